@@ -1,0 +1,89 @@
+"""What all steps' command lines share: flags from the schema, and errors without a stack trace."""
+
+import argparse
+import errno
+import shlex
+import signal
+import sys
+from collections.abc import Callable, Iterable
+
+from workflow_scripts import configuration
+from workflow_scripts.errors import UserError
+
+FLAG_TYPES = {"integer": int, "number": float, "string": str}
+
+
+def step_parser(step: str, description: str) -> argparse.ArgumentParser:
+    """The parser of `python -m workflow_scripts.<step>`."""
+    return argparse.ArgumentParser(
+        prog=f"python -m workflow_scripts.{step}",
+        description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+
+
+def add_options(parser, section: str | None, names: Iterable[str] | None = None) -> None:
+    """Add a flag for each named key (default: all) of a section of the configuration's schema.
+
+    The schema gives the flag its type, its default, its choices and its help.
+    """
+    properties = configuration.properties(section)
+    group = parser.add_argument_group(f"options of config section {section}" if section else None)
+    for name in names or properties:
+        _add_option(group, name, properties[name])
+
+
+def _add_option(group, name: str, subschema: dict) -> None:
+    types = subschema["type"] if isinstance(subschema["type"], list) else [subschema["type"]]
+    kind = next(t for t in types if t != "null")
+    settings = {"default": subschema.get("default"), "help": _help(subschema)}
+    if kind == "boolean":
+        settings["action"] = argparse.BooleanOptionalAction
+    else:
+        settings |= {"type": FLAG_TYPES[kind], "choices": subschema.get("enum")}
+        settings["metavar"] = None if "enum" in subschema else kind.upper()
+    group.add_argument(_flag(name), **settings)
+
+
+def _help(subschema: dict) -> str:
+    default = subschema.get("default")
+    suffix = "" if default is None else f" Default: {default}."
+    return (subschema["description"] + suffix).replace("%", "%%")
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def options(args: argparse.Namespace, section: str | None, names=None) -> dict:
+    """The values of a section's flags, checked against the schema. Raises UserError."""
+    values = {name: getattr(args, name) for name in names or configuration.properties(section)}
+    configuration.check_section(section, values, "command line")
+    return values
+
+
+def to_flags(values: dict) -> str:
+    """The command line that sets `values`: the inverse of `options`. None is left out."""
+    words = []
+    for name, value in values.items():
+        if isinstance(value, bool):
+            words.append(_flag(name) if value else "--no-" + _flag(name).removeprefix("--"))
+        elif value is not None:
+            words += [_flag(name), str(value)]
+    return shlex.join(words)
+
+
+def run(step: str, main: Callable[[list[str] | None], None]) -> None:
+    """Run a step's main. A user's mistake ends in one message and exit status 1."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    try:
+        main(None)
+    except UserError as error:
+        sys.exit(f"{step}: error: {error}")
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
+            raise
+        place = f" ({error.filename})" if error.filename else ""
+        sys.exit(f"{step}: error: {error.strerror}{place}. Nothing was changed.")
+    except KeyboardInterrupt:
+        sys.exit(128 + signal.SIGINT)

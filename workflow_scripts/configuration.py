@@ -1,0 +1,126 @@
+"""The configuration: one schema for the workflow's config, its documentation and the steps' flags."""
+
+import copy
+import difflib
+import json
+from decimal import Decimal
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from workflow_scripts.errors import UserError
+
+SCHEMA_FILE = Path(__file__).with_name("config.schema.json")
+
+
+@cache
+def schema() -> dict:
+    """The JSON schema of the whole configuration."""
+    return json.loads(SCHEMA_FILE.read_text())
+
+
+def properties(section: str | None = None) -> dict[str, dict]:
+    """The keys of a section (None: of the top level) with their schemas, references resolved."""
+    owner = schema()["properties"][section] if section else schema()
+    return {key: _resolve(value) for key, value in owner["properties"].items()}
+
+
+def _resolve(subschema: dict) -> dict:
+    if "$ref" not in subschema:
+        return subschema
+    definition = schema()["$defs"][subschema["$ref"].removeprefix("#/$defs/")]
+    return definition | {key: value for key, value in subschema.items() if key != "$ref"}
+
+
+def complete(config: dict, where: str = "config") -> dict:
+    """A checked copy of `config` with all defaults filled in and lambdas as canonical tokens.
+
+    Raises UserError with every fault: the key, its value, and what is allowed.
+    """
+    _raise_faults(schema(), config, where)
+    result = _with_defaults(config)
+    moe = result["moe"]
+    if moe["num_experts_per_tok"] > moe["num_experts"]:
+        raise UserError(
+            f"{where}: moe.num_experts_per_tok = {moe['num_experts_per_tok']}: "
+            f"must be at most moe.num_experts = {moe['num_experts']}"
+        )
+    result["merge"]["lambdas"] = _lambda_tokens(result["merge"]["lambdas"], where)
+    return result
+
+
+def check_section(section: str | None, values: dict, where: str) -> None:
+    """Raise UserError unless each of `values` is allowed for its key of `section`."""
+    keys = {key: value for key, value in properties(section).items() if key in values}
+    _raise_faults({"type": "object", "properties": keys}, values, where)
+
+
+def lambda_token(value: float | str) -> str:
+    """The canonical decimal form of a lambda: 0.750 and "0.75" are 0.75, 1.0 is 1."""
+    token = f"{Decimal(str(value)).normalize():f}"
+    return "0" if token == "-0" else token
+
+
+def _lambda_tokens(values: list, where: str) -> list[str]:
+    tokens = [lambda_token(value) for value in values]
+    repeated = sorted({token for token in tokens if tokens.count(token) > 1})
+    if repeated:
+        raise UserError(f"{where}: merge.lambdas names {', '.join(repeated)} more than once")
+    return tokens
+
+
+def _with_defaults(config: dict) -> dict:
+    result = copy.deepcopy(config)
+    for name, subschema in properties().items():
+        if "default" in subschema:
+            result.setdefault(name, copy.deepcopy(subschema["default"]))
+        if subschema["type"] == "object" and name in result:
+            for key, value in properties(name).items():
+                if "default" in value:
+                    result[name].setdefault(key, copy.deepcopy(value["default"]))
+    return result
+
+
+def _raise_faults(subschema: dict, instance: Any, where: str) -> None:
+    from jsonschema import Draft202012Validator
+
+    errors = sorted(Draft202012Validator(subschema).iter_errors(instance), key=lambda e: e.json_path)
+    if errors:
+        raise UserError("\n".join(f"{where}: {_explain(error)}" for error in errors))
+
+
+def _explain(error) -> str:
+    key = error.json_path.removeprefix("$").removeprefix(".")
+    prefix = f"{key} = {json.dumps(error.instance)}: " if key else ""
+    match error.validator:
+        case "additionalProperties":
+            return _explain_unknown(key, error)
+        case "required":
+            missing = error.message.split("'")[1]
+            return f"{key}.{missing} is missing" if key else f"{missing} is missing"
+        case "type":
+            expected = error.validator_value
+            names = [expected] if isinstance(expected, str) else expected
+            return f"{prefix}must be of type {' or '.join(names)}"
+        case "enum":
+            return f"{prefix}must be one of {', '.join(map(str, error.validator_value))}"
+        case "minimum":
+            return f"{prefix}must be at least {error.validator_value}"
+        case "maximum":
+            return f"{prefix}must be at most {error.validator_value}"
+        case "exclusiveMinimum":
+            return f"{prefix}must be greater than {error.validator_value}"
+        case _:
+            return f"{prefix}{error.message}"
+
+
+def _explain_unknown(section: str, error) -> str:
+    known = sorted(error.schema["properties"])
+    unknown = sorted(set(error.instance) - set(known))
+    parts = []
+    for key in unknown:
+        name = f"{section}.{key}" if section else key
+        near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+        hint = f"did you mean {near[0]}?" if near else f"known keys are {', '.join(known)}"
+        parts.append(f"{name} is not a known key: {hint}")
+    return "; ".join(parts)

@@ -1,0 +1,1 @@
+"""Instruction rows and the prompts around them."""

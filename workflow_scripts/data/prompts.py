@@ -1,0 +1,20 @@
+"""Prompt templates, shared by training and evaluation."""
+
+# The template of the paper (and of Magicoder, on which it builds). The response follows directly.
+MAGICODER = """\
+You are an exceptionally intelligent coding assistant that consistently delivers accurate and \
+reliable responses to user instructions.
+
+@@ Instruction
+{instruction}
+
+@@ Response
+"""
+
+TEMPLATES = {"magicoder": MAGICODER}
+
+
+def format_prompt(instruction: str, template: str = "magicoder") -> str:
+    """The text in front of the response. BOS is the tokenizer's business, EOS the response's."""
+    head, tail = TEMPLATES[template].split("{instruction}")
+    return head + instruction + tail

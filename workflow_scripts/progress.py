@@ -1,0 +1,46 @@
+"""Progress with time left: a bar on a terminal, an occasional line in a log file."""
+
+import sys
+
+from tqdm import tqdm
+
+SECONDS_BETWEEN_LINES = 10
+LINE_FORMAT = (
+    "{desc}: {n_fmt}/{total_fmt} {unit}, {elapsed} elapsed, {remaining} left, {rate_fmt}{postfix}"
+)
+
+
+class LineStream:
+    """A stream on stderr on which each refresh of a tqdm bar is a line of its own."""
+
+    def __init__(self):
+        self.previous = ""
+
+    def write(self, text: str) -> None:
+        line = text.strip()
+        if line and line != self.previous:
+            print(line, file=sys.stderr, flush=True)
+            self.previous = line
+
+    def flush(self) -> None:
+        sys.stderr.flush()
+
+
+def progress(iterable=None, *, desc: str, total: int | None = None, unit: str = "it", **options):
+    """A tqdm bar on stderr, or lines at least ten seconds apart where stderr is no terminal.
+
+    Use `set_postfix(..., refresh=False)` on it, or every call prints a line.
+    """
+    if sys.stderr.isatty():
+        return tqdm(iterable, desc=desc, total=total, unit=unit, dynamic_ncols=True, **options)
+    return tqdm(
+        iterable,
+        desc=desc,
+        total=total,
+        unit=unit,
+        file=LineStream(),
+        mininterval=SECONDS_BETWEEN_LINES,
+        maxinterval=SECONDS_BETWEEN_LINES,
+        bar_format=LINE_FORMAT,
+        **options,
+    )
