@@ -39,14 +39,28 @@ def complete(config: dict, where: str = "config") -> dict:
     """
     _raise_faults(schema(), config, where)
     result = _with_defaults(config)
-    moe = result["moe"]
-    if moe["num_experts_per_tok"] > moe["num_experts"]:
+    check_moe(result["moe"], f"{where}: moe")
+    if not result["moe"]["shared_expert"] and "dense" in result["evaluation"]["models"]:
         raise UserError(
-            f"{where}: moe.num_experts_per_tok = {moe['num_experts_per_tok']}: "
-            f"must be at most moe.num_experts = {moe['num_experts']}"
+            f"{where}: evaluation.models names dense, but without moe.shared_expert there is no "
+            "merge. Leave out dense"
         )
     result["merge"]["lambdas"] = _lambda_tokens(result["merge"]["lambdas"], where)
     return result
+
+
+def check_moe(settings: dict, where: str) -> None:
+    """Raise UserError where the numbers of experts do not fit each other."""
+    total, chosen = settings["num_experts"], settings["num_experts_per_tok"]
+    if chosen > total:
+        raise UserError(
+            f"{where}: num_experts_per_tok = {chosen}: must be at most num_experts = {total}"
+        )
+    if settings["shared_expert"] and chosen < 2:
+        raise UserError(
+            f"{where}: num_experts_per_tok = {chosen}: must be at least 2 with a shared expert, "
+            "which counts as one"
+        )
 
 
 def check_section(section: str | None, values: dict, where: str) -> None:
@@ -59,6 +73,13 @@ def lambda_token(value: float | str) -> str:
     """The canonical decimal form of a lambda: 0.750 and "0.75" are 0.75, 1.0 is 1."""
     token = f"{Decimal(str(value)).normalize():f}"
     return "0" if token == "-0" else token
+
+
+def check_lambda(value: float | str, where: str) -> float:
+    """A lambda as a number. Raises UserError unless it is a decimal number from 0 to 1."""
+    lambdas = properties("merge")["lambdas"]
+    _raise_faults(lambdas, [value], where)
+    return float(value)
 
 
 def _lambda_tokens(values: list, where: str) -> list[str]:

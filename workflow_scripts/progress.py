@@ -4,6 +4,7 @@ import sys
 
 from tqdm import tqdm
 
+SECONDS_BEFORE_FIRST = 5
 SECONDS_BETWEEN_LINES = 10
 LINE_FORMAT = (
     "{desc}: {n_fmt}/{total_fmt} {unit}, {elapsed} elapsed, {remaining} left, {rate_fmt}{postfix}"
@@ -29,18 +30,17 @@ class LineStream:
 def progress(iterable=None, *, desc: str, total: int | None = None, unit: str = "it", **options):
     """A tqdm bar on stderr, or lines at least ten seconds apart where stderr is no terminal.
 
-    Use `set_postfix(..., refresh=False)` on it, or every call prints a line.
+    What takes less than five seconds shows nothing. Use `set_postfix(..., refresh=False)`, or every
+    call prints a line.
     """
     if sys.stderr.isatty():
-        return tqdm(iterable, desc=desc, total=total, unit=unit, dynamic_ncols=True, **options)
-    return tqdm(
-        iterable,
-        desc=desc,
-        total=total,
-        unit=unit,
-        file=LineStream(),
-        mininterval=SECONDS_BETWEEN_LINES,
-        maxinterval=SECONDS_BETWEEN_LINES,
-        bar_format=LINE_FORMAT,
-        **options,
-    )
+        look = {"dynamic_ncols": True}
+    else:
+        look = {
+            "file": LineStream(),
+            "mininterval": SECONDS_BETWEEN_LINES,
+            "maxinterval": SECONDS_BETWEEN_LINES,
+            "bar_format": LINE_FORMAT,
+        }
+    look |= {"desc": desc, "total": total, "unit": unit, "delay": SECONDS_BEFORE_FIRST}
+    return tqdm(iterable, **look, **options)

@@ -1,0 +1,144 @@
+"""Artifacts: loaded only when they fit their manifest, written whole or not at all."""
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from workflow_scripts.checkpoints.manifest import (
+    Manifest,
+    describe_files,
+    find_faults,
+    manifest_path,
+    read_manifest,
+)
+from workflow_scripts.checkpoints.reader import Checkpoint
+from workflow_scripts.errors import UserError
+
+# What makes a model usable besides its weights and its config.
+COMPANION_PATTERNS = (
+    "tokenizer*",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.*",
+    "merges.txt",
+    "chat_template*",
+    "generation_config.json",
+    "LICENSE*",
+    "NOTICE*",
+)
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A folder that was checked against its manifest when it was opened."""
+
+    path: Path
+    manifest: Manifest
+
+    @property
+    def id(self) -> str:
+        return self.manifest.id
+
+    @property
+    def checkpoint(self) -> Checkpoint:
+        return Checkpoint(self.path)
+
+
+def open_artifact(path: Path, *kinds: str) -> Artifact:
+    """Open the artifact at `path`, which must be of one of `kinds`.
+
+    A model folder without a manifest is hashed and taken for one. Raises UserError where the folder
+    is missing, is of another kind, or does not fit its manifest.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        raise UserError(f"{path} is not a folder")
+    if not manifest_path(path).exists():
+        return Artifact(path, Manifest("folder", describe_files(path)))
+    manifest = read_manifest(manifest_path(path))
+    if manifest.kind not in kinds:
+        raise UserError(f"{path} is of kind {manifest.kind}, not {' or '.join(kinds)}")
+    if faults := find_faults(path, manifest):
+        raise UserError(f"{path} does not fit its manifest: {'; '.join(faults)}. Make it again")
+    return Artifact(path, manifest)
+
+
+class Draft:
+    """An artifact being made in a temporary folder, `path`."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.known_files: dict[str, dict] = {}
+
+
+@contextmanager
+def create_artifact(
+    out: Path, kind: str, parameters: dict | None = None, inputs: dict[str, str] | None = None
+) -> Iterator[Draft]:
+    """Yield a draft to be filled; then put it at `out` and its manifest beside it, last.
+
+    An exception leaves nothing behind, and an artifact that stood at `out` before untouched.
+    Whoever fills the draft may put hashes that it knows into `known_files`.
+    """
+    out = Path(out)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".tmp", dir=out.parent))
+    draft = Draft(folder / out.name)
+    try:
+        draft.path.mkdir()
+        yield draft
+        files = describe_files(draft.path, draft.known_files)
+        _sync(draft.path)
+        manifest_file = folder / "manifest.json"
+        manifest_file.write_text(
+            Manifest(kind, files, parameters or {}, inputs or {}).to_json(), encoding="utf-8"
+        )
+        _sync_path(manifest_file)
+        _put(draft.path, manifest_file, out, trash=folder / "replaced")
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def write_json(path: Path, value: dict) -> None:
+    """Write a JSON object the same way every time: sorted and indented."""
+    path.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def copy_companions(source: Path, target: Path) -> None:
+    """Copy tokenizer, generation config, chat template and licence of a model."""
+    for path in companions(source):
+        shutil.copyfile(path, target / path.name)
+
+
+def companions(source: Path) -> list[Path]:
+    """The files of a model folder that travel with the model unchanged."""
+    found = {path for pattern in COMPANION_PATTERNS for path in source.glob(pattern)}
+    return sorted(path for path in found if path.is_file())
+
+
+def _put(folder: Path, manifest_file: Path, out: Path, trash: Path) -> None:
+    manifest_path(out).unlink(missing_ok=True)
+    if out.exists():
+        out.rename(trash)
+    folder.rename(out)
+    manifest_file.rename(manifest_path(out))
+    _sync_path(out.parent)
+
+
+def _sync(folder: Path) -> None:
+    for path in [*folder.rglob("*"), folder]:
+        if not path.is_symlink():
+            _sync_path(path)
+
+
+def _sync_path(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

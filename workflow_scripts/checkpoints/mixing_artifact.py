@@ -1,0 +1,74 @@
+"""The small artifacts of steps 5 and 6: mixing logits, lambda, and the ids of what they belong to."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from workflow_scripts.checkpoints.artifact import (
+    Artifact,
+    create_artifact,
+    open_artifact,
+    write_json,
+)
+from workflow_scripts.checkpoints.writer import TensorPlan, write_checkpoint
+from workflow_scripts.conversions.merge import ALPHA
+from workflow_scripts.errors import UserError
+
+
+@dataclass(frozen=True)
+class MixingSources:
+    """The tuned mixture and the FFN weights extracted from it."""
+
+    moe: Artifact
+    ffn: Artifact
+
+    @property
+    def ids(self) -> dict[str, str]:
+        return {"ffn": self.ffn.id, "moe": self.moe.id}
+
+
+def open_sources(moe: Path, ffn: Path) -> MixingSources:
+    """Open both. Raises UserError where the FFN weights are not this mixture's."""
+    sources = MixingSources(open_artifact(moe, "moe", "moe_sft"), open_artifact(ffn, "ffn"))
+    origin = sources.ffn.manifest.inputs.get("moe")
+    if origin != sources.moe.id:
+        raise UserError(f"{ffn} was not extracted from {moe} but from another mixture")
+    return sources
+
+
+@dataclass(frozen=True)
+class MixingArtifact:
+    """Opened coefficients: alpha [layers or 1, projections or 1, R] in fp32, and their config."""
+
+    artifact: Artifact
+    alpha: object
+    config: dict
+
+    @property
+    def shared_expert_weight(self) -> float:
+        return self.config["shared_expert_weight"]
+
+
+def open_mixing(path: Path, sources: MixingSources) -> MixingArtifact:
+    """Open coefficients. Raises UserError where they belong to other experts."""
+    artifact = open_artifact(path, "weighted_init", "weighted_trained")
+    for name, source_id in sources.ids.items():
+        if artifact.manifest.inputs.get(name) != source_id:
+            raise UserError(f"{path} belongs to another {name} than {getattr(sources, name).path}")
+    checkpoint = artifact.checkpoint
+    return MixingArtifact(artifact, checkpoint.get(ALPHA).clone(), checkpoint.config)
+
+
+def write(
+    out: Path,
+    kind: str,
+    alpha: TensorPlan,
+    config: dict,
+    sources: MixingSources,
+    parameters: dict | None = None,
+    inputs: dict[str, str] | None = None,
+) -> None:
+    """Write coefficients as an artifact of `kind`."""
+    parameters = config | (parameters or {})
+    with create_artifact(out, kind, parameters, sources.ids | (inputs or {})) as draft:
+        draft.known_files |= write_checkpoint(draft.path, [alpha])
+        write_json(draft.path / "config.json", config)

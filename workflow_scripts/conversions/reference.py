@@ -1,0 +1,134 @@
+"""Checkpoints in the format of the published XFT code, turned into ours.
+
+The published modules ignore `rope_theta` (they compute with 10000) and `attention_bias`. The
+imported model computes what they compute.
+"""
+
+from collections.abc import Iterable
+
+from workflow_scripts.checkpoints.layout import PROJECTIONS, FfnLayer
+from workflow_scripts.checkpoints.reader import Checkpoint
+from workflow_scripts.checkpoints.writer import TensorPlan
+from workflow_scripts.conversions.common import copy_plan
+from workflow_scripts.errors import UserError
+
+PUBLISHED_TYPE = "llama_moe_upscaling"
+PUBLISHED_ROPE_THETA = 10000.0
+LLAMA_KEYS = (
+    "attention_dropout",
+    "bos_token_id",
+    "eos_token_id",
+    "hidden_act",
+    "hidden_size",
+    "initializer_range",
+    "intermediate_size",
+    "max_position_embeddings",
+    "num_attention_heads",
+    "num_hidden_layers",
+    "num_key_value_heads",
+    "pad_token_id",
+    "rms_norm_eps",
+    "rope_scaling",
+    "tie_word_embeddings",
+    "torch_dtype",
+    "use_cache",
+    "vocab_size",
+)
+GATES = {
+    "TopKUniversalBalancedNoisyGate": {"shared_expert": True, "normalize_routing": True},
+    "TopKUniversalBalancedNoNormalizationNoisyGate": {
+        "shared_expert": True,
+        "normalize_routing": False,
+    },
+    "TopKBalancedNoisyGate": {"shared_expert": False, "normalize_routing": True},
+}
+# What this project computes; the published code has switches for it that the paper does not use.
+FIXED = {
+    "add_weight_norm": False,
+    "calculator_type": "UniversalCalculator",
+    "gate_noise_epsilon": 0.01,
+    "gate_use_softmax": True,
+    "multiply_gate_scores": True,
+    "score_scale_factor": 1.0,
+}
+
+
+def reference_settings(config: dict) -> dict:
+    """The `moe` settings of a published config.json. Raises UserError for what the paper lacks."""
+    if config.get("model_type") != PUBLISHED_TYPE:
+        raise UserError(f"model_type is {config.get('model_type')!r}, not {PUBLISHED_TYPE!r}")
+    for key, value in FIXED.items():
+        if config.get(key, value) != value:
+            raise UserError(f"{key} = {config[key]!r} is not supported, only {value!r}")
+    if config["gate_type"] not in GATES:
+        raise UserError(f"gate_type = {config['gate_type']!r}: must be one of {', '.join(GATES)}")
+    return {
+        "num_experts": config["num_experts"],
+        "num_experts_per_tok": config["num_selects"],
+        **GATES[config["gate_type"]],
+        "router": config["gate_network"],
+        "router_noise": config["gate_add_noise"],
+        "balance_loss_coef": config["gate_balance_loss_weight"] * config["gate_use_balance"],
+    }
+
+
+def reference_base_config(config: dict) -> dict:
+    """The config of the dense Llama that a published config.json was made from."""
+    return {
+        "architectures": ["LlamaForCausalLM"],
+        "model_type": "llama",
+        "rope_theta": PUBLISHED_ROPE_THETA,
+        **{key: config[key] for key in LLAMA_KEYS if key in config},
+    }
+
+
+def import_reference(published: Checkpoint, settings: dict) -> list[TensorPlan]:
+    """Plan our tensors from those of a published MoE checkpoint."""
+    plans = [copy_plan(published, name) for name in published.names if ".mlp." not in name]
+    for index in range(published.config["num_hidden_layers"]):
+        layer = FfnLayer(f"model.layers.{index}.mlp", index)
+        plans += _expert_plans(published, layer, settings)
+        plans += _router_plans(published, layer, settings)
+    return plans
+
+
+def _expert_name(layer: FfnLayer, projection: str, expert: int) -> str:
+    part = projection.removesuffix("_proj")
+    return f"{layer.prefix}.calculator.experts.weight_{part}.{expert}.weight"
+
+
+def _expert_plans(
+    published: Checkpoint, layer: FfnLayer, settings: dict
+) -> Iterable[TensorPlan]:
+    experts = range(settings["num_experts"])
+    if settings["shared_expert"]:
+        for projection in PROJECTIONS:
+            name = _expert_name(layer, projection, 0)
+            yield copy_plan(published, name, layer.shared(projection))
+        experts = experts[1:]
+    first = _expert_name(layer, "gate_proj", 0)
+    intermediate, hidden = published.shape(first)
+    for name, projections, rows in (
+        (layer.gate_up, ("gate_proj", "up_proj"), (2 * intermediate, hidden)),
+        (layer.down, ("down_proj",), (hidden, intermediate)),
+    ):
+        sources = [_expert_name(layer, p, expert) for expert in experts for p in projections]
+        yield TensorPlan(
+            name,
+            published.dtype(first),
+            (len(experts), *rows),
+            lambda sources=sources: (published.get(source) for source in sources),
+        )
+
+
+def _router_plans(
+    published: Checkpoint, layer: FfnLayer, settings: dict
+) -> Iterable[TensorPlan]:
+    gate = f"{layer.prefix}.gate"
+    if settings["router"] == "mlp":
+        yield copy_plan(published, f"{gate}.gate_network.0.weight", layer.router("input"))
+        yield copy_plan(published, f"{gate}.gate_network.2.weight", layer.router("output"))
+    else:
+        yield copy_plan(published, f"{gate}.gate_network.weight", layer.router("input"))
+    if settings["router_noise"]:
+        yield copy_plan(published, f"{gate}.weight_noise.weight", layer.router("noise"))

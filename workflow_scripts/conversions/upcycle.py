@@ -1,0 +1,97 @@
+"""Step 1: every FFN of a dense model becomes identical experts and a fresh router."""
+
+import hashlib
+from collections.abc import Iterable
+
+from workflow_scripts.checkpoints.layout import PROJECTIONS, FfnLayer, dense_layers
+from workflow_scripts.checkpoints.reader import Checkpoint
+from workflow_scripts.checkpoints.writer import TensorPlan
+from workflow_scripts.conversions.common import copy_plan
+
+DEFAULT_INITIALIZER_RANGE = 0.02
+TORCH_DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+
+
+def upcycle(base: Checkpoint, settings: dict, seed: int) -> list[TensorPlan]:
+    """Plan the tensors of the upcycled model.
+
+    `settings` is the config's section `moe`. Router weights are normal with the base's
+    initializer_range, drawn from `seed` and the tensor's name; the noise weights are zero.
+    """
+    layers = dense_layers(base.names, base.config)
+    ffn_names = {layer.dense(projection) for layer in layers for projection in PROJECTIONS}
+    plans = [copy_plan(base, name) for name in base.names if name not in ffn_names]
+    for layer in layers:
+        plans += _expert_plans(base, layer, settings)
+        plans += _router_plans(base, layer, settings, seed)
+    return plans
+
+
+def upcycled_config(base_config: dict, settings: dict, dtype: str) -> dict:
+    """The config.json of the upcycled model, which holds the base's unchanged."""
+    architectures = [f"Xft{name}" for name in base_config.get("architectures") or []]
+    return {
+        "architectures": architectures,
+        "base_config": base_config,
+        "dtype": dtype,
+        "model_type": "xft",
+        **settings,
+    }
+
+
+def weights_dtype(base: Checkpoint) -> str:
+    """The dtype of a dense model's FFN weights, in torch's spelling."""
+    layer = dense_layers(base.names, base.config)[0]
+    return TORCH_DTYPES[base.dtype(layer.dense("gate_proj"))]
+
+
+def _expert_plans(base: Checkpoint, layer: FfnLayer, settings: dict) -> Iterable[TensorPlan]:
+    gate, up, down = (layer.dense(projection) for projection in PROJECTIONS)
+    routed = settings["num_experts"] - settings["shared_expert"]
+    intermediate, hidden = base.shape(gate)
+    dtype = base.dtype(gate)
+    if settings["shared_expert"]:
+        for projection in PROJECTIONS:
+            yield copy_plan(base, layer.dense(projection), layer.shared(projection))
+    yield TensorPlan(
+        layer.gate_up,
+        dtype,
+        (routed, 2 * intermediate, hidden),
+        lambda: (base.get(name) for _ in range(routed) for name in (gate, up)),
+    )
+    yield TensorPlan(
+        layer.down,
+        dtype,
+        (routed, hidden, intermediate),
+        lambda: (base.get(down) for _ in range(routed)),
+    )
+
+
+def _router_plans(
+    base: Checkpoint, layer: FfnLayer, settings: dict, seed: int
+) -> Iterable[TensorPlan]:
+    routed = settings["num_experts"] - settings["shared_expert"]
+    hidden = base.shape(layer.dense("gate_proj"))[1]
+    dtype = base.dtype(layer.dense("gate_proj"))
+    std = base.config.get("initializer_range") or DEFAULT_INITIALIZER_RANGE
+    shapes = {"input": (routed, hidden)}
+    if settings["router"] == "mlp":
+        shapes["output"] = (routed, routed)
+    for part, shape in shapes.items():
+        name = layer.router(part)
+        yield TensorPlan(name, dtype, shape, _drawer(name, shape, dtype, std, seed))
+    if settings["router_noise"]:
+        name = layer.router("noise")
+        yield TensorPlan(name, dtype, (routed, hidden), _drawer(name, (routed, hidden), dtype, 0, seed))
+
+
+def _drawer(name: str, shape: tuple[int, ...], dtype: str, std: float, seed: int):
+    def draw() -> list:
+        import torch
+
+        digest = hashlib.sha256(f"{seed}/{name}".encode()).digest()
+        generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
+        values = torch.randn(shape, generator=generator) * std
+        return [values.to(getattr(torch, TORCH_DTYPES[dtype]))]
+
+    return draw

@@ -1,0 +1,108 @@
+"""Instruction rows: read, checked, tokenised."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from workflow_scripts.data.prompts import encode_prompt, format_prompt
+from workflow_scripts.errors import UserError
+
+IGNORED = -100
+FAULTS_SHOWN = 10
+
+
+@dataclass(frozen=True)
+class Row:
+    instruction: str
+    response: str
+
+
+def read_rows(
+    path: Path, instruction_column: str, response_column: str, limit: int | None = None
+) -> list[Row]:
+    """Rows of a JSONL file, or of a JSON file that holds an array of objects.
+
+    Raises UserError with the place and the fault of each bad row.
+    """
+    rows, faults = [], []
+    for place, value in _values(Path(path)):
+        if limit is not None and len(rows) == limit:
+            break
+        fault = _fault(value, instruction_column, response_column)
+        if fault:
+            faults.append(f"{place}: {fault}")
+        else:
+            rows.append(Row(value[instruction_column], value[response_column]))
+    if faults:
+        more = f"\n... and {len(faults) - FAULTS_SHOWN} more" if len(faults) > FAULTS_SHOWN else ""
+        raise UserError(f"{len(faults)} bad rows:\n" + "\n".join(faults[:FAULTS_SHOWN]) + more)
+    if not rows:
+        raise UserError(f"{path} holds no rows")
+    return rows
+
+
+def _values(path: Path) -> Iterator[tuple[str, object]]:
+    """Each row's place (for messages) and value. A line that is no JSON comes as the error."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not UTF-8 text: {error}") from None
+    if text.lstrip().startswith("["):
+        try:
+            values = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise UserError(f"{path} is not valid JSON: {error}") from None
+        yield from ((f"{path}, row {number}", value) for number, value in enumerate(values, 1))
+        return
+    for number, line in enumerate(text.split("\n"), 1):
+        if line.strip():
+            try:
+                value = json.loads(line)
+            except json.JSONDecodeError as error:
+                value = error
+            yield f"{path}, line {number}", value
+
+
+def _fault(value: object, instruction_column: str, response_column: str) -> str | None:
+    if isinstance(value, json.JSONDecodeError):
+        return f"not valid JSON ({value})"
+    if not isinstance(value, dict):
+        return "not a JSON object"
+    for key, column in (
+        ("instruction_column", instruction_column),
+        ("response_column", response_column),
+    ):
+        if column not in value:
+            columns = ", ".join(sorted(value)) or "none"
+            return f"no column {column!r} (columns: {columns}; set data.{key})"
+        if not isinstance(value[column], str):
+            return f"column {column!r} is not a string"
+        if not value[column].strip():
+            return f"column {column!r} is empty"
+    return None
+
+
+def tokenize_rows(rows: list[Row], tokenizer, max_length: int) -> list[dict[str, list[int]]]:
+    """Token ids and labels of each row: prompt, response, EOS; only the last two are trained on.
+
+    A row is cut at `max_length`; one whose prompt fills it is left out. Raises UserError where none
+    is left.
+    """
+    examples = [_example(row, tokenizer, max_length) for row in rows]
+    kept = [e for e in examples if any(label != IGNORED for label in e["labels"])]
+    if not kept:
+        raise UserError(f"no row has a response within max_length = {max_length} tokens")
+    return kept
+
+
+def _example(row: Row, tokenizer, max_length: int) -> dict[str, list[int]]:
+    prompt = encode_prompt(tokenizer, format_prompt(row.instruction))
+    response = tokenizer(row.response, add_special_tokens=False)["input_ids"]
+    response = [*response, tokenizer.eos_token_id]
+    return {
+        "input_ids": (prompt + response)[:max_length],
+        "labels": ([IGNORED] * len(prompt) + response)[:max_length],
+    }

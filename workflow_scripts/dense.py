@@ -1,0 +1,38 @@
+"""Step 7: merge the experts into a dense model of the base's architecture."""
+
+from pathlib import Path
+
+from workflow_scripts import cli
+from workflow_scripts.checkpoints.artifact import copy_companions, create_artifact, write_json
+from workflow_scripts.checkpoints.mixing_artifact import open_mixing, open_sources
+from workflow_scripts.checkpoints.writer import write_checkpoint
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = cli.step_parser("dense", __doc__)
+    parser.add_argument(
+        "--weighted", type=Path, required=True, metavar="DIR", help="The mixing coefficients."
+    )
+    parser.add_argument("--moe", type=Path, required=True, metavar="DIR", help="The tuned mixture.")
+    parser.add_argument("--ffn", type=Path, required=True, metavar="DIR", help="Its FFN weights.")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="The dense model.")
+    args = parser.parse_args(argv)
+
+    from workflow_scripts.conversions.merge import merge_plans
+    from workflow_scripts.reporting.model_card import dense_card
+
+    sources = open_sources(args.moe, args.ffn)
+    mixing = open_mixing(args.weighted, sources)
+    moe, ffn = sources.moe.checkpoint, sources.ffn.checkpoint
+    plans = merge_plans(moe, ffn, mixing.alpha, mixing.shared_expert_weight)
+    inputs = sources.ids | {"weighted": mixing.artifact.id}
+    with create_artifact(args.out, "dense", mixing.config, inputs) as draft:
+        draft.known_files |= write_checkpoint(draft.path, plans)
+        write_json(draft.path / "config.json", moe.config["base_config"])
+        copy_companions(sources.moe.path, draft.path)
+        card = dense_card(moe.config, mixing)
+        (draft.path / "README.md").write_text(card, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    cli.run("dense", main)

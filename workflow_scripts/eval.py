@@ -1,0 +1,122 @@
+"""Evaluate a model: let it write code for each problem, then judge the code with EvalPlus.
+
+Writes the result, a JSON file, and beside it the generations (x.json: x.generations.jsonl). Model-
+written code runs in a bubblewrap sandbox, which is tried before anything else is done.
+"""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from workflow_scripts import cli
+from workflow_scripts.evaluation.generation import generate
+from workflow_scripts.evaluation.loading import artifact_id, load_model
+from workflow_scripts.evaluation.problems import load_problems
+from workflow_scripts.evaluation.prompts import TaskPrompt, task_prompts
+from workflow_scripts.evaluation.result import build_result, package_versions, write_result
+from workflow_scripts.evaluation.samples import (
+    Sample,
+    read_samples,
+    samples_path,
+    write_samples,
+)
+from workflow_scripts.evaluation.sandbox import Bubblewrap, find_bubblewrap
+from workflow_scripts.evaluation.scoring import score
+
+GENERATION_OPTIONS = ("prompt", "max_new_tokens", "batch_size")
+OPTIONS = (*GENERATION_OPTIONS, "limit", "sandbox")
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the step with these command line arguments (None: the process's own)."""
+    parser = cli.step_parser("eval", __doc__)
+    parser.add_argument("--model", required=True, metavar="DIR", help="Model folder.")
+    parser.add_argument(
+        "--dataset",
+        required=True,
+        metavar="NAME_OR_FILE",
+        help="humaneval, mbpp, or a file of problems in HumanEval+ form (.jsonl or .jsonl.gz).",
+    )
+    parser.add_argument("--out", required=True, metavar="FILE", type=Path, help="Result, JSON.")
+    parser.add_argument(
+        "--rescore",
+        action="store_true",
+        help="Judge the generations of an earlier run again. Loads no model.",
+    )
+    cli.add_options(parser, "evaluation", OPTIONS)
+    cli.add_options(parser, None, ["threads"])
+    args = parser.parse_args(argv)
+    options = cli.options(args, "evaluation", OPTIONS) | cli.options(args, None, ["threads"])
+
+    sandbox = _open_sandbox(options["sandbox"])
+    problem_set = load_problems(args.dataset).first(options["limit"])
+    prompts = task_prompts(problem_set, options["prompt"])
+    saved = samples_path(args.out)
+    if args.rescore:
+        samples = read_samples(saved, prompts)
+    else:
+        samples = _generate(args.model, prompts, options)
+        write_samples(saved, samples)
+    solutions = [sample.solution for sample in samples]
+    verdicts = score(problem_set, solutions, sandbox=sandbox, workers=options["threads"])
+    scoring_settings = {name: options[name] for name in ("limit", "sandbox")}
+    result = build_result(problem_set, samples, verdicts, scoring_settings)
+    write_result(args.out, result)
+    _report(result)
+
+
+def _open_sandbox(kind: str) -> Bubblewrap | None:
+    if kind == "bubblewrap":
+        return find_bubblewrap()
+    print(
+        "WARNING: evaluation.sandbox is none. Model-written code runs WITHOUT ISOLATION, with your "
+        "rights: it can read, change and delete your files and use the network.",
+        file=sys.stderr,
+    )
+    return None
+
+
+def _generate(model_folder: str, prompts: Sequence[TaskPrompt], options: dict) -> list[Sample]:
+    """Load the model and let it write. The origin of the samples says how they came about."""
+    import torch
+
+    torch.set_num_threads(options["threads"])
+    identity = artifact_id(Path(model_folder))
+    model, tokenizer = load_model(Path(model_folder))
+    completions = generate(
+        model,
+        tokenizer,
+        prompts,
+        max_new_tokens=options["max_new_tokens"],
+        batch_size=options["batch_size"],
+    )
+    origin = {
+        "model": {"path": model_folder, "id": identity},
+        "settings": {name: options[name] for name in (*GENERATION_OPTIONS, "threads")}
+        | {"device": model.device.type, "dtype": str(model.dtype).removeprefix("torch.")},
+        "versions": package_versions("torch", "transformers"),
+    }
+    return [
+        Sample(
+            task_id=prompt.task_id,
+            prompt_sha256=prompt.sha256,
+            completion=completion.text,
+            solution=prompt.solution(completion.text),
+            finish=completion.finish,
+            origin=origin,
+        )
+        for prompt, completion in zip(prompts, completions, strict=True)
+    ]
+
+
+def _report(result: dict) -> None:
+    count = result["dataset"]["problems"]
+    scores = (
+        f"{name} {result['pass@1'][name]:.1%} ({passed}/{count})"
+        for name, passed in result["passed"].items()
+    )
+    print(f"{result['model']['path']} on {result['dataset']['name']}: pass@1 {', '.join(scores)}")
+
+
+if __name__ == "__main__":
+    cli.run("eval", main)

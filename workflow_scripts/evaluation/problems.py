@@ -1,0 +1,147 @@
+"""Sets of problems in EvalPlus's form: HumanEval+, MBPP+, and files of one's own."""
+
+import gzip
+import json
+import os
+import re
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from workflow_scripts.checkpoints.manifest import hash_file
+from workflow_scripts.errors import UserError
+
+# Name: the variable that names its file, and its file in EvalPlus's cache.
+NAMED_SETS = {
+    "humaneval": ("HUMANEVAL_OVERRIDE_PATH", "HumanEvalPlus-v0.1.10.jsonl"),
+    "mbpp": ("MBPP_OVERRIDE_PATH", "MbppPlus-v0.2.0.jsonl"),
+}
+SUFFIXES = (".jsonl", ".jsonl.gz")
+REQUIRED_KEYS = {
+    "task_id": str,
+    "prompt": str,
+    "entry_point": str,
+    "canonical_solution": str,
+    "contract": str,
+    "base_input": list,
+    "plus_input": list,
+    "atol": (int, float),
+}
+MBPP_TASK_ID = re.compile(r"Mbpp/[0-9]+")
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A problem; `row` is its line in the file, as EvalPlus reads it."""
+
+    task_id: str
+    prompt: str
+    entry_point: str
+    row: str
+
+
+@dataclass(frozen=True)
+class ProblemSet:
+    """The problems of a file.
+
+    name: the label in results. form: "humaneval" or "mbpp", by which EvalPlus reads and judges.
+    """
+
+    name: str
+    form: str
+    file: Path
+    sha256: str
+    problems: tuple[Problem, ...]
+
+    def first(self, limit: int | None) -> "ProblemSet":
+        """The same set with its first problems only (None: all)."""
+        return replace(self, problems=self.problems[:limit])
+
+
+def load_problems(name_or_file: str) -> ProblemSet:
+    """Read `humaneval`, `mbpp`, or a `.jsonl` or `.jsonl.gz` file of problems.
+
+    Raises UserError where there is no such set or file, or with the line and key of a bad row.
+    """
+    named = name_or_file in NAMED_SETS
+    file = _locate_named(name_or_file) if named else _locate_file(name_or_file)
+    problems = tuple(_parse(row, where) for row, where in _rows(file))
+    return ProblemSet(
+        name=name_or_file if named else _label(file),
+        form=_form(problems, file),
+        file=file,
+        sha256=hash_file(file),
+        problems=problems,
+    )
+
+
+def _locate_named(name: str) -> Path:
+    variable, cached_name = NAMED_SETS[name]
+    if override := os.environ.get(variable):
+        if not Path(override).is_file():
+            raise UserError(f"{variable} names {override}, which is not a file")
+        return Path(override)
+    from appdirs import user_cache_dir
+
+    cached = Path(user_cache_dir("evalplus")) / cached_name
+    if not cached.is_file():
+        raise UserError(
+            f"the data set {name} is not on this machine: put it at {cached}, "
+            f"or set {variable} to the path of its .jsonl or .jsonl.gz file"
+        )
+    return cached
+
+
+def _locate_file(name: str) -> Path:
+    file = Path(name)
+    if not file.is_file():
+        raise UserError(f"{name} is neither a data set ({', '.join(NAMED_SETS)}) nor a file")
+    if not name.endswith(SUFFIXES):
+        raise UserError(f"{name}: a file of problems ends in {' or '.join(SUFFIXES)}")
+    return file
+
+
+def _label(file: Path) -> str:
+    return file.name.removesuffix(".gz").removesuffix(".jsonl")
+
+
+def _rows(file: Path) -> Iterator[tuple[str, str]]:
+    """The rows of a file that are not blank, each with where it stands."""
+    opened = gzip.open if file.suffix == ".gz" else open
+    try:
+        with opened(file, "rt", encoding="utf-8") as lines:
+            for number, line in enumerate(lines, start=1):
+                if line.strip():
+                    yield line.strip(), f"{file}, line {number}"
+    except (gzip.BadGzipFile, EOFError, zlib.error, UnicodeDecodeError) as error:
+        raise UserError(f"{file} cannot be read: {error}") from None
+
+
+def _parse(row: str, where: str) -> Problem:
+    try:
+        fields = json.loads(row)
+    except json.JSONDecodeError as error:
+        raise UserError(f"{where}: not JSON: {error}") from None
+    if not isinstance(fields, dict):
+        raise UserError(f"{where}: must be an object")
+    for key, kind in REQUIRED_KEYS.items():
+        if key not in fields:
+            raise UserError(f"{where}: key {key} is missing")
+        if not isinstance(fields[key], kind):
+            raise UserError(f"{where}: {key} is of type {type(fields[key]).__name__}")
+    return Problem(fields["task_id"], fields["prompt"], fields["entry_point"], row)
+
+
+def _form(problems: tuple[Problem, ...], file: Path) -> str:
+    """What EvalPlus takes the problems for; also checks the task ids."""
+    if not problems:
+        raise UserError(f"{file} holds no problem")
+    task_ids = [problem.task_id for problem in problems]
+    if repeated := {task_id for task_id in task_ids if task_ids.count(task_id) > 1}:
+        raise UserError(f"{file}: {', '.join(sorted(repeated))} stands there more than once")
+    from_mbpp = [bool(MBPP_TASK_ID.fullmatch(task_id)) for task_id in task_ids]
+    if any(from_mbpp) and not all(from_mbpp):
+        odd = task_ids[from_mbpp.index(False)]
+        raise UserError(f"{file} mixes task ids of the form Mbpp/<number> with others: {odd}")
+    return "mbpp" if all(from_mbpp) else "humaneval"

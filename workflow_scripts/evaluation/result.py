@@ -1,0 +1,71 @@
+"""The result of an evaluation: a JSON file of which equal runs write equal bytes."""
+
+import json
+import platform
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+
+from workflow_scripts.checkpoints.reader import read_json
+from workflow_scripts.errors import UserError
+from workflow_scripts.evaluation.problems import ProblemSet
+from workflow_scripts.evaluation.samples import Sample
+from workflow_scripts.evaluation.scoring import Verdict
+from workflow_scripts.reporting.files import write_whole
+
+FORMAT = 1
+TEST_SETS = ("base", "plus")
+
+
+def package_versions(*names: str) -> dict[str, str]:
+    """The installed versions, without importing the packages."""
+    return {name: version(name) for name in names}
+
+
+def build_result(
+    problem_set: ProblemSet, samples: Sequence[Sample], verdicts: Sequence[Verdict], settings: dict
+) -> dict:
+    """What the result file holds. `settings` are those of the scoring; the rest is the samples'.
+
+    pass@1 is a fraction of the problems; with one greedy sample each, the share that passes.
+    """
+    origin = samples[0].origin
+    scoring_versions = {"python": platform.python_version()} | package_versions("evalplus", "numpy")
+    passed = {name: [getattr(v, name) for v in verdicts].count("pass") for name in TEST_SETS}
+    return {
+        "format": FORMAT,
+        "model": origin["model"],
+        "dataset": {
+            "name": problem_set.name,
+            "file": problem_set.file.name,
+            "sha256": problem_set.sha256,
+            "problems": len(verdicts),
+        },
+        "settings": origin["settings"] | settings,
+        "versions": origin["versions"] | scoring_versions,
+        "pass@1": {name: count / len(verdicts) for name, count in passed.items()},
+        "passed": passed,
+        "problems": [
+            {
+                "task_id": sample.task_id,
+                "prompt_sha256": sample.prompt_sha256,
+                "base": verdict.base,
+                "plus": verdict.plus,
+                "finish": sample.finish,
+            }
+            for sample, verdict in zip(samples, verdicts, strict=True)
+        ],
+    }
+
+
+def write_result(path: Path, result: dict) -> None:
+    """Write a result file whole or not at all."""
+    write_whole(path, json.dumps(result, indent=2, sort_keys=True) + "\n")
+
+
+def read_result(path: Path) -> dict:
+    """Read a result file. Raises UserError where it is missing, broken or something else."""
+    result = read_json(path)
+    if result.get("format") != FORMAT or "pass@1" not in result:
+        raise UserError(f"{path} is not the result of an evaluation (format {FORMAT})")
+    return result

@@ -1,0 +1,70 @@
+"""The file of generations: what a model wrote for each problem, one row per problem.
+
+The rows have the keys that EvalPlus reads (`task_id`, `solution`), so it takes the file as it is.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from workflow_scripts.errors import UserError
+from workflow_scripts.evaluation.prompts import TaskPrompt
+from workflow_scripts.reporting.files import write_whole
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A generation. completion: the raw text. solution: the program taken from it.
+
+    origin: model, settings and versions of the run that generated it.
+    """
+
+    task_id: str
+    prompt_sha256: str
+    completion: str
+    solution: str
+    finish: str
+    origin: dict
+
+
+def samples_path(result: Path) -> Path:
+    """Where the generations of a result file stand: x.json, x.generations.jsonl."""
+    return result.with_name(result.name.removesuffix(".json") + ".generations.jsonl")
+
+
+def write_samples(path: Path, samples: Sequence[Sample]) -> None:
+    """Write the rows whole or not at all."""
+    write_whole(path, "".join(json.dumps(asdict(s), sort_keys=True) + "\n" for s in samples))
+
+
+def read_samples(path: Path, prompts: Sequence[TaskPrompt]) -> list[Sample]:
+    """Read the generations for exactly these prompts.
+
+    Raises UserError where the file is missing or broken, or was made for other prompts.
+    """
+    if not path.is_file():
+        raise UserError(f"there are no generations to score: {path} does not exist")
+    lines = path.read_text(encoding="utf-8").splitlines()
+    samples = [_parse(line, f"{path}, line {n}") for n, line in enumerate(lines, start=1)]
+    if len(samples) != len(prompts):
+        raise UserError(
+            f"{path} holds {len(samples)} generations for {len(prompts)} problems: "
+            "was it made with another data set or limit?"
+        )
+    for number, (sample, prompt) in enumerate(zip(samples, prompts, strict=True), start=1):
+        if (sample.task_id, sample.prompt_sha256) != (prompt.task_id, prompt.sha256):
+            raise UserError(
+                f"{path}, line {number}: {sample.task_id} was not generated from the prompt of "
+                f"{prompt.task_id}: was it made with another data set or prompt?"
+            )
+    if any(sample.origin != samples[0].origin for sample in samples):
+        raise UserError(f"{path} holds generations of more than one run")
+    return samples
+
+
+def _parse(line: str, where: str) -> Sample:
+    try:
+        return Sample(**json.loads(line))
+    except (json.JSONDecodeError, TypeError) as error:
+        raise UserError(f"{where}: not a generation: {error}") from None

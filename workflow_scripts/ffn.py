@@ -1,0 +1,25 @@
+"""Step 3: extract the FFN weights of all experts of a tuned mixture."""
+
+from pathlib import Path
+
+from workflow_scripts import cli
+from workflow_scripts.checkpoints.artifact import create_artifact, open_artifact
+from workflow_scripts.checkpoints.writer import write_checkpoint
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = cli.step_parser("ffn", __doc__)
+    parser.add_argument("--moe", type=Path, required=True, metavar="DIR", help="The tuned mixture.")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="The FFN weights.")
+    args = parser.parse_args(argv)
+
+    from workflow_scripts.conversions.extract import extract_ffn
+
+    moe = open_artifact(args.moe, "moe", "moe_sft")
+    plans = extract_ffn(moe.checkpoint)
+    with create_artifact(args.out, "ffn", inputs={"moe": moe.id}) as draft:
+        draft.known_files |= write_checkpoint(draft.path, plans)
+
+
+if __name__ == "__main__":
+    cli.run("ffn", main)

@@ -1,0 +1,47 @@
+"""Turn an MoE checkpoint of the published XFT code into this project's format."""
+
+import sys
+from pathlib import Path
+
+from workflow_scripts import cli
+from workflow_scripts.checkpoints.artifact import (
+    copy_companions,
+    create_artifact,
+    open_artifact,
+    write_json,
+)
+from workflow_scripts.checkpoints.writer import write_checkpoint
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = cli.step_parser("import_reference", __doc__)
+    parser.add_argument(
+        "--model", type=Path, required=True, metavar="DIR", help="The published checkpoint."
+    )
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="The imported model.")
+    args = parser.parse_args(argv)
+
+    from workflow_scripts.conversions import reference
+    from workflow_scripts.conversions.upcycle import TORCH_DTYPES, upcycled_config
+
+    published = open_artifact(args.model)
+    checkpoint = published.checkpoint
+    settings = reference.reference_settings(checkpoint.config)
+    stated_theta = checkpoint.config.get("rope_theta", reference.PUBLISHED_ROPE_THETA)
+    if stated_theta != reference.PUBLISHED_ROPE_THETA:
+        print(
+            f"import_reference: the config says rope_theta = {stated_theta}; the published code "
+            f"computes with {reference.PUBLISHED_ROPE_THETA}, and so does the imported model",
+            file=sys.stderr,
+        )
+    plans = reference.import_reference(checkpoint, settings)
+    dtype = TORCH_DTYPES[checkpoint.dtype(checkpoint.names[0])]
+    config = upcycled_config(reference.reference_base_config(checkpoint.config), settings, dtype)
+    with create_artifact(args.out, "moe_sft", settings, {"published": published.id}) as draft:
+        draft.known_files |= write_checkpoint(draft.path, plans)
+        write_json(draft.path / "config.json", config)
+        copy_companions(published.path, draft.path)
+
+
+if __name__ == "__main__":
+    cli.run("import_reference", main)

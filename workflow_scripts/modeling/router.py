@@ -1,0 +1,132 @@
+"""The router: which experts compute a token, with which weights, and how evenly they are used.
+
+Symbols: T tokens, H hidden size, R routed experts (all but the shared one), k routed experts chosen
+per token (the shared one not counted). Equations: XFT, arXiv 2404.15247, section 3.1; noise, load
+and balance loss: Shazeer et al. 2017, arXiv 1701.06538, appendix A.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+NOISE_EPSILON = 0.01
+
+
+@dataclass
+class Routing:
+    """What the router decided for T tokens.
+
+    logits [T, R]: router logits r, noisy in training.
+    indices [T, k]: chosen routed experts, best first, 0 to R - 1.
+    weights [T, k], fp32: their weights.
+    shared_weight [T], fp32: the shared expert's weight; None without a shared expert.
+    importance [R], fp32: sum over the tokens of each chosen expert's gate value.
+    load [R], fp32: tokens per expert; in training with noise its smooth estimate.
+    """
+
+    logits: Tensor
+    indices: Tensor
+    weights: Tensor
+    shared_weight: Tensor | None
+    importance: Tensor
+    load: Tensor
+
+    @property
+    def balance_loss(self) -> Tensor:
+        """CV^2(importance) + CV^2(load), a scalar, without its coefficient."""
+        return squared_variation(self.importance) + squared_variation(self.load)
+
+
+def squared_variation(values: Tensor) -> Tensor:
+    """CV^2(v) = var(v) / (mean(v)^2 + 1e-10), with the unbiased variance; 0 for a single value."""
+    if values.numel() < 2:
+        return values.new_zeros(())
+    return values.var() / (values.mean() ** 2 + 1e-10)
+
+
+class NoiseProjection(nn.Linear):
+    """Wn, a class of its own because it starts at zero, whatever the backbone's initialiser does."""
+
+
+class Router(nn.Module):
+    """Noisy top-k routing with routing weight normalisation.
+
+    r = W2 tanh(W1 x) ("mlp") or W1 x ("linear"), no bias. In training noise is added:
+    r + n (softplus(Wn x) + 0.01), n standard normal, Wn zero at the start.
+    """
+
+    def __init__(self, config, hidden_size: int):
+        super().__init__()
+        self.top_k = config.num_experts_per_tok - config.shared_expert
+        self.has_shared_expert = config.shared_expert
+        self.normalize = config.normalize_routing
+        routed = config.num_experts - config.shared_expert
+        self.input = nn.Linear(hidden_size, routed, bias=False)
+        self.output = nn.Linear(routed, routed, bias=False) if config.router == "mlp" else None
+        self.noise = None
+        if config.router_noise:
+            self.noise = NoiseProjection(hidden_size, routed, bias=False)
+
+    def forward(self, hidden_states: Tensor) -> Routing:
+        """Route hidden states [T, H]."""
+        clean = self.logits(hidden_states)
+        if not (self.training and self.noise is not None):
+            return self.route(clean)
+        scale = nn.functional.softplus(self.noise(hidden_states).float()) + NOISE_EPSILON
+        noisy = clean + self.sample_noise(clean) * scale
+        routing = self.route(noisy)
+        routing.load = smooth_load(clean, noisy, scale, self.top_k)
+        return routing
+
+    def logits(self, hidden_states: Tensor) -> Tensor:
+        """Clean router logits r [T, R], fp32."""
+        hidden = self.input(hidden_states)
+        return (hidden if self.output is None else self.output(torch.tanh(hidden))).float()
+
+    def sample_noise(self, like: Tensor) -> Tensor:
+        """Standard normal draws of the shape of `like`."""
+        return torch.randn_like(like)
+
+    def route(self, logits: Tensor) -> Routing:
+        """Choose experts and weights from logits [T, R].
+
+        With a shared expert: s = softmax(r) over all R; chosen s_1 >= ... >= s_k. Normalised, expert
+        i weighs s_1 softmax(s_1 .. s_k)_i; else s_i. The shared expert weighs 1 - s_1.
+        Without one (vanilla upcycling): expert i weighs softmax(r_1 .. r_k)_i.
+        """
+        if not self.has_shared_expert:
+            chosen, indices = logits.topk(self.top_k, dim=-1)
+            weights = gates = chosen.softmax(dim=-1)
+            shared_weight = None
+        else:
+            gates, indices = logits.softmax(dim=-1).topk(self.top_k, dim=-1)
+            best = gates[:, :1]
+            weights = best * gates.softmax(dim=-1) if self.normalize else gates
+            shared_weight = 1 - best[:, 0]
+        flat = indices.flatten()
+        per_expert = logits.new_zeros(logits.shape[-1])
+        return Routing(
+            logits=logits,
+            indices=indices,
+            weights=weights,
+            shared_weight=shared_weight,
+            importance=per_expert.index_add(0, flat, gates.flatten()),
+            load=per_expert.index_add(0, flat, torch.ones_like(gates).flatten()),
+        )
+
+
+def smooth_load(clean: Tensor, noisy: Tensor, scale: Tensor, k: int) -> Tensor:
+    """Expected number of tokens that choose each expert, over new draws of its own noise [R].
+
+    P(x, e) = Phi((clean_e - threshold_e) / scale_e), where threshold_e is the k-th largest of the
+    other experts' noisy logits. All arguments [T, R]; where k = R each expert has every token.
+    """
+    tokens, routed = clean.shape
+    if k >= routed:
+        return clean.new_full((routed,), float(tokens))
+    largest = noisy.topk(k + 1, dim=-1).values
+    threshold_if_chosen, threshold_if_not = largest[:, k:], largest[:, k - 1 : k]
+    is_chosen = noisy > threshold_if_chosen
+    threshold = torch.where(is_chosen, threshold_if_chosen, threshold_if_not)
+    return torch.special.ndtr((clean - threshold) / scale).sum(dim=0)

@@ -1,0 +1,207 @@
+"""Upcycled models: any backbone of transformers with an MoE block in place of each gated MLP.
+
+The config of an upcycled model has `model_type` "xft" and holds the base's config.json unchanged
+under `base_config`. The backbone's own classes do all the rest: attention, RoPE, cache, generation.
+"""
+
+import copy
+import functools
+from dataclasses import dataclass
+from functools import cache
+
+import torch
+from torch import nn
+from transformers import CONFIG_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING, AutoModelForCausalLM
+from transformers import initialization as init
+from transformers.configuration_utils import PreTrainedConfig
+from transformers.modeling_outputs import MoeCausalLMOutputWithPast
+
+from workflow_scripts.errors import UserError
+from workflow_scripts.modeling.moe import Experts, MoeBlock, TokenMask
+from workflow_scripts.modeling.router import NoiseProjection
+
+MODEL_TYPE = "xft"
+MOE_SETTINGS = (
+    "num_experts",
+    "num_experts_per_tok",
+    "shared_expert",
+    "normalize_routing",
+    "router",
+    "router_noise",
+    "balance_loss_coef",
+)
+
+
+class XftConfig(PreTrainedConfig):
+    """What AutoConfig finds for "xft". Its `from_dict` gives the config class of the backbone."""
+
+    model_type = MODEL_TYPE
+
+    @classmethod
+    def from_dict(cls, config_dict: dict, **kwargs):
+        base_type = config_dict["base_config"]["model_type"]
+        return upcycled_config_class(base_type).from_dict(config_dict, **kwargs)
+
+
+class UpcycledConfig:
+    """Mixin over the backbone's config class: its attributes are the base's and MOE_SETTINGS."""
+
+    @classmethod
+    def from_dict(cls, config_dict: dict, **kwargs):
+        if "base_config" in config_dict and MODEL_TYPE == config_dict.get("model_type"):
+            base = copy.deepcopy(config_dict["base_config"])
+            own = {key: value for key, value in config_dict.items() if key != "model_type"}
+            base.pop("model_type")
+            config_dict = base | own
+        return super().from_dict(config_dict, **kwargs)
+
+    def to_dict(self) -> dict:
+        everything = super().to_dict()
+        kept = ("architectures", "base_config", "dtype", "model_type", *MOE_SETTINGS)
+        return {key: everything[key] for key in kept if key in everything}
+
+    def to_diff_dict(self) -> dict:
+        return self.to_dict()
+
+
+@cache
+def upcycled_config_class(base_type: str) -> type[PreTrainedConfig]:
+    """The config class of upcycled models over backbones of `base_type` ("llama", ...).
+
+    Raises UserError where transformers does not know the type.
+    """
+    if base_type not in CONFIG_MAPPING:
+        raise UserError(f"model type {base_type!r} is unknown to the installed transformers")
+    base = CONFIG_MAPPING[base_type]
+    members = {"model_type": MODEL_TYPE, "__module__": __name__}
+    config_class = type(f"Xft{base.__name__}", (UpcycledConfig, base), members)
+    AutoModelForCausalLM.register(config_class, _model_class(config_class, base))
+    return config_class
+
+
+def _model_class(config_class: type, base_config_class: type) -> type[nn.Module]:
+    base = MODEL_FOR_CAUSAL_LM_MAPPING[base_config_class]
+    members = {
+        "config_class": config_class,
+        "forward": _forward_over(base),
+        "__module__": __name__,
+    }
+    return type(f"Xft{base.__name__}", (UpcycledModel, base), members)
+
+
+def _forward_over(base: type[nn.Module]):
+    """The backbone's forward, with the padding mask handed to the blocks and the balance loss added.
+
+    It has the backbone's signature, which generation and training inspect.
+    """
+
+    @functools.wraps(base.forward)
+    def forward(self, input_ids=None, attention_mask=None, **kwargs):
+        inputs = input_ids if input_ids is not None else kwargs["inputs_embeds"]
+        self.token_mask.set(attention_mask, length=inputs.shape[1])
+        with_balance = kwargs.pop("output_router_logits", False) or kwargs.get("labels") is not None
+        outputs = base.forward(self, input_ids, attention_mask, **kwargs | {"return_dict": True})
+        routings = self.take_routings()
+        balance = self.balance_loss(routings) if with_balance else None
+        loss = outputs.loss
+        if loss is not None:
+            loss = loss + balance * token_share(kwargs["labels"], kwargs.get("num_items_in_batch"))
+        fields = {key: value for key, value in outputs.items() if key not in ("loss", "logits")}
+        return XftOutput(
+            loss=loss,
+            aux_loss=balance,
+            logits=outputs.logits,
+            router_logits=tuple(routing.logits for routing in routings),
+            routing=tuple(routings),
+            **fields,
+        )
+
+    return forward
+
+
+def token_share(labels: torch.Tensor, num_items_in_batch: torch.Tensor | int | None):
+    """The share of a global batch's trained tokens that lie in this micro-batch; 1 without a count.
+
+    With it, the balance losses of the micro-batches are averaged as their cross-entropies are.
+    """
+    if num_items_in_batch is None:
+        return 1
+    return (labels[..., 1:] != -100).sum() / num_items_in_batch
+
+
+@dataclass
+class XftOutput(MoeCausalLMOutputWithPast):
+    """transformers' MoE output with the routing of each upcycled layer."""
+
+    routing: tuple | None = None
+
+
+class UpcycledModel:
+    """Mixin over the backbone's causal LM class: each decoder layer's `mlp` is a MoeBlock."""
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.token_mask = TokenMask()
+        for layer in gated_layers(self):
+            layer.mlp = MoeBlock(config, layer.mlp, self.token_mask)
+        self.post_init()
+
+    @property
+    def moe_blocks(self) -> list[MoeBlock]:
+        """The MoE blocks, first layer first."""
+        return [module for module in self.modules() if isinstance(module, MoeBlock)]
+
+    def take_routings(self) -> list:
+        """The routing of each block in the last forward pass. The blocks let go of it."""
+        routings = [block.routing for block in self.moe_blocks]
+        for block in self.moe_blocks:
+            block.routing = None
+        return routings
+
+    def balance_loss(self, routings: list) -> torch.Tensor:
+        """coefficient * sum over the layers of CV^2(importance) + CV^2(load)."""
+        losses = [routing.balance_loss.to(routings[0].logits.device) for routing in routings]
+        return self.config.balance_loss_coef * torch.stack(losses).sum()
+
+    def get_correct_experts_implementation(self, requested_experts: str | None) -> str:
+        """Our loop where there is no GPU: it is faster there than transformers' grouped_mm."""
+        if requested_experts is None and not torch.cuda.is_available():
+            requested_experts = "eager"
+        return super().get_correct_experts_implementation(requested_experts)
+
+    @classmethod
+    def _can_set_experts_implementation(cls) -> bool:
+        return True
+
+    @torch.no_grad()
+    def initialize_weights(self) -> None:
+        """Initialise our modules first: the backbone would take the noise for any linear layer."""
+        std = getattr(self.config, "initializer_range", 0.02)
+        for module in self.modules():
+            if getattr(module, "_is_hf_initialized", False):
+                continue
+            if isinstance(module, NoiseProjection):
+                init.zeros_(module.weight)
+            elif isinstance(module, Experts):
+                init.normal_(module.gate_up_proj, std=std)
+                init.normal_(module.down_proj, std=std)
+            else:
+                continue
+            module._is_hf_initialized = True
+        super().initialize_weights()
+
+
+def gated_layers(model: nn.Module) -> list[nn.Module]:
+    """The decoder layers of a backbone. Raises UserError unless each has a gated MLP without bias."""
+    layers = model.get_decoder().layers
+    for index, layer in enumerate(layers):
+        mlp = getattr(layer, "mlp", None)
+        projections = [getattr(mlp, name, None) for name in ("gate_proj", "up_proj", "down_proj")]
+        if not all(isinstance(projection, nn.Linear) for projection in projections):
+            raise UserError(
+                f"layer {index} of {type(model).__name__} has an MLP of class {type(mlp).__name__}, "
+                "which has no gate_proj, up_proj and down_proj: only gated MLPs can be upcycled"
+            )
+        if any(projection.bias is not None for projection in projections):
+            raise UserError(f"layer {index}: a gated MLP with biases cannot be upcycled yet")
+    return list(layers)

@@ -1,0 +1,43 @@
+"""Step 1, upcycling: turn a dense model into a mixture of identical experts with a fresh router.
+
+The result computes what the dense model computes, whatever the router says.
+"""
+
+from pathlib import Path
+
+from workflow_scripts import cli
+from workflow_scripts.checkpoints.artifact import (
+    copy_companions,
+    create_artifact,
+    open_artifact,
+    write_json,
+)
+from workflow_scripts.checkpoints.writer import write_checkpoint
+from workflow_scripts.configuration import check_moe
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = cli.step_parser("moe", __doc__)
+    parser.add_argument("--base", type=Path, required=True, metavar="DIR", help="The dense model.")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="The upcycled model.")
+    cli.add_options(parser, None, ["seed"])
+    cli.add_options(parser, "moe")
+    args = parser.parse_args(argv)
+    settings = cli.options(args, "moe")
+    check_moe(settings, "command line")
+
+    from workflow_scripts.conversions.upcycle import upcycle, upcycled_config, weights_dtype
+
+    base = open_artifact(args.base, "base", "dense")
+    checkpoint = base.checkpoint
+    plans = upcycle(checkpoint, settings, args.seed)
+    config = upcycled_config(checkpoint.config, settings, weights_dtype(checkpoint))
+    parameters = {**settings, "seed": args.seed}
+    with create_artifact(args.out, "moe", parameters, {"base": base.id}) as draft:
+        draft.known_files |= write_checkpoint(draft.path, plans)
+        write_json(draft.path / "config.json", config)
+        copy_companions(base.path, draft.path)
+
+
+if __name__ == "__main__":
+    cli.run("moe", main)

@@ -1,0 +1,59 @@
+"""Step 2: tune all parameters of the mixture on instructions."""
+
+from pathlib import Path
+
+from workflow_scripts import cli
+from workflow_scripts.checkpoints.artifact import copy_companions, create_artifact, open_artifact
+from workflow_scripts.checkpoints.writer import TensorPlan, write_checkpoint
+from workflow_scripts.training import step
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = cli.step_parser("moe_sft", __doc__)
+    parser.add_argument("--moe", type=Path, required=True, metavar="DIR", help="The mixture.")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="The tuned mixture.")
+    step.add_flags(parser, "training")
+    args = parser.parse_args(argv)
+    options = step.parse_flags(args, "training")
+    moe = open_artifact(args.moe, "moe")
+
+    import torch
+    from transformers import AutoModelForCausalLM, set_seed
+
+    import workflow_scripts.modeling  # noqa: F401 (registers the model type)
+    from workflow_scripts.training.trainer import train
+
+    torch.set_num_threads(options.threads)
+    set_seed(options.seed)
+    tokenizer, examples, data_hash = step.prepare_examples(args.data, args.moe, options)
+    model = AutoModelForCausalLM.from_pretrained(
+        args.moe, dtype=torch.float32, local_files_only=True
+    )
+    train(model, examples, tokenizer, options.training, options.seed, args.metrics)
+
+    inputs = {"moe": moe.id, "data": data_hash}
+    with create_artifact(args.out, "moe_sft", options.parameters, inputs) as draft:
+        draft.known_files |= write_checkpoint(draft.path, trained_plans(moe.checkpoint, model))
+        (draft.path / "config.json").write_bytes((moe.path / "config.json").read_bytes())
+        copy_companions(moe.path, draft.path)
+
+
+def trained_plans(before, model) -> list[TensorPlan]:
+    """Plan the trained weights under the names and in the dtypes of the checkpoint before."""
+    from workflow_scripts.conversions.upcycle import TORCH_DTYPES
+
+    import torch
+
+    state = model.state_dict()
+
+    def rounded(name: str):
+        return lambda: [state[name].cpu().to(getattr(torch, TORCH_DTYPES[before.dtype(name)]))]
+
+    return [
+        TensorPlan(name, before.dtype(name), before.shape(name), rounded(name))
+        for name in before.names
+    ]
+
+
+if __name__ == "__main__":
+    cli.run("moe_sft", main)

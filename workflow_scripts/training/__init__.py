@@ -1,0 +1,1 @@
+"""Training by transformers' Trainer: options, progress, metrics."""

@@ -1,0 +1,81 @@
+"""What the two training steps share: their flags, their data, their result."""
+
+import argparse
+from dataclasses import dataclass
+from pathlib import Path
+
+from workflow_scripts import cli
+from workflow_scripts.checkpoints.manifest import hash_file
+from workflow_scripts.data.instructions import read_rows, tokenize_rows
+from workflow_scripts.errors import UserError
+
+DATA_OPTIONS = ["instruction_column", "response_column", "max_length", "limit"]
+
+
+@dataclass(frozen=True)
+class TrainingOptions:
+    """Checked flags of a training step, as the config's sections hold them."""
+
+    data: dict
+    training: dict
+    seed: int
+    threads: int
+
+    @property
+    def parameters(self) -> dict:
+        """All that the trained weights depend on, apart from the inputs."""
+        return {"seed": self.seed, "threads": self.threads, **self.data, **self.training}
+
+
+def add_flags(parser: argparse.ArgumentParser, section: str) -> None:
+    """Flags of data, metrics and training; `section` is where the config holds the latter."""
+    parser.add_argument("--data", type=Path, required=True, metavar="FILE", help="The rows.")
+    parser.add_argument(
+        "--metrics", type=Path, metavar="FILE", help="Write each step's loss there, as JSONL."
+    )
+    cli.add_options(parser, None, ["seed", "threads"])
+    cli.add_options(parser, "data", DATA_OPTIONS)
+    cli.add_options(parser, section, training_keys(section))
+
+
+def parse_flags(args: argparse.Namespace, section: str) -> TrainingOptions:
+    """The checked values of the flags of `add_flags`. Raises UserError."""
+    common = cli.options(args, None, ["seed", "threads"])
+    return TrainingOptions(
+        data=cli.options(args, "data", DATA_OPTIONS),
+        training=cli.options(args, section, training_keys(section)),
+        **common,
+    )
+
+
+def training_keys(section: str) -> list[str]:
+    """The keys of a config section that are options of the training loop."""
+    from workflow_scripts.configuration import properties
+
+    return [key for key in properties(section) if key != "granularity"]
+
+
+def prepare_examples(file: Path, model_folder: Path, options: TrainingOptions):
+    """The tokenizer of a model, the tokenised rows of `file`, and the SHA-256 of the file."""
+    import sys
+
+    from transformers import AutoTokenizer
+
+    data = options.data
+    rows = read_rows(file, data["instruction_column"], data["response_column"], data["limit"])
+    tokenizer = AutoTokenizer.from_pretrained(model_folder, local_files_only=True)
+    if tokenizer.eos_token_id is None:
+        raise UserError(f"the tokenizer of {model_folder} has no EOS token to end a response with")
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    examples = tokenize_rows(rows, tokenizer, data["max_length"])
+    dropped = len(rows) - len(examples)
+    trained = options.training["per_device_batch_size"] * options.training[
+        "gradient_accumulation_steps"
+    ]
+    print(
+        f"{len(examples)} rows of {file} ({dropped} dropped: the prompt fills max_length), "
+        f"global batch {trained}",
+        file=sys.stderr,
+    )
+    return tokenizer, examples, hash_file(file)

@@ -1,0 +1,101 @@
+"""The training loop of steps 2 and 6: transformers' Trainer with our options and metrics."""
+
+import json
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from transformers import DataCollatorForSeq2Seq, Trainer, TrainerCallback, TrainingArguments
+
+from workflow_scripts.data.instructions import IGNORED
+from workflow_scripts.progress import progress
+
+OPTIMIZERS = {"adamw": "adamw_torch", "adafactor": "adafactor"}
+
+
+def train(
+    model,
+    examples: list[dict],
+    tokenizer,
+    options: dict,
+    seed: int,
+    metrics_file: Path | None = None,
+    extra_metrics: Callable[[], dict] = dict,
+) -> None:
+    """Train `model` in place on tokenised `examples`.
+
+    `options` is the config's section `training` or the like of it in `mixing`. Each step's loss,
+    learning rate and `extra_metrics()` become a line of `metrics_file`.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = Trainer(
+            model=model,
+            args=_arguments(options, seed, folder),
+            train_dataset=examples,
+            data_collator=DataCollatorForSeq2Seq(tokenizer, label_pad_token_id=IGNORED),
+            callbacks=[ProgressCallback(), MetricsCallback(metrics_file, extra_metrics)],
+        )
+        trainer.train()
+
+
+def _arguments(options: dict, seed: int, folder: str) -> TrainingArguments:
+    return TrainingArguments(
+        output_dir=folder,
+        num_train_epochs=options["epochs"],
+        max_steps=options["max_steps"] or -1,
+        per_device_train_batch_size=options["per_device_batch_size"],
+        gradient_accumulation_steps=options["gradient_accumulation_steps"],
+        learning_rate=options["learning_rate"],
+        lr_scheduler_type=options["scheduler"],
+        warmup_steps=options["warmup_steps"],
+        optim=OPTIMIZERS[options["optimizer"]],
+        weight_decay=0.0,
+        max_grad_norm=options["max_grad_norm"] or 0.0,
+        bf16=options["precision"] == "bf16",
+        seed=seed,
+        data_seed=seed,
+        use_cpu=not torch.cuda.is_available(),
+        dataloader_pin_memory=torch.cuda.is_available(),
+        logging_steps=1,
+        logging_nan_inf_filter=False,
+        save_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+        remove_unused_columns=False,
+    )
+
+
+class ProgressCallback(TrainerCallback):
+    """A progress bar over the optimiser steps, with the last loss."""
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self.bar = progress(desc="train", total=state.max_steps, unit="step")
+
+    def on_step_end(self, args, state, control, **kwargs):
+        self.bar.update()
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        if "loss" in logs:
+            self.bar.set_postfix(loss=f"{logs['loss']:.4f}", refresh=False)
+
+    def on_train_end(self, args, state, control, **kwargs):
+        self.bar.close()
+
+
+class MetricsCallback(TrainerCallback):
+    """A line of JSON for each logged step."""
+
+    def __init__(self, path: Path | None, extra: Callable[[], dict]):
+        self.path = path
+        self.extra = extra
+        if path is not None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text("")
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        if self.path is None or "loss" not in logs:
+            return
+        line = {"step": state.global_step, **logs, **self.extra()}
+        with self.path.open("a", encoding="utf-8") as file:
+            print(json.dumps(line), file=file)

@@ -1,0 +1,32 @@
+"""Steps 4 and 5: set lambda and start the mixing coefficients with equal shares."""
+
+from pathlib import Path
+
+from workflow_scripts import cli
+from workflow_scripts.checkpoints import mixing_artifact
+from workflow_scripts.configuration import check_lambda
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = cli.step_parser("weighted_init", __doc__)
+    parser.add_argument("--moe", type=Path, required=True, metavar="DIR", help="The tuned mixture.")
+    parser.add_argument("--ffn", type=Path, required=True, metavar="DIR", help="Its FFN weights.")
+    parser.add_argument(
+        "--lam", required=True, metavar="X", help="lambda, the shared expert's weight, 0 to 1."
+    )
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="The coefficients.")
+    cli.add_options(parser, "mixing", ["granularity"])
+    args = parser.parse_args(argv)
+    granularity = cli.options(args, "mixing", ["granularity"])["granularity"]
+    shared_expert_weight = check_lambda(args.lam, "--lam")
+
+    from workflow_scripts.conversions.merge import initial_alpha_plan
+
+    sources = mixing_artifact.open_sources(args.moe, args.ffn)
+    plan = initial_alpha_plan(sources.ffn.checkpoint, granularity)
+    config = {"granularity": granularity, "shared_expert_weight": shared_expert_weight}
+    mixing_artifact.write(args.out, "weighted_init", plan, config, sources)
+
+
+if __name__ == "__main__":
+    cli.run("weighted_init", main)

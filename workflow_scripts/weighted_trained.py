@@ -1,0 +1,63 @@
+"""Step 6: learn the mixing coefficients; everything else is frozen."""
+
+from pathlib import Path
+
+from workflow_scripts import cli
+from workflow_scripts.checkpoints import mixing_artifact
+from workflow_scripts.checkpoints.writer import TensorPlan
+from workflow_scripts.training import step
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = cli.step_parser("weighted_trained", __doc__)
+    parser.add_argument(
+        "--weighted", type=Path, required=True, metavar="DIR", help="The initial coefficients."
+    )
+    parser.add_argument("--moe", type=Path, required=True, metavar="DIR", help="The tuned mixture.")
+    parser.add_argument("--ffn", type=Path, required=True, metavar="DIR", help="Its FFN weights.")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="The coefficients.")
+    step.add_flags(parser, "mixing")
+    args = parser.parse_args(argv)
+    options = step.parse_flags(args, "mixing")
+    sources = mixing_artifact.open_sources(args.moe, args.ffn)
+    initial = mixing_artifact.open_mixing(args.weighted, sources)
+
+    import torch
+    from transformers import set_seed
+
+    from workflow_scripts.conversions.merge import ALPHA
+    from workflow_scripts.modeling.mixing import Mixing
+    from workflow_scripts.training.trainer import train
+
+    torch.set_num_threads(options.threads)
+    set_seed(options.seed)
+    tokenizer, examples, data_hash = step.prepare_examples(args.data, args.moe, options)
+    mixing = Mixing(
+        sources.moe.checkpoint,
+        sources.ffn.checkpoint,
+        initial.alpha,
+        initial.shared_expert_weight,
+    )
+    train(
+        mixing.model,
+        examples,
+        tokenizer,
+        options.training,
+        options.seed,
+        args.metrics,
+        extra_metrics=lambda: {"shares": mixing.alpha.softmax(dim=-1).tolist()},
+    )
+    alpha = mixing.alpha
+    mixing_artifact.write(
+        args.out,
+        "weighted_trained",
+        TensorPlan(ALPHA, "F32", tuple(alpha.shape), lambda: [alpha]),
+        initial.config,
+        sources,
+        options.parameters,
+        {"weighted": initial.artifact.id, "data": data_hash},
+    )
+
+
+if __name__ == "__main__":
+    cli.run("weighted_trained", main)
