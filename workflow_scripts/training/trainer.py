@@ -1,12 +1,19 @@
 """The training loop of steps 2 and 6: transformers' Trainer with our options and metrics."""
 
 import json
+import os
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from transformers import DataCollatorForSeq2Seq, Trainer, TrainerCallback, TrainingArguments
+from transformers import (
+    DataCollatorForSeq2Seq,
+    PrinterCallback,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+)
 
 from workflow_scripts.data.instructions import IGNORED
 from workflow_scripts.progress import progress
@@ -28,6 +35,8 @@ def train(
     `options` is the config's section `training` or the like of it in `mixing`. Each step's loss,
     learning rate and `extra_metrics()` become a line of `metrics_file`.
     """
+    if not torch.cuda.is_available():
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # else DeepSpeed warns that it chose it
     with tempfile.TemporaryDirectory() as folder:
         trainer = Trainer(
             model=model,
@@ -36,6 +45,7 @@ def train(
             data_collator=DataCollatorForSeq2Seq(tokenizer, label_pad_token_id=IGNORED),
             callbacks=[ProgressCallback(), MetricsCallback(metrics_file, extra_metrics)],
         )
+        trainer.remove_callback(PrinterCallback)
         trainer.train()
 
 

