@@ -3,6 +3,7 @@
 import copy
 import difflib
 import json
+from contextlib import suppress
 from decimal import Decimal
 from functools import cache
 from pathlib import Path
@@ -25,6 +26,12 @@ def properties(section: str | None = None) -> dict[str, dict]:
     return {key: _resolve(value) for key, value in owner["properties"].items()}
 
 
+def required(section: str | None = None) -> list[str]:
+    """The keys of a section (None: of the top level) that have no default."""
+    owner = schema()["properties"][section] if section else schema()
+    return owner.get("required", [])
+
+
 def _resolve(subschema: dict) -> dict:
     if "$ref" not in subschema:
         return subschema
@@ -37,6 +44,7 @@ def complete(config: dict, where: str = "config") -> dict:
 
     Raises UserError with every fault: the key, its value, and what is allowed.
     """
+    config = _with_numbers(config)
     _raise_faults(schema(), config, where)
     result = _with_defaults(config)
     check_moe(result["moe"], f"{where}: moe")
@@ -90,6 +98,23 @@ def _lambda_tokens(values: list, where: str) -> list[str]:
     return tokens
 
 
+def _with_numbers(config: dict) -> dict:
+    """A copy in which "5e-5" is a number where one is wanted: YAML 1.1 takes it for text."""
+    result = copy.deepcopy(config)
+    for section in result.keys() & properties().keys():
+        if isinstance(result[section], dict):
+            for key, subschema in properties(section).items():
+                if "number" in _types(subschema) and isinstance(result[section].get(key), str):
+                    with suppress(ValueError):
+                        result[section][key] = float(result[section][key])
+    return result
+
+
+def _types(subschema: dict) -> list[str]:
+    stated = subschema["type"]
+    return [stated] if isinstance(stated, str) else stated
+
+
 def _with_defaults(config: dict) -> dict:
     result = copy.deepcopy(config)
     for name, subschema in properties().items():
@@ -120,9 +145,7 @@ def _explain(error) -> str:
             missing = error.message.split("'")[1]
             return f"{key}.{missing} is missing" if key else f"{missing} is missing"
         case "type":
-            expected = error.validator_value
-            names = [expected] if isinstance(expected, str) else expected
-            return f"{prefix}must be of type {' or '.join(names)}"
+            return f"{prefix}must be of type {' or '.join(_types(error.schema))}"
         case "enum":
             return f"{prefix}must be one of {', '.join(map(str, error.validator_value))}"
         case "minimum":
@@ -132,7 +155,7 @@ def _explain(error) -> str:
         case "exclusiveMinimum":
             return f"{prefix}must be greater than {error.validator_value}"
         case _:
-            return f"{prefix}{error.message}"
+            return prefix + error.schema.get("errorMessage", error.message)
 
 
 def _explain_unknown(section: str, error) -> str:

@@ -1,0 +1,41 @@
+# make run: the whole workflow with the default config. make test: the test suite.
+# Both make a virtual environment in .venv first. PYTHON chooses the interpreter (3.11 or newer).
+
+PYTHON ?= python3
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+
+.PHONY: run test test-slow lint generated clean
+
+run: .venv/installed
+	snakemake --cores all
+
+test: .venv/installed-dev lint
+	pytest -m "not slow"
+
+test-slow: .venv/installed-dev
+	pytest -m slow
+
+lint: .venv/installed-dev
+	ruff check .
+	ruff format --check .
+	snakefmt --check Snakefile rules
+	snakemake --lint
+
+# Files that are written from others; a test compares them.
+generated: .venv/installed-dev
+	python tools/write_envs.py
+	python -m tools.write_config_docs
+
+.venv/bin/python:
+	$(PYTHON) -m venv .venv
+
+.venv/installed: requirements.txt .venv/bin/python
+	pip install --disable-pip-version-check -r requirements.txt
+	touch $@
+
+.venv/installed-dev: requirements.txt requirements-dev.txt .venv/bin/python
+	pip install --disable-pip-version-check -r requirements-dev.txt
+	touch $@ .venv/installed
+
+clean:
+	rm -rf results .snakemake
