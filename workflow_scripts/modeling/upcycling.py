@@ -140,7 +140,10 @@ class UpcycledModel:
     """Mixin over the backbone's causal LM class: each decoder layer's `mlp` is a MoeBlock."""
 
     def __init__(self, config):
+        requested = config._experts_implementation
+        config._experts_implementation = "eager"  # the backbone, built first, knows no experts
         super().__init__(config)
+        config._experts_implementation = self.get_correct_experts_implementation(requested)
         self.token_mask = TokenMask()
         for layer in gated_layers(self):
             layer.mlp = MoeBlock(config, layer.mlp, self.token_mask)

@@ -1,0 +1,36 @@
+"""Tiny sets of problems in HumanEval+ form, for the tests of the evaluation."""
+
+import json
+from pathlib import Path
+
+OPERATORS = {"add": "+", "subtract": "-", "multiply": "*"}
+
+
+def problem(name: str, operator: str, task_id: str) -> dict:
+    """A problem whose base test cannot tell 2 + 2 from 2 * 2, but whose plus tests can."""
+    return {
+        "task_id": task_id,
+        "prompt": f'def {name}(a, b):\n    """a {operator} b"""\n',
+        "entry_point": name,
+        "canonical_solution": f"    return a {operator} b\n",
+        "contract": "",
+        "base_input": [[2, 2]],
+        "plus_input": [[3, 5], [-1, 4]],
+        "atol": 0,
+    }
+
+
+def three_problems() -> list[dict]:
+    return [
+        problem(name, operator, f"Arithmetic/{i}")
+        for i, (name, operator) in enumerate(OPERATORS.items())
+    ]
+
+
+def write_problems(file: Path, problems: list[dict]) -> Path:
+    file.write_text("".join(json.dumps(row) + "\n" for row in problems))
+    return file
+
+
+def right_solutions() -> list[str]:
+    return [row["prompt"] + row["canonical_solution"] for row in three_problems()]

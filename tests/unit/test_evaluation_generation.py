@@ -1,0 +1,230 @@
+"""Generation: the same as one by one, stopped where it may stop, and clear about broken models."""
+
+import json
+import shutil
+
+import pytest
+
+from workflow_scripts.errors import UserError
+from workflow_scripts.evaluation.generation import generate
+from workflow_scripts.evaluation.loading import artifact_id, load_model
+from workflow_scripts.evaluation.prompts import TaskPrompt
+
+NEW_TOKENS = 24
+TEXTS = [
+    "def add(a, b):\n",
+    "x",
+    "def multiply_three_numbers(first, second, third):\n    return",
+    "import os\n",
+    "é = 'ü'\n",
+]
+NEVER = ("\x00never",)
+
+
+def prompts_of(texts, stops=NEVER):
+    return [TaskPrompt(f"Task/{i}", text, text, stops) for i, text in enumerate(texts)]
+
+
+def lively(model, tokenizer):
+    """The model with larger random weights, so that it varies, writing nothing but ASCII."""
+    import torch
+
+    torch.manual_seed(0)
+    silent = [i for i in range(len(tokenizer)) if i < 3 or not tokenizer.decode([i]).isascii()]
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.normal_(std=0.5)
+        model.lm_head.weight[silent] = 0
+    return model
+
+
+@pytest.fixture
+def model(tiny_llama, tokenizer):
+    return lively(load_model(tiny_llama)[0], tokenizer)
+
+
+@pytest.fixture
+def plain(model, tokenizer):
+    """Callable (text): the greedy continuation, token ids, by transformers alone, unbatched."""
+
+    def continue_text(text: str) -> list[int]:
+        inputs = tokenizer(text, return_tensors="pt", return_token_type_ids=False)
+        output = model.generate(
+            **inputs, max_new_tokens=NEW_TOKENS, do_sample=False, pad_token_id=2, eos_token_id=1
+        )
+        return output[0, inputs["input_ids"].shape[1] :].tolist()
+
+    return continue_text
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 16])
+def test_equals_generation_one_by_one(model, tokenizer, plain, batch_size):
+    expected = [tokenizer.decode(plain(text), skip_special_tokens=True) for text in TEXTS]
+
+    completions = generate(
+        model, tokenizer, prompts_of(TEXTS), max_new_tokens=NEW_TOKENS, batch_size=batch_size
+    )
+
+    assert [completion.text for completion in completions] == expected
+    assert {completion.finish for completion in completions} == {"length"}
+
+
+def test_a_row_ends_with_the_token_that_completes_a_stop_sequence(model, tokenizer, plain):
+    tokens = plain(TEXTS[0])
+    pieces = [tokenizer.decode([token]) for token in tokens]
+    end = next(i for i in range(5, 20) if pieces[i - 1] + pieces[i] not in "".join(pieces[:i]))
+    stop = pieces[end - 1] + pieces[end]
+    prompts = prompts_of(TEXTS[:1], (stop,)) + prompts_of(TEXTS[1:])
+
+    completions = generate(
+        model, tokenizer, prompts, max_new_tokens=NEW_TOKENS, batch_size=len(TEXTS)
+    )
+
+    assert completions[0].text == "".join(pieces[: end + 1])
+    assert completions[0].finish == "stop"
+    assert [completion.finish for completion in completions[1:]] == ["length"] * 4
+    for text, completion in zip(TEXTS[1:], completions[1:], strict=True):
+        assert completion.text == tokenizer.decode(plain(text), skip_special_tokens=True)
+
+
+def test_a_row_ends_at_any_of_the_model_s_end_tokens(model, tokenizer, plain):
+    tokens = plain(TEXTS[0])
+    end = tokens[5]
+    model.generation_config.eos_token_id = [1, end]
+
+    (completion,) = generate(
+        model, tokenizer, prompts_of(TEXTS[:1]), max_new_tokens=NEW_TOKENS, batch_size=1
+    )
+
+    length = tokens.index(end) + 1
+    assert completion.text == tokenizer.decode(tokens[:length], skip_special_tokens=True)
+    assert completion.finish == "eos"
+
+
+def test_generation_ends_once_all_rows_do(model, tokenizer, plain):
+    model.generation_config.eos_token_id = plain(TEXTS[0])[2]
+    calls = []
+    model.register_forward_hook(lambda *_: calls.append(1))
+
+    generate(model, tokenizer, prompts_of(TEXTS[:1]), max_new_tokens=NEW_TOKENS, batch_size=1)
+
+    assert len(calls) <= 3
+
+
+def test_the_model_s_sampling_settings_are_replaced_without_a_warning(
+    tiny_llama, tmp_path, tokenizer, plain, caplog, capfd, monkeypatch
+):
+    folder = shutil.copytree(tiny_llama, tmp_path / "sampling")
+    settings = {"do_sample": True, "temperature": 1.7, "top_p": 0.8, "repetition_penalty": 1.9}
+    (folder / "generation_config.json").write_text(json.dumps(settings | {"eos_token_id": 1}))
+    monkeypatch.setattr("transformers.utils.logging._default_handler", caplog.handler)
+
+    sampling_model, _ = load_model(folder)
+    (completion,) = generate(
+        lively(sampling_model, tokenizer), tokenizer, prompts_of(TEXTS[:1]), max_new_tokens=NEW_TOKENS, batch_size=1
+    )
+
+    assert completion.text == tokenizer.decode(plain(TEXTS[0]), skip_special_tokens=True)
+    assert not caplog.records
+    assert "generation flags" not in capfd.readouterr().err
+
+
+def test_the_leading_blanks_of_a_continuation_are_kept(model):
+    """A SentencePiece tokenizer drops the first blank of what it decodes."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    words = ["</s>", "▁def", "▁return", *(f"▁w{i}" for i in range(297))]
+    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, "</s>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    tokenizer.decoder = decoders.Metaspace()
+    wrapped = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="</s>")
+    assert wrapped.decode([2]) == "return"
+
+    (completion,) = generate(
+        model, wrapped, prompts_of(["def return"]), max_new_tokens=2, batch_size=1
+    )
+
+    assert completion.text.startswith(" w")
+
+
+def test_a_prompt_that_does_not_fit_the_window_is_named(model, tokenizer):
+    prompts = prompts_of(["x", "y " * 200])
+
+    with pytest.raises(UserError, match=r"1 prompts .*256 tokens: Task/1 .*max_new_tokens"):
+        generate(model, tokenizer, prompts, max_new_tokens=100, batch_size=2)
+
+
+def remove_config(folder):
+    (folder / "config.json").unlink()
+
+
+def break_config(folder):
+    (folder / "config.json").write_text("{")
+
+
+def remove_weights(folder):
+    (folder / "model.safetensors").unlink()
+
+
+def cut_weights(folder):
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+
+
+def drop_a_tensor(folder):
+    from safetensors.torch import load_file, save_file
+
+    tensors = load_file(folder / "model.safetensors")
+    del tensors["model.layers.1.mlp.up_proj.weight"]
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def shrink_a_tensor(folder):
+    from safetensors.torch import load_file, save_file
+
+    tensors = load_file(folder / "model.safetensors")
+    tensors["model.norm.weight"] = tensors["model.norm.weight"][:5]
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def remove_tokenizer(folder):
+    for path in folder.glob("tokenizer*"):
+        path.unlink()
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        remove_config,
+        break_config,
+        remove_weights,
+        cut_weights,
+        drop_a_tensor,
+        shrink_a_tensor,
+        remove_tokenizer,
+        shutil.rmtree,
+    ],
+)
+def test_a_broken_model_folder_is_named(tiny_llama, tmp_path, damage):
+    folder = shutil.copytree(tiny_llama, tmp_path / "broken")
+    damage(folder)
+
+    with pytest.raises(UserError) as refusal:
+        load_model(folder)
+    assert str(folder) in str(refusal.value)
+
+
+def test_the_id_is_the_manifest_s_and_the_folder_must_fit_it(tiny_llama, tmp_path):
+    from workflow_scripts.checkpoints.manifest import Manifest, describe_files, manifest_path
+
+    folder = shutil.copytree(tiny_llama, tmp_path / "dense")
+    assert artifact_id(folder) is None
+
+    manifest = Manifest("dense", describe_files(folder))
+    manifest_path(folder).write_text(manifest.to_json())
+    assert artifact_id(folder) == manifest.id
+
+    cut_weights(folder)
+    with pytest.raises(UserError, match=r"model\.safetensors has .* bytes"):
+        artifact_id(folder)

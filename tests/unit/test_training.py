@@ -1,0 +1,155 @@
+"""Training: the loss of a step, its parts, and that the same seed gives the same bytes."""
+
+import json
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+import workflow_scripts.modeling  # noqa: F401
+from workflow_scripts import ffn, moe, moe_sft, weighted_init, weighted_trained
+from workflow_scripts.checkpoints.manifest import manifest_path, read_manifest
+from workflow_scripts.training.trainer import train
+
+ROWS = [
+    {"instruction": f"Add {n} to x.", "response": f"def add(x):\n    return x + {n}" * (1 + n % 3)}
+    for n in range(12)
+]
+OPTIONS = {
+    "epochs": 1,
+    "max_steps": 3,
+    "per_device_batch_size": 4,
+    "gradient_accumulation_steps": 1,
+    "learning_rate": 1e-3,
+    "scheduler": "linear",
+    "warmup_steps": 1,
+    "optimizer": "adamw",
+    "max_grad_norm": None,
+    "precision": "fp32",
+}
+FLAGS = ["--max-steps", "3", "--per-device-batch-size", "4", "--learning-rate", "0.01"]
+
+
+@pytest.fixture(scope="module")
+def upcycled(tiny_llama, tmp_path_factory):
+    out = tmp_path_factory.mktemp("training") / "moe"
+    sizes = ["--num-experts", "4", "--num-experts-per-tok", "3"]
+    moe.main(["--base", str(tiny_llama), "--out", str(out), *sizes])
+    return out
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    file = tmp_path_factory.mktemp("data") / "rows.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+    return file
+
+
+def examples():
+    """Rows of differing length, with prompts that are not trained on."""
+    generator = torch.Generator().manual_seed(0)
+    rows = []
+    for length in (9, 17, 12, 7, 21, 14, 8, 19):
+        ids = torch.randint(3, 290, (length,), generator=generator).tolist()
+        rows.append({"input_ids": ids, "labels": [-100] * 4 + ids[4:]})
+    return rows
+
+
+def losses(file):
+    return [json.loads(line)["loss"] for line in file.read_text().splitlines()]
+
+
+def test_loss_is_the_mean_over_the_response_tokens_plus_the_balance_loss(
+    upcycled, tokenizer, tmp_path
+):
+    model = AutoModelForCausalLM.from_pretrained(upcycled)
+    model.config.balance_loss_coef = 0.0
+    total, count = 0.0, 0
+    with torch.no_grad():
+        for row in examples():
+            ids = torch.tensor([row["input_ids"]])
+            logits = model(ids).logits[0, 3:-1]
+            total += torch.nn.functional.cross_entropy(logits, ids[0, 4:], reduction="sum").item()
+            count += ids.shape[1] - 4
+    options = OPTIONS | {"max_steps": 1, "per_device_batch_size": 8}
+    train(model, examples(), tokenizer, options, 0, tmp_path / "m.jsonl")
+    assert losses(tmp_path / "m.jsonl")[0] == pytest.approx(total / count, rel=1e-5)
+
+
+@pytest.mark.parametrize("balance_loss_coef", [0.0, 0.01])
+def test_accumulation_gives_the_same_losses_and_weights(
+    upcycled, tokenizer, tmp_path, balance_loss_coef
+):
+    results = []
+    for batch, accumulation in ((8, 1), (4, 2)):
+        model = AutoModelForCausalLM.from_pretrained(upcycled)
+        model.config.balance_loss_coef = balance_loss_coef
+        for block in model.moe_blocks:
+            block.router.noise = None
+        options = OPTIONS | {
+            "per_device_batch_size": batch,
+            "gradient_accumulation_steps": accumulation,
+        }
+        metrics = tmp_path / f"{batch}.jsonl"
+        train(model, examples(), tokenizer, options, 0, metrics)
+        results.append((losses(metrics), model.model.embed_tokens.weight.detach()))
+    (one, weights), (other, other_weights) = results
+    # The balance loss is one of each micro-batch: it differs, by little.
+    tolerance = 1e-5 if balance_loss_coef == 0 else 1e-3
+    assert one == pytest.approx(other, rel=tolerance)
+    if balance_loss_coef == 0:
+        torch.testing.assert_close(weights, other_weights, atol=1e-5, rtol=1e-4)
+
+
+def tune(upcycled, data, out, *flags):
+    arguments = ["--moe", upcycled, "--data", data, "--out", out, *FLAGS, *flags]
+    moe_sft.main([str(argument) for argument in arguments])
+    return out
+
+
+def test_same_seed_same_bytes_another_seed_others(upcycled, data, tmp_path):
+    ids = [
+        read_manifest(manifest_path(tune(upcycled, data, tmp_path / name, "--seed", seed))).id
+        for name, seed in (("a", 1), ("b", 1), ("c", 2))
+    ]
+    assert ids[0] == ids[1] != ids[2]
+
+
+def test_tuned_mixture_loads_and_has_learned(upcycled, data, tmp_path):
+    metrics = tmp_path / "metrics.jsonl"
+    out = tune(upcycled, data, tmp_path / "out", "--metrics", metrics, "--max-steps", "12")
+    assert len(losses(metrics)) == 12
+    assert losses(metrics)[-1] < losses(metrics)[0]
+    model = AutoModelForCausalLM.from_pretrained(out)
+    before = AutoModelForCausalLM.from_pretrained(upcycled)
+    assert model.config.to_dict() == before.config.to_dict()
+    changed = {
+        name
+        for name, parameter in model.named_parameters()
+        if not torch.equal(parameter, before.get_parameter(name))
+    }
+    assert changed == {name for name, _ in model.named_parameters()}
+
+
+def test_mixing_learns_its_coefficients_and_nothing_else(upcycled, data, tmp_path, file_hashes):
+    tuned = tune(upcycled, data, tmp_path / "moe_sft", "--max-steps", "6")
+    ffn.main(["--moe", str(tuned), "--out", str(tmp_path / "ffn")])
+    sources = ["--moe", str(tuned), "--ffn", str(tmp_path / "ffn")]
+    start = tmp_path / "init"
+    weighted_init.main([*sources, "--lam", "0.75", "--out", str(start)])
+    before = file_hashes(tmp_path)
+    for out in ("one", "two"):
+        metrics = tmp_path / f"{out}.jsonl"
+        weighted_trained.main(
+            [*sources, "--weighted", str(start), "--data", str(data), *FLAGS]
+            + ["--metrics", str(metrics), "--out", str(tmp_path / out)]
+        )
+    after = file_hashes(tmp_path)
+    assert {name: after[name] for name in before} == before
+    assert after["one/model.safetensors"] == after["two/model.safetensors"]
+    assert after["one.manifest.json"] == after["two.manifest.json"]
+    last = json.loads(metrics.read_text().splitlines()[-1])
+    shares = torch.tensor(last["shares"])
+    assert shares.shape == (2, 1, 3)
+    torch.testing.assert_close(shares.sum(-1), torch.ones(2, 1))
+    assert (shares - 1 / 3).abs().max() > 1e-3
