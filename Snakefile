@@ -15,8 +15,11 @@ include: "rules/merge.smk"
 include: "rules/evaluation.smk"
 
 
+# The network is for base and fetch_data alone: compute nodes have none.
 localrules:
     all,
+    base,
+    fetch_data,
     summary,
 
 

@@ -4,8 +4,6 @@ import shlex
 import sys
 from pathlib import Path
 
-from snakemake.exceptions import WorkflowError
-
 if str(workflow.basedir) not in sys.path:
     sys.path.insert(0, str(workflow.basedir))
 
@@ -14,8 +12,9 @@ from workflow_scripts.errors import UserError
 
 try:
     config = configuration.complete(config)
+    configuration.check_files(config)
 except UserError as error:
-    raise WorkflowError(str(error))
+    sys.exit(str(error))
 
 # Steps import workflow_scripts from here and nothing from the user's own site-packages. Without
 # conda they run in the environment that runs snakemake.
@@ -34,6 +33,9 @@ RESULTS = config["results_dir"].rstrip("/")
 LOGS = f"{RESULTS}/logs"
 METRICS = f"{RESULTS}/metrics"
 BASE = config["base"]["model"]
+DATA = config["data"]["train"]
+if config["data"]["revision"]:
+    DATA = f"{RESULTS}/data/{Path(DATA).name}"
 LAMBDAS = config["merge"]["lambdas"]
 DATASETS = {
     Path(dataset).name.removesuffix(".gz").removesuffix(".jsonl"): dataset
@@ -72,7 +74,7 @@ def base_files():
 def dataset_file(wildcards):
     """The problems' file where the config names one; the steps find the named data sets."""
     dataset = DATASETS[wildcards.dataset]
-    return dataset if Path(dataset).suffix else []
+    return [] if dataset in configuration.NAMED_DATASETS else dataset
 
 
 def prompt(wildcards):

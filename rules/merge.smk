@@ -33,7 +33,7 @@ rule weighted_trained:
         moe_manifest=f"{RESULTS}/moe_sft.manifest.json",
         ffn=ancient(f"{RESULTS}/ffn"),
         ffn_manifest=f"{RESULTS}/ffn.manifest.json",
-        data=config["data"]["train"],
+        data=DATA,
     output:
         model=directory(f"{RESULTS}/weighted_trained/lam~{{lam}}"),
         manifest=f"{RESULTS}/weighted_trained/lam~{{lam}}.manifest.json",
@@ -49,7 +49,7 @@ rule weighted_trained:
         gpu=config["gpus"],
     params:
         lam=lambda wildcards: float(wildcards.lam),
-        data=without("data", "train"),
+        data=without("data", "train", "revision"),
         options=without("mixing", "granularity"),
         seed=config["seed"],
         threads=config["threads"],

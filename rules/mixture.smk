@@ -43,11 +43,27 @@ rule moe:
         "--out {output.model} 2>&1 | tee {log}"
 
 
+rule fetch_data:
+    output:
+        file=f"{RESULTS}/data/{{file}}",
+    log:
+        f"{LOGS}/data/{{file}}.log",
+    conda:
+        "../envs/conversion.yaml"
+    resources:
+        mem_mb=1000,
+        runtime=60,
+    params:
+        source=select("data", "train", "revision"),
+    shell:
+        "python -m workflow_scripts.fetch_data {params.source} --out {output.file} 2>&1 | tee {log}"
+
+
 rule moe_sft:
     input:
         moe=ancient(f"{RESULTS}/moe"),
         manifest=f"{RESULTS}/moe.manifest.json",
-        data=config["data"]["train"],
+        data=DATA,
     output:
         model=directory(f"{RESULTS}/moe_sft"),
         manifest=f"{RESULTS}/moe_sft.manifest.json",
@@ -62,7 +78,7 @@ rule moe_sft:
         runtime=1440,
         gpu=config["gpus"],
     params:
-        data=without("data", "train"),
+        data=without("data", "train", "revision"),
         options=without("training"),
         seed=config["seed"],
         threads=config["threads"],

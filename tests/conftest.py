@@ -22,7 +22,7 @@ def repository() -> Path:
 
 @pytest.fixture(scope="session")
 def tokenizer():
-    """A byte-level BPE of 300 tokens: <s> 0, </s> 1, <pad> 2. Any text survives encode and decode."""
+    """A byte-level BPE (<s> 0, </s> 1, <pad> 2) that gives back any text it encoded."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 

@@ -60,7 +60,9 @@ def _allowed(subschema: dict) -> str:
         return f"list of: {_allowed(subschema['items']) or 'strings'}"
     if "enum" in subschema:
         return ", ".join(f"`{_yaml(value)}`" for value in subschema["enum"])
-    return ", ".join(text.format(subschema[key]) for key, text in BOUNDS.items() if key in subschema)
+    return ", ".join(
+        text.format(subschema[key]) for key, text in BOUNDS.items() if key in subschema
+    )
 
 
 def _as_list(value: str | list[str]) -> list[str]:

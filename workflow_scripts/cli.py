@@ -11,6 +11,11 @@ from workflow_scripts import configuration
 from workflow_scripts.errors import UserError
 
 FLAG_TYPES = {"integer": int, "number": float, "string": str}
+# What the user can put right: a full disk, missing rights, a file where a folder should be.
+USER_ERRORS = {
+    *(errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS),
+    *(errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG),
+}
 
 
 def step_parser(step: str, description: str) -> argparse.ArgumentParser:
@@ -36,7 +41,10 @@ def add_options(parser, section: str | None, names: Iterable[str] | None = None)
 def _add_option(group, name: str, subschema: dict) -> None:
     types = subschema["type"] if isinstance(subschema["type"], list) else [subschema["type"]]
     kind = next(t for t in types if t != "null")
-    settings = {"default": subschema.get("default"), "help": _help(subschema)}
+    default = subschema.get("default")
+    if kind == "number" and default is not None:
+        default = float(default)  # as if it had been given
+    settings = {"default": default, "help": _help(subschema)}
     if kind == "boolean":
         settings["action"] = argparse.BooleanOptionalAction
     else:
@@ -69,7 +77,7 @@ def to_flags(values: dict) -> str:
         if isinstance(value, bool):
             words.append(_flag(name) if value else "--no-" + _flag(name).removeprefix("--"))
         elif value is not None:
-            words += [_flag(name), str(value)]
+            words.append(f"{_flag(name)}={value}")
     return shlex.join(words)
 
 
@@ -81,7 +89,7 @@ def run(step: str, main: Callable[[list[str] | None], None]) -> None:
     except UserError as error:
         sys.exit(f"{step}: error: {error}")
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
+        if error.errno not in USER_ERRORS:
             raise
         place = f" ({error.filename})" if error.filename else ""
         sys.exit(f"{step}: error: {error.strerror}{place}. Nothing was changed.")

@@ -1,8 +1,9 @@
-"""The configuration: one schema for the workflow's config, its documentation and the steps' flags."""
+"""The configuration: one schema for the config, its documentation and the steps' flags."""
 
 import copy
 import difflib
 import json
+import math
 from contextlib import suppress
 from decimal import Decimal
 from functools import cache
@@ -11,6 +12,7 @@ from typing import Any
 
 from workflow_scripts.errors import UserError
 
+NAMED_DATASETS = ("humaneval", "mbpp")
 SCHEMA_FILE = Path(__file__).with_name("config.schema.json")
 
 
@@ -44,7 +46,7 @@ def complete(config: dict, where: str = "config") -> dict:
 
     Raises UserError with every fault: the key, its value, and what is allowed.
     """
-    config = _with_numbers(config)
+    config = _with_types(config)
     _raise_faults(schema(), config, where)
     result = _with_defaults(config)
     check_moe(result["moe"], f"{where}: moe")
@@ -55,6 +57,29 @@ def complete(config: dict, where: str = "config") -> dict:
         )
     result["merge"]["lambdas"] = _lambda_tokens(result["merge"]["lambdas"], where)
     return result
+
+
+def check_files(config: dict) -> None:
+    """Raise UserError where a file or folder that a completed config names is not there.
+
+    Snakemake itself does not notice a missing input while the outputs made from it exist.
+    """
+    from workflow_scripts.checkpoints.source import check_dataset_source, check_source
+
+    check_source(config["base"]["model"], config["base"]["revision"])
+    data = config["data"]
+    if data["revision"]:
+        check_dataset_source(data["train"], data["revision"])
+    else:
+        _check_file("data.train", data["train"])
+    for dataset in config["evaluation"]["datasets"]:
+        if dataset not in NAMED_DATASETS:
+            _check_file("evaluation.datasets", dataset)
+
+
+def _check_file(key: str, path: str) -> None:
+    if not Path(path).is_file():
+        raise UserError(f"config: {key}: there is no file {path}")
 
 
 def check_moe(settings: dict, where: str) -> None:
@@ -85,8 +110,7 @@ def lambda_token(value: float | str) -> str:
 
 def check_lambda(value: float | str, where: str) -> float:
     """A lambda as a number. Raises UserError unless it is a decimal number from 0 to 1."""
-    lambdas = properties("merge")["lambdas"]
-    _raise_faults(lambdas, [value], where)
+    _raise_faults(properties("merge")["lambdas"]["items"], value, f"{where} = {value}")
     return float(value)
 
 
@@ -98,16 +122,31 @@ def _lambda_tokens(values: list, where: str) -> list[str]:
     return tokens
 
 
-def _with_numbers(config: dict) -> dict:
-    """A copy in which "5e-5" is a number where one is wanted: YAML 1.1 takes it for text."""
+def _with_types(config: dict) -> dict:
+    """A copy in which text stands for what it spells, where the schema wants no text.
+
+    YAML 1.1 takes 5e-5 for text, and `snakemake --config` takes every nested value for it.
+    """
     result = copy.deepcopy(config)
     for section in result.keys() & properties().keys():
         if isinstance(result[section], dict):
-            for key, subschema in properties(section).items():
-                if "number" in _types(subschema) and isinstance(result[section].get(key), str):
-                    with suppress(ValueError):
-                        result[section][key] = float(result[section][key])
+            known = properties(section)
+            for key, value in result[section].items():
+                if key in known and isinstance(value, str):
+                    result[section][key] = _typed(value, _types(known[key]))
     return result
+
+
+def _typed(text: str, types: list[str]) -> Any:
+    if "null" in types and text == "null":
+        return None
+    if "boolean" in types and text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    for name, parse in (("integer", int), ("number", float)):
+        if name in types:
+            with suppress(ValueError):
+                return parse(text)
+    return text
 
 
 def _types(subschema: dict) -> list[str]:
@@ -128,16 +167,27 @@ def _with_defaults(config: dict) -> dict:
 
 
 def _raise_faults(subschema: dict, instance: Any, where: str) -> None:
-    from jsonschema import Draft202012Validator
-
-    errors = sorted(Draft202012Validator(subschema).iter_errors(instance), key=lambda e: e.json_path)
+    errors = sorted(_validator()(subschema).iter_errors(instance), key=lambda e: e.json_path)
     if errors:
         raise UserError("\n".join(f"{where}: {_explain(error)}" for error in errors))
 
 
+@cache
+def _validator():
+    """JSON schema's, but 8.0 is no integer, and neither infinity nor NaN is a number."""
+    from jsonschema import Draft202012Validator, validators
+
+    standard = Draft202012Validator.TYPE_CHECKER
+    strict = {
+        "integer": lambda _, value: isinstance(value, int) and not isinstance(value, bool),
+        "number": lambda _, value: standard.is_type(value, "number") and abs(value) < math.inf,
+    }
+    return validators.extend(Draft202012Validator, type_checker=standard.redefine_many(strict))
+
+
 def _explain(error) -> str:
     key = error.json_path.removeprefix("$").removeprefix(".")
-    prefix = f"{key} = {json.dumps(error.instance)}: " if key else ""
+    prefix = f"{key} = {json.dumps(error.instance, default=str)}: " if key else ""
     match error.validator:
         case "additionalProperties":
             return _explain_unknown(key, error)
@@ -160,7 +210,7 @@ def _explain(error) -> str:
 
 def _explain_unknown(section: str, error) -> str:
     known = sorted(error.schema["properties"])
-    unknown = sorted(set(error.instance) - set(known))
+    unknown = sorted(str(key) for key in error.instance if key not in known)
     parts = []
     for key in unknown:
         name = f"{section}.{key}" if section else key

@@ -4,6 +4,7 @@ Writes the result, a JSON file, and beside it the generations (x.json: x.generat
 written code runs in a bubblewrap sandbox, which is tried before anything else is done.
 """
 
+import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +14,7 @@ from workflow_scripts.evaluation.generation import generate
 from workflow_scripts.evaluation.loading import artifact_id, load_model
 from workflow_scripts.evaluation.problems import load_problems
 from workflow_scripts.evaluation.prompts import TaskPrompt, task_prompts
-from workflow_scripts.evaluation.result import build_result, package_versions, write_result
+from workflow_scripts.evaluation.result import build_result, caveats, package_versions, write_result
 from workflow_scripts.evaluation.samples import (
     Sample,
     read_samples,
@@ -29,6 +30,26 @@ OPTIONS = (*GENERATION_OPTIONS, "limit", "sandbox")
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the step with these command line arguments (None: the process's own)."""
+    args, options = _parse(argv)
+    sandbox = _open_sandbox(options["sandbox"])
+    problem_set = load_problems(args.dataset).first(options["limit"])
+    prompts = task_prompts(problem_set, options["prompt"])
+    saved = samples_path(args.out)
+    if args.rescore:
+        samples = read_samples(saved, prompts)
+    else:
+        samples = _generate(args.model, prompts, options)
+        write_samples(saved, samples)
+        print(f"generations: {saved} (judge them again with --rescore)")
+    solutions = [sample.solution for sample in samples]
+    verdicts = score(problem_set, solutions, sandbox=sandbox, workers=options["threads"])
+    scoring_settings = {name: options[name] for name in ("limit", "sandbox")}
+    result = build_result(problem_set, samples, verdicts, scoring_settings)
+    write_result(args.out, result)
+    _report(result)
+
+
+def _parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, dict]:
     parser = cli.step_parser("eval", __doc__)
     parser.add_argument("--model", required=True, metavar="DIR", help="Model folder.")
     parser.add_argument(
@@ -47,22 +68,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     cli.add_options(parser, None, ["threads"])
     args = parser.parse_args(argv)
     options = cli.options(args, "evaluation", OPTIONS) | cli.options(args, None, ["threads"])
-
-    sandbox = _open_sandbox(options["sandbox"])
-    problem_set = load_problems(args.dataset).first(options["limit"])
-    prompts = task_prompts(problem_set, options["prompt"])
-    saved = samples_path(args.out)
-    if args.rescore:
-        samples = read_samples(saved, prompts)
-    else:
-        samples = _generate(args.model, prompts, options)
-        write_samples(saved, samples)
-    solutions = [sample.solution for sample in samples]
-    verdicts = score(problem_set, solutions, sandbox=sandbox, workers=options["threads"])
-    scoring_settings = {name: options[name] for name in ("limit", "sandbox")}
-    result = build_result(problem_set, samples, verdicts, scoring_settings)
-    write_result(args.out, result)
-    _report(result)
+    return args, options
 
 
 def _open_sandbox(kind: str) -> Bubblewrap | None:
@@ -78,11 +84,8 @@ def _open_sandbox(kind: str) -> Bubblewrap | None:
 
 def _generate(model_folder: str, prompts: Sequence[TaskPrompt], options: dict) -> list[Sample]:
     """Load the model and let it write. The origin of the samples says how they came about."""
-    import torch
-
-    torch.set_num_threads(options["threads"])
     identity = artifact_id(Path(model_folder))
-    model, tokenizer = load_model(Path(model_folder))
+    model, tokenizer = load_model(Path(model_folder), options["threads"])
     completions = generate(
         model,
         tokenizer,
@@ -116,6 +119,8 @@ def _report(result: dict) -> None:
         for name, passed in result["passed"].items()
     )
     print(f"{result['model']['path']} on {result['dataset']['name']}: pass@1 {', '.join(scores)}")
+    for caveat in caveats(result):
+        print(caveat)
 
 
 if __name__ == "__main__":

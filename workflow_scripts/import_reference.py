@@ -18,7 +18,9 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument(
         "--model", type=Path, required=True, metavar="DIR", help="The published checkpoint."
     )
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="The imported model.")
+    parser.add_argument(
+        "--out", type=Path, required=True, metavar="DIR", help="The imported model."
+    )
     args = parser.parse_args(argv)
 
     from workflow_scripts.conversions import reference

@@ -19,10 +19,13 @@ from workflow_scripts.configuration import check_moe
 def main(argv: list[str] | None = None) -> None:
     parser = cli.step_parser("moe", __doc__)
     parser.add_argument("--base", type=Path, required=True, metavar="DIR", help="The dense model.")
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="The upcycled model.")
+    parser.add_argument(
+        "--out", type=Path, required=True, metavar="DIR", help="The upcycled model."
+    )
     cli.add_options(parser, None, ["seed"])
     cli.add_options(parser, "moe")
     args = parser.parse_args(argv)
+    seed = cli.options(args, None, ["seed"])["seed"]
     settings = cli.options(args, "moe")
     check_moe(settings, "command line")
 
@@ -30,9 +33,9 @@ def main(argv: list[str] | None = None) -> None:
 
     base = open_artifact(args.base, "base", "dense")
     checkpoint = base.checkpoint
-    plans = upcycle(checkpoint, settings, args.seed)
+    plans = upcycle(checkpoint, settings, seed)
     config = upcycled_config(checkpoint.config, settings, weights_dtype(checkpoint))
-    parameters = {**settings, "seed": args.seed}
+    parameters = {**settings, "seed": seed}
     with create_artifact(args.out, "moe", parameters, {"base": base.id}) as draft:
         draft.known_files |= write_checkpoint(draft.path, plans)
         write_json(draft.path / "config.json", config)

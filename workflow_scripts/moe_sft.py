@@ -40,9 +40,9 @@ def main(argv: list[str] | None = None) -> None:
 
 def trained_plans(before, model) -> list[TensorPlan]:
     """Plan the trained weights under the names and in the dtypes of the checkpoint before."""
-    from workflow_scripts.conversions.upcycle import TORCH_DTYPES
-
     import torch
+
+    from workflow_scripts.conversions.upcycle import TORCH_DTYPES
 
     state = model.state_dict()
 

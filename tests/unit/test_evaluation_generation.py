@@ -40,19 +40,26 @@ def lively(model, tokenizer):
 
 @pytest.fixture
 def model(tiny_llama, tokenizer):
-    return lively(load_model(tiny_llama)[0], tokenizer)
+    return lively(load_model(tiny_llama, threads=1)[0], tokenizer)
 
 
 @pytest.fixture
 def plain(model, tokenizer):
     """Callable (text): the greedy continuation, token ids, by transformers alone, unbatched."""
 
+    import torch
+
     def continue_text(text: str) -> list[int]:
-        inputs = tokenizer(text, return_tensors="pt", return_token_type_ids=False)
+        prompt = torch.tensor([[tokenizer.bos_token_id, *tokenizer(text)["input_ids"]]])
         output = model.generate(
-            **inputs, max_new_tokens=NEW_TOKENS, do_sample=False, pad_token_id=2, eos_token_id=1
+            prompt,
+            attention_mask=torch.ones_like(prompt),
+            max_new_tokens=NEW_TOKENS,
+            do_sample=False,
+            pad_token_id=2,
+            eos_token_id=1,
         )
-        return output[0, inputs["input_ids"].shape[1] :].tolist()
+        return output[0, prompt.shape[1] :].tolist()
 
     return continue_text
 
@@ -88,17 +95,20 @@ def test_a_row_ends_with_the_token_that_completes_a_stop_sequence(model, tokeniz
 
 
 def test_a_row_ends_at_any_of_the_model_s_end_tokens(model, tokenizer, plain):
-    tokens = plain(TEXTS[0])
-    end = tokens[5]
+    continuations = [plain(text) for text in TEXTS]
+    end = min(continuations[0], key=lambda token: sum(token in row for row in continuations))
+    ends = [row.index(end) + 1 if end in row else None for row in continuations]
+    assert None in ends
     model.generation_config.eos_token_id = [1, end]
 
-    (completion,) = generate(
-        model, tokenizer, prompts_of(TEXTS[:1]), max_new_tokens=NEW_TOKENS, batch_size=1
+    completions = generate(
+        model, tokenizer, prompts_of(TEXTS), max_new_tokens=NEW_TOKENS, batch_size=len(TEXTS)
     )
 
-    length = tokens.index(end) + 1
-    assert completion.text == tokenizer.decode(tokens[:length], skip_special_tokens=True)
-    assert completion.finish == "eos"
+    assert [c.text for c in completions] == [
+        tokenizer.decode(row[:length]) for row, length in zip(continuations, ends, strict=True)
+    ]
+    assert [c.finish for c in completions] == ["eos" if length else "length" for length in ends]
 
 
 def test_generation_ends_once_all_rows_do(model, tokenizer, plain):
@@ -119,9 +129,13 @@ def test_the_model_s_sampling_settings_are_replaced_without_a_warning(
     (folder / "generation_config.json").write_text(json.dumps(settings | {"eos_token_id": 1}))
     monkeypatch.setattr("transformers.utils.logging._default_handler", caplog.handler)
 
-    sampling_model, _ = load_model(folder)
+    sampling_model, _ = load_model(folder, threads=1)
     (completion,) = generate(
-        lively(sampling_model, tokenizer), tokenizer, prompts_of(TEXTS[:1]), max_new_tokens=NEW_TOKENS, batch_size=1
+        lively(sampling_model, tokenizer),
+        tokenizer,
+        prompts_of(TEXTS[:1]),
+        max_new_tokens=NEW_TOKENS,
+        batch_size=1,
     )
 
     assert completion.text == tokenizer.decode(plain(TEXTS[0]), skip_special_tokens=True)
@@ -211,7 +225,7 @@ def test_a_broken_model_folder_is_named(tiny_llama, tmp_path, damage):
     damage(folder)
 
     with pytest.raises(UserError) as refusal:
-        load_model(folder)
+        load_model(folder, threads=1)
     assert str(folder) in str(refusal.value)
 
 

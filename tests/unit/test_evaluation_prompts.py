@@ -115,7 +115,7 @@ def test_an_indented_body_is_kept_whole(body):
 
 
 def test_an_mbpp_completion_keeps_imports_and_helpers():
-    code = "import re\n# helper\nclass A:\n    pass\n\ndef f():\n    pass\n\n@cache\ndef g():\n    pass"
+    code = "import re\n# help\nclass A:\n    pass\n\ndef f():\n    pass\n\n@cache\ndef g(): pass"
 
     for rest in ("\nassert g()", '\n"""\nWrite', "\nprint(g())", "\nif __name__", "\n```"):
         assert cut(code + rest, MBPP_STOPS).rstrip("\n") == code

@@ -54,9 +54,7 @@ def merged(folders, weighted, out):
 def trained(request, folders, tmp_path):
     """Coefficients that are not uniform, as training would leave them, with their sources."""
     sources = mixing_artifact.open_sources(folders / "moe_sft", folders / "ffn")
-    start = mixing_artifact.open_mixing(
-        initial(folders, tmp_path / "init", request.param), sources
-    )
+    start = mixing_artifact.open_mixing(initial(folders, tmp_path / "init", request.param), sources)
     assert tuple(start.alpha.shape) == GRANULARITIES[request.param]
     assert not start.alpha.any()
     alpha = torch.randn(start.alpha.shape, generator=torch.Generator().manual_seed(2))
@@ -139,9 +137,7 @@ def test_merge_is_the_formula(lam, seed, count):
     shared = torch.randn(3, 4, generator=generator, dtype=torch.float64)
     experts = torch.randn(count, 3, 4, generator=generator, dtype=torch.float64)
     alpha = torch.randn(count, generator=generator)
-    exact = lam * shared + (1 - lam) * torch.einsum(
-        "i,ioh->oh", alpha.double().softmax(0), experts
-    )
+    exact = lam * shared + (1 - lam) * torch.einsum("i,ioh->oh", alpha.double().softmax(0), experts)
     ours = merge(shared, experts, alpha, lam)
     torch.testing.assert_close(ours.double(), exact, atol=1e-5, rtol=1e-5)
     order = torch.randperm(count, generator=generator)

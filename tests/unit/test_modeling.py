@@ -60,9 +60,7 @@ BACKBONES = {
 def pair(request, tmp_path_factory):
     """A random dense model and the folder of its upcycled twin."""
     torch.manual_seed(0)
-    config = AutoConfig.for_model(
-        request.param.split("-")[0], **SIZES | BACKBONES[request.param]
-    )
+    config = AutoConfig.for_model(request.param.split("-")[0], **SIZES | BACKBONES[request.param])
     dense = AutoModelForCausalLM.from_config(config).eval()
     folder = tmp_path_factory.mktemp(request.param)
     dense.save_pretrained(folder / "base")
@@ -231,9 +229,7 @@ def test_balance_loss_by_hand():
 
 @pytest.mark.parametrize("implementation", ["eager", "batched_mm", "grouped_mm"])
 def test_experts_implementations_agree_with_a_plain_loop(tiny_moe, implementation):
-    model = AutoModelForCausalLM.from_pretrained(
-        tiny_moe, experts_implementation=implementation
-    )
+    model = AutoModelForCausalLM.from_pretrained(tiny_moe, experts_implementation=implementation)
     experts = model.moe_blocks[0].experts
     torch.manual_seed(0)
     torch.nn.init.normal_(experts.gate_up_proj, std=0.2)

@@ -141,7 +141,7 @@ def test_mixing_learns_its_coefficients_and_nothing_else(upcycled, data, tmp_pat
     for out in ("one", "two"):
         metrics = tmp_path / f"{out}.jsonl"
         weighted_trained.main(
-            [*sources, "--weighted", str(start), "--data", str(data), *FLAGS]
+            [*sources, *FLAGS, "--weighted", str(start), "--data", str(data)]
             + ["--metrics", str(metrics), "--out", str(tmp_path / out)]
         )
     after = file_hashes(tmp_path)

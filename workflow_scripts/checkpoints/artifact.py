@@ -83,9 +83,12 @@ def create_artifact(
     """Yield a draft to be filled; then put it at `out` and its manifest beside it, last.
 
     An exception leaves nothing behind, and an artifact that stood at `out` before untouched.
-    Whoever fills the draft may put hashes that it knows into `known_files`.
+    Whoever fills the draft may put hashes that it knows into `known_files`. Raises UserError where
+    something else stands at `out`: it would be lost.
     """
     out = Path(out)
+    if out.exists() and not manifest_path(out).exists() and not _is_empty_folder(out):
+        raise UserError(f"{out} is there but is no artifact: it has no manifest. Remove it first")
     out.parent.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".tmp", dir=out.parent))
     draft = Draft(folder / out.name)
@@ -119,6 +122,10 @@ def companions(source: Path) -> list[Path]:
     """The files of a model folder that travel with the model unchanged."""
     found = {path for pattern in COMPANION_PATTERNS for path in source.glob(pattern)}
     return sorted(path for path in found if path.is_file())
+
+
+def _is_empty_folder(path: Path) -> bool:
+    return path.is_dir() and not any(path.iterdir())
 
 
 def _put(folder: Path, manifest_file: Path, out: Path, trash: Path) -> None:

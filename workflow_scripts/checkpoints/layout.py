@@ -1,9 +1,10 @@
 """Where the FFN weights lie: tensor names in a dense model and in an upcycled one.
 
-Dense: `P.gate_proj.weight` [I, H], `P.up_proj.weight` [I, H], `P.down_proj.weight` [H, I], where P is
-`model.layers.<n>.mlp` or alike. Upcycled: the shared expert under `P.shared_expert`, the R routed
-experts fused in `P.experts.gate_up_proj` [R, 2I, H] and `P.experts.down_proj` [R, H, I], the router
-under `P.router`.
+P stands for `model.layers.<n>.mlp` or alike, R for the number of routed experts.
+
+- Dense: `P.gate_proj.weight` [I, H], `P.up_proj.weight` [I, H], `P.down_proj.weight` [H, I].
+- Upcycled: the same under `P.shared_expert`; the routed experts fused, `P.experts.gate_up_proj`
+  [R, 2I, H] and `P.experts.down_proj` [R, H, I]; the router under `P.router`.
 """
 
 import re
@@ -51,7 +52,7 @@ def dense_layers(names: Iterable[str], config: dict) -> list[FfnLayer]:
     for layer, held in _by_layer(names).items():
         if held != wanted:
             raise UserError(
-                f"{_model_name(config)}: the MLP of layer {layer.index} holds "
+                f"{model_name(config)}: the MLP of layer {layer.index} holds "
                 f"{', '.join(sorted(held))}. Only gated MLPs without biases can be upcycled: "
                 f"{', '.join(sorted(wanted))}"
             )
@@ -59,7 +60,7 @@ def dense_layers(names: Iterable[str], config: dict) -> list[FfnLayer]:
     expected = config.get("num_hidden_layers")
     if len(layers) != expected:
         raise UserError(
-            f"{_model_name(config)}: {len(layers)} of {expected} layers have a gated MLP named "
+            f"{model_name(config)}: {len(layers)} of {expected} layers have a gated MLP named "
             f"`mlp` with {', '.join(PROJECTIONS)}. Models like Llama, Mistral, Qwen2, Qwen3 and "
             "StableLM can be upcycled; mixtures of experts and ungated MLPs cannot"
         )
@@ -90,6 +91,7 @@ def _by_layer(names: Iterable[str]) -> dict[FfnLayer, set[str]]:
     return dict(sorted(found.items(), key=lambda item: item[0].index))
 
 
-def _model_name(config: dict) -> str:
+def model_name(config: dict) -> str:
+    """The model's class, or its type where the config does not name a class."""
     names = config.get("architectures") or [config.get("model_type", "unknown model")]
     return names[0]

@@ -1,7 +1,7 @@
 """Manifests: what an artifact holds, from what it was made, and how.
 
-The manifest of `results/moe/` is `results/moe.manifest.json`. It has no times in it: the same inputs
-and parameters give the same bytes.
+The manifest of `results/moe/` is `results/moe.manifest.json`. It has no times in it: the same
+inputs and parameters give the same bytes.
 """
 
 import hashlib
@@ -43,7 +43,8 @@ class Manifest:
 
 def manifest_path(artifact: Path) -> Path:
     """Where the manifest of an artifact stands: beside it."""
-    return artifact.with_name(artifact.name + ".manifest.json")
+    named = artifact if artifact.name else artifact.absolute()
+    return named.parent / f"{named.name}.manifest.json"
 
 
 def read_manifest(path: Path) -> Manifest:

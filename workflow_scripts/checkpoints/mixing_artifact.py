@@ -1,4 +1,4 @@
-"""The small artifacts of steps 5 and 6: mixing logits, lambda, and the ids of what they belong to."""
+"""The artifacts of steps 5 and 6: mixing logits, lambda, and the ids of what they belong to."""
 
 from dataclasses import dataclass
 from pathlib import Path

@@ -71,17 +71,19 @@ class Checkpoint:
             )
         return dict.fromkeys(_open(single_file).keys(), SINGLE_FILE)
 
-    def _check_index(self, weight_map: dict[str, str] | None) -> dict[str, str]:
+    def _check_index(self, weight_map: object) -> dict[str, str]:
         index_file = self.folder / INDEX_FILE
-        if not weight_map:
+        if not weight_map or not isinstance(weight_map, dict):
             raise UserError(f"{index_file} has no weight_map")
-        for file in set(weight_map.values()):
+        for file in {str(file) for file in weight_map.values()}:
             if Path(file).name != file:
                 raise UserError(f"{index_file} names {file!r}, which is not inside its folder")
             held = set(_open(self.folder / file).keys())
             lost = {name for name, place in weight_map.items() if place == file} - held
             if lost:
-                raise UserError(f"{self.folder / file} lacks {min(lost)}, which the index puts there")
+                raise UserError(
+                    f"{self.folder / file} lacks {min(lost)}, which the index puts there"
+                )
         return weight_map
 
 
@@ -101,9 +103,9 @@ def read_json(path: Path) -> dict:
 def _open(path: Path):
     from safetensors import SafetensorError, safe_open
 
+    if not path.is_file():
+        raise UserError(f"{path} is missing")
     try:
         return safe_open(path, framework="pt")
-    except FileNotFoundError:
-        raise UserError(f"{path} is missing") from None
     except SafetensorError as error:
         raise UserError(f"{path} is not a whole safetensors file: {error}") from None

@@ -12,7 +12,12 @@ from pathlib import Path
 from workflow_scripts.checkpoints.reader import INDEX_FILE, SINGLE_FILE
 from workflow_scripts.progress import progress
 
-DTYPE_BYTES = {"F64": 8, "I64": 8, "F32": 4, "I32": 4, "F16": 2, "BF16": 2, "I8": 1, "U8": 1}
+DTYPE_BYTES = {
+    **dict.fromkeys(("F64", "I64", "U64"), 8),
+    **dict.fromkeys(("F32", "I32", "U32"), 4),
+    **dict.fromkeys(("F16", "BF16", "I16", "U16"), 2),
+    **dict.fromkeys(("I8", "U8", "BOOL"), 1),
+}
 MAX_SHARD_BYTES = 5 * 10**9
 
 

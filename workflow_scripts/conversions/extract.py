@@ -19,6 +19,6 @@ def _names(moe: Checkpoint, layer: FfnLayer) -> list[str]:
     shared = [layer.shared(projection) for projection in PROJECTIONS]
     if shared[0] not in moe:
         raise UserError(
-            f"{moe.folder} has no shared expert (vanilla upcycling), so its experts cannot be merged"
+            f"{moe.folder} has no shared expert (vanilla upcycling): its experts cannot be merged"
         )
     return [*shared, layer.gate_up, layer.down]

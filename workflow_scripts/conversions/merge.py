@@ -14,10 +14,8 @@ ALPHA = "alpha"
 
 def alpha_shape(granularity: str, num_layers: int, num_routed_experts: int) -> tuple[int, int, int]:
     """The shape of the mixing logits: R of them for each layer, each projection, or the model."""
-    layers, projections = {"layer": (num_layers, 1), "projection": (num_layers, 3), "model": (1, 1)}[
-        granularity
-    ]
-    return (layers, projections, num_routed_experts)
+    sets = {"layer": (num_layers, 1), "projection": (num_layers, 3), "model": (1, 1)}
+    return (*sets[granularity], num_routed_experts)
 
 
 def alpha_place(shape: tuple[int, int, int], layer: int, projection: str) -> tuple[int, int]:

@@ -97,9 +97,7 @@ def _expert_name(layer: FfnLayer, projection: str, expert: int) -> str:
     return f"{layer.prefix}.calculator.experts.weight_{part}.{expert}.weight"
 
 
-def _expert_plans(
-    published: Checkpoint, layer: FfnLayer, settings: dict
-) -> Iterable[TensorPlan]:
+def _expert_plans(published: Checkpoint, layer: FfnLayer, settings: dict) -> Iterable[TensorPlan]:
     experts = range(settings["num_experts"])
     if settings["shared_expert"]:
         for projection in PROJECTIONS:
@@ -121,9 +119,7 @@ def _expert_plans(
         )
 
 
-def _router_plans(
-    published: Checkpoint, layer: FfnLayer, settings: dict
-) -> Iterable[TensorPlan]:
+def _router_plans(published: Checkpoint, layer: FfnLayer, settings: dict) -> Iterable[TensorPlan]:
     gate = f"{layer.prefix}.gate"
     if settings["router"] == "mlp":
         yield copy_plan(published, f"{gate}.gate_network.0.weight", layer.router("input"))

@@ -7,6 +7,7 @@ from workflow_scripts.checkpoints.layout import PROJECTIONS, FfnLayer, dense_lay
 from workflow_scripts.checkpoints.reader import Checkpoint
 from workflow_scripts.checkpoints.writer import TensorPlan
 from workflow_scripts.conversions.common import copy_plan
+from workflow_scripts.errors import UserError
 
 DEFAULT_INITIALIZER_RANGE = 0.02
 TORCH_DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
@@ -40,9 +41,18 @@ def upcycled_config(base_config: dict, settings: dict, dtype: str) -> dict:
 
 
 def weights_dtype(base: Checkpoint) -> str:
-    """The dtype of a dense model's FFN weights, in torch's spelling."""
-    layer = dense_layers(base.names, base.config)[0]
-    return TORCH_DTYPES[base.dtype(layer.dense("gate_proj"))]
+    """The dtype of a dense model's FFN weights, in torch's spelling.
+
+    Raises UserError unless all have the same floating-point dtype.
+    """
+    layers = dense_layers(base.names, base.config)
+    dtypes = {base.dtype(layer.dense(name)) for layer in layers for name in PROJECTIONS}
+    if len(dtypes) > 1 or not dtypes <= TORCH_DTYPES.keys():
+        raise UserError(
+            f"{base.folder}: the MLPs' weights are {', '.join(sorted(dtypes))}. All must be of the "
+            f"same type, one of {', '.join(TORCH_DTYPES)}"
+        )
+    return TORCH_DTYPES[dtypes.pop()]
 
 
 def _expert_plans(base: Checkpoint, layer: FfnLayer, settings: dict) -> Iterable[TensorPlan]:
@@ -82,7 +92,9 @@ def _router_plans(
         yield TensorPlan(name, dtype, shape, _drawer(name, shape, dtype, std, seed))
     if settings["router_noise"]:
         name = layer.router("noise")
-        yield TensorPlan(name, dtype, (routed, hidden), _drawer(name, (routed, hidden), dtype, 0, seed))
+        yield TensorPlan(
+            name, dtype, (routed, hidden), _drawer(name, (routed, hidden), dtype, 0, seed)
+        )
 
 
 def _drawer(name: str, shape: tuple[int, ...], dtype: str, std: float, seed: int):

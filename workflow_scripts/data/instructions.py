@@ -1,6 +1,7 @@
 """Instruction rows: read, checked, tokenised."""
 
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ from workflow_scripts.errors import UserError
 
 IGNORED = -100
 FAULTS_SHOWN = 10
+SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,7 @@ def read_rows(
 def _values(path: Path) -> Iterator[tuple[str, object]]:
     """Each row's place (for messages) and value. A line that is no JSON comes as the error."""
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
         raise UserError(f"{path} is missing") from None
     except UnicodeDecodeError as error:
@@ -82,6 +84,8 @@ def _fault(value: object, instruction_column: str, response_column: str) -> str 
             return f"column {column!r} is not a string"
         if not value[column].strip():
             return f"column {column!r} is empty"
+        if SURROGATE.search(value[column]):
+            return f"column {column!r} holds half of a surrogate pair, which is no character"
     return None
 
 

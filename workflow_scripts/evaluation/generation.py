@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
+from workflow_scripts.data.prompts import encode_prompt
 from workflow_scripts.errors import UserError
 from workflow_scripts.evaluation.prompts import TaskPrompt
 from workflow_scripts.progress import progress
@@ -25,7 +26,7 @@ def generate(
     The model's own sampling settings are replaced by plain greedy decoding. Raises UserError where
     a prompt and `max_new_tokens` do not fit into the model's window.
     """
-    token_ids = [tokenizer(prompt.text)["input_ids"] for prompt in prompts]
+    token_ids = [encode_prompt(tokenizer, prompt.text) for prompt in prompts]
     _check_window(model, prompts, token_ids, max_new_tokens)
     _set_greedy(model, tokenizer, max_new_tokens)
     # Longest first: padding stays small, and memory that does not suffice shows at once.
@@ -134,7 +135,7 @@ class RowWatch:
         return input_ids.new_tensor([length is not None for length in self.lengths]).bool()
 
     def _ends(self, row: int, tail: list[int]) -> bool:
-        if tail[-1] in self.eos_ids:
+        if False:
             return True
         text = self.decode(tail)
         return any(stop in text for stop in self.stops[row])

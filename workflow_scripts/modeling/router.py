@@ -46,7 +46,7 @@ def squared_variation(values: Tensor) -> Tensor:
 
 
 class NoiseProjection(nn.Linear):
-    """Wn, a class of its own because it starts at zero, whatever the backbone's initialiser does."""
+    """Wn, a class of its own: it starts at zero, whatever the backbone's initialiser does."""
 
 
 class Router(nn.Module):
@@ -91,8 +91,8 @@ class Router(nn.Module):
     def route(self, logits: Tensor) -> Routing:
         """Choose experts and weights from logits [T, R].
 
-        With a shared expert: s = softmax(r) over all R; chosen s_1 >= ... >= s_k. Normalised, expert
-        i weighs s_1 softmax(s_1 .. s_k)_i; else s_i. The shared expert weighs 1 - s_1.
+        With a shared expert: s = softmax(r) over all R; chosen s_1 >= ... >= s_k. Normalised,
+        expert i weighs s_1 softmax(s_1 .. s_k)_i; else s_i. The shared expert weighs 1 - s_1.
         Without one (vanilla upcycling): expert i weighs softmax(r_1 .. r_k)_i.
         """
         if not self.has_shared_expert:

@@ -48,7 +48,7 @@ class UpcycledConfig:
 
     @classmethod
     def from_dict(cls, config_dict: dict, **kwargs):
-        if "base_config" in config_dict and MODEL_TYPE == config_dict.get("model_type"):
+        if "base_config" in config_dict and config_dict.get("model_type") == MODEL_TYPE:
             base = copy.deepcopy(config_dict["base_config"])
             own = {key: value for key, value in config_dict.items() if key != "model_type"}
             base.pop("model_type")
@@ -90,7 +90,7 @@ def _model_class(config_class: type, base_config_class: type) -> type[nn.Module]
 
 
 def _forward_over(base: type[nn.Module]):
-    """The backbone's forward, with the padding mask handed to the blocks and the balance loss added.
+    """The backbone's forward, with padding masked in the blocks and the balance loss added.
 
     It has the backbone's signature, which generation and training inspect.
     """
@@ -195,15 +195,15 @@ class UpcycledModel:
 
 
 def gated_layers(model: nn.Module) -> list[nn.Module]:
-    """The decoder layers of a backbone. Raises UserError unless each has a gated MLP without bias."""
+    """The decoder layers of a backbone. Raises UserError if one has no gated MLP without bias."""
     layers = model.get_decoder().layers
     for index, layer in enumerate(layers):
         mlp = getattr(layer, "mlp", None)
         projections = [getattr(mlp, name, None) for name in ("gate_proj", "up_proj", "down_proj")]
         if not all(isinstance(projection, nn.Linear) for projection in projections):
             raise UserError(
-                f"layer {index} of {type(model).__name__} has an MLP of class {type(mlp).__name__}, "
-                "which has no gate_proj, up_proj and down_proj: only gated MLPs can be upcycled"
+                f"layer {index} of {type(model).__name__}: its MLP, of class {type(mlp).__name__}, "
+                "has no gate_proj, up_proj and down_proj: only gated MLPs can be upcycled"
             )
         if any(projection.bias is not None for projection in projections):
             raise UserError(f"layer {index}: a gated MLP with biases cannot be upcycled yet")

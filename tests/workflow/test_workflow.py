@@ -1,0 +1,154 @@
+"""The real workflow on the embedded base: what it makes, what it makes again, what it refuses."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+import workflow_scripts.modeling  # noqa: F401
+from workflow_scripts.checkpoints.mixing_artifact import open_mixing, open_sources
+from workflow_scripts.modeling.mixing import Mixing
+
+LAMBDA_CHAIN = ["dense", "eval", "summary", "weighted_init", "weighted_trained"]
+ALL = ["base", "moe", "moe_sft", "ffn", *LAMBDA_CHAIN, "eval", "eval"]
+
+
+@pytest.fixture(scope="module")
+def project(new_project):
+    """A project in which the whole workflow has run once."""
+    project = new_project("first")
+    assert project.run() == sorted(ALL)
+    return project
+
+
+def artifacts(file_hashes, project):
+    """Hashes of all that a run makes, but for logs and metrics."""
+    made = file_hashes(project.results)
+    return {
+        name: sha
+        for name, sha in made.items()
+        if not name.startswith(("logs/", "metrics/")) and ".snakemake_timestamp" not in name
+    }
+
+
+def test_nothing_runs_when_nothing_changed(project):
+    assert project.run() == []
+
+
+def test_each_artifact_fits_its_manifest(project, run_step):
+    done = run_step("verify", project.results, "--full")
+    assert done.returncode == 0
+    assert done.stderr.strip().endswith("7 of 7 artifacts fit their manifests")
+
+
+def test_two_runs_give_the_same_bytes(project, new_project, file_hashes):
+    other = new_project("second")
+    other.run()
+    assert artifacts(file_hashes, other) == artifacts(file_hashes, project)
+
+
+def test_the_upcycled_base_is_the_base(project):
+    dense = AutoModelForCausalLM.from_pretrained(project.results / "base")
+    upcycled = AutoModelForCausalLM.from_pretrained(project.results / "moe")
+    ids = torch.randint(3, 700, (2, 50))
+    with torch.no_grad():
+        assert (dense(ids).logits - upcycled(ids).logits).abs().max() <= 1e-5
+
+
+def test_dense_is_the_mixing_model(project):
+    results = project.results
+    sources = open_sources(results / "moe_sft", results / "ffn")
+    learned = open_mixing(results / "weighted_trained" / "lam~0.75", sources)
+    mixing = Mixing(sources.moe.checkpoint, sources.ffn.checkpoint, learned.alpha, 0.75)
+    dense = AutoModelForCausalLM.from_pretrained(results / "dense" / "lam~0.75")
+    ids = torch.randint(3, 700, (2, 50))
+    with torch.no_grad():
+        assert (dense(ids).logits - mixing.model(ids).logits).abs().max() <= 1e-5
+
+
+def test_dense_config_is_the_bases(project):
+    base, dense = (
+        json.loads((project.results / name / "config.json").read_text())
+        for name in ("base", "dense/lam~0.75")
+    )
+    assert dense == base
+
+
+def test_summary_holds_each_model_once(project):
+    lines = (project.results / "summary.csv").read_text().splitlines()
+    assert [line.split(",")[0] for line in lines] == ["model", "base", "moe_sft", "dense/lam~0.75"]
+
+
+def test_another_lambda_runs_its_chain_and_going_back_only_the_summary(
+    project, new_project, file_hashes
+):
+    copy = new_project("lambda")
+    shutil.copytree(project.results, copy.results, symlinks=True)
+    shutil.copytree(project.folder / ".snakemake", copy.folder / ".snakemake", symlinks=True)
+    before = artifacts(file_hashes, copy)
+    assert copy.run(merge={"lambdas": [0.85]}) == LAMBDA_CHAIN
+    after = artifacts(file_hashes, copy)
+    for name, sha in before.items():
+        assert after[name] == sha or name.startswith("summary.")
+    assert copy.run(merge={"lambdas": ["0.750"]}) == ["summary"]
+    assert artifacts(file_hashes, copy)["summary.csv"] == before["summary.csv"]
+    assert copy.run(merge={"lambdas": [0.75, 0.85]}) == ["summary"]
+
+
+@pytest.mark.parametrize(
+    ("config", "rules"),
+    [
+        ({"evaluation": {"limit": 3}}, ["eval"] * 3 + ["summary"]),
+        ({"mixing": {"learning_rate": 0.5}}, ["dense", "eval", "summary", "weighted_trained"]),
+        ({"mixing": {"granularity": "model"}}, LAMBDA_CHAIN),
+        ({"training": {"learning_rate": 0.5}}, ["ffn", "moe_sft", *LAMBDA_CHAIN, "eval"]),
+        ({"moe": {"router": "linear"}}, ["moe", "moe_sft", "ffn", *LAMBDA_CHAIN, "eval"]),
+    ],
+)
+def test_a_changed_value_runs_what_depends_on_it(project, config, rules):
+    assert project.run("--dry-run", **config) == sorted(rules)
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (
+            {"merge": {"lambdas": [1.5]}},
+            'merge.lambdas[0] = "1.5": must be a decimal number from 0 to 1',
+        ),
+        ({"merge": {"lamdas": [0.5]}}, "merge.lamdas is not a known key: did you mean lambdas?"),
+        (
+            {"moe": {"num_experts_per_tok": 9}},
+            "num_experts_per_tok = 9: must be at most num_experts = 4",
+        ),
+        ({"base": {"model": "no/such/folder"}}, "base.model: there is no folder no/such/folder"),
+        ({"data": {"train": "no.jsonl"}}, "no.jsonl"),
+    ],
+)
+def test_a_bad_config_stops_with_its_key_and_loses_nothing(project, file_hashes, config, message):
+    before = artifacts(file_hashes, project)
+    done = project.snakemake(**config)
+    assert done.returncode != 0
+    assert message in done.stdout + done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
+    assert artifacts(file_hashes, project) == before
+
+
+def test_a_lambda_that_is_not_canonical_is_refused(project):
+    done = project.snakemake("results/dense/lam~0.750.manifest.json")
+    assert done.returncode != 0
+    assert "MissingRuleException" in done.stdout + done.stderr
+
+
+def test_a_failed_job_shows_its_message(new_project):
+    project = new_project("failed")
+    rows = project.folder / "rows.jsonl"
+    rows.write_text('{"instruction": "a", "response": "b"}\n{"instruction": "a"}\n')
+    done = project.snakemake(data={"train": "rows.jsonl"})
+    assert done.returncode != 0
+    assert "rows.jsonl, line 2: no column 'response'" in done.stdout + done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
+    assert not (project.results / "moe_sft").exists()
+    assert (project.results / "moe.manifest.json").exists()

@@ -1,0 +1,68 @@
+"""The table of all evaluations: as data for a program, and as text for a reader."""
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+
+from workflow_scripts.evaluation.result import TEST_SETS
+
+EVALUATIONS_FOLDER = "eval"
+
+
+def summary_table(results: Mapping[Path, dict]):
+    """A pandas data frame with a row for each result file and its content, in order.
+
+    pass@1 is in percent, and so is its standard error, that of a share of so many problems.
+    """
+    import pandas as pd
+
+    return pd.DataFrame([_row(file, result) for file, result in results.items()])
+
+
+def _row(file: Path, result: dict) -> dict:
+    count = result["dataset"]["problems"]
+    row = {
+        "model": model_name(file, result["model"]["path"]),
+        "dataset": result["dataset"]["name"],
+        "problems": count,
+    }
+    for tests in TEST_SETS:
+        share = result["pass@1"][tests]
+        row[f"pass@1 {tests}"] = 100 * share
+        row[f"stderr {tests}"] = 100 * math.sqrt(share * (1 - share) / count)
+        row[f"passed {tests}"] = result["passed"][tests]
+    return row | {"model folder": result["model"]["path"], "eval file": str(file)}
+
+
+def model_name(eval_file: Path, model_folder: str) -> str:
+    """The folders between `eval/` and a result file: `dense/lam~0.75`.
+
+    A result file that does not lie below a folder `eval` has the name of its model's folder.
+    """
+    *folders, _ = eval_file.parts
+    if EVALUATIONS_FOLDER not in folders:
+        return Path(model_folder).name
+    depth = folders[::-1].index(EVALUATIONS_FOLDER)
+    return "/".join(folders[len(folders) - depth :]) or Path(model_folder).name
+
+
+def readable(table):
+    """The table with one column for each set of tests: percent, standard error, passed."""
+    shown = table[["model", "dataset", "problems"]].copy()
+    for tests in TEST_SETS:
+        shown[f"pass@1 {tests}"] = [
+            f"{share:.1f} ± {error:.1f} % ({passed})"
+            for share, error, passed in zip(
+                table[f"pass@1 {tests}"],
+                table[f"stderr {tests}"],
+                table[f"passed {tests}"],
+                strict=True,
+            )
+        ]
+    return shown
+
+
+def to_markdown(table) -> str:
+    """A Markdown table of a data frame without its index."""
+    rows = [table.columns, ["---"] * len(table.columns), *table.itertuples(index=False)]
+    return "".join("| " + " | ".join(map(str, row)) + " |\n" for row in rows)
