@@ -2,6 +2,7 @@
 
 import argparse
 import errno
+import os
 import shlex
 import signal
 import sys
@@ -83,6 +84,8 @@ def to_flags(values: dict) -> str:
 
 def run(step: str, main: Callable[[list[str] | None], None]) -> None:
     """Run a step's main. A user's mistake ends in one message and exit status 1."""
+    # Threads that wait in a loop for the next operation stall each other on a shared machine.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
         main(None)

@@ -18,13 +18,12 @@ def main(argv: list[str] | None = None) -> None:
     moe = open_artifact(args.moe, "moe")
 
     import torch
-    from transformers import AutoModelForCausalLM, set_seed
+    from transformers import AutoModelForCausalLM
 
     import workflow_scripts.modeling  # noqa: F401 (registers the model type)
     from workflow_scripts.training.trainer import train
 
-    torch.set_num_threads(options.threads)
-    set_seed(options.seed)
+    step.prepare_process(options)
     tokenizer, examples, data_hash = step.prepare_examples(args.data, args.moe, options)
     model = AutoModelForCausalLM.from_pretrained(
         args.moe, dtype=torch.float32, local_files_only=True

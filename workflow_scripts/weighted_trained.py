@@ -22,15 +22,11 @@ def main(argv: list[str] | None = None) -> None:
     sources = mixing_artifact.open_sources(args.moe, args.ffn)
     initial = mixing_artifact.open_mixing(args.weighted, sources)
 
-    import torch
-    from transformers import set_seed
-
     from workflow_scripts.conversions.merge import ALPHA
     from workflow_scripts.modeling.mixing import Mixing
     from workflow_scripts.training.trainer import train
 
-    torch.set_num_threads(options.threads)
-    set_seed(options.seed)
+    step.prepare_process(options)
     tokenizer, examples, data_hash = step.prepare_examples(args.data, args.moe, options)
     mixing = Mixing(
         sources.moe.checkpoint,

@@ -169,7 +169,7 @@ def test_what_argparse_refuses_ends_in_its_usage(section, words, message, capsys
         ("weighted_trained --weighted x --moe x --ffn x --data x --out out", "x is not a folder"),
         ("dense --weighted x --moe nowhere --ffn x --out out", "nowhere is not a folder"),
         ("import_reference --model nowhere --out out", "nowhere is not a folder"),
-        ("fetch_data --train a/b --out out", "fetch_data: error: a/b"),
+        ("fetch_data --train a/b --out out", "data.train = a/b: a file on the hub is named"),
         ("verify nowhere", "nowhere: no manifest beside it and none below it"),
     ],
 )

@@ -284,29 +284,29 @@ def test_a_full_disk_keeps_the_artifact_before(mount, run_step, chain):
     assert {path.name for path in disk.iterdir()} == {"moe", "moe.manifest.json", "filler"}
 
 
-def test_a_read_only_disk_is_one_message(mount, run_step, chain):
+def test_a_read_only_disk_is_one_message(mount, run_step, tiny_llama):
     disk = mount("size=1m,ro")
-    result = run_step("ffn", "--moe", chain["moe"], "--out", disk / "ffn")
+    result = run_step("base", "--model", tiny_llama, "--out", disk / "base")
     assert result.returncode == 1
-    assert result.stderr.startswith("ffn: error: Read-only file system (")
+    assert result.stderr.startswith("base: error: Read-only file system (")
     assert len(result.stderr.splitlines()) == 1
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
-def test_a_folder_without_the_right_to_write_is_one_message(tmp_path, run_step, chain):
+def test_a_folder_without_the_right_to_write_is_one_message(tmp_path, run_step, tiny_llama):
     tmp_path.chmod(0o500)
-    result = run_step("ffn", "--moe", chain["moe"], "--out", tmp_path / "ffn")
+    result = run_step("base", "--model", tiny_llama, "--out", tmp_path / "base")
     tmp_path.chmod(0o700)
     assert result.returncode == 1
-    assert result.stderr.startswith("ffn: error: Permission denied (")
+    assert result.stderr.startswith("base: error: Permission denied (")
     assert len(result.stderr.splitlines()) == 1
 
 
 @pytest.mark.parametrize("out", ["file", "file/below"])
-def test_a_file_in_the_way_is_one_message(tmp_path, run_step, chain, out):
+def test_a_file_in_the_way_is_one_message(tmp_path, run_step, tiny_llama, out):
     (tmp_path / "file").write_text("precious")
-    result = run_step("ffn", "--moe", chain["moe"], "--out", tmp_path / out)
+    result = run_step("base", "--model", tiny_llama, "--out", tmp_path / out)
     assert result.returncode == 1
-    assert result.stderr.startswith("ffn: error: ")
+    assert result.stderr.startswith("base: error: ")
     assert len(result.stderr.splitlines()) == 1
     assert (tmp_path / "file").read_text() == "precious"

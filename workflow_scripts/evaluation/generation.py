@@ -135,7 +135,7 @@ class RowWatch:
         return input_ids.new_tensor([length is not None for length in self.lengths]).bool()
 
     def _ends(self, row: int, tail: list[int]) -> bool:
-        if False:
+        if tail[-1] in self.eos_ids:
             return True
         text = self.decode(tail)
         return any(stop in text for stop in self.stops[row])

@@ -1,10 +1,11 @@
 """What the two training steps share: their flags, their data, their result."""
 
 import argparse
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from workflow_scripts import cli
+from workflow_scripts import cli, configuration
 from workflow_scripts.checkpoints.manifest import hash_file
 from workflow_scripts.data.instructions import read_rows, tokenize_rows
 from workflow_scripts.errors import UserError
@@ -50,15 +51,21 @@ def parse_flags(args: argparse.Namespace, section: str) -> TrainingOptions:
 
 def training_keys(section: str) -> list[str]:
     """The keys of a config section that are options of the training loop."""
-    from workflow_scripts.configuration import properties
+    return [key for key in configuration.properties(section) if key != "granularity"]
 
-    return [key for key in properties(section) if key != "granularity"]
+
+def prepare_process(options: TrainingOptions) -> None:
+    """Fix what the result depends on: seed and threads. Silence transformers' loading bars."""
+    import torch
+    from transformers import logging, set_seed
+
+    torch.set_num_threads(options.threads)
+    set_seed(options.seed)
+    logging.disable_progress_bar()
 
 
 def prepare_examples(file: Path, model_folder: Path, options: TrainingOptions):
     """The tokenizer of a model, the tokenised rows of `file`, and the SHA-256 of the file."""
-    import sys
-
     from transformers import AutoTokenizer
 
     data = options.data
