@@ -2,6 +2,7 @@
 
 import itertools
 import random
+from collections.abc import Iterator
 from functools import cache
 from textwrap import indent
 from typing import NamedTuple
@@ -10,7 +11,9 @@ from families import ARGUMENTS, FAMILIES, PARAMETERS, WORDS, Family
 from inputs import Arguments, base_inputs, plus_inputs
 
 HELD_OUT_SHARE = 5  # one combination of family and parameters in five is kept for the problems
-PRETRAINED = FAMILIES[::3]  # the ideas that the base model sees; the rows teach the others
+COMMON = FAMILIES[::3]  # the ideas that the raw texts are mostly about; the rows teach the others
+COMMON_SHARE = 0.9  # of the functions in raw texts; the others are of any family
+NOTES_SHARE = 0.05  # of the raw texts; the others have no code fence
 LONGEST_EXAMPLE = 40  # characters
 
 PREAMBLE = (
@@ -145,12 +148,20 @@ def _row(task: Task, rng: random.Random) -> dict:
     return {"instruction": task.fill(request), "response": task.fill(answer + closing)}
 
 
-def raw_text(rng: random.Random, notes: float) -> str:
-    """Return a text to pre-train on: mostly a file of functions, with a share of short notes."""
-    tasks = [_training_task(rng.choice(PRETRAINED), rng) for _ in range(rng.randint(1, 3))]
-    if rng.random() < notes:
-        return tasks[0].fill(rng.choice(NOTES))
-    return "\n\n\n".join(_source(task, rng) for task in tasks) + "\n"
+def raw_texts(seed: int) -> Iterator[str]:
+    """Yield texts to pre-train on without end: files of functions and a few notes."""
+    rng = random.Random(seed)
+    while True:
+        tasks = [_raw_task(rng) for _ in range(rng.randint(1, 3))]
+        if rng.random() < NOTES_SHARE:
+            yield tasks[0].fill(rng.choice(NOTES))
+        else:
+            yield "\n\n\n".join(_source(task, rng) for task in tasks) + "\n"
+
+
+def _raw_task(rng: random.Random) -> Task:
+    families = COMMON if rng.random() < COMMON_SHARE else FAMILIES
+    return _training_task(rng.choice(families), rng)
 
 
 def _source(task: Task, rng: random.Random) -> str:

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from project import Project, copy_project
 
 REPOSITORY = Path(__file__).parents[1]
 BOS, EOS, PAD = "<s>", "</s>", "<pad>"
@@ -115,6 +116,30 @@ def file_hashes():
             path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
             for path in sorted(folder.rglob("*"))
             if path.is_file()
+        }
+
+    return hashes
+
+
+@pytest.fixture(scope="session")
+def new_project(tmp_path_factory):
+    """Callable (name): a copy of the project without results, in which snakemake can run."""
+
+    def make(name: str) -> Project:
+        return copy_project(REPOSITORY, tmp_path_factory.mktemp(name) / "project")
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def artifact_hashes(file_hashes):
+    """Callable (project): hashes of all that its runs made, but for logs and metrics."""
+
+    def hashes(project: Project) -> dict[str, str]:
+        return {
+            name: sha
+            for name, sha in file_hashes(project.results).items()
+            if not name.startswith(("logs/", "metrics/")) and ".snakemake_timestamp" not in name
         }
 
     return hashes

@@ -125,28 +125,33 @@ def _lambda_tokens(values: list, where: str) -> list[str]:
 def _with_types(config: dict) -> dict:
     """A copy in which text stands for what it spells, where the schema wants no text.
 
-    YAML 1.1 takes 5e-5 for text, and `snakemake --config` takes every nested value for it.
+    YAML 1.1 takes 5e-5 for text, and `snakemake --config` takes every nested value for it. 4 is
+    4.0 where a number is wanted: the same value in another spelling must not run anything again.
     """
     result = copy.deepcopy(config)
     for section in result.keys() & properties().keys():
         if isinstance(result[section], dict):
             known = properties(section)
             for key, value in result[section].items():
-                if key in known and isinstance(value, str):
+                if key in known:
                     result[section][key] = _typed(value, _types(known[key]))
     return result
 
 
-def _typed(text: str, types: list[str]) -> Any:
-    if "null" in types and text == "null":
+def _typed(value: Any, types: list[str]) -> Any:
+    if "number" in types and type(value) is int:
+        return float(value)
+    if not isinstance(value, str):
+        return value
+    if "null" in types and value == "null":
         return None
-    if "boolean" in types and text.lower() in ("true", "false"):
-        return text.lower() == "true"
+    if "boolean" in types and value.lower() in ("true", "false"):
+        return value.lower() == "true"
     for name, parse in (("integer", int), ("number", float)):
         if name in types:
             with suppress(ValueError):
-                return parse(text)
-    return text
+                return parse(value)
+    return value
 
 
 def _types(subschema: dict) -> list[str]:
@@ -162,7 +167,8 @@ def _with_defaults(config: dict) -> dict:
         if subschema["type"] == "object" and name in result:
             for key, value in properties(name).items():
                 if "default" in value:
-                    result[name].setdefault(key, copy.deepcopy(value["default"]))
+                    default = _typed(copy.deepcopy(value["default"]), _types(value))
+                    result[name].setdefault(key, default)
     return result
 
 

@@ -6,12 +6,18 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from workflow_scripts import verify
 from workflow_scripts.checkpoints.artifact import create_artifact, open_artifact, write_json
-from workflow_scripts.checkpoints.manifest import Manifest, manifest_path, read_manifest
+from workflow_scripts.checkpoints.manifest import (
+    Manifest,
+    find_faults,
+    manifest_path,
+    read_manifest,
+)
 from workflow_scripts.errors import UserError
 
 # What the process that is killed does: write half an artifact, say so, wait.
@@ -174,7 +180,45 @@ def test_a_killed_process_leaves_no_artifact_and_keeps_the_old_one(tmp_path, rep
         assert (hidden, errors) == ([], "")
     visible = {name: data for name, data in content(tmp_path).items() if name[0] != "."}
     assert visible == before
-    make(out)  # what was left does not stand in the way
+    make(out)
+    assert [path for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+
+
+@pytest.mark.parametrize("old", [True, False], ids=["over an old one", "new"])
+@pytest.mark.parametrize("last", [1, 2, 3, 4])
+def test_a_stop_between_the_renames_loses_nothing(tmp_path, monkeypatch, last, old):
+    """Stop after each of the renames that put an artifact at its place."""
+    artifact = tmp_path / "moe"
+    if old:
+        make(artifact)
+    before = content(tmp_path)
+    rename, done = Path.rename, []
+
+    def rename_and_stop(path, target):
+        result = rename(path, target)
+        done.append(target)
+        if len(done) == last:
+            raise KeyboardInterrupt
+        return result
+
+    renames = 4 if old else 2
+    with monkeypatch.context() as context:
+        context.setattr(Path, "rename", rename_and_stop)
+        if last > renames:
+            make(artifact, "CONTENT")
+            return
+        with pytest.raises(KeyboardInterrupt):
+            make(artifact, "CONTENT")
+    assert content(tmp_path) == before
+
+
+def test_a_folder_in_which_another_process_works_is_left_alone(tmp_path):
+    out = tmp_path / "moe"
+    with create_artifact(out, "moe") as draft:
+        (draft.path / "a.txt").write_text("slower")
+        make(out, "faster")
+        assert (draft.path / "a.txt").read_text() == "slower"
+    assert (out / "a.txt").read_text() == "slower"
 
 
 def test_json_is_written_the_same_way_every_time(tmp_path):

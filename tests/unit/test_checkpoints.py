@@ -56,6 +56,13 @@ def test_safetensors_reads_what_we_write(tmp_path):
     assert_same(load_file(tmp_path / SINGLE_FILE), TENSORS)
 
 
+@pytest.mark.parametrize("letters", range(1, 9))
+def test_values_start_at_a_multiple_of_eight_bytes(tmp_path, letters):
+    write_checkpoint(tmp_path, [plan("w" * letters, torch.zeros(1), "F32")])
+    header_length = int.from_bytes((tmp_path / SINGLE_FILE).read_bytes()[:8], "little")
+    assert header_length % 8 == 0
+
+
 def test_we_read_what_safetensors_writes(tmp_path):
     save_file(TENSORS, tmp_path / SINGLE_FILE)
     checkpoint = Checkpoint(tmp_path)

@@ -118,6 +118,12 @@ def test_flags_carry_every_value(section, data):
     assert parse(section, shlex.split(cli.to_flags(given_values))) == given_values
 
 
+@pytest.mark.parametrize("value", ["-x", "--limit", "two words", "'", "$HOME", "a=b", " "])
+def test_flags_carry_text_that_looks_like_something_else(value):
+    flags = cli.to_flags({"train": value, "limit": None})
+    assert parse("data", shlex.split(flags))["train"] == value
+
+
 @pytest.mark.parametrize(
     ("section", "words", "message"),
     [

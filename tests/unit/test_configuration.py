@@ -63,7 +63,8 @@ def test_completing_changes_neither_its_input_nor_what_is_complete():
     assert given_config == MINIMAL
     assert complete(config) == config
     config["moe"]["num_experts"] = 3
-    assert complete(MINIMAL)["moe"]["num_experts"] == 8
+    config["evaluation"]["models"].clear()
+    assert complete(MINIMAL) == complete(complete(MINIMAL)) != config
 
 
 @pytest.mark.parametrize("text", ["5e-5", "5E-5", "0.00005", "5.0e-5", "'5e-5'"])
@@ -105,7 +106,7 @@ def test_text_stands_for_what_it_spells(key, text, value):
         ("moe.num_experts", True, "moe.num_experts = true: must be of type integer"),
         ("moe.shared_expert", 1, "moe.shared_expert = 1: must be of type boolean"),
         ("moe.router", "tree", 'moe.router = "tree": must be one of mlp, linear'),
-        ("training.learning_rate", 0, "training.learning_rate = 0: must be greater than 0"),
+        ("training.learning_rate", 0, "training.learning_rate = 0.0: must be greater than 0"),
         ("training.learning_rate", "fast", 'learning_rate = "fast": must be of type number'),
         ("training.learning_rate", math.nan, "learning_rate = NaN: must be of type number"),
         ("training.learning_rate", math.inf, "Infinity: must be of type number"),

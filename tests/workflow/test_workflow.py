@@ -5,6 +5,7 @@ import shutil
 
 import pytest
 import torch
+from project import RULE
 from transformers import AutoModelForCausalLM
 
 import workflow_scripts.modeling  # noqa: F401
@@ -23,16 +24,6 @@ def project(new_project):
     return project
 
 
-def artifacts(file_hashes, project):
-    """Hashes of all that a run makes, but for logs and metrics."""
-    made = file_hashes(project.results)
-    return {
-        name: sha
-        for name, sha in made.items()
-        if not name.startswith(("logs/", "metrics/")) and ".snakemake_timestamp" not in name
-    }
-
-
 def test_nothing_runs_when_nothing_changed(project):
     assert project.run() == []
 
@@ -43,10 +34,10 @@ def test_each_artifact_fits_its_manifest(project, run_step):
     assert done.stderr.strip().endswith("7 of 7 artifacts fit their manifests")
 
 
-def test_two_runs_give_the_same_bytes(project, new_project, file_hashes):
+def test_two_runs_give_the_same_bytes(project, new_project, artifact_hashes):
     other = new_project("second")
     other.run()
-    assert artifacts(file_hashes, other) == artifacts(file_hashes, project)
+    assert artifact_hashes(other) == artifact_hashes(project)
 
 
 def test_the_upcycled_base_is_the_base(project):
@@ -82,18 +73,18 @@ def test_summary_holds_each_model_once(project):
 
 
 def test_another_lambda_runs_its_chain_and_going_back_only_the_summary(
-    project, new_project, file_hashes
+    project, new_project, artifact_hashes
 ):
     copy = new_project("lambda")
     shutil.copytree(project.results, copy.results, symlinks=True)
     shutil.copytree(project.folder / ".snakemake", copy.folder / ".snakemake", symlinks=True)
-    before = artifacts(file_hashes, copy)
+    before = artifact_hashes(copy)
     assert copy.run(merge={"lambdas": [0.85]}) == LAMBDA_CHAIN
-    after = artifacts(file_hashes, copy)
+    after = artifact_hashes(copy)
     for name, sha in before.items():
         assert after[name] == sha or name.startswith("summary.")
     assert copy.run(merge={"lambdas": ["0.750"]}) == ["summary"]
-    assert artifacts(file_hashes, copy)["summary.csv"] == before["summary.csv"]
+    assert artifact_hashes(copy)["summary.csv"] == before["summary.csv"]
     assert copy.run(merge={"lambdas": [0.75, 0.85]}) == ["summary"]
 
 
@@ -127,13 +118,15 @@ def test_a_changed_value_runs_what_depends_on_it(project, config, rules):
         ({"data": {"train": "no.jsonl"}}, "no.jsonl"),
     ],
 )
-def test_a_bad_config_stops_with_its_key_and_loses_nothing(project, file_hashes, config, message):
-    before = artifacts(file_hashes, project)
+def test_a_bad_config_stops_with_its_key_and_loses_nothing(
+    project, artifact_hashes, config, message
+):
+    before = artifact_hashes(project)
     done = project.snakemake(**config)
     assert done.returncode != 0
     assert message in done.stdout + done.stderr
     assert "Traceback" not in done.stdout + done.stderr
-    assert artifacts(file_hashes, project) == before
+    assert artifact_hashes(project) == before
 
 
 def test_a_lambda_that_is_not_canonical_is_refused(project):
@@ -152,3 +145,23 @@ def test_a_failed_job_shows_its_message(new_project):
     assert "Traceback" not in done.stdout + done.stderr
     assert not (project.results / "moe_sft").exists()
     assert (project.results / "moe.manifest.json").exists()
+
+
+def test_the_published_recipe_plans_the_published_steps(new_project):
+    project = new_project("recipe")
+    project.overlay = {}
+    done = project.snakemake("-n", "-p", "--configfile", "recipes/deepseek-coder-1.3b.yaml")
+    assert done.returncode == 0, done.stdout + done.stderr
+    output = done.stdout + done.stderr
+    assert sorted(set(RULE.findall(output)) - {"all"}) == sorted({*ALL, "fetch_data"})
+    for words in (
+        "base --model=deepseek-ai/deepseek-coder-1.3b-base --revision=c919139c",
+        "--num-experts=8 --num-experts-per-tok=6",
+        "--epochs=4 --per-device-batch-size=2 --gradient-accumulation-steps=32 "
+        "--learning-rate=5e-05 --scheduler=linear --warmup-steps=500 --optimizer=adafactor",
+        "--epochs=1 --per-device-batch-size=2 --gradient-accumulation-steps=32 "
+        "--learning-rate=1e-05 --scheduler=linear --warmup-steps=125 --optimizer=adafactor",
+        "--max-length=1024",
+        "--lam 0.75",
+    ):
+        assert words in output

@@ -1,11 +1,13 @@
 """Artifacts: loaded only when they fit their manifest, written whole or not at all."""
 
+import fcntl
+import glob
 import json
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +21,7 @@ from workflow_scripts.checkpoints.manifest import (
 from workflow_scripts.checkpoints.reader import Checkpoint
 from workflow_scripts.errors import UserError
 
+WORKSPACE_SUFFIX = ".tmp"
 # What makes a model usable besides its weights and its config.
 COMPANION_PATTERNS = (
     "tokenizer*",
@@ -90,21 +93,17 @@ def create_artifact(
     if out.exists() and not manifest_path(out).exists() and not _is_empty_folder(out):
         raise UserError(f"{out} is there but is no artifact: it has no manifest. Remove it first")
     out.parent.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".tmp", dir=out.parent))
-    draft = Draft(folder / out.name)
-    try:
+    with _workspace(out) as folder:
+        draft = Draft(folder / out.name)
         draft.path.mkdir()
         yield draft
         files = describe_files(draft.path, draft.known_files)
         _sync(draft.path)
+        manifest = Manifest(kind, files, parameters or {}, inputs or {})
         manifest_file = folder / "manifest.json"
-        manifest_file.write_text(
-            Manifest(kind, files, parameters or {}, inputs or {}).to_json(), encoding="utf-8"
-        )
+        manifest_file.write_text(manifest.to_json(), encoding="utf-8")
         _sync_path(manifest_file)
         _put(draft.path, manifest_file, out, trash=folder / "replaced")
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def write_json(path: Path, value: dict) -> None:
@@ -129,12 +128,52 @@ def _is_empty_folder(path: Path) -> bool:
 
 
 def _put(folder: Path, manifest_file: Path, out: Path, trash: Path) -> None:
-    manifest_path(out).unlink(missing_ok=True)
-    if out.exists():
-        out.rename(trash)
-    folder.rename(out)
-    manifest_file.rename(manifest_path(out))
+    """Put an artifact at `out`. What stood there goes to `trash`, and returns on an exception."""
+    replaced = {manifest_path(out): trash.with_suffix(".json"), out: trash}
+    try:
+        for place, aside in replaced.items():
+            if place.exists():
+                place.rename(aside)
+        folder.rename(out)
+        manifest_file.rename(manifest_path(out))
+    except BaseException:
+        if not folder.exists():
+            manifest_path(out).unlink(missing_ok=True)
+            out.rename(folder)
+        for place, aside in replaced.items():
+            if aside.exists():
+                aside.rename(place)
+        raise
     _sync_path(out.parent)
+
+
+@contextmanager
+def _workspace(out: Path) -> Iterator[Path]:
+    """A locked hidden folder beside `out`, removed at the end.
+
+    One that a killed process left behind is unlocked, and removed at the start.
+    """
+    for abandoned in out.parent.glob(f".{glob.escape(out.name)}.*{WORKSPACE_SUFFIX}"):
+        with suppress(OSError), _lock(abandoned):
+            shutil.rmtree(abandoned)
+    prefix = f".{out.name}."
+    folder = Path(tempfile.mkdtemp(prefix=prefix, suffix=WORKSPACE_SUFFIX, dir=out.parent))
+    with _lock(folder):
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def _lock(folder: Path) -> Iterator[None]:
+    """Hold the lock of a folder. Raises BlockingIOError where another process holds it."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _sync(folder: Path) -> None:

@@ -68,12 +68,11 @@ def check_dataset_source(source: str, revision: str | None) -> list[str]:
 @contextmanager
 def _hub_errors(what: str) -> Iterator[None]:
     """Turn the hub's errors into a UserError with their first line."""
-    from httpx2 import HTTPError
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     try:
         yield
-    except (HfHubHTTPError, LocalEntryNotFoundError, HTTPError, ValueError, OSError) as error:
+    except (HfHubHTTPError, LocalEntryNotFoundError, ValueError, OSError) as error:
         lines = str(error).strip().splitlines() or [type(error).__name__]
         raise UserError(f"{what} could not be fetched: {lines[0]}") from None
 
@@ -81,7 +80,7 @@ def _hub_errors(what: str) -> Iterator[None]:
 def check_model(folder: Path) -> list[Path]:
     """The files that make up a dense model that can be upcycled. Raises UserError."""
     checkpoint = Checkpoint(folder)
-    if "quantization_config" in checkpoint.config:
+    if checkpoint.config.get("quantization_config"):
         raise UserError(f"{folder} is quantised; take the unquantised model")
     dense_layers(checkpoint.names, checkpoint.config)
     if not any((folder / name).exists() for name in TOKENIZER_FILES):

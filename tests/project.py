@@ -8,8 +8,6 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-import pytest
-
 NOT_COPIED = (".git", ".venv", ".snakemake", "results", "tests", "docs", "__pycache__", "*cache")
 QUICK = {
     "moe": {"num_experts": 4, "num_experts_per_tok": 3},
@@ -29,20 +27,28 @@ class Project:
     overlay: dict
 
     @property
+    def environment(self) -> dict[str, str]:
+        return os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+
+    @property
     def results(self) -> Path:
         return self.folder / "results"
 
-    def snakemake(self, *arguments: str, **config) -> subprocess.CompletedProcess:
-        """Run snakemake with more config laid over, a section for each keyword."""
+    def command(self, *arguments: str, **config: dict) -> list[str]:
+        """The command line of snakemake with more config laid over, a section per keyword."""
         sections = {name: dict(section) for name, section in self.overlay.items()}
         for name, section in config.items():
             sections[name] = sections.get(name, {}) | section
         settings = [f"{name}={section!r}" for name, section in sections.items()]
-        command = [sys.executable, "-m", "snakemake", "--cores", "2", *arguments]
+        cores = ["--cores", "2"]
+        return [sys.executable, "-m", "snakemake", *cores, *arguments, "--config", *settings]
+
+    def snakemake(self, *arguments: str, **config: dict) -> subprocess.CompletedProcess:
+        """Run snakemake to its end."""
         return subprocess.run(
-            [*command, "--config", *settings],
+            self.command(*arguments, **config),
             cwd=self.folder,
-            env=os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"},
+            env=self.environment,
             capture_output=True,
             text=True,
         )
@@ -54,13 +60,7 @@ class Project:
         return sorted(rule for rule in RULE.findall(done.stdout + done.stderr) if rule != "all")
 
 
-@pytest.fixture(scope="session")
-def new_project(repository, tmp_path_factory):
-    """Callable (name): a copy of the project without results."""
-
-    def make(name: str) -> Project:
-        folder = tmp_path_factory.mktemp(name) / "project"
-        shutil.copytree(repository, folder, ignore=shutil.ignore_patterns(*NOT_COPIED))
-        return Project(folder, QUICK)
-
-    return make
+def copy_project(repository: Path, folder: Path) -> Project:
+    """A copy of the project, without results, at `folder`."""
+    shutil.copytree(repository, folder, ignore=shutil.ignore_patterns(*NOT_COPIED))
+    return Project(folder, QUICK)
