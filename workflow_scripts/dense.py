@@ -4,8 +4,8 @@ from pathlib import Path
 
 from workflow_scripts import cli
 from workflow_scripts.checkpoints.artifact import copy_companions, create_artifact, write_json
-from workflow_scripts.checkpoints.mixing_artifact import open_mixing, open_sources
 from workflow_scripts.checkpoints.writer import write_checkpoint
+from workflow_scripts.conversions.mixing_artifact import open_mixing, open_sources
 
 
 def main(argv: list[str] | None = None) -> None:

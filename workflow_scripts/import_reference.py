@@ -10,6 +10,7 @@ from workflow_scripts.checkpoints.artifact import (
     open_artifact,
     write_json,
 )
+from workflow_scripts.checkpoints.dtypes import FLOAT_NAMES
 from workflow_scripts.checkpoints.writer import write_checkpoint
 
 
@@ -24,7 +25,7 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
 
     from workflow_scripts.conversions import reference
-    from workflow_scripts.conversions.upcycle import TORCH_DTYPES, upcycled_config
+    from workflow_scripts.conversions.upcycle import upcycled_config
 
     published = open_artifact(args.model)
     checkpoint = published.checkpoint
@@ -37,7 +38,7 @@ def main(argv: list[str] | None = None) -> None:
             file=sys.stderr,
         )
     plans = reference.import_reference(checkpoint, settings)
-    dtype = TORCH_DTYPES[checkpoint.dtype(checkpoint.names[0])]
+    dtype = FLOAT_NAMES[checkpoint.dtype(checkpoint.names[0])]
     config = upcycled_config(reference.reference_base_config(checkpoint.config), settings, dtype)
     with create_artifact(args.out, "moe_sft", settings, {"published": published.id}) as draft:
         draft.known_files |= write_checkpoint(draft.path, plans)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from workflow_scripts import cli
 from workflow_scripts.checkpoints.artifact import copy_companions, create_artifact, open_artifact
-from workflow_scripts.checkpoints.writer import TensorPlan, write_checkpoint
+from workflow_scripts.checkpoints.writer import write_checkpoint
 from workflow_scripts.training import step
 
 
@@ -21,6 +21,7 @@ def main(argv: list[str] | None = None) -> None:
     from transformers import AutoModelForCausalLM
 
     import workflow_scripts.modeling  # noqa: F401 (registers the model type)
+    from workflow_scripts.conversions.common import trained_plans
     from workflow_scripts.training.trainer import train
 
     step.prepare_process(options)
@@ -32,26 +33,11 @@ def main(argv: list[str] | None = None) -> None:
 
     inputs = {"moe": moe.id, "data": data_hash}
     with create_artifact(args.out, "moe_sft", options.parameters, inputs) as draft:
-        draft.known_files |= write_checkpoint(draft.path, trained_plans(moe.checkpoint, model))
+        draft.known_files |= write_checkpoint(
+            draft.path, trained_plans(moe.checkpoint, model.state_dict())
+        )
         (draft.path / "config.json").write_bytes((moe.path / "config.json").read_bytes())
         copy_companions(moe.path, draft.path)
-
-
-def trained_plans(before, model) -> list[TensorPlan]:
-    """Plan the trained weights under the names and in the dtypes of the checkpoint before."""
-    import torch
-
-    from workflow_scripts.conversions.upcycle import TORCH_DTYPES
-
-    state = model.state_dict()
-
-    def rounded(name: str):
-        return lambda: [state[name].cpu().to(getattr(torch, TORCH_DTYPES[before.dtype(name)]))]
-
-    return [
-        TensorPlan(name, before.dtype(name), before.shape(name), rounded(name))
-        for name in before.names
-    ]
 
 
 if __name__ == "__main__":

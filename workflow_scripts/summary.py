@@ -6,9 +6,7 @@ from pathlib import Path
 from workflow_scripts import cli
 from workflow_scripts.evaluation.result import caveats, read_result
 from workflow_scripts.reporting.files import write_whole
-from workflow_scripts.reporting.tables import readable, summary_table, to_markdown
-
-PATH_COLUMNS = ["model folder", "eval file"]
+from workflow_scripts.reporting.tables import list_files, readable, summary_table, to_markdown
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -32,11 +30,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     results = {file: read_result(file) for file in args.evals}
     table = summary_table(results)
     notes = dict.fromkeys(note for result in results.values() for note in caveats(result))
-    shown = readable(table)
+    text = "\n".join([to_markdown(readable(table)), list_files(table), *notes]).rstrip() + "\n"
     write_whole(args.out, table.to_csv(index=False, float_format="%.1f", lineterminator="\n"))
-    markdown = to_markdown(shown.join(table[PATH_COLUMNS]))
-    write_whole(args.out.with_suffix(".md"), "\n\n".join([markdown.rstrip(), *notes]) + "\n")
-    print("\n\n".join([shown.to_string(index=False), *notes]))
+    write_whole(args.out.with_suffix(".md"), text)
+    print(text, end="")
 
 
 if __name__ == "__main__":

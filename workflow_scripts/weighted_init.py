@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from workflow_scripts import cli
-from workflow_scripts.checkpoints import mixing_artifact
 from workflow_scripts.configuration import check_lambda
+from workflow_scripts.conversions import mixing_artifact
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from workflow_scripts import cli
-from workflow_scripts.checkpoints import mixing_artifact
 from workflow_scripts.checkpoints.writer import TensorPlan
+from workflow_scripts.conversions import mixing_artifact
 from workflow_scripts.training import step
 
 

@@ -14,7 +14,6 @@ from workflow_scripts import verify
 from workflow_scripts.checkpoints.artifact import create_artifact, open_artifact, write_json
 from workflow_scripts.checkpoints.manifest import (
     Manifest,
-    find_faults,
     manifest_path,
     read_manifest,
 )

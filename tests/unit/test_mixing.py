@@ -11,8 +11,8 @@ from transformers import AutoModelForCausalLM
 
 import workflow_scripts.modeling  # noqa: F401
 from workflow_scripts import dense, ffn, moe, weighted_init
-from workflow_scripts.checkpoints import mixing_artifact
 from workflow_scripts.checkpoints.writer import TensorPlan
+from workflow_scripts.conversions import mixing_artifact
 from workflow_scripts.conversions.merge import ALPHA, merge
 from workflow_scripts.modeling.mixing import Mixing
 

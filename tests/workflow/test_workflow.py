@@ -9,7 +9,7 @@ from project import RULE
 from transformers import AutoModelForCausalLM
 
 import workflow_scripts.modeling  # noqa: F401
-from workflow_scripts.checkpoints.mixing_artifact import open_mixing, open_sources
+from workflow_scripts.conversions.mixing_artifact import open_mixing, open_sources
 from workflow_scripts.modeling.mixing import Mixing
 
 LAMBDA_CHAIN = ["dense", "eval", "summary", "weighted_init", "weighted_trained"]

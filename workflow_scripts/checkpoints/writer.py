@@ -9,15 +9,10 @@ from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 
+from workflow_scripts.checkpoints.dtypes import DTYPE_BYTES
 from workflow_scripts.checkpoints.reader import INDEX_FILE, SINGLE_FILE
 from workflow_scripts.progress import progress
 
-DTYPE_BYTES = {
-    **dict.fromkeys(("F64", "I64", "U64"), 8),
-    **dict.fromkeys(("F32", "I32", "U32"), 4),
-    **dict.fromkeys(("F16", "BF16", "I16", "U16"), 2),
-    **dict.fromkeys(("I8", "U8", "BOOL"), 1),
-}
 MAX_SHARD_BYTES = 5 * 10**9
 
 

@@ -1,5 +1,6 @@
 """What the conversions share."""
 
+from workflow_scripts.checkpoints.dtypes import torch_dtype
 from workflow_scripts.checkpoints.reader import Checkpoint
 from workflow_scripts.checkpoints.writer import TensorPlan
 
@@ -9,3 +10,18 @@ def copy_plan(source: Checkpoint, name: str, new_name: str | None = None) -> Ten
     return TensorPlan(
         new_name or name, source.dtype(name), source.shape(name), lambda: [source.get(name)]
     )
+
+
+def trained_plans(before: Checkpoint, state: dict) -> list[TensorPlan]:
+    """Plan trained weights under the names and in the dtypes of the checkpoint before training.
+
+    `state` is a state dict that holds at least these names.
+    """
+
+    def rounded(name: str):
+        return lambda: [state[name].cpu().to(torch_dtype(before.dtype(name)))]
+
+    return [
+        TensorPlan(name, before.dtype(name), before.shape(name), rounded(name))
+        for name in before.names
+    ]

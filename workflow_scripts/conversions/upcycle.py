@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Iterable
 
+from workflow_scripts.checkpoints.dtypes import FLOAT_NAMES, torch_dtype
 from workflow_scripts.checkpoints.layout import PROJECTIONS, FfnLayer, dense_layers
 from workflow_scripts.checkpoints.reader import Checkpoint
 from workflow_scripts.checkpoints.writer import TensorPlan
@@ -10,7 +11,6 @@ from workflow_scripts.conversions.common import copy_plan
 from workflow_scripts.errors import UserError
 
 DEFAULT_INITIALIZER_RANGE = 0.02
-TORCH_DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 
 
 def upcycle(base: Checkpoint, settings: dict, seed: int) -> list[TensorPlan]:
@@ -47,12 +47,12 @@ def weights_dtype(base: Checkpoint) -> str:
     """
     layers = dense_layers(base.names, base.config)
     dtypes = {base.dtype(layer.dense(name)) for layer in layers for name in PROJECTIONS}
-    if len(dtypes) > 1 or not dtypes <= TORCH_DTYPES.keys():
+    if len(dtypes) > 1 or not dtypes <= FLOAT_NAMES.keys():
         raise UserError(
             f"{base.folder}: the MLPs' weights are {', '.join(sorted(dtypes))}. All must be of the "
-            f"same type, one of {', '.join(TORCH_DTYPES)}"
+            f"same type, one of {', '.join(FLOAT_NAMES)}"
         )
-    return TORCH_DTYPES[dtypes.pop()]
+    return FLOAT_NAMES[dtypes.pop()]
 
 
 def _expert_plans(base: Checkpoint, layer: FfnLayer, settings: dict) -> Iterable[TensorPlan]:
@@ -104,6 +104,6 @@ def _drawer(name: str, shape: tuple[int, ...], dtype: str, std: float, seed: int
         digest = hashlib.sha256(f"{seed}/{name}".encode()).digest()
         generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
         values = torch.randn(shape, generator=generator) * std
-        return [values.to(getattr(torch, TORCH_DTYPES[dtype]))]
+        return [values.to(torch_dtype(dtype))]
 
     return draw

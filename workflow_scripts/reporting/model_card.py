@@ -1,7 +1,7 @@
 """The README.md that travels with a model: what it is and how it was made."""
 
 from workflow_scripts.checkpoints.layout import model_name
-from workflow_scripts.checkpoints.mixing_artifact import MixingArtifact
+from workflow_scripts.conversions.mixing_artifact import MixingArtifact
 
 CARD = """\
 ---

@@ -63,6 +63,19 @@ def readable(table):
 
 
 def to_markdown(table) -> str:
-    """A Markdown table of a data frame without its index."""
-    rows = [table.columns, ["---"] * len(table.columns), *table.itertuples(index=False)]
-    return "".join("| " + " | ".join(map(str, row)) + " |\n" for row in rows)
+    """A Markdown table of a data frame without its index, its columns aligned for the eye."""
+    texts = [[str(cell) for cell in row] for row in (table.columns, *table.itertuples(index=False))]
+    widths = [max(map(len, column)) for column in zip(*texts, strict=True)]
+    rows = [texts[0], ["-" * width for width in widths], *texts[1:]]
+    return "".join(
+        "| " + " | ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) + " |\n"
+        for row in rows
+    )
+
+
+def list_files(table) -> str:
+    """Where each model and its evaluation lie, a line for each row."""
+    return "".join(
+        f"- {row['model']}: `{row['model folder']}`, evaluated in `{row['eval file']}`\n"
+        for _, row in table.iterrows()
+    )

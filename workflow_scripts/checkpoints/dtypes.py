@@ -1,0 +1,16 @@
+"""Number types: safetensors' names for them, their sizes, and torch's names."""
+
+DTYPE_BYTES = {
+    **dict.fromkeys(("F64", "I64", "U64"), 8),
+    **dict.fromkeys(("F32", "I32", "U32"), 4),
+    **dict.fromkeys(("F16", "BF16", "I16", "U16"), 2),
+    **dict.fromkeys(("I8", "U8", "BOOL"), 1),
+}
+FLOAT_NAMES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+
+
+def torch_dtype(name: str):
+    """torch's dtype for a floating-point type in safetensors' spelling ("F32", "BF16")."""
+    import torch
+
+    return getattr(torch, FLOAT_NAMES[name])
