@@ -9,6 +9,7 @@ rule eval:
     output:
         result=f"{RESULTS}/eval/{{model}}/{{dataset}}.json",
         generations=f"{RESULTS}/eval/{{model}}/{{dataset}}.generations.jsonl",
+        manifest=f"{RESULTS}/eval/{{model}}/{{dataset}}.json.manifest.json",
     log:
         f"{LOGS}/eval/{{model}}/{{dataset}}.log",
     conda:

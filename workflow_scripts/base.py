@@ -9,7 +9,7 @@ from pathlib import Path
 
 from workflow_scripts import cli
 from workflow_scripts.checkpoints.artifact import create_artifact
-from workflow_scripts.checkpoints.manifest import hash_file
+from workflow_scripts.checkpoints.manifest import describe_file
 from workflow_scripts.checkpoints.source import check_model, find_model
 
 
@@ -18,7 +18,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument(
         "--model", required=True, metavar="DIR_OR_ID", help="A model folder, or a model on the hub."
     )
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="The artifact.")
+    cli.add_path(parser, "--out", "DIR", "The artifact.")
     cli.add_options(parser, "base", ["revision"])
     args = parser.parse_args(argv)
     revision = cli.options(args, "base", ["revision"])["revision"]
@@ -28,12 +28,8 @@ def main(argv: list[str] | None = None) -> None:
     parameters = {"revision": revision} if revision else {}
     with create_artifact(args.out, "base", parameters) as draft:
         for file in files:
-            draft.known_files[file.name] = describe(file)
+            draft.known_files[file.name] = describe_file(file)
             (draft.path / file.name).symlink_to(link_target(file, args.out))
-
-
-def describe(file: Path) -> dict:
-    return {"size": file.stat().st_size, "sha256": hash_file(file)}
 
 
 def link_target(file: Path, out: Path) -> Path:

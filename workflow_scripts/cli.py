@@ -7,6 +7,7 @@ import shlex
 import signal
 import sys
 from collections.abc import Callable, Iterable
+from pathlib import Path
 
 from workflow_scripts import configuration
 from workflow_scripts.errors import UserError
@@ -26,6 +27,11 @@ def step_parser(step: str, description: str) -> argparse.ArgumentParser:
         description=description,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+
+
+def add_path(parser, flag: str, kind: str, meaning: str) -> None:
+    """Add a required flag that takes a path. `kind` is DIR or FILE."""
+    parser.add_argument(flag, type=Path, required=True, metavar=kind, help=meaning)
 
 
 def add_options(parser, section: str | None, names: Iterable[str] | None = None) -> None:

@@ -1,7 +1,5 @@
 """Step 7: merge the experts into a dense model of the base's architecture."""
 
-from pathlib import Path
-
 from workflow_scripts import cli
 from workflow_scripts.checkpoints.artifact import copy_companions, create_artifact, write_json
 from workflow_scripts.checkpoints.writer import write_checkpoint
@@ -10,12 +8,10 @@ from workflow_scripts.conversions.mixing_artifact import open_mixing, open_sourc
 
 def main(argv: list[str] | None = None) -> None:
     parser = cli.step_parser("dense", __doc__)
-    parser.add_argument(
-        "--weighted", type=Path, required=True, metavar="DIR", help="The mixing coefficients."
-    )
-    parser.add_argument("--moe", type=Path, required=True, metavar="DIR", help="The tuned mixture.")
-    parser.add_argument("--ffn", type=Path, required=True, metavar="DIR", help="Its FFN weights.")
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="The dense model.")
+    cli.add_path(parser, "--weighted", "DIR", "The mixing coefficients.")
+    cli.add_path(parser, "--moe", "DIR", "The tuned mixture.")
+    cli.add_path(parser, "--ffn", "DIR", "Its FFN weights.")
+    cli.add_path(parser, "--out", "DIR", "The dense model.")
     args = parser.parse_args(argv)
 
     from workflow_scripts.conversions.merge import merge_plans

@@ -14,7 +14,13 @@ from workflow_scripts.evaluation.generation import generate
 from workflow_scripts.evaluation.loading import artifact_id, load_model
 from workflow_scripts.evaluation.problems import load_problems
 from workflow_scripts.evaluation.prompts import TaskPrompt, task_prompts
-from workflow_scripts.evaluation.result import build_result, caveats, package_versions, write_result
+from workflow_scripts.evaluation.result import (
+    build_result,
+    caveats,
+    package_versions,
+    write_manifest,
+    write_result,
+)
 from workflow_scripts.evaluation.samples import (
     Sample,
     read_samples,
@@ -46,6 +52,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     scoring_settings = {name: options[name] for name in ("limit", "sandbox")}
     result = build_result(problem_set, samples, verdicts, scoring_settings)
     write_result(args.out, result)
+    write_manifest(args.out, result)
     _report(result)
 
 

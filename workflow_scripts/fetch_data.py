@@ -3,8 +3,6 @@
 The file lies in the hub's own cache; --out is a link to it.
 """
 
-from pathlib import Path
-
 from workflow_scripts import cli
 from workflow_scripts.checkpoints.source import fetch_dataset_file
 
@@ -14,7 +12,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument(
         "--train", required=True, metavar="ORG/NAME/FILE", help="A file of a data set on the hub."
     )
-    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="The link.")
+    cli.add_path(parser, "--out", "FILE", "The link.")
     cli.add_options(parser, "data", ["revision"])
     args = parser.parse_args(argv)
     revision = cli.options(args, "data", ["revision"])["revision"]

@@ -1,7 +1,5 @@
 """Step 3: extract the FFN weights of all experts of a tuned mixture."""
 
-from pathlib import Path
-
 from workflow_scripts import cli
 from workflow_scripts.checkpoints.artifact import create_artifact, open_artifact
 from workflow_scripts.checkpoints.writer import write_checkpoint
@@ -9,8 +7,8 @@ from workflow_scripts.checkpoints.writer import write_checkpoint
 
 def main(argv: list[str] | None = None) -> None:
     parser = cli.step_parser("ffn", __doc__)
-    parser.add_argument("--moe", type=Path, required=True, metavar="DIR", help="The tuned mixture.")
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="The FFN weights.")
+    cli.add_path(parser, "--moe", "DIR", "The tuned mixture.")
+    cli.add_path(parser, "--out", "DIR", "The FFN weights.")
     args = parser.parse_args(argv)
 
     from workflow_scripts.conversions.extract import extract_ffn

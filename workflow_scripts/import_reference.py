@@ -1,7 +1,6 @@
 """Turn an MoE checkpoint of the published XFT code into this project's format."""
 
 import sys
-from pathlib import Path
 
 from workflow_scripts import cli
 from workflow_scripts.checkpoints.artifact import (
@@ -16,12 +15,8 @@ from workflow_scripts.checkpoints.writer import write_checkpoint
 
 def main(argv: list[str] | None = None) -> None:
     parser = cli.step_parser("import_reference", __doc__)
-    parser.add_argument(
-        "--model", type=Path, required=True, metavar="DIR", help="The published checkpoint."
-    )
-    parser.add_argument(
-        "--out", type=Path, required=True, metavar="DIR", help="The imported model."
-    )
+    cli.add_path(parser, "--model", "DIR", "The published checkpoint.")
+    cli.add_path(parser, "--out", "DIR", "The imported model.")
     args = parser.parse_args(argv)
 
     from workflow_scripts.conversions import reference

@@ -3,8 +3,6 @@
 The result computes what the dense model computes, whatever the router says.
 """
 
-from pathlib import Path
-
 from workflow_scripts import cli
 from workflow_scripts.checkpoints.artifact import (
     copy_companions,
@@ -18,10 +16,8 @@ from workflow_scripts.configuration import check_moe
 
 def main(argv: list[str] | None = None) -> None:
     parser = cli.step_parser("moe", __doc__)
-    parser.add_argument("--base", type=Path, required=True, metavar="DIR", help="The dense model.")
-    parser.add_argument(
-        "--out", type=Path, required=True, metavar="DIR", help="The upcycled model."
-    )
+    cli.add_path(parser, "--base", "DIR", "The dense model.")
+    cli.add_path(parser, "--out", "DIR", "The upcycled model.")
     cli.add_options(parser, None, ["seed"])
     cli.add_options(parser, "moe")
     args = parser.parse_args(argv)

@@ -1,7 +1,5 @@
 """Step 2: tune all parameters of the mixture on instructions."""
 
-from pathlib import Path
-
 from workflow_scripts import cli
 from workflow_scripts.checkpoints.artifact import copy_companions, create_artifact, open_artifact
 from workflow_scripts.checkpoints.writer import write_checkpoint
@@ -10,8 +8,8 @@ from workflow_scripts.training import step
 
 def main(argv: list[str] | None = None) -> None:
     parser = cli.step_parser("moe_sft", __doc__)
-    parser.add_argument("--moe", type=Path, required=True, metavar="DIR", help="The mixture.")
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="The tuned mixture.")
+    cli.add_path(parser, "--moe", "DIR", "The mixture.")
+    cli.add_path(parser, "--out", "DIR", "The tuned mixture.")
     step.add_flags(parser, "training")
     args = parser.parse_args(argv)
     options = step.parse_flags(args, "training")

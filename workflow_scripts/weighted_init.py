@@ -1,7 +1,5 @@
 """Steps 4 and 5: set lambda and start the mixing coefficients with equal shares."""
 
-from pathlib import Path
-
 from workflow_scripts import cli
 from workflow_scripts.configuration import check_lambda
 from workflow_scripts.conversions import mixing_artifact
@@ -9,12 +7,12 @@ from workflow_scripts.conversions import mixing_artifact
 
 def main(argv: list[str] | None = None) -> None:
     parser = cli.step_parser("weighted_init", __doc__)
-    parser.add_argument("--moe", type=Path, required=True, metavar="DIR", help="The tuned mixture.")
-    parser.add_argument("--ffn", type=Path, required=True, metavar="DIR", help="Its FFN weights.")
+    cli.add_path(parser, "--moe", "DIR", "The tuned mixture.")
+    cli.add_path(parser, "--ffn", "DIR", "Its FFN weights.")
     parser.add_argument(
         "--lam", required=True, metavar="X", help="lambda, the shared expert's weight, 0 to 1."
     )
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="The coefficients.")
+    cli.add_path(parser, "--out", "DIR", "The coefficients.")
     cli.add_options(parser, "mixing", ["granularity"])
     args = parser.parse_args(argv)
     granularity = cli.options(args, "mixing", ["granularity"])["granularity"]

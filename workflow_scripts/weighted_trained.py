@@ -1,7 +1,5 @@
 """Step 6: learn the mixing coefficients; everything else is frozen."""
 
-from pathlib import Path
-
 from workflow_scripts import cli
 from workflow_scripts.checkpoints.writer import TensorPlan
 from workflow_scripts.conversions import mixing_artifact
@@ -10,12 +8,10 @@ from workflow_scripts.training import step
 
 def main(argv: list[str] | None = None) -> None:
     parser = cli.step_parser("weighted_trained", __doc__)
-    parser.add_argument(
-        "--weighted", type=Path, required=True, metavar="DIR", help="The initial coefficients."
-    )
-    parser.add_argument("--moe", type=Path, required=True, metavar="DIR", help="The tuned mixture.")
-    parser.add_argument("--ffn", type=Path, required=True, metavar="DIR", help="Its FFN weights.")
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="The coefficients.")
+    cli.add_path(parser, "--weighted", "DIR", "The initial coefficients.")
+    cli.add_path(parser, "--moe", "DIR", "The tuned mixture.")
+    cli.add_path(parser, "--ffn", "DIR", "Its FFN weights.")
+    cli.add_path(parser, "--out", "DIR", "The coefficients.")
     step.add_flags(parser, "mixing")
     args = parser.parse_args(argv)
     options = step.parse_flags(args, "mixing")

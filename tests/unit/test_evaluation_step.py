@@ -9,6 +9,7 @@ import pytest
 from problem_files import three_problems, write_problems
 
 from workflow_scripts import eval as step
+from workflow_scripts import verify
 from workflow_scripts.errors import UserError
 from workflow_scripts.evaluation.sandbox import find_bubblewrap
 
@@ -98,7 +99,12 @@ def test_two_runs_write_equal_bytes(evaluated, tiny_llama, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "again.generations.jsonl",
         "again.json",
+        "again.json.manifest.json",
     ]
+    assert verify.main([str(tmp_path), "--full"]) is None
+    (tmp_path / "again.generations.jsonl").write_text("edited")
+    with pytest.raises(UserError, match=r"generations\.jsonl has 6 bytes"):
+        verify.main([str(tmp_path / "again.json")])
 
 
 def test_limit_takes_the_first_problems(problems, tiny_llama, tmp_path, bubblewrap):

@@ -67,9 +67,13 @@ def describe_files(artifact: Path, known: dict[str, dict] | None = None) -> dict
     files = dict(known or {})
     for name in list_files(artifact):
         if name not in files:
-            path = artifact / name
-            files[name] = {"size": path.stat().st_size, "sha256": hash_file(path)}
+            files[name] = describe_file(artifact / name)
     return dict(sorted(files.items()))
+
+
+def describe_file(path: Path) -> dict:
+    """Size and SHA-256 of a file."""
+    return {"size": path.stat().st_size, "sha256": hash_file(path)}
 
 
 def list_files(artifact: Path) -> list[str]:
@@ -90,9 +94,14 @@ def hash_file(path: Path) -> str:
 def find_faults(artifact: Path, manifest: Manifest, full: bool = False) -> list[str]:
     """What about an artifact does not fit its manifest, a sentence for each fault.
 
-    Compares names and sizes; with `full`, the hashes too.
+    The artifact is a folder, or a file with others beside it. Compares names and sizes; with
+    `full`, the hashes too.
     """
-    present = set(list_files(artifact))
+    if artifact.is_dir():
+        present = set(list_files(artifact))
+    else:
+        artifact = artifact.parent
+        present = {name for name in manifest.files if (artifact / name).is_file()}
     faults = [f"{artifact / name} is not in the manifest" for name in present - set(manifest.files)]
     for name, entry in manifest.files.items():
         path = artifact / name

@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 
+from workflow_scripts.checkpoints.manifest import Manifest, describe_file, manifest_path
 from workflow_scripts.checkpoints.reader import read_json
 from workflow_scripts.errors import UserError
 from workflow_scripts.evaluation.problems import ProblemSet
-from workflow_scripts.evaluation.samples import Sample
+from workflow_scripts.evaluation.samples import Sample, samples_path
 from workflow_scripts.evaluation.scoring import Verdict
 from workflow_scripts.reporting.files import write_whole
 
@@ -73,6 +74,16 @@ def caveats(result: dict) -> list[str]:
 def write_result(path: Path, result: dict) -> None:
     """Write a result file whole or not at all."""
     write_whole(path, json.dumps(result, indent=2, sort_keys=True) + "\n")
+
+
+def write_manifest(path: Path, result: dict) -> None:
+    """Write the manifest of a result and its generations, beside them."""
+    files = {file.name: describe_file(file) for file in (path, samples_path(path))}
+    inputs = {"dataset": result["dataset"]["sha256"]}
+    if result["model"]["id"]:
+        inputs["model"] = result["model"]["id"]
+    manifest = Manifest("eval", files, result["settings"], inputs)
+    write_whole(manifest_path(path), manifest.to_json())
 
 
 def read_result(path: Path) -> dict:

@@ -30,7 +30,7 @@ class TrainingOptions:
 
 def add_flags(parser: argparse.ArgumentParser, section: str) -> None:
     """Flags of data, metrics and training; `section` is where the config holds the latter."""
-    parser.add_argument("--data", type=Path, required=True, metavar="FILE", help="The rows.")
+    cli.add_path(parser, "--data", "FILE", "The rows.")
     parser.add_argument(
         "--metrics", type=Path, metavar="FILE", help="Write each step's loss there, as JSONL."
     )
