@@ -32,7 +32,7 @@ def generate(
     # Longest first: padding stays small, and memory that does not suffice shows at once.
     order = sorted(range(len(prompts)), key=lambda i: -len(token_ids[i]))
     completions = [None] * len(prompts)
-    with progress(desc="generate", total=len(prompts), unit="problem") as bar:
+    with progress(desc=f"generate {model.name_or_path}", total=len(prompts), unit="problem") as bar:
         for start in range(0, len(order), batch_size):
             chosen = order[start : start + batch_size]
             rows = [token_ids[i] for i in chosen]
