@@ -12,10 +12,10 @@ VOCABULARY = 768
 BOS, EOS, PAD = "<s>", "</s>", "<pad>"
 MAX_LENGTH = 1024
 
-STEPS = 600
+STEPS = 800
 BATCH = 16
 BLOCK = 256
-RATE = 2e-3
+RATE = 3e-3
 WARMUP = 100
 
 
