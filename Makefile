@@ -7,7 +7,8 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 .PHONY: run test test-slow lint generated clean
 
 run: .venv/installed
-	snakemake --cores all
+	snakemake --cores all --no-hooks
+	@echo && cat results/summary.md
 
 test: .venv/installed-dev lint
 	pytest -m "not slow"

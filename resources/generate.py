@@ -24,7 +24,7 @@ def make_data(out: Path) -> None:
 
 def make_tokenizer(out: Path) -> None:
     """Write the tokenizer into base/."""
-    from base import train_tokenizer
+    from base import train_tokenizer  # here, since the data need no torch
 
     train_tokenizer(SEED).save_pretrained(out / "base")
 
