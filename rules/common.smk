@@ -9,6 +9,7 @@ if str(workflow.basedir) not in sys.path:
 
 from workflow_scripts import cli, configuration
 from workflow_scripts.errors import UserError
+from workflow_scripts.evaluation import problems
 
 try:
     config = configuration.complete(config)
@@ -38,8 +39,7 @@ if config["data"]["revision"]:
     DATA = f"{RESULTS}/data/{Path(DATA).name}"
 LAMBDAS = config["merge"]["lambdas"]
 DATASETS = {
-    Path(dataset).name.removesuffix(".gz").removesuffix(".jsonl"): dataset
-    for dataset in config["evaluation"]["datasets"]
+    problems.label(dataset): dataset for dataset in config["evaluation"]["datasets"]
 }
 
 
@@ -74,7 +74,7 @@ def base_files():
 def dataset_file(wildcards):
     """The problems' file where the config names one; the steps find the named data sets."""
     dataset = DATASETS[wildcards.dataset]
-    return [] if dataset in configuration.NAMED_DATASETS else dataset
+    return [] if dataset in problems.NAMED_SETS else dataset
 
 
 def prompt(wildcards):

@@ -12,7 +12,6 @@ from typing import Any
 
 from workflow_scripts.errors import UserError
 
-NAMED_DATASETS = ("humaneval", "mbpp")
 SCHEMA_FILE = Path(__file__).with_name("config.schema.json")
 
 
@@ -56,7 +55,20 @@ def complete(config: dict, where: str = "config") -> dict:
             "merge. Leave out dense"
         )
     result["merge"]["lambdas"] = _lambda_tokens(result["merge"]["lambdas"], where)
+    _check_labels(result["evaluation"]["datasets"], where)
     return result
+
+
+def _check_labels(datasets: list[str], where: str) -> None:
+    from workflow_scripts.evaluation.problems import label
+
+    labels = [label(dataset) for dataset in datasets]
+    for name in labels:
+        if labels.count(name) > 1:
+            raise UserError(
+                f"{where}: evaluation.datasets: two data sets are called {name} in the results. "
+                "Rename a file"
+            )
 
 
 def check_files(config: dict) -> None:
@@ -65,6 +77,7 @@ def check_files(config: dict) -> None:
     Snakemake itself does not notice a missing input while the outputs made from it exist.
     """
     from workflow_scripts.checkpoints.source import check_dataset_source, check_source
+    from workflow_scripts.evaluation.problems import NAMED_SETS
 
     check_source(config["base"]["model"], config["base"]["revision"])
     data = config["data"]
@@ -73,7 +86,7 @@ def check_files(config: dict) -> None:
     else:
         _check_file("data.train", data["train"])
     for dataset in config["evaluation"]["datasets"]:
-        if dataset not in NAMED_DATASETS:
+        if dataset not in NAMED_SETS:
             _check_file("evaluation.datasets", dataset)
 
 

@@ -128,6 +128,7 @@ def test_text_stands_for_what_it_spells(key, text, value):
         ("evaluation.models", ["sft"], "must be one of base, moe, moe_sft, dense"),
         ("results_dir", "", "results_dir = "),
         ("results_dir", yaml.safe_load("2024-01-01"), 'results_dir = "2024-01-01": must be of'),
+        ("evaluation.datasets", ["a/x.jsonl", "b/x.jsonl.gz"], "two data sets are called x"),
         ("moe.num_experts_per_tok", 9, "moe: num_experts_per_tok = 9: must be at most num_experts"),
         ("moe.num_experts_per_tok", 1, "num_experts_per_tok = 1: must be at least 2 with a shared"),
         ("moe.shared_expert", False, "evaluation.models names dense, but without"),

@@ -68,7 +68,7 @@ def load_problems(name_or_file: str) -> ProblemSet:
     file = _locate_named(name_or_file) if named else _locate_file(name_or_file)
     problems = tuple(_parse(row, where) for row, where in _rows(file))
     return ProblemSet(
-        name=name_or_file if named else _label(file),
+        name=label(name_or_file),
         form=_form(problems, file),
         file=file,
         sha256=hash_file(file),
@@ -102,8 +102,9 @@ def _locate_file(name: str) -> Path:
     return file
 
 
-def _label(file: Path) -> str:
-    return file.name.removesuffix(".gz").removesuffix(".jsonl")
+def label(name_or_file: str) -> str:
+    """What a set of problems is called in results: its name, or its file's without the ending."""
+    return Path(name_or_file).name.removesuffix(".gz").removesuffix(".jsonl")
 
 
 def _rows(file: Path) -> Iterator[tuple[str, str]]:

@@ -1,6 +1,7 @@
 """What the two training steps share: their flags, their data, their result."""
 
 import argparse
+import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,12 +78,20 @@ def prepare_examples(file: Path, model_folder: Path, options: TrainingOptions):
         tokenizer.pad_token = tokenizer.eos_token
     examples = tokenize_rows(rows, tokenizer, data["max_length"])
     dropped = len(rows) - len(examples)
-    trained = (
-        options.training["per_device_batch_size"] * options.training["gradient_accumulation_steps"]
-    )
     print(
         f"{len(examples)} rows of {file} ({dropped} dropped: the prompt fills max_length), "
-        f"global batch {trained}",
+        f"{_global_batch(options.training)}",
         file=sys.stderr,
     )
     return tokenizer, examples, hash_file(file)
+
+
+def _global_batch(training: dict) -> str:
+    device, accumulation = (
+        training[key] for key in ("per_device_batch_size", "gradient_accumulation_steps")
+    )
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    return (
+        f"global batch {device * accumulation * processes} = "
+        f"{device} a device x {accumulation} accumulated x {processes} processes"
+    )
