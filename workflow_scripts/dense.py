@@ -1,8 +1,7 @@
 """Step 7: merge the experts into a dense model of the base's architecture."""
 
 from workflow_scripts import cli
-from workflow_scripts.checkpoints.artifact import copy_companions, create_artifact, write_json
-from workflow_scripts.checkpoints.writer import write_checkpoint
+from workflow_scripts.checkpoints.artifact import create_artifact
 from workflow_scripts.conversions.mixing_artifact import open_mixing, open_sources
 
 
@@ -23,9 +22,7 @@ def main(argv: list[str] | None = None) -> None:
     plans = merge_plans(moe, ffn, mixing.alpha, mixing.shared_expert_weight)
     inputs = sources.ids | {"weighted": mixing.artifact.id}
     with create_artifact(args.out, "dense", mixing.config, inputs) as draft:
-        draft.known_files |= write_checkpoint(draft.path, plans)
-        write_json(draft.path / "config.json", moe.config["base_config"])
-        copy_companions(sources.moe.path, draft.path)
+        draft.write_model(plans, moe.config["base_config"], like=sources.moe.path)
         card = dense_card(moe.config, mixing)
         (draft.path / "README.md").write_text(card, encoding="utf-8")
 

@@ -2,7 +2,6 @@
 
 from workflow_scripts import cli
 from workflow_scripts.checkpoints.artifact import create_artifact, open_artifact
-from workflow_scripts.checkpoints.writer import write_checkpoint
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -16,7 +15,7 @@ def main(argv: list[str] | None = None) -> None:
     moe = open_artifact(args.moe, "moe", "moe_sft")
     plans = extract_ffn(moe.checkpoint)
     with create_artifact(args.out, "ffn", inputs={"moe": moe.id}) as draft:
-        draft.known_files |= write_checkpoint(draft.path, plans)
+        draft.write_tensors(plans)
 
 
 if __name__ == "__main__":

@@ -3,14 +3,8 @@
 import sys
 
 from workflow_scripts import cli
-from workflow_scripts.checkpoints.artifact import (
-    copy_companions,
-    create_artifact,
-    open_artifact,
-    write_json,
-)
+from workflow_scripts.checkpoints.artifact import create_artifact, open_artifact
 from workflow_scripts.checkpoints.dtypes import FLOAT_NAMES
-from workflow_scripts.checkpoints.writer import write_checkpoint
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -36,9 +30,7 @@ def main(argv: list[str] | None = None) -> None:
     dtype = FLOAT_NAMES[checkpoint.dtype(checkpoint.names[0])]
     config = upcycled_config(reference.reference_base_config(checkpoint.config), settings, dtype)
     with create_artifact(args.out, "moe_sft", settings, {"published": published.id}) as draft:
-        draft.known_files |= write_checkpoint(draft.path, plans)
-        write_json(draft.path / "config.json", config)
-        copy_companions(published.path, draft.path)
+        draft.write_model(plans, config, like=published.path)
 
 
 if __name__ == "__main__":

@@ -4,13 +4,7 @@ The result computes what the dense model computes, whatever the router says.
 """
 
 from workflow_scripts import cli
-from workflow_scripts.checkpoints.artifact import (
-    copy_companions,
-    create_artifact,
-    open_artifact,
-    write_json,
-)
-from workflow_scripts.checkpoints.writer import write_checkpoint
+from workflow_scripts.checkpoints.artifact import create_artifact, open_artifact
 from workflow_scripts.configuration import check_moe
 
 
@@ -33,9 +27,7 @@ def main(argv: list[str] | None = None) -> None:
     config = upcycled_config(checkpoint.config, settings, weights_dtype(checkpoint))
     parameters = {**settings, "seed": seed}
     with create_artifact(args.out, "moe", parameters, {"base": base.id}) as draft:
-        draft.known_files |= write_checkpoint(draft.path, plans)
-        write_json(draft.path / "config.json", config)
-        copy_companions(base.path, draft.path)
+        draft.write_model(plans, config, like=base.path)
 
 
 if __name__ == "__main__":

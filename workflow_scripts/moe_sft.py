@@ -1,8 +1,7 @@
 """Step 2: tune all parameters of the mixture on instructions."""
 
 from workflow_scripts import cli
-from workflow_scripts.checkpoints.artifact import copy_companions, create_artifact, open_artifact
-from workflow_scripts.checkpoints.writer import write_checkpoint
+from workflow_scripts.checkpoints.artifact import create_artifact, open_artifact
 from workflow_scripts.training import step
 
 
@@ -31,11 +30,8 @@ def main(argv: list[str] | None = None) -> None:
 
     inputs = {"moe": moe.id, "data": data_hash}
     with create_artifact(args.out, "moe_sft", options.parameters, inputs) as draft:
-        draft.known_files |= write_checkpoint(
-            draft.path, trained_plans(moe.checkpoint, model.state_dict())
-        )
-        (draft.path / "config.json").write_bytes((moe.path / "config.json").read_bytes())
-        copy_companions(moe.path, draft.path)
+        plans = trained_plans(moe.checkpoint, model.state_dict())
+        draft.write_model(plans, moe.checkpoint.config, like=moe.path)
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from workflow_scripts.checkpoints.manifest import (
     read_manifest,
 )
 from workflow_scripts.checkpoints.reader import Checkpoint
+from workflow_scripts.checkpoints.writer import TensorPlan, write_checkpoint
 from workflow_scripts.errors import UserError
 
 WORKSPACE_SUFFIX = ".tmp"
@@ -72,11 +73,24 @@ def open_artifact(path: Path, *kinds: str) -> Artifact:
 
 
 class Draft:
-    """An artifact being made in a temporary folder, `path`."""
+    """An artifact being made in a temporary folder, `path`.
+
+    known_files: sizes and hashes that need not be taken again, by file name.
+    """
 
     def __init__(self, path: Path):
         self.path = path
         self.known_files: dict[str, dict] = {}
+
+    def write_tensors(self, plans: list[TensorPlan]) -> None:
+        """Write a checkpoint of the planned tensors."""
+        self.known_files |= write_checkpoint(self.path, plans)
+
+    def write_model(self, plans: list[TensorPlan], config: dict, like: Path) -> None:
+        """Write a model: tensors, config, and the tokenizer and its kin of the model at `like`."""
+        self.write_tensors(plans)
+        write_json(self.path / "config.json", config)
+        copy_companions(like, self.path)
 
 
 @contextmanager
@@ -86,8 +100,7 @@ def create_artifact(
     """Yield a draft to be filled; then put it at `out` and its manifest beside it, last.
 
     An exception leaves nothing behind, and an artifact that stood at `out` before untouched.
-    Whoever fills the draft may put hashes that it knows into `known_files`. Raises UserError where
-    something else stands at `out`: it would be lost.
+    Raises UserError where something else stands at `out`: it would be lost.
     """
     out = Path(out)
     if out.exists() and not manifest_path(out).exists() and not _is_empty_folder(out):

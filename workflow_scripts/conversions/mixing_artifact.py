@@ -9,7 +9,7 @@ from workflow_scripts.checkpoints.artifact import (
     open_artifact,
     write_json,
 )
-from workflow_scripts.checkpoints.writer import TensorPlan, write_checkpoint
+from workflow_scripts.checkpoints.writer import TensorPlan
 from workflow_scripts.conversions.merge import ALPHA
 from workflow_scripts.errors import UserError
 
@@ -70,5 +70,5 @@ def write(
     """Write coefficients as an artifact of `kind`."""
     parameters = config | (parameters or {})
     with create_artifact(out, kind, parameters, sources.ids | (inputs or {})) as draft:
-        draft.known_files |= write_checkpoint(draft.path, [alpha])
+        draft.write_tensors([alpha])
         write_json(draft.path / "config.json", config)
