@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 import workflow_scripts.modeling  # noqa: F401
@@ -139,3 +139,39 @@ def test_merged_weights(mixing_case):
     assert {f"dense.{name}" for name in merged} == {k for k in expected if k.startswith("dense.")}
     for name, weight in merged.items():
         torch.testing.assert_close(weight, expected[f"dense.{name}"], atol=1e-6, rtol=0)
+
+
+def test_a_published_vanilla_mixture_with_a_linear_router(repository, tmp_path):
+    """All experts routed, softmax over the chosen logits: computed here expert by expert."""
+    golden = repository / "tests" / "golden" / "a_8x_top6" / "checkpoint"
+    state = load_file(golden / "model.safetensors")
+    config = json.loads((golden / "config.json").read_text())
+    config |= {"gate_type": "TopKBalancedNoisyGate", "gate_network": "linear", "num_selects": 3}
+    config |= {"gate_add_noise": False}
+    generator = torch.Generator().manual_seed(0)
+    for name in [name for name in state if ".mlp.gate." in name]:
+        del state[name]
+    for layer in range(2):
+        gate = torch.randn(8, 32, generator=generator)
+        state[f"model.layers.{layer}.mlp.gate.gate_network.weight"] = gate
+    (tmp_path / "published").mkdir()
+    save_file(state, tmp_path / "published" / "model.safetensors")
+    (tmp_path / "published" / "config.json").write_text(json.dumps(config))
+    out = tmp_path / "imported"
+    import_reference.main(["--model", str(tmp_path / "published"), "--out", str(out)])
+    block = AutoModelForCausalLM.from_pretrained(out).moe_blocks[1]
+
+    x = torch.randn(5, 32, generator=generator)
+    prefix = "model.layers.1.mlp"
+    logits, indices = (x @ state[f"{prefix}.gate.gate_network.weight"].T).topk(3)
+    expected = torch.zeros(5, 32)
+    for token in range(5):
+        for weight, expert in zip(logits[token].softmax(0), indices[token], strict=True):
+            gate, up, down = (
+                state[f"{prefix}.calculator.experts.weight_{part}.{expert}.weight"]
+                for part in ("gate", "up", "down")
+            )
+            hidden = torch.nn.functional.silu(gate @ x[token]) * (up @ x[token])
+            expected[token] += weight * (down @ hidden)
+    with torch.no_grad():
+        torch.testing.assert_close(block(x), expected, atol=1e-5, rtol=1e-4)

@@ -42,6 +42,16 @@ GATES = {
     },
     "TopKBalancedNoisyGate": {"shared_expert": False, "normalize_routing": True},
 }
+NEEDED = (
+    "gate_add_noise",
+    "gate_balance_loss_weight",
+    "gate_network",
+    "gate_type",
+    "gate_use_balance",
+    "num_experts",
+    "num_hidden_layers",
+    "num_selects",
+)
 # What this project computes; the published code has switches for it that the paper does not use.
 FIXED = {
     "add_weight_norm": False,
@@ -57,6 +67,8 @@ def reference_settings(config: dict) -> dict:
     """The `moe` settings of a published config.json. Raises UserError for what the paper lacks."""
     if config.get("model_type") != PUBLISHED_TYPE:
         raise UserError(f"model_type is {config.get('model_type')!r}, not {PUBLISHED_TYPE!r}")
+    if missing := [key for key in NEEDED if key not in config]:
+        raise UserError(f"the config of a published checkpoint has {', '.join(missing)} too")
     for key, value in FIXED.items():
         if config.get(key, value) != value:
             raise UserError(f"{key} = {config[key]!r} is not supported, only {value!r}")
