@@ -173,16 +173,17 @@ def _types(subschema: dict) -> list[str]:
 
 
 def _with_defaults(config: dict) -> dict:
-    result = copy.deepcopy(config)
+    """A copy with every key that has a default, in the schema's order: the user's means nothing."""
+    result = {}
     for name, subschema in properties().items():
-        if "default" in subschema:
-            result.setdefault(name, copy.deepcopy(subschema["default"]))
-        if subschema["type"] == "object" and name in result:
-            for key, value in properties(name).items():
-                if "default" in value:
-                    default = _typed(copy.deepcopy(value["default"]), _types(value))
-                    result[name].setdefault(key, default)
-    return result
+        value = config.get(name, subschema.get("default"))
+        if subschema["type"] == "object":
+            value = {
+                key: value.get(key, _typed(known.get("default"), _types(known)))
+                for key, known in properties(name).items()
+            }
+        result[name] = value
+    return copy.deepcopy(result)
 
 
 def _raise_faults(subschema: dict, instance: Any, where: str) -> None:

@@ -1,6 +1,7 @@
 """The configuration: what is accepted, what is completed, what the messages say."""
 
 import copy
+import json
 import math
 from pathlib import Path
 
@@ -252,3 +253,11 @@ def test_a_lambda_token_is_the_same_number_in_one_spelling(value):
 def test_a_bad_lambda_is_named(value):
     with pytest.raises(UserError, match=f"--lam = {value}: must be a decimal number from 0 to 1"):
         check_lambda(value, "--lam")
+
+
+def test_the_order_of_keys_means_nothing():
+    config = {"base": {"model": "m"}, "data": {"train": "t"}, "seed": 1, "mixing": {"epochs": 2}}
+    backwards = dict(reversed(config.items()))
+    backwards["training"] = {"warmup_steps": 0, "epochs": 4}
+    one, other = complete(config), complete(backwards)
+    assert json.dumps(one) == json.dumps(other)
