@@ -50,7 +50,7 @@ def train(
 
 
 def _arguments(options: dict, seed: int, folder: str) -> TrainingArguments:
-    return TrainingArguments(
+    arguments = TrainingArguments(
         output_dir=folder,
         num_train_epochs=options["epochs"],
         max_steps=options["max_steps"] or -1,
@@ -74,6 +74,9 @@ def _arguments(options: dict, seed: int, folder: str) -> TrainingArguments:
         disable_tqdm=True,
         remove_unused_columns=False,
     )
+    # A process drives one GPU. With more in sight the Trainer would split batches by DataParallel.
+    arguments._n_gpu = min(arguments.n_gpu, 1)
+    return arguments
 
 
 class ProgressCallback(TrainerCallback):
