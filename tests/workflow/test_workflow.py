@@ -34,6 +34,15 @@ def test_each_artifact_fits_its_manifest(project, run_step):
     assert done.stderr.strip().endswith("10 of 10 artifacts fit their manifests")
 
 
+def test_no_rule_changes_its_inputs(project, repository, file_hashes):
+    """What was given. That no later rule touches an artifact, test_another_lambda_... shows."""
+    given, original = (
+        {name: sha for name, sha in file_hashes(root / "resources").items() if ".pyc" not in name}
+        for root in (project.folder, repository)
+    )
+    assert given == original
+
+
 def test_two_runs_give_the_same_bytes(project, new_project, artifact_hashes):
     other = new_project("second")
     other.run()
