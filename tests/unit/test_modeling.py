@@ -52,6 +52,13 @@ BACKBONES = {
     "qwen2": {},
     "qwen3": {"head_dim": 16},
     "stablelm": {},
+    "gemma": {"head_dim": 8},
+    "gemma2": {"head_dim": 8, "query_pre_attn_scalar": 8, "sliding_window": 8},
+    "gemma3_text": {"head_dim": 8, "query_pre_attn_scalar": 8, "sliding_window": 8},
+    "granite": {},
+    "olmo2": {},
+    "smollm3": {},
+    "cohere": {},
     **{f"llama-rope-{name}": {"rope_parameters": rope} for name, rope in ROPES.items()},
 }
 
