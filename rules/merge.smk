@@ -19,10 +19,10 @@ rule weighted_init:
         runtime=10,
     params:
         lam=lambda wildcards: float(wildcards.lam),
-        granularity=select("mixing", "granularity"),
+        shape=select("mixing", *configuration.MIXING_SHAPE),
     shell:
         "python -m workflow_scripts.weighted_init --moe {input.moe} --ffn {input.ffn} "
-        "--lam {params.lam} {params.granularity} --out {output.model} 2>&1 | tee {log}"
+        "--lam {params.lam} {params.shape} --out {output.model} 2>&1 | tee {log}"
 
 
 rule weighted_trained:
@@ -50,7 +50,7 @@ rule weighted_trained:
     params:
         lam=lambda wildcards: float(wildcards.lam),
         data=without("data", "train", "revision"),
-        options=without("mixing", "granularity"),
+        options=without("mixing", *configuration.MIXING_SHAPE),
         seed=config["seed"],
         threads=config["threads"],
     shell:

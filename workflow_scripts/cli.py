@@ -54,6 +54,9 @@ def _add_option(group, name: str, subschema: dict) -> None:
     settings = {"default": default, "help": _help(subschema)}
     if kind == "boolean":
         settings["action"] = argparse.BooleanOptionalAction
+    elif kind == "array":
+        item = subschema["items"]["type"]
+        settings |= {"type": FLAG_TYPES[item], "nargs": "+", "metavar": item.upper()}
     else:
         settings |= {"type": FLAG_TYPES[kind], "choices": subschema.get("enum")}
         settings["metavar"] = None if "enum" in subschema else kind.upper()
@@ -83,6 +86,8 @@ def to_flags(values: dict) -> str:
     for name, value in values.items():
         if isinstance(value, bool):
             words.append(_flag(name) if value else "--no-" + _flag(name).removeprefix("--"))
+        elif isinstance(value, list):
+            words += [_flag(name), *map(str, value)]
         elif value is not None:
             words.append(f"{_flag(name)}={value}")
     return shlex.join(words)

@@ -13,6 +13,8 @@ from typing import Any
 from workflow_scripts.errors import UserError
 
 SCHEMA_FILE = Path(__file__).with_name("config.schema.json")
+# Keys of section `mixing` that say which logits there are; the others are options of training.
+MIXING_SHAPE = ["granularity", "learn_lambda"]
 
 
 @cache
@@ -54,7 +56,12 @@ def complete(config: dict, where: str = "config") -> dict:
             f"{where}: evaluation.models names dense, but without moe.shared_expert there is no "
             "merge. Leave out dense"
         )
+    if result["moe"]["upcycled_layers"] is not None:
+        result["moe"]["upcycled_layers"].sort()
     result["merge"]["lambdas"] = _lambda_tokens(result["merge"]["lambdas"], where)
+    if result["mixing"]["learn_lambda"]:
+        for lam in result["merge"]["lambdas"]:
+            check_learnable(float(lam), f"{where}: merge.lambdas")
     _check_labels(result["evaluation"]["datasets"], where)
     return result
 
@@ -127,6 +134,15 @@ def check_lambda(value: float | str, where: str) -> float:
     return float(value)
 
 
+def check_learnable(shared_expert_weight: float, where: str) -> None:
+    """Raise UserError where a lambda to be learned starts at 0 or 1, whose logits are infinite."""
+    if not 0 < shared_expert_weight < 1:
+        raise UserError(
+            f"{where} = {shared_expert_weight:g}: with learn_lambda it must be between 0 and 1, "
+            "these excluded"
+        )
+
+
 def _lambda_tokens(values: list, where: str) -> list[str]:
     tokens = [lambda_token(value) for value in values]
     repeated = sorted({token for token in tokens if tokens.count(token) > 1})
@@ -147,8 +163,14 @@ def _with_types(config: dict) -> dict:
             known = properties(section)
             for key, value in result[section].items():
                 if key in known:
-                    result[section][key] = _typed(value, _types(known[key]))
+                    result[section][key] = _value_typed(value, known[key])
     return result
+
+
+def _value_typed(value: Any, subschema: dict) -> Any:
+    if isinstance(value, list) and "items" in subschema:
+        return [_typed(item, _types(subschema["items"])) for item in value]
+    return _typed(value, _types(subschema))
 
 
 def _typed(value: Any, types: list[str]) -> Any:
@@ -158,6 +180,8 @@ def _typed(value: Any, types: list[str]) -> Any:
         return value
     if "null" in types and value == "null":
         return None
+    if "string" in types:
+        return value
     if "boolean" in types and value.lower() in ("true", "false"):
         return value.lower() == "true"
     for name, parse in (("integer", int), ("number", float)):

@@ -2,6 +2,7 @@
 
 from workflow_scripts import cli
 from workflow_scripts.checkpoints.artifact import create_artifact
+from workflow_scripts.checkpoints.layout import moe_layers
 from workflow_scripts.conversions.mixing_artifact import open_mixing, open_sources
 
 
@@ -19,11 +20,11 @@ def main(argv: list[str] | None = None) -> None:
     sources = open_sources(args.moe, args.ffn)
     mixing = open_mixing(args.weighted, sources)
     moe, ffn = sources.moe.checkpoint, sources.ffn.checkpoint
-    plans = merge_plans(moe, ffn, mixing.alpha, mixing.shared_expert_weight)
+    plans = merge_plans(moe, ffn, mixing.coefficients)
     inputs = sources.ids | {"weighted": mixing.artifact.id}
     with create_artifact(args.out, "dense", mixing.config, inputs) as draft:
         draft.write_model(plans, moe.config["base_config"], like=sources.moe.path)
-        card = dense_card(moe.config, mixing)
+        card = dense_card(moe.config, mixing, [layer.index for layer in moe_layers(ffn.names)])
         (draft.path / "README.md").write_text(card, encoding="utf-8")
 
 

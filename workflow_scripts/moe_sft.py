@@ -16,21 +16,21 @@ def main(argv: list[str] | None = None) -> None:
 
     import torch
     from transformers import AutoModelForCausalLM
+    from transformers.core_model_loading import revert_weight_conversion
 
-    import workflow_scripts.modeling  # noqa: F401 (registers the model type)
     from workflow_scripts.conversions.common import trained_plans
+    from workflow_scripts.modeling.loading import load_whole
     from workflow_scripts.training.trainer import train
 
     step.prepare_process(options)
     tokenizer, examples, data_hash = step.prepare_examples(args.data, args.moe, options)
-    model = AutoModelForCausalLM.from_pretrained(
-        args.moe, dtype=torch.float32, local_files_only=True
-    )
+    model = load_whole(AutoModelForCausalLM, args.moe, dtype=torch.float32)
     train(model, examples, tokenizer, options.training, options.seed, args.metrics)
 
     inputs = {"moe": moe.id, "data": data_hash}
     with create_artifact(args.out, "moe_sft", options.parameters, inputs) as draft:
-        plans = trained_plans(moe.checkpoint, model.state_dict())
+        state = revert_weight_conversion(model, model.state_dict())
+        plans = trained_plans(moe.checkpoint, state)
         draft.write_model(plans, moe.checkpoint.config, like=moe.path)
 
 

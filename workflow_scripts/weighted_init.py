@@ -1,7 +1,7 @@
 """Steps 4 and 5: set lambda and start the mixing coefficients with equal shares."""
 
 from workflow_scripts import cli
-from workflow_scripts.configuration import check_lambda
+from workflow_scripts.configuration import MIXING_SHAPE, check_lambda, check_learnable
 from workflow_scripts.conversions import mixing_artifact
 
 
@@ -13,17 +13,18 @@ def main(argv: list[str] | None = None) -> None:
         "--lam", required=True, metavar="X", help="lambda, the shared expert's weight, 0 to 1."
     )
     cli.add_path(parser, "--out", "DIR", "The coefficients.")
-    cli.add_options(parser, "mixing", ["granularity"])
+    cli.add_options(parser, "mixing", MIXING_SHAPE)
     args = parser.parse_args(argv)
-    granularity = cli.options(args, "mixing", ["granularity"])["granularity"]
-    shared_expert_weight = check_lambda(args.lam, "--lam")
+    shape = cli.options(args, "mixing", MIXING_SHAPE)
+    config = {"shared_expert_weight": check_lambda(args.lam, "--lam"), **shape}
+    if config["learn_lambda"]:
+        check_learnable(config["shared_expert_weight"], "--lam")
 
-    from workflow_scripts.conversions.merge import initial_alpha_plan
+    from workflow_scripts.conversions.merge import initial_logits
 
     sources = mixing_artifact.open_sources(args.moe, args.ffn)
-    plan = initial_alpha_plan(sources.ffn.checkpoint, granularity)
-    config = {"granularity": granularity, "shared_expert_weight": shared_expert_weight}
-    mixing_artifact.write(args.out, "weighted_init", plan, config, sources)
+    logits = initial_logits(sources.ffn.checkpoint, **config)
+    mixing_artifact.write(args.out, "weighted_init", logits, config, sources)
 
 
 if __name__ == "__main__":

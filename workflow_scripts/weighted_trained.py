@@ -1,7 +1,6 @@
 """Step 6: learn the mixing coefficients; everything else is frozen."""
 
 from workflow_scripts import cli
-from workflow_scripts.checkpoints.writer import TensorPlan
 from workflow_scripts.conversions import mixing_artifact
 from workflow_scripts.training import step
 
@@ -18,18 +17,13 @@ def main(argv: list[str] | None = None) -> None:
     sources = mixing_artifact.open_sources(args.moe, args.ffn)
     initial = mixing_artifact.open_mixing(args.weighted, sources)
 
-    from workflow_scripts.conversions.merge import ALPHA
-    from workflow_scripts.modeling.mixing import Mixing
+    from workflow_scripts.modeling.mixing import Mixing, MixingLogits
     from workflow_scripts.training.trainer import train
 
     step.prepare_process(options)
     tokenizer, examples, data_hash = step.prepare_examples(args.data, args.moe, options)
-    mixing = Mixing(
-        sources.moe.checkpoint,
-        sources.ffn.checkpoint,
-        initial.alpha,
-        initial.shared_expert_weight,
-    )
+    logits = MixingLogits(initial.alpha, initial.lambda_logit, initial.shared_expert_weight)
+    mixing = Mixing(sources.moe.checkpoint, sources.ffn.checkpoint, logits, step.device())
     train(
         mixing.model,
         examples,
@@ -37,13 +31,13 @@ def main(argv: list[str] | None = None) -> None:
         options.training,
         options.seed,
         args.metrics,
-        extra_metrics=lambda: {"shares": mixing.alpha.softmax(dim=-1).tolist()},
+        extra_metrics=mixing.metrics,
+        build_optimizer=mixing.build_optimizer,
     )
-    alpha = mixing.alpha
     mixing_artifact.write(
         args.out,
         "weighted_trained",
-        TensorPlan(ALPHA, "F32", tuple(alpha.shape), lambda: [alpha]),
+        logits.tensors(),
         initial.config,
         sources,
         options.parameters,

@@ -160,6 +160,18 @@ def lose_layer(model):
     save_file(kept, model / SINGLE)
 
 
+def lose_bias(model):
+    put("llama", mlp_bias=True)(model)
+    tensors = load_file(model / SINGLE)
+    del tensors["model.layers.0.mlp.up_proj.bias"]
+    save_file(tensors, model / SINGLE)
+
+
+def add_tower(model):
+    config = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps({"vision_config": {}, "text_config": config}))
+
+
 def lose_shard(model):
     AutoModelForCausalLM.from_pretrained(model).save_pretrained(model, max_shard_size="40KB")
     min(model.glob("model-*")).unlink()
@@ -196,18 +208,21 @@ def truncate(model):
         pytest.param(truncate, "is not a whole safetensors file", id="truncated"),
         pytest.param(lose_shard, r"model-00001-of-\d+\.safetensors is missing", id="lost shard"),
         pytest.param(quantise, "is quantised", id="quantised"),
+        pytest.param(lose_layer, "LlamaForCausalLM: 1 of 2 layers have an MLP", id="lost layer"),
+        pytest.param(lose_bias, "MLP of layer 0 holds .*It can be upcycled if", id="one bias less"),
         pytest.param(
-            lose_layer, "LlamaForCausalLM: 1 of 2 layers have a gated MLP", id="lost layer"
+            put("bitnet"), r"MLP of layer 0 holds down_proj\.weight, ffn_sub_norm", id="inner norm"
         ),
-        pytest.param(put("gpt_neox"), "MLP of layer 0 holds dense_4h_to_h", id="gpt_neox"),
-        pytest.param(put("starcoder2"), r"MLP of layer 0 holds c_fc\.bias", id="starcoder2"),
-        pytest.param(put("phi3"), r"holds down_proj\.weight, gate_up_proj\.weight", id="phi3"),
-        pytest.param(put("llama", mlp_bias=True), "Only gated MLPs without biases", id="biases"),
         pytest.param(
-            put("mixtral", num_local_experts=2),
-            "0 of 1 layers .* mixtures of experts",
-            id="mixtral",
+            put("mixtral", num_local_experts=2), "is a mixture of experts already", id="mixtral"
         ),
+        pytest.param(
+            put("qwen2_moe", num_experts=2, decoder_sparse_step=2, num_hidden_layers=2),
+            "is a mixture of experts already",
+            id="some layers mixtures",
+        ),
+        pytest.param(put("gpt2"), "none of its layers have an MLP named", id="gpt2"),
+        pytest.param(add_tower, "holds more than a language model", id="vision tower"),
     ],
 )
 def test_a_model_that_cannot_be_upcycled_is_refused(model, damage, message):

@@ -100,6 +100,7 @@ def values(subschema: dict):
         "number": st.floats(low, exclude_min="minimum" not in subschema, allow_infinity=False),
         "string": text(subschema.get("pattern")),
         "null": st.none(),
+        "array": st.lists(st.integers(0), min_size=1, unique=True),
     }
     return st.one_of([strategies[kind] for kind in kinds])
 

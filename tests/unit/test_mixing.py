@@ -11,10 +11,15 @@ from transformers import AutoModelForCausalLM
 
 import workflow_scripts.modeling  # noqa: F401
 from workflow_scripts import dense, ffn, moe, weighted_init
-from workflow_scripts.checkpoints.writer import TensorPlan
 from workflow_scripts.conversions import mixing_artifact
-from workflow_scripts.conversions.merge import ALPHA, merge
-from workflow_scripts.modeling.mixing import Mixing
+from workflow_scripts.conversions.merge import (
+    ALPHA,
+    LAMBDA_LOGIT,
+    merge,
+    mixing_coefficients,
+)
+from workflow_scripts.errors import UserError
+from workflow_scripts.modeling.mixing import Mixing, MixingLogits
 
 LAMBDA = 0.6
 GRANULARITIES = {"layer": (2, 1, 7), "projection": (2, 3, 7), "model": (1, 1, 7)}
@@ -37,11 +42,16 @@ def folders(tiny_llama, tmp_path_factory):
     return root
 
 
-def initial(folders, out, granularity="layer", lam=LAMBDA):
+def initial(folders, out, granularity="layer", lam=LAMBDA, flags=()):
     arguments = ["--moe", folders / "moe_sft", "--ffn", folders / "ffn", "--lam", lam]
-    arguments += ["--granularity", granularity, "--out", out]
+    arguments += ["--granularity", granularity, *flags, "--out", out]
     weighted_init.main([str(argument) for argument in arguments])
     return out
+
+
+def mixing_model(sources, alpha, lambda_logit=None, lam=LAMBDA):
+    logits = MixingLogits(alpha, lambda_logit, lam)
+    return Mixing(sources.moe.checkpoint, sources.ffn.checkpoint, logits)
 
 
 def merged(folders, weighted, out):
@@ -58,14 +68,15 @@ def trained(request, folders, tmp_path):
     assert tuple(start.alpha.shape) == GRANULARITIES[request.param]
     assert not start.alpha.any()
     alpha = torch.randn(start.alpha.shape, generator=torch.Generator().manual_seed(2))
-    plan = TensorPlan(ALPHA, "F32", tuple(alpha.shape), lambda: [alpha])
-    mixing_artifact.write(tmp_path / "trained", "weighted_trained", plan, start.config, sources)
+    mixing_artifact.write(
+        tmp_path / "trained", "weighted_trained", {ALPHA: alpha}, start.config, sources
+    )
     return tmp_path / "trained", sources, alpha
 
 
 def test_dense_logits_are_the_mixing_models(trained, folders, tmp_path):
     weighted, sources, alpha = trained
-    mixing = Mixing(sources.moe.checkpoint, sources.ffn.checkpoint, alpha, LAMBDA)
+    mixing = mixing_model(sources, alpha)
     model = AutoModelForCausalLM.from_pretrained(merged(folders, weighted, tmp_path / "dense"))
     ids = torch.randint(3, 290, (2, 20))
     mask = torch.ones_like(ids)
@@ -105,20 +116,122 @@ def test_lambda_1_is_the_shared_expert_bit_for_bit(folders, tiny_llama, tmp_path
         assert torch.equal(out[name], weight)
 
 
-def test_only_alpha_learns(trained):
+def plain_gradients(sources, alpha, lambda_logit, batches):
+    """Loss and gradients of the logits by autograd through a merge in every forward pass."""
+    dense_model = mixing_model(sources, alpha).model.requires_grad_(False)
+    state = load_file(sources.ffn.path / "model.safetensors")
+    alpha = alpha.clone().requires_grad_()
+    lambda_logit = None if lambda_logit is None else lambda_logit.clone().requires_grad_()
+    total = 0
+    for batch in batches:
+        weights = {}
+        for layer in range(2):
+            prefix = f"model.layers.{layer}.mlp"
+            gate, up = state[f"{prefix}.experts.gate_up_proj"].chunk(2, dim=1)
+            experts = {"gate_proj": gate, "up_proj": up}
+            experts["down_proj"] = state[f"{prefix}.experts.down_proj"]
+            for number, (name, routed) in enumerate(experts.items()):
+                row = layer if alpha.shape[0] > 1 else 0
+                column = number if alpha.shape[1] > 1 else 0
+                lam = LAMBDA if lambda_logit is None else lambda_logit[row, column].sigmoid()
+                shared = state[f"{prefix}.shared_expert.{name}.weight"]
+                mixed = torch.einsum("i,ioh->oh", alpha[row, column].softmax(0), routed)
+                weights[f"{prefix}.{name}.weight"] = lam * shared + (1 - lam) * mixed
+        loss = torch.func.functional_call(dense_model, weights, (), batch).loss
+        (loss / len(batches)).backward()
+        total += loss.item() / len(batches)
+    return total, alpha.grad, None if lambda_logit is None else lambda_logit.grad
+
+
+@pytest.mark.parametrize("learn_lambda", [False, True])
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_gradients_are_those_of_the_plain_form(trained, learn_lambda, checkpointing):
     _, sources, alpha = trained
-    mixing = Mixing(sources.moe.checkpoint, sources.ffn.checkpoint, alpha, LAMBDA)
-    learning = [p for p in mixing.model.parameters() if p.requires_grad]
-    assert sum(p.numel() for p in learning) == alpha.numel()
-    assert torch.equal(mixing.alpha, alpha)
+    lambda_logit = torch.full(alpha.shape[:2], LAMBDA).logit() if learn_lambda else None
+    generator = torch.Generator().manual_seed(5)
+    batches = []
+    for length in (9, 21, 14):
+        ids = torch.randint(3, 290, (2, length), generator=generator)
+        batches.append({"input_ids": ids, "labels": ids})
+    loss, alpha_grad, lambda_grad = plain_gradients(sources, alpha, lambda_logit, batches)
+
+    mixing = mixing_model(sources, alpha, lambda_logit)
+    mixing.model.train()
+    if checkpointing:
+        mixing.model.activation_checkpointing_enable()
+    ours = 0
+    for batch in batches:
+        output = mixing.model(**batch)
+        (output.loss / len(batches)).backward()
+        ours += output.loss.item() / len(batches)
+    mixing.take_gradients()
+    assert ours == pytest.approx(loss, rel=1e-6)
+    gradient = torch.stack([parameter.grad for parameter in mixing.logits.alpha])
+    assert_relative(gradient.view_as(alpha), alpha_grad)
+    if learn_lambda:
+        gradient = torch.stack([parameter.grad for parameter in mixing.logits.lambda_logit])
+        assert_relative(gradient.view_as(lambda_grad), lambda_grad)
+
+
+def assert_relative(ours, expected):
+    assert (ours - expected).abs().max() <= 1e-6 * expected.abs().max()
+
+
+def test_only_the_logits_learn(trained):
+    _, sources, alpha = trained
+    mixing = mixing_model(sources, alpha)
+    assert not any(parameter.requires_grad for parameter in mixing.model.parameters())
+    assert torch.equal(mixing.logits.tensors()[ALPHA], alpha)
+
+
+def test_an_optimiser_step_moves_the_logits_and_merges_anew(trained):
+    _, sources, alpha = trained
+    mixing = mixing_model(sources, alpha)
+    optimizer = mixing.build_optimizer(torch.optim.SGD, {"lr": 1.0}, max_norm=0.5)
+    ids = torch.randint(3, 290, (2, 20))
+    before = mixing.model(ids, labels=ids).loss
+    before.backward()
+    optimizer.step()
+    moved = mixing.logits.tensors()[ALPHA]
+    assert (moved - alpha).norm() == pytest.approx(min(mixing.gradient_norm, 0.5), rel=1e-3)
+    again = mixing_model(sources, moved)
+    with torch.no_grad():
+        after = mixing.model(ids, labels=ids)
+        assert torch.equal(after.logits, again.model(ids).logits)
+    assert after.loss < before
+    assert mixing.metrics()["shares"] == moved.softmax(-1).tolist()
+
+
+def test_a_learned_lambda_starts_where_it_was_set_and_reaches_the_dense_model(folders, tmp_path):
+    start = initial(folders, tmp_path / "init", lam=LAMBDA, flags=["--learn-lambda"])
+    sources = mixing_artifact.open_sources(folders / "moe_sft", folders / "ffn")
+    opened = mixing_artifact.open_mixing(start, sources)
+    torch.testing.assert_close(opened.coefficients[..., 0], torch.full((2, 1), LAMBDA))
+    learned = {ALPHA: opened.alpha, LAMBDA_LOGIT: torch.tensor([[-1.0], [2.0]])}
+    mixing_artifact.write(tmp_path / "trained", "weighted_trained", learned, opened.config, sources)
+    out = merged(folders, tmp_path / "trained", tmp_path / "dense")
+    state = load_file(folders / "ffn" / "model.safetensors")
+    prefix = "model.layers.1.mlp"
+    lam = torch.tensor(2.0).sigmoid()
+    expected = lam * state[f"{prefix}.shared_expert.down_proj.weight"]
+    expected += (1 - lam) * state[f"{prefix}.experts.down_proj"].mean(0)
+    ours = load_file(out / "model.safetensors")[f"{prefix}.down_proj.weight"]
+    torch.testing.assert_close(ours, expected, atol=1e-6, rtol=1e-6)
+    card = (out / "README.md").read_text()
+    assert "0.6 at the start, then learned" in card
+    assert "| layer 1 | 0.8808 | 0.1429 |" in card
+
+
+@pytest.mark.parametrize("lam", [0, 1])
+def test_a_lambda_without_a_logit_cannot_be_learned(folders, tmp_path, lam):
+    with pytest.raises(UserError, match=f"--lam = {lam}: with learn_lambda it must be between"):
+        initial(folders, tmp_path / "init", lam=lam, flags=["--learn-lambda"])
 
 
 def test_mixing_is_causal_with_and_without_padding(folders, tmp_path):
     sources = mixing_artifact.open_sources(folders / "moe_sft", folders / "ffn")
     for attention in ("eager", "sdpa"):
-        mixing = Mixing(
-            sources.moe.checkpoint, sources.ffn.checkpoint, torch.zeros(2, 1, 7), LAMBDA
-        )
+        mixing = mixing_model(sources, torch.zeros(2, 1, 7))
         mixing.model.set_attn_implementation(attention)
         ids = torch.randint(3, 290, (1, 16))
         changed = ids.clone()
@@ -138,16 +251,16 @@ def test_merge_is_the_formula(lam, seed, count):
     experts = torch.randn(count, 3, 4, generator=generator, dtype=torch.float64)
     alpha = torch.randn(count, generator=generator)
     exact = lam * shared + (1 - lam) * torch.einsum("i,ioh->oh", alpha.double().softmax(0), experts)
-    ours = merge(shared, experts, alpha, lam)
+    ours = merge([shared, *experts], mixing_coefficients(alpha, None, lam))
     torch.testing.assert_close(ours.double(), exact, atol=1e-5, rtol=1e-5)
     order = torch.randperm(count, generator=generator)
-    permuted = merge(shared, experts[order], alpha[order], lam)
+    permuted = merge([shared, *experts[order]], mixing_coefficients(alpha[order], None, lam))
     torch.testing.assert_close(permuted, ours, atol=1e-6, rtol=1e-5)
 
 
 def test_equal_experts_at_equal_shares_are_that_expert():
     expert = torch.randn(5, 6)
-    ours = merge(expert, expert.expand(7, 5, 6), torch.zeros(7), 0.75)
+    ours = merge([expert] * 8, mixing_coefficients(torch.zeros(7), None, 0.75))
     torch.testing.assert_close(ours, expert, atol=1e-6, rtol=1e-6)
 
 
@@ -156,7 +269,7 @@ def test_bf16_is_merged_in_fp32_and_rounded_once():
     shared = torch.randn(40, 40, generator=generator).bfloat16()
     experts = torch.randn(7, 40, 40, generator=generator).bfloat16()
     exact = 0.75 * shared.double() + 0.25 * experts.double().mean(0)
-    ours = merge(shared, experts, torch.zeros(7), 0.75)
+    ours = merge([shared, *experts], mixing_coefficients(torch.zeros(7), None, 0.75))
     assert ours.dtype == torch.float32
     half_ulp = torch.exp2(exact.abs().log2().floor() - 8)
     assert ((ours.bfloat16().double() - exact).abs() <= 1.0001 * half_ulp).all()

@@ -1,10 +1,14 @@
 """Where the FFN weights lie: tensor names in a dense model and in an upcycled one.
 
-P stands for `model.layers.<n>.mlp` or alike, R for the number of routed experts.
+P stands for `model.layers.<n>.mlp` or alike, R for the number of routed experts, I and H for the
+intermediate and the hidden size.
 
-- Dense: `P.gate_proj.weight` [I, H], `P.up_proj.weight` [I, H], `P.down_proj.weight` [H, I].
-- Upcycled: the same under `P.shared_expert`; the routed experts fused, `P.experts.gate_up_proj`
-  [R, 2I, H] and `P.experts.down_proj` [R, H, I]; the router under `P.router`.
+- Dense: a linear layer for each projection of the backbone's MLP, `P.<projection>.weight` and
+  perhaps `P.<projection>.bias`.
+- Upcycled: the same under `P.shared_expert`; the routed experts fused under `P.experts`; the
+  router under `P.router`. Fused weights: `gate_up_proj` [R, 2I, H], or `up_proj` [R, I, H] where
+  the MLP has no gate, and `down_proj` [R, H, I]; biases: the same names with `_bias`, without the
+  last axis.
 """
 
 import re
@@ -13,82 +17,169 @@ from dataclasses import dataclass
 
 from workflow_scripts.errors import UserError
 
-PROJECTIONS = ("gate_proj", "up_proj", "down_proj")
 MLP_TENSOR = re.compile(r"(?P<prefix>.*\blayers\.(?P<index>\d+)\.mlp)\.(?P<rest>.+)")
+PARTS = ("weight", "bias")
+
+
+@dataclass(frozen=True)
+class MlpForm:
+    """How a family of backbones names the linear layers of its MLP.
+
+    inputs: from hidden to intermediate size, the gate before the up projection; output: back.
+    """
+
+    inputs: tuple[str, ...]
+    output: str
+    gated: bool
+
+    @property
+    def projections(self) -> tuple[str, ...]:
+        return (*self.inputs, self.output)
+
+
+MLP_FORMS = (
+    MlpForm(("gate_proj", "up_proj"), "down_proj", gated=True),  # Llama and most others
+    MlpForm(("gate_up_proj",), "down_proj", gated=True),  # Phi-3, GLM-4
+    MlpForm(("up_proj",), "down_proj", gated=False),  # Nemotron
+    MlpForm(("c_fc",), "c_proj", gated=False),  # Starcoder2
+    MlpForm(("dense_h_to_4h",), "dense_4h_to_h", gated=False),  # GPT-NeoX
+    MlpForm(("fc1",), "fc2", gated=False),  # Phi-2
+)
+
+
+def find_form(projections: Iterable[str]) -> MlpForm | None:
+    """The form whose linear layers are exactly these; None if no form fits."""
+    held = set(projections)
+    return next((form for form in MLP_FORMS if set(form.projections) == held), None)
 
 
 @dataclass(frozen=True)
 class FfnLayer:
-    """Tensor names of the FFN of one decoder layer. `prefix` ends in `.mlp`."""
+    """Tensor names of the FFN of one decoder layer. `prefix` ends in `.mlp`.
+
+    parts: "weight", and "bias" where the projections have one.
+    """
 
     prefix: str
     index: int
-
-    def dense(self, projection: str) -> str:
-        return f"{self.prefix}.{projection}.weight"
-
-    def shared(self, projection: str) -> str:
-        return f"{self.prefix}.shared_expert.{projection}.weight"
+    form: MlpForm = MLP_FORMS[0]
+    parts: tuple[str, ...] = ("weight",)
 
     @property
-    def gate_up(self) -> str:
-        return f"{self.prefix}.experts.gate_up_proj"
+    def tensors(self) -> list[tuple[str, str]]:
+        """The MLP's tensors as (projection, part), weights before biases."""
+        return [(projection, part) for part in self.parts for projection in self.form.projections]
 
-    @property
-    def down(self) -> str:
-        return f"{self.prefix}.experts.down_proj"
+    def dense(self, projection: str, part: str = "weight") -> str:
+        return f"{self.prefix}.{projection}.{part}"
+
+    def shared(self, projection: str, part: str = "weight") -> str:
+        return f"{self.prefix}.shared_expert.{projection}.{part}"
+
+    def experts_in(self, part: str = "weight") -> str:
+        """The fused input projections of the routed experts."""
+        return self._experts("gate_up_proj" if self.form.gated else "up_proj", part)
+
+    def experts_out(self, part: str = "weight") -> str:
+        """The fused output projection of the routed experts."""
+        return self._experts("down_proj", part)
 
     def router(self, part: str) -> str:
         return f"{self.prefix}.router.{part}.weight"
+
+    def _experts(self, name: str, part: str) -> str:
+        return f"{self.prefix}.experts.{name}" + ("_bias" if part == "bias" else "")
 
 
 def dense_layers(names: Iterable[str], config: dict) -> list[FfnLayer]:
     """The layers of a dense model, first to last.
 
-    Raises UserError where an MLP is not gated, or not every layer of the config has one.
+    Raises UserError where an MLP has a form that cannot be upcycled, or a layer has none.
     """
-    wanted = {f"{projection}.weight" for projection in PROJECTIONS}
-    layers = []
-    for layer, held in _by_layer(names).items():
-        if held != wanted:
-            raise UserError(
-                f"{model_name(config)}: the MLP of layer {layer.index} holds "
-                f"{', '.join(sorted(held))}. Only gated MLPs without biases can be upcycled: "
-                f"{', '.join(sorted(wanted))}"
-            )
-        layers.append(layer)
-    expected = config.get("num_hidden_layers")
-    if len(layers) != expected:
+    model = model_name(config)
+    if "text_config" in config:
         raise UserError(
-            f"{model_name(config)}: {len(layers)} of {expected} layers have a gated MLP named "
-            f"`mlp` with {', '.join(PROJECTIONS)}. Models like Llama, Mistral, Qwen2, Qwen3 and "
-            "StableLM can be upcycled; mixtures of experts and ungated MLPs cannot"
+            f"{model} holds more than a language model (its config has a text_config). Only causal "
+            "language models can be upcycled: save its language model by itself"
+        )
+    names = list(names)
+    if any(".experts." in name for name in names):
+        raise UserError(f"{model} is a mixture of experts already; only dense models are upcycled")
+    layers = [_dense_layer(*place, held, model) for place, held in _by_layer(names).items()]
+    expected = config.get("num_hidden_layers")
+    if not layers or len(layers) != expected:
+        found = f"{len(layers)} of {expected}" if layers else "none of its"
+        raise UserError(
+            f"{model}: {found} layers have an MLP named `layers.<n>.mlp`. "
+            f"Models whose MLPs hold one of these can be upcycled: {_forms()}"
         )
     return layers
 
 
 def moe_layers(names: Iterable[str]) -> list[FfnLayer]:
-    """The layers of an upcycled model, or of the FFN weights extracted from one, first to last.
+    """The upcycled layers of a mixture with shared experts, or of its FFN weights, in order.
 
     Raises UserError where there are none.
     """
-    layers = []
-    for layer, held in _by_layer(names).items():
-        if not {"experts.gate_up_proj", "experts.down_proj"} <= held:
-            raise UserError(f"layer {layer.index} holds no experts: not an upcycled model")
-        layers.append(layer)
-    if not layers:
+    upcycled = {
+        place: held for place, held in _by_layer(names).items() if "experts.down_proj" in held
+    }
+    if not upcycled:
         raise UserError("no layer holds experts: not an upcycled model")
-    return layers
+    return [_moe_layer(*place, held) for place, held in upcycled.items()]
 
 
-def _by_layer(names: Iterable[str]) -> dict[FfnLayer, set[str]]:
-    found: dict[FfnLayer, set[str]] = {}
+def outside(names: Iterable[str], layers: list[FfnLayer]) -> list[str]:
+    """The names that belong to none of these MLPs."""
+    prefixes = tuple(f"{layer.prefix}." for layer in layers)
+    return [name for name in names if not name.startswith(prefixes)]
+
+
+def _dense_layer(prefix: str, index: int, held: set[str], model: str) -> FfnLayer:
+    linear = _linear_layers(held)
+    form = find_form(linear)
+    complete = form and len(held) == sum(map(len, linear.values()))
+    if complete and len(set(linear.values())) == 1:
+        return FfnLayer(prefix, index, form, linear[form.output])
+    raise UserError(
+        f"{model}: the MLP of layer {index} holds {', '.join(sorted(held))}. It can be upcycled if "
+        f"it holds the weights, and perhaps all biases, of one of these: {_forms()}"
+    )
+
+
+def _moe_layer(prefix: str, index: int, held: set[str]) -> FfnLayer:
+    shared = _linear_layers(
+        name.removeprefix("shared_expert.") for name in held if name.startswith("shared_expert.")
+    )
+    form = find_form(shared)
+    if form is None:
+        raise UserError(
+            f"layer {index} has no shared expert (vanilla upcycling): its experts cannot be merged"
+        )
+    return FfnLayer(prefix, index, form, shared[form.output])
+
+
+def _linear_layers(held: Iterable[str]) -> dict[str, tuple[str, ...]]:
+    """The parts, weight and bias, of each linear layer among tensor names such as fc1.bias."""
+    parts: dict[str, set[str]] = {}
+    for name in held:
+        layer, _, part = name.rpartition(".")
+        if part in PARTS and "." not in layer:
+            parts.setdefault(layer, set()).add(part)
+    return {layer: tuple(part for part in PARTS if part in own) for layer, own in parts.items()}
+
+
+def _by_layer(names: Iterable[str]) -> dict[tuple[str, int], set[str]]:
+    found: dict[tuple[str, int], set[str]] = {}
     for name in names:
         if match := MLP_TENSOR.fullmatch(name):
-            layer = FfnLayer(match["prefix"], int(match["index"]))
-            found.setdefault(layer, set()).add(match["rest"])
-    return dict(sorted(found.items(), key=lambda item: item[0].index))
+            place = match["prefix"], int(match["index"])
+            found.setdefault(place, set()).add(match["rest"])
+    return dict(sorted(found.items(), key=lambda item: item[0][1]))
+
+
+def _forms() -> str:
+    return "; ".join(", ".join(form.projections) for form in MLP_FORMS)
 
 
 def model_name(config: dict) -> str:

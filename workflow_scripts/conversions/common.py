@@ -12,6 +12,18 @@ def copy_plan(source: Checkpoint, name: str, new_name: str | None = None) -> Ten
     )
 
 
+def fused_plan(source: Checkpoint, name: str, parts: list[str], num_experts: int) -> TensorPlan:
+    """Plan a fused tensor [num_experts, rows, ...]: the parts of all experts, one after another."""
+    first = source.shape(parts[0])
+    rows = sum(source.shape(part)[0] for part in parts) // num_experts
+    return TensorPlan(
+        name,
+        source.dtype(parts[0]),
+        (num_experts, rows, *first[1:]),
+        lambda: (source.get(part) for part in parts),
+    )
+
+
 def trained_plans(before: Checkpoint, state: dict) -> list[TensorPlan]:
     """Plan trained weights under the names and in the dtypes of the checkpoint before training.
 

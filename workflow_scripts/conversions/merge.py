@@ -1,80 +1,149 @@
 """Steps 5 and 7: mixing coefficients, and the dense weights that they give.
 
-W = lambda W_0 + (1 - lambda) sum_i softmax(alpha)_i W_i over the routed experts i, for each
-projection; W_0 is the shared expert (XFT, arXiv 2404.15247, section 3.2).
+W = c_0 W_0 + sum_i c_i W_i with c_0 = lambda and c_i = (1 - lambda) softmax(alpha)_i, for each
+tensor of the MLP; W_0 is the shared expert, i runs over the routed ones (XFT, arXiv 2404.15247,
+section 3.2). Where lambda is learned too, lambda = sigmoid(lambda_logit).
 """
 
-from workflow_scripts.checkpoints.layout import PROJECTIONS, FfnLayer, moe_layers
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from workflow_scripts.checkpoints.layout import FfnLayer, moe_layers, outside
 from workflow_scripts.checkpoints.reader import Checkpoint
 from workflow_scripts.checkpoints.writer import TensorPlan
 from workflow_scripts.conversions.common import copy_plan
 
 ALPHA = "alpha"
+LAMBDA_LOGIT = "lambda_logit"
 
 
-def alpha_shape(granularity: str, num_layers: int, num_routed_experts: int) -> tuple[int, int, int]:
+def mixing_coefficients(alpha, lambda_logit, shared_expert_weight: float):
+    """c_0 (shared) and c_1 .. c_R: [..., 1 + R] in fp32, summing to one.
+
+    alpha [..., R]; lambda_logit [...], or None for the fixed lambda `shared_expert_weight`.
+    """
+    import torch
+
+    if lambda_logit is None:
+        share = alpha.new_full(alpha.shape[:-1], shared_expert_weight, dtype=torch.float32)
+    else:
+        share = lambda_logit.float().sigmoid()
+    share = share.unsqueeze(-1)
+    return torch.cat([share, (1 - share) * alpha.float().softmax(dim=-1)], dim=-1)
+
+
+def alpha_shape(granularity: str, ffn: Checkpoint) -> tuple[int, int, int]:
     """The shape of the mixing logits: R of them for each layer, each projection, or the model."""
-    sets = {"layer": (num_layers, 1), "projection": (num_layers, 3), "model": (1, 1)}
+    layers = moe_layers(ffn.names)
+    first = layers[0]
+    num_routed_experts = ffn.shape(first.experts_out())[0]
+    sets = {
+        "layer": (len(layers), 1),
+        "projection": (len(layers), len(first.form.projections)),
+        "model": (1, 1),
+    }
     return (*sets[granularity], num_routed_experts)
 
 
-def alpha_place(shape: tuple[int, int, int], layer: int, projection: str) -> tuple[int, int]:
-    """Where in alpha of this shape the R logits of a layer's projection stand."""
-    layers, projections, _ = shape
-    which = PROJECTIONS.index(projection)
-    return (layer if layers > 1 else 0, which if projections > 1 else 0)
-
-
-def initial_alpha_plan(ffn: Checkpoint, granularity: str) -> TensorPlan:
-    """Plan equal logits (zero) for the experts of an FFN artifact."""
+def initial_logits(
+    ffn: Checkpoint, granularity: str, shared_expert_weight: float, learn_lambda: bool
+) -> dict:
+    """Equal logits (zero) for the experts of an FFN artifact; lambda's too where it is learned."""
     import torch
 
-    layers = moe_layers(ffn.names)
-    shape = alpha_shape(granularity, len(layers), ffn.shape(layers[0].gate_up)[0])
-    return TensorPlan(ALPHA, "F32", shape, lambda: [torch.zeros(shape)])
+    shape = alpha_shape(granularity, ffn)
+    logits = {ALPHA: torch.zeros(shape)}
+    if learn_lambda:
+        lambda_logit = torch.tensor(shared_expert_weight, dtype=torch.float64).logit()
+        logits[LAMBDA_LOGIT] = lambda_logit.float().repeat(shape[:2])
+    return logits
 
 
-def routed_experts(ffn: Checkpoint, layer: FfnLayer, projection: str):
-    """The routed experts' weights [R, out, in] of one projection, as a memory-mapped view."""
-    if projection == "down_proj":
-        return ffn.get(layer.down)
-    gate_up = ffn.get(layer.gate_up)
-    half = gate_up.shape[1] // 2
-    return gate_up[:, :half] if projection == "gate_proj" else gate_up[:, half:]
+@dataclass(frozen=True)
+class MergedTensor:
+    """One tensor of the merged model: where its experts lie, and which coefficients mix them.
 
-
-def merge(shared, experts, alpha, shared_expert_weight: float):
-    """The merged weight [out, in] in fp32.
-
-    shared [out, in] and experts [R, out, in] of any dtype, alpha [R].
+    row, column: place in the coefficients [layers or 1, projections or 1, 1 + R].
     """
-    shares = (1 - shared_expert_weight) * alpha.float().softmax(dim=0)
-    merged = shared_expert_weight * shared.float()
-    for share, expert in zip(shares, experts, strict=True):
-        merged = merged + share * expert.float()
+
+    layer: FfnLayer
+    projection: str
+    part: str
+    row: int
+    column: int
+
+    @property
+    def name(self) -> str:
+        return self.layer.dense(self.projection, self.part)
+
+    def shared(self, ffn: Checkpoint):
+        """The shared expert's tensor, memory-mapped."""
+        return ffn.get(self.layer.shared(self.projection, self.part))
+
+    def routed(self, ffn: Checkpoint):
+        """The routed experts' tensors [R, ...], memory-mapped."""
+        form = self.layer.form
+        if self.projection == form.output:
+            return ffn.get(self.layer.experts_out(self.part))
+        fused = ffn.get(self.layer.experts_in(self.part))
+        return fused.chunk(len(form.inputs), dim=1)[form.inputs.index(self.projection)]
+
+    def experts(self, ffn: Checkpoint) -> Iterable:
+        """The shared expert's tensor, then each routed expert's, memory-mapped."""
+        yield self.shared(ffn)
+        yield from self.routed(ffn)
+
+    def coefficients(self, coefficients):
+        """Its own [1 + R] out of the coefficients of the whole model."""
+        return coefficients[self.row, self.column]
+
+
+def merged_tensors(ffn: Checkpoint, shape: tuple[int, ...]) -> list[MergedTensor]:
+    """All tensors to merge, in layer order, for coefficients of this shape."""
+    return [
+        MergedTensor(
+            layer,
+            projection,
+            part,
+            row if shape[0] > 1 else 0,
+            layer.form.projections.index(projection) if shape[1] > 1 else 0,
+        )
+        for row, layer in enumerate(moe_layers(ffn.names))
+        for projection, part in layer.tensors
+    ]
+
+
+def merge(experts: Iterable, coefficients):
+    """sum_i c_i W_i in fp32, on the coefficients' device.
+
+    experts: 1 + R tensors of the same shape, of any dtype; coefficients [1 + R].
+    """
+    merged = None
+    for expert, coefficient in zip(experts, coefficients.tolist(), strict=True):
+        expert = expert.to(coefficients.device)
+        if merged is None:
+            merged = expert.float() * coefficient
+        else:
+            merged.add_(expert, alpha=coefficient)
     return merged
 
 
-def merge_plans(
-    moe: Checkpoint, ffn: Checkpoint, alpha, shared_expert_weight: float
-) -> list[TensorPlan]:
-    """Plan the dense model: merged FFN weights, rounded once, and all else from the mixture."""
-    plans = [copy_plan(moe, name) for name in moe.names if ".mlp." not in name]
-    for position, layer in enumerate(moe_layers(ffn.names)):
-        for projection in PROJECTIONS:
-            logits = alpha[alpha_place(alpha.shape, position, projection)]
-            plans.append(_merged_plan(ffn, layer, projection, logits, shared_expert_weight))
+def merge_plans(moe: Checkpoint, ffn: Checkpoint, coefficients) -> list[TensorPlan]:
+    """Plan the dense model: merged MLPs, rounded once, and all else from the mixture.
+
+    coefficients: as of `mixing_coefficients`, [layers or 1, projections or 1, 1 + R].
+    """
+    plans = [copy_plan(moe, name) for name in outside(moe.names, moe_layers(ffn.names))]
+    for tensor in merged_tensors(ffn, coefficients.shape):
+        plans.append(_merged_plan(ffn, tensor, tensor.coefficients(coefficients)))
     return plans
 
 
-def _merged_plan(
-    ffn: Checkpoint, layer: FfnLayer, projection: str, alpha, shared_expert_weight: float
-) -> TensorPlan:
-    name = layer.shared(projection)
+def _merged_plan(ffn: Checkpoint, tensor: MergedTensor, coefficients) -> TensorPlan:
+    source = tensor.layer.shared(tensor.projection, tensor.part)
 
     def compute() -> list:
-        shared = ffn.get(name)
-        experts = routed_experts(ffn, layer, projection)
-        return [merge(shared, experts, alpha, shared_expert_weight).to(shared.dtype)]
+        merged = merge(tensor.experts(ffn), coefficients)
+        return [merged.to(tensor.shared(ffn).dtype)]
 
-    return TensorPlan(layer.dense(projection), ffn.dtype(name), ffn.shape(name), compute)
+    return TensorPlan(tensor.name, ffn.dtype(source), ffn.shape(source), compute)

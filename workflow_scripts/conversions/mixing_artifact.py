@@ -10,7 +10,7 @@ from workflow_scripts.checkpoints.artifact import (
     write_json,
 )
 from workflow_scripts.checkpoints.writer import TensorPlan
-from workflow_scripts.conversions.merge import ALPHA
+from workflow_scripts.conversions.merge import ALPHA, LAMBDA_LOGIT, mixing_coefficients
 from workflow_scripts.errors import UserError
 
 
@@ -37,15 +37,26 @@ def open_sources(moe: Path, ffn: Path) -> MixingSources:
 
 @dataclass(frozen=True)
 class MixingArtifact:
-    """Opened coefficients: alpha [layers or 1, projections or 1, R] in fp32, and their config."""
+    """Opened coefficients and their config, in fp32.
+
+    alpha [layers or 1, projections or 1, R]; lambda_logit [layers or 1, projections or 1] where
+    lambda is learned, else None.
+    """
 
     artifact: Artifact
     alpha: object
+    lambda_logit: object | None
     config: dict
 
     @property
     def shared_expert_weight(self) -> float:
+        """lambda; where it is learned, the lambda of the start."""
         return self.config["shared_expert_weight"]
+
+    @property
+    def coefficients(self):
+        """The experts' coefficients, [layers or 1, projections or 1, 1 + R]; lambda first."""
+        return mixing_coefficients(self.alpha, self.lambda_logit, self.shared_expert_weight)
 
 
 def open_mixing(path: Path, sources: MixingSources) -> MixingArtifact:
@@ -55,20 +66,28 @@ def open_mixing(path: Path, sources: MixingSources) -> MixingArtifact:
         if artifact.manifest.inputs.get(name) != source_id:
             raise UserError(f"{path} belongs to another {name} than {getattr(sources, name).path}")
     checkpoint = artifact.checkpoint
-    return MixingArtifact(artifact, checkpoint.get(ALPHA).clone(), checkpoint.config)
+    lambda_logit = checkpoint.get(LAMBDA_LOGIT).clone() if LAMBDA_LOGIT in checkpoint else None
+    return MixingArtifact(artifact, checkpoint.get(ALPHA).clone(), lambda_logit, checkpoint.config)
 
 
 def write(
     out: Path,
     kind: str,
-    alpha: TensorPlan,
+    logits: dict,
     config: dict,
     sources: MixingSources,
     parameters: dict | None = None,
     inputs: dict[str, str] | None = None,
 ) -> None:
-    """Write coefficients as an artifact of `kind`."""
+    """Write coefficients as an artifact of `kind`.
+
+    logits: alpha, and lambda_logit where lambda is learned, as fp32 tensors by name.
+    """
     parameters = config | (parameters or {})
+    plans = [
+        TensorPlan(name, "F32", tuple(tensor.shape), lambda tensor=tensor: [tensor])
+        for name, tensor in sorted(logits.items())
+    ]
     with create_artifact(out, kind, parameters, sources.ids | (inputs or {})) as draft:
-        draft.write_tensors([alpha])
+        draft.write_tensors(plans)
         write_json(draft.path / "config.json", config)

@@ -6,10 +6,10 @@ imported model computes what they compute.
 
 from collections.abc import Iterable
 
-from workflow_scripts.checkpoints.layout import PROJECTIONS, FfnLayer
+from workflow_scripts.checkpoints.layout import FfnLayer
 from workflow_scripts.checkpoints.reader import Checkpoint
 from workflow_scripts.checkpoints.writer import TensorPlan
-from workflow_scripts.conversions.common import copy_plan
+from workflow_scripts.conversions.common import copy_plan, fused_plan
 from workflow_scripts.errors import UserError
 
 PUBLISHED_TYPE = "llama_moe_upscaling"
@@ -81,6 +81,7 @@ def reference_settings(config: dict) -> dict:
         "router": config["gate_network"],
         "router_noise": config["gate_add_noise"],
         "balance_loss_coef": config["gate_balance_loss_weight"] * config["gate_use_balance"],
+        "upcycled_layers": None,
     }
 
 
@@ -111,24 +112,16 @@ def _expert_name(layer: FfnLayer, projection: str, expert: int) -> str:
 
 def _expert_plans(published: Checkpoint, layer: FfnLayer, settings: dict) -> Iterable[TensorPlan]:
     experts = range(settings["num_experts"])
+    form = layer.form
     if settings["shared_expert"]:
-        for projection in PROJECTIONS:
+        for projection in form.projections:
             name = _expert_name(layer, projection, 0)
             yield copy_plan(published, name, layer.shared(projection))
         experts = experts[1:]
-    first = _expert_name(layer, "gate_proj", 0)
-    intermediate, hidden = published.shape(first)
-    for name, projections, rows in (
-        (layer.gate_up, ("gate_proj", "up_proj"), (2 * intermediate, hidden)),
-        (layer.down, ("down_proj",), (hidden, intermediate)),
-    ):
-        sources = [_expert_name(layer, p, expert) for expert in experts for p in projections]
-        yield TensorPlan(
-            name,
-            published.dtype(first),
-            (len(experts), *rows),
-            lambda sources=sources: (published.get(source) for source in sources),
-        )
+    inputs = [_expert_name(layer, name, expert) for expert in experts for name in form.inputs]
+    outputs = [_expert_name(layer, form.output, expert) for expert in experts]
+    yield fused_plan(published, layer.experts_in(), inputs, len(experts))
+    yield fused_plan(published, layer.experts_out(), outputs, len(experts))
 
 
 def _router_plans(published: Checkpoint, layer: FfnLayer, settings: dict) -> Iterable[TensorPlan]:

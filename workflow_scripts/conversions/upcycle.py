@@ -4,10 +4,10 @@ import hashlib
 from collections.abc import Iterable
 
 from workflow_scripts.checkpoints.dtypes import FLOAT_NAMES, torch_dtype
-from workflow_scripts.checkpoints.layout import PROJECTIONS, FfnLayer, dense_layers
+from workflow_scripts.checkpoints.layout import FfnLayer, dense_layers, outside
 from workflow_scripts.checkpoints.reader import Checkpoint
 from workflow_scripts.checkpoints.writer import TensorPlan
-from workflow_scripts.conversions.common import copy_plan
+from workflow_scripts.conversions.common import copy_plan, fused_plan
 from workflow_scripts.errors import UserError
 
 DEFAULT_INITIALIZER_RANGE = 0.02
@@ -19,13 +19,25 @@ def upcycle(base: Checkpoint, settings: dict, seed: int) -> list[TensorPlan]:
     `settings` is the config's section `moe`. Router weights are normal with the base's
     initializer_range, drawn from `seed` and the tensor's name; the noise weights are zero.
     """
-    layers = dense_layers(base.names, base.config)
-    ffn_names = {layer.dense(projection) for layer in layers for projection in PROJECTIONS}
-    plans = [copy_plan(base, name) for name in base.names if name not in ffn_names]
+    layers = chosen_layers(base, settings["upcycled_layers"])
+    plans = [copy_plan(base, name) for name in outside(base.names, layers)]
     for layer in layers:
         plans += _expert_plans(base, layer, settings)
         plans += _router_plans(base, layer, settings, seed)
     return plans
+
+
+def chosen_layers(base: Checkpoint, indices: list[int] | None) -> list[FfnLayer]:
+    """The layers of a dense model with these indices; all for None. Raises UserError."""
+    layers = dense_layers(base.names, base.config)
+    if indices is None:
+        return layers
+    if beyond := [index for index in indices if index >= len(layers)]:
+        raise UserError(
+            f"upcycled_layers names {', '.join(map(str, beyond))}: "
+            f"{base.folder} has layers 0 to {len(layers) - 1}"
+        )
+    return [layer for layer in layers if layer.index in indices]
 
 
 def upcycled_config(base_config: dict, settings: dict, dtype: str) -> dict:
@@ -46,7 +58,7 @@ def weights_dtype(base: Checkpoint) -> str:
     Raises UserError unless all have the same floating-point dtype.
     """
     layers = dense_layers(base.names, base.config)
-    dtypes = {base.dtype(layer.dense(name)) for layer in layers for name in PROJECTIONS}
+    dtypes = {base.dtype(layer.dense(*tensor)) for layer in layers for tensor in layer.tensors}
     if len(dtypes) > 1 or not dtypes <= FLOAT_NAMES.keys():
         raise UserError(
             f"{base.folder}: the MLPs' weights are {', '.join(sorted(dtypes))}. All must be of the "
@@ -56,33 +68,23 @@ def weights_dtype(base: Checkpoint) -> str:
 
 
 def _expert_plans(base: Checkpoint, layer: FfnLayer, settings: dict) -> Iterable[TensorPlan]:
-    gate, up, down = (layer.dense(projection) for projection in PROJECTIONS)
     routed = settings["num_experts"] - settings["shared_expert"]
-    intermediate, hidden = base.shape(gate)
-    dtype = base.dtype(gate)
     if settings["shared_expert"]:
-        for projection in PROJECTIONS:
-            yield copy_plan(base, layer.dense(projection), layer.shared(projection))
-    yield TensorPlan(
-        layer.gate_up,
-        dtype,
-        (routed, 2 * intermediate, hidden),
-        lambda: (base.get(name) for _ in range(routed) for name in (gate, up)),
-    )
-    yield TensorPlan(
-        layer.down,
-        dtype,
-        (routed, hidden, intermediate),
-        lambda: (base.get(down) for _ in range(routed)),
-    )
+        for tensor in layer.tensors:
+            yield copy_plan(base, layer.dense(*tensor), layer.shared(*tensor))
+    for part in layer.parts:
+        inputs = [layer.dense(projection, part) for projection in layer.form.inputs]
+        output = [layer.dense(layer.form.output, part)]
+        yield fused_plan(base, layer.experts_in(part), inputs * routed, routed)
+        yield fused_plan(base, layer.experts_out(part), output * routed, routed)
 
 
 def _router_plans(
     base: Checkpoint, layer: FfnLayer, settings: dict, seed: int
 ) -> Iterable[TensorPlan]:
     routed = settings["num_experts"] - settings["shared_expert"]
-    hidden = base.shape(layer.dense("gate_proj"))[1]
-    dtype = base.dtype(layer.dense("gate_proj"))
+    first = layer.dense(layer.form.inputs[0])
+    hidden, dtype = base.shape(first)[1], base.dtype(first)
     std = base.config.get("initializer_range") or DEFAULT_INITIALIZER_RANGE
     shapes = {"input": (routed, hidden)}
     if settings["router"] == "mlp":

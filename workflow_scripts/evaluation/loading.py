@@ -1,5 +1,7 @@
 """Loading a model folder for generation."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from workflow_scripts.checkpoints.manifest import find_faults, manifest_path, read_manifest
@@ -32,28 +34,24 @@ def load_model(folder: Path, threads: int):
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, logging
 
-    import workflow_scripts.modeling  # noqa: F401  registers the model types of this project
+    from workflow_scripts.modeling.loading import load_whole
 
     torch.set_num_threads(threads)
     on_gpu = torch.cuda.is_available()
     logging.disable_progress_bar()
-    tokenizer = _load(AutoTokenizer, folder, "tokenizer")
-    model, report = _load(
-        AutoModelForCausalLM,
-        folder,
-        "model",
-        dtype="auto" if on_gpu else torch.float32,
-        output_loading_info=True,
-    )
-    if missing := sorted(report["missing_keys"]):
-        raise UserError(f"{folder} is incomplete: it has no weights for {', '.join(missing[:5])}")
+    with _loading(folder, "tokenizer"):
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    with _loading(folder, "model"):
+        dtype = "auto" if on_gpu else torch.float32
+        model = load_whole(AutoModelForCausalLM, folder, dtype=dtype)
     return model.to("cuda" if on_gpu else "cpu").eval(), tokenizer
 
 
-def _load(auto_class, folder: Path, what: str, **options):
+@contextmanager
+def _loading(folder: Path, what: str) -> Iterator[None]:
     from safetensors import SafetensorError
 
     try:
-        return auto_class.from_pretrained(folder, local_files_only=True, **options)
+        yield
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise UserError(f"{folder}: the {what} cannot be loaded: {error}") from error

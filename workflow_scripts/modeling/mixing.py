@@ -1,76 +1,157 @@
-"""The mixing model: a dense backbone whose FFN weights are merged from experts on the fly.
+"""The mixing model: a dense backbone whose MLPs are merged from frozen experts.
 
-Only the mixing logits alpha train. See conversions/merge.py for the equation.
+The equation is in conversions/merge.py. Only the mixing logits learn. The merged weights W are
+built once per optimiser step; each micro-batch adds to their gradient G = dL/dW, as in dense
+training. Once per optimiser step the chain rule gives dL/dc_i = <G, W_i> for the coefficient of
+expert i, and from there the gradients of the logits. The experts stay memory-mapped, in their
+stored dtype, and are read layer by layer.
 """
 
 import torch
+import torch.distributed
 from torch import Tensor, nn
 from transformers import CONFIG_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING, PreTrainedModel
 
-from workflow_scripts.checkpoints.layout import PROJECTIONS, moe_layers
+from workflow_scripts.checkpoints.layout import moe_layers, outside
 from workflow_scripts.checkpoints.reader import Checkpoint
-from workflow_scripts.conversions.merge import alpha_place, merge, routed_experts
+from workflow_scripts.conversions.merge import (
+    ALPHA,
+    LAMBDA_LOGIT,
+    MergedTensor,
+    merge,
+    merged_tensors,
+    mixing_coefficients,
+)
+from workflow_scripts.modeling.loading import load_whole
 
 
-class MixedLinear(nn.Module):
-    """A linear layer without bias whose weight is merged from frozen experts.
+class MixingLogits(nn.Module):
+    """What learns: alpha, a vector [R] for each set of coefficients, and lambda where asked for.
 
-    shared [out, in], experts [R, out, in], alpha [R].
+    alpha [layers or 1, projections or 1, R]; lambda_logit [layers or 1, projections or 1], or None
+    for a fixed lambda, `shared_expert_weight`.
     """
 
-    def __init__(
-        self, shared: Tensor, experts: Tensor, alpha: nn.Parameter, shared_expert_weight: float
-    ):
+    def __init__(self, alpha: Tensor, lambda_logit: Tensor | None, shared_expert_weight: float):
         super().__init__()
-        self.register_buffer("shared", shared, persistent=False)
-        self.register_buffer("experts", experts, persistent=False)
-        self.alpha = alpha
+        self.sets = alpha.shape[:2]
+        self.alpha = nn.ParameterList(alpha.clone().flatten(0, 1).unbind())
+        self.lambda_logit = None
+        if lambda_logit is not None:
+            self.lambda_logit = nn.ParameterList(lambda_logit.clone().flatten().unbind())
         self.shared_expert_weight = shared_expert_weight
 
-    def forward(self, hidden_states: Tensor) -> Tensor:
-        """[..., in] to [..., out]."""
-        weight = merge(self.shared, self.experts, self.alpha, self.shared_expert_weight)
-        return nn.functional.linear(hidden_states, weight.to(hidden_states.dtype))
+    def coefficients(self) -> Tensor:
+        """[layers or 1, projections or 1, 1 + R], of which the first is lambda."""
+        alpha, lambda_logit = torch.stack(list(self.alpha)), None
+        if self.lambda_logit is not None:
+            lambda_logit = torch.stack(list(self.lambda_logit))
+        coefficients = mixing_coefficients(alpha, lambda_logit, self.shared_expert_weight)
+        return coefficients.unflatten(0, self.sets)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The logits as they are now, on the CPU, by name."""
+        tensors = {ALPHA: self.alpha}
+        if self.lambda_logit is not None:
+            tensors[LAMBDA_LOGIT] = self.lambda_logit
+        return {
+            name: torch.stack(list(values)).detach().cpu().unflatten(0, self.sets)
+            for name, values in tensors.items()
+        }
 
 
 class Mixing:
     """A mixing model and its logits.
 
-    model: the backbone's own causal LM class, of which only alpha requires a gradient.
-    alpha [layers or 1, projections or 1, R]: see conversions.merge.alpha_shape.
+    model: the backbone's own causal LM class in fp32. It has no parameter that learns; its merged
+    weights are buffers that collect a gradient. gradient_norm: of the logits, in the last step.
     """
 
-    def __init__(
-        self, moe: Checkpoint, ffn: Checkpoint, alpha: Tensor, shared_expert_weight: float
-    ):
-        self.parameters = [[nn.Parameter(row.clone()) for row in rows] for rows in alpha]
-        self.model = _backbone(moe, ffn).requires_grad_(False)
-        decoder_layers = self.model.get_decoder().layers
-        for position, layer in enumerate(moe_layers(ffn.names)):
-            for projection in PROJECTIONS:
-                row, column = alpha_place(alpha.shape, position, projection)
-                mixed = MixedLinear(
-                    ffn.get(layer.shared(projection)),
-                    routed_experts(ffn, layer, projection),
-                    self.parameters[row][column],
-                    shared_expert_weight,
-                )
-                setattr(decoder_layers[layer.index].mlp, projection, mixed)
+    def __init__(self, moe: Checkpoint, ffn: Checkpoint, logits: MixingLogits, device: str = "cpu"):
+        self.ffn = ffn
+        self.logits = logits.to(device)
+        self.model = _backbone(moe, ffn).requires_grad_(False).to(device)
+        self.gradient_norm = 0.0
+        shape = self.logits.coefficients().shape
+        self._merged = [(tensor, self._buffer(tensor)) for tensor in merged_tensors(ffn, shape)]
+        self.merge()
 
-    @property
-    def alpha(self) -> Tensor:
-        """The logits as they are now, on the CPU."""
-        rows = [torch.stack(list(row)) for row in self.parameters]
-        return torch.stack(rows).detach().cpu()
+    @torch.no_grad()
+    def merge(self) -> None:
+        """Build the merged weights from the logits as they are now."""
+        coefficients = self.logits.coefficients()
+        for tensor, weight in self._merged:
+            weight.copy_(merge(tensor.experts(self.ffn), tensor.coefficients(coefficients)))
+
+    def take_gradients(self, max_norm: float | None = None) -> None:
+        """Turn the collected gradients of the merged weights into those of the logits.
+
+        Averages them over the processes, and clips them at max_norm.
+        """
+        coefficients = self.logits.coefficients()
+        gradient = torch.zeros_like(coefficients, dtype=torch.float64)
+        for tensor, weight in self._merged:
+            if weight.grad is not None:
+                gradient[tensor.row, tensor.column] += self._inner_products(tensor, weight.grad)
+                weight.grad = None
+        if torch.distributed.is_initialized():
+            torch.distributed.all_reduce(gradient)
+            gradient /= torch.distributed.get_world_size()
+        self.logits.zero_grad()
+        coefficients.backward(gradient.to(coefficients.dtype))
+        limit = float("inf") if max_norm is None else max_norm
+        norm = nn.utils.clip_grad_norm_(self.logits.parameters(), limit)
+        self.gradient_norm = norm.item()
+
+    def metrics(self) -> dict:
+        """Each set's shares of the routed experts, its lambda where learned, the gradient norm."""
+        logits = self.logits.tensors()
+        metrics = {"shares": logits[ALPHA].softmax(dim=-1).tolist()}
+        if LAMBDA_LOGIT in logits:
+            metrics["lambda"] = logits[LAMBDA_LOGIT].sigmoid().tolist()
+        return metrics | {"grad_norm": self.gradient_norm}
+
+    def build_optimizer(
+        self, optimizer_class: type[torch.optim.Optimizer], options: dict, max_norm: float | None
+    ) -> torch.optim.Optimizer:
+        """An optimiser of the logits that takes their gradients before a step and merges after."""
+        optimizer = optimizer_class(self.logits.parameters(), **options)
+        optimizer.register_step_pre_hook(lambda *_: self.take_gradients(max_norm))
+        optimizer.register_step_post_hook(lambda *_: self.merge())
+        return optimizer
+
+    def _inner_products(self, tensor: MergedTensor, gradient: Tensor) -> Tensor:
+        """<gradient, W_i> for each expert, [1 + R]; 0 for the shared one where lambda is fixed."""
+
+        def product(expert: Tensor) -> Tensor:
+            return (gradient * expert.to(gradient.device)).sum(dtype=torch.float64)
+
+        routed = [product(expert) for expert in tensor.routed(self.ffn)]
+        learned = self.logits.lambda_logit is not None
+        shared = product(tensor.shared(self.ffn)) if learned else routed[0].new_zeros(())
+        return torch.stack([shared, *routed])
+
+    def _buffer(self, tensor: MergedTensor) -> Tensor:
+        """Turn a parameter of the backbone into a buffer that collects a gradient.
+
+        The buffer has memory of its own: the parameter may be the memory-mapped shared expert.
+        """
+        mlp = self.model.get_decoder().layers[tensor.layer.index].mlp
+        linear = mlp.get_submodule(tensor.projection)
+        weight = torch.empty_like(getattr(linear, tensor.part)).requires_grad_()
+        delattr(linear, tensor.part)
+        linear.register_buffer(tensor.part, weight, persistent=False)
+        return weight
 
 
 def _backbone(moe: Checkpoint, ffn: Checkpoint) -> PreTrainedModel:
-    """The mixture's dense backbone; its FFNs are the shared experts."""
+    """The mixture's dense backbone in fp32; its MLPs are the shared experts."""
     base_config = dict(moe.config["base_config"])
     config = CONFIG_MAPPING[base_config.pop("model_type")].from_dict(base_config)
-    state = {name: moe.get(name) for name in moe.names if ".mlp." not in name}
-    for layer in moe_layers(ffn.names):
-        for projection in PROJECTIONS:
-            state[layer.dense(projection)] = ffn.get(layer.shared(projection))
+    layers = moe_layers(ffn.names)
+    state = {name: moe.get(name) for name in outside(moe.names, layers)}
+    for layer in layers:
+        for tensor in layer.tensors:
+            state[layer.dense(*tensor)] = ffn.get(layer.shared(*tensor))
     model_class = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
-    return model_class.from_pretrained(None, config=config, state_dict=state, dtype=torch.float32)
+    return load_whole(model_class, None, config=config, state_dict=state, dtype=torch.float32)

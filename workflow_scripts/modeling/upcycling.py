@@ -1,4 +1,4 @@
-"""Upcycled models: any backbone of transformers with an MoE block in place of each gated MLP.
+"""Upcycled models: any backbone of transformers with MoE blocks in place of MLPs.
 
 The config of an upcycled model has `model_type` "xft" and holds the base's config.json unchanged
 under `base_config`. The backbone's own classes do all the rest: attention, RoPE, cache, generation.
@@ -14,10 +14,15 @@ from torch import nn
 from transformers import CONFIG_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING, AutoModelForCausalLM
 from transformers import initialization as init
 from transformers.configuration_utils import PreTrainedConfig
+from transformers.conversion_mapping import (
+    get_checkpoint_conversion_mapping,
+    register_checkpoint_conversion_mapping,
+)
 from transformers.modeling_outputs import MoeCausalLMOutputWithPast
 
 from workflow_scripts.errors import UserError
-from workflow_scripts.modeling.moe import Experts, MoeBlock, TokenMask
+from workflow_scripts.modeling.experts import Experts
+from workflow_scripts.modeling.moe import MoeBlock, TokenMask
 from workflow_scripts.modeling.router import NoiseProjection
 
 MODEL_TYPE = "xft"
@@ -29,6 +34,7 @@ MOE_SETTINGS = (
     "router",
     "router_noise",
     "balance_loss_coef",
+    "upcycled_layers",
 )
 
 
@@ -80,7 +86,15 @@ def upcycled_config_class(base_type: str) -> type[PreTrainedConfig]:
 
 
 def _model_class(config_class: type, base_config_class: type) -> type[nn.Module]:
+    if base_config_class not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        raise UserError(
+            f"transformers has no causal language model for {base_config_class.__name__}"
+        )
     base = MODEL_FOR_CAUSAL_LM_MAPPING[base_config_class]
+    names = get_checkpoint_conversion_mapping(base.__name__)
+    names = names or get_checkpoint_conversion_mapping(base_config_class.model_type)
+    if names:  # where a checkpoint's names differ from the modules'
+        register_checkpoint_conversion_mapping(f"Xft{base.__name__}", names)
     members = {
         "config_class": config_class,
         "forward": _forward_over(base),
@@ -137,7 +151,7 @@ class XftOutput(MoeCausalLMOutputWithPast):
 
 
 class UpcycledModel:
-    """Mixin over the backbone's causal LM class: each decoder layer's `mlp` is a MoeBlock."""
+    """Mixin over the backbone's causal LM class: `mlp` of each upcycled layer is a MoeBlock."""
 
     def __init__(self, config):
         requested = config._experts_implementation
@@ -145,7 +159,7 @@ class UpcycledModel:
         super().__init__(config)
         config._experts_implementation = self.get_correct_experts_implementation(requested)
         self.token_mask = TokenMask()
-        for layer in gated_layers(self):
+        for layer in upcycled_layers(self, config.upcycled_layers):
             layer.mlp = MoeBlock(config, layer.mlp, self.token_mask)
         self.post_init()
 
@@ -186,25 +200,18 @@ class UpcycledModel:
             if isinstance(module, NoiseProjection):
                 init.zeros_(module.weight)
             elif isinstance(module, Experts):
-                init.normal_(module.gate_up_proj, std=std)
-                init.normal_(module.down_proj, std=std)
+                for name, parameter in module.named_parameters(recurse=False):
+                    if name.endswith("_bias"):
+                        init.zeros_(parameter)
+                    else:
+                        init.normal_(parameter, std=std)
             else:
                 continue
             module._is_hf_initialized = True
         super().initialize_weights()
 
 
-def gated_layers(model: nn.Module) -> list[nn.Module]:
-    """The decoder layers of a backbone. Raises UserError if one has no gated MLP without bias."""
+def upcycled_layers(model: nn.Module, indices: list[int] | None) -> list[nn.Module]:
+    """The decoder layers of a backbone with these indices; all for None."""
     layers = model.get_decoder().layers
-    for index, layer in enumerate(layers):
-        mlp = getattr(layer, "mlp", None)
-        projections = [getattr(mlp, name, None) for name in ("gate_proj", "up_proj", "down_proj")]
-        if not all(isinstance(projection, nn.Linear) for projection in projections):
-            raise UserError(
-                f"layer {index} of {type(model).__name__}: its MLP, of class {type(mlp).__name__}, "
-                "has no gate_proj, up_proj and down_proj: only gated MLPs can be upcycled"
-            )
-        if any(projection.bias is not None for projection in projections):
-            raise UserError(f"layer {index}: a gated MLP with biases cannot be upcycled yet")
-    return list(layers)
+    return [layers[index] for index in (range(len(layers)) if indices is None else indices)]

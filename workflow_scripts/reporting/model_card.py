@@ -15,43 +15,48 @@ A {architecture} of the base's architecture and config. It was upcycled to a mix
 {num_experts} experts ({num_experts_per_tok} for each token), tuned on instructions, and merged back
 ([XFT](https://arxiv.org/abs/2404.15247)). It loads with plain transformers.
 
-- lambda, the shared expert's weight: {shared_expert_weight:g}
-- mixing coefficients: {granularity}, {origin}
+- lambda, the shared expert's weight: {shared_expert_weight:g}{learned}
+- mixing coefficients: one set per {granularity}, {origin}
 
-Shares of the routed experts, summing to 1:
+lambda, and the shares of the routed experts, which sum to 1:
 
-| coefficients of | {heads} |
-|---|{rules}|
+| coefficients of | lambda | {heads} |
+|---|---|{rules}|
 {rows}
 """
 
 
-def dense_card(moe_config: dict, mixing: MixingArtifact) -> str:
-    """The card of a merged model: base, experts, lambda, and every expert's share."""
-    shares = mixing.alpha.softmax(dim=-1)
+def dense_card(moe_config: dict, mixing: MixingArtifact, layers: list[int]) -> str:
+    """The card of a merged model: base, experts, lambda, and every expert's share.
+
+    layers: the numbers of the upcycled layers.
+    """
     trained = mixing.artifact.manifest.kind == "weighted_trained"
-    experts = range(1, shares.shape[-1] + 1)
+    experts = range(1, mixing.alpha.shape[-1] + 1)
     return CARD.format(
         architecture=model_name(moe_config["base_config"]),
         num_experts=moe_config["num_experts"],
         num_experts_per_tok=moe_config["num_experts_per_tok"],
         shared_expert_weight=mixing.shared_expert_weight,
-        granularity=f"one set per {mixing.config['granularity']}",
+        learned=" at the start, then learned" if mixing.lambda_logit is not None else "",
+        granularity=mixing.config["granularity"],
         origin="trained" if trained else "equal shares",
         heads=" | ".join(f"expert {expert}" for expert in experts),
         rules="|".join("---" for _ in experts),
-        rows="\n".join(_rows(shares)),
+        rows="\n".join(_rows(mixing, layers)),
     )
 
 
-def _rows(shares) -> list[str]:
-    layers, projections, _ = shares.shape
+def _rows(mixing: MixingArtifact, layers: list[int]) -> list[str]:
+    lambdas = mixing.coefficients[..., 0]
+    shares = mixing.alpha.softmax(dim=-1)
+    by_layer, by_projection, _ = (size > 1 for size in shares.shape)
     rows = []
-    for layer in range(layers):
-        for projection in range(projections):
-            name = f"layer {layer}" if layers > 1 else "the model"
-            if projections > 1:
-                name += f", {('gate', 'up', 'down')[projection]}"
-            values = " | ".join(f"{share:.4f}" for share in shares[layer, projection].tolist())
-            rows.append(f"| {name} | {values} |")
+    for row in range(shares.shape[0]):
+        for column in range(shares.shape[1]):
+            name = f"layer {layers[row]}" if by_layer else "the model"
+            if by_projection:
+                name += f", projection {column + 1}"
+            values = [lambdas[row, column], *shares[row, column]]
+            rows.append(f"| {name} | {' | '.join(f'{value:.4f}' for value in values)} |")
     return rows

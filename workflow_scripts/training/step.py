@@ -52,7 +52,8 @@ def parse_flags(args: argparse.Namespace, section: str) -> TrainingOptions:
 
 def training_keys(section: str) -> list[str]:
     """The keys of a config section that are options of the training loop."""
-    return [key for key in configuration.properties(section) if key != "granularity"]
+    shape = configuration.MIXING_SHAPE
+    return [key for key in configuration.properties(section) if key not in shape]
 
 
 def prepare_process(options: TrainingOptions) -> None:
@@ -63,6 +64,13 @@ def prepare_process(options: TrainingOptions) -> None:
     torch.set_num_threads(options.threads)
     set_seed(options.seed)
     logging.disable_progress_bar()
+
+
+def device() -> str:
+    """Where this process trains: its own GPU, or the CPU where there is none."""
+    import torch
+
+    return f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu"
 
 
 def prepare_examples(file: Path, model_folder: Path, options: TrainingOptions):

@@ -29,18 +29,28 @@ def train(
     seed: int,
     metrics_file: Path | None = None,
     extra_metrics: Callable[[], dict] = dict,
+    build_optimizer: Callable | None = None,
 ) -> None:
     """Train `model` in place on tokenised `examples`.
 
     `options` is the config's section `training` or the like of it in `mixing`. Each step's loss,
-    learning rate and `extra_metrics()` become a line of `metrics_file`.
+    learning rate and `extra_metrics()` become a line of `metrics_file`. Where what learns is not in
+    the model, `build_optimizer(optimizer_class, options, max_grad_norm)` makes its optimiser, which
+    clips its own gradients.
     """
     if not torch.cuda.is_available():
         os.environ.setdefault("DS_ACCELERATOR", "cpu")  # else DeepSpeed warns that it chose it
     with tempfile.TemporaryDirectory() as folder:
+        arguments = _arguments(options, seed, folder)
+        optimizer = None
+        if build_optimizer is not None:
+            optimizer_class, settings = Trainer.get_optimizer_cls_and_kwargs(arguments)
+            optimizer = build_optimizer(optimizer_class, settings, options["max_grad_norm"])
+            arguments.max_grad_norm = 0.0
         trainer = Trainer(
             model=model,
-            args=_arguments(options, seed, folder),
+            args=arguments,
+            optimizers=(optimizer, None),
             train_dataset=examples,
             data_collator=DataCollatorForSeq2Seq(tokenizer, label_pad_token_id=IGNORED),
             callbacks=[ProgressCallback(), MetricsCallback(metrics_file, extra_metrics)],

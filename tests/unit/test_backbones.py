@@ -1,0 +1,246 @@
+"""Every supported backbone, all the way: upcycled, trained, generating, mixed, merged, reloaded."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoConfig, AutoModelForCausalLM
+
+import workflow_scripts.modeling  # noqa: F401
+from workflow_scripts import dense, ffn, moe, weighted_init
+from workflow_scripts.checkpoints.reader import Checkpoint
+from workflow_scripts.modeling.mixing import Mixing, MixingLogits
+
+SIZES = {
+    "vocab_size": 97,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 128,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "initializer_range": 0.2,
+}
+HEAD = {"head_dim": 8}
+SLIDING = HEAD | {"query_pre_attn_scalar": 8, "sliding_window": 8}
+ROPES = {
+    "theta": {"rope_type": "default", "rope_theta": 100000.0},
+    "linear": {"rope_type": "linear", "factor": 4.0, "rope_theta": 100000.0},
+    "dynamic": {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 100000.0},
+    "llama3": {
+        "rope_type": "llama3",
+        "rope_theta": 500000.0,
+        "factor": 8.0,
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 64,
+    },
+    "yarn": {
+        "rope_type": "yarn",
+        "factor": 4.0,
+        "rope_theta": 100000.0,
+        "original_max_position_embeddings": 32,
+    },
+}
+# "type-variant": what differs from SIZES. The README names the types.
+BACKBONES = {
+    "llama": {},
+    "llama-tied": {"tie_word_embeddings": True},
+    "llama-biases": {"mlp_bias": True, "attention_bias": True},
+    "llama-geglu": {"hidden_act": "gelu_pytorch_tanh"},
+    **{f"llama-rope-{name}": {"rope_parameters": rope} for name, rope in ROPES.items()},
+    "mistral": {"sliding_window": 8},
+    "qwen2": {},
+    "qwen3": {"head_dim": 16},
+    "stablelm": {},
+    "gemma": HEAD,
+    "gemma2": SLIDING,
+    "gemma3_text": SLIDING,
+    "olmo2": {},
+    "smollm3": {},
+    "granite": {},
+    "cohere": {},
+    "phi3": {},
+    "glm4": HEAD,
+    "starcoder2": {"residual_dropout": 0.0},
+    "gpt_neox": {},
+    "phi": {},
+    "nemotron": {},
+}
+
+
+class Case:
+    """A random dense model and the folder of all that is made from it."""
+
+    def __init__(self, dense_model, folder):
+        self.dense, self.folder = dense_model, folder
+
+    def load(self, name="moe", **options):
+        return AutoModelForCausalLM.from_pretrained(self.folder / name, **options)
+
+
+@pytest.fixture(scope="module", params=BACKBONES)
+def case(request, tmp_path_factory):
+    """A backbone, upcycled; in `trained` the same with experts that differ, extracted and merged."""
+    torch.manual_seed(0)
+    config = AutoConfig.for_model(request.param.split("-")[0], **SIZES | BACKBONES[request.param])
+    model = AutoModelForCausalLM.from_config(config).eval()
+    randomize_biases(model)
+    folder = tmp_path_factory.mktemp(request.param)
+    model.save_pretrained(folder / "base")
+    run(moe, folder, "moe", base="base")
+    trained = AutoModelForCausalLM.from_pretrained(folder / "moe")
+    for block in trained.moe_blocks:
+        for weight in block.experts.parameters():
+            weight.data += 0.1 * torch.randn_like(weight)
+    trained.save_pretrained(folder / "trained")
+    run(ffn, folder, "ffn", moe="trained")
+    run(weighted_init, folder, "weighted", moe="trained", ffn="ffn", lam=0.6)
+    run(dense, folder, "merged", weighted="weighted", moe="trained", ffn="ffn")
+    return Case(model, folder)
+
+
+def randomize_biases(model):
+    """Fresh biases are zero, which would hide that one is lost."""
+    for name, parameter in model.named_parameters():
+        if name.endswith("bias"):
+            torch.nn.init.normal_(parameter, std=0.1)
+
+
+def run(step, folder, out, **flags):
+    words = [f"--out={folder / out}"]
+    for name, value in flags.items():
+        words.append(f"--{name}={value if name == 'lam' else folder / value}")
+    step.main(words)
+
+
+@pytest.fixture
+def upcycled(case):
+    return case.load()
+
+
+def tokens(batch=2, length=24):
+    return torch.randint(3, 97, (batch, length), generator=torch.Generator().manual_seed(1))
+
+
+def assert_logits(model, expected):
+    with torch.no_grad():
+        difference = model(tokens()).logits - expected(tokens()).logits
+    assert difference.abs().max() <= 1e-5
+
+
+def test_step_0_logits_are_the_dense_models(case, upcycled):
+    assert_logits(upcycled, case.dense)
+
+
+def test_step_0_holds_in_training_mode_whatever_the_router_says(case, upcycled):
+    upcycled.train()
+    for block in upcycled.moe_blocks:
+        for weight in block.router.parameters():
+            torch.nn.init.normal_(weight)
+    assert_logits(upcycled, case.dense)
+
+
+def test_experts_that_differ_matter(case):
+    with torch.no_grad():
+        difference = case.load("trained")(tokens()).logits - case.dense(tokens()).logits
+    assert difference.abs().max() > 1e-3
+
+
+def test_generation_with_cache_is_the_dense_models(case, upcycled):
+    options = {"max_new_tokens": 12, "do_sample": False}
+    expected = case.dense.generate(tokens(), attention_mask=torch.ones(2, 24).long(), **options)
+    ours = upcycled.generate(tokens(), attention_mask=torch.ones(2, 24).long(), **options)
+    assert torch.equal(ours, expected)
+
+
+def test_a_left_padded_batch_generates_what_each_row_does_alone(case):
+    model = case.load("trained").eval()
+    long, short = tokens(1, 20), tokens(1, 11)
+    batch = torch.cat([long, torch.cat([torch.zeros(1, 9, dtype=torch.long), short], dim=1)])
+    mask = (batch != 0).long()
+    options = {"max_new_tokens": 8, "do_sample": False}
+    together = model.generate(batch, attention_mask=mask, **options)[:, 20:]
+    for row, ids in zip(together, (long, short), strict=True):
+        alone = model.generate(ids, attention_mask=torch.ones_like(ids), **options)
+        alone = alone[0, ids.shape[1] :]
+        assert torch.equal(row[: len(alone)], alone)
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_padding_changes_no_real_token_and_no_loss(case, side):
+    upcycled = case.load("trained")
+    ids = tokens(batch=1)
+    padding = torch.zeros(1, 7, dtype=torch.long)
+    parts = [padding, ids] if side == "left" else [ids, padding]
+    padded, mask = torch.cat(parts, dim=1), torch.cat([padding * 0, ids * 0 + 1], dim=1)
+    mask = mask if side == "left" else mask.flip(1)
+    labels = padded.masked_fill(mask == 0, -100)
+    positions = (mask.cumsum(1) - 1).clamp(min=0)
+    with torch.no_grad():
+        alone = upcycled(ids, labels=ids)
+        together = upcycled(padded, attention_mask=mask, position_ids=positions, labels=labels)
+    real = together.logits[mask.bool()].view_as(alone.logits)
+    torch.testing.assert_close(real, alone.logits, atol=2e-5, rtol=1e-5)
+    torch.testing.assert_close(together.aux_loss, alone.aux_loss)
+    for a, b in zip(alone.routing, together.routing, strict=True):
+        assert torch.equal(a.load, b.load)
+
+
+def gradients(model, checkpointing=False):
+    torch.manual_seed(3)
+    model.train()
+    if checkpointing:
+        model.activation_checkpointing_enable()
+    model(tokens(), labels=tokens()).loss.backward()
+    return {name: parameter.grad for name, parameter in model.named_parameters()}
+
+
+def test_checkpointing_gives_the_same_gradients_to_every_parameter(case):
+    plain, checkpointed = gradients(case.load("trained")), gradients(case.load("trained"), True)
+    assert [name for name, gradient in plain.items() if gradient is None] == []
+    for name, gradient in plain.items():
+        torch.testing.assert_close(checkpointed[name], gradient, atol=1e-6, rtol=1e-5)
+
+
+def test_save_and_load_keeps_config_weights_and_logits(upcycled, tmp_path):
+    upcycled.save_pretrained(tmp_path)
+    again = AutoModelForCausalLM.from_pretrained(tmp_path)
+    assert again.config.to_dict() == upcycled.config.to_dict()
+    with torch.no_grad():
+        assert torch.equal(again(tokens()).logits, upcycled(tokens()).logits)
+
+
+def test_the_merged_model_is_the_mixing_model_and_of_the_bases_kind(case):
+    moe_checkpoint, extracted = Checkpoint(case.folder / "trained"), Checkpoint(case.folder / "ffn")
+    mixing = Mixing(moe_checkpoint, extracted, MixingLogits(torch.zeros(2, 1, 7), None, 0.6))
+    mixing.model.eval()
+    merged = case.load("merged")
+    assert type(merged) is type(case.dense)
+    assert_logits(merged, mixing.model)
+    ours, base = (case.folder / name for name in ("merged", "base"))
+    assert json.loads((ours / "config.json").read_text()) == (
+        json.loads((base / "config.json").read_text())
+    )
+    shapes = [
+        {name: tensor.shape for name, tensor in load_file(folder / "model.safetensors").items()}
+        for folder in (ours, base)
+    ]
+    assert shapes[0] == shapes[1]
+
+
+def test_the_merge_of_equal_experts_is_the_base(case, tmp_path):
+    for name in ("moe", "base"):
+        (tmp_path / name).symlink_to(case.folder / name)
+    (tmp_path / "moe.manifest.json").symlink_to(case.folder / "moe.manifest.json")
+    run(ffn, tmp_path, "ffn", moe="moe")
+    run(weighted_init, tmp_path, "weighted", moe="moe", ffn="ffn", lam=0.6)
+    run(dense, tmp_path, "merged", weighted="weighted", moe="moe", ffn="ffn")
+    ours, base = (load_file(tmp_path / name / "model.safetensors") for name in ("merged", "base"))
+    assert ours.keys() == base.keys()
+    for name, tensor in base.items():
+        torch.testing.assert_close(ours[name], tensor, atol=1e-6, rtol=1e-6)
