@@ -85,7 +85,7 @@ class Case:
 
 @pytest.fixture(scope="module", params=BACKBONES)
 def case(request, tmp_path_factory):
-    """A backbone, upcycled; in `trained` the same with experts that differ, extracted and merged."""
+    """A backbone, upcycled; `trained`: with experts that differ; and what is merged from these."""
     torch.manual_seed(0)
     config = AutoConfig.for_model(request.param.split("-")[0], **SIZES | BACKBONES[request.param])
     model = AutoModelForCausalLM.from_config(config).eval()

@@ -81,6 +81,8 @@ def test_yaml_numbers_in_any_spelling(text):
         ("moe.num_experts", "7", 7),
         ("moe.shared_expert", "True", True),
         ("moe.router_noise", "false", False),
+        ("moe.upcycled_layers", ["2", "0"], [0, 2]),
+        ("moe.upcycled_layers", "null", None),
         ("training.max_steps", "null", None),
         ("base.revision", "null", None),
         ("base.model", "null", "null"),
@@ -99,6 +101,11 @@ def test_text_stands_for_what_it_spells(key, text, value):
     [
         ("sede", 1, "sede is not a known key: did you mean seed?"),
         ("moe.num_expert", 4, "moe.num_expert is not a known key: did you mean num_experts?"),
+        ("moe.upcycled_layers", [], "moe.upcycled_layers = []: "),
+        ("moe.upcycled_layers", [-1], "moe.upcycled_layers[0] = -1: must be at least 0"),
+        ("moe.upcycled_layers", [1, 1], "moe.upcycled_layers = [1, 1]: "),
+        ("moe.upcycled_layers", 1, "moe.upcycled_layers = 1: must be of type array or null"),
+        ("mixing.learn_lambda", 0.5, "mixing.learn_lambda = 0.5: must be of type boolean"),
         ("merge.lambda", 0.5, "merge.lambda is not a known key: did you mean lambdas?"),
         ("data.qqq", 1, "data.qqq is not a known key: known keys are instruction_column, limit,"),
         ("moe.num_experts", 1, "moe.num_experts = 1: must be at least 2"),
@@ -204,6 +211,13 @@ def test_vanilla_upcycling_needs_no_merge():
     config = with_value("moe.shared_expert", False)
     config["evaluation"] = {"models": ["base", "moe_sft"]}
     assert complete(config)["moe"]["shared_expert"] is False
+
+
+@pytest.mark.parametrize("lam", [0, 1])
+def test_a_lambda_to_be_learned_starts_between_0_and_1(lam):
+    config = with_value("mixing.learn_lambda", True) | {"merge": {"lambdas": [0.5, lam]}}
+    with pytest.raises(UserError, match=f"merge.lambdas = {lam}: with learn_lambda it must be"):
+        complete(config)
 
 
 @pytest.mark.parametrize(

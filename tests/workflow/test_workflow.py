@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM
 
 import workflow_scripts.modeling  # noqa: F401
 from workflow_scripts.conversions.mixing_artifact import open_mixing, open_sources
-from workflow_scripts.modeling.mixing import Mixing
+from workflow_scripts.modeling.mixing import Mixing, MixingLogits
 
 LAMBDA_CHAIN = ["dense", "eval", "summary", "weighted_init", "weighted_trained"]
 ALL = ["base", "moe", "moe_sft", "ffn", *LAMBDA_CHAIN, "eval", "eval"]
@@ -61,7 +61,8 @@ def test_dense_is_the_mixing_model(project):
     results = project.results
     sources = open_sources(results / "moe_sft", results / "ffn")
     learned = open_mixing(results / "weighted_trained" / "lam~0.75", sources)
-    mixing = Mixing(sources.moe.checkpoint, sources.ffn.checkpoint, learned.alpha, 0.75)
+    logits = MixingLogits(learned.alpha, None, 0.75)
+    mixing = Mixing(sources.moe.checkpoint, sources.ffn.checkpoint, logits)
     dense = AutoModelForCausalLM.from_pretrained(results / "dense" / "lam~0.75")
     ids = torch.randint(3, 700, (2, 50))
     with torch.no_grad():
@@ -103,8 +104,10 @@ def test_another_lambda_runs_its_chain_and_going_back_only_the_summary(
         ({"evaluation": {"limit": 3}}, ["eval"] * 3 + ["summary"]),
         ({"mixing": {"learning_rate": 0.5}}, ["dense", "eval", "summary", "weighted_trained"]),
         ({"mixing": {"granularity": "model"}}, LAMBDA_CHAIN),
+        ({"mixing": {"learn_lambda": True}}, LAMBDA_CHAIN),
         ({"training": {"learning_rate": 0.5}}, ["ffn", "moe_sft", *LAMBDA_CHAIN, "eval"]),
         ({"moe": {"router": "linear"}}, ["moe", "moe_sft", "ffn", *LAMBDA_CHAIN, "eval"]),
+        ({"moe": {"upcycled_layers": [0]}}, ["moe", "moe_sft", "ffn", *LAMBDA_CHAIN, "eval"]),
     ],
 )
 def test_a_changed_value_runs_what_depends_on_it(project, config, rules):

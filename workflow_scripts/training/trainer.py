@@ -4,6 +4,7 @@ import json
 import os
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -47,15 +48,21 @@ def train(
             optimizer_class, settings = Trainer.get_optimizer_cls_and_kwargs(arguments)
             optimizer = build_optimizer(optimizer_class, settings, options["max_grad_norm"])
             arguments.max_grad_norm = 0.0
+        callbacks = []
+        if arguments.process_index == 0:  # one process speaks for all
+            callbacks = [ProgressCallback(), MetricsCallback(metrics_file, extra_metrics)]
         trainer = Trainer(
             model=model,
             args=arguments,
             optimizers=(optimizer, None),
             train_dataset=examples,
             data_collator=DataCollatorForSeq2Seq(tokenizer, label_pad_token_id=IGNORED),
-            callbacks=[ProgressCallback(), MetricsCallback(metrics_file, extra_metrics)],
+            callbacks=callbacks,
         )
         trainer.remove_callback(PrinterCallback)
+        if build_optimizer is not None:  # DDP refuses a model in which nothing learns
+            prepare_model = trainer.accelerator.prepare_model
+            trainer.accelerator.prepare_model = partial(prepare_model, evaluation_mode=True)
         trainer.train()
 
 

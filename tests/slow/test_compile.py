@@ -1,0 +1,30 @@
+"""torch.compile of an upcycled model: what is dense-shaped is compiled, the rest breaks the graph."""
+
+import copy
+import shutil
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+import workflow_scripts.modeling  # noqa: F401
+from workflow_scripts import moe
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
+def test_a_compiled_mixture_computes_and_trains_the_same(tiny_llama, tmp_path, backend):
+    if backend == "inductor" and not shutil.which("g++"):
+        pytest.skip("the compiler needs g++")
+    moe.main(["--base", str(tiny_llama), "--out", str(tmp_path / "moe")])
+    plain = AutoModelForCausalLM.from_pretrained(tmp_path / "moe").eval()
+    compiled = torch.compile(copy.deepcopy(plain), backend=backend)
+    ids = torch.randint(3, 290, (2, 24))
+    for model in (plain, compiled):
+        model(ids, labels=ids).loss.backward()
+    with torch.no_grad():
+        torch.testing.assert_close(compiled(ids).logits, plain(ids).logits, atol=1e-5, rtol=1e-5)
+    ours = dict(compiled._orig_mod.named_parameters())
+    for name, parameter in plain.named_parameters():
+        torch.testing.assert_close(ours[name].grad, parameter.grad, atol=1e-5, rtol=1e-4)
