@@ -46,7 +46,7 @@ ROPES = {
         "original_max_position_embeddings": 32,
     },
 }
-# "type-variant": what differs from SIZES. The README names the types.
+# "type-variant": what differs from SIZES. docs/backbones.md lists the types.
 BACKBONES = {
     "llama": {},
     "llama-tied": {"tie_word_embeddings": True},
@@ -60,16 +60,25 @@ BACKBONES = {
     "gemma": HEAD,
     "gemma2": SLIDING,
     "gemma3_text": SLIDING,
+    "olmo": {},
     "olmo2": {},
     "smollm3": {},
     "granite": {},
     "cohere": {},
+    "cohere2": {"sliding_window": 8},
+    "ernie4_5": HEAD,
+    "exaone4": {"sliding_window": 8, "sliding_window_pattern": 2},
+    "helium": HEAD,
+    "hunyuan_v1_dense": HEAD,
     "phi3": {},
+    "glm": HEAD,
     "glm4": HEAD,
     "starcoder2": {"residual_dropout": 0.0},
     "gpt_neox": {},
     "phi": {},
+    "persimmon": {},
     "nemotron": {},
+    "arcee": {},
 }
 
 
@@ -244,3 +253,14 @@ def test_the_merge_of_equal_experts_is_the_base(case, tmp_path):
     assert ours.keys() == base.keys()
     for name, tensor in base.items():
         torch.testing.assert_close(ours[name], tensor, atol=1e-6, rtol=1e-6)
+
+
+def test_the_documents_list_the_tested_backbones(repository):
+    text = (repository / "docs" / "backbones.md").read_text()
+    listed = {name for line in text.splitlines() if line.startswith("| `") for name in types(line)}
+    assert listed == {name.split("-")[0] for name in BACKBONES}
+
+
+def types(line):
+    """The model types in the first cell of a row: `llama`, `mistral`."""
+    return line.split("|")[1].replace("`", "").replace(",", " ").split()
