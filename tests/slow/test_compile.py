@@ -1,4 +1,4 @@
-"""torch.compile of an upcycled model: what is dense-shaped is compiled, the rest breaks the graph."""
+"""torch.compile of an upcycled model: the dense-shaped parts are compiled, routing is not."""
 
 import copy
 import shutil

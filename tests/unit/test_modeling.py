@@ -55,14 +55,6 @@ def test_base_config_is_kept_unchanged(tiny_llama, tiny_moe):
     assert ours == json.loads((tiny_llama / "config.json").read_text())
 
 
-def test_noise_starts_at_zero_and_stays_there_when_initialised_again(upcycled):
-    fresh = AutoModelForCausalLM.from_config(upcycled.config)
-    fresh.init_weights()
-    for model in (upcycled, fresh):
-        for block in model.moe_blocks:
-            assert not block.router.noise.weight.any()
-
-
 def test_every_parameter_gets_a_gradient_even_of_experts_without_tokens(upcycled):
     few = tokens(batch=1, length=2)
     upcycled.train()(few, labels=few).loss.backward()

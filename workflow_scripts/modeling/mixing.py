@@ -64,7 +64,8 @@ class Mixing:
     """A mixing model and its logits.
 
     model: the backbone's own causal LM class in fp32. It has no parameter that learns; its merged
-    weights are buffers that collect a gradient. gradient_norm: of the logits, in the last step.
+    weights are plain tensors that collect a gradient. gradient_norm: of the logits, in the last
+    step.
     """
 
     def __init__(self, moe: Checkpoint, ffn: Checkpoint, logits: MixingLogits, device: str = "cpu"):
@@ -73,7 +74,7 @@ class Mixing:
         self.model = _backbone(moe, ffn).requires_grad_(False).to(device)
         self.gradient_norm = 0.0
         shape = self.logits.coefficients().shape
-        self._merged = [(tensor, self._buffer(tensor)) for tensor in merged_tensors(ffn, shape)]
+        self._merged = [(tensor, self._weight(tensor)) for tensor in merged_tensors(ffn, shape)]
         self.merge()
 
     @torch.no_grad()
@@ -104,9 +105,14 @@ class Mixing:
         self.gradient_norm = norm.item()
 
     def metrics(self) -> dict:
-        """Each set's shares of the routed experts, its lambda where learned, the gradient norm."""
+        """Each set's shares of the routed experts, its lambda where learned, the gradient norm.
+
+        distance_from_uniform: the largest distance of a share from 1/R; 0 is plain averaging.
+        """
         logits = self.logits.tensors()
-        metrics = {"shares": logits[ALPHA].softmax(dim=-1).tolist()}
+        shares = logits[ALPHA].softmax(dim=-1)
+        distance = (shares - 1 / shares.shape[-1]).abs().max().item()
+        metrics = {"shares": shares.tolist(), "distance_from_uniform": distance}
         if LAMBDA_LOGIT in logits:
             metrics["lambda"] = logits[LAMBDA_LOGIT].sigmoid().tolist()
         return metrics | {"grad_norm": self.gradient_norm}
@@ -131,16 +137,17 @@ class Mixing:
         shared = product(tensor.shared(self.ffn)) if learned else routed[0].new_zeros(())
         return torch.stack([shared, *routed])
 
-    def _buffer(self, tensor: MergedTensor) -> Tensor:
-        """Turn a parameter of the backbone into a buffer that collects a gradient.
+    def _weight(self, tensor: MergedTensor) -> Tensor:
+        """Turn a parameter of the backbone into a plain tensor that collects a gradient.
 
-        The buffer has memory of its own: the parameter may be the memory-mapped shared expert.
+        Neither parameter nor buffer, so that no `model.to(...)` puts a copy in its place, which
+        `merge` would miss. Its memory is its own: the parameter may be a memory-mapped expert.
         """
         mlp = self.model.get_decoder().layers[tensor.layer.index].mlp
         linear = mlp.get_submodule(tensor.projection)
         weight = torch.empty_like(getattr(linear, tensor.part)).requires_grad_()
         delattr(linear, tensor.part)
-        linear.register_buffer(tensor.part, weight, persistent=False)
+        setattr(linear, tensor.part, weight)
         return weight
 
 
