@@ -1,7 +1,9 @@
 """Routed experts with fused weights, each of which computes one slice of the sorted tokens.
 
-Symbols: T tokens, k experts per token, S = T k slots, R experts, H hidden and I intermediate size.
+Symbols: T tokens, k experts per token, S = T k rows, R experts, H hidden and I intermediate size.
 """
+
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -13,10 +15,10 @@ from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 class Experts(nn.Module):
     """R feed-forward networks: down(act(gate(x)) * up(x)), or down(act(up(x))) without a gate.
 
-    gate_up_proj [R, 2I, H], or up_proj [R, I, H] without a gate; down_proj [R, H, I]; with biases
-    also gate_up_proj_bias [R, 2I] or up_proj_bias [R, I], and down_proj_bias [R, H]. These names
-    and the attributes are those that transformers' implementations of experts expect;
-    `config._experts_implementation` chooses one of them, or `forward_sorted` by "eager".
+    gate_up_proj [R, 2I, H], without a gate up_proj [R, I, H]; down_proj [R, H, I]; with biases
+    gate_up_proj_bias [R, 2I] or up_proj_bias [R, I], and down_proj_bias [R, H]. These names and
+    the attributes are what transformers' implementations of experts expect; one of them is chosen
+    by `config._experts_implementation`, and `compute_sorted` by "eager".
     """
 
     has_post_expert_norm = False
@@ -30,7 +32,7 @@ class Experts(nn.Module):
         num_experts: int,
         hidden_size: int,
         intermediate_size: int,
-        act_fn,
+        act_fn: Callable[[Tensor], Tensor],
         gated: bool = True,
         bias: bool = False,
     ):
@@ -43,10 +45,11 @@ class Experts(nn.Module):
         self.up_name = "gate_up_proj" if gated else "up_proj"
         width = 2 * intermediate_size if gated else intermediate_size
         sizes = {self.up_name: (width, hidden_size), "down_proj": (hidden_size, intermediate_size)}
-        for name, (out, inner) in sizes.items():
-            self.register_parameter(name, nn.Parameter(torch.empty(num_experts, out, inner)))
-            empty_bias = nn.Parameter(torch.empty(num_experts, out)) if bias else None
-            self.register_parameter(f"{name}_bias", empty_bias)
+        for name, size in sizes.items():
+            self.register_parameter(name, nn.Parameter(torch.empty(num_experts, *size)))
+            if bias:
+                empty_bias = nn.Parameter(torch.empty(num_experts, size[0]))
+                self.register_parameter(f"{name}_bias", empty_bias)
 
     def forward(self, hidden_states: Tensor, top_k_index: Tensor, top_k_weights: Tensor) -> Tensor:
         """The weighted sum of the chosen experts' outputs, [T, H] in the dtype of `hidden_states`.
@@ -54,28 +57,30 @@ class Experts(nn.Module):
         hidden_states [T, H], top_k_index [T, k] int64, top_k_weights [T, k] fp32.
         """
         implementation = self.config._experts_implementation
-        compute = ALL_EXPERTS_FUNCTIONS.get_interface(implementation, Experts.forward_sorted)
+        compute = ALL_EXPERTS_FUNCTIONS.get_interface(implementation, Experts.compute_sorted)
         return compute(self, hidden_states, top_k_index, top_k_weights)
 
-    def forward_sorted(self, hidden_states: Tensor, index: Tensor, weights: Tensor) -> Tensor:
-        """`forward` over slots sorted by expert. Sums in fp32, rounds once; deterministic."""
-        experts, order = index.flatten().sort(stable=True)
+    def compute_sorted(self, hidden_states: Tensor, index: Tensor, weights: Tensor) -> Tensor:
+        """`forward` by sorting rows by expert. Sums in fp32 and rounds once; deterministic."""
+        expert, order = index.flatten().sort(stable=True)
         place = order.argsort()
-        all_experts = torch.arange(self.num_experts, device=index.device)
-        ends = torch.searchsorted(experts, all_experts, right=True, out_int32=True)
-        rows = TakeRows.apply(autocast(hidden_states), order // index.shape[1], place)
-        if has_grouped_mm(rows, self.down_proj):
-            rows = self.grouped_mm(rows, experts, ends)
+        numbers = torch.arange(self.num_experts, device=index.device)
+        ends = torch.searchsorted(expert, numbers, right=True, out_int32=True)
+        rows = TakeRows.apply(as_autocast(hidden_states), order // index.shape[1], place)
+        if has_fast_grouped_mm(rows, self.down_proj):
+            rows = self.compute_grouped(rows, expert, ends)
         else:
-            rows = self.loop(rows, ends)
-        slots = TakeRows.apply(rows, place, order).view(*index.shape, hidden_states.shape[1])
-        return (slots * weights[..., None]).sum(1).to(hidden_states.dtype)
+            rows = self.compute_loop(rows, ends)
+        rows = TakeRows.apply(rows, place, order).view(*index.shape, hidden_states.shape[1])
+        return (rows * weights[..., None]).sum(1).to(hidden_states.dtype)
 
     @torch.compiler.disable
-    def loop(self, rows: Tensor, ends: Tensor) -> Tensor:
-        """Sorted rows [S, H] to [S, H], one matrix product per expert; ends [R] as in `grouped_mm`.
+    def compute_loop(self, rows: Tensor, ends: Tensor) -> Tensor:
+        """Sorted rows [S, H] to [S, H], one matrix product per expert and projection.
 
-        Pieces of one expert stay small, and gate and up projection apart: nothing is copied.
+        ends [R]: where the rows of each expert end. Small tensors are made in memory that was used
+        before, and gate and up projection are apart so that none is a strided half of another.
+        torch.compile leaves this out: it would compile anew for other numbers of rows.
         """
         pieces = rows.split(ends.diff(prepend=ends.new_zeros(1)).tolist())
         weight, bias = self.weight_and_bias(self.up_name)
@@ -83,43 +88,45 @@ class Experts(nn.Module):
             pieces = [piece for piece in pieces for _ in ("gate", "up")]
             weight = weight.view(len(pieces), -1, weight.shape[2])
             bias = None if bias is None else bias.view(len(pieces), -1)
-        outputs = linear_by_expert(pieces, weight, bias)
+        hidden = linear_by_expert(pieces, weight, bias)
         if self.has_gate:
-            gates, ups = outputs[::2], outputs[1::2]
-            hidden = [self.act_fn(gate) * up for gate, up in zip(gates, ups, strict=True)]
+            pairs = zip(hidden[::2], hidden[1::2], strict=True)
+            hidden = [self.act_fn(gate) * up for gate, up in pairs]
         else:
-            hidden = [self.act_fn(output) for output in outputs]
+            hidden = [self.act_fn(piece) for piece in hidden]
         return torch.cat(linear_by_expert(hidden, *self.weight_and_bias("down_proj")))
 
-    def grouped_mm(self, rows: Tensor, experts: Tensor, ends: Tensor) -> Tensor:
-        """Sorted rows [S, H] to [S, H] by torch's grouped kernel, without waiting for the device.
+    def compute_grouped(self, rows: Tensor, expert: Tensor, ends: Tensor) -> Tensor:
+        """The same by torch's grouped products, which need not wait for a GPU.
 
-        experts [S]: the expert of each row; ends [R] int32: where the rows of each expert end.
+        expert [S]: the expert of each row; ends [R] int32.
         """
-        hidden = grouped_linear(rows, *self.weight_and_bias(self.up_name), experts, ends)
+        hidden = grouped_linear(rows, *self.weight_and_bias(self.up_name), expert, ends)
         hidden = self._apply_gate(hidden) if self.has_gate else self.act_fn(hidden)
-        return grouped_linear(hidden, *self.weight_and_bias("down_proj"), experts, ends)
+        return grouped_linear(hidden, *self.weight_and_bias("down_proj"), expert, ends)
 
     def weight_and_bias(self, name: str) -> tuple[Tensor, Tensor | None]:
-        """A projection's weight and bias (None without), in autocast's dtype."""
-        bias = getattr(self, f"{name}_bias")
-        return autocast(getattr(self, name)), None if bias is None else autocast(bias)
+        """A projection's parameters in the dtype to compute in; None without bias."""
+        bias = as_autocast(getattr(self, f"{name}_bias")) if self.has_bias else None
+        return as_autocast(getattr(self, name)), bias
 
     def _apply_gate(self, gate_up: Tensor) -> Tensor:
         gate, up = gate_up.chunk(2, dim=-1)
         return self.act_fn(gate) * up
 
 
-def autocast(tensor: Tensor) -> Tensor:
-    """`tensor` in autocast's dtype; itself where autocast is off."""
+def as_autocast(tensor: Tensor) -> Tensor:
+    """The tensor in autocast's dtype, which custom functions do not heed; unchanged without."""
     device = tensor.device.type
-    if torch.is_autocast_enabled(device):
-        return tensor.to(torch.get_autocast_dtype(device))
-    return tensor
+    enabled = torch.is_autocast_enabled(device)
+    return tensor.to(torch.get_autocast_dtype(device)) if enabled else tensor
 
 
-def has_grouped_mm(rows: Tensor, weight: Tensor) -> bool:
-    """Whether torch has a fast grouped kernel for these rows and weights of these sizes."""
+def has_fast_grouped_mm(rows: Tensor, weight: Tensor) -> bool:
+    """Whether torch computes rows times weights of these sizes by a grouped kernel.
+
+    Elsewhere its grouped_mm, too, is a loop, which waits for the GPU in each product.
+    """
     return (
         rows.is_cuda
         and rows.dtype == torch.bfloat16
@@ -131,24 +138,26 @@ def has_grouped_mm(rows: Tensor, weight: Tensor) -> bool:
 
 
 def grouped_linear(
-    rows: Tensor, weight: Tensor, bias: Tensor | None, experts: Tensor, ends: Tensor
+    rows: Tensor, weight: Tensor, bias: Tensor | None, expert: Tensor, ends: Tensor
 ) -> Tensor:
-    """Each row [K] of [S, K] times its expert's weight [N, K] of [R, N, K], plus bias [R, N]."""
+    """Sorted rows [S, K] by weight [R, N, K] and bias [R, N] to [S, N]; see compute_grouped."""
     output = nn.functional.grouped_mm(rows, weight.transpose(1, 2), offs=ends)
-    return output if bias is None else output + bias[experts]
+    return output if bias is None else output + bias[expert]
 
 
-def linear_by_expert(pieces, weight: Tensor, bias: Tensor | None) -> list[Tensor]:
-    """The same for rows that are split by expert: R pieces of [rows, K] to R of [rows, N]."""
+def linear_by_expert(
+    pieces: Sequence[Tensor], weight: Tensor, bias: Tensor | None
+) -> Sequence[Tensor]:
+    """R pieces [rows, K], one for each expert, by weight [R, N, K] and bias [R, N] to [rows, N]."""
     outputs = ExpertLinear.apply(weight, *pieces)
     return outputs if bias is None else [y + b for y, b in zip(outputs, bias, strict=True)]
 
 
 class ExpertLinear(Function):
-    """Piece e times weight[e] transposed. Weight gradients are written in place into one tensor.
+    """Each piece times its expert's weight.
 
-    Through `weight[e]` or `unbind` autograd would copy all gradients once more. Experts without
-    tokens get a gradient of zero.
+    The weight's gradient is one tensor into which each expert writes its own, without tokens
+    zero. Autograd would copy the gradients of all slices of the weight into one once more.
     """
 
     @staticmethod
@@ -160,21 +169,21 @@ class ExpertLinear(Function):
     @once_differentiable
     def backward(ctx, *gradients):
         weight, *pieces = ctx.saved_tensors
-        needs_weight, *needs_pieces = ctx.needs_input_grad
-        weight_gradient = torch.empty_like(weight) if needs_weight else None
-        if needs_weight:
+        weight_gradient, piece_gradients = None, [None] * len(pieces)
+        if ctx.needs_input_grad[0]:
+            weight_gradient = torch.empty_like(weight)
             for g, x, out in zip(gradients, pieces, weight_gradient, strict=True):
                 torch.mm(g.t(), x, out=out)
-        piece_gradients = [None] * len(pieces)
-        if any(needs_pieces):
+        if any(ctx.needs_input_grad[1:]):
             piece_gradients = [torch.mm(g, w) for g, w in zip(gradients, weight, strict=True)]
         return weight_gradient, *piece_gradients
 
 
 class TakeRows(Function):
-    """rows[index], where each row is taken equally often; slot s of the rows stands at place[s].
+    """rows[index], where each of the n rows is taken equally often.
 
-    index [S], place [S]. The gradient is gathered, not scattered: deterministic on any device.
+    index [S]; place [S] lists where row 0 went, each time, then row 1 and so on. By it the gradient
+    is gathered too and summed in a fixed order.
     """
 
     @staticmethod
@@ -184,10 +193,8 @@ class TakeRows(Function):
         return rows.index_select(0, index)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx, gradient):
-        (place,) = ctx.saved_tensors
-        gradient = gradient.index_select(0, place)
-        if len(place) != ctx.shape[0]:
+        gradient = gradient.index_select(0, *ctx.saved_tensors)
+        if len(gradient) > ctx.shape[0]:
             gradient = gradient.view(ctx.shape[0], -1, ctx.shape[1]).sum(1)
         return gradient, None, None

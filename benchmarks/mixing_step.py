@@ -1,0 +1,208 @@
+"""An optimiser step of the mixing model against dense fine-tuning and against the published form.
+
+Each way runs 8 micro-batches and then an AdamW step, in fp32 on the CPU, on a small random Llama
+whose 8 experts are stored in bf16:
+
+- mixing: this project's Mixing, which merges the weights once in an optimiser step;
+- dense: fine-tuning of all parameters of the dense model of the same shape;
+- published: the mixing logits too, but with the experts in memory in fp32, from which autograd
+  builds the merged weights anew in every micro-batch.
+
+Times are taken in one process, the ways in turn. Memory is the peak of RssAnon in
+/proc/PID/status of a process for each way, less what the imports hold. RssAnon is anonymous memory:
+memory-mapped files, which are page cache, do not count.
+
+The exit status is 1 where mixing is slower than 0.9 of dense, or holds more than dense and one
+layer's experts.
+
+Usage: python -m benchmarks.mixing_step [--threads N] [--repeats N]
+"""
+
+import argparse
+import multiprocessing
+import re
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM, logging
+
+from benchmarks.timing import interleaved, speed_table
+from workflow_scripts import ffn, moe
+from workflow_scripts.checkpoints.reader import SINGLE_FILE, Checkpoint
+from workflow_scripts.conversions.merge import (
+    ALPHA,
+    initial_logits,
+    merged_tensors,
+    mixing_coefficients,
+)
+from workflow_scripts.modeling.mixing import Mixing, MixingLogits
+
+LAYERS_TIMED, LAYERS_WEIGHED = 4, 8
+STEPS_WARMING, STEPS_WEIGHED = 2, 3
+ACCUMULATION, TOKENS = 8, 256  # a micro-batch is one row
+NUM_EXPERTS, LAMBDA = 8, 0.75
+LEARNING_RATE = 1e-5
+LEAST_SPEED = 0.9  # of dense
+SECONDS_BETWEEN_SAMPLES = 0.001
+MIB = 2**20
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.mixing_step",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--threads", type=int, default=2, help="Threads of torch. Default: 2.")
+    parser.add_argument("--repeats", type=int, default=10, help="Timed steps. Default: 10.")
+    args = parser.parse_args()
+    prepare_process(args.threads)
+    with tempfile.TemporaryDirectory() as folder:
+        timed = make_artifacts(Path(folder) / "timed", LAYERS_TIMED)
+        fast = report_times(timed, args.repeats)
+        weighed = make_artifacts(Path(folder) / "weighed", LAYERS_WEIGHED)
+        small = report_memory(weighed, args.threads)
+    sys.exit(0 if fast and small else 1)
+
+
+def prepare_process(threads: int) -> None:
+    torch.set_num_threads(threads)
+    logging.disable_progress_bar()
+
+
+def make_artifacts(folder: Path, layers: int) -> Path:
+    """A random Llama in bf16 in `base`, upcycled in `moe`, its FFN weights in `ffn`."""
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=8192,
+        hidden_size=576,
+        intermediate_size=1536,
+        num_hidden_layers=layers,
+        num_attention_heads=9,
+        num_key_value_heads=3,
+    )
+    base, mixture = folder / "base", folder / "moe"
+    LlamaForCausalLM(config).bfloat16().save_pretrained(base)
+    moe.main(["--base", str(base), "--out", str(mixture), "--num-experts", str(NUM_EXPERTS)])
+    ffn.main(["--moe", str(mixture), "--out", str(folder / "ffn")])
+    return folder
+
+
+def mixing_step(folder: Path) -> Callable[[], None]:
+    experts = Checkpoint(folder / "ffn")
+    logits = MixingLogits(initial_logits(experts, "layer", LAMBDA, False)[ALPHA], None, LAMBDA)
+    mixing = Mixing(Checkpoint(folder / "moe"), experts, logits)
+    optimizer = mixing.build_optimizer(torch.optim.AdamW, {"lr": LEARNING_RATE}, None)
+    return accumulated_step(mixing.model, optimizer)
+
+
+def dense_step(folder: Path) -> Callable[[], None]:
+    model = dense_model(folder)
+    return accumulated_step(model, torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE))
+
+
+def published_step(folder: Path) -> Callable[[], None]:
+    checkpoint = Checkpoint(folder / "ffn")
+    alpha = initial_logits(checkpoint, "layer", LAMBDA, False)[ALPHA].requires_grad_()
+    tensors = merged_tensors(checkpoint, alpha.shape)
+    experts = [torch.stack(list(tensor.experts(checkpoint))).float() for tensor in tensors]
+    model = dense_model(folder).requires_grad_(False)
+
+    def forward(**batch):
+        coefficients = mixing_coefficients(alpha, None, LAMBDA)
+        weights = {
+            tensor.name: torch.einsum("e,eoi->oi", tensor.coefficients(coefficients), stacked)
+            for tensor, stacked in zip(tensors, experts, strict=True)
+        }
+        return torch.func.functional_call(model, weights, (), batch)
+
+    return accumulated_step(forward, torch.optim.AdamW([alpha], lr=LEARNING_RATE))
+
+
+WAYS = {"mixing": mixing_step, "dense": dense_step, "published": published_step}
+
+
+def dense_model(folder: Path) -> LlamaForCausalLM:
+    return LlamaForCausalLM.from_pretrained(folder / "base", dtype=torch.float32)
+
+
+def accumulated_step(model: Callable, optimizer: torch.optim.Optimizer) -> Callable[[], None]:
+    """An optimiser step and its micro-batches, the same ones for each way."""
+    generator = torch.Generator().manual_seed(1)
+    rows = torch.randint(8192, (ACCUMULATION, 1, TOKENS), generator=generator)
+
+    def step() -> None:
+        for row in rows:
+            loss = model(input_ids=row, labels=row, use_cache=False).loss
+            (loss / ACCUMULATION).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return step
+
+
+def report_times(folder: Path, repeats: int) -> bool:
+    """Print the time of a step of each way. Whether mixing is fast enough."""
+    cases = {name: make_step(folder) for name, make_step in WAYS.items()}
+    seconds = interleaved(cases, repeats, STEPS_WARMING)
+    print(f"{LAYERS_TIMED} layers, {ACCUMULATION} x {TOKENS} tokens, fp32")
+    print(speed_table(seconds, baseline="dense"))
+    speed = statistics.median(seconds["dense"]) / statistics.median(seconds["mixing"])
+    print(f"mixing is at least {LEAST_SPEED} as fast as dense: {speed >= LEAST_SPEED}\n")
+    return speed >= LEAST_SPEED
+
+
+def report_memory(folder: Path, threads: int) -> bool:
+    """Print the peak memory of each way. Whether that of mixing is low enough."""
+    peaks = {name: peak_memory(name, folder, threads) for name in WAYS}
+    layer = (folder / "ffn" / SINGLE_FILE).stat().st_size / LAYERS_WEIGHED
+    print(f"{LAYERS_WEIGHED} layers, one layer's experts take {layer / MIB:.0f} MiB")
+    print("| way | peak, MiB |\n| :-- | --: |")
+    for name, value in peaks.items():
+        print(f"| {name} | {value / MIB:.0f} |")
+    enough = peaks["mixing"] <= peaks["dense"] + layer
+    print(f"mixing holds at most dense and one layer's experts: {enough}")
+    return enough
+
+
+def peak_memory(name: str, folder: Path, threads: int) -> int:
+    """Peak anonymous memory of a process that runs a way, in bytes, less that of the imports."""
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    process = context.Process(target=run_way, args=(name, folder, threads, theirs))
+    process.start()
+    theirs.close()
+    ours.recv()
+    imports = peak = anonymous_memory(process.pid)
+    ours.send("go")
+    while process.is_alive():
+        peak = max(peak, anonymous_memory(process.pid))
+        time.sleep(SECONDS_BETWEEN_SAMPLES)
+    if process.exitcode != 0:
+        sys.exit(f"the process of {name} failed")
+    return peak - imports
+
+
+def run_way(name: str, folder: Path, threads: int, pipe) -> None:
+    """Say that the imports are done, wait, and run some steps."""
+    prepare_process(threads)
+    pipe.send("imported")
+    pipe.recv()
+    step = WAYS[name](folder)
+    for _ in range(STEPS_WEIGHED):
+        step()
+
+
+def anonymous_memory(pid: int) -> int:
+    """RssAnon of a child process in bytes; 0 where it has ended."""
+    found = re.search(r"RssAnon:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
+    return int(found[1]) * 1024 if found else 0
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,264 @@
+"""Routed experts against a plain loop over tokens, in all forms and all implementations."""
+
+import itertools
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch.utils.checkpoint import checkpoint
+
+from workflow_scripts.modeling import experts as module
+from workflow_scripts.modeling.experts import Experts
+
+R, H, INNER, T, K = 5, 8, 16, 11, 3
+IDLE = 3  # the expert that gets no token from `routed`
+FORMS = list(itertools.product([True, False], [False, True]))
+OURS = ["loop", "grouped"]
+
+
+@pytest.fixture
+def force(monkeypatch):
+    """Callable (way): make our own implementation compute by "loop" or "grouped"."""
+
+    def choose(way: str) -> None:
+        monkeypatch.setattr(module, "has_fast_grouped_mm", lambda rows, weight: way == "grouped")
+
+    return choose
+
+
+def make(gated=True, bias=False, implementation="eager", dtype=torch.float32, act_fn=torch.tanh):
+    torch.manual_seed(0)
+    config = SimpleNamespace(_experts_implementation=implementation)
+    experts = Experts(config, R, H, INNER, act_fn, gated=gated, bias=bias)
+    for parameter in experts.parameters():
+        torch.nn.init.normal_(parameter, std=0.4)
+    return experts.to(dtype)
+
+
+def routed(tokens=T, k=K, dtype=torch.float32):
+    """Hidden states, indices of distinct experts but never IDLE, weights in fp32 or better."""
+    generator = torch.Generator().manual_seed(1)
+    busy = torch.tensor([expert for expert in range(R) if expert != IDLE])
+    index = busy[torch.rand(tokens, R - 1, generator=generator).argsort(1)[:, :k]]
+    hidden = torch.randn(tokens, H, generator=generator).to(dtype)
+    weights = torch.rand(tokens, k, generator=generator)
+    weights = weights.to(torch.promote_types(dtype, torch.float32))
+    return hidden.requires_grad_(), index, weights.requires_grad_()
+
+
+def plain(experts, hidden, index, weights):
+    """The definition, token by token."""
+    rows = []
+    for token, chosen in enumerate(index.tolist()):
+        row = torch.zeros(H, dtype=hidden.dtype)
+        for slot, expert in enumerate(chosen):
+            row = row + weights[token, slot] * plain_expert(experts, hidden[token], expert)
+        rows.append(row)
+    return torch.stack(rows)
+
+
+def plain_expert(experts, x, number):
+    name = "gate_up_proj" if experts.has_gate else "up_proj"
+    inner = getattr(experts, name)[number] @ x
+    if experts.has_bias:
+        inner = inner + getattr(experts, f"{name}_bias")[number]
+    inner = torch.tanh(inner[:INNER]) * inner[INNER:] if experts.has_gate else torch.tanh(inner)
+    output = experts.down_proj[number] @ inner
+    return output + experts.down_proj_bias[number] if experts.has_bias else output
+
+
+def gradients(experts, inputs, compute):
+    """Output of compute(hidden, index, weights), then the gradients of inputs and parameters."""
+    hidden, index, weights = inputs
+    output = compute(hidden, index, weights)
+    upstream = torch.randn(output.shape, generator=torch.Generator().manual_seed(2))
+    wanted = [x for x in (hidden, weights, *experts.parameters()) if x.requires_grad]
+    return [output, *torch.autograd.grad(output, wanted, upstream.to(output.dtype))]
+
+
+def assert_all_close(ours, expected):
+    for a, b in zip(ours, expected, strict=True):
+        torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize(("gated", "bias"), FORMS)
+@pytest.mark.parametrize("implementation", ["batched_mm", "grouped_mm", *OURS])
+def test_outputs_and_gradients_are_those_of_a_plain_loop(
+    gated, bias, implementation, force, monkeypatch
+):
+    if implementation in OURS:
+        force(implementation)
+        implementation = "eager"
+    else:
+        monkeypatch.setattr(Experts, "compute_sorted", None)
+    experts = make(gated, bias, implementation)
+    expected = gradients(experts, routed(), lambda *inputs: plain(experts, *inputs))
+    assert_all_close(gradients(experts, routed(), experts), expected)
+
+
+@pytest.mark.parametrize("way", OURS)
+@pytest.mark.parametrize("k", [1, R - 1])
+def test_any_number_of_experts_per_token(way, k, force):
+    force(way)
+    experts = make()
+    expected = gradients(experts, routed(k=k), lambda *inputs: plain(experts, *inputs))
+    assert_all_close(gradients(experts, routed(k=k), experts), expected)
+
+
+@pytest.mark.parametrize("way", OURS)
+def test_experts_without_tokens_get_a_gradient_of_zero(way, force):
+    force(way)
+    experts = make(bias=True)
+    experts(*routed()).sum().backward()
+    for parameter in experts.parameters():
+        assert not parameter.grad[IDLE].any()
+        assert all(parameter.grad[busy].any() for busy in range(R) if busy != IDLE)
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_no_tokens(bias):
+    experts = make(bias=bias)
+    hidden, index, weights = routed(tokens=0)
+    output = experts(hidden, index, weights)
+    output.sum().backward()
+    assert output.shape == hidden.grad.shape == (0, H)
+    assert weights.grad.shape == (0, K)
+    assert all(p.grad is not None and not p.grad.any() for p in experts.parameters())
+
+
+@pytest.mark.parametrize(("gated", "bias"), FORMS)
+def test_gradients_by_finite_differences(gated, bias):
+    experts = make(gated, bias, dtype=torch.float64)
+    hidden, index, weights = routed(tokens=4, dtype=torch.float64)
+    names, parameters = zip(*experts.named_parameters(), strict=True)
+
+    def compute(hidden, weights, *parameters):
+        state = dict(zip(names, parameters, strict=True))
+        return torch.func.functional_call(experts, state, (hidden, index, weights))
+
+    assert torch.autograd.gradcheck(compute, (hidden, weights, *parameters), fast_mode=True)
+
+
+@pytest.mark.parametrize("way", OURS)
+def test_under_autocast_products_are_bf16_and_gradients_fp32(way, force):
+    force(way)
+    seen = []
+
+    def act_fn(x):
+        seen.append(x.dtype)
+        return torch.tanh(x)
+
+    experts = make(bias=True, act_fn=act_fn)
+    with torch.autocast("cpu", torch.bfloat16):
+        ours = gradients(experts, routed(), experts)
+    assert set(seen) == {torch.bfloat16}
+    assert {x.dtype for x in ours} == {torch.float32}
+    for a, b in zip(ours, gradients(experts, routed(), experts), strict=True):
+        assert (a - b).norm() < 0.02 * b.norm()
+
+
+@pytest.mark.parametrize("way", OURS)
+def test_the_sum_over_experts_is_fp32_and_rounded_once(way, force):
+    """Experts that only scale by a power of 2 have exact outputs, so each rounding shows."""
+    force(way)
+    experts = make(gated=False, act_fn=lambda x: x, dtype=torch.bfloat16)
+    scales = 2.0 ** torch.arange(R)
+    with torch.no_grad():
+        experts.up_proj.copy_(torch.eye(INNER, H).expand(R, INNER, H))
+        experts.down_proj.copy_(torch.eye(H, INNER) * scales[:, None, None])
+    hidden, index, weights = routed(tokens=200, dtype=torch.bfloat16)
+    assert weights.dtype == torch.float32
+    output = experts(hidden, index, weights)
+    exact = hidden.double() * (weights.double() * scales[index]).sum(1, keepdim=True)
+    assert output.dtype == torch.bfloat16
+    assert torch.equal(output, exact.bfloat16())
+
+
+def test_other_dtypes_than_the_weights_are_refused_without_autocast():
+    hidden, index, weights = routed(dtype=torch.bfloat16)
+    with pytest.raises(RuntimeError, match="dtype"):
+        make()(hidden, index, weights)
+
+
+@pytest.mark.parametrize("way", OURS)
+def test_checkpointing_and_repetition_give_the_same_bytes(way, force):
+    force(way)
+    experts = make(bias=True)
+    once = gradients(experts, routed(), experts)
+    again = gradients(experts, routed(), experts)
+    recomputed = gradients(
+        experts, routed(), lambda *inputs: checkpoint(experts, *inputs, use_reentrant=False)
+    )
+    for a, b, c in zip(once, again, recomputed, strict=True):
+        assert torch.equal(a, b)
+        assert torch.equal(a, c)
+
+
+@pytest.mark.parametrize("frozen", ["experts", "gate_up_proj", "down_proj", "hidden", "weights"])
+def test_what_is_frozen_changes_no_other_gradient(frozen):
+    experts = make()
+    hidden, index, weights = routed()
+    leaves = {"hidden": hidden, "weights": weights, "experts": experts}
+    leaves |= dict(experts.named_parameters())
+    leaves[frozen].requires_grad_(False)
+    expected = gradients(experts, (hidden, index, weights), lambda *inputs: plain(experts, *inputs))
+    assert_all_close(gradients(experts, (hidden, index, weights), experts), expected)
+
+
+def test_compiled_experts_are_the_same_and_not_compiled_anew_for_other_routing():
+    experts = make()
+    compiled = torch.compile(experts, backend="aot_eager")
+    hidden, index, weights = routed()
+    with torch._dynamo.config.patch(error_on_recompile=True):
+        for inputs in [(hidden, index, weights), (hidden, index.flip(1) // 2, weights)]:
+            expected = gradients(experts, inputs, experts)
+            assert_all_close(gradients(experts, inputs, compiled), expected)
+    fewer = routed(tokens=4)
+    assert_all_close(gradients(experts, fewer, compiled), gradients(experts, fewer, experts))
+
+
+def test_second_derivatives_are_refused_and_not_wrong():
+    hidden, index, weights = routed()
+    (gradient,) = torch.autograd.grad(
+        make()(hidden, index, weights).sum(), hidden, create_graph=True
+    )
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        gradient.sum().backward()
+
+
+def test_names_of_tensors_in_checkpoints():
+    assert {k: tuple(v.shape) for k, v in make(bias=True).state_dict().items()} == {
+        "gate_up_proj": (R, 2 * INNER, H),
+        "gate_up_proj_bias": (R, 2 * INNER),
+        "down_proj": (R, H, INNER),
+        "down_proj_bias": (R, H),
+    }
+    assert list(make().state_dict()) == ["gate_up_proj", "down_proj"]
+    assert list(make(gated=False).state_dict()) == ["up_proj", "down_proj"]
+    names = ["up_proj", "up_proj_bias", "down_proj", "down_proj_bias"]
+    assert list(make(gated=False, bias=True).state_dict()) == names
+
+
+@pytest.mark.parametrize(
+    ("changes", "sizes", "capability", "expected"),
+    [
+        ({}, (R, H, INNER), (9, 0), True),
+        ({}, (R, H, INNER), (10, 0), True),
+        ({}, (R, H, INNER), (8, 9), False),
+        ({}, (R, H + 4, INNER), (9, 0), False),
+        ({}, (R, H, INNER + 4), (9, 0), False),
+        ({"is_cuda": False}, (R, H, INNER), (9, 0), False),
+        ({"dtype": torch.float16}, (R, H, INNER), (9, 0), False),
+        ({"dtype": torch.float32}, (R, H, INNER), (9, 0), False),
+        ({"length": 0}, (R, H, INNER), (9, 0), False),
+    ],
+)
+def test_when_the_grouped_kernel_is_used(changes, sizes, capability, expected, monkeypatch):
+    class Rows(SimpleNamespace):
+        def __len__(self):
+            return self.length
+
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    settings = {"is_cuda": True, "dtype": torch.bfloat16, "length": T, "device": "cuda"}
+    rows = Rows(**settings | changes)
+    assert module.has_fast_grouped_mm(rows, torch.empty(sizes)) is expected
