@@ -26,7 +26,7 @@ localrules:
 rule all:
     default_target: True
     input:
-        f"{RESULTS}/summary.csv",
+        targets(),
 
 
 onsuccess:

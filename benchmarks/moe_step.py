@@ -13,7 +13,6 @@ process, the ways in turn. Usage: python -m benchmarks.moe_step [--threads N] [-
 import argparse
 import statistics
 from collections.abc import Callable
-from contextlib import nullcontext
 from dataclasses import dataclass
 from types import SimpleNamespace
 
@@ -104,6 +103,7 @@ def make_cases(
     dense = [mlp(shape, ACTIVE_EXPERTS) for _ in range(LAYERS)]
     tokens = torch.randn(shape.tokens, shape.hidden_size, device=device)
     compute_dtype = torch.bfloat16 if autocast else dtype
+    cast = torch.autocast(torch.device(device).type, torch.bfloat16, enabled=autocast)
 
     def step(layers: list[nn.Module]) -> Callable[[], None]:
         model = nn.ModuleList(layers).to(device, dtype)
@@ -112,16 +112,14 @@ def make_cases(
         def run() -> None:
             model.zero_grad()
             inputs.grad = None
-            cast = torch.autocast(torch.device(device).type, torch.bfloat16)
-            with cast if autocast else nullcontext():
+            with cast:
                 loss = forward(model, inputs)
             loss.backward()
 
         return run
 
-    products = lambda: plain_products(shape, compute_dtype, device)  # noqa: E731
-    ways = {"ours": blocks, "loop": loops, "dense": dense}
-    return {name: step(layers) for name, layers in ways.items()} | {"matmul": products()}
+    cases = {"ours": step(blocks), "loop": step(loops), "dense": step(dense)}
+    return cases | {"matmul": plain_products(shape, compute_dtype, device)}
 
 
 def forward(layers: nn.ModuleList, hidden: Tensor) -> Tensor:
@@ -170,17 +168,17 @@ def plain_products(shape: Shape, dtype: torch.dtype, device: str) -> Callable[[]
     width = ACTIVE_EXPERTS * shape.intermediate_size
     narrow, wide = random(shape.tokens, shape.hidden_size), random(shape.tokens, width)
     into, out = random(width, shape.hidden_size), random(shape.hidden_size, width)
+    to_narrow, to_wide, to_into, to_out = map(torch.empty_like, (narrow, wide, into, out))
 
     def run() -> None:
         for _ in range(LAYERS):
             for _ in ("gate", "up"):
-                torch.mm(narrow, into.t(), out=wide)
-            torch.mm(wide, out.t(), out=narrow)
-            torch.mm(narrow, out, out=wide)
-            torch.mm(narrow.t(), wide, out=out)
-            for _ in ("gate", "up"):
-                torch.mm(wide, into, out=narrow)
-                torch.mm(wide.t(), narrow, out=into)
+                torch.mm(narrow, into.t(), out=to_wide)
+                torch.mm(wide, into, out=to_narrow)
+                torch.mm(wide.t(), narrow, out=to_into)
+            torch.mm(wide, out.t(), out=to_narrow)
+            torch.mm(narrow, out, out=to_wide)
+            torch.mm(narrow.t(), wide, out=to_out)
 
     return run
 

@@ -1,5 +1,6 @@
 # The checked configuration, paths, and what the rules share. No rule stands here.
 
+import os
 import shlex
 import sys
 from pathlib import Path
@@ -7,13 +8,14 @@ from pathlib import Path
 if str(workflow.basedir) not in sys.path:
     sys.path.insert(0, str(workflow.basedir))
 
-from workflow_scripts import cli, configuration
+from workflow_scripts import cli, config_file, configuration
+from workflow_scripts.dependencies import code_hash, content_hash
 from workflow_scripts.errors import UserError
 from workflow_scripts.evaluation import problems
 
 try:
-    config = configuration.complete(config)
-    configuration.check_files(config)
+    config = config_file.complete(config)
+    config_file.check_files(config)
 except UserError as error:
     sys.exit(str(error))
 
@@ -30,6 +32,8 @@ shell.prefix(
     + (f'PATH={shlex.quote(str(PYTHON_PATH))}:"$PATH"; ' if PYTHON_PATH else "; ")
 )
 
+# Rules whose outputs checkouts may share. Without a place for them Snakemake would only talk of it.
+SHARED = "SNAKEMAKE_OUTPUT_CACHE" in os.environ
 RESULTS = config["results_dir"].rstrip("/")
 LOGS = f"{RESULTS}/logs"
 METRICS = f"{RESULTS}/metrics"
@@ -62,19 +66,26 @@ def without(section, *names):
 
 
 def base_files():
-    """The files of a local base model, so that a changed file is noticed; none for a hub id."""
-    folder = Path(BASE)
-    return (
-        sorted(str(path) for path in folder.iterdir() if path.is_file())
-        if folder.is_dir()
-        else []
-    )
+    """The files of a local base model; none for a hub id."""
+    found = Path(BASE).iterdir() if Path(BASE).is_dir() else []
+    return sorted(str(path) for path in found if path.is_file())
+
+
+def data_content():
+    """The hash of the instruction rows, where they are a file of the user's."""
+    return None if config["data"]["revision"] else content_hash(Path(DATA))
 
 
 def dataset_file(wildcards):
     """The problems' file where the config names one; the steps find the named data sets."""
     dataset = DATASETS[wildcards.dataset]
     return [] if dataset in problems.NAMED_SETS else dataset
+
+
+def dataset_content(wildcards):
+    """The hash of a set of problems, where it is on this machine."""
+    file = problems.find(DATASETS[wildcards.dataset])
+    return content_hash(file) if file else None
 
 
 def prompt(wildcards):
@@ -93,6 +104,25 @@ def evaluations():
     return [
         f"{RESULTS}/eval/{model}/{name}.json" for name in DATASETS for model in models
     ]
+
+
+def dense_evaluations():
+    """The evaluation of each dense model on the first data set."""
+    first = next(iter(DATASETS))
+    return [f"{RESULTS}/eval/dense/lam~{lam}/{first}.json" for lam in LAMBDAS]
+
+
+def kept(output):
+    """An output of a dense model, which is removed after its evaluation unless all are kept."""
+    return output if config["merge"]["keep"] == "all" else temp(output)
+
+
+def targets():
+    """What a run is to make."""
+    best = (
+        [f"{RESULTS}/best.manifest.json"] if config["merge"]["keep"] == "best" else []
+    )
+    return [f"{RESULTS}/summary.csv", *best]
 
 
 def show_summary():

@@ -5,7 +5,7 @@ rule eval:
     input:
         model=ancient(f"{RESULTS}/{{model}}"),
         manifest=f"{RESULTS}/{{model}}.manifest.json",
-        problems=dataset_file,
+        problems=ancient(dataset_file),
     output:
         result=f"{RESULTS}/eval/{{model}}/{{dataset}}.json",
         generations=f"{RESULTS}/eval/{{model}}/{{dataset}}.generations.jsonl",
@@ -20,7 +20,9 @@ rule eval:
         runtime=720,
         gpu=config["gpus"],
     params:
+        code=code_hash("eval"),
         model=lambda wildcards: wildcards.model,
+        content=dataset_content,
         dataset=lambda wildcards: DATASETS[wildcards.dataset],
         prompt=prompt,
         options=select("evaluation", "max_new_tokens", "batch_size", "limit", "sandbox"),
@@ -44,5 +46,7 @@ rule summary:
     resources:
         mem_mb=1000,
         runtime=5,
+    params:
+        code=code_hash("summary"),
     shell:
         "python -m workflow_scripts.summary --evals {input} --out {output.csv} > {log} 2>&1"

@@ -18,6 +18,7 @@ rule weighted_init:
         mem_mb=2000,
         runtime=10,
     params:
+        code=code_hash("weighted_init"),
         lam=lambda wildcards: float(wildcards.lam),
         shape=select("mixing", *configuration.MIXING_SHAPE),
     shell:
@@ -33,13 +34,14 @@ rule weighted_trained:
         moe_manifest=f"{RESULTS}/moe_sft.manifest.json",
         ffn=ancient(f"{RESULTS}/ffn"),
         ffn_manifest=f"{RESULTS}/ffn.manifest.json",
-        data=DATA,
+        data=ancient(DATA),
     output:
         model=directory(f"{RESULTS}/weighted_trained/lam~{{lam}}"),
         manifest=f"{RESULTS}/weighted_trained/lam~{{lam}}.manifest.json",
         metrics=f"{METRICS}/weighted_trained/lam~{{lam}}.jsonl",
     log:
         f"{LOGS}/weighted_trained/lam~{{lam}}.log",
+    cache: SHARED
     conda:
         "../envs/training.yaml"
     threads: config["threads"]
@@ -48,7 +50,9 @@ rule weighted_trained:
         runtime=720,
         gpu=config["gpus"],
     params:
+        code=code_hash("weighted_trained"),
         lam=lambda wildcards: float(wildcards.lam),
+        content=data_content(),
         data=without("data", "train", "revision"),
         options=without("mixing", *configuration.MIXING_SHAPE),
         seed=config["seed"],
@@ -69,8 +73,8 @@ rule dense:
         ffn=ancient(f"{RESULTS}/ffn"),
         ffn_manifest=f"{RESULTS}/ffn.manifest.json",
     output:
-        model=directory(f"{RESULTS}/dense/lam~{{lam}}"),
-        manifest=f"{RESULTS}/dense/lam~{{lam}}.manifest.json",
+        model=kept(directory(f"{RESULTS}/dense/lam~{{lam}}")),
+        manifest=kept(f"{RESULTS}/dense/lam~{{lam}}.manifest.json"),
     log:
         f"{LOGS}/dense/lam~{{lam}}.log",
     conda:
@@ -79,7 +83,33 @@ rule dense:
         mem_mb=4000,
         runtime=60,
     params:
+        code=code_hash("dense"),
         lam=lambda wildcards: float(wildcards.lam),
     shell:
         "python -m workflow_scripts.dense --weighted {input.weighted} --moe {input.moe} "
         "--ffn {input.ffn} --out {output.model} 2>&1 | tee {log}"
+
+
+rule best:
+    input:
+        evals=dense_evaluations(),
+        weighted=ancient(expand(f"{RESULTS}/weighted_trained/lam~{{lam}}", lam=LAMBDAS)),
+        moe=ancient(f"{RESULTS}/moe_sft"),
+        moe_manifest=f"{RESULTS}/moe_sft.manifest.json",
+        ffn=ancient(f"{RESULTS}/ffn"),
+        ffn_manifest=f"{RESULTS}/ffn.manifest.json",
+    output:
+        model=directory(f"{RESULTS}/best"),
+        manifest=f"{RESULTS}/best.manifest.json",
+    log:
+        f"{LOGS}/best.log",
+    conda:
+        "../envs/conversion.yaml"
+    resources:
+        mem_mb=4000,
+        runtime=60,
+    params:
+        code=code_hash("best"),
+    shell:
+        "python -m workflow_scripts.best --evals {input.evals} --weighted {input.weighted} "
+        "--moe {input.moe} --ffn {input.ffn} --out {output.model} 2>&1 | tee {log}"

@@ -4,7 +4,7 @@
 
 rule base:
     input:
-        base_files(),
+        ancient(base_files()),
     output:
         model=directory(f"{RESULTS}/base"),
         manifest=f"{RESULTS}/base.manifest.json",
@@ -16,6 +16,8 @@ rule base:
         mem_mb=4000,
         runtime=120,
     params:
+        code=code_hash("base"),
+        content=[content_hash(Path(file)) for file in base_files()],
         source=select("base", "model", "revision"),
     shell:
         "python -m workflow_scripts.base {params.source} --out {output.model} 2>&1 | tee {log}"
@@ -30,12 +32,14 @@ rule moe:
         manifest=f"{RESULTS}/moe.manifest.json",
     log:
         f"{LOGS}/moe.log",
+    cache: SHARED
     conda:
         "../envs/conversion.yaml"
     resources:
         mem_mb=4000,
         runtime=60,
     params:
+        code=code_hash("moe"),
         options=without("moe"),
         seed=config["seed"],
     shell:
@@ -54,6 +58,7 @@ rule fetch_data:
         mem_mb=1000,
         runtime=60,
     params:
+        code=code_hash("fetch_data"),
         source=select("data", "train", "revision"),
     shell:
         "python -m workflow_scripts.fetch_data {params.source} --out {output.file} 2>&1 | tee {log}"
@@ -63,13 +68,14 @@ rule moe_sft:
     input:
         moe=ancient(f"{RESULTS}/moe"),
         manifest=f"{RESULTS}/moe.manifest.json",
-        data=DATA,
+        data=ancient(DATA),
     output:
         model=directory(f"{RESULTS}/moe_sft"),
         manifest=f"{RESULTS}/moe_sft.manifest.json",
         metrics=f"{METRICS}/moe_sft.jsonl",
     log:
         f"{LOGS}/moe_sft.log",
+    cache: SHARED
     conda:
         "../envs/training.yaml"
     threads: config["threads"]
@@ -78,6 +84,8 @@ rule moe_sft:
         runtime=1440,
         gpu=config["gpus"],
     params:
+        code=code_hash("moe_sft"),
+        content=data_content(),
         data=without("data", "train", "revision"),
         options=without("training"),
         seed=config["seed"],
@@ -102,5 +110,7 @@ rule ffn:
     resources:
         mem_mb=4000,
         runtime=60,
+    params:
+        code=code_hash("ffn"),
     shell:
         "python -m workflow_scripts.ffn --moe {input.moe} --out {output.model} 2>&1 | tee {log}"

@@ -36,7 +36,7 @@ class Project:
 
     def command(self, *arguments: str, **config: dict) -> list[str]:
         """The command line of snakemake with more config laid over, a section per keyword."""
-        sections = {name: dict(section) for name, section in self.overlay.items()}
+        sections = dict(self.overlay)
         for name, section in config.items():
             sections[name] = sections.get(name, {}) | section
         settings = [f"{name}={section!r}" for name, section in sections.items()]

@@ -25,7 +25,8 @@ def main(argv: list[str] | None = None) -> None:
 
     source = find_model(args.model, revision)
     files = check_model(source)
-    parameters = {"revision": revision} if revision else {}
+    on_hub = not Path(args.model).is_dir()
+    parameters = {"model": args.model, "revision": revision} if on_hub else {}
     with create_artifact(args.out, "base", parameters) as draft:
         for file in files:
             draft.known_files[file.name] = describe_file(file)

@@ -6,12 +6,15 @@ import os
 import shlex
 import signal
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from workflow_scripts import configuration
 from workflow_scripts.errors import UserError
 
+# The flags of all steps that name what is read, and what is written.
+INPUT_FLAGS = ("base", "model", "moe", "ffn", "weighted", "data", "dataset", "evals")
+OUTPUT_FLAGS = ("out", "metrics")
 FLAG_TYPES = {"integer": int, "number": float, "string": str}
 # What the user can put right: a full disk, missing rights, a file where a folder should be.
 USER_ERRORS = {
@@ -20,9 +23,19 @@ USER_ERRORS = {
 }
 
 
-def step_parser(step: str, description: str) -> argparse.ArgumentParser:
+class StepParser(argparse.ArgumentParser):
+    """A parser that refuses to write over what is read."""
+
+    def parse_args(self, args=None, namespace=None):
+        """Parse. Raises UserError where an output is, holds or lies in one of the inputs."""
+        parsed = super().parse_args(args, namespace)
+        check_outputs(vars(parsed))
+        return parsed
+
+
+def step_parser(step: str, description: str) -> StepParser:
     """The parser of `python -m workflow_scripts.<step>`."""
-    return argparse.ArgumentParser(
+    return StepParser(
         prog=f"python -m workflow_scripts.{step}",
         description=description,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -32,6 +45,58 @@ def step_parser(step: str, description: str) -> argparse.ArgumentParser:
 def add_path(parser, flag: str, kind: str, meaning: str) -> None:
     """Add a required flag that takes a path. `kind` is DIR or FILE."""
     parser.add_argument(flag, type=Path, required=True, metavar=kind, help=meaning)
+
+
+def add_verify(parser) -> None:
+    """Add --verify: how thoroughly the step checks its inputs against their manifests."""
+    parser.add_argument(
+        "--verify",
+        choices=["quick", "full"],
+        default="quick",
+        help="Check of the inputs before the step begins: names, sizes, headers and small files, "
+        "or the hashes of all files. Default: quick.",
+    )
+
+
+def check_outputs(flags: dict) -> None:
+    """Raise UserError where an output is, holds or lies in an input, be it through links."""
+    for output in OUTPUT_FLAGS:
+        for flag, source in _sources(flags):
+            if flags.get(output) and _overlap(flags[output], source):
+                raise UserError(
+                    f"{_flag(output)} {flags[output]} is, holds or lies in {_flag(flag)} {source}, "
+                    "which the step reads. Choose another place"
+                )
+
+
+def _sources(flags: dict) -> Iterator[tuple[str, Path]]:
+    """The inputs that are on this disk, each with the key of its flag."""
+    for flag in INPUT_FLAGS:
+        values = flags.get(flag) or []
+        for value in values if isinstance(values, list) else [values]:
+            path = Path(value)
+            # A data set is a file: a folder humaneval is not what --dataset humaneval names.
+            if path.is_file() or (path.is_dir() and flag != "dataset"):
+                yield flag, path
+
+
+def _overlap(out: Path, source: Path) -> bool:
+    targets = [entry.resolve() for entry in _entries(source) if entry.is_symlink()]
+    return any(
+        written.is_relative_to(read) or read.is_relative_to(written)
+        for written in _places(out)
+        for read in [*_places(source), *targets]
+    )
+
+
+def _entries(path: Path) -> list[Path]:
+    return list(path.iterdir()) if path.is_dir() else []
+
+
+def _places(path: Path) -> list[Path]:
+    """Where a path itself is, and where it leads to if it is a link."""
+    absolute = path.absolute()
+    return [absolute.parent.resolve() / absolute.name, absolute.resolve()]
 
 
 def add_options(parser, section: str | None, names: Iterable[str] | None = None) -> None:
@@ -97,6 +162,7 @@ def run(step: str, main: Callable[[list[str] | None], None]) -> None:
     """Run a step's main. A user's mistake ends in one message and exit status 1."""
     # Threads that wait in a loop for the next operation stall each other on a shared machine.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    sys.stdout.reconfigure(errors="backslashreplace")  # names of files need not be text
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
         main(None)

@@ -12,20 +12,21 @@ def main(argv: list[str] | None = None) -> None:
     cli.add_path(parser, "--moe", "DIR", "The tuned mixture.")
     cli.add_path(parser, "--ffn", "DIR", "Its FFN weights.")
     cli.add_path(parser, "--out", "DIR", "The dense model.")
+    cli.add_verify(parser)
     args = parser.parse_args(argv)
 
     from workflow_scripts.conversions.merge import merge_plans
-    from workflow_scripts.reporting.model_card import dense_card
+    from workflow_scripts.reporting.dense_card import dense_card
 
-    sources = open_sources(args.moe, args.ffn)
-    mixing = open_mixing(args.weighted, sources)
+    full = args.verify == "full"
+    sources = open_sources(args.moe, args.ffn, full)
+    mixing = open_mixing(args.weighted, sources, full)
     moe, ffn = sources.moe.checkpoint, sources.ffn.checkpoint
     plans = merge_plans(moe, ffn, mixing.coefficients)
+    card = dense_card(sources.moe, mixing, [layer.index for layer in moe_layers(ffn.names)])
     inputs = sources.ids | {"weighted": mixing.artifact.id}
     with create_artifact(args.out, "dense", mixing.config, inputs) as draft:
-        draft.write_model(plans, moe.config["base_config"], like=sources.moe.path)
-        card = dense_card(moe.config, mixing, [layer.index for layer in moe_layers(ffn.names)])
-        (draft.path / "README.md").write_text(card, encoding="utf-8")
+        draft.write_model(plans, moe.config["base_config"], like=sources.moe.path, card=card)
 
 
 if __name__ == "__main__":

@@ -44,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.rescore:
         samples = read_samples(saved, prompts)
     else:
-        samples = _generate(args.model, prompts, options)
+        samples = _generate(args.model, prompts, options, args.verify == "full")
         write_samples(saved, samples)
         print(f"generations: {saved} (judge them again with --rescore)")
     solutions = [sample.solution for sample in samples]
@@ -73,6 +73,7 @@ def _parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, dict]:
     )
     cli.add_options(parser, "evaluation", OPTIONS)
     cli.add_options(parser, None, ["threads"])
+    cli.add_verify(parser)
     args = parser.parse_args(argv)
     options = cli.options(args, "evaluation", OPTIONS) | cli.options(args, None, ["threads"])
     return args, options
@@ -89,9 +90,11 @@ def _open_sandbox(kind: str) -> Bubblewrap | None:
     return None
 
 
-def _generate(model_folder: str, prompts: Sequence[TaskPrompt], options: dict) -> list[Sample]:
+def _generate(
+    model_folder: str, prompts: Sequence[TaskPrompt], options: dict, verify_all: bool
+) -> list[Sample]:
     """Load the model and let it write. The origin of the samples says how they came about."""
-    identity = artifact_id(Path(model_folder))
+    identity = artifact_id(Path(model_folder), full=verify_all)
     model, tokenizer = load_model(Path(model_folder), options["threads"])
     completions = generate(
         model,

@@ -8,11 +8,12 @@ def main(argv: list[str] | None = None) -> None:
     parser = cli.step_parser("ffn", __doc__)
     cli.add_path(parser, "--moe", "DIR", "The tuned mixture.")
     cli.add_path(parser, "--out", "DIR", "The FFN weights.")
+    cli.add_verify(parser)
     args = parser.parse_args(argv)
 
     from workflow_scripts.conversions.extract import extract_ffn
 
-    moe = open_artifact(args.moe, "moe", "moe_sft")
+    moe = open_artifact(args.moe, "moe", "moe_sft", full=args.verify == "full")
     plans = extract_ffn(moe.checkpoint)
     with create_artifact(args.out, "ffn", inputs={"moe": moe.id}) as draft:
         draft.write_tensors(plans)

@@ -11,12 +11,14 @@ def main(argv: list[str] | None = None) -> None:
     parser = cli.step_parser("import_reference", __doc__)
     cli.add_path(parser, "--model", "DIR", "The published checkpoint.")
     cli.add_path(parser, "--out", "DIR", "The imported model.")
+    cli.add_verify(parser)
     args = parser.parse_args(argv)
 
     from workflow_scripts.conversions import reference
     from workflow_scripts.conversions.upcycle import upcycled_config
+    from workflow_scripts.reporting.model_card import imported_card
 
-    published = open_artifact(args.model)
+    published = open_artifact(args.model, full=args.verify == "full")
     checkpoint = published.checkpoint
     settings = reference.reference_settings(checkpoint.config)
     stated_theta = checkpoint.config.get("rope_theta", reference.PUBLISHED_ROPE_THETA)
@@ -30,7 +32,7 @@ def main(argv: list[str] | None = None) -> None:
     dtype = FLOAT_NAMES[checkpoint.dtype(checkpoint.names[0])]
     config = upcycled_config(reference.reference_base_config(checkpoint.config), settings, dtype)
     with create_artifact(args.out, "moe_sft", settings, {"published": published.id}) as draft:
-        draft.write_model(plans, config, like=published.path)
+        draft.write_model(plans, config, like=published.path, card=imported_card(config))
 
 
 if __name__ == "__main__":

@@ -14,20 +14,22 @@ def main(argv: list[str] | None = None) -> None:
     cli.add_path(parser, "--out", "DIR", "The upcycled model.")
     cli.add_options(parser, None, ["seed"])
     cli.add_options(parser, "moe")
+    cli.add_verify(parser)
     args = parser.parse_args(argv)
     seed = cli.options(args, None, ["seed"])["seed"]
     settings = cli.options(args, "moe")
     check_moe(settings, "command line")
 
     from workflow_scripts.conversions.upcycle import upcycle, upcycled_config, weights_dtype
+    from workflow_scripts.reporting.model_card import moe_card, origin
 
-    base = open_artifact(args.base, "base", "dense")
+    base = open_artifact(args.base, "base", "dense", full=args.verify == "full")
     checkpoint = base.checkpoint
     plans = upcycle(checkpoint, settings, seed)
     config = upcycled_config(checkpoint.config, settings, weights_dtype(checkpoint))
-    parameters = {**settings, "seed": seed}
+    parameters = {**settings, "seed": seed, "base": origin(base)}
     with create_artifact(args.out, "moe", parameters, {"base": base.id}) as draft:
-        draft.write_model(plans, config, like=base.path)
+        draft.write_model(plans, config, like=base.path, card=moe_card(config, parameters))
 
 
 if __name__ == "__main__":

@@ -10,9 +10,10 @@ def main(argv: list[str] | None = None) -> None:
     cli.add_path(parser, "--moe", "DIR", "The mixture.")
     cli.add_path(parser, "--out", "DIR", "The tuned mixture.")
     step.add_flags(parser, "training")
+    cli.add_verify(parser)
     args = parser.parse_args(argv)
     options = step.parse_flags(args, "training")
-    moe = open_artifact(args.moe, "moe")
+    moe = open_artifact(args.moe, "moe", full=args.verify == "full")
 
     import torch
     from transformers import AutoModelForCausalLM
@@ -20,6 +21,7 @@ def main(argv: list[str] | None = None) -> None:
 
     from workflow_scripts.conversions.common import trained_plans
     from workflow_scripts.modeling.loading import load_whole
+    from workflow_scripts.reporting.model_card import moe_sft_card
     from workflow_scripts.training.trainer import train
 
     step.prepare_process(options)
@@ -27,11 +29,14 @@ def main(argv: list[str] | None = None) -> None:
     model = load_whole(AutoModelForCausalLM, args.moe, dtype=torch.float32)
     train(model, examples, tokenizer, options.training, options.seed, args.metrics)
 
+    config = moe.checkpoint.config
+    parameters = options.parameters | {"base": moe.manifest.parameters.get("base", {})}
+    card = moe_sft_card(config, parameters, data_hash)
     inputs = {"moe": moe.id, "data": data_hash}
-    with create_artifact(args.out, "moe_sft", options.parameters, inputs) as draft:
+    with create_artifact(args.out, "moe_sft", parameters, inputs) as draft:
         state = revert_weight_conversion(model, model.state_dict())
         plans = trained_plans(moe.checkpoint, state)
-        draft.write_model(plans, moe.checkpoint.config, like=moe.path)
+        draft.write_model(plans, config, like=moe.path, card=card)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ def main(argv: list[str] | None = None) -> None:
     )
     cli.add_path(parser, "--out", "DIR", "The coefficients.")
     cli.add_options(parser, "mixing", MIXING_SHAPE)
+    cli.add_verify(parser)
     args = parser.parse_args(argv)
     shape = cli.options(args, "mixing", MIXING_SHAPE)
     config = {"shared_expert_weight": check_lambda(args.lam, "--lam"), **shape}
@@ -22,7 +23,7 @@ def main(argv: list[str] | None = None) -> None:
 
     from workflow_scripts.conversions.merge import initial_logits
 
-    sources = mixing_artifact.open_sources(args.moe, args.ffn)
+    sources = mixing_artifact.open_sources(args.moe, args.ffn, full=args.verify == "full")
     logits = initial_logits(sources.ffn.checkpoint, **config)
     mixing_artifact.write(args.out, "weighted_init", logits, config, sources)
 

@@ -12,10 +12,12 @@ def main(argv: list[str] | None = None) -> None:
     cli.add_path(parser, "--ffn", "DIR", "Its FFN weights.")
     cli.add_path(parser, "--out", "DIR", "The coefficients.")
     step.add_flags(parser, "mixing")
+    cli.add_verify(parser)
     args = parser.parse_args(argv)
     options = step.parse_flags(args, "mixing")
-    sources = mixing_artifact.open_sources(args.moe, args.ffn)
-    initial = mixing_artifact.open_mixing(args.weighted, sources)
+    full = args.verify == "full"
+    sources = mixing_artifact.open_sources(args.moe, args.ffn, full)
+    initial = mixing_artifact.open_mixing(args.weighted, sources, full)
 
     from workflow_scripts.modeling.mixing import Mixing, MixingLogits
     from workflow_scripts.training.trainer import train

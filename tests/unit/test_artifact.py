@@ -1,22 +1,28 @@
-"""Manifests, artifacts that are whole or absent, and the step that verifies them."""
+"""Manifests, and artifacts that are whole or absent."""
 
 import hashlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
-from workflow_scripts import verify
 from workflow_scripts.checkpoints.artifact import create_artifact, open_artifact, write_json
 from workflow_scripts.checkpoints.manifest import (
+    SMALL_BYTES,
     Manifest,
+    describe_file,
     manifest_path,
     read_manifest,
 )
+from workflow_scripts.checkpoints.writer import TensorPlan
 from workflow_scripts.errors import UserError
 
 # What the process that is killed does: write half an artifact, say so, wait.
@@ -34,6 +40,11 @@ def main(argv):
 
 cli.run("writer", main)
 """
+
+
+ONE, TWO = "1" * 64, "2" * 64
+ENTRY = {"size": 1, "sha256": ONE}
+TENSORS = {"w": torch.arange(6.0).reshape(2, 3)}
 
 
 def make(out, text="content", kind="moe", **options):
@@ -58,6 +69,12 @@ def content(folder) -> dict[str, bytes]:
     }
 
 
+def rewrite(path, data: bytes):
+    """Put other bytes in a file's place, be it read-only."""
+    path.unlink()
+    path.write_bytes(data)
+
+
 def edit_manifest(artifact, **changes):
     path = manifest_path(artifact)
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
@@ -67,13 +84,13 @@ def edit_manifest(artifact, **changes):
 
 
 def test_manifest_states_sizes_hashes_parameters_and_inputs(tmp_path):
-    out = make(tmp_path / "moe", parameters={"seed": 1}, inputs={"base": "abc"})
+    out = make(tmp_path / "moe", parameters={"seed": 1}, inputs={"base": ONE})
     stated = json.loads((tmp_path / "moe.manifest.json").read_text())
     assert {key: stated[key] for key in ("format", "kind", "parameters", "inputs")} == {
-        "format": 1,
+        "format": 2,
         "kind": "moe",
         "parameters": {"seed": 1},
-        "inputs": {"base": "abc"},
+        "inputs": {"base": ONE},
     }
     assert stated["files"] == {
         name: {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
@@ -82,8 +99,8 @@ def test_manifest_states_sizes_hashes_parameters_and_inputs(tmp_path):
 
 
 def test_equal_content_gives_an_equal_manifest(tmp_path):
-    first = make(tmp_path / "one" / "moe", parameters={"b": 1, "a": 2}, inputs={"y": "1", "x": "2"})
-    again = make(tmp_path / "two" / "moe", parameters={"a": 2, "b": 1}, inputs={"x": "2", "y": "1"})
+    first = make(tmp_path / "one" / "moe", parameters={"b": 1, "a": 2}, inputs={"y": ONE, "x": TWO})
+    again = make(tmp_path / "two" / "moe", parameters={"a": 2, "b": 1}, inputs={"x": TWO, "y": ONE})
     assert manifest_path(first).read_bytes() == manifest_path(again).read_bytes()
     assert content(first.parent) == content(again.parent)
 
@@ -94,7 +111,7 @@ def test_equal_content_gives_an_equal_manifest(tmp_path):
         {"text": "other"},
         {"kind": "moe_sft"},
         {"parameters": {"seed": 1}},
-        {"inputs": {"base": "1"}},
+        {"inputs": {"base": ONE}},
     ],
     ids=lambda change: next(iter(change)),
 )
@@ -105,7 +122,7 @@ def test_any_change_gives_another_id(tmp_path, artifact, change):
 
 
 def test_known_hashes_are_taken(tmp_path):
-    known = {"size": 3, "sha256": "known"}
+    known = {"size": 3, "sha256": ONE}
     with create_artifact(tmp_path / "moe", "moe") as draft:
         (draft.path / "a.txt").write_text("abc")
         draft.known_files["a.txt"] = known
@@ -236,7 +253,7 @@ def test_a_folder_without_a_manifest_is_hashed(tmp_path, artifact):
     assert opened.manifest.kind == "folder"
     assert opened.manifest.files["a.txt"]["sha256"] == hashlib.sha256(b"content").hexdigest()
     before = opened.id
-    (artifact / "a.txt").write_text("altered")
+    rewrite(artifact / "a.txt", b"altered")
     assert open_artifact(artifact, "base").id != before
 
 
@@ -256,17 +273,17 @@ def test_the_artifact_one_stands_in_is_found(artifact, monkeypatch):
     ("damage", "message"),
     [
         (lambda a: (a / "a.txt").unlink(), "a.txt is missing"),
-        (lambda a: (a / "a.txt").write_text("longer content"), "a.txt has 14 bytes, not 7"),
+        (lambda a: rewrite(a / "a.txt", b"longer content"), "a.txt has 14 bytes, not 7"),
         (lambda a: (a / "c.txt").touch(), "c.txt is not in the manifest"),
         (lambda a: (a / "sub" / "c").touch(), "sub/c is not in the manifest"),
         (lambda a: a.rename(a.with_name("x")), "moe is not a folder"),
         (lambda a: edit_manifest(a, parameters={"seed": 2}), "moe.manifest.json was edited"),
         (lambda a: edit_manifest(a, kind="ffn"), "moe.manifest.json was edited"),
         (lambda a: edit_manifest(a, files={}), "moe.manifest.json was edited"),
-        (lambda a: edit_manifest(a, id="0"), "moe.manifest.json was edited"),
-        (lambda a: edit_manifest(a, format=2), "format 2 is not 1"),
-        (lambda a: edit_manifest(a, author="me"), "moe.manifest.json is not a manifest"),
-        (lambda a: manifest_path(a).write_text("{}"), "format None is not 1"),
+        (lambda a: edit_manifest(a, id=ONE), "moe.manifest.json was edited"),
+        (lambda a: rewrite(a / "a.txt", b"CONTENT"), "a.txt was altered: its SHA-256 is not"),
+        (lambda a: edit_manifest(a, format=1), "format 1 is not 2, .* Make the artifact again"),
+        (lambda a: manifest_path(a).write_text("{}"), "format None is not 2"),
         (lambda a: manifest_path(a).write_text("{"), "moe.manifest.json is not valid JSON"),
     ],
 )
@@ -276,67 +293,173 @@ def test_what_does_not_fit_its_manifest_is_refused(artifact, damage, message):
         open_artifact(artifact, "moe")
 
 
+@pytest.mark.parametrize(
+    ("changes", "fault"),
+    [
+        ({"author": "me"}, "it does not have the keys files, format, id, inputs, kind, parameters"),
+        ({"kind": 1}, "its kind is not text"),
+        ({"parameters": []}, "its parameters are not an object"),
+        ({"id": "0"}, "its id is not a SHA-256"),
+        ({"id": None}, "its id is not a SHA-256"),
+        ({"inputs": []}, "its inputs are not names with a SHA-256 each"),
+        ({"inputs": {"base": "A" * 64}}, "its inputs are not names with a SHA-256 each"),
+        ({"inputs": {"base": ONE + "\n"}}, "its inputs are not names with a SHA-256 each"),
+        ({"files": []}, "its files are not an object"),
+        *(
+            (
+                {"files": {name: ENTRY}},
+                f"it names a file {name!r}, which is not inside the artifact",
+            )
+            for name in ("/etc/passwd", "../x", "a/../../x", "..", ".", "", "a//b", "a\0b")
+        ),
+        *(
+            ({"files": {"a": entry}}, "it does not state size and SHA-256 of 'a' as it should")
+            for entry in (
+                None,
+                {"size": 1},
+                ENTRY | {"size": -1},
+                ENTRY | {"size": 1.0},
+                ENTRY | {"size": True},
+                ENTRY | {"sha256": "f" * 63},
+                ENTRY | {"header_sha256": ONE},
+                ENTRY | {"more": 1},
+            )
+        ),
+        ({"files": {"a.safetensors": ENTRY}}, "it does not state size and SHA-256 of 'a.safet"),
+    ],
+)
+def test_a_manifest_of_another_form_is_refused(artifact, changes, fault):
+    edit_manifest(artifact, **changes)
+    with pytest.raises(UserError) as caught:
+        open_artifact(artifact, "moe")
+    assert str(caught.value).startswith(f"{manifest_path(artifact)} is not a manifest: {fault}")
+
+
+@pytest.fixture
+def weights(tmp_path):
+    """An artifact with a safetensors file and a file that is not small."""
+    out = tmp_path / "weights"
+    with create_artifact(out, "ffn") as draft:
+        save_file(TENSORS, draft.path / "model.safetensors")
+        (draft.path / "large.bin").write_bytes(bytes(SMALL_BYTES + 1))
+    return out
+
+
+def test_manifest_states_the_hash_of_a_header(weights):
+    data = (weights / "model.safetensors").read_bytes()
+    header = data[: 8 + int.from_bytes(data[:8], "little")]
+    assert read_manifest(manifest_path(weights)).files["model.safetensors"] == {
+        "size": len(data),
+        "sha256": hashlib.sha256(data).hexdigest(),
+        "header_sha256": hashlib.sha256(header).hexdigest(),
+    }
+
+
+def test_a_header_is_hashed_where_the_writer_hashed_the_file(tmp_path, weights):
+    with create_artifact(tmp_path / "moe", "moe") as draft:
+        draft.write_tensors([TensorPlan("w", "F32", (2, 3), lambda: [TENSORS["w"]])])
+    written = read_manifest(tmp_path / "moe.manifest.json").files["model.safetensors"]
+    assert written == describe_file(tmp_path / "moe" / "model.safetensors")
+
+
+def invert_byte(path, position):
+    data = bytearray(path.read_bytes())
+    data[position] ^= 255
+    rewrite(path, data)
+
+
+@pytest.mark.parametrize("position", [0, 7, 8, 40])
+def test_an_altered_header_is_noticed_at_once(weights, position):
+    invert_byte(weights / "model.safetensors", position)
+    with pytest.raises(UserError, match=r"model\.safetensors was altered: its header is not"):
+        open_artifact(weights, "ffn")
+
+
+def test_a_shard_of_another_model_is_noticed_at_once(weights):
+    other = {"w": TENSORS["w"].reshape(3, 2)}
+    (weights / "model.safetensors").unlink()
+    save_file(other, weights / "model.safetensors")
+    with pytest.raises(UserError, match=r"model\.safetensors was altered: its header is not"):
+        open_artifact(weights, "ffn")
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "large.bin"])
+def test_only_a_full_check_reads_values_and_large_files(weights, file):
+    open_artifact(weights, "ffn", full=True)
+    invert_byte(weights / file, -1)
+    open_artifact(weights, "ffn")
+    with pytest.raises(UserError, match=f"{file} was altered: its SHA-256 is not the manifest's"):
+        open_artifact(weights, "ffn", full=True)
+
+
+def test_a_full_check_that_takes_long_shows_how_far_it_is(weights, monkeypatch, capsys):
+    monkeypatch.setattr("workflow_scripts.progress.SECONDS_BEFORE_FIRST", 0)
+    monkeypatch.setattr("workflow_scripts.progress.SECONDS_BETWEEN_LINES", 0)
+    open_artifact(weights, "ffn", full=True)
+    assert re.search(r"verify: 1\.0\dM/1\.0\dM B", capsys.readouterr().err)
+
+
+# Protection
+
+
+def modes(folder) -> set[str]:
+    return {oct(path.stat().st_mode & 0o777) for path in folder.rglob("*") if path.is_file()}
+
+
+def test_files_are_read_only_and_folders_are_not(artifact):
+    assert modes(artifact) == {"0o444"}
+    assert os.access(artifact, os.W_OK)
+    assert all(path.stat().st_mode & 0o200 for path in (artifact / "sub", manifest_path(artifact)))
+
+
+def test_what_a_link_points_to_keeps_its_mode(tmp_path):
+    (tmp_path / "model.bin").write_text("the user's")
+    mode = (tmp_path / "model.bin").stat().st_mode
+    with create_artifact(tmp_path / "base", "base") as draft:
+        (draft.path / "model.bin").symlink_to(tmp_path / "model.bin")
+    assert (tmp_path / "model.bin").stat().st_mode == mode
+
+
+ORDINARY_USER = """
+import os, shutil, sys
+from pathlib import Path
+from workflow_scripts.checkpoints.artifact import create_artifact, open_artifact
+
+if os.geteuid() == 0:
+    os.setgid(65534)
+    os.setuid(65534)
+out = Path(sys.argv[1]) / "moe"
+for text in ("one", "two"):
+    with create_artifact(out, "moe") as draft:
+        (draft.path / "sub").mkdir()
+        (draft.path / "sub" / "a.txt").write_text(text)
+    (out / ".snakemake_timestamp").touch()
+    open_artifact(out, "moe", full=True)
+try:
+    (out / "sub" / "a.txt").write_text("by accident")
+except PermissionError:
+    print("refused")
+print((out / "sub" / "a.txt").read_text(), *sorted(path.name for path in out.parent.iterdir()))
+shutil.rmtree(out)
+"""
+
+
+def test_read_only_artifacts_are_replaced_and_removed_by_an_ordinary_user(repository):
+    with tempfile.TemporaryDirectory() as folder:  # tmp_path lies where only its owner may go
+        Path(folder).chmod(0o777)
+        done = subprocess.run(
+            [sys.executable, "-c", ORDINARY_USER, folder],
+            cwd=repository,
+            capture_output=True,
+            text=True,
+        )
+        assert (done.stdout, done.stderr) == ("refused\ntwo moe moe.manifest.json\n", "")
+        assert not (Path(folder) / "moe").exists()
+
+
 def test_another_kind_is_refused(artifact):
     with pytest.raises(UserError, match="is of kind moe, not ffn or dense"):
         open_artifact(artifact, "ffn", "dense")
-
-
-# The step `verify`
-
-
-def test_verify_finds_all_artifacts_below_a_folder(tmp_path, artifact, capsys):
-    make(tmp_path / "results" / "dense" / "lam~0.75", kind="dense")
-    verify.main([str(tmp_path), "--full"])
-    output = capsys.readouterr()
-    lines = output.out.splitlines()
-    assert len(lines) == 2 and all(line.endswith(", fits") for line in lines)
-    assert output.err == "2 of 2 artifacts fit their manifests\n"
-
-
-def test_verify_works_where_one_stands(artifact, capsys, monkeypatch):
-    for folder in (artifact, artifact.parent):
-        monkeypatch.chdir(folder)
-        verify.main(["."])
-        assert capsys.readouterr().err == "1 of 1 artifacts fit their manifests\n"
-
-
-def test_only_full_finds_an_altered_file_of_the_same_size(artifact):
-    (artifact / "a.txt").write_text("CONTENT")
-    verify.main([str(artifact)])
-    with pytest.raises(UserError, match=r"a\.txt was altered"):
-        verify.main([str(artifact), "--full"])
-
-
-def test_verify_reports_every_fault_of_every_artifact(tmp_path, artifact):
-    other = make(tmp_path / "results" / "ffn", kind="ffn")
-    (artifact / "a.txt").write_text("longer content")
-    (artifact / "c.txt").touch()
-    (other / "a.txt").unlink()
-    with pytest.raises(UserError) as caught:
-        verify.main([str(tmp_path)])
-    for fault in ("moe/a.txt has 14 bytes", "moe/c.txt is not in", "ffn/a.txt is missing"):
-        assert fault in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    ("damage", "message"),
-    [
-        (lambda a: a.rename(a.with_name("x")), "moe is missing, but its manifest is there"),
-        (lambda a: manifest_path(a).unlink(), "no manifest beside it and none below it"),
-    ],
-)
-def test_verify_misses_what_is_not_there(artifact, damage, message):
-    damage(artifact)
-    with pytest.raises(UserError, match=message):
-        verify.main([str(artifact)])
-
-
-def test_verify_fails_as_a_process(artifact, run_step):
-    assert run_step("verify", artifact).returncode == 0
-    (artifact / "a.txt").unlink()
-    result = run_step("verify", artifact)
-    assert result.returncode == 1
-    assert result.stderr == f"verify: error: {artifact}/a.txt is missing\n"
 
 
 def test_the_id_is_over_everything_else():

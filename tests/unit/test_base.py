@@ -72,8 +72,12 @@ def test_the_artifact_is_the_model(model):
 
 def test_an_altered_model_is_noticed(model):
     out = run(model)
+    config = (model / "config.json").read_text()
     (model / "config.json").write_text("{}")
     with pytest.raises(UserError, match=r"config\.json has 2 bytes"):
+        open_artifact(out, "base")
+    (model / "config.json").write_text(config.replace("1", "2"))
+    with pytest.raises(UserError, match=r"config\.json was altered"):
         open_artifact(out, "base")
 
 
@@ -133,8 +137,9 @@ def test_models_in_the_hubs_cache_are_links_themselves(model, project):
 def test_the_same_model_gives_the_same_manifest_wherever_it_lies(model, project, tmp_path):
     run(model, "results/base")
     run(shutil.copytree(model, tmp_path / "copy"), "other/base")
-    first, second = (Path(f"{name}/base.manifest.json") for name in ("results", "other"))
-    assert first.read_bytes() == second.read_bytes()
+    run(model, "third/base", "--revision", REVISION)
+    first, *others = (Path(f"{name}/base.manifest.json") for name in ("results", "other", "third"))
+    assert [path.read_bytes() for path in others] == [first.read_bytes()] * 2
 
 
 # What is refused
@@ -266,4 +271,7 @@ def test_what_is_in_the_hubs_cache_is_not_fetched_again(model, project, monkeypa
     result = run_step("base", "--model", "a/b", "--revision", REVISION, "--out", "out")
     assert (result.returncode, result.stderr) == (0, "")
     assert hashes(Path("out")) == hashes(model)
-    assert open_artifact("out", "base").manifest.parameters == {"revision": REVISION}
+    assert open_artifact("out", "base").manifest.parameters == {
+        "model": "a/b",
+        "revision": REVISION,
+    }

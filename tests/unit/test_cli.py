@@ -8,25 +8,28 @@ import shlex
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from workflow_scripts import cli, configuration
+from workflow_scripts import cli, config_file, configuration
 from workflow_scripts.errors import UserError
 
 STEPS = {
     "base": ["--model", "--out", "--revision"],
-    "moe": ["--base", "--out", "--num-experts", "--num-experts-per-tok", "--seed"],
-    "moe_sft": ["--moe", "--data", "--out", "--metrics", "--learning-rate"],
-    "ffn": ["--moe", "--out"],
-    "weighted_init": ["--moe", "--ffn", "--lam", "--out", "--granularity"],
-    "weighted_trained": ["--weighted", "--moe", "--ffn", "--data", "--out", "--learning-rate"],
-    "dense": ["--weighted", "--moe", "--ffn", "--out"],
-    "eval": ["--model", "--dataset", "--out", "--prompt", "--limit", "--rescore"],
+    "moe": ["--base", "--out", "--verify", "--num-experts", "--num-experts-per-tok", "--seed"],
+    "moe_sft": ["--moe", "--data", "--out", "--verify", "--metrics", "--learning-rate"],
+    "ffn": ["--moe", "--out", "--verify"],
+    "weighted_init": ["--moe", "--ffn", "--lam", "--out", "--verify", "--granularity"],
+    "weighted_trained": [
+        *("--weighted", "--moe", "--ffn", "--data", "--out", "--verify", "--learning-rate"),
+    ],
+    "dense": ["--weighted", "--moe", "--ffn", "--out", "--verify"],
+    "eval": ["--model", "--dataset", "--out", "--verify", "--prompt", "--limit", "--rescore"],
     "verify": ["PATH", "--full"],
-    "import_reference": ["--model", "--out"],
+    "import_reference": ["--model", "--out", "--verify"],
     "fetch_data": ["--train", "--revision", "--out"],
     "summary": ["--evals", "--out"],
 }
@@ -76,7 +79,7 @@ def test_help_takes_less_than_a_second(step, run_step):
 @pytest.mark.parametrize("section", SECTIONS)
 def test_flags_have_the_defaults_of_the_config(section):
     required = {"data": ["--train=x"]}.get(section, [])
-    config = configuration.complete({"base": {"model": "x"}, "data": {"train": "x"}})
+    config = config_file.complete({"base": {"model": "x"}, "data": {"train": "x"}})
     assert parse(section, required) == config[section]
 
 
@@ -209,3 +212,104 @@ def test_a_bug_keeps_its_stack_trace(error):
 
     with pytest.raises(type(error)):
         cli.run("moe", main)
+
+
+# Outputs that are inputs
+
+
+@pytest.fixture
+def places(tmp_path, monkeypatch):
+    """Folders a/ and results/, a file rows, and links to a and rows, where one stands."""
+    monkeypatch.chdir(tmp_path)
+    for folder in ("a/b", "results", "humaneval"):
+        Path(folder).mkdir(parents=True)
+    Path("rows").touch()
+    Path("link").symlink_to("a")
+    Path("results/linked").symlink_to("../a")
+    Path("rows_link").symlink_to("rows")
+    Path("links").mkdir()
+    Path("links/rows").symlink_to("../a/x")
+    Path("a/x").touch()
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("words", "output", "source"),
+    [
+        ("--base a --out a", "--out a", "--base a"),
+        ("--base a --out results/../a", "--out results/../a", "--base a"),
+        ("--base a --out a/b/new", "--out a/b/new", "--base a"),
+        ("--base a/b --out a", "--out a", "--base a/b"),
+        ("--base a --out .", "--out .", "--base a"),
+        ("--base link --out a", "--out a", "--base link"),
+        ("--base a --out link", "--out link", "--base a"),
+        ("--base a --out link/new", "--out link/new", "--base a"),
+        ("--base results/linked --out results", "--out results", "--base results/linked"),
+        ("--base results/linked --out results/linked", "--out results/linked", "--base results/"),
+        ("--base links --out a", "--out a", "--base links"),
+        ("--data rows --out rows", "--out rows", "--data rows"),
+        ("--data rows_link --out rows", "--out rows", "--data rows_link"),
+        ("--data a/x --out a", "--out a", "--data a/x"),
+        ("--dataset rows --out rows", "--out rows", "--dataset rows"),
+        ("--model a --out a/result.json", "--out a/result.json", "--model a"),
+        ("--moe a --out new --metrics a/loss.jsonl", "--metrics a/loss.jsonl", "--moe a"),
+        ("--ffn a --weighted a/b --out a/b", "--out a/b", "--ffn a"),
+        ("--evals a/x rows --out rows", "--out rows", "--evals rows"),
+    ],
+)
+def test_an_output_that_is_an_input_is_refused(places, words, output, source):
+    parser = parser_of(words)
+    with pytest.raises(UserError) as caught:
+        parser.parse_args(words.split())
+    message = str(caught.value)
+    assert message.startswith(f"{output} is, holds or lies in {source}")
+    assert message.endswith(", which the step reads. Choose another place")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "--base a --out ab",
+        "--base a --out results/a",
+        "--base a/b --out a/c",
+        "--base nowhere --out nowhere",
+        "--model org/name --out org",
+        "--dataset humaneval --out humaneval/result.json",
+        "--data rows --out rows2 --metrics rows3",
+    ],
+)
+def test_an_output_elsewhere_is_taken(places, words):
+    parser_of(words).parse_args(words.split())
+
+
+def parser_of(words: str):
+    """A step's parser with the flags among `words`."""
+    parser = cli.step_parser("any", "")
+    for flag in {word for word in words.split() if word.startswith("--")}:
+        text = {"--evals": {"nargs": "+"}, "--model": {}, "--dataset": {}}
+        parser.add_argument(flag, **text.get(flag, {"type": Path}))
+    return parser
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        "base --model a --out a",
+        "moe --base a --out a",
+        "moe_sft --moe a --data rows --out a",
+        "ffn --moe a --out a",
+        "weighted_init --moe results --ffn a --lam 0.5 --out a",
+        "weighted_trained --weighted a --moe results --ffn results --data rows --out a",
+        "dense --weighted a --moe results --ffn results --out a",
+        "eval --model a --dataset rows --out a/x.json",
+        "import_reference --model a --out a",
+        "summary --evals a/x --out a/x",
+    ],
+)
+def test_every_step_refuses_to_write_over_its_inputs(places, arguments, run_step):
+    step, *words = arguments.split()
+    result = run_step(step, *words, cwd=places)
+    assert result.returncode == 1
+    assert result.stderr.startswith(f"{step}: error: --out a")
+    assert len(result.stderr.splitlines()) == 1
+    assert (places / "a" / "x").read_text() == ""

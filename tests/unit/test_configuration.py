@@ -10,14 +10,8 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from workflow_scripts.configuration import (
-    check_files,
-    check_lambda,
-    check_moe,
-    complete,
-    lambda_token,
-    schema,
-)
+from workflow_scripts.config_file import check_files, complete
+from workflow_scripts.configuration import check_lambda, check_moe, lambda_token, schema
 from workflow_scripts.errors import UserError
 
 MINIMAL = {"base": {"model": "resources/base"}, "data": {"train": "rows.jsonl"}}
@@ -211,6 +205,12 @@ def test_vanilla_upcycling_needs_no_merge():
     config = with_value("moe.shared_expert", False)
     config["evaluation"] = {"models": ["base", "moe_sft"]}
     assert complete(config)["moe"]["shared_expert"] is False
+
+
+def test_the_best_model_can_only_be_kept_where_dense_models_are_evaluated():
+    config = with_value("merge.keep", "best") | {"evaluation": {"models": ["base"]}}
+    with pytest.raises(UserError, match=r"merge\.keep = best: evaluation\.models must name dense"):
+        complete(config)
 
 
 @pytest.mark.parametrize("lam", [0, 1])

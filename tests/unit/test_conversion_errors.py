@@ -190,9 +190,25 @@ def test_a_base_whose_config_names_no_class_goes_all_the_way(tmp_path, tiny_llam
 # Artifacts that were damaged
 
 
+def rewrite(file, content: bytes):
+    """Put other bytes in a file's place, be it read-only."""
+    file.unlink()
+    file.write_bytes(content)
+
+
 def truncate(artifact):
     file = artifact / SINGLE
-    file.write_bytes(file.read_bytes()[:-8])
+    rewrite(file, file.read_bytes()[:-8])
+
+
+def alter_config(artifact):
+    file = artifact / "config.json"
+    rewrite(file, file.read_bytes().replace(b"2", b"3", 1))
+
+
+def alter_last_value(artifact):
+    content = (artifact / SINGLE).read_bytes()
+    rewrite(artifact / SINGLE, content[:-1] + bytes([content[-1] ^ 1]))
 
 
 @pytest.mark.parametrize(
@@ -200,6 +216,7 @@ def truncate(artifact):
     [
         (truncate, "does not fit its manifest: .*safetensors has"),
         (lambda a: (a / "config.json").unlink(), r"does not fit .*config\.json is missing"),
+        (alter_config, r"does not fit its manifest: .*config\.json was altered"),
         (lambda a: (a / "extra").touch(), "extra is not in the manifest. Make it again"),
         (
             lambda a: manifest_path(a).write_text(
@@ -208,7 +225,7 @@ def truncate(artifact):
             r"moe\.manifest\.json was edited",
         ),
     ],
-    ids=["truncated", "lost", "extra", "edited manifest"],
+    ids=["truncated", "lost", "altered config", "extra", "edited manifest"],
 )
 def test_a_damaged_input_is_refused(tmp_path, chain, damage, message):
     damaged = copy_artifact(chain["moe"], tmp_path)
@@ -216,6 +233,51 @@ def test_a_damaged_input_is_refused(tmp_path, chain, damage, message):
     with pytest.raises(UserError, match=message):
         run("ffn", tmp_path / "ffn", moe=damaged)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["moe", "moe.manifest.json"]
+
+
+def test_another_lambda_in_a_config_is_noticed(tmp_path, chain):
+    weighted = copy_artifact(chain["weighted"], tmp_path)
+    config = weighted / "config.json"
+    rewrite(config, config.read_bytes().replace(b"0.75", b"0.85"))
+    with pytest.raises(UserError, match=r"config\.json was altered: its SHA-256 is not"):
+        run("dense", tmp_path / "out", weighted=weighted, moe=chain["moe"], ffn=chain["ffn"])
+
+
+@pytest.mark.parametrize(
+    ("step", "given", "altered"),
+    [
+        ("moe", ["base"], "base"),
+        ("moe_sft", ["moe", "data"], "moe"),
+        ("ffn", ["moe"], "moe"),
+        ("weighted_init", ["moe", "ffn", "lam"], "moe"),
+        ("weighted_init", ["moe", "ffn", "lam"], "ffn"),
+        ("weighted_trained", ["weighted", "moe", "ffn", "data"], "moe"),
+        ("weighted_trained", ["weighted", "moe", "ffn", "data"], "weighted"),
+        ("dense", ["weighted", "moe", "ffn"], "ffn"),
+        ("dense", ["weighted", "moe", "ffn"], "weighted"),
+        ("eval", ["model", "dataset", "sandbox"], "model"),
+    ],
+)
+def test_every_step_can_check_every_byte_first(
+    tmp_path, chain, run_step, repository, step, given, altered
+):
+    flags = chain | {"model": chain["dense"], "lam": "0.5", "data": repository / "rows"}
+    flags["sandbox"] = "none"
+    flags["dataset"] = repository / "resources" / "problems.jsonl"
+    flags[altered] = copy_artifact(flags[altered], tmp_path)
+    alter_last_value(flags[altered])
+    words = [word for flag in given for word in (f"--{flag}", flags[flag])]
+    result = run_step(step, *words, "--out", tmp_path / "out", "--verify", "full")
+    assert result.returncode == 1
+    fault = f"{flags[altered] / SINGLE} was altered: its SHA-256 is not the manifest's"
+    assert f"{step}: error: {flags[altered]} does not fit its manifest: {fault}" in result.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_without_it_values_are_taken_as_they_are(tmp_path, chain):
+    altered = copy_artifact(chain["moe"], tmp_path)
+    alter_last_value(altered)
+    run("ffn", tmp_path / "ffn", moe=altered)
 
 
 def test_damage_in_a_folder_without_a_manifest_is_seen_too(tmp_path, tiny_llama):

@@ -211,7 +211,7 @@ def test_a_missing_model_is_named(problems, tmp_path, bubblewrap, run_step):
     )
 
     assert done.returncode == 1
-    assert "eval: error: gone is not a model folder" in done.stderr
+    assert "eval: error: gone is not a folder" in done.stderr
     assert "Traceback" not in done.stderr
 
 

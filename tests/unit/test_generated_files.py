@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from tools import write_config_docs, write_envs
-from workflow_scripts import configuration
+from workflow_scripts import config_file, configuration
 
 ROOT = write_envs.ROOT
 # The packages that the workflow is made of.
@@ -81,7 +81,7 @@ def test_environments_have_the_pins_of_the_requirements(name):
 
 
 def test_the_default_configuration_is_valid_and_runs_on_what_comes_along():
-    config = configuration.complete(load(ROOT / "config.yaml"))
+    config = config_file.complete(load(ROOT / "config.yaml"))
     assert (ROOT / config["base"]["model"] / "config.json").is_file()
     for file in (config["data"]["train"], *config["evaluation"]["datasets"]):
         assert (ROOT / file).is_file()
@@ -89,4 +89,4 @@ def test_the_default_configuration_is_valid_and_runs_on_what_comes_along():
 
 @pytest.mark.parametrize("path", sorted((ROOT / "recipes").glob("*.yaml")), ids=lambda p: p.stem)
 def test_recipes_are_valid(path):
-    configuration.complete(merged(load(ROOT / "config.yaml"), load(path)), str(path))
+    config_file.complete(merged(load(ROOT / "config.yaml"), load(path)), str(path))

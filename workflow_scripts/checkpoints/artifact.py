@@ -34,6 +34,8 @@ COMPANION_PATTERNS = (
     "generation_config.json",
     "LICENSE*",
     "NOTICE*",
+    "COPYING*",
+    "USE_POLICY*",
 )
 
 
@@ -53,23 +55,34 @@ class Artifact:
         return Checkpoint(self.path)
 
 
-def open_artifact(path: Path, *kinds: str) -> Artifact:
+def open_artifact(path: Path, *kinds: str, full: bool = False) -> Artifact:
     """Open the artifact at `path`, which must be of one of `kinds`.
 
     A model folder without a manifest is hashed and taken for one. Raises UserError where the folder
-    is missing, is of another kind, or does not fit its manifest.
+    is missing, is of another kind, or does not fit its manifest (see `find_faults` for `full`).
     """
     path = Path(path)
+    manifest = check_artifact(path, *kinds, full=full)
+    return Artifact(path, manifest or Manifest("folder", describe_files(path)))
+
+
+def check_artifact(path: Path, *kinds: str, full: bool = False) -> Manifest | None:
+    """The manifest that the folder at `path` fits; None where it has none.
+
+    One whose manifest is a link comes out of a cache that is shared, and is always hashed whole.
+    Raises UserError as `open_artifact` does.
+    """
     if not path.is_dir():
         raise UserError(f"{path} is not a folder")
     if not manifest_path(path).exists():
-        return Artifact(path, Manifest("folder", describe_files(path)))
+        return None
     manifest = read_manifest(manifest_path(path))
     if manifest.kind not in kinds:
         raise UserError(f"{path} is of kind {manifest.kind}, not {' or '.join(kinds)}")
-    if faults := find_faults(path, manifest):
+    full = full or manifest_path(path).is_symlink()
+    if faults := find_faults(path, manifest, full):
         raise UserError(f"{path} does not fit its manifest: {'; '.join(faults)}. Make it again")
-    return Artifact(path, manifest)
+    return manifest
 
 
 class Draft:
@@ -86,18 +99,23 @@ class Draft:
         """Write a checkpoint of the planned tensors."""
         self.known_files |= write_checkpoint(self.path, plans)
 
-    def write_model(self, plans: list[TensorPlan], config: dict, like: Path) -> None:
-        """Write a model: tensors, config, and the tokenizer and its kin of the model at `like`."""
+    def write_model(self, plans: list[TensorPlan], config: dict, like: Path, card: str) -> None:
+        """Write a model: tensors, config, and the tokenizer and its kin of the model at `like`.
+
+        card: the text of its README.md.
+        """
         self.write_tensors(plans)
         write_json(self.path / "config.json", config)
         copy_companions(like, self.path)
+        (self.path / "README.md").write_text(card, encoding="utf-8")
 
 
 @contextmanager
 def create_artifact(
     out: Path, kind: str, parameters: dict | None = None, inputs: dict[str, str] | None = None
 ) -> Iterator[Draft]:
-    """Yield a draft to be filled; then put it at `out` and its manifest beside it, last.
+    """Yield a draft to be filled; then put it at `out` and its manifest beside it, last. The files
+    become read-only.
 
     An exception leaves nothing behind, and an artifact that stood at `out` before untouched.
     Raises UserError where something else stands at `out`: it would be lost.
@@ -111,6 +129,7 @@ def create_artifact(
         draft.path.mkdir()
         yield draft
         files = describe_files(draft.path, draft.known_files)
+        _make_files_read_only(draft.path)
         _sync(draft.path)
         manifest = Manifest(kind, files, parameters or {}, inputs or {})
         manifest_file = folder / "manifest.json"
@@ -138,6 +157,16 @@ def companions(source: Path) -> list[Path]:
 
 def _is_empty_folder(path: Path) -> bool:
     return path.is_dir() and not any(path.iterdir())
+
+
+def _make_files_read_only(folder: Path) -> None:
+    """Protect an artifact's own files from accidents; what links point to is the user's.
+
+    Folders and the manifest stay as they are: Snakemake replaces no output that it may not write.
+    """
+    for path in folder.rglob("*"):
+        if path.is_file() and not path.is_symlink():
+            path.chmod(0o444)
 
 
 def _put(folder: Path, manifest_file: Path, out: Path, trash: Path) -> None:

@@ -6,22 +6,31 @@ inputs and parameters give the same bytes.
 
 import hashlib
 import json
+import re
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from workflow_scripts.checkpoints.reader import read_json
+from workflow_scripts.checkpoints.header import hash_header
+from workflow_scripts.checkpoints.strict_json import read_json
 from workflow_scripts.errors import UserError
+from workflow_scripts.progress import progress
 
-FORMAT = 1
+FORMAT = 2
 # Snakemake marks the folders that it made with a file of its own.
 NOT_CONTENT = {".snakemake_timestamp"}
+DIGEST = re.compile(r"[0-9a-f]{64}")
+SAFETENSORS = ".safetensors"
+SMALL_BYTES = 2**20  # files up to this size are hashed whenever an artifact is opened
+BLOCK_BYTES = 2**20
 
 
 @dataclass(frozen=True)
 class Manifest:
     """The content of a manifest file.
 
-    files: by path relative to the artifact, {"size": bytes, "sha256": hexadecimal digest}.
+    files: by path relative to the artifact, {"size": bytes, "sha256": hexadecimal digest}; of a
+    safetensors file also "header_sha256", the digest of its length prefix and header.
     inputs: ids of the artifacts and SHA-256 of the files that this artifact was made from.
     """
 
@@ -47,24 +56,81 @@ def manifest_path(artifact: Path) -> Path:
     return named.parent / f"{named.name}.manifest.json"
 
 
+def short(digest: str) -> str:
+    """The first digits of an id or a hash, enough to tell a few apart."""
+    return digest[:8]
+
+
 def read_manifest(path: Path) -> Manifest:
     """Read and check a manifest file. Raises UserError where it is missing, foreign or edited."""
     content = read_json(path)
-    stated_id = content.pop("id", None)
     if content.get("format") != FORMAT:
-        raise UserError(f"{path}: format {content.get('format')} is not {FORMAT}, the known one")
-    try:
-        manifest = Manifest(**content)
-    except TypeError as error:
-        raise UserError(f"{path} is not a manifest: {error}") from None
+        raise UserError(
+            f"{path}: format {content.get('format')!r:.40} is not {FORMAT}, the one that this "
+            "version reads and writes. Make the artifact again"
+        )
+    if fault := _structure_fault(content):
+        raise UserError(f"{path} is not a manifest: {fault}")
+    stated_id = content.pop("id")
+    manifest = Manifest(**content)
     if manifest.id != stated_id:
         raise UserError(f"{path} was edited: its id does not fit its content")
     return manifest
 
 
+def _structure_fault(content: dict) -> str | None:
+    """What about a manifest's keys and types is wrong."""
+    expected = {*Manifest.__dataclass_fields__, "id"}
+    if content.keys() != expected:
+        return f"it does not have the keys {', '.join(sorted(expected))} and no others"
+    if not isinstance(content["kind"], str):
+        return "its kind is not text"
+    if not isinstance(content["parameters"], dict):
+        return "its parameters are not an object"
+    if not _is_digest(content["id"]):
+        return "its id is not a SHA-256"
+    inputs = content["inputs"]
+    if not isinstance(inputs, dict) or not all(map(_is_digest, inputs.values())):
+        return "its inputs are not names with a SHA-256 each"
+    if not isinstance(content["files"], dict):
+        return "its files are not an object"
+    for name, entry in content["files"].items():
+        if not _is_inside(name):
+            return f"it names a file {name[:80]!r}, which is not inside the artifact"
+        if not _is_file_entry(name, entry):
+            return f"it does not state size and SHA-256 of {name[:80]!r} as it should"
+    return None
+
+
+def _is_digest(value: object) -> bool:
+    return isinstance(value, str) and DIGEST.fullmatch(value) is not None
+
+
+def _is_inside(name: str) -> bool:
+    return "\0" not in name and not {"", ".", ".."} & set(name.split("/"))
+
+
+def _is_file_entry(name: str, entry: object) -> bool:
+    digests = {"sha256", "header_sha256"} if name.endswith(SAFETENSORS) else {"sha256"}
+    return (
+        isinstance(entry, dict)
+        and entry.keys() == {"size", *digests}
+        and type(entry["size"]) is int
+        and entry["size"] >= 0
+        and all(_is_digest(entry[key]) for key in digests)
+    )
+
+
 def describe_files(artifact: Path, known: dict[str, dict] | None = None) -> dict[str, dict]:
-    """Size and SHA-256 of each file of an artifact, links followed. `known` entries are kept."""
-    files = dict(known or {})
+    """The entries of all files of an artifact, links followed.
+
+    Sizes and hashes that are `known` are taken. Raises UserError where a safetensors file has no
+    header.
+    """
+    files = {}
+    for name, entry in (known or {}).items():
+        complete = "header_sha256" in entry
+        files[name] = entry if complete else entry | _header_entry(artifact / name)
     for name in list_files(artifact):
         if name not in files:
             files[name] = describe_file(artifact / name)
@@ -72,8 +138,12 @@ def describe_files(artifact: Path, known: dict[str, dict] | None = None) -> dict
 
 
 def describe_file(path: Path) -> dict:
-    """Size and SHA-256 of a file."""
-    return {"size": path.stat().st_size, "sha256": hash_file(path)}
+    """The entry of a file: its size, its SHA-256, and its header's."""
+    return {"size": path.stat().st_size, "sha256": hash_file(path)} | _header_entry(path)
+
+
+def _header_entry(path: Path) -> dict:
+    return {"header_sha256": hash_header(path)} if path.name.endswith(SAFETENSORS) else {}
 
 
 def list_files(artifact: Path) -> list[str]:
@@ -85,17 +155,21 @@ def list_files(artifact: Path) -> list[str]:
     )
 
 
-def hash_file(path: Path) -> str:
-    """SHA-256 of a file, as hexadecimal digits."""
+def hash_file(path: Path, report: Callable[[int], object] = lambda count: None) -> str:
+    """SHA-256 of a file, as hexadecimal digits. `report` is told how many bytes were read."""
+    digest = hashlib.sha256()
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        while block := file.read(BLOCK_BYTES):
+            digest.update(block)
+            report(len(block))
+    return digest.hexdigest()
 
 
 def find_faults(artifact: Path, manifest: Manifest, full: bool = False) -> list[str]:
     """What about an artifact does not fit its manifest, a sentence for each fault.
 
-    The artifact is a folder, or a file with others beside it. Compares names and sizes; with
-    `full`, the hashes too.
+    The artifact is a folder, or a file with others beside it. Compares names, sizes, the headers of
+    safetensors files and the content of small files; with `full`, the content of all files.
     """
     if artifact.is_dir():
         present = set(list_files(artifact))
@@ -103,12 +177,35 @@ def find_faults(artifact: Path, manifest: Manifest, full: bool = False) -> list[
         artifact = artifact.parent
         present = {name for name in manifest.files if (artifact / name).is_file()}
     faults = [f"{artifact / name} is not in the manifest" for name in present - set(manifest.files)]
+    sizes = {}
     for name, entry in manifest.files.items():
         path = artifact / name
         if name not in present:
             faults.append(f"{path} is missing")
         elif path.stat().st_size != entry["size"]:
             faults.append(f"{path} has {path.stat().st_size} bytes, not {entry['size']}")
-        elif full and hash_file(path) != entry["sha256"]:
-            faults.append(f"{path} was altered: its SHA-256 is not the manifest's")
+        else:
+            sizes[name] = entry["size"]
+    with progress(desc="verify", total=sum(sizes.values()), unit="B", unit_scale=True) as bar:
+        for name in sizes:
+            if fault := _content_fault(artifact / name, manifest.files[name], full, bar.update):
+                faults.append(f"{artifact / name} was altered: {fault}")
     return sorted(faults)
+
+
+def _content_fault(path: Path, entry: dict, full: bool, report: Callable) -> str | None:
+    """How a file's content differs from its entry; without `full`, as far as is quickly seen."""
+    has_header = "header_sha256" in entry
+    if full or (entry["size"] <= SMALL_BYTES and not has_header):
+        if hash_file(path, report) != entry["sha256"]:
+            return "its SHA-256 is not the manifest's"
+    elif has_header and _hash_header_or_none(path) != entry["header_sha256"]:
+        return "its header is not the manifest's"
+    return None
+
+
+def _hash_header_or_none(path: Path) -> str | None:
+    try:
+        return hash_header(path)
+    except UserError:
+        return None

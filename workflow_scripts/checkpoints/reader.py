@@ -1,9 +1,10 @@
 """Lazy reading of a model folder's safetensors: memory-mapped, one tensor at a time."""
 
-import json
 from functools import cached_property
 from pathlib import Path
 
+from workflow_scripts.checkpoints.header import check_header
+from workflow_scripts.checkpoints.strict_json import read_json
 from workflow_scripts.errors import UserError
 
 SINGLE_FILE = "model.safetensors"
@@ -53,12 +54,10 @@ class Checkpoint:
         return read_json(self.folder / "config.json")
 
     def _handle(self, name: str):
-        file = self._files[name]
-        if file not in self._open_files:
-            self._open_files[file] = _open(self.folder / file)
-        return self._open_files[file]
+        return self._open_files[self._files[name]]
 
     def _locate(self) -> dict[str, str]:
+        """The file of each tensor. Opens, and so checks, all files."""
         index_file, single_file = self.folder / INDEX_FILE, self.folder / SINGLE_FILE
         if index_file.exists():
             return self._check_index(read_json(index_file).get("weight_map"))
@@ -69,43 +68,46 @@ class Checkpoint:
                 f"{self.folder} has no {SINGLE_FILE} and no {INDEX_FILE}. "
                 "Only safetensors are read; convert other weights with save_pretrained first"
             )
-        return dict.fromkeys(_open(single_file).keys(), SINGLE_FILE)
+        return dict.fromkeys(self._open(SINGLE_FILE), SINGLE_FILE)
 
     def _check_index(self, weight_map: object) -> dict[str, str]:
         index_file = self.folder / INDEX_FILE
         if not weight_map or not isinstance(weight_map, dict):
             raise UserError(f"{index_file} has no weight_map")
-        for file in {str(file) for file in weight_map.values()}:
-            if Path(file).name != file:
-                raise UserError(f"{index_file} names {file!r}, which is not inside its folder")
-            held = set(_open(self.folder / file).keys())
-            lost = {name for name, place in weight_map.items() if place == file} - held
-            if lost:
+        planned = {}
+        for name, file in weight_map.items():
+            if not _is_file_name(file):
+                raise UserError(f"{index_file} names {file!r:.80}, which is not inside its folder")
+            planned.setdefault(file, set()).add(name)
+        for file, names in sorted(planned.items()):
+            held = self._open(file)
+            if lost := names - held:
                 raise UserError(
                     f"{self.folder / file} lacks {min(lost)}, which the index puts there"
                 )
+            if foreign := held - names:
+                name = min(foreign)
+                raise UserError(
+                    f"{self.folder / file} holds {name}, which {index_file} puts in "
+                    f"{weight_map.get(name, 'no file')}"
+                )
         return weight_map
 
+    def _open(self, file: str) -> set[str]:
+        """Check and open a safetensors file; the names of its tensors."""
+        from safetensors import SafetensorError, safe_open
 
-def read_json(path: Path) -> dict:
-    """The JSON object in a file. Raises UserError where it is missing or not an object."""
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{path} is missing") from None
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise UserError(f"{path} is not valid JSON: {error}") from None
-    if not isinstance(value, dict):
-        raise UserError(f"{path} does not hold a JSON object")
-    return value
+        path = self.folder / file
+        if not path.is_file():
+            raise UserError(f"{path} is missing")
+        names = check_header(path)
+        try:
+            self._open_files[file] = safe_open(path, framework="pt")
+        except SafetensorError as error:
+            raise UserError(f"{path} is not a whole safetensors file: {error}") from None
+        return names
 
 
-def _open(path: Path):
-    from safetensors import SafetensorError, safe_open
-
-    if not path.is_file():
-        raise UserError(f"{path} is missing")
-    try:
-        return safe_open(path, framework="pt")
-    except SafetensorError as error:
-        raise UserError(f"{path} is not a whole safetensors file: {error}") from None
+def _is_file_name(value: object) -> bool:
+    """Whether a value names a file without saying where it is."""
+    return isinstance(value, str) and value not in ("", ".", "..") and not {"/", "\0"} & set(value)

@@ -26,9 +26,11 @@ class MixingSources:
         return {"ffn": self.ffn.id, "moe": self.moe.id}
 
 
-def open_sources(moe: Path, ffn: Path) -> MixingSources:
+def open_sources(moe: Path, ffn: Path, full: bool = False) -> MixingSources:
     """Open both. Raises UserError where the FFN weights are not this mixture's."""
-    sources = MixingSources(open_artifact(moe, "moe", "moe_sft"), open_artifact(ffn, "ffn"))
+    sources = MixingSources(
+        open_artifact(moe, "moe", "moe_sft", full=full), open_artifact(ffn, "ffn", full=full)
+    )
     origin = sources.ffn.manifest.inputs.get("moe")
     if origin != sources.moe.id:
         raise UserError(f"{ffn} was not extracted from {moe} but from another mixture")
@@ -59,9 +61,9 @@ class MixingArtifact:
         return mixing_coefficients(self.alpha, self.lambda_logit, self.shared_expert_weight)
 
 
-def open_mixing(path: Path, sources: MixingSources) -> MixingArtifact:
+def open_mixing(path: Path, sources: MixingSources, full: bool = False) -> MixingArtifact:
     """Open coefficients. Raises UserError where they belong to other experts."""
-    artifact = open_artifact(path, "weighted_init", "weighted_trained")
+    artifact = open_artifact(path, "weighted_init", "weighted_trained", full=full)
     for name, source_id in sources.ids.items():
         if artifact.manifest.inputs.get(name) != source_id:
             raise UserError(f"{path} belongs to another {name} than {getattr(sources, name).path}")

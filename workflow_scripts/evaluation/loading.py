@@ -4,22 +4,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from workflow_scripts.checkpoints.manifest import find_faults, manifest_path, read_manifest
+from workflow_scripts.checkpoints.artifact import check_artifact
 from workflow_scripts.errors import UserError
 
+MODEL_KINDS = ("base", "moe", "moe_sft", "dense")
 
-def artifact_id(folder: Path) -> str | None:
+
+def artifact_id(folder: Path, full: bool = False) -> str | None:
     """The id in the manifest beside a model folder; None where there is no manifest.
 
-    Raises UserError where the folder does not fit its manifest.
+    Raises UserError where the folder is no model or does not fit its manifest.
     """
-    path = manifest_path(folder)
-    if not path.exists():
-        return None
-    manifest = read_manifest(path)
-    if faults := find_faults(folder, manifest):
-        raise UserError(f"{folder} does not fit its manifest: {'; '.join(faults)}. Make it again")
-    return manifest.id
+    manifest = check_artifact(folder, *MODEL_KINDS, full=full)
+    return manifest and manifest.id
 
 
 def load_model(folder: Path, threads: int):

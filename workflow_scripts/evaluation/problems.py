@@ -64,8 +64,7 @@ def load_problems(name_or_file: str) -> ProblemSet:
 
     Raises UserError where there is no such set or file, or with the line and key of a bad row.
     """
-    named = name_or_file in NAMED_SETS
-    file = _locate_named(name_or_file) if named else _locate_file(name_or_file)
+    file = _locate(name_or_file)
     problems = tuple(_parse(row, where) for row, where in _rows(file))
     return ProblemSet(
         name=label(name_or_file),
@@ -74,6 +73,19 @@ def load_problems(name_or_file: str) -> ProblemSet:
         sha256=hash_file(file),
         problems=problems,
     )
+
+
+def find(name_or_file: str) -> Path | None:
+    """The file of a set of problems; None where it is not on this machine."""
+    try:
+        return _locate(name_or_file)
+    except UserError:
+        return None
+
+
+def _locate(name_or_file: str) -> Path:
+    named = name_or_file in NAMED_SETS
+    return _locate_named(name_or_file) if named else _locate_file(name_or_file)
 
 
 def _locate_named(name: str) -> Path:

@@ -1,62 +1,97 @@
-"""The README.md that travels with a model: what it is and how it was made."""
+"""The README.md that travels with a mixture, and what all cards of models share."""
 
+import json
+
+from workflow_scripts import configuration
+from workflow_scripts.checkpoints.artifact import Artifact
 from workflow_scripts.checkpoints.layout import model_name
-from workflow_scripts.conversions.mixing_artifact import MixingArtifact
+from workflow_scripts.checkpoints.manifest import short
 
-CARD = """\
+HUB_KEYS = ("model", "revision")
+XFT = "[XFT](https://arxiv.org/abs/2404.15247)"
+HEAD = """\
 ---
 library_name: transformers
-tags: [code, xft]
+{base_model}tags: [code, xft]
 ---
 
-# A dense model made with XFT
+"""
+MIXTURE = """\
+# A mixture of experts made with XFT
 
-A {architecture} of the base's architecture and config. It was upcycled to a mixture of
-{num_experts} experts ({num_experts_per_tok} for each token), tuned on instructions, and merged back
-([XFT](https://arxiv.org/abs/2404.15247)). It loads with plain transformers.
+{done}
 
-- lambda, the shared expert's weight: {shared_expert_weight:g}{learned}
-- mixing coefficients: one set per {granularity}, {origin}
+- base: {base}
+- experts: {num_experts}, of which {num_experts_per_tok} compute each token{shared}
+- upcycling: {upcycling}
+{tuning}
+It loads where the package `workflow_scripts` of the XFT pipeline, which made it, can be imported:
 
-lambda, and the shares of the routed experts, which sum to 1:
+```python
+import workflow_scripts.modeling  # registers the model type
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
-| coefficients of | lambda | {heads} |
-|---|---|{rules}|
-{rows}
+model = AutoModelForCausalLM.from_pretrained("this/folder")
+tokenizer = AutoTokenizer.from_pretrained("this/folder")
+```
 """
 
 
-def dense_card(moe_config: dict, mixing: MixingArtifact, layers: list[int]) -> str:
-    """The card of a merged model: base, experts, lambda, and every expert's share.
+def origin(base: Artifact) -> dict:
+    """What the manifests of a base's descendants say of it: its id, and where on the hub it is."""
+    known = base.manifest.parameters
+    return {"id": base.id} | {key: known[key] for key in HUB_KEYS if key in known}
 
-    layers: the numbers of the upcycled layers.
-    """
-    trained = mixing.artifact.manifest.kind == "weighted_trained"
-    experts = range(1, mixing.alpha.shape[-1] + 1)
-    return CARD.format(
-        architecture=model_name(moe_config["base_config"]),
-        num_experts=moe_config["num_experts"],
-        num_experts_per_tok=moe_config["num_experts_per_tok"],
-        shared_expert_weight=mixing.shared_expert_weight,
-        learned=" at the start, then learned" if mixing.lambda_logit is not None else "",
-        granularity=mixing.config["granularity"],
-        origin="trained" if trained else "equal shares",
-        heads=" | ".join(f"expert {expert}" for expert in experts),
-        rules="|".join("---" for _ in experts),
-        rows="\n".join(_rows(mixing, layers)),
+
+def moe_card(config: dict, parameters: dict) -> str:
+    """The card of an upcycled model, from its config and its manifest's parameters."""
+    done = (
+        "Each FFN of a dense model became a mixture of identical experts with a fresh router\n"
+        f"({XFT}, step 1). It computes what the base computes: the start of the tuning."
+    )
+    return _mixture_card(config, parameters["base"], done, seed=parameters["seed"])
+
+
+def moe_sft_card(config: dict, parameters: dict, data_hash: str) -> str:
+    """The card of a tuned mixture, from its config and its manifest's parameters."""
+    done = f"A dense model was upcycled, and the mixture tuned on instructions ({XFT}, steps 1, 2)."
+    tuning = f"- tuning: {listed(parameters)}\n- instructions: a file with SHA-256 `{data_hash}`\n"
+    return _mixture_card(config, parameters["base"], done, tuning)
+
+
+def imported_card(config: dict) -> str:
+    """The card of a mixture that was imported from the published code's format."""
+    done = f"A mixture that the published code of {XFT} made, in the format of the XFT pipeline."
+    return _mixture_card(config, {}, done)
+
+
+def _mixture_card(config: dict, base: dict, done: str, tuning: str = "", **upcycling) -> str:
+    settings = {key: config.get(key) for key in configuration.properties("moe")}
+    return card_head(base) + MIXTURE.format(
+        done=done,
+        base=base_words(config, base),
+        num_experts=config["num_experts"],
+        num_experts_per_tok=config["num_experts_per_tok"],
+        shared=", the shared one always" if config["shared_expert"] else "",
+        upcycling=listed(settings | upcycling),
+        tuning=tuning,
     )
 
 
-def _rows(mixing: MixingArtifact, layers: list[int]) -> list[str]:
-    lambdas = mixing.coefficients[..., 0]
-    shares = mixing.alpha.softmax(dim=-1)
-    by_layer, by_projection, _ = (size > 1 for size in shares.shape)
-    rows = []
-    for row in range(shares.shape[0]):
-        for column in range(shares.shape[1]):
-            name = f"layer {layers[row]}" if by_layer else "the model"
-            if by_projection:
-                name += f", projection {column + 1}"
-            values = [lambdas[row, column], *shares[row, column]]
-            rows.append(f"| {name} | {' | '.join(f'{value:.4f}' for value in values)} |")
-    return rows
+def card_head(base: dict) -> str:
+    """The card's metadata, as the hub reads them."""
+    return HEAD.format(base_model=f"base_model: {base['model']}\n" if "model" in base else "")
+
+
+def base_words(config: dict, base: dict) -> str:
+    """The base in words: on the hub, or its architecture and the artifact's short id."""
+    if "model" in base:
+        return f"[{base['model']}](https://huggingface.co/{base['model']}), {base['revision']}"
+    architecture = f"a {model_name(config['base_config'])}"
+    return f"{architecture}, artifact {short(base['id'])}" if "id" in base else architecture
+
+
+def listed(parameters: dict) -> str:
+    """Parameters in a line, as the config spells them; those that are not set are left out."""
+    set_ones = {k: v for k, v in parameters.items() if v is not None and not isinstance(v, dict)}
+    return ", ".join(f"{key} {json.dumps(value)}" for key, value in sorted(set_ones.items()))

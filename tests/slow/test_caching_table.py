@@ -1,0 +1,84 @@
+"""docs/caching.md says for every key of the config which rules a change of it runs."""
+
+import re
+from pathlib import Path
+
+import pytest
+from project import Project
+
+from workflow_scripts import configuration
+
+pytestmark = pytest.mark.slow
+DOCUMENT = Path(__file__).parents[2] / "docs" / "caching.md"
+ROW = re.compile(r"\| (`.+`) \| (.+) \|")
+# Values other than the project's own, for keys whose schema does not give one.
+OTHERS = {
+    "moe.upcycled_layers": [0],
+    "data.instruction_column": "response",
+    "data.response_column": "instruction",
+    "merge.lambdas": [0.85],
+    "threads": 2,
+    "evaluation.base_prompt": "completion",
+}
+# Keys that cannot be changed by themselves in a dry run of the embedded project.
+SKIPPED = {"base.model", "base.revision", "data.train", "data.revision", "evaluation.datasets"}
+SKIPPED |= {"evaluation.models", "merge.keep", "moe.shared_expert", "results_dir"}
+
+
+def documented() -> dict[str, list[str]]:
+    """The rules of each key, by the document."""
+    rows = [match for line in DOCUMENT.read_text().splitlines() if (match := ROW.fullmatch(line))]
+    return {
+        key.strip("`"): sorted(rules.split(", "))
+        for keys, rules in map(re.Match.groups, rows)
+        for key in keys.split(", ")
+    }
+
+
+def keys() -> list[str]:
+    found = []
+    for name, subschema in configuration.properties().items():
+        if subschema["type"] == "object":
+            found += [f"{name}.{key}" for key in configuration.properties(name)]
+        else:
+            found.append(name)
+    return found
+
+
+@pytest.fixture(scope="module")
+def finished(new_project) -> Project:
+    project = new_project("finished")
+    project.run()
+    return project
+
+
+def test_every_key_is_documented():
+    assert sorted(documented()) == sorted(keys())
+
+
+@pytest.mark.parametrize("key", sorted(set(keys()) - SKIPPED))
+def test_a_change_runs_what_the_document_says(finished, key):
+    section, _, name = key.rpartition(".")
+    value = other_value(finished, section, name, key)
+    overlay = {section: {name: value}} if section else {name: value}
+    if section:
+        rules = finished.run("--dry-run", **overlay)
+    else:
+        rules = Project(finished.folder, finished.overlay | overlay).run("--dry-run")
+    expected = documented()[key]
+    assert sorted(set(rules)) == ([] if expected == ["nothing"] else expected)
+
+
+def other_value(project: Project, section: str, name: str, key: str):
+    """A valid value that the project's config does not have."""
+    if key in OTHERS:
+        return OTHERS[key]
+    subschema = configuration.properties(section or None)[name]
+    given = project.overlay.get(section, {}).get(name, subschema.get("default"))
+    if "enum" in subschema:
+        return next(value for value in reversed(subschema["enum"]) if value != given)
+    if subschema["type"] == "boolean":
+        return not given
+    if given is None:
+        return 5
+    return given + 1

@@ -1,0 +1,72 @@
+"""Two checkouts with one cache: what they share, what they do not, and what is noticed."""
+
+import re
+from pathlib import Path
+
+import pytest
+from project import Project
+
+pytestmark = pytest.mark.slow
+FETCHED = re.compile(r"Symlinking output file results/(\S+)\.manifest\.json from cache")
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory):
+    """A cache that a first checkout has filled."""
+    folder = tmp_path_factory.mktemp("shared")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SNAKEMAKE_OUTPUT_CACHE", str(folder))
+        yield folder
+
+
+@pytest.fixture(scope="module")
+def first(shared, new_project) -> Project:
+    project = new_project("first")
+    assert fetched(project) == []
+    return project
+
+
+def fetched(project: Project, **config) -> list[str]:
+    """Run with the cache. The artifacts that came out of it."""
+    done = project.snakemake("--cache", **config)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return sorted(FETCHED.findall(done.stdout + done.stderr))
+
+
+def test_another_checkout_shares_what_is_expensive(first, new_project, artifact_hashes):
+    second = new_project("second")
+    assert fetched(second) == ["moe", "moe_sft", "weighted_trained/lam~0.75"]
+    assert artifact_hashes(second) == artifact_hashes(first)
+
+
+def test_a_lambda_is_never_served_for_another(first, new_project, run_step):
+    third = new_project("third")
+    assert fetched(third, merge={"lambdas": [0.85]}) == ["moe", "moe_sft"]
+    done = run_step("verify", third.results, "--full")
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_edited_code_is_not_served_what_the_old_code_made(first, new_project):
+    edited = new_project("edited")
+    module = edited.folder / "workflow_scripts" / "conversions" / "upcycle.py"
+    module.write_text(module.read_text() + "\n# edited\n")
+    assert fetched(edited) == []
+
+
+def test_what_is_shared_is_read_only(first, shared):
+    written = [path for path in shared.rglob("*") if path.is_file() and path.name[0] != "."]
+    assert any(path.name == "model.safetensors" for path in written)
+    for path in written:
+        if path.parent != shared:  # a file of an artifact
+            assert path.stat().st_mode & 0o222 == 0, path
+
+
+def test_a_damaged_entry_is_noticed(first, shared, new_project):
+    weights = Path(first.results / "moe_sft" / "model.safetensors").resolve()
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.chmod(0o644)
+    weights.write_bytes(content)
+    done = new_project("damaged").snakemake("--cache")
+    assert done.returncode != 0
+    assert "moe_sft/model.safetensors was altered" in done.stdout + done.stderr

@@ -1,0 +1,140 @@
+"""What runs again, and what does not."""
+
+import os
+import shutil
+import time
+from pathlib import Path
+
+import pytest
+from project import Project
+
+LAMBDA_CHAIN = ["dense", "eval", "summary", "weighted_init", "weighted_trained"]
+FROM_MOE_SFT = ["ffn", "moe_sft", *LAMBDA_CHAIN, "eval"]
+
+
+@pytest.fixture(scope="module")
+def finished(new_project) -> Project:
+    """A project in which the workflow has run. Read only: tests work on copies."""
+    project = new_project("finished")
+    project.run()
+    return project
+
+
+@pytest.fixture
+def project(finished, tmp_path) -> Project:
+    shutil.copytree(finished.folder, tmp_path / "copy", symlinks=True)
+    return Project(tmp_path / "copy", finished.overlay)
+
+
+def touch_all(folder: Path) -> None:
+    for path in folder.rglob("*"):
+        if path.is_file() and ".snakemake" not in path.parts:
+            os.utime(path)
+
+
+# Times and places
+
+
+def test_copying_runs_nothing(project):
+    assert project.run() == []
+
+
+def test_moving_runs_nothing(project):
+    moved = project.folder.rename(project.folder.with_name("moved"))
+    assert Project(moved, project.overlay).run() == []
+
+
+@pytest.mark.parametrize("place", ["resources", "workflow_scripts", "rules", "results", "."])
+def test_touching_runs_nothing(project, place):
+    time.sleep(0.01)
+    touch_all(project.folder / place)
+    assert project.run() == []
+
+
+def test_a_clone_with_the_results_of_another_runs_nothing(finished, new_project):
+    clone = new_project("clone")
+    touch_all(clone.folder)
+    shutil.copytree(finished.results, clone.results, symlinks=True, copy_function=shutil.copy2)
+    assert clone.run() == []
+
+
+# Contents
+
+
+def test_other_rows_in_place_run_the_trainings(project):
+    rows = project.folder / "resources" / "instructions.jsonl"
+    lines = rows.read_text().splitlines(keepends=True)
+    rows.write_text("".join(lines[1:]))
+    assert project.run("--dry-run") == sorted(FROM_MOE_SFT)
+
+
+def test_another_base_in_place_runs_everything(project):
+    config = project.folder / "resources" / "base" / "config.json"
+    config.write_text(config.read_text() + " ")
+    rules = ["base", "eval", "moe", *FROM_MOE_SFT]
+    assert project.run("--dry-run") == sorted(rules)
+
+
+def test_other_problems_in_place_run_the_evaluations(project):
+    problems = project.folder / "resources" / "problems.jsonl"
+    problems.write_text(problems.read_text() + "\n")
+    assert project.run("--dry-run") == ["eval", "eval", "eval", "summary"]
+
+
+# Code
+
+
+@pytest.mark.parametrize(
+    ("module", "rules"),
+    [
+        ("verify.py", []),
+        ("import_reference.py", []),
+        ("conversions/reference.py", []),
+        ("reporting/tables.py", ["summary"]),
+        ("reporting/dense_card.py", ["dense", "eval", "summary"]),
+        ("best.py", []),
+        ("evaluation/driver.py", ["eval", "eval", "eval", "summary"]),
+        ("conversions/merge.py", LAMBDA_CHAIN),
+        ("modeling/mixing.py", ["dense", "eval", "summary", "weighted_trained"]),
+        ("conversions/extract.py", ["ffn", *LAMBDA_CHAIN]),
+        ("dense.py", ["dense", "eval", "summary"]),
+        ("data/instructions.py", FROM_MOE_SFT),
+        ("config_file.py", []),
+    ],
+)
+def test_edited_code_runs_the_steps_that_import_it(project, module, rules):
+    file = project.folder / "workflow_scripts" / module
+    file.write_text(file.read_text() + "\n# edited\n")
+    assert project.run("--dry-run") == sorted(rules)
+
+
+# Snakemake's own ways
+
+
+def test_rerun_triggers_mtime_ignores_parameters(project):
+    assert project.run("--rerun-triggers", "mtime", training={"learning_rate": 0.5}) == []
+
+
+def test_touch_accepts_what_is_there(project):
+    changed = {"training": {"learning_rate": 0.5}}
+    project.run("--touch", **changed)
+    assert project.run(**changed) == []
+
+
+def test_until_and_forcerun(project):
+    changed = {"training": {"learning_rate": 0.5}}
+    assert project.run("--dry-run", "--until", "ffn", **changed) == ["ffn", "moe_sft"]
+    assert project.run("--dry-run", "--forcerun", "dense") == ["dense", "eval", "summary"]
+
+
+def test_another_results_folder_is_another_run(project, tmp_path):
+    overlay = project.overlay | {"results_dir": str(tmp_path / "elsewhere")}
+    assert len(Project(project.folder, overlay).run("--dry-run")) == 11
+
+
+def test_a_missing_model_is_made_again_when_it_is_asked_for(project, artifact_hashes):
+    before = artifact_hashes(project)
+    shutil.rmtree(project.results / "dense")
+    assert project.run() == []
+    assert project.run("results/dense/lam~0.75.manifest.json") == ["dense"]
+    assert artifact_hashes(project) == before

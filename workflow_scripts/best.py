@@ -1,0 +1,38 @@
+"""Merge once more the dense model that passed most problems, where the others were not kept."""
+
+import sys
+from pathlib import Path
+
+from workflow_scripts import cli, dense
+from workflow_scripts.errors import UserError
+from workflow_scripts.evaluation.result import read_result
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = cli.step_parser("best", __doc__)
+    parser.add_argument(
+        "--evals", required=True, nargs="+", type=Path, metavar="FILE", help="A result of each."
+    )
+    parser.add_argument(
+        "--weighted",
+        required=True,
+        nargs="+",
+        type=Path,
+        metavar="DIR",
+        help="The mixing coefficients of each, in the same order.",
+    )
+    cli.add_path(parser, "--moe", "DIR", "The tuned mixture.")
+    cli.add_path(parser, "--ffn", "DIR", "Its FFN weights.")
+    cli.add_path(parser, "--out", "DIR", "The dense model.")
+    args = parser.parse_args(argv)
+    if len(args.evals) != len(args.weighted):
+        raise UserError(f"{len(args.evals)} results for {len(args.weighted)} sets of coefficients")
+    scores = [read_result(file)["pass@1"] for file in args.evals]
+    best = max(range(len(scores)), key=lambda number: (scores[number]["plus"], -number))
+    print(f"best: {args.weighted[best]}, pass@1 plus {scores[best]['plus']:.3f}", file=sys.stderr)
+    sources = ["--moe", str(args.moe), "--ffn", str(args.ffn)]
+    dense.main([*sources, "--weighted", str(args.weighted[best]), "--out", str(args.out)])
+
+
+if __name__ == "__main__":
+    cli.run("best", main)

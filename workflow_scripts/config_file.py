@@ -1,0 +1,140 @@
+"""The config of a run: checked as a whole, completed with the defaults, its files found."""
+
+import copy
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from workflow_scripts.checkpoints.source import check_dataset_source, check_source
+from workflow_scripts.configuration import (
+    check_learnable,
+    check_moe,
+    lambda_token,
+    properties,
+    raise_faults,
+    schema,
+    types_of,
+)
+from workflow_scripts.errors import UserError
+from workflow_scripts.evaluation.problems import NAMED_SETS, label
+
+
+def complete(config: dict, where: str = "config") -> dict:
+    """A checked copy of `config` with all defaults filled in and lambdas as canonical tokens.
+
+    Raises UserError with every fault: the key, its value, and what is allowed.
+    """
+    config = _with_types(config)
+    raise_faults(schema(), config, where)
+    result = _with_defaults(config)
+    check_moe(result["moe"], f"{where}: moe")
+    if not result["moe"]["shared_expert"] and "dense" in result["evaluation"]["models"]:
+        raise UserError(
+            f"{where}: evaluation.models names dense, but without moe.shared_expert there is no "
+            "merge. Leave out dense"
+        )
+    if result["moe"]["upcycled_layers"] is not None:
+        result["moe"]["upcycled_layers"].sort()
+    if result["merge"]["keep"] == "best" and "dense" not in result["evaluation"]["models"]:
+        raise UserError(
+            f"{where}: merge.keep = best: evaluation.models must name dense, to tell which is best"
+        )
+    result["merge"]["lambdas"] = _lambda_tokens(result["merge"]["lambdas"], where)
+    if result["mixing"]["learn_lambda"]:
+        for lam in result["merge"]["lambdas"]:
+            check_learnable(float(lam), f"{where}: merge.lambdas")
+    _check_labels(result["evaluation"]["datasets"], where)
+    return result
+
+
+def _check_labels(datasets: list[str], where: str) -> None:
+    labels = [label(dataset) for dataset in datasets]
+    for name in labels:
+        if labels.count(name) > 1:
+            raise UserError(
+                f"{where}: evaluation.datasets: two data sets are called {name} in the results. "
+                "Rename a file"
+            )
+
+
+def check_files(config: dict) -> None:
+    """Raise UserError where a file or folder that a completed config names is not there.
+
+    Snakemake itself does not notice a missing input while the outputs made from it exist.
+    """
+    check_source(config["base"]["model"], config["base"]["revision"])
+    data = config["data"]
+    if data["revision"]:
+        check_dataset_source(data["train"], data["revision"])
+    else:
+        _check_file("data.train", data["train"])
+    for dataset in config["evaluation"]["datasets"]:
+        if dataset not in NAMED_SETS:
+            _check_file("evaluation.datasets", dataset)
+
+
+def _check_file(key: str, path: str) -> None:
+    if not Path(path).is_file():
+        raise UserError(f"config: {key}: there is no file {path}")
+
+
+def _lambda_tokens(values: list, where: str) -> list[str]:
+    tokens = [lambda_token(value) for value in values]
+    repeated = sorted({token for token in tokens if tokens.count(token) > 1})
+    if repeated:
+        raise UserError(f"{where}: merge.lambdas names {', '.join(repeated)} more than once")
+    return tokens
+
+
+def _with_types(config: dict) -> dict:
+    """A copy in which text stands for what it spells, where the schema wants no text.
+
+    YAML 1.1 takes 5e-5 for text, and `snakemake --config` takes every nested value for it. 4 is
+    4.0 where a number is wanted: the same value in another spelling must not run anything again.
+    """
+    result = copy.deepcopy(config)
+    for section in result.keys() & properties().keys():
+        if isinstance(result[section], dict):
+            known = properties(section)
+            for key, value in result[section].items():
+                if key in known:
+                    result[section][key] = _value_typed(value, known[key])
+    return result
+
+
+def _value_typed(value: Any, subschema: dict) -> Any:
+    if isinstance(value, list) and "items" in subschema:
+        return [_typed(item, types_of(subschema["items"])) for item in value]
+    return _typed(value, types_of(subschema))
+
+
+def _typed(value: Any, types: list[str]) -> Any:
+    if "number" in types and type(value) is int:
+        return float(value)
+    if not isinstance(value, str):
+        return value
+    if "null" in types and value == "null":
+        return None
+    if "string" in types:
+        return value
+    if "boolean" in types and value.lower() in ("true", "false"):
+        return value.lower() == "true"
+    for name, parse in (("integer", int), ("number", float)):
+        if name in types:
+            with suppress(ValueError):
+                return parse(value)
+    return value
+
+
+def _with_defaults(config: dict) -> dict:
+    """A copy with every key that has a default, in the schema's order: the user's means nothing."""
+    result = {}
+    for name, subschema in properties().items():
+        value = config.get(name, subschema.get("default"))
+        if subschema["type"] == "object":
+            value = {
+                key: value.get(key, _typed(known.get("default"), types_of(known)))
+                for key, known in properties(name).items()
+            }
+        result[name] = value
+    return copy.deepcopy(result)
