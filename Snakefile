@@ -30,4 +30,9 @@ rule all:
 
 
 onsuccess:
+    protect_shared()
     show_summary()
+
+
+onerror:
+    protect_shared()

@@ -3,6 +3,7 @@
 import os
 import shlex
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 if str(workflow.basedir) not in sys.path:
@@ -33,7 +34,7 @@ shell.prefix(
 )
 
 # Rules whose outputs checkouts may share. Without a place for them Snakemake would only talk of it.
-SHARED = "SNAKEMAKE_OUTPUT_CACHE" in os.environ
+SHARED = os.environ.get("SNAKEMAKE_OUTPUT_CACHE")
 RESULTS = config["results_dir"].rstrip("/")
 LOGS = f"{RESULTS}/logs"
 METRICS = f"{RESULTS}/metrics"
@@ -130,3 +131,18 @@ def show_summary():
     table = Path(f"{RESULTS}/summary.md")
     if table.exists():
         print(table.read_text())
+
+
+def protect_shared():
+    """Make the shared files of artifacts read-only again: Snakemake lets everybody write them."""
+    if not SHARED:
+        return
+    # The first checkout has links to folders, later ones folders of links.
+    links = [path for path in Path(RESULTS).rglob("*") if path.is_symlink()]
+    files = [link for link in links if link.is_file()]
+    files += [path for link in links if link.is_dir() for path in link.iterdir()]
+    place = Path(SHARED).resolve()
+    for file in map(Path.resolve, files):
+        if place in file.parent.parents:
+            with suppress(PermissionError):  # another user's
+                file.chmod(file.stat().st_mode & ~0o222)

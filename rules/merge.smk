@@ -41,7 +41,7 @@ rule weighted_trained:
         metrics=f"{METRICS}/weighted_trained/lam~{{lam}}.jsonl",
     log:
         f"{LOGS}/weighted_trained/lam~{{lam}}.log",
-    cache: SHARED
+    cache: bool(SHARED)
     conda:
         "../envs/training.yaml"
     threads: config["threads"]

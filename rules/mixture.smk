@@ -32,7 +32,7 @@ rule moe:
         manifest=f"{RESULTS}/moe.manifest.json",
     log:
         f"{LOGS}/moe.log",
-    cache: SHARED
+    cache: bool(SHARED)
     conda:
         "../envs/conversion.yaml"
     resources:
@@ -75,7 +75,7 @@ rule moe_sft:
         metrics=f"{METRICS}/moe_sft.jsonl",
     log:
         f"{LOGS}/moe_sft.log",
-    cache: SHARED
+    cache: bool(SHARED)
     conda:
         "../envs/training.yaml"
     threads: config["threads"]
