@@ -1,10 +1,11 @@
-"""Streaming writing of safetensors: tensors go to disk one by one, hashed on the way."""
+"""Streaming writing of safetensors: tensors go to disk one by one, hashed beside the writing."""
 
 import hashlib
 import json
 import math
 import os
 from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -14,6 +15,8 @@ from workflow_scripts.checkpoints.reader import INDEX_FILE, SINGLE_FILE
 from workflow_scripts.progress import progress
 
 MAX_SHARD_BYTES = 5 * 10**9
+PIECE_BYTES = 8 * 2**20  # hashed and written at the same time
+WRITE_BYTES = 2**18  # of a larger write, Linux takes up to twice the time for each byte
 
 
 @dataclass(frozen=True)
@@ -73,16 +76,39 @@ def _write_index(path: Path, shards: dict[str, list[TensorPlan]]) -> None:
     path.write_text(json.dumps(index, indent=2, sort_keys=True) + "\n")
 
 
+class _Hash:
+    """SHA-256 of pieces, taken in a thread: one piece is hashed while the caller writes it."""
+
+    def __init__(self):
+        self._digest = hashlib.sha256()
+        self._thread = ThreadPoolExecutor(max_workers=1)
+        self._call = self._thread.submit(self._digest.update, b"")
+
+    def __enter__(self) -> "_Hash":
+        return self
+
+    def __exit__(self, *_) -> None:
+        self._thread.shutdown()
+
+    def start(self, piece) -> None:
+        """Wait for the piece before, raise what went wrong with it, and begin with this one."""
+        self._call.result()
+        self._call = self._thread.submit(self._digest.update, piece)
+
+    def hexdigest(self) -> str:
+        self._call.result()
+        return self._digest.hexdigest()
+
+
 def _write_file(path: Path, plans: list[TensorPlan], bar) -> dict:
-    digest = hashlib.sha256()
-    with path.open("wb") as file:
-        for block in chain(_header(plans), _tensor_bytes(plans, bar)):
-            file.write(block)
-            digest.update(block)
+    with path.open("wb") as file, _Hash() as sha256:
+        for piece in chain(_header(plans), _tensor_bytes(plans, bar)):
+            sha256.start(piece)
+            for start in range(0, len(piece), WRITE_BYTES):
+                file.write(piece[start : start + WRITE_BYTES])
         file.flush()
         os.fsync(file.fileno())
-        size = file.tell()
-    return {"size": size, "sha256": digest.hexdigest()}
+        return {"size": file.tell(), "sha256": sha256.hexdigest()}
 
 
 def _header(plans: list[TensorPlan]) -> Iterable[bytes]:
@@ -104,15 +130,18 @@ def _tensor_bytes(plans: list[TensorPlan], bar) -> Iterable[memoryview]:
     for plan in plans:
         written = 0
         for chunk in plan.chunks():
-            block = _raw_bytes(chunk)
-            yield block
-            written += len(block)
-            bar.update(len(block))
+            for piece in _pieces(chunk):
+                yield piece
+                written += len(piece)
+                bar.update(len(piece))
         if written != plan.nbytes:
             raise ValueError(f"{plan.name}: {written} bytes for a tensor of {plan.nbytes}")
 
 
-def _raw_bytes(tensor) -> memoryview:
+def _pieces(tensor) -> Iterable[memoryview]:
+    """The bytes of a tensor, in pieces that share its memory."""
     import torch
 
-    return tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data
+    values = tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data
+    for start in range(0, len(values), PIECE_BYTES):
+        yield values[start : start + PIECE_BYTES]

@@ -15,6 +15,7 @@ from workflow_scripts.conversions.common import copy_plan
 
 ALPHA = "alpha"
 LAMBDA_LOGIT = "lambda_logit"
+MERGE_BLOCK = 2**19  # values whose sum, 2 MB, stays in a CPU's cache while all experts are added
 
 
 def mixing_coefficients(alpha, lambda_logit, shared_expert_weight: float):
@@ -118,13 +119,17 @@ def merge(experts: Iterable, coefficients):
 
     experts: 1 + R tensors of the same shape, of any dtype; coefficients [1 + R].
     """
-    merged = None
-    for expert, coefficient in zip(experts, coefficients.tolist(), strict=True):
-        expert = expert.to(coefficients.device)
-        if merged is None:
-            merged = expert.float() * coefficient
-        else:
-            merged.add_(expert, alpha=coefficient)
+    import torch
+
+    device = coefficients.device
+    experts, shares = list(experts), coefficients.tolist()
+    merged = torch.empty(experts[0].shape, dtype=torch.float32, device=device)
+    size = MERGE_BLOCK if device.type == "cpu" else max(merged.numel(), 1)
+    parts = [expert.reshape(-1).split(size) for expert in experts]
+    for block, *own in zip(merged.view(-1).split(size), *parts, strict=True):
+        block.copy_(own[0]).mul_(shares[0])
+        for part, share in zip(own[1:], shares[1:], strict=True):
+            block.add_(part.to(device), alpha=share)
     return merged
 
 

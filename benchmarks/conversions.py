@@ -1,0 +1,255 @@
+"""The conversions against `cp`: wall time and peak memory on a model of TinyLlama-1.1B's shape.
+
+Makes a dense model of random bf16 weights, then runs moe, ffn, weighted_init and dense on it, each
+as a user would: as a process of its own, hashing and starting up included. After each run `cp`
+copies what the step wrote to another place on the same disk, and `sync` follows; medians count.
+
+- Warm: what a run or a cp will read is read once just before it, and of the output and the copy the
+  older one is removed. What does not fit in memory beside the output is read from the disk again,
+  by the step and by cp alike.
+- dense reads eight times what it writes, so to cp and sync the time of `cat INPUTS > /dev/null` is
+  added for what it merges: no program gets around either.
+- weighted_init writes some kilobytes: its time is the start-up and the check of its inputs.
+- Memory: RssAnon of the process, polled every 10 ms. It leaves out the page cache, which a memory
+  map fills and the kernel takes back at will.
+
+Needs disk space for the mixture and twice its FFN weights: 38 GB for 22 layers, 75 GB for 44.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from benchmarks.timing import markdown_table
+from workflow_scripts.checkpoints.writer import TensorPlan, write_checkpoint
+
+HIDDEN, INTERMEDIATE, HEADS, KV_HEADS, VOCABULARY = 2048, 5632, 32, 4, 32000
+NUM_EXPERTS = 8
+BF16_BYTES = 2
+POLL_SECONDS = 0.01
+STD = 0.02
+READ = 'cat "$0"/* > /dev/null'
+FFN = {
+    "mlp.gate_proj": (INTERMEDIATE, HIDDEN),
+    "mlp.up_proj": (INTERMEDIATE, HIDDEN),
+    "mlp.down_proj": (HIDDEN, INTERMEDIATE),
+}
+REST = {
+    "self_attn.q_proj": (HIDDEN, HIDDEN),
+    "self_attn.k_proj": (HIDDEN // HEADS * KV_HEADS, HIDDEN),
+    "self_attn.v_proj": (HIDDEN // HEADS * KV_HEADS, HIDDEN),
+    "self_attn.o_proj": (HIDDEN, HIDDEN),
+    "input_layernorm": (HIDDEN,),
+    "post_attention_layernorm": (HIDDEN,),
+}
+OUTSIDE = {
+    "model.embed_tokens": (VOCABULARY, HIDDEN),
+    "model.norm": (HIDDEN,),
+    "lm_head": (VOCABULARY, HIDDEN),
+}
+
+
+@dataclass(frozen=True)
+class Step:
+    """A conversion. inputs: artifacts by flag; merged: the one that it reads whole to merge it."""
+
+    name: str
+    inputs: tuple[str, ...]
+    merged: str | None = None
+    flags: tuple[str, ...] = ()
+
+
+STEPS = (
+    Step("moe", ("base",), flags=(f"--num-experts={NUM_EXPERTS}",)),
+    Step("ffn", ("moe",)),
+    Step("weighted_init", ("moe", "ffn"), flags=("--lam=0.75",)),
+    Step("dense", ("weighted_init", "moe", "ffn"), merged="ffn"),
+)
+
+
+@dataclass
+class Times:
+    """Seconds of each run of a step and of what it is compared with; bytes written and held."""
+
+    step: list[float] = field(default_factory=list)
+    copy: list[float] = field(default_factory=list)
+    read: list[float] = field(default_factory=list)
+    written: int = 0
+    peak: int = 0
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.conversions",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--layers", type=int, default=22, help="Default: 22.")
+    parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()))
+    parser.add_argument("--repeats", type=int, default=3, help="Timed rounds. Default: 3.")
+    args = parser.parse_args()
+    check_space(args.folder, args.layers)
+    with tempfile.TemporaryDirectory(dir=args.folder) as place:
+        rows = measure(Path(place), args.layers, args.repeats)
+    print(f"\n{args.layers} layers, {NUM_EXPERTS} experts, medians of {args.repeats}\n")
+    header = ("step", "GB written", "seconds", "cp + sync", "cat", "ratio", "peak RssAnon, MB")
+    print(markdown_table(header, rows))
+
+
+def check_space(folder: Path, layers: int) -> None:
+    """End the program where the disk is too small for the mixture and twice its FFN weights."""
+    ffn, rest = parameters(FFN) * layers, parameters(REST) * layers + parameters(OUTSIDE)
+    needed = BF16_BYTES * (rest + 3 * NUM_EXPERTS * ffn)
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        missing = f"{(needed - free) / 1e9:.1f} of {needed / 1e9:.1f} GB are missing"
+        sys.exit(f"{folder}: {missing}. Choose a larger disk by --folder, or fewer --layers")
+
+
+def parameters(shapes: dict[str, tuple[int, ...]]) -> int:
+    return sum(torch.Size(shape).numel() for shape in shapes.values())
+
+
+def measure(place: Path, layers: int, repeats: int) -> list[tuple[str, ...]]:
+    """Run all steps, show their times, and return a row of the table for each."""
+    make_model(place / "model", layers)
+    run_step("base", place / "base", ["--model", str(place / "model")])
+    rows = []
+    for step in STEPS:
+        times = measure_step(step, place, repeats)
+        print(step.name, times, file=sys.stderr, flush=True)
+        rows.append(row(step, times))
+        if step.name == "moe":
+            shutil.rmtree(place / "model")
+    return rows
+
+
+def make_model(folder: Path, layers: int) -> None:
+    """Write a Llama of random weights, tensor by tensor."""
+    shapes = OUTSIDE | {
+        f"model.layers.{layer}.{name}": shape
+        for layer in range(layers)
+        for name, shape in (FFN | REST).items()
+    }
+    folder.mkdir()
+    plans = [
+        TensorPlan(f"{name}.weight", "BF16", shape, weights(shape))
+        for name, shape in shapes.items()
+    ]
+    write_checkpoint(folder, plans)
+    config = {
+        "architectures": ["LlamaForCausalLM"],
+        "hidden_act": "silu",
+        "hidden_size": HIDDEN,
+        "intermediate_size": INTERMEDIATE,
+        "model_type": "llama",
+        "num_attention_heads": HEADS,
+        "num_hidden_layers": layers,
+        "num_key_value_heads": KV_HEADS,
+        "rms_norm_eps": 1e-5,
+        "tie_word_embeddings": False,
+        "torch_dtype": "bfloat16",
+        "vocab_size": VOCABULARY,
+    }
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "tokenizer.json").write_text("{}")  # no step reads it
+
+
+def weights(shape: tuple[int, ...]) -> Callable[[], list[torch.Tensor]]:
+    return lambda: [torch.empty(shape, dtype=torch.bfloat16).normal_(std=STD)]
+
+
+def measure_step(step: Step, place: Path, repeats: int) -> Times:
+    """Run a step and cp in turn. The step's last output stays."""
+    out, copy, times = place / step.name, place / "copy", Times()
+    words = [word for name in step.inputs for word in (flag(name), str(place / name))]
+    for _ in range(repeats):
+        remove(out)
+        warm(place / name for name in step.inputs)
+        seconds, peak = run_step(step.name, out, [*words, *step.flags])
+        times.step.append(seconds)
+        times.peak = max(times.peak, peak)
+        remove(copy)
+        warm([out])
+        times.copy.append(timed('cp -r "$0" "$1" && sync', out, copy))
+        if step.merged:
+            merged = place / step.merged
+            warm([merged])
+            times.read.append(timed(READ, merged))
+    remove(copy)
+    times.written = sum(path.stat().st_size for path in out.iterdir())
+    return times
+
+
+def flag(artifact: str) -> str:
+    return "--" + artifact.removesuffix("_init")
+
+
+def remove(out: Path) -> None:
+    """Remove an artifact or a copy of one, if there."""
+    shutil.rmtree(out, ignore_errors=True)
+    out.with_name(f"{out.name}.manifest.json").unlink(missing_ok=True)
+
+
+def warm(folders: Iterable[Path]) -> None:
+    """Bring the files of these folders into the page cache, and what is unwritten to the disk."""
+    for folder in folders:
+        timed(READ, folder)
+    os.sync()
+
+
+def timed(script: str, *arguments: Path) -> float:
+    """Seconds of a shell script with these arguments, the first as $0."""
+    start = time.perf_counter()
+    subprocess.run(["sh", "-c", script, *map(str, arguments)], check=True)
+    return time.perf_counter() - start
+
+
+def run_step(name: str, out: Path, words: list[str]) -> tuple[float, int]:
+    """Run a step as a process. Returns its seconds and its peak of anonymous memory in bytes."""
+    command = [sys.executable, "-m", f"workflow_scripts.{name}", *words, "--out", str(out)]
+    start, peak = time.perf_counter(), 0
+    with subprocess.Popen(command) as process:
+        while process.poll() is None:
+            peak = max(peak, anonymous_memory(process.pid))
+            time.sleep(POLL_SECONDS)
+    if process.returncode != 0:
+        sys.exit(f"{name} failed with exit status {process.returncode}")
+    return time.perf_counter() - start, peak
+
+
+def anonymous_memory(process_id: int) -> int:
+    """RssAnon of a process in bytes; 0 once it has ended."""
+    status = Path(f"/proc/{process_id}/status").read_text()
+    lines = [line for line in status.splitlines() if line.startswith("RssAnon:")]
+    return 1024 * int(lines[0].split()[1]) if lines else 0
+
+
+def row(step: Step, times: Times) -> tuple[str, ...]:
+    """The cells of the table. What writes less than a megabyte has no ratio."""
+    rounds = zip(times.step, times.copy, times.read or [0] * len(times.step), strict=True)
+    ratio = statistics.median(own / (copy + read) for own, copy, read in rounds)
+    return (
+        step.name,
+        f"{times.written / 1e9:.2f}",
+        f"{statistics.median(times.step):.1f}",
+        f"{statistics.median(times.copy):.1f}",
+        f"{statistics.median(times.read):.1f}" if times.read else "",
+        f"{ratio:.2f}" if times.written > 1e6 else "",
+        f"{times.peak / 1e6:.0f}",
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,88 @@
+"""What the writer does in a thread and the merge in blocks: errors, the end, equal results."""
+
+import errno
+import hashlib
+import os
+import threading
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from workflow_scripts.checkpoints import writer
+from workflow_scripts.checkpoints.reader import SINGLE_FILE
+from workflow_scripts.checkpoints.writer import TensorPlan, write_checkpoint
+from workflow_scripts.conversions import merge as merging
+from workflow_scripts.conversions.merge import merge, mixing_coefficients
+
+VALUES = torch.arange(1001.0)
+
+
+@pytest.fixture(autouse=True)
+def small_pieces(monkeypatch):
+    monkeypatch.setattr(writer, "PIECE_BYTES", 100)
+    monkeypatch.setattr(writer, "WRITE_BYTES", 30)
+
+
+@pytest.fixture(autouse=True)
+def no_thread_left():
+    yield
+    assert not [thread for thread in threading.enumerate() if "Pool" in thread.name]
+
+
+def write(folder, values=VALUES):
+    return write_checkpoint(folder, [TensorPlan("w", "F32", (len(VALUES),), lambda: [values])])
+
+
+def test_pieces_change_neither_bytes_nor_hashes(tmp_path):
+    stated = write(tmp_path)[SINGLE_FILE]
+    content = (tmp_path / SINGLE_FILE).read_bytes()
+    assert stated == {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+    assert torch.equal(load_file(tmp_path / SINGLE_FILE)["w"], VALUES)
+
+
+def test_an_error_of_the_disk_is_raised(tmp_path, monkeypatch):
+    def fail(descriptor: int):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(OSError, match="No space left on device"):
+        write(tmp_path)
+
+
+def test_an_error_of_the_hash_is_raised(tmp_path, monkeypatch):
+    class Broken:
+        def update(self, piece):
+            raise MemoryError
+
+    monkeypatch.setattr(writer.hashlib, "sha256", Broken)
+    with pytest.raises(MemoryError):
+        write(tmp_path)
+
+
+@pytest.mark.parametrize("stop", [KeyboardInterrupt, SystemExit])
+def test_an_interruption_leaves_no_thread(tmp_path, stop):
+    def chunks():
+        yield VALUES[:500]
+        raise stop
+
+    with pytest.raises(stop):
+        write_checkpoint(tmp_path, [TensorPlan("w", "F32", (1001,), chunks)])
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("shape", [(1,), (33, 31), (4, 0)])
+def test_merging_in_blocks_changes_no_bit(monkeypatch, dtype, shape):
+    monkeypatch.setattr(merging, "MERGE_BLOCK", 50)
+    experts = [torch.randn(shape).to(dtype) for _ in range(4)]
+    coefficients = mixing_coefficients(torch.randn(3), None, 0.6)
+    expected = experts[0].float() * coefficients[0].item()
+    for expert, coefficient in zip(experts[1:], coefficients[1:].tolist(), strict=True):
+        expected.add_(expert, alpha=coefficient)
+    merged = merge(experts, coefficients)
+    assert torch.equal(merged.view(torch.int32), expected.view(torch.int32))
+
+
+def test_as_many_coefficients_as_experts():
+    with pytest.raises(ValueError, match="zip"):
+        merge([torch.ones(2)] * 3, torch.ones(4))
