@@ -38,6 +38,7 @@ from workflow_scripts.checkpoints.reader import Checkpoint
 from workflow_scripts.conversions.merge import merge
 from workflow_scripts.conversions.mixing_artifact import open_mixing, open_sources
 from workflow_scripts.data.instructions import Row, tokenize_rows
+from workflow_scripts.modeling import experts
 from workflow_scripts.modeling.mixing import Mixing, MixingLogits
 from workflow_scripts.training.trainer import train
 
@@ -820,19 +821,29 @@ def operations(model, count: int) -> int:
 def test_defect_10_no_loop_over_tokens(tiny_llama, tmp_path, implementation):
     """The loop over the experts is Python's. Ours, "eager", is too; the other two have none."""
     counts = {}
-    for experts in (4, 8):
-        sizes = ("--num-experts", experts, "--num-experts-per-tok", 3)
-        out = run(moe, tmp_path / f"moe{experts}", *sizes, base=tiny_llama)
+    for number in (4, 8):
+        sizes = ("--num-experts", number, "--num-experts-per-tok", 3)
+        out = run(moe, tmp_path / f"moe{number}", *sizes, base=tiny_llama)
         model = AutoModelForCausalLM.from_pretrained(out, experts_implementation=implementation)
-        counts[experts] = operations(model, count=16)
-        assert counts[experts] == operations(model, count=160)
+        counts[number] = operations(model, count=16)
+        assert counts[number] == operations(model, count=160)
     assert counts[8] == counts[4] or implementation == "eager"
 
 
 def test_defect_10_a_gpu_gets_grouped_experts(mixture, monkeypatch):
     """The expert loop is Python."""
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    assert mixture.get_correct_experts_implementation(None) == "grouped_mm"
+    calls = []
+    grouped_mm = torch.nn.functional.grouped_mm
+
+    def counted(*arguments, **options):
+        calls.append(options["offs"])
+        return grouped_mm(*arguments, **options)
+
+    monkeypatch.setattr(experts, "has_fast_grouped_mm", lambda *_: True)
+    monkeypatch.setattr(torch.nn.functional, "grouped_mm", counted)
+    with torch.no_grad():
+        mixture(torch.randint(3, 97, (1, 9)))
+    assert len(calls) == 2 * len(mixture.moe_blocks)
 
 
 # 11. Master weights

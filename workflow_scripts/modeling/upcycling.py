@@ -181,10 +181,8 @@ class UpcycledModel:
         return self.config.balance_loss_coef * torch.stack(losses).sum()
 
     def get_correct_experts_implementation(self, requested_experts: str | None) -> str:
-        """Our loop where there is no GPU: it is faster there than transformers' grouped_mm."""
-        if requested_experts is None and not torch.cuda.is_available():
-            requested_experts = "eager"
-        return super().get_correct_experts_implementation(requested_experts)
+        """Our own unless another is asked for: transformers' know nothing of autocast."""
+        return super().get_correct_experts_implementation(requested_experts or "eager")
 
     @classmethod
     def _can_set_experts_implementation(cls) -> bool:
