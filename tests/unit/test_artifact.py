@@ -27,7 +27,7 @@ from workflow_scripts.errors import UserError
 
 # What the process that is killed does: write half an artifact, say so, wait.
 WRITER = """
-import sys, time
+import signal, sys, time
 from pathlib import Path
 from workflow_scripts import cli
 from workflow_scripts.checkpoints.artifact import create_artifact
@@ -38,6 +38,7 @@ def main(argv):
         print("ready", flush=True)
         time.sleep(60)
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job ignores it
 cli.run("writer", main)
 """
 
