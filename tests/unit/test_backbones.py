@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from ropes import ROPES
 from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -27,25 +28,6 @@ SIZES = {
 }
 HEAD = {"head_dim": 8}
 SLIDING = HEAD | {"query_pre_attn_scalar": 8, "sliding_window": 8}
-ROPES = {
-    "theta": {"rope_type": "default", "rope_theta": 100000.0},
-    "linear": {"rope_type": "linear", "factor": 4.0, "rope_theta": 100000.0},
-    "dynamic": {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 100000.0},
-    "llama3": {
-        "rope_type": "llama3",
-        "rope_theta": 500000.0,
-        "factor": 8.0,
-        "low_freq_factor": 1.0,
-        "high_freq_factor": 4.0,
-        "original_max_position_embeddings": 64,
-    },
-    "yarn": {
-        "rope_type": "yarn",
-        "factor": 4.0,
-        "rope_theta": 100000.0,
-        "original_max_position_embeddings": 32,
-    },
-}
 # "type-variant": what differs from SIZES. docs/backbones.md lists the types.
 BACKBONES = {
     "llama": {},

@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
+from ropes import ROPES
 from safetensors.torch import load_file, save_file
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import (
@@ -169,27 +170,6 @@ def mixture(artifacts):
 
 
 # 1. RoPE
-
-
-ROPES = {
-    "default": {"rope_type": "default", "rope_theta": 100000.0},
-    "linear": {"rope_type": "linear", "factor": 4.0, "rope_theta": 100000.0},
-    "dynamic": {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 100000.0},
-    "llama3": {
-        "rope_type": "llama3",
-        "rope_theta": 500000.0,
-        "factor": 8.0,
-        "low_freq_factor": 1.0,
-        "high_freq_factor": 4.0,
-        "original_max_position_embeddings": 32,
-    },
-    "yarn": {
-        "rope_type": "yarn",
-        "factor": 4.0,
-        "rope_theta": 100000.0,
-        "original_max_position_embeddings": 32,
-    },
-}
 
 
 def write_published_rope(base: Path) -> None:
