@@ -2,13 +2,13 @@
 
 Makes a dense model of random bf16 weights, then runs moe, ffn, weighted_init and dense on it, each
 as a user would: as a process of its own, hashing and starting up included. After each run `cp`
-copies what the step wrote to another place on the same disk, and `sync` follows; medians count.
+copies the same bytes to another place on the same disk, and `sync` follows; medians count.
 
-- Warm: what a run or a cp will read is read once just before it, and of the output and the copy the
-  older one is removed. What does not fit in memory beside the output is read from the disk again,
-  by the step and by cp alike.
-- dense reads eight times what it writes, so to cp and sync the time of `cat INPUTS > /dev/null` is
-  added for what it merges: no program gets around either.
+- The same bytes: what the step writes; for dense, which writes an eighth of what it reads, the FFN
+  weights that it merges.
+- Before each run and each cp all free memory is written to, and what will be read is read once. A
+  virtual machine may have given free memory back to its host, and whoever writes to it next waits:
+  that made steps and cp twice as slow as each other, either way.
 - weighted_init writes some kilobytes: its time is the start-up and the check of its inputs.
 - Memory: RssAnon of the process, polled every 10 ms. It leaves out the page cache, which a memory
   map fills and the kernel takes back at will.
@@ -39,7 +39,8 @@ NUM_EXPERTS = 8
 BF16_BYTES = 2
 POLL_SECONDS = 0.01
 STD = 0.02
-READ = 'cat "$0"/* > /dev/null'
+SPARED = 10**9  # bytes left to everything else while memory is filled
+FILL = "import mmap, sys; m = mmap.mmap(-1, int(sys.argv[1])); [m.write(b) for b in [bytes(2**20)] * (len(m) >> 20)]"
 FFN = {
     "mlp.gate_proj": (INTERMEDIATE, HIDDEN),
     "mlp.up_proj": (INTERMEDIATE, HIDDEN),
@@ -62,29 +63,28 @@ OUTSIDE = {
 
 @dataclass(frozen=True)
 class Step:
-    """A conversion. inputs: artifacts by flag; merged: the one that it reads whole to merge it."""
+    """A conversion. inputs: artifacts by flag; moved: the artifact that cp copies."""
 
     name: str
     inputs: tuple[str, ...]
-    merged: str | None = None
+    moved: str
     flags: tuple[str, ...] = ()
 
 
 STEPS = (
-    Step("moe", ("base",), flags=(f"--num-experts={NUM_EXPERTS}",)),
-    Step("ffn", ("moe",)),
-    Step("weighted_init", ("moe", "ffn"), flags=("--lam=0.75",)),
-    Step("dense", ("weighted_init", "moe", "ffn"), merged="ffn"),
+    Step("moe", ("base",), "moe", flags=(f"--num-experts={NUM_EXPERTS}",)),
+    Step("ffn", ("moe",), "ffn"),
+    Step("weighted_init", ("moe", "ffn"), "weighted_init", flags=("--lam=0.75",)),
+    Step("dense", ("weighted_init", "moe", "ffn"), "ffn"),
 )
 
 
 @dataclass
 class Times:
-    """Seconds of each run of a step and of what it is compared with; bytes written and held."""
+    """Seconds of each run of a step and of cp; bytes written and held."""
 
     step: list[float] = field(default_factory=list)
     copy: list[float] = field(default_factory=list)
-    read: list[float] = field(default_factory=list)
     written: int = 0
     peak: int = 0
 
@@ -103,7 +103,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=args.folder) as place:
         rows = measure(Path(place), args.layers, args.repeats)
     print(f"\n{args.layers} layers, {NUM_EXPERTS} experts, medians of {args.repeats}\n")
-    header = ("step", "GB written", "seconds", "cp + sync", "cat", "ratio", "peak RssAnon, MB")
+    header = ("step", "GB written", "seconds", "cp + sync", "ratio", "peak RssAnon, MB")
     print(markdown_table(header, rows))
 
 
@@ -176,17 +176,13 @@ def measure_step(step: Step, place: Path, repeats: int) -> Times:
     words = [word for name in step.inputs for word in (flag(name), str(place / name))]
     for _ in range(repeats):
         remove(out)
-        warm(place / name for name in step.inputs)
+        prepare(place / name for name in step.inputs)
         seconds, peak = run_step(step.name, out, [*words, *step.flags])
         times.step.append(seconds)
         times.peak = max(times.peak, peak)
         remove(copy)
-        warm([out])
-        times.copy.append(timed('cp -r "$0" "$1" && sync', out, copy))
-        if step.merged:
-            merged = place / step.merged
-            warm([merged])
-            times.read.append(timed(READ, merged))
+        prepare([place / step.moved])
+        times.copy.append(timed('cp -r "$0" "$1" && sync', place / step.moved, copy))
     remove(copy)
     times.written = sum(path.stat().st_size for path in out.iterdir())
     return times
@@ -202,11 +198,18 @@ def remove(out: Path) -> None:
     out.with_name(f"{out.name}.manifest.json").unlink(missing_ok=True)
 
 
-def warm(folders: Iterable[Path]) -> None:
-    """Bring the files of these folders into the page cache, and what is unwritten to the disk."""
+def prepare(folders: Iterable[Path]) -> None:
+    """Write to all free memory, read these folders' files, and leave nothing to be written."""
+    subprocess.run([sys.executable, "-c", FILL, str(available_memory() - SPARED)], check=True)
     for folder in folders:
-        timed(READ, folder)
+        timed('cat "$0"/* > /dev/null', folder)
     os.sync()
+
+
+def available_memory() -> int:
+    """Bytes that a process may take without swapping."""
+    lines = Path("/proc/meminfo").read_text().splitlines()
+    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))
 
 
 def timed(script: str, *arguments: Path) -> float:
@@ -238,14 +241,13 @@ def anonymous_memory(process_id: int) -> int:
 
 def row(step: Step, times: Times) -> tuple[str, ...]:
     """The cells of the table. What writes less than a megabyte has no ratio."""
-    rounds = zip(times.step, times.copy, times.read or [0] * len(times.step), strict=True)
-    ratio = statistics.median(own / (copy + read) for own, copy, read in rounds)
+    rounds = zip(times.step, times.copy, strict=True)
+    ratio = statistics.median(own / copy for own, copy in rounds)
     return (
         step.name,
         f"{times.written / 1e9:.2f}",
         f"{statistics.median(times.step):.1f}",
         f"{statistics.median(times.copy):.1f}",
-        f"{statistics.median(times.read):.1f}" if times.read else "",
         f"{ratio:.2f}" if times.written > 1e6 else "",
         f"{times.peak / 1e6:.0f}",
     )

@@ -1,4 +1,4 @@
-"""Streaming writing of safetensors: tensors go to disk one by one, hashed beside the writing."""
+"""Streaming writing of safetensors, tensor by tensor; hash and disk work beside the writing."""
 
 import hashlib
 import json
@@ -76,39 +76,50 @@ def _write_index(path: Path, shards: dict[str, list[TensorPlan]]) -> None:
     path.write_text(json.dumps(index, indent=2, sort_keys=True) + "\n")
 
 
-class _Hash:
-    """SHA-256 of pieces, taken in a thread: one piece is hashed while the caller writes it."""
+class _Beside:
+    """A thread that calls a function again and again, one call at a time, beside its caller."""
 
-    def __init__(self):
-        self._digest = hashlib.sha256()
+    def __init__(self, function: Callable):
+        self._function = function
         self._thread = ThreadPoolExecutor(max_workers=1)
-        self._call = self._thread.submit(self._digest.update, b"")
+        self._call = None
 
-    def __enter__(self) -> "_Hash":
+    def __enter__(self) -> "_Beside":
         return self
 
     def __exit__(self, *_) -> None:
         self._thread.shutdown()
 
-    def start(self, piece) -> None:
-        """Wait for the piece before, raise what went wrong with it, and begin with this one."""
-        self._call.result()
-        self._call = self._thread.submit(self._digest.update, piece)
+    @property
+    def is_idle(self) -> bool:
+        return self._call is None or self._call.done()
 
-    def hexdigest(self) -> str:
-        self._call.result()
-        return self._digest.hexdigest()
+    def start(self, *arguments) -> None:
+        """Wait for the call before, raise what went wrong with it, and begin the next."""
+        self.finish()
+        self._call = self._thread.submit(self._function, *arguments)
+
+    def finish(self) -> None:
+        """Wait for the call before, and raise what went wrong with it."""
+        if self._call is not None:
+            self._call.result()
 
 
 def _write_file(path: Path, plans: list[TensorPlan], bar) -> dict:
-    with path.open("wb") as file, _Hash() as sha256:
+    """Write a file. Beside it goes its hash, and its way from memory to the disk."""
+    digest = hashlib.sha256()
+    with path.open("wb") as file, _Beside(digest.update) as hashing, _Beside(os.fsync) as syncing:
         for piece in chain(_header(plans), _tensor_bytes(plans, bar)):
-            sha256.start(piece)
+            hashing.start(piece)
             for start in range(0, len(piece), WRITE_BYTES):
                 file.write(piece[start : start + WRITE_BYTES])
+            if syncing.is_idle:
+                syncing.start(file.fileno())
+        hashing.finish()
+        syncing.finish()
         file.flush()
         os.fsync(file.fileno())
-        return {"size": file.tell(), "sha256": sha256.hexdigest()}
+        return {"size": file.tell(), "sha256": digest.hexdigest()}
 
 
 def _header(plans: list[TensorPlan]) -> Iterable[bytes]:
