@@ -40,7 +40,12 @@ BF16_BYTES = 2
 POLL_SECONDS = 0.01
 STD = 0.02
 SPARED = 10**9  # bytes left to everything else while memory is filled
-FILL = "import mmap, sys; m = mmap.mmap(-1, int(sys.argv[1])); [m.write(b) for b in [bytes(2**20)] * (len(m) >> 20)]"
+FILL = """
+import mmap, sys
+memory = mmap.mmap(-1, int(sys.argv[1]))
+for _ in range(len(memory) >> 20):
+    memory.write(bytes(2**20))
+"""
 FFN = {
     "mlp.gate_proj": (INTERMEDIATE, HIDDEN),
     "mlp.up_proj": (INTERMEDIATE, HIDDEN),

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from workflow_scripts import cli
 from workflow_scripts.checkpoints.artifact import create_artifact
-from workflow_scripts.checkpoints.manifest import describe_file
+from workflow_scripts.checkpoints.manifest import hash_files
 from workflow_scripts.checkpoints.source import check_model, find_model
 
 
@@ -28,18 +28,21 @@ def main(argv: list[str] | None = None) -> None:
     on_hub = not Path(args.model).is_dir()
     parameters = {"model": args.model, "revision": revision} if on_hub else {}
     with create_artifact(args.out, "base", parameters) as draft:
-        for file in files:
-            draft.known_files[file.name] = describe_file(file)
-            (draft.path / file.name).symlink_to(link_target(file, args.out))
+        names = {file.relative_to(source).as_posix(): file for file in files}
+        draft.known_files = hash_files(names)
+        for name, file in names.items():
+            link = draft.path / name
+            link.parent.mkdir(exist_ok=True)
+            link.symlink_to(link_target(file, args.out.parent.resolve() / args.out.name / name))
 
 
-def link_target(file: Path, out: Path) -> Path:
-    """Where `out/<name>` shall point: relative within the working directory, else absolute.
+def link_target(file: Path, link: Path) -> Path:
+    """Where `link` shall point: relative within the working directory, else absolute.
 
     Relative links survive moving the project with its model, absolute ones moving the results.
     """
     here = Path.cwd()
-    file, folder = file.resolve(), out.parent.resolve() / out.name
+    file, folder = file.resolve(), link.parent
     if file.is_relative_to(here) and folder.is_relative_to(here):
         return Path(os.path.relpath(file, folder))
     return file

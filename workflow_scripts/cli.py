@@ -16,10 +16,10 @@ from workflow_scripts.errors import UserError
 INPUT_FLAGS = ("base", "model", "moe", "ffn", "weighted", "data", "dataset", "evals")
 OUTPUT_FLAGS = ("out", "metrics")
 FLAG_TYPES = {"integer": int, "number": float, "string": str}
-# What the user can put right: a full disk, missing rights, a file where a folder should be.
+# What the user can put right: a full disk, missing rights, a file that has gone meanwhile.
 USER_ERRORS = {
     *(errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS),
-    *(errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG),
+    *(errno.ENOENT, errno.ESTALE, errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG),
 }
 
 
@@ -166,6 +166,10 @@ def run(step: str, main: Callable[[list[str] | None], None]) -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
         main(None)
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever read the output, `head` for one, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(128 + signal.SIGPIPE)
     except UserError as error:
         sys.exit(f"{step}: error: {error}")
     except OSError as error:

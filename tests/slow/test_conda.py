@@ -31,3 +31,6 @@ def test_the_workflow_runs_in_conda_environments(conda, new_project, artifact_ha
     plain = new_project("plain")
     plain.run()
     assert artifact_hashes(project) == artifact_hashes(plain)
+    without_software = ["--rerun-triggers", "code", "input", "mtime", "params"]
+    assert project.run(*without_software) == []
+    assert plain.run("--sdm", "conda", *without_software) == []

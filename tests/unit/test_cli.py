@@ -194,7 +194,7 @@ def test_a_users_mistake_ends_in_one_message(arguments, message, run_step, tmp_p
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EISDIR])
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EACCES, errno.EROFS, errno.ENOENT])
 def test_the_systems_refusals_are_messages(number):
     def main(argv):
         raise OSError(number, os.strerror(number), "some/file")
@@ -313,3 +313,11 @@ def test_every_step_refuses_to_write_over_its_inputs(places, arguments, run_step
     assert result.stderr.startswith(f"{step}: error: --out a")
     assert len(result.stderr.splitlines()) == 1
     assert (places / "a" / "x").read_text() == ""
+
+
+def test_a_reader_who_has_seen_enough_is_no_error(tmp_path, repository):
+    pipeline = f"{sys.executable} -m workflow_scripts.verify --help | head -c 1"
+    done = subprocess.run(
+        ["bash", "-o", "pipefail", "-c", pipeline], cwd=repository, capture_output=True, text=True
+    )
+    assert (done.stdout, done.stderr) == ("u", "")

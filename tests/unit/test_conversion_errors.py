@@ -3,7 +3,9 @@
 import json
 import os
 import shutil
+import signal
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -372,3 +374,77 @@ def test_a_file_in_the_way_is_one_message(tmp_path, run_step, tiny_llama, out):
     assert result.stderr.startswith("base: error: ")
     assert len(result.stderr.splitlines()) == 1
     assert (tmp_path / "file").read_text() == "precious"
+
+
+# Inputs that go away while they are read
+
+WHILE_WRITING = """
+import os, shutil, sys
+from pathlib import Path
+from workflow_scripts import cli, {step}
+from workflow_scripts.checkpoints import artifact
+
+write_checkpoint = artifact.write_checkpoint
+
+def disturbed(folder, plans):
+    {action}
+    return write_checkpoint(folder, plans)
+
+artifact.write_checkpoint = disturbed
+cli.run("{step}", {step}.main)
+"""
+REMOVE = "shutil.rmtree(sys.argv[2])"
+SHORTEN = "os.chmod(sys.argv[2] + '/model.safetensors', 0o600); "
+SHORTEN += "os.truncate(sys.argv[2] + '/model.safetensors', 4096)"
+
+
+def run_disturbed(step: str, words: list, action: str, repository: Path):
+    """Run a step as a process; the action is done when it begins to write. words[1]: the input."""
+    code = WHILE_WRITING.format(step=step, action=action)
+    environment = os.environ | {"PYTHONPATH": str(repository)}
+    command = [sys.executable, "-c", code, *map(str, words)]
+    return subprocess.run(command, env=environment, capture_output=True, text=True)
+
+
+@pytest.fixture
+def words(chain, tmp_path) -> dict[str, list]:
+    """The arguments of each step, which writes `out`; the first input is a copy of its own."""
+    inputs = tmp_path / "inputs"
+    inputs.mkdir()
+    own = {name: copy_artifact(chain[name], inputs) for name in ("base", "moe")}
+    out = ["--out", tmp_path / "made" / "out"]
+    mixing = ["--ffn", chain["ffn"], "--weighted", chain["weighted"]]
+    return {
+        "moe": ["--base", own["base"], *out],
+        "ffn": ["--moe", own["moe"], *out],
+        "dense": ["--moe", own["moe"], *mixing, *out],
+    }
+
+
+@pytest.mark.parametrize("step", ["moe", "dense"])
+def test_an_input_that_vanishes_is_one_message_and_leaves_nothing(step, words, repository):
+    result = run_disturbed(step, words[step], REMOVE, repository)
+    assert result.returncode == 1
+    assert result.stderr.startswith(f"{step}: error: No such file or directory (")
+    assert len(result.stderr.splitlines()) == 1
+    assert list(words[step][-1].parent.iterdir()) == []
+
+
+def test_weights_that_are_open_may_vanish(words, chain, repository):
+    assert run_disturbed("ffn", words["ffn"], REMOVE, repository).returncode == 0
+    out = words["ffn"][-1]
+    assert (out / SINGLE).read_bytes() == (chain["ffn"] / SINGLE).read_bytes()
+
+
+@pytest.mark.parametrize("step", ["moe", "ffn", "dense"])
+def test_an_input_that_shrinks_stops_the_step(step, words, run_step, repository):
+    """The kernel stops a program that reads past the end of a mapped file."""
+    source = words[step][1]
+    whole = (source / SINGLE).read_bytes()
+    result = run_disturbed(step, words[step], SHORTEN, repository)
+    assert result.returncode == -signal.SIGBUS
+    out = words[step][-1]
+    assert not out.exists() and not manifest_path(out).exists()
+    (source / SINGLE).write_bytes(whole)
+    assert run_step(step, *words[step]).returncode == 0
+    assert sorted(path.name for path in out.parent.iterdir()) == ["out", "out.manifest.json"]

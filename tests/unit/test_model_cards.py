@@ -20,6 +20,7 @@ TRAVELLERS = {
     "NOTICE.txt": "a notice",
     "USE_POLICY.md": "a policy",
     "chat_template.jinja": "{{ messages }}",
+    "additional_chat_templates/tools.jinja": "{{ tools }}",
 }
 MODELS = ("moe", "moe_sft", "dense")
 
@@ -28,6 +29,7 @@ MODELS = ("moe", "moe_sft", "dense")
 def model(tmp_path_factory, tiny_llama) -> Path:
     """A model with licences and a chat template, and a card that is not ours."""
     folder = shutil.copytree(tiny_llama, tmp_path_factory.mktemp("given") / "model")
+    (folder / "additional_chat_templates").mkdir()
     for name, text in TRAVELLERS.items():
         (folder / name).write_text(text)
     (folder / "README.md").write_text("the base's card")
@@ -84,7 +86,8 @@ def identity(artifact: Path) -> str:
 @pytest.mark.parametrize("name", MODELS)
 def test_licences_and_chat_templates_travel(local, name):
     assert {file: (local / name / file).read_text() for file in TRAVELLERS} == TRAVELLERS
-    assert AutoTokenizer.from_pretrained(local / name).chat_template == "{{ messages }}"
+    templates = AutoTokenizer.from_pretrained(local / name).chat_template
+    assert templates == {"default": "{{ messages }}", "tools": "{{ tools }}"}
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -27,7 +27,11 @@ def write_evaluation(file, *, base, plus, count=164, dataset="humaneval", task="
 
 
 @pytest.fixture
-def evaluations(tmp_path):
+def evaluations(tmp_path, monkeypatch):
+    """Results of three models, whose folders are there."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("m", "results/dense/lam~0.75"):
+        (tmp_path / name).mkdir(parents=True)
     folder = tmp_path / "results" / "eval"
     return [
         write_evaluation(
@@ -140,3 +144,12 @@ def test_the_csv_is_not_named_like_the_markdown_file(evaluations, tmp_path, caps
     with pytest.raises(SystemExit):
         summarise(evaluations, tmp_path / "summary.md")
     assert "--out names the CSV file" in capsys.readouterr().err
+
+
+def test_a_model_that_is_not_kept_is_told(evaluations, tmp_path, capsys):
+    (tmp_path / "results/dense/lam~0.75").rmdir()
+    summarise(evaluations, tmp_path / "summary.csv")
+    lines = capsys.readouterr().out.splitlines()
+    assert [line for line in lines if "(not kept)" in line] == [
+        f"- dense/lam~0.75: `results/dense/lam~0.75` (not kept), evaluated in `{evaluations[2]}`"
+    ]

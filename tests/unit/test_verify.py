@@ -9,7 +9,7 @@ from workflow_scripts import verify
 from workflow_scripts.checkpoints.artifact import create_artifact
 from workflow_scripts.checkpoints.manifest import (
     Manifest,
-    describe_file,
+    hash_files,
     manifest_path,
     read_manifest,
     short,
@@ -32,7 +32,7 @@ def make_eval(out, model) -> Path:
     generations = out.with_name("problems.generations.jsonl")
     out.write_text("{}")
     generations.write_text("")
-    files = {file.name: describe_file(file) for file in (out, generations)}
+    files = hash_files({file.name: file for file in (out, generations)})
     inputs = {"dataset": DATA, "model": identity(model)}
     manifest_path(out).write_text(Manifest("eval", files, {"limit": 4}, inputs).to_json())
     return out

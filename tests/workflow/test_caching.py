@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import subprocess
 import time
 from pathlib import Path
 
@@ -130,6 +131,38 @@ def test_until_and_forcerun(project):
 def test_another_results_folder_is_another_run(project, tmp_path):
     overlay = project.overlay | {"results_dir": str(tmp_path / "elsewhere")}
     assert len(Project(project.folder, overlay).run("--dry-run")) == 11
+
+
+def test_another_working_directory(project, tmp_path):
+    place = tmp_path / "place"
+    place.mkdir()
+    shutil.copy(project.folder / "config.yaml", place)
+    shutil.copytree(project.folder / "resources", place / "resources")
+    elsewhere = ["--snakefile", str(project.folder / "Snakefile"), "--directory", str(place)]
+    assert project.run(*elsewhere, "--until", "moe") == ["base", "moe"]
+    assert (place / "results" / "moe.manifest.json").exists()
+    assert project.run(*elsewhere, "--until", "moe") == []
+    assert project.run() == []
+
+
+def test_a_second_run_at_the_same_time_is_refused(project):
+    first = subprocess.Popen(
+        project.command("--forcerun", "moe_sft"),
+        cwd=project.folder,
+        env=project.environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    locks = project.folder / ".snakemake" / "locks"
+    while not list(locks.glob("*")):
+        assert first.poll() is None
+        time.sleep(0.05)
+    second = project.snakemake("--forcerun", "moe_sft")
+    assert first.poll() is None
+    assert second.returncode != 0
+    assert "LockException" in second.stdout + second.stderr
+    assert first.wait() == 0
+    assert project.run() == []
 
 
 def test_a_missing_model_is_made_again_when_it_is_asked_for(project, artifact_hashes):

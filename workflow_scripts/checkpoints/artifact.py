@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +31,7 @@ COMPANION_PATTERNS = (
     "vocab.*",
     "merges.txt",
     "chat_template*",
+    "additional_chat_templates/*.jinja",
     "generation_config.json",
     "LICENSE*",
     "NOTICE*",
@@ -104,9 +105,10 @@ class Draft:
 
         card: the text of its README.md.
         """
+        travelling = companions(like)  # before it may vanish while the tensors are written
         self.write_tensors(plans)
         write_json(self.path / "config.json", config)
-        copy_companions(like, self.path)
+        copy_files(travelling, like, self.path)
         (self.path / "README.md").write_text(card, encoding="utf-8")
 
 
@@ -143,14 +145,18 @@ def write_json(path: Path, value: dict) -> None:
     path.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
-def copy_companions(source: Path, target: Path) -> None:
-    """Copy tokenizer, generation config, chat template and licence of a model."""
-    for path in companions(source):
-        shutil.copyfile(path, target / path.name)
+def copy_files(paths: Iterable[Path], source: Path, target: Path) -> None:
+    """Copy files from below one folder to the same places below another."""
+    for path in paths:
+        copy = target / path.relative_to(source)
+        copy.parent.mkdir(exist_ok=True)
+        shutil.copyfile(path, copy)
 
 
 def companions(source: Path) -> list[Path]:
-    """The files of a model folder that travel with the model unchanged."""
+    """The files of a model folder that travel with the model unchanged: tokenizer, generation
+    config, chat templates and licence.
+    """
     found = {path for pattern in COMPANION_PATTERNS for path in source.glob(pattern)}
     return sorted(path for path in found if path.is_file())
 

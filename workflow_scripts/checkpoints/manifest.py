@@ -7,7 +7,7 @@ inputs and parameters give the same bytes.
 import hashlib
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -131,15 +131,19 @@ def describe_files(artifact: Path, known: dict[str, dict] | None = None) -> dict
     for name, entry in (known or {}).items():
         complete = "header_sha256" in entry
         files[name] = entry if complete else entry | _header_entry(artifact / name)
-    for name in list_files(artifact):
-        if name not in files:
-            files[name] = describe_file(artifact / name)
+    unknown = set(list_files(artifact)) - files.keys()
+    files |= hash_files({name: artifact / name for name in unknown})
     return dict(sorted(files.items()))
 
 
-def describe_file(path: Path) -> dict:
-    """The entry of a file: its size, its SHA-256, and its header's."""
-    return {"size": path.stat().st_size, "sha256": hash_file(path)} | _header_entry(path)
+def hash_files(paths: Mapping[str, Path]) -> dict[str, dict]:
+    """The entries of files, by name: size, SHA-256, and the header's where there is one."""
+    sizes = {name: path.stat().st_size for name, path in paths.items()}
+    with progress(desc="hash", total=sum(sizes.values()), unit="B", unit_scale=True) as bar:
+        return {
+            name: {"size": sizes[name], "sha256": hash_file(path, bar.update)} | _header_entry(path)
+            for name, path in paths.items()
+        }
 
 
 def _header_entry(path: Path) -> dict:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 
-from workflow_scripts.checkpoints.manifest import Manifest, describe_file, manifest_path
+from workflow_scripts.checkpoints.manifest import Manifest, hash_files, manifest_path
 from workflow_scripts.checkpoints.reader import read_json
 from workflow_scripts.errors import UserError
 from workflow_scripts.evaluation.problems import ProblemSet
@@ -78,7 +78,7 @@ def write_result(path: Path, result: dict) -> None:
 
 def write_manifest(path: Path, result: dict) -> None:
     """Write the manifest of a result and its generations, beside them."""
-    files = {file.name: describe_file(file) for file in (path, samples_path(path))}
+    files = hash_files({file.name: file for file in (path, samples_path(path))})
     inputs = {"dataset": result["dataset"]["sha256"]}
     if result["model"]["id"]:
         inputs["model"] = result["model"]["id"]

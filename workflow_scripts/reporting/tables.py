@@ -75,7 +75,9 @@ def to_markdown(table) -> str:
 
 def list_files(table) -> str:
     """Where each model and its evaluation lie, a line for each row."""
-    return "".join(
-        f"- {row['model']}: `{row['model folder']}`, evaluated in `{row['eval file']}`\n"
-        for _, row in table.iterrows()
-    )
+    lines = []
+    for _, row in table.iterrows():
+        folder = row["model folder"]
+        place = f"`{folder}`" if Path(folder).exists() else f"`{folder}` (not kept)"
+        lines.append(f"- {row['model']}: {place}, evaluated in `{row['eval file']}`\n")
+    return "".join(lines)
