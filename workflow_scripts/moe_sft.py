@@ -27,16 +27,27 @@ def main(argv: list[str] | None = None) -> None:
     step.prepare_process(options)
     tokenizer, examples, data_hash = step.prepare_examples(args.data, args.moe, options)
     model = load_whole(AutoModelForCausalLM, args.moe, dtype=torch.float32)
-    train(model, examples, tokenizer, options.training, options.seed, args.metrics)
-
     config = moe.checkpoint.config
     parameters = options.parameters | {"base": moe.manifest.parameters.get("base", {})}
-    card = moe_sft_card(config, parameters, data_hash)
     inputs = {"moe": moe.id, "data": data_hash}
-    with create_artifact(args.out, "moe_sft", parameters, inputs) as draft:
-        state = revert_weight_conversion(model, model.state_dict())
-        plans = trained_plans(moe.checkpoint, state)
-        draft.write_model(plans, config, like=moe.path, card=card)
+    checkpoints = step.open_checkpoints("moe_sft", args.out, options, parameters, inputs)
+    with checkpoints.claimed():
+        train(
+            model,
+            examples,
+            tokenizer,
+            options.training,
+            options.seed,
+            args.metrics,
+            checkpoints=checkpoints,
+        )
+        if not step.is_main_process():
+            return
+        with create_artifact(args.out, "moe_sft", parameters, inputs) as draft:
+            state = revert_weight_conversion(model, model.state_dict())
+            plans = trained_plans(moe.checkpoint, state)
+            card = moe_sft_card(config, parameters, data_hash)
+            draft.write_model(plans, config, like=moe.path, card=card)
 
 
 if __name__ == "__main__":

@@ -26,25 +26,32 @@ def main(argv: list[str] | None = None) -> None:
     tokenizer, examples, data_hash = step.prepare_examples(args.data, args.moe, options)
     logits = MixingLogits(initial.alpha, initial.lambda_logit, initial.shared_expert_weight)
     mixing = Mixing(sources.moe.checkpoint, sources.ffn.checkpoint, logits, step.device())
-    train(
-        mixing.model,
-        examples,
-        tokenizer,
-        options.training,
-        options.seed,
-        args.metrics,
-        extra_metrics=mixing.metrics,
-        build_optimizer=mixing.build_optimizer,
+    inputs = {"weighted": initial.artifact.id, "data": data_hash}
+    checkpoints = step.open_checkpoints(
+        "weighted_trained", args.out, options, options.parameters, inputs
     )
-    mixing_artifact.write(
-        args.out,
-        "weighted_trained",
-        logits.tensors(),
-        initial.config,
-        sources,
-        options.parameters,
-        {"weighted": initial.artifact.id, "data": data_hash},
-    )
+    with checkpoints.claimed():
+        train(
+            mixing.model,
+            examples,
+            tokenizer,
+            options.training,
+            options.seed,
+            args.metrics,
+            mixing,
+            checkpoints,
+        )
+        if not step.is_main_process():
+            return
+        mixing_artifact.write(
+            args.out,
+            "weighted_trained",
+            logits.tensors(),
+            initial.config,
+            sources,
+            options.parameters,
+            inputs,
+        )
 
 
 if __name__ == "__main__":

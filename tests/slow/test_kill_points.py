@@ -1,35 +1,18 @@
 """SIGKILL at random moments of each step that makes an artifact: all or nothing is there."""
 
-import multiprocessing
-import os
 import random
-import signal
 import time
 from pathlib import Path
 
 import pytest
-import torch
+from processes import run_for
 
-from workflow_scripts import (
-    base,
-    dense,
-    ffn,
-    import_reference,
-    moe,
-    moe_sft,
-    weighted_init,
-    weighted_trained,
-)
 from workflow_scripts.checkpoints.manifest import find_faults, manifest_path, read_manifest
 
 pytestmark = pytest.mark.slow
 KILLS = 20
-# A server without threads forks each process: a fork of the tests' own process, with the threads
-# that earlier tests left in it, may wait for ever for a lock that none of its threads holds.
-PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(
-    ["transformers.models.llama.modeling_llama", "workflow_scripts.training.trainer"]
-)
+STEPS = ("base", "moe", "moe_sft", "ffn", "weighted_init", "weighted_trained", "dense")
+STEPS += ("import_reference",)
 TRAINING = ["--max-steps", "2", "--per-device-batch-size", "2", "--max-length", "200"]
 
 
@@ -55,32 +38,8 @@ def arguments(tmp_path_factory, repository, tiny_llama) -> dict[str, list[str]]:
     }
     made = ("base", "moe", "moe_sft", "ffn", "weighted_init", "weighted_trained")
     for step, name in zip(made, at, strict=True):
-        assert run(step, steps[step], Path(at[name]))
+        assert run_for(step, [*steps[step], "--out", at[name]])
     return steps
-
-
-STEPS = {
-    step.__name__.split(".")[-1]: step
-    for step in (base, moe, moe_sft, ffn, weighted_init, weighted_trained, dense, import_reference)
-}
-
-
-def run(step: str, words: list[str], out: Path, seconds: float | None = None) -> bool:
-    """Run a step in a process of its own, killed after so many seconds. Whether it ended itself."""
-    process = PROCESSES.Process(target=quiet, args=(step, [*words, "--out", str(out)]))
-    process.start()
-    process.join(seconds)
-    process.kill()  # nothing, if it has ended
-    process.join()
-    assert process.exitcode in (0, -signal.SIGKILL)
-    return process.exitcode == 0
-
-
-def quiet(step: str, words: list[str]) -> None:
-    torch.set_num_threads(1)
-    with open(os.devnull, "w") as nowhere:  # noqa: PTH123
-        os.dup2(nowhere.fileno(), 2)
-        STEPS[step].main(words)
 
 
 def is_whole(out: Path) -> bool:
@@ -100,16 +59,17 @@ def test_a_step_killed_at_any_moment_leaves_all_or_nothing(step, arguments, tmp_
     inputs = Path(arguments["moe"][1]).parent
     before = file_hashes(inputs)
     start = time.perf_counter()
-    assert run(step, arguments[step], tmp_path / "undisturbed")
+    assert run_for(step, [*arguments[step], "--out", str(tmp_path / "undisturbed")])
     duration = time.perf_counter() - start
     expected = contents(tmp_path / "undisturbed")
     out = tmp_path / "out"
+    words = [*arguments[step], "--out", str(out)]
     moments, killed = random.Random(step), 0
     while killed < KILLS:
-        killed += not run(step, arguments[step], out, moments.uniform(0, duration))
+        killed += not run_for(step, words, moments.uniform(0, duration))
         if is_whole(out):
             assert contents(out) == expected
-    assert run(step, arguments[step], out)
+    assert run_for(step, words)
     assert is_whole(out) and contents(out) == expected
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(
         f"{name}{suffix}" for name in ("out", "undisturbed") for suffix in ("", ".manifest.json")

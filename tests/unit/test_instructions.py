@@ -57,21 +57,25 @@ FORMS = {
 }
 
 
-@pytest.mark.parametrize("content", FORMS.values(), ids=FORMS)
-def test_rows_in_every_form(tmp_path, content):
-    assert read(tmp_path, content) == [Row(row["instruction"], row["response"]) for row in ROWS]
+@pytest.mark.parametrize("form", FORMS)
+def test_rows_in_every_form(tmp_path, form):
+    numbers = [1, 4] if form == "blank lines" else [1, 2]
+    assert read(tmp_path, FORMS[form]) == [
+        Row(row["instruction"], row["response"], number)
+        for row, number in zip(ROWS, numbers, strict=True)
+    ]
 
 
 def test_other_columns(tmp_path):
     path = tmp_path / "rows.jsonl"
     path.write_text(jsonl([{"problem": "p", "solution": "s"}]))
-    assert read_rows(path, "problem", "solution") == [Row("p", "s")]
+    assert read_rows(path, "problem", "solution") == [Row("p", "s", 1)]
 
 
 @pytest.mark.parametrize(("limit", "count"), [(1, 1), (3, 3), (5, 5), (9, 5), (None, 5)])
 def test_limit_takes_the_first_rows(tmp_path, limit, count):
     rows = [{"instruction": str(i), "response": str(i)} for i in range(5)]
-    expected = [Row(str(i), str(i)) for i in range(count)]
+    expected = [Row(str(i), str(i), i + 1) for i in range(count)]
     assert read(tmp_path, jsonl(rows), limit=limit) == expected
 
 
@@ -153,7 +157,7 @@ def test_braces_in_an_instruction_are_its_own():
 
 @pytest.mark.parametrize("row", ROWS, ids=["ascii", "unicode"])
 def test_a_row_is_prompt_response_eos_and_only_the_prompt_is_masked(tokenizer, row):
-    row = Row(row["instruction"], row["response"])
+    row = Row(row["instruction"], row["response"], 1)
     (example,) = tokenize_rows([row], tokenizer, max_length=1024)
     ids, labels = example["input_ids"], example["labels"]
     trained = [label for label in labels if label != -100]
@@ -166,7 +170,7 @@ def test_a_row_is_prompt_response_eos_and_only_the_prompt_is_masked(tokenizer, r
 
 
 def test_training_and_evaluation_have_the_same_prompt_tokens(tokenizer):
-    (example,) = tokenize_rows([Row("Add two numbers.", "r")], tokenizer, max_length=1024)
+    (example,) = tokenize_rows([Row("Add two numbers.", "r", 1)], tokenizer, max_length=1024)
     prompt = encode_prompt(tokenizer, PROMPT)
     assert example["input_ids"][: len(prompt)] == prompt
     assert example["labels"].count(-100) == len(prompt)
@@ -184,14 +188,14 @@ def test_a_tokenizer_without_bos_gives_none():
 
 
 def test_long_rows_are_cut_and_rows_without_a_trained_token_dropped(tokenizer):
-    row = Row("Add two numbers.", "response " * 9)
+    row = Row("Add two numbers.", "response " * 9, 1)
     (whole,) = tokenize_rows([row], tokenizer, max_length=1024)
     prompt_length = whole["labels"].count(-100)
     for length in (prompt_length + 1, len(whole["labels"]) - 1, len(whole["labels"])):
         (cut,) = tokenize_rows([row], tokenizer, max_length=length)
         assert cut["input_ids"] == whole["input_ids"][:length]
         assert cut["labels"] == whole["labels"][:length]
-    longer = Row("Add two numbers. " * 9, "response")
+    longer = Row("Add two numbers. " * 9, "response", 1)
     assert tokenize_rows([longer, row, longer], tokenizer, prompt_length + 1) == tokenize_rows(
         [row], tokenizer, prompt_length + 1
     )

@@ -41,7 +41,8 @@ def examples():
         length = 8 + 5 * number % 17
         ids = torch.randint(3, 290, (length,), generator=generator).tolist()
         prompt = 1 + number % 5
-        rows.append({"input_ids": ids, "labels": [-100] * prompt + ids[prompt:]})
+        labels = [-100] * prompt + ids[prompt:]
+        rows.append({"input_ids": ids, "labels": labels, "row": number})
     return rows
 
 
@@ -70,8 +71,7 @@ def learn(folder: Path, case: str, out: Path, per_device: int, accumulation: int
         options,
         seed=0,
         metrics_file=out.with_suffix(".jsonl"),
-        extra_metrics=mixing.metrics,
-        build_optimizer=mixing.build_optimizer,
+        mixing=mixing,
     )
     rank = os.environ.get("RANK", "0")
     save_file(logits.tensors(), out.with_suffix(f".{rank}.safetensors"))

@@ -240,7 +240,7 @@ def one_good_expert(tiny_llama, data, tmp_path_factory) -> dict[str, Path]:
     model = LlamaForCausalLM.from_pretrained(tiny_llama)
     tokenizer = AutoTokenizer.from_pretrained(tiny_llama)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
-    rows = [Row(**row) for row in ROWS * 3]
+    rows = [Row(**row, number=1) for row in ROWS * 3]
     for example in tokenize_rows(rows, tokenizer, max_length=1024):
         model(**{name: torch.tensor([ids]) for name, ids in example.items()}).loss.backward()
         optimizer.step()

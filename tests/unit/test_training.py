@@ -51,7 +51,7 @@ def examples():
     rows = []
     for length in (9, 17, 12, 7, 21, 14, 8, 19):
         ids = torch.randint(3, 290, (length,), generator=generator).tolist()
-        rows.append({"input_ids": ids, "labels": [-100] * 4 + ids[4:]})
+        rows.append({"input_ids": ids, "labels": [-100] * 4 + ids[4:], "row": len(rows) + 1})
     return rows
 
 

@@ -133,11 +133,19 @@ def create_artifact(
         files = describe_files(draft.path, draft.known_files)
         _make_files_read_only(draft.path)
         _sync(draft.path)
-        manifest = Manifest(kind, files, parameters or {}, inputs or {})
         manifest_file = folder / "manifest.json"
-        manifest_file.write_text(manifest.to_json(), encoding="utf-8")
-        _sync_path(manifest_file)
+        _write_manifest(manifest_file, Manifest(kind, files, parameters or {}, inputs or {}))
         _put(draft.path, manifest_file, out, trash=folder / "replaced")
+
+
+def seal(folder: Path, kind: str) -> None:
+    """Bring a folder that others wrote to the disk, and put a manifest beside it."""
+    manifest = Manifest(kind, describe_files(folder))
+    _sync(folder)
+    unfinished = folder.with_name(f".{folder.name}.manifest{WORKSPACE_SUFFIX}")
+    _write_manifest(unfinished, manifest)
+    unfinished.rename(manifest_path(folder))
+    _sync_path(folder.parent)
 
 
 def write_json(path: Path, value: dict) -> None:
@@ -159,6 +167,11 @@ def companions(source: Path) -> list[Path]:
     """
     found = {path for pattern in COMPANION_PATTERNS for path in source.glob(pattern)}
     return sorted(path for path in found if path.is_file())
+
+
+def _write_manifest(path: Path, manifest: Manifest) -> None:
+    path.write_text(manifest.to_json(), encoding="utf-8")
+    _sync_path(path)
 
 
 def _is_empty_folder(path: Path) -> bool:
@@ -202,11 +215,11 @@ def _workspace(out: Path) -> Iterator[Path]:
     One that a killed process left behind is unlocked, and removed at the start.
     """
     for abandoned in out.parent.glob(f".{glob.escape(out.name)}.*{WORKSPACE_SUFFIX}"):
-        with suppress(OSError), _lock(abandoned):
+        with suppress(OSError), lock(abandoned):
             shutil.rmtree(abandoned)
     prefix = f".{out.name}."
     folder = Path(tempfile.mkdtemp(prefix=prefix, suffix=WORKSPACE_SUFFIX, dir=out.parent))
-    with _lock(folder):
+    with lock(folder):
         try:
             yield folder
         finally:
@@ -214,7 +227,7 @@ def _workspace(out: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def _lock(folder: Path) -> Iterator[None]:
+def lock(folder: Path) -> Iterator[None]:
     """Hold the lock of a folder. Raises BlockingIOError where another process holds it."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:

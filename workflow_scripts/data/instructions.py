@@ -16,8 +16,11 @@ SURROGATE = re.compile("[\ud800-\udfff]")
 
 @dataclass(frozen=True)
 class Row:
+    """number: of the line in a JSONL file, or of the element in a JSON array, from 1."""
+
     instruction: str
     response: str
+    number: int
 
 
 def read_rows(
@@ -28,14 +31,14 @@ def read_rows(
     Raises UserError with the place and the fault of each bad row.
     """
     rows, faults = [], []
-    for place, value in _values(Path(path)):
+    for number, place, value in _values(Path(path)):
         if limit is not None and len(rows) == limit:
             break
         fault = _fault(value, instruction_column, response_column)
         if fault:
             faults.append(f"{place}: {fault}")
         else:
-            rows.append(Row(value[instruction_column], value[response_column]))
+            rows.append(Row(value[instruction_column], value[response_column], number))
     if faults:
         more = f"\n... and {len(faults) - FAULTS_SHOWN} more" if len(faults) > FAULTS_SHOWN else ""
         raise UserError(f"{len(faults)} bad rows:\n" + "\n".join(faults[:FAULTS_SHOWN]) + more)
@@ -44,8 +47,8 @@ def read_rows(
     return rows
 
 
-def _values(path: Path) -> Iterator[tuple[str, object]]:
-    """Each row's place (for messages) and value. A line that is no JSON comes as the error."""
+def _values(path: Path) -> Iterator[tuple[int, str, object]]:
+    """Each row's number, place (for messages) and value; of a line that is no JSON, the error."""
     try:
         text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
@@ -57,7 +60,8 @@ def _values(path: Path) -> Iterator[tuple[str, object]]:
             values = json.loads(text)
         except json.JSONDecodeError as error:
             raise UserError(f"{path} is not valid JSON: {error}") from None
-        yield from ((f"{path}, row {number}", value) for number, value in enumerate(values, 1))
+        for number, value in enumerate(values, 1):
+            yield number, f"{path}, row {number}", value
         return
     for number, line in enumerate(text.split("\n"), 1):
         if line.strip():
@@ -65,7 +69,7 @@ def _values(path: Path) -> Iterator[tuple[str, object]]:
                 value = json.loads(line)
             except json.JSONDecodeError as error:
                 value = error
-            yield f"{path}, line {number}", value
+            yield number, f"{path}, line {number}", value
 
 
 def _fault(value: object, instruction_column: str, response_column: str) -> str | None:
@@ -89,8 +93,9 @@ def _fault(value: object, instruction_column: str, response_column: str) -> str 
     return None
 
 
-def tokenize_rows(rows: list[Row], tokenizer, max_length: int) -> list[dict[str, list[int]]]:
+def tokenize_rows(rows: list[Row], tokenizer, max_length: int) -> list[dict]:
     """Token ids and labels of each row: prompt, response, EOS; only the last two are trained on.
+    `row` is its number.
 
     A row is cut at `max_length`; one whose prompt fills it is left out. Raises UserError where none
     is left.
@@ -102,11 +107,12 @@ def tokenize_rows(rows: list[Row], tokenizer, max_length: int) -> list[dict[str,
     return kept
 
 
-def _example(row: Row, tokenizer, max_length: int) -> dict[str, list[int]]:
+def _example(row: Row, tokenizer, max_length: int) -> dict:
     prompt = encode_prompt(tokenizer, format_prompt(row.instruction))
     response = tokenizer(row.response, add_special_tokens=False)["input_ids"]
     response = [*response, tokenizer.eos_token_id]
     return {
         "input_ids": (prompt + response)[:max_length],
         "labels": ([IGNORED] * len(prompt) + response)[:max_length],
+        "row": row.number,
     }

@@ -35,10 +35,10 @@ class MixingLogits(nn.Module):
     def __init__(self, alpha: Tensor, lambda_logit: Tensor | None, shared_expert_weight: float):
         super().__init__()
         self.sets = alpha.shape[:2]
-        self.alpha = nn.ParameterList(alpha.clone().flatten(0, 1).unbind())
+        self.alpha = nn.ParameterList(vector.clone() for vector in alpha.flatten(0, 1))
         self.lambda_logit = None
         if lambda_logit is not None:
-            self.lambda_logit = nn.ParameterList(lambda_logit.clone().flatten().unbind())
+            self.lambda_logit = nn.ParameterList(value.clone() for value in lambda_logit.flatten())
         self.shared_expert_weight = shared_expert_weight
 
     def coefficients(self) -> Tensor:

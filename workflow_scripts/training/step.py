@@ -4,13 +4,17 @@ import argparse
 import os
 import sys
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 
 from workflow_scripts import cli, configuration
 from workflow_scripts.checkpoints.manifest import hash_file
 from workflow_scripts.data.instructions import read_rows, tokenize_rows
+from workflow_scripts.dependencies import code_hash
 from workflow_scripts.errors import UserError
+from workflow_scripts.training.checkpoints import Checkpoints, fingerprint
 
+CHECKPOINT_MINUTES = 10
 DATA_OPTIONS = ["instruction_column", "response_column", "max_length", "limit"]
 
 
@@ -22,6 +26,7 @@ class TrainingOptions:
     training: dict
     seed: int
     threads: int
+    checkpoint_minutes: float
 
     @property
     def parameters(self) -> dict:
@@ -35,6 +40,14 @@ def add_flags(parser: argparse.ArgumentParser, section: str) -> None:
     parser.add_argument(
         "--metrics", type=Path, metavar="FILE", help="Write each step's loss there, as JSONL."
     )
+    parser.add_argument(
+        "--checkpoint-minutes",
+        type=float,
+        default=CHECKPOINT_MINUTES,
+        metavar="M",
+        help="Time between two checkpoints, from which a training that was cut off goes on. More "
+        f"where saving takes long. Default: {CHECKPOINT_MINUTES}.",
+    )
     cli.add_options(parser, None, ["seed", "threads"])
     cli.add_options(parser, "data", DATA_OPTIONS)
     cli.add_options(parser, section, training_keys(section))
@@ -46,6 +59,7 @@ def parse_flags(args: argparse.Namespace, section: str) -> TrainingOptions:
     return TrainingOptions(
         data=cli.options(args, "data", DATA_OPTIONS),
         training=cli.options(args, section, training_keys(section)),
+        checkpoint_minutes=args.checkpoint_minutes,
         **common,
     )
 
@@ -64,6 +78,33 @@ def prepare_process(options: TrainingOptions) -> None:
     torch.set_num_threads(options.threads)
     set_seed(options.seed)
     logging.disable_progress_bar()
+
+
+def open_checkpoints(
+    step: str, out: Path, options: TrainingOptions, parameters: dict, inputs: dict[str, str]
+) -> Checkpoints:
+    """The checkpoints of a training, which no other one shares.
+
+    parameters, inputs: as in the manifest of the artifact that it makes.
+    """
+    key = fingerprint(
+        parameters=parameters,
+        inputs=inputs,
+        code=code_hash(step),
+        packages={name: version(name) for name in ("torch", "transformers", "accelerate")},
+        processes=processes(),
+    )
+    return Checkpoints(out, key, 60 * options.checkpoint_minutes, is_main_process())
+
+
+def is_main_process() -> bool:
+    """Whether this process, of those that a launcher started, speaks and writes for all."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def processes() -> int:
+    """How many processes a launcher started for this training."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def device() -> str:
@@ -86,11 +127,12 @@ def prepare_examples(file: Path, model_folder: Path, options: TrainingOptions):
         tokenizer.pad_token = tokenizer.eos_token
     examples = tokenize_rows(rows, tokenizer, data["max_length"])
     dropped = len(rows) - len(examples)
-    print(
-        f"{len(examples)} rows of {file} ({dropped} dropped: the prompt fills max_length), "
-        f"{_global_batch(options.training)}",
-        file=sys.stderr,
-    )
+    if is_main_process():
+        print(
+            f"{len(examples)} rows of {file} ({dropped} dropped: the prompt fills max_length), "
+            f"{_global_batch(options.training)}",
+            file=sys.stderr,
+        )
     return tokenizer, examples, hash_file(file)
 
 
@@ -98,8 +140,7 @@ def _global_batch(training: dict) -> str:
     device, accumulation = (
         training[key] for key in ("per_device_batch_size", "gradient_accumulation_steps")
     )
-    processes = int(os.environ.get("WORLD_SIZE", "1"))
     return (
-        f"global batch {device * accumulation * processes} = "
-        f"{device} a device x {accumulation} accumulated x {processes} processes"
+        f"global batch {device * accumulation * processes()} = "
+        f"{device} a device x {accumulation} accumulated x {processes()} processes"
     )

@@ -1,25 +1,34 @@
-"""The training loop of steps 2 and 6: transformers' Trainer with our options and metrics."""
+"""The training loop of steps 2 and 6: transformers' Trainer with our options and checkpoints."""
 
-import json
+import math
 import os
+import shutil
+import signal
+import sys
 import tempfile
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 import torch
-from transformers import (
-    DataCollatorForSeq2Seq,
-    PrinterCallback,
-    Trainer,
-    TrainerCallback,
-    TrainingArguments,
-)
+import torch.distributed
+from safetensors import SafetensorError
+from safetensors.torch import load_model, save_model
+from transformers import DataCollatorForSeq2Seq, PrinterCallback, Trainer, TrainingArguments
 
 from workflow_scripts.data.instructions import IGNORED
-from workflow_scripts.progress import progress
+from workflow_scripts.errors import UserError
+from workflow_scripts.training.callbacks import (
+    MetricsCallback,
+    ProgressCallback,
+    SaveCallback,
+    StopRequest,
+)
+from workflow_scripts.training.checkpoints import Checkpoints
 
 OPTIMIZERS = {"adamw": "adamw_torch", "adafactor": "adafactor"}
+LEARNED_FILE = "learned.safetensors"
+METRICS_FILE = "metrics.jsonl"
+TORCH_WRITER = "inline_container"  # torch.save tells of a full disk by a RuntimeError of this file
 
 
 def train(
@@ -29,41 +38,152 @@ def train(
     options: dict,
     seed: int,
     metrics_file: Path | None = None,
-    extra_metrics: Callable[[], dict] = dict,
-    build_optimizer: Callable | None = None,
+    mixing=None,
+    checkpoints: Checkpoints | None = None,
 ) -> None:
-    """Train `model` in place on tokenised `examples`.
+    """Train `model` in place on tokenised `examples`, from the newest of `checkpoints` on.
 
-    `options` is the config's section `training` or the like of it in `mixing`. Each step's loss,
-    learning rate and `extra_metrics()` become a line of `metrics_file`. Where what learns is not in
-    the model, `build_optimizer(optimizer_class, options, max_grad_norm)` makes its optimiser, which
-    clips its own gradients.
+    options: the config's section `training` or the like of it in `mixing`. Each step's loss,
+    learning rate and mixing metrics become a line of `metrics_file`. mixing: the
+    `modeling.mixing.Mixing` of `model`, whose logits learn in its place.
+
+    Raises UserError where a loss or a gradient is not finite, or a checkpoint cannot be written,
+    and SystemExit after a SIGTERM, once a checkpoint is written.
     """
     if not torch.cuda.is_available():
         os.environ.setdefault("DS_ACCELERATOR", "cpu")  # else DeepSpeed warns that it chose it
-    with tempfile.TemporaryDirectory() as folder:
-        arguments = _arguments(options, seed, folder)
+    with tempfile.TemporaryDirectory() as nowhere, StopRequest() as stop:
+        folder = checkpoints.folder if checkpoints else nowhere
+        arguments = _arguments(options, seed, str(folder))
+        trainer = ResumingTrainer(
+            model, examples, tokenizer, arguments, options, metrics_file, mixing, checkpoints
+        )
+        newest = trainer.newest_checkpoint()
+        trainer.report(newest)
+        saving = SaveCallback(checkpoints.seconds if checkpoints else math.inf, stop)
+        trainer.add_callback(saving)
+        trainer.train(resume_from_checkpoint=newest and str(newest))
+    if saving.stopped:
+        sys.exit(128 + signal.SIGTERM)
+
+
+class ResumingTrainer(Trainer):
+    """A Trainer whose checkpoints are whole or not there, and that stops at the first NaN.
+
+    learned: the module that learns, all that a checkpoint holds of the model.
+    """
+
+    def __init__(
+        self, model, examples, tokenizer, arguments, options, metrics_file, mixing, checkpoints
+    ):
         optimizer = None
-        if build_optimizer is not None:
+        if mixing is not None:
             optimizer_class, settings = Trainer.get_optimizer_cls_and_kwargs(arguments)
-            optimizer = build_optimizer(optimizer_class, settings, options["max_grad_norm"])
+            optimizer = mixing.build_optimizer(optimizer_class, settings, options["max_grad_norm"])
             arguments.max_grad_norm = 0.0
-        callbacks = []
-        if arguments.process_index == 0:  # one process speaks for all
-            callbacks = [ProgressCallback(), MetricsCallback(metrics_file, extra_metrics)]
-        trainer = Trainer(
+        super().__init__(
             model=model,
             args=arguments,
             optimizers=(optimizer, None),
             train_dataset=examples,
-            data_collator=DataCollatorForSeq2Seq(tokenizer, label_pad_token_id=IGNORED),
-            callbacks=callbacks,
+            data_collator=RowCollator(tokenizer),
         )
-        trainer.remove_callback(PrinterCallback)
-        if build_optimizer is not None:  # DDP refuses a model in which nothing learns
-            prepare_model = trainer.accelerator.prepare_model
-            trainer.accelerator.prepare_model = partial(prepare_model, evaluation_mode=True)
-        trainer.train()
+        self.remove_callback(PrinterCallback)
+        if mixing is not None:  # DDP refuses a model in which nothing learns
+            prepare_model = self.accelerator.prepare_model
+            self.accelerator.prepare_model = partial(prepare_model, evaluation_mode=True)
+        self.learned = model if mixing is None else mixing.logits
+        self.mixing = mixing
+        self.checkpoints = checkpoints
+        self.metrics_file = metrics_file
+        self.rows = []
+
+    def newest_checkpoint(self) -> Path | None:
+        """The checkpoint to go on from, the same in each process."""
+        if torch.distributed.is_initialized():
+            torch.distributed.barrier()  # the main process may still drop damaged ones
+        return self.checkpoints.newest() if self.checkpoints else None
+
+    def report(self, newest: Path | None) -> None:
+        """Add progress and metrics, of the main process: it speaks for all."""
+        if self.args.process_index != 0:
+            return
+        self.add_callback(ProgressCallback)
+        if newest is not None:
+            print(f"going on from {newest}", file=sys.stderr)
+        if self.metrics_file is not None:
+            extra = dict if self.mixing is None else self.mixing.metrics
+            before = newest / METRICS_FILE if newest else None
+            text = before.read_text(encoding="utf-8") if before and before.exists() else ""
+            self.add_callback(MetricsCallback(self.metrics_file, extra, text))
+
+    def training_step(self, model, inputs, num_items_in_batch=None):
+        self.rows.append(inputs.pop("row"))
+        return super().training_step(model, inputs, num_items_in_batch)
+
+    def log(self, logs, start_time=None):
+        if "loss" in logs:
+            self._check_finite(logs)
+            self.rows.clear()
+        super().log(logs, start_time)
+
+    def _check_finite(self, logs: dict) -> None:
+        """Raise UserError with the batch where the loss or a gradient is not finite."""
+        norm = self.mixing.gradient_norm if self.mixing else logs.get("grad_norm", 0.0)
+        if math.isfinite(logs["loss"]) and math.isfinite(norm):
+            return
+        rows = [number for batch in self.rows for number in batch.tolist()]
+        newest = self.checkpoints.newest() if self.checkpoints else None
+        raise UserError(
+            f"step {self.state.global_step}: loss {logs['loss']}, gradient norm {norm}. "
+            f"Rows of the batch, counted from 1: {', '.join(map(str, rows))}. "
+            f"Last good checkpoint: {newest or 'none yet'}. Look at these rows, or lower the "
+            "learning rate"
+        )
+
+    def _save_checkpoint(self, model, trial):
+        step = self.state.global_step
+        try:
+            super()._save_checkpoint(model, trial)
+            self.accelerator.wait_for_everyone()
+            if self.args.should_save:
+                if self.metrics_file is not None:
+                    folder = self.checkpoints.folder / f"checkpoint-{step}"
+                    shutil.copyfile(self.metrics_file, folder / METRICS_FILE)
+                self.checkpoints.seal(step)
+        except (OSError, SafetensorError, RuntimeError) as error:
+            if isinstance(error, RuntimeError) and TORCH_WRITER not in str(error):
+                raise
+            self.checkpoints.abandon(step)
+            free = shutil.disk_usage(self.checkpoints.folder).free
+            raise UserError(
+                f"the checkpoint of step {step} could not be written to {self.checkpoints.folder}, "
+                f"where {free / 1e6:.0f} MB are free: {error}. Make room and run it again: it goes "
+                "on from the checkpoint before"
+            ) from None
+
+    def _save(self, output_dir=None, state_dict=None):
+        if self.args.should_save:
+            Path(output_dir).mkdir(parents=True, exist_ok=True)
+            save_model(self.learned, str(Path(output_dir) / LEARNED_FILE))
+
+    def _load_from_checkpoint(self, resume_from_checkpoint, model=None):
+        load_model(self.learned, str(Path(resume_from_checkpoint) / LEARNED_FILE))
+        if self.mixing is not None:
+            self.mixing.merge()
+
+
+class RowCollator:
+    """Pads a batch; `row` [batch] says which rows it holds."""
+
+    def __init__(self, tokenizer):
+        self.pad = DataCollatorForSeq2Seq(tokenizer, label_pad_token_id=IGNORED)
+
+    def __call__(self, examples: list[dict]) -> dict:
+        batch = self.pad(
+            [{key: example[key] for key in ("input_ids", "labels")} for example in examples]
+        )
+        return batch | {"row": torch.tensor([example["row"] for example in examples])}
 
 
 def _arguments(options: dict, seed: int, folder: str) -> TrainingArguments:
@@ -94,38 +214,3 @@ def _arguments(options: dict, seed: int, folder: str) -> TrainingArguments:
     # A process drives one GPU. With more in sight the Trainer would split batches by DataParallel.
     arguments._n_gpu = min(arguments.n_gpu, 1)
     return arguments
-
-
-class ProgressCallback(TrainerCallback):
-    """A progress bar over the optimiser steps, with the last loss."""
-
-    def on_train_begin(self, args, state, control, **kwargs):
-        self.bar = progress(desc="train", total=state.max_steps, unit="step")
-
-    def on_step_end(self, args, state, control, **kwargs):
-        self.bar.update()
-
-    def on_log(self, args, state, control, logs=None, **kwargs):
-        if "loss" in logs:
-            self.bar.set_postfix(loss=f"{logs['loss']:.4f}", refresh=False)
-
-    def on_train_end(self, args, state, control, **kwargs):
-        self.bar.close()
-
-
-class MetricsCallback(TrainerCallback):
-    """A line of JSON for each logged step."""
-
-    def __init__(self, path: Path | None, extra: Callable[[], dict]):
-        self.path = path
-        self.extra = extra
-        if path is not None:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text("")
-
-    def on_log(self, args, state, control, logs=None, **kwargs):
-        if self.path is None or "loss" not in logs:
-            return
-        line = {"step": state.global_step, **logs, **self.extra()}
-        with self.path.open("a", encoding="utf-8") as file:
-            print(json.dumps(line), file=file)

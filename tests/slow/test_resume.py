@@ -1,0 +1,68 @@
+"""Trainings that are killed again and again go on to the bytes of one that was left alone."""
+
+import json
+import random
+import time
+from pathlib import Path
+
+import pytest
+from processes import run_for
+
+from workflow_scripts.checkpoints.manifest import manifest_path, read_manifest
+
+pytestmark = pytest.mark.slow
+KILLS = 15
+TRAINING = [
+    *("--max-steps", "60", "--per-device-batch-size", "2", "--max-length", "300"),
+    *("--checkpoint-minutes", "0"),
+]
+
+
+@pytest.fixture(scope="module")
+def arguments(tmp_path_factory, tiny_llama) -> dict[str, list[str]]:
+    """The arguments of both trainings but for --out and --metrics."""
+    root = tmp_path_factory.mktemp("inputs")
+    rows = [{"instruction": f"Add {n} to x.", "response": f"return x + {n}"} for n in range(50)]
+    file = root / "rows.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    at = {name: str(root / name) for name in ("moe", "ffn", "init")}
+    sizes = ["--num-experts", "4", "--num-experts-per-tok", "3"]
+    assert run_for("moe", ["--base", str(tiny_llama), "--out", at["moe"], *sizes])
+    assert run_for("ffn", ["--moe", at["moe"], "--out", at["ffn"]])
+    sources = ["--moe", at["moe"], "--ffn", at["ffn"]]
+    assert run_for("weighted_init", [*sources, "--lam", "0.75", "--out", at["init"]])
+    data = ["--data", str(file), *TRAINING]
+    return {
+        "moe_sft": ["--moe", at["moe"], *data],
+        "weighted_trained": ["--weighted", at["init"], *sources, *data],
+    }
+
+
+def outputs(out: Path) -> list[str]:
+    return ["--out", str(out), "--metrics", str(out.with_suffix(".jsonl"))]
+
+
+def identity(out: Path) -> str:
+    return read_manifest(manifest_path(out)).id
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize("step", ["moe_sft", "weighted_trained"])
+def test_a_training_killed_many_times_ends_in_the_same_bytes(step, processes, arguments, tmp_path):
+    whole, out = tmp_path / "whole", tmp_path / "out"
+    start = time.perf_counter()
+    assert run_for(step, [*arguments[step], *outputs(whole)], count=processes)
+    duration = time.perf_counter() - start
+    moments, killed, resumable = random.Random(f"{step} {processes}"), 0, 0
+    words = [*arguments[step], *outputs(out)]
+    while killed < KILLS:
+        if run_for(step, words, moments.uniform(0.3, 1) * duration, processes):
+            assert identity(out) == identity(whole)
+        else:
+            killed += 1
+            resumable += bool(list(tmp_path.glob(".out.training/*/checkpoint-*.manifest.json")))
+    assert resumable >= KILLS // 3
+    assert run_for(step, words, count=processes)
+    assert identity(out) == identity(whole)
+    assert out.with_suffix(".jsonl").read_text() == whole.with_suffix(".jsonl").read_text()
+    assert not list(tmp_path.glob(".*"))
