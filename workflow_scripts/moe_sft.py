@@ -38,8 +38,8 @@ def main(argv: list[str] | None = None) -> None:
             tokenizer,
             options.training,
             options.seed,
+            checkpoints,
             args.metrics,
-            checkpoints=checkpoints,
         )
         if not step.is_main_process():
             return

@@ -37,9 +37,9 @@ def main(argv: list[str] | None = None) -> None:
             tokenizer,
             options.training,
             options.seed,
+            checkpoints,
             args.metrics,
             mixing,
-            checkpoints,
         )
         if not step.is_main_process():
             return

@@ -6,7 +6,6 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -304,25 +303,6 @@ def test_no_step_changes_its_inputs(tmp_path, chain):
 
 
 # Disks
-
-
-@pytest.fixture
-def mount(tmp_path) -> Callable[[str], Path]:
-    """Callable (options): the folder of a small disk of its own."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-
-    def mount(options: str) -> Path:
-        command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(disk)]
-        if os.geteuid() != 0 or not shutil.which("mount"):
-            pytest.skip("only root can mount a small disk")
-        if subprocess.run(command, capture_output=True).returncode != 0:
-            pytest.skip("this system lets nobody mount a small disk")
-        return disk
-
-    yield mount
-    if os.path.ismount(disk):
-        subprocess.run(["umount", str(disk)], check=True)
 
 
 @pytest.mark.parametrize("kilobytes", [4, 100])

@@ -4,6 +4,7 @@ torchrun runs this file too, in each of the two processes: `test_mixing_processe
 """
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from workflow_scripts import ffn, moe, progress
 from workflow_scripts.checkpoints.reader import Checkpoint
 from workflow_scripts.conversions.merge import initial_logits
 from workflow_scripts.modeling.mixing import Mixing, MixingLogits
+from workflow_scripts.training.checkpoints import Checkpoints
 from workflow_scripts.training.trainer import train
 
 TWO = "two"  # where the two processes write, in FOLDER
@@ -70,6 +72,7 @@ def learn(folder: Path, case: str, out: Path, per_device: int, accumulation: int
         AutoTokenizer.from_pretrained(folder / "moe"),
         options,
         seed=0,
+        checkpoints=Checkpoints(out, "none", math.inf),
         metrics_file=out.with_suffix(".jsonl"),
         mixing=mixing,
     )

@@ -1,6 +1,7 @@
 """Training: the loss of a step, its parts, and that the same seed gives the same bytes."""
 
 import json
+import math
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from transformers import AutoModelForCausalLM
 import workflow_scripts.modeling  # noqa: F401
 from workflow_scripts import ffn, moe, moe_sft, weighted_init, weighted_trained
 from workflow_scripts.checkpoints.manifest import manifest_path, read_manifest
+from workflow_scripts.training.checkpoints import Checkpoints
 from workflow_scripts.training.trainer import train
 
 ROWS = [
@@ -72,7 +74,8 @@ def test_loss_is_the_mean_over_the_response_tokens_plus_the_balance_loss(
             total += torch.nn.functional.cross_entropy(logits, ids[0, 4:], reduction="sum").item()
             count += ids.shape[1] - 4
     options = OPTIONS | {"max_steps": 1, "per_device_batch_size": 8}
-    train(model, examples(), tokenizer, options, 0, tmp_path / "m.jsonl")
+    checkpoints = Checkpoints(tmp_path / "out", "none", math.inf)
+    train(model, examples(), tokenizer, options, 0, checkpoints, tmp_path / "m.jsonl")
     assert losses(tmp_path / "m.jsonl")[0] == pytest.approx(total / count, rel=1e-5)
 
 
@@ -91,7 +94,8 @@ def test_accumulation_gives_the_same_losses_and_weights(
             "gradient_accumulation_steps": accumulation,
         }
         metrics = tmp_path / f"{batch}.jsonl"
-        train(model, examples(), tokenizer, options, 0, metrics)
+        checkpoints = Checkpoints(tmp_path / "out", "none", math.inf)
+        train(model, examples(), tokenizer, options, 0, checkpoints, metrics)
         results.append((losses(metrics), model.model.embed_tokens.weight.detach()))
     (one, weights), (other, other_weights) = results
     # The balance loss is one of each micro-batch: it differs, by little.

@@ -5,7 +5,6 @@ import os
 import shutil
 import signal
 import sys
-import tempfile
 from functools import partial
 from pathlib import Path
 
@@ -37,9 +36,9 @@ def train(
     tokenizer,
     options: dict,
     seed: int,
+    checkpoints: Checkpoints,
     metrics_file: Path | None = None,
     mixing=None,
-    checkpoints: Checkpoints | None = None,
 ) -> None:
     """Train `model` in place on tokenised `examples`, from the newest of `checkpoints` on.
 
@@ -52,15 +51,14 @@ def train(
     """
     if not torch.cuda.is_available():
         os.environ.setdefault("DS_ACCELERATOR", "cpu")  # else DeepSpeed warns that it chose it
-    with tempfile.TemporaryDirectory() as nowhere, StopRequest() as stop:
-        folder = checkpoints.folder if checkpoints else nowhere
-        arguments = _arguments(options, seed, str(folder))
-        trainer = ResumingTrainer(
-            model, examples, tokenizer, arguments, options, metrics_file, mixing, checkpoints
-        )
-        newest = trainer.newest_checkpoint()
-        trainer.report(newest)
-        saving = SaveCallback(checkpoints.seconds if checkpoints else math.inf, stop)
+    arguments = _arguments(options, seed, str(checkpoints.folder))
+    trainer = ResumingTrainer(
+        model, examples, tokenizer, arguments, options, checkpoints, metrics_file, mixing
+    )
+    newest = trainer.newest_checkpoint()
+    trainer.report(newest)
+    with StopRequest() as stop:
+        saving = SaveCallback(checkpoints.seconds, stop)
         trainer.add_callback(saving)
         trainer.train(resume_from_checkpoint=newest and str(newest))
     if saving.stopped:
@@ -74,7 +72,7 @@ class ResumingTrainer(Trainer):
     """
 
     def __init__(
-        self, model, examples, tokenizer, arguments, options, metrics_file, mixing, checkpoints
+        self, model, examples, tokenizer, arguments, options, checkpoints, metrics_file, mixing
     ):
         optimizer = None
         if mixing is not None:
@@ -102,7 +100,7 @@ class ResumingTrainer(Trainer):
         """The checkpoint to go on from, the same in each process."""
         if torch.distributed.is_initialized():
             torch.distributed.barrier()  # the main process may still drop damaged ones
-        return self.checkpoints.newest() if self.checkpoints else None
+        return self.checkpoints.newest()
 
     def report(self, newest: Path | None) -> None:
         """Add progress and metrics, of the main process: it speaks for all."""
@@ -133,12 +131,11 @@ class ResumingTrainer(Trainer):
         if math.isfinite(logs["loss"]) and math.isfinite(norm):
             return
         rows = [number for batch in self.rows for number in batch.tolist()]
-        newest = self.checkpoints.newest() if self.checkpoints else None
         raise UserError(
             f"step {self.state.global_step}: loss {logs['loss']}, gradient norm {norm}. "
             f"Rows of the batch, counted from 1: {', '.join(map(str, rows))}. "
-            f"Last good checkpoint: {newest or 'none yet'}. Look at these rows, or lower the "
-            "learning rate"
+            f"Last good checkpoint: {self.checkpoints.newest() or 'none yet'}. Look at these rows, "
+            "or lower the learning rate"
         )
 
     def _save_checkpoint(self, model, trial):

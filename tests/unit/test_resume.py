@@ -1,0 +1,230 @@
+"""A training that was stopped goes on from its newest whole checkpoint, and from no other's."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from workflow_scripts import ffn, moe, moe_sft, weighted_init, weighted_trained
+from workflow_scripts.checkpoints.artifact import lock
+from workflow_scripts.checkpoints.manifest import manifest_path, read_manifest
+from workflow_scripts.errors import UserError
+from workflow_scripts.training import callbacks
+from workflow_scripts.training.callbacks import ProgressCallback
+
+STEPS = {"moe_sft": moe_sft, "weighted_trained": weighted_trained}
+LENGTH = 8
+TRAINING = ["--max-steps", str(LENGTH), "--per-device-batch-size", "4", "--learning-rate", "0.01"]
+
+
+@pytest.fixture(scope="module")
+def arguments(tiny_llama, tmp_path_factory) -> dict[str, list[str]]:
+    """The arguments of both trainings but for --out and --metrics."""
+    root = tmp_path_factory.mktemp("inputs")
+    rows = [{"instruction": f"Add {n} to x.", "response": f"return x + {n}"} for n in range(12)]
+    file = root / "rows.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    at = {name: str(root / name) for name in ("moe", "ffn", "init")}
+    sizes = ["--num-experts", "4", "--num-experts-per-tok", "3"]
+    moe.main(["--base", str(tiny_llama), "--out", at["moe"], *sizes])
+    ffn.main(["--moe", at["moe"], "--out", at["ffn"]])
+    sources = ["--moe", at["moe"], "--ffn", at["ffn"]]
+    weighted_init.main([*sources, "--lam", "0.75", "--out", at["init"]])
+    data = ["--data", str(file), *TRAINING]
+    return {
+        "moe_sft": ["--moe", at["moe"], *data],
+        "weighted_trained": ["--weighted", at["init"], *sources, *data],
+    }
+
+
+@pytest.fixture(scope="module")
+def whole(arguments, tmp_path_factory) -> dict[str, Path]:
+    """What trainings make that are left alone."""
+    folder = tmp_path_factory.mktemp("whole")
+    for step, words in arguments.items():
+        STEPS[step].main([*words, *outputs(folder / step)])
+    return {step: folder / step for step in STEPS}
+
+
+def outputs(out: Path) -> list[str]:
+    return ["--out", str(out), "--metrics", str(out.with_suffix(".jsonl"))]
+
+
+def result(out: Path) -> tuple[str, str]:
+    """The artifact's identity, and the metrics."""
+    return read_manifest(manifest_path(out)).id, out.with_suffix(".jsonl").read_text()
+
+
+def stop_after(monkeypatch, number: int) -> None:
+    """Let SIGTERM come within step `number`."""
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        if state.global_step == number - 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(ProgressCallback, "on_step_begin", on_step_begin)
+
+
+@pytest.fixture(params=STEPS)
+def stopped(request, arguments, tmp_path, monkeypatch, capsys):
+    """A step, its arguments and output, after a SIGTERM in step 3 and another in step 5."""
+    words = [*arguments[request.param], *outputs(tmp_path / "out")]
+    for number in (3, 5):
+        with monkeypatch.context() as patch:
+            stop_after(patch, number)
+            with pytest.raises(SystemExit) as caught:
+                STEPS[request.param].main(words)
+        assert caught.value.code == 128 + signal.SIGTERM
+    assert capsys.readouterr().err.count("SIGTERM: the training stops after this step") == 2
+    assert not (tmp_path / "out").exists()
+    return request.param, words, tmp_path / "out"
+
+
+def checkpoints(out: Path) -> list[str]:
+    found = out.parent.glob(f".{out.name}.training/*/checkpoint-*")
+    return sorted(path.name for path in found if path.is_dir())
+
+
+def checkpoint(out: Path, number: int) -> Path:
+    (found,) = out.parent.glob(f".{out.name}.training/*/checkpoint-{number}")
+    return found
+
+
+def test_a_stopped_training_goes_on_to_the_same_bytes(stopped, whole, capsys):
+    step, words, out = stopped
+    assert checkpoints(out) == ["checkpoint-3", "checkpoint-5"]
+    STEPS[step].main(words)
+    assert re.search(r"going on from \S+/checkpoint-5\n", capsys.readouterr().err)
+    assert result(out) == result(whole[step])
+    assert not list(out.parent.glob(".*"))
+
+
+def test_another_learning_rate_starts_anew(stopped, capsys, tmp_path):
+    step, words, out = stopped
+    other = [*words, "--learning-rate", "0.02"]
+    STEPS[step].main(other)
+    assert "going on" not in capsys.readouterr().err
+    STEPS[step].main([*other, *outputs(tmp_path / "fresh")])
+    assert result(out) == result(tmp_path / "fresh")
+    assert not list(out.parent.glob(".*"))
+
+
+def flip_a_byte(folder: Path) -> None:
+    file = folder / "learned.safetensors"
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+
+
+DAMAGE = {
+    "a flipped byte": flip_a_byte,
+    "a shortened file": lambda folder: os.truncate(folder / "optimizer.pt", 100),
+    "a missing file": lambda folder: (folder / "rng_state.pth").unlink(),
+    "no manifest": lambda folder: manifest_path(folder).unlink(),
+    "an empty manifest": lambda folder: manifest_path(folder).write_text(""),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_checkpoint_is_passed_over(stopped, whole, damage, capsys):
+    step, words, out = stopped
+    DAMAGE[damage](checkpoint(out, 5))
+    STEPS[step].main(words)
+    said = capsys.readouterr().err
+    assert re.search(r"going on from \S+/checkpoint-3\n", said)
+    assert ("checkpoint-5" in said) == (damage != "no manifest")
+    assert result(out) == result(whole[step])
+
+
+def test_without_a_whole_checkpoint_it_starts_anew(stopped, whole, capsys):
+    step, words, out = stopped
+    for number in (3, 5):
+        flip_a_byte(checkpoint(out, number))
+    STEPS[step].main(words)
+    assert "going on from /" not in capsys.readouterr().err
+    assert result(out) == result(whole[step])
+
+
+def test_a_second_training_of_the_same_output_is_refused(stopped):
+    step, words, out = stopped
+    with lock(out.parent / ".out.training"), pytest.raises(UserError, match="another process"):
+        STEPS[step].main(words)
+    assert checkpoints(out) == ["checkpoint-3", "checkpoint-5"]
+
+
+def test_the_newest_two_checkpoints_are_kept(arguments, tmp_path, monkeypatch):
+    monkeypatch.setattr(callbacks, "SAVING_SHARE", 0)
+    words = [*arguments["moe_sft"], *outputs(tmp_path / "out"), "--checkpoint-minutes", "0"]
+    stop_after(monkeypatch, 7)
+    with pytest.raises(SystemExit):
+        moe_sft.main(words)
+    assert checkpoints(tmp_path / "out") == ["checkpoint-6", "checkpoint-7"]
+
+
+def test_a_stop_in_the_last_step_changes_nothing(arguments, whole, tmp_path, monkeypatch):
+    stop_after(monkeypatch, LENGTH)
+    moe_sft.main([*arguments["moe_sft"], *outputs(tmp_path / "out")])
+    assert result(tmp_path / "out") == result(whole["moe_sft"])
+
+
+@pytest.mark.parametrize(
+    ("size", "message"),
+    [
+        ("300k", r"the checkpoint of step 1 could not be written to \S+, where 0 MB are free: "),
+        ("900k", r"No space left on device"),  # the artifact does not fit beside it
+    ],
+)
+def test_a_full_disk_loses_nothing(arguments, whole, mount, run_step, size, message):
+    disk = mount(f"size={size}")
+    words = [*arguments["moe_sft"], *outputs(disk / "out")]
+    often = [*words, "--checkpoint-minutes", "0"]
+    done = run_step("moe_sft", *often)
+    assert done.returncode == 1
+    assert re.match(f"moe_sft: error: {message}", done.stderr.splitlines()[-1])
+    assert "Traceback" not in done.stderr
+    subprocess.run(["mount", "-o", "remount,size=20m", disk], check=True)
+    assert run_step("moe_sft", *often).returncode == 0
+    assert result(disk / "out") == result(whole["moe_sft"])
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_a_loss_that_is_not_finite_stops_with_the_rows(step, arguments, tmp_path, run_step):
+    words = [*arguments[step], *outputs(tmp_path / "out"), "--learning-rate", "1e30"]
+    done = run_step(step, *words, "--per-device-batch-size", "12", "--checkpoint-minutes", "0")
+    assert done.returncode == 1
+    fault = done.stderr.splitlines()[-1]
+    assert re.match(rf"{step}: error: step [23]: loss \S+, gradient norm nan\. ", fault)
+    rows = re.search(r"Rows of the batch, counted from 1: ([\d, ]+)\.", fault)[1]
+    assert sorted(map(int, rows.split(", "))) == list(range(1, 13))
+    assert re.search(r"Last good checkpoint: \S+/checkpoint-\d\.", fault)
+    assert not (tmp_path / "out").exists()
+
+
+def test_sigterm_for_the_whole_pipeline_saves_a_checkpoint(arguments, whole, tmp_path, repository):
+    """As a cluster sends it: to the shell and to `tee` too, which then read nothing more."""
+    out = tmp_path / "out"
+    longer = [*arguments["moe_sft"], *outputs(out), "--max-steps", "2000"]
+    command = f"{sys.executable} -m workflow_scripts.moe_sft {' '.join(longer)} 2>&1 | tee log"
+    running = subprocess.Popen(
+        ["bash", "-c", command],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(repository)},
+        stdout=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    metrics = out.with_suffix(".jsonl")
+    while not (metrics.exists() and len(metrics.read_text().splitlines()) >= 3):
+        assert running.poll() is None
+        time.sleep(0.05)
+    os.killpg(running.pid, signal.SIGTERM)
+    running.wait()
+    deadline = time.monotonic() + 60
+    while not list(tmp_path.glob(".out.training/*/checkpoint-*.manifest.json")):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
