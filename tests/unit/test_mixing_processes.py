@@ -20,6 +20,7 @@ from workflow_scripts.checkpoints.reader import Checkpoint
 from workflow_scripts.conversions.merge import initial_logits
 from workflow_scripts.modeling.mixing import Mixing, MixingLogits
 from workflow_scripts.training.checkpoints import Checkpoints
+from workflow_scripts.training.step import leave_group
 from workflow_scripts.training.trainer import train
 
 TWO = "two"  # where the two processes write, in FOLDER
@@ -168,3 +169,4 @@ def test_one_of_the_processes_shows_progress(launched):
 if __name__ == "__main__":
     progress.SECONDS_BEFORE_FIRST = 0  # show the short trainings too
     learn_all(Path(sys.argv[1]), Path(sys.argv[1]) / TWO, per_device=2, accumulation=1)
+    leave_group()

@@ -5,6 +5,7 @@ import json
 import math
 import shlex
 import shutil
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -131,6 +132,28 @@ def test_load_is_the_probability_of_being_chosen_under_fresh_noise():
         counted[expert] = chosen.float().mean(0).sum()
     ours = smooth_load(clean, noisy, scale, top_k)
     torch.testing.assert_close(ours, counted, atol=0.03, rtol=0)
+
+
+def test_routing_statistics_by_hand():
+    probabilities = torch.tensor([[0.5, 0.3, 0.2], [0.6, 0.1, 0.3]])
+    config = SimpleNamespace(
+        num_experts=4,
+        num_experts_per_tok=3,
+        shared_expert=True,
+        normalize_routing=True,
+        router="linear",
+        router_noise=True,
+    )
+    router = Router(config, 5)
+    statistics = router.eval().route(probabilities.log()).statistics()
+    assert statistics.keys() == {"load", "importance", "entropy"}
+    assert statistics["load"].tolist() == [0.5, 0.25, 0.25]
+    torch.testing.assert_close(statistics["importance"], torch.tensor([1.1, 0.3, 0.3]) / 1.7)
+    entropies = [-sum(p * math.log(p) for p in row) for row in probabilities.tolist()]
+    assert statistics["entropy"].item() == pytest.approx(sum(entropies) / 2)
+    torch.nn.init.zeros_(router.noise.weight)
+    noisy = router.train()(torch.randn(2, 5)).statistics()
+    assert noisy["noise_scale"].item() == pytest.approx(math.log(2) + NOISE_EPSILON)
 
 
 def test_balance_loss_by_hand():

@@ -123,6 +123,12 @@ def test_tuned_mixture_loads_and_has_learned(upcycled, data, tmp_path):
     metrics = tmp_path / "metrics.jsonl"
     out = tune(upcycled, data, tmp_path / "out", "--metrics", metrics, "--max-steps", "12")
     assert len(losses(metrics)) == 12
+    last = json.loads(metrics.read_text().splitlines()[-1])
+    for name in ("load", "importance"):  # two layers, of three routed experts each
+        assert [sum(layer) for layer in last[name]] == pytest.approx([1, 1], abs=2e-4)
+        assert [len(layer) for layer in last[name]] == [3, 3]
+    assert all(0 < entropy <= round(math.log(3), 4) for entropy in last["entropy"])
+    assert len(last["noise_scale"]) == 2
     assert losses(metrics)[-1] < losses(metrics)[0]
     model = AutoModelForCausalLM.from_pretrained(out)
     before = AutoModelForCausalLM.from_pretrained(upcycled)

@@ -23,6 +23,7 @@ class Routing:
     shared_weight [T], fp32: the shared expert's weight; None without a shared expert.
     importance [R], fp32: sum over the tokens of each chosen expert's gate value.
     load [R], fp32: tokens per expert; in training with noise its smooth estimate.
+    noise_scale [], fp32: the mean of what the noise is multiplied by; None without noise.
     """
 
     logits: Tensor
@@ -31,11 +32,27 @@ class Routing:
     shared_weight: Tensor | None
     importance: Tensor
     load: Tensor
+    noise_scale: Tensor | None = None
 
     @property
     def balance_loss(self) -> Tensor:
         """CV^2(importance) + CV^2(load), a scalar, without its coefficient."""
         return squared_variation(self.importance) + squared_variation(self.load)
+
+    @torch.no_grad()
+    def statistics(self) -> dict[str, Tensor]:
+        """load [R]: each expert's share of the choices; importance [R]: of the gate values;
+        entropy []: of softmax(logits), mean over the tokens, at most log(R); noise_scale [].
+        """
+        experts = self.logits.shape[-1]
+        statistics = {
+            "load": self.indices.flatten().bincount(minlength=experts) / self.indices.numel(),
+            "importance": self.importance / self.importance.sum(),
+            "entropy": torch.special.entr(self.logits.softmax(dim=-1)).sum(dim=-1).mean(),
+        }
+        if self.noise_scale is not None:
+            statistics["noise_scale"] = self.noise_scale
+        return statistics
 
 
 def squared_variation(values: Tensor) -> Tensor:
@@ -77,6 +94,7 @@ class Router(nn.Module):
         noisy = clean + self.sample_noise(clean) * scale
         routing = self.route(noisy)
         routing.load = smooth_load(clean, noisy, scale, self.top_k)
+        routing.noise_scale = scale.detach().mean()
         return routing
 
     def logits(self, hidden_states: Tensor) -> Tensor:

@@ -1,6 +1,7 @@
 """What the two training steps share: their flags, their data, their result."""
 
 import argparse
+import atexit
 import os
 import sys
 from dataclasses import dataclass
@@ -71,13 +72,24 @@ def training_keys(section: str) -> list[str]:
 
 
 def prepare_process(options: TrainingOptions) -> None:
-    """Fix what the result depends on: seed and threads. Silence transformers' loading bars."""
+    """Fix what the result depends on: seed and threads. Silence transformers' loading bars.
+
+    The group of processes, where there is one, is left at the end: its threads would abort it.
+    """
     import torch
     from transformers import logging, set_seed
 
     torch.set_num_threads(options.threads)
     set_seed(options.seed)
     logging.disable_progress_bar()
+    atexit.register(leave_group)
+
+
+def leave_group() -> None:
+    import torch.distributed
+
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 def open_checkpoints(

@@ -43,7 +43,7 @@ def train(
     """Train `model` in place on tokenised `examples`, from the newest of `checkpoints` on.
 
     options: the config's section `training` or the like of it in `mixing`. Each step's loss,
-    learning rate and mixing metrics become a line of `metrics_file`. mixing: the
+    learning rate, and routing or mixing statistics become a line of `metrics_file`. mixing: the
     `modeling.mixing.Mixing` of `model`, whose logits learn in its place.
 
     Raises UserError where a loss or a gradient is not finite, or a checkpoint cannot be written,
@@ -95,6 +95,7 @@ class ResumingTrainer(Trainer):
         self.checkpoints = checkpoints
         self.metrics_file = metrics_file
         self.rows = []
+        self.routing = []  # statistics of each layer in the last batch
 
     def newest_checkpoint(self) -> Path | None:
         """The checkpoint to go on from, the same in each process."""
@@ -110,7 +111,7 @@ class ResumingTrainer(Trainer):
         if newest is not None:
             print(f"going on from {newest}", file=sys.stderr)
         if self.metrics_file is not None:
-            extra = dict if self.mixing is None else self.mixing.metrics
+            extra = self.routing_metrics if self.mixing is None else self.mixing.metrics
             before = newest / METRICS_FILE if newest else None
             text = before.read_text(encoding="utf-8") if before and before.exists() else ""
             self.add_callback(MetricsCallback(self.metrics_file, extra, text))
@@ -118,6 +119,16 @@ class ResumingTrainer(Trainer):
     def training_step(self, model, inputs, num_items_in_batch=None):
         self.rows.append(inputs.pop("row"))
         return super().training_step(model, inputs, num_items_in_batch)
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
+        if self.mixing is None and self.metrics_file is not None:
+            self.routing = [routing.statistics() for routing in outputs.routing]
+        return (loss, outputs) if return_outputs else loss
+
+    def routing_metrics(self) -> dict[str, list]:
+        """The statistics of the main process's last batch, of each layer."""
+        return {name: [rounded(layer[name]) for layer in self.routing] for name in self.routing[0]}
 
     def log(self, logs, start_time=None):
         if "loss" in logs:
@@ -170,6 +181,11 @@ class ResumingTrainer(Trainer):
             self.mixing.merge()
 
 
+def rounded(values: torch.Tensor) -> list | float:
+    """A tensor's values, to four digits after the point."""
+    return values.double().mul(1e4).round().div(1e4).tolist()
+
+
 class RowCollator:
     """Pads a batch; `row` [batch] says which rows it holds."""
 
@@ -201,6 +217,7 @@ def _arguments(options: dict, seed: int, folder: str) -> TrainingArguments:
         data_seed=seed,
         use_cpu=not torch.cuda.is_available(),
         dataloader_pin_memory=torch.cuda.is_available(),
+        ddp_find_unused_parameters=False,  # an expert without tokens has a gradient of zeros
         logging_steps=1,
         logging_nan_inf_filter=False,
         save_strategy="no",
