@@ -13,9 +13,8 @@ def main(argv: list[str] | None = None) -> None:
     cli.add_verify(parser)
     args = parser.parse_args(argv)
     options = step.parse_flags(args, "training")
-    moe = open_artifact(args.moe, "moe", full=args.verify == "full")
+    moe = open_artifact(args.moe, "moe", full=step.verifies_fully(args))
 
-    import torch
     from transformers import AutoModelForCausalLM
     from transformers.core_model_loading import revert_weight_conversion
 
@@ -26,7 +25,7 @@ def main(argv: list[str] | None = None) -> None:
 
     step.prepare_process(options)
     tokenizer, examples, data_hash = step.prepare_examples(args.data, args.moe, options)
-    model = load_whole(AutoModelForCausalLM, args.moe, dtype=torch.float32)
+    model = load_whole(AutoModelForCausalLM, args.moe, dtype=step.weight_dtype(options))
     config = moe.checkpoint.config
     parameters = options.parameters | {"base": moe.manifest.parameters.get("base", {})}
     inputs = {"moe": moe.id, "data": data_hash}

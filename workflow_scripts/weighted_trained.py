@@ -15,7 +15,7 @@ def main(argv: list[str] | None = None) -> None:
     cli.add_verify(parser)
     args = parser.parse_args(argv)
     options = step.parse_flags(args, "mixing")
-    full = args.verify == "full"
+    full = step.verifies_fully(args)
     sources = mixing_artifact.open_sources(args.moe, args.ffn, full)
     initial = mixing_artifact.open_mixing(args.weighted, sources, full)
 
@@ -25,7 +25,13 @@ def main(argv: list[str] | None = None) -> None:
     step.prepare_process(options)
     tokenizer, examples, data_hash = step.prepare_examples(args.data, args.moe, options)
     logits = MixingLogits(initial.alpha, initial.lambda_logit, initial.shared_expert_weight)
-    mixing = Mixing(sources.moe.checkpoint, sources.ffn.checkpoint, logits, step.device())
+    mixing = Mixing(
+        sources.moe.checkpoint,
+        sources.ffn.checkpoint,
+        logits,
+        step.device(),
+        step.weight_dtype(options),
+    )
     inputs = {"weighted": initial.artifact.id, "data": data_hash}
     checkpoints = step.open_checkpoints(
         "weighted_trained", args.out, options, options.parameters, inputs

@@ -5,6 +5,7 @@ import math
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 import workflow_scripts.modeling  # noqa: F401
@@ -163,3 +164,47 @@ def test_mixing_learns_its_coefficients_and_nothing_else(upcycled, data, tmp_pat
     assert shares.shape == (2, 1, 3)
     torch.testing.assert_close(shares.sum(-1), torch.ones(2, 1))
     assert (shares - 1 / 3).abs().max() > 1e-3
+
+
+def test_wsd_is_constant_and_falls_in_the_last_tenth(upcycled, data, tmp_path):
+    metrics = tmp_path / "metrics.jsonl"
+    flags = ["--scheduler", "wsd", "--max-steps", "20", "--warmup-steps", "4", "--metrics", metrics]
+    tune(upcycled, data, tmp_path / "out", *flags)
+    rates = [json.loads(line)["learning_rate"] for line in metrics.read_text().splitlines()]
+    warm_up, decay = [0.0, 0.0025, 0.005, 0.0075], [0.01, 0.005]
+    assert rates == pytest.approx(warm_up + [0.01] * 14 + decay)
+
+
+def test_pure_bf16_loses_what_master_weights_keep(upcycled, data, tmp_path):
+    """Each starts from the same bf16 values; a small rate moves few of those."""
+    before = AutoModelForCausalLM.from_pretrained(upcycled, dtype=torch.bfloat16)
+    changed = {}
+    for precision in ("bf16", "bf16_pure"):
+        flags = ["--precision", precision, "--learning-rate", "1e-4", "--max-steps", "1"]
+        out = tune(upcycled, data, tmp_path / precision, *flags, "--warmup-steps", "0")
+        after = dict(AutoModelForCausalLM.from_pretrained(out).named_parameters())
+        different = sum(
+            (after[name] != parameter.float()).sum().item()
+            for name, parameter in before.named_parameters()
+        )
+        changed[precision] = different / sum(parameter.numel() for parameter in after.values())
+    assert changed["bf16"] > 0.95
+    assert 0.1 < changed["bf16_pure"] < 0.9
+
+
+def test_mixing_in_pure_bf16_learns_nearly_the_same(upcycled, data, tmp_path):
+    tuned = tune(upcycled, data, tmp_path / "moe_sft", "--max-steps", "6")
+    ffn.main(["--moe", str(tuned), "--out", str(tmp_path / "ffn")])
+    sources = ["--moe", str(tuned), "--ffn", str(tmp_path / "ffn")]
+    weighted_init.main([*sources, "--lam", "0.6", "--out", str(tmp_path / "init")])
+    flags = [*FLAGS, "--data", str(data), "--weighted", str(tmp_path / "init"), *sources]
+    alphas = {}
+    for precision in ("fp32", "bf16_pure"):
+        out = tmp_path / precision
+        words = [*flags, "--precision", precision, "--out", str(out), "--max-steps", "6"]
+        weighted_trained.main(words)
+        alphas[precision] = load_file(out / "model.safetensors")["alpha"]
+    assert alphas["bf16_pure"].dtype == torch.float32
+    assert alphas["fp32"].abs().max() > 0.01
+    difference = (alphas["bf16_pure"] - alphas["fp32"]).norm()
+    assert difference < 0.3 * alphas["fp32"].norm()

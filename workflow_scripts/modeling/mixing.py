@@ -63,15 +63,22 @@ class MixingLogits(nn.Module):
 class Mixing:
     """A mixing model and its logits.
 
-    model: the backbone's own causal LM class in fp32. It has no parameter that learns; its merged
-    weights are plain tensors that collect a gradient. gradient_norm: of the logits, in the last
-    step.
+    model: the backbone's own causal LM class, in fp32 unless another dtype is asked for. It has no
+    parameter that learns; its merged weights are plain tensors that collect a gradient. The logits
+    are fp32. gradient_norm: of the logits, in the last step.
     """
 
-    def __init__(self, moe: Checkpoint, ffn: Checkpoint, logits: MixingLogits, device: str = "cpu"):
+    def __init__(
+        self,
+        moe: Checkpoint,
+        ffn: Checkpoint,
+        logits: MixingLogits,
+        device: str = "cpu",
+        dtype: torch.dtype = torch.float32,
+    ):
         self.ffn = ffn
         self.logits = logits.to(device)
-        self.model = _backbone(moe, ffn).requires_grad_(False).to(device)
+        self.model = _backbone(moe, ffn, dtype).requires_grad_(False).to(device)
         self.gradient_norm = 0.0
         shape = self.logits.coefficients().shape
         self._merged = [(tensor, self._weight(tensor)) for tensor in merged_tensors(ffn, shape)]
@@ -128,6 +135,7 @@ class Mixing:
 
     def _inner_products(self, tensor: MergedTensor, gradient: Tensor) -> Tensor:
         """<gradient, W_i> for each expert, [1 + R]; 0 for the shared one where lambda is fixed."""
+        gradient = gradient.float()
 
         def product(expert: Tensor) -> Tensor:
             return (gradient * expert.to(gradient.device)).sum(dtype=torch.float64)
@@ -151,8 +159,8 @@ class Mixing:
         return weight
 
 
-def _backbone(moe: Checkpoint, ffn: Checkpoint) -> PreTrainedModel:
-    """The mixture's dense backbone in fp32; its MLPs are the shared experts."""
+def _backbone(moe: Checkpoint, ffn: Checkpoint, dtype: torch.dtype) -> PreTrainedModel:
+    """The mixture's dense backbone; its MLPs are the shared experts."""
     base_config = dict(moe.config["base_config"])
     config = CONFIG_MAPPING[base_config.pop("model_type")].from_dict(base_config)
     layers = moe_layers(ffn.names)
@@ -161,4 +169,4 @@ def _backbone(moe: Checkpoint, ffn: Checkpoint) -> PreTrainedModel:
         for tensor in layer.tensors:
             state[layer.dense(*tensor)] = ffn.get(layer.shared(*tensor))
     model_class = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
-    return load_whole(model_class, None, config=config, state_dict=state, dtype=torch.float32)
+    return load_whole(model_class, None, config=config, state_dict=state, dtype=dtype)

@@ -109,6 +109,11 @@ def open_checkpoints(
     return Checkpoints(out, key, 60 * options.checkpoint_minutes, is_main_process())
 
 
+def verifies_fully(args: argparse.Namespace) -> bool:
+    """Whether this process hashes the inputs whole: one of them does, where it is asked for."""
+    return args.verify == "full" and is_main_process()
+
+
 def is_main_process() -> bool:
     """Whether this process, of those that a launcher started, speaks and writes for all."""
     return os.environ.get("RANK", "0") == "0"
@@ -117,6 +122,13 @@ def is_main_process() -> bool:
 def processes() -> int:
     """How many processes a launcher started for this training."""
     return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def weight_dtype(options: TrainingOptions):
+    """The dtype of the weights that a training computes with and changes."""
+    import torch
+
+    return torch.bfloat16 if options.training["precision"] == "bf16_pure" else torch.float32
 
 
 def device() -> str:

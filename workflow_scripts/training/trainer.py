@@ -25,6 +25,8 @@ from workflow_scripts.training.callbacks import (
 from workflow_scripts.training.checkpoints import Checkpoints
 
 OPTIMIZERS = {"adamw": "adamw_torch", "adafactor": "adafactor"}
+SCHEDULERS = {"wsd": "warmup_stable_decay"}  # where our name is not transformers'
+DECAY_SHARE = 0.1  # of the steps of wsd
 LEARNED_FILE = "learned.safetensors"
 METRICS_FILE = "metrics.jsonl"
 TORCH_WRITER = "inline_container"  # torch.save tells of a full disk by a RuntimeError of this file
@@ -96,6 +98,12 @@ class ResumingTrainer(Trainer):
         self.metrics_file = metrics_file
         self.rows = []
         self.routing = []  # statistics of each layer in the last batch
+
+    def create_scheduler(self, num_training_steps, optimizer=None):
+        if self.args.lr_scheduler_type == SCHEDULERS["wsd"]:
+            decay = max(round(DECAY_SHARE * num_training_steps), 1)
+            self.args.lr_scheduler_kwargs = {"num_decay_steps": decay, "decay_type": "linear"}
+        return super().create_scheduler(num_training_steps, optimizer)
 
     def newest_checkpoint(self) -> Path | None:
         """The checkpoint to go on from, the same in each process."""
@@ -207,7 +215,7 @@ def _arguments(options: dict, seed: int, folder: str) -> TrainingArguments:
         per_device_train_batch_size=options["per_device_batch_size"],
         gradient_accumulation_steps=options["gradient_accumulation_steps"],
         learning_rate=options["learning_rate"],
-        lr_scheduler_type=options["scheduler"],
+        lr_scheduler_type=SCHEDULERS.get(options["scheduler"], options["scheduler"]),
         warmup_steps=options["warmup_steps"],
         optim=OPTIMIZERS[options["optimizer"]],
         weight_decay=0.0,
