@@ -11,7 +11,7 @@ run: .venv/installed
 	@echo && cat results/summary.md
 
 test: .venv/installed-dev lint
-	pytest -m "not slow"
+	pytest -m "not slow" --numprocesses auto --maxprocesses 4 --dist loadfile
 
 test-slow: .venv/installed-dev
 	pytest -m slow
