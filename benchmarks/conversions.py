@@ -1,8 +1,9 @@
 """The conversions against `cp`: wall time and peak memory on a model of TinyLlama-1.1B's shape.
 
-Makes a dense model of random bf16 weights, then runs moe, ffn, weighted_init and dense on it, each
-as a user would: as a process of its own, hashing and starting up included. After each run `cp`
-copies the same bytes to another place on the same disk, and `sync` follows; medians count.
+Makes a mixture as the published code writes it, of random bf16 weights, for import_reference, and a
+dense model for moe, ffn, weighted_init and dense. Each runs as a user would run it: as a process of
+its own, hashing and starting up included. After each run `cp` copies the same bytes to another
+place on the same disk, and `sync` follows; medians count.
 
 - The same bytes: what the step writes; for dense, which writes an eighth of what it reads, the FFN
   weights that it merges.
@@ -13,7 +14,7 @@ copies the same bytes to another place on the same disk, and `sync` follows; med
 - Memory: RssAnon of the process, polled every 10 ms. It leaves out the page cache, which a memory
   map fills and the kernel takes back at will.
 
-Needs disk space for the mixture and twice its FFN weights: 38 GB for 22 layers, 75 GB for 44.
+Needs disk space for three mixtures: 39 GB for 22 layers, 76 GB for 44.
 """
 
 import argparse
@@ -33,6 +34,7 @@ import torch
 
 from benchmarks.timing import markdown_table
 from workflow_scripts.checkpoints.writer import TensorPlan, write_checkpoint
+from workflow_scripts.conversions.reference import PUBLISHED_TYPE
 
 HIDDEN, INTERMEDIATE, HEADS, KV_HEADS, VOCABULARY = 2048, 5632, 32, 4, 32000
 NUM_EXPERTS = 8
@@ -59,6 +61,16 @@ REST = {
     "input_layernorm": (HIDDEN,),
     "post_attention_layernorm": (HIDDEN,),
 }
+ROUTER = {
+    "mlp.gate.gate_network.0": (NUM_EXPERTS - 1, HIDDEN),
+    "mlp.gate.gate_network.2": (NUM_EXPERTS - 1, NUM_EXPERTS - 1),
+    "mlp.gate.weight_noise": (NUM_EXPERTS - 1, HIDDEN),
+}
+PUBLISHED_EXPERTS = {
+    f"mlp.calculator.experts.weight_{name.split('.')[1].removesuffix('_proj')}.{expert}": shape
+    for name, shape in FFN.items()
+    for expert in range(NUM_EXPERTS)
+}
 OUTSIDE = {
     "model.embed_tokens": (VOCABULARY, HIDDEN),
     "model.norm": (HIDDEN,),
@@ -66,9 +78,34 @@ OUTSIDE = {
 }
 
 
+DENSE_CONFIG = {
+    "architectures": ["LlamaForCausalLM"],
+    "hidden_act": "silu",
+    "hidden_size": HIDDEN,
+    "intermediate_size": INTERMEDIATE,
+    "model_type": "llama",
+    "num_attention_heads": HEADS,
+    "num_key_value_heads": KV_HEADS,
+    "rms_norm_eps": 1e-5,
+    "tie_word_embeddings": False,
+    "torch_dtype": "bfloat16",
+    "vocab_size": VOCABULARY,
+}
+PUBLISHED_CONFIG = DENSE_CONFIG | {
+    "gate_add_noise": True,
+    "gate_balance_loss_weight": 0.01,
+    "gate_network": "mlp",
+    "gate_type": "TopKUniversalBalancedNoisyGate",
+    "gate_use_balance": True,
+    "model_type": PUBLISHED_TYPE,
+    "num_experts": NUM_EXPERTS,
+    "num_selects": 6,
+}
+
+
 @dataclass(frozen=True)
 class Step:
-    """A conversion. inputs: artifacts by flag; moved: the artifact that cp copies."""
+    """A conversion. inputs: artifacts, `flag` of each before it; moved: what cp copies."""
 
     name: str
     inputs: tuple[str, ...]
@@ -76,6 +113,7 @@ class Step:
     flags: tuple[str, ...] = ()
 
 
+IMPORT = Step("import_reference", ("model",), "import_reference")
 STEPS = (
     Step("moe", ("base",), "moe", flags=(f"--num-experts={NUM_EXPERTS}",)),
     Step("ffn", ("moe",), "ffn"),
@@ -113,9 +151,9 @@ def main() -> None:
 
 
 def check_space(folder: Path, layers: int) -> None:
-    """End the program where the disk is too small for the mixture and twice its FFN weights."""
-    ffn, rest = parameters(FFN) * layers, parameters(REST) * layers + parameters(OUTSIDE)
-    needed = BF16_BYTES * (rest + 3 * NUM_EXPERTS * ffn)
+    """End the program where the disk is too small for three mixtures."""
+    layer = parameters(PUBLISHED_EXPERTS | ROUTER | REST)
+    needed = 3 * BF16_BYTES * (layers * layer + parameters(OUTSIDE))
     free = shutil.disk_usage(folder).free
     if free < needed:
         missing = f"{(needed - free) / 1e9:.1f} of {needed / 1e9:.1f} GB are missing"
@@ -128,24 +166,33 @@ def parameters(shapes: dict[str, tuple[int, ...]]) -> int:
 
 def measure(place: Path, layers: int, repeats: int) -> list[tuple[str, ...]]:
     """Run all steps, show their times, and return a row of the table for each."""
-    make_model(place / "model", layers)
+    make_model(place / "model", layers, PUBLISHED_EXPERTS | ROUTER | REST, PUBLISHED_CONFIG)
+    rows = [measured_row(IMPORT, place, repeats)]
+    remove(place / "model")
+    remove(place / IMPORT.name)
+    make_model(place / "model", layers, FFN | REST, DENSE_CONFIG)
     run_step("base", place / "base", ["--model", str(place / "model")])
-    rows = []
     for step in STEPS:
-        times = measure_step(step, place, repeats)
-        print(step.name, times, file=sys.stderr, flush=True)
-        rows.append(row(step, times))
+        rows.append(measured_row(step, place, repeats))
         if step.name == "moe":
-            shutil.rmtree(place / "model")
+            remove(place / "model")
     return rows
 
 
-def make_model(folder: Path, layers: int) -> None:
-    """Write a Llama of random weights, tensor by tensor."""
+def measured_row(step: Step, place: Path, repeats: int) -> tuple[str, ...]:
+    times = measure_step(step, place, repeats)
+    print(step.name, times, file=sys.stderr, flush=True)
+    return row(step, times)
+
+
+def make_model(
+    folder: Path, layers: int, in_layer: dict[str, tuple[int, ...]], config: dict
+) -> None:
+    """Write a model of random weights, tensor by tensor. in_layer: their shapes in one layer."""
     shapes = OUTSIDE | {
         f"model.layers.{layer}.{name}": shape
         for layer in range(layers)
-        for name, shape in (FFN | REST).items()
+        for name, shape in in_layer.items()
     }
     folder.mkdir()
     plans = [
@@ -153,20 +200,7 @@ def make_model(folder: Path, layers: int) -> None:
         for name, shape in shapes.items()
     ]
     write_checkpoint(folder, plans)
-    config = {
-        "architectures": ["LlamaForCausalLM"],
-        "hidden_act": "silu",
-        "hidden_size": HIDDEN,
-        "intermediate_size": INTERMEDIATE,
-        "model_type": "llama",
-        "num_attention_heads": HEADS,
-        "num_hidden_layers": layers,
-        "num_key_value_heads": KV_HEADS,
-        "rms_norm_eps": 1e-5,
-        "tie_word_embeddings": False,
-        "torch_dtype": "bfloat16",
-        "vocab_size": VOCABULARY,
-    }
+    config = config | {"num_hidden_layers": layers}
     (folder / "config.json").write_text(json.dumps(config))
     (folder / "tokenizer.json").write_text("{}")  # no step reads it
 

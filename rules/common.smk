@@ -68,7 +68,8 @@ def without(section, *names):
 
 def base_files():
     """The files of a local base model; none for a hub id."""
-    found = Path(BASE).iterdir() if Path(BASE).is_dir() else []
+    patterns = ("*", "additional_chat_templates/*.jinja")
+    found = [path for pattern in patterns for path in Path(BASE).glob(pattern)]
     return sorted(str(path) for path in found if path.is_file())
 
 

@@ -10,6 +10,7 @@ rule base:
         manifest=f"{RESULTS}/base.manifest.json",
     log:
         f"{LOGS}/base.log",
+    cache: bool(SHARED)
     conda:
         "../envs/conversion.yaml"
     resources:
@@ -20,7 +21,8 @@ rule base:
         content=[content_hash(Path(file)) for file in base_files()],
         source=select("base", "model", "revision"),
     shell:
-        "python -m workflow_scripts.base {params.source} --out {output.model} 2>&1 | tee {log}"
+        "python -m workflow_scripts.base {params.source} ${{SNAKEMAKE_OUTPUT_CACHE:+--copy}} "
+        "--out {output.model} 2>&1 | tee {log}"
 
 
 rule moe:

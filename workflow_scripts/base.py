@@ -1,14 +1,15 @@
 """Step 0: check a dense model and make it an artifact.
 
-A local folder is linked, not copied. A model on the hub is fetched at a pinned revision into the
-hub's own cache, and linked from there.
+A local folder is linked, unless a copy is asked for. A model on the hub is fetched at a pinned
+revision into the hub's own cache, and linked or copied from there.
 """
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 from workflow_scripts import cli
-from workflow_scripts.checkpoints.artifact import create_artifact
+from workflow_scripts.checkpoints.artifact import copy_files, create_artifact
 from workflow_scripts.checkpoints.manifest import hash_files
 from workflow_scripts.checkpoints.source import check_model, find_model
 
@@ -20,6 +21,11 @@ def main(argv: list[str] | None = None) -> None:
     )
     cli.add_path(parser, "--out", "DIR", "The artifact.")
     cli.add_options(parser, "base", ["revision"])
+    parser.add_argument(
+        "--copy",
+        action="store_true",
+        help="Copy the files, for an artifact that others use: it needs the model no longer.",
+    )
     args = parser.parse_args(argv)
     revision = cli.options(args, "base", ["revision"])["revision"]
 
@@ -28,12 +34,20 @@ def main(argv: list[str] | None = None) -> None:
     on_hub = not Path(args.model).is_dir()
     parameters = {"model": args.model, "revision": revision} if on_hub else {}
     with create_artifact(args.out, "base", parameters) as draft:
-        names = {file.relative_to(source).as_posix(): file for file in files}
-        draft.known_files = hash_files(names)
-        for name, file in names.items():
-            link = draft.path / name
-            link.parent.mkdir(exist_ok=True)
-            link.symlink_to(link_target(file, args.out.parent.resolve() / args.out.name / name))
+        if args.copy:
+            copy_files(files, source, draft.path)
+        else:
+            names = {file.relative_to(source).as_posix(): file for file in files}
+            draft.known_files = hash_files(names)
+            link_files(names, draft.path, args.out)
+
+
+def link_files(files: Mapping[str, Path], folder: Path, out: Path) -> None:
+    """Fill `folder`, which will stand at `out`, with links of these names to files."""
+    for name, file in files.items():
+        link = folder / name
+        link.parent.mkdir(exist_ok=True)
+        link.symlink_to(link_target(file, out.parent.resolve() / out.name / name))
 
 
 def link_target(file: Path, link: Path) -> Path:

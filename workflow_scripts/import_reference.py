@@ -1,6 +1,7 @@
 """Turn an MoE checkpoint of the published XFT code into this project's format."""
 
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 from workflow_scripts import cli
 from workflow_scripts.checkpoints.artifact import create_artifact, open_artifact
@@ -31,8 +32,14 @@ def main(argv: list[str] | None = None) -> None:
     plans = reference.import_reference(checkpoint, settings)
     dtype = FLOAT_NAMES[checkpoint.dtype(checkpoint.names[0])]
     config = upcycled_config(reference.reference_base_config(checkpoint.config), settings, dtype)
-    with create_artifact(args.out, "moe_sft", settings, {"published": published.id}) as draft:
+    inputs = {}
+    with (
+        ThreadPoolExecutor(max_workers=1) as beside,
+        create_artifact(args.out, "moe_sft", settings, inputs) as draft,
+    ):
+        published_id = beside.submit(lambda: published.id)  # hashes what is read at the same time
         draft.write_model(plans, config, like=published.path, card=imported_card(config))
+        inputs["published"] = published_id.result()
 
 
 if __name__ == "__main__":

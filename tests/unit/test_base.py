@@ -1,4 +1,4 @@
-"""The step `base`: a dense model is checked and linked, never copied or changed."""
+"""The step `base`: a dense model is checked, then linked or copied, and never changed."""
 
 import json
 import shutil
@@ -275,3 +275,15 @@ def test_what_is_in_the_hubs_cache_is_not_fetched_again(model, project, monkeypa
         "model": "a/b",
         "revision": REVISION,
     }
+
+
+def test_a_copy_is_the_same_artifact_and_needs_the_model_no_longer(model):
+    templates = model / "additional_chat_templates"
+    templates.mkdir()
+    (templates / "tools.jinja").write_text("{{ messages }}")
+    linked, copied = run(model, "results/linked"), run(model, "results/copied", "--copy")
+    assert open_artifact(linked, "base").id == open_artifact(copied, "base").id
+    shutil.rmtree(model)
+    assert not any(path.is_symlink() for path in copied.rglob("*"))
+    open_artifact(copied, "base", full=True)
+    AutoModelForCausalLM.from_pretrained(copied)

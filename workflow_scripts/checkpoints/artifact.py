@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from workflow_scripts.checkpoints.manifest import (
@@ -42,10 +43,17 @@ COMPANION_PATTERNS = (
 
 @dataclass(frozen=True)
 class Artifact:
-    """A folder that was checked against its manifest when it was opened."""
+    """A folder that was checked against its manifest when it was opened.
+
+    known_manifest: None where it has none; `manifest` then hashes all files once.
+    """
 
     path: Path
-    manifest: Manifest
+    known_manifest: Manifest | None
+
+    @cached_property
+    def manifest(self) -> Manifest:
+        return self.known_manifest or Manifest("folder", describe_files(self.path))
 
     @property
     def id(self) -> str:
@@ -59,12 +67,11 @@ class Artifact:
 def open_artifact(path: Path, *kinds: str, full: bool = False) -> Artifact:
     """Open the artifact at `path`, which must be of one of `kinds`.
 
-    A model folder without a manifest is hashed and taken for one. Raises UserError where the folder
+    A model folder without a manifest is taken for one. Raises UserError where the folder
     is missing, is of another kind, or does not fit its manifest (see `find_faults` for `full`).
     """
     path = Path(path)
-    manifest = check_artifact(path, *kinds, full=full)
-    return Artifact(path, manifest or Manifest("folder", describe_files(path)))
+    return Artifact(path, check_artifact(path, *kinds, full=full))
 
 
 def check_artifact(path: Path, *kinds: str, full: bool = False) -> Manifest | None:
