@@ -38,7 +38,9 @@ from workflow_scripts import weighted_trained as trained
 from workflow_scripts.checkpoints.reader import Checkpoint
 from workflow_scripts.conversions.merge import merge
 from workflow_scripts.conversions.mixing_artifact import open_mixing, open_sources
-from workflow_scripts.data.instructions import Row, tokenize_rows
+from workflow_scripts.data.examples import tokenize_rows
+from workflow_scripts.data.instructions import Row
+from workflow_scripts.data.templates import make_template
 from workflow_scripts.modeling import experts
 from workflow_scripts.modeling.mixing import Mixing, MixingLogits
 from workflow_scripts.training.trainer import train
@@ -241,7 +243,8 @@ def one_good_expert(tiny_llama, data, tmp_path_factory) -> dict[str, Path]:
     tokenizer = AutoTokenizer.from_pretrained(tiny_llama)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
     rows = [Row(**row, number=1) for row in ROWS * 3]
-    for example in tokenize_rows(rows, tokenizer, max_length=1024):
+    template = make_template("magicoder", tokenizer)
+    for example in tokenize_rows(rows, tokenizer, template, max_length=1024).training:
         model(**{name: torch.tensor([ids]) for name, ids in example.items()}).loss.backward()
         optimizer.step()
         optimizer.zero_grad()

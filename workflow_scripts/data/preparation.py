@@ -23,49 +23,38 @@ def prepare(
 ) -> tuple[Tokens, dict]:
     """The tokens of a file of rows, and a report of what was left out.
 
-    options: of `configuration.TOKENS_OPTIONS`, the template by its identity. find_trace: `contamination.Detector.find`, where rows that give away
-    evaluation problems are to be left out. Raises UserError where a row is bad and none may be, or
-    too few rows are left.
+    options: those of `configuration.TOKENS_OPTIONS`, the template by its identity. find_trace:
+    `contamination.Detector.find`, where rows that give away evaluation problems are to be left out.
+    Raises UserError where a row is bad and none may be, or too few rows are left.
     """
     if tokenizer.eos_token_id is None:
         raise UserError(
             f"the tokenizer of {tokenizer.name_or_path} has no EOS token to end a response with"
         )
     template = make_template(options["template"], tokenizer)
-    rows, bad = read_rows(
-        file, options["instruction_column"], options["response_column"], options["limit"]
-    )
-    _check_bad(bad, rows, options["bad_rows"])
-    count = len(rows) + len(bad)
+    columns = options["instruction_column"], options["response_column"]
+    good, bad = read_rows(file, *columns, options["limit"])
+    _check_bad(bad, good, options["bad_rows"])
     removed = [{"row": row.number, "reason": "bad", "fault": row.fault} for row in bad]
-    for chosen, find in (
-        (options["deduplicate"] != "none", _duplicates),
-        (options["deduplicate"] == "near", _near_duplicates),
-        (find_trace is not None, lambda rows: _contaminated(rows, find_trace)),
-    ):
-        if chosen:
-            found = find(rows)
-            removed += found
-            rows = _without(rows, {entry["row"] for entry in found})
+    rows = good
+    for find in _filters(options["deduplicate"], find_trace):
+        found = find(rows)
+        removed += found
+        rows = _without(rows, {entry["row"] for entry in found})
     if not rows:
         raise UserError(f"no row of {file} is left: {_counts(removed)}")
     tokens = tokenize_rows(rows, tokenizer, template, options["max_length"])
-    kept = set(tokens.numbers.tolist())
-    removed += [
-        {"row": row.number, "reason": "prompt fills the window"}
-        for row in rows
-        if row.number not in kept
-    ]
+    too_long = _without(rows, set(tokens.numbers.tolist()))
+    removed += [{"row": row.number, "reason": "prompt fills the window"} for row in too_long]
     tokens = _hold_out(tokens, rows, options["validation_rows"])
-    report = {
+    return tokens, {
         "data_sha256": hash_file(file),
-        "rows": count,
+        "rows": len(good) + len(bad),
         "training": len(tokens.training),
         "validation": len(tokens.validation),
         "removed": dict(sorted(Counter(entry["reason"] for entry in removed).items())),
         "removed_rows": sorted(removed, key=lambda entry: entry["row"]),
     }
-    return tokens, report
 
 
 def summary(file: Path, report: dict) -> str:
@@ -83,6 +72,13 @@ def _check_bad(bad: list[BadRow], rows: list[Row], policy: str) -> None:
         raise UserError(describe(bad) + hint)
     if bad:
         print(f"left out {describe(bad)}", file=sys.stderr)
+
+
+def _filters(deduplicate: str, find_trace: Callable | None) -> list[Callable]:
+    """What finds rows to leave out: functions from rows to entries of the report."""
+    chosen = {"none": [], "exact": [_duplicates], "near": [_duplicates, _near_duplicates]}
+    traces = [] if find_trace is None else [lambda rows: _contaminated(rows, find_trace)]
+    return chosen[deduplicate] + traces
 
 
 def _duplicates(rows: list[Row]) -> list[dict]:

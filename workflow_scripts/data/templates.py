@@ -1,12 +1,11 @@
 """Prompt templates, shared by training and evaluation.
 
-A template is known by its identity: "magicoder", "chat", or the text of a template file. That is what
-manifests hold: a path would say nothing.
+A template is known by its identity: "magicoder", "chat", or the text of a template file. Manifests
+hold that: a path would say nothing.
 """
 
 import json
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 
 from workflow_scripts.errors import UserError
@@ -25,7 +24,8 @@ reliable responses to user instructions.
 CHAT = "chat"
 TEXTS = {"magicoder": MAGICODER}
 NAMES = (*TEXTS, CHAT)
-CHAT_DATE = datetime(2024, 7, 26)  # of chat templates that ask for today's: a day changes no tokens
+# In front of a chat template that asks for today's date: tokens are the same every day.
+FIXED_DATE = "{% macro strftime_now(format) %}26 Jul 2024{% endmacro %}{{ '' }}"
 
 
 def read_template(name_or_file: str) -> str:
@@ -74,7 +74,7 @@ class TextTemplate:
             # JSON's strings are Jinja's: nothing in them is taken for a command.
             head, tail = (json.dumps(text, ensure_ascii=False) for text in (self.head, self.tail))
             jinja = f"{{{{ {head} }}}}{{{{ messages[0].content }}}}{{{{ {tail} }}}}"
-            prompts = _encode_chats(tokenizer, instructions, jinja)
+            prompts = _encode_chats(tokenizer, jinja, instructions)
         else:
             prompts = encode_literally(tokenizer, [self.render(text) for text in instructions])
         bos = tokenizer.bos_token
@@ -91,7 +91,7 @@ COMPLETION = TextTemplate("", "", "completion")
 class ChatTemplate:
     """The chat template of a tokenizer, with the instruction as the user's message.
 
-    Whether there is a BOS is the chat template's business.
+    Whether there is a BOS is the chat template's business. Raises UserError where there is none.
     """
 
     tokenizer: object
@@ -106,11 +106,16 @@ class ChatTemplate:
 
     def render(self, instruction: str) -> str:
         """The text in front of the response."""
-        return _apply_chat(self.tokenizer, _chat(instruction), tokenize=False)
+        return _apply(self.tokenizer, self._jinja, _chat(instruction), tokenize=False)
 
     def encode(self, tokenizer, instructions: list[str]) -> list[list[int]]:
         """Token ids of each prompt. Special tokens of the chat template are special."""
-        return _encode_chats(tokenizer, instructions)
+        return _encode_chats(tokenizer, self._jinja, instructions)
+
+    @property
+    def _jinja(self) -> str:
+        jinja = self.tokenizer.get_chat_template()
+        return FIXED_DATE + jinja if "strftime_now" in jinja else jinja
 
 
 def encode_literally(tokenizer, texts: list[str]) -> list[list[int]]:
@@ -124,22 +129,18 @@ def has_special(tokenizer, text: str) -> bool:
     return any(token.special and token.content in text for token in added)
 
 
-def _encode_chats(tokenizer, instructions: list[str], chat_template: str | None = None) -> list:
-    return _apply_chat(
-        tokenizer,
-        [_chat(instruction) for instruction in instructions],
-        chat_template=chat_template,
-        return_dict=False,
-        sanitize_control_tokens=True,
-    )
+def _encode_chats(tokenizer, jinja: str, instructions: list[str]) -> list[list[int]]:
+    """Token ids of chats in which only the template's special tokens are special."""
+    chats = [_chat(instruction) for instruction in instructions]
+    return _apply(tokenizer, jinja, chats, return_dict=False, sanitize_control_tokens=True)
 
 
-def _apply_chat(tokenizer, chats: list, **options):
+def _apply(tokenizer, jinja: str, chats: list, **options):
     from jinja2 import TemplateError
 
     try:
         return tokenizer.apply_chat_template(
-            chats, add_generation_prompt=True, strftime_now=CHAT_DATE.strftime, **options
+            chats, chat_template=jinja, add_generation_prompt=True, **options
         )
     except TemplateError as error:
         raise UserError(
