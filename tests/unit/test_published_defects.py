@@ -896,14 +896,15 @@ def test_defect_12_an_expert_without_tokens_has_a_zero_gradient(
 
 def test_defect_12_rows_without_a_response_are_dropped_and_counted(artifacts, tmp_path, capsys):
     """A row whose prompt fills the window trains on nothing: the loss is NaN."""
-    long = [{"instruction": "Add one. " * 60, "response": "return 1"}] * 4
+    long = [{"instruction": f"Add {n}. " * 60, "response": "return 1"} for n in range(4)]
     file = tmp_path / "rows.jsonl"
     file.write_text("".join(json.dumps(row) + "\n" for row in ROWS[:4] + long))
     words = ("--max-length", 200, "--per-device-batch-size", 1, "--max-steps", 8)
     metrics = tmp_path / "metrics.jsonl"
     paths = {"moe": artifacts["upcycled"], "data": file, "metrics": metrics}
     run(moe_sft, tmp_path / "out", *words, **paths)
-    assert f"4 rows of {file} (4 dropped: the prompt fills max_length)" in capsys.readouterr().err
+    told = f"8 rows of {file}: 4 to train on; left out: 4 prompt fills the window"
+    assert told in capsys.readouterr().err
     losses = [line["loss"] for line in read_lines(metrics)]
     assert len(losses) == 8
     assert all(math.isfinite(loss) and loss > 0 for loss in losses)
