@@ -15,6 +15,7 @@ from workflow_scripts.data.examples import tokenize_rows
 from workflow_scripts.data.instructions import Row
 from workflow_scripts.data.preparation import prepare
 from workflow_scripts.data.templates import make_template
+from workflow_scripts.data.tokenizers import load_tokenizer
 from workflow_scripts.data.tokens_artifact import open_tokens
 from workflow_scripts.errors import UserError
 
@@ -317,6 +318,27 @@ def test_a_training_on_tokens_is_the_training_on_their_rows(
     trained = run(weighted_trained, **start, data=made, out=tmp_path / "trained")
     assert trained.inputs["tokens"] == on_tokens.inputs["tokens"]
     assert trained.parameters["template"] == "magicoder"
+
+
+@pytest.mark.parametrize("model_type", ["llama", "qwen2", "phi3"])
+def test_an_upcycled_model_has_the_tokenizer_of_its_base(tiny_llama, tmp_path, model_type):
+    """transformers chooses another class by the type of some models."""
+    found = []
+    for config in (
+        {"model_type": model_type},
+        {"model_type": "xft", "base_config": {"model_type": model_type}},
+    ):
+        folder = tmp_path / config["model_type"]
+        folder.mkdir()
+        shutil.copy(tiny_llama / "tokenizer.json", folder)
+        settings = json.loads((tiny_llama / "tokenizer_config.json").read_text())
+        settings["tokenizer_class"] = "GPT2Tokenizer"
+        (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+        (folder / "config.json").write_text(json.dumps(config))
+        found.append(load_tokenizer(folder))
+    base, upcycled = found
+    assert type(base) is type(upcycled)
+    assert base.backend_tokenizer.to_str() == upcycled.backend_tokenizer.to_str()
 
 
 def test_tokens_of_another_tokenizer_are_refused(upcycled, tiny_llama, rows, tmp_path):
