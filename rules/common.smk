@@ -10,6 +10,8 @@ if str(workflow.basedir) not in sys.path:
     sys.path.insert(0, str(workflow.basedir))
 
 from workflow_scripts import cli, config_file, configuration
+from workflow_scripts.checkpoints.source import dataset_source
+from workflow_scripts.data import templates
 from workflow_scripts.dependencies import code_hash, content_hash
 from workflow_scripts.errors import UserError
 from workflow_scripts.evaluation import problems
@@ -40,8 +42,12 @@ LOGS = f"{RESULTS}/logs"
 METRICS = f"{RESULTS}/metrics"
 BASE = config["base"]["model"]
 DATA = config["data"]["train"]
+DATA_OPTIONS = ["train", "revision"]  # what names the rows on the hub
 if config["data"]["revision"]:
-    DATA = f"{RESULTS}/data/{Path(DATA).name}"
+    hub = dataset_source(DATA, config["data"]["revision"])
+    DATA = f"{RESULTS}/data/fetched/{hub.file_name}"
+    if hub.file is None:
+        DATA_OPTIONS.append("split")
 LAMBDAS = config["merge"]["lambdas"]
 DATASETS = {
     problems.label(dataset): dataset for dataset in config["evaluation"]["datasets"]
@@ -74,8 +80,9 @@ def base_files():
 
 
 def data_content():
-    """The hash of the instruction rows, where they are a file of the user's."""
-    return None if config["data"]["revision"] else content_hash(Path(DATA))
+    """The hash of the instruction rows; of rows on the hub, what names them."""
+    on_hub = config["data"]["revision"]
+    return select("data", *DATA_OPTIONS) if on_hub else content_hash(Path(DATA))
 
 
 def dataset_file(wildcards):
@@ -90,10 +97,30 @@ def dataset_content(wildcards):
     return content_hash(file) if file else None
 
 
+def problem_sets():
+    """The evaluation problems that no row may give away."""
+    chosen = config["data"]["decontaminate"]
+    return sorted(config["evaluation"]["datasets"]) if chosen else None
+
+
+def problem_contents():
+    """The hashes of these problems."""
+    found = [problems.find(dataset) for dataset in problem_sets() or []]
+    return [content_hash(file) if file else None for file in found]
+
+
 def prompt(wildcards):
-    """The prompt that a model is evaluated with."""
+    """The prompt that a model is evaluated with: that of its tuning, where it is tuned."""
     untuned = wildcards.model in ("base", "moe")
-    return config["evaluation"]["base_prompt" if untuned else "prompt"]
+    return (
+        config["evaluation"]["base_prompt"] if untuned else config["data"]["template"]
+    )
+
+
+def template_content(name):
+    """The hash of a template, where it is a file of the user's."""
+    known = name in templates.NAMES or name == templates.COMPLETION.identity
+    return None if known else content_hash(Path(name))
 
 
 def evaluations():

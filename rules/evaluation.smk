@@ -25,11 +25,12 @@ rule eval:
         content=dataset_content,
         dataset=lambda wildcards: DATASETS[wildcards.dataset],
         prompt=prompt,
+        template=lambda wildcards: template_content(prompt(wildcards)),
         options=select("evaluation", "max_new_tokens", "batch_size", "limit", "sandbox"),
         threads=config["threads"],
     shell:
         "python -m workflow_scripts.eval --model {input.model} --dataset {params.dataset:q} "
-        "--prompt {params.prompt} --threads {params.threads} {params.options} "
+        "--prompt {params.prompt:q} --threads {params.threads} {params.options} "
         "--out {output.result} 2>&1 | tee {log}"
 
 

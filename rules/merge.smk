@@ -34,7 +34,8 @@ rule weighted_trained:
         moe_manifest=f"{RESULTS}/moe_sft.manifest.json",
         ffn=ancient(f"{RESULTS}/ffn"),
         ffn_manifest=f"{RESULTS}/ffn.manifest.json",
-        data=ancient(DATA),
+        tokens=ancient(f"{RESULTS}/tokens"),
+        tokens_manifest=f"{RESULTS}/tokens.manifest.json",
     output:
         model=directory(f"{RESULTS}/weighted_trained/lam~{{lam}}"),
         manifest=f"{RESULTS}/weighted_trained/lam~{{lam}}.manifest.json",
@@ -52,15 +53,13 @@ rule weighted_trained:
     params:
         code=code_hash("weighted_trained"),
         lam=lambda wildcards: float(wildcards.lam),
-        content=data_content(),
-        data=without("data", "train", "revision"),
         options=without("mixing", *configuration.MIXING_SHAPE),
         seed=config["seed"],
         threads=config["threads"],
     shell:
         "python -m workflow_scripts.weighted_trained --weighted {input.weighted} "
-        "--moe {input.moe} --ffn {input.ffn} --data {input.data} "
-        "--seed {params.seed} --threads {params.threads} {params.data} {params.options} "
+        "--moe {input.moe} --ffn {input.ffn} --data {input.tokens} "
+        "--seed {params.seed} --threads {params.threads} {params.options} "
         "--metrics {output.metrics} --out {output.model} 2>&1 | tee {log}"
 
 

@@ -1,4 +1,5 @@
-# Steps 0 to 3: the base, its upcycled mixture, the tuned mixture, the experts' FFN weights.
+# Steps 0 to 3: the base, its upcycled mixture, the tokens, the tuned mixture, the experts' FFN
+# weights.
 # Rules depend on manifests: a folder's own time says nothing about its content.
 
 
@@ -51,26 +52,57 @@ rule moe:
 
 rule fetch_data:
     output:
-        file=f"{RESULTS}/data/{{file}}",
+        file=f"{RESULTS}/data/fetched/{{file}}",
     log:
         f"{LOGS}/data/{{file}}.log",
     conda:
-        "../envs/conversion.yaml"
+        "../envs/data.yaml"
     resources:
         mem_mb=1000,
         runtime=60,
     params:
         code=code_hash("fetch_data"),
-        source=select("data", "train", "revision"),
+        source=select("data", *DATA_OPTIONS),
     shell:
         "python -m workflow_scripts.fetch_data {params.source} --out {output.file} 2>&1 | tee {log}"
+
+
+rule tokens:
+    input:
+        base=ancient(f"{RESULTS}/base"),
+        manifest=f"{RESULTS}/base.manifest.json",
+        data=ancient(DATA),
+    output:
+        tokens=directory(f"{RESULTS}/tokens"),
+        manifest=f"{RESULTS}/tokens.manifest.json",
+        report=f"{RESULTS}/data/report.json",
+    log:
+        f"{LOGS}/tokens.log",
+    cache: bool(SHARED)
+    conda:
+        "../envs/data.yaml"
+    resources:
+        mem_mb=8000,
+        runtime=120,
+    params:
+        code=code_hash("tokens"),
+        content=data_content(),
+        options=select("data", *configuration.TOKENS_OPTIONS),
+        template=template_content(config["data"]["template"]),
+        problems=cli.to_flags({"problems": problem_sets()}),
+        problem_contents=problem_contents(),
+    shell:
+        "python -m workflow_scripts.tokens --model {input.base} --data {input.data} "
+        "{params.options} {params.problems} --report {output.report} --out {output.tokens} "
+        "2>&1 | tee {log}"
 
 
 rule moe_sft:
     input:
         moe=ancient(f"{RESULTS}/moe"),
         manifest=f"{RESULTS}/moe.manifest.json",
-        data=ancient(DATA),
+        tokens=ancient(f"{RESULTS}/tokens"),
+        tokens_manifest=f"{RESULTS}/tokens.manifest.json",
     output:
         model=directory(f"{RESULTS}/moe_sft"),
         manifest=f"{RESULTS}/moe_sft.manifest.json",
@@ -87,14 +119,12 @@ rule moe_sft:
         gpu=config["gpus"],
     params:
         code=code_hash("moe_sft"),
-        content=data_content(),
-        data=without("data", "train", "revision"),
         options=without("training"),
         seed=config["seed"],
         threads=config["threads"],
     shell:
-        "python -m workflow_scripts.moe_sft --moe {input.moe} --data {input.data} "
-        "--seed {params.seed} --threads {params.threads} {params.data} {params.options} "
+        "python -m workflow_scripts.moe_sft --moe {input.moe} --data {input.tokens} "
+        "--seed {params.seed} --threads {params.threads} {params.options} "
         "--metrics {output.metrics} --out {output.model} 2>&1 | tee {log}"
 
 

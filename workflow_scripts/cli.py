@@ -13,8 +13,9 @@ from workflow_scripts import configuration
 from workflow_scripts.errors import UserError
 
 # The flags of all steps that name what is read, and what is written.
-INPUT_FLAGS = ("base", "model", "moe", "ffn", "weighted", "data", "dataset", "evals")
-OUTPUT_FLAGS = ("out", "metrics")
+INPUT_FLAGS = ("base", "model", "moe", "ffn", "weighted", "data", "evals")
+NAME_OR_FILE_FLAGS = ("dataset", "problems", "prompt", "template")
+OUTPUT_FLAGS = ("out", "metrics", "report")
 FLAG_TYPES = {"integer": int, "number": float, "string": str}
 # What the user can put right: a full disk, missing rights, a file that has gone meanwhile.
 USER_ERRORS = {
@@ -71,12 +72,12 @@ def check_outputs(flags: dict) -> None:
 
 def _sources(flags: dict) -> Iterator[tuple[str, Path]]:
     """The inputs that are on this disk, each with the key of its flag."""
-    for flag in INPUT_FLAGS:
+    for flag in (*INPUT_FLAGS, *NAME_OR_FILE_FLAGS):
         values = flags.get(flag) or []
         for value in values if isinstance(values, list) else [values]:
             path = Path(value)
-            # A data set is a file: a folder humaneval is not what --dataset humaneval names.
-            if path.is_file() or (path.is_dir() and flag != "dataset"):
+            # A folder humaneval is not what --dataset humaneval names.
+            if path.is_file() or (path.is_dir() and flag not in NAME_OR_FILE_FLAGS):
                 yield flag, path
 
 

@@ -5,7 +5,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from workflow_scripts.checkpoints.source import check_dataset_source, check_source
+from workflow_scripts.checkpoints.source import check_source, dataset_source
 from workflow_scripts.configuration import (
     check_learnable,
     check_moe,
@@ -15,6 +15,7 @@ from workflow_scripts.configuration import (
     schema,
     types_of,
 )
+from workflow_scripts.data.templates import COMPLETION, read_template
 from workflow_scripts.errors import UserError
 from workflow_scripts.evaluation.problems import NAMED_SETS, label
 
@@ -65,12 +66,15 @@ def check_files(config: dict) -> None:
     check_source(config["base"]["model"], config["base"]["revision"])
     data = config["data"]
     if data["revision"]:
-        check_dataset_source(data["train"], data["revision"])
+        dataset_source(data["train"], data["revision"])
     else:
         _check_file("data.train", data["train"])
     for dataset in config["evaluation"]["datasets"]:
         if dataset not in NAMED_SETS:
             _check_file("evaluation.datasets", dataset)
+    read_template(data["template"])
+    if config["evaluation"]["base_prompt"] != COMPLETION.identity:
+        read_template(config["evaluation"]["base_prompt"])
 
 
 def _check_file(key: str, path: str) -> None:

@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from workflow_scripts import cli
+from workflow_scripts.data.templates import CHAT, COMPLETION, make_template, read_template
+from workflow_scripts.data.tokenizers import load_tokenizer
 from workflow_scripts.evaluation.generation import generate
 from workflow_scripts.evaluation.loading import artifact_id, load_model
 from workflow_scripts.evaluation.problems import load_problems
@@ -30,7 +32,7 @@ from workflow_scripts.evaluation.samples import (
 from workflow_scripts.evaluation.sandbox import Bubblewrap, find_bubblewrap
 from workflow_scripts.evaluation.scoring import score
 
-GENERATION_OPTIONS = ("prompt", "max_new_tokens", "batch_size")
+GENERATION_OPTIONS = ("max_new_tokens", "batch_size")
 OPTIONS = (*GENERATION_OPTIONS, "limit", "sandbox")
 
 
@@ -39,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args, options = _parse(argv)
     sandbox = _open_sandbox(options["sandbox"])
     problem_set = load_problems(args.dataset).first(options["limit"])
-    prompts = task_prompts(problem_set, options["prompt"])
+    prompts = task_prompts(problem_set, _template(options["prompt"], Path(args.model)))
     saved = samples_path(args.out)
     if args.rescore:
         samples = read_samples(saved, prompts)
@@ -71,12 +73,29 @@ def _parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, dict]:
         action="store_true",
         help="Judge the generations of an earlier run again. Loads no model.",
     )
+    parser.add_argument(
+        "--prompt",
+        default="magicoder",
+        metavar="NAME_OR_FILE",
+        help="magicoder: the paper's instruction prompt. chat: the tokenizer's chat template. A "
+        "file: its text, with {instruction} once. completion: the problem's own text. Take the "
+        "template that the model was trained with. Default: magicoder.",
+    )
     cli.add_options(parser, "evaluation", OPTIONS)
     cli.add_options(parser, None, ["threads"])
     cli.add_verify(parser)
     args = parser.parse_args(argv)
     options = cli.options(args, "evaluation", OPTIONS) | cli.options(args, None, ["threads"])
+    is_completion = args.prompt == COMPLETION.identity
+    options["prompt"] = args.prompt if is_completion else read_template(args.prompt)
     return args, options
+
+
+def _template(identity: str, model_folder: Path):
+    """The template of an identity; only a chat template needs the model's tokenizer."""
+    if identity == COMPLETION.identity:
+        return COMPLETION
+    return make_template(identity, load_tokenizer(model_folder) if identity == CHAT else None)
 
 
 def _open_sandbox(kind: str) -> Bubblewrap | None:
@@ -105,7 +124,7 @@ def _generate(
     )
     origin = {
         "model": {"path": model_folder, "id": identity},
-        "settings": {name: options[name] for name in (*GENERATION_OPTIONS, "threads")}
+        "settings": {name: options[name] for name in ("prompt", *GENERATION_OPTIONS, "threads")}
         | {"device": model.device.type, "dtype": str(model.dtype).removeprefix("torch.")},
         "versions": package_versions("torch", "transformers"),
     }

@@ -1,27 +1,36 @@
-"""Fetch a file of instruction rows from a data set on the hub, at a pinned revision.
+"""Fetch instruction rows from the hub, at a pinned revision.
 
-The file lies in the hub's own cache; --out is a link to it.
+A file of a data set lies in the hub's own cache; --out is a link to it. A data set that is named
+without a file is read by `datasets`, and --out is a Parquet file.
 """
 
 from workflow_scripts import cli
-from workflow_scripts.checkpoints.source import fetch_dataset_file
+from workflow_scripts.checkpoints.source import dataset_source, fetch_dataset, fetch_dataset_file
+
+OPTIONS = ["revision", "split"]
 
 
 def main(argv: list[str] | None = None) -> None:
     parser = cli.step_parser("fetch_data", __doc__)
     parser.add_argument(
-        "--train", required=True, metavar="ORG/NAME/FILE", help="A file of a data set on the hub."
+        "--train",
+        required=True,
+        metavar="ORG/NAME[/FILE]",
+        help="A data set on the hub, or a file of one.",
     )
-    cli.add_path(parser, "--out", "FILE", "The link.")
-    cli.add_options(parser, "data", ["revision"])
+    cli.add_path(parser, "--out", "FILE", "The rows.")
+    cli.add_options(parser, "data", OPTIONS)
     args = parser.parse_args(argv)
-    revision = cli.options(args, "data", ["revision"])["revision"]
+    options = cli.options(args, "data", OPTIONS)
+    source = dataset_source(args.train, options["revision"])
 
-    file = fetch_dataset_file(args.train, revision)
     args.out.parent.mkdir(parents=True, exist_ok=True)
     temporary = args.out.with_name(f".{args.out.name}.tmp")
     temporary.unlink(missing_ok=True)
-    temporary.symlink_to(file.resolve())
+    if source.file:
+        temporary.symlink_to(fetch_dataset_file(source).resolve())
+    else:
+        fetch_dataset(source, options["split"], temporary)
     temporary.replace(args.out)
 
 

@@ -13,7 +13,8 @@ def main(argv: list[str] | None = None) -> None:
     cli.add_verify(parser)
     args = parser.parse_args(argv)
     options = step.parse_flags(args, "training")
-    moe = open_artifact(args.moe, "moe", full=step.verifies_fully(args))
+    full = step.verifies_fully(args)
+    moe = open_artifact(args.moe, "moe", full=full)
 
     from transformers import AutoModelForCausalLM
     from transformers.core_model_loading import revert_weight_conversion
@@ -24,11 +25,13 @@ def main(argv: list[str] | None = None) -> None:
     from workflow_scripts.training.trainer import train
 
     step.prepare_process(options)
-    tokenizer, examples, data_hash = step.prepare_examples(args.data, args.moe, options)
+    tokenizer, examples, _validation, data = step.prepare_examples(
+        args.data, args.moe, options, full
+    )
     model = load_whole(AutoModelForCausalLM, args.moe, dtype=step.weight_dtype(options))
     config = moe.checkpoint.config
     parameters = options.parameters | {"base": moe.manifest.parameters.get("base", {})}
-    inputs = {"moe": moe.id, "data": data_hash}
+    inputs = {"moe": moe.id, **data}
     checkpoints = step.open_checkpoints("moe_sft", args.out, options, parameters, inputs)
     with checkpoints.claimed():
         train(
@@ -45,7 +48,7 @@ def main(argv: list[str] | None = None) -> None:
         with create_artifact(args.out, "moe_sft", parameters, inputs) as draft:
             state = revert_weight_conversion(model, model.state_dict())
             plans = trained_plans(moe.checkpoint, state)
-            card = moe_sft_card(config, parameters, data_hash)
+            card = moe_sft_card(config, parameters, data["data"])
             draft.write_model(plans, config, like=moe.path, card=card)
 
 

@@ -23,7 +23,9 @@ def main(argv: list[str] | None = None) -> None:
     from workflow_scripts.training.trainer import train
 
     step.prepare_process(options)
-    tokenizer, examples, data_hash = step.prepare_examples(args.data, args.moe, options)
+    tokenizer, examples, _validation, data = step.prepare_examples(
+        args.data, args.moe, options, full
+    )
     logits = MixingLogits(initial.alpha, initial.lambda_logit, initial.shared_expert_weight)
     mixing = Mixing(
         sources.moe.checkpoint,
@@ -32,7 +34,7 @@ def main(argv: list[str] | None = None) -> None:
         step.device(),
         step.weight_dtype(options),
     )
-    inputs = {"weighted": initial.artifact.id, "data": data_hash}
+    inputs = {"weighted": initial.artifact.id, **data}
     checkpoints = step.open_checkpoints(
         "weighted_trained", args.out, options, options.parameters, inputs
     )

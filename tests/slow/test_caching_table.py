@@ -18,11 +18,13 @@ OTHERS = {
     "data.response_column": "instruction",
     "merge.lambdas": [0.85],
     "threads": 2,
+    "data.template": "template.txt",
     "evaluation.base_prompt": "completion",
 }
 # Keys that cannot be changed by themselves in a dry run of the embedded project.
-SKIPPED = {"base.model", "base.revision", "data.train", "data.revision", "evaluation.datasets"}
-SKIPPED |= {"evaluation.models", "merge.keep", "moe.shared_expert", "results_dir"}
+SKIPPED = {"base.model", "base.revision", "data.train", "data.revision", "data.split"}
+SKIPPED |= {"evaluation.datasets", "evaluation.models", "merge.keep", "moe.shared_expert"}
+SKIPPED |= {"results_dir"}
 
 
 def documented() -> dict[str, list[str]]:
@@ -48,6 +50,7 @@ def keys() -> list[str]:
 @pytest.fixture(scope="module")
 def finished(new_project) -> Project:
     project = new_project("finished")
+    (project.folder / "template.txt").write_text("{instruction}\n")
     project.run()
     return project
 

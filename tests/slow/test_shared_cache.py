@@ -47,7 +47,7 @@ def manifests(project: Project) -> dict[str, bytes]:
 
 def test_another_checkout_shares_what_is_expensive(first, new_project):
     second = new_project("second")
-    assert fetched(second) == ["base", "moe", "moe_sft", "weighted_trained/lam~0.75"]
+    assert fetched(second) == ["base", "moe", "moe_sft", "tokens", "weighted_trained/lam~0.75"]
     assert manifests(second) == manifests(first)
 
 
@@ -59,7 +59,7 @@ def test_a_shared_base_needs_no_other_files(first, shared):
 
 def test_a_lambda_is_never_served_for_another(first, new_project, run_step):
     third = new_project("third")
-    assert fetched(third, merge={"lambdas": [0.85]}) == ["base", "moe", "moe_sft"]
+    assert fetched(third, merge={"lambdas": [0.85]}) == ["base", "moe", "moe_sft", "tokens"]
     done = run_step("verify", third.results, "--full")
     assert done.returncode == 0, done.stdout + done.stderr
 
@@ -68,7 +68,7 @@ def test_edited_code_is_not_served_what_the_old_code_made(first, new_project):
     edited = new_project("edited")
     module = edited.folder / "workflow_scripts" / "conversions" / "upcycle.py"
     module.write_text(module.read_text() + "\n# edited\n")
-    assert fetched(edited) == ["base"]
+    assert fetched(edited) == ["base", "tokens"]  # which know nothing of that module
 
 
 def test_what_is_shared_is_read_only(first, shared):

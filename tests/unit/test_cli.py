@@ -30,7 +30,8 @@ STEPS = {
     "eval": ["--model", "--dataset", "--out", "--verify", "--prompt", "--limit", "--rescore"],
     "verify": ["PATH", "--full"],
     "import_reference": ["--model", "--out", "--verify"],
-    "fetch_data": ["--train", "--revision", "--out"],
+    "fetch_data": ["--train", "--revision", "--split", "--out"],
+    "tokens": ["--model", "--data", "--out", "--problems", "--report", "--template", "--verify"],
     "summary": ["--evals", "--out"],
 }
 HEAVY = {"torch", "transformers", "datasets", "pandas", "evalplus", "deepspeed", "accelerate"}
@@ -179,7 +180,13 @@ def test_what_argparse_refuses_ends_in_its_usage(section, words, message, capsys
         ("weighted_trained --weighted x --moe x --ffn x --data x --out out", "x is not a folder"),
         ("dense --weighted x --moe nowhere --ffn x --out out", "nowhere is not a folder"),
         ("import_reference --model nowhere --out out", "nowhere is not a folder"),
-        ("fetch_data --train a/b --out out", "data.train = a/b: a file on the hub is named"),
+        ("fetch_data --train a/b --out out", "data.train = a/b: a data set on the hub is named"),
+        ("tokens --model nowhere --data x --out out", "nowhere is not a folder"),
+        (
+            "tokens --model nowhere --data x --template y --out out",
+            "y is neither a template (magicoder",
+        ),
+        ("eval --model x --dataset y --prompt z --out out", "z is neither a template (magicoder"),
         ("verify nowhere", "nowhere: no manifest beside it and none below it"),
     ],
 )
@@ -255,6 +262,8 @@ def places(tmp_path, monkeypatch):
         ("--moe a --out new --metrics a/loss.jsonl", "--metrics a/loss.jsonl", "--moe a"),
         ("--ffn a --weighted a/b --out a/b", "--out a/b", "--ffn a"),
         ("--evals a/x rows --out rows", "--out rows", "--evals rows"),
+        ("--problems a/x rows --out new --report rows", "--report rows", "--problems rows"),
+        ("--template rows --out new --report rows", "--report rows", "--template rows"),
     ],
 )
 def test_an_output_that_is_an_input_is_refused(places, words, output, source):
@@ -286,7 +295,8 @@ def parser_of(words: str):
     """A step's parser with the flags among `words`."""
     parser = cli.step_parser("any", "")
     for flag in {word for word in words.split() if word.startswith("--")}:
-        text = {"--evals": {"nargs": "+"}, "--model": {}, "--dataset": {}}
+        text = {"--model": {}, "--dataset": {}, "--template": {}}
+        text |= {flag: {"nargs": "+"} for flag in ("--evals", "--problems")}
         parser.add_argument(flag, **text.get(flag, {"type": Path}))
     return parser
 
@@ -302,6 +312,7 @@ def parser_of(words: str):
         "weighted_trained --weighted a --moe results --ffn results --data rows --out a",
         "dense --weighted a --moe results --ffn results --out a",
         "eval --model a --dataset rows --out a/x.json",
+        "tokens --model results --data a/x --out a",
         "import_reference --model a --out a",
         "summary --evals a/x --out a/x",
     ],

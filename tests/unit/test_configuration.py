@@ -101,7 +101,7 @@ def test_text_stands_for_what_it_spells(key, text, value):
         ("moe.upcycled_layers", 1, "moe.upcycled_layers = 1: must be of type array or null"),
         ("mixing.learn_lambda", 0.5, "mixing.learn_lambda = 0.5: must be of type boolean"),
         ("merge.lambda", 0.5, "merge.lambda is not a known key: did you mean lambdas?"),
-        ("data.qqq", 1, "data.qqq is not a known key: known keys are instruction_column, limit,"),
+        ("data.qqq", 1, "data.qqq is not a known key: known keys are bad_rows, decontaminate,"),
         ("moe.num_experts", 1, "moe.num_experts = 1: must be at least 2"),
         ("moe.num_experts", "8.5", 'moe.num_experts = "8.5": must be of type integer'),
         ("moe.num_experts", 8.0, "moe.num_experts = 8.0: must be of type integer"),
@@ -178,7 +178,11 @@ def files(tmp_path, monkeypatch) -> dict:
 def test_files_that_are_there_or_on_the_hub_are_accepted(files):
     check_files(files)
     files["base"] |= {"model": "some/model", "revision": "0" * 40}
-    files["data"] |= {"train": "org/name/rows.jsonl", "revision": "0" * 40}
+    for source in ("org/name/rows.jsonl", "org/name"):
+        files["data"] |= {"train": source, "revision": "0" * 40}
+        check_files(files)
+    Path("template.txt").write_text("Do this: {instruction}\n")
+    files["data"]["template"] = files["evaluation"]["base_prompt"] = "template.txt"
     check_files(files)
 
 
@@ -190,7 +194,10 @@ def test_files_that_are_there_or_on_the_hub_are_accepted(files):
         ("base", {"model": "some/model"}, "pin it: base.revision must be a commit hash"),
         ("data", {"train": "nowhere.jsonl"}, "data.train: there is no file nowhere.jsonl"),
         ("data", {"train": "resources"}, "data.train: there is no file resources"),
-        ("data", {"train": "org/name", "revision": "0" * 40}, "org/name"),
+        ("data", {"train": "name", "revision": "0" * 40}, "a data set on the hub is named organi"),
+        ("data", {"template": "nowhere"}, "nowhere is neither a template (magicoder, chat) nor a"),
+        ("data", {"template": "rows.jsonl"}, "rows.jsonl holds {instruction} 0 times"),
+        ("evaluation", {"base_prompt": "nowhere"}, "nowhere is neither a template"),
         ("evaluation", {"datasets": ["human"]}, "evaluation.datasets: there is no file human"),
     ],
 )

@@ -2,6 +2,7 @@
 
 import pytest
 
+from workflow_scripts.data.templates import COMPLETION, make_template
 from workflow_scripts.errors import UserError
 from workflow_scripts.evaluation.problems import Problem
 from workflow_scripts.evaluation.prompts import (
@@ -20,7 +21,10 @@ PREAMBLE = (
 
 
 def build(style: str, form: str, prompt: str):
-    return BUILDERS[style, form](Problem("Task/0", prompt, "last", row=""))
+    template = COMPLETION if style == "completion" else make_template(style, None)
+    return BUILDERS[template is not COMPLETION, form](
+        Problem("Task/0", prompt, "last", ""), template
+    )
 
 
 def test_magicoder_prompt_of_humaneval():

@@ -1,27 +1,19 @@
-"""Instruction rows: read, checked, put into the paper's prompt, tokenised."""
+"""Instruction rows: read from every format, and what is wrong with them."""
 
 import json
 
+import datasets
+import pyarrow
 import pytest
+from pyarrow import parquet
 
-from workflow_scripts.data.instructions import Row, read_rows, tokenize_rows
-from workflow_scripts.data.prompts import encode_prompt, format_prompt
+from workflow_scripts.data.instructions import Row, describe, read_rows
 from workflow_scripts.errors import UserError
 
 ROWS = [
     {"instruction": "Add two numbers.", "response": "def add(a, b):\n    return a + b", "id": 7},
     {"instruction": "Line\u2028separators\x85 and é中🙂", "response": "a\u2029b\r\nc\x0b"},
 ]
-# Written out from the paper's appendix and the published code.
-PROMPT = (
-    "You are an exceptionally intelligent coding assistant that consistently delivers accurate "
-    "and reliable responses to user instructions.\n"
-    "\n"
-    "@@ Instruction\n"
-    "Add two numbers.\n"
-    "\n"
-    "@@ Response\n"
-)
 
 
 def jsonl(rows, ascii_only=False, end="\n") -> str:
@@ -31,14 +23,24 @@ def jsonl(rows, ascii_only=False, end="\n") -> str:
 def read(tmp_path, content: str | bytes, **options) -> list[Row]:
     path = tmp_path / "rows.jsonl"
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    return read_rows(path, "instruction", "response", **options)
+    rows, bad = read_rows(path, "instruction", "response", **options)
+    assert bad == []
+    return rows
 
 
-def faults(tmp_path, content: str | bytes) -> list[str]:
-    """The lines of the message, without the file's path."""
+def faults(tmp_path, content: str) -> list[str]:
+    """The lines of the message about bad rows, without the file's path."""
+    path = tmp_path / "rows.jsonl"
+    path.write_text(content)
+    _, bad = read_rows(path, "instruction", "response")
+    return describe(bad).replace(str(path), "FILE").splitlines()
+
+
+def refusal(path) -> str:
+    """The message that a file as a whole is refused with, without its path."""
     with pytest.raises(UserError) as caught:
-        read(tmp_path, content)
-    return str(caught.value).replace(f"{tmp_path / 'rows.jsonl'}", "FILE").splitlines()
+        read_rows(path, "instruction", "response")
+    return str(caught.value).replace(str(path), "FILE")
 
 
 # Reading
@@ -69,7 +71,7 @@ def test_rows_in_every_form(tmp_path, form):
 def test_other_columns(tmp_path):
     path = tmp_path / "rows.jsonl"
     path.write_text(jsonl([{"problem": "p", "solution": "s"}]))
-    assert read_rows(path, "problem", "solution") == [Row("p", "s", 1)]
+    assert read_rows(path, "problem", "solution") == ([Row("p", "s", 1)], [])
 
 
 @pytest.mark.parametrize(("limit", "count"), [(1, 1), (3, 3), (5, 5), (9, 5), (None, 5)])
@@ -134,70 +136,75 @@ def test_only_the_first_faults_are_shown(tmp_path):
     ],
 )
 def test_a_file_without_rows_is_refused(tmp_path, content, message):
-    (line,) = faults(tmp_path, content)
-    assert line.startswith(message)
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    assert refusal(path).startswith(message)
 
 
 def test_a_missing_file_is_named(tmp_path):
-    with pytest.raises(UserError, match=r"nowhere\.jsonl is missing"):
-        read_rows(tmp_path / "nowhere.jsonl", "instruction", "response")
+    assert refusal(tmp_path / "nowhere.jsonl") == "FILE is missing"
 
 
-# Prompts and tokens
+def test_good_rows_are_read_beside_bad_ones(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_text("{\n" + jsonl(ROWS))
+    rows, bad = read_rows(path, "instruction", "response")
+    assert [row.number for row in rows] == [2, 3]
+    assert [row.number for row in bad] == [1]
 
 
-def test_the_prompt_is_the_papers():
-    assert format_prompt("Add two numbers.") == PROMPT
+# Parquet
 
 
-def test_braces_in_an_instruction_are_its_own():
-    instruction = "Print {instruction} and {0} and {{}}"
-    assert format_prompt(instruction) == PROMPT.replace("Add two numbers.", instruction)
+WRITERS = {
+    "pyarrow": lambda rows, path: parquet.write_table(pyarrow.Table.from_pylist(rows), path),
+    "pyarrow, dictionaries, groups": lambda rows, path: parquet.write_table(
+        pyarrow.Table.from_pylist(rows), path, use_dictionary=True, row_group_size=1
+    ),
+    "datasets": lambda rows, path: datasets.Dataset.from_list(rows).to_parquet(path),
+}
 
 
-@pytest.mark.parametrize("row", ROWS, ids=["ascii", "unicode"])
-def test_a_row_is_prompt_response_eos_and_only_the_prompt_is_masked(tokenizer, row):
-    row = Row(row["instruction"], row["response"], 1)
-    (example,) = tokenize_rows([row], tokenizer, max_length=1024)
-    ids, labels = example["input_ids"], example["labels"]
-    trained = [label for label in labels if label != -100]
-    prompt = ids[: len(ids) - len(trained)]
-    assert ids[0] == tokenizer.bos_token_id and ids[-1] == tokenizer.eos_token_id
-    assert labels == [-100] * len(prompt) + trained
-    assert tokenizer.decode(prompt[1:]) == PROMPT.replace("Add two numbers.", row.instruction)
-    assert tokenizer.decode(trained[:-1]) == row.response
-    assert ids == prompt + trained
+@pytest.mark.parametrize("writer", WRITERS)
+@pytest.mark.parametrize("name", ["rows.parquet", "rows"])
+def test_parquet_gives_the_rows_that_jsonl_gives(tmp_path, writer, name):
+    WRITERS[writer](ROWS, tmp_path / name)
+    rows, bad = read_rows(tmp_path / name, "instruction", "response")
+    assert (rows, bad) == (read(tmp_path, jsonl(ROWS)), [])
 
 
-def test_training_and_evaluation_have_the_same_prompt_tokens(tokenizer):
-    (example,) = tokenize_rows([Row("Add two numbers.", "r", 1)], tokenizer, max_length=1024)
-    prompt = encode_prompt(tokenizer, PROMPT)
-    assert example["input_ids"][: len(prompt)] == prompt
-    assert example["labels"].count(-100) == len(prompt)
+def test_bad_rows_of_parquet_are_named_with_their_number(tmp_path):
+    path = tmp_path / "rows.parquet"
+    responses = ["r", None, " ", "s"]
+    rows = [{"instruction": "i", "response": response} for response in responses]
+    parquet.write_table(pyarrow.Table.from_pylist(rows), path)
+    good, bad = read_rows(path, "instruction", "response")
+    assert [row.number for row in good] == [1, 4]
+    assert describe(bad).replace(str(path), "FILE").splitlines()[1:] == [
+        "FILE, row 2: column 'response' is not a string",
+        "FILE, row 3: column 'response' is empty",
+    ]
 
 
-def test_a_tokenizer_without_bos_gives_none():
-    class Words:
-        bos_token_id = None
-
-        def __call__(self, text, add_special_tokens):
-            assert not add_special_tokens
-            return {"input_ids": [len(word) for word in text.split()]}
-
-    assert encode_prompt(Words(), "a bb") == [1, 2]
+def test_a_parquet_file_without_a_column_is_refused_once(tmp_path):
+    path = tmp_path / "rows.parquet"
+    parquet.write_table(pyarrow.Table.from_pylist([{"instruction": "i", "output": "o"}] * 9), path)
+    expected = "no column 'response' (columns: instruction, output; set data.response_column)"
+    assert refusal(path) == f"FILE: {expected}"
 
 
-def test_long_rows_are_cut_and_rows_without_a_trained_token_dropped(tokenizer):
-    row = Row("Add two numbers.", "response " * 9, 1)
-    (whole,) = tokenize_rows([row], tokenizer, max_length=1024)
-    prompt_length = whole["labels"].count(-100)
-    for length in (prompt_length + 1, len(whole["labels"]) - 1, len(whole["labels"])):
-        (cut,) = tokenize_rows([row], tokenizer, max_length=length)
-        assert cut["input_ids"] == whole["input_ids"][:length]
-        assert cut["labels"] == whole["labels"][:length]
-    longer = Row("Add two numbers. " * 9, "response", 1)
-    assert tokenize_rows([longer, row, longer], tokenizer, prompt_length + 1) == tokenize_rows(
-        [row], tokenizer, prompt_length + 1
-    )
-    with pytest.raises(UserError, match=f"within max_length = {prompt_length} tokens"):
-        tokenize_rows([row], tokenizer, max_length=prompt_length)
+@pytest.mark.parametrize("damage", ["cut", "middle", "foreign", "empty"])
+def test_a_damaged_or_foreign_parquet_file_is_one_message(tmp_path, damage):
+    path = tmp_path / "rows.parquet"
+    rows = [{"instruction": f"i{i}", "response": f"r{i}" * 40} for i in range(500)]
+    parquet.write_table(pyarrow.Table.from_pylist(rows), path)
+    content = path.read_bytes()
+    middle = len(content) // 2
+    damaged = {
+        "cut": content[:middle],
+        "middle": content[:40] + bytes(200) + content[240:],
+        "foreign": jsonl(ROWS).encode(),
+        "empty": b"",
+    }
+    path.write_bytes(damaged[damage])
+    assert refusal(path).startswith("FILE is not a whole Parquet file: ")

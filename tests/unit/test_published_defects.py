@@ -38,7 +38,9 @@ from workflow_scripts import weighted_trained as trained
 from workflow_scripts.checkpoints.reader import Checkpoint
 from workflow_scripts.conversions.merge import merge
 from workflow_scripts.conversions.mixing_artifact import open_mixing, open_sources
-from workflow_scripts.data.instructions import Row, tokenize_rows
+from workflow_scripts.data.examples import tokenize_rows
+from workflow_scripts.data.instructions import Row
+from workflow_scripts.data.templates import make_template
 from workflow_scripts.modeling import experts
 from workflow_scripts.modeling.mixing import Mixing, MixingLogits
 from workflow_scripts.training.trainer import train
@@ -241,7 +243,8 @@ def one_good_expert(tiny_llama, data, tmp_path_factory) -> dict[str, Path]:
     tokenizer = AutoTokenizer.from_pretrained(tiny_llama)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
     rows = [Row(**row, number=1) for row in ROWS * 3]
-    for example in tokenize_rows(rows, tokenizer, max_length=1024):
+    template = make_template("magicoder", tokenizer)
+    for example in tokenize_rows(rows, tokenizer, template, max_length=1024).training:
         model(**{name: torch.tensor([ids]) for name, ids in example.items()}).loss.backward()
         optimizer.step()
         optimizer.zero_grad()
@@ -893,14 +896,15 @@ def test_defect_12_an_expert_without_tokens_has_a_zero_gradient(
 
 def test_defect_12_rows_without_a_response_are_dropped_and_counted(artifacts, tmp_path, capsys):
     """A row whose prompt fills the window trains on nothing: the loss is NaN."""
-    long = [{"instruction": "Add one. " * 60, "response": "return 1"}] * 4
+    long = [{"instruction": f"Add {n}. " * 60, "response": "return 1"} for n in range(4)]
     file = tmp_path / "rows.jsonl"
     file.write_text("".join(json.dumps(row) + "\n" for row in ROWS[:4] + long))
     words = ("--max-length", 200, "--per-device-batch-size", 1, "--max-steps", 8)
     metrics = tmp_path / "metrics.jsonl"
     paths = {"moe": artifacts["upcycled"], "data": file, "metrics": metrics}
     run(moe_sft, tmp_path / "out", *words, **paths)
-    assert f"4 rows of {file} (4 dropped: the prompt fills max_length)" in capsys.readouterr().err
+    told = f"8 rows of {file}: 4 to train on; left out: 4 prompt fills the window"
+    assert told in capsys.readouterr().err
     losses = [line["loss"] for line in read_lines(metrics)]
     assert len(losses) == 8
     assert all(math.isfinite(loss) and loss > 0 for loss in losses)

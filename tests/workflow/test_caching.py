@@ -66,20 +66,33 @@ def test_other_rows_in_place_run_the_trainings(project):
     rows = project.folder / "resources" / "instructions.jsonl"
     lines = rows.read_text().splitlines(keepends=True)
     rows.write_text("".join(lines[1:]))
-    assert project.run("--dry-run") == sorted(FROM_MOE_SFT)
+    assert project.run("--dry-run") == sorted(["tokens", *FROM_MOE_SFT])
 
 
 def test_another_base_in_place_runs_everything(project):
     config = project.folder / "resources" / "base" / "config.json"
     config.write_text(config.read_text() + " ")
-    rules = ["base", "eval", "moe", *FROM_MOE_SFT]
+    rules = ["base", "eval", "moe", "tokens", *FROM_MOE_SFT]
     assert project.run("--dry-run") == sorted(rules)
 
 
-def test_other_problems_in_place_run_the_evaluations(project):
+def test_other_problems_in_place_run_the_evaluations_and_the_decontamination(project):
     problems = project.folder / "resources" / "problems.jsonl"
     problems.write_text(problems.read_text() + "\n")
+    assert project.run("--dry-run") == sorted(["tokens", "eval", *FROM_MOE_SFT])
+    # The rows that are left are the same: no training runs again.
+    assert project.run("--until", "tokens") == ["tokens"]
     assert project.run("--dry-run") == ["eval", "eval", "eval", "summary"]
+
+
+def test_another_template_in_place_runs_what_is_tuned_with_it(project):
+    template = project.folder / "template.txt"
+    template.write_text("{instruction}\n")
+    chosen = {"data": {"template": "template.txt"}}
+    project.run("--touch", **chosen)
+    assert project.run("--dry-run", **chosen) == []
+    template.write_text("Do: {instruction}\n")
+    assert project.run("--dry-run", **chosen) == sorted(["tokens", *FROM_MOE_SFT])
 
 
 # Code
@@ -99,7 +112,9 @@ def test_other_problems_in_place_run_the_evaluations(project):
         ("modeling/mixing.py", ["dense", "eval", "summary", "weighted_trained"]),
         ("conversions/extract.py", ["ffn", *LAMBDA_CHAIN]),
         ("dense.py", ["dense", "eval", "summary"]),
-        ("data/instructions.py", FROM_MOE_SFT),
+        ("data/instructions.py", ["tokens", *FROM_MOE_SFT]),
+        ("data/contamination.py", ["tokens", *FROM_MOE_SFT]),
+        ("evaluation/references.py", ["tokens", *FROM_MOE_SFT]),
         ("config_file.py", []),
     ],
 )
@@ -130,7 +145,7 @@ def test_until_and_forcerun(project):
 
 def test_another_results_folder_is_another_run(project, tmp_path):
     overlay = project.overlay | {"results_dir": str(tmp_path / "elsewhere")}
-    assert len(Project(project.folder, overlay).run("--dry-run")) == 11
+    assert len(Project(project.folder, overlay).run("--dry-run")) == 12
 
 
 def test_another_working_directory(project, tmp_path):

@@ -13,7 +13,7 @@ from workflow_scripts.conversions.mixing_artifact import open_mixing, open_sourc
 from workflow_scripts.modeling.mixing import Mixing, MixingLogits
 
 LAMBDA_CHAIN = ["dense", "eval", "summary", "weighted_init", "weighted_trained"]
-ALL = ["base", "moe", "moe_sft", "ffn", *LAMBDA_CHAIN, "eval", "eval"]
+ALL = ["base", "tokens", "moe", "moe_sft", "ffn", *LAMBDA_CHAIN, "eval", "eval"]
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +31,7 @@ def test_nothing_runs_when_nothing_changed(project):
 def test_each_artifact_fits_its_manifest(project, run_step):
     done = run_step("verify", project.results, "--full")
     assert done.returncode == 0
-    assert done.stderr.strip().endswith("10 of 10 artifacts fit their manifests")
+    assert done.stderr.strip().endswith("11 of 11 artifacts fit their manifests")
 
 
 def test_no_rule_changes_its_inputs(project, repository, file_hashes):
@@ -102,6 +102,8 @@ def test_another_lambda_runs_its_chain_and_going_back_only_the_summary(
     ("config", "rules"),
     [
         ({"evaluation": {"limit": 3}}, ["eval"] * 3 + ["summary"]),
+        ({"evaluation": {"base_prompt": "completion"}}, ["eval", "summary"]),
+        ({"data": {"deduplicate": "none"}}, ["tokens", "ffn", "moe_sft", *LAMBDA_CHAIN, "eval"]),
         ({"mixing": {"learning_rate": 0.5}}, ["dense", "eval", "summary", "weighted_trained"]),
         ({"mixing": {"granularity": "model"}}, LAMBDA_CHAIN),
         ({"mixing": {"learn_lambda": True}}, LAMBDA_CHAIN),
@@ -155,8 +157,8 @@ def test_a_failed_job_shows_its_message(new_project):
     assert done.returncode != 0
     assert "rows.jsonl, line 2: no column 'response'" in done.stdout + done.stderr
     assert "Traceback" not in done.stdout + done.stderr
-    assert not (project.results / "moe_sft").exists()
-    assert (project.results / "moe.manifest.json").exists()
+    assert not (project.results / "tokens").exists()
+    assert (project.results / "base.manifest.json").exists()
 
 
 def test_the_published_recipe_plans_the_published_steps(new_project):

@@ -24,8 +24,8 @@ from workflow_scripts.checkpoints.writer import TensorPlan, write_checkpoint
 from workflow_scripts.errors import UserError
 
 WORKSPACE_SUFFIX = ".tmp"
-# What makes a model usable besides its weights and its config.
-COMPANION_PATTERNS = (
+MODEL_KINDS = ("base", "moe", "moe_sft", "dense")  # of artifacts that transformers loads
+TOKENIZER_PATTERNS = (
     "tokenizer*",
     "special_tokens_map.json",
     "added_tokens.json",
@@ -33,6 +33,10 @@ COMPANION_PATTERNS = (
     "merges.txt",
     "chat_template*",
     "additional_chat_templates/*.jinja",
+)
+# What makes a model usable besides its weights and its config.
+COMPANION_PATTERNS = (
+    *TOKENIZER_PATTERNS,
     "generation_config.json",
     "LICENSE*",
     "NOTICE*",

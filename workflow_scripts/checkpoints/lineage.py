@@ -19,6 +19,7 @@ INPUT_KINDS = {
     "moe": ("moe_sft", "moe"),
     "ffn": ("ffn",),
     "weighted": ("weighted_trained", "weighted_init"),
+    "tokens": ("tokens",),
     "model": (),
 }
 

@@ -1,8 +1,10 @@
 """Where a base model comes from: a local folder, or the hub at a pinned revision."""
 
 import re
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from workflow_scripts.checkpoints.artifact import COMPANION_PATTERNS, companions
@@ -43,26 +45,67 @@ def find_model(model: str, revision: str | None) -> Path:
         return Path(snapshot_download(model, revision=revision, allow_patterns=patterns))
 
 
-def fetch_dataset_file(source: str, revision: str | None) -> Path:
-    """A file org/name/path of a data set on the hub, in the hub's cache. Raises UserError."""
+@dataclass(frozen=True)
+class DatasetSource:
+    """A data set on the hub, or one of its files. repository: organisation/name."""
+
+    repository: str
+    file: str | None
+    revision: str
+
+    @property
+    def file_name(self) -> str:
+        """What its rows are called here: by the file, or as Parquet by the data set."""
+        return Path(self.file).name if self.file else f"{Path(self.repository).name}.parquet"
+
+    def __str__(self) -> str:
+        return f"{self.repository}{f'/{self.file}' if self.file else ''} at {self.revision}"
+
+
+def dataset_source(source: str, revision: str | None) -> DatasetSource:
+    """What organisation/name or organisation/name/file names. Raises UserError where it is neither,
+    or not pinned.
+    """
+    organisation, _, rest = source.partition("/")
+    name, slash, file = rest.partition("/")
+    if not organisation or not name or (slash and not file) or revision is None:
+        raise UserError(
+            f"data.train = {source}: a data set on the hub is named organisation/name, a file "
+            "of it organisation/name/file, and both are pinned by data.revision"
+        )
+    return DatasetSource(f"{organisation}/{name}", file or None, revision)
+
+
+def fetch_dataset_file(source: DatasetSource) -> Path:
+    """The file of a data set, in the hub's cache. Raises UserError."""
     from huggingface_hub import hf_hub_download
 
-    organisation, name, file = check_dataset_source(source, revision)
-    with _hub_errors(f"{source} at {revision}"):
+    with _hub_errors(str(source)):
         return Path(
-            hf_hub_download(f"{organisation}/{name}", file, repo_type="dataset", revision=revision)
+            hf_hub_download(
+                source.repository, source.file, repo_type="dataset", revision=source.revision
+            )
         )
 
 
-def check_dataset_source(source: str, revision: str | None) -> list[str]:
-    """Organisation, name and path of a file on the hub. Raises UserError if a part is missing."""
-    parts = source.split("/", maxsplit=2)
-    if len(parts) < 3 or not all(parts) or revision is None:
-        raise UserError(
-            f"data.train = {source}: a file on the hub is named organisation/name/file and pinned "
-            "by data.revision"
-        )
-    return parts
+def fetch_dataset(source: DatasetSource, split: str, out: Path) -> None:
+    """Write a split of a data set as Parquet, as `datasets` reads it. Raises UserError.
+
+    Its files are fetched into the hub's cache first: asked for a data set by its name, `datasets`
+    may take a local folder of that name or, without network, another revision.
+    """
+    from datasets import load_dataset
+    from datasets.exceptions import DatasetsError
+    from huggingface_hub import snapshot_download
+
+    with _hub_errors(str(source)):
+        folder = snapshot_download(source.repository, repo_type="dataset", revision=source.revision)
+    with tempfile.TemporaryDirectory(dir=out.parent) as cache:
+        try:
+            rows = load_dataset(folder, split=split, cache_dir=cache)
+            rows.to_parquet(out)
+        except (DatasetsError, ValueError, OSError) as error:
+            raise UserError(f"{source}, split {split}, cannot be read: {error}") from None
 
 
 @contextmanager

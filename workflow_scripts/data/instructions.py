@@ -1,58 +1,103 @@
-"""Instruction rows: read, checked, tokenised."""
+"""Instruction rows: read from JSONL, JSON or Parquet, and checked."""
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from workflow_scripts.data.prompts import encode_prompt, format_prompt
 from workflow_scripts.errors import UserError
 
-IGNORED = -100
 FAULTS_SHOWN = 10
 SURROGATE = re.compile("[\ud800-\udfff]")
+PARQUET_MAGIC = b"PAR1"
 
 
 @dataclass(frozen=True)
 class Row:
-    """number: of the line in a JSONL file, or of the element in a JSON array, from 1."""
+    """number: of the line in a JSONL file, or of the row in another one, from 1."""
 
     instruction: str
     response: str
     number: int
 
+    @property
+    def text(self) -> str:
+        return f"{self.instruction}\n{self.response}"
+
+
+@dataclass(frozen=True)
+class BadRow:
+    """A row that cannot be used. place: file and line or row. fault: why."""
+
+    number: int
+    place: str
+    fault: str
+
 
 def read_rows(
     path: Path, instruction_column: str, response_column: str, limit: int | None = None
-) -> list[Row]:
-    """Rows of a JSONL file, or of a JSON file that holds an array of objects.
+) -> tuple[list[Row], list[BadRow]]:
+    """The first `limit` good rows of a file, and the bad ones among them.
 
-    Raises UserError with the place and the fault of each bad row.
+    The file is JSONL, a JSON array of objects, or Parquet. Raises UserError where it is none of
+    these, is damaged, or has no row at all.
     """
-    rows, faults = [], []
-    for number, place, value in _values(Path(path)):
+    rows, bad = [], []
+    columns = {"instruction_column": instruction_column, "response_column": response_column}
+    for number, place, value in _values(Path(path), columns):
         if limit is not None and len(rows) == limit:
             break
-        fault = _fault(value, instruction_column, response_column)
+        fault = _fault(value, columns)
         if fault:
-            faults.append(f"{place}: {fault}")
+            bad.append(BadRow(number, place, fault))
         else:
             rows.append(Row(value[instruction_column], value[response_column], number))
-    if faults:
-        more = f"\n... and {len(faults) - FAULTS_SHOWN} more" if len(faults) > FAULTS_SHOWN else ""
-        raise UserError(f"{len(faults)} bad rows:\n" + "\n".join(faults[:FAULTS_SHOWN]) + more)
-    if not rows:
+    if not rows and not bad:
         raise UserError(f"{path} holds no rows")
-    return rows
+    return rows, bad
 
 
-def _values(path: Path) -> Iterator[tuple[int, str, object]]:
+def describe(bad: list[BadRow]) -> str:
+    """The first bad rows with their faults, a line for each, and how many there are."""
+    lines = [f"{row.place}: {row.fault}" for row in bad[:FAULTS_SHOWN]]
+    more = [f"... and {len(bad) - FAULTS_SHOWN} more"] if len(bad) > FAULTS_SHOWN else []
+    return "\n".join([f"{len(bad)} bad rows:", *lines, *more])
+
+
+def _values(path: Path, columns: dict[str, str]) -> Iterator[tuple[int, str, object]]:
     """Each row's number, place (for messages) and value; of a line that is no JSON, the error."""
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        with path.open("rb") as file:
+            is_parquet = file.read(len(PARQUET_MAGIC)) == PARQUET_MAGIC
     except FileNotFoundError:
         raise UserError(f"{path} is missing") from None
+    if is_parquet or path.suffix == ".parquet":
+        return _parquet_values(path, columns)
+    return _json_values(path)
+
+
+def _parquet_values(path: Path, columns: dict[str, str]) -> Iterator[tuple[int, str, object]]:
+    import pyarrow
+    from pyarrow import parquet
+
+    try:
+        with parquet.ParquetFile(path) as file:
+            names = file.schema_arrow.names
+            for key, column in columns.items():
+                if column not in names:
+                    raise UserError(f"{path}: {_no_column(key, column, names)}")
+            batches = file.iter_batches(columns=list(dict.fromkeys(columns.values())))
+            values = (value for batch in batches for value in batch.to_pylist())
+            for number, value in enumerate(values, 1):
+                yield number, f"{path}, row {number}", value
+    except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not a whole Parquet file: {error}") from None
+
+
+def _json_values(path: Path) -> Iterator[tuple[int, str, object]]:
+    try:
+        text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not UTF-8 text: {error}") from None
     if text.lstrip().startswith("["):
@@ -72,18 +117,14 @@ def _values(path: Path) -> Iterator[tuple[int, str, object]]:
             yield number, f"{path}, line {number}", value
 
 
-def _fault(value: object, instruction_column: str, response_column: str) -> str | None:
+def _fault(value: object, columns: dict[str, str]) -> str | None:
     if isinstance(value, json.JSONDecodeError):
         return f"not valid JSON ({value})"
     if not isinstance(value, dict):
         return "not a JSON object"
-    for key, column in (
-        ("instruction_column", instruction_column),
-        ("response_column", response_column),
-    ):
+    for key, column in columns.items():
         if column not in value:
-            columns = ", ".join(sorted(value)) or "none"
-            return f"no column {column!r} (columns: {columns}; set data.{key})"
+            return _no_column(key, column, value)
         if not isinstance(value[column], str):
             return f"column {column!r} is not a string"
         if not value[column].strip():
@@ -93,26 +134,5 @@ def _fault(value: object, instruction_column: str, response_column: str) -> str 
     return None
 
 
-def tokenize_rows(rows: list[Row], tokenizer, max_length: int) -> list[dict]:
-    """Token ids and labels of each row: prompt, response, EOS; only the last two are trained on.
-    `row` is its number.
-
-    A row is cut at `max_length`; one whose prompt fills it is left out. Raises UserError where none
-    is left.
-    """
-    examples = [_example(row, tokenizer, max_length) for row in rows]
-    kept = [e for e in examples if any(label != IGNORED for label in e["labels"])]
-    if not kept:
-        raise UserError(f"no row has a response within max_length = {max_length} tokens")
-    return kept
-
-
-def _example(row: Row, tokenizer, max_length: int) -> dict:
-    prompt = encode_prompt(tokenizer, format_prompt(row.instruction))
-    response = tokenizer(row.response, add_special_tokens=False)["input_ids"]
-    response = [*response, tokenizer.eos_token_id]
-    return {
-        "input_ids": (prompt + response)[:max_length],
-        "labels": ([IGNORED] * len(prompt) + response)[:max_length],
-        "row": row.number,
-    }
+def _no_column(key: str, column: str, names: Iterable[str]) -> str:
+    return f"no column {column!r} (columns: {', '.join(sorted(names)) or 'none'}; set data.{key})"

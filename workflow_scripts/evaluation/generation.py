@@ -4,7 +4,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from workflow_scripts.data.prompts import encode_prompt
 from workflow_scripts.errors import UserError
 from workflow_scripts.evaluation.prompts import TaskPrompt
 from workflow_scripts.progress import progress
@@ -26,7 +25,7 @@ def generate(
     The model's own sampling settings are replaced by plain greedy decoding. Raises UserError where
     a prompt and `max_new_tokens` do not fit into the model's window.
     """
-    token_ids = [encode_prompt(tokenizer, prompt.text) for prompt in prompts]
+    token_ids = [prompt.encode(tokenizer) for prompt in prompts]
     _check_window(model, prompts, token_ids, max_new_tokens)
     _set_greedy(model, tokenizer, max_new_tokens)
     # Longest first: padding stays small, and memory that does not suffice shows at once.

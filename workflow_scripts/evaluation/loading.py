@@ -4,10 +4,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from workflow_scripts.checkpoints.artifact import check_artifact
+from workflow_scripts.checkpoints.artifact import MODEL_KINDS, check_artifact
+from workflow_scripts.data.tokenizers import load_tokenizer
 from workflow_scripts.errors import UserError
-
-MODEL_KINDS = ("base", "moe", "moe_sft", "dense")
 
 
 def artifact_id(folder: Path, full: bool = False) -> str | None:
@@ -29,26 +28,25 @@ def load_model(folder: Path, threads: int):
         raise UserError(f"{folder} is not a model folder: it has no config.json")
 
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer, logging
+    from transformers import AutoModelForCausalLM, logging
 
     from workflow_scripts.modeling.loading import load_whole
 
     torch.set_num_threads(threads)
     on_gpu = torch.cuda.is_available()
     logging.disable_progress_bar()
-    with _loading(folder, "tokenizer"):
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    with _loading(folder, "model"):
+    tokenizer = load_tokenizer(folder)
+    with _loading(folder):
         dtype = "auto" if on_gpu else torch.float32
         model = load_whole(AutoModelForCausalLM, folder, dtype=dtype)
     return model.to("cuda" if on_gpu else "cpu").eval(), tokenizer
 
 
 @contextmanager
-def _loading(folder: Path, what: str) -> Iterator[None]:
+def _loading(folder: Path) -> Iterator[None]:
     from safetensors import SafetensorError
 
     try:
         yield
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        raise UserError(f"{folder}: the {what} cannot be loaded: {error}") from error
+        raise UserError(f"{folder}: the model cannot be loaded: {error}") from error

@@ -39,6 +39,7 @@ class Problem:
     prompt: str
     entry_point: str
     row: str
+    canonical_solution: str = ""
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,20 @@ def load_problems(name_or_file: str) -> ProblemSet:
         sha256=hash_file(file),
         problems=problems,
     )
+
+
+def split_mbpp(problem: Problem) -> tuple[str, str]:
+    """The request, ending in a full stop, and the assertion of an MBPP prompt's docstring.
+
+    Raises UserError where there is no such docstring.
+    """
+    text = problem.prompt
+    docstring = text[text.find('"""') + 3 : text.rfind('"""')]
+    request, keyword, rest = docstring.partition("assert")
+    if text.count('"""') < 2 or not keyword:
+        raise UserError(f"{problem.task_id}: the prompt is no docstring with an assertion")
+    request = request.strip()
+    return request if request.endswith(".") else request + ".", (keyword + rest).strip()
 
 
 def find(name_or_file: str) -> Path | None:
@@ -143,7 +158,13 @@ def _parse(row: str, where: str) -> Problem:
             raise UserError(f"{where}: key {key} is missing")
         if not isinstance(fields[key], kind):
             raise UserError(f"{where}: {key} is of type {type(fields[key]).__name__}")
-    return Problem(fields["task_id"], fields["prompt"], fields["entry_point"], row)
+    return Problem(
+        fields["task_id"],
+        fields["prompt"],
+        fields["entry_point"],
+        row,
+        fields["canonical_solution"],
+    )
 
 
 def _form(problems: tuple[Problem, ...], file: Path) -> str:

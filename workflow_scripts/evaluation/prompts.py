@@ -2,11 +2,14 @@
 
 import hashlib
 from dataclasses import dataclass
-from functools import partial
 
-from workflow_scripts.data.prompts import format_prompt
-from workflow_scripts.errors import UserError
-from workflow_scripts.evaluation.problems import Problem, ProblemSet
+from workflow_scripts.data.templates import (
+    COMPLETION,
+    ChatTemplate,
+    TextTemplate,
+    encode_literally,
+)
+from workflow_scripts.evaluation.problems import Problem, ProblemSet, split_mbpp
 
 FENCE = "```"
 # Where a base model has left the function that it was to complete.
@@ -20,15 +23,26 @@ MBPP_STOPS = ("\nif ", "\nassert ", "\nprint(", '\n"""', FENCE)
 
 @dataclass(frozen=True)
 class TaskPrompt:
-    """The text that a model continues.
+    """What a model continues: an instruction in its template, and the start of the response.
 
     stops: the solution ends before the first of these. head: the code in front of the completion.
     """
 
     task_id: str
-    text: str
+    instruction: str
     head: str
     stops: tuple[str, ...]
+    template: TextTemplate | ChatTemplate = COMPLETION
+    start: str = ""
+
+    @property
+    def text(self) -> str:
+        return self.template.render(self.instruction) + self.start
+
+    def encode(self, tokenizer) -> list[int]:
+        """Token ids, as in training: those of the prompt, then those of the response."""
+        prompts = self.template.encode(tokenizer, [self.instruction])
+        return prompts[0] + encode_literally(tokenizer, [self.start])[0]
 
     @property
     def sha256(self) -> str:
@@ -44,47 +58,49 @@ def cut(text: str, stops: tuple[str, ...]) -> str:
     return text[: min((i for stop in stops if (i := text.find(stop)) >= 0), default=len(text))]
 
 
-def task_prompts(problem_set: ProblemSet, style: str) -> list[TaskPrompt]:
-    """A prompt for each problem, in order. `style` is "magicoder" or "completion"."""
-    build = BUILDERS[style, problem_set.form]
-    return [build(problem) for problem in problem_set.problems]
+def task_prompts(
+    problem_set: ProblemSet, template: TextTemplate | ChatTemplate
+) -> list[TaskPrompt]:
+    """A prompt for each problem, in order."""
+    build = BUILDERS[template is not COMPLETION, problem_set.form]
+    return [build(problem, template) for problem in problem_set.problems]
 
 
-def _humaneval_magicoder(problem: Problem) -> TaskPrompt:
+def _humaneval_instruction(problem: Problem, template: TextTemplate | ChatTemplate) -> TaskPrompt:
     code = problem.prompt.strip()
     instruction = f"Write a solution to the following problem:\n```python\n{code}\n```"
-    text = format_prompt(instruction) + f"```python\n{code}"
-    return TaskPrompt(problem.task_id, text, head=code, stops=(FENCE,))
+    return TaskPrompt(
+        problem.task_id,
+        instruction,
+        head=code,
+        stops=(FENCE,),
+        template=template,
+        start=f"```python\n{code}",
+    )
 
 
-def _mbpp_magicoder(problem: Problem) -> TaskPrompt:
-    request, assertion = _split_mbpp(problem)
+def _mbpp_instruction(problem: Problem, template: TextTemplate | ChatTemplate) -> TaskPrompt:
+    request, assertion = split_mbpp(problem)
     instruction = (
         f"{request} Your code should satisfy the following assertion:\n```python\n{assertion}\n```"
     )
     return TaskPrompt(
-        problem.task_id, format_prompt(instruction) + "```python", head="", stops=(FENCE,)
+        problem.task_id, instruction, head="", stops=(FENCE,), template=template, start="```python"
     )
 
 
-def _split_mbpp(problem: Problem) -> tuple[str, str]:
-    """The request, ending in a full stop, and the assertion of an MBPP prompt's docstring."""
-    text = problem.prompt
-    docstring = text[text.find('"""') + 3 : text.rfind('"""')]
-    request, keyword, rest = docstring.partition("assert")
-    if text.count('"""') < 2 or not keyword:
-        raise UserError(f"{problem.task_id}: the prompt is no docstring with an assertion")
-    request = request.strip()
-    return request if request.endswith(".") else request + ".", (keyword + rest).strip()
+def _humaneval_completion(problem: Problem, template: TextTemplate) -> TaskPrompt:
+    return TaskPrompt(problem.task_id, problem.prompt, problem.prompt, HUMANEVAL_STOPS, template)
 
 
-def _completion(problem: Problem, stops: tuple[str, ...]) -> TaskPrompt:
-    return TaskPrompt(problem.task_id, problem.prompt, problem.prompt, stops)
+def _mbpp_completion(problem: Problem, template: TextTemplate) -> TaskPrompt:
+    return TaskPrompt(problem.task_id, problem.prompt, problem.prompt, MBPP_STOPS, template)
 
 
+# By whether a model is given an instruction, and by the form of the problems.
 BUILDERS = {
-    ("magicoder", "humaneval"): _humaneval_magicoder,
-    ("magicoder", "mbpp"): _mbpp_magicoder,
-    ("completion", "humaneval"): partial(_completion, stops=HUMANEVAL_STOPS),
-    ("completion", "mbpp"): partial(_completion, stops=MBPP_STOPS),
+    (True, "humaneval"): _humaneval_instruction,
+    (True, "mbpp"): _mbpp_instruction,
+    (False, "humaneval"): _humaneval_completion,
+    (False, "mbpp"): _mbpp_completion,
 }

@@ -9,14 +9,12 @@ from importlib.metadata import version
 from pathlib import Path
 
 from workflow_scripts import cli, configuration
-from workflow_scripts.checkpoints.manifest import hash_file
-from workflow_scripts.data.instructions import read_rows, tokenize_rows
+from workflow_scripts.data.templates import read_template
 from workflow_scripts.dependencies import code_hash
 from workflow_scripts.errors import UserError
 from workflow_scripts.training.checkpoints import Checkpoints, fingerprint
 
 CHECKPOINT_MINUTES = 10
-DATA_OPTIONS = ["instruction_column", "response_column", "max_length", "limit"]
 
 
 @dataclass(frozen=True)
@@ -37,7 +35,12 @@ class TrainingOptions:
 
 def add_flags(parser: argparse.ArgumentParser, section: str) -> None:
     """Flags of data, metrics and training; `section` is where the config holds the latter."""
-    cli.add_path(parser, "--data", "FILE", "The rows.")
+    cli.add_path(
+        parser,
+        "--data",
+        "FILE_OR_DIR",
+        "The rows, or tokens made of them by python -m workflow_scripts.tokens.",
+    )
     parser.add_argument(
         "--metrics", type=Path, metavar="FILE", help="Write each step's loss there, as JSONL."
     )
@@ -50,7 +53,8 @@ def add_flags(parser: argparse.ArgumentParser, section: str) -> None:
         f"where saving takes long. Default: {CHECKPOINT_MINUTES}.",
     )
     cli.add_options(parser, None, ["seed", "threads"])
-    cli.add_options(parser, "data", DATA_OPTIONS)
+    cli.add_options(parser, "data", configuration.TOKENS_OPTIONS)
+    parser.set_defaults(**dict.fromkeys(configuration.TOKENS_OPTIONS))  # tokens have their own
     cli.add_options(parser, section, training_keys(section))
 
 
@@ -58,11 +62,30 @@ def parse_flags(args: argparse.Namespace, section: str) -> TrainingOptions:
     """The checked values of the flags of `add_flags`. Raises UserError."""
     common = cli.options(args, None, ["seed", "threads"])
     return TrainingOptions(
-        data=cli.options(args, "data", DATA_OPTIONS),
+        data=_data_options(args),
         training=cli.options(args, section, training_keys(section)),
         checkpoint_minutes=args.checkpoint_minutes,
         **common,
     )
+
+
+def _data_options(args: argparse.Namespace) -> dict:
+    """The options of the tokens, of the flags or of the tokens' own manifest."""
+    names = configuration.TOKENS_OPTIONS
+    given = {name: value for name in names if (value := getattr(args, name)) is not None}
+    if args.data.is_dir():
+        from workflow_scripts.data.tokens_artifact import read_options
+
+        if given:
+            raise UserError(
+                f"{args.data} holds tokens, which have their own {', '.join(given)}. Leave the "
+                "flags out, or give the file of rows"
+            )
+        return read_options(args.data)
+    known = configuration.properties("data")
+    options = {name: known[name].get("default") for name in names} | given
+    configuration.check_section("data", options, "command line")
+    return options | {"template": read_template(options["template"])}
 
 
 def training_keys(section: str) -> list[str]:
@@ -138,26 +161,30 @@ def device() -> str:
     return f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu"
 
 
-def prepare_examples(file: Path, model_folder: Path, options: TrainingOptions):
-    """The tokenizer of a model, the tokenised rows of `file`, and the SHA-256 of the file."""
-    from transformers import AutoTokenizer
+def prepare_examples(source: Path, model_folder: Path, options: TrainingOptions, full: bool):
+    """A model's tokenizer, the examples to train on, those held out, and what they were made from.
 
-    data = options.data
-    rows = read_rows(file, data["instruction_column"], data["response_column"], data["limit"])
-    tokenizer = AutoTokenizer.from_pretrained(model_folder, local_files_only=True)
-    if tokenizer.eos_token_id is None:
-        raise UserError(f"the tokenizer of {model_folder} has no EOS token to end a response with")
+    source: a file of rows, or a folder of tokens (`full`: its bytes are hashed). The last are
+    inputs for a manifest: the SHA-256 of the file of rows as "data", and the id of the "tokens".
+    """
+    from workflow_scripts.data.preparation import prepare, summary
+    from workflow_scripts.data.tokenizers import load_tokenizer
+    from workflow_scripts.data.tokens_artifact import open_tokens
+
+    tokenizer = load_tokenizer(model_folder)
+    if source.is_dir():
+        opened = open_tokens(source, model_folder, full)
+        tokens, inputs = opened.tokens, opened.inputs
+        text = f"{len(tokens.training)} rows of {source}"
+    else:
+        tokens, report = prepare(source, tokenizer, options.data)
+        inputs = {"data": report["data_sha256"]}
+        text = summary(source, report)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
-    examples = tokenize_rows(rows, tokenizer, data["max_length"])
-    dropped = len(rows) - len(examples)
     if is_main_process():
-        print(
-            f"{len(examples)} rows of {file} ({dropped} dropped: the prompt fills max_length), "
-            f"{_global_batch(options.training)}",
-            file=sys.stderr,
-        )
-    return tokenizer, examples, hash_file(file)
+        print(f"{text}; {_global_batch(options.training)}", file=sys.stderr)
+    return tokenizer, tokens.training, tokens.validation, inputs
 
 
 def _global_batch(training: dict) -> str:

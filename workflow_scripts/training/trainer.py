@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_model, save_model
 from transformers import DataCollatorForSeq2Seq, PrinterCallback, Trainer, TrainingArguments
 
-from workflow_scripts.data.instructions import IGNORED
+from workflow_scripts.data.examples import IGNORED
 from workflow_scripts.errors import UserError
 from workflow_scripts.training.callbacks import (
     MetricsCallback,

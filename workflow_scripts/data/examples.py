@@ -1,0 +1,93 @@
+"""Instruction rows as tokens: what a training reads."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from workflow_scripts.data.instructions import Row
+from workflow_scripts.data.templates import ChatTemplate, TextTemplate, encode_literally
+from workflow_scripts.errors import UserError
+from workflow_scripts.progress import progress
+
+IGNORED = -100
+BATCH_ROWS = 1000
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """Tokenised rows, one after the other: prompt, response, EOS.
+
+    input_ids: int32 [tokens]. offsets: int64 [rows + 1], row i being input_ids[offsets[i] :
+    offsets[i + 1]]. prompt_lengths: int32 [rows], tokens of the prompt, which are not trained on.
+    numbers: int64 [rows], of the rows in their file. held_out: uint8 [rows], 1 for a row of the
+    validation split.
+    """
+
+    input_ids: np.ndarray
+    offsets: np.ndarray
+    prompt_lengths: np.ndarray
+    numbers: np.ndarray
+    held_out: np.ndarray
+
+    @property
+    def training(self) -> "Examples":
+        return Examples(self, np.flatnonzero(self.held_out == 0))
+
+    @property
+    def validation(self) -> "Examples":
+        return Examples(self, np.flatnonzero(self.held_out))
+
+
+class Examples(Sequence):
+    """Some of the rows of `tokens`, as a torch dataset: each {"input_ids", "labels", "row"}.
+
+    labels: the ids, but IGNORED for the prompt. row: the row's number in its file.
+    """
+
+    def __init__(self, tokens: Tokens, places: np.ndarray):
+        self.tokens = tokens
+        self.places = places
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def __getitem__(self, index: int) -> dict:
+        tokens, place = self.tokens, self.places[index]
+        begin, end = tokens.offsets[place : place + 2]
+        ids = tokens.input_ids[begin:end].tolist()
+        prompt_length = int(tokens.prompt_lengths[place])
+        labels = [IGNORED] * prompt_length + ids[prompt_length:]
+        return {"input_ids": ids, "labels": labels, "row": int(tokens.numbers[place])}
+
+
+def tokenize_rows(
+    rows: list[Row], tokenizer, template: TextTemplate | ChatTemplate, max_length: int
+) -> Tokens:
+    """Token ids of each row: its prompt, its response, EOS.
+
+    Names of special tokens in a row are but text. A row is cut at `max_length`; one whose prompt
+    fills it is left out. Raises UserError where none is left.
+    """
+    ids, prompt_lengths, numbers = [], [], []
+    with progress(desc="tokenize", total=len(rows), unit="row") as bar:
+        for start in range(0, len(rows), BATCH_ROWS):
+            batch = rows[start : start + BATCH_ROWS]
+            prompts = template.encode(tokenizer, [row.instruction for row in batch])
+            responses = encode_literally(tokenizer, [row.response for row in batch])
+            for row, prompt, response in zip(batch, prompts, responses, strict=True):
+                if len(prompt) < max_length:
+                    whole = [*prompt, *response, tokenizer.eos_token_id][:max_length]
+                    ids.append(np.array(whole, np.int32))
+                    prompt_lengths.append(len(prompt))
+                    numbers.append(row.number)
+            bar.update(len(batch))
+    if not ids:
+        raise UserError(f"no row has a response within max_length = {max_length} tokens")
+    return Tokens(
+        input_ids=np.concatenate(ids),
+        offsets=np.cumsum([0, *map(len, ids)], dtype=np.int64),
+        prompt_lengths=np.array(prompt_lengths, np.int32),
+        numbers=np.array(numbers, np.int64),
+        held_out=np.zeros(len(ids), np.uint8),
+    )

@@ -1,0 +1,128 @@
+"""From a file of rows to tokens: what is left out, why, and what is held out."""
+
+import hashlib
+import sys
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from workflow_scripts.checkpoints.manifest import hash_file
+from workflow_scripts.data.duplicates import find_exact, find_near
+from workflow_scripts.data.examples import Tokens, tokenize_rows
+from workflow_scripts.data.instructions import BadRow, Row, describe, read_rows
+from workflow_scripts.data.templates import make_template
+from workflow_scripts.errors import UserError
+from workflow_scripts.progress import progress
+
+
+def prepare(
+    file: Path, tokenizer, options: dict, find_trace: Callable | None = None
+) -> tuple[Tokens, dict]:
+    """The tokens of a file of rows, and a report of what was left out.
+
+    options: those of `configuration.TOKENS_OPTIONS`, the template by its identity. find_trace:
+    `contamination.Detector.find`, where rows that give away evaluation problems are to be left out.
+    Raises UserError where a row is bad and none may be, or too few rows are left.
+    """
+    if tokenizer.eos_token_id is None:
+        raise UserError(
+            f"the tokenizer of {tokenizer.name_or_path} has no EOS token to end a response with"
+        )
+    template = make_template(options["template"], tokenizer)
+    columns = options["instruction_column"], options["response_column"]
+    good, bad = read_rows(file, *columns, options["limit"])
+    _check_bad(bad, good, options["bad_rows"])
+    removed = [{"row": row.number, "reason": "bad", "fault": row.fault} for row in bad]
+    rows = good
+    for find in _filters(options["deduplicate"], find_trace):
+        found = find(rows)
+        removed += found
+        rows = _without(rows, {entry["row"] for entry in found})
+    if not rows:
+        raise UserError(f"no row of {file} is left: {_counts(removed)}")
+    tokens = tokenize_rows(rows, tokenizer, template, options["max_length"])
+    too_long = _without(rows, set(tokens.numbers.tolist()))
+    removed += [{"row": row.number, "reason": "prompt fills the window"} for row in too_long]
+    tokens = _hold_out(tokens, rows, options["validation_rows"])
+    return tokens, {
+        "data_sha256": hash_file(file),
+        "rows": len(good) + len(bad),
+        "training": len(tokens.training),
+        "validation": len(tokens.validation),
+        "removed": dict(sorted(Counter(entry["reason"] for entry in removed).items())),
+        "removed_rows": sorted(removed, key=lambda entry: entry["row"]),
+    }
+
+
+def summary(file: Path, report: dict) -> str:
+    """A report in a line."""
+    held_out = f", {report['validation']} held out" if report["validation"] else ""
+    left_out = _counts(report["removed_rows"])
+    return f"{report['rows']} rows of {file}: {report['training']} to train on{held_out}" + (
+        f"; left out: {left_out}" if left_out else ""
+    )
+
+
+def _check_bad(bad: list[BadRow], rows: list[Row], policy: str) -> None:
+    if bad and (policy == "stop" or not rows):
+        hint = "\nPut them right, or leave them out: data.bad_rows: skip" if rows else ""
+        raise UserError(describe(bad) + hint)
+    if bad:
+        print(f"left out {describe(bad)}", file=sys.stderr)
+
+
+def _filters(deduplicate: str, find_trace: Callable | None) -> list[Callable]:
+    """What finds rows to leave out: functions from rows to entries of the report."""
+    chosen = {"none": [], "exact": [_duplicates], "near": [_duplicates, _near_duplicates]}
+    traces = [] if find_trace is None else [lambda rows: _contaminated(rows, find_trace)]
+    return chosen[deduplicate] + traces
+
+
+def _duplicates(rows: list[Row]) -> list[dict]:
+    return [
+        {"row": row, "reason": "duplicate", "of": first} for row, first in find_exact(rows).items()
+    ]
+
+
+def _near_duplicates(rows: list[Row]) -> list[dict]:
+    return [
+        {"row": row, "reason": "near duplicate", "of": first}
+        for row, first in find_near(rows).items()
+    ]
+
+
+def _contaminated(rows: list[Row], find_trace: Callable) -> list[dict]:
+    found = []
+    for row in progress(rows, desc="look for evaluation problems", unit="row"):
+        if trace := find_trace(row.text):
+            found.append({"row": row.number, "reason": "contaminated"} | vars(trace))
+    return found
+
+
+def _without(rows: list[Row], numbers: set[int]) -> list[Row]:
+    return [row for row in rows if row.number not in numbers]
+
+
+def _hold_out(tokens: Tokens, rows: list[Row], count: int) -> Tokens:
+    """The tokens with `count` rows held out: those whose text has the smallest SHA-256.
+
+    They are the same for every seed, and most stay the same when rows come or go.
+    """
+    if count >= len(tokens.numbers):
+        raise UserError(
+            f"validation_rows = {count}: {len(tokens.numbers)} rows are left, and some must be "
+            "trained on"
+        )
+    digests = {row.number: hashlib.sha256(row.text.encode()).digest() for row in rows}
+    order = sorted(range(len(tokens.numbers)), key=lambda i: digests[int(tokens.numbers[i])])
+    held_out = np.zeros_like(tokens.held_out)
+    held_out[order[:count]] = 1
+    return replace(tokens, held_out=held_out)
+
+
+def _counts(removed: list[dict]) -> str:
+    counts = Counter(entry["reason"] for entry in removed)
+    return ", ".join(f"{count} {reason}" for reason, count in sorted(counts.items()))

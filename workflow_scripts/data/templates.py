@@ -1,0 +1,152 @@
+"""Prompt templates, shared by training and evaluation.
+
+A template is known by its identity: "magicoder", "chat", or the text of a template file. Manifests
+hold that: a path would say nothing.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from workflow_scripts.errors import UserError
+
+SLOT = "{instruction}"
+# The template of the paper (and of Magicoder, on which it builds). The response follows directly.
+MAGICODER = """\
+You are an exceptionally intelligent coding assistant that consistently delivers accurate and \
+reliable responses to user instructions.
+
+@@ Instruction
+{instruction}
+
+@@ Response
+"""
+CHAT = "chat"
+TEXTS = {"magicoder": MAGICODER}
+NAMES = (*TEXTS, CHAT)
+# In front of a chat template that asks for today's date: tokens are the same every day.
+FIXED_DATE = "{% macro strftime_now(format) %}26 Jul 2024{% endmacro %}{{ '' }}"
+
+
+def read_template(name_or_file: str) -> str:
+    """The identity of a template.
+
+    Raises UserError where a file is missing, is no text, or does not hold {instruction} once.
+    """
+    if name_or_file in NAMES:
+        return name_or_file
+    file = Path(name_or_file)
+    if not file.is_file():
+        raise UserError(f"{file} is neither a template ({', '.join(NAMES)}) nor a file")
+    try:
+        text = file.read_bytes().decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{file} is not UTF-8 text: {error}") from None
+    if text.count(SLOT) != 1:
+        raise UserError(
+            f"{file} holds {SLOT} {text.count(SLOT)} times; a template holds it exactly once"
+        )
+    return text
+
+
+def make_template(identity: str, tokenizer) -> "TextTemplate | ChatTemplate":
+    """The template of an identity. Raises UserError where a tokenizer has no chat template."""
+    if identity == CHAT:
+        return ChatTemplate(tokenizer)
+    return TextTemplate(*TEXTS.get(identity, identity).split(SLOT), identity)
+
+
+@dataclass(frozen=True)
+class TextTemplate:
+    """Text around an instruction. BOS comes in front where the tokenizer has one."""
+
+    head: str
+    tail: str
+    identity: str
+
+    def render(self, instruction: str) -> str:
+        """The text in front of the response."""
+        return self.head + instruction + self.tail
+
+    def encode(self, tokenizer, instructions: list[str]) -> list[list[int]]:
+        """Token ids of each prompt. Special tokens of the template's own text are special."""
+        if has_special(tokenizer, self.head + self.tail):
+            # JSON's strings are Jinja's: nothing in them is taken for a command.
+            head, tail = (json.dumps(text, ensure_ascii=False) for text in (self.head, self.tail))
+            jinja = f"{{{{ {head} }}}}{{{{ messages[0].content }}}}{{{{ {tail} }}}}"
+            prompts = _encode_chats(tokenizer, jinja, instructions)
+        else:
+            prompts = encode_literally(tokenizer, [self.render(text) for text in instructions])
+        bos = tokenizer.bos_token
+        if bos is None or self.head.startswith(bos):
+            return prompts
+        return [[tokenizer.bos_token_id, *prompt] for prompt in prompts]
+
+
+# A problem's own text, which a model completes.
+COMPLETION = TextTemplate("", "", "completion")
+
+
+@dataclass(frozen=True)
+class ChatTemplate:
+    """The chat template of a tokenizer, with the instruction as the user's message.
+
+    Whether there is a BOS is the chat template's business. Raises UserError where there is none.
+    """
+
+    tokenizer: object
+    identity = CHAT
+
+    def __post_init__(self):
+        if not self.tokenizer.chat_template:
+            raise UserError(
+                f"the tokenizer of {self.tokenizer.name_or_path} has no chat template. Take the "
+                "template magicoder, or a file"
+            )
+
+    def render(self, instruction: str) -> str:
+        """The text in front of the response."""
+        return _apply(self.tokenizer, self._jinja, _chat(instruction), tokenize=False)
+
+    def encode(self, tokenizer, instructions: list[str]) -> list[list[int]]:
+        """Token ids of each prompt. Special tokens of the chat template are special."""
+        return _encode_chats(tokenizer, self._jinja, instructions)
+
+    @property
+    def _jinja(self) -> str:
+        jinja = self.tokenizer.get_chat_template()
+        return FIXED_DATE + jinja if "strftime_now" in jinja else jinja
+
+
+def encode_literally(tokenizer, texts: list[str]) -> list[list[int]]:
+    """Token ids of texts in which the names of special tokens are but text."""
+    return tokenizer(texts, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+
+
+def has_special(tokenizer, text: str) -> bool:
+    """Whether a text names special tokens of a tokenizer."""
+    added = tokenizer.added_tokens_decoder.values()
+    return any(token.special and token.content in text for token in added)
+
+
+def _encode_chats(tokenizer, jinja: str, instructions: list[str]) -> list[list[int]]:
+    """Token ids of chats in which only the template's special tokens are special."""
+    chats = [_chat(instruction) for instruction in instructions]
+    return _apply(tokenizer, jinja, chats, return_dict=False, sanitize_control_tokens=True)
+
+
+def _apply(tokenizer, jinja: str, chats: list, **options):
+    from jinja2 import TemplateError
+
+    try:
+        return tokenizer.apply_chat_template(
+            chats, chat_template=jinja, add_generation_prompt=True, **options
+        )
+    except TemplateError as error:
+        raise UserError(
+            f"the chat template of {tokenizer.name_or_path} fails on an instruction: {error}"
+        ) from None
+
+
+def _chat(instruction: str) -> list[dict]:
+    return [{"role": "user", "content": instruction}]

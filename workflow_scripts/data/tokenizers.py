@@ -1,0 +1,23 @@
+"""Loading the tokenizer of a model folder."""
+
+from pathlib import Path
+
+from workflow_scripts.checkpoints.strict_json import read_json
+from workflow_scripts.errors import UserError
+
+
+def load_tokenizer(folder: Path):
+    """The tokenizer of a model folder. Raises UserError where there is none that can be loaded.
+
+    transformers chooses its class by the model's type too. That of an upcycled model is its base's,
+    so that the same files are the same tokenizer in all artifacts.
+    """
+    from transformers import AutoConfig, AutoTokenizer
+
+    file = Path(folder) / "config.json"
+    base = read_json(file).get("base_config") if file.is_file() else None
+    try:
+        options = {"config": AutoConfig.for_model(**base)} if base else {}
+        return AutoTokenizer.from_pretrained(folder, local_files_only=True, **options)
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        raise UserError(f"{folder}: the tokenizer cannot be loaded: {error}") from error

@@ -1,0 +1,89 @@
+"""Tokenised rows as an artifact: made once, read by every training through memory maps."""
+
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+from workflow_scripts.checkpoints.artifact import (
+    TOKENIZER_PATTERNS,
+    Artifact,
+    create_artifact,
+    open_artifact,
+)
+from workflow_scripts.checkpoints.manifest import Manifest, hash_file, manifest_path, read_manifest
+from workflow_scripts.checkpoints.writer import TensorPlan
+from workflow_scripts.configuration import TOKENS_OPTIONS
+from workflow_scripts.data.examples import Tokens
+from workflow_scripts.errors import UserError
+
+KIND = "tokens"
+DTYPES = {
+    "input_ids": "I32",
+    "offsets": "I64",
+    "prompt_lengths": "I32",
+    "numbers": "I64",
+    "held_out": "U8",
+}
+
+
+@dataclass(frozen=True)
+class TokensArtifact:
+    """Opened tokens, memory-mapped."""
+
+    artifact: Artifact
+    tokens: Tokens
+
+    @property
+    def inputs(self) -> dict[str, str]:
+        """What a training on these tokens was made from: the artifact, and the file of rows."""
+        return {"tokens": self.artifact.id, "data": self.artifact.manifest.inputs["data"]}
+
+
+def write_tokens(out: Path, tokens: Tokens, options: dict, model: Path, data_hash: str) -> None:
+    """Write tokens as an artifact.
+
+    options: of `preparation.prepare`. model: the folder of the tokenizer. data_hash: the SHA-256 of
+    the file of rows.
+    """
+    import torch
+
+    plans = [
+        TensorPlan(name, dtype, array.shape, lambda array=array: [torch.from_numpy(array)])
+        for name, dtype in DTYPES.items()
+        for array in [getattr(tokens, name)]
+    ]
+    parameters = options | {"tokenizer": tokenizer_hashes(model)}
+    with create_artifact(out, KIND, parameters, {"data": data_hash}) as draft:
+        draft.write_tensors(plans)
+
+
+def open_tokens(path: Path, model: Path, full: bool = False) -> TokensArtifact:
+    """Open tokens for the training of a model. Raises UserError where its tokenizer is another."""
+    artifact = open_artifact(path, KIND, full=full)
+    theirs, own = artifact.manifest.parameters["tokenizer"], tokenizer_hashes(model)
+    if different := sorted(n for n in theirs | own if theirs.get(n) != own.get(n)):
+        raise UserError(
+            f"{path} was made with another tokenizer than that of {model}: {', '.join(different)} "
+            f"differs. Make it again: python -m workflow_scripts.tokens --model {model}"
+        )
+    checkpoint = artifact.checkpoint
+    arrays = {field.name: checkpoint.get(field.name).numpy() for field in fields(Tokens)}
+    return TokensArtifact(artifact, Tokens(**arrays))
+
+
+def read_options(path: Path) -> dict:
+    """The options that tokens were made with. Raises UserError where `path` holds none."""
+    if not manifest_path(path).exists():
+        raise UserError(
+            f"{path} is a folder without a manifest. --data takes a file of rows, or what python "
+            "-m workflow_scripts.tokens made of one"
+        )
+    manifest: Manifest = read_manifest(manifest_path(path))
+    if manifest.kind != KIND:
+        raise UserError(f"{path} is of kind {manifest.kind}, not {KIND}")
+    return {name: manifest.parameters[name] for name in TOKENS_OPTIONS}
+
+
+def tokenizer_hashes(model: Path) -> dict[str, str]:
+    """SHA-256 of each file of a model folder that its tokenizer is made of."""
+    files = {file for pattern in TOKENIZER_PATTERNS for file in Path(model).glob(pattern)}
+    return {file.relative_to(model).as_posix(): hash_file(file) for file in sorted(files)}

@@ -1,0 +1,54 @@
+"""Tokenise instruction rows once, for all trainings.
+
+Bad rows, duplicates, rows that give away evaluation problems (--problems), and rows whose prompt
+fills the window are left out; --report says which, and why.
+"""
+
+import sys
+from pathlib import Path
+
+from workflow_scripts import cli, configuration
+from workflow_scripts.checkpoints.artifact import MODEL_KINDS, check_artifact, write_json
+from workflow_scripts.checkpoints.manifest import manifest_path, read_manifest
+from workflow_scripts.data.templates import read_template
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = cli.step_parser("tokens", __doc__)
+    cli.add_path(parser, "--model", "DIR", "The model whose tokenizer is used.")
+    cli.add_path(parser, "--data", "FILE", "The rows.")
+    cli.add_path(parser, "--out", "DIR", "The tokens.")
+    parser.add_argument(
+        "--problems",
+        nargs="+",
+        metavar="NAME_OR_FILE",
+        help="Leave out rows that give away one of these evaluation problems: humaneval, mbpp, or "
+        "files in HumanEval+ form.",
+    )
+    parser.add_argument("--report", type=Path, metavar="FILE", help="What was left out, JSON.")
+    cli.add_options(parser, "data", configuration.TOKENS_OPTIONS)
+    cli.add_verify(parser)
+    args = parser.parse_args(argv)
+    options = cli.options(args, "data", configuration.TOKENS_OPTIONS)
+    options["template"] = read_template(options["template"])
+    check_artifact(args.model, *MODEL_KINDS, full=args.verify == "full")
+
+    from workflow_scripts.data.contamination import Detector
+    from workflow_scripts.data.preparation import prepare, summary
+    from workflow_scripts.data.tokenizers import load_tokenizer
+    from workflow_scripts.data.tokens_artifact import write_tokens
+    from workflow_scripts.evaluation.references import load_references
+
+    references, problems = load_references(args.problems or [])
+    find_trace = Detector(references).find if references else None
+    tokens, report = prepare(args.data, load_tokenizer(args.model), options, find_trace)
+    write_tokens(args.out, tokens, options, args.model, report["data_sha256"])
+    print(summary(args.data, report), file=sys.stderr)
+    if args.report:
+        made = read_manifest(manifest_path(args.out)).id
+        args.report.parent.mkdir(parents=True, exist_ok=True)
+        write_json(args.report, report | {"problems": problems, "tokens": made})
+
+
+if __name__ == "__main__":
+    cli.run("tokens", main)
