@@ -64,6 +64,7 @@ rule summary:
         evaluations(),
     output:
         csv=f"{RESULTS}/summary.csv",
+        comparisons=f"{RESULTS}/comparisons.csv",
         table=f"{RESULTS}/summary.md",
     log:
         f"{LOGS}/summary.log",

