@@ -277,10 +277,10 @@ def test_draws_do_not_depend_on_the_batch(model, tokenizer, batch_size):
 
 
 def test_draws_follow_the_model_s_distribution(model, tokenizer):
-    """First tokens of 2000 draws against softmax(logits / T) cut to the likeliest 60%."""
+    """First tokens of 2000 draws against softmax(logits / T) cut to the likeliest 30%."""
     import torch
 
-    count, temperature, top_p = 2000, 2.0, 0.6
+    count, temperature, top_p = 2000, 2.0, 0.3
     sampling = Sampling(temperature, top_p, seeds=range(count))
     prompt = torch.tensor([[tokenizer.bos_token_id, *tokenizer(TEXTS[0])["input_ids"]]])
     with torch.no_grad():
@@ -288,8 +288,9 @@ def test_draws_follow_the_model_s_distribution(model, tokenizer):
     ordered = shares.sort(descending=True)
     kept = ordered.indices[: int((ordered.values.cumsum(0) < top_p).sum()) + 1]
     expected = Counter()
-    for token in kept.tolist():  # some tokens are no text
-        expected[tokenizer.decode([token], skip_special_tokens=True)] += shares[token].item()
+    for token in kept.tolist():  # several may have the same text
+        whole = tokenizer.decode([*prompt[0].tolist(), token], skip_special_tokens=True)
+        expected[whole.removeprefix(TEXTS[0])] += shares[token].item()
     whole = expected.total()
 
     drawn = generate(
