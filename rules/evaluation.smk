@@ -1,4 +1,28 @@
-# Evaluation of each model on each data set, and the table of all results.
+# What each data set's calls must return, each model's evaluation, and the table of all results.
+
+
+rule ground_truth:
+    input:
+        problems=ancient(dataset_file),
+    output:
+        folder=directory(f"{RESULTS}/ground_truth/{{dataset}}"),
+        manifest=f"{RESULTS}/ground_truth/{{dataset}}.manifest.json",
+    log:
+        f"{LOGS}/ground_truth/{{dataset}}.log",
+    conda:
+        "../envs/evaluation.yaml"
+    threads: config["threads"]
+    resources:
+        mem_mb=8000,
+        runtime=120,
+    params:
+        code=code_hash("ground_truth"),
+        content=dataset_content,
+        dataset=lambda wildcards: DATASETS[wildcards.dataset],
+        sandbox=select("evaluation", "sandbox"),
+    shell:
+        "python -m workflow_scripts.ground_truth --dataset {params.dataset:q} {params.sandbox} "
+        "--out {output.folder} 2>&1 | tee {log}"
 
 
 rule eval:
@@ -6,6 +30,8 @@ rule eval:
         model=ancient(f"{RESULTS}/{{model}}"),
         manifest=f"{RESULTS}/{{model}}.manifest.json",
         problems=ancient(dataset_file),
+        truth=ancient(f"{RESULTS}/ground_truth/{{dataset}}"),
+        truth_manifest=f"{RESULTS}/ground_truth/{{dataset}}.manifest.json",
     output:
         result=f"{RESULTS}/eval/{{model}}/{{dataset}}.json",
         generations=f"{RESULTS}/eval/{{model}}/{{dataset}}.generations.jsonl",
@@ -30,7 +56,8 @@ rule eval:
         threads=config["threads"],
     shell:
         "python -m workflow_scripts.eval --model {input.model} --dataset {params.dataset:q} "
-        "--prompt {params.prompt:q} --threads {params.threads} {params.options} "
+        "--ground-truth {input.truth} --prompt {params.prompt:q} --threads {params.threads} "
+        "{params.options} "
         "--out {output.result} 2>&1 | tee {log}"
 
 
@@ -39,6 +66,7 @@ rule summary:
         evaluations(),
     output:
         csv=f"{RESULTS}/summary.csv",
+        comparisons=f"{RESULTS}/comparisons.csv",
         table=f"{RESULTS}/summary.md",
     log:
         f"{LOGS}/summary.log",

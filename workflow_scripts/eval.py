@@ -1,20 +1,24 @@
-"""Evaluate a model: let it write code for each problem, then judge the code with EvalPlus.
+"""Evaluate a model: let it write code for each problem, run the code, and judge what it returns.
 
 Writes the result, a JSON file, and beside it the generations (x.json: x.generations.jsonl). Model-
 written code runs in a bubblewrap sandbox, which is tried before anything else is done.
 """
 
 import argparse
-import sys
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from workflow_scripts import cli
+from workflow_scripts.checkpoints.artifact import open_artifact
 from workflow_scripts.data.templates import CHAT, COMPLETION, make_template, read_template
 from workflow_scripts.data.tokenizers import load_tokenizer
+from workflow_scripts.errors import UserError
+from workflow_scripts.evaluation import ground_truth
 from workflow_scripts.evaluation.generation import generate
+from workflow_scripts.evaluation.ground_truth import GroundTruth
 from workflow_scripts.evaluation.loading import artifact_id, load_model
-from workflow_scripts.evaluation.problems import load_problems
+from workflow_scripts.evaluation.problems import ProblemSet, add_dataset_flag, load_problems
 from workflow_scripts.evaluation.prompts import TaskPrompt, task_prompts
 from workflow_scripts.evaluation.result import (
     build_result,
@@ -29,7 +33,7 @@ from workflow_scripts.evaluation.samples import (
     samples_path,
     write_samples,
 )
-from workflow_scripts.evaluation.sandbox import Bubblewrap, find_bubblewrap
+from workflow_scripts.evaluation.sandbox import Bubblewrap, open_sandbox
 from workflow_scripts.evaluation.scoring import score
 
 GENERATION_OPTIONS = ("max_new_tokens", "batch_size")
@@ -39,7 +43,7 @@ OPTIONS = (*GENERATION_OPTIONS, "limit", "sandbox")
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the step with these command line arguments (None: the process's own)."""
     args, options = _parse(argv)
-    sandbox = _open_sandbox(options["sandbox"])
+    sandbox = open_sandbox(options["sandbox"])
     problem_set = load_problems(args.dataset).first(options["limit"])
     prompts = task_prompts(problem_set, _template(options["prompt"], Path(args.model)))
     saved = samples_path(args.out)
@@ -49,8 +53,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         samples = _generate(args.model, prompts, options, args.verify == "full")
         write_samples(saved, samples)
         print(f"generations: {saved} (judge them again with --rescore)")
-    solutions = [sample.solution for sample in samples]
-    verdicts = score(problem_set, solutions, sandbox=sandbox, workers=options["threads"])
+    codes = (sample.code for sample in samples)
+    solutions = list(zip(problem_set.problems, codes, strict=True))
+    workers = len(os.sched_getaffinity(0))
+    truth = _ground_truth(args, problem_set, sandbox, workers)
+    verdicts = score(problem_set, truth, solutions, sandbox=sandbox, workers=workers)
     scoring_settings = {name: options[name] for name in ("limit", "sandbox")}
     result = build_result(problem_set, samples, verdicts, scoring_settings)
     write_result(args.out, result)
@@ -61,12 +68,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 def _parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, dict]:
     parser = cli.step_parser("eval", __doc__)
     parser.add_argument("--model", required=True, metavar="DIR", help="Model folder.")
-    parser.add_argument(
-        "--dataset",
-        required=True,
-        metavar="NAME_OR_FILE",
-        help="humaneval, mbpp, or a file of problems in HumanEval+ form (.jsonl or .jsonl.gz).",
-    )
+    add_dataset_flag(parser)
     parser.add_argument("--out", required=True, metavar="FILE", type=Path, help="Result, JSON.")
     parser.add_argument(
         "--rescore",
@@ -80,6 +82,12 @@ def _parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, dict]:
         help="magicoder: the paper's instruction prompt. chat: the tokenizer's chat template. A "
         "file: its text, with {instruction} once. completion: the problem's own text. Take the "
         "template that the model was trained with. Default: magicoder.",
+    )
+    parser.add_argument(
+        "--ground-truth",
+        type=Path,
+        metavar="DIR",
+        help="What the calls must return, by step ground_truth. Without it: computed each time.",
     )
     cli.add_options(parser, "evaluation", OPTIONS)
     cli.add_options(parser, None, ["threads"])
@@ -98,15 +106,15 @@ def _template(identity: str, model_folder: Path):
     return make_template(identity, load_tokenizer(model_folder) if identity == CHAT else None)
 
 
-def _open_sandbox(kind: str) -> Bubblewrap | None:
-    if kind == "bubblewrap":
-        return find_bubblewrap()
-    print(
-        "WARNING: evaluation.sandbox is none. Model-written code runs WITHOUT ISOLATION, with your "
-        "rights: it can read, change and delete your files and use the network.",
-        file=sys.stderr,
-    )
-    return None
+def _ground_truth(
+    args: argparse.Namespace, problem_set: ProblemSet, sandbox: Bubblewrap | None, workers: int
+) -> GroundTruth:
+    if args.ground_truth is None:
+        return ground_truth.compute(problem_set, sandbox=sandbox, workers=workers)
+    artifact = open_artifact(args.ground_truth, ground_truth.KIND, full=args.verify == "full")
+    if artifact.manifest.inputs["dataset"] != problem_set.sha256:
+        raise UserError(f"{args.ground_truth} was made of other problems than {args.dataset}")
+    return ground_truth.read(artifact.path, problem_set)
 
 
 def _generate(

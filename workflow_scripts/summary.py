@@ -1,12 +1,18 @@
-"""Put the results of evaluations into one table, written as CSV and Markdown and printed."""
+"""Put the results of evaluations into one table, and compare the models with each other.
+
+Written as CSV and Markdown, and printed. The comparisons are in a CSV file of their own.
+"""
 
 from collections.abc import Sequence
 from pathlib import Path
 
 from workflow_scripts import cli
 from workflow_scripts.evaluation.result import caveats, read_result
+from workflow_scripts.reporting.comparisons import LEGEND, comparison_table, readable_comparisons
 from workflow_scripts.reporting.files import write_whole
 from workflow_scripts.reporting.tables import list_files, readable, summary_table, to_markdown
+
+COMPARISONS_FILE = "comparisons.csv"
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -20,7 +26,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         required=True,
         type=Path,
         metavar="FILE",
-        help="Table as CSV; the Markdown file stands beside it.",
+        help="Table as CSV; the Markdown file and comparisons.csv stand beside it.",
     )
     args = parser.parse_args(argv)
 
@@ -29,9 +35,18 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     results = {file: read_result(file) for file in args.evals}
     table = summary_table(results)
+    names = zip(table["model"], table["dataset"], strict=True)
+    compared = comparison_table(dict(zip(names, results.values(), strict=True)))
     notes = dict.fromkeys(note for result in results.values() for note in caveats(result))
-    text = "\n".join([to_markdown(readable(table)), list_files(table), *notes]).rstrip() + "\n"
+    parts = [to_markdown(readable(table)), list_files(table)]
+    if len(compared):
+        parts.append(to_markdown(readable_comparisons(compared)) + "\n" + LEGEND)
+    text = "\n".join([*parts, *notes]).rstrip() + "\n"
     write_whole(args.out, table.to_csv(index=False, float_format="%.1f", lineterminator="\n"))
+    write_whole(
+        args.out.with_name(COMPARISONS_FILE),
+        compared.to_csv(index=False, float_format="%.4f", lineterminator="\n"),
+    )
     write_whole(args.out.with_suffix(".md"), text)
     print(text, end="")
 

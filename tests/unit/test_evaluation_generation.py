@@ -1,12 +1,14 @@
 """Generation: the same as one by one, stopped where it may stop, and clear about broken models."""
 
 import json
+import math
 import shutil
+from collections import Counter
 
 import pytest
 
 from workflow_scripts.errors import UserError
-from workflow_scripts.evaluation.generation import generate
+from workflow_scripts.evaluation.generation import Sampling, generate
 from workflow_scripts.evaluation.loading import artifact_id, load_model
 from workflow_scripts.evaluation.prompts import TaskPrompt
 
@@ -242,3 +244,64 @@ def test_the_id_is_the_manifest_s_and_the_folder_must_fit_it(tiny_llama, tmp_pat
     cut_weights(folder)
     with pytest.raises(UserError, match=r"model\.safetensors has .* bytes"):
         artifact_id(folder)
+
+
+def test_rows_that_are_done_leave_the_batch(model, tokenizer, plain, monkeypatch):
+    """Of four rows, three end at their first token: the fourth goes on alone."""
+    firsts = [tokenizer.decode(plain(text)[:1]) for text in TEXTS]
+    prompts = [
+        TaskPrompt(f"Task/{i}", text, text, NEVER if i == 0 else (firsts[i],))
+        for i, text in enumerate(TEXTS[:4])
+    ]
+    rows = []
+    forward = model.forward
+    monkeypatch.setattr(
+        model, "forward", lambda *a, **k: rows.append(len(k["input_ids"])) or forward(*a, **k)
+    )
+    completions = generate(model, tokenizer, prompts, max_new_tokens=NEW_TOKENS, batch_size=4)
+
+    assert rows == [4] + [1] * (NEW_TOKENS - 1)
+    assert completions[0].text == tokenizer.decode(plain(TEXTS[0]), skip_special_tokens=True)
+    assert [completion.text for completion in completions[1:]] == firsts[1:4]
+
+
+@pytest.mark.parametrize("batch_size", [2, 16])
+def test_draws_do_not_depend_on_the_batch(model, tokenizer, batch_size):
+    sampling = Sampling(temperature=1.0, top_p=0.9, seeds=range(10))
+    options = {"max_new_tokens": NEW_TOKENS, "sampling": sampling}
+    prompts = prompts_of(TEXTS) * 2
+    alone = generate(model, tokenizer, prompts, batch_size=1, **options)
+
+    assert generate(model, tokenizer, prompts, batch_size=batch_size, **options) == alone
+    assert len({completion.text for completion in alone}) == 10
+
+
+def test_draws_follow_the_model_s_distribution(model, tokenizer):
+    """First tokens of 2000 draws against softmax(logits / T) cut to the likeliest 30%."""
+    import torch
+
+    count, temperature, top_p = 2000, 2.0, 0.3
+    sampling = Sampling(temperature, top_p, seeds=range(count))
+    prompt = torch.tensor([[tokenizer.bos_token_id, *tokenizer(TEXTS[0])["input_ids"]]])
+    with torch.no_grad():
+        shares = (model(prompt).logits[0, -1] / temperature).softmax(-1)
+    ordered = shares.sort(descending=True)
+    kept = ordered.indices[: int((ordered.values.cumsum(0) < top_p).sum()) + 1]
+    expected = Counter()
+    for token in kept.tolist():  # several may have the same text
+        whole = tokenizer.decode([*prompt[0].tolist(), token], skip_special_tokens=True)
+        expected[whole.removeprefix(TEXTS[0])] += shares[token].item()
+    whole = expected.total()
+
+    drawn = generate(
+        *(model, tokenizer, prompts_of(TEXTS[:1]) * count),
+        **{"max_new_tokens": 1, "batch_size": 500, "sampling": sampling},
+    )
+    counts = Counter(completion.text for completion in drawn)
+    assert counts.keys() <= expected.keys()
+    distance = sum(
+        (counts[text] - count * share / whole) ** 2 / (count * share / whole)
+        for text, share in expected.items()
+    )
+    assert len(expected) > 5
+    assert distance < len(expected) + 5 * math.sqrt(2 * len(expected))

@@ -56,7 +56,7 @@ def test_the_result_says_what_was_done(evaluated, tiny_llama):
     result = json.loads((evaluated / "r.json").read_text())
     generations = rows_of(evaluated / "r.generations.jsonl")
 
-    assert result["format"] == 1
+    assert result["format"] == 2
     assert result["model"] == {"path": str(tiny_llama), "id": None}
     assert result["dataset"] == {
         "name": "sums",
@@ -77,6 +77,7 @@ def test_the_result_says_what_was_done(evaluated, tiny_llama):
     assert result["versions"].keys() == {"python", "torch", "transformers", "evalplus", "numpy"}
     assert result["pass@1"] == {"base": 0.0, "plus": 0.0}
     assert result["passed"] == {"base": 0, "plus": 0}
+    assert result["evalplus"] == {"failed": [], "passed": {"base": 0, "plus": 0}}
     assert [row["task_id"] for row in result["problems"]] == [
         p["task_id"] for p in three_problems()
     ]
@@ -87,7 +88,7 @@ def test_the_result_says_what_was_done(evaluated, tiny_llama):
         assert row["prompt_sha256"] == generation["prompt_sha256"] == prompt_sha256
         assert generation["solution"].startswith(problem["prompt"])
         assert row["finish"] == generation["finish"]
-        assert {row["base"], row["plus"]} == {"fail"}
+        assert {row["base"], row["plus"]} == {"failed"}
 
 
 def test_two_runs_write_equal_bytes(evaluated, tiny_llama, tmp_path):
@@ -125,8 +126,8 @@ def test_rescoring_judges_the_saved_solutions_without_the_model(copy, capsys):
     evaluate("no-such-model", copy / "sums.jsonl", copy / "r.json", "--rescore")
 
     result = json.loads((copy / "r.json").read_text())
-    assert [row["base"] for row in result["problems"]] == ["pass", "fail", "pass"]
-    assert [row["plus"] for row in result["problems"]] == ["pass", "fail", "fail"]
+    assert [row["base"] for row in result["problems"]] == ["passed", "failed", "passed"]
+    assert [row["plus"] for row in result["problems"]] == ["passed", "failed", "failed"]
     assert result["passed"] == {"base": 2, "plus": 1}
     assert result["pass@1"] == {"base": 2 / 3, "plus": 1 / 3}
     assert "base 66.7% (2/3), plus 33.3% (1/3)" in capsys.readouterr().out

@@ -2,7 +2,6 @@
 
 import csv
 import json
-import math
 from pathlib import Path
 
 import pytest
@@ -15,12 +14,23 @@ from workflow_scripts.reporting.tables import model_name
 def write_evaluation(file, *, base, plus, count=164, dataset="humaneval", task="T", model="m"):
     file.parent.mkdir(parents=True, exist_ok=True)
     result = {
-        "format": 1,
+        "format": 2,
         "model": {"path": model, "id": None},
         "dataset": {"name": dataset, "file": "f", "sha256": "0", "problems": count},
         "passed": {"base": base, "plus": plus},
+        "evalplus": {
+            "failed": ["HumanEval/32"] if task == "HumanEval" else [],
+            "passed": {"base": base - 1, "plus": plus - 1},
+        },
         "pass@1": {"base": base / count, "plus": plus / count},
-        "problems": [{"task_id": f"{task}/{i}"} for i in range(count)],
+        "problems": [
+            {
+                "task_id": f"{task}/{i}",
+                "base": "passed" if i < base else "failed",
+                "plus": "passed" if i < plus else "failed",
+            }
+            for i in range(count)
+        ],
     }
     file.write_text(json.dumps(result))
     return file
@@ -60,16 +70,17 @@ def test_csv(evaluations, tmp_path):
         rows = list(csv.DictReader(file))
 
     assert [row["model"] for row in rows] == ["moe_sft", "base", "dense/lam~0.75"]
-    error = 100 * math.sqrt(110 / 164 * 54 / 164 / 164)
     assert rows[0] == {
         "model": "moe_sft",
         "dataset": "humaneval",
         "problems": "164",
         "pass@1 base": "67.1",
-        "stderr base": f"{error:.1f}",
+        "low base": "59.6",
+        "high base": "73.8",
         "passed base": "110",
         "pass@1 plus": "64.6",
-        "stderr plus": "3.7",
+        "low plus": "57.1",
+        "high plus": "71.5",
         "passed plus": "106",
         "model folder": "m",
         "eval file": str(evaluations[0]),
@@ -86,18 +97,19 @@ def test_markdown_and_terminal(evaluations, tmp_path, capsys):
     table = markdown.splitlines()[:5]
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in table]
     assert cells[0] == ["model", "dataset", "problems", "pass@1 base", "pass@1 plus"]
+    shares = ["67.1 % (59.6 to 73.8; 110)", "64.6 % (57.1 to 71.5; 106)"]
     assert set("".join(cells[1])) == {"-"}
-    assert cells[2] == ["moe_sft", "humaneval", "164", "67.1 ± 3.7 % (110)", "64.6 ± 3.7 % (106)"]
-    assert cells[4][3] == "100.0 ± 0.0 % (378)"
-    assert len(set(map(len, table))) == 1 and len(table[0]) <= 100
+    assert cells[2] == ["moe_sft", "humaneval", "164", *shares]
+    assert cells[4][3] == "100.0 % (99.0 to 100.0; 378)"
+    assert len(set(map(len, table))) == 1 and len(table[0]) <= 110
     assert f"- moe_sft: `m`, evaluated in `{evaluations[0]}`" in markdown
     assert printed == markdown
 
 
-def test_what_cannot_be_solved_is_said_once(evaluations, tmp_path, capsys):
+def test_what_evalplus_would_count_is_said_once(evaluations, tmp_path, capsys):
     summarise(evaluations, tmp_path / "summary.csv")
 
-    note = "humaneval: at most 163 of 164 can pass."
+    note = "m on humaneval: EvalPlus itself would count base 109, plus 105 as passed."
     assert capsys.readouterr().out.count(note) == 1
     assert (tmp_path / "summary.md").read_text().count(note) == 1
 
@@ -125,7 +137,7 @@ def test_model_names(tmp_path, file, name):
     assert model_name(Path(file), "some/model") == name
 
 
-@pytest.mark.parametrize("content", ["{", "[]", "{}", '{"format": 2, "pass@1": {}}'])
+@pytest.mark.parametrize("content", ["{", "[]", "{}", '{"format": 1, "pass@1": {}}'])
 def test_what_is_no_result_is_named(tmp_path, content):
     file = tmp_path / "r.json"
     file.write_text(content)
@@ -153,3 +165,23 @@ def test_a_model_that_is_not_kept_is_told(evaluations, tmp_path, capsys):
     assert [line for line in lines if "(not kept)" in line] == [
         f"- dense/lam~0.75: `results/dense/lam~0.75` (not kept), evaluated in `{evaluations[2]}`"
     ]
+
+
+def test_models_are_compared_with_those_that_they_come_from(tmp_path, capsys):
+    folder = tmp_path / "results" / "eval"
+    files = [
+        write_evaluation(folder / model / f"{dataset}.json", base=n, plus=n, dataset=dataset)
+        for dataset in ("humaneval", "mbpp")
+        for model, n in {"base": 40, "moe_sft": 100, "dense/lam~0.75": 106}.items()
+    ]
+    summarise(files, tmp_path / "summary.csv")
+    with (tmp_path / "comparisons.csv").open(newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["tests"] == "plus"]
+    pairs = [("base", "moe_sft"), ("base", "dense/lam~0.75"), ("moe_sft", "dense/lam~0.75")]
+    assert [(row["first"], row["second"]) for row in rows] == [p for p in pairs for _ in range(3)]
+    assert [row["dataset"] for row in rows[:3]] == ["humaneval", "mbpp", "all"]
+    last = rows[-1]
+    assert (last["problems"], last["both"], last["only_second"]) == ("328", "200", "12")
+    assert float(last["difference"]) == pytest.approx(12 / 328, abs=1e-4)
+    assert float(last["p_value"]) == pytest.approx(2 / 2**12, abs=1e-4)
+    assert "exact McNemar" in capsys.readouterr().out

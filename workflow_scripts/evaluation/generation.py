@@ -1,4 +1,4 @@
-"""Greedy generation in batches that stops each problem as soon as its solution is whole."""
+"""Generation in batches, which a problem leaves soon after its solution is whole."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,13 +17,33 @@ class Completion:
     finish: str
 
 
-def generate(
-    model, tokenizer, prompts: Sequence[TaskPrompt], *, max_new_tokens: int, batch_size: int
-) -> list[Completion]:
-    """A completion for each prompt, in order.
+@dataclass(frozen=True)
+class Sampling:
+    """Draws from the likeliest tokens that make up `top_p`, after division by `temperature`.
 
-    The model's own sampling settings are replaced by plain greedy decoding. Raises UserError where
-    a prompt and `max_new_tokens` do not fit into the model's window.
+    seeds: one for each prompt. A row's draws depend on nothing else, not on the rows beside it.
+    """
+
+    temperature: float
+    top_p: float
+    seeds: Sequence[int]
+
+
+def generate(
+    model,
+    tokenizer,
+    prompts: Sequence[TaskPrompt],
+    *,
+    max_new_tokens: int,
+    batch_size: int,
+    sampling: Sampling | None = None,
+    on_completion: Callable[[int, Completion], object] = lambda *_: None,
+) -> list[Completion]:
+    """A completion for each prompt, in order; greedy without `sampling`.
+
+    The model's own sampling settings are replaced. on_completion(number of the prompt, completion)
+    is called as soon as one is whole. Raises UserError where a prompt and `max_new_tokens` do not
+    fit into the model's window.
     """
     token_ids = [prompt.encode(tokenizer) for prompt in prompts]
     _check_window(model, prompts, token_ids, max_new_tokens)
@@ -32,14 +52,17 @@ def generate(
     order = sorted(range(len(prompts)), key=lambda i: -len(token_ids[i]))
     completions = [None] * len(prompts)
     with progress(desc=f"generate {model.name_or_path}", total=len(prompts), unit="problem") as bar:
+
+        def finish(number: int, completion: Completion) -> None:
+            completions[number] = completion
+            on_completion(number, completion)
+            bar.update()
+
         for start in range(0, len(order), batch_size):
             chosen = order[start : start + batch_size]
-            rows = [token_ids[i] for i in chosen]
-            stops = [prompts[i].stops for i in chosen]
-            for i, completion in zip(
-                chosen, _generate_batch(model, tokenizer, rows, stops, bar.update), strict=True
-            ):
-                completions[i] = completion
+            rows = [Row(i, token_ids[i], prompts[i].stops) for i in chosen]
+            draws = sampling and _Draws(sampling, chosen)
+            _generate_batch(model, tokenizer, rows, draws, finish)
     return completions
 
 
@@ -74,64 +97,112 @@ def _set_greedy(model, tokenizer, max_new_tokens: int) -> None:
     )
 
 
-def _generate_batch(model, tokenizer, rows: list[list[int]], stops, on_finish) -> list[Completion]:
-    """Completions of `rows` (token ids), each with its own stop sequences."""
+@dataclass
+class Row:
+    """A sequence that is being written. number: of its prompt."""
+
+    number: int
+    prompt_ids: list[int]
+    stops: tuple[str, ...]
+
+
+def _generate_batch(model, tokenizer, rows: list[Row], draws: "_Draws | None", on_finish) -> None:
+    """Write on `rows` until all are done. Once half of them are, they leave the batch."""
     import torch
 
     pad = model.generation_config.pad_token_id
     eos_ids = model.generation_config.eos_token_id or []
-    width = max(map(len, rows))
-    input_ids = torch.tensor([[pad] * (width - len(row)) + row for row in rows])
-    mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows])
-    watch = RowWatch(tokenizer, width, stops, eos_ids, on_finish)
-    with torch.inference_mode():
-        output = model.generate(
-            input_ids=input_ids.to(model.device),
-            attention_mask=mask.to(model.device),
-            stopping_criteria=[watch],
-        )
-    watch.finish_all()
-    return [
-        _completion(tokenizer, row, new_ids[:length], row_stops, eos_ids)
-        for row, new_ids, length, row_stops in zip(
-            rows, output[:, width:].tolist(), watch.lengths, stops, strict=True
-        )
-    ]
+    width = max(len(row.prompt_ids) for row in rows)
+    padding = [width - len(row.prompt_ids) for row in rows]
+    ids = [[pad] * left + row.prompt_ids for left, row in zip(padding, rows, strict=True)]
+    mask = [[0] * left + [1] * (width - left) for left in padding]
+    ids, mask = (torch.tensor(values, device=model.device) for values in (ids, mask))
+    limit = width + model.generation_config.max_new_tokens
+    cache = None
+    while rows:
+        watch = RowWatch(tokenizer, width, [row.stops for row in rows], eos_ids)
+        with torch.inference_mode():
+            output = model.generate(
+                input_ids=ids,
+                attention_mask=mask,
+                cache=cache,
+                max_new_tokens=limit - ids.shape[1],
+                stopping_criteria=[watch],
+                logits_processor=[draws] if draws else [],
+                return_dict_in_generate=True,
+            )
+        ids = output.sequences
+        mask = torch.nn.functional.pad(mask, (0, ids.shape[1] - mask.shape[1]), value=1)
+        is_over = ids.shape[1] == limit
+        for place, row in enumerate(rows):
+            if is_over or watch.lengths[place] is not None:
+                new_ids = ids[place, width:].tolist()[: watch.lengths[place]]
+                on_finish(row.number, _completion(tokenizer, row, new_ids, eos_ids))
+        left = [i for i, length in enumerate(watch.lengths) if length is None and not is_over]
+        chosen = torch.tensor(left, device=ids.device, dtype=torch.long)
+        rows, ids, mask, cache = [rows[i] for i in left], ids[chosen], mask[chosen], None
+        if left:
+            cache = output.past_key_values
+            cache.batch_select_indices(chosen)
+            if draws:
+                draws.keep(left)
+
+
+class _Draws:
+    """A logits processor after which the largest score is a draw, by the Gumbel-max trick."""
+
+    def __init__(self, sampling: Sampling, chosen: list[int]):
+        import torch
+        from transformers import TopPLogitsWarper
+
+        self.temperature = sampling.temperature
+        self.warper = TopPLogitsWarper(sampling.top_p)
+        self.generators = [torch.Generator().manual_seed(sampling.seeds[i]) for i in chosen]
+
+    def __call__(self, input_ids, scores):
+        """scores [rows, vocabulary]."""
+        import torch
+
+        scores = self.warper(input_ids, scores.float() / self.temperature)
+        uniform = [torch.rand(scores.shape[1], generator=g) for g in self.generators]
+        uniform = torch.stack(uniform).clamp_min(torch.finfo(torch.float32).tiny)
+        return scores - (-uniform.log()).log().to(scores.device)
+
+    def keep(self, rows: list[int]) -> None:
+        """Go on with these rows only."""
+        self.generators = [self.generators[row] for row in rows]
 
 
 class RowWatch:
-    """A stopping criterion for transformers: ends a row at EOS or once it holds a stop sequence.
+    """A stopping criterion for transformers: ends a row at EOS or once it holds a stop sequence,
+    and all of them once half of them have ended.
 
     lengths: the number of new tokens of each row, None while it runs.
     """
 
     def __init__(
-        self,
-        tokenizer,
-        prompt_width: int,
-        stops: list[tuple[str, ...]],
-        eos_ids: list[int],
-        on_finish: Callable[[int], object],
+        self, tokenizer, prompt_width: int, stops: list[tuple[str, ...]], eos_ids: list[int]
     ):
         self.decode = partial(_decode, tokenizer)
         self.prompt_width = prompt_width
         self.stops = stops
         self.eos_ids = eos_ids
-        self.on_finish = on_finish
         self.lengths: list[int | None] = [None] * len(stops)
         # A token is at least one byte long, so a stop sequence that ends in the newest token
         # begins at most this many tokens back.
         self.tail = max(len(stop.encode()) for row in stops for stop in row)
 
     def __call__(self, input_ids, scores, **_):
-        """True for each row that is done. input_ids: prompts and new tokens, [rows, width]."""
+        """True for each row that is to end. input_ids: prompts and new tokens, [rows, width]."""
         new_tokens = input_ids.shape[1] - self.prompt_width
         tails = input_ids[:, -min(self.tail, new_tokens) :].tolist()
         for row, tail in enumerate(tails):
             if self.lengths[row] is None and self._ends(row, tail):
                 self.lengths[row] = new_tokens
-                self.on_finish(1)
-        return input_ids.new_tensor([length is not None for length in self.lengths]).bool()
+        ended = [length is not None for length in self.lengths]
+        if 2 * sum(ended) >= len(ended):
+            ended = [True] * len(ended)
+        return input_ids.new_tensor(ended).bool()
 
     def _ends(self, row: int, tail: list[int]) -> bool:
         if tail[-1] in self.eos_ids:
@@ -139,15 +210,12 @@ class RowWatch:
         text = self.decode(tail)
         return any(stop in text for stop in self.stops[row])
 
-    def finish_all(self) -> None:
-        """Report the rows that ran to the limit of new tokens."""
-        self.on_finish(self.lengths.count(None))
 
-
-def _completion(tokenizer, prompt_ids, new_ids, stops, eos_ids) -> Completion:
+def _completion(tokenizer, row: Row, new_ids: list[int], eos_ids: list[int]) -> Completion:
     # A continuation that is decoded alone can lose its leading blank, and with it the indentation.
-    text = _decode(tokenizer, prompt_ids + new_ids)[len(_decode(tokenizer, prompt_ids)) :]
-    if any(stop in text for stop in stops):
+    whole = _decode(tokenizer, row.prompt_ids + new_ids)
+    text = whole[len(_decode(tokenizer, row.prompt_ids)) :]
+    if any(stop in text for stop in row.stops):
         return Completion(text, "stop")
     return Completion(text, "eos" if new_ids[-1] in eos_ids else "length")
 

@@ -90,6 +90,16 @@ def split_mbpp(problem: Problem) -> tuple[str, str]:
     return request if request.endswith(".") else request + ".", (keyword + rest).strip()
 
 
+def add_dataset_flag(parser) -> None:
+    """Add --dataset, what `load_problems` takes."""
+    parser.add_argument(
+        "--dataset",
+        required=True,
+        metavar="NAME_OR_FILE",
+        help="humaneval, mbpp, or a file of problems in HumanEval+ form (.jsonl or .jsonl.gz).",
+    )
+
+
 def find(name_or_file: str) -> Path | None:
     """The file of a set of problems; None where it is not on this machine."""
     try:

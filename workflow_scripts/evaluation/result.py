@@ -9,14 +9,15 @@ from pathlib import Path
 from workflow_scripts.checkpoints.manifest import Manifest, hash_files, manifest_path
 from workflow_scripts.checkpoints.reader import read_json
 from workflow_scripts.errors import UserError
+from workflow_scripts.evaluation.ground_truth import TEST_SETS
 from workflow_scripts.evaluation.problems import ProblemSet
 from workflow_scripts.evaluation.samples import Sample, samples_path
-from workflow_scripts.evaluation.scoring import Verdict
+from workflow_scripts.evaluation.scoring import PASSED, Verdict
 from workflow_scripts.reporting.files import write_whole
 
-FORMAT = 1
-TEST_SETS = ("base", "plus")
-UNSOLVABLE = "HumanEval/32"  # EvalPlus 0.3.1 never counts its inputs as passed
+FORMAT = 2
+# EvalPlus 0.3.1 counts every solution of it as failed: it never counts its inputs as passed.
+FAILED_BY_EVALPLUS = "HumanEval/32"
 
 
 def package_versions(*names: str) -> dict[str, str]:
@@ -30,10 +31,16 @@ def build_result(
     """What the result file holds. `settings` are those of the scoring; the rest is the samples'.
 
     pass@1 is a fraction of the problems; with one greedy sample each, the share that passes.
+    evalplus: the problems that EvalPlus itself counts as failed, and how many it would count.
     """
     origin = samples[0].origin
     scoring_versions = {"python": platform.python_version()} | package_versions("evalplus", "numpy")
-    passed = {name: [getattr(v, name) for v in verdicts].count("pass") for name in TEST_SETS}
+    passed = {name: [getattr(v, name) for v in verdicts].count(PASSED) for name in TEST_SETS}
+    failed_by_evalplus = [
+        sample.task_id
+        for sample, verdict in zip(samples, verdicts, strict=True)
+        if sample.task_id == FAILED_BY_EVALPLUS and verdict.base == PASSED
+    ]
     return {
         "format": FORMAT,
         "model": origin["model"],
@@ -47,6 +54,10 @@ def build_result(
         "versions": origin["versions"] | scoring_versions,
         "pass@1": {name: count / len(verdicts) for name, count in passed.items()},
         "passed": passed,
+        "evalplus": {
+            "failed": failed_by_evalplus,
+            "passed": {name: count - len(failed_by_evalplus) for name, count in passed.items()},
+        },
         "problems": [
             {
                 "task_id": sample.task_id,
@@ -54,6 +65,7 @@ def build_result(
                 "base": verdict.base,
                 "plus": verdict.plus,
                 "finish": sample.finish,
+                "failed_call": verdict.failed_call,
             }
             for sample, verdict in zip(samples, verdicts, strict=True)
         ],
@@ -62,12 +74,12 @@ def build_result(
 
 def caveats(result: dict) -> list[str]:
     """What a reader must know beside the scores, a sentence each."""
-    if UNSOLVABLE not in {problem["task_id"] for problem in result["problems"]}:
+    if not result["evalplus"]["failed"]:
         return []
-    name, count = result["dataset"]["name"], result["dataset"]["problems"]
+    passed = ", ".join(f"{name} {count}" for name, count in result["evalplus"]["passed"].items())
     return [
-        f"{name}: at most {count - 1} of {count} can pass. "
-        f"EvalPlus judges every solution of {UNSOLVABLE} wrong."
+        f"{result['model']['path']} on {result['dataset']['name']}: EvalPlus itself would count "
+        f"{passed} as passed. It fails every solution of {FAILED_BY_EVALPLUS}."
     ]
 
 

@@ -27,6 +27,11 @@ class Sample:
     finish: str
     origin: dict
 
+    @property
+    def code(self) -> str | None:
+        """The solution; None where the model wrote nothing."""
+        return self.solution if self.completion.strip() else None
+
 
 def samples_path(result: Path) -> Path:
     """Where the generations of a result file stand: x.json, x.generations.jsonl."""

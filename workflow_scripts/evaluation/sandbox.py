@@ -70,6 +70,18 @@ def _interpreter_folders() -> list[str]:
     return sorted(folder for folder in folders if not Path(folder).is_relative_to("/usr"))
 
 
+def open_sandbox(kind: str) -> Bubblewrap | None:
+    """The sandbox of `evaluation.sandbox`; None, after a warning, for "none". Raises UserError."""
+    if kind == "bubblewrap":
+        return find_bubblewrap()
+    print(
+        "WARNING: evaluation.sandbox is none. Model-written code runs WITHOUT ISOLATION, with your "
+        "rights: it can read, change and delete your files and use the network.",
+        file=sys.stderr,
+    )
+    return None
+
+
 def find_bubblewrap() -> Bubblewrap:
     """The first bubblewrap on this machine that can run this Python in the sandbox.
 

@@ -1,154 +1,161 @@
-"""Verdicts: EvalPlus on a set of solutions, in one sandbox."""
+"""Verdicts: solutions run in sandboxes of their own, and judged outside of them."""
 
-import json
-import math
-import re
-import sys
-import tempfile
+import errno
+import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
-from typing import IO
 
-from workflow_scripts.errors import UserError
-from workflow_scripts.evaluation.problems import NAMED_SETS, ProblemSet
-from workflow_scripts.evaluation.process import Ended, run_child
-from workflow_scripts.evaluation.sandbox import CLEAN_ENVIRONMENT, Bubblewrap
+from workflow_scripts.evaluation.execution import Garbled, Limits, TimedOut, execute
+from workflow_scripts.evaluation.ground_truth import (
+    TEST_SETS,
+    GroundTruth,
+    Tests,
+    run_canonical,
+    shown,
+)
+from workflow_scripts.evaluation.judging import Returned, read_returned
+from workflow_scripts.evaluation.problems import Problem, ProblemSet
+from workflow_scripts.evaluation.sandbox import Bubblewrap
 from workflow_scripts.progress import progress
 
-DRIVER = Path(__file__).with_name("driver.py")
-STATUSES = {"pass", "fail", "timeout"}
-MAX_MEMORY_BYTES = 8 * 2**30  # of one test process; correct solutions need more than 4 GiB
-MAX_RESULT_BYTES = 2**24
-# EvalPlus ends each of a problem's two tests after 60 s and a little.
-SECONDS_PER_PROBLEM = 130
-SECONDS_FOR_GROUND_TRUTH = 900
-BAR_COUNT = re.compile(rb"(\d+)/\d+ \[")
+PASSED, FAILED, TIMED_OUT = "passed", "failed", "timed out"
+REFUSED, NO_CODE = "refused by the sandbox", "no code"
+# What the system says to code that reaches for what the sandbox keeps away.
+REFUSALS = {"PermissionError", "ConnectionRefusedError", "gaierror"}
+REFUSAL_NUMBERS = {errno.EPERM, errno.EACCES, errno.EROFS, errno.ENETUNREACH}
+SLOWER = 10  # than the canonical solution a solution may be
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """The statuses of a solution: "pass", "fail" or "timeout".
+    """The statuses of a solution: PASSED, FAILED, TIMED_OUT, REFUSED or NO_CODE.
 
     base: on the original tests. plus: on these and EvalPlus's own together.
+    failed_call: the arguments of the first call that went wrong, where there is one.
     """
 
     base: str
     plus: str
+    failed_call: str | None = None
 
 
 def score(
-    problem_set: ProblemSet, solutions: Sequence[str], *, sandbox: Bubblewrap | None, workers: int
+    problem_set: ProblemSet,
+    truth: GroundTruth,
+    solutions: Sequence[tuple[Problem, str | None]],
+    *,
+    sandbox: Bubblewrap | None,
+    workers: int,
 ) -> list[Verdict]:
-    """A verdict for the solution of each problem, in order. No sandbox (None): no isolation.
+    """A verdict for each solution, in order. None is one without code.
 
-    Raises UserError with the end of EvalPlus's output where it crashes, runs out of time, or gives
-    a result that is not whole.
+    No sandbox (None): no isolation. What takes too long is tried once more at the end, with nothing
+    beside it, and with a limit that the canonical solution's time at that moment gives.
     """
-    with (
-        tempfile.TemporaryDirectory(prefix="xft-eval-") as folder,
-        tempfile.TemporaryFile() as result,
-    ):
-        folder = Path(folder)
-        samples = _write_inputs(folder, problem_set, solutions)
-        command = [sys.executable, "-I", "-B", "-u", str(DRIVER), problem_set.form]
-        command += [str(samples), str(workers), str(result.fileno())]
-        if sandbox:
-            command = sandbox.wrap(command, readable=[folder, DRIVER])
-        ended = _run(
-            command,
-            environment=_environment(folder, problem_set.form, sandbox),
-            seconds=time_limit(len(solutions), workers),
-            result=result,
-            total=len(solutions),
-        )
-        return _read_verdicts(result, ended, problem_set)
+    with progress(desc="score", total=len(solutions), unit="solution") as bar:
+
+        def verdict(solution: tuple[Problem, str | None]) -> Verdict:
+            problem, code = solution
+            found = Verdict(NO_CODE, NO_CODE)
+            if code is not None:
+                found = _verdict(Tests(problem, problem_set.form), truth, code, sandbox, Limits())
+            bar.update()
+            return found
+
+        with ThreadPoolExecutor(workers) as pool:
+            verdicts = list(pool.map(verdict, solutions))
+    late = [i for i, found in enumerate(verdicts) if TIMED_OUT in (found.base, found.plus)]
+    for i in progress(late, desc="score again, alone", unit="solution"):
+        problem, code = solutions[i]
+        tests = Tests(problem, problem_set.form)
+        verdicts[i] = _verdict(tests, truth, code, sandbox, _limits_here(tests, sandbox))
+    return verdicts
 
 
-def time_limit(problems: int, workers: int) -> int:
-    """Seconds after which an evaluation of so many problems is given up."""
-    return SECONDS_FOR_GROUND_TRUTH + SECONDS_PER_PROBLEM * math.ceil(problems / workers)
+def _limits_here(tests: Tests, sandbox: Bubblewrap | None) -> Limits:
+    """Limits by the time that the canonical solution takes now."""
+    start = last = time.monotonic()
+    longest = 0.0
+    for _ in run_canonical(tests, sandbox):
+        now = time.monotonic()
+        longest, last = max(longest, now - last), now
+    usual = Limits()
+    return Limits(
+        loading=max(usual.loading, SLOWER * longest),
+        call=max(usual.call, SLOWER * longest),
+        calls=max(usual.calls, SLOWER * (last - start)),
+    )
 
 
-def _write_inputs(folder: Path, problem_set: ProblemSet, solutions: Sequence[str]) -> Path:
-    """Write problems, samples and an empty folder to write to; return the file of samples."""
-    problems = problem_set.problems
-    rows = [
-        json.dumps({"task_id": problem.task_id, "solution": solution})
-        for problem, solution in zip(problems, solutions, strict=True)
-    ]
-    samples = folder / "samples.jsonl"
-    samples.write_text("\n".join(rows) + "\n", encoding="utf-8")
-    problem_rows = "".join(problem.row + "\n" for problem in problems)
-    _problems_file(folder).write_text(problem_rows, encoding="utf-8")
-    _open_scratch(folder).mkdir()
-    return samples
-
-
-def _problems_file(folder: Path) -> Path:
-    return folder / "problems.jsonl"
-
-
-def _open_scratch(folder: Path) -> Path:
-    """Where code writes that runs without a sandbox."""
-    return folder / "scratch"
-
-
-def _environment(folder: Path, form: str, sandbox: Bubblewrap | None) -> dict[str, str]:
-    scratch = str(sandbox.scratch if sandbox else _open_scratch(folder))
-    override_variable, _ = NAMED_SETS[form]
-    return CLEAN_ENVIRONMENT | {
-        override_variable: str(_problems_file(folder)),
-        "HOME": scratch,
-        "TMPDIR": scratch,
-        "XDG_CACHE_HOME": scratch,
-        "EVALPLUS_MAX_MEMORY_BYTES": str(MAX_MEMORY_BYTES),
-        "HF_HUB_OFFLINE": "1",
-        "OMP_NUM_THREADS": "1",
-    }
-
-
-def _run(command, *, environment, seconds: float, result: IO[bytes], total: int) -> Ended:
-    with progress(desc="score", total=total, unit="problem") as bar:
-
-        def advance(output: bytes) -> None:
-            counts = [int(count) for count in BAR_COUNT.findall(output)]
-            bar.update(max(0, min(max(counts, default=0), total) - bar.n))
-
-        return run_child(
-            command,
-            environment=environment,
-            seconds=seconds,
-            inherited=result.fileno(),
-            on_output=advance,
-        )
-
-
-def _read_verdicts(result: IO[bytes], ended: Ended, problem_set: ProblemSet) -> list[Verdict]:
-    if ended.status != 0:
-        how = "ran out of time" if ended.status is None else f"failed (status {ended.status})"
-        raise UserError(f"EvalPlus {how}. The end of its output:\n{ended.log.strip()}")
-    result.seek(0)
-    statuses = _decode(result.read(MAX_RESULT_BYTES))
-    expected = {problem.task_id for problem in problem_set.problems}
-    if statuses.keys() != expected:
-        odd = ", ".join(sorted(statuses.keys() ^ expected)[:5])
-        raise UserError(f"EvalPlus's result does not fit the problems: {odd}")
-    return [_verdict(problem.task_id, statuses) for problem in problem_set.problems]
-
-
-def _decode(content: bytes) -> dict:
+def _verdict(
+    tests: Tests, truth: GroundTruth, code: str, sandbox: Bubblewrap | None, limits: Limits
+) -> Verdict:
+    """Run a program up to the first call that is not right."""
+    trial = Trial(tests, truth.expected(tests.problem))
+    name, inputs = tests.problem.entry_point, tests.encoded
     try:
-        statuses = json.loads(content)
-    except ValueError:
-        statuses = None
-    if not isinstance(statuses, dict):
-        raise UserError("EvalPlus's result is not a JSON object")
-    return statuses
+        for message in execute(code, name, inputs, sandbox=sandbox, limits=limits):
+            if not trial.take(message):
+                break
+    except TimedOut:
+        trial.status = TIMED_OUT
+    except (Garbled, ValueError):
+        trial.status = FAILED
+    return trial.verdict()
 
 
-def _verdict(task_id: str, statuses: dict) -> Verdict:
-    match statuses[task_id]:
-        case [str(base), str(plus)] if {base, plus} <= STATUSES:
-            return Verdict(base, plus if base == "pass" else base)
-    raise UserError(f"EvalPlus's result for {task_id} is {statuses[task_id]!r}")
+class Trial:
+    """A program before its judge: the runner's messages come in, the verdict goes out.
+
+    status: of the set at hand, unless all its calls turn out right.
+    """
+
+    def __init__(self, tests: Tests, expected: list[list[Returned]]):
+        self.tests = tests
+        self.expected = expected
+        self.passed_sets = 0
+        self.status = FAILED
+        self._begin_set()
+
+    def _begin_set(self) -> None:
+        self.call = 0
+        self.judge = self.tests.judge()
+
+    @property
+    def calls(self) -> list:
+        """The calls of the set at hand."""
+        return self.tests.sets[self.passed_sets] if self.passed_sets < len(TEST_SETS) else []
+
+    def take(self, message: dict) -> bool:
+        """Whether the program may go on after this message. Raises ValueError for what is none."""
+        if "ready" in message:
+            return True
+        if "raised" in message:
+            refused = message["raised"] in REFUSALS or message.get("errno") in REFUSAL_NUMBERS
+            self.status = REFUSED if refused else FAILED
+            return False
+        if "set" in message:
+            return self._end_set()
+        return self._judge(read_returned(message))
+
+    def _end_set(self) -> bool:
+        if self.call < len(self.calls):
+            return False
+        self.passed_sets += 1
+        self._begin_set()
+        return self.passed_sets < len(TEST_SETS)
+
+    def _judge(self, returned: Returned) -> bool:
+        if self.call >= len(self.calls):
+            return False
+        expected = self.expected[self.passed_sets][self.call]
+        if not self.judge.accepts(self.calls[self.call], returned, expected):
+            return False
+        self.call += 1
+        return True
+
+    def verdict(self) -> Verdict:
+        statuses = [PASSED] * self.passed_sets + [self.status] * len(TEST_SETS)
+        failed_call = shown(self.calls[self.call]) if self.call < len(self.calls) else None
+        return Verdict(statuses[0], statuses[1], failed_call)

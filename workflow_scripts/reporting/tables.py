@@ -1,10 +1,10 @@
 """The table of all evaluations: as data for a program, and as text for a reader."""
 
-import math
 from collections.abc import Mapping
 from pathlib import Path
 
-from workflow_scripts.evaluation.result import TEST_SETS
+from workflow_scripts.evaluation.ground_truth import TEST_SETS
+from workflow_scripts.reporting.statistics import wilson
 
 EVALUATIONS_FOLDER = "eval"
 
@@ -12,7 +12,7 @@ EVALUATIONS_FOLDER = "eval"
 def summary_table(results: Mapping[Path, dict]):
     """A pandas data frame with a row for each result file and its content, in order.
 
-    pass@1 is in percent, and so is its standard error, that of a share of so many problems.
+    pass@1 is in percent, and so is its Wilson 95% interval, low to high.
     """
     import pandas as pd
 
@@ -27,9 +27,9 @@ def _row(file: Path, result: dict) -> dict:
         "problems": count,
     }
     for tests in TEST_SETS:
-        share = result["pass@1"][tests]
-        row[f"pass@1 {tests}"] = 100 * share
-        row[f"stderr {tests}"] = 100 * math.sqrt(share * (1 - share) / count)
+        row[f"pass@1 {tests}"] = 100 * result["pass@1"][tests]
+        low, high = wilson(result["passed"][tests], count)
+        row[f"low {tests}"], row[f"high {tests}"] = 100 * low, 100 * high
         row[f"passed {tests}"] = result["passed"][tests]
     return row | {"model folder": result["model"]["path"], "eval file": str(file)}
 
@@ -47,15 +47,13 @@ def model_name(eval_file: Path, model_folder: str) -> str:
 
 
 def readable(table):
-    """The table with one column for each set of tests: percent, standard error, passed."""
+    """The table with one column for each set of tests: percent, its 95% interval, passed."""
     shown = table[["model", "dataset", "problems"]].copy()
     for tests in TEST_SETS:
         shown[f"pass@1 {tests}"] = [
-            f"{share:.1f} ± {error:.1f} % ({passed})"
-            for share, error, passed in zip(
-                table[f"pass@1 {tests}"],
-                table[f"stderr {tests}"],
-                table[f"passed {tests}"],
+            f"{share:.1f} % ({low:.1f} to {high:.1f}; {passed})"
+            for share, low, high, passed in zip(
+                *(table[f"{name} {tests}"] for name in ("pass@1", "low", "high", "passed")),
                 strict=True,
             )
         ]

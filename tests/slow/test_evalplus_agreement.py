@@ -1,0 +1,134 @@
+"""Our verdicts beside EvalPlus's own, on right solutions and on wrong ones.
+
+EvalPlus judges in the process that runs the code; its verdicts come from `untrusted_check`, with
+limits that a busy machine does not reach, on its own expected outputs.
+"""
+
+import ast
+import os
+import random
+from pathlib import Path
+
+import pytest
+
+from workflow_scripts.evaluation import ground_truth, scoring
+from workflow_scripts.evaluation.ground_truth import TEST_SETS, Tests
+from workflow_scripts.evaluation.problems import load_problems
+from workflow_scripts.evaluation.result import FAILED_BY_EVALPLUS
+from workflow_scripts.evaluation.sandbox import find_bubblewrap
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
+DATA = Path(__file__).parents[3] / "shared" / "data"
+FILES = {"humaneval": DATA / "HumanEvalPlus.jsonl.gz", "mbpp": DATA / "MbppPlus.jsonl.gz"}
+# Their outputs fill gigabytes in EvalPlus's process.
+TOO_LARGE = {"Mbpp/255", "Mbpp/599", "HumanEval/15", "HumanEval/130"}
+FAR = 10**6  # past the last place of any program
+SWAPS = {
+    ast.Add: ast.Sub,
+    ast.Sub: ast.Add,
+    ast.Mult: ast.Add,
+    ast.Lt: ast.LtE,
+    ast.LtE: ast.Lt,
+    ast.Gt: ast.GtE,
+    ast.GtE: ast.Gt,
+    ast.Eq: ast.NotEq,
+    ast.And: ast.Or,
+    ast.Or: ast.And,
+}
+
+
+class Mutator(ast.NodeTransformer):
+    """Changes one place: an operator, a comparison or a constant."""
+
+    def __init__(self, place: int):
+        self.left = place
+
+    def _turn(self) -> bool:
+        self.left -= 1
+        return self.left == -1
+
+    def visit_BinOp(self, node):
+        self.generic_visit(node)
+        if type(node.op) in SWAPS and self._turn():
+            node.op = SWAPS[type(node.op)]()
+        return node
+
+    def visit_BoolOp(self, node):
+        self.generic_visit(node)
+        if self._turn():
+            node.op = SWAPS[type(node.op)]()
+        return node
+
+    def visit_Compare(self, node):
+        self.generic_visit(node)
+        if type(node.ops[0]) in SWAPS and self._turn():
+            node.ops[0] = SWAPS[type(node.ops[0])]()
+        return node
+
+    def visit_Constant(self, node):
+        if type(node.value) is int and self._turn():
+            node.value += 1
+        return node
+
+
+def mutants(code: str, wanted: int, chooser: random.Random) -> list[str]:
+    """Programs that differ from this one in one place; half of its lines where there is none."""
+    counter = Mutator(FAR)
+    counter.visit(ast.parse(code))
+    places = FAR - counter.left
+    chosen = chooser.sample(range(places), min(wanted, places))
+    changed = [ast.unparse(Mutator(place).visit(ast.parse(code))) for place in chosen]
+    lines = code.splitlines()
+    return changed or ["\n".join(lines[: len(lines) // 2])]
+
+
+def evalplus_verdict(tests: Tests, code: str) -> list[str]:
+    """EvalPlus's statuses on both sets, plus only where base passes."""
+    from evalplus.eval import untrusted_check
+    from evalplus.eval._special_oracle import MBPP_OUTPUT_NOT_NONE_TASKS
+    from evalplus.gen.util import trusted_exec
+
+    name = tests.problem.entry_point
+    statuses = []
+    for calls in tests.sets:
+        not_none = tests.form == "mbpp" and name in MBPP_OUTPUT_NOT_NONE_TASKS
+        expected = trusted_exec(tests.canonical, calls, name, output_not_none=not_none)
+        times = [1.0] * len(calls)
+        status, _ = untrusted_check(
+            tests.form, code, calls, name, expected, tests.atol, times, fast_check=True
+        )
+        statuses.append(status)
+        if status != "pass":
+            return [statuses[0], status]
+    return statuses
+
+
+@pytest.mark.skipif(not DATA.exists(), reason="needs the development data")
+@pytest.mark.parametrize("name", FILES)
+def test_verdicts_are_evalplus_s(name, monkeypatch):
+    monkeypatch.setenv("EVALPLUS_MAX_MEMORY_BYTES", str(8 * 2**30))
+    chooser = random.Random(0)
+    problem_set = load_problems(str(FILES[name]))
+    sandbox, workers = find_bubblewrap(), len(os.sched_getaffinity(0))
+    truth = ground_truth.compute(problem_set, sandbox=sandbox, workers=workers)
+    right = [(p, Tests(p, problem_set.form).canonical) for p in problem_set.problems]
+    passed = scoring.score(problem_set, truth, right, sandbox=sandbox, workers=workers)
+    assert {v.plus for v in passed} == {"passed"}
+
+    wrong = [
+        (problem, mutant)
+        for problem, code in right
+        if problem.task_id not in TOO_LARGE
+        for mutant in mutants(code, 1 if name == "mbpp" else 2, chooser)
+    ]
+    ours = scoring.score(problem_set, truth, wrong, sandbox=sandbox, workers=workers)
+    differing = []
+    for (problem, code), verdict in zip(wrong, ours, strict=True):
+        if problem.task_id == FAILED_BY_EVALPLUS:
+            continue
+        theirs = evalplus_verdict(Tests(problem, problem_set.form), code)
+        mine = [getattr(verdict, tests) for tests in TEST_SETS]
+        if [s == "pass" for s in theirs] != [s == "passed" for s in mine]:
+            differing.append((problem.task_id, theirs, verdict, code))
+    print(len(wrong), sum(v.plus != "passed" for v in ours))
+    assert not differing

@@ -1,0 +1,146 @@
+"""Values through JSON, and digests that follow Python's ==."""
+
+import json
+from collections import Counter, OrderedDict, namedtuple
+from decimal import Decimal
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from workflow_scripts.evaluation.plain_data import (
+    decode,
+    digest,
+    dumps,
+    encode,
+    is_large,
+)
+
+scalars = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(),
+    st.floats(allow_nan=False),
+    st.complex_numbers(allow_nan=False),
+    st.text(),
+    st.binary(),
+    st.fractions(),
+    st.decimals(allow_nan=False),
+)
+hashable = st.recursive(scalars, lambda inner: st.lists(inner, max_size=4).map(tuple))
+values = st.recursive(
+    scalars,
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=4),
+        st.lists(inner, max_size=4).map(tuple),
+        st.sets(hashable, max_size=4),
+        st.frozensets(hashable, max_size=4),
+        st.dictionaries(hashable, inner, max_size=4),
+    ),
+    max_leaves=12,
+)
+
+
+def same(first, second) -> bool:
+    """Equal, with equal types all the way down."""
+    if type(first) is not type(second) or first != second:
+        return False
+    if isinstance(first, list | tuple):
+        return all(map(same, first, second))
+    if isinstance(first, dict):
+        return all(same(value, second[key]) for key, value in first.items())
+    return True
+
+
+@given(values)
+def test_a_value_comes_back_with_its_types(value):
+    assert same(decode(json.loads(dumps(encode(value)))), value)
+
+
+@given(values, values)
+def test_digests_are_equal_where_values_are(first, second):
+    assert (digest(first) == digest(second)) == (first == second)
+
+
+Point = namedtuple("Point", "x y")
+EQUAL = {
+    "numbers": ([1, 2.0, True], [1.0, 2, 1]),
+    "zeros": ([-0.0], [0]),
+    "nested": ([[1.0, 2], (3,)], [[1, 2.0], (3.0,)]),
+    "fractions": ([Fraction(1, 2), Decimal("0.25")], [0.5, 0.25]),
+    "past doubles": ([2**60, 1], [2.0**60, 1.0]),
+    "many digits": ([10**5000, 1.0], [10**5000, 1]),
+    "complex": ([complex(2, 0)], [2]),
+    "sets": ({1, 2}, frozenset([2.0, True])),
+    "dictionaries": ({1: 2, "a": [1.0]}, OrderedDict([("a", [1]), (1.0, 2)])),
+    "counters": (Counter("aab"), {"b": 1, "a": 2}),
+    "named tuples": (Point(1, 2), (1, 2)),
+}
+
+
+@pytest.mark.parametrize("name", EQUAL)
+def test_equal_values_of_other_types_share_a_digest(name):
+    first, second = EQUAL[name]
+    assert first == second
+    assert digest(first) == digest(second)
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [([1], (1,)), ("1", 1), ([], ()), ([[]], [[[]]]), ({}, set()), (["1, 2"], ["1", "2"])],
+)
+def test_unequal_values_do_not(first, second):
+    assert digest(first) != digest(second)
+
+
+@pytest.mark.parametrize(
+    ("value", "plain"),
+    [
+        (np.float64(1.5), 1.5),
+        (np.int64(3), 3),
+        (np.bool_(True), True),
+        (Counter("aab"), {"a": 2, "b": 1}),
+        (Point(1, 2), (1, 2)),
+        ({1: 2}.keys(), {1}),
+    ],
+)
+def test_subclasses_become_what_they_stand_for(value, plain):
+    encoded = encode(value)
+    assert encoded.keys() == {"like"}
+    assert same(decode(encoded), plain)
+
+
+def test_what_is_no_plain_data_equals_nothing():
+    for value in (object(), len, type, iter([1])):
+        decoded = decode(encode(value))
+        assert decoded != value
+        assert decoded != decoded
+    assert set(decode(encode(iter([1, 2])))) == {1, 2}
+
+
+def test_an_object_that_lies_is_taken_for_what_it_is():
+    class Liar(int):
+        def __eq__(self, other):
+            return True
+
+        __hash__ = int.__hash__
+
+    assert decode(encode(Liar(7))) == 7
+    assert decode(encode(Liar(7))) != 8
+
+
+@pytest.mark.parametrize(
+    "text", ['{"a": 1, "b": 2}', '{"eval": "1"}', '{"set": 1}', '{"int": "x"}']
+)
+def test_other_objects_are_refused(text):
+    with pytest.raises((ValueError, TypeError)):
+        decode(json.loads(text))
+
+
+def test_large_is_told_by_the_number_of_items():
+    assert is_large([[1] * 60, [2] * 60], 100)
+    assert not is_large([[1] * 40, [2] * 40], 100)
+    assert is_large("a" * 101, 100)
+    assert not is_large(10**1000, 100)

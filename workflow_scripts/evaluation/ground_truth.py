@@ -1,0 +1,142 @@
+"""What the calls of each problem must return: computed once from the canonical solutions."""
+
+import json
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from workflow_scripts.errors import UserError
+from workflow_scripts.evaluation.execution import (
+    Limits,
+    TimedOut,
+    encode_inputs,
+    execute,
+)
+from workflow_scripts.evaluation.judging import Judge, Returned, read_returned
+from workflow_scripts.evaluation.plain_data import dumps
+from workflow_scripts.evaluation.problems import Problem, ProblemSet
+from workflow_scripts.evaluation.sandbox import Bubblewrap
+from workflow_scripts.progress import progress
+
+KIND = "ground_truth"
+EXPECTED_FILE = "expected.jsonl"
+TEST_SETS = ("base", "plus")
+# Of canonical solutions, which are right by definition, on however slow a machine.
+REFERENCE_LIMITS = Limits(loading=300, call=600, calls=1800)
+
+
+class Tests:
+    """The calls of a problem, a list of argument lists for each of `TEST_SETS`."""
+
+    def __init__(self, problem: Problem, form: str):
+        self.problem = problem
+        fields = json.loads(problem.row)
+        self.sets = [fields[f"{name}_input"] or [] for name in TEST_SETS]
+        if form == "mbpp":
+            from evalplus.data.mbpp import mbpp_deserialize_inputs
+
+            self.sets = [mbpp_deserialize_inputs(problem.task_id, calls) for calls in self.sets]
+        self.form = form
+        self.atol = fields["atol"]
+        self.canonical = fields["prompt"] + fields["canonical_solution"]
+        self.encoded = encode_inputs(self.sets)
+
+    def judge(self) -> Judge:
+        """A judge of one set."""
+        return Judge(self.form, self.problem.entry_point, self.atol)
+
+
+@dataclass(frozen=True)
+class GroundTruth:
+    """The expected results of a set of problems: for each, a line of JSON."""
+
+    lines: dict[str, str]
+
+    def expected(self, problem: Problem) -> list[list[Returned]]:
+        """What each call of each of `TEST_SETS` must return."""
+        sets = json.loads(self.lines[problem.task_id])
+        return [[read_returned(message) for message in sets[name]] for name in TEST_SETS]
+
+
+def compute(problem_set: ProblemSet, *, sandbox: Bubblewrap | None, workers: int) -> GroundTruth:
+    """Run the canonical solutions. Raises UserError for one that raises or does not end."""
+    problems = problem_set.problems
+    with (
+        progress(desc="ground truth", total=len(problems), unit="problem") as bar,
+        ThreadPoolExecutor(workers) as pool,
+    ):
+
+        def line(problem: Problem) -> str:
+            text = dumps(_returned(Tests(problem, problem_set.form), sandbox))
+            bar.update()
+            return text
+
+        return GroundTruth(
+            dict(zip((p.task_id for p in problems), pool.map(line, problems), strict=True))
+        )
+
+
+def _returned(tests: Tests, sandbox: Bubblewrap | None) -> dict[str, list[dict]]:
+    """The runner's messages of the canonical solution, by set."""
+    sets: list[list[dict]] = [[]]
+    fault = "ends its process"
+    try:
+        for message in run_canonical(tests, sandbox):
+            if "raised" in message:
+                fault = f"raises {message['raised']}"
+                break
+            if "set" in message:
+                sets.append([])
+            elif "ready" not in message:
+                sets[-1].append(message)
+    except TimedOut:
+        fault = "does not end"
+    if [len(calls) for calls in sets[:-1]] == [len(calls) for calls in tests.sets]:
+        return dict(zip(TEST_SETS, sets[:-1], strict=True))
+    name, arguments = tests.problem.task_id, _call(tests, sets)
+    raise UserError(f"the canonical solution of {name} {fault}; arguments: {arguments}")
+
+
+def run_canonical(tests: Tests, sandbox: Bubblewrap | None):
+    """The messages of a problem's canonical solution."""
+    return execute(
+        tests.canonical,
+        tests.problem.entry_point,
+        tests.encoded,
+        sandbox=sandbox,
+        limits=REFERENCE_LIMITS,
+    )
+
+
+def _call(tests: Tests, sets: Sequence[Sequence[dict]]) -> str:
+    """The arguments of the first call that did not return."""
+    for calls, returned in zip(tests.sets, sets, strict=False):
+        if len(returned) < len(calls):
+            return shown(calls[len(returned)])
+    return "none"
+
+
+def shown(value, limit: int = 500) -> str:
+    """A value as text, cut in the middle of what is long."""
+    text = repr(value)
+    half = limit // 2
+    return text if len(text) <= limit else f"{text[:half]} ... {text[-half:]}"
+
+
+def write(folder: Path, truth: GroundTruth) -> None:
+    """Write the file of an artifact."""
+    rows = (f'{{"task_id":{dumps(name)},"sets":{line}}}\n' for name, line in truth.lines.items())
+    (folder / EXPECTED_FILE).write_text("".join(rows), encoding="utf-8")
+
+
+def read(folder: Path, problem_set: ProblemSet) -> GroundTruth:
+    """Read an artifact's file. Raises UserError where a problem of the set is not in it."""
+    lines = {}
+    for line in (folder / EXPECTED_FILE).read_text(encoding="utf-8").splitlines():
+        row = json.loads(line)
+        lines[row["task_id"]] = dumps(row["sets"])
+    missing = [p.task_id for p in problem_set.problems if p.task_id not in lines]
+    if missing:
+        raise UserError(f"{folder} knows nothing of {', '.join(missing[:5])}")
+    return GroundTruth(lines)

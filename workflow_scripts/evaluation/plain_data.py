@@ -1,0 +1,265 @@
+"""Python values as JSON, types included, and hashes that are equal where the values are.
+
+Only plain data is made of JSON, never an object of a class that JSON names. Standard library only:
+the runner imports this file in the sandbox.
+"""
+
+import hashlib
+import json
+import math
+from array import array
+from collections.abc import Iterable, Iterator, Mapping
+from decimal import Decimal
+from fractions import Fraction
+from itertools import chain
+
+# Of these, and of lists and tuples of them, equal values have equal texts, and unequal ones others.
+SCALARS = {int, str, type(None)}
+SEQUENCES = {list, tuple}
+PIECE_ITEMS = 2**14
+EXACT_DOUBLE = 2**53
+CONTAINERS = {"tuple": tuple, "set": set, "frozenset": frozenset}
+MAX_DEPTH = 50
+SAFE_INT = 2**64  # larger ones are written in hexadecimal: Python limits decimal digits
+
+
+class Items(list):
+    """What an iterator gave. It equals no value, as an iterator does."""
+
+    __hash__ = None
+
+    def __eq__(self, other):
+        return False
+
+    def __ne__(self, other):
+        return True
+
+
+class Unknown:
+    """A value that is no plain data. It equals none."""
+
+    def __eq__(self, other):
+        return False
+
+    __hash__ = object.__hash__
+
+
+def encode(value) -> object:
+    """A value as objects that `json` writes. What is no plain data becomes {"other": type name}.
+
+    An instance of a subclass becomes one of the built-in type, within {"like": ...}.
+    """
+    kind = type(value)
+    if value is None or kind in (bool, str, float):
+        return value
+    if kind is int:
+        return value if -SAFE_INT < value < SAFE_INT else {"int": hex(value)}
+    if kind is list:
+        return [encode(item) for item in value]
+    if kind is dict:
+        return {"dict": [[encode(key), encode(item)] for key, item in value.items()]}
+    for name, container in CONTAINERS.items():
+        if kind is container:
+            return {name: [encode(item) for item in value]}
+    if kind is complex:
+        return {"complex": [value.real, value.imag]}
+    if kind is bytes:
+        return {"bytes": value.hex()}
+    if kind is Fraction:
+        return {"fraction": [hex(value.numerator), hex(value.denominator)]}
+    if kind is Decimal:
+        return {"decimal": str(value)}
+    return _encode_other(value)
+
+
+def _encode_other(value) -> dict:
+    if type(value).__module__ == "numpy" and getattr(value, "ndim", None) == 0:
+        return {"like": encode(value.item())}
+    for base in (bool, int, float, complex, str, bytes, list, tuple, dict, set, frozenset):
+        if isinstance(value, base):
+            return {"like": encode(_as_base(base, value))}
+    if isinstance(value, type({}.keys()) | type({}.items())):
+        return {"like": encode(set(value))}
+    if isinstance(value, Iterable):
+        return {"items": [encode(item) for item in value]}
+    return {"other": type(value).__name__}
+
+
+def _as_base(base: type, value):
+    """The value as the built-in type, by that type's own methods."""
+    if base is dict:
+        return dict(dict.items(value))
+    if base in (list, tuple, set, frozenset):
+        return base(base.__iter__(value))
+    if base is str:
+        return str.__str__(value)
+    if base is bytes:
+        return bytes(memoryview(value))
+    if base is complex:
+        return complex(value.real, value.imag)
+    return base.__float__(value) if base is float else int.__int__(value)
+
+
+def decode(encoded) -> object:
+    """The inverse of `encode`. Raises ValueError for what `encode` does not write."""
+    if isinstance(encoded, list):
+        return [decode(item) for item in encoded]
+    if not isinstance(encoded, dict):
+        return encoded
+    if len(encoded) != 1:
+        raise ValueError("an object with other than one key")
+    ((name, content),) = encoded.items()
+    if name in CONTAINERS:
+        return CONTAINERS[name](decode(item) for item in content)
+    match name:
+        case "like":
+            return decode(content)
+        case "dict":
+            return {decode(key): decode(item) for key, item in content}
+        case "int":
+            return int(content, 16)
+        case "complex":
+            return complex(*content)
+        case "bytes":
+            return bytes.fromhex(content)
+        case "fraction":
+            return Fraction(*(int(part, 16) for part in content))
+        case "decimal":
+            return Decimal(content)
+        case "items":
+            return Items(decode(item) for item in content)
+        case "other":
+            return Unknown()
+    raise ValueError(f"unknown kind {name!r}")
+
+
+def is_large(value, limit: int) -> bool:
+    """Whether a text, or lists and tuples within each other, have more than `limit` items."""
+    if isinstance(value, str | bytes):
+        return len(value) > limit
+    items, count = [value], 0
+    while items := list(chain.from_iterable(item for item in items if type(item) in SEQUENCES)):
+        count += len(items)
+        if count > limit:
+            return True
+    return False
+
+
+def digest(value) -> str:
+    """SHA-256 that two values share where they are equal (NaN aside): 1, 1.0 and True, for one."""
+    try:
+        pieces = _pieces(value if _is_plain(value) else _normal(value))
+        return _sha256(pieces)
+    except ValueError:  # an integer of too many digits
+        return _sha256(_pieces(_normal(value)))
+
+
+def _sha256(pieces: Iterable[bytes]) -> str:
+    digest = hashlib.sha256()
+    for piece in pieces:
+        digest.update(piece)
+    return digest.hexdigest()
+
+
+def _pieces(value) -> Iterator[bytes]:
+    """The text of a value that `_normal` gives or leaves as it is; of numbers, as doubles."""
+    if isinstance(value, str):
+        yield b"text" + value.encode("utf-8", "surrogatepass")
+    elif type(value) not in SEQUENCES:
+        yield repr(value).encode()
+    else:
+        yield type(value).__name__.encode()
+        numeric = _are_doubles(value)
+        for start in range(0, len(value), PIECE_ITEMS):
+            piece = value[start : start + PIECE_ITEMS]
+            if numeric:
+                yield array("d", map((0.0).__add__, piece)).tobytes()  # -0.0 becomes 0.0
+            else:
+                yield repr(piece).encode("utf-8", "surrogatepass")
+
+
+def _are_doubles(values) -> bool:
+    """Whether all are numbers, none of which a double would round."""
+    if not values or not set(map(type, values)) <= {int, float}:
+        return False
+    return min(values) >= -EXACT_DOUBLE and max(values) <= EXACT_DOUBLE
+
+
+def _is_plain(value) -> bool:
+    """Whether `value` is made of `SCALARS` in `SEQUENCES`, or is a list or tuple of numbers.
+
+    Looks at one level of nesting at a time, at the speed of C where it is sequences only.
+    """
+    if type(value) in SEQUENCES and _are_doubles(value):
+        return True
+    filters = []  # of each level
+    while len(filters) < MAX_DEPTH:
+        types = set(map(type, _level(value, filters)))
+        if not types <= SCALARS | SEQUENCES:
+            return False
+        if not types & SEQUENCES:
+            return True
+        filters.append(types <= SEQUENCES)
+    return False
+
+
+def _level(value, all_sequences: Iterable[bool]) -> Iterable:
+    items: Iterable = [value]
+    for every in all_sequences:
+        items = chain.from_iterable(items if every else filter(_is_sequence, items))
+    return items
+
+
+def _is_sequence(item) -> bool:
+    return type(item) in SEQUENCES
+
+
+class _Text(str):
+    """A text that is its own repr."""
+
+    __slots__ = ()
+
+    def __repr__(self):
+        return str(self)
+
+
+def _normal(value):
+    """A value of `SCALARS`, floats and texts in lists and tuples, the same for equal values."""
+    if isinstance(value, Fraction | Decimal | float | complex):
+        return _normal_number(value)
+    if isinstance(value, int):
+        return _normal_integer(int(value))
+    if isinstance(value, list | tuple):
+        kind = list if isinstance(value, list) else tuple
+        return kind(_normal(item) for item in value)
+    if isinstance(value, set | frozenset):
+        return _Text("{" + ", ".join(sorted(repr(_normal(item)) for item in value)) + "}")
+    if isinstance(value, Mapping):
+        pairs = (f"{_normal(key)!r}: {_normal(item)!r}" for key, item in value.items())
+        return _Text("dict(" + ", ".join(sorted(pairs)) + ")")
+    return value
+
+
+def _normal_integer(value: int):
+    try:
+        repr(value)
+    except ValueError:  # too many digits
+        return _Text(hex(value))
+    return value
+
+
+def _normal_number(value):
+    if isinstance(value, complex):
+        return _normal_number(value.real) if value.imag == 0 else _Text(repr(value))
+    if isinstance(value, float) and not math.isfinite(value):
+        return value
+    if isinstance(value, Decimal) and not value.is_finite():
+        return float(value)
+    if value == int(value):
+        return _normal_integer(int(value))
+    return float(value) if float(value) == value else _Text(repr(value))
+
+
+def dumps(value) -> str:
+    """JSON on one line."""
+    return json.dumps(value, separators=(",", ":"))

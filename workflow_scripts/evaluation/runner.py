@@ -1,0 +1,75 @@
+"""Runs a program on inputs, in a sandbox, and tells what each call returned.
+
+    python -I runner.py < REQUEST
+
+REQUEST is two lines of JSON: {"code", "entry_point", "memory"}, and a list of sets of inputs, each
+a list of argument lists (`plain_data.encode`). Each set gets a process of its own, which can start
+no other. A line of JSON goes to standard output for each call, and {"set": exit status} after each
+set. What is expected of the calls is not known here: the program may do to this process what it
+likes.
+"""
+
+import json
+import os
+import resource
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))
+from no_processes import forbid_processes
+from plain_data import decode, digest, dumps, encode, is_large
+
+sys.path.pop(0)
+
+MAX_VALUE_BYTES = 2**16  # of a larger value only the digest is told
+
+
+def main() -> None:
+    program = json.loads(sys.stdin.readline())
+    sets = json.loads(sys.stdin.readline())
+    channel = os.dup(1)
+    nowhere = os.open(os.devnull, os.O_RDWR)
+    for descriptor in (0, 1, 2):
+        os.dup2(nowhere, descriptor)
+    resource.setrlimit(resource.RLIMIT_AS, (program["memory"],) * 2)
+    tell(channel, '{"ready":true}')
+    for inputs in sets:
+        child = os.fork()
+        if child == 0:
+            forbid_processes()
+            run(program, inputs, channel)
+            os._exit(0)
+        _, status = os.waitpid(child, 0)
+        tell(channel, dumps({"set": os.waitstatus_to_exitcode(status)}))
+
+
+def run(program: dict, inputs: list, channel: int) -> None:
+    """Call the program's entry point on each input, up to the first exception."""
+    names = {}
+    try:
+        exec(program["code"], names)
+        function = names[program["entry_point"]]
+        for arguments in inputs:
+            tell(channel, described(function(*decode(arguments))))
+    except BaseException as error:
+        message = {"raised": type(error).__name__, "errno": getattr(error, "errno", None)}
+        tell(channel, dumps(message))
+
+
+def described(value) -> str:
+    """{"value": encoded}, or {"digest": ...} of a value that is large, as JSON."""
+    if not is_large(value, MAX_VALUE_BYTES // 2):
+        message = dumps({"value": encode(value)})
+        if len(message) <= MAX_VALUE_BYTES:
+            return message
+    return dumps({"digest": digest(value)})
+
+
+def tell(channel: int, message: str) -> None:
+    line = memoryview((message + "\n").encode())
+    while line:
+        line = line[os.write(channel, line) :]
+
+
+if __name__ == "__main__":
+    main()

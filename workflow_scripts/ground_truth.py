@@ -1,0 +1,27 @@
+"""Compute what the calls of each problem must return, from the canonical solutions."""
+
+import os
+
+from workflow_scripts import cli
+from workflow_scripts.checkpoints.artifact import create_artifact
+from workflow_scripts.evaluation import ground_truth
+from workflow_scripts.evaluation.problems import add_dataset_flag, load_problems
+from workflow_scripts.evaluation.sandbox import open_sandbox
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = cli.step_parser("ground_truth", __doc__)
+    add_dataset_flag(parser)
+    cli.add_path(parser, "--out", "DIR", "The artifact.")
+    cli.add_options(parser, "evaluation", ["sandbox"])
+    args = parser.parse_args(argv)
+    sandbox = open_sandbox(cli.options(args, "evaluation", ["sandbox"])["sandbox"])
+    problem_set = load_problems(args.dataset)
+    truth = ground_truth.compute(problem_set, sandbox=sandbox, workers=len(os.sched_getaffinity(0)))
+    inputs = {"dataset": problem_set.sha256}
+    with create_artifact(args.out, ground_truth.KIND, inputs=inputs) as draft:
+        ground_truth.write(draft.path, truth)
+
+
+if __name__ == "__main__":
+    cli.run("ground_truth", main)

@@ -1,0 +1,77 @@
+"""The pairs of models that are compared, on each data set and on all together."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, fields
+from itertools import chain, groupby
+
+from workflow_scripts.evaluation.ground_truth import TEST_SETS
+from workflow_scripts.evaluation.scoring import PASSED
+from workflow_scripts.reporting.statistics import Comparison, compare
+
+REFERENCES = ("base", "moe_sft")  # what other models are compared with
+POOLED = "all"
+COLUMNS = ["first", "second", "dataset", "tests", *(field.name for field in fields(Comparison))]
+LEGEND = """\
+Differences of pass@1 on all tests, of the same problems. p: exact McNemar test. Solved by both, by
+the first model alone, by the second alone, by none. Needed: problems that would show such a
+difference at the 5% level with a power of 80%.
+"""
+
+
+def comparison_table(results: Mapping[tuple[str, str], dict]):
+    """A pandas data frame with a row for each pair of models, data set and set of tests.
+
+    results: by model's name and data set's name, in order. A pair is a model and a reference before
+    it; both must have solved the same problems. Several data sets are pooled too.
+    """
+    import pandas as pd
+
+    models = list(dict.fromkeys(model for model, _ in results))
+    rows = []
+    for place, second in enumerate(models):
+        for first in (model for model in models[:place] if model in REFERENCES):
+            rows += _pair(first, second, results)
+    return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def _pair(first: str, second: str, results: Mapping[tuple[str, str], dict]) -> list[dict]:
+    shared = [name for model, name in results if model == second and (first, name) in results]
+    pairs = {name: (results[first, name], results[second, name]) for name in shared}
+    pairs = {name: pair for name, pair in pairs.items() if _same_problems(*pair)}
+    rows = []
+    for tests in TEST_SETS:
+        solved = {name: [_solved(r, tests) for r in pair] for name, pair in pairs.items()}
+        if len(solved) > 1:
+            solved[POOLED] = [list(chain(*lists)) for lists in zip(*solved.values(), strict=True)]
+        for name, (before, after) in solved.items():
+            row = {"first": first, "second": second, "dataset": name, "tests": tests}
+            rows.append(row | asdict(compare(before, after)))
+    return rows
+
+
+def _same_problems(first: dict, second: dict) -> bool:
+    names = [[row["task_id"] for row in result["problems"]] for result in (first, second)]
+    return first["dataset"]["sha256"] == second["dataset"]["sha256"] and names[0] == names[1]
+
+
+def _solved(result: dict, tests: str) -> list[bool]:
+    """Which problems the first sample of each solves."""
+    by_problem = groupby(result["problems"], key=lambda row: row["task_id"])
+    return [next(rows)[tests] == PASSED for _, rows in by_problem]
+
+
+def readable_comparisons(table):
+    """The table's rows about all tests, as texts."""
+    shown = table[table["tests"] == "plus"]
+    texts = shown[["first", "second", "dataset"]].copy()
+    percent = {name: 100 * shown[name] for name in ("difference", "low", "high")}
+    texts["difference"] = [f"{value:+.1f} %" for value in percent["difference"]]
+    texts["95% interval"] = [
+        f"{low:+.1f} to {high:+.1f}"
+        for low, high in zip(percent["low"], percent["high"], strict=True)
+    ]
+    texts["p"] = [f"{value:.3f}" for value in shown["p_value"]]
+    counts = shown[["both", "only_first", "only_second", "neither"]].itertuples(index=False)
+    texts["both, first, second, none"] = [", ".join(map(str, row)) for row in counts]
+    texts["needed"] = ["" if value != value else f"{value:.0f}" for value in shown["needed"]]
+    return texts
