@@ -26,7 +26,7 @@ def test_the_workflow_runs_in_conda_environments(conda, new_project, artifact_ha
     monkeypatch.delenv("PYTHONPATH", raising=False)
     project = new_project("conda")
     rules = project.run("--sdm", "conda")
-    assert len(rules) == 12
+    assert len(rules) == 13
     assert project.run("--sdm", "conda") == []
     plain = new_project("plain")
     plain.run()

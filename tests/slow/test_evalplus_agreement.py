@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from workflow_scripts.evaluation import ground_truth, scoring
-from workflow_scripts.evaluation.ground_truth import TEST_SETS, Tests
+from workflow_scripts.evaluation.ground_truth import TEST_SETS, ProblemTests
 from workflow_scripts.evaluation.problems import load_problems
 from workflow_scripts.evaluation.result import FAILED_BY_EVALPLUS
 from workflow_scripts.evaluation.sandbox import find_bubblewrap
@@ -82,7 +82,7 @@ def mutants(code: str, wanted: int, chooser: random.Random) -> list[str]:
     return changed or ["\n".join(lines[: len(lines) // 2])]
 
 
-def evalplus_verdict(tests: Tests, code: str) -> list[str]:
+def evalplus_verdict(tests: ProblemTests, code: str) -> list[str]:
     """EvalPlus's statuses on both sets, plus only where base passes."""
     from evalplus.eval import untrusted_check
     from evalplus.eval._special_oracle import MBPP_OUTPUT_NOT_NONE_TASKS
@@ -111,7 +111,7 @@ def test_verdicts_are_evalplus_s(name, monkeypatch):
     problem_set = load_problems(str(FILES[name]))
     sandbox, workers = find_bubblewrap(), len(os.sched_getaffinity(0))
     truth = ground_truth.compute(problem_set, sandbox=sandbox, workers=workers)
-    right = [(p, Tests(p, problem_set.form).canonical) for p in problem_set.problems]
+    right = [(p, ProblemTests(p, problem_set.form).canonical) for p in problem_set.problems]
     passed = scoring.score(problem_set, truth, right, sandbox=sandbox, workers=workers)
     assert {v.plus for v in passed} == {"passed"}
 
@@ -126,7 +126,7 @@ def test_verdicts_are_evalplus_s(name, monkeypatch):
     for (problem, code), verdict in zip(wrong, ours, strict=True):
         if problem.task_id == FAILED_BY_EVALPLUS:
             continue
-        theirs = evalplus_verdict(Tests(problem, problem_set.form), code)
+        theirs = evalplus_verdict(ProblemTests(problem, problem_set.form), code)
         mine = [getattr(verdict, tests) for tests in TEST_SETS]
         if [s == "pass" for s in theirs] != [s == "passed" for s in mine]:
             differing.append((problem.task_id, theirs, verdict, code))

@@ -79,10 +79,10 @@ def test_another_base_in_place_runs_everything(project):
 def test_other_problems_in_place_run_the_evaluations_and_the_decontamination(project):
     problems = project.folder / "resources" / "problems.jsonl"
     problems.write_text(problems.read_text() + "\n")
-    assert project.run("--dry-run") == sorted(["tokens", "eval", *FROM_MOE_SFT])
+    assert project.run("--dry-run") == sorted(["ground_truth", "tokens", "eval", *FROM_MOE_SFT])
     # The rows that are left are the same: no training runs again.
     assert project.run("--until", "tokens") == ["tokens"]
-    assert project.run("--dry-run") == ["eval", "eval", "eval", "summary"]
+    assert project.run("--dry-run") == ["eval", "eval", "eval", "ground_truth", "summary"]
 
 
 def test_another_template_in_place_runs_what_is_tuned_with_it(project):
@@ -107,7 +107,7 @@ def test_another_template_in_place_runs_what_is_tuned_with_it(project):
         ("reporting/tables.py", ["summary"]),
         ("reporting/dense_card.py", ["dense", "eval", "summary"]),
         ("best.py", []),
-        ("evaluation/driver.py", ["eval", "eval", "eval", "summary"]),
+        ("evaluation/runner.py", ["eval", "eval", "eval", "ground_truth", "summary"]),
         ("conversions/merge.py", LAMBDA_CHAIN),
         ("modeling/mixing.py", ["dense", "eval", "summary", "weighted_trained"]),
         ("conversions/extract.py", ["ffn", *LAMBDA_CHAIN]),
@@ -145,7 +145,7 @@ def test_until_and_forcerun(project):
 
 def test_another_results_folder_is_another_run(project, tmp_path):
     overlay = project.overlay | {"results_dir": str(tmp_path / "elsewhere")}
-    assert len(Project(project.folder, overlay).run("--dry-run")) == 12
+    assert len(Project(project.folder, overlay).run("--dry-run")) == 13
 
 
 def test_another_working_directory(project, tmp_path):

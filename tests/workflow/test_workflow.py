@@ -13,7 +13,7 @@ from workflow_scripts.conversions.mixing_artifact import open_mixing, open_sourc
 from workflow_scripts.modeling.mixing import Mixing, MixingLogits
 
 LAMBDA_CHAIN = ["dense", "eval", "summary", "weighted_init", "weighted_trained"]
-ALL = ["base", "tokens", "moe", "moe_sft", "ffn", *LAMBDA_CHAIN, "eval", "eval"]
+ALL = ["base", "tokens", "ground_truth", "moe", "moe_sft", "ffn", *LAMBDA_CHAIN, "eval", "eval"]
 
 
 @pytest.fixture(scope="module")

@@ -26,7 +26,7 @@ TEST_SETS = ("base", "plus")
 REFERENCE_LIMITS = Limits(loading=300, call=600, calls=1800)
 
 
-class Tests:
+class ProblemTests:
     """The calls of a problem, a list of argument lists for each of `TEST_SETS`."""
 
     def __init__(self, problem: Problem, form: str):
@@ -68,7 +68,7 @@ def compute(problem_set: ProblemSet, *, sandbox: Bubblewrap | None, workers: int
     ):
 
         def line(problem: Problem) -> str:
-            text = dumps(_returned(Tests(problem, problem_set.form), sandbox))
+            text = dumps(_returned(ProblemTests(problem, problem_set.form), sandbox))
             bar.update()
             return text
 
@@ -77,7 +77,7 @@ def compute(problem_set: ProblemSet, *, sandbox: Bubblewrap | None, workers: int
         )
 
 
-def _returned(tests: Tests, sandbox: Bubblewrap | None) -> dict[str, list[dict]]:
+def _returned(tests: ProblemTests, sandbox: Bubblewrap | None) -> dict[str, list[dict]]:
     """The runner's messages of the canonical solution, by set."""
     sets: list[list[dict]] = [[]]
     fault = "ends its process"
@@ -98,7 +98,7 @@ def _returned(tests: Tests, sandbox: Bubblewrap | None) -> dict[str, list[dict]]
     raise UserError(f"the canonical solution of {name} {fault}; arguments: {arguments}")
 
 
-def run_canonical(tests: Tests, sandbox: Bubblewrap | None):
+def run_canonical(tests: ProblemTests, sandbox: Bubblewrap | None):
     """The messages of a problem's canonical solution."""
     return execute(
         tests.canonical,
@@ -109,7 +109,7 @@ def run_canonical(tests: Tests, sandbox: Bubblewrap | None):
     )
 
 
-def _call(tests: Tests, sets: Sequence[Sequence[dict]]) -> str:
+def _call(tests: ProblemTests, sets: Sequence[Sequence[dict]]) -> str:
     """The arguments of the first call that did not return."""
     for calls, returned in zip(tests.sets, sets, strict=False):
         if len(returned) < len(calls):

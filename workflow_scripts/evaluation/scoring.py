@@ -10,7 +10,7 @@ from workflow_scripts.evaluation.execution import Garbled, Limits, TimedOut, exe
 from workflow_scripts.evaluation.ground_truth import (
     TEST_SETS,
     GroundTruth,
-    Tests,
+    ProblemTests,
     run_canonical,
     shown,
 )
@@ -59,7 +59,9 @@ def score(
             problem, code = solution
             found = Verdict(NO_CODE, NO_CODE)
             if code is not None:
-                found = _verdict(Tests(problem, problem_set.form), truth, code, sandbox, Limits())
+                found = _verdict(
+                    ProblemTests(problem, problem_set.form), truth, code, sandbox, Limits()
+                )
             bar.update()
             return found
 
@@ -68,12 +70,12 @@ def score(
     late = [i for i, found in enumerate(verdicts) if TIMED_OUT in (found.base, found.plus)]
     for i in progress(late, desc="score again, alone", unit="solution"):
         problem, code = solutions[i]
-        tests = Tests(problem, problem_set.form)
+        tests = ProblemTests(problem, problem_set.form)
         verdicts[i] = _verdict(tests, truth, code, sandbox, _limits_here(tests, sandbox))
     return verdicts
 
 
-def _limits_here(tests: Tests, sandbox: Bubblewrap | None) -> Limits:
+def _limits_here(tests: ProblemTests, sandbox: Bubblewrap | None) -> Limits:
     """Limits by the time that the canonical solution takes now."""
     start = last = time.monotonic()
     longest = 0.0
@@ -89,7 +91,7 @@ def _limits_here(tests: Tests, sandbox: Bubblewrap | None) -> Limits:
 
 
 def _verdict(
-    tests: Tests, truth: GroundTruth, code: str, sandbox: Bubblewrap | None, limits: Limits
+    tests: ProblemTests, truth: GroundTruth, code: str, sandbox: Bubblewrap | None, limits: Limits
 ) -> Verdict:
     """Run a program up to the first call that is not right."""
     trial = Trial(tests, truth.expected(tests.problem))
@@ -111,7 +113,7 @@ class Trial:
     status: of the set at hand, unless all its calls turn out right.
     """
 
-    def __init__(self, tests: Tests, expected: list[list[Returned]]):
+    def __init__(self, tests: ProblemTests, expected: list[list[Returned]]):
         self.tests = tests
         self.expected = expected
         self.passed_sets = 0
