@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer
 
-from workflow_scripts import ffn, moe, progress
+from workflow_scripts import configuration, ffn, moe, progress
 from workflow_scripts.checkpoints.reader import Checkpoint
 from workflow_scripts.conversions.merge import initial_logits
 from workflow_scripts.modeling.mixing import Mixing, MixingLogits
@@ -32,7 +32,7 @@ CASES = {
     "adamw, clipped": {"optimizer": "adamw", "max_grad_norm": CLIPPED},
     "adafactor": {"optimizer": "adafactor", "max_grad_norm": None},
     "adafactor, clipped": {"optimizer": "adafactor", "max_grad_norm": CLIPPED},
-    "checkpointing": {"optimizer": "adamw", "max_grad_norm": None},
+    "checkpointing": {"activation_checkpointing": True},
 }
 
 
@@ -55,17 +55,14 @@ def learn(folder: Path, case: str, out: Path, per_device: int, accumulation: int
     start = initial_logits(experts, "layer", LAMBDA, learn_lambda=True)
     logits = MixingLogits(start["alpha"], start["lambda_logit"], LAMBDA)
     mixing = Mixing(Checkpoint(folder / "moe"), experts, logits)
-    if case == "checkpointing":
-        mixing.model.activation_checkpointing_enable()
-    options = CASES[case] | {
+    options = configuration.defaults("mixing") | CASES[case]
+    options |= {
         "epochs": 2,
         "max_steps": STEPS,
         "per_device_batch_size": per_device,
         "gradient_accumulation_steps": accumulation,
         "learning_rate": 0.1,
-        "scheduler": "linear",
         "warmup_steps": 1,
-        "precision": "fp32",
     }
     train(
         mixing.model,

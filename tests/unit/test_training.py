@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 import workflow_scripts.modeling  # noqa: F401
-from workflow_scripts import ffn, moe, moe_sft, weighted_init, weighted_trained
+from workflow_scripts import configuration, ffn, moe, moe_sft, weighted_init, weighted_trained
 from workflow_scripts.checkpoints.manifest import manifest_path, read_manifest
 from workflow_scripts.training.checkpoints import Checkpoints
 from workflow_scripts.training.trainer import train
@@ -18,17 +18,11 @@ ROWS = [
     {"instruction": f"Add {n} to x.", "response": f"def add(x):\n    return x + {n}" * (1 + n % 3)}
     for n in range(12)
 ]
-OPTIONS = {
-    "epochs": 1,
+OPTIONS = configuration.defaults("training") | {
     "max_steps": 3,
     "per_device_batch_size": 4,
-    "gradient_accumulation_steps": 1,
     "learning_rate": 1e-3,
-    "scheduler": "linear",
     "warmup_steps": 1,
-    "optimizer": "adamw",
-    "max_grad_norm": None,
-    "precision": "fp32",
 }
 FLAGS = ["--max-steps", "3", "--per-device-batch-size", "4", "--learning-rate", "0.01"]
 

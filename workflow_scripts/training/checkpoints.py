@@ -7,6 +7,7 @@ on: a changed parameter, input or module never meets another training's checkpoi
 
 import hashlib
 import json
+import os
 import re
 import shutil
 import sys
@@ -19,6 +20,7 @@ from workflow_scripts.checkpoints.manifest import manifest_path
 from workflow_scripts.errors import UserError
 
 KIND = "checkpoint"
+BEST_FILE = "best.safetensors"
 KEPT = 2  # the newest may be damaged
 NAME = re.compile(r"checkpoint-(\d+)")
 
@@ -39,6 +41,7 @@ class Checkpoints:
         self.seconds = seconds
         self.root = out.parent / f".{out.name}.training"
         self.folder = self.root / fingerprint[:16]
+        self.best = self.folder / BEST_FILE  # the weights with the lowest validation loss so far
         self.is_main_process = is_main_process
 
     @contextmanager
@@ -56,6 +59,7 @@ class Checkpoints:
             with lock(self.root):
                 self._drop_others()
                 self._drop_damaged()
+                self._restore_best()
                 yield
                 shutil.rmtree(self.root)
         except BlockingIOError:
@@ -66,14 +70,15 @@ class Checkpoints:
         return max(self._sealed(), key=_step, default=None)
 
     def seal(self, step: int) -> None:
-        """Declare the checkpoint of this step whole, and drop all but the newest ones."""
-        seal(self.folder / f"checkpoint-{step}", KIND)
+        """Declare the checkpoint of this step, to which the best weights so far belong, whole, and
+        drop all but the newest ones.
+        """
+        folder = self.folder / f"checkpoint-{step}"
+        if self.best.exists():
+            _link(self.best, folder / BEST_FILE)
+        seal(folder, KIND)
         for checkpoint in sorted(self._sealed(), key=_step)[:-KEPT]:
-            _remove(checkpoint)
-
-    def abandon(self, step: int) -> None:
-        """Remove what there is of this step's checkpoint."""
-        _remove(self.folder / f"checkpoint-{step}")
+            remove(checkpoint)
 
     def _sealed(self) -> list[Path]:
         return [path for path in self._all() if manifest_path(path).exists()]
@@ -95,14 +100,30 @@ class Checkpoints:
                     return
                 except UserError as error:
                     print(f"{error}: going on from the one before", file=sys.stderr)
-            _remove(checkpoint)
+            remove(checkpoint)
+
+    def _restore_best(self) -> None:
+        """Let the best weights be those of when the newest checkpoint was written."""
+        self.best.unlink(missing_ok=True)
+        newest = self.newest()
+        if newest is not None and (newest / BEST_FILE).exists():
+            _link(newest / BEST_FILE, self.best)
+
+
+def _link(file: Path, other: Path) -> None:
+    """Give a file another name, or copy it where the disk knows no links."""
+    other.unlink(missing_ok=True)
+    try:
+        os.link(file, other)
+    except OSError:
+        shutil.copyfile(file, other)
 
 
 def _step(checkpoint: Path) -> int:
     return int(NAME.fullmatch(checkpoint.name)[1])
 
 
-def _remove(checkpoint: Path) -> None:
+def remove(checkpoint: Path) -> None:
     """Remove a checkpoint; its manifest first, so that no part of it is taken for the whole."""
     manifest_path(checkpoint).unlink(missing_ok=True)
     shutil.rmtree(checkpoint, ignore_errors=True)
