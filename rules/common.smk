@@ -42,6 +42,8 @@ BASE = config["base"]["model"]
 DATA = config["data"]["train"]
 if config["data"]["revision"]:
     DATA = f"{RESULTS}/data/{Path(DATA).name}"
+# A resource and not a param of the trainings: other trackers change no result, and run nothing.
+TRACKERS = cli.to_flags({"trackers": config["trackers"], "tracker_dir": METRICS})
 LAMBDAS = config["merge"]["lambdas"]
 DATASETS = {
     problems.label(dataset): dataset for dataset in config["evaluation"]["datasets"]

@@ -39,6 +39,7 @@ def main(argv: list[str] | None = None) -> None:
             options.seed,
             checkpoints,
             args.metrics,
+            tracking=step.open_tracking("moe_sft", args, options),
         )
         if not step.is_main_process():
             return

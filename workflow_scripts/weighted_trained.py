@@ -46,6 +46,7 @@ def main(argv: list[str] | None = None) -> None:
             checkpoints,
             args.metrics,
             mixing,
+            tracking=step.open_tracking("weighted_trained", args, options),
         )
         if not step.is_main_process():
             return

@@ -67,7 +67,7 @@ class Checkpoints:
 
     def newest(self) -> Path | None:
         """The newest whole checkpoint, if there is one. Its content was checked by `claimed`."""
-        return max(self._sealed(), key=_step, default=None)
+        return max(self._sealed(), key=step_of, default=None)
 
     def seal(self, step: int) -> None:
         """Declare the checkpoint of this step, to which the best weights so far belong, whole, and
@@ -77,7 +77,7 @@ class Checkpoints:
         if self.best.exists():
             _link(self.best, folder / BEST_FILE)
         seal(folder, KIND)
-        for checkpoint in sorted(self._sealed(), key=_step)[:-KEPT]:
+        for checkpoint in sorted(self._sealed(), key=step_of)[:-KEPT]:
             remove(checkpoint)
 
     def _sealed(self) -> list[Path]:
@@ -93,7 +93,7 @@ class Checkpoints:
 
     def _drop_damaged(self) -> None:
         """Remove checkpoints, from the newest on, until one is whole."""
-        for checkpoint in sorted(self._all(), key=_step, reverse=True):
+        for checkpoint in sorted(self._all(), key=step_of, reverse=True):
             if manifest_path(checkpoint).exists():
                 try:
                     check_artifact(checkpoint, KIND, full=True)
@@ -119,7 +119,8 @@ def _link(file: Path, other: Path) -> None:
         shutil.copyfile(file, other)
 
 
-def _step(checkpoint: Path) -> int:
+def step_of(checkpoint: Path) -> int:
+    """The step after which a checkpoint was written."""
     return int(NAME.fullmatch(checkpoint.name)[1])
 
 

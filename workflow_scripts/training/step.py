@@ -14,6 +14,7 @@ from workflow_scripts.data.instructions import read_rows, tokenize_rows
 from workflow_scripts.dependencies import code_hash
 from workflow_scripts.errors import UserError
 from workflow_scripts.training.checkpoints import Checkpoints, fingerprint
+from workflow_scripts.training.optional import require
 
 CHECKPOINT_MINUTES = 10
 DATA_OPTIONS = ["instruction_column", "response_column", "max_length", "limit"]
@@ -28,6 +29,7 @@ class TrainingOptions:
     seed: int
     threads: int
     checkpoint_minutes: float
+    trackers: list[str]
 
     @property
     def parameters(self) -> dict:
@@ -49,20 +51,32 @@ def add_flags(parser: argparse.ArgumentParser, section: str) -> None:
         help="Time between two checkpoints, from which a training that was cut off goes on. More "
         f"where saving takes long. Default: {CHECKPOINT_MINUTES}.",
     )
-    cli.add_options(parser, None, ["seed", "threads"])
+    parser.add_argument(
+        "--tracker-dir",
+        type=Path,
+        metavar="DIR",
+        help="Where trackers write. Default: the folder metrics beside --out.",
+    )
+    cli.add_options(parser, None, ["seed", "threads", "trackers"])
     cli.add_options(parser, "data", DATA_OPTIONS)
     cli.add_options(parser, section, training_keys(section))
 
 
 def parse_flags(args: argparse.Namespace, section: str) -> TrainingOptions:
-    """The checked values of the flags of `add_flags`. Raises UserError."""
-    common = cli.options(args, None, ["seed", "threads"])
-    return TrainingOptions(
+    """The checked values of the flags of `add_flags`.
+
+    Raises UserError, also where an optimiser or a tracker is not installed.
+    """
+    common = cli.options(args, None, ["seed", "threads", "trackers"])
+    options = TrainingOptions(
         data=cli.options(args, "data", DATA_OPTIONS),
         training=cli.options(args, section, training_keys(section)),
         checkpoint_minutes=args.checkpoint_minutes,
         **common,
     )
+    for option in (options.training["optimizer"], *options.trackers):
+        require(option)
+    return options
 
 
 def training_keys(section: str) -> list[str]:
@@ -90,6 +104,17 @@ def leave_group() -> None:
 
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
+
+
+def open_tracking(step: str, args: argparse.Namespace, options: TrainingOptions):
+    """Where the metrics of a training are reported besides, if anywhere."""
+    if not options.trackers:
+        return None
+    from workflow_scripts.training.trackers import Tracking
+
+    folder = args.tracker_dir or args.out.parent / "metrics"
+    run = step if args.out.name == step else f"{step}/{args.out.name}"
+    return Tracking(options.trackers, folder, run)
 
 
 def open_checkpoints(

@@ -24,7 +24,8 @@ from workflow_scripts.training.callbacks import (
     SaveCallback,
     StopRequest,
 )
-from workflow_scripts.training.checkpoints import Checkpoints, remove
+from workflow_scripts.training.checkpoints import Checkpoints, remove, step_of
+from workflow_scripts.training.trackers import Tracking
 from workflow_scripts.training.validation import (
     VALIDATION_LOSS,
     validation_loss,
@@ -54,13 +55,14 @@ def train(
     metrics_file: Path | None = None,
     mixing=None,
     validation: Sequence[dict] = (),
+    tracking: Tracking | None = None,
 ) -> None:
     """Train `model` in place on tokenised `examples`, from the newest of `checkpoints` on.
 
     options: the config's section `training` or the like of it in `mixing`. Each step's loss,
     learning rate, and routing or mixing statistics become a line of `metrics_file`, and so does
     each loss on the examples of `validation`. mixing: the `modeling.mixing.Mixing` of `model`,
-    whose logits learn in its place.
+    whose logits learn in its place. tracking: where the metrics are reported besides.
 
     Raises UserError where a loss or a gradient is not finite, or a checkpoint cannot be written,
     and SystemExit after a SIGTERM, once a checkpoint is written.
@@ -78,6 +80,7 @@ def train(
         metrics_file,
         mixing,
         validation,
+        tracking,
     )
     newest = trainer.newest_checkpoint()
     trainer.report(newest)
@@ -108,6 +111,7 @@ class ResumingTrainer(Trainer):
         metrics_file,
         mixing,
         validation,
+        tracking,
     ):
         optimizer = None
         if mixing is not None:
@@ -131,6 +135,7 @@ class ResumingTrainer(Trainer):
         self.mixing = mixing
         self.checkpoints = checkpoints
         self.metrics_file = metrics_file
+        self.tracking = tracking
         self.rows = []
         self.routing = []  # statistics of each layer in the last batch
         self.stopped_early = False
@@ -154,8 +159,13 @@ class ResumingTrainer(Trainer):
         self.add_callback(ProgressCallback)
         if newest is not None:
             print(f"going on from {newest}", file=sys.stderr)
+        extra = self.routing_metrics if self.mixing is None else self.mixing.metrics
+        if self.tracking is not None:
+            last_step = step_of(newest) if newest else 0
+            training = self.checkpoints.folder.name
+            for callback in self.tracking.callbacks(training, last_step, extra):
+                self.add_callback(callback)
         if self.metrics_file is not None:
-            extra = self.routing_metrics if self.mixing is None else self.mixing.metrics
             before = newest / METRICS_FILE if newest else None
             text = before.read_text(encoding="utf-8") if before and before.exists() else ""
             self.add_callback(MetricsCallback(self.metrics_file, extra, text))
@@ -166,7 +176,7 @@ class ResumingTrainer(Trainer):
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
-        if self.mixing is None and self.metrics_file is not None:
+        if self.mixing is None and (self.metrics_file is not None or self.tracking is not None):
             self.routing = [routing.statistics() for routing in outputs.routing]
         return (loss, outputs) if return_outputs else loss
 
