@@ -18,6 +18,7 @@ OTHERS = {
     "data.response_column": "instruction",
     "merge.lambdas": [0.85],
     "threads": 2,
+    "trackers": ["tensorboard"],
     "evaluation.base_prompt": "completion",
 }
 # Keys that cannot be changed by themselves in a dry run of the embedded project.

@@ -11,6 +11,8 @@ from transformers import AutoModelForCausalLM
 import workflow_scripts.modeling  # noqa: F401
 from workflow_scripts import configuration, ffn, moe, moe_sft, weighted_init, weighted_trained
 from workflow_scripts.checkpoints.manifest import manifest_path, read_manifest
+from workflow_scripts.errors import UserError
+from workflow_scripts.training import optional
 from workflow_scripts.training.checkpoints import Checkpoints
 from workflow_scripts.training.trainer import train
 
@@ -124,6 +126,7 @@ def test_tuned_mixture_loads_and_has_learned(upcycled, data, tmp_path):
         assert [len(layer) for layer in last[name]] == [3, 3]
     assert all(0 < entropy <= round(math.log(3), 4) for entropy in last["entropy"])
     assert len(last["noise_scale"]) == 2
+    assert all(0 < share < 1 for share in last["noise_changed"])
     assert losses(metrics)[-1] < losses(metrics)[0]
     model = AutoModelForCausalLM.from_pretrained(out)
     before = AutoModelForCausalLM.from_pretrained(upcycled)
@@ -158,6 +161,22 @@ def test_mixing_learns_its_coefficients_and_nothing_else(upcycled, data, tmp_pat
     assert shares.shape == (2, 1, 3)
     torch.testing.assert_close(shares.sum(-1), torch.ones(2, 1))
     assert (shares - 1 / 3).abs().max() > 1e-3
+
+
+def test_the_fused_optimiser_learns_what_the_plain_one_learns(upcycled, data, tmp_path):
+    curves = {}
+    for optimizer in ("adamw", "adamw_fused"):
+        metrics = tmp_path / f"{optimizer}.jsonl"
+        flags = ["--optimizer", optimizer, "--learning-rate", "1e-3", "--metrics", metrics]
+        tune(upcycled, data, tmp_path / optimizer, *flags)
+        curves[optimizer] = losses(metrics)
+    assert curves["adamw_fused"] == pytest.approx(curves["adamw"], rel=1e-4)
+
+
+def test_an_optimiser_that_is_not_installed_is_refused_first(tmp_path, monkeypatch):
+    monkeypatch.setitem(optional.PACKAGES, "adamw_8bit", ("no-such-package",))
+    with pytest.raises(UserError, match=r"^adamw_8bit needs the package no-such-package.* install"):
+        tune("nowhere", "nothing", tmp_path / "out", "--optimizer", "adamw_8bit")
 
 
 def test_wsd_is_constant_and_falls_in_the_last_tenth(upcycled, data, tmp_path):
