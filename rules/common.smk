@@ -48,6 +48,8 @@ if config["data"]["revision"]:
     DATA = f"{RESULTS}/data/fetched/{hub.file_name}"
     if hub.file is None:
         DATA_OPTIONS.append("split")
+# A resource and not a param of the trainings: other trackers change no result, and run nothing.
+TRACKERS = cli.to_flags({"trackers": config["trackers"], "tracker_dir": METRICS})
 LAMBDAS = config["merge"]["lambdas"]
 DATASETS = {
     problems.label(dataset): dataset for dataset in config["evaluation"]["datasets"]

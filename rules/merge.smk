@@ -50,6 +50,7 @@ rule weighted_trained:
         mem_mb=16000,
         runtime=720,
         gpu=config["gpus"],
+        trackers=TRACKERS,
     params:
         code=code_hash("weighted_trained"),
         lam=lambda wildcards: float(wildcards.lam),
@@ -60,7 +61,7 @@ rule weighted_trained:
         "python -m workflow_scripts.weighted_trained --weighted {input.weighted} "
         "--moe {input.moe} --ffn {input.ffn} --data {input.tokens} "
         "--seed {params.seed} --threads {params.threads} {params.options} "
-        "--metrics {output.metrics} --out {output.model} 2>&1 | tee {log}"
+        "--metrics {output.metrics} {resources.trackers} --out {output.model} 2>&1 | tee {log}"
 
 
 rule dense:

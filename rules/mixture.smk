@@ -117,6 +117,7 @@ rule moe_sft:
         mem_mb=16000,
         runtime=1440,
         gpu=config["gpus"],
+        trackers=TRACKERS,
     params:
         code=code_hash("moe_sft"),
         options=without("training"),
@@ -125,7 +126,7 @@ rule moe_sft:
     shell:
         "python -m workflow_scripts.moe_sft --moe {input.moe} --data {input.tokens} "
         "--seed {params.seed} --threads {params.threads} {params.options} "
-        "--metrics {output.metrics} --out {output.model} 2>&1 | tee {log}"
+        "--metrics {output.metrics} {resources.trackers} --out {output.model} 2>&1 | tee {log}"
 
 
 rule ffn:

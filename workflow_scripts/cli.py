@@ -121,8 +121,9 @@ def _add_option(group, name: str, subschema: dict) -> None:
     if kind == "boolean":
         settings["action"] = argparse.BooleanOptionalAction
     elif kind == "array":
-        item = subschema["items"]["type"]
-        settings |= {"type": FLAG_TYPES[item], "nargs": "+", "metavar": item.upper()}
+        item = subschema["items"]
+        settings |= {"type": FLAG_TYPES[item["type"]], "nargs": "+", "choices": item.get("enum")}
+        settings["metavar"] = None if "enum" in item else item["type"].upper()
     else:
         settings |= {"type": FLAG_TYPES[kind], "choices": subschema.get("enum")}
         settings["metavar"] = None if "enum" in subschema else kind.upper()
@@ -131,7 +132,7 @@ def _add_option(group, name: str, subschema: dict) -> None:
 
 def _help(subschema: dict) -> str:
     default = subschema.get("default")
-    suffix = "" if default is None else f" Default: {default}."
+    suffix = "" if default in (None, []) else f" Default: {default}."
     return (subschema["description"] + suffix).replace("%", "%%")
 
 
@@ -147,13 +148,16 @@ def options(args: argparse.Namespace, section: str | None, names=None) -> dict:
 
 
 def to_flags(values: dict) -> str:
-    """The command line that sets `values`: the inverse of `options`. None is left out."""
+    """The command line that sets `values`: the inverse of `options`.
+
+    None and empty lists are left out.
+    """
     words = []
     for name, value in values.items():
         if isinstance(value, bool):
             words.append(_flag(name) if value else "--no-" + _flag(name).removeprefix("--"))
         elif isinstance(value, list):
-            words += [_flag(name), *map(str, value)]
+            words += [_flag(name), *map(str, value)] if value else []
         elif value is not None:
             words.append(f"{_flag(name)}={value}")
     return shlex.join(words)

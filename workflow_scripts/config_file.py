@@ -9,6 +9,7 @@ from workflow_scripts.checkpoints.source import check_source, dataset_source
 from workflow_scripts.configuration import (
     check_learnable,
     check_moe,
+    check_validation,
     lambda_token,
     properties,
     raise_faults,
@@ -29,6 +30,8 @@ def complete(config: dict, where: str = "config") -> dict:
     raise_faults(schema(), config, where)
     result = _with_defaults(config)
     check_moe(result["moe"], f"{where}: moe")
+    for section in ("training", "mixing"):
+        check_validation(result[section], result["data"]["validation_rows"], f"{where}: {section}")
     if not result["moe"]["shared_expert"] and "dense" in result["evaluation"]["models"]:
         raise UserError(
             f"{where}: evaluation.models names dense, but without moe.shared_expert there is no "

@@ -32,6 +32,12 @@ def properties(section: str | None = None) -> dict[str, dict]:
     return {key: _resolve(value) for key, value in owner["properties"].items()}
 
 
+def defaults(section: str) -> dict:
+    """The keys of a section that have a default, with it."""
+    known = properties(section)
+    return {key: known[key]["default"] for key in known if "default" in known[key]}
+
+
 def required(section: str | None = None) -> list[str]:
     """The keys of a section (None: of the top level) that have no default."""
     owner = schema()["properties"][section] if section else schema()
@@ -83,6 +89,24 @@ def check_learnable(shared_expert_weight: float, where: str) -> None:
         raise UserError(
             f"{where} = {shared_expert_weight:g}: with learn_lambda it must be between 0 and 1, "
             "these excluded"
+        )
+
+
+def check_validation(training: dict, validation_rows: int, where: str) -> None:
+    """Raise UserError where a training is to act on validation losses that there are not.
+
+    training: the config's section `training` or `mixing`.
+    """
+    defaults = {"evaluate_every": None, "keep": "last", "early_stop": None}
+    asked = [key for key, default in defaults.items() if training[key] != default]
+    if asked and not validation_rows:
+        raise UserError(
+            f"{where}: {', '.join(asked)}: there are no validation rows. Set data.validation_rows"
+        )
+    if asked and training["evaluate_every"] is None:
+        raise UserError(
+            f"{where}: {', '.join(asked)}: without evaluate_every there is one validation, at the "
+            "end, and none to compare it with"
         )
 
 

@@ -25,7 +25,7 @@ def main(argv: list[str] | None = None) -> None:
     from workflow_scripts.training.trainer import train
 
     step.prepare_process(options)
-    tokenizer, examples, _validation, data = step.prepare_examples(
+    tokenizer, examples, validation, data = step.prepare_examples(
         args.data, args.moe, options, full
     )
     model = load_whole(AutoModelForCausalLM, args.moe, dtype=step.weight_dtype(options))
@@ -42,6 +42,8 @@ def main(argv: list[str] | None = None) -> None:
             options.seed,
             checkpoints,
             args.metrics,
+            validation=validation,
+            tracking=step.open_tracking("moe_sft", args, options),
         )
         if not step.is_main_process():
             return

@@ -23,7 +23,7 @@ def main(argv: list[str] | None = None) -> None:
     from workflow_scripts.training.trainer import train
 
     step.prepare_process(options)
-    tokenizer, examples, _validation, data = step.prepare_examples(
+    tokenizer, examples, validation, data = step.prepare_examples(
         args.data, args.moe, options, full
     )
     logits = MixingLogits(initial.alpha, initial.lambda_logit, initial.shared_expert_weight)
@@ -48,6 +48,8 @@ def main(argv: list[str] | None = None) -> None:
             checkpoints,
             args.metrics,
             mixing,
+            validation=validation,
+            tracking=step.open_tracking("weighted_trained", args, options),
         )
         if not step.is_main_process():
             return

@@ -19,12 +19,18 @@ OTHERS = {
     "merge.lambdas": [0.85],
     "threads": 2,
     "data.template": "template.txt",
+    "trackers": ["tensorboard"],
     "evaluation.base_prompt": "completion",
 }
 # Keys that cannot be changed by themselves in a dry run of the embedded project.
 SKIPPED = {"base.model", "base.revision", "data.train", "data.revision", "data.split"}
 SKIPPED |= {"evaluation.datasets", "evaluation.models", "merge.keep", "moe.shared_expert"}
 SKIPPED |= {"results_dir"}
+SKIPPED |= {  # together only
+    f"{section}.{key}"
+    for section in ("training", "mixing")
+    for key in ("evaluate_every", "keep", "early_stop")
+}
 
 
 def documented() -> dict[str, list[str]]:

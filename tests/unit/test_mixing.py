@@ -201,8 +201,17 @@ def test_an_optimiser_step_moves_the_logits_and_merges_anew(trained):
         assert torch.equal(after.logits, again.model(ids).logits)
     assert after.loss < before
     shares = moved.softmax(-1)
-    assert mixing.metrics()["shares"] == shares.tolist()
-    assert mixing.metrics()["distance_from_uniform"] == (shares - 1 / 7).abs().max().item()
+    metrics = mixing.metrics()
+    assert metrics["shares"] == shares.tolist()
+    assert metrics["distance_from_uniform"] == (shares - 1 / 7).abs().max().item()
+    distances = torch.tensor(metrics["distances_from_uniform"])
+    assert torch.equal(distances, (shares - 1 / 7).abs().amax(-1))
+    norms = torch.tensor(metrics["grad_norms"])
+    assert norms.shape == moved.shape[:2]
+    assert norms.norm().item() == pytest.approx(mixing.gradient_norm)
+    # Plain descent: each set moved along its gradient, by the clipped norm times the rate.
+    expected = norms * (0.1 / norms.norm())
+    torch.testing.assert_close((moved - alpha).norm(dim=-1), expected, rtol=0.01, atol=0)
 
 
 def test_a_learned_lambda_starts_where_it_was_set_and_reaches_the_dense_model(folders, tmp_path):

@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer
 
-from workflow_scripts import ffn, moe, progress
+from workflow_scripts import configuration, ffn, moe, progress
 from workflow_scripts.checkpoints.reader import Checkpoint
 from workflow_scripts.conversions.merge import initial_logits
 from workflow_scripts.modeling.mixing import Mixing, MixingLogits
@@ -32,7 +32,8 @@ CASES = {
     "adamw, clipped": {"optimizer": "adamw", "max_grad_norm": CLIPPED},
     "adafactor": {"optimizer": "adafactor", "max_grad_norm": None},
     "adafactor, clipped": {"optimizer": "adafactor", "max_grad_norm": CLIPPED},
-    "checkpointing": {"optimizer": "adamw", "max_grad_norm": None},
+    "checkpointing": {"activation_checkpointing": True},
+    "validated": {"evaluate_every": 4, "keep": "best"},
 }
 
 
@@ -55,17 +56,14 @@ def learn(folder: Path, case: str, out: Path, per_device: int, accumulation: int
     start = initial_logits(experts, "layer", LAMBDA, learn_lambda=True)
     logits = MixingLogits(start["alpha"], start["lambda_logit"], LAMBDA)
     mixing = Mixing(Checkpoint(folder / "moe"), experts, logits)
-    if case == "checkpointing":
-        mixing.model.activation_checkpointing_enable()
-    options = CASES[case] | {
+    options = configuration.defaults("mixing") | CASES[case]
+    options |= {
         "epochs": 2,
         "max_steps": STEPS,
         "per_device_batch_size": per_device,
         "gradient_accumulation_steps": accumulation,
         "learning_rate": 0.1,
-        "scheduler": "linear",
         "warmup_steps": 1,
-        "precision": "fp32",
     }
     train(
         mixing.model,
@@ -76,6 +74,7 @@ def learn(folder: Path, case: str, out: Path, per_device: int, accumulation: int
         checkpoints=Checkpoints(out, "none", math.inf),
         metrics_file=out.with_suffix(".jsonl"),
         mixing=mixing,
+        validation=examples()[:5] if case == "validated" else (),
     )
     rank = os.environ.get("RANK", "0")
     save_file(logits.tensors(), out.with_suffix(f".{rank}.safetensors"))
@@ -127,8 +126,9 @@ def one_process(folder, request):
     return learn_all(folder, folder / f"one_{request.param[0]}", *request.param)
 
 
-def metrics(out: Path, case: str) -> list[dict]:
-    return [json.loads(line) for line in (out / f"{case}.jsonl").read_text().splitlines()]
+def metrics(out: Path, case: str, key: str = "loss") -> list[dict]:
+    lines = [json.loads(line) for line in (out / f"{case}.jsonl").read_text().splitlines()]
+    return [line for line in lines if key in line]
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -145,6 +145,15 @@ def test_two_processes_learn_what_one_learns(one_process, launched, case):
     for name, one in load_file(one_process / f"{case}.0.safetensors").items():
         assert torch.equal(ranks[0][name], ranks[1][name])
         assert (ranks[0][name] - one).abs().max() <= 2e-6 * one.abs().max()
+
+
+def test_two_processes_have_the_validation_losses_of_one(one_process, launched):
+    """Of five rows, one has three and the other two."""
+    two, _ = launched
+    ours, expected = (metrics(out, "validated", "validation_loss") for out in (two, one_process))
+    assert [line["step"] for line in ours] == [4, STEPS]
+    for line, other in zip(ours, expected, strict=True):
+        assert line == pytest.approx(other, rel=1e-6)
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "adafactor"])

@@ -154,6 +154,10 @@ def test_routing_statistics_by_hand():
     torch.nn.init.zeros_(router.noise.weight)
     noisy = router.train()(torch.randn(2, 5)).statistics()
     assert noisy["noise_scale"].item() == pytest.approx(math.log(2) + NOISE_EPSILON)
+    routing = router.route(torch.tensor([[3.0, 2.0, 1.0], [1.0, 2.0, 3.0]]))
+    routing.noise_scale = torch.tensor(1.0)
+    routing.clean_logits = torch.tensor([[2.0, 3.0, 1.0], [3.0, 2.0, 1.0]])
+    assert routing.statistics()["noise_changed"].item() == pytest.approx(1 / 4)
 
 
 def test_balance_loss_by_hand():

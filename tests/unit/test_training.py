@@ -9,8 +9,10 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 import workflow_scripts.modeling  # noqa: F401
-from workflow_scripts import ffn, moe, moe_sft, weighted_init, weighted_trained
+from workflow_scripts import configuration, ffn, moe, moe_sft, weighted_init, weighted_trained
 from workflow_scripts.checkpoints.manifest import manifest_path, read_manifest
+from workflow_scripts.errors import UserError
+from workflow_scripts.training import optional
 from workflow_scripts.training.checkpoints import Checkpoints
 from workflow_scripts.training.trainer import train
 
@@ -18,17 +20,11 @@ ROWS = [
     {"instruction": f"Add {n} to x.", "response": f"def add(x):\n    return x + {n}" * (1 + n % 3)}
     for n in range(12)
 ]
-OPTIONS = {
-    "epochs": 1,
+OPTIONS = configuration.defaults("training") | {
     "max_steps": 3,
     "per_device_batch_size": 4,
-    "gradient_accumulation_steps": 1,
     "learning_rate": 1e-3,
-    "scheduler": "linear",
     "warmup_steps": 1,
-    "optimizer": "adamw",
-    "max_grad_norm": None,
-    "precision": "fp32",
 }
 FLAGS = ["--max-steps", "3", "--per-device-batch-size", "4", "--learning-rate", "0.01"]
 
@@ -130,6 +126,7 @@ def test_tuned_mixture_loads_and_has_learned(upcycled, data, tmp_path):
         assert [len(layer) for layer in last[name]] == [3, 3]
     assert all(0 < entropy <= round(math.log(3), 4) for entropy in last["entropy"])
     assert len(last["noise_scale"]) == 2
+    assert all(0 < share < 1 for share in last["noise_changed"])
     assert losses(metrics)[-1] < losses(metrics)[0]
     model = AutoModelForCausalLM.from_pretrained(out)
     before = AutoModelForCausalLM.from_pretrained(upcycled)
@@ -164,6 +161,22 @@ def test_mixing_learns_its_coefficients_and_nothing_else(upcycled, data, tmp_pat
     assert shares.shape == (2, 1, 3)
     torch.testing.assert_close(shares.sum(-1), torch.ones(2, 1))
     assert (shares - 1 / 3).abs().max() > 1e-3
+
+
+def test_the_fused_optimiser_learns_what_the_plain_one_learns(upcycled, data, tmp_path):
+    curves = {}
+    for optimizer in ("adamw", "adamw_fused"):
+        metrics = tmp_path / f"{optimizer}.jsonl"
+        flags = ["--optimizer", optimizer, "--learning-rate", "1e-3", "--metrics", metrics]
+        tune(upcycled, data, tmp_path / optimizer, *flags)
+        curves[optimizer] = losses(metrics)
+    assert curves["adamw_fused"] == pytest.approx(curves["adamw"], rel=1e-4)
+
+
+def test_an_optimiser_that_is_not_installed_is_refused_first(tmp_path, monkeypatch):
+    monkeypatch.setitem(optional.PACKAGES, "adamw_8bit", ("no-such-package",))
+    with pytest.raises(UserError, match=r"^adamw_8bit needs the package no-such-package.* install"):
+        tune("nowhere", "nothing", tmp_path / "out", "--optimizer", "adamw_8bit")
 
 
 def test_wsd_is_constant_and_falls_in_the_last_tenth(upcycled, data, tmp_path):

@@ -59,6 +59,14 @@ def test_a_clone_with_the_results_of_another_runs_nothing(finished, new_project)
     assert clone.run() == []
 
 
+# Parameters
+
+
+def test_other_trackers_run_nothing(project):
+    overlay = project.overlay | {"trackers": ["tensorboard", "mlflow"]}
+    assert Project(project.folder, overlay).run("--dry-run") == []
+
+
 # Contents
 
 

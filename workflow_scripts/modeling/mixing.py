@@ -65,7 +65,8 @@ class Mixing:
 
     model: the backbone's own causal LM class, in fp32 unless another dtype is asked for. It has no
     parameter that learns; its merged weights are plain tensors that collect a gradient. The logits
-    are fp32. gradient_norm: of the logits, in the last step.
+    are fp32. gradient_norm, gradient_norms [layers or 1, projections or 1]: of all logits and of
+    each set, in the last step, before they are clipped.
     """
 
     def __init__(
@@ -80,6 +81,7 @@ class Mixing:
         self.logits = logits.to(device)
         self.model = _backbone(moe, ffn, dtype).requires_grad_(False).to(device)
         self.gradient_norm = 0.0
+        self.gradient_norms = torch.zeros(logits.sets)
         shape = self.logits.coefficients().shape
         self._merged = [(tensor, self._weight(tensor)) for tensor in merged_tensors(ffn, shape)]
         self.merge()
@@ -107,19 +109,27 @@ class Mixing:
             gradient /= torch.distributed.get_world_size()
         self.logits.zero_grad()
         coefficients.backward(gradient.to(coefficients.dtype))
+        norms = torch.stack([self._set_norm(number) for number in range(len(self.logits.alpha))])
+        self.gradient_norms = norms.cpu().unflatten(0, self.logits.sets)
         limit = float("inf") if max_norm is None else max_norm
         norm = nn.utils.clip_grad_norm_(self.logits.parameters(), limit)
         self.gradient_norm = norm.item()
 
     def metrics(self) -> dict:
-        """Each set's shares of the routed experts, its lambda where learned, the gradient norm.
+        """Each set's shares of the routed experts, its lambda where learned, the gradient norms.
 
         distance_from_uniform: the largest distance of a share from 1/R; 0 is plain averaging.
+        distances_from_uniform: that of each set.
         """
         logits = self.logits.tensors()
         shares = logits[ALPHA].softmax(dim=-1)
-        distance = (shares - 1 / shares.shape[-1]).abs().max().item()
-        metrics = {"shares": shares.tolist(), "distance_from_uniform": distance}
+        distances = (shares - 1 / shares.shape[-1]).abs().amax(dim=-1)
+        metrics = {
+            "shares": shares.tolist(),
+            "distance_from_uniform": distances.max().item(),
+            "distances_from_uniform": distances.tolist(),
+            "grad_norms": self.gradient_norms.tolist(),
+        }
         if LAMBDA_LOGIT in logits:
             metrics["lambda"] = logits[LAMBDA_LOGIT].sigmoid().tolist()
         return metrics | {"grad_norm": self.gradient_norm}
@@ -132,6 +142,13 @@ class Mixing:
         optimizer.register_step_pre_hook(lambda *_: self.take_gradients(max_norm))
         optimizer.register_step_post_hook(lambda *_: self.merge())
         return optimizer
+
+    def _set_norm(self, number: int) -> Tensor:
+        """The norm of the gradient of one set's logits."""
+        logits = [self.logits.alpha[number]]
+        if self.logits.lambda_logit is not None:
+            logits.append(self.logits.lambda_logit[number])
+        return nn.utils.get_total_norm([vector.grad for vector in logits])
 
     def _inner_products(self, tensor: MergedTensor, gradient: Tensor) -> Tensor:
         """<gradient, W_i> for each expert, [1 + R]; 0 for the shared one where lambda is fixed."""

@@ -9,14 +9,20 @@ from workflow_scripts.modeling.router import Router, Routing
 
 
 class TokenMask:
-    """Which tokens of the current forward pass are real: set by the model, read by its blocks."""
+    """Which tokens of the current forward pass are real: set by the model, read by its blocks.
+
+    in_forward: whether blocks leave their routing for the model. Not in a backward pass that
+    computes activations again, whose routing would keep these alive.
+    """
 
     def __init__(self):
         self.real: Tensor | None = None
+        self.in_forward = True
 
     def set(self, attention_mask: Tensor | None, length: int) -> None:
         """Take the last `length` columns of a 2-D attention mask; None if no token is padding."""
         self.real = None
+        self.in_forward = True
         if attention_mask is not None and attention_mask.dim() == 2:
             real = attention_mask[:, -length:].bool()
             self.real = None if real.all() else real.flatten()
@@ -59,7 +65,9 @@ class MoeBlock(nn.Module):
 
     def mix(self, tokens: Tensor) -> Tensor:
         """Route and compute real tokens [T, H]."""
-        self.routing = routing = self.router(tokens)
+        routing = self.router(tokens)
+        if self.token_mask.in_forward:
+            self.routing = routing
         output = self.experts(tokens, routing.indices, routing.weights)
         if self.shared_expert is not None:
             output = output + routing.shared_weight[:, None] * self.shared_expert(tokens)

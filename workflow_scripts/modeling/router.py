@@ -24,6 +24,7 @@ class Routing:
     importance [R], fp32: sum over the tokens of each chosen expert's gate value.
     load [R], fp32: tokens per expert; in training with noise its smooth estimate.
     noise_scale [], fp32: the mean of what the noise is multiplied by; None without noise.
+    clean_logits [T, R]: r without the noise; None where there is none.
     """
 
     logits: Tensor
@@ -33,6 +34,7 @@ class Routing:
     importance: Tensor
     load: Tensor
     noise_scale: Tensor | None = None
+    clean_logits: Tensor | None = None
 
     @property
     def balance_loss(self) -> Tensor:
@@ -42,7 +44,8 @@ class Routing:
     @torch.no_grad()
     def statistics(self) -> dict[str, Tensor]:
         """load [R]: each expert's share of the choices; importance [R]: of the gate values;
-        entropy []: of softmax(logits), mean over the tokens, at most log(R); noise_scale [].
+        entropy []: of softmax(logits), mean over the tokens, at most log(R); noise_scale [];
+        noise_changed []: the share of the choices that would be others without the noise.
         """
         experts = self.logits.shape[-1]
         statistics = {
@@ -52,6 +55,9 @@ class Routing:
         }
         if self.noise_scale is not None:
             statistics["noise_scale"] = self.noise_scale
+            clean = self.clean_logits.topk(self.indices.shape[-1], dim=-1).indices
+            kept = (self.indices[:, :, None] == clean[:, None, :]).any(dim=-1)
+            statistics["noise_changed"] = 1 - kept.float().mean()
         return statistics
 
 
@@ -95,6 +101,7 @@ class Router(nn.Module):
         routing = self.route(noisy)
         routing.load = smooth_load(clean, noisy, scale, self.top_k)
         routing.noise_scale = scale.detach().mean()
+        routing.clean_logits = clean.detach()
         return routing
 
     def logits(self, hidden_states: Tensor) -> Tensor:

@@ -173,6 +173,7 @@ class UpcycledModel:
         routings = [block.routing for block in self.moe_blocks]
         for block in self.moe_blocks:
             block.routing = None
+        self.token_mask.in_forward = False
         return routings
 
     def balance_loss(self, routings: list) -> torch.Tensor:

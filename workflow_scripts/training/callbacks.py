@@ -15,30 +15,33 @@ import torch.distributed
 from transformers import TrainerCallback
 
 from workflow_scripts.progress import progress
+from workflow_scripts.training.validation import VALIDATION_LOSS
 
 SAVING_SHARE = 20  # at least so many times as long as saving took lies between two checkpoints
 
 
 class ProgressCallback(TrainerCallback):
-    """A progress bar over the optimiser steps, with the last loss."""
+    """A progress bar over the optimiser steps, with the last losses."""
 
     def on_train_begin(self, args, state, control, **kwargs):
         initial = state.global_step
         self.bar = progress(desc="train", total=state.max_steps, unit="step", initial=initial)
+        self.losses = {}
 
     def on_step_end(self, args, state, control, **kwargs):
         self.bar.update()
 
     def on_log(self, args, state, control, logs=None, **kwargs):
-        if "loss" in logs:
-            self.bar.set_postfix(loss=f"{logs['loss']:.4f}", refresh=False)
+        new = {key: f"{logs[key]:.4f}" for key in ("loss", VALIDATION_LOSS) if key in logs}
+        self.losses |= new
+        self.bar.set_postfix(self.losses, refresh=False)
 
     def on_train_end(self, args, state, control, **kwargs):
         self.bar.close()
 
 
 class MetricsCallback(TrainerCallback):
-    """A line of JSON for each logged step, after those of the steps before this process."""
+    """A line of JSON for each step and each validation, after those of before this process."""
 
     def __init__(self, path: Path, extra: Callable[[], dict], before: str = ""):
         self.path = path
@@ -48,9 +51,13 @@ class MetricsCallback(TrainerCallback):
 
     def on_log(self, args, state, control, logs=None, **kwargs):
         if "loss" in logs:
-            line = {"step": state.global_step, **logs, **self.extra()}
-            with self.path.open("a", encoding="utf-8") as file:
-                print(json.dumps(line), file=file)
+            self._write({"step": state.global_step, **logs, **self.extra()})
+        elif VALIDATION_LOSS in logs:
+            self._write({"step": state.global_step, VALIDATION_LOSS: logs[VALIDATION_LOSS]})
+
+    def _write(self, line: dict) -> None:
+        with self.path.open("a", encoding="utf-8") as file:
+            print(json.dumps(line), file=file)
 
 
 class StopRequest:

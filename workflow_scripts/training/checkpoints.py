@@ -7,6 +7,7 @@ on: a changed parameter, input or module never meets another training's checkpoi
 
 import hashlib
 import json
+import os
 import re
 import shutil
 import sys
@@ -19,6 +20,7 @@ from workflow_scripts.checkpoints.manifest import manifest_path
 from workflow_scripts.errors import UserError
 
 KIND = "checkpoint"
+BEST_FILE = "best.safetensors"
 KEPT = 2  # the newest may be damaged
 NAME = re.compile(r"checkpoint-(\d+)")
 
@@ -39,6 +41,7 @@ class Checkpoints:
         self.seconds = seconds
         self.root = out.parent / f".{out.name}.training"
         self.folder = self.root / fingerprint[:16]
+        self.best = self.folder / BEST_FILE  # the weights with the lowest validation loss so far
         self.is_main_process = is_main_process
 
     @contextmanager
@@ -56,6 +59,7 @@ class Checkpoints:
             with lock(self.root):
                 self._drop_others()
                 self._drop_damaged()
+                self._restore_best()
                 yield
                 shutil.rmtree(self.root)
         except BlockingIOError:
@@ -63,17 +67,18 @@ class Checkpoints:
 
     def newest(self) -> Path | None:
         """The newest whole checkpoint, if there is one. Its content was checked by `claimed`."""
-        return max(self._sealed(), key=_step, default=None)
+        return max(self._sealed(), key=step_of, default=None)
 
     def seal(self, step: int) -> None:
-        """Declare the checkpoint of this step whole, and drop all but the newest ones."""
-        seal(self.folder / f"checkpoint-{step}", KIND)
-        for checkpoint in sorted(self._sealed(), key=_step)[:-KEPT]:
-            _remove(checkpoint)
-
-    def abandon(self, step: int) -> None:
-        """Remove what there is of this step's checkpoint."""
-        _remove(self.folder / f"checkpoint-{step}")
+        """Declare the checkpoint of this step, to which the best weights so far belong, whole, and
+        drop all but the newest ones.
+        """
+        folder = self.folder / f"checkpoint-{step}"
+        if self.best.exists():
+            _link(self.best, folder / BEST_FILE)
+        seal(folder, KIND)
+        for checkpoint in sorted(self._sealed(), key=step_of)[:-KEPT]:
+            remove(checkpoint)
 
     def _sealed(self) -> list[Path]:
         return [path for path in self._all() if manifest_path(path).exists()]
@@ -88,21 +93,38 @@ class Checkpoints:
 
     def _drop_damaged(self) -> None:
         """Remove checkpoints, from the newest on, until one is whole."""
-        for checkpoint in sorted(self._all(), key=_step, reverse=True):
+        for checkpoint in sorted(self._all(), key=step_of, reverse=True):
             if manifest_path(checkpoint).exists():
                 try:
                     check_artifact(checkpoint, KIND, full=True)
                     return
                 except UserError as error:
                     print(f"{error}: going on from the one before", file=sys.stderr)
-            _remove(checkpoint)
+            remove(checkpoint)
+
+    def _restore_best(self) -> None:
+        """Let the best weights be those of when the newest checkpoint was written."""
+        self.best.unlink(missing_ok=True)
+        newest = self.newest()
+        if newest is not None and (newest / BEST_FILE).exists():
+            _link(newest / BEST_FILE, self.best)
 
 
-def _step(checkpoint: Path) -> int:
+def _link(file: Path, other: Path) -> None:
+    """Give a file another name, or copy it where the disk knows no links."""
+    other.unlink(missing_ok=True)
+    try:
+        os.link(file, other)
+    except OSError:
+        shutil.copyfile(file, other)
+
+
+def step_of(checkpoint: Path) -> int:
+    """The step after which a checkpoint was written."""
     return int(NAME.fullmatch(checkpoint.name)[1])
 
 
-def _remove(checkpoint: Path) -> None:
+def remove(checkpoint: Path) -> None:
     """Remove a checkpoint; its manifest first, so that no part of it is taken for the whole."""
     manifest_path(checkpoint).unlink(missing_ok=True)
     shutil.rmtree(checkpoint, ignore_errors=True)

@@ -13,6 +13,7 @@ from workflow_scripts.data.templates import read_template
 from workflow_scripts.dependencies import code_hash
 from workflow_scripts.errors import UserError
 from workflow_scripts.training.checkpoints import Checkpoints, fingerprint
+from workflow_scripts.training.optional import require
 
 CHECKPOINT_MINUTES = 10
 
@@ -26,6 +27,7 @@ class TrainingOptions:
     seed: int
     threads: int
     checkpoint_minutes: float
+    trackers: list[str]
 
     @property
     def parameters(self) -> dict:
@@ -52,21 +54,33 @@ def add_flags(parser: argparse.ArgumentParser, section: str) -> None:
         help="Time between two checkpoints, from which a training that was cut off goes on. More "
         f"where saving takes long. Default: {CHECKPOINT_MINUTES}.",
     )
-    cli.add_options(parser, None, ["seed", "threads"])
+    parser.add_argument(
+        "--tracker-dir",
+        type=Path,
+        metavar="DIR",
+        help="Where trackers write. Default: the folder metrics beside --out.",
+    )
+    cli.add_options(parser, None, ["seed", "threads", "trackers"])
     cli.add_options(parser, "data", configuration.TOKENS_OPTIONS)
     parser.set_defaults(**dict.fromkeys(configuration.TOKENS_OPTIONS))  # tokens have their own
     cli.add_options(parser, section, training_keys(section))
 
 
 def parse_flags(args: argparse.Namespace, section: str) -> TrainingOptions:
-    """The checked values of the flags of `add_flags`. Raises UserError."""
-    common = cli.options(args, None, ["seed", "threads"])
-    return TrainingOptions(
+    """The checked values of the flags of `add_flags`.
+
+    Raises UserError, also where an optimiser or a tracker is not installed.
+    """
+    common = cli.options(args, None, ["seed", "threads", "trackers"])
+    options = TrainingOptions(
         data=_data_options(args),
         training=cli.options(args, section, training_keys(section)),
         checkpoint_minutes=args.checkpoint_minutes,
         **common,
     )
+    for option in (options.training["optimizer"], *options.trackers):
+        require(option)
+    return options
 
 
 def _data_options(args: argparse.Namespace) -> dict:
@@ -113,6 +127,17 @@ def leave_group() -> None:
 
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
+
+
+def open_tracking(step: str, args: argparse.Namespace, options: TrainingOptions):
+    """Where the metrics of a training are reported besides, if anywhere."""
+    if not options.trackers:
+        return None
+    from workflow_scripts.training.trackers import Tracking
+
+    folder = args.tracker_dir or args.out.parent / "metrics"
+    run = step if args.out.name == step else f"{step}/{args.out.name}"
+    return Tracking(options.trackers, folder, run)
 
 
 def open_checkpoints(
@@ -166,6 +191,7 @@ def prepare_examples(source: Path, model_folder: Path, options: TrainingOptions,
 
     source: a file of rows, or a folder of tokens (`full`: its bytes are hashed). The last are
     inputs for a manifest: the SHA-256 of the file of rows as "data", and the id of the "tokens".
+    Raises UserError, also where options need rows held out and there are none.
     """
     from workflow_scripts.data.preparation import prepare, summary
     from workflow_scripts.data.tokenizers import load_tokenizer
@@ -180,6 +206,7 @@ def prepare_examples(source: Path, model_folder: Path, options: TrainingOptions,
         tokens, report = prepare(source, tokenizer, options.data)
         inputs = {"data": report["data_sha256"]}
         text = summary(source, report)
+    configuration.check_validation(options.training, len(tokens.validation), "command line")
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     if is_main_process():

@@ -5,6 +5,8 @@ import os
 import shutil
 import signal
 import sys
+from collections.abc import Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -22,9 +24,20 @@ from workflow_scripts.training.callbacks import (
     SaveCallback,
     StopRequest,
 )
-from workflow_scripts.training.checkpoints import Checkpoints
+from workflow_scripts.training.checkpoints import Checkpoints, remove, step_of
+from workflow_scripts.training.trackers import Tracking
+from workflow_scripts.training.validation import (
+    VALIDATION_LOSS,
+    validation_loss,
+    validations_since_best,
+)
 
-OPTIMIZERS = {"adamw": "adamw_torch", "adafactor": "adafactor"}
+OPTIMIZERS = {
+    "adamw": "adamw_torch",
+    "adamw_fused": "adamw_torch_fused",
+    "adamw_8bit": "adamw_8bit",
+    "adafactor": "adafactor",
+}
 SCHEDULERS = {"wsd": "warmup_stable_decay"}  # where our name is not transformers'
 DECAY_SHARE = 0.1  # of the steps of wsd
 LEARNED_FILE = "learned.safetensors"
@@ -41,21 +54,33 @@ def train(
     checkpoints: Checkpoints,
     metrics_file: Path | None = None,
     mixing=None,
+    validation: Sequence[dict] = (),
+    tracking: Tracking | None = None,
 ) -> None:
     """Train `model` in place on tokenised `examples`, from the newest of `checkpoints` on.
 
     options: the config's section `training` or the like of it in `mixing`. Each step's loss,
-    learning rate, and routing or mixing statistics become a line of `metrics_file`. mixing: the
-    `modeling.mixing.Mixing` of `model`, whose logits learn in its place.
+    learning rate, and routing or mixing statistics become a line of `metrics_file`, and so does
+    each loss on the examples of `validation`. mixing: the `modeling.mixing.Mixing` of `model`,
+    whose logits learn in its place. tracking: where the metrics are reported besides.
 
     Raises UserError where a loss or a gradient is not finite, or a checkpoint cannot be written,
     and SystemExit after a SIGTERM, once a checkpoint is written.
     """
     if not torch.cuda.is_available():
         os.environ.setdefault("DS_ACCELERATOR", "cpu")  # else DeepSpeed warns that it chose it
-    arguments = _arguments(options, seed, str(checkpoints.folder))
+    arguments = _arguments(options, seed, str(checkpoints.folder), bool(validation))
     trainer = ResumingTrainer(
-        model, examples, tokenizer, arguments, options, checkpoints, metrics_file, mixing
+        model,
+        examples,
+        tokenizer,
+        arguments,
+        options,
+        checkpoints,
+        metrics_file,
+        mixing,
+        validation,
+        tracking,
     )
     newest = trainer.newest_checkpoint()
     trainer.report(newest)
@@ -63,8 +88,10 @@ def train(
         saving = SaveCallback(checkpoints.seconds, stop)
         trainer.add_callback(saving)
         trainer.train(resume_from_checkpoint=newest and str(newest))
-    if saving.stopped:
+    if saving.stopped and not trainer.stopped_early:
         sys.exit(128 + signal.SIGTERM)
+    if validation and options["keep"] == "best":
+        trainer.load_best()
 
 
 class ResumingTrainer(Trainer):
@@ -74,7 +101,17 @@ class ResumingTrainer(Trainer):
     """
 
     def __init__(
-        self, model, examples, tokenizer, arguments, options, checkpoints, metrics_file, mixing
+        self,
+        model,
+        examples,
+        tokenizer,
+        arguments,
+        options,
+        checkpoints,
+        metrics_file,
+        mixing,
+        validation,
+        tracking,
     ):
         optimizer = None
         if mixing is not None:
@@ -86,18 +123,22 @@ class ResumingTrainer(Trainer):
             args=arguments,
             optimizers=(optimizer, None),
             train_dataset=examples,
+            eval_dataset=list(validation),
             data_collator=RowCollator(tokenizer),
         )
         self.remove_callback(PrinterCallback)
         if mixing is not None:  # DDP refuses a model in which nothing learns
             prepare_model = self.accelerator.prepare_model
             self.accelerator.prepare_model = partial(prepare_model, evaluation_mode=True)
+        self.options = options
         self.learned = model if mixing is None else mixing.logits
         self.mixing = mixing
         self.checkpoints = checkpoints
         self.metrics_file = metrics_file
+        self.tracking = tracking
         self.rows = []
         self.routing = []  # statistics of each layer in the last batch
+        self.stopped_early = False
 
     def create_scheduler(self, num_training_steps, optimizer=None):
         if self.args.lr_scheduler_type == SCHEDULERS["wsd"]:
@@ -118,8 +159,13 @@ class ResumingTrainer(Trainer):
         self.add_callback(ProgressCallback)
         if newest is not None:
             print(f"going on from {newest}", file=sys.stderr)
+        extra = self.routing_metrics if self.mixing is None else self.mixing.metrics
+        if self.tracking is not None:
+            last_step = step_of(newest) if newest else 0
+            training = self.checkpoints.folder.name
+            for callback in self.tracking.callbacks(training, last_step, extra):
+                self.add_callback(callback)
         if self.metrics_file is not None:
-            extra = self.routing_metrics if self.mixing is None else self.mixing.metrics
             before = newest / METRICS_FILE if newest else None
             text = before.read_text(encoding="utf-8") if before and before.exists() else ""
             self.add_callback(MetricsCallback(self.metrics_file, extra, text))
@@ -130,7 +176,7 @@ class ResumingTrainer(Trainer):
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
-        if self.mixing is None and self.metrics_file is not None:
+        if self.mixing is None and (self.metrics_file is not None or self.tracking is not None):
             self.routing = [routing.statistics() for routing in outputs.routing]
         return (loss, outputs) if return_outputs else loss
 
@@ -157,25 +203,76 @@ class ResumingTrainer(Trainer):
             "or lower the learning rate"
         )
 
+    def evaluate(self, *_, **__):
+        """The loss on the validation rows; then keep the weights or stop, as the options say."""
+        loss = validation_loss(
+            self.model,
+            self.eval_dataset,
+            self.data_collator,
+            self.args.per_device_train_batch_size,
+            self._prepare_inputs,
+            silent=self.args.process_index != 0,
+        )
+        step = self.state.global_step
+        if not math.isfinite(loss):
+            raise UserError(f"step {step}: validation loss {loss}. Lower the learning rate")
+        metrics = {VALIDATION_LOSS: loss}
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(
+            self.args, self.state, self.control, metrics
+        )
+        since_best = validations_since_best(self.state)
+        if self.options["keep"] == "best" and since_best == 0:
+            self.keep_as_best()
+        self.stopped_early = since_best == self.options["early_stop"]
+        if self.stopped_early:
+            self.control.should_training_stop = True
+            self.control.should_save = False  # the result follows
+            if self.args.process_index == 0:
+                print(
+                    f"step {step}: {since_best} validation losses in a row are no lower than the "
+                    "lowest before: the training ends",
+                    file=sys.stderr,
+                )
+        return metrics
+
+    def keep_as_best(self) -> None:
+        """Put the weights as they are now aside as the best ones."""
+        folder = self.checkpoints.folder / "best"
+        with self._writing(f"the weights of step {self.state.global_step}", folder):
+            self.save_model(str(folder), _internal_call=True)
+            if self.args.should_save:
+                (folder / LEARNED_FILE).replace(self.checkpoints.best)
+
+    def load_best(self) -> None:
+        """Go back to the best weights."""
+        self.accelerator.wait_for_everyone()
+        self._load_learned(self.checkpoints.best)
+
     def _save_checkpoint(self, model, trial):
         step = self.state.global_step
-        try:
+        folder = self.checkpoints.folder / f"checkpoint-{step}"
+        with self._writing(f"the checkpoint of step {step}", folder):
             super()._save_checkpoint(model, trial)
             self.accelerator.wait_for_everyone()
             if self.args.should_save:
                 if self.metrics_file is not None:
-                    folder = self.checkpoints.folder / f"checkpoint-{step}"
                     shutil.copyfile(self.metrics_file, folder / METRICS_FILE)
                 self.checkpoints.seal(step)
+
+    @contextmanager
+    def _writing(self, what: str, folder: Path):
+        """Remove what there is of a folder and raise UserError where it cannot be written."""
+        try:
+            yield
         except (OSError, SafetensorError, RuntimeError) as error:
             if isinstance(error, RuntimeError) and TORCH_WRITER not in str(error):
                 raise
-            self.checkpoints.abandon(step)
-            free = shutil.disk_usage(self.checkpoints.folder).free
+            remove(folder)
+            free = shutil.disk_usage(folder.parent).free
             raise UserError(
-                f"the checkpoint of step {step} could not be written to {self.checkpoints.folder}, "
-                f"where {free / 1e6:.0f} MB are free: {error}. Make room and run it again: it goes "
-                "on from the checkpoint before"
+                f"{what} could not be written to {folder.parent}, where {free / 1e6:.0f} MB are "
+                f"free: {error}. Make room and run it again: it goes on from the checkpoint before"
             ) from None
 
     def _save(self, output_dir=None, state_dict=None):
@@ -184,7 +281,10 @@ class ResumingTrainer(Trainer):
             save_model(self.learned, str(Path(output_dir) / LEARNED_FILE))
 
     def _load_from_checkpoint(self, resume_from_checkpoint, model=None):
-        load_model(self.learned, str(Path(resume_from_checkpoint) / LEARNED_FILE))
+        self._load_learned(Path(resume_from_checkpoint) / LEARNED_FILE)
+
+    def _load_learned(self, file: Path) -> None:
+        load_model(self.learned, str(file))
         if self.mixing is not None:
             self.mixing.merge()
 
@@ -207,7 +307,7 @@ class RowCollator:
         return batch | {"row": torch.tensor([example["row"] for example in examples])}
 
 
-def _arguments(options: dict, seed: int, folder: str) -> TrainingArguments:
+def _arguments(options: dict, seed: int, folder: str, validates: bool) -> TrainingArguments:
     arguments = TrainingArguments(
         output_dir=folder,
         num_train_epochs=options["epochs"],
@@ -221,6 +321,8 @@ def _arguments(options: dict, seed: int, folder: str) -> TrainingArguments:
         weight_decay=0.0,
         max_grad_norm=options["max_grad_norm"] or 0.0,
         bf16=options["precision"] == "bf16",
+        activation_checkpointing=options["activation_checkpointing"],
+        activation_checkpointing_kwargs={"use_reentrant": False},
         seed=seed,
         data_seed=seed,
         use_cpu=not torch.cuda.is_available(),
@@ -229,6 +331,8 @@ def _arguments(options: dict, seed: int, folder: str) -> TrainingArguments:
         logging_steps=1,
         logging_nan_inf_filter=False,
         save_strategy="no",
+        eval_strategy="steps" if validates else "no",  # and after the last step
+        eval_steps=options["evaluate_every"] or sys.maxsize,
         report_to="none",
         disable_tqdm=True,
         remove_unused_columns=False,
