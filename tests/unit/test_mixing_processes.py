@@ -66,6 +66,7 @@ def learn(folder: Path, case: str, out: Path, per_device: int, accumulation: int
         "scheduler": "linear",
         "warmup_steps": 1,
         "precision": "fp32",
+        "batching": "padded",
     }
     train(
         mixing.model,

@@ -29,6 +29,8 @@ OPTIONS = {
     "optimizer": "adamw",
     "max_grad_norm": None,
     "precision": "fp32",
+    "batching": "padded",
+    "balance_loss_batch": "micro",
 }
 FLAGS = ["--max-steps", "3", "--per-device-batch-size", "4", "--learning-rate", "0.01"]
 

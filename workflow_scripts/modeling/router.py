@@ -35,9 +35,14 @@ class Routing:
     noise_scale: Tensor | None = None
 
     @property
+    def counts(self) -> Tensor:
+        """importance and load [2, R]."""
+        return torch.stack([self.importance, self.load])
+
+    @property
     def balance_loss(self) -> Tensor:
         """CV^2(importance) + CV^2(load), a scalar, without its coefficient."""
-        return squared_variation(self.importance) + squared_variation(self.load)
+        return squared_variation(self.counts).sum()
 
     @torch.no_grad()
     def statistics(self) -> dict[str, Tensor]:
@@ -56,10 +61,13 @@ class Routing:
 
 
 def squared_variation(values: Tensor) -> Tensor:
-    """CV^2(v) = var(v) / (mean(v)^2 + 1e-10), with the unbiased variance; 0 for a single value."""
-    if values.numel() < 2:
-        return values.new_zeros(())
-    return values.var() / (values.mean() ** 2 + 1e-10)
+    """CV^2(v) = var(v) / (mean(v)^2 + 1e-10), with the unbiased variance; 0 for a single value.
+
+    Of vectors [..., R], to [...].
+    """
+    if values.shape[-1] < 2:
+        return values.new_zeros(values.shape[:-1])
+    return values.var(-1) / (values.mean(-1) ** 2 + 1e-10)
 
 
 class NoiseProjection(nn.Linear):

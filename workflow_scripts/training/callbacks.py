@@ -15,12 +15,16 @@ import torch.distributed
 from transformers import TrainerCallback
 
 from workflow_scripts.progress import progress
+from workflow_scripts.training.throughput import Throughput
 
 SAVING_SHARE = 20  # at least so many times as long as saving took lies between two checkpoints
 
 
 class ProgressCallback(TrainerCallback):
-    """A progress bar over the optimiser steps, with the last loss."""
+    """A progress bar over the optimiser steps, with the last loss and the speed; it at the end."""
+
+    def __init__(self, throughput: Throughput):
+        self.throughput = throughput
 
     def on_train_begin(self, args, state, control, **kwargs):
         initial = state.global_step
@@ -31,10 +35,12 @@ class ProgressCallback(TrainerCallback):
 
     def on_log(self, args, state, control, logs=None, **kwargs):
         if "loss" in logs:
-            self.bar.set_postfix(loss=f"{logs['loss']:.4f}", refresh=False)
+            speed = f"{self.throughput.tokens_per_second:.0f}/s"
+            self.bar.set_postfix(loss=f"{logs['loss']:.4f}", tokens=speed, refresh=False)
 
     def on_train_end(self, args, state, control, **kwargs):
         self.bar.close()
+        print(self.throughput.summary(), file=sys.stderr)
 
 
 class MetricsCallback(TrainerCallback):

@@ -12,10 +12,18 @@ import torch
 import torch.distributed
 from safetensors import SafetensorError
 from safetensors.torch import load_model, save_model
-from transformers import DataCollatorForSeq2Seq, PrinterCallback, Trainer, TrainingArguments
+from transformers import PrinterCallback, Trainer, TrainingArguments
 
-from workflow_scripts.data.instructions import IGNORED
 from workflow_scripts.errors import UserError
+from workflow_scripts.modeling.packed_attention import FLASH, use_packed_attention
+from workflow_scripts.training.balance import GlobalCounts
+from workflow_scripts.training.batches import (
+    EpochSampler,
+    LengthSampler,
+    RowCollator,
+    packed,
+    padded,
+)
 from workflow_scripts.training.callbacks import (
     MetricsCallback,
     ProgressCallback,
@@ -23,6 +31,7 @@ from workflow_scripts.training.callbacks import (
     StopRequest,
 )
 from workflow_scripts.training.checkpoints import Checkpoints
+from workflow_scripts.training.throughput import Throughput
 
 OPTIMIZERS = {"adamw": "adamw_torch", "adafactor": "adafactor"}
 SCHEDULERS = {"wsd": "warmup_stable_decay"}  # where our name is not transformers'
@@ -86,7 +95,7 @@ class ResumingTrainer(Trainer):
             args=arguments,
             optimizers=(optimizer, None),
             train_dataset=examples,
-            data_collator=RowCollator(tokenizer),
+            data_collator=_collator(model, tokenizer, options),
         )
         self.remove_callback(PrinterCallback)
         if mixing is not None:  # DDP refuses a model in which nothing learns
@@ -96,7 +105,12 @@ class ResumingTrainer(Trainer):
         self.mixing = mixing
         self.checkpoints = checkpoints
         self.metrics_file = metrics_file
-        self.rows = []
+        self.batching = options["batching"]
+        self.throughput = Throughput()
+        self.counts = None
+        if mixing is None and options["balance_loss_batch"] == "global":
+            self.counts = model.complete_counts = GlobalCounts()
+        self.batches, self.rows = [], []  # of this optimiser step
         self.routing = []  # statistics of each layer in the last batch
 
     def create_scheduler(self, num_training_steps, optimizer=None):
@@ -115,7 +129,7 @@ class ResumingTrainer(Trainer):
         """Add progress and metrics, of the main process: it speaks for all."""
         if self.args.process_index != 0:
             return
-        self.add_callback(ProgressCallback)
+        self.add_callback(ProgressCallback(self.throughput))
         if newest is not None:
             print(f"going on from {newest}", file=sys.stderr)
         if self.metrics_file is not None:
@@ -124,13 +138,41 @@ class ResumingTrainer(Trainer):
             text = before.read_text(encoding="utf-8") if before and before.exists() else ""
             self.add_callback(MetricsCallback(self.metrics_file, extra, text))
 
+    def _get_train_sampler(self, train_dataset=None):
+        order = self.train_dataset, self.args.data_seed, lambda: int(self.state.epoch)
+        if self.batching != "by_length":
+            return EpochSampler(*order)
+        rows = self.args.train_batch_size * self.args.gradient_accumulation_steps
+        return LengthSampler(*order, rows)
+
+    def get_batch_samples(self, epoch_iterator, num_batches, device):
+        timed = self.throughput.timed(epoch_iterator)
+        self.batches, num_items = super().get_batch_samples(timed, num_batches, device)
+        self.throughput.count(self.batches)
+        self.rows = [batch.pop("row") for batch in self.batches]
+        return self.batches, num_items
+
     def training_step(self, model, inputs, num_items_in_batch=None):
-        self.rows.append(inputs.pop("row"))
+        if self.counts is not None and inputs is self.batches[0]:
+            self._count_ahead(model)
         return super().training_step(model, inputs, num_items_in_batch)
+
+    @torch.no_grad()
+    def _count_ahead(self, model) -> None:
+        """Where batches are accumulated, let `counts` see them all, with the noise to come."""
+        if self.args.gradient_accumulation_steps == 1:
+            return
+        model.train()
+        devices = [self.args.device] if self.args.device.type == "cuda" else []
+        with torch.random.fork_rng(devices), self.counts.ahead():
+            for batch in self.batches:
+                inputs = {key: value for key, value in batch.items() if key != "labels"}
+                model(**self._prepare_inputs(inputs), output_router_logits=True, logits_to_keep=1)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
-        if self.mixing is None and self.metrics_file is not None:
+        logs_routing = self.mixing is None and self.metrics_file is not None
+        if logs_routing and self.args.process_index == 0 and self.accelerator.sync_gradients:
             self.routing = [routing.statistics() for routing in outputs.routing]
         return (loss, outputs) if return_outputs else loss
 
@@ -141,7 +183,6 @@ class ResumingTrainer(Trainer):
     def log(self, logs, start_time=None):
         if "loss" in logs:
             self._check_finite(logs)
-            self.rows.clear()
         super().log(logs, start_time)
 
     def _check_finite(self, logs: dict) -> None:
@@ -194,17 +235,11 @@ def rounded(values: torch.Tensor) -> list | float:
     return values.double().mul(1e4).round().div(1e4).tolist()
 
 
-class RowCollator:
-    """Pads a batch; `row` [batch] says which rows it holds."""
-
-    def __init__(self, tokenizer):
-        self.pad = DataCollatorForSeq2Seq(tokenizer, label_pad_token_id=IGNORED)
-
-    def __call__(self, examples: list[dict]) -> dict:
-        batch = self.pad(
-            [{key: example[key] for key in ("input_ids", "labels")} for example in examples]
-        )
-        return batch | {"row": torch.tensor([example["row"] for example in examples])}
+def _collator(model, tokenizer, options: dict) -> RowCollator:
+    if options["batching"] != "packed":
+        return padded(tokenizer)
+    attention = use_packed_attention(model, half_precision=options["precision"] != "fp32")
+    return packed(row_bounds=attention == FLASH)
 
 
 def _arguments(options: dict, seed: int, folder: str) -> TrainingArguments:
