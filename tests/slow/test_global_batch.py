@@ -18,14 +18,14 @@ TOLERANCE = 1e-6
 
 @pytest.fixture(scope="module")
 def mixture(tiny_llama, tmp_path_factory) -> Path:
-    """A mixture whose experts differ, without noise and balance loss, which a part has of its own.
+    """A mixture whose experts differ, without noise, which a part has of its own.
 
     Equal experts would leave the router a gradient of rounding errors, and Adam makes whole steps
     of those.
     """
     folder = tmp_path_factory.mktemp("mixture") / "moe"
     sizes = ["--num-experts", "4", "--num-experts-per-tok", "3"]
-    plain = ["--no-router-noise", "--balance-loss-coef", "0"]
+    plain = ["--no-router-noise", "--balance-loss-coef", "0.1"]
     words = ["--base", str(tiny_llama), "--out", str(folder)]
     assert run_for("moe", [*words, *sizes, *plain])
     file = folder / "model.safetensors"
@@ -57,6 +57,7 @@ def learn(mixture, tmp_path_factory):
         words += ["--metrics", str(metrics), "--max-steps", "20", "--max-length", "300"]
         words += ["--per-device-batch-size", str(per_device), "--learning-rate", "0.001"]
         words += ["--gradient-accumulation-steps", str(accumulated)]
+        words += ["--balance-loss-batch", "global"]
         assert run_for("moe_sft", words, count=processes)
         losses = [json.loads(line)["loss"] for line in metrics.read_text().splitlines()]
         return losses, load_file(out / "model.safetensors")

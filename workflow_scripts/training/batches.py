@@ -3,9 +3,8 @@
 from collections.abc import Callable, Iterator
 
 import torch
-from torch.utils.data import Sampler
 from transformers import DataCollatorForSeq2Seq, DataCollatorWithFlattening
-from transformers.trainer_pt_utils import get_length_grouped_indices
+from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from workflow_scripts.data.instructions import IGNORED
 
@@ -39,38 +38,19 @@ def packed(row_bounds: bool) -> RowCollator:
     return RowCollator(lambda rows: flatten(rows) | {"use_cache": False})
 
 
-class EpochSampler(Sampler):
-    """Orders examples anew in each epoch, by the seed and the number of the epoch alone.
+class LengthSampler(LengthGroupedSampler):
+    """The Trainer's order by length, anew in each epoch, by the seed and the epoch's number alone.
 
-    So a training that goes on from a checkpoint has the order of one left alone, in any epoch and
-    any number of processes. epoch: gives the number of the epoch that begins.
+    So a training that goes on from a checkpoint has the order of one left alone. batch_size: rows
+    of one process in an optimiser step, 50 times which are sorted at a time. epoch: gives the
+    number of the epoch that begins.
     """
 
-    def __init__(self, examples: list[dict], seed: int, epoch: Callable[[], int]):
-        self.examples = examples
+    def __init__(self, examples: list[dict], batch_size: int, seed: int, epoch: Callable[[], int]):
+        super().__init__(batch_size, examples, generator=torch.Generator())
         self.seed = seed
         self.epoch = epoch
 
-    def __len__(self) -> int:
-        return len(self.examples)
-
     def __iter__(self) -> Iterator[int]:
-        return iter(self.order(torch.Generator().manual_seed(self.seed + self.epoch())))
-
-    def order(self, generator: torch.Generator) -> list[int]:
-        return torch.randperm(len(self), generator=generator).tolist()
-
-
-class LengthSampler(EpochSampler):
-    """The Trainer's order by length: examples that are near each other are about equally long.
-
-    batch_size: of one process in an optimiser step; 50 of these are sorted at a time.
-    """
-
-    def __init__(self, examples, seed, epoch, batch_size: int):
-        super().__init__(examples, seed, epoch)
-        self.batch_size = batch_size
-        self.lengths = [len(example["input_ids"]) for example in examples]
-
-    def order(self, generator: torch.Generator) -> list[int]:
-        return get_length_grouped_indices(self.lengths, self.batch_size, generator=generator)
+        self.generator.manual_seed(self.seed + self.epoch())
+        return super().__iter__()

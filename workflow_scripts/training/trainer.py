@@ -18,7 +18,6 @@ from workflow_scripts.errors import UserError
 from workflow_scripts.modeling.packed_attention import FLASH, use_packed_attention
 from workflow_scripts.training.balance import GlobalCounts
 from workflow_scripts.training.batches import (
-    EpochSampler,
     LengthSampler,
     RowCollator,
     packed,
@@ -130,6 +129,9 @@ class ResumingTrainer(Trainer):
         if self.args.process_index != 0:
             return
         self.add_callback(ProgressCallback(self.throughput))
+        if self.batching == "packed":
+            attention = self.model.config._attn_implementation
+            print(f"rows packed, attention by {attention}", file=sys.stderr)
         if newest is not None:
             print(f"going on from {newest}", file=sys.stderr)
         if self.metrics_file is not None:
@@ -139,11 +141,11 @@ class ResumingTrainer(Trainer):
             self.add_callback(MetricsCallback(self.metrics_file, extra, text))
 
     def _get_train_sampler(self, train_dataset=None):
-        order = self.train_dataset, self.args.data_seed, lambda: int(self.state.epoch)
         if self.batching != "by_length":
-            return EpochSampler(*order)
+            return super()._get_train_sampler(train_dataset)
         rows = self.args.train_batch_size * self.args.gradient_accumulation_steps
-        return LengthSampler(*order, rows)
+        seed, epoch = self.args.data_seed, lambda: int(self.state.epoch)
+        return LengthSampler(self.train_dataset, rows, seed, epoch)
 
     def get_batch_samples(self, epoch_iterator, num_batches, device):
         timed = self.throughput.timed(epoch_iterator)
