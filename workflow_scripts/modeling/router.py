@@ -137,7 +137,7 @@ class Router(nn.Module):
             indices=indices,
             weights=weights,
             shared_weight=shared_weight,
-            importance=per_expert.index_add(0, flat, gates.flatten()),
+            importance=per_expert.double().index_add(0, flat, gates.flatten().double()).float(),
             load=per_expert.index_add(0, flat, torch.ones_like(gates).flatten()),
         )
 
