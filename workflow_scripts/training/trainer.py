@@ -61,7 +61,7 @@ def train(
     """
     if not torch.cuda.is_available():
         os.environ.setdefault("DS_ACCELERATOR", "cpu")  # else DeepSpeed warns that it chose it
-    arguments = _arguments(options, seed, str(checkpoints.folder))
+    arguments = training_arguments(options, seed, str(checkpoints.folder))
     trainer = ResumingTrainer(
         model, examples, tokenizer, arguments, options, checkpoints, metrics_file, mixing
     )
@@ -244,7 +244,8 @@ def _collator(model, tokenizer, options: dict) -> RowCollator:
     return packed(row_bounds=attention == FLASH)
 
 
-def _arguments(options: dict, seed: int, folder: str) -> TrainingArguments:
+def training_arguments(options: dict, seed: int, folder: str) -> TrainingArguments:
+    """The Trainer's arguments for the config's options; it writes to `folder`."""
     arguments = TrainingArguments(
         output_dir=folder,
         num_train_epochs=options["epochs"],
