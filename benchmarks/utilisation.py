@@ -54,7 +54,7 @@ def step_seconds(config: LlamaConfig) -> list[float]:
     torch.manual_seed(0)
     with torch.device(device):
         model = AutoModelForCausalLM.from_config(XftConfig.from_dict(own), dtype=torch.bfloat16)
-    model.gradient_checkpointing_enable()
+    model.activation_checkpointing_enable()
     ids = torch.randint(config.vocab_size, (ROWS * (WARMUP + STEPS), LENGTH)).tolist()
     rows = [{"input_ids": row, "labels": row, "row": number} for number, row in enumerate(ids)]
     options = training.OPTIONS | {
