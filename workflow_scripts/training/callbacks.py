@@ -21,7 +21,7 @@ SAVING_SHARE = 20  # at least so many times as long as saving took lies between 
 
 
 class ProgressCallback(TrainerCallback):
-    """A progress bar over the optimiser steps, with the last loss and the speed; a summary ends it."""
+    """A progress bar over the optimiser steps, with the last loss and the speed; then a summary."""
 
     def __init__(self, throughput: Throughput):
         self.throughput = throughput
