@@ -105,6 +105,35 @@ def test_a_stopped_training_goes_on_to_the_same_bytes(stopped, whole, capsys):
     assert not list(out.parent.glob(".*"))
 
 
+# Flags, and the step in which a SIGTERM comes, in an epoch that is not the first.
+OTHER_BATCHES = {
+    "packed": (["--batching", "packed"], 5),
+    "by length": (
+        ["--batching", "by_length", "--per-device-batch-size", "1", "--max-steps", "16"],
+        14,
+    ),
+    "global balance": (
+        ["--balance-loss-batch", "global", "--gradient-accumulation-steps", "2"],
+        5,
+    ),
+}
+
+
+@pytest.mark.parametrize("way", OTHER_BATCHES)
+def test_so_does_one_with_other_batches(way, arguments, tmp_path, monkeypatch):
+    flags, number = OTHER_BATCHES[way]
+    words = [*arguments["moe_sft"], *flags]
+    moe_sft.main([*words, *outputs(tmp_path / "whole")])
+    words += outputs(tmp_path / "out")
+    with monkeypatch.context() as patch:
+        stop_after(patch, number)
+        with pytest.raises(SystemExit):
+            moe_sft.main(words)
+    assert checkpoints(tmp_path / "out") == [f"checkpoint-{number}"]
+    moe_sft.main(words)
+    assert result(tmp_path / "out") == result(tmp_path / "whole")
+
+
 def test_another_learning_rate_starts_anew(stopped, capsys, tmp_path):
     step, words, out = stopped
     other = [*words, "--learning-rate", "0.02"]

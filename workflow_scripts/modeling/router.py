@@ -37,9 +37,14 @@ class Routing:
     clean_logits: Tensor | None = None
 
     @property
+    def counts(self) -> Tensor:
+        """importance and load [2, R]."""
+        return torch.stack([self.importance, self.load])
+
+    @property
     def balance_loss(self) -> Tensor:
         """CV^2(importance) + CV^2(load), a scalar, without its coefficient."""
-        return squared_variation(self.importance) + squared_variation(self.load)
+        return squared_variation(self.counts).sum()
 
     @torch.no_grad()
     def statistics(self) -> dict[str, Tensor]:
@@ -62,10 +67,13 @@ class Routing:
 
 
 def squared_variation(values: Tensor) -> Tensor:
-    """CV^2(v) = var(v) / (mean(v)^2 + 1e-10), with the unbiased variance; 0 for a single value."""
-    if values.numel() < 2:
-        return values.new_zeros(())
-    return values.var() / (values.mean() ** 2 + 1e-10)
+    """CV^2(v) = var(v) / (mean(v)^2 + 1e-10), with the unbiased variance; 0 for a single value.
+
+    Of vectors [..., R], to [...].
+    """
+    if values.shape[-1] < 2:
+        return values.new_zeros(values.shape[:-1])
+    return values.var(-1) / (values.mean(-1) ** 2 + 1e-10)
 
 
 class NoiseProjection(nn.Linear):
@@ -136,7 +144,7 @@ class Router(nn.Module):
             indices=indices,
             weights=weights,
             shared_weight=shared_weight,
-            importance=per_expert.index_add(0, flat, gates.flatten()),
+            importance=per_expert.double().index_add(0, flat, gates.flatten().double()).float(),
             load=per_expert.index_add(0, flat, torch.ones_like(gates).flatten()),
         )
 

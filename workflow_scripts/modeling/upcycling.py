@@ -6,6 +6,7 @@ under `base_config`. The backbone's own classes do all the rest: attention, RoPE
 
 import copy
 import functools
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 
@@ -23,7 +24,7 @@ from transformers.modeling_outputs import MoeCausalLMOutputWithPast
 from workflow_scripts.errors import UserError
 from workflow_scripts.modeling.experts import Experts
 from workflow_scripts.modeling.moe import MoeBlock, TokenMask
-from workflow_scripts.modeling.router import NoiseProjection
+from workflow_scripts.modeling.router import NoiseProjection, squared_variation
 
 MODEL_TYPE = "xft"
 MOE_SETTINGS = (
@@ -119,7 +120,10 @@ def _forward_over(base: type[nn.Module]):
         balance = self.balance_loss(routings) if with_balance else None
         loss = outputs.loss
         if loss is not None:
-            loss = loss + balance * token_share(kwargs["labels"], kwargs.get("num_items_in_batch"))
+            share = token_share(kwargs["labels"], kwargs.get("num_items_in_batch"))
+            loss = loss + balance * share
+            if self.is_global_balance:  # each pass has the whole gradient of its own counts
+                loss = loss + (1 - share) * (balance - balance.detach())
         fields = {key: value for key, value in outputs.items() if key not in ("loss", "logits")}
         return XftOutput(
             loss=loss,
@@ -151,7 +155,13 @@ class XftOutput(MoeCausalLMOutputWithPast):
 
 
 class UpcycledModel:
-    """Mixin over the backbone's causal LM class: `mlp` of each upcycled layer is a MoeBlock."""
+    """Mixin over the backbone's causal LM class: `mlp` of each upcycled layer is a MoeBlock.
+
+    complete_counts: in training, gives a global batch's counts [layers, 2, R] (importance, load)
+    for those of a forward pass; None where each pass has a balance loss of its own.
+    """
+
+    complete_counts: Callable[[torch.Tensor], torch.Tensor] | None = None
 
     def __init__(self, config):
         requested = config._experts_implementation
@@ -176,10 +186,17 @@ class UpcycledModel:
         self.token_mask.in_forward = False
         return routings
 
+    @property
+    def is_global_balance(self) -> bool:
+        return self.training and self.complete_counts is not None
+
     def balance_loss(self, routings: list) -> torch.Tensor:
         """coefficient * sum over the layers of CV^2(importance) + CV^2(load)."""
-        losses = [routing.balance_loss.to(routings[0].logits.device) for routing in routings]
-        return self.config.balance_loss_coef * torch.stack(losses).sum()
+        device = routings[0].logits.device
+        counts = torch.stack([routing.counts.to(device) for routing in routings])
+        if self.is_global_balance:
+            counts = self.complete_counts(counts)
+        return self.config.balance_loss_coef * squared_variation(counts).sum()
 
     def get_correct_experts_implementation(self, requested_experts: str | None) -> str:
         """Our own unless another is asked for: transformers' know nothing of autocast."""

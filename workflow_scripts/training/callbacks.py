@@ -15,29 +15,34 @@ import torch.distributed
 from transformers import TrainerCallback
 
 from workflow_scripts.progress import progress
+from workflow_scripts.training.throughput import Throughput
 from workflow_scripts.training.validation import VALIDATION_LOSS
 
 SAVING_SHARE = 20  # at least so many times as long as saving took lies between two checkpoints
 
 
 class ProgressCallback(TrainerCallback):
-    """A progress bar over the optimiser steps, with the last losses."""
+    """A progress bar over the optimiser steps, with the last losses and the speed; then a sum."""
+
+    def __init__(self, throughput: Throughput):
+        self.throughput = throughput
 
     def on_train_begin(self, args, state, control, **kwargs):
         initial = state.global_step
         self.bar = progress(desc="train", total=state.max_steps, unit="step", initial=initial)
-        self.losses = {}
+        self.shown = {}
 
     def on_step_end(self, args, state, control, **kwargs):
         self.bar.update()
 
     def on_log(self, args, state, control, logs=None, **kwargs):
         new = {key: f"{logs[key]:.4f}" for key in ("loss", VALIDATION_LOSS) if key in logs}
-        self.losses |= new
-        self.bar.set_postfix(self.losses, refresh=False)
+        self.shown |= new | {"tokens": f"{self.throughput.tokens_per_second:.0f}/s"}
+        self.bar.set_postfix(self.shown, refresh=False)
 
     def on_train_end(self, args, state, control, **kwargs):
         self.bar.close()
+        print(self.throughput.summary(), file=sys.stderr)
 
 
 class MetricsCallback(TrainerCallback):

@@ -14,10 +14,17 @@ import torch
 import torch.distributed
 from safetensors import SafetensorError
 from safetensors.torch import load_model, save_model
-from transformers import DataCollatorForSeq2Seq, PrinterCallback, Trainer, TrainingArguments
+from transformers import PrinterCallback, Trainer, TrainingArguments
 
-from workflow_scripts.data.examples import IGNORED
 from workflow_scripts.errors import UserError
+from workflow_scripts.modeling.packed_attention import FLASH, use_packed_attention
+from workflow_scripts.training.balance import GlobalCounts
+from workflow_scripts.training.batches import (
+    LengthSampler,
+    RowCollator,
+    packed,
+    padded,
+)
 from workflow_scripts.training.callbacks import (
     MetricsCallback,
     ProgressCallback,
@@ -25,6 +32,7 @@ from workflow_scripts.training.callbacks import (
     StopRequest,
 )
 from workflow_scripts.training.checkpoints import Checkpoints, remove, step_of
+from workflow_scripts.training.throughput import Throughput
 from workflow_scripts.training.trackers import Tracking
 from workflow_scripts.training.validation import (
     VALIDATION_LOSS,
@@ -69,7 +77,7 @@ def train(
     """
     if not torch.cuda.is_available():
         os.environ.setdefault("DS_ACCELERATOR", "cpu")  # else DeepSpeed warns that it chose it
-    arguments = _arguments(options, seed, str(checkpoints.folder), bool(validation))
+    arguments = training_arguments(options, seed, str(checkpoints.folder), bool(validation))
     trainer = ResumingTrainer(
         model,
         examples,
@@ -124,7 +132,7 @@ class ResumingTrainer(Trainer):
             optimizers=(optimizer, None),
             train_dataset=examples,
             eval_dataset=list(validation),
-            data_collator=RowCollator(tokenizer),
+            data_collator=_collator(model, tokenizer, options),
         )
         self.remove_callback(PrinterCallback)
         if mixing is not None:  # DDP refuses a model in which nothing learns
@@ -136,7 +144,12 @@ class ResumingTrainer(Trainer):
         self.checkpoints = checkpoints
         self.metrics_file = metrics_file
         self.tracking = tracking
-        self.rows = []
+        self.batching = options["batching"]
+        self.throughput = Throughput()
+        self.counts = None
+        if mixing is None and options["balance_loss_batch"] == "global":
+            self.counts = model.complete_counts = GlobalCounts()
+        self.batches, self.rows = [], []  # of this optimiser step
         self.routing = []  # statistics of each layer in the last batch
         self.stopped_early = False
 
@@ -156,7 +169,10 @@ class ResumingTrainer(Trainer):
         """Add progress and metrics, of the main process: it speaks for all."""
         if self.args.process_index != 0:
             return
-        self.add_callback(ProgressCallback)
+        self.add_callback(ProgressCallback(self.throughput))
+        if self.batching == "packed":
+            attention = self.model.config._attn_implementation
+            print(f"rows packed, attention by {attention}", file=sys.stderr)
         if newest is not None:
             print(f"going on from {newest}", file=sys.stderr)
         extra = self.routing_metrics if self.mixing is None else self.mixing.metrics
@@ -170,13 +186,42 @@ class ResumingTrainer(Trainer):
             text = before.read_text(encoding="utf-8") if before and before.exists() else ""
             self.add_callback(MetricsCallback(self.metrics_file, extra, text))
 
+    def _get_train_sampler(self, train_dataset=None):
+        if self.batching != "by_length":
+            return super()._get_train_sampler(train_dataset)
+        rows = self.args.train_batch_size * self.args.gradient_accumulation_steps
+        seed, epoch = self.args.data_seed, lambda: int(self.state.epoch)
+        return LengthSampler(self.train_dataset, rows, seed, epoch)
+
+    def get_batch_samples(self, epoch_iterator, num_batches, device):
+        timed = self.throughput.timed(epoch_iterator)
+        self.batches, num_items = super().get_batch_samples(timed, num_batches, device)
+        self.throughput.count(self.batches)
+        self.rows = [batch.pop("row") for batch in self.batches]
+        return self.batches, num_items
+
     def training_step(self, model, inputs, num_items_in_batch=None):
-        self.rows.append(inputs.pop("row"))
+        if self.counts is not None and inputs is self.batches[0]:
+            self._count_ahead(model)
         return super().training_step(model, inputs, num_items_in_batch)
+
+    @torch.no_grad()
+    def _count_ahead(self, model) -> None:
+        """Where batches are accumulated, let `counts` see them all, with the noise to come."""
+        if self.args.gradient_accumulation_steps == 1:
+            return
+        model.train()
+        devices = [self.args.device] if self.args.device.type == "cuda" else []
+        with torch.random.fork_rng(devices), self.counts.ahead():
+            for batch in self.batches:
+                inputs = {key: value for key, value in batch.items() if key != "labels"}
+                model(**self._prepare_inputs(inputs), output_router_logits=True, logits_to_keep=1)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
-        if self.mixing is None and (self.metrics_file is not None or self.tracking is not None):
+        logs_routing = self.metrics_file is not None or self.tracking is not None
+        is_heard = self.args.process_index == 0 and self.accelerator.sync_gradients
+        if self.mixing is None and logs_routing and is_heard:
             self.routing = [routing.statistics() for routing in outputs.routing]
         return (loss, outputs) if return_outputs else loss
 
@@ -187,7 +232,6 @@ class ResumingTrainer(Trainer):
     def log(self, logs, start_time=None):
         if "loss" in logs:
             self._check_finite(logs)
-            self.rows.clear()
         super().log(logs, start_time)
 
     def _check_finite(self, logs: dict) -> None:
@@ -294,20 +338,15 @@ def rounded(values: torch.Tensor) -> list | float:
     return values.double().mul(1e4).round().div(1e4).tolist()
 
 
-class RowCollator:
-    """Pads a batch; `row` [batch] says which rows it holds."""
-
-    def __init__(self, tokenizer):
-        self.pad = DataCollatorForSeq2Seq(tokenizer, label_pad_token_id=IGNORED)
-
-    def __call__(self, examples: list[dict]) -> dict:
-        batch = self.pad(
-            [{key: example[key] for key in ("input_ids", "labels")} for example in examples]
-        )
-        return batch | {"row": torch.tensor([example["row"] for example in examples])}
+def _collator(model, tokenizer, options: dict) -> RowCollator:
+    if options["batching"] != "packed":
+        return padded(tokenizer)
+    attention = use_packed_attention(model, half_precision=options["precision"] != "fp32")
+    return packed(row_bounds=attention == FLASH)
 
 
-def _arguments(options: dict, seed: int, folder: str, validates: bool) -> TrainingArguments:
+def training_arguments(options: dict, seed: int, folder: str, validates: bool) -> TrainingArguments:
+    """The Trainer's arguments for the config's options; it writes to `folder`."""
     arguments = TrainingArguments(
         output_dir=folder,
         num_train_epochs=options["epochs"],

@@ -7,7 +7,7 @@ import torch.distributed
 from torch import Tensor
 from transformers import TrainerState
 
-from workflow_scripts.data.instructions import IGNORED
+from workflow_scripts.data.examples import IGNORED
 from workflow_scripts.progress import progress
 
 VALIDATION_LOSS = "validation_loss"

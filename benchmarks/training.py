@@ -1,0 +1,228 @@
+"""Tokens per second of steps 2 and 6: against a bare loop, and by each way to make batches.
+
+- padded, by_length, packed: the step's own loop with this `batching`: the Trainer, its data
+  loading, progress and metrics;
+- bare: the same model, optimiser and batches as padded, the batches made beforehand: forward
+  pass, backward pass and optimiser step, and nothing else.
+
+All train in turn, one optimiser step at a time, in one process. Where there is a GPU, the share of
+its peak that step 2 reaches at the size of DeepSeek-Coder-1.3B follows. The exit status is 1 where
+padded is slower than 0.95 of bare.
+
+Usage: python -m benchmarks.training [--model DIR] [--data FILE] [--threads N] [--steps N]
+"""
+
+import argparse
+import math
+import sys
+import tempfile
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback, logging
+
+from benchmarks import utilisation
+from benchmarks.timing import interleaved, markdown_table, relative_speed
+from workflow_scripts import ffn, moe
+from workflow_scripts.checkpoints.reader import Checkpoint
+from workflow_scripts.conversions.merge import ALPHA, initial_logits
+from workflow_scripts.data.instructions import read_rows, tokenize_rows
+from workflow_scripts.modeling.mixing import Mixing, MixingLogits
+from workflow_scripts.training.callbacks import SaveCallback, StopRequest
+from workflow_scripts.training.checkpoints import Checkpoints
+from workflow_scripts.training.trainer import ResumingTrainer, training_arguments
+
+BATCHING = ("padded", "by_length", "packed")
+WARMUP = 2
+LEAST_SPEED = 0.95  # of bare
+LAMBDA = 0.75
+OPTIONS = {
+    "epochs": 1,
+    "gradient_accumulation_steps": 1,
+    "learning_rate": 1e-4,
+    "scheduler": "linear",
+    "warmup_steps": 0,
+    "optimizer": "adamw",
+    "max_grad_norm": None,
+    "precision": "fp32",
+    "balance_loss_batch": "micro",
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.training",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--model", type=Path, default=Path("resources/base"), help="Dense model.")
+    parser.add_argument("--data", type=Path, default=Path("resources/instructions.jsonl"))
+    parser.add_argument("--max-length", type=int, default=384, help="Default: 384.")
+    parser.add_argument("--batch", type=int, default=16, help="Rows of a batch. Default: 16.")
+    parser.add_argument("--threads", type=int, default=1, help="Threads of torch. Default: 1.")
+    parser.add_argument("--steps", type=int, default=24, help="Timed steps. Default: 24.")
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    logging.disable_progress_bar()
+    with tempfile.TemporaryDirectory() as folder:
+        bench = Bench(args, Path(folder))
+        fast = [bench.report("step 2", bench.tuned), bench.report("step 6", bench.mixed)]
+    if torch.cuda.is_available():
+        utilisation.report()
+    else:
+        print("No GPU: the share of its peak that step 2 reaches was not measured.")
+    sys.exit(0 if all(fast) else 1)
+
+
+class Bench:
+    """The artifacts and rows that all trainings share."""
+
+    def __init__(self, args: argparse.Namespace, folder: Path):
+        self.folder = folder
+        self.steps = args.steps
+        moe.main(["--base", str(args.model), "--out", str(folder / "moe")])
+        ffn.main(["--moe", str(folder / "moe"), "--out", str(folder / "ffn")])
+        self.tokenizer = AutoTokenizer.from_pretrained(folder / "moe")
+        if self.tokenizer.pad_token_id is None:
+            self.tokenizer.pad_token = self.tokenizer.eos_token
+        rows = read_rows(args.data, "instruction", "response", args.steps * args.batch)
+        self.examples = tokenize_rows(rows, self.tokenizer, args.max_length)
+        self.options = OPTIONS | {
+            "per_device_batch_size": args.batch,
+            "max_steps": WARMUP + args.steps,
+        }
+
+    def report(self, name: str, make_learner: Callable) -> bool:
+        """Print the speed of each way. Whether the step's own loop is fast enough."""
+        trainers = {way: self.trainer(way, *make_learner()) for way in BATCHING}
+        cases = {way: Stepwise(trainer) for way, trainer in trainers.items()}
+        bare = self.bare_step(trainers["padded"], *make_learner())
+        ways = {"bare": bare} | {way: case.step for way, case in cases.items()}
+        seconds = interleaved(ways, self.steps, WARMUP)
+        for case in cases.values():
+            case.finish()
+        speeds = {way: case.tokens / sum(seconds[way]) for way, case in cases.items()}
+        rows = [
+            (
+                way,
+                f"{speeds[way]:.0f}",
+                f"{speeds[way] / speeds['padded']:.2f}",
+                f"{case.throughput.padding:.1%}",
+                f"{case.waited / sum(seconds[way]):.2%}",
+            )
+            for way, case in cases.items()
+        ]
+        print(f"\n{name}\n")
+        header = ("", "tokens/s", "speed (padded = 1)", "padding", "waited for data")
+        print(markdown_table(header, rows))
+        speed = relative_speed(seconds, "padded", "bare")
+        print(f"\npadded is {speed:.3f} as fast as bare (at least {LEAST_SPEED})", flush=True)
+        return speed >= LEAST_SPEED
+
+    def tuned(self) -> tuple:
+        return AutoModelForCausalLM.from_pretrained(self.folder / "moe"), None
+
+    def mixed(self) -> tuple:
+        experts = Checkpoint(self.folder / "ffn")
+        logits = MixingLogits(initial_logits(experts, "layer", LAMBDA, False)[ALPHA], None, LAMBDA)
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        mixing = Mixing(Checkpoint(self.folder / "moe"), experts, logits, device)
+        return mixing.model, mixing
+
+    def trainer(self, batching: str, model, mixing) -> ResumingTrainer:
+        options = self.options | {"batching": batching}
+        return make_trainer(model, self.examples, self.tokenizer, options, self.folder, mixing)
+
+    def bare_step(self, trainer: ResumingTrainer, model, mixing) -> Callable[[], None]:
+        """An optimiser step on the next of the batches that `trainer` will have."""
+        batches = []
+        while len(batches) < self.options["max_steps"]:
+            batches += trainer.get_train_dataloader()
+        for batch in batches:
+            del batch["row"]
+        upcoming = iter(batches)
+        model.to(trainer.args.device).train()
+        model.config.use_cache = False
+        kind, settings = ResumingTrainer.get_optimizer_cls_and_kwargs(trainer.args, model)
+        if mixing is None:
+            optimizer = kind(model.parameters(), **settings)
+        else:
+            optimizer = mixing.build_optimizer(kind, settings, None)
+
+        def step() -> None:
+            batch = next(upcoming)
+            model(**batch, num_items_in_batch=(batch["labels"] != -100).sum()).loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+
+        return step
+
+
+def make_trainer(model, examples, tokenizer, options, folder, mixing) -> ResumingTrainer:
+    """What a step trains with: progress, metrics, and a look whether to save."""
+    name = options["batching"]
+    trainer = ResumingTrainer(
+        model,
+        examples,
+        tokenizer,
+        training_arguments(options, 0, str(folder / name)),
+        options,
+        Checkpoints(folder / name, "none", math.inf),
+        folder / f"{name}.jsonl",
+        mixing,
+    )
+    trainer.report(None)
+    trainer.add_callback(SaveCallback(math.inf, StopRequest()))
+    return trainer
+
+
+class Stepwise(TrainerCallback):
+    """A training in a thread of its own, which goes on by one optimiser step at a time.
+
+    What follows a step, such as its metrics, belongs to the next one. tokens, waited: real tokens
+    of the timed steps, and seconds in which these waited for data.
+    """
+
+    def __init__(self, trainer: ResumingTrainer):
+        self._go, self._done = threading.Semaphore(0), threading.Semaphore(0)
+        self.throughput = trainer.throughput
+        self._steps: list[tuple[int, float]] = []  # tokens and seconds waited until then
+        trainer.add_callback(self)
+        self._thread = threading.Thread(target=self._run, args=(trainer,), daemon=True)
+        self._thread.start()
+
+    def step(self) -> None:
+        self._go.release()
+        self._done.acquire()
+        if not self._thread.is_alive():
+            sys.exit("a training has failed")
+        self._steps.append((self.throughput.tokens, self.throughput.waited))
+
+    @property
+    def tokens(self) -> int:
+        return self._steps[-1][0] - self._steps[WARMUP - 1][0]
+
+    @property
+    def waited(self) -> float:
+        return self._steps[-1][1] - self._steps[WARMUP - 1][1]
+
+    def finish(self) -> None:
+        self._go.release()
+        self._thread.join()
+
+    def on_step_end(self, args, state, control, **kwargs):
+        self._done.release()
+        self._go.acquire()
+
+    def _run(self, trainer: ResumingTrainer) -> None:
+        self._go.acquire()
+        try:
+            trainer.train()
+        finally:
+            self._done.release()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,176 @@
+"""Packed batches and batches by length: the loss and the gradients of padded ones."""
+
+import json
+import re
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from test_backbones import BACKBONES, SIZES
+from transformers import AttentionInterface, AutoConfig, AutoModelForCausalLM
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+from workflow_scripts import ffn, moe, moe_sft, weighted_init, weighted_trained
+from workflow_scripts.modeling.packed_attention import PACKED, use_packed_attention
+from workflow_scripts.modeling.upcycling import XftConfig
+from workflow_scripts.training.batches import LengthSampler, packed, padded
+
+LENGTHS = (24, 1, 9, 17, 2)  # longer and shorter than the sliding windows of BACKBONES
+MOE = {
+    "num_experts": 4,
+    "num_experts_per_tok": 3,
+    "shared_expert": True,
+    "normalize_routing": True,
+    "router": "mlp",
+    "router_noise": False,
+    "balance_loss_coef": 0.01,
+    "upcycled_layers": None,
+}
+
+
+def examples(lengths=LENGTHS) -> list[dict]:
+    """Random rows, all of which is trained on."""
+    generator = torch.Generator().manual_seed(1)
+    rows = [torch.randint(3, 97, (length,), generator=generator).tolist() for length in lengths]
+    return [{"input_ids": ids, "labels": ids, "row": n} for n, ids in enumerate(rows, 1)]
+
+
+def batch(collate) -> dict:
+    return {key: value for key, value in collate(examples()).items() if key != "row"}
+
+
+def random_mixture(backbone: str):
+    """An upcycled model whose weights are all random."""
+    torch.manual_seed(0)
+    base = AutoConfig.for_model(backbone.split("-")[0], **SIZES | BACKBONES[backbone])
+    config = XftConfig.from_dict({"model_type": "xft", "base_config": base.to_dict(), **MOE})
+    model = AutoModelForCausalLM.from_config(config)
+    for block in model.moe_blocks:
+        torch.nn.init.normal_(block.router.input.weight)
+    return model
+
+
+def loss_and_gradient(model, batch: dict) -> tuple[float, torch.Tensor]:
+    model.zero_grad()
+    loss = model(**batch, num_items_in_batch=torch.tensor(sum(LENGTHS) - len(LENGTHS))).loss
+    loss.backward()
+    return loss.item(), torch.cat([parameter.grad.flatten() for parameter in model.parameters()])
+
+
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_packed_rows_have_the_loss_and_gradient_of_padded_ones(backbone, tokenizer):
+    model = random_mixture(backbone)
+    loss, gradient = loss_and_gradient(model, batch(padded(tokenizer)))
+    attention = use_packed_attention(model, half_precision=False)
+    assert attention == ("eager" if backbone == "gemma2" else PACKED)  # a cap on its logits
+    ours, our_gradient = loss_and_gradient(model, batch(packed(row_bounds=False)))
+    assert ours == pytest.approx(loss, rel=1e-6)
+    error = torch.linalg.vector_norm(our_gradient - gradient)
+    assert error <= 1e-5 * torch.linalg.vector_norm(gradient)
+
+
+@pytest.mark.parametrize("backbone", ["llama", "mistral"])
+def test_what_is_not_packed_is_computed_as_ever(backbone, tokenizer):
+    model = random_mixture(backbone).eval()
+    inputs = batch(padded(tokenizer))
+    prompt = {"input_ids": inputs["input_ids"][:1, :12], "max_new_tokens": 6, "do_sample": False}
+    with torch.no_grad():
+        expected, continued = model(**inputs), model.generate(**prompt)
+        model.set_attn_implementation(PACKED)
+        assert torch.equal(model(**inputs).logits, expected.logits)
+        assert torch.equal(model.generate(**prompt), continued)
+
+
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_flash_attention_would_get_the_bounds_of_the_rows(backbone, monkeypatch):
+    """It needs a GPU. It reads the bounds or the positions: some backbones hand on only one."""
+    inputs = batch(packed(row_bounds=True))
+    seen = []
+
+    def attention(module, query, key, value, mask, softcap=None, **options):
+        bounds, positions = options.get("cu_seq_lens_q"), options.get("position_ids")
+        assert bounds is not None or torch.equal(positions, inputs["position_ids"])
+        if bounds is not None:
+            assert bounds.tolist() == [0, 24, 25, 34, 51, 53]
+            assert options["max_length_q"] == 24
+        seen.append(module)
+        return sdpa_attention_forward(module, query, key, value, mask, **options)
+
+    monkeypatch.setitem(AttentionInterface._global_mapping, "spy", attention)
+    model = random_mixture(backbone)
+    model.set_attn_implementation("spy")
+    model(**inputs)
+    assert len(seen) == 2
+
+
+def test_packed_batches_hold_all_tokens_and_train_on_no_rows_first(tokenizer):
+    made = packed(row_bounds=False)(examples())
+    ids = [token for example in examples() for token in example["input_ids"]]
+    assert made["input_ids"].tolist() == [ids]
+    assert made["position_ids"].tolist() == [[n for length in LENGTHS for n in range(length)]]
+    firsts = made["position_ids"] == 0
+    assert torch.equal(made["labels"], made["input_ids"].masked_fill(firsts, -100))
+    assert made["row"].tolist() == [1, 2, 3, 4, 5]
+
+
+def test_the_order_by_length_is_of_the_seed_and_the_epoch():
+    lengths = [1 + 37 * n % 101 for n in range(200)]
+    rows = examples(lengths)
+
+    def order(seed, epoch):
+        torch.rand(1)  # what else is drawn does not matter
+        return list(LengthSampler(rows, 4, seed, lambda: epoch))
+
+    orders = [order(0, 0), order(0, 1), order(7, 0)]
+    assert len(set(map(tuple, orders))) == 3
+    for indices in orders:
+        assert sorted(indices) == list(range(200))
+        batches = [[lengths[i] for i in indices[n : n + 4]] for n in range(0, 200, 4)]
+        assert sum(4 * max(batch) for batch in batches) < 1.15 * sum(lengths)
+    assert order(0, 1) == orders[1]
+
+
+@pytest.fixture(scope="module")
+def sources(tiny_llama, tmp_path_factory):
+    """The arguments of both trainings but for --out and --metrics."""
+    root = tmp_path_factory.mktemp("inputs")
+    rows = [
+        {"instruction": f"Add {n} to x.", "response": f"return x + {n}" * (1 + n % 4)}
+        for n in range(24)
+    ]
+    (root / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    at = {name: str(root / name) for name in ("moe", "ffn", "init")}
+    sizes = ["--num-experts", "4", "--num-experts-per-tok", "3"]
+    moe.main(["--base", str(tiny_llama), "--out", at["moe"], *sizes])
+    ffn.main(["--moe", at["moe"], "--out", at["ffn"]])
+    mixed = ["--moe", at["moe"], "--ffn", at["ffn"]]
+    weighted_init.main([*mixed, "--lam", "0.75", "--out", at["init"]])
+    data = ["--data", str(root / "rows.jsonl"), "--max-length", "300"]
+    return {
+        moe_sft: ["--moe", at["moe"], *data],
+        weighted_trained: ["--weighted", at["init"], *mixed, *data],
+    }
+
+
+@pytest.mark.parametrize("step", [moe_sft, weighted_trained], ids=["moe_sft", "weighted_trained"])
+def test_steps_learn_the_same_from_packed_batches(step, sources, tmp_path, capsys):
+    """Even with the routing's noise, which the tokens get in the same order."""
+    results, said = {}, {}
+    for batching in ("padded", "packed", "by_length"):
+        out = tmp_path / batching
+        flags = ["--batching", batching, "--max-steps", "6", "--per-device-batch-size", "2"]
+        files = ["--out", str(out), "--metrics", str(out.with_suffix(".jsonl"))]
+        step.main([*sources[step], *flags, *files])
+        lines = out.with_suffix(".jsonl").read_text().splitlines()
+        losses = [json.loads(line)["loss"] for line in lines]
+        results[batching] = losses, load_file(out / "model.safetensors")
+        said[batching] = capsys.readouterr().err
+    assert results["packed"][0] == pytest.approx(results["padded"][0], rel=1e-6)
+    assert results["by_length"][0] != pytest.approx(results["padded"][0], rel=1e-6)
+    line = r"(\d+) tokens in .* s, \d+ a second, and ([\d.]+)% of the batches padding; .*%"
+    tokens, padding = {}, {}
+    for batching, text in said.items():
+        tokens[batching], padding[batching] = map(float, re.search(line, text).groups())
+    assert tokens["padded"] == tokens["packed"]
+    assert padding["packed"] == 0 < padding["by_length"] < padding["padded"]
+    assert ("rows packed" in said["packed"]) and ("rows packed" not in said["padded"])

@@ -1,0 +1,140 @@
+"""The balance loss over a global batch: its value, its gradient, and the noise of its passes."""
+
+import json
+import math
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+import workflow_scripts.modeling  # noqa: F401
+from workflow_scripts import moe
+from workflow_scripts.training.balance import GlobalCounts
+from workflow_scripts.training.checkpoints import Checkpoints
+from workflow_scripts.training.trainer import train
+
+COEFFICIENT = 0.5  # large, so that its gradient matters
+OPTIONS = {
+    "epochs": 1,
+    "max_steps": 2,
+    "per_device_batch_size": 2,
+    "gradient_accumulation_steps": 3,
+    "learning_rate": 1e-3,
+    "scheduler": "linear",
+    "warmup_steps": 0,
+    "optimizer": "adamw",
+    "max_grad_norm": None,
+    "precision": "fp32",
+    "batching": "padded",
+    "balance_loss_batch": "global",
+}
+
+
+@pytest.fixture
+def model(tiny_llama, tmp_path):
+    """A mixture whose experts differ, in training mode."""
+    out = tmp_path / "moe"
+    sizes = ["--num-experts", "4", "--num-experts-per-tok", "3"]
+    moe.main(["--base", str(tiny_llama), "--out", str(out), *sizes])
+    model = AutoModelForCausalLM.from_pretrained(out).train()
+    model.config.balance_loss_coef = COEFFICIENT
+    generator = torch.Generator().manual_seed(1)
+    for block in model.moe_blocks:
+        for weight in [*block.experts.parameters(), *block.router.parameters()]:
+            weight.data += 0.1 * torch.randn(weight.shape, generator=generator)
+    return model
+
+
+def examples(count=12) -> list[dict]:
+    generator = torch.Generator().manual_seed(0)
+    rows = []
+    for number in range(count):
+        length = 8 + 5 * number % 17
+        ids = torch.randint(3, 290, (length,), generator=generator).tolist()
+        rows.append({"input_ids": ids, "labels": [-100] * 3 + ids[3:], "row": number})
+    return rows
+
+
+def squared_variation(values: torch.Tensor) -> torch.Tensor:
+    mean = values.sum() / len(values)
+    return ((values - mean) ** 2).sum() / (len(values) - 1) / mean**2
+
+
+def test_parts_have_the_gradient_of_the_whole(model):
+    """Against the formula, over all rows in one forward pass. The noise has a scale, but is 0."""
+    for block in model.moe_blocks:
+        block.router.sample_noise = torch.zeros_like
+    length = 21
+    ids = torch.randint(3, 290, (6, length), generator=torch.Generator().manual_seed(2))
+    whole = model(ids, output_router_logits=True)
+    entropy = torch.nn.functional.cross_entropy(
+        whole.logits[:, :-1].flatten(0, 1), ids[:, 1:].flatten()
+    )
+    balance = COEFFICIENT * sum(
+        squared_variation(routing.importance) + squared_variation(routing.load)
+        for routing in whole.routing
+    )
+    (entropy + balance).backward()
+    expected = take_gradient(model)
+
+    counts = model.complete_counts = GlobalCounts()
+    parts = [ids[:1], ids[1:4], ids[4:]]
+    with torch.no_grad(), counts.ahead():
+        for part in parts:
+            model(part, output_router_logits=True, logits_to_keep=1)
+    total = 0.0
+    for part in parts:
+        loss = model(part, labels=part, num_items_in_batch=6 * (length - 1)).loss
+        loss.backward()
+        total += loss.item()
+    assert total == pytest.approx((entropy + balance).item(), rel=1e-6)
+    for name, gradient in take_gradient(model).items():
+        error = torch.linalg.vector_norm(gradient - expected[name])
+        assert error <= 1e-5 * torch.linalg.vector_norm(expected[name]), name
+
+    model.complete_counts = None
+    for part in parts:
+        model(part, labels=part, num_items_in_batch=6 * (length - 1)).loss.backward()
+    own = take_gradient(model)["model.embed_tokens.weight"]
+    expected = expected["model.embed_tokens.weight"]
+    assert torch.linalg.vector_norm(own - expected) > 1e-2 * torch.linalg.vector_norm(expected)
+
+
+def take_gradient(model) -> dict[str, torch.Tensor]:
+    gradient = {name: parameter.grad for name, parameter in model.named_parameters()}
+    model.zero_grad(set_to_none=True)
+    return gradient
+
+
+def test_evaluation_has_a_balance_loss_of_its_own(model):
+    ids = torch.randint(3, 290, (2, 9), generator=torch.Generator().manual_seed(2))
+    expected = model.eval()(ids, labels=ids).loss
+    model.complete_counts = GlobalCounts()
+    assert model(ids, labels=ids).loss == expected
+
+
+@pytest.mark.parametrize("batching", ["padded", "packed"])
+def test_the_pass_ahead_sees_what_the_passes_that_follow_see(
+    model, tokenizer, tmp_path, monkeypatch, batching
+):
+    """Which have noise, and leave the random numbers as if there had been no pass ahead."""
+    seen = []
+    complete = GlobalCounts.__call__
+
+    def note(self, counts):
+        completed = complete(self, counts)
+        seen.append((counts.detach(), completed.detach()))
+        return completed
+
+    monkeypatch.setattr(GlobalCounts, "__call__", note)
+    options = OPTIONS | {"batching": batching}
+    checkpoints = Checkpoints(tmp_path / "out", "none", math.inf)
+    metrics = tmp_path / "metrics.jsonl"
+    train(model, examples(), tokenizer, options, 0, checkpoints, metrics)
+    assert len(seen) == 2 * (3 + 3)
+    for step in (seen[:6], seen[6:]):
+        total = sum(own for own, _ in step[3:])
+        for (ahead, _), (own, completed) in zip(step[:3], step[3:], strict=True):
+            assert torch.equal(ahead, own)
+            torch.testing.assert_close(completed, total)
+    assert len([json.loads(line) for line in metrics.read_text().splitlines()]) == 2

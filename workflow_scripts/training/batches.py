@@ -1,0 +1,56 @@
+"""How rows become batches: in which order, and padded to one length or packed into one sequence."""
+
+from collections.abc import Callable, Iterator
+
+import torch
+from transformers import DataCollatorForSeq2Seq, DataCollatorWithFlattening
+from transformers.trainer_pt_utils import LengthGroupedSampler
+
+from workflow_scripts.data.examples import IGNORED
+
+
+class RowCollator:
+    """Makes a batch of examples; `row` [rows] says which rows it holds."""
+
+    def __init__(self, collate: Callable[[list[dict]], dict]):
+        self.collate = collate
+
+    def __call__(self, examples: list[dict]) -> dict:
+        batch = self.collate(
+            [{key: example[key] for key in ("input_ids", "labels")} for example in examples]
+        )
+        return batch | {"row": torch.tensor([example["row"] for example in examples])}
+
+
+def padded(tokenizer) -> RowCollator:
+    """Batches [rows, longest row]."""
+    return RowCollator(DataCollatorForSeq2Seq(tokenizer, label_pad_token_id=IGNORED))
+
+
+def packed(row_bounds: bool) -> RowCollator:
+    """Batches [1, tokens] of rows end to end, with positions that begin anew in each.
+
+    No row's first token is trained on. row_bounds: with the rows' bounds, for flash attention.
+    """
+    flatten = DataCollatorWithFlattening(
+        separator_id=IGNORED, return_flash_attn_kwargs=row_bounds, return_tensors="pt"
+    )
+    return RowCollator(lambda rows: flatten(rows) | {"use_cache": False})
+
+
+class LengthSampler(LengthGroupedSampler):
+    """The Trainer's order by length, anew in each epoch, by the seed and the epoch's number alone.
+
+    So a training that goes on from a checkpoint has the order of one left alone. batch_size: rows
+    of one process in an optimiser step, 50 times which are sorted at a time. epoch: gives the
+    number of the epoch that begins.
+    """
+
+    def __init__(self, examples: list[dict], batch_size: int, seed: int, epoch: Callable[[], int]):
+        super().__init__(batch_size, examples, generator=torch.Generator())
+        self.seed = seed
+        self.epoch = epoch
+
+    def __iter__(self) -> Iterator[int]:
+        self.generator.manual_seed(self.seed + self.epoch())
+        return super().__iter__()
