@@ -13,7 +13,9 @@ from workflow_scripts.checkpoints.manifest import hash_file
 from workflow_scripts.data.instructions import read_rows, tokenize_rows
 from workflow_scripts.dependencies import code_hash
 from workflow_scripts.errors import UserError
+from workflow_scripts.training import launch
 from workflow_scripts.training.checkpoints import Checkpoints, fingerprint
+from workflow_scripts.training.strategies import check_devices, check_launch
 
 CHECKPOINT_MINUTES = 10
 DATA_OPTIONS = ["instruction_column", "response_column", "max_length", "limit"]
@@ -57,12 +59,30 @@ def add_flags(parser: argparse.ArgumentParser, section: str) -> None:
 def parse_flags(args: argparse.Namespace, section: str) -> TrainingOptions:
     """The checked values of the flags of `add_flags`. Raises UserError."""
     common = cli.options(args, None, ["seed", "threads"])
+    training = cli.options(args, section, training_keys(section))
+    check_launch(training, "command line")
     return TrainingOptions(
         data=cli.options(args, "data", DATA_OPTIONS),
-        training=cli.options(args, section, training_keys(section)),
+        training=launch.adopt_world(training, os.environ),
         checkpoint_minutes=args.checkpoint_minutes,
         **common,
     )
+
+
+def started_processes(step: str, argv: list[str] | None, options: TrainingOptions) -> bool:
+    """Run the step in processes of its own, to their end, where `launch` asks for it.
+
+    False where this process is the one to train. Raises UserError.
+    """
+    if options.training["launch"] == "single":
+        return False
+    import torch
+
+    check_devices(options.training, torch.cuda.device_count(), "command line")
+    if launch.is_needed(options.training):
+        launch.start(step, argv, options.training, options.threads)
+        return True
+    return False
 
 
 def training_keys(section: str) -> list[str]:
@@ -103,7 +123,7 @@ def open_checkpoints(
         parameters=parameters,
         inputs=inputs,
         code=code_hash(step),
-        packages={name: version(name) for name in ("torch", "transformers", "accelerate")},
+        packages={name: version(name) for name in ("torch", "transformers", "accelerate", "deepspeed")},
         processes=processes(),
     )
     return Checkpoints(out, key, 60 * options.checkpoint_minutes, is_main_process())

@@ -1,7 +1,6 @@
 """The training loop of steps 2 and 6: transformers' Trainer with our options and checkpoints."""
 
 import math
-import os
 import shutil
 import signal
 import sys
@@ -23,6 +22,13 @@ from workflow_scripts.training.callbacks import (
     StopRequest,
 )
 from workflow_scripts.training.checkpoints import Checkpoints
+from workflow_scripts.training.engines import (
+    check_engine,
+    engine_arguments,
+    prepare_engine,
+    shards_weights,
+    whole_weights,
+)
 
 OPTIMIZERS = {"adamw": "adamw_torch", "adafactor": "adafactor"}
 SCHEDULERS = {"wsd": "warmup_stable_decay"}  # where our name is not transformers'
@@ -41,8 +47,10 @@ def train(
     checkpoints: Checkpoints,
     metrics_file: Path | None = None,
     mixing=None,
-) -> None:
+) -> dict[str, torch.Tensor]:
     """Train `model` in place on tokenised `examples`, from the newest of `checkpoints` on.
+
+    Returns the learned tensors by name, which only the main process's caller may count on.
 
     options: the config's section `training` or the like of it in `mixing`. Each step's loss,
     learning rate, and routing or mixing statistics become a line of `metrics_file`. mixing: the
@@ -51,20 +59,20 @@ def train(
     Raises UserError where a loss or a gradient is not finite, or a checkpoint cannot be written,
     and SystemExit after a SIGTERM, once a checkpoint is written.
     """
-    if not torch.cuda.is_available():
-        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # else DeepSpeed warns that it chose it
+    prepare_engine(options)
     arguments = _arguments(options, seed, str(checkpoints.folder))
     trainer = ResumingTrainer(
         model, examples, tokenizer, arguments, options, checkpoints, metrics_file, mixing
     )
     newest = trainer.newest_checkpoint()
     trainer.report(newest)
-    with StopRequest() as stop:
+    with StopRequest(arguments.process_index == 0) as stop:
         saving = SaveCallback(checkpoints.seconds, stop)
         trainer.add_callback(saving)
         trainer.train(resume_from_checkpoint=newest and str(newest))
     if saving.stopped:
         sys.exit(128 + signal.SIGTERM)
+    return whole_weights(trainer, trainer.learned, options)
 
 
 class ResumingTrainer(Trainer):
@@ -94,6 +102,7 @@ class ResumingTrainer(Trainer):
             self.accelerator.prepare_model = partial(prepare_model, evaluation_mode=True)
         self.learned = model if mixing is None else mixing.logits
         self.mixing = mixing
+        self.options = options
         self.checkpoints = checkpoints
         self.metrics_file = metrics_file
         self.rows = []
@@ -104,6 +113,11 @@ class ResumingTrainer(Trainer):
             decay = max(round(DECAY_SHARE * num_training_steps), 1)
             self.args.lr_scheduler_kwargs = {"num_decay_steps": decay, "decay_type": "linear"}
         return super().create_scheduler(num_training_steps, optimizer)
+
+    def _prepare_for_training(self, *arguments):
+        prepared = super()._prepare_for_training(*arguments)
+        check_engine(self, self.options, has_own_gradients=self.mixing is not None)
+        return prepared
 
     def newest_checkpoint(self) -> Path | None:
         """The checkpoint to go on from, the same in each process."""
@@ -167,6 +181,7 @@ class ResumingTrainer(Trainer):
                     folder = self.checkpoints.folder / f"checkpoint-{step}"
                     shutil.copyfile(self.metrics_file, folder / METRICS_FILE)
                 self.checkpoints.seal(step)
+            self.accelerator.wait_for_everyone()  # a process that ends may end the others
         except (OSError, SafetensorError, RuntimeError) as error:
             if isinstance(error, RuntimeError) and TORCH_WRITER not in str(error):
                 raise
@@ -178,12 +193,19 @@ class ResumingTrainer(Trainer):
                 "on from the checkpoint before"
             ) from None
 
+    def save_model(self, output_dir=None, _internal_call=False):
+        if not shards_weights(self.options):
+            super().save_model(output_dir, _internal_call)
+
     def _save(self, output_dir=None, state_dict=None):
         if self.args.should_save:
             Path(output_dir).mkdir(parents=True, exist_ok=True)
             save_model(self.learned, str(Path(output_dir) / LEARNED_FILE))
 
     def _load_from_checkpoint(self, resume_from_checkpoint, model=None):
+        if shards_weights(self.options):
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+            return
         load_model(self.learned, str(Path(resume_from_checkpoint) / LEARNED_FILE))
         if self.mixing is not None:
             self.mixing.merge()
@@ -232,6 +254,7 @@ def _arguments(options: dict, seed: int, folder: str) -> TrainingArguments:
         report_to="none",
         disable_tqdm=True,
         remove_unused_columns=False,
+        **engine_arguments(options),
     )
     # A process drives one GPU. With more in sight the Trainer would split batches by DataParallel.
     arguments._n_gpu = min(arguments.n_gpu, 1)
