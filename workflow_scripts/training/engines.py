@@ -5,6 +5,7 @@ without a word, so what runs is compared with what was asked for.
 """
 
 import os
+import warnings
 
 import torch
 import torch.distributed
@@ -30,6 +31,7 @@ def prepare_engine(settings: dict) -> None:
     if settings["launch"] in ZERO_STAGES:
         build_extensions(offload=settings["offload_optimizer"])
         _read_by_weights_only_reader()
+        warnings.filterwarnings("ignore", ".*is deprecated", FutureWarning, "torch.distributed")
     if settings["launch"] == "fsdp":  # so that accelerate's backend takes tensors on the CPU too
         os.environ |= {"ACCELERATE_USE_FSDP": "true", "FSDP_STATE_DICT_TYPE": "FULL_STATE_DICT"}
 
@@ -46,7 +48,8 @@ def engine_arguments(settings: dict) -> dict:
         }
         return {"fsdp": True, "fsdp_config": config}
     if launch in ZERO_STAGES:
-        return {"deepspeed": _deepspeed_config(ZERO_STAGES[launch], settings["offload_optimizer"])}
+        config = _deepspeed_config(ZERO_STAGES[launch], settings["offload_optimizer"])
+        return {"deepspeed": config, "log_level": "error", "log_level_replica": "error"}
     return {}
 
 
@@ -151,9 +154,10 @@ def _read_by_weights_only_reader() -> None:
     from deepspeed.runtime.checkpoint_engine import TorchCheckpointEngine
     from deepspeed.runtime.fp16.loss_scaler import LossScaler
     from deepspeed.runtime.zero.config import ZeroStageEnum
+    from deepspeed.utils.tensor_fragment import fragment_address
 
     def load(self, path: str, map_location=None):
-        with torch.serialization.safe_globals([LossScaler, ZeroStageEnum]):
+        with torch.serialization.safe_globals([LossScaler, ZeroStageEnum, fragment_address]):
             return torch.load(path, map_location=map_location, weights_only=True)
 
     TorchCheckpointEngine.load = load

@@ -44,7 +44,6 @@ def start(step: str, argv: list[str] | None, settings: dict, threads: int) -> No
     arguments = torchrun_arguments(settings, os.environ)
     arguments += ["-m", f"workflow_scripts.{step}", *(sys.argv[1:] if argv is None else argv)]
     print(f"python -m torch.distributed.run {shlex.join(arguments)}", file=sys.stderr, flush=True)
-    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # it tells all twice
     with tempfile.TemporaryDirectory() as logs, _environment(threads):
         try:
             torchrun.run(torchrun.parse_args(["--log-dir", logs, *arguments]))
@@ -115,14 +114,16 @@ def adopt_world(settings: dict, environment: Mapping[str, str]) -> dict:
 
 @contextmanager
 def _environment(threads: int) -> Iterator[None]:
-    """The environment of the processes to start, for the time of their lives."""
+    """The environment of the processes to start, and torchrun's silence, while they run."""
     before = dict(os.environ)
+    logging.disable()  # torchrun tells of each process that ends, and of each signal
     os.environ.setdefault("OMP_NUM_THREADS", str(threads))
     os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", str(SECONDS_TO_STOP))
     os.environ[LAUNCHER] = str(os.getpid())
     try:
         yield
     finally:
+        logging.disable(logging.NOTSET)
         os.environ.clear()
         os.environ.update(before)
 
