@@ -71,6 +71,39 @@ def _deepspeed_config(stage: int, offload: bool) -> dict:
     }
 
 
+def inexact_in_bf16(model: nn.Module, settings: dict) -> dict[str, Tensor]:
+    """Copies of the parameters whose fp32 masters ZeRO would start from rounded ones, by name.
+
+    There are none where the base model is in bf16.
+    """
+    if settings["launch"] not in ZERO_STAGES or settings["precision"] != "bf16":
+        return {}
+    return {
+        name: parameter.detach().clone()
+        for name, parameter in model.named_parameters()
+        if not torch.equal(parameter, parameter.bfloat16().float())
+    }
+
+
+def set_masters(model: nn.Module, values: dict[str, Tensor]) -> None:
+    """Set the fp32 masters of a model that ZeRO has prepared, in all processes."""
+    if not values:
+        return
+    from deepspeed.utils import safe_set_full_fp32_param, safe_set_local_fp32_param
+
+    world, rank = torch.distributed.get_world_size(), torch.distributed.get_rank()
+    for name, parameter in model.named_parameters():
+        if name not in values:
+            continue
+        value = values[name].to(parameter.device)
+        if hasattr(parameter, "ds_tensor"):  # stage 3: equal parts, the last one padded
+            size = parameter.ds_tensor.numel()
+            padded = nn.functional.pad(value.flatten(), (0, size * world - value.numel()))
+            safe_set_local_fp32_param(parameter, padded.narrow(0, size * rank, size))
+        else:
+            safe_set_full_fp32_param(parameter, value)
+
+
 def check_engine(trainer: Trainer, settings: dict, has_own_gradients: bool = False) -> None:
     """Raise UserError unless the engine, processes and optimiser that run are those asked for.
 

@@ -50,7 +50,7 @@ def start(step: str, argv: list[str] | None, settings: dict, threads: int) -> No
         except SignalException as stop:
             sys.exit(128 + stop.sigval)
         except ChildFailedError as error:
-            _tell([failure for _, failure in sorted(error.failures.items())])
+            _tell(sorted(error.failures.values(), key=lambda failure: failure.timestamp))
         except distributed.DistError as error:
             raise UserError(f"the processes did not find each other: {error}") from None
 
@@ -157,9 +157,10 @@ def _end_with_launcher() -> None:
 
 
 def _tell(failures: list) -> None:
-    """Raise the user's error that a process reported, else exit as the first that failed did.
+    """Raise the user's error that a process reported; else exit with their stack traces, of which
+    one is the cause, or as the first that failed did.
 
-    failures: torch's ProcessFailure of each process that failed by itself, by rank.
+    failures: torch's ProcessFailure of each process that failed by itself, the first one first.
     """
     prefix = f"{UserError.__name__}: "
     reports = [f.message for f in failures if isinstance(f.message, dict)]
@@ -167,7 +168,7 @@ def _tell(failures: list) -> None:
         if report["message"].startswith(prefix):
             raise UserError(report["message"].removeprefix(prefix))
     if reports:
-        sys.exit(reports[0]["extraInfo"]["py_callstack"])
+        sys.exit("\n".join(report["extraInfo"]["py_callstack"] for report in reports))
     status = failures[0].exitcode
     if status < 0:
         sys.exit(f"a process of the training was ended by {signal.Signals(-status).name}")

@@ -25,7 +25,9 @@ from workflow_scripts.training.checkpoints import Checkpoints
 from workflow_scripts.training.engines import (
     check_engine,
     engine_arguments,
+    inexact_in_bf16,
     prepare_engine,
+    set_masters,
     shards_weights,
     whole_weights,
 )
@@ -114,9 +116,14 @@ class ResumingTrainer(Trainer):
             self.args.lr_scheduler_kwargs = {"num_decay_steps": decay, "decay_type": "linear"}
         return super().create_scheduler(num_training_steps, optimizer)
 
-    def _prepare_for_training(self, *arguments):
-        prepared = super()._prepare_for_training(*arguments)
+    def _prepare_for_training(self, max_steps, train_dataloader, resume_from_checkpoint):
+        begins = resume_from_checkpoint is None
+        exact = inexact_in_bf16(self.model, self.options) if begins else {}
+        prepared = super()._prepare_for_training(
+            max_steps, train_dataloader, resume_from_checkpoint
+        )
         check_engine(self, self.options, has_own_gradients=self.mixing is not None)
+        set_masters(self.model, exact)
         return prepared
 
     def newest_checkpoint(self) -> Path | None:
@@ -163,13 +170,18 @@ class ResumingTrainer(Trainer):
         norm = self.mixing.gradient_norm if self.mixing else logs.get("grad_norm", 0.0)
         if math.isfinite(logs["loss"]) and math.isfinite(norm):
             return
-        rows = [number for batch in self.rows for number in batch.tolist()]
+        rows = self._rows_of_all_processes()
         raise UserError(
             f"step {self.state.global_step}: loss {logs['loss']}, gradient norm {norm}. "
             f"Rows of the batch, counted from 1: {', '.join(map(str, rows))}. "
             f"Last good checkpoint: {self.checkpoints.newest() or 'none yet'}. Look at these rows, "
             "or lower the learning rate"
         )
+
+    def _rows_of_all_processes(self) -> list[int]:
+        rows = torch.cat(self.rows).to(self.args.device)
+        rows = self.accelerator.pad_across_processes(rows)  # by zeros; rows count from 1
+        return [number for number in self.accelerator.gather(rows).tolist() if number]
 
     def _save_checkpoint(self, model, trial):
         step = self.state.global_step
