@@ -78,11 +78,12 @@ rule moe_sft:
     cache: bool(SHARED)
     conda:
         "../envs/training.yaml"
-    threads: config["threads"]
+    threads: config["threads"] * config["training"]["processes"]
     resources:
-        mem_mb=16000,
+        **node_resources("training"),
+        mem_mb=16000 * config["training"]["processes"],
         runtime=1440,
-        gpu=config["gpus"],
+        gpu=config["gpus"] * world_size(config["training"]),
     params:
         code=code_hash("moe_sft"),
         content=data_content(),
@@ -90,8 +91,9 @@ rule moe_sft:
         options=without("training"),
         seed=config["seed"],
         threads=config["threads"],
+        srun=srun("training"),
     shell:
-        "python -m workflow_scripts.moe_sft --moe {input.moe} --data {input.data} "
+        "{params.srun}python -m workflow_scripts.moe_sft --moe {input.moe} --data {input.data} "
         "--seed {params.seed} --threads {params.threads} {params.data} {params.options} "
         "--metrics {output.metrics} --out {output.model} 2>&1 | tee {log}"
 

@@ -63,12 +63,10 @@ def torchrun_arguments(settings: dict, environment: Mapping[str, str]) -> list[s
     nodes, processes = settings["nodes"], ["--nproc-per-node", str(settings["processes"])]
     if nodes == 1:
         return ["--standalone", *processes]
-    given = environment.get("SLURM_NNODES")
-    if given != str(nodes) or "SLURM_NODEID" not in environment:
+    if environment.get("SLURM_NNODES") != str(nodes) or "SLURM_NODEID" not in environment:
         raise UserError(
-            f"nodes = {nodes}: this is {f'one of {given} nodes' if given else 'no task'} of a Slurm "
-            f"job. Start it by srun --nodes={nodes} --ntasks-per-node=1, or start torchrun on each "
-            "node yourself"
+            f"nodes = {nodes}: this is no task of a Slurm job step on so many nodes. Start it by "
+            f"srun --nodes={nodes} --ntasks-per-node=1, or start torchrun on each node yourself"
         )
     port = FIRST_PORT + int(environment.get("SLURM_JOB_ID", 0)) % PORTS
     return [

@@ -18,6 +18,7 @@ from workflow_scripts.training.checkpoints import Checkpoints, fingerprint
 from workflow_scripts.training.strategies import check_devices, check_launch
 
 CHECKPOINT_MINUTES = 10
+PACKAGES = ("torch", "transformers", "accelerate", "deepspeed")
 DATA_OPTIONS = ["instruction_column", "response_column", "max_length", "limit"]
 
 
