@@ -15,6 +15,12 @@ import torch
 
 from workflow_scripts.errors import UserError
 
+BUILDS = (
+    Path(os.environ.get("TORCH_EXTENSIONS_DIR", Path.home() / ".cache" / "torch_extensions"))
+    / "xft"
+    / f"torch-{version('torch')}_deepspeed-{version('deepspeed')}"
+)
+
 
 def build_extensions(offload: bool) -> None:
     """Build what ZeRO needs: on a CPU its communication, for `offload` its Adam on the CPU.
@@ -25,37 +31,30 @@ def build_extensions(offload: bool) -> None:
     names += ["cpu_adam"] if offload else []
     if not names:
         return
-    place = _place()
-    os.environ["TORCH_EXTENSIONS_DIR"] = str(place)
-    place.mkdir(parents=True, exist_ok=True)
-    with (place / "building").open("w") as building:
+    os.environ["TORCH_EXTENSIONS_DIR"] = str(BUILDS)
+    BUILDS.mkdir(parents=True, exist_ok=True)
+    with (BUILDS / "building").open("w") as building:
         fcntl.flock(building, fcntl.LOCK_EX)
         for name in names:
-            if not _is_built(place, name):
-                _build(place, name)
+            if not _is_built(name):
+                _build(name)
 
 
-def _place() -> Path:
-    default = Path.home() / ".cache" / "torch_extensions"
-    versions = f"torch-{version('torch')}_deepspeed-{version('deepspeed')}"
-    return Path(os.environ.get("TORCH_EXTENSIONS_DIR", default)) / "xft" / versions
-
-
-def _is_built(place: Path, name: str) -> bool:
-    libraries = list(place.rglob(f"{name}.so"))
+def _is_built(name: str) -> bool:
+    libraries = list(BUILDS.rglob(f"{name}.so"))
     return bool(libraries) and not any(file.with_name("lock").exists() for file in libraries)
 
 
-def _build(place: Path, name: str) -> None:
+def _build(name: str) -> None:
     for tool in ("ninja", os.environ.get("CXX", "c++")):
         if shutil.which(tool) is None:
             raise UserError(
                 f"DeepSpeed's {name} must be compiled, which needs {tool}. Install it, or choose "
                 "launch = ddp"
             )
-    for stale in place.rglob(f"{name}/lock"):
+    for stale in BUILDS.rglob(f"{name}/lock"):
         stale.unlink()
-    print(f"compiling DeepSpeed's {name} into {place}: a minute, once", file=sys.stderr)
+    print(f"compiling DeepSpeed's {name} into {BUILDS}: a minute, once", file=sys.stderr)
     from deepspeed.ops.op_builder.all_ops import ALL_OPS
 
     try:
