@@ -15,6 +15,7 @@ from workflow_scripts.data import templates
 from workflow_scripts.dependencies import code_hash, content_hash
 from workflow_scripts.errors import UserError
 from workflow_scripts.evaluation import problems
+from workflow_scripts.training.strategies import world_size
 
 try:
     config = config_file.complete(config)
@@ -109,6 +110,26 @@ def problem_contents():
     """The hashes of these problems."""
     found = [problems.find(dataset) for dataset in problem_sets() or []]
     return [content_hash(file) if file else None for file in found]
+
+
+def node_resources(section):
+    """What a training on several nodes asks Slurm for besides: a task on each, by our own srun."""
+    nodes = config[section]["nodes"]
+    # With a GPU the plugin would take tasks for tasks per GPU, unless it is told 0.
+    return (
+        dict(nodes=nodes, tasks=nodes, tasks_per_gpu=0, mpi="srun") if nodes > 1 else {}
+    )
+
+
+def srun(section):
+    """What starts a training's step on each of its nodes; nothing where there is one."""
+    nodes, processes = config[section]["nodes"], config[section]["processes"]
+    return (
+        f"srun --nodes={nodes} --ntasks-per-node=1 --kill-on-bad-exit=1 "
+        f"--cpus-per-task={config['threads'] * processes} "
+        if nodes > 1
+        else ""
+    )
 
 
 def prompt(wildcards):

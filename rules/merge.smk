@@ -45,11 +45,12 @@ rule weighted_trained:
     cache: bool(SHARED)
     conda:
         "../envs/training.yaml"
-    threads: config["threads"]
+    threads: config["threads"] * config["mixing"]["processes"]
     resources:
-        mem_mb=16000,
+        **node_resources("mixing"),
+        mem_mb=16000 * config["mixing"]["processes"],
         runtime=720,
-        gpu=config["gpus"],
+        gpu=config["gpus"] * world_size(config["mixing"]),
         trackers=TRACKERS,
     params:
         code=code_hash("weighted_trained"),
@@ -57,8 +58,9 @@ rule weighted_trained:
         options=without("mixing", *configuration.MIXING_SHAPE),
         seed=config["seed"],
         threads=config["threads"],
+        srun=srun("mixing"),
     shell:
-        "python -m workflow_scripts.weighted_trained --weighted {input.weighted} "
+        "{params.srun}python -m workflow_scripts.weighted_trained --weighted {input.weighted} "
         "--moe {input.moe} --ffn {input.ffn} --data {input.tokens} "
         "--seed {params.seed} --threads {params.threads} {params.options} "
         "--metrics {output.metrics} {resources.trackers} --out {output.model} 2>&1 | tee {log}"

@@ -112,19 +112,21 @@ rule moe_sft:
     cache: bool(SHARED)
     conda:
         "../envs/training.yaml"
-    threads: config["threads"]
+    threads: config["threads"] * config["training"]["processes"]
     resources:
-        mem_mb=16000,
+        **node_resources("training"),
+        mem_mb=16000 * config["training"]["processes"],
         runtime=1440,
-        gpu=config["gpus"],
+        gpu=config["gpus"] * world_size(config["training"]),
         trackers=TRACKERS,
     params:
         code=code_hash("moe_sft"),
         options=without("training"),
         seed=config["seed"],
         threads=config["threads"],
+        srun=srun("training"),
     shell:
-        "python -m workflow_scripts.moe_sft --moe {input.moe} --data {input.tokens} "
+        "{params.srun}python -m workflow_scripts.moe_sft --moe {input.moe} --data {input.tokens} "
         "--seed {params.seed} --threads {params.threads} {params.options} "
         "--metrics {output.metrics} {resources.trackers} --out {output.model} 2>&1 | tee {log}"
 

@@ -175,12 +175,20 @@ def run(step: str, main: Callable[[list[str] | None], None]) -> None:
     except BrokenPipeError:  # whoever read the output, `head` for one, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(128 + signal.SIGPIPE)
-    except UserError as error:
-        sys.exit(f"{step}: error: {error}")
-    except OSError as error:
-        if error.errno not in USER_ERRORS:
+    except (UserError, OSError) as error:
+        message = explain(error)
+        if message is None:
             raise
-        place = f" ({error.filename})" if error.filename else ""
-        sys.exit(f"{step}: error: {error.strerror}{place}. Nothing was changed.")
+        sys.exit(f"{step}: error: {message}")
     except KeyboardInterrupt:
         sys.exit(128 + signal.SIGINT)
+
+
+def explain(error: Exception) -> str | None:
+    """What to tell the user of an error that is the user's to put right; else None."""
+    if isinstance(error, UserError):
+        return str(error)
+    if isinstance(error, OSError) and error.errno in USER_ERRORS:
+        place = f" ({error.filename})" if error.filename else ""
+        return f"{error.strerror}{place}. Nothing was changed."
+    return None

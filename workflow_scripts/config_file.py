@@ -19,6 +19,7 @@ from workflow_scripts.configuration import (
 from workflow_scripts.data.templates import COMPLETION, read_template
 from workflow_scripts.errors import UserError
 from workflow_scripts.evaluation.problems import NAMED_SETS, label
+from workflow_scripts.training.strategies import check_devices, check_launch
 
 
 def complete(config: dict, where: str = "config") -> dict:
@@ -48,7 +49,15 @@ def complete(config: dict, where: str = "config") -> dict:
         for lam in result["merge"]["lambdas"]:
             check_learnable(float(lam), f"{where}: merge.lambdas")
     _check_labels(result["evaluation"]["datasets"], where)
+    _check_trainings(result, where)
     return result
+
+
+def _check_trainings(config: dict, where: str) -> None:
+    for section in ("training", "mixing"):
+        check_launch(config[section], f"{where}: {section}")
+        gpus = config["gpus"] * config[section]["processes"]
+        check_devices(config[section], gpus, f"{where}: {section}, gpus = {config['gpus']}")
 
 
 def _check_labels(datasets: list[str], where: str) -> None:

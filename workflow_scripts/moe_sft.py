@@ -2,7 +2,7 @@
 
 from workflow_scripts import cli
 from workflow_scripts.checkpoints.artifact import create_artifact, open_artifact
-from workflow_scripts.training import step
+from workflow_scripts.training import launch, step
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -13,6 +13,8 @@ def main(argv: list[str] | None = None) -> None:
     cli.add_verify(parser)
     args = parser.parse_args(argv)
     options = step.parse_flags(args, "training")
+    if step.started_processes("moe_sft", argv, options):
+        return
     full = step.verifies_fully(args)
     moe = open_artifact(args.moe, "moe", full=full)
 
@@ -34,7 +36,7 @@ def main(argv: list[str] | None = None) -> None:
     inputs = {"moe": moe.id, **data}
     checkpoints = step.open_checkpoints("moe_sft", args.out, options, parameters, inputs)
     with checkpoints.claimed():
-        train(
+        state = train(
             model,
             examples,
             tokenizer,
@@ -48,11 +50,11 @@ def main(argv: list[str] | None = None) -> None:
         if not step.is_main_process():
             return
         with create_artifact(args.out, "moe_sft", parameters, inputs) as draft:
-            state = revert_weight_conversion(model, model.state_dict())
+            state = revert_weight_conversion(model, state)
             plans = trained_plans(moe.checkpoint, state)
             card = moe_sft_card(config, parameters, data["data"])
             draft.write_model(plans, config, like=moe.path, card=card)
 
 
 if __name__ == "__main__":
-    cli.run("moe_sft", main)
+    launch.run("moe_sft", main)

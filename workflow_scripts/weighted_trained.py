@@ -2,7 +2,7 @@
 
 from workflow_scripts import cli
 from workflow_scripts.conversions import mixing_artifact
-from workflow_scripts.training import step
+from workflow_scripts.training import launch, step
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -15,6 +15,8 @@ def main(argv: list[str] | None = None) -> None:
     cli.add_verify(parser)
     args = parser.parse_args(argv)
     options = step.parse_flags(args, "mixing")
+    if step.started_processes("weighted_trained", argv, options):
+        return
     full = step.verifies_fully(args)
     sources = mixing_artifact.open_sources(args.moe, args.ffn, full)
     initial = mixing_artifact.open_mixing(args.weighted, sources, full)
@@ -65,4 +67,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    cli.run("weighted_trained", main)
+    launch.run("weighted_trained", main)

@@ -20,6 +20,7 @@ from workflow_scripts.checkpoints.reader import Checkpoint
 from workflow_scripts.conversions.merge import initial_logits
 from workflow_scripts.modeling.mixing import Mixing, MixingLogits
 from workflow_scripts.training.checkpoints import Checkpoints
+from workflow_scripts.training.launch import adopt_world
 from workflow_scripts.training.step import leave_group
 from workflow_scripts.training.trainer import train
 
@@ -64,6 +65,7 @@ def learn(folder: Path, case: str, out: Path, per_device: int, accumulation: int
         "gradient_accumulation_steps": accumulation,
         "learning_rate": 0.1,
         "warmup_steps": 1,
+        **adopt_world({"launch": "single", "processes": 1, "nodes": 1}, os.environ),
     }
     train(
         mixing.model,

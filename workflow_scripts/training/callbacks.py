@@ -66,9 +66,13 @@ class MetricsCallback(TrainerCallback):
 
 
 class StopRequest:
-    """Notes a SIGTERM, which does not end the process while this is entered."""
+    """Notes a SIGTERM, which does not end the process while this is entered.
 
-    def __init__(self):
+    speaks: tells of it, for all processes of a training.
+    """
+
+    def __init__(self, speaks: bool = True):
+        self.speaks = speaks
         self.came = False
 
     def __enter__(self) -> "StopRequest":
@@ -80,8 +84,9 @@ class StopRequest:
 
     def _note(self, *_) -> None:
         self.came = True
-        with suppress(BrokenPipeError):
-            print("SIGTERM: the training stops after this step", file=sys.stderr, flush=True)
+        if self.speaks:
+            with suppress(BrokenPipeError):
+                print("SIGTERM: the training stops after this step", file=sys.stderr, flush=True)
         if stat.S_ISFIFO(os.fstat(2).st_mode):  # whoever reads it was told to end too
             nowhere = os.open(os.devnull, os.O_WRONLY)
             os.dup2(nowhere, 2)

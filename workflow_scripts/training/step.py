@@ -12,10 +12,13 @@ from workflow_scripts import cli, configuration
 from workflow_scripts.data.templates import read_template
 from workflow_scripts.dependencies import code_hash
 from workflow_scripts.errors import UserError
+from workflow_scripts.training import launch
 from workflow_scripts.training.checkpoints import Checkpoints, fingerprint
 from workflow_scripts.training.optional import require
+from workflow_scripts.training.strategies import check_devices, check_launch
 
 CHECKPOINT_MINUTES = 10
+PACKAGES = ("torch", "transformers", "accelerate", "deepspeed")
 
 
 @dataclass(frozen=True)
@@ -72,9 +75,11 @@ def parse_flags(args: argparse.Namespace, section: str) -> TrainingOptions:
     Raises UserError, also where an optimiser or a tracker is not installed.
     """
     common = cli.options(args, None, ["seed", "threads", "trackers"])
+    training = cli.options(args, section, training_keys(section))
+    check_launch(training, "command line")
     options = TrainingOptions(
         data=_data_options(args),
-        training=cli.options(args, section, training_keys(section)),
+        training=launch.adopt_world(training, os.environ),
         checkpoint_minutes=args.checkpoint_minutes,
         **common,
     )
@@ -100,6 +105,22 @@ def _data_options(args: argparse.Namespace) -> dict:
     options = {name: known[name].get("default") for name in names} | given
     configuration.check_section("data", options, "command line")
     return options | {"template": read_template(options["template"])}
+
+
+def started_processes(step: str, argv: list[str] | None, options: TrainingOptions) -> bool:
+    """Run the step in processes of its own, to their end, where `launch` asks for it.
+
+    False where this process is the one to train. Raises UserError.
+    """
+    if options.training["launch"] == "single":
+        return False
+    import torch
+
+    check_devices(options.training, torch.cuda.device_count(), "command line")
+    if launch.is_needed(options.training):
+        launch.start(step, argv, options.training, options.threads)
+        return True
+    return False
 
 
 def training_keys(section: str) -> list[str]:
@@ -151,7 +172,9 @@ def open_checkpoints(
         parameters=parameters,
         inputs=inputs,
         code=code_hash(step),
-        packages={name: version(name) for name in ("torch", "transformers", "accelerate")},
+        packages={
+            name: version(name) for name in ("torch", "transformers", "accelerate", "deepspeed")
+        },
         processes=processes(),
     )
     return Checkpoints(out, key, 60 * options.checkpoint_minutes, is_main_process())

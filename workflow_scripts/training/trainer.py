@@ -1,7 +1,6 @@
 """The training loop of steps 2 and 6: transformers' Trainer with our options and checkpoints."""
 
 import math
-import os
 import shutil
 import signal
 import sys
@@ -13,7 +12,7 @@ from pathlib import Path
 import torch
 import torch.distributed
 from safetensors import SafetensorError
-from safetensors.torch import load_model, save_model
+from safetensors.torch import load_file, load_model, save_file, save_model
 from transformers import PrinterCallback, Trainer, TrainingArguments
 
 from workflow_scripts.errors import UserError
@@ -32,6 +31,15 @@ from workflow_scripts.training.callbacks import (
     StopRequest,
 )
 from workflow_scripts.training.checkpoints import Checkpoints, remove, step_of
+from workflow_scripts.training.engines import (
+    check_engine,
+    engine_arguments,
+    inexact_in_bf16,
+    prepare_engine,
+    set_masters,
+    shards_weights,
+    whole_weights,
+)
 from workflow_scripts.training.throughput import Throughput
 from workflow_scripts.training.trackers import Tracking
 from workflow_scripts.training.validation import (
@@ -64,8 +72,10 @@ def train(
     mixing=None,
     validation: Sequence[dict] = (),
     tracking: Tracking | None = None,
-) -> None:
+) -> dict[str, torch.Tensor]:
     """Train `model` in place on tokenised `examples`, from the newest of `checkpoints` on.
+
+    Returns the learned tensors by name, which only the main process's caller may count on.
 
     options: the config's section `training` or the like of it in `mixing`. Each step's loss,
     learning rate, and routing or mixing statistics become a line of `metrics_file`, and so does
@@ -75,8 +85,7 @@ def train(
     Raises UserError where a loss or a gradient is not finite, or a checkpoint cannot be written,
     and SystemExit after a SIGTERM, once a checkpoint is written.
     """
-    if not torch.cuda.is_available():
-        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # else DeepSpeed warns that it chose it
+    prepare_engine(options)
     arguments = training_arguments(options, seed, str(checkpoints.folder), bool(validation))
     trainer = ResumingTrainer(
         model,
@@ -92,14 +101,15 @@ def train(
     )
     newest = trainer.newest_checkpoint()
     trainer.report(newest)
-    with StopRequest() as stop:
+    with StopRequest(arguments.process_index == 0) as stop:
         saving = SaveCallback(checkpoints.seconds, stop)
         trainer.add_callback(saving)
         trainer.train(resume_from_checkpoint=newest and str(newest))
     if saving.stopped and not trainer.stopped_early:
         sys.exit(128 + signal.SIGTERM)
     if validation and options["keep"] == "best":
-        trainer.load_best()
+        return trainer.best_weights()
+    return whole_weights(trainer, trainer.learned, options)
 
 
 class ResumingTrainer(Trainer):
@@ -158,6 +168,16 @@ class ResumingTrainer(Trainer):
             decay = max(round(DECAY_SHARE * num_training_steps), 1)
             self.args.lr_scheduler_kwargs = {"num_decay_steps": decay, "decay_type": "linear"}
         return super().create_scheduler(num_training_steps, optimizer)
+
+    def _prepare_for_training(self, max_steps, train_dataloader, resume_from_checkpoint):
+        begins = resume_from_checkpoint is None
+        exact = inexact_in_bf16(self.model, self.options) if begins else {}
+        prepared = super()._prepare_for_training(
+            max_steps, train_dataloader, resume_from_checkpoint
+        )
+        check_engine(self, self.options, has_own_gradients=self.mixing is not None)
+        set_masters(self.model, exact)
+        return prepared
 
     def newest_checkpoint(self) -> Path | None:
         """The checkpoint to go on from, the same in each process."""
@@ -239,13 +259,18 @@ class ResumingTrainer(Trainer):
         norm = self.mixing.gradient_norm if self.mixing else logs.get("grad_norm", 0.0)
         if math.isfinite(logs["loss"]) and math.isfinite(norm):
             return
-        rows = [number for batch in self.rows for number in batch.tolist()]
+        rows = self._rows_of_all_processes()
         raise UserError(
             f"step {self.state.global_step}: loss {logs['loss']}, gradient norm {norm}. "
             f"Rows of the batch, counted from 1: {', '.join(map(str, rows))}. "
             f"Last good checkpoint: {self.checkpoints.newest() or 'none yet'}. Look at these rows, "
             "or lower the learning rate"
         )
+
+    def _rows_of_all_processes(self) -> list[int]:
+        rows = torch.cat(self.rows).to(self.args.device)
+        rows = self.accelerator.pad_across_processes(rows)  # by zeros; rows count from 1
+        return [number for number in self.accelerator.gather(rows).tolist() if number]
 
     def evaluate(self, *_, **__):
         """The loss on the validation rows; then keep the weights or stop, as the options say."""
@@ -284,14 +309,22 @@ class ResumingTrainer(Trainer):
         """Put the weights as they are now aside as the best ones."""
         folder = self.checkpoints.folder / "best"
         with self._writing(f"the weights of step {self.state.global_step}", folder):
+            if shards_weights(self.options):
+                state = whole_weights(self, self.learned, self.options)
+                if self.args.should_save:
+                    save_file(state, self.checkpoints.best)
+                return
             self.save_model(str(folder), _internal_call=True)
             if self.args.should_save:
                 (folder / LEARNED_FILE).replace(self.checkpoints.best)
 
-    def load_best(self) -> None:
-        """Go back to the best weights."""
+    def best_weights(self) -> dict[str, torch.Tensor]:
+        """The best weights by name. Unless the engine shards them, the model has them then."""
         self.accelerator.wait_for_everyone()
+        if shards_weights(self.options):
+            return load_file(self.checkpoints.best)
         self._load_learned(self.checkpoints.best)
+        return whole_weights(self, self.learned, self.options)
 
     def _save_checkpoint(self, model, trial):
         step = self.state.global_step
@@ -303,6 +336,7 @@ class ResumingTrainer(Trainer):
                 if self.metrics_file is not None:
                     shutil.copyfile(self.metrics_file, folder / METRICS_FILE)
                 self.checkpoints.seal(step)
+            self.accelerator.wait_for_everyone()  # a process that ends may end the others
 
     @contextmanager
     def _writing(self, what: str, folder: Path):
@@ -319,13 +353,20 @@ class ResumingTrainer(Trainer):
                 f"free: {error}. Make room and run it again: it goes on from the checkpoint before"
             ) from None
 
+    def save_model(self, output_dir=None, _internal_call=False):
+        if not shards_weights(self.options):
+            super().save_model(output_dir, _internal_call)
+
     def _save(self, output_dir=None, state_dict=None):
         if self.args.should_save:
             Path(output_dir).mkdir(parents=True, exist_ok=True)
             save_model(self.learned, str(Path(output_dir) / LEARNED_FILE))
 
     def _load_from_checkpoint(self, resume_from_checkpoint, model=None):
-        self._load_learned(Path(resume_from_checkpoint) / LEARNED_FILE)
+        if shards_weights(self.options):
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+        else:
+            self._load_learned(Path(resume_from_checkpoint) / LEARNED_FILE)
 
     def _load_learned(self, file: Path) -> None:
         load_model(self.learned, str(file))
@@ -375,6 +416,7 @@ def training_arguments(options: dict, seed: int, folder: str, validates: bool) -
         report_to="none",
         disable_tqdm=True,
         remove_unused_columns=False,
+        **engine_arguments(options),
     )
     # A process drives one GPU. With more in sight the Trainer would split batches by DataParallel.
     arguments._n_gpu = min(arguments.n_gpu, 1)

@@ -1,0 +1,261 @@
+"""Trainings that start their own processes: what they learn, what ends them, how they go on.
+
+Run as a script by torchrun, it trains with what is asked for in the environment.
+"""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from processes import free_port, run_for
+from safetensors.torch import load_file, save_file
+
+from workflow_scripts.checkpoints.manifest import manifest_path, read_manifest
+from workflow_scripts.training import extensions
+
+pytestmark = pytest.mark.slow
+TOLERANCE = 1e-6
+STRATEGIES = {
+    "ddp": ["--launch", "ddp"],
+    "zero2": ["--launch", "zero2"],
+    "zero3": ["--launch", "zero3"],
+    "zero3, accumulated": [
+        *("--launch", "zero3", "--per-device-batch-size", "2"),
+        *("--gradient-accumulation-steps", "2"),
+    ],
+}
+TRAINING = [
+    *("--max-steps", "20", "--max-length", "300", "--learning-rate", "0.001"),
+    *("--per-device-batch-size", "4"),
+]
+
+
+@pytest.fixture(scope="module")
+def inputs(tiny_llama, tmp_path_factory) -> list[str]:
+    """A mixture whose experts differ, and rows. Without noise and balance loss, which differ in
+    other parts of a batch.
+    """
+    root = tmp_path_factory.mktemp("inputs")
+    folder = root / "moe"
+    words = ["--base", str(tiny_llama), "--out", str(folder), "--num-experts", "4"]
+    plain = ["--no-router-noise", "--balance-loss-coef", "0"]
+    assert run_for("moe", [*words, "--num-experts-per-tok", "3", *plain])
+    file = folder / "model.safetensors"
+    generator = torch.Generator().manual_seed(1)
+    tensors = load_file(file)
+    for name in sorted(name for name in tensors if ".experts." in name):
+        tensors[name] += 0.02 * torch.randn(tensors[name].shape, generator=generator)
+    file.unlink()
+    save_file(tensors, file)
+    manifest_path(folder).unlink()
+    rows = [
+        {"instruction": f"Add {n} to x.", "response": f"return x + {n}" * (1 + n % 5)}
+        for n in range(64)
+    ]
+    data = root / "rows.jsonl"
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return ["--moe", str(folder), "--data", str(data), *TRAINING]
+
+
+@pytest.fixture
+def learn(inputs, run_step, tmp_path):
+    """Callable (name, *flags): the losses of a training, and the weights."""
+
+    def run(name: str, *flags: str) -> tuple[list[float], dict]:
+        out = tmp_path / name
+        done = run_step("moe_sft", *inputs, *outputs(out), *flags)
+        assert done.returncode == 0, done.stderr
+        return result(out)
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def whole(inputs, tmp_path_factory):
+    """The same of one process with the whole batch."""
+    out = tmp_path_factory.mktemp("whole") / "out"
+    assert run_for("moe_sft", [*inputs, *outputs(out), "--per-device-batch-size", "8"])
+    return result(out)
+
+
+def outputs(out: Path) -> list[str]:
+    return ["--out", str(out), "--metrics", str(out.with_suffix(".jsonl"))]
+
+
+def result(out: Path) -> tuple[list[float], dict]:
+    lines = out.with_suffix(".jsonl").read_text().splitlines()
+    return [json.loads(line)["loss"] for line in lines], load_file(out / "model.safetensors")
+
+
+def assert_same(learned, expected, tolerance: float = TOLERANCE) -> None:
+    losses, weights = learned
+    assert len(losses) == 20
+    assert losses == pytest.approx(expected[0], rel=tolerance)
+    assert weights.keys() == expected[1].keys()
+    for name, tensor in expected[1].items():
+        assert weights[name].dtype == tensor.dtype
+        error = torch.linalg.vector_norm(weights[name] - tensor)
+        assert error <= tolerance * torch.linalg.vector_norm(tensor), name
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_two_processes_learn_what_one_learns(learn, whole, strategy):
+    assert_same(learn("out", *STRATEGIES[strategy], "--processes", "2"), whole)
+
+
+def test_an_offloaded_optimizer_learns_nearly_the_same(learn, whole):
+    """DeepSpeed's Adam on the CPU rounds in another order."""
+    flags = ["--launch", "zero2", "--processes", "2", "--offload-optimizer"]
+    assert_same(learn("out", *flags), whole, tolerance=1e-5)
+
+
+def test_zero_in_bf16_keeps_and_saves_fp32_masters(learn, inputs):
+    """At a rate of almost 0 the weights stay what they were, to the last bit of fp32."""
+    still = ["--precision", "bf16", "--learning-rate", "1e-30", "--processes", "2"]
+    before = load_file(Path(inputs[1]) / "model.safetensors")
+    for launch in ("zero2", "zero3"):
+        _, after = learn(launch, *still, "--launch", launch)
+        assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
+
+
+def start(repository, words: list[str], log: Path, **environment: str) -> subprocess.Popen:
+    with log.open("w") as file:
+        return subprocess.Popen(
+            [sys.executable, "-m", "workflow_scripts.moe_sft", *words],
+            env=os.environ | {"PYTHONPATH": str(repository)} | environment,
+            stderr=file,
+        )
+
+
+def wait_for_steps(running: subprocess.Popen, out: Path, number: int) -> None:
+    metrics = out.with_suffix(".jsonl")
+    while not (metrics.exists() and len(metrics.read_text().splitlines()) >= number):
+        assert running.poll() is None
+        time.sleep(0.05)
+
+
+def identity(out: Path) -> str:
+    return read_manifest(manifest_path(out)).id
+
+
+@pytest.mark.parametrize("launch", ["zero2", "zero3"])
+def test_stopped_and_killed_it_goes_on_to_the_same_bytes(inputs, repository, tmp_path, launch):
+    words = [*inputs, "--launch", launch, "--processes", "2", "--max-steps", "150"]
+    log, out, whole = tmp_path / "log", tmp_path / "out", tmp_path / "whole"
+    assert start(repository, [*words, *outputs(whole)], log).wait() == 0
+    words += outputs(out)
+
+    running = start(repository, words, log)
+    wait_for_steps(running, out, 5)
+    running.terminate()
+    assert running.wait() == 128 + signal.SIGTERM
+    said = log.read_text()
+    assert said.count("SIGTERM: the training stops after this step") == 1
+    assert "Traceback" not in said and "death signal" not in said
+    (saved,) = tmp_path.glob(".out.training/*/checkpoint-*.manifest.json")
+    names = [Path(name).name for name in read_manifest(saved).files]
+    assert sum(name.endswith("optim_states.pt") for name in names) == 2
+
+    running = start(repository, [*words, "--checkpoint-minutes", "0"], log)
+    while len(list(tmp_path.glob(".out.training/*/checkpoint-*.manifest.json"))) < 2:
+        assert running.poll() is None
+        time.sleep(0.05)
+    running.kill()
+    running.wait()
+    assert re.search(rf"going on from \S+/{saved.name.split('.')[0]}\n", log.read_text())
+
+    deadline = time.monotonic() + 60  # the processes end with their launcher
+    while (status := start(repository, words, log).wait()) and time.monotonic() < deadline:
+        assert "another process trains" in log.read_text()
+    assert status == 0
+    step = re.search(r"going on from \S+/checkpoint-(\d+)\n", log.read_text())[1]
+    assert int(step) > int(re.search(r"\d+", saved.name)[0])
+    assert identity(out) == identity(whole)
+    assert out.with_suffix(".jsonl").read_text() == whole.with_suffix(".jsonl").read_text()
+    assert not list(tmp_path.glob(".*"))
+
+
+def children(pid: int) -> list[int]:
+    done = subprocess.run(["ps", "-o", "pid=", "--ppid", str(pid)], capture_output=True, text=True)
+    return [int(word) for word in done.stdout.split()]
+
+
+def test_the_processes_end_with_a_killed_launcher(inputs, repository, tmp_path):
+    words = [*inputs, *outputs(tmp_path / "out"), "--launch", "ddp", "--processes", "2"]
+    running = start(repository, [*words, "--max-steps", "100000"], tmp_path / "log")
+    wait_for_steps(running, tmp_path / "out", 3)
+    workers = children(running.pid)
+    assert len(workers) == 2
+    running.kill()
+    running.wait()
+    deadline = time.monotonic() + 10
+    while any(Path(f"/proc/{pid}").exists() for pid in workers):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize("launch", ["ddp", "zero3"])
+def test_an_error_is_told_once(inputs, run_step, tmp_path, launch):
+    flags = ["--launch", launch, "--processes", "2", "--learning-rate", "1e30"]
+    done = run_step("moe_sft", *inputs, *outputs(tmp_path / "out"), *flags)
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr and "ChildFailedError" not in done.stderr
+    (fault,) = [line for line in done.stderr.splitlines() if "error" in line]
+    assert re.match(r"moe_sft: error: step \d: loss \S+, gradient norm nan\. ", fault)
+    assert len(re.search(r"counted from 1: ([\d, ]+)\.", fault)[1].split(",")) == 8
+
+
+def test_two_nodes_learn_what_two_processes_of_one_learn(inputs, learn, repository, tmp_path):
+    """As tasks of a Slurm job, each of which sees its node's number."""
+    out = tmp_path / "nodes"
+    words = [*inputs, *outputs(out), "--launch", "ddp", "--nodes", "2"]
+    slurm = {"SLURM_NNODES": "2", "SLURM_JOB_ID": "1", "MASTER_ADDR": "127.0.0.1"}
+    slurm["MASTER_PORT"] = str(free_port())
+    nodes = [
+        start(repository, words, tmp_path / f"log{node}", SLURM_NODEID=str(node), **slurm)
+        for node in range(2)
+    ]
+    assert [node.wait() for node in nodes] == [0, 0]
+    losses, weights = learn("one", "--launch", "ddp", "--processes", "2")
+    assert result(out)[0] == losses
+    assert all(torch.equal(result(out)[1][name], tensor) for name, tensor in weights.items())
+
+
+def test_a_lock_that_a_killed_build_left_is_no_hindrance(learn, whole):
+    learn("first", "--launch", "zero2", "--processes", "2")
+    (library,) = extensions.BUILDS.rglob("deepspeed_shm_comm.so")
+    library.with_name("lock").touch()
+    assert_same(learn("second", "--launch", "zero2", "--processes", "2"), whole)
+    assert not library.with_name("lock").exists()
+
+
+def test_fsdp_that_falls_back_is_told(inputs, repository, tmp_path):
+    """On a CPU accelerate trains by DDP. The check of the GPUs, which comes first, is left out."""
+    words = [*inputs, *outputs(tmp_path / "out"), "--launch", "fsdp", "--processes", "2"]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    done = subprocess.run(
+        [*torchrun, "--nproc_per_node", "2", __file__, *words],
+        env=os.environ | {"PYTHONPATH": str(repository)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1
+    assert (
+        "launch = fsdp did not take effect. Asked for: engine FSDPModule (it is "
+        "DistributedDataParallel)" in done.stderr
+    )
+
+
+if __name__ == "__main__":
+    from workflow_scripts import moe_sft
+    from workflow_scripts.training import step
+
+    step.check_devices = lambda *_: None
+    moe_sft.main(sys.argv[1:])

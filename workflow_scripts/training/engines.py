@@ -1,0 +1,196 @@
+"""The engines below the Trainer: what each is told, whether it runs, and what it learned.
+
+DistributedDataParallel, FSDP2 and DeepSpeed's ZeRO. Some combinations fall back to another engine
+without a word, so what runs is compared with what was asked for.
+"""
+
+import os
+import warnings
+
+import torch
+import torch.distributed
+from torch import Tensor, nn
+from transformers import Trainer
+
+from workflow_scripts.errors import UserError
+from workflow_scripts.training.extensions import build_extensions
+from workflow_scripts.training.strategies import ZERO_STAGES, world_size
+
+REDUCE_BUCKET = 50_000_000  # gradients that ZeRO averages at once
+
+
+def shards_weights(settings: dict) -> bool:
+    """Whether the engine saves and loads the weights itself, with the optimiser's state."""
+    return settings["launch"] == "fsdp" or settings["launch"] in ZERO_STAGES
+
+
+def prepare_engine(settings: dict) -> None:
+    """Set up this process for the engine, before the TrainingArguments are made."""
+    if not torch.cuda.is_available():
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # else DeepSpeed warns that it chose it
+    if settings["launch"] in ZERO_STAGES:
+        build_extensions(offload=settings["offload_optimizer"])
+        _read_by_weights_only_reader()
+        warnings.filterwarnings("ignore", ".*is deprecated", FutureWarning, "torch.distributed")
+    if settings["launch"] == "fsdp":  # so that accelerate's backend takes tensors on the CPU too
+        os.environ |= {"ACCELERATE_USE_FSDP": "true", "FSDP_STATE_DICT_TYPE": "FULL_STATE_DICT"}
+
+
+def engine_arguments(settings: dict) -> dict:
+    """The TrainingArguments that choose the engine."""
+    launch = settings["launch"]
+    if launch == "fsdp":
+        config = {
+            "version": 2,
+            "auto_wrap_policy": "TRANSFORMER_BASED_WRAP",
+            "state_dict_type": "FULL_STATE_DICT",
+            "cpu_offload": settings["offload_optimizer"],
+        }
+        return {"fsdp": True, "fsdp_config": config}
+    if launch in ZERO_STAGES:
+        config = _deepspeed_config(ZERO_STAGES[launch], settings["offload_optimizer"])
+        return {"deepspeed": config, "log_level": "error", "log_level_replica": "error"}
+    return {}
+
+
+def _deepspeed_config(stage: int, offload: bool) -> dict:
+    zero = {"stage": stage, "reduce_bucket_size": REDUCE_BUCKET}
+    if stage == 3:
+        zero |= {
+            "stage3_prefetch_bucket_size": "auto",
+            "stage3_param_persistence_threshold": "auto",
+        }
+    if offload:
+        zero["offload_optimizer"] = {"device": "cpu", "pin_memory": torch.cuda.is_available()}
+    return {
+        "train_micro_batch_size_per_gpu": "auto",
+        "gradient_accumulation_steps": "auto",
+        "gradient_clipping": "auto",
+        "bf16": {"enabled": "auto"},
+        "zero_optimization": zero,
+    }
+
+
+def inexact_in_bf16(model: nn.Module, settings: dict) -> dict[str, Tensor]:
+    """Copies of the parameters whose fp32 masters ZeRO would start from rounded ones, by name.
+
+    There are none where the base model is in bf16.
+    """
+    if settings["launch"] not in ZERO_STAGES or settings["precision"] != "bf16":
+        return {}
+    return {
+        name: parameter.detach().clone()
+        for name, parameter in model.named_parameters()
+        if not torch.equal(parameter, parameter.bfloat16().float())
+    }
+
+
+def set_masters(model: nn.Module, values: dict[str, Tensor]) -> None:
+    """Set the fp32 masters of a model that ZeRO has prepared, in all processes."""
+    if not values:
+        return
+    from deepspeed.utils import safe_set_full_fp32_param, safe_set_local_fp32_param
+
+    world, rank = torch.distributed.get_world_size(), torch.distributed.get_rank()
+    for name, parameter in model.named_parameters():
+        if name not in values:
+            continue
+        value = values[name].to(parameter.device)
+        if hasattr(parameter, "ds_tensor"):  # stage 3: equal parts, the last one padded
+            size = parameter.ds_tensor.numel()
+            padded = nn.functional.pad(value.flatten(), (0, size * world - value.numel()))
+            safe_set_local_fp32_param(parameter, padded.narrow(0, size * rank, size))
+        else:
+            safe_set_full_fp32_param(parameter, value)
+
+
+def check_engine(trainer: Trainer, settings: dict, has_own_gradients: bool = False) -> None:
+    """Raise UserError unless the engine, processes and optimiser that run are those asked for.
+
+    trainer: with its model prepared. has_own_gradients: nothing in the model learns, and what does
+    averages its gradients over the processes itself.
+    """
+    running = _running(trainer)
+    asked = _asked(trainer, settings, has_own_gradients)
+    faults = [
+        f"{key} {value} (it is {running[key]})"
+        for key, value in asked.items()
+        if value != running[key]
+    ]
+    if faults:
+        raise UserError(
+            f"launch = {settings['launch']} did not take effect. Asked for: {', '.join(faults)}. "
+            "The result would be another training's"
+        )
+
+
+def _asked(trainer: Trainer, settings: dict, has_own_gradients: bool) -> dict:
+    launch = settings["launch"]
+    optimizer = Trainer.get_optimizer_cls_and_kwargs(trainer.args)[0].__name__
+    engine = {"ddp": "DistributedDataParallel", "fsdp": "FSDPModule"}.get(launch, "none")
+    if launch in ZERO_STAGES:
+        engine = "DeepSpeedEngine"
+        optimizer = "DeepSpeedCPUAdam" if settings["offload_optimizer"] else optimizer
+    return {
+        "engine": "none" if has_own_gradients else engine,
+        "ZeRO stage": ZERO_STAGES.get(launch, 0),
+        "processes": world_size(settings),
+        "optimizer": optimizer,
+    }
+
+
+def _running(trainer: Trainer) -> dict:
+    from torch.distributed.fsdp import FSDPModule
+
+    model, optimizer = trainer.model_wrapped, trainer.optimizer
+    while hasattr(optimizer, "optimizer"):  # accelerate's and ZeRO's stand around torch's
+        optimizer = optimizer.optimizer
+    engine, stage = type(model).__name__, 0
+    if isinstance(model, FSDPModule):
+        engine = "FSDPModule"
+    elif engine == "DeepSpeedEngine":
+        stage = int(model.zero_optimization_stage())
+    elif model is trainer.model:
+        engine = "none"
+    is_distributed = torch.distributed.is_initialized()
+    return {
+        "engine": engine,
+        "ZeRO stage": stage,
+        "processes": torch.distributed.get_world_size() if is_distributed else 1,
+        "optimizer": type(optimizer).__name__,
+    }
+
+
+def whole_weights(trainer: Trainer, module: nn.Module, settings: dict) -> dict[str, Tensor]:
+    """The tensors of what learned, by name, whole, as the optimiser changes them: fp32 masters
+    where there are any. All processes take part; only the main one's result counts.
+    """
+    if settings["launch"] == "fsdp":
+        return trainer.accelerator.get_state_dict(trainer.model_wrapped)
+    if settings["launch"] not in ZERO_STAGES:
+        return module.state_dict()
+    from deepspeed.utils import safe_get_full_fp32_param
+
+    state = dict(module.named_buffers())
+    for name, parameter in module.named_parameters():
+        whole = safe_get_full_fp32_param(parameter)
+        if trainer.args.process_index == 0:
+            state[name] = whole.cpu()
+    return state
+
+
+def _read_by_weights_only_reader() -> None:
+    """Have DeepSpeed read its checkpoints by torch's weights-only reader, which runs no code.
+
+    It unpickles them otherwise, and has no setting for that.
+    """
+    from deepspeed.runtime.checkpoint_engine import TorchCheckpointEngine
+    from deepspeed.runtime.fp16.loss_scaler import LossScaler
+    from deepspeed.runtime.zero.config import ZeroStageEnum
+    from deepspeed.utils.tensor_fragment import fragment_address
+
+    def load(self, path: str, map_location=None):
+        with torch.serialization.safe_globals([LossScaler, ZeroStageEnum, fragment_address]):
+            return torch.load(path, map_location=map_location, weights_only=True)
+
+    TorchCheckpointEngine.load = load

@@ -1,0 +1,173 @@
+"""A training step starts its own processes by torchrun, and tells what they report once."""
+
+import ctypes
+import logging
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+
+from workflow_scripts import cli
+from workflow_scripts.errors import UserError
+from workflow_scripts.training.strategies import world_size
+
+LAUNCHER = "XFT_LAUNCHER"  # the process number of the launcher, in its processes' environment
+SECONDS_TO_STOP = 3600  # for a checkpoint after SIGTERM; clusters have a shorter limit of their own
+FIRST_PORT, PORTS = 12000, 20000  # below those that systems give to clients
+PR_SET_PDEATHSIG = 1
+
+
+def run(step: str, main: Callable[[list[str] | None], None]) -> None:
+    """`cli.run`. In a process that `start` started, errors are left to the launcher to tell."""
+    cli.run(step, _reporting(main) if LAUNCHER in os.environ else main)
+
+
+def is_needed(settings: dict) -> bool:
+    """Whether this process is to start those that train. settings: checked launch options."""
+    return settings["launch"] != "single" and "RANK" not in os.environ
+
+
+def start(step: str, argv: list[str] | None, settings: dict, threads: int) -> None:
+    """Run a step in the processes of this node, with the same arguments, to their end.
+
+    Raises UserError where they report one, and SystemExit with their status where they fail.
+    """
+    from torch import distributed
+    from torch.distributed import run as torchrun
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+
+    arguments = torchrun_arguments(settings, os.environ)
+    arguments += ["-m", f"workflow_scripts.{step}", *(sys.argv[1:] if argv is None else argv)]
+    print(f"python -m torch.distributed.run {shlex.join(arguments)}", file=sys.stderr, flush=True)
+    with tempfile.TemporaryDirectory() as logs, _environment(threads):
+        try:
+            torchrun.run(torchrun.parse_args(["--log-dir", logs, *arguments]))
+        except SignalException as stop:
+            sys.exit(128 + stop.sigval)
+        except ChildFailedError as error:
+            _tell(sorted(error.failures.values(), key=lambda failure: failure.timestamp))
+        except distributed.DistError as error:
+            raise UserError(f"the processes did not find each other: {error}") from None
+
+
+def torchrun_arguments(settings: dict, environment: Mapping[str, str]) -> list[str]:
+    """torchrun's options: for one node, or for this node of those of a Slurm job.
+
+    Raises UserError where `environment` is not that of a task of a Slurm job with so many nodes.
+    """
+    nodes, processes = settings["nodes"], ["--nproc-per-node", str(settings["processes"])]
+    if nodes == 1:
+        return ["--standalone", *processes]
+    if environment.get("SLURM_NNODES") != str(nodes) or "SLURM_NODEID" not in environment:
+        raise UserError(
+            f"nodes = {nodes}: this is no task of a Slurm job step on so many nodes. Start it by "
+            f"srun --nodes={nodes} --ntasks-per-node=1, or start torchrun on each node yourself"
+        )
+    port = FIRST_PORT + int(environment.get("SLURM_JOB_ID", 0)) % PORTS
+    return [
+        *("--nnodes", str(nodes), "--node-rank", environment["SLURM_NODEID"], *processes),
+        *("--master-addr", environment.get("MASTER_ADDR") or _first_node(environment)),
+        *("--master-port", environment.get("MASTER_PORT") or str(port)),
+    ]
+
+
+def _first_node(environment: Mapping[str, str]) -> str:
+    """The name of the node of a Slurm job step whose number is 0."""
+    names = environment.get("SLURM_STEP_NODELIST") or environment.get("SLURM_JOB_NODELIST", "")
+    try:
+        done = subprocess.run(
+            ["scontrol", "show", "hostnames", names], check=True, capture_output=True, text=True
+        )
+        return done.stdout.split()[0]
+    except (OSError, subprocess.CalledProcessError, IndexError):
+        raise UserError(
+            f"scontrol does not tell the first of the nodes {names!r}. Set MASTER_ADDR to its name"
+        ) from None
+
+
+def adopt_world(settings: dict, environment: Mapping[str, str]) -> dict:
+    """Checked launch options as they are for processes that a launcher has started already.
+
+    Without `launch` they train by DDP. Raises UserError where another number was asked for.
+    """
+    if "RANK" not in environment:
+        return settings
+    world = int(environment["WORLD_SIZE"])
+    if settings["launch"] != "single":
+        if world != world_size(settings):
+            raise UserError(
+                f"{world} processes were launched, but processes x nodes is {world_size(settings)}"
+            )
+        return settings
+    if world == 1:
+        return settings
+    local = int(environment.get("LOCAL_WORLD_SIZE", world))
+    return settings | {"launch": "ddp", "processes": local, "nodes": world // local}
+
+
+@contextmanager
+def _environment(threads: int) -> Iterator[None]:
+    """The environment of the processes to start, and torchrun's silence, while they run."""
+    before = dict(os.environ)
+    logging.disable()  # torchrun tells of each process that ends, and of each signal
+    os.environ.setdefault("OMP_NUM_THREADS", str(threads))
+    os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", str(SECONDS_TO_STOP))
+    os.environ[LAUNCHER] = str(os.getpid())
+    try:
+        yield
+    finally:
+        logging.disable(logging.NOTSET)
+        os.environ.clear()
+        os.environ.update(before)
+
+
+def _reporting(main: Callable[[list[str] | None], None]) -> Callable[[list[str] | None], None]:
+    """A main that ends with its launcher, and whose errors go to it, instead of a stack trace."""
+
+    def reporting(argv: list[str] | None) -> None:
+        _end_with_launcher()
+        try:
+            main(argv)
+        except BrokenPipeError:
+            raise  # nobody reads any more
+        except Exception as error:
+            from torch.distributed.elastic.multiprocessing.errors import get_error_handler
+
+            if message := cli.explain(error):
+                error = UserError(message)
+            get_error_handler().record_exception(error)
+            sys.exit(1)
+
+    return reporting
+
+
+def _end_with_launcher() -> None:
+    """Have this process killed when its launcher is, which could not tell it to stop."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != int(os.environ[LAUNCHER]):
+        sys.exit("the launcher of this process has ended")
+
+
+def _tell(failures: list) -> None:
+    """Raise the user's error that a process reported; else exit with their stack traces, of which
+    one is the cause, or as the first that failed did.
+
+    failures: torch's ProcessFailure of each process that failed by itself, the first one first.
+    """
+    prefix = f"{UserError.__name__}: "
+    reports = [f.message for f in failures if isinstance(f.message, dict)]
+    for report in reports:
+        if report["message"].startswith(prefix):
+            raise UserError(report["message"].removeprefix(prefix))
+    if reports:
+        sys.exit("\n".join(report["extraInfo"]["py_callstack"] for report in reports))
+    status = failures[0].exitcode
+    if status < 0:
+        sys.exit(f"a process of the training was ended by {signal.Signals(-status).name}")
+    sys.exit(status)
