@@ -132,6 +132,12 @@ def srun(section):
     )
 
 
+def sampling_seed():
+    """The seed as a flag, where tokens are drawn."""
+    draws = config["evaluation"]["temperature"] > 0
+    return cli.to_flags({"seed": config["seed"]}) if draws else ""
+
+
 def prompt(wildcards):
     """The prompt that a model is evaluated with: that of its tuning, where it is tuned."""
     untuned = wildcards.model in ("base", "moe")

@@ -52,12 +52,13 @@ rule eval:
         dataset=lambda wildcards: DATASETS[wildcards.dataset],
         prompt=prompt,
         template=lambda wildcards: template_content(prompt(wildcards)),
-        options=select("evaluation", "max_new_tokens", "batch_size", "limit", "sandbox"),
+        options=without("evaluation", "models", "datasets", "base_prompt"),
+        seed=sampling_seed(),
         threads=config["threads"],
     shell:
         "python -m workflow_scripts.eval --model {input.model} --dataset {params.dataset:q} "
         "--ground-truth {input.truth} --prompt {params.prompt:q} --threads {params.threads} "
-        "{params.options} "
+        "{params.seed} {params.options} "
         "--out {output.result} 2>&1 | tee {log}"
 
 

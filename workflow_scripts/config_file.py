@@ -9,6 +9,7 @@ from workflow_scripts.checkpoints.source import check_source, dataset_source
 from workflow_scripts.configuration import (
     check_learnable,
     check_moe,
+    check_samples,
     check_validation,
     lambda_token,
     properties,
@@ -49,6 +50,7 @@ def complete(config: dict, where: str = "config") -> dict:
         for lam in result["merge"]["lambdas"]:
             check_learnable(float(lam), f"{where}: merge.lambdas")
     _check_labels(result["evaluation"]["datasets"], where)
+    check_samples(result["evaluation"], f"{where}: evaluation")
     _check_trainings(result, where)
     return result
 

@@ -92,6 +92,15 @@ def check_learnable(shared_expert_weight: float, where: str) -> None:
         )
 
 
+def check_samples(evaluation: dict, where: str) -> None:
+    """Raise UserError where several samples of a problem would all be the same."""
+    if evaluation["samples"] > 1 and not evaluation["temperature"]:
+        raise UserError(
+            f"{where}: samples = {evaluation['samples']}: without a temperature all samples of a "
+            "problem are the same. Set temperature, such as 0.8"
+        )
+
+
 def check_validation(training: dict, validation_rows: int, where: str) -> None:
     """Raise UserError where a training is to act on validation losses that there are not.
 

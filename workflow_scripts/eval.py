@@ -9,35 +9,33 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from workflow_scripts import cli
+from workflow_scripts import cli, configuration
 from workflow_scripts.checkpoints.artifact import open_artifact
 from workflow_scripts.data.templates import CHAT, COMPLETION, make_template, read_template
 from workflow_scripts.data.tokenizers import load_tokenizer
 from workflow_scripts.errors import UserError
-from workflow_scripts.evaluation import ground_truth
-from workflow_scripts.evaluation.generation import generate
+from workflow_scripts.evaluation import ground_truth, sampling
 from workflow_scripts.evaluation.ground_truth import GroundTruth
-from workflow_scripts.evaluation.loading import artifact_id, load_model
 from workflow_scripts.evaluation.problems import ProblemSet, add_dataset_flag, load_problems
-from workflow_scripts.evaluation.prompts import TaskPrompt, task_prompts
+from workflow_scripts.evaluation.prompts import task_prompts
 from workflow_scripts.evaluation.result import (
     build_result,
     caveats,
-    package_versions,
+    measures,
     write_manifest,
     write_result,
 )
 from workflow_scripts.evaluation.samples import (
-    Sample,
+    journal_path,
     read_samples,
     samples_path,
     write_samples,
 )
+from workflow_scripts.evaluation.sampling import sample
 from workflow_scripts.evaluation.sandbox import Bubblewrap, open_sandbox
 from workflow_scripts.evaluation.scoring import score
 
-GENERATION_OPTIONS = ("max_new_tokens", "batch_size")
-OPTIONS = (*GENERATION_OPTIONS, "limit", "sandbox")
+OPTIONS = (*sampling.OPTIONS, "limit", "sandbox")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -48,13 +46,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     prompts = task_prompts(problem_set, _template(options["prompt"], Path(args.model)))
     saved = samples_path(args.out)
     if args.rescore:
-        samples = read_samples(saved, prompts)
+        samples = read_samples(saved, prompts, options["samples"])
     else:
-        samples = _generate(args.model, prompts, options, args.verify == "full")
+        samples, journal = sample(
+            args.model, prompts, options, journal_path(args.out), args.verify == "full"
+        )
         write_samples(saved, samples)
+        journal.remove()
         print(f"generations: {saved} (judge them again with --rescore)")
-    codes = (sample.code for sample in samples)
-    solutions = list(zip(problem_set.problems, codes, strict=True))
+    problems = {problem.task_id: problem for problem in problem_set.problems}
+    solutions = [(problems[written.task_id], written.code) for written in samples]
     workers = len(os.sched_getaffinity(0))
     truth = _ground_truth(args, problem_set, sandbox, workers)
     verdicts = score(problem_set, truth, solutions, sandbox=sandbox, workers=workers)
@@ -90,10 +91,14 @@ def _parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, dict]:
         help="What the calls must return, by step ground_truth. Without it: computed each time.",
     )
     cli.add_options(parser, "evaluation", OPTIONS)
-    cli.add_options(parser, None, ["threads"])
+    cli.add_options(parser, None, ["seed", "threads"])
     cli.add_verify(parser)
     args = parser.parse_args(argv)
-    options = cli.options(args, "evaluation", OPTIONS) | cli.options(args, None, ["threads"])
+    options = cli.options(args, "evaluation", OPTIONS)
+    options |= cli.options(args, None, ["seed", "threads"])
+    configuration.check_samples(options, "command line")
+    if not options["temperature"]:
+        options["seed"] = None  # nothing is drawn
     is_completion = args.prompt == COMPLETION.identity
     options["prompt"] = args.prompt if is_completion else read_template(args.prompt)
     return args, options
@@ -117,45 +122,16 @@ def _ground_truth(
     return ground_truth.read(artifact.path, problem_set)
 
 
-def _generate(
-    model_folder: str, prompts: Sequence[TaskPrompt], options: dict, verify_all: bool
-) -> list[Sample]:
-    """Load the model and let it write. The origin of the samples says how they came about."""
-    identity = artifact_id(Path(model_folder), full=verify_all)
-    model, tokenizer = load_model(Path(model_folder), options["threads"])
-    completions = generate(
-        model,
-        tokenizer,
-        prompts,
-        max_new_tokens=options["max_new_tokens"],
-        batch_size=options["batch_size"],
-    )
-    origin = {
-        "model": {"path": model_folder, "id": identity},
-        "settings": {name: options[name] for name in ("prompt", *GENERATION_OPTIONS, "threads")}
-        | {"device": model.device.type, "dtype": str(model.dtype).removeprefix("torch.")},
-        "versions": package_versions("torch", "transformers"),
-    }
-    return [
-        Sample(
-            task_id=prompt.task_id,
-            prompt_sha256=prompt.sha256,
-            completion=completion.text,
-            solution=prompt.solution(completion.text),
-            finish=completion.finish,
-            origin=origin,
-        )
-        for prompt, completion in zip(prompts, completions, strict=True)
-    ]
-
-
 def _report(result: dict) -> None:
-    count = result["dataset"]["problems"]
-    scores = (
-        f"{name} {result['pass@1'][name]:.1%} ({passed}/{count})"
-        for name, passed in result["passed"].items()
+    shares = (
+        f"{measure} " + ", ".join(f"{name} {share:.1%}" for name, share in result[measure].items())
+        for measure in measures(result)
     )
-    print(f"{result['model']['path']} on {result['dataset']['name']}: pass@1 {', '.join(scores)}")
+    counts = ", ".join(f"{name} {count}" for name, count in result["passed"].items())
+    print(
+        f"{result['model']['path']} on {result['dataset']['name']}: {'; '.join(shares)}; passed: "
+        f"{counts} of {len(result['problems'])}"
+    )
     for caveat in caveats(result):
         print(caveat)
 

@@ -11,6 +11,8 @@ from problem_files import three_problems, write_problems
 from workflow_scripts import eval as step
 from workflow_scripts import verify
 from workflow_scripts.errors import UserError
+from workflow_scripts.evaluation.generation import Completion
+from workflow_scripts.evaluation.journal import Journal
 from workflow_scripts.evaluation.sandbox import find_bubblewrap
 
 
@@ -68,6 +70,10 @@ def test_the_result_says_what_was_done(evaluated, tiny_llama):
         "prompt": "completion",
         "max_new_tokens": 8,
         "batch_size": 2,
+        "samples": 1,
+        "temperature": 0.0,
+        "top_p": 0.95,
+        "seed": None,
         "threads": 1,
         "limit": None,
         "sandbox": "bubblewrap",
@@ -130,7 +136,8 @@ def test_rescoring_judges_the_saved_solutions_without_the_model(copy, capsys):
     assert [row["plus"] for row in result["problems"]] == ["passed", "failed", "failed"]
     assert result["passed"] == {"base": 2, "plus": 1}
     assert result["pass@1"] == {"base": 2 / 3, "plus": 1 / 3}
-    assert "base 66.7% (2/3), plus 33.3% (1/3)" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "pass@1 base 66.7%, plus 33.3%; passed: base 2, plus 1 of 3" in printed
 
 
 def test_rescoring_writes_the_same_bytes(copy, evaluated):
@@ -224,3 +231,79 @@ def test_help_needs_no_heavy_package(run_step, monkeypatch):
     assert "--rescore" in done.stdout
     for heavy in ("torch", "transformers", "pandas", "numpy", "evalplus.evaluate"):
         assert f" {heavy}\n" not in done.stderr
+
+
+def test_samples_and_pass_at_k(evaluated, tiny_llama, tmp_path):
+    flags = ["--samples", "10", "--temperature", "1.5", "--seed", "3", "--batch-size", "30"]
+    evaluate(tiny_llama, evaluated / "sums.jsonl", tmp_path / "r.json", *flags)
+    rows = rows_of(tmp_path / "r.generations.jsonl")
+    assert [row["number"] for row in rows] == [*range(10)] * 3
+    assert len({row["completion"] for row in rows}) > 20
+    # Of the first problem 2 samples are right, of the second all, of the third none.
+    for place, row in enumerate(rows):
+        name, operator = (("add", "+"), ("subtract", "-"), ("multiply", "*"))[place // 10]
+        right = place in (3, 7) or 10 <= place < 20
+        body = f"a {operator} b" if right else "None"
+        row["solution"], row["completion"] = f"def {name}(a, b): return {body}", "x"
+    write_problems(tmp_path / "r.generations.jsonl", rows)
+
+    evaluate("m", evaluated / "sums.jsonl", tmp_path / "r.json", *flags, "--rescore")
+
+    result = json.loads((tmp_path / "r.json").read_text())
+    assert result["settings"]["seed"] == 3
+    assert result["passed"] == {"base": 12, "plus": 12}
+    assert result["pass@1"]["plus"] == pytest.approx((0.2 + 1 + 0) / 3)
+    assert result["pass@10"]["plus"] == pytest.approx(2 / 3)
+    assert "pass@100" not in result
+
+
+def test_several_samples_need_a_temperature(evaluated, tmp_path):
+    with pytest.raises(UserError, match="samples = 2: without a temperature"):
+        evaluate("m", evaluated / "sums.jsonl", tmp_path / "r.json", "--samples", "2")
+
+
+@pytest.mark.parametrize("temperature", ["0", "1.0"])
+def test_a_generation_that_was_cut_off_goes_on(
+    evaluated, tiny_llama, tmp_path, monkeypatch, capsys, temperature
+):
+    """After two of three problems; these are not written again, and the bytes are the same."""
+    flags = ["--temperature", temperature, "--batch-size", "1"]
+    evaluate(tiny_llama, evaluated / "sums.jsonl", tmp_path / "whole.json", *flags)
+    written = []
+    add = Journal.add
+
+    def add_or_stop(self, number, completion):
+        if len(written) == 2:
+            raise KeyboardInterrupt
+        written.append(number)
+        add(self, number, completion)
+
+    out = tmp_path / "cut.json"
+    with monkeypatch.context() as patch:
+        patch.setattr(Journal, "add", add_or_stop)
+        with pytest.raises(KeyboardInterrupt):
+            evaluate(tiny_llama, evaluated / "sums.jsonl", out, *flags)
+    (part,) = tmp_path.glob(".*.part")
+    part.write_bytes(part.read_bytes() + b'[2, "torn')
+    again = []
+    monkeypatch.setattr(Journal, "add", lambda s, n, c: again.append(n) or add(s, n, c))
+    evaluate(tiny_llama, evaluated / "sums.jsonl", out, *flags)
+
+    assert "going on: 2 of 3 are written" in capsys.readouterr().err
+    assert sorted(written + again) == [0, 1, 2]
+    assert out.read_bytes() == (tmp_path / "whole.json").read_bytes()
+    whole, cut = (tmp_path / f"{name}.generations.jsonl" for name in ("whole", "cut"))
+    assert whole.read_bytes() == cut.read_bytes()
+    assert not list(tmp_path.glob(".*.part"))
+
+
+def test_another_run_begins_anew(tmp_path):
+    journal = Journal(tmp_path / "part", {"model": 1})
+    journal.add(0, Completion("text\n", "eos"))
+    with pytest.raises(UserError, match="another process evaluates"):
+        Journal(tmp_path / "part", {"model": 1})
+    journal._file.close()
+    same = Journal(tmp_path / "part", {"model": 1})
+    assert same.finished == {0: Completion("text\n", "eos")}
+    same._file.close()
+    assert Journal(tmp_path / "part", {"model": 2}).finished == {}

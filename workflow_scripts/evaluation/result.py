@@ -16,6 +16,7 @@ from workflow_scripts.evaluation.scoring import PASSED, Verdict
 from workflow_scripts.reporting.files import write_whole
 
 FORMAT = 2
+SAMPLES_OF = (1, 10, 100)  # k of pass@k
 # EvalPlus 0.3.1 counts every solution of it as failed: it never counts its inputs as passed.
 FAILED_BY_EVALPLUS = "HumanEval/32"
 
@@ -30,7 +31,8 @@ def build_result(
 ) -> dict:
     """What the result file holds. `settings` are those of the scoring; the rest is the samples'.
 
-    pass@1 is a fraction of the problems; with one greedy sample each, the share that passes.
+    pass@k is the unbiased estimate of the share of problems of which one in k samples passes; with
+    one sample each, pass@1 is the share that passes. passed: samples.
     evalplus: the problems that EvalPlus itself counts as failed, and how many it would count.
     """
     origin = samples[0].origin
@@ -48,11 +50,11 @@ def build_result(
             "name": problem_set.name,
             "file": problem_set.file.name,
             "sha256": problem_set.sha256,
-            "problems": len(verdicts),
+            "problems": len(problem_set.problems),
         },
         "settings": origin["settings"] | settings,
         "versions": origin["versions"] | scoring_versions,
-        "pass@1": {name: count / len(verdicts) for name, count in passed.items()},
+        **_pass_at_k(samples, verdicts),
         "passed": passed,
         "evalplus": {
             "failed": failed_by_evalplus,
@@ -61,6 +63,7 @@ def build_result(
         "problems": [
             {
                 "task_id": sample.task_id,
+                "sample": sample.number,
                 "prompt_sha256": sample.prompt_sha256,
                 "base": verdict.base,
                 "plus": verdict.plus,
@@ -70,6 +73,37 @@ def build_result(
             for sample, verdict in zip(samples, verdicts, strict=True)
         ],
     }
+
+
+def _pass_at_k(samples: Sequence[Sample], verdicts: Sequence[Verdict]) -> dict[str, dict]:
+    """pass@k for each k of `SAMPLES_OF` up to the number of samples of a problem."""
+    from evalplus.eval import estimate_pass_at_k
+
+    count = samples[-1].number + 1
+    shares = {}
+    for k in (k for k in SAMPLES_OF if k <= count):
+        shares[f"pass@{k}"] = {}
+        for tests in TEST_SETS:
+            statuses = [getattr(verdict, tests) for verdict in verdicts]
+            passed = [
+                statuses[start : start + count].count(PASSED)
+                for start in range(0, len(statuses), count)
+            ]
+            shares[f"pass@{k}"][tests] = float(estimate_pass_at_k(count, passed, k).mean())
+    return shares
+
+
+def solved_shares(result: dict, tests: str) -> list[float]:
+    """Of each problem of a result, the share of its samples that pass."""
+    by_problem: dict[str, list[bool]] = {}
+    for row in result["problems"]:
+        by_problem.setdefault(row["task_id"], []).append(row[tests] == PASSED)
+    return [sum(passed) / len(passed) for passed in by_problem.values()]
+
+
+def measures(result: dict) -> list[str]:
+    """The names of the scores that a result holds: pass@1, and so on."""
+    return [f"pass@{k}" for k in SAMPLES_OF if f"pass@{k}" in result]
 
 
 def caveats(result: dict) -> list[str]:

@@ -15,12 +15,14 @@ from workflow_scripts.reporting.files import write_whole
 
 @dataclass(frozen=True)
 class Sample:
-    """A generation. completion: the raw text. solution: the program taken from it.
+    """A generation. number: of the problem's samples, from 0. completion: the raw text. solution:
+    the program taken from it.
 
     origin: model, settings and versions of the run that generated it.
     """
 
     task_id: str
+    number: int
     prompt_sha256: str
     completion: str
     solution: str
@@ -43,8 +45,13 @@ def write_samples(path: Path, samples: Sequence[Sample]) -> None:
     write_whole(path, "".join(json.dumps(asdict(s), sort_keys=True) + "\n" for s in samples))
 
 
-def read_samples(path: Path, prompts: Sequence[TaskPrompt]) -> list[Sample]:
-    """Read the generations for exactly these prompts.
+def journal_path(result: Path) -> Path:
+    """Where the generations of a run that is not over stand."""
+    return result.with_name(f".{samples_path(result).name}.part")
+
+
+def read_samples(path: Path, prompts: Sequence[TaskPrompt], count: int) -> list[Sample]:
+    """Read the generations for exactly these prompts, `count` for each.
 
     Raises UserError where the file is missing or broken, or was made for other prompts.
     """
@@ -52,12 +59,13 @@ def read_samples(path: Path, prompts: Sequence[TaskPrompt]) -> list[Sample]:
         raise UserError(f"there are no generations to score: {path} does not exist")
     lines = path.read_text(encoding="utf-8").splitlines()
     samples = [_parse(line, f"{path}, line {n}") for n, line in enumerate(lines, start=1)]
-    if len(samples) != len(prompts):
+    wanted = [prompt for prompt in prompts for _ in range(count)]
+    if len(samples) != len(wanted):
         raise UserError(
             f"{path} holds {len(samples)} generations for {len(prompts)} problems: "
-            "was it made with another data set or limit?"
+            "was it made with another data set, limit or number of samples?"
         )
-    for number, (sample, prompt) in enumerate(zip(samples, prompts, strict=True), start=1):
+    for number, (sample, prompt) in enumerate(zip(samples, wanted, strict=True), start=1):
         if (sample.task_id, sample.prompt_sha256) != (prompt.task_id, prompt.sha256):
             raise UserError(
                 f"{path}, line {number}: {sample.task_id} was not generated from the prompt of "

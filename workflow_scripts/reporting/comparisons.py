@@ -2,10 +2,10 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, fields
-from itertools import chain, groupby
+from itertools import chain
 
 from workflow_scripts.evaluation.ground_truth import TEST_SETS
-from workflow_scripts.evaluation.scoring import PASSED
+from workflow_scripts.evaluation.result import solved_shares
 from workflow_scripts.reporting.statistics import Comparison, compare
 
 REFERENCES = ("base", "moe_sft")  # what other models are compared with
@@ -55,9 +55,8 @@ def _same_problems(first: dict, second: dict) -> bool:
 
 
 def _solved(result: dict, tests: str) -> list[bool]:
-    """Which problems the first sample of each solves."""
-    by_problem = groupby(result["problems"], key=lambda row: row["task_id"])
-    return [next(rows)[tests] == PASSED for _, rows in by_problem]
+    """Which problems most samples solve; with one sample each, which it solves."""
+    return [share > 0.5 for share in solved_shares(result, tests)]
 
 
 def readable_comparisons(table):

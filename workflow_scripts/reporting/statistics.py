@@ -32,6 +32,18 @@ class Comparison:
     needed: int | None
 
 
+def interval(shares: Sequence[float]) -> tuple[float, float]:
+    """A 95% interval of the mean of the problems' shares of samples that pass.
+
+    Wilson's, where there is one sample of each; else by a bootstrap over the problems.
+    """
+    import numpy as np
+
+    if set(shares) <= {0.0, 1.0}:
+        return wilson(int(sum(shares)), len(shares))
+    return _bootstrap(np.asarray(shares))
+
+
 def wilson(passed: int, count: int) -> tuple[float, float]:
     """The Wilson 95% interval of a share."""
     from statsmodels.stats.proportion import proportion_confint

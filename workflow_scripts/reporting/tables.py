@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from workflow_scripts.evaluation.ground_truth import TEST_SETS
-from workflow_scripts.reporting.statistics import wilson
+from workflow_scripts.evaluation.result import measures, solved_shares
+from workflow_scripts.reporting.statistics import interval
 
 EVALUATIONS_FOLDER = "eval"
 
@@ -12,7 +13,7 @@ EVALUATIONS_FOLDER = "eval"
 def summary_table(results: Mapping[Path, dict]):
     """A pandas data frame with a row for each result file and its content, in order.
 
-    pass@1 is in percent, and so is its Wilson 95% interval, low to high.
+    pass@1 is in percent, and so is its 95% interval, low to high. passed: samples.
     """
     import pandas as pd
 
@@ -28,9 +29,11 @@ def _row(file: Path, result: dict) -> dict:
     }
     for tests in TEST_SETS:
         row[f"pass@1 {tests}"] = 100 * result["pass@1"][tests]
-        low, high = wilson(result["passed"][tests], count)
+        low, high = interval(solved_shares(result, tests))
         row[f"low {tests}"], row[f"high {tests}"] = 100 * low, 100 * high
         row[f"passed {tests}"] = result["passed"][tests]
+        for measure in measures(result)[1:]:
+            row[f"{measure} {tests}"] = 100 * result[measure][tests]
     return row | {"model folder": result["model"]["path"], "eval file": str(file)}
 
 

@@ -1,0 +1,98 @@
+"""From a model and prompts to samples. What a run that was cut off had finished is kept."""
+
+import hashlib
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from workflow_scripts.evaluation.generation import Completion, Sampling, generate
+from workflow_scripts.evaluation.journal import Journal
+from workflow_scripts.evaluation.loading import artifact_id, load_model
+from workflow_scripts.evaluation.prompts import TaskPrompt
+from workflow_scripts.evaluation.result import package_versions
+from workflow_scripts.evaluation.samples import Sample
+
+OPTIONS = ("max_new_tokens", "batch_size", "samples", "temperature", "top_p")
+
+
+def sample(
+    model_folder: str,
+    prompts: Sequence[TaskPrompt],
+    options: dict,
+    journal_file: Path,
+    verify_all: bool,
+) -> tuple[list[Sample], Journal]:
+    """`samples` samples for each prompt, the prompts in order; and the journal, to be removed once
+    they are on the disk.
+
+    options: those of `OPTIONS`, prompt, seed and threads. verify_all: the model is hashed whole.
+    Raises UserError where the model does not fit its manifest, or cannot be loaded.
+    """
+    identity = artifact_id(Path(model_folder), full=verify_all)
+    model, tokenizer = load_model(Path(model_folder), options["threads"])
+    settings = {name: options[name] for name in ("prompt", *OPTIONS, "seed", "threads")}
+    origin = {
+        "model": {"path": model_folder, "id": identity},
+        "settings": settings
+        | {"device": model.device.type, "dtype": str(model.dtype).removeprefix("torch.")},
+        "versions": package_versions("torch", "transformers"),
+    }
+    requests = [(prompt, number) for prompt in prompts for number in range(options["samples"])]
+    journal = Journal(journal_file, origin | _content(model_folder, identity, prompts))
+    completions = _complete(model, tokenizer, requests, options, journal)
+    samples = [
+        Sample(
+            task_id=prompt.task_id,
+            number=number,
+            prompt_sha256=prompt.sha256,
+            completion=completion.text,
+            solution=prompt.solution(completion.text),
+            finish=completion.finish,
+            origin=origin,
+        )
+        for (prompt, number), completion in zip(requests, completions, strict=True)
+    ]
+    return samples, journal
+
+
+def _complete(
+    model, tokenizer, requests: list[tuple[TaskPrompt, int]], options: dict, journal: Journal
+) -> list[Completion]:
+    finished = dict(journal.finished)
+    left = [place for place in range(len(requests)) if place not in finished]
+    if finished:
+        print(f"going on: {len(finished)} of {len(requests)} are written", file=sys.stderr)
+    sampling = None
+    if options["temperature"]:
+        seeds = [_seed(options["seed"], *requests[place]) for place in left]
+        sampling = Sampling(options["temperature"], options["top_p"], seeds)
+
+    def keep(number: int, completion: Completion) -> None:
+        finished[left[number]] = completion
+        journal.add(left[number], completion)
+
+    generate(
+        model,
+        tokenizer,
+        [requests[place][0] for place in left],
+        max_new_tokens=options["max_new_tokens"],
+        batch_size=options["batch_size"],
+        sampling=sampling,
+        on_completion=keep,
+    )
+    return [finished[place] for place in range(len(requests))]
+
+
+def _seed(seed: int, prompt: TaskPrompt, number: int) -> int:
+    text = f"{seed} {prompt.task_id} {number}"
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8]) >> 1
+
+
+def _content(model_folder: str, identity: str | None, prompts: Sequence[TaskPrompt]) -> dict:
+    """What the completions depend on and the samples' origin does not say."""
+    content = {"prompts": [prompt.sha256 for prompt in prompts]}
+    if identity is None:  # a folder without a manifest
+        files = sorted(path for path in Path(model_folder).iterdir() if path.is_file())
+        stats = [path.stat() for path in files]
+        content["files"] = [[stat.st_size, stat.st_mtime_ns] for stat in stats]
+    return content
