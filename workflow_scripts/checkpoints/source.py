@@ -43,6 +43,21 @@ def find_model(model: str, revision: str | None) -> Path:
         return Path(snapshot_download(model, revision=revision, allow_patterns=patterns))
 
 
+def find_config(model: str, revision: str | None) -> Path:
+    """The config.json of a local model, or of a hub model, of which nothing else is fetched.
+
+    Raises UserError.
+    """
+    check_source(model, revision)
+    if Path(model).is_dir():
+        return Path(model) / "config.json"
+
+    from huggingface_hub import hf_hub_download
+
+    with _hub_errors(f"the config.json of {model} at {revision}"):
+        return Path(hf_hub_download(model, "config.json", revision=revision))
+
+
 def fetch_dataset_file(source: str, revision: str | None) -> Path:
     """A file org/name/path of a data set on the hub, in the hub's cache. Raises UserError."""
     from huggingface_hub import hf_hub_download
@@ -52,6 +67,17 @@ def fetch_dataset_file(source: str, revision: str | None) -> Path:
         return Path(
             hf_hub_download(f"{organisation}/{name}", file, repo_type="dataset", revision=revision)
         )
+
+
+def find_cached_dataset_file(source: str, revision: str | None) -> Path | None:
+    """A file org/name/path of a data set on the hub, if the hub's cache holds it."""
+    from huggingface_hub import try_to_load_from_cache
+
+    organisation, name, file = check_dataset_source(source, revision)
+    found = try_to_load_from_cache(
+        f"{organisation}/{name}", file, repo_type="dataset", revision=revision
+    )
+    return Path(found) if isinstance(found, str) else None
 
 
 def check_dataset_source(source: str, revision: str | None) -> list[str]:
