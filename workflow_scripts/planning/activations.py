@@ -128,7 +128,6 @@ def logits_bytes(models: Models, batch: Batch) -> int:
     return 3 * FP32 * batch.tokens * models.base.config["vocab_size"]
 
 
-
 def _sizes(models: Models) -> tuple[int, int]:
     """H and I."""
     layer = models.layers[0]

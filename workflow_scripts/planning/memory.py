@@ -95,7 +95,7 @@ def tuning_memory(models: Models, job: Job) -> Memory:
     kept = activations.tuning(models, job.batch, job.numbers)
     state = _state(models, job)
     step = _step_bytes(models, job)
-    return _with_peak(state | {"step": step}, kept, job, _largest(models) * _weight_bytes(job))
+    return _with_peak(state | {"step": step}, kept, job, _largest(models) * weight_bytes(job))
 
 
 def mixing_memory(models: Models, job: Job) -> Memory:
@@ -106,7 +106,9 @@ def mixing_memory(models: Models, job: Job) -> Memory:
     """
     numbers = job.numbers
     width = BF16 if job.precision == "bf16_pure" else FP32
-    largest = max(models.base.size(layer.dense(*t)) for layer in models.upcycled for t in layer.tensors)
+    largest = max(
+        models.base.size(layer.dense(*t)) for layer in models.upcycled for t in layer.tensors
+    )
     copies = BF16 * (models.dense_total - models.base.embedding) if numbers.autocast else 0
     parts = {
         "weights": width * models.dense_total,
@@ -131,7 +133,7 @@ def _with_peak(parts: dict, kept: Activations, job: Job, largest_gradient: int) 
 
 def _state(models: Models, job: Job) -> dict[str, int]:
     """Weights, gradients, master weights, the optimiser's state, in bytes."""
-    total, share, weight = models.moe_total, job.share, _weight_bytes(job)
+    total, share, weight = models.moe_total, job.share, weight_bytes(job)
     parts = {
         "weights": weight * total // (1 if job.launch == "zero2" else share),
         "layers": _temporary_weights(models, job),
@@ -146,7 +148,7 @@ def _state(models: Models, job: Job) -> dict[str, int]:
     return parts
 
 
-def _weight_bytes(job: Job) -> int:
+def weight_bytes(job: Job) -> int:
     """Bytes of a weight, and of its gradient."""
     low = job.precision == "bf16_pure" or (job.precision == "bf16" and job.zero)
     return BF16 if low else FP32
@@ -170,7 +172,7 @@ def optimizer_bytes(models: Models, job: Job) -> int:
         return FP32 * (total if job.zero else _factored(models))
     if job.optimizer == "adamw_8bit":
         return math.ceil(EIGHT_BIT * total)
-    return 2 * total * (FP32 if job.zero else _weight_bytes(job))
+    return 2 * total * (FP32 if job.zero else weight_bytes(job))
 
 
 def _factored(models: Models) -> int:
@@ -191,7 +193,7 @@ def _step_bytes(models: Models, job: Job) -> int:
     also gradient and weight. AdamW: on a GPU the denominators of all parameters at once, on a CPU
     two tensors of one parameter. ZeRO: fp32 gradients of what it steps at a time.
     """
-    largest, weight = _largest(models), _weight_bytes(job)
+    largest, weight = _largest(models), weight_bytes(job)
     if job.zero:
         shard = models.moe_total // job.share
         return FP32 * (min(shard, ZERO3_GROUP) if job.launch == "zero3" else shard)

@@ -1,0 +1,36 @@
+"""The trainings of a completed configuration as jobs."""
+
+from dataclasses import replace
+
+from workflow_scripts.planning.activations import Batch
+from workflow_scripts.planning.memory import Job
+
+SECTIONS = {"step 2": "training", "step 6": "mixing"}
+
+
+def configured_job(config: dict, section: str, processes: int | None = None) -> Job:
+    """How the config's section `training` or `mixing` runs, on so many processes if given."""
+    options = config[section]
+    if processes is None:
+        processes = configured_processes(config)
+    return Job(
+        launch=config["training"].get("launch", "single"),
+        processes=processes,
+        batch=Batch(options["per_device_batch_size"], config["data"]["max_length"]),
+        accumulation=options["gradient_accumulation_steps"],
+        precision=options["precision"],
+        optimizer=options["optimizer"],
+        checkpointing=options.get("activation_checkpointing", False),
+        offload=options.get("offload_optimizer", False),
+    )
+
+
+def configured_processes(config: dict) -> int:
+    """The processes of step 2: of all nodes, or as many as GPUs are asked for."""
+    training = config["training"]
+    return max(training.get("processes", 1) * training.get("nodes", 1), config["gpus"], 1)
+
+
+def launched(job: Job, launch: str) -> Job:
+    """The job by another strategy; a single process is one whatever is asked for."""
+    return replace(job, launch=launch, processes=1 if launch == "single" else job.processes)
