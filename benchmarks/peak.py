@@ -13,7 +13,7 @@ SECONDS_BETWEEN_SAMPLES = 0.001
 def peak_memory(prepare: Callable[[], Callable[[], object]]) -> int:
     """Peak anonymous memory of a new process that runs `prepare()()`, in bytes.
 
-    What it holds after `prepare()`, the imports, is not counted. Anonymous memory is RssAnon of
+    What it holds after `prepare()`, its imports, does not count. Anonymous memory is RssAnon of
     /proc/PID/status: memory-mapped files, which are page cache, do not count. `prepare` must be
     picklable. Exits with a message where the process fails.
     """
@@ -25,14 +25,14 @@ def peak_memory(prepare: Callable[[], Callable[[], object]]) -> int:
     try:
         ours.recv()
     except EOFError:
-        sys.exit(f"the process of {prepare} failed before it began")
+        sys.exit("a process failed before its work began")
     before = peak = _anonymous_memory(process.pid)
     ours.send("go")
     while process.is_alive():
         peak = max(peak, _anonymous_memory(process.pid))
         time.sleep(SECONDS_BETWEEN_SAMPLES)
     if process.exitcode != 0:
-        sys.exit(f"the process of {prepare} failed")
+        sys.exit("a process failed in its work")
     return peak - before
 
 

@@ -29,7 +29,9 @@ def _parser() -> argparse.ArgumentParser:
     parser = cli.step_parser("plan", __doc__)
     cli.add_path(parser, "--config", "FILE", "The configuration, a YAML file.")
     parser.add_argument(
-        "--gpu", choices=GPUS, default=DEFAULT_GPU, help=f"The GPU. Default: {DEFAULT_GPU}."
+        "--gpu",
+        choices=GPUS,
+        help=f"The GPU. Default: {DEFAULT_GPU} where the config asks for GPUs, else the CPU.",
     )
     parser.add_argument(
         "--gpus", type=_count, metavar="N", help="How many. Default: as many as the config has."
@@ -77,7 +79,9 @@ def make_plan(args: argparse.Namespace):
     models = Models(_find_base(config["base"], args.model_config), config["moe"])
     rows = find_rows(config["data"], args.rows)
     processes = args.gpus or configured_processes(config)
-    return Plan(config, models, rows, args.gpu, processes, args.mfu)
+    on_gpu = args.gpu or args.gpus or config["gpus"]
+    gpu = (args.gpu or DEFAULT_GPU) if on_gpu else None
+    return Plan(config, models, rows, gpu, processes, args.mfu)
 
 
 def _find_base(base: dict, model_config: Path | None):

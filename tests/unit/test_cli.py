@@ -32,6 +32,7 @@ STEPS = {
     "import_reference": ["--model", "--out", "--verify"],
     "fetch_data": ["--train", "--revision", "--out"],
     "summary": ["--evals", "--out"],
+    "plan": ["--config", "--gpu", "--gpus", "--mfu", "--model-config", "--rows"],
 }
 HEAVY = {"torch", "transformers", "datasets", "pandas", "evalplus", "deepspeed", "accelerate"}
 SECTIONS = ("moe", "data", "training", "mixing")

@@ -53,7 +53,9 @@ def find_config(model: str, revision: str | None) -> Path:
         return Path(model) / "config.json"
 
     from huggingface_hub import hf_hub_download
+    from huggingface_hub.utils import logging
 
+    logging.set_verbosity_error()  # or each of its retries is a warning
     with _hub_errors(f"the config.json of {model} at {revision}"):
         return Path(hf_hub_download(model, "config.json", revision=revision))
 

@@ -5,14 +5,10 @@ from dataclasses import replace
 from workflow_scripts.planning.activations import Batch
 from workflow_scripts.planning.memory import Job
 
-SECTIONS = {"step 2": "training", "step 6": "mixing"}
 
-
-def configured_job(config: dict, section: str, processes: int | None = None) -> Job:
-    """How the config's section `training` or `mixing` runs, on so many processes if given."""
+def configured_job(config: dict, section: str, processes: int, on_gpu: bool) -> Job:
+    """How the config's section `training` or `mixing` runs on so many processes."""
     options = config[section]
-    if processes is None:
-        processes = configured_processes(config)
     return Job(
         launch=config["training"].get("launch", "single"),
         processes=processes,
@@ -22,6 +18,7 @@ def configured_job(config: dict, section: str, processes: int | None = None) -> 
         optimizer=options["optimizer"],
         checkpointing=options.get("activation_checkpointing", False),
         offload=options.get("offload_optimizer", False),
+        on_gpu=on_gpu,
     )
 
 

@@ -15,7 +15,6 @@ pass (all activations), its end (all gradients), and the optimiser's step (its t
 """
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from workflow_scripts.planning import activations

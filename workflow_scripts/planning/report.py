@@ -1,12 +1,21 @@
 """A plan as text."""
 
+import textwrap
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import zip_longest
 
 from workflow_scripts.planning.compute import Work, training_work
 from workflow_scripts.planning.disk import Space, disk_space, expert_bytes
-from workflow_scripts.planning.gpus import GIB, GPUS, Gpu
+from workflow_scripts.planning.gpus import (
+    GIB,
+    GPUS,
+    RUNTIME,
+    RUNTIME_OF_SEVERAL,
+    RUNTIME_ON_CPU,
+    Gpu,
+)
 from workflow_scripts.planning.jobs import configured_job, launched
 from workflow_scripts.planning.memory import (
     LAUNCHES,
@@ -17,8 +26,9 @@ from workflow_scripts.planning.memory import (
 )
 from workflow_scripts.planning.parameters import Models
 from workflow_scripts.planning.rows import Rows
-from workflow_scripts.planning.strategy import Advice, advise
+from workflow_scripts.planning.strategy import Advice, advise, name_of
 
+LINE_LENGTH = 100
 COLUMNS = {
     "weights": "weights",
     "gradients": "gradients",
@@ -37,50 +47,65 @@ COLUMNS = {
 class Plan:
     """All that is to be told of a completed configuration.
 
-    gpu: a name in GPUS; utilisation: the share of its FLOPs that a training gets.
+    gpu_name: in GPUS, or None on a CPU; utilisation: the share of its FLOPs that a training gets.
     """
 
     config: dict
     models: Models
     rows: Rows
-    gpu_name: str
+    gpu_name: str | None
     processes: int
     utilisation: float
 
     @property
-    def gpu(self) -> Gpu:
-        return GPUS[self.gpu_name]
+    def gpu(self) -> Gpu | None:
+        return self.gpu_name and GPUS[self.gpu_name]
+
+    @property
+    def place(self) -> str:
+        return f"{self.processes} x {self.gpu_name}" if self.gpu_name else "the CPU"
 
     @cached_property
     def tuning(self) -> Job:
-        return configured_job(self.config, "training", self.processes)
+        return configured_job(self.config, "training", self.processes, self.gpu is not None)
 
     @cached_property
     def mixing(self) -> Job:
         launch = "single" if self.processes == 1 else "ddp"
-        return replace(configured_job(self.config, "mixing", self.processes), launch=launch)
+        job = configured_job(self.config, "mixing", self.processes, self.gpu is not None)
+        return replace(job, launch=launch)
+
+    @property
+    def chosen(self) -> Job:
+        """How step 2 would run as advised; as configured where nothing fits."""
+        return self.advice.job or self.tuning
 
     @cached_property
     def works(self) -> tuple[Work | None, Work | None]:
-        """Of steps 2 and 6; the latter for one lambda."""
+        """Of step 2, as advised, and of step 6, for one lambda."""
         training, mixing = self.config["training"], self.config["mixing"]
         return (
-            training_work(self.models, self.tuning, training, self.rows, mixing=False),
+            training_work(self.models, self.chosen, training, self.rows, mixing=False),
             training_work(self.models, self.mixing, mixing, self.rows, mixing=True),
         )
 
     @cached_property
     def hours(self) -> tuple[float | None, float | None]:
-        """Of steps 2 and 6 at most; the latter for one lambda."""
+        """Of steps 2 and 6 at most; the latter for one lambda. None where they are unknown."""
+        if self.gpu is None:
+            return None, None
         first, second = self.works
         reads = 2 * expert_bytes(self.models)
         return (
-            first and first.hours(self.tuning, self.gpu, self.utilisation),
+            first and first.hours(self.chosen, self.gpu, self.utilisation),
             second and second.hours(self.mixing, self.gpu, self.utilisation, reads),
         )
 
     @cached_property
     def advice(self) -> Advice:
+        if self.gpu is None:
+            memory = tuning_memory(self.models, self.tuning)
+            return Advice(self.tuning, memory, "as configured")
         return advise(self.models, self.tuning, self.gpu)
 
     @cached_property
@@ -100,49 +125,53 @@ def summary(plan: Plan) -> list[str]:
         f"MoE {models.moe_total:,} parameters, {models.moe_active:,} compute a token",
         f"disk {sum(space.nbytes for space in plan.spaces) / 1e9:.1f} GB at most",
     ]
-    advice, gpus = plan.advice, f"{plan.processes} x {plan.gpu_name}"
+    advice = plan.advice
     if advice.job is None:
-        lines.append(f"step 2 on {gpus}: {advice.reason}")
+        lines.append(f"step 2 on {plan.place}: {advice.reason}")
     else:
-        hours = _hours(plan.hours[0])
+        peak = f"{advice.memory.peak / GIB:.1f} GiB"
         lines.append(
-            f"step 2 on {gpus}: {advice.job.launch}, {advice.memory.peak / GIB:.1f} GiB{hours}"
+            f"step 2 on {plan.place}: {name_of(advice.job)}, {peak}{_hours(plan.hours[0])}"
         )
     if plan.merges:
-        peak = mixing_memory(models, plan.mixing).peak / GIB
-        lines.append(f"step 6 on {gpus}: {peak:.1f} GiB{_hours(plan.hours[1])}, for each lambda")
+        peak = f"{mixing_memory(models, plan.mixing).peak / GIB:.1f} GiB"
+        lines.append(f"step 6 on {plan.place}: {peak}{_hours(plan.hours[1])}, for each lambda")
     return lines
 
 
 def report(plan: Plan) -> str:
     """The whole plan."""
+    return "\n\n".join("\n".join(section) for section in _sections(plan)) + "\n"
+
+
+def _sections(plan: Plan) -> Iterable[list[str]]:
+    """The lines of each part, the first of which says what it is."""
     base = plan.config["base"]["model"]
-    parts = [
+    yield summary(plan)
+    yield [
         f"Parameters of {base}: {plan.models.base.source}",
-        _table(_parameter_rows(plan.models)),
-        "Tokens, with every row as long as the window",
-        _table(_work_rows(plan)),
-        *_rows_note(plan),
-        f"Memory of each of {plan.processes} processes in step 2, GiB ({_batch(plan.tuning)})",
-        _table(_memory_rows(_tuning_memories(plan))),
-        *_host_note(plan),
+        *_table(_parameter_rows(plan.models)),
+    ]
+    yield ["Tokens, if every row fills the window", *_table(_work_rows(plan)), *_rows_note(plan)]
+    yield [
+        f"Memory in step 2, GiB a process, {plan.processes} of them ({_batch(plan.tuning)})",
+        *_table(_memory_rows(_tuning_memories(plan))),
+        *_memory_notes(plan),
     ]
     if plan.merges:
-        parts += [
-            f"The same in step 6, by ddp or alone ({_batch(plan.mixing)})",
-            _table(_memory_rows({plan.mixing.launch: mixing_memory(plan.models, plan.mixing)})),
-            f"  and the experts' file in the page cache, {_gb(expert_bytes(plan.models))}, at best",
+        yield [
+            f"Memory in step 6, GiB a process ({_batch(plan.mixing)})",
+            *_table(_memory_rows({plan.mixing.launch: mixing_memory(plan.models, plan.mixing)})),
+            f"  best with {_gb(expert_bytes(plan.models))} of page cache for the experts' file",
         ]
-    parts += [
-        f"Strategy on {plan.processes} x {plan.gpu_name} ({plan.gpu.memory:g} GiB, "
-        f"{plan.gpu.room(plan.processes) / GIB:.1f} to be had)",
-        f"  {plan.advice.reason}",
-        f"Hours at most, at {plan.utilisation:.0%} of each GPU's FLOPs (assumed)",
-        _table(_hour_rows(plan)),
-        "Disk",
-        _table(_disk_rows(plan.spaces)),
-    ]
-    return "\n".join(parts)
+    if plan.gpu is not None:
+        room = f"{plan.gpu.room(plan.processes) / GIB:.1f} of {plan.gpu.memory:g} GiB"
+        yield [f"Strategy on {plan.place}, {room} to be had", *_wrapped(plan.advice.reason)]
+        yield [
+            f"Hours at most, at {plan.utilisation:.0%} of a GPU's FLOPs, which is an assumption",
+            *_table(_hour_rows(plan)),
+        ]
+    yield ["Disk", *_table(_disk_rows(plan.spaces), [space.remark for space in plan.spaces])]
 
 
 def _parameter_rows(models: Models) -> Iterable[tuple[str, ...]]:
@@ -154,7 +183,7 @@ def _parameter_rows(models: Models) -> Iterable[tuple[str, ...]]:
 def _work_rows(plan: Plan) -> Iterable[tuple[str, ...]]:
     yield "", "steps", "global batch", "tokens", "FLOPs"
     for name, job, work in zip(
-        ("step 2", "step 6"), (plan.tuning, plan.mixing), plan.works, strict=True
+        ("step 2", "step 6"), (plan.chosen, plan.mixing), plan.works, strict=True
     ):
         if name == "step 6" and not plan.merges:
             return
@@ -194,8 +223,14 @@ def _memory_rows(memories: dict[str, Memory]) -> Iterable[tuple[str, ...]]:
         yield launch, *(f"{getattr(memory, name) / GIB:.1f}" for name in shown)
 
 
-def _host_note(plan: Plan) -> list[str]:
-    notes = ["  the peak is not the sum: gradients and activations take turns"]
+def _memory_notes(plan: Plan) -> list[str]:
+    runtime = RUNTIME if plan.processes == 1 else RUNTIME_OF_SEVERAL
+    if plan.gpu is None:
+        runtime = RUNTIME_ON_CPU
+    notes = [
+        "  the peak is less than the sum: gradients and activations take turns",
+        f"  on top of it about {runtime / GIB:.1f} GiB for libraries",
+    ]
     if plan.tuning.optimizer == "adafactor":
         notes.append("  fsdp does not run Adafactor")
     host = tuning_memory(plan.models, replace(plan.tuning, launch="zero3")).host
@@ -214,8 +249,8 @@ def _hour_rows(plan: Plan) -> Iterable[tuple[str, ...]]:
 
 def _disk_rows(spaces: list[Space]) -> Iterable[tuple[str, ...]]:
     for space in spaces:
-        yield space.name, _gb(space.nbytes), space.remark
-    yield "together", _gb(sum(space.nbytes for space in spaces)), "at most"
+        yield space.name, _gb(space.nbytes)
+    yield "at most together", _gb(sum(space.nbytes for space in spaces))
 
 
 def _batch(job: Job) -> str:
@@ -229,16 +264,20 @@ def _gb(nbytes: int) -> str:
     return f"{nbytes / 1e9:,.2f} GB"
 
 
+def _wrapped(text: str) -> list[str]:
+    return textwrap.wrap(text, LINE_LENGTH, initial_indent="  ", subsequent_indent="  ")
+
+
 def _hours(hours: float | None) -> str:
     return "" if hours is None else f", {hours:,.1f} hours at most"
 
 
-def _table(rows: Iterable[tuple[str, ...]]) -> str:
-    """Aligned columns: the first to the left, numbers to the right."""
-    lines = [list(row) for row in rows]
+def _table(rows: Iterable[tuple[str, ...]], remarks: Iterable[str] = ()) -> list[str]:
+    """Aligned columns: the first to the left, numbers to the right, and remarks behind them."""
+    lines = list(rows)
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     text = []
-    for first, *others in lines:
+    for (first, *others), remark in zip_longest(lines, remarks, fillvalue=""):
         cells = [cell.rjust(width) for cell, width in zip(others, widths[1:], strict=True)]
-        text.append("  ".join(["", first.ljust(widths[0]), *cells]).rstrip())
-    return "\n".join(text) + "\n"
+        text.append("  ".join(["", first.ljust(widths[0]), *cells, remark]).rstrip())
+    return text

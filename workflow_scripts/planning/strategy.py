@@ -24,15 +24,14 @@ def advise(models: Models, job: Job, gpu: Gpu) -> Advice:
     """The simplest strategy whose peak fits the GPU: whole models before shards, shards before
     activations that are computed twice, and last a smaller batch.
     """
-    refused = []
-    for candidate, name in _candidates(job):
+    refused = ""
+    for candidate in _candidates(job):
         memory = tuning_memory(models, candidate)
+        text = f"{name_of(candidate)} ({memory.peak / GIB:.1f} GiB)"
         if memory.peak <= gpu.room(candidate.processes):
-            reason = f"{name} needs {memory.peak / GIB:.1f} GiB"
-            if refused:
-                reason += f"; {refused[-1]} would not fit"
-            return Advice(candidate, memory, reason + _warning(candidate))
-        refused.append(f"{name} ({memory.peak / GIB:.1f} GiB)")
+            reason = f"{text} fits{refused}{_warning(candidate)}"
+            return Advice(candidate, memory, reason)
+        refused = f"; {text} does not"
     for processes in MORE_GPUS:
         candidate = replace(job, launch="zero3", processes=processes, checkpointing=True)
         if processes > job.processes:
@@ -45,21 +44,30 @@ def advise(models: Models, job: Job, gpu: Gpu) -> Advice:
     return Advice(None, None, "none fits, on any number of these GPUs")
 
 
-def _candidates(job: Job) -> Iterator[tuple[Job, str]]:
-    """Jobs from the simplest on, with their names. Adafactor does not run under FSDP2."""
+def _candidates(job: Job) -> Iterator[Job]:
+    """Jobs from the simplest on. Adafactor does not run under FSDP2."""
     several = ("ddp", "zero2", "zero3" if job.optimizer == "adafactor" else "fsdp")
     for launch in several if job.processes > 1 else ("single",):
-        yield launched(job, launch), launch
-    last = launched(job, several[-1] if job.processes > 1 else "single")
+        last = launched(job, launch)
+        yield last
     if not job.checkpointing:
         last = replace(last, checkpointing=True)
-        yield last, f"{last.launch} with activation_checkpointing"
+        yield last
     if job.batch.rows > 1:
-        rows = replace(last.batch, rows=1)
-        last = replace(last, batch=rows, accumulation=last.accumulation * job.batch.rows)
-        yield last, f"{last.launch} with activation_checkpointing and a batch of 1"
-    last = replace(last, launch="zero2" if job.processes == 1 else "zero3", offload=True)
-    yield last, f"{last.launch} with offload_optimizer, besides"
+        rows, accumulation = replace(last.batch, rows=1), last.accumulation * last.batch.rows
+        last = replace(last, batch=rows, accumulation=accumulation)
+        yield last
+    yield replace(last, launch="zero2" if job.processes == 1 else "zero3", offload=True)
+
+
+def name_of(job: Job) -> str:
+    """A job's strategy, and what it does besides to save memory."""
+    name = job.launch
+    if job.checkpointing:
+        name += " + activation_checkpointing"
+    if job.offloads:
+        name += " + offload_optimizer"
+    return f"{name}, {job.batch.rows} row{'s' * (job.batch.rows > 1)} at once"
 
 
 def _warning(job: Job) -> str:

@@ -1,0 +1,36 @@
+"""The memory that a plan expects against what trainings take: within 15%, on the CPU."""
+
+import subprocess
+import sys
+
+import pytest
+
+from benchmarks import memory
+from workflow_scripts.planning.activations import Batch
+
+pytestmark = pytest.mark.slow
+
+TOLERANCE = 0.15
+
+
+def check(model, folder, batch, cases, monkeypatch):
+    for name, value in (memory.QUIET | memory.GIVE_BACK).items():
+        monkeypatch.setenv(name, value)
+    models = memory.models_of(model)
+    for precision, optimizer, peak in memory.measure(model, folder, batch, cases):
+        planned = memory.planned(models, batch, precision, optimizer)
+        assert planned == pytest.approx(peak, rel=TOLERANCE), (precision, optimizer)
+
+
+def test_the_embedded_model(tmp_path, monkeypatch):
+    check(memory.EMBEDDED, tmp_path, Batch(32, 384), memory.CASES, monkeypatch)
+
+
+def test_a_model_of_135m(repository, tmp_path, monkeypatch):
+    maker = repository.parent / "shared" / "tools" / "get-smollm2.py"
+    if not maker.exists():
+        pytest.skip("needs the real model's maker")
+    model = tmp_path / "smollm2"
+    subprocess.run([sys.executable, maker, model], check=True)
+    cases = [("fp32", "adamw"), ("bf16_pure", "adafactor")]
+    check(model, tmp_path, Batch(2, 128), cases, monkeypatch)
