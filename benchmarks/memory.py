@@ -1,9 +1,10 @@
-"""The memory that `workflow_scripts.plan` expects of step 2 against what trainings take on the CPU.
+"""The memory that `workflow_scripts.plan` expects against what trainings take on the CPU.
 
-Trains two steps for each precision and optimiser, each in a process of its own, on rows that fill
-the window, but for one in as many as a batch has, so that there is padding. Memory is the peak of
-RssAnon less what the imports hold. glibc's malloc keeps freed memory for later, which the kernel
-counts; it is told to give it back (MALLOC_MMAP_THRESHOLD_), unless --keep-freed.
+Trains two steps of steps 2 and 6 for some precisions and optimisers, each in a process of its own,
+on rows that fill the window, but for one in as many as a batch has, so that there is padding.
+Memory is the peak of RssAnon less what the imports hold. glibc's malloc keeps freed memory for
+later, which the kernel counts; it is told to give it back (MALLOC_MMAP_THRESHOLD_), unless
+--keep-freed.
 
 Usage: python -m benchmarks.memory [MODEL] [--rows N] [--length N] [--keep-freed]
 """
@@ -13,22 +14,27 @@ import itertools
 import json
 import os
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 
 from benchmarks.peak import peak_memory
 from benchmarks.timing import markdown_table
-from workflow_scripts import base, configuration, moe
+from workflow_scripts import base, configuration, ffn, moe, weighted_init
 from workflow_scripts.planning.activations import Batch
-from workflow_scripts.planning.memory import Job, tuning_memory
+from workflow_scripts.planning.memory import Job, mixing_memory, tuning_memory
 from workflow_scripts.planning.parameters import Models
 from workflow_scripts.planning.tensors import read_table
 
 EMBEDDED = Path(__file__).parents[1] / "resources" / "base"
 EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2}
 STEPS = 2
-CASES = tuple(itertools.product(("fp32", "bf16_pure"), ("adamw", "adafactor")))
+# Step, precision, optimiser.
+CASES = (
+    *itertools.product(["moe_sft"], ["fp32", "bf16_pure"], ["adamw", "adafactor"]),
+    *itertools.product(["weighted_trained"], ["fp32", "bf16_pure"], ["adamw"]),
+)
 GIVE_BACK = {"MALLOC_MMAP_THRESHOLD_": "65536"}
 QUIET = {"DS_ACCELERATOR": "cpu"}  # else DeepSpeed warns that it chose it
 MIB = 2**20
@@ -47,11 +53,19 @@ def main() -> None:
     args = parser.parse_args()
     os.environ |= QUIET if args.keep_freed else QUIET | GIVE_BACK  # the processes inherit it
     batch = Batch(args.rows, args.length)
-    with tempfile.TemporaryDirectory() as folder:
-        measured = measure(args.model, Path(folder), batch, CASES)
-        models = models_of(args.model)
-        print(f"{models.moe_total:,} parameters, {batch.rows} rows of {batch.length}")
-        print(table(models, batch, measured))
+    models = models_of(args.model)
+    print(f"{models.moe_total:,} parameters, {batch.rows} rows of {batch.length}")
+    with tempfile.TemporaryDirectory() as name:
+        folder = make_artifacts(args.model, Path(name), batch)
+        rows = [
+            row(case, planned(models, batch, case), measured(folder, batch, case)) for case in CASES
+        ]
+    header = ("step, precision, optimiser", "planned MiB", "measured MiB", "ratio")
+    print(markdown_table(header, rows))
+
+
+def row(case: tuple[str, str, str], plan: int, peak: int) -> tuple[str, ...]:
+    return ", ".join(case), f"{plan / MIB:.0f}", f"{peak / MIB:.0f}", f"{plan / peak:.2f}"
 
 
 def models_of(model: Path) -> Models:
@@ -59,39 +73,38 @@ def models_of(model: Path) -> Models:
     return Models(read_table(model), settings | EXPERTS)
 
 
-def table(models: Models, batch: Batch, measured: Iterable[tuple[str, str, int]]) -> str:
-    header = ("precision, optimiser", "planned MiB", "measured MiB", "ratio")
-    rows = []
-    for precision, optimizer, peak in measured:
-        plan = planned(models, batch, precision, optimizer)
-        cells = (f"{plan / MIB:.0f}", f"{peak / MIB:.0f}", f"{plan / peak:.2f}")
-        rows.append((f"{precision}, {optimizer}", *cells))
-    return markdown_table(header, rows)
-
-
-def planned(models: Models, batch: Batch, precision: str, optimizer: str) -> int:
+def planned(models: Models, batch: Batch, case: tuple[str, str, str]) -> int:
     """Bytes, without the libraries' own."""
-    return tuning_memory(
-        models, Job("single", 1, batch, 1, precision, optimizer, on_gpu=False)
-    ).peak
+    step, precision, optimizer = case
+    memory_of = {"moe_sft": tuning_memory, "weighted_trained": mixing_memory}[step]
+    return memory_of(models, Job("single", 1, batch, 1, precision, optimizer, on_gpu=False)).peak
 
 
-def measure(
-    model: Path, folder: Path, batch: Batch, cases: Iterable[tuple[str, str]]
-) -> Iterable[tuple[str, str, int]]:
-    """Precision, optimiser and peak memory in bytes of each case."""
-    base.main(["--model", str(model), "--out", str(folder / "base")])
+def make_artifacts(model: Path, folder: Path, batch: Batch) -> Path:
+    """All that steps 2 and 6 read, in `folder`; step 6 takes the mixture as it is."""
+    place = {name: f"--{name}={folder / name}" for name in ("base", "moe", "ffn")}
     experts = [f"--{key.replace('_', '-')}={value}" for key, value in EXPERTS.items()]
-    moe.main(["--base", str(folder / "base"), "--out", str(folder / "moe"), *experts])
-    rows = write_rows(folder / "rows.jsonl", folder / "base", batch)
-    for precision, optimizer in cases:
-        words = ["--moe", folder / "moe", "--data", rows, "--out", folder / "moe_sft"]
-        words += ["--max-length", batch.length, "--per-device-batch-size", batch.rows]
-        words += ["--precision", precision, "--optimizer", optimizer, "--max-steps", STEPS]
-        yield precision, optimizer, peak_memory(partial(prepared_training, list(map(str, words))))
+    base.main([f"--model={model}", f"--out={folder / 'base'}"])
+    moe.main([place["base"], f"--out={folder / 'moe'}", *experts])
+    ffn.main([place["moe"], f"--out={folder / 'ffn'}"])
+    out = f"--out={folder / 'weighted'}"
+    weighted_init.main([place["moe"], place["ffn"], "--lam=0.75", out])
+    write_rows(folder / "rows.jsonl", folder / "base", batch)
+    return folder
 
 
-def write_rows(file: Path, model: Path, batch: Batch) -> Path:
+def measured(folder: Path, batch: Batch, case: tuple[str, str, str]) -> int:
+    """Peak memory of a training in bytes."""
+    step, precision, optimizer = case
+    inputs = {"moe_sft": ["moe"], "weighted_trained": ["weighted", "moe", "ffn"]}[step]
+    words = [f"--{name}={folder / name}" for name in inputs]
+    words += [f"--data={folder / 'rows.jsonl'}", f"--out={folder / step}", f"--max-steps={STEPS}"]
+    words += [f"--max-length={batch.length}", f"--per-device-batch-size={batch.rows}"]
+    words += [f"--precision={precision}", f"--optimizer={optimizer}"]
+    return peak_memory(partial(prepared_training, step, words))
+
+
+def write_rows(file: Path, model: Path, batch: Batch) -> None:
     """Rows that overfill the window; the first of as many as a batch has fills half of it."""
     from transformers import AutoTokenizer
 
@@ -104,18 +117,17 @@ def write_rows(file: Path, model: Path, batch: Batch) -> Path:
         for number in range(2 * STEPS * batch.rows)
     ]
     file.write_text("\n".join(lines))
-    return file
 
 
-def prepared_training(words: list[str]) -> Callable[[], None]:
+def prepared_training(step: str, words: list[str]) -> Callable[[], None]:
     """A training, with all imported that it will import."""
     import deepspeed  # noqa: F401  the Trainer does
     from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: F401
 
+    import workflow_scripts.modeling.mixing
     import workflow_scripts.training.trainer  # noqa: F401
-    from workflow_scripts import moe_sft
 
-    return partial(moe_sft.main, words)
+    return partial(import_module(f"workflow_scripts.{step}").main, words)
 
 
 if __name__ == "__main__":
