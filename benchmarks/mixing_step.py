@@ -19,18 +19,17 @@ Usage: python -m benchmarks.mixing_step [--threads N] [--repeats N]
 """
 
 import argparse
-import multiprocessing
-import re
 import statistics
 import sys
 import tempfile
-import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, logging
 
+from benchmarks.peak import peak_memory
 from benchmarks.timing import interleaved, speed_table
 from workflow_scripts import ffn, moe
 from workflow_scripts.checkpoints.reader import SINGLE_FILE, Checkpoint
@@ -48,7 +47,6 @@ ACCUMULATION, TOKENS = 8, 256  # a micro-batch is one row
 NUM_EXPERTS, LAMBDA = 8, 0.75
 LEARNING_RATE = 1e-5
 LEAST_SPEED = 0.9  # of dense
-SECONDS_BETWEEN_SAMPLES = 0.001
 MIB = 2**20
 
 
@@ -159,7 +157,7 @@ def report_times(folder: Path, repeats: int) -> bool:
 
 def report_memory(folder: Path, threads: int) -> bool:
     """Print the peak memory of each way. Whether that of mixing is low enough."""
-    peaks = {name: peak_memory(name, folder, threads) for name in WAYS}
+    peaks = {name: peak_memory(partial(prepared_way, name, folder, threads)) for name in WAYS}
     layer = (folder / "ffn" / SINGLE_FILE).stat().st_size / LAYERS_WEIGHED
     print(f"{LAYERS_WEIGHED} layers, one layer's experts take {layer / MIB:.0f} MiB")
     print("| way | peak, MiB |\n| :-- | --: |")
@@ -170,38 +168,16 @@ def report_memory(folder: Path, threads: int) -> bool:
     return enough
 
 
-def peak_memory(name: str, folder: Path, threads: int) -> int:
-    """Peak anonymous memory of a process that runs a way, in bytes, less that of the imports."""
-    context = multiprocessing.get_context("spawn")
-    ours, theirs = context.Pipe()
-    process = context.Process(target=run_way, args=(name, folder, threads, theirs))
-    process.start()
-    theirs.close()
-    ours.recv()
-    imports = peak = anonymous_memory(process.pid)
-    ours.send("go")
-    while process.is_alive():
-        peak = max(peak, anonymous_memory(process.pid))
-        time.sleep(SECONDS_BETWEEN_SAMPLES)
-    if process.exitcode != 0:
-        sys.exit(f"the process of {name} failed")
-    return peak - imports
-
-
-def run_way(name: str, folder: Path, threads: int, pipe) -> None:
-    """Say that the imports are done, wait, and run some steps."""
+def prepared_way(name: str, folder: Path, threads: int) -> Callable[[], None]:
+    """What builds a way and runs some steps of it."""
     prepare_process(threads)
-    pipe.send("imported")
-    pipe.recv()
-    step = WAYS[name](folder)
-    for _ in range(STEPS_WEIGHED):
-        step()
 
+    def work() -> None:
+        step = WAYS[name](folder)
+        for _ in range(STEPS_WEIGHED):
+            step()
 
-def anonymous_memory(pid: int) -> int:
-    """RssAnon of a child process in bytes; 0 where it has ended."""
-    found = re.search(r"RssAnon:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
-    return int(found[1]) * 1024 if found else 0
+    return work
 
 
 if __name__ == "__main__":

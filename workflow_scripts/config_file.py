@@ -23,6 +23,31 @@ from workflow_scripts.evaluation.problems import NAMED_SETS, label
 from workflow_scripts.training.strategies import check_devices, check_launch
 
 
+def load(path: Path) -> dict:
+    """The configuration in a YAML file. Raises UserError where there is none."""
+    import yaml
+
+    try:
+        config = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, IsADirectoryError):
+        raise UserError(f"there is no file {path}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(config, dict):
+        raise UserError(f"{path} holds no configuration: it must be a mapping of keys")
+    return config
+
+
+def laid_over(below: dict, above: dict) -> dict:
+    """What Snakemake makes of two config files: sections are merged, all else is replaced."""
+    both = {
+        key: laid_over(below[key], above[key])
+        for key in below.keys() & above.keys()
+        if isinstance(below[key], dict) and isinstance(above[key], dict)
+    }
+    return below | above | both
+
+
 def complete(config: dict, where: str = "config") -> dict:
     """A checked copy of `config` with all defaults filled in and lambdas as canonical tokens.
 

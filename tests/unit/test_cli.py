@@ -33,6 +33,7 @@ STEPS = {
     "fetch_data": ["--train", "--revision", "--split", "--out"],
     "tokens": ["--model", "--data", "--out", "--problems", "--report", "--template", "--verify"],
     "summary": ["--evals", "--out"],
+    "plan": ["--config", "--gpu", "--gpus", "--mfu", "--model-config", "--rows"],
 }
 HEAVY = {"torch", "transformers", "datasets", "pandas", "evalplus", "deepspeed", "accelerate"}
 SECTIONS = ("moe", "data", "training", "mixing")

@@ -47,7 +47,12 @@ def hash_header(path: Path) -> str:
 
 
 def check_header(path: Path) -> set[str]:
-    """The names of a file's tensors.
+    """The names of a file's tensors. Raises UserError as `read_tensors` does."""
+    return set(read_tensors(path))
+
+
+def read_tensors(path: Path) -> dict[str, dict]:
+    """The dtype, shape and data_offsets of each of a file's tensors, by name.
 
     Raises UserError unless the header is sound: known dtypes, and offsets that fit the shapes,
     follow each other without gap or overlap, and cover the file.
@@ -68,7 +73,7 @@ def check_header(path: Path) -> set[str]:
         position = end
     if position != value_bytes:
         raise _broken(path, f"{value_bytes} bytes follow its header, not {position}")
-    return set(content)
+    return content
 
 
 def _span(path: Path, name: str, entry: object, value_bytes: int) -> tuple[int, int]:

@@ -45,6 +45,23 @@ def find_model(model: str, revision: str | None) -> Path:
         return Path(snapshot_download(model, revision=revision, allow_patterns=patterns))
 
 
+def find_config(model: str, revision: str | None) -> Path:
+    """The config.json of a local model, or of a hub model, of which nothing else is fetched.
+
+    Raises UserError.
+    """
+    check_source(model, revision)
+    if Path(model).is_dir():
+        return Path(model) / "config.json"
+
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.utils import logging
+
+    logging.set_verbosity_error()  # or each of its retries is a warning
+    with _hub_errors(f"the config.json of {model} at {revision}"):
+        return Path(hf_hub_download(model, "config.json", revision=revision))
+
+
 @dataclass(frozen=True)
 class DatasetSource:
     """A data set on the hub, or one of its files. repository: organisation/name."""
@@ -106,6 +123,18 @@ def fetch_dataset(source: DatasetSource, split: str, out: Path) -> None:
             rows.to_parquet(out)
         except (DatasetsError, ValueError, OSError) as error:
             raise UserError(f"{source}, split {split}, cannot be read: {error}") from None
+
+
+def find_cached_dataset_file(source: DatasetSource) -> Path | None:
+    """The file of a data set, if the hub's cache holds it; None for a whole data set."""
+    from huggingface_hub import try_to_load_from_cache
+
+    if source.file is None:
+        return None
+    found = try_to_load_from_cache(
+        source.repository, source.file, repo_type="dataset", revision=source.revision
+    )
+    return Path(found) if isinstance(found, str) else None
 
 
 @contextmanager

@@ -1,0 +1,134 @@
+"""The memory that `workflow_scripts.plan` expects against what trainings take on the CPU.
+
+Trains two steps of steps 2 and 6 for some precisions and optimisers, each in a process of its own,
+on rows that fill the window, but for one in as many as a batch has, so that there is padding.
+Memory is the peak of RssAnon less what the imports hold. glibc's malloc keeps freed memory for
+later, which the kernel counts; it is told to give it back (MALLOC_MMAP_THRESHOLD_), unless
+--keep-freed.
+
+Usage: python -m benchmarks.memory [MODEL] [--rows N] [--length N] [--keep-freed]
+"""
+
+import argparse
+import itertools
+import json
+import os
+import tempfile
+from collections.abc import Callable
+from functools import partial
+from importlib import import_module
+from pathlib import Path
+
+from benchmarks.peak import peak_memory
+from benchmarks.timing import markdown_table
+from workflow_scripts import base, configuration, ffn, moe, weighted_init
+from workflow_scripts.planning.activations import Batch
+from workflow_scripts.planning.memory import Job, mixing_memory, tuning_memory
+from workflow_scripts.planning.parameters import Models
+from workflow_scripts.planning.tensors import read_table
+
+EMBEDDED = Path(__file__).parents[1] / "resources" / "base"
+EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2}
+STEPS = 2
+# Step, precision, optimiser.
+CASES = (
+    *itertools.product(["moe_sft"], ["fp32", "bf16_pure"], ["adamw", "adafactor"]),
+    *itertools.product(["weighted_trained"], ["fp32", "bf16_pure"], ["adamw"]),
+)
+GIVE_BACK = {"MALLOC_MMAP_THRESHOLD_": "65536"}
+QUIET = {"DS_ACCELERATOR": "cpu"}  # else DeepSpeed warns that it chose it
+MIB = 2**20
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.memory",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("model", nargs="?", type=Path, default=EMBEDDED, help="A dense model.")
+    parser.add_argument("--rows", type=int, default=32, help="Rows in a batch. Default: 32.")
+    parser.add_argument("--length", type=int, default=384, help="Tokens in a row. Default: 384.")
+    parser.add_argument("--keep-freed", action="store_true", help="Leave malloc as it is.")
+    args = parser.parse_args()
+    os.environ |= QUIET if args.keep_freed else QUIET | GIVE_BACK  # the processes inherit it
+    batch = Batch(args.rows, args.length)
+    models = models_of(args.model)
+    print(f"{models.moe_total:,} parameters, {batch.rows} rows of {batch.length}")
+    with tempfile.TemporaryDirectory() as name:
+        folder = make_artifacts(args.model, Path(name), batch)
+        rows = [
+            row(case, planned(models, batch, case), measured(folder, batch, case)) for case in CASES
+        ]
+    header = ("step, precision, optimiser", "planned MiB", "measured MiB", "ratio")
+    print(markdown_table(header, rows))
+
+
+def row(case: tuple[str, str, str], plan: int, peak: int) -> tuple[str, ...]:
+    return ", ".join(case), f"{plan / MIB:.0f}", f"{peak / MIB:.0f}", f"{plan / peak:.2f}"
+
+
+def models_of(model: Path) -> Models:
+    settings = {key: value.get("default") for key, value in configuration.properties("moe").items()}
+    return Models(read_table(model), settings | EXPERTS)
+
+
+def planned(models: Models, batch: Batch, case: tuple[str, str, str]) -> int:
+    """Bytes, without the libraries' own."""
+    step, precision, optimizer = case
+    memory_of = {"moe_sft": tuning_memory, "weighted_trained": mixing_memory}[step]
+    return memory_of(models, Job("single", 1, batch, 1, precision, optimizer, on_gpu=False)).peak
+
+
+def make_artifacts(model: Path, folder: Path, batch: Batch) -> Path:
+    """All that steps 2 and 6 read, in `folder`; step 6 takes the mixture as it is."""
+    place = {name: f"--{name}={folder / name}" for name in ("base", "moe", "ffn")}
+    experts = [f"--{key.replace('_', '-')}={value}" for key, value in EXPERTS.items()]
+    base.main([f"--model={model}", f"--out={folder / 'base'}"])
+    moe.main([place["base"], f"--out={folder / 'moe'}", *experts])
+    ffn.main([place["moe"], f"--out={folder / 'ffn'}"])
+    out = f"--out={folder / 'weighted'}"
+    weighted_init.main([place["moe"], place["ffn"], "--lam=0.75", out])
+    write_rows(folder / "rows.jsonl", folder / "base", batch)
+    return folder
+
+
+def measured(folder: Path, batch: Batch, case: tuple[str, str, str]) -> int:
+    """Peak memory of a training in bytes."""
+    step, precision, optimizer = case
+    inputs = {"moe_sft": ["moe"], "weighted_trained": ["weighted", "moe", "ffn"]}[step]
+    words = [f"--{name}={folder / name}" for name in inputs]
+    words += [f"--data={folder / 'rows.jsonl'}", f"--out={folder / step}", f"--max-steps={STEPS}"]
+    words += [f"--max-length={batch.length}", f"--per-device-batch-size={batch.rows}"]
+    words += [f"--precision={precision}", f"--optimizer={optimizer}"]
+    return peak_memory(partial(prepared_training, step, words))
+
+
+def write_rows(file: Path, model: Path, batch: Batch) -> None:
+    """Rows that overfill the window; the first of as many as a batch has fills half of it."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    text = "x = y + 1\n" * 2 * batch.length
+    short = tokenizer(text, add_special_tokens=False)["input_ids"][: batch.length // 2]
+    responses = [text, tokenizer.decode(short)]
+    lines = [
+        json.dumps({"instruction": "Add.", "response": responses[number % batch.rows == 0]})
+        for number in range(2 * STEPS * batch.rows)
+    ]
+    file.write_text("\n".join(lines))
+
+
+def prepared_training(step: str, words: list[str]) -> Callable[[], None]:
+    """A training, with all imported that it will import."""
+    import deepspeed  # noqa: F401  the Trainer does
+    from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: F401
+
+    import workflow_scripts.modeling.mixing
+    import workflow_scripts.training.trainer  # noqa: F401
+
+    return partial(import_module(f"workflow_scripts.{step}").main, words)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,49 @@
+"""Peak memory of a piece of work, measured from outside while it runs in a process of its own."""
+
+import multiprocessing
+import re
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+SECONDS_BETWEEN_SAMPLES = 0.001
+
+
+def peak_memory(prepare: Callable[[], Callable[[], object]]) -> int:
+    """Peak anonymous memory of a new process that runs `prepare()()`, in bytes.
+
+    What it holds after `prepare()`, its imports, does not count. Anonymous memory is RssAnon of
+    /proc/PID/status: memory-mapped files, which are page cache, do not count. `prepare` must be
+    picklable. Exits with a message where the process fails.
+    """
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    process = context.Process(target=_run, args=(prepare, theirs))
+    process.start()
+    theirs.close()
+    try:
+        ours.recv()
+    except EOFError:
+        sys.exit("a process failed before its work began")
+    before = peak = _anonymous_memory(process.pid)
+    ours.send("go")
+    while process.is_alive():
+        peak = max(peak, _anonymous_memory(process.pid))
+        time.sleep(SECONDS_BETWEEN_SAMPLES)
+    if process.exitcode != 0:
+        sys.exit("a process failed in its work")
+    return peak - before
+
+
+def _run(prepare: Callable[[], Callable[[], object]], pipe) -> None:
+    work = prepare()
+    pipe.send("prepared")
+    pipe.recv()
+    work()
+
+
+def _anonymous_memory(pid: int) -> int:
+    """RssAnon of a child process in bytes; 0 where it has ended."""
+    found = re.search(r"RssAnon:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
+    return int(found[1]) * 1024 if found else 0

@@ -1,0 +1,1 @@
+"""What a configuration will need, told before anything starts: no module here imports torch."""

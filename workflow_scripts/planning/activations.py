@@ -1,0 +1,183 @@
+"""What autograd keeps of a forward pass until the backward pass, in bytes.
+
+Counted from transformers' Llama (`modeling_llama.py`), this project's blocks (`modeling/`) and
+torch's scaled_dot_product_attention, which keeps no matrix of attention probabilities. Other
+backbones differ by a norm or two.
+
+Symbols: T tokens of a micro-batch (B rows of L, padding included), H hidden and I intermediate
+size, V vocabulary, Q and K widths of queries and keys, R routed experts, k of them chosen,
+c and r bytes of a value in the projections and in the residual stream.
+"""
+
+from dataclasses import dataclass
+
+from workflow_scripts.planning.architectures import Heads, read_heads
+from workflow_scripts.planning.parameters import Models
+
+FP32, INT64 = 4, 8
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """Bytes of a value: in the projections, in the residual stream. autocast: fp32 weights and a
+    residual stream in fp32, and projections in bf16.
+    """
+
+    compute: int
+    residual: int
+
+    @property
+    def autocast(self) -> bool:
+        return self.compute != self.residual
+
+    def inputs(self, projections: int) -> int:
+        """Copies of an input that so many projections keep: autocast makes one for each."""
+        return projections if self.autocast else 1
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A micro-batch whose rows all fill the window, but for a token of padding in one of several.
+
+    So that it has an attention mask: nothing that fits the window needs more.
+    """
+
+    rows: int
+    length: int
+
+    @property
+    def tokens(self) -> int:
+        return self.rows * self.length
+
+    @property
+    def masked(self) -> bool:
+        return self.rows > 1
+
+
+@dataclass(frozen=True)
+class Activations:
+    """Bytes that autograd keeps.
+
+    layers: of each decoder layer; ends: of what lies around them; logits: see `logits_bytes`;
+    working: what the backward pass of a layer needs beyond what it frees.
+    """
+
+    layers: list[int]
+    ends: int
+    logits: int
+    working: int
+    boundary: int
+
+    def at_once(self, checkpointing: bool) -> int:
+        """The most at any moment, at the start of the backward pass unless checkpointing.
+
+        With activation checkpointing: the inputs of all layers, and at a time one layer's own.
+        """
+        if not checkpointing:
+            return sum(self.layers) + self.ends + max(self.logits, self.working)
+        kept = len(self.layers) * self.boundary + self.ends
+        return kept + max(self.logits, max(self.layers) + self.working)
+
+
+def tuning(models: Models, batch: Batch, numbers: Numbers) -> Activations:
+    """Step 2, in which everything learns."""
+    heads, (hidden, intermediate) = read_heads(models.base.config), _sizes(models)
+    tokens = batch.tokens
+    norm = tokens * hidden * (FP32 + numbers.residual)  # the input in fp32, and it normalised
+    around = 2 * norm
+    around += numbers.inputs(3) * tokens * hidden * numbers.compute  # of q, k, v projection
+    around += _attention(heads, batch, numbers)
+    if any(".q_norm." in name or "query_layernorm" in name for name in models.base.names):
+        width = (heads.query + heads.key) * heads.size
+        around += tokens * width * (FP32 + numbers.residual)
+    dense = _mlp(tokens, hidden, intermediate, models, numbers)
+    mixture = _mixture(tokens, hidden, intermediate, models, numbers)
+    upcycled = {layer.prefix for layer in models.upcycled}
+    return Activations(
+        layers=[
+            around + (mixture if layer.prefix in upcycled else dense) for layer in models.layers
+        ],
+        ends=norm + tokens * (hidden * numbers.compute + INT64) + _rope(heads, batch, numbers),
+        logits=logits_bytes(models, batch),
+        working=2 * tokens * models.chosen * (intermediate + hidden) * numbers.compute,
+        boundary=tokens * hidden * numbers.residual,
+    )
+
+
+def mixing(models: Models, batch: Batch, numbers: Numbers) -> Activations:
+    """Step 6, in which only the merged MLPs collect gradients.
+
+    Frozen norms and projections keep no input for their weights' gradients. Before the first MLP
+    nothing is kept at all.
+    """
+    heads, (hidden, intermediate) = read_heads(models.base.config), _sizes(models)
+    tokens = batch.tokens
+    mlp = _mlp(tokens, hidden, intermediate, models, numbers)
+    before = 2 * tokens * hidden * FP32 + _attention(heads, batch, numbers)
+    return Activations(
+        layers=[mlp] + [before + mlp] * (len(models.layers) - 1),
+        ends=tokens * (hidden * FP32 + INT64) + _rope(heads, batch, numbers),
+        logits=logits_bytes(models, batch),
+        working=2 * tokens * intermediate * numbers.compute,
+        boundary=tokens * hidden * numbers.residual,
+    )
+
+
+def logits_bytes(models: Models, batch: Batch) -> int:
+    """12 T V: the loss's log-softmax in fp32, its gradient, and the gradient of its input."""
+    return 3 * FP32 * batch.tokens * models.base.config["vocab_size"]
+
+
+def _sizes(models: Models) -> tuple[int, int]:
+    """H and I."""
+    layer = models.layers[0]
+    return models.base.shape(layer.dense(layer.form.output))
+
+
+def _attention(heads: Heads, batch: Batch, numbers: Numbers) -> int:
+    """Queries, keys, values, output, the log-sum-exp of each row in fp32.
+
+    With a mask: keys and values repeated for all queries, and the mask as numbers.
+    """
+    query, key = heads.query * heads.size, heads.key * heads.size
+    if batch.masked:
+        key = query
+    saved = batch.tokens * ((2 * query + 2 * key) * numbers.compute + heads.query * FP32)
+    if batch.masked:
+        saved += batch.tokens * batch.length * numbers.compute
+    return saved
+
+
+def _mlp(tokens: int, hidden: int, intermediate: int, models: Models, numbers: Numbers) -> int:
+    """Input, and within: gate, up, act(gate) and their product; without a gate up and act(up)."""
+    form = models.layers[0].form
+    copies = numbers.inputs(len(form.inputs))
+    inner = 4 if form.gated else 2
+    return tokens * (copies * hidden + inner * intermediate) * numbers.compute
+
+
+def _mixture(tokens: int, hidden: int, intermediate: int, models: Models, numbers: Numbers) -> int:
+    """The routed experts' gathered tokens, insides and outputs; the shared expert; the router."""
+    chosen, inner = models.chosen, 4 if models.layers[0].form.gated else 2
+    values = chosen * (2 * hidden + inner * intermediate)
+    if models.moe["shared_expert"]:
+        shared = _mlp(tokens, hidden, intermediate, models, numbers)
+        values += hidden  # its output, for the gradient of its weight in the mixture
+    else:
+        shared = tokens * hidden * numbers.compute  # the router's input
+    if numbers.autocast:  # the router's and the noise's
+        values += (1 + models.moe["router_noise"]) * hidden
+    return shared + tokens * (values * numbers.compute + _router(models))
+
+
+def _router(models: Models) -> int:
+    """For each token: probabilities and choices, where they go to, and what the noise needs."""
+    routed, chosen = models.routed, models.chosen
+    saved = FP32 * (2 * routed + 3 * chosen + 1) + INT64 * (3 * chosen + 1)
+    if models.moe["router_noise"]:
+        saved += (5 * FP32 + 1) * routed + INT64 * (chosen + 1)
+    return saved
+
+
+def _rope(heads: Heads, batch: Batch, numbers: Numbers) -> int:
+    return 2 * batch.length * heads.size * numbers.compute

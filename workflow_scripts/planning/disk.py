@@ -1,0 +1,69 @@
+"""Disk space of each artifact. Tokenizers, configs and metrics come on top: a few megabytes."""
+
+from dataclasses import dataclass
+
+from workflow_scripts.checkpoints.dtypes import DTYPE_BYTES
+from workflow_scripts.checkpoints.layout import moe_layers
+from workflow_scripts.conversions.extract import extract_ffn
+from workflow_scripts.planning.memory import FP32, Job, optimizer_bytes, weight_bytes
+from workflow_scripts.planning.parameters import Models
+from workflow_scripts.planning.tensors import planned_table
+from workflow_scripts.training.checkpoints import KEPT
+
+
+@dataclass(frozen=True)
+class Space:
+    """Bytes of an artifact. remark: what to know of it, or nothing."""
+
+    name: str
+    nbytes: int
+    remark: str = ""
+
+
+def disk_space(models: Models, config: dict, job: Job) -> list[Space]:
+    """What a run writes, in the order of its steps. job: of step 2, whose checkpoints are large."""
+    mixture = models.mixture.nbytes
+    spaces = [
+        Space("base", 0, f"links to {models.base.nbytes / 1e9:.1f} GB"),
+        Space("moe", mixture),
+        Space("checkpoints of moe_sft", checkpoint_bytes(models, job), "at most, while it trains"),
+        Space("moe_sft", mixture),
+    ]
+    if not models.moe["shared_expert"]:
+        return spaces
+    lambdas = config["merge"]["lambdas"]
+    ffn = planned_table(extract_ffn(models.mixture), models.base)
+    logits = FP32 * models.routed * _sets(models, config["mixing"]["granularity"])
+    each = f"for each lambda ({len(lambdas)})"
+    kept = {"all": "", "best": "; the best one stays", "none": "; none stays"}
+    return [
+        *spaces,
+        Space("ffn", ffn.nbytes),
+        Space("weighted_init", logits * len(lambdas), each),
+        Space("weighted_trained", logits * len(lambdas), each),
+        Space("dense", models.base.nbytes * len(lambdas), each + kept[config["merge"]["keep"]]),
+    ]
+
+
+def checkpoint_bytes(models: Models, job: Job) -> int:
+    """All checkpoints at most: those that are kept, and the one being written.
+
+    Each holds the weights and the optimiser's state; with ZeRO also the fp32 master weights.
+    """
+    one = weight_bytes(job) * models.moe_total + optimizer_bytes(models, job)
+    if job.zero:
+        one += FP32 * models.moe_total
+    return (KEPT + 1) * one
+
+
+def _sets(models: Models, granularity: str) -> int:
+    """Vectors of mixing logits."""
+    layers = moe_layers(models.mixture.names)
+    projections = len(layers[0].form.projections)
+    return {"layer": len(layers), "projection": len(layers) * projections, "model": 1}[granularity]
+
+
+def expert_bytes(models: Models) -> int:
+    """Of the experts' FFN weights in the file that step 6 maps."""
+    width = DTYPE_BYTES[models.base.dtype(models.upcycled[0].dense(models.upcycled[0].form.output))]
+    return width * models.ffn * models.moe["num_experts"]

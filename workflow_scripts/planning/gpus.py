@@ -1,0 +1,46 @@
+"""GPUs: their memory and speed, from the makers' data sheets."""
+
+from dataclasses import dataclass
+
+GIB = 2**30
+# Of the memory; the rest goes to what the allocator cannot use for lack of a piece large enough.
+USABLE = 0.95
+# CUDA's context, cuBLAS's workspaces and kernels; with several GPUs also NCCL's and the buckets'
+# buffers. Assumed, not measured.
+RUNTIME, RUNTIME_OF_SEVERAL = GIB, 2 * GIB
+# Of a process on a CPU: its imports, the tokenizer, oneDNN's kernels (docs/planning.md).
+RUNTIME_ON_CPU = GIB // 2
+# Bytes a second from the host's pageable memory to a GPU, over PCIe 4. Assumed.
+HOST_BANDWIDTH = 10e9
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """memory in GiB; bf16 and fp32: dense FLOPs a second, without sparsity and without TF32."""
+
+    memory: float
+    bf16: float
+    fp32: float
+
+    def flops(self, precision: str) -> float:
+        return self.fp32 if precision == "fp32" else self.bf16
+
+    def room(self, processes: int) -> float:
+        """Bytes that a training may take of it."""
+        runtime = RUNTIME if processes == 1 else RUNTIME_OF_SEVERAL
+        return USABLE * self.memory * GIB - runtime
+
+
+GPUS = {
+    "v100-16": Gpu(16, 125e12, 15.7e12),  # fp16: it has no bf16
+    "v100-32": Gpu(32, 125e12, 15.7e12),
+    "l4": Gpu(22.5, 121e12, 30.3e12),
+    "a10": Gpu(22.5, 125e12, 31.2e12),
+    "rtx4090": Gpu(24, 165e12, 82.6e12),
+    "l40s": Gpu(45, 362e12, 91.6e12),
+    "a100-40": Gpu(39.6, 312e12, 19.5e12),
+    "a100-80": Gpu(79.3, 312e12, 19.5e12),
+    "h100": Gpu(79.6, 989e12, 67e12),
+    "h200": Gpu(140.4, 989e12, 67e12),
+    "b200": Gpu(178.4, 2250e12, 75e12),
+}

@@ -1,0 +1,33 @@
+"""The trainings of a completed configuration as jobs."""
+
+from dataclasses import replace
+
+from workflow_scripts.planning.activations import Batch
+from workflow_scripts.planning.memory import Job
+from workflow_scripts.training.strategies import world_size
+
+
+def configured_job(config: dict, section: str, processes: int, on_gpu: bool) -> Job:
+    """How the config's section `training` or `mixing` runs on so many processes."""
+    options = config[section]
+    return Job(
+        launch=options["launch"],
+        processes=processes,
+        batch=Batch(options["per_device_batch_size"], config["data"]["max_length"]),
+        accumulation=options["gradient_accumulation_steps"],
+        precision=options["precision"],
+        optimizer=options["optimizer"],
+        checkpointing=options["activation_checkpointing"],
+        offload=options.get("offload_optimizer", False),  # mixing shards nothing
+        on_gpu=on_gpu,
+    )
+
+
+def configured_processes(config: dict) -> int:
+    """The processes of step 2, of all nodes."""
+    return world_size(config["training"])
+
+
+def launched(job: Job, launch: str) -> Job:
+    """The job by another strategy; a single process is one whatever is asked for."""
+    return replace(job, launch=launch, processes=1 if launch == "single" else job.processes)

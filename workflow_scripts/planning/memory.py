@@ -1,0 +1,218 @@
+"""Memory that a training needs on each GPU, by launch strategy.
+
+For P parameters on N processes, bytes per parameter, with the optimiser's state o (AdamW 8):
+
+- single, ddp: fp32 weights 4, gradients 4, o; bf16 adds the copies that autocast makes of the
+  weights, 2, kept until the backward pass; bf16_pure: weights 2, gradients 2, AdamW 4. ddp adds
+  its buckets, as large as the gradients (torch's documentation of `gradient_as_bucket_view`).
+- zero2: bf16 weights 2; gradients 2, fp32 master weights 4 and o, each divided by N.
+- zero3: all of these divided by N, and the layer at work, gathered, with the next one.
+- fsdp: the same sum for bf16: fp32 weights 4, gradients 4 and o, divided by N.
+
+Sources: Rajbhandari et al. 2020 (ZeRO, arXiv 1910.02054), section 3; torch.optim's documentation on
+`foreach`; the optimisers' code. The peak is the largest of three moments: the start of the backward
+pass (all activations), its end (all gradients), and the optimiser's step (its temporary tensors).
+"""
+
+import math
+from dataclasses import dataclass
+
+from workflow_scripts.planning import activations
+from workflow_scripts.planning.activations import FP32, Activations, Batch, Numbers
+from workflow_scripts.planning.parameters import Models
+
+LAUNCHES = ("single", "ddp", "fsdp", "zero2", "zero3")
+SHARDED = ("fsdp", "zero2", "zero3")
+BF16 = 2
+EIGHT_BIT = 2 * (1 + FP32 / 256)  # two moments in a byte each, a scale for 256 values
+ZERO3_GROUP = 10**9  # parameters that ZeRO-3 steps at a time (its default sub_group_size)
+
+
+@dataclass(frozen=True)
+class Job:
+    """How a training runs. accumulation: micro-batches in a step. on_gpu: else on a CPU."""
+
+    launch: str
+    processes: int
+    batch: Batch
+    accumulation: int
+    precision: str
+    optimizer: str
+    checkpointing: bool = False
+    offload: bool = False
+    on_gpu: bool = True
+
+    @property
+    def share(self) -> int:
+        """Among how many processes what is sharded is divided."""
+        return self.processes if self.launch in SHARDED else 1
+
+    @property
+    def zero(self) -> bool:
+        return self.launch in ("zero2", "zero3")
+
+    @property
+    def offloads(self) -> bool:
+        """Only ZeRO keeps the optimiser in the host's memory."""
+        return self.offload and self.zero
+
+    @property
+    def numbers(self) -> Numbers:
+        if self.precision == "fp32":
+            return Numbers(FP32, FP32)
+        autocast = self.precision == "bf16" and self.launch in ("single", "ddp")
+        return Numbers(BF16, FP32 if autocast else BF16)
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes of one process. layers: weights that are there for a time, autocast's copies or
+    gathered layers; buckets: ddp's; step: temporary tensors of the optimiser's step; host: of the
+    optimiser, where it is offloaded.
+    """
+
+    weights: int = 0
+    layers: int = 0
+    gradients: int = 0
+    buckets: int = 0
+    master: int = 0
+    optimizer: int = 0
+    activations: int = 0
+    logits: int = 0
+    step: int = 0
+    host: int = 0
+    peak: int = 0
+
+    @property
+    def state(self) -> int:
+        """Weights, gradients, master weights and the optimiser's state."""
+        return self.weights + self.gradients + self.master + self.optimizer
+
+
+def tuning_memory(models: Models, job: Job) -> Memory:
+    """Step 2."""
+    kept = activations.tuning(models, job.batch, job.numbers)
+    state = _state(models, job)
+    step = _step_bytes(models, job)
+    return _with_peak(state | {"step": step}, kept, job, _largest(models) * weight_bytes(job))
+
+
+def mixing_memory(models: Models, job: Job) -> Memory:
+    """Step 6: a whole dense model in each process, gradients of the merged MLPs alone.
+
+    The experts are read from memory-mapped files, a tensor at a time: step is the merged tensor
+    and the products, in fp32. The logits that learn take next to nothing.
+    """
+    numbers = job.numbers
+    width = BF16 if job.precision == "bf16_pure" else FP32
+    largest = max(
+        models.base.size(layer.dense(*t)) for layer in models.upcycled for t in layer.tensors
+    )
+    copies = BF16 * (models.dense_total - models.base.embedding) if numbers.autocast else 0
+    parts = {
+        "weights": width * models.dense_total,
+        "layers": copies,
+        "gradients": width * models.ffn,
+        "step": 3 * FP32 * largest,
+    }
+    return _with_peak(parts, activations.mixing(models, job.batch, numbers), job, 0)
+
+
+def _with_peak(parts: dict, kept: Activations, job: Job, largest_gradient: int) -> Memory:
+    parts |= {"activations": kept.at_once(job.checkpointing) - kept.logits, "logits": kept.logits}
+    always = sum(parts.get(name, 0) for name in ("weights", "buckets", "master", "optimizer"))
+    gradients, layers = parts["gradients"], parts.get("layers", 0)
+    start = layers + parts["activations"] + parts["logits"]
+    if job.accumulation > 1:
+        start += gradients
+    end = gradients + max(kept.layers) + kept.working + largest_gradient
+    step = gradients + parts["step"]
+    return Memory(**parts, peak=always + max(start, end, step))
+
+
+def _state(models: Models, job: Job) -> dict[str, int]:
+    """Weights, gradients, master weights, the optimiser's state, in bytes."""
+    total, share, weight = models.moe_total, job.share, weight_bytes(job)
+    parts = {
+        "weights": weight * total // (1 if job.launch == "zero2" else share),
+        "layers": _temporary_weights(models, job),
+        "gradients": weight * total // share,
+        "buckets": weight * total if job.launch == "ddp" else 0,
+        "master": FP32 * total // share if job.zero else 0,
+        "optimizer": optimizer_bytes(models, job) // share,
+    }
+    if job.offloads:
+        parts["host"] = parts["master"] + parts["optimizer"]
+        parts |= {"master": 0, "optimizer": 0}
+    return parts
+
+
+def weight_bytes(job: Job) -> int:
+    """Bytes of a weight, and of its gradient."""
+    low = job.precision == "bf16_pure" or (job.precision == "bf16" and job.zero)
+    return BF16 if low else FP32
+
+
+def _temporary_weights(models: Models, job: Job) -> int:
+    """Autocast's copies of all weights that compute, or the gathered layer and the next one."""
+    if job.launch in ("fsdp", "zero3") and job.processes > 1:
+        return 2 * _largest_layer(models) * job.numbers.compute
+    if not job.numbers.autocast:
+        return 0
+    if job.checkpointing:
+        return BF16 * _largest_layer(models)
+    return BF16 * (models.moe_total - models.base.embedding)
+
+
+def optimizer_bytes(models: Models, job: Job) -> int:
+    """The state of the whole optimiser. ZeRO's Adafactor works on flat shards, unfactored."""
+    total = models.moe_total
+    if job.optimizer == "adafactor":
+        return FP32 * (total if job.zero else _factored(models))
+    if job.optimizer == "adamw_8bit":
+        return math.ceil(EIGHT_BIT * total)
+    return 2 * total * (FP32 if job.zero else weight_bytes(job))
+
+
+def _factored(models: Models) -> int:
+    """Adafactor's values: for a matrix its rows and its columns, for a vector its values."""
+
+    def values(shape: tuple[int, ...]) -> int:
+        if len(shape) < 2:
+            return math.prod(shape)
+        return math.prod(shape[:-1]) + math.prod((*shape[:-2], shape[-1]))
+
+    return sum(values(models.mixture.shape(name)) for name in models.mixture.parameters)
+
+
+def _step_bytes(models: Models, job: Job) -> int:
+    """Temporary tensors of the optimiser's step.
+
+    Adafactor, tensor by tensor in fp32: the update and its negative or its square; in bf16_pure
+    also gradient and weight. AdamW: on a GPU the denominators of all parameters at once, on a CPU
+    two tensors of one parameter. ZeRO: fp32 gradients of what it steps at a time.
+    """
+    largest, weight = _largest(models), weight_bytes(job)
+    if job.zero:
+        shard = models.moe_total // job.share
+        return FP32 * (min(shard, ZERO3_GROUP) if job.launch == "zero3" else shard)
+    if job.optimizer == "adafactor":
+        return largest * FP32 * (4 if weight == BF16 else 2)
+    if job.optimizer == "adamw":
+        return weight * models.moe_total // job.share if job.on_gpu else 2 * weight * largest
+    return 0
+
+
+def _largest(models: Models) -> int:
+    """The parameters of the largest tensor."""
+    return max(models.mixture.parameters.values())
+
+
+def _largest_layer(models: Models) -> int:
+    """The parameters of the largest decoder layer."""
+    sizes: dict[str, int] = {}
+    for name, size in models.mixture.parameters.items():
+        if ".layers." in name:
+            index = name.partition(".layers.")[2].partition(".")[0]
+            sizes[index] = sizes.get(index, 0) + size
+    return max(sizes.values())

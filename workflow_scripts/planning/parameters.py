@@ -1,0 +1,63 @@
+"""How many parameters the base and the mixture have, and how many of them compute a token."""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+from workflow_scripts.checkpoints.layout import FfnLayer, dense_layers
+from workflow_scripts.conversions.upcycle import chosen_layers, upcycle
+from workflow_scripts.planning.tensors import TensorTable, planned_table
+
+
+@dataclass(frozen=True)
+class Models:
+    """The base and the mixture that `moe`, the config's section, makes of it."""
+
+    base: TensorTable
+    moe: dict
+
+    @cached_property
+    def mixture(self) -> TensorTable:
+        """The tensors that step 1 would write. Raises UserError where it would refuse."""
+        return planned_table(upcycle(self.base, self.moe, seed=0), self.base)
+
+    @cached_property
+    def layers(self) -> list[FfnLayer]:
+        """The MLPs of all decoder layers of the base."""
+        return dense_layers(self.base.names, self.base.config)
+
+    @cached_property
+    def upcycled(self) -> list[FfnLayer]:
+        """The MLPs that become mixtures."""
+        return chosen_layers(self.base, self.moe["upcycled_layers"])
+
+    @property
+    def routed(self) -> int:
+        """Routed experts of a layer: all but the shared one."""
+        return self.moe["num_experts"] - self.moe["shared_expert"]
+
+    @property
+    def chosen(self) -> int:
+        """Routed experts that compute a token."""
+        return self.moe["num_experts_per_tok"] - self.moe["shared_expert"]
+
+    @property
+    def ffn(self) -> int:
+        """Parameters of the MLPs of the base that become mixtures."""
+        return sum(
+            self.base.size(layer.dense(*tensor))
+            for layer in self.upcycled
+            for tensor in layer.tensors
+        )
+
+    @property
+    def dense_total(self) -> int:
+        return sum(self.base.parameters.values())
+
+    @property
+    def moe_total(self) -> int:
+        return sum(self.mixture.parameters.values())
+
+    @property
+    def moe_active(self) -> int:
+        """Parameters that take part in one token: all but the routed experts not chosen for it."""
+        return self.moe_total - (self.routed - self.chosen) * self.ffn

@@ -1,0 +1,284 @@
+"""A plan as text."""
+
+import textwrap
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import zip_longest
+
+from workflow_scripts.planning.compute import Work, training_work
+from workflow_scripts.planning.disk import Space, disk_space, expert_bytes
+from workflow_scripts.planning.gpus import (
+    GIB,
+    GPUS,
+    RUNTIME,
+    RUNTIME_OF_SEVERAL,
+    RUNTIME_ON_CPU,
+    Gpu,
+)
+from workflow_scripts.planning.jobs import configured_job, launched
+from workflow_scripts.planning.memory import (
+    LAUNCHES,
+    Job,
+    Memory,
+    mixing_memory,
+    tuning_memory,
+)
+from workflow_scripts.planning.parameters import Models
+from workflow_scripts.planning.rows import Rows
+from workflow_scripts.planning.strategy import Advice, advise, name_of
+
+LINE_LENGTH = 100
+COLUMNS = {
+    "weights": "weights",
+    "gradients": "gradients",
+    "master": "master",
+    "optimizer": "optimiser",
+    "layers": "copies",
+    "buckets": "buckets",
+    "activations": "activations",
+    "logits": "logits",
+    "step": "in step",
+    "peak": "peak",
+}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All that is to be told of a completed configuration.
+
+    gpu_name: in GPUS, or None on a CPU; utilisation: the share of its FLOPs that a training gets.
+    """
+
+    config: dict
+    models: Models
+    rows: Rows
+    gpu_name: str | None
+    processes: int
+    utilisation: float
+
+    @property
+    def gpu(self) -> Gpu | None:
+        return self.gpu_name and GPUS[self.gpu_name]
+
+    @property
+    def place(self) -> str:
+        return f"{self.processes} x {self.gpu_name}" if self.gpu_name else "the CPU"
+
+    @cached_property
+    def tuning(self) -> Job:
+        return configured_job(self.config, "training", self.processes, self.gpu is not None)
+
+    @cached_property
+    def mixing(self) -> Job:
+        launch = "single" if self.processes == 1 else "ddp"
+        job = configured_job(self.config, "mixing", self.processes, self.gpu is not None)
+        return replace(job, launch=launch)
+
+    @property
+    def chosen(self) -> Job:
+        """How step 2 would run as advised; as configured where nothing fits."""
+        return self.advice.job or self.tuning
+
+    @cached_property
+    def works(self) -> tuple[Work | None, Work | None]:
+        """Of step 2, as advised, and of step 6, for one lambda."""
+        training, mixing = self.config["training"], self.config["mixing"]
+        return (
+            training_work(self.models, self.chosen, training, self.rows, mixing=False),
+            training_work(self.models, self.mixing, mixing, self.rows, mixing=True),
+        )
+
+    @cached_property
+    def hours(self) -> tuple[float | None, float | None]:
+        """Of steps 2 and 6 at most; the latter for one lambda. None where they are unknown."""
+        if self.gpu is None:
+            return None, None
+        first, second = self.works
+        reads = 2 * expert_bytes(self.models)
+        return (
+            first and first.hours(self.chosen, self.gpu, self.utilisation),
+            second and second.hours(self.mixing, self.gpu, self.utilisation, reads),
+        )
+
+    @cached_property
+    def advice(self) -> Advice:
+        if self.gpu is None:
+            memory = tuning_memory(self.models, self.tuning)
+            return Advice(self.tuning, memory, "as configured")
+        return advise(self.models, self.tuning, self.gpu)
+
+    @cached_property
+    def spaces(self) -> list[Space]:
+        return disk_space(self.models, self.config, self.tuning)
+
+    @property
+    def merges(self) -> bool:
+        return self.models.moe["shared_expert"]
+
+
+def summary(plan: Plan) -> list[str]:
+    """What the headers of recipes say, a line each."""
+    models = plan.models
+    lines = [
+        f"dense {models.dense_total:,} parameters",
+        f"MoE {models.moe_total:,} parameters, {models.moe_active:,} compute a token",
+        f"disk {sum(space.nbytes for space in plan.spaces) / 1e9:.1f} GB at most",
+    ]
+    advice = plan.advice
+    if advice.job is None:
+        lines.append(f"step 2 on {plan.place}: {advice.reason}")
+    else:
+        peak = f"{advice.memory.peak / GIB:.1f} GiB"
+        lines.append(
+            f"step 2 on {plan.place}: {name_of(advice.job)}, {peak}{_hours(plan.hours[0])}"
+        )
+    if plan.merges:
+        peak = f"{mixing_memory(models, plan.mixing).peak / GIB:.1f} GiB"
+        lines.append(f"step 6 on {plan.place}: {peak}{_hours(plan.hours[1])}, for each lambda")
+    return lines
+
+
+def report(plan: Plan) -> str:
+    """The whole plan."""
+    return "\n\n".join("\n".join(section) for section in _sections(plan)) + "\n"
+
+
+def _sections(plan: Plan) -> Iterable[list[str]]:
+    """The lines of each part, the first of which says what it is."""
+    base = plan.config["base"]["model"]
+    yield summary(plan)
+    yield [
+        f"Parameters of {base}: {plan.models.base.source}",
+        *_table(_parameter_rows(plan.models)),
+    ]
+    yield ["Tokens, if every row fills the window", *_table(_work_rows(plan)), *_rows_note(plan)]
+    yield [
+        f"Memory in step 2, GiB a process, {plan.processes} of them ({_batch(plan.tuning)}); "
+        f"configured: {plan.tuning.launch}",
+        *_table(_memory_rows(_tuning_memories(plan))),
+        *_memory_notes(plan),
+    ]
+    if plan.merges:
+        yield [
+            f"Memory in step 6, GiB a process ({_batch(plan.mixing)})",
+            *_table(_memory_rows({plan.mixing.launch: mixing_memory(plan.models, plan.mixing)})),
+            f"  best with {_gb(expert_bytes(plan.models))} of page cache for the experts' file",
+        ]
+    if plan.gpu is not None:
+        room = f"{plan.gpu.room(plan.processes) / GIB:.1f} of {plan.gpu.memory:g} GiB"
+        yield [f"Strategy on {plan.place}, {room} to be had", *_wrapped(plan.advice.reason)]
+        yield [
+            f"Hours at most, at {plan.utilisation:.0%} of a GPU's FLOPs, which is an assumption",
+            *_table(_hour_rows(plan)),
+        ]
+    yield ["Disk", *_table(_disk_rows(plan.spaces), [space.remark for space in plan.spaces])]
+
+
+def _parameter_rows(models: Models) -> Iterable[tuple[str, ...]]:
+    yield "dense", f"{models.dense_total:,}"
+    yield "mixture", f"{models.moe_total:,}"
+    yield "active for a token", f"{models.moe_active:,}"
+
+
+def _work_rows(plan: Plan) -> Iterable[tuple[str, ...]]:
+    yield "", "steps", "global batch", "tokens", "FLOPs"
+    for name, job, work in zip(
+        ("step 2", "step 6"), (plan.chosen, plan.mixing), plan.works, strict=True
+    ):
+        if name == "step 6" and not plan.merges:
+            return
+        batch = job.batch.rows * job.accumulation * job.processes
+        if work is None:
+            yield name, "?", f"{batch}", "?", "?"
+        else:
+            yield name, f"{work.steps:,}", f"{batch}", f"{work.tokens:,}", f"{work.flops:.2e}"
+
+
+def _rows_note(plan: Plan) -> list[str]:
+    rows = plan.rows
+    if rows.number is None:
+        return ["  The rows are not on this machine: give their number by --rows"]
+    if rows.tokens is None:
+        return [f"  {rows.number:,} rows, which are not on this machine"]
+    likely = [f"{work.likely:,}" for work in plan.works if work]
+    return [
+        f"  {rows.number:,} rows of some {rows.tokens:,.0f} tokens (estimated from their bytes), "
+        f"which makes {' and '.join(likely)}"
+    ]
+
+
+def _tuning_memories(plan: Plan) -> dict[str, Memory]:
+    jobs = {launch: launched(plan.tuning, launch) for launch in LAUNCHES}
+    return {
+        launch: tuning_memory(plan.models, job)
+        for launch, job in jobs.items()
+        if not (launch == "fsdp" and job.optimizer == "adafactor")
+    }
+
+
+def _memory_rows(memories: dict[str, Memory]) -> Iterable[tuple[str, ...]]:
+    shown = [name for name in COLUMNS if any(getattr(memory, name) for memory in memories.values())]
+    yield "", *(COLUMNS[name] for name in shown)
+    for launch, memory in memories.items():
+        yield launch, *(f"{getattr(memory, name) / GIB:.1f}" for name in shown)
+
+
+def _memory_notes(plan: Plan) -> list[str]:
+    runtime = RUNTIME if plan.processes == 1 else RUNTIME_OF_SEVERAL
+    if plan.gpu is None:
+        runtime = RUNTIME_ON_CPU
+    notes = [
+        "  the peak is less than the sum: gradients and activations take turns",
+        f"  on top of it about {runtime / GIB:.1f} GiB for libraries",
+    ]
+    if plan.tuning.optimizer == "adafactor":
+        notes.append("  fsdp does not run Adafactor")
+    host = tuning_memory(plan.models, replace(plan.tuning, launch="zero3")).host
+    if host:
+        notes.append(f"  zero2 and zero3 offload {host / GIB:.1f} GiB to the host's memory")
+    return notes
+
+
+def _hour_rows(plan: Plan) -> Iterable[tuple[str, ...]]:
+    names = ("step 2", "step 6, each lambda") if plan.merges else ("step 2",)
+    yield "", *names
+    for name in GPUS:
+        hours = replace(plan, gpu_name=name).hours[: len(names)]
+        yield name, *("?" if value is None else f"{value:,.1f}" for value in hours)
+
+
+def _disk_rows(spaces: list[Space]) -> Iterable[tuple[str, ...]]:
+    for space in spaces:
+        yield space.name, _gb(space.nbytes)
+    yield "at most together", _gb(sum(space.nbytes for space in spaces))
+
+
+def _batch(job: Job) -> str:
+    return (
+        f"{job.batch.rows} rows of {job.batch.length}, {job.accumulation} accumulated, "
+        f"{job.precision}, {job.optimizer}"
+    )
+
+
+def _gb(nbytes: int) -> str:
+    return f"{nbytes / 1e9:,.2f} GB"
+
+
+def _wrapped(text: str) -> list[str]:
+    return textwrap.wrap(text, LINE_LENGTH, initial_indent="  ", subsequent_indent="  ")
+
+
+def _hours(hours: float | None) -> str:
+    return "" if hours is None else f", {hours:,.1f} hours at most"
+
+
+def _table(rows: Iterable[tuple[str, ...]], remarks: Iterable[str] = ()) -> list[str]:
+    """Aligned columns: the first to the left, numbers to the right, and remarks behind them."""
+    lines = list(rows)
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    text = []
+    for (first, *others), remark in zip_longest(lines, remarks, fillvalue=""):
+        cells = [cell.rjust(width) for cell, width in zip(others, widths[1:], strict=True)]
+        text.append("  ".join(["", first.ljust(widths[0]), *cells, remark]).rstrip())
+    return text

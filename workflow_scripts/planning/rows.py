@@ -1,0 +1,44 @@
+"""How many rows there are, and how long they are, as far as this machine knows."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from workflow_scripts.checkpoints.source import dataset_source, find_cached_dataset_file
+from workflow_scripts.data.instructions import read_rows
+from workflow_scripts.data.templates import CHAT, TEXTS, read_template
+from workflow_scripts.errors import UserError
+
+# Of code and English in vocabularies of 32,000 to 150,000 tokens; an estimate.
+BYTES_PER_TOKEN = 3.3
+
+
+@dataclass(frozen=True)
+class Rows:
+    """number: None where it is unknown; tokens: of a row on average, estimated from its bytes."""
+
+    number: int | None
+    tokens: float | None
+
+
+def find_rows(data: dict, stated: int | None) -> Rows:
+    """The rows of the config's section `data`. stated: their number where they are elsewhere.
+
+    Raises UserError where rows that are here cannot be read.
+    """
+    file = Path(data["train"])
+    if data["revision"]:
+        file = find_cached_dataset_file(dataset_source(data["train"], data["revision"]))
+    if file is None or not file.exists():
+        return Rows(stated, None)
+    columns = data["instruction_column"], data["response_column"]
+    rows, bad = read_rows(file, *columns, data["limit"])
+    if not rows:
+        raise UserError(f"{file}: none of {len(bad)} rows is sound")
+    size = sum(len(row.text.encode()) for row in rows) / len(rows) + _template_bytes(data)
+    return Rows(len(rows), size / BYTES_PER_TOKEN)
+
+
+def _template_bytes(data: dict) -> int:
+    """The text around an instruction; of a chat template, which the tokenizer has, none."""
+    identity = read_template(data["template"])
+    return 0 if identity == CHAT else len(TEXTS.get(identity, identity).encode())
