@@ -33,7 +33,7 @@ from workflow_scripts.data.instructions import read_rows, tokenize_rows
 from workflow_scripts.modeling.mixing import Mixing, MixingLogits
 from workflow_scripts.training.callbacks import SaveCallback, StopRequest
 from workflow_scripts.training.checkpoints import Checkpoints
-from workflow_scripts.training.trainer import ResumingTrainer, training_arguments
+from workflow_scripts.training.trainer import ResumingTrainer
 
 BATCHING = ("packed", "by_length", "padded")
 WARMUP = 2
@@ -171,8 +171,8 @@ def make_trainer(model, examples, tokenizer, options, folder, mixing) -> Resumin
         model,
         examples,
         tokenizer,
-        training_arguments(options, 0, str(folder / name)),
         options,
+        0,
         Checkpoints(folder / name, "none", math.inf),
         folder / f"{name}.jsonl",
         mixing,

@@ -61,59 +61,33 @@ METRICS_FILE = "metrics.jsonl"
 TORCH_WRITER = "inline_container"  # torch.save tells of a full disk by a RuntimeError of this file
 
 
-def train(
-    model,
-    examples: list[dict],
-    tokenizer,
-    options: dict,
-    seed: int,
-    checkpoints: Checkpoints,
-    metrics_file: Path | None = None,
-    mixing=None,
-    validation: Sequence[dict] = (),
-    tracking: Tracking | None = None,
-) -> dict[str, torch.Tensor]:
-    """Train `model` in place on tokenised `examples`, from the newest of `checkpoints` on.
+def train(*arguments, **more) -> dict[str, torch.Tensor]:
+    """Train a model in place, from its newest checkpoint on; arguments: of `ResumingTrainer`.
 
     Returns the learned tensors by name, which only the main process's caller may count on.
+
+    Raises UserError where a loss or a gradient is not finite, or a checkpoint cannot be written,
+    and SystemExit after a SIGTERM, once a checkpoint is written.
+    """
+    trainer = ResumingTrainer(*arguments, **more)
+    newest = trainer.newest_checkpoint()
+    trainer.report(newest)
+    with StopRequest(trainer.args.process_index == 0) as stop:
+        saving = SaveCallback(trainer.checkpoints.seconds, stop)
+        trainer.add_callback(saving)
+        trainer.train(resume_from_checkpoint=newest and str(newest))
+    if saving.stopped and not trainer.stopped_early:
+        sys.exit(128 + signal.SIGTERM)
+    return trainer.result()
+
+
+class ResumingTrainer(Trainer):
+    """A Trainer whose checkpoints are whole or not there, and that stops at the first NaN.
 
     options: the config's section `training` or the like of it in `mixing`. Each step's loss,
     learning rate, and routing or mixing statistics become a line of `metrics_file`, and so does
     each loss on the examples of `validation`. mixing: the `modeling.mixing.Mixing` of `model`,
     whose logits learn in its place. tracking: where the metrics are reported besides.
-
-    Raises UserError where a loss or a gradient is not finite, or a checkpoint cannot be written,
-    and SystemExit after a SIGTERM, once a checkpoint is written.
-    """
-    prepare_engine(options)
-    arguments = training_arguments(options, seed, str(checkpoints.folder), bool(validation))
-    trainer = ResumingTrainer(
-        model,
-        examples,
-        tokenizer,
-        arguments,
-        options,
-        checkpoints,
-        metrics_file,
-        mixing,
-        validation,
-        tracking,
-    )
-    newest = trainer.newest_checkpoint()
-    trainer.report(newest)
-    with StopRequest(arguments.process_index == 0) as stop:
-        saving = SaveCallback(checkpoints.seconds, stop)
-        trainer.add_callback(saving)
-        trainer.train(resume_from_checkpoint=newest and str(newest))
-    if saving.stopped and not trainer.stopped_early:
-        sys.exit(128 + signal.SIGTERM)
-    if validation and options["keep"] == "best":
-        return trainer.best_weights()
-    return whole_weights(trainer, trainer.learned, options)
-
-
-class ResumingTrainer(Trainer):
-    """A Trainer whose checkpoints are whole or not there, and that stops at the first NaN.
 
     learned: the module that learns, all that a checkpoint holds of the model.
     """
@@ -121,16 +95,18 @@ class ResumingTrainer(Trainer):
     def __init__(
         self,
         model,
-        examples,
+        examples: Sequence[dict],
         tokenizer,
-        arguments,
-        options,
-        checkpoints,
-        metrics_file,
-        mixing,
-        validation,
-        tracking,
+        options: dict,
+        seed: int,
+        checkpoints: Checkpoints,
+        metrics_file: Path | None = None,
+        mixing=None,
+        validation: Sequence[dict] = (),
+        tracking: Tracking | None = None,
     ):
+        prepare_engine(options)
+        arguments = _arguments(options, seed, str(checkpoints.folder), bool(validation))
         optimizer = None
         if mixing is not None:
             optimizer_class, settings = Trainer.get_optimizer_cls_and_kwargs(arguments)
@@ -318,12 +294,13 @@ class ResumingTrainer(Trainer):
             if self.args.should_save:
                 (folder / LEARNED_FILE).replace(self.checkpoints.best)
 
-    def best_weights(self) -> dict[str, torch.Tensor]:
-        """The best weights by name. Unless the engine shards them, the model has them then."""
-        self.accelerator.wait_for_everyone()
-        if shards_weights(self.options):
-            return load_file(self.checkpoints.best)
-        self._load_learned(self.checkpoints.best)
+    def result(self) -> dict[str, torch.Tensor]:
+        """The weights to be kept by name. Unless the engine shards them, the model has them."""
+        if self.eval_dataset and self.options["keep"] == "best":
+            self.accelerator.wait_for_everyone()
+            if shards_weights(self.options):
+                return load_file(self.checkpoints.best)
+            self._load_learned(self.checkpoints.best)
         return whole_weights(self, self.learned, self.options)
 
     def _save_checkpoint(self, model, trial):
@@ -386,8 +363,7 @@ def _collator(model, tokenizer, options: dict) -> RowCollator:
     return packed(row_bounds=attention == FLASH)
 
 
-def training_arguments(options: dict, seed: int, folder: str, validates: bool) -> TrainingArguments:
-    """The Trainer's arguments for the config's options; it writes to `folder`."""
+def _arguments(options: dict, seed: int, folder: str, validates: bool) -> TrainingArguments:
     arguments = TrainingArguments(
         output_dir=folder,
         num_train_epochs=options["epochs"],
