@@ -29,6 +29,9 @@ OPTIONS = {
     "optimizer": "adamw",
     "max_grad_norm": None,
     "precision": "fp32",
+    "launch": "single",
+    "processes": 1,
+    "nodes": 1,
 }
 FLAGS = ["--max-steps", "3", "--per-device-batch-size", "4", "--learning-rate", "0.01"]
 
