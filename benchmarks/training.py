@@ -22,14 +22,15 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback, logging
+from transformers import AutoModelForCausalLM, TrainerCallback, logging
 
 from benchmarks import utilisation
 from benchmarks.timing import interleaved, markdown_table, relative_speed
-from workflow_scripts import ffn, moe
+from workflow_scripts import configuration, ffn, moe
 from workflow_scripts.checkpoints.reader import Checkpoint
 from workflow_scripts.conversions.merge import ALPHA, initial_logits
-from workflow_scripts.data.instructions import read_rows, tokenize_rows
+from workflow_scripts.data.preparation import prepare
+from workflow_scripts.data.tokenizers import load_tokenizer
 from workflow_scripts.modeling.mixing import Mixing, MixingLogits
 from workflow_scripts.training.callbacks import SaveCallback, StopRequest
 from workflow_scripts.training.checkpoints import Checkpoints
@@ -39,17 +40,7 @@ BATCHING = ("packed", "by_length", "padded")
 WARMUP = 2
 LEAST_SPEED = 0.95  # of bare
 LAMBDA = 0.75
-OPTIONS = {
-    "epochs": 1,
-    "gradient_accumulation_steps": 1,
-    "learning_rate": 1e-4,
-    "scheduler": "linear",
-    "warmup_steps": 0,
-    "optimizer": "adamw",
-    "max_grad_norm": None,
-    "precision": "fp32",
-    "balance_loss_batch": "micro",
-}
+OPTIONS = configuration.defaults("training") | {"learning_rate": 1e-4}
 
 
 def main() -> None:
@@ -85,11 +76,14 @@ class Bench:
         self.steps = args.steps
         moe.main(["--base", str(args.model), "--out", str(folder / "moe")])
         ffn.main(["--moe", str(folder / "moe"), "--out", str(folder / "ffn")])
-        self.tokenizer = AutoTokenizer.from_pretrained(folder / "moe")
+        self.tokenizer = load_tokenizer(folder / "moe")
         if self.tokenizer.pad_token_id is None:
             self.tokenizer.pad_token = self.tokenizer.eos_token
-        rows = read_rows(args.data, "instruction", "response", args.steps * args.batch)
-        self.examples = tokenize_rows(rows, self.tokenizer, args.max_length)
+        data = configuration.defaults("data") | {
+            "limit": args.steps * args.batch,
+            "max_length": args.max_length,
+        }
+        self.examples = prepare(args.data, self.tokenizer, data)[0].training
         self.options = OPTIONS | {
             "per_device_batch_size": args.batch,
             "max_steps": WARMUP + args.steps,
