@@ -350,7 +350,11 @@ def test_steps_and_processes_give_the_rows(deepseek):
         ("h100", job(optimizer="adafactor"), "single + activation_checkpointing, 2 rows at once"),
         ("h100", job("ddp", 4), "zero2, 2 rows at once"),
         ("a100-40", job("ddp", 8), "fsdp, 2 rows at once"),
-        ("a100-40", job("ddp", 8, optimizer="adafactor"), "zero3, 2 rows at once"),
+        (
+            "h100",
+            job("ddp", 8, optimizer="adafactor"),
+            "ddp + activation_checkpointing, 1 row at once",
+        ),
     ],
 )
 def test_the_first_strategy_that_fits_is_advised(deepseek, gpu, the_job, expected):
@@ -365,6 +369,14 @@ def test_too_small_a_gpu_is_told_how_many_it_takes(deepseek):
     advice = strategy.advise(deepseek, job(), GPUS["rtx4090"])
     assert advice.job is None
     assert advice.reason.startswith("none fits; from ")
+    assert "launch zero3 and activation_checkpointing" in advice.reason
+
+
+def test_what_shards_exclude_is_changed_in_the_advice(deepseek):
+    pure = job("ddp", 8, optimizer="adafactor", precision="bf16_pure")
+    advice = strategy.advise(deepseek, pure, GPUS["rtx4090"])
+    assert advice.job is None
+    assert "launch zero3, optimizer adamw, precision bf16 and" in advice.reason
 
 
 # The step

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from workflow_scripts.planning.activations import Batch
 from workflow_scripts.planning.memory import Job
-from workflow_scripts.training.strategies import world_size
+from workflow_scripts.training.strategies import fault_of_shards, world_size
 
 
 def configured_job(config: dict, section: str, processes: int, on_gpu: bool) -> Job:
@@ -26,6 +26,12 @@ def configured_job(config: dict, section: str, processes: int, on_gpu: bool) -> 
 def configured_processes(config: dict) -> int:
     """The processes of step 2, of all nodes."""
     return world_size(config["training"])
+
+
+def fault_of(job: Job) -> str | None:
+    """Why the job's settings exclude each other; None where it can run."""
+    names = {"launch": job.launch, "optimizer": job.optimizer, "precision": job.precision}
+    return fault_of_shards(names | {"offload_optimizer": job.offload})
 
 
 def launched(job: Job, launch: str) -> Job:

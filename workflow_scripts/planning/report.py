@@ -16,7 +16,7 @@ from workflow_scripts.planning.gpus import (
     RUNTIME_ON_CPU,
     Gpu,
 )
-from workflow_scripts.planning.jobs import configured_job, launched
+from workflow_scripts.planning.jobs import configured_job, fault_of, launched
 from workflow_scripts.planning.memory import (
     LAUNCHES,
     Job,
@@ -213,7 +213,7 @@ def _tuning_memories(plan: Plan) -> dict[str, Memory]:
     return {
         launch: tuning_memory(plan.models, job)
         for launch, job in jobs.items()
-        if not (launch == "fsdp" and job.optimizer == "adafactor")
+        if fault_of(job) is None
     }
 
 
@@ -232,8 +232,8 @@ def _memory_notes(plan: Plan) -> list[str]:
         "  the peak is less than the sum: gradients and activations take turns",
         f"  on top of it about {runtime / GIB:.1f} GiB for libraries",
     ]
-    if plan.tuning.optimizer == "adafactor":
-        notes.append("  fsdp does not run Adafactor")
+    faults = {launch: fault_of(launched(plan.tuning, launch)) for launch in LAUNCHES}
+    notes += [f"  {launch}: {fault}" for launch, fault in faults.items() if fault]
     host = tuning_memory(plan.models, replace(plan.tuning, launch="zero3")).host
     if host:
         notes.append(f"  zero2 and zero3 offload {host / GIB:.1f} GiB to the host's memory")

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from workflow_scripts.planning.gpus import GIB, Gpu
-from workflow_scripts.planning.jobs import launched
+from workflow_scripts.planning.jobs import fault_of, launched
 from workflow_scripts.planning.memory import Job, Memory, tuning_memory
 from workflow_scripts.planning.parameters import Models
 
@@ -29,26 +29,39 @@ def advise(models: Models, job: Job, gpu: Gpu) -> Advice:
         memory = tuning_memory(models, candidate)
         text = f"{name_of(candidate)} ({memory.peak / GIB:.1f} GiB)"
         if memory.peak <= gpu.room(candidate.processes):
-            reason = f"{text} fits{refused}{_warning(candidate)}"
-            return Advice(candidate, memory, reason)
+            return Advice(candidate, memory, f"{text} fits{refused}")
         refused = f"; {text} does not"
     for processes in MORE_GPUS:
-        candidate = replace(job, launch="zero3", processes=processes, checkpointing=True)
+        candidate = _most_sharded(job, processes)
         if processes > job.processes:
             memory = tuning_memory(models, candidate)
             if memory.peak <= gpu.room(processes):
-                reason = (
-                    f"from {processes} of these GPUs on, with zero3 and activation_checkpointing"
-                )
-                return Advice(None, None, f"none fits; {reason}")
+                with_others = [
+                    f"{key} {getattr(candidate, key)}"
+                    for key in ("launch", "optimizer", "precision")
+                    if getattr(candidate, key) != getattr(job, key)
+                ]
+                reason = f"with {', '.join(with_others)} and activation_checkpointing"
+                return Advice(None, None, f"none fits; from {processes} of these GPUs on {reason}")
     return Advice(None, None, "none fits, on any number of these GPUs")
 
 
+def _most_sharded(job: Job, processes: int) -> Job:
+    """ZeRO-3, with an optimiser and a precision that it can have."""
+    precision = "bf16" if job.precision == "bf16_pure" else job.precision
+    job = replace(job, launch="zero3", processes=processes, checkpointing=True)
+    return replace(job, optimizer="adamw", precision=precision)
+
+
 def _candidates(job: Job) -> Iterator[Job]:
-    """Jobs from the simplest on. Adafactor does not run under FSDP2."""
-    several = ("ddp", "zero2", "zero3" if job.optimizer == "adafactor" else "fsdp")
-    for launch in several if job.processes > 1 else ("single",):
-        last = launched(job, launch)
+    """Jobs that can run, from the simplest on."""
+    return (candidate for candidate in _by_simplicity(job) if fault_of(candidate) is None)
+
+
+def _by_simplicity(job: Job) -> Iterator[Job]:
+    several = [launched(job, launch) for launch in ("ddp", "zero2", "fsdp")]
+    several = [candidate for candidate in several if fault_of(candidate) is None]
+    for last in several if job.processes > 1 else (launched(job, "single"),):
         yield last
     if not job.checkpointing:
         last = replace(last, checkpointing=True)
@@ -68,9 +81,3 @@ def name_of(job: Job) -> str:
     if job.offloads:
         name += " + offload_optimizer"
     return f"{name}, {job.batch.rows} row{'s' * (job.batch.rows > 1)} at once"
-
-
-def _warning(job: Job) -> str:
-    if job.zero and job.optimizer == "adafactor":
-        return ". Under ZeRO, Adafactor's state is not factored: another optimiser than published"
-    return ""

@@ -15,7 +15,7 @@ def world_size(settings: dict) -> int:
 def check_launch(settings: dict, where: str) -> None:
     """Raise UserError where settings of a config section exclude each other."""
     launch = settings["launch"]
-    if fault := _fault_of_numbers(settings) or _fault_of_shards(settings):
+    if fault := _fault_of_numbers(settings) or fault_of_shards(settings):
         raise UserError(f"{where}: launch = {launch}: {fault}")
 
 
@@ -31,7 +31,8 @@ def _fault_of_numbers(settings: dict) -> str | None:
     return None
 
 
-def _fault_of_shards(settings: dict) -> str | None:
+def fault_of_shards(settings: dict) -> str | None:
+    """Why a launch excludes the optimiser, the precision or the offload; None where it does not."""
     launch, optimizer = settings["launch"], settings["optimizer"]
     is_sharded = launch == "fsdp" or launch in ZERO_STAGES
     if settings.get("offload_optimizer") and not is_sharded:
