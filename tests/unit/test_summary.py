@@ -185,3 +185,15 @@ def test_models_are_compared_with_those_that_they_come_from(tmp_path, capsys):
     assert float(last["difference"]) == pytest.approx(12 / 328, abs=1e-4)
     assert float(last["p_value"]) == pytest.approx(2 / 2**12, abs=1e-4)
     assert "exact McNemar" in capsys.readouterr().out
+
+
+def test_models_that_solve_the_same_need_no_number_of_problems(tmp_path, capsys):
+    folder = tmp_path / "results" / "eval"
+    files = [
+        write_evaluation(folder / model / "few.json", base=0, plus=0, count=2, dataset="few")
+        for model in ("base", "moe_sft")
+    ]
+    summarise(files, tmp_path / "summary.csv")
+    row = capsys.readouterr().out.split("| base  | moe_sft |")[1].splitlines()[0]
+    cells = [cell.strip() for cell in row.strip(" |").split("|")]
+    assert cells == ["few", "+0.0 %", "+0.0 to +0.0", "1.000", "0, 0, 0, 2"]

@@ -142,7 +142,7 @@ def _generate_batch(model, tokenizer, rows: list[Row], draws: "_Draws | None", o
         chosen = torch.tensor(left, device=ids.device, dtype=torch.long)
         rows, ids, mask, cache = [rows[i] for i in left], ids[chosen], mask[chosen], None
         if left:
-            cache = output.past_key_values
+            cache = output.cache
             cache.batch_select_indices(chosen)
             if draws:
                 draws.keep(left)

@@ -69,8 +69,12 @@ def readable_comparisons(table):
         f"{low:+.1f} to {high:+.1f}"
         for low, high in zip(percent["low"], percent["high"], strict=True)
     ]
-    texts["p"] = [f"{value:.3f}" for value in shown["p_value"]]
+    texts["p"] = ["<0.001" if value < 0.001 else f"{value:.3f}" for value in shown["p_value"]]
     counts = shown[["both", "only_first", "only_second", "neither"]].itertuples(index=False)
     texts["both, first, second, none"] = [", ".join(map(str, row)) for row in counts]
-    texts["needed"] = ["" if value != value else f"{value:.0f}" for value in shown["needed"]]
+    is_known = shown["needed"].notna()
+    texts["needed"] = [
+        f"{value:.0f}" if known else ""
+        for value, known in zip(shown["needed"], is_known, strict=True)
+    ]
     return texts
