@@ -1,6 +1,8 @@
 """What the engines are told, and the check that the one that runs is the one asked for."""
 
 import math
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -99,3 +101,35 @@ def test_masters_are_set_only_where_bf16_is_not_exact():
     assert kept["weight"].min() == 1 + 2**-20
     assert engines.inexact_in_bf16(model, settings | {"precision": "fp32"}) == {}
     assert engines.inexact_in_bf16(model, settings | {"launch": "ddp"}) == {}
+
+
+EVIL = """
+import os, sys
+from pathlib import Path
+import torch
+from workflow_scripts.training import engines
+
+class Evil:
+    def __reduce__(self):
+        return Path.touch, (Path(sys.argv[1] + ".touched"),)
+
+engines.build_extensions = lambda offload: None  # nothing is communicated
+engines.prepare_engine({"launch": "zero2", "offload_optimizer": False})
+from deepspeed.runtime.checkpoint_engine import TorchCheckpointEngine
+torch.save({"weight": torch.ones(2)}, sys.argv[1])
+print(TorchCheckpointEngine().load(sys.argv[1]))
+torch.save(Evil(), sys.argv[1])
+TorchCheckpointEngine().load(sys.argv[1])
+"""
+
+
+def test_deepspeed_runs_no_code_of_a_checkpoint(repository, tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-c", EVIL, str(tmp_path / "states.pt")],
+        cwd=repository,
+        capture_output=True,
+        text=True,
+    )
+    assert "tensor([1., 1.])" in done.stdout
+    assert "Weights only load failed" in done.stderr
+    assert not (tmp_path / "states.pt.touched").exists()

@@ -853,8 +853,8 @@ def test_defect_11_bf16_has_fp32_master_weights(tiny_llama, tokenizer, data, tmp
 
     def watched(model, *args, **kwargs):
         before = copy_of(model)
-        train(model, *args, **kwargs)
         trained_models.append((model, before))
+        return train(model, *args, **kwargs)
 
     monkeypatch.setattr("workflow_scripts.training.trainer.train", watched)
     rate = ("--learning-rate", 5e-5, "--max-steps", 1, "--precision", "bf16")

@@ -180,17 +180,13 @@ def whole_weights(trainer: Trainer, module: nn.Module, settings: dict) -> dict[s
 
 
 def _read_by_weights_only_reader() -> None:
-    """Have DeepSpeed read its checkpoints by torch's weights-only reader, which runs no code.
+    """Have torch read DeepSpeed's checkpoints by its weights-only reader, which runs no code.
 
-    It unpickles them otherwise, and has no setting for that.
+    DeepSpeed asks for unpickling, and has no setting for that.
     """
-    from deepspeed.runtime.checkpoint_engine import TorchCheckpointEngine
     from deepspeed.runtime.fp16.loss_scaler import LossScaler
     from deepspeed.runtime.zero.config import ZeroStageEnum
     from deepspeed.utils.tensor_fragment import fragment_address
 
-    def load(self, path: str, map_location=None):
-        with torch.serialization.safe_globals([LossScaler, ZeroStageEnum, fragment_address]):
-            return torch.load(path, map_location=map_location, weights_only=True)
-
-    TorchCheckpointEngine.load = load
+    os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = "1"
+    torch.serialization.add_safe_globals([LossScaler, ZeroStageEnum, fragment_address])
