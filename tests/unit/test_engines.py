@@ -9,27 +9,16 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainingArguments
 
 import workflow_scripts.modeling  # noqa: F401
-from workflow_scripts import moe
+from workflow_scripts import configuration, moe
 from workflow_scripts.errors import UserError
 from workflow_scripts.training import engines
 from workflow_scripts.training.checkpoints import Checkpoints
 from workflow_scripts.training.trainer import train
 
-OPTIONS = {
-    "epochs": 1,
+OPTIONS = configuration.defaults("training") | {
     "max_steps": 1,
     "per_device_batch_size": 2,
-    "gradient_accumulation_steps": 1,
     "learning_rate": 0.1,
-    "scheduler": "linear",
-    "warmup_steps": 0,
-    "precision": "fp32",
-    "optimizer": "adamw",
-    "max_grad_norm": None,
-    "launch": "single",
-    "processes": 1,
-    "nodes": 1,
-    "offload_optimizer": False,
 }
 
 

@@ -8,24 +8,17 @@ import torch
 from transformers import AutoModelForCausalLM
 
 import workflow_scripts.modeling  # noqa: F401
-from workflow_scripts import moe
+from workflow_scripts import configuration, moe
 from workflow_scripts.training.balance import GlobalCounts
 from workflow_scripts.training.checkpoints import Checkpoints
 from workflow_scripts.training.trainer import train
 
 COEFFICIENT = 0.5  # large, so that its gradient matters
-OPTIONS = {
-    "epochs": 1,
+OPTIONS = configuration.defaults("training") | {
     "max_steps": 2,
     "per_device_batch_size": 2,
     "gradient_accumulation_steps": 3,
     "learning_rate": 1e-3,
-    "scheduler": "linear",
-    "warmup_steps": 0,
-    "optimizer": "adamw",
-    "max_grad_norm": None,
-    "precision": "fp32",
-    "batching": "padded",
     "balance_loss_batch": "global",
 }
 
