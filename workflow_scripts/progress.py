@@ -41,6 +41,7 @@ def progress(iterable=None, *, desc: str, total: int | None = None, unit: str = 
             "mininterval": SECONDS_BETWEEN_LINES,
             "maxinterval": SECONDS_BETWEEN_LINES,
             "bar_format": LINE_FORMAT,
+            "position": 0,  # or tqdm moves the cursor for a second bar
         }
     look |= {"desc": desc, "total": total, "unit": unit, "delay": SECONDS_BEFORE_FIRST}
     return tqdm(iterable, **look, **options)
