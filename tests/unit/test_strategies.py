@@ -7,7 +7,7 @@ import pytest
 from workflow_scripts import config_file, moe_sft, weighted_trained
 from workflow_scripts.errors import UserError
 from workflow_scripts.training import launch
-from workflow_scripts.training.strategies import check_devices, check_launch
+from workflow_scripts.training.strategies import check_devices, check_launch, precision_of
 
 PLAIN = {
     "launch": "single",
@@ -182,3 +182,16 @@ def test_a_process_without_its_launcher_ends(repository, run_step, monkeypatch):
     done = run_step("moe_sft", "--moe", "x", "--data", "y", "--out", "z")
     assert done.returncode == 1
     assert "the launcher of this process has ended" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("stated", "has_bf16", "expected"),
+    [
+        ("auto", True, "bf16"),
+        ("auto", False, "fp32"),
+        ("fp32", True, "fp32"),
+        ("bf16", False, "bf16"),
+    ],
+)
+def test_the_precision_is_the_gpus_unless_it_is_stated(stated, has_bf16, expected):
+    assert precision_of({"precision": stated}, has_bf16) == expected

@@ -205,6 +205,12 @@ def test_pure_bf16_loses_what_master_weights_keep(upcycled, data, tmp_path):
     assert 0.1 < changed["bf16_pure"] < 0.9
 
 
+def test_the_manifest_says_which_precision_it_was(upcycled, data, tmp_path):
+    manifest = read_manifest(manifest_path(tune(upcycled, data, tmp_path / "tuned")))
+    has_bf16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+    assert manifest.parameters["precision"] == ("bf16" if has_bf16 else "fp32")
+
+
 def test_mixing_in_pure_bf16_learns_nearly_the_same(upcycled, data, tmp_path):
     tuned = tune(upcycled, data, tmp_path / "moe_sft", "--max-steps", "6")
     ffn.main(["--moe", str(tuned), "--out", str(tmp_path / "ffn")])

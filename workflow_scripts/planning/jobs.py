@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from workflow_scripts.planning.activations import Batch
 from workflow_scripts.planning.memory import Job
-from workflow_scripts.training.strategies import fault_of_shards, world_size
+from workflow_scripts.training.strategies import fault_of_shards, precision_of, world_size
 
 
 def configured_job(config: dict, section: str, processes: int, on_gpu: bool) -> Job:
@@ -15,7 +15,7 @@ def configured_job(config: dict, section: str, processes: int, on_gpu: bool) -> 
         processes=processes,
         batch=Batch(options["per_device_batch_size"], config["data"]["max_length"]),
         accumulation=options["gradient_accumulation_steps"],
-        precision=options["precision"],
+        precision=precision_of(options, has_bf16=on_gpu),
         optimizer=options["optimizer"],
         checkpointing=options["activation_checkpointing"],
         offload=options.get("offload_optimizer", False),  # mixing shards nothing

@@ -15,7 +15,7 @@ from workflow_scripts.errors import UserError
 from workflow_scripts.training import launch
 from workflow_scripts.training.checkpoints import Checkpoints, fingerprint
 from workflow_scripts.training.optional import require
-from workflow_scripts.training.strategies import check_devices, check_launch
+from workflow_scripts.training.strategies import check_devices, check_launch, precision_of
 
 CHECKPOINT_MINUTES = 10
 PACKAGES = ("torch", "transformers", "accelerate", "deepspeed")
@@ -77,6 +77,7 @@ def parse_flags(args: argparse.Namespace, section: str) -> TrainingOptions:
     common = cli.options(args, None, ["seed", "threads", "trackers"])
     training = cli.options(args, section, training_keys(section))
     check_launch(training, "command line")
+    training |= {"precision": precision_of(training, _has_bf16())}
     options = TrainingOptions(
         data=_data_options(args),
         training=launch.adopt_world(training, os.environ),
@@ -86,6 +87,12 @@ def parse_flags(args: argparse.Namespace, section: str) -> TrainingOptions:
     for option in (options.training["optimizer"], *options.trackers):
         require(option)
     return options
+
+
+def _has_bf16() -> bool:
+    import torch
+
+    return torch.cuda.is_available() and torch.cuda.is_bf16_supported()
 
 
 def _data_options(args: argparse.Namespace) -> dict:

@@ -12,6 +12,12 @@ def world_size(settings: dict) -> int:
     return settings["processes"] * settings["nodes"]
 
 
+def precision_of(settings: dict, has_bf16: bool) -> str:
+    """The precision of a config section. has_bf16: whether there is a GPU that computes in bf16."""
+    automatic = "bf16" if has_bf16 else "fp32"
+    return automatic if settings["precision"] == "auto" else settings["precision"]
+
+
 def check_launch(settings: dict, where: str) -> None:
     """Raise UserError where settings of a config section exclude each other."""
     launch = settings["launch"]
