@@ -25,7 +25,9 @@ def main(argv: list[str] | None = None) -> None:
     plans = merge_plans(moe, ffn, mixing.coefficients)
     card = dense_card(sources.moe, mixing, [layer.index for layer in moe_layers(ffn.names)])
     inputs = sources.ids | {"weighted": mixing.artifact.id}
-    with create_artifact(args.out, "dense", mixing.config, inputs) as draft:
+    tuning = sources.moe.manifest.parameters
+    template = {"template": tuning["template"]} if "template" in tuning else {}
+    with create_artifact(args.out, "dense", mixing.config | template, inputs) as draft:
         draft.write_model(plans, moe.config["base_config"], like=sources.moe.path, card=card)
 
 

@@ -15,7 +15,8 @@ from workflow_scripts.data.templates import CHAT, COMPLETION, make_template, rea
 from workflow_scripts.data.tokenizers import load_tokenizer
 from workflow_scripts.errors import UserError
 from workflow_scripts.evaluation import ground_truth, sampling
-from workflow_scripts.evaluation.ground_truth import GroundTruth
+from workflow_scripts.evaluation.ground_truth import GroundTruth, shown
+from workflow_scripts.evaluation.loading import trained_template
 from workflow_scripts.evaluation.problems import ProblemSet, add_dataset_flag, load_problems
 from workflow_scripts.evaluation.prompts import task_prompts
 from workflow_scripts.evaluation.result import (
@@ -35,6 +36,7 @@ from workflow_scripts.evaluation.sampling import sample
 from workflow_scripts.evaluation.sandbox import Bubblewrap, open_sandbox
 from workflow_scripts.evaluation.scoring import score
 
+DEFAULT_PROMPT = "magicoder"
 OPTIONS = (*sampling.OPTIONS, "limit", "sandbox")
 
 
@@ -78,11 +80,10 @@ def _parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, dict]:
     )
     parser.add_argument(
         "--prompt",
-        default="magicoder",
         metavar="NAME_OR_FILE",
         help="magicoder: the paper's instruction prompt. chat: the tokenizer's chat template. A "
-        "file: its text, with {instruction} once. completion: the problem's own text. Take the "
-        "template that the model was trained with. Default: magicoder.",
+        "file: its text, with {instruction} once. completion: the problem's own text. Default: the "
+        "template that the model was tuned with, by its manifest; without one, magicoder.",
     )
     parser.add_argument(
         "--ground-truth",
@@ -99,9 +100,25 @@ def _parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, dict]:
     configuration.check_samples(options, "command line")
     if not options["temperature"]:
         options["seed"] = None  # nothing is drawn
-    is_completion = args.prompt == COMPLETION.identity
-    options["prompt"] = args.prompt if is_completion else read_template(args.prompt)
+    options["prompt"] = _prompt(args.prompt, Path(args.model))
     return args, options
+
+
+def _prompt(asked: str | None, model_folder: Path) -> str:
+    """The identity of the prompt: the template that the model was tuned with, where that is known.
+
+    Raises UserError where another is asked for.
+    """
+    trained = trained_template(model_folder)
+    if asked is None:
+        return trained or DEFAULT_PROMPT
+    identity = asked if asked == COMPLETION.identity else read_template(asked)
+    if trained is not None and identity != trained:
+        raise UserError(
+            f"{model_folder} was tuned with another template than --prompt {asked}: "
+            f"{shown(trained)}. Leave --prompt out, and it is taken"
+        )
+    return identity
 
 
 def _template(identity: str, model_folder: Path):

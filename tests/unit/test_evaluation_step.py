@@ -10,6 +10,7 @@ from problem_files import three_problems, write_problems
 
 from workflow_scripts import eval as step
 from workflow_scripts import verify
+from workflow_scripts.checkpoints.artifact import create_artifact
 from workflow_scripts.errors import UserError
 from workflow_scripts.evaluation.generation import Completion
 from workflow_scripts.evaluation.journal import Journal
@@ -307,3 +308,27 @@ def test_another_run_begins_anew(tmp_path):
     assert same.finished == {0: Completion("text\n", "eos")}
     same._file.close()
     assert Journal(tmp_path / "part", {"model": 2}).finished == {}
+
+
+def test_a_model_is_asked_in_the_template_that_it_was_tuned_with(
+    evaluated, tiny_llama, tmp_path, bubblewrap
+):
+    (tmp_path / "template.txt").write_text("Q: {instruction}\nA: ")
+    identity = "Q: {instruction}\nA: "
+    model = tmp_path / "tuned"
+    with create_artifact(model, "moe_sft", {"template": identity}) as draft:
+        shutil.copytree(tiny_llama, draft.path, dirs_exist_ok=True)
+    flags = ["--model", str(model), "--dataset", str(evaluated / "sums.jsonl"), "--threads", "1"]
+    flags += ["--max-new-tokens", "4", "--out"]
+
+    step.main([*flags, str(tmp_path / "own.json")])
+    step.main([*flags, str(tmp_path / "same.json"), "--prompt", str(tmp_path / "template.txt")])
+
+    own, same = ((tmp_path / f"{name}.json").read_bytes() for name in ("own", "same"))
+    assert own == same
+    assert json.loads(own)["settings"]["prompt"] == identity
+    for other in ("magicoder", "completion"):
+        with pytest.raises(
+            UserError, match=f"tuned was tuned with another template than .*{other}"
+        ):
+            step.main([*flags, str(tmp_path / "other.json"), "--prompt", other])

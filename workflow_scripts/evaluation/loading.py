@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from workflow_scripts.checkpoints.artifact import MODEL_KINDS, check_artifact
+from workflow_scripts.checkpoints.manifest import manifest_path, read_manifest
 from workflow_scripts.data.tokenizers import load_tokenizer
 from workflow_scripts.errors import UserError
 
@@ -16,6 +17,12 @@ def artifact_id(folder: Path, full: bool = False) -> str | None:
     """
     manifest = check_artifact(folder, *MODEL_KINDS, full=full)
     return manifest and manifest.id
+
+
+def trained_template(folder: Path) -> str | None:
+    """The identity of the template that a model was tuned with; None where no manifest tells."""
+    file = manifest_path(folder)
+    return read_manifest(file).parameters.get("template") if file.exists() else None
 
 
 def load_model(folder: Path, threads: int):
