@@ -247,3 +247,41 @@ def test_the_artifact_says_what_is_in_memory(sums, bubblewrap, tmp_path):
     truth = ground_truth.compute(sums, sandbox=bubblewrap, workers=2)
     ground_truth.write(tmp_path, truth)
     assert ground_truth.read(tmp_path, sums) == truth
+
+
+ODD_MESSAGES = [
+    '{"value": {"fraction": ["0x1", "0x0"]}}',
+    '{"value": {"decimal": "no number"}}',
+    '{"value": {"decimal": "1E+999999999"}}',
+    '{"value": {"complex": [1, 2, 3]}}',
+    '{"value": {"int": 5}}',
+    '{"value": {"set": [[1]]}}',
+    '{"value": {"dict": [[[], 1]]}}',
+    '{"value": {"dict": 7}}',
+    '{"value": {"set": 7, "tuple": 7}}',
+    '{"value": ' + "[" * 5000 + "]" * 5000 + "}",
+    '{"digest": 7}',
+    '{"raised": [], "errno": {}}',
+    '{"raised": "x", "errno": []}',
+    '{"neither": 1}',
+    "[1]",
+    "no JSON",
+    "\\xff\\xfe",
+]
+
+
+def test_odd_messages_lose_their_own_problem_only(make, bubblewrap):
+    """Also where what was expected is large, so that a digest is taken of what was returned."""
+    rows = [problem("add", "+", f"Task/{i}") for i in range(len(ODD_MESSAGES) + 1)]
+    for row in rows[::2]:
+        row["canonical_solution"] = "    return [a + b] * 100000\n"
+    codes = [
+        f"import os\nos.write(3, b'''{message}\\n''')\nos.write(4, b'''{message}\\n''')"
+        for message in ODD_MESSAGES
+    ]
+    right = rows[-1]["prompt"] + rows[-1]["canonical_solution"]
+
+    *odd, last = verdicts(make(rows), [*codes, right], bubblewrap)
+
+    assert last == PASS
+    assert {verdict.base for verdict in odd} == {"failed"}

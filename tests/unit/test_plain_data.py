@@ -71,6 +71,8 @@ EQUAL = {
     "nested": ([[1.0, 2], (3,)], [[1, 2.0], (3.0,)]),
     "fractions": ([Fraction(1, 2), Decimal("0.25")], [0.5, 0.25]),
     "past doubles": ([2**60, 1], [2.0**60, 1.0]),
+    "large exponents": ([Decimal("1E+5000")], [Decimal("10E+4999")]),
+    "nothing": ([Decimal("0E+5000")], [0]),
     "many digits": ([10**5000, 1.0], [10**5000, 1]),
     "complex": ([complex(2, 0)], [2]),
     "sets": ({1, 2}, frozenset([2.0, True])),

@@ -9,7 +9,7 @@ import json
 import math
 from array import array
 from collections.abc import Iterable, Iterator, Mapping
-from decimal import Decimal
+from decimal import MAX_EMAX, MIN_EMIN, Context, Decimal
 from fractions import Fraction
 from itertools import chain
 
@@ -20,6 +20,7 @@ PIECE_ITEMS = 2**14
 EXACT_DOUBLE = 2**53
 CONTAINERS = {"tuple": tuple, "set": set, "frozenset": frozenset}
 MAX_DEPTH = 50
+MAX_EXPONENT = 4000
 SAFE_INT = 2**64  # larger ones are written in hexadecimal: Python limits decimal digits
 
 
@@ -255,9 +256,17 @@ def _normal_number(value):
         return value
     if isinstance(value, Decimal) and not value.is_finite():
         return float(value)
+    if isinstance(value, Decimal) and value and abs(value.adjusted()) > MAX_EXPONENT:
+        return _Text(repr(_shortest(value)))  # as an integer it might fill the memory
     if value == int(value):
         return _normal_integer(int(value))
     return float(value) if float(value) == value else _Text(repr(value))
+
+
+def _shortest(value: Decimal) -> Decimal:
+    """The same number without zeros at the end of its digits."""
+    digits = len(value.as_tuple().digits)
+    return value.normalize(Context(prec=digits, Emax=MAX_EMAX, Emin=MIN_EMIN))
 
 
 def dumps(value) -> str:

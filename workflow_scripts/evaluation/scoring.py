@@ -102,7 +102,7 @@ def _verdict(
                 break
     except TimedOut:
         trial.status = TIMED_OUT
-    except (Garbled, ValueError):
+    except Garbled:
         trial.status = FAILED
     return trial.verdict()
 
@@ -130,7 +130,13 @@ class Trial:
         return self.tests.sets[self.passed_sets] if self.passed_sets < len(TEST_SETS) else []
 
     def take(self, message: dict) -> bool:
-        """Whether the program may go on after this message. Raises ValueError for what is none."""
+        """Whether the program may go on after this message, which may hold anything."""
+        try:
+            return self._take(message)
+        except (ArithmeticError, LookupError, RecursionError, TypeError, ValueError):
+            return False
+
+    def _take(self, message: dict) -> bool:
         if "ready" in message:
             return True
         if "raised" in message:
