@@ -21,6 +21,7 @@ OTHERS = {
     "data.template": "template.txt",
     "trackers": ["tensorboard"],
     "evaluation.base_prompt": "completion",
+    "evaluation.top_p": 0.5,
 }
 # Keys that cannot be changed by themselves in a dry run of the embedded project.
 SKIPPED = {"base.model", "base.revision", "data.train", "data.revision", "data.split"}
@@ -29,8 +30,9 @@ SKIPPED |= {"results_dir"}
 SKIPPED |= {  # together only
     f"{section}.{key}"
     for section in ("training", "mixing")
-    for key in ("evaluate_every", "keep", "early_stop")
+    for key in ("evaluate_every", "keep", "early_stop", "launch", "processes", "nodes")
 }
+SKIPPED |= {"training.offload_optimizer", "evaluation.samples"}
 
 
 def documented() -> dict[str, list[str]]:
