@@ -14,7 +14,7 @@ test: .venv/installed-dev lint
 	pytest -m "not slow" --numprocesses auto --maxprocesses 4 --dist loadfile
 
 test-slow: .venv/installed-dev
-	pytest -m slow
+	pytest -m slow --numprocesses auto --maxprocesses 2 --dist loadfile
 
 lint: .venv/installed-dev
 	ruff check .

@@ -100,7 +100,7 @@ def measured(folder: Path, batch: Batch, case: tuple[str, str, str]) -> int:
     words = [f"--{name}={folder / name}" for name in inputs]
     words += [f"--data={folder / 'rows.jsonl'}", f"--out={folder / step}", f"--max-steps={STEPS}"]
     words += [f"--max-length={batch.length}", f"--per-device-batch-size={batch.rows}"]
-    words += [f"--precision={precision}", f"--optimizer={optimizer}"]
+    words += [f"--precision={precision}", f"--optimizer={optimizer}", "--deduplicate=none"]
     return peak_memory(partial(prepared_training, step, words))
 
 
