@@ -46,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     sandbox = open_sandbox(options["sandbox"])
     problem_set = load_problems(args.dataset).first(options["limit"])
     prompts = task_prompts(problem_set, _template(options["prompt"], Path(args.model)))
-    saved = samples_path(args.out)
+    saved, journal = samples_path(args.out), None
     if args.rescore:
         samples = read_samples(saved, prompts, options["samples"])
     else:
@@ -54,7 +54,6 @@ def main(argv: Sequence[str] | None = None) -> None:
             args.model, prompts, options, journal_path(args.out), args.verify == "full"
         )
         write_samples(saved, samples)
-        journal.remove()
         print(f"generations: {saved} (judge them again with --rescore)")
     problems = {problem.task_id: problem for problem in problem_set.problems}
     solutions = [(problems[written.task_id], written.code) for written in samples]
@@ -65,6 +64,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     result = build_result(problem_set, samples, verdicts, scoring_settings)
     write_result(args.out, result)
     write_manifest(args.out, result)
+    if journal is not None:
+        journal.remove()
     _report(result)
 
 

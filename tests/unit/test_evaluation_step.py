@@ -332,3 +332,25 @@ def test_a_model_is_asked_in_the_template_that_it_was_tuned_with(
             UserError, match=f"tuned was tuned with another template than .*{other}"
         ):
             step.main([*flags, str(tmp_path / "other.json"), "--prompt", other])
+
+
+def test_what_was_written_outlives_a_scoring_that_was_cut_off(
+    evaluated, tiny_llama, tmp_path, monkeypatch, capsys
+):
+    """Snakemake removes the outputs of a job that fails, the generations too."""
+    out = tmp_path / "r.json"
+
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(step, "score", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            evaluate(tiny_llama, evaluated / "sums.jsonl", out)
+    (tmp_path / "r.generations.jsonl").unlink()
+    monkeypatch.setattr(Journal, "add", lambda *_: pytest.fail("wrote one again"))
+    evaluate(tiny_llama, evaluated / "sums.jsonl", out)
+
+    assert "going on: 3 of 3 are written" in capsys.readouterr().err
+    assert out.read_bytes() == (evaluated / "r.json").read_bytes()
+    assert not list(tmp_path.glob(".*.part"))

@@ -53,6 +53,6 @@ class Journal:
         os.fsync(self._file.fileno())
 
     def remove(self) -> None:
-        """End it: the completions are elsewhere."""
+        """End it: nothing needs the completions any more."""
         self.path.unlink()
         self._file.close()

@@ -23,7 +23,7 @@ def sample(
     verify_all: bool,
 ) -> tuple[list[Sample], Journal]:
     """`samples` samples for each prompt, the prompts in order; and the journal, to be removed once
-    they are on the disk.
+    they are judged: what a job wrote is removed where it fails.
 
     options: those of `OPTIONS`, prompt, seed and threads. verify_all: the model is hashed whole.
     Raises UserError where the model does not fit its manifest, or cannot be loaded.
