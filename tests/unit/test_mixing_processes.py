@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer
 
-from workflow_scripts import configuration, ffn, moe, progress
+from workflow_scripts import configuration, progress
 from workflow_scripts.checkpoints.reader import Checkpoint
 from workflow_scripts.conversions.merge import initial_logits
 from workflow_scripts.modeling.mixing import Mixing, MixingLogits
@@ -93,16 +93,10 @@ def learn_all(folder: Path, out: Path, per_device: int, accumulation: int) -> Pa
 @pytest.fixture(scope="module")
 def folder(tiny_llama, tmp_path_factory):
     """A mixture, and FFN weights with experts that differ."""
+    from mixtures import mixture_and_varied_experts  # which the processes do not find
+
     root = tmp_path_factory.mktemp("processes")
-    sizes = ["--num-experts", "4", "--num-experts-per-tok", "3"]
-    moe.main(["--base", str(tiny_llama), "--out", str(root / "moe"), *sizes])
-    ffn.main(["--moe", str(root / "moe"), "--out", str(root / "ffn")])
-    file = root / "ffn" / "model.safetensors"
-    generator = torch.Generator().manual_seed(1)
-    tensors = load_file(file)
-    for name in sorted(name for name in tensors if ".experts." in name):
-        tensors[name] += 0.1 * torch.randn(tensors[name].shape, generator=generator)
-    save_file(tensors, file)
+    mixture_and_varied_experts(tiny_llama, root)
     return root
 
 

@@ -10,11 +10,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from mixtures import mixture_and_varied_experts
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 import workflow_scripts.modeling  # noqa: F401
-from workflow_scripts import configuration, ffn, moe
+from workflow_scripts import configuration
 from workflow_scripts.checkpoints.reader import Checkpoint
 from workflow_scripts.conversions.merge import initial_logits
 from workflow_scripts.errors import UserError
@@ -51,16 +52,7 @@ TRAINING, VALIDATION = rows(0, 6), rows(1, 7)
 def folder(tiny_llama, tmp_path_factory) -> Path:
     """A mixture, and FFN weights with experts that differ."""
     root = tmp_path_factory.mktemp("validation")
-    sizes = ["--num-experts", "4", "--num-experts-per-tok", "3"]
-    moe.main(["--base", str(tiny_llama), "--out", str(root / "moe"), *sizes])
-    ffn.main(["--moe", str(root / "moe"), "--out", str(root / "ffn")])
-    file = root / "ffn" / "model.safetensors"
-    generator = torch.Generator().manual_seed(1)
-    tensors = load_file(file)
-    for name in sorted(name for name in tensors if ".experts." in name):
-        tensors[name] += 0.1 * torch.randn(tensors[name].shape, generator=generator)
-    file.unlink()
-    save_file(tensors, file)
+    mixture_and_varied_experts(tiny_llama, root)
     return root
 
 
