@@ -203,22 +203,25 @@ def test_a_stop_in_the_last_step_changes_nothing(arguments, whole, tmp_path, mon
 
 
 @pytest.mark.parametrize(
-    ("size", "message"),
+    ("size", "minutes", "message"),
     [
-        ("300k", r"the checkpoint of step 1 could not be written to \S+, where 0 MB are free: "),
-        ("900k", r"No space left on device"),  # the artifact does not fit beside it
+        (
+            "300k",
+            "0",
+            r"the checkpoint of step 1 could not be written to \S+, where 0 MB are free: ",
+        ),
+        ("100k", "60", r"No space left on device"),  # no checkpoint yet: the artifact does not fit
     ],
 )
-def test_a_full_disk_loses_nothing(arguments, whole, mount, run_step, size, message):
+def test_a_full_disk_loses_nothing(arguments, whole, mount, run_step, size, minutes, message):
     disk = mount(f"size={size}")
-    words = [*arguments["moe_sft"], *outputs(disk / "out")]
-    often = [*words, "--checkpoint-minutes", "0"]
-    done = run_step("moe_sft", *often)
+    words = [*arguments["moe_sft"], *outputs(disk / "out"), "--checkpoint-minutes", minutes]
+    done = run_step("moe_sft", *words)
     assert done.returncode == 1
     assert re.match(f"moe_sft: error: {message}", done.stderr.splitlines()[-1])
     assert "Traceback" not in done.stderr
     subprocess.run(["mount", "-o", "remount,size=20m", disk], check=True)
-    assert run_step("moe_sft", *often).returncode == 0
+    assert run_step("moe_sft", *words).returncode == 0
     assert result(disk / "out") == result(whole["moe_sft"])
 
 
