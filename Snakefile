@@ -12,6 +12,7 @@ configfile: "config.yaml"
 include: "rules/common.smk"
 include: "rules/mixture.smk"
 include: "rules/merge.smk"
+include: "rules/baselines.smk"
 include: "rules/evaluation.smk"
 
 

@@ -59,7 +59,7 @@ DATASETS = {
 
 wildcard_constraints:
     lam=r"0|1|0\.\d*[1-9]",
-    model=r"base|moe|moe_sft|dense/lam~(0|1|0\.\d*[1-9])",
+    model=r"base|moe|moe_sft|sft|(uniform|dense)/lam~(0|1|0\.\d*[1-9])",
     dataset=r"[^/]+",
 
 
@@ -152,16 +152,29 @@ def template_content(name):
     return None if known else content_hash(Path(name))
 
 
-def evaluations():
-    """Every evaluation that the config asks for, in the order of its tables."""
+def evaluated_models():
+    """The models that the config asks about, in the order of its tables."""
     models = []
     for model in config["evaluation"]["models"]:
-        models += (
-            [f"dense/lam~{lam}" for lam in LAMBDAS] if model == "dense" else [model]
-        )
+        merged = [f"{model}/lam~{lam}" for lam in LAMBDAS]
+        models += merged if model in config_file.MERGED else [model]
+    return models
+
+
+def evaluations():
+    """Every evaluation that the config asks for, in the order of its tables."""
     return [
-        f"{RESULTS}/eval/{model}/{name}.json" for name in DATASETS for model in models
+        f"{RESULTS}/eval/{model}/{name}.json"
+        for name in DATASETS
+        for model in evaluated_models()
     ]
+
+
+def validation_losses():
+    """The loss of each of these models on the rows held out, where there are any."""
+    held_out = config["data"]["validation_rows"] > 0
+    models = evaluated_models() if held_out else []
+    return [f"{RESULTS}/validation/{model}.json" for model in models]
 
 
 def dense_evaluations():
@@ -171,7 +184,7 @@ def dense_evaluations():
 
 
 def kept(output):
-    """An output of a dense model, which is removed after its evaluation unless all are kept."""
+    """An output of a merged model, which is removed after its evaluation unless all are kept."""
     return output if config["merge"]["keep"] == "all" else temp(output)
 
 

@@ -1,4 +1,4 @@
-# What each data set's calls must return, each model's evaluation, and the table of all results.
+# What each data set's calls must return, each model's evaluation and loss, the table of all results.
 
 
 rule ground_truth:
@@ -62,9 +62,35 @@ rule eval:
         "--out {output.result} 2>&1 | tee {log}"
 
 
+rule validation_loss:
+    input:
+        model=ancient(f"{RESULTS}/{{model}}"),
+        manifest=f"{RESULTS}/{{model}}.manifest.json",
+        tokens=ancient(f"{RESULTS}/tokens"),
+        tokens_manifest=f"{RESULTS}/tokens.manifest.json",
+    output:
+        f"{RESULTS}/validation/{{model}}.json",
+    log:
+        f"{LOGS}/validation/{{model}}.log",
+    conda:
+        "../envs/evaluation.yaml"
+    threads: config["threads"]
+    resources:
+        mem_mb=8000,
+        runtime=60,
+        gpu=config["gpus"],
+    params:
+        code=code_hash("validation_loss"),
+        threads=config["threads"],
+    shell:
+        "python -m workflow_scripts.validation_loss --model {input.model} --data {input.tokens} "
+        "--threads {params.threads} --out {output} 2>&1 | tee {log}"
+
+
 rule summary:
     input:
-        evaluations(),
+        evals=evaluations(),
+        losses=validation_losses(),
     output:
         csv=f"{RESULTS}/summary.csv",
         comparisons=f"{RESULTS}/comparisons.csv",
@@ -78,5 +104,7 @@ rule summary:
         runtime=5,
     params:
         code=code_hash("summary"),
+        losses=cli.to_flags({"losses": validation_losses()}),
     shell:
-        "python -m workflow_scripts.summary --evals {input} --out {output.csv} > {log} 2>&1"
+        "python -m workflow_scripts.summary --evals {input.evals} {params.losses} "
+        "--out {output.csv} > {log} 2>&1"

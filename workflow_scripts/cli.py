@@ -13,7 +13,7 @@ from workflow_scripts import configuration
 from workflow_scripts.errors import UserError
 
 # The flags of all steps that name what is read, and what is written.
-INPUT_FLAGS = ("base", "model", "moe", "ffn", "weighted", "data", "evals")
+INPUT_FLAGS = ("base", "model", "moe", "ffn", "weighted", "data", "evals", "losses")
 NAME_OR_FILE_FLAGS = ("dataset", "problems", "prompt", "template")
 OUTPUT_FLAGS = ("out", "metrics", "report")
 FLAG_TYPES = {"integer": int, "number": float, "string": str}

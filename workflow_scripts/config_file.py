@@ -22,6 +22,9 @@ from workflow_scripts.errors import UserError
 from workflow_scripts.evaluation.problems import NAMED_SETS, label
 from workflow_scripts.training.strategies import check_devices, check_launch
 
+TRAININGS = ("training", "sft", "mixing")  # sections of the config, one for each training
+MERGED = ("uniform", "dense")  # models that there are for each lambda
+
 
 def load(path: Path) -> dict:
     """The configuration in a YAML file. Raises UserError where there is none."""
@@ -55,15 +58,12 @@ def complete(config: dict, where: str = "config") -> dict:
     """
     config = _with_types(config)
     raise_faults(schema(), config, where)
-    result = _with_defaults(config)
+    result = _with_defaults(_with_inherited(config))
     check_moe(result["moe"], f"{where}: moe")
-    for section in ("training", "mixing"):
+    for section in TRAININGS:
         check_validation(result[section], result["data"]["validation_rows"], f"{where}: {section}")
-    if not result["moe"]["shared_expert"] and "dense" in result["evaluation"]["models"]:
-        raise UserError(
-            f"{where}: evaluation.models names dense, but without moe.shared_expert there is no "
-            "merge. Leave out dense"
-        )
+    if not result["moe"]["shared_expert"]:
+        _check_unmerged(result["evaluation"]["models"], where)
     if result["moe"]["upcycled_layers"] is not None:
         result["moe"]["upcycled_layers"].sort()
     if result["merge"]["keep"] == "best" and "dense" not in result["evaluation"]["models"]:
@@ -80,8 +80,16 @@ def complete(config: dict, where: str = "config") -> dict:
     return result
 
 
+def _check_unmerged(models: list[str], where: str) -> None:
+    if merged := [model for model in models if model in MERGED]:
+        raise UserError(
+            f"{where}: evaluation.models names {' and '.join(merged)}, but without "
+            f"moe.shared_expert there is no merge. Leave out {' and '.join(merged)}"
+        )
+
+
 def _check_trainings(config: dict, where: str) -> None:
-    for section in ("training", "mixing"):
+    for section in TRAININGS:
         check_launch(config[section], f"{where}: {section}")
         gpus = config["gpus"] * config[section]["processes"]
         check_devices(config[section], gpus, f"{where}: {section}, gpus = {config['gpus']}")
@@ -167,6 +175,13 @@ def _typed(value: Any, types: list[str]) -> Any:
             with suppress(ValueError):
                 return parse(value)
     return value
+
+
+def _with_inherited(config: dict) -> dict:
+    """A copy in which section `sft` has the keys of `training` that it does not give itself."""
+    shared = properties("sft")
+    given = {key: value for key, value in config.get("training", {}).items() if key in shared}
+    return config | {"sft": given | config.get("sft", {})}
 
 
 def _with_defaults(config: dict) -> dict:

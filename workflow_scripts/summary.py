@@ -11,6 +11,7 @@ from workflow_scripts.evaluation.result import caveats, read_result
 from workflow_scripts.reporting.comparisons import LEGEND, comparison_table, readable_comparisons
 from workflow_scripts.reporting.files import write_whole
 from workflow_scripts.reporting.tables import list_files, readable, summary_table, to_markdown
+from workflow_scripts.reporting.validation_losses import read_losses
 
 COMPARISONS_FILE = "comparisons.csv"
 
@@ -20,6 +21,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = cli.step_parser("summary", __doc__)
     parser.add_argument(
         "--evals", required=True, nargs="+", type=Path, metavar="FILE", help="Results of eval."
+    )
+    parser.add_argument(
+        "--losses",
+        nargs="+",
+        default=[],
+        type=Path,
+        metavar="FILE",
+        help="Losses of the same models on held-out rows, by validation_loss.",
     )
     parser.add_argument(
         "--out",
@@ -34,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         parser.error("--out names the CSV file, not the Markdown file")
 
     results = {file: read_result(file) for file in args.evals}
-    table = summary_table(results)
+    table = summary_table(results, read_losses(args.losses))
     names = zip(table["model"], table["dataset"], strict=True)
     compared = comparison_table(dict(zip(names, results.values(), strict=True)))
     notes = dict.fromkeys(note for result in results.values() for note in caveats(result))

@@ -29,10 +29,10 @@ SKIPPED |= {"evaluation.datasets", "evaluation.models", "merge.keep", "moe.share
 SKIPPED |= {"results_dir"}
 SKIPPED |= {  # together only
     f"{section}.{key}"
-    for section in ("training", "mixing")
+    for section in ("training", "sft", "mixing")
     for key in ("evaluate_every", "keep", "early_stop", "launch", "processes", "nodes")
 }
-SKIPPED |= {"training.offload_optimizer", "evaluation.samples"}
+SKIPPED |= {"training.offload_optimizer", "sft.offload_optimizer", "evaluation.samples"}
 
 
 def documented() -> dict[str, list[str]]:

@@ -10,6 +10,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from workflow_scripts import configuration
 from workflow_scripts.config_file import check_files, complete
 from workflow_scripts.configuration import check_lambda, check_moe, lambda_token, schema
 from workflow_scripts.errors import UserError
@@ -127,7 +128,7 @@ def test_text_stands_for_what_it_spells(key, text, value):
         ("merge.lambdas", [math.nan], "must be of type number or string"),
         ("merge.lambdas", [0.75, "0.750"], "merge.lambdas names 0.75 more than once"),
         ("evaluation.models", ["moe", "moe"], "evaluation.models = "),
-        ("evaluation.models", ["sft"], "must be one of base, moe, moe_sft, dense"),
+        ("evaluation.models", ["ft"], "must be one of base, moe, sft, moe_sft, uniform, dense"),
         ("results_dir", "", "results_dir = "),
         ("results_dir", yaml.safe_load("2024-01-01"), 'results_dir = "2024-01-01": must be of'),
         ("evaluation.datasets", ["a/x.jsonl", "b/x.jsonl.gz"], "two data sets are called x"),
@@ -212,6 +213,31 @@ def test_vanilla_upcycling_needs_no_merge():
     config = with_value("moe.shared_expert", False)
     config["evaluation"] = {"models": ["base", "moe_sft"]}
     assert complete(config)["moe"]["shared_expert"] is False
+
+
+def test_the_baseline_is_trained_as_the_mixture_where_nothing_else_is_said():
+    training = {"max_steps": 7, "learning_rate": "1e-3", "balance_loss_batch": "global"}
+    config = complete(MINIMAL | {"training": training, "sft": {"max_steps": None, "epochs": 5}})
+    shared = config["training"].keys() - {"balance_loss_batch"}
+    assert config["sft"].keys() == shared
+    differing = {key for key in shared if config["sft"][key] != config["training"][key]}
+    assert differing == {"max_steps", "epochs"}
+    assert (config["sft"]["max_steps"], config["sft"]["epochs"]) == (None, 5.0)
+    assert complete(config) == config
+
+
+def test_the_baselines_defaults_are_those_of_the_mixture():
+    defaults = configuration.defaults("training")
+    del defaults["balance_loss_batch"]
+    assert configuration.defaults("sft") == defaults
+
+
+def test_without_a_shared_expert_nothing_is_merged():
+    config = with_value("evaluation.models", ["uniform", "moe_sft", "dense"])
+    config["moe"] = {"shared_expert": False}
+    assert "names uniform and dense, but without moe.shared_expert there is no merge" in fault(
+        config
+    )
 
 
 def test_the_best_model_can_only_be_kept_where_dense_models_are_evaluated():

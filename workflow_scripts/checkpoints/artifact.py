@@ -24,7 +24,7 @@ from workflow_scripts.checkpoints.writer import TensorPlan, write_checkpoint
 from workflow_scripts.errors import UserError
 
 WORKSPACE_SUFFIX = ".tmp"
-MODEL_KINDS = ("base", "moe", "moe_sft", "dense")  # of artifacts that transformers loads
+MODEL_KINDS = ("base", "moe", "moe_sft", "sft", "dense")  # of artifacts that transformers loads
 TOKENIZER_PATTERNS = (
     "tokenizer*",
     "special_tokens_map.json",

@@ -12,6 +12,7 @@ MANIFEST_SUFFIX = ".manifest.json"
 GENERATIONS_SUFFIX = ".generations.jsonl"
 # Kinds that lie below a folder of the kind's name in the results folder, and how far below.
 DEPTHS = {"weighted_init": 1, "weighted_trained": 1, "dense": 1, "eval": 3}
+UNIFORM = "uniform"  # another folder of dense models: those merged from weighted_init
 # The kinds of which the workflow's inputs are; an artifact's own kind does not count. An evaluated
 # model is of any kind. Inputs of other names are no artifacts but files.
 INPUT_KINDS = {
@@ -131,7 +132,8 @@ class Catalogue:
         if own_kind == "eval":
             model = str(place.parent.relative_to(folder)).removeprefix("eval/")
             return next((other for other in beside if other == folder / model), None)
-        kind = next((kind for kind in INPUT_KINDS[name] if kind != own_kind), None)
+        kinds = INPUT_KINDS[name][:: -1 if place.parent.name == UNIFORM else 1]
+        kind = next((kind for kind in kinds if kind != own_kind), None)
         of_kind = [other for other in beside if self._manifests[other].kind == kind]
         candidates = [other for other in of_kind if other.name == place.name] or of_kind
         return candidates[0] if len(candidates) == 1 else None
@@ -139,8 +141,9 @@ class Catalogue:
     def _results_folder(self, place: Path) -> Path:
         """The folder of all results: above that of the artifact's kind, where there is one."""
         kind = self._manifests[place].kind
+        names = (kind, UNIFORM) if kind == "dense" else (kind,)
         for above in list(place.parents)[: DEPTHS.get(kind, 0)]:
-            if above.name == kind:
+            if above.name in names:
                 return above.parent
         return place.parent
 

@@ -23,8 +23,10 @@ class Space:
 def disk_space(models: Models, config: dict, job: Job) -> list[Space]:
     """What a run writes, in the order of its steps. job: of step 2, whose checkpoints are large."""
     mixture = models.mixture.nbytes
+    evaluated = config["evaluation"]["models"]
     spaces = [
         Space("base", 0, f"links to {models.base.nbytes / 1e9:.1f} GB"),
+        *(_baseline_space(models, job) if "sft" in evaluated else []),
         Space("moe", mixture),
         Space("checkpoints of moe_sft", checkpoint_bytes(models, job), "at most, while it trains"),
         Space("moe_sft", mixture),
@@ -41,7 +43,20 @@ def disk_space(models: Models, config: dict, job: Job) -> list[Space]:
         Space("ffn", ffn.nbytes),
         Space("weighted_init", logits * len(lambdas), each),
         Space("weighted_trained", logits * len(lambdas), each),
-        Space("dense", models.base.nbytes * len(lambdas), each + kept[config["merge"]["keep"]]),
+        *(
+            Space(name, models.base.nbytes * len(lambdas), each + kept[config["merge"]["keep"]])
+            for name in ("uniform", "dense")
+            if name == "dense" or name in evaluated
+        ),
+    ]
+
+
+def _baseline_space(models: Models, job: Job) -> list[Space]:
+    """Of sft. Its checkpoints are to those of step 2 as the models are."""
+    checkpoints = checkpoint_bytes(models, job) * models.dense_total // models.moe_total
+    return [
+        Space("checkpoints of sft", checkpoints, "at most, while it trains"),
+        Space("sft", models.base.nbytes),
     ]
 
 

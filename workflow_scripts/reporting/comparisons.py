@@ -2,13 +2,14 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, fields
-from itertools import chain
+from itertools import chain, combinations
 
 from workflow_scripts.evaluation.ground_truth import TEST_SETS
 from workflow_scripts.evaluation.result import solved_shares
 from workflow_scripts.reporting.statistics import Comparison, compare
 
-REFERENCES = ("base", "moe_sft")  # what other models are compared with
+REFERENCES = ("base", "sft", "moe_sft")  # what the models after them are compared with
+ORDER = ("base", "moe", "sft", "moe_sft", "uniform", "dense")
 POOLED = "all"
 COLUMNS = ["first", "second", "dataset", "tests", *(field.name for field in fields(Comparison))]
 LEGEND = """\
@@ -21,17 +22,36 @@ difference at the 5% level with a power of 80%.
 def comparison_table(results: Mapping[tuple[str, str], dict]):
     """A pandas data frame with a row for each pair of models, data set and set of tests.
 
-    results: by model's name and data set's name, in order. A pair is a model and a reference before
-    it; both must have solved the same problems. Several data sets are pooled too.
+    results: by model's name and data set's name. Both models of a pair must have been asked the
+    same problems. Several data sets are pooled too.
     """
     import pandas as pd
 
-    models = list(dict.fromkeys(model for model, _ in results))
-    rows = []
-    for place, second in enumerate(models):
-        for first in (model for model in models[:place] if model in REFERENCES):
-            rows += _pair(first, second, results)
+    models = sorted(dict.fromkeys(model for model, _ in results), key=_rank)
+    pairs = [pair for pair in combinations(models, 2) if _is_compared(*pair)]
+    pairs.sort(key=lambda pair: models.index(pair[1]))
+    rows = [row for first, second in pairs for row in _pair(first, second, results)]
     return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def _rank(model: str) -> int:
+    """Where a model stands among all: from the base to what was merged last."""
+    family = _family(model)
+    return ORDER.index(family) if family in ORDER else len(ORDER)
+
+
+def _family(model: str) -> str:
+    return model.partition("/")[0]
+
+
+def _is_compared(first: str, second: str) -> bool:
+    """Whether a pair matters: a model and a reference, or learned and equal shares at one lambda.
+
+    first, second: in `ORDER`.
+    """
+    if _family(first) == "uniform":
+        return second == first.replace("uniform", "dense", 1)
+    return first in REFERENCES and _family(second) != "uniform"
 
 
 def _pair(first: str, second: str, results: Mapping[tuple[str, str], dict]) -> list[dict]:

@@ -9,6 +9,14 @@ from workflow_scripts.checkpoints.manifest import short
 
 HUB_KEYS = ("model", "revision")
 XFT = "[XFT](https://arxiv.org/abs/2404.15247)"
+SFT = """\
+# A dense model tuned on instructions
+
+The plain baseline beside a mixture of experts ({xft}): the base model, all of its weights tuned on
+the same instructions. It loads with plain transformers.
+
+- base: {base}
+{tuning}"""
 HEAD = """\
 ---
 library_name: transformers
@@ -55,8 +63,18 @@ def moe_card(config: dict, parameters: dict) -> str:
 def moe_sft_card(config: dict, parameters: dict, data_hash: str) -> str:
     """The card of a tuned mixture, from its config and its manifest's parameters."""
     done = f"A dense model was upcycled, and the mixture tuned on instructions ({XFT}, steps 1, 2)."
-    tuning = f"- tuning: {listed(parameters)}\n- instructions: a file with SHA-256 `{data_hash}`\n"
-    return _mixture_card(config, parameters["base"], done, tuning)
+    return _mixture_card(config, parameters["base"], done, _tuning(parameters, data_hash))
+
+
+def sft_card(config: dict, parameters: dict, data_hash: str) -> str:
+    """The card of the tuned dense model, from its config and its manifest's parameters."""
+    base = parameters["base"]
+    words = base_words({"base_config": config}, base)
+    return card_head(base) + SFT.format(xft=XFT, base=words, tuning=_tuning(parameters, data_hash))
+
+
+def _tuning(parameters: dict, data_hash: str) -> str:
+    return f"- tuning: {listed(parameters)}\n- instructions: a file with SHA-256 `{data_hash}`\n"
 
 
 def imported_card(config: dict) -> str:

@@ -8,19 +8,21 @@ from workflow_scripts.evaluation.result import measures, solved_shares
 from workflow_scripts.reporting.statistics import interval
 
 EVALUATIONS_FOLDER = "eval"
+LOSS = "validation loss"
 
 
-def summary_table(results: Mapping[Path, dict]):
+def summary_table(results: Mapping[Path, dict], losses: Mapping[str, float]):
     """A pandas data frame with a row for each result file and its content, in order.
 
-    pass@1 is in percent, and so is its 95% interval, low to high. passed: samples.
+    pass@1 is in percent, and so is its 95% interval, low to high. passed: samples. losses: on
+    held-out rows, by model folder; without any there is no such column.
     """
     import pandas as pd
 
-    return pd.DataFrame([_row(file, result) for file, result in results.items()])
+    return pd.DataFrame([_row(file, result, losses) for file, result in results.items()])
 
 
-def _row(file: Path, result: dict) -> dict:
+def _row(file: Path, result: dict, losses: Mapping[str, float]) -> dict:
     count = result["dataset"]["problems"]
     row = {
         "model": model_name(file, result["model"]["path"]),
@@ -34,6 +36,9 @@ def _row(file: Path, result: dict) -> dict:
         row[f"passed {tests}"] = result["passed"][tests]
         for measure in measures(result)[1:]:
             row[f"{measure} {tests}"] = 100 * result[measure][tests]
+    if losses:
+        loss = losses.get(result["model"]["path"])
+        row[LOSS] = "" if loss is None else f"{loss:.4f}"
     return row | {"model folder": result["model"]["path"], "eval file": str(file)}
 
 
@@ -60,6 +65,8 @@ def readable(table):
                 strict=True,
             )
         ]
+    if LOSS in table:
+        shown[LOSS] = table[LOSS]
     return shown
 
 

@@ -23,7 +23,9 @@ class RowCollator:
 
 
 def padded(tokenizer) -> RowCollator:
-    """Batches [rows, longest row]."""
+    """Batches [rows, longest row]. A tokenizer without a padding token gets one: it is masked."""
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
     return RowCollator(DataCollatorForSeq2Seq(tokenizer, label_pad_token_id=IGNORED))
 
 

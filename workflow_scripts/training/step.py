@@ -237,8 +237,6 @@ def prepare_examples(source: Path, model_folder: Path, options: TrainingOptions,
         inputs = {"data": report["data_sha256"]}
         text = summary(source, report)
     configuration.check_validation(options.training, len(tokens.validation), "command line")
-    if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token
     if is_main_process():
         print(f"{text}; {_global_batch(options.training)}", file=sys.stderr)
     return tokenizer, tokens.training, tokens.validation, inputs

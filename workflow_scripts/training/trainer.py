@@ -84,7 +84,8 @@ def train(*arguments, **more) -> dict[str, torch.Tensor]:
 class ResumingTrainer(Trainer):
     """A Trainer whose checkpoints are whole or not there, and that stops at the first NaN.
 
-    options: the config's section `training` or the like of it in `mixing`. Each step's loss,
+    options: the config's section `training`, or the like of it in `mixing` or `sft`. Each step's
+    loss,
     learning rate, and routing or mixing statistics become a line of `metrics_file`, and so does
     each loss on the examples of `validation`. mixing: the `modeling.mixing.Mixing` of `model`,
     whose logits learn in its place. tracking: where the metrics are reported besides.
@@ -133,10 +134,10 @@ class ResumingTrainer(Trainer):
         self.batching = options["batching"]
         self.throughput = Throughput()
         self.counts = None
-        if mixing is None and options["balance_loss_batch"] == "global":
+        if options.get("balance_loss_batch") == "global":
             self.counts = model.complete_counts = GlobalCounts()
         self.batches, self.rows = [], []  # of this optimiser step
-        self.routing = []  # statistics of each layer in the last batch
+        self.routing = []  # statistics of each layer of a mixture in the last batch
         self.stopped_early = False
 
     def create_scheduler(self, num_training_steps, optimizer=None):
@@ -217,13 +218,14 @@ class ResumingTrainer(Trainer):
         loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
         logs_routing = self.metrics_file is not None or self.tracking is not None
         is_heard = self.args.process_index == 0 and self.accelerator.sync_gradients
-        if self.mixing is None and logs_routing and is_heard:
+        if logs_routing and is_heard and hasattr(outputs, "routing"):
             self.routing = [routing.statistics() for routing in outputs.routing]
         return (loss, outputs) if return_outputs else loss
 
     def routing_metrics(self) -> dict[str, list]:
         """The statistics of the main process's last batch, of each layer."""
-        return {name: [rounded(layer[name]) for layer in self.routing] for name in self.routing[0]}
+        names = self.routing[0] if self.routing else []
+        return {name: [rounded(layer[name]) for layer in self.routing] for name in names}
 
     def log(self, logs, start_time=None):
         if "loss" in logs:

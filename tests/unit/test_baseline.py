@@ -1,0 +1,122 @@
+"""The dense baseline, and the loss on held-out rows: both against plain transformers."""
+
+import json
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from workflow_scripts import sft, tokens, validation_loss
+from workflow_scripts.checkpoints.manifest import manifest_path, read_manifest
+from workflow_scripts.checkpoints.reader import Checkpoint
+from workflow_scripts.data.templates import make_template
+from workflow_scripts.errors import UserError
+
+ROWS = [
+    {"instruction": f"Add {n} to x.", "response": f"def add(x):\n    return x + {n}" * (1 + n % 3)}
+    for n in range(12)
+]
+STEPS, RATE = 4, 0.01
+FLAGS = ["--max-steps", STEPS, "--per-device-batch-size", len(ROWS), "--learning-rate", RATE]
+FLAGS += ["--scheduler", "constant_with_warmup"]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    file = tmp_path_factory.mktemp("data") / "rows.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+    return file
+
+
+def encoded(folder) -> list[tuple[list[int], int]]:
+    """Each row's token ids, with BOS and EOS, and the number of those of its prompt."""
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    template = make_template("magicoder", None)
+    rows = []
+    for row in ROWS:
+        prompt = tokenizer(template.render(row["instruction"]), add_special_tokens=False).input_ids
+        answer = tokenizer(row["response"], add_special_tokens=False).input_ids
+        ids = [tokenizer.bos_token_id, *prompt, *answer, tokenizer.eos_token_id]
+        rows.append((ids, 1 + len(prompt)))
+    return rows
+
+
+def plain_loss(model, rows) -> torch.Tensor:
+    """The mean over the response tokens of all rows, one row at a time."""
+    losses = []
+    for ids, prompt in rows:
+        logits = model(torch.tensor([ids])).logits[0, prompt - 1 : -1]
+        targets = torch.tensor(ids[prompt:])
+        losses.append(torch.nn.functional.cross_entropy(logits, targets, reduction="none"))
+    return torch.cat(losses).mean()
+
+
+def run(step, *arguments):
+    step.main([str(argument) for argument in arguments])
+
+
+@pytest.fixture(scope="module")
+def tuned(tiny_llama, data, tmp_path_factory):
+    out = tmp_path_factory.mktemp("sft") / "sft"
+    metrics = out.with_name("metrics.jsonl")
+    run(sft, "--base", tiny_llama, "--data", data, "--out", out, "--metrics", metrics, *FLAGS)
+    return out
+
+
+def test_the_baseline_learns_what_a_plain_loop_learns(tuned, tiny_llama):
+    model = AutoModelForCausalLM.from_pretrained(tiny_llama)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=RATE, weight_decay=0)
+    rows, losses = encoded(tiny_llama), []
+    for _ in range(STEPS):
+        loss = plain_loss(model, rows)
+        losses.append(loss.item())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    learned = AutoModelForCausalLM.from_pretrained(tuned)
+    for name, expected in model.named_parameters():
+        torch.testing.assert_close(learned.get_parameter(name), expected, atol=2e-5, rtol=1e-4)
+    logged = [
+        json.loads(line) for line in (tuned.parent / "metrics.jsonl").read_text().splitlines()
+    ]
+    assert [entry["loss"] for entry in logged] == pytest.approx(losses, rel=1e-5)
+    assert losses[-1] < losses[0] - 0.5
+
+
+def test_the_baseline_is_a_model_of_the_bases_form(tuned, tiny_llama):
+    before, after = Checkpoint(tiny_llama), Checkpoint(tuned)
+    assert after.config == before.config
+    assert [(name, after.dtype(name)) for name in after.names] == [
+        (name, before.dtype(name)) for name in before.names
+    ]
+    manifest = read_manifest(manifest_path(tuned))
+    assert (manifest.kind, manifest.parameters["template"]) == ("sft", "magicoder")
+    assert "balance_loss_batch" not in manifest.parameters
+    assert "learning_rate 0.01" in (tuned / "README.md").read_text()
+
+
+def test_the_loss_on_held_out_rows_is_that_of_plain_transformers(tiny_llama, data, tmp_path):
+    held_out, out = tmp_path / "tokens", tmp_path / "loss.json"
+    run(
+        tokens,
+        *("--model", tiny_llama, "--data", data, "--validation-rows", 5),
+        *("--report", tmp_path / "report.json", "--out", held_out),
+    )
+    run(validation_loss, "--model", tiny_llama, "--data", held_out, "--out", out)
+    result = json.loads(out.read_text())
+    from workflow_scripts.data.tokens_artifact import open_tokens
+
+    numbers = [row["row"] for row in open_tokens(held_out, tiny_llama).tokens.validation]
+    model, rows = AutoModelForCausalLM.from_pretrained(tiny_llama), encoded(tiny_llama)
+    with torch.no_grad():
+        expected = plain_loss(model, [rows[number - 1] for number in numbers]).item()
+    assert (len(numbers), result["rows"]) == (5, 5)
+    assert result["loss"] == pytest.approx(expected, rel=1e-6)
+
+
+def test_without_held_out_rows_there_is_no_such_loss(tiny_llama, data, tmp_path):
+    report = ["--report", tmp_path / "report.json"]
+    run(tokens, "--model", tiny_llama, "--data", data, *report, "--out", tmp_path / "tokens")
+    flags = ["--model", tiny_llama, "--data", tmp_path / "tokens", "--out", tmp_path / "loss.json"]
+    with pytest.raises(UserError, match=r"holds no validation rows: set data\.validation_rows"):
+        run(validation_loss, *flags)

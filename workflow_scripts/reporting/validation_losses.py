@@ -1,0 +1,27 @@
+"""Files with a model's loss on the rows that were held out of the training."""
+
+import json
+from pathlib import Path
+
+from workflow_scripts.checkpoints.strict_json import read_json
+from workflow_scripts.errors import UserError
+from workflow_scripts.reporting.files import write_whole
+
+FORMAT = 1
+
+
+def write_loss(path: Path, description: dict) -> None:
+    """Write a file whole or not at all. description: the loss, of which model, on what."""
+    content = {"format": FORMAT} | description
+    write_whole(path, json.dumps(content, indent=2, sort_keys=True) + "\n")
+
+
+def read_losses(paths: list[Path]) -> dict[str, float]:
+    """The losses of files by the folder of their model. Raises UserError where one is none."""
+    losses = {}
+    for path in paths:
+        content = read_json(path)
+        if content.get("format") != FORMAT or "loss" not in content:
+            raise UserError(f"{path} holds no validation loss (format {FORMAT})")
+        losses[content["model"]["path"]] = content["loss"]
+    return losses

@@ -1,0 +1,53 @@
+"""The loss of a model on the rows that were held out of the training."""
+
+from workflow_scripts import cli
+from workflow_scripts.errors import UserError
+from workflow_scripts.evaluation.loading import artifact_id, load_model
+from workflow_scripts.reporting.validation_losses import write_loss
+
+BATCH_ROWS = 8
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = cli.step_parser("validation_loss", __doc__)
+    cli.add_path(parser, "--model", "DIR", "Model folder.")
+    cli.add_path(parser, "--data", "DIR", "Tokens, made with validation rows by step tokens.")
+    cli.add_path(parser, "--out", "FILE", "The loss, JSON.")
+    cli.add_options(parser, None, ["threads"])
+    cli.add_verify(parser)
+    args = parser.parse_args(argv)
+    threads = cli.options(args, None, ["threads"])["threads"]
+    full = args.verify == "full"
+    identity = artifact_id(args.model, full)
+
+    from workflow_scripts.data.tokens_artifact import open_tokens
+    from workflow_scripts.training.batches import padded
+    from workflow_scripts.training.validation import validation_loss
+
+    opened = open_tokens(args.data, args.model, full)
+    rows = list(opened.tokens.validation)
+    if not rows:
+        raise UserError(f"{args.data} holds no validation rows: set data.validation_rows")
+    model, tokenizer = load_model(args.model, threads)
+    loss = validation_loss(
+        model,
+        rows,
+        padded(tokenizer),
+        BATCH_ROWS,
+        lambda batch: {key: value.to(model.device) for key, value in batch.items()},
+    )
+    description = {
+        "model": {"path": str(args.model), "id": identity},
+        "tokens": opened.artifact.id,
+        "rows": len(rows),
+        "loss": loss,
+        "device": model.device.type,
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "threads": threads,
+    }
+    write_loss(args.out, description)
+    print(f"{args.model}: loss {loss:.4f} on {len(rows)} held-out rows")
+
+
+if __name__ == "__main__":
+    cli.run("validation_loss", main)
