@@ -5,13 +5,27 @@ import re
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 SECONDS_BETWEEN_SAMPLES = 0.001
 
 
+@dataclass(frozen=True)
+class Observed:
+    """A piece of work. peak: anonymous memory in bytes, above what there was before."""
+
+    peak: int
+    seconds: float
+
+
 def peak_memory(prepare: Callable[[], Callable[[], object]]) -> int:
-    """Peak anonymous memory of a new process that runs `prepare()()`, in bytes.
+    """The peak of `observe`."""
+    return observe(prepare).peak
+
+
+def observe(prepare: Callable[[], Callable[[], object]]) -> Observed:
+    """Run `prepare()()` in a new process, and observe the latter call.
 
     What it holds after `prepare()`, its imports, does not count. Anonymous memory is RssAnon of
     /proc/PID/status: memory-mapped files, which are page cache, do not count. `prepare` must be
@@ -27,13 +41,14 @@ def peak_memory(prepare: Callable[[], Callable[[], object]]) -> int:
     except EOFError:
         sys.exit("a process failed before its work began")
     before = peak = _anonymous_memory(process.pid)
+    start = time.perf_counter()
     ours.send("go")
     while process.is_alive():
         peak = max(peak, _anonymous_memory(process.pid))
         time.sleep(SECONDS_BETWEEN_SAMPLES)
     if process.exitcode != 0:
         sys.exit("a process failed in its work")
-    return peak - before
+    return Observed(peak - before, time.perf_counter() - start)
 
 
 def _run(prepare: Callable[[], Callable[[], object]], pipe) -> None:

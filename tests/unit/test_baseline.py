@@ -55,11 +55,11 @@ def run(step, *arguments):
     step.main([str(argument) for argument in arguments])
 
 
-@pytest.fixture(scope="module")
-def tuned(tiny_llama, data, tmp_path_factory):
+@pytest.fixture(scope="module", params=["padded", "packed"])
+def tuned(request, tiny_llama, data, tmp_path_factory):
     out = tmp_path_factory.mktemp("sft") / "sft"
-    metrics = out.with_name("metrics.jsonl")
-    run(sft, "--base", tiny_llama, "--data", data, "--out", out, "--metrics", metrics, *FLAGS)
+    flags = [*FLAGS, "--metrics", out.with_name("metrics.jsonl"), "--batching", request.param]
+    run(sft, "--base", tiny_llama, "--data", data, "--out", out, *flags)
     return out
 
 

@@ -47,10 +47,67 @@ SMOLLM2 = DEEPSEEK | {
     "vocab_size": 49152,
     "tie_word_embeddings": True,
 }
-RECIPES = {
-    "deepseek-coder-1.3b": (DEEPSEEK, ["--rows=110000", "--gpu=h100"]),
-    "smollm2-135m": (SMOLLM2, []),
+DEEPSEEK_6_7B = DEEPSEEK | {
+    "hidden_size": 4096,
+    "intermediate_size": 11008,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 32,
 }
+STABLE_CODE = DEEPSEEK | {
+    "architectures": ["StableLmForCausalLM"],
+    "model_type": "stablelm",
+    "hidden_size": 2560,
+    "intermediate_size": 6912,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 32,
+    "vocab_size": 50304,
+}
+TINYLLAMA = DEEPSEEK | {
+    "intermediate_size": 5632,
+    "num_hidden_layers": 22,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 4,
+    "vocab_size": 32000,
+}
+LLAMA_3_2 = DEEPSEEK | {
+    "intermediate_size": 8192,
+    "num_hidden_layers": 16,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "vocab_size": 128256,
+    "tie_word_embeddings": True,
+}
+QWEN_0_5B = DEEPSEEK | {
+    "architectures": ["Qwen2ForCausalLM"],
+    "model_type": "qwen2",
+    "hidden_size": 896,
+    "intermediate_size": 4864,
+    "num_hidden_layers": 24,
+    "num_attention_heads": 14,
+    "num_key_value_heads": 2,
+    "vocab_size": 151936,
+    "tie_word_embeddings": True,
+}
+QWEN_1_5B = QWEN_0_5B | {
+    "hidden_size": 1536,
+    "intermediate_size": 8960,
+    "num_hidden_layers": 28,
+    "num_attention_heads": 12,
+}
+# Of each recipe: the base's architecture, and the parameters that its makers count.
+RECIPES = {
+    "deepseek-coder-1.3b": (DEEPSEEK, 1_346_471_936),
+    "deepseek-coder-6.7b": (DEEPSEEK_6_7B, 6_740_512_768),
+    "stable-code-3b": (STABLE_CODE, 2_795_443_200),
+    "tinyllama-1.1b": (TINYLLAMA, 1_100_048_384),
+    "llama-3.2-1b": (LLAMA_3_2, 1_235_814_400),
+    "qwen2.5-coder-0.5b": (QWEN_0_5B, 494_032_768),
+    "qwen2.5-coder-1.5b": (QWEN_1_5B, 1_543_714_304),
+    "smollm2-135m": (SMOLLM2, 134_515_008),
+}
+ON_CPU = {"smollm2-135m"}
 
 
 def moe_settings(**changes) -> dict:
@@ -447,12 +504,18 @@ def test_a_missing_config_is_named(project, run_step):
     assert done.stderr == "plan: error: there is no file nowhere.yaml\n"
 
 
+def test_every_recipe_is_planned(repository):
+    assert {file.stem for file in (repository / "recipes").glob("*.yaml")} == RECIPES.keys()
+
+
 @pytest.mark.parametrize("name", RECIPES)
 def test_recipes_headers_hold_the_plans_figures(name, repository, tmp_path, monkeypatch):
-    config, words = RECIPES[name]
+    config, parameters = RECIPES[name]
+    words = [] if name in ON_CPU else ["--rows=110000", "--gpu=h100"]
     monkeypatch.chdir(repository)
     (tmp_path / "config.json").write_text(json.dumps(config))
     file = Path("recipes") / f"{name}.yaml"
     words = [f"--config={file}", f"--model-config={tmp_path / 'config.json'}", *words]
     lines = summary(plan.make_plan(plan._parser().parse_args(words)))
+    assert lines[0] == f"dense {parameters:,} parameters"
     assert "".join(f"#   {line}\n" for line in lines) in file.read_text()

@@ -1,0 +1,126 @@
+"""Scoring of the canonical solutions, sandboxed, beside EvalPlus's own evaluator without a sandbox.
+
+Both read the problems and their expected outputs, which were made before, and judge every solution
+with as many workers, in a process of its own; in turn. EvalPlus gets time and memory limits that a
+busy machine does not reach. Memory: peak anonymous memory of the process that judges, without those
+in which the solutions run.
+
+    python -m benchmarks.scoring --dataset HumanEvalPlus.jsonl.gz
+"""
+
+import argparse
+import json
+import os
+import statistics
+import tempfile
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+from benchmarks.peak import observe
+from benchmarks.timing import markdown_table
+from workflow_scripts.evaluation import ground_truth, problems, scoring
+from workflow_scripts.evaluation.sandbox import find_bubblewrap
+
+MEMORY_LIMIT = str(8 * 2**30)
+TIME_LIMITS = {"min_time_limit": 10.0, "gt_time_limit_factor": 10.0}
+OVERRIDES = {"humaneval": "HUMANEVAL_OVERRIDE_PATH", "mbpp": "MBPP_OVERRIDE_PATH"}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--dataset", required=True, type=Path, metavar="FILE")
+    parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--repeats", type=int, default=3)
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        prepare_inputs(args.dataset, folder, args.workers)
+        ways = {"ours": ours, "EvalPlus": evalplus}
+        cases = {
+            name: partial(way, args.dataset.resolve(), folder, args.workers)
+            for name, way in ways.items()
+        }
+        observe(cases["EvalPlus"])  # it makes and keeps its ground truth
+        runs = {name: [] for name in cases}
+        for _ in range(args.repeats):
+            for name, prepare in cases.items():
+                runs[name].append(observe(prepare))
+        passed = {name: passed_by(name, folder) for name in cases}
+    print(f"{args.dataset.name}, {args.workers} workers, {args.repeats} times each")
+    print(table(runs, passed))
+
+
+def prepare_inputs(dataset: Path, folder: Path, workers: int) -> None:
+    """The canonical solutions as EvalPlus reads them, and our ground truth."""
+    found = problems.load_problems(str(dataset))
+    rows = (
+        json.dumps({"task_id": p.task_id, "solution": p.prompt + p.canonical_solution}) + "\n"
+        for p in found.problems
+    )
+    (folder / "samples.jsonl").write_text("".join(rows))
+    truth = ground_truth.compute(found, sandbox=find_bubblewrap(), workers=workers)
+    ground_truth.write(folder, truth)
+
+
+def ours(dataset: Path, folder: Path, workers: int) -> Callable[[], None]:
+    def work() -> None:
+        found = problems.load_problems(str(dataset))
+        truth = ground_truth.read(folder, found)
+        solutions = [(p, p.prompt + p.canonical_solution) for p in found.problems]
+        verdicts = scoring.score(
+            found, truth, solutions, sandbox=find_bubblewrap(), workers=workers
+        )
+        (folder / "ours").write_text(str(sum(v.plus == scoring.PASSED for v in verdicts)))
+
+    return work
+
+
+def evalplus(dataset: Path, folder: Path, workers: int) -> Callable[[], None]:
+    form = problems.load_problems(str(dataset)).form
+    os.environ |= {
+        OVERRIDES[form]: str(dataset),
+        "XDG_CACHE_HOME": str(folder),
+        "EVALPLUS_MAX_MEMORY_BYTES": MEMORY_LIMIT,
+    }
+    result = folder / "samples_eval_results.json"
+    result.unlink(missing_ok=True)
+
+    def work() -> None:
+        from evalplus.evaluate import evaluate
+
+        evaluate(form, samples=str(folder / "samples.jsonl"), parallel=workers, **TIME_LIMITS)
+        statuses = json.loads(result.read_text())["eval"].values()
+        passed = sum(s[0]["base_status"] == s[0]["plus_status"] == "pass" for s in statuses)
+        (folder / "EvalPlus").write_text(str(passed))
+        os._exit(0)  # a thread of it sleeps for up to 20 seconds more
+
+    return work
+
+
+def passed_by(name: str, folder: Path) -> str:
+    return (folder / name).read_text()
+
+
+def table(runs: dict, passed: dict[str, str]) -> str:
+    """Markdown: median seconds, their ratio to EvalPlus's, memory and passed problems."""
+    medians = {
+        name: statistics.median(run.seconds for run in found) for name, found in runs.items()
+    }
+    rows = (
+        (
+            name,
+            f"{medians[name]:.1f}",
+            f"{medians[name] / medians['EvalPlus']:.2f}",
+            f"{max(run.peak for run in found) / 1e9:.2f}",
+            passed[name],
+        )
+        for name, found in runs.items()
+    )
+    return markdown_table(("", "median s", "of EvalPlus's", "peak GB", "passed"), rows)
+
+
+if __name__ == "__main__":
+    main()

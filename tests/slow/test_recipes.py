@@ -1,0 +1,51 @@
+"""Each recipe as a dry run of the whole workflow, alone and under a config file of the user's."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+pytestmark = pytest.mark.slow
+RECIPES = sorted(file.name for file in (Path(__file__).parents[2] / "recipes").glob("*.yaml"))
+
+
+@pytest.fixture(scope="module")
+def project(new_project):
+    """A project with empty stand-ins for the models and rows that recipes take from folders."""
+    project = new_project("recipes")
+    project.overlay = {}
+    for name in RECIPES:
+        config = yaml.safe_load((project.folder / "recipes" / name).read_text())
+        if "revision" not in config["base"]:
+            (project.folder / config["base"]["model"]).mkdir(parents=True)
+        if "revision" not in config["data"]:
+            rows = project.folder / config["data"]["train"]
+            rows.parent.mkdir(exist_ok=True)
+            rows.touch()
+    return project
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_recipe_is_a_whole_workflow(project, name):
+    done = project.snakemake("--dry-run", "--configfile", f"recipes/{name}")
+    text = done.stdout + done.stderr
+    assert done.returncode == 0, text
+    config = yaml.safe_load((project.folder / "recipes" / name).read_text())
+    for model in config["evaluation"].get("models", ["base", "moe_sft", "dense"]):
+        place = f"{config['results_dir']}/eval/{model}"
+        assert f"{place}/lam~0.75/" in text or f"{place}/humaneval.json" in text
+
+
+def test_a_recipe_goes_with_ones_own_file(project):
+    (project.folder / "mine.yaml").write_text(
+        "merge: {lambdas: [0.5]}\nresults_dir: results/mine\n"
+    )
+    files = ["recipes/qwen2.5-coder-0.5b.yaml", "mine.yaml"]
+    done = project.snakemake("--dry-run", "--configfile", *files)
+    text = done.stdout + done.stderr
+    assert done.returncode == 0, text
+    assert "results/mine/dense/lam~0.5" in text and "lam~0.75" not in text
+    assert (
+        "Qwen/Qwen2.5-Coder-0.5B"
+        in project.snakemake("--dry-run", "--printshellcmds", "--configfile", *files).stdout
+    )
