@@ -6,8 +6,14 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
-if str(workflow.basedir) not in sys.path:
-    sys.path.insert(0, str(workflow.basedir))
+# Where this project lies. Another workflow may take its rules as a module: workflow.basedir is its.
+ROOT = Path(workflow.current_basedir.get_path_or_uri(secret_free=True)).parent
+if not ROOT.is_dir():
+    sys.exit(
+        "the steps run from a folder on this machine: clone it, name its Snakefile"
+    )
+if str(ROOT) not in sys.path:
+    sys.path.insert(0, str(ROOT))
 
 from workflow_scripts import cli, config_file, configuration
 from workflow_scripts.checkpoints.source import dataset_source
@@ -32,7 +38,7 @@ PYTHON_PATH = (
 )
 shell.prefix(
     "set -euo pipefail; "
-    f"export PYTHONPATH={shlex.quote(str(workflow.basedir))} PYTHONNOUSERSITE=1 "
+    f"export PYTHONPATH={shlex.quote(str(ROOT))} PYTHONNOUSERSITE=1 "
     + (f'PATH={shlex.quote(str(PYTHON_PATH))}:"$PATH"; ' if PYTHON_PATH else "; ")
 )
 

@@ -104,7 +104,7 @@ rule summary:
         runtime=5,
     params:
         code=code_hash("summary"),
-        losses=cli.to_flags({"losses": validation_losses()}),
+        losses="--losses" if validation_losses() else "",
     shell:
-        "python -m workflow_scripts.summary --evals {input.evals} {params.losses} "
+        "python -m workflow_scripts.summary --evals {input.evals} {params.losses} {input.losses} "
         "--out {output.csv} > {log} 2>&1"
