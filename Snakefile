@@ -16,7 +16,8 @@ include: "rules/baselines.smk"
 include: "rules/evaluation.smk"
 
 
-# The network is for base and fetch_data alone: compute nodes have none.
+# The network is for base and fetch_data alone, which run their steps `online`: compute nodes have
+# none.
 localrules:
     all,
     base,

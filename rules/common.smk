@@ -30,7 +30,8 @@ except UserError as error:
     sys.exit(str(error))
 
 # Steps import workflow_scripts from here and nothing from the user's own site-packages. Without
-# conda they run in the environment that runs snakemake.
+# conda they run in the environment that runs snakemake. The hub is offline but for what a rule runs
+# with `online`, which leaves HF_HUB_OFFLINE as the user has it.
 PYTHON_PATH = (
     ""
     if workflow.deployment_settings.deployment_method
@@ -40,6 +41,8 @@ shell.prefix(
     "set -euo pipefail; "
     f"export PYTHONPATH={shlex.quote(str(ROOT))} PYTHONNOUSERSITE=1 "
     + (f'PATH={shlex.quote(str(PYTHON_PATH))}:"$PATH"; ' if PYTHON_PATH else "; ")
+    + 'users_offline="${{HF_HUB_OFFLINE:-}}"; export HF_HUB_OFFLINE=1; '
+    + 'online() {{ HF_HUB_OFFLINE="$users_offline" "$@"; }}; '
 )
 
 # Rules whose outputs checkouts may share. Without a place for them Snakemake would only talk of it.

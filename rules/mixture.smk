@@ -22,8 +22,8 @@ rule base:
         content=[content_hash(Path(file)) for file in base_files()],
         source=select("base", "model", "revision"),
     shell:
-        "python -m workflow_scripts.base {params.source} ${{SNAKEMAKE_OUTPUT_CACHE:+--copy}} "
-        "--out {output.model} 2>&1 | tee {log}"
+        "online python -m workflow_scripts.base {params.source} "
+        "${{SNAKEMAKE_OUTPUT_CACHE:+--copy}} --out {output.model} 2>&1 | tee {log}"
 
 
 rule moe:
@@ -64,7 +64,8 @@ rule fetch_data:
         code=code_hash("fetch_data"),
         source=select("data", *DATA_OPTIONS),
     shell:
-        "python -m workflow_scripts.fetch_data {params.source} --out {output.file} 2>&1 | tee {log}"
+        "online python -m workflow_scripts.fetch_data {params.source} --out {output.file} "
+        "2>&1 | tee {log}"
 
 
 rule tokens:

@@ -5,10 +5,11 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from hub_server import Hub
 from project import Project, copy_project
 
 REPOSITORY = Path(__file__).parents[1]
@@ -164,3 +165,22 @@ def mount(tmp_path) -> Callable[[str], Path]:
     yield mount
     if os.path.ismount(disk):
         subprocess.run(["umount", str(disk)], check=True)
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch) -> Iterator[Hub]:
+    """A hub on this machine, which the steps that a test runs take for the hub, with a new cache.
+
+    Nobody is logged in.
+    """
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    for name in ("HF_HUB_CACHE", "HF_DATASETS_CACHE"):
+        monkeypatch.delenv(name, raising=False)
+    hub = Hub()
+    monkeypatch.setenv("HF_ENDPOINT", hub.url)
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hub_home"))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
+    monkeypatch.setenv("HF_HUB_DISABLE_XET", "1")  # its uploads speak with another service
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    with hub.running():
+        yield hub

@@ -27,21 +27,32 @@ class LineStream:
         sys.stderr.flush()
 
 
-def progress(iterable=None, *, desc: str, total: int | None = None, unit: str = "it", **options):
-    """A tqdm bar on stderr, or lines at least ten seconds apart where stderr is no terminal.
+class Bar(tqdm):
+    """A bar on a terminal, or lines at least ten seconds apart where stderr is no terminal.
 
-    What takes less than five seconds shows nothing. Use `set_postfix(..., refresh=False)`, or every
-    call prints a line.
+    What takes less than five seconds shows nothing, whoever asks for a refresh.
     """
-    if sys.stderr.isatty():
-        look = {"dynamic_ncols": True}
-    else:
-        look = {
-            "file": LineStream(),
-            "mininterval": SECONDS_BETWEEN_LINES,
-            "maxinterval": SECONDS_BETWEEN_LINES,
-            "bar_format": LINE_FORMAT,
-            "position": 0,  # or tqdm moves the cursor for a second bar
-        }
-    look |= {"desc": desc, "total": total, "unit": unit, "delay": SECONDS_BEFORE_FIRST}
-    return tqdm(iterable, **look, **options)
+
+    def __init__(self, iterable=None, **options):
+        if sys.stderr.isatty():
+            look = {"dynamic_ncols": True}
+        else:
+            look = {
+                "file": LineStream(),
+                "mininterval": SECONDS_BETWEEN_LINES,
+                "maxinterval": SECONDS_BETWEEN_LINES,
+                "bar_format": LINE_FORMAT,
+                "position": 0,  # or tqdm moves the cursor for a second bar
+            }
+        super().__init__(iterable, delay=SECONDS_BEFORE_FIRST, **look, **options)
+
+    def display(self, *args, **options):
+        if self.delay <= 0 or self._time() >= self.start_t + self.delay:
+            super().display(*args, **options)
+
+
+def progress(
+    iterable=None, *, desc: str, total: int | None = None, unit: str = "it", **options
+) -> Bar:
+    """A bar on stderr. Use `set_postfix(..., refresh=False)`, or every call prints a line."""
+    return Bar(iterable, desc=desc, total=total, unit=unit, **options)

@@ -33,6 +33,7 @@ STEPS = {
     "fetch_data": ["--train", "--revision", "--split", "--out"],
     "tokens": ["--model", "--data", "--out", "--problems", "--report", "--template", "--verify"],
     "summary": ["--evals", "--out"],
+    "publish": ["--model", "--to", "--private", "--yes"],
     "plan": ["--config", "--gpu", "--gpus", "--mfu", "--model-config", "--rows"],
 }
 HEAVY = {"torch", "transformers", "datasets", "pandas", "evalplus", "deepspeed", "accelerate"}

@@ -108,6 +108,18 @@ class Checkpoint:
         return names
 
 
+def weight_files(folder: Path) -> list[str]:
+    """The names of the files that hold a folder's weights, by its index, be they there or not.
+
+    Raises UserError where the index is not JSON.
+    """
+    if not (folder / INDEX_FILE).exists():
+        return [SINGLE_FILE]
+    weight_map = read_json(folder / INDEX_FILE).get("weight_map")
+    files = weight_map.values() if isinstance(weight_map, dict) else []
+    return sorted(set(filter(_is_file_name, files)))
+
+
 def _is_file_name(value: object) -> bool:
     """Whether a value names a file without saying where it is."""
     return isinstance(value, str) and value not in ("", ".", "..") and not {"/", "\0"} & set(value)

@@ -1,18 +1,29 @@
 """Where a base model comes from: a local folder, or the hub at a pinned revision."""
 
+import glob
 import re
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from workflow_scripts.checkpoints import hub
 from workflow_scripts.checkpoints.artifact import COMPANION_PATTERNS, companions
 from workflow_scripts.checkpoints.layout import dense_layers
-from workflow_scripts.checkpoints.reader import INDEX_FILE, Checkpoint
+from workflow_scripts.checkpoints.reader import INDEX_FILE, SINGLE_FILE, Checkpoint, weight_files
 from workflow_scripts.errors import UserError
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
+PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+# What a data set on the hub may keep rows in, packed or not, and what says which are which.
+ROW_FORMATS = ("json", "jsonl", "ndjson", "csv", "tsv", "parquet", "arrow", "txt")
+ROW_PATTERNS = [
+    "README.md",
+    *(
+        f"*.{name}{packing}"
+        for name in ROW_FORMATS
+        for packing in ("", ".gz", ".zst", ".bz2", ".xz")
+    ),
+]
 HUB_ID = re.compile(r"\w[\w.-]*/[\w.-]+")
 
 
@@ -38,11 +49,26 @@ def find_model(model: str, revision: str | None) -> Path:
     if Path(model).is_dir():
         return Path(model)
 
-    from huggingface_hub import snapshot_download
+    chosen = ["config.json", INDEX_FILE, *COMPANION_PATTERNS]
+    folder = hub.fetch_files(model, revision, chosen)
+    weights = weight_files(folder)
+    hub.fetch_files(model, revision, map(glob.escape, weights))
+    if weights == [SINGLE_FILE] and not (folder / SINGLE_FILE).exists():
+        raise UserError(f"{model} at {revision} has {_instead_of_safetensors(model, revision)}")
+    return folder
 
-    patterns = ["config.json", "*.safetensors", INDEX_FILE, *COMPANION_PATTERNS]
-    with _hub_errors(f"{model} at {revision}"):
-        return Path(snapshot_download(model, revision=revision, allow_patterns=patterns))
+
+def _instead_of_safetensors(model: str, revision: str) -> str:
+    """What a repository has in place of safetensors, and what to do."""
+    names = [name for name in hub.known_names(model, revision) if name.endswith(PICKLES)]
+    if not names:
+        return f"no {SINGLE_FILE} and no {INDEX_FILE}: only safetensors are read"
+    return (
+        f"its weights only as {names[0]}, a pickle: loading one may run any program that its maker "
+        "put in it, so none is loaded here. Take a revision with safetensors, such as that of the "
+        "pull request that the hub's converter opens (huggingface.co/spaces/safetensors/convert), "
+        "or convert the model yourself as docs/hub.md says and name the folder as base.model"
+    )
 
 
 def find_config(model: str, revision: str | None) -> Path:
@@ -54,12 +80,10 @@ def find_config(model: str, revision: str | None) -> Path:
     if Path(model).is_dir():
         return Path(model) / "config.json"
 
-    from huggingface_hub import hf_hub_download
     from huggingface_hub.utils import logging
 
     logging.set_verbosity_error()  # or each of its retries is a warning
-    with _hub_errors(f"the config.json of {model} at {revision}"):
-        return Path(hf_hub_download(model, "config.json", revision=revision))
+    return hub.fetch_file(model, revision, "config.json")
 
 
 @dataclass(frozen=True)
@@ -95,14 +119,7 @@ def dataset_source(source: str, revision: str | None) -> DatasetSource:
 
 def fetch_dataset_file(source: DatasetSource) -> Path:
     """The file of a data set, in the hub's cache. Raises UserError."""
-    from huggingface_hub import hf_hub_download
-
-    with _hub_errors(str(source)):
-        return Path(
-            hf_hub_download(
-                source.repository, source.file, repo_type="dataset", revision=source.revision
-            )
-        )
+    return hub.fetch_file(source.repository, source.revision, source.file, "dataset")
 
 
 def fetch_dataset(source: DatasetSource, split: str, out: Path) -> None:
@@ -113,13 +130,11 @@ def fetch_dataset(source: DatasetSource, split: str, out: Path) -> None:
     """
     from datasets import load_dataset
     from datasets.exceptions import DatasetsError
-    from huggingface_hub import snapshot_download
 
-    with _hub_errors(str(source)):
-        folder = snapshot_download(source.repository, repo_type="dataset", revision=source.revision)
+    folder = hub.fetch_files(source.repository, source.revision, ROW_PATTERNS, "dataset")
     with tempfile.TemporaryDirectory(dir=out.parent) as cache:
         try:
-            rows = load_dataset(folder, split=split, cache_dir=cache)
+            rows = load_dataset(str(folder), split=split, cache_dir=cache)
             rows.to_parquet(out)
         except (DatasetsError, ValueError, OSError) as error:
             raise UserError(f"{source}, split {split}, cannot be read: {error}") from None
@@ -135,18 +150,6 @@ def find_cached_dataset_file(source: DatasetSource) -> Path | None:
         source.repository, source.file, repo_type="dataset", revision=source.revision
     )
     return Path(found) if isinstance(found, str) else None
-
-
-@contextmanager
-def _hub_errors(what: str) -> Iterator[None]:
-    """Turn the hub's errors into a UserError with their first line."""
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
-    try:
-        yield
-    except (HfHubHTTPError, LocalEntryNotFoundError, ValueError, OSError) as error:
-        lines = str(error).strip().splitlines() or [type(error).__name__]
-        raise UserError(f"{what} could not be fetched: {lines[0]}") from None
 
 
 def check_model(folder: Path) -> list[Path]:

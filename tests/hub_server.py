@@ -1,0 +1,383 @@
+"""A small hub on this machine: the requests that huggingface_hub makes, answered as the hub does.
+
+What it does was read off huggingface_hub's requests and checks, and the hub's documented headers.
+It has no Xet storage: a file is plain, or an LFS file behind a redirect to another address, a CDN.
+"""
+
+import base64
+import hashlib
+import json
+import re
+import threading
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import unquote, urlsplit
+
+LFS_NAMES = re.compile(r".*\.(safetensors|bin|parquet)")
+REPOSITORY = r"(?P<id>[^/]+/[^/]+)"
+
+
+def git_hash(content: bytes) -> str:
+    return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
+
+
+def sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+@dataclass
+class Repository:
+    """kind: models or datasets. readers: the tokens that may read it, or None for all the world.
+
+    gated: the tokens whose accounts have accepted its terms, or None where it has no terms.
+    """
+
+    kind: str = "models"
+    commits: dict[str, dict[str, bytes]] = field(default_factory=dict)
+    readers: set[str] | None = None
+    gated: set[str] | None = None
+
+    @property
+    def head(self) -> str | None:
+        return next(reversed(self.commits), None)
+
+
+@dataclass
+class Request:
+    """What was asked for, in the order of arrival. range: the header, if there was one."""
+
+    method: str
+    path: str
+    range: str | None
+    token: str | None
+
+
+@dataclass
+class Faults:
+    """What goes wrong, by the name of a file; what is done once is taken out again.
+
+    cut: end the body after so many bytes, once. stall: stop sending after so many bytes, once.
+    altered: send these bytes. status: answer (method, name) with a status, once. lossy: what is
+    uploaded loses its last byte.
+    """
+
+    cut: dict[str, int] = field(default_factory=dict)
+    stall: dict[str, int] = field(default_factory=dict)
+    altered: dict[str, bytes] = field(default_factory=dict)
+    status: dict[tuple[str, str], int] = field(default_factory=dict)
+    lossy: bool = False
+
+
+class Hub:
+    """The state of the hub, and its server while `running`.
+
+    tokens: those that the hub knows, writers among them. requests: all that were made.
+    """
+
+    def __init__(self):
+        self.repositories: dict[str, Repository] = {}
+        self.tokens: set[str] = set()
+        self.writers: set[str] = set()
+        self.uploads: dict[str, bytes] = {}
+        self.requests: list[Request] = []
+        self.faults = Faults()
+        self.stopped = threading.Event()
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), type("", (_Hub,), {"hub": self}))
+        self.cdn = ThreadingHTTPServer(("127.0.0.1", 0), type("", (_Cdn,), {"hub": self}))
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server.server_port}"
+
+    @property
+    def cdn_url(self) -> str:
+        """Another origin, to which no token may go."""
+        return f"http://127.0.0.1:{self.cdn.server_port}"
+
+    def add(self, name: str, files: dict[str, bytes], **settings) -> str:
+        """A repository of one commit with these files. Its hash."""
+        self.repositories[name] = Repository(**settings)
+        return self.commit(name, files)
+
+    def commit(self, name: str, files: dict[str, bytes]) -> str:
+        """Add a commit that holds these files alone. Its hash."""
+        commits = self.repositories[name].commits
+        content = repr((len(commits), sorted(files.items()))).encode()
+        revision = hashlib.sha1(content).hexdigest()
+        commits[revision] = dict(files)
+        return revision
+
+    def fetched(self) -> list[str]:
+        """The files of which content was asked for, sorted."""
+        paths = [r.path for r in self.requests if r.method == "GET"]
+        return sorted(p.split("/")[-1] for p in paths if "/resolve/" in p or p.startswith("/lfs/"))
+
+    @contextmanager
+    def running(self):
+        for server in (self.server, self.cdn):
+            server.daemon_threads = True
+            threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+        try:
+            yield self
+        finally:
+            self.stopped.set()
+            for server in (self.server, self.cdn):
+                server.shutdown()
+                server.server_close()
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    hub: Hub
+
+    def log_message(self, *_):
+        pass
+
+    @property
+    def token(self) -> str | None:
+        return (self.headers.get("Authorization") or "").removeprefix("Bearer ") or None
+
+    def note(self) -> str:
+        """Take down the request. Its path, decoded."""
+        path = unquote(urlsplit(self.path).path)
+        asked_range = self.headers.get("Range")
+        self.hub.requests.append(Request(self.command, path, asked_range, self.token))
+        return path
+
+    def body(self) -> bytes:
+        if self.headers.get("Transfer-Encoding") != "chunked":
+            return self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        content = b""
+        while size := int(self.rfile.readline(), 16):
+            content += self.rfile.read(size)
+            self.rfile.readline()
+        self.rfile.readline()
+        return content
+
+    def answer(self, status: int, content: bytes = b"", **headers: str) -> None:
+        self.send_response(status)
+        headers.setdefault("Content_Length", str(len(content)))
+        for name, value in headers.items():
+            self.send_header(name.replace("_", "-"), value)
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(content)
+
+    def answer_json(self, value: object, status: int = 200) -> None:
+        self.answer(status, json.dumps(value).encode(), Content_Type="application/json")
+
+    def fail(self, status: int, message: str, code: str | None = None) -> None:
+        headers = {"X_Error_Message": message} | ({"X_Error_Code": code} if code else {})
+        self.answer(status, json.dumps({"error": message}).encode(), **headers)
+
+    def send_file(self, name: str, content: bytes, etag: str, **headers: str) -> None:
+        """A file, or what is left of it from the start of a range, with the faults of its name."""
+        content = self.hub.faults.altered.get(name, content)
+        start = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range") or "")
+        rest = content[int(start[1]) :] if start else content
+        if start:
+            end = len(content) - 1
+            headers["Content_Range"] = f"bytes {start[1]}-{end}/{len(content)}"
+        headers |= {"ETag": f'"{etag}"', "Accept_Ranges": "bytes"}
+        cut = self.hub.faults.cut.pop(name, None) if self.command == "GET" else None
+        stall = self.hub.faults.stall.pop(name, None) if self.command == "GET" else None
+        if cut is stall is None:
+            self.answer(206 if start else 200, rest, **headers)
+            return
+        sent = rest[: stall if cut is None else cut]
+        self.answer(206 if start else 200, sent, Content_Length=str(len(rest)), **headers)
+        self.wfile.flush()
+        if stall is not None:
+            self.hub.stopped.wait(60)
+        self.close_connection = True
+
+
+class _Cdn(_Handler):
+    """Where LFS files lie, and where they are put."""
+
+    def do_GET(self):
+        _, _, oid, name = self.note().split("/")
+        commits = [c for r in self.hub.repositories.values() for c in r.commits.values()]
+        contents = {sha256(content): content for files in commits for content in files.values()}
+        self.send_file(name, contents[oid], oid)
+
+    def do_PUT(self):
+        _, _, oid = self.note().split("/")
+        body = self.body()
+        self.hub.uploads[oid] = body[:-1] if self.hub.faults.lossy else body
+        self.answer(200)
+
+
+class _Hub(_Handler):
+    """The hub itself: lists, metadata, small files, redirects, commits."""
+
+    def do_HEAD(self):
+        self.do_GET()
+
+    def do_GET(self):
+        path = self.note()
+        if path == "/api/agent-harnesses":  # a list that huggingface_hub gets once a day
+            self.answer_json({"standardEnvVars": [], "harnesses": {}})
+        elif match := re.fullmatch(rf"/api/(?P<kind>models|datasets)/{REPOSITORY}/tree/(.+)", path):
+            self.tree(match["kind"], match["id"], match[3])
+        elif match := re.fullmatch(
+            rf"/api/(?P<kind>models|datasets)/{REPOSITORY}(?:/revision/(.+))?", path
+        ):
+            self.info(match["kind"], match["id"], match[3])
+        elif match := re.fullmatch(
+            rf"/(?P<kind>datasets/)?{REPOSITORY}/resolve/([^/]+)/(.+)", path
+        ):
+            self.resolve(match["kind"], match["id"], match[3], match[4])
+        else:
+            self.fail(404, f"the tests' hub does not know {self.command} {path}")
+
+    def do_POST(self):
+        path, body = self.note(), self.body()
+        if path == "/api/repos/create":
+            self.create(json.loads(body))
+        elif path == "/api/validate-yaml":
+            self.answer_json({"errors": [], "warnings": []})
+        elif match := re.fullmatch(rf"/api/models/{REPOSITORY}/preupload/main", path):
+            self.preupload(match["id"], json.loads(body))
+        elif match := re.fullmatch(rf"/{REPOSITORY}.git/info/lfs/objects/batch", path):
+            self.lfs_batch(match["id"], json.loads(body))
+        elif match := re.fullmatch(rf"/api/models/{REPOSITORY}/commit/main", path):
+            self.commit(match["id"], [json.loads(line) for line in body.splitlines()])
+        else:
+            self.fail(404, f"the tests' hub does not know POST {path}")
+
+    # Reading
+
+    def find(self, kind: str, name: str, revision: str | None) -> tuple[Repository, str] | None:
+        """A repository that the token may see, and the hash of a revision; else the hub's error."""
+        repository = self.hub.repositories.get(name)
+        if self.token and self.token not in self.hub.tokens | self.hub.writers:
+            self.fail(401, "Invalid credentials in Authorization header")
+        elif repository is None or repository.kind != kind or not self.may_read(repository):
+            if self.token:
+                self.fail(404, "Repository not found", "RepoNotFound")
+            else:
+                self.fail(401, "Invalid username or password.", "RepoNotFound")
+        elif (commit := repository.head if revision in (None, "main") else revision) not in (
+            repository.commits
+        ):
+            self.fail(404, f"Invalid rev id: {revision}", "RevisionNotFound")
+        else:
+            return repository, commit
+        return None
+
+    def may_read(self, repository: Repository) -> bool:
+        return repository.readers is None or self.token in repository.readers
+
+    def tree(self, kind: str, name: str, revision: str) -> None:
+        if self.fails_once("tree") or not (found := self.find(kind, name, revision)):
+            return
+        repository, commit = found
+        self.answer_json([_entry(*item) for item in sorted(repository.commits[commit].items())])
+
+    def info(self, kind: str, name: str, revision: str | None) -> None:
+        if found := self.find(kind, name, revision):
+            self.answer_json({"id": name, "sha": found[1], "private": found[0].readers is not None})
+
+    def resolve(self, kind: str | None, name: str, revision: str, file: str) -> None:
+        if self.fails_once(file):
+            return
+        if not (found := self.find("datasets" if kind else "models", name, revision)):
+            return
+        repository, commit = found
+        if repository.gated is not None and self.token not in repository.gated:
+            words = f"Access to model {name} is restricted. Visit {self.hub.url}/{name} to ask."
+            self.fail(403 if self.token else 401, words, "GatedRepo")
+        elif (content := repository.commits[commit].get(file)) is None:
+            self.fail(404, "Entry not found", "EntryNotFound")
+        elif LFS_NAMES.fullmatch(file):
+            oid = sha256(content)
+            self.answer(
+                302,
+                Location=f"{self.hub.cdn_url}/lfs/{oid}/{file.split('/')[-1]}",
+                X_Repo_Commit=commit,
+                X_Linked_Etag=f'"{oid}"',
+                X_Linked_Size=str(len(content)),
+            )
+        else:
+            name = file.split("/")[-1]
+            self.send_file(name, content, git_hash(content), X_Repo_Commit=commit)
+
+    def fails_once(self, name: str) -> bool:
+        status = self.hub.faults.status.pop((self.command, name), None)
+        if status:
+            headers = {"Retry_After": "0"} if status == 429 else {}
+            self.answer(status, b"{}", **headers)
+        return status is not None
+
+    # Writing
+
+    def may_write(self, name: str) -> bool:
+        if self.token not in self.hub.tokens | self.hub.writers:
+            self.fail(401, "Invalid credentials in Authorization header")
+        elif self.token not in self.hub.writers:
+            self.fail(403, f"You do not have the rights to write to {name}")
+        else:
+            return True
+        return False
+
+    def create(self, wish: dict) -> None:
+        name = f"{wish['organization']}/{wish['name']}"
+        if not self.may_write(name):
+            return
+        if name in self.hub.repositories:
+            self.answer_json({"error": "exists", "url": f"{self.hub.url}/{name}"}, 409)
+            return
+        private = wish.get("visibility") == "private"
+        self.hub.add(
+            name, {".gitattributes": b""}, readers=set(self.hub.writers) if private else None
+        )
+        self.answer_json({"url": f"{self.hub.url}/{name}"})
+
+    def preupload(self, name: str, wish: dict) -> None:
+        if not self.may_write(name):
+            return
+        files = self.hub.repositories[name].commits[self.hub.repositories[name].head]
+        self.answer_json({"files": [_upload_mode(file, files) for file in wish["files"]]})
+
+    def lfs_batch(self, name: str, wish: dict) -> None:
+        if self.may_write(name):
+            self.answer_json({"objects": [self.upload(o) for o in wish["objects"]]})
+
+    def upload(self, wish: dict) -> dict:
+        return wish | {"actions": {"upload": {"href": f"{self.hub.cdn_url}/lfs/{wish['oid']}"}}}
+
+    def commit(self, name: str, lines: list[dict]) -> None:
+        if not self.may_write(name):
+            return
+        files = dict(self.hub.repositories[name].commits[self.hub.repositories[name].head])
+        for line in lines[1:]:
+            value = line["value"]
+            if line["key"] == "file":
+                files[value["path"]] = base64.b64decode(value["content"])
+            else:
+                files[value["path"]] = self.hub.uploads[value["oid"]]
+        commit = self.hub.commit(name, files)
+        url = f"{self.hub.url}/{name}/commit/{commit}"
+        self.answer_json({"commitUrl": url, "commitOid": commit, "success": True})
+
+
+def _entry(path: str, content: bytes) -> dict:
+    """A file in the hub's list."""
+    size = len(content)
+    if not LFS_NAMES.fullmatch(path):
+        return {"type": "file", "path": path, "size": size, "oid": git_hash(content)}
+    oid = sha256(content)
+    pointer = (
+        f"version https://git-lfs.github.com/spec/v1\noid sha256:{oid}\nsize {size}\n".encode()
+    )
+    lfs = {"oid": oid, "size": size, "pointerSize": len(pointer)}
+    return {"type": "file", "path": path, "size": size, "oid": git_hash(pointer), "lfs": lfs}
+
+
+def _upload_mode(file: dict, files: dict[str, bytes]) -> dict:
+    name = file["path"]
+    mode = "lfs" if LFS_NAMES.fullmatch(name) else "regular"
+    oid = git_hash(files[name]) if name in files and mode == "regular" else None
+    return {"path": name, "uploadMode": mode, "shouldIgnore": False, "oid": oid}

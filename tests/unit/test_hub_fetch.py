@@ -1,0 +1,236 @@
+"""The steps `base` and `fetch_data` as processes of their own, against a hub on this machine."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from hub_server import Hub
+
+MODEL = "org/name"
+ROWS = b'{"instruction": "a", "response": "b"}\n' * 1000
+TOKEN = "hf_aTokenThatNobodyMayRead"
+# What a repository has beside the model: formats of others, pickles, pictures.
+BESIDE = {
+    "README.md": b"---\nlicense: mit\n---\n",
+    "pytorch_model.bin": b"a pickle",
+    "training_args.bin": b"a pickle",
+    "consolidated.safetensors": b"the weights again",
+    "onnx/model.onnx": b"the weights again",
+    "original/consolidated.00.pth": b"the weights again",
+    "figure.png": b"a picture",
+}
+NO_WEIGHTS = {"config.json": b"{}", "tokenizer.json": b'{"version": "1.0"}'}
+
+
+@pytest.fixture
+def model(tiny_llama) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in tiny_llama.iterdir()}
+
+
+@pytest.fixture
+def base(run_step, tmp_path):
+    """Callable (revision): run the step `base` on org/name. Each run has another --out."""
+
+    def run(revision: str):
+        run.out = tmp_path / f"base{len(list(tmp_path.glob('base*.manifest.json')))}"
+        return run_step("base", "--model", MODEL, "--revision", revision, "--out", run.out)
+
+    return run
+
+
+@pytest.fixture
+def fetch_data(run_step, tmp_path):
+    """Callable (source, revision): run the step `fetch_data`, to rows/out."""
+
+    def run(source: str, revision: str):
+        out = tmp_path / "rows" / "out"
+        return run_step("fetch_data", "--train", source, "--revision", revision, "--out", out)
+
+    return run
+
+
+def assert_refused(done: subprocess.CompletedProcess, *parts: str) -> None:
+    """One line says why, without a stack trace."""
+    assert done.returncode == 1
+    last = done.stderr.splitlines()[-1]
+    assert ": error: " in last and "Traceback" not in done.stderr
+    for part in parts:
+        assert part in last
+
+
+def contents(folder: Path) -> bytes:
+    """All that lies below a folder, names too."""
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    return b"".join(str(path).encode() + path.read_bytes() for path in files)
+
+
+def test_only_what_a_model_needs_is_fetched_and_only_once(hub: Hub, base, model):
+    revision = hub.add(MODEL, model | BESIDE)
+    done = base(revision)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert hub.fetched() == sorted(model)
+    manifest = json.loads(Path(f"{base.out}.manifest.json").read_text())
+    assert manifest["parameters"] == {"model": MODEL, "revision": revision}
+    assert {name: (base.out / name).read_bytes() for name in manifest["files"]} == model
+    hub.requests.clear()
+    assert base(revision).returncode == 0
+    assert hub.requests == []
+
+
+def test_of_weights_in_shards_those_of_the_index_are_fetched(hub: Hub, base):
+    shards = {f"model-0000{i}-of-00002.safetensors": b"shard %d" % i for i in (1, 2)}
+    index = json.dumps({"weight_map": dict(zip("ab", shards, strict=True))}).encode()
+    files = NO_WEIGHTS | shards | {"model.safetensors.index.json": index}
+    done = base(hub.add(MODEL, files | BESIDE | {"model.safetensors": b"the weights again"}))
+    assert hub.fetched() == sorted(files)
+    assert_refused(done, "model-00001-of-00002.safetensors")  # a word is no weights
+
+
+def test_a_private_model_over_a_bad_line_needs_a_token_that_nobody_sees(
+    hub: Hub, base, model, tmp_path, monkeypatch
+):
+    hub.tokens = {TOKEN}
+    revision = hub.add(MODEL, model, readers={TOKEN})
+    hub.faults.cut["model.safetensors"] = 20_000
+    hub.faults.status = {("GET", "tree"): 503, ("HEAD", "tokenizer.json"): 429}
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    done = base(revision)
+    assert done.returncode == 0, done.stderr
+    assert {path.name: path.read_bytes() for path in base.out.iterdir()} == model
+    asked = [request for request in hub.requests if request.path.startswith("/lfs/")]
+    assert len(asked) == 2  # the second time after the cut
+    assert {request.token for request in asked} == {None}
+    assert any(request.token == TOKEN for request in hub.requests)
+    assert TOKEN not in done.stdout + done.stderr
+    assert TOKEN.encode() not in contents(tmp_path)
+
+
+def test_a_fetch_that_was_killed_goes_on_with_what_is_missing(hub: Hub, base, tmp_path):
+    shards = {f"model-0000{i}-of-00002.safetensors": b"%d" % i * 50_000 for i in (1, 2)}
+    first, second = shards
+    index = json.dumps({"weight_map": dict(zip("ab", shards, strict=True))}).encode()
+    files = NO_WEIGHTS | shards | {"model.safetensors.index.json": index}
+    revision = hub.add(MODEL, files)
+    hub.faults.stall[second] = 30_000
+    words = ["--model", MODEL, "--revision", revision, "--out", str(tmp_path / "out")]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "workflow_scripts.base", *words],
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])},
+        stderr=subprocess.DEVNULL,
+    )
+    cached = tmp_path / "hub_home" / "hub" / "models--org--name" / "snapshots" / revision / first
+    deadline = time.monotonic() + 60
+    while not cached.exists() or second in hub.faults.stall:
+        assert time.monotonic() < deadline and process.poll() is None
+        time.sleep(0.05)
+    process.kill()
+    process.wait()
+    hub.requests.clear()
+    assert_refused(base(revision), first)  # which is no weights
+    assert hub.fetched() == [second]
+    assert cached.with_name(second).read_bytes() == shards[second]
+
+
+def test_other_weights_than_the_hub_states_are_refused_and_fetched_again(
+    hub: Hub, base, model, tmp_path
+):
+    name = "model.safetensors"
+    revision = hub.add(MODEL, model)
+    hub.faults.altered[name] = model[name][:-1] + bytes([model[name][-1] ^ 1])
+    assert_refused(base(revision), f"{name} has hash ", "the hub states ", "fetch it again")
+    assert not base.out.exists()
+    assert hub.faults.altered.pop(name) not in contents(tmp_path)
+    hub.requests.clear()
+    assert base(revision).returncode == 0
+    assert hub.fetched() == [name]
+
+
+def test_a_large_file_that_was_cut_is_asked_for_from_there(hub: Hub, fetch_data, tmp_path):
+    """huggingface_hub writes 10 MiB at a time."""
+    rows = ROWS * 600
+    revision = hub.add(MODEL, {"rows.parquet": rows}, kind="datasets")
+    hub.faults.cut["rows.parquet"] = 15 * 2**20
+    done = fetch_data(f"{MODEL}/rows.parquet", revision)
+    assert done.returncode == 0, done.stderr
+    ranges = [request.range for request in hub.requests if request.path.startswith("/lfs/")]
+    assert ranges == [None, f"bytes={10 * 2**20}-"]
+    assert (tmp_path / "rows" / "out").read_bytes() == rows
+
+
+def test_a_file_that_is_too_short_is_refused(hub: Hub, fetch_data):
+    revision = hub.add(MODEL, {"rows.parquet": ROWS}, kind="datasets")
+    hub.faults.altered["rows.parquet"] = ROWS[:-10]
+    assert_refused(fetch_data(f"{MODEL}/rows.parquet", revision), "could not be fetched: ")
+
+
+@pytest.mark.parametrize("kind", ["models", "datasets"])
+@pytest.mark.parametrize(
+    ("settings", "token", "message"),
+    [
+        ({"gated": set()}, None, "it is gated. Accept its terms at http://127"),
+        ({"gated": set()}, TOKEN, "it is gated. Accept its terms at http://127"),
+        ({"readers": set()}, None, "shows no such repository. If it is private, set HF_TOKEN"),
+        ({"readers": set()}, TOKEN, "shows no such repository. If it is private, set HF_TOKEN"),
+        ({"readers": set()}, "hf_wrong", "the hub refuses the token"),
+        ({}, None, "the hub has the repository, but no such revision"),
+    ],
+    ids=["gated", "not accepted", "private", "private to others", "wrong token", "revision"],
+)
+def test_what_the_hub_refuses_is_told(
+    hub: Hub, base, fetch_data, monkeypatch, kind, settings, token, message
+):
+    hub.tokens = {TOKEN}
+    revision = hub.add(MODEL, NO_WEIGHTS | {"rows.jsonl": ROWS}, kind=kind, **settings)
+    if token:
+        monkeypatch.setenv("HF_TOKEN", token)
+    if not settings:
+        revision = revision[::-1]
+    done = base(revision) if kind == "models" else fetch_data(f"{MODEL}/rows.jsonl", revision)
+    assert_refused(done, f"at {revision} could not be fetched: ", message)
+    if settings:
+        assert "now there is none" in done.stderr or "HF_TOKEN is set now" in done.stderr
+    assert not token or token not in done.stderr
+
+
+def test_a_model_of_pickles_alone_is_refused_and_not_fetched(hub: Hub, base):
+    done = base(hub.add(MODEL, NO_WEIGHTS | BESIDE | {"consolidated.safetensors": b""}))
+    assert_refused(done, "its weights only as original/consolidated.00.pth, a pickle", "convert")
+    assert hub.fetched() == sorted(NO_WEIGHTS)
+
+
+def test_a_repository_without_weights_is_refused(hub: Hub, base):
+    assert_refused(base(hub.add(MODEL, NO_WEIGHTS)), "has no model.safetensors and no model.")
+
+
+@pytest.mark.parametrize("name", ["rows.parquet", "rows.jsonl"])  # a large file, a small one
+def test_rows_are_fetched_with_a_token_and_again_where_they_were_other_bytes(
+    hub: Hub, fetch_data, tmp_path, monkeypatch, name
+):
+    hub.tokens = {TOKEN}
+    revision = hub.add(MODEL, {f"a/{name}": ROWS}, kind="datasets", readers={TOKEN})
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    hub.faults.altered[name] = bytes(len(ROWS))
+    assert_refused(fetch_data(f"{MODEL}/a/{name}", revision), f"{name} has hash ")
+    hub.faults.altered.clear()
+    done = fetch_data(f"{MODEL}/a/{name}", revision)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert (tmp_path / "rows" / "out").read_bytes() == ROWS
+    assert TOKEN.encode() not in contents(tmp_path)
+    hub.requests.clear()
+    assert fetch_data(f"{MODEL}/a/{name}", revision).returncode == 0
+    assert hub.requests == []
+
+
+def test_of_a_whole_data_set_files_of_rows_are_fetched(hub: Hub, fetch_data, tmp_path):
+    card = b"---\nlicense: mit\n---\n"
+    files = {"data/train.jsonl": ROWS, "README.md": card}
+    beside = {"model.pkl": b"a pickle", "loader.py": b"raise SystemExit", "cat.png": b""}
+    revision = hub.add(MODEL, files | beside, kind="datasets")
+    done = fetch_data(MODEL, revision)
+    assert done.returncode == 0, done.stderr
+    assert hub.fetched() == ["README.md", "train.jsonl"]
+    assert (tmp_path / "rows" / "out").read_bytes()[:4] == b"PAR1"
