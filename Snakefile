@@ -15,11 +15,12 @@ include: "rules/merge.smk"
 include: "rules/evaluation.smk"
 
 
-# The network is for base and fetch_data alone: compute nodes have none.
+# The network is for base, fetch_data and fetch_problems alone: compute nodes have none.
 localrules:
     all,
     base,
     fetch_data,
+    fetch_problems,
     summary,
 
 

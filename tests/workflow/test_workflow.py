@@ -167,7 +167,9 @@ def test_the_published_recipe_plans_the_published_steps(new_project):
     done = project.snakemake("-n", "-p", "--configfile", "recipes/deepseek-coder-1.3b.yaml")
     assert done.returncode == 0, done.stdout + done.stderr
     output = done.stdout + done.stderr
-    assert sorted(set(RULE.findall(output)) - {"all"}) == sorted({*ALL, "fetch_data"})
+    assert sorted(set(RULE.findall(output)) - {"all"}) == sorted(
+        {*ALL, "fetch_data", "fetch_problems"}
+    )
     for words in (
         "base --model=deepseek-ai/deepseek-coder-1.3b-base --revision=c919139c",
         "--num-experts=8 --num-experts-per-tok=6",
