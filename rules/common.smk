@@ -53,10 +53,14 @@ LOGS = f"{RESULTS}/logs"
 METRICS = f"{RESULTS}/metrics"
 BASE = config["base"]["model"]
 DATA = config["data"]["train"]
+# Beside what was fetched. Where a rule runs, Snakemake does not look at the params of those below
+# it: with nothing but ancient files between them, they would not run.
+DATA_MANIFEST = []
 DATA_OPTIONS = ["train", "revision"]  # what names the rows on the hub
 if config["data"]["revision"]:
     hub = dataset_source(DATA, config["data"]["revision"])
     DATA = f"{RESULTS}/data/fetched/{hub.file_name}"
+    DATA_MANIFEST = [f"{DATA}.manifest.json"]
     if hub.file is None:
         DATA_OPTIONS.append("split")
 # A resource and not a param of the trainings: other trackers change no result, and run nothing.
@@ -74,6 +78,7 @@ wildcard_constraints:
     lam=r"0|1|0\.\d*[1-9]",
     model=r"base|moe|moe_sft|dense/lam~(0|1|0\.\d*[1-9])",
     dataset=r"[^/]+",
+    file=r".+(?<!\.manifest\.json)",
     named="|".join(NAMED_SETS),
 
 

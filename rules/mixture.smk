@@ -53,6 +53,7 @@ rule moe:
 rule fetch_data:
     output:
         file=f"{RESULTS}/data/fetched/{{file}}",
+        manifest=f"{RESULTS}/data/fetched/{{file}}.manifest.json",
     log:
         f"{LOGS}/data/{{file}}.log",
     conda:
@@ -72,6 +73,7 @@ rule tokens:
         base=ancient(f"{RESULTS}/base"),
         manifest=f"{RESULTS}/base.manifest.json",
         data=ancient(DATA),
+        data_manifest=DATA_MANIFEST,
         problems=ancient([PROBLEMS[name] for name in forbidden_sets()]),
         problem_manifests=[problem_manifest(name) for name in forbidden_sets()],
     output:
