@@ -77,7 +77,7 @@ def test_other_rows_in_place_run_the_trainings(project):
     assert project.run("--dry-run") == sorted(["tokens", *FROM_MOE_SFT])
 
 
-def test_another_revision_of_rows_on_the_hub_runs_the_trainings(project, tmp_path, monkeypatch):
+def test_another_revision_of_rows_on_the_hub_makes_the_tokens_again(project, tmp_path, monkeypatch):
     cache = tmp_path / "hub"
     monkeypatch.setenv("HF_HUB_CACHE", str(cache))
     revisions = ["0" * 40, "1" * 40]
