@@ -16,12 +16,13 @@ include: "rules/baselines.smk"
 include: "rules/evaluation.smk"
 
 
-# The network is for base and fetch_data alone, which run their steps `online`: compute nodes have
-# none.
+# The network is for base, fetch_data and fetch_problems alone, which run their steps `online`:
+# compute nodes have none.
 localrules:
     all,
     base,
     fetch_data,
+    fetch_problems,
     summary,
 
 

@@ -21,11 +21,21 @@ from workflow_scripts.data import templates
 from workflow_scripts.dependencies import code_hash, content_hash
 from workflow_scripts.errors import UserError
 from workflow_scripts.evaluation import problems
+from workflow_scripts.evaluation.named_sets import NAMED_SETS
 from workflow_scripts.training.strategies import world_size
 
 try:
     config = config_file.complete(config)
     config_file.check_files(config)
+    # By which each set of problems is told: a named one before it is fetched.
+    PROBLEM_CONTENTS = {
+        problems.label(dataset): (
+            NAMED_SETS[dataset].wanted_sha256
+            if dataset in NAMED_SETS
+            else content_hash(Path(dataset))
+        )
+        for dataset in config["evaluation"]["datasets"]
+    }
 except UserError as error:
     sys.exit(str(error))
 
@@ -52,17 +62,24 @@ LOGS = f"{RESULTS}/logs"
 METRICS = f"{RESULTS}/metrics"
 BASE = config["base"]["model"]
 DATA = config["data"]["train"]
+# Beside what was fetched. Where a rule runs, Snakemake does not look at the params of those below
+# it: with nothing but ancient files between them, they would not run.
+DATA_MANIFEST = []
 DATA_OPTIONS = ["train", "revision"]  # what names the rows on the hub
 if config["data"]["revision"]:
     hub = dataset_source(DATA, config["data"]["revision"])
     DATA = f"{RESULTS}/data/fetched/{hub.file_name}"
+    DATA_MANIFEST = [f"{DATA}.manifest.json"]
     if hub.file is None:
         DATA_OPTIONS.append("split")
 # A resource and not a param of the trainings: other trackers change no result, and run nothing.
 TRACKERS = cli.to_flags({"trackers": config["trackers"], "tracker_dir": METRICS})
 LAMBDAS = config["merge"]["lambdas"]
-DATASETS = {
-    problems.label(dataset): dataset for dataset in config["evaluation"]["datasets"]
+PROBLEMS = {
+    problems.label(dataset): (
+        f"{RESULTS}/problems/{dataset}.jsonl" if dataset in NAMED_SETS else dataset
+    )
+    for dataset in config["evaluation"]["datasets"]
 }
 
 
@@ -70,6 +87,8 @@ wildcard_constraints:
     lam=r"0|1|0\.\d*[1-9]",
     model=r"base|moe|moe_sft|sft|(uniform|dense)/lam~(0|1|0\.\d*[1-9])",
     dataset=r"[^/]+",
+    file=r".+(?<!\.manifest\.json)",
+    named="|".join(NAMED_SETS),
 
 
 def select(section, *names):
@@ -97,28 +116,24 @@ def data_content():
     return select("data", *DATA_OPTIONS) if on_hub else content_hash(Path(DATA))
 
 
-def dataset_file(wildcards):
-    """The problems' file where the config names one; the steps find the named data sets."""
-    dataset = DATASETS[wildcards.dataset]
-    return [] if dataset in problems.NAMED_SETS else dataset
+def problem_file(wildcards):
+    """The file of a set of problems."""
+    return PROBLEMS[wildcards.dataset]
 
 
-def dataset_content(wildcards):
-    """The hash of a set of problems, where it is on this machine."""
-    file = problems.find(DATASETS[wildcards.dataset])
-    return content_hash(file) if file else None
+def problem_manifest(name):
+    """The manifest beside a set of problems; none beside a file of the user's."""
+    return [f"{PROBLEMS[name]}.manifest.json"] if name in NAMED_SETS else []
 
 
-def problem_sets():
-    """The evaluation problems that no row may give away."""
-    chosen = config["data"]["decontaminate"]
-    return sorted(config["evaluation"]["datasets"]) if chosen else None
+def problem_content(wildcards):
+    """The hash of a set of problems."""
+    return PROBLEM_CONTENTS[wildcards.dataset]
 
 
-def problem_contents():
-    """The hashes of these problems."""
-    found = [problems.find(dataset) for dataset in problem_sets() or []]
-    return [content_hash(file) if file else None for file in found]
+def forbidden_sets():
+    """The labels of the evaluation problems that no row may give away."""
+    return sorted(PROBLEMS) if config["data"]["decontaminate"] else []
 
 
 def node_resources(section):
@@ -174,7 +189,7 @@ def evaluations():
     """Every evaluation that the config asks for, in the order of its tables."""
     return [
         f"{RESULTS}/eval/{model}/{name}.json"
-        for name in DATASETS
+        for name in PROBLEMS
         for model in evaluated_models()
     ]
 
@@ -188,7 +203,7 @@ def validation_losses():
 
 def dense_evaluations():
     """The evaluation of each dense model on the first data set."""
-    first = next(iter(DATASETS))
+    first = next(iter(PROBLEMS))
     return [f"{RESULTS}/eval/dense/lam~{lam}/{first}.json" for lam in LAMBDAS]
 
 

@@ -1,9 +1,30 @@
-# What each data set's calls must return, each model's evaluation and loss, the table of all results.
+# The problems and what they must return, each model's evaluation and loss, and the tables.
+
+
+rule fetch_problems:
+    output:
+        file=f"{RESULTS}/problems/{{named}}.jsonl",
+        manifest=f"{RESULTS}/problems/{{named}}.jsonl.manifest.json",
+    log:
+        f"{LOGS}/problems/{{named}}.log",
+    conda:
+        "../envs/data.yaml"
+    resources:
+        mem_mb=1000,
+        runtime=60,
+    params:
+        # No hash of the code: whatever it is, this is the content.
+        dataset=lambda wildcards: wildcards.named,
+        content=lambda wildcards: NAMED_SETS[wildcards.named].wanted_sha256,
+    shell:
+        "online python -m workflow_scripts.fetch_problems --dataset {params.dataset} "
+        "--out {output.file} 2>&1 | tee {log}"
 
 
 rule ground_truth:
     input:
-        problems=ancient(dataset_file),
+        problems=ancient(problem_file),
+        problem_manifest=lambda wildcards: problem_manifest(wildcards.dataset),
     output:
         folder=directory(f"{RESULTS}/ground_truth/{{dataset}}"),
         manifest=f"{RESULTS}/ground_truth/{{dataset}}.manifest.json",
@@ -17,11 +38,10 @@ rule ground_truth:
         runtime=120,
     params:
         code=code_hash("ground_truth"),
-        content=dataset_content,
-        dataset=lambda wildcards: DATASETS[wildcards.dataset],
+        content=problem_content,
         sandbox=select("evaluation", "sandbox"),
     shell:
-        "python -m workflow_scripts.ground_truth --dataset {params.dataset:q} {params.sandbox} "
+        "python -m workflow_scripts.ground_truth --dataset {input.problems:q} {params.sandbox} "
         "--out {output.folder} 2>&1 | tee {log}"
 
 
@@ -29,7 +49,8 @@ rule eval:
     input:
         model=ancient(f"{RESULTS}/{{model}}"),
         manifest=f"{RESULTS}/{{model}}.manifest.json",
-        problems=ancient(dataset_file),
+        problems=ancient(problem_file),
+        problem_manifest=lambda wildcards: problem_manifest(wildcards.dataset),
         truth=ancient(f"{RESULTS}/ground_truth/{{dataset}}"),
         truth_manifest=f"{RESULTS}/ground_truth/{{dataset}}.manifest.json",
     output:
@@ -48,15 +69,14 @@ rule eval:
     params:
         code=code_hash("eval"),
         model=lambda wildcards: wildcards.model,
-        content=dataset_content,
-        dataset=lambda wildcards: DATASETS[wildcards.dataset],
+        content=problem_content,
         prompt=prompt,
         template=lambda wildcards: template_content(prompt(wildcards)),
         options=without("evaluation", "models", "datasets", "base_prompt"),
         seed=sampling_seed(),
         threads=config["threads"],
     shell:
-        "python -m workflow_scripts.eval --model {input.model} --dataset {params.dataset:q} "
+        "python -m workflow_scripts.eval --model {input.model} --dataset {input.problems:q} "
         "--ground-truth {input.truth} --prompt {params.prompt:q} --threads {params.threads} "
         "{params.seed} {params.options} "
         "--out {output.result} 2>&1 | tee {log}"

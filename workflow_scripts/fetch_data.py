@@ -1,11 +1,13 @@
 """Fetch instruction rows from the hub, at a pinned revision.
 
 A file of a data set lies in the hub's own cache; --out is a link to it. A data set that is named
-without a file is read by `datasets`, and --out is a Parquet file.
+without a file is read by `datasets`, and --out is a Parquet file. A manifest is written beside it.
 """
 
 from workflow_scripts import cli
+from workflow_scripts.checkpoints.manifest import Manifest, hash_files, manifest_path
 from workflow_scripts.checkpoints.source import dataset_source, fetch_dataset, fetch_dataset_file
+from workflow_scripts.reporting.files import write_whole
 
 OPTIONS = ["revision", "split"]
 
@@ -32,6 +34,9 @@ def main(argv: list[str] | None = None) -> None:
     else:
         fetch_dataset(source, options["split"], temporary)
     temporary.replace(args.out)
+    parameters = {"train": args.train} | options
+    manifest = Manifest("data", hash_files({args.out.name: args.out}), parameters)
+    write_whole(manifest_path(args.out), manifest.to_json())
 
 
 if __name__ == "__main__":

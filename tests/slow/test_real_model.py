@@ -41,7 +41,7 @@ def test_the_recipe_runs_through(project, monkeypatch):
     project, problems = project
     monkeypatch.setenv("HUMANEVAL_OVERRIDE_PATH", str(problems))
     rules = project.run("--configfile", "recipes/smollm2-135m.yaml")
-    assert len(rules) == 13
+    assert len(rules) == 14
     results = project.results / "smollm2-135m"
     base, dense = (
         json.loads((results / name / "config.json").read_text())

@@ -31,6 +31,7 @@ STEPS = {
     "verify": ["PATH", "--full"],
     "import_reference": ["--model", "--out", "--verify"],
     "fetch_data": ["--train", "--revision", "--split", "--out"],
+    "fetch_problems": ["--dataset", "--out"],
     "tokens": ["--model", "--data", "--out", "--problems", "--report", "--template", "--verify"],
     "summary": ["--evals", "--out"],
     "publish": ["--model", "--to", "--private", "--yes"],

@@ -114,7 +114,7 @@ def test_a_set_that_is_not_here_is_named_with_what_to_do(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     with pytest.raises(UserError) as caught:
         load_references(["humaneval"])
-    assert "the data set humaneval is not on this machine: put it at" in str(caught.value)
+    assert "data set humaneval (HumanEval+ v0.1.10) is not on this machine" in str(caught.value)
     assert "data.decontaminate: false trains on all rows" in str(caught.value)
 
 

@@ -3,11 +3,13 @@
 import gzip
 import hashlib
 import json
+from dataclasses import replace
 
 import pytest
 from problem_files import problem, three_problems, write_problems
 
 from workflow_scripts.errors import UserError
+from workflow_scripts.evaluation.named_sets import NAMED_SETS
 from workflow_scripts.evaluation.problems import load_problems
 
 
@@ -20,7 +22,8 @@ def test_reads_a_plain_and_a_compressed_file_alike(tmp_path):
 
     assert from_plain.problems == from_packed.problems
     assert from_plain.name == from_packed.name == "sums"
-    assert from_packed.sha256 == hashlib.sha256(packed.read_bytes()).hexdigest()
+    assert from_packed.sha256 == from_plain.sha256
+    assert from_plain.sha256 == hashlib.sha256(plain.read_bytes()).hexdigest()
     assert [json.loads(p.row) for p in from_plain.problems] == three_problems()
 
 
@@ -53,14 +56,20 @@ def test_a_named_set_comes_from_the_cache_of_evalplus(tmp_path, monkeypatch):
     monkeypatch.delenv("MBPP_OVERRIDE_PATH", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     file = tmp_path / "evalplus" / "MbppPlus-v0.2.0.jsonl"
-
-    with pytest.raises(UserError, match="MBPP_OVERRIDE_PATH") as refusal:
-        load_problems("mbpp")
-    assert str(file) in str(refusal.value)
-
     file.parent.mkdir()
     write_problems(file, [problem("add", "+", "Mbpp/7")])
+    pinned = replace(NAMED_SETS["mbpp"], sha256=hashlib.sha256(file.read_bytes()).hexdigest())
+    monkeypatch.setitem(NAMED_SETS, "mbpp", pinned)
+
     assert load_problems("mbpp").file == file
+
+    file.write_text(file.read_text() + "\n")
+    for instead in (" in place of what is there", ""):
+        with pytest.raises(UserError, match="MBPP_OVERRIDE_PATH") as refusal:
+            load_problems("mbpp")
+        assert f", unpacked, at {file}{instead}, or set" in str(refusal.value)
+        assert "workflow_scripts.fetch_problems --dataset mbpp" in str(refusal.value)
+        file.unlink(missing_ok=True)
 
 
 def test_an_override_variable_that_names_no_file_is_an_error(tmp_path, monkeypatch):

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from transformers import AutoModelForCausalLM
 
+from workflow_scripts.checkpoints.manifest import manifest_path, read_manifest
 from workflow_scripts.data.instructions import read_rows
 
 REVISION = "0123456789abcdef0123456789abcdef01234567"
@@ -70,7 +71,8 @@ def test_a_cached_data_set_becomes_parquet(cache, tmp_path, run_step, split):
     rows, bad = read_rows(out, "instruction", "response")
     assert [row.instruction for row in rows] == [f"{split} {i}" for i in range(3)]
     assert bad == []
-    assert list(out.parent.iterdir()) == [out]
+    assert set(out.parent.iterdir()) == {out, manifest_path(out)}
+    assert read_manifest(manifest_path(out)).parameters["split"] == split
 
 
 def test_a_local_folder_is_not_taken_for_the_data_set(cache, tmp_path, run_step):

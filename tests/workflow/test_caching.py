@@ -77,6 +77,20 @@ def test_other_rows_in_place_run_the_trainings(project):
     assert project.run("--dry-run") == sorted(["tokens", *FROM_MOE_SFT])
 
 
+def test_another_revision_of_rows_on_the_hub_makes_the_tokens_again(project, tmp_path, monkeypatch):
+    cache = tmp_path / "hub"
+    monkeypatch.setenv("HF_HUB_CACHE", str(cache))
+    revisions = ["0" * 40, "1" * 40]
+    for revision in revisions:
+        snapshot = cache / "datasets--org--name" / "snapshots" / revision
+        snapshot.mkdir(parents=True)
+        shutil.copy(project.folder / "resources" / "instructions.jsonl", snapshot / "rows.jsonl")
+    first, second = ({"train": "org/name/rows.jsonl", "revision": r} for r in revisions)
+    project.run("--until", "tokens", data=first)
+    assert project.run("--dry-run", "--until", "tokens", data=first) == []
+    assert project.run("--dry-run", "--until", "tokens", data=second) == ["fetch_data", "tokens"]
+
+
 def test_another_base_in_place_runs_everything(project):
     config = project.folder / "resources" / "base" / "config.json"
     config.write_text(config.read_text() + " ")

@@ -30,11 +30,14 @@ if words[:1] == ["-m"] and words[1].startswith("workflow_scripts."):
     os._exit(0)
 """
 REVISION = "0123456789" * 4
-ONLINE = {"base", "fetch_data"}
+ONLINE = {"base", "fetch_data", "fetch_problems"}
 CONFIG = {
     "base": {"model": "org/model", "revision": REVISION},
     "data": {"train": "org/rows/a.jsonl", "revision": REVISION, "validation_rows": 8},
-    "evaluation": {"models": ["base", "moe_sft", "sft", "uniform", "dense"]},
+    "evaluation": {
+        "models": ["base", "moe_sft", "sft", "uniform", "dense"],
+        "datasets": ["humaneval"],
+    },
     "merge": {"keep": "best"},
 }
 

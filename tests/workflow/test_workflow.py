@@ -168,7 +168,7 @@ def test_the_published_recipe_plans_the_published_steps(new_project):
     assert done.returncode == 0, done.stdout + done.stderr
     output = done.stdout + done.stderr
     assert sorted(set(RULE.findall(output)) - {"all"}) == sorted(
-        {*ALL, "fetch_data", "sft", "uniform"}
+        {*ALL, "fetch_data", "fetch_problems", "sft", "uniform"}
     )
     for words in (
         "base --model=deepseek-ai/deepseek-coder-1.3b-base --revision=c919139c",

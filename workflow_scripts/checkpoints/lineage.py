@@ -11,7 +11,8 @@ from workflow_scripts.errors import UserError
 MANIFEST_SUFFIX = ".manifest.json"
 GENERATIONS_SUFFIX = ".generations.jsonl"
 # Kinds that lie below a folder of the kind's name in the results folder, and how far below.
-DEPTHS = {"weighted_init": 1, "weighted_trained": 1, "dense": 1, "eval": 3}
+DEPTHS = {"data": 2, "problems": 1, "eval": 3}
+DEPTHS |= {"weighted_init": 1, "weighted_trained": 1, "dense": 1}
 UNIFORM = "uniform"  # another folder of dense models: those merged from weighted_init
 # The kinds of which the workflow's inputs are; an artifact's own kind does not count. An evaluated
 # model is of any kind. Inputs of other names are no artifacts but files.

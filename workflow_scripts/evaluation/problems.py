@@ -1,22 +1,16 @@
 """Sets of problems in EvalPlus's form: HumanEval+, MBPP+, and files of one's own."""
 
-import gzip
+import hashlib
+import io
 import json
-import os
 import re
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from workflow_scripts.checkpoints.manifest import hash_file
 from workflow_scripts.errors import UserError
+from workflow_scripts.evaluation.named_sets import NAMED_SETS, NamedSet, unpacked
 
-# Name: the variable that names its file, and its file in EvalPlus's cache.
-NAMED_SETS = {
-    "humaneval": ("HUMANEVAL_OVERRIDE_PATH", "HumanEvalPlus-v0.1.10.jsonl"),
-    "mbpp": ("MBPP_OVERRIDE_PATH", "MbppPlus-v0.2.0.jsonl"),
-}
 SUFFIXES = (".jsonl", ".jsonl.gz")
 REQUIRED_KEYS = {
     "task_id": str,
@@ -47,6 +41,7 @@ class ProblemSet:
     """The problems of a file.
 
     name: the label in results. form: "humaneval" or "mbpp", by which EvalPlus reads and judges.
+    sha256: of the unpacked content.
     """
 
     name: str
@@ -66,12 +61,13 @@ def load_problems(name_or_file: str) -> ProblemSet:
     Raises UserError where there is no such set or file, or with the line and key of a bad row.
     """
     file = _locate(name_or_file)
-    problems = tuple(_parse(row, where) for row, where in _rows(file))
+    content = unpacked(file)
+    problems = tuple(_parse(row, where) for row, where in _rows(content, file))
     return ProblemSet(
         name=label(name_or_file),
         form=_form(problems, file),
         file=file,
-        sha256=hash_file(file),
+        sha256=hashlib.sha256(content).hexdigest(),
         problems=problems,
     )
 
@@ -100,34 +96,23 @@ def add_dataset_flag(parser) -> None:
     )
 
 
-def find(name_or_file: str) -> Path | None:
-    """The file of a set of problems; None where it is not on this machine."""
-    try:
-        return _locate(name_or_file)
-    except UserError:
-        return None
-
-
 def _locate(name_or_file: str) -> Path:
-    named = name_or_file in NAMED_SETS
-    return _locate_named(name_or_file) if named else _locate_file(name_or_file)
+    chosen = NAMED_SETS.get(name_or_file)
+    return _locate_named(chosen) if chosen else _locate_file(name_or_file)
 
 
-def _locate_named(name: str) -> Path:
-    variable, cached_name = NAMED_SETS[name]
-    if override := os.environ.get(variable):
-        if not Path(override).is_file():
-            raise UserError(f"{variable} names {override}, which is not a file")
-        return Path(override)
-    from appdirs import user_cache_dir
-
-    cached = Path(user_cache_dir("evalplus")) / cached_name
-    if not cached.is_file():
+def _locate_named(chosen: NamedSet) -> Path:
+    found = chosen.find()
+    if found is None:
+        name = chosen.name
+        instead = " in place of what is there" if chosen.cached.is_file() else ""
         raise UserError(
-            f"the data set {name} is not on this machine: put it at {cached}, "
-            f"or set {variable} to the path of its .jsonl or .jsonl.gz file"
+            f"the data set {name} ({chosen}) is not on this machine: fetch it by "
+            f"python -m workflow_scripts.fetch_problems --dataset {name} --out {name}.jsonl and "
+            f"name that file, or put it, unpacked, at {chosen.cached}{instead}, or set "
+            f"{chosen.variable} to the path of its .jsonl or .jsonl.gz file"
         )
-    return cached
+    return found
 
 
 def _locate_file(name: str) -> Path:
@@ -144,16 +129,16 @@ def label(name_or_file: str) -> str:
     return Path(name_or_file).name.removesuffix(".gz").removesuffix(".jsonl")
 
 
-def _rows(file: Path) -> Iterator[tuple[str, str]]:
+def _rows(content: bytes, file: Path) -> Iterator[tuple[str, str]]:
     """The rows of a file that are not blank, each with where it stands."""
-    opened = gzip.open if file.suffix == ".gz" else open
     try:
-        with opened(file, "rt", encoding="utf-8") as lines:
-            for number, line in enumerate(lines, start=1):
-                if line.strip():
-                    yield line.strip(), f"{file}, line {number}"
-    except (gzip.BadGzipFile, EOFError, zlib.error, UnicodeDecodeError) as error:
+        text = content.decode()
+    except UnicodeDecodeError as error:
         raise UserError(f"{file} cannot be read: {error}") from None
+    # Not splitlines: a JSON string may hold other separators of lines.
+    for number, line in enumerate(io.StringIO(text, newline=None), start=1):
+        if line.strip():
+            yield line.strip(), f"{file}, line {number}"
 
 
 def _parse(row: str, where: str) -> Problem:

@@ -66,6 +66,15 @@ def task_prompts(
     return [build(problem, template) for problem in problem_set.problems]
 
 
+def _closing(template: TextTemplate | ChatTemplate) -> tuple[str, ...]:
+    """What closes the code block of a response: the first fence, as published.
+
+    In a chat, of which nothing is published, the first that begins a line, as in EvalPlus:
+    docstrings and strings may hold others.
+    """
+    return ("\n" + FENCE,) if isinstance(template, ChatTemplate) else (FENCE,)
+
+
 def _humaneval_instruction(problem: Problem, template: TextTemplate | ChatTemplate) -> TaskPrompt:
     code = problem.prompt.strip()
     instruction = f"Write a solution to the following problem:\n```python\n{code}\n```"
@@ -73,7 +82,7 @@ def _humaneval_instruction(problem: Problem, template: TextTemplate | ChatTempla
         problem.task_id,
         instruction,
         head=code,
-        stops=(FENCE,),
+        stops=_closing(template),
         template=template,
         start=f"```python\n{code}",
     )
@@ -85,7 +94,12 @@ def _mbpp_instruction(problem: Problem, template: TextTemplate | ChatTemplate) -
         f"{request} Your code should satisfy the following assertion:\n```python\n{assertion}\n```"
     )
     return TaskPrompt(
-        problem.task_id, instruction, head="", stops=(FENCE,), template=template, start="```python"
+        problem.task_id,
+        instruction,
+        head="",
+        stops=_closing(template),
+        template=template,
+        start="```python",
     )
 
 

@@ -1,0 +1,186 @@
+"""Stored prompts, and what becomes of answers that are hard to take code from: all are run.
+
+What fails here fails by protocol: nothing is repaired.
+"""
+
+import copy
+from pathlib import Path
+
+import pytest
+
+from workflow_scripts.data.templates import COMPLETION, make_template
+from workflow_scripts.evaluation import ground_truth
+from workflow_scripts.evaluation.generation import RowWatch
+from workflow_scripts.evaluation.problems import load_problems
+from workflow_scripts.evaluation.prompts import task_prompts
+from workflow_scripts.evaluation.scoring import PASSED, score
+
+STORED = Path(__file__).parent / "prompts"
+
+
+def load(form: str, folder: Path):
+    """The stored problems of HumanEval+ or MBPP+."""
+    lines = (STORED / "problems.jsonl").read_text().splitlines(keepends=True)
+    file = folder / f"{form}.jsonl"
+    file.write_text("".join(line for line in lines if f'"{form}/' in line))
+    return load_problems(str(file))
+
+
+@pytest.fixture(scope="module")
+def sets(tmp_path_factory):
+    """Both sets of problems, each with its ground truth."""
+    folder = tmp_path_factory.mktemp("sets")
+    loaded = {form: load(form, folder) for form in ("HumanEval", "Mbpp")}
+    return {
+        form: (problems, ground_truth.compute(problems, sandbox=None, workers=1))
+        for form, problems in loaded.items()
+    }
+
+
+@pytest.fixture(scope="module")
+def chat_tokenizer(tokenizer):
+    chatty = copy.deepcopy(tokenizer)
+    chatty.chat_template = (STORED / "chatml.jinja").read_text()
+    return chatty
+
+
+@pytest.fixture(scope="module")
+def prompts_of(sets, chat_tokenizer):
+    """Callable (style): the prompts of all stored problems by task id."""
+
+    def prompts(style: str) -> dict:
+        template = COMPLETION
+        if style != "completion":
+            template = make_template(style, chat_tokenizer)
+        found = [
+            prompt for problems, _ in sets.values() for prompt in task_prompts(problems, template)
+        ]
+        return {prompt.task_id: prompt for prompt in found}
+
+    return prompts
+
+
+# Prompts
+
+
+@pytest.mark.parametrize("file", sorted(STORED.glob("*.txt")), ids=lambda file: file.stem)
+def test_a_prompt_is_the_stored_one_byte_for_byte(prompts_of, file):
+    task, style = file.stem.split(".")
+    assert prompts_of(style)[task.replace("_", "/")].text.encode() == file.read_bytes()
+
+
+def test_a_chat_is_continued_as_transformers_continues_one(prompts_of, chat_tokenizer):
+    for prompt in prompts_of("chat").values():
+        answer = {"role": "assistant", "content": prompt.start}
+        chat = [{"role": "user", "content": prompt.instruction}, answer]
+        assert prompt.text == chat_tokenizer.apply_chat_template(
+            chat, tokenize=False, continue_final_message=True
+        )
+
+
+def test_a_base_model_completes_the_problem_itself(prompts_of, sets):
+    for problems, _ in sets.values():
+        for problem in problems.problems:
+            assert prompts_of("completion")[problem.task_id].text == problem.prompt
+
+
+# Answers
+
+BODY = """
+    ordered = sorted(numbers)
+    return any(b - a < threshold for a, b in zip(ordered, ordered[1:]))
+"""
+SIGNATURE = "def has_close_elements(numbers: List[float], threshold: float) -> bool:"
+WHOLE = f"from typing import List\n\n\n{SIGNATURE}{BODY}"
+HELPED = "\n    return smallest(numbers) < threshold\n\n\ndef smallest(numbers):\n"
+HELPED += "    return min(abs(a - b) for i, a in enumerate(numbers) for b in numbers[:i])\n"
+FENCED_EXAMPLE = (
+    '\n    """ Like this:\n\n    ```python\n    has_close_elements([1.0], 0.5)\n    ```\n    """'
+)
+FENCED_STRING = "\n    fence = '```'"
+PROSE = "\n\nHere is the solution:\n\n"
+PRIME = """
+def is_not_prime(n):
+    return n == 1 or any(n % i == 0 for i in range(2, int(n**0.5) + 1))
+"""
+NONE, CHAT, COMPLETED = (), ("chat",), ("completion",)
+INSTRUCTED = ("magicoder", "chat")
+ALL = (*INSTRUCTED, *COMPLETED)
+
+
+def tabbed(code: str) -> str:
+    return code.replace("    ", "\t")
+
+
+def crlf(code: str) -> str:
+    return code.replace("\n", "\r\n")
+
+
+EXAMPLE_IN_PRIME = '(n):\n    """ So:\n    ```\n    is_not_prime(4)\n    ```\n    """\n'
+ROOT = "\nimport math\n\n\ndef root(n):\n    return math.isqrt(n)\n"
+
+# What is written for HumanEval/0, and with which prompts that passes; with the others it fails.
+HUMANEVAL = {
+    "fence and prose after it": (BODY + "```\n\nThis sorts the numbers.", ALL),
+    "no closing fence": (BODY, ALL),
+    "closing fence in the last line": (BODY.rstrip() + "```\n", ("magicoder", "completion")),
+    "cut off": (BODY[: BODY.rindex(" in zip")], NONE),
+    "fences after the fence": (f"{BODY}```\n````\n```", ALL),
+    "fences in a docstring": (FENCED_EXAMPLE + BODY + "```", CHAT),
+    "fence in a string": (FENCED_STRING + BODY + "```", CHAT),
+    "prose before the code": (f"{PROSE}```python\n{WHOLE}```", NONE),
+    "code in a second block": (f"\n```{PROSE}```python\n{WHOLE}```", NONE),
+    "function again": (f"\n{WHOLE}```", INSTRUCTED),
+    "function again, in the same line": (f"{SIGNATURE}{BODY}", COMPLETED),
+    "not indented": (BODY.replace("\n    ", "\n").lstrip(), NONE),
+    "second function": (HELPED + "```", INSTRUCTED),
+    "tests": (BODY + "\nassert not has_close_elements([1.0, 2.0], 0.5)\n```", ALL),
+    "wrong tests": (BODY + "\nassert has_close_elements([1.0, 2.0], 0.5)\n```", COMPLETED),
+    "CRLF": (crlf(BODY + "```\n"), ALL),
+    "CRLF, second function": (crlf(HELPED + "```\n"), INSTRUCTED),
+    "CRLF, fences in a docstring": (crlf(FENCED_EXAMPLE + BODY + "```\n"), CHAT),
+    "tabs after spaces": (tabbed(BODY) + "```", NONE),
+    "tabs, function again": (f"\n{tabbed(WHOLE)}```", INSTRUCTED),
+}
+# The same of Mbpp/3, whose prompts begin no function.
+MBPP = {
+    "fence and prose after it": (PRIME + "```\n\nIt divides.", ALL),
+    "no closing fence": (PRIME, ALL),
+    "imports and helpers": (ROOT + PRIME.replace("int(n**0.5)", "root(n)"), ALL),
+    "fences in a docstring": (PRIME.replace("(n):\n", EXAMPLE_IN_PRIME) + "```", CHAT),
+    "prose before the code": (f"{PROSE}```python\n{PRIME}```", NONE),
+    "no signature": (PRIME[PRIME.index("    ") :], NONE),
+    "another name": (PRIME.replace("is_not_prime", "is_composite"), NONE),
+    "CRLF": (crlf(PRIME + "```\n"), ALL),
+    "tabs": (tabbed(PRIME) + "```", ALL),
+}
+
+
+def passing(sets, prompts_of, task_id: str, completion: str) -> tuple[str, ...]:
+    """The prompts with which a completion passes all tests."""
+    problems, truth = sets[task_id.split("/")[0]]
+    (problem,) = [problem for problem in problems.problems if problem.task_id == task_id]
+    solutions = [(problem, prompts_of(style)[task_id].solution(completion)) for style in ALL]
+    verdicts = score(problems, truth, solutions, sandbox=None, workers=1)
+    return tuple(style for style, found in zip(ALL, verdicts, strict=True) if found.plus == PASSED)
+
+
+@pytest.mark.parametrize("case", HUMANEVAL)
+def test_an_answer_to_humaneval_passes_or_fails(sets, prompts_of, case):
+    completion, expected = HUMANEVAL[case]
+    assert passing(sets, prompts_of, "HumanEval/0", completion) == expected
+
+
+@pytest.mark.parametrize("case", MBPP)
+def test_an_answer_to_mbpp_passes_or_fails(sets, prompts_of, case):
+    completion, expected = MBPP[case]
+    assert passing(sets, prompts_of, "Mbpp/3", completion) == expected
+
+
+@pytest.mark.parametrize("line_break", ["\n", "\r\n"])
+def test_a_chat_goes_on_past_a_fence_that_is_indented(prompts_of, tokenizer, line_break):
+    text = (FENCED_EXAMPLE + BODY + "```\nDone.").replace("\n", line_break)
+    watch = RowWatch(tokenizer, 0, [prompts_of("chat")["HumanEval/0"].stops], [])
+    written = tokenizer(text, return_tensors="pt")["input_ids"]
+    end = next(n for n in range(1, written.shape[1]) if watch(written[:, :n], None).all())
+    assert tokenizer.decode(written[0, :end]).replace("\r\n", "\n") == FENCED_EXAMPLE + BODY + "```"
