@@ -6,6 +6,7 @@ import json
 import pytest
 from transformers import AutoModelForCausalLM
 
+pytestmark = pytest.mark.slow
 MODELS = ["base", "sft", "moe_sft", "uniform", "dense"]
 NAMES = ["base", "sft", "moe_sft", "uniform/lam~0.75", "dense/lam~0.75"]
 
