@@ -15,11 +15,14 @@ from workflow_scripts.data import templates
 from workflow_scripts.dependencies import code_hash, content_hash
 from workflow_scripts.errors import UserError
 from workflow_scripts.evaluation import problems
+from workflow_scripts.optional import require
 from workflow_scripts.training.strategies import world_size
 
 try:
     config = config_file.complete(config)
     config_file.check_files(config)
+    if not workflow.deployment_settings.deployment_method:
+        require(config["evaluation"]["backend"])
 except UserError as error:
     sys.exit(str(error))
 
@@ -136,6 +139,18 @@ def sampling_seed():
     """The seed as a flag, where tokens are drawn."""
     draws = config["evaluation"]["temperature"] > 0
     return cli.to_flags({"seed": config["seed"]}) if draws else ""
+
+
+def backend(wildcards):
+    """What generates: for a mixture of experts transformers, which alone can load it."""
+    mixture = wildcards.model in ("moe", "moe_sft")
+    return "transformers" if mixture else config["evaluation"]["backend"]
+
+
+def evaluation_environment(wildcards):
+    """The packages of an evaluation: vLLM's are others."""
+    with_vllm = backend(wildcards) == "vllm"
+    return "../envs/vllm.yaml" if with_vllm else "../envs/evaluation.yaml"
 
 
 def prompt(wildcards):
