@@ -22,6 +22,7 @@ from workflow_scripts.dependencies import code_hash, content_hash
 from workflow_scripts.errors import UserError
 from workflow_scripts.evaluation import problems
 from workflow_scripts.evaluation.named_sets import NAMED_SETS
+from workflow_scripts.optional import require
 from workflow_scripts.training.strategies import world_size
 
 try:
@@ -36,6 +37,8 @@ try:
         )
         for dataset in config["evaluation"]["datasets"]
     }
+    if not workflow.deployment_settings.deployment_method:
+        require(config["evaluation"]["backend"])
 except UserError as error:
     sys.exit(str(error))
 
@@ -160,6 +163,18 @@ def sampling_seed():
     """The seed as a flag, where tokens are drawn."""
     draws = config["evaluation"]["temperature"] > 0
     return cli.to_flags({"seed": config["seed"]}) if draws else ""
+
+
+def backend(wildcards):
+    """What generates: for a mixture of experts transformers, which alone can load it."""
+    mixture = wildcards.model in ("moe", "moe_sft")
+    return "transformers" if mixture else config["evaluation"]["backend"]
+
+
+def evaluation_environment(wildcards):
+    """The packages of an evaluation: vLLM's are others."""
+    with_vllm = backend(wildcards) == "vllm"
+    return "../envs/vllm.yaml" if with_vllm else "../envs/evaluation.yaml"
 
 
 def prompt(wildcards):

@@ -60,7 +60,7 @@ rule eval:
     log:
         f"{LOGS}/eval/{{model}}/{{dataset}}.log",
     conda:
-        "../envs/evaluation.yaml"
+        evaluation_environment
     threads: config["threads"]
     resources:
         mem_mb=8000,
@@ -72,13 +72,14 @@ rule eval:
         content=problem_content,
         prompt=prompt,
         template=lambda wildcards: template_content(prompt(wildcards)),
-        options=without("evaluation", "models", "datasets", "base_prompt"),
+        backend=backend,
+        options=without("evaluation", "models", "datasets", "base_prompt", "backend"),
         seed=sampling_seed(),
         threads=config["threads"],
     shell:
         "python -m workflow_scripts.eval --model {input.model} --dataset {input.problems:q} "
         "--ground-truth {input.truth} --prompt {params.prompt:q} --threads {params.threads} "
-        "{params.seed} {params.options} "
+        "--backend {params.backend} {params.seed} {params.options} "
         "--out {output.result} 2>&1 | tee {log}"
 
 

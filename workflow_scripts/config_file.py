@@ -7,6 +7,7 @@ from typing import Any
 
 from workflow_scripts.checkpoints.source import check_source, dataset_source
 from workflow_scripts.configuration import (
+    check_backend,
     check_learnable,
     check_moe,
     check_samples,
@@ -77,6 +78,7 @@ def complete(config: dict, where: str = "config") -> dict:
             check_learnable(float(lam), f"{where}: merge.lambdas")
     _check_labels(result["evaluation"]["datasets"], where)
     check_samples(result["evaluation"], f"{where}: evaluation")
+    check_backend(result["evaluation"], f"{where}: evaluation")
     _check_trainings(result, where)
     return result
 

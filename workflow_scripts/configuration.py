@@ -18,6 +18,7 @@ TOKENS_OPTIONS = [
     *("instruction_column", "response_column", "template", "max_length", "limit"),
     *("bad_rows", "deduplicate", "validation_rows"),
 ]
+VLLM_TEMPERATURES = (0.01, 2.0)  # it raises a lower one to the lowest
 
 
 @cache
@@ -98,6 +99,18 @@ def check_samples(evaluation: dict, where: str) -> None:
         raise UserError(
             f"{where}: samples = {evaluation['samples']}: without a temperature all samples of a "
             "problem are the same. Set temperature, such as 0.8"
+        )
+
+
+def check_backend(evaluation: dict, where: str) -> None:
+    """Raise UserError for a temperature that vLLM refuses, or takes for another."""
+    lowest, highest = VLLM_TEMPERATURES
+    temperature = evaluation["temperature"]
+    is_taken = temperature == 0 or lowest <= temperature <= highest
+    if evaluation["backend"] == "vllm" and not is_taken:
+        raise UserError(
+            f"{where}: temperature = {temperature:g}: with backend vllm it must be 0, or from "
+            f"{lowest:g} to {highest:g}"
         )
 
 

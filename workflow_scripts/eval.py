@@ -99,8 +99,11 @@ def _parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, dict]:
     options = cli.options(args, "evaluation", OPTIONS)
     options |= cli.options(args, None, ["seed", "threads"])
     configuration.check_samples(options, "command line")
+    configuration.check_backend(options, "command line")
     if not options["temperature"]:
         options["seed"] = None  # nothing is drawn
+    if options["backend"] == "vllm":
+        options["threads"] = None  # it chooses its own
     options["prompt"] = _prompt(args.prompt, Path(args.model))
     return args, options
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from workflow_scripts import cli
-from workflow_scripts.evaluation.result import caveats, read_result
+from workflow_scripts.evaluation.result import backends_note, caveats, read_result
 from workflow_scripts.reporting.comparisons import LEGEND, comparison_table, readable_comparisons
 from workflow_scripts.reporting.files import write_whole
 from workflow_scripts.reporting.tables import list_files, readable, summary_table, to_markdown
@@ -47,6 +47,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     names = zip(table["model"], table["dataset"], strict=True)
     compared = comparison_table(dict(zip(names, results.values(), strict=True)))
     notes = dict.fromkeys(note for result in results.values() for note in caveats(result))
+    backends = [r["settings"].get("backend", "transformers") for r in results.values()]
+    notes |= dict.fromkeys(backends_note(dict(zip(table["model"], backends, strict=True))))
     parts = [to_markdown(readable(table)), list_files(table)]
     if len(compared):
         parts.append(to_markdown(readable_comparisons(compared)) + "\n" + LEGEND)

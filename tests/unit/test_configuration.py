@@ -166,6 +166,14 @@ def test_missing_and_strange_keys(config, message):
     assert message in fault(config)
 
 
+def test_vllm_takes_temperatures_in_its_range():
+    for temperature in (0, 0.01, 2):
+        complete(MINIMAL | {"evaluation": {"backend": "vllm", "temperature": temperature}})
+    config = MINIMAL | {"evaluation": {"backend": "vllm", "temperature": 2.1}}
+    assert "evaluation: temperature = 2.1: with backend vllm it must be 0, or from" in fault(config)
+    complete(MINIMAL | {"evaluation": {"temperature": 2.1}})
+
+
 @pytest.fixture
 def files(tmp_path, monkeypatch) -> dict:
     """A config, complete, in a working directory that has all that it names."""

@@ -68,6 +68,7 @@ def test_the_result_says_what_was_done(evaluated, tiny_llama):
         "problems": 3,
     }
     assert result["settings"] == {
+        "backend": "transformers",
         "prompt": "completion",
         "max_new_tokens": 8,
         "batch_size": 2,

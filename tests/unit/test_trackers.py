@@ -9,9 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from workflow_scripts import moe, moe_sft
+from workflow_scripts import moe, moe_sft, optional
 from workflow_scripts.errors import UserError
-from workflow_scripts.training import optional
 
 LENGTH = 4
 SECRETS = {

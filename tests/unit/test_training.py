@@ -9,10 +9,17 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 import workflow_scripts.modeling  # noqa: F401
-from workflow_scripts import configuration, ffn, moe, moe_sft, weighted_init, weighted_trained
+from workflow_scripts import (
+    configuration,
+    ffn,
+    moe,
+    moe_sft,
+    optional,
+    weighted_init,
+    weighted_trained,
+)
 from workflow_scripts.checkpoints.manifest import manifest_path, read_manifest
 from workflow_scripts.errors import UserError
-from workflow_scripts.training import optional
 from workflow_scripts.training.checkpoints import Checkpoints
 from workflow_scripts.training.trainer import train
 

@@ -45,8 +45,7 @@ def generate(
     is called as soon as one is whole. Raises UserError where a prompt and `max_new_tokens` do not
     fit into the model's window.
     """
-    token_ids = [prompt.encode(tokenizer) for prompt in prompts]
-    _check_window(model, prompts, token_ids, max_new_tokens)
+    token_ids = encode_prompts(model.config, tokenizer, prompts, max_new_tokens)
     _set_greedy(model, tokenizer, max_new_tokens)
     # Longest first: padding stays small, and memory that does not suffice shows at once.
     order = sorted(range(len(prompts)), key=lambda i: -len(token_ids[i]))
@@ -66,10 +65,18 @@ def generate(
     return completions
 
 
-def _check_window(model, prompts, token_ids, max_new_tokens: int) -> None:
-    window = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+def encode_prompts(
+    config, tokenizer, prompts: Sequence[TaskPrompt], max_new_tokens: int
+) -> list[list[int]]:
+    """The token ids of each prompt.
+
+    Raises UserError where one and `max_new_tokens` do not fit into the window that `config`, a
+    model's, tells.
+    """
+    token_ids = [prompt.encode(tokenizer) for prompt in prompts]
+    window = getattr(config.get_text_config(), "max_position_embeddings", None)
     if window is None:
-        return
+        return token_ids
     too_long = [
         f"{prompt.task_id} ({len(ids)} tokens)"
         for prompt, ids in zip(prompts, token_ids, strict=True)
@@ -80,14 +87,20 @@ def _check_window(model, prompts, token_ids, max_new_tokens: int) -> None:
             f"{len(too_long)} prompts and max_new_tokens = {max_new_tokens} do not fit into the "
             f"model's window of {window} tokens: {', '.join(too_long[:5])}. Lower max_new_tokens"
         )
+    return token_ids
+
+
+def end_tokens(generation_config, tokenizer) -> list[int]:
+    """The ids of the tokens that end a text: by the model's generation config, or the tokenizer."""
+    eos = generation_config.eos_token_id
+    eos = tokenizer.eos_token_id if eos is None else eos
+    return eos if isinstance(eos, list) else [eos] if eos is not None else []
 
 
 def _set_greedy(model, tokenizer, max_new_tokens: int) -> None:
     from transformers import GenerationConfig
 
-    eos = model.generation_config.eos_token_id
-    eos = tokenizer.eos_token_id if eos is None else eos
-    eos_ids = eos if isinstance(eos, list) else [eos] if eos is not None else []
+    eos_ids = end_tokens(model.generation_config, tokenizer)
     pad = tokenizer.pad_token_id
     model.generation_config = GenerationConfig(
         max_new_tokens=max_new_tokens,
@@ -137,7 +150,7 @@ def _generate_batch(model, tokenizer, rows: list[Row], draws: "_Draws | None", o
         for place, row in enumerate(rows):
             if is_over or watch.lengths[place] is not None:
                 new_ids = ids[place, width:].tolist()[: watch.lengths[place]]
-                on_finish(row.number, _completion(tokenizer, row, new_ids, eos_ids))
+                on_finish(row.number, completion_of(tokenizer, row, new_ids, eos_ids))
         left = [i for i, length in enumerate(watch.lengths) if length is None and not is_over]
         chosen = torch.tensor(left, device=ids.device, dtype=torch.long)
         rows, ids, mask, cache = [rows[i] for i in left], ids[chosen], mask[chosen], None
@@ -211,7 +224,8 @@ class RowWatch:
         return any(stop in text for stop in self.stops[row])
 
 
-def _completion(tokenizer, row: Row, new_ids: list[int], eos_ids: list[int]) -> Completion:
+def completion_of(tokenizer, row: Row, new_ids: list[int], eos_ids: list[int]) -> Completion:
+    """What the tokens that were written on a row say, and why there are no more."""
     # A continuation that is decoded alone can lose its leading blank, and with it the indentation.
     whole = _decode(tokenizer, row.prompt_ids + new_ids)
     text = whole[len(_decode(tokenizer, row.prompt_ids)) :]

@@ -43,14 +43,15 @@ def load_model(folder: Path, threads: int):
     on_gpu = torch.cuda.is_available()
     logging.disable_progress_bar()
     tokenizer = load_tokenizer(folder)
-    with _loading(folder):
+    with loading(folder):
         dtype = "auto" if on_gpu else torch.float32
         model = load_whole(AutoModelForCausalLM, folder, dtype=dtype)
     return model.to("cuda" if on_gpu else "cpu").eval(), tokenizer
 
 
 @contextmanager
-def _loading(folder: Path) -> Iterator[None]:
+def loading(folder: Path) -> Iterator[None]:
+    """Raises UserError where what stands within cannot load the model of `folder`."""
     from safetensors import SafetensorError
 
     try:

@@ -2,17 +2,25 @@
 
 import hashlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
-from workflow_scripts.evaluation.generation import Completion, Sampling, generate
+from workflow_scripts.evaluation import generation, loading, vllm_backend
+from workflow_scripts.evaluation.generation import Completion, Sampling
 from workflow_scripts.evaluation.journal import Journal
-from workflow_scripts.evaluation.loading import artifact_id, load_model
+from workflow_scripts.evaluation.loading import artifact_id
 from workflow_scripts.evaluation.prompts import TaskPrompt
 from workflow_scripts.evaluation.result import package_versions
 from workflow_scripts.evaluation.samples import Sample
+from workflow_scripts.optional import installed
 
-OPTIONS = ("max_new_tokens", "batch_size", "samples", "temperature", "top_p")
+OPTIONS = ("backend", "max_new_tokens", "batch_size", "samples", "temperature", "top_p")
+# By backend: what loads a model folder, and what generates with it.
+BACKENDS = {
+    "transformers": (loading.load_model, generation.generate),
+    "vllm": (vllm_backend.load_model, vllm_backend.generate),
+}
 
 
 def sample(
@@ -29,17 +37,19 @@ def sample(
     Raises UserError where the model does not fit its manifest, or cannot be loaded.
     """
     identity = artifact_id(Path(model_folder), full=verify_all)
-    model, tokenizer = load_model(Path(model_folder), options["threads"])
+    load, generate = BACKENDS[options["backend"]]
+    model, tokenizer = load(Path(model_folder), options["threads"])
     settings = {name: options[name] for name in ("prompt", *OPTIONS, "seed", "threads")}
     origin = {
         "model": {"path": model_folder, "id": identity},
         "settings": settings
         | {"device": model.device.type, "dtype": str(model.dtype).removeprefix("torch.")},
-        "versions": package_versions("torch", "transformers"),
+        "versions": package_versions("torch", "transformers", *installed(options["backend"])),
     }
     requests = [(prompt, number) for prompt in prompts for number in range(options["samples"])]
     journal = Journal(journal_file, origin | _content(model_folder, identity, prompts))
-    completions = _complete(model, tokenizer, requests, options, journal)
+    generate = partial(generate, model, tokenizer)
+    completions = _complete(generate, requests, options, journal)
     samples = [
         Sample(
             task_id=prompt.task_id,
@@ -56,7 +66,7 @@ def sample(
 
 
 def _complete(
-    model, tokenizer, requests: list[tuple[TaskPrompt, int]], options: dict, journal: Journal
+    generate: Callable, requests: list[tuple[TaskPrompt, int]], options: dict, journal: Journal
 ) -> list[Completion]:
     finished = dict(journal.finished)
     left = [place for place in range(len(requests)) if place not in finished]
@@ -72,8 +82,6 @@ def _complete(
         journal.add(left[number], completion)
 
     generate(
-        model,
-        tokenizer,
         [requests[place][0] for place in left],
         max_new_tokens=options["max_new_tokens"],
         batch_size=options["batch_size"],

@@ -12,9 +12,9 @@ from workflow_scripts import cli, configuration
 from workflow_scripts.data.templates import read_template
 from workflow_scripts.dependencies import code_hash
 from workflow_scripts.errors import UserError
+from workflow_scripts.optional import require
 from workflow_scripts.training import launch
 from workflow_scripts.training.checkpoints import Checkpoints, fingerprint
-from workflow_scripts.training.optional import require
 from workflow_scripts.training.strategies import check_devices, check_launch, precision_of
 
 CHECKPOINT_MINUTES = 10

@@ -1,0 +1,165 @@
+"""Generation by vLLM: from the same prompts and stop sequences, with the same end, many at once.
+
+Written against vLLM 0.33.0.
+"""
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from workflow_scripts.checkpoints.dtypes import torch_dtype
+from workflow_scripts.checkpoints.reader import Checkpoint
+from workflow_scripts.data.tokenizers import load_tokenizer
+from workflow_scripts.errors import UserError
+from workflow_scripts.evaluation.generation import (
+    Completion,
+    Row,
+    Sampling,
+    completion_of,
+    encode_prompts,
+    end_tokens,
+)
+from workflow_scripts.evaluation.loading import loading
+from workflow_scripts.evaluation.prompts import TaskPrompt
+from workflow_scripts.optional import require
+from workflow_scripts.progress import progress
+
+ENVIRONMENT = {
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # or equal runs need not batch alike
+    "VLLM_NO_USAGE_STATS": "1",  # it would report to its makers
+    "VLLM_LOGGING_LEVEL": "WARNING",
+}
+
+
+@dataclass(frozen=True)
+class VllmModel:
+    """A model that vLLM will load once it is known how long the sequences are.
+
+    config, generation_config: transformers'. device and dtype: torch's, of the weights.
+    """
+
+    name_or_path: str
+    config: object
+    generation_config: object
+    device: object
+    dtype: object
+
+
+def load_model(folder: Path, threads: int | None):
+    """The model and the tokenizer of a folder, for `generate`.
+
+    On a GPU in the dtype of its weights, on a CPU in float32. threads: not used, vLLM chooses its
+    own. Raises UserError where vLLM is not installed, where the folder is missing or broken, and
+    for a mixture, which vLLM cannot load.
+    """
+    checkpoint = Checkpoint(folder)
+    if "base_config" in checkpoint.config:
+        raise UserError(
+            f"{folder} is a mixture of experts of this project, which vLLM cannot load. Evaluate "
+            "it with --backend transformers"
+        )
+    require("vllm")
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+
+    import torch
+    from transformers import AutoConfig, GenerationConfig
+    from vllm.platforms import current_platform
+
+    tokenizer = load_tokenizer(folder)
+    with loading(folder):
+        config = AutoConfig.from_pretrained(folder, local_files_only=True)
+        if (folder / "generation_config.json").is_file():
+            generation_config = GenerationConfig.from_pretrained(folder, local_files_only=True)
+        else:
+            generation_config = GenerationConfig.from_model_config(config)
+    device = torch.device(current_platform.device_type)
+    dtype = config.dtype or torch_dtype(checkpoint.dtype(checkpoint.names[0]))
+    dtype = torch.float32 if device.type == "cpu" else dtype
+    return VllmModel(str(folder), config, generation_config, device, dtype), tokenizer
+
+
+def generate(
+    model: VllmModel,
+    tokenizer,
+    prompts: Sequence[TaskPrompt],
+    *,
+    max_new_tokens: int,
+    batch_size: int,
+    sampling: Sampling | None = None,
+    on_completion: Callable[[int, Completion], object] = lambda *_: None,
+) -> list[Completion]:
+    """A completion for each prompt, as `generation.generate` gives it.
+
+    batch_size: sequences that are computed at once; one that is done makes room for the next.
+    """
+    token_ids = encode_prompts(model.config, tokenizer, prompts, max_new_tokens)
+    rows = [
+        Row(i, ids, prompt.stops)
+        for i, (ids, prompt) in enumerate(zip(token_ids, prompts, strict=True))
+    ]
+    if not rows:
+        return []
+    eos_ids = end_tokens(model.generation_config, tokenizer)
+    engine = _start(model, max(map(len, token_ids)) + max_new_tokens, batch_size)
+    for row in rows:
+        _add(engine, row, max_new_tokens, eos_ids, sampling)
+    completions = [None] * len(rows)
+    with progress(desc=f"generate {model.name_or_path}", total=len(rows), unit="problem") as bar:
+        while engine.has_unfinished_requests():
+            for output in engine.step():
+                number = int(output.request_id)
+                new_ids = list(output.outputs[0].token_ids)
+                completions[number] = completion_of(tokenizer, rows[number], new_ids, eos_ids)
+                on_completion(number, completions[number])
+                bar.update()
+    return completions
+
+
+def _start(model: VllmModel, longest: int, batch_size: int):
+    """An engine with the model loaded. longest: tokens of a prompt and what is written on it.
+
+    Raises UserError where vLLM cannot load it.
+    """
+    from vllm import EngineArgs, LLMEngine
+
+    with loading(Path(model.name_or_path)):
+        return LLMEngine.from_engine_args(
+            EngineArgs(
+                model=model.name_or_path,
+                dtype=str(model.dtype).removeprefix("torch."),
+                load_format="safetensors",
+                max_model_len=longest,
+                max_num_seqs=batch_size,
+                generation_config="vllm",  # not the model's own sampling settings
+                disable_log_stats=True,
+            )
+        )
+
+
+def _add(
+    engine, row: Row, max_new_tokens: int, eos_ids: list[int], sampling: Sampling | None
+) -> None:
+    """Queue a row. The engine tells of it once, when it is done."""
+    from vllm import SamplingParams
+    from vllm.inputs import tokens_input
+    from vllm.sampling_params import RequestOutputKind
+
+    draws = {"temperature": 0.0}
+    if sampling is not None:
+        draws = {
+            "temperature": sampling.temperature,
+            "top_p": sampling.top_p,
+            "seed": sampling.seeds[row.number],
+        }
+    parameters = SamplingParams(
+        **draws,
+        max_tokens=max_new_tokens,
+        stop=list(row.stops),
+        # The model's end tokens and no others: not the tokenizer's where they differ.
+        ignore_eos=True,
+        stop_token_ids=eos_ids,
+        output_kind=RequestOutputKind.FINAL_ONLY,
+    )
+    engine.add_request(str(row.number), tokens_input(row.prompt_ids), parameters)
