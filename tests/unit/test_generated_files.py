@@ -5,7 +5,7 @@ import re
 import pytest
 import yaml
 
-from tools import write_config_docs, write_envs
+from tools import write_config_docs, write_envs, write_file_map
 from workflow_scripts import config_file, configuration
 
 ROOT = write_envs.ROOT
@@ -32,6 +32,14 @@ def merged(below: dict, above: dict) -> dict:
 
 def test_the_configurations_documentation_is_up_to_date():
     assert write_config_docs.DOCUMENT.read_text() == write_config_docs.document()
+
+
+def test_the_map_of_files_is_up_to_date_and_has_every_module():
+    text = write_file_map.document()
+    assert write_file_map.DOCUMENT.read_text() == text
+    modules = [path for path in (ROOT / "workflow_scripts").rglob("*.py") if path.stem[0] != "_"]
+    for path in [*modules, *(ROOT / "rules").iterdir()]:
+        assert f"| `{path.name}` | " in text, path
 
 
 def test_every_key_is_documented_once():
