@@ -10,7 +10,10 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+import yaml
 from documents import DOCUMENTS, NEEDS, ROOT, RUN, anchors, blocks, prose
+
+from workflow_scripts import config_file
 
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 CODE = re.compile(r"`([^`]+)`")
@@ -70,15 +73,26 @@ def test_python_blocks_compile(document):
             compile(block.text, block.where, "exec")
 
 
+@every_document
+def test_yaml_blocks_are_valid_configurations(document):
+    default = config_file.load(ROOT / "config.yaml")
+    for block in blocks(document):
+        if block.language == "yaml":
+            config = yaml.safe_load(block.text.replace("<commit hash>", 40 * "a"))
+            config_file.complete(config_file.laid_over(default, config), block.where)
+
+
 def messages(source: str) -> list[str]:
-    """The strings of a program, with `…` for what is filled in; docstrings and all."""
-    tree = ast.parse(source)
-    texts = [node.value for node in ast.walk(tree) if isinstance(node, ast.Constant)]
-    texts = [text for text in texts if isinstance(text, str)]
-    for node in ast.walk(tree):
-        if isinstance(node, ast.JoinedStr):
+    """The strings of a program but its docstrings, with `…` for what is filled in."""
+    nodes = [*ast.walk(ast.parse(source))]
+    docstrings = {node.value for node in nodes if isinstance(node, ast.Expr)}
+    texts = []
+    for node in nodes:
+        if isinstance(node, ast.Constant) and node not in docstrings:
+            texts.append(str(node.value))
+        elif isinstance(node, ast.JoinedStr):
             parts = [part.value if isinstance(part, ast.Constant) else "…" for part in node.values]
-            texts.append("".join(map(str, parts)))
+            texts.append("".join(parts))
     return texts
 
 
