@@ -23,6 +23,8 @@ try:
     config_file.check_files(config)
     if not workflow.deployment_settings.deployment_method:
         require(config["evaluation"]["backend"])
+        if config["evaluation"]["general"]:
+            require("lm_eval")
 except UserError as error:
     sys.exit(str(error))
 
@@ -153,6 +155,12 @@ def evaluation_environment(wildcards):
     return "../envs/vllm.yaml" if with_vllm else "../envs/evaluation.yaml"
 
 
+def task_contents():
+    """The hashes of the tasks of lm_eval that are files of the user's."""
+    tasks = config["evaluation"]["general"]
+    return [content_hash(Path(t)) if t.endswith(".yaml") else None for t in tasks]
+
+
 def prompt(wildcards):
     """The prompt that a model is evaluated with: that of its tuning, where it is tuned."""
     untuned = wildcards.model in ("base", "moe")
@@ -167,16 +175,30 @@ def template_content(name):
     return None if known else content_hash(Path(name))
 
 
-def evaluations():
-    """Every evaluation that the config asks for, in the order of its tables."""
+def evaluated_models():
+    """The models that the config wants evaluated, in the order of the tables."""
     models = []
     for model in config["evaluation"]["models"]:
         models += (
             [f"dense/lam~{lam}" for lam in LAMBDAS] if model == "dense" else [model]
         )
+    return models
+
+
+def evaluations():
+    """Every evaluation that the config asks for, in the order of its tables."""
     return [
-        f"{RESULTS}/eval/{model}/{name}.json" for name in DATASETS for model in models
+        f"{RESULTS}/eval/{model}/{name}.json"
+        for name in DATASETS
+        for model in evaluated_models()
     ]
+
+
+def general_results():
+    """The result of each model on the tasks of lm_eval, where the config names some."""
+    if not config["evaluation"]["general"]:
+        return []
+    return [f"{RESULTS}/general/{model}/tasks.json" for model in evaluated_models()]
 
 
 def dense_evaluations():

@@ -32,7 +32,8 @@ STEPS = {
     "import_reference": ["--model", "--out", "--verify"],
     "fetch_data": ["--train", "--revision", "--split", "--out"],
     "tokens": ["--model", "--data", "--out", "--problems", "--report", "--template", "--verify"],
-    "summary": ["--evals", "--out"],
+    "general": ["--model", "--tasks", "--out", "--verify", "--batch-size", "--limit", "--threads"],
+    "summary": ["--evals", "--general", "--out"],
     "plan": ["--config", "--gpu", "--gpus", "--mfu", "--model-config", "--rows"],
 }
 HEAVY = {"torch", "transformers", "datasets", "pandas", "evalplus", "deepspeed", "accelerate"}
@@ -316,6 +317,8 @@ def parser_of(words: str):
         "tokens --model results --data a/x --out a",
         "import_reference --model a --out a",
         "summary --evals a/x --out a/x",
+        "summary --evals b --general a/x --out a/x",
+        "general --model a --tasks t --out a/x.json",
     ],
 )
 def test_every_step_refuses_to_write_over_its_inputs(places, arguments, run_step):
