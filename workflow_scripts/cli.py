@@ -13,8 +13,11 @@ from workflow_scripts import configuration
 from workflow_scripts.errors import UserError
 
 # The flags of all steps that name what is read, and what is written.
-INPUT_FLAGS = ("base", "model", "moe", "ffn", "weighted", "data", "evals", "losses")
-NAME_OR_FILE_FLAGS = ("dataset", "problems", "prompt", "template")
+INPUT_FLAGS = (
+    *("base", "model", "moe", "ffn", "weighted", "data"),
+    *("evals", "losses", "general"),
+)
+NAME_OR_FILE_FLAGS = ("dataset", "problems", "prompt", "template", "tasks")
 OUTPUT_FLAGS = ("out", "metrics", "report")
 FLAG_TYPES = {"integer": int, "number": float, "string": str}
 # What the user can put right: a full disk, missing rights, a file that has gone meanwhile.

@@ -122,6 +122,9 @@ def check_files(config: dict) -> None:
     for dataset in config["evaluation"]["datasets"]:
         if dataset not in NAMED_SETS:
             _check_file("evaluation.datasets", dataset)
+    for task in config["evaluation"]["general"]:
+        if task.endswith(".yaml"):
+            _check_file("evaluation.general", task)
     read_template(data["template"])
     if config["evaluation"]["base_prompt"] != COMPLETION.identity:
         read_template(config["evaluation"]["base_prompt"])

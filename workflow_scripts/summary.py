@@ -7,9 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from workflow_scripts import cli
+from workflow_scripts.evaluation import general_result
 from workflow_scripts.evaluation.result import backends_note, caveats, read_result
 from workflow_scripts.reporting.comparisons import LEGEND, comparison_table, readable_comparisons
 from workflow_scripts.reporting.files import write_whole
+from workflow_scripts.reporting.general import general_table
 from workflow_scripts.reporting.tables import list_files, readable, summary_table, to_markdown
 from workflow_scripts.reporting.validation_losses import read_losses
 
@@ -24,11 +26,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     parser.add_argument(
         "--losses",
-        nargs="+",
+        nargs="*",
         default=[],
         type=Path,
         metavar="FILE",
         help="Losses of the same models on held-out rows, by validation_loss.",
+    )
+    parser.add_argument(
+        "--general", nargs="*", default=[], type=Path, metavar="FILE", help="Results of general."
     )
     parser.add_argument(
         "--out",
@@ -52,6 +57,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parts = [to_markdown(readable(table)), list_files(table)]
     if len(compared):
         parts.append(to_markdown(readable_comparisons(compared)) + "\n" + LEGEND)
+    if args.general:
+        measured = {file: general_result.read(file) for file in args.general}
+        parts.append(to_markdown(general_table(measured)))
     text = "\n".join([*parts, *notes]).rstrip() + "\n"
     write_whole(args.out, table.to_csv(index=False, float_format="%.1f", lineterminator="\n"))
     write_whole(

@@ -22,6 +22,7 @@ OTHERS = {
     "trackers": ["tensorboard"],
     "evaluation.base_prompt": "completion",
     "evaluation.top_p": 0.5,
+    "evaluation.general": ["arc_easy"],
 }
 # Keys that cannot be changed by themselves in a dry run of the embedded project.
 SKIPPED = {"base.model", "base.revision", "data.train", "data.revision", "data.split"}

@@ -33,8 +33,11 @@ STEPS = {
     "fetch_data": ["--train", "--revision", "--split", "--out"],
     "fetch_problems": ["--dataset", "--out"],
     "tokens": ["--model", "--data", "--out", "--problems", "--report", "--template", "--verify"],
-    "summary": ["--evals", "--out"],
+    "general": ["--model", "--tasks", "--out", "--verify", "--batch-size", "--limit", "--threads"],
+    "summary": ["--evals", "--losses", "--general", "--out"],
     "publish": ["--model", "--to", "--private", "--yes"],
+    "sft": ["--base", "--data", "--out", "--metrics", "--learning-rate", "--verify"],
+    "validation_loss": ["--model", "--data", "--out", "--threads", "--verify"],
     "plan": ["--config", "--gpu", "--gpus", "--mfu", "--model-config", "--rows"],
 }
 HEAVY = {"torch", "transformers", "datasets", "pandas", "evalplus", "deepspeed", "accelerate"}
@@ -318,6 +321,8 @@ def parser_of(words: str):
         "tokens --model results --data a/x --out a",
         "import_reference --model a --out a",
         "summary --evals a/x --out a/x",
+        "summary --evals b --general a/x --out a/x",
+        "general --model a --tasks t --out a/x.json",
     ],
 )
 def test_every_step_refuses_to_write_over_its_inputs(places, arguments, run_step):

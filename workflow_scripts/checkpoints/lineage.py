@@ -11,7 +11,7 @@ from workflow_scripts.errors import UserError
 MANIFEST_SUFFIX = ".manifest.json"
 GENERATIONS_SUFFIX = ".generations.jsonl"
 # Kinds that lie below a folder of the kind's name in the results folder, and how far below.
-DEPTHS = {"data": 2, "problems": 1, "eval": 3}
+DEPTHS = {"data": 2, "problems": 1, "eval": 3, "general": 3}
 DEPTHS |= {"weighted_init": 1, "weighted_trained": 1, "dense": 1}
 UNIFORM = "uniform"  # another folder of dense models: those merged from weighted_init
 # The kinds of which the workflow's inputs are; an artifact's own kind does not count. An evaluated
@@ -130,8 +130,8 @@ class Catalogue:
             for other in self._manifests
             if self._results_folder(other) == folder and other.exists()
         ]
-        if own_kind == "eval":
-            model = str(place.parent.relative_to(folder)).removeprefix("eval/")
+        if own_kind in ("eval", "general"):
+            model = str(place.parent.relative_to(folder)).removeprefix(f"{own_kind}/")
             return next((other for other in beside if other == folder / model), None)
         kinds = INPUT_KINDS[name][:: -1 if place.parent.name == UNIFORM else 1]
         kind = next((kind for kind in kinds if kind != own_kind), None)

@@ -42,15 +42,15 @@ def _row(file: Path, result: dict, losses: Mapping[str, float]) -> dict:
     return row | {"model folder": result["model"]["path"], "eval file": str(file)}
 
 
-def model_name(eval_file: Path, model_folder: str) -> str:
-    """The folders between `eval/` and a result file: `dense/lam~0.75`.
+def model_name(result_file: Path, model_folder: str, above: str = EVALUATIONS_FOLDER) -> str:
+    """The folders between `eval/` (`above`) and a result file: `dense/lam~0.75`.
 
-    A result file that does not lie below a folder `eval` has the name of its model's folder.
+    A result file that does not lie below such a folder has the name of its model's folder.
     """
-    *folders, _ = eval_file.parts
-    if EVALUATIONS_FOLDER not in folders:
+    *folders, _ = result_file.parts
+    if above not in folders:
         return Path(model_folder).name
-    depth = folders[::-1].index(EVALUATIONS_FOLDER)
+    depth = folders[::-1].index(above)
     return "/".join(folders[len(folders) - depth :]) or Path(model_folder).name
 
 

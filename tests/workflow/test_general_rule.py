@@ -1,0 +1,47 @@
+"""The rule `general`: which models are measured, and that it is asked for by the config alone."""
+
+import re
+
+import pytest
+
+from workflow_scripts import optional
+
+pytestmark = pytest.mark.skipif(
+    not optional.installed("lm_eval"), reason="needs the package lm_eval"
+)
+
+
+@pytest.fixture(scope="module")
+def project(new_project):
+    return new_project("general")
+
+
+def test_every_evaluated_model_is_measured(project):
+    evaluation = {"models": ["base", "moe_sft", "dense"], "limit": 3}
+    evaluation |= {"general": ["arc_easy", "my tasks.yaml"]}
+    (project.folder / "my tasks.yaml").touch()
+    done = project.snakemake("-np", evaluation=evaluation)
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    commands = re.findall(r"python -m workflow_scripts\.general (.*)", done.stdout)
+    models = ["base", "moe_sft", "dense/lam~0.75"]
+    assert sorted(re.search(r"--model results/(\S+) ", command)[1] for command in commands) == (
+        sorted(models)
+    )
+    for command in commands:
+        assert " --tasks arc_easy 'my tasks.yaml' " in command
+        assert " --limit=3" in command
+    summary = re.search(r"python -m workflow_scripts\.summary .*", done.stdout)[0]
+    files = " ".join(f"results/general/{model}/tasks.json" for model in models)
+    assert f" --general {files} --out " in summary
+
+
+def test_without_tasks_nothing_is_measured(project):
+    assert "general" not in project.run("--dry-run")
+
+
+def test_a_task_s_file_must_be_there(project):
+    done = project.snakemake("-n", evaluation={"general": ["gone.yaml"]})
+
+    assert done.returncode != 0
+    assert "evaluation.general: there is no file gone.yaml" in done.stdout + done.stderr

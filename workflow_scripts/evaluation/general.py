@@ -1,0 +1,104 @@
+"""What a model can do besides code, on tasks of lm-evaluation-harness.
+
+Written against lm_eval 0.4.13.
+"""
+
+import logging
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from workflow_scripts.errors import UserError
+from workflow_scripts.evaluation.general_result import build_result
+from workflow_scripts.evaluation.loading import artifact_id, load_model
+from workflow_scripts.evaluation.result import package_versions
+from workflow_scripts.optional import require
+
+SEED = 1234  # of few-shot examples and bootstraps: lm_eval's own
+OFFLINE = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
+
+
+def measure(model_folder: str, names: Sequence[str], options: dict, verify_all: bool) -> dict:
+    """The result of a model on the tasks, groups of tasks, and files of tasks with these names.
+
+    options: batch_size, limit (examples of each task), threads. verify_all: the model is hashed
+    whole. Nothing is fetched. Raises UserError where lm_eval, a task or its data is not there, and
+    where the model does not fit its manifest or cannot be loaded.
+    """
+    require("lm_eval")
+    identity = artifact_id(Path(model_folder), full=verify_all)
+    os.environ |= OFFLINE
+    manager = _task_manager(names)
+    tasks = load_tasks(manager, names)
+    model, tokenizer = load_model(Path(model_folder), options["threads"])
+
+    from lm_eval import simple_evaluate
+    from lm_eval.models.huggingface import HFLM
+
+    seeds = ("random_seed", "numpy_random_seed", "torch_random_seed", "fewshot_random_seed")
+    measured = simple_evaluate(
+        HFLM(pretrained=model, tokenizer=tokenizer, batch_size=options["batch_size"]),
+        tasks=tasks,
+        limit=options["limit"],
+        log_samples=False,
+        task_manager=manager,
+        **dict.fromkeys(seeds, SEED),
+    )
+    settings = {name: options[name] for name in ("batch_size", "limit", "threads")}
+    settings |= {"tasks": [Path(name).name for name in names], "seed": SEED}
+    settings |= {"device": model.device.type, "dtype": str(model.dtype).removeprefix("torch.")}
+    return build_result(
+        measured,
+        model={"path": model_folder, "id": identity},
+        settings=settings,
+        versions=package_versions("torch", "transformers", "datasets", "lm_eval"),
+    )
+
+
+def _task_manager(names: Sequence[str]):
+    """lm_eval's knowledge of tasks; to read those that come along takes seconds."""
+    from lm_eval.tasks import TaskManager
+
+    logging.getLogger("lm_eval").setLevel(logging.ERROR)
+    return TaskManager(include_defaults=any(not name.endswith(".yaml") for name in names))
+
+
+def load_tasks(manager, names: Sequence[str]) -> list:
+    """lm_eval's tasks, and groups of tasks, with their data.
+
+    Raises UserError where one is unknown, needs what is not on this machine, or runs what a model
+    writes.
+    """
+    found, owners = [], {}
+    for name in names:
+        loaded = _load(manager, name)
+        for task_name, task in loaded["tasks"].items():
+            if getattr(task, "UNSAFE_CODE", False):
+                raise UserError(
+                    f"{name} runs code that the model writes, without a sandbox. Leave it out: "
+                    "eval is the step for code"
+                )
+            if task_name in owners:
+                raise UserError(f"{owners[task_name]} and {name} both hold the task {task_name}")
+            owners[task_name] = name
+        groups = list(loaded["groups"].values())
+        found += groups[:1] or loaded["tasks"].values()  # the first group holds the others
+    return found
+
+
+def _load(manager, name: str) -> dict:
+    import yaml
+
+    try:
+        return manager.load(name)
+    except OSError as error:
+        raise UserError(
+            f"{name}: not all that this task needs is on this machine, and nothing is fetched: "
+            f"{error}. See section General abilities of docs/evaluation.md"
+        ) from error
+    except (KeyError, TypeError, ValueError, yaml.YAMLError) as error:
+        if Path(name).is_file():
+            raise UserError(f"{name}: lm_eval cannot load this task: {error}") from error
+        raise UserError(
+            f"lm_eval has no task {name}, and there is no such file. `lm_eval ls tasks` names all"
+        ) from None

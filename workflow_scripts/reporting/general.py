@@ -1,0 +1,31 @@
+"""The table of general abilities: each task's metrics, of one model after the other."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from workflow_scripts.evaluation.general_result import KIND
+from workflow_scripts.reporting.tables import model_name
+
+
+def general_table(results: Mapping[Path, dict]):
+    """A pandas data frame of texts: task, metric, model, value with its standard error.
+
+    results: by their files. Rows of a metric stand together, the models in order.
+    """
+    import pandas as pd
+
+    rows = {}
+    for file, result in results.items():
+        model = model_name(file, result["model"]["path"], KIND)
+        for task, content in result["tasks"].items():
+            for metric, measured in content["metrics"].items():
+                row = {"task": task, "metric": metric, "model": model, "value": _text(measured)}
+                rows.setdefault((task, metric), []).append(row)
+    return pd.DataFrame([row for group in rows.values() for row in group])
+
+
+def _text(measured: dict) -> str:
+    if measured["value"] is None:
+        return ""
+    error = "" if measured["stderr"] is None else f" ± {measured['stderr']:.4f}"
+    return f"{measured['value']:.4f}{error}"
