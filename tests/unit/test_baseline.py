@@ -1,12 +1,14 @@
 """The dense baseline, and the loss on held-out rows: both against plain transformers."""
 
 import json
+import shutil
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from workflow_scripts import sft, tokens, validation_loss
+from workflow_scripts import moe, moe_sft, sft, tokens, validation_loss
 from workflow_scripts.checkpoints.manifest import manifest_path, read_manifest
 from workflow_scripts.checkpoints.reader import Checkpoint
 from workflow_scripts.data.templates import make_template
@@ -93,6 +95,22 @@ def test_the_baseline_is_a_model_of_the_bases_form(tuned, tiny_llama):
     assert (manifest.kind, manifest.parameters["template"]) == ("sft", "magicoder")
     assert "balance_loss_batch" not in manifest.parameters
     assert "learning_rate 0.01" in (tuned / "README.md").read_text()
+
+
+def test_what_is_no_weight_of_the_model_stays_as_it_is(tiny_llama, data, tmp_path):
+    """Llama 2 and its kin keep the frequencies of their rotary embeddings in the checkpoint."""
+    old = tmp_path / "old"
+    shutil.copytree(tiny_llama, old)
+    frequencies = "model.layers.0.self_attn.rotary_emb.inv_freq"
+    weights = load_file(old / "model.safetensors") | {frequencies: torch.arange(4.0)}
+    save_file(weights, old / "model.safetensors", metadata={"format": "pt"})
+    run(moe, "--base", old, "--num-experts", 4, "--num-experts-per-tok", 3, "--out", tmp_path / "m")
+    run(moe_sft, "--moe", tmp_path / "m", "--data", data, "--out", tmp_path / "moe_sft", *FLAGS)
+    run(sft, "--base", old, "--data", data, "--out", tmp_path / "sft", *FLAGS)
+    for name in ("moe_sft", "sft"):
+        tuned = load_file(tmp_path / name / "model.safetensors")
+        assert tuned[frequencies].equal(torch.arange(4.0))
+        assert not tuned["lm_head.weight"].equal(weights["lm_head.weight"])
 
 
 def test_the_loss_on_held_out_rows_is_that_of_plain_transformers(tiny_llama, data, tmp_path):

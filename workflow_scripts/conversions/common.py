@@ -27,7 +27,8 @@ def fused_plan(source: Checkpoint, name: str, parts: list[str], num_experts: int
 def trained_plans(before: Checkpoint, state: dict) -> list[TensorPlan]:
     """Plan trained weights under the names and in the dtypes of the checkpoint before training.
 
-    `state` is a state dict that holds at least these names.
+    state: the model's state dict. What the checkpoint holds besides, as the frequencies of rotary
+    embeddings that older models keep, is no weight of the model, and stays as it is.
     """
 
     def rounded(name: str):
@@ -35,5 +36,7 @@ def trained_plans(before: Checkpoint, state: dict) -> list[TensorPlan]:
 
     return [
         TensorPlan(name, before.dtype(name), before.shape(name), rounded(name))
+        if name in state
+        else copy_plan(before, name)
         for name in before.names
     ]

@@ -172,7 +172,7 @@ def whole_weights(trainer: Trainer, module: nn.Module, settings: dict) -> dict[s
     from deepspeed.utils import safe_get_full_fp32_param
 
     state = dict(module.named_buffers())
-    for name, parameter in module.named_parameters():
+    for name, parameter in module.named_parameters(remove_duplicate=False):  # tied ones, too
         whole = safe_get_full_fp32_param(parameter)
         if trainer.args.process_index == 0:
             state[name] = whole.cpu()
