@@ -6,6 +6,7 @@ torchrun runs this file too, with the arguments of moe_sft.
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -106,6 +107,24 @@ def assert_same(learned, expected, tolerance: float = TOLERANCE) -> None:
         assert weights[name].dtype == tensor.dtype
         error = torch.linalg.vector_norm(weights[name] - tensor)
         assert error <= tolerance * torch.linalg.vector_norm(tensor), name
+
+
+@pytest.mark.parametrize("launch", ["zero2", "zero3"])
+def test_a_tied_head_that_is_stored_is_trained_too(tiny_llama, tmp_path, run_step, launch):
+    base = tmp_path / "base"
+    shutil.copytree(tiny_llama, base)
+    config = json.loads((base / "config.json").read_text()) | {"tie_word_embeddings": True}
+    (base / "config.json").write_text(json.dumps(config))
+    weights = load_file(base / "model.safetensors")
+    weights["lm_head.weight"] = weights["model.embed_tokens.weight"].clone()
+    save_file(weights, base / "model.safetensors")
+    inputs = make_inputs(base, tmp_path, 4, 3)
+    flags = ["--launch", launch, "--processes", "2", "--max-steps", "2"]
+    done = run_step("moe_sft", *inputs, *outputs(tmp_path / "out"), *flags)
+    assert done.returncode == 0, done.stderr
+    _, tuned = result(tmp_path / "out")
+    assert tuned["lm_head.weight"].equal(tuned["model.embed_tokens.weight"])
+    assert not tuned["lm_head.weight"].equal(weights["lm_head.weight"])
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
