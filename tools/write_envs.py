@@ -1,6 +1,8 @@
 """Write envs/*.yaml, the conda environments of the rules, from the pins in requirements*.txt."""
 
+import json
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -28,16 +30,21 @@ def pins() -> dict[str, str]:
 def environment(packages: list[str]) -> str:
     """The text of an env file: python and pip from conda-forge, all else pinned, from PyPI."""
     known = pins()
+    source = "tools/write_envs.py from requirements*.txt"
+    return env_file(source, [f"python ={PYTHON}", "pip"], map(known.__getitem__, packages))
+
+
+def env_file(source: str, conda: Iterable[str], pip: Iterable[str]) -> str:
+    """The text of an env file with these packages of conda-forge, and of pip, sorted."""
     return "\n".join(
         [
-            "# Written by tools/write_envs.py from requirements*.txt.",
+            f"# Written by {source}.",
             "channels:",
             "  - conda-forge",
             "dependencies:",
-            f"  - python ={PYTHON}",
-            "  - pip",
+            *(f"  - {package}" for package in conda),
             "  - pip:",
-            *(f'      - "{known[package]}"' for package in sorted(packages)),
+            *(f"      - {json.dumps(package)}" for package in sorted(pip)),
             "",
         ]
     )
