@@ -21,9 +21,9 @@ ENVIRONMENTS = {
 
 
 def pins() -> dict[str, str]:
-    """The requirement of each package, by its name, without environment markers."""
+    """The requirement of each package, by its name."""
     lines = [line for file in PINS for line in (ROOT / file).read_text().splitlines()]
-    requirements = [line.split(";")[0].strip() for line in lines if line and line[0] != "#"]
+    requirements = [line for line in lines if line and line[0] != "#"]
     return {re.split(r"[=<>]", requirement)[0]: requirement for requirement in requirements}
 
 
