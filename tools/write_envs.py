@@ -1,6 +1,8 @@
 """Write envs/*.yaml, the conda environments of the rules, from the pins in requirements*.txt."""
 
+import json
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -20,25 +22,30 @@ ENVIRONMENTS = {
 
 
 def pins() -> dict[str, str]:
-    """The requirement of each package, by its name, without environment markers."""
+    """The requirement of each package, by its name."""
     lines = [line for file in PINS for line in (ROOT / file).read_text().splitlines()]
-    requirements = [line.split(";")[0].strip() for line in lines if line and line[0] not in "#-"]
+    requirements = [line for line in lines if line and line[0] not in "#-"]
     return {re.split(r"[=<>]", requirement)[0]: requirement for requirement in requirements}
 
 
 def environment(packages: list[str]) -> str:
     """The text of an env file: python and pip from conda-forge, all else pinned, from PyPI."""
     known = pins()
+    source = "tools/write_envs.py from requirements*.txt"
+    return env_file(source, [f"python ={PYTHON}", "pip"], map(known.__getitem__, packages))
+
+
+def env_file(source: str, conda: Iterable[str], pip: Iterable[str]) -> str:
+    """The text of an env file with these packages of conda-forge, and of pip, sorted."""
     return "\n".join(
         [
-            "# Written by tools/write_envs.py from requirements*.txt.",
+            f"# Written by {source}.",
             "channels:",
             "  - conda-forge",
             "dependencies:",
-            f"  - python ={PYTHON}",
-            "  - pip",
+            *(f"  - {package}" for package in conda),
             "  - pip:",
-            *(f'      - "{known[package]}"' for package in sorted(packages)),
+            *(f"      - {json.dumps(package)}" for package in sorted(pip)),
             "",
         ]
     )

@@ -5,7 +5,6 @@ written code runs in a bubblewrap sandbox, which is tried before anything else i
 """
 
 import argparse
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from workflow_scripts.data.templates import CHAT, COMPLETION, make_template, rea
 from workflow_scripts.data.tokenizers import load_tokenizer
 from workflow_scripts.errors import UserError
 from workflow_scripts.evaluation import ground_truth, sampling
+from workflow_scripts.evaluation.execution import usable_cpus
 from workflow_scripts.evaluation.ground_truth import GroundTruth, shown
 from workflow_scripts.evaluation.loading import trained_template
 from workflow_scripts.evaluation.problems import ProblemSet, add_dataset_flag, load_problems
@@ -57,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(f"generations: {saved} (judge them again with --rescore)")
     problems = {problem.task_id: problem for problem in problem_set.problems}
     solutions = [(problems[written.task_id], written.code) for written in samples]
-    workers = len(os.sched_getaffinity(0))
+    workers = usable_cpus()
     truth = _ground_truth(args, problem_set, sandbox, workers)
     verdicts = score(problem_set, truth, solutions, sandbox=sandbox, workers=workers)
     scoring_settings = {name: options[name] for name in ("limit", "sandbox")}

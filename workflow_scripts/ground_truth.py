@@ -1,10 +1,9 @@
 """Compute what the calls of each problem must return, from the canonical solutions."""
 
-import os
-
 from workflow_scripts import cli
 from workflow_scripts.checkpoints.artifact import create_artifact
 from workflow_scripts.evaluation import ground_truth
+from workflow_scripts.evaluation.execution import usable_cpus
 from workflow_scripts.evaluation.problems import add_dataset_flag, load_problems
 from workflow_scripts.evaluation.sandbox import open_sandbox
 
@@ -17,7 +16,7 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     sandbox = open_sandbox(cli.options(args, "evaluation", ["sandbox"])["sandbox"])
     problem_set = load_problems(args.dataset)
-    truth = ground_truth.compute(problem_set, sandbox=sandbox, workers=len(os.sched_getaffinity(0)))
+    truth = ground_truth.compute(problem_set, sandbox=sandbox, workers=usable_cpus())
     inputs = {"dataset": problem_set.sha256}
     with create_artifact(args.out, ground_truth.KIND, inputs=inputs) as draft:
         ground_truth.write(draft.path, truth)

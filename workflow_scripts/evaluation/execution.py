@@ -6,6 +6,7 @@ import select
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -39,6 +40,13 @@ class Garbled(Exception):
     """A program told what is no message."""
 
 
+def usable_cpus() -> int:
+    """CPUs that this process may use; where the system does not tell (macOS), all there are."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def encode_inputs(sets: Sequence[Sequence]) -> str:
     """Sets of argument lists as `execute` takes them."""
     return dumps([[[encode(value) for value in arguments] for arguments in s] for s in sets])
@@ -56,7 +64,7 @@ def execute(
     command = [sys.executable, "-I", "-B", str(RUNNER)]
     if sandbox:
         command = sandbox.wrap(command, readable=RUNNER_FILES)
-    with os.fdopen(os.memfd_create("request"), "w+", encoding="utf-8") as request:
+    with tempfile.TemporaryFile("w+", encoding="utf-8") as request:
         request.write(f"{dumps(program)}\n{inputs}\n")
         request.flush()
         request.seek(0)

