@@ -17,6 +17,7 @@ DOCUMENTS += [ROOT / folder / "README.md" for folder in ("config", "recipes", "r
 # Those whose blocks without a mark tests/slow/test_docs_commands.py runs, in this order.
 RUN = ["docs/own-model.md", "docs/planning.md", "docs/design.md", "docs/data.md", "docs/hub.md"]
 NEEDS = {"a GPU", "a cluster", "the hub", "a second environment", "some minutes"}
+NEEDS |= {"Docker or Apptainer"}
 FENCE = re.compile(r"^```(\S*)$")
 MARK = re.compile(r"^<!-- (needs:|tested by|file:) (.*) -->$")
 HEADING = re.compile(r"^#+ (.*)$")
