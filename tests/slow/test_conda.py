@@ -34,11 +34,13 @@ def test_the_workflow_runs_in_conda_environments(conda, new_project, artifact_ha
     for name, value in conda.items():
         monkeypatch.setenv(name, value)
     monkeypatch.delenv("PYTHONPATH", raising=False)
-    project = new_project("conda")
+    project, plain = new_project("conda"), new_project("plain")
+    project.overlay = plain.overlay = project.overlay | {
+        "data": {"limit": 64, "validation_rows": 6}
+    }
     rules = project.run("--sdm", "conda")
-    assert len(rules) == 13
+    assert len(rules) == 16
     assert project.run("--sdm", "conda") == []
-    plain = new_project("plain")
     plain.run()
     assert artifact_hashes(project) == artifact_hashes(plain)
     assert project.run() == []
