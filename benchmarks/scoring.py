@@ -10,6 +10,7 @@ in which the solutions run.
 
 import argparse
 import json
+import multiprocessing
 import os
 import statistics
 import tempfile
@@ -89,6 +90,7 @@ def evalplus(dataset: Path, folder: Path, workers: int) -> Callable[[], None]:
     result.unlink(missing_ok=True)
 
     def work() -> None:
+        multiprocessing.set_start_method("fork", force=True)  # as where this starts it by hand
         from evalplus.evaluate import evaluate
 
         evaluate(form, samples=str(folder / "samples.jsonl"), parallel=workers, **TIME_LIMITS)
