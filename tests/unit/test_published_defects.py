@@ -856,7 +856,7 @@ def test_defect_11_bf16_has_fp32_master_weights(tiny_llama, tokenizer, data, tmp
         trained_models.append((model, before))
         return train(model, *args, **kwargs)
 
-    monkeypatch.setattr("workflow_scripts.training.trainer.train", watched)
+    monkeypatch.setattr("workflow_scripts.training.tuning.train", watched)
     rate = ("--learning-rate", 5e-5, "--max-steps", 1, "--precision", "bf16")
     run(moe_sft, tmp_path / "moe_sft", *rate, moe=upcycled, data=data)
     ((model, before),) = trained_models
