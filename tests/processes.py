@@ -36,7 +36,7 @@ def run_for(step: str, words: list[str], seconds: float | None = None, count: in
         process.kill()  # nothing, if it has ended
         process.join()
     codes = {process.exitcode for process in processes}
-    assert codes == {0} or -signal.SIGKILL in codes
+    assert codes == {0} or -signal.SIGKILL in codes, f"{step} ended with exit status {codes}"
     return codes == {0}
 
 

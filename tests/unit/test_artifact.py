@@ -42,6 +42,24 @@ signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job ign
 cli.run("writer", main)
 """
 
+# A process that is killed at the end of its so many-th rename.
+RENAMER = """
+import os, signal, sys
+from pathlib import Path
+from workflow_scripts.checkpoints.artifact import create_artifact
+
+rename, done = Path.rename, []
+
+def rename_and_die(path, target):
+    rename(path, target)
+    done.append(target)
+    if len(done) == int(sys.argv[2]):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+Path.rename = rename_and_die
+with create_artifact(Path(sys.argv[1]), "moe") as draft:
+    (draft.path / "a.txt").write_text("new")
+"""
 
 ONE, TWO = "1" * 64, "2" * 64
 ENTRY = {"size": 1, "sha256": ONE}
@@ -227,6 +245,39 @@ def test_a_stop_between_the_renames_loses_nothing(tmp_path, monkeypatch, last, o
         with pytest.raises(KeyboardInterrupt):
             make(artifact, "CONTENT")
     assert content(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    ("old", "last"),
+    [(False, 1), (False, 2), (True, 1), (True, 2), (True, 3), (True, 4)],
+)
+def test_a_kill_between_the_renames_does_not_stop_the_next_run(tmp_path, repository, old, last):
+    """Whole with its manifest, or without one: never half, and never taken for the user's own."""
+    out = tmp_path / "moe"
+    if old:
+        make(out)
+    killed = subprocess.run(
+        [sys.executable, "-c", RENAMER, str(out), str(last)],
+        env=os.environ | {"PYTHONPATH": str(repository)},
+        check=False,
+    )
+    assert killed.returncode == -signal.SIGKILL
+    if manifest_path(out).exists():
+        open_artifact(out, "moe", full=True)
+    make(out, "newest")
+    open_artifact(out, "moe", full=True)
+    assert content(tmp_path).keys() == {"moe/a.txt", "moe/sub/b.txt", "moe.manifest.json"}
+    assert (out / "a.txt").read_text() == "newest"
+
+
+def test_what_replaced_a_killed_process_s_artifact_is_not_taken_for_it(tmp_path, repository):
+    out = tmp_path / "moe"
+    renamer = [sys.executable, "-c", RENAMER, str(out), "1"]
+    subprocess.run(renamer, env=os.environ | {"PYTHONPATH": str(repository)}, check=False)
+    rewrite(out / "a.txt", b"years of work")
+    with pytest.raises(UserError, match="moe is there but is no artifact"):
+        make(out)
+    assert content(tmp_path) == {"moe/a.txt": b"years of work"}
 
 
 def test_a_folder_in_which_another_process_works_is_left_alone(tmp_path):

@@ -24,6 +24,8 @@ from workflow_scripts.checkpoints.writer import TensorPlan, write_checkpoint
 from workflow_scripts.errors import UserError
 
 WORKSPACE_SUFFIX = ".tmp"
+# In a workspace: the manifest of the draft, and what stood at the artifact's place before.
+NEW_MANIFEST, OLD_MANIFEST, OLD_FOLDER = "manifest.json", "replaced.json", "replaced"
 MODEL_KINDS = ("base", "moe", "moe_sft", "sft", "dense")  # of artifacts that transformers loads
 TOKENIZER_PATTERNS = (
     "tokenizer*",
@@ -134,6 +136,7 @@ def create_artifact(
     Raises UserError where something else stands at `out`: it would be lost.
     """
     out = Path(out)
+    _clear_up_after_killed(out)
     if out.exists() and not manifest_path(out).exists() and not _is_empty_folder(out):
         raise UserError(f"{out} is there but is no artifact: it has no manifest. Remove it first")
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -144,9 +147,10 @@ def create_artifact(
         files = describe_files(draft.path, draft.known_files)
         _make_files_read_only(draft.path)
         _sync(draft.path)
-        manifest_file = folder / "manifest.json"
-        _write_manifest(manifest_file, Manifest(kind, files, parameters or {}, inputs or {}))
-        _put(draft.path, manifest_file, out, trash=folder / "replaced")
+        _write_manifest(
+            folder / NEW_MANIFEST, Manifest(kind, files, parameters or {}, inputs or {})
+        )
+        _put(folder, out)
 
 
 def seal(folder: Path, kind: str) -> None:
@@ -199,19 +203,20 @@ def _make_files_read_only(folder: Path) -> None:
             path.chmod(0o444)
 
 
-def _put(folder: Path, manifest_file: Path, out: Path, trash: Path) -> None:
-    """Put an artifact at `out`. What stood there goes to `trash`, and returns on an exception."""
-    replaced = {manifest_path(out): trash.with_suffix(".json"), out: trash}
+def _put(workspace: Path, out: Path) -> None:
+    """Put an artifact at `out`. What stood there is moved aside, and returns on an exception."""
+    draft, manifest = workspace / out.name, manifest_path(out)
+    replaced = {manifest: workspace / OLD_MANIFEST, out: workspace / OLD_FOLDER}
     try:
         for place, aside in replaced.items():
             if place.exists():
                 place.rename(aside)
-        folder.rename(out)
-        manifest_file.rename(manifest_path(out))
+        draft.rename(out)
+        (workspace / NEW_MANIFEST).rename(manifest)
     except BaseException:
-        if not folder.exists():
-            manifest_path(out).unlink(missing_ok=True)
-            out.rename(folder)
+        if not draft.exists():
+            manifest.unlink(missing_ok=True)
+            out.rename(draft)
         for place, aside in replaced.items():
             if aside.exists():
                 aside.rename(place)
@@ -219,15 +224,27 @@ def _put(folder: Path, manifest_file: Path, out: Path, trash: Path) -> None:
     _sync_path(out.parent)
 
 
-@contextmanager
-def _workspace(out: Path) -> Iterator[Path]:
-    """A locked hidden folder beside `out`, removed at the end.
-
-    One that a killed process left behind is unlocked, and removed at the start.
-    """
+def _clear_up_after_killed(out: Path) -> None:
+    """Remove the workspaces, unlocked, that killed processes left beside `out`."""
     for abandoned in out.parent.glob(f".{glob.escape(out.name)}.*{WORKSPACE_SUFFIX}"):
         with suppress(OSError), lock(abandoned):
+            _complete(abandoned, out)
             shutil.rmtree(abandoned)
+
+
+def _complete(workspace: Path, out: Path) -> None:
+    """Put beside `out` the manifest of what stands there, if `_put` was killed before it did."""
+    name = OLD_MANIFEST if (workspace / out.name).exists() else NEW_MANIFEST
+    manifest = workspace / name
+    if manifest_path(out).exists() or not (out.exists() and manifest.exists()):
+        return
+    if not find_faults(out, read_manifest(manifest)):  # else something else stands there by now
+        manifest.rename(manifest_path(out))
+
+
+@contextmanager
+def _workspace(out: Path) -> Iterator[Path]:
+    """A locked hidden folder beside `out`, removed at the end."""
     prefix = f".{out.name}."
     folder = Path(tempfile.mkdtemp(prefix=prefix, suffix=WORKSPACE_SUFFIX, dir=out.parent))
     with lock(folder):
