@@ -13,8 +13,7 @@ rule ground_truth:
         "../envs/evaluation.yaml"
     threads: config["threads"]
     resources:
-        mem_mb=8000,
-        runtime=120,
+        **fixed(8000, 120),
     params:
         code=code_hash("ground_truth"),
         content=dataset_content,
@@ -42,9 +41,7 @@ rule eval:
         "../envs/evaluation.yaml"
     threads: config["threads"]
     resources:
-        mem_mb=8000,
-        runtime=720,
-        gpu=config["gpus"],
+        **evaluation(),
     params:
         code=code_hash("eval"),
         model=lambda wildcards: wildcards.model,
@@ -76,9 +73,7 @@ rule validation_loss:
         "../envs/evaluation.yaml"
     threads: config["threads"]
     resources:
-        mem_mb=8000,
-        runtime=60,
-        gpu=config["gpus"],
+        **evaluation(),
     params:
         code=code_hash("validation_loss"),
         threads=config["threads"],
