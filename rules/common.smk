@@ -31,8 +31,9 @@ PYTHON_PATH = (
     if workflow.deployment_settings.deployment_method
     else Path(sys.executable).parent
 )
+# A cluster tells every process of a job of its end: the step alone heeds it, and `tee` hears it out.
 shell.prefix(
-    "set -euo pipefail; "
+    "set -euo pipefail; trap '' TERM; "
     f"export PYTHONPATH={shlex.quote(str(workflow.basedir))} PYTHONNOUSERSITE=1 "
     + (f'PATH={shlex.quote(str(PYTHON_PATH))}:"$PATH"; ' if PYTHON_PATH else "; ")
 )
