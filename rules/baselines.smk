@@ -19,11 +19,7 @@ rule sft:
         "../envs/training.yaml"
     threads: config["threads"] * config["sft"]["processes"]
     resources:
-        **node_resources("sft"),
-        mem_mb=16000 * config["sft"]["processes"],
-        runtime=1440,
-        gpu=config["gpus"] * world_size(config["sft"]),
-        trackers=TRACKERS,
+        **training("sft"),
     params:
         code=code_hash("sft"),
         options=without("sft"),

@@ -23,6 +23,7 @@ from workflow_scripts.errors import UserError
 from workflow_scripts.evaluation import problems
 from workflow_scripts.evaluation.named_sets import NAMED_SETS
 from workflow_scripts.optional import require
+from workflow_scripts.planning.resources import Needs, Requests
 from workflow_scripts.training.strategies import world_size
 
 try:
@@ -52,8 +53,9 @@ PYTHON_PATH = (
     if workflow.deployment_settings.deployment_method
     else Path(sys.executable).parent
 )
+# A cluster tells every process of a job of its end: the step alone heeds it, and `tee` hears it out.
 shell.prefix(
-    "set -euo pipefail; "
+    "set -euo pipefail; trap '' TERM; "
     f"export PYTHONPATH={shlex.quote(str(ROOT))} PYTHONNOUSERSITE=1 "
     + (f'PATH={shlex.quote(str(PYTHON_PATH))}:"$PATH"; ' if PYTHON_PATH else "; ")
     + 'users_offline="${{HF_HUB_OFFLINE:-}}"; export HF_HUB_OFFLINE=1; '
@@ -79,6 +81,8 @@ if config["data"]["revision"]:
         DATA_OPTIONS.append("split")
 # A resource and not a param of the trainings: other trackers change no result, and run nothing.
 TRACKERS = cli.to_flags({"trackers": config["trackers"], "tracker_dir": METRICS})
+# Of a model on the hub the size is known once it is fetched.
+REQUESTS = Requests(config, Path(BASE if Path(BASE).is_dir() else f"{RESULTS}/base"))
 LAMBDAS = config["merge"]["lambdas"]
 PROBLEMS = {
     problems.label(dataset): (
@@ -141,13 +145,57 @@ def forbidden_sets():
     return sorted(PROBLEMS) if config["data"]["decontaminate"] else []
 
 
-def node_resources(section):
-    """What a training on several nodes asks Slurm for besides: a task on each, by our own srun."""
+def growing(needs):
+    """What a step asks for that begins anew when it is tried again.
+
+    needs: what it asks for in its first attempt, by its wildcards.
+    """
+    return {
+        **going_on(needs),
+        "runtime": lambda wildcards, attempt: attempt * needs(wildcards).minutes,
+    }
+
+
+def going_on(needs):
+    """The same of a step that goes on: more memory, and no more time.
+
+    A half more memory each time, and no more than twice: most of these end by their time.
+    """
+    return {
+        "mem_mb": lambda wildcards, attempt: needs(wildcards).mem_mb
+        * min(attempt + 1, 4)
+        // 2,
+        "runtime": lambda wildcards: needs(wildcards).minutes,
+    }
+
+
+def fixed(mem_mb, minutes):
+    """What a step asks for whose needs do not depend on the model."""
+    return growing(lambda wildcards: Needs(mem_mb, minutes))
+
+
+def conversion():
+    """What a conversion asks for."""
+    return growing(lambda wildcards: REQUESTS.conversion())
+
+
+def evaluation():
+    """What an evaluation asks for, a GPU if the config has some."""
+    needs = going_on(lambda wildcards: REQUESTS.evaluation(wildcards.model))
+    return {**needs, "gpu": config["gpus"]}
+
+
+def training(section):
+    """What a training asks for. On several nodes: a task on each, by our own srun."""
     nodes = config[section]["nodes"]
     # With a GPU the plugin would take tasks for tasks per GPU, unless it is told 0.
-    return (
-        dict(nodes=nodes, tasks=nodes, tasks_per_gpu=0, mpi="srun") if nodes > 1 else {}
-    )
+    tasks = dict(nodes=nodes, tasks=nodes, tasks_per_gpu=0, mpi="srun")
+    return {
+        **going_on(lambda wildcards: REQUESTS.training(section)),
+        **(tasks if nodes > 1 else {}),
+        "gpu": config["gpus"] * world_size(config[section]),
+        "trackers": TRACKERS,
+    }
 
 
 def srun(section):

@@ -34,8 +34,7 @@ rule ground_truth:
         "../envs/evaluation.yaml"
     threads: config["threads"]
     resources:
-        mem_mb=8000,
-        runtime=120,
+        **fixed(8000, 120),
     params:
         code=code_hash("ground_truth"),
         content=problem_content,
@@ -63,9 +62,7 @@ rule eval:
         evaluation_environment
     threads: config["threads"]
     resources:
-        mem_mb=8000,
-        runtime=720,
-        gpu=config["gpus"],
+        **evaluation(),
     params:
         code=code_hash("eval"),
         model=lambda wildcards: wildcards.model,
@@ -99,9 +96,7 @@ rule validation_loss:
         "../envs/evaluation.yaml"
     threads: config["threads"]
     resources:
-        mem_mb=8000,
-        runtime=60,
-        gpu=config["gpus"],
+        **evaluation(),
     params:
         code=code_hash("validation_loss"),
         threads=config["threads"],
@@ -123,9 +118,7 @@ rule general:
         "../envs/general.yaml"
     threads: config["threads"]
     resources:
-        mem_mb=8000,
-        runtime=720,
-        gpu=config["gpus"],
+        **evaluation(),
     params:
         code=code_hash("general"),
         model=lambda wildcards: wildcards.model,

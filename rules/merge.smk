@@ -15,8 +15,7 @@ rule weighted_init:
     conda:
         "../envs/conversion.yaml"
     resources:
-        mem_mb=2000,
-        runtime=10,
+        **fixed(3000, 10),
     params:
         code=code_hash("weighted_init"),
         lam=lambda wildcards: float(wildcards.lam),
@@ -47,11 +46,7 @@ rule weighted_trained:
         "../envs/training.yaml"
     threads: config["threads"] * config["mixing"]["processes"]
     resources:
-        **node_resources("mixing"),
-        mem_mb=16000 * config["mixing"]["processes"],
-        runtime=720,
-        gpu=config["gpus"] * world_size(config["mixing"]),
-        trackers=TRACKERS,
+        **training("mixing"),
     params:
         code=code_hash("weighted_trained"),
         lam=lambda wildcards: float(wildcards.lam),
@@ -82,8 +77,7 @@ rule dense:
     conda:
         "../envs/conversion.yaml"
     resources:
-        mem_mb=4000,
-        runtime=60,
+        **conversion(),
     params:
         code=code_hash("dense"),
         lam=lambda wildcards: float(wildcards.lam),
@@ -108,8 +102,7 @@ rule best:
     conda:
         "../envs/conversion.yaml"
     resources:
-        mem_mb=4000,
-        runtime=60,
+        **conversion(),
     params:
         code=code_hash("best"),
     shell:

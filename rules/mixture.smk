@@ -39,8 +39,7 @@ rule moe:
     conda:
         "../envs/conversion.yaml"
     resources:
-        mem_mb=4000,
-        runtime=60,
+        **conversion(),
     params:
         code=code_hash("moe"),
         options=without("moe"),
@@ -87,8 +86,7 @@ rule tokens:
     conda:
         "../envs/data.yaml"
     resources:
-        mem_mb=8000,
-        runtime=120,
+        **fixed(8000, 120),
     params:
         code=code_hash("tokens"),
         content=data_content(),
@@ -119,11 +117,7 @@ rule moe_sft:
         "../envs/training.yaml"
     threads: config["threads"] * config["training"]["processes"]
     resources:
-        **node_resources("training"),
-        mem_mb=16000 * config["training"]["processes"],
-        runtime=1440,
-        gpu=config["gpus"] * world_size(config["training"]),
-        trackers=TRACKERS,
+        **training("training"),
     params:
         code=code_hash("moe_sft"),
         options=without("training"),
@@ -148,8 +142,7 @@ rule ffn:
     conda:
         "../envs/conversion.yaml"
     resources:
-        mem_mb=4000,
-        runtime=60,
+        **conversion(),
     params:
         code=code_hash("ffn"),
     shell:

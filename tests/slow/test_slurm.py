@@ -1,0 +1,226 @@
+"""Jobs that a cluster ends, on a Slurm of one node of their own, with the profile for Slurm."""
+
+import os
+import re
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from project import Project
+
+pytestmark = pytest.mark.slow
+LOCAL_SLURM = Path(__file__).parents[3] / "shared" / "tools" / "local-slurm.sh"
+LINK = Path("/etc/slurm/slurm.conf")
+SECONDS = 240  # that a job may take to come as far as a test waits for
+TRAINING = {"max_steps": 30, "per_device_batch_size": 4}
+PROFILE = [
+    *("--workflow-profile", "slurm", "--latency-wait", "5", "--max-status-checks-per-second", "10"),
+    *("--slurm-status-command", "squeue", "--slurm-init-seconds-before-status-checks", "5"),
+    # Enough for Snakemake within the job, and not for the step.
+    *("--set-resources", "ground_truth:mem_mb=220 if attempt == 1 else 3000"),
+]
+
+
+@dataclass(frozen=True)
+class Job:
+    """A Slurm job. memory in MB."""
+
+    number: str
+    state: str
+    memory: int
+    restarts: int
+
+
+class Slurm:
+    """A Slurm of one node, whose files are in a folder."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+
+    def call(self, *command: str) -> str:
+        done = subprocess.run(command, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    def jobs(self, rule: str) -> list[Job]:
+        """All jobs of a rule, the first one first. rule: with _wildcards_ and their values."""
+        found = []
+        for text in self.call("scontrol", "show", "job", "--oneliner").splitlines():
+            fields = dict(re.findall(r"(\w+)=(\S+)", text))
+            if fields.get("Comment") == f"rule_{rule}":
+                memory = int(fields["MinMemoryNode"].removesuffix("M"))
+                restarts = int(fields["Restarts"])
+                found.append(Job(fields["JobId"], fields["JobState"], memory, restarts))
+        return sorted(found, key=lambda job: int(job.number))
+
+    def running(self, rule: str) -> str | None:
+        """The number of a job of the rule that runs."""
+        return next((job.number for job in self.jobs(rule) if job.state == "RUNNING"), None)
+
+    def restart_controller(self) -> None:
+        file = self.folder / "slurmctld.pid"
+        number = int(file.read_text())
+        os.kill(number, signal.SIGTERM)
+        wait_for(lambda: has_ended(number))
+        self.call("slurmctld")
+
+
+@pytest.fixture(scope="module")
+def slurm(tmp_path_factory):
+    if not LOCAL_SLURM.is_file():
+        pytest.skip("there is no program here that sets up a Slurm of one node")
+    if os.geteuid() != 0:
+        pytest.skip("only root can set up a Slurm")
+    if LINK.exists():
+        pytest.skip(f"another Slurm is set up here ({LINK})")
+    folder = tmp_path_factory.mktemp("slurm")
+    done = subprocess.run(
+        [LOCAL_SLURM, "start", folder],
+        env=os.environ | {"CPUS": "3"},
+        capture_output=True,
+        text=True,
+    )
+    if "E: " in done.stdout + done.stderr:
+        pytest.skip(f"Slurm cannot be installed: {done.stderr[-300:]}")
+    assert done.returncode == 0, done.stdout + done.stderr
+    os.environ["SLURM_CONF"] = str(folder / "slurm.conf")
+    try:
+        slurm = Slurm(folder)
+        config = folder / "slurm.conf"
+        config.write_text(config.read_text().replace("MaxTime=60", "MaxTime=UNLIMITED"))
+        slurm.restart_controller()
+        yield slurm
+    finally:
+        subprocess.run([LOCAL_SLURM, "stop", folder], check=True, capture_output=True)
+        del os.environ["SLURM_CONF"]
+
+
+def wait_for(happens: Callable):
+    """What `happens` returns as soon as it is true."""
+    deadline = time.monotonic() + SECONDS
+    while not (result := happens()):
+        assert time.monotonic() < deadline, "it did not happen"
+        time.sleep(0.2)
+    return result
+
+
+def has_ended(number: int) -> bool:
+    return not Path(f"/proc/{number}").exists()
+
+
+@pytest.fixture
+def start(tmp_path):
+    """Callable (project, *arguments): snakemake, started; and its log."""
+    started = []
+
+    def start(project: Project, *arguments: str) -> tuple[subprocess.Popen, Path]:
+        log = tmp_path / f"log{len(started)}"
+        with log.open("w") as file:
+            running = subprocess.Popen(
+                project.command(*arguments),
+                cwd=project.folder,
+                env=project.environment,
+                stdout=file,
+                stderr=file,
+            )
+        started.append(running)
+        return running, log
+
+    yield start
+    for running in started:
+        running.kill()  # nothing, if it has ended
+        running.wait()
+
+
+def process(project: Project, module: str) -> int | None:
+    """The number of the process in which a step of the project runs."""
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            words = (folder / "cmdline").read_bytes().split(b"\0")
+            if module.encode() in words and (folder / "cwd").resolve() == project.folder:
+                return int(folder.name)
+        except OSError:
+            continue  # it has ended
+    return None
+
+
+def lines(file: Path) -> int:
+    return len(file.read_text().splitlines()) if file.exists() else 0
+
+
+def stopped_training(project: Project, name: str) -> int:
+    """The process of a training, which waits after some steps for a signal to go on."""
+    wait_for(lambda: lines(project.results / "metrics" / f"{name}.jsonl") >= 3)
+    number = process(project, f"workflow_scripts.{name.split('/')[0]}")
+    os.kill(number, signal.SIGSTOP)
+    return number
+
+
+def test_killed_jobs_end_in_the_bytes_of_a_local_run(slurm, new_project, artifact_hashes, start):
+    project, local = new_project("on_slurm"), new_project("local")
+    for copy in (project, local):
+        copy.overlay = copy.overlay | {"training": TRAINING, "mixing": TRAINING}
+    running, log = start(project, *PROFILE)
+    alone, local_log = start(local)
+    mixing, truth = "weighted_trained_wildcards_0.75", "ground_truth_wildcards_problems"
+
+    slurm.call("scancel", wait_for(lambda: slurm.running("moe")))
+    number = stopped_training(project, "moe_sft")
+    slurm.restart_controller()
+    # Its time is over within the profile's five minutes: Slurm sends SIGTERM, and wakes it.
+    job = slurm.running("moe_sft")
+    slurm.call("scontrol", "update", f"JobId={job}", "EndTime=now+120")
+    wait_for(lambda: has_ended(number))
+
+    # As Slurm does where a node fails, or is needed for another job.
+    stopped_training(project, "weighted_trained/lam~0.75")
+    job = slurm.running(mixing)
+    slurm.call("scontrol", "requeue", job)
+    wait_for(lambda: slurm.jobs(mixing)[0].state == "PENDING")
+    slurm.call("scontrol", "update", f"JobId={job}", "StartTime=now")
+
+    assert running.wait() == 0, log.read_text()
+    assert alone.wait() == 0, local_log.read_text()
+    assert artifact_hashes(project) == artifact_hashes(local)
+
+    logs = project.folder / ".snakemake" / "slurm_logs"  # of failed jobs
+    (killed,) = logs.glob("rule_ground_truth/**/*.log")
+    assert "exceeded memory limit" in killed.read_text()
+    (stopped,) = logs.glob("rule_moe_sft/*.log")
+    assert "SIGTERM: the training stops after this step" in stopped.read_text()
+    for name in ("moe_sft", "weighted_trained/lam~0.75"):
+        assert "going on from" in (project.results / "logs" / f"{name}.log").read_text(), name
+    assert {
+        rule: [job.state for job in slurm.jobs(rule)] for rule in (truth, "moe", "moe_sft", mixing)
+    } == {
+        truth: ["FAILED", "COMPLETED"],
+        "moe": ["CANCELLED", "COMPLETED"],
+        "moe_sft": ["FAILED", "COMPLETED"],
+        mixing: ["COMPLETED"],
+    }
+    assert slurm.jobs(mixing)[0].restarts == 1
+    first, second = slurm.jobs("moe")
+    assert second.memory == pytest.approx(1.5 * first.memory, abs=1)
+
+    # Resources, and where a job ran, run nothing again.
+    assert project.run("--dry-run") == []
+
+
+def test_a_training_is_heard_out_when_all_its_processes_are_told_to_end(new_project, start):
+    """As Slurm tells them: the shell around the step and tee, which writes its log, too."""
+    project = new_project("told")
+    project.overlay = project.overlay | {"training": TRAINING}
+    running, log = start(project, "--until", "moe_sft")
+    number = stopped_training(project, "moe_sft")
+    shell = int(re.search(r"PPid:\s+(\d+)", Path(f"/proc/{number}/status").read_text())[1])
+    children = Path(f"/proc/{shell}/task/{shell}/children").read_text().split()
+    for process in (shell, *map(int, children)):
+        os.kill(process, signal.SIGTERM)
+    os.kill(number, signal.SIGCONT)
+    assert running.wait() != 0
+    assert "SIGTERM: the training stops after this step" in log.read_text()
+    assert list(project.results.glob(".moe_sft.training/*/checkpoint-*.manifest.json"))
