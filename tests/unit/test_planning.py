@@ -7,7 +7,7 @@ import pytest
 import torch
 import yaml
 from test_backbones import BACKBONES, SIZES
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, Trainer, TrainingArguments
 
 from workflow_scripts import config_file, configuration, ffn, moe, plan
 from workflow_scripts.checkpoints.reader import Checkpoint
@@ -344,6 +344,23 @@ def test_the_optimisers_state_is_the_optimisers(mixture, tiny_llama, optimizer, 
     models = Models(read_table(tiny_llama), moe_settings())
     precision = "fp32" if dtype == torch.float32 else "bf16_pure"
     assert tuning_memory(models, job(precision=precision, optimizer=optimizer)).optimizer == held
+
+
+def test_the_state_in_8_bits_is_bitsandbytes_s(mixture, tiny_llama, tmp_path):
+    model = AutoModelForCausalLM.from_pretrained(mixture / "moe", dtype=torch.float32)
+    trainer = Trainer(model, TrainingArguments(tmp_path, optim="adamw_8bit", use_cpu=True))
+    for weight in model.parameters():
+        weight.grad = torch.ones_like(weight)
+    trainer.create_optimizer().step()
+    held = {
+        value.data_ptr(): value.nbytes
+        for state in trainer.optimizer.state.values()
+        for name, value in state.items()
+        if torch.is_tensor(value) and not name.startswith("qmap")  # 2 KB, for all tensors
+    }
+    models = Models(read_table(tiny_llama), moe_settings())
+    memory = tuning_memory(models, job(precision="fp32", optimizer="adamw_8bit"))
+    assert memory.optimizer == sum(held.values())
 
 
 @pytest.mark.parametrize("memory_of", [tuning_memory, mixing_memory])

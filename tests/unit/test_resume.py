@@ -106,7 +106,7 @@ def test_a_stopped_training_goes_on_to_the_same_bytes(stopped, whole, capsys):
 
 
 # Flags, and the step in which a SIGTERM comes, in an epoch that is not the first.
-OTHER_BATCHES = {
+OTHER_WAYS = {
     "packed": (["--batching", "packed"], 5),
     "by length": (
         ["--batching", "by_length", "--per-device-batch-size", "1", "--max-steps", "16"],
@@ -116,12 +116,13 @@ OTHER_BATCHES = {
         ["--balance-loss-batch", "global", "--gradient-accumulation-steps", "2"],
         5,
     ),
+    "8 bits": (["--optimizer", "adamw_8bit"], 5),
 }
 
 
-@pytest.mark.parametrize("way", OTHER_BATCHES)
-def test_so_does_one_with_other_batches(way, arguments, tmp_path, monkeypatch):
-    flags, number = OTHER_BATCHES[way]
+@pytest.mark.parametrize("way", OTHER_WAYS)
+def test_so_does_one_in_another_way(way, arguments, tmp_path, monkeypatch):
+    flags, number = OTHER_WAYS[way]
     words = [*arguments["moe_sft"], *flags]
     moe_sft.main([*words, *outputs(tmp_path / "whole")])
     words += outputs(tmp_path / "out")

@@ -20,11 +20,12 @@ from dataclasses import dataclass
 from workflow_scripts.planning import activations
 from workflow_scripts.planning.activations import FP32, Activations, Batch, Numbers
 from workflow_scripts.planning.parameters import Models
+from workflow_scripts.planning.tensors import EMBEDDINGS
 
 LAUNCHES = ("single", "ddp", "fsdp", "zero2", "zero3")
 SHARDED = ("fsdp", "zero2", "zero3")
 BF16 = 2
-EIGHT_BIT = 2 * (1 + FP32 / 256)  # two moments in a byte each, a scale for 256 values
+SCALED_TOGETHER, FEWEST_IN_8_BITS = 256, 4096  # values, of bitsandbytes
 ZERO3_GROUP = 10**9  # parameters that ZeRO-3 steps at a time (its default sub_group_size)
 
 
@@ -170,8 +171,18 @@ def optimizer_bytes(models: Models, job: Job) -> int:
     if job.optimizer == "adafactor":
         return FP32 * (total if job.zero else _factored(models))
     if job.optimizer == "adamw_8bit":
-        return math.ceil(EIGHT_BIT * total)
+        return sum(_eight_bit_bytes(*item) for item in models.mixture.parameters.items())
     return 2 * total * (FP32 if job.zero else weight_bytes(job))
+
+
+def _eight_bit_bytes(name: str, size: int) -> int:
+    """Both moments of a tensor by bitsandbytes: a byte a value, and a scale for 256 of them.
+
+    Those of embeddings and small tensors stay in fp32.
+    """
+    if size < FEWEST_IN_8_BITS or name.endswith(EMBEDDINGS):
+        return 2 * FP32 * size
+    return 2 * (size + FP32 * math.ceil(size / SCALED_TOGETHER))
 
 
 def _factored(models: Models) -> int:
