@@ -1,4 +1,7 @@
-"""Jobs that a cluster ends, on a Slurm of one node of their own, with the profile for Slurm."""
+"""Jobs that a cluster ends, on a Slurm of their own, with the profile for Slurm.
+
+Its two nodes are daemons of this machine.
+"""
 
 import os
 import re
@@ -10,10 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from processes import free_port
 from project import Project
 
 pytestmark = pytest.mark.slow
 LOCAL_SLURM = Path(__file__).parents[3] / "shared" / "tools" / "local-slurm.sh"
+SECOND = "localhost"  # the other node: a name that leads to this machine
 LINK = Path("/etc/slurm/slurm.conf")
 SECONDS = 240  # that a job may take to come as far as a test waits for
 TRAINING = {"max_steps": 30, "per_device_batch_size": 4}
@@ -36,10 +41,12 @@ class Job:
 
 
 class Slurm:
-    """A Slurm of one node, whose files are in a folder."""
+    """A Slurm that was set up with one node, whose files are in a folder."""
 
     def __init__(self, folder: Path):
         self.folder = folder
+        self.config = folder / "slurm.conf"
+        self.second_node = folder / "slurmd2.pid"
 
     def call(self, *command: str) -> str:
         done = subprocess.run(command, capture_output=True, text=True)
@@ -62,11 +69,29 @@ class Slurm:
         return next((job.number for job in self.jobs(rule) if job.state == "RUNNING"), None)
 
     def restart_controller(self) -> None:
-        file = self.folder / "slurmctld.pid"
-        number = int(file.read_text())
-        os.kill(number, signal.SIGTERM)
-        wait_for(lambda: has_ended(number))
+        stop(self.folder / "slurmctld.pid")
         self.call("slurmctld")
+
+    def widen(self) -> None:
+        """Add a node of the same size, and allow jobs of any time."""
+        text = self.config.read_text().replace("MaxTime=60", "MaxTime=UNLIMITED")
+        first = re.search(r"^NodeName=(\S+) (NodeAddr=\S+ CPUs=\d+ RealMemory=\d+).*$", text, re.M)
+        port = f"Port={free_port()}"
+        nodes = f"{first[0]}\nNodeName={SECOND} NodeHostname={first[1]} {first[2]} {port}"
+        text = text.replace(first[0], nodes).replace(f"Nodes={first[1]} ", "Nodes=ALL ")
+        self.config.write_text(text)
+        self.restart_controller()
+        self.call("scontrol", "reconfigure")
+        own = self.folder / "slurm2.conf"
+        own.write_text(re.sub(r"slurmd\b(?=\.pid|\.log)|(?<=/)spool$", r"\g<0>2", text, flags=re.M))
+        (self.folder / "spool2").mkdir()
+        self.call("slurmd", "-f", str(own), "-N", SECOND)
+        wait_for(lambda: self.call("sinfo", "--noheader", "-o", "%D %t").split() == ["2", "idle"])
+
+    def stop(self) -> None:
+        subprocess.run([LOCAL_SLURM, "stop", self.folder], check=True, capture_output=True)
+        if self.second_node.exists():
+            stop(self.second_node)
 
 
 @pytest.fixture(scope="module")
@@ -80,22 +105,20 @@ def slurm(tmp_path_factory):
     folder = tmp_path_factory.mktemp("slurm")
     done = subprocess.run(
         [LOCAL_SLURM, "start", folder],
-        env=os.environ | {"CPUS": "3"},
+        env=os.environ | {"CPUS": "2"},
         capture_output=True,
         text=True,
     )
     if "E: " in done.stdout + done.stderr:
         pytest.skip(f"Slurm cannot be installed: {done.stderr[-300:]}")
     assert done.returncode == 0, done.stdout + done.stderr
-    os.environ["SLURM_CONF"] = str(folder / "slurm.conf")
+    slurm = Slurm(folder)
+    os.environ["SLURM_CONF"] = str(slurm.config)
     try:
-        slurm = Slurm(folder)
-        config = folder / "slurm.conf"
-        config.write_text(config.read_text().replace("MaxTime=60", "MaxTime=UNLIMITED"))
-        slurm.restart_controller()
+        slurm.widen()
         yield slurm
     finally:
-        subprocess.run([LOCAL_SLURM, "stop", folder], check=True, capture_output=True)
+        slurm.stop()
         del os.environ["SLURM_CONF"]
 
 
@@ -106,6 +129,13 @@ def wait_for(happens: Callable):
         assert time.monotonic() < deadline, "it did not happen"
         time.sleep(0.2)
     return result
+
+
+def stop(pid_file: Path) -> None:
+    """End a daemon."""
+    number = int(pid_file.read_text())
+    os.kill(number, signal.SIGTERM)
+    wait_for(lambda: has_ended(number))
 
 
 def has_ended(number: int) -> bool:
@@ -208,6 +238,28 @@ def test_killed_jobs_end_in_the_bytes_of_a_local_run(slurm, new_project, artifac
 
     # Resources, and where a job ran, run nothing again.
     assert project.run("--dry-run") == []
+
+
+def test_a_training_on_two_nodes_goes_on_to_the_bytes_of_one_with_two_processes(
+    slurm, new_project, start
+):
+    """The nodes are told to end, as before their time is over."""
+    project, local = new_project("two_nodes"), new_project("two_processes")
+    for copy, launch in ((project, {"nodes": 2}), (local, {"processes": 2})):
+        ddp = {"launch": "ddp", "per_device_batch_size": 2} | launch
+        copy.overlay = copy.overlay | {"training": TRAINING | ddp}
+    target = "results/moe_sft.manifest.json"
+    running, log = start(project, target, *PROFILE)
+    wait_for(lambda: lines(project.results / "metrics" / "moe_sft.jsonl") >= 3)
+    slurm.call("scancel", "--signal=TERM", slurm.running("moe_sft"))
+    assert running.wait() == 0, log.read_text()
+    assert [job.state for job in slurm.jobs("moe_sft")] == ["FAILED", "COMPLETED"]
+    told = (project.results / "logs" / "moe_sft.log").read_text()
+    assert told.count("--nnodes 2 --node-rank") == 2
+    assert "going on from" in told
+    local.run(target)
+    weights = [copy.results / "moe_sft" / "model.safetensors" for copy in (project, local)]
+    assert weights[0].read_bytes() == weights[1].read_bytes()
 
 
 def test_a_training_is_heard_out_when_all_its_processes_are_told_to_end(new_project, start):
