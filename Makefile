@@ -35,7 +35,7 @@ generated: .venv/installed-dev
 	pip install --disable-pip-version-check -r requirements.txt
 	touch $@
 
-.venv/installed-dev: requirements.txt requirements-dev.txt .venv/bin/python
+.venv/installed-dev: requirements.txt requirements-slurm.txt requirements-dev.txt .venv/bin/python
 	pip install --disable-pip-version-check -r requirements-dev.txt
 	touch $@ .venv/installed
 

@@ -6,7 +6,12 @@ from collections.abc import Iterable
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-PINS = ("requirements.txt", "requirements-vllm.txt", "requirements-dev.txt")
+PINS = (
+    "requirements.txt",
+    "requirements-slurm.txt",
+    "requirements-vllm.txt",
+    "requirements-dev.txt",
+)
 PYTHON = "3.11"
 STEPS = ["jsonschema", "tqdm"]
 TENSORS = [*STEPS, "numpy", "safetensors", "torch"]
