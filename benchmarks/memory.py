@@ -3,10 +3,12 @@
 Trains two steps of steps 2 and 6 for some precisions and optimisers, each in a process of its own,
 on rows that fill the window, but for one in as many as a batch has, so that there is padding.
 Memory is the peak of RssAnon less what the imports hold. glibc's malloc keeps freed memory for
-later, which the kernel counts; it is told to give it back (MALLOC_MMAP_THRESHOLD_), unless
---keep-freed.
+later, which the kernel counts; it is told to give it back (MALLOC_MMAP_THRESHOLD_).
 
-Usage: python -m benchmarks.memory [MODEL] [--rows N] [--length N] [--keep-freed]
+With --whole glibc is left as it is, and the whole process compared with what the plan tells of it:
+the training's memory and the libraries'.
+
+Usage: python -m benchmarks.memory [MODEL] [--rows N] [--length N] [--whole]
 """
 
 import argparse
@@ -19,10 +21,11 @@ from functools import partial
 from importlib import import_module
 from pathlib import Path
 
-from benchmarks.peak import peak_memory
+from benchmarks.peak import observe
 from benchmarks.timing import markdown_table
 from workflow_scripts import base, configuration, ffn, moe, weighted_init
 from workflow_scripts.planning.activations import Batch
+from workflow_scripts.planning.gpus import RUNTIME_ON_CPU
 from workflow_scripts.planning.memory import Job, mixing_memory, tuning_memory
 from workflow_scripts.planning.parameters import Models
 from workflow_scripts.planning.tensors import read_table
@@ -49,16 +52,21 @@ def main() -> None:
     parser.add_argument("model", nargs="?", type=Path, default=EMBEDDED, help="A dense model.")
     parser.add_argument("--rows", type=int, default=32, help="Rows in a batch. Default: 32.")
     parser.add_argument("--length", type=int, default=384, help="Tokens in a row. Default: 384.")
-    parser.add_argument("--keep-freed", action="store_true", help="Leave malloc as it is.")
+    parser.add_argument("--whole", action="store_true", help="The whole process, malloc as it is.")
     args = parser.parse_args()
-    os.environ |= QUIET if args.keep_freed else QUIET | GIVE_BACK  # the processes inherit it
+    os.environ |= QUIET if args.whole else QUIET | GIVE_BACK  # the processes inherit it
     batch = Batch(args.rows, args.length)
     models = models_of(args.model)
     print(f"{models.moe_total:,} parameters, {batch.rows} rows of {batch.length}")
     with tempfile.TemporaryDirectory() as name:
         folder = make_artifacts(args.model, Path(name), batch)
         rows = [
-            row(case, planned(models, batch, case), measured(folder, batch, case)) for case in CASES
+            row(
+                case,
+                planned(models, batch, case, args.whole),
+                measured(folder, batch, case, args.whole),
+            )
+            for case in CASES
         ]
     header = ("step, precision, optimiser", "planned MiB", "measured MiB", "ratio")
     print(markdown_table(header, rows))
@@ -73,11 +81,12 @@ def models_of(model: Path) -> Models:
     return Models(read_table(model), settings | EXPERTS)
 
 
-def planned(models: Models, batch: Batch, case: tuple[str, str, str]) -> int:
-    """Bytes, without the libraries' own."""
+def planned(models: Models, batch: Batch, case: tuple[str, str, str], whole: bool) -> int:
+    """Bytes; whole: with the libraries' own."""
     step, precision, optimizer = case
     memory_of = {"moe_sft": tuning_memory, "weighted_trained": mixing_memory}[step]
-    return memory_of(models, Job("single", 1, batch, 1, precision, optimizer, on_gpu=False)).peak
+    job = Job("single", 1, batch, 1, precision, optimizer, on_gpu=False)
+    return memory_of(models, job).peak + whole * RUNTIME_ON_CPU
 
 
 def make_artifacts(model: Path, folder: Path, batch: Batch) -> Path:
@@ -93,15 +102,16 @@ def make_artifacts(model: Path, folder: Path, batch: Batch) -> Path:
     return folder
 
 
-def measured(folder: Path, batch: Batch, case: tuple[str, str, str]) -> int:
-    """Peak memory of a training in bytes."""
+def measured(folder: Path, batch: Batch, case: tuple[str, str, str], whole: bool) -> int:
+    """Peak memory of a training in bytes; whole: with the libraries' own."""
     step, precision, optimizer = case
     inputs = {"moe_sft": ["moe"], "weighted_trained": ["weighted", "moe", "ffn"]}[step]
     words = [f"--{name}={folder / name}" for name in inputs]
     words += [f"--data={folder / 'rows.jsonl'}", f"--out={folder / step}", f"--max-steps={STEPS}"]
     words += [f"--max-length={batch.length}", f"--per-device-batch-size={batch.rows}"]
     words += [f"--precision={precision}", f"--optimizer={optimizer}", "--deduplicate=none"]
-    return peak_memory(partial(prepared_training, step, words))
+    observed = observe(partial(prepared_training, step, words))
+    return observed.whole if whole else observed.peak
 
 
 def write_rows(file: Path, model: Path, batch: Batch) -> None:

@@ -13,9 +13,12 @@ SECONDS_BETWEEN_SAMPLES = 0.001
 
 @dataclass(frozen=True)
 class Observed:
-    """A piece of work. peak: anonymous memory in bytes, above what there was before."""
+    """A piece of work. peak: anonymous memory in bytes, above what there was before; whole: with
+    that.
+    """
 
     peak: int
+    whole: int
     seconds: float
 
 
@@ -48,7 +51,7 @@ def observe(prepare: Callable[[], Callable[[], object]]) -> Observed:
         time.sleep(SECONDS_BETWEEN_SAMPLES)
     if process.exitcode != 0:
         sys.exit("a process failed in its work")
-    return Observed(peak - before, time.perf_counter() - start)
+    return Observed(peak - before, peak, time.perf_counter() - start)
 
 
 def _run(prepare: Callable[[], Callable[[], object]], pipe) -> None:
