@@ -4,6 +4,7 @@ import os
 import shlex
 import sys
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 # Where this project lies. Another workflow may take its rules as a module: workflow.basedir is its.
@@ -182,6 +183,14 @@ def conversion():
 def evaluation():
     """What an evaluation asks for, a GPU if the config has some."""
     needs = going_on(lambda wildcards: REQUESTS.evaluation(wildcards.model))
+    return {**needs, "gpu": config["gpus"]}
+
+
+def measurement(minutes):
+    """The same of what else is measured of a model, which begins anew: so many minutes at first."""
+    needs = growing(
+        lambda wildcards: replace(REQUESTS.evaluation(wildcards.model), minutes=minutes)
+    )
     return {**needs, "gpu": config["gpus"]}
 
 

@@ -96,7 +96,7 @@ rule validation_loss:
         "../envs/evaluation.yaml"
     threads: config["threads"]
     resources:
-        **evaluation(),
+        **measurement(60),
     params:
         code=code_hash("validation_loss"),
         threads=config["threads"],
@@ -118,7 +118,7 @@ rule general:
         "../envs/general.yaml"
     threads: config["threads"]
     resources:
-        **evaluation(),
+        **measurement(720),
     params:
         code=code_hash("general"),
         model=lambda wildcards: wildcards.model,

@@ -64,7 +64,7 @@ def test_what_the_rules_ask_for(project, case):
 
 
 def test_another_attempt_asks_for_more_memory_and_time_unless_it_goes_on(project):
-    project.overlay = {}
+    project.overlay = {"evaluation": {"general": ["arc_easy"]}, "data": {"validation_rows": 8}}
 
     def asked(attempt: int) -> dict[str, tuple[int, int]]:
         done = project.snakemake("-n", "--attempt", str(attempt))
@@ -76,7 +76,8 @@ def test_another_attempt_asks_for_more_memory_and_time_unless_it_goes_on(project
         }
 
     first, second, later = asked(1), asked(2), asked(9)
-    for rule in ("tokens", "moe", "ffn", "dense", "ground_truth"):
+    anew = ("tokens", "moe", "ffn", "dense", "ground_truth", "validation_loss", "general")
+    for rule in anew:
         assert second[rule][1] == 2 * first[rule][1]
     for rule in ("moe_sft", "weighted_trained", "eval"):
         assert later[rule][1] == first[rule][1]
