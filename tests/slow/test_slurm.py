@@ -53,20 +53,22 @@ class Slurm:
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 
-    def jobs(self, rule: str) -> list[Job]:
-        """All jobs of a rule, the first one first. rule: with _wildcards_ and their values."""
+    def jobs(self, project: Project, rule: str) -> list[Job]:
+        """A project's jobs of a rule in order. rule: with _wildcards_ and their values."""
         found = []
         for text in self.call("scontrol", "show", "job", "--oneliner").splitlines():
             fields = dict(re.findall(r"(\w+)=(\S+)", text))
-            if fields.get("Comment") == f"rule_{rule}":
+            whose = fields.get("WorkDir"), fields.get("Comment")
+            if whose == (str(project.folder), f"rule_{rule}"):
                 memory = int(fields["MinMemoryNode"].removesuffix("M"))
                 restarts = int(fields["Restarts"])
                 found.append(Job(fields["JobId"], fields["JobState"], memory, restarts))
         return sorted(found, key=lambda job: int(job.number))
 
-    def running(self, rule: str) -> str | None:
+    def running(self, project: Project, rule: str) -> str | None:
         """The number of a job of the rule that runs."""
-        return next((job.number for job in self.jobs(rule) if job.state == "RUNNING"), None)
+        running = (job.number for job in self.jobs(project, rule) if job.state == "RUNNING")
+        return next(running, None)
 
     def restart_controller(self) -> None:
         stop(self.folder / "slurmctld.pid")
@@ -198,19 +200,19 @@ def test_killed_jobs_end_in_the_bytes_of_a_local_run(slurm, new_project, artifac
     alone, local_log = start(local)
     mixing, truth = "weighted_trained_wildcards_0.75", "ground_truth_wildcards_problems"
 
-    slurm.call("scancel", wait_for(lambda: slurm.running("moe")))
+    slurm.call("scancel", wait_for(lambda: slurm.running(project, "moe")))
     number = stopped_training(project, "moe_sft")
     slurm.restart_controller()
     # Its time is over within the profile's five minutes: Slurm sends SIGTERM, and wakes it.
-    job = slurm.running("moe_sft")
+    job = slurm.running(project, "moe_sft")
     slurm.call("scontrol", "update", f"JobId={job}", "EndTime=now+120")
     wait_for(lambda: has_ended(number))
 
     # As Slurm does where a node fails, or is needed for another job.
     stopped_training(project, "weighted_trained/lam~0.75")
-    job = slurm.running(mixing)
+    job = slurm.running(project, mixing)
     slurm.call("scontrol", "requeue", job)
-    wait_for(lambda: slurm.jobs(mixing)[0].state == "PENDING")
+    wait_for(lambda: slurm.jobs(project, mixing)[0].state == "PENDING")
     slurm.call("scontrol", "update", f"JobId={job}", "StartTime=now")
 
     assert running.wait() == 0, log.read_text()
@@ -225,15 +227,16 @@ def test_killed_jobs_end_in_the_bytes_of_a_local_run(slurm, new_project, artifac
     for name in ("moe_sft", "weighted_trained/lam~0.75"):
         assert "going on from" in (project.results / "logs" / f"{name}.log").read_text(), name
     assert {
-        rule: [job.state for job in slurm.jobs(rule)] for rule in (truth, "moe", "moe_sft", mixing)
+        rule: [job.state for job in slurm.jobs(project, rule)]
+        for rule in (truth, "moe", "moe_sft", mixing)
     } == {
         truth: ["FAILED", "COMPLETED"],
         "moe": ["CANCELLED", "COMPLETED"],
         "moe_sft": ["FAILED", "COMPLETED"],
         mixing: ["COMPLETED"],
     }
-    assert slurm.jobs(mixing)[0].restarts == 1
-    first, second = slurm.jobs("moe")
+    assert slurm.jobs(project, mixing)[0].restarts == 1
+    first, second = slurm.jobs(project, "moe")
     assert second.memory == pytest.approx(1.5 * first.memory, abs=1)
 
     # Resources, and where a job ran, run nothing again.
@@ -251,9 +254,9 @@ def test_a_training_on_two_nodes_goes_on_to_the_bytes_of_one_with_two_processes(
     target = "results/moe_sft.manifest.json"
     running, log = start(project, target, *PROFILE)
     wait_for(lambda: lines(project.results / "metrics" / "moe_sft.jsonl") >= 3)
-    slurm.call("scancel", "--signal=TERM", slurm.running("moe_sft"))
+    slurm.call("scancel", "--signal=TERM", slurm.running(project, "moe_sft"))
     assert running.wait() == 0, log.read_text()
-    assert [job.state for job in slurm.jobs("moe_sft")] == ["FAILED", "COMPLETED"]
+    assert [job.state for job in slurm.jobs(project, "moe_sft")] == ["FAILED", "COMPLETED"]
     told = (project.results / "logs" / "moe_sft.log").read_text()
     assert told.count("--nnodes 2 --node-rank") == 2
     assert "going on from" in told
