@@ -83,7 +83,8 @@ class Slurm:
         text = text.replace(first[0], nodes).replace(f"Nodes={first[1]} ", "Nodes=ALL ")
         self.config.write_text(text)
         self.restart_controller()
-        self.call("scontrol", "reconfigure")
+        stop(self.folder / "slurmd.pid")  # by `scontrol reconfigure` it would lose its pid file
+        self.call("slurmd")
         own = self.folder / "slurm2.conf"
         own.write_text(re.sub(r"slurmd\b(?=\.pid|\.log)|(?<=/)spool$", r"\g<0>2", text, flags=re.M))
         (self.folder / "spool2").mkdir()
