@@ -1,14 +1,12 @@
 """The memory that `workflow_scripts.plan` expects against what trainings take on the CPU.
 
-Trains two steps of steps 2 and 6 for some precisions and optimisers, each in a process of its own,
+Trains some steps of steps 2 and 6 for some precisions and optimisers, each in a process of its own,
 on rows that fill the window, but for one in as many as a batch has, so that there is padding.
-Memory is the peak of RssAnon less what the imports hold. glibc's malloc keeps freed memory for
-later, which the kernel counts; it is told to give it back (MALLOC_MMAP_THRESHOLD_).
+Memory is that of the whole process, as the kernel counts it (the peak of RssAnon): the training's,
+the libraries', and what malloc keeps of what was freed. The plan's is what it prints: the
+training's, and an allowance for the rest.
 
-With --whole glibc is left as it is, and the whole process compared with what the plan tells of it:
-the training's memory and the libraries'.
-
-Usage: python -m benchmarks.memory [MODEL] [--rows N] [--length N] [--whole]
+Usage: python -m benchmarks.memory [MODEL] [--rows N] [--length N] [--steps N]
 """
 
 import argparse
@@ -23,7 +21,7 @@ from pathlib import Path
 
 from benchmarks.peak import observe
 from benchmarks.timing import markdown_table
-from workflow_scripts import base, configuration, ffn, moe, weighted_init
+from workflow_scripts import base, cli, configuration, ffn, moe, weighted_init
 from workflow_scripts.planning.activations import Batch
 from workflow_scripts.planning.gpus import RUNTIME_ON_CPU
 from workflow_scripts.planning.memory import Job, mixing_memory, tuning_memory
@@ -32,14 +30,13 @@ from workflow_scripts.planning.tensors import read_table
 
 EMBEDDED = Path(__file__).parents[1] / "resources" / "base"
 EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2}
-STEPS = 2
+STEPS, BATCHES = 2, 4
 # Step, precision, optimiser.
 CASES = (
     *itertools.product(["moe_sft"], ["fp32", "bf16_pure"], ["adamw", "adafactor"]),
     *itertools.product(["weighted_trained"], ["fp32", "bf16_pure"], ["adamw"]),
 )
-GIVE_BACK = {"MALLOC_MMAP_THRESHOLD_": "65536"}
-QUIET = {"DS_ACCELERATOR": "cpu"}  # else DeepSpeed warns that it chose it
+ENVIRONMENT = cli.ENVIRONMENT | {"DS_ACCELERATOR": "cpu"}  # else DeepSpeed warns that it chose it
 MIB = 2**20
 
 
@@ -52,20 +49,16 @@ def main() -> None:
     parser.add_argument("model", nargs="?", type=Path, default=EMBEDDED, help="A dense model.")
     parser.add_argument("--rows", type=int, default=32, help="Rows in a batch. Default: 32.")
     parser.add_argument("--length", type=int, default=384, help="Tokens in a row. Default: 384.")
-    parser.add_argument("--whole", action="store_true", help="The whole process, malloc as it is.")
+    parser.add_argument("--steps", type=int, default=STEPS, help=f"Default: {STEPS}.")
     args = parser.parse_args()
-    os.environ |= QUIET if args.whole else QUIET | GIVE_BACK  # the processes inherit it
+    os.environ |= ENVIRONMENT  # the processes inherit it
     batch = Batch(args.rows, args.length)
     models = models_of(args.model)
     print(f"{models.moe_total:,} parameters, {batch.rows} rows of {batch.length}")
     with tempfile.TemporaryDirectory() as name:
         folder = make_artifacts(args.model, Path(name), batch)
         rows = [
-            row(
-                case,
-                planned(models, batch, case, args.whole),
-                measured(folder, batch, case, args.whole),
-            )
+            row(case, planned(models, batch, case), measured(folder, batch, case, args.steps))
             for case in CASES
         ]
     header = ("step, precision, optimiser", "planned MiB", "measured MiB", "ratio")
@@ -81,12 +74,12 @@ def models_of(model: Path) -> Models:
     return Models(read_table(model), settings | EXPERTS)
 
 
-def planned(models: Models, batch: Batch, case: tuple[str, str, str], whole: bool) -> int:
-    """Bytes; whole: with the libraries' own."""
+def planned(models: Models, batch: Batch, case: tuple[str, str, str]) -> int:
+    """Bytes of a training's process."""
     step, precision, optimizer = case
     memory_of = {"moe_sft": tuning_memory, "weighted_trained": mixing_memory}[step]
     job = Job("single", 1, batch, 1, precision, optimizer, on_gpu=False)
-    return memory_of(models, job).peak + whole * RUNTIME_ON_CPU
+    return memory_of(models, job).peak + RUNTIME_ON_CPU
 
 
 def make_artifacts(model: Path, folder: Path, batch: Batch) -> Path:
@@ -102,16 +95,15 @@ def make_artifacts(model: Path, folder: Path, batch: Batch) -> Path:
     return folder
 
 
-def measured(folder: Path, batch: Batch, case: tuple[str, str, str], whole: bool) -> int:
-    """Peak memory of a training in bytes; whole: with the libraries' own."""
+def measured(folder: Path, batch: Batch, case: tuple[str, str, str], steps: int = STEPS) -> int:
+    """Bytes of a training's process at its peak."""
     step, precision, optimizer = case
     inputs = {"moe_sft": ["moe"], "weighted_trained": ["weighted", "moe", "ffn"]}[step]
     words = [f"--{name}={folder / name}" for name in inputs]
-    words += [f"--data={folder / 'rows.jsonl'}", f"--out={folder / step}", f"--max-steps={STEPS}"]
+    words += [f"--data={folder / 'rows.jsonl'}", f"--out={folder / step}", f"--max-steps={steps}"]
     words += [f"--max-length={batch.length}", f"--per-device-batch-size={batch.rows}"]
     words += [f"--precision={precision}", f"--optimizer={optimizer}", "--deduplicate=none"]
-    observed = observe(partial(prepared_training, step, words))
-    return observed.whole if whole else observed.peak
+    return observe(partial(prepared_training, step, words)).whole
 
 
 def write_rows(file: Path, model: Path, batch: Batch) -> None:
@@ -124,19 +116,12 @@ def write_rows(file: Path, model: Path, batch: Batch) -> None:
     responses = [text, tokenizer.decode(short)]
     lines = [
         json.dumps({"instruction": "Add.", "response": responses[number % batch.rows == 0]})
-        for number in range(2 * STEPS * batch.rows)
+        for number in range(BATCHES * batch.rows)
     ]
     file.write_text("\n".join(lines))
 
 
 def prepared_training(step: str, words: list[str]) -> Callable[[], None]:
-    """A training, with all imported that it will import."""
-    import deepspeed  # noqa: F401  the Trainer does
-    from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: F401
-
-    import workflow_scripts.modeling.mixing
-    import workflow_scripts.training.trainer  # noqa: F401
-
     return partial(import_module(f"workflow_scripts.{step}").main, words)
 
 

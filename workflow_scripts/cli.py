@@ -20,6 +20,15 @@ INPUT_FLAGS = (
 NAME_OR_FILE_FLAGS = ("dataset", "problems", "prompt", "template", "tasks")
 OUTPUT_FLAGS = ("out", "metrics", "report")
 FLAG_TYPES = {"integer": int, "number": float, "string": str}
+ENVIRONMENT = {
+    # Threads that wait in a loop for the next operation stall each other on a shared machine.
+    "OMP_WAIT_POLICY": "PASSIVE",
+    # Kernels that oneDNN, and torch's layer on it, keep on a CPU in bf16: one for each number of
+    # tokens that an expert met. The default of 1024 takes up to 570 MB, and saves 6% of time at
+    # most (docs/planning.md).
+    "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "64",
+    "LRU_CACHE_CAPACITY": "64",
+}
 # What the user can put right: a full disk, missing rights, a file that has gone meanwhile.
 USER_ERRORS = {
     *(errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS),
@@ -168,8 +177,8 @@ def to_flags(values: dict) -> str:
 
 def run(step: str, main: Callable[[list[str] | None], None]) -> None:
     """Run a step's main. A user's mistake ends in one message and exit status 1."""
-    # Threads that wait in a loop for the next operation stall each other on a shared machine.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
     sys.stdout.reconfigure(errors="backslashreplace")  # names of files need not be text
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:

@@ -11,29 +11,21 @@ from workflow_scripts.planning.activations import Batch
 pytestmark = pytest.mark.slow
 
 TOLERANCE = 0.15
-ON_THE_LARGER = [("moe_sft", "fp32", "adamw"), ("moe_sft", "bf16_pure", "adafactor")]
-ON_THE_LARGER += [("weighted_trained", "fp32", "adamw")]
-ON_THE_EMBEDDED = [case for case in memory.CASES if case not in ON_THE_LARGER]
 
 
-def check(model, folder, batch, cases, monkeypatch, whole=False):
-    for name, value in (memory.QUIET if whole else memory.QUIET | memory.GIVE_BACK).items():
+def check(model, folder, batch, monkeypatch):
+    for name, value in memory.ENVIRONMENT.items():
         monkeypatch.setenv(name, value)
     models = memory.models_of(model)
     memory.make_artifacts(model, folder, batch)
-    for case in cases:
-        planned = memory.planned(models, batch, case, whole)
-        found = memory.measured(folder, batch, case, whole)
+    for case in memory.CASES:
+        planned = memory.planned(models, batch, case)
+        found = memory.measured(folder, batch, case)
         assert planned == pytest.approx(found, rel=TOLERANCE), case
 
 
 def test_the_embedded_model(tmp_path, monkeypatch):
-    check(memory.EMBEDDED, tmp_path, Batch(32, 384), ON_THE_EMBEDDED, monkeypatch)
-
-
-def test_the_whole_process_with_its_libraries(tmp_path, monkeypatch):
-    cases = [("moe_sft", "fp32", "adamw"), ("weighted_trained", "fp32", "adamw")]
-    check(memory.EMBEDDED, tmp_path, Batch(32, 384), cases, monkeypatch, whole=True)
+    check(memory.EMBEDDED, tmp_path, Batch(32, 384), monkeypatch)
 
 
 def test_a_model_of_135m(repository, tmp_path, monkeypatch):
@@ -42,4 +34,4 @@ def test_a_model_of_135m(repository, tmp_path, monkeypatch):
         pytest.skip("needs the real model's maker")
     model = tmp_path / "smollm2"
     subprocess.run([sys.executable, maker, model], check=True)
-    check(model, tmp_path, Batch(2, 128), ON_THE_LARGER, monkeypatch)
+    check(model, tmp_path, Batch(2, 128), monkeypatch)

@@ -1,6 +1,7 @@
 """Plans: parameters, memory, disk and work, against real models, real files and closed forms."""
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -262,6 +263,33 @@ def test_the_mixings_activations_are_those_that_autograd_keeps(mixture, tiny_lla
     expected = activations.mixing(models, batch, Numbers(dtype.itemsize, dtype.itemsize))
     total = sum(expected.layers) + expected.ends + expected.logits / 3
     assert total == pytest.approx(kept_bytes(mixing.model, batch, merged), rel=0.02)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads the process's mappings")
+@pytest.mark.parametrize("precision", ["fp32", "bf16_pure"])
+def test_a_cpus_frozen_weights_stay_in_the_file_that_has_their_precision(
+    mixture, tiny_llama, precision
+):
+    experts = Checkpoint(mixture / "ffn")
+    logits = MixingLogits(initial_logits(experts, "layer", 0.75, False)[ALPHA], None, 0.75)
+    dtype = torch.float32 if precision == "fp32" else torch.bfloat16
+    mixing = Mixing(Checkpoint(mixture / "moe"), experts, logits, dtype=dtype)
+    weights = [*mixing.model.parameters(), *(weight for _, weight in mixing._merged)]
+    files = mapped_files()
+    mapped = sum(w.nbytes for w in weights if any(w.data_ptr() in file for file in files))
+    memory = mixing_memory(
+        Models(read_table(tiny_llama), moe_settings()), job(precision=precision, on_gpu=False)
+    )
+    assert memory.mapped == mapped
+    assert memory.weights == sum(weight.nbytes for weight in weights) - mapped
+    assert (mapped > 0) == (precision == "fp32")
+
+
+def mapped_files() -> list[range]:
+    """The addresses at which this process has files of weights mapped."""
+    lines = Path("/proc/self/maps").read_text().splitlines()
+    places = [line.split()[0].split("-") for line in lines if line.endswith(".safetensors")]
+    return [range(*(int(end, 16) for end in place)) for place in places]
 
 
 # Memory by strategy: the closed forms of ZeRO for P = 7,028,346,008, in GiB

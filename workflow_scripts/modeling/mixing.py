@@ -166,24 +166,28 @@ class Mixing:
         """Turn a parameter of the backbone into a plain tensor that collects a gradient.
 
         Neither parameter nor buffer, so that no `model.to(...)` puts a copy in its place, which
-        `merge` would miss. Its memory is its own: the parameter may be a memory-mapped expert.
+        `merge` would miss.
         """
         mlp = self.model.get_decoder().layers[tensor.layer.index].mlp
         linear = mlp.get_submodule(tensor.projection)
-        weight = torch.empty_like(getattr(linear, tensor.part)).requires_grad_()
+        weight = getattr(linear, tensor.part).detach().requires_grad_()
         delattr(linear, tensor.part)
         setattr(linear, tensor.part, weight)
         return weight
 
 
 def _backbone(moe: Checkpoint, ffn: Checkpoint, dtype: torch.dtype) -> PreTrainedModel:
-    """The mixture's dense backbone; its MLPs are the shared experts."""
+    """The mixture's dense backbone, its MLPs without values yet.
+
+    All else may lie memory-mapped in the mixture's files, where the dtype is theirs.
+    """
     base_config = dict(moe.config["base_config"])
     config = CONFIG_MAPPING[base_config.pop("model_type")].from_dict(base_config)
     layers = moe_layers(ffn.names)
     state = {name: moe.get(name) for name in outside(moe.names, layers)}
     for layer in layers:
         for tensor in layer.tensors:
-            state[layer.dense(*tensor)] = ffn.get(layer.shared(*tensor))
+            shape = ffn.shape(layer.shared(*tensor))
+            state[layer.dense(*tensor)] = torch.empty(shape, dtype=dtype)
     model_class = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
     return load_whole(model_class, None, config=config, state_dict=state, dtype=dtype)

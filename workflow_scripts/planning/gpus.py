@@ -8,7 +8,7 @@ USABLE = 0.95
 # CUDA's context, cuBLAS's workspaces and kernels; with several GPUs also NCCL's and the buckets'
 # buffers. Assumed, not measured.
 RUNTIME, RUNTIME_OF_SEVERAL = GIB, 2 * GIB
-# Of a process on a CPU: its imports, the tokenizer, oneDNN's kernels (docs/planning.md).
+# Of a process on a CPU: 390 MiB of imports; what malloc loses, the tokenizer, oneDNN's kernels.
 RUNTIME_ON_CPU = GIB // 2
 # Bytes a second from the host's pageable memory to a GPU, over PCIe 4. Assumed.
 HOST_BANDWIDTH = 10e9

@@ -17,6 +17,7 @@ pass (all activations), its end (all gradients), and the optimiser's step (its t
 import math
 from dataclasses import dataclass
 
+from workflow_scripts.checkpoints.dtypes import DTYPE_BYTES
 from workflow_scripts.planning import activations
 from workflow_scripts.planning.activations import FP32, Activations, Batch, Numbers
 from workflow_scripts.planning.parameters import Models
@@ -67,12 +68,14 @@ class Job:
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes of one process. layers: weights that are there for a time, autocast's copies or
-    gathered layers; buckets: ddp's; step: temporary tensors of the optimiser's step; host: of the
-    optimiser, where it is offloaded.
+    """Bytes of one process. mapped: weights that stay in their file, as page cache, beside all
+    else; layers: weights that are there for a time, autocast's copies or gathered layers; buckets:
+    ddp's; step: temporary tensors of the optimiser's step; host: of the optimiser, where it is
+    offloaded.
     """
 
     weights: int = 0
+    mapped: int = 0
     layers: int = 0
     gradients: int = 0
     buckets: int = 0
@@ -106,17 +109,32 @@ def mixing_memory(models: Models, job: Job) -> Memory:
     """
     numbers = job.numbers
     width = BF16 if job.precision == "bf16_pure" else FP32
+    mapped = _mapped(models, job)
     largest = max(
         models.base.size(layer.dense(*t)) for layer in models.upcycled for t in layer.tensors
     )
     copies = BF16 * (models.dense_total - models.base.embedding) if numbers.autocast else 0
     parts = {
-        "weights": width * models.dense_total,
+        "weights": width * models.dense_total - mapped,
+        "mapped": mapped,
         "layers": copies,
         "gradients": width * models.ffn,
         "step": 3 * FP32 * largest,
     }
     return _with_peak(parts, activations.mixing(models, job.batch, numbers), job, 0)
+
+
+def _mapped(models: Models, job: Job) -> int:
+    """Of frozen weights that a CPU computes with as the file holds them."""
+    if job.on_gpu:
+        return 0
+    learned = {layer.dense(*tensor) for layer in models.upcycled for tensor in layer.tensors}
+    dtype = "BF16" if job.precision == "bf16_pure" else "F32"
+    return DTYPE_BYTES[dtype] * sum(
+        size
+        for name, size in models.base.parameters.items()
+        if name not in learned and models.base.dtype(name) == dtype
+    )
 
 
 def _with_peak(parts: dict, kept: Activations, job: Job, largest_gradient: int) -> Memory:

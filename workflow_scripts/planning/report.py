@@ -160,10 +160,12 @@ def _sections(plan: Plan) -> Iterable[list[str]]:
         *_memory_notes(plan),
     ]
     if plan.merges:
+        memory = mixing_memory(plan.models, plan.mixing)
+        cache = _gb(expert_bytes(plan.models) + memory.mapped)
         yield [
             f"Memory in step 6, GiB a process ({_batch(plan.mixing)})",
-            *_table(_memory_rows({plan.mixing.launch: mixing_memory(plan.models, plan.mixing)})),
-            f"  best with {_gb(expert_bytes(plan.models))} of page cache for the experts' file",
+            *_table(_memory_rows({plan.mixing.launch: memory})),
+            f"  best with {cache} of page cache for the weights that it reads from files",
         ]
     if plan.gpu is not None:
         room = f"{plan.gpu.room(plan.processes) / GIB:.1f} of {plan.gpu.memory:g} GiB"

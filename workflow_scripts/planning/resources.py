@@ -155,9 +155,10 @@ def _tuning_host(models: Models, job: Job, processes: int) -> int:
 
 
 def _mixing_host(models: Models, job: Job, processes: int) -> int:
-    """The same of step 6, with the experts' file, which is read in each step."""
+    """The same of step 6, with the files' weights, which are read in each step."""
     memory = mixing_memory(models, job)
-    return processes * (memory.weights if job.on_gpu else memory.peak) + expert_bytes(models)
+    files = expert_bytes(models) + memory.mapped
+    return processes * (memory.weights if job.on_gpu else memory.peak) + files
 
 
 def _smallest_mixture(models: Models) -> Models:
