@@ -7,6 +7,7 @@ limits that a busy machine does not reach, on its own expected outputs.
 import ast
 import os
 import random
+import sys
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 DATA = Path(__file__).parents[3] / "shared" / "data"
 FILES = {"humaneval": DATA / "HumanEvalPlus.jsonl.gz", "mbpp": DATA / "MbppPlus.jsonl.gz"}
 # Their outputs fill gigabytes in EvalPlus's process.
+# Newton's method, which since Python 3.12, whose `sum` rounds once, misses its tolerance.
+FAILS_ITSELF = {"HumanEval/32"} if sys.version_info >= (3, 12) else set()
 TOO_LARGE = {"Mbpp/255", "Mbpp/599", "HumanEval/15", "HumanEval/130"}
 FAR = 10**6  # past the last place of any program
 SWAPS = {
@@ -113,7 +116,8 @@ def test_verdicts_are_evalplus_s(name, monkeypatch):
     truth = ground_truth.compute(problem_set, sandbox=sandbox, workers=workers)
     right = [(p, ProblemTests(p, problem_set.form).canonical) for p in problem_set.problems]
     passed = scoring.score(problem_set, truth, right, sandbox=sandbox, workers=workers)
-    assert {v.plus for v in passed} == {"passed"}
+    failed = {p.task_id for (p, _), v in zip(right, passed, strict=True) if v.plus != "passed"}
+    assert failed == (FAILS_ITSELF if name == "humaneval" else set())
 
     wrong = [
         (problem, mutant)
