@@ -21,9 +21,9 @@ from workflow_scripts.evaluation.sandbox import find_bubblewrap
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 DATA = Path(__file__).parents[3] / "shared" / "data"
 FILES = {"humaneval": DATA / "HumanEvalPlus.jsonl.gz", "mbpp": DATA / "MbppPlus.jsonl.gz"}
-# Their outputs fill gigabytes in EvalPlus's process.
 # Newton's method, which since Python 3.12, whose `sum` rounds once, misses its tolerance.
 FAILS_ITSELF = {"HumanEval/32"} if sys.version_info >= (3, 12) else set()
+# Their outputs fill gigabytes in EvalPlus's process.
 TOO_LARGE = {"Mbpp/255", "Mbpp/599", "HumanEval/15", "HumanEval/130"}
 FAR = 10**6  # past the last place of any program
 SWAPS = {
