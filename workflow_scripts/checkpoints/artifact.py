@@ -1,5 +1,6 @@
 """Artifacts: loaded only when they fit their manifest, written whole or not at all."""
 
+import errno
 import fcntl
 import glob
 import json
@@ -110,8 +111,17 @@ class Draft:
         self.known_files: dict[str, dict] = {}
 
     def write_tensors(self, plans: list[TensorPlan]) -> None:
-        """Write a checkpoint of the planned tensors."""
-        self.known_files |= write_checkpoint(self.path, plans)
+        """Write a checkpoint of the planned tensors. Raises UserError where the disk is full."""
+        try:
+            self.known_files |= write_checkpoint(self.path, plans)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            megabytes = sum(plan.nbytes for plan in plans) / 1e6
+            raise UserError(
+                f"{error.strerror}: {self.path.name} needs {megabytes:,.1f} MB in "
+                f"{self.path.parent.parent}. Nothing was changed."
+            ) from None
 
     def write_model(self, plans: list[TensorPlan], config: dict, like: Path, card: str) -> None:
         """Write a model: tensors, config, and the tokenizer and its kin of the model at `like`.
