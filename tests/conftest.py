@@ -124,14 +124,22 @@ def file_hashes():
     return hashes
 
 
-@pytest.fixture(scope="session")
-def new_project(tmp_path_factory):
-    """Callable (name): a copy of the project without results, in which snakemake can run."""
+@pytest.fixture(scope="module")
+def new_project(request, tmp_path_factory):
+    """Callable (name): a copy of the project without results, in which snakemake can run.
+
+    All are removed when the module's tests have passed: one with conda environments takes 8 GB.
+    """
+    failed_before, made = request.session.testsfailed, []
 
     def make(name: str) -> Project:
-        return copy_project(REPOSITORY, tmp_path_factory.mktemp(name) / "project")
+        made.append(copy_project(REPOSITORY, tmp_path_factory.mktemp(name) / "project"))
+        return made[-1]
 
-    return make
+    yield make
+    if request.session.testsfailed == failed_before:
+        for project in made:
+            shutil.rmtree(project.folder)
 
 
 @pytest.fixture(scope="session")

@@ -38,13 +38,14 @@ def test_the_workflow_runs_in_conda_environments(conda, new_project, artifact_ha
     project.overlay = plain.overlay = project.overlay | {
         "data": {"limit": 64, "validation_rows": 6}
     }
-    rules = project.run("--sdm", "conda")
+    in_conda = ("--sdm", "conda", "--conda-prefix", str(project.folder / "environments"))
+    rules = project.run(*in_conda)
     assert len(rules) == 16
-    assert project.run("--sdm", "conda") == []
+    assert project.run(*in_conda) == []
     plain.run()
     assert artifact_hashes(project) == artifact_hashes(plain)
     assert project.run() == []
-    assert plain.run("--sdm", "conda") == []
+    assert plain.run(*in_conda) == []
 
 
 def test_a_locked_environment_is_made_again_byte_for_byte(

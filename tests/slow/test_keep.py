@@ -3,7 +3,6 @@
 import csv
 
 import pytest
-from project import copy_project
 
 from workflow_scripts.checkpoints.manifest import manifest_path, read_manifest
 
@@ -12,8 +11,8 @@ LAMBDAS = ["0.25", "0.75"]
 
 
 @pytest.fixture(scope="module")
-def swept(repository, tmp_path_factory):
-    project = copy_project(repository, tmp_path_factory.mktemp("swept") / "project")
+def swept(new_project):
+    project = new_project("swept")
     project.run(merge={"lambdas": LAMBDAS, "keep": "best"})
     return project
 

@@ -22,6 +22,7 @@ SECOND = "localhost"  # the other node: a name that leads to this machine
 LINK = Path("/etc/slurm/slurm.conf")
 SECONDS = 240  # that a job may take to come as far as a test waits for
 TRAINING = {"max_steps": 30, "per_device_batch_size": 4}
+MIXING = TRAINING | {"max_steps": 150}  # long enough to be caught in the middle of it
 PROFILE = [
     *("--workflow-profile", "slurm", "--latency-wait", "5", "--max-status-checks-per-second", "10"),
     *("--slurm-status-command", "squeue", "--slurm-init-seconds-before-status-checks", "5"),
@@ -196,7 +197,7 @@ def stopped_training(project: Project, name: str) -> int:
 def test_killed_jobs_end_in_the_bytes_of_a_local_run(slurm, new_project, artifact_hashes, start):
     project, local = new_project("on_slurm"), new_project("local")
     for copy in (project, local):
-        copy.overlay = copy.overlay | {"training": TRAINING, "mixing": TRAINING}
+        copy.overlay = copy.overlay | {"training": TRAINING, "mixing": MIXING}
     running, log = start(project, *PROFILE)
     alone, local_log = start(local)
     mixing, truth = "weighted_trained_wildcards_0.75", "ground_truth_wildcards_problems"
