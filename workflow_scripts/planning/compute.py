@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from workflow_scripts.planning.architectures import read_heads
+from workflow_scripts.planning.disk import expert_bytes
 from workflow_scripts.planning.gpus import HOST_BANDWIDTH, Gpu
 from workflow_scripts.planning.memory import Job
 from workflow_scripts.planning.parameters import Models
@@ -23,21 +24,20 @@ READS = 2  # of the experts in a step of the mixing: to merge, and for the gradi
 @dataclass(frozen=True)
 class Work:
     """steps of the optimiser; tokens at most; likely: tokens by the length of the rows' text, None
-    where the rows are not on this machine; flops: of the tokens at most.
+    where the rows are not on this machine; flops: of the tokens at most; read_bytes: what each step
+    moves from the host's memory to where it computes.
     """
 
     steps: int
     tokens: int
     likely: int | None
     flops: float
+    read_bytes: int
 
-    def hours(self, job: Job, gpu: Gpu, utilisation: float, read_bytes: int = 0) -> float:
-        """Hours at most. utilisation: the share of a GPU's FLOPs that a training gets.
-
-        read_bytes: what each step moves from the host's memory to the GPU.
-        """
+    def hours(self, job: Job, gpu: Gpu, utilisation: float) -> float:
+        """Hours at most. utilisation: the share of a GPU's FLOPs that a training gets."""
         seconds = self.flops / (job.processes * gpu.flops(job.precision) * utilisation)
-        return (seconds + self.steps * read_bytes / HOST_BANDWIDTH) / 3600
+        return (seconds + self.steps * self.read_bytes / HOST_BANDWIDTH) / 3600
 
 
 def training_work(models: Models, job: Job, options: dict, rows: Rows, mixing: bool) -> Work | None:
@@ -57,7 +57,8 @@ def training_work(models: Models, job: Job, options: dict, rows: Rows, mixing: b
     length = job.batch.length
     tokens = passed * length
     likely = None if rows.tokens is None else round(passed * min(rows.tokens, length))
-    return Work(steps, tokens, likely, tokens * _flops_per_token(models, job, mixing))
+    flops = tokens * _flops_per_token(models, job, mixing)
+    return Work(steps, tokens, likely, flops, READS * expert_bytes(models) if mixing else 0)
 
 
 def _flops_per_token(models: Models, job: Job, mixing: bool) -> float:

@@ -95,10 +95,9 @@ class Plan:
         if self.gpu is None:
             return None, None
         first, second = self.works
-        reads = 2 * expert_bytes(self.models)
         return (
             first and first.hours(self.chosen, self.gpu, self.utilisation),
-            second and second.hours(self.mixing, self.gpu, self.utilisation, reads),
+            second and second.hours(self.mixing, self.gpu, self.utilisation),
         )
 
     @cached_property

@@ -113,9 +113,7 @@ class Requests:
         work = training_work(models, job, options, rows, mixing)
         if work is None:
             return MOST_MINUTES
-        reads = 2 * expert_bytes(models) if mixing else 0
-        hours = work.hours(job, self._processor, UTILISATION, reads)
-        return _limit(3600 * hours)
+        return _limit(3600 * work.hours(job, self._processor, UTILISATION))
 
     @property
     def _processor(self) -> Gpu:

@@ -179,9 +179,7 @@ def open_checkpoints(
         parameters=parameters,
         inputs=inputs,
         code=code_hash(step),
-        packages={
-            name: version(name) for name in ("torch", "transformers", "accelerate", "deepspeed")
-        },
+        packages={name: version(name) for name in PACKAGES},
         processes=processes(),
     )
     return Checkpoints(out, key, 60 * options.checkpoint_minutes, is_main_process())

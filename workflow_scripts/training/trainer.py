@@ -85,10 +85,9 @@ class ResumingTrainer(Trainer):
     """A Trainer whose checkpoints are whole or not there, and that stops at the first NaN.
 
     options: the config's section `training`, or the like of it in `mixing` or `sft`. Each step's
-    loss,
-    learning rate, and routing or mixing statistics become a line of `metrics_file`, and so does
-    each loss on the examples of `validation`. mixing: the `modeling.mixing.Mixing` of `model`,
-    whose logits learn in its place. tracking: where the metrics are reported besides.
+    loss, learning rate, and routing or mixing statistics become a line of `metrics_file`, and so
+    does each loss on the examples of `validation`. mixing: the `modeling.mixing.Mixing` of
+    `model`, whose logits learn in its place. tracking: where the metrics are reported besides.
 
     learned: the module that learns, all that a checkpoint holds of the model.
     """
