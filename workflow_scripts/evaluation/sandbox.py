@@ -50,7 +50,6 @@ class Bubblewrap:
     """A bubblewrap program that was seen to work here."""
 
     program: str
-    scratch = Path("/tmp")
 
     def wrap(self, command: Iterable[str], readable: Iterable[Path] = ()) -> list[str]:
         """The command line that runs `command` inside.
