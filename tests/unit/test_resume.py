@@ -203,6 +203,28 @@ def test_a_stop_in_the_last_step_changes_nothing(arguments, whole, tmp_path, mon
     assert result(tmp_path / "out") == result(whole["moe_sft"])
 
 
+SIGTERM_WHILE_WRITING = """
+import os, signal
+from workflow_scripts import cli, {step}
+from workflow_scripts.checkpoints import artifact
+
+artifact.write_checkpoint = lambda folder, plans: os.kill(os.getpid(), signal.SIGTERM)
+cli.run("{step}", {step}.main)
+"""
+
+
+def test_a_stop_while_the_artifact_is_written_leaves_the_checkpoint(stopped, whole, repository):
+    step, words, out = stopped
+    code = SIGTERM_WHILE_WRITING.format(step=step)
+    done = subprocess.run(
+        [sys.executable, "-c", code, *words], env=os.environ | {"PYTHONPATH": str(repository)}
+    )
+    assert done.returncode == 128 + signal.SIGTERM
+    assert {path.name for path in out.parent.iterdir()} == {".out.training", "out.jsonl"}
+    STEPS[step].main(words)
+    assert result(out) == result(whole[step])
+
+
 @pytest.mark.parametrize(
     ("size", "minutes", "message"),
     [
