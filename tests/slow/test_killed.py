@@ -10,9 +10,10 @@ import pytest
 pytestmark = pytest.mark.slow
 
 # Long enough that a kill after the fifth line falls into the middle of the training.
+STEPS = {"moe_sft": 40, "weighted_trained/lam~0.75": 100}
 LONGER = {
-    "training": {"max_steps": 40, "per_device_batch_size": 4},
-    "mixing": {"max_steps": 40, "per_device_batch_size": 4},
+    section: {"max_steps": steps, "per_device_batch_size": 4}
+    for section, steps in zip(("training", "mixing"), STEPS.values(), strict=True)
 }
 
 
@@ -41,7 +42,7 @@ def lines_of(path) -> int:
     return len(path.read_text().splitlines()) if path.exists() else 0
 
 
-@pytest.mark.parametrize("moment", ["moe_sft", "weighted_trained/lam~0.75"])
+@pytest.mark.parametrize("moment", STEPS)
 def test_a_killed_training_goes_on_to_the_same_bytes(moment, make_project, artifact_hashes, whole):
     project = make_project("killed")
     metrics = project.results / "metrics" / f"{moment}.jsonl"
@@ -58,7 +59,7 @@ def test_a_killed_training_goes_on_to_the_same_bytes(moment, make_project, artif
         time.sleep(0.05)
     os.killpg(running.pid, signal.SIGKILL)
     running.wait()
-    assert 5 <= lines_of(metrics) < 40
+    assert 5 <= lines_of(metrics) < STEPS[moment]
     assert not (project.results / f"{moment}.manifest.json").exists()
 
     assert "LockException" in project.snakemake().stderr
@@ -66,6 +67,6 @@ def test_a_killed_training_goes_on_to_the_same_bytes(moment, make_project, artif
     assert "summary" in project.run()
     log = (project.results / "logs" / f"{moment}.log").read_text()
     assert "going on from" in log
-    assert lines_of(metrics) == 40
+    assert lines_of(metrics) == STEPS[moment]
     assert project.run() == []
     assert artifact_hashes(project) == whole
