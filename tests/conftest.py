@@ -128,7 +128,7 @@ def file_hashes():
 def new_project(request, tmp_path_factory):
     """Callable (name): a copy of the project without results, in which snakemake can run.
 
-    All are removed when the module's tests have passed: one with conda environments takes 8 GB.
+    All are removed when the module's tests have passed: one with conda environments takes 5 GB.
     """
     failed_before, made = request.session.testsfailed, []
 
