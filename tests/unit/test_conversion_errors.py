@@ -310,7 +310,7 @@ def test_a_full_disk_is_one_message_and_leaves_nothing(mount, run_step, chain, k
     disk = mount(f"size={kilobytes}k")
     result = run_step("moe", "--base", chain["base"], "--out", disk / "moe")
     assert result.returncode == 1
-    assert result.stderr.startswith("moe: error: No space left on device: moe needs 0.")
+    assert result.stderr.startswith(f"moe: error: No space left on device: {disk / 'moe'} needs 0.")
     assert result.stderr.endswith(". Nothing was changed.\n")
     assert len(result.stderr.splitlines()) == 1
     assert list(disk.iterdir()) == []

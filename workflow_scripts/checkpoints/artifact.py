@@ -101,13 +101,14 @@ def check_artifact(path: Path, *kinds: str, full: bool = False) -> Manifest | No
 
 
 class Draft:
-    """An artifact being made in a temporary folder, `path`.
+    """An artifact being made in a temporary folder, `path`; it is to stand at `out`.
 
     known_files: sizes and hashes that need not be taken again, by file name.
     """
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path, out: Path):
         self.path = path
+        self.out = out
         self.known_files: dict[str, dict] = {}
 
     def write_tensors(self, plans: list[TensorPlan]) -> None:
@@ -119,8 +120,7 @@ class Draft:
                 raise
             megabytes = sum(plan.nbytes for plan in plans) / 1e6
             raise UserError(
-                f"{error.strerror}: {self.path.name} needs {megabytes:,.1f} MB in "
-                f"{self.path.parent.parent}. Nothing was changed."
+                f"{error.strerror}: {self.out} needs {megabytes:,.1f} MB. Nothing was changed."
             ) from None
 
     def write_model(self, plans: list[TensorPlan], config: dict, like: Path, card: str) -> None:
@@ -151,7 +151,7 @@ def create_artifact(
         raise UserError(f"{out} is there but is no artifact: it has no manifest. Remove it first")
     out.parent.mkdir(parents=True, exist_ok=True)
     with _workspace(out) as folder:
-        draft = Draft(folder / out.name)
+        draft = Draft(folder / out.name, out)
         draft.path.mkdir()
         yield draft
         files = describe_files(draft.path, draft.known_files)
