@@ -5,9 +5,10 @@
 rule sft:
     input:
         base=ancient(f"{RESULTS}/base"),
-        manifest=f"{RESULTS}/base.manifest.json",
+        manifest=ancient(f"{RESULTS}/base.manifest.json"),
         tokens=ancient(f"{RESULTS}/tokens"),
-        tokens_manifest=f"{RESULTS}/tokens.manifest.json",
+        tokens_manifest=ancient(f"{RESULTS}/tokens.manifest.json"),
+        changed=marker(lambda wildcards: WANTS.sft),
     output:
         model=directory(f"{RESULTS}/sft"),
         manifest=f"{RESULTS}/sft.manifest.json",
@@ -22,24 +23,22 @@ rule sft:
         **training("sft"),
     params:
         code=code_hash("sft"),
-        options=without("sft"),
-        seed=config["seed"],
-        threads=config["threads"],
+        options=options("sft"),
         srun=srun("sft"),
     shell:
-        "{params.srun}python -m workflow_scripts.sft --base {input.base} --data {input.tokens} "
-        "--seed {params.seed} --threads {params.threads} {params.options} "
-        "--metrics {output.metrics} {resources.trackers} --out {output.model} 2>&1 | tee {log}"
+        "{params.srun}python -m workflow_scripts.sft --base {input.base:q} --data {input.tokens:q} "
+        "{params.options} --metrics {output.metrics:q} {resources.trackers} --out {output.model:q} 2>&1 | tee {log:q}"
 
 
 use rule dense as uniform with:
     input:
         weighted=ancient(f"{RESULTS}/weighted_init/lam~{{lam}}"),
-        weighted_manifest=f"{RESULTS}/weighted_init/lam~{{lam}}.manifest.json",
+        weighted_manifest=ancient(f"{RESULTS}/weighted_init/lam~{{lam}}.manifest.json"),
         moe=ancient(f"{RESULTS}/moe_sft"),
-        moe_manifest=f"{RESULTS}/moe_sft.manifest.json",
+        moe_manifest=ancient(f"{RESULTS}/moe_sft.manifest.json"),
         ffn=ancient(f"{RESULTS}/ffn"),
-        ffn_manifest=f"{RESULTS}/ffn.manifest.json",
+        ffn_manifest=ancient(f"{RESULTS}/ffn.manifest.json"),
+        changed=marker(lambda wildcards: WANTS.model(f"uniform/lam~{wildcards.lam}")),
     output:
         model=kept(directory(f"{RESULTS}/uniform/lam~{{lam}}")),
         manifest=kept(f"{RESULTS}/uniform/lam~{{lam}}.manifest.json"),

@@ -3,6 +3,7 @@
 import os
 import shlex
 import sys
+import time
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -16,8 +17,10 @@ if not ROOT.is_dir():
 if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
-from workflow_scripts import cli, config_file, configuration
-from workflow_scripts.checkpoints.source import dataset_source
+from workflow_scripts import cli, config_file
+from workflow_scripts.artifacts import keys
+from workflow_scripts.artifacts.current import Current
+from workflow_scripts.artifacts.wanted import Wants
 from workflow_scripts.data import templates
 from workflow_scripts.dependencies import code_hash, content_hash
 from workflow_scripts.errors import UserError
@@ -27,22 +30,25 @@ from workflow_scripts.optional import require
 from workflow_scripts.planning.resources import Needs, Requests
 from workflow_scripts.training.strategies import world_size
 
+# Rules whose outputs checkouts may share. Without a place for them Snakemake would only talk of it.
+SHARED = os.environ.get("SNAKEMAKE_OUTPUT_CACHE")
+
 try:
     config = config_file.complete(config)
     config_file.check_files(config)
-    # By which each set of problems is told: a named one before it is fetched.
-    PROBLEM_CONTENTS = {
-        problems.label(dataset): (
-            NAMED_SETS[dataset].wanted_sha256
-            if dataset in NAMED_SETS
-            else content_hash(Path(dataset))
-        )
-        for dataset in config["evaluation"]["datasets"]
-    }
     if not workflow.deployment_settings.deployment_method:
         require(config["evaluation"]["backend"])
         if config["evaluation"]["general"]:
             require("lm_eval")
+    FOLDER = config["results_dir"].rstrip("/")
+    WANTS = Wants(config, FOLDER)
+    CURRENT = Current(WANTS, workflow.dag_settings.forcerun)
+    # The processes of the jobs and of a cluster's nodes find this done.
+    if workflow.is_main_process:
+        CURRENT.check(workflow.configfiles)
+        if workflow.touch:
+            CURRENT.accept_code()
+        CURRENT.tell()
 except UserError as error:
     sys.exit(str(error))
 
@@ -63,31 +69,29 @@ shell.prefix(
     + 'online() {{ HF_HUB_OFFLINE="$users_offline" "$@"; }}; '
 )
 
-# Rules whose outputs checkouts may share. Without a place for them Snakemake would only talk of it.
-SHARED = os.environ.get("SNAKEMAKE_OUTPUT_CACHE")
-RESULTS = config["results_dir"].rstrip("/")
+
+def literal(path):
+    """A path in which Snakemake sees no wildcards."""
+    return str(path).replace("{", "{{").replace("}", "}}")
+
+
+RESULTS = literal(FOLDER)
 LOGS = f"{RESULTS}/logs"
 METRICS = f"{RESULTS}/metrics"
 BASE = config["base"]["model"]
-DATA = config["data"]["train"]
-# Beside what was fetched. Where a rule runs, Snakemake does not look at the params of those below
-# it: with nothing but ancient files between them, they would not run.
-DATA_MANIFEST = []
-DATA_OPTIONS = ["train", "revision"]  # what names the rows on the hub
-if config["data"]["revision"]:
-    hub = dataset_source(DATA, config["data"]["revision"])
-    DATA = f"{RESULTS}/data/fetched/{hub.file_name}"
-    DATA_MANIFEST = [f"{DATA}.manifest.json"]
-    if hub.file is None:
-        DATA_OPTIONS.append("split")
+FETCHED = None if isinstance(WANTS.rows, str) else WANTS.rows.place
+DATA = literal(FETCHED or config["data"]["train"])
+DATA_MANIFEST = [f"{DATA}.manifest.json"] if FETCHED else []
 # A resource and not a param of the trainings: other trackers change no result, and run nothing.
-TRACKERS = cli.to_flags({"trackers": config["trackers"], "tracker_dir": METRICS})
+TRACKERS = cli.to_flags(
+    {"trackers": config["trackers"], "tracker_dir": f"{FOLDER}/metrics"}
+)
 # Of a model on the hub the size is known once it is fetched.
-REQUESTS = Requests(config, Path(BASE if Path(BASE).is_dir() else f"{RESULTS}/base"))
+REQUESTS = Requests(config, Path(BASE if Path(BASE).is_dir() else f"{FOLDER}/base"))
 LAMBDAS = config["merge"]["lambdas"]
 PROBLEMS = {
     problems.label(dataset): (
-        f"{RESULTS}/problems/{dataset}.jsonl" if dataset in NAMED_SETS else dataset
+        f"{FOLDER}/problems/{dataset}.jsonl" if dataset in NAMED_SETS else dataset
     )
     for dataset in config["evaluation"]["datasets"]
 }
@@ -101,49 +105,47 @@ wildcard_constraints:
     named="|".join(NAMED_SETS),
 
 
-def select(section, *names):
-    """Some keys of a section of the config, as flags for a step."""
-    return cli.to_flags({name: config[section][name] for name in names})
-
-
-def without(section, *names):
-    """All keys of a section but some, as flags for a step."""
+def options(step, *left_out):
+    """What a step's result depends on in the config, as its flags."""
+    values = keys.options_of_step(step, config)
     return cli.to_flags(
-        {key: value for key, value in config[section].items() if key not in names}
+        {name: value for name, value in values.items() if name not in left_out}
     )
+
+
+def marker(find):
+    """The input by which a rule knows that its artifact is to be made again.
+
+    find: the wanted artifact of a job's wildcards.
+    """
+    return lambda wildcards: literal(CURRENT.marker(find(wildcards)))
 
 
 def base_files():
     """The files of a local base model; none for a hub id."""
     patterns = ("*", "additional_chat_templates/*.jinja")
     found = [path for pattern in patterns for path in Path(BASE).glob(pattern)]
-    return sorted(str(path) for path in found if path.is_file())
-
-
-def data_content():
-    """The hash of the instruction rows; of rows on the hub, what names them."""
-    on_hub = config["data"]["revision"]
-    return select("data", *DATA_OPTIONS) if on_hub else content_hash(Path(DATA))
+    return sorted(literal(path) for path in found if path.is_file())
 
 
 def problem_file(wildcards):
     """The file of a set of problems."""
-    return PROBLEMS[wildcards.dataset]
+    return literal(PROBLEMS[wildcards.dataset])
 
 
 def problem_manifest(name):
     """The manifest beside a set of problems; none beside a file of the user's."""
-    return [f"{PROBLEMS[name]}.manifest.json"] if name in NAMED_SETS else []
+    return [f"{literal(PROBLEMS[name])}.manifest.json"] if name in NAMED_SETS else []
 
 
 def problem_content(wildcards):
     """The hash of a set of problems."""
-    return PROBLEM_CONTENTS[wildcards.dataset]
+    return WANTS.problem_sets[wildcards.dataset]
 
 
 def forbidden_sets():
     """The labels of the evaluation problems that no row may give away."""
-    return sorted(PROBLEMS) if config["data"]["decontaminate"] else []
+    return sorted(WANTS.forbidden_sets())
 
 
 def growing(needs):
@@ -225,9 +227,8 @@ def sampling_seed():
 
 
 def backend(wildcards):
-    """What generates: for a mixture of experts transformers, which alone can load it."""
-    mixture = wildcards.model in ("moe", "moe_sft")
-    return "transformers" if mixture else config["evaluation"]["backend"]
+    """What generates."""
+    return WANTS.backend(wildcards.model)
 
 
 def evaluation_environment(wildcards):
@@ -243,11 +244,8 @@ def task_contents():
 
 
 def prompt(wildcards):
-    """The prompt that a model is evaluated with: that of its tuning, where it is tuned."""
-    untuned = wildcards.model in ("base", "moe")
-    return (
-        config["evaluation"]["base_prompt"] if untuned else config["data"]["template"]
-    )
+    """The prompt that a model is evaluated with."""
+    return WANTS.prompt(wildcards.model)
 
 
 def template_content(name):
@@ -256,42 +254,9 @@ def template_content(name):
     return None if known else content_hash(Path(name))
 
 
-def evaluated_models():
-    """The models that the config asks about, in the order of its tables."""
-    models = []
-    for model in config["evaluation"]["models"]:
-        merged = [f"{model}/lam~{lam}" for lam in LAMBDAS]
-        models += merged if model in config_file.MERGED else [model]
-    return models
-
-
-def evaluations():
-    """Every evaluation that the config asks for, in the order of its tables."""
-    return [
-        f"{RESULTS}/eval/{model}/{name}.json"
-        for name in PROBLEMS
-        for model in evaluated_models()
-    ]
-
-
-def validation_losses():
-    """The loss of each of these models on the rows held out, where there are any."""
-    held_out = config["data"]["validation_rows"] > 0
-    models = evaluated_models() if held_out else []
-    return [f"{RESULTS}/validation/{model}.json" for model in models]
-
-
-def general_results():
-    """The result of each model on the tasks of lm_eval, where the config names some."""
-    if not config["evaluation"]["general"]:
-        return []
-    return [f"{RESULTS}/general/{model}/tasks.json" for model in evaluated_models()]
-
-
-def dense_evaluations():
-    """The evaluation of each dense model on the first data set."""
-    first = next(iter(PROBLEMS))
-    return [f"{RESULTS}/eval/dense/lam~{lam}/{first}.json" for lam in LAMBDAS]
+def places(wanted):
+    """Where some of the artifacts that the config wants stand."""
+    return [literal(artifact.place) for artifact in wanted]
 
 
 def kept(output):
@@ -309,7 +274,7 @@ def targets():
 
 def show_summary():
     """Print the table of results, where there is one."""
-    table = Path(f"{RESULTS}/summary.md")
+    table = Path(FOLDER) / "summary.md"
     if table.exists():
         print(table.read_text())
 
@@ -319,7 +284,7 @@ def protect_shared():
     if not SHARED:
         return
     # The first checkout has links to folders, later ones folders of links.
-    links = [path for path in Path(RESULTS).rglob("*") if path.is_symlink()]
+    links = [path for path in Path(FOLDER).rglob("*") if path.is_symlink()]
     files = [link for link in links if link.is_file()]
     files += [path for link in links if link.is_dir() for path in link.iterdir()]
     place = Path(SHARED).resolve()

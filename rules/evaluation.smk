@@ -2,6 +2,8 @@
 
 
 rule fetch_problems:
+    input:
+        changed=marker(lambda wildcards: WANTS.problems(wildcards.named)),
     output:
         file=f"{RESULTS}/problems/{{named}}.jsonl",
         manifest=f"{RESULTS}/problems/{{named}}.jsonl.manifest.json",
@@ -15,16 +17,17 @@ rule fetch_problems:
     params:
         # No hash of the code: whatever it is, this is the content.
         dataset=lambda wildcards: wildcards.named,
-        content=lambda wildcards: NAMED_SETS[wildcards.named].wanted_sha256,
+        content=lambda wildcards: WANTS.problem_sets[wildcards.named],
     shell:
-        "online python -m workflow_scripts.fetch_problems --dataset {params.dataset} "
-        "--out {output.file} 2>&1 | tee {log}"
+        "online python -m workflow_scripts.fetch_problems --dataset {params.dataset:q} "
+        "--out {output.file:q} 2>&1 | tee {log:q}"
 
 
 rule ground_truth:
     input:
         problems=ancient(problem_file),
-        problem_manifest=lambda wildcards: problem_manifest(wildcards.dataset),
+        problem_manifest=ancient(lambda wildcards: problem_manifest(wildcards.dataset)),
+        changed=marker(lambda wildcards: WANTS.ground_truth(wildcards.dataset)),
     output:
         folder=directory(f"{RESULTS}/ground_truth/{{dataset}}"),
         manifest=f"{RESULTS}/ground_truth/{{dataset}}.manifest.json",
@@ -38,20 +41,23 @@ rule ground_truth:
     params:
         code=code_hash("ground_truth"),
         content=problem_content,
-        sandbox=select("evaluation", "sandbox"),
+        options=options("ground_truth"),
     shell:
-        "python -m workflow_scripts.ground_truth --dataset {input.problems:q} {params.sandbox} "
-        "--out {output.folder} 2>&1 | tee {log}"
+        "python -m workflow_scripts.ground_truth --dataset {input.problems:q} {params.options} "
+        "--out {output.folder:q} 2>&1 | tee {log:q}"
 
 
 rule eval:
     input:
         model=ancient(f"{RESULTS}/{{model}}"),
-        manifest=f"{RESULTS}/{{model}}.manifest.json",
+        manifest=ancient(f"{RESULTS}/{{model}}.manifest.json"),
         problems=ancient(problem_file),
-        problem_manifest=lambda wildcards: problem_manifest(wildcards.dataset),
+        problem_manifest=ancient(lambda wildcards: problem_manifest(wildcards.dataset)),
         truth=ancient(f"{RESULTS}/ground_truth/{{dataset}}"),
-        truth_manifest=f"{RESULTS}/ground_truth/{{dataset}}.manifest.json",
+        truth_manifest=ancient(f"{RESULTS}/ground_truth/{{dataset}}.manifest.json"),
+        changed=marker(
+            lambda wildcards: WANTS.evaluation(wildcards.model, wildcards.dataset)
+        ),
     output:
         result=f"{RESULTS}/eval/{{model}}/{{dataset}}.json",
         generations=f"{RESULTS}/eval/{{model}}/{{dataset}}.generations.jsonl",
@@ -70,26 +76,26 @@ rule eval:
         prompt=prompt,
         template=lambda wildcards: template_content(prompt(wildcards)),
         backend=backend,
-        options=without(
-            "evaluation", "models", "datasets", "base_prompt", "backend", "general"
-        ),
+        options=options("eval", "seed", "threads", "backend"),
         seed=sampling_seed(),
         threads=config["threads"],
     shell:
-        "python -m workflow_scripts.eval --model {input.model} --dataset {input.problems:q} "
-        "--ground-truth {input.truth} --prompt {params.prompt:q} --threads {params.threads} "
-        "--backend {params.backend} {params.seed} {params.options} "
-        "--out {output.result} 2>&1 | tee {log}"
+        "python -m workflow_scripts.eval --model {input.model:q} --dataset {input.problems:q} "
+        "--ground-truth {input.truth:q} --prompt {params.prompt:q} --threads {params.threads} "
+        "--backend {params.backend:q} {params.seed} {params.options} "
+        "--out {output.result:q} 2>&1 | tee {log:q}"
 
 
 rule validation_loss:
     input:
         model=ancient(f"{RESULTS}/{{model}}"),
-        manifest=f"{RESULTS}/{{model}}.manifest.json",
+        manifest=ancient(f"{RESULTS}/{{model}}.manifest.json"),
         tokens=ancient(f"{RESULTS}/tokens"),
-        tokens_manifest=f"{RESULTS}/tokens.manifest.json",
+        tokens_manifest=ancient(f"{RESULTS}/tokens.manifest.json"),
+        changed=marker(lambda wildcards: WANTS.validation_loss(wildcards.model)),
     output:
-        f"{RESULTS}/validation/{{model}}.json",
+        result=f"{RESULTS}/validation/{{model}}.json",
+        manifest=f"{RESULTS}/validation/{{model}}.json.manifest.json",
     log:
         f"{LOGS}/validation/{{model}}.log",
     conda:
@@ -101,14 +107,15 @@ rule validation_loss:
         code=code_hash("validation_loss"),
         threads=config["threads"],
     shell:
-        "python -m workflow_scripts.validation_loss --model {input.model} --data {input.tokens} "
-        "--threads {params.threads} --out {output} 2>&1 | tee {log}"
+        "python -m workflow_scripts.validation_loss --model {input.model:q} --data {input.tokens:q} "
+        "--threads {params.threads} --out {output.result:q} 2>&1 | tee {log:q}"
 
 
 rule general:
     input:
         model=ancient(f"{RESULTS}/{{model}}"),
-        manifest=f"{RESULTS}/{{model}}.manifest.json",
+        manifest=ancient(f"{RESULTS}/{{model}}.manifest.json"),
+        changed=marker(lambda wildcards: WANTS.general(wildcards.model)),
     output:
         result=f"{RESULTS}/general/{{model}}/tasks.json",
         manifest=f"{RESULTS}/general/{{model}}/tasks.json.manifest.json",
@@ -124,22 +131,23 @@ rule general:
         model=lambda wildcards: wildcards.model,
         tasks=config["evaluation"]["general"],
         contents=task_contents(),
-        options=select("evaluation", "batch_size", "limit"),
-        threads=config["threads"],
+        options=options("general"),
     shell:
-        "python -m workflow_scripts.general --model {input.model} --tasks {params.tasks:q} "
-        "--threads {params.threads} {params.options} --out {output.result} 2>&1 | tee {log}"
+        "python -m workflow_scripts.general --model {input.model:q} --tasks {params.tasks:q} "
+        "{params.options} --out {output.result:q} 2>&1 | tee {log:q}"
 
 
 rule summary:
     input:
-        evals=evaluations(),
-        losses=validation_losses(),
-        general=general_results(),
+        evals=ancient(places(WANTS.evaluations())),
+        losses=ancient(places(WANTS.validation_losses())),
+        general=ancient(places(WANTS.general_results())),
+        changed=marker(lambda wildcards: WANTS.summary),
     output:
         csv=f"{RESULTS}/summary.csv",
         comparisons=f"{RESULTS}/comparisons.csv",
         table=f"{RESULTS}/summary.md",
+        manifest=f"{RESULTS}/summary.csv.manifest.json",
     log:
         f"{LOGS}/summary.log",
     conda:
@@ -150,5 +158,5 @@ rule summary:
     params:
         code=code_hash("summary"),
     shell:
-        "python -m workflow_scripts.summary --evals {input.evals} --losses {input.losses} "
-        "--general {input.general} --out {output.csv} > {log} 2>&1"
+        "python -m workflow_scripts.summary --evals {input.evals:q} --losses {input.losses:q} "
+        "--general {input.general:q} --out {output.csv:q} > {log:q} 2>&1"

@@ -4,9 +4,10 @@
 rule weighted_init:
     input:
         moe=ancient(f"{RESULTS}/moe_sft"),
-        moe_manifest=f"{RESULTS}/moe_sft.manifest.json",
+        moe_manifest=ancient(f"{RESULTS}/moe_sft.manifest.json"),
         ffn=ancient(f"{RESULTS}/ffn"),
-        ffn_manifest=f"{RESULTS}/ffn.manifest.json",
+        ffn_manifest=ancient(f"{RESULTS}/ffn.manifest.json"),
+        changed=marker(lambda wildcards: WANTS.weighted_init(wildcards.lam)),
     output:
         model=directory(f"{RESULTS}/weighted_init/lam~{{lam}}"),
         manifest=f"{RESULTS}/weighted_init/lam~{{lam}}.manifest.json",
@@ -19,22 +20,23 @@ rule weighted_init:
     params:
         code=code_hash("weighted_init"),
         lam=lambda wildcards: float(wildcards.lam),
-        shape=select("mixing", *configuration.MIXING_SHAPE),
+        shape=options("weighted_init"),
     shell:
-        "python -m workflow_scripts.weighted_init --moe {input.moe} --ffn {input.ffn} "
-        "--lam {params.lam} {params.shape} --out {output.model} 2>&1 | tee {log}"
+        "python -m workflow_scripts.weighted_init --moe {input.moe:q} --ffn {input.ffn:q} "
+        "--lam {params.lam} {params.shape} --out {output.model:q} 2>&1 | tee {log:q}"
 
 
 rule weighted_trained:
     input:
         weighted=ancient(f"{RESULTS}/weighted_init/lam~{{lam}}"),
-        weighted_manifest=f"{RESULTS}/weighted_init/lam~{{lam}}.manifest.json",
+        weighted_manifest=ancient(f"{RESULTS}/weighted_init/lam~{{lam}}.manifest.json"),
         moe=ancient(f"{RESULTS}/moe_sft"),
-        moe_manifest=f"{RESULTS}/moe_sft.manifest.json",
+        moe_manifest=ancient(f"{RESULTS}/moe_sft.manifest.json"),
         ffn=ancient(f"{RESULTS}/ffn"),
-        ffn_manifest=f"{RESULTS}/ffn.manifest.json",
+        ffn_manifest=ancient(f"{RESULTS}/ffn.manifest.json"),
         tokens=ancient(f"{RESULTS}/tokens"),
-        tokens_manifest=f"{RESULTS}/tokens.manifest.json",
+        tokens_manifest=ancient(f"{RESULTS}/tokens.manifest.json"),
+        changed=marker(lambda wildcards: WANTS.weighted_trained(wildcards.lam)),
     output:
         model=directory(f"{RESULTS}/weighted_trained/lam~{{lam}}"),
         manifest=f"{RESULTS}/weighted_trained/lam~{{lam}}.manifest.json",
@@ -50,25 +52,25 @@ rule weighted_trained:
     params:
         code=code_hash("weighted_trained"),
         lam=lambda wildcards: float(wildcards.lam),
-        options=without("mixing", *configuration.MIXING_SHAPE),
-        seed=config["seed"],
-        threads=config["threads"],
+        options=options("weighted_trained"),
         srun=srun("mixing"),
     shell:
-        "{params.srun}python -m workflow_scripts.weighted_trained --weighted {input.weighted} "
-        "--moe {input.moe} --ffn {input.ffn} --data {input.tokens} "
-        "--seed {params.seed} --threads {params.threads} {params.options} "
-        "--metrics {output.metrics} {resources.trackers} --out {output.model} 2>&1 | tee {log}"
+        "{params.srun}python -m workflow_scripts.weighted_trained --weighted {input.weighted:q} "
+        "--moe {input.moe:q} --ffn {input.ffn:q} --data {input.tokens:q} "
+        "{params.options} --metrics {output.metrics:q} {resources.trackers} --out {output.model:q} 2>&1 | tee {log:q}"
 
 
 rule dense:
     input:
         weighted=ancient(f"{RESULTS}/weighted_trained/lam~{{lam}}"),
-        weighted_manifest=f"{RESULTS}/weighted_trained/lam~{{lam}}.manifest.json",
+        weighted_manifest=ancient(
+            f"{RESULTS}/weighted_trained/lam~{{lam}}.manifest.json"
+        ),
         moe=ancient(f"{RESULTS}/moe_sft"),
-        moe_manifest=f"{RESULTS}/moe_sft.manifest.json",
+        moe_manifest=ancient(f"{RESULTS}/moe_sft.manifest.json"),
         ffn=ancient(f"{RESULTS}/ffn"),
-        ffn_manifest=f"{RESULTS}/ffn.manifest.json",
+        ffn_manifest=ancient(f"{RESULTS}/ffn.manifest.json"),
+        changed=marker(lambda wildcards: WANTS.model(f"dense/lam~{wildcards.lam}")),
     output:
         model=kept(directory(f"{RESULTS}/dense/lam~{{lam}}")),
         manifest=kept(f"{RESULTS}/dense/lam~{{lam}}.manifest.json"),
@@ -82,18 +84,19 @@ rule dense:
         code=code_hash("dense"),
         lam=lambda wildcards: float(wildcards.lam),
     shell:
-        "python -m workflow_scripts.dense --weighted {input.weighted} --moe {input.moe} "
-        "--ffn {input.ffn} --out {output.model} 2>&1 | tee {log}"
+        "python -m workflow_scripts.dense --weighted {input.weighted:q} --moe {input.moe:q} "
+        "--ffn {input.ffn:q} --out {output.model:q} 2>&1 | tee {log:q}"
 
 
 rule best:
     input:
-        evals=dense_evaluations(),
+        evals=ancient(places(WANTS.dense_evaluations())),
         weighted=ancient(expand(f"{RESULTS}/weighted_trained/lam~{{lam}}", lam=LAMBDAS)),
         moe=ancient(f"{RESULTS}/moe_sft"),
-        moe_manifest=f"{RESULTS}/moe_sft.manifest.json",
+        moe_manifest=ancient(f"{RESULTS}/moe_sft.manifest.json"),
         ffn=ancient(f"{RESULTS}/ffn"),
-        ffn_manifest=f"{RESULTS}/ffn.manifest.json",
+        ffn_manifest=ancient(f"{RESULTS}/ffn.manifest.json"),
+        changed=marker(lambda wildcards: CURRENT.best()),
     output:
         model=directory(f"{RESULTS}/best"),
         manifest=f"{RESULTS}/best.manifest.json",
@@ -106,5 +109,5 @@ rule best:
     params:
         code=code_hash("best"),
     shell:
-        "python -m workflow_scripts.best --evals {input.evals} --weighted {input.weighted} "
-        "--moe {input.moe} --ffn {input.ffn} --out {output.model} 2>&1 | tee {log}"
+        "python -m workflow_scripts.best --evals {input.evals:q} --weighted {input.weighted:q} "
+        "--moe {input.moe:q} --ffn {input.ffn:q} --out {output.model:q} 2>&1 | tee {log:q}"

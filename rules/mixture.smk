@@ -1,11 +1,12 @@
 # Steps 0 to 3: the base, its upcycled mixture, the tokens, the tuned mixture, the experts' FFN
 # weights.
-# Rules depend on manifests: a folder's own time says nothing about its content.
+# Manifests decide what runs again, and `changed` tells Snakemake: all other inputs are ancient.
 
 
 rule base:
     input:
-        ancient(base_files()),
+        files=ancient(base_files()),
+        changed=marker(lambda wildcards: WANTS.base),
     output:
         model=directory(f"{RESULTS}/base"),
         manifest=f"{RESULTS}/base.manifest.json",
@@ -20,16 +21,17 @@ rule base:
     params:
         code=code_hash("base"),
         content=[content_hash(Path(file)) for file in base_files()],
-        source=select("base", "model", "revision"),
+        source=options("base"),
     shell:
         "online python -m workflow_scripts.base {params.source} "
-        "${{SNAKEMAKE_OUTPUT_CACHE:+--copy}} --out {output.model} 2>&1 | tee {log}"
+        "${{SNAKEMAKE_OUTPUT_CACHE:+--copy}} --out {output.model:q} 2>&1 | tee {log:q}"
 
 
 rule moe:
     input:
         base=ancient(f"{RESULTS}/base"),
-        manifest=f"{RESULTS}/base.manifest.json",
+        manifest=ancient(f"{RESULTS}/base.manifest.json"),
+        changed=marker(lambda wildcards: WANTS.moe),
     output:
         model=directory(f"{RESULTS}/moe"),
         manifest=f"{RESULTS}/moe.manifest.json",
@@ -42,14 +44,15 @@ rule moe:
         **conversion(),
     params:
         code=code_hash("moe"),
-        options=without("moe"),
-        seed=config["seed"],
+        options=options("moe"),
     shell:
-        "python -m workflow_scripts.moe --base {input.base} --seed {params.seed} {params.options} "
-        "--out {output.model} 2>&1 | tee {log}"
+        "python -m workflow_scripts.moe --base {input.base:q} {params.options} "
+        "--out {output.model:q} 2>&1 | tee {log:q}"
 
 
 rule fetch_data:
+    input:
+        changed=marker(lambda wildcards: WANTS.rows),
     output:
         file=f"{RESULTS}/data/fetched/{{file}}",
         manifest=f"{RESULTS}/data/fetched/{{file}}.manifest.json",
@@ -62,20 +65,21 @@ rule fetch_data:
         runtime=60,
     params:
         code=code_hash("fetch_data"),
-        source=select("data", *DATA_OPTIONS),
+        source=options("fetch_data"),
     shell:
-        "online python -m workflow_scripts.fetch_data {params.source} --out {output.file} "
-        "2>&1 | tee {log}"
+        "online python -m workflow_scripts.fetch_data {params.source} --out {output.file:q} "
+        "2>&1 | tee {log:q}"
 
 
 rule tokens:
     input:
         base=ancient(f"{RESULTS}/base"),
-        manifest=f"{RESULTS}/base.manifest.json",
+        manifest=ancient(f"{RESULTS}/base.manifest.json"),
         data=ancient(DATA),
-        data_manifest=DATA_MANIFEST,
-        problems=ancient([PROBLEMS[name] for name in forbidden_sets()]),
-        problem_manifests=[problem_manifest(name) for name in forbidden_sets()],
+        data_manifest=ancient(DATA_MANIFEST),
+        problems=ancient([literal(PROBLEMS[name]) for name in forbidden_sets()]),
+        problem_manifests=ancient([problem_manifest(name) for name in forbidden_sets()]),
+        changed=marker(lambda wildcards: WANTS.tokens),
     output:
         tokens=directory(f"{RESULTS}/tokens"),
         manifest=f"{RESULTS}/tokens.manifest.json",
@@ -89,23 +93,24 @@ rule tokens:
         **fixed(8000, 120),
     params:
         code=code_hash("tokens"),
-        content=data_content(),
-        options=select("data", *configuration.TOKENS_OPTIONS),
+        content=WANTS.rows if not FETCHED else WANTS.rows.recipe.digest,
+        options=options("tokens"),
         template=template_content(config["data"]["template"]),
         problems="--problems" if forbidden_sets() else "",
-        problem_contents=[PROBLEM_CONTENTS[name] for name in forbidden_sets()],
+        problem_contents=[WANTS.problem_sets[name] for name in forbidden_sets()],
     shell:
-        "python -m workflow_scripts.tokens --model {input.base} --data {input.data} "
-        "{params.options} {params.problems} {input.problems:q} --report {output.report} "
-        "--out {output.tokens} 2>&1 | tee {log}"
+        "python -m workflow_scripts.tokens --model {input.base:q} --data {input.data:q} "
+        "{params.options} {params.problems} {input.problems:q} --report {output.report:q} "
+        "--out {output.tokens:q} 2>&1 | tee {log:q}"
 
 
 rule moe_sft:
     input:
         moe=ancient(f"{RESULTS}/moe"),
-        manifest=f"{RESULTS}/moe.manifest.json",
+        manifest=ancient(f"{RESULTS}/moe.manifest.json"),
         tokens=ancient(f"{RESULTS}/tokens"),
-        tokens_manifest=f"{RESULTS}/tokens.manifest.json",
+        tokens_manifest=ancient(f"{RESULTS}/tokens.manifest.json"),
+        changed=marker(lambda wildcards: WANTS.moe_sft),
     output:
         model=directory(f"{RESULTS}/moe_sft"),
         manifest=f"{RESULTS}/moe_sft.manifest.json",
@@ -120,20 +125,18 @@ rule moe_sft:
         **training("training"),
     params:
         code=code_hash("moe_sft"),
-        options=without("training"),
-        seed=config["seed"],
-        threads=config["threads"],
+        options=options("moe_sft"),
         srun=srun("training"),
     shell:
-        "{params.srun}python -m workflow_scripts.moe_sft --moe {input.moe} --data {input.tokens} "
-        "--seed {params.seed} --threads {params.threads} {params.options} "
-        "--metrics {output.metrics} {resources.trackers} --out {output.model} 2>&1 | tee {log}"
+        "{params.srun}python -m workflow_scripts.moe_sft --moe {input.moe:q} --data {input.tokens:q} "
+        "{params.options} --metrics {output.metrics:q} {resources.trackers} --out {output.model:q} 2>&1 | tee {log:q}"
 
 
 rule ffn:
     input:
         moe=ancient(f"{RESULTS}/moe_sft"),
-        manifest=f"{RESULTS}/moe_sft.manifest.json",
+        manifest=ancient(f"{RESULTS}/moe_sft.manifest.json"),
+        changed=marker(lambda wildcards: WANTS.ffn),
     output:
         model=directory(f"{RESULTS}/ffn"),
         manifest=f"{RESULTS}/ffn.manifest.json",
@@ -146,4 +149,4 @@ rule ffn:
     params:
         code=code_hash("ffn"),
     shell:
-        "python -m workflow_scripts.ffn --moe {input.moe} --out {output.model} 2>&1 | tee {log}"
+        "python -m workflow_scripts.ffn --moe {input.moe:q} --out {output.model:q} 2>&1 | tee {log:q}"

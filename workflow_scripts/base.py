@@ -9,9 +9,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from workflow_scripts import cli
+from workflow_scripts.artifacts.recipe import make_recipe
 from workflow_scripts.checkpoints.artifact import copy_files, create_artifact
 from workflow_scripts.checkpoints.manifest import hash_files
-from workflow_scripts.checkpoints.source import check_model, find_model
+from workflow_scripts.checkpoints.source import check_model, find_model, model_contents
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -33,7 +34,9 @@ def main(argv: list[str] | None = None) -> None:
     files = check_model(source)
     on_hub = not Path(args.model).is_dir()
     parameters = {"model": args.model, "revision": revision} if on_hub else {}
-    with create_artifact(args.out, "base", parameters) as draft:
+    contents = {} if on_hub else model_contents(source)
+    recipe = make_recipe("base", parameters, contents)
+    with create_artifact(args.out, "base", parameters, recipe=recipe) as draft:
         if args.copy:
             copy_files(files, source, draft.path)
         else:

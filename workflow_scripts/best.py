@@ -5,7 +5,7 @@ from pathlib import Path
 
 from workflow_scripts import cli, dense
 from workflow_scripts.errors import UserError
-from workflow_scripts.evaluation.result import read_result
+from workflow_scripts.evaluation.result import best_result, read_result
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -27,9 +27,9 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     if len(args.evals) != len(args.weighted):
         raise UserError(f"{len(args.evals)} results for {len(args.weighted)} sets of coefficients")
-    scores = [read_result(file)["pass@1"] for file in args.evals]
-    best = max(range(len(scores)), key=lambda number: (scores[number]["plus"], -number))
-    print(f"best: {args.weighted[best]}, pass@1 plus {scores[best]['plus']:.3f}", file=sys.stderr)
+    best = best_result(args.evals)
+    solved = read_result(args.evals[best])["pass@1"]["plus"]
+    print(f"best: {args.weighted[best]}, pass@1 plus {solved:.3f}", file=sys.stderr)
     sources = ["--moe", str(args.moe), "--ffn", str(args.ffn)]
     dense.main([*sources, "--weighted", str(args.weighted[best]), "--out", str(args.out)])
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from workflow_scripts import configuration
+from workflow_scripts.artifacts.overlap import overlap
 from workflow_scripts.errors import UserError
 
 # The flags of all steps that name what is read, and what is written.
@@ -75,7 +76,7 @@ def check_outputs(flags: dict) -> None:
     """Raise UserError where an output is, holds or lies in an input, be it through links."""
     for output in OUTPUT_FLAGS:
         for flag, source in _sources(flags):
-            if flags.get(output) and _overlap(flags[output], source):
+            if flags.get(output) and overlap(flags[output], source):
                 raise UserError(
                     f"{_flag(output)} {flags[output]} is, holds or lies in {_flag(flag)} {source}, "
                     "which the step reads. Choose another place"
@@ -91,25 +92,6 @@ def _sources(flags: dict) -> Iterator[tuple[str, Path]]:
             # A folder humaneval is not what --dataset humaneval names.
             if path.is_file() or (path.is_dir() and flag not in NAME_OR_FILE_FLAGS):
                 yield flag, path
-
-
-def _overlap(out: Path, source: Path) -> bool:
-    targets = [entry.resolve() for entry in _entries(source) if entry.is_symlink()]
-    return any(
-        written.is_relative_to(read) or read.is_relative_to(written)
-        for written in _places(out)
-        for read in [*_places(source), *targets]
-    )
-
-
-def _entries(path: Path) -> list[Path]:
-    return list(path.iterdir()) if path.is_dir() else []
-
-
-def _places(path: Path) -> list[Path]:
-    """Where a path itself is, and where it leads to if it is a link."""
-    absolute = path.absolute()
-    return [absolute.parent.resolve() / absolute.name, absolute.resolve()]
 
 
 def add_options(parser, section: str | None, names: Iterable[str] | None = None) -> None:

@@ -1,6 +1,7 @@
 """Step 7: merge the experts into a dense model of the base's architecture."""
 
 from workflow_scripts import cli
+from workflow_scripts.artifacts.recipe import make_recipe
 from workflow_scripts.checkpoints.artifact import create_artifact
 from workflow_scripts.checkpoints.layout import moe_layers
 from workflow_scripts.conversions.mixing_artifact import open_mixing, open_sources
@@ -27,7 +28,8 @@ def main(argv: list[str] | None = None) -> None:
     inputs = sources.ids | {"weighted": mixing.artifact.id}
     tuning = sources.moe.manifest.parameters
     template = {"template": tuning["template"]} if "template" in tuning else {}
-    with create_artifact(args.out, "dense", mixing.config | template, inputs) as draft:
+    recipe = make_recipe("dense", {}, sources.artifacts | {"weighted": mixing.artifact})
+    with create_artifact(args.out, "dense", mixing.config | template, inputs, recipe) as draft:
         draft.write_model(plans, moe.config["base_config"], like=sources.moe.path, card=card)
 
 

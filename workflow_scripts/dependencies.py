@@ -5,6 +5,7 @@ Both are told by hashes, which go into the rules' params: times say nothing afte
 
 import ast
 import hashlib
+import json
 import re
 from functools import cache
 from pathlib import Path
@@ -13,6 +14,26 @@ PACKAGE = Path(__file__).parent
 ROOT = PACKAGE.parent
 HASHED_WHOLE = 2**28
 SAMPLES, SAMPLE_BYTES = 256, 2**16
+DIGITS = 16  # of a module's hash: enough to tell versions apart
+# Modules that decide about what is said, and not about an artifact's weights, rows or results.
+PRESENTATION = {
+    "cli.py",
+    "config_file.py",
+    "configuration.py",
+    "dependencies.py",
+    "errors.py",
+    "optional.py",
+    "progress.py",
+    "artifacts/keys.py",
+    "artifacts/recipe.py",
+    "checkpoints/hub.py",
+    "reporting/dense_card.py",
+    "reporting/model_card.py",
+    "training/callbacks.py",
+    "training/launch.py",
+    "training/throughput.py",
+    "training/trackers.py",
+}
 
 
 def content_hash(path: Path) -> str:
@@ -33,16 +54,19 @@ def content_hash(path: Path) -> str:
 
 
 def code_hash(step: str) -> str:
-    """SHA-256 over the modules of this package that `workflow_scripts.<step>` imports, itself too.
+    """SHA-256 over `code_hashes`."""
+    lines = [f"{module} {digest}\n" for module, digest in code_hashes(step).items()]
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
 
-    Imports within functions count, those of imported modules, and scripts that a module names
-    beside it.
+
+def code_hashes(step: str) -> dict[str, str]:
+    """The hash of each module of this package that decides about the result of a step, by path.
+
+    These are `workflow_scripts.<step>` and the modules that it imports, directly or not, also
+    within functions, and scripts that a module names beside it. Modules of PRESENTATION are left
+    out.
     """
-    digest = hashlib.sha256()
-    for path in modules(step):
-        content = hashlib.sha256(path.read_bytes()).hexdigest()
-        digest.update(f"{path.relative_to(ROOT).as_posix()} {content}\n".encode())
-    return digest.hexdigest()
+    return {path.relative_to(PACKAGE).as_posix(): _syntax_hash(path) for path in modules(step)}
 
 
 def modules(step: str) -> list[Path]:
@@ -51,10 +75,43 @@ def modules(step: str) -> list[Path]:
     waiting = [PACKAGE / f"{step}.py"]
     while waiting:
         path = waiting.pop()
-        if path not in found:
+        if path not in found and path.relative_to(PACKAGE).as_posix() not in PRESENTATION:
             found.add(path)
             waiting += _imports(path)
     return sorted(found)
+
+
+@cache
+def _syntax_hash(path: Path) -> str:
+    """A hash of what a module does: its syntax without comments, docstrings and messages."""
+    written = json.dumps(_plain(ast.parse(path.read_bytes())), separators=(",", ":"))
+    return hashlib.sha256(written.encode()).hexdigest()[:DIGITS]
+
+
+def _plain(node: object) -> object:
+    """A node of a syntax tree as JSON. Fields that are empty are left out: they differ between
+    versions of Python.
+    """
+    if isinstance(node, list):
+        return [_plain(item) for item in node if not _is_silent(item)]
+    if not isinstance(node, ast.AST):
+        return node if isinstance(node, str | int | None) else repr(node)
+    if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call):
+        node = ast.Raise(node.exc.func)
+    fields = [[name, _plain(value)] for name, value in ast.iter_fields(node)]
+    return [type(node).__name__, *(field for field in fields if field[1] not in (None, []))]
+
+
+def _is_silent(node: object) -> bool:
+    """Whether a statement is a docstring, or prints."""
+    if not isinstance(node, ast.Expr):
+        return False
+    match node.value:
+        case ast.Constant(value=str()):
+            return True
+        case ast.Call(func=ast.Name(id="print")):
+            return True
+    return False
 
 
 @cache

@@ -1,6 +1,7 @@
 """Step 3: extract the FFN weights of all experts of a tuned mixture."""
 
 from workflow_scripts import cli
+from workflow_scripts.artifacts.recipe import make_recipe
 from workflow_scripts.checkpoints.artifact import create_artifact, open_artifact
 
 
@@ -15,7 +16,8 @@ def main(argv: list[str] | None = None) -> None:
 
     moe = open_artifact(args.moe, "moe", "moe_sft", full=args.verify == "full")
     plans = extract_ffn(moe.checkpoint)
-    with create_artifact(args.out, "ffn", inputs={"moe": moe.id}) as draft:
+    recipe = make_recipe("ffn", {}, {"moe": moe})
+    with create_artifact(args.out, "ffn", inputs={"moe": moe.id}, recipe=recipe) as draft:
         draft.write_tensors(plans)
 
 

@@ -1,6 +1,7 @@
 """Compute what the calls of each problem must return, from the canonical solutions."""
 
 from workflow_scripts import cli
+from workflow_scripts.artifacts.recipe import make_recipe
 from workflow_scripts.checkpoints.artifact import create_artifact
 from workflow_scripts.evaluation import ground_truth
 from workflow_scripts.evaluation.execution import usable_cpus
@@ -14,11 +15,13 @@ def main(argv: list[str] | None = None) -> None:
     cli.add_path(parser, "--out", "DIR", "The artifact.")
     cli.add_options(parser, "evaluation", ["sandbox"])
     args = parser.parse_args(argv)
-    sandbox = open_sandbox(cli.options(args, "evaluation", ["sandbox"])["sandbox"])
+    options = cli.options(args, "evaluation", ["sandbox"])
+    sandbox = open_sandbox(options["sandbox"])
     problem_set = load_problems(args.dataset)
     truth = ground_truth.compute(problem_set, sandbox=sandbox, workers=usable_cpus())
     inputs = {"dataset": problem_set.sha256}
-    with create_artifact(args.out, ground_truth.KIND, inputs=inputs) as draft:
+    recipe = make_recipe("ground_truth", options, inputs)
+    with create_artifact(args.out, ground_truth.KIND, inputs=inputs, recipe=recipe) as draft:
         ground_truth.write(draft.path, truth)
 
 

@@ -4,6 +4,7 @@ The result computes what the dense model computes, whatever the router says.
 """
 
 from workflow_scripts import cli
+from workflow_scripts.artifacts.recipe import make_recipe
 from workflow_scripts.checkpoints.artifact import create_artifact, open_artifact
 from workflow_scripts.configuration import check_moe
 
@@ -28,7 +29,8 @@ def main(argv: list[str] | None = None) -> None:
     plans = upcycle(checkpoint, settings, seed)
     config = upcycled_config(checkpoint.config, settings, weights_dtype(checkpoint))
     parameters = {**settings, "seed": seed, "base": origin(base)}
-    with create_artifact(args.out, "moe", parameters, {"base": base.id}) as draft:
+    recipe = make_recipe("moe", parameters, {"base": base})
+    with create_artifact(args.out, "moe", parameters, {"base": base.id}, recipe) as draft:
         draft.write_model(plans, config, like=base.path, card=moe_card(config, parameters))
 
 

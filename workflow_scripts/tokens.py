@@ -8,9 +8,16 @@ import sys
 from pathlib import Path
 
 from workflow_scripts import cli, configuration
-from workflow_scripts.checkpoints.artifact import MODEL_KINDS, check_artifact, write_json
+from workflow_scripts.artifacts.recipe import make_recipe, problem_input
+from workflow_scripts.checkpoints.artifact import (
+    MODEL_KINDS,
+    Artifact,
+    open_artifact,
+    write_json,
+)
 from workflow_scripts.checkpoints.manifest import manifest_path, read_manifest
 from workflow_scripts.data.templates import read_template
+from workflow_scripts.dependencies import content_hash
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -31,7 +38,7 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     options = cli.options(args, "data", configuration.TOKENS_OPTIONS)
     options["template"] = read_template(options["template"])
-    check_artifact(args.model, *MODEL_KINDS, full=args.verify == "full")
+    model = open_artifact(args.model, *MODEL_KINDS, full=args.verify == "full")
 
     from workflow_scripts.data.contamination import Detector
     from workflow_scripts.data.preparation import prepare, summary
@@ -42,12 +49,21 @@ def main(argv: list[str] | None = None) -> None:
     references, problems = load_references(args.problems or [])
     find_trace = Detector(references).find if references else None
     tokens, report = prepare(args.data, load_tokenizer(args.model), options, find_trace)
-    write_tokens(args.out, tokens, options, args.model, report["data_sha256"])
+    recipe = make_recipe("tokens", options, _inputs(model, args.data, problems))
+    write_tokens(args.out, tokens, options, args.model, report["data_sha256"], recipe)
     print(summary(args.data, report), file=sys.stderr)
     if args.report:
         made = read_manifest(manifest_path(args.out)).id
         args.report.parent.mkdir(parents=True, exist_ok=True)
         write_json(args.report, report | {"problems": problems, "tokens": made})
+
+
+def _inputs(model: Artifact, data: Path, problems: dict[str, str]) -> dict:
+    """What decides about the tokens: the model, the rows, and the problems' SHA-256 by label."""
+    fetched = manifest_path(data)
+    rows = read_manifest(fetched).origin if fetched.exists() else content_hash(data)
+    hashes = {problem_input(label): sha for label, sha in problems.items()}
+    return {"base": model, "data": rows, **hashes}
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Steps 4 and 5: set lambda and start the mixing coefficients with equal shares."""
 
 from workflow_scripts import cli
+from workflow_scripts.artifacts.recipe import make_recipe
 from workflow_scripts.configuration import MIXING_SHAPE, check_lambda, check_learnable
 from workflow_scripts.conversions import mixing_artifact
 
@@ -25,7 +26,9 @@ def main(argv: list[str] | None = None) -> None:
 
     sources = mixing_artifact.open_sources(args.moe, args.ffn, full=args.verify == "full")
     logits = initial_logits(sources.ffn.checkpoint, **config)
-    mixing_artifact.write(args.out, "weighted_init", logits, config, sources)
+    asked = shape | {"lam": config["shared_expert_weight"]}
+    recipe = make_recipe("weighted_init", asked, sources.artifacts)
+    mixing_artifact.write(args.out, "weighted_init", logits, config, sources, recipe)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Step 6: learn the mixing coefficients; everything else is frozen."""
 
 from workflow_scripts import cli
+from workflow_scripts.artifacts.recipe import make_recipe
 from workflow_scripts.conversions import mixing_artifact
 from workflow_scripts.training import launch, step
 
@@ -36,7 +37,12 @@ def main(argv: list[str] | None = None) -> None:
         step.device(),
         step.weight_dtype(options),
     )
-    inputs = {"weighted": initial.artifact.id, **data}
+    inputs = {"weighted": initial.artifact.id, **data.ids}
+    recipe = make_recipe(
+        "weighted_trained",
+        options.asked,
+        sources.artifacts | {"weighted": initial.artifact, **data.origins},
+    )
     checkpoints = step.open_checkpoints(
         "weighted_trained", args.out, options, options.parameters, inputs
     )
@@ -61,6 +67,7 @@ def main(argv: list[str] | None = None) -> None:
             logits.tensors(),
             initial.config,
             sources,
+            recipe,
             options.parameters,
             inputs,
         )

@@ -15,8 +15,10 @@ from pathlib import Path
 
 from workflow_scripts.checkpoints.manifest import (
     Manifest,
+    Recipe,
     describe_files,
     find_faults,
+    find_foreign,
     manifest_path,
     read_manifest,
 )
@@ -137,7 +139,11 @@ class Draft:
 
 @contextmanager
 def create_artifact(
-    out: Path, kind: str, parameters: dict | None = None, inputs: dict[str, str] | None = None
+    out: Path,
+    kind: str,
+    parameters: dict | None = None,
+    inputs: dict[str, str] | None = None,
+    recipe: Recipe | None = None,
 ) -> Iterator[Draft]:
     """Yield a draft to be filled; then put it at `out` and its manifest beside it, last. The files
     become read-only.
@@ -147,8 +153,8 @@ def create_artifact(
     """
     out = Path(out)
     _clear_up_after_killed(out)
-    if out.exists() and not manifest_path(out).exists() and not _is_empty_folder(out):
-        raise UserError(f"{out} is there but is no artifact: it has no manifest. Remove it first")
+    if fault := replacing_fault(out):
+        raise UserError(fault)
     out.parent.mkdir(parents=True, exist_ok=True)
     with _workspace(out) as folder:
         draft = Draft(folder / out.name, out)
@@ -158,9 +164,33 @@ def create_artifact(
         _make_files_read_only(draft.path)
         _sync(draft.path)
         _write_manifest(
-            folder / NEW_MANIFEST, Manifest(kind, files, parameters or {}, inputs or {})
+            folder / NEW_MANIFEST, Manifest(kind, files, parameters or {}, inputs or {}, recipe)
         )
         _put(folder, out)
+
+
+def replacing_fault(out: Path) -> str | None:
+    """Why a step must not put an artifact at `out`; None where nothing of the user's is lost.
+
+    The place must be free, or hold an artifact with no other files and no altered ones.
+    """
+    if not manifest_path(out).exists():
+        if not (out.exists() or out.is_symlink()) or _is_empty_folder(out):
+            return None
+        return (
+            f"{out} is not an artifact of this project: it has no manifest. A step writes there. "
+            "Move it away, or choose another place"
+        )
+    try:
+        faults = find_foreign(out, read_manifest(manifest_path(out)))
+    except UserError as error:
+        faults = [str(error)]
+    if not faults:
+        return None
+    return (
+        f"{out} is not as its manifest says: {'; '.join(faults)}. A step would replace it. Move away "
+        f"what you want to keep, and delete {out} and {manifest_path(out).name}"
+    )
 
 
 def seal(folder: Path, kind: str) -> None:

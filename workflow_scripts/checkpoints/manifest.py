@@ -16,7 +16,7 @@ from workflow_scripts.checkpoints.strict_json import read_json
 from workflow_scripts.errors import UserError
 from workflow_scripts.progress import progress
 
-FORMAT = 2
+FORMAT = 3
 # Snakemake marks the folders that it made with a file of its own.
 NOT_CONTENT = {".snakemake_timestamp"}
 DIGEST = re.compile(r"[0-9a-f]{64}")
@@ -26,28 +26,62 @@ BLOCK_BYTES = 2**20
 
 
 @dataclass(frozen=True)
+class Recipe:
+    """What a step was asked for: all that decides about its artifact.
+
+    options: values by their key in the configuration, such as "moe.num_experts". inputs: by name,
+    the digest of the recipe of an artifact, or the hash of a file. code: the hash of each module.
+    """
+
+    step: str
+    options: dict[str, object]
+    inputs: dict[str, str]
+    code: dict[str, str]
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 over the recipe, and so over the recipes of all that the artifact is made from."""
+        return _digest(asdict(self))
+
+
+@dataclass(frozen=True)
 class Manifest:
     """The content of a manifest file.
 
     files: by path relative to the artifact, {"size": bytes, "sha256": hexadecimal digest}; of a
     safetensors file also "header_sha256", the digest of its length prefix and header.
     inputs: ids of the artifacts and SHA-256 of the files that this artifact was made from.
+    recipe: what its step was asked for; None where no step says it.
     """
 
     kind: str
     files: dict[str, dict]
     parameters: dict = field(default_factory=dict)
     inputs: dict[str, str] = field(default_factory=dict)
+    recipe: Recipe | None = None
     format: int = FORMAT
 
     @property
     def id(self) -> str:
-        """SHA-256 over everything else in the manifest: equal ids mean equal artifacts."""
-        content = json.dumps(asdict(self), sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(content.encode()).hexdigest()
+        """SHA-256 over all but the recipe: equal ids mean equal artifacts.
+
+        Another recipe, such as one with other code, may make the same artifact.
+        """
+        return _digest({name: value for name, value in asdict(self).items() if name != "recipe"})
+
+    @property
+    def origin(self) -> str:
+        """What the recipes of its descendants call it: the digest of its recipe, else its id."""
+        return self.recipe.digest if self.recipe else self.id
 
     def to_json(self) -> str:
         return json.dumps(asdict(self) | {"id": self.id}, indent=2, sort_keys=True) + "\n"
+
+
+def _digest(value: dict) -> str:
+    """SHA-256 of a JSON value."""
+    content = json.dumps(value, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(content.encode()).hexdigest()
 
 
 def manifest_path(artifact: Path) -> Path:
@@ -72,7 +106,8 @@ def read_manifest(path: Path) -> Manifest:
     if fault := _structure_fault(content):
         raise UserError(f"{path} is not a manifest: {fault}")
     stated_id = content.pop("id")
-    manifest = Manifest(**content)
+    recipe = content.pop("recipe")
+    manifest = Manifest(**content, recipe=recipe and Recipe(**recipe))
     if manifest.id != stated_id:
         raise UserError(f"{path} was edited: its id does not fit its content")
     return manifest
@@ -89,6 +124,8 @@ def _structure_fault(content: dict) -> str | None:
         return "its parameters are not an object"
     if not _is_digest(content["id"]):
         return "its id is not a SHA-256"
+    if not _is_recipe(content["recipe"]):
+        return "its recipe is not as it should be"
     inputs = content["inputs"]
     if not isinstance(inputs, dict) or not all(map(_is_digest, inputs.values())):
         return "its inputs are not names with a SHA-256 each"
@@ -100,6 +137,16 @@ def _structure_fault(content: dict) -> str | None:
         if not _is_file_entry(name, entry):
             return f"it does not state size and SHA-256 of {name[:80]!r} as it should"
     return None
+
+
+def _is_recipe(value: object) -> bool:
+    if value is None:
+        return True
+    if not isinstance(value, dict) or value.keys() != set(Recipe.__dataclass_fields__):
+        return False
+    return isinstance(value["step"], str) and all(
+        isinstance(value[name], dict) for name in ("options", "inputs", "code")
+    )
 
 
 def _is_digest(value: object) -> bool:
@@ -195,6 +242,24 @@ def find_faults(artifact: Path, manifest: Manifest, full: bool = False) -> list[
             if fault := _content_fault(artifact / name, manifest.files[name], full, bar.update):
                 faults.append(f"{artifact / name} was altered: {fault}")
     return sorted(faults)
+
+
+def find_foreign(artifact: Path, manifest: Manifest) -> list[str]:
+    """What would be lost with an artifact that its manifest does not know, a sentence each.
+
+    These are other files, and files that were altered. What links point to stays.
+    """
+    if artifact.is_symlink() or not artifact.is_dir():
+        return []
+    names = [name for name in list_files(artifact) if not (artifact / name).is_symlink()]
+    known = [name for name in names if name in manifest.files]
+    faults = [f"{artifact / name} is not in it" for name in sorted(set(names) - set(known))]
+    for name in known:
+        path, entry = artifact / name, manifest.files[name]
+        is_other_size = path.stat().st_size != entry["size"]
+        if is_other_size or _content_fault(path, entry, False, lambda count: None):
+            faults.append(f"{path} was altered")
+    return faults
 
 
 def _content_fault(path: Path, entry: dict, full: bool, report: Callable) -> str | None:

@@ -10,6 +10,7 @@ from workflow_scripts.checkpoints import hub
 from workflow_scripts.checkpoints.artifact import COMPANION_PATTERNS, companions
 from workflow_scripts.checkpoints.layout import dense_layers
 from workflow_scripts.checkpoints.reader import INDEX_FILE, SINGLE_FILE, Checkpoint, weight_files
+from workflow_scripts.dependencies import content_hash
 from workflow_scripts.errors import UserError
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
@@ -150,6 +151,11 @@ def find_cached_dataset_file(source: DatasetSource) -> Path | None:
         source.repository, source.file, repo_type="dataset", revision=source.revision
     )
     return Path(found) if isinstance(found, str) else None
+
+
+def model_contents(folder: Path) -> dict[str, str]:
+    """The hash of the content of each file of `check_model`, by name. Raises UserError."""
+    return {file.relative_to(folder).as_posix(): content_hash(file) for file in check_model(folder)}
 
 
 def check_model(folder: Path) -> list[Path]:

@@ -9,6 +9,7 @@ from workflow_scripts.checkpoints.artifact import (
     open_artifact,
     write_json,
 )
+from workflow_scripts.checkpoints.manifest import Recipe
 from workflow_scripts.checkpoints.writer import TensorPlan
 from workflow_scripts.conversions.merge import ALPHA, LAMBDA_LOGIT, mixing_coefficients
 from workflow_scripts.errors import UserError
@@ -22,8 +23,12 @@ class MixingSources:
     ffn: Artifact
 
     @property
+    def artifacts(self) -> dict[str, Artifact]:
+        return {"ffn": self.ffn, "moe": self.moe}
+
+    @property
     def ids(self) -> dict[str, str]:
-        return {"ffn": self.ffn.id, "moe": self.moe.id}
+        return {name: artifact.id for name, artifact in self.artifacts.items()}
 
 
 def open_sources(moe: Path, ffn: Path, full: bool = False) -> MixingSources:
@@ -78,6 +83,7 @@ def write(
     logits: dict,
     config: dict,
     sources: MixingSources,
+    recipe: Recipe,
     parameters: dict | None = None,
     inputs: dict[str, str] | None = None,
 ) -> None:
@@ -90,6 +96,7 @@ def write(
         TensorPlan(name, "F32", tuple(tensor.shape), lambda tensor=tensor: [tensor])
         for name, tensor in sorted(logits.items())
     ]
-    with create_artifact(out, kind, parameters, sources.ids | (inputs or {})) as draft:
+    inputs = sources.ids | (inputs or {})
+    with create_artifact(out, kind, parameters, inputs, recipe) as draft:
         draft.write_tensors(plans)
         write_json(draft.path / "config.json", config)

@@ -9,7 +9,13 @@ from workflow_scripts.checkpoints.artifact import (
     create_artifact,
     open_artifact,
 )
-from workflow_scripts.checkpoints.manifest import Manifest, hash_file, manifest_path, read_manifest
+from workflow_scripts.checkpoints.manifest import (
+    Manifest,
+    Recipe,
+    hash_file,
+    manifest_path,
+    read_manifest,
+)
 from workflow_scripts.checkpoints.writer import TensorPlan
 from workflow_scripts.configuration import TOKENS_OPTIONS
 from workflow_scripts.data.examples import Tokens
@@ -38,7 +44,9 @@ class TokensArtifact:
         return {"tokens": self.artifact.id, "data": self.artifact.manifest.inputs["data"]}
 
 
-def write_tokens(out: Path, tokens: Tokens, options: dict, model: Path, data_hash: str) -> None:
+def write_tokens(
+    out: Path, tokens: Tokens, options: dict, model: Path, data_hash: str, recipe: Recipe
+) -> None:
     """Write tokens as an artifact.
 
     options: of `preparation.prepare`. model: the folder of the tokenizer. data_hash: the SHA-256 of
@@ -52,7 +60,7 @@ def write_tokens(out: Path, tokens: Tokens, options: dict, model: Path, data_has
         for array in [getattr(tokens, name)]
     ]
     parameters = options | {"tokenizer": tokenizer_hashes(model)}
-    with create_artifact(out, KIND, parameters, {"data": data_hash}) as draft:
+    with create_artifact(out, KIND, parameters, {"data": data_hash}, recipe) as draft:
         draft.write_tensors(plans)
 
 

@@ -155,3 +155,9 @@ def read_result(path: Path) -> dict:
     if result.get("format") != FORMAT or "pass@1" not in result:
         raise UserError(f"{path} is not the result of an evaluation (format {FORMAT})")
     return result
+
+
+def best_result(files: Sequence[Path]) -> int:
+    """The number of the result whose model solved most problems; of several the first one."""
+    solved = [read_result(file)["pass@1"]["plus"] for file in files]
+    return max(range(len(solved)), key=lambda number: (solved[number], -number))

@@ -9,6 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from workflow_scripts import cli, configuration
+from workflow_scripts.checkpoints.artifact import Artifact
 from workflow_scripts.data.templates import read_template
 from workflow_scripts.dependencies import code_hash
 from workflow_scripts.errors import UserError
@@ -22,9 +23,25 @@ PACKAGES = ("torch", "transformers", "accelerate", "deepspeed")
 
 
 @dataclass(frozen=True)
-class TrainingOptions:
-    """Checked flags of a training step, as the config's sections hold them."""
+class DataInputs:
+    """What a training reads besides its model.
 
+    ids: for the manifest, the SHA-256 of the file of rows as "data", and the id of the "tokens".
+    origins: for the recipe, the tokens or the hash of the rows.
+    """
+
+    ids: dict[str, str]
+    origins: dict[str, Artifact | str]
+
+
+@dataclass(frozen=True)
+class TrainingOptions:
+    """Checked flags of a training step, as the config's sections hold them.
+
+    asked: the flags as they were given. training: what they come to on this machine.
+    """
+
+    asked: dict
     data: dict
     training: dict
     seed: int
@@ -77,9 +94,12 @@ def parse_flags(args: argparse.Namespace, section: str) -> TrainingOptions:
     common = cli.options(args, None, ["seed", "threads", "trackers"])
     training = cli.options(args, section, training_keys(section))
     check_launch(training, "command line")
+    asked = training | common
     training |= {"precision": precision_of(training, _has_bf16())}
+    data = _data_options(args)
     options = TrainingOptions(
-        data=_data_options(args),
+        asked=asked | data,
+        data=data,
         training=launch.adopt_world(training, os.environ),
         checkpoint_minutes=args.checkpoint_minutes,
         **common,
@@ -217,8 +237,7 @@ def device() -> str:
 def prepare_examples(source: Path, model_folder: Path, options: TrainingOptions, full: bool):
     """A model's tokenizer, the examples to train on, those held out, and what they were made from.
 
-    source: a file of rows, or a folder of tokens (`full`: its bytes are hashed). The last are
-    inputs for a manifest: the SHA-256 of the file of rows as "data", and the id of the "tokens".
+    source: a file of rows, or a folder of tokens (`full`: its bytes are hashed).
     Raises UserError, also where options need rows held out and there are none.
     """
     from workflow_scripts.data.preparation import prepare, summary
@@ -228,11 +247,13 @@ def prepare_examples(source: Path, model_folder: Path, options: TrainingOptions,
     tokenizer = load_tokenizer(model_folder)
     if source.is_dir():
         opened = open_tokens(source, model_folder, full)
-        tokens, inputs = opened.tokens, opened.inputs
+        tokens = opened.tokens
+        inputs = DataInputs(opened.inputs, {"tokens": opened.artifact})
         text = f"{len(tokens.training)} rows of {source}"
     else:
         tokens, report = prepare(source, tokenizer, options.data)
-        inputs = {"data": report["data_sha256"]}
+        ids = {"data": report["data_sha256"]}
+        inputs = DataInputs(ids, ids)
         text = summary(source, report)
     configuration.check_validation(options.training, len(tokens.validation), "command line")
     if is_main_process():

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from transformers import AutoModelForCausalLM
 from transformers.core_model_loading import revert_weight_conversion
 
+from workflow_scripts.artifacts.recipe import make_recipe
 from workflow_scripts.checkpoints.artifact import Artifact, create_artifact
 from workflow_scripts.conversions.common import trained_plans
 from workflow_scripts.modeling.loading import load_whole
@@ -35,7 +36,8 @@ def tune(
     model = load_whole(AutoModelForCausalLM, source.path, dtype=step.weight_dtype(options))
     checkpoint = source.checkpoint
     parameters = options.parameters | {"base": base}
-    inputs = {source_name: source.id, **data}
+    inputs = {source_name: source.id, **data.ids}
+    recipe = make_recipe(kind, options.asked, {source_name: source, **data.origins})
     checkpoints = step.open_checkpoints(kind, args.out, options, parameters, inputs)
     with checkpoints.claimed():
         state = train(
@@ -51,7 +53,7 @@ def tune(
         )
         if not step.is_main_process():
             return
-        with create_artifact(args.out, kind, parameters, inputs) as draft:
+        with create_artifact(args.out, kind, parameters, inputs, recipe) as draft:
             plans = trained_plans(checkpoint, revert_weight_conversion(model, state))
-            card = make_card(checkpoint.config, parameters, data["data"])
+            card = make_card(checkpoint.config, parameters, data.ids["data"])
             draft.write_model(plans, checkpoint.config, like=source.path, card=card)

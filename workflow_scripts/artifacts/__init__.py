@@ -1,0 +1,1 @@
+"""What a configuration wants, what is there, and whether the two agree."""

@@ -1,0 +1,74 @@
+"""The places where a run writes: nothing of the user's may stand there."""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from workflow_scripts.artifacts.overlap import overlap
+from workflow_scripts.artifacts.state import State, Verdict
+from workflow_scripts.artifacts.wanted import Wanted
+from workflow_scripts.checkpoints.artifact import replacing_fault
+from workflow_scripts.checkpoints.manifest import manifest_path
+from workflow_scripts.errors import UserError
+
+# The first line of the file by which a results folder is known as one.
+CONFIG_FILE = "config.yaml"
+CONFIG_HEAD = "# The completed configuration of these results. Each run of the workflow writes it.\n"
+# What lies in a results folder besides artifacts.
+FOLDERS = ("logs", "metrics")
+FILES = (CONFIG_FILE, "data/report.json", "summary.md", "comparisons.csv")
+
+
+def check_inputs(places: Iterable[Path], inputs: Iterable[tuple[str, Path]]) -> None:
+    """Raise UserError where a place to be written is, holds or lies in an input.
+
+    inputs: key of the configuration, and path.
+    """
+    faults = [
+        f"config: {key}: {path} is, holds or lies in {place}, where the workflow writes. Choose "
+        "another results_dir, or move the input"
+        for key, path in inputs
+        for place in places
+        if overlap(place, path)
+    ]
+    if faults:
+        raise UserError("\n".join(faults))
+
+
+def check_free(verdicts: Mapping[Wanted, Verdict], results: Path) -> None:
+    """Raise UserError where the workflow would replace something that is not its own."""
+    faults = [
+        fault
+        for wanted, verdict in verdicts.items()
+        if verdict.state is not State.FITS and (fault := _fault(wanted, results))
+    ]
+    if not is_results_folder(results):
+        found = [results / name for name in FILES if (results / name).exists()]
+        for folder in FOLDERS:
+            found += (path for path in (results / folder).rglob("*") if path.is_file())
+        faults += map(_not_ours, found[:3])
+    if faults:
+        raise UserError("\n".join([*faults, "Nothing was changed."]))
+
+
+def is_results_folder(results: Path) -> bool:
+    """Whether a run of the workflow has written to this folder before."""
+    try:
+        with (results / CONFIG_FILE).open(encoding="utf-8") as file:
+            return file.readline() == CONFIG_HEAD
+    except (OSError, UnicodeDecodeError):
+        return False
+
+
+def _fault(wanted: Wanted, results: Path) -> str | None:
+    place = wanted.place
+    if wanted.is_file and not place.is_dir() and not manifest_path(place).exists():
+        # A file whose manifest was not written any more, if the folder is the workflow's.
+        return _not_ours(place) if place.exists() and not is_results_folder(results) else None
+    return replacing_fault(place)
+
+
+def _not_ours(path: Path) -> str:
+    return (
+        f"{path} stands where the workflow writes, and is not its own. Move it away, or choose "
+        "another results_dir"
+    )

@@ -1,0 +1,27 @@
+"""The recipe of a step's artifact, from the step's own flags and inputs."""
+
+from collections.abc import Mapping
+
+from workflow_scripts.artifacts.keys import keys_of_step
+from workflow_scripts.checkpoints.artifact import Artifact
+from workflow_scripts.checkpoints.manifest import Recipe
+from workflow_scripts.dependencies import code_hashes
+
+
+def make_recipe(step: str, options: Mapping, inputs: Mapping[str, Artifact | str]) -> Recipe:
+    """The recipe of what a step makes of these inputs.
+
+    options: by flag; those that `artifacts.keys` does not name for the step are left out.
+    inputs: artifacts, or hashes of files.
+    """
+    origins = {
+        name: source if isinstance(source, str) else source.manifest.origin
+        for name, source in inputs.items()
+    }
+    named = {key: options[flag] for flag, key in keys_of_step(step).items() if flag in options}
+    return Recipe(step, named, origins, code_hashes(step))
+
+
+def problem_input(label: str) -> str:
+    """What the recipe of tokens calls a set of problems that the rows were compared with."""
+    return f"problems {label}"
