@@ -23,7 +23,6 @@ from workflow_scripts.evaluation.result import (
     build_result,
     caveats,
     measures,
-    write_manifest,
     write_result,
 )
 from workflow_scripts.evaluation.samples import (
@@ -58,12 +57,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     problems = {problem.task_id: problem for problem in problem_set.problems}
     solutions = [(problems[written.task_id], written.code) for written in samples]
     workers = usable_cpus()
-    truth = _ground_truth(args, problem_set, sandbox, workers)
+    truth, truth_id = _ground_truth(args, problem_set, sandbox, workers)
     verdicts = score(problem_set, truth, solutions, sandbox=sandbox, workers=workers)
     scoring_settings = {name: options[name] for name in ("limit", "sandbox")}
     result = build_result(problem_set, samples, verdicts, scoring_settings)
-    write_result(args.out, result)
-    write_manifest(args.out, result)
+    write_result(args.out, result, truth_id)
     if journal is not None:
         journal.remove()
     _report(result)
@@ -134,13 +132,14 @@ def _template(identity: str, model_folder: Path):
 
 def _ground_truth(
     args: argparse.Namespace, problem_set: ProblemSet, sandbox: Bubblewrap | None, workers: int
-) -> GroundTruth:
+) -> tuple[GroundTruth, str | None]:
+    """The ground truth, and the id of its artifact; None where it is computed here."""
     if args.ground_truth is None:
-        return ground_truth.compute(problem_set, sandbox=sandbox, workers=workers)
+        return ground_truth.compute(problem_set, sandbox=sandbox, workers=workers), None
     artifact = open_artifact(args.ground_truth, ground_truth.KIND, full=args.verify == "full")
     if artifact.manifest.inputs["dataset"] != problem_set.sha256:
         raise UserError(f"{args.ground_truth} was made of other problems than {args.dataset}")
-    return ground_truth.read(artifact.path, problem_set)
+    return ground_truth.read(artifact.path, problem_set), artifact.id
 
 
 def _report(result: dict) -> None:

@@ -3,18 +3,21 @@
 Written as CSV and Markdown, and printed. The comparisons are in a CSV file of their own.
 """
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from workflow_scripts import cli
+from workflow_scripts.checkpoints.manifest import hash_file
 from workflow_scripts.evaluation import general_result
 from workflow_scripts.evaluation.result import backends_note, caveats, read_result
 from workflow_scripts.reporting.comparisons import LEGEND, comparison_table, readable_comparisons
-from workflow_scripts.reporting.files import write_whole
+from workflow_scripts.reporting.files import write_manifest, write_whole
 from workflow_scripts.reporting.general import general_table
 from workflow_scripts.reporting.tables import list_files, readable, summary_table, to_markdown
 from workflow_scripts.reporting.validation_losses import read_losses
 
+KIND = "summary"
 COMPARISONS_FILE = "comparisons.csv"
 
 
@@ -61,13 +64,20 @@ def main(argv: Sequence[str] | None = None) -> None:
         measured = {file: general_result.read(file) for file in args.general}
         parts.append(to_markdown(general_table(measured)))
     text = "\n".join([*parts, *notes]).rstrip() + "\n"
+    comparisons_file, text_file = args.out.with_name(COMPARISONS_FILE), args.out.with_suffix(".md")
     write_whole(args.out, table.to_csv(index=False, float_format="%.1f", lineterminator="\n"))
     write_whole(
-        args.out.with_name(COMPARISONS_FILE),
-        compared.to_csv(index=False, float_format="%.4f", lineterminator="\n"),
+        comparisons_file, compared.to_csv(index=False, float_format="%.4f", lineterminator="\n")
     )
-    write_whole(args.out.with_suffix(".md"), text)
+    write_whole(text_file, text)
+    inputs = _hashes([*args.evals, *args.losses, *args.general], args.out.parent)
+    write_manifest(args.out, KIND, inputs=inputs, beside=[comparisons_file, text_file])
     print(text, end="")
+
+
+def _hashes(files: Sequence[Path], folder: Path) -> dict[str, str]:
+    """SHA-256 of each file, by its path from the folder of all results."""
+    return {Path(os.path.relpath(file, folder)).as_posix(): hash_file(file) for file in files}
 
 
 if __name__ == "__main__":

@@ -45,7 +45,8 @@ def main(argv: list[str] | None = None) -> None:
         "dtype": str(model.dtype).removeprefix("torch."),
         "threads": threads,
     }
-    write_loss(args.out, description)
+    inputs = {"model": identity, "tokens": opened.artifact.id}
+    write_loss(args.out, description, {"threads": threads}, inputs)
     print(f"{args.model}: loss {loss:.4f} on {len(rows)} held-out rows")
 
 
