@@ -20,6 +20,7 @@ if str(ROOT) not in sys.path:
 from workflow_scripts import cli, config_file
 from workflow_scripts.artifacts import keys
 from workflow_scripts.artifacts.current import Current
+from workflow_scripts.artifacts.markers import marker_path
 from workflow_scripts.artifacts.wanted import Wants
 from workflow_scripts.data import templates
 from workflow_scripts.dependencies import code_hash, content_hash
@@ -42,13 +43,10 @@ try:
             require("lm_eval")
     FOLDER = config["results_dir"].rstrip("/")
     WANTS = Wants(config, FOLDER)
-    CURRENT = Current(WANTS, workflow.dag_settings.forcerun)
-    # The processes of the jobs and of a cluster's nodes find this done.
+    CURRENT = Current(WANTS)
+    # The processes of the jobs find all this done.
     if workflow.is_main_process:
         CURRENT.check(workflow.configfiles)
-        if workflow.touch:
-            CURRENT.accept_code()
-        CURRENT.tell()
 except UserError as error:
     sys.exit(str(error))
 
@@ -118,7 +116,15 @@ def marker(find):
 
     find: the wanted artifact of a job's wildcards.
     """
-    return lambda wildcards: literal(CURRENT.marker(find(wildcards)))
+
+    def path(wildcards):
+        wanted = find(wildcards)
+        if not workflow.is_main_process:
+            return str(marker_path(wanted))
+        CURRENT.begin(workflow.dag_settings.forcerun, accept_code=workflow.touch)
+        return str(CURRENT.marker(wanted))
+
+    return path
 
 
 def base_files():

@@ -9,21 +9,22 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from workflow_scripts import cli, configuration
-from workflow_scripts.checkpoints.artifact import open_artifact
+from workflow_scripts.artifacts.recipe import make_recipe
+from workflow_scripts.checkpoints.artifact import Artifact, open_artifact
+from workflow_scripts.checkpoints.manifest import Recipe
 from workflow_scripts.data.templates import CHAT, COMPLETION, make_template, read_template
 from workflow_scripts.data.tokenizers import load_tokenizer
 from workflow_scripts.errors import UserError
 from workflow_scripts.evaluation import ground_truth, sampling
 from workflow_scripts.evaluation.execution import usable_cpus
 from workflow_scripts.evaluation.ground_truth import GroundTruth, shown
-from workflow_scripts.evaluation.loading import trained_template
+from workflow_scripts.evaluation.loading import model_origin, trained_template
 from workflow_scripts.evaluation.problems import ProblemSet, add_dataset_flag, load_problems
 from workflow_scripts.evaluation.prompts import task_prompts
 from workflow_scripts.evaluation.result import (
     build_result,
     caveats,
     measures,
-    write_manifest,
     write_result,
 )
 from workflow_scripts.evaluation.samples import (
@@ -58,12 +59,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     problems = {problem.task_id: problem for problem in problem_set.problems}
     solutions = [(problems[written.task_id], written.code) for written in samples]
     workers = usable_cpus()
-    truth = _ground_truth(args, problem_set, sandbox, workers)
+    truth, truth_artifact = _ground_truth(args, problem_set, sandbox, workers)
     verdicts = score(problem_set, truth, solutions, sandbox=sandbox, workers=workers)
     scoring_settings = {name: options[name] for name in ("limit", "sandbox")}
     result = build_result(problem_set, samples, verdicts, scoring_settings)
-    write_result(args.out, result)
-    write_manifest(args.out, result)
+    recipe = _recipe(args.model, options, problem_set, truth_artifact)
+    write_result(args.out, result, truth_artifact and truth_artifact.id, recipe)
     if journal is not None:
         journal.remove()
     _report(result)
@@ -134,13 +135,19 @@ def _template(identity: str, model_folder: Path):
 
 def _ground_truth(
     args: argparse.Namespace, problem_set: ProblemSet, sandbox: Bubblewrap | None, workers: int
-) -> GroundTruth:
+) -> tuple[GroundTruth, Artifact | None]:
+    """The ground truth, and its artifact; None where it is computed here."""
     if args.ground_truth is None:
-        return ground_truth.compute(problem_set, sandbox=sandbox, workers=workers)
+        return ground_truth.compute(problem_set, sandbox=sandbox, workers=workers), None
     artifact = open_artifact(args.ground_truth, ground_truth.KIND, full=args.verify == "full")
     if artifact.manifest.inputs["dataset"] != problem_set.sha256:
         raise UserError(f"{args.ground_truth} was made of other problems than {args.dataset}")
-    return ground_truth.read(artifact.path, problem_set)
+    return ground_truth.read(artifact.path, problem_set), artifact
+
+
+def _recipe(model: str, options: dict, problem_set: ProblemSet, truth: Artifact | None) -> Recipe:
+    inputs = {"dataset": problem_set.sha256} | model_origin(Path(model))
+    return make_recipe("eval", options, inputs | ({"ground_truth": truth} if truth else {}))
 
 
 def _report(result: dict) -> None:

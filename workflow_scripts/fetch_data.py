@@ -6,9 +6,8 @@ without a file is read by `datasets`, and --out is a Parquet file. A manifest is
 
 from workflow_scripts import cli
 from workflow_scripts.artifacts.recipe import make_recipe
-from workflow_scripts.checkpoints.manifest import Manifest, hash_files, manifest_path
 from workflow_scripts.checkpoints.source import dataset_source, fetch_dataset, fetch_dataset_file
-from workflow_scripts.reporting.files import write_whole
+from workflow_scripts.reporting.files import write_manifest
 
 OPTIONS = ["revision", "split"]
 
@@ -39,8 +38,7 @@ def main(argv: list[str] | None = None) -> None:
     if source.file:
         del parameters["split"]
     recipe = make_recipe("fetch_data", parameters, {})
-    manifest = Manifest("data", hash_files({args.out.name: args.out}), parameters, recipe=recipe)
-    write_whole(manifest_path(args.out), manifest.to_json())
+    write_manifest(args.out, "data", parameters, recipe=recipe)
 
 
 if __name__ == "__main__":

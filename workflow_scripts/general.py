@@ -8,8 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from workflow_scripts import cli
+from workflow_scripts.artifacts.recipe import make_recipe
 from workflow_scripts.evaluation import general_result
-from workflow_scripts.evaluation.general import measure
+from workflow_scripts.evaluation.general import measure, task_hashes
+from workflow_scripts.evaluation.loading import model_origin
 
 OPTIONS = ("batch_size", "limit")
 
@@ -31,8 +33,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     cli.add_verify(parser)
     args = parser.parse_args(argv)
     options = cli.options(args, "evaluation", OPTIONS) | cli.options(args, None, ["threads"])
+    hashes = task_hashes(args.tasks)
     result = measure(args.model, args.tasks, options, args.verify == "full")
-    general_result.write(args.out, result)
+    inputs = hashes | model_origin(Path(args.model))
+    recipe = make_recipe("general", options | {"tasks": args.tasks}, inputs)
+    general_result.write(args.out, result, hashes, recipe)
     for name, task in result["tasks"].items():
         for metric, measured in task["metrics"].items():
             print(f"{args.model}: {name} {metric} {measured['value']}, {task['examples']} examples")

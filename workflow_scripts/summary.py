@@ -3,18 +3,22 @@
 Written as CSV and Markdown, and printed. The comparisons are in a CSV file of their own.
 """
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from workflow_scripts import cli
+from workflow_scripts.artifacts.recipe import make_recipe
+from workflow_scripts.checkpoints.manifest import hash_file, manifest_path, read_manifest
 from workflow_scripts.evaluation import general_result
 from workflow_scripts.evaluation.result import backends_note, caveats, read_result
 from workflow_scripts.reporting.comparisons import LEGEND, comparison_table, readable_comparisons
-from workflow_scripts.reporting.files import write_whole
+from workflow_scripts.reporting.files import write_manifest, write_whole
 from workflow_scripts.reporting.general import general_table
 from workflow_scripts.reporting.tables import list_files, readable, summary_table, to_markdown
 from workflow_scripts.reporting.validation_losses import read_losses
 
+KIND = "summary"
 COMPARISONS_FILE = "comparisons.csv"
 
 
@@ -61,13 +65,27 @@ def main(argv: Sequence[str] | None = None) -> None:
         measured = {file: general_result.read(file) for file in args.general}
         parts.append(to_markdown(general_table(measured)))
     text = "\n".join([*parts, *notes]).rstrip() + "\n"
+    comparisons_file, text_file = args.out.with_name(COMPARISONS_FILE), args.out.with_suffix(".md")
     write_whole(args.out, table.to_csv(index=False, float_format="%.1f", lineterminator="\n"))
     write_whole(
-        args.out.with_name(COMPARISONS_FILE),
-        compared.to_csv(index=False, float_format="%.4f", lineterminator="\n"),
+        comparisons_file, compared.to_csv(index=False, float_format="%.4f", lineterminator="\n")
     )
-    write_whole(args.out.with_suffix(".md"), text)
+    write_whole(text_file, text)
+    read = {
+        Path(os.path.relpath(file, args.out.parent)).as_posix(): file
+        for file in [*args.evals, *args.losses, *args.general]
+    }
+    inputs = {name: hash_file(file) for name, file in read.items()}
+    recipe = make_recipe("summary", {}, {name: _origin(file) for name, file in read.items()})
+    beside = [comparisons_file, text_file]
+    write_manifest(args.out, KIND, inputs=inputs, beside=beside, recipe=recipe)
     print(text, end="")
+
+
+def _origin(file: Path) -> str:
+    """What a recipe says of a result: its manifest's origin; without one, its SHA-256."""
+    manifest = manifest_path(file)
+    return read_manifest(manifest).origin if manifest.exists() else hash_file(file)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,11 @@
 """The loss of a model on the rows that were held out of the training."""
 
+from pathlib import Path
+
 from workflow_scripts import cli
+from workflow_scripts.artifacts.recipe import make_recipe
 from workflow_scripts.errors import UserError
-from workflow_scripts.evaluation.loading import artifact_id, load_model
+from workflow_scripts.evaluation.loading import artifact_id, load_model, model_origin
 from workflow_scripts.reporting.validation_losses import write_loss
 
 BATCH_ROWS = 8
@@ -45,7 +48,10 @@ def main(argv: list[str] | None = None) -> None:
         "dtype": str(model.dtype).removeprefix("torch."),
         "threads": threads,
     }
-    write_loss(args.out, description)
+    inputs = {"model": identity, "tokens": opened.artifact.id}
+    origins = {"tokens": opened.artifact} | model_origin(Path(args.model))
+    recipe = make_recipe("validation_loss", {"threads": threads}, origins)
+    write_loss(args.out, description, {"threads": threads}, inputs, recipe)
     print(f"{args.model}: loss {loss:.4f} on {len(rows)} held-out rows")
 
 

@@ -8,7 +8,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from workflow_scripts import moe, moe_sft, sft, tokens, validation_loss
+from workflow_scripts import moe, moe_sft, sft, tokens, validation_loss, verify
+from workflow_scripts.checkpoints.artifact import create_artifact
 from workflow_scripts.checkpoints.manifest import manifest_path, read_manifest
 from workflow_scripts.checkpoints.reader import Checkpoint
 from workflow_scripts.data.templates import make_template
@@ -130,6 +131,31 @@ def test_the_loss_on_held_out_rows_is_that_of_plain_transformers(tiny_llama, dat
         expected = plain_loss(model, [rows[number - 1] for number in numbers]).item()
     assert (len(numbers), result["rows"]) == (5, 5)
     assert result["loss"] == pytest.approx(expected, rel=1e-6)
+
+
+def test_a_loss_has_a_manifest_of_what_it_was_made_from(tiny_llama, data, tmp_path):
+    with create_artifact(tmp_path / "base", "base") as draft:
+        shutil.copytree(tiny_llama, draft.path, dirs_exist_ok=True)
+    held_out, out = tmp_path / "tokens", tmp_path / "validation" / "base.json"
+    run(
+        tokens,
+        *("--model", tmp_path / "base", "--data", data, "--validation-rows", 5),
+        *("--report", tmp_path / "report.json", "--out", held_out),
+    )
+    flags = ["--model", tmp_path / "base", "--data", held_out, "--out", out]
+    run(validation_loss, *flags, "--threads", 1)
+
+    manifest = read_manifest(manifest_path(out))
+    assert (manifest.kind, manifest.parameters) == ("validation", {"threads": 1})
+    assert manifest.inputs == {
+        "model": read_manifest(manifest_path(tmp_path / "base")).id,
+        "tokens": read_manifest(manifest_path(held_out)).id,
+    }
+    verify.main([str(out), "--full"])
+    edited = out.read_text().replace('"rows": 5', '"rows": 6')
+    out.write_text(edited)
+    with pytest.raises(UserError, match=r"base\.json was altered"):
+        verify.main([str(out)])
 
 
 def test_without_held_out_rows_there_is_no_such_loss(tiny_llama, data, tmp_path):

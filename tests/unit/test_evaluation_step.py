@@ -9,8 +9,9 @@ import pytest
 from problem_files import three_problems, write_problems
 
 from workflow_scripts import eval as step
-from workflow_scripts import verify
+from workflow_scripts import ground_truth, verify
 from workflow_scripts.checkpoints.artifact import create_artifact
+from workflow_scripts.checkpoints.manifest import manifest_path, read_manifest
 from workflow_scripts.errors import UserError
 from workflow_scripts.evaluation.generation import Completion
 from workflow_scripts.evaluation.journal import Journal
@@ -97,6 +98,43 @@ def test_the_result_says_what_was_done(evaluated, tiny_llama):
         assert generation["solution"].startswith(problem["prompt"])
         assert row["finish"] == generation["finish"]
         assert {row["base"], row["plus"]} == {"failed"}
+
+
+def test_the_manifest_says_what_the_result_was_made_from(
+    tiny_llama, problems, tmp_path, bubblewrap
+):
+    with create_artifact(tmp_path / "model", "base") as draft:
+        shutil.copytree(tiny_llama, draft.path, dirs_exist_ok=True)
+    truth, out = tmp_path / "truth", tmp_path / "r.json"
+    ground_truth.main(["--dataset", str(problems), "--out", str(truth)])
+    drawn = ["--samples", "2", "--temperature", "0.5", "--top-p", "0.9", "--seed", "3"]
+    flags = [*drawn, "--limit", "2", "--sandbox", "bubblewrap", "--ground-truth", str(truth)]
+    evaluate(tmp_path / "model", problems, out, *flags)
+
+    manifest = read_manifest(manifest_path(out))
+    assert manifest.kind == "eval"
+    assert manifest.files.keys() == {"r.json", "r.generations.jsonl"}
+    assert manifest.parameters == {
+        "backend": "transformers",
+        "prompt": "completion",
+        "max_new_tokens": 8,
+        "batch_size": 2,
+        "samples": 2,
+        "temperature": 0.5,
+        "top_p": 0.9,
+        "seed": 3,
+        "threads": 1,
+        "limit": 2,
+        "sandbox": "bubblewrap",
+        "device": manifest.parameters["device"],
+        "dtype": "float32",
+    }
+    assert manifest.inputs == {
+        "model": read_manifest(manifest_path(tmp_path / "model")).id,
+        "dataset": hashlib.sha256(problems.read_bytes()).hexdigest(),
+        "ground_truth": read_manifest(manifest_path(truth)).id,
+    }
+    assert str(tmp_path) not in manifest.to_json()
 
 
 def test_two_runs_write_equal_bytes(evaluated, tiny_llama, tmp_path):

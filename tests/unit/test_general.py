@@ -1,5 +1,6 @@
 """Step `general`: what lm_eval measures, against plain transformers; what is refused; the table."""
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import yaml
 from workflow_scripts import general as step
 from workflow_scripts import moe, optional, summary, verify
 from workflow_scripts.checkpoints.artifact import create_artifact
+from workflow_scripts.checkpoints.manifest import manifest_path, read_manifest
 from workflow_scripts.errors import UserError
 from workflow_scripts.evaluation import general_result
 
@@ -116,6 +118,35 @@ def test_the_result_says_what_was_done_and_not_where_or_when(results, tmp_path):
 
 
 @needs_lm_eval
+def test_the_manifest_says_what_the_result_was_made_from(results, tmp_path):
+    with create_artifact(tmp_path / "base", "base", {}) as draft:
+        for file in BASE.iterdir():
+            (draft.path / file.name).write_bytes(file.read_bytes())
+    task, out = results / "signs.yaml", tmp_path / "r.json"
+    run(task, out, "--batch-size", 5, "--limit", 2, model=tmp_path / "base")
+
+    manifest = read_manifest(manifest_path(out))
+    assert manifest.kind == "general"
+    settings = {"batch_size": 5, "limit": 2, "threads": 1, "tasks": ["signs.yaml"]}
+    assert manifest.parameters.items() >= settings.items()
+    assert manifest.inputs == {
+        "model": read_manifest(manifest_path(tmp_path / "base")).id,
+        "signs.yaml": hashlib.sha256(task.read_bytes()).hexdigest(),
+    }
+
+
+def test_two_files_of_tasks_with_one_name_are_refused(tmp_path):
+    """The result and its manifest name a task's file without its folder."""
+    files = [tmp_path / folder / "signs.yaml" for folder in ("a", "b")]
+    for file in files:
+        file.parent.mkdir()
+        file.touch()
+    words = ["--model", "m", "--tasks", *files, "--out", tmp_path / "r.json"]
+    with pytest.raises(UserError, match=r"two tasks are files with the name signs\.yaml"):
+        step.main([str(word) for word in words])
+
+
+@needs_lm_eval
 def test_a_mixture_is_measured_too(results, tmp_path):
     """Upcycled and not yet trained it computes what its base computes."""
     with create_artifact(tmp_path / "base", "base", {}) as draft:
@@ -201,7 +232,7 @@ def test_the_summary_has_a_row_for_each_metric_and_model(tmp_path):
         file = tmp_path / "general" / model / "tasks.json"
         result = {"format": 1, "kind": "general", "model": {"path": "m", "id": None}}
         result |= {"settings": {}, "tasks": {"arc": {"metrics": metrics}}}
-        general_result.write(file, result)
+        general_result.write(file, result, {})
         files.append(str(file))
     flags = ["--evals", str(evaluation), "--out", str(tmp_path / "summary.csv")]
     summary.main([*flags, "--general", *files])

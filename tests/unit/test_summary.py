@@ -1,13 +1,17 @@
 """The table of all evaluations."""
 
 import csv
+import hashlib
 import json
 from pathlib import Path
 
 import pytest
 
-from workflow_scripts import summary
+from workflow_scripts import summary, verify
+from workflow_scripts.checkpoints.manifest import manifest_path, read_manifest
 from workflow_scripts.errors import UserError
+from workflow_scripts.evaluation import general_result
+from workflow_scripts.reporting import validation_losses as losses
 from workflow_scripts.reporting.tables import model_name
 
 
@@ -115,6 +119,36 @@ def test_what_evalplus_would_count_is_said_once(evaluations, tmp_path, capsys):
     note = "m on humaneval: EvalPlus itself would count base 109, plus 105 as passed."
     assert capsys.readouterr().out.count(note) == 1
     assert (tmp_path / "summary.md").read_text().count(note) == 1
+
+
+def test_the_manifest_names_the_files_that_were_read(evaluations, tmp_path):
+    loss = tmp_path / "results" / "validation" / "base.json"
+    losses.write_loss(loss, {"model": {"path": "m", "id": None}, "loss": 1.5}, {}, {})
+    general = tmp_path / "results" / "general" / "base" / "tasks.json"
+    result = {"format": 1, "kind": "general", "model": {"path": "m", "id": None}}
+    general_result.write(general, result | {"settings": {}, "tasks": {}}, {})
+    out = tmp_path / "results" / "summary.csv"
+    evals = [str(file.relative_to(tmp_path)) for file in evaluations]
+    words = ["--evals", *evals, "--losses", str(loss), "--general", str(general)]
+    summary.main([*words, "--out", str(out)])
+
+    manifest = read_manifest(manifest_path(out))
+    assert (manifest.kind, manifest.parameters) == ("summary", {})
+    assert manifest.files.keys() == {"summary.csv", "summary.md", "comparisons.csv"}
+    assert manifest.inputs == {
+        name: hashlib.sha256((tmp_path / "results" / name).read_bytes()).hexdigest()
+        for name in (
+            "eval/base/mbpp.json",
+            "eval/dense/lam~0.75/mbpp.json",
+            "eval/moe_sft/humaneval.json",
+            "general/base/tasks.json",
+            "validation/base.json",
+        )
+    }
+    verify.main([str(out), "--full"])
+    out.with_name("comparisons.csv").write_text("edited")
+    with pytest.raises(UserError, match=r"comparisons\.csv has 6 bytes"):
+        verify.main([str(out)])
 
 
 def test_equal_input_gives_equal_bytes(evaluations, tmp_path):

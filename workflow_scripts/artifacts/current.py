@@ -13,15 +13,13 @@ from workflow_scripts.evaluation.result import best_result
 
 
 class Current:
-    """What a config wants beside what is there.
+    """What a config wants beside what is there."""
 
-    forced: the rules and files that are to be made again in any case.
-    """
-
-    def __init__(self, wants: Wants, forced: Collection[str] = ()):
+    def __init__(self, wants: Wants):
         self.wants = wants
-        self.forced = forced
-        self.inspector = Inspector(self._is_forced)
+        self.inspector = Inspector()
+        self.forced: Collection[str] = ()
+        self.begun = False
 
     def check(self, config_files: Iterable[str]) -> None:
         """Raise UserError where the run would overwrite an input, or anything of the user's."""
@@ -31,13 +29,22 @@ class Current:
         check_inputs(places, [*self._inputs(), *(("this file", Path(f)) for f in config_files)])
         check_free({wanted: self.verdict(wanted) for wanted in self._wanted()}, results)
 
-    def accept_code(self) -> None:
-        """Note today's code in the manifests of all artifacts of which nothing else has changed."""
-        for wanted in self._wanted():
-            self.inspector.accept_code(wanted)
+    def begin(self, forced: Collection[str], accept_code: bool) -> None:
+        """Print which artifacts are made again and why, the first time.
 
-    def tell(self) -> None:
-        """Print which artifacts are made again, and why."""
+        forced: the rules and files that are to be made again in any case. accept_code: note today's
+        code in the manifests of all artifacts for which nothing else has changed.
+        """
+        if self.begun:
+            return
+        self.begun, self.forced = True, forced
+        self.inspector = Inspector(self._is_forced)
+        if accept_code:
+            for wanted in self._wanted():
+                self.inspector.accept_code(wanted)
+        self._tell()
+
+    def _tell(self) -> None:
         outdated = {
             wanted.place: verdict.differences
             for wanted in self._wanted()

@@ -12,7 +12,9 @@ from workflow_scripts.errors import UserError
 
 # The first line of the file by which a results folder is known as one.
 CONFIG_FILE = "config.yaml"
-CONFIG_HEAD = "# The completed configuration of these results. Each run of the workflow writes it.\n"
+CONFIG_HEAD = (
+    "# The completed configuration of these results. Each run of the workflow writes it.\n"
+)
 # What lies in a results folder besides artifacts.
 FOLDERS = ("logs", "metrics")
 FILES = (CONFIG_FILE, "data/report.json", "summary.md", "comparisons.csv")

@@ -106,6 +106,8 @@ def _is_made_from(manifest: Manifest, name: str, source: Manifest) -> bool:
         return manifest.parameters["tokenizer"] == _tokenizer_files(source)
     if manifest.kind == "tokens" and name == "data":
         return manifest.inputs["data"] in [entry["sha256"] for entry in source.files.values()]
+    if manifest.kind == "summary":
+        return manifest.inputs.get(name) == source.files[name.rpartition("/")[2]]["sha256"]
     return manifest.inputs.get(name) == source.id
 
 

@@ -224,7 +224,7 @@ class Wants:
     def general(self, model: str) -> Wanted:
         tasks = self.config["evaluation"]["general"]
         options = options_of_step("general", self.config) | {"tasks": tasks}
-        files = {task: content_hash(Path(task)) for task in tasks if task.endswith(".yaml")}
+        files = {Path(t).name: content_hash(Path(t)) for t in tasks if t.endswith(".yaml")}
         return self._wanted(
             "general", f"general/{model}/tasks.json", options, files, {"model": self.model(model)}
         )

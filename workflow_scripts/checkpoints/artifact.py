@@ -188,8 +188,8 @@ def replacing_fault(out: Path) -> str | None:
     if not faults:
         return None
     return (
-        f"{out} is not as its manifest says: {'; '.join(faults)}. A step would replace it. Move away "
-        f"what you want to keep, and delete {out} and {manifest_path(out).name}"
+        f"{out} is not as its manifest says: {'; '.join(faults)}. A step would replace it. Move "
+        f"away what you want to keep, and delete {out} and {manifest_path(out).name}"
     )
 
 

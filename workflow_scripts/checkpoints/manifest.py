@@ -40,7 +40,7 @@ class Recipe:
 
     @property
     def digest(self) -> str:
-        """SHA-256 over the recipe, and so over the recipes of all that the artifact is made from."""
+        """SHA-256 over the recipe, and so over those of all that the artifact is made from."""
         return _digest(asdict(self))
 
 

@@ -8,11 +8,11 @@ import time
 import zlib
 from pathlib import Path
 
-from workflow_scripts.checkpoints.manifest import Manifest, hash_files, manifest_path
+from workflow_scripts.artifacts.recipe import make_recipe
 from workflow_scripts.errors import UserError
 from workflow_scripts.evaluation.named_sets import NamedSet, unpacked
 from workflow_scripts.progress import progress
-from workflow_scripts.reporting.files import write_whole
+from workflow_scripts.reporting.files import write_manifest, write_whole
 
 WAITS = (2, 8)  # seconds before the second and the third try
 TIMEOUT = 30  # seconds without a connection or another byte
@@ -39,8 +39,8 @@ def fetch(chosen: NamedSet, out: Path) -> None:
     try:
         write_whole(out, content)
         parameters = {"dataset": chosen.name, "release": str(chosen) if is_release else None}
-        manifest = Manifest("problems", hash_files({out.name: out}), parameters)
-        write_whole(manifest_path(out), manifest.to_json())
+        recipe = make_recipe("fetch_problems", {}, {"content": chosen.wanted_sha256})
+        write_manifest(out, "problems", parameters, recipe=recipe)
     except OSError as error:
         raise UserError(f"{out} cannot be written: {error.strerror}") from None
 

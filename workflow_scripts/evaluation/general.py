@@ -8,6 +8,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from workflow_scripts.checkpoints.manifest import hash_file
 from workflow_scripts.errors import UserError
 from workflow_scripts.evaluation.general_result import build_result
 from workflow_scripts.evaluation.loading import artifact_id, load_model
@@ -53,6 +54,20 @@ def measure(model_folder: str, names: Sequence[str], options: dict, verify_all: 
         settings=settings,
         versions=package_versions("torch", "transformers", "datasets", "lm_eval"),
     )
+
+
+def task_hashes(names: Sequence[str]) -> dict[str, str]:
+    """SHA-256 of each task that is a file, by the file's name, which is all that a result says.
+
+    Raises UserError where two files have one name.
+    """
+    files = [Path(name) for name in names if name.endswith(".yaml") and Path(name).is_file()]
+    hashes = {}
+    for file in files:
+        if file.name in hashes:
+            raise UserError(f"two tasks are files with the name {file.name}. Rename one of them")
+        hashes[file.name] = hash_file(file)
+    return hashes
 
 
 def _task_manager(names: Sequence[str]):

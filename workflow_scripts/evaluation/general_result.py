@@ -2,12 +2,13 @@
 
 import json
 import math
+from collections.abc import Mapping
 from pathlib import Path
 
-from workflow_scripts.checkpoints.manifest import Manifest, hash_files, manifest_path
+from workflow_scripts.checkpoints.manifest import Recipe
 from workflow_scripts.checkpoints.reader import read_json
 from workflow_scripts.errors import UserError
-from workflow_scripts.reporting.files import write_whole
+from workflow_scripts.reporting.files import write_manifest, write_whole
 
 KIND = "general"
 FORMAT = 1
@@ -57,12 +58,14 @@ def _number(value: object) -> float | None:
     return float(value) if is_number else None
 
 
-def write(path: Path, result: dict) -> None:
-    """Write a result, and its manifest beside it. Equal runs write equal bytes."""
+def write(path: Path, result: dict, task_hashes: Mapping[str, str], recipe: Recipe) -> None:
+    """Write a result, and its manifest beside it. Equal runs write equal bytes.
+
+    task_hashes: SHA-256 of each task that is a file, by the file's name.
+    """
     write_whole(path, json.dumps(result, indent=2, sort_keys=True) + "\n")
-    inputs = {"model": result["model"]["id"]} if result["model"]["id"] else {}
-    manifest = Manifest(KIND, hash_files({path.name: path}), result["settings"], inputs)
-    write_whole(manifest_path(path), manifest.to_json())
+    inputs = {"model": result["model"]["id"]} | task_hashes
+    write_manifest(path, KIND, result["settings"], inputs, recipe=recipe)
 
 
 def read(path: Path) -> dict:

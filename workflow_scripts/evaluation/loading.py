@@ -19,6 +19,12 @@ def artifact_id(folder: Path, full: bool = False) -> str | None:
     return manifest and manifest.id
 
 
+def model_origin(folder: Path) -> dict[str, str]:
+    """What a recipe says of a model folder; nothing where it has no manifest."""
+    file = manifest_path(folder)
+    return {"model": read_manifest(file).origin} if file.exists() else {}
+
+
 def trained_template(folder: Path) -> str | None:
     """The identity of the template that a model was tuned with; None where no manifest tells."""
     file = manifest_path(folder)

@@ -6,15 +6,16 @@ from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
-from workflow_scripts.checkpoints.manifest import Manifest, hash_files, manifest_path
+from workflow_scripts.checkpoints.manifest import Recipe
 from workflow_scripts.checkpoints.reader import read_json
 from workflow_scripts.errors import UserError
 from workflow_scripts.evaluation.ground_truth import TEST_SETS
 from workflow_scripts.evaluation.problems import ProblemSet
 from workflow_scripts.evaluation.samples import Sample, samples_path
 from workflow_scripts.evaluation.scoring import PASSED, Verdict
-from workflow_scripts.reporting.files import write_whole
+from workflow_scripts.reporting.files import write_manifest, write_whole
 
+KIND = "eval"
 FORMAT = 2
 SAMPLES_OF = (1, 10, 100)  # k of pass@k
 # EvalPlus 0.3.1 counts every solution of it as failed: it never counts its inputs as passed.
@@ -134,19 +135,15 @@ def backends_note(backends: Mapping[str, str]) -> list[str]:
     ]
 
 
-def write_result(path: Path, result: dict) -> None:
-    """Write a result file whole or not at all."""
+def write_result(path: Path, result: dict, ground_truth: str | None, recipe: Recipe) -> None:
+    """Write a result file whole or not at all; then the manifest of it and its generations.
+
+    ground_truth: the artifact's id; None where the ground truth was computed in the same step.
+    """
     write_whole(path, json.dumps(result, indent=2, sort_keys=True) + "\n")
-
-
-def write_manifest(path: Path, result: dict) -> None:
-    """Write the manifest of a result and its generations, beside them."""
-    files = hash_files({file.name: file for file in (path, samples_path(path))})
-    inputs = {"dataset": result["dataset"]["sha256"]}
-    if result["model"]["id"]:
-        inputs["model"] = result["model"]["id"]
-    manifest = Manifest("eval", files, result["settings"], inputs)
-    write_whole(manifest_path(path), manifest.to_json())
+    inputs = {"model": result["model"]["id"], "dataset": result["dataset"]["sha256"]}
+    inputs["ground_truth"] = ground_truth
+    write_manifest(path, KIND, result["settings"], inputs, [samples_path(path)], recipe)
 
 
 def read_result(path: Path) -> dict:

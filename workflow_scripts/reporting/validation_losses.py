@@ -1,19 +1,32 @@
 """Files with a model's loss on the rows that were held out of the training."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
+from workflow_scripts.checkpoints.manifest import Recipe
 from workflow_scripts.checkpoints.strict_json import read_json
 from workflow_scripts.errors import UserError
-from workflow_scripts.reporting.files import write_whole
+from workflow_scripts.reporting.files import write_manifest, write_whole
 
 FORMAT = 1
+KIND = "validation"
 
 
-def write_loss(path: Path, description: dict) -> None:
-    """Write a file whole or not at all. description: the loss, of which model, on what."""
+def write_loss(
+    path: Path,
+    description: dict,
+    parameters: dict,
+    inputs: Mapping[str, str | None],
+    recipe: Recipe,
+) -> None:
+    """Write a file whole or not at all, and its manifest beside it.
+
+    description: the loss, of which model, on what. parameters, inputs, recipe: of the manifest.
+    """
     content = {"format": FORMAT} | description
     write_whole(path, json.dumps(content, indent=2, sort_keys=True) + "\n")
+    write_manifest(path, KIND, parameters, inputs, recipe=recipe)
 
 
 def read_losses(paths: list[Path]) -> dict[str, float]:
