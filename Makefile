@@ -7,8 +7,7 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 .PHONY: run test test-slow lint generated clean
 
 run: .venv/installed
-	snakemake --cores all --no-hooks
-	@echo && cat results/summary.md
+	snakemake --cores all
 
 test: .venv/installed-dev lint
 	pytest -m "not slow" --numprocesses auto --maxprocesses 4 --dist loadfile

@@ -6,10 +6,14 @@ from snakemake.utils import min_version
 min_version("9.0")
 
 
-configfile: "config.yaml"
+# The demonstration, where the user names no configuration.
+if not workflow.overwrite_configfiles:
+
+    configfile: "config.yaml"
 
 
 include: "rules/common.smk"
+include: "rules/outputs.smk"
 include: "rules/mixture.smk"
 include: "rules/merge.smk"
 include: "rules/baselines.smk"
@@ -32,6 +36,10 @@ rule all:
         targets(),
 
 
+onstart:
+    begin_run()
+
+
 onsuccess:
     protect_shared()
     show_summary()
@@ -39,3 +47,4 @@ onsuccess:
 
 onerror:
     protect_shared()
+    show_failures()

@@ -18,9 +18,10 @@ if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
 from workflow_scripts import cli, config_file
-from workflow_scripts.artifacts import keys
+from workflow_scripts.artifacts import keys, settings
 from workflow_scripts.artifacts.current import Current
 from workflow_scripts.artifacts.markers import marker_path
+from workflow_scripts.artifacts.places import CONFIG_FILE
 from workflow_scripts.artifacts.wanted import Wants
 from workflow_scripts.data import templates
 from workflow_scripts.dependencies import code_hash, content_hash
@@ -87,6 +88,7 @@ TRACKERS = cli.to_flags(
 # Of a model on the hub the size is known once it is fetched.
 REQUESTS = Requests(config, Path(BASE if Path(BASE).is_dir() else f"{FOLDER}/base"))
 LAMBDAS = config["merge"]["lambdas"]
+started = []  # when this run began
 PROBLEMS = {
     problems.label(dataset): (
         f"{FOLDER}/problems/{dataset}.jsonl" if dataset in NAMED_SETS else dataset
@@ -276,6 +278,26 @@ def targets():
         [f"{RESULTS}/best.manifest.json"] if config["merge"]["keep"] == "best" else []
     )
     return [f"{RESULTS}/summary.csv", *best]
+
+
+def begin_run():
+    """Say what the run computes with, and keep it with the results."""
+    started.append(time.time())
+    print("The configuration, where it is not the documented default:")
+    for key, value in settings.chosen_values(config).items():
+        print(f"  {key}: {value}")
+    print(f"All of it: {FOLDER}/{CONFIG_FILE}", flush=True)
+    settings.write_config(config, Path(FOLDER))
+
+
+def show_failures():
+    """Repeat the last line of each step that failed, below all that Snakemake says."""
+    logs = [log for log in Path(f"{FOLDER}/logs").rglob("*.log") if log.is_file()]
+    fresh = [log for log in logs if started and log.stat().st_mtime >= started[0]]
+    for log in sorted(fresh):
+        message = cli.failure(log.read_text(errors="replace"))
+        if message:
+            print(f"\n{message}\n(the whole log: {log})", file=sys.stderr)
 
 
 def show_summary():

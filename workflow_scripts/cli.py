@@ -3,6 +3,7 @@
 import argparse
 import errno
 import os
+import re
 import shlex
 import signal
 import sys
@@ -176,6 +177,12 @@ def run(step: str, main: Callable[[list[str] | None], None]) -> None:
         sys.exit(f"{step}: error: {message}")
     except KeyboardInterrupt:
         sys.exit(128 + signal.SIGINT)
+
+
+def failure(log: str) -> str | None:
+    """The message with which a step ended, from its log; None where it did not end with one."""
+    found = list(re.finditer(r"^\w+: error: .*", log, re.MULTILINE | re.DOTALL))
+    return found[-1][0].rstrip() if found else None
 
 
 def explain(error: Exception) -> str | None:

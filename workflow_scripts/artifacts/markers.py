@@ -18,7 +18,10 @@ FOLDER = Path(".snakemake/xft")
 
 def marker_path(wanted: Wanted) -> Path:
     """Where the marker of an artifact lies, in the working folder."""
-    return FOLDER / str(wanted.place.absolute()).strip("/")
+    place = wanted.place
+    if ".." in place.parts:
+        place = place.absolute()
+    return FOLDER / str(place).strip("/")
 
 
 def set_marker(wanted: Wanted, verdict: Verdict) -> Path:
