@@ -5,9 +5,9 @@
 rule sft:
     input:
         base=ancient(f"{RESULTS}/base"),
-        manifest=ancient(f"{RESULTS}/base.manifest.json"),
+        manifest=manifest(lambda wildcards: WANTS.base),
         tokens=ancient(f"{RESULTS}/tokens"),
-        tokens_manifest=ancient(f"{RESULTS}/tokens.manifest.json"),
+        tokens_manifest=manifest(lambda wildcards: WANTS.tokens),
         changed=marker(lambda wildcards: WANTS.sft),
     output:
         model=directory(f"{RESULTS}/sft"),
@@ -33,11 +33,11 @@ rule sft:
 use rule dense as uniform with:
     input:
         weighted=ancient(f"{RESULTS}/weighted_init/lam~{{lam}}"),
-        weighted_manifest=ancient(f"{RESULTS}/weighted_init/lam~{{lam}}.manifest.json"),
+        weighted_manifest=manifest(lambda wildcards: WANTS.weighted_init(wildcards.lam)),
         moe=ancient(f"{RESULTS}/moe_sft"),
-        moe_manifest=ancient(f"{RESULTS}/moe_sft.manifest.json"),
+        moe_manifest=manifest(lambda wildcards: WANTS.moe_sft),
         ffn=ancient(f"{RESULTS}/ffn"),
-        ffn_manifest=ancient(f"{RESULTS}/ffn.manifest.json"),
+        ffn_manifest=manifest(lambda wildcards: WANTS.ffn),
         changed=marker(lambda wildcards: WANTS.model(f"uniform/lam~{wildcards.lam}")),
     output:
         model=kept(directory(f"{RESULTS}/uniform/lam~{{lam}}")),

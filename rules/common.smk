@@ -78,9 +78,9 @@ RESULTS = literal(FOLDER)
 LOGS = f"{RESULTS}/logs"
 METRICS = f"{RESULTS}/metrics"
 BASE = config["base"]["model"]
-FETCHED = None if isinstance(WANTS.rows, str) else WANTS.rows.place
-DATA = literal(FETCHED or config["data"]["train"])
-DATA_MANIFEST = [f"{DATA}.manifest.json"] if FETCHED else []
+DATA = literal(
+    WANTS.fetched_rows.place if WANTS.fetched_rows else config["data"]["train"]
+)
 # A resource and not a param of the trainings: other trackers change no result, and run nothing.
 TRACKERS = cli.to_flags(
     {"trackers": config["trackers"], "tracker_dir": f"{FOLDER}/metrics"}
@@ -113,6 +113,35 @@ def options(step, *left_out):
     )
 
 
+def settled(path, wanted):
+    """An input that Snakemake follows if its artifact is made again, and only then.
+
+    path: a file of the wanted artifact.
+    """
+    if not workflow.is_main_process:
+        return path
+    CURRENT.begin(workflow.dag_settings.forcerun, accept_code=workflow.touch)
+    return ancient(path) if CURRENT.fits(wanted) else path
+
+
+def manifest(find):
+    """The manifest of an artifact, as an input; none of a file that no step makes.
+
+    find: the wanted artifact of a job's wildcards.
+    """
+
+    def path(wildcards):
+        wanted = find(wildcards)
+        return settled(f"{wanted.place}.manifest.json", wanted) if wanted else []
+
+    return path
+
+
+def results(find):
+    """The files of some results, as inputs."""
+    return lambda wildcards: [settled(str(wanted.place), wanted) for wanted in find()]
+
+
 def marker(find):
     """The input by which a rule knows that its artifact is to be made again.
 
@@ -139,11 +168,6 @@ def base_files():
 def problem_file(wildcards):
     """The file of a set of problems."""
     return literal(PROBLEMS[wildcards.dataset])
-
-
-def problem_manifest(name):
-    """The manifest beside a set of problems; none beside a file of the user's."""
-    return [f"{literal(PROBLEMS[name])}.manifest.json"] if name in NAMED_SETS else []
 
 
 def problem_content(wildcards):
@@ -260,11 +284,6 @@ def template_content(name):
     """The hash of a template, where it is a file of the user's."""
     known = name in templates.NAMES or name == templates.COMPLETION.identity
     return None if known else content_hash(Path(name))
-
-
-def places(wanted):
-    """Where some of the artifacts that the config wants stand."""
-    return [literal(artifact.place) for artifact in wanted]
 
 
 def kept(output):

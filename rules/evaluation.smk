@@ -26,7 +26,7 @@ rule fetch_problems:
 rule ground_truth:
     input:
         problems=ancient(problem_file),
-        problem_manifest=ancient(lambda wildcards: problem_manifest(wildcards.dataset)),
+        problem_manifest=manifest(lambda wildcards: WANTS.problems(wildcards.dataset)),
         changed=marker(lambda wildcards: WANTS.ground_truth(wildcards.dataset)),
     output:
         folder=directory(f"{RESULTS}/ground_truth/{{dataset}}"),
@@ -50,11 +50,11 @@ rule ground_truth:
 rule eval:
     input:
         model=ancient(f"{RESULTS}/{{model}}"),
-        manifest=ancient(f"{RESULTS}/{{model}}.manifest.json"),
+        manifest=manifest(lambda wildcards: WANTS.model(wildcards.model)),
         problems=ancient(problem_file),
-        problem_manifest=ancient(lambda wildcards: problem_manifest(wildcards.dataset)),
+        problem_manifest=manifest(lambda wildcards: WANTS.problems(wildcards.dataset)),
         truth=ancient(f"{RESULTS}/ground_truth/{{dataset}}"),
-        truth_manifest=ancient(f"{RESULTS}/ground_truth/{{dataset}}.manifest.json"),
+        truth_manifest=manifest(lambda wildcards: WANTS.ground_truth(wildcards.dataset)),
         changed=marker(
             lambda wildcards: WANTS.evaluation(wildcards.model, wildcards.dataset)
         ),
@@ -89,9 +89,9 @@ rule eval:
 rule validation_loss:
     input:
         model=ancient(f"{RESULTS}/{{model}}"),
-        manifest=ancient(f"{RESULTS}/{{model}}.manifest.json"),
+        manifest=manifest(lambda wildcards: WANTS.model(wildcards.model)),
         tokens=ancient(f"{RESULTS}/tokens"),
-        tokens_manifest=ancient(f"{RESULTS}/tokens.manifest.json"),
+        tokens_manifest=manifest(lambda wildcards: WANTS.tokens),
         changed=marker(lambda wildcards: WANTS.validation_loss(wildcards.model)),
     output:
         result=f"{RESULTS}/validation/{{model}}.json",
@@ -114,7 +114,7 @@ rule validation_loss:
 rule general:
     input:
         model=ancient(f"{RESULTS}/{{model}}"),
-        manifest=ancient(f"{RESULTS}/{{model}}.manifest.json"),
+        manifest=manifest(lambda wildcards: WANTS.model(wildcards.model)),
         changed=marker(lambda wildcards: WANTS.general(wildcards.model)),
     output:
         result=f"{RESULTS}/general/{{model}}/tasks.json",
@@ -139,9 +139,9 @@ rule general:
 
 rule summary:
     input:
-        evals=ancient(places(WANTS.evaluations())),
-        losses=ancient(places(WANTS.validation_losses())),
-        general=ancient(places(WANTS.general_results())),
+        evals=results(lambda: WANTS.evaluations()),
+        losses=results(lambda: WANTS.validation_losses()),
+        general=results(lambda: WANTS.general_results()),
         changed=marker(lambda wildcards: WANTS.summary),
     output:
         csv=f"{RESULTS}/summary.csv",

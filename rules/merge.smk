@@ -4,9 +4,9 @@
 rule weighted_init:
     input:
         moe=ancient(f"{RESULTS}/moe_sft"),
-        moe_manifest=ancient(f"{RESULTS}/moe_sft.manifest.json"),
+        moe_manifest=manifest(lambda wildcards: WANTS.moe_sft),
         ffn=ancient(f"{RESULTS}/ffn"),
-        ffn_manifest=ancient(f"{RESULTS}/ffn.manifest.json"),
+        ffn_manifest=manifest(lambda wildcards: WANTS.ffn),
         changed=marker(lambda wildcards: WANTS.weighted_init(wildcards.lam)),
     output:
         model=directory(f"{RESULTS}/weighted_init/lam~{{lam}}"),
@@ -29,13 +29,13 @@ rule weighted_init:
 rule weighted_trained:
     input:
         weighted=ancient(f"{RESULTS}/weighted_init/lam~{{lam}}"),
-        weighted_manifest=ancient(f"{RESULTS}/weighted_init/lam~{{lam}}.manifest.json"),
+        weighted_manifest=manifest(lambda wildcards: WANTS.weighted_init(wildcards.lam)),
         moe=ancient(f"{RESULTS}/moe_sft"),
-        moe_manifest=ancient(f"{RESULTS}/moe_sft.manifest.json"),
+        moe_manifest=manifest(lambda wildcards: WANTS.moe_sft),
         ffn=ancient(f"{RESULTS}/ffn"),
-        ffn_manifest=ancient(f"{RESULTS}/ffn.manifest.json"),
+        ffn_manifest=manifest(lambda wildcards: WANTS.ffn),
         tokens=ancient(f"{RESULTS}/tokens"),
-        tokens_manifest=ancient(f"{RESULTS}/tokens.manifest.json"),
+        tokens_manifest=manifest(lambda wildcards: WANTS.tokens),
         changed=marker(lambda wildcards: WANTS.weighted_trained(wildcards.lam)),
     output:
         model=directory(f"{RESULTS}/weighted_trained/lam~{{lam}}"),
@@ -67,9 +67,9 @@ rule dense:
             f"{RESULTS}/weighted_trained/lam~{{lam}}.manifest.json"
         ),
         moe=ancient(f"{RESULTS}/moe_sft"),
-        moe_manifest=ancient(f"{RESULTS}/moe_sft.manifest.json"),
+        moe_manifest=manifest(lambda wildcards: WANTS.moe_sft),
         ffn=ancient(f"{RESULTS}/ffn"),
-        ffn_manifest=ancient(f"{RESULTS}/ffn.manifest.json"),
+        ffn_manifest=manifest(lambda wildcards: WANTS.ffn),
         changed=marker(lambda wildcards: WANTS.model(f"dense/lam~{wildcards.lam}")),
     output:
         model=kept(directory(f"{RESULTS}/dense/lam~{{lam}}")),
@@ -90,12 +90,12 @@ rule dense:
 
 rule best:
     input:
-        evals=ancient(places(WANTS.dense_evaluations())),
+        evals=results(lambda: WANTS.dense_evaluations()),
         weighted=ancient(expand(f"{RESULTS}/weighted_trained/lam~{{lam}}", lam=LAMBDAS)),
         moe=ancient(f"{RESULTS}/moe_sft"),
-        moe_manifest=ancient(f"{RESULTS}/moe_sft.manifest.json"),
+        moe_manifest=manifest(lambda wildcards: WANTS.moe_sft),
         ffn=ancient(f"{RESULTS}/ffn"),
-        ffn_manifest=ancient(f"{RESULTS}/ffn.manifest.json"),
+        ffn_manifest=manifest(lambda wildcards: WANTS.ffn),
         changed=marker(lambda wildcards: CURRENT.best()),
     output:
         model=directory(f"{RESULTS}/best"),

@@ -30,7 +30,7 @@ rule base:
 rule moe:
     input:
         base=ancient(f"{RESULTS}/base"),
-        manifest=ancient(f"{RESULTS}/base.manifest.json"),
+        manifest=manifest(lambda wildcards: WANTS.base),
         changed=marker(lambda wildcards: WANTS.moe),
     output:
         model=directory(f"{RESULTS}/moe"),
@@ -52,7 +52,7 @@ rule moe:
 
 rule fetch_data:
     input:
-        changed=marker(lambda wildcards: WANTS.rows),
+        changed=marker(lambda wildcards: WANTS.fetched_rows),
     output:
         file=f"{RESULTS}/data/fetched/{{file}}",
         manifest=f"{RESULTS}/data/fetched/{{file}}.manifest.json",
@@ -74,11 +74,14 @@ rule fetch_data:
 rule tokens:
     input:
         base=ancient(f"{RESULTS}/base"),
-        manifest=ancient(f"{RESULTS}/base.manifest.json"),
+        manifest=manifest(lambda wildcards: WANTS.base),
         data=ancient(DATA),
-        data_manifest=ancient(DATA_MANIFEST),
+        data_manifest=manifest(lambda wildcards: WANTS.fetched_rows),
         problems=ancient([literal(PROBLEMS[name]) for name in forbidden_sets()]),
-        problem_manifests=ancient([problem_manifest(name) for name in forbidden_sets()]),
+        problem_manifests=[
+            manifest(lambda wildcards, name=name: WANTS.problems(name))
+            for name in forbidden_sets()
+        ],
         changed=marker(lambda wildcards: WANTS.tokens),
     output:
         tokens=directory(f"{RESULTS}/tokens"),
@@ -93,7 +96,7 @@ rule tokens:
         **fixed(8000, 120),
     params:
         code=code_hash("tokens"),
-        content=WANTS.rows if not FETCHED else WANTS.rows.recipe.digest,
+        content=WANTS.rows_content,
         options=options("tokens"),
         template=template_content(config["data"]["template"]),
         problems="--problems" if forbidden_sets() else "",
@@ -107,9 +110,9 @@ rule tokens:
 rule moe_sft:
     input:
         moe=ancient(f"{RESULTS}/moe"),
-        manifest=ancient(f"{RESULTS}/moe.manifest.json"),
+        manifest=manifest(lambda wildcards: WANTS.moe),
         tokens=ancient(f"{RESULTS}/tokens"),
-        tokens_manifest=ancient(f"{RESULTS}/tokens.manifest.json"),
+        tokens_manifest=manifest(lambda wildcards: WANTS.tokens),
         changed=marker(lambda wildcards: WANTS.moe_sft),
     output:
         model=directory(f"{RESULTS}/moe_sft"),
@@ -135,7 +138,7 @@ rule moe_sft:
 rule ffn:
     input:
         moe=ancient(f"{RESULTS}/moe_sft"),
-        manifest=ancient(f"{RESULTS}/moe_sft.manifest.json"),
+        manifest=manifest(lambda wildcards: WANTS.moe_sft),
         changed=marker(lambda wildcards: WANTS.ffn),
     output:
         model=directory(f"{RESULTS}/ffn"),

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from workflow_scripts import configuration
 from workflow_scripts.artifacts.overlap import overlap
+from workflow_scripts.checkpoints.artifact import clear_up_after_killed, replacing_fault
 from workflow_scripts.errors import UserError
 
 # The flags of all steps that name what is read, and what is written.
@@ -42,7 +43,9 @@ class StepParser(argparse.ArgumentParser):
     """A parser that refuses to write over what is read."""
 
     def parse_args(self, args=None, namespace=None):
-        """Parse. Raises UserError where an output is, holds or lies in one of the inputs."""
+        """Parse. Raises UserError where an output is, holds or lies in one of the inputs, or stands
+        where something is that no step made.
+        """
         parsed = super().parse_args(args, namespace)
         check_outputs(vars(parsed))
         return parsed
@@ -82,6 +85,11 @@ def check_outputs(flags: dict) -> None:
                     f"{_flag(output)} {flags[output]} is, holds or lies in {_flag(flag)} {source}, "
                     "which the step reads. Choose another place"
                 )
+    out = flags.get("out")
+    if out is not None and out.is_dir():
+        clear_up_after_killed(out)
+        if fault := replacing_fault(out):
+            raise UserError(fault)
 
 
 def _sources(flags: dict) -> Iterator[tuple[str, Path]]:

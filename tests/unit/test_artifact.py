@@ -14,7 +14,12 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from workflow_scripts.checkpoints.artifact import create_artifact, open_artifact, write_json
+from workflow_scripts.checkpoints.artifact import (
+    clear_up_after_killed,
+    create_artifact,
+    open_artifact,
+    write_json,
+)
 from workflow_scripts.checkpoints.manifest import (
     SMALL_BYTES,
     Manifest,
@@ -106,7 +111,7 @@ def test_manifest_states_sizes_hashes_parameters_and_inputs(tmp_path):
     out = make(tmp_path / "moe", parameters={"seed": 1}, inputs={"base": ONE})
     stated = json.loads((tmp_path / "moe.manifest.json").read_text())
     assert {key: stated[key] for key in ("format", "kind", "parameters", "inputs")} == {
-        "format": 2,
+        "format": 3,
         "kind": "moe",
         "parameters": {"seed": 1},
         "inputs": {"base": ONE},
@@ -262,8 +267,10 @@ def test_a_kill_between_the_renames_does_not_stop_the_next_run(tmp_path, reposit
         check=False,
     )
     assert killed.returncode == -signal.SIGKILL
-    if manifest_path(out).exists():
-        open_artifact(out, "moe", full=True)
+    clear_up_after_killed(out)
+    if old:
+        kept = open_artifact(out, "moe", full=True)
+        assert (kept.path / "a.txt").read_text() in ("content", "new")
     make(out, "newest")
     open_artifact(out, "moe", full=True)
     assert content(tmp_path).keys() == {"moe/a.txt", "moe/sub/b.txt", "moe.manifest.json"}

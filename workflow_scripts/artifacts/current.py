@@ -58,6 +58,10 @@ class Current:
         """The marker of an artifact, set by its verdict."""
         return set_marker(wanted, self.verdict(wanted))
 
+    def fits(self, wanted: Wanted) -> bool:
+        """Whether an artifact that is wanted is there."""
+        return self.verdict(wanted).state is State.FITS
+
     def verdict(self, wanted: Wanted) -> Verdict:
         """What there is of an artifact."""
         verdict = self.inspector.inspect(wanted)

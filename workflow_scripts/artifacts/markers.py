@@ -1,4 +1,4 @@
-"""Empty files by whose times Snakemake knows which artifacts are to be made again.
+"""Files by whose times Snakemake knows which artifacts are to be made again.
 
 Snakemake itself compares times and its own records. Both are lost when results are copied, so here
 manifests decide: each rule has a marker as an input, and all its other inputs are `ancient`. The
@@ -14,6 +14,8 @@ from workflow_scripts.artifacts.wanted import Wanted
 from workflow_scripts.checkpoints.manifest import manifest_path
 
 FOLDER = Path(".snakemake/xft")
+# Of a smaller file Snakemake would compare the content. It takes no room: it is one hole.
+SIZE = 2**20
 
 
 def marker_path(wanted: Wanted) -> Path:
@@ -29,6 +31,7 @@ def set_marker(wanted: Wanted, verdict: Verdict) -> Path:
     marker = marker_path(wanted)
     marker.parent.mkdir(parents=True, exist_ok=True)
     marker.touch()
+    os.truncate(marker, SIZE)
     if verdict.state is not State.OUTDATED:
         os.utime(marker, (0, 0))
         return marker

@@ -7,7 +7,7 @@ from enum import Enum
 from fnmatch import fnmatchcase
 
 from workflow_scripts.artifacts.wanted import Wanted
-from workflow_scripts.checkpoints.artifact import TOKENIZER_PATTERNS
+from workflow_scripts.checkpoints.artifact import TOKENIZER_PATTERNS, clear_up_after_killed
 from workflow_scripts.checkpoints.manifest import Manifest, manifest_path, read_manifest
 from workflow_scripts.errors import UserError
 from workflow_scripts.reporting.files import write_whole
@@ -62,6 +62,7 @@ class Inspector:
             self._verdicts[wanted] = Verdict(State.FITS, manifest=manifest)
 
     def _compare(self, wanted: Wanted) -> Verdict:
+        clear_up_after_killed(wanted.place)
         file = manifest_path(wanted.place)
         if not file.exists():
             return Verdict(State.ABSENT)

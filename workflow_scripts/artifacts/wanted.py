@@ -82,11 +82,11 @@ class Wants:
         return self._wanted("base", options=source)
 
     @cached_property
-    def rows(self) -> Wanted | str:
-        """The rows: fetched from the hub, or the hash of a local file."""
+    def fetched_rows(self) -> Wanted | None:
+        """The rows that are fetched from the hub; None where they are a local file."""
         data = self.config["data"]
         if not data["revision"]:
-            return content_hash(Path(data["train"]))
+            return None
         options = options_of_step("fetch_data", self.config)
         source = dataset_source(data["train"], data["revision"])
         if source.file:
@@ -94,16 +94,23 @@ class Wants:
         return self._wanted("fetch_data", f"data/fetched/{source.file_name}", options)
 
     @cached_property
+    def rows_content(self) -> str:
+        """What tells one content of the rows from another."""
+        fetched = self.fetched_rows
+        return (
+            fetched.recipe.digest if fetched else content_hash(Path(self.config["data"]["train"]))
+        )
+
+    @cached_property
     def tokens(self) -> Wanted:
         template = read_template(self.config["data"]["template"])
         options = options_of_step("tokens", self.config) | {"template": template}
         files = {problem_input(name): sha for name, sha in self.forbidden_sets().items()}
         sources = {"base": self.base}
-        rows = self.rows
-        if isinstance(rows, str):
-            files["data"] = rows
+        if self.fetched_rows:
+            sources["data"] = self.fetched_rows
         else:
-            sources["data"] = rows
+            files["data"] = self.rows_content
         return self._wanted("tokens", "tokens", options, files, sources)
 
     def forbidden_sets(self) -> dict[str, str]:

@@ -152,7 +152,7 @@ def create_artifact(
     Raises UserError where something else stands at `out`: it would be lost.
     """
     out = Path(out)
-    _clear_up_after_killed(out)
+    clear_up_after_killed(out)
     if fault := replacing_fault(out):
         raise UserError(fault)
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -178,8 +178,8 @@ def replacing_fault(out: Path) -> str | None:
         if not (out.exists() or out.is_symlink()) or _is_empty_folder(out):
             return None
         return (
-            f"{out} is not an artifact of this project: it has no manifest. A step writes there. "
-            "Move it away, or choose another place"
+            f"{out} is there but is no artifact: it has no manifest. Move it away, or choose "
+            "another place"
         )
     try:
         faults = find_foreign(out, read_manifest(manifest_path(out)))
@@ -188,8 +188,8 @@ def replacing_fault(out: Path) -> str | None:
     if not faults:
         return None
     return (
-        f"{out} is not as its manifest says: {'; '.join(faults)}. A step would replace it. Move "
-        f"away what you want to keep, and delete {out} and {manifest_path(out).name}"
+        f"{out} does not fit its manifest: {'; '.join(faults)}. It would be replaced. Move away "
+        f"what you want to keep, and delete {out} and {manifest_path(out).name}"
     )
 
 
@@ -264,8 +264,12 @@ def _put(workspace: Path, out: Path) -> None:
     _sync_path(out.parent)
 
 
-def _clear_up_after_killed(out: Path) -> None:
-    """Remove the workspaces, unlocked, that killed processes left beside `out`."""
+def clear_up_after_killed(out: Path) -> None:
+    """Remove the workspaces, unlocked, that killed processes left beside `out`.
+
+    Whatever the moment of the kill, an artifact that stood at `out` before, or its successor,
+    stands there then.
+    """
     for abandoned in out.parent.glob(f".{glob.escape(out.name)}.*{WORKSPACE_SUFFIX}"):
         with suppress(OSError), lock(abandoned):
             _complete(abandoned, out)
@@ -273,9 +277,11 @@ def _clear_up_after_killed(out: Path) -> None:
 
 
 def _complete(workspace: Path, out: Path) -> None:
-    """Put beside `out` the manifest of what stands there, if `_put` was killed before it did."""
-    name = OLD_MANIFEST if (workspace / out.name).exists() else NEW_MANIFEST
-    manifest = workspace / name
+    """Finish what `_put` was killed in: the new artifact if the old one was moved aside already."""
+    draft = workspace / out.name
+    if (workspace / OLD_FOLDER).exists() and draft.exists() and not out.exists():
+        draft.rename(out)
+    manifest = workspace / (OLD_MANIFEST if draft.exists() else NEW_MANIFEST)
     if manifest_path(out).exists() or not (out.exists() and manifest.exists()):
         return
     if not find_faults(out, read_manifest(manifest)):  # else something else stands there by now

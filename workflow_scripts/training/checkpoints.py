@@ -2,17 +2,19 @@
 
 Those of `results/moe_sft` lie in `results/.moe_sft.training/<fingerprint>/checkpoint-<step>`, each
 with a manifest beside it that is written last. The fingerprint is over all that the result depends
-on: a changed parameter, input or module never meets another training's checkpoints.
+on: a changed parameter, input or module never meets another training's checkpoints. These stay:
+with the old settings that training goes on.
 """
 
 import hashlib
 import json
 import os
+import platform
 import re
 import shutil
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from workflow_scripts.checkpoints.artifact import check_artifact, lock, seal
@@ -21,6 +23,7 @@ from workflow_scripts.errors import UserError
 
 KIND = "checkpoint"
 BEST_FILE = "best.safetensors"
+OWNER_FILE = "owner"
 KEPT = 2  # the newest may be damaged
 NAME = re.compile(r"checkpoint-(\d+)")
 
@@ -46,10 +49,10 @@ class Checkpoints:
 
     @contextmanager
     def claimed(self) -> Iterator[None]:
-        """Keep other trainings of the same output away, and drop checkpoints that are of no use.
+        """Keep other trainings of the same output away, and drop damaged checkpoints.
 
-        At the end, unless by an exception, all are removed. The main process does this for all.
-        Raises UserError where another process trains for this output.
+        At the end, unless by an exception, those of this training are removed. The main process
+        does this for all. Raises UserError where another process trains for this output.
         """
         if not self.is_main_process:
             yield
@@ -57,13 +60,18 @@ class Checkpoints:
         self.folder.mkdir(parents=True, exist_ok=True)
         try:
             with lock(self.root):
-                self._drop_others()
+                self._owner.write_text(f"process {os.getpid()} on {platform.node()}")
+                self._tell_of_others()
                 self._drop_damaged()
                 self._restore_best()
                 yield
-                shutil.rmtree(self.root)
+                self._remove_own()
         except BlockingIOError:
-            raise UserError(f"{self.root} is in use: another process trains for it now") from None
+            owner = self._owner.read_text() if self._owner.exists() else "another process"
+            raise UserError(
+                f"{self.root} is in use: {owner} trains for it now. Wait until it has ended, or "
+                "end it. Then run the same command again"
+            ) from None
 
     def newest(self) -> Path | None:
         """The newest whole checkpoint, if there is one. Its content was checked by `claimed`."""
@@ -86,10 +94,33 @@ class Checkpoints:
     def _all(self) -> list[Path]:
         return [path for path in self.folder.glob("*") if NAME.fullmatch(path.name)]
 
-    def _drop_others(self) -> None:
-        for path in self.root.iterdir():
-            if path != self.folder:
-                shutil.rmtree(path)
+    @property
+    def _owner(self) -> Path:
+        """Who holds the lock."""
+        return self.root / OWNER_FILE
+
+    def _tell_of_others(self) -> None:
+        """Say which checkpoints of other trainings lie here. Folders without any are removed."""
+        for folder in sorted(path for path in self.root.iterdir() if path.is_dir()):
+            if folder == self.folder:
+                continue
+            sizes = [path.stat().st_size for path in folder.rglob("*") if path.is_file()]
+            if not sizes:
+                shutil.rmtree(folder)
+                continue
+            print(
+                f"{folder} holds checkpoints of a training with other settings, "
+                f"{sum(sizes) / 1e6:,.1f} MB. It goes on if its settings come back. Delete the "
+                "folder if it is not to go on",
+                file=sys.stderr,
+            )
+
+    def _remove_own(self) -> None:
+        """Remove the checkpoints of this training, and the folder of all if it has no others."""
+        shutil.rmtree(self.folder)
+        self._owner.unlink()
+        with suppress(OSError):
+            self.root.rmdir()
 
     def _drop_damaged(self) -> None:
         """Remove checkpoints, from the newest on, until one is whole."""
