@@ -129,12 +129,16 @@ def manifest(find):
 
     find: the wanted artifact of a job's wildcards.
     """
+    return manifests(lambda wildcards: [find(wildcards)])
 
-    def path(wildcards):
-        wanted = find(wildcards)
-        return settled(f"{wanted.place}.manifest.json", wanted) if wanted else []
 
-    return path
+def manifests(find):
+    """The manifests of several."""
+    return lambda wildcards: [
+        settled(f"{wanted.place}.manifest.json", wanted)
+        for wanted in find(wildcards)
+        if wanted
+    ]
 
 
 def results(find):

@@ -63,8 +63,8 @@ rule weighted_trained:
 rule dense:
     input:
         weighted=ancient(f"{RESULTS}/weighted_trained/lam~{{lam}}"),
-        weighted_manifest=ancient(
-            f"{RESULTS}/weighted_trained/lam~{{lam}}.manifest.json"
+        weighted_manifest=manifest(
+            lambda wildcards: WANTS.weighted_trained(wildcards.lam)
         ),
         moe=ancient(f"{RESULTS}/moe_sft"),
         moe_manifest=manifest(lambda wildcards: WANTS.moe_sft),

@@ -78,10 +78,9 @@ rule tokens:
         data=ancient(DATA),
         data_manifest=manifest(lambda wildcards: WANTS.fetched_rows),
         problems=ancient([literal(PROBLEMS[name]) for name in forbidden_sets()]),
-        problem_manifests=[
-            manifest(lambda wildcards, name=name: WANTS.problems(name))
-            for name in forbidden_sets()
-        ],
+        problem_manifests=manifests(
+            lambda wildcards: [WANTS.problems(name) for name in forbidden_sets()]
+        ),
         changed=marker(lambda wildcards: WANTS.tokens),
     output:
         tokens=directory(f"{RESULTS}/tokens"),
