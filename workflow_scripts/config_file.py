@@ -149,14 +149,18 @@ def _with_types(config: dict) -> dict:
     YAML 1.1 takes 5e-5 for text, and `snakemake --config` takes every nested value for it. 4 is
     4.0 where a number is wanted: the same value in another spelling must not run anything again.
     """
-    result = copy.deepcopy(config)
-    for section in result.keys() & properties().keys():
-        if isinstance(result[section], dict):
-            known = properties(section)
-            for key, value in result[section].items():
-                if key in known:
-                    result[section][key] = _value_typed(value, known[key])
-    return result
+    result = _values_typed(config, properties())
+    for name, subschema in properties().items():
+        if subschema["type"] == "object" and isinstance(result.get(name), dict):
+            result[name] = _values_typed(result[name], properties(name))
+    return copy.deepcopy(result)
+
+
+def _values_typed(values: dict, known: dict[str, dict]) -> dict:
+    return {
+        key: _value_typed(value, known[key]) if key in known else value
+        for key, value in values.items()
+    }
 
 
 def _value_typed(value: Any, subschema: dict) -> Any:

@@ -166,9 +166,9 @@ def _explain(error) -> str:
             return _explain_unknown(key, error)
         case "required":
             missing = error.message.split("'")[1]
-            return f"{key}.{missing} is missing" if key else f"{missing} is missing"
+            return f"{_full_name(key, missing)} is missing"
         case "type":
-            return f"{prefix}must be of type {' or '.join(types_of(error.schema))}"
+            return f"{prefix}must be of type {' or '.join(types_of(error.schema))}{_example(error)}"
         case "enum":
             return f"{prefix}must be one of {', '.join(map(str, error.validator_value))}"
         case "minimum":
@@ -181,13 +181,41 @@ def _explain(error) -> str:
             return prefix + error.schema.get("errorMessage", error.message)
 
 
+def _example(error) -> str:
+    """What a section looks like, where one is wanted."""
+    keys = list(error.schema.get("properties", ()))
+    return f": keys, such as {{{keys[0]}: ...}}" if keys else ""
+
+
 def _explain_unknown(section: str, error) -> str:
     known = sorted(error.schema["properties"])
     unknown = sorted(str(key) for key in error.instance if key not in known)
-    parts = []
-    for key in unknown:
-        name = f"{section}.{key}" if section else key
-        near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
-        hint = f"did you mean {near[0]}?" if near else f"known keys are {', '.join(known)}"
-        parts.append(f"{name} is not a known key: {hint}")
-    return "; ".join(parts)
+    return "; ".join(
+        f"{_full_name(section, key)} is not a known key: {_hint(key, known)}" for key in unknown
+    )
+
+
+def _hint(key: str, known: list[str]) -> str:
+    """What may be meant by a key that a section with these known keys does not have."""
+    places = _places()
+    near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+    far = difflib.get_close_matches(key, places, n=1, cutoff=0.75)
+    if far and far[0] not in known:
+        *others, last = (_full_name(section, far[0]) for section in places[far[0]])
+        meant = f"{', '.join(others)} or {last}" if others else last
+        return f"did you mean {meant}{'' if '.' in meant else ', at the top level'}?"
+    return f"did you mean {near[0]}?" if near else f"known keys are {', '.join(known)}"
+
+
+@cache
+def _places() -> dict[str, list[str]]:
+    """Every key of the configuration with the sections that have it; "" is the top level."""
+    places = {name: [""] for name in properties()}
+    for section, subschema in properties().items():
+        for name in subschema.get("properties", ()):
+            places.setdefault(name, []).append(section)
+    return places
+
+
+def _full_name(section: str, key: str) -> str:
+    return f"{section}.{key}" if section else key

@@ -82,12 +82,18 @@ def test_yaml_numbers_in_any_spelling(text):
         ("base.revision", "null", None),
         ("base.model", "null", "null"),
         ("data.instruction_column", "1", "1"),
+        ("seed", "42", 42),
+        ("threads", "2", 2),
+        ("gpus", "1", 1),
+        ("results_dir", "42", "42"),
+        ("trackers", ["mlflow"], ["mlflow"]),
     ],
 )
 def test_text_stands_for_what_it_spells(key, text, value):
     """`snakemake --config 'moe={num_experts: 7}'` hands on text."""
-    section, name = key.split(".")
-    found = complete({**MINIMAL, section: {**MINIMAL.get(section, {}), name: text}})[section][name]
+    found = complete(with_value(key, text))
+    for name in key.split("."):
+        found = found[name]
     assert (found, type(found)) == (value, type(value))
 
 
@@ -103,6 +109,17 @@ def test_text_stands_for_what_it_spells(key, text, value):
         ("mixing.learn_lambda", 0.5, "mixing.learn_lambda = 0.5: must be of type boolean"),
         ("merge.lambda", 0.5, "merge.lambda is not a known key: did you mean lambdas?"),
         ("data.qqq", 1, "data.qqq is not a known key: known keys are bad_rows, decontaminate,"),
+        ("lambdas", [0.5], "lambdas is not a known key: did you mean merge.lambdas?"),
+        ("lamdas", [0.5], "lamdas is not a known key: did you mean merge.lambdas?"),
+        ("training.max_length", 9, "training.max_length is not a known key: did you mean data.max_l"),
+        ("training.max_lenght", 9, "did you mean data.max_length?"),
+        ("training.seed", 9, "did you mean seed, at the top level?"),
+        ("evaluation.train", "a", "did you mean data.train?"),
+        ("epochs", 2, "did you mean training.epochs, sft.epochs or mixing.epochs?"),
+        ("evalution", {}, "evalution is not a known key: did you mean evaluation?"),
+        ("seed", "42x", 'seed = "42x": must be of type integer'),
+        ("seed", "4.0", 'seed = "4.0": must be of type integer'),
+        ("training", 5, "training = 5: must be of type object: keys, such as {epochs: ...}"),
         ("moe.num_experts", 1, "moe.num_experts = 1: must be at least 2"),
         ("moe.num_experts", "8.5", 'moe.num_experts = "8.5": must be of type integer'),
         ("moe.num_experts", 8.0, "moe.num_experts = 8.0: must be of type integer"),
