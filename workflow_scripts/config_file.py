@@ -1,11 +1,12 @@
 """The config of a run: checked as a whole, completed with the defaults, its files found."""
 
 import copy
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from workflow_scripts.checkpoints.source import check_source, dataset_source
+from workflow_scripts.checkpoints.source import HUB_ID, check_source, dataset_source
 from workflow_scripts.configuration import (
     check_backend,
     check_learnable,
@@ -18,29 +19,14 @@ from workflow_scripts.configuration import (
     schema,
     types_of,
 )
-from workflow_scripts.data.templates import COMPLETION, read_template
-from workflow_scripts.errors import UserError
+from workflow_scripts.data.templates import PROMPT_NAMES, read_template
+from workflow_scripts.errors import UserError, did_you_mean
 from workflow_scripts.evaluation.named_sets import NAMED_SETS
-from workflow_scripts.evaluation.problems import label
+from workflow_scripts.evaluation.problems import label, load_problems
 from workflow_scripts.training.strategies import check_devices, check_launch
 
 TRAININGS = ("training", "sft", "mixing")  # sections of the config, one for each training
 MERGED = ("uniform", "dense")  # models that there are for each lambda
-
-
-def load(path: Path) -> dict:
-    """The configuration in a YAML file. Raises UserError where there is none."""
-    import yaml
-
-    try:
-        config = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, IsADirectoryError):
-        raise UserError(f"there is no file {path}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(config, dict):
-        raise UserError(f"{path} holds no configuration: it must be a mapping of keys")
-    return config
 
 
 def laid_over(below: dict, above: dict) -> dict:
@@ -109,30 +95,61 @@ def _check_labels(datasets: list[str], where: str) -> None:
 
 
 def check_files(config: dict) -> None:
-    """Raise UserError where a file or folder that a completed config names is not there.
+    """Raise UserError where a file or folder that a completed config names cannot be used.
 
     Snakemake itself does not notice a missing input while the outputs made from it exist.
     """
-    check_source(config["base"]["model"], config["base"]["revision"])
-    data = config["data"]
-    if data["revision"]:
-        dataset_source(data["train"], data["revision"])
-    else:
-        _check_file("data.train", data["train"])
-    for dataset in config["evaluation"]["datasets"]:
-        if dataset not in NAMED_SETS:
-            _check_file("evaluation.datasets", dataset)
-    for task in config["evaluation"]["general"]:
+    data, evaluation = config["data"], config["evaluation"]
+    _check_results(config["results_dir"])
+    with _naming("config"):
+        check_source(config["base"]["model"], config["base"]["revision"])
+        if data["revision"]:
+            dataset_source(data["train"], data["revision"])
+    if not data["revision"]:
+        hint = ". If it is on the hub, set data.revision to one of its commit hashes"
+        _check_file("data.train", data["train"], hint if HUB_ID.match(data["train"]) else "")
+    with _naming("config: data.template"):
+        read_template(data["template"])
+    with _naming("config: evaluation.base_prompt"):
+        read_template(evaluation["base_prompt"], PROMPT_NAMES)
+    for dataset in evaluation["datasets"]:
+        _check_problems(dataset)
+    for task in evaluation["general"]:
         if task.endswith(".yaml"):
             _check_file("evaluation.general", task)
-    read_template(data["template"])
-    if config["evaluation"]["base_prompt"] != COMPLETION.identity:
-        read_template(config["evaluation"]["base_prompt"])
 
 
-def _check_file(key: str, path: str) -> None:
+@contextmanager
+def _naming(place: str) -> Iterator[None]:
+    """Put a place in front of the message of a UserError."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{place}: {error}") from None
+
+
+def _check_results(folder: str) -> None:
+    for place in (Path(folder), *Path(folder).parents):
+        if place.exists() and not place.is_dir():
+            raise UserError(
+                f"config: results_dir = {folder}: {place} is a file, not a folder. Name another"
+            )
+
+
+def _check_problems(dataset: str) -> None:
+    """Raise UserError where a set of problems is wrong. The pinned releases are not."""
+    named = NAMED_SETS.get(dataset)
+    if named is None:
+        _check_file("evaluation.datasets", dataset, did_you_mean(dataset, NAMED_SETS))
+    elif named.wanted_sha256 == named.sha256:
+        return
+    with _naming("config: evaluation.datasets"):
+        load_problems(dataset)
+
+
+def _check_file(key: str, path: str, hint: str = "") -> None:
     if not Path(path).is_file():
-        raise UserError(f"config: {key}: there is no file {path}")
+        raise UserError(f"config: {key}: there is no file {path}{hint}")
 
 
 def _lambda_tokens(values: list, where: str) -> list[str]:

@@ -1,4 +1,7 @@
-"""The one exception that a user is meant to read."""
+"""The one exception that a user is meant to read, and what its messages share."""
+
+import difflib
+from collections.abc import Iterable
 
 
 class UserError(Exception):
@@ -6,3 +9,9 @@ class UserError(Exception):
 
     A step prints the message alone, without a stack trace, and exits with status 1.
     """
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """The end of a message about an unknown word: a known one that is like it, if any."""
+    near = difflib.get_close_matches(word.lower(), known, n=1, cutoff=0.7)
+    return f": did you mean {near[0]}?" if near else ""

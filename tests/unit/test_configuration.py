@@ -9,6 +9,7 @@ import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
+from problem_files import three_problems, write_problems
 
 from workflow_scripts import configuration
 from workflow_scripts.config_file import check_files, complete
@@ -111,7 +112,11 @@ def test_text_stands_for_what_it_spells(key, text, value):
         ("data.qqq", 1, "data.qqq is not a known key: known keys are bad_rows, decontaminate,"),
         ("lambdas", [0.5], "lambdas is not a known key: did you mean merge.lambdas?"),
         ("lamdas", [0.5], "lamdas is not a known key: did you mean merge.lambdas?"),
-        ("training.max_length", 9, "training.max_length is not a known key: did you mean data.max_l"),
+        (
+            "training.max_length",
+            9,
+            "training.max_length is not a known key: did you mean data",
+        ),
         ("training.max_lenght", 9, "did you mean data.max_length?"),
         ("training.seed", 9, "did you mean seed, at the top level?"),
         ("evaluation.train", "a", "did you mean data.train?"),
@@ -195,8 +200,9 @@ def test_vllm_takes_temperatures_in_its_range():
 def files(tmp_path, monkeypatch) -> dict:
     """A config, complete, in a working directory that has all that it names."""
     monkeypatch.chdir(tmp_path)
-    for name in ("rows.jsonl", "problems.jsonl"):
+    for name in ("rows.jsonl", "rows.json"):
         Path(name).touch()
+    write_problems(Path("problems.jsonl"), three_problems())
     Path("resources/base").mkdir(parents=True)
     return complete(MINIMAL | {"evaluation": {"datasets": ["humaneval", "problems.jsonl"]}})
 
@@ -215,16 +221,33 @@ def test_files_that_are_there_or_on_the_hub_are_accepted(files):
 @pytest.mark.parametrize(
     ("section", "values", "message"),
     [
-        ("base", {"model": "nowhere"}, "base.model: there is no folder nowhere"),
+        ("base", {"model": "nowhere"}, "config: base.model: there is no folder nowhere"),
         ("base", {"model": "rows.jsonl"}, "base.model: there is no folder rows.jsonl"),
         ("base", {"model": "some/model"}, "pin it: base.revision must be a commit hash"),
         ("data", {"train": "nowhere.jsonl"}, "data.train: there is no file nowhere.jsonl"),
         ("data", {"train": "resources"}, "data.train: there is no file resources"),
         ("data", {"train": "name", "revision": "0" * 40}, "a data set on the hub is named organi"),
-        ("data", {"template": "nowhere"}, "nowhere is neither a template (magicoder, chat) nor a"),
-        ("data", {"template": "rows.jsonl"}, "rows.jsonl holds {instruction} 0 times"),
-        ("evaluation", {"base_prompt": "nowhere"}, "nowhere is neither a template"),
-        ("evaluation", {"datasets": ["human"]}, "evaluation.datasets: there is no file human"),
+        ("data", {"train": "alpaca"}, "config: data.train: there is no file alpaca"),
+        ("data", {"train": "org/alpaca"}, "org/alpaca. If it is on the hub, set data.revision to"),
+        (
+            "data",
+            {"template": "nowhere"},
+            "config: data.template: nowhere is neither a template (magicoder, chat) nor a file",
+        ),
+        ("data", {"template": "magicodr"}, "nor a file: did you mean magicoder?"),
+        ("data", {"template": "rows.jsonl"}, "data.template: rows.jsonl holds {instruction} 0 tim"),
+        (
+            "evaluation",
+            {"base_prompt": "complete"},
+            "evaluation.base_prompt: complete is neither a template (completion, magicoder, chat) "
+            "nor a file: did you mean completion?",
+        ),
+        ("evaluation", {"datasets": ["org"]}, "config: evaluation.datasets: there is no file org"),
+        ("evaluation", {"datasets": ["humanevl"]}, "no file humanevl: did you mean humaneval?"),
+        ("evaluation", {"datasets": ["HumanEval+"]}, "no file HumanEval+: did you mean humaneval?"),
+        ("evaluation", {"datasets": ["MBPP"]}, "there is no file MBPP: did you mean mbpp?"),
+        ("evaluation", {"datasets": ["rows.json"]}, "rows.json: a file of problems ends in .jsonl"),
+        ("evaluation", {"general": ["my.yaml"]}, "evaluation.general: there is no file my.yaml"),
     ],
 )
 def test_files_that_are_not_there_are_named(files, section, values, message):
@@ -232,6 +255,13 @@ def test_files_that_are_not_there_are_named(files, section, values, message):
     with pytest.raises(UserError) as caught:
         check_files(files)
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("place", ["rows.jsonl", "rows.jsonl/mine", "rows.jsonl/deep/mine/"])
+def test_results_cannot_be_in_a_file(files, place):
+    files["results_dir"] = place
+    with pytest.raises(UserError, match=r"config: results_dir = rows.*: rows\.jsonl is a file"):
+        check_files(files)
 
 
 def test_vanilla_upcycling_needs_no_merge():
