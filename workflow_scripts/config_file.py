@@ -1,12 +1,12 @@
 """The config of a run: checked as a whole, completed with the defaults, its files found."""
 
 import copy
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from workflow_scripts.checkpoints.source import HUB_ID, check_source, dataset_source
+from workflow_scripts.config.base import check_base
 from workflow_scripts.configuration import (
     check_backend,
     check_learnable,
@@ -20,7 +20,7 @@ from workflow_scripts.configuration import (
     types_of,
 )
 from workflow_scripts.data.templates import PROMPT_NAMES, read_template
-from workflow_scripts.errors import UserError, did_you_mean
+from workflow_scripts.errors import UserError, did_you_mean, naming
 from workflow_scripts.evaluation.named_sets import NAMED_SETS
 from workflow_scripts.evaluation.problems import label, load_problems
 from workflow_scripts.training.strategies import check_devices, check_launch
@@ -101,31 +101,31 @@ def check_files(config: dict) -> None:
     """
     data, evaluation = config["data"], config["evaluation"]
     _check_results(config["results_dir"])
-    with _naming("config"):
+    with naming("config"):
         check_source(config["base"]["model"], config["base"]["revision"])
         if data["revision"]:
             dataset_source(data["train"], data["revision"])
     if not data["revision"]:
         hint = ". If it is on the hub, set data.revision to one of its commit hashes"
         _check_file("data.train", data["train"], hint if HUB_ID.match(data["train"]) else "")
-    with _naming("config: data.template"):
+    with naming("config: data.template"):
         read_template(data["template"])
-    with _naming("config: evaluation.base_prompt"):
+    with naming("config: evaluation.base_prompt"):
         read_template(evaluation["base_prompt"], PROMPT_NAMES)
+    with naming("config"):
+        check_base(
+            config["base"]["model"],
+            config["base"]["revision"],
+            max_length=data["max_length"],
+            max_new_tokens=evaluation["max_new_tokens"],
+            template=data["template"],
+            base_prompt=evaluation["base_prompt"],
+        )
     for dataset in evaluation["datasets"]:
         _check_problems(dataset)
     for task in evaluation["general"]:
         if task.endswith(".yaml"):
             _check_file("evaluation.general", task)
-
-
-@contextmanager
-def _naming(place: str) -> Iterator[None]:
-    """Put a place in front of the message of a UserError."""
-    try:
-        yield
-    except UserError as error:
-        raise UserError(f"{place}: {error}") from None
 
 
 def _check_results(folder: str) -> None:
@@ -143,7 +143,7 @@ def _check_problems(dataset: str) -> None:
         _check_file("evaluation.datasets", dataset, did_you_mean(dataset, NAMED_SETS))
     elif named.wanted_sha256 == named.sha256:
         return
-    with _naming("config: evaluation.datasets"):
+    with naming("config: evaluation.datasets"):
         load_problems(dataset)
 
 

@@ -1,7 +1,8 @@
 """The one exception that a user is meant to read, and what its messages share."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 
 class UserError(Exception):
@@ -9,6 +10,15 @@ class UserError(Exception):
 
     A step prints the message alone, without a stack trace, and exits with status 1.
     """
+
+
+@contextmanager
+def naming(place: str) -> Iterator[None]:
+    """Put a place in front of the message of a UserError."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{place}: {error}") from None
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
