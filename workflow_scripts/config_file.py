@@ -13,6 +13,7 @@ from workflow_scripts.configuration import (
     check_moe,
     check_samples,
     check_validation,
+    check_warmup,
     lambda_token,
     properties,
     raise_faults,
@@ -79,6 +80,7 @@ def _check_unmerged(models: list[str], where: str) -> None:
 
 def _check_trainings(config: dict, where: str) -> None:
     for section in TRAININGS:
+        check_warmup(config[section], config[section]["max_steps"], f"{where}: {section}")
         check_launch(config[section], f"{where}: {section}")
         gpus = config["gpus"] * config[section]["processes"]
         check_devices(config[section], gpus, f"{where}: {section}, gpus = {config['gpus']}")

@@ -93,6 +93,24 @@ def check_learnable(shared_expert_weight: float, where: str) -> None:
         )
 
 
+def learns(shared_expert_weight: float | str) -> bool:
+    """Whether step 6 can learn at a lambda: at 1 the routed experts have no weight."""
+    return float(shared_expert_weight) < 1
+
+
+def check_warmup(training: dict, steps: int | None, where: str) -> None:
+    """Raise UserError where the warm-up is longer than the training. steps: None: not known yet.
+
+    training: the config's section `training`, `sft` or `mixing`.
+    """
+    warmup = training["warmup_steps"]
+    if steps is not None and warmup > steps:
+        raise UserError(
+            f"{where}: warmup_steps = {warmup}: the training has {steps} steps, and would not "
+            f"reach its learning rate. Set warmup_steps to at most {steps}"
+        )
+
+
 def check_samples(evaluation: dict, where: str) -> None:
     """Raise UserError where several samples of a problem would all be the same."""
     if evaluation["samples"] > 1 and not evaluation["temperature"]:

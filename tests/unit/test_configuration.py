@@ -13,7 +13,7 @@ from problem_files import three_problems, write_problems
 
 from workflow_scripts import configuration
 from workflow_scripts.config_file import check_files, complete
-from workflow_scripts.configuration import check_lambda, check_moe, lambda_token, schema
+from workflow_scripts.configuration import check_lambda, check_moe, lambda_token, learns, schema
 from workflow_scripts.errors import UserError
 
 MINIMAL = {"base": {"model": "resources/base"}, "data": {"train": "rows.jsonl"}}
@@ -299,6 +299,24 @@ def test_the_best_model_can_only_be_kept_where_dense_models_are_evaluated():
     config = with_value("merge.keep", "best") | {"evaluation": {"models": ["base"]}}
     with pytest.raises(UserError, match=r"merge\.keep = best: evaluation\.models must name dense"):
         complete(config)
+
+
+@pytest.mark.parametrize("section", ["training", "sft", "mixing"])
+def test_a_warm_up_is_no_longer_than_its_training(section):
+    def config(**options) -> dict:
+        return MINIMAL | {section: {"max_steps": 3} | options}
+
+    complete(config(warmup_steps=3))
+    complete(config(warmup_steps=4, max_steps=None))  # the rows will tell
+    assert fault(config(warmup_steps=4)) == (
+        f"config.yaml: {section}: warmup_steps = 4: the training has 3 steps, and would not reach "
+        "its learning rate. Set warmup_steps to at most 3"
+    )
+
+
+@given(st.floats(0, 1))
+def test_the_mixing_learns_where_the_routed_experts_have_a_weight(lam):
+    assert learns(lambda_token(lam)) is learns(lam) is (lam != 1)
 
 
 @pytest.mark.parametrize("lam", [0, 1])
