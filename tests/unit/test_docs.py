@@ -102,7 +102,8 @@ def known_messages() -> list[str]:
     """What the project, Snakemake, bubblewrap and the system can say."""
     files = [*(ROOT / "workflow_scripts").rglob("*.py")]
     snakemake = Path(find_spec("snakemake").origin).parent
-    files += [snakemake / "exceptions.py", snakemake / "common" / "configfile.py"]
+    files += [snakemake / "exceptions.py", snakemake / "cli.py"]
+    files += [snakemake / "common" / "configfile.py"]
     texts = [text for file in files for text in messages(file.read_text())]
     texts += [os.strerror(number) for number in errno.errorcode]
     texts += [signal.strsignal(number) for number in (signal.SIGBUS, signal.SIGKILL)]
