@@ -216,6 +216,9 @@ def _explain_unknown(section: str, error) -> str:
 def _hint(key: str, known: list[str]) -> str:
     """What may be meant by a key that a section with these known keys does not have."""
     places = _places()
+    section, _, name = key.partition(".")
+    if section in places.get(name, ()):
+        return f"write {section}: {{{name}: ...}}"
     near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
     far = difflib.get_close_matches(key, places, n=1, cutoff=0.75)
     if far and far[0] not in known:

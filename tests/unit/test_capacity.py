@@ -95,7 +95,7 @@ def test_a_tokenizer_of_several_files_is_read(tmp_path):
     (tmp_path / "tokenizer_config.json").write_text(json.dumps({"added_tokens_decoder": added}))
     assert highest_token(tmp_path) == ("<mask>", 7)
     (tmp_path / "vocab.json").unlink()
-    (tmp_path / "vocab.txt").write_text("[PAD]\n[UNK]\na\n" + "b\n" * 9)
+    (tmp_path / "vocab.txt").write_text("[PAD]\n[UNK]\n\u2028\n" + "b\n" * 9)
     assert highest_token(tmp_path) == ("b", 11)
 
 

@@ -177,6 +177,10 @@ def test_every_fault_is_named():
 @pytest.mark.parametrize(
     ("config", "message"),
     [
+        (
+            {**MINIMAL, "mixing.epochs": 2},
+            "mixing.epochs is not a known key: write mixing: {epochs: ...}",
+        ),
         ({}, "base is missing"),
         ({"base": {}, "data": MINIMAL["data"]}, "base.model is missing"),
         ({"base": MINIMAL["base"]}, "data is missing"),
@@ -255,6 +259,14 @@ def test_files_that_are_not_there_are_named(files, section, values, message):
     with pytest.raises(UserError) as caught:
         check_files(files)
     assert message in str(caught.value)
+
+
+def test_problems_in_place_of_a_release_are_checked_too(files, monkeypatch):
+    rows = [row | {"base_input": [], "plus_input": []} for row in three_problems()]
+    monkeypatch.setenv("HUMANEVAL_OVERRIDE_PATH", str(write_problems(Path("own.jsonl"), rows)))
+    message = r"config: evaluation\.datasets: own\.jsonl, line 1: base_input and .* hold no call"
+    with pytest.raises(UserError, match=message):
+        check_files(files)
 
 
 @pytest.mark.parametrize("place", ["rows.jsonl", "rows.jsonl/mine", "rows.jsonl/deep/mine/"])

@@ -90,7 +90,7 @@ def _vocabulary(folder: Path) -> dict[str, int]:
             vocabulary = {piece: i for i, (piece, _) in enumerate(vocabulary)}
         return vocabulary | added
     if lines.is_file():
-        words = lines.read_text(encoding="utf-8").splitlines()
+        words = lines.read_text(encoding="utf-8").removesuffix("\n").split("\n")
         return {word: i for i, word in enumerate(words)}
     return _read(folder / "vocab.json")
 

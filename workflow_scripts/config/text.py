@@ -27,7 +27,9 @@ def read_config(path: Path) -> dict:
         raise UserError(f"{path} is not valid YAML: it is nested too deeply") from None
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        raise UserError(f"{_place(path, mark)}, is not valid YAML: {error.problem}") from None
+        raise UserError(
+            f"{_place(path, mark)}, is not valid YAML: {error.problem or error.context}"
+        ) from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(config, dict):
