@@ -50,6 +50,7 @@ def change_json(file: Path, **changes) -> None:
         ({"max_position_embeddings": 256, "rope_scaling": {"type": "linear", "factor": 4}}, None),
         ({"max_position_embeddings": 256, "rope_parameters": LONG_ROPE}, None),
         ({"max_position_embeddings": 256, "rope_parameters": {"full_attention": LONG_ROPE}}, None),
+        ({"max_position_embeddings": 256, "rope_scaling": "yarn"}, None),
         ({"max_position_embeddings": None}, None),
         ({"max_position_embeddings": "many"}, None),
         ({}, None),

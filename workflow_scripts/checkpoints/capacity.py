@@ -29,6 +29,8 @@ def window(config: dict) -> int | None:
 def _is_scaled(config: dict) -> bool:
     """Whether positions are scaled. Newer configs hold the settings of each kind of layer."""
     settings = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    if not isinstance(settings, dict):
+        return True
     kinds = [settings, *(value for value in settings.values() if isinstance(value, dict))]
     types = {kind.get("rope_type", kind.get("type")) for kind in kinds}
     return not types <= {None, "default"}
