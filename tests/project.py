@@ -12,7 +12,7 @@ NOT_COPIED = (".git", ".venv", ".snakemake", "results", "tests", "docs", "__pyca
 QUICK = {
     "moe": {"num_experts": 4, "num_experts_per_tok": 3},
     "data": {"limit": 64},
-    "training": {"max_steps": 3, "per_device_batch_size": 4},
+    "training": {"max_steps": 3, "warmup_steps": 1, "per_device_batch_size": 4},
     "mixing": {"max_steps": 3, "per_device_batch_size": 4},
     "evaluation": {"limit": 4, "max_new_tokens": 16},
 }

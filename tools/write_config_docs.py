@@ -14,11 +14,14 @@ Written from `workflow_scripts/config.schema.json` by `make generated`; do not e
 
 - edit `config.yaml`;
 - lay a file of your own over it: `snakemake --cores 2 --configfile mine.yaml`;
-- on the command line: `snakemake --cores 2 --config 'merge={lambdas: [0.75, 0.85]}'`.
+- on the command line: `snakemake --cores 2 --config 'merge={lambdas: [0.75, 0.85]}'`. A key of a
+  section is written in braces, as here; Snakemake refuses `merge.lambdas=...`.
 
-A key that is left out has the default given here. An unknown key, a wrong type or a value out of
-range stops the workflow before anything runs. A changed value runs the rules that depend on it
-again, and no others.
+A key that is left out has the default given here. An unknown key, two equal keys, a wrong type or a
+value out of range stops the workflow before anything runs, and so does what the base model cannot
+do: longer texts than its window, a chat without a chat template, tokens beyond its embedding. A
+base on the hub is checked once it is in the hub's cache. Numbers may be written as text: `"0.75"`
+is 0.75. A changed value runs the rules that depend on it again, and no others.
 """
 HEADER = "| key | type | default | allowed | meaning |\n|---|---|---|---|---|"
 BOUNDS = {

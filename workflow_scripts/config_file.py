@@ -5,42 +5,29 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from workflow_scripts.checkpoints.source import check_source, dataset_source
+from workflow_scripts.checkpoints.source import HUB_ID, check_source, dataset_source
+from workflow_scripts.config.base import check_base
 from workflow_scripts.configuration import (
     check_backend,
     check_learnable,
     check_moe,
     check_samples,
     check_validation,
+    check_warmup,
     lambda_token,
     properties,
     raise_faults,
     schema,
     types_of,
 )
-from workflow_scripts.data.templates import COMPLETION, read_template
-from workflow_scripts.errors import UserError
+from workflow_scripts.data.templates import PROMPT_NAMES, read_template
+from workflow_scripts.errors import UserError, did_you_mean, naming
 from workflow_scripts.evaluation.named_sets import NAMED_SETS
-from workflow_scripts.evaluation.problems import label
+from workflow_scripts.evaluation.problems import label, load_problems
 from workflow_scripts.training.strategies import check_devices, check_launch
 
 TRAININGS = ("training", "sft", "mixing")  # sections of the config, one for each training
 MERGED = ("uniform", "dense")  # models that there are for each lambda
-
-
-def load(path: Path) -> dict:
-    """The configuration in a YAML file. Raises UserError where there is none."""
-    import yaml
-
-    try:
-        config = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, IsADirectoryError):
-        raise UserError(f"there is no file {path}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(config, dict):
-        raise UserError(f"{path} holds no configuration: it must be a mapping of keys")
-    return config
 
 
 def laid_over(below: dict, above: dict) -> dict:
@@ -93,6 +80,7 @@ def _check_unmerged(models: list[str], where: str) -> None:
 
 def _check_trainings(config: dict, where: str) -> None:
     for section in TRAININGS:
+        check_warmup(config[section], config[section]["max_steps"], f"{where}: {section}")
         check_launch(config[section], f"{where}: {section}")
         gpus = config["gpus"] * config[section]["processes"]
         check_devices(config[section], gpus, f"{where}: {section}, gpus = {config['gpus']}")
@@ -109,30 +97,61 @@ def _check_labels(datasets: list[str], where: str) -> None:
 
 
 def check_files(config: dict) -> None:
-    """Raise UserError where a file or folder that a completed config names is not there.
+    """Raise UserError where a file or folder that a completed config names cannot be used.
 
     Snakemake itself does not notice a missing input while the outputs made from it exist.
     """
-    check_source(config["base"]["model"], config["base"]["revision"])
-    data = config["data"]
-    if data["revision"]:
-        dataset_source(data["train"], data["revision"])
-    else:
-        _check_file("data.train", data["train"])
-    for dataset in config["evaluation"]["datasets"]:
-        if dataset not in NAMED_SETS:
-            _check_file("evaluation.datasets", dataset)
-    for task in config["evaluation"]["general"]:
+    data, evaluation = config["data"], config["evaluation"]
+    _check_results(config["results_dir"])
+    with naming("config"):
+        check_source(config["base"]["model"], config["base"]["revision"])
+        if data["revision"]:
+            dataset_source(data["train"], data["revision"])
+    if not data["revision"]:
+        hint = ". If it is on the hub, set data.revision to one of its commit hashes"
+        _check_file("data.train", data["train"], hint if HUB_ID.match(data["train"]) else "")
+    with naming("config: data.template"):
+        read_template(data["template"])
+    with naming("config: evaluation.base_prompt"):
+        read_template(evaluation["base_prompt"], PROMPT_NAMES)
+    with naming("config"):
+        check_base(
+            config["base"]["model"],
+            config["base"]["revision"],
+            max_length=data["max_length"],
+            max_new_tokens=evaluation["max_new_tokens"],
+            template=data["template"],
+            base_prompt=evaluation["base_prompt"],
+        )
+    for dataset in evaluation["datasets"]:
+        _check_problems(dataset)
+    for task in evaluation["general"]:
         if task.endswith(".yaml"):
             _check_file("evaluation.general", task)
-    read_template(data["template"])
-    if config["evaluation"]["base_prompt"] != COMPLETION.identity:
-        read_template(config["evaluation"]["base_prompt"])
 
 
-def _check_file(key: str, path: str) -> None:
+def _check_results(folder: str) -> None:
+    for place in (Path(folder), *Path(folder).parents):
+        if place.exists() and not place.is_dir():
+            raise UserError(
+                f"config: results_dir = {folder}: {place} is a file, not a folder. Name another"
+            )
+
+
+def _check_problems(dataset: str) -> None:
+    """Raise UserError where a set of problems is wrong. The pinned releases are not."""
+    named = NAMED_SETS.get(dataset)
+    if named is None:
+        _check_file("evaluation.datasets", dataset, did_you_mean(dataset, NAMED_SETS))
+    elif named.wanted_sha256 == named.sha256:
+        return
+    with naming("config: evaluation.datasets"):
+        load_problems(dataset)
+
+
+def _check_file(key: str, path: str, hint: str = "") -> None:
     if not Path(path).is_file():
-        raise UserError(f"config: {key}: there is no file {path}")
+        raise UserError(f"config: {key}: there is no file {path}{hint}")
 
 
 def _lambda_tokens(values: list, where: str) -> list[str]:
@@ -149,14 +168,18 @@ def _with_types(config: dict) -> dict:
     YAML 1.1 takes 5e-5 for text, and `snakemake --config` takes every nested value for it. 4 is
     4.0 where a number is wanted: the same value in another spelling must not run anything again.
     """
-    result = copy.deepcopy(config)
-    for section in result.keys() & properties().keys():
-        if isinstance(result[section], dict):
-            known = properties(section)
-            for key, value in result[section].items():
-                if key in known:
-                    result[section][key] = _value_typed(value, known[key])
-    return result
+    result = _values_typed(config, properties())
+    for name, subschema in properties().items():
+        if subschema["type"] == "object" and isinstance(result.get(name), dict):
+            result[name] = _values_typed(result[name], properties(name))
+    return copy.deepcopy(result)
+
+
+def _values_typed(values: dict, known: dict[str, dict]) -> dict:
+    return {
+        key: _value_typed(value, known[key]) if key in known else value
+        for key, value in values.items()
+    }
 
 
 def _value_typed(value: Any, subschema: dict) -> Any:

@@ -93,6 +93,24 @@ def check_learnable(shared_expert_weight: float, where: str) -> None:
         )
 
 
+def learns(shared_expert_weight: float | str) -> bool:
+    """Whether step 6 can learn at a lambda: at 1 the routed experts have no weight."""
+    return float(shared_expert_weight) < 1
+
+
+def check_warmup(training: dict, steps: int | None, where: str) -> None:
+    """Raise UserError where the warm-up is longer than the training. steps: None: not known yet.
+
+    training: the config's section `training`, `sft` or `mixing`.
+    """
+    warmup = training["warmup_steps"]
+    if steps is not None and warmup > steps:
+        raise UserError(
+            f"{where}: warmup_steps = {warmup}: the training has {steps} steps, and would not "
+            f"reach its learning rate. Set warmup_steps to at most {steps}"
+        )
+
+
 def check_samples(evaluation: dict, where: str) -> None:
     """Raise UserError where several samples of a problem would all be the same."""
     if evaluation["samples"] > 1 and not evaluation["temperature"]:
@@ -166,9 +184,9 @@ def _explain(error) -> str:
             return _explain_unknown(key, error)
         case "required":
             missing = error.message.split("'")[1]
-            return f"{key}.{missing} is missing" if key else f"{missing} is missing"
+            return f"{_full_name(key, missing)} is missing"
         case "type":
-            return f"{prefix}must be of type {' or '.join(types_of(error.schema))}"
+            return f"{prefix}must be of type {' or '.join(types_of(error.schema))}{_example(error)}"
         case "enum":
             return f"{prefix}must be one of {', '.join(map(str, error.validator_value))}"
         case "minimum":
@@ -181,13 +199,44 @@ def _explain(error) -> str:
             return prefix + error.schema.get("errorMessage", error.message)
 
 
+def _example(error) -> str:
+    """What a section looks like, where one is wanted."""
+    keys = list(error.schema.get("properties", ()))
+    return f": keys, such as {{{keys[0]}: ...}}" if keys else ""
+
+
 def _explain_unknown(section: str, error) -> str:
     known = sorted(error.schema["properties"])
     unknown = sorted(str(key) for key in error.instance if key not in known)
-    parts = []
-    for key in unknown:
-        name = f"{section}.{key}" if section else key
-        near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
-        hint = f"did you mean {near[0]}?" if near else f"known keys are {', '.join(known)}"
-        parts.append(f"{name} is not a known key: {hint}")
-    return "; ".join(parts)
+    return "; ".join(
+        f"{_full_name(section, key)} is not a known key: {_hint(key, known)}" for key in unknown
+    )
+
+
+def _hint(key: str, known: list[str]) -> str:
+    """What may be meant by a key that a section with these known keys does not have."""
+    places = _places()
+    section, _, name = key.partition(".")
+    if section in places.get(name, ()):
+        return f"write {section}: {{{name}: ...}}"
+    near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+    far = difflib.get_close_matches(key, places, n=1, cutoff=0.75)
+    if far and far[0] not in known:
+        *others, last = (_full_name(section, far[0]) for section in places[far[0]])
+        meant = f"{', '.join(others)} or {last}" if others else last
+        return f"did you mean {meant}{'' if '.' in meant else ', at the top level'}?"
+    return f"did you mean {near[0]}?" if near else f"known keys are {', '.join(known)}"
+
+
+@cache
+def _places() -> dict[str, list[str]]:
+    """Every key of the configuration with the sections that have it; "" is the top level."""
+    places = {name: [""] for name in properties()}
+    for section, subschema in properties().items():
+        for name in subschema.get("properties", ()):
+            places.setdefault(name, []).append(section)
+    return places
+
+
+def _full_name(section: str, key: str) -> str:
+    return f"{section}.{key}" if section else key

@@ -9,6 +9,7 @@ import argparse
 from pathlib import Path
 
 from workflow_scripts import cli, config_file
+from workflow_scripts.config.text import read_config
 from workflow_scripts.errors import UserError
 from workflow_scripts.planning.gpus import GPUS
 
@@ -72,9 +73,9 @@ def make_plan(args: argparse.Namespace):
 
     if not 0 < args.mfu <= 1:
         raise UserError(f"--mfu = {args.mfu:g}: must be greater than 0 and at most 1")
-    below = config_file.load(DEFAULT_CONFIG) if DEFAULT_CONFIG.is_file() else {}
+    below = read_config(DEFAULT_CONFIG) if DEFAULT_CONFIG.is_file() else {}
     config = config_file.complete(
-        config_file.laid_over(below, config_file.load(args.config)), str(args.config)
+        config_file.laid_over(below, read_config(args.config)), str(args.config)
     )
     models = Models(_find_base(config["base"], args.model_config), config["moe"])
     rows = find_rows(config["data"], args.rows)

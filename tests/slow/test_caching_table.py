@@ -19,6 +19,7 @@ OTHERS = {
     "merge.lambdas": [0.85],
     "threads": 2,
     "data.template": "template.txt",
+    "data.max_length": 512,
     "trackers": ["tensorboard"],
     "evaluation.base_prompt": "completion",
     "evaluation.top_p": 0.5,

@@ -9,10 +9,11 @@ import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
+from problem_files import three_problems, write_problems
 
 from workflow_scripts import configuration
 from workflow_scripts.config_file import check_files, complete
-from workflow_scripts.configuration import check_lambda, check_moe, lambda_token, schema
+from workflow_scripts.configuration import check_lambda, check_moe, lambda_token, learns, schema
 from workflow_scripts.errors import UserError
 
 MINIMAL = {"base": {"model": "resources/base"}, "data": {"train": "rows.jsonl"}}
@@ -82,12 +83,18 @@ def test_yaml_numbers_in_any_spelling(text):
         ("base.revision", "null", None),
         ("base.model", "null", "null"),
         ("data.instruction_column", "1", "1"),
+        ("seed", "42", 42),
+        ("threads", "2", 2),
+        ("gpus", "1", 1),
+        ("results_dir", "42", "42"),
+        ("trackers", ["mlflow"], ["mlflow"]),
     ],
 )
 def test_text_stands_for_what_it_spells(key, text, value):
     """`snakemake --config 'moe={num_experts: 7}'` hands on text."""
-    section, name = key.split(".")
-    found = complete({**MINIMAL, section: {**MINIMAL.get(section, {}), name: text}})[section][name]
+    found = complete(with_value(key, text))
+    for name in key.split("."):
+        found = found[name]
     assert (found, type(found)) == (value, type(value))
 
 
@@ -103,6 +110,21 @@ def test_text_stands_for_what_it_spells(key, text, value):
         ("mixing.learn_lambda", 0.5, "mixing.learn_lambda = 0.5: must be of type boolean"),
         ("merge.lambda", 0.5, "merge.lambda is not a known key: did you mean lambdas?"),
         ("data.qqq", 1, "data.qqq is not a known key: known keys are bad_rows, decontaminate,"),
+        ("lambdas", [0.5], "lambdas is not a known key: did you mean merge.lambdas?"),
+        ("lamdas", [0.5], "lamdas is not a known key: did you mean merge.lambdas?"),
+        (
+            "training.max_length",
+            9,
+            "training.max_length is not a known key: did you mean data",
+        ),
+        ("training.max_lenght", 9, "did you mean data.max_length?"),
+        ("training.seed", 9, "did you mean seed, at the top level?"),
+        ("evaluation.train", "a", "did you mean data.train?"),
+        ("epochs", 2, "did you mean training.epochs, sft.epochs or mixing.epochs?"),
+        ("evalution", {}, "evalution is not a known key: did you mean evaluation?"),
+        ("seed", "42x", 'seed = "42x": must be of type integer'),
+        ("seed", "4.0", 'seed = "4.0": must be of type integer'),
+        ("training", 5, "training = 5: must be of type object: keys, such as {epochs: ...}"),
         ("moe.num_experts", 1, "moe.num_experts = 1: must be at least 2"),
         ("moe.num_experts", "8.5", 'moe.num_experts = "8.5": must be of type integer'),
         ("moe.num_experts", 8.0, "moe.num_experts = 8.0: must be of type integer"),
@@ -155,6 +177,10 @@ def test_every_fault_is_named():
 @pytest.mark.parametrize(
     ("config", "message"),
     [
+        (
+            {**MINIMAL, "mixing.epochs": 2},
+            "mixing.epochs is not a known key: write mixing: {epochs: ...}",
+        ),
         ({}, "base is missing"),
         ({"base": {}, "data": MINIMAL["data"]}, "base.model is missing"),
         ({"base": MINIMAL["base"]}, "data is missing"),
@@ -178,8 +204,9 @@ def test_vllm_takes_temperatures_in_its_range():
 def files(tmp_path, monkeypatch) -> dict:
     """A config, complete, in a working directory that has all that it names."""
     monkeypatch.chdir(tmp_path)
-    for name in ("rows.jsonl", "problems.jsonl"):
+    for name in ("rows.jsonl", "rows.json"):
         Path(name).touch()
+    write_problems(Path("problems.jsonl"), three_problems())
     Path("resources/base").mkdir(parents=True)
     return complete(MINIMAL | {"evaluation": {"datasets": ["humaneval", "problems.jsonl"]}})
 
@@ -198,16 +225,33 @@ def test_files_that_are_there_or_on_the_hub_are_accepted(files):
 @pytest.mark.parametrize(
     ("section", "values", "message"),
     [
-        ("base", {"model": "nowhere"}, "base.model: there is no folder nowhere"),
+        ("base", {"model": "nowhere"}, "config: base.model: there is no folder nowhere"),
         ("base", {"model": "rows.jsonl"}, "base.model: there is no folder rows.jsonl"),
         ("base", {"model": "some/model"}, "pin it: base.revision must be a commit hash"),
         ("data", {"train": "nowhere.jsonl"}, "data.train: there is no file nowhere.jsonl"),
         ("data", {"train": "resources"}, "data.train: there is no file resources"),
         ("data", {"train": "name", "revision": "0" * 40}, "a data set on the hub is named organi"),
-        ("data", {"template": "nowhere"}, "nowhere is neither a template (magicoder, chat) nor a"),
-        ("data", {"template": "rows.jsonl"}, "rows.jsonl holds {instruction} 0 times"),
-        ("evaluation", {"base_prompt": "nowhere"}, "nowhere is neither a template"),
-        ("evaluation", {"datasets": ["human"]}, "evaluation.datasets: there is no file human"),
+        ("data", {"train": "alpaca"}, "config: data.train: there is no file alpaca"),
+        ("data", {"train": "org/alpaca"}, "org/alpaca. If it is on the hub, set data.revision to"),
+        (
+            "data",
+            {"template": "nowhere"},
+            "config: data.template: nowhere is neither a template (magicoder, chat) nor a file",
+        ),
+        ("data", {"template": "magicodr"}, "nor a file: did you mean magicoder?"),
+        ("data", {"template": "rows.jsonl"}, "data.template: rows.jsonl holds {instruction} 0 tim"),
+        (
+            "evaluation",
+            {"base_prompt": "complete"},
+            "evaluation.base_prompt: complete is neither a template (completion, magicoder, chat) "
+            "nor a file: did you mean completion?",
+        ),
+        ("evaluation", {"datasets": ["org"]}, "config: evaluation.datasets: there is no file org"),
+        ("evaluation", {"datasets": ["humanevl"]}, "no file humanevl: did you mean humaneval?"),
+        ("evaluation", {"datasets": ["HumanEval+"]}, "no file HumanEval+: did you mean humaneval?"),
+        ("evaluation", {"datasets": ["MBPP"]}, "there is no file MBPP: did you mean mbpp?"),
+        ("evaluation", {"datasets": ["rows.json"]}, "rows.json: a file of problems ends in .jsonl"),
+        ("evaluation", {"general": ["my.yaml"]}, "evaluation.general: there is no file my.yaml"),
     ],
 )
 def test_files_that_are_not_there_are_named(files, section, values, message):
@@ -215,6 +259,21 @@ def test_files_that_are_not_there_are_named(files, section, values, message):
     with pytest.raises(UserError) as caught:
         check_files(files)
     assert message in str(caught.value)
+
+
+def test_problems_in_place_of_a_release_are_checked_too(files, monkeypatch):
+    rows = [row | {"base_input": [], "plus_input": []} for row in three_problems()]
+    monkeypatch.setenv("HUMANEVAL_OVERRIDE_PATH", str(write_problems(Path("own.jsonl"), rows)))
+    message = r"config: evaluation\.datasets: own\.jsonl, line 1: base_input and .* hold no call"
+    with pytest.raises(UserError, match=message):
+        check_files(files)
+
+
+@pytest.mark.parametrize("place", ["rows.jsonl", "rows.jsonl/mine", "rows.jsonl/deep/mine/"])
+def test_results_cannot_be_in_a_file(files, place):
+    files["results_dir"] = place
+    with pytest.raises(UserError, match=r"config: results_dir = rows.*: rows\.jsonl is a file"):
+        check_files(files)
 
 
 def test_vanilla_upcycling_needs_no_merge():
@@ -252,6 +311,24 @@ def test_the_best_model_can_only_be_kept_where_dense_models_are_evaluated():
     config = with_value("merge.keep", "best") | {"evaluation": {"models": ["base"]}}
     with pytest.raises(UserError, match=r"merge\.keep = best: evaluation\.models must name dense"):
         complete(config)
+
+
+@pytest.mark.parametrize("section", ["training", "sft", "mixing"])
+def test_a_warm_up_is_no_longer_than_its_training(section):
+    def config(**options) -> dict:
+        return MINIMAL | {section: {"max_steps": 3} | options}
+
+    complete(config(warmup_steps=3))
+    complete(config(warmup_steps=4, max_steps=None))  # the rows will tell
+    assert fault(config(warmup_steps=4)) == (
+        f"config.yaml: {section}: warmup_steps = 4: the training has 3 steps, and would not reach "
+        "its learning rate. Set warmup_steps to at most 3"
+    )
+
+
+@given(st.floats(0, 1))
+def test_the_mixing_learns_where_the_routed_experts_have_a_weight(lam):
+    assert learns(lambda_token(lam)) is learns(lam) is (lam != 1)
 
 
 @pytest.mark.parametrize("lam", [0, 1])

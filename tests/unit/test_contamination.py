@@ -104,7 +104,8 @@ def test_the_docstring_of_the_function_to_be_written(tmp_path, prompt, docstring
 
 def test_the_request_of_an_mbpp_problem(tmp_path):
     prompt = '"""\nWrite a function to add.\nassert add(1, 2) == 3\n"""\n'
-    name = write(tmp_path / "p.jsonl", [problem(task_id="Mbpp/7", prompt=prompt)])
+    solution = {"canonical_solution": "def add(a, b): return a + b", "entry_point": "add"}
+    name = write(tmp_path / "p.jsonl", [problem(task_id="Mbpp/7", prompt=prompt, **solution)])
     (reference,), _ = load_references([name])
     assert reference.texts["docstring"] == "Write a function to add"
 

@@ -14,6 +14,7 @@ import yaml
 from documents import DOCUMENTS, NEEDS, ROOT, RUN, anchors, blocks, prose
 
 from workflow_scripts import config_file
+from workflow_scripts.config.text import read_config
 
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 CODE = re.compile(r"`([^`]+)`")
@@ -75,7 +76,7 @@ def test_python_blocks_compile(document):
 
 @every_document
 def test_yaml_blocks_are_valid_configurations(document):
-    default = config_file.load(ROOT / "config.yaml")
+    default = read_config(ROOT / "config.yaml")
     for block in blocks(document):
         if block.language == "yaml":
             config = yaml.safe_load(block.text.replace("<commit hash>", 40 * "a"))
@@ -101,7 +102,8 @@ def known_messages() -> list[str]:
     """What the project, Snakemake, bubblewrap and the system can say."""
     files = [*(ROOT / "workflow_scripts").rglob("*.py")]
     snakemake = Path(find_spec("snakemake").origin).parent
-    files += [snakemake / "exceptions.py", snakemake / "common" / "configfile.py"]
+    files += [snakemake / "exceptions.py", snakemake / "cli.py"]
+    files += [snakemake / "common" / "configfile.py"]
     texts = [text for file in files for text in messages(file.read_text())]
     texts += [os.strerror(number) for number in errno.errorcode]
     texts += [signal.strsignal(number) for number in (signal.SIGBUS, signal.SIGKILL)]

@@ -87,6 +87,18 @@ def test_an_override_variable_that_names_no_file_is_an_error(tmp_path, monkeypat
         (lambda rows: rows[1].update(task_id="Arithmetic/0"), r"Arithmetic/0 .* more than once"),
         (lambda rows: rows[1].update(task_id="Mbpp/1"), r"mixes task ids .*Arithmetic/0"),
         (lambda rows: rows.clear(), r"holds no problem"),
+        (lambda rows: rows[1].update(base_input=[], plus_input=[]), r"line 2: .* hold no call"),
+        (lambda rows: rows[1].update(base_input=[], plus_input={}), r"any solution would pass"),
+        (lambda rows: rows[2].update(entry_point="f"), r"line 3: .* define no f, .* entry_point"),
+        (
+            lambda rows: rows[0].update(prompt="def f():\n", canonical_solution="    def add(): 0"),
+            r"line 1: .* define no add",
+        ),
+        (
+            lambda rows: rows[1].update(canonical_solution="  return (a\n"),
+            r"line 2: prompt and canonical_solution are no Python: .* \(line 3 of the program\)",
+        ),
+        (lambda rows: rows[1].update(prompt="\0"), r"line 2: prompt and canonical_solution are no"),
     ],
 )
 def test_bad_rows_are_named(tmp_path, change, message):
@@ -97,6 +109,29 @@ def test_bad_rows_are_named(tmp_path, change, message):
     with pytest.raises(UserError, match=message) as refusal:
         load_problems(str(file))
     assert str(file) in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        "async def add(a, b): 0",
+        "class add: 0",
+        "add = int.__add__",
+        "add: object = int.__add__",
+        "from operator import add",
+        "from operator import *",
+        "import operator as add",
+        "if True:\n    def add(): 0",
+        "try:\n    import add\nexcept ImportError:\n    add = None",
+        "other, add = 1, 2",
+        "(add := 1)",
+        "for add in (1, 2): '\\d'",  # with a warning about the escape, which nobody is to see
+    ],
+)
+@pytest.mark.filterwarnings("error")
+def test_an_entry_point_may_be_defined_in_any_way(tmp_path, program):
+    row = problem("add", "+", "Own/1") | {"prompt": "", "canonical_solution": program}
+    assert load_problems(str(write_problems(tmp_path / "own.jsonl", [row]))).problems
 
 
 @pytest.mark.parametrize(
@@ -118,7 +153,7 @@ def test_unreadable_files_are_named(tmp_path, name, content, message):
 
 
 def test_a_misspelt_name_is_neither_set_nor_file():
-    with pytest.raises(UserError, match=r"humanevl is neither a data set \(humaneval, mbpp\)"):
+    with pytest.raises(UserError, match=r"\(humaneval, mbpp\) nor a file: did you mean humaneval"):
         load_problems("humanevl")
 
 

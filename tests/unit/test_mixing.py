@@ -11,6 +11,7 @@ from transformers import AutoModelForCausalLM
 
 import workflow_scripts.modeling  # noqa: F401
 from workflow_scripts import dense, ffn, moe, weighted_init
+from workflow_scripts.configuration import learns
 from workflow_scripts.conversions import mixing_artifact
 from workflow_scripts.conversions.merge import (
     ALPHA,
@@ -114,6 +115,17 @@ def test_lambda_1_is_the_shared_expert_bit_for_bit(folders, tiny_llama, tmp_path
     out = load_file(merged(folders, weighted, tmp_path / "dense") / "model.safetensors")
     for name, weight in load_file(tiny_llama / "model.safetensors").items():
         assert torch.equal(out[name], weight)
+
+
+@pytest.mark.parametrize("lam", [0, 0.5, 1])
+def test_step_6_learns_where_a_gradient_reaches_the_logits(folders, lam):
+    sources = mixing_artifact.open_sources(folders / "moe_sft", folders / "ffn")
+    mixing = mixing_model(sources, torch.zeros(GRANULARITIES["layer"]), lam=lam)
+    ids = torch.randint(3, 290, (2, 20))
+    mixing.model.train()
+    mixing.model(input_ids=ids, labels=ids).loss.backward()
+    mixing.take_gradients()
+    assert any(bool(p.grad.any()) for p in mixing.logits.alpha) is learns(lam)
 
 
 def plain_gradients(sources, alpha, lambda_logit, batches):

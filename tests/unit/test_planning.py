@@ -527,7 +527,7 @@ OFFLINE = {"base": {"model": "org/name", "revision": "0" * 40}, "data": {"train"
 @pytest.mark.parametrize(
     ("config", "words", "message"),
     [
-        ("base: [", "", "mine.yaml is not valid YAML"),
+        ("base: [", "", "mine.yaml, line 1, column 8, is not valid YAML: expected the node"),
         ("[]", "", "mine.yaml holds no configuration"),
         ("nonsense: 1", "", "mine.yaml: nonsense is not a known key"),
         (yaml.safe_dump(OFFLINE), "", "give the model's config.json, a small file, by"),

@@ -65,6 +65,19 @@ def losses(file):
     return [json.loads(line)["loss"] for line in file.read_text().splitlines()]
 
 
+@pytest.mark.parametrize(
+    ("flags", "steps"),
+    [(["--max-steps", "3"], 3), (["--epochs", "2", "--per-device-batch-size", "6"], 4)],
+)
+def test_a_warm_up_longer_than_the_training_stops_before_it(upcycled, data, tmp_path, flags, steps):
+    words = ["--moe", upcycled, "--data", data, "--out", tmp_path / "out", *flags]
+    metrics = tmp_path / "metrics.jsonl"
+    with pytest.raises(UserError, match=f"warmup_steps = 5: the training has {steps} steps, and"):
+        moe_sft.main([*map(str, words), "--warmup-steps", "5", "--metrics", str(metrics)])
+    assert not metrics.exists() or not metrics.read_text()
+    assert not (tmp_path / "out").exists()
+
+
 def test_loss_is_the_mean_over_the_response_tokens_plus_the_balance_loss(
     upcycled, tokenizer, tmp_path
 ):

@@ -60,6 +60,23 @@ def fetch_file(repository: str, revision: str, name: str, kind: str = "model") -
     return path
 
 
+def find_cached(repository: str, revision: str, patterns: Iterable[str]) -> Path | None:
+    """The folder of a model's commit in the hub's cache, if all its files that fit are there.
+
+    None where one is not, and where it is not known which there are. Nothing is fetched.
+    """
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.utils import filter_repo_objects
+
+    patterns = list(patterns)
+    names = known_names(repository, revision) or [name for name in patterns if "*" not in name]
+    chosen = list(filter_repo_objects(names, allow_patterns=patterns))
+    found = [try_to_load_from_cache(repository, name, revision=revision) for name in chosen]
+    if not found or not all(isinstance(file, str) for file in found):
+        return None
+    return Path(found[0].removesuffix(chosen[0]))
+
+
 def known_names(repository: str, revision: str) -> list[str]:
     """The names of all files of a model's commit that was fetched from, where they are known."""
     from huggingface_hub import get_cached_repo_tree

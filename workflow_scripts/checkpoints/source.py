@@ -3,11 +3,13 @@
 import glob
 import re
 import tempfile
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from workflow_scripts.checkpoints import hub
 from workflow_scripts.checkpoints.artifact import COMPANION_PATTERNS, companions
+from workflow_scripts.checkpoints.capacity import check_vocabulary
 from workflow_scripts.checkpoints.layout import dense_layers
 from workflow_scripts.checkpoints.reader import INDEX_FILE, SINGLE_FILE, Checkpoint, weight_files
 from workflow_scripts.dependencies import content_hash
@@ -85,6 +87,17 @@ def find_config(model: str, revision: str | None) -> Path:
 
     logging.set_verbosity_error()  # or each of its retries is a warning
     return hub.fetch_file(model, revision, "config.json")
+
+
+def find_local(model: str, revision: str | None, patterns: Iterable[str]) -> Path | None:
+    """The folder of a local model, or of one whose files of these names the hub's cache holds all.
+
+    None where one of them is elsewhere, and where none is known. Nothing is fetched.
+    """
+    if not Path(model).is_dir():
+        return hub.find_cached(model, revision, patterns)
+    present = any(path.is_file() for pattern in patterns for path in Path(model).glob(pattern))
+    return Path(model) if present else None
 
 
 @dataclass(frozen=True)
@@ -166,6 +179,7 @@ def check_model(folder: Path) -> list[Path]:
     dense_layers(checkpoint.names, checkpoint.config)
     if not any((folder / name).exists() for name in TOKENIZER_FILES):
         raise UserError(f"{folder} has no tokenizer ({', '.join(TOKENIZER_FILES)})")
+    check_vocabulary(folder)
     weights = [folder / name for name in checkpoint.files]
     index = [folder / INDEX_FILE] if (folder / INDEX_FILE).exists() else []
     return [folder / "config.json", *index, *weights, *companions(folder)]

@@ -8,7 +8,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from workflow_scripts.errors import UserError
+from workflow_scripts.errors import UserError, did_you_mean
 
 SLOT = "{instruction}"
 # The template of the paper (and of Magicoder, on which it builds). The response follows directly.
@@ -28,16 +28,19 @@ NAMES = (*TEXTS, CHAT)
 FIXED_DATE = "{% macro strftime_now(format) %}26 Jul 2024{% endmacro %}{{ '' }}"
 
 
-def read_template(name_or_file: str) -> str:
-    """The identity of a template.
+def read_template(name_or_file: str, names: tuple[str, ...] = NAMES) -> str:
+    """The identity of a template. names: those that are no files.
 
     Raises UserError where a file is missing, is no text, or does not hold {instruction} once.
     """
-    if name_or_file in NAMES:
+    if name_or_file in names:
         return name_or_file
     file = Path(name_or_file)
     if not file.is_file():
-        raise UserError(f"{file} is neither a template ({', '.join(NAMES)}) nor a file")
+        raise UserError(
+            f"{file} is neither a template ({', '.join(names)}) nor a file"
+            f"{did_you_mean(name_or_file, names)}"
+        )
     try:
         text = file.read_bytes().decode("utf-8")
     except UnicodeDecodeError as error:
@@ -85,6 +88,7 @@ class TextTemplate:
 
 # A problem's own text, which a model completes.
 COMPLETION = TextTemplate("", "", "completion")
+PROMPT_NAMES = (COMPLETION.identity, *NAMES)
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Loading the tokenizer of a model folder."""
+"""The tokenizer of a model folder: loaded, or asked for its chat template without loading it."""
 
 from pathlib import Path
 
@@ -21,3 +21,18 @@ def load_tokenizer(folder: Path):
         return AutoTokenizer.from_pretrained(folder, local_files_only=True, **options)
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise UserError(f"{folder}: the tokenizer cannot be loaded: {error}") from error
+
+
+def has_chat_template(folder: Path) -> bool:
+    """Whether the tokenizer files of a folder hold the chat template that is used by default.
+
+    Raises UserError where a file is damaged.
+    """
+    files = ("chat_template.jinja", "additional_chat_templates/default.jinja")
+    if any((folder / name).is_file() for name in files):
+        return True
+    settings = folder / "tokenizer_config.json"
+    stated = read_json(settings).get("chat_template") if settings.is_file() else None
+    if isinstance(stated, list):
+        return any(isinstance(one, dict) and one.get("name") == "default" for one in stated)
+    return bool(stated)

@@ -4,11 +4,13 @@ import hashlib
 import io
 import json
 import re
+import symtable
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from workflow_scripts.errors import UserError
+from workflow_scripts.errors import UserError, did_you_mean
 from workflow_scripts.evaluation.named_sets import NAMED_SETS, NamedSet, unpacked
 
 SUFFIXES = (".jsonl", ".jsonl.gz")
@@ -58,7 +60,8 @@ class ProblemSet:
 def load_problems(name_or_file: str) -> ProblemSet:
     """Read `humaneval`, `mbpp`, or a `.jsonl` or `.jsonl.gz` file of problems.
 
-    Raises UserError where there is no such set or file, or with the line and key of a bad row.
+    Raises UserError where there is no such set or file, or with the line and key of a bad row: one
+    that lacks a key, has nothing to call, or does not define what is to be called.
     """
     file = _locate(name_or_file)
     content = unpacked(file)
@@ -118,7 +121,10 @@ def _locate_named(chosen: NamedSet) -> Path:
 def _locate_file(name: str) -> Path:
     file = Path(name)
     if not file.is_file():
-        raise UserError(f"{name} is neither a data set ({', '.join(NAMED_SETS)}) nor a file")
+        raise UserError(
+            f"{name} is neither a data set ({', '.join(NAMED_SETS)}) nor a file"
+            f"{did_you_mean(name, NAMED_SETS)}"
+        )
     if not name.endswith(SUFFIXES):
         raise UserError(f"{name}: a file of problems ends in {' or '.join(SUFFIXES)}")
     return file
@@ -153,6 +159,11 @@ def _parse(row: str, where: str) -> Problem:
             raise UserError(f"{where}: key {key} is missing")
         if not isinstance(fields[key], kind):
             raise UserError(f"{where}: {key} is of type {type(fields[key]).__name__}")
+    if not fields["base_input"] and not fields["plus_input"]:
+        raise UserError(
+            f"{where}: base_input and plus_input hold no call, so that any solution would pass"
+        )
+    _check_entry_point(fields, where)
     return Problem(
         fields["task_id"],
         fields["prompt"],
@@ -160,6 +171,29 @@ def _parse(row: str, where: str) -> Problem:
         row,
         fields["canonical_solution"],
     )
+
+
+def _check_entry_point(fields: dict, where: str) -> None:
+    """Raise UserError unless the canonical program defines what is called."""
+    name, program = fields["entry_point"], fields["prompt"] + fields["canonical_solution"]
+    try:
+        with warnings.catch_warnings(action="ignore"):  # of escapes that are none
+            symbols = symtable.symtable(program, "the program", "exec").get_symbols()
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        line = f" (line {error.lineno} of the program)" if getattr(error, "lineno", 0) else ""
+        reason = getattr(error, "msg", None) or error
+        raise UserError(
+            f"{where}: prompt and canonical_solution are no Python: {reason}{line}"
+        ) from None
+    defined = {symbol.get_name() for symbol in symbols if _is_defined(symbol)}
+    if name not in defined and "import *" not in program:
+        raise UserError(
+            f"{where}: prompt and canonical_solution define no {name}, which entry_point names"
+        )
+
+
+def _is_defined(symbol: symtable.Symbol) -> bool:
+    return symbol.is_assigned() or symbol.is_imported()
 
 
 def _form(problems: tuple[Problem, ...], file: Path) -> str:

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from workflow_scripts.checkpoints.capacity import EMBEDDINGS
 from workflow_scripts.checkpoints.dtypes import DTYPE_BYTES, FLOAT_NAMES
 from workflow_scripts.checkpoints.header import read_tensors
 from workflow_scripts.checkpoints.reader import INDEX_FILE, SINGLE_FILE
@@ -21,7 +22,6 @@ NEEDED_KEYS = (
     *("hidden_size", "intermediate_size", "num_attention_heads", "num_hidden_layers"),
     "vocab_size",
 )
-EMBEDDINGS = ("embed_tokens.weight", "embed_in.weight")
 HEADS = ("lm_head.weight", "embed_out.weight")
 BUFFERS = ("rotary_emb.inv_freq", "attention.masked_bias")  # in files of old versions
 

@@ -94,6 +94,7 @@ def parse_flags(args: argparse.Namespace, section: str) -> TrainingOptions:
     common = cli.options(args, None, ["seed", "threads", "trackers"])
     training = cli.options(args, section, training_keys(section))
     check_launch(training, "command line")
+    configuration.check_warmup(training, training["max_steps"], "command line")
     asked = training | common
     training |= {"precision": precision_of(training, _has_bf16())}
     data = _data_options(args)

@@ -15,6 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, load_model, save_file, save_model
 from transformers import PrinterCallback, Trainer, TrainingArguments
 
+from workflow_scripts.configuration import check_warmup
 from workflow_scripts.errors import UserError
 from workflow_scripts.modeling.packed_attention import FLASH, use_packed_attention
 from workflow_scripts.training.balance import GlobalCounts
@@ -146,6 +147,7 @@ class ResumingTrainer(Trainer):
         return super().create_scheduler(num_training_steps, optimizer)
 
     def _prepare_for_training(self, max_steps, train_dataloader, resume_from_checkpoint):
+        check_warmup(self.options, max_steps, "command line")
         begins = resume_from_checkpoint is None
         exact = inexact_in_bf16(self.model, self.options) if begins else {}
         prepared = super()._prepare_for_training(

@@ -1,0 +1,132 @@
+"""How long a text, and which tokens, a model takes: told by its files, without loading it."""
+
+import json
+import re
+from pathlib import Path
+
+from workflow_scripts.checkpoints.header import read_tensors
+from workflow_scripts.checkpoints.reader import weight_files
+from workflow_scripts.checkpoints.strict_json import read_json
+from workflow_scripts.errors import UserError
+
+EMBEDDINGS = ("embed_tokens.weight", "embed_in.weight")
+WINDOW_KEYS = ("max_position_embeddings", "n_positions", "max_seq_len", "model_max_length")
+MERGES = re.compile(rb'"merges"\s*:\s*\[')
+# The keys of a tokenizer's config that name tokens of pictures and sound.
+MEDIA_TOKENS = re.compile(r"(image|audio|video|boi|eoi|boa|eoa)_token")
+
+
+def window(config: dict) -> int | None:
+    """Tokens of a text at most, by a model's config.json.
+
+    None where no key tells, and where scaled positions or a sliding window reach further.
+    """
+    stated = [value for key in WINDOW_KEYS if type(value := config.get(key)) is int]
+    is_sliding = config.get("sliding_window") and config.get("use_sliding_window", True)
+    return None if is_sliding or _is_scaled(config) else max(stated, default=None)
+
+
+def _is_scaled(config: dict) -> bool:
+    """Whether positions are scaled. Newer configs hold the settings of each kind of layer."""
+    settings = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    if not isinstance(settings, dict):
+        return True
+    kinds = [settings, *(value for value in settings.values() if isinstance(value, dict))]
+    types = {kind.get("rope_type", kind.get("type")) for kind in kinds}
+    return not types <= {None, "default"}
+
+
+def check_vocabulary(folder: Path) -> None:
+    """Raise UserError where the tokenizer of a model folder has a token that the model has not."""
+    rows, highest = embedding_rows(folder), highest_token(folder)
+    if rows is None or highest is None:
+        return
+    token, number = highest
+    if number >= rows:
+        raise UserError(
+            f"{folder}: the token {token!r:.80} has the id {number}, but the embedding has {rows} "
+            f"rows, for ids up to {rows - 1}. Take the tokenizer that belongs to the model, or add "
+            "rows by transformers' resize_token_embeddings"
+        )
+
+
+def embedding_rows(folder: Path) -> int | None:
+    """Tokens that the embedding of a model folder knows: by its weights, else by its config.json.
+
+    None where neither tells. Raises UserError where a file is damaged.
+    """
+    files = [folder / name for name in weight_files(folder) if (folder / name).is_file()]
+    tensors = (item for file in files for item in read_tensors(file).items())
+    for name, entry in tensors:
+        if name.endswith(EMBEDDINGS) and entry["shape"]:
+            return entry["shape"][0]
+    config = folder / "config.json"
+    stated = read_json(config).get("vocab_size") if config.is_file() else None
+    return stated if type(stated) is int else None
+
+
+def highest_token(folder: Path) -> tuple[str, int] | None:
+    """The token of text with the highest id in a folder's tokenizer, and its id.
+
+    None where there is no tokenizer, or one of another form, such as `tokenizer.model` alone.
+    Raises UserError where a file is no JSON.
+    """
+    settings = _read(folder / "tokenizer_config.json")
+    try:
+        tokens = _vocabulary(folder) | _added(folder, settings)
+        for token in _media_tokens(settings):
+            tokens.pop(token, None)
+        return max(tokens.items(), key=lambda item: item[1], default=None)
+    except (AttributeError, KeyError, TypeError, ValueError):
+        return None
+
+
+def _vocabulary(folder: Path) -> dict[str, int]:
+    """The ids of the tokens that text is cut into, but for those that were added."""
+    lines = folder / "vocab.txt"
+    if (folder / "tokenizer.json").is_file():
+        tokenizer = _read(folder / "tokenizer.json")
+        vocabulary = tokenizer.get("model", {}).get("vocab", {})
+        added = {token["content"]: token["id"] for token in tokenizer.get("added_tokens", [])}
+        if isinstance(vocabulary, list):  # pieces with their scores
+            vocabulary = {piece: i for i, (piece, _) in enumerate(vocabulary)}
+        return vocabulary | added
+    if lines.is_file():
+        words = lines.read_text(encoding="utf-8").removesuffix("\n").split("\n")
+        return {word: i for i, word in enumerate(words)}
+    return _read(folder / "vocab.json")
+
+
+def _added(folder: Path, settings: dict) -> dict[str, int]:
+    decoder = settings.get("added_tokens_decoder", {})
+    named = {token["content"]: int(number) for number, token in decoder.items()}
+    return _read(folder / "added_tokens.json") | named
+
+
+def _media_tokens(settings: dict) -> list[str]:
+    extra = [settings.get("extra_special_tokens"), settings.get("model_specific_special_tokens")]
+    named = [settings, *(tokens for tokens in extra if isinstance(tokens, dict))]
+    values = [v for tokens in named for key, v in tokens.items() if MEDIA_TOKENS.fullmatch(key)]
+    return [v["content"] if isinstance(v, dict) else v for v in values]
+
+
+def _read(file: Path) -> dict:
+    """The object in a tokenizer's file; nothing where there is none.
+
+    Its merges, most of a large tokenizer and of no use here, are left out where that is simple.
+    """
+    if not file.is_file():
+        return {}
+    content = file.read_bytes()
+    head, *rest = MERGES.split(content, maxsplit=1)
+    try:
+        value = json.loads(head + b'"merges": []}}') if rest else None
+        if value and "vocab" in value.get("model", {}):
+            return value
+    except ValueError:
+        pass  # other keys follow
+    try:
+        value = json.loads(content)
+    except ValueError as error:
+        raise UserError(f"{file} is not valid JSON: {error}") from None
+    return value if isinstance(value, dict) else {}
