@@ -4,13 +4,13 @@ Bad rows, duplicates, rows that give away evaluation problems (--problems), and 
 fills the window are left out; --report says which, and why.
 """
 
-import sys
 from pathlib import Path
 
 from workflow_scripts import cli, configuration
 from workflow_scripts.checkpoints.artifact import MODEL_KINDS, check_artifact, write_json
 from workflow_scripts.checkpoints.manifest import manifest_path, read_manifest
 from workflow_scripts.data.templates import read_template
+from workflow_scripts.progress import say
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -43,7 +43,7 @@ def main(argv: list[str] | None = None) -> None:
     find_trace = Detector(references).find if references else None
     tokens, report = prepare(args.data, load_tokenizer(args.model), options, find_trace)
     write_tokens(args.out, tokens, options, args.model, report["data_sha256"])
-    print(summary(args.data, report), file=sys.stderr)
+    say(summary(args.data, report))
     if args.report:
         made = read_manifest(manifest_path(args.out)).id
         args.report.parent.mkdir(parents=True, exist_ok=True)
