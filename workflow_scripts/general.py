@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from workflow_scripts import cli
+from workflow_scripts.devices import check_gpus
 from workflow_scripts.evaluation import general_result
 from workflow_scripts.evaluation.general import measure
 
@@ -27,10 +28,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--out", required=True, metavar="FILE", type=Path, help="Result, JSON.")
     cli.add_options(parser, "evaluation", OPTIONS)
-    cli.add_options(parser, None, ["threads"])
+    cli.add_options(parser, None, ["threads", "gpus"])
     cli.add_verify(parser)
     args = parser.parse_args(argv)
     options = cli.options(args, "evaluation", OPTIONS) | cli.options(args, None, ["threads"])
+    check_gpus(cli.options(args, None, ["gpus"])["gpus"])
     result = measure(args.model, args.tasks, options, args.verify == "full")
     general_result.write(args.out, result)
     for name, task in result["tasks"].items():
