@@ -17,7 +17,7 @@ LINE_FORMAT = (
 )
 
 
-_step = _job = ""
+_step = _job = ""  # of a process that works for one job: `cli.run` says so
 
 
 def name_job(step: str) -> None:
