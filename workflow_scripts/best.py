@@ -1,11 +1,11 @@
 """Merge once more the dense model that passed most problems, where the others were not kept."""
 
-import sys
 from pathlib import Path
 
 from workflow_scripts import cli, dense
 from workflow_scripts.errors import UserError
 from workflow_scripts.evaluation.result import best_result, read_result
+from workflow_scripts.progress import say
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -29,7 +29,7 @@ def main(argv: list[str] | None = None) -> None:
         raise UserError(f"{len(args.evals)} results for {len(args.weighted)} sets of coefficients")
     best = best_result(args.evals)
     solved = read_result(args.evals[best])["pass@1"]["plus"]
-    print(f"best: {args.weighted[best]}, pass@1 plus {solved:.3f}", file=sys.stderr)
+    say(f"{args.weighted[best]}, pass@1 plus {solved:.3f}")
     sources = ["--moe", str(args.moe), "--ffn", str(args.ffn)]
     dense.main([*sources, "--weighted", str(args.weighted[best]), "--out", str(args.out)])
 

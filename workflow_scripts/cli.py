@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
-from workflow_scripts import configuration
+from workflow_scripts import configuration, progress
 from workflow_scripts.artifacts.overlap import overlap
 from workflow_scripts.checkpoints.artifact import clear_up_after_killed, replacing_fault
 from workflow_scripts.errors import UserError
@@ -48,6 +48,8 @@ class StepParser(argparse.ArgumentParser):
         """
         parsed = super().parse_args(args, namespace)
         check_outputs(vars(parsed))
+        if out := vars(parsed).get("out"):
+            progress.name_output(Path(out))
         return parsed
 
 
@@ -172,6 +174,7 @@ def run(step: str, main: Callable[[list[str] | None], None]) -> None:
         os.environ.setdefault(name, value)
     sys.stdout.reconfigure(errors="backslashreplace")  # names of files need not be text
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    progress.name_job(step)
     try:
         main(None)
         sys.stdout.flush()
@@ -182,6 +185,7 @@ def run(step: str, main: Callable[[list[str] | None], None]) -> None:
         message = explain(error)
         if message is None:
             raise
+        progress.close_bars()  # the message comes last
         sys.exit(f"{step}: error: {message}")
     except KeyboardInterrupt:
         sys.exit(128 + signal.SIGINT)

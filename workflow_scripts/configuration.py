@@ -13,6 +13,8 @@ from workflow_scripts.errors import UserError
 SCHEMA_FILE = Path(__file__).with_name("config.schema.json")
 # Keys of section `mixing` that say which logits there are; the others are options of training.
 MIXING_SHAPE = ["granularity", "learn_lambda"]
+# Keys of the sections of trainings that change nothing in a result.
+TRAINING_UNRELATED = ["checkpoint_minutes"]
 # Keys of section `data` on which tokens depend; the others say where rows and problems come from.
 TOKENS_OPTIONS = [
     *("instruction_column", "response_column", "template", "max_length", "limit"),

@@ -14,6 +14,7 @@ from workflow_scripts.checkpoints.artifact import Artifact, open_artifact
 from workflow_scripts.checkpoints.manifest import Recipe
 from workflow_scripts.data.templates import CHAT, COMPLETION, make_template, read_template
 from workflow_scripts.data.tokenizers import load_tokenizer
+from workflow_scripts.devices import check_gpus
 from workflow_scripts.errors import UserError
 from workflow_scripts.evaluation import ground_truth, sampling
 from workflow_scripts.evaluation.execution import usable_cpus
@@ -94,11 +95,13 @@ def _parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, dict]:
         help="What the calls must return, by step ground_truth. Without it: computed each time.",
     )
     cli.add_options(parser, "evaluation", OPTIONS)
-    cli.add_options(parser, None, ["seed", "threads"])
+    cli.add_options(parser, None, ["seed", "threads", "gpus"])
     cli.add_verify(parser)
     args = parser.parse_args(argv)
     options = cli.options(args, "evaluation", OPTIONS)
     options |= cli.options(args, None, ["seed", "threads"])
+    if not args.rescore:
+        check_gpus(cli.options(args, None, ["gpus"])["gpus"])
     configuration.check_samples(options, "command line")
     configuration.check_backend(options, "command line")
     if not options["temperature"]:

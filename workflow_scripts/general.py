@@ -9,6 +9,7 @@ from pathlib import Path
 
 from workflow_scripts import cli
 from workflow_scripts.artifacts.recipe import make_recipe
+from workflow_scripts.devices import check_gpus
 from workflow_scripts.evaluation import general_result
 from workflow_scripts.evaluation.general import measure, task_hashes
 from workflow_scripts.evaluation.loading import model_origin
@@ -29,11 +30,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--out", required=True, metavar="FILE", type=Path, help="Result, JSON.")
     cli.add_options(parser, "evaluation", OPTIONS)
-    cli.add_options(parser, None, ["threads"])
+    cli.add_options(parser, None, ["threads", "gpus"])
     cli.add_verify(parser)
     args = parser.parse_args(argv)
     options = cli.options(args, "evaluation", OPTIONS) | cli.options(args, None, ["threads"])
     hashes = task_hashes(args.tasks)
+    check_gpus(cli.options(args, None, ["gpus"])["gpus"])
     result = measure(args.model, args.tasks, options, args.verify == "full")
     inputs = hashes | model_origin(Path(args.model))
     recipe = make_recipe("general", options | {"tasks": args.tasks}, inputs)

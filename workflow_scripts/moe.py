@@ -22,12 +22,14 @@ def main(argv: list[str] | None = None) -> None:
     check_moe(settings, "command line")
 
     from workflow_scripts.conversions.upcycle import upcycle, upcycled_config, weights_dtype
+    from workflow_scripts.modeling.upcycling import check_loadable
     from workflow_scripts.reporting.model_card import moe_card, origin
 
     base = open_artifact(args.base, "base", "dense", full=args.verify == "full")
     checkpoint = base.checkpoint
     plans = upcycle(checkpoint, settings, seed)
     config = upcycled_config(checkpoint.config, settings, weights_dtype(checkpoint))
+    check_loadable(config)
     parameters = {**settings, "seed": seed, "base": origin(base)}
     recipe = make_recipe("moe", parameters, {"base": base})
     with create_artifact(args.out, "moe", parameters, {"base": base.id}, recipe) as draft:

@@ -4,7 +4,6 @@ Bad rows, duplicates, rows that give away evaluation problems (--problems), and 
 fills the window are left out; --report says which, and why.
 """
 
-import sys
 from pathlib import Path
 
 from workflow_scripts import cli, configuration
@@ -18,6 +17,7 @@ from workflow_scripts.checkpoints.artifact import (
 from workflow_scripts.checkpoints.manifest import manifest_path, read_manifest
 from workflow_scripts.data.templates import read_template
 from workflow_scripts.dependencies import content_hash
+from workflow_scripts.progress import say
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -51,7 +51,7 @@ def main(argv: list[str] | None = None) -> None:
     tokens, report = prepare(args.data, load_tokenizer(args.model), options, find_trace)
     recipe = make_recipe("tokens", options, _inputs(model, args.data, problems))
     write_tokens(args.out, tokens, options, args.model, report["data_sha256"], recipe)
-    print(summary(args.data, report), file=sys.stderr)
+    say(summary(args.data, report))
     if args.report:
         made = read_manifest(manifest_path(args.out)).id
         args.report.parent.mkdir(parents=True, exist_ok=True)

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from workflow_scripts import cli
 from workflow_scripts.artifacts.recipe import make_recipe
+from workflow_scripts.devices import check_gpus
 from workflow_scripts.errors import UserError
 from workflow_scripts.evaluation.loading import artifact_id, load_model, model_origin
 from workflow_scripts.reporting.validation_losses import write_loss
@@ -16,10 +17,11 @@ def main(argv: list[str] | None = None) -> None:
     cli.add_path(parser, "--model", "DIR", "Model folder.")
     cli.add_path(parser, "--data", "DIR", "Tokens, made with validation rows by step tokens.")
     cli.add_path(parser, "--out", "FILE", "The loss, JSON.")
-    cli.add_options(parser, None, ["threads"])
+    cli.add_options(parser, None, ["threads", "gpus"])
     cli.add_verify(parser)
     args = parser.parse_args(argv)
     threads = cli.options(args, None, ["threads"])["threads"]
+    check_gpus(cli.options(args, None, ["gpus"])["gpus"])
     full = args.verify == "full"
     identity = artifact_id(args.model, full)
 

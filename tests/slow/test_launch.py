@@ -245,6 +245,7 @@ def test_an_error_is_told_once(inputs, run_step, tmp_path, launch):
     assert done.returncode == 1
     assert "Traceback" not in done.stderr and "ChildFailedError" not in done.stderr
     (fault,) = [line for line in done.stderr.splitlines() if "error: " in line]
+    assert done.stderr.splitlines()[-1] == fault
     assert re.match(r"moe_sft: error: step \d: loss \S+, gradient norm (nan|inf)\. ", fault)
     assert len(re.search(r"counted from 1: ([\d, ]+)\.", fault)[1].split(",")) == 8
 

@@ -4,6 +4,7 @@ import argparse
 import errno
 import json
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -42,6 +43,14 @@ STEPS = {
 }
 HEAVY = {"torch", "transformers", "datasets", "pandas", "evalplus", "deepspeed", "accelerate"}
 SECTIONS = ("moe", "data", "training", "mixing")
+COMPUTING = {
+    "moe_sft": "--moe x --data x --out out",
+    "sft": "--base x --data x --out out",
+    "weighted_trained": "--weighted x --moe x --ffn x --data x --out out",
+    "eval": "--model x --dataset x --out out",
+    "validation_loss": "--model x --data x --out out",
+    "general": "--model x --tasks x --out out",
+}
 
 
 def parse(section: str, words: list[str]) -> dict:
@@ -205,6 +214,20 @@ def test_a_users_mistake_ends_in_one_message(arguments, message, run_step, tmp_p
     assert message in result.stderr
     assert len(result.stderr.splitlines()) == 1
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("step", COMPUTING)
+def test_a_gpu_that_is_not_there_is_told_before_anything_else(step, tmp_path, repository):
+    done = subprocess.run(
+        [sys.executable, "-m", f"workflow_scripts.{step}", *COMPUTING[step].split(), "--gpus", "1"],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(repository), "CUDA_VISIBLE_DEVICES": ""},
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stdout) == (1, "")
+    (message,) = done.stderr.splitlines()
+    assert re.match(rf"{step}: error: gpus = 1: .*torch.* gpus: 0 in the config", message)
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EACCES, errno.EROFS, errno.ENOENT])

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM, SeedOssConfig
 
 from workflow_scripts import base, dense, ffn, moe, weighted_init
 from workflow_scripts.checkpoints.manifest import hash_file, manifest_path, read_manifest
@@ -428,3 +429,30 @@ def test_an_input_that_shrinks_stops_the_step(step, words, run_step, repository)
     (source / SINGLE).write_bytes(whole)
     assert run_step(step, *words[step]).returncode == 0
     assert sorted(path.name for path in out.parent.iterdir()) == ["out", "out.manifest.json"]
+
+
+def test_an_mlp_with_dropout_is_refused_before_anything_is_written(tmp_path, tokenizer, run_step):
+    """Names and shapes do not tell of it: only the backbone's own MLP does."""
+    config = SeedOssConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=16,
+        intermediate_size=24,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        head_dim=8,
+        residual_dropout=0.1,
+    )
+    base, out = tmp_path / "base", tmp_path / "moe"
+    AutoModelForCausalLM.from_config(config).save_pretrained(base)
+    tokenizer.save_pretrained(base)
+    words = ["--base", base, "--out", out, "--num-experts", 2, "--num-experts-per-tok", 2]
+    done = run_step("moe", *words)
+    assert done.returncode == 1
+    (message,) = done.stderr.splitlines()
+    assert message.startswith("moe: error: an MLP of class SeedOssMLP cannot be upcycled")
+    assert "dropout" in message
+    assert not out.exists()
+    settings = json.loads((base / "config.json").read_text()) | {"residual_dropout": 0.0}
+    (base / "config.json").write_text(json.dumps(settings))
+    assert run_step("moe", *words).returncode == 0

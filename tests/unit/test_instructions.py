@@ -186,11 +186,30 @@ def test_bad_rows_of_parquet_are_named_with_their_number(tmp_path):
     ]
 
 
-def test_a_parquet_file_without_a_column_is_refused_once(tmp_path):
-    path = tmp_path / "rows.parquet"
-    parquet.write_table(pyarrow.Table.from_pylist([{"instruction": "i", "output": "o"}] * 9), path)
-    expected = "no column 'response' (columns: instruction, output; set data.response_column)"
-    assert refusal(path) == f"FILE: {expected}"
+OTHER_NAMES = {
+    "one": (
+        {"instruction": "i", "output": "o"},
+        "FILE has no column 'response'; its columns are instruction, output: set "
+        "data.response_column",
+    ),
+    "both": (
+        {"prompt": "i", "completion": "o"},
+        "FILE has no column 'instruction' and no column 'response'; its columns are prompt, "
+        "completion: set data.instruction_column and data.response_column",
+    ),
+}
+
+
+@pytest.mark.parametrize("form", ["parquet", "jsonl", "json"])
+@pytest.mark.parametrize("case", OTHER_NAMES)
+def test_columns_that_no_row_has_are_told_once(tmp_path, form, case):
+    row, expected = OTHER_NAMES[case]
+    path = tmp_path / f"rows.{form}"
+    if form == "parquet":
+        parquet.write_table(pyarrow.Table.from_pylist([row] * 9), path)
+    else:
+        path.write_text(jsonl([row] * 9) if form == "jsonl" else json.dumps([row] * 9))
+    assert refusal(path) == expected
 
 
 @pytest.mark.parametrize("damage", ["cut", "middle", "foreign", "empty"])

@@ -1,6 +1,8 @@
 """Plans: parameters, memory, disk and work, against real models, real files and closed forms."""
 
+import gzip
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -16,13 +18,21 @@ from workflow_scripts.conversions.extract import extract_ffn
 from workflow_scripts.conversions.merge import ALPHA, initial_logits
 from workflow_scripts.modeling.mixing import Mixing, MixingLogits
 from workflow_scripts.modeling.upcycling import MOE_SETTINGS, upcycled_config_class
-from workflow_scripts.planning import activations, architectures, compute, disk, strategy
+from workflow_scripts.planning import (
+    activations,
+    architectures,
+    calibration,
+    compute,
+    disk,
+    report,
+    strategy,
+)
 from workflow_scripts.planning.activations import Batch, Numbers
-from workflow_scripts.planning.gpus import GPUS
+from workflow_scripts.planning.gpus import GPUS, Gpu, cpu
 from workflow_scripts.planning.memory import Job, mixing_memory, tuning_memory
 from workflow_scripts.planning.parameters import Models
 from workflow_scripts.planning.report import summary
-from workflow_scripts.planning.rows import Rows
+from workflow_scripts.planning.rows import Rows, count_problems
 from workflow_scripts.planning.tensors import compute_table, planned_table, read_table
 
 GIB = 2**30
@@ -442,6 +452,50 @@ def test_steps_and_processes_give_the_rows(deepseek):
     assert compute.training_work(deepseek, job(), options, Rows(None, None), mixing=True) is None
 
 
+def test_generation_takes_flops_for_each_token_and_the_weights_for_each_step(deepseek):
+    """150 problems in batches of 16 are 10 batches, and each token of a batch is a step."""
+    options = {"samples": 1, "batch_size": 16, "max_new_tokens": 200}
+    gpu = Gpu(memory=80, bf16=1e14, fp32=1e12, bandwidth=1e12, layer_seconds=1e-3)
+    tokens, steps = 150 * (512 + 200), 10 * 200
+
+    def seconds(mixture: bool, processor: Gpu) -> float:
+        return compute.generation_seconds(deepseek, mixture, 150, options, processor, 0.25)
+
+    for mixture, active, stored in (
+        (False, deepseek.dense_total, deepseek.base.nbytes),
+        (True, deepseek.moe_active, deepseek.mixture.nbytes),
+    ):
+        expected = 2 * active * tokens / 0.25e14 + steps * (stored / 1e12 + 24e-3)
+        assert seconds(mixture, gpu) == pytest.approx(expected)
+    in_fp32 = steps * 4 * deepseek.dense_total / 10e9
+    on_cpu = 2 * deepseek.dense_total * tokens / (0.25 * 50e9) + in_fp32
+    assert seconds(False, cpu(50e9)) == pytest.approx(on_cpu)
+
+
+def test_a_cpu_is_as_fast_as_the_fastest_product(monkeypatch):
+    """By a clock on which a product takes 1 s, then 0.5 s, and 0.25 s thereafter."""
+    ends = iter([1.0, 0.5, *[0.25] * 9])
+    now = [0.0]
+
+    def product(left, right):
+        assert (left.shape, right.shape, left.dtype) == ((256, 32), (32, 48), torch.bfloat16)
+        now[0] += next(ends)
+
+    monkeypatch.setattr(torch, "mm", product)
+    monkeypatch.setattr(calibration.time, "perf_counter", lambda: now[0])
+    flops = calibration.product_flops(5000, 32, 48, "bf16", threads=1)
+    assert flops == 2 * 256 * 32 * 48 / 0.25
+
+
+def test_problems_are_counted(tmp_path):
+    file = tmp_path / "own.jsonl.gz"
+    file.write_bytes(gzip.compress(b"{}\n{}\n\n{}\n"))
+    known = {"datasets": ["humaneval", "mbpp", str(file)], "limit": None}
+    assert count_problems(known) == 164 + 378 + 3
+    assert count_problems(known | {"limit": 100}) == 100 + 100 + 3
+    assert count_problems(known | {"datasets": ["nowhere.jsonl"]}) is None
+
+
 # Advice
 
 
@@ -500,10 +554,39 @@ def test_a_plan_needs_neither_torch_nor_transformers(project, repository, run_py
     )
     text, _, modules = run_python(code).partition("MODULES")
     assert {"torch", "transformers", "numpy", "accelerate"} & set(modules.split()) == set()
-    for part in ("Parameters", "Tokens", "Memory", "Strategy on 2 x h100", "Hours", "Disk"):
+    parts = (
+        "Parameters",
+        "Tokens",
+        "Memory",
+        "Strategy on 2 x h100",
+        "Hours",
+        "Evaluation",
+        "Disk",
+    )
+    for part in parts:
         assert part in text
     assert max(map(len, text.splitlines())) <= 110
     assert "3 rows of some" in text
+
+
+def test_on_a_cpu_hours_come_from_a_product_that_is_timed(project, capsys, monkeypatch):
+    timed = []
+
+    def product_flops(*arguments):
+        timed.append(arguments)
+        return 1e6
+
+    monkeypatch.setattr(report, "product_flops", product_flops)
+    plan.main(["--config", "mine.yaml"])
+    text = capsys.readouterr().out
+    assert timed == [(8 * 1024, 32, 48, "fp32", 1)]
+    args = plan._parser().parse_args(["--config", "mine.yaml"])
+    made = plan.make_plan(args)
+    jobs = zip(made.works, (made.tuning, made.mixing), strict=True)
+    hours = [work.hours(job, cpu(1e6), 0.5) for work, job in jobs]
+    assert re.search(rf"  step 2 +{hours[0]:,.1f}\n  step 6, each lambda +{hours[1]:,.1f}\n", text)
+    assert "Evaluation, hours at most: 164 problems" in text
+    assert re.search(r"  base +\d[\d,.]+\n  moe_sft +\d[\d,.]+\n  dense, each lambda +\d", text)
 
 
 def test_the_config_is_laid_over_config_yaml(project, capsys):

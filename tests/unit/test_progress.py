@@ -1,7 +1,9 @@
 """Progress: nothing for short work, lines in a log, a bar on a terminal."""
 
 import re
+import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -53,6 +55,47 @@ def test_a_line_is_not_repeated(capsys):
     for text in ("\rone", "\rone", "\r   \r", "\n", "\rtwo", "\rone"):
         stream.write(text)
     assert capsys.readouterr().err == "one\ntwo\none\n"
+
+
+@pytest.mark.parametrize(
+    ("step", "out", "job"),
+    [
+        ("moe_sft", "results/moe_sft", "moe_sft"),
+        ("weighted_trained", "results/weighted_trained/lam~0.75", "weighted_trained lam~0.75"),
+        ("eval", "results/eval/base/humaneval.json", "eval humaneval"),
+        ("summary", "results/summary.csv", "summary"),
+    ],
+)
+def test_lines_name_the_job(capsys, impatient, monkeypatch, step, out, job):
+    monkeypatch.setattr(module, "_step", "")
+    monkeypatch.setattr(module, "_job", "")
+    module.name_job(step)
+    module.name_output(Path(out))
+    module.say("going on")
+    list(progress(range(2), desc="work"))
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == f"{job}: going on"
+    assert lines[-1].startswith(f"{job}: work: 2/2 it, ")
+
+
+def test_a_reader_that_has_gone_is_no_error(repository):
+    code = (
+        "import sys\n"
+        "from workflow_scripts.progress import say\n"
+        "sys.stdin.read()\n"
+        "for _ in range(3): say('a line')\n"
+        "print('the end')\n"
+    )
+    running = subprocess.Popen(
+        [sys.executable, "-c", code],
+        cwd=repository,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    running.stderr.close()
+    assert running.communicate()[0] == b"the end\n"
+    assert running.returncode == 0
 
 
 def test_a_terminal_gets_a_bar(capsys, impatient, monkeypatch):

@@ -61,27 +61,30 @@ def result(out: Path) -> tuple[str, str]:
     return read_manifest(manifest_path(out)).id, out.with_suffix(".jsonl").read_text()
 
 
-def stop_after(monkeypatch, number: int) -> None:
-    """Let SIGTERM come within step `number`."""
+def stop_after(monkeypatch, number: int, signal_number: int = signal.SIGTERM) -> None:
+    """Let a signal come within step `number`."""
 
     def on_step_begin(self, args, state, control, **kwargs):
         if state.global_step == number - 1:
-            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), signal_number)
 
     monkeypatch.setattr(ProgressCallback, "on_step_begin", on_step_begin)
 
 
 @pytest.fixture(params=STEPS)
-def stopped(request, arguments, tmp_path, monkeypatch, capsys):
-    """A step, its arguments and output, after a SIGTERM in step 3 and another in step 5."""
+def stopped(request, arguments, tmp_path, monkeypatch, capfd):
+    """A step, its arguments and output, after a SIGTERM in step 3 and a Ctrl-C in step 5."""
     words = [*arguments[request.param], *outputs(tmp_path / "out")]
-    for number in (3, 5):
+    for number, name, sent in ((3, "SIGTERM", signal.SIGTERM), (5, "Ctrl-C", signal.SIGINT)):
         with monkeypatch.context() as patch:
-            stop_after(patch, number)
+            stop_after(patch, number, sent)
             with pytest.raises(SystemExit) as caught:
                 STEPS[request.param].main(words)
-        assert caught.value.code == 128 + signal.SIGTERM
-    assert capsys.readouterr().err.count("SIGTERM: the training stops after this step") == 2
+        assert caught.value.code == 128 + sent
+        said = capfd.readouterr().err
+        assert said.count(f"{name}: the training stops after this step") == 1
+        how = f"stopped. Run the same command again: it goes on from step {number}"
+        assert said.splitlines()[-1] == how
     assert not (tmp_path / "out").exists()
     return request.param, words, tmp_path / "out"
 
@@ -96,11 +99,11 @@ def checkpoint(out: Path, number: int) -> Path:
     return found
 
 
-def test_a_stopped_training_goes_on_to_the_same_bytes(stopped, whole, capsys):
+def test_a_stopped_training_goes_on_to_the_same_bytes(stopped, whole, capfd):
     step, words, out = stopped
     assert checkpoints(out) == ["checkpoint-3", "checkpoint-5"]
     STEPS[step].main(words)
-    assert re.search(r"going on from \S+/checkpoint-5\n", capsys.readouterr().err)
+    assert re.search(r"going on from \S+/checkpoint-5\n", capfd.readouterr().err)
     assert result(out) == result(whole[step])
     assert not list(out.parent.glob(".*"))
 
@@ -135,11 +138,11 @@ def test_so_does_one_in_another_way(way, arguments, tmp_path, monkeypatch):
     assert result(tmp_path / "out") == result(tmp_path / "whole")
 
 
-def test_another_learning_rate_starts_anew(stopped, capsys, tmp_path):
+def test_another_learning_rate_starts_anew(stopped, capfd, tmp_path):
     step, words, out = stopped
     other = [*words, "--learning-rate", "0.02"]
     STEPS[step].main(other)
-    assert "going on" not in capsys.readouterr().err
+    assert "going on" not in capfd.readouterr().err
     STEPS[step].main([*other, *outputs(tmp_path / "fresh")])
     assert result(out) == result(tmp_path / "fresh")
     assert not list(out.parent.glob(".*"))
@@ -152,6 +155,13 @@ def flip_a_byte(folder: Path) -> None:
     file.write_bytes(content)
 
 
+def test_another_interval_between_checkpoints_is_the_same_training(stopped, whole, capfd):
+    step, words, out = stopped
+    STEPS[step].main([*words, "--checkpoint-minutes", "0.5"])
+    assert re.search(r"going on from \S+/checkpoint-5\n", capfd.readouterr().err)
+    assert result(out) == result(whole[step])
+
+
 DAMAGE = {
     "a flipped byte": flip_a_byte,
     "a shortened file": lambda folder: os.truncate(folder / "optimizer.pt", 100),
@@ -162,22 +172,22 @@ DAMAGE = {
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
-def test_a_damaged_checkpoint_is_passed_over(stopped, whole, damage, capsys):
+def test_a_damaged_checkpoint_is_passed_over(stopped, whole, damage, capfd):
     step, words, out = stopped
     DAMAGE[damage](checkpoint(out, 5))
     STEPS[step].main(words)
-    said = capsys.readouterr().err
+    said = capfd.readouterr().err
     assert re.search(r"going on from \S+/checkpoint-3\n", said)
     assert ("checkpoint-5" in said) == (damage != "no manifest")
     assert result(out) == result(whole[step])
 
 
-def test_without_a_whole_checkpoint_it_starts_anew(stopped, whole, capsys):
+def test_without_a_whole_checkpoint_it_starts_anew(stopped, whole, capfd):
     step, words, out = stopped
     for number in (3, 5):
         flip_a_byte(checkpoint(out, number))
     STEPS[step].main(words)
-    assert "going on from /" not in capsys.readouterr().err
+    assert "going on from /" not in capfd.readouterr().err
     assert result(out) == result(whole[step])
 
 
@@ -246,6 +256,32 @@ def test_a_full_disk_loses_nothing(arguments, whole, mount, run_step, size, minu
     subprocess.run(["mount", "-o", "remount,size=20m", disk], check=True)
     assert run_step("moe_sft", *words).returncode == 0
     assert result(disk / "out") == result(whole["moe_sft"])
+
+
+IMPATIENT = """
+import sys
+from workflow_scripts import moe_sft, progress
+from workflow_scripts.training import launch
+
+progress.SECONDS_BEFORE_FIRST = progress.SECONDS_BETWEEN_LINES = 0
+launch.run("moe_sft", moe_sft.main)
+"""
+
+
+def test_the_message_comes_last_and_lines_name_the_job(arguments, tmp_path, repository):
+    """With a bar that shows every step, so that it has something to say at its end."""
+    words = [*arguments["moe_sft"], *outputs(tmp_path / "out"), "--learning-rate", "1e30"]
+    done = subprocess.run(
+        [sys.executable, "-c", IMPATIENT, *words],
+        env=os.environ | {"PYTHONPATH": str(repository)},
+        capture_output=True,
+        text=True,
+    )
+    *before, last = done.stderr.splitlines()
+    assert last.startswith("moe_sft: error: step ")
+    assert len(before) > 3 and all(line.startswith("moe_sft out: ") for line in before), before
+    for start in ("device ", "train: 1/8 step, "):
+        assert any(line.startswith(f"moe_sft out: {start}") for line in before)
 
 
 @pytest.mark.parametrize("step", STEPS)

@@ -61,7 +61,7 @@ def make(model, rows, out, *flags):
 )
 def test_a_row_is_prompt_response_eos_and_only_the_prompt_is_masked(tokenizer, row):
     template = make_template("magicoder", tokenizer)
-    (example,) = tokenize_rows([row], tokenizer, template, max_length=1024).training
+    (example,) = tokenize_rows([row], tokenizer, template, max_length=1024)[0].training
     ids, labels = example["input_ids"], example["labels"]
     trained = [label for label in labels if label != -100]
     prompt = ids[: len(ids) - len(trained)]
@@ -76,7 +76,7 @@ def test_a_row_is_prompt_response_eos_and_only_the_prompt_is_masked(tokenizer, r
 def test_a_row_is_what_the_published_code_makes_of_it(tokenizer):
     row = Row("Add two numbers.", "def add(a, b):\n    return a + b", 7)
     template = make_template("magicoder", tokenizer)
-    (example,) = tokenize_rows([row], tokenizer, template, max_length=1024).training
+    (example,) = tokenize_rows([row], tokenizer, template, max_length=1024)[0].training
     prompt = [0, *tokenizer(template.render(row.instruction), add_special_tokens=False).input_ids]
     response = [*tokenizer(row.response, add_special_tokens=False).input_ids, 1]
     assert example == {
@@ -90,7 +90,7 @@ def test_long_rows_are_cut_and_rows_without_a_trained_token_dropped(tokenizer):
     template = make_template("magicoder", tokenizer)
 
     def examples(rows, length):
-        return list(tokenize_rows(rows, tokenizer, template, length).training)
+        return list(tokenize_rows(rows, tokenizer, template, length)[0].training)
 
     row = Row("Add two numbers.", "response " * 9, 1)
     (whole,) = examples([row], 1024)
@@ -158,6 +158,23 @@ def test_duplicates_are_left_out_as_configured(tokenizer, tmp_path, kind, count)
     assert len(made.numbers) == count
 
 
+@pytest.mark.parametrize("template", ["magicoder", "chat"])
+def test_cut_rows_are_counted_and_lengths_not_warned_of(tiny_llama, tmp_path, run_step, template):
+    """The tokenizer's own limit, which transformers warns of, is shorter than the rows."""
+    model = tmp_path / "model"
+    shutil.copytree(tiny_llama, model)
+    settings = json.loads((model / "tokenizer_config.json").read_text())
+    settings |= {"model_max_length": 8, "chat_template": "{{ messages[0].content }}\n"}
+    (model / "tokenizer_config.json").write_text(json.dumps(settings))
+    rows = [{"instruction": f"Say {n}.", "response": "y" * n} for n in (1, 400, 2, 300)]
+    file, report = write_rows(tmp_path / "rows.jsonl", rows), tmp_path / "report.json"
+    words = ["--model", model, "--data", file, "--out", tmp_path / "tokens", "--report", report]
+    done = run_step("tokens", *words, "--max-length", "290", "--template", template)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(report.read_text())["cut"] == 2
+    assert done.stderr == f"tokens: 4 rows of {file}: 4 to train on; cut at max_length: 2\n"
+
+
 BAD = [{"instruction": "i"}] * 12 + ROWS[:2]
 
 
@@ -186,7 +203,7 @@ def test_bad_rows_that_are_skipped_are_told_and_all_reported(tokenizer, tmp_path
 
 
 def test_bad_rows_alone_are_no_data(tokenizer, tmp_path):
-    file = write_rows(tmp_path / "rows.jsonl", BAD[:3])
+    file = write_rows(tmp_path / "rows.jsonl", [ROWS[0] | {"response": ""}] * 3)
     with pytest.raises(UserError, match="3 bad rows"):
         prepare(file, tokenizer, options(bad_rows="skip"))
 

@@ -63,13 +63,13 @@ class Examples(Sequence):
 
 def tokenize_rows(
     rows: list[Row], tokenizer, template: TextTemplate | ChatTemplate, max_length: int
-) -> Tokens:
-    """Token ids of each row: its prompt, its response, EOS.
+) -> tuple[Tokens, int]:
+    """Token ids of each row: its prompt, its response, EOS; and how many rows were cut.
 
     Names of special tokens in a row are but text. A row is cut at `max_length`; one whose prompt
     fills it is left out. Raises UserError where none is left.
     """
-    ids, prompt_lengths, numbers = [], [], []
+    ids, prompt_lengths, numbers, cut = [], [], [], 0
     with progress(desc="tokenize", total=len(rows), unit="row") as bar:
         for start in range(0, len(rows), BATCH_ROWS):
             batch = rows[start : start + BATCH_ROWS]
@@ -77,17 +77,19 @@ def tokenize_rows(
             responses = encode_literally(tokenizer, [row.response for row in batch])
             for row, prompt, response in zip(batch, prompts, responses, strict=True):
                 if len(prompt) < max_length:
-                    whole = [*prompt, *response, tokenizer.eos_token_id][:max_length]
-                    ids.append(np.array(whole, np.int32))
+                    whole = [*prompt, *response, tokenizer.eos_token_id]
+                    cut += len(whole) > max_length
+                    ids.append(np.array(whole[:max_length], np.int32))
                     prompt_lengths.append(len(prompt))
                     numbers.append(row.number)
             bar.update(len(batch))
     if not ids:
         raise UserError(f"no row has a response within max_length = {max_length} tokens")
-    return Tokens(
+    tokens = Tokens(
         input_ids=np.concatenate(ids),
         offsets=np.cumsum([0, *map(len, ids)], dtype=np.int64),
         prompt_lengths=np.array(prompt_lengths, np.int32),
         numbers=np.array(numbers, np.int64),
         held_out=np.zeros(len(ids), np.uint8),
     )
+    return tokens, cut

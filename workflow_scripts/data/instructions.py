@@ -41,13 +41,15 @@ def read_rows(
     """The first `limit` good rows of a file, and the bad ones among them.
 
     The file is JSONL, a JSON array of objects, or Parquet. Raises UserError where it is none of
-    these, is damaged, or has no row at all.
+    these, is damaged, has no row at all, or no row has one of the columns.
     """
-    rows, bad = [], []
+    rows, bad, seen = [], [], {}
     columns = {"instruction_column": instruction_column, "response_column": response_column}
     for number, place, value in _values(Path(path), columns):
         if limit is not None and len(rows) == limit:
             break
+        if isinstance(value, dict):
+            seen |= dict.fromkeys(value)
         fault = _fault(value, columns)
         if fault:
             bad.append(BadRow(number, place, fault))
@@ -55,6 +57,8 @@ def read_rows(
             rows.append(Row(value[instruction_column], value[response_column], number))
     if not rows and not bad:
         raise UserError(f"{path} holds no rows")
+    if seen and not rows:
+        _check_columns(path, columns, list(seen))
     return rows, bad
 
 
@@ -83,10 +87,7 @@ def _parquet_values(path: Path, columns: dict[str, str]) -> Iterator[tuple[int, 
 
     try:
         with parquet.ParquetFile(path) as file:
-            names = file.schema_arrow.names
-            for key, column in columns.items():
-                if column not in names:
-                    raise UserError(f"{path}: {_no_column(key, column, names)}")
+            _check_columns(path, columns, file.schema_arrow.names)
             batches = file.iter_batches(columns=list(dict.fromkeys(columns.values())))
             values = (value for batch in batches for value in batch.to_pylist())
             for number, value in enumerate(values, 1):
@@ -115,6 +116,16 @@ def _json_values(path: Path) -> Iterator[tuple[int, str, object]]:
             except json.JSONDecodeError as error:
                 value = error
             yield number, f"{path}, line {number}", value
+
+
+def _check_columns(path: Path, columns: dict[str, str], names: list[str]) -> None:
+    """Raise UserError unless the file has these columns. names: of those that it has."""
+    missing = {key: column for key, column in columns.items() if column not in names}
+    if missing:
+        raise UserError(
+            f"{path} has no column {' and no column '.join(map(repr, missing.values()))}; its "
+            f"columns are {', '.join(names)}: set {' and '.join(f'data.{key}' for key in missing)}"
+        )
 
 
 def _fault(value: object, columns: dict[str, str]) -> str | None:

@@ -1,7 +1,6 @@
 """From a file of rows to tokens: what is left out, why, and what is held out."""
 
 import hashlib
-import sys
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
@@ -15,7 +14,7 @@ from workflow_scripts.data.examples import Tokens, tokenize_rows
 from workflow_scripts.data.instructions import BadRow, Row, describe, read_rows
 from workflow_scripts.data.templates import make_template
 from workflow_scripts.errors import UserError
-from workflow_scripts.progress import progress
+from workflow_scripts.progress import progress, say
 
 
 def prepare(
@@ -43,7 +42,7 @@ def prepare(
         rows = _without(rows, {entry["row"] for entry in found})
     if not rows:
         raise UserError(f"no row of {file} is left: {_counts(removed)}")
-    tokens = tokenize_rows(rows, tokenizer, template, options["max_length"])
+    tokens, cut = tokenize_rows(rows, tokenizer, template, options["max_length"])
     too_long = _without(rows, set(tokens.numbers.tolist()))
     removed += [{"row": row.number, "reason": "prompt fills the window"} for row in too_long]
     tokens = _hold_out(tokens, rows, options["validation_rows"])
@@ -52,6 +51,7 @@ def prepare(
         "rows": len(good) + len(bad),
         "training": len(tokens.training),
         "validation": len(tokens.validation),
+        "cut": cut,
         "removed": dict(sorted(Counter(entry["reason"] for entry in removed).items())),
         "removed_rows": sorted(removed, key=lambda entry: entry["row"]),
     }
@@ -61,8 +61,10 @@ def summary(file: Path, report: dict) -> str:
     """A report in a line."""
     held_out = f", {report['validation']} held out" if report["validation"] else ""
     left_out = _counts(report["removed_rows"])
-    return f"{report['rows']} rows of {file}: {report['training']} to train on{held_out}" + (
-        f"; left out: {left_out}" if left_out else ""
+    return (
+        f"{report['rows']} rows of {file}: {report['training']} to train on{held_out}"
+        + (f"; cut at max_length: {report['cut']}" if report["cut"] else "")
+        + (f"; left out: {left_out}" if left_out else "")
     )
 
 
@@ -71,7 +73,7 @@ def _check_bad(bad: list[BadRow], rows: list[Row], policy: str) -> None:
         hint = "\nPut them right, or leave them out: data.bad_rows: skip" if rows else ""
         raise UserError(describe(bad) + hint)
     if bad:
-        print(f"left out {describe(bad)}", file=sys.stderr)
+        say(f"left out {describe(bad)}")
 
 
 def _filters(deduplicate: str, find_trace: Callable | None) -> list[Callable]:

@@ -124,7 +124,8 @@ class ChatTemplate:
 
 def encode_literally(tokenizer, texts: list[str]) -> list[list[int]]:
     """Token ids of texts in which the names of special tokens are but text."""
-    return tokenizer(texts, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+    options = {"add_special_tokens": False, "split_special_tokens": True, "verbose": False}
+    return tokenizer(texts, **options)["input_ids"]
 
 
 def has_special(tokenizer, text: str) -> bool:
@@ -136,7 +137,8 @@ def has_special(tokenizer, text: str) -> bool:
 def _encode_chats(tokenizer, jinja: str, instructions: list[str]) -> list[list[int]]:
     """Token ids of chats in which only the template's special tokens are special."""
     chats = [_chat(instruction) for instruction in instructions]
-    return _apply(tokenizer, jinja, chats, return_dict=False, sanitize_control_tokens=True)
+    options = {"return_dict": False, "tokenizer_kwargs": {"verbose": False}}
+    return _apply(tokenizer, jinja, chats, sanitize_control_tokens=True, **options)
 
 
 def _apply(tokenizer, jinja: str, chats: list, **options):

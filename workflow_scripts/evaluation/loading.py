@@ -7,7 +7,9 @@ from pathlib import Path
 from workflow_scripts.checkpoints.artifact import MODEL_KINDS, check_artifact
 from workflow_scripts.checkpoints.manifest import manifest_path, read_manifest
 from workflow_scripts.data.tokenizers import load_tokenizer
+from workflow_scripts.devices import describe_device
 from workflow_scripts.errors import UserError
+from workflow_scripts.progress import say
 
 
 def artifact_id(folder: Path, full: bool = False) -> str | None:
@@ -52,7 +54,9 @@ def load_model(folder: Path, threads: int):
     with loading(folder):
         dtype = "auto" if on_gpu else torch.float32
         model = load_whole(AutoModelForCausalLM, folder, dtype=dtype)
-    return model.to("cuda" if on_gpu else "cpu").eval(), tokenizer
+    model = model.to("cuda" if on_gpu else "cpu").eval()
+    say(describe_device(str(model.device), str(model.dtype), threads))
+    return model, tokenizer
 
 
 @contextmanager

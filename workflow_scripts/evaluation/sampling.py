@@ -1,7 +1,6 @@
 """From a model and prompts to samples. What a run that was cut off had finished is kept."""
 
 import hashlib
-import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -14,6 +13,7 @@ from workflow_scripts.evaluation.prompts import TaskPrompt
 from workflow_scripts.evaluation.result import package_versions
 from workflow_scripts.evaluation.samples import Sample
 from workflow_scripts.optional import installed
+from workflow_scripts.progress import say
 
 OPTIONS = ("backend", "max_new_tokens", "batch_size", "samples", "temperature", "top_p")
 # By backend: what loads a model folder, and what generates with it.
@@ -71,7 +71,7 @@ def _complete(
     finished = dict(journal.finished)
     left = [place for place in range(len(requests)) if place not in finished]
     if finished:
-        print(f"going on: {len(finished)} of {len(requests)} are written", file=sys.stderr)
+        say(f"going on: {len(finished)} of {len(requests)} are written")
     sampling = None
     if options["temperature"]:
         seeds = [_seed(options["seed"], *requests[place]) for place in left]

@@ -227,6 +227,15 @@ class UpcycledModel:
         super().initialize_weights()
 
 
+def check_loadable(config: dict) -> None:
+    """Build the model of an upcycled model's config.json, on no device and without values.
+
+    Raises UserError where to load it would, such as for an MLP with dropout.
+    """
+    with torch.device("meta"):
+        AutoModelForCausalLM.from_config(XftConfig.from_dict(config))
+
+
 def upcycled_layers(model: nn.Module, indices: list[int] | None) -> list[nn.Module]:
     """The decoder layers of a backbone with these indices; all for None."""
     layers = model.get_decoder().layers

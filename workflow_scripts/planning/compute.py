@@ -1,4 +1,4 @@
-"""Tokens, floating-point operations and hours of a training.
+"""Tokens, floating-point operations and hours of a training, and hours of an evaluation.
 
 For each token the forward pass takes 2 FLOPs for each parameter that computes it, the backward
 pass 4 where weights learn, and the attention 2 L Q a layer (both matrix products, half of them
@@ -13,11 +13,12 @@ from fractions import Fraction
 from workflow_scripts.planning.architectures import read_heads
 from workflow_scripts.planning.disk import expert_bytes
 from workflow_scripts.planning.gpus import HOST_BANDWIDTH, Gpu
-from workflow_scripts.planning.memory import Job
+from workflow_scripts.planning.memory import FP32, Job
 from workflow_scripts.planning.parameters import Models
 from workflow_scripts.planning.rows import Rows
 
 FORWARD, BACKWARD = 2, 4
+PROMPT_TOKENS = 512  # of a problem, taken for all
 READS = 2  # of the experts in a step of the mixing: to merge, and for the gradients
 
 
@@ -73,3 +74,24 @@ def _flops_per_token(models: Models, job: Job, mixing: bool) -> float:
         return (FORWARD + again) * frozen + backward + passes * attention
     active = models.moe_active - lookups
     return (FORWARD + again + BACKWARD) * active + passes * attention
+
+
+def generation_seconds(
+    models: Models, mixture: bool, problems: int, options: dict, gpu: Gpu, utilisation: float
+) -> float:
+    """Seconds at most in which the base or the mixture writes on so many problems.
+
+    options: the config's section `evaluation`. All write to max_new_tokens. The weights, those of
+    all experts, are read once for each token of a batch; utilisation: the share of the FLOPs that
+    it gets. On a CPU the weights are fp32, on a GPU as they are stored.
+    """
+    samples = problems * options["samples"]
+    steps = math.ceil(samples / options["batch_size"]) * options["max_new_tokens"]
+    tokens = samples * (PROMPT_TOKENS + options["max_new_tokens"])
+    active = models.moe_active if mixture else models.dense_total
+    table = models.mixture if mixture else models.base
+    on_gpu = gpu.memory > 0
+    weights = table.nbytes if on_gpu else FP32 * sum(table.parameters.values())
+    reading = weights / gpu.bandwidth + len(models.layers) * gpu.layer_seconds
+    flops = gpu.flops("bf16" if on_gpu else "fp32")
+    return FORWARD * active * tokens / (flops * utilisation) + steps * reading

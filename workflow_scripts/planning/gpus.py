@@ -1,4 +1,4 @@
-"""GPUs: their memory and speed, from the makers' data sheets."""
+"""Processors: GPUs, by their makers' data sheets, and CPUs, by what was measured."""
 
 from dataclasses import dataclass
 
@@ -13,15 +13,22 @@ RUNTIME, RUNTIME_OF_SEVERAL = GIB, 2 * GIB
 RUNTIME_ON_CPU = 576 * 2**20
 # Bytes a second from the host's pageable memory to a GPU, over PCIe 4. Assumed.
 HOST_BANDWIDTH = 10e9
+# In which transformers starts the kernels of a decoder layer, however small they are. Assumed.
+LAYER_SECONDS = 1e-3
 
 
 @dataclass(frozen=True)
 class Gpu:
-    """memory in GiB; bf16 and fp32: dense FLOPs a second, without sparsity and without TF32."""
+    """memory in GiB; bf16 and fp32: dense FLOPs a second, without sparsity and without TF32.
+
+    bandwidth: bytes a second of its memory. layer_seconds: that a decoder layer takes at least.
+    """
 
     memory: float
     bf16: float
     fp32: float
+    bandwidth: float
+    layer_seconds: float = LAYER_SECONDS
 
     def flops(self, precision: str) -> float:
         return self.fp32 if precision == "fp32" else self.bf16
@@ -33,15 +40,20 @@ class Gpu:
 
 
 GPUS = {
-    "v100-16": Gpu(16, 125e12, 15.7e12),  # fp16: it has no bf16
-    "v100-32": Gpu(32, 125e12, 15.7e12),
-    "l4": Gpu(22.5, 121e12, 30.3e12),
-    "a10": Gpu(22.5, 125e12, 31.2e12),
-    "rtx4090": Gpu(24, 165e12, 82.6e12),
-    "l40s": Gpu(45, 362e12, 91.6e12),
-    "a100-40": Gpu(39.6, 312e12, 19.5e12),
-    "a100-80": Gpu(79.3, 312e12, 19.5e12),
-    "h100": Gpu(79.6, 989e12, 67e12),
-    "h200": Gpu(140.4, 989e12, 67e12),
-    "b200": Gpu(178.4, 2250e12, 75e12),
+    "v100-16": Gpu(16, 125e12, 15.7e12, 900e9),  # fp16: it has no bf16
+    "v100-32": Gpu(32, 125e12, 15.7e12, 900e9),
+    "l4": Gpu(22.5, 121e12, 30.3e12, 300e9),
+    "a10": Gpu(22.5, 125e12, 31.2e12, 600e9),
+    "rtx4090": Gpu(24, 165e12, 82.6e12, 1008e9),
+    "l40s": Gpu(45, 362e12, 91.6e12, 864e9),
+    "a100-40": Gpu(39.6, 312e12, 19.5e12, 1555e9),
+    "a100-80": Gpu(79.3, 312e12, 19.5e12, 2039e9),
+    "h100": Gpu(79.6, 989e12, 67e12, 3350e9),
+    "h200": Gpu(140.4, 989e12, 67e12, 4800e9),
+    "b200": Gpu(178.4, 2250e12, 75e12, 8000e9),
 }
+
+
+def cpu(flops: float) -> Gpu:
+    """A CPU that computes so many FLOPs a second; its memory is not told."""
+    return Gpu(memory=0, bf16=flops, fp32=flops, bandwidth=HOST_BANDWIDTH, layer_seconds=0)

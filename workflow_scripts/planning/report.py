@@ -6,7 +6,14 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import zip_longest
 
-from workflow_scripts.planning.compute import Work, training_work
+from workflow_scripts.config_file import MERGED
+from workflow_scripts.planning.calibration import product_flops
+from workflow_scripts.planning.compute import (
+    PROMPT_TOKENS,
+    Work,
+    generation_seconds,
+    training_work,
+)
 from workflow_scripts.planning.disk import Space, disk_space, expert_bytes
 from workflow_scripts.planning.gpus import (
     GIB,
@@ -15,6 +22,7 @@ from workflow_scripts.planning.gpus import (
     RUNTIME_OF_SEVERAL,
     RUNTIME_ON_CPU,
     Gpu,
+    cpu,
 )
 from workflow_scripts.planning.jobs import configured_job, fault_of, launched
 from workflow_scripts.planning.memory import (
@@ -25,10 +33,12 @@ from workflow_scripts.planning.memory import (
     tuning_memory,
 )
 from workflow_scripts.planning.parameters import Models
-from workflow_scripts.planning.rows import Rows
+from workflow_scripts.planning.rows import Rows, count_problems
 from workflow_scripts.planning.strategy import Advice, advise, name_of
 
 LINE_LENGTH = 100
+CPU_UTILISATION = 0.5  # of the speed of a product, that a training or a generation gets. Assumed.
+MIXTURES = ("moe", "moe_sft")
 COLUMNS = {
     "weights": "weights",
     "gradients": "gradients",
@@ -92,13 +102,21 @@ class Plan:
     @cached_property
     def hours(self) -> tuple[float | None, float | None]:
         """Of steps 2 and 6 at most; the latter for one lambda. None where they are unknown."""
-        if self.gpu is None:
-            return None, None
+        return (None, None) if self.gpu is None else self.hours_on(self.gpu, self.utilisation)
+
+    def hours_on(self, processor: Gpu, utilisation: float) -> tuple[float | None, float | None]:
+        """The same on a processor of which a training gets this share."""
         first, second = self.works
         return (
-            first and first.hours(self.chosen, self.gpu, self.utilisation),
-            second and second.hours(self.mixing, self.gpu, self.utilisation),
+            first and first.hours(self.chosen, processor, utilisation),
+            second and second.hours(self.mixing, processor, utilisation),
         )
+
+    def measured(self, precision: str) -> Gpu:
+        """This machine's CPU, by products of the base's MLP in this precision."""
+        base, tokens = self.models.base.config, self.tuning.batch.tokens
+        sizes = base["hidden_size"], base["intermediate_size"]
+        return cpu(product_flops(tokens, *sizes, precision, self.config["threads"]))
 
     @cached_property
     def advice(self) -> Advice:
@@ -173,6 +191,9 @@ def _sections(plan: Plan) -> Iterable[list[str]]:
             f"Hours at most, at {plan.utilisation:.0%} of a GPU's FLOPs, which is an assumption",
             *_table(_hour_rows(plan)),
         ]
+        yield _evaluation(plan, plan.gpu, plan.utilisation)
+    else:
+        yield from _on_this_cpu(plan)
     yield ["Disk", *_table(_disk_rows(plan.spaces), [space.remark for space in plan.spaces])]
 
 
@@ -246,7 +267,51 @@ def _hour_rows(plan: Plan) -> Iterable[tuple[str, ...]]:
     yield "", *names
     for name in GPUS:
         hours = replace(plan, gpu_name=name).hours[: len(names)]
-        yield name, *("?" if value is None else f"{value:,.1f}" for value in hours)
+        yield name, *map(_number, hours)
+
+
+def _on_this_cpu(plan: Plan) -> Iterable[list[str]]:
+    """Hours by a product that is timed now: of the trainings, and of the evaluations in fp32."""
+    processor = plan.measured(plan.tuning.precision)
+    names = ("step 2", "step 6, each lambda") if plan.merges else ("step 2",)
+    hours = plan.hours_on(processor, CPU_UTILISATION)[: len(names)]
+    threads = plan.config["threads"]
+    yield [
+        f"Hours at most on this CPU, roughly: at {CPU_UTILISATION:.0%} of the "
+        f"{processor.fp32 / 1e9:,.0f} GFLOPs a second",
+        f"  that a product of the MLP's size had just now ({plan.tuning.precision}, {threads} "
+        f"thread{'s' * (threads > 1)}), without the optimiser's steps",
+        *_table([(name, _number(value)) for name, value in zip(names, hours, strict=True)]),
+    ]
+    in_fp32 = processor if plan.tuning.precision == "fp32" else plan.measured("fp32")
+    yield _evaluation(plan, in_fp32, CPU_UTILISATION)
+
+
+def _evaluation(plan: Plan, processor: Gpu, utilisation: float) -> list[str]:
+    """Hours of each evaluated model, one after the other on one processor."""
+    options = plan.config["evaluation"]
+    problems = count_problems(options)
+    if problems is None:
+        return ["Evaluation", "  A file of problems is not on this machine"]
+    rows = [
+        (
+            f"{name}, each lambda" if name in MERGED else name,
+            _number(
+                generation_seconds(
+                    plan.models, name in MIXTURES, problems, options, processor, utilisation
+                )
+                / 3600
+            ),
+        )
+        for name in options["models"]
+    ]
+    return [
+        f"Evaluation, hours at most: {problems} problems, prompts of {PROMPT_TOKENS} tokens and "
+        f"{options['max_new_tokens']} new ones,",
+        f"  {options['batch_size']} at once, by transformers. Most texts end earlier, and judging "
+        "comes on top",
+        *_table(rows),
+    ]
 
 
 def _disk_rows(spaces: list[Space]) -> Iterable[tuple[str, ...]]:
@@ -268,6 +333,12 @@ def _gb(nbytes: int) -> str:
 
 def _wrapped(text: str) -> list[str]:
     return textwrap.wrap(text, LINE_LENGTH, initial_indent="  ", subsequent_indent="  ")
+
+
+def _number(hours: float | None) -> str:
+    if hours is None:
+        return "?"
+    return f"{hours:,.1f}" if hours >= 0.1 else "< 0.1"
 
 
 def _hours(hours: float | None) -> str:

@@ -13,9 +13,13 @@ from pathlib import Path
 
 from workflow_scripts.errors import UserError
 from workflow_scripts.planning.architectures import read_heads
-from workflow_scripts.planning.compute import training_work
+from workflow_scripts.planning.compute import (
+    PROMPT_TOKENS,
+    generation_seconds,
+    training_work,
+)
 from workflow_scripts.planning.disk import expert_bytes
-from workflow_scripts.planning.gpus import GPUS, HOST_BANDWIDTH, Gpu
+from workflow_scripts.planning.gpus import GPUS, Gpu, cpu
 from workflow_scripts.planning.jobs import configured_job
 from workflow_scripts.planning.memory import (
     FP32,
@@ -36,10 +40,11 @@ MARGIN = 1.25  # of memory: what the allocator keeps, the pages of mapped files
 LIBRARIES, LIBRARIES_ON_GPU = 2 * 10**9, 6 * 10**9  # with two processes of Snakemake; with CUDA
 JUDGING = 2 * 10**9  # the programs of an evaluation
 DISK_SPEED = 20e6  # bytes a second that a conversion writes to a busy disk
-SLOW_GPU, GPU_BANDWIDTH, UTILISATION = GPUS["a10"], 600e9, 0.3
+SLOW_GPU, UTILISATION = GPUS["a10"], 0.3
 THREAD_FLOPS = 30e9  # a second, of one CPU thread
 ROW_BYTES = 500  # of a row in a file
-PROBLEMS, PROMPT_TOKENS = 500, 512  # of an evaluation
+PROBLEMS = 500  # of an evaluation
+SLOWER = 3  # than planned a generation may be
 
 
 @dataclass(frozen=True)
@@ -117,8 +122,7 @@ class Requests:
 
     @property
     def _processor(self) -> Gpu:
-        flops = THREAD_FLOPS * self.config["threads"]
-        return SLOW_GPU if self.on_gpu else Gpu(memory=0, bf16=flops, fp32=flops)
+        return SLOW_GPU if self.on_gpu else cpu(THREAD_FLOPS * self.config["threads"])
 
     def evaluation(self, model: str) -> Needs:
         """Of the generation by a model, or its loss. model: its name in the results."""
@@ -130,12 +134,9 @@ class Requests:
         length = PROMPT_TOKENS + options["max_new_tokens"]
         weights = table.nbytes if self.on_gpu else FP32 * sum(table.parameters.values())
         cache = 0 if self.on_gpu else options["batch_size"] * length * _cache_bytes(table)
-        steps = math.ceil(PROBLEMS * options["samples"] / options["batch_size"]) * length
-        rows = steps * options["batch_size"]
-        bandwidth = GPU_BANDWIDTH if self.on_gpu else HOST_BANDWIDTH
-        flops = self._processor.flops("bf16")
-        active = self.models.moe_active if is_mixture else self.models.dense_total
-        seconds = (2 * active * rows / flops + steps * weights / bandwidth) / UTILISATION
+        seconds = SLOWER * generation_seconds(
+            self.models, is_mixture, PROBLEMS, options, self._processor, UTILISATION
+        )
         return Needs(_mb(weights + cache + JUDGING + self.libraries), _limit(seconds))
 
 

@@ -1,4 +1,4 @@
-"""How many rows there are, and how long they are, as far as this machine knows."""
+"""How many rows and problems there are, and how long rows are, as far as this machine knows."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,9 +7,11 @@ from workflow_scripts.checkpoints.source import dataset_source, find_cached_data
 from workflow_scripts.data.instructions import read_rows
 from workflow_scripts.data.templates import CHAT, TEXTS, read_template
 from workflow_scripts.errors import UserError
+from workflow_scripts.evaluation.named_sets import unpacked
 
 # Of code and English in vocabularies of 32,000 to 150,000 tokens; an estimate.
 BYTES_PER_TOKEN = 3.3
+NAMED_PROBLEMS = {"humaneval": 164, "mbpp": 378}
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,24 @@ def find_rows(data: dict, stated: int | None) -> Rows:
         raise UserError(f"{file}: none of {len(bad)} rows is sound")
     size = sum(len(row.text.encode()) for row in rows) / len(rows) + _template_bytes(data)
     return Rows(len(rows), size / BYTES_PER_TOKEN)
+
+
+def count_problems(evaluation: dict) -> int | None:
+    """The problems of all data sets of the config's section `evaluation`.
+
+    None where a file of them is not on this machine.
+    """
+    numbers = []
+    for dataset in evaluation["datasets"]:
+        file = Path(dataset)
+        if dataset in NAMED_PROBLEMS:
+            number = NAMED_PROBLEMS[dataset]
+        elif file.is_file():
+            number = sum(bool(line.strip()) for line in unpacked(file).splitlines())
+        else:
+            return None
+        numbers.append(min(number, evaluation["limit"] or number))
+    return sum(numbers)
 
 
 def _template_bytes(data: dict) -> int:

@@ -3,8 +3,6 @@
 import json
 import os
 import signal
-import stat
-import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -14,10 +12,14 @@ import torch
 import torch.distributed
 from transformers import TrainerCallback
 
-from workflow_scripts.progress import progress
+from workflow_scripts.progress import progress, say
 from workflow_scripts.training.throughput import Throughput
 from workflow_scripts.training.validation import VALIDATION_LOSS
 
+STOP_MESSAGES = {
+    signal.SIGTERM: "SIGTERM: the training stops after this step",
+    signal.SIGINT: "Ctrl-C: the training stops after this step. A second Ctrl-C ends it at once",
+}
 SAVING_SHARE = 20  # at least so many times as long as saving took lies between two checkpoints
 
 
@@ -42,7 +44,7 @@ class ProgressCallback(TrainerCallback):
 
     def on_train_end(self, args, state, control, **kwargs):
         self.bar.close()
-        print(self.throughput.summary(), file=sys.stderr)
+        say(self.throughput.summary())
 
 
 class MetricsCallback(TrainerCallback):
@@ -66,31 +68,39 @@ class MetricsCallback(TrainerCallback):
 
 
 class StopRequest:
-    """Notes a SIGTERM, which does not end the process while this is entered.
+    """Notes a SIGTERM or a Ctrl-C, which do not end the process while this is entered.
 
-    speaks: tells of it, for all processes of a training.
+    A second Ctrl-C does, at once. speaks: tells of it, for all processes of a training.
     """
 
     def __init__(self, speaks: bool = True):
         self.speaks = speaks
-        self.came = False
+        self.first: signal.Signals | None = None
 
     def __enter__(self) -> "StopRequest":
-        self._before = signal.signal(signal.SIGTERM, self._note)
+        self._before = {number: signal.signal(number, self._note) for number in STOP_MESSAGES}
         return self
 
     def __exit__(self, *_) -> None:
-        signal.signal(signal.SIGTERM, self._before)
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
 
-    def _note(self, *_) -> None:
-        self.came = True
-        if self.speaks:
-            with suppress(BrokenPipeError):
-                print("SIGTERM: the training stops after this step", file=sys.stderr, flush=True)
-        if stat.S_ISFIFO(os.fstat(2).st_mode):  # whoever reads it was told to end too
-            nowhere = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(nowhere, 2)
-            os.dup2(nowhere, 1)
+    @property
+    def came(self) -> bool:
+        return self.first is not None
+
+    @property
+    def status(self) -> int:
+        """The exit status of a process that ends by request, perhaps noted by another process."""
+        return 128 + (self.first or signal.SIGTERM)
+
+    def _note(self, number: int, _) -> None:
+        if self.first == number == signal.SIGINT:
+            raise KeyboardInterrupt
+        if self.first is None and self.speaks:
+            with suppress(BrokenPipeError):  # print could be at work, and cannot be interrupted
+                os.write(2, f"{STOP_MESSAGES[number]}\n".encode())
+        self.first = self.first or signal.Signals(number)
 
 
 class SaveCallback(TrainerCallback):

@@ -7,13 +7,13 @@ Here builds happen in a folder of our own, under a lock that ends with its proce
 import fcntl
 import os
 import shutil
-import sys
 from importlib.metadata import version
 from pathlib import Path
 
 import torch
 
 from workflow_scripts.errors import UserError
+from workflow_scripts.progress import say
 
 BUILDS = (
     Path(os.environ.get("TORCH_EXTENSIONS_DIR", Path.home() / ".cache" / "torch_extensions"))
@@ -54,7 +54,7 @@ def _build(name: str) -> None:
             )
     for stale in BUILDS.rglob(f"{name}/lock"):
         stale.unlink()
-    print(f"compiling DeepSpeed's {name} into {BUILDS}: a minute, once", file=sys.stderr)
+    say(f"compiling DeepSpeed's {name} into {BUILDS}: a minute, once")
     from deepspeed.ops.op_builder.all_ops import ALL_OPS
 
     try:

@@ -4,15 +4,18 @@ import ctypes
 import logging
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 
 from workflow_scripts import cli
 from workflow_scripts.errors import UserError
+from workflow_scripts.progress import say
 from workflow_scripts.training.strategies import world_size
 
 LAUNCHER = "XFT_LAUNCHER"  # the process number of the launcher, in its processes' environment
@@ -43,10 +46,13 @@ def start(step: str, argv: list[str] | None, settings: dict, threads: int) -> No
 
     arguments = torchrun_arguments(settings, os.environ)
     arguments += ["-m", f"workflow_scripts.{step}", *(sys.argv[1:] if argv is None else argv)]
-    print(f"python -m torch.distributed.run {shlex.join(arguments)}", file=sys.stderr, flush=True)
+    say(f"python -m torch.distributed.run {shlex.join(arguments)}")
     with tempfile.TemporaryDirectory() as logs, _environment(threads):
+        signal.signal(signal.SIGINT, partial(_hand_on_ctrl_c, logs))
         try:
-            torchrun.run(torchrun.parse_args(["--log-dir", logs, *arguments]))
+            options = torchrun.parse_args(["--log-dir", logs, *arguments])
+            options.signals_to_handle = "SIGTERM,SIGHUP,SIGQUIT"  # and Ctrl-C by us
+            torchrun.run(options)
         except SignalException as stop:
             sys.exit(128 + stop.sigval)
         except ChildFailedError as error:
@@ -108,6 +114,20 @@ def adopt_world(settings: dict, environment: Mapping[str, str]) -> dict:
         return settings
     local = int(environment.get("LOCAL_WORLD_SIZE", world))
     return settings | {"launch": "ddp", "processes": local, "nodes": world // local}
+
+
+def _hand_on_ctrl_c(logs: str, *_) -> None:
+    """Have torchrun hand the first Ctrl-C on to the processes; the second ends all at once."""
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+
+    signal.signal(signal.SIGINT, partial(_end_at_once, logs))
+    raise SignalException("Ctrl-C", signal.SIGINT)
+
+
+def _end_at_once(logs: str, *_) -> None:
+    """End, and with this process those that it started; torchrun would wait for them."""
+    shutil.rmtree(logs, ignore_errors=True)
+    os._exit(128 + signal.SIGINT)
 
 
 @contextmanager

@@ -3,7 +3,6 @@
 import argparse
 import atexit
 import os
-import sys
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -12,13 +11,15 @@ from workflow_scripts import cli, configuration
 from workflow_scripts.checkpoints.artifact import Artifact
 from workflow_scripts.data.templates import read_template
 from workflow_scripts.dependencies import code_hash
+from workflow_scripts.devices import check_gpus, describe_device
 from workflow_scripts.errors import UserError
 from workflow_scripts.optional import require
+from workflow_scripts.progress import say
 from workflow_scripts.training import launch
 from workflow_scripts.training.checkpoints import Checkpoints, fingerprint
 from workflow_scripts.training.strategies import check_devices, check_launch, precision_of
 
-CHECKPOINT_MINUTES = 10
+COMMON = ["seed", "threads", "trackers"]
 PACKAGES = ("torch", "transformers", "accelerate", "deepspeed")
 
 
@@ -67,31 +68,25 @@ def add_flags(parser: argparse.ArgumentParser, section: str) -> None:
         "--metrics", type=Path, metavar="FILE", help="Write each step's loss there, as JSONL."
     )
     parser.add_argument(
-        "--checkpoint-minutes",
-        type=float,
-        default=CHECKPOINT_MINUTES,
-        metavar="M",
-        help="Time between two checkpoints, from which a training that was cut off goes on. More "
-        f"where saving takes long. Default: {CHECKPOINT_MINUTES}.",
-    )
-    parser.add_argument(
         "--tracker-dir",
         type=Path,
         metavar="DIR",
         help="Where trackers write. Default: the folder metrics beside --out.",
     )
-    cli.add_options(parser, None, ["seed", "threads", "trackers"])
+    cli.add_options(parser, None, [*COMMON, "gpus"])
     cli.add_options(parser, "data", configuration.TOKENS_OPTIONS)
     parser.set_defaults(**dict.fromkeys(configuration.TOKENS_OPTIONS))  # tokens have their own
-    cli.add_options(parser, section, training_keys(section))
+    unrelated = configuration.TRAINING_UNRELATED
+    cli.add_options(parser, section, [*training_keys(section), *unrelated])
 
 
 def parse_flags(args: argparse.Namespace, section: str) -> TrainingOptions:
     """The checked values of the flags of `add_flags`.
 
-    Raises UserError, also where an optimiser or a tracker is not installed.
+    Raises UserError, also where an optimiser or a tracker is not installed, or a GPU not there.
     """
-    common = cli.options(args, None, ["seed", "threads", "trackers"])
+    common = cli.options(args, None, COMMON)
+    check_gpus(cli.options(args, None, ["gpus"])["gpus"])
     training = cli.options(args, section, training_keys(section))
     check_launch(training, "command line")
     configuration.check_warmup(training, training["max_steps"], "command line")
@@ -102,7 +97,7 @@ def parse_flags(args: argparse.Namespace, section: str) -> TrainingOptions:
         asked=asked | data,
         data=data,
         training=launch.adopt_world(training, os.environ),
-        checkpoint_minutes=args.checkpoint_minutes,
+        **cli.options(args, section, configuration.TRAINING_UNRELATED),
         **common,
     )
     for option in (options.training["optimizer"], *options.trackers):
@@ -152,14 +147,15 @@ def started_processes(step: str, argv: list[str] | None, options: TrainingOption
 
 
 def training_keys(section: str) -> list[str]:
-    """The keys of a config section that are options of the training loop."""
-    shape = configuration.MIXING_SHAPE
-    return [key for key in configuration.properties(section) if key not in shape]
+    """The keys of a config section on which the result of a training depends."""
+    others = configuration.MIXING_SHAPE + configuration.TRAINING_UNRELATED
+    return [key for key in configuration.properties(section) if key not in others]
 
 
 def prepare_process(options: TrainingOptions) -> None:
-    """Fix what the result depends on: seed and threads. Silence transformers' loading bars.
+    """Fix what the result depends on: seed and threads. Say where it computes, and how.
 
+    transformers' loading bars are silenced.
     The group of processes, where there is one, is left at the end: its threads would abort it.
     """
     import torch
@@ -168,6 +164,8 @@ def prepare_process(options: TrainingOptions) -> None:
     torch.set_num_threads(options.threads)
     set_seed(options.seed)
     logging.disable_progress_bar()
+    if is_main_process():
+        say(describe_device(device(), options.training["precision"], options.threads))
     atexit.register(leave_group)
 
 
@@ -258,7 +256,7 @@ def prepare_examples(source: Path, model_folder: Path, options: TrainingOptions,
         text = summary(source, report)
     configuration.check_validation(options.training, len(tokens.validation), "command line")
     if is_main_process():
-        print(f"{text}; {_global_batch(options.training)}", file=sys.stderr)
+        say(f"{text}; {_global_batch(options.training)}")
     return tokenizer, tokens.training, tokens.validation, inputs
 
 

@@ -2,7 +2,6 @@
 
 import math
 import shutil
-import signal
 import sys
 from collections.abc import Sequence
 from contextlib import contextmanager
@@ -18,6 +17,7 @@ from transformers import PrinterCallback, Trainer, TrainingArguments
 from workflow_scripts.configuration import check_warmup
 from workflow_scripts.errors import UserError
 from workflow_scripts.modeling.packed_attention import FLASH, use_packed_attention
+from workflow_scripts.progress import say
 from workflow_scripts.training.balance import GlobalCounts
 from workflow_scripts.training.batches import (
     LengthSampler,
@@ -68,7 +68,7 @@ def train(*arguments, **more) -> dict[str, torch.Tensor]:
     Returns the learned tensors by name, which only the main process's caller may count on.
 
     Raises UserError where a loss or a gradient is not finite, or a checkpoint cannot be written,
-    and SystemExit after a SIGTERM, once a checkpoint is written.
+    and SystemExit after a SIGTERM or Ctrl-C, once a checkpoint is written.
     """
     trainer = ResumingTrainer(*arguments, **more)
     newest = trainer.newest_checkpoint()
@@ -78,7 +78,10 @@ def train(*arguments, **more) -> dict[str, torch.Tensor]:
         trainer.add_callback(saving)
         trainer.train(resume_from_checkpoint=newest and str(newest))
     if saving.stopped and not trainer.stopped_early:
-        sys.exit(128 + signal.SIGTERM)
+        if trainer.args.process_index == 0:
+            step = trainer.state.global_step
+            say(f"stopped. Run the same command again: it goes on from step {step}")
+        sys.exit(stop.status)
     return trainer.result()
 
 
@@ -170,9 +173,9 @@ class ResumingTrainer(Trainer):
         self.add_callback(ProgressCallback(self.throughput))
         if self.batching == "packed":
             attention = self.model.config._attn_implementation
-            print(f"rows packed, attention by {attention}", file=sys.stderr)
+            say(f"rows packed, attention by {attention}")
         if newest is not None:
-            print(f"going on from {newest}", file=sys.stderr)
+            say(f"going on from {newest}")
         extra = self.routing_metrics if self.mixing is None else self.mixing.metrics
         if self.tracking is not None:
             last_step = step_of(newest) if newest else 0
@@ -277,10 +280,9 @@ class ResumingTrainer(Trainer):
             self.control.should_training_stop = True
             self.control.should_save = False  # the result follows
             if self.args.process_index == 0:
-                print(
+                say(
                     f"step {step}: {since_best} validation losses in a row are no lower than the "
-                    "lowest before: the training ends",
-                    file=sys.stderr,
+                    "lowest before: the training ends"
                 )
         return metrics
 
