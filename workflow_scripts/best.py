@@ -5,7 +5,7 @@ from pathlib import Path
 
 from workflow_scripts import cli, dense
 from workflow_scripts.errors import UserError
-from workflow_scripts.evaluation.result import read_result
+from workflow_scripts.evaluation.result import TEST_NAMES, read_result
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -29,7 +29,8 @@ def main(argv: list[str] | None = None) -> None:
         raise UserError(f"{len(args.evals)} results for {len(args.weighted)} sets of coefficients")
     scores = [read_result(file)["pass@1"] for file in args.evals]
     best = max(range(len(scores)), key=lambda number: (scores[number]["plus"], -number))
-    print(f"best: {args.weighted[best]}, pass@1 plus {scores[best]['plus']:.3f}", file=sys.stderr)
+    share = f"pass@1 {scores[best]['plus']:.1%} on {TEST_NAMES['plus']}"
+    print(f"best: {args.weighted[best]}, {share}", file=sys.stderr)
     sources = ["--moe", str(args.moe), "--ffn", str(args.ffn)]
     dense.main([*sources, "--weighted", str(args.weighted[best]), "--out", str(args.out)])
 

@@ -20,6 +20,7 @@ from workflow_scripts.evaluation.loading import trained_template
 from workflow_scripts.evaluation.problems import ProblemSet, add_dataset_flag, load_problems
 from workflow_scripts.evaluation.prompts import task_prompts
 from workflow_scripts.evaluation.result import (
+    TEST_NAMES,
     build_result,
     caveats,
     measures,
@@ -153,15 +154,12 @@ def _read_ground_truth(
 
 
 def _report(result: dict) -> None:
-    shares = (
-        f"{measure} " + ", ".join(f"{name} {share:.1%}" for name, share in result[measure].items())
-        for measure in measures(result)
-    )
-    counts = ", ".join(f"{name} {count}" for name, count in result["passed"].items())
-    print(
-        f"{result['model']['path']} on {result['dataset']['name']}: {'; '.join(shares)}; passed: "
-        f"{counts} of {len(result['problems'])}"
-    )
+    count = len(result["problems"])
+    parts = []
+    for tests, name in TEST_NAMES.items():
+        shares = [f"{measure} {result[measure][tests]:.1%}" for measure in measures(result)]
+        parts.append(f"{name}: {', '.join(shares)}, {result['passed'][tests]} of {count} pass")
+    print(f"{result['model']['path']} on {result['dataset']['name']}, {'; '.join(parts)}")
     for caveat in caveats(result):
         print(caveat)
 

@@ -216,7 +216,10 @@ def test_rescoring_judges_the_saved_solutions_without_the_model(copy, capsys):
     assert result["passed"] == {"base": 2, "plus": 1}
     assert result["pass@1"] == {"base": 2 / 3, "plus": 1 / 3}
     printed = capsys.readouterr().out
-    assert "pass@1 base 66.7%, plus 33.3%; passed: base 2, plus 1 of 3" in printed
+    assert (
+        "no-such-model on sums, base tests: pass@1 66.7%, 2 of 3 pass; "
+        "base + extra tests: pass@1 33.3%, 1 of 3 pass\n"
+    ) in printed
 
 
 def test_rescoring_writes_the_same_bytes(copy, evaluated):
