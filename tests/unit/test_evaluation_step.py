@@ -217,7 +217,7 @@ def test_rescoring_judges_the_saved_solutions_without_the_model(copy, capsys):
     assert result["pass@1"] == {"base": 2 / 3, "plus": 1 / 3}
     printed = capsys.readouterr().out
     assert (
-        "no-such-model on sums, base tests: pass@1 66.7%, 2 of 3 pass; "
+        "tiny_llama on sums, base tests: pass@1 66.7%, 2 of 3 pass; "
         "base + extra tests: pass@1 33.3%, 1 of 3 pass\n"
     ) in printed
 
