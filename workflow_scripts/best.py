@@ -4,7 +4,7 @@ from pathlib import Path
 
 from workflow_scripts import cli, dense
 from workflow_scripts.errors import UserError
-from workflow_scripts.evaluation.result import best_result, read_result
+from workflow_scripts.evaluation.result import TEST_NAMES, best_result, read_result
 from workflow_scripts.progress import say
 
 
@@ -29,7 +29,7 @@ def main(argv: list[str] | None = None) -> None:
         raise UserError(f"{len(args.evals)} results for {len(args.weighted)} sets of coefficients")
     best = best_result(args.evals)
     solved = read_result(args.evals[best])["pass@1"]["plus"]
-    say(f"{args.weighted[best]}, pass@1 plus {solved:.3f}")
+    say(f"{args.weighted[best]}, pass@1 {solved:.1%} on {TEST_NAMES['plus']}")
     sources = ["--moe", str(args.moe), "--ffn", str(args.ffn)]
     dense.main([*sources, "--weighted", str(args.weighted[best]), "--out", str(args.out)])
 

@@ -23,6 +23,7 @@ from workflow_scripts.evaluation.loading import model_origin, trained_template
 from workflow_scripts.evaluation.problems import ProblemSet, add_dataset_flag, load_problems
 from workflow_scripts.evaluation.prompts import task_prompts
 from workflow_scripts.evaluation.result import (
+    TEST_NAMES,
     build_result,
     caveats,
     measures,
@@ -35,7 +36,7 @@ from workflow_scripts.evaluation.samples import (
     write_samples,
 )
 from workflow_scripts.evaluation.sampling import sample
-from workflow_scripts.evaluation.sandbox import Bubblewrap, open_sandbox
+from workflow_scripts.evaluation.sandbox import open_sandbox
 from workflow_scripts.evaluation.scoring import score
 
 DEFAULT_PROMPT = "magicoder"
@@ -47,6 +48,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args, options = _parse(argv)
     sandbox = open_sandbox(options["sandbox"])
     problem_set = load_problems(args.dataset).first(options["limit"])
+    truth, truth_artifact = _read_ground_truth(args, problem_set)
     prompts = task_prompts(problem_set, _template(options["prompt"], Path(args.model)))
     saved, journal = samples_path(args.out), None
     if args.rescore:
@@ -60,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     problems = {problem.task_id: problem for problem in problem_set.problems}
     solutions = [(problems[written.task_id], written.code) for written in samples]
     workers = usable_cpus()
-    truth, truth_artifact = _ground_truth(args, problem_set, sandbox, workers)
+    truth = truth or ground_truth.compute(problem_set, sandbox=sandbox, workers=workers)
     verdicts = score(problem_set, truth, solutions, sandbox=sandbox, workers=workers)
     scoring_settings = {name: options[name] for name in ("limit", "sandbox")}
     result = build_result(problem_set, samples, verdicts, scoring_settings)
@@ -136,15 +138,24 @@ def _template(identity: str, model_folder: Path):
     return make_template(identity, load_tokenizer(model_folder) if identity == CHAT else None)
 
 
-def _ground_truth(
-    args: argparse.Namespace, problem_set: ProblemSet, sandbox: Bubblewrap | None, workers: int
-) -> tuple[GroundTruth, Artifact | None]:
-    """The ground truth, and its artifact; None where it is computed here."""
+def _read_ground_truth(
+    args: argparse.Namespace, problem_set: ProblemSet
+) -> tuple[GroundTruth | None, Artifact | None]:
+    """The ground truth and its artifact; None twice where it is to be computed.
+
+    Raises UserError where the artifact does not hold the problems.
+    """
     if args.ground_truth is None:
-        return ground_truth.compute(problem_set, sandbox=sandbox, workers=workers), None
+        return None, None
     artifact = open_artifact(args.ground_truth, ground_truth.KIND, full=args.verify == "full")
     if artifact.manifest.inputs["dataset"] != problem_set.sha256:
         raise UserError(f"{args.ground_truth} was made of other problems than {args.dataset}")
+    held, wanted = artifact.manifest.parameters.get("limit"), len(problem_set.problems)
+    if held is not None and held < wanted:
+        raise UserError(
+            f"{args.ground_truth} holds the first {held} problems only, and {wanted} are to be "
+            "judged. Make it again with that --limit, or without one"
+        )
     return ground_truth.read(artifact.path, problem_set), artifact
 
 
@@ -154,15 +165,12 @@ def _recipe(model: str, options: dict, problem_set: ProblemSet, truth: Artifact 
 
 
 def _report(result: dict) -> None:
-    shares = (
-        f"{measure} " + ", ".join(f"{name} {share:.1%}" for name, share in result[measure].items())
-        for measure in measures(result)
-    )
-    counts = ", ".join(f"{name} {count}" for name, count in result["passed"].items())
-    print(
-        f"{result['model']['path']} on {result['dataset']['name']}: {'; '.join(shares)}; passed: "
-        f"{counts} of {len(result['problems'])}"
-    )
+    count = len(result["problems"])
+    parts = []
+    for tests, name in TEST_NAMES.items():
+        shares = [f"{measure} {result[measure][tests]:.1%}" for measure in measures(result)]
+        parts.append(f"{name}: {', '.join(shares)}, {result['passed'][tests]} of {count} pass")
+    print(f"{result['model']['path']} on {result['dataset']['name']}, {'; '.join(parts)}")
     for caveat in caveats(result):
         print(caveat)
 

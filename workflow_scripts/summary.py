@@ -12,10 +12,10 @@ from workflow_scripts.artifacts.recipe import make_recipe
 from workflow_scripts.checkpoints.manifest import hash_file, manifest_path, read_manifest
 from workflow_scripts.evaluation import general_result
 from workflow_scripts.evaluation.result import backends_note, caveats, read_result
-from workflow_scripts.reporting.comparisons import LEGEND, comparison_table, readable_comparisons
+from workflow_scripts.reporting import comparisons, tables
+from workflow_scripts.reporting.conclusions import conclusions
 from workflow_scripts.reporting.files import write_manifest, write_whole
 from workflow_scripts.reporting.general import general_table
-from workflow_scripts.reporting.tables import list_files, readable, summary_table, to_markdown
 from workflow_scripts.reporting.validation_losses import read_losses
 
 KIND = "summary"
@@ -52,19 +52,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         parser.error("--out names the CSV file, not the Markdown file")
 
     results = {file: read_result(file) for file in args.evals}
-    table = summary_table(results, read_losses(args.losses))
+    table = tables.summary_table(results, read_losses(args.losses))
     names = zip(table["model"], table["dataset"], strict=True)
-    compared = comparison_table(dict(zip(names, results.values(), strict=True)))
-    notes = dict.fromkeys(note for result in results.values() for note in caveats(result))
-    backends = [r["settings"].get("backend", "transformers") for r in results.values()]
-    notes |= dict.fromkeys(backends_note(dict(zip(table["model"], backends, strict=True))))
-    parts = [to_markdown(readable(table)), list_files(table)]
-    if len(compared):
-        parts.append(to_markdown(readable_comparisons(compared)) + "\n" + LEGEND)
-    if args.general:
-        measured = {file: general_result.read(file) for file in args.general}
-        parts.append(to_markdown(general_table(measured)))
-    text = "\n".join([*parts, *notes]).rstrip() + "\n"
+    compared = comparisons.comparison_table(dict(zip(names, results.values(), strict=True)))
+    measured = {file: general_result.read(file) for file in args.general}
+    text = _text(table, list(results.values()), compared, measured)
     comparisons_file, text_file = args.out.with_name(COMPARISONS_FILE), args.out.with_suffix(".md")
     write_whole(args.out, table.to_csv(index=False, float_format="%.1f", lineterminator="\n"))
     write_whole(
@@ -86,6 +78,21 @@ def _origin(file: Path) -> str:
     """What a recipe says of a result: its manifest's origin; without one, its SHA-256."""
     manifest = manifest_path(file)
     return read_manifest(manifest).origin if manifest.exists() else hash_file(file)
+
+
+def _text(table, results: list[dict], compared, measured: dict[Path, dict]) -> str:
+    """What a reader gets. table, compared: data frames. measured: results of general, by file."""
+    parts = [tables.to_markdown(tables.readable(table)), tables.legend(results)]
+    parts.append(tables.list_files(table))
+    if len(compared):
+        parts.append(tables.to_markdown(comparisons.readable_comparisons(compared)))
+        parts += [comparisons.legend(results), conclusions(compared)]
+    if measured:
+        parts.append(tables.to_markdown(general_table(measured)))
+    notes = dict.fromkeys(note for result in results for note in caveats(result))
+    backends = [result["settings"].get("backend", "transformers") for result in results]
+    notes |= dict.fromkeys(backends_note(dict(zip(table["model"], backends, strict=True))))
+    return "\n".join([*parts, *notes]).rstrip() + "\n"
 
 
 if __name__ == "__main__":

@@ -2,9 +2,11 @@
 
 import json
 import shutil
+import signal
 
 import pytest
 import torch
+from endings import end_by
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -156,6 +158,16 @@ def test_a_loss_has_a_manifest_of_what_it_was_made_from(tiny_llama, data, tmp_pa
     out.write_text(edited)
     with pytest.raises(UserError, match=r"base\.json was altered"):
         verify.main([str(out)])
+
+
+def test_ctrl_c_ends_the_measurement_without_a_result(tiny_llama, data, tmp_path):
+    held_out, out = tmp_path / "tokens", tmp_path / "validation" / "base.json"
+    report = ["--validation-rows", 5, "--report", tmp_path / "report.json"]
+    run(tokens, "--model", tiny_llama, "--data", data, *report, "--out", held_out)
+    flags = ["--model", tiny_llama, "--data", held_out, "--out", out]
+    function = "workflow_scripts.training.validation._loss_and_tokens"
+    end_by(signal.SIGINT, "validation_loss", function, flags)
+    assert not out.parent.exists()
 
 
 def test_without_held_out_rows_there_is_no_such_loss(tiny_llama, data, tmp_path):

@@ -163,6 +163,45 @@ def test_limit_takes_the_first_problems(problems, tiny_llama, tmp_path, bubblewr
     assert len(rows_of(tmp_path / "r.generations.jsonl")) == 1
 
 
+def test_a_ground_truth_of_the_first_problems_serves_no_others(copy, tmp_path):
+    rows = three_problems()
+    rows[2]["canonical_solution"] = "    return undefined_name\n"
+    problems = write_problems(copy / "sums.jsonl", rows)
+    truth = tmp_path / "truth"
+    ground_truth.main(["--dataset", str(problems), "--limit", "2", "--out", str(truth)])
+    assert read_manifest(manifest_path(truth)).parameters == {"limit": 2, "sandbox": "bubblewrap"}
+    assert len(rows_of(truth / "expected.jsonl")) == 2
+
+    lines = (copy / "r.generations.jsonl").read_text().splitlines(keepends=True)
+    for limit in (1, 2):
+        (copy / "r.generations.jsonl").write_text("".join(lines[:limit]))
+        flags = ["--limit", str(limit), "--ground-truth", str(truth), "--rescore"]
+        evaluate("m", problems, copy / "r.json", *flags)
+        assert json.loads((copy / "r.json").read_text())["dataset"]["problems"] == limit
+    for flags in ([], ["--limit", "3"]):
+        fault = r"truth holds the first 2 problems only, and 3 are to be judged. Make it again with"
+        with pytest.raises(UserError, match=fault):  # before the model is looked for
+            evaluate(
+                "no-such-model", problems, copy / "r.json", "--ground-truth", str(truth), *flags
+            )
+
+
+def test_a_limit_above_the_number_of_problems_takes_all(problems, tiny_llama, tmp_path, bubblewrap):
+    truth, out = tmp_path / "truth", tmp_path / "r.json"
+    ground_truth.main(["--dataset", str(problems), "--limit", "9", "--out", str(truth)])
+    evaluate(tiny_llama, problems, out, "--limit", "8", "--ground-truth", str(truth))
+    assert json.loads(out.read_text())["dataset"]["problems"] == 3
+    evaluate("m", problems, out, "--limit", "8", "--ground-truth", str(truth), "--rescore")
+
+
+def test_a_ground_truth_of_other_problems_is_refused(problems, tmp_path, bubblewrap):
+    other = write_problems(tmp_path / "other.jsonl", three_problems()[:2])
+    ground_truth.main(["--dataset", str(other), "--out", str(tmp_path / "truth")])
+    flags = ["--ground-truth", str(tmp_path / "truth")]
+    with pytest.raises(UserError, match=r"truth was made of other problems than .*sums\.jsonl"):
+        evaluate("no-such-model", problems, tmp_path / "r.json", *flags)
+
+
 def test_rescoring_judges_the_saved_solutions_without_the_model(copy, capsys):
     rows = rows_of(copy / "r.generations.jsonl")
     rows[0]["solution"] = "def add(a, b):\n    return a + b\n"
@@ -177,7 +216,10 @@ def test_rescoring_judges_the_saved_solutions_without_the_model(copy, capsys):
     assert result["passed"] == {"base": 2, "plus": 1}
     assert result["pass@1"] == {"base": 2 / 3, "plus": 1 / 3}
     printed = capsys.readouterr().out
-    assert "pass@1 base 66.7%, plus 33.3%; passed: base 2, plus 1 of 3" in printed
+    assert (
+        "tiny_llama on sums, base tests: pass@1 66.7%, 2 of 3 pass; "
+        "base + extra tests: pass@1 33.3%, 1 of 3 pass\n"
+    ) in printed
 
 
 def test_rescoring_writes_the_same_bytes(copy, evaluated):

@@ -2,10 +2,12 @@
 
 import hashlib
 import json
+import signal
 from pathlib import Path
 
 import pytest
 import yaml
+from endings import end_by
 
 from workflow_scripts import general as step
 from workflow_scripts import moe, optional, summary, verify
@@ -158,6 +160,14 @@ def test_a_mixture_is_measured_too(results, tmp_path):
     of_base = json.loads((results / "general" / "base" / "tasks.json").read_text())
     assert result["tasks"] == of_base["tasks"]
     assert result["model"]["id"]
+
+
+@needs_lm_eval
+def test_sigterm_ends_the_measurement_without_a_result(results, tmp_path):
+    out = tmp_path / "general" / "base" / "tasks.json"
+    words = ["--model", BASE, "--tasks", results / "signs.yaml", "--out", out, "--threads", 1]
+    end_by(signal.SIGTERM, "general", "lm_eval.simple_evaluate", words)
+    assert not out.parent.exists()
 
 
 @needs_lm_eval

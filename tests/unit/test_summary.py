@@ -103,7 +103,8 @@ def test_markdown_and_terminal(evaluations, tmp_path, capsys):
 
     table = markdown.splitlines()[:5]
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in table]
-    assert cells[0] == ["model", "dataset", "problems", "pass@1 base", "pass@1 plus"]
+    tests = ["pass@1, base tests", "pass@1, base + extra tests"]
+    assert cells[0] == ["model", "dataset", "problems", *tests]
     shares = ["67.1 % (59.6 to 73.8; 110)", "64.6 % (57.1 to 71.5; 106)"]
     assert set("".join(cells[1])) == {"-"}
     assert cells[2] == ["moe_sft", "humaneval", "164", *shares]
@@ -111,12 +112,16 @@ def test_markdown_and_terminal(evaluations, tmp_path, capsys):
     assert len(set(map(len, table))) == 1 and len(table[0]) <= 110
     assert f"- moe_sft: `m`, evaluated in `{evaluations[0]}`" in markdown
     assert printed == markdown
+    assert "In brackets: the 95% interval (Wilson's), and how many samples pass." in markdown
 
 
 def test_what_evalplus_would_count_is_said_once(evaluations, tmp_path, capsys):
     summarise(evaluations, tmp_path / "summary.csv")
 
-    note = "m on humaneval: EvalPlus itself would count base 109, plus 105 as passed."
+    note = (
+        "m on humaneval: EvalPlus itself would count 109 as passed on base tests, "
+        "105 on base + extra tests."
+    )
     assert capsys.readouterr().out.count(note) == 1
     assert (tmp_path / "summary.md").read_text().count(note) == 1
 
@@ -221,7 +226,82 @@ def test_models_are_compared_with_those_that_they_come_from(tmp_path, capsys):
     assert (last["problems"], last["both"], last["only_second"]) == ("328", "200", "12")
     assert float(last["difference"]) == pytest.approx(12 / 328, abs=1e-4)
     assert float(last["p_value"]) == pytest.approx(2 / 2**12, abs=1e-4)
-    assert "exact McNemar" in capsys.readouterr().out
+
+
+def compared(printed: str) -> tuple[list[str], list[list[str]], str]:
+    """The heading and the rows of the table of comparisons, and the text below it."""
+    _, table = printed.split("| model ")[1:]
+    lines = ("| model " + table).splitlines()
+    rows = [line for line in lines if line.startswith("| ")]
+    cells = [[cell.strip() for cell in row.strip(" |").split("|")] for row in rows]
+    return cells[0], cells[2:], "\n".join(lines[len(rows) :])
+
+
+def test_a_row_says_who_solves_more_than_whom(tmp_path, capsys):
+    folder = tmp_path / "results" / "eval"
+    files = [
+        write_evaluation(folder / model / "mbpp.json", base=n, plus=n, count=100, dataset="mbpp")
+        for model, n in {"base": 40, "moe_sft": 30}.items()
+    ]
+    summarise(files, tmp_path / "summary.csv")
+    heading, (row,), text = compared(capsys.readouterr().out)
+    assert heading[:3] == ["model", "against", "dataset"]
+    assert row[:4] == ["moe_sft", "base", "mbpp", "-10.0"]
+    assert heading[6] == "both, model, against, none" and row[6] == "30, 0, 10, 60"
+    for words in (
+        "+10.0 means: the row's model solves 10 points",
+        "95% interval: Tango's score interval for paired",
+        "p: exact McNemar test",
+    ):
+        assert words in text
+    assert "- base solves 10.0 points more than moe_sft on mbpp (100 problems): shown" in text
+
+
+def test_words_say_what_is_shown_and_what_is_not(tmp_path, capsys):
+    """By Holm: of three p-values the smallest counts three times, the next one twice."""
+    folder = tmp_path / "results" / "eval"
+    files = [
+        write_evaluation(folder / model / "mbpp.json", base=n, plus=n, count=140, dataset="mbpp")
+        for model, n in {"base": 40, "moe_sft": 99, "dense/lam~0.75": 107}.items()
+    ]
+    summarise(files, tmp_path / "summary.csv")
+    _, rows, text = compared(capsys.readouterr().out)
+    p_value = 2 / 2**8  # of dense against moe_sft, which differ on 8 problems
+    assert [row[5] for row in rows] == ["< 0.001", "< 0.001", f"{p_value:.3f}"]
+    assert "at the 5% level, by Holm's correction for 3 comparisons" in text
+    assert "- moe_sft solves 42.1 points more than base on mbpp (140 problems): shown" in text
+    dense = "- dense/lam~0.75 solves 5.7 points more than moe_sft on mbpp (140 problems): shown"
+    assert f"{dense} (p = {p_value:.3f})" in text
+
+    files[-1:] = [write_evaluation(files[-1], base=104, plus=104, count=140, dataset="mbpp")]
+    summarise(files, tmp_path / "summary.csv")
+    _, _, text = compared(capsys.readouterr().out)
+    assert (
+        "- dense/lam~0.75 against moe_sft on mbpp (140 problems): no difference is shown. One of "
+        "less than about 4 points would often be missed." in text
+    )
+
+
+@pytest.mark.parametrize(
+    ("count", "words"),
+    [
+        (8, "One of less than 75 points would often be missed."),
+        (5, "So few problems can show none."),
+    ],
+    ids=str,
+)
+def test_few_problems_are_said_to_be_few(tmp_path, capsys, count, words):
+    folder = tmp_path / "results" / "eval"
+    files = [
+        write_evaluation(folder / model / "few.json", base=2, plus=2, count=count, dataset="few")
+        for model in ("base", "moe_sft")
+    ]
+    summarise(files, tmp_path / "summary.csv")
+    text = compared(capsys.readouterr().out)[2]
+    line = f"- moe_sft against base on few ({count} problems): no difference is shown. "
+    assert line + words.replace("than", "than about") in text
+    note = "With 8 problems, a difference is never shown unless one model solves at least 6 that"
+    assert (note in text) == (count == 8)
 
 
 def test_models_that_solve_the_same_need_no_number_of_problems(tmp_path, capsys):
@@ -231,9 +311,9 @@ def test_models_that_solve_the_same_need_no_number_of_problems(tmp_path, capsys)
         for model in ("base", "moe_sft")
     ]
     summarise(files, tmp_path / "summary.csv")
-    row = capsys.readouterr().out.split("| base  | moe_sft |")[1].splitlines()[0]
-    cells = [cell.strip() for cell in row.strip(" |").split("|")]
-    assert cells == ["few", "+0.0 %", "+0.0 to +0.0", "1.000", "0, 0, 0, 2"]
+    _, (row,), _ = compared(capsys.readouterr().out)
+    interval = "-65.8 to +65.8"  # z^2 / (2 + z^2)
+    assert row == ["moe_sft", "base", "few", "+0.0", interval, "1.000", "0, 0, 0, 2"]
 
 
 def test_different_backends_are_told(tmp_path, capsys):

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from workflow_scripts.evaluation.plain_data import dumps, encode
 from workflow_scripts.evaluation.sandbox import CLEAN_ENVIRONMENT, Bubblewrap
+from workflow_scripts.evaluation.workers import Stop
 
 RUNNER = Path(__file__).with_name("runner.py")
 RUNNER_FILES = [RUNNER, *map(RUNNER.with_name, ("plain_data.py", "no_processes.py"))]
@@ -36,6 +37,10 @@ class TimedOut(Exception):
     """A program took longer than its limits allow."""
 
 
+class Stopped(Exception):
+    """A program was ended because nobody needs it any more."""
+
+
 class Garbled(Exception):
     """A program told what is no message."""
 
@@ -53,12 +58,19 @@ def encode_inputs(sets: Sequence[Sequence]) -> str:
 
 
 def execute(
-    code: str, entry_point: str, inputs: str, *, sandbox: Bubblewrap | None, limits: Limits
+    code: str,
+    entry_point: str,
+    inputs: str,
+    *,
+    sandbox: Bubblewrap | None,
+    limits: Limits,
+    stop: Stop | None = None,
 ) -> Iterator[dict]:
     """Run a program in a sandbox (None: with the user's rights) and yield the runner's messages.
 
-    inputs: from `encode_inputs`. Whoever stops listening ends the program. Raises TimedOut, and
-    Garbled where it tells what is no message. A program that dies has no further messages.
+    inputs: from `encode_inputs`. Whoever stops listening ends the program. Raises TimedOut, Stopped
+    once `stop` is set, and Garbled where the program tells what is no message. A program that dies
+    has no further messages.
     """
     program = {"code": code, "entry_point": entry_point, "memory": limits.memory_bytes}
     command = [sys.executable, "-I", "-B", str(RUNNER)]
@@ -77,7 +89,7 @@ def execute(
             start_new_session=True,
         )
     try:
-        yield from _messages(child.stdout.fileno(), _Clock(limits))
+        yield from _messages(child.stdout.fileno(), _Clock(limits), stop)
     finally:
         _end(child)
 
@@ -100,10 +112,13 @@ class _Clock:
         return max(min(self.call_ends, self.calls_end) - time.monotonic(), 0)
 
 
-def _messages(descriptor: int, clock: _Clock) -> Iterator[dict]:
+def _messages(descriptor: int, clock: _Clock, stop: Stop | None) -> Iterator[dict]:
     """The messages up to the end. Raises TimedOut where the next is not there in time."""
     rest = b""
-    while select.select([descriptor], [], [], clock.seconds_left)[0]:
+    watched = [descriptor, *([stop] if stop else [])]
+    while readable := select.select(watched, [], [], clock.seconds_left)[0]:
+        if stop in readable:
+            raise Stopped
         chunk = os.read(descriptor, CHUNK_BYTES)
         if not chunk:
             return

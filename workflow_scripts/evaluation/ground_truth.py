@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,13 +16,13 @@ from workflow_scripts.evaluation.judging import Judge, Returned, read_returned
 from workflow_scripts.evaluation.plain_data import dumps
 from workflow_scripts.evaluation.problems import Problem, ProblemSet
 from workflow_scripts.evaluation.sandbox import Bubblewrap
-from workflow_scripts.progress import progress
+from workflow_scripts.evaluation.workers import Stop, work_on
 
 KIND = "ground_truth"
 EXPECTED_FILE = "expected.jsonl"
 TEST_SETS = ("base", "plus")
-# Of canonical solutions, which are right by definition, on however slow a machine.
-REFERENCE_LIMITS = Limits(loading=300, call=600, calls=1800)
+# Of canonical solutions, which are right by definition, on a machine that may be slow or busy.
+REFERENCE_LIMITS = Limits(loading=120, call=300, calls=1200)
 
 
 class ProblemTests:
@@ -61,28 +60,29 @@ class GroundTruth:
 
 def compute(problem_set: ProblemSet, *, sandbox: Bubblewrap | None, workers: int) -> GroundTruth:
     """Run the canonical solutions. Raises UserError for one that raises or does not end."""
+
+    def line(problem: Problem, stop: Stop) -> str:
+        return dumps(_returned(ProblemTests(problem, problem_set.form), sandbox, stop))
+
     problems = problem_set.problems
-    with (
-        progress(desc="ground truth", total=len(problems), unit="problem") as bar,
-        ThreadPoolExecutor(workers) as pool,
-    ):
-
-        def line(problem: Problem) -> str:
-            text = dumps(_returned(ProblemTests(problem, problem_set.form), sandbox))
-            bar.update()
-            return text
-
-        return GroundTruth(
-            dict(zip((p.task_id for p in problems), pool.map(line, problems), strict=True))
-        )
+    names = [problem.task_id for problem in problems]
+    lines = work_on(
+        problems,
+        line,
+        lambda problem: problem.task_id,
+        workers=workers,
+        desc="ground truth",
+        unit="problem",
+    )
+    return GroundTruth(dict(zip(names, lines, strict=True)))
 
 
-def _returned(tests: ProblemTests, sandbox: Bubblewrap | None) -> dict[str, list[dict]]:
+def _returned(tests: ProblemTests, sandbox: Bubblewrap | None, stop: Stop) -> dict[str, list[dict]]:
     """The runner's messages of the canonical solution, by set."""
     sets: list[list[dict]] = [[]]
     fault = "ends its process"
     try:
-        for message in run_canonical(tests, sandbox):
+        for message in run_canonical(tests, sandbox, stop):
             if "raised" in message:
                 fault = f"raises {message['raised']}"
                 break
@@ -91,14 +91,17 @@ def _returned(tests: ProblemTests, sandbox: Bubblewrap | None) -> dict[str, list
             elif "ready" not in message:
                 sets[-1].append(message)
     except TimedOut:
-        fault = "does not end"
+        fault = (
+            f"does not end within its limits, {REFERENCE_LIMITS.call:g} s for a call and "
+            f"{REFERENCE_LIMITS.calls:g} s for all calls of a set"
+        )
     if [len(calls) for calls in sets[:-1]] == [len(calls) for calls in tests.sets]:
         return dict(zip(TEST_SETS, sets[:-1], strict=True))
     name, arguments = tests.problem.task_id, _call(tests, sets)
     raise UserError(f"the canonical solution of {name} {fault}; arguments: {arguments}")
 
 
-def run_canonical(tests: ProblemTests, sandbox: Bubblewrap | None):
+def run_canonical(tests: ProblemTests, sandbox: Bubblewrap | None, stop: Stop | None = None):
     """The messages of a problem's canonical solution."""
     return execute(
         tests.canonical,
@@ -106,6 +109,7 @@ def run_canonical(tests: ProblemTests, sandbox: Bubblewrap | None):
         tests.encoded,
         sandbox=sandbox,
         limits=REFERENCE_LIMITS,
+        stop=stop,
     )
 
 

@@ -17,6 +17,7 @@ from workflow_scripts.reporting.files import write_manifest, write_whole
 
 KIND = "eval"
 FORMAT = 2
+TEST_NAMES = {"base": "base tests", "plus": "base + extra tests"}  # EvalPlus's words
 SAMPLES_OF = (1, 10, 100)  # k of pass@k
 # EvalPlus 0.3.1 counts every solution of it as failed: it never counts its inputs as passed.
 FAILED_BY_EVALPLUS = "HumanEval/32"
@@ -102,6 +103,11 @@ def solved_shares(result: dict, tests: str) -> list[float]:
     return [sum(passed) / len(passed) for passed in by_problem.values()]
 
 
+def has_several_samples(result: dict) -> bool:
+    """Whether a model wrote several solutions for each problem."""
+    return result["settings"].get("samples", 1) > 1
+
+
 def measures(result: dict) -> list[str]:
     """The names of the scores that a result holds: pass@1, and so on."""
     return [f"pass@{k}" for k in SAMPLES_OF if f"pass@{k}" in result]
@@ -111,10 +117,11 @@ def caveats(result: dict) -> list[str]:
     """What a reader must know beside the scores, a sentence each."""
     if not result["evalplus"]["failed"]:
         return []
-    passed = ", ".join(f"{name} {count}" for name, count in result["evalplus"]["passed"].items())
+    base, plus = (result["evalplus"]["passed"][tests] for tests in TEST_SETS)
     return [
         f"{result['model']['path']} on {result['dataset']['name']}: EvalPlus itself would count "
-        f"{passed} as passed. It fails every solution of {FAILED_BY_EVALPLUS}."
+        f"{base} as passed on {TEST_NAMES['base']}, {plus} on {TEST_NAMES['plus']}. It fails every "
+        f"solution of {FAILED_BY_EVALPLUS}."
     ]
 
 

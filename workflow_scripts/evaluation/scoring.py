@@ -3,7 +3,6 @@
 import errno
 import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from workflow_scripts.evaluation.execution import Garbled, Limits, TimedOut, execute
@@ -17,6 +16,7 @@ from workflow_scripts.evaluation.ground_truth import (
 from workflow_scripts.evaluation.judging import Returned, read_returned
 from workflow_scripts.evaluation.problems import Problem, ProblemSet
 from workflow_scripts.evaluation.sandbox import Bubblewrap
+from workflow_scripts.evaluation.workers import Stop, work_on
 from workflow_scripts.progress import progress
 
 PASSED, FAILED, TIMED_OUT = "passed", "failed", "timed out"
@@ -53,20 +53,22 @@ def score(
     No sandbox (None): no isolation. What takes too long is tried once more at the end, with nothing
     beside it, and with a limit that the canonical solution's time at that moment gives.
     """
-    with progress(desc="score", total=len(solutions), unit="solution") as bar:
 
-        def verdict(solution: tuple[Problem, str | None]) -> Verdict:
-            problem, code = solution
-            found = Verdict(NO_CODE, NO_CODE)
-            if code is not None:
-                found = _verdict(
-                    ProblemTests(problem, problem_set.form), truth, code, sandbox, Limits()
-                )
-            bar.update()
-            return found
+    def verdict(solution: tuple[Problem, str | None], stop: Stop) -> Verdict:
+        problem, code = solution
+        if code is None:
+            return Verdict(NO_CODE, NO_CODE)
+        tests = ProblemTests(problem, problem_set.form)
+        return _verdict(tests, truth, code, sandbox, Limits(), stop)
 
-        with ThreadPoolExecutor(workers) as pool:
-            verdicts = list(pool.map(verdict, solutions))
+    verdicts = work_on(
+        solutions,
+        verdict,
+        lambda solution: solution[0].task_id,
+        workers=workers,
+        desc="score",
+        unit="solution",
+    )
     late = [i for i, found in enumerate(verdicts) if TIMED_OUT in (found.base, found.plus)]
     for i in progress(late, desc="score again, alone", unit="solution"):
         problem, code = solutions[i]
@@ -91,13 +93,19 @@ def _limits_here(tests: ProblemTests, sandbox: Bubblewrap | None) -> Limits:
 
 
 def _verdict(
-    tests: ProblemTests, truth: GroundTruth, code: str, sandbox: Bubblewrap | None, limits: Limits
+    tests: ProblemTests,
+    truth: GroundTruth,
+    code: str,
+    sandbox: Bubblewrap | None,
+    limits: Limits,
+    stop: Stop | None = None,
 ) -> Verdict:
     """Run a program up to the first call that is not right."""
     trial = Trial(tests, truth.expected(tests.problem))
     name, inputs = tests.problem.entry_point, tests.encoded
     try:
-        for message in execute(code, name, inputs, sandbox=sandbox, limits=limits):
+        messages = execute(code, name, inputs, sandbox=sandbox, limits=limits, stop=stop)
+        for message in messages:
             if not trial.take(message):
                 break
     except TimedOut:

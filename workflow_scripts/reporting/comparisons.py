@@ -1,11 +1,11 @@
 """The pairs of models that are compared, on each data set and on all together."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, fields
 from itertools import chain, combinations
 
 from workflow_scripts.evaluation.ground_truth import TEST_SETS
-from workflow_scripts.evaluation.result import solved_shares
+from workflow_scripts.evaluation.result import has_several_samples, solved_shares
 from workflow_scripts.reporting.statistics import Comparison, compare
 
 REFERENCES = ("base", "sft", "moe_sft")  # what the models after them are compared with
@@ -13,10 +13,13 @@ ORDER = ("base", "moe", "sft", "moe_sft", "uniform", "dense")
 POOLED = "all"
 COLUMNS = ["first", "second", "dataset", "tests", *(field.name for field in fields(Comparison))]
 LEGEND = """\
-Differences of pass@1 on all tests, of the same problems. p: exact McNemar test. Solved by both, by
-the first model alone, by the second alone, by none. Needed: problems that would show such a
-difference at the 5% level with a power of 80%.
+By base + extra tests, on the same problems. +10.0 means: the row's model solves 10 points (% of the
+problems) more than the one that it stands against. 95% interval: Tango's score interval for paired
+shares. p: exact McNemar test; where the two disagree, it decides. Interval and p are those of one
+row alone. Then: how many problems both solve, only the model, only the other, none. Needed: with so
+many problems, such a difference would be shown at the 5% level four times in five.
 """
+OF_SAMPLES = "Of several samples: a problem is solved where most of them pass.\n"
 
 
 def comparison_table(results: Mapping[tuple[str, str], dict]):
@@ -79,22 +82,33 @@ def _solved(result: dict, tests: str) -> list[bool]:
     return [share > 0.5 for share in solved_shares(result, tests)]
 
 
+def legend(results: Iterable[dict]) -> str:
+    """What the table of comparisons says, in a few lines."""
+    return LEGEND + OF_SAMPLES * any(has_several_samples(result) for result in results)
+
+
+def about_all_tests(table):
+    """The rows about all tests."""
+    return table[table["tests"] == "plus"]
+
+
 def readable_comparisons(table):
-    """The table's rows about all tests, as texts."""
-    shown = table[table["tests"] == "plus"]
-    texts = shown[["first", "second", "dataset"]].copy()
+    """The table's rows about all tests, as texts. The second model of a row stands first."""
+    shown = about_all_tests(table)
+    texts = shown[["second", "first", "dataset"]].set_axis(["model", "against", "dataset"], axis=1)
     percent = {name: 100 * shown[name] for name in ("difference", "low", "high")}
-    texts["difference"] = [f"{value:+.1f} %" for value in percent["difference"]]
+    texts["difference"] = [f"{value:+.1f}" for value in percent["difference"]]
     texts["95% interval"] = [
         f"{low:+.1f} to {high:+.1f}"
         for low, high in zip(percent["low"], percent["high"], strict=True)
     ]
-    texts["p"] = ["<0.001" if value < 0.001 else f"{value:.3f}" for value in shown["p_value"]]
-    counts = shown[["both", "only_first", "only_second", "neither"]].itertuples(index=False)
-    texts["both, first, second, none"] = [", ".join(map(str, row)) for row in counts]
-    is_known = shown["needed"].notna()
-    texts["needed"] = [
-        f"{value:.0f}" if known else ""
-        for value, known in zip(shown["needed"], is_known, strict=True)
-    ]
+    texts["p"] = [p_text(value).removeprefix("= ") for value in shown["p_value"]]
+    counts = shown[["both", "only_second", "only_first", "neither"]].itertuples(index=False)
+    texts["both, model, against, none"] = [", ".join(map(str, row)) for row in counts]
+    texts["needed"] = shown["needed"].map("{:.0f}".format, na_action="ignore").fillna("")
     return texts
+
+
+def p_text(p_value: float) -> str:
+    """How large a p-value is: `= 0.012`, or `< 0.001`."""
+    return "< 0.001" if p_value < 0.001 else f"= {p_value:.3f}"

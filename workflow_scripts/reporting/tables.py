@@ -1,10 +1,15 @@
 """The table of all evaluations: as data for a program, and as text for a reader."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from workflow_scripts.evaluation.ground_truth import TEST_SETS
-from workflow_scripts.evaluation.result import measures, solved_shares
+from workflow_scripts.evaluation.result import (
+    TEST_NAMES,
+    has_several_samples,
+    measures,
+    solved_shares,
+)
 from workflow_scripts.reporting.statistics import interval
 
 EVALUATIONS_FOLDER = "eval"
@@ -54,11 +59,18 @@ def model_name(result_file: Path, model_folder: str, above: str = EVALUATIONS_FO
     return "/".join(folders[len(folders) - depth :]) or Path(model_folder).name
 
 
+def legend(results: Iterable[dict]) -> str:
+    """What the texts of `readable` mean, in a line."""
+    several = any(has_several_samples(result) for result in results)
+    drawn = "; of several samples a bootstrap over the problems" if several else ""
+    return f"In brackets: the 95% interval (Wilson's{drawn}), and how many samples pass.\n"
+
+
 def readable(table):
     """The table with one column for each set of tests: percent, its 95% interval, passed."""
     shown = table[["model", "dataset", "problems"]].copy()
     for tests in TEST_SETS:
-        shown[f"pass@1 {tests}"] = [
+        shown[f"pass@1, {TEST_NAMES[tests]}"] = [
             f"{share:.1f} % ({low:.1f} to {high:.1f}; {passed})"
             for share, low, high, passed in zip(
                 *(table[f"{name} {tests}"] for name in ("pass@1", "low", "high", "passed")),

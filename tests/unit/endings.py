@@ -1,0 +1,42 @@
+"""Steps that would measure for ever, in processes of their own, and the signals that end them."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+REPOSITORY = Path(__file__).parents[2]
+MEASURES_FOR_EVER = """
+import sys
+import {module} as module
+from workflow_scripts import cli, {step} as step
+
+def for_ever(*arguments, **options):
+    print("begun", flush=True)
+    while True:
+        measure(*arguments, **options)
+
+measure, module.{function} = module.{function}, for_ever
+cli.run("{step}", lambda _: step.main(sys.argv[1:]))
+"""
+
+
+def end_by(number: int, step: str, function: str, arguments: list) -> None:
+    """Send a signal to a step within a function, by its dotted name, that it calls without end.
+
+    The step ends with the signal's exit status, and without a stack trace.
+    """
+    module, _, function = function.rpartition(".")
+    code = MEASURES_FOR_EVER.format(module=module, step=step, function=function)
+    with subprocess.Popen(
+        [sys.executable, "-c", code, *map(str, arguments)],
+        env=os.environ | {"PYTHONPATH": str(REPOSITORY)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout.readline() == "begun\n"
+        process.send_signal(number)
+        _, errors = process.communicate()
+    assert process.returncode == 128 + number
+    assert "Traceback" not in errors
