@@ -27,7 +27,7 @@ rule sft:
         srun=srun("sft"),
     shell:
         "{params.srun}python -m workflow_scripts.sft --base {input.base:q} --data {input.tokens:q} "
-        "{params.options} --metrics {output.metrics:q} {resources.trackers} --out {output.model:q} 2>&1 | tee {log:q}"
+        "{params.options} --metrics {output.metrics:q} {resources.besides} --out {output.model:q} 2>&1 | tee -i {log:q}"
 
 
 use rule dense as uniform with:

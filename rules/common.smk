@@ -23,6 +23,8 @@ from workflow_scripts.artifacts.current import Current
 from workflow_scripts.artifacts.markers import marker_path
 from workflow_scripts.artifacts.places import CONFIG_FILE
 from workflow_scripts.artifacts.wanted import Wants
+from workflow_scripts.config.text import read_config
+from workflow_scripts.configuration import learns
 from workflow_scripts.data import templates
 from workflow_scripts.dependencies import code_hash, content_hash
 from workflow_scripts.errors import UserError
@@ -47,6 +49,8 @@ try:
     CURRENT = Current(WANTS)
     # The processes of the jobs find all this done.
     if workflow.is_main_process:
+        for file in workflow.configfiles:
+            read_config(Path(file))  # keys that stand there twice
         CURRENT.check(workflow.configfiles)
 except UserError as error:
     sys.exit(str(error))
@@ -80,10 +84,6 @@ METRICS = f"{RESULTS}/metrics"
 BASE = config["base"]["model"]
 DATA = literal(
     WANTS.fetched_rows.place if WANTS.fetched_rows else config["data"]["train"]
-)
-# A resource and not a param of the trainings: other trackers change no result, and run nothing.
-TRACKERS = cli.to_flags(
-    {"trackers": config["trackers"], "tracker_dir": f"{FOLDER}/metrics"}
 )
 # Of a model on the hub the size is known once it is fetched.
 REQUESTS = Requests(config, Path(BASE if Path(BASE).is_dir() else f"{FOLDER}/base"))
@@ -139,6 +139,16 @@ def manifests(find):
         for wanted in find(wildcards)
         if wanted
     ]
+
+
+def folder(find):
+    """The folder of an artifact, as an input. Its manifest tells Snakemake of changes."""
+    return folders(lambda wildcards: [find(wildcards)])
+
+
+def folders(find):
+    """The folders of several."""
+    return lambda wildcards: [ancient(str(w.place)) for w in find(wildcards)]
 
 
 def results(find):
@@ -208,6 +218,11 @@ def going_on(needs):
     }
 
 
+def besides(**flags):
+    """Flags that change no result: resources, and not params, which would run a step again."""
+    return cli.to_flags({"gpus": config["gpus"], **flags})
+
+
 def fixed(mem_mb, minutes):
     """What a step asks for whose needs do not depend on the model."""
     return growing(lambda wildcards: Needs(mem_mb, minutes))
@@ -221,7 +236,7 @@ def conversion():
 def evaluation():
     """What an evaluation asks for, a GPU if the config has some."""
     needs = going_on(lambda wildcards: REQUESTS.evaluation(wildcards.model))
-    return {**needs, "gpu": config["gpus"]}
+    return {**needs, "gpu": config["gpus"], "besides": besides()}
 
 
 def measurement(minutes):
@@ -229,7 +244,7 @@ def measurement(minutes):
     needs = growing(
         lambda wildcards: replace(REQUESTS.evaluation(wildcards.model), minutes=minutes)
     )
-    return {**needs, "gpu": config["gpus"]}
+    return {**needs, "gpu": config["gpus"], "besides": besides()}
 
 
 def training(section):
@@ -241,7 +256,11 @@ def training(section):
         **going_on(lambda wildcards: REQUESTS.training(section)),
         **(tasks if nodes > 1 else {}),
         "gpu": config["gpus"] * world_size(config[section]),
-        "trackers": TRACKERS,
+        "besides": besides(
+            trackers=config["trackers"],
+            tracker_dir=f"{FOLDER}/metrics",
+            checkpoint_minutes=config[section]["checkpoint_minutes"],
+        ),
     }
 
 
@@ -309,7 +328,13 @@ def begin_run():
     print("The configuration, where it is not the documented default:")
     for key, value in settings.chosen_values(config).items():
         print(f"  {key}: {value}")
-    print(f"All of it: {FOLDER}/{CONFIG_FILE}", flush=True)
+    print(f"All of it: {FOLDER}/{CONFIG_FILE}")
+    if not all(map(learns, LAMBDAS)):
+        print(
+            "With lambda 1 the routed experts have no weight, and step 6 has nothing to "
+            "learn: it is left out for this lambda."
+        )
+    sys.stdout.flush()
     settings.write_config(config, Path(FOLDER))
 
 

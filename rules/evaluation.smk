@@ -20,7 +20,7 @@ rule fetch_problems:
         content=lambda wildcards: WANTS.problem_sets[wildcards.named],
     shell:
         "online python -m workflow_scripts.fetch_problems --dataset {params.dataset:q} "
-        "--out {output.file:q} 2>&1 | tee {log:q}"
+        "--out {output.file:q} 2>&1 | tee -i {log:q}"
 
 
 rule ground_truth:
@@ -44,7 +44,7 @@ rule ground_truth:
         options=options("ground_truth"),
     shell:
         "python -m workflow_scripts.ground_truth --dataset {input.problems:q} {params.options} "
-        "--out {output.folder:q} 2>&1 | tee {log:q}"
+        "--out {output.folder:q} 2>&1 | tee -i {log:q}"
 
 
 rule eval:
@@ -82,8 +82,8 @@ rule eval:
     shell:
         "python -m workflow_scripts.eval --model {input.model:q} --dataset {input.problems:q} "
         "--ground-truth {input.truth:q} --prompt {params.prompt:q} --threads {params.threads} "
-        "--backend {params.backend:q} {params.seed} {params.options} "
-        "--out {output.result:q} 2>&1 | tee {log:q}"
+        "--backend {params.backend:q} {params.seed} {params.options} {resources.besides} "
+        "--out {output.result:q} 2>&1 | tee -i {log:q}"
 
 
 rule validation_loss:
@@ -108,7 +108,7 @@ rule validation_loss:
         threads=config["threads"],
     shell:
         "python -m workflow_scripts.validation_loss --model {input.model:q} --data {input.tokens:q} "
-        "--threads {params.threads} --out {output.result:q} 2>&1 | tee {log:q}"
+        "--threads {params.threads} {resources.besides} --out {output.result:q} 2>&1 | tee -i {log:q}"
 
 
 rule general:
@@ -134,7 +134,7 @@ rule general:
         options=options("general"),
     shell:
         "python -m workflow_scripts.general --model {input.model:q} --tasks {params.tasks:q} "
-        "{params.options} --out {output.result:q} 2>&1 | tee {log:q}"
+        "{params.options} {resources.besides} --out {output.result:q} 2>&1 | tee -i {log:q}"
 
 
 rule summary:

@@ -23,7 +23,7 @@ rule weighted_init:
         shape=options("weighted_init"),
     shell:
         "python -m workflow_scripts.weighted_init --moe {input.moe:q} --ffn {input.ffn:q} "
-        "--lam {params.lam} {params.shape} --out {output.model:q} 2>&1 | tee {log:q}"
+        "--lam {params.lam} {params.shape} --out {output.model:q} 2>&1 | tee -i {log:q}"
 
 
 rule weighted_trained:
@@ -57,15 +57,13 @@ rule weighted_trained:
     shell:
         "{params.srun}python -m workflow_scripts.weighted_trained --weighted {input.weighted:q} "
         "--moe {input.moe:q} --ffn {input.ffn:q} --data {input.tokens:q} "
-        "{params.options} --metrics {output.metrics:q} {resources.trackers} --out {output.model:q} 2>&1 | tee {log:q}"
+        "{params.options} --metrics {output.metrics:q} {resources.besides} --out {output.model:q} 2>&1 | tee -i {log:q}"
 
 
 rule dense:
     input:
-        weighted=ancient(f"{RESULTS}/weighted_trained/lam~{{lam}}"),
-        weighted_manifest=manifest(
-            lambda wildcards: WANTS.weighted_trained(wildcards.lam)
-        ),
+        weighted=folder(lambda wildcards: WANTS.shares(wildcards.lam)),
+        weighted_manifest=manifest(lambda wildcards: WANTS.shares(wildcards.lam)),
         moe=ancient(f"{RESULTS}/moe_sft"),
         moe_manifest=manifest(lambda wildcards: WANTS.moe_sft),
         ffn=ancient(f"{RESULTS}/ffn"),
@@ -85,13 +83,13 @@ rule dense:
         lam=lambda wildcards: float(wildcards.lam),
     shell:
         "python -m workflow_scripts.dense --weighted {input.weighted:q} --moe {input.moe:q} "
-        "--ffn {input.ffn:q} --out {output.model:q} 2>&1 | tee {log:q}"
+        "--ffn {input.ffn:q} --out {output.model:q} 2>&1 | tee -i {log:q}"
 
 
 rule best:
     input:
         evals=results(lambda: WANTS.dense_evaluations()),
-        weighted=ancient(expand(f"{RESULTS}/weighted_trained/lam~{{lam}}", lam=LAMBDAS)),
+        weighted=folders(lambda wildcards: [WANTS.shares(lam) for lam in LAMBDAS]),
         moe=ancient(f"{RESULTS}/moe_sft"),
         moe_manifest=manifest(lambda wildcards: WANTS.moe_sft),
         ffn=ancient(f"{RESULTS}/ffn"),
@@ -110,4 +108,4 @@ rule best:
         code=code_hash("best"),
     shell:
         "python -m workflow_scripts.best --evals {input.evals:q} --weighted {input.weighted:q} "
-        "--moe {input.moe:q} --ffn {input.ffn:q} --out {output.model:q} 2>&1 | tee {log:q}"
+        "--moe {input.moe:q} --ffn {input.ffn:q} --out {output.model:q} 2>&1 | tee -i {log:q}"

@@ -24,7 +24,7 @@ rule base:
         source=options("base"),
     shell:
         "online python -m workflow_scripts.base {params.source} "
-        "${{SNAKEMAKE_OUTPUT_CACHE:+--copy}} --out {output.model:q} 2>&1 | tee {log:q}"
+        "${{SNAKEMAKE_OUTPUT_CACHE:+--copy}} --out {output.model:q} 2>&1 | tee -i {log:q}"
 
 
 rule moe:
@@ -47,7 +47,7 @@ rule moe:
         options=options("moe"),
     shell:
         "python -m workflow_scripts.moe --base {input.base:q} {params.options} "
-        "--out {output.model:q} 2>&1 | tee {log:q}"
+        "--out {output.model:q} 2>&1 | tee -i {log:q}"
 
 
 rule fetch_data:
@@ -68,7 +68,7 @@ rule fetch_data:
         source=options("fetch_data"),
     shell:
         "online python -m workflow_scripts.fetch_data {params.source} --out {output.file:q} "
-        "2>&1 | tee {log:q}"
+        "2>&1 | tee -i {log:q}"
 
 
 rule tokens:
@@ -103,7 +103,7 @@ rule tokens:
     shell:
         "python -m workflow_scripts.tokens --model {input.base:q} --data {input.data:q} "
         "{params.options} {params.problems} {input.problems:q} --report {output.report:q} "
-        "--out {output.tokens:q} 2>&1 | tee {log:q}"
+        "--out {output.tokens:q} 2>&1 | tee -i {log:q}"
 
 
 rule moe_sft:
@@ -131,7 +131,7 @@ rule moe_sft:
         srun=srun("training"),
     shell:
         "{params.srun}python -m workflow_scripts.moe_sft --moe {input.moe:q} --data {input.tokens:q} "
-        "{params.options} --metrics {output.metrics:q} {resources.trackers} --out {output.model:q} 2>&1 | tee {log:q}"
+        "{params.options} --metrics {output.metrics:q} {resources.besides} --out {output.model:q} 2>&1 | tee -i {log:q}"
 
 
 rule ffn:
@@ -151,4 +151,4 @@ rule ffn:
     params:
         code=code_hash("ffn"),
     shell:
-        "python -m workflow_scripts.ffn --moe {input.moe:q} --out {output.model:q} 2>&1 | tee {log:q}"
+        "python -m workflow_scripts.ffn --moe {input.moe:q} --out {output.model:q} 2>&1 | tee -i {log:q}"

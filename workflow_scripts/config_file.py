@@ -30,14 +30,13 @@ TRAININGS = ("training", "sft", "mixing")  # sections of the config, one for eac
 MERGED = ("uniform", "dense")  # models that there are for each lambda
 
 
-def laid_over(below: dict, above: dict) -> dict:
-    """What Snakemake makes of two config files: sections are merged, all else is replaced."""
-    both = {
-        key: laid_over(below[key], above[key])
-        for key in below.keys() & above.keys()
-        if isinstance(below[key], dict) and isinstance(above[key], dict)
-    }
-    return below | above | both
+# Keys of files and folders, where `~` stands for the home folder.
+PATHS = {
+    None: ["results_dir"],
+    "base": ["model"],
+    "data": ["train", "template"],
+    "evaluation": ["base_prompt", "datasets", "general"],
+}
 
 
 def complete(config: dict, where: str = "config") -> dict:
@@ -47,7 +46,7 @@ def complete(config: dict, where: str = "config") -> dict:
     """
     config = _with_types(config)
     raise_faults(schema(), config, where)
-    result = _with_defaults(_with_inherited(config))
+    result = _with_home(_with_defaults(_with_inherited(config)))
     check_moe(result["moe"], f"{where}: moe")
     for section in TRAININGS:
         check_validation(result[section], result["data"]["validation_rows"], f"{where}: {section}")
@@ -204,6 +203,18 @@ def _typed(value: Any, types: list[str]) -> Any:
             with suppress(ValueError):
                 return parse(value)
     return value
+
+
+def _with_home(config: dict) -> dict:
+    """The config with the home folder in place of a `~` at the start of a path."""
+    for section, keys in PATHS.items():
+        values = config[section] if section else config
+        for key in keys:
+            value = values[key]
+            paths = value if isinstance(value, list) else [value]
+            whole = [str(Path(p).expanduser()) if p.startswith("~") else p for p in paths]
+            values[key] = whole if isinstance(value, list) else whole[0]
+    return config
 
 
 def _with_inherited(config: dict) -> dict:

@@ -1,8 +1,8 @@
 """What a configuration will need, before anything starts: parameters, memory, disk, time.
 
 Reads the base's config.json, and the headers of its weights where they are on this machine. The
-configuration is laid over ./config.yaml, as `snakemake --configfile` does. docs/planning.md says
-how each figure is derived.
+configuration is completed by the documented defaults, as `snakemake --configfile` does.
+docs/planning.md says how each figure is derived.
 """
 
 import argparse
@@ -15,7 +15,6 @@ from workflow_scripts.planning.gpus import GPUS
 
 DEFAULT_GPU = "h100"
 DEFAULT_UTILISATION = 0.3
-DEFAULT_CONFIG = Path("config.yaml")
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -73,10 +72,7 @@ def make_plan(args: argparse.Namespace):
 
     if not 0 < args.mfu <= 1:
         raise UserError(f"--mfu = {args.mfu:g}: must be greater than 0 and at most 1")
-    below = read_config(DEFAULT_CONFIG) if DEFAULT_CONFIG.is_file() else {}
-    config = config_file.complete(
-        config_file.laid_over(below, read_config(args.config)), str(args.config)
-    )
+    config = config_file.complete(read_config(args.config), str(args.config))
     models = Models(_find_base(config["base"], args.model_config), config["moe"])
     rows = find_rows(config["data"], args.rows)
     processes = args.gpus or configured_processes(config)

@@ -27,7 +27,7 @@ STEP_KEYS: dict[str, dict[str | None, list[str]]] = {
     "weighted_init": {"mixing": MIXING_SHAPE},
     "weighted_trained": {None: ["seed", "threads"], "mixing": _training("mixing")},
     "dense": {},
-    "ground_truth": {"evaluation": ["sandbox"]},
+    "ground_truth": {"evaluation": ["sandbox", "limit"]},
     "eval": {None: ["seed", "threads"], "evaluation": [*GENERATION, "limit", "sandbox"]},
     "validation_loss": {None: ["threads"]},
     "general": {None: ["threads"], "evaluation": ["batch_size", "limit"]},

@@ -10,6 +10,7 @@ from workflow_scripts.artifacts.recipe import problem_input
 from workflow_scripts.checkpoints.manifest import Recipe
 from workflow_scripts.checkpoints.source import dataset_source, model_contents
 from workflow_scripts.config_file import MERGED
+from workflow_scripts.configuration import learns
 from workflow_scripts.data.templates import COMPLETION, read_template
 from workflow_scripts.dependencies import code_hashes, content_hash
 from workflow_scripts.evaluation.named_sets import NAMED_SETS, unpacked_sha256
@@ -157,9 +158,13 @@ class Wants:
         place = f"weighted_trained/lam~{lam}"
         return self._wanted("weighted_trained", place, options, sources=sources | self._experts())
 
+    def shares(self, lam: str) -> Wanted:
+        """The mixing coefficients of a lambda: learned, where there is something to learn."""
+        return self.weighted_trained(lam) if learns(lam) else self.weighted_init(lam)
+
     def merged(self, place: str, lam: str, learned: bool) -> Wanted:
         """A merge with learned shares, or with equal ones."""
-        weighted = self.weighted_trained(lam) if learned else self.weighted_init(lam)
+        weighted = self.shares(lam) if learned else self.weighted_init(lam)
         return self._wanted("dense", place, sources={"weighted": weighted} | self._experts())
 
     def _experts(self) -> dict[str, Wanted]:

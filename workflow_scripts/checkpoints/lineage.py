@@ -12,6 +12,7 @@ MANIFEST_SUFFIX = ".manifest.json"
 GENERATIONS_SUFFIX = ".generations.jsonl"
 # Kinds that lie below a folder of the kind's name in the results folder, and how far below.
 DEPTHS = {"data": 2, "problems": 1, "eval": 3, "general": 3}
+DEPTHS |= {"validation": 2, "ground_truth": 1}
 DEPTHS |= {"weighted_init": 1, "weighted_trained": 1, "dense": 1}
 UNIFORM = "uniform"  # another folder of dense models: those merged from weighted_init
 # The kinds of which the workflow's inputs are; an artifact's own kind does not count. An evaluated
@@ -22,6 +23,7 @@ INPUT_KINDS = {
     "ffn": ("ffn",),
     "weighted": ("weighted_trained", "weighted_init"),
     "tokens": ("tokens",),
+    "ground_truth": ("ground_truth",),
     "model": (),
 }
 
@@ -130,8 +132,9 @@ class Catalogue:
             for other in self._manifests
             if self._results_folder(other) == folder and other.exists()
         ]
-        if own_kind in ("eval", "general"):
-            model = str(place.parent.relative_to(folder)).removeprefix(f"{own_kind}/")
+        if name == "model":
+            described = place.with_suffix("") if own_kind == "validation" else place.parent
+            model = str(described.relative_to(folder)).removeprefix(f"{own_kind}/")
             return next((other for other in beside if other == folder / model), None)
         kinds = INPUT_KINDS[name][:: -1 if place.parent.name == UNIFORM else 1]
         kind = next((kind for kind in kinds if kind != own_kind), None)

@@ -6,6 +6,7 @@ inputs and parameters give the same bytes.
 
 import hashlib
 import json
+import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
@@ -220,8 +221,10 @@ def find_faults(artifact: Path, manifest: Manifest, full: bool = False) -> list[
     """What about an artifact does not fit its manifest, a sentence for each fault.
 
     The artifact is a folder, or a file with others beside it. Compares names, sizes, the headers of
-    safetensors files and the content of small files; with `full`, the content of all files.
+    safetensors files and the content of small files; with `full`, the content of all files. The
+    content of a linked file that is newer than the manifest is compared in any case.
     """
+    made = _time_of(manifest_path(artifact))
     if artifact.is_dir():
         present = set(list_files(artifact))
     else:
@@ -239,9 +242,16 @@ def find_faults(artifact: Path, manifest: Manifest, full: bool = False) -> list[
             sizes[name] = entry["size"]
     with progress(desc="verify", total=sum(sizes.values()), unit="B", unit_scale=True) as bar:
         for name in sizes:
-            if fault := _content_fault(artifact / name, manifest.files[name], full, bar.update):
-                faults.append(f"{artifact / name} was altered: {fault}")
+            path = artifact / name
+            whole = full or (path.is_symlink() and path.stat().st_mtime > made)
+            if fault := _content_fault(path, manifest.files[name], whole, bar.update):
+                faults.append(f"{path} was altered: {fault}")
     return sorted(faults)
+
+
+def _time_of(path: Path) -> float:
+    """When a file was written; infinity where it is not there."""
+    return path.stat().st_mtime if path.exists() else math.inf
 
 
 def find_foreign(artifact: Path, manifest: Manifest) -> list[str]:
