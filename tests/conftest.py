@@ -2,9 +2,11 @@
 
 import hashlib
 import os
+import random
 import shutil
 import subprocess
 import sys
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -17,6 +19,30 @@ BOS, EOS, PAD = "<s>", "</s>", "<pad>"
 
 # No test needs the network; one thread, so that results do not depend on the machine.
 os.environ |= {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+
+
+def seed(name: str) -> None:
+    """Seed all generators that are loaded, by the name of who will draw from them."""
+    number = zlib.crc32(name.encode())
+    random.seed(number)
+    if numpy := sys.modules.get("numpy"):
+        numpy.random.seed(number)
+    if torch := sys.modules.get("torch"):
+        torch.manual_seed(number)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_fixture_setup(fixturedef):
+    """What a fixture draws does not depend on what ran before it."""
+    seed(fixturedef.argname)
+    return (yield)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_pyfunc_call(pyfuncitem):
+    """Nor does what a test draws."""
+    seed(pyfuncitem.name)
+    return (yield)
 
 
 @pytest.fixture(scope="session")

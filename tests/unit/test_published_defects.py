@@ -250,9 +250,11 @@ def one_good_expert(tiny_llama, data, tmp_path_factory) -> dict[str, Path]:
         optimizer.zero_grad()
     model.save_pretrained(root / "base")
     model = AutoModelForCausalLM.from_pretrained(run(moe, root / "up", *TOP_2, base=root / "base"))
+    generator = torch.Generator().manual_seed(1)
     for block in model.moe_blocks:
         for weight in block.experts.parameters():
-            weight.data[1:] += 0.3 * torch.randn_like(weight[1:])
+            noise = torch.randn(weight[1:].shape, generator=generator)
+            weight.data[1:] += 0.3 * noise
     model.save_pretrained(root / "moe")
     tokenizer.save_pretrained(root / "moe")
     made = {"moe": root / "moe", "ffn": run(ffn, root / "ffn", moe=root / "moe")}
