@@ -165,8 +165,8 @@ def test_steps_learn_the_same_from_packed_batches(step, sources, tmp_path, capsy
         losses = [json.loads(line)["loss"] for line in lines]
         results[batching] = losses, load_file(out / "model.safetensors")
         said[batching] = capsys.readouterr().err
-    assert results["packed"][0] == pytest.approx(results["padded"][0], rel=1e-6)
-    assert results["by_length"][0] != pytest.approx(results["padded"][0], rel=1e-6)
+    assert results["packed"][0] == pytest.approx(results["padded"][0], rel=1e-4)
+    assert results["by_length"][0] != pytest.approx(results["padded"][0], rel=1e-3)
     line = r"(\d+) tokens in .* s, \d+ a second, and ([\d.]+)% of the batches padding; .*%"
     tokens, padding = {}, {}
     for batching, text in said.items():

@@ -1,12 +1,15 @@
 """A training that was stopped goes on from its newest whole checkpoint, and from no other's."""
 
+import io
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from contextlib import redirect_stderr
 from pathlib import Path
 
 import pytest
@@ -71,19 +74,27 @@ def stop_after(monkeypatch, number: int) -> None:
     monkeypatch.setattr(ProgressCallback, "on_step_begin", on_step_begin)
 
 
-@pytest.fixture(params=STEPS)
-def stopped(request, arguments, tmp_path, monkeypatch, capsys):
-    """A step, its arguments and output, after a SIGTERM in step 3 and another in step 5."""
-    words = [*arguments[request.param], *outputs(tmp_path / "out")]
+@pytest.fixture(scope="module", params=STEPS)
+def stopped_once(request, arguments, tmp_path_factory):
+    """A step, its arguments, and the folder after a SIGTERM in step 3 and another in step 5."""
+    folder, said = tmp_path_factory.mktemp("stopped"), io.StringIO()
     for number in (3, 5):
-        with monkeypatch.context() as patch:
+        with pytest.MonkeyPatch.context() as patch, redirect_stderr(said):
             stop_after(patch, number)
             with pytest.raises(SystemExit) as caught:
-                STEPS[request.param].main(words)
+                STEPS[request.param].main([*arguments[request.param], *outputs(folder / "out")])
         assert caught.value.code == 128 + signal.SIGTERM
-    assert capsys.readouterr().err.count("SIGTERM: the training stops after this step") == 2
-    assert not (tmp_path / "out").exists()
-    return request.param, words, tmp_path / "out"
+    assert said.getvalue().count("SIGTERM: the training stops after this step") == 2
+    assert not (folder / "out").exists()
+    return request.param, arguments[request.param], folder
+
+
+@pytest.fixture
+def stopped(stopped_once, tmp_path):
+    """A step, its arguments and output, with a copy of what was left there."""
+    step, words, folder = stopped_once
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    return step, [*words, *outputs(tmp_path / "out")], tmp_path / "out"
 
 
 def checkpoints(out: Path) -> list[str]:
