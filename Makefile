@@ -18,7 +18,7 @@ test-numeric: .venv/installed-dev
 	env $(AS) pytest -m "numeric and not slow" --numprocesses auto --maxprocesses 4 --dist worksteal
 
 test-slow: .venv/installed-dev
-	pytest -m slow --numprocesses auto --maxprocesses 2 --dist loadfile
+	pytest -m slow --numprocesses auto --maxprocesses 2 --dist loadgroup
 
 lint: .venv/installed-dev
 	ruff check .

@@ -35,10 +35,18 @@ NUMERIC = {
 }
 
 
+# Slow tests that share nothing that is costly: those of the other files go to one worker a file.
+APART = {"test_caching_table", "test_kill_points", "test_killed_trainings", "test_launch"}
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_collection_modifyitems(items):
     for item in items:
         if item.path.stem in NUMERIC:
             item.add_marker(pytest.mark.numeric)
+        if item.path.parent.name == "slow" and item.path.stem not in APART:
+            item.add_marker(pytest.mark.xdist_group(item.path.stem))
+    return (yield)
 
 
 def start_afresh(name: str) -> None:
