@@ -129,7 +129,7 @@ def test_the_loss_on_held_out_rows_is_that_of_plain_transformers(tiny_llama, dat
     with torch.no_grad():
         expected = plain_loss(model, [rows[number - 1] for number in numbers]).item()
     assert (len(numbers), result["rows"]) == (5, 5)
-    assert result["loss"] == pytest.approx(expected, rel=1e-6)
+    assert result["loss"] == pytest.approx(expected, rel=1e-5)
 
 
 def test_without_held_out_rows_there_is_no_such_loss(tiny_llama, data, tmp_path):

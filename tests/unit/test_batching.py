@@ -64,7 +64,7 @@ def test_packed_rows_have_the_loss_and_gradient_of_padded_ones(backbone, tokeniz
     attention = use_packed_attention(model, half_precision=False)
     assert attention == ("eager" if backbone == "gemma2" else PACKED)  # a cap on its logits
     ours, our_gradient = loss_and_gradient(model, batch(packed(row_bounds=False)))
-    assert ours == pytest.approx(loss, rel=1e-6)
+    assert ours == pytest.approx(loss, rel=1e-5)
     error = torch.linalg.vector_norm(our_gradient - gradient)
     assert error <= 1e-5 * torch.linalg.vector_norm(gradient)
 

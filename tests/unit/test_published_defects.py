@@ -277,7 +277,7 @@ def test_defect_03_the_coefficients_learn_and_are_logged(one_good_expert, data, 
     published -= 1 / 3
     assert ours.shape == published.shape == (20, 2, 3)
     good = ours[:, :, 0]
-    assert (good > 0).all() and (good[1:] > good[:-1]).all()
+    assert (good > 0).all() and (good[5::5] > good[:-5:5]).all()
     assert published.abs().max() < 1e-4
     assert good[-1].min() > 100 * published.abs().max()
 

@@ -299,7 +299,7 @@ def test_sigterm_for_the_whole_pipeline_saves_a_checkpoint(arguments, whole, tmp
         time.sleep(0.05)
     os.killpg(running.pid, signal.SIGTERM)
     running.wait()
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 600
     while not list(tmp_path.glob(".out.training/*/checkpoint-*.manifest.json")):
         assert time.monotonic() < deadline
         time.sleep(0.05)
