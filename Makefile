@@ -4,16 +4,20 @@
 PYTHON ?= python3
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-.PHONY: run test test-slow lint generated clean
+.PHONY: run test test-numeric test-slow lint generated clean
 
 run: .venv/installed
 	snakemake --cores all
 
 test: .venv/installed-dev lint
-	pytest -m "not slow" --numprocesses auto --maxprocesses 4 --dist loadfile
+	pytest -m "not slow" --numprocesses auto --maxprocesses 4 --dist worksteal
+
+# What is computed, as other processors compute it: AS='ATEN_CPU_CAPABILITY=default', for one.
+test-numeric: .venv/installed-dev
+	env $(AS) pytest -m "numeric and not slow" --numprocesses auto --maxprocesses 4 --dist worksteal
 
 test-slow: .venv/installed-dev
-	pytest -m slow --numprocesses auto --maxprocesses 2 --dist loadfile
+	pytest -m slow --numprocesses auto --maxprocesses 2 --dist loadgroup
 
 lint: .venv/installed-dev
 	ruff check .

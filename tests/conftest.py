@@ -1,22 +1,77 @@
 """Fixtures of all tests: a tiny tokenizer, a tiny random Llama, and a way to run a step."""
 
+import fcntl
 import hashlib
+import importlib
+import io
+import json
 import os
+import random
 import shutil
+import signal
 import subprocess
 import sys
+import zlib
 from collections.abc import Callable, Iterator
+from contextlib import chdir, redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import pytest
 from hub_server import Hub
-from project import Project, copy_project
+from project import QUICK, Project, copy_project
 
 REPOSITORY = Path(__file__).parents[1]
 BOS, EOS, PAD = "<s>", "</s>", "<pad>"
 
-# No test needs the network; one thread, so that results do not depend on the machine.
-os.environ |= {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+# No test needs the network. One thread unless TEST_THREADS says another number: what is computed
+# does not depend on the machine's cores.
+os.environ |= {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+os.environ["OMP_NUM_THREADS"] = os.environ.get("TEST_THREADS", "1")
+NUMERIC = {
+    *("test_backbones", "test_baseline", "test_batching", "test_checkpoints", "test_experts"),
+    *("test_global_balance", "test_mixing", "test_mixing_processes", "test_modeling"),
+    *("test_published_defects", "test_reference", "test_resume", "test_streaming", "test_training"),
+    *("test_validation", "test_evaluation_generation"),
+}
+
+
+# Slow tests that share nothing that is costly: those of the other files go to one worker a file.
+APART = {"test_caching_table", "test_kill_points", "test_killed_trainings", "test_launch"}
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if item.path.stem in NUMERIC:
+            item.add_marker(pytest.mark.numeric)
+        if item.path.parent.name == "slow" and item.path.stem not in APART:
+            item.add_marker(pytest.mark.xdist_group(item.path.stem))
+    return (yield)
+
+
+def start_afresh(name: str) -> None:
+    """Seed all generators that are loaded, by the name of who will draw; undo a step's threads."""
+    number = zlib.crc32(name.encode())
+    random.seed(number)
+    if numpy := sys.modules.get("numpy"):
+        numpy.random.seed(number)
+    if torch := sys.modules.get("torch"):
+        torch.manual_seed(number)
+        torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_fixture_setup(fixturedef):
+    """What a fixture draws does not depend on what ran before it."""
+    start_afresh(fixturedef.argname)
+    return (yield)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_pyfunc_call(pyfuncitem):
+    """Nor does what a test draws."""
+    start_afresh(pyfuncitem.name)
+    return (yield)
 
 
 @pytest.fixture(scope="session")
@@ -55,7 +110,6 @@ def tiny_llama(tmp_path_factory, tokenizer) -> Path:
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    torch.set_num_threads(1)
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=len(tokenizer),
@@ -93,6 +147,37 @@ def run_step():
         )
 
     return run
+
+
+@pytest.fixture
+def call_step(monkeypatch):
+    """Callable (step, *arguments): run a step in this process; what `run_step` gives.
+
+    Seconds faster. Not for steps whose packages read the environment as they are imported.
+    """
+    from workflow_scripts import cli
+
+    def call(step: str, *arguments, cwd: Path | None = None) -> subprocess.CompletedProcess:
+        words = [f"workflow_scripts.{step}", *map(str, arguments)]
+        main = importlib.import_module(words[0]).main
+        out, error = (io.TextIOWrapper(io.BytesIO(), write_through=True) for _ in range(2))
+        code, on_term = None, signal.getsignal(signal.SIGTERM)
+        with monkeypatch.context() as patch, chdir(cwd or "."):
+            patch.setattr(sys, "argv", words)
+            for name, value in cli.ENVIRONMENT.items():
+                patch.setenv(name, value)
+            try:
+                with redirect_stdout(out), redirect_stderr(error):
+                    cli.run(step, main)
+            except SystemExit as stop:
+                code = stop.code
+        signal.signal(signal.SIGTERM, on_term)
+        said, told = (stream.buffer.getvalue().decode() for stream in (out, error))
+        if isinstance(code, str):  # Python prints it, and ends with 1
+            code, told = 1, f"{told}{code}\n"
+        return subprocess.CompletedProcess(words, code or 0, said, told)
+
+    return call
 
 
 @pytest.fixture
@@ -140,6 +225,32 @@ def new_project(request, tmp_path_factory):
     if request.session.testsfailed == failed_before:
         for project in made:
             shutil.rmtree(project.folder)
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory) -> Project:
+    """A project in which the whole workflow has run once, with the rules that ran in `ran.json`.
+
+    One run serves all processes of the tests. Nothing in it may be changed.
+    """
+    own = tmp_path_factory.getbasetemp()
+    shared = own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+    folder = shared / "finished" / "project"
+    with (shared / "finished.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (folder / "ran.json").exists():
+            shutil.rmtree(folder.parent, ignore_errors=True)
+            ran = copy_project(REPOSITORY, folder).run()
+            (folder / "ran.json").write_text(json.dumps(ran))
+    shutil.copytree(folder, own / "finished_copy", symlinks=True)
+    return Project(own / "finished_copy", QUICK)
+
+
+@pytest.fixture
+def finished_copy(finished, tmp_path) -> Project:
+    """A copy of `finished` that a test may change."""
+    shutil.copytree(finished.folder, tmp_path / "copy", symlinks=True)
+    return Project(tmp_path / "copy", finished.overlay)
 
 
 @pytest.fixture(scope="session")

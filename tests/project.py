@@ -5,8 +5,12 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+
+from snakemake_server import Server
 
 NOT_COPIED = (".git", ".venv", ".snakemake", "results", "tests", "docs", "__pycache__", "*cache")
 QUICK = {
@@ -34,30 +38,36 @@ class Project:
     def results(self) -> Path:
         return self.folder / "results"
 
-    def command(self, *arguments: str, **config: dict) -> list[str]:
-        """The command line of snakemake with more config laid over, a section per keyword."""
+    def words(self, *arguments: str, **config: dict) -> list[str]:
+        """Snakemake's arguments with more config laid over, a section per keyword."""
         sections = dict(self.overlay)
         for name, section in config.items():
             sections[name] = sections.get(name, {}) | section
         settings = [f"{name}={section!r}" for name, section in sections.items()]
         cores = ["--cores", "2"]
-        return [sys.executable, "-m", "snakemake", *cores, *arguments, "--config", *settings]
+        return [*cores, *arguments, "--config", *settings]
+
+    def command(self, *arguments: str, **config: dict) -> list[str]:
+        """The same as a command line."""
+        return [sys.executable, "-m", "snakemake", *self.words(*arguments, **config)]
 
     def snakemake(self, *arguments: str, **config: dict) -> subprocess.CompletedProcess:
         """Run snakemake to its end."""
-        return subprocess.run(
-            self.command(*arguments, **config),
-            cwd=self.folder,
-            env=self.environment,
-            capture_output=True,
-            text=True,
-        )
+        with tempfile.TemporaryDirectory() as scratch:
+            words = self.words(*arguments, **config)
+            return server().run(words, self.folder, self.environment, Path(scratch))
 
     def run(self, *arguments: str, **config) -> list[str]:
         """Run snakemake, which must succeed. The rules whose jobs ran, sorted, without `all`."""
         done = self.snakemake(*arguments, **config)
         assert done.returncode == 0, done.stdout + done.stderr
         return sorted(rule for rule in RULE.findall(done.stdout + done.stderr) if rule != "all")
+
+
+@cache
+def server() -> Server:
+    """One for all runs of these tests."""
+    return Server()
 
 
 def copy_project(repository: Path, folder: Path) -> Project:

@@ -10,29 +10,21 @@ pytestmark = pytest.mark.slow
 LAMBDAS = ["0.25", "0.75"]
 
 
-@pytest.fixture(scope="module")
-def swept(new_project):
+def test_the_best_model_stays_and_others_are_merged_again_when_they_are_asked_for(new_project):
     project = new_project("swept")
-    project.run(merge={"lambdas": LAMBDAS, "keep": "best"})
-    return project
-
-
-def test_the_best_model_stays_and_no_other(swept):
-    rows = list(csv.DictReader((swept.results / "summary.csv").open()))
+    sweep = {"lambdas": LAMBDAS, "keep": "best"}
+    project.run(merge=sweep)
+    rows = list(csv.DictReader((project.results / "summary.csv").open()))
     scores = {row["model"]: float(row["pass@1 plus"]) for row in rows if "dense" in row["model"]}
     best = max(LAMBDAS, key=lambda lam: scores[f"dense/lam~{lam}"])
-    manifest = read_manifest(manifest_path(swept.results / "best"))
+    manifest = read_manifest(manifest_path(project.results / "best"))
     assert manifest.parameters["shared_expert_weight"] == float(best)
-    assert (swept.results / "best" / "model.safetensors").is_file()
-    assert list(swept.results.glob("dense/*")) == []
+    assert (project.results / "best" / "model.safetensors").is_file()
+    assert list(project.results.glob("dense/*")) == []
 
+    for keep in ("best", "none"):
+        assert project.run(merge=sweep | {"keep": keep}) == []
 
-def test_nothing_runs_again_for_the_models_that_are_gone(swept):
-    assert swept.run(merge={"lambdas": LAMBDAS, "keep": "best"}) == []
-    assert swept.run(merge={"lambdas": LAMBDAS, "keep": "none"}) == []
-
-
-def test_a_model_that_is_gone_is_merged_again_when_it_is_asked_for(swept):
     target = "results/dense/lam~0.25.manifest.json"
-    assert swept.run(target, merge={"lambdas": LAMBDAS, "keep": "all"}) == ["dense"]
-    assert (swept.results / "dense" / "lam~0.25" / "model.safetensors").is_file()
+    assert project.run(target, merge=sweep | {"keep": "all"}) == ["dense"]
+    assert (project.results / "dense" / "lam~0.25" / "model.safetensors").is_file()

@@ -10,7 +10,7 @@ from processes import run_for
 from workflow_scripts.checkpoints.manifest import find_faults, manifest_path, read_manifest
 
 pytestmark = pytest.mark.slow
-KILLS = 20
+KILLS = 8
 STEPS = ("base", "moe", "moe_sft", "ffn", "weighted_init", "weighted_trained", "dense")
 STEPS += ("import_reference",)
 TRAINING = ["--max-steps", "2", "--per-device-batch-size", "2", "--max-length", "200"]

@@ -11,7 +11,7 @@ from processes import run_for
 from workflow_scripts.checkpoints.manifest import manifest_path, read_manifest
 
 pytestmark = pytest.mark.slow
-KILLS = 15
+KILLS = 6
 FASTER = 1.2  # or slower the machine may have become since the moments were chosen
 TRAINING = [
     *("--max-steps", "60", "--per-device-batch-size", "2", "--max-length", "300"),

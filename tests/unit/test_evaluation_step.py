@@ -295,24 +295,14 @@ def test_no_sandbox_by_request_is_loud(copy, capsys):
     assert json.loads((copy / "r.json").read_text())["settings"]["sandbox"] == "none"
 
 
-def test_a_missing_model_is_named(problems, tmp_path, bubblewrap, run_step):
-    done = run_step(
+def test_a_missing_model_is_named(problems, tmp_path, bubblewrap, call_step):
+    done = call_step(
         "eval", "--model", "gone", "--dataset", problems, "--out", tmp_path / "r.json", cwd=tmp_path
     )
 
     assert done.returncode == 1
     assert "eval: error: gone is not a folder" in done.stderr
     assert "Traceback" not in done.stderr
-
-
-def test_help_needs_no_heavy_package(run_step, monkeypatch):
-    monkeypatch.setenv("PYTHONPROFILEIMPORTTIME", "1")
-
-    done = run_step("eval", "--help")
-
-    assert "--rescore" in done.stdout
-    for heavy in ("torch", "transformers", "pandas", "numpy", "evalplus.evaluate"):
-        assert f" {heavy}\n" not in done.stderr
 
 
 def test_samples_and_pass_at_k(evaluated, tiny_llama, tmp_path):

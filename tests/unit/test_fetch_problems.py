@@ -315,9 +315,9 @@ def test_only_a_file_that_can_be_read_back_is_written(server, tmp_path):
     assert "ends in .jsonl" in refusal(tmp_path / "results" / "humaneval.jsonl.gz")
 
 
-def test_a_user_sees_one_line_and_no_stack_trace(run_step, tmp_path, monkeypatch):
+def test_a_user_sees_one_line_and_no_stack_trace(call_step, tmp_path, monkeypatch):
     monkeypatch.setenv("HUMANEVAL_OVERRIDE_PATH", str(tmp_path / "gone.jsonl"))
-    done = run_step("fetch_problems", "--dataset", "humaneval", "--out", tmp_path / "x.jsonl")
+    done = call_step("fetch_problems", "--dataset", "humaneval", "--out", tmp_path / "x.jsonl")
     assert done.returncode == 1
     assert len(done.stderr.splitlines()) == 1
     assert done.stderr.startswith("fetch_problems: error: HUMANEVAL_OVERRIDE_PATH names ")

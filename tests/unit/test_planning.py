@@ -149,25 +149,25 @@ def test_the_published_recipe_has_the_published_sizes(deepseek):
 SWITCHES = ("attention_bias", "mlp_bias", "use_bias", "use_qkv_bias", "use_qk_norm")
 
 
-@pytest.mark.parametrize("switch", [None, True, False], ids=["default", "on", "off"])
 @pytest.mark.parametrize("name", BACKBONES)
-def test_sizes_from_config_are_the_models(name, switch, tmp_path):
-    kind = name.split("-")[0]
-    settings = SIZES | BACKBONES[name]
-    if switch is not None:
-        settings |= dict.fromkeys(SWITCHES, switch) | {"tie_word_embeddings": switch}
-    config = AutoConfig.for_model(kind, **settings)
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config)
-    models = models_of(tmp_path, config.to_dict())
-    assert models.dense_total == sum(parameter.numel() for parameter in model.parameters())
-    assert architectures.is_known(config.to_dict())
+def test_sizes_from_config_are_the_models(name, tmp_path):
+    for switch in (None, True, False):
+        settings = SIZES | BACKBONES[name]
+        if switch is not None:
+            settings |= dict.fromkeys(SWITCHES, switch) | {"tie_word_embeddings": switch}
+        config = AutoConfig.for_model(name.split("-")[0], **settings)
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(config)
+        total = models_of(tmp_path, config.to_dict()).dense_total
+        assert total == sum(parameter.numel() for parameter in model.parameters()), switch
+        assert architectures.is_known(config.to_dict())
 
 
-@pytest.mark.parametrize("kind", architectures.ARCHITECTURES)
-def test_output_layers_are_tied_by_default_where_transformers_ties_them(kind):
-    default = AutoConfig.for_model(kind).tie_word_embeddings
-    assert architectures.is_tied({"model_type": kind}) == default
+def test_output_layers_are_tied_by_default_where_transformers_ties_them():
+    defaults = {
+        kind: AutoConfig.for_model(kind).tie_word_embeddings for kind in architectures.ARCHITECTURES
+    }
+    assert {kind: architectures.is_tied({"model_type": kind}) for kind in defaults} == defaults
 
 
 def test_an_unknown_type_is_said_to_be_a_guess(tmp_path):
@@ -187,9 +187,12 @@ def test_an_unknown_type_is_said_to_be_a_guess(tmp_path):
     ],
     ids=["default", "4-top-2", "linear", "no-noise", "vanilla", "one-layer"],
 )
-@pytest.mark.parametrize("name", ["llama", "llama-biases", "phi3", "starcoder2"])
-def test_the_mixtures_size_is_the_models(name, settings, tmp_path):
-    settings = moe_settings(**settings)
+def test_the_mixtures_size_is_the_models(settings, tmp_path):
+    for name in ("llama", "llama-biases", "phi3", "starcoder2"):
+        check_size(name, moe_settings(**settings), tmp_path)
+
+
+def check_size(name, settings, tmp_path):
     base = AutoConfig.for_model(name.split("-")[0], **SIZES | BACKBONES[name]).to_dict()
     config = {"model_type": "xft", "base_config": base, **{k: settings[k] for k in MOE_SETTINGS}}
     with torch.device("meta"):
@@ -619,16 +622,16 @@ OFFLINE = {"base": {"model": "org/name", "revision": "0" * 40}, "data": {"train"
         (yaml.safe_dump(OFFLINE), "--mfu 3", "--mfu = 3: must be greater than 0"),
     ],
 )
-def test_a_users_mistake_ends_in_one_message(project, config, words, message, run_step):
+def test_a_users_mistake_ends_in_one_message(project, config, words, message, call_step):
     Path("mine.yaml").write_text(config)
     Path("empty.json").write_text("{}")
-    done = run_step("plan", "--config", "mine.yaml", *words.split(), cwd=project)
+    done = call_step("plan", "--config", "mine.yaml", *words.split(), cwd=project)
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.startswith("plan: error: ") and message in done.stderr
 
 
-def test_a_missing_config_is_named(project, run_step):
-    done = run_step("plan", "--config", "nowhere.yaml", cwd=project)
+def test_a_missing_config_is_named(project, call_step):
+    done = call_step("plan", "--config", "nowhere.yaml", cwd=project)
     assert done.stderr == "plan: error: there is no file nowhere.yaml\n"
 
 

@@ -298,10 +298,10 @@ def test_weights_inside_an_artifact_are_no_orphans(made, capsys):
     assert "has no manifest" not in run(capsys, "results")[1]
 
 
-def test_verify_fails_as_a_process_with_one_message(made, run_step):
-    assert run_step("verify", "results", cwd=Path.cwd()).returncode == 0
+def test_verify_fails_as_a_process_with_one_message(made, call_step):
+    assert call_step("verify", "results", cwd=Path.cwd()).returncode == 0
     (made["moe"] / "a.txt").unlink()
-    result = run_step("verify", "results", cwd=Path.cwd())
+    result = call_step("verify", "results", cwd=Path.cwd())
     assert result.returncode == 1
     assert result.stderr == "verify: error: results/moe/a.txt is missing\n"
 
