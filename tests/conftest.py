@@ -255,13 +255,14 @@ def finished_copy(finished, tmp_path) -> Project:
 
 @pytest.fixture(scope="session")
 def artifact_hashes(file_hashes):
-    """Callable (project): hashes of all that its runs made, but for logs and metrics."""
+    """Callable (project): hashes of all that its runs made, but for logs, metrics and settings."""
 
     def hashes(project: Project) -> dict[str, str]:
         return {
             name: sha
             for name, sha in file_hashes(project.results).items()
-            if not name.startswith(("logs/", "metrics/")) and ".snakemake_timestamp" not in name
+            if not name.startswith(("logs/", "metrics/", "config.yaml"))
+            and ".snakemake_timestamp" not in name
         }
 
     return hashes

@@ -61,6 +61,10 @@ class Project:
         """Run snakemake, which must succeed. The rules whose jobs ran, sorted, without `all`."""
         done = self.snakemake(*arguments, **config)
         assert done.returncode == 0, done.stdout + done.stderr
+        return self.rules(done)
+
+    def rules(self, done: subprocess.CompletedProcess) -> list[str]:
+        """The rules whose jobs ran, or would run, sorted, without `all`."""
         return sorted(rule for rule in RULE.findall(done.stdout + done.stderr) if rule != "all")
 
 

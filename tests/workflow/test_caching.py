@@ -53,8 +53,17 @@ def test_touching_one_side_alone_runs_nothing(project, place):
 def test_a_clone_with_the_results_of_another_runs_nothing(finished, new_project):
     clone = new_project("clone")
     touch_all(clone.folder)
-    shutil.copytree(finished.results, clone.results, symlinks=True, copy_function=shutil.copy2)
+    shutil.copytree(finished.results, clone.results, symlinks=True, copy_function=shutil.copy)
     assert clone.run() == []
+    assert clone.run("--dry-run", training={"learning_rate": 0.5}) == sorted(FROM_MOE_SFT)
+
+
+def test_without_snakemakes_own_records_manifests_decide(project):
+    shutil.rmtree(project.folder / ".snakemake")
+    rules = ["moe", *FROM_MOE_SFT]
+    assert project.run("--dry-run", training={"learning_rate": 0.01}) == sorted(FROM_MOE_SFT)
+    assert Project(project.folder, project.overlay | {"seed": 7}).run("--dry-run") == sorted(rules)
+    assert project.run() == []
 
 
 # Parameters
@@ -109,8 +118,8 @@ def test_another_template_in_place_runs_what_is_tuned_with_it(project):
     template = project.folder / "template.txt"
     template.write_text("{instruction}\n")
     chosen = {"data": {"template": "template.txt"}}
-    project.run("--touch", **chosen)
-    assert project.run("--dry-run", **chosen) == []
+    assert project.run("--until", "tokens", **chosen) == ["tokens"]
+    assert project.run("--dry-run", "--until", "tokens", **chosen) == []
     template.write_text("Do: {instruction}\n")
     assert project.run("--dry-run", **chosen) == sorted(["tokens", *FROM_MOE_SFT])
 
@@ -123,11 +132,10 @@ def test_another_template_in_place_runs_what_is_tuned_with_it(project):
     [
         (
             ["verify.py", "import_reference.py", "conversions/reference.py", "best.py"]
-            + ["config_file.py"],
+            + ["config_file.py", "cli.py", "errors.py", "progress.py", "reporting/model_card.py"],
             [],
         ),
         (["reporting/tables.py"], ["summary"]),
-        (["reporting/dense_card.py"], ["dense", "eval", "summary"]),
         (["evaluation/runner.py"], ["eval", "eval", "eval", "ground_truth", "summary"]),
         (["conversions/merge.py"], LAMBDA_CHAIN),
         (["modeling/mixing.py"], ["dense", "eval", "summary", "weighted_trained"]),
@@ -139,21 +147,31 @@ def test_another_template_in_place_runs_what_is_tuned_with_it(project):
 def test_edited_code_runs_the_steps_that_import_it(project, modules, rules):
     for module in modules:
         file = project.folder / "workflow_scripts" / module
+        file.write_text(file.read_text() + "\nEDITED = True\n")
+    done = project.snakemake("--dry-run")
+    assert sorted(project.rules(done)) == sorted(rules)
+    for module in modules if rules else []:
+        assert f"the code of {module} has changed" in done.stderr
+
+
+def test_a_comment_runs_nothing(project):
+    for file in (project.folder / "workflow_scripts").rglob("*.py"):
         file.write_text(file.read_text() + "\n# edited\n")
-    assert project.run("--dry-run") == sorted(rules)
+    assert project.run("--dry-run") == []
 
 
 # Snakemake's own ways
 
 
-def test_rerun_triggers_mtime_ignores_parameters(project):
-    assert project.run("--rerun-triggers", "mtime", training={"learning_rate": 0.5}) == []
-
-
-def test_touch_accepts_what_is_there(project):
+def test_touch_accepts_other_code_and_no_other_parameters(project):
+    file = project.folder / "workflow_scripts" / "conversions" / "extract.py"
+    file.write_text(file.read_text() + "\nEDITED = True\n")
+    assert "ffn" in project.run("--dry-run")
+    project.run("--touch")
+    assert project.run() == []
     changed = {"training": {"learning_rate": 0.5}}
     project.run("--touch", **changed)
-    assert project.run(**changed) == []
+    assert project.run("--dry-run", **changed) == sorted(FROM_MOE_SFT)
 
 
 def test_until_and_forcerun(project):
