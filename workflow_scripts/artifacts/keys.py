@@ -1,15 +1,13 @@
 """Which step's result depends on which keys of the configuration."""
 
 from workflow_scripts import configuration
-from workflow_scripts.configuration import MIXING_SHAPE, TOKENS_OPTIONS
+from workflow_scripts.configuration import MIXING_SHAPE, TOKENS_OPTIONS, TRAINING_UNRELATED
 
-# Keys of a training that change no result.
-WITHOUT_EFFECT = {"checkpoint_minutes"}
 GENERATION = ("max_new_tokens", "batch_size", "samples", "temperature", "top_p", "backend")
 
 
 def _training(section: str) -> list[str]:
-    left_out = {*MIXING_SHAPE, *WITHOUT_EFFECT}
+    left_out = {*MIXING_SHAPE, *TRAINING_UNRELATED}
     return [key for key in configuration.properties(section) if key not in left_out]
 
 
