@@ -2,6 +2,7 @@
 
 import json
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from workflow_scripts.evaluation import ground_truth
 from workflow_scripts.evaluation.execution import Limits
 from workflow_scripts.evaluation.problems import load_problems
 from workflow_scripts.evaluation.sandbox import Bubblewrap, find_bubblewrap
+from workflow_scripts.evaluation.workers import work_on
 
 SIGNALS = [signal.SIGTERM, signal.SIGINT]
 ENDLESS = "    while True: pass\n"
@@ -172,3 +174,22 @@ def test_a_canonical_solution_that_does_not_end_is_refused(tmp_path, monkeypatch
     problems = load_problems(str(write_problems(tmp_path / "sums.jsonl", rows)))
     with pytest.raises(UserError, match=fault):
         ground_truth.compute(problems, sandbox=bubblewrap, workers=2)
+
+
+def test_results_come_in_order_and_the_first_error_ends_the_rest():
+    options = {"workers": 3, "desc": "work", "unit": "item"}
+    numbers = range(20_000)
+    assert work_on(numbers, lambda n, _: -n, str, **options) == [-n for n in numbers]
+    assert work_on([], lambda *_: pytest.fail("no item"), str, **options) == []
+
+    begun = []
+
+    def work(number, stop):
+        begun.append(number)
+        if number == 1:
+            raise KeyError
+        select.select([stop], [], [])  # for ever, unless it is told to stop
+
+    with pytest.raises(KeyError):
+        work_on(numbers, work, str, **options)
+    assert len(begun) < 20
