@@ -18,7 +18,7 @@ from workflow_scripts.errors import UserError
 from workflow_scripts.evaluation import ground_truth
 from workflow_scripts.evaluation.execution import Limits
 from workflow_scripts.evaluation.problems import load_problems
-from workflow_scripts.evaluation.sandbox import Bubblewrap, find_bubblewrap
+from workflow_scripts.evaluation.sandbox import find_bubblewrap
 from workflow_scripts.evaluation.workers import work_on
 
 SIGNALS = [signal.SIGTERM, signal.SIGINT]
@@ -42,15 +42,8 @@ cli.run("{step}", lambda _: step.main(sys.argv[1:]))
 @pytest.fixture(scope="module", params=["bubblewrap", "none"])
 def sandbox(request):
     if request.param == "bubblewrap":
-        find_bubblewrap_or_skip()
+        request.getfixturevalue("bubblewrap")
     return request.param
-
-
-def find_bubblewrap_or_skip() -> Bubblewrap:
-    try:
-        return find_bubblewrap()
-    except UserError as error:
-        pytest.skip(f"no sandbox can run here: {error}")
 
 
 @pytest.fixture
@@ -129,9 +122,8 @@ def test_a_signal_ends_the_ground_truth_at_once(start, tmp_path, sandbox, number
 
 @pytest.mark.parametrize("number", SIGNALS)
 def test_a_signal_ends_the_scoring_and_the_generations_are_kept(
-    start, tiny_llama, tmp_path, capsys, number
+    start, tiny_llama, tmp_path, capsys, bubblewrap, number
 ):
-    find_bubblewrap_or_skip()
     problems = write_problems(tmp_path / "sums.jsonl", three_problems())
     out = tmp_path / "out" / "r.json"
     flags = ["--model", tiny_llama, "--dataset", problems, "--out", out]
