@@ -196,6 +196,18 @@ def run_python():
 
 
 @pytest.fixture(scope="session")
+def bubblewrap():
+    """The sandbox of this machine."""
+    from workflow_scripts.errors import UserError
+    from workflow_scripts.evaluation.sandbox import find_bubblewrap
+
+    try:
+        return find_bubblewrap()
+    except UserError as error:
+        pytest.skip(f"no sandbox can run here: {error}")
+
+
+@pytest.fixture(scope="session")
 def file_hashes():
     """Callable (folder): SHA-256 of each file below it, by relative path."""
 

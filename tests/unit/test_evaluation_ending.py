@@ -2,6 +2,7 @@
 
 import json
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -17,7 +18,8 @@ from workflow_scripts.errors import UserError
 from workflow_scripts.evaluation import ground_truth
 from workflow_scripts.evaluation.execution import Limits
 from workflow_scripts.evaluation.problems import load_problems
-from workflow_scripts.evaluation.sandbox import Bubblewrap, find_bubblewrap
+from workflow_scripts.evaluation.sandbox import find_bubblewrap
+from workflow_scripts.evaluation.workers import work_on
 
 SIGNALS = [signal.SIGTERM, signal.SIGINT]
 ENDLESS = "    while True: pass\n"
@@ -40,15 +42,8 @@ cli.run("{step}", lambda _: step.main(sys.argv[1:]))
 @pytest.fixture(scope="module", params=["bubblewrap", "none"])
 def sandbox(request):
     if request.param == "bubblewrap":
-        find_bubblewrap_or_skip()
+        request.getfixturevalue("bubblewrap")
     return request.param
-
-
-def find_bubblewrap_or_skip() -> Bubblewrap:
-    try:
-        return find_bubblewrap()
-    except UserError as error:
-        pytest.skip(f"no sandbox can run here: {error}")
 
 
 @pytest.fixture
@@ -127,9 +122,8 @@ def test_a_signal_ends_the_ground_truth_at_once(start, tmp_path, sandbox, number
 
 @pytest.mark.parametrize("number", SIGNALS)
 def test_a_signal_ends_the_scoring_and_the_generations_are_kept(
-    start, tiny_llama, tmp_path, capsys, number
+    start, tiny_llama, tmp_path, capsys, bubblewrap, number
 ):
-    find_bubblewrap_or_skip()
     problems = write_problems(tmp_path / "sums.jsonl", three_problems())
     out = tmp_path / "out" / "r.json"
     flags = ["--model", tiny_llama, "--dataset", problems, "--out", out]
@@ -172,3 +166,22 @@ def test_a_canonical_solution_that_does_not_end_is_refused(tmp_path, monkeypatch
     problems = load_problems(str(write_problems(tmp_path / "sums.jsonl", rows)))
     with pytest.raises(UserError, match=fault):
         ground_truth.compute(problems, sandbox=bubblewrap, workers=2)
+
+
+def test_results_come_in_order_and_the_first_error_ends_the_rest():
+    options = {"workers": 3, "desc": "work", "unit": "item"}
+    numbers = range(20_000)
+    assert work_on(numbers, lambda n, _: -n, str, **options) == [-n for n in numbers]
+    assert work_on([], lambda *_: pytest.fail("no item"), str, **options) == []
+
+    begun = []
+
+    def work(number, stop):
+        begun.append(number)
+        if number == 1:
+            raise KeyError
+        select.select([stop], [], [])  # for ever, unless it is told to stop
+
+    with pytest.raises(KeyError):
+        work_on(numbers, work, str, **options)
+    assert len(begun) < 20

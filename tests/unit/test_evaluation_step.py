@@ -15,15 +15,6 @@ from workflow_scripts.checkpoints.manifest import manifest_path, read_manifest
 from workflow_scripts.errors import UserError
 from workflow_scripts.evaluation.generation import Completion
 from workflow_scripts.evaluation.journal import Journal
-from workflow_scripts.evaluation.sandbox import find_bubblewrap
-
-
-@pytest.fixture(scope="module")
-def bubblewrap():
-    try:
-        return find_bubblewrap()
-    except UserError as error:
-        pytest.skip(f"no sandbox can run here: {error}")
 
 
 @pytest.fixture

@@ -10,15 +10,7 @@ import pytest
 
 from workflow_scripts.errors import UserError
 from workflow_scripts.evaluation import sandbox
-from workflow_scripts.evaluation.sandbox import CLEAN_ENVIRONMENT, Bubblewrap, find_bubblewrap
-
-
-@pytest.fixture(scope="module")
-def bubblewrap() -> Bubblewrap:
-    try:
-        return find_bubblewrap()
-    except UserError as error:
-        pytest.skip(f"no sandbox can run here: {error}")
+from workflow_scripts.evaluation.sandbox import CLEAN_ENVIRONMENT, find_bubblewrap
 
 
 @pytest.fixture

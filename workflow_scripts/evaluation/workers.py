@@ -3,7 +3,9 @@
 import os
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from queue import Empty, SimpleQueue
 from typing import TypeVar
 
 from workflow_scripts.progress import SECONDS_BETWEEN_LINES, Bar, progress
@@ -44,42 +46,50 @@ def work_on(
     The progress names items that take long. The first exception ends everything, also one that a
     signal raises in this thread: `work` must return soon after its `Stop` is set.
     """
-    starts: dict[int, float] = {}
+    running: dict[int, float] = {}  # since when, by the item's number
 
-    def start(number: int) -> Result:
-        starts[number] = time.monotonic()
-        return work(items[number], stop)
+    def run(number: int) -> Result:
+        running[number] = time.monotonic()
+        try:
+            return work(items[number], stop)
+        finally:
+            del running[number]
+
+    def late() -> list[str]:
+        long_ago = time.monotonic() - SECONDS_BETWEEN_LINES
+        return [name(items[n]) for n, start in running.copy().items() if start < long_ago]
 
     with Stop() as stop, progress(desc=desc, total=len(items), unit=unit) as bar:
         pool = ThreadPoolExecutor(workers)
         try:
-            futures = [pool.submit(start, number) for number in range(len(items))]
-            _wait(futures, bar, lambda number: name(items[number]), starts)
+            futures = [pool.submit(run, number) for number in range(len(items))]
+            _wait(futures, bar, late)
         except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)  # first, or threads take up more
             stop.set()
             raise
         finally:
-            pool.shutdown(cancel_futures=True)
+            pool.shutdown()
         return [future.result() for future in futures]
 
 
-def _wait(
-    futures: list[Future], bar: Bar, name: Callable[[int], str], starts: dict[int, float]
-) -> None:
-    """Wait for all, and name in the progress what runs for long. Raises what the first one does."""
-    pending = set(futures)
-    while pending:
-        done, pending = wait(pending, SECONDS_BETWEEN_LINES, return_when=FIRST_COMPLETED)
-        for future in done:
-            future.result()
-        long_ago = time.monotonic() - SECONDS_BETWEEN_LINES
-        late = [n for n, start in starts.copy().items() if start < long_ago]
-        late = [name(number) for number in late if not futures[number].done()]
-        bar.set_postfix_str(_waiting(late), refresh=False)
-        if done:
-            bar.update(len(done))
-        else:
+def _wait(futures: list[Future], bar: Bar, late: Callable[[], list[str]]) -> None:
+    """Wait for all, and name in the progress what is late. Raises what the first one raises."""
+    ended: SimpleQueue[Future] = SimpleQueue()
+    for future in futures:
+        future.add_done_callback(ended.put)
+    left = len(futures)
+    while left:
+        future = None
+        with suppress(Empty):
+            future = ended.get(timeout=SECONDS_BETWEEN_LINES)
+        bar.set_postfix_str(_waiting(late()), refresh=False)
+        if future is None:
             bar.refresh()
+        else:
+            future.result()
+            left -= 1
+            bar.update()
 
 
 def _waiting(names: list[str]) -> str:
