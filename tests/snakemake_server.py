@@ -3,6 +3,7 @@
 A run has its own arguments, folder, environment and output, and ends as a process does.
 """
 
+import atexit
 import json
 import os
 import subprocess
@@ -17,6 +18,11 @@ class Server:
         self.process = subprocess.Popen(
             [sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
+        atexit.register(self.stop)
+
+    def stop(self) -> None:
+        self.process.stdin.close()
+        self.process.wait()
 
     def run(
         self, words: list[str], folder: Path, environment: dict[str, str], scratch: Path
