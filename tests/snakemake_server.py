@@ -3,8 +3,10 @@
 A run has its own arguments, folder, environment and output, and ends as a process does.
 """
 
+import atexit
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -14,9 +16,21 @@ class Server:
     """The process that runs this file."""
 
     def __init__(self):
+        self.start()
+        atexit.register(self.stop)
+
+    def start(self) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            [sys.executable, __file__],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
         )
+
+    def stop(self) -> None:
+        self.process.stdin.close()
+        self.process.wait()
 
     def run(
         self, words: list[str], folder: Path, environment: dict[str, str], scratch: Path
@@ -24,9 +38,15 @@ class Server:
         """Run snakemake with these arguments. scratch: a folder for what it prints."""
         files = [scratch / "stdout", scratch / "stderr"]
         request = {"words": words, "folder": str(folder), "environment": environment}
-        self.process.stdin.write(json.dumps(request | {"files": list(map(str, files))}) + "\n")
-        self.process.stdin.flush()
-        code = int(self.process.stdout.readline())
+        try:
+            self.process.stdin.write(json.dumps(request | {"files": list(map(str, files))}) + "\n")
+            self.process.stdin.flush()
+            code = int(self.process.stdout.readline())
+        except BaseException:  # a test that is stopped: its run must not answer the next test
+            os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
+            self.start()
+            raise
         out, error = (file.read_text() for file in files)
         return subprocess.CompletedProcess(words, code, out, error)
 
