@@ -21,7 +21,7 @@ from workflow_scripts import cli, config_file
 from workflow_scripts.artifacts import keys, settings
 from workflow_scripts.artifacts.current import Current
 from workflow_scripts.artifacts.markers import marker_path
-from workflow_scripts.artifacts.places import CONFIG_FILE
+from workflow_scripts.artifacts.places import CONFIG_FILE, is_results_folder
 from workflow_scripts.artifacts.wanted import Wants
 from workflow_scripts.config.text import read_config
 from workflow_scripts.configuration import learns

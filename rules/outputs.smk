@@ -22,6 +22,9 @@ def exchange(remove_outputs, clean_up):
     async def remove_existing_output(job):
         if not is_exchanged_by_step(job):
             return await remove_outputs(job)
+        # Hooks do not run in a module. From here on what stands in the folder is the workflow's.
+        if not is_results_folder(Path(FOLDER)):
+            settings.write_config(config, Path(FOLDER))
         for log in job.log:
             await log.remove()
 
