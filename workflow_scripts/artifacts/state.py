@@ -13,6 +13,7 @@ from workflow_scripts.errors import UserError
 from workflow_scripts.reporting.files import write_whole
 
 LONGEST_VALUE = 60
+MOST_MODULES = 5  # that are named
 
 
 class State(Enum):
@@ -136,7 +137,9 @@ def _changed_files(then: dict[str, str], wanted: Wanted) -> list[str]:
 
 def _changed_modules(then: dict[str, str], now: dict[str, str]) -> list[str]:
     changed = [name for name in sorted(then.keys() | now.keys()) if then.get(name) != now.get(name)]
-    return [f"the code of {', '.join(changed)} has changed"] if changed else []
+    more = f" and {len(changed) - MOST_MODULES} more modules" if len(changed) > MOST_MODULES else ""
+    named = ", ".join(changed[:MOST_MODULES])
+    return [f"the code of {named}{more} has changed"] if changed else []
 
 
 def _shown(value: object) -> str:
