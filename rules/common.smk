@@ -37,6 +37,12 @@ from workflow_scripts.training.strategies import world_size
 # Rules whose outputs checkouts may share. Without a place for them Snakemake would only talk of it.
 SHARED = os.environ.get("SNAKEMAKE_OUTPUT_CACHE")
 
+
+def is_sharing():
+    """Whether Snakemake takes artifacts out of a shared folder."""
+    return bool(SHARED) and workflow.workflow_settings.cache is not None
+
+
 try:
     config = config_file.complete(config)
     config_file.check_files(config)
@@ -51,7 +57,7 @@ try:
     if workflow.is_main_process:
         for file in workflow.configfiles:
             read_config(Path(file))  # keys that stand there twice
-        CURRENT.check(workflow.configfiles)
+        CURRENT.check(workflow.configfiles, shares=is_sharing())
 except UserError as error:
     sys.exit(str(error))
 

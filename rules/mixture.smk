@@ -20,7 +20,7 @@ rule base:
         runtime=120,
     params:
         code=code_hash("base"),
-        content=[content_hash(Path(file)) for file in base_files()],
+        content=list(WANTS.base.files.values()),
         source=options("base"),
     shell:
         "online python -m workflow_scripts.base {params.source} "

@@ -10,7 +10,7 @@ def is_exchanged_by_step(job):
     What Snakemake fetches out of its cache needs a free place. Nothing is lost there: those outputs
     are links into the cache.
     """
-    is_cached = job.rule.cache and workflow.workflow_settings.cache is not None
+    is_cached = job.rule.cache and is_sharing()
     places = [Path(output) for output in job.output]
     is_ours = all(place.is_relative_to(FOLDER) for place in places)
     return bool(places) and is_ours and not is_cached

@@ -19,10 +19,10 @@ Three ways to set a value:
 - without `--configfile`: in `config.yaml`, which holds the demonstration.
 
 A key that is left out has the default given here, and `config.yaml` does not lie under a file of
-your own. A run prints what is not a default, and keeps all values in `results/config.yaml`. A `~` at
-the start of a path is the home folder. An unknown key, two equal keys, a wrong type or a value out
-of range stops the workflow before anything runs, and so does what the base model cannot
-do: longer texts than its window, a chat without a chat template, tokens beyond its embedding. A
+your own. A run prints what is not a default, and keeps all values in `results/config.yaml`. A `~`
+at the start of a path is the home folder. An unknown key, two equal keys, a wrong type or a value
+out of range stops the workflow before anything runs, and so does what the base model cannot do:
+longer texts than its window, a chat without a chat template, tokens beyond its embedding. A
 base on the hub is checked once it is in the hub's cache. Numbers may be written as text: `"0.75"`
 is 0.75. A changed value runs the rules that depend on it again, and no others.
 """

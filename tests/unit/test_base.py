@@ -1,6 +1,7 @@
 """The step `base`: a dense model is checked, then linked or copied, and never changed."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -287,3 +288,18 @@ def test_a_copy_is_the_same_artifact_and_needs_the_model_no_longer(model):
     assert not any(path.is_symlink() for path in copied.rglob("*"))
     open_artifact(copied, "base", full=True)
     AutoModelForCausalLM.from_pretrained(copied)
+
+
+def test_verify_notices_other_weights_behind_the_links(model, project, run_step):
+    """Of the same size and header: the time of the file says that it was changed."""
+    run_step("base", "--model", model, "--out", "results/base", cwd=project)
+    assert run_step("verify", "results", cwd=project).returncode == 0
+    weights = model / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    manifest = (project / "results" / "base.manifest.json").stat()
+    weights.write_bytes(content)
+    os.utime(weights, ns=(manifest.st_mtime_ns + 10**9,) * 2)
+    done = run_step("verify", "results", cwd=project)
+    assert done.returncode == 1
+    assert "model.safetensors was altered: its SHA-256 is not the manifest's" in done.stderr

@@ -284,6 +284,16 @@ def test_links_and_empty_folders_are_no_loss(place):
     Current(wants(seed=3)).check([])
 
 
+def test_sharing_removes_no_artifact_that_it_does_not_hold(place):
+    write_config(wants().config, wants().results)
+    make_all(wants())
+    Current(wants()).check([], shares=True)
+    changed = wants(seed=3)
+    Current(changed).check([])
+    with pytest.raises(UserError, match=r"results/moe was made without the shared folder"):
+        Current(changed).check([], shares=True)
+
+
 # Markers and settings
 
 

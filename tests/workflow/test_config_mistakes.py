@@ -37,3 +37,32 @@ def test_a_mistake_is_one_message(project, setting, message):
     assert shown.splitlines()[-1].startswith("config: ") and message in shown
     assert "Traceback" not in shown and "rule " not in shown
     assert not project.results.exists()
+
+
+def test_two_equal_keys_are_refused_with_their_lines(project):
+    (project.folder / "twice.yaml").write_text("seed: 1\nbase: {model: x}\nseed: 2\n")
+    done = project.snakemake("--dry-run", "--configfile", "twice.yaml")
+    assert done.returncode == 1
+    assert "twice.yaml, line 3" in done.stdout + done.stderr
+
+
+def test_a_file_of_the_users_is_completed_by_the_documented_defaults_alone(project):
+    """And not by config.yaml, whose values are for the model of the demonstration."""
+    data = "data: {train: resources/instructions.jsonl}"
+    datasets = "evaluation: {datasets: [resources/problems.jsonl], max_new_tokens: 200}"
+    lines = ["base: {model: resources/base}", data.replace("}", ", max_length: 500}"), datasets]
+    (project.folder / "mine.yaml").write_text("\n".join(lines))
+    project.overlay = {"seed": 7}
+    done = project.snakemake("-n", "-p", "--configfile", "mine.yaml")
+    shown = done.stdout + done.stderr
+    assert done.returncode == 0, shown
+    for flags in (
+        "--seed=7 --num-experts=8 --num-experts-per-tok=6",
+        "--max-length=500",
+        "--epochs=4.0 --per-device-batch-size=8 --gradient-accumulation-steps=1 "
+        "--learning-rate=5e-05 --scheduler=linear --warmup-steps=0",
+        "--prompt completion",
+    ):
+        assert flags in shown
+    demonstration = project.snakemake("-n", "-p")
+    assert "--max-steps=150" in demonstration.stdout + demonstration.stderr

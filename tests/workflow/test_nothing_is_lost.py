@@ -149,7 +149,7 @@ def test_paths_may_hold_anything(new_project):
     done = mine.run("--configfile", "mine.json")
     assert done == ["base", "eval", "ground_truth", "summary"]
     assert mine.run("--configfile", "mine.json") == []
-    target = str(folder / "my results" / "moe_sft.manifest.json").replace("{", "{").strip()
+    target = str(folder / "my results" / "moe_sft.manifest.json")
     assert mine.run("--configfile", "mine.json", target) == ["moe", "moe_sft", "tokens"]
     names = {path.name for path in project.folder.iterdir()}
     assert not names & {"my", "data", "x", "results"}

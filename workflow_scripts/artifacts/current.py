@@ -21,13 +21,17 @@ class Current:
         self.forced: Collection[str] = ()
         self.begun = False
 
-    def check(self, config_files: Iterable[str]) -> None:
-        """Raise UserError where the run would overwrite an input, or anything of the user's."""
+    def check(self, config_files: Iterable[str], shares: bool = False) -> None:
+        """Raise UserError where the run would overwrite an input, or anything of the user's.
+
+        shares: artifacts are fetched out of a shared folder.
+        """
         results = self.wants.results
         places = [wanted.place for wanted in self._wanted()]
         places += [results / name for name in (*FILES, *FOLDERS)]
         check_inputs(places, [*self._inputs(), *(("this file", Path(f)) for f in config_files)])
-        check_free({wanted: self.verdict(wanted) for wanted in self._wanted()}, results)
+        verdicts = {wanted: self.verdict(wanted) for wanted in self._wanted()}
+        check_free(verdicts, results, shares)
 
     def begin(self, forced: Collection[str], accept_code: bool) -> None:
         """Print which artifacts are made again and why, the first time.

@@ -17,6 +17,8 @@ CONFIG_HEAD = (
 )
 # What lies in a results folder besides artifacts.
 FOLDERS = ("logs", "metrics")
+# The rules with `cache`.
+SHARED_RULES = ("base", "tokens", "moe", "moe_sft", "sft", "weighted_trained")
 FILES = (CONFIG_FILE, "data/report.json", "summary.md", "comparisons.csv")
 
 
@@ -36,12 +38,15 @@ def check_inputs(places: Iterable[Path], inputs: Iterable[tuple[str, Path]]) -> 
         raise UserError("\n".join(faults))
 
 
-def check_free(verdicts: Mapping[Wanted, Verdict], results: Path) -> None:
-    """Raise UserError where the workflow would replace something that is not its own."""
+def check_free(verdicts: Mapping[Wanted, Verdict], results: Path, shares: bool) -> None:
+    """Raise UserError where the workflow would replace something that is not its own.
+
+    shares: Snakemake fetches artifacts out of a shared folder, and removes what is in their place.
+    """
     faults = [
         fault
         for wanted, verdict in verdicts.items()
-        if verdict.state is not State.FITS and (fault := _fault(wanted, results))
+        if verdict.state is not State.FITS and (fault := _fault(wanted, results, shares))
     ]
     if not is_results_folder(results):
         found = [results / name for name in FILES if (results / name).exists()]
@@ -61,12 +66,24 @@ def is_results_folder(results: Path) -> bool:
         return False
 
 
-def _fault(wanted: Wanted, results: Path) -> str | None:
+def _fault(wanted: Wanted, results: Path, shares: bool) -> str | None:
     place = wanted.place
+    if shares and wanted.rule in SHARED_RULES and _is_own_folder(place):
+        return (
+            f"{place} was made without the shared folder and is to be made again. Sharing would "
+            f"remove it first. Delete it and {manifest_path(place).name}, or move both away"
+        )
     if wanted.is_file and not place.is_dir() and not manifest_path(place).exists():
         # A file whose manifest was not written any more, if the folder is the workflow's.
         return _not_ours(place) if place.exists() and not is_results_folder(results) else None
     return replacing_fault(place)
+
+
+def _is_own_folder(place: Path) -> bool:
+    """Whether a folder holds files of its own, and not links into a shared folder."""
+    if place.is_symlink() or not place.is_dir():
+        return False
+    return any(path.is_file() and not path.is_symlink() for path in place.rglob("*"))
 
 
 def _not_ours(path: Path) -> str:
