@@ -79,18 +79,11 @@ shell.prefix(
 )
 
 
-def literal(path):
-    """A path in which Snakemake sees no wildcards."""
-    return str(path).replace("{", "{{").replace("}", "}}")
-
-
-RESULTS = literal(FOLDER)
+RESULTS = FOLDER
 LOGS = f"{RESULTS}/logs"
 METRICS = f"{RESULTS}/metrics"
 BASE = config["base"]["model"]
-DATA = literal(
-    WANTS.fetched_rows.place if WANTS.fetched_rows else config["data"]["train"]
-)
+DATA = str(WANTS.fetched_rows.place if WANTS.fetched_rows else config["data"]["train"])
 # Of a model on the hub the size is known once it is fetched.
 REQUESTS = Requests(config, Path(BASE if Path(BASE).is_dir() else f"{FOLDER}/base"))
 LAMBDAS = config["merge"]["lambdas"]
@@ -182,12 +175,12 @@ def base_files():
     """The files of a local base model; none for a hub id."""
     patterns = ("*", "additional_chat_templates/*.jinja")
     found = [path for pattern in patterns for path in Path(BASE).glob(pattern)]
-    return sorted(literal(path) for path in found if path.is_file())
+    return sorted(str(path) for path in found if path.is_file())
 
 
 def problem_file(wildcards):
     """The file of a set of problems."""
-    return literal(PROBLEMS[wildcards.dataset])
+    return PROBLEMS[wildcards.dataset]
 
 
 def problem_content(wildcards):

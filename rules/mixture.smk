@@ -77,7 +77,7 @@ rule tokens:
         manifest=manifest(lambda wildcards: WANTS.base),
         data=ancient(DATA),
         data_manifest=manifest(lambda wildcards: WANTS.fetched_rows),
-        problems=ancient([literal(PROBLEMS[name]) for name in forbidden_sets()]),
+        problems=ancient([PROBLEMS[name] for name in forbidden_sets()]),
         problem_manifests=manifests(
             lambda wildcards: [WANTS.problems(name) for name in forbidden_sets()]
         ),

@@ -50,7 +50,9 @@ def pytest_collection_modifyitems(items):
 
 
 def start_afresh(name: str) -> None:
-    """Seed all generators that are loaded, by the name of who will draw; undo a step's threads."""
+    """Seed all generators that are loaded, by the name of who will draw; undo what a step set: the
+    number of threads, and its name in front of each line.
+    """
     number = zlib.crc32(name.encode())
     random.seed(number)
     if numpy := sys.modules.get("numpy"):
@@ -58,6 +60,8 @@ def start_afresh(name: str) -> None:
     if torch := sys.modules.get("torch"):
         torch.manual_seed(number)
         torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+    if progress := sys.modules.get("workflow_scripts.progress"):
+        progress._step = progress._job = ""
 
 
 @pytest.hookimpl(wrapper=True)

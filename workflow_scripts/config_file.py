@@ -95,12 +95,27 @@ def _check_labels(datasets: list[str], where: str) -> None:
             )
 
 
+def _check_braces(config: dict) -> None:
+    """Raise UserError where a path holds what Snakemake takes for a wildcard."""
+    for section, keys in PATHS.items():
+        for key in keys:
+            value = (config[section] if section else config)[key]
+            for path in value if isinstance(value, list) else [value]:
+                if set(path) & set("{}"):
+                    name = f"{section}.{key}" if section else key
+                    raise UserError(
+                        f"config: {name} = {path}: a path must not hold braces, which Snakemake "
+                        "takes for wildcards. Rename it, or name a link to it"
+                    )
+
+
 def check_files(config: dict) -> None:
     """Raise UserError where a file or folder that a completed config names cannot be used.
 
     Snakemake itself does not notice a missing input while the outputs made from it exist.
     """
     data, evaluation = config["data"], config["evaluation"]
+    _check_braces(config)
     _check_results(config["results_dir"])
     with naming("config"):
         check_source(config["base"]["model"], config["base"]["revision"])

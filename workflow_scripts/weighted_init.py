@@ -28,7 +28,7 @@ def main(argv: list[str] | None = None) -> None:
     logits = initial_logits(sources.ffn.checkpoint, **config)
     asked = shape | {"lam": config["shared_expert_weight"]}
     recipe = make_recipe("weighted_init", asked, sources.artifacts)
-    mixing_artifact.write(args.out, "weighted_init", logits, config, sources, recipe)
+    mixing_artifact.write(args.out, "weighted_init", logits, config, sources, recipe=recipe)
 
 
 if __name__ == "__main__":

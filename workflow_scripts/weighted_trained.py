@@ -67,9 +67,9 @@ def main(argv: list[str] | None = None) -> None:
             logits.tensors(),
             initial.config,
             sources,
-            recipe,
             options.parameters,
             inputs,
+            recipe,
         )
 
 

@@ -23,6 +23,7 @@ from workflow_scripts.checkpoints.artifact import (
 from workflow_scripts.checkpoints.manifest import (
     SMALL_BYTES,
     Manifest,
+    Recipe,
     hash_files,
     manifest_path,
     read_manifest,
@@ -341,8 +342,8 @@ def test_the_artifact_one_stands_in_is_found(artifact, monkeypatch):
         (lambda a: edit_manifest(a, files={}), "moe.manifest.json was edited"),
         (lambda a: edit_manifest(a, id=ONE), "moe.manifest.json was edited"),
         (lambda a: rewrite(a / "a.txt", b"CONTENT"), "a.txt was altered: its SHA-256 is not"),
-        (lambda a: edit_manifest(a, format=1), "format 1 is not 2, .* Make the artifact again"),
-        (lambda a: manifest_path(a).write_text("{}"), "format None is not 2"),
+        (lambda a: edit_manifest(a, format=1), "format 1 is not 3, .* Make the artifact again"),
+        (lambda a: manifest_path(a).write_text("{}"), "format None is not 3"),
         (lambda a: manifest_path(a).write_text("{"), "moe.manifest.json is not valid JSON"),
     ],
 )
@@ -522,9 +523,12 @@ def test_another_kind_is_refused(artifact):
         open_artifact(artifact, "ffn", "dense")
 
 
-def test_the_id_is_over_everything_else():
-    manifest = Manifest("moe", {"a": {"size": 1, "sha256": "0"}}, {"seed": 1}, {"base": "b"})
+def test_the_id_is_over_everything_but_the_recipe():
+    recipe = Recipe("moe", {"seed": 1}, {"base": "b"}, {"moe.py": "c"})
+    files = {"a": {"size": 1, "sha256": "0"}}
+    manifest = Manifest("moe", files, {"seed": 1}, {"base": "b"}, recipe)
     stated = json.loads(manifest.to_json())
     identity = stated.pop("id")
+    assert stated.pop("recipe")["code"] == {"moe.py": "c"}
     text = json.dumps(stated, sort_keys=True, separators=(",", ":"))
     assert identity == hashlib.sha256(text.encode()).hexdigest()

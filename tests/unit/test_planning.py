@@ -592,10 +592,10 @@ def test_on_a_cpu_hours_come_from_a_product_that_is_timed(project, capsys, monke
     assert re.search(r"  base +\d[\d,.]+\n  moe_sft +\d[\d,.]+\n  dense, each lambda +\d", text)
 
 
-def test_the_config_is_laid_over_config_yaml(project, capsys):
+def test_the_demonstrations_config_lies_under_no_file(project, capsys):
     Path("config.yaml").write_text("moe: {num_experts: 4, num_experts_per_tok: 2}\n")
     args = plan._parser().parse_args(["--config", "mine.yaml"])
-    assert plan.make_plan(args).models.moe == moe_settings(num_experts=4, num_experts_per_tok=2)
+    assert plan.make_plan(args).models.moe == moe_settings()
 
 
 def test_a_mixture_that_cannot_be_merged_has_no_later_steps(project, capsys):

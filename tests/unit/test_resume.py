@@ -1,6 +1,5 @@
 """A training that was stopped goes on from its newest whole checkpoint, and from no other's."""
 
-import io
 import json
 import os
 import re
@@ -9,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import redirect_stderr
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -74,20 +73,36 @@ def stop_after(monkeypatch, number: int, signal_number: int = signal.SIGTERM) ->
     monkeypatch.setattr(ProgressCallback, "on_step_begin", on_step_begin)
 
 
+@contextmanager
+def stderr_in(file: Path):
+    """All that is written to stderr, in a file: a signal's handler writes past `sys.stderr`."""
+    before = os.dup(2)
+    sys.stderr.flush()
+    with file.open("wb") as target:
+        os.dup2(target.fileno(), 2)
+    try:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(sys, "stderr", os.fdopen(os.dup(2), "w"))
+            yield file
+            sys.stderr.flush()
+    finally:
+        os.dup2(before, 2)
+        os.close(before)
+
+
 @pytest.fixture(scope="module", params=STEPS)
 def stopped_once(request, arguments, tmp_path_factory):
     """A step, its arguments, and the folder after a SIGTERM in step 3 and a Ctrl-C in step 5."""
     folder, words = tmp_path_factory.mktemp("stopped"), arguments[request.param]
     for number, name, sent in ((3, "SIGTERM", signal.SIGTERM), (5, "Ctrl-C", signal.SIGINT)):
-        said = io.StringIO()
-        with pytest.MonkeyPatch.context() as patch, redirect_stderr(said):
+        with pytest.MonkeyPatch.context() as patch, stderr_in(folder.parent / "said") as said:
             stop_after(patch, number, sent)
             with pytest.raises(SystemExit) as caught:
                 STEPS[request.param].main([*words, *outputs(folder / "out")])
         assert caught.value.code == 128 + sent
-        assert said.getvalue().count(f"{name}: the training stops after this step") == 1
+        assert said.read_text().count(f"{name}: the training stops after this step") == 1
         how = f"stopped. Run the same command again: it goes on from step {number}"
-        assert said.getvalue().splitlines()[-1] == how
+        assert said.read_text().splitlines()[-1] == how
     assert not (folder / "out").exists()
     return request.param, words, folder
 
@@ -149,13 +164,22 @@ def test_so_does_one_in_another_way(way, arguments, tmp_path, monkeypatch):
     assert result(tmp_path / "out") == result(tmp_path / "whole")
 
 
-def test_another_learning_rate_starts_anew(stopped, capfd, tmp_path):
+def test_another_learning_rate_starts_from_its_beginning_and_leaves_the_checkpoints(
+    stopped, whole, capfd, tmp_path
+):
     step, words, out = stopped
     other = [*words, "--learning-rate", "0.02"]
     STEPS[step].main(other)
-    assert "going on" not in capfd.readouterr().err
+    said = capfd.readouterr().err
+    assert "going on" not in said
+    assert re.search(
+        r"\.out\.training/\w+ holds checkpoints of a training with other .*, .* MB", said
+    )
     STEPS[step].main([*other, *outputs(tmp_path / "fresh")])
     assert result(out) == result(tmp_path / "fresh")
+    STEPS[step].main(words)  # the old settings come back
+    assert "going on from" in capfd.readouterr().err
+    assert result(out) == result(whole[step])
     assert not list(out.parent.glob(".*"))
 
 
@@ -204,7 +228,8 @@ def test_without_a_whole_checkpoint_it_starts_anew(stopped, whole, capfd):
 
 def test_a_second_training_of_the_same_output_is_refused(stopped):
     step, words, out = stopped
-    with lock(out.parent / ".out.training"), pytest.raises(UserError, match="another process"):
+    owner = f"process {os.getpid()} on "
+    with lock(out.parent / ".out.training"), pytest.raises(UserError, match=owner):
         STEPS[step].main(words)
     assert checkpoints(out) == ["checkpoint-3", "checkpoint-5"]
 

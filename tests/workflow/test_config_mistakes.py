@@ -21,6 +21,10 @@ def project(new_project):
             "data={max_length: 2000}",
             "data.max_length = 2000: resources/base takes texts of at most",
         ),
+        (
+            "results_dir=my{a}results",
+            "config: results_dir = my{a}results: a path must not hold braces",
+        ),
         ("evaluation={datasets: [humanevl]}", "there is no file humanevl: did you mean humaneval?"),
     ],
 )

@@ -131,7 +131,7 @@ def test_a_second_training_is_refused_while_the_first_one_lives(project):
 
 def test_paths_may_hold_anything(new_project):
     project = new_project("names")
-    folder = project.folder / "my data ü (1)" / "{a} $HOME;'x'"
+    folder = project.folder / "my data ü (1)" / "$HOME; touch x; 'x'"
     folder.mkdir(parents=True)
     rows, problems = folder / "rows 1 (a).jsonl", folder / "own problems & co.jsonl"
     shutil.copy(project.folder / "resources" / "instructions.jsonl", rows)
@@ -150,6 +150,6 @@ def test_paths_may_hold_anything(new_project):
     assert done == ["base", "eval", "ground_truth", "summary"]
     assert mine.run("--configfile", "mine.json") == []
     target = str(folder / "my results" / "moe_sft.manifest.json")
-    assert mine.run("--configfile", "mine.json", target) == ["moe", "moe_sft", "tokens"]
+    assert mine.run(target, "--configfile", "mine.json") == ["moe", "moe_sft", "tokens"]
     names = {path.name for path in project.folder.iterdir()}
     assert not names & {"my", "data", "x", "results"}

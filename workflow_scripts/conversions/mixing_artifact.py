@@ -83,9 +83,9 @@ def write(
     logits: dict,
     config: dict,
     sources: MixingSources,
-    recipe: Recipe,
     parameters: dict | None = None,
     inputs: dict[str, str] | None = None,
+    recipe: Recipe | None = None,
 ) -> None:
     """Write coefficients as an artifact of `kind`.
 

@@ -18,7 +18,7 @@ def write_loss(
     description: dict,
     parameters: dict,
     inputs: Mapping[str, str | None],
-    recipe: Recipe,
+    recipe: Recipe | None = None,
 ) -> None:
     """Write a file whole or not at all, and its manifest beside it.
 
