@@ -50,8 +50,8 @@ try:
         require(config["evaluation"]["backend"])
         if config["evaluation"]["general"]:
             require("lm_eval")
-    FOLDER = config["results_dir"].rstrip("/")
-    WANTS = Wants(config, FOLDER)
+    RESULTS = config["results_dir"].rstrip("/")
+    WANTS = Wants(config, RESULTS)
     CURRENT = Current(WANTS)
     # The processes of the jobs find all this done.
     if workflow.is_main_process:
@@ -79,18 +79,17 @@ shell.prefix(
 )
 
 
-RESULTS = FOLDER
 LOGS = f"{RESULTS}/logs"
 METRICS = f"{RESULTS}/metrics"
 BASE = config["base"]["model"]
 DATA = str(WANTS.fetched_rows.place if WANTS.fetched_rows else config["data"]["train"])
 # Of a model on the hub the size is known once it is fetched.
-REQUESTS = Requests(config, Path(BASE if Path(BASE).is_dir() else f"{FOLDER}/base"))
+REQUESTS = Requests(config, Path(BASE if Path(BASE).is_dir() else f"{RESULTS}/base"))
 LAMBDAS = config["merge"]["lambdas"]
 started = []  # when this run began
 PROBLEMS = {
     problems.label(dataset): (
-        f"{FOLDER}/problems/{dataset}.jsonl" if dataset in NAMED_SETS else dataset
+        f"{RESULTS}/problems/{dataset}.jsonl" if dataset in NAMED_SETS else dataset
     )
     for dataset in config["evaluation"]["datasets"]
 }
@@ -257,7 +256,7 @@ def training(section):
         "gpu": config["gpus"] * world_size(config[section]),
         "besides": besides(
             trackers=config["trackers"],
-            tracker_dir=f"{FOLDER}/metrics",
+            tracker_dir=f"{RESULTS}/metrics",
             checkpoint_minutes=config[section]["checkpoint_minutes"],
         ),
     }
@@ -327,19 +326,19 @@ def begin_run():
     print("The configuration, where it is not the documented default:")
     for key, value in settings.chosen_values(config).items():
         print(f"  {key}: {value}")
-    print(f"All of it: {FOLDER}/{CONFIG_FILE}")
+    print(f"All of it: {RESULTS}/{CONFIG_FILE}")
     if not all(map(learns, LAMBDAS)):
         print(
             "With lambda 1 the routed experts have no weight, and step 6 has nothing to "
             "learn: it is left out for this lambda."
         )
     sys.stdout.flush()
-    settings.write_config(config, Path(FOLDER))
+    settings.write_config(config, Path(RESULTS))
 
 
 def show_failures():
     """Repeat the last line of each step that failed, below all that Snakemake says."""
-    logs = [log for log in Path(f"{FOLDER}/logs").rglob("*.log") if log.is_file()]
+    logs = [log for log in Path(f"{RESULTS}/logs").rglob("*.log") if log.is_file()]
     fresh = [log for log in logs if started and log.stat().st_mtime >= started[0]]
     for log in sorted(fresh):
         message = cli.failure(log.read_text(errors="replace"))
@@ -349,7 +348,7 @@ def show_failures():
 
 def show_summary():
     """Print the table of results, where there is one."""
-    table = Path(FOLDER) / "summary.md"
+    table = Path(RESULTS) / "summary.md"
     if table.exists():
         print(table.read_text())
 
@@ -359,7 +358,7 @@ def protect_shared():
     if not SHARED:
         return
     # The first checkout has links to folders, later ones folders of links.
-    links = [path for path in Path(FOLDER).rglob("*") if path.is_symlink()]
+    links = [path for path in Path(RESULTS).rglob("*") if path.is_symlink()]
     files = [link for link in links if link.is_file()]
     files += [path for link in links if link.is_dir() for path in link.iterdir()]
     place = Path(SHARED).resolve()

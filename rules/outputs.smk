@@ -12,7 +12,7 @@ def is_exchanged_by_step(job):
     """
     is_cached = job.rule.cache and is_sharing()
     places = [Path(output) for output in job.output]
-    is_ours = all(place.is_relative_to(FOLDER) for place in places)
+    is_ours = all(place.is_relative_to(RESULTS) for place in places)
     return bool(places) and is_ours and not is_cached
 
 
@@ -23,8 +23,8 @@ def exchange(remove_outputs, clean_up):
         if not is_exchanged_by_step(job):
             return await remove_outputs(job)
         # Hooks do not run in a module. From here on what stands in the folder is the workflow's.
-        if not is_results_folder(Path(FOLDER)):
-            settings.write_config(config, Path(FOLDER))
+        if not is_results_folder(Path(RESULTS)):
+            settings.write_config(config, Path(RESULTS))
         for log in job.log:
             await log.remove()
 

@@ -244,7 +244,7 @@ def one_good_expert(tiny_llama, data, tmp_path_factory) -> dict[str, Path]:
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
     rows = [Row(**row, number=1) for row in ROWS * 3]
     template = make_template("magicoder", tokenizer)
-    for example in tokenize_rows(rows, tokenizer, template, max_length=1024).training:
+    for example in tokenize_rows(rows, tokenizer, template, max_length=1024)[0].training:
         model(**{name: torch.tensor([ids]) for name, ids in example.items()}).loss.backward()
         optimizer.step()
         optimizer.zero_grad()

@@ -58,7 +58,9 @@ def _number(value: object) -> float | None:
     return float(value) if is_number else None
 
 
-def write(path: Path, result: dict, task_hashes: Mapping[str, str], recipe: Recipe) -> None:
+def write(
+    path: Path, result: dict, task_hashes: Mapping[str, str], recipe: Recipe | None = None
+) -> None:
     """Write a result, and its manifest beside it. Equal runs write equal bytes.
 
     task_hashes: SHA-256 of each task that is a file, by the file's name.
