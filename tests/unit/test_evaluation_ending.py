@@ -185,3 +185,11 @@ def test_results_come_in_order_and_the_first_error_ends_the_rest():
     with pytest.raises(KeyError):
         work_on(numbers, work, str, **options)
     assert len(begun) < 20
+
+
+def test_no_program_outlives_a_killed_step(start, tmp_path, sandbox):
+    flags = ["--dataset", endless_problems(tmp_path), "--sandbox", sandbox]
+    process = start("ground_truth", [*flags, "--out", tmp_path / "truth"])
+    programs = wait_for(lambda: runners(process))
+    process.kill()
+    wait_for(lambda: not any(map(is_alive, programs)))

@@ -9,9 +9,11 @@ import ctypes
 import errno
 import os
 import platform
+import signal
 import struct
 import sys
 
+PR_SET_PDEATHSIG = 1
 PR_SET_NO_NEW_PRIVS, PR_SET_SECCOMP, SECCOMP_MODE_FILTER = 38, 22, 2
 ALLOW, FAIL_WITH = 0x7FFF0000, 0x00050000
 LOAD_WORD, JUMP_EQUAL, JUMP_BITS, RETURN = 0x20, 0x15, 0x45, 0x06
@@ -24,6 +26,12 @@ ARCHITECTURES = {
     "x86_64": (0xC000003E, 56, (57, 58, 101, 311)),
     "aarch64": (0xC00000B7, 220, (117, 271)),
 }
+
+
+def end_with_parent() -> None:
+    """Have this process killed when its parent ends, whatever ends that one. Linux alone."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def forbid_processes() -> bool:
@@ -39,7 +47,8 @@ def forbid_processes() -> bool:
     header = struct.pack("@HP", len(instructions), ctypes.addressof(program))
     libc = ctypes.CDLL(None, use_errno=True)
     for arguments in (
-        (PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0),
+        (PR_SET_PDEATHSIG = 1
+PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0),
         (PR_SET_SECCOMP, SECCOMP_MODE_FILTER, header, 0, 0),
     ):
         if libc.prctl(*arguments) != 0:

@@ -16,7 +16,7 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
-from no_processes import forbid_processes
+from no_processes import end_with_parent, forbid_processes
 from plain_data import decode, digest, dumps, encode, is_large
 
 sys.path.pop(0)
@@ -25,6 +25,7 @@ MAX_VALUE_BYTES = 2**16  # of a larger value only the digest is told
 
 
 def main() -> None:
+    end_with_parent()
     program = json.loads(sys.stdin.readline())
     sets = json.loads(sys.stdin.readline())
     channel = os.dup(1)
@@ -37,6 +38,7 @@ def main() -> None:
     for inputs in sets:
         child = os.fork()
         if child == 0:
+            end_with_parent()
             forbid_processes()
             run(program, inputs, channel)
             os._exit(0)
