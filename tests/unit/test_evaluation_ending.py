@@ -190,6 +190,8 @@ def test_results_come_in_order_and_the_first_error_ends_the_rest():
 def test_no_program_outlives_a_killed_step(start, tmp_path, sandbox):
     flags = ["--dataset", endless_problems(tmp_path), "--sandbox", sandbox]
     process = start("ground_truth", [*flags, "--out", tmp_path / "truth"])
-    programs = wait_for(lambda: runners(process))
+    line = next(line for line in process.stderr if "waiting for Arithmetic/1" in line)
+    programs = runners(process)
+    assert len(programs) > 1, line  # the runner and its child
     process.kill()
     wait_for(lambda: not any(map(is_alive, programs)))

@@ -47,8 +47,7 @@ def forbid_processes() -> bool:
     header = struct.pack("@HP", len(instructions), ctypes.addressof(program))
     libc = ctypes.CDLL(None, use_errno=True)
     for arguments in (
-        (PR_SET_PDEATHSIG = 1
-PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0),
+        (PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0),
         (PR_SET_SECCOMP, SECCOMP_MODE_FILTER, header, 0, 0),
     ):
         if libc.prctl(*arguments) != 0:
