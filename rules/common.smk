@@ -44,6 +44,9 @@ def is_sharing():
 
 
 try:
+    if workflow.is_main_process:
+        for file in workflow.configfiles:
+            read_config(Path(file))  # two equal keys are refused
     config = config_file.complete(config)
     config_file.check_files(config)
     if not workflow.deployment_settings.deployment_method:
@@ -55,8 +58,6 @@ try:
     CURRENT = Current(WANTS)
     # The processes of the jobs find all this done.
     if workflow.is_main_process:
-        for file in workflow.configfiles:
-            read_config(Path(file))  # keys that stand there twice
         CURRENT.check(workflow.configfiles, shares=is_sharing())
 except UserError as error:
     sys.exit(str(error))

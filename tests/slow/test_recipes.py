@@ -1,5 +1,7 @@
 """Each recipe as a dry run of the whole workflow, alone and under a config file of the user's."""
 
+import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -11,13 +13,17 @@ RECIPES = sorted(file.name for file in (Path(__file__).parents[2] / "recipes").g
 
 @pytest.fixture(scope="module")
 def project(new_project):
-    """A project with empty stand-ins for the models and rows that recipes take from folders."""
+    """A project with stand-ins for the models and rows that recipes take from folders."""
     project = new_project("recipes")
     project.overlay = {}
     for name in RECIPES:
         config = yaml.safe_load((project.folder / "recipes" / name).read_text())
         if "revision" not in config["base"]:
-            (project.folder / config["base"]["model"]).mkdir(parents=True)
+            model = project.folder / config["base"]["model"]
+            shutil.copytree(project.folder / "resources" / "base", model)
+            settings = json.loads((model / "config.json").read_text())
+            settings["max_position_embeddings"] = 2**14  # as real models have
+            (model / "config.json").write_text(json.dumps(settings))
         if "revision" not in config["data"]:
             rows = project.folder / config["data"]["train"]
             rows.parent.mkdir(exist_ok=True)

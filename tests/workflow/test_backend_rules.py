@@ -24,7 +24,7 @@ def test_mixtures_are_generated_by_transformers(project, monkeypatch):
     done = project.snakemake("-np", evaluation=EVALUATION)
 
     assert done.returncode == 0, done.stdout + done.stderr
-    commands = re.findall(r"workflow_scripts\.eval --model results/(\S+) .*", done.stdout)
+    commands = re.findall(r"workflow_scripts\.eval --model '?results/([^ ']+)'? .*", done.stdout)
     backends = re.findall(r"workflow_scripts\.eval .* --backend (\w+) ", done.stdout)
     assert dict(zip(commands, backends, strict=True)) == {
         "base": "vllm",

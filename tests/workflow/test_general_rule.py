@@ -1,6 +1,7 @@
 """The rule `general`: which models are measured, and that it is asked for by the config alone."""
 
 import re
+import shlex
 
 import pytest
 
@@ -25,14 +26,13 @@ def test_every_evaluated_model_is_measured(project):
     assert done.returncode == 0, done.stdout + done.stderr
     commands = re.findall(r"python -m workflow_scripts\.general (.*)", done.stdout)
     models = ["base", "moe_sft", "dense/lam~0.75"]
-    assert sorted(re.search(r"--model results/(\S+) ", command)[1] for command in commands) == (
-        sorted(models)
-    )
+    pattern = r"--model '?results/([^ ']+)'? "
+    assert sorted(re.search(pattern, command)[1] for command in commands) == sorted(models)
     for command in commands:
         assert " --tasks arc_easy 'my tasks.yaml' " in command
         assert " --limit=3" in command
     summary = re.search(r"python -m workflow_scripts\.summary .*", done.stdout)[0]
-    files = " ".join(f"results/general/{model}/tasks.json" for model in models)
+    files = shlex.join(f"results/general/{model}/tasks.json" for model in models)
     assert f" --general {files} --out " in summary
 
 

@@ -41,7 +41,7 @@ def requests(job: str) -> dict[str, str]:
     found = dict(item.split("=", 1) for item in line.split(", "))
     for name in ("tmpdir", "runtime", "mem", "mem_mb", "mem_mib"):
         del found[name]
-    found.pop("trackers", None)  # of the trainings
+    found.pop("besides", None)  # of the trainings
     threads = re.search(r"threads: (\d+)", job)
     return found | ({"threads": threads[1]} if threads else {})
 

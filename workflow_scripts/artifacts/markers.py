@@ -19,11 +19,13 @@ SIZE = 2**20
 
 
 def marker_path(wanted: Wanted) -> Path:
-    """Where the marker of an artifact lies, in the working folder."""
-    place = wanted.place
-    if ".." in place.parts:
-        place = place.absolute()
-    return FOLDER / str(place).strip("/")
+    """Where the marker of an artifact lies, in the working folder.
+
+    It is absolute, and alone in its folder: Snakemake lists each folder once, and takes files that
+    come later for missing.
+    """
+    place = wanted.place.absolute() if ".." in wanted.place.parts else wanted.place
+    return Path.cwd() / FOLDER / str(place).strip("/") / "marker"
 
 
 def set_marker(wanted: Wanted, verdict: Verdict) -> Path:
