@@ -28,7 +28,7 @@ class State(Enum):
 class Verdict:
     """What there is at the place of a wanted artifact, and how it differs from what is wanted.
 
-    differences: a phrase each. code: only modules of the step differ.
+    differences: a phrase each. only_code: nothing but the code of the step differs.
     """
 
     state: State
@@ -87,18 +87,20 @@ class Inspector:
         return Verdict(State.OUTDATED, (*others, *code), manifest, only_code=not others)
 
     def _changed_sources(self, manifest: Manifest, wanted: Wanted) -> list[str]:
-        changes = []
+        then, changes = manifest.recipe.inputs, []
         for name, source in wanted.sources.items():
             verdict = self._verdicts[source]
-            if verdict.state is State.OUTDATED:
+            if name not in then:
+                changes.append(f"{source.place} is new")
+            elif verdict.state is State.OUTDATED:
                 changes.append(f"{source.place} is made again")
             elif verdict.state is State.FITS:
                 if not _is_made_from(manifest, name, verdict.manifest):
-                    changes.append(f"{source.place} is another than the one that it was made from")
-            elif manifest.recipe.inputs.get(name) != source.recipe.digest:
-                changes.append(f"{source.place}, from which it was made, is gone and was another")
-        if gone := manifest.recipe.inputs.keys() - wanted.recipe.inputs.keys():
-            changes.append(f"it was made from {', '.join(sorted(gone))} too")
+                    changes.append(f"it was made from another {source.place} than the one there")
+            elif then[name] != source.recipe.digest:
+                changes.append(f"it was made from another {source.place}, which is gone")
+        if gone := then.keys() - wanted.recipe.inputs.keys():
+            changes.append(f"it was made with {', '.join(sorted(gone))}, which is not wanted now")
         return changes
 
 
