@@ -37,7 +37,7 @@ def mine(repository, tmp_path_factory) -> Project:
 
 
 def test_all_rules_are_there(mine):
-    rules = mine.run("--dry-run")
+    rules = mine.run("--dry-run", "--forceall")
     assert {"xft_base", "xft_moe_sft", "xft_weighted_trained", "xft_dense"} <= set(rules)
     assert not any(rule for rule in rules if not rule.startswith("xft_"))
 
