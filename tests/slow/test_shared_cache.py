@@ -68,7 +68,7 @@ def test_a_lambda_is_never_served_for_another(first, new_project, run_step):
 def test_edited_code_is_not_served_what_the_old_code_made(first, new_project):
     edited = new_project("edited")
     module = edited.folder / "workflow_scripts" / "conversions" / "upcycle.py"
-    module.write_text(module.read_text() + "\n# edited\n")
+    module.write_text(module.read_text() + "\nEDITED = True\n")
     assert fetched(edited) == ["base", "tokens"]  # which know nothing of that module
 
 
