@@ -15,7 +15,7 @@ ROOT = PACKAGE.parent
 HASHED_WHOLE = 2**28
 SAMPLES, SAMPLE_BYTES = 256, 2**16
 DIGITS = 16  # of a module's hash: enough to tell versions apart
-# Modules that decide about what is said, and not about an artifact's weights, rows or results.
+# Modules that decide what is printed. They decide nothing about weights, rows or results.
 PRESENTATION = {
     "cli.py",
     "config_file.py",
@@ -95,7 +95,7 @@ def _plain(node: object) -> object:
     if isinstance(node, list):
         return [_plain(item) for item in node if not _is_silent(item)]
     if not isinstance(node, ast.AST):
-        return node if isinstance(node, str | int | None) else repr(node)
+        return node if isinstance(node, str | int | None) else {type(node).__name__: repr(node)}
     if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call):
         node = ast.Raise(node.exc.func)
     fields = [[name, _plain(value)] for name, value in ast.iter_fields(node)]
@@ -103,13 +103,13 @@ def _plain(node: object) -> object:
 
 
 def _is_silent(node: object) -> bool:
-    """Whether a statement is a docstring, or prints."""
+    """Whether a statement is a docstring or prints a message."""
     if not isinstance(node, ast.Expr):
         return False
     match node.value:
         case ast.Constant(value=str()):
             return True
-        case ast.Call(func=ast.Name(id="print")):
+        case ast.Call(func=ast.Name(id="print" | "say")):
             return True
     return False
 

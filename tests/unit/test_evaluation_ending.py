@@ -24,7 +24,7 @@ from workflow_scripts.evaluation.workers import work_on
 SIGNALS = [signal.SIGTERM, signal.SIGINT]
 ENDLESS = "    while True: pass\n"
 HANGS = 300  # seconds; what does not end by then never will
-# Steps without limits of time, and a model that writes nothing but loops.
+# Steps without time limits, and a model that writes endless loops.
 STEP = """
 import sys
 from workflow_scripts import cli, {step} as step

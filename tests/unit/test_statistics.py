@@ -97,7 +97,7 @@ def test_the_interval_of_shares_has_a_width_where_all_are_equal():
 
 
 def test_a_detectable_difference_is_shown_four_times_in_five():
-    """Pairs are drawn of which as many differ as in the example, by the detectable difference."""
+    """Draw pairs with the detectable difference. As many of them differ as in the example."""
     found = compare(*solved(60, 15, 15, 50))
     differing, count = 30 / 140, 140
     better = (differing + found.detectable) / 2

@@ -1,4 +1,4 @@
-"""Whether what is written would meet what is read, be it through links."""
+"""Whether a path to be written overlaps one that is read. Links are followed."""
 
 from pathlib import Path
 

@@ -28,7 +28,7 @@ class State(Enum):
 class Verdict:
     """What there is at the place of a wanted artifact, and how it differs from what is wanted.
 
-    differences: a phrase each. only_code: nothing but the code of the step differs.
+    differences: a phrase each. only_code: only the code of the step differs.
     """
 
     state: State

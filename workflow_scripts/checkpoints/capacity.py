@@ -1,4 +1,4 @@
-"""How long a text, and which tokens, a model takes: told by its files, without loading it."""
+"""How long a text a model takes, and which tokens. Its files say so: it is not loaded."""
 
 import json
 import re

@@ -177,7 +177,7 @@ def _check_entry_point(fields: dict, where: str) -> None:
     """Raise UserError unless the canonical program defines what is called."""
     name, program = fields["entry_point"], fields["prompt"] + fields["canonical_solution"]
     try:
-        with warnings.catch_warnings(action="ignore"):  # of escapes that are none
+        with warnings.catch_warnings(action="ignore"):  # about invalid escapes
             symbols = symtable.symtable(program, "the program", "exec").get_symbols()
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         line = f" (line {error.lineno} of the program)" if getattr(error, "lineno", 0) else ""

@@ -105,7 +105,7 @@ class Plan:
         return (None, None) if self.gpu is None else self.hours_on(self.gpu, self.utilisation)
 
     def hours_on(self, processor: Gpu, utilisation: float) -> tuple[float | None, float | None]:
-        """The same on a processor of which a training gets this share."""
+        """The same on a processor that gives a training this share of its speed."""
         first, second = self.works
         return (
             first and first.hours(self.chosen, processor, utilisation),
