@@ -8,6 +8,7 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
 run: .venv/installed
 	snakemake --cores all
+	@echo "The table of results: results/summary.md"
 
 test: .venv/installed-dev lint
 	pytest -m "not slow" --numprocesses auto --maxprocesses 4 --dist worksteal

@@ -74,7 +74,7 @@ def _fault(wanted: Wanted, results: Path, shares: bool) -> str | None:
             f"remove it first. Delete it and {manifest_path(place).name}, or move both away"
         )
     if wanted.is_file and not place.is_dir() and not manifest_path(place).exists():
-        # A file whose manifest was not written any more, if the folder is the workflow's.
+        # In a folder of the workflow's, its step was killed before it wrote the manifest.
         return _not_ours(place) if place.exists() and not is_results_folder(results) else None
     return replacing_fault(place)
 
