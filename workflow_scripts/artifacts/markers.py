@@ -1,9 +1,9 @@
 """Files by whose times Snakemake knows which artifacts are to be made again.
 
 Snakemake itself compares times and its own records. Both are lost when results are copied, so here
-manifests decide. Each rule has a marker as an input. The marker of an artifact that fits is as old as
-can be. The marker of an outdated artifact is newer than the artifact. All other inputs are `ancient`,
-but for the manifests of artifacts that are made again.
+manifests decide. Each rule has a marker as an input. The marker of an artifact that fits is as old
+as can be. The marker of an outdated artifact is newer than the artifact. All other inputs are
+`ancient`, but for the manifests of artifacts that are made again.
 """
 
 import os
