@@ -177,7 +177,7 @@ def test_gradients_are_those_of_the_plain_form(trained, learn_lambda, checkpoint
         (output.loss / len(batches)).backward()
         ours += output.loss.item() / len(batches)
     mixing.take_gradients()
-    assert ours == pytest.approx(loss, rel=1e-5)
+    assert ours == pytest.approx(loss, rel=1e-6)
     gradient = torch.stack([parameter.grad for parameter in mixing.logits.alpha])
     assert_relative(gradient.view_as(alpha), alpha_grad)
     if learn_lambda:
@@ -186,7 +186,7 @@ def test_gradients_are_those_of_the_plain_form(trained, learn_lambda, checkpoint
 
 
 def assert_relative(ours, expected):
-    assert (ours - expected).abs().max() <= 1e-5 * expected.abs().max()
+    assert (ours - expected).abs().max() <= 1e-6 * expected.abs().max()
 
 
 def test_only_the_logits_learn(trained):
