@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from workflow_scripts.checkpoints.artifact import create_artifact, open_artifact
-from workflow_scripts.checkpoints.header import check_header
+from workflow_scripts.checkpoints.header import read_tensors
 from workflow_scripts.checkpoints.manifest import FORMAT, Manifest, manifest_path, read_manifest
 from workflow_scripts.checkpoints.reader import INDEX_FILE, SINGLE_FILE, Checkpoint, read_json
 from workflow_scripts.errors import UserError
@@ -213,7 +213,7 @@ def test_a_header_that_tiles_the_file_is_accepted(tmp_path, data):
         for i, (kind, shape) in enumerate(zip(kinds, shapes, strict=True))
     }
     save_file(tensors, tmp_path / "x")
-    assert check_header(tmp_path / "x") == tensors.keys()
+    assert read_tensors(tmp_path / "x").keys() == tensors.keys()
 
 
 @quick
@@ -302,7 +302,7 @@ def test_json_traps_are_refused_in_every_file(fresh, trap):
         if name == "one":
             content = len(content).to_bytes(8, "little") + content
         file.write_bytes(content)
-        read = {"manifest": read_manifest, "one": check_header}.get(name, read_json)
+        read = {"manifest": read_manifest, "one": read_tensors}.get(name, read_json)
         with pytest.raises(UserError) as caught:
             read(file)
         assert str(file) in str(caught.value)
@@ -325,14 +325,14 @@ def test_numbers_that_are_none_are_no_sizes(fresh, text):
 FRUGAL = """
 import resource, sys
 from pathlib import Path
-from workflow_scripts.checkpoints.header import check_header
+from workflow_scripts.checkpoints.header import read_tensors
 from workflow_scripts.checkpoints.manifest import read_manifest
 from workflow_scripts.checkpoints.strict_json import read_json
 from workflow_scripts.errors import UserError
 
 used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (used + 50 * 2**20,) * 2)
-for name, read in zip(sys.argv[2:], (check_header, read_json, read_manifest), strict=True):
+for name, read in zip(sys.argv[2:], (read_tensors, read_json, read_manifest), strict=True):
     file = Path(sys.argv[1]) / name
     try:
         read(file)

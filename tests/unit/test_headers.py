@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from workflow_scripts.checkpoints.header import check_header
+from workflow_scripts.checkpoints.header import read_tensors
 from workflow_scripts.checkpoints.reader import INDEX_FILE, SINGLE_FILE, Checkpoint
 from workflow_scripts.errors import UserError
 
@@ -33,14 +33,14 @@ def file(tmp_path):
 
 def test_a_sound_header_names_its_tensors(file):
     write(file, {"__metadata__": {"format": "pt"}, "v": V, "w": W})
-    assert check_header(file) == {"w", "v"} == set(load_file(file))
+    assert read_tensors(file).keys() == {"w", "v"} == set(load_file(file))
 
 
 @pytest.mark.parametrize("shape", [[0], [5, 0], [0, 2**62, 2**62]])
 def test_empty_tensors_may_stand_anywhere(file, shape):
     empty = {"dtype": "F64", "shape": shape}
     ends = {f"e{at}": empty | {"data_offsets": [at, at]} for at in (0, 8, 12)}
-    assert check_header(write(file, {"w": W, "v": V} | ends)) == {"w", "v", *ends}
+    assert read_tensors(write(file, {"w": W, "v": V} | ends)).keys() == {"w", "v", *ends}
 
 
 @pytest.mark.parametrize(
@@ -73,7 +73,7 @@ def test_empty_tensors_may_stand_anywhere(file, shape):
 )
 def test_a_wrong_entry_is_refused(file, entry, fault):
     with pytest.raises(UserError, match=f"{file} is not a whole safetensors file: '?w?'? ?{fault}"):
-        check_header(write(file, {"v": V, "w": entry}))
+        read_tensors(write(file, {"v": V, "w": entry}))
 
 
 @pytest.mark.parametrize(
@@ -98,14 +98,14 @@ def test_a_wrong_entry_is_refused(file, entry, fault):
 )
 def test_a_wrong_header_is_refused(file, header, fault):
     with pytest.raises(UserError, match=f"{file} is not a whole safetensors file: .*{fault}"):
-        check_header(write(file, header))
+        read_tensors(write(file, header))
 
 
 @pytest.mark.parametrize("length", [11, 2**20, 10**8 + 1, 2**63, 2**64 - 1])
 def test_a_length_beyond_the_file_is_refused(file, length):
     file.write_bytes(length.to_bytes(8, "little") + b"{}" + bytes(8))
     with pytest.raises(UserError, match=f"its 18 bytes cannot hold a header of {length}"):
-        check_header(file)
+        read_tensors(file)
 
 
 def test_a_header_of_more_than_100_mb_is_refused_even_if_it_is_there(file):
@@ -113,7 +113,7 @@ def test_a_header_of_more_than_100_mb_is_refused_even_if_it_is_there(file):
         handle.write((10**8 + 1).to_bytes(8, "little"))
         handle.truncate(10**8 + 100)
     with pytest.raises(UserError, match="cannot hold a header of 100000001"):
-        check_header(file)
+        read_tensors(file)
 
 
 def save_zip(path):
@@ -174,7 +174,7 @@ def lines_to_check(file: Path, count: int) -> int:
     before = sys.gettrace()
     sys.settrace(trace)
     try:
-        assert len(check_header(file)) == count
+        assert len(read_tensors(file)) == count
     finally:
         sys.settrace(before)
     return lines
@@ -183,7 +183,7 @@ def lines_to_check(file: Path, count: int) -> int:
 @pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2, torch.complex64])
 def test_all_dtypes_that_torch_saves_are_known(file, dtype):
     save_file({"w": torch.zeros(3).to(dtype)}, file)
-    assert check_header(file) == {"w"}
+    assert read_tensors(file).keys() == {"w"}
 
 
 # The index

@@ -46,11 +46,6 @@ def hash_header(path: Path) -> str:
     return hashlib.sha256(read_header(path)).hexdigest()
 
 
-def check_header(path: Path) -> set[str]:
-    """The names of a file's tensors. Raises UserError as `read_tensors` does."""
-    return set(read_tensors(path))
-
-
 def read_tensors(path: Path) -> dict[str, dict]:
     """The dtype, shape and data_offsets of each of a file's tensors, by name.
 

@@ -1,9 +1,9 @@
-"""Lazy reading of a model folder's safetensors: memory-mapped, one tensor at a time."""
+"""Reading a model folder's safetensors: headers alone, or tensors one at a time, memory-mapped."""
 
 from functools import cached_property
 from pathlib import Path
 
-from workflow_scripts.checkpoints.header import check_header
+from workflow_scripts.checkpoints.header import read_tensors
 from workflow_scripts.checkpoints.strict_json import read_json
 from workflow_scripts.errors import UserError
 
@@ -11,16 +11,13 @@ SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
 
 
-class Checkpoint:
-    """The tensors of a folder with `model.safetensors`, or with shards and their index.
-
-    Tensors are memory-mapped: `get` costs no memory before the values are used.
-    """
+class CheckpointHeaders:
+    """The headers of a folder with `model.safetensors`, or with shards and their index."""
 
     def __init__(self, folder: Path):
         """Raises UserError where the folder, a shard or the index is missing or broken."""
         self.folder = Path(folder)
-        self._open_files = {}
+        self._headers: dict[str, dict] = {}
         self._files = self._locate()
 
     @property
@@ -36,28 +33,24 @@ class Checkpoint:
     def __contains__(self, name: str) -> bool:
         return name in self._files
 
-    def get(self, name: str):
-        """The tensor `name` as a memory-mapped torch tensor."""
-        return self._handle(name).get_tensor(name)
-
     def shape(self, name: str) -> tuple[int, ...]:
         """The tensor's shape, from the header alone."""
-        return tuple(self._handle(name).get_slice(name).get_shape())
+        return tuple(self._header(name)["shape"])
 
     def dtype(self, name: str) -> str:
         """The tensor's dtype in safetensors' spelling ("F32", "BF16"), from the header alone."""
-        return self._handle(name).get_slice(name).get_dtype()
+        return self._header(name)["dtype"]
 
     @cached_property
     def config(self) -> dict:
         """The folder's config.json."""
         return read_json(self.folder / "config.json")
 
-    def _handle(self, name: str):
-        return self._open_files[self._files[name]]
+    def _header(self, name: str) -> dict:
+        return self._headers[self._files[name]][name]
 
     def _locate(self) -> dict[str, str]:
-        """The file of each tensor. Opens, and so checks, all files."""
+        """The file of each tensor. Reads, and so checks, all headers."""
         index_file, single_file = self.folder / INDEX_FILE, self.folder / SINGLE_FILE
         if index_file.exists():
             return self._check_index(read_json(index_file).get("weight_map"))
@@ -68,7 +61,7 @@ class Checkpoint:
                 f"{self.folder} has no {SINGLE_FILE} and no {INDEX_FILE}. "
                 "Only safetensors are read; convert other weights with save_pretrained first"
             )
-        return dict.fromkeys(self._open(SINGLE_FILE), SINGLE_FILE)
+        return dict.fromkeys(self._read(SINGLE_FILE), SINGLE_FILE)
 
     def _check_index(self, weight_map: object) -> dict[str, str]:
         index_file = self.folder / INDEX_FILE
@@ -80,7 +73,7 @@ class Checkpoint:
                 raise UserError(f"{index_file} names {file!r:.80}, which is not inside its folder")
             planned.setdefault(file, set()).add(name)
         for file, names in sorted(planned.items()):
-            held = self._open(file)
+            held = self._read(file)
             if lost := names - held:
                 raise UserError(
                     f"{self.folder / file} lacks {min(lost)}, which the index puts there"
@@ -93,19 +86,36 @@ class Checkpoint:
                 )
         return weight_map
 
-    def _open(self, file: str) -> set[str]:
-        """Check and open a safetensors file; the names of its tensors."""
-        from safetensors import SafetensorError, safe_open
-
+    def _read(self, file: str) -> set[str]:
+        """Read and check a safetensors file's header; the names of its tensors."""
         path = self.folder / file
         if not path.is_file():
             raise UserError(f"{path} is missing")
-        names = check_header(path)
-        try:
-            self._open_files[file] = safe_open(path, framework="pt")
-        except SafetensorError as error:
-            raise UserError(f"{path} is not a whole safetensors file: {error}") from None
-        return names
+        self._headers[file] = read_tensors(path)
+        return set(self._headers[file])
+
+
+class Checkpoint(CheckpointHeaders):
+    """The same, with the tensors. They are memory-mapped: `get` costs no memory before the values
+    are used, and the files may be removed meanwhile.
+    """
+
+    def __init__(self, folder: Path):
+        super().__init__(folder)
+        self._mapped = {file: _map(self.folder / file) for file in self.files}
+
+    def get(self, name: str):
+        """The tensor `name` as a memory-mapped torch tensor."""
+        return self._mapped[self._files[name]].get_tensor(name)
+
+
+def _map(path: Path):
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        return safe_open(path, framework="pt")
+    except SafetensorError as error:
+        raise UserError(f"{path} is not a whole safetensors file: {error}") from None
 
 
 def weight_files(folder: Path) -> list[str]:

@@ -11,7 +11,12 @@ from workflow_scripts.checkpoints import hub
 from workflow_scripts.checkpoints.artifact import COMPANION_PATTERNS, companions
 from workflow_scripts.checkpoints.capacity import check_vocabulary
 from workflow_scripts.checkpoints.layout import dense_layers
-from workflow_scripts.checkpoints.reader import INDEX_FILE, SINGLE_FILE, Checkpoint, weight_files
+from workflow_scripts.checkpoints.reader import (
+    INDEX_FILE,
+    SINGLE_FILE,
+    CheckpointHeaders,
+    weight_files,
+)
 from workflow_scripts.dependencies import content_hash
 from workflow_scripts.errors import UserError
 
@@ -173,7 +178,7 @@ def model_contents(folder: Path) -> dict[str, str]:
 
 def check_model(folder: Path) -> list[Path]:
     """The files that make up a dense model that can be upcycled. Raises UserError."""
-    checkpoint = Checkpoint(folder)
+    checkpoint = CheckpointHeaders(folder)
     if checkpoint.config.get("quantization_config"):
         raise UserError(f"{folder} is quantised; take the unquantised model")
     dense_layers(checkpoint.names, checkpoint.config)

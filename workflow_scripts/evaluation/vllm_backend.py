@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from workflow_scripts.checkpoints.dtypes import torch_dtype
-from workflow_scripts.checkpoints.reader import Checkpoint
+from workflow_scripts.checkpoints.reader import CheckpointHeaders
 from workflow_scripts.data.tokenizers import load_tokenizer
 from workflow_scripts.errors import UserError
 from workflow_scripts.evaluation.generation import (
@@ -53,7 +53,7 @@ def load_model(folder: Path, threads: int | None):
     own. Raises UserError where vLLM is not installed, where the folder is missing or broken, and
     for a mixture, which vLLM cannot load.
     """
-    checkpoint = Checkpoint(folder)
+    checkpoint = CheckpointHeaders(folder)
     if "base_config" in checkpoint.config:
         raise UserError(
             f"{folder} is a mixture of experts of this project, which vLLM cannot load. Evaluate "
