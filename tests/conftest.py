@@ -17,6 +17,7 @@ from contextlib import chdir, redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import pytest
+from fork_server import start_server
 from hub_server import Hub
 from project import QUICK, Project, copy_project
 
@@ -225,8 +226,23 @@ def file_hashes():
     return hashes
 
 
+@pytest.fixture(scope="session")
+def shared_folder(tmp_path_factory) -> Path:
+    """A folder that all processes of the tests know."""
+    own = tmp_path_factory.getbasetemp()
+    return own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+
+
+@pytest.fixture(scope="session")
+def fork_server(shared_folder) -> None:
+    """Let the runs of all projects be forks of one server."""
+    from workflow_scripts.cli import ENVIRONMENT
+
+    os.environ["FORK_SERVER"] = str(start_server(shared_folder, os.environ | ENVIRONMENT))
+
+
 @pytest.fixture(scope="module")
-def new_project(request, tmp_path_factory):
+def new_project(request, tmp_path_factory, fork_server):
     """Callable (name): a copy of the project without results, in which snakemake can run.
 
     All are removed when the module's tests have passed: one with conda environments takes 5 GB.
@@ -244,22 +260,21 @@ def new_project(request, tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def finished(tmp_path_factory) -> Project:
+def finished(tmp_path_factory, shared_folder, fork_server) -> Project:
     """A project in which the whole workflow has run once, with the rules that ran in `ran.json`.
 
     One run serves all processes of the tests. Nothing in it may be changed.
     """
-    own = tmp_path_factory.getbasetemp()
-    shared = own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
-    folder = shared / "finished" / "project"
-    with (shared / "finished.lock").open("w") as lock:
+    folder = shared_folder / "finished" / "project"
+    with (shared_folder / "finished.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not (folder / "ran.json").exists():
             shutil.rmtree(folder.parent, ignore_errors=True)
             ran = copy_project(REPOSITORY, folder).run()
             (folder / "ran.json").write_text(json.dumps(ran))
-    shutil.copytree(folder, own / "finished_copy", symlinks=True)
-    return Project(own / "finished_copy", QUICK)
+    own = tmp_path_factory.mktemp("finished") / "project"
+    shutil.copytree(folder, own, symlinks=True)
+    return Project(own, QUICK)
 
 
 @pytest.fixture

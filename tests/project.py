@@ -5,12 +5,10 @@ import re
 import shutil
 import subprocess
 import sys
-import tempfile
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 
-from snakemake_server import Server
+from fork_server import PYTHON
 
 NOT_COPIED = (".git", ".venv", ".snakemake", "results", "tests", "docs", "__pycache__", "*cache")
 QUICK = {
@@ -52,10 +50,15 @@ class Project:
         return [sys.executable, "-m", "snakemake", *self.words(*arguments, **config)]
 
     def snakemake(self, *arguments: str, **config: dict) -> subprocess.CompletedProcess:
-        """Run snakemake to its end."""
-        with tempfile.TemporaryDirectory() as scratch:
-            words = self.words(*arguments, **config)
-            return server().run(words, self.folder, self.environment, Path(scratch))
+        """Run snakemake to its end, as a fork of the server."""
+        return subprocess.run(
+            [PYTHON, "-m", "snakemake", *self.words(*arguments, **config)],
+            cwd=self.folder,
+            env=self.environment,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+        )
 
     def run(self, *arguments: str, **config) -> list[str]:
         """Run snakemake, which must succeed. The rules whose jobs ran, sorted, without `all`."""
@@ -66,12 +69,6 @@ class Project:
     def rules(self, done: subprocess.CompletedProcess) -> list[str]:
         """The rules whose jobs ran, or would run, sorted, without `all`."""
         return sorted(rule for rule in RULE.findall(done.stdout + done.stderr) if rule != "all")
-
-
-@cache
-def server() -> Server:
-    """One for all runs of these tests."""
-    return Server()
 
 
 def copy_project(repository: Path, folder: Path) -> Project:

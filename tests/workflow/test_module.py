@@ -21,7 +21,7 @@ rule all:
 
 
 @pytest.fixture(scope="module")
-def mine(repository, tmp_path_factory) -> Project:
+def mine(repository, tmp_path_factory, fork_server) -> Project:
     """A project of the user's own that takes the rules from here."""
     folder = tmp_path_factory.mktemp("mine")
     (folder / "Snakefile").write_text(SNAKEFILE.format(snakefile=repository / "Snakefile"))
