@@ -17,7 +17,7 @@ from contextlib import chdir, redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import pytest
-from fork_server import start_server
+from fork_server import PYTHON, start_server
 from hub_server import Hub
 from project import QUICK, Project, copy_project
 
@@ -139,12 +139,12 @@ def tiny_llama(tmp_path_factory, tokenizer) -> Path:
 
 
 @pytest.fixture
-def run_step():
-    """Callable (step, *arguments): run a step as a user does, in a process of its own."""
+def run_step(fork_server):
+    """Callable (step, *arguments): run a step in a process of its own, a fork of the server."""
 
     def run(step: str, *arguments, cwd: Path | None = None) -> subprocess.CompletedProcess:
         return subprocess.run(
-            [sys.executable, "-m", f"workflow_scripts.{step}", *map(str, arguments)],
+            [PYTHON, "-m", f"workflow_scripts.{step}", *map(str, arguments)],
             cwd=cwd,
             env=os.environ | {"PYTHONPATH": str(REPOSITORY)},
             capture_output=True,

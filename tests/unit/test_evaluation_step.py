@@ -2,7 +2,9 @@
 
 import hashlib
 import json
+import os
 import shutil
+import subprocess
 import sys
 
 import pytest
@@ -223,12 +225,14 @@ def test_rescoring_writes_the_same_bytes(copy, evaluated):
     assert (copy / "r.json").read_bytes() == (evaluated / "r.json").read_bytes()
 
 
-def test_rescoring_loads_neither_model_nor_torch(copy, run_step, monkeypatch):
-    monkeypatch.setenv("PYTHONPROFILEIMPORTTIME", "1")
-    done = run_step(
-        "eval",
-        *("--model", "no-such-model", "--dataset", copy / "sums.jsonl", "--out", copy / "r.json"),
-        *("--prompt", "completion", "--rescore"),
+def test_rescoring_loads_neither_model_nor_torch(copy, repository):
+    words = ["--dataset", copy / "sums.jsonl", "--out", copy / "r.json", "--prompt", "completion"]
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "workflow_scripts.eval", *words]
+        + ["--model", "no-such-model", "--rescore"],
+        env=os.environ | {"PYTHONPATH": str(repository)},
+        capture_output=True,
+        text=True,
     )
 
     assert done.returncode == 0, done.stderr
