@@ -3,6 +3,8 @@
 
 PYTHON ?= python3
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
+# A file's tests share costly fixtures, so they stay in one process. Those that last longest are first.
+SPREAD = -p no:randomly --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 .PHONY: run test test-numeric test-slow lint generated clean
 
@@ -11,14 +13,14 @@ run: .venv/installed
 	@echo "The table of results: results/summary.md"
 
 test: .venv/installed-dev lint
-	pytest -m "not slow" --numprocesses auto --maxprocesses 4 --dist worksteal
+	pytest -m "not slow" $(SPREAD)
 
 # What is computed, as other processors compute it: AS='ATEN_CPU_CAPABILITY=default', for one.
 test-numeric: .venv/installed-dev
-	env $(AS) pytest -m "numeric and not slow" --numprocesses auto --maxprocesses 4 --dist worksteal
+	env $(AS) pytest -m "numeric and not slow" $(SPREAD)
 
 test-slow: .venv/installed-dev
-	pytest -m slow --numprocesses auto --maxprocesses 2 --dist loadgroup
+	pytest -m slow -p no:randomly --numprocesses auto --maxprocesses 2 --dist loadgroup
 
 lint: .venv/installed-dev
 	ruff check .

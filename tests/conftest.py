@@ -47,6 +47,7 @@ def pytest_collection_modifyitems(items):
             item.add_marker(pytest.mark.numeric)
         if item.path.parent.name == "slow" and item.path.stem not in APART:
             item.add_marker(pytest.mark.xdist_group(item.path.stem))
+    items.sort(key=lambda item: item.path.parent.name != "workflow")  # which last longest
     return (yield)
 
 
@@ -238,6 +239,7 @@ def fork_server(shared_folder) -> None:
     """Let the runs of all projects be forks of one server."""
     from workflow_scripts.cli import ENVIRONMENT
 
+    os.environ["FORK_PYTHON"] = sys.executable
     os.environ["FORK_SERVER"] = str(start_server(shared_folder, os.environ | ENVIRONMENT))
 
 

@@ -84,8 +84,13 @@ def modules(step: str) -> list[Path]:
 @cache
 def _syntax_hash(path: Path) -> str:
     """A hash of what a module does: its syntax without comments, docstrings and messages."""
-    written = json.dumps(_plain(ast.parse(path.read_bytes())), separators=(",", ":"))
+    written = json.dumps(_plain(_tree(path)), separators=(",", ":"))
     return hashlib.sha256(written.encode()).hexdigest()[:DIGITS]
+
+
+@cache
+def _tree(path: Path) -> ast.Module:
+    return ast.parse(path.read_bytes())
 
 
 def _plain(node: object) -> object:
@@ -118,7 +123,7 @@ def _is_silent(node: object) -> bool:
 def _imports(path: Path) -> list[Path]:
     """The files of this package that a file imports or names, with the packages around them."""
     files = []
-    for node in ast.walk(ast.parse(path.read_bytes())):
+    for node in ast.walk(_tree(path)):
         match node:
             case ast.Import():
                 names = [alias.name for alias in node.names]
