@@ -27,7 +27,8 @@ def double(x):
 def hash_of(source: str, folder) -> str:
     file = folder / "module.py"
     file.write_text(source)
-    dependencies._syntax_hash.cache_clear()
+    for cached in (dependencies._syntax_hash, dependencies._tree):
+        cached.cache_clear()
     return dependencies._syntax_hash(file)
 
 
