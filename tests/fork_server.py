@@ -92,7 +92,7 @@ def start(client: socket.socket, others: list[socket.socket]) -> int | None:
 def become(
     files: list[int], words: list[str], folder: str, environment: dict[str, str], python: str
 ) -> None:
-    """Do in this process what `cd folder; python -m words...` does, and end."""
+    """Do in this process what `cd folder; python words...` does, and end."""
     os.setsid()
     for number, file in enumerate(files):
         os.dup2(file, number)
@@ -102,19 +102,23 @@ def become(
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment)
-    module, *arguments = words
-    if module == "snakemake":
+    flag, what, *arguments = words
+    if what == "snakemake":
         sys.executable = python  # its jobs ask for forks too
-    sys.orig_argv = [sys.executable, "-m", *words]
-    sys.argv = [module, *arguments]
+    sys.orig_argv = [sys.executable, *words]
+    sys.argv = [what if flag == "-m" else "-c", *arguments]
     sys.path[:1] = [folder, *filter(None, environment.get("PYTHONPATH", "").split(":"))]
     random.seed()
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     sys.modules.pop("sitecustomize", None)
     with suppress(ImportError):
         importlib.import_module("sitecustomize")
     code = 1
     try:
-        runpy.run_module(module, run_name="__main__", alter_sys=True)
+        if flag == "-m":
+            runpy.run_module(what, run_name="__main__", alter_sys=True)
+        else:
+            exec(what, {"__name__": "__main__"})
         code = 0
     except SystemExit as end:
         if isinstance(end.code, str):

@@ -2,8 +2,9 @@
 
 import os
 import subprocess
-import sys
 from pathlib import Path
+
+from fork_server import PYTHON
 
 REPOSITORY = Path(__file__).parents[2]
 MEASURES_FOR_EVER = """
@@ -24,12 +25,12 @@ cli.run("{step}", lambda _: step.main(sys.argv[1:]))
 def end_by(number: int, step: str, function: str, arguments: list) -> None:
     """Send a signal to a step within a function, by its dotted name, that it calls without end.
 
-    The step ends with the signal's exit status, and without a stack trace.
+    The step, a fork of the server, ends with the signal's exit status, and without a stack trace.
     """
     module, _, function = function.rpartition(".")
     code = MEASURES_FOR_EVER.format(module=module, step=step, function=function)
     with subprocess.Popen(
-        [sys.executable, "-c", code, *map(str, arguments)],
+        [PYTHON, "-c", code, *map(str, arguments)],
         env=os.environ | {"PYTHONPATH": str(REPOSITORY)},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

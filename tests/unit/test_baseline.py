@@ -160,7 +160,7 @@ def test_a_loss_has_a_manifest_of_what_it_was_made_from(tiny_llama, data, tmp_pa
         verify.main([str(out)])
 
 
-def test_ctrl_c_ends_the_measurement_without_a_result(tiny_llama, data, tmp_path):
+def test_ctrl_c_ends_the_measurement_without_a_result(tiny_llama, data, tmp_path, fork_server):
     held_out, out = tmp_path / "tokens", tmp_path / "validation" / "base.json"
     report = ["--validation-rows", 5, "--report", tmp_path / "report.json"]
     run(tokens, "--model", tiny_llama, "--data", data, *report, "--out", held_out)

@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from fork_server import PYTHON
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -210,9 +211,11 @@ def test_a_users_mistake_ends_in_one_message(arguments, message, call_step, tmp_
 
 
 @pytest.mark.parametrize("step", COMPUTING)
-def test_a_gpu_that_is_not_there_is_told_before_anything_else(step, tmp_path, repository):
+def test_a_gpu_that_is_not_there_is_told_before_anything_else(
+    step, tmp_path, repository, fork_server
+):
     done = subprocess.run(
-        [sys.executable, "-m", f"workflow_scripts.{step}", *COMPUTING[step].split(), "--gpus", "1"],
+        [PYTHON, "-m", f"workflow_scripts.{step}", *COMPUTING[step].split(), "--gpus", "1"],
         cwd=tmp_path,
         env=os.environ | {"PYTHONPATH": str(repository), "CUDA_VISIBLE_DEVICES": ""},
         capture_output=True,

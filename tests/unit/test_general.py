@@ -163,7 +163,7 @@ def test_a_mixture_is_measured_too(results, tmp_path):
 
 
 @needs_lm_eval
-def test_sigterm_ends_the_measurement_without_a_result(results, tmp_path):
+def test_sigterm_ends_the_measurement_without_a_result(results, tmp_path, fork_server):
     out = tmp_path / "general" / "base" / "tasks.json"
     words = ["--model", BASE, "--tasks", results / "signs.yaml", "--out", out, "--threads", 1]
     end_by(signal.SIGTERM, "general", "lm_eval.simple_evaluate", words)

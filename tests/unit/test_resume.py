@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from fork_server import PYTHON
 
 from workflow_scripts import ffn, moe, moe_sft, weighted_init, weighted_trained
 from workflow_scripts.checkpoints.artifact import lock
@@ -259,11 +260,13 @@ cli.run("{step}", {step}.main)
 """
 
 
-def test_a_stop_while_the_artifact_is_written_leaves_the_checkpoint(stopped, whole, repository):
+def test_a_stop_while_the_artifact_is_written_leaves_the_checkpoint(
+    stopped, whole, repository, fork_server
+):
     step, words, out = stopped
     code = SIGTERM_WHILE_WRITING.format(step=step)
     done = subprocess.run(
-        [sys.executable, "-c", code, *words], env=os.environ | {"PYTHONPATH": str(repository)}
+        [PYTHON, "-c", code, *words], env=os.environ | {"PYTHONPATH": str(repository)}
     )
     assert done.returncode == 128 + signal.SIGTERM
     assert {path.name for path in out.parent.iterdir()} == {".out.training", "out.jsonl"}
@@ -304,11 +307,13 @@ launch.run("moe_sft", moe_sft.main)
 """
 
 
-def test_the_message_comes_last_and_lines_name_the_job(arguments, tmp_path, repository):
+def test_the_message_comes_last_and_lines_name_the_job(
+    arguments, tmp_path, repository, fork_server
+):
     """With a bar that shows every step, so that it has something to say at its end."""
     words = [*arguments["moe_sft"], *outputs(tmp_path / "out"), "--learning-rate", "1e30"]
     done = subprocess.run(
-        [sys.executable, "-c", IMPATIENT, *words],
+        [PYTHON, "-c", IMPATIENT, *words],
         env=os.environ | {"PYTHONPATH": str(repository)},
         capture_output=True,
         text=True,
@@ -342,11 +347,13 @@ def test_a_loss_that_is_not_finite_stops_with_the_rows(step, arguments, tmp_path
     assert not (tmp_path / "out").exists()
 
 
-def test_sigterm_for_the_whole_pipeline_saves_a_checkpoint(arguments, whole, tmp_path, repository):
+def test_sigterm_for_the_whole_pipeline_saves_a_checkpoint(
+    arguments, whole, tmp_path, repository, fork_server
+):
     """As a cluster sends it: to the shell and to `tee` too, which then read nothing more."""
     out = tmp_path / "out"
     longer = [*arguments["moe_sft"], *outputs(out), "--max-steps", "2000"]
-    command = f"{sys.executable} -m workflow_scripts.moe_sft {' '.join(longer)} 2>&1 | tee log"
+    command = f"{PYTHON} -m workflow_scripts.moe_sft {' '.join(longer)} 2>&1 | tee log"
     running = subprocess.Popen(
         ["bash", "-c", command],
         cwd=tmp_path,

@@ -3,6 +3,7 @@
 import subprocess
 
 import pytest
+from fork_server import PYTHON
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +31,7 @@ def project(new_project):
 )
 def test_a_mistake_is_one_message(project, setting, message):
     done = subprocess.run(
-        [*project.command("--dry-run"), setting],
+        [PYTHON, "-m", "snakemake", *project.words("--dry-run"), setting],
         cwd=project.folder,
         env=project.environment,
         capture_output=True,
