@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -282,6 +283,14 @@ def test_a_lock_that_a_killed_build_left_is_no_hindrance(learn, whole):
     library.with_name("lock").touch()
     assert_same(learn("second", "--launch", "zero2", "--processes", "2"), whole)
     assert not library.with_name("lock").exists()
+
+
+def test_trainings_that_start_at_once_build_an_extension_once(learn, whole, tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path / "extensions"))
+    flags = ["--launch", "zero2", "--processes", "2"]
+    with ThreadPoolExecutor() as both:
+        for result in both.map(lambda name: learn(name, *flags), ["first", "second"]):
+            assert_same(result, whole)
 
 
 def test_fsdp_that_falls_back_is_told(inputs, repository, tmp_path):

@@ -102,7 +102,7 @@ class Evil:
     def __reduce__(self):
         return Path.touch, (Path(sys.argv[1] + ".touched"),)
 
-engines.build_extensions = lambda offload: None  # nothing is communicated
+engines.load_extensions = lambda offload: None  # nothing is communicated
 engines.prepare_engine({"launch": "zero2", "offload_optimizer": False})
 from deepspeed.runtime.checkpoint_engine import TorchCheckpointEngine
 torch.save({"weight": torch.ones(2)}, sys.argv[1])

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from transformers import Trainer
 
 from workflow_scripts.errors import UserError
-from workflow_scripts.training.extensions import build_extensions
+from workflow_scripts.training.extensions import load_extensions
 from workflow_scripts.training.strategies import ZERO_STAGES, world_size
 
 REDUCE_BUCKET = 50_000_000  # gradients that ZeRO averages at once
@@ -29,7 +29,7 @@ def prepare_engine(settings: dict) -> None:
     if not torch.cuda.is_available():
         os.environ.setdefault("DS_ACCELERATOR", "cpu")  # else DeepSpeed warns that it chose it
     if settings["launch"] in ZERO_STAGES:
-        build_extensions(offload=settings["offload_optimizer"])
+        load_extensions(offload=settings["offload_optimizer"])
         _read_by_weights_only_reader()
         warnings.filterwarnings("ignore", ".*is deprecated", FutureWarning, "torch.distributed")
     if settings["launch"] == "fsdp":  # so that accelerate's backend takes tensors on the CPU too

@@ -1,12 +1,15 @@
-"""DeepSpeed's compiled extensions: built once for each version, never waited for in vain.
+"""DeepSpeed's compiled extensions: built once for each environment, never waited for in vain.
 
-torch leaves a file `lock` where a build was killed, on which every later one would wait for ever.
-Here builds happen in a folder of our own, under a lock that ends with its process.
+torch makes a file `lock` while it builds or loads one. A process that is killed leaves it, and
+every later one would wait for ever. Here both happen in a folder of our own, under a lock that ends
+with its process: a file `lock` that is there is left from a killed one.
 """
 
 import fcntl
+import hashlib
 import os
 import shutil
+import sys
 from importlib.metadata import version
 from pathlib import Path
 
@@ -15,15 +18,17 @@ import torch
 from workflow_scripts.errors import UserError
 from workflow_scripts.progress import say
 
+# Builds name the environment's folder: with another, torch builds again.
+ENVIRONMENT = hashlib.sha256(sys.prefix.encode()).hexdigest()[:8]
 BUILDS = (
     Path(os.environ.get("TORCH_EXTENSIONS_DIR", Path.home() / ".cache" / "torch_extensions"))
     / "xft"
-    / f"torch-{version('torch')}_deepspeed-{version('deepspeed')}"
+    / f"torch-{version('torch')}_deepspeed-{version('deepspeed')}_{ENVIRONMENT}"
 )
 
 
-def build_extensions(offload: bool) -> None:
-    """Build what ZeRO needs: on a CPU its communication, for `offload` its Adam on the CPU.
+def load_extensions(offload: bool) -> None:
+    """Build and load what ZeRO needs: on a CPU its communication, for `offload` its CPU Adam.
 
     Raises UserError where a tool is missing or the build fails.
     """
@@ -36,25 +41,21 @@ def build_extensions(offload: bool) -> None:
     with (BUILDS / "building").open("w") as building:
         fcntl.flock(building, fcntl.LOCK_EX)
         for name in names:
-            if not _is_built(name):
-                _build(name)
+            _load(name)
 
 
-def _is_built(name: str) -> bool:
-    libraries = list(BUILDS.rglob(f"{name}.so"))
-    return bool(libraries) and not any(file.with_name("lock").exists() for file in libraries)
-
-
-def _build(name: str) -> None:
+def _load(name: str) -> None:
+    """DeepSpeed keeps what it has loaded: it does not load it again."""
     for tool in ("ninja", os.environ.get("CXX", "c++")):
         if shutil.which(tool) is None:
             raise UserError(
                 f"DeepSpeed's {name} must be compiled, which needs {tool}. Install it, or choose "
                 "launch = ddp"
             )
-    for stale in BUILDS.rglob(f"{name}/lock"):
-        stale.unlink()
-    say(f"compiling DeepSpeed's {name} into {BUILDS}: a minute, once")
+    for left in BUILDS.rglob(f"{name}/lock"):
+        left.unlink()
+    if not list(BUILDS.rglob(f"{name}.so")):
+        say(f"compiling DeepSpeed's {name} into {BUILDS}: a minute, once")
     from deepspeed.ops.op_builder.all_ops import ALL_OPS
 
     try:
