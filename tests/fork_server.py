@@ -52,6 +52,8 @@ def serve(place: str, tests: int) -> None:
     selector.register(os.pidfd_open(tests), selectors.EVENT_READ, "tests")
     while True:
         for key, _ in selector.select():
+            if selector.get_map().get(key.fd) != key:
+                continue  # it ended with another one of these
             if key.data is None:
                 client = listener.accept()[0]
                 if child := start(client, [listener, *open_sockets(selector)]):
@@ -71,21 +73,21 @@ def open_sockets(selector: selectors.BaseSelector) -> list[socket.socket]:
 
 def start(client: socket.socket, others: list[socket.socket]) -> int | None:
     """Fork for a client. The child's number, or None where the client is gone."""
-    prefix, files, _, _ = socket.recv_fds(client, 4, 3)
-    if len(prefix) < 4:
-        client.close()
-        return None
-    with client.makefile("rb", buffering=0) as stream:
-        content, length = b"", int.from_bytes(prefix, "little")
-        while len(content) < length:
-            content += stream.read(length - len(content))
-    child = os.fork()
-    if child == 0:
-        for other in (client, *others):
-            other.close()
-        become(files, **json.loads(content))
+    files, child = [], None
+    with suppress(ConnectionError):
+        prefix, files, _, _ = socket.recv_fds(client, 4, 3)
+        length = int.from_bytes(prefix, "little")
+        content = client.recv(length, socket.MSG_WAITALL)
+        if content and len(content) == length:
+            child = os.fork()
+            if child == 0:
+                for other in (client, *others):
+                    other.close()
+                become(files, **json.loads(content))
     for file in files:
         os.close(file)
+    if child is None:
+        client.close()
     return child
 
 
@@ -146,12 +148,13 @@ def end_process(code: int) -> None:
 
 def forward(client: socket.socket, child: int, selector: selectors.BaseSelector) -> None:
     """Send the child the signals that its client got. Kill it where the client is gone."""
-    numbers = client.recv(16)
-    for number in numbers:
-        os.kill(child, number)
+    numbers = b""
+    with suppress(ConnectionError):
+        numbers = client.recv(16)
     if not numbers:
         selector.unregister(client)
-        os.killpg(child, signal.SIGKILL)
+    for number in numbers or [signal.SIGKILL]:
+        os.kill(child, number)
 
 
 def finish(pidfd: int, client: socket.socket, selector: selectors.BaseSelector) -> None:
