@@ -16,7 +16,7 @@ AT_THE_TOP = """\
 - `requirements*.txt`: the pins, of which `tools/` writes `envs/`.
 - `tests/unit`: the library and the steps; `tests/workflow`: the rules; `tests/slow`: kills, conda,
   real models; `tests/golden`: what the published modules compute; `tests/stand_ins`: packages that
-  need not be installed; `tests/pause`: it makes a training wait for a test.
+  need not be installed; `tests/pause`: code that pauses a training in a test.
 """
 STEPS = ROOT / "workflow_scripts"
 OTHERS = ("tools", "benchmarks", "resources")

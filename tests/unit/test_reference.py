@@ -150,7 +150,7 @@ def model(case, float64_norms):
 
 @pytest.fixture
 def float64_norms(monkeypatch):
-    """transformers' norms compute in fp32 whatever the dtype."""
+    """transformers' norms compute in fp32. Here they compute in the dtype of their input."""
     monkeypatch.setattr(LlamaRMSNorm, "forward", norm_without_casts)
 
 

@@ -1,4 +1,4 @@
-"""DeepSpeed's compiled extensions: built once for each environment, never waited for in vain.
+"""DeepSpeed's compiled extensions: each environment builds them once. No killed build is waited for.
 
 torch makes a file `lock` while it builds or loads one. A process that is killed leaves it, and
 every later one would wait for ever. Here both happen in a folder of our own, under a lock that ends
