@@ -1,4 +1,4 @@
-"""DeepSpeed's compiled extensions: each environment builds them once. No killed build is waited for.
+"""DeepSpeed's compiled extensions. Each environment builds them once and waits for no killed build.
 
 torch makes a file `lock` while it builds or loads one. A process that is killed leaves it, and
 every later one would wait for ever. Here both happen in a folder of our own, under a lock that ends
