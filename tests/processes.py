@@ -5,7 +5,9 @@ import multiprocessing
 import os
 import signal
 import socket
+import tempfile
 import time
+from pathlib import Path
 
 import torch
 
@@ -23,31 +25,34 @@ def run_for(step: str, words: list[str], seconds: float | None = None, count: in
     Whether it ended by itself, which must be well.
     """
     port = free_port() if count > 1 else None
-    processes = [
-        PROCESSES.Process(target=run_step, args=(step, words, rank, count, port))
-        for rank in range(count)
-    ]
-    for process in processes:
-        process.start()
-    deadline = None if seconds is None else time.monotonic() + seconds
-    for process in processes:
-        process.join(None if deadline is None else max(0, deadline - time.monotonic()))
-    for process in processes:
-        process.kill()  # nothing, if it has ended
-        process.join()
-    codes = {process.exitcode for process in processes}
-    assert codes == {0} or -signal.SIGKILL in codes, f"{step} ended with exit status {codes}"
+    with tempfile.NamedTemporaryFile() as log:
+        processes = [
+            PROCESSES.Process(target=run_step, args=(step, words, log.name, rank, count, port))
+            for rank in range(count)
+        ]
+        for process in processes:
+            process.start()
+        deadline = None if seconds is None else time.monotonic() + seconds
+        for process in processes:
+            process.join(None if deadline is None else max(0, deadline - time.monotonic()))
+        for process in processes:
+            process.kill()  # nothing, if it has ended
+            process.join()
+        codes = {process.exitcode for process in processes}
+        assert codes == {0} or -signal.SIGKILL in codes, Path(log.name).read_text()
     return codes == {0}
 
 
-def run_step(step: str, words: list[str], rank: int, count: int, port: int | None) -> None:
-    """The body of a process: the step's main, in silence, with one thread."""
+def run_step(
+    step: str, words: list[str], log: str, rank: int, count: int, port: int | None
+) -> None:
+    """The body of a process: the step's main, with one thread. What it says is added to a file."""
     if count > 1:
         os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(count)}
         os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     torch.set_num_threads(1)
-    with open(os.devnull, "w") as nowhere:  # noqa: PTH123
-        os.dup2(nowhere.fileno(), 2)
+    with Path(log).open("a") as file:
+        os.dup2(file.fileno(), 2)
     importlib.import_module(f"workflow_scripts.{step}").main(words)
 
 

@@ -11,7 +11,7 @@ from processes import run_for
 from workflow_scripts.checkpoints.manifest import manifest_path, read_manifest
 
 pytestmark = pytest.mark.slow
-KILLS = 6
+KILLS = 4
 FASTER = 1.2  # or slower the machine may have become since the moments were chosen
 TRAINING = [
     *("--max-steps", "60", "--per-device-batch-size", "2", "--max-length", "300"),
@@ -56,7 +56,7 @@ def test_a_training_killed_many_times_ends_in_the_same_bytes(step, processes, ar
     duration = time.perf_counter() - start
     moments, killed, resumable = random.Random(f"{step} {processes}"), 0, 0
     words = [*arguments[step], *outputs(out)]
-    while killed < KILLS or resumable < KILLS // 3:
+    while killed < KILLS or resumable < KILLS // 2:
         if run_for(step, words, moments.uniform(0.3, 1) * duration, processes):
             assert identity(out) == identity(whole)
             duration /= FASTER

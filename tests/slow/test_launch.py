@@ -72,13 +72,14 @@ def make_inputs(base: Path, root: Path, experts: int, per_token: int) -> list[st
 
 
 @pytest.fixture
-def learn(inputs, run_step, tmp_path):
-    """Callable (name, *flags): the losses of a training, and the weights."""
+def learn(inputs, tmp_path):
+    """Callable (name, *flags): the losses of a training in two processes that were launched
+    already, and the weights.
+    """
 
     def run(name: str, *flags: str) -> tuple[list[float], dict]:
         out = tmp_path / name
-        done = run_step("moe_sft", *inputs, *outputs(out), *flags)
-        assert done.returncode == 0, done.stderr
+        assert run_for("moe_sft", [*inputs, *outputs(out), *flags, "--processes", "2"], count=2)
         return result(out)
 
     return run
@@ -113,7 +114,7 @@ def assert_same(learned, expected, tolerance: float = TOLERANCE) -> None:
 
 
 @pytest.mark.parametrize("launch", ["zero2", "zero3"])
-def test_a_tied_head_that_is_stored_is_trained_too(tiny_llama, tmp_path, run_step, launch):
+def test_a_tied_head_that_is_stored_is_trained_too(tiny_llama, tmp_path, launch):
     base = tmp_path / "base"
     shutil.copytree(tiny_llama, base)
     config = json.loads((base / "config.json").read_text()) | {"tie_word_embeddings": True}
@@ -123,8 +124,7 @@ def test_a_tied_head_that_is_stored_is_trained_too(tiny_llama, tmp_path, run_ste
     save_file(weights, base / "model.safetensors")
     inputs = make_inputs(base, tmp_path, 4, 3)
     flags = ["--launch", launch, "--processes", "2", "--max-steps", "2"]
-    done = run_step("moe_sft", *inputs, *outputs(tmp_path / "out"), *flags)
-    assert done.returncode == 0, done.stderr
+    assert run_for("moe_sft", [*inputs, *outputs(tmp_path / "out"), *flags], count=2)
     _, tuned = result(tmp_path / "out")
     assert tuned["lm_head.weight"].equal(tuned["model.embed_tokens.weight"])
     assert not tuned["lm_head.weight"].equal(weights["lm_head.weight"])
@@ -132,18 +132,18 @@ def test_a_tied_head_that_is_stored_is_trained_too(tiny_llama, tmp_path, run_ste
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_two_processes_learn_what_one_learns(learn, whole, strategy):
-    assert_same(learn("out", *STRATEGIES[strategy], "--processes", "2"), whole)
+    assert_same(learn("out", *STRATEGIES[strategy]), whole)
 
 
 @pytest.mark.parametrize("launch", ["ddp", "zero3"])
-def test_experts_without_tokens_are_no_hindrance(tiny_llama, tmp_path, run_step, launch):
+def test_experts_without_tokens_are_no_hindrance(tiny_llama, tmp_path, launch):
     """With a row in each batch, some expert of the 15 has no token in a process."""
     inputs = make_inputs(tiny_llama, tmp_path, 16, 2)
     learned = []
     for name, flags in (("whole", []), ("two", ["--launch", launch, "--processes", "2"])):
         rows = ["--per-device-batch-size", str(2 - len(learned))]
-        done = run_step("moe_sft", *inputs, *outputs(tmp_path / name), *rows, *flags)
-        assert done.returncode == 0, done.stderr
+        words = [*inputs, *outputs(tmp_path / name), *rows, *flags]
+        assert run_for("moe_sft", words, count=1 + len(learned))
         learned.append(result(tmp_path / name))
     lines = map(json.loads, (tmp_path / "two.jsonl").read_text().splitlines())
     assert min(load for line in lines for layer in line["load"] for load in layer) == 0
@@ -152,13 +152,13 @@ def test_experts_without_tokens_are_no_hindrance(tiny_llama, tmp_path, run_step,
 
 def test_an_offloaded_optimizer_learns_nearly_the_same(learn, whole):
     """DeepSpeed's Adam on the CPU rounds in another order."""
-    flags = ["--launch", "zero2", "--processes", "2", "--offload-optimizer"]
+    flags = ["--launch", "zero2", "--offload-optimizer"]
     assert_same(learn("out", *flags), whole, tolerance=1e-5)
 
 
 def test_zero_in_bf16_keeps_and_saves_fp32_masters(learn, inputs):
     """At a rate of almost 0 the weights stay what they were, to the last bit of fp32."""
-    still = ["--precision", "bf16", "--learning-rate", "1e-30", "--processes", "2"]
+    still = ["--precision", "bf16", "--learning-rate", "1e-30"]
     before = load_file(Path(inputs[1]) / "model.safetensors")
     for launch in ("zero2", "zero3"):
         _, after = learn(launch, *still, "--launch", launch)
@@ -272,25 +272,34 @@ def test_two_nodes_learn_what_two_processes_of_one_learn(inputs, learn, reposito
         for node in range(2)
     ]
     assert [node.wait() for node in nodes] == [0, 0]
-    losses, weights = learn("one", "--launch", "ddp", "--processes", "2")
+    losses, weights = learn("one", "--launch", "ddp")
     assert result(out)[0] == losses
     assert all(torch.equal(result(out)[1][name], tensor) for name, tensor in weights.items())
 
 
 def test_a_lock_that_a_killed_build_left_is_no_hindrance(learn, whole):
-    learn("first", "--launch", "zero2", "--processes", "2")
+    learn("first", "--launch", "zero2")
     (library,) = extensions.BUILDS.rglob("deepspeed_shm_comm.so")
     library.with_name("lock").touch()
-    assert_same(learn("second", "--launch", "zero2", "--processes", "2"), whole)
+    assert_same(learn("second", "--launch", "zero2"), whole)
     assert not library.with_name("lock").exists()
 
 
-def test_trainings_that_start_at_once_build_an_extension_once(learn, whole, tmp_path, monkeypatch):
+def test_trainings_that_start_at_once_build_an_extension_once(
+    inputs, whole, run_step, tmp_path, monkeypatch
+):
     monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path / "extensions"))
-    flags = ["--launch", "zero2", "--processes", "2"]
+    words = [*inputs, "--launch", "zero2", "--processes", "2"]
+
+    def train(out: Path) -> tuple[int, str]:
+        done = run_step("moe_sft", *words, *outputs(out))
+        return done.returncode, done.stderr
+
+    outs = [tmp_path / "first", tmp_path / "second"]
     with ThreadPoolExecutor() as both:
-        for result in both.map(lambda name: learn(name, *flags), ["first", "second"]):
-            assert_same(result, whole)
+        for (status, said), out in zip(both.map(train, outs), outs, strict=True):
+            assert status == 0, said
+            assert_same(result(out), whole)
 
 
 def test_fsdp_that_falls_back_is_told(inputs, repository, tmp_path):

@@ -24,13 +24,16 @@ from workflow_scripts.evaluation.workers import work_on
 SIGNALS = [signal.SIGTERM, signal.SIGINT]
 ENDLESS = "    while True: pass\n"
 HANGS = 300  # seconds; what does not end by then never will
-# Steps without time limits, and a model that writes endless loops.
+# Steps without time limits, which say early what they wait for, and a model that writes endless
+# loops.
 STEP = """
 import sys
-from workflow_scripts import cli, {step} as step
-from workflow_scripts.evaluation import ground_truth, scoring
+from workflow_scripts import cli, progress, {step} as step
+from workflow_scripts.evaluation import ground_truth, scoring, workers
 from workflow_scripts.evaluation.execution import Limits
 from workflow_scripts.evaluation.prompts import TaskPrompt
+progress.SECONDS_BEFORE_FIRST = 0
+progress.SECONDS_BETWEEN_LINES = workers.SECONDS_BETWEEN_LINES = 0.5
 NEVER = Limits(loading=1e6, call=1e6, calls=1e6)
 ground_truth.REFERENCE_LIMITS = NEVER
 scoring.Limits = lambda **_: NEVER
