@@ -35,6 +35,8 @@ NUMERIC = {
     *("test_validation", "test_evaluation_generation"),
 }
 
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in a job in the background
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Slow tests that share nothing that is costly: those of the other files go to one worker a file.
 APART = {"test_caching_table", "test_kill_points", "test_killed_trainings", "test_launch"}
