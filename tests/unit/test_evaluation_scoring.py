@@ -1,7 +1,6 @@
-"""Verdicts through the sandbox, and what hostile code achieves: no pass, no hang, no trace."""
+"""Verdicts through the sandbox."""
 
 import os
-import socket
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -71,23 +70,46 @@ def test_several_solutions_of_a_problem(sums, bubblewrap):
     assert found == [PASS, FAIL, PASS]
 
 
-STUBBORN = """
-import signal
-def subtract(a, b):
-    for number in (signal.SIGALRM, signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, signal.SIG_IGN)
-    while True:
-        try:
-            while True: pass
-        except BaseException: pass
-"""
+def test_all_calls_are_made_whatever_the_answers_are(sums, bubblewrap, monkeypatch):
+    """A program whose run ended at its first wrong answer knew which one that was."""
+    told = []
+
+    def listen(*arguments, **options):
+        for line in execution.execute(*arguments, **options):
+            told.append(line)
+            yield line
+
+    truth = ground_truth.compute(sums, sandbox=bubblewrap, workers=1)
+    monkeypatch.setattr(scoring, "execute", listen)
+    wrong = [(sums.problems[0], "def add(a, b):\n    return None\n")]
+    assert scoring.score(sums, truth, wrong, sandbox=bubblewrap, workers=1) == [FAIL]
+    assert [b"value" in line for line in told] == [True, False, True, True, False]
 
 
-def test_loops_end_and_cost_only_their_own_problem(sums, bubblewrap, short_limits):
-    loop = "def add(a, b):\n    while True: pass\n"
-    late = Verdict("timed out", "timed out", "[2, 2]")
-    found = verdicts(sums, [loop, STUBBORN, right_solutions()[2]], bubblewrap)
-    assert found == [late, late, PASS]
+def test_a_loop_ends_and_shows_the_call(sums, bubblewrap, short_limits):
+    loop = "def add(a, b):\n    while a == 3: pass\n    return a + b\n"
+    found = verdicts(sums, [loop, *right_solutions()[1:]], bubblewrap)
+    assert found == [Verdict("passed", "timed out", "[3, 5]"), PASS, PASS]
+
+
+def test_a_program_that_does_not_start_is_no_fault_of_the_model(sums, bubblewrap, monkeypatch):
+    truth = ground_truth.compute(sums, sandbox=bubblewrap, workers=1)
+    monkeypatch.setattr(execution, "RUNNER_FILES", [Path("/nonexistent")])
+    solutions = list(zip(sums.problems, right_solutions(), strict=True))
+    with pytest.raises(UserError, match=r"does not start on this machine, tried 3 times: .*exist"):
+        scoring.score(sums, truth, solutions, sandbox=bubblewrap, workers=1)
+
+
+@pytest.mark.parametrize("line", ['{"ready":true}', '{"set":0}', '{"value":4}'])
+def test_nothing_prolongs_a_program(make, bubblewrap, monkeypatch, line):
+    """A line every half second, for a thousand calls: each could be the runner's."""
+    rows = [problem("add", "+", "Task/0") | {"plus_input": [[n, 1] for n in range(1000)]}]
+    drip = f"import os, time\nwhile True:\n    time.sleep(0.5)\n    os.write(3, b'{line}\\n')"
+    monkeypatch.setattr(scoring, "Limits", lambda **_: Limits(call=1, calls=3))
+    start = time.monotonic()
+    (verdict,) = verdicts(make(rows), [drip], bubblewrap)
+    assert verdict.plus in ("failed", "timed out")
+    assert time.monotonic() - start < 250  # by its lines it would have 500
 
 
 def test_what_is_slow_here_is_measured_against_the_reference_and_tried_again(make, bubblewrap):
@@ -100,102 +122,6 @@ def test_what_is_slow_here_is_measured_against_the_reference_and_tried_again(mak
         patch.setattr(scoring, "Limits", lambda **given: Limits(**({"call": 1} | given)))
         found = verdicts(make(rows), [slow, *right_solutions()[1:]], bubblewrap)
     assert found == [PASS] * 3
-
-
-FORGER = """
-import os
-messages = ['{"value": 4}', '{"set": 0}', '{"value": true}', '{"value": true}', '{"set": 0}']
-for descriptor in range(3, 64):
-    try: os.write(descriptor, '\\n'.join(messages + ['']).encode())
-    except OSError: pass
-"""
-EQUAL_TO_ALL = """
-class Everything(int):
-    def __eq__(self, other): return True
-    __hash__ = int.__hash__
-def add(a, b): return Everything(7)
-"""
-REPLACED_CHECKER = """
-import sys, builtins
-main = sys.modules['__main__']
-main.described = lambda value: '{"value": true}'
-main.run = lambda *_: None
-import numpy
-numpy.allclose = lambda *_, **__: True
-def add(a, b): return None
-"""
-DAEMON = """
-import os, time
-if os.fork() == 0:
-    os.setsid()
-    if os.fork() == 0:
-        while True:
-            try:
-                for number in range(3, 64): os.write(number, b'{"value": 4}\\n')
-            except OSError: pass
-            time.sleep(0.01)
-    os._exit(0)
-def add(a, b): return a * 7 + b
-"""
-HOSTILE = {
-    "exits at once": ("import os\nos._exit(0)", "failed"),
-    "writes to the system": ("open('/usr/planted', 'w')", "refused by the sandbox"),
-    "writes to the runner": (
-        f"open({str(execution.RUNNER)!r}, 'w').write('')",
-        "refused by the sandbox",
-    ),
-    "reads secrets": ("print(open('/etc/shadow').read())", "failed"),
-    "forks without end": ("import os\nwhile True:\n    os.fork()", "refused by the sandbox"),
-    "starts threads without end": (
-        "import threading, time\nwhile True:\n"
-        "    threading.Thread(target=time.sleep, args=[9], daemon=True).start()",
-        None,
-    ),
-    "eats memory": ("x = bytearray(2**40)", "failed"),
-    "never ends": ("while True: pass", "timed out"),
-    "kills its parent": ("import os\nos.kill(os.getppid(), 9)", "failed"),
-    "kills all": ("import os\nos.kill(-1, 9)\nos.kill(os.getpid(), 9)", "failed"),
-    "prints a gigabyte": ("for _ in range(2**10): print('x' * 2**20)", None),
-    "floods the channel": (
-        "import os\nfor n in range(3, 64):\n  try:\n"
-        "    for _ in range(2**6): os.write(n, b'x' * 2**16)\n"
-        "  except OSError: pass",
-        "failed",
-    ),
-    "forges answers": (FORGER, "passed"),  # the base set's answer is no secret
-    "equals all": (EQUAL_TO_ALL, "failed"),
-    "edits the checker": (REPLACED_CHECKER, "failed"),
-    "leaves a process behind": (DAEMON, "refused by the sandbox"),
-    "looks for the answers": (
-        "import gc\nif any(8 in o.values() for o in gc.get_objects() if type(o) is dict and "
-        "'expected' in o): raise SystemExit\nimport sys\n"
-        "assert not any('expected' in str(f.f_locals) for f in [sys._getframe(1)])",
-        "failed",
-    ),
-}
-
-
-@pytest.mark.parametrize("attack", HOSTILE)
-def test_hostile_code_loses_its_own_problem_only(make, bubblewrap, short_limits, attack):
-    code, status = HOSTILE[attack]
-    problems = make([problem("add", "+", f"Task/{i}") for i in range(3)])
-    right = right_solutions()[0]
-    before, hostile, after = verdicts(problems, [right, code, right], bubblewrap)
-
-    assert (before, after) == (PASS, PASS)
-    assert hostile.plus != "passed"
-    assert status in (None, hostile.base)
-
-
-def test_a_socket_of_this_machine_is_out_of_reach(make, bubblewrap):
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        server.settimeout(0.1)
-        port = server.getsockname()[1]
-        code = f"import socket\nsocket.create_connection(('127.0.0.1', {port}))"
-        found = verdicts(make([problem("add", "+", "Task/0")]), [code], bubblewrap)
-        with pytest.raises(TimeoutError):
-            server.accept()
-    assert found[0].base == "refused by the sandbox"
 
 
 def test_nothing_is_left_running(make, bubblewrap, short_limits):

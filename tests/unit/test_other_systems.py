@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from workflow_scripts.errors import UserError
 from workflow_scripts.evaluation import ground_truth
 from workflow_scripts.evaluation.execution import usable_cpus
-from workflow_scripts.evaluation.no_processes import forbid_processes
 from workflow_scripts.evaluation.problems import load_problems
+from workflow_scripts.evaluation.sandbox import find_bubblewrap
 
 AS_MACOS = """
 import ctypes, os
@@ -65,10 +66,7 @@ def test_programs_run_without_the_calls_of_linux(monkeypatch, repository):
     assert ground_truth.compute(problems, sandbox=None, workers=usable_cpus()) == expected
 
 
-@pytest.mark.parametrize("machine", ["x86_64", "arm64"])
-def test_the_filter_of_linux_is_not_installed_elsewhere(monkeypatch, machine):
-    monkeypatch.setattr(sys, "platform", "darwin")
-    monkeypatch.setattr("platform.machine", lambda: machine)
-    monkeypatch.delattr("ctypes.CDLL")
-
-    assert forbid_processes() is False
+def test_the_sandbox_is_refused_where_system_calls_have_other_numbers(monkeypatch):
+    monkeypatch.setattr("platform.machine", lambda: "riscv64")
+    with pytest.raises(UserError, match=r"nothing was run\. Its processor, riscv64, has"):
+        find_bubblewrap()

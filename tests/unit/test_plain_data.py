@@ -1,6 +1,8 @@
 """Values through JSON, and digests that follow Python's ==."""
 
 import json
+import math
+import struct
 from collections import Counter, OrderedDict, namedtuple
 from decimal import Decimal
 from fractions import Fraction
@@ -79,6 +81,8 @@ EQUAL = {
     "dictionaries": ({1: 2, "a": [1.0]}, OrderedDict([("a", [1]), (1.0, 2)])),
     "counters": (Counter("aab"), {"b": 1, "a": 2}),
     "named tuples": (Point(1, 2), (1, 2)),
+    "numbers of numpy's": (list(np.arange(3)), [0, 1, 2]),
+    "long doubles": ([np.longdouble(0.1), np.longdouble("inf")], [0.1, math.inf]),
 }
 
 
@@ -91,7 +95,12 @@ def test_equal_values_of_other_types_share_a_digest(name):
 
 @pytest.mark.parametrize(
     ("first", "second"),
-    [([1], (1,)), ("1", 1), ([], ()), ([[]], [[[]]]), ({}, set()), (["1, 2"], ["1", "2"])],
+    [
+        *[([1], (1,)), ("1", 1), ([], ()), ([[]], [[[]]]), ({}, set()), (["1, 2"], ["1", "2"])],
+        ("{1}", {1}),  # texts that spell how another value is written
+        ("dict(1: 2)", {1: 2}),
+        (["abcd"], [struct.unpack("d", b"['abcd']")[0]]),
+    ],
 )
 def test_unequal_values_do_not(first, second):
     assert digest(first) != digest(second)
@@ -114,6 +123,29 @@ def test_subclasses_become_what_they_stand_for(value, plain):
     assert same(decode(encoded), plain)
 
 
+@pytest.mark.parametrize(
+    ("value", "other"),
+    [
+        (np.longdouble(0.1), 0.1),
+        (np.longdouble("0.1"), 0.1),
+        (np.longdouble("-inf"), -math.inf),
+        (np.clongdouble(1 + 2j), 1 + 2j),
+        (np.float32(0.1), 0.1),
+        (np.float16(0.1), 0.125),
+        ([np.float32(0.1), 2], [0.1, 2]),
+        (np.array([0.5]), [0.5]),
+        (np.array([[0.5]]), [0.5]),
+        (np.array([0.5]), 0.5),
+        (np.array([0.1], np.float32), [0.1]),
+        (np.array([0.1], np.float32), 0.1),
+        (np.array(["a"]), ["a"]),
+    ],
+)
+def test_numpy_s_own_rules_of_equality_hold(value, other):
+    back = decode(json.loads(dumps(encode(value))))
+    assert bool(back == other) == bool(value == other)
+
+
 def test_what_is_no_plain_data_equals_nothing():
     for value in (object(), len, type, iter([1])):
         decoded = decode(encode(value))
@@ -134,7 +166,11 @@ def test_an_object_that_lies_is_taken_for_what_it_is():
 
 
 @pytest.mark.parametrize(
-    "text", ['{"a": 1, "b": 2}', '{"eval": "1"}', '{"set": 1}', '{"int": "x"}']
+    "text",
+    [
+        *['{"a": 1, "b": 2}', '{"eval": "1"}', '{"set": 1}', '{"int": "x"}'],
+        *['{"numpy": ["load", 1]}', '{"numpy": ["float32", "1"]}', '{"array": [99, 1]}'],
+    ],
 )
 def test_other_objects_are_refused(text):
     with pytest.raises((ValueError, TypeError)):

@@ -1,5 +1,6 @@
 """Programs run on inputs in a sandbox of their own; what they return comes out as plain data."""
 
+import fcntl
 import json
 import os
 import select
@@ -9,18 +10,25 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
+from typing import BinaryIO
 
+from workflow_scripts.errors import UserError
 from workflow_scripts.evaluation.plain_data import dumps, encode
-from workflow_scripts.evaluation.sandbox import CLEAN_ENVIRONMENT, Bubblewrap
+from workflow_scripts.evaluation.sandbox import CLEAN_ENVIRONMENT, Bubblewrap, package_folders
 from workflow_scripts.evaluation.workers import Stop
 
 RUNNER = Path(__file__).with_name("runner.py")
-RUNNER_FILES = [RUNNER, *map(RUNNER.with_name, ("plain_data.py", "no_processes.py"))]
-MAX_LINE_BYTES = 2**18
+RUNNER_FILES = [RUNNER, *map(RUNNER.with_name, ("plain_data.py", "confinement.py"))]
+READY = b'{"ready":true}'
+END_OF_SET = b'{"set":'
+TEST_SETS = ("base", "plus")  # whose calls a program is run on, one after the other
+MAX_LINE_BYTES = 2**17
 CHUNK_BYTES = 2**16
+STARTS = 3  # of a sandbox, before this machine is taken to be at fault
 
 
 @dataclass(frozen=True)
@@ -45,6 +53,10 @@ class Garbled(Exception):
     """A program told what is no message."""
 
 
+class _NotStarted(Exception):
+    """The runner did not come as far as the program; with what the system said."""
+
+
 def usable_cpus() -> int:
     """CPUs that this process may use; where the system does not tell (macOS), all there are."""
     if hasattr(os, "sched_getaffinity"):
@@ -52,68 +64,108 @@ def usable_cpus() -> int:
     return os.cpu_count() or 1
 
 
-def encode_inputs(sets: Sequence[Sequence]) -> str:
-    """Sets of argument lists as `execute` takes them."""
-    return dumps([[[encode(value) for value in arguments] for arguments in s] for s in sets])
+@dataclass(frozen=True)
+class Inputs:
+    """The argument lists of each of `TEST_SETS`, as the runner reads them, and their number."""
+
+    encoded: str
+    calls: int
+
+
+def encode_inputs(sets: Sequence[Sequence]) -> Inputs:
+    """The argument lists of each of `TEST_SETS` as `execute` takes them."""
+    rows = [[[encode(value) for value in arguments] for arguments in s] for s in sets]
+    return Inputs(dumps(rows), sum(map(len, sets)))
 
 
 def execute(
     code: str,
     entry_point: str,
-    inputs: str,
+    inputs: Inputs,
     *,
     sandbox: Bubblewrap | None,
     limits: Limits,
     stop: Stop | None = None,
-) -> Iterator[dict]:
-    """Run a program in a sandbox (None: with the user's rights) and yield the runner's messages.
+) -> Iterator[bytes]:
+    """Run a program in a sandbox (None: with the user's rights) and yield the runner's messages,
+    lines of JSON for `parse`, as they come.
 
-    inputs: from `encode_inputs`. Whoever stops listening ends the program. Raises TimedOut, Stopped
-    once `stop` is set, and Garbled where the program tells what is no message. A program that dies
-    has no further messages.
+    Whoever stops listening ends the program. Raises TimedOut, Stopped once `stop` is set, Garbled
+    where the program tells what is no message, and UserError where this machine does not start it.
+    A program that dies has no further messages. However much it tells, it ends within
+    `limits.loading` and `limits.calls` for each set.
     """
+    confined = sandbox is not None
     program = {"code": code, "entry_point": entry_point, "memory": limits.memory_bytes}
+    program |= {"packages": package_folders() if confined else [], "confined": confined}
     command = [sys.executable, "-I", "-B", str(RUNNER)]
     if sandbox:
-        command = sandbox.wrap(command, readable=RUNNER_FILES)
-    with tempfile.TemporaryFile("w+", encoding="utf-8") as request:
-        request.write(f"{dumps(program)}\n{inputs}\n")
-        request.flush()
-        request.seek(0)
+        command = sandbox.wrap([str(RUNNER)], readable=RUNNER_FILES)
+    request = f"{dumps(program)}\n{inputs.encoded}\n"
+    lines = inputs.calls + len(TEST_SETS)  # more than these are the program's own
+    for _ in range(STARTS):
+        try:
+            yield from islice(_run(command, request, limits, stop), lines)
+            return
+        except _NotStarted as error:
+            reason = error
+    raise UserError(
+        f"a program does not start on this machine, tried {STARTS} times: {reason}. Make room for "
+        "it (memory, processes), and run the same command again"
+    )
+
+
+def _run(command: list[str], request: str, limits: Limits, stop: Stop | None) -> Iterator[bytes]:
+    with _readable(request) as descriptor, tempfile.TemporaryFile() as errors:
         child = subprocess.Popen(
             command,
-            stdin=request,
+            stdin=descriptor,
             stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            env=CLEAN_ENVIRONMENT | {"HOME": "/tmp", "OMP_NUM_THREADS": "1"},
+            stderr=errors,
+            env=CLEAN_ENVIRONMENT,
             start_new_session=True,
         )
+        try:
+            lines = _lines(child.stdout.fileno(), limits, stop)
+            _wait_until_ready(lines, errors)
+            yield from lines
+        finally:
+            _end(child)
+
+
+@contextmanager
+def _readable(content: str) -> Iterator[int]:
+    """A descriptor from which `content` can be read; on Linux nobody who has it can write to it."""
+    sealable = hasattr(os, "memfd_create")
+    with _file_in_memory() if sealable else tempfile.TemporaryFile() as file:
+        file.write(content.encode())
+        file.flush()
+        file.seek(0)
+        if sealable:
+            seals = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK
+            fcntl.fcntl(file, fcntl.F_ADD_SEALS, seals | fcntl.F_SEAL_SEAL)
+        yield file.fileno()
+
+
+def _file_in_memory() -> BinaryIO:
+    return os.fdopen(os.memfd_create("request", os.MFD_ALLOW_SEALING), "w+b")
+
+
+def _wait_until_ready(lines: Iterator[bytes], errors) -> None:
+    """Raises _NotStarted where the first line is not the runner's own, before the program's."""
     try:
-        yield from _messages(child.stdout.fileno(), _Clock(limits), stop)
-    finally:
-        _end(child)
+        if next(lines, None) == READY:
+            return
+        errors.seek(0)
+        said = errors.read(2**12).decode(errors="replace").strip()
+    except TimedOut:
+        said = "it took too long"
+    raise _NotStarted(said or "it ended without a message")
 
 
-class _Clock:
-    """The time that is left for the next message."""
-
-    def __init__(self, limits: Limits):
-        self.limits = limits
-        self.call_ends = self.calls_end = time.monotonic() + limits.loading
-
-    def hear(self, message: dict) -> None:
-        now = time.monotonic()
-        self.call_ends = now + self.limits.call
-        if "ready" in message or "set" in message:
-            self.calls_end = now + self.limits.calls
-
-    @property
-    def seconds_left(self) -> float:
-        return max(min(self.call_ends, self.calls_end) - time.monotonic(), 0)
-
-
-def _messages(descriptor: int, clock: _Clock, stop: Stop | None) -> Iterator[dict]:
-    """The messages up to the end. Raises TimedOut where the next is not there in time."""
+def _lines(descriptor: int, limits: Limits, stop: Stop | None) -> Iterator[bytes]:
+    """The lines up to the end. Raises TimedOut where the next is not there in time."""
+    clock = _Clock(limits)
     rest = b""
     watched = [descriptor, *([stop] if stop else [])]
     while readable := select.select(watched, [], [], clock.seconds_left)[0]:
@@ -126,13 +178,37 @@ def _messages(descriptor: int, clock: _Clock, stop: Stop | None) -> Iterator[dic
         if len(rest) > MAX_LINE_BYTES:
             raise Garbled
         for line in lines:
-            message = _parse(line)
-            clock.hear(message)
-            yield message
+            clock.hear(line)
+            yield line
     raise TimedOut
 
 
-def _parse(line: bytes) -> dict:
+class _Clock:
+    """The time that is left for the next line. Only the first lines that end a set, as many as
+    there are sets, give more of it.
+    """
+
+    def __init__(self, limits: Limits):
+        self.limits = limits
+        self.ready = False
+        self.sets_left = len(TEST_SETS)
+        self.call_ends = self.calls_end = time.monotonic() + limits.loading
+
+    def hear(self, line: bytes) -> None:
+        now = time.monotonic()
+        self.call_ends = now + self.limits.call
+        if not self.ready or (line.startswith(END_OF_SET) and self.sets_left > 1):
+            self.calls_end = now + self.limits.calls
+            self.sets_left -= self.ready
+            self.ready = True
+
+    @property
+    def seconds_left(self) -> float:
+        return max(min(self.call_ends, self.calls_end) - time.monotonic(), 0)
+
+
+def parse(line: bytes) -> dict:
+    """A message, which may hold anything. Raises Garbled for what is none."""
     try:
         message = json.loads(line)
     except (ValueError, RecursionError):

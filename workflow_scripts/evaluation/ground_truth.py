@@ -1,16 +1,18 @@
 """What the calls of each problem must return: computed once from the canonical solutions."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from workflow_scripts.errors import UserError
 from workflow_scripts.evaluation.execution import (
+    TEST_SETS,
     Limits,
     TimedOut,
     encode_inputs,
     execute,
+    parse,
 )
 from workflow_scripts.evaluation.judging import Judge, Returned, read_returned
 from workflow_scripts.evaluation.plain_data import dumps
@@ -20,7 +22,6 @@ from workflow_scripts.evaluation.workers import Stop, work_on
 
 KIND = "ground_truth"
 EXPECTED_FILE = "expected.jsonl"
-TEST_SETS = ("base", "plus")
 # Of canonical solutions, which are right by definition, on a machine that may be slow or busy.
 REFERENCE_LIMITS = Limits(loading=120, call=300, calls=1200)
 
@@ -88,7 +89,7 @@ def _returned(tests: ProblemTests, sandbox: Bubblewrap | None, stop: Stop) -> di
                 break
             if "set" in message:
                 sets.append([])
-            elif "ready" not in message:
+            else:
                 sets[-1].append(message)
     except TimedOut:
         fault = (
@@ -101,9 +102,11 @@ def _returned(tests: ProblemTests, sandbox: Bubblewrap | None, stop: Stop) -> di
     raise UserError(f"the canonical solution of {name} {fault}; arguments: {arguments}")
 
 
-def run_canonical(tests: ProblemTests, sandbox: Bubblewrap | None, stop: Stop | None = None):
+def run_canonical(
+    tests: ProblemTests, sandbox: Bubblewrap | None, stop: Stop | None = None
+) -> Iterator[dict]:
     """The messages of a problem's canonical solution."""
-    return execute(
+    lines = execute(
         tests.canonical,
         tests.problem.entry_point,
         tests.encoded,
@@ -111,6 +114,7 @@ def run_canonical(tests: ProblemTests, sandbox: Bubblewrap | None, stop: Stop | 
         limits=REFERENCE_LIMITS,
         stop=stop,
     )
+    return map(parse, lines)
 
 
 def _call(tests: ProblemTests, sets: Sequence[Sequence[dict]]) -> str:

@@ -7,7 +7,7 @@ counts as failed: here it passes where EvalPlus's oracle holds.
 
 from dataclasses import dataclass
 
-from workflow_scripts.evaluation.plain_data import decode, digest
+from workflow_scripts.evaluation.plain_data import Digest, decode, digest
 
 FLOAT_ATOL = 1e-6  # where the expected value is a float and the problem names no tolerance
 RTOL = 1e-7
@@ -15,30 +15,28 @@ RTOL = 1e-7
 
 @dataclass(frozen=True)
 class Returned:
-    """What a call returned: its value, or the digest of one that is large.
+    """What a call returned: its value, or the `Digest` of one that is large.
 
     is_exact_type: False for an instance of a subclass of the value's type.
     """
 
-    value: object = None
-    digest: str | None = None
+    value: object
     is_exact_type: bool = True
 
     def equals(self, other: "Returned") -> bool:
         """Whether Python's == holds."""
-        if self.digest is None and other.digest is None:
-            return self.value == other.value
-        return self.known_digest() == other.known_digest()
-
-    def known_digest(self) -> str:
-        return self.digest or digest(self.value)
+        values = self.value, other.value
+        if any(isinstance(value, Digest) for value in values):
+            first, second = (v if isinstance(v, Digest) else digest(v) for v in values)
+            return first == second
+        return bool(self.value == other.value)
 
 
 def read_returned(message: dict) -> Returned:
     """A message of the runner. Raises ValueError where it is none about a value."""
     match message:
         case {"digest": str(known)}:
-            return Returned(digest=known)
+            return Returned(Digest(known))
         case {"value": {"like": content}}:
             return Returned(decode(content), is_exact_type=False)
         case {"value": content}:
@@ -102,10 +100,8 @@ class Judge:
 def _is_close(returned: Returned, expected: Returned, atol: float) -> bool:
     import numpy as np
 
-    if returned.digest or expected.digest or not returned.is_exact_type:
-        return False
     value, wanted = returned.value, expected.value
-    if type(value) is not type(wanted):
+    if isinstance(wanted, Digest) or not returned.is_exact_type or type(value) is not type(wanted):
         return False
     if isinstance(wanted, list | tuple) and len(value) != len(wanted):
         return False

@@ -9,6 +9,7 @@ import json
 import math
 from array import array
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from decimal import MAX_EMAX, MIN_EMIN, Context, Decimal
 from fractions import Fraction
 from itertools import chain
@@ -21,6 +22,8 @@ EXACT_DOUBLE = 2**53
 CONTAINERS = {"tuple": tuple, "set": set, "frozenset": frozenset}
 MAX_DEPTH = 50
 MAX_EXPONENT = 4000
+NARROW = ("float16", "float32", "complex64")  # which == rounds another number to
+MAX_DIMENSIONS = 32
 SAFE_INT = 2**64  # larger ones are written in hexadecimal: Python limits decimal digits
 
 
@@ -74,8 +77,8 @@ def encode(value) -> object:
 
 
 def _encode_other(value) -> dict:
-    if type(value).__module__ == "numpy" and getattr(value, "ndim", None) == 0:
-        return {"like": encode(value.item())}
+    if type(value).__module__ == "numpy" and hasattr(value, "ndim"):
+        return _encode_numpy(value)
     for base in (bool, int, float, complex, str, bytes, list, tuple, dict, set, frozenset):
         if isinstance(value, base):
             return {"like": encode(_as_base(base, value))}
@@ -84,6 +87,27 @@ def _encode_other(value) -> dict:
     if isinstance(value, Iterable):
         return {"items": [encode(item) for item in value]}
     return {"other": type(value).__name__}
+
+
+def _encode_numpy(value) -> dict:
+    """Numbers as what == takes them for. An array of one item is equal to that item in a list."""
+    if value.ndim == 0 and type(value).__name__ in NARROW:
+        return {"numpy": [type(value).__name__, encode(value.item())]}
+    if value.ndim == 0:
+        return {"like": encode(_python_number(value))}
+    if value.size == 1:
+        return {"array": [value.ndim, encode(value.reshape(-1)[0])]}
+    return {"items": [encode(item) for item in value]}
+
+
+def _python_number(value):
+    """What a number of numpy's is equal to. A long double may be between two floats."""
+    if type(value).__name__ == "longdouble":
+        finite = -math.inf < value < math.inf
+        return Fraction(*value.as_integer_ratio()) if finite else float(value)
+    if type(value).__name__ == "clongdouble":
+        return complex(value) if complex(value) == value else Unknown()
+    return value.item()
 
 
 def _as_base(base: type, value):
@@ -131,7 +155,21 @@ def decode(encoded) -> object:
             return Items(decode(item) for item in content)
         case "other":
             return Unknown()
+        case "numpy" | "array":
+            return _decode_numpy(name, *content)
     raise ValueError(f"unknown kind {name!r}")
+
+
+def _decode_numpy(name: str, about, content):
+    """Outside of the sandbox alone: what is given to a program has nothing of numpy's."""
+    import numpy
+
+    value = decode(content)
+    if name == "numpy" and about in NARROW and isinstance(value, int | float | complex):
+        return getattr(numpy, about)(value)
+    if name == "array" and isinstance(about, int) and 0 < about <= MAX_DIMENSIONS:
+        return numpy.array([value]).reshape((1,) * about)
+    raise ValueError(f"no value of numpy's: {about!r}")
 
 
 def is_large(value, limit: int) -> bool:
@@ -146,13 +184,20 @@ def is_large(value, limit: int) -> bool:
     return False
 
 
-def digest(value) -> str:
+@dataclass(frozen=True)
+class Digest:
+    """Of a value that is large. It equals that of an equal value, and nothing else."""
+
+    sha256: str
+
+
+def digest(value) -> Digest:
     """SHA-256 that two values share where they are equal (NaN aside): 1, 1.0 and True, for one."""
     try:
         pieces = _pieces(value if _is_plain(value) else _normal(value))
-        return _sha256(pieces)
+        return Digest(_sha256(pieces))
     except ValueError:  # an integer of too many digits
-        return _sha256(_pieces(_normal(value)))
+        return Digest(_sha256(_pieces(_normal(value))))
 
 
 def _sha256(pieces: Iterable[bytes]) -> str:
@@ -164,13 +209,14 @@ def _sha256(pieces: Iterable[bytes]) -> str:
 
 def _pieces(value) -> Iterator[bytes]:
     """The text of a value that `_normal` gives or leaves as it is; of numbers, as doubles."""
+    yield type(value).__name__.encode()
     if isinstance(value, str):
-        yield b"text" + value.encode("utf-8", "surrogatepass")
+        yield value.encode("utf-8", "surrogatepass")
     elif type(value) not in SEQUENCES:
         yield repr(value).encode()
     else:
-        yield type(value).__name__.encode()
         numeric = _are_doubles(value)
+        yield b" of doubles" if numeric else b" of values"
         for start in range(0, len(value), PIECE_ITEMS):
             piece = value[start : start + PIECE_ITEMS]
             if numeric:
@@ -238,6 +284,8 @@ def _normal(value):
     if isinstance(value, Mapping):
         pairs = (f"{_normal(key)!r}: {_normal(item)!r}" for key, item in value.items())
         return _Text("dict(" + ", ".join(sorted(pairs)) + ")")
+    if type(value).__module__ == "numpy" and getattr(value, "ndim", None) == 0:
+        return _normal(_python_number(value))
     return value
 
 

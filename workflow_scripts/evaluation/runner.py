@@ -2,21 +2,20 @@
 
     python -I runner.py < REQUEST
 
-REQUEST is two lines of JSON: {"code", "entry_point", "memory"}, and a list of sets of inputs, each
-a list of argument lists (`plain_data.encode`). Each set gets a process of its own, which can start
-no other. A line of JSON goes to standard output for each call, and {"set": exit status} after each
-set. What is expected of the calls is not known here: the program may do to this process what it
-likes.
+REQUEST is two lines of JSON: {"code", "entry_point", "memory", "packages", "confined"}, and a list
+of sets of inputs, each a list of argument lists (`plain_data.encode`). Each set gets a process of
+its own. Lines of JSON go to standard output: {"ready":true}, then for each call what it returned,
+up to the first that raises, and {"set": exit status} after each set. What is expected of the calls
+is not known here, nor whether they were right: the program may do to this process what it likes.
 """
 
 import json
 import os
-import resource
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
-from no_processes import end_with_parent, forbid_processes
+from confinement import end_with_parent, forbid_system_calls, limit_memory, withdraw
 from plain_data import decode, digest, dumps, encode, is_large
 
 sys.path.pop(0)
@@ -28,18 +27,21 @@ def main() -> None:
     end_with_parent()
     program = json.loads(sys.stdin.readline())
     sets = json.loads(sys.stdin.readline())
+    sys.path += program["packages"]
     channel = os.dup(1)
     nowhere = os.open(os.devnull, os.O_RDWR)
     for descriptor in (0, 1, 2):
         os.dup2(nowhere, descriptor)
-    if sys.platform == "linux":  # macOS refuses it
-        resource.setrlimit(resource.RLIMIT_AS, (program["memory"],) * 2)
-    tell(channel, '{"ready":true}')
+    if program["confined"]:
+        withdraw()
+    limit_memory(program["memory"])
+    tell(channel, dumps({"ready": True}))
     for inputs in sets:
         child = os.fork()
         if child == 0:
             end_with_parent()
-            forbid_processes()
+            if program["confined"]:
+                forbid_system_calls()
             run(program, inputs, channel)
             os._exit(0)
         _, status = os.waitpid(child, 0)
@@ -65,7 +67,7 @@ def described(value) -> str:
         message = dumps({"value": encode(value)})
         if len(message) <= MAX_VALUE_BYTES:
             return message
-    return dumps({"digest": digest(value)})
+    return dumps({"digest": digest(value).sha256})
 
 
 def tell(channel: int, message: str) -> None:

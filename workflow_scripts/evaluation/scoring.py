@@ -2,12 +2,20 @@
 
 import errno
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from tempfile import SpooledTemporaryFile
 
-from workflow_scripts.evaluation.execution import Garbled, Limits, TimedOut, execute
-from workflow_scripts.evaluation.ground_truth import (
+from workflow_scripts.evaluation.execution import (
     TEST_SETS,
+    Garbled,
+    Limits,
+    TimedOut,
+    execute,
+    parse,
+)
+from workflow_scripts.evaluation.ground_truth import (
     GroundTruth,
     ProblemTests,
     run_canonical,
@@ -24,6 +32,7 @@ REFUSED, NO_CODE = "refused by the sandbox", "no code"
 # What the system says to code that reaches for what the sandbox keeps away.
 REFUSALS = {"PermissionError", "ConnectionRefusedError", "gaierror"}
 REFUSAL_NUMBERS = {errno.EPERM, errno.EACCES, errno.EROFS, errno.ENETUNREACH}
+MAX_BYTES_IN_MEMORY = 2**20  # of what a program told; more is in a file
 SLOWER = 10  # than the canonical solution a solution may be
 
 
@@ -100,18 +109,30 @@ def _verdict(
     limits: Limits,
     stop: Stop | None = None,
 ) -> Verdict:
-    """Run a program up to the first call that is not right."""
-    trial = Trial(tests, truth.expected(tests.problem))
+    """Run a program on all calls, and judge it when it has ended: while it runs, it can learn
+    nothing of what is right.
+    """
     name, inputs = tests.problem.entry_point, tests.encoded
-    try:
-        messages = execute(code, name, inputs, sandbox=sandbox, limits=limits, stop=stop)
-        for message in messages:
-            if not trial.take(message):
-                break
-    except TimedOut:
-        trial.status = TIMED_OUT
-    except Garbled:
-        trial.status = FAILED
+    end = FAILED
+    with SpooledTemporaryFile(MAX_BYTES_IN_MEMORY) as told:
+        try:
+            for line in execute(code, name, inputs, sandbox=sandbox, limits=limits, stop=stop):
+                told.write(line + b"\n")
+        except TimedOut:
+            end = TIMED_OUT
+        except Garbled:
+            pass
+        told.seek(0)
+        return _judge(Trial(tests, truth.expected(tests.problem)), told, end)
+
+
+def _judge(trial: "Trial", told: Iterable[bytes], end: str) -> Verdict:
+    """end: the status of a program that told nothing wrong and did not come to its end."""
+    with suppress(Garbled):
+        for line in told:
+            if not trial.take(parse(line)):
+                return trial.verdict()
+        trial.status = end
     return trial.verdict()
 
 
@@ -145,8 +166,6 @@ class Trial:
             return False
 
     def _take(self, message: dict) -> bool:
-        if "ready" in message:
-            return True
         if "raised" in message:
             refused = message["raised"] in REFUSALS or message.get("errno") in REFUSAL_NUMBERS
             self.status = REFUSED if refused else FAILED

@@ -1,0 +1,7 @@
+# expect: refused by the sandbox
+"""Becomes another program, without the limits that Python set."""
+
+import os
+import sys
+
+os.execv(sys.executable, ["python", "-c", ""])

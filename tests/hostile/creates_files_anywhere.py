@@ -1,0 +1,18 @@
+# expect: failed
+"""Looks for a folder of any kind that takes a new file."""
+
+import os
+
+written = []
+for folder, _, _ in os.walk("/"):
+    try:
+        os.close(os.open(os.path.join(folder, "planted"), os.O_WRONLY | os.O_CREAT))
+        written.append(folder)
+    except OSError:
+        pass
+if not written:
+    raise SystemExit
+
+
+def add(a, b):
+    return a + b

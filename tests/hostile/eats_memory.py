@@ -1,0 +1,6 @@
+# expect: failed
+held = bytearray(2**40)
+
+
+def add(a, b):
+    return a + b

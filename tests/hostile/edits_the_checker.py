@@ -1,0 +1,13 @@
+# expect: failed
+import sys
+
+import numpy
+
+main = sys.modules["__main__"]
+main.described = lambda value: '{"value": true}'
+main.run = lambda *_: None
+numpy.allclose = lambda *_, **__: True
+
+
+def add(a, b):
+    return None

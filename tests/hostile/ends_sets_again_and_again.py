@@ -1,0 +1,13 @@
+# expect: failed
+"""Asks for the time of another set for ever."""
+
+import os
+import time
+
+while True:
+    for descriptor in range(3, 16):
+        try:
+            os.write(descriptor, b'{"set":0}\n')
+        except OSError:
+            pass
+    time.sleep(0.2)

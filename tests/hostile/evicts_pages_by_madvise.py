@@ -1,0 +1,14 @@
+# expect: refused by the sandbox
+"""Pushes pages of a file out of the machine's cache, by its mapping."""
+
+import mmap
+import os
+
+MADV_PAGEOUT = 21
+with open(os.__file__, "rb") as file:
+    mapped = mmap.mmap(file.fileno(), 0, mmap.MAP_PRIVATE, mmap.PROT_READ)
+mapped.madvise(MADV_PAGEOUT)
+
+
+def add(a, b):
+    return a + b

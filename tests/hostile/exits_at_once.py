@@ -1,0 +1,4 @@
+# expect: failed
+import os
+
+os._exit(0)

@@ -1,0 +1,13 @@
+# expect: refused by the sandbox
+"""Holds more than its limit in files in memory, which are in no address space."""
+
+import os
+
+held = [os.memfd_create(str(number)) for number in range(24)]
+for descriptor in held:
+    for _ in range(100):
+        os.write(descriptor, bytes(2**20))
+
+
+def add(a, b):
+    return a + b

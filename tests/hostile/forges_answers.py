@@ -1,0 +1,11 @@
+# expect: failed
+"""Tells the answers of the base tests, which are no secret, and guesses those of the others."""
+
+import os
+
+messages = ['{"value": 4}', '{"set": 0}', '{"value": true}', '{"value": true}', '{"set": 0}', ""]
+for descriptor in range(3, 64):
+    try:
+        os.write(descriptor, "\n".join(messages).encode())
+    except OSError:
+        pass

@@ -1,0 +1,17 @@
+# expect: failed
+"""Looks for packages with answers, secrets, data sets, or any package that is not numpy."""
+
+import os
+
+WANTED = ("evalplus", "lm_eval", "workflow_scripts", ".env", ".git", "problems.jsonl", "passwd")
+packages, found = [], []
+for folder, folders, files in os.walk("/"):
+    found += [name for name in folders + files if name in WANTED and "/evaluation" not in folder]
+    if folder.endswith("-packages"):
+        packages += set(folders) - {"numpy", "numpy.libs"}
+if set(found) <= {"workflow_scripts"} and not packages:  # the folder of the runner's own files
+    raise SystemExit
+
+
+def add(a, b):
+    return a + b

@@ -1,0 +1,7 @@
+# expect: failed
+for _ in range(2**10):
+    print("x" * 2**20)
+
+
+def add(a, b):
+    return None

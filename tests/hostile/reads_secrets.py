@@ -1,0 +1,8 @@
+# expect: failed
+"""Reads what only root may read."""
+
+open("/etc/shadow").read()
+
+
+def add(a, b):
+    return a + b

@@ -1,0 +1,20 @@
+# expect: failed
+"""Opens the file of the request for writing, by the descriptors of the first process."""
+
+for process in ("1", "2", "self"):
+    for descriptor in range(8):
+        try:
+            with open(f"/proc/{process}/fd/{descriptor}", "r+b") as file:
+                file.write(bytes(2**20))
+                break
+        except OSError:
+            continue
+    else:
+        continue
+    break
+else:
+    raise SystemExit
+
+
+def add(a, b):
+    return a + b

@@ -1,0 +1,63 @@
+"""Run every attack of this folder through the sandbox, and say what became of each.
+
+    python tests/hostile/run.py
+
+An attack is a file: a solution of `add` that says in its first line what is to become of it, and
+that adds rightly only where it got what it wanted. Between the attacks stand right solutions, which
+must pass. Writes JSON: the status of each attack by name, and of the right solutions.
+"""
+
+import json
+import sys
+import tempfile
+from pathlib import Path
+
+FOLDER = Path(__file__).parent
+sys.path[:0] = [str(FOLDER.parents[1]), str(FOLDER.parent / "unit")]
+sys.dont_write_bytecode = True
+
+from problem_files import problem, right_solutions, write_problems
+
+from workflow_scripts.evaluation import ground_truth, scoring
+from workflow_scripts.evaluation.execution import Limits, usable_cpus
+from workflow_scripts.evaluation.problems import load_problems
+from workflow_scripts.evaluation.sandbox import find_bubblewrap
+
+NOT_ATTACKS = {"run.py"}
+LIMITS = Limits(call=2, calls=6)
+BETWEEN = 4  # two right solutions
+
+
+def attacks() -> dict[str, str]:
+    """The code of each attack by name."""
+    files = sorted(path for path in FOLDER.glob("*.py") if path.name not in NOT_ATTACKS)
+    return {path.stem: path.read_text() for path in files}
+
+
+def expected(code: str) -> str:
+    """The status that the attack's first line says."""
+    return code.splitlines()[0].removeprefix("# expect: ")
+
+
+def main() -> None:
+    scoring.Limits = lambda **_: LIMITS
+    codes = attacks()
+    solutions = list(codes.values())
+    for place in range(0, len(codes) + len(codes) // BETWEEN, BETWEEN + 1):
+        solutions.insert(place, right_solutions()[0])
+    rows = [problem("add", "+", f"Task/{number}") for number in range(len(solutions))]
+    with tempfile.TemporaryDirectory() as folder:
+        problems = load_problems(str(write_problems(Path(folder) / "add.jsonl", rows)))
+    sandbox, workers = find_bubblewrap(), usable_cpus()
+    truth = ground_truth.compute(problems, sandbox=sandbox, workers=workers)
+    pairs = list(zip(problems.problems, solutions, strict=True))
+    verdicts = scoring.score(problems, truth, pairs, sandbox=sandbox, workers=workers)
+    statuses = [verdict.plus for verdict in verdicts]
+    neighbours = statuses[:: BETWEEN + 1]
+    del statuses[:: BETWEEN + 1]
+    found = {"statuses": dict(zip(codes, statuses, strict=True)), "neighbours": neighbours}
+    print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main()

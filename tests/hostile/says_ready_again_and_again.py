@@ -1,0 +1,13 @@
+# expect: failed
+"""Asks for more time for ever."""
+
+import os
+import time
+
+while True:
+    for descriptor in range(3, 16):
+        try:
+            os.write(descriptor, b'{"ready":true}\n')
+        except OSError:
+            pass
+    time.sleep(0.2)

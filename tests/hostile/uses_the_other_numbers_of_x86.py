@@ -1,0 +1,21 @@
+# expect: failed
+"""Asks for calls by the numbers of 32 bits and of x32, which a filter may forget."""
+
+import ctypes
+import mmap
+import os
+
+X32, GETPID, FORK = 0x40000000, 20, 57
+if os.uname().machine != "x86_64":
+    raise SystemExit
+libc = ctypes.CDLL(None, use_errno=True)
+code = bytes([0xB8, GETPID, 0, 0, 0, 0xCD, 0x80, 0xC3])  # mov eax, GETPID; int 0x80; ret
+page = mmap.mmap(-1, 4096, prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC)
+page.write(code)
+call = ctypes.CFUNCTYPE(ctypes.c_int)(ctypes.addressof(ctypes.c_char.from_buffer(page)))
+if call() < 0 and libc.syscall(X32 | FORK) < 0:
+    raise SystemExit
+
+
+def add(a, b):
+    return a + b

@@ -1,0 +1,20 @@
+# expect: failed
+"""Looks for a descriptor of a file or folder, and for one through which the disk can be filled."""
+
+import os
+import stat
+
+found = []
+for descriptor in range(64):
+    try:
+        mode = os.fstat(descriptor).st_mode
+    except OSError:
+        continue
+    if stat.S_ISREG(mode) or stat.S_ISDIR(mode) or stat.S_ISBLK(mode):
+        found.append(descriptor)
+if not found:
+    raise SystemExit
+
+
+def add(a, b):
+    return a + b

@@ -1,0 +1,69 @@
+"""Attacks on the sandbox, as root and as an ordinary user: each file of tests/hostile is one."""
+
+import json
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+FOLDER = Path(__file__).parents[1] / "hostile"
+sys.path.append(str(FOLDER))
+from run import attacks, expected  # noqa: E402
+
+NOBODY = "65534"
+
+
+def as_ordinary_user(needed: list[Path]) -> list[str]:
+    """What to put before a command line so that it runs as nobody, who can reach these folders.
+
+    Folders above them that are closed to all but root are covered, for that process alone, by empty
+    ones that hold nothing else.
+    """
+    closed = {}
+    for path in dict.fromkeys(needed):
+        for parent in reversed(path.parents):
+            if not parent.stat().st_mode & 0o001:
+                closed[path] = parent
+                break
+    lines = ["set -e", "aside=$(mktemp -d)"]
+    for number, path in enumerate(closed):
+        place = f"$aside/{number}"
+        lines += [f"mkdir {place}", f"mount --bind {shlex.quote(str(path))} {place}"]
+    for parent in dict.fromkeys(closed.values()):
+        lines.append(f"mount -t tmpfs -o mode=755 tmpfs {shlex.quote(str(parent))}")
+    for number, path in enumerate(closed):
+        word = shlex.quote(str(path))
+        lines += [f"mkdir -p {word}", f"mount --bind $aside/{number} {word}"]
+    user = f"exec setpriv --reuid {NOBODY} --regid {NOBODY} --clear-groups --inh-caps=-all"
+    script = "\n".join([*lines, f'{user} "$@"'])
+    return ["unshare", "--mount", "--propagation", "private", "bash", "-c", script, "bash"]
+
+
+@pytest.fixture(scope="module", params=["this user", "an ordinary user"])
+def outcome(request, bubblewrap, repository) -> dict:
+    command = [sys.executable, str(FOLDER / "run.py")]
+    if request.param == "an ordinary user":
+        if os.geteuid() != 0:
+            pytest.skip("this user is one")
+        if not (shutil.which("unshare") and shutil.which("setpriv")):
+            pytest.skip("there are no programs here to become an ordinary user")
+        folders = [repository, Path(sys.prefix), Path(sys.base_prefix)]
+        command = [*as_ordinary_user(folders), *command]
+    environment = os.environ | {"TMPDIR": "/tmp", "HOME": "/tmp"}
+    done = subprocess.run(command, cwd="/", env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_no_attack_gets_what_it_wants(outcome):
+    wanted = {name: expected(code) for name, code in attacks().items()}
+    assert outcome["statuses"] == wanted
+    assert "passed" not in wanted.values()
+
+
+def test_the_neighbours_of_attacks_are_judged_rightly(outcome):
+    assert set(outcome["neighbours"]) == {"passed"} and len(outcome["neighbours"]) > 10

@@ -1,0 +1,154 @@
+"""What a process gives up before it runs model-written code: most system calls, and its resources.
+
+A seccomp filter lets Python and numpy do what they need: compute, read files, wait. It refuses
+everything else, so that no process or thread starts, no file is written, no memory is held outside
+the address space, and no other process, key or cached page of a file can be reached. Linux,
+https://docs.kernel.org/userspace-api/seccomp_filter.html. Standard library only: the runner imports
+this file in the sandbox.
+"""
+
+import ctypes
+import errno
+import os
+import platform
+import resource
+import signal
+import struct
+import sys
+
+OPEN_FILES = 64
+PR_SET_PDEATHSIG, PR_SET_DUMPABLE = 1, 4
+PR_SET_NO_NEW_PRIVS, PR_SET_SECCOMP, SECCOMP_MODE_FILTER = 38, 22, 2
+KEYCTL_JOIN_SESSION_KEYRING = 1
+ALLOW, FAIL_WITH = 0x7FFF0000, 0x00050000
+LOAD_WORD, JUMP_EQUAL, JUMP_GREATER, JUMP_BITS, RETURN = 0x20, 0x15, 0x25, 0x45, 0x06
+NUMBER_OFFSET, ARCHITECTURE_OFFSET, ARGUMENTS_OFFSET = 0, 4, 16  # of struct seccomp_data
+X32_BIT = 0x40000000  # x86_64 alone: a second set of numbers
+CLONE3, NEWEST = 435, 440  # the C library has another way where the kernel does not know a call
+# The audit number of each, the column of its numbers below, and its number of keyctl.
+ARCHITECTURES = {"x86_64": (0xC000003E, 0, 250), "aarch64": (0xC00000B7, 1, 219)}
+# Names, with their numbers on x86_64 and on aarch64; "-" where another call does the same.
+ALLOWED = """
+read 0 63, readv 19 65, pread64 17 67, preadv 295 69, write 1 64, writev 20 66, lseek 8 62,
+open 2 -, openat 257 56, close 3 57, close_range 436 436, stat 4 -, fstat 5 80, lstat 6 -,
+newfstatat 262 79, statx 332 291, statfs 137 43, fstatfs 138 44, access 21 -, faccessat 269 48,
+faccessat2 439 439, getdents64 217 61, getcwd 79 17, chdir 80 49, fchdir 81 50, readlink 89 -,
+readlinkat 267 78, umask 95 166,
+
+dup 32 23, dup2 33 -, dup3 292 24, pipe 22 -, pipe2 293 59, eventfd2 290 19, sendto 44 206,
+recvfrom 45 207, shutdown 48 210, select 23 -, pselect6 270 72, poll 7 -, ppoll 271 73,
+epoll_create1 291 20, epoll_ctl 233 21, epoll_wait 232 -, epoll_pwait 281 22,
+
+brk 12 214, mmap 9 222, munmap 11 215, mremap 25 216, mprotect 10 226, futex 202 98,
+set_robust_list 273 99, rseq 334 293, sched_yield 24 124, sched_getaffinity 204 123,
+getcpu 309 168,
+
+rt_sigaction 13 134, rt_sigprocmask 14 135, rt_sigreturn 15 139, rt_sigpending 127 136,
+rt_sigsuspend 130 133, rt_sigtimedwait 128 137, sigaltstack 131 132, pause 34 -, tgkill 234 131,
+alarm 37 -, getitimer 36 102, setitimer 38 103, nanosleep 35 101, clock_nanosleep 230 115,
+restart_syscall 219 128, clock_gettime 228 113, clock_getres 229 114, gettimeofday 96 169,
+time 201 -, times 100 153,
+
+getpid 39 172, getppid 110 173, gettid 186 178, getuid 102 174, geteuid 107 175, getresuid 118 148,
+getgid 104 176, getegid 108 177, getresgid 120 150, getgroups 115 158, getpgid 121 155,
+getpgrp 111 -, getsid 124 156, getrlimit 97 163, getrusage 98 165, getpriority 140 141,
+uname 63 160, sysinfo 99 179, getrandom 318 278, wait4 61 260, waitid 247 95, exit 60 93,
+exit_group 231 94
+"""
+# Calls, the position of an argument, and the values that it may have.
+IN_PART = {
+    "ioctl": ((16, 29), 1, (0x5401, 0x5413, 0x541B, 0x5421, 0x5450, 0x5451)),  # what a file is
+    "fcntl": ((72, 25), 1, (0, 1, 2, 3, 4, 1030)),  # copies and flags of descriptors
+    "madvise": ((28, 233), 2, (4, 8, 14, 15)),  # to give memory back, and large pages
+    "prlimit64": ((302, 261), 0, (0,)),  # of itself
+    "socketpair": ((53, 199), 0, (1,)),  # AF_UNIX
+}
+
+
+def end_with_parent() -> None:
+    """Have this process killed when its parent ends, whatever ends that one. Linux alone."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def limit_memory(size: int) -> None:
+    """Limit the address space of this process and of its children, in bytes. Not on macOS."""
+    if sys.platform == "linux":
+        resource.setrlimit(resource.RLIMIT_AS, (size, size))
+
+
+def withdraw() -> None:
+    """Let no other process look into this one, and leave the keys of the caller behind.
+
+    No core of it is written, and few files can be open at once. Linux on one of `ARCHITECTURES`.
+    """
+    libc = ctypes.CDLL(None)
+    libc.prctl(PR_SET_DUMPABLE, 0)
+    _, _, keyctl = ARCHITECTURES[platform.machine()]
+    libc.syscall(keyctl, KEYCTL_JOIN_SESSION_KEYRING, None)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (OPEN_FILES, OPEN_FILES))
+
+
+def forbid_system_calls() -> None:
+    """Install the filter, for good. What is refused fails with EPERM, as `os.fork()` then does.
+
+    Raises OSError where the kernel takes no filter. Linux on one of `ARCHITECTURES`.
+    """
+    architecture, column, _ = ARCHITECTURES[platform.machine()]
+    instructions = _filter(architecture, column)
+    program = ctypes.create_string_buffer(b"".join(instructions))
+    header = struct.pack("@HP", len(instructions), ctypes.addressof(program))
+    libc = ctypes.CDLL(None, use_errno=True)
+    for arguments in (
+        (PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0),
+        (PR_SET_SECCOMP, SECCOMP_MODE_FILTER, header, 0, 0),
+    ):
+        if libc.prctl(*arguments) != 0:
+            number = ctypes.get_errno()
+            raise OSError(number, os.strerror(number))
+
+
+def allowed() -> dict[str, list[int | None]]:
+    """The numbers of each call that is allowed, on x86_64 and on aarch64."""
+    rows = (entry.split() for entry in ALLOWED.split(","))
+    return {name: [None if n == "-" else int(n) for n in numbers] for name, *numbers in rows}
+
+
+def _filter(architecture: int, column: int) -> list[bytes]:
+    """The instructions, each a struct sock_filter."""
+    refuse = _instruction(RETURN, FAIL_WITH | errno.EPERM)
+    unknown = _instruction(RETURN, FAIL_WITH | errno.ENOSYS)
+    allow = _instruction(RETURN, ALLOW)
+    numbers = [row[column] for row in allowed().values() if row[column] is not None]
+    return [
+        _instruction(LOAD_WORD, ARCHITECTURE_OFFSET),
+        *(_unless(JUMP_EQUAL, architecture, skip_if=True), refuse),
+        _instruction(LOAD_WORD, NUMBER_OFFSET),
+        *(_unless(JUMP_BITS, X32_BIT), refuse),
+        *(_unless(JUMP_GREATER, NEWEST), unknown),
+        *(_unless(JUMP_EQUAL, CLONE3), unknown),
+        *(part for number in numbers for part in (_unless(JUMP_EQUAL, number), allow)),
+        *(part for row in IN_PART.values() for part in _in_part(row[0][column], *row[1:])),
+        refuse,
+    ]
+
+
+def _in_part(number: int, position: int, values: tuple[int, ...]) -> list[bytes]:
+    """Allow a call where its argument has one of these values, and else refuse it."""
+    allow = _instruction(RETURN, ALLOW)
+    block = [
+        _instruction(LOAD_WORD, ARGUMENTS_OFFSET + 8 * position),
+        *(part for value in values for part in (_unless(JUMP_EQUAL, value), allow)),
+        _instruction(RETURN, FAIL_WITH | errno.EPERM),
+    ]
+    return [_instruction(JUMP_EQUAL, number, if_false=len(block)), *block]
+
+
+def _unless(test: int, constant: int, skip_if: bool = False) -> bytes:
+    """Skip the next instruction unless the test holds, or (`skip_if`) if it does."""
+    return _instruction(test, constant, if_true=int(skip_if), if_false=int(not skip_if))
+
+
+def _instruction(code: int, constant: int, if_true: int = 0, if_false: int = 0) -> bytes:
+    return struct.pack("=HBBI", code, if_true, if_false, constant)
