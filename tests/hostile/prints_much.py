@@ -1,5 +1,5 @@
 # expect: failed
-for _ in range(2**10):
+for _ in range(2**7):
     print("x" * 2**20)
 
 
