@@ -95,18 +95,28 @@ def _check_labels(datasets: list[str], where: str) -> None:
             )
 
 
-def _check_braces(config: dict) -> None:
-    """Raise UserError where a path holds what Snakemake takes for a wildcard."""
+def _check_paths(config: dict) -> None:
+    """Raise UserError where a path holds what Snakemake or a step takes for something else."""
     for section, keys in PATHS.items():
         for key in keys:
             value = (config[section] if section else config)[key]
             for path in value if isinstance(value, list) else [value]:
-                if set(path) & set("{}"):
+                fault = _fault_of_path(path)
+                if fault:
                     name = f"{section}.{key}" if section else key
                     raise UserError(
-                        f"config: {name} = {path}: a path must not hold braces, which Snakemake "
-                        "takes for wildcards. Rename it, or name a link to it"
+                        f"config: {name} = {path!r}: {fault}. Rename it, or name a link to it"
                     )
+
+
+def _fault_of_path(path: str) -> str | None:
+    if set(path) & set("{}"):
+        return "a path must not hold braces, which Snakemake takes for wildcards"
+    if path.startswith("-"):
+        return "a path must not begin with -, as a flag does"
+    if not path.isprintable():
+        return "a path must not hold line breaks or other characters that are not shown"
+    return None
 
 
 def check_files(config: dict) -> None:
@@ -115,7 +125,7 @@ def check_files(config: dict) -> None:
     Snakemake itself does not notice a missing input while the outputs made from it exist.
     """
     data, evaluation = config["data"], config["evaluation"]
-    _check_braces(config)
+    _check_paths(config)
     _check_results(config["results_dir"])
     with naming("config"):
         check_source(config["base"]["model"], config["base"]["revision"])

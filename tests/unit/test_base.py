@@ -3,6 +3,8 @@
 import json
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -187,6 +189,16 @@ def break_config(model):
     (model / "config.json").write_text("{")
 
 
+def need_code(model):
+    """A model that transformers loads by code of its folder alone, after it was allowed to."""
+    files = {"config.json": "AutoConfig", "tokenizer_config.json": "AutoTokenizer"}
+    for name, kind in files.items():
+        config = json.loads((model / name).read_text())
+        own = {"model_type": "evil", "auto_map": {kind: "evil.Evil"}}
+        (model / name).write_text(json.dumps(config | own))
+    (model / "evil.py").write_text("open('evil_ran', 'w')\n")
+
+
 def quantise(model):
     config = json.loads((model / "config.json").read_text())
     (model / "config.json").write_text(json.dumps(config | {"quantization_config": {"bits": 4}}))
@@ -214,6 +226,7 @@ def truncate(model):
         pytest.param(truncate, "is not a whole safetensors file", id="truncated"),
         pytest.param(lose_shard, r"model-00001-of-\d+\.safetensors is missing", id="lost shard"),
         pytest.param(quantise, "is quantised", id="quantised"),
+        pytest.param(need_code, "needs Python code that comes with it", id="own code"),
         pytest.param(lose_layer, "LlamaForCausalLM: 1 of 2 layers have an MLP", id="lost layer"),
         pytest.param(lose_bias, "MLP of layer 0 holds .*It can be upcycled if", id="one bias less"),
         pytest.param(
@@ -236,6 +249,22 @@ def test_a_model_that_cannot_be_upcycled_is_refused(model, damage, message):
     with pytest.raises(UserError, match=message):
         run(model)
     assert not list(model.parents[1].glob("results/*"))
+
+
+def test_code_of_a_model_folder_does_not_run_whatever_the_answer_is(model, project, repository):
+    need_code(model)
+    load = "from workflow_scripts.data.tokenizers import load_tokenizer"
+    load += f"; load_tokenizer({str(model)!r})"
+    done = subprocess.run(
+        [sys.executable, "-c", load],
+        env=os.environ | {"PYTHONPATH": str(repository)},
+        cwd=project,
+        input="y\n" * 9,
+        capture_output=True,
+        text=True,
+    )
+    assert "[y/N]" not in done.stdout + done.stderr
+    assert not (project / "evil_ran").exists()
 
 
 @pytest.mark.parametrize(

@@ -240,6 +240,9 @@ def test_rescoring_loads_neither_model_nor_torch(copy, repository):
     assert "torch" not in done.stderr and "transformers" not in done.stderr
 
 
+OTHER_RUN = {"model": {"path": "m", "id": "i"}, "settings": {}, "versions": {}}
+
+
 @pytest.mark.parametrize(
     ("change", "flags", "message"),
     [
@@ -247,7 +250,16 @@ def test_rescoring_loads_neither_model_nor_torch(copy, repository):
         (lambda folder: None, ["--limit", "2"], "3 generations for 2 problems"),
         (lambda folder: None, ["--prompt", "magicoder"], r"line 1: .*another data set or prompt"),
         (lambda folder: swap(folder, 0, 1), [], r"line 1: Arithmetic/1 .* Arithmetic/0"),
-        (lambda folder: edit(folder, "origin", {}), [], "more than one run"),
+        (lambda folder: edit(folder, "origin", OTHER_RUN), [], "more than one run"),
+        (
+            lambda folder: edit(folder, "origin", {}),
+            [],
+            r"line 2: .*: origin must hold model",
+        ),
+        (lambda folder: edit(folder, "number", 10**9), [], r"line 2: number = 1000000000, and"),
+        (lambda folder: edit(folder, "number", True), [], r"line 2: .*number = True is no int"),
+        (lambda folder: edit(folder, "solution", 5), [], r"line 2: .*solution = 5 is no str"),
+        (lambda folder: edit(folder, "completion", None), [], r"line 2: .*completion = None is no"),
         (lambda folder: edit(folder, "extra", 1), [], r"line 2: not a generation"),
     ],
 )

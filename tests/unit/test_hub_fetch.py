@@ -234,3 +234,24 @@ def test_of_a_whole_data_set_files_of_rows_are_fetched(hub: Hub, fetch_data, tmp
     assert done.returncode == 0, done.stderr
     assert hub.fetched() == ["README.md", "train.jsonl"]
     assert (tmp_path / "rows" / "out").read_bytes()[:4] == b"PAR1"
+
+
+@pytest.mark.parametrize("path", ["{secret}", "../../secret.jsonl", "http://127.0.0.1:9/x.jsonl"])
+def test_a_data_set_that_names_files_elsewhere_is_refused(hub: Hub, fetch_data, tmp_path, path):
+    secret = tmp_path / "secret.jsonl"
+    secret.write_bytes(ROWS)
+    split = {"split": "train", "path": path.format(secret=secret)}
+    configs = [{"config_name": "default", "data_files": [split]}]
+    card = f"---\nconfigs: {json.dumps(configs)}\n---\n".encode()
+    revision = hub.add(MODEL, {"data/train.jsonl": ROWS, "README.md": card}, kind="datasets")
+    assert_refused(fetch_data(MODEL, revision), "as rows, which is not in the data set")
+    assert not (tmp_path / "rows" / "out").exists()
+
+
+def test_a_data_set_that_names_its_own_files_is_read(hub: Hub, fetch_data, tmp_path):
+    split = {"split": "train", "path": ["data/tr*.jsonl"]}
+    configs = [{"config_name": "default", "data_files": [split]}]
+    card = f"---\nconfigs: {json.dumps(configs)}\n---\n".encode()
+    revision = hub.add(MODEL, {"data/train.jsonl": ROWS, "README.md": card}, kind="datasets")
+    done = fetch_data(MODEL, revision)
+    assert done.returncode == 0, done.stderr

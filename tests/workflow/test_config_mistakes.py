@@ -24,7 +24,17 @@ def project(new_project):
         ),
         (
             "results_dir=my{a}results",
-            "config: results_dir = my{a}results: a path must not hold braces",
+            "config: results_dir = 'my{a}results': a path must not hold braces",
+        ),
+        (
+            "evaluation={general: ['--out=x']}",
+            "evaluation.general = '--out=x': a path must not begin",
+        ),
+        ("results_dir=-x", "results_dir = '-x': a path must not begin with -, as a flag does"),
+        ('data={train: "a\\nb"}', "data.train = 'a\\nb': a path must not hold line breaks"),
+        (
+            'data={train: org/name, revision: "%s\\n"}' % ("0" * 40),
+            '0000\\n": must be a commit hash of 40 hexadecimal digits',
         ),
         ("evaluation={datasets: [humanevl]}", "there is no file humanevl: did you mean humaneval?"),
     ],

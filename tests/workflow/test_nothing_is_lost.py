@@ -131,9 +131,9 @@ def test_a_second_training_is_refused_while_the_first_one_lives(project):
 
 def test_paths_may_hold_anything(new_project):
     project = new_project("names")
-    folder = project.folder / "my data ü (1)" / "$HOME; touch x; 'x'"
+    folder = project.folder / "my data ü (1)" / "$HOME; touch x; 'x' $(touch x) `touch x` | tee x"
     folder.mkdir(parents=True)
-    rows, problems = folder / "rows 1 (a).jsonl", folder / "own problems & co.jsonl"
+    rows, problems = folder / "rows 1 (a).jsonl", folder / "own $(touch x) problems & co.jsonl"
     shutil.copy(project.folder / "resources" / "instructions.jsonl", rows)
     shutil.copy(project.folder / "resources" / "problems.jsonl", problems)
     shutil.copytree(project.folder / "resources" / "base", folder / "base model")

@@ -3,7 +3,7 @@
 import glob
 import re
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -151,12 +151,36 @@ def fetch_dataset(source: DatasetSource, split: str, out: Path) -> None:
     from datasets.exceptions import DatasetsError
 
     folder = hub.fetch_files(source.repository, source.revision, ROW_PATTERNS, "dataset")
+    _check_card(source, folder / "README.md")
     with tempfile.TemporaryDirectory(dir=out.parent) as cache:
         try:
             rows = load_dataset(str(folder), split=split, cache_dir=cache)
             rows.to_parquet(out)
         except (DatasetsError, ValueError, OSError) as error:
             raise UserError(f"{source}, split {split}, cannot be read: {error}") from None
+
+
+def _check_card(source: DatasetSource, card: Path) -> None:
+    """Raise UserError where a data set's card names files outside of it, which `datasets` reads."""
+    from huggingface_hub import metadata_load
+
+    metadata = metadata_load(card) if card.is_file() else None
+    for text in _texts((metadata or {}).get("configs")):
+        parts = re.split(r"[/\\]", text)
+        if ".." in parts or parts[0] in ("", "~") or ":" in text:
+            raise UserError(
+                f"{source}: its README.md names {text!r} as rows, which is not in the data set. "
+                "Name one of its files: organisation/name/file"
+            )
+
+
+def _texts(value: object) -> Iterator[str]:
+    """The texts in lists and objects within each other."""
+    if isinstance(value, dict | list):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from _texts(item)
+    elif isinstance(value, str) and value:
+        yield value
 
 
 def find_cached_dataset_file(source: DatasetSource) -> Path | None:
@@ -181,6 +205,8 @@ def check_model(folder: Path) -> list[Path]:
     checkpoint = CheckpointHeaders(folder)
     if checkpoint.config.get("quantization_config"):
         raise UserError(f"{folder} is quantised; take the unquantised model")
+    if "auto_map" in checkpoint.config:
+        _check_known(folder, checkpoint.config)
     dense_layers(checkpoint.names, checkpoint.config)
     if not any((folder / name).exists() for name in TOKENIZER_FILES):
         raise UserError(f"{folder} has no tokenizer ({', '.join(TOKENIZER_FILES)})")
@@ -188,3 +214,15 @@ def check_model(folder: Path) -> list[Path]:
     weights = [folder / name for name in checkpoint.files]
     index = [folder / INDEX_FILE] if (folder / INDEX_FILE).exists() else []
     return [folder / "config.json", *index, *weights, *companions(folder)]
+
+
+def _check_known(folder: Path, config: dict) -> None:
+    """Raise UserError where the model is one that only code of its own folder can load."""
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
+
+    if config.get("model_type") not in CONFIG_MAPPING_NAMES:
+        raise UserError(
+            f"{folder} needs Python code that comes with it (auto_map in its config.json), which "
+            f"is not run here. transformers itself does not know model_type "
+            f"{config.get('model_type')!r}: take a model that it knows, or one converted to it"
+        )

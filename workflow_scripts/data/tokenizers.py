@@ -18,7 +18,9 @@ def load_tokenizer(folder: Path):
     base = read_json(file).get("base_config") if file.is_file() else None
     try:
         options = {"config": AutoConfig.for_model(**base)} if base else {}
-        return AutoTokenizer.from_pretrained(folder, local_files_only=True, **options)
+        return AutoTokenizer.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=False, **options
+        )
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise UserError(f"{folder}: the tokenizer cannot be loaded: {error}") from error
 

@@ -5,12 +5,14 @@ The rows have the keys that EvalPlus reads (`task_id`, `solution`), so it takes 
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from workflow_scripts.errors import UserError
 from workflow_scripts.evaluation.prompts import TaskPrompt
 from workflow_scripts.reporting.files import write_whole
+
+ORIGIN = ("model", "settings", "versions")
 
 
 @dataclass(frozen=True)
@@ -65,12 +67,15 @@ def read_samples(path: Path, prompts: Sequence[TaskPrompt], count: int) -> list[
             f"{path} holds {len(samples)} generations for {len(prompts)} problems: "
             "was it made with another data set, limit or number of samples?"
         )
-    for number, (sample, prompt) in enumerate(zip(samples, wanted, strict=True), start=1):
+    for index, (sample, prompt) in enumerate(zip(samples, wanted, strict=True)):
+        where = f"{path}, line {index + 1}"
         if (sample.task_id, sample.prompt_sha256) != (prompt.task_id, prompt.sha256):
             raise UserError(
-                f"{path}, line {number}: {sample.task_id} was not generated from the prompt of "
+                f"{where}: {sample.task_id} was not generated from the prompt of "
                 f"{prompt.task_id}: was it made with another data set or prompt?"
             )
+        if sample.number != index % count:
+            raise UserError(f"{where}: number = {sample.number}, and it should be {index % count}")
     if any(sample.origin != samples[0].origin for sample in samples):
         raise UserError(f"{path} holds generations of more than one run")
     return samples
@@ -78,6 +83,18 @@ def read_samples(path: Path, prompts: Sequence[TaskPrompt], count: int) -> list[
 
 def _parse(line: str, where: str) -> Sample:
     try:
-        return Sample(**json.loads(line))
-    except (json.JSONDecodeError, TypeError) as error:
+        sample = Sample(**json.loads(line))
+    except (json.JSONDecodeError, RecursionError, TypeError) as error:
         raise UserError(f"{where}: not a generation: {error}") from None
+    for field in fields(Sample):
+        value = getattr(sample, field.name)
+        if type(value) is not field.type:
+            kind = field.type.__name__
+            raise UserError(f"{where}: not a generation: {field.name} = {value!r:.99} is no {kind}")
+    parts = [sample.origin.get(key) for key in ORIGIN]
+    if not all(isinstance(part, dict) for part in parts) or not parts[0].keys() >= {"path", "id"}:
+        raise UserError(
+            f"{where}: not a generation: origin must hold {', '.join(ORIGIN)}, and model its path "
+            "and id"
+        )
+    return sample

@@ -69,7 +69,7 @@ def load_model(folder: Path, threads: int | None):
 
     tokenizer = load_tokenizer(folder)
     with loading(folder):
-        config = AutoConfig.from_pretrained(folder, local_files_only=True)
+        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         if (folder / "generation_config.json").is_file():
             generation_config = GenerationConfig.from_pretrained(folder, local_files_only=True)
         else:

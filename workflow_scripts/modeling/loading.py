@@ -13,7 +13,11 @@ def load_whole(model_class: type, folder: Path | None, **options) -> PreTrainedM
     Raises UserError where a weight is missing, for which transformers would draw random values.
     """
     model, report = model_class.from_pretrained(
-        folder, local_files_only=True, output_loading_info=True, **options
+        folder,
+        local_files_only=True,
+        trust_remote_code=False,
+        output_loading_info=True,
+        **options,
     )
     if missing := sorted(report["missing_keys"]):
         place = folder or "the model"
