@@ -9,9 +9,11 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
+from evalplus.eval._special_oracle import MBPP_OUTPUT_NOT_NONE_TASKS
 from hypothesis import given
 from hypothesis import strategies as st
 
+from workflow_scripts.evaluation.judging import Judge, Returned
 from workflow_scripts.evaluation.plain_data import (
     decode,
     digest,
@@ -175,6 +177,14 @@ def test_an_object_that_lies_is_taken_for_what_it_is():
 def test_other_objects_are_refused(text):
     with pytest.raises((ValueError, TypeError)):
         decode(json.loads(text))
+
+
+@pytest.mark.parametrize("name", MBPP_OUTPUT_NOT_NONE_TASKS)
+def test_a_large_value_is_not_nothing(name):
+    judge = Judge("mbpp", name, 0)
+    large = Returned(digest("x" * 10**5))
+    assert not judge.accepts(["x"], large, Returned(None))
+    assert judge.accepts(["x"], large, Returned("a match"))
 
 
 def test_large_is_told_by_the_number_of_items():
