@@ -5,6 +5,7 @@ import re
 import socket
 import subprocess
 import sys
+import sysconfig
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -35,7 +36,7 @@ def inside(bubblewrap):
 
 def test_host_files_are_not_there(inside, tmp_path):
     (tmp_path / "secret").write_text("x")
-    hidden = [tmp_path / "secret", Path(__file__), "/etc/passwd", "/etc/shadow", "/proc", "/tmp"]
+    hidden = [tmp_path / "secret", Path(__file__), "/etc/passwd", "/etc/shadow", "/proc", "/home"]
 
     printed = inside(f"import os; print([os.path.exists(p) for p in {list(map(str, hidden))}])")
 
@@ -55,6 +56,16 @@ def test_a_readable_file_can_be_read_but_not_written_or_replaced(inside, tmp_pat
     ):
         assert "Read-only file system" in inside(attack, [tmp_path])
     assert file.read_text() == "content"
+
+
+def test_what_lies_among_other_packages_can_be_shown_alone(inside):
+    """As the runner's own files are where this project is installed beside the interpreter."""
+    site = Path(sysconfig.get_path("stdlib"), "site-packages")
+    files = sorted(site.glob("*/__init__.py"))
+    if len(files) < 2:
+        pytest.skip("this Python has no packages of its own")
+    printed = inside(f"import os; print(os.listdir({str(site)!r}))", files[:1])
+    assert printed == str([files[0].parent.name])
 
 
 def test_nothing_is_writable(inside):

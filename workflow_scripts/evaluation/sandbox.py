@@ -68,8 +68,9 @@ class Bubblewrap:
         Inside are also `readable`, at their own paths. All is read-only. The environment and the
         open file descriptors are those of the caller.
         """
-        files = [word for path in map(str, readable) for word in ("--ro-bind", path, path)]
-        mounts = [*_devices(), *_python(), *files, "--remount-ro", "/", "--chdir", "/"]
+        shown, covered = _python()
+        seals = [word for path in ("/dev", *covered, "/") for word in ("--remount-ro", path)]
+        mounts = [*_devices(), *shown, *_bind(readable), *seals, "--chdir", "/"]
         python = [_interpreter(), "-I", "-S", "-B", "-X", "utf8"]
         return [self.program, *ISOLATION, *mounts, "--", *python, *script]
 
@@ -85,45 +86,50 @@ def _interpreter() -> str:
 
 def _devices() -> list[str]:
     paths = [f"/dev/{name}" for name in DEVICES]
-    binds = (word for path in paths for word in ("--dev-bind", path, path))
-    return ["--size", "4096", "--tmpfs", "/dev", *binds, "--remount-ro", "/dev"]
+    return [*_cover(["/dev"]), *(word for path in paths for word in ("--dev-bind", path, path))]
 
 
 @cache
-def _python() -> list[str]:
-    """Mounts of the libraries that Python needs, of its standard library, and of `PACKAGES`.
-
-    Other packages are hidden, this project too, wherever they are.
+def _python() -> tuple[list[str], list[str]]:
+    """Mounts of the libraries that Python needs, of its standard library, and of `PACKAGES`; and
+    the folders that cover others: packages and this project, wherever they are.
     """
     base = Path(sys.base_prefix)
-    libraries = [Path("/usr/lib"), Path("/usr/lib64"), base / "lib", base / "lib64"]
-    libraries = list(dict.fromkeys(folder for folder in libraries if folder.is_dir()))
-    pythons = [found for folder in libraries for found in folder.glob("py*") if found.is_dir()]
-    others = [path for path in (Path(sys.prefix), PROJECT) if _is_in(path, libraries)]
-    modules = Path(sysconfig.get_config_var("DESTSHARED")).parent
-    standard = list(dict.fromkeys([sysconfig.get_path("stdlib"), str(modules)]))
-    packages = [found for folder in map(Path, standard) for found in folder.glob("*-packages")]
-    hidden = [*pythons, *others, *packages]
-
-    def bind(paths: Iterable) -> list[str]:
-        return [word for path in paths for word in ("--ro-bind", str(path), str(path))]
-
-    def hide(paths: Iterable[Path]) -> list[str]:
-        return [word for path in paths for word in ("--size", "4096", "--tmpfs", str(path))]
-
-    links = []
-    for name in ("lib", "lib64"):
-        top = Path("/", name)
-        if top.is_symlink():
-            links += ["--symlink", str(top.readlink()), str(top)]
-        elif top.is_dir():
-            links += bind([top])
-    return [
-        *(*bind(libraries), *links, "--ro-bind-try", *["/etc/ld.so.cache"] * 2),
-        *(*hide([*pythons, *others]), *bind([_interpreter(), *standard]), *hide(packages)),
-        *bind(_packages()),
-        *(word for path in hidden for word in ("--remount-ro", str(path)) if path not in standard),
+    system = [Path("/usr/lib"), Path("/usr/lib64")]
+    libraries = [folder for folder in (*system, base / "lib", base / "lib64") if folder.is_dir()]
+    libraries = list(dict.fromkeys(libraries))
+    compiled = Path(sysconfig.get_config_var("DESTSHARED"))
+    standard = list(dict.fromkeys([sysconfig.get_path("stdlib"), str(compiled.parent)]))
+    covered = [path for path in (Path(sys.prefix), PROJECT) if _is_in(path, libraries)]
+    for folder in libraries:
+        covered += filter(Path.is_dir, folder.glob("py*" if folder in system else "*"))
+    packages = [found for folder in standard for found in Path(folder).glob("*-packages")]
+    shown = [
+        *(*_bind(libraries), *_links(), "--ro-bind-try", *["/etc/ld.so.cache"] * 2),
+        *(*_cover(covered), *_bind([_interpreter(), *standard])),
+        *(*_cover(packages), *_bind(_packages())),
     ]
+    return shown, [str(path) for path in (*covered, *packages) if str(path) not in standard]
+
+
+def _bind(paths: Iterable) -> list[str]:
+    return [word for path in paths for word in ("--ro-bind", str(path), str(path))]
+
+
+def _cover(paths: Iterable) -> list[str]:
+    """Empty folders, in which no file has room."""
+    return [word for path in paths for word in ("--size", "4096", "--tmpfs", str(path))]
+
+
+def _links() -> list[str]:
+    """/lib and /lib64 as they are here: links into /usr, or folders."""
+    words = []
+    for path in (Path("/lib"), Path("/lib64")):
+        if path.is_symlink():
+            words += ["--symlink", str(path.readlink()), str(path)]
+        elif path.is_dir():
+            words += _bind([path])
+    return words
 
 
 def _is_in(path: Path, folders: Iterable[Path]) -> bool:
