@@ -17,11 +17,11 @@ from run import attacks, expected  # noqa: E402
 NOBODY = "65534"
 
 
-def as_ordinary_user(needed: list[Path]) -> list[str]:
+def as_ordinary_user(needed: list[Path], aside: Path) -> list[str]:
     """What to put before a command line so that it runs as nobody, who can reach these folders.
 
-    Folders above them that are closed to all but root are covered, for that process alone, by empty
-    ones that hold nothing else.
+    For that process alone, folders above them that are closed to all but root are covered by ones
+    that hold nothing else. aside: an empty folder to move them by.
     """
     closed = {}
     for path in dict.fromkeys(needed):
@@ -29,22 +29,22 @@ def as_ordinary_user(needed: list[Path]) -> list[str]:
             if not parent.stat().st_mode & 0o001:
                 closed[path] = parent
                 break
-    lines = ["set -e", "aside=$(mktemp -d)"]
+    lines = ["set -e"]
     for number, path in enumerate(closed):
-        place = f"$aside/{number}"
+        place = shlex.quote(str(aside / str(number)))
         lines += [f"mkdir {place}", f"mount --bind {shlex.quote(str(path))} {place}"]
     for parent in dict.fromkeys(closed.values()):
         lines.append(f"mount -t tmpfs -o mode=755 tmpfs {shlex.quote(str(parent))}")
     for number, path in enumerate(closed):
-        word = shlex.quote(str(path))
-        lines += [f"mkdir -p {word}", f"mount --bind $aside/{number} {word}"]
+        place, word = shlex.quote(str(aside / str(number))), shlex.quote(str(path))
+        lines += [f"mkdir -p {word}", f"mount --bind {place} {word}"]
     user = f"exec setpriv --reuid {NOBODY} --regid {NOBODY} --clear-groups --inh-caps=-all"
     script = "\n".join([*lines, f'{user} "$@"'])
     return ["unshare", "--mount", "--propagation", "private", "bash", "-c", script, "bash"]
 
 
 @pytest.fixture(scope="module", params=["this user", "an ordinary user"])
-def outcome(request, bubblewrap, repository) -> dict:
+def outcome(request, bubblewrap, repository, tmp_path_factory) -> dict:
     command = [sys.executable, str(FOLDER / "run.py")]
     if request.param == "an ordinary user":
         if os.geteuid() != 0:
@@ -52,7 +52,7 @@ def outcome(request, bubblewrap, repository) -> dict:
         if not (shutil.which("unshare") and shutil.which("setpriv")):
             pytest.skip("there are no programs here to become an ordinary user")
         folders = [repository, Path(sys.prefix), Path(sys.base_prefix)]
-        command = [*as_ordinary_user(folders), *command]
+        command = [*as_ordinary_user(folders, tmp_path_factory.mktemp("aside")), *command]
     environment = os.environ | {"TMPDIR": "/tmp", "HOME": "/tmp"}
     done = subprocess.run(command, cwd="/", env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
