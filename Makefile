@@ -4,7 +4,7 @@
 PYTHON ?= python3
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 # A file's tests share costly fixtures, so they stay in one process. Those that last longest are first.
-SPREAD = -p no:randomly --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+SPREAD = -p no:randomly --numprocesses 3 --dist loadfile --no-loadscope-reorder
 
 .PHONY: run test test-numeric test-slow lint generated clean
 

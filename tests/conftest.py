@@ -40,6 +40,13 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in a job in the back
 
 # Slow tests that share nothing that is costly: those of the other files go to one worker a file.
 APART = {"test_caching_table", "test_kill_points", "test_killed_trainings", "test_launch"}
+# Those that last longest come first, so that no process has one left at the end.
+LONG = {"test_conda", "test_docs_commands", "test_evalplus_agreement", "test_hostile"}
+LONG |= {"test_planned_memory", "test_real_model", "test_slurm"}
+
+
+def lasts_long(file: Path) -> bool:
+    return file.parent.name == "workflow" or file.stem in LONG
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
@@ -49,7 +56,7 @@ def pytest_collection_modifyitems(items):
             item.add_marker(pytest.mark.numeric)
         if item.path.parent.name == "slow" and item.path.stem not in APART:
             item.add_marker(pytest.mark.xdist_group(item.path.stem))
-    items.sort(key=lambda item: item.path.parent.name != "workflow")  # which last longest
+    items.sort(key=lambda item: not lasts_long(item.path))
     return (yield)
 
 

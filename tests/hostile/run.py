@@ -24,7 +24,7 @@ from workflow_scripts.evaluation.problems import load_problems
 from workflow_scripts.evaluation.sandbox import find_bubblewrap
 
 NOT_ATTACKS = {"run.py"}
-LIMITS = Limits(call=4, calls=8)
+LIMITS = Limits(call=2, calls=8)
 BETWEEN = 4  # two right solutions
 
 

@@ -43,10 +43,15 @@ def as_ordinary_user(needed: list[Path], aside: Path) -> list[str]:
     return ["unshare", "--mount", "--propagation", "private", "bash", "-c", script, "bash"]
 
 
-@pytest.fixture(scope="module", params=["this user", "an ordinary user"])
+ORDINARY = "an ordinary user"
+
+
+@pytest.fixture(
+    scope="module", params=["this user", pytest.param(ORDINARY, marks=pytest.mark.slow)]
+)
 def outcome(request, bubblewrap, repository, tmp_path_factory) -> dict:
     command = [sys.executable, str(FOLDER / "run.py")]
-    if request.param == "an ordinary user":
+    if request.param == ORDINARY:
         if os.geteuid() != 0:
             pytest.skip("this user is one")
         if not (shutil.which("unshare") and shutil.which("setpriv")):
