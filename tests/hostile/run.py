@@ -23,13 +23,14 @@ from workflow_scripts.evaluation.execution import Limits, usable_cpus
 from workflow_scripts.evaluation.problems import load_problems
 from workflow_scripts.evaluation.sandbox import find_bubblewrap
 
-NOT_ATTACKS = {"run.py"}
+PRELUDE = FOLDER / "prelude.py"
+NOT_ATTACKS = {"run.py", PRELUDE.name}
 LIMITS = Limits(call=2, calls=8)
 BETWEEN = 4  # two right solutions
 
 
 def attacks() -> dict[str, str]:
-    """The code of each attack by name."""
+    """The file of each attack by name, as text."""
     files = sorted(path for path in FOLDER.glob("*.py") if path.name not in NOT_ATTACKS)
     return {path.stem: path.read_text() for path in files}
 
@@ -42,7 +43,7 @@ def expected(code: str) -> str:
 def main() -> None:
     scoring.Limits = lambda **_: LIMITS
     codes = attacks()
-    solutions = list(codes.values())
+    solutions = [f"{PRELUDE.read_text()}\n{code}" for code in codes.values()]
     for place in range(0, len(codes) + len(codes) // BETWEEN, BETWEEN + 1):
         solutions.insert(place, right_solutions()[0])
     rows = [problem("add", "+", f"Task/{number}") for number in range(len(solutions))]

@@ -248,6 +248,13 @@ def test_a_data_set_that_names_files_elsewhere_is_refused(hub: Hub, fetch_data, 
     assert not (tmp_path / "rows" / "out").exists()
 
 
+@pytest.mark.parametrize("content", ["configs: [", "configs: &a [*a]"])
+def test_a_damaged_card_is_a_message(hub: Hub, fetch_data, content):
+    card = f"---\n{content}\n---\n".encode()
+    revision = hub.add(MODEL, {"data/train.jsonl": ROWS, "README.md": card}, kind="datasets")
+    assert_refused(fetch_data(MODEL, revision), "its README.md cannot be read")
+
+
 def test_a_data_set_that_names_its_own_files_is_read(hub: Hub, fetch_data, tmp_path):
     split = {"split": "train", "path": ["data/tr*.jsonl"]}
     configs = [{"config_name": "default", "data_files": [split]}]

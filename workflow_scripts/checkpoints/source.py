@@ -162,24 +162,35 @@ def fetch_dataset(source: DatasetSource, split: str, out: Path) -> None:
 
 def _check_card(source: DatasetSource, card: Path) -> None:
     """Raise UserError where a data set's card names files outside of it, which `datasets` reads."""
-    from huggingface_hub import metadata_load
+    import yaml
+    from huggingface_hub import DatasetCard
 
-    metadata = metadata_load(card) if card.is_file() else None
-    for text in _texts((metadata or {}).get("configs")):
-        parts = re.split(r"[/\\]", text)
-        if ".." in parts or parts[0] in ("", "~") or ":" in text:
+    if not card.is_file():
+        return
+    try:
+        configs = DatasetCard.load(card).data.to_dict().get("configs")
+        paths = [text for key in ("data_files", "data_dir") for text in _texts_of(configs, key)]
+    except (ValueError, RecursionError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"{source}: its README.md cannot be read: {reason}") from None
+    for path in paths:
+        parts = re.split(r"[/\\]", path)
+        if ".." in parts or parts[0] in ("", "~") or ":" in path:
             raise UserError(
-                f"{source}: its README.md names {text!r} as rows, which is not in the data set. "
+                f"{source}: its README.md names {path!r} as rows, which is not in the data set. "
                 "Name one of its files: organisation/name/file"
             )
 
 
-def _texts(value: object) -> Iterator[str]:
-    """The texts in lists and objects within each other."""
-    if isinstance(value, dict | list):
-        for item in value.values() if isinstance(value, dict) else value:
-            yield from _texts(item)
-    elif isinstance(value, str) and value:
+def _texts_of(value: object, key: str, found: bool = False) -> Iterator[str]:
+    """The texts under a key, in lists and objects within each other."""
+    if isinstance(value, dict):
+        for name, item in value.items():
+            yield from _texts_of(item, key, found or name == key)
+    elif isinstance(value, list):
+        for item in value:
+            yield from _texts_of(item, key, found)
+    elif found and isinstance(value, str) and value:
         yield value
 
 

@@ -208,7 +208,7 @@ class _Clock:
 
 
 def parse(line: bytes) -> dict:
-    """A message, which may hold anything. Raises Garbled for what is none."""
+    """The message of a line, which may hold anything. Raises Garbled if the line is no message."""
     try:
         message = json.loads(line)
     except (ValueError, RecursionError):
