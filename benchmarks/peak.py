@@ -5,8 +5,11 @@ import re
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+
+import psutil
 
 SECONDS_BETWEEN_SAMPLES = 0.001
 
@@ -14,12 +17,14 @@ SECONDS_BETWEEN_SAMPLES = 0.001
 @dataclass(frozen=True)
 class Observed:
     """A piece of work. peak: anonymous memory in bytes, above what there was before; whole: with
-    that.
+    that. family: of the process and all that it starts together, where that was asked for; pages
+    that a fork shares count twice.
     """
 
     peak: int
     whole: int
     seconds: float
+    family: int = 0
 
 
 def peak_memory(prepare: Callable[[], Callable[[], object]]) -> int:
@@ -27,7 +32,7 @@ def peak_memory(prepare: Callable[[], Callable[[], object]]) -> int:
     return observe(prepare).peak
 
 
-def observe(prepare: Callable[[], Callable[[], object]]) -> Observed:
+def observe(prepare: Callable[[], Callable[[], object]], with_family: bool = False) -> Observed:
     """Run `prepare()()` in a new process, and observe the latter call.
 
     What it holds after `prepare()`, its imports, does not count. Anonymous memory is RssAnon of
@@ -44,14 +49,17 @@ def observe(prepare: Callable[[], Callable[[], object]]) -> Observed:
     except EOFError:
         sys.exit("a process failed before its work began")
     before = peak = _anonymous_memory(process.pid)
+    family = 0
     start = time.perf_counter()
     ours.send("go")
     while process.is_alive():
         peak = max(peak, _anonymous_memory(process.pid))
+        if with_family:
+            family = max(family, sum(map(_anonymous_memory, _family(process.pid))))
         time.sleep(SECONDS_BETWEEN_SAMPLES)
     if process.exitcode != 0:
         sys.exit("a process failed in its work")
-    return Observed(peak - before, peak, time.perf_counter() - start)
+    return Observed(peak - before, peak, time.perf_counter() - start, family)
 
 
 def _run(prepare: Callable[[], Callable[[], object]], pipe) -> None:
@@ -61,7 +69,17 @@ def _run(prepare: Callable[[], Callable[[], object]], pipe) -> None:
     work()
 
 
+def _family(pid: int) -> list[int]:
+    """A process and all that it started, directly or not."""
+    with suppress(psutil.NoSuchProcess):
+        return [pid, *(child.pid for child in psutil.Process(pid).children(recursive=True))]
+    return []
+
+
 def _anonymous_memory(pid: int) -> int:
-    """RssAnon of a child process in bytes; 0 where it has ended."""
-    found = re.search(r"RssAnon:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
+    """RssAnon of a process in bytes; 0 where it has ended."""
+    try:
+        found = re.search(r"RssAnon:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
+    except OSError:
+        return 0
     return int(found[1]) * 1024 if found else 0

@@ -2,8 +2,8 @@
 
 Both read the problems and their expected outputs, which were made before, and judge every solution
 with as many workers, in a process of its own; in turn. EvalPlus gets time and memory limits that a
-busy machine does not reach. Memory: peak anonymous memory of the process that judges, without those
-in which the solutions run.
+busy machine does not reach. Memory: peak anonymous memory of the process that judges, and of it and
+all processes that it starts together.
 
     python -m benchmarks.scoring --dataset HumanEvalPlus.jsonl.gz
 """
@@ -48,7 +48,7 @@ def main() -> None:
         runs = {name: [] for name in cases}
         for _ in range(args.repeats):
             for name, prepare in cases.items():
-                runs[name].append(observe(prepare))
+                runs[name].append(observe(prepare, with_family=True))
         passed = {name: passed_by(name, folder) for name in cases}
     print(f"{args.dataset.name}, {args.workers} workers, {args.repeats} times each")
     print(table(runs, passed))
@@ -107,7 +107,7 @@ def passed_by(name: str, folder: Path) -> str:
 
 
 def table(runs: dict, passed: dict[str, str]) -> str:
-    """Markdown: median seconds, their ratio to EvalPlus's, memory and passed problems."""
+    """Markdown: median seconds, their ratio to EvalPlus's, peak memory and passed problems."""
     medians = {
         name: statistics.median(run.seconds for run in found) for name, found in runs.items()
     }
@@ -117,11 +117,14 @@ def table(runs: dict, passed: dict[str, str]) -> str:
             f"{medians[name]:.1f}",
             f"{medians[name] / medians['EvalPlus']:.2f}",
             f"{max(run.peak for run in found) / 1e9:.2f}",
+            f"{max(run.family for run in found) / 1e9:.2f}",
             passed[name],
         )
         for name, found in runs.items()
     )
-    return markdown_table(("", "median s", "of EvalPlus's", "peak GB", "passed"), rows)
+    return markdown_table(
+        ("", "median s", "of EvalPlus's", "peak GB", "all processes GB", "passed"), rows
+    )
 
 
 if __name__ == "__main__":

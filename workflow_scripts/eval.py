@@ -17,7 +17,7 @@ from workflow_scripts.data.tokenizers import load_tokenizer
 from workflow_scripts.devices import check_gpus
 from workflow_scripts.errors import UserError
 from workflow_scripts.evaluation import ground_truth, sampling
-from workflow_scripts.evaluation.execution import usable_cpus
+from workflow_scripts.evaluation.execution import memory_bound, usable_cpus
 from workflow_scripts.evaluation.ground_truth import GroundTruth, shown
 from workflow_scripts.evaluation.loading import model_origin, trained_template
 from workflow_scripts.evaluation.problems import ProblemSet, add_dataset_flag, load_problems
@@ -65,6 +65,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     truth = truth or ground_truth.compute(problem_set, sandbox=sandbox, workers=workers)
     verdicts = score(problem_set, truth, solutions, sandbox=sandbox, workers=workers)
     scoring_settings = {name: options[name] for name in ("limit", "sandbox")}
+    scoring_settings["memory_bound"] = memory_bound(sandbox)
     result = build_result(problem_set, samples, verdicts, scoring_settings)
     recipe = _recipe(args.model, options, problem_set, truth_artifact)
     write_result(args.out, result, truth_artifact and truth_artifact.id, recipe)

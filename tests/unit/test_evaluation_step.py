@@ -73,6 +73,7 @@ def test_the_result_says_what_was_done(evaluated, tiny_llama):
         "threads": 1,
         "limit": None,
         "sandbox": "bubblewrap",
+        "memory_bound": MEMORY_BOUND,
         "device": result["settings"]["device"],
         "dtype": "float32",
     }
@@ -119,6 +120,7 @@ def test_the_manifest_says_what_the_result_was_made_from(
         "threads": 1,
         "limit": 2,
         "sandbox": "bubblewrap",
+        "memory_bound": MEMORY_BOUND,
         "device": manifest.parameters["device"],
         "dtype": "float32",
     }
@@ -240,6 +242,7 @@ def test_rescoring_loads_neither_model_nor_torch(copy, repository):
     assert "torch" not in done.stderr and "transformers" not in done.stderr
 
 
+MEMORY_BOUND = "8 GiB of address space for each process, and seccomp refuses memory outside of it"
 OTHER_RUN = {"model": {"path": "m", "id": "i"}, "settings": {}, "versions": {}}
 
 

@@ -78,6 +78,14 @@ def encode_inputs(sets: Sequence[Sequence]) -> Inputs:
     return Inputs(dumps(rows), sum(map(len, sets)))
 
 
+def memory_bound(sandbox: Bubblewrap | None) -> str:
+    """What keeps a program from more memory than `Limits` gives it, in the words of the result."""
+    if sys.platform != "linux":
+        return "none"
+    bound = f"{Limits().memory_bytes // 2**30} GiB of address space for each process"
+    return f"{bound}, and seccomp refuses memory outside of it" if sandbox else bound
+
+
 def execute(
     code: str,
     entry_point: str,
