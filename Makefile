@@ -32,17 +32,16 @@ lint: .venv/installed-dev
 generated: .venv/installed-dev
 	python tools/write_envs.py
 	python -m tools.write_config_docs
-	python -m tools.write_file_map
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv
 
 .venv/installed: requirements.txt .venv/bin/python
-	pip install --disable-pip-version-check -r requirements.txt
+	pip install --disable-pip-version-check -r requirements.txt --editable .
 	touch $@
 
 .venv/installed-dev: requirements.txt requirements-slurm.txt requirements-dev.txt .venv/bin/python
-	pip install --disable-pip-version-check -r requirements-dev.txt
+	pip install --disable-pip-version-check -r requirements-dev.txt --editable .
 	touch $@ .venv/installed
 
 clean:

@@ -1,4 +1,4 @@
-"""The memory that `workflow_scripts.plan` expects against what trainings take on the CPU.
+"""The memory that `workflow_scripts.tools.plan` expects against what trainings take on the CPU.
 
 Trains some steps of steps 2 and 6 for some precisions and optimisers, each in a process of its own,
 on rows that fill the window, but for one in as many as a batch has, so that there is padding.

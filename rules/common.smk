@@ -18,21 +18,22 @@ if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
 from workflow_scripts import cli, config_file
-from workflow_scripts.artifacts import keys, settings
-from workflow_scripts.artifacts.current import Current
-from workflow_scripts.artifacts.markers import marker_path
-from workflow_scripts.artifacts.places import CONFIG_FILE, is_results_folder
-from workflow_scripts.artifacts.wanted import Wants
+from workflow_scripts.config import keys
+from workflow_scripts.workflow import settings
+from workflow_scripts.workflow.current import Current
+from workflow_scripts.workflow.markers import marker_path
+from workflow_scripts.workflow.places import CONFIG_FILE, is_results_folder
+from workflow_scripts.workflow.wanted import Wants
 from workflow_scripts.config.text import read_config
 from workflow_scripts.configuration import learns
 from workflow_scripts.data import templates
-from workflow_scripts.dependencies import code_hash, content_hash
-from workflow_scripts.errors import UserError
+from workflow_scripts.artifacts.code import code_hash, content_hash
+from workflow_scripts.common.errors import UserError
 from workflow_scripts.evaluation import problems
-from workflow_scripts.evaluation.named_sets import NAMED_SETS
-from workflow_scripts.optional import require
+from workflow_scripts.hub.named_sets import NAMED_SETS
+from workflow_scripts.common.optional import require
 from workflow_scripts.planning.resources import Needs, Requests
-from workflow_scripts.training.strategies import world_size
+from workflow_scripts.config.launch import world_size
 
 # Rules whose outputs checkouts may share. Without a place for them Snakemake would only talk of it.
 SHARED = os.environ.get("SNAKEMAKE_OUTPUT_CACHE")

@@ -71,7 +71,7 @@ def start_afresh(name: str) -> None:
     if torch := sys.modules.get("torch"):
         torch.manual_seed(number)
         torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
-    if progress := sys.modules.get("workflow_scripts.progress"):
+    if progress := sys.modules.get("workflow_scripts.common.progress"):
         progress._step = progress._job = ""
 
 
@@ -213,7 +213,7 @@ def run_python():
 @pytest.fixture(scope="session")
 def bubblewrap():
     """The sandbox of this machine."""
-    from workflow_scripts.errors import UserError
+    from workflow_scripts.common.errors import UserError
     from workflow_scripts.evaluation.sandbox import find_bubblewrap
 
     try:

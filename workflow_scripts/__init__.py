@@ -1,1 +1,6 @@
-"""XFT, step by step: one module per workflow rule above, the library in the sub-packages below."""
+"""XFT, step by step: one module for each workflow rule; the library is in the packages."""
+
+from pathlib import Path
+
+# `python -m workflow_scripts.plan` finds the tools as well as the steps.
+__path__.append(str(Path(__file__).with_name("tools")))

@@ -9,10 +9,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from workflow_scripts import cli
+from workflow_scripts.artifacts.artifact import copy_files, create_artifact
+from workflow_scripts.artifacts.manifest import hash_files
 from workflow_scripts.artifacts.recipe import make_recipe
-from workflow_scripts.checkpoints.artifact import copy_files, create_artifact
-from workflow_scripts.checkpoints.manifest import hash_files
-from workflow_scripts.checkpoints.source import check_model, find_model, model_contents
+from workflow_scripts.hub.source import check_model, find_model, model_contents
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -3,9 +3,9 @@
 from pathlib import Path
 
 from workflow_scripts import cli, dense
-from workflow_scripts.errors import UserError
+from workflow_scripts.common.errors import UserError
+from workflow_scripts.common.progress import say
 from workflow_scripts.evaluation.result import TEST_NAMES, best_result, read_result
-from workflow_scripts.progress import say
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -10,10 +10,11 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
-from workflow_scripts import configuration, progress
+from workflow_scripts import configuration
+from workflow_scripts.artifacts.artifact import clear_up_after_killed, replacing_fault
 from workflow_scripts.artifacts.overlap import overlap
-from workflow_scripts.checkpoints.artifact import clear_up_after_killed, replacing_fault
-from workflow_scripts.errors import UserError
+from workflow_scripts.common import progress
+from workflow_scripts.common.errors import UserError
 
 # The flags of all steps that name what is read, and what is written.
 INPUT_FLAGS = (
@@ -60,6 +61,13 @@ def step_parser(step: str, description: str) -> StepParser:
         description=description,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+
+
+def tool_parser(name: str, description: str) -> StepParser:
+    """The parser of `xft <name>`."""
+    parser = step_parser(name, description)
+    parser.prog = f"xft {name}"
+    return parser
 
 
 def add_path(parser, flag: str, kind: str, meaning: str) -> None:

@@ -5,8 +5,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from workflow_scripts.checkpoints.source import HUB_ID, check_source, dataset_source
-from workflow_scripts.config.base import check_base
+from workflow_scripts.common.errors import UserError, did_you_mean, naming
+from workflow_scripts.config.launch import check_devices, check_launch
 from workflow_scripts.configuration import (
     check_backend,
     check_learnable,
@@ -21,10 +21,10 @@ from workflow_scripts.configuration import (
     types_of,
 )
 from workflow_scripts.data.templates import PROMPT_NAMES, read_template
-from workflow_scripts.errors import UserError, did_you_mean, naming
-from workflow_scripts.evaluation.named_sets import NAMED_SETS
 from workflow_scripts.evaluation.problems import label, load_problems
-from workflow_scripts.training.strategies import check_devices, check_launch
+from workflow_scripts.hub.named_sets import NAMED_SETS
+from workflow_scripts.hub.source import HUB_ID, check_source, dataset_source
+from workflow_scripts.workflow.base_fit import check_base
 
 TRAININGS = ("training", "sft", "mixing")  # sections of the config, one for each training
 MERGED = ("uniform", "dense")  # models that there are for each lambda

@@ -8,7 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from workflow_scripts.errors import UserError
+from workflow_scripts.common.errors import UserError
 
 SCHEMA_FILE = Path(__file__).with_name("config.schema.json")
 # Keys of section `mixing` that say which logits there are; the others are options of training.

@@ -1,8 +1,8 @@
 """Step 7: merge the experts into a dense model of the base's architecture."""
 
 from workflow_scripts import cli
+from workflow_scripts.artifacts.artifact import create_artifact
 from workflow_scripts.artifacts.recipe import make_recipe
-from workflow_scripts.checkpoints.artifact import create_artifact
 from workflow_scripts.checkpoints.layout import moe_layers
 from workflow_scripts.conversions.mixing_artifact import open_mixing, open_sources
 

@@ -9,13 +9,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from workflow_scripts import cli, configuration
+from workflow_scripts.artifacts.artifact import Artifact, open_artifact
+from workflow_scripts.artifacts.manifest import Recipe
 from workflow_scripts.artifacts.recipe import make_recipe
-from workflow_scripts.checkpoints.artifact import Artifact, open_artifact
-from workflow_scripts.checkpoints.manifest import Recipe
+from workflow_scripts.common.devices import check_gpus
+from workflow_scripts.common.errors import UserError
 from workflow_scripts.data.templates import CHAT, COMPLETION, make_template, read_template
 from workflow_scripts.data.tokenizers import load_tokenizer
-from workflow_scripts.devices import check_gpus
-from workflow_scripts.errors import UserError
 from workflow_scripts.evaluation import ground_truth, sampling
 from workflow_scripts.evaluation.execution import memory_bound, usable_cpus
 from workflow_scripts.evaluation.ground_truth import GroundTruth, shown

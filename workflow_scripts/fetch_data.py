@@ -5,9 +5,9 @@ without a file is read by `datasets`, and --out is a Parquet file. A manifest is
 """
 
 from workflow_scripts import cli
+from workflow_scripts.artifacts.files import write_manifest
 from workflow_scripts.artifacts.recipe import make_recipe
-from workflow_scripts.checkpoints.source import dataset_source, fetch_dataset, fetch_dataset_file
-from workflow_scripts.reporting.files import write_manifest
+from workflow_scripts.hub.source import dataset_source, fetch_dataset, fetch_dataset_file
 
 OPTIONS = ["revision", "split"]
 

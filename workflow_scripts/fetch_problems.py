@@ -5,9 +5,9 @@ EvalPlus's cache or its release on GitHub is, with the pinned SHA-256 only.
 """
 
 from workflow_scripts import cli
-from workflow_scripts.errors import UserError
-from workflow_scripts.evaluation.fetching import fetch
-from workflow_scripts.evaluation.named_sets import NAMED_SETS
+from workflow_scripts.common.errors import UserError
+from workflow_scripts.hub.named_sets import NAMED_SETS
+from workflow_scripts.hub.problem_sets import fetch
 
 
 def main(argv: list[str] | None = None) -> None:

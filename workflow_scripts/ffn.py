@@ -1,8 +1,8 @@
 """Step 3: extract the FFN weights of all experts of a tuned mixture."""
 
 from workflow_scripts import cli
+from workflow_scripts.artifacts.artifact import create_artifact, open_artifact
 from workflow_scripts.artifacts.recipe import make_recipe
-from workflow_scripts.checkpoints.artifact import create_artifact, open_artifact
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from workflow_scripts import cli
 from workflow_scripts.artifacts.recipe import make_recipe
-from workflow_scripts.devices import check_gpus
+from workflow_scripts.common.devices import check_gpus
 from workflow_scripts.evaluation import general_result
 from workflow_scripts.evaluation.general import measure, task_hashes
 from workflow_scripts.evaluation.loading import model_origin

@@ -1,8 +1,8 @@
 """Compute what the calls of each problem must return, from the canonical solutions."""
 
 from workflow_scripts import cli
+from workflow_scripts.artifacts.artifact import create_artifact
 from workflow_scripts.artifacts.recipe import make_recipe
-from workflow_scripts.checkpoints.artifact import create_artifact
 from workflow_scripts.evaluation import ground_truth
 from workflow_scripts.evaluation.execution import usable_cpus
 from workflow_scripts.evaluation.problems import add_dataset_flag, load_problems

@@ -4,8 +4,8 @@ The result computes what the dense model computes, whatever the router says.
 """
 
 from workflow_scripts import cli
+from workflow_scripts.artifacts.artifact import create_artifact, open_artifact
 from workflow_scripts.artifacts.recipe import make_recipe
-from workflow_scripts.checkpoints.artifact import create_artifact, open_artifact
 from workflow_scripts.configuration import check_moe
 
 

@@ -1,7 +1,7 @@
 """Step 2: tune all parameters of the mixture on instructions."""
 
 from workflow_scripts import cli
-from workflow_scripts.checkpoints.artifact import open_artifact
+from workflow_scripts.artifacts.artifact import open_artifact
 from workflow_scripts.training import launch, step
 
 

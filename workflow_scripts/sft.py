@@ -1,7 +1,7 @@
 """The baseline: tune all parameters of the dense base on the same instructions, without experts."""
 
 from workflow_scripts import cli
-from workflow_scripts.checkpoints.artifact import open_artifact
+from workflow_scripts.artifacts.artifact import open_artifact
 from workflow_scripts.training import launch, step
 
 

@@ -8,13 +8,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from workflow_scripts import cli
+from workflow_scripts.artifacts.files import write_manifest, write_whole
+from workflow_scripts.artifacts.manifest import hash_file, manifest_path, read_manifest
 from workflow_scripts.artifacts.recipe import make_recipe
-from workflow_scripts.checkpoints.manifest import hash_file, manifest_path, read_manifest
 from workflow_scripts.evaluation import general_result
 from workflow_scripts.evaluation.result import backends_note, caveats, read_result
 from workflow_scripts.reporting import comparisons, tables
 from workflow_scripts.reporting.conclusions import conclusions
-from workflow_scripts.reporting.files import write_manifest, write_whole
 from workflow_scripts.reporting.general import general_table
 from workflow_scripts.reporting.validation_losses import read_losses
 

@@ -7,17 +7,17 @@ fills the window are left out; --report says which, and why.
 from pathlib import Path
 
 from workflow_scripts import cli, configuration
-from workflow_scripts.artifacts.recipe import make_recipe, problem_input
-from workflow_scripts.checkpoints.artifact import (
+from workflow_scripts.artifacts.artifact import (
     MODEL_KINDS,
     Artifact,
     open_artifact,
     write_json,
 )
-from workflow_scripts.checkpoints.manifest import manifest_path, read_manifest
+from workflow_scripts.artifacts.code import content_hash
+from workflow_scripts.artifacts.manifest import manifest_path, read_manifest
+from workflow_scripts.artifacts.recipe import make_recipe, problem_input
+from workflow_scripts.common.progress import say
 from workflow_scripts.data.templates import read_template
-from workflow_scripts.dependencies import content_hash
-from workflow_scripts.progress import say
 
 
 def main(argv: list[str] | None = None) -> None:

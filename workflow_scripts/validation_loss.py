@@ -4,8 +4,8 @@ from pathlib import Path
 
 from workflow_scripts import cli
 from workflow_scripts.artifacts.recipe import make_recipe
-from workflow_scripts.devices import check_gpus
-from workflow_scripts.errors import UserError
+from workflow_scripts.common.devices import check_gpus
+from workflow_scripts.common.errors import UserError
 from workflow_scripts.evaluation.loading import artifact_id, load_model, model_origin
 from workflow_scripts.reporting.validation_losses import write_loss
 

@@ -13,7 +13,7 @@ import tempfile
 from pathlib import Path
 
 FOLDER = Path(__file__).parent
-sys.path[:0] = [str(FOLDER.parents[1]), str(FOLDER.parent / "unit")]
+sys.path[:0] = [str(FOLDER.parents[1]), str(FOLDER.parent)]
 sys.dont_write_bytecode = True
 
 from problem_files import problem, right_solutions, write_problems

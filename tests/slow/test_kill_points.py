@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from processes import run_for
 
-from workflow_scripts.checkpoints.manifest import find_faults, manifest_path, read_manifest
+from workflow_scripts.artifacts.manifest import find_faults, manifest_path, read_manifest
 
 pytestmark = pytest.mark.slow
 KILLS = 8

@@ -19,7 +19,7 @@ import torch
 from processes import free_port, run_for
 from safetensors.torch import load_file, save_file
 
-from workflow_scripts.checkpoints.manifest import manifest_path, read_manifest
+from workflow_scripts.artifacts.manifest import manifest_path, read_manifest
 from workflow_scripts.training import extensions
 
 pytestmark = pytest.mark.slow

@@ -5,7 +5,7 @@ import shlex
 
 import pytest
 
-from workflow_scripts import optional
+from workflow_scripts.common import optional
 
 pytestmark = pytest.mark.skipif(
     not optional.installed("lm_eval"), reason="needs the package lm_eval"

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from project import Project
 
-from workflow_scripts.evaluation.named_sets import HUMANEVAL
+from workflow_scripts.hub.named_sets import HUMANEVAL
 
 # All that reads problems, without the trainings.
 TARGETS = ["results/tokens.manifest.json", "results/eval/base/humaneval.json"]

@@ -2,10 +2,10 @@
 
 from collections.abc import Mapping
 
-from workflow_scripts.artifacts.keys import keys_of_step
-from workflow_scripts.checkpoints.artifact import Artifact
-from workflow_scripts.checkpoints.manifest import Recipe
-from workflow_scripts.dependencies import code_hashes
+from workflow_scripts.artifacts.artifact import Artifact
+from workflow_scripts.artifacts.code import code_hashes
+from workflow_scripts.artifacts.manifest import Recipe
+from workflow_scripts.config.keys import keys_of_step
 
 
 def make_recipe(step: str, options: Mapping, inputs: Mapping[str, Artifact | str]) -> Recipe:

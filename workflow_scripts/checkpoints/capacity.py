@@ -7,7 +7,7 @@ from pathlib import Path
 from workflow_scripts.checkpoints.header import read_tensors
 from workflow_scripts.checkpoints.reader import weight_files
 from workflow_scripts.checkpoints.strict_json import read_json
-from workflow_scripts.errors import UserError
+from workflow_scripts.common.errors import UserError
 
 EMBEDDINGS = ("embed_tokens.weight", "embed_in.weight")
 WINDOW_KEYS = ("max_position_embeddings", "n_positions", "max_seq_len", "model_max_length")

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from workflow_scripts.checkpoints.dtypes import DTYPE_BYTES
 from workflow_scripts.checkpoints.strict_json import parse_json
-from workflow_scripts.errors import UserError
+from workflow_scripts.common.errors import UserError
 
 PREFIX_BYTES = 8
 MAX_HEADER_BYTES = 100_000_000  # as in safetensors itself

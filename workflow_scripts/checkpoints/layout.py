@@ -15,7 +15,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from workflow_scripts.errors import UserError
+from workflow_scripts.common.errors import UserError
 
 MLP_TENSOR = re.compile(r"(?P<prefix>.*\blayers\.(?P<index>\d+)\.mlp)\.(?P<rest>.+)")
 PARTS = ("weight", "bias")

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from workflow_scripts.checkpoints.header import read_tensors
 from workflow_scripts.checkpoints.strict_json import read_json
-from workflow_scripts.errors import UserError
+from workflow_scripts.common.errors import UserError
 
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"

@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from workflow_scripts.errors import UserError
+from workflow_scripts.common.errors import UserError
 
 MAX_BYTES = 100_000_000
 

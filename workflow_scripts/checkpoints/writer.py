@@ -12,7 +12,7 @@ from pathlib import Path
 
 from workflow_scripts.checkpoints.dtypes import DTYPE_BYTES
 from workflow_scripts.checkpoints.reader import INDEX_FILE, SINGLE_FILE
-from workflow_scripts.progress import progress
+from workflow_scripts.common.progress import progress
 
 MAX_SHARD_BYTES = 5 * 10**9
 PIECE_BYTES = 8 * 2**20  # hashed and written at the same time

@@ -6,7 +6,7 @@ Snakemake reads config files itself, and keeps the last of two equal keys withou
 import json
 from pathlib import Path
 
-from workflow_scripts.errors import UserError
+from workflow_scripts.common.errors import UserError
 
 
 def read_config(path: Path) -> dict:

@@ -3,16 +3,16 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from workflow_scripts.checkpoints.artifact import (
+from workflow_scripts.artifacts.artifact import (
     Artifact,
     create_artifact,
     open_artifact,
     write_json,
 )
-from workflow_scripts.checkpoints.manifest import Recipe
+from workflow_scripts.artifacts.manifest import Recipe
 from workflow_scripts.checkpoints.writer import TensorPlan
+from workflow_scripts.common.errors import UserError
 from workflow_scripts.conversions.merge import ALPHA, LAMBDA_LOGIT, mixing_coefficients
-from workflow_scripts.errors import UserError
 
 
 @dataclass(frozen=True)

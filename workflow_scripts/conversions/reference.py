@@ -9,8 +9,8 @@ from collections.abc import Iterable
 from workflow_scripts.checkpoints.layout import FfnLayer
 from workflow_scripts.checkpoints.reader import Checkpoint
 from workflow_scripts.checkpoints.writer import TensorPlan
+from workflow_scripts.common.errors import UserError
 from workflow_scripts.conversions.common import copy_plan, fused_plan
-from workflow_scripts.errors import UserError
 
 PUBLISHED_TYPE = "llama_moe_upscaling"
 PUBLISHED_ROPE_THETA = 10000.0

@@ -7,8 +7,8 @@ from workflow_scripts.checkpoints.dtypes import FLOAT_NAMES, torch_dtype
 from workflow_scripts.checkpoints.layout import FfnLayer, dense_layers, outside
 from workflow_scripts.checkpoints.reader import Checkpoint
 from workflow_scripts.checkpoints.writer import TensorPlan
+from workflow_scripts.common.errors import UserError
 from workflow_scripts.conversions.common import copy_plan, fused_plan
-from workflow_scripts.errors import UserError
 
 DEFAULT_INITIALIZER_RANGE = 0.02
 

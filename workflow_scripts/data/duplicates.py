@@ -4,9 +4,9 @@ import re
 
 import numpy as np
 
+from workflow_scripts.common.progress import progress
 from workflow_scripts.data.instructions import Row
 from workflow_scripts.data.ngrams import ngrams
-from workflow_scripts.progress import progress
 
 # Near: the sets of n-grams of words and marks have a Jaccard similarity of at least 4/5.
 NEAR = (4, 5)

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from workflow_scripts.common.errors import UserError
+from workflow_scripts.common.progress import progress
 from workflow_scripts.data.instructions import Row
 from workflow_scripts.data.templates import ChatTemplate, TextTemplate, encode_literally
-from workflow_scripts.errors import UserError
-from workflow_scripts.progress import progress
 
 IGNORED = -100
 BATCH_ROWS = 1000

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import numpy as np
 
-from workflow_scripts.checkpoints.manifest import hash_file
+from workflow_scripts.artifacts.manifest import hash_file
+from workflow_scripts.common.errors import UserError
+from workflow_scripts.common.progress import progress, say
 from workflow_scripts.data.duplicates import find_exact, find_near
 from workflow_scripts.data.examples import Tokens, tokenize_rows
 from workflow_scripts.data.instructions import BadRow, Row, describe, read_rows
 from workflow_scripts.data.templates import make_template
-from workflow_scripts.errors import UserError
-from workflow_scripts.progress import progress, say
 
 
 def prepare(

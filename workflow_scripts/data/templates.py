@@ -8,7 +8,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from workflow_scripts.errors import UserError, did_you_mean
+from workflow_scripts.common.errors import UserError, did_you_mean
 
 SLOT = "{instruction}"
 # The template of the paper (and of Magicoder, on which it builds). The response follows directly.

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from workflow_scripts.checkpoints.strict_json import read_json
-from workflow_scripts.errors import UserError
+from workflow_scripts.common.errors import UserError
 
 
 def load_tokenizer(folder: Path):

@@ -3,13 +3,13 @@
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-from workflow_scripts.checkpoints.artifact import (
+from workflow_scripts.artifacts.artifact import (
     TOKENIZER_PATTERNS,
     Artifact,
     create_artifact,
     open_artifact,
 )
-from workflow_scripts.checkpoints.manifest import (
+from workflow_scripts.artifacts.manifest import (
     Manifest,
     Recipe,
     hash_file,
@@ -17,9 +17,9 @@ from workflow_scripts.checkpoints.manifest import (
     read_manifest,
 )
 from workflow_scripts.checkpoints.writer import TensorPlan
+from workflow_scripts.common.errors import UserError
 from workflow_scripts.configuration import TOKENS_OPTIONS
 from workflow_scripts.data.examples import Tokens
-from workflow_scripts.errors import UserError
 
 KIND = "tokens"
 DTYPES = {

@@ -16,7 +16,7 @@ from itertools import islice
 from pathlib import Path
 from typing import BinaryIO
 
-from workflow_scripts.errors import UserError
+from workflow_scripts.common.errors import UserError
 from workflow_scripts.evaluation.plain_data import dumps, encode
 from workflow_scripts.evaluation.sandbox import CLEAN_ENVIRONMENT, Bubblewrap, package_folders
 from workflow_scripts.evaluation.workers import Stop

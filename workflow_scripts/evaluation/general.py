@@ -8,12 +8,12 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from workflow_scripts.checkpoints.manifest import hash_file
-from workflow_scripts.errors import UserError
+from workflow_scripts.artifacts.manifest import hash_file
+from workflow_scripts.common.errors import UserError
+from workflow_scripts.common.optional import require
 from workflow_scripts.evaluation.general_result import build_result
 from workflow_scripts.evaluation.loading import artifact_id, load_model
 from workflow_scripts.evaluation.result import package_versions
-from workflow_scripts.optional import require
 
 SEED = 1234  # of few-shot examples and bootstraps: lm_eval's own
 OFFLINE = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}

@@ -5,10 +5,10 @@ import math
 from collections.abc import Mapping
 from pathlib import Path
 
-from workflow_scripts.checkpoints.manifest import Recipe
+from workflow_scripts.artifacts.files import write_manifest, write_whole
+from workflow_scripts.artifacts.manifest import Recipe
 from workflow_scripts.checkpoints.reader import read_json
-from workflow_scripts.errors import UserError
-from workflow_scripts.reporting.files import write_manifest, write_whole
+from workflow_scripts.common.errors import UserError
 
 KIND = "general"
 FORMAT = 1

@@ -4,9 +4,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from workflow_scripts.errors import UserError
+from workflow_scripts.common.errors import UserError
+from workflow_scripts.common.progress import progress
 from workflow_scripts.evaluation.prompts import TaskPrompt
-from workflow_scripts.progress import progress
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import json
 import os
 from pathlib import Path
 
-from workflow_scripts.errors import UserError
+from workflow_scripts.common.errors import UserError
 from workflow_scripts.evaluation.generation import Completion
 
 

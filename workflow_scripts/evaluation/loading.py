@@ -4,12 +4,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from workflow_scripts.checkpoints.artifact import MODEL_KINDS, check_artifact
-from workflow_scripts.checkpoints.manifest import manifest_path, read_manifest
+from workflow_scripts.artifacts.artifact import MODEL_KINDS, check_artifact
+from workflow_scripts.artifacts.manifest import manifest_path, read_manifest
+from workflow_scripts.common.devices import describe_device
+from workflow_scripts.common.errors import UserError
+from workflow_scripts.common.progress import say
 from workflow_scripts.data.tokenizers import load_tokenizer
-from workflow_scripts.devices import describe_device
-from workflow_scripts.errors import UserError
-from workflow_scripts.progress import say
 
 
 def artifact_id(folder: Path, full: bool = False) -> str | None:

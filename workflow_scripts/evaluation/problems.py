@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from workflow_scripts.errors import UserError, did_you_mean
-from workflow_scripts.evaluation.named_sets import NAMED_SETS, NamedSet, unpacked
+from workflow_scripts.common.errors import UserError, did_you_mean
+from workflow_scripts.hub.named_sets import NAMED_SETS, NamedSet, unpacked
 
 SUFFIXES = (".jsonl", ".jsonl.gz")
 REQUIRED_KEYS = {

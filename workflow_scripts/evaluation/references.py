@@ -2,8 +2,8 @@
 
 import ast
 
+from workflow_scripts.common.errors import UserError
 from workflow_scripts.data.contamination import Reference
-from workflow_scripts.errors import UserError
 from workflow_scripts.evaluation.problems import Problem, ProblemSet, load_problems, split_mbpp
 
 

@@ -6,14 +6,14 @@ from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
-from workflow_scripts.checkpoints.manifest import Recipe
+from workflow_scripts.artifacts.files import write_manifest, write_whole
+from workflow_scripts.artifacts.manifest import Recipe
 from workflow_scripts.checkpoints.reader import read_json
-from workflow_scripts.errors import UserError
+from workflow_scripts.common.errors import UserError
 from workflow_scripts.evaluation.ground_truth import TEST_SETS
 from workflow_scripts.evaluation.problems import ProblemSet
 from workflow_scripts.evaluation.samples import Sample, samples_path
 from workflow_scripts.evaluation.scoring import PASSED, Verdict
-from workflow_scripts.reporting.files import write_manifest, write_whole
 
 KIND = "eval"
 FORMAT = 2

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
-from workflow_scripts.errors import UserError
+from workflow_scripts.artifacts.files import write_whole
+from workflow_scripts.common.errors import UserError
 from workflow_scripts.evaluation.prompts import TaskPrompt
-from workflow_scripts.reporting.files import write_whole
 
 ORIGIN = ("model", "settings", "versions")
 

@@ -5,6 +5,8 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
+from workflow_scripts.common.optional import installed
+from workflow_scripts.common.progress import say
 from workflow_scripts.evaluation import generation, loading, vllm_backend
 from workflow_scripts.evaluation.generation import Completion, Sampling
 from workflow_scripts.evaluation.journal import Journal
@@ -12,8 +14,6 @@ from workflow_scripts.evaluation.loading import artifact_id
 from workflow_scripts.evaluation.prompts import TaskPrompt
 from workflow_scripts.evaluation.result import package_versions
 from workflow_scripts.evaluation.samples import Sample
-from workflow_scripts.optional import installed
-from workflow_scripts.progress import say
 
 OPTIONS = ("backend", "max_new_tokens", "batch_size", "samples", "temperature", "top_p")
 # By backend: what loads a model folder, and what generates with it.

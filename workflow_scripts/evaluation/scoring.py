@@ -7,6 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from tempfile import SpooledTemporaryFile
 
+from workflow_scripts.common.progress import progress
 from workflow_scripts.evaluation.execution import (
     TEST_SETS,
     Garbled,
@@ -25,7 +26,6 @@ from workflow_scripts.evaluation.judging import Returned, read_returned
 from workflow_scripts.evaluation.problems import Problem, ProblemSet
 from workflow_scripts.evaluation.sandbox import Bubblewrap
 from workflow_scripts.evaluation.workers import Stop, work_on
-from workflow_scripts.progress import progress
 
 PASSED, FAILED, TIMED_OUT = "passed", "failed", "timed out"
 REFUSED, NO_CODE = "refused by the sandbox", "no code"

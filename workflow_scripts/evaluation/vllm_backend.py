@@ -10,8 +10,10 @@ from pathlib import Path
 
 from workflow_scripts.checkpoints.dtypes import torch_dtype
 from workflow_scripts.checkpoints.reader import CheckpointHeaders
+from workflow_scripts.common.errors import UserError
+from workflow_scripts.common.optional import require
+from workflow_scripts.common.progress import progress
 from workflow_scripts.data.tokenizers import load_tokenizer
-from workflow_scripts.errors import UserError
 from workflow_scripts.evaluation.generation import (
     Completion,
     Row,
@@ -22,8 +24,6 @@ from workflow_scripts.evaluation.generation import (
 )
 from workflow_scripts.evaluation.loading import loading
 from workflow_scripts.evaluation.prompts import TaskPrompt
-from workflow_scripts.optional import require
-from workflow_scripts.progress import progress
 
 ENVIRONMENT = {
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # or equal runs need not batch alike

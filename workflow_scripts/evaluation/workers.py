@@ -8,7 +8,7 @@ from contextlib import suppress
 from queue import Empty, SimpleQueue
 from typing import TypeVar
 
-from workflow_scripts.progress import SECONDS_BETWEEN_LINES, Bar, progress
+from workflow_scripts.common.progress import SECONDS_BETWEEN_LINES, Bar, progress
 
 Item, Result = TypeVar("Item"), TypeVar("Result")
 SHOWN_NAMES = 3

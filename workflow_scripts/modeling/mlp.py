@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from workflow_scripts.checkpoints.layout import MLP_FORMS, MlpForm, find_form
-from workflow_scripts.errors import UserError
+from workflow_scripts.common.errors import UserError
 
 ACTIVATION_NAMES = ("act_fn", "activation_fn", "act")
 

@@ -21,7 +21,7 @@ from transformers.conversion_mapping import (
 )
 from transformers.modeling_outputs import MoeCausalLMOutputWithPast
 
-from workflow_scripts.errors import UserError
+from workflow_scripts.common.errors import UserError
 from workflow_scripts.modeling.experts import Experts
 from workflow_scripts.modeling.moe import MoeBlock, TokenMask
 from workflow_scripts.modeling.router import NoiseProjection, squared_variation

@@ -2,9 +2,9 @@
 
 from dataclasses import replace
 
+from workflow_scripts.config.launch import fault_of_shards, precision_of, world_size
 from workflow_scripts.planning.activations import Batch
 from workflow_scripts.planning.memory import Job
-from workflow_scripts.training.strategies import fault_of_shards, precision_of, world_size
 
 
 def configured_job(config: dict, section: str, processes: int, on_gpu: bool) -> Job:

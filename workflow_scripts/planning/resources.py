@@ -11,7 +11,8 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
-from workflow_scripts.errors import UserError
+from workflow_scripts.common.errors import UserError
+from workflow_scripts.config.launch import world_size
 from workflow_scripts.planning.architectures import read_heads
 from workflow_scripts.planning.compute import (
     PROMPT_TOKENS,
@@ -32,7 +33,6 @@ from workflow_scripts.planning.memory import (
 from workflow_scripts.planning.parameters import Models
 from workflow_scripts.planning.rows import Rows
 from workflow_scripts.planning.tensors import NEEDED_KEYS, TensorTable, has_weights, read_table
-from workflow_scripts.training.strategies import world_size
 
 MB = 10**6
 MINUTES, MOST_MINUTES = 60, 24 * 60  # at least, and at most where the next attempt goes on

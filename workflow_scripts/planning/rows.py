@@ -3,11 +3,11 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from workflow_scripts.checkpoints.source import dataset_source, find_cached_dataset_file
+from workflow_scripts.common.errors import UserError
 from workflow_scripts.data.instructions import read_rows
 from workflow_scripts.data.templates import CHAT, TEXTS, read_template
-from workflow_scripts.errors import UserError
-from workflow_scripts.evaluation.named_sets import unpacked
+from workflow_scripts.hub.named_sets import unpacked
+from workflow_scripts.hub.source import dataset_source, find_cached_dataset_file
 
 # Of code and English in vocabularies of 32,000 to 150,000 tokens; an estimate.
 BYTES_PER_TOKEN = 3.3

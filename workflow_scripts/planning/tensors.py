@@ -15,7 +15,7 @@ from workflow_scripts.checkpoints.header import read_tensors
 from workflow_scripts.checkpoints.reader import INDEX_FILE, SINGLE_FILE
 from workflow_scripts.checkpoints.strict_json import read_json
 from workflow_scripts.checkpoints.writer import TensorPlan
-from workflow_scripts.errors import UserError
+from workflow_scripts.common.errors import UserError
 from workflow_scripts.planning.architectures import is_known, is_tied, tensor_shapes
 
 NEEDED_KEYS = (

@@ -1,6 +1,6 @@
 """The README.md that travels with a merged model."""
 
-from workflow_scripts.checkpoints.artifact import Artifact
+from workflow_scripts.artifacts.artifact import Artifact
 from workflow_scripts.checkpoints.layout import model_name
 from workflow_scripts.conversions.mixing_artifact import MixingArtifact
 from workflow_scripts.reporting.model_card import XFT, base_words, card_head, listed

@@ -3,9 +3,9 @@
 import json
 
 from workflow_scripts import configuration
-from workflow_scripts.checkpoints.artifact import Artifact
+from workflow_scripts.artifacts.artifact import Artifact
+from workflow_scripts.artifacts.manifest import short
 from workflow_scripts.checkpoints.layout import model_name
-from workflow_scripts.checkpoints.manifest import short
 
 HUB_KEYS = ("model", "revision")
 XFT = "[XFT](https://arxiv.org/abs/2404.15247)"

@@ -4,10 +4,10 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-from workflow_scripts.checkpoints.manifest import Recipe
+from workflow_scripts.artifacts.files import write_manifest, write_whole
+from workflow_scripts.artifacts.manifest import Recipe
 from workflow_scripts.checkpoints.strict_json import read_json
-from workflow_scripts.errors import UserError
-from workflow_scripts.reporting.files import write_manifest, write_whole
+from workflow_scripts.common.errors import UserError
 
 FORMAT = 1
 KIND = "validation"

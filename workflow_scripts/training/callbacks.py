@@ -12,7 +12,7 @@ import torch
 import torch.distributed
 from transformers import TrainerCallback
 
-from workflow_scripts.progress import progress, say
+from workflow_scripts.common.progress import progress, say
 from workflow_scripts.training.throughput import Throughput
 from workflow_scripts.training.validation import VALIDATION_LOSS
 

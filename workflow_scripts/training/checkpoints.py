@@ -17,9 +17,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from workflow_scripts.checkpoints.artifact import check_artifact, lock, seal
-from workflow_scripts.checkpoints.manifest import manifest_path
-from workflow_scripts.errors import UserError
+from workflow_scripts.artifacts.artifact import check_artifact, lock, seal
+from workflow_scripts.artifacts.manifest import manifest_path
+from workflow_scripts.common.errors import UserError
 
 KIND = "checkpoint"
 BEST_FILE = "best.safetensors"

@@ -12,9 +12,9 @@ import torch.distributed
 from torch import Tensor, nn
 from transformers import Trainer
 
-from workflow_scripts.errors import UserError
+from workflow_scripts.common.errors import UserError
+from workflow_scripts.config.launch import ZERO_STAGES, world_size
 from workflow_scripts.training.extensions import load_extensions
-from workflow_scripts.training.strategies import ZERO_STAGES, world_size
 
 REDUCE_BUCKET = 50_000_000  # gradients that ZeRO averages at once
 

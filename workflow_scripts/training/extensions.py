@@ -15,8 +15,8 @@ from pathlib import Path
 
 import torch
 
-from workflow_scripts.errors import UserError
-from workflow_scripts.progress import say
+from workflow_scripts.common.errors import UserError
+from workflow_scripts.common.progress import say
 
 # Builds name the environment's folder: with another, torch builds again.
 ENVIRONMENT = hashlib.sha256(sys.prefix.encode()).hexdigest()[:8]

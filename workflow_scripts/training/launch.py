@@ -14,9 +14,9 @@ from contextlib import contextmanager
 from functools import partial
 
 from workflow_scripts import cli
-from workflow_scripts.errors import UserError
-from workflow_scripts.progress import say
-from workflow_scripts.training.strategies import world_size
+from workflow_scripts.common.errors import UserError
+from workflow_scripts.common.progress import say
+from workflow_scripts.config.launch import world_size
 
 LAUNCHER = "XFT_LAUNCHER"  # the process number of the launcher, in its processes' environment
 SECONDS_TO_STOP = 3600  # for a checkpoint after SIGTERM; clusters have a shorter limit of their own

@@ -8,16 +8,16 @@ from importlib.metadata import version
 from pathlib import Path
 
 from workflow_scripts import cli, configuration
-from workflow_scripts.checkpoints.artifact import Artifact
+from workflow_scripts.artifacts.artifact import Artifact
+from workflow_scripts.artifacts.code import code_hash
+from workflow_scripts.common.devices import check_gpus, describe_device
+from workflow_scripts.common.errors import UserError
+from workflow_scripts.common.optional import require
+from workflow_scripts.common.progress import say
+from workflow_scripts.config.launch import check_devices, check_launch, precision_of
 from workflow_scripts.data.templates import read_template
-from workflow_scripts.dependencies import code_hash
-from workflow_scripts.devices import check_gpus, describe_device
-from workflow_scripts.errors import UserError
-from workflow_scripts.optional import require
-from workflow_scripts.progress import say
 from workflow_scripts.training import launch
 from workflow_scripts.training.checkpoints import Checkpoints, fingerprint
-from workflow_scripts.training.strategies import check_devices, check_launch, precision_of
 
 COMMON = ["seed", "threads", "trackers"]
 PACKAGES = ("torch", "transformers", "accelerate", "deepspeed")

@@ -14,10 +14,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, load_model, save_file, save_model
 from transformers import PrinterCallback, Trainer, TrainingArguments
 
+from workflow_scripts.common.errors import UserError
+from workflow_scripts.common.progress import say
 from workflow_scripts.configuration import check_warmup
-from workflow_scripts.errors import UserError
 from workflow_scripts.modeling.packed_attention import FLASH, use_packed_attention
-from workflow_scripts.progress import say
 from workflow_scripts.training.balance import GlobalCounts
 from workflow_scripts.training.batches import (
     LengthSampler,

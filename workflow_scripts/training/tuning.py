@@ -6,8 +6,8 @@ from collections.abc import Callable
 from transformers import AutoModelForCausalLM
 from transformers.core_model_loading import revert_weight_conversion
 
+from workflow_scripts.artifacts.artifact import Artifact, create_artifact
 from workflow_scripts.artifacts.recipe import make_recipe
-from workflow_scripts.checkpoints.artifact import Artifact, create_artifact
 from workflow_scripts.conversions.common import trained_plans
 from workflow_scripts.modeling.loading import load_whole
 from workflow_scripts.training import step

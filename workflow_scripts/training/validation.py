@@ -7,8 +7,8 @@ import torch.distributed
 from torch import Tensor
 from transformers import TrainerState
 
+from workflow_scripts.common.progress import progress
 from workflow_scripts.data.examples import IGNORED
-from workflow_scripts.progress import progress
 
 VALIDATION_LOSS = "validation_loss"
 

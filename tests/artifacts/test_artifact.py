@@ -1,0 +1,534 @@
+"""Manifests, and artifacts that are whole or absent."""
+
+import hashlib
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from workflow_scripts.artifacts.artifact import (
+    clear_up_after_killed,
+    create_artifact,
+    open_artifact,
+    write_json,
+)
+from workflow_scripts.artifacts.manifest import (
+    SMALL_BYTES,
+    Manifest,
+    Recipe,
+    hash_files,
+    manifest_path,
+    read_manifest,
+)
+from workflow_scripts.checkpoints.writer import TensorPlan
+from workflow_scripts.common.errors import UserError
+
+# What the process that is killed does: write half an artifact, say so, wait.
+WRITER = """
+import signal, sys, time
+from pathlib import Path
+from workflow_scripts import cli
+from workflow_scripts.artifacts.artifact import create_artifact
+
+def main(argv):
+    with create_artifact(Path(sys.argv[1]), "moe") as draft:
+        (draft.path / "a.txt").write_text("half")
+        print("ready", flush=True)
+        time.sleep(60)
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job ignores it
+cli.run("writer", main)
+"""
+
+# A process that is killed at the end of its so many-th rename.
+RENAMER = """
+import os, signal, sys
+from pathlib import Path
+from workflow_scripts.artifacts.artifact import create_artifact
+
+rename, done = Path.rename, []
+
+def rename_and_die(path, target):
+    rename(path, target)
+    done.append(target)
+    if len(done) == int(sys.argv[2]):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+Path.rename = rename_and_die
+with create_artifact(Path(sys.argv[1]), "moe") as draft:
+    (draft.path / "a.txt").write_text("new")
+"""
+
+ONE, TWO = "1" * 64, "2" * 64
+ENTRY = {"size": 1, "sha256": ONE}
+TENSORS = {"w": torch.arange(6.0).reshape(2, 3)}
+
+
+def make(out, text="content", kind="moe", **options):
+    with create_artifact(out, kind, **options) as draft:
+        (draft.path / "a.txt").write_text(text)
+        (draft.path / "sub").mkdir()
+        (draft.path / "sub" / "b.txt").write_text("other")
+    return out
+
+
+@pytest.fixture
+def artifact(tmp_path):
+    return make(tmp_path / "results" / "moe")
+
+
+def content(folder) -> dict[str, bytes]:
+    """Every file below a folder, hidden ones too."""
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+
+
+def rewrite(path, data: bytes):
+    """Put other bytes in a file's place, be it read-only."""
+    path.unlink()
+    path.write_bytes(data)
+
+
+def edit_manifest(artifact, **changes):
+    path = manifest_path(artifact)
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+# Writing
+
+
+def test_manifest_states_sizes_hashes_parameters_and_inputs(tmp_path):
+    out = make(tmp_path / "moe", parameters={"seed": 1}, inputs={"base": ONE})
+    stated = json.loads((tmp_path / "moe.manifest.json").read_text())
+    assert {key: stated[key] for key in ("format", "kind", "parameters", "inputs")} == {
+        "format": 3,
+        "kind": "moe",
+        "parameters": {"seed": 1},
+        "inputs": {"base": ONE},
+    }
+    assert stated["files"] == {
+        name: {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+        for name, data in content(out).items()
+    }
+
+
+def test_equal_content_gives_an_equal_manifest(tmp_path):
+    first = make(tmp_path / "one" / "moe", parameters={"b": 1, "a": 2}, inputs={"y": ONE, "x": TWO})
+    again = make(tmp_path / "two" / "moe", parameters={"a": 2, "b": 1}, inputs={"x": TWO, "y": ONE})
+    assert manifest_path(first).read_bytes() == manifest_path(again).read_bytes()
+    assert content(first.parent) == content(again.parent)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"text": "other"},
+        {"kind": "moe_sft"},
+        {"parameters": {"seed": 1}},
+        {"inputs": {"base": ONE}},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_any_change_gives_another_id(tmp_path, artifact, change):
+    other = make(tmp_path / "other", **change)
+    ids = {read_manifest(manifest_path(path)).id for path in (artifact, other)}
+    assert len(ids) == 2
+
+
+def test_known_hashes_are_taken(tmp_path):
+    known = {"size": 3, "sha256": ONE}
+    with create_artifact(tmp_path / "moe", "moe") as draft:
+        (draft.path / "a.txt").write_text("abc")
+        draft.known_files["a.txt"] = known
+    assert read_manifest(tmp_path / "moe.manifest.json").files == {"a.txt": known}
+
+
+def test_an_artifact_is_replaced_whole(artifact):
+    with create_artifact(artifact, "ffn") as draft:
+        (draft.path / "c.txt").write_text("new")
+    assert open_artifact(artifact, "ffn").manifest.files.keys() == {"c.txt"}
+    assert content(artifact) == {"c.txt": b"new"}
+    assert len(list(artifact.parent.iterdir())) == 2
+
+
+@pytest.mark.parametrize("what", ["folder", "file"])
+def test_what_is_no_artifact_is_not_replaced(tmp_path, what):
+    precious = tmp_path / "precious"
+    if what == "folder":
+        precious.mkdir()
+        (precious / "thesis.txt").write_text("years")
+    else:
+        precious.write_text("years")
+    before = content(tmp_path)
+    with pytest.raises(UserError, match="precious is there but is no artifact"):
+        make(precious)
+    assert content(tmp_path) == before
+
+
+def test_an_empty_folder_is_filled(tmp_path):
+    (tmp_path / "moe").mkdir()
+    open_artifact(make(tmp_path / "moe"), "moe")
+
+
+@pytest.mark.parametrize("old", [True, False], ids=["over an old one", "new"])
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt, SystemExit])
+def test_an_exception_changes_nothing(tmp_path, error, old):
+    out = tmp_path / "moe"
+    if old:
+        make(out)
+    before = content(tmp_path)
+    with pytest.raises(error), create_artifact(out, "moe") as draft:
+        (draft.path / "a.txt").write_text("half")
+        raise error
+    assert content(tmp_path) == before
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+
+
+@pytest.mark.parametrize("old", [True, False], ids=["over an old one", "new"])
+@pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
+def test_a_killed_process_leaves_no_artifact_and_keeps_the_old_one(tmp_path, repository, sent, old):
+    out = tmp_path / "moe"
+    if old:
+        make(out)
+    before = content(tmp_path)
+    with subprocess.Popen(
+        [sys.executable, "-c", WRITER, str(out)],
+        env=os.environ | {"PYTHONPATH": str(repository)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout.readline() == "ready\n"
+        process.send_signal(sent)
+        _, errors = process.communicate(timeout=30)
+    hidden = [path for path in tmp_path.iterdir() if path.name.startswith(".")]
+    if sent == signal.SIGKILL:
+        assert process.returncode == -sent
+        assert len(hidden) == 1
+    else:
+        assert process.returncode == 128 + sent
+        assert (hidden, errors) == ([], "")
+    visible = {name: data for name, data in content(tmp_path).items() if name[0] != "."}
+    assert visible == before
+    make(out)
+    assert [path for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+
+
+@pytest.mark.parametrize("old", [True, False], ids=["over an old one", "new"])
+@pytest.mark.parametrize("last", [1, 2, 3, 4])
+def test_a_stop_between_the_renames_loses_nothing(tmp_path, monkeypatch, last, old):
+    """Stop after each of the renames that put an artifact at its place."""
+    artifact = tmp_path / "moe"
+    if old:
+        make(artifact)
+    before = content(tmp_path)
+    rename, done = Path.rename, []
+
+    def rename_and_stop(path, target):
+        result = rename(path, target)
+        done.append(target)
+        if len(done) == last:
+            raise KeyboardInterrupt
+        return result
+
+    renames = 4 if old else 2
+    with monkeypatch.context() as context:
+        context.setattr(Path, "rename", rename_and_stop)
+        if last > renames:
+            make(artifact, "CONTENT")
+            return
+        with pytest.raises(KeyboardInterrupt):
+            make(artifact, "CONTENT")
+    assert content(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    ("old", "last"),
+    [(False, 1), (False, 2), (True, 1), (True, 2), (True, 3), (True, 4)],
+)
+def test_a_kill_between_the_renames_does_not_stop_the_next_run(tmp_path, repository, old, last):
+    """Whole with its manifest, or without one: never half, and never taken for the user's own."""
+    out = tmp_path / "moe"
+    if old:
+        make(out)
+    killed = subprocess.run(
+        [sys.executable, "-c", RENAMER, str(out), str(last)],
+        env=os.environ | {"PYTHONPATH": str(repository)},
+        check=False,
+    )
+    assert killed.returncode == -signal.SIGKILL
+    clear_up_after_killed(out)
+    if old:
+        kept = open_artifact(out, "moe", full=True)
+        assert (kept.path / "a.txt").read_text() in ("content", "new")
+    make(out, "newest")
+    open_artifact(out, "moe", full=True)
+    assert content(tmp_path).keys() == {"moe/a.txt", "moe/sub/b.txt", "moe.manifest.json"}
+    assert (out / "a.txt").read_text() == "newest"
+
+
+def test_what_replaced_a_killed_process_s_artifact_is_not_taken_for_it(tmp_path, repository):
+    out = tmp_path / "moe"
+    renamer = [sys.executable, "-c", RENAMER, str(out), "1"]
+    subprocess.run(renamer, env=os.environ | {"PYTHONPATH": str(repository)}, check=False)
+    rewrite(out / "a.txt", b"years of work")
+    with pytest.raises(UserError, match="moe is there but is no artifact"):
+        make(out)
+    assert content(tmp_path) == {"moe/a.txt": b"years of work"}
+
+
+def test_a_folder_in_which_another_process_works_is_left_alone(tmp_path):
+    out = tmp_path / "moe"
+    with create_artifact(out, "moe") as draft:
+        (draft.path / "a.txt").write_text("slower")
+        make(out, "faster")
+        assert (draft.path / "a.txt").read_text() == "slower"
+    assert (out / "a.txt").read_text() == "slower"
+
+
+def test_json_is_written_the_same_way_every_time(tmp_path):
+    write_json(tmp_path / "a.json", {"b": [1, 2], "a": "é"})
+    write_json(tmp_path / "b.json", {"a": "é", "b": [1, 2]})
+    assert (tmp_path / "a.json").read_bytes() == (tmp_path / "b.json").read_bytes()
+    assert json.loads((tmp_path / "a.json").read_text()) == {"a": "é", "b": [1, 2]}
+
+
+# Opening
+
+
+def test_a_folder_without_a_manifest_is_hashed(tmp_path, artifact):
+    manifest_path(artifact).unlink()
+    opened = open_artifact(artifact, "base")
+    assert opened.manifest.kind == "folder"
+    assert opened.manifest.files["a.txt"]["sha256"] == hashlib.sha256(b"content").hexdigest()
+    before = opened.id
+    rewrite(artifact / "a.txt", b"altered")
+    assert open_artifact(artifact, "base").id != before
+
+
+def test_snakemakes_own_mark_is_no_content(artifact):
+    (artifact / ".snakemake_timestamp").touch()
+    assert open_artifact(artifact, "moe").path == artifact
+
+
+def test_the_artifact_one_stands_in_is_found(artifact, monkeypatch):
+    monkeypatch.chdir(artifact)
+    (artifact / "a.txt").unlink()
+    with pytest.raises(UserError, match=r"a\.txt is missing"):
+        open_artifact(".", "moe")
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda a: (a / "a.txt").unlink(), "a.txt is missing"),
+        (lambda a: rewrite(a / "a.txt", b"longer content"), "a.txt has 14 bytes, not 7"),
+        (lambda a: (a / "c.txt").touch(), "c.txt is not in the manifest"),
+        (lambda a: (a / "sub" / "c").touch(), "sub/c is not in the manifest"),
+        (lambda a: a.rename(a.with_name("x")), "moe is not a folder"),
+        (lambda a: edit_manifest(a, parameters={"seed": 2}), "moe.manifest.json was edited"),
+        (lambda a: edit_manifest(a, kind="ffn"), "moe.manifest.json was edited"),
+        (lambda a: edit_manifest(a, files={}), "moe.manifest.json was edited"),
+        (lambda a: edit_manifest(a, id=ONE), "moe.manifest.json was edited"),
+        (lambda a: rewrite(a / "a.txt", b"CONTENT"), "a.txt was altered: its SHA-256 is not"),
+        (lambda a: edit_manifest(a, format=1), "format 1 is not 3, .* Make the artifact again"),
+        (lambda a: manifest_path(a).write_text("{}"), "format None is not 3"),
+        (lambda a: manifest_path(a).write_text("{"), "moe.manifest.json is not valid JSON"),
+    ],
+)
+def test_what_does_not_fit_its_manifest_is_refused(artifact, damage, message):
+    damage(artifact)
+    with pytest.raises(UserError, match=message):
+        open_artifact(artifact, "moe")
+
+
+@pytest.mark.parametrize(
+    ("changes", "fault"),
+    [
+        ({"author": "me"}, "it does not have the keys files, format, id, inputs, kind, parameters"),
+        ({"kind": 1}, "its kind is not text"),
+        ({"parameters": []}, "its parameters are not an object"),
+        ({"id": "0"}, "its id is not a SHA-256"),
+        ({"id": None}, "its id is not a SHA-256"),
+        ({"inputs": []}, "its inputs are not names with a SHA-256 each"),
+        ({"inputs": {"base": "A" * 64}}, "its inputs are not names with a SHA-256 each"),
+        ({"inputs": {"base": ONE + "\n"}}, "its inputs are not names with a SHA-256 each"),
+        ({"files": []}, "its files are not an object"),
+        *(
+            (
+                {"files": {name: ENTRY}},
+                f"it names a file {name!r}, which is not inside the artifact",
+            )
+            for name in ("/etc/passwd", "../x", "a/../../x", "..", ".", "", "a//b", "a\0b")
+        ),
+        *(
+            ({"files": {"a": entry}}, "it does not state size and SHA-256 of 'a' as it should")
+            for entry in (
+                None,
+                {"size": 1},
+                ENTRY | {"size": -1},
+                ENTRY | {"size": 1.0},
+                ENTRY | {"size": True},
+                ENTRY | {"sha256": "f" * 63},
+                ENTRY | {"header_sha256": ONE},
+                ENTRY | {"more": 1},
+            )
+        ),
+        ({"files": {"a.safetensors": ENTRY}}, "it does not state size and SHA-256 of 'a.safet"),
+    ],
+)
+def test_a_manifest_of_another_form_is_refused(artifact, changes, fault):
+    edit_manifest(artifact, **changes)
+    with pytest.raises(UserError) as caught:
+        open_artifact(artifact, "moe")
+    assert str(caught.value).startswith(f"{manifest_path(artifact)} is not a manifest: {fault}")
+
+
+@pytest.fixture
+def weights(tmp_path):
+    """An artifact with a safetensors file and a file that is not small."""
+    out = tmp_path / "weights"
+    with create_artifact(out, "ffn") as draft:
+        save_file(TENSORS, draft.path / "model.safetensors")
+        (draft.path / "large.bin").write_bytes(bytes(SMALL_BYTES + 1))
+    return out
+
+
+def test_manifest_states_the_hash_of_a_header(weights):
+    data = (weights / "model.safetensors").read_bytes()
+    header = data[: 8 + int.from_bytes(data[:8], "little")]
+    assert read_manifest(manifest_path(weights)).files["model.safetensors"] == {
+        "size": len(data),
+        "sha256": hashlib.sha256(data).hexdigest(),
+        "header_sha256": hashlib.sha256(header).hexdigest(),
+    }
+
+
+def test_a_header_is_hashed_where_the_writer_hashed_the_file(tmp_path, weights):
+    with create_artifact(tmp_path / "moe", "moe") as draft:
+        draft.write_tensors([TensorPlan("w", "F32", (2, 3), lambda: [TENSORS["w"]])])
+    written = read_manifest(tmp_path / "moe.manifest.json").files["model.safetensors"]
+    path = tmp_path / "moe" / "model.safetensors"
+    assert hash_files({path.name: path}) == {path.name: written}
+
+
+def invert_byte(path, position):
+    data = bytearray(path.read_bytes())
+    data[position] ^= 255
+    rewrite(path, data)
+
+
+@pytest.mark.parametrize("position", [0, 7, 8, 40])
+def test_an_altered_header_is_noticed_at_once(weights, position):
+    invert_byte(weights / "model.safetensors", position)
+    with pytest.raises(UserError, match=r"model\.safetensors was altered: its header is not"):
+        open_artifact(weights, "ffn")
+
+
+def test_a_shard_of_another_model_is_noticed_at_once(weights):
+    other = {"w": TENSORS["w"].reshape(3, 2)}
+    (weights / "model.safetensors").unlink()
+    save_file(other, weights / "model.safetensors")
+    with pytest.raises(UserError, match=r"model\.safetensors was altered: its header is not"):
+        open_artifact(weights, "ffn")
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "large.bin"])
+def test_only_a_full_check_reads_values_and_large_files(weights, file):
+    open_artifact(weights, "ffn", full=True)
+    invert_byte(weights / file, -1)
+    open_artifact(weights, "ffn")
+    with pytest.raises(UserError, match=f"{file} was altered: its SHA-256 is not the manifest's"):
+        open_artifact(weights, "ffn", full=True)
+
+
+def test_a_full_check_that_takes_long_shows_how_far_it_is(weights, monkeypatch, capsys):
+    monkeypatch.setattr("workflow_scripts.common.progress.SECONDS_BEFORE_FIRST", 0)
+    monkeypatch.setattr("workflow_scripts.common.progress.SECONDS_BETWEEN_LINES", 0)
+    open_artifact(weights, "ffn", full=True)
+    assert re.search(r"verify: 1\.0\dM/1\.0\dM B", capsys.readouterr().err)
+
+
+# Protection
+
+
+def modes(folder) -> set[str]:
+    return {oct(path.stat().st_mode & 0o777) for path in folder.rglob("*") if path.is_file()}
+
+
+def test_files_are_read_only_and_folders_are_not(artifact):
+    assert modes(artifact) == {"0o444"}
+    assert os.access(artifact, os.W_OK)
+    assert all(path.stat().st_mode & 0o200 for path in (artifact / "sub", manifest_path(artifact)))
+
+
+def test_what_a_link_points_to_keeps_its_mode(tmp_path):
+    (tmp_path / "model.bin").write_text("the user's")
+    mode = (tmp_path / "model.bin").stat().st_mode
+    with create_artifact(tmp_path / "base", "base") as draft:
+        (draft.path / "model.bin").symlink_to(tmp_path / "model.bin")
+    assert (tmp_path / "model.bin").stat().st_mode == mode
+
+
+ORDINARY_USER = """
+import os, shutil, sys
+from pathlib import Path
+from workflow_scripts.artifacts.artifact import create_artifact, open_artifact
+
+if os.geteuid() == 0:
+    os.setgid(65534)
+    os.setuid(65534)
+out = Path(sys.argv[1]) / "moe"
+for text in ("one", "two"):
+    with create_artifact(out, "moe") as draft:
+        (draft.path / "sub").mkdir()
+        (draft.path / "sub" / "a.txt").write_text(text)
+    (out / ".snakemake_timestamp").touch()
+    open_artifact(out, "moe", full=True)
+try:
+    (out / "sub" / "a.txt").write_text("by accident")
+except PermissionError:
+    print("refused")
+print((out / "sub" / "a.txt").read_text(), *sorted(path.name for path in out.parent.iterdir()))
+shutil.rmtree(out)
+"""
+
+
+def test_read_only_artifacts_are_replaced_and_removed_by_an_ordinary_user(repository):
+    with tempfile.TemporaryDirectory() as folder:  # tmp_path lies where only its owner may go
+        Path(folder).chmod(0o777)
+        done = subprocess.run(
+            [sys.executable, "-c", ORDINARY_USER, folder],
+            cwd=repository,
+            capture_output=True,
+            text=True,
+        )
+        assert (done.stdout, done.stderr) == ("refused\ntwo moe moe.manifest.json\n", "")
+        assert not (Path(folder) / "moe").exists()
+
+
+def test_another_kind_is_refused(artifact):
+    with pytest.raises(UserError, match="is of kind moe, not ffn or dense"):
+        open_artifact(artifact, "ffn", "dense")
+
+
+def test_the_id_is_over_everything_but_the_recipe():
+    recipe = Recipe("moe", {"seed": 1}, {"base": "b"}, {"moe.py": "c"})
+    files = {"a": {"size": 1, "sha256": "0"}}
+    manifest = Manifest("moe", files, {"seed": 1}, {"base": "b"}, recipe)
+    stated = json.loads(manifest.to_json())
+    identity = stated.pop("id")
+    assert stated.pop("recipe")["code"] == {"moe.py": "c"}
+    text = json.dumps(stated, sort_keys=True, separators=(",", ":"))
+    assert identity == hashlib.sha256(text.encode()).hexdigest()

@@ -1,0 +1,112 @@
+"""What decides about a step's result, and what does not."""
+
+import ast
+import subprocess
+import sys
+
+import pytest
+
+from workflow_scripts import dense, ffn, moe, weighted_init
+from workflow_scripts.artifacts import code as dependencies
+from workflow_scripts.artifacts.code import PACKAGE, PRESENTATION, code_hashes
+from workflow_scripts.config.keys import STEP_KEYS
+from workflow_scripts.reporting import dense_card, model_card
+
+SOURCE = '''
+"""What it is."""
+import torch
+
+def double(x):
+    """Twice."""
+    if x is None:
+        raise ValueError(f"no {x}")
+    print("doubling")
+    return 2 * x
+'''
+
+
+def hash_of(source: str, folder) -> str:
+    file = folder / "module.py"
+    file.write_text(source)
+    for cached in (dependencies._syntax_hash, dependencies._tree):
+        cached.cache_clear()
+    return dependencies._syntax_hash(file)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "same"),
+    [
+        ("import torch\n", "import torch  # the library\n\n\n", True),
+        ("What it is.", "Something else.", True),
+        ('"""Twice."""', '"""Two times.\n\n    x: a number."""', True),
+        ('f"no {x}"', '"there is nothing to double"', True),
+        ('print("doubling")', 'print("twice", x)', True),
+        ('print("doubling")', 'say("twice")', True),
+        ("return 2 * x", "return (2 * x)", True),
+        ("return 2 * x", "return x * 2", False),
+        ("return 2 * x", "return 2.0 * x", False),
+        ("2 * x", "'2.0' * x", False),
+        ("x is None", "x is not None", False),
+        ("raise ValueError", "raise TypeError", False),
+        ("def double(x)", "def double(x=1)", False),
+    ],
+)
+def test_the_hash_is_of_what_code_does(tmp_path, old, new, same):
+    assert old in SOURCE
+    assert (hash_of(SOURCE, tmp_path) == hash_of(SOURCE.replace(old, new), tmp_path)) is same
+
+
+def test_other_versions_of_python_give_the_same_hash(tmp_path):
+    """An empty list of type parameters, which Python 3.12 adds to functions, changes nothing."""
+    tree = ast.parse(SOURCE)
+    plain = dependencies._plain(tree)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef):
+            node.type_params = []
+            node._fields = (*ast.FunctionDef._fields, "type_params")
+    assert dependencies._plain(tree) == plain
+
+
+def test_each_step_has_its_code_and_no_presentation():
+    for step in STEP_KEYS:
+        modules = set(code_hashes(step))
+        assert f"{step}.py" in modules
+        assert not modules & PRESENTATION
+    assert "training/trainer.py" in code_hashes("moe_sft")
+    assert "modeling/router.py" in code_hashes("eval")
+    assert all((PACKAGE / module).is_file() for module in PRESENTATION)
+
+
+def test_presentation_decides_about_no_byte_but_the_cards(
+    tiny_llama, tmp_path, monkeypatch, file_hashes
+):
+    """The conversions, with all cards and progress exchanged for something else."""
+
+    def convert(folder):
+        paths = {name: str(folder / name) for name in ("moe", "ffn", "weighted", "dense")}
+        options = ["--num-experts", "3", "--num-experts-per-tok", "2"]
+        moe.main(["--base", str(tiny_llama), "--out", paths["moe"], *options])
+        ffn.main(["--moe", paths["moe"], "--out", paths["ffn"]])
+        sources = ["--moe", paths["moe"], "--ffn", paths["ffn"]]
+        weighted_init.main([*sources, "--lam", "0.75", "--out", paths["weighted"]])
+        dense.main([*sources, "--weighted", paths["weighted"], "--out", paths["dense"]])
+        return file_hashes(folder)
+
+    before = convert(tmp_path / "before")
+    monkeypatch.setattr(model_card, "moe_card", lambda *_: "another card")
+    monkeypatch.setattr(dense_card, "dense_card", lambda *_: "another card")
+    monkeypatch.setattr("workflow_scripts.common.progress.SECONDS_BEFORE_FIRST", 0)
+    after = convert(tmp_path / "after")
+    changed = {name for name in before if after[name] != before[name]}
+    cards = {"moe/README.md", "dense/README.md"}
+    assert cards <= changed
+    assert {name for name in changed - cards if not name.endswith(".manifest.json")} == set()
+
+
+def test_a_hash_needs_no_heavy_package():
+    code = "from workflow_scripts.artifacts.code import code_hash; code_hash('moe_sft')"
+    code += "; import sys; print('torch' in sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=PACKAGE.parent, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "False"

@@ -1,0 +1,209 @@
+"""What a model's files say: its window, its tokens against its embedding, its chat template."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from tokenizers import AddedToken, Tokenizer, models
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
+
+from workflow_scripts import base
+from workflow_scripts.checkpoints.capacity import (
+    check_vocabulary,
+    embedding_rows,
+    highest_token,
+    window,
+)
+from workflow_scripts.common.errors import UserError
+from workflow_scripts.data.tokenizers import has_chat_template
+
+TALK = "{{ messages[0].content }}"
+WORDS = {"<unk>": 0, "a": 1, "b": 2, "c": 7}
+LONG_ROPE = {"rope_type": "yarn", "factor": 4.0}
+
+
+@pytest.fixture
+def model(tiny_llama, tmp_path) -> Path:
+    return Path(shutil.copytree(tiny_llama, tmp_path / "model"))
+
+
+def change_json(file: Path, **changes) -> None:
+    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+
+
+@pytest.mark.parametrize(
+    ("config", "expected"),
+    [
+        ({"max_position_embeddings": 256}, 256),
+        ({"n_positions": 128}, 128),
+        ({"max_position_embeddings": 8192, "model_max_length": 131072}, 131072),
+        ({"max_position_embeddings": 256, "rope_scaling": None}, 256),
+        ({"max_position_embeddings": 256, "rope_parameters": {"rope_type": "default"}}, 256),
+        ({"max_position_embeddings": 256, "sliding_window": None}, 256),
+        (
+            {"max_position_embeddings": 256, "sliding_window": 64, "use_sliding_window": False},
+            256,
+        ),
+        ({"max_position_embeddings": 256, "sliding_window": 64}, None),
+        ({"max_position_embeddings": 256, "rope_scaling": {"type": "linear", "factor": 4}}, None),
+        ({"max_position_embeddings": 256, "rope_parameters": LONG_ROPE}, None),
+        ({"max_position_embeddings": 256, "rope_parameters": {"full_attention": LONG_ROPE}}, None),
+        ({"max_position_embeddings": 256, "rope_scaling": "yarn"}, None),
+        ({"max_position_embeddings": None}, None),
+        ({"max_position_embeddings": "many"}, None),
+        ({}, None),
+    ],
+)
+def test_a_window_is_known_where_nothing_stretches_it(config, expected):
+    assert window(config) == expected
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        models.WordLevel(WORDS, unk_token="<unk>"),
+        models.WordPiece(WORDS, unk_token="<unk>"),
+        models.BPE({"a": 0, "b": 1, "merges": 2, "ab": 9}, [("a", "b")]),
+        models.Unigram([("<unk>", 0.0), ("a", -1.0), ("b", -2.0)], 0, False),
+    ],
+    ids=lambda kind: type(kind).__name__,
+)
+@pytest.mark.parametrize("added", [[], ["<new>", "<other>"]])
+def test_the_highest_token_is_that_of_the_tokenizer(tmp_path, kind, added):
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(kind))
+    tokenizer.add_tokens(added)
+    tokenizer.save_pretrained(tmp_path)
+    ids = AutoTokenizer.from_pretrained(tmp_path).get_vocab()
+    name = max(ids, key=ids.get)
+    assert highest_token(tmp_path) == (name, ids[name])
+
+
+def test_keys_of_a_tokenizer_may_stand_in_any_order(model):
+    file = model / "tokenizer.json"
+    before = highest_token(model)
+    file.write_text(json.dumps(json.loads(file.read_text()), sort_keys=True))
+    assert highest_token(model) == before
+
+
+def test_a_tokenizer_of_several_files_is_read(tmp_path):
+    (tmp_path / "vocab.json").write_text('{"a": 0, "b": 5}')
+    assert highest_token(tmp_path) == ("b", 5)
+    (tmp_path / "added_tokens.json").write_text('{"<pad>": 6}')
+    assert highest_token(tmp_path) == ("<pad>", 6)
+    added = {"7": {"content": "<mask>", "special": True}}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"added_tokens_decoder": added}))
+    assert highest_token(tmp_path) == ("<mask>", 7)
+    (tmp_path / "vocab.json").unlink()
+    (tmp_path / "vocab.txt").write_text("[PAD]\n[UNK]\n\u2028\n" + "b\n" * 9)
+    assert highest_token(tmp_path) == ("b", 11)
+
+
+def test_where_nothing_is_known_nothing_is_refused(tmp_path):
+    assert highest_token(tmp_path) is None
+    check_vocabulary(tmp_path)
+    for other in ([], {"model": None}, {"model": {"vocab": {"a": None, "b": 1}}}):
+        (tmp_path / "tokenizer.json").write_text(json.dumps(other))
+        assert highest_token(tmp_path) is None
+
+
+def test_a_file_that_is_no_json_is_named(model):
+    (model / "tokenizer.json").write_text('{"model": ')
+    with pytest.raises(UserError, match=r"tokenizer\.json is not valid JSON"):
+        check_vocabulary(model)
+
+
+def test_rows_are_those_of_the_weights_or_of_the_config(model):
+    rows = AutoModelForCausalLM.from_pretrained(model).get_input_embeddings().num_embeddings
+    change_json(model / "config.json", vocab_size=7)
+    assert embedding_rows(model) == rows
+    (model / "model.safetensors").unlink()
+    assert embedding_rows(model) == 7
+
+
+def test_rows_are_found_in_shards(model):
+    loaded = AutoModelForCausalLM.from_pretrained(model)
+    (model / "model.safetensors").unlink()
+    loaded.save_pretrained(model, max_shard_size="20KB")
+    assert len(list(model.glob("*.safetensors"))) > 1
+    change_json(model / "config.json", vocab_size=7)
+    assert embedding_rows(model) == loaded.get_input_embeddings().num_embeddings
+
+
+def test_a_token_beyond_the_embedding_is_refused_as_the_model_fails_on_it(model, tmp_path):
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    rows = len(tokenizer)
+    check_vocabulary(model)
+    tokenizer.add_special_tokens({"pad_token": "<new pad>"})
+    tokenizer.save_pretrained(model)
+    with pytest.raises(IndexError):
+        AutoModelForCausalLM.from_pretrained(model)(torch.tensor([[tokenizer.pad_token_id]]))
+    with pytest.raises(UserError, match=f"'<new pad>' has the id {rows}.* embedding has {rows} r"):
+        check_vocabulary(model)
+    with pytest.raises(UserError, match="'<new pad>' has the id"):
+        base.main(["--model", str(model), "--out", str(tmp_path / "out")])
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_token_for_pictures_is_no_token_of_text(model):
+    """Gemma 3 has one beyond its embedding."""
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    tokenizer.add_tokens([AddedToken("<picture>", special=True)])
+    tokenizer.save_pretrained(model)
+    with pytest.raises(UserError, match="'<picture>'"):
+        check_vocabulary(model)
+    change_json(model / "tokenizer_config.json", image_token="<picture>")
+    check_vocabulary(model)
+
+
+def no_template(folder: Path) -> None:
+    pass
+
+
+def as_file(folder: Path) -> None:
+    (folder / "chat_template.jinja").write_text(TALK)
+
+
+def as_key(folder: Path) -> None:
+    change_json(folder / "tokenizer_config.json", chat_template=TALK)
+
+
+def as_list(folder: Path) -> None:
+    both = [{"name": name, "template": TALK} for name in ("default", "rag")]
+    change_json(folder / "tokenizer_config.json", chat_template=both)
+
+
+def as_list_without_default(folder: Path) -> None:
+    change_json(folder / "tokenizer_config.json", chat_template=[{"name": "a", "template": TALK}])
+
+
+def among_others(folder: Path) -> None:
+    (folder / "additional_chat_templates").mkdir()
+    (folder / "additional_chat_templates" / "default.jinja").write_text(TALK)
+
+
+def only_others(folder: Path) -> None:
+    (folder / "additional_chat_templates").mkdir()
+    (folder / "additional_chat_templates" / "rag.jinja").write_text(TALK)
+
+
+def empty(folder: Path) -> None:
+    change_json(folder / "tokenizer_config.json", chat_template="")
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        *(no_template, as_file, as_key, as_list, as_list_without_default),
+        *(among_others, only_others, empty),
+    ],
+)
+def test_a_chat_template_is_there_where_transformers_finds_one(model, write):
+    write(model)
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    try:
+        found = bool(tokenizer.get_chat_template())
+    except ValueError:
+        found = False
+    assert has_chat_template(model) is found

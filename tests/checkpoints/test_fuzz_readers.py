@@ -1,0 +1,366 @@
+"""Damaged files: refused with a UserError that names them, or read as they were. Nothing else."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
+
+from workflow_scripts.artifacts.artifact import create_artifact, open_artifact
+from workflow_scripts.artifacts.manifest import FORMAT, Manifest, manifest_path, read_manifest
+from workflow_scripts.checkpoints.header import read_tensors
+from workflow_scripts.checkpoints.reader import INDEX_FILE, SINGLE_FILE, Checkpoint, read_json
+from workflow_scripts.common.errors import UserError
+
+SHARDS = {"one": ["a", "b"], "two": ["c"]}
+PARTS = ["config.json", INDEX_FILE, "one", "two", "manifest"]
+DTYPES = ["F32", "U8", "BF16", "F8_E4M3", "BOOL", "X", "", "f32"]
+quick = settings(
+    max_examples=150,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+
+
+def shard(name: str) -> str:
+    return f"{name}.safetensors"
+
+
+def make(out: Path, seed: int) -> Path:
+    """An artifact of two shards. The seed is in the values, not in the shapes."""
+    generator = torch.Generator().manual_seed(seed)
+    with create_artifact(out, "moe", {"seed": seed}, {"base": "b" * 64}) as draft:
+        for file, names in SHARDS.items():
+            values = {name: torch.randn(2, 3, generator=generator) for name in names}
+            save_file(values, draft.path / shard(file), metadata={"format": "pt"})
+        weight_map = {name: shard(file) for file, names in SHARDS.items() for name in names}
+        (draft.path / INDEX_FILE).write_text(json.dumps({"weight_map": weight_map}))
+        (draft.path / "config.json").write_text(json.dumps({"seed": seed}))
+    return out
+
+
+@pytest.fixture(scope="module")
+def originals(tmp_path_factory) -> list[Path]:
+    """Two artifacts of the same shapes. Read only."""
+    folder = tmp_path_factory.mktemp("originals")
+    return [make(folder / f"moe{seed}", seed) for seed in (0, 1)]
+
+
+@pytest.fixture
+def fresh(originals, tmp_path):
+    """Callable: a copy of the first artifact in the place of the last copy."""
+
+    def copy() -> Path:
+        artifact = tmp_path / "moe"
+        shutil.rmtree(artifact, ignore_errors=True)
+        shutil.copytree(originals[0], artifact, copy_function=shutil.copyfile)
+        shutil.copyfile(manifest_path(originals[0]), manifest_path(artifact))
+        return artifact
+
+    return copy
+
+
+def part(artifact: Path, name: str) -> Path:
+    if name == "manifest":
+        return manifest_path(artifact)
+    return artifact / (shard(name) if name in SHARDS else name)
+
+
+def everything(artifact: Path, full: bool) -> tuple:
+    """All that a step reads of an artifact."""
+    opened = open_artifact(artifact, "moe", full=full)
+    checkpoint = opened.checkpoint
+    tensors = {name: checkpoint.get(name).tolist() for name in checkpoint.names}
+    return opened.manifest, checkpoint.config, tensors
+
+
+def assert_refused_or_same(artifact: Path, original: Path, full: bool) -> None:
+    try:
+        found = everything(artifact, full)
+    except UserError as error:
+        assert str(artifact) in str(error)
+    else:
+        assert found == everything(original, full)
+
+
+# Damaged artifacts
+
+
+@quick
+@given(data=st.data(), name=st.sampled_from(PARTS), full=st.booleans())
+def test_a_flipped_bit_is_noticed(data, fresh, originals, name, full):
+    artifact = fresh()
+    file = part(artifact, name)
+    content = bytearray(file.read_bytes())
+    size = len(content)
+    if name in SHARDS and not full:  # values are for the full check
+        size = 8 + int.from_bytes(content[:8], "little")
+    content[data.draw(st.integers(0, size - 1))] ^= 1 << data.draw(st.integers(0, 7))
+    file.write_bytes(content)
+    assert_refused_or_same(artifact, originals[0], full)
+
+
+@pytest.mark.parametrize(
+    ("name", "with_manifest"),
+    [*((name, True) for name in PARTS), *((name, False) for name in PARTS if name != "manifest")],
+)
+def test_a_truncated_file_is_refused_wherever_it_ends(fresh, name, with_manifest):
+    artifact = fresh()
+    file = part(artifact, name)
+    content = file.read_bytes().rstrip(b"\n")
+    if not with_manifest:
+        manifest_path(artifact).unlink()
+    for length in range(len(content)):
+        file.write_bytes(content[:length])
+        with pytest.raises(UserError) as caught:
+            everything(artifact, full=False)
+        assert str(file) in str(caught.value)
+
+
+@quick
+@given(content=st.binary(max_size=200), name=st.sampled_from(PARTS), prefixed=st.booleans())
+def test_random_bytes_are_refused(fresh, originals, content, name, prefixed):
+    artifact = fresh()
+    length = len(content).to_bytes(8, "little") if prefixed else b""
+    part(artifact, name).write_bytes(length + content)
+    assert_refused_or_same(artifact, originals[0], full=False)
+    manifest_path(artifact).unlink()
+    try:
+        Checkpoint(artifact)
+    except UserError as error:
+        assert str(artifact) in str(error)
+
+
+@quick
+@given(names=st.sets(st.sampled_from(PARTS), min_size=1))
+def test_files_of_another_artifact_are_noticed(fresh, originals, names):
+    artifact = fresh()
+    for name in names:
+        shutil.copyfile(part(originals[1], name), part(artifact, name))
+    if names | {INDEX_FILE} == set(PARTS):  # the index is the same in both
+        assert everything(artifact, full=True) == everything(originals[1], full=True)
+    else:
+        assert_refused_or_same(artifact, originals[0], full=True)
+
+
+def test_shards_that_changed_places_are_noticed(fresh):
+    artifact = fresh()
+    one, two = (part(artifact, name) for name in SHARDS)
+    one.rename(artifact / "x")
+    two.rename(one)
+    (artifact / "x").rename(two)
+    with pytest.raises(UserError, match=r"one\.safetensors has .* bytes, not"):
+        open_artifact(artifact, "moe")
+    manifest_path(artifact).unlink()
+    with pytest.raises(UserError, match=r"one\.safetensors lacks a, which the index puts there"):
+        _ = open_artifact(artifact, "moe").checkpoint
+
+
+# Files that were written to deceive
+
+json_values = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**70), 2**70)
+    | st.floats()
+    | st.text(st.characters(), max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner),
+    max_leaves=5,
+)
+numbers = st.integers(0, 12) | st.integers(-(2**70), 2**70)
+entries = st.fixed_dictionaries(
+    {
+        "dtype": st.sampled_from(DTYPES),
+        "shape": st.lists(numbers, max_size=3),
+        "data_offsets": st.lists(numbers, min_size=2, max_size=2),
+    }
+)
+names = st.sampled_from(["a", "b", "__metadata__", "\ud800", "\0"])
+
+
+@settings(quick, max_examples=400)
+@given(
+    header=st.dictionaries(names, entries | json_values, max_size=3),
+    values=st.binary(max_size=24),
+    padding=st.integers(0, 9),
+)
+def test_a_header_that_is_accepted_is_one_for_safetensors_too(tmp_path, header, values, padding):
+    text = json.dumps(header).encode() + b" " * padding
+    file = tmp_path / SINGLE_FILE
+    file.write_bytes(len(text).to_bytes(8, "little") + text + values)
+    try:
+        found = Checkpoint(tmp_path).names
+    except UserError as error:
+        assert str(file) in str(error)
+    else:
+        assert found == sorted(load_file(file))
+
+
+@quick
+@given(data=st.data())
+def test_a_header_that_tiles_the_file_is_accepted(tmp_path, data):
+    """The other way round: the strict check refuses nothing that is sound."""
+    kinds = data.draw(st.lists(st.sampled_from([torch.uint8, torch.float32, torch.bfloat16])))
+    shapes = [data.draw(st.lists(st.integers(0, 3), max_size=3)) for _ in kinds]
+    tensors = {
+        f"t{i}": torch.zeros(shape, dtype=kind)
+        for i, (kind, shape) in enumerate(zip(kinds, shapes, strict=True))
+    }
+    save_file(tensors, tmp_path / "x")
+    assert read_tensors(tmp_path / "x").keys() == tensors.keys()
+
+
+@quick
+@given(
+    weight_map=json_values
+    | st.dictionaries(
+        st.sampled_from("abcd"),
+        st.sampled_from([shard("one"), shard("two"), "../moe", "\0", "\ud800", "."]) | json_values,
+    ),
+)
+def test_an_index_is_right_or_refused(fresh, weight_map):
+    artifact = fresh()
+    manifest_path(artifact).unlink()
+    (artifact / INDEX_FILE).write_text(json.dumps({"weight_map": weight_map}))
+    try:
+        checkpoint = Checkpoint(artifact)
+    except UserError as error:
+        assert str(artifact) in str(error)
+    else:
+        whole = [
+            name
+            for file, held in SHARDS.items()
+            if shard(file) in checkpoint.files
+            for name in held
+        ]
+        assert checkpoint.names == whole
+
+
+file_names = st.sampled_from(["config.json", "../x", "/etc/passwd", "x\0", "\ud800", "a/b"])
+file_entries = json_values | st.fixed_dictionaries(
+    {"size": numbers | json_values, "sha256": st.just("a" * 64) | json_values}
+)
+
+
+@quick
+@given(
+    changes=st.fixed_dictionaries(
+        {},
+        optional={
+            "kind": st.just("moe") | json_values,
+            "format": st.just(FORMAT) | json_values,
+            "files": st.dictionaries(file_names, file_entries) | json_values,
+            "inputs": st.dictionaries(st.text(max_size=3), st.just("a" * 64) | json_values),
+            "parameters": json_values,
+            "more": json_values,
+        },
+    ),
+)
+def test_a_manifest_is_right_or_refused(fresh, originals, changes):
+    """Manifests whose id fits: nothing but the checks of their form and of the files is left."""
+    artifact = fresh()
+    content = json.loads(manifest_path(artifact).read_text()) | changes
+    fields = {name: content[name] for name in Manifest.__dataclass_fields__}
+    content["id"] = Manifest(**fields).id
+    manifest_path(artifact).write_text(json.dumps(content))
+    try:
+        manifest = open_artifact(artifact, "moe").manifest
+    except UserError as error:
+        assert str(artifact) in str(error)
+    else:
+        assert manifest.files == read_manifest(manifest_path(originals[0])).files
+
+
+JSON_TRAPS = {
+    "deep lists": b'{"a": ' + b"[" * 200_000,
+    "deep objects": b'{"a": ' * 200_000,
+    "deep and closed": b'{"a": ' + b"[" * 100_000 + b"]" * 100_000 + b"}",
+    "a long number": b'{"a": ' + b"1" * 10_000 + b"}",
+    "a duplicate": b'{"a": 1, "b": 2, "a": 1}',
+    "many keys, one twice": json.dumps({str(i): i for i in range(50_000)}).encode()[:-1]
+    + b', "49999": 1}',
+    "not UTF-8": b'{"a": "\xff"}',
+    "UTF-16": '{"a": 1}'.encode("utf-16"),
+    "a surrogate, raw": b'{"a": "\xed\xa0\x80"}',
+    "NUL": b'{"a": 1}\0',
+    "a comment": b'{"a": 1} // x',
+}
+
+
+@pytest.mark.parametrize("trap", JSON_TRAPS)
+def test_json_traps_are_refused_in_every_file(fresh, trap):
+    artifact = fresh()
+    for name in ("config.json", INDEX_FILE, "manifest", "one"):
+        file = part(artifact, name)
+        before, content = file.read_bytes(), JSON_TRAPS[trap]
+        if name == "one":
+            content = len(content).to_bytes(8, "little") + content
+        file.write_bytes(content)
+        read = {"manifest": read_manifest, "one": read_tensors}.get(name, read_json)
+        with pytest.raises(UserError) as caught:
+            read(file)
+        assert str(file) in str(caught.value)
+        file.write_bytes(before)
+
+
+@pytest.mark.parametrize("text", ["NaN", "Infinity", "-Infinity", "1e999"])
+def test_numbers_that_are_none_are_no_sizes(fresh, text):
+    artifact = fresh()
+    content = manifest_path(artifact).read_text()
+    size = str((artifact / "config.json").stat().st_size)
+    manifest_path(artifact).write_text(content.replace(f'"size": {size}', f'"size": {text}'))
+    with pytest.raises(
+        UserError, match=r"moe\.manifest\.json is not a manifest: it does not state"
+    ):
+        open_artifact(artifact, "moe")
+
+
+# What a process with little memory survives: sizes are checked before anything is read.
+FRUGAL = """
+import resource, sys
+from pathlib import Path
+from workflow_scripts.checkpoints.header import read_tensors
+from workflow_scripts.artifacts.manifest import read_manifest
+from workflow_scripts.checkpoints.strict_json import read_json
+from workflow_scripts.common.errors import UserError
+
+used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + 50 * 2**20,) * 2)
+for name, read in zip(sys.argv[2:], (read_tensors, read_json, read_manifest), strict=True):
+    file = Path(sys.argv[1]) / name
+    try:
+        read(file)
+    except UserError as error:
+        assert str(file) in str(error)
+        print("refused")
+"""
+
+
+@pytest.mark.parametrize(
+    ("length", "size"),
+    [
+        *((length, 100) for length in (93, 90_000_000, 10**8 + 1, 2**63)),
+        *((length, length + 8) for length in (10**8 + 1, 2 * 10**9)),
+    ],
+)
+def test_huge_lengths_cost_no_memory(tmp_path, repository, length, size):
+    """The larger files are holes: they take no place on the disk."""
+    names = ("model.safetensors", "index.json", "x.manifest.json")
+    for name in names:
+        with (tmp_path / name).open("wb") as file:
+            file.write(length.to_bytes(8, "little"))
+            file.truncate(size)
+    done = subprocess.run(
+        [sys.executable, "-c", FRUGAL, str(tmp_path), *names],
+        cwd=repository,
+        capture_output=True,
+        text=True,
+        timeout=20,
+    )
+    assert (done.stdout, done.stderr) == ("refused\n" * 3, "")

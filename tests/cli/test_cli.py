@@ -1,0 +1,376 @@
+"""The steps' command lines: flags from the schema, errors without a stack trace, --help at once."""
+
+import argparse
+import errno
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from fork_server import PYTHON
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from workflow_scripts import cli, config_file, configuration
+from workflow_scripts.common.errors import UserError
+
+STEPS = {
+    "base": ["--model", "--out", "--revision"],
+    "moe": ["--base", "--out", "--verify", "--num-experts", "--num-experts-per-tok", "--seed"],
+    "moe_sft": ["--moe", "--data", "--out", "--verify", "--metrics", "--learning-rate"],
+    "ffn": ["--moe", "--out", "--verify"],
+    "weighted_init": ["--moe", "--ffn", "--lam", "--out", "--verify", "--granularity"],
+    "weighted_trained": [
+        *("--weighted", "--moe", "--ffn", "--data", "--out", "--verify", "--learning-rate"),
+    ],
+    "dense": ["--weighted", "--moe", "--ffn", "--out", "--verify"],
+    "eval": ["--model", "--dataset", "--out", "--verify", "--prompt", "--limit", "--rescore"],
+    "verify": ["PATH", "--full"],
+    "import_reference": ["--model", "--out", "--verify"],
+    "fetch_data": ["--train", "--revision", "--split", "--out"],
+    "fetch_problems": ["--dataset", "--out"],
+    "tokens": ["--model", "--data", "--out", "--problems", "--report", "--template", "--verify"],
+    "general": ["--model", "--tasks", "--out", "--verify", "--batch-size", "--limit", "--threads"],
+    "summary": ["--evals", "--losses", "--general", "--out"],
+    "publish": ["--model", "--to", "--private", "--yes"],
+    "sft": ["--base", "--data", "--out", "--metrics", "--learning-rate", "--verify"],
+    "validation_loss": ["--model", "--data", "--out", "--threads", "--verify"],
+    "plan": ["--config", "--gpu", "--gpus", "--mfu", "--model-config", "--rows"],
+}
+HEAVY = {"torch", "transformers", "datasets", "pandas", "evalplus", "deepspeed", "accelerate"}
+SECTIONS = ("moe", "data", "training", "mixing")
+COMPUTING = {
+    "moe_sft": "--moe x --data x --out out",
+    "sft": "--base x --data x --out out",
+    "weighted_trained": "--weighted x --moe x --ffn x --data x --out out",
+    "eval": "--model x --dataset x --out out",
+    "validation_loss": "--model x --data x --out out",
+    "general": "--model x --tasks x --out out",
+}
+
+
+def parse(section: str, words: list[str]) -> dict:
+    parser = argparse.ArgumentParser()
+    cli.add_options(parser, section)
+    return cli.options(parser.parse_args(words), section)
+
+
+HELP = """
+import contextlib, io, json, runpy, sys
+
+help = {}
+for step in sys.argv[1:]:
+    sys.argv = [step, "--help"]
+    with contextlib.redirect_stdout(io.TextIOWrapper(io.BytesIO(), write_through=True)) as out:
+        try:
+            runpy.run_module(f"workflow_scripts.{step}", run_name="__main__")
+        except SystemExit as end:
+            help[step] = [end.code, out.buffer.getvalue().decode(), list(sys.modules)]
+json.dump(help, sys.stdout)
+"""
+
+
+def test_help_names_the_flags_and_imports_nothing_heavy(repository):
+    """In one process, one after the other."""
+    done = subprocess.run(
+        [sys.executable, "-c", HELP, *STEPS],
+        env=os.environ | {"PYTHONPATH": str(repository)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    for step, (code, text, modules) in json.loads(done.stdout).items():
+        assert code == 0
+        assert f"usage: python -m workflow_scripts.{step} " in text
+        assert [flag for flag in STEPS[step] if flag not in text] == []
+        assert (step, HEAVY & set(modules)) == (step, set())
+
+
+@pytest.mark.parametrize("section", SECTIONS)
+def test_flags_have_the_defaults_of_the_config(section):
+    required = {"data": ["--train=x"]}.get(section, [])
+    config = config_file.complete({"base": {"model": "x"}, "data": {"train": "x"}})
+    assert parse(section, required) == config[section]
+
+
+@pytest.mark.parametrize("section", ["moe", "training", "mixing"])
+def test_a_default_that_is_given_changes_nothing(section):
+    """Not even 4 to 4.0: parameters go into manifests."""
+    defaults = parse(section, [])
+    again = parse(section, shlex.split(cli.to_flags(defaults)))
+    assert json.dumps(defaults) == json.dumps(again)
+
+
+def values(subschema: dict):
+    """Values that a key of the schema may have."""
+    if "enum" in subschema:
+        return st.sampled_from(subschema["enum"])
+    kinds = subschema["type"] if isinstance(subschema["type"], list) else [subschema["type"]]
+    low = subschema.get("minimum", subschema.get("exclusiveMinimum"))
+    strategies = {
+        "boolean": st.booleans(),
+        "integer": st.integers(low),
+        "number": st.floats(low, exclude_min="minimum" not in subschema, allow_infinity=False),
+        "string": text(subschema.get("pattern")),
+        "null": st.none(),
+        "array": st.lists(st.integers(0), min_size=1, unique=True),
+    }
+    return st.one_of([strategies[kind] for kind in kinds])
+
+
+def text(pattern: str | None):
+    if pattern:
+        return st.from_regex(pattern, fullmatch=True)
+    return st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1)
+
+
+@pytest.mark.parametrize("section", SECTIONS)
+@settings(max_examples=30)
+@given(data=st.data())
+def test_flags_carry_every_value(section, data):
+    properties = configuration.properties(section)
+    given_values = {name: data.draw(values(sub), name) for name, sub in properties.items()}
+    assert parse(section, shlex.split(cli.to_flags(given_values))) == given_values
+
+
+@pytest.mark.parametrize("value", ["-x", "--limit", "two words", "'", "$HOME", "a=b", " "])
+def test_flags_carry_text_that_looks_like_something_else(value):
+    flags = cli.to_flags({"train": value, "limit": None})
+    assert parse("data", shlex.split(flags))["train"] == value
+
+
+@pytest.mark.parametrize(
+    ("section", "words", "message"),
+    [
+        ("moe", "--num-experts 1", "command line: num_experts = 1: must be at least 2"),
+        ("moe", "--balance-loss-coef -1", "balance_loss_coef = -1.0: must be at least 0"),
+        ("training", "--learning-rate nan", "learning_rate = NaN: must be of type number"),
+        ("training", "--warmup-steps -3", "warmup_steps = -3: must be at least 0"),
+        ("data", "--train x --max-length 7", "max_length = 7: must be at least 8"),
+        ("data", "--train x --instruction-column=", "instruction_column = "),
+    ],
+)
+def test_values_out_of_range_are_named(section, words, message):
+    with pytest.raises(UserError) as caught:
+        parse(section, words.split())
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("section", "words", "message"),
+    [
+        ("moe", "--num-experts eight", "invalid int value: 'eight'"),
+        ("moe", "--router tree", "invalid choice: 'tree'"),
+        ("moe", "--nonsense 1", "unrecognized arguments: --nonsense 1"),
+        ("training", "--learning-rate fast", "invalid float value: 'fast'"),
+    ],
+)
+def test_what_argparse_refuses_ends_in_its_usage(section, words, message, capsys):
+    with pytest.raises(SystemExit) as caught:
+        parse(section, words.split())
+    assert caught.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("base --model nowhere --out out", "base.model: there is no folder nowhere"),
+        ("base --model some/model --out out", "pin it: base.revision must be a commit hash"),
+        ("base --model a/b --out out --revision main", 'revision = "main": must be a commit'),
+        ("moe --base nowhere --out out", "nowhere is not a folder"),
+        ("moe --base nowhere --out out --num-experts 1", "num_experts = 1: must be at least 2"),
+        ("moe --base nowhere --out out --num-experts 4", "must be at most num_experts = 4"),
+        ("moe --base nowhere --out out --seed -1", "seed = -1: must be at least 0"),
+        ("moe_sft --moe nowhere --data x --out out", "nowhere is not a folder"),
+        ("ffn --moe nowhere --out out", "nowhere is not a folder"),
+        ("weighted_init --moe x --ffn x --out out --lam abc", "--lam = abc: must be a decimal"),
+        ("weighted_init --moe x --ffn x --out out --lam 1.5", "--lam = 1.5: must be a decimal"),
+        ("weighted_init --moe nowhere --ffn x --out out --lam 1", "nowhere is not a folder"),
+        ("weighted_trained --weighted x --moe x --ffn x --data x --out out", "x is not a folder"),
+        ("dense --weighted x --moe nowhere --ffn x --out out", "nowhere is not a folder"),
+        ("import_reference --model nowhere --out out", "nowhere is not a folder"),
+        ("fetch_data --train a/b --out out", "data.train = a/b: a data set on the hub is named"),
+        ("tokens --model nowhere --data x --out out", "nowhere is not a folder"),
+        (
+            "tokens --model nowhere --data x --template y --out out",
+            "y is neither a template (magicoder",
+        ),
+        ("eval --model x --dataset y --prompt z --out out", "z is neither a template (magicoder"),
+        ("verify nowhere", "nowhere: no manifest beside it and none below it"),
+    ],
+)
+def test_a_users_mistake_ends_in_one_message(arguments, message, call_step, tmp_path):
+    step, *words = arguments.split()
+    assert_one_message(step, message, call_step(step, *words, cwd=tmp_path))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("step", COMPUTING)
+def test_a_gpu_that_is_not_there_is_told_before_anything_else(
+    step, tmp_path, repository, fork_server
+):
+    done = subprocess.run(
+        [PYTHON, "-m", f"workflow_scripts.{step}", *COMPUTING[step].split(), "--gpus", "1"],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(repository), "CUDA_VISIBLE_DEVICES": ""},
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stdout) == (1, "")
+    (message,) = done.stderr.splitlines()
+    assert re.match(rf"{step}: error: gpus = 1: .*torch.* gpus: 0 in the config", message)
+
+
+@pytest.mark.parametrize("step", ["moe", "moe_sft"])
+def test_so_it_does_as_a_process(step, run_step, tmp_path):
+    """With what Python and the packages themselves may print."""
+    given = {"moe": ["--base", "nowhere"], "moe_sft": ["--moe", "nowhere", "--data", "x"]}
+    done = run_step(step, *given[step], "--out", "out", cwd=tmp_path)
+    assert_one_message(step, "nowhere is not a folder", done)
+
+
+def assert_one_message(step: str, message: str, done: subprocess.CompletedProcess) -> None:
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith(f"{step}: error: ")
+    assert message in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EACCES, errno.EROFS, errno.ENOENT])
+def test_the_systems_refusals_are_messages(number):
+    def main(argv):
+        raise OSError(number, os.strerror(number), "some/file")
+
+    with pytest.raises(SystemExit) as caught:
+        cli.run("moe", main)
+    expected = f"moe: error: {os.strerror(number)} (some/file). Nothing was changed."
+    assert caught.value.code == expected
+
+
+@pytest.mark.parametrize("error", [OSError(errno.EIO, "broken"), ValueError("a bug")])
+def test_a_bug_keeps_its_stack_trace(error):
+    def main(argv):
+        raise error
+
+    with pytest.raises(type(error)):
+        cli.run("moe", main)
+
+
+# Outputs that are inputs
+
+
+@pytest.fixture
+def places(tmp_path, monkeypatch):
+    """Folders a/ and results/, a file rows, and links to a and rows, where one stands."""
+    monkeypatch.chdir(tmp_path)
+    for folder in ("a/b", "results", "humaneval"):
+        Path(folder).mkdir(parents=True)
+    Path("rows").touch()
+    Path("link").symlink_to("a")
+    Path("results/linked").symlink_to("../a")
+    Path("rows_link").symlink_to("rows")
+    Path("links").mkdir()
+    Path("links/rows").symlink_to("../a/x")
+    Path("a/x").touch()
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("words", "output", "source"),
+    [
+        ("--base a --out a", "--out a", "--base a"),
+        ("--base a --out results/../a", "--out results/../a", "--base a"),
+        ("--base a --out a/b/new", "--out a/b/new", "--base a"),
+        ("--base a/b --out a", "--out a", "--base a/b"),
+        ("--base a --out .", "--out .", "--base a"),
+        ("--base link --out a", "--out a", "--base link"),
+        ("--base a --out link", "--out link", "--base a"),
+        ("--base a --out link/new", "--out link/new", "--base a"),
+        ("--base results/linked --out results", "--out results", "--base results/linked"),
+        ("--base results/linked --out results/linked", "--out results/linked", "--base results/"),
+        ("--base links --out a", "--out a", "--base links"),
+        ("--data rows --out rows", "--out rows", "--data rows"),
+        ("--data rows_link --out rows", "--out rows", "--data rows_link"),
+        ("--data a/x --out a", "--out a", "--data a/x"),
+        ("--dataset rows --out rows", "--out rows", "--dataset rows"),
+        ("--model a --out a/result.json", "--out a/result.json", "--model a"),
+        ("--moe a --out new --metrics a/loss.jsonl", "--metrics a/loss.jsonl", "--moe a"),
+        ("--ffn a --weighted a/b --out a/b", "--out a/b", "--ffn a"),
+        ("--evals a/x rows --out rows", "--out rows", "--evals rows"),
+        ("--problems a/x rows --out new --report rows", "--report rows", "--problems rows"),
+        ("--template rows --out new --report rows", "--report rows", "--template rows"),
+    ],
+)
+def test_an_output_that_is_an_input_is_refused(places, words, output, source):
+    parser = parser_of(words)
+    with pytest.raises(UserError) as caught:
+        parser.parse_args(words.split())
+    message = str(caught.value)
+    assert message.startswith(f"{output} is, holds or lies in {source}")
+    assert message.endswith(", which the step reads. Choose another place")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "--base a --out ab",
+        "--base a --out results/a",
+        "--base a/b --out a/c",
+        "--base nowhere --out nowhere",
+        "--model org/name --out org",
+        "--dataset humaneval --out humaneval/result.json",
+        "--data rows --out rows2 --metrics rows3",
+    ],
+)
+def test_an_output_elsewhere_is_taken(places, words):
+    parser_of(words).parse_args(words.split())
+
+
+def parser_of(words: str):
+    """A step's parser with the flags among `words`."""
+    parser = cli.step_parser("any", "")
+    for flag in {word for word in words.split() if word.startswith("--")}:
+        text = {"--model": {}, "--dataset": {}, "--template": {}}
+        text |= {flag: {"nargs": "+"} for flag in ("--evals", "--problems")}
+        parser.add_argument(flag, **text.get(flag, {"type": Path}))
+    return parser
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        "base --model a --out a",
+        "moe --base a --out a",
+        "moe_sft --moe a --data rows --out a",
+        "ffn --moe a --out a",
+        "weighted_init --moe results --ffn a --lam 0.5 --out a",
+        "weighted_trained --weighted a --moe results --ffn results --data rows --out a",
+        "dense --weighted a --moe results --ffn results --out a",
+        "eval --model a --dataset rows --out a/x.json",
+        "tokens --model results --data a/x --out a",
+        "import_reference --model a --out a",
+        "summary --evals a/x --out a/x",
+        "summary --evals b --general a/x --out a/x",
+        "general --model a --tasks t --out a/x.json",
+    ],
+)
+def test_every_step_refuses_to_write_over_its_inputs(places, arguments, call_step):
+    step, *words = arguments.split()
+    result = call_step(step, *words, cwd=places)
+    assert result.returncode == 1
+    assert result.stderr.startswith(f"{step}: error: --out a")
+    assert len(result.stderr.splitlines()) == 1
+    assert (places / "a" / "x").read_text() == ""
+
+
+def test_a_reader_who_has_seen_enough_is_no_error(tmp_path, repository):
+    pipeline = f"{sys.executable} -m workflow_scripts.verify --help | head -c 1"
+    done = subprocess.run(
+        ["bash", "-o", "pipefail", "-c", pipeline], cwd=repository, capture_output=True, text=True
+    )
+    assert (done.stdout, done.stderr) == ("u", "")

@@ -1,0 +1,33 @@
+"""What a step says of where it computes."""
+
+import pytest
+import torch
+
+from workflow_scripts.common.devices import describe_device
+from workflow_scripts.evaluation.loading import load_model
+
+
+@pytest.mark.parametrize(
+    ("precision", "threads", "line"),
+    [
+        ("fp32", 2, "device cpu, 2 threads, fp32 weights"),
+        ("bf16", 1, "device cpu, 1 thread, bf16 over fp32 weights"),
+        ("bf16_pure", 1, "device cpu, 1 thread, bf16 weights"),
+        ("torch.bfloat16", None, "device cpu, bf16 weights"),
+    ],
+)
+def test_a_cpu_is_told_with_its_threads(precision, threads, line):
+    assert describe_device("cpu", precision, threads) == line
+
+
+def test_a_gpu_is_told_by_its_name(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: f"GPU of {device}")
+    line = "device cuda:1 (GPU of cuda:1), bf16 over fp32 weights"
+    assert describe_device("cuda:1", "bf16", 2) == line
+
+
+def test_a_model_that_is_loaded_to_generate_is_told(tiny_llama, capsys):
+    model, _ = load_model(tiny_llama, threads=1)
+    expected = describe_device(str(model.device), str(model.dtype), 1)
+    assert capsys.readouterr().err.splitlines()[-1] == expected
+    assert expected.startswith("device c")

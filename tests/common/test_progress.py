@@ -1,0 +1,106 @@
+"""Progress: nothing for short work, lines in a log, a bar on a terminal."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from workflow_scripts.common import progress as module
+from workflow_scripts.common.progress import LineStream, progress
+
+
+@pytest.fixture
+def impatient(monkeypatch):
+    """Show every step at once."""
+    monkeypatch.setattr(module, "SECONDS_BEFORE_FIRST", 0)
+    monkeypatch.setattr(module, "SECONDS_BETWEEN_LINES", 0)
+
+
+def test_short_work_shows_nothing(capsys):
+    assert list(progress(range(1000), desc="work")) == list(range(1000))
+    assert capsys.readouterr() == ("", "")
+
+
+def test_a_log_gets_whole_lines_with_the_time_left(capsys, impatient):
+    with progress(desc="write", total=4, unit="B") as bar:
+        for loss in range(4):
+            bar.set_postfix(loss=loss, refresh=False)
+            bar.update()
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert "\r" not in output.err and "\x1b" not in output.err
+    lines = output.err.splitlines()
+    counts = dict.fromkeys(line.split(",")[0] for line in lines)
+    assert list(counts) == [f"write: {i}/4 B" for i in range(5)]
+    assert all(re.search(r"\d\d:\d\d elapsed, (\?|\d\d:\d\d) left, ", line) for line in lines)
+    assert lines[-1].endswith(", loss=3")
+
+
+def test_a_long_work_shows_few_lines(capsys, monkeypatch):
+    """An hour of a step a second, ten seconds between lines."""
+    bar = progress(desc="train", total=3600, unit="step")
+    monkeypatch.setattr(bar, "_time", lambda: bar.n)
+    bar.start_t = bar.last_print_t = 0
+    for _ in range(3600):
+        bar.update()
+    bar.close()
+    lines = capsys.readouterr().err.splitlines()
+    assert 100 < len(lines) <= 360
+
+
+def test_a_line_is_not_repeated(capsys):
+    stream = LineStream()
+    for text in ("\rone", "\rone", "\r   \r", "\n", "\rtwo", "\rone"):
+        stream.write(text)
+    assert capsys.readouterr().err == "one\ntwo\none\n"
+
+
+@pytest.mark.parametrize(
+    ("step", "out", "job"),
+    [
+        ("moe_sft", "results/moe_sft", "moe_sft"),
+        ("weighted_trained", "results/weighted_trained/lam~0.75", "weighted_trained lam~0.75"),
+        ("eval", "results/eval/base/humaneval.json", "eval humaneval"),
+        ("summary", "results/summary.csv", "summary"),
+    ],
+)
+def test_lines_name_the_job(capsys, impatient, monkeypatch, step, out, job):
+    monkeypatch.setattr(module, "_step", "")
+    monkeypatch.setattr(module, "_job", "")
+    module.name_job(step)
+    module.name_output(Path(out))
+    module.say("going on")
+    list(progress(range(2), desc="work"))
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == f"{job}: going on"
+    assert lines[-1].startswith(f"{job}: work: 2/2 it, ")
+
+
+def test_a_reader_that_has_gone_is_no_error(repository):
+    code = (
+        "import sys\n"
+        "from workflow_scripts.common.progress import say\n"
+        "sys.stdin.read()\n"
+        "for _ in range(3): say('a line')\n"
+        "print('the end')\n"
+    )
+    running = subprocess.Popen(
+        [sys.executable, "-c", code],
+        cwd=repository,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    running.stderr.close()
+    assert running.communicate()[0] == b"the end\n"
+    assert running.returncode == 0
+
+
+def test_a_terminal_gets_a_bar(capsys, impatient, monkeypatch):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    list(progress(range(3), desc="work"))
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert "\rwork: 100%|" in output.err

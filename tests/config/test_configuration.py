@@ -1,0 +1,395 @@
+"""The configuration: what is accepted, what is completed, what the messages say."""
+
+import copy
+import json
+import math
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+from problem_files import three_problems, write_problems
+
+from workflow_scripts import configuration
+from workflow_scripts.common.errors import UserError
+from workflow_scripts.config_file import check_files, complete
+from workflow_scripts.configuration import check_lambda, check_moe, lambda_token, learns, schema
+
+MINIMAL = {"base": {"model": "resources/base"}, "data": {"train": "rows.jsonl"}}
+
+
+def with_value(key: str, value: object) -> dict:
+    """MINIMAL with one more value, at "section.key" or "key"."""
+    config = copy.deepcopy(MINIMAL)
+    *sections, name = key.split(".")
+    owner = config
+    for section in sections:
+        owner = owner.setdefault(section, {})
+    owner[name] = value
+    return config
+
+
+def fault(config: dict) -> str:
+    with pytest.raises(UserError) as caught:
+        complete(config, "config.yaml")
+    return str(caught.value)
+
+
+def test_defaults_are_those_of_the_paper():
+    config = complete(MINIMAL)
+    assert (config["moe"]["num_experts"], config["moe"]["num_experts_per_tok"]) == (8, 6)
+    assert (config["training"]["epochs"], config["training"]["learning_rate"]) == (4, 5e-5)
+    assert config["data"]["max_length"] == 1024
+    assert config["merge"]["lambdas"] == ["0.75"]
+    assert config["mixing"]["granularity"] == "layer"
+    assert config["evaluation"]["max_new_tokens"] == 512
+
+
+def test_every_optional_key_has_a_default_that_is_valid():
+    config = complete(MINIMAL)
+    for name, section in schema()["properties"].items():
+        assert name in config
+        for key in section.get("properties", {}):
+            assert key in config[name]
+
+
+def test_completing_changes_neither_its_input_nor_what_is_complete():
+    given_config = copy.deepcopy(MINIMAL)
+    config = complete(given_config)
+    assert given_config == MINIMAL
+    assert complete(config) == config
+    config["moe"]["num_experts"] = 3
+    config["evaluation"]["models"].clear()
+    assert complete(MINIMAL) == complete(complete(MINIMAL)) != config
+
+
+@pytest.mark.parametrize("text", ["5e-5", "5E-5", "0.00005", "5.0e-5", "'5e-5'"])
+def test_yaml_numbers_in_any_spelling(text):
+    value = yaml.safe_load(text)
+    rate = complete(with_value("training.learning_rate", value))["training"]["learning_rate"]
+    assert rate == 5e-5 and isinstance(rate, float)
+
+
+@pytest.mark.parametrize(
+    ("key", "text", "value"),
+    [
+        ("moe.num_experts", "7", 7),
+        ("moe.shared_expert", "True", True),
+        ("moe.router_noise", "false", False),
+        ("moe.upcycled_layers", ["2", "0"], [0, 2]),
+        ("moe.upcycled_layers", "null", None),
+        ("training.max_steps", "null", None),
+        ("base.revision", "null", None),
+        ("base.model", "null", "null"),
+        ("data.instruction_column", "1", "1"),
+        ("seed", "42", 42),
+        ("threads", "2", 2),
+        ("gpus", "1", 1),
+        ("results_dir", "42", "42"),
+        ("trackers", ["mlflow"], ["mlflow"]),
+    ],
+)
+def test_text_stands_for_what_it_spells(key, text, value):
+    """`snakemake --config 'moe={num_experts: 7}'` hands on text."""
+    found = complete(with_value(key, text))
+    for name in key.split("."):
+        found = found[name]
+    assert (found, type(found)) == (value, type(value))
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("sede", 1, "sede is not a known key: did you mean seed?"),
+        ("moe.num_expert", 4, "moe.num_expert is not a known key: did you mean num_experts?"),
+        ("moe.upcycled_layers", [], "moe.upcycled_layers = []: "),
+        ("moe.upcycled_layers", [-1], "moe.upcycled_layers[0] = -1: must be at least 0"),
+        ("moe.upcycled_layers", [1, 1], "moe.upcycled_layers = [1, 1]: "),
+        ("moe.upcycled_layers", 1, "moe.upcycled_layers = 1: must be of type array or null"),
+        ("mixing.learn_lambda", 0.5, "mixing.learn_lambda = 0.5: must be of type boolean"),
+        ("merge.lambda", 0.5, "merge.lambda is not a known key: did you mean lambdas?"),
+        ("data.qqq", 1, "data.qqq is not a known key: known keys are bad_rows, decontaminate,"),
+        ("lambdas", [0.5], "lambdas is not a known key: did you mean merge.lambdas?"),
+        ("lamdas", [0.5], "lamdas is not a known key: did you mean merge.lambdas?"),
+        (
+            "training.max_length",
+            9,
+            "training.max_length is not a known key: did you mean data",
+        ),
+        ("training.max_lenght", 9, "did you mean data.max_length?"),
+        ("training.seed", 9, "did you mean seed, at the top level?"),
+        ("evaluation.train", "a", "did you mean data.train?"),
+        ("epochs", 2, "did you mean training.epochs, sft.epochs or mixing.epochs?"),
+        ("evalution", {}, "evalution is not a known key: did you mean evaluation?"),
+        ("seed", "42x", 'seed = "42x": must be of type integer'),
+        ("seed", "4.0", 'seed = "4.0": must be of type integer'),
+        ("training", 5, "training = 5: must be of type object: keys, such as {epochs: ...}"),
+        ("moe.num_experts", 1, "moe.num_experts = 1: must be at least 2"),
+        ("moe.num_experts", "8.5", 'moe.num_experts = "8.5": must be of type integer'),
+        ("moe.num_experts", 8.0, "moe.num_experts = 8.0: must be of type integer"),
+        ("moe.num_experts", True, "moe.num_experts = true: must be of type integer"),
+        ("moe.shared_expert", 1, "moe.shared_expert = 1: must be of type boolean"),
+        ("moe.router", "tree", 'moe.router = "tree": must be one of mlp, linear'),
+        ("training.learning_rate", 0, "training.learning_rate = 0.0: must be greater than 0"),
+        ("training.learning_rate", "fast", 'learning_rate = "fast": must be of type number'),
+        ("training.learning_rate", math.nan, "learning_rate = NaN: must be of type number"),
+        ("training.learning_rate", math.inf, "Infinity: must be of type number"),
+        ("training.max_steps", 0, "training.max_steps = 0: must be at least 1"),
+        ("training", None, "training = null: must be of type object"),
+        ("base", "resources/base", 'base = "resources/base": must be of type object'),
+        ("base.revision", "main", "must be a commit hash of 40 hexadecimal digits"),
+        ("base.revision", "A" * 40, "must be a commit hash of 40 hexadecimal digits"),
+        ("merge.lambdas", 0.75, "merge.lambdas = 0.75: must be of type array"),
+        ("merge.lambdas", [], "merge.lambdas = []: "),
+        ("merge.lambdas", [1.5], "merge.lambdas[0] = 1.5: must be at most 1"),
+        ("merge.lambdas", [0.5, -0.1], "merge.lambdas[1] = -0.1: must be at least 0"),
+        ("merge.lambdas", ["abc"], 'lambdas[0] = "abc": must be a decimal number from 0 to 1'),
+        ("merge.lambdas", ["1e-1"], "must be a decimal number from 0 to 1"),
+        ("merge.lambdas", [True], "must be of type number or string"),
+        ("merge.lambdas", [math.nan], "must be of type number or string"),
+        ("merge.lambdas", [0.75, "0.750"], "merge.lambdas names 0.75 more than once"),
+        ("evaluation.models", ["moe", "moe"], "evaluation.models = "),
+        ("evaluation.models", ["ft"], "must be one of base, moe, sft, moe_sft, uniform, dense"),
+        ("results_dir", "", "results_dir = "),
+        ("results_dir", yaml.safe_load("2024-01-01"), 'results_dir = "2024-01-01": must be of'),
+        ("evaluation.datasets", ["a/x.jsonl", "b/x.jsonl.gz"], "two data sets are called x"),
+        ("moe.num_experts_per_tok", 9, "moe: num_experts_per_tok = 9: must be at most num_experts"),
+        ("moe.num_experts_per_tok", 1, "num_experts_per_tok = 1: must be at least 2 with a shared"),
+        ("moe.shared_expert", False, "evaluation.models names dense, but without"),
+    ],
+)
+def test_a_fault_is_explained(key, value, message):
+    text = fault(with_value(key, value))
+    assert text.startswith("config.yaml: ")
+    assert message in text
+
+
+def test_every_fault_is_named():
+    config = with_value("moe.num_experts", 0) | {"sede": 1, "gpus": -1}
+    config["training"] = {"optimiser": "sgd"}
+    text = fault(config)
+    assert len(text.splitlines()) == 4
+    for name in ("moe.num_experts = 0", "sede", "gpus = -1", "did you mean optimizer?"):
+        assert name in text
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (
+            {**MINIMAL, "mixing.epochs": 2},
+            "mixing.epochs is not a known key: write mixing: {epochs: ...}",
+        ),
+        ({}, "base is missing"),
+        ({"base": {}, "data": MINIMAL["data"]}, "base.model is missing"),
+        ({"base": MINIMAL["base"]}, "data is missing"),
+        ({**MINIMAL, "data": {}}, "data.train is missing"),
+        ({**MINIMAL, True: 1}, "True is not a known key"),
+    ],
+)
+def test_missing_and_strange_keys(config, message):
+    assert message in fault(config)
+
+
+def test_vllm_takes_temperatures_in_its_range():
+    for temperature in (0, 0.01, 2):
+        complete(MINIMAL | {"evaluation": {"backend": "vllm", "temperature": temperature}})
+    config = MINIMAL | {"evaluation": {"backend": "vllm", "temperature": 2.1}}
+    assert "evaluation: temperature = 2.1: with backend vllm it must be 0, or from" in fault(config)
+    complete(MINIMAL | {"evaluation": {"temperature": 2.1}})
+
+
+@pytest.fixture
+def files(tmp_path, monkeypatch) -> dict:
+    """A config, complete, in a working directory that has all that it names."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("rows.jsonl", "rows.json"):
+        Path(name).touch()
+    write_problems(Path("problems.jsonl"), three_problems())
+    Path("resources/base").mkdir(parents=True)
+    return complete(MINIMAL | {"evaluation": {"datasets": ["humaneval", "problems.jsonl"]}})
+
+
+def test_files_that_are_there_or_on_the_hub_are_accepted(files):
+    check_files(files)
+    files["base"] |= {"model": "some/model", "revision": "0" * 40}
+    for source in ("org/name/rows.jsonl", "org/name"):
+        files["data"] |= {"train": source, "revision": "0" * 40}
+        check_files(files)
+    Path("template.txt").write_text("Do this: {instruction}\n")
+    files["data"]["template"] = files["evaluation"]["base_prompt"] = "template.txt"
+    check_files(files)
+
+
+@pytest.mark.parametrize(
+    ("section", "values", "message"),
+    [
+        ("base", {"model": "nowhere"}, "config: base.model: there is no folder nowhere"),
+        ("base", {"model": "rows.jsonl"}, "base.model: there is no folder rows.jsonl"),
+        ("base", {"model": "some/model"}, "pin it: base.revision must be a commit hash"),
+        ("data", {"train": "nowhere.jsonl"}, "data.train: there is no file nowhere.jsonl"),
+        ("data", {"train": "resources"}, "data.train: there is no file resources"),
+        ("data", {"train": "name", "revision": "0" * 40}, "a data set on the hub is named organi"),
+        ("data", {"train": "alpaca"}, "config: data.train: there is no file alpaca"),
+        ("data", {"train": "org/alpaca"}, "org/alpaca. If it is on the hub, set data.revision to"),
+        (
+            "data",
+            {"template": "nowhere"},
+            "config: data.template: nowhere is neither a template (magicoder, chat) nor a file",
+        ),
+        ("data", {"template": "magicodr"}, "nor a file: did you mean magicoder?"),
+        ("data", {"template": "rows.jsonl"}, "data.template: rows.jsonl holds {instruction} 0 tim"),
+        (
+            "evaluation",
+            {"base_prompt": "complete"},
+            "evaluation.base_prompt: complete is neither a template (completion, magicoder, chat) "
+            "nor a file: did you mean completion?",
+        ),
+        ("evaluation", {"datasets": ["org"]}, "config: evaluation.datasets: there is no file org"),
+        ("evaluation", {"datasets": ["humanevl"]}, "no file humanevl: did you mean humaneval?"),
+        ("evaluation", {"datasets": ["HumanEval+"]}, "no file HumanEval+: did you mean humaneval?"),
+        ("evaluation", {"datasets": ["MBPP"]}, "there is no file MBPP: did you mean mbpp?"),
+        ("evaluation", {"datasets": ["rows.json"]}, "rows.json: a file of problems ends in .jsonl"),
+        ("evaluation", {"general": ["my.yaml"]}, "evaluation.general: there is no file my.yaml"),
+    ],
+)
+def test_files_that_are_not_there_are_named(files, section, values, message):
+    files[section] |= values
+    with pytest.raises(UserError) as caught:
+        check_files(files)
+    assert message in str(caught.value)
+
+
+def test_problems_in_place_of_a_release_are_checked_too(files, monkeypatch):
+    rows = [row | {"base_input": [], "plus_input": []} for row in three_problems()]
+    monkeypatch.setenv("HUMANEVAL_OVERRIDE_PATH", str(write_problems(Path("own.jsonl"), rows)))
+    message = r"config: evaluation\.datasets: own\.jsonl, line 1: base_input and .* hold no call"
+    with pytest.raises(UserError, match=message):
+        check_files(files)
+
+
+@pytest.mark.parametrize("place", ["rows.jsonl", "rows.jsonl/mine", "rows.jsonl/deep/mine/"])
+def test_results_cannot_be_in_a_file(files, place):
+    files["results_dir"] = place
+    with pytest.raises(UserError, match=r"config: results_dir = rows.*: rows\.jsonl is a file"):
+        check_files(files)
+
+
+def test_vanilla_upcycling_needs_no_merge():
+    config = with_value("moe.shared_expert", False)
+    config["evaluation"] = {"models": ["base", "moe_sft"]}
+    assert complete(config)["moe"]["shared_expert"] is False
+
+
+def test_the_baseline_is_trained_as_the_mixture_where_nothing_else_is_said():
+    training = {"max_steps": 7, "learning_rate": "1e-3", "balance_loss_batch": "global"}
+    config = complete(MINIMAL | {"training": training, "sft": {"max_steps": None, "epochs": 5}})
+    shared = config["training"].keys() - {"balance_loss_batch"}
+    assert config["sft"].keys() == shared
+    differing = {key for key in shared if config["sft"][key] != config["training"][key]}
+    assert differing == {"max_steps", "epochs"}
+    assert (config["sft"]["max_steps"], config["sft"]["epochs"]) == (None, 5.0)
+    assert complete(config) == config
+
+
+def test_the_baselines_defaults_are_those_of_the_mixture():
+    defaults = configuration.defaults("training")
+    del defaults["balance_loss_batch"]
+    assert configuration.defaults("sft") == defaults
+
+
+def test_without_a_shared_expert_nothing_is_merged():
+    config = with_value("evaluation.models", ["uniform", "moe_sft", "dense"])
+    config["moe"] = {"shared_expert": False}
+    assert "names uniform and dense, but without moe.shared_expert there is no merge" in fault(
+        config
+    )
+
+
+def test_the_best_model_can_only_be_kept_where_dense_models_are_evaluated():
+    config = with_value("merge.keep", "best") | {"evaluation": {"models": ["base"]}}
+    with pytest.raises(UserError, match=r"merge\.keep = best: evaluation\.models must name dense"):
+        complete(config)
+
+
+@pytest.mark.parametrize("section", ["training", "sft", "mixing"])
+def test_a_warm_up_is_no_longer_than_its_training(section):
+    def config(**options) -> dict:
+        return MINIMAL | {section: {"max_steps": 3} | options}
+
+    complete(config(warmup_steps=3))
+    complete(config(warmup_steps=4, max_steps=None))  # the rows will tell
+    assert fault(config(warmup_steps=4)) == (
+        f"config.yaml: {section}: warmup_steps = 4: the training has 3 steps, and would not reach "
+        "its learning rate. Set warmup_steps to at most 3"
+    )
+
+
+@given(st.floats(0, 1))
+def test_the_mixing_learns_where_the_routed_experts_have_a_weight(lam):
+    assert learns(lambda_token(lam)) is learns(lam) is (lam != 1)
+
+
+@pytest.mark.parametrize("lam", [0, 1])
+def test_a_lambda_to_be_learned_starts_between_0_and_1(lam):
+    config = with_value("mixing.learn_lambda", True) | {"merge": {"lambdas": [0.5, lam]}}
+    with pytest.raises(UserError, match=f"merge.lambdas = {lam}: with learn_lambda it must be"):
+        complete(config)
+
+
+@pytest.mark.parametrize(
+    ("total", "chosen", "shared", "accepted"),
+    [
+        (8, 6, True, True),
+        (8, 8, True, True),
+        (2, 2, True, True),
+        (8, 1, False, True),
+        (8, 9, True, False),
+        (8, 9, False, False),
+        (8, 1, True, False),
+    ],
+)
+def test_numbers_of_experts(total, chosen, shared, accepted):
+    settings = {"num_experts": total, "num_experts_per_tok": chosen, "shared_expert": shared}
+    if accepted:
+        check_moe(settings, "here")
+    else:
+        with pytest.raises(UserError, match=f"here: num_experts_per_tok = {chosen}: must be at"):
+            check_moe(settings, "here")
+
+
+@pytest.mark.parametrize(
+    ("token", "spellings"),
+    [
+        ("0.75", [0.75, "0.75", "0.750", ".75"]),
+        ("1", [1, 1.0, "1", "1.", "1.000"]),
+        ("0", [0, 0.0, -0.0, "0", "0.0", ".0"]),
+        ("0.0000001", [1e-7, ".0000001"]),
+    ],
+)
+def test_a_lambda_has_one_token(token, spellings):
+    for value in spellings:
+        assert complete(with_value("merge.lambdas", [value]))["merge"]["lambdas"] == [token]
+
+
+@given(st.floats(0, 1))
+def test_a_lambda_token_is_the_same_number_in_one_spelling(value):
+    token = lambda_token(value)
+    assert float(token) == value
+    assert lambda_token(token) == token
+    assert check_lambda(token, "--lam") == value
+
+
+@pytest.mark.parametrize("value", ["abc", "", "1.5", "-0.1", "nan", "inf", "1e-1", "0,5", "0.5 "])
+def test_a_bad_lambda_is_named(value):
+    with pytest.raises(UserError, match=f"--lam = {value}: must be a decimal number from 0 to 1"):
+        check_lambda(value, "--lam")
+
+
+def test_the_order_of_keys_means_nothing():
+    config = {"base": {"model": "m"}, "data": {"train": "t"}, "seed": 1, "mixing": {"epochs": 2}}
+    backwards = dict(reversed(config.items()))
+    backwards["training"] = {"warmup_steps": 0, "epochs": 4}
+    one, other = complete(config), complete(backwards)
+    assert json.dumps(one) == json.dumps(other)

@@ -1,0 +1,197 @@
+"""Launch options: what is refused, torchrun's command, and an engine that is not the one asked."""
+
+import subprocess
+
+import pytest
+
+from workflow_scripts import config_file, moe_sft, weighted_trained
+from workflow_scripts.common.errors import UserError
+from workflow_scripts.config.launch import check_devices, check_launch, precision_of
+from workflow_scripts.training import launch
+
+PLAIN = {
+    "launch": "single",
+    "processes": 1,
+    "nodes": 1,
+    "offload_optimizer": False,
+    "optimizer": "adamw",
+    "precision": "fp32",
+}
+ALLOWED = {
+    "single": {},
+    "ddp": {"launch": "ddp", "processes": 2},
+    "ddp, two nodes": {"launch": "ddp", "nodes": 2},
+    "ddp, adafactor": {"launch": "ddp", "processes": 2, "optimizer": "adafactor"},
+    "ddp, bf16_pure": {"launch": "ddp", "processes": 2, "precision": "bf16_pure"},
+    "zero2": {"launch": "zero2", "processes": 2, "precision": "bf16"},
+    "zero3, offload, one process": {"launch": "zero3", "offload_optimizer": True},
+    "fsdp, offload": {"launch": "fsdp", "processes": 2, "offload_optimizer": True},
+}
+REFUSED = {
+    "single, processes": ({"processes": 2}, "it is one process"),
+    "single, nodes": ({"nodes": 2}, "it is one process"),
+    "ddp, one process": ({"launch": "ddp"}, "needs at least two processes"),
+    "fsdp, one process": ({"launch": "fsdp"}, "needs at least two processes"),
+    "single, offload": ({"offload_optimizer": True}, "zero2, zero3 and fsdp only"),
+    "ddp, offload": (
+        {"launch": "ddp", "processes": 2, "offload_optimizer": True},
+        "zero2, zero3 and fsdp only",
+    ),
+    "fsdp, adafactor": (
+        {"launch": "fsdp", "processes": 2, "optimizer": "adafactor"},
+        "adafactor fails on FSDP's shards",
+    ),
+    "zero2, adafactor": (
+        {"launch": "zero2", "processes": 2, "optimizer": "adafactor"},
+        "it is another optimiser then",
+    ),
+    "zero3, bf16_pure": (
+        {"launch": "zero3", "processes": 2, "precision": "bf16_pure"},
+        "keeps fp32 master weights",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", ALLOWED)
+def test_what_goes_together_is_allowed(case):
+    check_launch(PLAIN | ALLOWED[case], "here")
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_excludes_each_other_is_refused_with_the_reason(case):
+    changes, reason = REFUSED[case]
+    with pytest.raises(UserError, match=rf"here: launch = \w+: .*{reason}"):
+        check_launch(PLAIN | changes, "here")
+
+
+@pytest.mark.parametrize("section", ["training", "mixing"])
+def test_a_config_is_refused_before_anything_runs(section):
+    config = {"base": {"model": "x"}, "data": {"train": "y"}}
+    config_file.complete(config | {section: {"launch": "ddp", "processes": 2}})
+    with pytest.raises(UserError, match=f"config: {section}: launch = single"):
+        config_file.complete(config | {section: {"processes": 2}})
+
+
+def test_fsdp_needs_gpus_in_the_config():
+    config = {"base": {"model": "x"}, "data": {"train": "y"}}
+    config["training"] = {"launch": "fsdp", "processes": 2}
+    config_file.complete(config | {"gpus": 1})
+    with pytest.raises(UserError, match="training, gpus = 0: launch = fsdp: it needs GPUs"):
+        config_file.complete(config)
+
+
+def test_mixing_shards_nothing():
+    config = {"base": {"model": "x"}, "data": {"train": "y"}, "mixing": {"launch": "zero3"}}
+    with pytest.raises(UserError, match=r"mixing\.launch"):
+        config_file.complete(config)
+
+
+@pytest.mark.parametrize("gpus", [0, 2, 3])
+def test_each_process_has_a_gpu_or_none_has(gpus):
+    check_devices(PLAIN | {"launch": "ddp", "processes": 2}, gpus, "here")
+    with pytest.raises(UserError, match="here: processes = 2: there are 1 GPUs"):
+        check_devices(PLAIN | {"launch": "ddp", "processes": 2}, 1, "here")
+
+
+@pytest.mark.parametrize(
+    ("step", "flags"),
+    [
+        (moe_sft, ["--moe", "moe", "--data", "rows", "--out", "out"]),
+        (
+            weighted_trained,
+            ["--weighted", "w", "--moe", "moe", "--ffn", "ffn", "--data", "rows", "--out", "out"],
+        ),
+    ],
+    ids=["moe_sft", "weighted_trained"],
+)
+def test_a_step_refuses_before_it_reads_anything(step, flags):
+    with pytest.raises(UserError, match="command line: launch = single: it is one process"):
+        step.main([*flags, "--processes", "2"])
+
+
+def test_fsdp_is_refused_without_a_gpu(monkeypatch):
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    words = ["--moe", "moe", "--data", "rows", "--out", "out", "--launch", "fsdp"]
+    with pytest.raises(UserError, match="fsdp: it needs GPUs, and there are none"):
+        moe_sft.main([*words, "--processes", "2"])
+
+
+def test_the_command_for_one_node():
+    arguments = launch.torchrun_arguments(PLAIN | {"launch": "ddp", "processes": 4}, {})
+    assert arguments == ["--standalone", "--nproc-per-node", "4"]
+
+
+SLURM = {"SLURM_NNODES": "2", "SLURM_NODEID": "1", "SLURM_JOB_ID": "54321"}
+TWO_NODES = PLAIN | {"launch": "zero3", "processes": 8, "nodes": 2}
+
+
+def test_the_command_for_a_node_of_a_slurm_job(tmp_path, monkeypatch):
+    scontrol = tmp_path / "scontrol"
+    scontrol.write_text('#!/bin/sh\n[ "$*" = "show hostnames n[7-8]" ] && echo n7 && echo n8\n')
+    scontrol.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    listed = {"SLURM_STEP_NODELIST": "n[7-8]", "SLURM_JOB_NODELIST": "n[1-9]"}
+    arguments = launch.torchrun_arguments(TWO_NODES, SLURM | listed)
+    assert arguments == [
+        *("--nnodes", "2", "--node-rank", "1", "--nproc-per-node", "8"),
+        *("--master-addr", "n7", "--master-port", str(12000 + 54321 % 20000)),
+    ]
+
+
+def test_an_address_that_is_given_is_taken():
+    given = {"MASTER_ADDR": "here", "MASTER_PORT": "7"}
+    arguments = launch.torchrun_arguments(TWO_NODES, SLURM | given)
+    assert arguments[-4:] == ["--master-addr", "here", "--master-port", "7"]
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [{}, {"SLURM_NNODES": "2"}, SLURM | {"SLURM_NNODES": "3"}],
+    ids=["no Slurm", "a batch script", "other nodes"],
+)
+def test_several_nodes_need_a_slurm_job_with_so_many(environment):
+    with pytest.raises(UserError, match="srun --nodes=2 --ntasks-per-node=1"):
+        launch.torchrun_arguments(TWO_NODES, environment)
+
+
+def test_unknown_nodes_are_told(monkeypatch):
+    monkeypatch.setenv("PATH", "/nowhere")
+    with pytest.raises(UserError, match="Set MASTER_ADDR"):
+        launch.torchrun_arguments(TWO_NODES, SLURM)
+
+
+def test_processes_of_an_outside_launcher_train_by_ddp():
+    world = {"RANK": "3", "WORLD_SIZE": "4", "LOCAL_WORLD_SIZE": "2"}
+    adopted = launch.adopt_world(PLAIN, world)
+    assert adopted == PLAIN | {"launch": "ddp", "processes": 2, "nodes": 2}
+    assert launch.adopt_world(PLAIN, {"RANK": "0", "WORLD_SIZE": "1"}) == PLAIN
+    assert launch.adopt_world(PLAIN, {}) == PLAIN
+
+
+def test_another_number_of_processes_than_asked_for_is_refused():
+    asked = PLAIN | {"launch": "zero2", "processes": 4}
+    assert launch.adopt_world(asked, {"RANK": "0", "WORLD_SIZE": "4"}) == asked
+    with pytest.raises(UserError, match="2 processes were launched, but processes x nodes is 4"):
+        launch.adopt_world(asked, {"RANK": "0", "WORLD_SIZE": "2"})
+
+
+def test_a_process_without_its_launcher_ends(repository, run_step, monkeypatch):
+    finished = subprocess.Popen(["true"])
+    finished.wait()
+    monkeypatch.setenv("XFT_LAUNCHER", str(finished.pid))
+    done = run_step("moe_sft", "--moe", "x", "--data", "y", "--out", "z")
+    assert done.returncode == 1
+    assert "the launcher of this process has ended" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("stated", "has_bf16", "expected"),
+    [
+        ("auto", True, "bf16"),
+        ("auto", False, "fp32"),
+        ("fp32", True, "fp32"),
+        ("bf16", False, "bf16"),
+    ],
+)
+def test_the_precision_is_the_gpus_unless_it_is_stated(stated, has_bf16, expected):
+    assert precision_of({"precision": stated}, has_bf16) == expected

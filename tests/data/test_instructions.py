@@ -1,0 +1,229 @@
+"""Instruction rows: read from every format, and what is wrong with them."""
+
+import json
+
+import datasets
+import pyarrow
+import pytest
+from pyarrow import parquet
+
+from workflow_scripts.common.errors import UserError
+from workflow_scripts.data.instructions import Row, describe, read_rows
+
+ROWS = [
+    {"instruction": "Add two numbers.", "response": "def add(a, b):\n    return a + b", "id": 7},
+    {"instruction": "Line\u2028separators\x85 and é中🙂", "response": "a\u2029b\r\nc\x0b"},
+]
+
+
+def jsonl(rows, ascii_only=False, end="\n") -> str:
+    return "".join(json.dumps(row, ensure_ascii=ascii_only) + end for row in rows)
+
+
+def read(tmp_path, content: str | bytes, **options) -> list[Row]:
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    rows, bad = read_rows(path, "instruction", "response", **options)
+    assert bad == []
+    return rows
+
+
+def faults(tmp_path, content: str) -> list[str]:
+    """The lines of the message about bad rows, without the file's path."""
+    path = tmp_path / "rows.jsonl"
+    path.write_text(content)
+    _, bad = read_rows(path, "instruction", "response")
+    return describe(bad).replace(str(path), "FILE").splitlines()
+
+
+def refusal(path) -> str:
+    """The message that a file as a whole is refused with, without its path."""
+    with pytest.raises(UserError) as caught:
+        read_rows(path, "instruction", "response")
+    return str(caught.value).replace(str(path), "FILE")
+
+
+# Reading
+
+
+FORMS = {
+    "jsonl": jsonl(ROWS),
+    "escaped": jsonl(ROWS, ascii_only=True),
+    "no last newline": jsonl(ROWS).rstrip("\n"),
+    "CRLF": jsonl(ROWS, end="\r\n"),
+    "blank lines": jsonl(ROWS, end="\n\n  \n"),
+    "BOM": "\ufeff" + jsonl(ROWS),
+    "array": json.dumps(ROWS),
+    "indented array with BOM": "\ufeff" + json.dumps(ROWS, indent=1, ensure_ascii=False),
+    "array after blanks": "\n " + json.dumps(ROWS),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_rows_in_every_form(tmp_path, form):
+    numbers = [1, 4] if form == "blank lines" else [1, 2]
+    assert read(tmp_path, FORMS[form]) == [
+        Row(row["instruction"], row["response"], number)
+        for row, number in zip(ROWS, numbers, strict=True)
+    ]
+
+
+def test_other_columns(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_text(jsonl([{"problem": "p", "solution": "s"}]))
+    assert read_rows(path, "problem", "solution") == ([Row("p", "s", 1)], [])
+
+
+@pytest.mark.parametrize(("limit", "count"), [(1, 1), (3, 3), (5, 5), (9, 5), (None, 5)])
+def test_limit_takes_the_first_rows(tmp_path, limit, count):
+    rows = [{"instruction": str(i), "response": str(i)} for i in range(5)]
+    expected = [Row(str(i), str(i), i + 1) for i in range(count)]
+    assert read(tmp_path, jsonl(rows), limit=limit) == expected
+
+
+def test_faults_behind_the_limit_do_not_matter(tmp_path):
+    assert len(read(tmp_path, jsonl(ROWS) + "broken", limit=2)) == 2
+
+
+@pytest.mark.parametrize(
+    ("row", "fault"),
+    [
+        ("{", "not valid JSON (Expecting property name"),
+        ("3", "not a JSON object"),
+        ("null", "not a JSON object"),
+        ('["a"]', "not a JSON object"),
+        ('{"response": "r"}', "no column 'instruction' (columns: response; set data.instruction_"),
+        ('{"b": 1, "a": 1, "instruction": "i"}', "no column 'response' (columns: a, b, instruct"),
+        ("{}", "no column 'instruction' (columns: none; set data.instruction_column)"),
+        ('{"instruction": "i", "response": ""}', "column 'response' is empty"),
+        ('{"instruction": " \\n", "response": "r"}', "column 'instruction' is empty"),
+        ('{"instruction": "i", "response": null}', "column 'response' is not a string"),
+        ('{"instruction": ["i"], "response": "r"}', "column 'instruction' is not a string"),
+        ('{"instruction": "i", "response": "\\ud83d"}', "column 'response' holds half of a surro"),
+    ],
+)
+def test_a_bad_row_is_named_with_its_line_and_fault(tmp_path, row, fault):
+    content = jsonl(ROWS) + "\n" + row + "\n" + jsonl(ROWS)
+    head, line = faults(tmp_path, content)
+    assert head == "1 bad rows:"
+    assert line.startswith(f"FILE, line 4: {fault}")
+
+
+def test_a_bad_element_of_an_array_is_named_with_its_number(tmp_path):
+    content = json.dumps([*ROWS, 3, {"instruction": "i", "response": ""}])
+    assert faults(tmp_path, content) == [
+        "2 bad rows:",
+        "FILE, row 3: not a JSON object",
+        "FILE, row 4: column 'response' is empty",
+    ]
+
+
+def test_only_the_first_faults_are_shown(tmp_path):
+    lines = faults(tmp_path, "x\n" * 25)
+    assert lines[0] == "25 bad rows:"
+    assert [line.split(":")[0] for line in lines[1:-1]] == [f"FILE, line {i}" for i in range(1, 11)]
+    assert lines[-1] == "... and 15 more"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("", "FILE holds no rows"),
+        (" \n\n", "FILE holds no rows"),
+        ("[]", "FILE holds no rows"),
+        ("[1,", "FILE is not valid JSON: Expecting value"),
+        (b"\xff\xfe{}", "FILE is not UTF-8 text: 'utf-8' codec can't decode byte 0xff"),
+    ],
+)
+def test_a_file_without_rows_is_refused(tmp_path, content, message):
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    assert refusal(path).startswith(message)
+
+
+def test_a_missing_file_is_named(tmp_path):
+    assert refusal(tmp_path / "nowhere.jsonl") == "FILE is missing"
+
+
+def test_good_rows_are_read_beside_bad_ones(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_text("{\n" + jsonl(ROWS))
+    rows, bad = read_rows(path, "instruction", "response")
+    assert [row.number for row in rows] == [2, 3]
+    assert [row.number for row in bad] == [1]
+
+
+# Parquet
+
+
+WRITERS = {
+    "pyarrow": lambda rows, path: parquet.write_table(pyarrow.Table.from_pylist(rows), path),
+    "pyarrow, dictionaries, groups": lambda rows, path: parquet.write_table(
+        pyarrow.Table.from_pylist(rows), path, use_dictionary=True, row_group_size=1
+    ),
+    "datasets": lambda rows, path: datasets.Dataset.from_list(rows).to_parquet(path),
+}
+
+
+@pytest.mark.parametrize("writer", WRITERS)
+@pytest.mark.parametrize("name", ["rows.parquet", "rows"])
+def test_parquet_gives_the_rows_that_jsonl_gives(tmp_path, writer, name):
+    WRITERS[writer](ROWS, tmp_path / name)
+    rows, bad = read_rows(tmp_path / name, "instruction", "response")
+    assert (rows, bad) == (read(tmp_path, jsonl(ROWS)), [])
+
+
+def test_bad_rows_of_parquet_are_named_with_their_number(tmp_path):
+    path = tmp_path / "rows.parquet"
+    responses = ["r", None, " ", "s"]
+    rows = [{"instruction": "i", "response": response} for response in responses]
+    parquet.write_table(pyarrow.Table.from_pylist(rows), path)
+    good, bad = read_rows(path, "instruction", "response")
+    assert [row.number for row in good] == [1, 4]
+    assert describe(bad).replace(str(path), "FILE").splitlines()[1:] == [
+        "FILE, row 2: column 'response' is not a string",
+        "FILE, row 3: column 'response' is empty",
+    ]
+
+
+OTHER_NAMES = {
+    "one": (
+        {"instruction": "i", "output": "o"},
+        "FILE has no column 'response'; its columns are instruction, output: set "
+        "data.response_column",
+    ),
+    "both": (
+        {"prompt": "i", "completion": "o"},
+        "FILE has no column 'instruction' and no column 'response'; its columns are prompt, "
+        "completion: set data.instruction_column and data.response_column",
+    ),
+}
+
+
+@pytest.mark.parametrize("form", ["parquet", "jsonl", "json"])
+@pytest.mark.parametrize("case", OTHER_NAMES)
+def test_columns_that_no_row_has_are_told_once(tmp_path, form, case):
+    row, expected = OTHER_NAMES[case]
+    path = tmp_path / f"rows.{form}"
+    if form == "parquet":
+        parquet.write_table(pyarrow.Table.from_pylist([row] * 9), path)
+    else:
+        path.write_text(jsonl([row] * 9) if form == "jsonl" else json.dumps([row] * 9))
+    assert refusal(path) == expected
+
+
+@pytest.mark.parametrize("damage", ["cut", "middle", "foreign", "empty"])
+def test_a_damaged_or_foreign_parquet_file_is_one_message(tmp_path, damage):
+    path = tmp_path / "rows.parquet"
+    rows = [{"instruction": f"i{i}", "response": f"r{i}" * 40} for i in range(500)]
+    parquet.write_table(pyarrow.Table.from_pylist(rows), path)
+    content = path.read_bytes()
+    middle = len(content) // 2
+    damaged = {
+        "cut": content[:middle],
+        "middle": content[:40] + bytes(200) + content[240:],
+        "foreign": jsonl(ROWS).encode(),
+        "empty": b"",
+    }
+    path.write_bytes(damaged[damage])
+    assert refusal(path).startswith("FILE is not a whole Parquet file: ")

@@ -1,0 +1,401 @@
+"""Tokenised rows: what they hold, what was left out, and the trainings that read them."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from problem_files import three_problems
+
+from workflow_scripts import ffn, moe, moe_sft, tokens, weighted_init, weighted_trained
+from workflow_scripts.artifacts.manifest import manifest_path, read_manifest
+from workflow_scripts.common.errors import UserError
+from workflow_scripts.configuration import TOKENS_OPTIONS, properties
+from workflow_scripts.data.examples import tokenize_rows
+from workflow_scripts.data.instructions import Row
+from workflow_scripts.data.preparation import prepare
+from workflow_scripts.data.templates import make_template
+from workflow_scripts.data.tokenizers import load_tokenizer
+from workflow_scripts.data.tokens_artifact import open_tokens
+
+ROWS = [
+    {"instruction": f"Add {n} to x.", "response": f"def add(x):\n    return x + {n}" * (1 + n % 3)}
+    for n in range(24)
+]
+TRAINING = ["--max-steps", "2", "--per-device-batch-size", "4", "--learning-rate", "0.01"]
+
+
+def options(**changed) -> dict:
+    known = properties("data")
+    return {name: known[name]["default"] for name in TOKENS_OPTIONS} | changed
+
+
+def write_rows(path, rows):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory):
+    return write_rows(tmp_path_factory.mktemp("rows") / "rows.jsonl", ROWS)
+
+
+def make(model, rows, out, *flags):
+    words = ["--model", model, "--data", rows, "--out", out, *flags]
+    tokens.main([str(word) for word in words])
+    return out
+
+
+# One row
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        Row("Add two numbers.", "def add(a, b):\n    return a + b", 7),
+        Row("Line\u2028separators\x85 and é中🙂", "a\u2029b\r\nc\x0b", 1),
+        Row("</s>", "</s> <pad>", 1),
+    ],
+    ids=["ascii", "unicode", "special"],
+)
+def test_a_row_is_prompt_response_eos_and_only_the_prompt_is_masked(tokenizer, row):
+    template = make_template("magicoder", tokenizer)
+    (example,) = tokenize_rows([row], tokenizer, template, max_length=1024)[0].training
+    ids, labels = example["input_ids"], example["labels"]
+    trained = [label for label in labels if label != -100]
+    prompt = ids[: len(ids) - len(trained)]
+    assert labels == [-100] * len(prompt) + trained
+    assert tokenizer.decode(prompt) == "<s>" + template.render(row.instruction)
+    assert tokenizer.decode(trained) == row.response + "</s>"
+    assert ids == prompt + trained
+    assert ids.count(tokenizer.eos_token_id) == 1
+    assert example["row"] == row.number
+
+
+def test_a_row_is_what_the_published_code_makes_of_it(tokenizer):
+    row = Row("Add two numbers.", "def add(a, b):\n    return a + b", 7)
+    template = make_template("magicoder", tokenizer)
+    (example,) = tokenize_rows([row], tokenizer, template, max_length=1024)[0].training
+    prompt = [0, *tokenizer(template.render(row.instruction), add_special_tokens=False).input_ids]
+    response = [*tokenizer(row.response, add_special_tokens=False).input_ids, 1]
+    assert example == {
+        "input_ids": prompt + response,
+        "labels": [-100] * len(prompt) + response,
+        "row": 7,
+    }
+
+
+def test_long_rows_are_cut_and_rows_without_a_trained_token_dropped(tokenizer):
+    template = make_template("magicoder", tokenizer)
+
+    def examples(rows, length):
+        return list(tokenize_rows(rows, tokenizer, template, length)[0].training)
+
+    row = Row("Add two numbers.", "response " * 9, 1)
+    (whole,) = examples([row], 1024)
+    prompt_length = whole["labels"].count(-100)
+    for length in (prompt_length + 1, len(whole["labels"]) - 1, len(whole["labels"])):
+        (cut,) = examples([row], length)
+        assert cut["input_ids"] == whole["input_ids"][:length]
+        assert cut["labels"] == whole["labels"][:length]
+    longer = Row("Add two numbers. " * 9, "response", 1)
+    short = examples([row], prompt_length + 1)
+    assert examples([longer, row, longer], prompt_length + 1) == short
+    with pytest.raises(UserError, match=f"within max_length = {prompt_length} tokens"):
+        examples([row], prompt_length)
+
+
+# What is left out
+
+
+def test_everything_that_is_left_out_is_reported(tokenizer, tmp_path):
+    solution = "def f(a, b):\n    return sorted([a, b], reverse=True)[0]"
+    near = "word " * 4 + " ".join(f"w{i}" for i in range(40))
+    file = write_rows(
+        tmp_path / "rows.jsonl",
+        [
+            ROWS[0],
+            {"instruction": "Add 0  to x.\n", "response": ROWS[0]["response"]},
+            {"instruction": near, "response": "x"},
+            {"instruction": near, "response": "x y"},
+            {"instruction": "none"},
+            {"instruction": "How?", "response": solution},
+            {"instruction": "long " * 400, "response": "r"},
+            ROWS[1],
+        ],
+    )
+
+    def find_trace(text):
+        from workflow_scripts.data.contamination import Trace
+
+        return Trace("T/9", "solution", solution) if solution in text else None
+
+    made, report = prepare(
+        file, tokenizer, options(bad_rows="skip", deduplicate="near", max_length=300), find_trace
+    )
+    assert made.numbers.tolist() == [1, 3, 8]
+    fault = "no column 'response' (columns: instruction; set data.response_column)"
+    assert report["removed_rows"] == [
+        {"row": 2, "reason": "duplicate", "of": 1},
+        {"row": 4, "reason": "near duplicate", "of": 3},
+        {"row": 5, "reason": "bad", "fault": fault},
+        {"row": 6, "reason": "contaminated"}
+        | {"problem": "T/9", "match": "solution", "text": solution},
+        {"row": 7, "reason": "prompt fills the window"},
+    ]
+    assert report["removed"] == {entry["reason"]: 1 for entry in report["removed_rows"]}
+    assert (report["rows"], report["training"], report["validation"]) == (8, 3, 0)
+
+
+@pytest.mark.parametrize(("kind", "count"), [("none", 3), ("exact", 2), ("near", 1)])
+def test_duplicates_are_left_out_as_configured(tokenizer, tmp_path, kind, count):
+    text = " ".join(f"w{i}" for i in range(40))
+    texts = [(text, "x"), (text + " ", "x"), (text, "x y")]
+    rows = [{"instruction": one, "response": other} for one, other in texts]
+    file = write_rows(tmp_path / "rows.jsonl", rows)
+    made, _ = prepare(file, tokenizer, options(deduplicate=kind))
+    assert len(made.numbers) == count
+
+
+@pytest.mark.parametrize("template", ["magicoder", "chat"])
+def test_cut_rows_are_counted_and_lengths_not_warned_of(tiny_llama, tmp_path, run_step, template):
+    """The tokenizer's own limit, which transformers warns of, is shorter than the rows."""
+    model = tmp_path / "model"
+    shutil.copytree(tiny_llama, model)
+    settings = json.loads((model / "tokenizer_config.json").read_text())
+    settings |= {"model_max_length": 8, "chat_template": "{{ messages[0].content }}\n"}
+    (model / "tokenizer_config.json").write_text(json.dumps(settings))
+    rows = [{"instruction": f"Say {n}.", "response": "y" * n} for n in (1, 400, 2, 300)]
+    file, report = write_rows(tmp_path / "rows.jsonl", rows), tmp_path / "report.json"
+    words = ["--model", model, "--data", file, "--out", tmp_path / "tokens", "--report", report]
+    done = run_step("tokens", *words, "--max-length", "290", "--template", template)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(report.read_text())["cut"] == 2
+    assert done.stderr == f"tokens: 4 rows of {file}: 4 to train on; cut at max_length: 2\n"
+
+
+BAD = [{"instruction": "i"}] * 12 + ROWS[:2]
+
+
+def test_bad_rows_stop_it_with_the_first_ten(tokenizer, tmp_path):
+    file = write_rows(tmp_path / "rows.jsonl", BAD)
+    with pytest.raises(UserError) as caught:
+        prepare(file, tokenizer, options())
+    lines = str(caught.value).splitlines()
+    assert lines[0] == "12 bad rows:"
+    assert [line.split(":")[0] for line in lines[1:11]] == [
+        f"{file}, line {i}" for i in range(1, 11)
+    ]
+    assert lines[11:] == [
+        "... and 2 more",
+        "Put them right, or leave them out: data.bad_rows: skip",
+    ]
+
+
+def test_bad_rows_that_are_skipped_are_told_and_all_reported(tokenizer, tmp_path, capsys):
+    file = write_rows(tmp_path / "rows.jsonl", BAD)
+    made, report = prepare(file, tokenizer, options(bad_rows="skip"))
+    assert made.numbers.tolist() == [13, 14]
+    lines = capsys.readouterr().err.splitlines()
+    assert (lines[0], lines[-1], len(lines)) == ("left out 12 bad rows:", "... and 2 more", 12)
+    assert [entry["row"] for entry in report["removed_rows"]] == list(range(1, 13))
+
+
+def test_bad_rows_alone_are_no_data(tokenizer, tmp_path):
+    file = write_rows(tmp_path / "rows.jsonl", [ROWS[0] | {"response": ""}] * 3)
+    with pytest.raises(UserError, match="3 bad rows"):
+        prepare(file, tokenizer, options(bad_rows="skip"))
+
+
+def test_nothing_left_is_told_with_the_reasons(tokenizer, rows):
+    with pytest.raises(UserError, match=r"no row of .*rows\.jsonl is left: 24 contaminated"):
+        prepare(rows, tokenizer, options(), lambda text: Row("", "", 0))
+
+
+# Validation
+
+
+def test_rows_are_held_out_by_their_text_whatever_the_order(tokenizer, tmp_path):
+    def held_out(rows, count):
+        file = write_rows(tmp_path / "rows.jsonl", rows)
+        made, _ = prepare(file, tokenizer, options(validation_rows=count))
+        chosen = {rows[example["row"] - 1]["instruction"] for example in made.validation}
+        others = {rows[example["row"] - 1]["instruction"] for example in made.training}
+        assert len(chosen) == count and not chosen & others
+        assert chosen | others == {row["instruction"] for row in rows}
+        return chosen
+
+    six = held_out(ROWS, 6)
+    assert held_out(ROWS[::-1], 6) == six
+    assert held_out(ROWS, 5) < six
+    assert held_out(ROWS, 0) == set()
+    assert six != {row["instruction"] for row in ROWS[:6]}
+
+
+def test_more_rows_held_out_than_there_are_is_refused(tokenizer, rows):
+    with pytest.raises(UserError, match="validation_rows = 24: 24 rows are left, and some must be"):
+        prepare(rows, tokenizer, options(validation_rows=24))
+
+
+# The artifact
+
+
+def test_the_artifact_holds_what_is_prepared_in_memory(tiny_llama, tokenizer, rows, tmp_path):
+    flags = ["--max-length", "220", "--validation-rows", "3"]
+    out = make(tiny_llama, rows, tmp_path / "tokens", *flags)
+    in_memory, _ = prepare(rows, tokenizer, options(max_length=220, validation_rows=3))
+    opened = open_tokens(out, tiny_llama).tokens
+    for name in ("input_ids", "offsets", "prompt_lengths", "numbers", "held_out"):
+        one, other = getattr(opened, name), getattr(in_memory, name)
+        assert one.dtype == other.dtype and one.tobytes() == other.tobytes(), name
+    assert [opened.input_ids.dtype, opened.offsets.dtype] == [np.int32, np.int64]
+    assert list(opened.training) == list(in_memory.training)
+    assert list(opened.validation) == list(in_memory.validation)
+    assert len(opened.validation) == 3
+    assert not opened.input_ids.flags.owndata  # a memory map's
+    loader = torch.utils.data.DataLoader(opened.training, collate_fn=lambda batch: batch)
+    assert [batch[0] for batch in loader] == list(in_memory.training)
+
+
+def test_two_runs_give_the_same_artifact(tiny_llama, rows, tmp_path):
+    one, other = (make(tiny_llama, rows, tmp_path / name) for name in "ab")
+    assert read_manifest(manifest_path(one)) == read_manifest(manifest_path(other))
+
+
+def test_the_manifest_holds_the_options_and_a_templates_text(tiny_llama, rows, tmp_path):
+    (tmp_path / "template.txt").write_text("Do: {instruction}\n")
+    flags = ["--template", tmp_path / "template.txt", "--limit", "9"]
+    manifest = read_manifest(manifest_path(make(tiny_llama, rows, tmp_path / "tokens", *flags)))
+    tokenizer_files = manifest.parameters.pop("tokenizer")
+    assert manifest.parameters == options(template="Do: {instruction}\n", limit=9)
+    assert sorted(tokenizer_files) == ["tokenizer.json", "tokenizer_config.json"]
+
+
+def test_the_step_reports_rows_that_give_problems_away(tiny_llama, tmp_path, capsys):
+    problem = three_problems()[0] | {
+        "prompt": 'def f(a, b):\n    """Give back the larger one of two numbers."""\n',
+        "entry_point": "f",
+    }
+    problems = write_rows(tmp_path / "sums.jsonl", [problem])
+    leak = {"instruction": "Give back the larger one of two numbers.", "response": "max"}
+    rows = write_rows(tmp_path / "rows.jsonl", [*ROWS[:2], leak])
+    report = tmp_path / "reports" / "report.json"
+    flags = ["--problems", problems, "--report", report]
+    out = make(tiny_llama, rows, tmp_path / "tokens", *flags)
+    content = json.loads(report.read_text())
+    assert content["removed_rows"] == [
+        {"row": 3, "reason": "contaminated", "problem": problem["task_id"]}
+        | {"match": "docstring", "text": leak["instruction"]}
+    ]
+    assert list(content["problems"]) == ["sums"]
+    assert content["tokens"] == read_manifest(manifest_path(out)).id
+    line = f"3 rows of {rows}: 2 to train on; left out: 1 contaminated"
+    assert line in capsys.readouterr().err
+    without = make(tiny_llama, rows, tmp_path / "without")
+    assert len(open_tokens(without, tiny_llama).tokens.numbers) == 3
+
+
+# Trainings
+
+
+@pytest.fixture(scope="module")
+def upcycled(tiny_llama, tmp_path_factory):
+    out = tmp_path_factory.mktemp("upcycled") / "moe"
+    sizes = ["--num-experts", "4", "--num-experts-per-tok", "3"]
+    moe.main(["--base", str(tiny_llama), "--out", str(out), *sizes])
+    return out
+
+
+def run(step, **flags):
+    """Run a step; its manifest."""
+    words = [word for key, value in flags.items() for word in (f"--{key}", str(value))]
+    step.main(words + (TRAINING if "data" in flags else []))
+    return read_manifest(manifest_path(flags["out"]))
+
+
+def test_a_training_on_tokens_is_the_training_on_their_rows(
+    upcycled, tiny_llama, rows, tmp_path, capsys
+):
+    made = make(tiny_llama, rows, tmp_path / "tokens", "--max-length", "220")
+    on_tokens = run(moe_sft, moe=upcycled, data=made, out=tmp_path / "a")
+    words = ["--max-length", "220", *TRAINING]
+    paths = ["--moe", str(upcycled), "--data", str(rows), "--out", str(tmp_path / "b")]
+    moe_sft.main(paths + words)
+    on_rows = read_manifest(manifest_path(tmp_path / "b"))
+    assert on_tokens.files["model.safetensors"] == on_rows.files["model.safetensors"]
+    assert on_tokens.parameters == on_rows.parameters
+    assert on_tokens.parameters["template"] == "magicoder"
+    assert on_tokens.inputs == on_rows.inputs | {"tokens": read_manifest(manifest_path(made)).id}
+
+    ffn.main(["--moe", str(tmp_path / "a"), "--out", str(tmp_path / "ffn")])
+    sources = {"moe": tmp_path / "a", "ffn": tmp_path / "ffn"}
+    run(weighted_init, **sources, lam=0.75, out=tmp_path / "init")
+    start = {"weighted": tmp_path / "init", **sources}
+    trained = run(weighted_trained, **start, data=made, out=tmp_path / "trained")
+    assert trained.inputs["tokens"] == on_tokens.inputs["tokens"]
+    assert trained.parameters["template"] == "magicoder"
+
+
+@pytest.mark.parametrize("model_type", ["llama", "qwen2", "phi3"])
+def test_an_upcycled_model_has_the_tokenizer_of_its_base(tiny_llama, tmp_path, model_type):
+    """transformers chooses another class by the type of some models."""
+    found = []
+    for config in (
+        {"model_type": model_type},
+        {"model_type": "xft", "base_config": {"model_type": model_type}},
+    ):
+        folder = tmp_path / config["model_type"]
+        folder.mkdir()
+        shutil.copy(tiny_llama / "tokenizer.json", folder)
+        settings = json.loads((tiny_llama / "tokenizer_config.json").read_text())
+        settings["tokenizer_class"] = "GPT2Tokenizer"
+        (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+        (folder / "config.json").write_text(json.dumps(config))
+        found.append(load_tokenizer(folder))
+    base, upcycled = found
+    assert type(base) is type(upcycled)
+    assert base.backend_tokenizer.to_str() == upcycled.backend_tokenizer.to_str()
+
+
+def test_tokens_of_another_tokenizer_are_refused(upcycled, tiny_llama, rows, tmp_path):
+    other = shutil.copytree(tiny_llama, tmp_path / "other")
+    (other / "tokenizer_config.json").write_text(
+        (other / "tokenizer_config.json").read_text().replace("</s>", "<pad>")
+    )
+    made = make(other, rows, tmp_path / "tokens")
+    with pytest.raises(UserError) as caught:
+        run(moe_sft, moe=upcycled, data=made, out=tmp_path / "out")
+    assert str(caught.value) == (
+        f"{made} was made with another tokenizer than that of {upcycled}: tokenizer_config.json "
+        f"differs. Make it again: python -m workflow_scripts.tokens --model {upcycled}"
+    )
+    assert not (tmp_path / "out").exists()
+
+
+def test_options_that_tokens_have_are_not_asked_for_again(upcycled, tiny_llama, rows, tmp_path):
+    made = make(tiny_llama, rows, tmp_path / "tokens")
+    words = ["--moe", str(upcycled), "--data", str(made), "--out", str(tmp_path / "out")]
+    with pytest.raises(UserError, match="holds tokens, which have their own template, max_length"):
+        moe_sft.main([*words, "--max-length", "1024", "--template", "chat"])
+
+
+@pytest.mark.parametrize(
+    ("folder", "message"),
+    [("tokenless", "is a folder without a manifest"), ("moe", "is of kind moe, not tokens")],
+)
+def test_a_folder_of_something_else_is_refused(upcycled, tmp_path, folder, message):
+    (tmp_path / "tokenless").mkdir()
+    data = {"tokenless": tmp_path / "tokenless", "moe": upcycled}[folder]
+    with pytest.raises(UserError, match=message):
+        run(moe_sft, moe=upcycled, data=data, out=tmp_path / "out")
+
+
+def test_damaged_tokens_are_refused(upcycled, tiny_llama, rows, tmp_path):
+    made = make(tiny_llama, rows, tmp_path / "tokens")
+    file = made / "model.safetensors"
+    file.chmod(0o644)
+    file.write_bytes(file.read_bytes()[:-1] + b"x")
+    words = ["--moe", str(upcycled), "--data", str(made), "--out", str(tmp_path / "out")]
+    with pytest.raises(UserError, match="does not fit its manifest"):
+        moe_sft.main([*words, *TRAINING, "--verify", "full"])

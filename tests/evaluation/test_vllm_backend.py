@@ -1,0 +1,194 @@
+"""Generation by vLLM: the same as by transformers, resumed as there, refused where it cannot be.
+
+Where vLLM is not installed, tests/stand_ins/vllm stands in for it.
+"""
+
+import json
+import shutil
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from workflow_scripts import eval as step
+from workflow_scripts.common import optional
+from workflow_scripts.common.errors import UserError
+from workflow_scripts.data.templates import make_template
+from workflow_scripts.data.tokenizers import load_tokenizer
+from workflow_scripts.evaluation import vllm_backend
+from workflow_scripts.evaluation.generation import Completion, Sampling
+from workflow_scripts.evaluation.journal import Journal
+from workflow_scripts.evaluation.problems import load_problems
+from workflow_scripts.evaluation.prompts import task_prompts
+
+STAND_INS = Path(__file__).parents[1] / "stand_ins"
+RESOURCES = Path(__file__).parents[2] / "resources"
+BASE = RESOURCES / "base"
+PROBLEMS = RESOURCES / "problems.jsonl"
+PROMPTS = task_prompts(load_problems(str(PROBLEMS)).first(8), make_template("magicoder", None))
+
+
+@pytest.fixture
+def vllm(monkeypatch):
+    """vLLM, or its stand-in. On a CPU vLLM would take nearly all memory for its cache."""
+    monkeypatch.setenv("VLLM_CPU_KVCACHE_SPACE", "1")
+    for name in vllm_backend.ENVIRONMENT:
+        monkeypatch.setenv(name, vllm_backend.ENVIRONMENT[name])
+    if optional.installed("vllm"):
+        yield
+        return
+    monkeypatch.syspath_prepend(STAND_INS)
+    yield
+    for name in [name for name in sys.modules if name.split(".")[0] == "vllm"]:
+        del sys.modules[name]
+
+
+def evaluate(out, *flags, model=BASE):
+    paths = ["--model", model, "--dataset", PROBLEMS, "--out", out]
+    settings = ["--max-new-tokens", 24, "--limit", 6, "--batch-size", 4, "--sandbox", "none"]
+    step.main([str(word) for word in (*paths, *settings, *flags)])
+
+
+def evaluate_with_vllm(out, *flags, model=BASE):
+    evaluate(out, "--backend", "vllm", *flags, model=model)
+
+
+def content(result: Path) -> tuple[dict, list[dict]]:
+    """A result and its generations, without what says by what they were made."""
+    whole = json.loads(result.read_text())
+    for key in ("backend", "threads", "batch_size"):
+        del whole["settings"][key]
+    whole["versions"] = {k: v for k, v in whole["versions"].items() if "vllm" not in k}
+    lines = result.with_suffix(".generations.jsonl").read_text().splitlines()
+    rows = [json.loads(line) for line in lines]
+    return whole, [{key: row[key] for key in row if key != "origin"} for row in rows]
+
+
+@pytest.mark.parametrize("limit", [24, 8])
+def test_it_writes_what_transformers_writes(vllm, tmp_path, limit):
+    evaluate(tmp_path / "plain.json", "--max-new-tokens", limit, "--batch-size", 1)
+    evaluate_with_vllm(tmp_path / "vllm.json", "--max-new-tokens", limit)
+
+    assert content(tmp_path / "vllm.json") == content(tmp_path / "plain.json")
+    result = json.loads((tmp_path / "vllm.json").read_text())
+    assert result["settings"]["backend"] == "vllm"
+    assert result["settings"]["threads"] is None
+    (package,) = optional.installed("vllm")
+    assert result["versions"].keys() >= {package, "torch", "transformers"}
+    ends = {row["finish"] for row in result["problems"]}
+    assert ("stop" if limit == 24 else "length") in ends
+    assert limit < 24 or result["passed"]["plus"] > 0
+
+
+def test_draws_come_from_the_seeds_alone(vllm):
+    loaded = vllm_backend.load_model(BASE, threads=None)
+    prompts = PROMPTS[:2] * 4
+
+    def written(batch_size: int, first: int) -> list[str]:
+        sampling = Sampling(temperature=2.0, top_p=1.0, seeds=range(first, first + 8))
+        options = {"max_new_tokens": 12, "batch_size": batch_size, "sampling": sampling}
+        return [c.text for c in vllm_backend.generate(*loaded, prompts, **options)]
+
+    drawn = written(4, 0)
+    assert written(1, 0) == drawn
+    assert len(set(drawn)) > 5
+    assert written(4, 100) != drawn
+
+
+def test_top_p_keeps_the_likeliest(vllm):
+    loaded = vllm_backend.load_model(BASE, threads=None)
+    options = {"max_new_tokens": 8, "batch_size": 4}
+    greedy = vllm_backend.generate(*loaded, PROMPTS, **options)
+    sampling = Sampling(temperature=1.0, top_p=1e-6, seeds=range(8))
+    assert vllm_backend.generate(*loaded, PROMPTS, **options, sampling=sampling) == greedy
+
+
+def test_what_was_finished_is_not_written_again(vllm, tmp_path, monkeypatch, capsys):
+    evaluate_with_vllm(tmp_path / "whole.json")
+    written = []
+    add = Journal.add
+
+    def add_or_stop(self, number, completion):
+        if len(written) == 3:
+            raise KeyboardInterrupt
+        written.append(number)
+        add(self, number, completion)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Journal, "add", add_or_stop)
+        with pytest.raises(KeyboardInterrupt):
+            evaluate_with_vllm(tmp_path / "cut.json")
+    again = []
+    monkeypatch.setattr(Journal, "add", lambda s, n, c: again.append(n) or add(s, n, c))
+    evaluate_with_vllm(tmp_path / "cut.json")
+
+    assert "going on: 3 of 6 are written" in capsys.readouterr().err
+    assert sorted(written + again) == list(range(6))
+    assert (tmp_path / "cut.json").read_bytes() == (tmp_path / "whole.json").read_bytes()
+
+
+def test_only_the_model_s_own_end_tokens_end_a_text(vllm, tmp_path):
+    """Those of generation_config.json, and not the tokenizer's or config.json's."""
+    prompt = replace(PROMPTS[0], stops=("\x00never",))
+
+    def written(*ends: int) -> Completion:
+        folder = tmp_path / "_".join(map(str, ends))
+        shutil.copytree(BASE, folder)
+        (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": list(ends)}))
+        loaded = vllm_backend.load_model(folder, threads=None)
+        return vllm_backend.generate(*loaded, [prompt], max_new_tokens=40, batch_size=1)[0]
+
+    own, endless = written(1), written(2)
+    assert (own.finish, endless.finish) == ("eos", "length")
+    assert endless.text.startswith(own.text)
+    third = load_tokenizer(BASE)(own.text, add_special_tokens=False)["input_ids"][2]
+    shorter = written(1, third)
+    assert shorter.finish == "eos"
+    assert own.text.startswith(shorter.text) and 0 < len(shorter.text) < len(own.text)
+
+
+def test_nothing_left_starts_no_engine(vllm):
+    loaded = vllm_backend.load_model(BASE, threads=None)
+    sampling = Sampling(1.0, 0.9, [])
+    options = {"max_new_tokens": 8, "batch_size": 2, "sampling": sampling}
+    assert vllm_backend.generate(*loaded, [], **options) == []
+
+
+def test_a_prompt_that_does_not_fit_the_window_is_named(vllm, tmp_path):
+    with pytest.raises(UserError, match=r"6 prompts .*1024 tokens: Tiny/0 .*max_new_tokens"):
+        evaluate_with_vllm(tmp_path / "r.json", "--max-new-tokens", 1024)
+
+
+def test_a_mixture_is_refused(vllm, tmp_path):
+    folder = shutil.copytree(BASE, tmp_path / "moe")
+    config = {"model_type": "xft", "base_config": json.loads((BASE / "config.json").read_text())}
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match=r"moe is a mixture of experts .* --backend transformers"):
+        evaluate_with_vllm(tmp_path / "r.json", model=folder)
+
+
+@pytest.mark.parametrize("damage", ["cut", "unknown"])
+def test_a_model_that_cannot_be_loaded_is_named(vllm, tmp_path, damage):
+    folder = shutil.copytree(BASE, tmp_path / "broken")
+    if damage == "cut":
+        weights = folder / "model.safetensors"
+        weights.write_bytes(weights.read_bytes()[:-100])
+    else:
+        config = json.loads((BASE / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps(config | {"model_type": "no such type"}))
+    with pytest.raises(UserError, match=f"^{folder}"):
+        evaluate_with_vllm(tmp_path / "r.json", model=folder)
+
+
+@pytest.mark.parametrize("temperature", [0.001, 2.5])
+def test_a_temperature_that_vllm_does_not_take_is_refused_first(tmp_path, temperature):
+    with pytest.raises(UserError, match=f"temperature = {temperature}: .* from 0.01 to 2$"):
+        evaluate_with_vllm(tmp_path / "r.json", "--temperature", temperature)
+
+
+def test_without_vllm_it_is_refused_and_told_where_to_read(tmp_path, monkeypatch):
+    monkeypatch.setitem(optional.PACKAGES, "vllm", ("no-such-package",))
+    message = "^vllm needs the package no-such-package, .* environment of its own.*evaluation.md$"
+    with pytest.raises(UserError, match=message):
+        evaluate_with_vllm(tmp_path / "r.json")

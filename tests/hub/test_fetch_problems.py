@@ -1,0 +1,325 @@
+"""The step `fetch_problems` against a real HTTP server: what it takes, and how it fails."""
+
+import gzip
+import hashlib
+import json
+import os
+import socket
+import threading
+from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+from problem_files import three_problems
+
+from workflow_scripts import fetch_problems
+from workflow_scripts.artifacts.manifest import manifest_path
+from workflow_scripts.common.errors import UserError
+from workflow_scripts.evaluation.problems import load_problems
+from workflow_scripts.hub import named_sets
+from workflow_scripts.hub import problem_sets as fetching
+from workflow_scripts.hub.named_sets import NAMED_SETS
+from workflow_scripts.tools import verify
+
+CONTENT = "".join(json.dumps(row) + "\n" for row in three_problems()).encode()
+OTHER = CONTENT[:-1] + b" \n"
+PACKED = gzip.compress(CONTENT)
+RELEASE = "/humanevalplus_release/releases/download/v0.1.10/HumanEvalPlus.jsonl.gz"
+
+
+class Server(ThreadingHTTPServer):
+    """Answers the n-th request by the n-th of `answers`, and all after them by the last."""
+
+    def __init__(self):
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.answers = [sends(PACKED)]
+        self.paths = []
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}"
+
+
+class Handler(BaseHTTPRequestHandler):
+    def do_GET(self):
+        answers, paths = self.server.answers, self.server.paths
+        paths.append(self.path)
+        answers[min(len(paths), len(answers)) - 1](self)
+
+    def log_message(self, *_):
+        pass
+
+
+def sends(body: bytes, status: int = 200, length: int | None = None):
+    """An answer whose header promises `length` bytes (None: as many as there are)."""
+
+    def answer(handler: Handler) -> None:
+        handler.send_response(status)
+        handler.send_header("Content-Length", str(length or len(body)))
+        handler.end_headers()
+        handler.wfile.write(body)
+
+    return answer
+
+
+def redirects(handler: Handler) -> None:
+    handler.send_response(302)
+    handler.send_header("Location", "/elsewhere")
+    handler.send_header("Content-Length", "0")
+    handler.end_headers()
+
+
+def hangs(handler: Handler) -> None:
+    handler.server.released.wait()
+
+
+@pytest.fixture
+def server(monkeypatch):
+    """A server in GitHub's place."""
+    with Server() as server:
+        server.released = threading.Event()
+        monkeypatch.setattr(named_sets, "RELEASES", server.url)
+        threading.Thread(target=server.serve_forever, args=[0.01], daemon=True).start()
+        yield server
+        server.released.set()
+        server.shutdown()
+
+
+@pytest.fixture(autouse=True)
+def machine(monkeypatch, tmp_path):
+    """A machine without EvalPlus's cache, on which CONTENT is the pinned release."""
+    pinned = hashlib.sha256(CONTENT).hexdigest()
+    monkeypatch.setitem(NAMED_SETS, "humaneval", replace(NAMED_SETS["humaneval"], sha256=pinned))
+    monkeypatch.setattr(fetching, "WAITS", (0, 0))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    for name in ("HUMANEVAL_OVERRIDE_PATH", "MBPP_OVERRIDE_PATH", "HTTP_PROXY", "http_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+
+
+@pytest.fixture
+def out(tmp_path) -> Path:
+    return tmp_path / "results" / "problems" / "humaneval.jsonl"
+
+
+def fetch(out: Path) -> None:
+    fetch_problems.main(["--dataset", "humaneval", "--out", str(out)])
+
+
+def put_into_cache(tmp_path: Path, content: bytes) -> Path:
+    file = tmp_path / "cache" / "evalplus" / "HumanEvalPlus-v0.1.10.jsonl"
+    file.parent.mkdir(parents=True)
+    file.write_bytes(content)
+    return file
+
+
+def refusal(out: Path) -> str:
+    """What the step says, which leaves nothing."""
+    with pytest.raises(UserError) as caught:
+        fetch(out)
+    assert not out.exists()
+    assert not out.parent.exists() or list(out.parent.iterdir()) == []
+    return str(caught.value)
+
+
+# What is taken
+
+
+def test_the_pins_are_the_real_sets(repository):
+    folder = repository.parent / "shared" / "data"
+    if not folder.is_dir():
+        pytest.skip("the folder ../shared/data with the real sets is not there")
+    for chosen in (named_sets.HUMANEVAL, named_sets.MBPP):
+        assert named_sets.unpacked_sha256(folder / f"{chosen.release}.jsonl.gz") == chosen.sha256
+
+
+def test_evalplus_means_the_same_versions_urls_and_cache():
+    from evalplus.data import humaneval, mbpp
+    from evalplus.data.utils import get_dataset_metadata
+
+    versions = {"humaneval": humaneval.HUMANEVAL_PLUS_VERSION, "mbpp": mbpp.MBPP_PLUS_VERSION}
+    for name, chosen in NAMED_SETS.items():
+        url, cached = get_dataset_metadata(chosen.release, versions[name], mini=False)
+        assert (chosen.version, chosen.url) == (versions[name], url)
+        assert chosen.cached.name == Path(cached).name
+
+
+def test_the_release_is_fetched_once_and_unpacked(server, out, capsys):
+    fetch(out)
+    assert out.read_bytes() == CONTENT
+    assert set(out.parent.iterdir()) == {out, manifest_path(out)}
+    assert server.paths == [RELEASE]
+    assert load_problems(str(out)).name == "humaneval"
+    assert capsys.readouterr().err == f"HumanEval+ v0.1.10 from {server.url}{RELEASE}\n"
+
+
+def test_redirections_are_followed(server, out):
+    server.answers = [redirects, sends(PACKED)]
+    fetch(out)
+    assert out.read_bytes() == CONTENT
+    assert server.paths == [RELEASE, "/elsewhere"]
+
+
+def test_a_proxy_is_asked(server, out, monkeypatch):
+    monkeypatch.setattr(named_sets, "RELEASES", "http://releases.invalid")
+    monkeypatch.setenv("HTTP_PROXY", server.url)
+    fetch(out)
+    assert out.read_bytes() == CONTENT
+    assert server.paths == ["http://releases.invalid" + RELEASE]
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("content", [CONTENT, OTHER])
+def test_the_variables_file_is_taken_as_it_is(
+    server, out, tmp_path, monkeypatch, capsys, content, packed
+):
+    file = tmp_path / ("mine.jsonl.gz" if packed else "mine.jsonl")
+    file.write_bytes(gzip.compress(content) if packed else content)
+    monkeypatch.setenv("HUMANEVAL_OVERRIDE_PATH", str(file))
+    put_into_cache(tmp_path, CONTENT)
+    fetch(out)
+    assert out.read_bytes() == content
+    assert server.paths == []
+    (line,) = capsys.readouterr().err.splitlines()
+    assert ("by HUMANEVAL_OVERRIDE_PATH, is not HumanEval+ v0.1.10" in line) == (content == OTHER)
+    assert str(file) in line
+
+
+def test_the_cache_of_evalplus_is_taken_if_it_is_the_release(server, out, tmp_path, capsys):
+    file = put_into_cache(tmp_path, CONTENT)
+    fetch(out)
+    assert out.read_bytes() == CONTENT
+    assert server.paths == []
+    assert str(file) in capsys.readouterr().err
+
+
+def test_another_cache_is_named_and_left_alone(server, out, tmp_path, capsys):
+    file = put_into_cache(tmp_path, CONTENT[:100])
+    fetch(out)
+    assert out.read_bytes() == CONTENT
+    assert file.read_bytes() == CONTENT[:100]
+    assert f"{file} is not HumanEval+ v0.1.10, and is not taken" in capsys.readouterr().err
+
+
+def test_an_earlier_file_is_replaced(server, out):
+    out.parent.mkdir(parents=True)
+    out.write_text("older")
+    fetch(out)
+    assert out.read_bytes() == CONTENT
+
+
+def test_the_manifest_tells_what_it_is(server, out, tmp_path, monkeypatch, capsys):
+    fetch(out)
+    verify.main([str(out.parent.parent), "--full"])
+    assert "release HumanEval+ v0.1.10" in capsys.readouterr().out
+    first = manifest_path(out).read_bytes()
+
+    monkeypatch.setenv("HUMANEVAL_OVERRIDE_PATH", str(put_into_cache(tmp_path, CONTENT)))
+    fetch(out)
+    assert manifest_path(out).read_bytes() == first  # wherever it comes from
+
+    Path(os.environ["HUMANEVAL_OVERRIDE_PATH"]).write_bytes(OTHER)
+    fetch(out)
+    assert "HumanEval+" not in manifest_path(out).read_text()
+    out.write_bytes(CONTENT)
+    with pytest.raises(UserError, match=r"humaneval\.jsonl has \d+ bytes"):
+        verify.main([str(out)])
+
+
+# What goes wrong
+
+
+def broken_off(handler: Handler) -> None:
+    sends(PACKED[:50], length=len(PACKED))(handler)
+
+
+@pytest.mark.parametrize("fault", [broken_off, sends(b"", 503), sends(b"", 429)])
+def test_what_may_pass_is_tried_again(server, out, fault, capsys):
+    server.answers = [fault, fault, sends(PACKED)]
+    fetch(out)
+    assert out.read_bytes() == CONTENT
+    assert len(server.paths) == 3
+    assert capsys.readouterr().err.count("Trying again") == 2
+
+
+@pytest.mark.parametrize(
+    ("answer", "fault", "tries"),
+    [
+        (broken_off, "IncompleteRead(50 bytes read, ", 3),
+        (sends(PACKED[:50]), "what came is not that release", 1),
+        (sends(gzip.compress(OTHER)), "what came is not that release", 1),
+        (sends(CONTENT), "what came is not that release", 1),
+        (sends(b"<html>Log in</html>"), "what came is not that release", 1),
+        (sends(b""), "what came is not that release", 1),
+        (sends(b"gone", 404), "the server says 404 Not Found", 1),
+        (sends(b"", 503), "the server says 503 Service Unavailable", 3),
+    ],
+    ids=["broken off", "truncated", "other", "unpacked", "page", "empty", "404", "503"],
+)
+def test_a_fault_is_named_with_what_to_do(server, out, tmp_path, answer, fault, tries):
+    server.answers = [answer]
+    message = refusal(out)
+    start = f"HumanEval+ v0.1.10 could not be fetched from {server.url}{RELEASE}: {fault}"
+    assert message.startswith(start)
+    assert "set HUMANEVAL_OVERRIDE_PATH to its path here" in message
+    assert str(tmp_path / "cache" / "evalplus" / "HumanEvalPlus-v0.1.10.jsonl") in message
+    assert len(server.paths) == tries
+
+
+def test_what_is_far_too_long_is_not_read_to_its_end(server, out, monkeypatch):
+    monkeypatch.setattr(fetching, "MAX_BYTES", len(PACKED) - 1)
+    assert "what came is not that release" in refusal(out)
+    monkeypatch.setattr(fetching, "MAX_BYTES", len(CONTENT) - 1)  # packed it would do
+    assert "what came is not that release" in refusal(out)
+
+
+def test_a_server_that_says_nothing(server, out, monkeypatch):
+    monkeypatch.setattr(fetching, "TIMEOUT", 0.1)
+    server.answers = [hangs]
+    assert ": no answer within 0.1 s. Fetch that file" in refusal(out)
+
+
+def test_a_refused_connection(out, monkeypatch):
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))  # and does not listen
+        url = f"http://127.0.0.1:{unused.getsockname()[1]}"
+        monkeypatch.setattr(named_sets, "RELEASES", url)
+        assert ": Connection refused. Fetch that file" in refusal(out)
+        monkeypatch.setenv("HTTP_PROXY", url)
+        monkeypatch.setattr(named_sets, "RELEASES", "http://releases.invalid")
+        assert ": the proxy: Connection refused. Fetch that file" in refusal(out)
+
+
+def test_a_name_that_cannot_be_resolved(out, monkeypatch):
+    monkeypatch.setattr(named_sets, "RELEASES", "http://releases.invalid")
+    assert "http://releases.invalid/humanevalplus_release" in refusal(out)
+
+
+def test_a_full_disk(server, mount):
+    disk = mount("size=4k")
+    (disk / "filler").write_bytes(b"x" * 4096)
+    with pytest.raises(UserError, match=r"cannot be written: No space left on device"):
+        fetch(disk / "humaneval.jsonl")
+    assert [path.name for path in disk.iterdir()] == ["filler"]
+
+
+def test_a_variable_that_names_no_file_or_no_archive(server, out, tmp_path, monkeypatch):
+    file = tmp_path / "mine.jsonl.gz"
+    monkeypatch.setenv("HUMANEVAL_OVERRIDE_PATH", str(file))
+    assert refusal(out) == f"HUMANEVAL_OVERRIDE_PATH names {file}, which is not a file"
+    file.write_bytes(PACKED[:-9])
+    assert refusal(out).startswith(f"{file} cannot be read: ")
+    assert server.paths == []
+
+
+def test_only_a_file_that_can_be_read_back_is_written(server, tmp_path):
+    assert "ends in .jsonl" in refusal(tmp_path / "results" / "humaneval.jsonl.gz")
+
+
+def test_a_user_sees_one_line_and_no_stack_trace(call_step, tmp_path, monkeypatch):
+    monkeypatch.setenv("HUMANEVAL_OVERRIDE_PATH", str(tmp_path / "gone.jsonl"))
+    done = call_step("fetch_problems", "--dataset", "humaneval", "--out", tmp_path / "x.jsonl")
+    assert done.returncode == 1
+    assert len(done.stderr.splitlines()) == 1
+    assert done.stderr.startswith("fetch_problems: error: HUMANEVAL_OVERRIDE_PATH names ")

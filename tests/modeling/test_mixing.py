@@ -1,0 +1,284 @@
+"""Mixing and merging: the dense model is the mixing model, at any alpha, lambda and granularity."""
+
+import json
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
+
+import workflow_scripts.modeling  # noqa: F401
+from workflow_scripts import dense, ffn, moe, weighted_init
+from workflow_scripts.common.errors import UserError
+from workflow_scripts.configuration import learns
+from workflow_scripts.conversions import mixing_artifact
+from workflow_scripts.conversions.merge import (
+    ALPHA,
+    LAMBDA_LOGIT,
+    merge,
+    mixing_coefficients,
+)
+from workflow_scripts.modeling.mixing import Mixing, MixingLogits
+
+LAMBDA = 0.6
+GRANULARITIES = {"layer": (2, 1, 7), "projection": (2, 3, 7), "model": (1, 1, 7)}
+
+
+@pytest.fixture(scope="module")
+def folders(tiny_llama, tmp_path_factory):
+    """A mixture whose experts differ, and the FFN weights extracted from it."""
+    root = tmp_path_factory.mktemp("mixing")
+    moe.main(["--base", str(tiny_llama), "--out", str(root / "upcycled")])
+    model = AutoModelForCausalLM.from_pretrained(root / "upcycled")
+    torch.manual_seed(1)
+    for block in model.moe_blocks:
+        for weight in (block.experts.gate_up_proj, block.experts.down_proj):
+            weight.data += 0.1 * torch.randn_like(weight)
+    model.save_pretrained(root / "moe_sft")
+    for file in ("tokenizer.json", "tokenizer_config.json", "generation_config.json"):
+        (root / "moe_sft" / file).write_bytes((root / "upcycled" / file).read_bytes())
+    ffn.main(["--moe", str(root / "moe_sft"), "--out", str(root / "ffn")])
+    return root
+
+
+def initial(folders, out, granularity="layer", lam=LAMBDA, flags=()):
+    arguments = ["--moe", folders / "moe_sft", "--ffn", folders / "ffn", "--lam", lam]
+    arguments += ["--granularity", granularity, *flags, "--out", out]
+    weighted_init.main([str(argument) for argument in arguments])
+    return out
+
+
+def mixing_model(sources, alpha, lambda_logit=None, lam=LAMBDA):
+    logits = MixingLogits(alpha, lambda_logit, lam)
+    return Mixing(sources.moe.checkpoint, sources.ffn.checkpoint, logits)
+
+
+def merged(folders, weighted, out):
+    arguments = ["--moe", folders / "moe_sft", "--ffn", folders / "ffn", "--weighted", weighted]
+    dense.main([str(argument) for argument in [*arguments, "--out", out]])
+    return out
+
+
+@pytest.fixture(params=GRANULARITIES)
+def trained(request, folders, tmp_path):
+    """Coefficients that are not uniform, as training would leave them, with their sources."""
+    sources = mixing_artifact.open_sources(folders / "moe_sft", folders / "ffn")
+    start = mixing_artifact.open_mixing(initial(folders, tmp_path / "init", request.param), sources)
+    assert tuple(start.alpha.shape) == GRANULARITIES[request.param]
+    assert not start.alpha.any()
+    alpha = torch.randn(start.alpha.shape, generator=torch.Generator().manual_seed(2))
+    mixing_artifact.write(
+        tmp_path / "trained", "weighted_trained", {ALPHA: alpha}, start.config, sources
+    )
+    return tmp_path / "trained", sources, alpha
+
+
+def test_dense_logits_are_the_mixing_models(trained, folders, tmp_path):
+    weighted, sources, alpha = trained
+    mixing = mixing_model(sources, alpha)
+    model = AutoModelForCausalLM.from_pretrained(merged(folders, weighted, tmp_path / "dense"))
+    ids = torch.randint(3, 290, (2, 20))
+    mask = torch.ones_like(ids)
+    mask[0, :5] = 0
+    with torch.no_grad():
+        for options in ({}, {"attention_mask": mask}):
+            difference = model(ids, **options).logits - mixing.model(ids, **options).logits
+            assert difference.abs().max() <= 1e-5
+
+
+def test_dense_loads_without_this_package_and_is_the_bases_kin(
+    folders, tiny_llama, tmp_path, run_python
+):
+    out = merged(folders, initial(folders, tmp_path / "init"), tmp_path / "dense")
+    code = (
+        "import sys, json; from transformers import AutoModelForCausalLM, AutoTokenizer\n"
+        f"model = AutoModelForCausalLM.from_pretrained({str(out)!r})\n"
+        f"tokenizer = AutoTokenizer.from_pretrained({str(out)!r})\n"
+        "assert not any(name.startswith('workflow_scripts') for name in sys.modules)\n"
+        "print(type(model).__name__, tokenizer('def f():').input_ids[:2])"
+    )
+    assert run_python(code).startswith("LlamaForCausalLM [")
+    config = json.loads((out / "config.json").read_text())
+    assert config == json.loads((tiny_llama / "config.json").read_text())
+    assert load_file(out / "model.safetensors").keys() == (
+        load_file(tiny_llama / "model.safetensors").keys()
+    )
+    for file in ("tokenizer.json", "generation_config.json"):
+        assert (out / file).read_bytes() == (tiny_llama / file).read_bytes()
+    assert "lambda, the shared expert's weight: 0.6" in (out / "README.md").read_text()
+
+
+def test_lambda_1_is_the_shared_expert_bit_for_bit(folders, tiny_llama, tmp_path):
+    weighted = initial(folders, tmp_path / "init", lam=1)
+    out = load_file(merged(folders, weighted, tmp_path / "dense") / "model.safetensors")
+    for name, weight in load_file(tiny_llama / "model.safetensors").items():
+        assert torch.equal(out[name], weight)
+
+
+@pytest.mark.parametrize("lam", [0, 0.5, 1])
+def test_step_6_learns_where_a_gradient_reaches_the_logits(folders, lam):
+    sources = mixing_artifact.open_sources(folders / "moe_sft", folders / "ffn")
+    mixing = mixing_model(sources, torch.zeros(GRANULARITIES["layer"]), lam=lam)
+    ids = torch.randint(3, 290, (2, 20))
+    mixing.model.train()
+    mixing.model(input_ids=ids, labels=ids).loss.backward()
+    mixing.take_gradients()
+    assert any(bool(p.grad.any()) for p in mixing.logits.alpha) is learns(lam)
+
+
+def plain_gradients(sources, alpha, lambda_logit, batches):
+    """Loss and gradients of the logits by autograd through a merge in every forward pass."""
+    dense_model = mixing_model(sources, alpha).model.requires_grad_(False)
+    state = load_file(sources.ffn.path / "model.safetensors")
+    alpha = alpha.clone().requires_grad_()
+    lambda_logit = None if lambda_logit is None else lambda_logit.clone().requires_grad_()
+    total = 0
+    for batch in batches:
+        weights = {}
+        for layer in range(2):
+            prefix = f"model.layers.{layer}.mlp"
+            gate, up = state[f"{prefix}.experts.gate_up_proj"].chunk(2, dim=1)
+            experts = {"gate_proj": gate, "up_proj": up}
+            experts["down_proj"] = state[f"{prefix}.experts.down_proj"]
+            for number, (name, routed) in enumerate(experts.items()):
+                row = layer if alpha.shape[0] > 1 else 0
+                column = number if alpha.shape[1] > 1 else 0
+                lam = LAMBDA if lambda_logit is None else lambda_logit[row, column].sigmoid()
+                shared = state[f"{prefix}.shared_expert.{name}.weight"]
+                mixed = torch.einsum("i,ioh->oh", alpha[row, column].softmax(0), routed)
+                weights[f"{prefix}.{name}.weight"] = lam * shared + (1 - lam) * mixed
+        loss = torch.func.functional_call(dense_model, weights, (), batch).loss
+        (loss / len(batches)).backward()
+        total += loss.item() / len(batches)
+    return total, alpha.grad, None if lambda_logit is None else lambda_logit.grad
+
+
+@pytest.mark.parametrize("learn_lambda", [False, True])
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_gradients_are_those_of_the_plain_form(trained, learn_lambda, checkpointing):
+    _, sources, alpha = trained
+    lambda_logit = torch.full(alpha.shape[:2], LAMBDA).logit() if learn_lambda else None
+    generator = torch.Generator().manual_seed(5)
+    batches = []
+    for length in (9, 21, 14):
+        ids = torch.randint(3, 290, (2, length), generator=generator)
+        batches.append({"input_ids": ids, "labels": ids})
+    loss, alpha_grad, lambda_grad = plain_gradients(sources, alpha, lambda_logit, batches)
+
+    mixing = mixing_model(sources, alpha, lambda_logit)
+    mixing.model.train()
+    if checkpointing:
+        mixing.model.activation_checkpointing_enable()
+    ours = 0
+    for batch in batches:
+        output = mixing.model(**batch)
+        (output.loss / len(batches)).backward()
+        ours += output.loss.item() / len(batches)
+    mixing.take_gradients()
+    assert ours == pytest.approx(loss, rel=1e-6)
+    gradient = torch.stack([parameter.grad for parameter in mixing.logits.alpha])
+    assert_relative(gradient.view_as(alpha), alpha_grad)
+    if learn_lambda:
+        gradient = torch.stack([parameter.grad for parameter in mixing.logits.lambda_logit])
+        assert_relative(gradient.view_as(lambda_grad), lambda_grad)
+
+
+def assert_relative(ours, expected):
+    assert (ours - expected).abs().max() <= 1e-6 * expected.abs().max()
+
+
+def test_only_the_logits_learn(trained):
+    _, sources, alpha = trained
+    mixing = mixing_model(sources, alpha)
+    assert not any(parameter.requires_grad for parameter in mixing.model.parameters())
+    assert torch.equal(mixing.logits.tensors()[ALPHA], alpha)
+
+
+def test_an_optimiser_step_moves_the_logits_and_merges_anew(trained):
+    _, sources, alpha = trained
+    mixing = mixing_model(sources, alpha)
+    optimizer = mixing.build_optimizer(torch.optim.SGD, {"lr": 1000.0}, max_norm=1e-4)
+    ids = torch.randint(3, 290, (2, 20))
+    before = mixing.model(ids, labels=ids).loss
+    before.backward()
+    optimizer.step()
+    moved = mixing.logits.tensors()[ALPHA]
+    assert mixing.gradient_norm > 1e-3
+    assert (moved - alpha).norm() == pytest.approx(0.1, rel=0.01)
+    again = mixing_model(sources, moved)
+    with torch.no_grad():
+        after = mixing.model(ids, labels=ids)
+        assert torch.equal(after.logits, again.model(ids).logits)
+    assert after.loss < before
+    shares = moved.softmax(-1)
+    metrics = mixing.metrics()
+    assert metrics["shares"] == shares.tolist()
+    assert metrics["distance_from_uniform"] == (shares - 1 / 7).abs().max().item()
+    distances = torch.tensor(metrics["distances_from_uniform"])
+    assert torch.equal(distances, (shares - 1 / 7).abs().amax(-1))
+    norms = torch.tensor(metrics["grad_norms"])
+    assert norms.shape == moved.shape[:2]
+    assert norms.norm().item() == pytest.approx(mixing.gradient_norm)
+    # Plain descent: each set moved along its gradient, by the clipped norm times the rate.
+    expected = norms * (0.1 / norms.norm())
+    torch.testing.assert_close((moved - alpha).norm(dim=-1), expected, rtol=0.01, atol=0)
+
+
+def test_a_learned_lambda_starts_where_it_was_set_and_reaches_the_dense_model(folders, tmp_path):
+    start = initial(folders, tmp_path / "init", lam=LAMBDA, flags=["--learn-lambda"])
+    sources = mixing_artifact.open_sources(folders / "moe_sft", folders / "ffn")
+    opened = mixing_artifact.open_mixing(start, sources)
+    torch.testing.assert_close(opened.coefficients[..., 0], torch.full((2, 1), LAMBDA))
+    learned = {ALPHA: opened.alpha, LAMBDA_LOGIT: torch.tensor([[-1.0], [2.0]])}
+    mixing_artifact.write(tmp_path / "trained", "weighted_trained", learned, opened.config, sources)
+    out = merged(folders, tmp_path / "trained", tmp_path / "dense")
+    state = load_file(folders / "ffn" / "model.safetensors")
+    prefix = "model.layers.1.mlp"
+    lam = torch.tensor(2.0).sigmoid()
+    expected = lam * state[f"{prefix}.shared_expert.down_proj.weight"]
+    expected += (1 - lam) * state[f"{prefix}.experts.down_proj"].mean(0)
+    ours = load_file(out / "model.safetensors")[f"{prefix}.down_proj.weight"]
+    torch.testing.assert_close(ours, expected, atol=1e-6, rtol=1e-6)
+    card = (out / "README.md").read_text()
+    assert "0.6 at the start, then learned" in card
+    assert "| layer 1 | 0.8808 | 0.1429 |" in card
+
+
+@pytest.mark.parametrize("lam", [0, 1])
+def test_a_lambda_without_a_logit_cannot_be_learned(folders, tmp_path, lam):
+    with pytest.raises(UserError, match=f"--lam = {lam}: with learn_lambda it must be between"):
+        initial(folders, tmp_path / "init", lam=lam, flags=["--learn-lambda"])
+
+
+@settings(max_examples=30, deadline=None)
+@given(lam=st.floats(0, 1), seed=st.integers(0, 2**31), count=st.integers(1, 8))
+def test_merge_is_the_formula(lam, seed, count):
+    generator = torch.Generator().manual_seed(seed)
+    shared = torch.randn(3, 4, generator=generator, dtype=torch.float64)
+    experts = torch.randn(count, 3, 4, generator=generator, dtype=torch.float64)
+    alpha = torch.randn(count, generator=generator)
+    exact = lam * shared + (1 - lam) * torch.einsum("i,ioh->oh", alpha.double().softmax(0), experts)
+    ours = merge([shared, *experts], mixing_coefficients(alpha, None, lam))
+    torch.testing.assert_close(ours.double(), exact, atol=1e-5, rtol=1e-5)
+    order = torch.randperm(count, generator=generator)
+    permuted = merge([shared, *experts[order]], mixing_coefficients(alpha[order], None, lam))
+    torch.testing.assert_close(permuted, ours, atol=1e-6, rtol=1e-5)
+
+
+def test_equal_experts_at_equal_shares_are_that_expert():
+    expert = torch.randn(5, 6)
+    ours = merge([expert] * 8, mixing_coefficients(torch.zeros(7), None, 0.75))
+    torch.testing.assert_close(ours, expert, atol=1e-6, rtol=1e-6)
+
+
+def test_bf16_is_merged_in_fp32_and_rounded_once():
+    generator = torch.Generator().manual_seed(0)
+    shared = torch.randn(40, 40, generator=generator).bfloat16()
+    experts = torch.randn(7, 40, 40, generator=generator).bfloat16()
+    exact = 0.75 * shared.double() + 0.25 * experts.double().mean(0)
+    ours = merge([shared, *experts], mixing_coefficients(torch.zeros(7), None, 0.75))
+    assert ours.dtype == torch.float32
+    half_ulp = torch.exp2(exact.abs().log2().floor() - 8)
+    assert ((ours.bfloat16().double() - exact).abs() <= 1.0001 * half_ulp).all()

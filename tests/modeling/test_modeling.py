@@ -1,0 +1,359 @@
+"""Upcycled models: properties of the mixture, its switches, and how it loads and generates."""
+
+import copy
+import json
+import math
+import shlex
+import shutil
+from types import SimpleNamespace
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
+from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig
+from transformers.models.llama.modeling_llama import LlamaMLP
+from transformers.models.starcoder2.modeling_starcoder2 import Starcoder2MLP
+
+import workflow_scripts.modeling  # noqa: F401
+from workflow_scripts import cli, dense, ffn, moe, weighted_init
+from workflow_scripts.common.errors import UserError
+from workflow_scripts.modeling.loading import load_whole
+from workflow_scripts.modeling.mlp import read_mlp
+from workflow_scripts.modeling.router import NOISE_EPSILON, Router, smooth_load, squared_variation
+
+
+@pytest.fixture(scope="module")
+def tiny_moe(tiny_llama, tmp_path_factory):
+    out = tmp_path_factory.mktemp("moe") / "moe"
+    moe.main(["--base", str(tiny_llama), "--out", str(out)])
+    return out
+
+
+@pytest.fixture
+def upcycled(tiny_moe):
+    return AutoModelForCausalLM.from_pretrained(tiny_moe)
+
+
+@pytest.fixture(scope="module")
+def trained(tiny_moe):
+    """A mixture whose experts differ. Read only."""
+    model = AutoModelForCausalLM.from_pretrained(tiny_moe).eval()
+    generator = torch.Generator().manual_seed(7)
+    for block in model.moe_blocks:
+        for weight in block.experts.parameters():
+            weight.data += 0.1 * torch.randn(weight.shape, generator=generator)
+    return model
+
+
+def tokens(batch=2, length=24):
+    return torch.randint(3, 97, (batch, length), generator=torch.Generator().manual_seed(1))
+
+
+def test_base_config_is_kept_unchanged(tiny_llama, tiny_moe):
+    ours = json.loads((tiny_moe / "config.json").read_text())["base_config"]
+    assert ours == json.loads((tiny_llama / "config.json").read_text())
+
+
+def test_every_parameter_gets_a_gradient_even_of_experts_without_tokens(upcycled):
+    few = tokens(batch=1, length=2)
+    upcycled.train()(few, labels=few).loss.backward()
+    without = [name for name, p in upcycled.named_parameters() if p.grad is None]
+    assert without == []
+    idle = [
+        (gradient == 0).all()
+        for block in upcycled.moe_blocks
+        for gradient in block.experts.down_proj.grad
+    ]
+    assert any(idle)
+
+
+def router_config(**changes):
+    settings = {
+        "num_experts": 8,
+        "num_experts_per_tok": 6,
+        "shared_expert": True,
+        "normalize_routing": True,
+        "router": "mlp",
+        "router_noise": True,
+    }
+    return type("Config", (), settings | changes)
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    experts=st.integers(2, 9),
+    chosen=st.integers(2, 9),
+    scale=st.floats(0.01, 50),
+    seed=st.integers(0, 2**31),
+)
+def test_routing_weights_sum_to_one_and_experts_are_distinct(experts, chosen, scale, seed):
+    chosen = min(chosen, experts)
+    router = Router(router_config(num_experts=experts, num_experts_per_tok=chosen), 4)
+    logits = torch.randn(11, experts - 1, generator=torch.Generator().manual_seed(seed)) * scale
+    routing = router.route(logits)
+    torch.testing.assert_close(routing.weights.sum(1) + routing.shared_weight, torch.ones(11))
+    assert all(len(set(row)) == chosen - 1 for row in routing.indices.tolist())
+    assert routing.load.sum() == 11 * (chosen - 1)
+
+
+def test_without_normalisation_the_weights_are_the_probabilities():
+    router = Router(router_config(normalize_routing=False), 4)
+    logits = torch.randn(5, 7)
+    routing = router.route(logits)
+    probabilities = logits.softmax(1)
+    torch.testing.assert_close(routing.weights, probabilities.gather(1, routing.indices))
+    torch.testing.assert_close(routing.shared_weight, 1 - probabilities.max(1).values)
+
+
+def test_vanilla_upcycling_has_no_shared_expert():
+    router = Router(router_config(shared_expert=False), 4)
+    logits = torch.randn(5, 8)
+    routing = router.route(logits)
+    assert routing.shared_weight is None
+    expected = logits.gather(1, routing.indices).softmax(1)
+    torch.testing.assert_close(routing.weights, expected)
+
+
+def test_load_is_the_probability_of_being_chosen_under_fresh_noise():
+    """Shazeer et al. 2017: redraw one expert's noise many times, count how often it is chosen."""
+    generator = torch.Generator().manual_seed(0)
+    clean = torch.randn(3, 5, generator=generator)
+    scale = torch.rand(3, 5, generator=generator) + NOISE_EPSILON
+    noisy = clean + scale * torch.randn(3, 5, generator=generator)
+    draws, top_k = 20000, 2
+    counted = torch.zeros(5)
+    for expert in range(5):
+        redrawn = noisy.expand(draws, 3, 5).clone()
+        fresh = torch.randn(draws, 3, generator=generator)
+        redrawn[:, :, expert] = clean[:, expert] + scale[:, expert] * fresh
+        chosen = (redrawn.topk(top_k, dim=-1).indices == expert).any(-1)
+        counted[expert] = chosen.float().mean(0).sum()
+    ours = smooth_load(clean, noisy, scale, top_k)
+    torch.testing.assert_close(ours, counted, atol=0.03, rtol=0)
+
+
+def test_routing_statistics_by_hand():
+    probabilities = torch.tensor([[0.5, 0.3, 0.2], [0.6, 0.1, 0.3]])
+    config = SimpleNamespace(
+        num_experts=4,
+        num_experts_per_tok=3,
+        shared_expert=True,
+        normalize_routing=True,
+        router="linear",
+        router_noise=True,
+    )
+    router = Router(config, 5)
+    statistics = router.eval().route(probabilities.log()).statistics()
+    assert statistics.keys() == {"load", "importance", "entropy"}
+    assert statistics["load"].tolist() == [0.5, 0.25, 0.25]
+    torch.testing.assert_close(statistics["importance"], torch.tensor([1.1, 0.3, 0.3]) / 1.7)
+    entropies = [-sum(p * math.log(p) for p in row) for row in probabilities.tolist()]
+    assert statistics["entropy"].item() == pytest.approx(sum(entropies) / 2)
+    torch.nn.init.zeros_(router.noise.weight)
+    noisy = router.train()(torch.randn(2, 5)).statistics()
+    assert noisy["noise_scale"].item() == pytest.approx(math.log(2) + NOISE_EPSILON)
+    routing = router.route(torch.tensor([[3.0, 2.0, 1.0], [1.0, 2.0, 3.0]]))
+    routing.noise_scale = torch.tensor(1.0)
+    routing.clean_logits = torch.tensor([[2.0, 3.0, 1.0], [3.0, 2.0, 1.0]])
+    assert routing.statistics()["noise_changed"].item() == pytest.approx(1 / 4)
+
+
+def test_balance_loss_by_hand():
+    values = torch.tensor([1.0, 2.0, 3.0, 6.0])
+    mean = 3.0
+    variance = (4 + 1 + 0 + 9) / 3
+    assert math.isclose(squared_variation(values), variance / mean**2, rel_tol=1e-6)
+    assert squared_variation(torch.tensor([5.0])) == 0
+
+
+@pytest.mark.parametrize("implementation", ["eager", "batched_mm", "grouped_mm"])
+def test_experts_implementations_agree_with_a_plain_loop(tiny_moe, implementation):
+    model = AutoModelForCausalLM.from_pretrained(tiny_moe, experts_implementation=implementation)
+    experts = model.moe_blocks[0].experts
+    torch.manual_seed(0)
+    torch.nn.init.normal_(experts.gate_up_proj, std=0.2)
+    torch.nn.init.normal_(experts.down_proj, std=0.2)
+    x = torch.randn(9, 32)
+    index = torch.rand(9, 7).argsort(1)[:, :5]
+    weights = torch.rand(9, 5)
+    expected = torch.zeros_like(x)
+    for token in range(9):
+        for slot in range(5):
+            gate_up = experts.gate_up_proj[index[token, slot]] @ x[token]
+            gate, up = gate_up.chunk(2)
+            out = experts.down_proj[index[token, slot]] @ (torch.nn.functional.silu(gate) * up)
+            expected[token] += weights[token, slot] * out
+    torch.testing.assert_close(experts(x, index, weights), expected, atol=1e-5, rtol=1e-4)
+
+
+def test_bf16_step_0_is_as_near_to_fp32_as_the_dense_model(tiny_llama, tiny_moe):
+    def logits(folder, dtype):
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
+        with torch.no_grad():
+            return model(tokens()).logits.float()
+
+    exact = logits(tiny_llama, torch.float32)
+    rounding = (logits(tiny_llama, torch.bfloat16) - exact).abs()
+    ours = (logits(tiny_moe, torch.bfloat16) - exact).abs()
+    assert ours.max() <= 1.5 * rounding.max()
+    assert ours.mean() <= 1.5 * rounding.mean()
+
+
+@settings(max_examples=20, deadline=None)
+@given(seed=st.integers(0, 2**31), scale=st.floats(0.001, 100))
+def test_step_0_holds_for_any_router(tiny_llama, tiny_moe, seed, scale):
+    generator = torch.Generator().manual_seed(seed)
+    model = AutoModelForCausalLM.from_pretrained(tiny_moe)
+    for block in model.moe_blocks:
+        for weight in block.router.parameters():
+            weight.data = scale * torch.randn(weight.shape, generator=generator)
+    dense = AutoModelForCausalLM.from_pretrained(tiny_llama)
+    with torch.no_grad():
+        for mode in (True, False):
+            model.train(mode)
+            assert (model(tokens()).logits - dense(tokens()).logits).abs().max() <= 1e-5
+
+
+@settings(max_examples=20, deadline=None)
+@given(order=st.permutations(range(7)))
+def test_the_order_of_the_routed_experts_changes_nothing(trained, order):
+    permuted = copy.deepcopy(trained)
+    for block in permuted.moe_blocks:
+        for weight in (*block.experts.parameters(), block.router.output.weight):
+            weight.data = weight.data[order]
+    with torch.no_grad():
+        ours, expected = (model(tokens(), labels=tokens()) for model in (permuted, trained))
+    torch.testing.assert_close(ours.logits, expected.logits, atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(ours.aux_loss, expected.aux_loss)
+
+
+SWITCHES = {
+    "linear router": {"router": "linear"},
+    "no noise": {"router_noise": False},
+    "no normalisation": {"normalize_routing": False},
+    "vanilla upcycling": {"shared_expert": False},
+    "no balance loss": {"balance_loss_coef": 0.0},
+    "few experts": {"num_experts": 2, "num_experts_per_tok": 2},
+    "shared expert alone beside one": {"num_experts": 4, "num_experts_per_tok": 2},
+    "one layer": {"upcycled_layers": [1]},
+}
+
+
+@pytest.fixture(scope="module", params=SWITCHES)
+def switched(request, tiny_llama, tmp_path_factory):
+    changes = SWITCHES[request.param]
+    out = tmp_path_factory.mktemp("switched") / "moe"
+    moe.main(["--base", str(tiny_llama), "--out", str(out), *shlex.split(cli.to_flags(changes))])
+    return changes, AutoModelForCausalLM.from_pretrained(out)
+
+
+def test_every_switch_reaches_the_model_and_trains(switched):
+    changes, model = switched
+    for name, value in changes.items():
+        assert getattr(model.config, name) == value
+    output = model.train()(tokens(), labels=tokens())
+    output.loss.backward()
+    assert [name for name, p in model.named_parameters() if p.grad is None] == []
+    balances = sum(routing.balance_loss for routing in output.routing)
+    torch.testing.assert_close(output.aux_loss, model.config.balance_loss_coef * balances)
+
+
+def test_step_0_holds_wherever_the_weights_sum_to_one(switched, tiny_llama):
+    changes, model = switched
+    dense = AutoModelForCausalLM.from_pretrained(tiny_llama)
+    with torch.no_grad():
+        difference = (model.eval()(tokens()).logits - dense(tokens()).logits).abs().max()
+    if changes.get("normalize_routing", True):
+        assert difference <= 1e-5
+    else:
+        assert difference > 1e-3
+
+
+def test_a_layer_that_is_not_upcycled_stays_as_it_is(tiny_llama, tmp_path):
+    moe.main(["--base", str(tiny_llama), "--out", str(tmp_path / "moe"), "--upcycled-layers", "1"])
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "moe")
+    layers = model.get_decoder().layers
+    assert [type(layer.mlp).__name__ for layer in layers] == ["LlamaMLP", "MoeBlock"]
+    ffn.main(["--moe", str(tmp_path / "moe"), "--out", str(tmp_path / "ffn")])
+    sources = ["--moe", str(tmp_path / "moe"), "--ffn", str(tmp_path / "ffn")]
+    weighted = ["--weighted", str(tmp_path / "weighted")]
+    weighted_init.main([*sources, "--lam", "0.75", "--out", weighted[1]])
+    dense.main([*sources, *weighted, "--out", str(tmp_path / "dense")])
+    merged = load_file(tmp_path / "dense" / "model.safetensors")
+    for name, tensor in load_file(tiny_llama / "model.safetensors").items():
+        if ".layers.1.mlp." in name:
+            torch.testing.assert_close(merged[name], tensor, atol=1e-6, rtol=1e-6)
+        else:
+            assert torch.equal(merged[name], tensor)
+
+
+def test_a_layer_that_is_not_there_cannot_be_upcycled(tiny_llama, tmp_path):
+    words = ["--base", str(tiny_llama), "--out", str(tmp_path / "moe"), "--upcycled-layers"]
+    with pytest.raises(UserError, match=r"upcycled_layers names 2, 5: .* has layers 0 to 1"):
+        moe.main([*words, "0", "2", "5"])
+
+
+class ScaledMlp(LlamaMLP):
+    """An MLP with the names of Llama's that computes something else."""
+
+    def forward(self, x):
+        return 0.5 * super().forward(x)
+
+
+def test_an_mlp_that_computes_something_else_is_refused():
+    config = LlamaConfig(hidden_size=8, intermediate_size=12, num_attention_heads=2)
+    assert read_mlp(LlamaMLP(config)).intermediate_size == 12
+    with pytest.raises(UserError, match="ScaledMlp cannot be upcycled: it computes something else"):
+        read_mlp(ScaledMlp(config))
+
+
+def test_an_mlp_with_dropout_is_refused(tmp_path):
+    config = AutoConfig.for_model(
+        "starcoder2", hidden_size=8, intermediate_size=12, residual_dropout=0.5
+    )
+    with pytest.raises(UserError, match=r"it computes something else .*dropout"):
+        read_mlp(Starcoder2MLP(config))
+
+
+def test_another_kind_of_mlp_is_refused():
+    with pytest.raises(UserError, match="of class Sequential cannot be upcycled"):
+        read_mlp(torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.GELU()))
+
+
+def test_a_missing_weight_is_refused_not_drawn_at_random(tiny_moe, tmp_path):
+    broken = shutil.copytree(tiny_moe, tmp_path / "broken")
+    tensors = load_file(broken / "model.safetensors")
+    del tensors["model.layers.1.mlp.router.input.weight"]
+    save_file(tensors, broken / "model.safetensors", {"format": "pt"})
+    with pytest.raises(UserError, match=r"has no weights for model\.layers\.1\.mlp\.router\.input"):
+        load_whole(AutoModelForCausalLM, broken)
+
+
+ON_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="it offloads from a GPU")
+
+
+@pytest.mark.parametrize("cache", ["dynamic", "static", pytest.param("offloaded", marks=ON_GPU)])
+def test_generation_with_every_cache_is_generation_without(trained, cache):
+    ids = tokens()
+    options = {"max_new_tokens": 10, "do_sample": False, "attention_mask": torch.ones_like(ids)}
+    expected = trained.generate(ids, use_cache=False, **options)
+    assert torch.equal(trained.generate(ids, cache_implementation=cache, **options), expected)
+
+
+@pytest.mark.parametrize("place", ["auto", "disk"])
+def test_a_device_map_places_the_mixture(tiny_moe, upcycled, tmp_path, place):
+    device_map = "auto"
+    if place == "disk":
+        device_map = dict.fromkeys(
+            ["model.embed_tokens", "model.norm", "model.rotary_emb", "lm_head", "model.layers.0"],
+            "cpu",
+        ) | {"model.layers.1": "disk"}
+    model = AutoModelForCausalLM.from_pretrained(
+        tiny_moe, device_map=device_map, offload_folder=tmp_path
+    )
+    offloaded = {parameter.device.type for parameter in model.model.layers[1].parameters()}
+    assert ("meta" in offloaded) == (place == "disk")
+    with torch.no_grad():
+        torch.testing.assert_close(model(tokens()).logits, upcycled(tokens()).logits)

@@ -1,0 +1,354 @@
+"""The published modules' results, as the reference vectors in tests/golden hold them.
+
+They were computed in fp32. What the same formulas give in float64 is 1.1e-5 to 1.6e-5 in logits (of
+size 12) and 1e-6 in weights away from them: their rounding error. Our code is therefore compared in
+float64, where no processor's rounding is in the way, with the vectors (as near as that error) and
+with the formulas in float64 (much nearer). In fp32 its error is compared with that of the vectors.
+"""
+
+import json
+import math
+import re
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch.nn import functional
+from transformers import AutoModelForCausalLM
+from transformers.models.llama.modeling_llama import LlamaRMSNorm
+
+import workflow_scripts.modeling  # noqa: F401
+from workflow_scripts import ffn
+from workflow_scripts.checkpoints.reader import Checkpoint
+from workflow_scripts.conversions.merge import merge_plans, mixing_coefficients
+from workflow_scripts.modeling.mixing import Mixing, MixingLogits
+from workflow_scripts.tools import import_reference
+
+CASES = ("a_8x_top6", "e_8x_nonorm")
+# How far the vectors are from float64: in logits, in weights, and in gradients, there relative to
+# the largest entry.
+LOGITS, WEIGHTS, GRADIENTS = 2e-5, 1.1e-6, 1e-4
+MODES = ("eval", "train")
+# Which test checks which keys of expected.safetensors.
+CHECKED = {
+    "inputs": r"input_ids|labels|train\.layer[01]\.noise|mix\.layer[01]\.alpha",
+    "test_logits_and_routing": (
+        r"(eval|train)\.(logits|layer[01]\.(topK_indices|topK_scores|importance))"
+    ),
+    "test_losses_and_load": (
+        r"eval\.(loss_with_balance|balance_loss|layer[01]\.(load|balance_loss))"
+    ),
+    "test_cross_entropy_gradients": r"eval\.ce_grad\..+",
+    "test_mixing_logits_and_gradients": r"mix\.(logits|loss|layer[01]\.alpha_grad)",
+    "test_merged_weights": r"dense\..+",
+}
+
+
+class PublishedModel:
+    """The published modules' formulas, written anew, with the published order of operations.
+
+    In fp32 they give the vectors bit for bit on the kind of CPU that made them (AVX-512). Here they
+    compute in float64, but for RoPE's angles, which are in fp32 in transformers too.
+    """
+
+    def __init__(self, checkpoint):
+        state = load_file(checkpoint / "model.safetensors")
+        self.weights = {name: tensor.double() for name, tensor in state.items()}
+        self.config = json.loads((checkpoint / "config.json").read_text())
+        self.normalize = "NoNormalization" not in self.config["gate_type"]
+
+    def __call__(self, expected, mode):
+        """Logits and, per layer, indices, weights and importance."""
+        hidden, routings = self.weights["model.embed_tokens.weight"][expected["input_ids"]], []
+        for layer in range(self.config["num_hidden_layers"]):
+            prefix = f"model.layers.{layer}"
+            x = self.norm(f"{prefix}.input_layernorm", hidden)
+            hidden = hidden + self.attention(f"{prefix}.self_attn", x)
+            x = self.norm(f"{prefix}.post_attention_layernorm", hidden).flatten(0, 1)
+            noise = expected[f"train.layer{layer}.noise"].double() if mode == "train" else None
+            routings.append(self.route(f"{prefix}.mlp.gate", x, noise))
+            output = self.experts(f"{prefix}.mlp.calculator.experts", x, *routings[-1][:2])
+            hidden = hidden + output.view_as(hidden)
+        return self.linear("lm_head", self.norm("model.norm", hidden)), routings
+
+    def linear(self, name, x):
+        return functional.linear(x, self.weights[f"{name}.weight"])
+
+    def norm(self, name, x):
+        scale = torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + self.config["rms_norm_eps"])
+        return self.weights[f"{name}.weight"] * (x * scale)
+
+    def attention(self, prefix, x):
+        length, heads = x.shape[1], self.config["num_attention_heads"]
+        size = self.config["hidden_size"] // heads
+        query, key, value = (
+            self.linear(f"{prefix}.{part}_proj", x).unflatten(-1, (-1, size)).transpose(1, 2)
+            for part in "qkv"
+        )
+        frequencies = 1 / (self.config["rope_theta"] ** (torch.arange(0, size, 2).float() / size))
+        angles = torch.outer(torch.arange(length).float(), frequencies).repeat(1, 2)
+        cos, sin = angles.cos().to(x.dtype), angles.sin().to(x.dtype)
+        query, key = (states * cos + rotate_half(states) * sin for states in (query, key))
+        repeats = heads // self.config["num_key_value_heads"]
+        key, value = (states.repeat_interleave(repeats, dim=1) for states in (key, value))
+        scores = query @ key.transpose(2, 3) / math.sqrt(size)
+        mask = torch.full((length, length), -torch.inf, dtype=x.dtype).triu(1)
+        mixed = ((scores + mask).softmax(dim=-1) @ value).transpose(1, 2).flatten(2)
+        return self.linear(f"{prefix}.o_proj", mixed)
+
+    def route(self, prefix, x, noise):
+        logits = self.linear(f"{prefix}.gate_network.0", x).tanh()
+        logits = self.linear(f"{prefix}.gate_network.2", logits)
+        if noise is not None:
+            scale = functional.softplus(self.linear(f"{prefix}.weight_noise", x)) + 0.01
+            logits = logits + noise * scale
+        chosen = self.config["num_selects"] - 1
+        ordered, indices = logits.sort(dim=1, descending=True)
+        indices, gates = indices[:, :chosen], ordered.softmax(dim=1)[:, :chosen]
+        importance = torch.zeros_like(logits).scatter(1, indices, gates).sum(0)
+        weights = gates.softmax(dim=1) * gates[:, :1] if self.normalize else gates
+        shared = torch.zeros(len(x), 1, dtype=torch.long)
+        return (
+            torch.cat([indices + 1, shared], dim=1),
+            torch.cat([weights, 1 - gates[:, :1]], dim=1),
+            importance,
+        )
+
+    def experts(self, prefix, x, indices, weights):
+        """The experts in order of their number, the shared one first."""
+        chosen, order = indices.flatten().sort()
+        token, outputs = order // indices.shape[1], []
+        counts = chosen.bincount(minlength=self.config["num_experts"]).tolist()
+        for expert, slice_ in enumerate(x[token].split(counts)):
+            gate, up = (
+                self.linear(f"{prefix}.weight_{part}.{expert}", slice_) for part in ("gate", "up")
+            )
+            hidden = functional.silu(gate) * up
+            outputs.append(self.linear(f"{prefix}.weight_down.{expert}", hidden))
+        weighted = torch.cat(outputs) * weights.flatten()[order, None]
+        return torch.zeros_like(x).index_add(0, token, weighted)
+
+
+def rotate_half(x):
+    first, second = x.chunk(2, dim=-1)
+    return torch.cat([-second, first], dim=-1)
+
+
+@pytest.fixture(scope="module", params=CASES)
+def case(request, repository, tmp_path_factory):
+    """Expected tensors, the folder of the imported model, and the published formulas."""
+    golden = repository / "tests" / "golden" / request.param
+    imported = tmp_path_factory.mktemp("reference") / request.param
+    import_reference.main(["--model", str(golden / "checkpoint"), "--out", str(imported)])
+    expected = load_file(golden / "expected.safetensors")
+    return expected, imported, PublishedModel(golden / "checkpoint")
+
+
+@pytest.fixture
+def model(case, float64_norms):
+    return AutoModelForCausalLM.from_pretrained(case[1], dtype=torch.float64)
+
+
+@pytest.fixture
+def float64_norms(monkeypatch):
+    """transformers' norms compute in fp32. Here they compute in the dtype of their input."""
+    monkeypatch.setattr(LlamaRMSNorm, "forward", norm_without_casts)
+
+
+def norm_without_casts(self, hidden_states):
+    size = hidden_states.shape[-1:]
+    return functional.rms_norm(hidden_states, size, self.weight, self.variance_epsilon)
+
+
+def run(model, expected, mode):
+    """Our model's output for the case's inputs and, in training mode, its noise."""
+    model.train(mode == "train")
+    for layer, block in enumerate(model.moe_blocks):
+        noise = expected[f"train.layer{layer}.noise"]
+        block.router.sample_noise = lambda like, noise=noise: noise.to(like.dtype)
+    with torch.no_grad():
+        return model(input_ids=expected["input_ids"], labels=expected["labels"])
+
+
+def published_routing(routing):
+    """Indices, weights and importance as published: the shared expert, number 0, stands last."""
+    shared = torch.zeros(len(routing.indices), 1, dtype=torch.long)
+    indices = torch.cat([routing.indices + 1, shared], dim=1)
+    weights = torch.cat([routing.weights, routing.shared_weight[:, None]], dim=1)
+    return indices, weights, routing.importance
+
+
+def expected_routing(expected, mode, layer):
+    prefix = f"{mode}.layer{layer}"
+    names = ("topK_indices", "topK_scores", "importance")
+    return tuple(expected[f"{prefix}.{name}"] for name in names)
+
+
+def distance(first, second):
+    """The largest difference of two tensors."""
+    return (first.double() - second.double()).abs().max().item()
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_logits_and_routing(case, model, mode):
+    """Training mode with the draws that the published modules got.
+
+    What is left between us and the formulas comes from the router's results, which are fp32.
+    """
+    expected, _, published = case
+    logits, routings = published(expected, mode)
+    output = run(model, expected, mode)
+    assert distance(output.logits, logits) <= 5e-6
+    assert distance(output.logits, expected[f"{mode}.logits"]) <= LOGITS
+    assert len(output.routing) == len(routings) == 2
+    for layer, routing in enumerate(output.routing):
+        indices, weights, importance = published_routing(routing)
+        assert torch.equal(indices, routings[layer][0])
+        assert distance(weights, routings[layer][1]) <= 1e-6
+        given_indices, given_weights, given_importance = expected_routing(expected, mode, layer)
+        assert torch.equal(indices, given_indices)
+        assert distance(weights, given_weights) <= WEIGHTS
+        torch.testing.assert_close(importance, given_importance, atol=0, rtol=1e-6)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_fp32(case, mode):
+    """The dtype of a mixture in use: its error is at most three times that of the vectors."""
+    expected, imported, published = case
+    output = run(AutoModelForCausalLM.from_pretrained(imported), expected, mode)
+    logits, routings = published(expected, mode)
+    assert distance(output.logits, logits) <= 3 * LOGITS
+    for routing, (_, weights, _) in zip(output.routing, routings, strict=True):
+        assert distance(published_routing(routing)[1], weights) <= 3 * WEIGHTS
+
+
+def test_losses_and_load(case, model):
+    expected = case[0]
+    output = run(model, expected, "eval")
+    torch.testing.assert_close(
+        output.loss.view(1), expected["eval.loss_with_balance"], atol=0, rtol=1e-6
+    )
+    balance = {"eval.balance_loss": output.aux_loss}
+    for layer, routing in enumerate(output.routing):
+        assert torch.equal(routing.load.long(), expected[f"eval.layer{layer}.load"])
+        layer_loss = model.config.balance_loss_coef * routing.balance_loss
+        balance[f"eval.layer{layer}.balance_loss"] = layer_loss
+    for key, loss in balance.items():
+        torch.testing.assert_close(loss.view(1), expected[key], atol=0, rtol=5e-6)
+
+
+def test_every_vector_is_checked(repository):
+    """No key is left out silently, and no group checks nothing."""
+    keys = {
+        case: load_file(repository / "tests" / "golden" / case / "expected.safetensors").keys()
+        for case in CASES
+    }
+    for key in set().union(*keys.values()):
+        groups = [group for group, pattern in CHECKED.items() if re.fullmatch(pattern, key)]
+        assert len(groups) == 1, key
+    for pattern in CHECKED.values():
+        assert any(re.fullmatch(pattern, key) for key in keys["a_8x_top6"])
+    only_a = {key for key in keys["a_8x_top6"] if key.startswith(("mix.", "dense."))}
+    assert keys["e_8x_nonorm"] == keys["a_8x_top6"] - only_a
+
+
+def test_cross_entropy_gradients(case, model):
+    expected = case[0]
+    output = model(input_ids=expected["input_ids"], labels=expected["labels"])
+    (output.loss - output.aux_loss).backward()
+    given = {k: gradient for k, gradient in expected.items() if k.startswith("eval.ce_grad.")}
+    assert len(given) == 27
+    for key, gradient in given.items():
+        ours = gradient_of(model, key.removeprefix("eval.ce_grad."))
+        assert distance(ours, gradient) <= GRADIENTS * gradient.abs().max(), key
+
+
+def gradient_of(model, published_name):
+    """The gradient of the parameter that the published code calls `published_name`."""
+    if "calculator" not in published_name and "gate_network" not in published_name:
+        return model.get_parameter(published_name).grad
+    block = model.moe_blocks[0]
+    if "gate_network" in published_name:
+        parts = {"0": block.router.input, "2": block.router.output}
+        return parts[published_name.split(".")[-2]].weight.grad
+    part, expert = published_name.removesuffix(".weight").split("weight_")[1].split(".")
+    projection, expert = f"{part}_proj", int(expert)
+    if expert == 0:
+        return getattr(block.shared_expert, projection).weight.grad
+    if projection == "down_proj":
+        return block.experts.down_proj.grad[expert - 1]
+    gate, up = block.experts.gate_up_proj.grad[expert - 1].chunk(2)
+    return gate if projection == "gate_proj" else up
+
+
+@pytest.fixture(scope="module")
+def mixing_case(repository, tmp_path_factory):
+    golden = repository / "tests" / "golden" / "a_8x_top6"
+    folder = tmp_path_factory.mktemp("mixing")
+    imported, extracted = folder / "moe_sft", folder / "ffn"
+    import_reference.main(["--model", str(golden / "checkpoint"), "--out", str(imported)])
+    ffn.main(["--moe", str(imported), "--out", str(extracted)])
+    expected = load_file(golden / "expected.safetensors")
+    alpha = torch.stack([expected[f"mix.layer{layer}.alpha"] for layer in range(2)])[:, None]
+    shared_expert_weight = json.loads((golden / "case.json").read_text())["lambda"]
+    return Checkpoint(imported), Checkpoint(extracted), alpha, shared_expert_weight, expected
+
+
+def test_mixing_logits_and_gradients(mixing_case, float64_norms):
+    moe, extracted, alpha, shared_expert_weight, expected = mixing_case
+    logits = MixingLogits(alpha, None, shared_expert_weight)
+    mixing = Mixing(moe, extracted, logits, dtype=torch.float64)
+    output = mixing.model(input_ids=expected["input_ids"], labels=expected["labels"])
+    output.loss.backward()
+    mixing.take_gradients()
+    assert distance(output.logits, expected["mix.logits"]) <= LOGITS
+    assert output.loss.item() == pytest.approx(expected["mix.loss"].item(), rel=1e-6)
+    for layer, alpha in enumerate(mixing.logits.alpha):
+        gradient = expected[f"mix.layer{layer}.alpha_grad"]
+        assert distance(alpha.grad, gradient) <= GRADIENTS * gradient.abs().max()
+
+
+def test_merged_weights(mixing_case):
+    moe, extracted, alpha, shared_expert_weight, expected = mixing_case
+    coefficients = mixing_coefficients(alpha, None, shared_expert_weight)
+    plans = merge_plans(moe, extracted, coefficients)
+    merged = {plan.name: plan.chunks()[0] for plan in plans if "mlp" in plan.name}
+    assert {f"dense.{name}" for name in merged} == {k for k in expected if k.startswith("dense.")}
+    for name, weight in merged.items():
+        torch.testing.assert_close(weight, expected[f"dense.{name}"], atol=1e-6, rtol=0)
+
+
+def test_a_published_vanilla_mixture_with_a_linear_router(repository, tmp_path):
+    """All experts routed, softmax over the chosen logits: computed here expert by expert."""
+    golden = repository / "tests" / "golden" / "a_8x_top6" / "checkpoint"
+    state = load_file(golden / "model.safetensors")
+    config = json.loads((golden / "config.json").read_text())
+    config |= {"gate_type": "TopKBalancedNoisyGate", "gate_network": "linear", "num_selects": 3}
+    config |= {"gate_add_noise": False}
+    generator = torch.Generator().manual_seed(0)
+    for name in [name for name in state if ".mlp.gate." in name]:
+        del state[name]
+    for layer in range(2):
+        gate = torch.randn(8, 32, generator=generator)
+        state[f"model.layers.{layer}.mlp.gate.gate_network.weight"] = gate
+    (tmp_path / "published").mkdir()
+    save_file(state, tmp_path / "published" / "model.safetensors")
+    (tmp_path / "published" / "config.json").write_text(json.dumps(config))
+    out = tmp_path / "imported"
+    import_reference.main(["--model", str(tmp_path / "published"), "--out", str(out)])
+    block = AutoModelForCausalLM.from_pretrained(out).moe_blocks[1]
+
+    x = torch.randn(5, 32, generator=generator)
+    prefix = "model.layers.1.mlp"
+    logits, indices = (x @ state[f"{prefix}.gate.gate_network.weight"].T).topk(3)
+    expected = torch.zeros(5, 32)
+    for token in range(5):
+        for weight, expert in zip(logits[token].softmax(0), indices[token], strict=True):
+            gate, up, down = (
+                state[f"{prefix}.calculator.experts.weight_{part}.{expert}.weight"]
+                for part in ("gate", "up", "down")
+            )
+            hidden = torch.nn.functional.silu(gate @ x[token]) * (up @ x[token])
+            expected[token] += weight * (down @ hidden)
+    with torch.no_grad():
+        torch.testing.assert_close(block(x), expected, atol=1e-5, rtol=1e-4)

@@ -1,0 +1,653 @@
+"""Plans: parameters, memory, disk and work, against real models, real files and closed forms."""
+
+import gzip
+import json
+import re
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from test_backbones import BACKBONES, SIZES
+from transformers import AutoConfig, AutoModelForCausalLM, Trainer, TrainingArguments
+
+from workflow_scripts import config_file, configuration, ffn, moe
+from workflow_scripts.checkpoints.reader import Checkpoint
+from workflow_scripts.conversions.extract import extract_ffn
+from workflow_scripts.conversions.merge import ALPHA, initial_logits
+from workflow_scripts.modeling.mixing import Mixing, MixingLogits
+from workflow_scripts.modeling.upcycling import MOE_SETTINGS, upcycled_config_class
+from workflow_scripts.planning import (
+    activations,
+    architectures,
+    calibration,
+    compute,
+    disk,
+    report,
+    strategy,
+)
+from workflow_scripts.planning.activations import Batch, Numbers
+from workflow_scripts.planning.gpus import GPUS, Gpu, cpu
+from workflow_scripts.planning.memory import Job, mixing_memory, tuning_memory
+from workflow_scripts.planning.parameters import Models
+from workflow_scripts.planning.report import summary
+from workflow_scripts.planning.rows import Rows, count_problems
+from workflow_scripts.planning.tensors import compute_table, planned_table, read_table
+from workflow_scripts.tools import plan
+
+GIB = 2**30
+# The architectures of the recipes' bases, as published.
+DEEPSEEK = {
+    "architectures": ["LlamaForCausalLM"],
+    "model_type": "llama",
+    "hidden_size": 2048,
+    "intermediate_size": 5504,
+    "num_hidden_layers": 24,
+    "num_attention_heads": 16,
+    "num_key_value_heads": 16,
+    "vocab_size": 32256,
+    "tie_word_embeddings": False,
+    "torch_dtype": "bfloat16",
+}
+SMOLLM2 = DEEPSEEK | {
+    "hidden_size": 576,
+    "intermediate_size": 1536,
+    "num_hidden_layers": 30,
+    "num_attention_heads": 9,
+    "num_key_value_heads": 3,
+    "vocab_size": 49152,
+    "tie_word_embeddings": True,
+}
+DEEPSEEK_6_7B = DEEPSEEK | {
+    "hidden_size": 4096,
+    "intermediate_size": 11008,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 32,
+}
+STABLE_CODE = DEEPSEEK | {
+    "architectures": ["StableLmForCausalLM"],
+    "model_type": "stablelm",
+    "hidden_size": 2560,
+    "intermediate_size": 6912,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 32,
+    "vocab_size": 50304,
+}
+TINYLLAMA = DEEPSEEK | {
+    "intermediate_size": 5632,
+    "num_hidden_layers": 22,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 4,
+    "vocab_size": 32000,
+}
+LLAMA_3_2 = DEEPSEEK | {
+    "intermediate_size": 8192,
+    "num_hidden_layers": 16,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "vocab_size": 128256,
+    "tie_word_embeddings": True,
+}
+QWEN_0_5B = DEEPSEEK | {
+    "architectures": ["Qwen2ForCausalLM"],
+    "model_type": "qwen2",
+    "hidden_size": 896,
+    "intermediate_size": 4864,
+    "num_hidden_layers": 24,
+    "num_attention_heads": 14,
+    "num_key_value_heads": 2,
+    "vocab_size": 151936,
+    "tie_word_embeddings": True,
+}
+QWEN_1_5B = QWEN_0_5B | {
+    "hidden_size": 1536,
+    "intermediate_size": 8960,
+    "num_hidden_layers": 28,
+    "num_attention_heads": 12,
+}
+# Of each recipe: the base's architecture, and the parameters that its makers count.
+RECIPES = {
+    "deepseek-coder-1.3b": (DEEPSEEK, 1_346_471_936),
+    "deepseek-coder-6.7b": (DEEPSEEK_6_7B, 6_740_512_768),
+    "stable-code-3b": (STABLE_CODE, 2_795_443_200),
+    "tinyllama-1.1b": (TINYLLAMA, 1_100_048_384),
+    "llama-3.2-1b": (LLAMA_3_2, 1_235_814_400),
+    "qwen2.5-coder-0.5b": (QWEN_0_5B, 494_032_768),
+    "qwen2.5-coder-1.5b": (QWEN_1_5B, 1_543_714_304),
+    "smollm2-135m": (SMOLLM2, 134_515_008),
+}
+ON_CPU = {"smollm2-135m"}
+
+
+def moe_settings(**changes) -> dict:
+    defaults = {key: sub.get("default") for key, sub in configuration.properties("moe").items()}
+    return defaults | changes
+
+
+def models_of(folder: Path, config: dict, **changes) -> Models:
+    file = folder / "config.json"
+    file.write_text(json.dumps(config))
+    return Models(compute_table(file), moe_settings(**changes))
+
+
+@pytest.fixture
+def deepseek(tmp_path) -> Models:
+    return models_of(tmp_path, DEEPSEEK)
+
+
+# Parameters
+
+
+def test_the_published_recipe_has_the_published_sizes(deepseek):
+    assert deepseek.dense_total == 1_346_471_936
+    assert deepseek.moe_total == 7_028_346_008
+    assert deepseek.moe_total - deepseek.moe_active == 2 * 24 * 3 * 2048 * 5504
+
+
+SWITCHES = ("attention_bias", "mlp_bias", "use_bias", "use_qkv_bias", "use_qk_norm")
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_sizes_from_config_are_the_models(name, tmp_path):
+    for switch in (None, True, False):
+        settings = SIZES | BACKBONES[name]
+        if switch is not None:
+            settings |= dict.fromkeys(SWITCHES, switch) | {"tie_word_embeddings": switch}
+        config = AutoConfig.for_model(name.split("-")[0], **settings)
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(config)
+        total = models_of(tmp_path, config.to_dict()).dense_total
+        assert total == sum(parameter.numel() for parameter in model.parameters()), switch
+        assert architectures.is_known(config.to_dict())
+
+
+def test_output_layers_are_tied_by_default_where_transformers_ties_them():
+    defaults = {
+        kind: AutoConfig.for_model(kind).tie_word_embeddings for kind in architectures.ARCHITECTURES
+    }
+    assert {kind: architectures.is_tied({"model_type": kind}) for kind in defaults} == defaults
+
+
+def test_an_unknown_type_is_said_to_be_a_guess(tmp_path):
+    table = models_of(tmp_path, DEEPSEEK | {"model_type": "new"}).base
+    assert table.source.startswith("about, from config.json")
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"num_experts": 4, "num_experts_per_tok": 2},
+        {"router": "linear"},
+        {"router_noise": False},
+        {"shared_expert": False, "num_experts_per_tok": 1},
+        {"upcycled_layers": [1]},
+    ],
+    ids=["default", "4-top-2", "linear", "no-noise", "vanilla", "one-layer"],
+)
+def test_the_mixtures_size_is_the_models(settings, tmp_path):
+    for name in ("llama", "llama-biases", "phi3", "starcoder2"):
+        check_size(name, moe_settings(**settings), tmp_path)
+
+
+def check_size(name, settings, tmp_path):
+    base = AutoConfig.for_model(name.split("-")[0], **SIZES | BACKBONES[name]).to_dict()
+    config = {"model_type": "xft", "base_config": base, **{k: settings[k] for k in MOE_SETTINGS}}
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(
+            upcycled_config_class(base["model_type"]).from_dict(config)
+        )
+    models = models_of(tmp_path, base, **settings)
+    assert models.moe_total == sum(parameter.numel() for parameter in model.parameters())
+    idle = sum(
+        parameter[0].numel() * (models.routed - models.chosen)
+        for block in model.moe_blocks
+        for parameter in block.experts.parameters()
+    )
+    assert models.moe_total - models.moe_active == idle
+
+
+def test_headers_and_config_agree(tiny_llama):
+    headers, config = read_table(tiny_llama), compute_table(tiny_llama / "config.json")
+    assert headers.tensors == config.tensors
+    assert headers.nbytes == sum(
+        tensor.nbytes for tensor in map(Checkpoint(tiny_llama).get, headers.names)
+    )
+
+
+# Activations, against what autograd keeps
+
+
+def kept_bytes(model, batch: Batch, merged: tuple = ()) -> int:
+    """Bytes that a forward pass keeps for the backward pass besides weights, each tensor once."""
+    weights = [*model.state_dict().values(), *merged]
+    weights = {weight.untyped_storage().data_ptr() for weight in weights}
+    kept = {}
+
+    def pack(tensor):
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            kept[storage.data_ptr()] = storage  # kept alive: addresses are not used again
+        return tensor
+
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(3, 97, (batch.rows, batch.length), generator=generator)
+    mask = torch.ones_like(ids)
+    if batch.masked:
+        mask[0, -1] = 0
+    labels = ids.masked_fill(mask == 0, -100)
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        model(input_ids=ids, attention_mask=mask, labels=labels, use_cache=False)
+    return sum(storage.nbytes() for storage in kept.values())
+
+
+BATCHES = [Batch(1, 96), Batch(4, 64)]
+
+
+@pytest.fixture(scope="module")
+def mixture(tiny_llama, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("planning")
+    moe.main(["--base", str(tiny_llama), "--out", str(folder / "moe")])
+    ffn.main(["--moe", str(folder / "moe"), "--out", str(folder / "ffn")])
+    return folder
+
+
+@pytest.mark.parametrize("batch", BATCHES, ids=["one-row", "four-rows"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
+def test_the_tunings_activations_are_those_that_autograd_keeps(mixture, tiny_llama, batch, dtype):
+    model = AutoModelForCausalLM.from_pretrained(mixture / "moe", dtype=dtype).train()
+    models = Models(read_table(tiny_llama), moe_settings())
+    expected = activations.tuning(models, batch, Numbers(dtype.itemsize, dtype.itemsize))
+    # Of the logits' 12 T V bytes autograd keeps 4; the rest comes in the backward pass.
+    total = sum(expected.layers) + expected.ends + expected.logits / 3
+    assert total == pytest.approx(kept_bytes(model, batch), rel=0.02)
+
+
+@pytest.mark.parametrize("batch", BATCHES, ids=["one-row", "four-rows"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
+def test_the_mixings_activations_are_those_that_autograd_keeps(mixture, tiny_llama, batch, dtype):
+    experts = Checkpoint(mixture / "ffn")
+    logits = MixingLogits(initial_logits(experts, "layer", 0.75, False)[ALPHA], None, 0.75)
+    mixing = Mixing(Checkpoint(mixture / "moe"), experts, logits, dtype=dtype)
+    merged = tuple(weight for _, weight in mixing._merged)
+    models = Models(read_table(tiny_llama), moe_settings())
+    expected = activations.mixing(models, batch, Numbers(dtype.itemsize, dtype.itemsize))
+    total = sum(expected.layers) + expected.ends + expected.logits / 3
+    assert total == pytest.approx(kept_bytes(mixing.model, batch, merged), rel=0.02)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads the process's mappings")
+@pytest.mark.parametrize("precision", ["fp32", "bf16_pure"])
+def test_a_cpus_frozen_weights_stay_in_the_file_that_has_their_precision(
+    mixture, tiny_llama, precision
+):
+    experts = Checkpoint(mixture / "ffn")
+    logits = MixingLogits(initial_logits(experts, "layer", 0.75, False)[ALPHA], None, 0.75)
+    dtype = torch.float32 if precision == "fp32" else torch.bfloat16
+    mixing = Mixing(Checkpoint(mixture / "moe"), experts, logits, dtype=dtype)
+    weights = [*mixing.model.parameters(), *(weight for _, weight in mixing._merged)]
+    files = mapped_files()
+    mapped = sum(w.nbytes for w in weights if any(w.data_ptr() in file for file in files))
+    memory = mixing_memory(
+        Models(read_table(tiny_llama), moe_settings()), job(precision=precision, on_gpu=False)
+    )
+    assert memory.mapped == mapped
+    assert memory.weights == sum(weight.nbytes for weight in weights) - mapped
+    assert (mapped > 0) == (precision == "fp32")
+
+
+def mapped_files() -> list[range]:
+    """The addresses at which this process has files of weights mapped."""
+    lines = Path("/proc/self/maps").read_text().splitlines()
+    places = [line.split()[0].split("-") for line in lines if line.endswith(".safetensors")]
+    return [range(*(int(end, 16) for end in place)) for place in places]
+
+
+# Memory by strategy: the closed forms of ZeRO for P = 7,028,346,008, in GiB
+
+
+def job(launch="single", processes=1, **changes) -> Job:
+    settings = {
+        "batch": Batch(2, 1024),
+        "accumulation": 32,
+        "precision": "bf16",
+        "optimizer": "adamw",
+    }
+    return Job(launch, processes, **settings | changes)
+
+
+@pytest.mark.parametrize(
+    ("launch", "processes", "optimizer", "expected"),
+    [
+        ("zero2", 1, "adamw", 104.7),
+        ("zero2", 2, "adamw", 58.9),
+        ("zero2", 4, "adamw", 36.0),
+        ("zero3", 2, "adamw", 52.4),
+        ("zero3", 4, "adamw", 26.2),
+        ("fsdp", 2, "adamw", 52.4),
+        ("fsdp", 4, "adamw", 26.2),
+        ("zero2", 1, "adafactor", 78.5),
+        ("zero2", 2, "adafactor", 45.8),
+        ("zero3", 2, "adafactor", 39.3),
+        ("zero2", 4, "adafactor", 29.5),
+        ("zero3", 4, "adafactor", 19.6),
+    ],
+)
+def test_sharded_state_is_zeros(deepseek, launch, processes, optimizer, expected):
+    memory = tuning_memory(deepseek, job(launch, processes, optimizer=optimizer))
+    assert memory.state / GIB == pytest.approx(expected, abs=0.06)
+
+
+def test_zero2_allows_for_fp32_gradients_in_the_step(deepseek):
+    memory = tuning_memory(deepseek, job("zero2", 2))
+    assert (memory.state + memory.step) / GIB == pytest.approx(72.0, abs=0.06)
+
+
+@pytest.mark.parametrize(
+    ("precision", "optimizer", "bytes_a_parameter"),
+    [
+        ("bf16", "adafactor", 8),
+        ("bf16_pure", "adafactor", 4),
+        ("bf16_pure", "adamw", 8),
+        ("fp32", "adamw", 16),
+        ("bf16", "adamw_8bit", 10),
+    ],
+)
+def test_one_gpu_holds_the_whole_state(deepseek, precision, optimizer, bytes_a_parameter):
+    memory = tuning_memory(deepseek, job(precision=precision, optimizer=optimizer))
+    assert memory.state / deepseek.moe_total == pytest.approx(bytes_a_parameter, rel=0.01)
+
+
+def test_an_offloaded_optimiser_is_in_the_hosts_memory(deepseek):
+    memory = tuning_memory(deepseek, job("zero2", offload=True))
+    assert memory.state / GIB == pytest.approx(26.2, abs=0.06)
+    assert memory.host / GIB == pytest.approx(78.5, abs=0.06)
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "adafactor"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
+def test_the_optimisers_state_is_the_optimisers(mixture, tiny_llama, optimizer, dtype):
+    from transformers.optimization import Adafactor
+
+    model = AutoModelForCausalLM.from_pretrained(mixture / "moe", dtype=dtype)
+    weights = list(model.parameters())
+    real = {
+        "adamw": lambda: torch.optim.AdamW(weights),
+        "adafactor": lambda: Adafactor(weights, lr=1e-3, relative_step=False),
+    }[optimizer]()
+    for weight in weights:
+        weight.grad = torch.ones_like(weight)
+    real.step()
+    held = [value for state in real.state.values() for value in state.values()]
+    held = sum(value.nbytes for value in held if torch.is_tensor(value) and value.dim() > 0)
+    models = Models(read_table(tiny_llama), moe_settings())
+    precision = "fp32" if dtype == torch.float32 else "bf16_pure"
+    assert tuning_memory(models, job(precision=precision, optimizer=optimizer)).optimizer == held
+
+
+def test_the_state_in_8_bits_is_bitsandbytes_s(mixture, tiny_llama, tmp_path):
+    model = AutoModelForCausalLM.from_pretrained(mixture / "moe", dtype=torch.float32)
+    trainer = Trainer(model, TrainingArguments(tmp_path, optim="adamw_8bit", use_cpu=True))
+    for weight in model.parameters():
+        weight.grad = torch.ones_like(weight)
+    trainer.create_optimizer().step()
+    held = {
+        value.data_ptr(): value.nbytes
+        for state in trainer.optimizer.state.values()
+        for name, value in state.items()
+        if torch.is_tensor(value) and not name.startswith("qmap")  # 2 KB, for all tensors
+    }
+    models = Models(read_table(tiny_llama), moe_settings())
+    memory = tuning_memory(models, job(precision="fp32", optimizer="adamw_8bit"))
+    assert memory.optimizer == sum(held.values())
+
+
+@pytest.mark.parametrize("memory_of", [tuning_memory, mixing_memory])
+def test_what_saves_memory_lowers_the_peak(deepseek, memory_of):
+    peak = memory_of(deepseek, job()).peak
+    for changes in ({"checkpointing": True}, {"batch": Batch(1, 1024)}, {"precision": "bf16_pure"}):
+        assert memory_of(deepseek, job(**changes)).peak < peak
+
+
+# Disk and work
+
+
+def test_disk_space_is_what_the_steps_write(mixture, tiny_llama):
+    models = Models(read_table(tiny_llama), moe_settings())
+    written = {name: read_table(mixture / name).nbytes for name in ["moe"]}
+    written["ffn"] = sum(Checkpoint(mixture / "ffn").get(n).nbytes for n in ffn_names(mixture))
+    config = config_file.complete({"base": {"model": "x"}, "data": {"train": "x"}})
+    spaces = {s.name: s.nbytes for s in disk.disk_space(models, config, job())}
+    assert {name: spaces[name] for name in written} == written
+    assert spaces["dense"] == models.base.nbytes
+    assert disk.expert_bytes(models) == written["ffn"]
+
+
+def ffn_names(mixture: Path) -> list[str]:
+    return Checkpoint(mixture / "ffn").names
+
+
+def test_planned_tables_follow_the_conversions(mixture, tiny_llama):
+    models = Models(read_table(tiny_llama), moe_settings())
+    assert models.mixture.tensors == read_table(mixture / "moe").tensors
+    planned = planned_table(extract_ffn(models.mixture), models.base)
+    assert planned.names == ffn_names(mixture)
+
+
+def test_work_is_six_flops_for_each_active_parameter_and_token(deepseek):
+    rows = Rows(640, None)
+    options = {"epochs": 2.0, "max_steps": None}
+    work = compute.training_work(deepseek, job(), options, rows, mixing=False)
+    assert (work.steps, work.tokens) == (20, 1280 * 1024)
+    per_token = 6 * (deepseek.moe_active - 32256 * 2048) + 3 * 2 * 1024 * 2048 * 24
+    assert work.flops == work.tokens * per_token
+    hours = work.hours(job(), GPUS["h100"], utilisation=0.5)
+    assert hours == pytest.approx(work.flops / (0.5 * 989e12) / 3600)
+
+
+def test_steps_and_processes_give_the_rows(deepseek):
+    options = {"epochs": 2.0, "max_steps": 5}
+    work = compute.training_work(deepseek, job("ddp", 4), options, Rows(None, None), mixing=True)
+    assert work.tokens == 5 * 2 * 32 * 4 * 1024
+    options["max_steps"] = None
+    assert compute.training_work(deepseek, job(), options, Rows(None, None), mixing=True) is None
+
+
+def test_generation_takes_flops_for_each_token_and_the_weights_for_each_step(deepseek):
+    """150 problems in batches of 16 are 10 batches, and each token of a batch is a step."""
+    options = {"samples": 1, "batch_size": 16, "max_new_tokens": 200}
+    gpu = Gpu(memory=80, bf16=1e14, fp32=1e12, bandwidth=1e12, layer_seconds=1e-3)
+    tokens, steps = 150 * (512 + 200), 10 * 200
+
+    def seconds(mixture: bool, processor: Gpu) -> float:
+        return compute.generation_seconds(deepseek, mixture, 150, options, processor, 0.25)
+
+    for mixture, active, stored in (
+        (False, deepseek.dense_total, deepseek.base.nbytes),
+        (True, deepseek.moe_active, deepseek.mixture.nbytes),
+    ):
+        expected = 2 * active * tokens / 0.25e14 + steps * (stored / 1e12 + 24e-3)
+        assert seconds(mixture, gpu) == pytest.approx(expected)
+    in_fp32 = steps * 4 * deepseek.dense_total / 10e9
+    on_cpu = 2 * deepseek.dense_total * tokens / (0.25 * 50e9) + in_fp32
+    assert seconds(False, cpu(50e9)) == pytest.approx(on_cpu)
+
+
+def test_a_cpu_is_as_fast_as_the_fastest_product(monkeypatch):
+    """By a clock on which a product takes 1 s, then 0.5 s, and 0.25 s thereafter."""
+    ends = iter([1.0, 0.5, *[0.25] * 9])
+    now = [0.0]
+
+    def product(left, right):
+        assert (left.shape, right.shape, left.dtype) == ((256, 32), (32, 48), torch.bfloat16)
+        now[0] += next(ends)
+
+    monkeypatch.setattr(torch, "mm", product)
+    monkeypatch.setattr(calibration.time, "perf_counter", lambda: now[0])
+    flops = calibration.product_flops(5000, 32, 48, "bf16", threads=1)
+    assert flops == 2 * 256 * 32 * 48 / 0.25
+
+
+def test_problems_are_counted(tmp_path):
+    file = tmp_path / "own.jsonl.gz"
+    file.write_bytes(gzip.compress(b"{}\n{}\n\n{}\n"))
+    known = {"datasets": ["humaneval", "mbpp", str(file)], "limit": None}
+    assert count_problems(known) == 164 + 378 + 3
+    assert count_problems(known | {"limit": 100}) == 100 + 100 + 3
+    assert count_problems(known | {"datasets": ["nowhere.jsonl"]}) is None
+
+
+# Advice
+
+
+@pytest.mark.parametrize(
+    ("gpu", "the_job", "expected"),
+    [
+        ("h200", job(optimizer="adafactor"), "single, 2 rows at once"),
+        ("h100", job(optimizer="adafactor"), "single + activation_checkpointing, 2 rows at once"),
+        ("h100", job("ddp", 4), "zero2, 2 rows at once"),
+        ("a100-40", job("ddp", 8), "fsdp, 2 rows at once"),
+        ("h200", job("ddp", 8, optimizer="adafactor"), "ddp, 2 rows at once"),
+    ],
+)
+def test_the_first_strategy_that_fits_is_advised(deepseek, gpu, the_job, expected):
+    advice = strategy.advise(deepseek, the_job, GPUS[gpu])
+    assert strategy.name_of(advice.job) == expected
+    assert advice.memory.peak <= GPUS[gpu].room(advice.job.processes)
+    rows = [one.batch.rows * one.accumulation for one in (advice.job, the_job)]
+    assert rows[0] == rows[1]
+
+
+def test_too_small_a_gpu_is_told_how_many_it_takes(deepseek):
+    advice = strategy.advise(deepseek, job(), GPUS["rtx4090"])
+    assert advice.job is None
+    assert advice.reason.startswith("none fits; from ")
+    assert "launch zero3 and activation_checkpointing" in advice.reason
+
+
+def test_what_shards_exclude_is_changed_in_the_advice(deepseek):
+    pure = job("ddp", 8, optimizer="adafactor", precision="bf16_pure")
+    advice = strategy.advise(deepseek, pure, GPUS["rtx4090"])
+    assert advice.job is None
+    assert "launch zero3, optimizer adamw, precision bf16 and" in advice.reason
+
+
+# The step
+
+
+@pytest.fixture
+def project(tmp_path, tiny_llama, monkeypatch):
+    """A working folder with a configuration of the tiny model."""
+    monkeypatch.chdir(tmp_path)
+    Path("rows.jsonl").write_text('{"instruction": "Add.", "response": "a + b"}\n' * 3)
+    config = {"base": {"model": str(tiny_llama)}, "data": {"train": "rows.jsonl"}}
+    Path("mine.yaml").write_text(yaml.safe_dump(config))
+    return tmp_path
+
+
+def test_a_plan_needs_neither_torch_nor_transformers(project, repository, run_python):
+    code = (
+        "import os, sys\n"
+        f"sys.path.insert(0, {str(repository)!r}); os.chdir({str(project)!r})\n"
+        "from workflow_scripts import plan\n"
+        "plan.main(['--config', 'mine.yaml', '--gpu', 'h100', '--gpus', '2'])\n"
+        "print('MODULES', *sys.modules)\n"
+    )
+    text, _, modules = run_python(code).partition("MODULES")
+    assert {"torch", "transformers", "numpy", "accelerate"} & set(modules.split()) == set()
+    parts = (
+        "Parameters",
+        "Tokens",
+        "Memory",
+        "Strategy on 2 x h100",
+        "Hours",
+        "Evaluation",
+        "Disk",
+    )
+    for part in parts:
+        assert part in text
+    assert max(map(len, text.splitlines())) <= 110
+    assert "3 rows of some" in text
+
+
+def test_on_a_cpu_hours_come_from_a_product_that_is_timed(project, capsys, monkeypatch):
+    timed = []
+
+    def product_flops(*arguments):
+        timed.append(arguments)
+        return 1e6
+
+    monkeypatch.setattr(report, "product_flops", product_flops)
+    plan.main(["--config", "mine.yaml"])
+    text = capsys.readouterr().out
+    assert timed == [(8 * 1024, 32, 48, "fp32", 1)]
+    args = plan._parser().parse_args(["--config", "mine.yaml"])
+    made = plan.make_plan(args)
+    jobs = zip(made.works, (made.tuning, made.mixing), strict=True)
+    hours = [work.hours(job, cpu(1e6), 0.5) for work, job in jobs]
+    assert re.search(rf"  step 2 +{hours[0]:,.1f}\n  step 6, each lambda +{hours[1]:,.1f}\n", text)
+    assert "Evaluation, hours at most: 164 problems" in text
+    assert re.search(r"  base +\d[\d,.]+\n  moe_sft +\d[\d,.]+\n  dense, each lambda +\d", text)
+
+
+def test_the_demonstrations_config_lies_under_no_file(project, capsys):
+    Path("config.yaml").write_text("moe: {num_experts: 4, num_experts_per_tok: 2}\n")
+    args = plan._parser().parse_args(["--config", "mine.yaml"])
+    assert plan.make_plan(args).models.moe == moe_settings()
+
+
+def test_a_mixture_that_cannot_be_merged_has_no_later_steps(project, capsys):
+    config = yaml.safe_load(Path("mine.yaml").read_text())
+    config |= {"moe": {"shared_expert": False}, "evaluation": {"models": ["base"]}}
+    Path("mine.yaml").write_text(yaml.safe_dump(config))
+    plan.main(["--config", "mine.yaml", "--gpu", "h100"])
+    text = capsys.readouterr().out
+    assert "step 6" not in text and "ffn" not in text
+
+
+OFFLINE = {"base": {"model": "org/name", "revision": "0" * 40}, "data": {"train": "rows.jsonl"}}
+
+
+@pytest.mark.parametrize(
+    ("config", "words", "message"),
+    [
+        ("base: [", "", "mine.yaml, line 1, column 8, is not valid YAML: expected the node"),
+        ("[]", "", "mine.yaml holds no configuration"),
+        ("nonsense: 1", "", "mine.yaml: nonsense is not a known key"),
+        (yaml.safe_dump(OFFLINE), "", "give the model's config.json, a small file, by"),
+        (yaml.safe_dump(OFFLINE), "--model-config nowhere", "nowhere is missing"),
+        (yaml.safe_dump(OFFLINE), "--model-config empty.json", "has no whole number for hidden"),
+        (yaml.safe_dump(OFFLINE), "--mfu 3", "--mfu = 3: must be greater than 0"),
+    ],
+)
+def test_a_users_mistake_ends_in_one_message(project, config, words, message, call_step):
+    Path("mine.yaml").write_text(config)
+    Path("empty.json").write_text("{}")
+    done = call_step("plan", "--config", "mine.yaml", *words.split(), cwd=project)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("plan: error: ") and message in done.stderr
+
+
+def test_a_missing_config_is_named(project, call_step):
+    done = call_step("plan", "--config", "nowhere.yaml", cwd=project)
+    assert done.stderr == "plan: error: there is no file nowhere.yaml\n"
+
+
+def test_every_recipe_is_planned(repository):
+    assert {file.stem for file in (repository / "recipes").glob("*.yaml")} == RECIPES.keys()
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_recipes_headers_hold_the_plans_figures(name, repository, tmp_path, monkeypatch):
+    config, parameters = RECIPES[name]
+    words = [] if name in ON_CPU else ["--rows=110000", "--gpu=h100"]
+    monkeypatch.chdir(repository)
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    file = Path("recipes") / f"{name}.yaml"
+    words = [f"--config={file}", f"--model-config={tmp_path / 'config.json'}", *words]
+    lines = summary(plan.make_plan(plan._parser().parse_args(words)))
+    assert lines[0] == f"dense {parameters:,} parameters"
+    assert "".join(f"#   {line}\n" for line in lines) in file.read_text()

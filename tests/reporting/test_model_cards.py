@@ -1,0 +1,187 @@
+"""Model cards, and what else travels from the base to the mixtures and the merged model."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+import workflow_scripts.modeling  # noqa: F401
+from workflow_scripts import base, dense, ffn, moe, moe_sft, weighted_init
+from workflow_scripts.artifacts.manifest import hash_file, manifest_path, read_manifest, short
+from workflow_scripts.reporting.model_card import imported_card
+
+REVISION = "0123456789" * 4
+TRAVELLERS = {
+    "LICENSE": "the licence",
+    "LICENSE-MODEL": "the model's licence",
+    "NOTICE.txt": "a notice",
+    "USE_POLICY.md": "a policy",
+    "chat_template.jinja": "{{ messages }}",
+    "additional_chat_templates/tools.jinja": "{{ tools }}",
+}
+MODELS = ("moe", "moe_sft", "dense")
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory, tiny_llama) -> Path:
+    """A model with licences and a chat template, and a card that is not ours."""
+    folder = shutil.copytree(tiny_llama, tmp_path_factory.mktemp("given") / "model")
+    (folder / "additional_chat_templates").mkdir()
+    for name, text in TRAVELLERS.items():
+        (folder / name).write_text(text)
+    (folder / "README.md").write_text("the base's card")
+    return folder
+
+
+def make(results: Path, source: list[str]) -> Path:
+    """All artifacts from the base to the dense model, after one step of tuning."""
+
+    def run(step, **flags) -> None:
+        name = step.__name__.split(".")[-1]
+        words = [f"--{flag.replace('_', '-')}={value}" for flag, value in flags.items()]
+        step.main([*words, "--out", str(results / name)])
+
+    base.main([*source, "--out", str(results / "base")])
+    rows = results / "rows.jsonl"
+    rows.write_text(json.dumps({"instruction": "add", "response": "a + b"}) + "\n")
+    run(moe, base=results / "base", num_experts=4, num_experts_per_tok=2, seed=5)
+    run(moe_sft, moe=results / "moe", data=rows, max_steps=1, learning_rate=0.001)
+    sources = {"moe": results / "moe_sft"}
+    run(ffn, **sources)
+    sources["ffn"] = results / "ffn"
+    run(weighted_init, lam="0.65", **sources)
+    run(dense, weighted=results / "weighted_init", **sources)
+    return results
+
+
+@pytest.fixture(scope="module")
+def local(tmp_path_factory, model) -> Path:
+    """Results from a model folder."""
+    return make(tmp_path_factory.mktemp("local"), ["--model", str(model)])
+
+
+@pytest.fixture(scope="module")
+def hub(tmp_path_factory, model) -> Path:
+    """Results from a model in the hub's cache."""
+    cache = tmp_path_factory.mktemp("hub")
+    shutil.copytree(model, cache / "models--org--name" / "snapshots" / REVISION)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(cache))
+        patch.setattr("huggingface_hub._snapshot_download.constants.HF_HUB_CACHE", str(cache))
+        source = ["--model", "org/name", "--revision", REVISION]
+        return make(tmp_path_factory.mktemp("from_hub"), source)
+
+
+def card(results: Path, name: str) -> str:
+    return (results / name / "README.md").read_text()
+
+
+def identity(artifact: Path) -> str:
+    return read_manifest(manifest_path(artifact)).id
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_licences_and_chat_templates_travel(local, name):
+    assert {file: (local / name / file).read_text() for file in TRAVELLERS} == TRAVELLERS
+    templates = AutoTokenizer.from_pretrained(local / name).chat_template
+    assert templates == {"default": "{{ messages }}", "tools": "{{ tools }}"}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_base_on_the_hub_is_named_with_its_revision(hub, name):
+    text = card(hub, name)
+    assert text.startswith("---\nlibrary_name: transformers\nbase_model: org/name\ntags: [")
+    assert f"- base: [org/name](https://huggingface.co/org/name), {REVISION}\n" in text
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_local_base_is_named_by_its_architecture_and_id(local, name):
+    text = card(local, name)
+    assert "base_model" not in text
+    assert f"- base: a LlamaForCausalLM, artifact {short(identity(local / 'base'))}\n" in text
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_cards_hold_no_places_and_no_times(local, hub, model, name):
+    for results in (local, hub):
+        text = card(results, name)
+        assert not any(str(path) in text for path in (results, model.parent, Path.home()))
+        assert not re.search(r"20\d\d-\d\d|\d\d:\d\d", text)
+
+
+def test_the_mixtures_card_says_how_it_was_made(local):
+    text = card(local, "moe")
+    assert "It computes what the base computes" in text
+    assert "- experts: 4, of which 2 compute each token, the shared one always\n" in text
+    upcycling = next(line for line in text.splitlines() if line.startswith("- upcycling: "))
+    assert "num_experts 4, num_experts_per_tok 2" in upcycling
+    assert upcycling.endswith("seed 5, shared_expert true")
+    assert "upcycled_layers" not in upcycling  # not set
+    assert "- tuning" not in text
+
+
+def test_the_tuned_mixtures_card_says_how_it_was_tuned(local):
+    text = card(local, "moe_sft")
+    tuning = next(line for line in text.splitlines() if line.startswith("- tuning: "))
+    assert "learning_rate 0.001, " in tuning and "max_steps 1, " in tuning
+    assert f"- instructions: a file with SHA-256 `{hash_file(local / 'rows.jsonl')}`\n" in text
+
+
+def test_the_merged_models_card_says_lambda_and_how_it_was_made(local):
+    text = card(local, "dense")
+    assert "- lambda, the shared expert's weight: 0.65\n" in text
+    assert "- mixing coefficients: one set per layer, equal shares\n" in text
+    assert re.search(r"- tuning of the mixture: .*learning_rate 0\.001, .*max_steps 1, ", text)
+    assert "| layer 1 | 0.6500 | 0.3333 | 0.3333 | 0.3333 |\n" in text
+
+
+@pytest.mark.parametrize("name", ["moe", "moe_sft"])
+def test_a_mixture_loads_as_its_card_says(local, name, run_python, repository):
+    code = re.search(r"```python\n(.*?)```", card(local, name), re.DOTALL)[1]
+    folder = str(local / name)
+    printed = run_python(
+        f"import sys\nsys.path.insert(0, {str(repository)!r})\n"
+        + code.replace("this/folder", folder)
+        + "print(type(model).__name__, len(tokenizer))"
+    )
+    assert printed.split()[0] == "XftLlamaForCausalLM"
+
+
+def test_the_merged_model_loads_as_its_card_says(local):
+    assert "It loads with plain transformers." in card(local, "dense")
+    assert (
+        type(AutoModelForCausalLM.from_pretrained(local / "dense")).__name__ == "LlamaForCausalLM"
+    )
+
+
+def test_manifests_carry_the_hub_id_and_nothing_of_a_local_folder(local, hub):
+    def parameters(results, name):
+        return read_manifest(manifest_path(results / name)).parameters
+
+    on_hub = {"model": "org/name", "revision": REVISION}
+    assert parameters(hub, "base") == on_hub
+    assert parameters(local, "base") == {}
+    for name in ("moe", "moe_sft"):
+        assert parameters(hub, name)["base"] == on_hub | {"id": identity(hub / "base")}
+        assert parameters(local, name)["base"] == {"id": identity(local / "base")}
+
+
+def test_a_mixture_without_a_manifest_is_merged_with_a_card_of_what_is_known(tmp_path, local):
+    bare = shutil.copytree(local / "moe_sft", tmp_path / "moe_sft")
+    for step, flags in (
+        (ffn, []),
+        (weighted_init, ["--ffn", tmp_path / "ffn", "--lam", "0.5"]),
+        (dense, ["--ffn", tmp_path / "ffn", "--weighted", tmp_path / "weighted_init"]),
+    ):
+        out = tmp_path / step.__name__.split(".")[-1]
+        step.main(["--moe", str(bare), *map(str, flags), "--out", str(out)])
+    assert "- base: a LlamaForCausalLM\n" in card(tmp_path, "dense")
+    assert "- tuning of the mixture: not known\n" in card(tmp_path, "dense")
+
+
+def test_an_imported_mixture_has_a_card_of_what_is_known(local):
+    text = imported_card(json.loads((local / "moe" / "config.json").read_text()))
+    assert "published code" in text and "- base: a LlamaForCausalLM\n" in text

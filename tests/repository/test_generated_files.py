@@ -1,0 +1,97 @@
+"""Files that are written from others, the pins, and the configurations that come along."""
+
+import re
+
+import pytest
+import yaml
+
+from tools import write_config_docs, write_envs
+from workflow_scripts import config_file, configuration
+
+ROOT = write_envs.ROOT
+# The packages that the workflow is made of.
+STACK = {"snakemake", "torch", "transformers", "accelerate", "deepspeed", "safetensors"}
+STACK |= {"evalplus", "pandas"}
+
+
+def load(path) -> dict:
+    return yaml.safe_load(path.read_text())
+
+
+def pip_packages(name: str) -> list[str]:
+    (found,) = [d for d in load(ROOT / "envs" / f"{name}.yaml")["dependencies"] if "pip" in d][1:]
+    return found["pip"]
+
+
+def merged(below: dict, above: dict) -> dict:
+    """What Snakemake makes of two config files: sections are merged, all else is replaced."""
+    both = {key: (below[key], above[key]) for key in below.keys() & above.keys()}
+    sections = {key: merged(*pair) for key, pair in both.items() if isinstance(pair[1], dict)}
+    return below | above | sections
+
+
+def test_the_configurations_documentation_is_up_to_date():
+    assert write_config_docs.DOCUMENT.read_text() == write_config_docs.document()
+
+
+def test_every_key_is_documented_once():
+    documented, section = [], None
+    for line in write_config_docs.document().splitlines():
+        if line.startswith("## "):
+            section = line.removeprefix("## ").strip("`")
+        elif line.startswith("| `"):
+            documented.append((section, line.split("`")[1]))
+    expected = []
+    for name, subschema in configuration.schema()["properties"].items():
+        keys = subschema.get("properties")
+        expected += [(name, key) for key in keys] if keys else [("Top level", name)]
+    assert sorted(documented) == sorted(expected)
+
+
+@pytest.mark.parametrize("name", write_envs.ENVIRONMENTS)
+def test_environments_are_up_to_date(name):
+    text = (ROOT / "envs" / f"{name}.yaml").read_text()
+    assert text == write_envs.environment(write_envs.ENVIRONMENTS[name])
+
+
+def test_there_are_no_other_environments_and_every_rule_has_one():
+    files = {path.stem for path in (ROOT / "envs").iterdir()}
+    used = set()
+    for path in (ROOT / "rules").glob("*.smk"):
+        used |= set(re.findall(r'"\.\./envs/(\w+)\.yaml"', path.read_text()))
+    assert files == used == set(write_envs.ENVIRONMENTS)
+
+
+@pytest.mark.parametrize("file", write_envs.PINS)
+def test_every_package_but_torch_is_pinned_exactly(file):
+    lines = [line.split(";")[0].strip() for line in (ROOT / file).read_text().splitlines()]
+    packages = [line for line in lines if line and not line.startswith(("#", "-r "))]
+    loose = [line for line in packages if not re.fullmatch(r"[\w.-]+==\d+(\.\d+)+", line)]
+    assert loose == (["torch>=2.9,<2.14"] if file == "requirements.txt" else [])
+    names = [re.split("[=<>]", line)[0] for line in packages]
+    assert len(names) == len(set(names))
+    assert file != "requirements.txt" or set(names) >= STACK
+
+
+@pytest.mark.parametrize("name", write_envs.ENVIRONMENTS)
+def test_environments_have_the_pins_of_the_requirements(name):
+    requirements = "\n".join((ROOT / file).read_text() for file in write_envs.PINS)
+    assert set(pip_packages(name)) <= set(requirements.splitlines())
+
+
+def test_a_package_has_one_version_in_all_requirements():
+    lines = {line for f in write_envs.PINS for line in (ROOT / f).read_text().splitlines()}
+    names = [re.split("[=<>]", line)[0] for line in lines if line and line[0] not in "#-"]
+    assert len(names) == len(set(names))
+
+
+def test_the_default_configuration_is_valid_and_runs_on_what_comes_along():
+    config = config_file.complete(load(ROOT / "config.yaml"))
+    assert (ROOT / config["base"]["model"] / "config.json").is_file()
+    for file in (config["data"]["train"], *config["evaluation"]["datasets"]):
+        assert (ROOT / file).is_file()
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "recipes").glob("*.yaml")), ids=lambda p: p.stem)
+def test_recipes_are_valid(path):
+    config_file.complete(merged(load(ROOT / "config.yaml"), load(path)), str(path))

@@ -1,0 +1,160 @@
+"""The step `publish` as a process of its own, against a hub on this machine."""
+
+import os
+import shlex
+import shutil
+from pathlib import Path
+
+import pytest
+from hub_server import Hub
+
+from workflow_scripts.artifacts.artifact import create_artifact
+
+TO = "org/merged"
+TOKEN = "hf_aTokenThatNobodyMayRead"
+CARD = "---\nlibrary_name: transformers\n---\n\n# A dense model made with XFT\n"
+
+
+def make(model: Path, out: Path, kind: str = "dense", card: str | None = CARD) -> Path:
+    """An artifact of a kind with the files of a model, and a card."""
+    with create_artifact(out, kind) as draft:
+        shutil.copytree(model, draft.path, dirs_exist_ok=True)
+        if card:
+            (draft.path / "README.md").write_text(card)
+    return out
+
+
+@pytest.fixture
+def dense(tiny_llama, tmp_path) -> Path:
+    return make(tiny_llama, tmp_path / "dense")
+
+
+@pytest.fixture
+def publish(hub: Hub, run_step, monkeypatch):
+    """Callable (model, *words): run the step, with a token that may write."""
+    hub.writers = {TOKEN}
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    return lambda model, *words: run_step("publish", "--model", model, "--to", TO, *words)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_without_yes_it_is_told_and_nothing_is_asked(hub: Hub, publish, dense):
+    done = publish(dense, "--private")
+    assert (done.returncode, done.stderr) == (0, "")
+    for text in (f"repository: {TO} (private)", "  # A dense model made with XFT"):
+        assert text in done.stdout.splitlines()
+    for name, content in contents(dense).items():
+        assert any(line.split() == [f"{len(content):,}", name] for line in done.stdout.splitlines())
+    command = shlex.join(["xft", "publish", "--model", str(dense), "--to", TO])
+    assert done.stdout.endswith(f"\n{command} --private --yes\n")
+    assert hub.requests == [] and hub.repositories == {}
+
+
+@pytest.mark.parametrize("kind", ["dense", "sft"])
+@pytest.mark.parametrize("private", [False, True], ids=["public", "private"])
+def test_a_model_is_uploaded_in_one_commit(hub: Hub, publish, tiny_llama, tmp_path, kind, private):
+    model = make(tiny_llama, tmp_path / kind, kind)
+    done = publish(model, "--yes", *["--private"] * private)
+    assert done.returncode == 0, done.stderr
+    repository = hub.repositories[TO]
+    assert (repository.readers is not None) is private
+    assert len(repository.commits) == 2  # the hub's first, and ours
+    uploaded = dict(repository.commits[repository.head])
+    del uploaded[".gitattributes"]
+    assert uploaded == contents(model)
+    assert f": {hub.url}/{TO}/commit/{repository.head}\n" in done.stdout
+    assert TOKEN not in done.stdout + done.stderr
+    assert {r.token for r in hub.requests if r.path.startswith("/lfs/")} == {None}
+
+
+def test_weights_from_earlier_are_named(hub: Hub, publish, dense):
+    hub.add(TO, {"model-00001-of-00002.safetensors": b"", "README.md": b""})
+    done = publish(dense, "--yes")
+    assert done.returncode == 0, done.stderr
+    assert "there from earlier: model-00001-of-00002.safetensors\n" in done.stdout
+    assert hub.repositories[TO].commits[hub.repositories[TO].head]["README.md"] == CARD.encode()
+
+
+def test_a_public_repository_is_not_taken_for_a_private_one(hub: Hub, publish, dense):
+    hub.add(TO, {})
+    done = publish(dense, "--yes", "--private")
+    assert done.returncode == 1
+    assert "is there already, and public: nothing was uploaded" in done.stderr
+    assert len(hub.repositories[TO].commits) == 1
+
+
+def test_what_arrives_otherwise_is_noticed(hub: Hub, publish, dense):
+    hub.faults.lossy = True
+    done = publish(dense, "--yes")
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].endswith(" holds other content in model.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("token", "message"),
+    [
+        (None, "uploading needs a token that may write: set HF_TOKEN, or log in"),
+        ("hf_reader", "could not be uploaded to org/merged: "),
+        ("hf_unknown", "could not be uploaded to org/merged: the hub refuses the token"),
+    ],
+)
+def test_a_token_that_may_not_write_is_told(hub: Hub, publish, dense, monkeypatch, token, message):
+    hub.tokens = {"hf_reader"}
+    monkeypatch.delenv("HF_TOKEN")
+    if token:
+        monkeypatch.setenv("HF_TOKEN", token)
+    done = publish(dense, "--yes")
+    assert done.returncode == 1
+    assert f"publish: error: {'' if token is None else dense}" in done.stderr
+    assert message in done.stderr and "Traceback" not in done.stderr
+    assert not token or token not in done.stderr
+    assert hub.repositories == {}
+
+
+def alter(model: Path) -> None:
+    """A byte of the weights, which no quick check sees."""
+    weights = model / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    os.chmod(weights, 0o644)  # noqa: PTH101
+    weights.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (alter, "model.safetensors was altered: its SHA-256 is not the manifest's"),
+        (lambda model: (model / "README.md").unlink(), "README.md is missing"),
+        (lambda model: Path(f"{model}.manifest.json").unlink(), "has no manifest"),
+    ],
+    ids=["altered", "card lost", "no manifest"],
+)
+def test_a_model_that_does_not_fit_its_manifest_is_refused(
+    hub: Hub, publish, dense, damage, message
+):
+    damage(dense)
+    done = publish(dense, "--yes")
+    assert done.returncode == 1 and message in done.stderr
+    assert hub.requests == []
+
+
+@pytest.mark.parametrize(
+    ("kind", "card", "message"),
+    [
+        ("moe", CARD, "is of kind moe, not dense or sft"),
+        ("base", CARD, "is of kind base, not dense or sft"),
+        ("dense", None, "has no card (README.md)"),
+    ],
+)
+def test_another_artifact_is_refused(hub, publish, tiny_llama, tmp_path, kind, card, message):
+    done = publish(make(tiny_llama, tmp_path / "other", kind, card), "--yes")
+    assert done.returncode == 1 and message in done.stderr
+    assert hub.requests == []
+
+
+def test_a_repository_needs_an_organisation(hub, dense, run_step):
+    done = run_step("publish", "--model", dense, "--to", "merged")
+    assert "a repository on the hub is named organisation/name" in done.stderr

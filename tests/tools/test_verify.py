@@ -1,0 +1,312 @@
+"""The step `verify`: what it reports of artifacts, of their lineage, and of what is amiss."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from workflow_scripts.artifacts.artifact import create_artifact
+from workflow_scripts.artifacts.manifest import (
+    Manifest,
+    hash_files,
+    manifest_path,
+    read_manifest,
+    short,
+)
+from workflow_scripts.common.errors import UserError
+from workflow_scripts.tools import verify
+
+DATA = "d" * 64
+
+
+def make(out, kind, text="content", parameters=None, **inputs) -> Path:
+    """An artifact of one file. `inputs` are paths of other artifacts, or hashes."""
+    ids = {name: made if isinstance(made, str) else identity(made) for name, made in inputs.items()}
+    with create_artifact(out, kind, parameters, ids) as draft:
+        (draft.path / "a.txt").write_text(text)
+    return out
+
+
+def make_eval(out, model) -> Path:
+    out.parent.mkdir(parents=True)
+    generations = out.with_name("problems.generations.jsonl")
+    out.write_text("{}")
+    generations.write_text("")
+    files = hash_files({file.name: file for file in (out, generations)})
+    inputs = {"dataset": DATA, "model": identity(model)}
+    manifest_path(out).write_text(Manifest("eval", files, {"limit": 4}, inputs).to_json())
+    return out
+
+
+def identity(artifact) -> str:
+    return read_manifest(manifest_path(artifact)).id
+
+
+def rewrite(file, text):
+    file.unlink()
+    file.write_text(text)
+
+
+def make_all(results, text="content") -> dict[str, Path]:
+    """A whole results folder. `text` tells two of them apart."""
+    made = {"base": make(results / "base", "base", text)}
+    made["moe"] = make(results / "moe", "moe", parameters={"num_experts": 8}, base=made["base"])
+    made["moe_sft"] = make(results / "moe_sft", "moe_sft", moe=made["moe"], data=DATA)
+    made["ffn"] = make(results / "ffn", "ffn", moe=made["moe_sft"])
+    sources = {name: made[f"{name}{suffix}"] for name, suffix in (("moe", "_sft"), ("ffn", ""))}
+    for lam in (0.5, 0.75):
+        name, parameters = f"lam~{lam}", {"shared_expert_weight": lam, "granularity": "layer"}
+        weighted = {}
+        for kind in ("weighted_init", "weighted_trained", "dense"):
+            out = results / kind / name
+            made[f"{kind} {lam}"] = make(out, kind, parameters=parameters, **sources, **weighted)
+            weighted = {"weighted": out}
+        out = results / "eval" / "dense" / name / "problems.json"
+        made[f"eval {lam}"] = make_eval(out, made[f"dense {lam}"])
+    made["eval base"] = make_eval(results / "eval" / "base" / "problems.json", made["base"])
+    return made
+
+
+@pytest.fixture
+def made(tmp_path, monkeypatch) -> dict[str, Path]:
+    """A whole results folder, results/ where one stands."""
+    monkeypatch.chdir(tmp_path)
+    return make_all(Path("results"))
+
+
+def run(capsys, *arguments) -> tuple[dict[str, list[str]], str]:
+    """What verify prints of each artifact, as its lines, and its message."""
+    try:
+        verify.main([str(argument) for argument in arguments])
+        message = None
+    except UserError as error:
+        message = str(error)
+    output = capsys.readouterr()
+    blocks, name = {}, None
+    for line in output.out.splitlines():
+        if line.startswith("    "):
+            blocks[name].append(line.strip())
+        else:
+            name, _, rest = line.partition(": ")
+            blocks[name] = [rest]
+    return blocks, message or output.err.strip()
+
+
+# What is sound
+
+
+def test_a_sound_results_folder_is_told_with_its_lineage(made, capsys):
+    blocks, message = run(capsys, "results", "--full")
+    assert message == "13 of 13 artifacts fit their manifests"
+    assert blocks.keys() == {str(path) for path in made.values()}
+    ids = {name: short(identity(path)) for name, path in made.items()}
+    assert blocks["results/base"] == [f"base {ids['base']}, fits"]
+    assert blocks["results/moe"] == [
+        f"moe {ids['moe']}, fits",
+        "num_experts 8",
+        f"from base {ids['base']}, results/base",
+    ]
+    assert blocks["results/moe_sft"] == [
+        f"moe_sft {ids['moe_sft']}, fits",
+        "from data dddddddd, a file",
+        f"from moe {ids['moe']}, results/moe",
+    ]
+    assert blocks["results/dense/lam~0.5"] == [
+        f"dense {ids['dense 0.5']}, fits",
+        "shared_expert_weight 0.5, granularity layer",
+        f"from ffn {ids['ffn']}, results/ffn",
+        f"from moe {ids['moe_sft']}, results/moe_sft",
+        f"from weighted {ids['weighted_trained 0.5']}, results/weighted_trained/lam~0.5",
+    ]
+    assert blocks["results/eval/dense/lam~0.5/problems.json"] == [
+        f"eval {ids['eval 0.5']}, fits",
+        "limit 4",
+        "from dataset dddddddd, a file",
+        f"from model {ids['dense 0.5']}, results/dense/lam~0.5",
+    ]
+
+
+@pytest.mark.parametrize(
+    "name", ["moe", "ffn", "dense 0.75", "weighted_trained 0.5", "eval 0.75", "eval base"]
+)
+def test_the_inputs_of_one_artifact_are_found_in_its_results_folder(made, capsys, name):
+    blocks, message = run(capsys, made[name])
+    assert message == "1 of 1 artifacts fit their manifests"
+    from_artifacts = [line for block in blocks.values() for line in block if "a file" not in line]
+    assert all(", results/" in line for line in from_artifacts if line.startswith("from "))
+
+
+def test_an_input_may_lie_in_another_folder_that_is_given(made, capsys):
+    made["base"].rename("base")
+    manifest_path(made["base"]).rename("base.manifest.json")
+    base = short(identity(Path("base")))
+    assert f"from base {base}, base" in run(capsys, "results", "base")[0]["results/moe"]
+    blocks, message = run(capsys, "results")
+    assert f"from base {base}, which is not here" in blocks["results/moe"]
+    assert message == "12 of 12 artifacts fit their manifests"
+
+
+def test_of_two_equal_inputs_the_one_beside_is_named(made, capsys):
+    make_all(Path("again"))
+    blocks, _ = run(capsys, "results", "again")
+    for results in ("results", "again"):
+        assert blocks[f"{results}/moe"][-1].endswith(f", {results}/base")
+
+
+def test_an_artifact_is_told_once(made, capsys):
+    _, message = run(capsys, "results", made["moe"], "results/../results/ffn")
+    assert message == "13 of 13 artifacts fit their manifests"
+
+
+def test_verify_works_where_one_stands(made, capsys, monkeypatch):
+    monkeypatch.chdir("results/moe")
+    assert run(capsys, ".")[1] == "1 of 1 artifacts fit their manifests"
+    monkeypatch.chdir("..")
+    assert run(capsys, ".")[1] == "13 of 13 artifacts fit their manifests"
+
+
+def test_lines_fit_a_terminal(made, capsys):
+    parameters = dict.fromkeys(verify.SHOWN, "x" * 20)
+    make(Path("results/moe"), "moe", parameters=parameters, base=made["base"])
+    with pytest.raises(UserError):
+        verify.main(["results"])
+    assert max(map(len, capsys.readouterr().out.splitlines())) <= 100
+
+
+# What no longer fits
+
+
+def test_an_input_that_was_made_again_is_named(made, capsys):
+    before = {name: short(identity(path)) for name, path in made.items()}
+    make(made["base"], "base", "another")
+    now = short(identity(made["base"]))
+    blocks, message = run(capsys, "results")
+    faults = [
+        f"results/moe was made from base {before['base']}, but results/base is now {now}",
+        f"results/eval/base/problems.json was made from model {before['base']}, "
+        f"but results/base is now {now}",
+    ]
+    assert sorted(message.split("; ")) == sorted(faults)
+    assert blocks["results/moe"][0] == f"moe {before['moe']}"
+    assert f"! {faults[0]}" in blocks["results/moe"]
+    assert f"from base {before['base']}, which is not here" in blocks["results/moe"]
+    assert blocks["results/moe_sft"][0].endswith(", fits")
+
+
+def test_of_several_lambdas_the_own_one_is_compared(made, capsys):
+    weighted = made["weighted_trained 0.5"]
+    before = short(identity(weighted))
+    sources = {"moe": made["moe_sft"], "ffn": made["ffn"]}
+    make(weighted, "weighted_trained", "other", weighted=made["weighted_init 0.5"], **sources)
+    blocks, message = run(capsys, "results")
+    assert message == (
+        f"results/dense/lam~0.5 was made from weighted {before}, "
+        f"but results/weighted_trained/lam~0.5 is now {short(identity(weighted))}"
+    )
+    assert blocks["results/dense/lam~0.75"][0].endswith(", fits")
+
+
+def test_an_artifact_is_no_successor_of_its_own_input(made, capsys):
+    """moe_sft was made from a moe; a moe_sft is none."""
+    for path in (made["moe"], manifest_path(made["moe"])):
+        path.rename(f"elsewhere{path.suffix}")
+    blocks, message = run(capsys, "results")
+    assert message == "12 of 12 artifacts fit their manifests"
+    assert blocks["results/moe_sft"][-1].endswith(", which is not here")
+
+
+def test_an_artifact_that_is_gone_is_no_successor(made, capsys):
+    make(made["base"], "base", "another")
+    made["base"].rename("elsewhere")
+    _, message = run(capsys, "results")
+    assert message == "results/base is missing, but its manifest is there"
+
+
+# What is amiss
+
+
+def test_only_full_reads_large_files(made, capsys):
+    with create_artifact(made["ffn"], "ffn", inputs={"moe": identity(made["moe_sft"])}) as draft:
+        (draft.path / "large").write_bytes(bytes(2**21))
+    rewrite(made["ffn"] / "large", "\0" * (2**21 - 1) + "x")
+    fault = "results/ffn/large was altered: its SHA-256 is not the manifest's"
+    assert fault not in run(capsys, "results")[1]
+    assert fault in run(capsys, "results", "--full")[1]
+
+
+def test_every_fault_of_every_artifact_is_reported(made, capsys):
+    rewrite(made["moe"] / "a.txt", "longer content")
+    (made["moe"] / "c.txt").touch()
+    (made["ffn"] / "a.txt").unlink()
+    rewrite(manifest_path(made["moe_sft"]), "{")
+    rewrite(manifest_path(made["base"]), manifest_path(made["base"]).read_text().replace('"', "'"))
+    manifest_path(made["weighted_init 0.5"]).unlink()
+    manifest_path(made["weighted_init 0.5"]).mkdir()
+    edited = json.loads(manifest_path(made["dense 0.5"]).read_text()) | {"kind": "moe"}
+    rewrite(manifest_path(made["dense 0.5"]), json.dumps(edited))
+    blocks, message = run(capsys, "nowhere", "results")
+    for fault in (
+        "nowhere: no manifest beside it and none below it",
+        "results/moe/a.txt has 14 bytes, not 7",
+        "results/moe/c.txt is not in the manifest",
+        "results/ffn/a.txt is missing",
+        "results/moe_sft.manifest.json is not valid JSON",
+        "results/base.manifest.json is not valid JSON",
+        "results/weighted_init/lam~0.5.manifest.json is not a file",
+        "results/dense/lam~0.5.manifest.json was edited",
+    ):
+        assert [each.startswith(fault) for each in message.split("; ")].count(True) == 1, fault
+    assert "! results/moe/a.txt has 14 bytes, not 7" in blocks["results/moe"]
+    assert "! results/moe/c.txt is not in the manifest" in blocks["results/moe"]
+    assert blocks["results/weighted_init/lam~0.75"][0].endswith(", fits")
+
+
+@pytest.mark.parametrize("name", ["moe", "eval 0.5"])
+def test_a_manifest_without_its_artifact_is_a_fault(made, capsys, name):
+    made[name].rename("elsewhere")
+    _, message = run(capsys, "results")
+    assert f"{made[name]} is missing, but its manifest is there" in message
+
+
+def test_an_artifact_without_its_manifest_is_a_fault(made, capsys):
+    for place in ("results/ffn", "results/dense/lam~0.9"):
+        Path(place).mkdir(exist_ok=True)
+        Path(place, "model.safetensors").touch()
+    manifest_path(made["ffn"]).unlink()
+    manifest_path(made["eval 0.5"]).unlink()
+    orphans = ["results/ffn", "results/dense/lam~0.9", str(made["eval 0.5"])]
+    blocks, message = run(capsys, "results")
+    faults = {f"{orphan} has no manifest: nothing says what it is" for orphan in orphans}
+    assert set(message.split("; ")) == faults
+    assert all(blocks[orphan] == ["no manifest"] for orphan in orphans)
+
+
+def test_logs_and_unfinished_work_are_no_orphans(made, capsys):
+    unfinished = Path("results/.moe.x.tmp/moe")
+    for folder in (unfinished, Path("results/logs"), Path("results/eval/moe")):
+        folder.mkdir(parents=True)
+    (unfinished / "model.safetensors").touch()
+    Path("results/logs/moe.log").touch()
+    Path("results/eval/moe/problems.generations.jsonl").touch()
+    assert run(capsys, "results")[1] == "13 of 13 artifacts fit their manifests"
+
+
+def test_weights_inside_an_artifact_are_no_orphans(made, capsys):
+    with create_artifact(made["ffn"], "ffn", inputs={"moe": identity(made["moe_sft"])}) as draft:
+        (draft.path / "sub").mkdir()
+        (draft.path / "sub" / "x.safetensors").write_bytes(bytes([2]) + bytes(7) + b"{}")
+    assert "has no manifest" not in run(capsys, "results")[1]
+
+
+def test_verify_fails_as_a_process_with_one_message(made, call_step):
+    assert call_step("verify", "results", cwd=Path.cwd()).returncode == 0
+    (made["moe"] / "a.txt").unlink()
+    result = call_step("verify", "results", cwd=Path.cwd())
+    assert result.returncode == 1
+    assert result.stderr == "verify: error: results/moe/a.txt is missing\n"
+
+
+def test_names_that_are_no_text_are_told(made, run_step):
+    Path(b"results/moe/\xff".decode(errors="surrogateescape")).touch()
+    result = run_step("verify", "results", cwd=Path.cwd())
+    assert result.stderr == "verify: error: results/moe/\\udcff is not in the manifest\n"

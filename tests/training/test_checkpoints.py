@@ -1,0 +1,195 @@
+"""Our streaming writer and lazy reader against safetensors' and transformers' own."""
+
+import hashlib
+import json
+import shutil
+import weakref
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
+
+from workflow_scripts.checkpoints.reader import INDEX_FILE, SINGLE_FILE, Checkpoint, read_json
+from workflow_scripts.checkpoints.writer import TensorPlan, write_checkpoint
+from workflow_scripts.common.errors import UserError
+
+DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
+SHAPES = {"scalar": (), "empty": (0, 4), "odd": (3,), "matrix": (5, 7), "stack": (2, 3, 4)}
+TENSORS = {
+    f"{dtype}.{name}": (torch.randn(shape, generator=torch.Generator().manual_seed(1)) * 9).to(kind)
+    for dtype, kind in DTYPES.items()
+    for name, shape in SHAPES.items()
+}
+
+
+def plan(name: str, tensor: torch.Tensor, dtype: str) -> TensorPlan:
+    return TensorPlan(name, dtype, tuple(tensor.shape), lambda: [tensor])
+
+
+def copy_plans(folder) -> list[TensorPlan]:
+    return [plan(name, tensor, "F32") for name, tensor in load_file(folder / SINGLE_FILE).items()]
+
+
+def assert_same(left: dict, right: dict) -> None:
+    assert left.keys() == right.keys()
+    for name, tensor in left.items():
+        assert tensor.dtype == right[name].dtype
+        assert torch.equal(tensor, right[name]), name
+
+
+def test_safetensors_reads_what_we_write(tmp_path):
+    plans = [plan(name, tensor, name.split(".")[0]) for name, tensor in TENSORS.items()]
+    write_checkpoint(tmp_path, plans)
+    assert [path.name for path in tmp_path.iterdir()] == [SINGLE_FILE]
+    assert_same(load_file(tmp_path / SINGLE_FILE), TENSORS)
+
+
+@pytest.mark.parametrize("letters", range(1, 9))
+def test_values_start_at_a_multiple_of_eight_bytes(tmp_path, letters):
+    write_checkpoint(tmp_path, [plan("w" * letters, torch.zeros(1), "F32")])
+    header_length = int.from_bytes((tmp_path / SINGLE_FILE).read_bytes()[:8], "little")
+    assert header_length % 8 == 0
+
+
+def test_we_read_what_safetensors_writes(tmp_path):
+    save_file(TENSORS, tmp_path / SINGLE_FILE)
+    checkpoint = Checkpoint(tmp_path)
+    assert checkpoint.names == sorted(TENSORS)
+    assert "F32.odd" in checkpoint and "F32.even" not in checkpoint
+    assert_same({name: checkpoint.get(name) for name in checkpoint.names}, TENSORS)
+    for name, tensor in TENSORS.items():
+        assert checkpoint.dtype(name) == name.split(".")[0]
+        assert checkpoint.shape(name) == tuple(tensor.shape)
+
+
+def test_written_hashes_are_those_of_the_files(tmp_path, tiny_llama):
+    written = write_checkpoint(tmp_path, copy_plans(tiny_llama), max_shard_bytes=40_000)
+    assert len(written) > 2
+    for name, entry in written.items():
+        content = (tmp_path / name).read_bytes()
+        expected = {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+        assert entry == expected
+
+
+def test_our_shards_load_in_transformers(tmp_path, tiny_llama):
+    written = write_checkpoint(tmp_path, copy_plans(tiny_llama), max_shard_bytes=40_000)
+    shutil.copy(tiny_llama / "config.json", tmp_path)
+    for name in written:
+        tensors = load_file(tmp_path / name)
+        assert len(tensors) == 1 or sum(t.nbytes for t in tensors.values()) <= 40_000
+    model = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32)
+    assert_same(dict(model.state_dict()), load_file(tiny_llama / SINGLE_FILE))
+
+
+def test_we_read_the_shards_of_transformers(tmp_path, tiny_llama):
+    model = AutoModelForCausalLM.from_pretrained(tiny_llama, dtype=torch.float32)
+    model.save_pretrained(tmp_path, max_shard_size="40KB")
+    checkpoint = Checkpoint(tmp_path)
+    assert len(checkpoint.files) > 2
+    assert checkpoint.files == sorted(path.name for path in tmp_path.glob("*.safetensors"))
+    assert checkpoint.config["model_type"] == "llama"
+    found = {name: checkpoint.get(name) for name in checkpoint.names}
+    assert_same(found, load_file(tiny_llama / SINGLE_FILE))
+
+
+def test_chunks_are_written_one_after_the_other_and_let_go(tmp_path):
+    stack = torch.randn(20, 3, 5)
+    alive, most = weakref.WeakSet(), []
+
+    def chunks():
+        for part in stack:
+            most.append(len(alive))
+            copy = part.T.contiguous().T  # not contiguous: its values are, its bytes are not
+            alive.add(copy)
+            yield copy
+
+    write_checkpoint(tmp_path, [TensorPlan("stack", "F32", tuple(stack.shape), chunks)])
+    assert torch.equal(load_file(tmp_path / SINGLE_FILE)["stack"], stack)
+    assert max(most) <= 2
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_chunks_that_do_not_fill_the_tensor_are_refused(tmp_path, count):
+    wrong = TensorPlan("w", "F32", (2, 4), lambda: [torch.zeros(4)] * count)
+    with pytest.raises(ValueError, match=f"w: {16 * count} bytes for a tensor of 32"):
+        write_checkpoint(tmp_path, [wrong])
+
+
+def truncate(folder):
+    file = folder / SINGLE_FILE
+    file.write_bytes(file.read_bytes()[:-100])
+
+
+def garble_header(folder):
+    (folder / SINGLE_FILE).write_bytes(b"\xff" * 64)
+
+
+def only_pickle(folder):
+    (folder / SINGLE_FILE).rename(folder / "pytorch_model.bin")
+
+
+def index(weight_map):
+    return lambda folder: (folder / INDEX_FILE).write_text(json.dumps({"weight_map": weight_map}))
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (shutil.rmtree, "is not a folder"),
+        (truncate, "model.safetensors is not a whole safetensors file"),
+        (garble_header, "model.safetensors is not a whole safetensors file"),
+        (only_pickle, "Only safetensors are read"),
+        (lambda folder: (folder / INDEX_FILE).write_text("{"), "json is not valid JSON"),
+        (lambda folder: (folder / INDEX_FILE).write_text("[]"), "does not hold a JSON object"),
+        (index({}), "has no weight_map"),
+        (index(["x"]), "has no weight_map"),
+        (index({"w": "../x"}), "names '../x', which is not inside its folder"),
+        (index({"w": "/x"}), "names '/x', which is not inside its folder"),
+        (index({"w": "a/x"}), "names 'a/x', which is not inside its folder"),
+        (index({"w": "x\0"}), r"names 'x\\x00', which is not inside its folder"),
+        (index({"w": ".."}), r"names '\.\.', which is not inside its folder"),
+        (index({"w": "."}), r"names '\.', which is not inside its folder"),
+        (index({"w": ""}), "names '', which is not inside its folder"),
+        (index({"w": 1}), "names 1, which is not inside its folder"),
+        (index({"w": ["x"]}), r"names \['x'\], which is not inside its folder"),
+        (index({"w": "model-1.safetensors"}), "model-1.safetensors is missing"),
+        (index({"w": SINGLE_FILE}), "model.safetensors lacks w, which the index puts there"),
+    ],
+)
+def test_a_damaged_folder_is_refused(tmp_path, damage, message):
+    folder = tmp_path / "model"
+    folder.mkdir()
+    save_file({"v": torch.zeros(100)}, folder / SINGLE_FILE)
+    damage(folder)
+    with pytest.raises(UserError, match=message):
+        Checkpoint(folder)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "is missing"),
+        (b"", "is not valid JSON"),
+        (b"{'a': 1}", "is not valid JSON"),
+        (b"\xff\xfe", "is not valid JSON"),
+        (b"3", "does not hold a JSON object"),
+    ],
+)
+def test_a_bad_json_file_is_refused(tmp_path, content, message):
+    path = tmp_path / "config.json"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(UserError, match=f"config.json {message}"):
+        read_json(path)

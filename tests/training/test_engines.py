@@ -1,0 +1,124 @@
+"""What the engines are told, and the check that the one that runs is the one asked for."""
+
+import math
+import subprocess
+import sys
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, TrainingArguments
+
+import workflow_scripts.modeling  # noqa: F401
+from workflow_scripts import configuration, moe
+from workflow_scripts.common.errors import UserError
+from workflow_scripts.training import engines
+from workflow_scripts.training.checkpoints import Checkpoints
+from workflow_scripts.training.trainer import train
+
+OPTIONS = configuration.defaults("training") | {
+    "max_steps": 1,
+    "per_device_batch_size": 2,
+    "learning_rate": 0.1,
+}
+
+
+@pytest.fixture
+def train_with(tiny_llama, tmp_path):
+    """Callable (**options): train a mixture for a step."""
+
+    def run(**options):
+        folder = tmp_path / "moe"
+        sizes = ["--num-experts", "4", "--num-experts-per-tok", "3"]
+        moe.main(["--base", str(tiny_llama), "--out", str(folder), *sizes])
+        model = AutoModelForCausalLM.from_pretrained(folder)
+        rows = [{"input_ids": [5, 6, 7, 8], "labels": [-100, 6, 7, 8], "row": 1}] * 2
+        return train(
+            model,
+            rows,
+            AutoTokenizer.from_pretrained(folder),
+            OPTIONS | options,
+            seed=0,
+            checkpoints=Checkpoints(tmp_path / "out", "none", math.inf),
+        )
+
+    return run
+
+
+def test_one_process_is_what_runs(train_with):
+    assert "lm_head.weight" in train_with()
+
+
+def test_an_engine_that_does_not_run_is_told(train_with):
+    faults = r"engine DistributedDataParallel \(it is none\), processes 2 \(it is 1\)\."
+    with pytest.raises(UserError, match=f"launch = ddp did not take effect. Asked for: {faults}"):
+        train_with(launch="ddp", processes=2)
+
+
+@pytest.mark.parametrize("offload", [False, True], ids=["on the GPU", "offloaded"])
+def test_fsdp_arguments(offload, tmp_path):
+    """FSDP2 of each decoder layer, and whole state dicts, as accelerate's plugin takes them."""
+    settings = OPTIONS | {"launch": "fsdp", "processes": 2, "offload_optimizer": offload}
+    arguments = TrainingArguments(
+        output_dir=str(tmp_path), use_cpu=True, **engines.engine_arguments(settings)
+    )
+    plugin = arguments.fsdp_plugin_args
+    assert plugin["fsdp_version"] == 2
+    assert plugin["auto_wrap_policy"] == "TRANSFORMER_BASED_WRAP"
+    assert plugin["state_dict_type"] == "FULL_STATE_DICT"
+    assert plugin["reshard_after_forward"] is True
+    assert plugin.get("cpu_offload", False) is offload
+
+
+@pytest.mark.parametrize("launch", ["zero2", "zero3"])
+@pytest.mark.parametrize("offload", [False, True], ids=["on the GPU", "offloaded"])
+def test_zero_arguments(launch, offload):
+    settings = OPTIONS | {"launch": launch, "processes": 2, "offload_optimizer": offload}
+    config = engines.engine_arguments(settings)["deepspeed"]
+    assert "optimizer" not in config  # torch's, as asked for, not one that DeepSpeed compiles
+    assert config["zero_optimization"]["stage"] == int(launch[-1])
+    assert ("offload_optimizer" in config["zero_optimization"]) is offload
+
+
+def test_masters_are_set_only_where_bf16_is_not_exact():
+    model = torch.nn.Linear(3, 1)
+    torch.nn.init.constant_(model.weight, 1 + 2**-20)
+    torch.nn.init.constant_(model.bias, 0.5)
+    settings = {"launch": "zero3", "precision": "bf16"}
+    kept = engines.inexact_in_bf16(model, settings)
+    assert list(kept) == ["weight"]
+    model.weight.data.zero_()
+    assert kept["weight"].min() == 1 + 2**-20
+    assert engines.inexact_in_bf16(model, settings | {"precision": "fp32"}) == {}
+    assert engines.inexact_in_bf16(model, settings | {"launch": "ddp"}) == {}
+
+
+EVIL = """
+import os, sys
+from pathlib import Path
+import torch
+from workflow_scripts.training import engines
+
+class Evil:
+    def __reduce__(self):
+        return Path.touch, (Path(sys.argv[1] + ".touched"),)
+
+engines.load_extensions = lambda offload: None  # nothing is communicated
+engines.prepare_engine({"launch": "zero2", "offload_optimizer": False})
+from deepspeed.runtime.checkpoint_engine import TorchCheckpointEngine
+torch.save({"weight": torch.ones(2)}, sys.argv[1])
+print(TorchCheckpointEngine().load(sys.argv[1]))
+torch.save(Evil(), sys.argv[1])
+TorchCheckpointEngine().load(sys.argv[1])
+"""
+
+
+def test_deepspeed_runs_no_code_of_a_checkpoint(repository, tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-c", EVIL, str(tmp_path / "states.pt")],
+        cwd=repository,
+        capture_output=True,
+        text=True,
+    )
+    assert "tensor([1., 1.])" in done.stdout
+    assert "Weights only load failed" in done.stderr
+    assert not (tmp_path / "states.pt.touched").exists()

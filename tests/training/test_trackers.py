@@ -1,0 +1,118 @@
+"""Trackers get what the metrics file gets, are continued, and are told no secret."""
+
+import json
+import os
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+from workflow_scripts import moe, moe_sft
+from workflow_scripts.common import optional
+from workflow_scripts.common.errors import UserError
+
+LENGTH = 4
+SECRETS = {
+    "WANDB_API_KEY": "0123456789abcdef0123456789abcdef01234567",
+    "HF_TOKEN": "hf_aTokenThatMustNotBeWritten",
+    "MLFLOW_TRACKING_PASSWORD": "aPasswordThatMustNotBeWritten",
+}
+TRACKERS = ["tensorboard", "wandb", "mlflow"]
+# Runs a step that a SIGTERM stops in its second training step, and runs it again.
+STOPPED_ONCE = """
+import os, signal, sys
+from workflow_scripts import moe_sft
+from workflow_scripts.training.callbacks import ProgressCallback
+
+def on_step_begin(self, args, state, control, **kwargs):
+    if state.global_step == 1:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+ProgressCallback.on_step_begin = on_step_begin
+try:
+    moe_sft.main(sys.argv[1:])
+except SystemExit as stop:
+    assert stop.code == 128 + signal.SIGTERM
+moe_sft.main(sys.argv[1:])
+"""
+
+
+@pytest.fixture(scope="module")
+def results(tiny_llama, tmp_path_factory, repository) -> Path:
+    """What a training with all trackers leaves that was stopped in step 2 and went on."""
+    for tracker in TRACKERS:
+        if not find_spec(tracker):
+            pytest.skip(f"{tracker} is not installed")
+    root = tmp_path_factory.mktemp("trackers")
+    rows = [{"instruction": f"Add {n} to x.", "response": f"return x + {n}"} for n in range(8)]
+    (root / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    sizes = ["--num-experts", "4", "--num-experts-per-tok", "3"]
+    moe.main(["--base", str(tiny_llama), "--out", str(root / "moe"), *sizes])
+    words = ["--moe", "moe", "--data", "rows.jsonl", "--out", "results/moe_sft"]
+    words += ["--metrics", "results/metrics/moe_sft.jsonl", "--max-steps", str(LENGTH)]
+    words += ["--per-device-batch-size", "4", "--trackers", *TRACKERS]
+    known = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
+    done = subprocess.run(
+        [sys.executable, "-c", STOPPED_ONCE, *words],
+        cwd=root,
+        env=known | SECRETS | {"PYTHONPATH": str(repository), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    return root / "results"
+
+
+@pytest.fixture(scope="module")
+def losses(results) -> dict[int, float]:
+    lines = map(json.loads, (results / "metrics" / "moe_sft.jsonl").read_text().splitlines())
+    return {line["step"]: line["loss"] for line in lines}
+
+
+def test_tensorboard_has_one_curve(results, losses):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(results / "metrics" / "tensorboard" / "moe_sft"))
+    events.Reload()
+    curve = {event.step: event.value for event in events.Scalars("train/loss")}
+    assert curve == pytest.approx(losses)
+    assert len(events.Scalars("train/entropy/1")) == LENGTH
+    assert "train/load/1/0" not in events.Tags()["scalars"]
+
+
+def test_mlflow_has_one_run(results, losses):
+    store = results / "metrics" / "mlflow"
+    (curve,) = store.glob("*/*/metrics/loss")
+    values = [line.split() for line in curve.read_text().splitlines()]
+    assert {int(step): float(value) for _, value, step in values} == pytest.approx(losses)
+    (run,) = store.glob("*/*/tags/mlflow.runName")
+    assert run.read_text() == "moe_sft"
+
+
+def test_wandb_has_one_run_in_two_parts(results, losses):
+    parts = list((results / "metrics" / "wandb").glob("offline-run-*/*.wandb"))
+    assert len(parts) == 2
+    assert len({part.name for part in parts}) == 1  # it is the run's
+    content = b"".join(part.read_bytes() for part in parts)
+    assert b"train/entropy/1" in content
+    assert all(str(loss).encode() in content for loss in losses.values())
+
+
+def test_no_secret_and_no_environment_is_written(results):
+    files = [path for path in results.rglob("*") if path.is_file()]
+    assert len(files) > 50
+    for path in files:
+        content = path.read_bytes()
+        for name, secret in SECRETS.items():
+            assert secret.encode() not in content, (path, name)
+
+
+@pytest.mark.parametrize("tracker", TRACKERS)
+def test_a_tracker_that_is_not_installed_is_refused_first(tracker, tmp_path, monkeypatch):
+    monkeypatch.setitem(optional.PACKAGES, tracker, ("no-such-package", "nor-this-one"))
+    words = ["--moe", "nowhere", "--data", "nothing", "--out", str(tmp_path / "out")]
+    command = f"{sys.executable} -m pip install no-such-package"
+    with pytest.raises(UserError, match=f"^{tracker} needs the package .*{command}$"):
+        moe_sft.main([*words, "--trackers", tracker])

@@ -1,0 +1,302 @@
+"""Validation losses, the weights that are kept, early stop: also where a training is cut off."""
+
+import json
+import math
+import os
+import re
+import signal
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+import torch
+from mixtures import mixture_and_varied_experts
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
+
+import workflow_scripts.modeling  # noqa: F401
+from workflow_scripts import configuration
+from workflow_scripts.checkpoints.reader import Checkpoint
+from workflow_scripts.common.errors import UserError
+from workflow_scripts.conversions.merge import initial_logits
+from workflow_scripts.modeling.mixing import Mixing, MixingLogits
+from workflow_scripts.training.callbacks import ProgressCallback
+from workflow_scripts.training.checkpoints import Checkpoints
+from workflow_scripts.training.trainer import train
+
+LENGTH = 8
+# Learns fast on few rows, so that the validation loss rises again.
+OPTIONS = configuration.defaults("training") | {
+    "max_steps": LENGTH,
+    "per_device_batch_size": 3,
+    "learning_rate": 0.03,
+    "scheduler": "constant_with_warmup",
+    "evaluate_every": 1,
+}
+
+
+def rows(seed: int, count: int) -> list[dict]:
+    """Rows of differing length whose tokens are of few kinds, with prompts not trained on."""
+    generator = torch.Generator().manual_seed(seed)
+    found = []
+    for number in range(count):
+        ids = torch.randint(3, 40, (9 + 5 * number % 13,), generator=generator).tolist()
+        found.append({"input_ids": ids, "labels": [-100] * 4 + ids[4:], "row": number + 1})
+    return found
+
+
+TRAINING, VALIDATION = rows(0, 6), rows(1, 7)
+
+
+@pytest.fixture(scope="module")
+def folder(tiny_llama, tmp_path_factory) -> Path:
+    """A mixture, and FFN weights with experts that differ."""
+    root = tmp_path_factory.mktemp("validation")
+    mixture_and_varied_experts(tiny_llama, root)
+    return root
+
+
+@pytest.fixture
+def learn(folder, tokenizer, tmp_path):
+    """Callable (name, options): train. The weights that come out, and the lines of the metrics."""
+
+    def run(name: str, validation=VALIDATION, mixing=False, **options):
+        out = tmp_path / name
+        torch.manual_seed(0)
+        mixture = start_mixing(folder) if mixing else None
+        model = mixture.model if mixing else AutoModelForCausalLM.from_pretrained(folder / "moe")
+        checkpoints = Checkpoints(out, name, math.inf)
+        with checkpoints.claimed():
+            train(
+                model,
+                TRAINING,
+                tokenizer,
+                OPTIONS | options,
+                0,
+                checkpoints,
+                tmp_path / f"{name}.jsonl",
+                mixture,
+                validation,
+            )
+        learned = mixture.logits if mixing else model
+        lines = (tmp_path / f"{name}.jsonl").read_text().splitlines()
+        return learned.state_dict(), [json.loads(line) for line in lines], model
+
+    return run
+
+
+def start_mixing(folder: Path) -> Mixing:
+    experts = Checkpoint(folder / "ffn")
+    start = initial_logits(experts, "layer", 0.6, learn_lambda=True)
+    logits = MixingLogits(start["alpha"], start["lambda_logit"], 0.6)
+    return Mixing(Checkpoint(folder / "moe"), experts, logits)
+
+
+def validation_losses(lines: list[dict]) -> dict[int, float]:
+    """Of each step that was validated."""
+    found = {line["step"]: line["validation_loss"] for line in lines if "validation_loss" in line}
+    assert all(set(line) == {"step", "validation_loss"} for line in lines if "loss" not in line)
+    return found
+
+
+def same(one: dict, other: dict) -> bool:
+    return all(torch.equal(one[name], other[name]) for name in one.keys() | other.keys())
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 20])
+def test_the_loss_is_the_mean_over_all_response_tokens(learn, batch_size):
+    _, lines, model = learn("out", per_device_batch_size=batch_size, evaluate_every=5)
+    model.eval()
+    total, count = 0.0, 0
+    with torch.no_grad():
+        for row in VALIDATION:
+            ids = torch.tensor([row["input_ids"]])
+            logits = model(ids).logits[0, 3:-1]
+            total += torch.nn.functional.cross_entropy(logits, ids[0, 4:], reduction="sum").item()
+            count += ids.shape[1] - 4
+    losses = validation_losses(lines)
+    assert list(losses) == [5, LENGTH]
+    assert losses[LENGTH] == pytest.approx(total / count, rel=1e-6)
+
+
+def test_one_validation_at_the_end_is_the_default(learn):
+    _, lines, _ = learn("out", evaluate_every=None)
+    assert list(validation_losses(lines)) == [LENGTH]
+    _, lines, _ = learn("other", validation=(), evaluate_every=None)
+    assert validation_losses(lines) == {}
+
+
+@pytest.mark.parametrize("mixing", [False, True], ids=["moe_sft", "weighted_trained"])
+def test_validating_changes_nothing_that_is_learned(learn, mixing):
+    with_validation, lines, _ = learn("with", mixing=mixing)
+    without, other_lines, _ = learn("without", validation=(), mixing=mixing)
+    assert same(with_validation, without)
+    assert [line for line in lines if "loss" in line] == other_lines
+
+
+@pytest.mark.parametrize("mixing", [False, True], ids=["moe_sft", "weighted_trained"])
+def test_the_best_weights_are_kept(learn, mixing):
+    best, lines, _ = learn("best", mixing=mixing, keep="best")
+    losses = validation_losses(lines)
+    step = min(losses, key=losses.get)
+    assert step < LENGTH
+    there, *_ = learn("there", mixing=mixing, max_steps=step)
+    last, *_ = learn("last", mixing=mixing)
+    assert same(best, there)
+    assert not same(best, last)
+
+
+def test_early_stop_comes_after_so_many_losses_that_are_no_lower(learn):
+    _, whole, _ = learn("whole")
+    losses = validation_losses(whole)
+    best = min(losses, key=losses.get)
+    assert best <= LENGTH - 3
+    weights, lines, _ = learn("stopped", early_stop=2)
+    assert lines == whole[: 2 * (best + 2)]
+    there, *_ = learn("there", max_steps=best + 2)
+    assert same(weights, there)
+    weights, *_ = learn("both", early_stop=2, keep="best")
+    there, *_ = learn("best", max_steps=best)
+    assert same(weights, there)
+
+
+def stop_in(monkeypatch, number: int, act) -> None:
+    """Let `act` happen within step `number`."""
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        if state.global_step == number - 1:
+            act()
+
+    monkeypatch.setattr(ProgressCallback, "on_step_begin", on_step_begin)
+
+
+def terminate() -> None:
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+class Cut(Exception):
+    """A training that ends at once, without a checkpoint."""
+
+
+def cut() -> None:
+    raise Cut
+
+
+@pytest.mark.parametrize("mixing", [False, True], ids=["moe_sft", "weighted_trained"])
+def test_a_training_that_is_cut_off_keeps_the_same_weights(learn, mixing, monkeypatch, capsys):
+    """Twice stopped with a checkpoint, and cut off without one."""
+    for number, act, end in ((2, terminate, SystemExit), (5, terminate, SystemExit), (7, cut, Cut)):
+        with monkeypatch.context() as patch:
+            stop_in(patch, number, act)
+            with pytest.raises(end):
+                learn("out", mixing=mixing, keep="best")
+    weights, lines, _ = learn("out", mixing=mixing, keep="best")
+    assert capsys.readouterr().err.count("checkpoint-5\n") == 2
+    expected, expected_lines, _ = learn("whole", mixing=mixing, keep="best")
+    assert lines == expected_lines
+    assert same(weights, expected)
+
+
+def test_an_early_stop_comes_at_the_same_step_after_a_cut(learn, monkeypatch):
+    """Also if a SIGTERM comes in that very step."""
+    settings = {"keep": "best", "early_stop": 2}
+    expected, expected_lines, _ = learn("whole", **settings)
+    last = expected_lines[-1]["step"]
+    with monkeypatch.context() as patch:
+        stop_in(patch, last - 1, terminate)
+        with pytest.raises(SystemExit):
+            learn("out", **settings)
+    stop_in(monkeypatch, last, terminate)
+    weights, lines, _ = learn("out", **settings)
+    assert lines == expected_lines
+    assert same(weights, expected)
+
+
+@pytest.fixture
+def sealed(tmp_path) -> Checkpoints:
+    """Checkpoints of steps 1 and 2 with other best weights, and still others since then."""
+    return seal_two(tmp_path)
+
+
+def seal_two(folder: Path) -> Checkpoints:
+    checkpoints = Checkpoints(folder / "out", "a", math.inf)
+    with suppress(Cut), checkpoints.claimed():
+        for step in (1, 2):
+            (checkpoints.folder / f"checkpoint-{step}").mkdir()
+            put_best(checkpoints, step)
+            checkpoints.seal(step)
+        put_best(checkpoints, 3)
+        raise Cut
+    return checkpoints
+
+
+def put_best(checkpoints: Checkpoints, step: int) -> None:
+    new = checkpoints.folder / "new"
+    save_file({"step": torch.tensor(step)}, new)
+    new.replace(checkpoints.best)
+
+
+def step_of(file: Path) -> int:
+    return load_file(file)["step"].item()
+
+
+def test_the_best_weights_come_back_with_their_checkpoint(sealed):
+    assert step_of(sealed.best) == 3
+    with sealed.claimed():
+        assert sealed.newest().name == "checkpoint-2"
+        assert step_of(sealed.best) == 2
+
+
+def test_a_checkpoint_with_damaged_best_weights_is_passed_over(sealed):
+    file = sealed.folder / "checkpoint-2" / "best.safetensors"
+    save_file({"step": torch.tensor(4)}, file)
+    with sealed.claimed():
+        assert sealed.newest().name == "checkpoint-1"
+        assert step_of(sealed.best) == 1
+
+
+def test_without_links_the_best_weights_are_copied(monkeypatch, tmp_path):
+    def refuse(*_):
+        raise OSError
+
+    monkeypatch.setattr(os, "link", refuse)
+    checkpoints = seal_two(tmp_path)
+    with checkpoints.claimed():
+        assert step_of(checkpoints.best) == 2
+
+
+def test_a_loss_that_is_not_finite_stops_the_training(learn, monkeypatch):
+    def on_step_end(self, args, state, control, model, **kwargs):
+        for parameter in model.parameters():
+            parameter.data.fill_(float("nan"))
+
+    monkeypatch.setattr(ProgressCallback, "on_step_end", on_step_end)
+    with pytest.raises(UserError, match=r"step 1: validation loss nan\. Lower"):
+        learn("out")
+
+
+@pytest.mark.parametrize(
+    ("settings", "rows", "fault"),
+    [
+        ({"keep": "best"}, 0, "keep: there are no validation rows. Set data.validation_rows"),
+        ({"early_stop": 3}, 0, "early_stop: there are no validation rows"),
+        ({"evaluate_every": 3, "keep": "best"}, 0, "evaluate_every, keep: there are no"),
+        ({"early_stop": 3}, 5, "early_stop: without evaluate_every there is one validation"),
+        ({"keep": "best"}, 5, "keep: without evaluate_every there is one validation"),
+    ],
+    ids=["best", "stop", "every and best", "stop with rows", "best with rows"],
+)
+def test_settings_without_losses_to_compare_are_refused(settings, rows, fault):
+    training = configuration.defaults("training") | settings
+    with pytest.raises(UserError, match=f"^config: training: {re.escape(fault)}"):
+        configuration.check_validation(training, rows, "config: training")
+
+
+@pytest.mark.parametrize(
+    ("settings", "rows"),
+    [({}, 0), ({}, 5), ({"evaluate_every": 2}, 5), ({"evaluate_every": 2, "early_stop": 1}, 5)],
+    ids=["none", "rows", "every", "stop"],
+)
+def test_other_settings_pass(settings, rows):
+    training = configuration.defaults("mixing") | settings
+    configuration.check_validation(training, rows, "config: mixing")

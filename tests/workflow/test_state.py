@@ -1,0 +1,320 @@
+"""Manifests decide which artifacts are those that a configuration wants."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from workflow_scripts import config_file
+from workflow_scripts.artifacts.artifact import create_artifact
+from workflow_scripts.artifacts.files import write_manifest
+from workflow_scripts.artifacts.manifest import manifest_path, read_manifest
+from workflow_scripts.common.errors import UserError
+from workflow_scripts.workflow.current import Current
+from workflow_scripts.workflow.markers import marker_path, set_marker
+from workflow_scripts.workflow.settings import chosen_values, write_config
+from workflow_scripts.workflow.state import Inspector, State
+from workflow_scripts.workflow.wanted import Wanted, Wants
+
+ROW = {"instruction": "Add.", "response": "a + b"}
+PROBLEM = {
+    "task_id": "Own/0",
+    "prompt": "def f(x):\n",
+    "entry_point": "f",
+    "canonical_solution": "    return x\n",
+    "contract": "",
+    "base_input": [[1]],
+    "plus_input": [[2]],
+    "atol": 0,
+}
+
+
+@pytest.fixture
+def place(tmp_path, tiny_llama, monkeypatch) -> Path:
+    """A working folder with a model, rows and problems of the user's."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(tiny_llama, "model")
+    Path("rows.jsonl").write_text(json.dumps(ROW) + "\n")
+    Path("problems.jsonl").write_text(json.dumps(PROBLEM) + "\n")
+    return tmp_path
+
+
+def wants(**sections) -> Wants:
+    config = {
+        "base": {"model": "model"},
+        "data": {"train": "rows.jsonl"},
+        "evaluation": {"models": ["base", "moe_sft", "dense"], "datasets": ["problems.jsonl"]},
+    }
+    for name, values in sections.items():
+        both = isinstance(values, dict)
+        config[name] = config.get(name, {}) | values if both else values
+    config = config_file.complete(config)
+    return Wants(config, config["results_dir"])
+
+
+def make(wanted: Wanted, content: str | None = None) -> None:
+    """Put a stand-in for an artifact at its place, with the manifest that its step would write."""
+    content = content or wanted.recipe.digest
+    ids = {}
+    for name, source in wanted.sources.items():
+        manifest = read_manifest(manifest_path(source.place))
+        file = manifest.files.get(source.place.name)
+        ids[name] = file["sha256"] if wanted.step == "summary" else manifest.id
+    if wanted.is_file:
+        wanted.place.parent.mkdir(parents=True, exist_ok=True)
+        wanted.place.write_text(content)
+        inputs = ids | wanted.files
+        write_manifest(wanted.place, wanted.step, inputs=inputs, recipe=wanted.recipe)
+        return
+    parameters = {"tokenizer": {}} if wanted.step == "tokens" else {}
+    recipe = wanted.recipe
+    with create_artifact(wanted.place, wanted.step, parameters, ids, recipe) as draft:
+        (draft.path / "content.txt").write_text(content)
+
+
+def make_all(wanted: Wants) -> None:
+    for part in wanted.summary.chain():
+        make(part)
+
+
+def states(wanted: Wants) -> dict[str, State]:
+    """The state of each artifact by its place in the results folder."""
+    inspector = Inspector()
+    return {
+        str(part.place.relative_to(wanted.results)): inspector.inspect(part).state
+        for part in wanted.summary.chain()
+    }
+
+
+def outdated(wanted: Wants) -> set[str]:
+    return {place for place, state in states(wanted).items() if state is State.OUTDATED}
+
+
+def differences(wanted: Wants, place: str) -> tuple[str, ...]:
+    part = next(p for p in wanted.summary.chain() if p.place == wanted.results / place)
+    return Inspector().inspect(part).differences
+
+
+TRAINED = {"moe_sft", "ffn", "weighted_init/lam~0.75", "weighted_trained/lam~0.75"}
+EVALUATED = {"dense/lam~0.75", "eval/dense/lam~0.75/problems.json", "summary.csv"}
+TUNED = TRAINED | EVALUATED | {"eval/moe_sft/problems.json"}
+
+
+def test_what_was_made_as_wanted_fits(place):
+    assert set(states(wants()).values()) == {State.ABSENT}
+    make_all(wants())
+    assert set(states(wants()).values()) == {State.FITS}
+
+
+@pytest.mark.parametrize(
+    ("changed", "expected"),
+    [
+        ({"training": {"learning_rate": 0.01}}, TUNED),
+        ({"training": {"checkpoint_minutes": 1}}, set()),
+        ({"mixing": {"learning_rate": 0.02}}, EVALUATED | {"weighted_trained/lam~0.75"}),
+        ({"seed": 7}, TUNED | {"moe"}),
+        ({"data": {"max_length": 64}}, TUNED | {"tokens"}),
+        ({"evaluation": {"base_prompt": "magicoder"}}, {"eval/base/problems.json", "summary.csv"}),
+        ({"evaluation": {"models": ["base", "dense"]}}, {"summary.csv"}),
+        ({"merge": {"lambdas": [0.75, 0.85]}}, {"summary.csv"}),
+        ({"gpus": 2, "trackers": ["wandb"]}, set()),
+    ],
+)
+def test_a_changed_value_outdates_what_depends_on_it(place, changed, expected):
+    make_all(wants())
+    assert outdated(wants(**changed)) == expected
+    assert outdated(wants()) == set()
+
+
+def test_the_difference_names_key_and_values(place):
+    make_all(wants())
+    (found,) = differences(wants(training={"learning_rate": 0.01}), "moe_sft")
+    assert found == "training.learning_rate: 5e-05 is now 0.01"
+
+
+def test_other_content_of_the_users_files_outdates_what_is_made_from_it(place):
+    make_all(wants())
+    Path("rows.jsonl").write_text(json.dumps(ROW | {"response": "b + a"}) + "\n")
+    assert outdated(wants()) == TUNED | {"tokens"}
+    Path("rows.jsonl").write_text(json.dumps(ROW) + "\n")
+    assert outdated(wants()) == set()
+    config = Path("model/config.json")
+    config.write_text(config.read_text() + " ")
+    assert {"base", "moe", "tokens"} <= outdated(wants())
+
+
+def test_another_model_at_another_path_outdates_all(place):
+    make_all(wants())
+    shutil.copytree("model", "same")
+    assert outdated(wants(base={"model": "same"})) == set()
+    config = Path("same/config.json")
+    config.write_text(config.read_text() + " ")
+    assert "moe_sft" in outdated(wants(base={"model": "same"}))
+
+
+def test_an_artifact_that_was_made_again_with_other_content_outdates_what_was_made_from_it(place):
+    make_all(wants())
+    moe_sft = wants().moe_sft
+    make(moe_sft, "trained on another machine")
+    assert outdated(wants()) == TUNED - {"moe_sft"}
+    make(moe_sft)
+    assert outdated(wants()) == set()
+
+
+def test_the_same_tokens_from_other_problems_run_no_training_again(place):
+    make_all(wants())
+    content = wants().tokens.recipe.digest
+    Path("problems.jsonl").write_text(json.dumps(PROBLEM | {"task_id": "Own/1"}) + "\n")
+    assert {"tokens", "moe_sft"} <= outdated(wants())
+    make(wants().tokens, content)
+    assert "ground_truth/problems" in outdated(wants())
+    assert not outdated(wants()) & (TRAINED | {"tokens"})
+
+
+@pytest.mark.parametrize("kind", ["moe_sft", "dense/lam~0.75"])
+def test_what_was_deleted_is_not_wanted_again_unless_its_settings_changed(place, kind):
+    make_all(wants())
+    folder = wants().results / kind
+    shutil.rmtree(folder)
+    manifest_path(folder).unlink()
+    assert outdated(wants()) == set()
+    changed = outdated(wants(training={"learning_rate": 0.01}))
+    assert "eval/dense/lam~0.75/problems.json" in changed
+
+
+def test_an_artifact_of_unknown_origin_is_outdated(place):
+    make_all(wants())
+    with create_artifact(wants().moe.place, "moe") as draft:
+        (draft.path / "content.txt").write_text("made by hand, without a recipe")
+    assert differences(wants(), "moe") == ("its manifest does not say how it was made",)
+
+
+def test_another_code_outdates_and_can_be_accepted(place, monkeypatch):
+    from workflow_scripts.workflow import wanted as module
+
+    make_all(wants())
+    hashes = module.code_hashes
+    other = {"training/trainer.py": "0" * 16}
+    monkeypatch.setattr(
+        module, "code_hashes", lambda s: hashes(s) | (other if s == "moe_sft" else {})
+    )
+    assert differences(wants(), "moe_sft") == ("the code of training/trainer.py has changed",)
+    assert outdated(wants()) == TUNED
+    current = Current(wants())
+    current.begin((), accept_code=True)
+    assert outdated(wants()) == set()
+    changed = wants(training={"learning_rate": 0.01})
+    Current(changed).begin((), accept_code=True)  # parameters are not accepted
+    assert outdated(changed) == TUNED
+
+
+# What stands where the workflow writes
+
+
+def mine(path: str) -> Path:
+    file = Path(path)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text("years of work")
+    return file
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        *("results/base/model.safetensors", "results/moe/notes.txt", "results/tokens/rows.jsonl"),
+        *("results/dense/lam~0.75/a.txt", "results/ground_truth/problems/a.txt"),
+        *("results/summary.csv", "results/eval/base/problems.json", "results/logs/mine.log"),
+        *("results/metrics/mine.jsonl", "results/config.yaml"),
+    ],
+)
+def test_what_is_not_the_workflows_own_stops_it(place, path):
+    file = mine(path)
+    with pytest.raises(UserError, match=r"(?s)Move.*Nothing was changed"):
+        Current(wants()).check([])
+    assert file.read_text() == "years of work"
+
+
+def test_a_file_of_the_users_within_an_outdated_artifact_stops_it(place):
+    write_config(wants().config, wants().results)
+    make_all(wants())
+    Current(wants()).check([])
+    mine("results/moe_sft/notes.txt")
+    Current(wants()).check([])  # nothing is to be made there
+    with pytest.raises(UserError, match=r"moe_sft/notes.txt is not in it"):
+        Current(wants(training={"learning_rate": 0.01})).check([])
+
+
+@pytest.mark.parametrize(
+    ("changed", "key"),
+    [
+        ({"base": {"model": "P/base"}, "results_dir": "P"}, "base.model"),
+        ({"base": {"model": "P/base"}, "results_dir": "link"}, "base.model"),
+        ({"base": {"model": "P/base"}, "results_dir": "P/base/out"}, "base.model"),
+        ({"base": {"model": "P/dense/lam~0.75"}, "results_dir": "P"}, "base.model"),
+        ({"data": {"train": "P/tokens/rows.jsonl"}, "results_dir": "P"}, "data.train"),
+        ({"data": {"train": "P/logs/rows.jsonl"}, "results_dir": "P"}, "data.train"),
+    ],
+)
+def test_an_input_where_the_workflow_writes_stops_it(place, changed, key):
+    for name in ("P/base", "P/dense/lam~0.75"):
+        shutil.copytree("model", name)
+    for name in ("P/tokens", "P/logs"):
+        Path(name).mkdir()
+        shutil.copy("rows.jsonl", name)
+    Path("link").symlink_to("P")
+    with pytest.raises(UserError, match=rf"{key}: \S+ is, holds or lies in"):
+        Current(wants(**changed)).check([])
+
+
+def test_a_config_that_the_run_would_overwrite_stops_it(place):
+    with pytest.raises(UserError, match=r"config\.yaml is, holds or lies in"):
+        Current(wants(results_dir=".")).check([mine("config.yaml")])
+
+
+def test_links_and_empty_folders_are_no_loss(place):
+    write_config(wants().config, wants().results)
+    make_all(wants())
+    base = wants().base.place
+    shutil.rmtree(base)
+    base.mkdir()
+    (base / "content.txt").symlink_to(place / "rows.jsonl")
+    Current(wants(base={"model": "model"}, seed=3)).check([])
+    Path("results/moe_sft/empty").mkdir()
+    Current(wants(seed=3)).check([])
+
+
+def test_sharing_removes_no_artifact_that_it_does_not_hold(place):
+    write_config(wants().config, wants().results)
+    make_all(wants())
+    Current(wants()).check([], shares=True)
+    changed = wants(seed=3)
+    Current(changed).check([])
+    with pytest.raises(UserError, match=r"results/moe was made without the shared folder"):
+        Current(changed).check([], shares=True)
+
+
+# Markers and settings
+
+
+def test_a_marker_is_newer_than_an_outdated_artifact_and_older_than_one_that_fits(place):
+    make_all(wants())
+    for part in wants().summary.chain():
+        set_marker(part, Inspector().inspect(part))
+        assert marker_path(part).stat().st_mtime == 0
+    changed = wants(seed=3).moe
+    set_marker(changed, Inspector().inspect(changed))
+    made = manifest_path(changed.place).stat().st_mtime
+    assert marker_path(changed).stat().st_mtime > made
+    assert not any(marker_path(changed).read_bytes())
+
+
+def test_the_chosen_values_are_those_that_are_no_defaults(place):
+    chosen = chosen_values(wants(seed=7, training={"max_steps": 3}).config)
+    assert chosen == {
+        "base.model": "model",
+        "data.train": "rows.jsonl",
+        "evaluation.datasets": ["problems.jsonl"],
+        "seed": 7,
+        "training.max_steps": 3,
+    }

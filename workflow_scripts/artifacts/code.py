@@ -1,0 +1,151 @@
+"""What a step depends on besides its parameters: its code, and the content of the user's files.
+
+Both are told by hashes, which go into the rules' params: times say nothing after a copy or a clone.
+"""
+
+import ast
+import hashlib
+import json
+import re
+from functools import cache
+from pathlib import Path
+
+PACKAGE = Path(__file__).parents[1]
+ROOT = PACKAGE.parent
+HASHED_WHOLE = 2**28
+SAMPLES, SAMPLE_BYTES = 256, 2**16
+DIGITS = 16  # of a module's hash: enough to tell versions apart
+# Modules that decide what is printed. They decide nothing about weights, rows or results.
+PRESENTATION = {
+    "cli.py",
+    "config_file.py",
+    "configuration.py",
+    "artifacts/code.py",
+    "artifacts/recipe.py",
+    "common/errors.py",
+    "common/optional.py",
+    "common/progress.py",
+    "config/keys.py",
+    "hub/repository.py",
+    "reporting/dense_card.py",
+    "reporting/model_card.py",
+    "training/callbacks.py",
+    "training/launch.py",
+    "training/throughput.py",
+    "training/trackers.py",
+}
+
+
+def content_hash(path: Path) -> str:
+    """SHA-256 of a file; of one larger than 256 MiB, of its size and 256 samples of 64 KiB.
+
+    The samples lie evenly from the first bytes to the last. They tell other weights, and not a
+    single changed byte.
+    """
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        if size <= HASHED_WHOLE:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+        digest = hashlib.sha256(str(size).encode())
+        for number in range(SAMPLES):
+            file.seek(number * (size - SAMPLE_BYTES) // (SAMPLES - 1))
+            digest.update(file.read(SAMPLE_BYTES))
+    return digest.hexdigest()
+
+
+def code_hash(step: str) -> str:
+    """SHA-256 over `code_hashes`."""
+    lines = [f"{module} {digest}\n" for module, digest in code_hashes(step).items()]
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def code_hashes(step: str) -> dict[str, str]:
+    """The hash of each module of this package that decides about the result of a step, by path.
+
+    These are `workflow_scripts.<step>` and the modules that it imports, directly or not, also
+    within functions, and scripts that a module names beside it. Modules of PRESENTATION are left
+    out.
+    """
+    return {path.relative_to(PACKAGE).as_posix(): _syntax_hash(path) for path in modules(step)}
+
+
+def modules(step: str) -> list[Path]:
+    """The files of those modules, sorted."""
+    found: set[Path] = set()
+    waiting = [PACKAGE / f"{step}.py"]
+    while waiting:
+        path = waiting.pop()
+        if path not in found and path.relative_to(PACKAGE).as_posix() not in PRESENTATION:
+            found.add(path)
+            waiting += _imports(path)
+    return sorted(found)
+
+
+@cache
+def _syntax_hash(path: Path) -> str:
+    """A hash of what a module does: its syntax without comments, docstrings and messages."""
+    written = json.dumps(_plain(_tree(path)), separators=(",", ":"))
+    return hashlib.sha256(written.encode()).hexdigest()[:DIGITS]
+
+
+@cache
+def _tree(path: Path) -> ast.Module:
+    return ast.parse(path.read_bytes())
+
+
+def _plain(node: object) -> object:
+    """A node of a syntax tree as JSON. Fields that are empty are left out: they differ between
+    versions of Python.
+    """
+    if isinstance(node, list):
+        return [_plain(item) for item in node if not _is_silent(item)]
+    if not isinstance(node, ast.AST):
+        return node if isinstance(node, str | int | None) else {type(node).__name__: repr(node)}
+    if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call):
+        node = ast.Raise(node.exc.func)
+    fields = [[name, _plain(value)] for name, value in ast.iter_fields(node)]
+    return [type(node).__name__, *(field for field in fields if field[1] not in (None, []))]
+
+
+def _is_silent(node: object) -> bool:
+    """Whether a statement is a docstring or prints a message."""
+    if not isinstance(node, ast.Expr):
+        return False
+    match node.value:
+        case ast.Constant(value=str()):
+            return True
+        case ast.Call(func=ast.Name(id="print" | "say")):
+            return True
+    return False
+
+
+@cache
+def _imports(path: Path) -> list[Path]:
+    """The files of this package that a file imports or names, with the packages around them."""
+    files = []
+    for node in ast.walk(_tree(path)):
+        match node:
+            case ast.Import():
+                names = [alias.name for alias in node.names]
+            case ast.ImportFrom(level=0):
+                names = [f"{node.module}.{alias.name}" for alias in node.names]
+            case ast.Constant(value=str(value)) if re.fullmatch(r"\w+\.py", value):
+                files += [file for file in [path.with_name(value)] if file.is_file()]
+                continue
+            case _:
+                continue
+        files += [file for name in names for file in _files(name)]
+    return files
+
+
+def _files(name: str) -> list[Path]:
+    """The file of a dotted module of this package, and those of the packages around it."""
+    parts = name.split(".")
+    if parts[0] != PACKAGE.name:
+        return []
+    files = []
+    for length in range(1, len(parts) + 1):
+        place = ROOT.joinpath(*parts[:length])
+        candidates = (place / "__init__.py", place.with_suffix(".py"))
+        files += [file for file in candidates if file.is_file()]
+    return files

@@ -1,0 +1,166 @@
+"""Which artifacts there are in a folder, and which of them another one was made from."""
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from workflow_scripts.artifacts.manifest import Manifest, manifest_path, read_manifest
+from workflow_scripts.common.errors import UserError
+
+MANIFEST_SUFFIX = ".manifest.json"
+GENERATIONS_SUFFIX = ".generations.jsonl"
+# Kinds that lie below a folder of the kind's name in the results folder, and how far below.
+DEPTHS = {"data": 2, "problems": 1, "eval": 3, "general": 3}
+DEPTHS |= {"validation": 2, "ground_truth": 1}
+DEPTHS |= {"weighted_init": 1, "weighted_trained": 1, "dense": 1}
+UNIFORM = "uniform"  # another folder of dense models: those merged from weighted_init
+# The kinds of which the workflow's inputs are; an artifact's own kind does not count. An evaluated
+# model is of any kind. Inputs of other names are no artifacts but files.
+INPUT_KINDS = {
+    "base": ("base",),
+    "moe": ("moe_sft", "moe"),
+    "ffn": ("ffn",),
+    "weighted": ("weighted_trained", "weighted_init"),
+    "tokens": ("tokens",),
+    "ground_truth": ("ground_truth",),
+    "model": (),
+}
+
+
+def find_artifacts(path: Path) -> list[Path]:
+    """The artifact at `path`, or all artifacts below it. Raises UserError where there is none."""
+    if manifest_path(path).exists():
+        return [path]
+    found = _with_manifests(path.rglob(f"*{MANIFEST_SUFFIX}"))
+    if not found:
+        raise UserError(f"{path}: no manifest beside it and none below it")
+    return found
+
+
+def find_orphans(path: Path, artifacts: Iterable[Path]) -> list[Path]:
+    """Folders of weights, and results of evaluations, below `path` that are no `artifacts`."""
+    weights = {file.parent for file in path.rglob("*.safetensors")}
+    results = {
+        file.with_name(file.name.removesuffix(GENERATIONS_SUFFIX) + ".json")
+        for file in path.rglob(f"*{GENERATIONS_SUFFIX}")
+    }
+    known = set(artifacts)
+    return sorted(
+        place
+        for place in weights | {file for file in results if file.exists()}
+        if not known & {place, *place.parents} and not _is_hidden(place.relative_to(path))
+    )
+
+
+@dataclass(frozen=True)
+class Origin:
+    """An input of an artifact: its name and id, and the artifact of this id where it is here.
+
+    successor: where it is not, the artifact of another id that has taken its place, if any.
+    """
+
+    name: str
+    id: str
+    place: Path | None = None
+    successor: Path | None = None
+
+    @property
+    def is_artifact(self) -> bool:
+        return self.name in INPUT_KINDS
+
+
+class Catalogue:
+    """The manifests of some artifacts and of those in the same results folders.
+
+    errors: why a manifest could not be read, by its artifact's absolute path.
+    """
+
+    def __init__(self, artifacts: Iterable[Path]):
+        self.errors: dict[Path, str] = {}
+        self._manifests: dict[Path, Manifest] = {}
+        for artifact in artifacts:
+            self._read(artifact)
+        for folder in {self._results_folder(place) for place in self._manifests}:
+            for pattern in (f"*{MANIFEST_SUFFIX}", f"*/*{MANIFEST_SUFFIX}"):
+                for artifact in _with_manifests(folder.glob(pattern)):
+                    self._read(artifact)
+
+    def manifest(self, artifact: Path) -> Manifest:
+        """The manifest of an artifact. Raises UserError where it cannot be read."""
+        place = absolute(artifact)
+        if place in self.errors:
+            raise UserError(self.errors[place])
+        return self._manifests[place]
+
+    def origins(self, artifact: Path) -> list[Origin]:
+        """What an artifact was made from."""
+        inputs = self.manifest(artifact).inputs
+        return [self._origin(absolute(artifact), *item) for item in sorted(inputs.items())]
+
+    def _read(self, artifact: Path) -> None:
+        place = absolute(artifact)
+        if place in self._manifests or place in self.errors:
+            return
+        try:
+            self._manifests[place] = read_manifest(manifest_path(artifact))
+        except UserError as error:
+            self.errors[place] = str(error)
+        except OSError as error:
+            self.errors[place] = f"{manifest_path(artifact)}: {error.strerror}"
+
+    def _origin(self, place: Path, name: str, stated_id: str) -> Origin:
+        if name not in INPUT_KINDS:
+            return Origin(name, stated_id)
+        folder = self._results_folder(place)
+        found = [other for other, m in self._manifests.items() if m.id == stated_id]
+        present = [other for other in found if other.exists()]
+        if present:
+            beside = [other for other in present if self._results_folder(other) == folder]
+            return Origin(name, stated_id, place=(beside or present)[0])
+        return Origin(name, stated_id, successor=self._successor(place, name))
+
+    def _successor(self, place: Path, name: str) -> Path | None:
+        """The artifact at the place of an input, whatever its id.
+
+        Of several it is the one with the artifact's own name: `dense/lam~0.75` was made from
+        `weighted_trained/lam~0.75`.
+        """
+        own_kind, folder = self._manifests[place].kind, self._results_folder(place)
+        beside = [
+            other
+            for other in self._manifests
+            if self._results_folder(other) == folder and other.exists()
+        ]
+        if name == "model":
+            described = place.with_suffix("") if own_kind == "validation" else place.parent
+            model = str(described.relative_to(folder)).removeprefix(f"{own_kind}/")
+            return next((other for other in beside if other == folder / model), None)
+        kinds = INPUT_KINDS[name][:: -1 if place.parent.name == UNIFORM else 1]
+        kind = next((kind for kind in kinds if kind != own_kind), None)
+        of_kind = [other for other in beside if self._manifests[other].kind == kind]
+        candidates = [other for other in of_kind if other.name == place.name] or of_kind
+        return candidates[0] if len(candidates) == 1 else None
+
+    def _results_folder(self, place: Path) -> Path:
+        """The folder of all results: above that of the artifact's kind, where there is one."""
+        kind = self._manifests[place].kind
+        names = (kind, UNIFORM) if kind == "dense" else (kind,)
+        for above in list(place.parents)[: DEPTHS.get(kind, 0)]:
+            if above.name in names:
+                return above.parent
+        return place.parent
+
+
+def absolute(path: Path) -> Path:
+    """The path from the root on, without `.` and `..`; links are not followed."""
+    return Path(os.path.abspath(path))  # noqa: PTH100 (resolve would follow links)
+
+
+def _with_manifests(manifests: Iterable[Path]) -> list[Path]:
+    """The artifacts to which manifest files belong, sorted."""
+    return [m.with_name(m.name.removesuffix(MANIFEST_SUFFIX)) for m in sorted(manifests)]
+
+
+def _is_hidden(path: Path) -> bool:
+    return any(part.startswith(".") for part in path.parts)

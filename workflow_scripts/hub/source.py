@@ -1,0 +1,239 @@
+"""Where a base model comes from: a local folder, or the hub at a pinned revision."""
+
+import glob
+import re
+import tempfile
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from workflow_scripts.artifacts.artifact import COMPANION_PATTERNS, companions
+from workflow_scripts.artifacts.code import content_hash
+from workflow_scripts.checkpoints.capacity import check_vocabulary
+from workflow_scripts.checkpoints.layout import dense_layers
+from workflow_scripts.checkpoints.reader import (
+    INDEX_FILE,
+    SINGLE_FILE,
+    CheckpointHeaders,
+    weight_files,
+)
+from workflow_scripts.common.errors import UserError
+from workflow_scripts.hub import repository as hub
+
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
+PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+# What a data set on the hub may keep rows in, packed or not, and what says which are which.
+ROW_FORMATS = ("json", "jsonl", "ndjson", "csv", "tsv", "parquet", "arrow", "txt")
+ROW_PATTERNS = [
+    "README.md",
+    *(
+        f"*.{name}{packing}"
+        for name in ROW_FORMATS
+        for packing in ("", ".gz", ".zst", ".bz2", ".xz")
+    ),
+]
+HUB_ID = re.compile(r"\w[\w.-]*/[\w.-]+")
+
+
+def check_source(model: str, revision: str | None) -> None:
+    """Raise UserError unless `model` is a folder, or a hub id with a revision."""
+    if Path(model).is_dir():
+        return
+    if not HUB_ID.fullmatch(model):
+        raise UserError(f"base.model: there is no folder {model}")
+    if revision is None:
+        raise UserError(
+            f"base.model: there is no folder {model}. If it is a model on the hub, pin it: "
+            "base.revision must be a commit hash of 40 hexadecimal digits"
+        )
+
+
+def find_model(model: str, revision: str | None) -> Path:
+    """The folder of a local model, or of a hub model after fetching it. Raises UserError.
+
+    What is in the hub's cache already is not fetched again.
+    """
+    check_source(model, revision)
+    if Path(model).is_dir():
+        return Path(model)
+
+    chosen = ["config.json", INDEX_FILE, *COMPANION_PATTERNS]
+    folder = hub.fetch_files(model, revision, chosen)
+    weights = weight_files(folder)
+    hub.fetch_files(model, revision, map(glob.escape, weights))
+    if weights == [SINGLE_FILE] and not (folder / SINGLE_FILE).exists():
+        raise UserError(f"{model} at {revision} has {_instead_of_safetensors(model, revision)}")
+    return folder
+
+
+def _instead_of_safetensors(model: str, revision: str) -> str:
+    """What a repository has in place of safetensors, and what to do."""
+    names = [name for name in hub.known_names(model, revision) if name.endswith(PICKLES)]
+    if not names:
+        return f"no {SINGLE_FILE} and no {INDEX_FILE}: only safetensors are read"
+    return (
+        f"its weights only as {names[0]}, a pickle: loading one may run any program that its maker "
+        "put in it, so none is loaded here. Take a revision with safetensors, such as that of the "
+        "pull request that the hub's converter opens (huggingface.co/spaces/safetensors/convert), "
+        "or convert the model yourself as docs/hub.md says and name the folder as base.model"
+    )
+
+
+def find_config(model: str, revision: str | None) -> Path:
+    """The config.json of a local model, or of a hub model, of which nothing else is fetched.
+
+    Raises UserError.
+    """
+    check_source(model, revision)
+    if Path(model).is_dir():
+        return Path(model) / "config.json"
+
+    from huggingface_hub.utils import logging
+
+    logging.set_verbosity_error()  # or each of its retries is a warning
+    return hub.fetch_file(model, revision, "config.json")
+
+
+def find_local(model: str, revision: str | None, patterns: Iterable[str]) -> Path | None:
+    """The folder of a local model, or of one whose files of these names the hub's cache holds all.
+
+    None where one of them is elsewhere, and where none is known. Nothing is fetched.
+    """
+    if not Path(model).is_dir():
+        return hub.find_cached(model, revision, patterns)
+    present = any(path.is_file() for pattern in patterns for path in Path(model).glob(pattern))
+    return Path(model) if present else None
+
+
+@dataclass(frozen=True)
+class DatasetSource:
+    """A data set on the hub, or one of its files. repository: organisation/name."""
+
+    repository: str
+    file: str | None
+    revision: str
+
+    @property
+    def file_name(self) -> str:
+        """What its rows are called here: by the file, or as Parquet by the data set."""
+        return Path(self.file).name if self.file else f"{Path(self.repository).name}.parquet"
+
+    def __str__(self) -> str:
+        return f"{self.repository}{f'/{self.file}' if self.file else ''} at {self.revision}"
+
+
+def dataset_source(source: str, revision: str | None) -> DatasetSource:
+    """What organisation/name or organisation/name/file names. Raises UserError where it is neither,
+    or not pinned.
+    """
+    organisation, _, rest = source.partition("/")
+    name, slash, file = rest.partition("/")
+    if not organisation or not name or (slash and not file) or revision is None:
+        raise UserError(
+            f"data.train = {source}: a data set on the hub is named organisation/name, a file "
+            "of it organisation/name/file, and both are pinned by data.revision"
+        )
+    return DatasetSource(f"{organisation}/{name}", file or None, revision)
+
+
+def fetch_dataset_file(source: DatasetSource) -> Path:
+    """The file of a data set, in the hub's cache. Raises UserError."""
+    return hub.fetch_file(source.repository, source.revision, source.file, "dataset")
+
+
+def fetch_dataset(source: DatasetSource, split: str, out: Path) -> None:
+    """Write a split of a data set as Parquet, as `datasets` reads it. Raises UserError.
+
+    Its files are fetched into the hub's cache first: asked for a data set by its name, `datasets`
+    may take a local folder of that name or, without network, another revision.
+    """
+    from datasets import load_dataset
+    from datasets.exceptions import DatasetsError
+
+    folder = hub.fetch_files(source.repository, source.revision, ROW_PATTERNS, "dataset")
+    _check_card(source, folder / "README.md")
+    with tempfile.TemporaryDirectory(dir=out.parent) as cache:
+        try:
+            rows = load_dataset(str(folder), split=split, cache_dir=cache)
+            rows.to_parquet(out)
+        except (DatasetsError, ValueError, OSError) as error:
+            raise UserError(f"{source}, split {split}, cannot be read: {error}") from None
+
+
+def _check_card(source: DatasetSource, card: Path) -> None:
+    """Raise UserError where a data set's card names files outside of it, which `datasets` reads."""
+    import yaml
+    from huggingface_hub import DatasetCard
+
+    if not card.is_file():
+        return
+    try:
+        configs = DatasetCard.load(card).data.to_dict().get("configs")
+        paths = [text for key in ("data_files", "data_dir") for text in _texts_of(configs, key)]
+    except (ValueError, RecursionError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"{source}: its README.md cannot be read: {reason}") from None
+    for path in paths:
+        parts = re.split(r"[/\\]", path)
+        if ".." in parts or parts[0] in ("", "~") or ":" in path:
+            raise UserError(
+                f"{source}: its README.md names {path!r} as rows, which is not in the data set. "
+                "Name one of its files: organisation/name/file"
+            )
+
+
+def _texts_of(value: object, key: str, found: bool = False) -> Iterator[str]:
+    """The texts under a key, in lists and objects within each other."""
+    if isinstance(value, dict):
+        for name, item in value.items():
+            yield from _texts_of(item, key, found or name == key)
+    elif isinstance(value, list):
+        for item in value:
+            yield from _texts_of(item, key, found)
+    elif found and isinstance(value, str) and value:
+        yield value
+
+
+def find_cached_dataset_file(source: DatasetSource) -> Path | None:
+    """The file of a data set, if the hub's cache holds it; None for a whole data set."""
+    from huggingface_hub import try_to_load_from_cache
+
+    if source.file is None:
+        return None
+    found = try_to_load_from_cache(
+        source.repository, source.file, repo_type="dataset", revision=source.revision
+    )
+    return Path(found) if isinstance(found, str) else None
+
+
+def model_contents(folder: Path) -> dict[str, str]:
+    """The hash of the content of each file of `check_model`, by name. Raises UserError."""
+    return {file.relative_to(folder).as_posix(): content_hash(file) for file in check_model(folder)}
+
+
+def check_model(folder: Path) -> list[Path]:
+    """The files that make up a dense model that can be upcycled. Raises UserError."""
+    checkpoint = CheckpointHeaders(folder)
+    if checkpoint.config.get("quantization_config"):
+        raise UserError(f"{folder} is quantised; take the unquantised model")
+    if "auto_map" in checkpoint.config:
+        _check_known(folder, checkpoint.config)
+    dense_layers(checkpoint.names, checkpoint.config)
+    if not any((folder / name).exists() for name in TOKENIZER_FILES):
+        raise UserError(f"{folder} has no tokenizer ({', '.join(TOKENIZER_FILES)})")
+    check_vocabulary(folder)
+    weights = [folder / name for name in checkpoint.files]
+    index = [folder / INDEX_FILE] if (folder / INDEX_FILE).exists() else []
+    return [folder / "config.json", *index, *weights, *companions(folder)]
+
+
+def _check_known(folder: Path, config: dict) -> None:
+    """Raise UserError where the model is one that only code of its own folder can load."""
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
+
+    if config.get("model_type") not in CONFIG_MAPPING_NAMES:
+        raise UserError(
+            f"{folder} needs Python code that comes with it (auto_map in its config.json), which "
+            f"is not run here. transformers itself does not know model_type "
+            f"{config.get('model_type')!r}: take a model that it knows, or one converted to it"
+        )

@@ -1,0 +1,1 @@
+"""Commands for people: `xft plan`, `xft verify` and others."""

@@ -1,0 +1,46 @@
+"""Turn an MoE checkpoint of the published XFT code into this project's format."""
+
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+from workflow_scripts import cli
+from workflow_scripts.artifacts.artifact import create_artifact, open_artifact
+from workflow_scripts.checkpoints.dtypes import FLOAT_NAMES
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = cli.tool_parser("import-reference", __doc__)
+    cli.add_path(parser, "--model", "DIR", "The published checkpoint.")
+    cli.add_path(parser, "--out", "DIR", "The imported model.")
+    cli.add_verify(parser)
+    args = parser.parse_args(argv)
+
+    from workflow_scripts.conversions import reference
+    from workflow_scripts.conversions.upcycle import upcycled_config
+    from workflow_scripts.reporting.model_card import imported_card
+
+    published = open_artifact(args.model, full=args.verify == "full")
+    checkpoint = published.checkpoint
+    settings = reference.reference_settings(checkpoint.config)
+    stated_theta = checkpoint.config.get("rope_theta", reference.PUBLISHED_ROPE_THETA)
+    if stated_theta != reference.PUBLISHED_ROPE_THETA:
+        print(
+            f"import_reference: the config says rope_theta = {stated_theta}; the published code "
+            f"computes with {reference.PUBLISHED_ROPE_THETA}, and so does the imported model",
+            file=sys.stderr,
+        )
+    plans = reference.import_reference(checkpoint, settings)
+    dtype = FLOAT_NAMES[checkpoint.dtype(checkpoint.names[0])]
+    config = upcycled_config(reference.reference_base_config(checkpoint.config), settings, dtype)
+    inputs = {}
+    with (
+        ThreadPoolExecutor(max_workers=1) as beside,
+        create_artifact(args.out, "moe_sft", settings, inputs) as draft,
+    ):
+        published_id = beside.submit(lambda: published.id)  # hashes what is read at the same time
+        draft.write_model(plans, config, like=published.path, card=imported_card(config))
+        inputs["published"] = published_id.result()
+
+
+if __name__ == "__main__":
+    cli.run("import_reference", main)

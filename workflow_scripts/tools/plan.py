@@ -1,0 +1,102 @@
+"""What a configuration will need, before anything starts: parameters, memory, disk, time.
+
+Reads the base's config.json, and the headers of its weights where they are on this machine. The
+configuration is completed by the documented defaults, as `snakemake --configfile` does.
+docs/planning.md says how each figure is derived.
+"""
+
+import argparse
+from pathlib import Path
+
+from workflow_scripts import cli, config_file
+from workflow_scripts.common.errors import UserError
+from workflow_scripts.config.text import read_config
+from workflow_scripts.planning.gpus import GPUS
+
+DEFAULT_GPU = "h100"
+DEFAULT_UTILISATION = 0.3
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = _parser().parse_args(argv)
+
+    from workflow_scripts.planning.report import report
+
+    print(report(make_plan(args)))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = cli.tool_parser("plan", __doc__)
+    cli.add_path(parser, "--config", "FILE", "The configuration, a YAML file.")
+    parser.add_argument(
+        "--gpu",
+        choices=GPUS,
+        help=f"The GPU. Default: {DEFAULT_GPU} where the config asks for GPUs, else the CPU.",
+    )
+    parser.add_argument(
+        "--gpus", type=_count, metavar="N", help="How many. Default: as many as the config has."
+    )
+    parser.add_argument(
+        "--mfu",
+        type=float,
+        default=DEFAULT_UTILISATION,
+        metavar="X",
+        help="The share of a GPU's FLOPs that a training gets, an assumption. "
+        f"Default: {DEFAULT_UTILISATION}.",
+    )
+    parser.add_argument(
+        "--model-config",
+        type=Path,
+        metavar="FILE",
+        help="The base's config.json, where the model cannot be reached from this machine.",
+    )
+    parser.add_argument(
+        "--rows", type=_count, metavar="N", help="Number of rows, where they are elsewhere."
+    )
+    return parser
+
+
+def _count(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError("must be at least 1")
+    return value
+
+
+def make_plan(args: argparse.Namespace):
+    """The plan of parsed flags. Raises UserError."""
+    from workflow_scripts.planning.jobs import configured_processes
+    from workflow_scripts.planning.parameters import Models
+    from workflow_scripts.planning.report import Plan
+    from workflow_scripts.planning.rows import find_rows
+
+    if not 0 < args.mfu <= 1:
+        raise UserError(f"--mfu = {args.mfu:g}: must be greater than 0 and at most 1")
+    config = config_file.complete(read_config(args.config), str(args.config))
+    models = Models(_find_base(config["base"], args.model_config), config["moe"])
+    rows = find_rows(config["data"], args.rows)
+    processes = args.gpus or configured_processes(config)
+    on_gpu = args.gpu or args.gpus or config["gpus"]
+    gpu = (args.gpu or DEFAULT_GPU) if on_gpu else None
+    return Plan(config, models, rows, gpu, processes, args.mfu)
+
+
+def _find_base(base: dict, model_config: Path | None):
+    """The tensors of the base, from its weights' headers or its config.json. Raises UserError."""
+    from workflow_scripts.hub.source import find_config
+    from workflow_scripts.planning.tensors import compute_table, has_weights, read_table
+
+    if model_config is not None:
+        return compute_table(model_config)
+    try:
+        found = find_config(base["model"], base["revision"])
+    except UserError as error:
+        raise UserError(
+            f"{error}. Without network give the model's config.json, a small file, by "
+            "--model-config"
+        ) from None
+    return read_table(found.parent) if has_weights(found.parent) else compute_table(found)
+
+
+if __name__ == "__main__":
+    cli.run("plan", main)

@@ -1,0 +1,141 @@
+"""Check artifacts against their manifests, and against the artifacts that they were made from.
+
+Compares names, sizes, headers and small files; with --full, the hashes of all files. An input that
+is neither among PATH... nor in the artifact's results folder is named, and is no fault.
+"""
+
+import json
+import os
+import sys
+import textwrap
+from pathlib import Path
+
+from workflow_scripts import cli
+from workflow_scripts.artifacts.lineage import (
+    Catalogue,
+    Origin,
+    absolute,
+    find_artifacts,
+    find_orphans,
+)
+from workflow_scripts.artifacts.manifest import Manifest, find_faults, short
+from workflow_scripts.common.errors import UserError
+
+LINE_LENGTH = 100
+# The parameters that tell artifacts of a kind apart; the manifests hold all of them.
+SHOWN = (
+    *("model", "revision", "num_experts", "num_experts_per_tok", "shared_expert", "router"),
+    *("normalize_routing", "upcycled_layers", "shared_expert_weight", "granularity"),
+    *("learn_lambda", "epochs", "max_steps", "learning_rate", "limit", "prompt", "seed"),
+    "release",
+)
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = cli.tool_parser("verify", __doc__)
+    parser.add_argument(
+        "paths", type=Path, nargs="+", metavar="PATH", help="An artifact, or a folder of artifacts."
+    )
+    parser.add_argument("--full", action="store_true", help="Compare the hashes of all files.")
+    args = parser.parse_args(argv)
+    artifacts, faults = _find_all(args.paths)
+    catalogue = Catalogue(artifacts)
+    for artifact in artifacts:
+        faults += _check(artifact, catalogue, args.full)
+    if faults:
+        raise UserError("; ".join(faults))
+    print(f"{len(artifacts)} of {len(artifacts)} artifacts fit their manifests", file=sys.stderr)
+
+
+def _find_all(paths: list[Path]) -> tuple[list[Path], list[str]]:
+    """All artifacts, each once, and what is wrong with the paths."""
+    artifacts, faults = {}, []
+    for path in paths:
+        try:
+            found = find_artifacts(path)
+        except UserError as error:
+            faults.append(str(error))
+            continue
+        artifacts |= {absolute(artifact): artifact for artifact in found}
+        if found != [path]:
+            for orphan in find_orphans(path, found):
+                faults.append(f"{orphan} has no manifest: nothing says what it is")
+                print(f"{orphan}: no manifest")
+    return list(artifacts.values()), faults
+
+
+def _check(artifact: Path, catalogue: Catalogue, full: bool) -> list[str]:
+    """Print what an artifact is and what it was made from. Its faults, a sentence each."""
+    try:
+        manifest = catalogue.manifest(artifact)
+    except UserError as error:
+        print(f"{artifact}: {error}")
+        return [str(error)]
+    origins = catalogue.origins(artifact)
+    faults = _content_faults(artifact, manifest, full)
+    faults += [_stale(artifact, origin, catalogue) for origin in origins if origin.successor]
+    print(f"{artifact}: {manifest.kind} {short(manifest.id)}{'' if faults else ', fits'}")
+    for line in [_parameters(manifest.parameters), *map(_describe, origins)]:
+        _print_indented(line)
+    for fault in faults:
+        _print_indented(f"! {fault}")
+    return faults
+
+
+def _content_faults(artifact: Path, manifest: Manifest, full: bool) -> list[str]:
+    if not artifact.exists():
+        return [f"{artifact} is missing, but its manifest is there"]
+    try:
+        return find_faults(artifact, manifest, full)
+    except OSError as error:
+        return [f"{error.filename}: {error.strerror}"]
+
+
+def _stale(artifact: Path, origin: Origin, catalogue: Catalogue) -> str:
+    now = short(catalogue.manifest(origin.successor).id)
+    return (
+        f"{artifact} was made from {origin.name} {short(origin.id)}, "
+        f"but {_readable(origin.successor)} is now {now}"
+    )
+
+
+def _describe(origin: Origin) -> str:
+    """What an artifact was made from, in a line."""
+    text = f"from {origin.name} {short(origin.id)}"
+    if origin.place:
+        return f"{text}, {_readable(origin.place)}"
+    return f"{text}, which is not here" if origin.is_artifact else f"{text}, a file"
+
+
+def _parameters(parameters: dict) -> str:
+    """The chosen parameters that are set, in a line."""
+    chosen = {name: parameters.get(name) for name in SHOWN}
+    chosen = {name: value for name, value in chosen.items() if value is not None}
+    return ", ".join(f"{name} {_plain(value)}" for name, value in chosen.items())
+
+
+def _plain(value: object) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _readable(place: Path) -> Path:
+    """An absolute path as one types it here."""
+    here = Path.cwd()
+    return Path(os.path.relpath(place)) if place.is_relative_to(here) else place
+
+
+def _print_indented(text: str) -> None:
+    indent = "    "
+    for line in textwrap.wrap(
+        text,
+        LINE_LENGTH,
+        initial_indent=indent,
+        subsequent_indent=2 * indent,
+        break_long_words=False,
+        break_on_hyphens=False,
+    ):
+        print(line)
+
+
+if __name__ == "__main__":
+    cli.run("verify", main)

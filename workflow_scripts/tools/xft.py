@@ -1,0 +1,32 @@
+"""The command `xft`: the tools that are called by hand, each as a subcommand."""
+
+import argparse
+import sys
+
+from workflow_scripts import cli
+from workflow_scripts.tools import import_reference, plan, publish, verify
+
+TOOLS = {
+    "plan": plan,
+    "verify": verify,
+    "publish": publish,
+    "import-reference": import_reference,
+}
+
+
+def main() -> None:
+    """Run the tool that the command line names, with the arguments after its name."""
+    parser = argparse.ArgumentParser(
+        prog="xft",
+        usage="xft TOOL ...",
+        description="Tools for the XFT workflow. `xft TOOL --help` shows a tool's arguments.",
+        epilog="\n".join(["tools:", *(f"  {name:18}{_summary(TOOLS[name])}" for name in TOOLS)]),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("tool", choices=TOOLS, metavar="TOOL", help="One of the tools below.")
+    name = parser.parse_args(sys.argv[1:2]).tool
+    cli.run(name, lambda _: TOOLS[name].main(sys.argv[2:]))
+
+
+def _summary(tool) -> str:
+    return tool.__doc__.splitlines()[0]

@@ -1,0 +1,56 @@
+"""Whether the base model can do what a config asks of it, by its files."""
+
+from pathlib import Path
+
+from workflow_scripts.artifacts.artifact import TOKENIZER_PATTERNS
+from workflow_scripts.checkpoints.capacity import check_vocabulary, window
+from workflow_scripts.checkpoints.strict_json import read_json
+from workflow_scripts.common.errors import UserError, naming
+from workflow_scripts.data.templates import CHAT
+from workflow_scripts.data.tokenizers import has_chat_template
+from workflow_scripts.hub.source import find_local
+
+
+def check_base(
+    model: str,
+    revision: str | None,
+    *,
+    max_length: int,
+    max_new_tokens: int,
+    template: str,
+    base_prompt: str,
+) -> None:
+    """Raise UserError with the key of what a base cannot do: texts of such lengths, or chats.
+
+    model, revision: as in the config. What is not on this machine cannot be looked at: nothing is
+    fetched.
+    """
+    folder = find_local(model, revision, ["config.json"])
+    tokens = window(read_json(folder / "config.json")) if folder else None
+    if tokens is not None:
+        _check_length("data.max_length", max_length, model, tokens, most=tokens)
+        _check_length("evaluation.max_new_tokens", max_new_tokens, model, tokens, most=tokens - 1)
+    folder = find_local(model, revision, TOKENIZER_PATTERNS)
+    if folder:
+        for key, name in {"data.template": template, "evaluation.base_prompt": base_prompt}.items():
+            if name == CHAT:
+                _check_chat(key, model, folder)
+        with naming("base.model"):
+            check_vocabulary(folder)
+
+
+def _check_length(key: str, value: int, model: str, window: int, most: int) -> None:
+    if value > most:
+        room = "" if most == window else ", and the prompt needs some of them"
+        raise UserError(
+            f"{key} = {value}: {model} takes texts of at most {window} tokens, by its "
+            f"config.json{room}. Set at most {most}"
+        )
+
+
+def _check_chat(key: str, model: str, folder: Path) -> None:
+    if not has_chat_template(folder):
+        raise UserError(
+            f"{key} = {CHAT}: {model} has no chat template: neither chat_template.jinja nor "
+            "chat_template in tokenizer_config.json. Take the template magicoder, or a file"
+        )

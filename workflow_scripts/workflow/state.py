@@ -1,0 +1,149 @@
+"""Whether the artifacts that are there are those that a configuration wants. Manifests decide."""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from enum import Enum
+from fnmatch import fnmatchcase
+
+from workflow_scripts.artifacts.artifact import TOKENIZER_PATTERNS, clear_up_after_killed
+from workflow_scripts.artifacts.files import write_whole
+from workflow_scripts.artifacts.manifest import Manifest, manifest_path, read_manifest
+from workflow_scripts.common.errors import UserError
+from workflow_scripts.workflow.wanted import Wanted
+
+LONGEST_VALUE = 60
+MOST_MODULES = 5  # that are named
+
+
+class State(Enum):
+    """fits: as wanted. outdated: made from something else. absent: it has no manifest."""
+
+    FITS = "fits"
+    OUTDATED = "outdated"
+    ABSENT = "absent"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What there is at the place of a wanted artifact, and how it differs from what is wanted.
+
+    differences: a phrase each. only_code: only the code of the step differs.
+    """
+
+    state: State
+    differences: tuple[str, ...] = ()
+    manifest: Manifest | None = None
+    only_code: bool = False
+
+
+class Inspector:
+    """Compares wanted artifacts with what is there, each once.
+
+    forced: asks whether an artifact is to be made again in any case.
+    """
+
+    def __init__(self, forced: Callable[[Wanted], bool] = lambda wanted: False):
+        self.forced = forced
+        self._verdicts: dict[Wanted, Verdict] = {}
+
+    def inspect(self, wanted: Wanted) -> Verdict:
+        """The verdict on an artifact, and on all that it is made from."""
+        for part in wanted.chain():
+            if part not in self._verdicts:
+                self._verdicts[part] = self._compare(part)
+        return self._verdicts[wanted]
+
+    def accept_code(self, wanted: Wanted) -> None:
+        """Note in the manifest of an artifact today's code, if nothing else differs."""
+        verdict = self.inspect(wanted)
+        if verdict.only_code:
+            manifest = replace(verdict.manifest, recipe=wanted.recipe)
+            write_whole(manifest_path(wanted.place), manifest.to_json())
+            self._verdicts[wanted] = Verdict(State.FITS, manifest=manifest)
+
+    def _compare(self, wanted: Wanted) -> Verdict:
+        clear_up_after_killed(wanted.place)
+        file = manifest_path(wanted.place)
+        if not file.exists():
+            return Verdict(State.ABSENT)
+        try:
+            manifest = read_manifest(file)
+        except UserError as error:
+            return Verdict(State.OUTDATED, (str(error),))
+        if self.forced(wanted):
+            return Verdict(State.OUTDATED, ("it was asked for",), manifest)
+        recipe = manifest.recipe
+        if recipe is None or recipe.step != wanted.step:
+            return Verdict(State.OUTDATED, ("its manifest does not say how it was made",), manifest)
+        others = [
+            *_changed_options(recipe.options, wanted.options),
+            *_changed_files(recipe.inputs, wanted),
+            *self._changed_sources(manifest, wanted),
+        ]
+        code = _changed_modules(recipe.code, wanted.recipe.code)
+        if not others and not code:
+            return Verdict(State.FITS, manifest=manifest)
+        return Verdict(State.OUTDATED, (*others, *code), manifest, only_code=not others)
+
+    def _changed_sources(self, manifest: Manifest, wanted: Wanted) -> list[str]:
+        then, changes = manifest.recipe.inputs, []
+        for name, source in wanted.sources.items():
+            verdict = self._verdicts[source]
+            if name not in then:
+                changes.append(f"{source.place} is new")
+            elif verdict.state is State.OUTDATED:
+                changes.append(f"{source.place} is made again")
+            elif verdict.state is State.FITS:
+                if not _is_made_from(manifest, name, verdict.manifest):
+                    changes.append(f"it was made from another {source.place} than the one there")
+            elif then[name] != source.recipe.digest:
+                changes.append(f"it was made from another {source.place}, which is gone")
+        if gone := then.keys() - wanted.recipe.inputs.keys():
+            changes.append(f"it was made with {', '.join(sorted(gone))}, which is not wanted now")
+        return changes
+
+
+def _is_made_from(manifest: Manifest, name: str, source: Manifest) -> bool:
+    """Whether a manifest's input of this name is the artifact of another manifest."""
+    if manifest.kind == "tokens" and name == "base":
+        return manifest.parameters["tokenizer"] == _tokenizer_files(source)
+    if manifest.kind == "tokens" and name == "data":
+        return manifest.inputs["data"] in [entry["sha256"] for entry in source.files.values()]
+    if manifest.kind == "summary":
+        return manifest.inputs.get(name) == source.files[name.rpartition("/")[2]]["sha256"]
+    return manifest.inputs.get(name) == source.id
+
+
+def _tokenizer_files(manifest: Manifest) -> dict[str, str]:
+    """The hashes of those files of a model that its tokenizer is made of, by name."""
+    return {
+        name: entry["sha256"]
+        for name, entry in manifest.files.items()
+        if any(fnmatchcase(name, pattern) for pattern in TOKENIZER_PATTERNS)
+    }
+
+
+def _changed_options(then: dict, now: dict) -> list[str]:
+    return [
+        f"{key}: {_shown(then.get(key))} is now {_shown(now.get(key))}"
+        for key in sorted(then.keys() | now.keys())
+        if then.get(key) != now.get(key)
+    ]
+
+
+def _changed_files(then: dict[str, str], wanted: Wanted) -> list[str]:
+    changed = [name for name, digest in wanted.files.items() if then.get(name) != digest]
+    return [f"{name} has another content" for name in changed]
+
+
+def _changed_modules(then: dict[str, str], now: dict[str, str]) -> list[str]:
+    changed = [name for name in sorted(then.keys() | now.keys()) if then.get(name) != now.get(name)]
+    more = f" and {len(changed) - MOST_MODULES} more modules" if len(changed) > MOST_MODULES else ""
+    named = ", ".join(changed[:MOST_MODULES])
+    return [f"the code of {named}{more} has changed"] if changed else []
+
+
+def _shown(value: object) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= LONGEST_VALUE else f"{text[:LONGEST_VALUE]}…"
