@@ -27,6 +27,7 @@ lint: .venv/installed-dev
 	ruff format --check .
 	snakefmt --check Snakefile rules
 	snakemake --lint
+	lint-imports
 
 # Files that are written from others; a test compares them.
 generated: .venv/installed-dev

@@ -21,7 +21,9 @@ from pathlib import Path
 
 from benchmarks.peak import observe
 from benchmarks.timing import markdown_table
-from workflow_scripts import base, cli, configuration, ffn, moe, weighted_init
+from workflow_scripts import base, ffn, moe, weighted_init
+from workflow_scripts.cli import running
+from workflow_scripts.config.sections import MoeConfig
 from workflow_scripts.planning.activations import Batch
 from workflow_scripts.planning.gpus import RUNTIME_ON_CPU
 from workflow_scripts.planning.memory import Job, mixing_memory, tuning_memory
@@ -33,10 +35,11 @@ EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2}
 STEPS, BATCHES = 2, 4
 # Step, precision, optimiser.
 CASES = (
-    *itertools.product(["moe_sft"], ["fp32", "bf16_pure"], ["adamw", "adafactor"]),
-    *itertools.product(["weighted_trained"], ["fp32", "bf16_pure"], ["adamw"]),
+    *itertools.product(["moe_sft"], ["fp32", "bf16_pure"], ["adamw_torch", "adafactor"]),
+    *itertools.product(["weighted_trained"], ["fp32", "bf16_pure"], ["adamw_torch"]),
 )
-ENVIRONMENT = cli.ENVIRONMENT | {"DS_ACCELERATOR": "cpu"}  # else DeepSpeed warns that it chose it
+# Without the second, DeepSpeed warns that it chose it.
+ENVIRONMENT = running.ENVIRONMENT | {"DS_ACCELERATOR": "cpu"}
 MIB = 2**20
 
 
@@ -70,8 +73,7 @@ def row(case: tuple[str, str, str], plan: int, peak: int) -> tuple[str, ...]:
 
 
 def models_of(model: Path) -> Models:
-    settings = {key: value.get("default") for key, value in configuration.properties("moe").items()}
-    return Models(read_table(model), settings | EXPERTS)
+    return Models(read_table(model), MoeConfig(**EXPERTS))
 
 
 def planned(models: Models, batch: Batch, case: tuple[str, str, str]) -> int:
@@ -101,8 +103,8 @@ def measured(folder: Path, batch: Batch, case: tuple[str, str, str], steps: int 
     inputs = {"moe_sft": ["moe"], "weighted_trained": ["weighted", "moe", "ffn"]}[step]
     words = [f"--{name}={folder / name}" for name in inputs]
     words += [f"--data={folder / 'rows.jsonl'}", f"--out={folder / step}", f"--max-steps={steps}"]
-    words += [f"--max-length={batch.length}", f"--per-device-batch-size={batch.rows}"]
-    words += [f"--precision={precision}", f"--optimizer={optimizer}", "--deduplicate=none"]
+    words += [f"--max-length={batch.length}", f"--per-device-train-batch-size={batch.rows}"]
+    words += [f"--precision={precision}", f"--optim={optimizer}", "--deduplicate=none"]
     return observe(partial(prepared_training, step, words)).whole
 
 

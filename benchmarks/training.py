@@ -26,21 +26,21 @@ from transformers import AutoModelForCausalLM, TrainerCallback, logging
 
 from benchmarks import utilisation
 from benchmarks.timing import interleaved, markdown_table, relative_speed
-from workflow_scripts import configuration, ffn, moe
+from workflow_scripts import ffn, moe
 from workflow_scripts.checkpoints.reader import Checkpoint
+from workflow_scripts.config.sections import MoeSftConfig, TokensConfig
 from workflow_scripts.conversions.merge import ALPHA, initial_logits
 from workflow_scripts.data.preparation import prepare
 from workflow_scripts.data.tokenizers import load_tokenizer
 from workflow_scripts.modeling.mixing import Mixing, MixingLogits
 from workflow_scripts.training.callbacks import SaveCallback, StopRequest
 from workflow_scripts.training.checkpoints import Checkpoints
-from workflow_scripts.training.trainer import ResumingTrainer
+from workflow_scripts.training.trainer import ResumingTrainer, Training
 
 BATCHING = ("packed", "by_length", "padded")
 WARMUP = 2
 LEAST_SPEED = 0.95  # of bare
 LAMBDA = 0.75
-OPTIONS = configuration.defaults("training") | {"learning_rate": 1e-4}
 
 
 def main() -> None:
@@ -79,15 +79,13 @@ class Bench:
         self.tokenizer = load_tokenizer(folder / "moe")
         if self.tokenizer.pad_token_id is None:
             self.tokenizer.pad_token = self.tokenizer.eos_token
-        data = configuration.defaults("data") | {
-            "limit": args.steps * args.batch,
-            "max_length": args.max_length,
-        }
+        data = TokensConfig(limit=args.steps * args.batch, max_length=args.max_length)
         self.examples = prepare(args.data, self.tokenizer, data)[0].training
-        self.options = OPTIONS | {
-            "per_device_batch_size": args.batch,
-            "max_steps": WARMUP + args.steps,
-        }
+        self.options = MoeSftConfig(
+            learning_rate=1e-4,
+            per_device_train_batch_size=args.batch,
+            max_steps=WARMUP + args.steps,
+        )
 
     def report(self, name: str, make_learner: Callable) -> bool:
         """Print the speed of each way. Whether the step's own loop is fast enough."""
@@ -130,13 +128,13 @@ class Bench:
         return mixing.model, mixing
 
     def trainer(self, batching: str, model, mixing) -> ResumingTrainer:
-        options = self.options | {"batching": batching}
+        options = self.options.model_copy(update={"batching": batching})
         return make_trainer(model, self.examples, self.tokenizer, options, self.folder, mixing)
 
     def bare_step(self, trainer: ResumingTrainer, model, mixing) -> Callable[[], None]:
         """An optimiser step on the next of the batches that `trainer` will have."""
         batches = []
-        while len(batches) < self.options["max_steps"]:
+        while len(batches) < self.options.max_steps:
             batches += trainer.get_train_dataloader()
         for batch in batches:
             del batch["row"]
@@ -160,16 +158,18 @@ class Bench:
 
 def make_trainer(model, examples, tokenizer, options, folder, mixing) -> ResumingTrainer:
     """What a step trains with: progress, metrics, and a look whether to save."""
-    name = options["batching"]
+    name = options.batching
     trainer = ResumingTrainer(
-        model,
-        examples,
-        tokenizer,
-        options,
-        0,
-        Checkpoints(folder / name, "none", math.inf),
-        folder / f"{name}.jsonl",
-        mixing,
+        Training(
+            model,
+            examples,
+            tokenizer,
+            options,
+            0,
+            Checkpoints(folder / name, "none", math.inf),
+            metrics_file=folder / f"{name}.jsonl",
+            mixing=mixing,
+        )
     )
     trainer.report(None)
     trainer.add_callback(SaveCallback(math.inf, StopRequest()))

@@ -58,10 +58,10 @@ def step_seconds(config: LlamaConfig) -> list[float]:
     ids = torch.randint(config.vocab_size, (ROWS * (WARMUP + STEPS), LENGTH)).tolist()
     rows = [{"input_ids": row, "labels": row, "row": number} for number, row in enumerate(ids)]
     options = training.OPTIONS | {
-        "per_device_batch_size": ROWS,
+        "per_device_train_batch_size": ROWS,
         "max_steps": WARMUP + STEPS,
         "precision": "bf16_pure",
-        "optimizer": "adafactor",
+        "optim": "adafactor",
         "batching": "packed",
     }
     with tempfile.TemporaryDirectory() as folder:

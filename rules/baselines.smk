@@ -4,21 +4,17 @@
 
 rule sft:
     input:
-        base=ancient(f"{RESULTS}/base"),
-        manifest=manifest(lambda wildcards: WANTS.base),
-        tokens=ancient(f"{RESULTS}/tokens"),
-        tokens_manifest=manifest(lambda wildcards: WANTS.tokens),
+        **read(base=lambda wildcards: WANTS.base, tokens=lambda wildcards: WANTS.tokens),
         changed=marker(lambda wildcards: WANTS.sft),
     output:
-        model=directory(f"{RESULTS}/sft"),
-        manifest=f"{RESULTS}/sft.manifest.json",
+        **made("sft"),
         metrics=f"{METRICS}/sft.jsonl",
     log:
         f"{LOGS}/sft.log",
     cache: bool(SHARED)
     conda:
         "../envs/training.yaml"
-    threads: config["threads"] * config["sft"]["processes"]
+    threads: CONFIG.threads * CONFIG.sft.processes
     resources:
         **training("sft"),
     params:
@@ -27,20 +23,18 @@ rule sft:
         srun=srun("sft"),
     shell:
         "{params.srun}python -m workflow_scripts.sft --base {input.base:q} --data {input.tokens:q} "
-        "{params.options} --metrics {output.metrics:q} {resources.besides} --out {output.model:q} 2>&1 | tee -i {log:q}"
+        "{params.options} --metrics {output.metrics:q} {resources.besides} --out {output.artifact:q} 2>&1 | tee -i {log:q}"
 
 
 use rule dense as uniform with:
     input:
-        weighted=ancient(f"{RESULTS}/weighted_init/lam~{{lam}}"),
-        weighted_manifest=manifest(lambda wildcards: WANTS.weighted_init(wildcards.lam)),
-        moe=ancient(f"{RESULTS}/moe_sft"),
-        moe_manifest=manifest(lambda wildcards: WANTS.moe_sft),
-        ffn=ancient(f"{RESULTS}/ffn"),
-        ffn_manifest=manifest(lambda wildcards: WANTS.ffn),
+        **read(
+            weighted=lambda wildcards: WANTS.weighted_init(wildcards.lam),
+            moe=lambda wildcards: WANTS.moe_sft,
+            ffn=lambda wildcards: WANTS.ffn,
+        ),
         changed=marker(lambda wildcards: WANTS.model(f"uniform/lam~{wildcards.lam}")),
     output:
-        model=kept(directory(f"{RESULTS}/uniform/lam~{{lam}}")),
-        manifest=kept(f"{RESULTS}/uniform/lam~{{lam}}.manifest.json"),
+        **made("uniform/lam~{lam}", kept),
     log:
         f"{LOGS}/uniform/lam~{{lam}}.log",

@@ -17,23 +17,24 @@ if not ROOT.is_dir():
 if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
-from workflow_scripts import cli, config_file
-from workflow_scripts.config import keys
+from workflow_scripts.cli.flags import to_flags
+from workflow_scripts.cli.running import failure
+from workflow_scripts.config.reads import options_of_step
 from workflow_scripts.workflow import settings
 from workflow_scripts.workflow.current import Current
+from workflow_scripts.workflow.input_checks import check_files
 from workflow_scripts.workflow.markers import marker_path
 from workflow_scripts.workflow.places import CONFIG_FILE, is_results_folder
 from workflow_scripts.workflow.wanted import Wants
 from workflow_scripts.config.text import read_config
-from workflow_scripts.configuration import learns
+from workflow_scripts.config.validation import complete
+from workflow_scripts.config.sections import learns, problem_label
 from workflow_scripts.data import templates
 from workflow_scripts.artifacts.code import code_hash, content_hash
 from workflow_scripts.common.errors import UserError
-from workflow_scripts.evaluation import problems
 from workflow_scripts.hub.named_sets import NAMED_SETS
 from workflow_scripts.common.optional import require
 from workflow_scripts.planning.resources import Needs, Requests
-from workflow_scripts.config.launch import world_size
 
 # Rules whose outputs checkouts may share. Without a place for them Snakemake would only talk of it.
 SHARED = os.environ.get("SNAKEMAKE_OUTPUT_CACHE")
@@ -48,14 +49,14 @@ try:
     if workflow.is_main_process:
         for file in workflow.configfiles:
             read_config(Path(file))  # two equal keys are refused
-    config = config_file.complete(config)
-    config_file.check_files(config)
+    CONFIG = complete(config)
+    check_files(CONFIG)
     if not workflow.deployment_settings.deployment_method:
-        require(config["evaluation"]["backend"])
-        if config["evaluation"]["general"]:
+        require(CONFIG.evaluation.backend)
+        if CONFIG.evaluation.lm_eval:
             require("lm_eval")
-    RESULTS = config["results_dir"].rstrip("/")
-    WANTS = Wants(config, RESULTS)
+    RESULTS = CONFIG.results_dir.rstrip("/")
+    WANTS = Wants(CONFIG, RESULTS)
     CURRENT = Current(WANTS)
     # The processes of the jobs find all this done.
     if workflow.is_main_process:
@@ -83,17 +84,17 @@ shell.prefix(
 
 LOGS = f"{RESULTS}/logs"
 METRICS = f"{RESULTS}/metrics"
-BASE = config["base"]["model"]
-DATA = str(WANTS.fetched_rows.place if WANTS.fetched_rows else config["data"]["train"])
+BASE = CONFIG.base.model
+DATA = str(WANTS.fetched_rows.place if WANTS.fetched_rows else CONFIG.data.train)
 # Of a model on the hub the size is known once it is fetched.
-REQUESTS = Requests(config, Path(BASE if Path(BASE).is_dir() else f"{RESULTS}/base"))
-LAMBDAS = config["merge"]["lambdas"]
+REQUESTS = Requests(CONFIG, Path(BASE if Path(BASE).is_dir() else f"{RESULTS}/base"))
+LAMBDAS = CONFIG.merge.lambdas
 started = []  # when this run began
 PROBLEMS = {
-    problems.label(dataset): (
+    problem_label(dataset): (
         f"{RESULTS}/problems/{dataset}.jsonl" if dataset in NAMED_SETS else dataset
     )
-    for dataset in config["evaluation"]["datasets"]
+    for dataset in CONFIG.evaluation.datasets
 }
 
 
@@ -107,8 +108,8 @@ wildcard_constraints:
 
 def options(step, *left_out):
     """What a step's result depends on in the config, as its flags."""
-    values = keys.options_of_step(step, config)
-    return cli.to_flags(
+    values = options_of_step(step, CONFIG)
+    return to_flags(
         {name: value for name, value in values.items() if name not in left_out}
     )
 
@@ -139,6 +140,28 @@ def manifests(find):
         for wanted in find(wildcards)
         if wanted
     ]
+
+
+def read(**found):
+    """The inputs of a rule that reads artifacts: the folder of each and its manifest.
+
+    found: by input, the wanted artifact of a job's wildcards.
+    """
+    inputs = {}
+    for name, find in found.items():
+        inputs |= {name: folder(find), f"{name}_manifest": manifest(find)}
+    return inputs
+
+
+def made(place, output=lambda path: path):
+    """The outputs of a rule that makes an artifact: its folder and its manifest.
+
+    output: what Snakemake is to do with them.
+    """
+    return {
+        "artifact": output(directory(f"{RESULTS}/{place}")),
+        "manifest": output(f"{RESULTS}/{place}.manifest.json"),
+    }
 
 
 def folder(find):
@@ -220,7 +243,7 @@ def going_on(needs):
 
 def besides(**flags):
     """Flags that change no result: resources, and not params, which would run a step again."""
-    return cli.to_flags({"gpus": config["gpus"], **flags})
+    return to_flags({"gpus": CONFIG.gpus, **flags})
 
 
 def fixed(mem_mb, minutes):
@@ -236,7 +259,7 @@ def conversion():
 def evaluation():
     """What an evaluation asks for, a GPU if the config has some."""
     needs = going_on(lambda wildcards: REQUESTS.evaluation(wildcards.model))
-    return {**needs, "gpu": config["gpus"], "besides": besides()}
+    return {**needs, "gpu": CONFIG.gpus, "besides": besides()}
 
 
 def measurement(minutes):
@@ -244,32 +267,34 @@ def measurement(minutes):
     needs = growing(
         lambda wildcards: replace(REQUESTS.evaluation(wildcards.model), minutes=minutes)
     )
-    return {**needs, "gpu": config["gpus"], "besides": besides()}
+    return {**needs, "gpu": CONFIG.gpus, "besides": besides()}
 
 
 def training(section):
     """What a training asks for. On several nodes: a task on each, by our own srun."""
-    nodes = config[section]["nodes"]
+    options = getattr(CONFIG, section)
+    nodes = options.nodes
     # With a GPU the plugin would take tasks for tasks per GPU, unless it is told 0.
     tasks = dict(nodes=nodes, tasks=nodes, tasks_per_gpu=0, mpi="srun")
     return {
         **going_on(lambda wildcards: REQUESTS.training(section)),
         **(tasks if nodes > 1 else {}),
-        "gpu": config["gpus"] * world_size(config[section]),
+        "gpu": CONFIG.gpus * options.world_size,
         "besides": besides(
-            trackers=config["trackers"],
+            report_to=CONFIG.report_to,
             tracker_dir=f"{RESULTS}/metrics",
-            checkpoint_minutes=config[section]["checkpoint_minutes"],
+            save_minutes=options.save_minutes,
         ),
     }
 
 
 def srun(section):
     """What starts a training's step on each of its nodes; nothing where there is one."""
-    nodes, processes = config[section]["nodes"], config[section]["processes"]
+    options = getattr(CONFIG, section)
+    nodes, processes = options.nodes, options.processes
     return (
         f"srun --nodes={nodes} --ntasks-per-node=1 --kill-on-bad-exit=1 "
-        f"--cpus-per-task={config['threads'] * processes} "
+        f"--cpus-per-task={CONFIG.threads * processes} "
         if nodes > 1
         else ""
     )
@@ -277,8 +302,8 @@ def srun(section):
 
 def sampling_seed():
     """The seed as a flag, where tokens are drawn."""
-    draws = config["evaluation"]["temperature"] > 0
-    return cli.to_flags({"seed": config["seed"]}) if draws else ""
+    draws = CONFIG.evaluation.temperature > 0
+    return to_flags({"seed": CONFIG.seed}) if draws else ""
 
 
 def backend(wildcards):
@@ -294,7 +319,7 @@ def evaluation_environment(wildcards):
 
 def task_contents():
     """The hashes of the tasks of lm_eval that are files of the user's."""
-    tasks = config["evaluation"]["general"]
+    tasks = CONFIG.evaluation.lm_eval
     return [content_hash(Path(t)) if t.endswith(".yaml") else None for t in tasks]
 
 
@@ -311,14 +336,12 @@ def template_content(name):
 
 def kept(output):
     """An output of a merged model, which is removed after its evaluation unless all are kept."""
-    return output if config["merge"]["keep"] == "all" else temp(output)
+    return output if CONFIG.merge.keep == "all" else temp(output)
 
 
 def targets():
     """What a run is to make."""
-    best = (
-        [f"{RESULTS}/best.manifest.json"] if config["merge"]["keep"] == "best" else []
-    )
+    best = [f"{RESULTS}/best.manifest.json"] if CONFIG.merge.keep == "best" else []
     return [f"{RESULTS}/summary.csv", *best]
 
 
@@ -326,7 +349,7 @@ def begin_run():
     """Say what the run computes with, and keep it with the results."""
     started.append(time.time())
     print("The configuration, where it is not the documented default:")
-    for key, value in settings.chosen_values(config).items():
+    for key, value in settings.chosen_values(CONFIG).items():
         print(f"  {key}: {value}")
     print(f"All of it: {RESULTS}/{CONFIG_FILE}")
     if not all(map(learns, LAMBDAS)):
@@ -335,7 +358,7 @@ def begin_run():
             "learn: it is left out for this lambda."
         )
     sys.stdout.flush()
-    settings.write_config(config, Path(RESULTS))
+    settings.write_config(CONFIG, Path(RESULTS))
 
 
 def show_failures():
@@ -343,7 +366,7 @@ def show_failures():
     logs = [log for log in Path(f"{RESULTS}/logs").rglob("*.log") if log.is_file()]
     fresh = [log for log in logs if started and log.stat().st_mtime >= started[0]]
     for log in sorted(fresh):
-        message = cli.failure(log.read_text(errors="replace"))
+        message = failure(log.read_text(errors="replace"))
         if message:
             print(f"\n{message}\n(the whole log: {log})", file=sys.stderr)
 

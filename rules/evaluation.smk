@@ -29,13 +29,12 @@ rule ground_truth:
         problem_manifest=manifest(lambda wildcards: WANTS.problems(wildcards.dataset)),
         changed=marker(lambda wildcards: WANTS.ground_truth(wildcards.dataset)),
     output:
-        folder=directory(f"{RESULTS}/ground_truth/{{dataset}}"),
-        manifest=f"{RESULTS}/ground_truth/{{dataset}}.manifest.json",
+        **made("ground_truth/{dataset}"),
     log:
         f"{LOGS}/ground_truth/{{dataset}}.log",
     conda:
         "../envs/evaluation.yaml"
-    threads: config["threads"]
+    threads: CONFIG.threads
     resources:
         **fixed(8000, 120),
     params:
@@ -44,17 +43,15 @@ rule ground_truth:
         options=options("ground_truth"),
     shell:
         "python -m workflow_scripts.ground_truth --dataset {input.problems:q} {params.options} "
-        "--out {output.folder:q} 2>&1 | tee -i {log:q}"
+        "--out {output.artifact:q} 2>&1 | tee -i {log:q}"
 
 
 rule eval:
     input:
-        model=ancient(f"{RESULTS}/{{model}}"),
-        manifest=manifest(lambda wildcards: WANTS.model(wildcards.model)),
+        **read(model=lambda wildcards: WANTS.model(wildcards.model)),
+        **read(truth=lambda wildcards: WANTS.ground_truth(wildcards.dataset)),
         problems=ancient(problem_file),
         problem_manifest=manifest(lambda wildcards: WANTS.problems(wildcards.dataset)),
-        truth=ancient(f"{RESULTS}/ground_truth/{{dataset}}"),
-        truth_manifest=manifest(lambda wildcards: WANTS.ground_truth(wildcards.dataset)),
         changed=marker(
             lambda wildcards: WANTS.evaluation(wildcards.model, wildcards.dataset)
         ),
@@ -66,7 +63,7 @@ rule eval:
         f"{LOGS}/eval/{{model}}/{{dataset}}.log",
     conda:
         evaluation_environment
-    threads: config["threads"]
+    threads: CONFIG.threads
     resources:
         **evaluation(),
     params:
@@ -78,7 +75,7 @@ rule eval:
         backend=backend,
         options=options("eval", "seed", "threads", "backend"),
         seed=sampling_seed(),
-        threads=config["threads"],
+        threads=CONFIG.threads,
     shell:
         "python -m workflow_scripts.eval --model {input.model:q} --dataset {input.problems:q} "
         "--ground-truth {input.truth:q} --prompt {params.prompt:q} --threads {params.threads} "
@@ -88,10 +85,10 @@ rule eval:
 
 rule validation_loss:
     input:
-        model=ancient(f"{RESULTS}/{{model}}"),
-        manifest=manifest(lambda wildcards: WANTS.model(wildcards.model)),
-        tokens=ancient(f"{RESULTS}/tokens"),
-        tokens_manifest=manifest(lambda wildcards: WANTS.tokens),
+        **read(
+            model=lambda wildcards: WANTS.model(wildcards.model),
+            tokens=lambda wildcards: WANTS.tokens,
+        ),
         changed=marker(lambda wildcards: WANTS.validation_loss(wildcards.model)),
     output:
         result=f"{RESULTS}/validation/{{model}}.json",
@@ -100,40 +97,39 @@ rule validation_loss:
         f"{LOGS}/validation/{{model}}.log",
     conda:
         "../envs/evaluation.yaml"
-    threads: config["threads"]
+    threads: CONFIG.threads
     resources:
         **measurement(60),
     params:
         code=code_hash("validation_loss"),
-        threads=config["threads"],
+        threads=CONFIG.threads,
     shell:
         "python -m workflow_scripts.validation_loss --model {input.model:q} --data {input.tokens:q} "
         "--threads {params.threads} {resources.besides} --out {output.result:q} 2>&1 | tee -i {log:q}"
 
 
-rule general:
+rule lm_eval:
     input:
-        model=ancient(f"{RESULTS}/{{model}}"),
-        manifest=manifest(lambda wildcards: WANTS.model(wildcards.model)),
-        changed=marker(lambda wildcards: WANTS.general(wildcards.model)),
+        **read(model=lambda wildcards: WANTS.model(wildcards.model)),
+        changed=marker(lambda wildcards: WANTS.lm_eval(wildcards.model)),
     output:
-        result=f"{RESULTS}/general/{{model}}/tasks.json",
-        manifest=f"{RESULTS}/general/{{model}}/tasks.json.manifest.json",
+        result=f"{RESULTS}/lm_eval/{{model}}/tasks.json",
+        manifest=f"{RESULTS}/lm_eval/{{model}}/tasks.json.manifest.json",
     log:
-        f"{LOGS}/general/{{model}}.log",
+        f"{LOGS}/lm_eval/{{model}}.log",
     conda:
-        "../envs/general.yaml"
-    threads: config["threads"]
+        "../envs/lm_eval.yaml"
+    threads: CONFIG.threads
     resources:
         **measurement(720),
     params:
-        code=code_hash("general"),
+        code=code_hash("lm_eval"),
         model=lambda wildcards: wildcards.model,
-        tasks=config["evaluation"]["general"],
+        tasks=CONFIG.evaluation.lm_eval,
         contents=task_contents(),
-        options=options("general"),
+        options=options("lm_eval"),
     shell:
-        "python -m workflow_scripts.general --model {input.model:q} --tasks {params.tasks:q} "
+        "python -m workflow_scripts.lm_eval --model {input.model:q} --tasks {params.tasks:q} "
         "{params.options} {resources.besides} --out {output.result:q} 2>&1 | tee -i {log:q}"
 
 
@@ -141,7 +137,7 @@ rule summary:
     input:
         evals=results(lambda: WANTS.evaluations()),
         losses=results(lambda: WANTS.validation_losses()),
-        general=results(lambda: WANTS.general_results()),
+        lm_eval=results(lambda: WANTS.lm_eval_results()),
         changed=marker(lambda wildcards: WANTS.summary),
     output:
         csv=f"{RESULTS}/summary.csv",
@@ -159,4 +155,4 @@ rule summary:
         code=code_hash("summary"),
     shell:
         "python -m workflow_scripts.summary --evals {input.evals:q} --losses {input.losses:q} "
-        "--general {input.general:q} --out {output.csv:q} > {log:q} 2>&1"
+        "--lm-eval {input.lm_eval:q} --out {output.csv:q} > {log:q} 2>&1"

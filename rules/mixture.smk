@@ -8,8 +8,7 @@ rule base:
         files=ancient(base_files()),
         changed=marker(lambda wildcards: WANTS.base),
     output:
-        model=directory(f"{RESULTS}/base"),
-        manifest=f"{RESULTS}/base.manifest.json",
+        **made("base"),
     log:
         f"{LOGS}/base.log",
     cache: bool(SHARED)
@@ -24,17 +23,15 @@ rule base:
         source=options("base"),
     shell:
         "online python -m workflow_scripts.base {params.source} "
-        "${{SNAKEMAKE_OUTPUT_CACHE:+--copy}} --out {output.model:q} 2>&1 | tee -i {log:q}"
+        "${{SNAKEMAKE_OUTPUT_CACHE:+--copy}} --out {output.artifact:q} 2>&1 | tee -i {log:q}"
 
 
 rule moe:
     input:
-        base=ancient(f"{RESULTS}/base"),
-        manifest=manifest(lambda wildcards: WANTS.base),
+        **read(base=lambda wildcards: WANTS.base),
         changed=marker(lambda wildcards: WANTS.moe),
     output:
-        model=directory(f"{RESULTS}/moe"),
-        manifest=f"{RESULTS}/moe.manifest.json",
+        **made("moe"),
     log:
         f"{LOGS}/moe.log",
     cache: bool(SHARED)
@@ -47,7 +44,7 @@ rule moe:
         options=options("moe"),
     shell:
         "python -m workflow_scripts.moe --base {input.base:q} {params.options} "
-        "--out {output.model:q} 2>&1 | tee -i {log:q}"
+        "--out {output.artifact:q} 2>&1 | tee -i {log:q}"
 
 
 rule fetch_data:
@@ -73,8 +70,7 @@ rule fetch_data:
 
 rule tokens:
     input:
-        base=ancient(f"{RESULTS}/base"),
-        manifest=manifest(lambda wildcards: WANTS.base),
+        **read(base=lambda wildcards: WANTS.base),
         data=ancient(DATA),
         data_manifest=manifest(lambda wildcards: WANTS.fetched_rows),
         problems=ancient([PROBLEMS[name] for name in forbidden_sets()]),
@@ -83,8 +79,7 @@ rule tokens:
         ),
         changed=marker(lambda wildcards: WANTS.tokens),
     output:
-        tokens=directory(f"{RESULTS}/tokens"),
-        manifest=f"{RESULTS}/tokens.manifest.json",
+        **made("tokens"),
         report=f"{RESULTS}/data/report.json",
     log:
         f"{LOGS}/tokens.log",
@@ -97,51 +92,45 @@ rule tokens:
         code=code_hash("tokens"),
         content=WANTS.rows_content,
         options=options("tokens"),
-        template=template_content(config["data"]["template"]),
+        template=template_content(CONFIG.data.template),
         problems="--problems" if forbidden_sets() else "",
         problem_contents=[WANTS.problem_sets[name] for name in forbidden_sets()],
     shell:
         "python -m workflow_scripts.tokens --model {input.base:q} --data {input.data:q} "
         "{params.options} {params.problems} {input.problems:q} --report {output.report:q} "
-        "--out {output.tokens:q} 2>&1 | tee -i {log:q}"
+        "--out {output.artifact:q} 2>&1 | tee -i {log:q}"
 
 
 rule moe_sft:
     input:
-        moe=ancient(f"{RESULTS}/moe"),
-        manifest=manifest(lambda wildcards: WANTS.moe),
-        tokens=ancient(f"{RESULTS}/tokens"),
-        tokens_manifest=manifest(lambda wildcards: WANTS.tokens),
+        **read(moe=lambda wildcards: WANTS.moe, tokens=lambda wildcards: WANTS.tokens),
         changed=marker(lambda wildcards: WANTS.moe_sft),
     output:
-        model=directory(f"{RESULTS}/moe_sft"),
-        manifest=f"{RESULTS}/moe_sft.manifest.json",
+        **made("moe_sft"),
         metrics=f"{METRICS}/moe_sft.jsonl",
     log:
         f"{LOGS}/moe_sft.log",
     cache: bool(SHARED)
     conda:
         "../envs/training.yaml"
-    threads: config["threads"] * config["training"]["processes"]
+    threads: CONFIG.threads * CONFIG.moe_sft.processes
     resources:
-        **training("training"),
+        **training("moe_sft"),
     params:
         code=code_hash("moe_sft"),
         options=options("moe_sft"),
-        srun=srun("training"),
+        srun=srun("moe_sft"),
     shell:
         "{params.srun}python -m workflow_scripts.moe_sft --moe {input.moe:q} --data {input.tokens:q} "
-        "{params.options} --metrics {output.metrics:q} {resources.besides} --out {output.model:q} 2>&1 | tee -i {log:q}"
+        "{params.options} --metrics {output.metrics:q} {resources.besides} --out {output.artifact:q} 2>&1 | tee -i {log:q}"
 
 
 rule ffn:
     input:
-        moe=ancient(f"{RESULTS}/moe_sft"),
-        manifest=manifest(lambda wildcards: WANTS.moe_sft),
+        **read(moe=lambda wildcards: WANTS.moe_sft),
         changed=marker(lambda wildcards: WANTS.ffn),
     output:
-        model=directory(f"{RESULTS}/ffn"),
-        manifest=f"{RESULTS}/ffn.manifest.json",
+        **made("ffn"),
     log:
         f"{LOGS}/ffn.log",
     conda:
@@ -151,4 +140,4 @@ rule ffn:
     params:
         code=code_hash("ffn"),
     shell:
-        "python -m workflow_scripts.ffn --moe {input.moe:q} --out {output.model:q} 2>&1 | tee -i {log:q}"
+        "python -m workflow_scripts.ffn --moe {input.moe:q} --out {output.artifact:q} 2>&1 | tee -i {log:q}"

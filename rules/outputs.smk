@@ -24,7 +24,7 @@ def exchange(remove_outputs, clean_up):
             return await remove_outputs(job)
         # Hooks do not run in a module. From here on what stands in the folder is the workflow's.
         if not is_results_folder(Path(RESULTS)):
-            settings.write_config(config, Path(RESULTS))
+            settings.write_config(CONFIG, Path(RESULTS))
         for log in job.log:
             await log.remove()
 

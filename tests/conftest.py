@@ -170,20 +170,21 @@ def call_step(monkeypatch):
 
     Seconds faster. Not for steps whose packages read the environment as they are imported.
     """
-    from workflow_scripts import cli
 
     def call(step: str, *arguments, cwd: Path | None = None) -> subprocess.CompletedProcess:
+        from workflow_scripts.cli import running
+
         words = [f"workflow_scripts.{step}", *map(str, arguments)]
         main = importlib.import_module(words[0]).main
         out, error = (io.TextIOWrapper(io.BytesIO(), write_through=True) for _ in range(2))
         code, on_term = None, signal.getsignal(signal.SIGTERM)
         with monkeypatch.context() as patch, chdir(cwd or "."):
             patch.setattr(sys, "argv", words)
-            for name, value in cli.ENVIRONMENT.items():
+            for name, value in running.ENVIRONMENT.items():
                 patch.setenv(name, value)
             try:
                 with redirect_stdout(out), redirect_stderr(error):
-                    cli.run(step, main)
+                    running.run(step, main)
             except SystemExit as stop:
                 code = stop.code
         signal.signal(signal.SIGTERM, on_term)
@@ -246,7 +247,7 @@ def shared_folder(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def fork_server(shared_folder) -> None:
     """Let the runs of all projects be forks of one server."""
-    from workflow_scripts.cli import ENVIRONMENT
+    from workflow_scripts.cli.running import ENVIRONMENT
 
     os.environ["FORK_PYTHON"] = sys.executable
     os.environ["FORK_SERVER"] = str(start_server(shared_folder, os.environ | ENVIRONMENT))

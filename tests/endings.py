@@ -10,7 +10,8 @@ REPOSITORY = Path(__file__).parents[1]
 MEASURES_FOR_EVER = """
 import sys
 import {module} as module
-from workflow_scripts import cli, {step} as step
+from workflow_scripts.cli import running
+from workflow_scripts import {step} as step
 
 def for_ever(*arguments, **options):
     print("begun", flush=True)
@@ -18,7 +19,7 @@ def for_ever(*arguments, **options):
         measure(*arguments, **options)
 
 measure, module.{function} = module.{function}, for_ever
-cli.run("{step}", lambda _: step.main(sys.argv[1:]))
+running.run("{step}", lambda _: step.main(sys.argv[1:]))
 """
 
 

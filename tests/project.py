@@ -14,8 +14,8 @@ NOT_COPIED = (".git", ".venv", ".snakemake", "results", "tests", "docs", "__pyca
 QUICK = {
     "moe": {"num_experts": 4, "num_experts_per_tok": 3},
     "data": {"limit": 64},
-    "training": {"max_steps": 3, "warmup_steps": 1, "per_device_batch_size": 4},
-    "mixing": {"max_steps": 3, "per_device_batch_size": 4},
+    "moe_sft": {"max_steps": 3, "warmup_steps": 1, "per_device_train_batch_size": 4},
+    "mixing": {"max_steps": 3, "per_device_train_batch_size": 4},
     "evaluation": {"limit": 4, "max_new_tokens": 16},
 }
 RULE = re.compile(r"^(?:local)?rule (\w+):", re.MULTILINE)

@@ -1,78 +1,115 @@
-"""Write docs/configuration.md from the configuration's schema."""
+"""Write docs/configuration.md from the configuration's classes, and their JSON schema."""
 
+import json
+import textwrap
 from pathlib import Path
+from typing import Any
 
-from workflow_scripts import configuration
+from pydantic.fields import FieldInfo
 
-DOCUMENT = Path(__file__).parents[1] / "docs" / "configuration.md"
+from workflow_scripts.config.section import Section, choices_of, item_of
+from workflow_scripts.config.sections import TRAININGS, XftConfig
+from workflow_scripts.config.training import TrainingConfig
+from workflow_scripts.config.validation import is_section, sections, type_names
+
+ROOT = Path(__file__).parents[1]
+DOCUMENT = ROOT / "docs" / "configuration.md"
+SCHEMA = ROOT / "config" / "config.schema.json"
+WIDTH = 100
 INTRODUCTION = """\
 # Configuration
 
-Written from `workflow_scripts/config.schema.json` by `make generated`; do not edit.
+Written from `workflow_scripts/config/` by `make generated`. Do not edit it. An editor that knows
+JSON schema can check a file by `config/config.schema.json`.
 
 Three ways to set a value:
 
-- in a file of your own: `snakemake --cores 2 --configfile mine.yaml`. With several files a later
-  one is laid over those before it;
-- on the command line: `snakemake --cores 2 --config 'merge={lambdas: [0.75, 0.85]}'`. A key of a
-  section is written in braces, as here; Snakemake refuses `merge.lambdas=...`;
-- without `--configfile`: in `config.yaml`, which holds the demonstration.
+- In a file of your own: `snakemake --cores 2 --configfile mine.yaml`. If you give several files, a
+  later one overrides those before it.
+- On the command line: `snakemake --cores 2 --config 'merge={lambdas: [0.75, 0.85]}'`. A key of a
+  section is written in braces, as here. Snakemake refuses `merge.lambdas=...`.
+- Without `--configfile`: in `config.yaml`, which holds the demonstration.
 
-A key that is left out has the default given here, and `config.yaml` does not lie under a file of
-your own. A run prints what is not a default, and keeps all values in `results/config.yaml`. A `~`
-at the start of a path is the home folder. An unknown key, two equal keys, a wrong type or a value
-out of range stops the workflow before anything runs, and so does what the base model cannot do:
-longer texts than its window, a chat without a chat template, tokens beyond its embedding. A
-base on the hub is checked once it is in the hub's cache. Numbers may be written as text: `"0.75"`
-is 0.75. A changed value runs the rules that depend on it again, and no others.
+A key that is left out has the default that is given here. `config.yaml` does not add to a file of
+your own. A run prints the values that are not defaults, and keeps all values in
+`results/config.yaml`. A `~` at the start of a path is the home folder. Numbers may be written as
+text: `"0.75"` is 0.75. A changed value runs the rules that depend on it again, and no others.
+
+The workflow stops before anything runs if a key is unknown or given twice, if a value has a wrong
+type or is out of range, or if the base model cannot do what is asked: texts longer than its window,
+a chat without a chat template, tokens beyond its embedding. A base on the hub is checked once it is
+in the hub's cache.
 """
-HEADER = "| key | type | default | allowed | meaning |\n|---|---|---|---|---|"
+SHARED = """\
+These keys are the same in all three sections, unless a section says otherwise.
+"""
 BOUNDS = {
-    "minimum": "at least {}",
-    "exclusiveMinimum": "greater than {}",
-    "maximum": "at most {}",
-    "minLength": "not empty",
-    "minItems": "not empty",
+    "ge": "at least {}",
+    "gt": "greater than {}",
+    "le": "at most {}",
+    "min_length": "not empty",
 }
 
 
 def document() -> str:
-    """The whole text."""
-    top = configuration.properties()
-    plain = {name: sub for name, sub in top.items() if sub["type"] != "object"}
-    parts = [INTRODUCTION, "## Top level\n", _table(plain)]
-    for name, subschema in top.items():
-        if subschema["type"] == "object":
-            parts += [f"## `{name}`\n", f"{subschema['description']}\n"]
-            parts.append(_table(configuration.properties(name), name))
+    """The whole text. Keys that all trainings share stand there once."""
+    fields = XftConfig.model_fields
+    plain = [name for name, field in fields.items() if not is_section(field.annotation)]
+    parts = [INTRODUCTION, "## Top level\n", _keys(XftConfig, plain)]
+    for name, section in sections():
+        keys = list(section.model_fields)
+        if name == TRAININGS[0]:
+            parts += ["## Trainings: `moe_sft`, `sft`, `mixing`\n", SHARED]
+            parts.append(_keys(TrainingConfig, list(TrainingConfig.model_fields)))
+        description = " ".join(section.__doc__.split())
+        if name in TRAININGS:
+            keys = [key for key in keys if _is_own(section, key)]
+            description += " It has the keys of trainings" + (", and these:" if keys else ".")
+        parts += [f"## `{name}`\n", textwrap.fill(description, WIDTH) + "\n"]
+        parts += [_keys(section, keys)] if keys else []
     return "\n".join(parts)
 
 
-def _table(properties: dict[str, dict], section: str | None = None) -> str:
-    required = configuration.required(section)
-    rows = [_row(name, subschema, name in required) for name, subschema in properties.items()]
-    return "\n".join([HEADER, *rows, ""])
+def _is_own(section: type[Section], key: str) -> bool:
+    """Whether a section's key is not as all trainings have it."""
+    shared, field = TrainingConfig.model_fields.get(key), section.model_fields[key]
+    return shared is None or repr(shared) != repr(field)
 
 
-def _row(name: str, subschema: dict, required: bool) -> str:
-    default = "required" if required else f"`{_yaml(subschema['default'])}`"
-    types = " or ".join(_as_list(subschema["type"]))
-    cells = [f"`{name}`", types, default, _allowed(subschema), subschema["description"]]
-    return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
+def schema() -> str:
+    """The JSON schema of the configuration."""
+    return json.dumps(XftConfig.model_json_schema(), indent=2) + "\n"
 
 
-def _allowed(subschema: dict) -> str:
-    if "items" in subschema:
-        return f"list of: {_allowed(subschema['items']) or 'strings'}"
-    if "enum" in subschema:
-        return ", ".join(f"`{_yaml(value)}`" for value in subschema["enum"])
+def _keys(section: type[Section], names: list[str]) -> str:
+    return "\n".join(_key(name, section.model_fields[name]) for name in names) + "\n"
+
+
+def _key(name: str, field: FieldInfo) -> str:
+    facts = [_types(field.annotation)]
+    if limits := _limits(field):
+        facts.append(limits)
+    facts.append("required" if field.is_required() else f"default `{_yaml(field.get_default())}`")
+    text = f"- `{name}`: {', '.join(facts)}. {' '.join(field.description.split())}"
+    return textwrap.fill(text, WIDTH, subsequent_indent="  ", break_long_words=False)
+
+
+def _types(annotation: Any) -> str:
+    types = " or ".join(type_names(annotation))
+    item = item_of(annotation)
+    return f"{types} of {type_names(item)[0]}s" if item else types
+
+
+def _limits(field: FieldInfo) -> str:
+    choices = choices_of(field.annotation) or choices_of(item_of(field.annotation))
+    if choices:
+        return f"one of {', '.join(f'`{choice}`' for choice in choices)}"
     return ", ".join(
-        text.format(subschema[key]) for key, text in BOUNDS.items() if key in subschema
+        text.format(getattr(limit, key))
+        for limit in field.metadata
+        for key, text in BOUNDS.items()
+        if getattr(limit, key, None) is not None
     )
-
-
-def _as_list(value: str | list[str]) -> list[str]:
-    return [value] if isinstance(value, str) else value
 
 
 def _yaml(value: object) -> str:
@@ -89,6 +126,7 @@ def _yaml(value: object) -> str:
 
 def main() -> None:
     DOCUMENT.write_text(document(), encoding="utf-8")
+    SCHEMA.write_text(schema(), encoding="utf-8")
 
 
 if __name__ == "__main__":

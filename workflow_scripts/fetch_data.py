@@ -4,27 +4,20 @@ A file of a data set lies in the hub's own cache; --out is a link to it. A data 
 without a file is read by `datasets`, and --out is a Parquet file. A manifest is written beside it.
 """
 
-from workflow_scripts import cli
 from workflow_scripts.artifacts.files import write_manifest
 from workflow_scripts.artifacts.recipe import make_recipe
+from workflow_scripts.cli import flags, running
+from workflow_scripts.config.sections import RowsSource
 from workflow_scripts.hub.source import dataset_source, fetch_dataset, fetch_dataset_file
-
-OPTIONS = ["revision", "split"]
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = cli.step_parser("fetch_data", __doc__)
-    parser.add_argument(
-        "--train",
-        required=True,
-        metavar="ORG/NAME[/FILE]",
-        help="A data set on the hub, or a file of one.",
-    )
-    cli.add_path(parser, "--out", "FILE", "The rows.")
-    cli.add_options(parser, "data", OPTIONS)
+    parser = flags.step_parser("fetch_data", __doc__)
+    flags.add_path(parser, "--out", "FILE", "The rows.")
+    flags.add_options(parser, RowsSource)
     args = parser.parse_args(argv)
-    options = cli.options(args, "data", OPTIONS)
-    source = dataset_source(args.train, options["revision"])
+    rows = flags.options(args, RowsSource)
+    source = dataset_source(rows.train, rows.revision)
 
     args.out.parent.mkdir(parents=True, exist_ok=True)
     temporary = args.out.with_name(f".{args.out.name}.tmp")
@@ -32,9 +25,9 @@ def main(argv: list[str] | None = None) -> None:
     if source.file:
         temporary.symlink_to(fetch_dataset_file(source).resolve())
     else:
-        fetch_dataset(source, options["split"], temporary)
+        fetch_dataset(source, rows.split, temporary)
     temporary.replace(args.out)
-    parameters = {"train": args.train} | options
+    parameters = rows.model_dump()
     if source.file:
         del parameters["split"]
     recipe = make_recipe("fetch_data", parameters, {})
@@ -42,4 +35,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    cli.run("fetch_data", main)
+    running.run("fetch_data", main)

@@ -1,15 +1,15 @@
 """Step 3: extract the FFN weights of all experts of a tuned mixture."""
 
-from workflow_scripts import cli
 from workflow_scripts.artifacts.artifact import create_artifact, open_artifact
 from workflow_scripts.artifacts.recipe import make_recipe
+from workflow_scripts.cli import flags, running
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = cli.step_parser("ffn", __doc__)
-    cli.add_path(parser, "--moe", "DIR", "The tuned mixture.")
-    cli.add_path(parser, "--out", "DIR", "The FFN weights.")
-    cli.add_verify(parser)
+    parser = flags.step_parser("ffn", __doc__)
+    flags.add_path(parser, "--moe", "DIR", "The tuned mixture.")
+    flags.add_path(parser, "--out", "DIR", "The FFN weights.")
+    flags.add_verify(parser)
     args = parser.parse_args(argv)
 
     from workflow_scripts.conversions.extract import extract_ffn
@@ -22,4 +22,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    cli.run("ffn", main)
+    running.run("ffn", main)

@@ -3,23 +3,22 @@
 The result computes what the dense model computes, whatever the router says.
 """
 
-from workflow_scripts import cli
 from workflow_scripts.artifacts.artifact import create_artifact, open_artifact
 from workflow_scripts.artifacts.recipe import make_recipe
-from workflow_scripts.configuration import check_moe
+from workflow_scripts.cli import flags, running
+from workflow_scripts.config.sections import MoeConfig, RunConfig
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = cli.step_parser("moe", __doc__)
-    cli.add_path(parser, "--base", "DIR", "The dense model.")
-    cli.add_path(parser, "--out", "DIR", "The upcycled model.")
-    cli.add_options(parser, None, ["seed"])
-    cli.add_options(parser, "moe")
-    cli.add_verify(parser)
+    parser = flags.step_parser("moe", __doc__)
+    flags.add_path(parser, "--base", "DIR", "The dense model.")
+    flags.add_path(parser, "--out", "DIR", "The upcycled model.")
+    flags.add_options(parser, RunConfig, ["seed"])
+    flags.add_options(parser, MoeConfig)
+    flags.add_verify(parser)
     args = parser.parse_args(argv)
-    seed = cli.options(args, None, ["seed"])["seed"]
-    settings = cli.options(args, "moe")
-    check_moe(settings, "command line")
+    seed = flags.options(args, RunConfig, ["seed"]).seed
+    moe = flags.options(args, MoeConfig)
 
     from workflow_scripts.conversions.upcycle import upcycle, upcycled_config, weights_dtype
     from workflow_scripts.modeling.upcycling import check_loadable
@@ -27,14 +26,14 @@ def main(argv: list[str] | None = None) -> None:
 
     base = open_artifact(args.base, "base", "dense", full=args.verify == "full")
     checkpoint = base.checkpoint
-    plans = upcycle(checkpoint, settings, seed)
-    config = upcycled_config(checkpoint.config, settings, weights_dtype(checkpoint))
+    plans = upcycle(checkpoint, moe, seed)
+    config = upcycled_config(checkpoint.config, moe, weights_dtype(checkpoint))
     check_loadable(config)
-    parameters = {**settings, "seed": seed, "base": origin(base)}
+    parameters = moe.model_dump() | {"seed": seed, "base": origin(base)}
     recipe = make_recipe("moe", parameters, {"base": base})
     with create_artifact(args.out, "moe", parameters, {"base": base.id}, recipe) as draft:
         draft.write_model(plans, config, like=base.path, card=moe_card(config, parameters))
 
 
 if __name__ == "__main__":
-    cli.run("moe", main)
+    running.run("moe", main)

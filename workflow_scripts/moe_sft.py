@@ -1,28 +1,27 @@
 """Step 2: tune all parameters of the mixture on instructions."""
 
-from workflow_scripts import cli
 from workflow_scripts.artifacts.artifact import open_artifact
-from workflow_scripts.training import launch, step
+from workflow_scripts.cli import flags, training
+from workflow_scripts.config.sections import MoeSftConfig
+from workflow_scripts.training.launch import started_processes
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = cli.step_parser("moe_sft", __doc__)
-    cli.add_path(parser, "--moe", "DIR", "The mixture.")
-    cli.add_path(parser, "--out", "DIR", "The tuned mixture.")
-    step.add_flags(parser, "training")
-    cli.add_verify(parser)
+    parser = flags.step_parser("moe_sft", __doc__)
+    flags.add_path(parser, "--moe", "DIR", "The mixture.")
+    flags.add_path(parser, "--out", "DIR", "The tuned mixture.")
+    training.add_flags(parser, MoeSftConfig)
     args = parser.parse_args(argv)
-    options = step.parse_flags(args, "training")
-    if step.started_processes("moe_sft", argv, options):
+    request = training.read_request("moe_sft", args, MoeSftConfig)
+    if started_processes(request, argv):
         return
-    moe = open_artifact(args.moe, "moe", full=step.verifies_fully(args))
+    moe = open_artifact(args.moe, "moe", full=request.full)
 
     from workflow_scripts.reporting.model_card import moe_sft_card
     from workflow_scripts.training.tuning import tune
 
-    base = moe.manifest.parameters.get("base", {})
-    tune("moe_sft", moe, "moe", base, moe_sft_card, args, options)
+    tune(request, moe, "moe", moe.manifest.parameters.get("base", {}), moe_sft_card)
 
 
 if __name__ == "__main__":
-    launch.run("moe_sft", main)
+    training.run("moe_sft", main)

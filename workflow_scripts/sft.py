@@ -1,27 +1,27 @@
 """The baseline: tune all parameters of the dense base on the same instructions, without experts."""
 
-from workflow_scripts import cli
 from workflow_scripts.artifacts.artifact import open_artifact
-from workflow_scripts.training import launch, step
+from workflow_scripts.cli import flags, training
+from workflow_scripts.config.sections import SftConfig
+from workflow_scripts.training.launch import started_processes
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = cli.step_parser("sft", __doc__)
-    cli.add_path(parser, "--base", "DIR", "The dense model.")
-    cli.add_path(parser, "--out", "DIR", "The tuned dense model.")
-    step.add_flags(parser, "sft")
-    cli.add_verify(parser)
+    parser = flags.step_parser("sft", __doc__)
+    flags.add_path(parser, "--base", "DIR", "The dense model.")
+    flags.add_path(parser, "--out", "DIR", "The tuned dense model.")
+    training.add_flags(parser, SftConfig)
     args = parser.parse_args(argv)
-    options = step.parse_flags(args, "sft")
-    if step.started_processes("sft", argv, options):
+    request = training.read_request("sft", args, SftConfig)
+    if started_processes(request, argv):
         return
-    base = open_artifact(args.base, "base", "dense", full=step.verifies_fully(args))
+    base = open_artifact(args.base, "base", "dense", full=request.full)
 
     from workflow_scripts.reporting.model_card import origin, sft_card
     from workflow_scripts.training.tuning import tune
 
-    tune("sft", base, "base", origin(base), sft_card, args, options)
+    tune(request, base, "base", origin(base), sft_card)
 
 
 if __name__ == "__main__":
-    launch.run("sft", main)
+    training.run("sft", main)

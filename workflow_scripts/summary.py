@@ -7,15 +7,15 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from workflow_scripts import cli
 from workflow_scripts.artifacts.files import write_manifest, write_whole
 from workflow_scripts.artifacts.manifest import hash_file, manifest_path, read_manifest
 from workflow_scripts.artifacts.recipe import make_recipe
-from workflow_scripts.evaluation import general_result
+from workflow_scripts.cli import flags, running
+from workflow_scripts.evaluation import lm_eval_result
 from workflow_scripts.evaluation.result import backends_note, caveats, read_result
 from workflow_scripts.reporting import comparisons, tables
 from workflow_scripts.reporting.conclusions import conclusions
-from workflow_scripts.reporting.general import general_table
+from workflow_scripts.reporting.lm_eval import lm_eval_table
 from workflow_scripts.reporting.validation_losses import read_losses
 
 KIND = "summary"
@@ -24,7 +24,7 @@ COMPARISONS_FILE = "comparisons.csv"
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the step with these command line arguments (None: the process's own)."""
-    parser = cli.step_parser("summary", __doc__)
+    parser = flags.step_parser("summary", __doc__)
     parser.add_argument(
         "--evals", required=True, nargs="+", type=Path, metavar="FILE", help="Results of eval."
     )
@@ -37,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         help="Losses of the same models on held-out rows, by validation_loss.",
     )
     parser.add_argument(
-        "--general", nargs="*", default=[], type=Path, metavar="FILE", help="Results of general."
+        "--lm-eval", nargs="*", default=[], type=Path, metavar="FILE", help="Results of lm_eval."
     )
     parser.add_argument(
         "--out",
@@ -55,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     table = tables.summary_table(results, read_losses(args.losses))
     names = zip(table["model"], table["dataset"], strict=True)
     compared = comparisons.comparison_table(dict(zip(names, results.values(), strict=True)))
-    measured = {file: general_result.read(file) for file in args.general}
+    measured = {file: lm_eval_result.read(file) for file in args.lm_eval}
     text = _text(table, list(results.values()), compared, measured)
     comparisons_file, text_file = args.out.with_name(COMPARISONS_FILE), args.out.with_suffix(".md")
     write_whole(args.out, table.to_csv(index=False, float_format="%.1f", lineterminator="\n"))
@@ -65,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     write_whole(text_file, text)
     read = {
         Path(os.path.relpath(file, args.out.parent)).as_posix(): file
-        for file in [*args.evals, *args.losses, *args.general]
+        for file in [*args.evals, *args.losses, *args.lm_eval]
     }
     inputs = {name: hash_file(file) for name, file in read.items()}
     recipe = make_recipe("summary", {}, {name: _origin(file) for name, file in read.items()})
@@ -81,14 +81,14 @@ def _origin(file: Path) -> str:
 
 
 def _text(table, results: list[dict], compared, measured: dict[Path, dict]) -> str:
-    """What a reader gets. table, compared: data frames. measured: results of general, by file."""
+    """What a reader gets. table, compared: data frames. measured: results of lm_eval, by file."""
     parts = [tables.to_markdown(tables.readable(table)), tables.legend(results)]
     parts.append(tables.list_files(table))
     if len(compared):
         parts.append(tables.to_markdown(comparisons.readable_comparisons(compared)))
         parts += [comparisons.legend(results), conclusions(compared)]
     if measured:
-        parts.append(tables.to_markdown(general_table(measured)))
+        parts.append(tables.to_markdown(lm_eval_table(measured)))
     notes = dict.fromkeys(note for result in results for note in caveats(result))
     backends = [result["settings"].get("backend", "transformers") for result in results]
     notes |= dict.fromkeys(backends_note(dict(zip(table["model"], backends, strict=True))))
@@ -96,4 +96,4 @@ def _text(table, results: list[dict], compared, measured: dict[Path, dict]) -> s
 
 
 if __name__ == "__main__":
-    cli.run("summary", main)
+    running.run("summary", main)

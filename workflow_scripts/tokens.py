@@ -6,7 +6,6 @@ fills the window are left out; --report says which, and why.
 
 from pathlib import Path
 
-from workflow_scripts import cli, configuration
 from workflow_scripts.artifacts.artifact import (
     MODEL_KINDS,
     Artifact,
@@ -16,15 +15,17 @@ from workflow_scripts.artifacts.artifact import (
 from workflow_scripts.artifacts.code import content_hash
 from workflow_scripts.artifacts.manifest import manifest_path, read_manifest
 from workflow_scripts.artifacts.recipe import make_recipe, problem_input
+from workflow_scripts.cli import flags, running
 from workflow_scripts.common.progress import say
-from workflow_scripts.data.templates import read_template
+from workflow_scripts.config.sections import TokensConfig
+from workflow_scripts.data.templates import with_template_read
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = cli.step_parser("tokens", __doc__)
-    cli.add_path(parser, "--model", "DIR", "The model whose tokenizer is used.")
-    cli.add_path(parser, "--data", "FILE", "The rows.")
-    cli.add_path(parser, "--out", "DIR", "The tokens.")
+    parser = flags.step_parser("tokens", __doc__)
+    flags.add_path(parser, "--model", "DIR", "The model whose tokenizer is used.")
+    flags.add_path(parser, "--data", "FILE", "The rows.")
+    flags.add_path(parser, "--out", "DIR", "The tokens.")
     parser.add_argument(
         "--problems",
         nargs="+",
@@ -33,11 +34,10 @@ def main(argv: list[str] | None = None) -> None:
         "files in HumanEval+ form.",
     )
     parser.add_argument("--report", type=Path, metavar="FILE", help="What was left out, JSON.")
-    cli.add_options(parser, "data", configuration.TOKENS_OPTIONS)
-    cli.add_verify(parser)
+    flags.add_options(parser, TokensConfig)
+    flags.add_verify(parser)
     args = parser.parse_args(argv)
-    options = cli.options(args, "data", configuration.TOKENS_OPTIONS)
-    options["template"] = read_template(options["template"])
+    options = with_template_read(flags.options(args, TokensConfig))
     model = open_artifact(args.model, *MODEL_KINDS, full=args.verify == "full")
 
     from workflow_scripts.data.contamination import Detector
@@ -49,7 +49,7 @@ def main(argv: list[str] | None = None) -> None:
     references, problems = load_references(args.problems or [])
     find_trace = Detector(references).find if references else None
     tokens, report = prepare(args.data, load_tokenizer(args.model), options, find_trace)
-    recipe = make_recipe("tokens", options, _inputs(model, args.data, problems))
+    recipe = make_recipe("tokens", options.model_dump(), _inputs(model, args.data, problems))
     write_tokens(args.out, tokens, options, args.model, report["data_sha256"], recipe)
     say(summary(args.data, report))
     if args.report:
@@ -67,4 +67,4 @@ def _inputs(model: Artifact, data: Path, problems: dict[str, str]) -> dict:
 
 
 if __name__ == "__main__":
-    cli.run("tokens", main)
+    running.run("tokens", main)

@@ -2,10 +2,11 @@
 
 from pathlib import Path
 
-from workflow_scripts import cli
 from workflow_scripts.artifacts.recipe import make_recipe
+from workflow_scripts.cli import flags, running
 from workflow_scripts.common.devices import check_gpus
 from workflow_scripts.common.errors import UserError
+from workflow_scripts.config.sections import RunConfig
 from workflow_scripts.evaluation.loading import artifact_id, load_model, model_origin
 from workflow_scripts.reporting.validation_losses import write_loss
 
@@ -13,15 +14,16 @@ BATCH_ROWS = 8
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = cli.step_parser("validation_loss", __doc__)
-    cli.add_path(parser, "--model", "DIR", "Model folder.")
-    cli.add_path(parser, "--data", "DIR", "Tokens, made with validation rows by step tokens.")
-    cli.add_path(parser, "--out", "FILE", "The loss, JSON.")
-    cli.add_options(parser, None, ["threads", "gpus"])
-    cli.add_verify(parser)
+    parser = flags.step_parser("validation_loss", __doc__)
+    flags.add_path(parser, "--model", "DIR", "Model folder.")
+    flags.add_path(parser, "--data", "DIR", "Tokens, made with validation rows by step tokens.")
+    flags.add_path(parser, "--out", "FILE", "The loss, JSON.")
+    flags.add_options(parser, RunConfig, ["threads", "gpus"])
+    flags.add_verify(parser)
     args = parser.parse_args(argv)
-    threads = cli.options(args, None, ["threads"])["threads"]
-    check_gpus(cli.options(args, None, ["gpus"])["gpus"])
+    run = flags.options(args, RunConfig, ["threads", "gpus"])
+    threads = run.threads
+    check_gpus(run.gpus)
     full = args.verify == "full"
     identity = artifact_id(args.model, full)
 
@@ -58,4 +60,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    cli.run("validation_loss", main)
+    running.run("validation_loss", main)

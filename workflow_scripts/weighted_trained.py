@@ -1,77 +1,49 @@
 """Step 6: learn the mixing coefficients; everything else is frozen."""
 
-from workflow_scripts import cli
 from workflow_scripts.artifacts.recipe import make_recipe
+from workflow_scripts.cli import flags, training
+from workflow_scripts.config.training import MixingTraining
 from workflow_scripts.conversions import mixing_artifact
-from workflow_scripts.training import launch, step
+from workflow_scripts.training.launch import started_processes
+from workflow_scripts.training.session import Session, device
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = cli.step_parser("weighted_trained", __doc__)
-    cli.add_path(parser, "--weighted", "DIR", "The initial coefficients.")
-    cli.add_path(parser, "--moe", "DIR", "The tuned mixture.")
-    cli.add_path(parser, "--ffn", "DIR", "Its FFN weights.")
-    cli.add_path(parser, "--out", "DIR", "The coefficients.")
-    step.add_flags(parser, "mixing")
-    cli.add_verify(parser)
+    parser = flags.step_parser("weighted_trained", __doc__)
+    flags.add_path(parser, "--weighted", "DIR", "The initial coefficients.")
+    flags.add_path(parser, "--moe", "DIR", "The tuned mixture.")
+    flags.add_path(parser, "--ffn", "DIR", "Its FFN weights.")
+    flags.add_path(parser, "--out", "DIR", "The coefficients.")
+    training.add_flags(parser, MixingTraining)
     args = parser.parse_args(argv)
-    options = step.parse_flags(args, "mixing")
-    if step.started_processes("weighted_trained", argv, options):
+    request = training.read_request("weighted_trained", args, MixingTraining)
+    if started_processes(request, argv):
         return
-    full = step.verifies_fully(args)
-    sources = mixing_artifact.open_sources(args.moe, args.ffn, full)
-    initial = mixing_artifact.open_mixing(args.weighted, sources, full)
+    sources = mixing_artifact.open_sources(args.moe, args.ffn, request.full)
+    initial = mixing_artifact.open_mixing(args.weighted, sources, request.full)
 
     from workflow_scripts.modeling.mixing import Mixing, MixingLogits
-    from workflow_scripts.training.trainer import train
 
-    step.prepare_process(options)
-    tokenizer, examples, validation, data = step.prepare_examples(
-        args.data, args.moe, options, full
-    )
+    session = Session(request, args.moe)
     logits = MixingLogits(initial.alpha, initial.lambda_logit, initial.shared_expert_weight)
-    mixing = Mixing(
-        sources.moe.checkpoint,
-        sources.ffn.checkpoint,
-        logits,
-        step.device(),
-        step.weight_dtype(options),
-    )
-    inputs = {"weighted": initial.artifact.id, **data.ids}
-    recipe = make_recipe(
-        "weighted_trained",
-        options.asked,
-        sources.artifacts | {"weighted": initial.artifact, **data.origins},
-    )
-    checkpoints = step.open_checkpoints(
-        "weighted_trained", args.out, options, options.parameters, inputs
-    )
-    with checkpoints.claimed():
-        train(
-            mixing.model,
-            examples,
-            tokenizer,
-            options.training,
-            options.seed,
-            checkpoints,
-            args.metrics,
-            mixing,
-            validation=validation,
-            tracking=step.open_tracking("weighted_trained", args, options),
-        )
-        if not step.is_main_process():
-            return
-        mixing_artifact.write(
-            args.out,
-            "weighted_trained",
-            logits.tensors(),
-            initial.config,
-            sources,
-            options.parameters,
-            inputs,
-            recipe,
-        )
+    moe, ffn = sources.moe.checkpoint, sources.ffn.checkpoint
+    mixing = Mixing(moe, ffn, logits, device(), session.weight_dtype)
+    inputs = {"weighted": initial.artifact.id, **session.data_ids}
+    origins = sources.artifacts | {"weighted": initial.artifact, **session.data_origins}
+    recipe = make_recipe(request.step, request.asked, origins)
+    with session.trained(mixing.model, request.parameters, inputs, mixing) as learned:
+        if learned is not None:
+            mixing_artifact.write(
+                args.out,
+                request.step,
+                logits.tensors(),
+                initial.config,
+                sources,
+                request.parameters,
+                inputs,
+                recipe,
+            )
 
 
 if __name__ == "__main__":
-    launch.run("weighted_trained", main)
+    training.run("weighted_trained", main)

@@ -35,7 +35,7 @@ from workflow_scripts.common.errors import UserError
 WRITER = """
 import signal, sys, time
 from pathlib import Path
-from workflow_scripts import cli
+from workflow_scripts.cli import flags, running
 from workflow_scripts.artifacts.artifact import create_artifact
 
 def main(argv):
@@ -45,7 +45,7 @@ def main(argv):
         time.sleep(60)
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job ignores it
-cli.run("writer", main)
+running.run("writer", main)
 """
 
 # A process that is killed at the end of its so many-th rename.

@@ -9,7 +9,7 @@ import pytest
 from workflow_scripts import dense, ffn, moe, weighted_init
 from workflow_scripts.artifacts import code as dependencies
 from workflow_scripts.artifacts.code import PACKAGE, PRESENTATION, code_hashes
-from workflow_scripts.config.keys import STEP_KEYS
+from workflow_scripts.config.reads import READS
 from workflow_scripts.reporting import dense_card, model_card
 
 SOURCE = '''
@@ -68,7 +68,7 @@ def test_other_versions_of_python_give_the_same_hash(tmp_path):
 
 
 def test_each_step_has_its_code_and_no_presentation():
-    for step in STEP_KEYS:
+    for step in READS:
         modules = set(code_hashes(step))
         assert f"{step}.py" in modules
         assert not modules & PRESENTATION

@@ -1,4 +1,4 @@
-"""The steps' command lines: flags from the schema, errors without a stack trace, --help at once."""
+"""Command lines: flags from the classes, errors without a stack trace, --help at once."""
 
 import argparse
 import errno
@@ -9,14 +9,19 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
+from types import NoneType
 
 import pytest
 from fork_server import PYTHON
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic.fields import FieldInfo
 
-from workflow_scripts import cli, config_file, configuration
+from workflow_scripts.cli import flags, running
 from workflow_scripts.common.errors import UserError
+from workflow_scripts.config.section import Section, choices_of, types_of
+from workflow_scripts.config.sections import DataConfig, MixingConfig, MoeConfig, MoeSftConfig
+from workflow_scripts.config.validation import complete, validated
 
 STEPS = {
     "base": ["--model", "--out", "--revision"],
@@ -29,34 +34,41 @@ STEPS = {
     ],
     "dense": ["--weighted", "--moe", "--ffn", "--out", "--verify"],
     "eval": ["--model", "--dataset", "--out", "--verify", "--prompt", "--limit", "--rescore"],
-    "verify": ["PATH", "--full"],
-    "import_reference": ["--model", "--out", "--verify"],
     "fetch_data": ["--train", "--revision", "--split", "--out"],
     "fetch_problems": ["--dataset", "--out"],
     "tokens": ["--model", "--data", "--out", "--problems", "--report", "--template", "--verify"],
-    "general": ["--model", "--tasks", "--out", "--verify", "--batch-size", "--limit", "--threads"],
-    "summary": ["--evals", "--losses", "--general", "--out"],
-    "publish": ["--model", "--to", "--private", "--yes"],
+    "lm_eval": ["--model", "--tasks", "--out", "--verify", "--batch-size", "--limit", "--threads"],
+    "summary": ["--evals", "--losses", "--lm-eval", "--out"],
     "sft": ["--base", "--data", "--out", "--metrics", "--learning-rate", "--verify"],
     "validation_loss": ["--model", "--data", "--out", "--threads", "--verify"],
+}
+TOOLS = {
     "plan": ["--config", "--gpu", "--gpus", "--mfu", "--model-config", "--rows"],
+    "verify": ["PATH", "--full"],
+    "publish": ["--model", "--to", "--private", "--yes"],
+    "import_reference": ["--model", "--out", "--verify"],
 }
 HEAVY = {"torch", "transformers", "datasets", "pandas", "evalplus", "deepspeed", "accelerate"}
-SECTIONS = ("moe", "data", "training", "mixing")
+SECTIONS = {
+    "moe": MoeConfig,
+    "data": DataConfig,
+    "moe_sft": MoeSftConfig,
+    "mixing": MixingConfig,
+}
 COMPUTING = {
     "moe_sft": "--moe x --data x --out out",
     "sft": "--base x --data x --out out",
     "weighted_trained": "--weighted x --moe x --ffn x --data x --out out",
     "eval": "--model x --dataset x --out out",
     "validation_loss": "--model x --data x --out out",
-    "general": "--model x --tasks x --out out",
+    "lm_eval": "--model x --tasks x --out out",
 }
 
 
-def parse(section: str, words: list[str]) -> dict:
+def parse(section: str, words: list[str]) -> Section:
     parser = argparse.ArgumentParser()
-    cli.add_options(parser, section)
-    return cli.options(parser.parse_args(words), section)
+    flags.add_options(parser, SECTIONS[section])
+    return flags.options(parser.parse_args(words), SECTIONS[section])
 
 
 HELP = """
@@ -77,7 +89,7 @@ json.dump(help, sys.stdout)
 def test_help_names_the_flags_and_imports_nothing_heavy(repository):
     """In one process, one after the other."""
     done = subprocess.run(
-        [sys.executable, "-c", HELP, *STEPS],
+        [sys.executable, "-c", HELP, *STEPS, *TOOLS],
         env=os.environ | {"PYTHONPATH": str(repository)},
         capture_output=True,
         text=True,
@@ -85,62 +97,72 @@ def test_help_names_the_flags_and_imports_nothing_heavy(repository):
     assert done.returncode == 0, done.stderr
     for step, (code, text, modules) in json.loads(done.stdout).items():
         assert code == 0
-        assert f"usage: python -m workflow_scripts.{step} " in text
-        assert [flag for flag in STEPS[step] if flag not in text] == []
+        name = step.replace("_", "-")
+        usage = f"xft {name}" if step in TOOLS else f"python -m workflow_scripts.{step}"
+        assert f"usage: {usage} " in text
+        assert [flag for flag in (STEPS | TOOLS)[step] if flag not in text] == []
         assert (step, HEAVY & set(modules)) == (step, set())
 
 
 @pytest.mark.parametrize("section", SECTIONS)
 def test_flags_have_the_defaults_of_the_config(section):
     required = {"data": ["--train=x"]}.get(section, [])
-    config = config_file.complete({"base": {"model": "x"}, "data": {"train": "x"}})
-    assert parse(section, required) == config[section]
+    config = complete({"base": {"model": "x"}, "data": {"train": "x"}})
+    assert parse(section, required) == getattr(config, section)
 
 
-@pytest.mark.parametrize("section", ["moe", "training", "mixing"])
+@pytest.mark.parametrize("section", ["moe", "moe_sft", "mixing"])
 def test_a_default_that_is_given_changes_nothing(section):
     """Not even 4 to 4.0: parameters go into manifests."""
     defaults = parse(section, [])
-    again = parse(section, shlex.split(cli.to_flags(defaults)))
-    assert json.dumps(defaults) == json.dumps(again)
+    again = parse(section, shlex.split(flags.to_flags(defaults.model_dump())))
+    assert defaults.model_dump_json() == again.model_dump_json()
 
 
-def values(subschema: dict):
-    """Values that a key of the schema may have."""
-    if "enum" in subschema:
-        return st.sampled_from(subschema["enum"])
-    kinds = subschema["type"] if isinstance(subschema["type"], list) else [subschema["type"]]
-    low = subschema.get("minimum", subschema.get("exclusiveMinimum"))
+def values(field: FieldInfo):
+    """Values that a key may have."""
+    if choices := choices_of(field.annotation):
+        return st.sampled_from(choices)
+    low = next((limit.ge for limit in field.metadata if hasattr(limit, "ge")), None)
+    above = next((limit.gt for limit in field.metadata if hasattr(limit, "gt")), None)
     strategies = {
-        "boolean": st.booleans(),
-        "integer": st.integers(low),
-        "number": st.floats(low, exclude_min="minimum" not in subschema, allow_infinity=False),
-        "string": text(subschema.get("pattern")),
-        "null": st.none(),
-        "array": st.lists(st.integers(0), min_size=1, unique=True),
+        bool: st.booleans(),
+        int: st.integers(low),
+        float: st.floats(
+            above if low is None else low, exclude_min=low is None, allow_infinity=False
+        ),
+        str: TEXT,
+        NoneType: st.none(),
+        list: st.lists(st.integers(0), min_size=1, unique=True).map(sorted),
     }
-    return st.one_of([strategies[kind] for kind in kinds])
+    return st.one_of([strategies[kind] for kind in types_of(field.annotation)])
 
 
-def text(pattern: str | None):
-    if pattern:
-        return st.from_regex(pattern, fullmatch=True)
-    return st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1)
+TEXT = st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1)
 
 
 @pytest.mark.parametrize("section", SECTIONS)
 @settings(max_examples=30)
 @given(data=st.data())
 def test_flags_carry_every_value(section, data):
-    properties = configuration.properties(section)
-    given_values = {name: data.draw(values(sub), name) for name, sub in properties.items()}
-    assert parse(section, shlex.split(cli.to_flags(given_values))) == given_values
+    """The flags say what the configuration says, be it valid or refused."""
+    fields = SECTIONS[section].model_fields
+    given_values = {name: data.draw(values(field), name) for name, field in fields.items()}
+    words = shlex.split(flags.to_flags(given_values))
+    try:
+        expected = validated(SECTIONS[section], given_values, "command line")
+    except UserError as error:
+        with pytest.raises(UserError) as refusal:
+            parse(section, words)
+        assert str(refusal.value) == str(error)
+    else:
+        assert parse(section, words) == expected
 
 
 @pytest.mark.parametrize("value", ["-x", "--limit", "two words", "'", "$HOME", "a=b", " "])
 def test_flags_carry_text_that_looks_like_something_else(value):
-    flags = cli.to_flags({"train": value, "limit": None})
-    assert parse("data", shlex.split(flags))["train"] == value
+    words = flags.to_flags({"train": "x", "split": value, "limit": None})
+    assert parse("data", shlex.split(words)).split == value
 
 
 @pytest.mark.parametrize(
@@ -148,8 +170,8 @@ def test_flags_carry_text_that_looks_like_something_else(value):
     [
         ("moe", "--num-experts 1", "command line: num_experts = 1: must be at least 2"),
         ("moe", "--balance-loss-coef -1", "balance_loss_coef = -1.0: must be at least 0"),
-        ("training", "--learning-rate nan", "learning_rate = NaN: must be of type number"),
-        ("training", "--warmup-steps -3", "warmup_steps = -3: must be at least 0"),
+        ("moe_sft", "--learning-rate nan", "learning_rate = NaN: must be of type number"),
+        ("moe_sft", "--warmup-steps -3", "warmup_steps = -3: must be at least 0"),
         ("data", "--train x --max-length 7", "max_length = 7: must be at least 8"),
         ("data", "--train x --instruction-column=", "instruction_column = "),
     ],
@@ -166,7 +188,7 @@ def test_values_out_of_range_are_named(section, words, message):
         ("moe", "--num-experts eight", "invalid int value: 'eight'"),
         ("moe", "--router tree", "invalid choice: 'tree'"),
         ("moe", "--nonsense 1", "unrecognized arguments: --nonsense 1"),
-        ("training", "--learning-rate fast", "invalid float value: 'fast'"),
+        ("moe_sft", "--learning-rate fast", "invalid float value: 'fast'"),
     ],
 )
 def test_what_argparse_refuses_ends_in_its_usage(section, words, message, capsys):
@@ -247,7 +269,7 @@ def test_the_systems_refusals_are_messages(number):
         raise OSError(number, os.strerror(number), "some/file")
 
     with pytest.raises(SystemExit) as caught:
-        cli.run("moe", main)
+        running.run("moe", main)
     expected = f"moe: error: {os.strerror(number)} (some/file). Nothing was changed."
     assert caught.value.code == expected
 
@@ -258,7 +280,7 @@ def test_a_bug_keeps_its_stack_trace(error):
         raise error
 
     with pytest.raises(type(error)):
-        cli.run("moe", main)
+        running.run("moe", main)
 
 
 # Outputs that are inputs
@@ -333,7 +355,7 @@ def test_an_output_elsewhere_is_taken(places, words):
 
 def parser_of(words: str):
     """A step's parser with the flags among `words`."""
-    parser = cli.step_parser("any", "")
+    parser = flags.step_parser("any", "")
     for flag in {word for word in words.split() if word.startswith("--")}:
         text = {"--model": {}, "--dataset": {}, "--template": {}}
         text |= {flag: {"nargs": "+"} for flag in ("--evals", "--problems")}
@@ -355,8 +377,8 @@ def parser_of(words: str):
         "tokens --model results --data a/x --out a",
         "import_reference --model a --out a",
         "summary --evals a/x --out a/x",
-        "summary --evals b --general a/x --out a/x",
-        "general --model a --tasks t --out a/x.json",
+        "summary --evals b --lm-eval a/x --out a/x",
+        "lm_eval --model a --tasks t --out a/x.json",
     ],
 )
 def test_every_step_refuses_to_write_over_its_inputs(places, arguments, call_step):
@@ -366,6 +388,26 @@ def test_every_step_refuses_to_write_over_its_inputs(places, arguments, call_ste
     assert result.stderr.startswith(f"{step}: error: --out a")
     assert len(result.stderr.splitlines()) == 1
     assert (places / "a" / "x").read_text() == ""
+
+
+def test_the_command_xft_names_its_tools_and_runs_them(repository, tmp_path):
+    def xft(*words) -> subprocess.CompletedProcess:
+        return subprocess.run(
+            [sys.executable, "-c", "from workflow_scripts.tools.xft import main; main()", *words],
+            env=os.environ | {"PYTHONPATH": str(repository)},
+            capture_output=True,
+            text=True,
+            cwd=tmp_path,
+        )
+
+    help = xft("--help").stdout
+    assert [name for name in TOOLS if f"\n  {name.replace('_', '-')} " not in help] == []
+    refused = xft("verify", "nowhere")
+    message = "verify: error: nowhere: no manifest beside it and none below it\n"
+    assert (refused.returncode, refused.stderr) == (1, message)
+    unknown = xft("plam")
+    assert unknown.returncode == 2
+    assert "plan" in unknown.stderr
 
 
 def test_a_reader_who_has_seen_enough_is_no_error(tmp_path, repository):

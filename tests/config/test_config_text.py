@@ -8,10 +8,10 @@ from workflow_scripts.common.errors import UserError
 from workflow_scripts.config.text import read_config
 
 MERGED = """\
-common: &common {epochs: 1, max_steps: 3}
-training:
+common: &common {num_train_epochs: 1, max_steps: 3}
+moe_sft:
   <<: *common
-  epochs: 2
+  num_train_epochs: 2
 mixing:
   <<: *common
 """
@@ -21,8 +21,8 @@ def test_a_config_is_read(tmp_path):
     file = tmp_path / "mine.yaml"
     file.write_text(MERGED)
     config = read_config(file)
-    assert config["training"] == {"epochs": 2, "max_steps": 3}
-    assert config["mixing"] == {"epochs": 1, "max_steps": 3}
+    assert config["moe_sft"] == {"num_train_epochs": 2, "max_steps": 3}
+    assert config["mixing"] == {"num_train_epochs": 1, "max_steps": 3}
 
 
 def test_json_is_read_whatever_its_spaces(tmp_path):
@@ -39,8 +39,8 @@ def test_json_is_read_whatever_its_spaces(tmp_path):
         ("seed: 1\nbase: {model: a}\nseed: 2\n", "line 3, column 1: the key seed stands there"),
         ("seed: 1\nseed: 1\n", "the key seed stands there twice, first in line 1"),
         (
-            "training:\n  epochs: 1\n  max_steps: 3\n  epochs: 2\n",
-            "line 4, column 3: the key epochs stands there twice, first in line 2",
+            "training:\n  num_train_epochs: 1\n  max_steps: 3\n  num_train_epochs: 2\n",
+            "line 4, column 3: the key num_train_epochs stands there twice, first in line 2",
         ),
         ("merge: {keep: all, keep: best}", "line 1, column 20: the key keep stands there twice"),
         ("a:\n- {b: 1}\n- {b: 1, b: 2}\n", "line 3, column 10: the key b stands there twice"),

@@ -362,7 +362,8 @@ def test_a_file_in_the_way_is_one_message(tmp_path, call_step, tiny_llama, out):
 
 SHORTEN_WHILE_WRITING = """
 import os, sys
-from workflow_scripts import cli, dense
+from workflow_scripts import dense
+from workflow_scripts.cli import flags, running
 from workflow_scripts.artifacts import artifact
 
 write_checkpoint = artifact.write_checkpoint
@@ -374,7 +375,7 @@ def disturbed(folder, plans):
     return write_checkpoint(folder, plans)
 
 artifact.write_checkpoint = disturbed
-cli.run("dense", dense.main)
+running.run("dense", dense.main)
 """
 
 

@@ -11,7 +11,7 @@ from problem_files import three_problems
 from workflow_scripts import ffn, moe, moe_sft, tokens, weighted_init, weighted_trained
 from workflow_scripts.artifacts.manifest import manifest_path, read_manifest
 from workflow_scripts.common.errors import UserError
-from workflow_scripts.configuration import TOKENS_OPTIONS, properties
+from workflow_scripts.config.sections import TokensConfig
 from workflow_scripts.data.examples import tokenize_rows
 from workflow_scripts.data.instructions import Row
 from workflow_scripts.data.preparation import prepare
@@ -23,12 +23,7 @@ ROWS = [
     {"instruction": f"Add {n} to x.", "response": f"def add(x):\n    return x + {n}" * (1 + n % 3)}
     for n in range(24)
 ]
-TRAINING = ["--max-steps", "2", "--per-device-batch-size", "4", "--learning-rate", "0.01"]
-
-
-def options(**changed) -> dict:
-    known = properties("data")
-    return {name: known[name]["default"] for name in TOKENS_OPTIONS} | changed
+TRAINING = ["--max-steps", "2", "--per-device-train-batch-size", "4", "--learning-rate", "0.01"]
 
 
 def write_rows(path, rows):
@@ -132,7 +127,10 @@ def test_everything_that_is_left_out_is_reported(tokenizer, tmp_path):
         return Trace("T/9", "solution", solution) if solution in text else None
 
     made, report = prepare(
-        file, tokenizer, options(bad_rows="skip", deduplicate="near", max_length=300), find_trace
+        file,
+        tokenizer,
+        TokensConfig(bad_rows="skip", deduplicate="near", max_length=300),
+        find_trace,
     )
     assert made.numbers.tolist() == [1, 3, 8]
     fault = "no column 'response' (columns: instruction; set data.response_column)"
@@ -154,7 +152,7 @@ def test_duplicates_are_left_out_as_configured(tokenizer, tmp_path, kind, count)
     texts = [(text, "x"), (text + " ", "x"), (text, "x y")]
     rows = [{"instruction": one, "response": other} for one, other in texts]
     file = write_rows(tmp_path / "rows.jsonl", rows)
-    made, _ = prepare(file, tokenizer, options(deduplicate=kind))
+    made, _ = prepare(file, tokenizer, TokensConfig(deduplicate=kind))
     assert len(made.numbers) == count
 
 
@@ -181,7 +179,7 @@ BAD = [{"instruction": "i"}] * 12 + ROWS[:2]
 def test_bad_rows_stop_it_with_the_first_ten(tokenizer, tmp_path):
     file = write_rows(tmp_path / "rows.jsonl", BAD)
     with pytest.raises(UserError) as caught:
-        prepare(file, tokenizer, options())
+        prepare(file, tokenizer, TokensConfig())
     lines = str(caught.value).splitlines()
     assert lines[0] == "12 bad rows:"
     assert [line.split(":")[0] for line in lines[1:11]] == [
@@ -195,7 +193,7 @@ def test_bad_rows_stop_it_with_the_first_ten(tokenizer, tmp_path):
 
 def test_bad_rows_that_are_skipped_are_told_and_all_reported(tokenizer, tmp_path, capsys):
     file = write_rows(tmp_path / "rows.jsonl", BAD)
-    made, report = prepare(file, tokenizer, options(bad_rows="skip"))
+    made, report = prepare(file, tokenizer, TokensConfig(bad_rows="skip"))
     assert made.numbers.tolist() == [13, 14]
     lines = capsys.readouterr().err.splitlines()
     assert (lines[0], lines[-1], len(lines)) == ("left out 12 bad rows:", "... and 2 more", 12)
@@ -205,12 +203,12 @@ def test_bad_rows_that_are_skipped_are_told_and_all_reported(tokenizer, tmp_path
 def test_bad_rows_alone_are_no_data(tokenizer, tmp_path):
     file = write_rows(tmp_path / "rows.jsonl", [ROWS[0] | {"response": ""}] * 3)
     with pytest.raises(UserError, match="3 bad rows"):
-        prepare(file, tokenizer, options(bad_rows="skip"))
+        prepare(file, tokenizer, TokensConfig(bad_rows="skip"))
 
 
 def test_nothing_left_is_told_with_the_reasons(tokenizer, rows):
     with pytest.raises(UserError, match=r"no row of .*rows\.jsonl is left: 24 contaminated"):
-        prepare(rows, tokenizer, options(), lambda text: Row("", "", 0))
+        prepare(rows, tokenizer, TokensConfig(), lambda text: Row("", "", 0))
 
 
 # Validation
@@ -219,7 +217,7 @@ def test_nothing_left_is_told_with_the_reasons(tokenizer, rows):
 def test_rows_are_held_out_by_their_text_whatever_the_order(tokenizer, tmp_path):
     def held_out(rows, count):
         file = write_rows(tmp_path / "rows.jsonl", rows)
-        made, _ = prepare(file, tokenizer, options(validation_rows=count))
+        made, _ = prepare(file, tokenizer, TokensConfig(validation_rows=count))
         chosen = {rows[example["row"] - 1]["instruction"] for example in made.validation}
         others = {rows[example["row"] - 1]["instruction"] for example in made.training}
         assert len(chosen) == count and not chosen & others
@@ -235,7 +233,7 @@ def test_rows_are_held_out_by_their_text_whatever_the_order(tokenizer, tmp_path)
 
 def test_more_rows_held_out_than_there_are_is_refused(tokenizer, rows):
     with pytest.raises(UserError, match="validation_rows = 24: 24 rows are left, and some must be"):
-        prepare(rows, tokenizer, options(validation_rows=24))
+        prepare(rows, tokenizer, TokensConfig(validation_rows=24))
 
 
 # The artifact
@@ -244,7 +242,7 @@ def test_more_rows_held_out_than_there_are_is_refused(tokenizer, rows):
 def test_the_artifact_holds_what_is_prepared_in_memory(tiny_llama, tokenizer, rows, tmp_path):
     flags = ["--max-length", "220", "--validation-rows", "3"]
     out = make(tiny_llama, rows, tmp_path / "tokens", *flags)
-    in_memory, _ = prepare(rows, tokenizer, options(max_length=220, validation_rows=3))
+    in_memory, _ = prepare(rows, tokenizer, TokensConfig(max_length=220, validation_rows=3))
     opened = open_tokens(out, tiny_llama).tokens
     for name in ("input_ids", "offsets", "prompt_lengths", "numbers", "held_out"):
         one, other = getattr(opened, name), getattr(in_memory, name)
@@ -268,7 +266,9 @@ def test_the_manifest_holds_the_options_and_a_templates_text(tiny_llama, rows, t
     flags = ["--template", tmp_path / "template.txt", "--limit", "9"]
     manifest = read_manifest(manifest_path(make(tiny_llama, rows, tmp_path / "tokens", *flags)))
     tokenizer_files = manifest.parameters.pop("tokenizer")
-    assert manifest.parameters == options(template="Do: {instruction}\n", limit=9)
+    assert manifest.parameters == TokensConfig(limit=9).model_dump() | {
+        "template": "Do: {instruction}\n"
+    }
     assert sorted(tokenizer_files) == ["tokenizer.json", "tokenizer_config.json"]
 
 
@@ -376,7 +376,7 @@ def test_tokens_of_another_tokenizer_are_refused(upcycled, tiny_llama, rows, tmp
 def test_options_that_tokens_have_are_not_asked_for_again(upcycled, tiny_llama, rows, tmp_path):
     made = make(tiny_llama, rows, tmp_path / "tokens")
     words = ["--moe", str(upcycled), "--data", str(made), "--out", str(tmp_path / "out")]
-    with pytest.raises(UserError, match="holds tokens, which have their own template, max_length"):
+    with pytest.raises(UserError, match="holds tokens, which have their own max_length, template"):
         moe_sft.main([*words, "--max-length", "1024", "--template", "chat"])
 
 

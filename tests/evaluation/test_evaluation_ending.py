@@ -28,7 +28,8 @@ HANGS = 300  # seconds; what does not end by then never will
 # loops.
 STEP = """
 import sys
-from workflow_scripts import cli, {step} as step
+from workflow_scripts.cli import running
+from workflow_scripts import {step} as step
 from workflow_scripts.common import progress
 from workflow_scripts.evaluation import ground_truth, scoring, workers
 from workflow_scripts.evaluation.execution import Limits
@@ -39,7 +40,7 @@ NEVER = Limits(loading=1e6, call=1e6, calls=1e6)
 ground_truth.REFERENCE_LIMITS = NEVER
 scoring.Limits = lambda **_: NEVER
 TaskPrompt.solution = lambda self, text: self.head + "    while True: pass"
-cli.run("{step}", lambda _: step.main(sys.argv[1:]))
+running.run("{step}", lambda _: step.main(sys.argv[1:]))
 """
 
 

@@ -239,7 +239,7 @@ def test_rescoring_loads_neither_model_nor_torch(copy, repository):
     )
 
     assert done.returncode == 0, done.stderr
-    assert "jsonschema" in done.stderr
+    assert "pydantic" in done.stderr
     assert "torch" not in done.stderr and "transformers" not in done.stderr
 
 

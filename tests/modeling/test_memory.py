@@ -8,13 +8,14 @@ from torch.profiler import ProfilerActivity, profile
 from transformers import AutoModelForCausalLM
 
 import workflow_scripts.modeling  # noqa: F401
-from workflow_scripts import configuration, moe
+from workflow_scripts import moe
+from workflow_scripts.config.sections import MoeSftConfig
 from workflow_scripts.training.checkpoints import Checkpoints
-from workflow_scripts.training.trainer import train
+from workflow_scripts.training.trainer import Training, train
 
-OPTIONS = configuration.defaults("training") | {
+OPTIONS = {
     "max_steps": 4,
-    "per_device_batch_size": 2,
+    "per_device_train_batch_size": 2,
     "gradient_accumulation_steps": 2,
     "learning_rate": 0.01,
 }
@@ -44,7 +45,8 @@ def learn(mixture, tokenizer, tmp_path):
             examples.append({"input_ids": ids, "labels": labels, "row": number})
         checkpoints = Checkpoints(tmp_path / "out", "a", math.inf)
         metrics = tmp_path / "metrics.jsonl"
-        train(model, examples, tokenizer, OPTIONS | options, 0, checkpoints, metrics)
+        chosen = MoeSftConfig(**OPTIONS | options)
+        train(Training(model, examples, tokenizer, chosen, 0, checkpoints, metrics_file=metrics))
         return metrics.read_text(), model.state_dict()
 
     return run

@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM
 import workflow_scripts.modeling  # noqa: F401
 from workflow_scripts import dense, ffn, moe, weighted_init
 from workflow_scripts.common.errors import UserError
-from workflow_scripts.configuration import learns
+from workflow_scripts.config.sections import learns
 from workflow_scripts.conversions import mixing_artifact
 from workflow_scripts.conversions.merge import (
     ALPHA,

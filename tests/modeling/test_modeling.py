@@ -17,7 +17,8 @@ from transformers.models.llama.modeling_llama import LlamaMLP
 from transformers.models.starcoder2.modeling_starcoder2 import Starcoder2MLP
 
 import workflow_scripts.modeling  # noqa: F401
-from workflow_scripts import cli, dense, ffn, moe, weighted_init
+from workflow_scripts import dense, ffn, moe, weighted_init
+from workflow_scripts.cli import flags
 from workflow_scripts.common.errors import UserError
 from workflow_scripts.modeling.loading import load_whole
 from workflow_scripts.modeling.mlp import read_mlp
@@ -245,7 +246,7 @@ SWITCHES = {
 def switched(request, tiny_llama, tmp_path_factory):
     changes = SWITCHES[request.param]
     out = tmp_path_factory.mktemp("switched") / "moe"
-    moe.main(["--base", str(tiny_llama), "--out", str(out), *shlex.split(cli.to_flags(changes))])
+    moe.main(["--base", str(tiny_llama), "--out", str(out), *shlex.split(flags.to_flags(changes))])
     return changes, AutoModelForCausalLM.from_pretrained(out)
 
 

@@ -12,8 +12,11 @@ import yaml
 from test_backbones import BACKBONES, SIZES
 from transformers import AutoConfig, AutoModelForCausalLM, Trainer, TrainingArguments
 
-from workflow_scripts import config_file, configuration, ffn, moe
+from workflow_scripts import ffn, moe
 from workflow_scripts.checkpoints.reader import Checkpoint
+from workflow_scripts.config.sections import EvaluationConfig, MoeConfig, MoeSftConfig
+from workflow_scripts.config.training import MixingTraining
+from workflow_scripts.config.validation import complete
 from workflow_scripts.conversions.extract import extract_ffn
 from workflow_scripts.conversions.merge import ALPHA, initial_logits
 from workflow_scripts.modeling.mixing import Mixing, MixingLogits
@@ -122,15 +125,10 @@ RECIPES = {
 ON_CPU = {"smollm2-135m"}
 
 
-def moe_settings(**changes) -> dict:
-    defaults = {key: sub.get("default") for key, sub in configuration.properties("moe").items()}
-    return defaults | changes
-
-
 def models_of(folder: Path, config: dict, **changes) -> Models:
     file = folder / "config.json"
     file.write_text(json.dumps(config))
-    return Models(compute_table(file), moe_settings(**changes))
+    return Models(compute_table(file), MoeConfig(**changes))
 
 
 @pytest.fixture
@@ -190,17 +188,21 @@ def test_an_unknown_type_is_said_to_be_a_guess(tmp_path):
 )
 def test_the_mixtures_size_is_the_models(settings, tmp_path):
     for name in ("llama", "llama-biases", "phi3", "starcoder2"):
-        check_size(name, moe_settings(**settings), tmp_path)
+        check_size(name, MoeConfig(**settings), tmp_path)
 
 
 def check_size(name, settings, tmp_path):
     base = AutoConfig.for_model(name.split("-")[0], **SIZES | BACKBONES[name]).to_dict()
-    config = {"model_type": "xft", "base_config": base, **{k: settings[k] for k in MOE_SETTINGS}}
+    config = {
+        "model_type": "xft",
+        "base_config": base,
+        **{k: getattr(settings, k) for k in MOE_SETTINGS},
+    }
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(
             upcycled_config_class(base["model_type"]).from_dict(config)
         )
-    models = models_of(tmp_path, base, **settings)
+    models = models_of(tmp_path, base, **settings.model_dump())
     assert models.moe_total == sum(parameter.numel() for parameter in model.parameters())
     idle = sum(
         parameter[0].numel() * (models.routed - models.chosen)
@@ -259,7 +261,7 @@ def mixture(tiny_llama, tmp_path_factory):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
 def test_the_tunings_activations_are_those_that_autograd_keeps(mixture, tiny_llama, batch, dtype):
     model = AutoModelForCausalLM.from_pretrained(mixture / "moe", dtype=dtype).train()
-    models = Models(read_table(tiny_llama), moe_settings())
+    models = Models(read_table(tiny_llama), MoeConfig())
     expected = activations.tuning(models, batch, Numbers(dtype.itemsize, dtype.itemsize))
     # Of the logits' 12 T V bytes autograd keeps 4; the rest comes in the backward pass.
     total = sum(expected.layers) + expected.ends + expected.logits / 3
@@ -273,7 +275,7 @@ def test_the_mixings_activations_are_those_that_autograd_keeps(mixture, tiny_lla
     logits = MixingLogits(initial_logits(experts, "layer", 0.75, False)[ALPHA], None, 0.75)
     mixing = Mixing(Checkpoint(mixture / "moe"), experts, logits, dtype=dtype)
     merged = tuple(weight for _, weight in mixing._merged)
-    models = Models(read_table(tiny_llama), moe_settings())
+    models = Models(read_table(tiny_llama), MoeConfig())
     expected = activations.mixing(models, batch, Numbers(dtype.itemsize, dtype.itemsize))
     total = sum(expected.layers) + expected.ends + expected.logits / 3
     assert total == pytest.approx(kept_bytes(mixing.model, batch, merged), rel=0.02)
@@ -292,7 +294,7 @@ def test_a_cpus_frozen_weights_stay_in_the_file_that_has_their_precision(
     files = mapped_files()
     mapped = sum(w.nbytes for w in weights if any(w.data_ptr() in file for file in files))
     memory = mixing_memory(
-        Models(read_table(tiny_llama), moe_settings()), job(precision=precision, on_gpu=False)
+        Models(read_table(tiny_llama), MoeConfig()), job(precision=precision, on_gpu=False)
     )
     assert memory.mapped == mapped
     assert memory.weights == sum(weight.nbytes for weight in weights) - mapped
@@ -314,7 +316,7 @@ def job(launch="single", processes=1, **changes) -> Job:
         "batch": Batch(2, 1024),
         "accumulation": 32,
         "precision": "bf16",
-        "optimizer": "adamw",
+        "optim": "adamw_torch",
     }
     return Job(launch, processes, **settings | changes)
 
@@ -322,13 +324,13 @@ def job(launch="single", processes=1, **changes) -> Job:
 @pytest.mark.parametrize(
     ("launch", "processes", "optimizer", "expected"),
     [
-        ("zero2", 1, "adamw", 104.7),
-        ("zero2", 2, "adamw", 58.9),
-        ("zero2", 4, "adamw", 36.0),
-        ("zero3", 2, "adamw", 52.4),
-        ("zero3", 4, "adamw", 26.2),
-        ("fsdp", 2, "adamw", 52.4),
-        ("fsdp", 4, "adamw", 26.2),
+        ("zero2", 1, "adamw_torch", 104.7),
+        ("zero2", 2, "adamw_torch", 58.9),
+        ("zero2", 4, "adamw_torch", 36.0),
+        ("zero3", 2, "adamw_torch", 52.4),
+        ("zero3", 4, "adamw_torch", 26.2),
+        ("fsdp", 2, "adamw_torch", 52.4),
+        ("fsdp", 4, "adamw_torch", 26.2),
         ("zero2", 1, "adafactor", 78.5),
         ("zero2", 2, "adafactor", 45.8),
         ("zero3", 2, "adafactor", 39.3),
@@ -337,7 +339,7 @@ def job(launch="single", processes=1, **changes) -> Job:
     ],
 )
 def test_sharded_state_is_zeros(deepseek, launch, processes, optimizer, expected):
-    memory = tuning_memory(deepseek, job(launch, processes, optimizer=optimizer))
+    memory = tuning_memory(deepseek, job(launch, processes, optim=optimizer))
     assert memory.state / GIB == pytest.approx(expected, abs=0.06)
 
 
@@ -351,13 +353,13 @@ def test_zero2_allows_for_fp32_gradients_in_the_step(deepseek):
     [
         ("bf16", "adafactor", 8),
         ("bf16_pure", "adafactor", 4),
-        ("bf16_pure", "adamw", 8),
-        ("fp32", "adamw", 16),
+        ("bf16_pure", "adamw_torch", 8),
+        ("fp32", "adamw_torch", 16),
         ("bf16", "adamw_8bit", 10),
     ],
 )
 def test_one_gpu_holds_the_whole_state(deepseek, precision, optimizer, bytes_a_parameter):
-    memory = tuning_memory(deepseek, job(precision=precision, optimizer=optimizer))
+    memory = tuning_memory(deepseek, job(precision=precision, optim=optimizer))
     assert memory.state / deepseek.moe_total == pytest.approx(bytes_a_parameter, rel=0.01)
 
 
@@ -367,7 +369,7 @@ def test_an_offloaded_optimiser_is_in_the_hosts_memory(deepseek):
     assert memory.host / GIB == pytest.approx(78.5, abs=0.06)
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "adafactor"])
+@pytest.mark.parametrize("optimizer", ["adamw_torch", "adafactor"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
 def test_the_optimisers_state_is_the_optimisers(mixture, tiny_llama, optimizer, dtype):
     from transformers.optimization import Adafactor
@@ -375,7 +377,7 @@ def test_the_optimisers_state_is_the_optimisers(mixture, tiny_llama, optimizer, 
     model = AutoModelForCausalLM.from_pretrained(mixture / "moe", dtype=dtype)
     weights = list(model.parameters())
     real = {
-        "adamw": lambda: torch.optim.AdamW(weights),
+        "adamw_torch": lambda: torch.optim.AdamW(weights),
         "adafactor": lambda: Adafactor(weights, lr=1e-3, relative_step=False),
     }[optimizer]()
     for weight in weights:
@@ -383,9 +385,9 @@ def test_the_optimisers_state_is_the_optimisers(mixture, tiny_llama, optimizer, 
     real.step()
     held = [value for state in real.state.values() for value in state.values()]
     held = sum(value.nbytes for value in held if torch.is_tensor(value) and value.dim() > 0)
-    models = Models(read_table(tiny_llama), moe_settings())
+    models = Models(read_table(tiny_llama), MoeConfig())
     precision = "fp32" if dtype == torch.float32 else "bf16_pure"
-    assert tuning_memory(models, job(precision=precision, optimizer=optimizer)).optimizer == held
+    assert tuning_memory(models, job(precision=precision, optim=optimizer)).optimizer == held
 
 
 def test_the_state_in_8_bits_is_bitsandbytes_s(mixture, tiny_llama, tmp_path):
@@ -400,8 +402,8 @@ def test_the_state_in_8_bits_is_bitsandbytes_s(mixture, tiny_llama, tmp_path):
         for name, value in state.items()
         if torch.is_tensor(value) and not name.startswith("qmap")  # 2 KB, for all tensors
     }
-    models = Models(read_table(tiny_llama), moe_settings())
-    memory = tuning_memory(models, job(precision="fp32", optimizer="adamw_8bit"))
+    models = Models(read_table(tiny_llama), MoeConfig())
+    memory = tuning_memory(models, job(precision="fp32", optim="adamw_8bit"))
     assert memory.optimizer == sum(held.values())
 
 
@@ -416,10 +418,10 @@ def test_what_saves_memory_lowers_the_peak(deepseek, memory_of):
 
 
 def test_disk_space_is_what_the_steps_write(mixture, tiny_llama):
-    models = Models(read_table(tiny_llama), moe_settings())
+    models = Models(read_table(tiny_llama), MoeConfig())
     written = {name: read_table(mixture / name).nbytes for name in ["moe"]}
     written["ffn"] = sum(Checkpoint(mixture / "ffn").get(n).nbytes for n in ffn_names(mixture))
-    config = config_file.complete({"base": {"model": "x"}, "data": {"train": "x"}})
+    config = complete({"base": {"model": "x"}, "data": {"train": "x"}})
     spaces = {s.name: s.nbytes for s in disk.disk_space(models, config, job())}
     assert {name: spaces[name] for name in written} == written
     assert spaces["dense"] == models.base.nbytes
@@ -431,7 +433,7 @@ def ffn_names(mixture: Path) -> list[str]:
 
 
 def test_planned_tables_follow_the_conversions(mixture, tiny_llama):
-    models = Models(read_table(tiny_llama), moe_settings())
+    models = Models(read_table(tiny_llama), MoeConfig())
     assert models.mixture.tensors == read_table(mixture / "moe").tensors
     planned = planned_table(extract_ffn(models.mixture), models.base)
     assert planned.names == ffn_names(mixture)
@@ -439,7 +441,7 @@ def test_planned_tables_follow_the_conversions(mixture, tiny_llama):
 
 def test_work_is_six_flops_for_each_active_parameter_and_token(deepseek):
     rows = Rows(640, None)
-    options = {"epochs": 2.0, "max_steps": None}
+    options = MoeSftConfig(num_train_epochs=2)
     work = compute.training_work(deepseek, job(), options, rows, mixing=False)
     assert (work.steps, work.tokens) == (20, 1280 * 1024)
     per_token = 6 * (deepseek.moe_active - 32256 * 2048) + 3 * 2 * 1024 * 2048 * 24
@@ -449,16 +451,16 @@ def test_work_is_six_flops_for_each_active_parameter_and_token(deepseek):
 
 
 def test_steps_and_processes_give_the_rows(deepseek):
-    options = {"epochs": 2.0, "max_steps": 5}
+    options = MixingTraining(num_train_epochs=2, max_steps=5)
     work = compute.training_work(deepseek, job("ddp", 4), options, Rows(None, None), mixing=True)
     assert work.tokens == 5 * 2 * 32 * 4 * 1024
-    options["max_steps"] = None
+    options = MixingTraining(num_train_epochs=2)
     assert compute.training_work(deepseek, job(), options, Rows(None, None), mixing=True) is None
 
 
 def test_generation_takes_flops_for_each_token_and_the_weights_for_each_step(deepseek):
     """150 problems in batches of 16 are 10 batches, and each token of a batch is a step."""
-    options = {"samples": 1, "batch_size": 16, "max_new_tokens": 200}
+    options = EvaluationConfig(max_new_tokens=200)
     gpu = Gpu(memory=80, bf16=1e14, fp32=1e12, bandwidth=1e12, layer_seconds=1e-3)
     tokens, steps = 150 * (512 + 200), 10 * 200
 
@@ -506,11 +508,11 @@ def test_problems_are_counted(tmp_path):
 @pytest.mark.parametrize(
     ("gpu", "the_job", "expected"),
     [
-        ("h200", job(optimizer="adafactor"), "single, 2 rows at once"),
-        ("h100", job(optimizer="adafactor"), "single + activation_checkpointing, 2 rows at once"),
+        ("h200", job(optim="adafactor"), "single, 2 rows at once"),
+        ("h100", job(optim="adafactor"), "single + activation_checkpointing, 2 rows at once"),
         ("h100", job("ddp", 4), "zero2, 2 rows at once"),
         ("a100-40", job("ddp", 8), "fsdp, 2 rows at once"),
-        ("h200", job("ddp", 8, optimizer="adafactor"), "ddp, 2 rows at once"),
+        ("h200", job("ddp", 8, optim="adafactor"), "ddp, 2 rows at once"),
     ],
 )
 def test_the_first_strategy_that_fits_is_advised(deepseek, gpu, the_job, expected):
@@ -529,7 +531,7 @@ def test_too_small_a_gpu_is_told_how_many_it_takes(deepseek):
 
 
 def test_what_shards_exclude_is_changed_in_the_advice(deepseek):
-    pure = job("ddp", 8, optimizer="adafactor", precision="bf16_pure")
+    pure = job("ddp", 8, optim="adafactor", precision="bf16_pure")
     advice = strategy.advise(deepseek, pure, GPUS["rtx4090"])
     assert advice.job is None
     assert "launch zero3, optimizer adamw, precision bf16 and" in advice.reason
@@ -596,7 +598,7 @@ def test_on_a_cpu_hours_come_from_a_product_that_is_timed(project, capsys, monke
 def test_the_demonstrations_config_lies_under_no_file(project, capsys):
     Path("config.yaml").write_text("moe: {num_experts: 4, num_experts_per_tok: 2}\n")
     args = plan._parser().parse_args(["--config", "mine.yaml"])
-    assert plan.make_plan(args).models.moe == moe_settings()
+    assert plan.make_plan(args).models.moe == MoeConfig()
 
 
 def test_a_mixture_that_cannot_be_merged_has_no_later_steps(project, capsys):

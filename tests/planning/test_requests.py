@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from test_planning import DEEPSEEK
 
-from workflow_scripts import config_file
 from workflow_scripts.checkpoints.dtypes import DTYPE_BYTES
+from workflow_scripts.config.validation import complete
 from workflow_scripts.planning.jobs import configured_job
 from workflow_scripts.planning.memory import tuning_memory
 from workflow_scripts.planning.resources import Requests
@@ -17,7 +17,7 @@ from workflow_scripts.planning.tensors import compute_table
 
 MIXTURE, DENSE = 7_028_346_008, 1_346_471_936  # parameters
 STEPS = {"max_steps": 10}
-ON_GPUS = {"gpus": 1, "training": STEPS | {"launch": "zero3", "processes": 4}}
+ON_GPUS = {"gpus": 1, "moe_sft": STEPS | {"launch": "zero3", "processes": 4}}
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +38,7 @@ def deepseek(tmp_path_factory) -> Path:
 
 def requests(base: Path, **config) -> Requests:
     sections = {"base": {"model": "x"}, "data": {"train": "x"}} | config
-    return Requests(config_file.complete(sections), base)
+    return Requests(complete(sections), base)
 
 
 def assert_about(megabytes: int, needed: float) -> None:
@@ -47,11 +47,11 @@ def assert_about(megabytes: int, needed: float) -> None:
 
 
 def test_a_base_that_is_not_there_is_seen_as_soon_as_it_is(deepseek, tmp_path):
-    asked = requests(tmp_path / "base", training={"launch": "ddp", "processes": 4})
-    assert asked.training("training").mem_mb == 4 * 16000
+    asked = requests(tmp_path / "base", moe_sft={"launch": "ddp", "processes": 4})
+    assert asked.training("moe_sft").mem_mb == 4 * 16000
     before = asked.conversion(), asked.evaluation("base")
     (tmp_path / "base").symlink_to(deepseek)
-    assert asked.training("training").mem_mb > 4 * 16000
+    assert asked.training("moe_sft").mem_mb > 4 * 16000
     assert asked.conversion() != before[0]
     assert asked.evaluation("base") != before[1]
 
@@ -63,33 +63,33 @@ def test_a_base_that_makes_no_sense_is_left_to_the_steps(deepseek, tmp_path, mis
     (tmp_path / "model.safetensors").symlink_to(deepseek / "model.safetensors")
     for asked in (requests(tmp_path), requests(tmp_path, gpus=1)):
         assert asked.conversion().mem_mb > 0
-        assert asked.training("training").mem_mb > 0
+        assert asked.training("moe_sft").mem_mb > 0
         assert asked.training("mixing").mem_mb > 0
         assert asked.evaluation("moe_sft").mem_mb > 0
 
 
 def test_a_training_on_a_cpu_is_all_in_the_hosts_memory(deepseek):
-    asked = requests(deepseek, training=STEPS)
-    job = configured_job(asked.config, "training", 1, on_gpu=False)
-    assert_about(asked.training("training").mem_mb, tuning_memory(asked.models, job).peak)
-    two = requests(deepseek, training=STEPS | {"launch": "ddp", "processes": 2})
-    assert two.training("training").mem_mb > 2 * asked.training("training").mem_mb  # buckets
+    asked = requests(deepseek, moe_sft=STEPS)
+    job = configured_job(asked.config, "moe_sft", 1, on_gpu=False)
+    assert_about(asked.training("moe_sft").mem_mb, tuning_memory(asked.models, job).peak)
+    two = requests(deepseek, moe_sft=STEPS | {"launch": "ddp", "processes": 2})
+    assert two.training("moe_sft").mem_mb > 2 * asked.training("moe_sft").mem_mb  # buckets
 
 
 def test_with_gpus_each_process_loads_the_model_and_one_gathers_it(deepseek):
     asked = requests(deepseek, **ON_GPUS)
-    assert_about(asked.training("training").mem_mb, 4 * (2 * MIXTURE + 6e9) + 4 * MIXTURE)
-    offload = requests(deepseek, gpus=1, training=ON_GPUS["training"] | {"offload_optimizer": True})
+    assert_about(asked.training("moe_sft").mem_mb, 4 * (2 * MIXTURE + 6e9) + 4 * MIXTURE)
+    offload = requests(deepseek, gpus=1, moe_sft=ON_GPUS["moe_sft"] | {"offload_optimizer": True})
     # The state of Adam and master weights, whole over the processes.
-    more = (offload.training("training").mem_mb - asked.training("training").mem_mb) * 10**6
+    more = (offload.training("moe_sft").mem_mb - asked.training("moe_sft").mem_mb) * 10**6
     assert more == pytest.approx(1.25 * 12 * MIXTURE, rel=0.01)
 
 
 def test_nodes_ask_for_themselves(deepseek):
-    one = requests(deepseek, gpus=1, training=STEPS | {"launch": "ddp", "processes": 2})
+    one = requests(deepseek, gpus=1, moe_sft=STEPS | {"launch": "ddp", "processes": 2})
     three = {"launch": "ddp", "processes": 2, "nodes": 3}
-    three = requests(deepseek, gpus=1, training=STEPS | three)
-    assert three.training("training").mem_mb == one.training("training").mem_mb
+    three = requests(deepseek, gpus=1, moe_sft=STEPS | three)
+    assert three.training("moe_sft").mem_mb == one.training("moe_sft").mem_mb
 
 
 def test_conversions_stream_and_evaluations_load(deepseek):
@@ -106,7 +106,7 @@ def test_conversions_stream_and_evaluations_load(deepseek):
 
 def test_the_baseline_needs_less_than_the_mixture(deepseek):
     asked = requests(deepseek)
-    assert asked.training("sft").mem_mb < asked.training("training").mem_mb
+    assert asked.training("sft").mem_mb < asked.training("moe_sft").mem_mb
     assert asked.training("sft").mem_mb * 10**6 > 16 * DENSE
 
 
@@ -115,16 +115,18 @@ def test_time_follows_the_work_up_to_a_day(deepseek, tmp_path):
     rows.write_bytes(b"\n" * 10_000_000)  # 20,000 rows of 500 bytes
     data = {"data": {"train": str(rows)}, "gpus": 1}
 
-    def minutes(**training) -> int:
-        return requests(deepseek, **data, training=training).training("training").minutes
+    def minutes(**changes) -> int:
+        return requests(deepseek, **data, moe_sft=changes).training("moe_sft").minutes
 
     assert minutes(max_steps=1) == 60
-    assert minutes(epochs=1000) == 24 * 60
-    assert requests(deepseek, training={"epochs": 1}).training("training").minutes == 24 * 60
-    one, two = minutes(epochs=0.5), minutes(epochs=1)
+    assert minutes(num_train_epochs=1000) == 24 * 60
+    assert (
+        requests(deepseek, moe_sft={"num_train_epochs": 1}).training("moe_sft").minutes == 24 * 60
+    )
+    one, two = minutes(num_train_epochs=0.5), minutes(num_train_epochs=1)
     assert two == pytest.approx(2 * one, abs=1)
     # 6 FLOPs for each active parameter and token, and the attention's, on 0.3 of an A10.
     tokens = 20_000 * 1024
     assert two * 60 == pytest.approx(6 * tokens * 5.4e9 / (0.3 * 125e12), rel=0.1)
-    sped = minutes(epochs=1, launch="ddp", processes=4)
+    sped = minutes(num_train_epochs=1, launch="ddp", processes=4)
     assert sped == pytest.approx(two / 4, abs=1)

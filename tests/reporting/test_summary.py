@@ -10,7 +10,7 @@ import pytest
 from workflow_scripts import summary
 from workflow_scripts.artifacts.manifest import manifest_path, read_manifest
 from workflow_scripts.common.errors import UserError
-from workflow_scripts.evaluation import general_result
+from workflow_scripts.evaluation import lm_eval_result
 from workflow_scripts.reporting import validation_losses as losses
 from workflow_scripts.reporting.tables import model_name
 from workflow_scripts.tools import verify
@@ -130,12 +130,12 @@ def test_what_evalplus_would_count_is_said_once(evaluations, tmp_path, capsys):
 def test_the_manifest_names_the_files_that_were_read(evaluations, tmp_path):
     loss = tmp_path / "results" / "validation" / "base.json"
     losses.write_loss(loss, {"model": {"path": "m", "id": None}, "loss": 1.5}, {}, {})
-    general = tmp_path / "results" / "general" / "base" / "tasks.json"
-    result = {"format": 1, "kind": "general", "model": {"path": "m", "id": None}}
-    general_result.write(general, result | {"settings": {}, "tasks": {}}, {})
+    general = tmp_path / "results" / "lm_eval" / "base" / "tasks.json"
+    result = {"format": 1, "kind": "lm_eval", "model": {"path": "m", "id": None}}
+    lm_eval_result.write(general, result | {"settings": {}, "tasks": {}}, {})
     out = tmp_path / "results" / "summary.csv"
     evals = [str(file.relative_to(tmp_path)) for file in evaluations]
-    words = ["--evals", *evals, "--losses", str(loss), "--general", str(general)]
+    words = ["--evals", *evals, "--losses", str(loss), "--lm-eval", str(general)]
     summary.main([*words, "--out", str(out)])
 
     manifest = read_manifest(manifest_path(out))
@@ -147,7 +147,7 @@ def test_the_manifest_names_the_files_that_were_read(evaluations, tmp_path):
             "eval/base/mbpp.json",
             "eval/dense/lam~0.75/mbpp.json",
             "eval/moe_sft/humaneval.json",
-            "general/base/tasks.json",
+            "lm_eval/base/tasks.json",
             "validation/base.json",
         )
     }

@@ -13,7 +13,7 @@ import pytest
 import yaml
 from documents import DOCUMENTS, NEEDS, ROOT, RUN, anchors, blocks, prose
 
-from workflow_scripts import config_file
+from workflow_scripts.config.validation import complete
 
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 CODE = re.compile(r"`([^`]+)`")
@@ -79,7 +79,7 @@ def test_yaml_blocks_are_valid_configurations(document):
     for block in blocks(document):
         if block.language == "yaml":
             config = yaml.safe_load(block.text.replace("<commit hash>", 40 * "a"))
-            config_file.complete(needed | config, block.where)
+            complete(needed | config, block.where)
 
 
 def messages(source: str) -> list[str]:

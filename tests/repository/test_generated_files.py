@@ -1,12 +1,16 @@
 """Files that are written from others, the pins, and the configurations that come along."""
 
+import json
 import re
 
+import jsonschema
 import pytest
 import yaml
 
 from tools import write_config_docs, write_envs
-from workflow_scripts import config_file, configuration
+from workflow_scripts.config.sections import TRAININGS, XftConfig
+from workflow_scripts.config.training import TrainingConfig
+from workflow_scripts.config.validation import complete, is_section
 
 ROOT = write_envs.ROOT
 # The packages that the workflow is made of.
@@ -32,20 +36,29 @@ def merged(below: dict, above: dict) -> dict:
 
 def test_the_configurations_documentation_is_up_to_date():
     assert write_config_docs.DOCUMENT.read_text() == write_config_docs.document()
+    assert write_config_docs.SCHEMA.read_text() == write_config_docs.schema()
 
 
-def test_every_key_is_documented_once():
-    documented, section = [], None
-    for line in write_config_docs.document().splitlines():
-        if line.startswith("## "):
-            section = line.removeprefix("## ").strip("`")
-        elif line.startswith("| `"):
-            documented.append((section, line.split("`")[1]))
-    expected = []
-    for name, subschema in configuration.schema()["properties"].items():
-        keys = subschema.get("properties")
-        expected += [(name, key) for key in keys] if keys else [("Top level", name)]
-    assert sorted(documented) == sorted(expected)
+def test_the_json_schema_takes_what_the_classes_take():
+    """By another validator than pydantic's own."""
+    schema = json.loads(write_config_docs.SCHEMA.read_text())
+    jsonschema.validate(load(ROOT / "config.yaml"), schema)
+    with pytest.raises(jsonschema.ValidationError, match="num_expert"):
+        jsonschema.validate(load(ROOT / "config.yaml") | {"moe": {"num_expert": 3}}, schema)
+
+
+def test_every_key_is_documented():
+    text = write_config_docs.document()
+    for name, field in XftConfig.model_fields.items():
+        if not is_section(field.annotation):
+            assert f"\n- `{name}`: " in text
+            continue
+        _, found, part = text.partition(f"\n## `{name}`\n")
+        assert found
+        own = part.partition("\n## ")[0]
+        shared = TrainingConfig.model_fields if name in TRAININGS else {}
+        for key in field.annotation.model_fields:
+            assert f"\n- `{key}`: " in (text if key in shared else own), key
 
 
 @pytest.mark.parametrize("name", write_envs.ENVIRONMENTS)
@@ -86,12 +99,12 @@ def test_a_package_has_one_version_in_all_requirements():
 
 
 def test_the_default_configuration_is_valid_and_runs_on_what_comes_along():
-    config = config_file.complete(load(ROOT / "config.yaml"))
-    assert (ROOT / config["base"]["model"] / "config.json").is_file()
-    for file in (config["data"]["train"], *config["evaluation"]["datasets"]):
+    config = complete(load(ROOT / "config.yaml"))
+    assert (ROOT / config.base.model / "config.json").is_file()
+    for file in (config.data.train, *config.evaluation.datasets):
         assert (ROOT / file).is_file()
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "recipes").glob("*.yaml")), ids=lambda p: p.stem)
 def test_recipes_are_valid(path):
-    config_file.complete(merged(load(ROOT / "config.yaml"), load(path)), str(path))
+    complete(merged(load(ROOT / "config.yaml"), load(path)), str(path))

@@ -6,7 +6,9 @@ from pathlib import Path
 import pytest
 from project import Project
 
-from workflow_scripts import configuration
+from workflow_scripts.config.section import choices_of, types_of
+from workflow_scripts.config.sections import XftConfig
+from workflow_scripts.config.validation import is_section
 
 pytestmark = pytest.mark.slow
 DOCUMENT = Path(__file__).parents[2] / "docs" / "caching.md"
@@ -20,10 +22,10 @@ OTHERS = {
     "threads": 2,
     "data.template": "template.txt",
     "data.max_length": 512,
-    "trackers": ["tensorboard"],
+    "report_to": ["tensorboard"],
     "evaluation.base_prompt": "completion",
     "evaluation.top_p": 0.5,
-    "evaluation.general": ["arc_easy"],
+    "evaluation.lm_eval": ["arc_easy"],
 }
 # Keys that cannot be changed by themselves in a dry run of the embedded project.
 SKIPPED = {"base.model", "base.revision", "data.train", "data.revision", "data.split"}
@@ -31,10 +33,10 @@ SKIPPED |= {"evaluation.datasets", "evaluation.models", "merge.keep", "moe.share
 SKIPPED |= {"results_dir"}
 SKIPPED |= {  # together only
     f"{section}.{key}"
-    for section in ("training", "sft", "mixing")
-    for key in ("evaluate_every", "keep", "early_stop", "launch", "processes", "nodes")
+    for section in ("moe_sft", "sft", "mixing")
+    for key in ("eval_steps", "keep", "early_stopping_patience", "launch", "processes", "nodes")
 }
-SKIPPED |= {"training.offload_optimizer", "sft.offload_optimizer", "evaluation.samples"}
+SKIPPED |= {"moe_sft.offload_optimizer", "sft.offload_optimizer", "evaluation.samples"}
 SKIPPED |= {"evaluation.backend"}  # its other value needs a package
 
 
@@ -50,9 +52,9 @@ def documented() -> dict[str, list[str]]:
 
 def keys() -> list[str]:
     found = []
-    for name, subschema in configuration.properties().items():
-        if subschema["type"] == "object":
-            found += [f"{name}.{key}" for key in configuration.properties(name)]
+    for name, field in XftConfig.model_fields.items():
+        if is_section(field.annotation):
+            found += [f"{name}.{key}" for key in field.annotation.model_fields]
         else:
             found.append(name)
     return found
@@ -80,11 +82,12 @@ def other_value(project: Project, section: str, name: str, key: str):
     """A valid value that the project's config does not have."""
     if key in OTHERS:
         return OTHERS[key]
-    subschema = configuration.properties(section or None)[name]
-    given = project.overlay.get(section, {}).get(name, subschema.get("default"))
-    if "enum" in subschema:
-        return next(value for value in reversed(subschema["enum"]) if value != given)
-    if subschema["type"] == "boolean":
+    owner = XftConfig.model_fields[section].annotation if section else XftConfig
+    field = owner.model_fields[name]
+    given = project.overlay.get(section, {}).get(name, field.get_default())
+    if choices := choices_of(field.annotation):
+        return next(value for value in reversed(choices) if value != given)
+    if types_of(field.annotation) == (bool,):
         return not given
     if given is None:
         return 5

@@ -56,7 +56,7 @@ def learn(mixture, tmp_path_factory):
         metrics = out.with_suffix(".jsonl")
         words = ["--moe", str(mixture), "--data", str(file), "--out", str(out)]
         words += ["--metrics", str(metrics), "--max-steps", "20", "--max-length", "300"]
-        words += ["--per-device-batch-size", str(per_device), "--learning-rate", "0.001"]
+        words += ["--per-device-train-batch-size", str(per_device), "--learning-rate", "0.001"]
         words += ["--gradient-accumulation-steps", str(accumulated)]
         words += ["--balance-loss-batch", "global", *flags]
         assert run_for("moe_sft", words, count=processes)

@@ -118,7 +118,7 @@ def test_a_second_ctrl_c_ends_at_once(start, tmp_path, way):
 def test_ctrl_c_reaches_a_training_through_snakemake(new_project):
     project = new_project("interrupted")
     project.overlay = project.overlay | {
-        "training": {"max_steps": 100000, "per_device_batch_size": 4}
+        "moe_sft": {"max_steps": 100000, "per_device_train_batch_size": 4}
     }
     for rules in (project.folder / "rules").glob("*.smk"):  # once the rules have it: nothing
         rules.write_text(re.sub(r"\| tee (?!-i)", "| tee -i ", rules.read_text()))

@@ -13,7 +13,7 @@ pytestmark = pytest.mark.slow
 KILLS = 8
 STEPS = ("base", "moe", "moe_sft", "ffn", "weighted_init", "weighted_trained", "dense")
 STEPS += ("import_reference",)
-TRAINING = ["--max-steps", "2", "--per-device-batch-size", "2", "--max-length", "200"]
+TRAINING = ["--max-steps", "2", "--per-device-train-batch-size", "2", "--max-length", "200"]
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ pytestmark = pytest.mark.slow
 
 LENGTH, PAUSED = 12, 7
 PAUSE = Path(__file__).parents[1] / "pause" / "sitecustomize.py"
-TRAINING = {"max_steps": LENGTH, "per_device_batch_size": 4, "checkpoint_minutes": 0}
+TRAINING = {"max_steps": LENGTH, "per_device_train_batch_size": 4, "save_minutes": 0}
 MOMENTS = ("moe_sft", "weighted_trained/lam~0.75")
 
 
@@ -21,7 +21,7 @@ MOMENTS = ("moe_sft", "weighted_trained/lam~0.75")
 def make_project(new_project):
     def make(name):
         project = new_project(name)
-        project.overlay = project.overlay | {"training": TRAINING, "mixing": TRAINING}
+        project.overlay = project.overlay | {"moe_sft": TRAINING, "mixing": TRAINING}
         shutil.copy(PAUSE, project.folder)
         return project
 

@@ -14,8 +14,8 @@ pytestmark = pytest.mark.slow
 KILLS = 4
 FASTER = 1.2  # or slower the machine may have become since the moments were chosen
 TRAINING = [
-    *("--max-steps", "60", "--per-device-batch-size", "2", "--max-length", "300"),
-    *("--checkpoint-minutes", "0"),
+    *("--max-steps", "60", "--per-device-train-batch-size", "2", "--max-length", "300"),
+    *("--save-minutes", "0"),
 ]
 
 

@@ -31,13 +31,13 @@ STRATEGIES = {
     "zero2": ["--launch", "zero2"],
     "zero3": ["--launch", "zero3"],
     "zero3, accumulated": [
-        *("--launch", "zero3", "--per-device-batch-size", "2"),
+        *("--launch", "zero3", "--per-device-train-batch-size", "2"),
         *("--gradient-accumulation-steps", "2"),
     ],
 }
 TRAINING = [
     *("--max-steps", "20", "--max-length", "300", "--learning-rate", "0.001"),
-    *("--per-device-batch-size", "4"),
+    *("--per-device-train-batch-size", "4"),
 ]
 
 
@@ -89,7 +89,7 @@ def learn(inputs, tmp_path):
 def whole(inputs, tmp_path_factory):
     """The same of one process with the whole batch."""
     out = tmp_path_factory.mktemp("whole") / "out"
-    assert run_for("moe_sft", [*inputs, *outputs(out), "--per-device-batch-size", "8"])
+    assert run_for("moe_sft", [*inputs, *outputs(out), "--per-device-train-batch-size", "8"])
     return result(out)
 
 
@@ -141,7 +141,7 @@ def test_experts_without_tokens_are_no_hindrance(tiny_llama, tmp_path, launch):
     inputs = make_inputs(tiny_llama, tmp_path, 16, 2)
     learned = []
     for name, flags in (("whole", []), ("two", ["--launch", launch, "--processes", "2"])):
-        rows = ["--per-device-batch-size", str(2 - len(learned))]
+        rows = ["--per-device-train-batch-size", str(2 - len(learned))]
         words = [*inputs, *outputs(tmp_path / name), *rows, *flags]
         assert run_for("moe_sft", words, count=1 + len(learned))
         learned.append(result(tmp_path / name))
@@ -210,7 +210,7 @@ def test_stopped_and_killed_it_goes_on_to_the_same_bytes(inputs, repository, tmp
     assert sum(name.endswith("optim_states.pt") for name in names) == 2
 
     pause.write_text("moe_sft 12")
-    running = start(repository, [*words, "--checkpoint-minutes", "0"], log, **paused)
+    running = start(repository, [*words, "--save-minutes", "0"], log, **paused)
     while len(list(tmp_path.glob(".out.training/*/checkpoint-*.manifest.json"))) < 2:
         assert running.poll() is None
         time.sleep(0.05)
@@ -321,7 +321,7 @@ def test_fsdp_that_falls_back_is_told(inputs, repository, tmp_path):
 
 if __name__ == "__main__":
     from workflow_scripts import moe_sft
-    from workflow_scripts.training import step
+    from workflow_scripts.training import launch
 
-    step.check_devices = lambda *_: None
+    launch.fault_of_devices = lambda *_: None
     moe_sft.main(sys.argv[1:])

@@ -12,8 +12,8 @@ pytestmark = pytest.mark.slow
 
 SHORT = {
     "data": {"limit": 40},
-    "training": {"max_steps": 2, "per_device_batch_size": 2, "warmup_steps": 0},
-    "mixing": {"max_steps": 2, "per_device_batch_size": 2},
+    "moe_sft": {"max_steps": 2, "per_device_train_batch_size": 2, "warmup_steps": 0},
+    "mixing": {"max_steps": 2, "per_device_train_batch_size": 2},
     "evaluation": {"limit": 2, "max_new_tokens": 48, "batch_size": 2},
 }
 

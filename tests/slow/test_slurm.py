@@ -21,7 +21,7 @@ LOCAL_SLURM = Path(__file__).parents[3] / "shared" / "tools" / "local-slurm.sh"
 SECOND = "localhost"  # the other node: a name that leads to this machine
 LINK = Path("/etc/slurm/slurm.conf")
 SECONDS = 800  # that a job may take to come as far as a test waits for
-TRAINING = {"max_steps": 30, "per_device_batch_size": 4}
+TRAINING = {"max_steps": 30, "per_device_train_batch_size": 4}
 MIXING = TRAINING | {"max_steps": 150}  # long enough to be caught in the middle of it
 PROFILE = [
     *("--workflow-profile", "slurm", "--latency-wait", "5", "--max-status-checks-per-second", "10"),
@@ -197,7 +197,7 @@ def stopped_training(project: Project, name: str) -> int:
 def test_killed_jobs_end_in_the_bytes_of_a_local_run(slurm, new_project, artifact_hashes, start):
     project, local = new_project("on_slurm"), new_project("local")
     for copy in (project, local):
-        copy.overlay = copy.overlay | {"training": TRAINING, "mixing": MIXING}
+        copy.overlay = copy.overlay | {"moe_sft": TRAINING, "mixing": MIXING}
     running, log = start(project, *PROFILE)
     alone, local_log = start(local)
     mixing, truth = "weighted_trained_wildcards_0.75", "ground_truth_wildcards_problems"
@@ -251,8 +251,8 @@ def test_a_training_on_two_nodes_goes_on_to_the_bytes_of_one_with_two_processes(
     """The nodes are told to end, as before their time is over."""
     project, local = new_project("two_nodes"), new_project("two_processes")
     for copy, launch in ((project, {"nodes": 2}), (local, {"processes": 2})):
-        ddp = {"launch": "ddp", "per_device_batch_size": 2} | launch
-        copy.overlay = copy.overlay | {"training": TRAINING | ddp}
+        ddp = {"launch": "ddp", "per_device_train_batch_size": 2} | launch
+        copy.overlay = copy.overlay | {"moe_sft": TRAINING | ddp}
     target = "results/moe_sft.manifest.json"
     running, log = start(project, target, *PROFILE)
     wait_for(lambda: lines(project.results / "metrics" / "moe_sft.jsonl") >= 3)
@@ -270,7 +270,7 @@ def test_a_training_on_two_nodes_goes_on_to_the_bytes_of_one_with_two_processes(
 def test_a_training_is_heard_out_when_all_its_processes_are_told_to_end(new_project, start):
     """As Slurm tells them: the shell around the step and tee, which writes its log, too."""
     project = new_project("told")
-    project.overlay = project.overlay | {"training": TRAINING}
+    project.overlay = project.overlay | {"moe_sft": TRAINING}
     running, log = start(project, "--until", "moe_sft")
     number = stopped_training(project, "moe_sft")
     shell = int(re.search(r"PPid:\s+(\d+)", Path(f"/proc/{number}/status").read_text())[1])

@@ -32,10 +32,11 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 import workflow_scripts.modeling  # noqa: F401 (registers the model type)
-from workflow_scripts import configuration, dense, ffn, moe, moe_sft, weighted_init
+from workflow_scripts import dense, ffn, moe, moe_sft, weighted_init
 from workflow_scripts import eval as evaluation
 from workflow_scripts import weighted_trained as trained
 from workflow_scripts.checkpoints.reader import Checkpoint
+from workflow_scripts.config.validation import sections
 from workflow_scripts.conversions.merge import merge
 from workflow_scripts.conversions.mixing_artifact import open_mixing, open_sources
 from workflow_scripts.data.examples import tokenize_rows
@@ -58,7 +59,7 @@ SIZES = {
 }
 LAMBDA = 0.6
 TOP_2 = ("--num-experts", 4, "--num-experts-per-tok", 2)
-PUBLISHED_MIXING = ("--optimizer", "adafactor", "--learning-rate", "1e-5")
+PUBLISHED_MIXING = ("--optim", "adafactor", "--learning-rate", "1e-5")
 ROWS = [
     {"instruction": f"Add {n} to x.", "response": f"def add(x):\n    return x + {n}"}
     for n in range(16)
@@ -144,7 +145,7 @@ def artifacts(tiny_llama, data, tmp_path_factory) -> dict[str, Path]:
     4 experts, top 2.
     """
     root = tmp_path_factory.mktemp("artifacts")
-    steps = ("--max-steps", 4, "--per-device-batch-size", 4, "--learning-rate", 0.03)
+    steps = ("--max-steps", 4, "--per-device-train-batch-size", 4, "--learning-rate", 0.03)
     made = {"base": tiny_llama, "upcycled": run(moe, root / "moe", *TOP_2, base=tiny_llama)}
     made["moe"] = run(moe_sft, root / "moe_sft", *steps, moe=made["upcycled"], data=data)
     made["ffn"] = run(ffn, root / "ffn", moe=made["moe"])
@@ -263,7 +264,14 @@ def one_good_expert(tiny_llama, data, tmp_path_factory) -> dict[str, Path]:
 
 def learned_shares(artifacts, data, out: Path, *words) -> torch.Tensor:
     """The shares in each line of the metrics of step 6, [steps, layers, experts]."""
-    steps = ("--max-steps", 20, "--per-device-batch-size", 4, "--metrics", out / "metrics.jsonl")
+    steps = (
+        "--max-steps",
+        20,
+        "--per-device-train-batch-size",
+        4,
+        "--metrics",
+        out / "metrics.jsonl",
+    )
     run(trained, out / "trained", *steps, *words, data=data, **artifacts)
     lines = read_lines(out / "metrics.jsonl")
     assert [line["step"] for line in lines] == list(range(1, 21))
@@ -527,8 +535,7 @@ def test_defect_08_only_the_fourth_step_is_told_lambda(artifacts, tmp_path, caps
         with_lambda |= {(step.__name__.split(".")[-1], flag) for flag in told}
     learned = {("weighted_init", "--learn-lambda"), ("weighted_init", "--no-learn-lambda")}
     assert with_lambda - learned == {("weighted_init", "--lam")}
-    sections = configuration.schema()["properties"]
-    keys = {(name, key) for name in sections for key in sections[name].get("properties", {})}
+    keys = {(name, key) for name, section in sections() for key in section.model_fields}
     keys = {(section, key) for section, key in keys if "lam" in key or "expert_weight" in key}
     assert keys == {("merge", "lambdas"), ("mixing", "learn_lambda")}
     sources = {name: artifacts[name] for name in ("moe", "ffn", "weighted")}
@@ -645,6 +652,7 @@ import json, sys, threading, time
 from pathlib import Path
 import torch
 from workflow_scripts import dense, ffn, moe, weighted_init
+from workflow_scripts.config.validation import sections
 from workflow_scripts.conversions.mixing_artifact import open_mixing, open_sources
 from workflow_scripts.modeling.mixing import Mixing, MixingLogits
 
@@ -767,7 +775,14 @@ def test_defect_10_weights_are_merged_once_per_optimiser_step(
         return merge(experts, coefficients)
 
     monkeypatch.setattr("workflow_scripts.modeling.mixing.merge", counted)
-    words = ("--max-steps", 2, "--per-device-batch-size", 1, "--gradient-accumulation-steps", 4)
+    words = (
+        "--max-steps",
+        2,
+        "--per-device-train-batch-size",
+        1,
+        "--gradient-accumulation-steps",
+        4,
+    )
     sources = {name: artifacts[name] for name in ("moe", "ffn", "weighted")}
     run(trained, tmp_path / "trained", *words, data=data, **sources)
     projections = 2 * 3
@@ -901,7 +916,7 @@ def test_defect_12_rows_without_a_response_are_dropped_and_counted(artifacts, tm
     long = [{"instruction": f"Add {n}. " * 60, "response": "return 1"} for n in range(4)]
     file = tmp_path / "rows.jsonl"
     file.write_text("".join(json.dumps(row) + "\n" for row in ROWS[:4] + long))
-    words = ("--max-length", 200, "--per-device-batch-size", 1, "--max-steps", 8)
+    words = ("--max-length", 200, "--per-device-train-batch-size", 1, "--max-steps", 8)
     metrics = tmp_path / "metrics.jsonl"
     paths = {"moe": artifacts["upcycled"], "data": file, "metrics": metrics}
     run(moe_sft, tmp_path / "out", *words, **paths)

@@ -23,8 +23,8 @@ ROWS = [
     for n in range(12)
 ]
 STEPS, RATE = 4, 0.01
-FLAGS = ["--max-steps", STEPS, "--per-device-batch-size", len(ROWS), "--learning-rate", RATE]
-FLAGS += ["--scheduler", "constant_with_warmup"]
+FLAGS = ["--max-steps", STEPS, "--per-device-train-batch-size", len(ROWS), "--learning-rate", RATE]
+FLAGS += ["--lr-scheduler-type", "constant_with_warmup"]
 
 
 @pytest.fixture(scope="module")

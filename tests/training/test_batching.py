@@ -158,7 +158,7 @@ def test_steps_learn_the_same_from_packed_batches(step, sources, tmp_path, capsy
     results, said = {}, {}
     for batching in ("padded", "packed", "by_length"):
         out = tmp_path / batching
-        flags = ["--batching", batching, "--max-steps", "6", "--per-device-batch-size", "2"]
+        flags = ["--batching", batching, "--max-steps", "6", "--per-device-train-batch-size", "2"]
         files = ["--out", str(out), "--metrics", str(out.with_suffix(".jsonl"))]
         step.main([*sources[step], *flags, *files])
         lines = out.with_suffix(".jsonl").read_text().splitlines()

@@ -9,15 +9,16 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainingArguments
 
 import workflow_scripts.modeling  # noqa: F401
-from workflow_scripts import configuration, moe
+from workflow_scripts import moe
 from workflow_scripts.common.errors import UserError
+from workflow_scripts.config.sections import MoeSftConfig
 from workflow_scripts.training import engines
 from workflow_scripts.training.checkpoints import Checkpoints
-from workflow_scripts.training.trainer import train
+from workflow_scripts.training.trainer import Training, train
 
-OPTIONS = configuration.defaults("training") | {
+OPTIONS = {
     "max_steps": 1,
-    "per_device_batch_size": 2,
+    "per_device_train_batch_size": 2,
     "learning_rate": 0.1,
 }
 
@@ -33,12 +34,14 @@ def train_with(tiny_llama, tmp_path):
         model = AutoModelForCausalLM.from_pretrained(folder)
         rows = [{"input_ids": [5, 6, 7, 8], "labels": [-100, 6, 7, 8], "row": 1}] * 2
         return train(
-            model,
-            rows,
-            AutoTokenizer.from_pretrained(folder),
-            OPTIONS | options,
-            seed=0,
-            checkpoints=Checkpoints(tmp_path / "out", "none", math.inf),
+            Training(
+                model,
+                rows,
+                AutoTokenizer.from_pretrained(folder),
+                MoeSftConfig(**OPTIONS | options),
+                seed=0,
+                checkpoints=Checkpoints(tmp_path / "out", "none", math.inf),
+            )
         )
 
     return run
@@ -57,7 +60,7 @@ def test_an_engine_that_does_not_run_is_told(train_with):
 @pytest.mark.parametrize("offload", [False, True], ids=["on the GPU", "offloaded"])
 def test_fsdp_arguments(offload, tmp_path):
     """FSDP2 of each decoder layer, and whole state dicts, as accelerate's plugin takes them."""
-    settings = OPTIONS | {"launch": "fsdp", "processes": 2, "offload_optimizer": offload}
+    settings = MoeSftConfig(launch="fsdp", processes=2, offload_optimizer=offload)
     arguments = TrainingArguments(
         output_dir=str(tmp_path), use_cpu=True, **engines.engine_arguments(settings)
     )
@@ -72,7 +75,7 @@ def test_fsdp_arguments(offload, tmp_path):
 @pytest.mark.parametrize("launch", ["zero2", "zero3"])
 @pytest.mark.parametrize("offload", [False, True], ids=["on the GPU", "offloaded"])
 def test_zero_arguments(launch, offload):
-    settings = OPTIONS | {"launch": launch, "processes": 2, "offload_optimizer": offload}
+    settings = MoeSftConfig(launch=launch, processes=2, offload_optimizer=offload)
     config = engines.engine_arguments(settings)["deepspeed"]
     assert "optimizer" not in config  # torch's, as asked for, not one that DeepSpeed compiles
     assert config["zero_optimization"]["stage"] == int(launch[-1])
@@ -83,19 +86,20 @@ def test_masters_are_set_only_where_bf16_is_not_exact():
     model = torch.nn.Linear(3, 1)
     torch.nn.init.constant_(model.weight, 1 + 2**-20)
     torch.nn.init.constant_(model.bias, 0.5)
-    settings = {"launch": "zero3", "precision": "bf16"}
+    settings = MoeSftConfig(launch="zero3", processes=2, precision="bf16")
     kept = engines.inexact_in_bf16(model, settings)
     assert list(kept) == ["weight"]
     model.weight.data.zero_()
     assert kept["weight"].min() == 1 + 2**-20
-    assert engines.inexact_in_bf16(model, settings | {"precision": "fp32"}) == {}
-    assert engines.inexact_in_bf16(model, settings | {"launch": "ddp"}) == {}
+    assert engines.inexact_in_bf16(model, settings.model_copy(update={"precision": "fp32"})) == {}
+    assert engines.inexact_in_bf16(model, settings.model_copy(update={"launch": "ddp"})) == {}
 
 
 EVIL = """
 import os, sys
 from pathlib import Path
 import torch
+from workflow_scripts.config.sections import MoeSftConfig
 from workflow_scripts.training import engines
 
 class Evil:
@@ -103,7 +107,7 @@ class Evil:
         return Path.touch, (Path(sys.argv[1] + ".touched"),)
 
 engines.load_extensions = lambda offload: None  # nothing is communicated
-engines.prepare_engine({"launch": "zero2", "offload_optimizer": False})
+engines.prepare_engine(MoeSftConfig(launch="zero2"))
 from deepspeed.runtime.checkpoint_engine import TorchCheckpointEngine
 torch.save({"weight": torch.ones(2)}, sys.argv[1])
 print(TorchCheckpointEngine().load(sys.argv[1]))

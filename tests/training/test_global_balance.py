@@ -8,15 +8,16 @@ import torch
 from transformers import AutoModelForCausalLM
 
 import workflow_scripts.modeling  # noqa: F401
-from workflow_scripts import configuration, moe
+from workflow_scripts import moe
+from workflow_scripts.config.sections import MoeSftConfig
 from workflow_scripts.training.balance import GlobalCounts
 from workflow_scripts.training.checkpoints import Checkpoints
-from workflow_scripts.training.trainer import train
+from workflow_scripts.training.trainer import Training, train
 
 COEFFICIENT = 0.5  # large, so that its gradient matters
-OPTIONS = configuration.defaults("training") | {
+OPTIONS = {
     "max_steps": 2,
-    "per_device_batch_size": 2,
+    "per_device_train_batch_size": 2,
     "gradient_accumulation_steps": 3,
     "learning_rate": 1e-3,
     "balance_loss_batch": "global",
@@ -120,10 +121,10 @@ def test_the_pass_ahead_sees_what_the_passes_that_follow_see(
         return completed
 
     monkeypatch.setattr(GlobalCounts, "__call__", note)
-    options = OPTIONS | {"batching": batching}
+    options = MoeSftConfig(**OPTIONS | {"batching": batching})
     checkpoints = Checkpoints(tmp_path / "out", "none", math.inf)
     metrics = tmp_path / "metrics.jsonl"
-    train(model, examples(), tokenizer, options, 0, checkpoints, metrics)
+    train(Training(model, examples(), tokenizer, options, 0, checkpoints, metrics_file=metrics))
     assert len(seen) == 2 * (3 + 3)
     for step in (seen[:6], seen[6:]):
         total = sum(own for own, _ in step[3:])

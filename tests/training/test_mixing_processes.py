@@ -15,27 +15,27 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer
 
-from workflow_scripts import configuration
 from workflow_scripts.checkpoints.reader import Checkpoint
 from workflow_scripts.common import progress
+from workflow_scripts.config.training import MixingTraining
 from workflow_scripts.conversions.merge import initial_logits
 from workflow_scripts.modeling.mixing import Mixing, MixingLogits
 from workflow_scripts.training.checkpoints import Checkpoints
 from workflow_scripts.training.launch import adopt_world
-from workflow_scripts.training.step import leave_group
-from workflow_scripts.training.trainer import train
+from workflow_scripts.training.session import leave_group
+from workflow_scripts.training.trainer import Training, train
 
 TWO = "two"  # where the two processes write, in FOLDER
 LAMBDA = 0.6
 STEPS = 6
 CLIPPED = 1e-3  # below the norm of all steps' gradients
 CASES = {
-    "adamw": {"optimizer": "adamw", "max_grad_norm": None},
-    "adamw, clipped": {"optimizer": "adamw", "max_grad_norm": CLIPPED},
-    "adafactor": {"optimizer": "adafactor", "max_grad_norm": None},
-    "adafactor, clipped": {"optimizer": "adafactor", "max_grad_norm": CLIPPED},
+    "adamw_torch": {"optim": "adamw_torch", "max_grad_norm": None},
+    "adamw_torch, clipped": {"optim": "adamw_torch", "max_grad_norm": CLIPPED},
+    "adafactor": {"optim": "adafactor", "max_grad_norm": None},
+    "adafactor, clipped": {"optim": "adafactor", "max_grad_norm": CLIPPED},
     "checkpointing": {"activation_checkpointing": True},
-    "validated": {"evaluate_every": 4, "keep": "best"},
+    "validated": {"eval_steps": 4, "keep": "best"},
 }
 
 
@@ -58,26 +58,27 @@ def learn(folder: Path, case: str, out: Path, per_device: int, accumulation: int
     start = initial_logits(experts, "layer", LAMBDA, learn_lambda=True)
     logits = MixingLogits(start["alpha"], start["lambda_logit"], LAMBDA)
     mixing = Mixing(Checkpoint(folder / "moe"), experts, logits)
-    options = configuration.defaults("mixing") | CASES[case]
-    options |= {
-        "epochs": 2,
-        "max_steps": STEPS,
-        "per_device_batch_size": per_device,
-        "gradient_accumulation_steps": accumulation,
-        "learning_rate": 0.1,
-        "warmup_steps": 1,
-        **adopt_world({"launch": "single", "processes": 1, "nodes": 1}, os.environ),
-    }
+    options = MixingTraining(
+        num_train_epochs=2,
+        max_steps=STEPS,
+        per_device_train_batch_size=per_device,
+        gradient_accumulation_steps=accumulation,
+        learning_rate=0.1,
+        warmup_steps=1,
+        **CASES[case],
+    )
     train(
-        mixing.model,
-        examples(),
-        AutoTokenizer.from_pretrained(folder / "moe"),
-        options,
-        seed=0,
-        checkpoints=Checkpoints(out, "none", math.inf),
-        metrics_file=out.with_suffix(".jsonl"),
-        mixing=mixing,
-        validation=examples()[:5] if case == "validated" else (),
+        Training(
+            mixing.model,
+            examples(),
+            AutoTokenizer.from_pretrained(folder / "moe"),
+            adopt_world(options, os.environ),
+            seed=0,
+            checkpoints=Checkpoints(out, "none", math.inf),
+            metrics_file=out.with_suffix(".jsonl"),
+            mixing=mixing,
+            validation=examples()[:5] if case == "validated" else (),
+        )
     )
     rank = os.environ.get("RANK", "0")
     save_file(logits.tensors(), out.with_suffix(f".{rank}.safetensors"))
@@ -153,7 +154,7 @@ def test_two_processes_have_the_validation_losses_of_one(one_process, launched):
         assert line == pytest.approx(other, rel=1e-6)
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "adafactor"])
+@pytest.mark.parametrize("optimizer", ["adamw_torch", "adafactor"])
 def test_clipping_changes_what_is_learned(one_process, optimizer):
     cases = optimizer, f"{optimizer}, clipped"
     plain, clipped = (load_file(one_process / f"{case}.0.safetensors")["alpha"] for case in cases)

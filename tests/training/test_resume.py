@@ -23,7 +23,14 @@ from workflow_scripts.training.callbacks import ProgressCallback
 
 STEPS = {"moe_sft": moe_sft, "weighted_trained": weighted_trained}
 LENGTH = 8
-TRAINING = ["--max-steps", str(LENGTH), "--per-device-batch-size", "4", "--learning-rate", "0.01"]
+TRAINING = [
+    "--max-steps",
+    str(LENGTH),
+    "--per-device-train-batch-size",
+    "4",
+    "--learning-rate",
+    "0.01",
+]
 
 
 @pytest.fixture(scope="module")
@@ -139,14 +146,14 @@ def test_a_stopped_training_goes_on_to_the_same_bytes(stopped, whole, capfd):
 OTHER_WAYS = {
     "packed": (["--batching", "packed"], 5),
     "by length": (
-        ["--batching", "by_length", "--per-device-batch-size", "1", "--max-steps", "16"],
+        ["--batching", "by_length", "--per-device-train-batch-size", "1", "--max-steps", "16"],
         14,
     ),
     "global balance": (
         ["--balance-loss-batch", "global", "--gradient-accumulation-steps", "2"],
         5,
     ),
-    "8 bits": (["--optimizer", "adamw_8bit"], 5),
+    "8 bits": (["--optim", "adamw_8bit"], 5),
 }
 
 
@@ -193,7 +200,7 @@ def flip_a_byte(folder: Path) -> None:
 
 def test_another_interval_between_checkpoints_is_the_same_training(stopped, whole, capfd):
     step, words, out = stopped
-    STEPS[step].main([*words, "--checkpoint-minutes", "0.5"])
+    STEPS[step].main([*words, "--save-minutes", "0.5"])
     assert re.search(r"going on from \S+/checkpoint-5\n", capfd.readouterr().err)
     assert result(out) == result(whole[step])
 
@@ -237,7 +244,7 @@ def test_a_second_training_of_the_same_output_is_refused(stopped):
 
 def test_the_newest_two_checkpoints_are_kept(arguments, tmp_path, monkeypatch):
     monkeypatch.setattr(callbacks, "SAVING_SHARE", 0)
-    words = [*arguments["moe_sft"], *outputs(tmp_path / "out"), "--checkpoint-minutes", "0"]
+    words = [*arguments["moe_sft"], *outputs(tmp_path / "out"), "--save-minutes", "0"]
     stop_after(monkeypatch, 7)
     with pytest.raises(SystemExit):
         moe_sft.main(words)
@@ -252,11 +259,12 @@ def test_a_stop_in_the_last_step_changes_nothing(arguments, whole, tmp_path, mon
 
 SIGTERM_WHILE_WRITING = """
 import os, signal
-from workflow_scripts import cli, {step}
+from workflow_scripts import {step}
+from workflow_scripts.cli import running, training
 from workflow_scripts.artifacts import artifact
 
 artifact.write_checkpoint = lambda folder, plans: os.kill(os.getpid(), signal.SIGTERM)
-cli.run("{step}", {step}.main)
+running.run("{step}", {step}.main)
 """
 
 
@@ -287,7 +295,7 @@ def test_a_stop_while_the_artifact_is_written_leaves_the_checkpoint(
 )
 def test_a_full_disk_loses_nothing(arguments, whole, mount, run_step, size, minutes, message):
     disk = mount(f"size={size}")
-    words = [*arguments["moe_sft"], *outputs(disk / "out"), "--checkpoint-minutes", minutes]
+    words = [*arguments["moe_sft"], *outputs(disk / "out"), "--save-minutes", minutes]
     done = run_step("moe_sft", *words)
     assert done.returncode == 1
     assert re.match(f"moe_sft: error: {message}", done.stderr.splitlines()[-1])
@@ -301,10 +309,10 @@ IMPATIENT = """
 import sys
 from workflow_scripts import moe_sft
 from workflow_scripts.common import progress
-from workflow_scripts.training import launch
+from workflow_scripts.cli import running
 
 progress.SECONDS_BEFORE_FIRST = progress.SECONDS_BETWEEN_LINES = 0
-launch.run("moe_sft", moe_sft.main)
+running.run("moe_sft", moe_sft.main)
 """
 
 
@@ -337,9 +345,9 @@ def test_a_loss_that_is_not_finite_stops_with_the_rows(step, arguments, tmp_path
 
     monkeypatch.setattr(ProgressCallback, "on_step_begin", on_step_begin)
     monkeypatch.setattr(callbacks, "SAVING_SHARE", 0)
-    words = [*arguments[step], *outputs(tmp_path / "out"), "--checkpoint-minutes", "0"]
+    words = [*arguments[step], *outputs(tmp_path / "out"), "--save-minutes", "0"]
     with pytest.raises(UserError) as caught:
-        STEPS[step].main([*words, "--per-device-batch-size", "12"])
+        STEPS[step].main([*words, "--per-device-train-batch-size", "12"])
     fault = str(caught.value)
     assert fault.startswith("step 3: loss nan, gradient norm nan. Rows of the batch, ")
     rows = re.search(r"counted from 1: ([\d, ]+)\.", fault)[1]

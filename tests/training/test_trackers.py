@@ -52,7 +52,7 @@ def results(tiny_llama, tmp_path_factory, repository) -> Path:
     moe.main(["--base", str(tiny_llama), "--out", str(root / "moe"), *sizes])
     words = ["--moe", "moe", "--data", "rows.jsonl", "--out", "results/moe_sft"]
     words += ["--metrics", "results/metrics/moe_sft.jsonl", "--max-steps", str(LENGTH)]
-    words += ["--per-device-batch-size", "4", "--trackers", *TRACKERS]
+    words += ["--per-device-train-batch-size", "4", "--report-to", *TRACKERS]
     known = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
     done = subprocess.run(
         [sys.executable, "-c", STOPPED_ONCE, *words],
@@ -115,4 +115,4 @@ def test_a_tracker_that_is_not_installed_is_refused_first(tracker, tmp_path, mon
     words = ["--moe", "nowhere", "--data", "nothing", "--out", str(tmp_path / "out")]
     command = f"{sys.executable} -m pip install no-such-package"
     with pytest.raises(UserError, match=f"^{tracker} needs the package .*{command}$"):
-        moe_sft.main([*words, "--trackers", tracker])
+        moe_sft.main([*words, "--report-to", tracker])

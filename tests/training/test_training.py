@@ -10,30 +10,30 @@ from transformers import AutoModelForCausalLM
 
 import workflow_scripts.modeling  # noqa: F401
 from workflow_scripts import (
-    configuration,
     ffn,
     moe,
     moe_sft,
-    optional,
     weighted_init,
     weighted_trained,
 )
 from workflow_scripts.artifacts.manifest import manifest_path, read_manifest
+from workflow_scripts.common import optional
 from workflow_scripts.common.errors import UserError
+from workflow_scripts.config.sections import MoeSftConfig
 from workflow_scripts.training.checkpoints import Checkpoints
-from workflow_scripts.training.trainer import train
+from workflow_scripts.training.trainer import Training, train
 
 ROWS = [
     {"instruction": f"Add {n} to x.", "response": f"def add(x):\n    return x + {n}" * (1 + n % 3)}
     for n in range(12)
 ]
-OPTIONS = configuration.defaults("training") | {
+OPTIONS = {
     "max_steps": 3,
-    "per_device_batch_size": 4,
+    "per_device_train_batch_size": 4,
     "learning_rate": 1e-3,
     "warmup_steps": 1,
 }
-FLAGS = ["--max-steps", "3", "--per-device-batch-size", "4", "--learning-rate", "0.01"]
+FLAGS = ["--max-steps", "3", "--per-device-train-batch-size", "4", "--learning-rate", "0.01"]
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +67,10 @@ def losses(file):
 
 @pytest.mark.parametrize(
     ("flags", "steps"),
-    [(["--max-steps", "3"], 3), (["--epochs", "2", "--per-device-batch-size", "6"], 4)],
+    [
+        (["--max-steps", "3"], 3),
+        (["--num-train-epochs", "2", "--per-device-train-batch-size", "6"], 4),
+    ],
 )
 def test_a_warm_up_longer_than_the_training_stops_before_it(upcycled, data, tmp_path, flags, steps):
     words = ["--moe", upcycled, "--data", data, "--out", tmp_path / "out", *flags]
@@ -90,9 +93,10 @@ def test_loss_is_the_mean_over_the_response_tokens_plus_the_balance_loss(
             logits = model(ids).logits[0, 3:-1]
             total += torch.nn.functional.cross_entropy(logits, ids[0, 4:], reduction="sum").item()
             count += ids.shape[1] - 4
-    options = OPTIONS | {"max_steps": 1, "per_device_batch_size": 8}
+    options = MoeSftConfig(**OPTIONS | {"max_steps": 1, "per_device_train_batch_size": 8})
     checkpoints = Checkpoints(tmp_path / "out", "none", math.inf)
-    train(model, examples(), tokenizer, options, 0, checkpoints, tmp_path / "m.jsonl")
+    metrics = tmp_path / "m.jsonl"
+    train(Training(model, examples(), tokenizer, options, 0, checkpoints, metrics_file=metrics))
     assert losses(tmp_path / "m.jsonl")[0] == pytest.approx(total / count, rel=1e-5)
 
 
@@ -106,13 +110,14 @@ def test_accumulation_gives_the_same_losses_and_weights(
         model.config.balance_loss_coef = balance_loss_coef
         for block in model.moe_blocks:
             block.router.noise = None
-        options = OPTIONS | {
-            "per_device_batch_size": batch,
+        sizes = {
+            "per_device_train_batch_size": batch,
             "gradient_accumulation_steps": accumulation,
         }
+        options = MoeSftConfig(**OPTIONS | sizes)
         metrics = tmp_path / f"{batch}.jsonl"
         checkpoints = Checkpoints(tmp_path / "out", "none", math.inf)
-        train(model, examples(), tokenizer, options, 0, checkpoints, metrics)
+        train(Training(model, examples(), tokenizer, options, 0, checkpoints, metrics_file=metrics))
         results.append((losses(metrics), model.model.embed_tokens.weight.detach()))
     (one, weights), (other, other_weights) = results
     # The balance loss is one of each micro-batch: it differs, by little.
@@ -183,27 +188,38 @@ def test_mixing_learns_its_coefficients_and_nothing_else(upcycled, data, tmp_pat
     assert (shares - 1 / 3).abs().max() > 1e-3
 
 
-@pytest.mark.parametrize("optimizer", ["adamw_fused", "adamw_8bit"])
+@pytest.mark.parametrize("optimizer", ["adamw_torch_fused", "adamw_8bit"])
 def test_other_forms_of_adamw_learn_what_the_plain_one_learns(optimizer, upcycled, data, tmp_path):
     curves = {}
-    for name in ("adamw", optimizer):
+    for name in ("adamw_torch", optimizer):
         metrics = tmp_path / f"{name}.jsonl"
-        flags = ["--optimizer", name, "--learning-rate", "1e-3", "--metrics", metrics]
+        flags = ["--optim", name, "--learning-rate", "1e-3", "--metrics", metrics]
         tune(upcycled, data, tmp_path / name, *flags)
         curves[name] = losses(metrics)
-    assert optimizer == "adamw_fused" or curves[optimizer] != curves["adamw"]  # 8 bits round
-    assert curves[optimizer] == pytest.approx(curves["adamw"], rel=1e-4)
+    assert (
+        optimizer == "adamw_torch_fused" or curves[optimizer] != curves["adamw_torch"]
+    )  # 8 bits round
+    assert curves[optimizer] == pytest.approx(curves["adamw_torch"], rel=1e-4)
 
 
 def test_an_optimiser_that_is_not_installed_is_refused_first(tmp_path, monkeypatch):
     monkeypatch.setitem(optional.PACKAGES, "adamw_8bit", ("no-such-package",))
     with pytest.raises(UserError, match=r"^adamw_8bit needs the package no-such-package.* install"):
-        tune("nowhere", "nothing", tmp_path / "out", "--optimizer", "adamw_8bit")
+        tune("nowhere", "nothing", tmp_path / "out", "--optim", "adamw_8bit")
 
 
 def test_wsd_is_constant_and_falls_in_the_last_tenth(upcycled, data, tmp_path):
     metrics = tmp_path / "metrics.jsonl"
-    flags = ["--scheduler", "wsd", "--max-steps", "20", "--warmup-steps", "4", "--metrics", metrics]
+    flags = [
+        "--lr-scheduler-type",
+        "warmup_stable_decay",
+        "--max-steps",
+        "20",
+        "--warmup-steps",
+        "4",
+        "--metrics",
+        metrics,
+    ]
     tune(upcycled, data, tmp_path / "out", *flags)
     rates = [json.loads(line)["learning_rate"] for line in metrics.read_text().splitlines()]
     warm_up, decay = [0.0, 0.0025, 0.005, 0.0075], [0.01, 0.005]

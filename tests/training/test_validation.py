@@ -3,7 +3,6 @@
 import json
 import math
 import os
-import re
 import signal
 from contextlib import suppress
 from pathlib import Path
@@ -15,23 +14,24 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 import workflow_scripts.modeling  # noqa: F401
-from workflow_scripts import configuration
 from workflow_scripts.checkpoints.reader import Checkpoint
 from workflow_scripts.common.errors import UserError
+from workflow_scripts.config.sections import MoeSftConfig
+from workflow_scripts.config.training import MixingTraining
 from workflow_scripts.conversions.merge import initial_logits
 from workflow_scripts.modeling.mixing import Mixing, MixingLogits
 from workflow_scripts.training.callbacks import ProgressCallback
 from workflow_scripts.training.checkpoints import Checkpoints
-from workflow_scripts.training.trainer import train
+from workflow_scripts.training.trainer import Training, train
 
 LENGTH = 8
 # Learns fast on few rows, so that the validation loss rises again.
-OPTIONS = configuration.defaults("training") | {
+OPTIONS = {
     "max_steps": LENGTH,
-    "per_device_batch_size": 3,
+    "per_device_train_batch_size": 3,
     "learning_rate": 0.03,
-    "scheduler": "constant_with_warmup",
-    "evaluate_every": 1,
+    "lr_scheduler_type": "constant_with_warmup",
+    "eval_steps": 1,
 }
 
 
@@ -67,16 +67,19 @@ def learn(folder, tokenizer, tmp_path):
         model = mixture.model if mixing else AutoModelForCausalLM.from_pretrained(folder / "moe")
         checkpoints = Checkpoints(out, name, math.inf)
         with checkpoints.claimed():
+            section = MixingTraining if mixing else MoeSftConfig
             train(
-                model,
-                TRAINING,
-                tokenizer,
-                OPTIONS | options,
-                0,
-                checkpoints,
-                tmp_path / f"{name}.jsonl",
-                mixture,
-                validation,
+                Training(
+                    model,
+                    TRAINING,
+                    tokenizer,
+                    section(**OPTIONS | options),
+                    0,
+                    checkpoints,
+                    validation,
+                    tmp_path / f"{name}.jsonl",
+                    mixture,
+                )
             )
         learned = mixture.logits if mixing else model
         lines = (tmp_path / f"{name}.jsonl").read_text().splitlines()
@@ -105,7 +108,7 @@ def same(one: dict, other: dict) -> bool:
 
 @pytest.mark.parametrize("batch_size", [1, 3, 20])
 def test_the_loss_is_the_mean_over_all_response_tokens(learn, batch_size):
-    _, lines, model = learn("out", per_device_batch_size=batch_size, evaluate_every=5)
+    _, lines, model = learn("out", per_device_train_batch_size=batch_size, eval_steps=5)
     model.eval()
     total, count = 0.0, 0
     with torch.no_grad():
@@ -120,9 +123,9 @@ def test_the_loss_is_the_mean_over_all_response_tokens(learn, batch_size):
 
 
 def test_one_validation_at_the_end_is_the_default(learn):
-    _, lines, _ = learn("out", evaluate_every=None)
+    _, lines, _ = learn("out", eval_steps=None)
     assert list(validation_losses(lines)) == [LENGTH]
-    _, lines, _ = learn("other", validation=(), evaluate_every=None)
+    _, lines, _ = learn("other", validation=(), eval_steps=None)
     assert validation_losses(lines) == {}
 
 
@@ -151,11 +154,11 @@ def test_early_stop_comes_after_so_many_losses_that_are_no_lower(learn):
     losses = validation_losses(whole)
     best = min(losses, key=losses.get)
     assert best <= LENGTH - 3
-    weights, lines, _ = learn("stopped", early_stop=2)
+    weights, lines, _ = learn("stopped", early_stopping_patience=2)
     assert lines == whole[: 2 * (best + 2)]
     there, *_ = learn("there", max_steps=best + 2)
     assert same(weights, there)
-    weights, *_ = learn("both", early_stop=2, keep="best")
+    weights, *_ = learn("both", early_stopping_patience=2, keep="best")
     there, *_ = learn("best", max_steps=best)
     assert same(weights, there)
 
@@ -199,7 +202,7 @@ def test_a_training_that_is_cut_off_keeps_the_same_weights(learn, mixing, monkey
 
 def test_an_early_stop_comes_at_the_same_step_after_a_cut(learn, monkeypatch):
     """Also if a SIGTERM comes in that very step."""
-    settings = {"keep": "best", "early_stop": 2}
+    settings = {"keep": "best", "early_stopping_patience": 2}
     expected, expected_lines, _ = learn("whole", **settings)
     last = expected_lines[-1]["step"]
     with monkeypatch.context() as patch:
@@ -279,24 +282,34 @@ def test_a_loss_that_is_not_finite_stops_the_training(learn, monkeypatch):
     ("settings", "rows", "fault"),
     [
         ({"keep": "best"}, 0, "keep: there are no validation rows. Set data.validation_rows"),
-        ({"early_stop": 3}, 0, "early_stop: there are no validation rows"),
-        ({"evaluate_every": 3, "keep": "best"}, 0, "evaluate_every, keep: there are no"),
-        ({"early_stop": 3}, 5, "early_stop: without evaluate_every there is one validation"),
-        ({"keep": "best"}, 5, "keep: without evaluate_every there is one validation"),
+        (
+            {"early_stopping_patience": 3},
+            0,
+            "early_stopping_patience: there are no validation rows",
+        ),
+        ({"eval_steps": 3, "keep": "best"}, 0, "eval_steps, keep: there are no"),
+        (
+            {"early_stopping_patience": 3},
+            5,
+            "early_stopping_patience: without eval_steps there is one",
+        ),
+        ({"keep": "best"}, 5, "keep: without eval_steps there is one validation"),
     ],
     ids=["best", "stop", "every and best", "stop with rows", "best with rows"],
 )
 def test_settings_without_losses_to_compare_are_refused(settings, rows, fault):
-    training = configuration.defaults("training") | settings
-    with pytest.raises(UserError, match=f"^config: training: {re.escape(fault)}"):
-        configuration.check_validation(training, rows, "config: training")
+    assert MoeSftConfig(**settings).fault_of_validation(rows).startswith(fault)
 
 
 @pytest.mark.parametrize(
     ("settings", "rows"),
-    [({}, 0), ({}, 5), ({"evaluate_every": 2}, 5), ({"evaluate_every": 2, "early_stop": 1}, 5)],
+    [
+        ({}, 0),
+        ({}, 5),
+        ({"eval_steps": 2}, 5),
+        ({"eval_steps": 2, "early_stopping_patience": 1}, 5),
+    ],
     ids=["none", "rows", "every", "stop"],
 )
 def test_other_settings_pass(settings, rows):
-    training = configuration.defaults("mixing") | settings
-    configuration.check_validation(training, rows, "config: mixing")
+    assert MixingTraining(**settings).fault_of_validation(rows) is None

@@ -11,16 +11,18 @@ import pytest
 from problem_files import three_problems, write_problems
 
 from workflow_scripts.common.errors import UserError
-from workflow_scripts.config_file import check_files, complete
+from workflow_scripts.config.validation import complete
+from workflow_scripts.workflow.input_checks import check_files
 
 # What the Snakefile does when it is read: a config as JSON, then what it must not have imported.
 PARSE = """
 import json, sys
-from workflow_scripts import config_file
+from workflow_scripts.config.validation import complete
+from workflow_scripts.workflow.input_checks import check_files
 from workflow_scripts.common.errors import UserError
-config = config_file.complete(json.loads(sys.argv[1]))
+config = complete(json.loads(sys.argv[1]))
 try:
-    config_file.check_files(config)
+    check_files(config)
 except UserError as error:
     print(error)
 print(sorted({"torch", "transformers", "pandas", "datasets"} & sys.modules.keys()))

@@ -55,13 +55,13 @@ def test_a_clone_with_the_results_of_another_runs_nothing(finished, new_project)
     touch_all(clone.folder)
     shutil.copytree(finished.results, clone.results, symlinks=True, copy_function=shutil.copy)
     assert clone.run() == []
-    assert clone.run("--dry-run", training={"learning_rate": 0.5}) == sorted(FROM_MOE_SFT)
+    assert clone.run("--dry-run", moe_sft={"learning_rate": 0.5}) == sorted(FROM_MOE_SFT)
 
 
 def test_without_snakemakes_own_records_manifests_decide(project):
     shutil.rmtree(project.folder / ".snakemake")
     rules = ["moe", *FROM_MOE_SFT]
-    assert project.run("--dry-run", training={"learning_rate": 0.01}) == sorted(FROM_MOE_SFT)
+    assert project.run("--dry-run", moe_sft={"learning_rate": 0.01}) == sorted(FROM_MOE_SFT)
     assert Project(project.folder, project.overlay | {"seed": 7}).run("--dry-run") == sorted(rules)
     assert project.run() == []
 
@@ -70,7 +70,7 @@ def test_without_snakemakes_own_records_manifests_decide(project):
 
 
 def test_other_trackers_run_nothing(project):
-    overlay = project.overlay | {"trackers": ["tensorboard", "mlflow"]}
+    overlay = project.overlay | {"report_to": ["tensorboard", "mlflow"]}
     assert Project(project.folder, overlay).run("--dry-run") == []
 
 
@@ -131,8 +131,9 @@ def test_another_template_in_place_runs_what_is_tuned_with_it(project):
     ("modules", "rules"),
     [
         (
-            ["verify.py", "import_reference.py", "conversions/reference.py", "best.py"]
-            + ["config_file.py", "cli.py", "errors.py", "progress.py", "reporting/model_card.py"],
+            ["tools/verify.py", "tools/import_reference.py", "conversions/reference.py", "best.py"]
+            + ["config/sections.py", "cli/flags.py", "common/errors.py", "common/progress.py"]
+            + ["reporting/model_card.py"],
             [],
         ),
         (["reporting/tables.py"], ["summary"]),
@@ -169,13 +170,13 @@ def test_touch_accepts_other_code_and_no_other_parameters(project):
     assert "ffn" in project.run("--dry-run")
     project.run("--touch")
     assert project.run() == []
-    changed = {"training": {"learning_rate": 0.5}}
+    changed = {"moe_sft": {"learning_rate": 0.5}}
     project.run("--touch", **changed)
     assert project.run("--dry-run", **changed) == sorted(FROM_MOE_SFT)
 
 
 def test_until_and_forcerun(project):
-    changed = {"training": {"learning_rate": 0.5}}
+    changed = {"moe_sft": {"learning_rate": 0.5}}
     assert project.run("--dry-run", "--until", "ffn", **changed) == ["ffn", "moe_sft"]
     assert project.run("--dry-run", "--forcerun", "dense") == ["dense", "eval", "summary"]
 

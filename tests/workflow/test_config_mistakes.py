@@ -17,21 +17,21 @@ def project(new_project):
     ("setting", "message"),
     [
         ("results_dir=notes", "config: results_dir = notes: notes is a file, not a folder"),
-        ("training=5", "config: training = 5: must be of type object: keys, such as {epochs: ...}"),
+        ("moe_sft=5", "config: moe_sft = 5: must be of type object: keys, such as {num_train"),
         (
             "data={max_length: 2000}",
             "data.max_length = 2000: resources/base takes texts of at most",
         ),
         (
             "results_dir=my{a}results",
-            "config: results_dir = 'my{a}results': a path must not hold braces",
+            'config: results_dir = "my{a}results": a path must not hold braces',
         ),
         (
-            "evaluation={general: ['--out=x']}",
-            "evaluation.general = '--out=x': a path must not begin",
+            "evaluation={lm_eval: ['--out=x']}",
+            'evaluation.lm_eval[0] = "--out=x": a path must not begin',
         ),
-        ("results_dir=-x", "results_dir = '-x': a path must not begin with -, as a flag does"),
-        ('data={train: "a\\nb"}', "data.train = 'a\\nb': a path must not hold line breaks"),
+        ("results_dir=-x", 'results_dir = "-x": a path must not begin with -, as a flag does'),
+        ('data={train: "a\\nb"}', 'data.train = "a\\nb": a path must not hold line breaks'),
         (
             'data={train: org/name, revision: "%s\\n"}' % ("0" * 40),
             '0000\\n": must be a commit hash of 40 hexadecimal digits',
@@ -74,8 +74,8 @@ def test_a_file_of_the_users_is_completed_by_the_documented_defaults_alone(proje
     for flags in (
         "--seed=7 --num-experts=8 --num-experts-per-tok=6",
         "--max-length=500",
-        "--epochs=4.0 --per-device-batch-size=8 --gradient-accumulation-steps=1 "
-        "--learning-rate=5e-05 --scheduler=linear --warmup-steps=0",
+        "--num-train-epochs=4.0 --per-device-train-batch-size=8 --gradient-accumulation-steps=1 "
+        "--learning-rate=5e-05 --lr-scheduler-type=linear --warmup-steps=0",
         "--prompt completion",
     ):
         assert flags in shown

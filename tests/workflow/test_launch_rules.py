@@ -52,7 +52,7 @@ def test_what_the_rules_ask_for(project, case):
     project.overlay = top
     mixing = training | ({"launch": "ddp"} if training else {})
     done = project.snakemake(
-        *("-np", "--cores", "8", "--resources", "gpu=8"), training=training, mixing=mixing
+        *("-np", "--cores", "8", "--resources", "gpu=8"), moe_sft=training, mixing=mixing
     )
     assert done.returncode == 0, done.stdout + done.stderr
     shown = jobs(done.stdout)
@@ -64,7 +64,7 @@ def test_what_the_rules_ask_for(project, case):
 
 
 def test_another_attempt_asks_for_more_memory_and_time_unless_it_goes_on(project):
-    project.overlay = {"evaluation": {"general": ["arc_easy"]}, "data": {"validation_rows": 8}}
+    project.overlay = {"evaluation": {"lm_eval": ["arc_easy"]}, "data": {"validation_rows": 8}}
 
     def asked(attempt: int) -> dict[str, tuple[int, int]]:
         done = project.snakemake("-n", "--attempt", str(attempt))
@@ -76,7 +76,7 @@ def test_another_attempt_asks_for_more_memory_and_time_unless_it_goes_on(project
         }
 
     first, second, later = asked(1), asked(2), asked(9)
-    anew = ("tokens", "moe", "ffn", "dense", "ground_truth", "validation_loss", "general")
+    anew = ("tokens", "moe", "ffn", "dense", "ground_truth", "validation_loss", "lm_eval")
     for rule in anew:
         assert second[rule][1] == 2 * first[rule][1]
     for rule in ("moe_sft", "weighted_trained", "eval"):
@@ -90,7 +90,7 @@ def test_the_slurm_profile_caps_no_gpus(project):
     """Unlike the profile for one machine, which is read too where another is given by --profile."""
     project.overlay = {"gpus": 1}
     training = {"launch": "zero3", "processes": 4}
-    done = project.snakemake("-n", "--workflow-profile", "slurm", training=training)
+    done = project.snakemake("-n", "--workflow-profile", "slurm", moe_sft=training)
     assert done.returncode == 0, done.stdout + done.stderr
     asked = requests(jobs(done.stdout)["moe_sft"])
     assert (asked["gpu"], asked["slurm_extra"]) == ("4", "--signal=TERM@300")
@@ -98,7 +98,7 @@ def test_the_slurm_profile_caps_no_gpus(project):
 
 def test_a_pair_that_is_refused_stops_the_workflow(project):
     project.overlay = {}
-    done = project.snakemake("-n", training={"launch": "zero2", "optimizer": "adafactor"})
+    done = project.snakemake("-n", moe_sft={"launch": "zero2", "optim": "adafactor"})
     assert done.returncode != 0
-    assert "config: training: launch = zero2: optimizer = adafactor" in done.stdout + done.stderr
+    assert "config: moe_sft: launch = zero2: optim = adafactor" in done.stdout + done.stderr
     assert "Traceback" not in done.stdout + done.stderr

@@ -91,7 +91,7 @@ def test_a_killed_run_leaves_what_was_there(project):
     before = everything(project.results)
     sitecustomize = project.folder / "sitecustomize.py"
     sitecustomize.write_text(STUCK)
-    changed = {"training": {"learning_rate": 0.5}}
+    changed = {"moe_sft": {"learning_rate": 0.5}}
     running = subprocess.Popen(
         project.command(**changed),
         cwd=project.folder,
@@ -122,7 +122,7 @@ def test_a_second_training_is_refused_while_the_first_one_lives(project):
     root.mkdir()
     (root / "owner").write_text("process 4711 on node7")
     with lock(root):
-        done = project.snakemake("--until", "moe_sft", training={"learning_rate": 0.5})
+        done = project.snakemake("--until", "moe_sft", moe_sft={"learning_rate": 0.5})
     assert done.returncode != 0
     assert "in use: process 4711 on node7 trains for it now" in done.stderr
     assert everything(project.results / "moe_sft") == before

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from workflow_scripts import config_file
 from workflow_scripts.artifacts.artifact import create_artifact
 from workflow_scripts.artifacts.files import write_manifest
 from workflow_scripts.artifacts.manifest import manifest_path, read_manifest
 from workflow_scripts.common.errors import UserError
+from workflow_scripts.config.validation import complete
 from workflow_scripts.workflow.current import Current
 from workflow_scripts.workflow.markers import marker_path, set_marker
 from workflow_scripts.workflow.settings import chosen_values, write_config
@@ -49,8 +49,8 @@ def wants(**sections) -> Wants:
     for name, values in sections.items():
         both = isinstance(values, dict)
         config[name] = config.get(name, {}) | values if both else values
-    config = config_file.complete(config)
-    return Wants(config, config["results_dir"])
+    completed = complete(config)
+    return Wants(completed, completed.results_dir)
 
 
 def make(wanted: Wanted, content: str | None = None) -> None:
@@ -110,15 +110,15 @@ def test_what_was_made_as_wanted_fits(place):
 @pytest.mark.parametrize(
     ("changed", "expected"),
     [
-        ({"training": {"learning_rate": 0.01}}, TUNED),
-        ({"training": {"checkpoint_minutes": 1}}, set()),
+        ({"moe_sft": {"learning_rate": 0.01}}, TUNED),
+        ({"moe_sft": {"save_minutes": 1}}, set()),
         ({"mixing": {"learning_rate": 0.02}}, EVALUATED | {"weighted_trained/lam~0.75"}),
         ({"seed": 7}, TUNED | {"moe"}),
         ({"data": {"max_length": 64}}, TUNED | {"tokens"}),
         ({"evaluation": {"base_prompt": "magicoder"}}, {"eval/base/problems.json", "summary.csv"}),
         ({"evaluation": {"models": ["base", "dense"]}}, {"summary.csv"}),
         ({"merge": {"lambdas": [0.75, 0.85]}}, {"summary.csv"}),
-        ({"gpus": 2, "trackers": ["wandb"]}, set()),
+        ({"gpus": 2, "report_to": ["wandb"]}, set()),
     ],
 )
 def test_a_changed_value_outdates_what_depends_on_it(place, changed, expected):
@@ -129,8 +129,8 @@ def test_a_changed_value_outdates_what_depends_on_it(place, changed, expected):
 
 def test_the_difference_names_key_and_values(place):
     make_all(wants())
-    (found,) = differences(wants(training={"learning_rate": 0.01}), "moe_sft")
-    assert found == "training.learning_rate: 5e-05 is now 0.01"
+    (found,) = differences(wants(moe_sft={"learning_rate": 0.01}), "moe_sft")
+    assert found == "moe_sft.learning_rate: 5e-05 is now 0.01"
 
 
 def test_other_content_of_the_users_files_outdates_what_is_made_from_it(place):
@@ -179,7 +179,7 @@ def test_what_was_deleted_is_not_wanted_again_unless_its_settings_changed(place,
     shutil.rmtree(folder)
     manifest_path(folder).unlink()
     assert outdated(wants()) == set()
-    changed = outdated(wants(training={"learning_rate": 0.01}))
+    changed = outdated(wants(moe_sft={"learning_rate": 0.01}))
     assert "eval/dense/lam~0.75/problems.json" in changed
 
 
@@ -204,7 +204,7 @@ def test_another_code_outdates_and_can_be_accepted(place, monkeypatch):
     current = Current(wants())
     current.begin((), accept_code=True)
     assert outdated(wants()) == set()
-    changed = wants(training={"learning_rate": 0.01})
+    changed = wants(moe_sft={"learning_rate": 0.01})
     Current(changed).begin((), accept_code=True)  # parameters are not accepted
     assert outdated(changed) == TUNED
 
@@ -242,7 +242,7 @@ def test_a_file_of_the_users_within_an_outdated_artifact_stops_it(place):
     mine("results/moe_sft/notes.txt")
     Current(wants()).check([])  # nothing is to be made there
     with pytest.raises(UserError, match=r"moe_sft/notes.txt is not in it"):
-        Current(wants(training={"learning_rate": 0.01})).check([])
+        Current(wants(moe_sft={"learning_rate": 0.01})).check([])
 
 
 @pytest.mark.parametrize(
@@ -310,11 +310,11 @@ def test_a_marker_is_newer_than_an_outdated_artifact_and_older_than_one_that_fit
 
 
 def test_the_chosen_values_are_those_that_are_no_defaults(place):
-    chosen = chosen_values(wants(seed=7, training={"max_steps": 3}).config)
+    chosen = chosen_values(wants(seed=7, moe_sft={"max_steps": 3}).config)
     assert chosen == {
         "base.model": "model",
         "data.train": "rows.jsonl",
         "evaluation.datasets": ["problems.jsonl"],
         "seed": 7,
-        "training.max_steps": 3,
+        "moe_sft.max_steps": 3,
     }

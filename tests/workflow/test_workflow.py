@@ -154,10 +154,10 @@ def test_the_published_recipe_plans_the_published_steps(new_project):
     for words in (
         "base --model=deepseek-ai/deepseek-coder-1.3b-base --revision=c919139c",
         "--num-experts=8 --num-experts-per-tok=6",
-        "--epochs=4.0 --per-device-batch-size=2 --gradient-accumulation-steps=32 "
-        "--learning-rate=5e-05 --scheduler=linear --warmup-steps=500 --optimizer=adafactor",
-        "--epochs=1.0 --per-device-batch-size=2 --gradient-accumulation-steps=32 "
-        "--learning-rate=1e-05 --scheduler=linear --warmup-steps=125 --optimizer=adafactor",
+        "--num-train-epochs=4.0 --per-device-train-batch-size=2 --gradient-accumulation-steps=32 "
+        "--learning-rate=5e-05 --lr-scheduler-type=linear --warmup-steps=500 --optim=adafactor",
+        "--num-train-epochs=1.0 --per-device-train-batch-size=2 --gradient-accumulation-steps=32 "
+        "--learning-rate=1e-05 --lr-scheduler-type=linear --warmup-steps=125 --optim=adafactor",
         "--max-length=1024",
         "--lam 0.75",
     ):

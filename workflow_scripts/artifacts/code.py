@@ -15,17 +15,22 @@ ROOT = PACKAGE.parent
 HASHED_WHOLE = 2**28
 SAMPLES, SAMPLE_BYTES = 256, 2**16
 DIGITS = 16  # of a module's hash: enough to tell versions apart
-# Modules that decide what is printed. They decide nothing about weights, rows or results.
+# Modules that decide what is printed and asked. Recipes hold what is asked for, so that no result
+# depends on these modules' code.
 PRESENTATION = {
-    "cli.py",
-    "config_file.py",
-    "configuration.py",
     "artifacts/code.py",
     "artifacts/recipe.py",
+    "cli/flags.py",
+    "cli/running.py",
+    "cli/training.py",
     "common/errors.py",
     "common/optional.py",
     "common/progress.py",
-    "config/keys.py",
+    "config/reads.py",
+    "config/section.py",
+    "config/sections.py",
+    "config/training.py",
+    "config/validation.py",
     "hub/repository.py",
     "reporting/dense_card.py",
     "reporting/model_card.py",

@@ -11,7 +11,7 @@ from workflow_scripts.common.errors import UserError
 MANIFEST_SUFFIX = ".manifest.json"
 GENERATIONS_SUFFIX = ".generations.jsonl"
 # Kinds that lie below a folder of the kind's name in the results folder, and how far below.
-DEPTHS = {"data": 2, "problems": 1, "eval": 3, "general": 3}
+DEPTHS = {"data": 2, "problems": 1, "eval": 3, "lm_eval": 3}
 DEPTHS |= {"validation": 2, "ground_truth": 1}
 DEPTHS |= {"weighted_init": 1, "weighted_trained": 1, "dense": 1}
 UNIFORM = "uniform"  # another folder of dense models: those merged from weighted_init

@@ -5,13 +5,13 @@ from collections.abc import Mapping
 from workflow_scripts.artifacts.artifact import Artifact
 from workflow_scripts.artifacts.code import code_hashes
 from workflow_scripts.artifacts.manifest import Recipe
-from workflow_scripts.config.keys import keys_of_step
+from workflow_scripts.config.reads import keys_of_step
 
 
 def make_recipe(step: str, options: Mapping, inputs: Mapping[str, Artifact | str]) -> Recipe:
     """The recipe of what a step makes of these inputs.
 
-    options: by flag; those that `artifacts.keys` does not name for the step are left out.
+    options: by flag; those that `config.reads` does not name for the step are left out.
     inputs: artifacts, or hashes of files.
     """
     origins = {

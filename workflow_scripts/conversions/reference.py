@@ -10,6 +10,7 @@ from workflow_scripts.checkpoints.layout import FfnLayer
 from workflow_scripts.checkpoints.reader import Checkpoint
 from workflow_scripts.checkpoints.writer import TensorPlan
 from workflow_scripts.common.errors import UserError
+from workflow_scripts.config.sections import MoeConfig
 from workflow_scripts.conversions.common import copy_plan, fused_plan
 
 PUBLISHED_TYPE = "llama_moe_upscaling"
@@ -63,7 +64,7 @@ FIXED = {
 }
 
 
-def reference_settings(config: dict) -> dict:
+def reference_settings(config: dict) -> MoeConfig:
     """The `moe` settings of a published config.json. Raises UserError for what the paper lacks."""
     if config.get("model_type") != PUBLISHED_TYPE:
         raise UserError(f"model_type is {config.get('model_type')!r}, not {PUBLISHED_TYPE!r}")
@@ -74,15 +75,14 @@ def reference_settings(config: dict) -> dict:
             raise UserError(f"{key} = {config[key]!r} is not supported, only {value!r}")
     if config["gate_type"] not in GATES:
         raise UserError(f"gate_type = {config['gate_type']!r}: must be one of {', '.join(GATES)}")
-    return {
-        "num_experts": config["num_experts"],
-        "num_experts_per_tok": config["num_selects"],
+    return MoeConfig(
+        num_experts=config["num_experts"],
+        num_experts_per_tok=config["num_selects"],
         **GATES[config["gate_type"]],
-        "router": config["gate_network"],
-        "router_noise": config["gate_add_noise"],
-        "balance_loss_coef": config["gate_balance_loss_weight"] * config["gate_use_balance"],
-        "upcycled_layers": None,
-    }
+        router=config["gate_network"],
+        router_noise=config["gate_add_noise"],
+        balance_loss_coef=config["gate_balance_loss_weight"] * config["gate_use_balance"],
+    )
 
 
 def reference_base_config(config: dict) -> dict:
@@ -95,13 +95,13 @@ def reference_base_config(config: dict) -> dict:
     }
 
 
-def import_reference(published: Checkpoint, settings: dict) -> list[TensorPlan]:
+def import_reference(published: Checkpoint, moe: MoeConfig) -> list[TensorPlan]:
     """Plan our tensors from those of a published MoE checkpoint."""
     plans = [copy_plan(published, name) for name in published.names if ".mlp." not in name]
     for index in range(published.config["num_hidden_layers"]):
         layer = FfnLayer(f"model.layers.{index}.mlp", index)
-        plans += _expert_plans(published, layer, settings)
-        plans += _router_plans(published, layer, settings)
+        plans += _expert_plans(published, layer, moe)
+        plans += _router_plans(published, layer, moe)
     return plans
 
 
@@ -110,10 +110,10 @@ def _expert_name(layer: FfnLayer, projection: str, expert: int) -> str:
     return f"{layer.prefix}.calculator.experts.weight_{part}.{expert}.weight"
 
 
-def _expert_plans(published: Checkpoint, layer: FfnLayer, settings: dict) -> Iterable[TensorPlan]:
-    experts = range(settings["num_experts"])
+def _expert_plans(published: Checkpoint, layer: FfnLayer, moe: MoeConfig) -> Iterable[TensorPlan]:
+    experts = range(moe.num_experts)
     form = layer.form
-    if settings["shared_expert"]:
+    if moe.shared_expert:
         for projection in form.projections:
             name = _expert_name(layer, projection, 0)
             yield copy_plan(published, name, layer.shared(projection))
@@ -124,12 +124,12 @@ def _expert_plans(published: Checkpoint, layer: FfnLayer, settings: dict) -> Ite
     yield fused_plan(published, layer.experts_out(), outputs, len(experts))
 
 
-def _router_plans(published: Checkpoint, layer: FfnLayer, settings: dict) -> Iterable[TensorPlan]:
+def _router_plans(published: Checkpoint, layer: FfnLayer, moe: MoeConfig) -> Iterable[TensorPlan]:
     gate = f"{layer.prefix}.gate"
-    if settings["router"] == "mlp":
+    if moe.router == "mlp":
         yield copy_plan(published, f"{gate}.gate_network.0.weight", layer.router("input"))
         yield copy_plan(published, f"{gate}.gate_network.2.weight", layer.router("output"))
     else:
         yield copy_plan(published, f"{gate}.gate_network.weight", layer.router("input"))
-    if settings["router_noise"]:
+    if moe.router_noise:
         yield copy_plan(published, f"{gate}.weight_noise.weight", layer.router("noise"))

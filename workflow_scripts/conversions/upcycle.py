@@ -8,22 +8,23 @@ from workflow_scripts.checkpoints.layout import FfnLayer, dense_layers, outside
 from workflow_scripts.checkpoints.reader import Checkpoint
 from workflow_scripts.checkpoints.writer import TensorPlan
 from workflow_scripts.common.errors import UserError
+from workflow_scripts.config.sections import MoeConfig
 from workflow_scripts.conversions.common import copy_plan, fused_plan
 
 DEFAULT_INITIALIZER_RANGE = 0.02
 
 
-def upcycle(base: Checkpoint, settings: dict, seed: int) -> list[TensorPlan]:
+def upcycle(base: Checkpoint, moe: MoeConfig, seed: int) -> list[TensorPlan]:
     """Plan the tensors of the upcycled model.
 
-    `settings` is the config's section `moe`. Router weights are normal with the base's
+    moe: the config's section `moe`. Router weights are normal with the base's
     initializer_range, drawn from `seed` and the tensor's name; the noise weights are zero.
     """
-    layers = chosen_layers(base, settings["upcycled_layers"])
+    layers = chosen_layers(base, moe.upcycled_layers)
     plans = [copy_plan(base, name) for name in outside(base.names, layers)]
     for layer in layers:
-        plans += _expert_plans(base, layer, settings)
-        plans += _router_plans(base, layer, settings, seed)
+        plans += _expert_plans(base, layer, moe)
+        plans += _router_plans(base, layer, moe, seed)
     return plans
 
 
@@ -40,7 +41,7 @@ def chosen_layers(base: Checkpoint, indices: list[int] | None) -> list[FfnLayer]
     return [layer for layer in layers if layer.index in indices]
 
 
-def upcycled_config(base_config: dict, settings: dict, dtype: str) -> dict:
+def upcycled_config(base_config: dict, moe: MoeConfig, dtype: str) -> dict:
     """The config.json of the upcycled model, which holds the base's unchanged."""
     architectures = [f"Xft{name}" for name in base_config.get("architectures") or []]
     return {
@@ -48,7 +49,7 @@ def upcycled_config(base_config: dict, settings: dict, dtype: str) -> dict:
         "base_config": base_config,
         "dtype": dtype,
         "model_type": "xft",
-        **settings,
+        **moe.model_dump(),
     }
 
 
@@ -67,9 +68,9 @@ def weights_dtype(base: Checkpoint) -> str:
     return FLOAT_NAMES[dtypes.pop()]
 
 
-def _expert_plans(base: Checkpoint, layer: FfnLayer, settings: dict) -> Iterable[TensorPlan]:
-    routed = settings["num_experts"] - settings["shared_expert"]
-    if settings["shared_expert"]:
+def _expert_plans(base: Checkpoint, layer: FfnLayer, moe: MoeConfig) -> Iterable[TensorPlan]:
+    routed = moe.num_experts - moe.shared_expert
+    if moe.shared_expert:
         for tensor in layer.tensors:
             yield copy_plan(base, layer.dense(*tensor), layer.shared(*tensor))
     for part in layer.parts:
@@ -80,19 +81,19 @@ def _expert_plans(base: Checkpoint, layer: FfnLayer, settings: dict) -> Iterable
 
 
 def _router_plans(
-    base: Checkpoint, layer: FfnLayer, settings: dict, seed: int
+    base: Checkpoint, layer: FfnLayer, moe: MoeConfig, seed: int
 ) -> Iterable[TensorPlan]:
-    routed = settings["num_experts"] - settings["shared_expert"]
+    routed = moe.num_experts - moe.shared_expert
     first = layer.dense(layer.form.inputs[0])
     hidden, dtype = base.shape(first)[1], base.dtype(first)
     std = base.config.get("initializer_range") or DEFAULT_INITIALIZER_RANGE
     shapes = {"input": (routed, hidden)}
-    if settings["router"] == "mlp":
+    if moe.router == "mlp":
         shapes["output"] = (routed, routed)
     for part, shape in shapes.items():
         name = layer.router(part)
         yield TensorPlan(name, dtype, shape, _drawer(name, shape, dtype, std, seed))
-    if settings["router_noise"]:
+    if moe.router_noise:
         name = layer.router("noise")
         yield TensorPlan(
             name, dtype, (routed, hidden), _drawer(name, (routed, hidden), dtype, 0, seed)

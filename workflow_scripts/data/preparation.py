@@ -11,6 +11,7 @@ import numpy as np
 from workflow_scripts.artifacts.manifest import hash_file
 from workflow_scripts.common.errors import UserError
 from workflow_scripts.common.progress import progress, say
+from workflow_scripts.config.sections import TokensConfig
 from workflow_scripts.data.duplicates import find_exact, find_near
 from workflow_scripts.data.examples import Tokens, tokenize_rows
 from workflow_scripts.data.instructions import BadRow, Row, describe, read_rows
@@ -18,11 +19,11 @@ from workflow_scripts.data.templates import make_template
 
 
 def prepare(
-    file: Path, tokenizer, options: dict, find_trace: Callable | None = None
+    file: Path, tokenizer, options: TokensConfig, find_trace: Callable | None = None
 ) -> tuple[Tokens, dict]:
     """The tokens of a file of rows, and a report of what was left out.
 
-    options: those of `configuration.TOKENS_OPTIONS`, the template by its identity. find_trace:
+    options: with the template by its identity. find_trace:
     `contamination.Detector.find`, where rows that give away evaluation problems are to be left out.
     Raises UserError where a row is bad and none may be, or too few rows are left.
     """
@@ -30,22 +31,22 @@ def prepare(
         raise UserError(
             f"the tokenizer of {tokenizer.name_or_path} has no EOS token to end a response with"
         )
-    template = make_template(options["template"], tokenizer)
-    columns = options["instruction_column"], options["response_column"]
-    good, bad = read_rows(file, *columns, options["limit"])
-    _check_bad(bad, good, options["bad_rows"])
+    template = make_template(options.template, tokenizer)
+    columns = options.instruction_column, options.response_column
+    good, bad = read_rows(file, *columns, options.limit)
+    _check_bad(bad, good, options.bad_rows)
     removed = [{"row": row.number, "reason": "bad", "fault": row.fault} for row in bad]
     rows = good
-    for find in _filters(options["deduplicate"], find_trace):
+    for find in _filters(options.deduplicate, find_trace):
         found = find(rows)
         removed += found
         rows = _without(rows, {entry["row"] for entry in found})
     if not rows:
         raise UserError(f"no row of {file} is left: {_counts(removed)}")
-    tokens, cut = tokenize_rows(rows, tokenizer, template, options["max_length"])
+    tokens, cut = tokenize_rows(rows, tokenizer, template, options.max_length)
     too_long = _without(rows, set(tokens.numbers.tolist()))
     removed += [{"row": row.number, "reason": "prompt fills the window"} for row in too_long]
-    tokens = _hold_out(tokens, rows, options["validation_rows"])
+    tokens = _hold_out(tokens, rows, options.validation_rows)
     return tokens, {
         "data_sha256": hash_file(file),
         "rows": len(good) + len(bad),

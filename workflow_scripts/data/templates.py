@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from workflow_scripts.common.errors import UserError, did_you_mean
+from workflow_scripts.config.sections import TokensConfig
 
 SLOT = "{instruction}"
 # The template of the paper (and of Magicoder, on which it builds). The response follows directly.
@@ -50,6 +51,11 @@ def read_template(name_or_file: str, names: tuple[str, ...] = NAMES) -> str:
             f"{file} holds {SLOT} {text.count(SLOT)} times; a template holds it exactly once"
         )
     return text
+
+
+def with_template_read(options: TokensConfig) -> TokensConfig:
+    """The options with their template by its identity. Raises UserError as `read_template`."""
+    return options.model_copy(update={"template": read_template(options.template)})
 
 
 def make_template(identity: str, tokenizer) -> "TextTemplate | ChatTemplate":

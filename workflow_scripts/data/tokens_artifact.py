@@ -18,7 +18,8 @@ from workflow_scripts.artifacts.manifest import (
 )
 from workflow_scripts.checkpoints.writer import TensorPlan
 from workflow_scripts.common.errors import UserError
-from workflow_scripts.configuration import TOKENS_OPTIONS
+from workflow_scripts.config.section import keys
+from workflow_scripts.config.sections import TokensConfig
 from workflow_scripts.data.examples import Tokens
 
 KIND = "tokens"
@@ -45,7 +46,7 @@ class TokensArtifact:
 
 
 def write_tokens(
-    out: Path, tokens: Tokens, options: dict, model: Path, data_hash: str, recipe: Recipe
+    out: Path, tokens: Tokens, options: TokensConfig, model: Path, data_hash: str, recipe: Recipe
 ) -> None:
     """Write tokens as an artifact.
 
@@ -59,7 +60,7 @@ def write_tokens(
         for name, dtype in DTYPES.items()
         for array in [getattr(tokens, name)]
     ]
-    parameters = options | {"tokenizer": tokenizer_hashes(model)}
+    parameters = options.model_dump() | {"tokenizer": tokenizer_hashes(model)}
     with create_artifact(out, KIND, parameters, {"data": data_hash}, recipe) as draft:
         draft.write_tensors(plans)
 
@@ -78,7 +79,7 @@ def open_tokens(path: Path, model: Path, full: bool = False) -> TokensArtifact:
     return TokensArtifact(artifact, Tokens(**arrays))
 
 
-def read_options(path: Path) -> dict:
+def read_options(path: Path) -> TokensConfig:
     """The options that tokens were made with. Raises UserError where `path` holds none."""
     if not manifest_path(path).exists():
         raise UserError(
@@ -88,7 +89,8 @@ def read_options(path: Path) -> dict:
     manifest: Manifest = read_manifest(manifest_path(path))
     if manifest.kind != KIND:
         raise UserError(f"{path} is of kind {manifest.kind}, not {KIND}")
-    return {name: manifest.parameters[name] for name in TOKENS_OPTIONS}
+    held = {name: manifest.parameters[name] for name in keys(TokensConfig)}
+    return TokensConfig.model_construct(**held)
 
 
 def tokenizer_hashes(model: Path) -> dict[str, str]:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from workflow_scripts.common.errors import UserError, did_you_mean
+from workflow_scripts.config.sections import problem_label
 from workflow_scripts.hub.named_sets import NAMED_SETS, NamedSet, unpacked
 
 SUFFIXES = (".jsonl", ".jsonl.gz")
@@ -67,7 +68,7 @@ def load_problems(name_or_file: str) -> ProblemSet:
     content = unpacked(file)
     problems = tuple(_parse(row, where) for row, where in _rows(content, file))
     return ProblemSet(
-        name=label(name_or_file),
+        name=problem_label(name_or_file),
         form=_form(problems, file),
         file=file,
         sha256=hashlib.sha256(content).hexdigest(),
@@ -87,16 +88,6 @@ def split_mbpp(problem: Problem) -> tuple[str, str]:
         raise UserError(f"{problem.task_id}: the prompt is no docstring with an assertion")
     request = request.strip()
     return request if request.endswith(".") else request + ".", (keyword + rest).strip()
-
-
-def add_dataset_flag(parser) -> None:
-    """Add --dataset, what `load_problems` takes."""
-    parser.add_argument(
-        "--dataset",
-        required=True,
-        metavar="NAME_OR_FILE",
-        help="humaneval, mbpp, or a file of problems in HumanEval+ form (.jsonl or .jsonl.gz).",
-    )
 
 
 def _locate(name_or_file: str) -> Path:
@@ -128,11 +119,6 @@ def _locate_file(name: str) -> Path:
     if not name.endswith(SUFFIXES):
         raise UserError(f"{name}: a file of problems ends in {' or '.join(SUFFIXES)}")
     return file
-
-
-def label(name_or_file: str) -> str:
-    """What a set of problems is called in results: its name, or its file's without the ending."""
-    return Path(name_or_file).name.removesuffix(".gz").removesuffix(".jsonl")
 
 
 def _rows(content: bytes, file: Path) -> Iterator[tuple[str, str]]:

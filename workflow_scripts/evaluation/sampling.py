@@ -2,11 +2,13 @@
 
 import hashlib
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 from workflow_scripts.common.optional import installed
 from workflow_scripts.common.progress import say
+from workflow_scripts.config.sections import GenerationConfig
 from workflow_scripts.evaluation import generation, loading, vllm_backend
 from workflow_scripts.evaluation.generation import Completion, Sampling
 from workflow_scripts.evaluation.journal import Journal
@@ -15,7 +17,6 @@ from workflow_scripts.evaluation.prompts import TaskPrompt
 from workflow_scripts.evaluation.result import package_versions
 from workflow_scripts.evaluation.samples import Sample
 
-OPTIONS = ("backend", "max_new_tokens", "batch_size", "samples", "temperature", "top_p")
 # By backend: what loads a model folder, and what generates with it.
 BACKENDS = {
     "transformers": (loading.load_model, generation.generate),
@@ -23,30 +24,51 @@ BACKENDS = {
 }
 
 
+@dataclass(frozen=True)
+class SamplingOptions:
+    """How a model writes. prompt: the identity of a template. seed: None if nothing is drawn.
+    threads: None if the backend chooses them.
+    """
+
+    generation: GenerationConfig
+    prompt: str
+    seed: int | None
+    threads: int | None
+
+    @property
+    def settings(self) -> dict:
+        """The options as they are kept with the samples."""
+        own = {"prompt": self.prompt, "seed": self.seed, "threads": self.threads}
+        return self.generation.model_dump() | own
+
+
 def sample(
     model_folder: str,
     prompts: Sequence[TaskPrompt],
-    options: dict,
+    options: SamplingOptions,
     journal_file: Path,
     verify_all: bool,
 ) -> tuple[list[Sample], Journal]:
     """`samples` samples for each prompt, the prompts in order; and the journal, to be removed once
     they are judged: what a job wrote is removed where it fails.
 
-    options: those of `OPTIONS`, prompt, seed and threads. verify_all: the model is hashed whole.
+    verify_all: the model is hashed whole.
     Raises UserError where the model does not fit its manifest, or cannot be loaded.
     """
     identity = artifact_id(Path(model_folder), full=verify_all)
-    load, generate = BACKENDS[options["backend"]]
-    model, tokenizer = load(Path(model_folder), options["threads"])
-    settings = {name: options[name] for name in ("prompt", *OPTIONS, "seed", "threads")}
+    load, generate = BACKENDS[options.generation.backend]
+    model, tokenizer = load(Path(model_folder), options.threads)
     origin = {
         "model": {"path": model_folder, "id": identity},
-        "settings": settings
+        "settings": options.settings
         | {"device": model.device.type, "dtype": str(model.dtype).removeprefix("torch.")},
-        "versions": package_versions("torch", "transformers", *installed(options["backend"])),
+        "versions": package_versions(
+            "torch", "transformers", *installed(options.generation.backend)
+        ),
     }
-    requests = [(prompt, number) for prompt in prompts for number in range(options["samples"])]
+    requests = [
+        (prompt, number) for prompt in prompts for number in range(options.generation.samples)
+    ]
     journal = Journal(journal_file, origin | _content(model_folder, identity, prompts))
     generate = partial(generate, model, tokenizer)
     completions = _complete(generate, requests, options, journal)
@@ -66,16 +88,19 @@ def sample(
 
 
 def _complete(
-    generate: Callable, requests: list[tuple[TaskPrompt, int]], options: dict, journal: Journal
+    generate: Callable,
+    requests: list[tuple[TaskPrompt, int]],
+    options: SamplingOptions,
+    journal: Journal,
 ) -> list[Completion]:
     finished = dict(journal.finished)
     left = [place for place in range(len(requests)) if place not in finished]
     if finished:
         say(f"going on: {len(finished)} of {len(requests)} are written")
-    sampling = None
-    if options["temperature"]:
-        seeds = [_seed(options["seed"], *requests[place]) for place in left]
-        sampling = Sampling(options["temperature"], options["top_p"], seeds)
+    generation, sampling = options.generation, None
+    if generation.temperature:
+        seeds = [_seed(options.seed, *requests[place]) for place in left]
+        sampling = Sampling(generation.temperature, generation.top_p, seeds)
 
     def keep(number: int, completion: Completion) -> None:
         finished[left[number]] = completion
@@ -83,8 +108,8 @@ def _complete(
 
     generate(
         [requests[place][0] for place in left],
-        max_new_tokens=options["max_new_tokens"],
-        batch_size=options["batch_size"],
+        max_new_tokens=generation.max_new_tokens,
+        batch_size=generation.batch_size,
         sampling=sampling,
         on_completion=keep,
     )

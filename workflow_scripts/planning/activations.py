@@ -160,13 +160,13 @@ def _mixture(tokens: int, hidden: int, intermediate: int, models: Models, number
     """The routed experts' gathered tokens, insides and outputs; the shared expert; the router."""
     chosen, inner = models.chosen, 4 if models.layers[0].form.gated else 2
     values = chosen * (2 * hidden + inner * intermediate)
-    if models.moe["shared_expert"]:
+    if models.moe.shared_expert:
         shared = _mlp(tokens, hidden, intermediate, models, numbers)
         values += hidden  # its output, for the gradient of its weight in the mixture
     else:
         shared = tokens * hidden * numbers.compute  # the router's input
     if numbers.autocast:  # the router's and the noise's
-        values += (1 + models.moe["router_noise"]) * hidden
+        values += (1 + models.moe.router_noise) * hidden
     return shared + tokens * (values * numbers.compute + _router(models))
 
 
@@ -174,7 +174,7 @@ def _router(models: Models) -> int:
     """For each token: probabilities and choices, where they go to, and what the noise needs."""
     routed, chosen = models.routed, models.chosen
     saved = FP32 * (2 * routed + 3 * chosen + 1) + INT64 * (3 * chosen + 1)
-    if models.moe["router_noise"]:
+    if models.moe.router_noise:
         saved += (5 * FP32 + 1) * routed + INT64 * (chosen + 1)
     return saved
 

@@ -10,6 +10,8 @@ import math
 from dataclasses import dataclass
 from fractions import Fraction
 
+from workflow_scripts.config.sections import EvaluationConfig
+from workflow_scripts.config.training import TrainingConfig
 from workflow_scripts.planning.architectures import read_heads
 from workflow_scripts.planning.disk import expert_bytes
 from workflow_scripts.planning.gpus import HOST_BANDWIDTH, Gpu
@@ -41,20 +43,22 @@ class Work:
         return (seconds + self.steps * self.read_bytes / HOST_BANDWIDTH) / 3600
 
 
-def training_work(models: Models, job: Job, options: dict, rows: Rows, mixing: bool) -> Work | None:
+def training_work(
+    models: Models, job: Job, options: TrainingConfig, rows: Rows, mixing: bool
+) -> Work | None:
     """The work of a training with the options of its section; None for an unknown number of rows.
 
     Counts the rows of all processes.
     """
     in_a_step = job.batch.rows * job.accumulation * job.processes
-    if options["max_steps"]:
-        steps = options["max_steps"]
+    if options.max_steps:
+        steps = options.max_steps
         passed = steps * in_a_step
     elif rows.number is None:
         return None
     else:
-        steps = math.ceil(Fraction(options["epochs"]) * math.ceil(rows.number / in_a_step))
-        passed = round(rows.number * options["epochs"])
+        steps = math.ceil(Fraction(options.num_train_epochs) * math.ceil(rows.number / in_a_step))
+        passed = round(rows.number * options.num_train_epochs)
     length = job.batch.length
     tokens = passed * length
     likely = None if rows.tokens is None else round(passed * min(rows.tokens, length))
@@ -77,7 +81,12 @@ def _flops_per_token(models: Models, job: Job, mixing: bool) -> float:
 
 
 def generation_seconds(
-    models: Models, mixture: bool, problems: int, options: dict, gpu: Gpu, utilisation: float
+    models: Models,
+    mixture: bool,
+    problems: int,
+    options: EvaluationConfig,
+    gpu: Gpu,
+    utilisation: float,
 ) -> float:
     """Seconds at most in which the base or the mixture writes on so many problems.
 
@@ -85,9 +94,9 @@ def generation_seconds(
     all experts, are read once for each token of a batch; utilisation: the share of the FLOPs that
     it gets. On a CPU the weights are fp32, on a GPU as they are stored.
     """
-    samples = problems * options["samples"]
-    steps = math.ceil(samples / options["batch_size"]) * options["max_new_tokens"]
-    tokens = samples * (PROMPT_TOKENS + options["max_new_tokens"])
+    samples = problems * options.samples
+    steps = math.ceil(samples / options.batch_size) * options.max_new_tokens
+    tokens = samples * (PROMPT_TOKENS + options.max_new_tokens)
     active = models.moe_active if mixture else models.dense_total
     table = models.mixture if mixture else models.base
     on_gpu = gpu.memory > 0

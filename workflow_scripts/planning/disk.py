@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from workflow_scripts.checkpoints.dtypes import DTYPE_BYTES
 from workflow_scripts.checkpoints.layout import moe_layers
+from workflow_scripts.config.sections import XftConfig
 from workflow_scripts.conversions.extract import extract_ffn
 from workflow_scripts.planning.memory import FP32, Job, optimizer_bytes, weight_bytes
 from workflow_scripts.planning.parameters import Models
@@ -20,10 +21,10 @@ class Space:
     remark: str = ""
 
 
-def disk_space(models: Models, config: dict, job: Job) -> list[Space]:
+def disk_space(models: Models, config: XftConfig, job: Job) -> list[Space]:
     """What a run writes, in the order of its steps. job: of step 2, whose checkpoints are large."""
     mixture = models.mixture.nbytes
-    evaluated = config["evaluation"]["models"]
+    evaluated = config.evaluation.models
     spaces = [
         Space("base", 0, f"links to {models.base.nbytes / 1e9:.1f} GB"),
         *(_baseline_space(models, job) if "sft" in evaluated else []),
@@ -31,11 +32,11 @@ def disk_space(models: Models, config: dict, job: Job) -> list[Space]:
         Space("checkpoints of moe_sft", checkpoint_bytes(models, job), "at most, while it trains"),
         Space("moe_sft", mixture),
     ]
-    if not models.moe["shared_expert"]:
+    if not models.moe.shared_expert:
         return spaces
-    lambdas = config["merge"]["lambdas"]
+    lambdas = config.merge.lambdas
     ffn = planned_table(extract_ffn(models.mixture), models.base)
-    logits = FP32 * models.routed * _sets(models, config["mixing"]["granularity"])
+    logits = FP32 * models.routed * _sets(models, config.mixing.granularity)
     each = f"for each lambda ({len(lambdas)})"
     kept = {"all": "", "best": "; the best one stays", "none": "; none stays"}
     return [
@@ -44,7 +45,7 @@ def disk_space(models: Models, config: dict, job: Job) -> list[Space]:
         Space("weighted_init", logits * len(lambdas), each),
         Space("weighted_trained", logits * len(lambdas), each),
         *(
-            Space(name, models.base.nbytes * len(lambdas), each + kept[config["merge"]["keep"]])
+            Space(name, models.base.nbytes * len(lambdas), each + kept[config.merge.keep])
             for name in ("uniform", "dense")
             if name == "dense" or name in evaluated
         ),
@@ -81,4 +82,4 @@ def _sets(models: Models, granularity: str) -> int:
 def expert_bytes(models: Models) -> int:
     """Of the experts' FFN weights in the file that step 6 maps."""
     width = DTYPE_BYTES[models.base.dtype(models.upcycled[0].dense(models.upcycled[0].form.output))]
-    return width * models.ffn * models.moe["num_experts"]
+    return width * models.ffn * models.moe.num_experts

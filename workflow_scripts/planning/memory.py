@@ -39,7 +39,7 @@ class Job:
     batch: Batch
     accumulation: int
     precision: str
-    optimizer: str
+    optim: str
     checkpointing: bool = False
     offload: bool = False
     on_gpu: bool = True
@@ -186,9 +186,9 @@ def _temporary_weights(models: Models, job: Job) -> int:
 def optimizer_bytes(models: Models, job: Job) -> int:
     """The state of the whole optimiser. ZeRO's Adafactor works on flat shards, unfactored."""
     total = models.moe_total
-    if job.optimizer == "adafactor":
+    if job.optim == "adafactor":
         return FP32 * (total if job.zero else _factored(models))
-    if job.optimizer == "adamw_8bit":
+    if job.optim == "adamw_8bit":
         return sum(_eight_bit_bytes(*item) for item in models.mixture.parameters.items())
     return 2 * total * (FP32 if job.zero else weight_bytes(job))
 
@@ -225,9 +225,9 @@ def _step_bytes(models: Models, job: Job) -> int:
     if job.zero:
         shard = models.moe_total // job.share
         return FP32 * (min(shard, ZERO3_GROUP) if job.launch == "zero3" else shard)
-    if job.optimizer == "adafactor":
+    if job.optim == "adafactor":
         return largest * FP32 * (4 if weight == BF16 else 2)
-    if job.optimizer == "adamw":
+    if job.optim == "adamw_torch":
         return weight * models.moe_total // job.share if job.on_gpu else 2 * weight * largest
     return 0
 

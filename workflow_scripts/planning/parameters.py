@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from workflow_scripts.checkpoints.layout import FfnLayer, dense_layers
+from workflow_scripts.config.sections import MoeConfig
 from workflow_scripts.conversions.upcycle import chosen_layers, upcycle
 from workflow_scripts.planning.tensors import TensorTable, planned_table
 
@@ -13,7 +14,7 @@ class Models:
     """The base and the mixture that `moe`, the config's section, makes of it."""
 
     base: TensorTable
-    moe: dict
+    moe: MoeConfig
 
     @cached_property
     def mixture(self) -> TensorTable:
@@ -28,17 +29,17 @@ class Models:
     @cached_property
     def upcycled(self) -> list[FfnLayer]:
         """The MLPs that become mixtures."""
-        return chosen_layers(self.base, self.moe["upcycled_layers"])
+        return chosen_layers(self.base, self.moe.upcycled_layers)
 
     @property
     def routed(self) -> int:
         """Routed experts of a layer: all but the shared one."""
-        return self.moe["num_experts"] - self.moe["shared_expert"]
+        return self.moe.num_experts - self.moe.shared_expert
 
     @property
     def chosen(self) -> int:
         """Routed experts that compute a token."""
-        return self.moe["num_experts_per_tok"] - self.moe["shared_expert"]
+        return self.moe.num_experts_per_tok - self.moe.shared_expert
 
     @property
     def ffn(self) -> int:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import zip_longest
 
-from workflow_scripts.config_file import MERGED
+from workflow_scripts.config.sections import MERGED, XftConfig
 from workflow_scripts.planning.calibration import product_flops
 from workflow_scripts.planning.compute import (
     PROMPT_TOKENS,
@@ -60,7 +60,7 @@ class Plan:
     gpu_name: in GPUS, or None on a CPU; utilisation: the share of its FLOPs that a training gets.
     """
 
-    config: dict
+    config: XftConfig
     models: Models
     rows: Rows
     gpu_name: str | None
@@ -77,7 +77,7 @@ class Plan:
 
     @cached_property
     def tuning(self) -> Job:
-        return configured_job(self.config, "training", self.processes, self.gpu is not None)
+        return configured_job(self.config, "moe_sft", self.processes, self.gpu is not None)
 
     @cached_property
     def mixing(self) -> Job:
@@ -93,7 +93,7 @@ class Plan:
     @cached_property
     def works(self) -> tuple[Work | None, Work | None]:
         """Of step 2, as advised, and of step 6, for one lambda."""
-        training, mixing = self.config["training"], self.config["mixing"]
+        training, mixing = self.config.moe_sft, self.config.mixing
         return (
             training_work(self.models, self.chosen, training, self.rows, mixing=False),
             training_work(self.models, self.mixing, mixing, self.rows, mixing=True),
@@ -116,7 +116,7 @@ class Plan:
         """This machine's CPU, by products of the base's MLP in this precision."""
         base, tokens = self.models.base.config, self.tuning.batch.tokens
         sizes = base["hidden_size"], base["intermediate_size"]
-        return cpu(product_flops(tokens, *sizes, precision, self.config["threads"]))
+        return cpu(product_flops(tokens, *sizes, precision, self.config.threads))
 
     @cached_property
     def advice(self) -> Advice:
@@ -131,7 +131,7 @@ class Plan:
 
     @property
     def merges(self) -> bool:
-        return self.models.moe["shared_expert"]
+        return self.models.moe.shared_expert
 
 
 def summary(plan: Plan) -> list[str]:
@@ -163,7 +163,7 @@ def report(plan: Plan) -> str:
 
 def _sections(plan: Plan) -> Iterable[list[str]]:
     """The lines of each part, the first of which says what it is."""
-    base = plan.config["base"]["model"]
+    base = plan.config.base.model
     yield summary(plan)
     yield [
         f"Parameters of {base}: {plan.models.base.source}",
@@ -275,7 +275,7 @@ def _on_this_cpu(plan: Plan) -> Iterable[list[str]]:
     processor = plan.measured(plan.tuning.precision)
     names = ("step 2", "step 6, each lambda") if plan.merges else ("step 2",)
     hours = plan.hours_on(processor, CPU_UTILISATION)[: len(names)]
-    threads = plan.config["threads"]
+    threads = plan.config.threads
     yield [
         f"Hours at most on this CPU, roughly: at {CPU_UTILISATION:.0%} of the "
         f"{processor.fp32 / 1e9:,.0f} GFLOPs a second",
@@ -289,7 +289,7 @@ def _on_this_cpu(plan: Plan) -> Iterable[list[str]]:
 
 def _evaluation(plan: Plan, processor: Gpu, utilisation: float) -> list[str]:
     """Hours of each evaluated model, one after the other on one processor."""
-    options = plan.config["evaluation"]
+    options = plan.config.evaluation
     problems = count_problems(options)
     if problems is None:
         return ["Evaluation", "  A file of problems is not on this machine"]
@@ -303,12 +303,12 @@ def _evaluation(plan: Plan, processor: Gpu, utilisation: float) -> list[str]:
                 / 3600
             ),
         )
-        for name in options["models"]
+        for name in options.models
     ]
     return [
         f"Evaluation, hours at most: {problems} problems, prompts of {PROMPT_TOKENS} tokens and "
-        f"{options['max_new_tokens']} new ones,",
-        f"  {options['batch_size']} at once, by transformers. Most texts end earlier, and judging "
+        f"{options.max_new_tokens} new ones,",
+        f"  {options.batch_size} at once, by transformers. Most texts end earlier, and judging "
         "comes on top",
         *_table(rows),
     ]
@@ -323,7 +323,7 @@ def _disk_rows(spaces: list[Space]) -> Iterable[tuple[str, ...]]:
 def _batch(job: Job) -> str:
     return (
         f"{job.batch.rows} rows of {job.batch.length}, {job.accumulation} accumulated, "
-        f"{job.precision}, {job.optimizer}"
+        f"{job.precision}, {job.optim}"
     )
 
 

@@ -12,7 +12,7 @@ from functools import cached_property
 from pathlib import Path
 
 from workflow_scripts.common.errors import UserError
-from workflow_scripts.config.launch import world_size
+from workflow_scripts.config.sections import DataConfig, XftConfig
 from workflow_scripts.planning.architectures import read_heads
 from workflow_scripts.planning.compute import (
     PROMPT_TOKENS,
@@ -65,12 +65,12 @@ UNKNOWN_EVALUATION = Needs(8000, MOST_MINUTES // 2)
 class Requests:
     """What steps ask for under a completed configuration. base: its folder, if it is there yet."""
 
-    config: dict
+    config: XftConfig
     base: Path
 
     @property
     def on_gpu(self) -> bool:
-        return self.config["gpus"] > 0
+        return self.config.gpus > 0
 
     @property
     def libraries(self) -> int:
@@ -88,7 +88,7 @@ class Requests:
     @cached_property
     def _models(self) -> Models | None:
         table = read_table(self.base)
-        models = Models(table, self.config["moe"])
+        models = Models(table, self.config.moe)
         return models if models.mixture and set(NEEDED_KEYS) <= table.config.keys() else None
 
     def conversion(self) -> Needs:
@@ -100,21 +100,21 @@ class Requests:
         return Needs(_mb(LIBRARIES + 4 * largest), max(minutes, MINUTES))
 
     def training(self, section: str) -> Needs:
-        """Of the step that the config's section `training`, `sft` or `mixing` belongs to."""
-        processes = self.config[section]["processes"]
+        """Of the step that the config's section `moe_sft`, `sft` or `mixing` belongs to."""
+        options = getattr(self.config, section)
+        processes = options.processes
         if self.models is None:
             unknown = UNKNOWN_TRAINING
             return replace(unknown, mem_mb=unknown.mem_mb * processes)
-        world = world_size(self.config[section])
-        job = configured_job(self.config, section, world, self.on_gpu)
+        job = configured_job(self.config, section, options.world_size, self.on_gpu)
         models = _smallest_mixture(self.models) if section == "sft" else self.models
         host = _mixing_host if section == "mixing" else _tuning_host
         nbytes = host(models, job, processes) + processes * self.libraries
         return Needs(_mb(nbytes), self._training_minutes(section, models, job))
 
     def _training_minutes(self, section: str, models: Models, job: Job) -> int:
-        options, mixing = self.config[section], section == "mixing"
-        rows = Rows(_rows_at_most(self.config["data"]), None)
+        rows = Rows(_rows_at_most(self.config.data), None)
+        options, mixing = getattr(self.config, section), section == "mixing"
         work = training_work(models, job, options, rows, mixing)
         if work is None:
             return MOST_MINUTES
@@ -122,7 +122,7 @@ class Requests:
 
     @property
     def _processor(self) -> Gpu:
-        return SLOW_GPU if self.on_gpu else cpu(THREAD_FLOPS * self.config["threads"])
+        return SLOW_GPU if self.on_gpu else cpu(THREAD_FLOPS * self.config.threads)
 
     def evaluation(self, model: str) -> Needs:
         """Of the generation by a model, or its loss. model: its name in the results."""
@@ -130,10 +130,10 @@ class Requests:
             return UNKNOWN_EVALUATION
         is_mixture = model.startswith("moe")
         table = self.models.mixture if is_mixture else self.models.base
-        options = self.config["evaluation"]
-        length = PROMPT_TOKENS + options["max_new_tokens"]
+        options = self.config.evaluation
+        length = PROMPT_TOKENS + options.max_new_tokens
         weights = table.nbytes if self.on_gpu else FP32 * sum(table.parameters.values())
-        cache = 0 if self.on_gpu else options["batch_size"] * length * _cache_bytes(table)
+        cache = 0 if self.on_gpu else options.batch_size * length * _cache_bytes(table)
         seconds = SLOWER * generation_seconds(
             self.models, is_mixture, PROBLEMS, options, self._processor, UTILISATION
         )
@@ -163,16 +163,16 @@ def _mixing_host(models: Models, job: Job, processes: int) -> int:
 def _smallest_mixture(models: Models) -> Models:
     """What a tuning of the base itself needs no more than: a shared expert and another one."""
     settings = {"num_experts": 2, "num_experts_per_tok": 2, "shared_expert": True}
-    return Models(models.base, models.moe | settings)
+    return Models(models.base, models.moe.model_copy(update=settings))
 
 
-def _rows_at_most(data: dict) -> int | None:
+def _rows_at_most(data: DataConfig) -> int | None:
     """About how many rows a file holds; None where it is elsewhere."""
-    file = Path(data["train"])
+    file = Path(data.train)
     if not file.is_file():
         return None
     number = math.ceil(file.stat().st_size / ROW_BYTES)
-    return min(number, data["limit"] or number)
+    return min(number, data.limit or number)
 
 
 def _cache_bytes(table: TensorTable) -> int:

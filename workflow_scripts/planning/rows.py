@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from workflow_scripts.common.errors import UserError
+from workflow_scripts.config.sections import DataConfig, EvaluationConfig
 from workflow_scripts.data.instructions import read_rows
 from workflow_scripts.data.templates import CHAT, TEXTS, read_template
 from workflow_scripts.hub.named_sets import unpacked
@@ -22,31 +23,31 @@ class Rows:
     tokens: float | None
 
 
-def find_rows(data: dict, stated: int | None) -> Rows:
+def find_rows(data: DataConfig, stated: int | None) -> Rows:
     """The rows of the config's section `data`. stated: their number where they are elsewhere.
 
     Raises UserError where rows that are here cannot be read.
     """
-    file = Path(data["train"])
-    if data["revision"]:
-        file = find_cached_dataset_file(dataset_source(data["train"], data["revision"]))
+    file = Path(data.train)
+    if data.revision:
+        file = find_cached_dataset_file(dataset_source(data.train, data.revision))
     if file is None or not file.exists():
         return Rows(stated, None)
-    columns = data["instruction_column"], data["response_column"]
-    rows, bad = read_rows(file, *columns, data["limit"])
+    columns = data.instruction_column, data.response_column
+    rows, bad = read_rows(file, *columns, data.limit)
     if not rows:
         raise UserError(f"{file}: none of {len(bad)} rows is sound")
     size = sum(len(row.text.encode()) for row in rows) / len(rows) + _template_bytes(data)
     return Rows(len(rows), size / BYTES_PER_TOKEN)
 
 
-def count_problems(evaluation: dict) -> int | None:
+def count_problems(evaluation: EvaluationConfig) -> int | None:
     """The problems of all data sets of the config's section `evaluation`.
 
     None where a file of them is not on this machine.
     """
     numbers = []
-    for dataset in evaluation["datasets"]:
+    for dataset in evaluation.datasets:
         file = Path(dataset)
         if dataset in NAMED_PROBLEMS:
             number = NAMED_PROBLEMS[dataset]
@@ -54,11 +55,11 @@ def count_problems(evaluation: dict) -> int | None:
             number = sum(bool(line.strip()) for line in unpacked(file).splitlines())
         else:
             return None
-        numbers.append(min(number, evaluation["limit"] or number))
+        numbers.append(min(number, evaluation.limit or number))
     return sum(numbers)
 
 
-def _template_bytes(data: dict) -> int:
+def _template_bytes(data: DataConfig) -> int:
     """The text around an instruction; of a chat template, which the tokenizer has, none."""
-    identity = read_template(data["template"])
+    identity = read_template(data.template)
     return 0 if identity == CHAT else len(TEXTS.get(identity, identity).encode())

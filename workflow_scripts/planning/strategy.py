@@ -38,7 +38,7 @@ def advise(models: Models, job: Job, gpu: Gpu) -> Advice:
             if memory.peak <= gpu.room(processes):
                 with_others = [
                     f"{key} {getattr(candidate, key)}"
-                    for key in ("launch", "optimizer", "precision")
+                    for key in ("launch", "optim", "precision")
                     if getattr(candidate, key) != getattr(job, key)
                 ]
                 reason = f"with {', '.join(with_others)} and activation_checkpointing"
@@ -50,7 +50,7 @@ def _most_sharded(job: Job, processes: int) -> Job:
     """ZeRO-3, with an optimiser and a precision that it can have."""
     precision = "bf16" if job.precision == "bf16_pure" else job.precision
     job = replace(job, launch="zero3", processes=processes, checkpointing=True)
-    return replace(job, optimizer="adamw", precision=precision)
+    return replace(job, optim="adamw_torch", precision=precision)
 
 
 def _candidates(job: Job) -> Iterator[Job]:

@@ -2,10 +2,11 @@
 
 import json
 
-from workflow_scripts import configuration
 from workflow_scripts.artifacts.artifact import Artifact
 from workflow_scripts.artifacts.manifest import short
 from workflow_scripts.checkpoints.layout import model_name
+from workflow_scripts.config.section import keys
+from workflow_scripts.config.sections import MoeConfig
 
 HUB_KEYS = ("model", "revision")
 XFT = "[XFT](https://arxiv.org/abs/2404.15247)"
@@ -84,7 +85,7 @@ def imported_card(config: dict) -> str:
 
 
 def _mixture_card(config: dict, base: dict, done: str, tuning: str = "", **upcycling) -> str:
-    settings = {key: config.get(key) for key in configuration.properties("moe")}
+    settings = {key: config.get(key) for key in keys(MoeConfig)}
     return card_head(base) + MIXTURE.format(
         done=done,
         base=base_words(config, base),

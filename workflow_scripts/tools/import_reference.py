@@ -3,16 +3,16 @@
 import sys
 from concurrent.futures import ThreadPoolExecutor
 
-from workflow_scripts import cli
 from workflow_scripts.artifacts.artifact import create_artifact, open_artifact
 from workflow_scripts.checkpoints.dtypes import FLOAT_NAMES
+from workflow_scripts.cli import flags, running
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = cli.tool_parser("import-reference", __doc__)
-    cli.add_path(parser, "--model", "DIR", "The published checkpoint.")
-    cli.add_path(parser, "--out", "DIR", "The imported model.")
-    cli.add_verify(parser)
+    parser = flags.tool_parser("import-reference", __doc__)
+    flags.add_path(parser, "--model", "DIR", "The published checkpoint.")
+    flags.add_path(parser, "--out", "DIR", "The imported model.")
+    flags.add_verify(parser)
     args = parser.parse_args(argv)
 
     from workflow_scripts.conversions import reference
@@ -35,7 +35,7 @@ def main(argv: list[str] | None = None) -> None:
     inputs = {}
     with (
         ThreadPoolExecutor(max_workers=1) as beside,
-        create_artifact(args.out, "moe_sft", settings, inputs) as draft,
+        create_artifact(args.out, "moe_sft", settings.model_dump(), inputs) as draft,
     ):
         published_id = beside.submit(lambda: published.id)  # hashes what is read at the same time
         draft.write_model(plans, config, like=published.path, card=imported_card(config))
@@ -43,4 +43,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    cli.run("import_reference", main)
+    running.run("import_reference", main)

@@ -8,9 +8,11 @@ docs/planning.md says how each figure is derived.
 import argparse
 from pathlib import Path
 
-from workflow_scripts import cli, config_file
+from workflow_scripts.cli import flags, running
 from workflow_scripts.common.errors import UserError
+from workflow_scripts.config.sections import BaseConfig
 from workflow_scripts.config.text import read_config
+from workflow_scripts.config.validation import complete
 from workflow_scripts.planning.gpus import GPUS
 
 DEFAULT_GPU = "h100"
@@ -26,8 +28,8 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = cli.tool_parser("plan", __doc__)
-    cli.add_path(parser, "--config", "FILE", "The configuration, a YAML file.")
+    parser = flags.tool_parser("plan", __doc__)
+    flags.add_path(parser, "--config", "FILE", "The configuration, a YAML file.")
     parser.add_argument(
         "--gpu",
         choices=GPUS,
@@ -72,16 +74,16 @@ def make_plan(args: argparse.Namespace):
 
     if not 0 < args.mfu <= 1:
         raise UserError(f"--mfu = {args.mfu:g}: must be greater than 0 and at most 1")
-    config = config_file.complete(read_config(args.config), str(args.config))
-    models = Models(_find_base(config["base"], args.model_config), config["moe"])
-    rows = find_rows(config["data"], args.rows)
+    config = complete(read_config(args.config), str(args.config))
+    models = Models(_find_base(config.base, args.model_config), config.moe)
+    rows = find_rows(config.data, args.rows)
     processes = args.gpus or configured_processes(config)
-    on_gpu = args.gpu or args.gpus or config["gpus"]
+    on_gpu = args.gpu or args.gpus or config.gpus
     gpu = (args.gpu or DEFAULT_GPU) if on_gpu else None
     return Plan(config, models, rows, gpu, processes, args.mfu)
 
 
-def _find_base(base: dict, model_config: Path | None):
+def _find_base(base: BaseConfig, model_config: Path | None):
     """The tensors of the base, from its weights' headers or its config.json. Raises UserError."""
     from workflow_scripts.hub.source import find_config
     from workflow_scripts.planning.tensors import compute_table, has_weights, read_table
@@ -89,7 +91,7 @@ def _find_base(base: dict, model_config: Path | None):
     if model_config is not None:
         return compute_table(model_config)
     try:
-        found = find_config(base["model"], base["revision"])
+        found = find_config(base.model, base.revision)
     except UserError as error:
         raise UserError(
             f"{error}. Without network give the model's config.json, a small file, by "
@@ -99,4 +101,4 @@ def _find_base(base: dict, model_config: Path | None):
 
 
 if __name__ == "__main__":
-    cli.run("plan", main)
+    running.run("plan", main)

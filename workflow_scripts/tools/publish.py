@@ -6,16 +6,16 @@ HF_TOKEN, or of the hub's own login.
 
 import shlex
 
-from workflow_scripts import cli
 from workflow_scripts.artifacts.manifest import short
+from workflow_scripts.cli import flags, running
 from workflow_scripts.hub.publishing import Publication, prepare, publish
 
 CARD_LINES = 12
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = cli.tool_parser("publish", __doc__)
-    cli.add_path(parser, "--model", "DIR", "The artifact.")
+    parser = flags.tool_parser("publish", __doc__)
+    flags.add_path(parser, "--model", "DIR", "The artifact.")
     parser.add_argument("--to", required=True, metavar="ORG/NAME", help="The repository.")
     parser.add_argument(
         "--private", action="store_true", help="Nobody else may see it. It must not be public yet."
@@ -55,4 +55,4 @@ def describe(publication: Publication) -> str:
 
 
 if __name__ == "__main__":
-    cli.run("publish", main)
+    running.run("publish", main)

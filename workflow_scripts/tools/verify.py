@@ -10,7 +10,6 @@ import sys
 import textwrap
 from pathlib import Path
 
-from workflow_scripts import cli
 from workflow_scripts.artifacts.lineage import (
     Catalogue,
     Origin,
@@ -19,6 +18,7 @@ from workflow_scripts.artifacts.lineage import (
     find_orphans,
 )
 from workflow_scripts.artifacts.manifest import Manifest, find_faults, short
+from workflow_scripts.cli import flags, running
 from workflow_scripts.common.errors import UserError
 
 LINE_LENGTH = 100
@@ -32,7 +32,7 @@ SHOWN = (
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = cli.tool_parser("verify", __doc__)
+    parser = flags.tool_parser("verify", __doc__)
     parser.add_argument(
         "paths", type=Path, nargs="+", metavar="PATH", help="An artifact, or a folder of artifacts."
     )
@@ -138,4 +138,4 @@ def _print_indented(text: str) -> None:
 
 
 if __name__ == "__main__":
-    cli.run("verify", main)
+    running.run("verify", main)

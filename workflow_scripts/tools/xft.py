@@ -3,7 +3,7 @@
 import argparse
 import sys
 
-from workflow_scripts import cli
+from workflow_scripts.cli import running
 from workflow_scripts.tools import import_reference, plan, publish, verify
 
 TOOLS = {
@@ -25,7 +25,7 @@ def main() -> None:
     )
     parser.add_argument("tool", choices=TOOLS, metavar="TOOL", help="One of the tools below.")
     name = parser.parse_args(sys.argv[1:2]).tool
-    cli.run(name, lambda _: TOOLS[name].main(sys.argv[2:]))
+    running.run(name, lambda _: TOOLS[name].main(sys.argv[2:]))
 
 
 def _summary(tool) -> str:

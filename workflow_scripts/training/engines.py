@@ -13,42 +13,42 @@ from torch import Tensor, nn
 from transformers import Trainer
 
 from workflow_scripts.common.errors import UserError
-from workflow_scripts.config.launch import ZERO_STAGES, world_size
+from workflow_scripts.config.training import ZERO_STAGES, TrainingConfig
 from workflow_scripts.training.extensions import load_extensions
 
 REDUCE_BUCKET = 50_000_000  # gradients that ZeRO averages at once
 
 
-def shards_weights(settings: dict) -> bool:
+def shards_weights(options: TrainingConfig) -> bool:
     """Whether the engine saves and loads the weights itself, with the optimiser's state."""
-    return settings["launch"] == "fsdp" or settings["launch"] in ZERO_STAGES
+    return options.launch == "fsdp" or options.launch in ZERO_STAGES
 
 
-def prepare_engine(settings: dict) -> None:
+def prepare_engine(options: TrainingConfig) -> None:
     """Set up this process for the engine, before the TrainingArguments are made."""
     if not torch.cuda.is_available():
         os.environ.setdefault("DS_ACCELERATOR", "cpu")  # else DeepSpeed warns that it chose it
-    if settings["launch"] in ZERO_STAGES:
-        load_extensions(offload=settings["offload_optimizer"])
+    if options.launch in ZERO_STAGES:
+        load_extensions(offload=options.offload_optimizer)
         _read_by_weights_only_reader()
         warnings.filterwarnings("ignore", ".*is deprecated", FutureWarning, "torch.distributed")
-    if settings["launch"] == "fsdp":  # so that accelerate's backend takes tensors on the CPU too
+    if options.launch == "fsdp":  # so that accelerate's backend takes tensors on the CPU too
         os.environ |= {"ACCELERATE_USE_FSDP": "true", "FSDP_STATE_DICT_TYPE": "FULL_STATE_DICT"}
 
 
-def engine_arguments(settings: dict) -> dict:
+def engine_arguments(options: TrainingConfig) -> dict:
     """The TrainingArguments that choose the engine."""
-    launch = settings["launch"]
+    launch = options.launch
     if launch == "fsdp":
         config = {
             "version": 2,
             "auto_wrap_policy": "TRANSFORMER_BASED_WRAP",
             "state_dict_type": "FULL_STATE_DICT",
-            "cpu_offload": settings["offload_optimizer"],
+            "cpu_offload": options.offload_optimizer,
         }
         return {"fsdp": True, "fsdp_config": config}
     if launch in ZERO_STAGES:
-        config = _deepspeed_config(ZERO_STAGES[launch], settings["offload_optimizer"])
+        config = _deepspeed_config(ZERO_STAGES[launch], options.offload_optimizer)
         return {"deepspeed": config, "log_level": "error", "log_level_replica": "error"}
     return {}
 
@@ -71,12 +71,12 @@ def _deepspeed_config(stage: int, offload: bool) -> dict:
     }
 
 
-def inexact_in_bf16(model: nn.Module, settings: dict) -> dict[str, Tensor]:
+def inexact_in_bf16(model: nn.Module, options: TrainingConfig) -> dict[str, Tensor]:
     """Copies of the parameters whose fp32 masters ZeRO would start from rounded ones, by name.
 
     There are none where the base model is in bf16.
     """
-    if settings["launch"] not in ZERO_STAGES or settings["precision"] != "bf16":
+    if options.launch not in ZERO_STAGES or options.precision != "bf16":
         return {}
     return {
         name: parameter.detach().clone()
@@ -104,14 +104,16 @@ def set_masters(model: nn.Module, values: dict[str, Tensor]) -> None:
             safe_set_full_fp32_param(parameter, value)
 
 
-def check_engine(trainer: Trainer, settings: dict, has_own_gradients: bool = False) -> None:
+def check_engine(
+    trainer: Trainer, options: TrainingConfig, has_own_gradients: bool = False
+) -> None:
     """Raise UserError unless the engine, processes and optimiser that run are those asked for.
 
     trainer: with its model prepared. has_own_gradients: nothing in the model learns, and what does
     averages its gradients over the processes itself.
     """
     running = _running(trainer)
-    asked = _asked(trainer, settings, has_own_gradients)
+    asked = _asked(trainer, options, has_own_gradients)
     faults = [
         f"{key} {value} (it is {running[key]})"
         for key, value in asked.items()
@@ -119,22 +121,22 @@ def check_engine(trainer: Trainer, settings: dict, has_own_gradients: bool = Fal
     ]
     if faults:
         raise UserError(
-            f"launch = {settings['launch']} did not take effect. Asked for: {', '.join(faults)}. "
+            f"launch = {options.launch} did not take effect. Asked for: {', '.join(faults)}. "
             "The result would be another training's"
         )
 
 
-def _asked(trainer: Trainer, settings: dict, has_own_gradients: bool) -> dict:
-    launch = settings["launch"]
+def _asked(trainer: Trainer, options: TrainingConfig, has_own_gradients: bool) -> dict:
+    launch = options.launch
     optimizer = Trainer.get_optimizer_cls_and_kwargs(trainer.args)[0].__name__
     engine = {"ddp": "DistributedDataParallel", "fsdp": "FSDPModule"}.get(launch, "none")
     if launch in ZERO_STAGES:
         engine = "DeepSpeedEngine"
-        optimizer = "DeepSpeedCPUAdam" if settings["offload_optimizer"] else optimizer
+        optimizer = "DeepSpeedCPUAdam" if options.offload_optimizer else optimizer
     return {
         "engine": "none" if has_own_gradients else engine,
         "ZeRO stage": ZERO_STAGES.get(launch, 0),
-        "processes": world_size(settings),
+        "processes": options.world_size,
         "optimizer": optimizer,
     }
 
@@ -161,13 +163,15 @@ def _running(trainer: Trainer) -> dict:
     }
 
 
-def whole_weights(trainer: Trainer, module: nn.Module, settings: dict) -> dict[str, Tensor]:
+def whole_weights(
+    trainer: Trainer, module: nn.Module, options: TrainingConfig
+) -> dict[str, Tensor]:
     """The tensors of what learned, by name, whole, as the optimiser changes them: fp32 masters
     where there are any. All processes take part; only the main one's result counts.
     """
-    if settings["launch"] == "fsdp":
+    if options.launch == "fsdp":
         return trainer.accelerator.get_state_dict(trainer.model_wrapped)
-    if settings["launch"] not in ZERO_STAGES:
+    if options.launch not in ZERO_STAGES:
         return module.state_dict()
     from deepspeed.utils import safe_get_full_fp32_param
 

@@ -9,14 +9,14 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 
-from workflow_scripts import cli
 from workflow_scripts.common.errors import UserError
 from workflow_scripts.common.progress import say
-from workflow_scripts.config.launch import world_size
+from workflow_scripts.config.training import TrainingConfig, fault_of_devices
+from workflow_scripts.training.session import TrainingRequest
 
 LAUNCHER = "XFT_LAUNCHER"  # the process number of the launcher, in its processes' environment
 SECONDS_TO_STOP = 3600  # for a checkpoint after SIGTERM; clusters have a shorter limit of their own
@@ -24,35 +24,40 @@ FIRST_PORT, PORTS = 12000, 20000  # below those that systems give to clients
 PR_SET_PDEATHSIG = 1
 
 
-def run(step: str, main: Callable[[list[str] | None], None]) -> None:
-    """`cli.run`. In a process that `start` started, errors are left to the launcher to tell."""
-    cli.run(step, _reporting(main) if LAUNCHER in os.environ else main)
+def started_processes(request: TrainingRequest, argv: list[str] | None) -> bool:
+    """Run the step in processes of its own, to their end, if `launch` asks for it.
 
-
-def is_needed(settings: dict) -> bool:
-    """Whether this process is to start those that train. settings: checked launch options."""
-    return settings["launch"] != "single" and "RANK" not in os.environ
-
-
-def start(step: str, argv: list[str] | None, settings: dict, threads: int) -> None:
-    """Run a step in the processes of this node, with the same arguments, to their end.
-
-    Raises UserError where they report one, and SystemExit with their status where they fail.
+    argv: the step's arguments; None: the process's own. False if this process is the one to train.
+    Raises UserError, also if the processes report one, and SystemExit with their status if they
+    fail.
     """
+    if request.options.launch == "single":
+        return False
+    import torch
+
+    if fault := fault_of_devices(request.options, torch.cuda.device_count()):
+        raise UserError(f"command line: {fault}")
+    if "RANK" in os.environ:
+        return False
+    _start(request.step, argv, request.options, request.threads)
+    return True
+
+
+def _start(step: str, argv: list[str] | None, options: TrainingConfig, threads: int) -> None:
     from torch import distributed
     from torch.distributed import run as torchrun
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
-    arguments = torchrun_arguments(settings, os.environ)
+    arguments = torchrun_arguments(options, os.environ)
     arguments += ["-m", f"workflow_scripts.{step}", *(sys.argv[1:] if argv is None else argv)]
     say(f"python -m torch.distributed.run {shlex.join(arguments)}")
     with tempfile.TemporaryDirectory() as logs, _environment(threads):
         signal.signal(signal.SIGINT, partial(_hand_on_ctrl_c, logs))
         try:
-            options = torchrun.parse_args(["--log-dir", logs, *arguments])
-            options.signals_to_handle = "SIGTERM,SIGHUP,SIGQUIT"  # and Ctrl-C by us
-            torchrun.run(options)
+            parsed = torchrun.parse_args(["--log-dir", logs, *arguments])
+            parsed.signals_to_handle = "SIGTERM,SIGHUP,SIGQUIT"  # and Ctrl-C by us
+            torchrun.run(parsed)
         except SignalException as stop:
             sys.exit(128 + stop.sigval)
         except ChildFailedError as error:
@@ -61,12 +66,12 @@ def start(step: str, argv: list[str] | None, settings: dict, threads: int) -> No
             raise UserError(f"the processes did not find each other: {error}") from None
 
 
-def torchrun_arguments(settings: dict, environment: Mapping[str, str]) -> list[str]:
+def torchrun_arguments(options: TrainingConfig, environment: Mapping[str, str]) -> list[str]:
     """torchrun's options: for one node, or for this node of those of a Slurm job.
 
     Raises UserError where `environment` is not that of a task of a Slurm job with so many nodes.
     """
-    nodes, processes = settings["nodes"], ["--nproc-per-node", str(settings["processes"])]
+    nodes, processes = options.nodes, ["--nproc-per-node", str(options.processes)]
     if nodes == 1:
         return ["--standalone", *processes]
     if environment.get("SLURM_NNODES") != str(nodes) or "SLURM_NODEID" not in environment:
@@ -96,24 +101,24 @@ def _first_node(environment: Mapping[str, str]) -> str:
         ) from None
 
 
-def adopt_world(settings: dict, environment: Mapping[str, str]) -> dict:
+def adopt_world(options: TrainingConfig, environment: Mapping[str, str]) -> TrainingConfig:
     """Checked launch options as they are for processes that a launcher has started already.
 
     Without `launch` they train by DDP. Raises UserError where another number was asked for.
     """
     if "RANK" not in environment:
-        return settings
+        return options
     world = int(environment["WORLD_SIZE"])
-    if settings["launch"] != "single":
-        if world != world_size(settings):
+    if options.launch != "single":
+        if world != options.world_size:
             raise UserError(
-                f"{world} processes were launched, but processes x nodes is {world_size(settings)}"
+                f"{world} processes were launched, but processes x nodes is {options.world_size}"
             )
-        return settings
+        return options
     if world == 1:
-        return settings
+        return options
     local = int(environment.get("LOCAL_WORLD_SIZE", world))
-    return settings | {"launch": "ddp", "processes": local, "nodes": world // local}
+    return options.model_copy(update={"launch": "ddp", "processes": local, "nodes": world // local})
 
 
 def _hand_on_ctrl_c(logs: str, *_) -> None:
@@ -146,27 +151,7 @@ def _environment(threads: int) -> Iterator[None]:
         os.environ.update(before)
 
 
-def _reporting(main: Callable[[list[str] | None], None]) -> Callable[[list[str] | None], None]:
-    """A main that ends with its launcher, and whose errors go to it, instead of a stack trace."""
-
-    def reporting(argv: list[str] | None) -> None:
-        _end_with_launcher()
-        try:
-            main(argv)
-        except BrokenPipeError:
-            raise  # nobody reads any more
-        except Exception as error:
-            from torch.distributed.elastic.multiprocessing.errors import get_error_handler
-
-            if message := cli.explain(error):
-                error = UserError(message)
-            get_error_handler().record_exception(error)
-            sys.exit(1)
-
-    return reporting
-
-
-def _end_with_launcher() -> None:
+def end_with_launcher() -> None:
     """Have this process killed when its launcher is, which could not tell it to stop."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)

@@ -5,6 +5,7 @@ import shutil
 import sys
 from collections.abc import Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -16,7 +17,8 @@ from transformers import PrinterCallback, Trainer, TrainingArguments
 
 from workflow_scripts.common.errors import UserError
 from workflow_scripts.common.progress import say
-from workflow_scripts.configuration import check_warmup
+from workflow_scripts.config.training import TrainingConfig
+from workflow_scripts.modeling.mixing import Mixing
 from workflow_scripts.modeling.packed_attention import FLASH, use_packed_attention
 from workflow_scripts.training.balance import GlobalCounts
 from workflow_scripts.training.batches import (
@@ -49,28 +51,43 @@ from workflow_scripts.training.validation import (
     validations_since_best,
 )
 
-OPTIMIZERS = {
-    "adamw": "adamw_torch",
-    "adamw_fused": "adamw_torch_fused",
-    "adamw_8bit": "adamw_8bit",
-    "adafactor": "adafactor",
-}
-SCHEDULERS = {"wsd": "warmup_stable_decay"}  # where our name is not transformers'
-DECAY_SHARE = 0.1  # of the steps of wsd
+DECAY_SHARE = 0.1  # of the steps of warmup_stable_decay
 LEARNED_FILE = "learned.safetensors"
 METRICS_FILE = "metrics.jsonl"
 TORCH_WRITER = "inline_container"  # torch.save tells of a full disk by a RuntimeError of this file
 
 
-def train(*arguments, **more) -> dict[str, torch.Tensor]:
-    """Train a model in place, from its newest checkpoint on; arguments: of `ResumingTrainer`.
+@dataclass(frozen=True)
+class Training:
+    """What trains on what, and how.
+
+    examples, validation: tokenised rows, to train on and held out. options: of the section of the
+    configuration. Each step's loss, learning rate, and routing or mixing statistics become a line
+    of `metrics_file`, and so does each validation loss. mixing: the `modeling.mixing.Mixing` of
+    `model`, whose logits learn in its place. tracking: where the metrics are reported too.
+    """
+
+    model: torch.nn.Module
+    examples: Sequence[dict]
+    tokenizer: object
+    options: TrainingConfig
+    seed: int
+    checkpoints: Checkpoints
+    validation: Sequence[dict] = ()
+    metrics_file: Path | None = None
+    mixing: Mixing | None = None
+    tracking: Tracking | None = None
+
+
+def train(training: Training) -> dict[str, torch.Tensor]:
+    """Train a model in place, from its newest checkpoint on.
 
     Returns the learned tensors by name, which only the main process's caller may count on.
 
     Raises UserError where a loss or a gradient is not finite, or a checkpoint cannot be written,
     and SystemExit after a SIGTERM or Ctrl-C, once a checkpoint is written.
     """
-    trainer = ResumingTrainer(*arguments, **more)
+    trainer = ResumingTrainer(training)
     newest = trainer.newest_checkpoint()
     trainer.report(newest)
     with StopRequest(trainer.args.process_index == 0) as stop:
@@ -88,41 +105,26 @@ def train(*arguments, **more) -> dict[str, torch.Tensor]:
 class ResumingTrainer(Trainer):
     """A Trainer whose checkpoints are whole or not there, and that stops at the first NaN.
 
-    options: the config's section `training`, or the like of it in `mixing` or `sft`. Each step's
-    loss, learning rate, and routing or mixing statistics become a line of `metrics_file`, and so
-    does each loss on the examples of `validation`. mixing: the `modeling.mixing.Mixing` of
-    `model`, whose logits learn in its place. tracking: where the metrics are reported besides.
-
     learned: the module that learns, all that a checkpoint holds of the model.
     """
 
-    def __init__(
-        self,
-        model,
-        examples: Sequence[dict],
-        tokenizer,
-        options: dict,
-        seed: int,
-        checkpoints: Checkpoints,
-        metrics_file: Path | None = None,
-        mixing=None,
-        validation: Sequence[dict] = (),
-        tracking: Tracking | None = None,
-    ):
+    def __init__(self, training: Training):
+        options, mixing, checkpoints = training.options, training.mixing, training.checkpoints
+        model, validation = training.model, list(training.validation)
         prepare_engine(options)
-        arguments = _arguments(options, seed, str(checkpoints.folder), bool(validation))
+        arguments = _arguments(options, training.seed, str(checkpoints.folder), bool(validation))
         optimizer = None
         if mixing is not None:
             optimizer_class, settings = Trainer.get_optimizer_cls_and_kwargs(arguments)
-            optimizer = mixing.build_optimizer(optimizer_class, settings, options["max_grad_norm"])
+            optimizer = mixing.build_optimizer(optimizer_class, settings, options.max_grad_norm)
             arguments.max_grad_norm = 0.0
         super().__init__(
             model=model,
             args=arguments,
             optimizers=(optimizer, None),
-            train_dataset=examples,
-            eval_dataset=list(validation),
-            data_collator=_collator(model, tokenizer, options),
+            train_dataset=training.examples,
+            eval_dataset=validation,
+            data_collator=_collator(model, training.tokenizer, options),
         )
         self.remove_callback(PrinterCallback)
         if mixing is not None:  # DDP refuses a model in which nothing learns
@@ -132,25 +134,26 @@ class ResumingTrainer(Trainer):
         self.learned = model if mixing is None else mixing.logits
         self.mixing = mixing
         self.checkpoints = checkpoints
-        self.metrics_file = metrics_file
-        self.tracking = tracking
-        self.batching = options["batching"]
+        self.metrics_file = training.metrics_file
+        self.tracking = training.tracking
+        self.batching = options.batching
         self.throughput = Throughput()
         self.counts = None
-        if options.get("balance_loss_batch") == "global":
+        if options.balance_loss_batch == "global":
             self.counts = model.complete_counts = GlobalCounts()
         self.batches, self.rows = [], []  # of this optimiser step
         self.routing = []  # statistics of each layer of a mixture in the last batch
         self.stopped_early = False
 
     def create_scheduler(self, num_training_steps, optimizer=None):
-        if self.args.lr_scheduler_type == SCHEDULERS["wsd"]:
+        if self.args.lr_scheduler_type == "warmup_stable_decay":
             decay = max(round(DECAY_SHARE * num_training_steps), 1)
             self.args.lr_scheduler_kwargs = {"num_decay_steps": decay, "decay_type": "linear"}
         return super().create_scheduler(num_training_steps, optimizer)
 
     def _prepare_for_training(self, max_steps, train_dataloader, resume_from_checkpoint):
-        check_warmup(self.options, max_steps, "command line")
+        if fault := self.options.fault_of_warmup(max_steps):
+            raise UserError(f"command line: {fault}")
         begins = resume_from_checkpoint is None
         exact = inexact_in_bf16(self.model, self.options) if begins else {}
         prepared = super()._prepare_for_training(
@@ -273,9 +276,9 @@ class ResumingTrainer(Trainer):
             self.args, self.state, self.control, metrics
         )
         since_best = validations_since_best(self.state)
-        if self.options["keep"] == "best" and since_best == 0:
+        if self.options.keep == "best" and since_best == 0:
             self.keep_as_best()
-        self.stopped_early = since_best == self.options["early_stop"]
+        self.stopped_early = since_best == self.options.early_stopping_patience
         if self.stopped_early:
             self.control.should_training_stop = True
             self.control.should_save = False  # the result follows
@@ -301,7 +304,7 @@ class ResumingTrainer(Trainer):
 
     def result(self) -> dict[str, torch.Tensor]:
         """The weights to be kept by name. Unless the engine shards them, the model has them."""
-        if self.eval_dataset and self.options["keep"] == "best":
+        if self.eval_dataset and self.options.keep == "best":
             self.accelerator.wait_for_everyone()
             if shards_weights(self.options):
                 return load_file(self.checkpoints.best)
@@ -361,28 +364,30 @@ def rounded(values: torch.Tensor) -> list | float:
     return values.double().mul(1e4).round().div(1e4).tolist()
 
 
-def _collator(model, tokenizer, options: dict) -> RowCollator:
-    if options["batching"] != "packed":
+def _collator(model, tokenizer, options: TrainingConfig) -> RowCollator:
+    if options.batching != "packed":
         return padded(tokenizer)
-    attention = use_packed_attention(model, half_precision=options["precision"] != "fp32")
+    attention = use_packed_attention(model, half_precision=options.precision != "fp32")
     return packed(row_bounds=attention == FLASH)
 
 
-def _arguments(options: dict, seed: int, folder: str, validates: bool) -> TrainingArguments:
+def _arguments(
+    options: TrainingConfig, seed: int, folder: str, validates: bool
+) -> TrainingArguments:
     arguments = TrainingArguments(
         output_dir=folder,
-        num_train_epochs=options["epochs"],
-        max_steps=options["max_steps"] or -1,
-        per_device_train_batch_size=options["per_device_batch_size"],
-        gradient_accumulation_steps=options["gradient_accumulation_steps"],
-        learning_rate=options["learning_rate"],
-        lr_scheduler_type=SCHEDULERS.get(options["scheduler"], options["scheduler"]),
-        warmup_steps=options["warmup_steps"],
-        optim=OPTIMIZERS[options["optimizer"]],
+        num_train_epochs=options.num_train_epochs,
+        max_steps=options.max_steps or -1,
+        per_device_train_batch_size=options.per_device_train_batch_size,
+        gradient_accumulation_steps=options.gradient_accumulation_steps,
+        learning_rate=options.learning_rate,
+        lr_scheduler_type=options.lr_scheduler_type,
+        warmup_steps=options.warmup_steps,
+        optim=options.optim,
         weight_decay=0.0,
-        max_grad_norm=options["max_grad_norm"] or 0.0,
-        bf16=options["precision"] == "bf16",
-        activation_checkpointing=options["activation_checkpointing"],
+        max_grad_norm=options.max_grad_norm or 0.0,
+        bf16=options.precision == "bf16",
+        activation_checkpointing=options.activation_checkpointing,
         activation_checkpointing_kwargs={"use_reentrant": False},
         seed=seed,
         data_seed=seed,
@@ -393,7 +398,7 @@ def _arguments(options: dict, seed: int, folder: str, validates: bool) -> Traini
         logging_nan_inf_filter=False,
         save_strategy="no",
         eval_strategy="steps" if validates else "no",  # and after the last step
-        eval_steps=options["evaluate_every"] or sys.maxsize,
+        eval_steps=options.eval_steps or sys.maxsize,
         report_to="none",
         disable_tqdm=True,
         remove_unused_columns=False,

@@ -77,7 +77,7 @@ class Current:
 
     def best(self) -> Wanted:
         """The merge of the lambda that solved most problems; of any while that is not known."""
-        lambdas = self.wants.config["merge"]["lambdas"]
+        lambdas = self.wants.config.merge.lambdas
         results = [evaluation.place for evaluation in self.wants.dense_evaluations()]
         chosen = lambdas[best_result(results)] if self._are_evaluated() else lambdas[0]
         return self.wants.merged("best", chosen, learned=True)
@@ -88,19 +88,19 @@ class Current:
 
     def _wanted(self) -> list[Wanted]:
         """All that the config wants, sources first."""
-        best = [self.best()] if self.wants.config["merge"]["keep"] == "best" else []
+        best = [self.best()] if self.wants.config.merge.keep == "best" else []
         return list(dict.fromkeys(part for w in [self.wants.summary, *best] for part in w.chain()))
 
     def _inputs(self) -> list[tuple[str, Path]]:
         """The files and folders that the config names, by key."""
         config = self.wants.config
         named = [
-            ("base.model", config["base"]["model"]),
-            ("data.train", config["data"]["train"]),
-            ("data.template", config["data"]["template"]),
-            ("evaluation.base_prompt", config["evaluation"]["base_prompt"]),
-            *(("evaluation.datasets", d) for d in config["evaluation"]["datasets"]),
-            *(("evaluation.general", task) for task in config["evaluation"]["general"]),
+            ("base.model", config.base.model),
+            ("data.train", config.data.train),
+            ("data.template", config.data.template),
+            ("evaluation.base_prompt", config.evaluation.base_prompt),
+            *(("evaluation.datasets", d) for d in config.evaluation.datasets),
+            *(("evaluation.lm_eval", task) for task in config.evaluation.lm_eval),
         ]
         return [(key, Path(name)) for key, name in named if _is_on_disk(key, name)]
 

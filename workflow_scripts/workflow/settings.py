@@ -2,39 +2,37 @@
 
 from pathlib import Path
 
-from workflow_scripts import configuration
 from workflow_scripts.artifacts.files import write_whole
+from workflow_scripts.config.section import Section
+from workflow_scripts.config.sections import XftConfig
 from workflow_scripts.workflow.places import CONFIG_FILE, CONFIG_HEAD
 
 
-def write_config(config: dict, results: Path) -> None:
-    """Keep a completed config in its results folder."""
+def write_config(config: XftConfig, results: Path) -> None:
+    """Keep the configuration in its results folder."""
     import yaml
 
-    text = yaml.safe_dump(config, sort_keys=False, allow_unicode=True)
+    text = yaml.safe_dump(config.model_dump(), sort_keys=False, allow_unicode=True)
     write_whole(results / CONFIG_FILE, CONFIG_HEAD + text)
 
 
-def chosen_values(config: dict) -> dict[str, object]:
-    """The values of a completed config that are not the documented defaults, by key.
+def chosen_values(config: XftConfig) -> dict[str, object]:
+    """The values that are not the documented defaults, by key.
 
-    Those of section sft are left out where they are as in section training.
+    Those of section sft are left out if they are as in section moe_sft.
     """
     chosen = {}
-    for name, subschema in configuration.properties().items():
-        if subschema["type"] != "object":
-            if config[name] != subschema.get("default"):
-                chosen[name] = config[name]
+    for name, value in config:
+        if not isinstance(value, Section):
+            chosen |= _not_default(config, name, name)
             continue
-        for key, known in configuration.properties(name).items():
-            usual = config["training"].get(key) if name == "sft" else known.get("default")
-            if not _is_same(config[name][key], usual):
-                chosen[f"{name}.{key}"] = config[name][key]
+        for key in type(value).model_fields:
+            inherited = name == "sft" and getattr(config.moe_sft, key) == getattr(value, key)
+            if not inherited:
+                chosen |= _not_default(value, key, f"{name}.{key}")
     return chosen
 
 
-def _is_same(value: object, usual: object) -> bool:
-    """Whether a value is the default. The lambdas of a completed config are text."""
-    if isinstance(value, list) and isinstance(usual, list):
-        return [str(item) for item in value] == [str(item) for item in usual]
-    return value == usual
+def _not_default(section: Section, key: str, name: str) -> dict[str, object]:
+    field, value = type(section).model_fields[key], getattr(section, key)
+    return {name: value} if field.is_required() or value != field.get_default() else {}

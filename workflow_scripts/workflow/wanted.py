@@ -8,15 +8,13 @@ from pathlib import Path
 from workflow_scripts.artifacts.code import code_hashes, content_hash
 from workflow_scripts.artifacts.manifest import Recipe
 from workflow_scripts.artifacts.recipe import problem_input
-from workflow_scripts.config.keys import keys_of_step, options_of_step
-from workflow_scripts.config_file import MERGED
-from workflow_scripts.configuration import learns
+from workflow_scripts.config.reads import keys_of_step, options_of_step
+from workflow_scripts.config.sections import MERGED, XftConfig, learns, problem_label
 from workflow_scripts.data.templates import COMPLETION, read_template
-from workflow_scripts.evaluation.problems import label
 from workflow_scripts.hub.named_sets import NAMED_SETS, unpacked_sha256
 from workflow_scripts.hub.source import dataset_source, model_contents
 
-FILE_STEPS = ("fetch_data", "fetch_problems", "eval", "validation_loss", "general", "summary")
+FILE_STEPS = ("fetch_data", "fetch_problems", "eval", "validation_loss", "lm_eval", "summary")
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,26 +68,26 @@ class Wants:
     made: what was asked for so far, by its place in the results folder.
     """
 
-    def __init__(self, config: dict, results: str | Path):
+    def __init__(self, config: XftConfig, results: str | Path):
         self.config = config
         self.results = Path(results)
         self.made: dict[str, Wanted] = {}
 
     @cached_property
     def base(self) -> Wanted:
-        source = self.config["base"]
-        if Path(source["model"]).is_dir():
-            return self._wanted("base", files=model_contents(Path(source["model"])))
-        return self._wanted("base", options=source)
+        source = self.config.base
+        if Path(source.model).is_dir():
+            return self._wanted("base", files=model_contents(Path(source.model)))
+        return self._wanted("base", options=options_of_step("base", self.config))
 
     @cached_property
     def fetched_rows(self) -> Wanted | None:
         """The rows that are fetched from the hub; None where they are a local file."""
-        data = self.config["data"]
-        if not data["revision"]:
+        data = self.config.data
+        if not data.revision:
             return None
         options = options_of_step("fetch_data", self.config)
-        source = dataset_source(data["train"], data["revision"])
+        source = dataset_source(data.train, data.revision)
         if source.file:
             del options["split"]
         return self._wanted("fetch_data", f"data/fetched/{source.file_name}", options)
@@ -98,13 +96,11 @@ class Wants:
     def rows_content(self) -> str:
         """What tells one content of the rows from another."""
         fetched = self.fetched_rows
-        return (
-            fetched.recipe.digest if fetched else content_hash(Path(self.config["data"]["train"]))
-        )
+        return fetched.recipe.digest if fetched else content_hash(Path(self.config.data.train))
 
     @cached_property
     def tokens(self) -> Wanted:
-        template = read_template(self.config["data"]["template"])
+        template = read_template(self.config.data.template)
         options = options_of_step("tokens", self.config) | {"template": template}
         files = {problem_input(name): sha for name, sha in self.forbidden_sets().items()}
         sources = {"base": self.base}
@@ -116,18 +112,18 @@ class Wants:
 
     def forbidden_sets(self) -> dict[str, str]:
         """The sets of problems that no row may give away: their SHA-256 by label."""
-        return self.problem_sets if self.config["data"]["decontaminate"] else {}
+        return self.problem_sets if self.config.data.decontaminate else {}
 
     @cached_property
     def problem_sets(self) -> dict[str, str]:
         """The SHA-256 of each set of evaluation problems, by its label."""
         return {
-            label(dataset): (
+            problem_label(dataset): (
                 NAMED_SETS[dataset].wanted_sha256
                 if dataset in NAMED_SETS
                 else unpacked_sha256(Path(dataset))
             )
-            for dataset in self.config["evaluation"]["datasets"]
+            for dataset in self.config.evaluation.datasets
         }
 
     @cached_property
@@ -180,8 +176,8 @@ class Wants:
     def model_names(self) -> list[str]:
         """The models that the config asks about, in the order of its tables."""
         names = []
-        for model in self.config["evaluation"]["models"]:
-            merged = [f"{model}/lam~{lam}" for lam in self.config["merge"]["lambdas"]]
+        for model in self.config.evaluation.models:
+            merged = [f"{model}/lam~{lam}" for lam in self.config.merge.lambdas]
             names += merged if model in MERGED else [model]
         return names
 
@@ -217,7 +213,7 @@ class Wants:
         """The prompt that a model is evaluated with: that of its tuning, where it is tuned."""
         untuned = model in ("base", "moe")
         config = self.config
-        return config["evaluation"]["base_prompt"] if untuned else config["data"]["template"]
+        return config.evaluation.base_prompt if untuned else config.data.template
 
     def prompt_identity(self, model: str) -> str:
         prompt = self.prompt(model)
@@ -226,19 +222,19 @@ class Wants:
     def backend(self, model: str) -> str:
         """What generates: for a mixture of experts transformers, which alone can load it."""
         mixture = model in ("moe", "moe_sft")
-        return "transformers" if mixture else self.config["evaluation"]["backend"]
+        return "transformers" if mixture else self.config.evaluation.backend
 
     def validation_loss(self, model: str) -> Wanted:
         sources = {"model": self.model(model), "tokens": self.tokens}
         options = options_of_step("validation_loss", self.config)
         return self._wanted("validation_loss", f"validation/{model}.json", options, sources=sources)
 
-    def general(self, model: str) -> Wanted:
-        tasks = self.config["evaluation"]["general"]
-        options = options_of_step("general", self.config) | {"tasks": tasks}
+    def lm_eval(self, model: str) -> Wanted:
+        tasks = self.config.evaluation.lm_eval
+        options = options_of_step("lm_eval", self.config) | {"tasks": tasks}
         files = {Path(t).name: content_hash(Path(t)) for t in tasks if t.endswith(".yaml")}
         return self._wanted(
-            "general", f"general/{model}/tasks.json", options, files, {"model": self.model(model)}
+            "lm_eval", f"lm_eval/{model}/tasks.json", options, files, {"model": self.model(model)}
         )
 
     def evaluations(self) -> list[Wanted]:
@@ -249,22 +245,22 @@ class Wants:
     def dense_evaluations(self) -> list[Wanted]:
         """The evaluation of each dense model on the first data set."""
         first = next(iter(self.problem_sets))
-        lambdas = self.config["merge"]["lambdas"]
+        lambdas = self.config.merge.lambdas
         return [self.evaluation(f"dense/lam~{lam}", first) for lam in lambdas]
 
     def validation_losses(self) -> list[Wanted]:
         """The loss of each of these models on the rows held out, where there are any."""
-        held_out = self.config["data"]["validation_rows"] > 0
+        held_out = self.config.data.validation_rows > 0
         return [self.validation_loss(model) for model in self.model_names() if held_out]
 
-    def general_results(self) -> list[Wanted]:
+    def lm_eval_results(self) -> list[Wanted]:
         """The result of each model on the tasks of lm_eval, where the config names some."""
-        asked = bool(self.config["evaluation"]["general"])
-        return [self.general(model) for model in self.model_names() if asked]
+        asked = bool(self.config.evaluation.lm_eval)
+        return [self.lm_eval(model) for model in self.model_names() if asked]
 
     @cached_property
     def summary(self) -> Wanted:
-        parts = [*self.evaluations(), *self.validation_losses(), *self.general_results()]
+        parts = [*self.evaluations(), *self.validation_losses(), *self.lm_eval_results()]
         sources = {str(part.place.relative_to(self.results)): part for part in parts}
         return self._wanted("summary", "summary.csv", sources=sources)
 

@@ -3,11 +3,11 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from workflow_scripts.evaluation.general_result import KIND
+from workflow_scripts.evaluation.lm_eval_result import KIND
 from workflow_scripts.reporting.tables import model_name
 
 
-def general_table(results: Mapping[Path, dict]):
+def lm_eval_table(results: Mapping[Path, dict]):
     """A pandas data frame of texts: task, metric, model, value with its standard error.
 
     results: by their files. Rows of a metric stand together, the models in order.

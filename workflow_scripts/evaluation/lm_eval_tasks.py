@@ -11,7 +11,7 @@ from pathlib import Path
 from workflow_scripts.artifacts.manifest import hash_file
 from workflow_scripts.common.errors import UserError
 from workflow_scripts.common.optional import require
-from workflow_scripts.evaluation.general_result import build_result
+from workflow_scripts.evaluation.lm_eval_result import build_result
 from workflow_scripts.evaluation.loading import artifact_id, load_model
 from workflow_scripts.evaluation.result import package_versions
 

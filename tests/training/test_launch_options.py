@@ -4,24 +4,19 @@ import subprocess
 
 import pytest
 
-from workflow_scripts import config_file, moe_sft, weighted_trained
+from workflow_scripts import moe_sft, weighted_trained
 from workflow_scripts.common.errors import UserError
-from workflow_scripts.config.launch import check_devices, check_launch, precision_of
+from workflow_scripts.config.sections import MoeSftConfig
+from workflow_scripts.config.training import fault_of_devices, precision_of
+from workflow_scripts.config.validation import complete, validated
 from workflow_scripts.training import launch
 
-PLAIN = {
-    "launch": "single",
-    "processes": 1,
-    "nodes": 1,
-    "offload_optimizer": False,
-    "optimizer": "adamw",
-    "precision": "fp32",
-}
+PLAIN = MoeSftConfig(precision="fp32")
 ALLOWED = {
     "single": {},
     "ddp": {"launch": "ddp", "processes": 2},
     "ddp, two nodes": {"launch": "ddp", "nodes": 2},
-    "ddp, adafactor": {"launch": "ddp", "processes": 2, "optimizer": "adafactor"},
+    "ddp, adafactor": {"launch": "ddp", "processes": 2, "optim": "adafactor"},
     "ddp, bf16_pure": {"launch": "ddp", "processes": 2, "precision": "bf16_pure"},
     "zero2": {"launch": "zero2", "processes": 2, "precision": "bf16"},
     "zero3, offload, one process": {"launch": "zero3", "offload_optimizer": True},
@@ -38,11 +33,11 @@ REFUSED = {
         "zero2, zero3 and fsdp only",
     ),
     "fsdp, adafactor": (
-        {"launch": "fsdp", "processes": 2, "optimizer": "adafactor"},
+        {"launch": "fsdp", "processes": 2, "optim": "adafactor"},
         "adafactor fails on FSDP's shards",
     ),
     "zero2, adafactor": (
-        {"launch": "zero2", "processes": 2, "optimizer": "adafactor"},
+        {"launch": "zero2", "processes": 2, "optim": "adafactor"},
         "it is another optimiser then",
     ),
     "zero3, bf16_pure": (
@@ -54,43 +49,43 @@ REFUSED = {
 
 @pytest.mark.parametrize("case", ALLOWED)
 def test_what_goes_together_is_allowed(case):
-    check_launch(PLAIN | ALLOWED[case], "here")
+    MoeSftConfig(**ALLOWED[case])
 
 
 @pytest.mark.parametrize("case", REFUSED)
 def test_what_excludes_each_other_is_refused_with_the_reason(case):
     changes, reason = REFUSED[case]
     with pytest.raises(UserError, match=rf"here: launch = \w+: .*{reason}"):
-        check_launch(PLAIN | changes, "here")
+        validated(MoeSftConfig, changes, "here")
 
 
-@pytest.mark.parametrize("section", ["training", "mixing"])
+@pytest.mark.parametrize("section", ["moe_sft", "mixing"])
 def test_a_config_is_refused_before_anything_runs(section):
     config = {"base": {"model": "x"}, "data": {"train": "y"}}
-    config_file.complete(config | {section: {"launch": "ddp", "processes": 2}})
+    complete(config | {section: {"launch": "ddp", "processes": 2}})
     with pytest.raises(UserError, match=f"config: {section}: launch = single"):
-        config_file.complete(config | {section: {"processes": 2}})
+        complete(config | {section: {"processes": 2}})
 
 
 def test_fsdp_needs_gpus_in_the_config():
     config = {"base": {"model": "x"}, "data": {"train": "y"}}
-    config["training"] = {"launch": "fsdp", "processes": 2}
-    config_file.complete(config | {"gpus": 1})
-    with pytest.raises(UserError, match="training, gpus = 0: launch = fsdp: it needs GPUs"):
-        config_file.complete(config)
+    config["moe_sft"] = {"launch": "fsdp", "processes": 2}
+    complete(config | {"gpus": 1})
+    with pytest.raises(UserError, match="moe_sft, gpus = 0: launch = fsdp: it needs GPUs"):
+        complete(config)
 
 
 def test_mixing_shards_nothing():
     config = {"base": {"model": "x"}, "data": {"train": "y"}, "mixing": {"launch": "zero3"}}
     with pytest.raises(UserError, match=r"mixing\.launch"):
-        config_file.complete(config)
+        complete(config)
 
 
 @pytest.mark.parametrize("gpus", [0, 2, 3])
 def test_each_process_has_a_gpu_or_none_has(gpus):
-    check_devices(PLAIN | {"launch": "ddp", "processes": 2}, gpus, "here")
-    with pytest.raises(UserError, match="here: processes = 2: there are 1 GPUs"):
-        check_devices(PLAIN | {"launch": "ddp", "processes": 2}, 1, "here")
+    two = MoeSftConfig(launch="ddp", processes=2)
+    assert fault_of_devices(two, gpus) is None
+    assert fault_of_devices(two, 1).startswith("processes = 2: there are 1 GPUs")
 
 
 @pytest.mark.parametrize(
@@ -117,12 +112,12 @@ def test_fsdp_is_refused_without_a_gpu(monkeypatch):
 
 
 def test_the_command_for_one_node():
-    arguments = launch.torchrun_arguments(PLAIN | {"launch": "ddp", "processes": 4}, {})
+    arguments = launch.torchrun_arguments(MoeSftConfig(launch="ddp", processes=4), {})
     assert arguments == ["--standalone", "--nproc-per-node", "4"]
 
 
 SLURM = {"SLURM_NNODES": "2", "SLURM_NODEID": "1", "SLURM_JOB_ID": "54321"}
-TWO_NODES = PLAIN | {"launch": "zero3", "processes": 8, "nodes": 2}
+TWO_NODES = MoeSftConfig(launch="zero3", processes=8, nodes=2)
 
 
 def test_the_command_for_a_node_of_a_slurm_job(tmp_path, monkeypatch):
@@ -163,13 +158,13 @@ def test_unknown_nodes_are_told(monkeypatch):
 def test_processes_of_an_outside_launcher_train_by_ddp():
     world = {"RANK": "3", "WORLD_SIZE": "4", "LOCAL_WORLD_SIZE": "2"}
     adopted = launch.adopt_world(PLAIN, world)
-    assert adopted == PLAIN | {"launch": "ddp", "processes": 2, "nodes": 2}
+    assert adopted == MoeSftConfig(launch="ddp", processes=2, nodes=2, precision="fp32")
     assert launch.adopt_world(PLAIN, {"RANK": "0", "WORLD_SIZE": "1"}) == PLAIN
     assert launch.adopt_world(PLAIN, {}) == PLAIN
 
 
 def test_another_number_of_processes_than_asked_for_is_refused():
-    asked = PLAIN | {"launch": "zero2", "processes": 4}
+    asked = MoeSftConfig(launch="zero2", processes=4)
     assert launch.adopt_world(asked, {"RANK": "0", "WORLD_SIZE": "4"}) == asked
     with pytest.raises(UserError, match="2 processes were launched, but processes x nodes is 4"):
         launch.adopt_world(asked, {"RANK": "0", "WORLD_SIZE": "2"})
@@ -194,4 +189,4 @@ def test_a_process_without_its_launcher_ends(repository, run_step, monkeypatch):
     ],
 )
 def test_the_precision_is_the_gpus_unless_it_is_stated(stated, has_bf16, expected):
-    assert precision_of({"precision": stated}, has_bf16) == expected
+    assert precision_of(MoeSftConfig(precision=stated), has_bf16) == expected

@@ -1,4 +1,4 @@
-"""The rule `general`: which models are measured, and that it is asked for by the config alone."""
+"""The rule `lm_eval`: which models are measured, and that it is asked for by the config alone."""
 
 import re
 import shlex
@@ -14,17 +14,17 @@ pytestmark = pytest.mark.skipif(
 
 @pytest.fixture(scope="module")
 def project(new_project):
-    return new_project("general")
+    return new_project("lm_eval")
 
 
 def test_every_evaluated_model_is_measured(project):
     evaluation = {"models": ["base", "moe_sft", "dense"], "limit": 3}
-    evaluation |= {"general": ["arc_easy", "my tasks.yaml"]}
+    evaluation |= {"lm_eval": ["arc_easy", "my tasks.yaml"]}
     (project.folder / "my tasks.yaml").touch()
     done = project.snakemake("-np", evaluation=evaluation)
 
     assert done.returncode == 0, done.stdout + done.stderr
-    commands = re.findall(r"python -m workflow_scripts\.general (.*)", done.stdout)
+    commands = re.findall(r"python -m workflow_scripts\.lm_eval (.*)", done.stdout)
     models = ["base", "moe_sft", "dense/lam~0.75"]
     pattern = r"--model '?results/([^ ']+)'? "
     assert sorted(re.search(pattern, command)[1] for command in commands) == sorted(models)
@@ -32,16 +32,16 @@ def test_every_evaluated_model_is_measured(project):
         assert " --tasks arc_easy 'my tasks.yaml' " in command
         assert " --limit=3" in command
     summary = re.search(r"python -m workflow_scripts\.summary .*", done.stdout)[0]
-    files = shlex.join(f"results/general/{model}/tasks.json" for model in models)
-    assert f" --general {files} --out " in summary
+    files = shlex.join(f"results/lm_eval/{model}/tasks.json" for model in models)
+    assert f" --lm-eval {files} --out " in summary
 
 
 def test_without_tasks_nothing_is_measured(project):
-    assert "general" not in project.run("--dry-run")
+    assert "lm_eval" not in project.run("--dry-run")
 
 
 def test_a_task_s_file_must_be_there(project):
-    done = project.snakemake("-n", evaluation={"general": ["gone.yaml"]})
+    done = project.snakemake("-n", evaluation={"lm_eval": ["gone.yaml"]})
 
     assert done.returncode != 0
-    assert "evaluation.general: there is no file gone.yaml" in done.stdout + done.stderr
+    assert "evaluation.lm_eval: there is no file gone.yaml" in done.stdout + done.stderr

@@ -10,7 +10,7 @@ from workflow_scripts.artifacts.manifest import Recipe
 from workflow_scripts.checkpoints.reader import read_json
 from workflow_scripts.common.errors import UserError
 
-KIND = "general"
+KIND = "lm_eval"
 FORMAT = 1
 
 
@@ -74,5 +74,5 @@ def read(path: Path) -> dict:
     """Read a result. Raises UserError where it is missing, broken or something else."""
     result = read_json(path)
     if (result.get("kind"), result.get("format")) != (KIND, FORMAT):
-        raise UserError(f"{path} is not a result of step general (format {FORMAT})")
+        raise UserError(f"{path} is not a result of step lm_eval (format {FORMAT})")
     return result

@@ -7,11 +7,12 @@ the result, a JSON file.
 from collections.abc import Sequence
 from pathlib import Path
 
-from workflow_scripts import cli
 from workflow_scripts.artifacts.recipe import make_recipe
+from workflow_scripts.cli import flags, running
 from workflow_scripts.common.devices import check_gpus
-from workflow_scripts.evaluation import general_result
-from workflow_scripts.evaluation.general import measure, task_hashes
+from workflow_scripts.config.sections import EvaluationConfig, RunConfig
+from workflow_scripts.evaluation import lm_eval_result
+from workflow_scripts.evaluation.lm_eval_tasks import measure, task_hashes
 from workflow_scripts.evaluation.loading import model_origin
 
 OPTIONS = ("batch_size", "limit")
@@ -19,7 +20,7 @@ OPTIONS = ("batch_size", "limit")
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the step with these command line arguments (None: the process's own)."""
-    parser = cli.step_parser("general", __doc__)
+    parser = flags.step_parser("lm_eval", __doc__)
     parser.add_argument("--model", required=True, metavar="DIR", help="Model folder.")
     parser.add_argument(
         "--tasks",
@@ -29,21 +30,23 @@ def main(argv: Sequence[str] | None = None) -> None:
         help="Tasks or groups of tasks of lm_eval, or files of tasks (.yaml).",
     )
     parser.add_argument("--out", required=True, metavar="FILE", type=Path, help="Result, JSON.")
-    cli.add_options(parser, "evaluation", OPTIONS)
-    cli.add_options(parser, None, ["threads", "gpus"])
-    cli.add_verify(parser)
+    flags.add_options(parser, EvaluationConfig, OPTIONS)
+    flags.add_options(parser, RunConfig, ["threads", "gpus"])
+    flags.add_verify(parser)
     args = parser.parse_args(argv)
-    options = cli.options(args, "evaluation", OPTIONS) | cli.options(args, None, ["threads"])
+    options = flags.options(args, EvaluationConfig, OPTIONS).model_dump(include=set(OPTIONS))
+    run = flags.options(args, RunConfig, ["threads", "gpus"])
+    options |= {"threads": run.threads}
     hashes = task_hashes(args.tasks)
-    check_gpus(cli.options(args, None, ["gpus"])["gpus"])
+    check_gpus(run.gpus)
     result = measure(args.model, args.tasks, options, args.verify == "full")
     inputs = hashes | model_origin(Path(args.model))
-    recipe = make_recipe("general", options | {"tasks": args.tasks}, inputs)
-    general_result.write(args.out, result, hashes, recipe)
+    recipe = make_recipe("lm_eval", options | {"tasks": args.tasks}, inputs)
+    lm_eval_result.write(args.out, result, hashes, recipe)
     for name, task in result["tasks"].items():
         for metric, measured in task["metrics"].items():
             print(f"{args.model}: {name} {metric} {measured['value']}, {task['examples']} examples")
 
 
 if __name__ == "__main__":
-    cli.run("general", main)
+    running.run("lm_eval", main)

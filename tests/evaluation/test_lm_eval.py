@@ -1,4 +1,4 @@
-"""Step `general`: what lm_eval measures, against plain transformers; what is refused; the table."""
+"""Step `lm_eval`: what lm_eval measures, against plain transformers; what is refused; the table."""
 
 import hashlib
 import json
@@ -9,13 +9,13 @@ import pytest
 import yaml
 from endings import end_by
 
-from workflow_scripts import general as step
+from workflow_scripts import lm_eval as step
 from workflow_scripts import moe, summary
 from workflow_scripts.artifacts.artifact import create_artifact
 from workflow_scripts.artifacts.manifest import manifest_path, read_manifest
 from workflow_scripts.common import optional
 from workflow_scripts.common.errors import UserError
-from workflow_scripts.evaluation import general_result
+from workflow_scripts.evaluation import lm_eval_result
 from workflow_scripts.tools import verify
 
 BASE = Path(__file__).parents[2] / "resources" / "base"
@@ -63,9 +63,9 @@ def run(task, out, *flags, model=BASE):
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory) -> Path:
-    """A folder with the task and the base model's result, general/base/tasks.json. Read only."""
+    """A folder with the task and the base model's result, lm_eval/base/tasks.json. Read only."""
     folder = tmp_path_factory.mktemp("results")
-    run(write_task(folder), folder / "general" / "base" / "tasks.json", "--batch-size", 5)
+    run(write_task(folder), folder / "lm_eval" / "base" / "tasks.json", "--batch-size", 5)
     return folder
 
 
@@ -98,7 +98,7 @@ def test_it_measures_what_plain_transformers_gives(results):
     expected = accuracy(model.float(), tokenizer, ROWS)
     assert 0 < expected < 1
 
-    result = json.loads((results / "general" / "base" / "tasks.json").read_text())
+    result = json.loads((results / "lm_eval" / "base" / "tasks.json").read_text())
     task = result["tasks"]["signs"]
     assert task["metrics"]["acc"]["value"] == pytest.approx(expected)
     spread = (expected * (1 - expected) / (len(ROWS) - 1)) ** 0.5
@@ -109,7 +109,7 @@ def test_it_measures_what_plain_transformers_gives(results):
 
 @needs_lm_eval
 def test_the_result_says_what_was_done_and_not_where_or_when(results, tmp_path):
-    first = results / "general" / "base" / "tasks.json"
+    first = results / "lm_eval" / "base" / "tasks.json"
     again = tmp_path / "again.json"
     result = run(results / "signs.yaml", again, "--batch-size", 5)
 
@@ -130,7 +130,7 @@ def test_the_manifest_says_what_the_result_was_made_from(results, tmp_path):
     run(task, out, "--batch-size", 5, "--limit", 2, model=tmp_path / "base")
 
     manifest = read_manifest(manifest_path(out))
-    assert manifest.kind == "general"
+    assert manifest.kind == "lm_eval"
     settings = {"batch_size": 5, "limit": 2, "threads": 1, "tasks": ["signs.yaml"]}
     assert manifest.parameters.items() >= settings.items()
     assert manifest.inputs == {
@@ -159,16 +159,16 @@ def test_a_mixture_is_measured_too(results, tmp_path):
     moe.main(["--base", str(tmp_path / "base"), "--out", str(tmp_path / "moe")])
     result = run(results / "signs.yaml", tmp_path / "moe.json", model=tmp_path / "moe")
 
-    of_base = json.loads((results / "general" / "base" / "tasks.json").read_text())
+    of_base = json.loads((results / "lm_eval" / "base" / "tasks.json").read_text())
     assert result["tasks"] == of_base["tasks"]
     assert result["model"]["id"]
 
 
 @needs_lm_eval
 def test_sigterm_ends_the_measurement_without_a_result(results, tmp_path, fork_server):
-    out = tmp_path / "general" / "base" / "tasks.json"
+    out = tmp_path / "lm_eval" / "base" / "tasks.json"
     words = ["--model", BASE, "--tasks", results / "signs.yaml", "--out", out, "--threads", 1]
-    end_by(signal.SIGTERM, "general", "lm_eval.simple_evaluate", words)
+    end_by(signal.SIGTERM, "lm_eval", "lm_eval.simple_evaluate", words)
     assert not out.parent.exists()
 
 
@@ -224,7 +224,7 @@ def test_lm_eval_s_keys_become_metrics():
     measured = {"results": {"gsm8k": row}, "versions": {"gsm8k": 3.0}, "n-shot": {"gsm8k": 5}}
     group = {"alias": "all", "acc,none": 0.5, "acc_stderr,none": 0.2}
     measured |= {"groups": {"all": group}, "n-samples": {"gsm8k": {"effective": 8}}}
-    tasks = general_result.build_result(measured, {}, {}, {})["tasks"]
+    tasks = lm_eval_result.build_result(measured, {}, {}, {})["tasks"]
     assert tasks["gsm8k"]["metrics"] == {
         "exact_match (strict-match)": {"value": 0.25, "stderr": 0.1},
         "exact_match (flexible-extract)": {"value": 0.5, "stderr": None},
@@ -241,13 +241,13 @@ def test_the_summary_has_a_row_for_each_metric_and_model(tmp_path):
     files = []
     for model, value in (("base", 0.5), ("dense/lam~0.75", 0.75)):
         metrics = {"acc": {"value": value, "stderr": 0.025}, "f1": {"value": 1, "stderr": None}}
-        file = tmp_path / "general" / model / "tasks.json"
-        result = {"format": 1, "kind": "general", "model": {"path": "m", "id": None}}
+        file = tmp_path / "lm_eval" / model / "tasks.json"
+        result = {"format": 1, "kind": "lm_eval", "model": {"path": "m", "id": None}}
         result |= {"settings": {}, "tasks": {"arc": {"metrics": metrics}}}
-        general_result.write(file, result, {})
+        lm_eval_result.write(file, result, {})
         files.append(str(file))
     flags = ["--evals", str(evaluation), "--out", str(tmp_path / "summary.csv")]
-    summary.main([*flags, "--general", *files])
+    summary.main([*flags, "--lm-eval", *files])
 
     table = """\
 | task | metric | model          | value           |
@@ -258,7 +258,7 @@ def test_the_summary_has_a_row_for_each_metric_and_model(tmp_path):
 | arc  | f1     | dense/lam~0.75 | 1.0000          |
 """
     assert table in (tmp_path / "summary.md").read_text()
-    summary.main([*flags, "--general"])
+    summary.main([*flags, "--lm-eval"])
     assert "metric" not in (tmp_path / "summary.md").read_text()
-    with pytest.raises(UserError, match=r"mbpp.json is not a result of step general"):
-        summary.main([*flags, "--general", str(evaluation)])
+    with pytest.raises(UserError, match=r"mbpp.json is not a result of step lm_eval"):
+        summary.main([*flags, "--lm-eval", str(evaluation)])

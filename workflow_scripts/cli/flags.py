@@ -1,0 +1,169 @@
+"""The flags of a command: paths, and keys of the configuration with their types and defaults."""
+
+import argparse
+import shlex
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from pydantic.fields import FieldInfo
+
+from workflow_scripts.artifacts.artifact import clear_up_after_killed, replacing_fault
+from workflow_scripts.artifacts.overlap import overlap
+from workflow_scripts.common import progress
+from workflow_scripts.common.errors import UserError
+from workflow_scripts.config.section import Section, choices_of, item_of, keys, types_of
+from workflow_scripts.config.validation import TYPE_NAMES, SectionType, validated
+
+# The flags of all steps that name what is read, and what is written.
+INPUT_FLAGS = (
+    *("base", "model", "moe", "ffn", "weighted", "data"),
+    *("evals", "losses", "lm_eval"),
+)
+NAME_OR_FILE_FLAGS = ("dataset", "problems", "prompt", "template", "tasks")
+OUTPUT_FLAGS = ("out", "metrics", "report")
+
+
+class StepParser(argparse.ArgumentParser):
+    """A parser that refuses to write over what is read."""
+
+    def parse_args(self, args=None, namespace=None):
+        """Parse. Raises UserError where an output is, holds or lies in one of the inputs, or stands
+        where something is that no step made.
+        """
+        parsed = super().parse_args(args, namespace)
+        check_outputs(vars(parsed))
+        if out := vars(parsed).get("out"):
+            progress.name_output(Path(out))
+        return parsed
+
+
+def step_parser(step: str, description: str) -> StepParser:
+    """The parser of `python -m workflow_scripts.<step>`."""
+    return StepParser(
+        prog=f"python -m workflow_scripts.{step}",
+        description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+
+
+def tool_parser(name: str, description: str) -> StepParser:
+    """The parser of `xft <name>`."""
+    parser = step_parser(name, description)
+    parser.prog = f"xft {name}"
+    return parser
+
+
+def add_path(parser, flag: str, kind: str, meaning: str) -> None:
+    """Add a required flag that takes a path. `kind` is DIR or FILE."""
+    parser.add_argument(flag, type=Path, required=True, metavar=kind, help=meaning)
+
+
+def add_dataset(parser) -> None:
+    """Add --dataset: a set of evaluation problems."""
+    parser.add_argument(
+        "--dataset",
+        required=True,
+        metavar="NAME_OR_FILE",
+        help="humaneval, mbpp, or a file of problems in HumanEval+ form (.jsonl or .jsonl.gz).",
+    )
+
+
+def add_verify(parser) -> None:
+    """Add --verify: how thoroughly the step checks its inputs against their manifests."""
+    parser.add_argument(
+        "--verify",
+        choices=["quick", "full"],
+        default="quick",
+        help="Check of the inputs before the step begins: names, sizes, headers and small files, "
+        "or the hashes of all files. Default: quick.",
+    )
+
+
+def check_outputs(flags: dict) -> None:
+    """Raise UserError where an output is, holds or lies in an input, be it through links."""
+    for output in OUTPUT_FLAGS:
+        for flag, source in _sources(flags):
+            if flags.get(output) and overlap(flags[output], source):
+                raise UserError(
+                    f"{_flag(output)} {flags[output]} is, holds or lies in {_flag(flag)} {source}, "
+                    "which the step reads. Choose another place"
+                )
+    out = flags.get("out")
+    if out is not None and out.is_dir():
+        clear_up_after_killed(out)
+        if fault := replacing_fault(out):
+            raise UserError(fault)
+
+
+def _sources(flags: dict) -> Iterator[tuple[str, Path]]:
+    """The inputs that are on this disk, each with the key of its flag."""
+    for flag in (*INPUT_FLAGS, *NAME_OR_FILE_FLAGS):
+        values = flags.get(flag) or []
+        for value in values if isinstance(values, list) else [values]:
+            path = Path(value)
+            # A folder humaneval is not what --dataset humaneval names.
+            if path.is_file() or (path.is_dir() and flag not in NAME_OR_FILE_FLAGS):
+                yield flag, path
+
+
+def add_options(parser, section: type[Section], names: Iterable[str] | None = None) -> None:
+    """Add a flag for each named key (default: all) of a class of the configuration.
+
+    The class gives the flag its type, its default, its choices and its help.
+    """
+    group = parser.add_argument_group("options of the configuration")
+    for name in names or keys(section):
+        _add_option(group, name, section.model_fields[name])
+
+
+def _add_option(group, name: str, field: FieldInfo) -> None:
+    annotation, is_required = field.annotation, field.is_required()
+    settings = {"help": _help(field), "required": is_required}
+    if not is_required:
+        settings["default"] = field.get_default()
+    kind = types_of(annotation)[0]
+    if kind is bool:
+        settings["action"] = argparse.BooleanOptionalAction
+    else:
+        if kind is list:
+            settings["nargs"] = "+"
+            annotation = item_of(annotation)
+            kind = types_of(annotation)[0]
+        settings |= {"type": kind, "choices": choices_of(annotation) or None}
+        settings["metavar"] = None if settings["choices"] else TYPE_NAMES[kind].upper()
+    group.add_argument(_flag(name), **settings)
+
+
+def _help(field: FieldInfo) -> str:
+    default = None if field.is_required() else field.get_default()
+    suffix = "" if default in (None, []) else f" Default: {default}."
+    return (" ".join(field.description.split()) + suffix).replace("%", "%%")
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def options(args: argparse.Namespace, section: type[SectionType], names=None) -> SectionType:
+    """The values of the flags of a class as an object of it. Raises UserError.
+
+    names: the keys that have a flag (default: all). The others have their defaults.
+    """
+    values = {name: getattr(args, name) for name in names or keys(section)}
+    return validated(section, values, "command line")
+
+
+def to_flags(values: dict) -> str:
+    """The command line that sets `values`: the inverse of `options`.
+
+    None and empty lists are left out.
+    """
+    words = []
+    for name, value in values.items():
+        if isinstance(value, bool):
+            words.append(_flag(name) if value else "--no-" + _flag(name).removeprefix("--"))
+        elif isinstance(value, list):
+            words += [_flag(name), *map(str, value)] if value else []
+        elif value is not None:
+            words.append(f"{_flag(name)}={value}")
+    return shlex.join(words)

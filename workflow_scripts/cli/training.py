@@ -1,0 +1,123 @@
+"""The command line of a training step, and its errors in the processes that it starts."""
+
+import argparse
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from workflow_scripts.cli import flags, running
+from workflow_scripts.common.devices import check_gpus
+from workflow_scripts.common.errors import UserError
+from workflow_scripts.common.optional import require
+from workflow_scripts.config.section import keys
+from workflow_scripts.config.sections import RunConfig, TokensConfig
+from workflow_scripts.config.training import TrainingConfig, precision_of
+from workflow_scripts.config.validation import validated
+from workflow_scripts.data.templates import with_template_read
+from workflow_scripts.training import launch
+from workflow_scripts.training.session import TrainingRequest, is_main_process
+
+RUN_KEYS = ("seed", "threads", "report_to")
+
+
+def add_flags(parser: argparse.ArgumentParser, training: type[TrainingConfig]) -> None:
+    """Add the flags of data, metrics and training, and --verify."""
+    flags.add_path(
+        parser,
+        "--data",
+        "FILE_OR_DIR",
+        "The rows, or tokens made of them by python -m workflow_scripts.tokens.",
+    )
+    parser.add_argument(
+        "--metrics", type=Path, metavar="FILE", help="Write each step's loss there, as JSONL."
+    )
+    parser.add_argument(
+        "--tracker-dir",
+        type=Path,
+        metavar="DIR",
+        help="Folder for trackers. Default: the folder metrics beside --out.",
+    )
+    flags.add_options(parser, RunConfig, [*RUN_KEYS, "gpus"])
+    flags.add_options(parser, TokensConfig)
+    parser.set_defaults(**dict.fromkeys(keys(TokensConfig)))  # tokens have their own
+    flags.add_options(parser, training)
+    flags.add_verify(parser)
+
+
+def read_request(
+    step: str, args: argparse.Namespace, training: type[TrainingConfig]
+) -> TrainingRequest:
+    """What the parsed flags of `add_flags` ask for.
+
+    Raises UserError, also if an optimiser or a tracker is not installed, or a GPU is not there.
+    """
+    run = flags.options(args, RunConfig, [*RUN_KEYS, "gpus"])
+    check_gpus(run.gpus)
+    options = flags.options(args, training)
+    tokens = _tokens_options(args)
+    asked = options.model_dump() | {"seed": run.seed, "threads": run.threads}
+    precision = precision_of(options, _has_bf16())
+    options = launch.adopt_world(options.model_copy(update={"precision": precision}), os.environ)
+    for package in (options.optim, *run.report_to):
+        require(package)
+    return TrainingRequest(
+        step=step,
+        data=args.data,
+        out=args.out,
+        metrics=args.metrics,
+        tracker_dir=args.tracker_dir or args.out.parent / "metrics",
+        full=args.verify == "full" and is_main_process(),
+        asked=asked | tokens.model_dump(),
+        options=options,
+        tokens=tokens,
+        seed=run.seed,
+        threads=run.threads,
+        report_to=run.report_to,
+    )
+
+
+def run(step: str, main: Callable[[list[str] | None], None]) -> None:
+    """`running.run`. In a process that a launcher started, the launcher shows the error."""
+    running.run(step, _reporting(main) if launch.LAUNCHER in os.environ else main)
+
+
+def _has_bf16() -> bool:
+    import torch
+
+    return torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+
+
+def _tokens_options(args: argparse.Namespace) -> TokensConfig:
+    """The options of the tokens, from the flags or from the tokens' own manifest."""
+    given = {key: value for key in keys(TokensConfig) if (value := getattr(args, key)) is not None}
+    if not args.data.is_dir():
+        return with_template_read(validated(TokensConfig, given, "command line"))
+    from workflow_scripts.data.tokens_artifact import read_options
+
+    if given:
+        raise UserError(
+            f"{args.data} holds tokens, which have their own {', '.join(given)}. Leave the flags "
+            "out, or give the file of rows"
+        )
+    return read_options(args.data)
+
+
+def _reporting(main: Callable[[list[str] | None], None]) -> Callable[[list[str] | None], None]:
+    """A main that ends with its launcher and hands its errors to it, instead of a stack trace."""
+
+    def reporting(argv: list[str] | None) -> None:
+        launch.end_with_launcher()
+        try:
+            main(argv)
+        except BrokenPipeError:
+            raise  # nobody reads any more
+        except Exception as error:
+            from torch.distributed.elastic.multiprocessing.errors import get_error_handler
+
+            if message := running.explain(error):
+                error = UserError(message)
+            get_error_handler().record_exception(error)
+            sys.exit(1)
+
+    return reporting

@@ -1,0 +1,121 @@
+"""What all sections of the configuration share: strict types, and text that spells a value."""
+
+from contextlib import suppress
+from functools import cache
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
+
+
+class Section(BaseModel):
+    """Keys of the configuration, each with its type, range, default and description.
+
+    A value of another type is refused: 8.0 is no integer, and 1 is no boolean.
+    """
+
+    model_config = ConfigDict(
+        extra="forbid",
+        strict=True,
+        frozen=True,
+        allow_inf_nan=False,
+        validate_default=True,
+        use_attribute_docstrings=True,
+    )
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _spelled(cls, value: Any, info) -> Any:
+        """Text stands for the value that it spells, unless the key takes text.
+
+        YAML 1.1 reads 5e-5 as text, and `snakemake --config` hands on every nested value as text.
+        """
+        annotation = cls.model_fields[info.field_name].annotation
+        types = types_of(annotation)
+        if isinstance(value, list) and list in types:
+            item_types = types_of(item_of(annotation))
+            return [_value(item, item_types) for item in value]
+        return _value(value, types)
+
+
+def types_of(annotation: Any) -> tuple[type, ...]:
+    """The types that an annotation allows. A Literal of texts allows str."""
+    origin = get_origin(annotation)
+    if origin in (Union, UnionType):
+        return tuple(kind for part in get_args(annotation) for kind in types_of(part))
+    if origin is Literal:
+        return (str,)
+    if origin is Annotated:
+        return types_of(get_args(annotation)[0])
+    return (origin or annotation,)
+
+
+def item_of(annotation: Any) -> Any:
+    """The annotation of the items of a list, which may be optional or annotated."""
+    if get_origin(annotation) is list:
+        return get_args(annotation)[0]
+    return next((item for part in get_args(annotation) if (item := item_of(part))), None)
+
+
+def choices_of(annotation: Any) -> tuple[str, ...]:
+    """The texts of a Literal, which may be optional or annotated; none if it is another type."""
+    if get_origin(annotation) is Literal:
+        return get_args(annotation)
+    if get_origin(annotation) is list:
+        return ()
+    return next((found for part in get_args(annotation) if (found := choices_of(part))), ())
+
+
+def _value(value: Any, types: tuple[type, ...]) -> Any:
+    if not isinstance(value, str):
+        return value
+    if value == "null" and NoneType in types:
+        return None
+    if str in types:
+        return value
+    if bool in types and value.lower() in ("true", "false"):
+        return value.lower() == "true"
+    for kind in (int, float):
+        if kind in types:
+            with suppress(ValueError):
+                return kind(value)
+    return value
+
+
+def _unique(values: list | None) -> list | None:
+    repeated = [value for value in dict.fromkeys(values or ()) if values.count(value) > 1]
+    if repeated:
+        raise ValueError(f"names {', '.join(map(str, repeated))} more than once")
+    return values
+
+
+def _path(value: str) -> str:
+    """A path with the home folder for a `~` at its start."""
+    if set(value) & set("{}"):
+        fault = "a path must not hold braces, which Snakemake takes for wildcards"
+    elif value.startswith("-"):
+        fault = "a path must not begin with -, as a flag does"
+    elif not value.isprintable():
+        fault = "a path must not hold line breaks or other characters that are not shown"
+    else:
+        return str(Path(value).expanduser()) if value.startswith("~") else value
+    raise ValueError(f"{fault}. Rename it, or name a link to it")
+
+
+def _commit(value: str | None) -> str | None:
+    if value is None or (len(value) == 40 and set(value) <= set("0123456789abcdef")):
+        return value
+    raise ValueError("must be a commit hash of 40 hexadecimal digits: a branch or a tag can change")
+
+
+UNIQUE = AfterValidator(_unique)
+Name = Annotated[str, Field(min_length=1)]
+PathText = Annotated[str, Field(min_length=1), AfterValidator(_path)]
+Commit = Annotated[str | None, AfterValidator(_commit)]
+
+
+@cache
+def keys(section: type[Section]) -> tuple[str, ...]:
+    """The keys of a section, in order."""
+    return tuple(section.model_fields)

@@ -1,0 +1,193 @@
+"""A training step in this process: seeded, with its examples, its checkpoints and its metrics."""
+
+import atexit
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+from workflow_scripts.artifacts.artifact import Artifact
+from workflow_scripts.artifacts.code import code_hash
+from workflow_scripts.common.devices import describe_device
+from workflow_scripts.common.errors import UserError
+from workflow_scripts.common.progress import say
+from workflow_scripts.config.sections import TokensConfig
+from workflow_scripts.config.training import TrainingConfig
+from workflow_scripts.training.checkpoints import Checkpoints, fingerprint
+
+PACKAGES = ("torch", "transformers", "accelerate", "deepspeed")
+
+
+@dataclass(frozen=True)
+class TrainingRequest:
+    """What a training step is asked for.
+
+    data: a file of rows, or a folder of tokens. tokens: how the rows become tokens, or became them.
+    asked: the options as they were given, for the recipe. options: the same as they are on this
+    machine. full: the inputs are compared with their manifests byte by byte.
+    """
+
+    step: str
+    data: Path
+    out: Path
+    metrics: Path | None
+    tracker_dir: Path
+    full: bool
+    asked: dict
+    options: TrainingConfig
+    tokens: TokensConfig
+    seed: int
+    threads: int
+    report_to: list[str]
+
+    @property
+    def parameters(self) -> dict:
+        """All that the trained weights depend on, except for the inputs."""
+        training = self.options.model_dump(exclude={"save_minutes"})
+        return {"seed": self.seed, "threads": self.threads, **self.tokens.model_dump(), **training}
+
+
+class Session:
+    """A training step's process, with the examples of its request.
+
+    tokenizer: the model's. examples, validation: tokenised rows, to train on and held out.
+    data_ids: of the file of rows ("data") and of the tokens, for the manifest. data_origins: the
+    tokens, or the hash of the rows, for the recipe.
+    """
+
+    def __init__(self, request: TrainingRequest, model_folder: Path):
+        """Seed this process and read the examples. Raises UserError."""
+        self.request = request
+        self._prepare_process()
+        self._read_examples(model_folder)
+
+    def _prepare_process(self) -> None:
+        """Fix seed and threads, on which the result depends. Say which device computes, and how.
+
+        The group of processes, if there is one, is left at the end: its threads would abort it.
+        """
+        import torch
+        from transformers import logging, set_seed
+
+        request = self.request
+        torch.set_num_threads(request.threads)
+        set_seed(request.seed)
+        logging.disable_progress_bar()
+        if is_main_process():
+            say(describe_device(device(), request.options.precision, request.threads))
+        atexit.register(leave_group)
+
+    def _read_examples(self, model_folder: Path) -> None:
+        from workflow_scripts.data.preparation import prepare, summary
+        from workflow_scripts.data.tokenizers import load_tokenizer
+        from workflow_scripts.data.tokens_artifact import open_tokens
+
+        request = self.request
+        self.tokenizer = load_tokenizer(model_folder)
+        self.data_origins: dict[str, Artifact | str]
+        if request.data.is_dir():
+            opened = open_tokens(request.data, model_folder, request.full)
+            tokens, self.data_ids = opened.tokens, opened.inputs
+            self.data_origins = {"tokens": opened.artifact}
+            text = f"{len(tokens.training)} rows of {request.data}"
+        else:
+            tokens, report = prepare(request.data, self.tokenizer, request.tokens)
+            self.data_ids = self.data_origins = {"data": report["data_sha256"]}
+            text = summary(request.data, report)
+        self.examples, self.validation = tokens.training, tokens.validation
+        if fault := request.options.fault_of_validation(len(self.validation)):
+            raise UserError(f"command line: {fault}")
+        if is_main_process():
+            say(f"{text}; {_global_batch(request.options)}")
+
+    @property
+    def weight_dtype(self):
+        """The dtype of the weights that the training computes with and changes."""
+        import torch
+
+        return torch.bfloat16 if self.request.options.precision == "bf16_pure" else torch.float32
+
+    @contextmanager
+    def trained(
+        self, model, parameters: dict, inputs: dict[str, str], mixing=None
+    ) -> Iterator[dict | None]:
+        """Train a model, from its newest checkpoint on. The checkpoints go after the block.
+
+        parameters, inputs: as in the manifest of the artifact that the block writes. mixing: the
+        `modeling.mixing.Mixing` of the model. Yields the learned tensors by name, and None in
+        other processes than the main one. Raises UserError.
+        """
+        from workflow_scripts.training.trainer import Training, train
+
+        request = self.request
+        key = fingerprint(
+            parameters=parameters,
+            inputs=inputs,
+            code=code_hash(request.step),
+            packages={name: version(name) for name in PACKAGES},
+            processes=processes(),
+        )
+        seconds = 60 * request.options.save_minutes
+        checkpoints = Checkpoints(request.out, key, seconds, is_main_process())
+        with checkpoints.claimed():
+            learned = train(
+                Training(
+                    model=model,
+                    examples=self.examples,
+                    validation=self.validation,
+                    tokenizer=self.tokenizer,
+                    options=request.options,
+                    seed=request.seed,
+                    checkpoints=checkpoints,
+                    metrics_file=request.metrics,
+                    mixing=mixing,
+                    tracking=self._tracking(),
+                )
+            )
+            yield learned if is_main_process() else None
+
+    def _tracking(self):
+        """Where the metrics are reported in addition to their file, if anywhere."""
+        request = self.request
+        if not request.report_to:
+            return None
+        from workflow_scripts.training.trackers import Tracking
+
+        name = request.out.name
+        run = request.step if name == request.step else f"{request.step}/{name}"
+        return Tracking(request.report_to, request.tracker_dir, run)
+
+
+def leave_group() -> None:
+    """Leave the group of processes, if there is one."""
+    import torch.distributed
+
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
+def is_main_process() -> bool:
+    """Whether this process, of those that a launcher started, speaks and writes for all."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def processes() -> int:
+    """How many processes a launcher started for this training."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def device() -> str:
+    """The device of this process: its own GPU, or the CPU if there is none."""
+    import torch
+
+    return f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu"
+
+
+def _global_batch(options: TrainingConfig) -> str:
+    rows, accumulation = options.per_device_train_batch_size, options.gradient_accumulation_steps
+    return (
+        f"global batch {rows * accumulation * processes()} = "
+        f"{rows} a device x {accumulation} accumulated x {processes()} processes"
+    )

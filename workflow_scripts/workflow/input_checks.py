@@ -1,0 +1,78 @@
+"""Files and folders that a configuration names are checked before anything runs."""
+
+from pathlib import Path
+
+from workflow_scripts.common.errors import UserError, did_you_mean, naming
+from workflow_scripts.config.sections import DataConfig, EvaluationConfig, XftConfig
+from workflow_scripts.data.templates import PROMPT_NAMES, read_template
+from workflow_scripts.evaluation.problems import load_problems
+from workflow_scripts.hub.named_sets import NAMED_SETS
+from workflow_scripts.hub.source import HUB_ID, check_source, dataset_source
+from workflow_scripts.workflow.base_fit import check_base
+
+
+def check_files(config: XftConfig) -> None:
+    """Raise UserError if a file or folder that the configuration names cannot be used.
+
+    Snakemake itself does not notice a missing input while the outputs made from it exist.
+    """
+    base, data, evaluation = config.base, config.data, config.evaluation
+    _check_results(config.results_dir)
+    with naming("config"):
+        check_source(base.model, base.revision)
+    _check_rows(data)
+    with naming("config: data.template"):
+        read_template(data.template)
+    with naming("config: evaluation.base_prompt"):
+        read_template(evaluation.base_prompt, PROMPT_NAMES)
+    with naming("config"):
+        check_base(
+            base.model,
+            base.revision,
+            max_length=data.max_length,
+            max_new_tokens=evaluation.max_new_tokens,
+            template=data.template,
+            base_prompt=evaluation.base_prompt,
+        )
+    _check_evaluated(evaluation)
+
+
+def _check_results(folder: str) -> None:
+    for place in (Path(folder), *Path(folder).parents):
+        if place.exists() and not place.is_dir():
+            raise UserError(
+                f"config: results_dir = {folder}: {place} is a file, not a folder. Name another"
+            )
+
+
+def _check_rows(data: DataConfig) -> None:
+    if data.revision:
+        with naming("config"):
+            dataset_source(data.train, data.revision)
+        return
+    hint = ". If it is on the hub, set data.revision to one of its commit hashes"
+    _check_file("data.train", data.train, hint if HUB_ID.match(data.train) else "")
+
+
+def _check_evaluated(evaluation: EvaluationConfig) -> None:
+    for dataset in evaluation.datasets:
+        _check_problems(dataset)
+    for task in evaluation.lm_eval:
+        if task.endswith(".yaml"):
+            _check_file("evaluation.lm_eval", task)
+
+
+def _check_problems(dataset: str) -> None:
+    """Raise UserError if a set of problems is wrong. The pinned releases are not."""
+    named = NAMED_SETS.get(dataset)
+    if named is None:
+        _check_file("evaluation.datasets", dataset, did_you_mean(dataset, NAMED_SETS))
+    elif named.wanted_sha256 == named.sha256:
+        return
+    with naming("config: evaluation.datasets"):
+        load_problems(dataset)
+
+
+def _check_file(key: str, path: str, hint: str = "") -> None:
+    if not Path(path).is_file():
+        raise UserError(f"config: {key}: there is no file {path}{hint}")
