@@ -56,6 +56,21 @@ def test_a_base_that_is_not_there_is_seen_as_soon_as_it_is(deepseek, tmp_path):
     assert asked.evaluation("base") != before[1]
 
 
+def test_rules_ask_without_torch(deepseek, repository, run_python):
+    code = (
+        f"import sys; sys.path.insert(0, {str(repository)!r})\n"
+        "from pathlib import Path\n"
+        "from workflow_scripts import config_file\n"
+        "from workflow_scripts.planning.resources import Requests\n"
+        "config = config_file.complete({'base': {'model': 'x'}, 'data': {'train': 'x'}})\n"
+        f"asked = Requests(config, Path({str(deepseek)!r}))\n"
+        "assert asked.models and asked.training('training') and asked.evaluation('base')\n"
+        "print(*sys.modules)\n"
+    )
+    modules = run_python(code).split()
+    assert {"torch", "transformers", "numpy"} & set(modules) == set()
+
+
 @pytest.mark.parametrize("missing", ["vocab_size", "model_type", "num_hidden_layers"])
 def test_a_base_that_makes_no_sense_is_left_to_the_steps(deepseek, tmp_path, missing):
     config = {key: value for key, value in DEEPSEEK.items() if key != missing}

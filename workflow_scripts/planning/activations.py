@@ -9,12 +9,14 @@ size, V vocabulary, Q and K widths of queries and keys, R routed experts, k of t
 c and r bytes of a value in the projections and in the residual stream.
 """
 
+import re
 from dataclasses import dataclass
 
-from workflow_scripts.planning.architectures import Heads, read_heads
 from workflow_scripts.planning.parameters import Models
+from workflow_scripts.planning.tensors import Heads
 
 FP32, INT64 = 4, 8
+QUERY_NORM = re.compile(r"\.(q_norm|q_layernorm|query_layernorm)\.")
 
 
 @dataclass(frozen=True)
@@ -81,13 +83,13 @@ class Activations:
 
 def tuning(models: Models, batch: Batch, numbers: Numbers) -> Activations:
     """Step 2, in which everything learns."""
-    heads, (hidden, intermediate) = read_heads(models.base.config), _sizes(models)
+    heads, (hidden, intermediate) = models.base.heads, _sizes(models)
     tokens = batch.tokens
     norm = tokens * hidden * (FP32 + numbers.residual)  # the input in fp32, and it normalised
     around = 2 * norm
     around += numbers.inputs(3) * tokens * hidden * numbers.compute  # of q, k, v projection
     around += _attention(heads, batch, numbers)
-    if any(".q_norm." in name or "query_layernorm" in name for name in models.base.names):
+    if any(QUERY_NORM.search(name) for name in models.base.names):
         width = (heads.query + heads.key) * heads.size
         around += tokens * width * (FP32 + numbers.residual)
     dense = _mlp(tokens, hidden, intermediate, models, numbers)
@@ -110,7 +112,7 @@ def mixing(models: Models, batch: Batch, numbers: Numbers) -> Activations:
     Frozen norms and projections keep no input for their weights' gradients. Before the first MLP
     nothing is kept at all.
     """
-    heads, (hidden, intermediate) = read_heads(models.base.config), _sizes(models)
+    heads, (hidden, intermediate) = models.base.heads, _sizes(models)
     tokens = batch.tokens
     mlp = _mlp(tokens, hidden, intermediate, models, numbers)
     before = 2 * tokens * hidden * FP32 + _attention(heads, batch, numbers)

@@ -12,7 +12,6 @@ from fractions import Fraction
 
 from workflow_scripts.config.sections import EvaluationConfig
 from workflow_scripts.config.training import TrainingConfig
-from workflow_scripts.planning.architectures import read_heads
 from workflow_scripts.planning.disk import expert_bytes
 from workflow_scripts.planning.gpus import HOST_BANDWIDTH, Gpu
 from workflow_scripts.planning.memory import FP32, Job
@@ -67,7 +66,7 @@ def training_work(
 
 
 def _flops_per_token(models: Models, job: Job, mixing: bool) -> float:
-    heads = read_heads(models.base.config)
+    heads = models.base.heads
     attention = 2 * job.batch.length * heads.query * heads.size * len(models.layers)
     passes = 4 if job.checkpointing else 3
     again = FORWARD if job.checkpointing else 0

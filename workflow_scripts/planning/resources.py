@@ -13,7 +13,6 @@ from pathlib import Path
 
 from workflow_scripts.common.errors import UserError
 from workflow_scripts.config.sections import DataConfig, XftConfig
-from workflow_scripts.planning.architectures import read_heads
 from workflow_scripts.planning.compute import (
     PROMPT_TOKENS,
     generation_seconds,
@@ -177,8 +176,8 @@ def _rows_at_most(data: DataConfig) -> int | None:
 
 def _cache_bytes(table: TensorTable) -> int:
     """Of keys and values of a token, on a CPU."""
-    heads = read_heads(table.config)
-    return 2 * FP32 * table.config["num_hidden_layers"] * heads.key * heads.size
+    layers, heads = table.config["num_hidden_layers"], table.heads
+    return 2 * FP32 * layers * heads.key * heads.size
 
 
 def _mb(nbytes: float) -> int:
