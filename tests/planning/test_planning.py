@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from chains import Chain
 from test_backbones import BACKBONES, SIZES
 from transformers import AutoConfig, AutoModelForCausalLM, Trainer, TrainingArguments
 
-from workflow_scripts import config_file, configuration, ffn, moe
+from workflow_scripts import config_file, configuration
 from workflow_scripts.checkpoints.reader import Checkpoint
 from workflow_scripts.conversions.extract import extract_ffn
 from workflow_scripts.conversions.merge import ALPHA, initial_logits
@@ -250,9 +251,7 @@ BATCHES = [Batch(1, 96), Batch(4, 64)]
 @pytest.fixture(scope="module")
 def mixture(tiny_llama, tmp_path_factory):
     folder = tmp_path_factory.mktemp("planning")
-    moe.main(["--base", str(tiny_llama), "--out", str(folder / "moe")])
-    ffn.main(["--moe", str(folder / "moe"), "--out", str(folder / "ffn")])
-    return folder
+    return Chain(folder, {"moe": []}, base=tiny_llama)["ffn"].parent
 
 
 @pytest.mark.parametrize("batch", BATCHES, ids=["one-row", "four-rows"])
