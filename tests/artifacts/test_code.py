@@ -5,8 +5,8 @@ import subprocess
 import sys
 
 import pytest
+from chains import Chain
 
-from workflow_scripts import dense, ffn, moe, weighted_init
 from workflow_scripts.artifacts import code as dependencies
 from workflow_scripts.artifacts.code import PACKAGE, PRESENTATION, code_hashes
 from workflow_scripts.config.reads import READS
@@ -83,14 +83,8 @@ def test_presentation_decides_about_no_byte_but_the_cards(
     """The conversions, with all cards and progress exchanged for something else."""
 
     def convert(folder):
-        paths = {name: str(folder / name) for name in ("moe", "ffn", "weighted", "dense")}
-        options = ["--num-experts", "3", "--num-experts-per-tok", "2"]
-        moe.main(["--base", str(tiny_llama), "--out", paths["moe"], *options])
-        ffn.main(["--moe", paths["moe"], "--out", paths["ffn"]])
-        sources = ["--moe", paths["moe"], "--ffn", paths["ffn"]]
-        weighted_init.main([*sources, "--lam", "0.75", "--out", paths["weighted"]])
-        dense.main([*sources, "--weighted", paths["weighted"], "--out", paths["dense"]])
-        return file_hashes(folder)
+        sizes = ["--num-experts", "3", "--num-experts-per-tok", "2"]
+        return file_hashes(Chain(folder, {"moe": sizes}, base=tiny_llama)["dense"].parent)
 
     before = convert(tmp_path / "before")
     monkeypatch.setattr(model_card, "moe_card", lambda *_: "another card")

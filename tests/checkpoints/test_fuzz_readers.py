@@ -205,7 +205,7 @@ def test_a_header_that_is_accepted_is_one_for_safetensors_too(tmp_path, header, 
 @quick
 @given(data=st.data())
 def test_a_header_that_tiles_the_file_is_accepted(tmp_path, data):
-    """The other way round: the strict check refuses nothing that is sound."""
+    """The other way round: the check refuses nothing that is sound."""
     kinds = data.draw(st.lists(st.sampled_from([torch.uint8, torch.float32, torch.bfloat16])))
     shapes = [data.draw(st.lists(st.integers(0, 3), max_size=3)) for _ in kinds]
     tensors = {

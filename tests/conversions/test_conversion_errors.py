@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from chains import Chain
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, SeedOssConfig
 
@@ -33,16 +34,12 @@ def flag_name(keyword: str) -> str:
     return "--" + keyword.replace("_", "-")
 
 
-def make(folder: Path, model: Path, **moe_flags) -> dict[str, Path]:
+def make(folder: Path, model: Path, *moe_flags: str) -> dict[str, Path]:
     """All artifacts from the base to the dense model; the mixture stays untrained."""
-    made = {"base": run("base", folder / "base", model=model)}
-    sizes = {"num_experts": 4, "num_experts_per_tok": 2} | moe_flags
-    made["moe"] = run("moe", folder / "moe", base=made["base"], **sizes)
-    made["ffn"] = run("ffn", folder / "ffn", moe=made["moe"])
-    sources = {name: made[name] for name in ("moe", "ffn")}
-    made["weighted"] = run("weighted_init", folder / "weighted", lam="0.75", **sources)
-    made["dense"] = run("dense", folder / "dense", weighted=made["weighted"], **sources)
-    return made
+    sizes = ["--num-experts", "4", "--num-experts-per-tok", "2"]
+    made = Chain(folder, {"base": ["--model", model], "moe": [*sizes, *moe_flags]})
+    same_names = {name: made[name] for name in ("base", "moe", "ffn", "dense")}
+    return same_names | {"weighted": made["weighted_init"]}
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +51,7 @@ def chain(tmp_path_factory, tiny_llama) -> dict[str, Path]:
 @pytest.fixture(scope="module")
 def other(tmp_path_factory, tiny_llama) -> dict[str, Path]:
     """The same from another seed: the same shapes, but of another mixture."""
-    return make(tmp_path_factory.mktemp("other"), tiny_llama, seed=7)
+    return make(tmp_path_factory.mktemp("other"), tiny_llama, "--seed", "7")
 
 
 def copy_artifact(source: Path, folder: Path) -> Path:

@@ -6,9 +6,10 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from chains import Chain
 from problem_files import three_problems
 
-from workflow_scripts import ffn, moe, moe_sft, tokens, weighted_init, weighted_trained
+from workflow_scripts import moe_sft, tokens
 from workflow_scripts.artifacts.manifest import manifest_path, read_manifest
 from workflow_scripts.common.errors import UserError
 from workflow_scripts.config.sections import TokensConfig
@@ -301,10 +302,7 @@ def test_the_step_reports_rows_that_give_problems_away(tiny_llama, tmp_path, cap
 
 @pytest.fixture(scope="module")
 def upcycled(tiny_llama, tmp_path_factory):
-    out = tmp_path_factory.mktemp("upcycled") / "moe"
-    sizes = ["--num-experts", "4", "--num-experts-per-tok", "3"]
-    moe.main(["--base", str(tiny_llama), "--out", str(out), *sizes])
-    return out
+    return Chain(tmp_path_factory.mktemp("upcycled"), base=tiny_llama)["moe"]
 
 
 def run(step, **flags):
@@ -328,11 +326,8 @@ def test_a_training_on_tokens_is_the_training_on_their_rows(
     assert on_tokens.parameters["template"] == "magicoder"
     assert on_tokens.inputs == on_rows.inputs | {"tokens": read_manifest(manifest_path(made)).id}
 
-    ffn.main(["--moe", str(tmp_path / "a"), "--out", str(tmp_path / "ffn")])
-    sources = {"moe": tmp_path / "a", "ffn": tmp_path / "ffn"}
-    run(weighted_init, **sources, lam=0.75, out=tmp_path / "init")
-    start = {"weighted": tmp_path / "init", **sources}
-    trained = run(weighted_trained, **start, data=made, out=tmp_path / "trained")
+    chain = Chain(tmp_path, {"weighted_trained": TRAINING}, moe_sft=tmp_path / "a", data=made)
+    trained = read_manifest(manifest_path(chain["weighted_trained"]))
     assert trained.inputs["tokens"] == on_tokens.inputs["tokens"]
     assert trained.parameters["template"] == "magicoder"
 

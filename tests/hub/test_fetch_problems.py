@@ -51,11 +51,13 @@ class Handler(BaseHTTPRequestHandler):
         pass
 
 
-def sends(body: bytes, status: int = 200, length: int | None = None):
+def sends(body: bytes, status: int = 200, length: int | None = None, **headers: str):
     """An answer whose header promises `length` bytes (None: as many as there are)."""
 
     def answer(handler: Handler) -> None:
         handler.send_response(status)
+        for name, value in headers.items():
+            handler.send_header(name.replace("_", "-"), value)
         handler.send_header("Content-Length", str(length or len(body)))
         handler.end_headers()
         handler.wfile.write(body)
@@ -72,6 +74,15 @@ def redirects(handler: Handler) -> None:
 
 def hangs(handler: Handler) -> None:
     handler.server.released.wait()
+
+
+def hangs_up(handler: Handler) -> None:
+    handler.close_connection = True
+
+
+def stalls(handler: Handler) -> None:
+    sends(PACKED[:50], length=len(PACKED))(handler)
+    hangs(handler)
 
 
 @pytest.fixture
@@ -91,7 +102,7 @@ def machine(monkeypatch, tmp_path):
     """A machine without EvalPlus's cache, on which CONTENT is the pinned release."""
     pinned = hashlib.sha256(CONTENT).hexdigest()
     monkeypatch.setitem(NAMED_SETS, "humaneval", replace(NAMED_SETS["humaneval"], sha256=pinned))
-    monkeypatch.setattr(fetching, "WAITS", (0, 0))
+    monkeypatch.setattr(fetching, "BACKOFF", 0)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     for name in ("HUMANEVAL_OVERRIDE_PATH", "MBPP_OVERRIDE_PATH", "HTTP_PROXY", "http_proxy"):
         monkeypatch.delenv(name, raising=False)
@@ -234,26 +245,49 @@ def broken_off(handler: Handler) -> None:
     sends(PACKED[:50], length=len(PACKED))(handler)
 
 
-@pytest.mark.parametrize("fault", [broken_off, sends(b"", 503), sends(b"", 429)])
-def test_what_may_pass_is_tried_again(server, out, fault, capsys):
+@pytest.mark.parametrize(
+    ("fault", "reason"),
+    [
+        (broken_off, "IncompleteRead"),
+        (stalls, "no answer within 0.2 s"),
+        (hangs, "no answer within 0.2 s"),
+        (hangs_up, "Remote end closed connection"),
+        (sends(b"", 503), "the server says 503"),
+        (sends(b"", 429), "the server says 429"),
+    ],
+)
+def test_what_may_pass_is_tried_again(server, out, fault, reason, capsys, caplog, monkeypatch):
+    monkeypatch.setattr(fetching, "TIMEOUT", 0.2)
     server.answers = [fault, fault, sends(PACKED)]
     fetch(out)
     assert out.read_bytes() == CONTENT
     assert len(server.paths) == 3
-    assert capsys.readouterr().err.count("Trying again") == 2
+    *told, _ = capsys.readouterr().err.splitlines()
+    assert len(told) == 2
+    assert all(reason in line and line.endswith(". Trying again") for line in told)
+    assert caplog.records == []  # urllib3 does not tell of it too
+
+
+def test_a_server_says_how_long_to_wait_but_not_for_ever(server, out, monkeypatch):
+    waits = []
+    monkeypatch.setattr("urllib3.util.retry.time.sleep", waits.append)
+    busy = [sends(b"", 429, Retry_After=seconds) for seconds in ("7", "99999")]
+    server.answers = [*busy, sends(PACKED)]
+    fetch(out)
+    assert waits == [7, fetching.TIMEOUT]
 
 
 @pytest.mark.parametrize(
     ("answer", "fault", "tries"),
     [
-        (broken_off, "IncompleteRead(50 bytes read, ", 3),
+        (broken_off, "IncompleteRead(50 bytes read, ", 4),
         (sends(PACKED[:50]), "what came is not that release", 1),
         (sends(gzip.compress(OTHER)), "what came is not that release", 1),
         (sends(CONTENT), "what came is not that release", 1),
         (sends(b"<html>Log in</html>"), "what came is not that release", 1),
         (sends(b""), "what came is not that release", 1),
         (sends(b"gone", 404), "the server says 404 Not Found", 1),
-        (sends(b"", 503), "the server says 503 Service Unavailable", 3),
+        (sends(b"", 503), "the server says 503 Service Unavailable", 4),
     ],
     ids=["broken off", "truncated", "other", "unpacked", "page", "empty", "404", "503"],
 )

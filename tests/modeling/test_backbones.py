@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from chains import Chain
 from ropes import ROPES
 from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 import workflow_scripts.modeling  # noqa: F401
-from workflow_scripts import dense, ffn, moe, weighted_init
 from workflow_scripts.checkpoints.reader import Checkpoint
 from workflow_scripts.modeling.mixing import Mixing, MixingLogits
 
@@ -65,6 +65,7 @@ BACKBONES = {
     "nemotron": {},
     "arcee": {},
 }
+MIXING = {"weighted_init": ["--lam", "0.6"]}
 
 
 @dataclass(frozen=True)
@@ -86,16 +87,14 @@ def case(request, tmp_path_factory):
     randomize_biases(model)
     folder = tmp_path_factory.mktemp(request.param)
     model.save_pretrained(folder / "base")
-    run(moe, folder, "moe", base="base")
-    upcycled = AutoModelForCausalLM.from_pretrained(folder / "moe").eval()
+    untrained = Chain(folder, {"moe": []}, base=folder / "base")
+    upcycled = AutoModelForCausalLM.from_pretrained(untrained["moe"]).eval()
     trained = copy.deepcopy(upcycled)
     for block in trained.moe_blocks:
         for weight in block.experts.parameters():
             weight.data += 0.1 * torch.randn_like(weight)
     trained.save_pretrained(folder / "trained")
-    run(ffn, folder, "ffn", moe="trained")
-    run(weighted_init, folder, "weighted", moe="trained", ffn="ffn", lam=0.6)
-    run(dense, folder, "merged", weighted="weighted", moe="trained", ffn="ffn")
+    _ = Chain(folder, MIXING, moe_sft=folder / "trained")["dense"]
     return Case(model, upcycled, trained, folder)
 
 
@@ -104,13 +103,6 @@ def randomize_biases(model):
     for name, parameter in model.named_parameters():
         if name.endswith("bias"):
             torch.nn.init.normal_(parameter, std=0.1)
-
-
-def run(step, folder, out, **flags):
-    words = [f"--out={folder / out}"]
-    for name, value in flags.items():
-        words.append(f"--{name}={value if name == 'lam' else folder / value}")
-    step.main(words)
 
 
 def tokens(batch=2, length=24):
@@ -211,10 +203,10 @@ def test_the_merged_model_is_the_mixing_model_and_of_the_bases_kind(case):
     moe_checkpoint, extracted = Checkpoint(case.folder / "trained"), Checkpoint(case.folder / "ffn")
     mixing = Mixing(moe_checkpoint, extracted, MixingLogits(torch.zeros(2, 1, 7), None, 0.6))
     mixing.model.eval()
-    merged = AutoModelForCausalLM.from_pretrained(case.folder / "merged")
+    merged = AutoModelForCausalLM.from_pretrained(case.folder / "dense")
     assert type(merged) is type(case.dense)
     assert_logits(merged, mixing.model)
-    ours, base = (case.folder / name for name in ("merged", "base"))
+    ours, base = (case.folder / name for name in ("dense", "base"))
     assert json.loads((ours / "config.json").read_text()) == (
         json.loads((base / "config.json").read_text())
     )
@@ -226,13 +218,10 @@ def test_the_merged_model_is_the_mixing_model_and_of_the_bases_kind(case):
 
 
 def test_the_merge_of_equal_experts_is_the_base(case, tmp_path):
-    for name in ("moe", "base"):
-        (tmp_path / name).symlink_to(case.folder / name)
-    (tmp_path / "moe.manifest.json").symlink_to(case.folder / "moe.manifest.json")
-    run(ffn, tmp_path, "ffn", moe="moe")
-    run(weighted_init, tmp_path, "weighted", moe="moe", ffn="ffn", lam=0.6)
-    run(dense, tmp_path, "merged", weighted="weighted", moe="moe", ffn="ffn")
-    ours, base = (load_file(tmp_path / name / "model.safetensors") for name in ("merged", "base"))
+    merged = Chain(tmp_path, MIXING, moe=case.folder / "moe")["dense"]
+    ours, base = (
+        load_file(folder / "model.safetensors") for folder in (merged, case.folder / "base")
+    )
     assert ours.keys() == base.keys()
     for name, tensor in base.items():
         torch.testing.assert_close(ours[name], tensor, atol=1e-6, rtol=1e-6)

@@ -4,11 +4,11 @@ import math
 
 import pytest
 import torch
+from chains import Chain
 from torch.profiler import ProfilerActivity, profile
 from transformers import AutoModelForCausalLM
 
 import workflow_scripts.modeling  # noqa: F401
-from workflow_scripts import moe
 from workflow_scripts.config.sections import MoeSftConfig
 from workflow_scripts.training.checkpoints import Checkpoints
 from workflow_scripts.training.trainer import Training, train
@@ -24,10 +24,7 @@ OPTIONS = {
 @pytest.fixture(scope="module")
 def mixture(tiny_llama, tmp_path_factory):
     """A mixture with routing noise and balance loss."""
-    out = tmp_path_factory.mktemp("memory") / "moe"
-    sizes = ["--num-experts", "4", "--num-experts-per-tok", "3"]
-    moe.main(["--base", str(tiny_llama), "--out", str(out), *sizes])
-    return out
+    return Chain(tmp_path_factory.mktemp("memory"), base=tiny_llama)["moe"]
 
 
 @pytest.fixture

@@ -4,13 +4,14 @@ import json
 
 import pytest
 import torch
+from chains import Chain
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 import workflow_scripts.modeling  # noqa: F401
-from workflow_scripts import dense, ffn, moe, weighted_init
+from workflow_scripts import dense, moe, weighted_init
 from workflow_scripts.common.errors import UserError
 from workflow_scripts.config.sections import learns
 from workflow_scripts.conversions import mixing_artifact
@@ -39,8 +40,7 @@ def folders(tiny_llama, tmp_path_factory):
     model.save_pretrained(root / "moe_sft")
     for file in ("tokenizer.json", "tokenizer_config.json", "generation_config.json"):
         (root / "moe_sft" / file).write_bytes((root / "upcycled" / file).read_bytes())
-    ffn.main(["--moe", str(root / "moe_sft"), "--out", str(root / "ffn")])
-    return root
+    return Chain(root, moe_sft=root / "moe_sft")["ffn"].parent
 
 
 def initial(folders, out, granularity="layer", lam=LAMBDA, flags=()):

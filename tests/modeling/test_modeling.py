@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from chains import Chain
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
@@ -17,7 +18,7 @@ from transformers.models.llama.modeling_llama import LlamaMLP
 from transformers.models.starcoder2.modeling_starcoder2 import Starcoder2MLP
 
 import workflow_scripts.modeling  # noqa: F401
-from workflow_scripts import dense, ffn, moe, weighted_init
+from workflow_scripts import moe
 from workflow_scripts.cli import flags
 from workflow_scripts.common.errors import UserError
 from workflow_scripts.modeling.loading import load_whole
@@ -273,16 +274,11 @@ def test_step_0_holds_wherever_the_weights_sum_to_one(switched, tiny_llama):
 
 
 def test_a_layer_that_is_not_upcycled_stays_as_it_is(tiny_llama, tmp_path):
-    moe.main(["--base", str(tiny_llama), "--out", str(tmp_path / "moe"), "--upcycled-layers", "1"])
-    model = AutoModelForCausalLM.from_pretrained(tmp_path / "moe")
+    chain = Chain(tmp_path, {"moe": ["--upcycled-layers", "1"]}, base=tiny_llama)
+    model = AutoModelForCausalLM.from_pretrained(chain["moe"])
     layers = model.get_decoder().layers
     assert [type(layer.mlp).__name__ for layer in layers] == ["LlamaMLP", "MoeBlock"]
-    ffn.main(["--moe", str(tmp_path / "moe"), "--out", str(tmp_path / "ffn")])
-    sources = ["--moe", str(tmp_path / "moe"), "--ffn", str(tmp_path / "ffn")]
-    weighted = ["--weighted", str(tmp_path / "weighted")]
-    weighted_init.main([*sources, "--lam", "0.75", "--out", weighted[1]])
-    dense.main([*sources, *weighted, "--out", str(tmp_path / "dense")])
-    merged = load_file(tmp_path / "dense" / "model.safetensors")
+    merged = load_file(chain["dense"] / "model.safetensors")
     for name, tensor in load_file(tiny_llama / "model.safetensors").items():
         if ".layers.1.mlp." in name:
             torch.testing.assert_close(merged[name], tensor, atol=1e-6, rtol=1e-6)

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from chains import Chain
 from test_backbones import BACKBONES, SIZES
 from transformers import AutoConfig, AutoModelForCausalLM, Trainer, TrainingArguments
 
-from workflow_scripts import ffn, moe
 from workflow_scripts.checkpoints.reader import Checkpoint
 from workflow_scripts.config.sections import EvaluationConfig, MoeConfig, MoeSftConfig
 from workflow_scripts.config.training import MixingTraining
@@ -250,9 +250,7 @@ BATCHES = [Batch(1, 96), Batch(4, 64)]
 @pytest.fixture(scope="module")
 def mixture(tiny_llama, tmp_path_factory):
     folder = tmp_path_factory.mktemp("planning")
-    moe.main(["--base", str(tiny_llama), "--out", str(folder / "moe")])
-    ffn.main(["--moe", str(folder / "moe"), "--out", str(folder / "ffn")])
-    return folder
+    return Chain(folder, {"moe": []}, base=tiny_llama)["ffn"].parent
 
 
 @pytest.mark.parametrize("batch", BATCHES, ids=["one-row", "four-rows"])
@@ -557,7 +555,7 @@ def test_local_weights_need_neither_torch_nor_transformers(project, repository, 
         "print('MODULES', *sys.modules)\n"
     )
     text, _, modules = run_python(code).partition("MODULES")
-    assert {"torch", "transformers", "numpy", "accelerate"} & set(modules.split()) == set()
+    assert {"torch", "transformers", "accelerate"} & set(modules.split()) == set()
     parts = (
         "Parameters",
         "Tokens",

@@ -62,7 +62,7 @@ def test_rules_ask_without_torch(deepseek, repository, run_python):
         "from pathlib import Path\n"
         "from workflow_scripts import config_file\n"
         "from workflow_scripts.planning.resources import Requests\n"
-        "config = config_file.complete({'base': {'model': 'x'}, 'data': {'train': 'x'}})\n"
+        "config = complete({'base': {'model': 'x'}, 'data': {'train': 'x'}})\n"
         f"asked = Requests(config, Path({str(deepseek)!r}))\n"
         "assert asked.models and asked.training('training') and asked.evaluation('base')\n"
         "print(*sys.modules)\n"

@@ -6,10 +6,11 @@ import shutil
 from pathlib import Path
 
 import pytest
+from chains import Chain
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import workflow_scripts.modeling  # noqa: F401
-from workflow_scripts import base, dense, ffn, moe, moe_sft, weighted_init
+from workflow_scripts import dense, ffn, weighted_init
 from workflow_scripts.artifacts.manifest import hash_file, manifest_path, read_manifest, short
 from workflow_scripts.reporting.model_card import imported_card
 
@@ -38,23 +39,15 @@ def model(tmp_path_factory, tiny_llama) -> Path:
 
 def make(results: Path, source: list[str]) -> Path:
     """All artifacts from the base to the dense model, after one step of tuning."""
-
-    def run(step, **flags) -> None:
-        name = step.__name__.split(".")[-1]
-        words = [f"--{flag.replace('_', '-')}={value}" for flag, value in flags.items()]
-        step.main([*words, "--out", str(results / name)])
-
-    base.main([*source, "--out", str(results / "base")])
     rows = results / "rows.jsonl"
     rows.write_text(json.dumps({"instruction": "add", "response": "a + b"}) + "\n")
-    run(moe, base=results / "base", num_experts=4, num_experts_per_tok=2, seed=5)
-    run(moe_sft, moe=results / "moe", data=rows, max_steps=1, learning_rate=0.001)
-    sources = {"moe": results / "moe_sft"}
-    run(ffn, **sources)
-    sources["ffn"] = results / "ffn"
-    run(weighted_init, lam="0.65", **sources)
-    run(dense, weighted=results / "weighted_init", **sources)
-    return results
+    options = {
+        "base": source,
+        "moe": ["--num-experts", "4", "--num-experts-per-tok", "2", "--seed", "5"],
+        "moe_sft": ["--max-steps", "1", "--learning-rate", "0.001"],
+        "weighted_init": ["--lam", "0.65"],
+    }
+    return Chain(results, options, data=rows)["dense"].parent
 
 
 @pytest.fixture(scope="module")

@@ -5,14 +5,15 @@ import time
 from pathlib import Path
 
 import pytest
-from processes import run_for
+from chains import Chain
+from processes import run_apart, run_for
 
 from workflow_scripts.artifacts.manifest import find_faults, manifest_path, read_manifest
 
 pytestmark = pytest.mark.slow
 KILLS = 8
-STEPS = ("base", "moe", "moe_sft", "ffn", "weighted_init", "weighted_trained", "dense")
-STEPS += ("import_reference",)
+CHAIN = ("base", "moe", "moe_sft", "ffn", "weighted_init", "weighted_trained", "dense")
+STEPS = (*CHAIN, "import_reference")
 TRAINING = ["--max-steps", "2", "--per-device-train-batch-size", "2", "--max-length", "200"]
 
 
@@ -22,24 +23,17 @@ def arguments(tmp_path_factory, repository, tiny_llama) -> dict[str, list[str]]:
     root = tmp_path_factory.mktemp("inputs")
     rows = root / "rows.jsonl"
     rows.write_text('{"instruction": "add", "response": "a + b"}\n' * 4)
-    at = {name: str(root / name) for name in ("base", "moe", "sft", "ffn", "init", "trained")}
-    sources = ["--moe", at["sft"], "--ffn", at["ffn"]]
-    data = ["--data", str(rows), *TRAINING]
+    options = {
+        "base": ["--model", tiny_llama],
+        "moe": [],
+        **dict.fromkeys(("moe_sft", "weighted_trained"), TRAINING),
+    }
+    chain = Chain(root, options, run_apart, data=rows)
     published = str(repository / "tests" / "golden" / "a_8x_top6" / "checkpoint")
-    steps = {
-        "base": ["--model", str(tiny_llama)],
-        "moe": ["--base", at["base"]],
-        "moe_sft": ["--moe", at["moe"], *data],
-        "ffn": ["--moe", at["sft"]],
-        "weighted_init": [*sources, "--lam", "0.75"],
-        "weighted_trained": ["--weighted", at["init"], *sources, *data],
-        "dense": ["--weighted", at["trained"], *sources],
+    return {
+        **{step: chain.words(step) for step in CHAIN},
         "import_reference": ["--model", published],
     }
-    made = ("base", "moe", "moe_sft", "ffn", "weighted_init", "weighted_trained")
-    for step, name in zip(made, at, strict=True):
-        assert run_for(step, [*steps[step], "--out", at[name]])
-    return steps
 
 
 def is_whole(out: Path) -> bool:

@@ -6,11 +6,13 @@ import time
 from pathlib import Path
 
 import pytest
-from processes import run_for
+from chains import Chain
+from processes import run_apart, run_for
 
 from workflow_scripts.artifacts.manifest import manifest_path, read_manifest
 
 pytestmark = pytest.mark.slow
+STEPS = ("moe_sft", "weighted_trained")
 KILLS = 4
 FASTER = 1.2  # or slower the machine may have become since the moments were chosen
 TRAINING = [
@@ -26,17 +28,8 @@ def arguments(tmp_path_factory, tiny_llama) -> dict[str, list[str]]:
     rows = [{"instruction": f"Add {n} to x.", "response": f"return x + {n}"} for n in range(50)]
     file = root / "rows.jsonl"
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    at = {name: str(root / name) for name in ("moe", "ffn", "init")}
-    sizes = ["--num-experts", "4", "--num-experts-per-tok", "3"]
-    assert run_for("moe", ["--base", str(tiny_llama), "--out", at["moe"], *sizes])
-    assert run_for("ffn", ["--moe", at["moe"], "--out", at["ffn"]])
-    sources = ["--moe", at["moe"], "--ffn", at["ffn"]]
-    assert run_for("weighted_init", [*sources, "--lam", "0.75", "--out", at["init"]])
-    data = ["--data", str(file), *TRAINING]
-    return {
-        "moe_sft": ["--moe", at["moe"], *data],
-        "weighted_trained": ["--weighted", at["init"], *sources, *data],
-    }
+    chain = Chain(root, run=run_apart, base=tiny_llama, data=file)
+    return {step: [*chain.words(step), *TRAINING] for step in STEPS}
 
 
 def outputs(out: Path) -> list[str]:
@@ -48,7 +41,7 @@ def identity(out: Path) -> str:
 
 
 @pytest.mark.parametrize("processes", [1, 2])
-@pytest.mark.parametrize("step", ["moe_sft", "weighted_trained"])
+@pytest.mark.parametrize("step", STEPS)
 def test_a_training_killed_many_times_ends_in_the_same_bytes(step, processes, arguments, tmp_path):
     whole, out = tmp_path / "whole", tmp_path / "out"
     start = time.perf_counter()

@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
+from chains import Chain
 from ropes import ROPES
 from safetensors.torch import load_file, save_file
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -86,12 +87,9 @@ def save_base(folder: Path, **changes) -> Path:
 
 def merge_untrained(base: Path, folder: Path, *moe_flags) -> dict[str, Path]:
     """All artifacts from `base` to the dense model, without training: all experts are the same."""
-    made = {"base": base, "moe": run(moe, folder / "moe", *moe_flags, base=base)}
-    made["ffn"] = run(ffn, folder / "ffn", moe=made["moe"])
-    sources = {name: made[name] for name in ("moe", "ffn")}
-    made["weighted"] = run(weighted_init, folder / "weighted", "--lam", LAMBDA, **sources)
-    made["dense"] = run(dense, folder / "dense", weighted=made["weighted"], **sources)
-    return made
+    chain = Chain(folder, {"moe": moe_flags, "weighted_init": ["--lam", LAMBDA]}, base=base)
+    made = {name: chain[name] for name in ("base", "moe", "ffn", "dense")}
+    return made | {"weighted": chain["weighted_init"]}
 
 
 def open_mixing_model(artifacts: dict[str, Path]) -> Mixing:
@@ -144,17 +142,20 @@ def artifacts(tiny_llama, data, tmp_path_factory) -> dict[str, Path]:
 
     4 experts, top 2.
     """
-    root = tmp_path_factory.mktemp("artifacts")
     steps = ("--max-steps", 4, "--per-device-train-batch-size", 4, "--learning-rate", 0.03)
-    made = {"base": tiny_llama, "upcycled": run(moe, root / "moe", *TOP_2, base=tiny_llama)}
-    made["moe"] = run(moe_sft, root / "moe_sft", *steps, moe=made["upcycled"], data=data)
-    made["ffn"] = run(ffn, root / "ffn", moe=made["moe"])
-    sources = {name: made[name] for name in ("moe", "ffn")}
-    made["weighted"] = run(weighted_init, root / "init", "--lam", LAMBDA, **sources)
-    weighted = {"weighted": made["weighted"], "data": data}
-    made["trained"] = run(trained, root / "trained", *steps, **weighted, **sources)
-    made["dense"] = run(dense, root / "dense", weighted=made["trained"], **sources)
-    return made
+    options = {
+        "moe": TOP_2,
+        "moe_sft": steps,
+        "weighted_init": ["--lam", LAMBDA],
+        "weighted_trained": steps,
+    }
+    chain = Chain(tmp_path_factory.mktemp("artifacts"), options, base=tiny_llama, data=data)
+    own_names = {
+        **{"upcycled": "moe", "moe": "moe_sft"},
+        **{"weighted": "weighted_init", "trained": "weighted_trained"},
+    }
+    made = {name: chain[name] for name in ("base", "ffn", "dense")}
+    return made | {name: chain[step] for name, step in own_names.items()}
 
 
 def sharpen(model):

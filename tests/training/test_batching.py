@@ -5,12 +5,13 @@ import re
 
 import pytest
 import torch
+from chains import Chain
 from safetensors.torch import load_file
 from test_backbones import BACKBONES, SIZES
 from transformers import AttentionInterface, AutoConfig, AutoModelForCausalLM
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-from workflow_scripts import ffn, moe, moe_sft, weighted_init, weighted_trained
+from workflow_scripts import moe_sft, weighted_trained
 from workflow_scripts.modeling.packed_attention import PACKED, use_packed_attention
 from workflow_scripts.modeling.upcycling import XftConfig
 from workflow_scripts.training.batches import LengthSampler, packed, padded
@@ -139,16 +140,10 @@ def sources(tiny_llama, tmp_path_factory):
         for n in range(24)
     ]
     (root / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    at = {name: str(root / name) for name in ("moe", "ffn", "init")}
-    sizes = ["--num-experts", "4", "--num-experts-per-tok", "3"]
-    moe.main(["--base", str(tiny_llama), "--out", at["moe"], *sizes])
-    ffn.main(["--moe", at["moe"], "--out", at["ffn"]])
-    mixed = ["--moe", at["moe"], "--ffn", at["ffn"]]
-    weighted_init.main([*mixed, "--lam", "0.75", "--out", at["init"]])
-    data = ["--data", str(root / "rows.jsonl"), "--max-length", "300"]
+    chain = Chain(root, base=tiny_llama, data=root / "rows.jsonl")
     return {
-        moe_sft: ["--moe", at["moe"], *data],
-        weighted_trained: ["--weighted", at["init"], *mixed, *data],
+        moe_sft: [*chain.words("moe_sft"), "--max-length", "300"],
+        weighted_trained: [*chain.words("weighted_trained"), "--max-length", "300"],
     }
 
 

@@ -6,10 +6,10 @@ import sys
 
 import pytest
 import torch
+from chains import Chain
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainingArguments
 
 import workflow_scripts.modeling  # noqa: F401
-from workflow_scripts import moe
 from workflow_scripts.common.errors import UserError
 from workflow_scripts.config.sections import MoeSftConfig
 from workflow_scripts.training import engines
@@ -28,9 +28,7 @@ def train_with(tiny_llama, tmp_path):
     """Callable (**options): train a mixture for a step."""
 
     def run(**options):
-        folder = tmp_path / "moe"
-        sizes = ["--num-experts", "4", "--num-experts-per-tok", "3"]
-        moe.main(["--base", str(tiny_llama), "--out", str(folder), *sizes])
+        folder = Chain(tmp_path, base=tiny_llama)["moe"]
         model = AutoModelForCausalLM.from_pretrained(folder)
         rows = [{"input_ids": [5, 6, 7, 8], "labels": [-100, 6, 7, 8], "row": 1}] * 2
         return train(

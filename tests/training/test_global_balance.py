@@ -5,10 +5,10 @@ import math
 
 import pytest
 import torch
+from chains import Chain
 from transformers import AutoModelForCausalLM
 
 import workflow_scripts.modeling  # noqa: F401
-from workflow_scripts import moe
 from workflow_scripts.config.sections import MoeSftConfig
 from workflow_scripts.training.balance import GlobalCounts
 from workflow_scripts.training.checkpoints import Checkpoints
@@ -27,10 +27,8 @@ OPTIONS = {
 @pytest.fixture
 def model(tiny_llama, tmp_path):
     """A mixture whose experts differ, in training mode."""
-    out = tmp_path / "moe"
-    sizes = ["--num-experts", "4", "--num-experts-per-tok", "3"]
-    moe.main(["--base", str(tiny_llama), "--out", str(out), *sizes])
-    model = AutoModelForCausalLM.from_pretrained(out).train()
+    chain = Chain(tmp_path, base=tiny_llama)
+    model = AutoModelForCausalLM.from_pretrained(chain["moe"]).train()
     model.config.balance_loss_coef = COEFFICIENT
     generator = torch.Generator().manual_seed(1)
     for block in model.moe_blocks:

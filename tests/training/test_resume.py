@@ -12,9 +12,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from chains import Chain
 from fork_server import PYTHON
 
-from workflow_scripts import ffn, moe, moe_sft, weighted_init, weighted_trained
+from workflow_scripts import moe_sft, weighted_trained
 from workflow_scripts.artifacts.artifact import lock
 from workflow_scripts.artifacts.manifest import manifest_path, read_manifest
 from workflow_scripts.common.errors import UserError
@@ -40,17 +41,8 @@ def arguments(tiny_llama, tmp_path_factory) -> dict[str, list[str]]:
     rows = [{"instruction": f"Add {n} to x.", "response": f"return x + {n}"} for n in range(12)]
     file = root / "rows.jsonl"
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    at = {name: str(root / name) for name in ("moe", "ffn", "init")}
-    sizes = ["--num-experts", "4", "--num-experts-per-tok", "3"]
-    moe.main(["--base", str(tiny_llama), "--out", at["moe"], *sizes])
-    ffn.main(["--moe", at["moe"], "--out", at["ffn"]])
-    sources = ["--moe", at["moe"], "--ffn", at["ffn"]]
-    weighted_init.main([*sources, "--lam", "0.75", "--out", at["init"]])
-    data = ["--data", str(file), *TRAINING]
-    return {
-        "moe_sft": ["--moe", at["moe"], *data],
-        "weighted_trained": ["--weighted", at["init"], *sources, *data],
-    }
+    chain = Chain(root, base=tiny_llama, data=file)
+    return {step: [*chain.words(step), *TRAINING] for step in STEPS}
 
 
 @pytest.fixture(scope="module")

@@ -8,8 +8,9 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from chains import Chain
 
-from workflow_scripts import moe, moe_sft
+from workflow_scripts import moe_sft
 from workflow_scripts.common import optional
 from workflow_scripts.common.errors import UserError
 
@@ -48,9 +49,8 @@ def results(tiny_llama, tmp_path_factory, repository) -> Path:
     root = tmp_path_factory.mktemp("trackers")
     rows = [{"instruction": f"Add {n} to x.", "response": f"return x + {n}"} for n in range(8)]
     (root / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    sizes = ["--num-experts", "4", "--num-experts-per-tok", "3"]
-    moe.main(["--base", str(tiny_llama), "--out", str(root / "moe"), *sizes])
-    words = ["--moe", "moe", "--data", "rows.jsonl", "--out", "results/moe_sft"]
+    moe = Chain(root, base=tiny_llama)["moe"]
+    words = ["--moe", str(moe), "--data", "rows.jsonl", "--out", "results/moe_sft"]
     words += ["--metrics", "results/metrics/moe_sft.jsonl", "--max-steps", str(LENGTH)]
     words += ["--per-device-train-batch-size", "4", "--report-to", *TRACKERS]
     known = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}

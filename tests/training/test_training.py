@@ -5,15 +5,13 @@ import math
 
 import pytest
 import torch
+from chains import Chain
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 import workflow_scripts.modeling  # noqa: F401
 from workflow_scripts import (
-    ffn,
-    moe,
     moe_sft,
-    weighted_init,
     weighted_trained,
 )
 from workflow_scripts.artifacts.manifest import manifest_path, read_manifest
@@ -38,10 +36,7 @@ FLAGS = ["--max-steps", "3", "--per-device-train-batch-size", "4", "--learning-r
 
 @pytest.fixture(scope="module")
 def upcycled(tiny_llama, tmp_path_factory):
-    out = tmp_path_factory.mktemp("training") / "moe"
-    sizes = ["--num-experts", "4", "--num-experts-per-tok", "3"]
-    moe.main(["--base", str(tiny_llama), "--out", str(out), *sizes])
-    return out
+    return Chain(tmp_path_factory.mktemp("training"), base=tiny_llama)["moe"]
 
 
 @pytest.fixture(scope="module")
@@ -165,18 +160,12 @@ def test_tuned_mixture_loads_and_has_learned(upcycled, data, tmp_path):
 
 
 def test_mixing_learns_its_coefficients_and_nothing_else(upcycled, data, tmp_path, file_hashes):
-    tuned = tune(upcycled, data, tmp_path / "moe_sft", "--max-steps", "6")
-    ffn.main(["--moe", str(tuned), "--out", str(tmp_path / "ffn")])
-    sources = ["--moe", str(tuned), "--ffn", str(tmp_path / "ffn")]
-    start = tmp_path / "init"
-    weighted_init.main([*sources, "--lam", "0.75", "--out", str(start)])
+    options = {"moe_sft": [*FLAGS, "--max-steps", "6"], "weighted_trained": FLAGS}
+    words = Chain(tmp_path, options, moe=upcycled, data=data).words("weighted_trained")
     before = file_hashes(tmp_path)
     for out in ("one", "two"):
         metrics = tmp_path / f"{out}.jsonl"
-        weighted_trained.main(
-            [*sources, *FLAGS, "--weighted", str(start), "--data", str(data)]
-            + ["--metrics", str(metrics), "--out", str(tmp_path / out)]
-        )
+        weighted_trained.main([*words, "--metrics", str(metrics), "--out", str(tmp_path / out)])
     after = file_hashes(tmp_path)
     assert {name: after[name] for name in before} == before
     assert after["one/model.safetensors"] == after["two/model.safetensors"]
@@ -250,16 +239,13 @@ def test_the_manifest_says_which_precision_it_was(upcycled, data, tmp_path):
 
 
 def test_mixing_in_pure_bf16_learns_nearly_the_same(upcycled, data, tmp_path):
-    tuned = tune(upcycled, data, tmp_path / "moe_sft", "--max-steps", "6")
-    ffn.main(["--moe", str(tuned), "--out", str(tmp_path / "ffn")])
-    sources = ["--moe", str(tuned), "--ffn", str(tmp_path / "ffn")]
-    weighted_init.main([*sources, "--lam", "0.6", "--out", str(tmp_path / "init")])
-    flags = [*FLAGS, "--data", str(data), "--weighted", str(tmp_path / "init"), *sources]
+    flags = [*FLAGS, "--max-steps", "6"]
+    options = {"moe_sft": flags, "weighted_init": ["--lam", "0.6"], "weighted_trained": flags}
+    words = Chain(tmp_path, options, moe=upcycled, data=data).words("weighted_trained")
     alphas = {}
     for precision in ("fp32", "bf16_pure"):
         out = tmp_path / precision
-        words = [*flags, "--precision", precision, "--out", str(out), "--max-steps", "6"]
-        weighted_trained.main(words)
+        weighted_trained.main([*words, "--precision", precision, "--out", str(out)])
         alphas[precision] = load_file(out / "model.safetensors")["alpha"]
     assert alphas["bf16_pure"].dtype == torch.float32
     assert alphas["fp32"].abs().max() > 0.01

@@ -57,9 +57,9 @@ def embedding_rows(folder: Path) -> int | None:
     """
     files = [folder / name for name in weight_files(folder) if (folder / name).is_file()]
     tensors = (item for file in files for item in read_tensors(file).items())
-    for name, entry in tensors:
-        if name.endswith(EMBEDDINGS) and entry["shape"]:
-            return entry["shape"][0]
+    for name, tensor in tensors:
+        if name.endswith(EMBEDDINGS) and tensor.shape:
+            return tensor.shape[0]
     config = folder / "config.json"
     stated = read_json(config).get("vocab_size") if config.is_file() else None
     return stated if type(stated) is int else None

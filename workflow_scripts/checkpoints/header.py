@@ -1,21 +1,20 @@
-"""The header of a safetensors file, checked before anything else reads the file.
+"""The header of a safetensors file: its hash, and the tensors that it names.
 
 A file is 8 bytes that hold the header's length (little-endian), the header, then the values of all
-tensors. The header is a JSON object: {name: {"dtype", "shape", "data_offsets": [begin, end]}},
-offsets counted from the header's end, and perhaps "__metadata__", text by text.
+tensors. The library safetensors checks the header when it opens the file. What it does not say in
+plain words, or would only find out with much memory, is checked here before.
 """
 
 import hashlib
 import re
 from pathlib import Path
+from typing import NamedTuple
 
 from workflow_scripts.checkpoints.dtypes import DTYPE_BYTES
-from workflow_scripts.checkpoints.strict_json import parse_json
 from workflow_scripts.common.errors import UserError
 
 PREFIX_BYTES = 8
 MAX_HEADER_BYTES = 100_000_000  # as in safetensors itself
-ENTRY_KEYS = {"dtype", "shape", "data_offsets"}
 # What is often found under the name of a safetensors file. As a length, each is absurd.
 FOREIGN = {
     re.compile(rb"PK\x03\x04"): "a zip, not safetensors; nothing is unpickled",
@@ -24,93 +23,71 @@ FOREIGN = {
 }
 
 
-def read_header(path: Path) -> bytes:
-    """The first bytes of a safetensors file: the length and the header's JSON.
+class TensorInfo(NamedTuple):
+    """What a header says of a tensor. dtype: in safetensors' spelling ("F32", "BF16")."""
 
-    Raises UserError where the length is more than the file holds, before that much is read.
+    dtype: str
+    shape: tuple[int, ...]
+
+
+def hash_header(path: Path) -> str:
+    """SHA-256 of the length and the header, as hexadecimal digits.
+
+    Raises UserError where the file cannot hold such a header, before that much is read.
     """
+    length = _header_length(path)
+    with path.open("rb") as file:
+        return hashlib.sha256(file.read(PREFIX_BYTES + length)).hexdigest()
+
+
+def read_tensors(path: Path) -> dict[str, TensorInfo]:
+    """All tensors of a file, by name. No values are read, and torch is not needed.
+
+    Raises UserError unless the header is sound: known dtypes, and offsets that fit the shapes,
+    follow each other without gap or overlap, and cover the file.
+    """
+    _header_length(path)
+    with open_safetensors(path, "numpy") as file:
+        tensors = {name: _describe(file.get_slice(name)) for name in file.offset_keys()}
+    for name, (dtype, _) in tensors.items():
+        if dtype not in DTYPE_BYTES:
+            raise UserError(
+                f"{path}: {name[:80]!r} is of the type {dtype}, which is not supported. Convert "
+                "the weights to bfloat16 or float32 first"
+            )
+    return tensors
+
+
+def open_safetensors(path: Path, framework: str):
+    """The file as safetensors opens it: checked, and mapped into memory.
+
+    framework: "pt" for torch's tensors, "numpy" where none are read. Raises UserError.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        return safe_open(path, framework)
+    except SafetensorError as error:
+        raise _broken(path, f"safetensors says {str(error)!r:.200}") from None
+
+
+def _describe(tensor) -> TensorInfo:
+    return TensorInfo(tensor.get_dtype(), tuple(tensor.get_shape()))
+
+
+def _header_length(path: Path) -> int:
+    """The length of the header in bytes. Raises UserError where it cannot be right."""
     size = path.stat().st_size
     with path.open("rb") as file:
         prefix = file.read(PREFIX_BYTES)
-        length = int.from_bytes(prefix, "little")
-        if length <= min(MAX_HEADER_BYTES, size - PREFIX_BYTES):
-            return prefix + file.read(length)
+    length = int.from_bytes(prefix, "little")
+    if length <= min(MAX_HEADER_BYTES, size - PREFIX_BYTES):
+        return length
     for start, what in FOREIGN.items():
         if start.match(prefix):
             raise UserError(f"{path} is {what}")
     raise _broken(path, f"its {size} bytes cannot hold a header of {length}")
 
 
-def hash_header(path: Path) -> str:
-    """SHA-256 of the length and the header, as hexadecimal digits. Raises UserError."""
-    return hashlib.sha256(read_header(path)).hexdigest()
-
-
-def read_tensors(path: Path) -> dict[str, dict]:
-    """The dtype, shape and data_offsets of each of a file's tensors, by name.
-
-    Raises UserError unless the header is sound: known dtypes, and offsets that fit the shapes,
-    follow each other without gap or overlap, and cover the file.
-    """
-    header = read_header(path)
-    content = parse_json(
-        header[PREFIX_BYTES:], f"{path} is not a whole safetensors file: its header"
-    )
-    metadata = content.pop("__metadata__", {})
-    if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
-        raise _broken(path, "its metadata are not text")
-    value_bytes = path.stat().st_size - len(header)
-    spans = sorted((*_span(path, *item, value_bytes), item[0]) for item in content.items())
-    position = 0
-    for begin, end, name in spans:
-        if begin != position:
-            raise _broken(path, f"{name[:80]!r} begins at byte {begin}, not {position}")
-        position = end
-    if position != value_bytes:
-        raise _broken(path, f"{value_bytes} bytes follow its header, not {position}")
-    return content
-
-
-def _span(path: Path, name: str, entry: object, value_bytes: int) -> tuple[int, int]:
-    """Where a tensor's values begin and end."""
-    fault = None
-    if not isinstance(entry, dict) or entry.keys() != ENTRY_KEYS:
-        fault = "is not described by dtype, shape and data_offsets"
-    elif not isinstance(entry["dtype"], str) or entry["dtype"] not in DTYPE_BYTES:
-        fault = f"is of the unknown type {entry['dtype']!r:.40}"
-    elif not _are_counts(entry["shape"]):
-        fault = "has a shape that is none"
-    elif not _are_counts(entry["data_offsets"]) or len(entry["data_offsets"]) != 2:
-        fault = "has offsets that are none"
-    else:
-        begin, end = entry["data_offsets"]
-        if end > value_bytes:
-            fault = "ends beyond the file"
-        elif end - begin != _count_bytes(entry, value_bytes):
-            fault = "has offsets that do not fit its shape"
-    if fault:
-        raise _broken(path, f"{name[:80]!r} {fault}")
-    return begin, end
-
-
-def _are_counts(value: object) -> bool:
-    return isinstance(value, list) and all(type(item) is int and item >= 0 for item in value)
-
-
-def _count_bytes(entry: dict, limit: int) -> int:
-    """A tensor's size in bytes; of one beyond the limit, some number beyond it.
-
-    Numbers of any length are thus never multiplied.
-    """
-    if 0 in entry["shape"]:
-        return 0
-    count = DTYPE_BYTES[entry["dtype"]]
-    for size in entry["shape"]:
-        count *= size
-        if count > limit:
-            break
-    return count
-
-
 def _broken(path: Path, reason: str) -> UserError:
-    return UserError(f"{path} is not a whole safetensors file: {reason}")
+    return UserError(f"{path} is not a whole safetensors file: {reason}. Fetch it or make it again")

@@ -3,7 +3,7 @@
 from functools import cached_property
 from pathlib import Path
 
-from workflow_scripts.checkpoints.header import read_tensors
+from workflow_scripts.checkpoints.header import TensorInfo, open_safetensors, read_tensors
 from workflow_scripts.checkpoints.strict_json import read_json
 from workflow_scripts.common.errors import UserError
 
@@ -17,7 +17,7 @@ class CheckpointHeaders:
     def __init__(self, folder: Path):
         """Raises UserError where the folder, a shard or the index is missing or broken."""
         self.folder = Path(folder)
-        self._headers: dict[str, dict] = {}
+        self._headers: dict[str, dict[str, TensorInfo]] = {}
         self._files = self._locate()
 
     @property
@@ -35,18 +35,18 @@ class CheckpointHeaders:
 
     def shape(self, name: str) -> tuple[int, ...]:
         """The tensor's shape, from the header alone."""
-        return tuple(self._header(name)["shape"])
+        return self._header(name).shape
 
     def dtype(self, name: str) -> str:
         """The tensor's dtype in safetensors' spelling ("F32", "BF16"), from the header alone."""
-        return self._header(name)["dtype"]
+        return self._header(name).dtype
 
     @cached_property
     def config(self) -> dict:
         """The folder's config.json."""
         return read_json(self.folder / "config.json")
 
-    def _header(self, name: str) -> dict:
+    def _header(self, name: str) -> TensorInfo:
         return self._headers[self._files[name]][name]
 
     def _locate(self) -> dict[str, str]:
@@ -102,20 +102,11 @@ class Checkpoint(CheckpointHeaders):
 
     def __init__(self, folder: Path):
         super().__init__(folder)
-        self._mapped = {file: _map(self.folder / file) for file in self.files}
+        self._mapped = {file: open_safetensors(self.folder / file, "pt") for file in self.files}
 
     def get(self, name: str):
         """The tensor `name` as a memory-mapped torch tensor."""
         return self._mapped[self._files[name]].get_tensor(name)
-
-
-def _map(path: Path):
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        return safe_open(path, framework="pt")
-    except SafetensorError as error:
-        raise UserError(f"{path} is not a whole safetensors file: {error}") from None
 
 
 def weight_files(folder: Path) -> list[str]:

@@ -3,8 +3,8 @@
 import gzip
 import hashlib
 import io
+import logging
 import sys
-import time
 import zlib
 from pathlib import Path
 
@@ -14,11 +14,12 @@ from workflow_scripts.common.errors import UserError
 from workflow_scripts.common.progress import progress
 from workflow_scripts.hub.named_sets import NamedSet, unpacked
 
-WAITS = (2, 8)  # seconds before the second and the third try
-TIMEOUT = 30  # seconds without a connection or another byte
+RETRIES = 3
+BACKOFF = 2  # seconds; the waits are 0, 4 and 8 if the server asks for no other
+BUSY = {429, *range(500, 600)}  # HTTP statuses that may pass
+TIMEOUT = 30  # seconds without a connection or another byte; the longest wait for a busy server
 MAX_BYTES = 2**26  # packed or unpacked; what is longer is something else
 CHUNK_BYTES = 2**16
-TOO_MANY_REQUESTS = 429
 
 
 def fetch(chosen: NamedSet, out: Path) -> None:
@@ -47,11 +48,12 @@ def fetch(chosen: NamedSet, out: Path) -> None:
 
 def _download(chosen: NamedSet) -> bytes:
     """The unpacked release. Raises UserError where it cannot be had, or is not the pinned one."""
-    import requests
+    from requests import RequestException
+    from urllib3.exceptions import MaxRetryError
 
     try:
         content = _unpack(_get(chosen.url))
-    except requests.RequestException as error:
+    except (RequestException, MaxRetryError) as error:
         fault = _reason(error)
     else:
         if hashlib.sha256(content).hexdigest() == chosen.sha256:
@@ -72,50 +74,62 @@ def _unpack(packed: bytes) -> bytes:
 
 
 def _get(url: str) -> bytes:
-    """The bytes at a URL, through the environment's proxies, in up to three tries.
+    """The bytes at a URL, through the environment's proxies.
 
-    Raises requests' exceptions.
+    urllib3 tries again if no answer comes, or if the server is busy. It knows nothing of an answer
+    that breaks off, which is counted here. Raises requests' exceptions, and urllib3's
+    MaxRetryError.
     """
-    import requests
-
-    for wait in WAITS:
-        try:
-            return _get_once(url)
-        except requests.RequestException as error:
-            if not _may_pass(error):
-                raise
-            _say(f"{url}: {_reason(error)}. Trying again in {wait} s")
-            time.sleep(wait)
-    return _get_once(url)
-
-
-def _get_once(url: str) -> bytes:
     import requests
 
     # The file is packed itself: no server shall pack or unpack it on the way.
     options = {"headers": {"Accept-Encoding": "identity"}, "timeout": TIMEOUT, "stream": True}
+    retry = _retry(url)
+    with requests.Session() as session:
+        for scheme in ("http://", "https://"):
+            session.mount(scheme, requests.adapters.HTTPAdapter(max_retries=retry))
+        while True:
+            with session.get(url, **options) as response:
+                response.raise_for_status()
+                try:
+                    return _read(response)
+                except requests.RequestException as error:
+                    retry = retry.increment(url=url, error=error)
+            retry.sleep()
+
+
+def _retry(url: str):
+    """urllib3's retries, each of which is told in one line."""
+    from urllib3.util import Retry
+
+    class ToldRetry(Retry):
+        def sleep(self, response=None) -> None:
+            _, _, error, status, _ = self.history[-1]
+            fault = _reason(error) if error else f"the server says {status}"
+            _say(f"{url}: {fault}. Trying again")
+            super().sleep(response)
+
+    logging.getLogger("urllib3").setLevel(logging.ERROR)  # its own lines are long
+    return ToldRetry(
+        RETRIES,
+        backoff_factor=BACKOFF,
+        retry_after_max=TIMEOUT,
+        status_forcelist=BUSY,
+        raise_on_status=False,
+    )
+
+
+def _read(response) -> bytes:
+    """The body of an answer, up to a limit."""
     content = bytearray()
-    with requests.get(url, **options) as response:
-        response.raise_for_status()
-        total = int(response.headers.get("Content-Length", 0)) or None
-        with progress(desc="fetch", total=total, unit="B", unit_scale=True) as bar:
-            for chunk in response.iter_content(CHUNK_BYTES):
-                content += chunk
-                bar.update(len(chunk))
-                if len(content) > MAX_BYTES:
-                    break
+    total = int(response.headers.get("Content-Length", 0)) or None
+    with progress(desc="fetch", total=total, unit="B", unit_scale=True) as bar:
+        for chunk in response.iter_content(CHUNK_BYTES):
+            content += chunk
+            bar.update(len(chunk))
+            if len(content) > MAX_BYTES:
+                break
     return bytes(content)
-
-
-def _may_pass(error) -> bool:
-    """Whether another try may help: the server was busy, or the connection failed."""
-    import requests
-
-    if isinstance(error, requests.HTTPError):
-        status = error.response.status_code
-        return status == TOO_MANY_REQUESTS or status >= 500
-    passing = (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError)
-    return isinstance(error, passing)
 
 
 def _reason(error) -> str:
@@ -124,11 +138,11 @@ def _reason(error) -> str:
 
     if isinstance(error, requests.HTTPError):
         return f"the server says {error.response.status_code} {error.response.reason}"
-    if isinstance(error, requests.Timeout):
-        return f"no answer within {TIMEOUT} s"
     where = "the proxy: " if isinstance(error, requests.exceptions.ProxyError) else ""
     while error.__context__:  # the system's own words are the innermost
         error = error.__context__
+    if isinstance(error, TimeoutError):
+        return f"{where}no answer within {TIMEOUT} s"
     return where + (getattr(error, "strerror", None) or str(error))
 
 

@@ -107,8 +107,8 @@ def read_table(folder: Path) -> TensorTable:
         files = set(read_json(folder / INDEX_FILE).get("weight_map", {}).values())
     tensors = {}
     for file in sorted(files):
-        for name, entry in read_tensors(folder / file).items():
-            tensors[name] = (tuple(entry["shape"]), entry["dtype"])
+        for name, tensor in read_tensors(folder / file).items():
+            tensors[name] = (tensor.shape, tensor.dtype)
     return TensorTable(tensors, config, str(folder), "exact, from the weights' headers")
 
 
