@@ -12,19 +12,20 @@ Written from `workflow_scripts/config.schema.json` by `make generated`; do not e
 
 Three ways to set a value:
 
-- in a file of your own: `snakemake --cores 2 --configfile mine.yaml`. With several files a later
-  one is laid over those before it;
+- in a file of your own: `snakemake --cores 2 --configfile mine.yaml`. You can give several files.
+  The values of later files replace those of earlier ones;
 - on the command line: `snakemake --cores 2 --config 'merge={lambdas: [0.75, 0.85]}'`. A key of a
   section is written in braces, as here; Snakemake refuses `merge.lambdas=...`;
 - without `--configfile`: in `config.yaml`, which holds the demonstration.
 
-A key that is left out has the default given here, and `config.yaml` does not lie under a file of
-your own. A run prints what is not a default, and keeps all values in `results/config.yaml`. A `~`
-at the start of a path is the home folder. An unknown key, two equal keys, a wrong type or a value
-out of range stops the workflow before anything runs, and so does what the base model cannot do:
-longer texts than its window, a chat without a chat template, tokens beyond its embedding. A
-base on the hub is checked once it is in the hub's cache. Numbers may be written as text: `"0.75"`
-is 0.75. A changed value runs the rules that depend on it again, and no others.
+A key that is left out has the default given here. With your own file, `config.yaml` is not read. A
+run prints the values that are not defaults, and writes all values to `results/config.yaml`. A `~`
+at the start of a path is the home folder. The workflow stops before anything runs if a key is
+unknown or appears twice, or if a value has a wrong type or is out of range. It also stops if the
+base model does not support a value: texts longer than its window, a chat without a chat template,
+tokens beyond its embedding. A base on the hub is checked once it is in the hub's cache. Numbers may
+be written as text: `"0.75"` is 0.75. If you change a value, only the rules that depend on it run
+again.
 """
 HEADER = "| key | type | default | allowed | meaning |\n|---|---|---|---|---|"
 BOUNDS = {
@@ -37,7 +38,7 @@ BOUNDS = {
 
 
 def document() -> str:
-    """The whole text."""
+    """The text of the document."""
     top = configuration.properties()
     plain = {name: sub for name, sub in top.items() if sub["type"] != "object"}
     parts = [INTRODUCTION, "## Top level\n", _table(plain)]
