@@ -52,19 +52,19 @@ def test_empty_tensors_may_stand_anywhere(file, shape):
         (W | {"dtype": "F4"}, "is of the unknown type 'F4'"),
         (W | {"dtype": ["F32"]}, r"is of the unknown type \['F32'\]"),
         (W | {"dtype": "x" * 10**6}, "is of the unknown type 'xxx"),
-        (W | {"shape": 2}, "has a shape that is none"),
-        (W | {"shape": [2.0]}, "has a shape that is none"),
-        (W | {"shape": [True, 2]}, "has a shape that is none"),
-        (W | {"shape": [-1, -2]}, "has a shape that is none"),
-        (W | {"shape": ["2"]}, "has a shape that is none"),
+        (W | {"shape": 2}, "has a shape that is not a list of sizes"),
+        (W | {"shape": [2.0]}, "has a shape that is not a list of sizes"),
+        (W | {"shape": [True, 2]}, "has a shape that is not a list of sizes"),
+        (W | {"shape": [-1, -2]}, "has a shape that is not a list of sizes"),
+        (W | {"shape": ["2"]}, "has a shape that is not a list of sizes"),
         (W | {"shape": [3]}, "has offsets that do not fit its shape"),
         (W | {"shape": [2**64]}, "has offsets that do not fit its shape"),
         (W | {"shape": [10**4000] * 1000}, "has offsets that do not fit its shape"),
         (W | {"dtype": "F64"}, "has offsets that do not fit its shape"),
-        (W | {"data_offsets": [0]}, "has offsets that are none"),
-        (W | {"data_offsets": [0, 8, 8]}, "has offsets that are none"),
-        (W | {"data_offsets": [0.0, 8.0]}, "has offsets that are none"),
-        (W | {"data_offsets": [-8, 0]}, "has offsets that are none"),
+        (W | {"data_offsets": [0]}, "has data_offsets other than a begin and an end"),
+        (W | {"data_offsets": [0, 8, 8]}, "has data_offsets other than a begin and an end"),
+        (W | {"data_offsets": [0.0, 8.0]}, "has data_offsets other than a begin and an end"),
+        (W | {"data_offsets": [-8, 0]}, "has data_offsets other than a begin and an end"),
         (W | {"data_offsets": [8, 0]}, "has offsets that do not fit its shape"),
         (W | {"data_offsets": [8, 16]}, "ends beyond the file"),
         (W | {"data_offsets": [1, 9]}, "'w' begins at byte 1, not 0"),
@@ -82,8 +82,8 @@ def test_a_wrong_entry_is_refused(file, entry, fault):
         ({"w": W}, "12 bytes follow its header, not 8"),
         ({}, "12 bytes follow its header, not 0"),
         ({"w": W, "u": W, "v": V}, "'w' begins at byte 0, not 8"),
-        ({"__metadata__": {"format": 1}, "w": W, "v": V}, "its metadata are not text"),
-        ({"__metadata__": ["pt"], "w": W, "v": V}, "its metadata are not text"),
+        ({"__metadata__": {"format": 1}, "w": W, "v": V}, "its __metadata__ does not hold texts"),
+        ({"__metadata__": ["pt"], "w": W, "v": V}, "its __metadata__ does not hold texts"),
         (b"", "its header is not valid JSON"),
         (b"{", "its header is not valid JSON"),
         (b'{"a\xff": 1}', "its header is not valid JSON"),
@@ -91,8 +91,8 @@ def test_a_wrong_entry_is_refused(file, entry, fault):
         (b'{"w": ' * 10**5, "its header is not valid JSON: it is nested too deeply"),
         (b"9" * 5000, "its header is not valid JSON"),
         (b"[1]", "its header does not hold a JSON object"),
-        (b'{"w": 1, "w": 2}', "its header is not valid JSON: the key 'w' stands there twice"),
-        (b'{"w": {"dtype": 1, "dtype": 2}}', "the key 'dtype' stands there twice"),
+        (b'{"w": 1, "w": 2}', "its header is not valid JSON: the key 'w' appears twice"),
+        (b'{"w": {"dtype": 1, "dtype": 2}}', "the key 'dtype' appears twice"),
         (b'{"w": NaN}', "'w' is not described by"),
     ],
 )
@@ -230,7 +230,7 @@ def test_a_tensor_in_two_shards_is_refused(shards, tmp_path):
 def test_an_index_with_a_key_twice_is_refused(shards, tmp_path):
     shards({})
     (tmp_path / INDEX_FILE).write_text('{"weight_map": {"w": "a", "v": "a", "x": "b", "x": "a"}}')
-    with pytest.raises(UserError, match=r"index\.json is not valid JSON: the key 'x' stands"):
+    with pytest.raises(UserError, match=r"index\.json is not valid JSON: the key 'x' appears"):
         Checkpoint(tmp_path)
 
 

@@ -1,8 +1,9 @@
-"""The header of a safetensors file, checked before anything else reads the file.
+"""Reads and checks the header of a safetensors file before anything else reads the file.
 
-A file is 8 bytes that hold the header's length (little-endian), the header, then the values of all
-tensors. The header is a JSON object: {name: {"dtype", "shape", "data_offsets": [begin, end]}},
-offsets counted from the header's end, and perhaps "__metadata__", text by text.
+A file holds the header's length (8 bytes, little-endian), the header, and the values of all
+tensors. The header is a JSON object: {name: {"dtype", "shape", "data_offsets": [begin, end]}}.
+Offsets are counted from the header's end. The header may also hold "__metadata__", an object of
+texts.
 """
 
 import hashlib
@@ -16,7 +17,7 @@ from workflow_scripts.common.errors import UserError
 PREFIX_BYTES = 8
 MAX_HEADER_BYTES = 100_000_000  # as in safetensors itself
 ENTRY_KEYS = {"dtype", "shape", "data_offsets"}
-# What is often found under the name of a safetensors file. As a length, each is absurd.
+# Other formats that are often named *.safetensors. Read as a length, each start is far too large.
 FOREIGN = {
     re.compile(rb"PK\x03\x04"): "a zip, not safetensors; nothing is unpickled",
     re.compile(rb"\x80[\x02-\x05]"): "a pickle, not safetensors; nothing is unpickled",
@@ -27,7 +28,7 @@ FOREIGN = {
 def read_header(path: Path) -> bytes:
     """The first bytes of a safetensors file: the length and the header's JSON.
 
-    Raises UserError where the length is more than the file holds, before that much is read.
+    Raises UserError, before it reads the header, if the file is too short for the stated length.
     """
     size = path.stat().st_size
     with path.open("rb") as file:
@@ -38,7 +39,7 @@ def read_header(path: Path) -> bytes:
     for start, what in FOREIGN.items():
         if start.match(prefix):
             raise UserError(f"{path} is {what}")
-    raise _broken(path, f"its {size} bytes cannot hold a header of {length}")
+    raise _broken(path, f"its {size} bytes cannot hold a header of {length} bytes")
 
 
 def hash_header(path: Path) -> str:
@@ -49,8 +50,8 @@ def hash_header(path: Path) -> str:
 def read_tensors(path: Path) -> dict[str, dict]:
     """The dtype, shape and data_offsets of each of a file's tensors, by name.
 
-    Raises UserError unless the header is sound: known dtypes, and offsets that fit the shapes,
-    follow each other without gap or overlap, and cover the file.
+    Raises UserError unless all dtypes are known, and the offsets fit the shapes and cover the file
+    without gap or overlap.
     """
     header = read_header(path)
     content = parse_json(
@@ -58,7 +59,7 @@ def read_tensors(path: Path) -> dict[str, dict]:
     )
     metadata = content.pop("__metadata__", {})
     if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
-        raise _broken(path, "its metadata are not text")
+        raise _broken(path, "its __metadata__ does not hold texts")
     value_bytes = path.stat().st_size - len(header)
     spans = sorted((*_span(path, *item, value_bytes), item[0]) for item in content.items())
     position = 0
@@ -79,9 +80,9 @@ def _span(path: Path, name: str, entry: object, value_bytes: int) -> tuple[int, 
     elif not isinstance(entry["dtype"], str) or entry["dtype"] not in DTYPE_BYTES:
         fault = f"is of the unknown type {entry['dtype']!r:.40}"
     elif not _are_counts(entry["shape"]):
-        fault = "has a shape that is none"
+        fault = "has a shape that is not a list of sizes"
     elif not _are_counts(entry["data_offsets"]) or len(entry["data_offsets"]) != 2:
-        fault = "has offsets that are none"
+        fault = "has data_offsets other than a begin and an end"
     else:
         begin, end = entry["data_offsets"]
         if end > value_bytes:
@@ -98,9 +99,9 @@ def _are_counts(value: object) -> bool:
 
 
 def _count_bytes(entry: dict, limit: int) -> int:
-    """A tensor's size in bytes; of one beyond the limit, some number beyond it.
+    """A tensor's size in bytes, or some number above `limit` if the size is above it.
 
-    Numbers of any length are thus never multiplied.
+    It stops early so that a damaged header cannot make it multiply huge numbers.
     """
     if 0 in entry["shape"]:
         return 0

@@ -1,4 +1,4 @@
-"""JSON files of others: parsed without surprises, refused with the file's name."""
+"""Parses JSON files strictly. Error messages name the file."""
 
 import json
 from pathlib import Path
@@ -9,7 +9,7 @@ MAX_BYTES = 100_000_000
 
 
 def read_json(path: Path) -> dict:
-    """The JSON object in a file. Raises UserError where it is missing or not an object."""
+    """The JSON object in a file. Raises UserError if it is missing or not an object."""
     if not path.is_file():
         raise UserError(f"{path} is {'not a file' if path.exists() else 'missing'}")
     if path.stat().st_size > MAX_BYTES:
@@ -18,9 +18,9 @@ def read_json(path: Path) -> dict:
 
 
 def parse_json(content: bytes, name: str) -> dict:
-    """The JSON object in `content`, which messages call `name`.
+    """The JSON object in `content`. Error messages call it `name`.
 
-    Raises UserError where it is no object, is not UTF-8, or names a key twice.
+    Raises UserError if it is not an object, is not UTF-8, or has a key twice.
     """
     try:
         value = json.loads(content.decode("utf-8"), object_pairs_hook=_without_duplicates)
@@ -37,6 +37,6 @@ def _without_duplicates(pairs: list[tuple[str, object]]) -> dict:
     value = {}
     for key, item in pairs:
         if key in value:
-            raise ValueError(f"the key {key[:80]!r} stands there twice")
+            raise ValueError(f"the key {key[:80]!r} appears twice")
         value[key] = item
     return value
