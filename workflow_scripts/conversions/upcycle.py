@@ -1,4 +1,4 @@
-"""Step 1: every FFN of a dense model becomes identical experts and a fresh router."""
+"""Step 1: replaces every FFN of a dense model by identical experts and a new router."""
 
 import hashlib
 from collections.abc import Iterable
@@ -16,8 +16,9 @@ DEFAULT_INITIALIZER_RANGE = 0.02
 def upcycle(base: Checkpoint, settings: dict, seed: int) -> list[TensorPlan]:
     """Plan the tensors of the upcycled model.
 
-    `settings` is the config's section `moe`. Router weights are normal with the base's
-    initializer_range, drawn from `seed` and the tensor's name; the noise weights are zero.
+    `settings` is the config's section `moe`. Router weights are normal draws with the base's
+    initializer_range as standard deviation. `seed` and the tensor's name seed each draw. The noise
+    weights are zero.
     """
     layers = chosen_layers(base, settings["upcycled_layers"])
     plans = [copy_plan(base, name) for name in outside(base.names, layers)]
@@ -28,7 +29,10 @@ def upcycle(base: Checkpoint, settings: dict, seed: int) -> list[TensorPlan]:
 
 
 def chosen_layers(base: Checkpoint, indices: list[int] | None) -> list[FfnLayer]:
-    """The layers of a dense model with these indices; all for None. Raises UserError."""
+    """The layers of a dense model with these indices; None means all layers.
+
+    Raises UserError if there is no such layer, or a layer cannot be upcycled.
+    """
     layers = dense_layers(base.names, base.config)
     if indices is None:
         return layers
@@ -41,7 +45,7 @@ def chosen_layers(base: Checkpoint, indices: list[int] | None) -> list[FfnLayer]
 
 
 def upcycled_config(base_config: dict, settings: dict, dtype: str) -> dict:
-    """The config.json of the upcycled model, which holds the base's unchanged."""
+    """The config.json of the upcycled model. It holds the base's config unchanged."""
     architectures = [f"Xft{name}" for name in base_config.get("architectures") or []]
     return {
         "architectures": architectures,
