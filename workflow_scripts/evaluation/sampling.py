@@ -1,4 +1,4 @@
-"""From a model and prompts to samples. What a run that was cut off had finished is kept."""
+"""Generates samples with a model. Finished completions of an interrupted run are kept."""
 
 import hashlib
 from collections.abc import Callable, Sequence
@@ -16,7 +16,7 @@ from workflow_scripts.evaluation.result import package_versions
 from workflow_scripts.evaluation.samples import Sample
 
 OPTIONS = ("backend", "max_new_tokens", "batch_size", "samples", "temperature", "top_p")
-# By backend: what loads a model folder, and what generates with it.
+# The functions of each backend that load a model folder, and that generate with it.
 BACKENDS = {
     "transformers": (loading.load_model, generation.generate),
     "vllm": (vllm_backend.load_model, vllm_backend.generate),
@@ -30,11 +30,12 @@ def sample(
     journal_file: Path,
     verify_all: bool,
 ) -> tuple[list[Sample], Journal]:
-    """`samples` samples for each prompt, the prompts in order; and the journal, to be removed once
-    they are judged: what a job wrote is removed where it fails.
+    """`samples` samples for each prompt, in the order of the prompts, and the journal.
 
-    options: those of `OPTIONS`, prompt, seed and threads. verify_all: the model is hashed whole.
-    Raises UserError where the model does not fit its manifest, or cannot be loaded.
+    The caller removes the journal after judging: Snakemake removes the outputs of a failed job, but
+    not the journal. options: those of `OPTIONS`, prompt, seed and threads. verify_all: whether to
+    hash the whole model. Raises UserError if the model does not match its manifest or cannot be
+    loaded.
     """
     identity = artifact_id(Path(model_folder), full=verify_all)
     load, generate = BACKENDS[options["backend"]]
@@ -71,7 +72,7 @@ def _complete(
     finished = dict(journal.finished)
     left = [place for place in range(len(requests)) if place not in finished]
     if finished:
-        say(f"going on: {len(finished)} of {len(requests)} are written")
+        say(f"continuing: {len(finished)} of {len(requests)} are written")
     sampling = None
     if options["temperature"]:
         seeds = [_seed(options["seed"], *requests[place]) for place in left]
@@ -97,7 +98,7 @@ def _seed(seed: int, prompt: TaskPrompt, number: int) -> int:
 
 
 def _content(model_folder: str, identity: str | None, prompts: Sequence[TaskPrompt]) -> dict:
-    """What the completions depend on and the samples' origin does not say."""
+    """Values that determine the completions and are not in the samples' origin."""
     content = {"prompts": [prompt.sha256 for prompt in prompts]}
     if identity is None:  # a folder without a manifest
         files = sorted(path for path in Path(model_folder).iterdir() if path.is_file())
