@@ -1,4 +1,4 @@
-"""The completed configuration beside its results, and what of it is not a default."""
+"""Writes the completed configuration into the results folder, and finds its changed values."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ from workflow_scripts.workflow.places import CONFIG_FILE, CONFIG_HEAD
 
 
 def write_config(config: dict, results: Path) -> None:
-    """Keep a completed config in its results folder."""
+    """Write a completed config into its results folder."""
     import yaml
 
     text = yaml.safe_dump(config, sort_keys=False, allow_unicode=True)
@@ -18,7 +18,7 @@ def write_config(config: dict, results: Path) -> None:
 def chosen_values(config: dict) -> dict[str, object]:
     """The values of a completed config that are not the documented defaults, by key.
 
-    Those of section sft are left out where they are as in section training.
+    Values of section sft are left out if they equal those of section training.
     """
     chosen = {}
     for name, subschema in configuration.properties().items():

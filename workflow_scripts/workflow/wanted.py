@@ -1,4 +1,4 @@
-"""The artifacts that a configuration wants, and what each of them is made from."""
+"""Lists the artifacts that a configuration wants, with their options and inputs."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -23,8 +23,8 @@ FILE_STEPS = ("fetch_data", "fetch_problems", "eval", "validation_loss", "genera
 class Wanted:
     """An artifact that a configuration wants.
 
-    place: where it is to stand. options: by key of the configuration. files: hashes of the files
-    that it is made from, by input. sources: the artifacts that it is made from, by input.
+    place: its path. options: by key of the configuration. files: the hashes of the files that it is
+    made from, by input. sources: the artifacts that it is made from, by input.
     """
 
     place: Path
@@ -35,23 +35,23 @@ class Wanted:
 
     @property
     def is_file(self) -> bool:
-        """Whether it is a file, and not a folder."""
+        """Whether the artifact is a file, not a folder."""
         return self.step in FILE_STEPS
 
     @property
     def rule(self) -> str:
-        """The name of the rule that makes it."""
+        """The name of the rule that makes the artifact."""
         kinds = [part.partition("/lam~")[0] for part in (self.place.parent.name, self.place.name)]
         return next((kind for kind in kinds if kind in ("uniform", "best")), self.step)
 
     @cached_property
     def recipe(self) -> Recipe:
-        """The recipe that its manifest should hold."""
+        """The recipe that the artifact's manifest should hold."""
         origins = {name: source.recipe.digest for name, source in self.sources.items()}
         return Recipe(self.step, self.options, self.files | origins, code_hashes(self.step))
 
     def chain(self) -> Iterator["Wanted"]:
-        """It and all that it is made from, each once, sources first."""
+        """The artifact and all its direct and indirect sources, each once, sources first."""
         seen: dict[Wanted, None] = {}
 
         def visit(wanted: Wanted) -> None:
@@ -65,9 +65,9 @@ class Wanted:
 
 
 class Wants:
-    """What a completed config wants.
+    """The artifacts that a completed config wants.
 
-    made: what was asked for so far, by its place in the results folder.
+    made: the ones that were requested so far, by path in the results folder.
     """
 
     def __init__(self, config: dict, results: str | Path):
@@ -84,7 +84,7 @@ class Wants:
 
     @cached_property
     def fetched_rows(self) -> Wanted | None:
-        """The rows that are fetched from the hub; None where they are a local file."""
+        """The rows from the hub; None if the rows are a local file."""
         data = self.config["data"]
         if not data["revision"]:
             return None
@@ -96,7 +96,7 @@ class Wants:
 
     @cached_property
     def rows_content(self) -> str:
-        """What tells one content of the rows from another."""
+        """A digest that identifies the content of the rows."""
         fetched = self.fetched_rows
         return (
             fetched.recipe.digest if fetched else content_hash(Path(self.config["data"]["train"]))
@@ -115,12 +115,12 @@ class Wants:
         return self._wanted("tokens", "tokens", options, files, sources)
 
     def forbidden_sets(self) -> dict[str, str]:
-        """The sets of problems that no row may give away: their SHA-256 by label."""
+        """The problem sets that no row may contain: their SHA-256 by label."""
         return self.problem_sets if self.config["data"]["decontaminate"] else {}
 
     @cached_property
     def problem_sets(self) -> dict[str, str]:
-        """The SHA-256 of each set of evaluation problems, by its label."""
+        """The SHA-256 of each set of evaluation problems, by label."""
         return {
             label(dataset): (
                 NAMED_SETS[dataset].wanted_sha256
@@ -159,11 +159,11 @@ class Wants:
         return self._wanted("weighted_trained", place, options, sources=sources | self._experts())
 
     def shares(self, lam: str) -> Wanted:
-        """The mixing coefficients of a lambda: learned, where there is something to learn."""
+        """The mixing coefficients of a lambda: learned if there is something to learn."""
         return self.weighted_trained(lam) if learns(lam) else self.weighted_init(lam)
 
     def merged(self, place: str, lam: str, learned: bool) -> Wanted:
-        """A merge with learned shares, or with equal ones."""
+        """A merge with learned or with equal shares."""
         weighted = self.shares(lam) if learned else self.weighted_init(lam)
         return self._wanted("dense", place, sources={"weighted": weighted} | self._experts())
 
@@ -171,14 +171,14 @@ class Wants:
         return {"moe": self.moe_sft, "ffn": self.ffn}
 
     def model(self, name: str) -> Wanted:
-        """The model that is called so in the evaluations, such as base or dense/lam~0.75."""
+        """The model with this name in the evaluations, such as base or dense/lam~0.75."""
         kind, _, lam = name.partition("/lam~")
         if kind in MERGED:
             return self.merged(name, lam, learned=kind == "dense")
         return getattr(self, kind)
 
     def model_names(self) -> list[str]:
-        """The models that the config asks about, in the order of its tables."""
+        """The names of the models to evaluate, in the order of the tables."""
         names = []
         for model in self.config["evaluation"]["models"]:
             merged = [f"{model}/lam~{lam}" for lam in self.config["merge"]["lambdas"]]
@@ -186,7 +186,7 @@ class Wants:
         return names
 
     def problems(self, name: str) -> Wanted | None:
-        """The file of a named set of problems; None for a file of the user's."""
+        """The file of a named problem set; None for the user's own file."""
         if name not in NAMED_SETS:
             return None
         files = {"content": self.problem_sets[name]}
@@ -214,7 +214,7 @@ class Wants:
         )
 
     def prompt(self, model: str) -> str:
-        """The prompt that a model is evaluated with: that of its tuning, where it is tuned."""
+        """The prompt for a model's evaluation: for a tuned model, the prompt of its tuning."""
         untuned = model in ("base", "moe")
         config = self.config
         return config["evaluation"]["base_prompt"] if untuned else config["data"]["template"]
@@ -224,7 +224,7 @@ class Wants:
         return prompt if prompt == COMPLETION.identity else read_template(prompt)
 
     def backend(self, model: str) -> str:
-        """What generates: for a mixture of experts transformers, which alone can load it."""
+        """The generation backend. Only transformers can load a mixture of experts."""
         mixture = model in ("moe", "moe_sft")
         return "transformers" if mixture else self.config["evaluation"]["backend"]
 
@@ -242,7 +242,7 @@ class Wants:
         )
 
     def evaluations(self) -> list[Wanted]:
-        """Every evaluation that the config asks for, in the order of its tables."""
+        """All evaluations that the config asks for, in the order of the tables."""
         models = self.model_names()
         return [self.evaluation(model, name) for name in self.problem_sets for model in models]
 
@@ -253,12 +253,12 @@ class Wants:
         return [self.evaluation(f"dense/lam~{lam}", first) for lam in lambdas]
 
     def validation_losses(self) -> list[Wanted]:
-        """The loss of each of these models on the rows held out, where there are any."""
+        """The loss of each of these models on the held-out rows, if there are any."""
         held_out = self.config["data"]["validation_rows"] > 0
         return [self.validation_loss(model) for model in self.model_names() if held_out]
 
     def general_results(self) -> list[Wanted]:
-        """The result of each model on the tasks of lm_eval, where the config names some."""
+        """The result of each model on the tasks of lm_eval, if the config names any."""
         asked = bool(self.config["evaluation"]["general"])
         return [self.general(model) for model in self.model_names() if asked]
 
@@ -279,7 +279,7 @@ class Wants:
         files: dict[str, str] | None = None,
         sources: dict[str, Wanted] | None = None,
     ) -> Wanted:
-        """The one artifact that is wanted at a place."""
+        """The artifact at a path in the results folder. Each is created once."""
         place = place or step
         if place not in self.made:
             keys = keys_of_step(step)
