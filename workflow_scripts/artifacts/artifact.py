@@ -266,7 +266,7 @@ def _put(workspace: Path, out: Path) -> None:
 def clear_up_after_killed(out: Path) -> None:
     """Remove the unlocked workspaces that killed processes left beside `out`.
 
-    If an artifact was at `out` before a kill at any moment, it or its successor is there after.
+    If `out` held an artifact before the kill, it then holds that artifact or its successor.
     """
     for abandoned in out.parent.glob(f".{glob.escape(out.name)}.*{WORKSPACE_SUFFIX}"):
         with suppress(OSError), lock(abandoned):
