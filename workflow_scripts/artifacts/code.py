@@ -1,6 +1,6 @@
 """Hashes of a step's code and of the user's files.
 
-The rules have them as params. File times would not do: a copy or a clone changes them.
+The rules have them as params. File times are not enough: a copy or a clone changes them.
 """
 
 import ast

@@ -257,7 +257,7 @@ def _time_of(path: Path) -> float:
 
 
 def find_foreign(artifact: Path, manifest: Manifest) -> list[str]:
-    """The files that removing an artifact would lose for good, one sentence each.
+    """The files that would be lost if an artifact were removed, one sentence each.
 
     These are altered files and files that are not in the manifest. The targets of links stay.
     """

@@ -39,7 +39,7 @@ def read_mlp(mlp: nn.Module | None) -> MlpShape:
         forms = "; ".join(", ".join(form.projections) for form in MLP_FORMS)
         raise UserError(
             f"an MLP of class {type(mlp).__name__} cannot be upcycled. It must have an activation "
-            f"and one of these sets of linear layers, all with biases or none: {forms}"
+            f"and one of these sets of linear layers, all with biases or all without: {forms}"
         )
     output = linear[form.output]
     shape = MlpShape(form, output.out_features, output.in_features, act_fn, biases.pop())
