@@ -1,10 +1,9 @@
-"""Greedy generation with a cache of keys and values that grows, as evaluations have it, beside one
-of a fixed size that is filled.
+"""Compares greedy generation with a growing key-value cache, as in evaluations, and a fixed one.
 
     python -m benchmarks.caches --model DIR
 
-Prompts, one of which is longer than the others: as in an evaluation, there is padding, and
-so a mask. Without one torch's attention in bf16 is slower on a CPU, whatever the cache.
+One prompt is longer than the others. So there is padding and a mask, as in an evaluation. Without a
+mask, torch's attention in bf16 on a CPU is slower with both caches.
 """
 
 import argparse

@@ -1,20 +1,20 @@
-"""The conversions against `cp`: wall time and peak memory on a model of TinyLlama-1.1B's shape.
+"""Compares the conversions with `cp`: wall time and peak memory, with TinyLlama-1.1B's shape.
 
-Makes a mixture as the published code writes it, of random bf16 weights, for import_reference, and a
-dense model for moe, ffn, weighted_init and dense. Each runs as a user would run it: as a process of
-its own, hashing and starting up included. After each run `cp` copies the same bytes to another
-place on the same disk, and `sync` follows; medians count.
+It makes a mixture of random bf16 weights in the format of the published code, for import_reference,
+and a dense model for moe, ffn, weighted_init and dense. Each step runs as a user would run it: in
+its own process, with start-up and hashing. After each run, `cp` copies the same number of bytes to
+another place on the same disk, followed by `sync`. The table shows medians.
 
-- The same bytes: what the step writes; for dense, which writes an eighth of what it reads, the FFN
-  weights that it merges.
-- Before each run and each cp all free memory is written to, and what will be read is read once. A
-  virtual machine may have given free memory back to its host, and whoever writes to it next waits:
-  that made steps and cp twice as slow as each other, either way.
+- The same bytes: the step's output. dense writes an eighth of what it reads, so for dense they are
+  the FFN weights that it merges.
+- Before each run and each cp, the benchmark writes to all free memory and reads the input files
+  once. A virtual machine may have given free memory back to its host. The next process that writes
+  to that memory waits. This made either the step or cp twice as slow as the other.
 - weighted_init writes some kilobytes: its time is the start-up and the check of its inputs.
-- Memory: RssAnon of the process, polled every 10 ms. It leaves out the page cache, which a memory
-  map fills and the kernel takes back at will.
+- Memory: RssAnon of the process, polled every 10 ms. It does not count the page cache, which memory
+  maps fill and the kernel can take back.
 
-Needs disk space for three mixtures: 39 GB for 22 layers, 76 GB for 44.
+It needs disk space for three mixtures: 39 GB for 22 layers, 76 GB for 44.
 """
 
 import argparse
@@ -41,7 +41,7 @@ NUM_EXPERTS = 8
 BF16_BYTES = 2
 POLL_SECONDS = 0.01
 STD = 0.02
-SPARED = 10**9  # bytes left to everything else while memory is filled
+SPARED = 10**9  # bytes left free for other processes while memory is filled
 FILL = """
 import mmap, sys
 memory = mmap.mmap(-1, int(sys.argv[1]))
@@ -105,7 +105,7 @@ PUBLISHED_CONFIG = DENSE_CONFIG | {
 
 @dataclass(frozen=True)
 class Step:
-    """A conversion. inputs: artifacts, `flag` of each before it; moved: what cp copies."""
+    """A conversion. inputs: artifacts, each passed after its `flag`. moved: what cp copies."""
 
     name: str
     inputs: tuple[str, ...]
@@ -124,7 +124,7 @@ STEPS = (
 
 @dataclass
 class Times:
-    """Seconds of each run of a step and of cp; bytes written and held."""
+    """Seconds of each run of a step and of cp; bytes written, and peak of memory in bytes."""
 
     step: list[float] = field(default_factory=list)
     copy: list[float] = field(default_factory=list)
@@ -151,13 +151,13 @@ def main() -> None:
 
 
 def check_space(folder: Path, layers: int) -> None:
-    """End the program where the disk is too small for three mixtures."""
+    """End the program if the disk is too small for three mixtures."""
     layer = parameters(PUBLISHED_EXPERTS | ROUTER | REST)
     needed = 3 * BF16_BYTES * (layers * layer + parameters(OUTSIDE))
     free = shutil.disk_usage(folder).free
     if free < needed:
         missing = f"{(needed - free) / 1e9:.1f} of {needed / 1e9:.1f} GB are missing"
-        sys.exit(f"{folder}: {missing}. Choose a larger disk by --folder, or fewer --layers")
+        sys.exit(f"{folder}: {missing}. Choose a larger disk with --folder, or fewer --layers")
 
 
 def parameters(shapes: dict[str, tuple[int, ...]]) -> int:
@@ -165,7 +165,7 @@ def parameters(shapes: dict[str, tuple[int, ...]]) -> int:
 
 
 def measure(place: Path, layers: int, repeats: int) -> list[tuple[str, ...]]:
-    """Run all steps, show their times, and return a row of the table for each."""
+    """Run all steps, print their times, and return a row of the table for each."""
     make_model(place / "model", layers, PUBLISHED_EXPERTS | ROUTER | REST, PUBLISHED_CONFIG)
     rows = [measured_row(IMPORT, place, repeats)]
     remove(place / "model")
@@ -210,7 +210,7 @@ def weights(shape: tuple[int, ...]) -> Callable[[], list[torch.Tensor]]:
 
 
 def measure_step(step: Step, place: Path, repeats: int) -> Times:
-    """Run a step and cp in turn. The step's last output stays."""
+    """Run a step and cp alternately. The step's last output stays."""
     out, copy, times = place / step.name, place / "copy", Times()
     words = [word for name in step.inputs for word in (flag(name), str(place / name))]
     for _ in range(repeats):
@@ -232,13 +232,13 @@ def flag(artifact: str) -> str:
 
 
 def remove(out: Path) -> None:
-    """Remove an artifact or a copy of one, if there."""
+    """Remove an artifact or a copy of one, if it exists."""
     shutil.rmtree(out, ignore_errors=True)
     out.with_name(f"{out.name}.manifest.json").unlink(missing_ok=True)
 
 
 def prepare(folders: Iterable[Path]) -> None:
-    """Write to all free memory, read these folders' files, and leave nothing to be written."""
+    """Write to all free memory, read these folders' files, and sync the disk."""
     subprocess.run([sys.executable, "-c", FILL, str(available_memory() - SPARED)], check=True)
     for folder in folders:
         timed('cat "$0"/* > /dev/null', folder)
@@ -246,7 +246,7 @@ def prepare(folders: Iterable[Path]) -> None:
 
 
 def available_memory() -> int:
-    """Bytes that a process may take without swapping."""
+    """Bytes that a process can use without swapping."""
     lines = Path("/proc/meminfo").read_text().splitlines()
     return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))
 
@@ -279,7 +279,7 @@ def anonymous_memory(process_id: int) -> int:
 
 
 def row(step: Step, times: Times) -> tuple[str, ...]:
-    """The cells of the table. What writes less than a megabyte has no ratio."""
+    """The cells of a step's row. A step that writes less than a megabyte has no ratio."""
     rounds = zip(times.step, times.copy, strict=True)
     ratio = statistics.median(own / copy for own, copy in rounds)
     return (

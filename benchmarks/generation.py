@@ -1,7 +1,7 @@
-"""Greedy generation by the base, the upcycled mixture and the merged dense model, side by side.
+"""Compares greedy generation by the base, the upcycled mixture and the merged dense model.
 
-The merged model has the base's architecture and must generate as fast. Run as
-`python -m benchmarks.generation`; it makes its random models in a temporary folder.
+The merged model has the base's architecture, so it must generate as fast. Run it as
+`python -m benchmarks.generation`. It makes its random models in a temporary folder.
 """
 
 import argparse

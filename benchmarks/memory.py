@@ -1,10 +1,10 @@
-"""The memory that `workflow_scripts.tools.plan` expects against what trainings take on the CPU.
+"""Compares the memory that `workflow_scripts.tools.plan` expects with that of trainings on the CPU.
 
-Trains some steps of steps 2 and 6 for some precisions and optimisers, each in a process of its own,
-on rows that fill the window, but for one in as many as a batch has, so that there is padding.
-Memory is that of the whole process, as the kernel counts it (the peak of RssAnon): the training's,
-the libraries', and what malloc keeps of what was freed. The plan's is what it prints: the
-training's, and an allowance for the rest.
+It runs some optimiser steps of steps 2 and 6 for several precisions and optimisers, each in its own
+process. The rows fill the window, except one per batch, so that there is padding. The measured
+memory is the peak of RssAnon of the whole process: the training, the libraries, and freed memory
+that malloc keeps. The planned memory is the number that the plan prints: the training, and an
+allowance for the rest.
 
 Usage: python -m benchmarks.memory [MODEL] [--rows N] [--length N] [--steps N]
 """
@@ -77,7 +77,7 @@ def models_of(model: Path) -> Models:
 
 
 def planned(models: Models, batch: Batch, case: tuple[str, str, str]) -> int:
-    """Bytes of a training's process."""
+    """The planned bytes of a training's process."""
     step, precision, optimizer = case
     memory_of = {"moe_sft": tuning_memory, "weighted_trained": mixing_memory}[step]
     job = Job("single", 1, batch, 1, precision, optimizer, on_gpu=False)
@@ -85,7 +85,7 @@ def planned(models: Models, batch: Batch, case: tuple[str, str, str]) -> int:
 
 
 def make_artifacts(model: Path, folder: Path, batch: Batch) -> Path:
-    """All that steps 2 and 6 read, in `folder`; step 6 takes the mixture as it is."""
+    """Make all inputs of steps 2 and 6 in `folder`. Step 6 uses the untuned mixture."""
     place = {name: f"--{name}={folder / name}" for name in ("base", "moe", "ffn")}
     experts = [f"--{key.replace('_', '-')}={value}" for key, value in EXPERTS.items()]
     base.main([f"--model={model}", f"--out={folder / 'base'}"])
@@ -98,7 +98,7 @@ def make_artifacts(model: Path, folder: Path, batch: Batch) -> Path:
 
 
 def measured(folder: Path, batch: Batch, case: tuple[str, str, str], steps: int = STEPS) -> int:
-    """Bytes of a training's process at its peak."""
+    """The peak of a training's process, in bytes."""
     step, precision, optimizer = case
     inputs = {"moe_sft": ["moe"], "weighted_trained": ["weighted", "moe", "ffn"]}[step]
     words = [f"--{name}={folder / name}" for name in inputs]
@@ -109,7 +109,7 @@ def measured(folder: Path, batch: Batch, case: tuple[str, str, str], steps: int 
 
 
 def write_rows(file: Path, model: Path, batch: Batch) -> None:
-    """Rows that overfill the window; the first of as many as a batch has fills half of it."""
+    """Write rows that are longer than the window. The first of each batch fills half of it."""
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(model)

@@ -1,19 +1,19 @@
-"""An optimiser step of the mixing model against dense fine-tuning and against the published form.
+"""Compares an optimiser step of the mixing model with dense fine-tuning and the published form.
 
 Each way runs 8 micro-batches and then an AdamW step, in fp32 on the CPU, on a small random Llama
-whose 8 experts are stored in bf16:
+with 8 experts in bf16:
 
-- mixing: this project's Mixing, which merges the weights once in an optimiser step;
-- dense: fine-tuning of all parameters of the dense model of the same shape;
-- published: the mixing logits too, but with the experts in memory in fp32, from which autograd
-  builds the merged weights anew in every micro-batch.
+- mixing: this project's Mixing, which merges the weights once per optimiser step;
+- dense: fine-tuning of all parameters of a dense model of the same shape;
+- published: mixing logits too, but with the experts in memory in fp32. Autograd builds the merged
+  weights again in every micro-batch.
 
-Times are taken in one process, the ways in turn. Memory is the peak of RssAnon in
-/proc/PID/status of a process for each way, less what the imports hold. RssAnon is anonymous memory:
-memory-mapped files, which are page cache, do not count.
+Times: the ways run alternately in one process. Memory: the peak of RssAnon in /proc/PID/status,
+with a process for each way, minus the memory of the imports. RssAnon is anonymous memory:
+memory-mapped files are page cache and do not count.
 
-The exit status is 1 where mixing is slower than 0.9 of dense, or holds more than dense and one
-layer's experts.
+The exit status is 1 if the speed of mixing is below 0.9 of dense, or if mixing holds more memory
+than dense plus one layer's experts.
 
 Usage: python -m benchmarks.mixing_step [--threads N] [--repeats N]
 """
@@ -74,7 +74,7 @@ def prepare_process(threads: int) -> None:
 
 
 def make_artifacts(folder: Path, layers: int) -> Path:
-    """A random Llama in bf16 in `base`, upcycled in `moe`, its FFN weights in `ffn`."""
+    """Make a random Llama in bf16 in `base`, upcycle it in `moe`, and extract `ffn`."""
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=8192,
@@ -130,7 +130,7 @@ def dense_model(folder: Path) -> LlamaForCausalLM:
 
 
 def accumulated_step(model: Callable, optimizer: torch.optim.Optimizer) -> Callable[[], None]:
-    """An optimiser step and its micro-batches, the same ones for each way."""
+    """An optimiser step and its micro-batches, which are the same for each way."""
     generator = torch.Generator().manual_seed(1)
     rows = torch.randint(8192, (ACCUMULATION, 1, TOKENS), generator=generator)
 
@@ -145,7 +145,7 @@ def accumulated_step(model: Callable, optimizer: torch.optim.Optimizer) -> Calla
 
 
 def report_times(folder: Path, repeats: int) -> bool:
-    """Print the time of a step of each way. Whether mixing is fast enough."""
+    """Print the time of a step of each way. Returns whether mixing is fast enough."""
     cases = {name: make_step(folder) for name, make_step in WAYS.items()}
     seconds = interleaved(cases, repeats, STEPS_WARMING)
     print(f"{LAYERS_TIMED} layers, {ACCUMULATION} x {TOKENS} tokens, fp32")
@@ -156,7 +156,7 @@ def report_times(folder: Path, repeats: int) -> bool:
 
 
 def report_memory(folder: Path, threads: int) -> bool:
-    """Print the peak memory of each way. Whether that of mixing is low enough."""
+    """Print the peak memory of each way. Returns whether the memory of mixing is low enough."""
     peaks = {name: peak_memory(partial(prepared_way, name, folder, threads)) for name in WAYS}
     layer = (folder / "ffn" / SINGLE_FILE).stat().st_size / LAYERS_WEIGHED
     print(f"{LAYERS_WEIGHED} layers, one layer's experts take {layer / MIB:.0f} MiB")
@@ -169,7 +169,7 @@ def report_memory(folder: Path, threads: int) -> bool:
 
 
 def prepared_way(name: str, folder: Path, threads: int) -> Callable[[], None]:
-    """What builds a way and runs some steps of it."""
+    """A function that builds a way and runs some of its steps."""
     prepare_process(threads)
 
     def work() -> None:

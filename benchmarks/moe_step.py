@@ -1,13 +1,13 @@
-"""Forward and backward pass of MoE blocks against a dense FFN and a plain loop over experts.
+"""Compares forward and backward passes of MoE blocks, a dense FFN and a plain loop over experts.
 
 - ours: this project's MoeBlock in training mode, with noise and balance loss;
-- loop: the same block, its experts in modules of their own, each of which selects its tokens and
-  adds its results to the output (the published form);
+- loop: the same block with a module per expert. Each selects its tokens and adds its results to the
+  output (the published form);
 - dense: one gated FFN with the FLOPs of the experts that are active for a token;
-- matmul: the matrix products of `dense` alone, written into tensors that are already there.
+- matmul: only the matrix products of `dense`, written into existing tensors.
 
-All do the same matrix products; FLOPs of the router are not counted. Times are taken in one
-process, the ways in turn. Usage: python -m benchmarks.moe_step [--threads N] [--repeats N]
+All ways do the same matrix products. The router's FLOPs are not counted. The ways run alternately
+in one process. Usage: python -m benchmarks.moe_step [--threads N] [--repeats N]
 """
 
 import argparse
@@ -37,7 +37,7 @@ class Shape:
 
     @property
     def flops(self) -> float:
-        """Of forward and backward pass: three products, each with two in its backward pass."""
+        """FLOPs of both passes: three products forward, and two backward for each of them."""
         per_token = 3 * 2 * self.hidden_size * self.intermediate_size * ACTIVE_EXPERTS
         return 3 * LAYERS * self.tokens * per_token
 
@@ -71,7 +71,7 @@ def main() -> None:
 
 
 def report(seconds: dict[str, list[float]], flops: float) -> str:
-    """Markdown: median times, GFLOP/s, share of the plain products' speed, ours relative to it."""
+    """Markdown: median time, GFLOP/s, and speed relative to the plain products and to ours."""
     rows = []
     for name, times in seconds.items():
         median = statistics.median(times)
@@ -85,7 +85,7 @@ def report(seconds: dict[str, list[float]], flops: float) -> str:
 def make_cases(
     shape: Shape, dtype: torch.dtype, autocast: bool, device: str
 ) -> dict[str, Callable[[], None]]:
-    """A function for each way, which makes one forward and backward pass."""
+    """A function for each way that runs one forward and backward pass."""
     torch.manual_seed(0)
     config = SimpleNamespace(
         num_experts=NUM_EXPERTS,
@@ -123,7 +123,7 @@ def make_cases(
 
 
 def forward(layers: nn.ModuleList, hidden: Tensor) -> Tensor:
-    """A loss of the layers, each with a residual connection, and of the balance of the routers."""
+    """A loss over the layers, each with a residual connection, plus the routers' balance loss."""
     balance = []
     for layer in layers:
         hidden = hidden + layer(hidden)
@@ -147,10 +147,10 @@ def moe_block(config, shape: Shape) -> MoeBlock:
 
 
 class LoopedExperts(nn.ModuleList):
-    """Experts as modules of their own, one after the other."""
+    """One module per expert. The experts compute one after the other."""
 
     def forward(self, hidden_states: Tensor, index: Tensor, weights: Tensor) -> Tensor:
-        """[T, H] to [T, H], by index [T, k] and weights [T, k]."""
+        """Hidden states [T, H] to [T, H], with index [T, k] and weights [T, k]."""
         output = torch.zeros_like(hidden_states)
         for number, expert in enumerate(self):
             token, slot = torch.where(index == number)

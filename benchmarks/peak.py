@@ -1,4 +1,4 @@
-"""Peak memory of a piece of work, measured from outside while it runs in a process of its own."""
+"""Measures the peak memory of work that runs in its own process, from outside."""
 
 import multiprocessing
 import re
@@ -16,9 +16,11 @@ SECONDS_BETWEEN_SAMPLES = 0.001
 
 @dataclass(frozen=True)
 class Observed:
-    """A piece of work. peak: anonymous memory in bytes, above what there was before; whole: with
-    that. family: of the process and all that it starts together, where that was asked for; pages
-    that a fork shares count twice.
+    """Measurements of a piece of work.
+
+    peak: its anonymous memory in bytes, above the memory before it; whole: with the memory before
+    it. family: anonymous memory of the process and all processes that it starts, if requested.
+    Pages that a fork shares count twice.
     """
 
     peak: int
@@ -33,11 +35,11 @@ def peak_memory(prepare: Callable[[], Callable[[], object]]) -> int:
 
 
 def observe(prepare: Callable[[], Callable[[], object]], with_family: bool = False) -> Observed:
-    """Run `prepare()()` in a new process, and observe the latter call.
+    """Run `prepare()()` in a new process, and observe the second call.
 
-    What it holds after `prepare()`, its imports, does not count. Anonymous memory is RssAnon of
-    /proc/PID/status: memory-mapped files, which are page cache, do not count. `prepare` must be
-    picklable. Exits with a message where the process fails.
+    The memory after `prepare()`, such as imports, does not count. Anonymous memory is RssAnon of
+    /proc/PID/status: memory-mapped files are page cache and do not count. `prepare` must be
+    picklable. Exits with a message if the process fails.
     """
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
@@ -58,7 +60,7 @@ def observe(prepare: Callable[[], Callable[[], object]], with_family: bool = Fal
             family = max(family, sum(map(_anonymous_memory, _family(process.pid))))
         time.sleep(SECONDS_BETWEEN_SAMPLES)
     if process.exitcode != 0:
-        sys.exit("a process failed in its work")
+        sys.exit("a process failed during its work")
     return Observed(peak - before, peak, time.perf_counter() - start, family)
 
 
@@ -70,14 +72,14 @@ def _run(prepare: Callable[[], Callable[[], object]], pipe) -> None:
 
 
 def _family(pid: int) -> list[int]:
-    """A process and all that it started, directly or not."""
+    """A process and all processes that it started, directly or not."""
     with suppress(psutil.NoSuchProcess):
         return [pid, *(child.pid for child in psutil.Process(pid).children(recursive=True))]
     return []
 
 
 def _anonymous_memory(pid: int) -> int:
-    """RssAnon of a process in bytes; 0 where it has ended."""
+    """RssAnon of a process in bytes; 0 if it has ended."""
     try:
         found = re.search(r"RssAnon:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
     except OSError:

@@ -1,9 +1,9 @@
-"""Scoring of the canonical solutions, sandboxed, beside EvalPlus's own evaluator without a sandbox.
+"""Compares this project's sandboxed scoring with EvalPlus's own evaluator, which has no sandbox.
 
-Both read the problems and their expected outputs, which were made before, and judge every solution
-with as many workers, in a process of its own; in turn. EvalPlus gets time and memory limits that a
-busy machine does not reach. Memory: peak anonymous memory of the process that judges, and of it and
-all processes that it starts together.
+Both ways read the problems and the expected outputs, which already exist, and judge the canonical
+solutions with the same number of workers. They run alternately, each in its own process. EvalPlus
+gets time and memory limits that a busy machine does not reach. Memory: the peak anonymous memory of
+the judging process alone, and together with all processes that it starts.
 
     python -m benchmarks.scoring --dataset HumanEvalPlus.jsonl.gz
 """
@@ -44,7 +44,7 @@ def main() -> None:
             name: partial(way, args.dataset.resolve(), folder, args.workers)
             for name, way in ways.items()
         }
-        observe(cases["EvalPlus"])  # it makes and keeps its ground truth
+        observe(cases["EvalPlus"])  # EvalPlus makes and caches its ground truth
         runs = {name: [] for name in cases}
         for _ in range(args.repeats):
             for name, prepare in cases.items():
@@ -55,7 +55,7 @@ def main() -> None:
 
 
 def prepare_inputs(dataset: Path, folder: Path, workers: int) -> None:
-    """The canonical solutions as EvalPlus reads them, and our ground truth."""
+    """Write the canonical solutions for EvalPlus, and this project's ground truth."""
     found = problems.load_problems(str(dataset))
     rows = (
         json.dumps({"task_id": p.task_id, "solution": p.prompt + p.canonical_solution}) + "\n"
@@ -90,14 +90,14 @@ def evalplus(dataset: Path, folder: Path, workers: int) -> Callable[[], None]:
     result.unlink(missing_ok=True)
 
     def work() -> None:
-        multiprocessing.set_start_method("fork", force=True)  # as where this starts it by hand
+        multiprocessing.set_start_method("fork", force=True)  # as if a user had started EvalPlus
         from evalplus.evaluate import evaluate
 
         evaluate(form, samples=str(folder / "samples.jsonl"), parallel=workers, **TIME_LIMITS)
         statuses = json.loads(result.read_text())["eval"].values()
         passed = sum(s[0]["base_status"] == s[0]["plus_status"] == "pass" for s in statuses)
         (folder / "EvalPlus").write_text(str(passed))
-        os._exit(0)  # a thread of it sleeps for up to 20 seconds more
+        os._exit(0)  # one of its threads would sleep for up to 20 more seconds
 
     return work
 

@@ -1,7 +1,7 @@
-"""How long a step takes to begin: `--help`, and a conversion of the embedded model as a whole.
+"""Measures the start-up time of a step: `--help`, and a whole conversion of the embedded model.
 
-Run as `python -m benchmarks.startup`. Each time is the best of several runs; `import torch` alone
-is shown beside them.
+Run it as `python -m benchmarks.startup`. Each time is the best of several runs. The time of `import
+torch` is shown too.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""Fair timings: the cases run in turn in one process, and medians count."""
+"""Times cases fairly: they run alternately in one process. Tables show medians."""
 
 import gc
 import statistics
@@ -11,9 +11,9 @@ import torch
 def interleaved(
     cases: dict[str, Callable[[], object]], repeats: int, warmup: int
 ) -> dict[str, list[float]]:
-    """Seconds of each call, by case: A B C A B C ..., after `warmup` untimed rounds.
+    """Seconds of each call, by case. The order is A B C A B C ..., after `warmup` untimed rounds.
 
-    Work on a GPU is waited for. Garbage is collected between calls, not within them.
+    The time includes all work on a GPU. Garbage is collected between calls, not within them.
     """
     seconds: dict[str, list[float]] = {name: [] for name in cases}
     gc.disable()
@@ -44,7 +44,7 @@ def synchronize() -> None:
 
 
 def relative_speed(seconds: dict[str, list[float]], name: str, baseline: str) -> float:
-    """How many times as fast as `baseline` a case is: the median over the rounds."""
+    """The speed of a case relative to `baseline`: the median over the rounds."""
     rounds = zip(seconds[name], seconds[baseline], strict=True)
     return statistics.median(base / own for own, base in rounds)
 
@@ -65,6 +65,6 @@ def speed_table(seconds: dict[str, list[float]], baseline: str) -> str:
 
 
 def markdown_table(header: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
-    """A table whose first column is text and whose other columns are right-aligned."""
+    """A table with a first column of text. The other columns are right-aligned."""
     lines = [header, ("---", *["---:"] * (len(header) - 1)), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)

@@ -1,13 +1,13 @@
-"""Tokens per second of steps 2 and 6: against a bare loop, and by each way to make batches.
+"""Measures the tokens per second of steps 2 and 6 for each `batching`, and compares a bare loop.
 
 - padded, by_length, packed: the step's own loop with this `batching`: the Trainer, its data
   loading, progress and metrics;
-- bare: the same model, optimiser and batches as padded, the batches made beforehand: forward
-  pass, backward pass and optimiser step, and nothing else.
+- bare: the same model, optimiser and batches as padded, with batches made beforehand: only forward
+  pass, backward pass and optimiser step.
 
-All train in turn, one optimiser step at a time, in one process. Where there is a GPU, the share of
-its peak that step 2 reaches at the size of DeepSeek-Coder-1.3B follows. The exit status is 1 where
-padded is slower than 0.95 of bare.
+All ways train alternately, one optimiser step at a time, in one process. On a GPU, the share of its
+peak that step 2 reaches at the size of DeepSeek-Coder-1.3B follows. The exit status is 1 if the
+speed of padded is below 0.95 of bare.
 
 Usage: python -m benchmarks.training [--model DIR] [--data FILE] [--threads N] [--steps N]
 """
@@ -64,7 +64,7 @@ def main() -> None:
     if torch.cuda.is_available():
         utilisation.report()
     else:
-        print("No GPU: the share of its peak that step 2 reaches was not measured.")
+        print("There is no GPU, so the share of its peak was not measured.")
     sys.exit(0 if all(fast) else 1)
 
 
@@ -88,14 +88,14 @@ class Bench:
         )
 
     def report(self, name: str, make_learner: Callable) -> bool:
-        """Print the speed of each way. Whether the step's own loop is fast enough."""
+        """Print the speed of each way. Returns whether the step's own loop is fast enough."""
         trainers = {way: self.trainer(way, *make_learner()) for way in BATCHING}
         cases = {way: Stepwise(trainer) for way, trainer in trainers.items()}
         bare = self.bare_step(trainers["padded"], *make_learner())
-        # In a thread as the others: malloc gives these memory in another way than the main one.
+        # In a thread like the others: malloc works differently in the main thread.
         with ThreadPoolExecutor(1) as thread:
             ways = {way: case.step for way, case in cases.items()}
-            ways["bare"] = lambda: thread.submit(bare).result()  # after padded: caches are warm
+            ways["bare"] = lambda: thread.submit(bare).result()  # after padded, with warm caches
             seconds = interleaved(ways, self.steps, WARMUP)
         for case in cases.values():
             case.finish()
@@ -132,7 +132,7 @@ class Bench:
         return make_trainer(model, self.examples, self.tokenizer, options, self.folder, mixing)
 
     def bare_step(self, trainer: ResumingTrainer, model, mixing) -> Callable[[], None]:
-        """An optimiser step on the next of the batches that `trainer` will have."""
+        """A function that makes an optimiser step on the next batch of `trainer`."""
         batches = []
         while len(batches) < self.options.max_steps:
             batches += trainer.get_train_dataloader()
@@ -157,7 +157,7 @@ class Bench:
 
 
 def make_trainer(model, examples, tokenizer, options, folder, mixing) -> ResumingTrainer:
-    """What a step trains with: progress, metrics, and a look whether to save."""
+    """A trainer as in a step: with progress, metrics, and a check whether to save."""
     name = options.batching
     trainer = ResumingTrainer(
         Training(
@@ -177,16 +177,16 @@ def make_trainer(model, examples, tokenizer, options, folder, mixing) -> Resumin
 
 
 class Stepwise(TrainerCallback):
-    """A training in a thread of its own, which goes on by one optimiser step at a time.
+    """A training in its own thread that advances by one optimiser step at a time.
 
-    What follows a step, such as its metrics, belongs to the next one. tokens, waited: real tokens
-    of the timed steps, and seconds in which these waited for data.
+    Work after a step, such as its metrics, counts to the next step. tokens: real tokens of the
+    timed steps. waited: seconds in which these steps waited for data.
     """
 
     def __init__(self, trainer: ResumingTrainer):
         self._go, self._done = threading.Semaphore(0), threading.Semaphore(0)
         self.throughput = trainer.throughput
-        self._steps: list[tuple[int, float]] = []  # tokens and seconds waited until then
+        self._steps: list[tuple[int, float]] = []  # tokens and seconds waited up to each step
         trainer.add_callback(self)
         self._thread = threading.Thread(target=self._run, args=(trainer,), daemon=True)
         self._thread.start()

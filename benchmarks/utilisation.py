@@ -1,4 +1,4 @@
-"""The share of a GPU's peak that step 2 reaches at the size of DeepSeek-Coder-1.3B, 8 experts."""
+"""Measures the share of a GPU's peak in step 2, with DeepSeek-Coder-1.3B's size and 8 experts."""
 
 import statistics
 import tempfile
@@ -35,7 +35,7 @@ MOE = {
 
 
 def report(shape: dict = SHAPE) -> None:
-    """Print tokens per second, and the share of the peak where the GPU's is known."""
+    """Print the tokens per second, and the share of the GPU's peak if the peak is known."""
     config = LlamaConfig(**shape)
     seconds = statistics.median(step_seconds(config))
     tokens = ROWS * LENGTH
@@ -48,7 +48,7 @@ def report(shape: dict = SHAPE) -> None:
 
 
 def step_seconds(config: LlamaConfig) -> list[float]:
-    """Seconds of each optimiser step on random rows, by the step's own loop."""
+    """Seconds of each optimiser step on random rows, in the step's own loop."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     own = {"model_type": "xft", "base_config": config.to_dict(), **MOE}
     torch.manual_seed(0)
@@ -73,9 +73,9 @@ def step_seconds(config: LlamaConfig) -> list[float]:
 
 
 def flops_per_token(config: LlamaConfig) -> float:
-    """Of forward and backward pass: 6 for each parameter that computes the token, and attention.
+    """FLOPs of both passes for a token: 6 for each of its active parameters, and attention.
 
-    What checkpointing computes once more is not the model's, and not counted.
+    Activations that checkpointing computes again do not count: the model itself does not need that.
     """
     hidden, layers = config.hidden_size, config.num_hidden_layers
     heads = config.num_attention_heads + config.num_key_value_heads

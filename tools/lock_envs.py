@@ -1,10 +1,10 @@
-"""Lock envs/*.yaml: write into them what the environments hold that Snakemake has made of them.
+"""Lock envs/*.yaml: write the exact packages of Snakemake's environments into these files.
 
     snakemake --sdm conda --conda-create-envs-only
     python -m tools.lock_envs
 
-Packages of conda-forge are named with version and build, those of pip with version and the SHA-256
-of the file for this platform: pip then installs no other. tools/write_envs.py undoes it.
+Packages of conda-forge get a version and a build. Packages of pip get a version and the SHA-256 of
+the file for this platform, so pip installs no other file. tools/write_envs.py undoes the lock.
 """
 
 import json
@@ -16,7 +16,7 @@ from tools.write_envs import ROOT, env_file
 
 
 def run(*command: str, stdin: str = "") -> str:
-    """What a program prints. Ends this one, with its message, where it fails."""
+    """The output of a program. If it fails, this program ends with its message."""
     done = subprocess.run(command, cwd=ROOT, input=stdin, capture_output=True, text=True)
     if done.returncode != 0:
         sys.exit(f"{' '.join(command)}:\n{done.stderr}")
@@ -24,14 +24,14 @@ def run(*command: str, stdin: str = "") -> str:
 
 
 def environments() -> dict[Path, Path]:
-    """The env files that the rules use, and the folders that Snakemake makes of them."""
+    """The env files that the rules use, and the folders of their environments."""
     table = run("snakemake", "--sdm", "conda", "--list-conda-envs").splitlines()
     rows = [line.split("\t") for line in table if line.startswith("envs/")]
     return {ROOT / file: ROOT / folder for file, *_, folder in rows}
 
 
 def locked(folder: Path) -> str:
-    """The text of an env file that makes this environment again. The index tells the hashes."""
+    """The text of an env file that makes this environment again. pip looks up the hashes."""
     packages = json.loads(run("conda", "list", "--json", "--prefix", str(folder)))
     conda = [p for p in packages if p["channel"] != "pypi"]
     pip = [f"{p['name']}=={p['version']}" for p in packages if p["channel"] == "pypi"]
@@ -46,7 +46,7 @@ def locked(folder: Path) -> str:
 
 
 def _with_hash(item: dict) -> str:
-    """A requirement that only this file of pip's report fulfils."""
+    """A requirement that allows only this file of pip's report."""
     name, version = item["metadata"]["name"], item["metadata"]["version"]
     sha256 = item["download_info"]["archive_info"]["hashes"]["sha256"]
     return f"{name}=={version} --hash=sha256:{sha256}"

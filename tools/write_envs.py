@@ -42,14 +42,14 @@ def pins() -> dict[str, str]:
 
 
 def environment(packages: list[str]) -> str:
-    """The text of an env file: python and pip from conda-forge, all else pinned, from PyPI."""
+    """The text of an env file: python and pip from conda-forge, pinned packages from PyPI."""
     known = pins()
     source = "tools/write_envs.py from requirements*.txt"
     return env_file(source, [f"python ={PYTHON}", "pip"], map(known.__getitem__, packages))
 
 
 def env_file(source: str, conda: Iterable[str], pip: Iterable[str]) -> str:
-    """The text of an env file with these packages of conda-forge, and of pip, sorted."""
+    """The text of an env file with these packages of conda-forge, and those of pip, sorted."""
     return "\n".join(
         [
             f"# Written by {source}.",

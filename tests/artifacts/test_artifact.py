@@ -361,9 +361,9 @@ def test_what_does_not_fit_its_manifest_is_refused(artifact, damage, message):
         ({"parameters": []}, "its parameters are not an object"),
         ({"id": "0"}, "its id is not a SHA-256"),
         ({"id": None}, "its id is not a SHA-256"),
-        ({"inputs": []}, "its inputs are not names with a SHA-256 each"),
-        ({"inputs": {"base": "A" * 64}}, "its inputs are not names with a SHA-256 each"),
-        ({"inputs": {"base": ONE + "\n"}}, "its inputs are not names with a SHA-256 each"),
+        ({"inputs": []}, "its inputs do not have a SHA-256 for each name"),
+        ({"inputs": {"base": "A" * 64}}, "its inputs do not have a SHA-256 for each name"),
+        ({"inputs": {"base": ONE + "\n"}}, "its inputs do not have a SHA-256 for each name"),
         ({"files": []}, "its files are not an object"),
         *(
             (
@@ -373,7 +373,7 @@ def test_what_does_not_fit_its_manifest_is_refused(artifact, damage, message):
             for name in ("/etc/passwd", "../x", "a/../../x", "..", ".", "", "a//b", "a\0b")
         ),
         *(
-            ({"files": {"a": entry}}, "it does not state size and SHA-256 of 'a' as it should")
+            ({"files": {"a": entry}}, "its entry of 'a' does not hold a size and a SHA-256")
             for entry in (
                 None,
                 {"size": 1},
@@ -385,7 +385,7 @@ def test_what_does_not_fit_its_manifest_is_refused(artifact, damage, message):
                 ENTRY | {"more": 1},
             )
         ),
-        ({"files": {"a.safetensors": ENTRY}}, "it does not state size and SHA-256 of 'a.safet"),
+        ({"files": {"a.safetensors": ENTRY}}, "its entry of 'a.safet"),
     ],
 )
 def test_a_manifest_of_another_form_is_refused(artifact, changes, fault):

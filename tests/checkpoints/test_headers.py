@@ -260,7 +260,7 @@ def test_a_tensor_in_two_shards_is_refused(shards, tmp_path):
 def test_an_index_with_a_key_twice_is_refused(shards, tmp_path):
     shards({})
     (tmp_path / INDEX_FILE).write_text('{"weight_map": {"w": "a", "v": "a", "x": "b", "x": "a"}}')
-    with pytest.raises(UserError, match=r"index\.json is not valid JSON: the key 'x' stands"):
+    with pytest.raises(UserError, match=r"index\.json is not valid JSON: the key 'x' appears"):
         Checkpoint(tmp_path)
 
 

@@ -281,7 +281,7 @@ def test_files_that_are_there_or_on_the_hub_are_accepted(files):
         ("evaluation", {"datasets": ["humanevl"]}, "no file humanevl: did you mean humaneval?"),
         ("evaluation", {"datasets": ["HumanEval+"]}, "no file HumanEval+: did you mean humaneval?"),
         ("evaluation", {"datasets": ["MBPP"]}, "there is no file MBPP: did you mean mbpp?"),
-        ("evaluation", {"datasets": ["rows.json"]}, "rows.json: a file of problems ends in .jsonl"),
+        ("evaluation", {"datasets": ["rows.json"]}, "rows.json: the name of a file of problems"),
         ("evaluation", {"lm_eval": ["my.yaml"]}, "evaluation.lm_eval: there is no file my.yaml"),
     ],
 )

@@ -133,7 +133,7 @@ def test_chat_is_what_transformers_makes_of_the_chat_template(chatty, instructio
 
 
 def test_a_tokenizer_without_a_chat_template_is_refused(tokenizer):
-    with pytest.raises(UserError, match=r"has no chat template\. Take the template magicoder"):
+    with pytest.raises(UserError, match=r"has no chat template\. Use the template magicoder"):
         make_template("chat", tokenizer)
 
 

@@ -188,7 +188,7 @@ def test_bad_rows_stop_it_with_the_first_ten(tokenizer, tmp_path):
     ]
     assert lines[11:] == [
         "... and 2 more",
-        "Put them right, or leave them out: data.bad_rows: skip",
+        "Correct them, or leave them out: data.bad_rows: skip",
     ]
 
 
@@ -233,7 +233,7 @@ def test_rows_are_held_out_by_their_text_whatever_the_order(tokenizer, tmp_path)
 
 
 def test_more_rows_held_out_than_there_are_is_refused(tokenizer, rows):
-    with pytest.raises(UserError, match="validation_rows = 24: 24 rows are left, and some must be"):
+    with pytest.raises(UserError, match="validation_rows = 24: only 24 rows are left"):
         prepare(rows, tokenizer, TokensConfig(validation_rows=24))
 
 

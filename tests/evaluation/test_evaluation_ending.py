@@ -142,7 +142,7 @@ def test_a_signal_ends_the_scoring_and_the_generations_are_kept(
     assert names == {".r.generations.jsonl.part", "r.generations.jsonl"}
 
     evaluate.main([str(flag) for flag in flags])
-    assert "going on: 3 of 3 are written" in capsys.readouterr().err
+    assert "continuing: 3 of 3 are written" in capsys.readouterr().err
     assert json.loads(out.read_text())["passed"] == {"base": 0, "plus": 0}
     assert not list(out.parent.glob(".*.part"))
 

@@ -260,9 +260,17 @@ OTHER_RUN = {"model": {"path": "m", "id": "i"}, "settings": {}, "versions": {}}
             [],
             r"line 2: .*: origin must hold model",
         ),
-        (lambda folder: edit(folder, "number", 10**9), [], r"line 2: number = 1000000000, and"),
-        (lambda folder: edit(folder, "number", True), [], r"line 2: .*number = True is no int"),
-        (lambda folder: edit(folder, "solution", 5), [], r"line 2: .*solution = 5 is no str"),
+        (lambda folder: edit(folder, "number", 10**9), [], r"line 2: number = 1000000000, but"),
+        (
+            lambda folder: edit(folder, "number", True),
+            [],
+            r"line 2: .*number = True is not of type int",
+        ),
+        (
+            lambda folder: edit(folder, "solution", 5),
+            [],
+            r"line 2: .*solution = 5 is not of type str",
+        ),
         (lambda folder: edit(folder, "completion", None), [], r"line 2: .*completion = None is no"),
         (lambda folder: edit(folder, "extra", 1), [], r"line 2: not a generation"),
     ],
@@ -372,7 +380,7 @@ def test_a_generation_that_was_cut_off_goes_on(
     monkeypatch.setattr(Journal, "add", lambda s, n, c: again.append(n) or add(s, n, c))
     evaluate(tiny_llama, evaluated / "sums.jsonl", out, *flags)
 
-    assert "going on: 2 of 3 are written" in capsys.readouterr().err
+    assert "continuing: 2 of 3 are written" in capsys.readouterr().err
     assert sorted(written + again) == [0, 1, 2]
     assert out.read_bytes() == (tmp_path / "whole.json").read_bytes()
     whole, cut = (tmp_path / f"{name}.generations.jsonl" for name in ("whole", "cut"))
@@ -433,6 +441,6 @@ def test_what_was_written_outlives_a_scoring_that_was_cut_off(
     monkeypatch.setattr(Journal, "add", lambda *_: pytest.fail("wrote one again"))
     evaluate(tiny_llama, evaluated / "sums.jsonl", out)
 
-    assert "going on: 3 of 3 are written" in capsys.readouterr().err
+    assert "continuing: 3 of 3 are written" in capsys.readouterr().err
     assert out.read_bytes() == (evaluated / "r.json").read_bytes()
     assert not list(tmp_path.glob(".*.part"))

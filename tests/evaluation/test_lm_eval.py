@@ -182,8 +182,8 @@ def test_limit_takes_the_first_examples(results, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"dataset_path": "nobody/no-such-data"}, r"signs.yaml: not all .* nothing is fetched"),
-        ({"unsafe_code": True}, r"signs.yaml runs code that the model writes, without a sandbox"),
+        ({"dataset_path": "nobody/no-such-data"}, r"signs.yaml: this task .* fetches none"),
+        ({"unsafe_code": True}, r"signs.yaml runs model-written code without a sandbox"),
         ({"no_such_key": 1}, r"signs.yaml: lm_eval cannot load this task: .*no_such_key"),
     ],
 )

@@ -123,7 +123,7 @@ def test_what_was_finished_is_not_written_again(vllm, tmp_path, monkeypatch, cap
     monkeypatch.setattr(Journal, "add", lambda s, n, c: again.append(n) or add(s, n, c))
     evaluate_with_vllm(tmp_path / "cut.json")
 
-    assert "going on: 3 of 6 are written" in capsys.readouterr().err
+    assert "continuing: 3 of 6 are written" in capsys.readouterr().err
     assert sorted(written + again) == list(range(6))
     assert (tmp_path / "cut.json").read_bytes() == (tmp_path / "whole.json").read_bytes()
 

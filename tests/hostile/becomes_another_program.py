@@ -1,5 +1,5 @@
 # expect: refused by the sandbox
-"""Becomes another program, without the limits that Python set."""
+"""Replaces itself by another program, without the limits that Python set."""
 
 import os
 import sys

@@ -1,5 +1,5 @@
 # expect: refused by the sandbox
-"""The same by a descriptor."""
+"""Changes the mode of /dev/null by a descriptor."""
 
 import os
 

@@ -1,5 +1,5 @@
 # expect: refused by the sandbox
-"""Opens a socket to the machine that hosts a virtual one."""
+"""Opens a socket to the host of a virtual machine."""
 
 import socket
 

@@ -1,5 +1,5 @@
 # expect: refused by the sandbox
-"""Opens a socket of the internet."""
+"""Opens an internet socket."""
 
 import socket
 

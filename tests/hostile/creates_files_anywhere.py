@@ -1,5 +1,5 @@
 # expect: failed
-"""Looks for a folder of any kind that takes a new file."""
+"""Looks for any folder in which it can create a file."""
 
 import os
 

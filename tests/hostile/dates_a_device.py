@@ -1,5 +1,5 @@
 # expect: refused by the sandbox
-"""Changes a device's times, which the next run could read."""
+"""Changes a device's times. The next run could read them."""
 
 import os
 

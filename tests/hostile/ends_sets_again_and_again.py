@@ -1,5 +1,5 @@
 # expect: failed
-"""Asks for the time of another set for ever."""
+"""Claims again and again that a set has ended, to get more time."""
 
 import os
 import time

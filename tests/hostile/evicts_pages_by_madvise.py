@@ -1,5 +1,5 @@
 # expect: refused by the sandbox
-"""Pushes pages of a file out of the machine's cache, by its mapping."""
+"""Removes pages of a file from the machine's cache, through a mapping."""
 
 import mmap
 import os

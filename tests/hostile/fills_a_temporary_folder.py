@@ -1,5 +1,5 @@
 # expect: failed
-"""Writes a gigabyte where programs may write."""
+"""Writes a gigabyte to the temporary folder."""
 
 import tempfile
 

@@ -1,5 +1,5 @@
 # expect: refused by the sandbox
-"""Holds more than its limit in files in memory, which are in no address space."""
+"""Holds more memory than its limit in memory files, which are outside its address space."""
 
 import os
 

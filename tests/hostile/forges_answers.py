@@ -1,5 +1,5 @@
 # expect: failed
-"""Tells the answers of the base tests, which are no secret, and guesses those of the others."""
+"""Writes the answers of the base tests, which are public, and guesses the other answers."""
 
 import os
 

@@ -1,5 +1,5 @@
 # expect: failed
-"""Takes the answers of two problems from the package that judges."""
+"""Imports the answers of two problems from EvalPlus."""
 
 from evalplus.eval._special_oracle import _digit_distance_nums
 

@@ -1,5 +1,5 @@
 # expect: failed
-"""Imports the program that judges."""
+"""Imports the program that judges it."""
 
 import workflow_scripts
 

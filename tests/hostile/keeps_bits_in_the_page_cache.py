@@ -1,5 +1,5 @@
 # expect: refused by the sandbox
-"""Drops pages of a file of the machine from its cache, which the next run could see."""
+"""Removes pages of a file from the machine's cache. The next run could see that."""
 
 import os
 

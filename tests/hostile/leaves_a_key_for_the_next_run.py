@@ -1,5 +1,5 @@
 # expect: refused by the sandbox
-"""Adds a key to the session keyring, which the next run could read."""
+"""Adds a key to the session keyring. The next run could read it."""
 
 SESSION = -3
 call("add_key", b"user", b"bit", b"1", 1, SESSION)

@@ -1,5 +1,5 @@
 # expect: refused by the sandbox
-"""Loads a BPF program."""
+"""Loads a BPF program into the kernel."""
 
 import ctypes
 

@@ -1,5 +1,5 @@
 # expect: failed
-"""Looks for packages with answers, secrets, data sets, or any package that is not numpy."""
+"""Looks for answers, secrets, data sets, and any package except numpy."""
 
 import os
 

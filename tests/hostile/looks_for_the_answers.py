@@ -1,5 +1,5 @@
 # expect: failed
-"""Looks through all objects for what is expected."""
+"""Searches all objects for the expected values."""
 
 import gc
 

@@ -1,5 +1,5 @@
 # expect: refused by the sandbox
-"""Mounts a file system of its own."""
+"""Mounts a file system."""
 
 call("mount", b"none", b"/dev", b"tmpfs", 0, None)
 

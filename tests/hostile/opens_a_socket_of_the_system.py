@@ -1,5 +1,5 @@
 # expect: refused by the sandbox
-"""Opens a socket that could reach a service of the host by its name."""
+"""Opens a Unix socket, which could reach a service of the host by its path."""
 
 import socket
 

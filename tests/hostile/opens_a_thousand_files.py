@@ -1,5 +1,5 @@
 # expect: failed
-"""Holds kernel memory by a thousand open pipes."""
+"""Holds kernel memory with a thousand open descriptors of pipes."""
 
 import os
 

@@ -1,4 +1,4 @@
-"""Stands in front of each attack: system calls that Python has no function for."""
+"""Goes in front of each attack. It makes system calls for which Python has no function."""
 
 import ctypes as _ctypes
 import os as _os
@@ -24,7 +24,7 @@ _NUMBERS = {  # on x86_64 and on aarch64
 
 
 def call(name, *arguments):
-    """Make a system call by its name. Raises OSError where it fails."""
+    """Make a system call by its name. Raises OSError if it fails."""
     libc = _ctypes.CDLL(None, use_errno=True)
     number = _NUMBERS[name][_os.uname().machine == "aarch64"]
     result = libc.syscall(number, *arguments)

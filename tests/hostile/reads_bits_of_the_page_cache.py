@@ -1,5 +1,5 @@
 # expect: refused by the sandbox
-"""Asks which pages of its own file are in the machine's cache."""
+"""Asks which pages of a file are in the machine's cache."""
 
 import ctypes
 import mmap

@@ -1,5 +1,5 @@
 # expect: failed
-"""Reads what only root may read."""
+"""Reads a file that only root may read."""
 
 open("/etc/shadow").read()
 

@@ -1,5 +1,5 @@
 # expect: refused by the sandbox
-"""Reads the log of the machine."""
+"""Reads the kernel's log."""
 
 import ctypes
 

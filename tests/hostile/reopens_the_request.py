@@ -1,5 +1,5 @@
 # expect: failed
-"""Opens the file of the request for writing, by the descriptors of the first process."""
+"""Opens the request's file for writing, through the descriptors of other processes."""
 
 for process in ("1", "2", "self"):
     for descriptor in range(8):

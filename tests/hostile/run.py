@@ -1,10 +1,10 @@
-"""Run every attack of this folder through the sandbox, and say what became of each.
+"""Runs every attack of this folder in the sandbox, and prints the status of each.
 
     python tests/hostile/run.py
 
-An attack is a file: a solution of `add` that says in its first line what is to become of it, and
-that adds rightly only where it got what it wanted. Between the attacks stand right solutions, which
-must pass. Writes JSON: the status of each attack by name, and of the right solutions.
+Each file is an attack: a solution of `add`. Its first line says the expected status. It adds
+correctly only if the attack succeeds. Correct solutions run between the attacks and must pass. The
+output is JSON: the status of each attack by name, and of the correct solutions.
 """
 
 import json
@@ -26,17 +26,17 @@ from workflow_scripts.evaluation.sandbox import find_bubblewrap
 PRELUDE = FOLDER / "prelude.py"
 NOT_ATTACKS = {"run.py", PRELUDE.name}
 LIMITS = Limits(call=2, calls=8)
-BETWEEN = 4  # two right solutions
+BETWEEN = 4  # attacks between two correct solutions
 
 
 def attacks() -> dict[str, str]:
-    """The file of each attack by name, as text."""
+    """The text of each attack by name."""
     files = sorted(path for path in FOLDER.glob("*.py") if path.name not in NOT_ATTACKS)
     return {path.stem: path.read_text() for path in files}
 
 
 def expected(code: str) -> str:
-    """The status that the attack's first line says."""
+    """The status in the attack's first line."""
     return code.splitlines()[0].removeprefix("# expect: ")
 
 

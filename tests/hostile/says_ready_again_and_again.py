@@ -1,5 +1,5 @@
 # expect: failed
-"""Asks for more time for ever."""
+"""Claims again and again that it is ready, to get more time."""
 
 import os
 import time

@@ -1,5 +1,5 @@
 # expect: failed
-"""Starts threads, whose number no limit of the system bounds for root."""
+"""Starts many threads. The system does not limit their number for root."""
 
 import threading
 import time

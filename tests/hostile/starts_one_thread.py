@@ -1,5 +1,5 @@
 # expect: failed
-"""Starts one thread: none is allowed, as the documentation says."""
+"""Starts one thread. The documentation says that none is allowed."""
 
 import threading
 

@@ -1,5 +1,5 @@
 # expect: failed
-"""Makes the channel, which it shares with the runner, one that does not wait."""
+"""Makes the channel non-blocking, also for the runner, which shares it."""
 
 import os
 

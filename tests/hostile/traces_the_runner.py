@@ -1,5 +1,5 @@
 # expect: refused by the sandbox
-"""Becomes the tracer of the runner."""
+"""Traces the runner as a debugger does."""
 
 import os
 

@@ -1,5 +1,5 @@
 # expect: refused by the sandbox
-"""Lets the kernel do what the filter refuses."""
+"""Makes system calls through io_uring, which bypasses filters."""
 
 import ctypes
 

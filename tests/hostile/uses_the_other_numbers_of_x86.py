@@ -1,5 +1,5 @@
 # expect: failed
-"""Asks for calls by the numbers of 32 bits and of x32, which a filter may forget."""
+"""Makes calls by their 32-bit and x32 numbers, which a filter may miss."""
 
 import ctypes
 import mmap

@@ -1,5 +1,5 @@
 # expect: refused by the sandbox
-"""Stops the kernel in the middle of a call."""
+"""Uses userfaultfd, which can stop the kernel in the middle of a call."""
 
 call("userfaultfd", 0)
 

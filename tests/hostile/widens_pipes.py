@@ -1,5 +1,5 @@
 # expect: refused by the sandbox
-"""Holds memory in pipes of a megabyte each."""
+"""Holds memory in pipes with a megabyte each."""
 
 import fcntl
 import os

@@ -1,5 +1,5 @@
 # expect: failed
-"""Opens the memory of the process that started it, which has no filter."""
+"""Opens the memory of its parent process, which has no filter."""
 
 import os
 

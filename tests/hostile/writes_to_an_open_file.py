@@ -1,5 +1,5 @@
 # expect: failed
-"""Looks for a descriptor of a file or folder, and for one through which the disk can be filled."""
+"""Looks for an open descriptor of a file, a folder or a disk."""
 
 import os
 import stat

@@ -210,7 +210,7 @@ def test_another_cache_is_named_and_left_alone(server, out, tmp_path, capsys):
     fetch(out)
     assert out.read_bytes() == CONTENT
     assert file.read_bytes() == CONTENT[:100]
-    assert f"{file} is not HumanEval+ v0.1.10, and is not taken" in capsys.readouterr().err
+    assert f"{file} is not HumanEval+ v0.1.10, so it is not used" in capsys.readouterr().err
 
 
 def test_an_earlier_file_is_replaced(server, out):
@@ -281,11 +281,11 @@ def test_a_server_says_how_long_to_wait_but_not_for_ever(server, out, monkeypatc
     ("answer", "fault", "tries"),
     [
         (broken_off, "IncompleteRead(50 bytes read, ", 4),
-        (sends(PACKED[:50]), "what came is not that release", 1),
-        (sends(gzip.compress(OTHER)), "what came is not that release", 1),
-        (sends(CONTENT), "what came is not that release", 1),
-        (sends(b"<html>Log in</html>"), "what came is not that release", 1),
-        (sends(b""), "what came is not that release", 1),
+        (sends(PACKED[:50]), "the fetched file is not that release", 1),
+        (sends(gzip.compress(OTHER)), "the fetched file is not that release", 1),
+        (sends(CONTENT), "the fetched file is not that release", 1),
+        (sends(b"<html>Log in</html>"), "the fetched file is not that release", 1),
+        (sends(b""), "the fetched file is not that release", 1),
         (sends(b"gone", 404), "the server says 404 Not Found", 1),
         (sends(b"", 503), "the server says 503 Service Unavailable", 4),
     ],
@@ -296,22 +296,22 @@ def test_a_fault_is_named_with_what_to_do(server, out, tmp_path, answer, fault, 
     message = refusal(out)
     start = f"HumanEval+ v0.1.10 could not be fetched from {server.url}{RELEASE}: {fault}"
     assert message.startswith(start)
-    assert "set HUMANEVAL_OVERRIDE_PATH to its path here" in message
+    assert "set HUMANEVAL_OVERRIDE_PATH to its path, or unpack it to" in message
     assert str(tmp_path / "cache" / "evalplus" / "HumanEvalPlus-v0.1.10.jsonl") in message
     assert len(server.paths) == tries
 
 
 def test_what_is_far_too_long_is_not_read_to_its_end(server, out, monkeypatch):
     monkeypatch.setattr(fetching, "MAX_BYTES", len(PACKED) - 1)
-    assert "what came is not that release" in refusal(out)
+    assert "the fetched file is not that release" in refusal(out)
     monkeypatch.setattr(fetching, "MAX_BYTES", len(CONTENT) - 1)  # packed it would do
-    assert "what came is not that release" in refusal(out)
+    assert "the fetched file is not that release" in refusal(out)
 
 
 def test_a_server_that_says_nothing(server, out, monkeypatch):
     monkeypatch.setattr(fetching, "TIMEOUT", 0.1)
     server.answers = [hangs]
-    assert ": no answer within 0.1 s. Fetch that file" in refusal(out)
+    assert ": no answer within 0.1 s. Fetch the file" in refusal(out)
 
 
 def test_a_refused_connection(out, monkeypatch):
@@ -319,10 +319,10 @@ def test_a_refused_connection(out, monkeypatch):
         unused.bind(("127.0.0.1", 0))  # and does not listen
         url = f"http://127.0.0.1:{unused.getsockname()[1]}"
         monkeypatch.setattr(named_sets, "RELEASES", url)
-        assert ": Connection refused. Fetch that file" in refusal(out)
+        assert ": Connection refused. Fetch the file" in refusal(out)
         monkeypatch.setenv("HTTP_PROXY", url)
         monkeypatch.setattr(named_sets, "RELEASES", "http://releases.invalid")
-        assert ": the proxy: Connection refused. Fetch that file" in refusal(out)
+        assert ": the proxy: Connection refused. Fetch the file" in refusal(out)
 
 
 def test_a_name_that_cannot_be_resolved(out, monkeypatch):

@@ -141,7 +141,7 @@ def test_other_weights_than_the_hub_states_are_refused_and_fetched_again(
     name = "model.safetensors"
     revision = hub.add(MODEL, model)
     hub.faults.altered[name] = model[name][:-1] + bytes([model[name][-1] ^ 1])
-    assert_refused(base(revision), f"{name} has hash ", "the hub states ", "fetch it again")
+    assert_refused(base(revision), f"{name} has the hash ", "the hub states ", "fetch them again")
     assert not base.out.exists()
     assert hub.faults.altered.pop(name) not in contents(tmp_path)
     hub.requests.clear()
@@ -192,7 +192,7 @@ def test_what_the_hub_refuses_is_told(
     done = base(revision) if kind == "models" else fetch_data(f"{MODEL}/rows.jsonl", revision)
     assert_refused(done, f"at {revision} could not be fetched: ", message)
     if settings:
-        assert "now there is none" in done.stderr or "HF_TOKEN is set now" in done.stderr
+        assert "no token is set now" in done.stderr or "HF_TOKEN is set now" in done.stderr
     assert not token or token not in done.stderr
 
 
@@ -214,7 +214,7 @@ def test_rows_are_fetched_with_a_token_and_again_where_they_were_other_bytes(
     revision = hub.add(MODEL, {f"a/{name}": ROWS}, kind="datasets", readers={TOKEN})
     monkeypatch.setenv("HF_TOKEN", TOKEN)
     hub.faults.altered[name] = bytes(len(ROWS))
-    assert_refused(fetch_data(f"{MODEL}/a/{name}", revision), f"{name} has hash ")
+    assert_refused(fetch_data(f"{MODEL}/a/{name}", revision), f"{name} has the hash ")
     hub.faults.altered.clear()
     done = fetch_data(f"{MODEL}/a/{name}", revision)
     assert (done.returncode, done.stderr) == (0, "")

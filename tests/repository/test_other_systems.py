@@ -71,5 +71,5 @@ def test_programs_run_without_the_calls_of_linux(monkeypatch, repository):
 
 def test_the_sandbox_is_refused_where_system_calls_have_other_numbers(monkeypatch):
     monkeypatch.setattr("platform.machine", lambda: "riscv64")
-    with pytest.raises(UserError, match=r"nothing was run\. Its processor, riscv64, has"):
+    with pytest.raises(UserError, match=r"nothing was run\. .* its processor, riscv64"):
         find_bubblewrap()

@@ -226,7 +226,7 @@ def truncate(model):
         pytest.param(truncate, "is not a whole safetensors file", id="truncated"),
         pytest.param(lose_shard, r"model-00001-of-\d+\.safetensors is missing", id="lost shard"),
         pytest.param(quantise, "is quantised", id="quantised"),
-        pytest.param(need_code, "needs Python code that comes with it", id="own code"),
+        pytest.param(need_code, "needs its own Python code", id="own code"),
         pytest.param(lose_layer, "LlamaForCausalLM: 1 of 2 layers have an MLP", id="lost layer"),
         pytest.param(lose_bias, "MLP of layer 0 holds .*It can be upcycled if", id="one bias less"),
         pytest.param(

@@ -96,7 +96,7 @@ def test_what_arrives_otherwise_is_noticed(hub: Hub, publish, dense):
 @pytest.mark.parametrize(
     ("token", "message"),
     [
-        (None, "uploading needs a token that may write: set HF_TOKEN, or log in"),
+        (None, "an upload needs a token that may write: set HF_TOKEN, or log in"),
         ("hf_reader", "could not be uploaded to org/merged: "),
         ("hf_unknown", "could not be uploaded to org/merged: the hub refuses the token"),
     ],

@@ -241,7 +241,7 @@ def test_a_file_of_the_users_within_an_outdated_artifact_stops_it(place):
     Current(wants()).check([])
     mine("results/moe_sft/notes.txt")
     Current(wants()).check([])  # nothing is to be made there
-    with pytest.raises(UserError, match=r"moe_sft/notes.txt is not in it"):
+    with pytest.raises(UserError, match=r"moe_sft/notes.txt is not in the manifest"):
         Current(wants(moe_sft={"learning_rate": 0.01})).check([])
 
 

@@ -1,1 +1,1 @@
-"""What a configuration wants, what is there, and whether the two agree."""
+"""Artifacts: folders and files with manifests. They are written whole and checked when opened."""

@@ -1,4 +1,4 @@
-"""Artifacts: loaded only when they fit their manifest, written whole or not at all."""
+"""Opens artifacts only if they match their manifest, and writes them whole or not at all."""
 
 import errno
 import fcntl
@@ -27,9 +27,9 @@ from workflow_scripts.checkpoints.writer import TensorPlan, write_checkpoint
 from workflow_scripts.common.errors import UserError
 
 WORKSPACE_SUFFIX = ".tmp"
-# In a workspace: the manifest of the draft, and what stood at the artifact's place before.
+# Names in a workspace: the draft's manifest, and the manifest and folder that it replaces.
 NEW_MANIFEST, OLD_MANIFEST, OLD_FOLDER = "manifest.json", "replaced.json", "replaced"
-MODEL_KINDS = ("base", "moe", "moe_sft", "sft", "dense")  # of artifacts that transformers loads
+MODEL_KINDS = ("base", "moe", "moe_sft", "sft", "dense")  # transformers can load these kinds
 TOKENIZER_PATTERNS = (
     "tokenizer*",
     "special_tokens_map.json",
@@ -39,7 +39,7 @@ TOKENIZER_PATTERNS = (
     "chat_template*",
     "additional_chat_templates/*.jinja",
 )
-# What makes a model usable besides its weights and its config.
+# Files that a model needs in addition to its weights and its config.
 COMPANION_PATTERNS = (
     *TOKENIZER_PATTERNS,
     "generation_config.json",
@@ -54,7 +54,7 @@ COMPANION_PATTERNS = (
 class Artifact:
     """A folder that was checked against its manifest when it was opened.
 
-    known_manifest: None where it has none; `manifest` then hashes all files once.
+    known_manifest: None if the folder has no manifest; `manifest` then hashes all files once.
     """
 
     path: Path
@@ -74,20 +74,20 @@ class Artifact:
 
 
 def open_artifact(path: Path, *kinds: str, full: bool = False) -> Artifact:
-    """Open the artifact at `path`, which must be of one of `kinds`.
+    """Open the artifact at `path`. It must be of one of `kinds`.
 
-    A model folder without a manifest is taken for one. Raises UserError where the folder
-    is missing, is of another kind, or does not fit its manifest (see `find_faults` for `full`).
+    A model folder without a manifest is accepted too. Raises UserError if the folder is missing,
+    is of another kind, or does not match its manifest (`find_faults` explains `full`).
     """
     path = Path(path)
     return Artifact(path, check_artifact(path, *kinds, full=full))
 
 
 def check_artifact(path: Path, *kinds: str, full: bool = False) -> Manifest | None:
-    """The manifest that the folder at `path` fits; None where it has none.
+    """The manifest of the folder at `path`, after a check against it; None if it has none.
 
-    One whose manifest is a link comes out of a cache that is shared, and is always hashed whole.
-    Raises UserError as `open_artifact` does.
+    If the manifest is a link, the artifact comes from a shared cache. It is then always hashed
+    whole. Raises UserError as `open_artifact` does.
     """
     if not path.is_dir():
         raise UserError(f"{path} is not a folder")
@@ -103,9 +103,9 @@ def check_artifact(path: Path, *kinds: str, full: bool = False) -> Manifest | No
 
 
 class Draft:
-    """An artifact being made in a temporary folder, `path`; it is to stand at `out`.
+    """An unfinished artifact in a temporary folder, `path`. `create_artifact` moves it to `out`.
 
-    known_files: sizes and hashes that need not be taken again, by file name.
+    known_files: sizes and hashes that are already known, by file name.
     """
 
     def __init__(self, path: Path, out: Path):
@@ -114,7 +114,7 @@ class Draft:
         self.known_files: dict[str, dict] = {}
 
     def write_tensors(self, plans: list[TensorPlan]) -> None:
-        """Write a checkpoint of the planned tensors. Raises UserError where the disk is full."""
+        """Write a checkpoint of the planned tensors. Raises UserError if the disk is full."""
         try:
             self.known_files |= write_checkpoint(self.path, plans)
         except OSError as error:
@@ -126,11 +126,11 @@ class Draft:
             ) from None
 
     def write_model(self, plans: list[TensorPlan], config: dict, like: Path, card: str) -> None:
-        """Write a model: tensors, config, and the tokenizer and its kin of the model at `like`.
+        """Write a model: tensors, config, and the companion files of the model at `like`.
 
         card: the text of its README.md.
         """
-        travelling = companions(like)  # before it may vanish while the tensors are written
+        travelling = companions(like)  # listed first: `like` may vanish during the writing
         self.write_tensors(plans)
         write_json(self.path / "config.json", config)
         copy_files(travelling, like, self.path)
@@ -145,11 +145,10 @@ def create_artifact(
     inputs: dict[str, str] | None = None,
     recipe: Recipe | None = None,
 ) -> Iterator[Draft]:
-    """Yield a draft to be filled; then put it at `out` and its manifest beside it, last. The files
-    become read-only.
+    """Yield a draft to fill. Then move it to `out` and write its manifest last, beside it.
 
-    An exception leaves nothing behind, and an artifact that stood at `out` before untouched.
-    Raises UserError where something else stands at `out`: it would be lost.
+    The files become read-only. An exception leaves nothing behind and keeps the artifact that was
+    at `out` before. Raises UserError if `out` holds anything else: it would be lost.
     """
     out = Path(out)
     clear_up_after_killed(out)
@@ -170,16 +169,16 @@ def create_artifact(
 
 
 def replacing_fault(out: Path) -> str | None:
-    """Why a step must not put an artifact at `out`; None where nothing of the user's is lost.
+    """Why a step must not put an artifact at `out`; None if the user would lose nothing.
 
-    The place must be free, or hold an artifact with no other files and no altered ones.
+    The place must be free, or hold an artifact without additional or changed files.
     """
     if not manifest_path(out).exists():
         if not (out.exists() or out.is_symlink()) or _is_empty_folder(out):
             return None
         return (
             f"{out} is there but is no artifact: it has no manifest. Move it away, or choose "
-            "another place"
+            "another path"
         )
     try:
         faults = find_foreign(out, read_manifest(manifest_path(out)))
@@ -188,13 +187,13 @@ def replacing_fault(out: Path) -> str | None:
     if not faults:
         return None
     return (
-        f"{out} does not fit its manifest: {'; '.join(faults)}. It would be replaced. Move away "
-        f"what you want to keep, and delete {out} and {manifest_path(out).name}"
+        f"{out} does not fit its manifest: {'; '.join(faults)}. The step would replace it. Move "
+        f"the files that you want to keep. Then delete {out} and {manifest_path(out).name}"
     )
 
 
 def seal(folder: Path, kind: str) -> None:
-    """Bring a folder that others wrote to the disk, and put a manifest beside it."""
+    """Sync a folder that other code wrote to the disk, and write a manifest beside it."""
     manifest = Manifest(kind, describe_files(folder))
     _sync(folder)
     unfinished = folder.with_name(f".{folder.name}.manifest{WORKSPACE_SUFFIX}")
@@ -204,12 +203,12 @@ def seal(folder: Path, kind: str) -> None:
 
 
 def write_json(path: Path, value: dict) -> None:
-    """Write a JSON object the same way every time: sorted and indented."""
+    """Write a JSON object with sorted keys and indentation: equal objects give equal bytes."""
     path.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def copy_files(paths: Iterable[Path], source: Path, target: Path) -> None:
-    """Copy files from below one folder to the same places below another."""
+    """Copy files below `source` to the same relative paths below `target`."""
     for path in paths:
         copy = target / path.relative_to(source)
         copy.parent.mkdir(exist_ok=True)
@@ -217,8 +216,8 @@ def copy_files(paths: Iterable[Path], source: Path, target: Path) -> None:
 
 
 def companions(source: Path) -> list[Path]:
-    """The files of a model folder that travel with the model unchanged: tokenizer, generation
-    config, chat templates and licence.
+    """The files that go unchanged from model to model: the tokenizer, the generation config, chat
+    templates and the licence.
     """
     found = {path for pattern in COMPANION_PATTERNS for path in source.glob(pattern)}
     return sorted(path for path in found if path.is_file())
@@ -234,9 +233,9 @@ def _is_empty_folder(path: Path) -> bool:
 
 
 def _make_files_read_only(folder: Path) -> None:
-    """Protect an artifact's own files from accidents; what links point to is the user's.
+    """Protect an artifact's own files from accidents. Linked files belong to the user.
 
-    Folders and the manifest stay as they are: Snakemake replaces no output that it may not write.
+    Folders and the manifest stay writable: Snakemake does not replace read-only outputs.
     """
     for path in folder.rglob("*"):
         if path.is_file() and not path.is_symlink():
@@ -244,7 +243,7 @@ def _make_files_read_only(folder: Path) -> None:
 
 
 def _put(workspace: Path, out: Path) -> None:
-    """Put an artifact at `out`. What stood there is moved aside, and returns on an exception."""
+    """Move an artifact to `out`. An older one is moved aside, and moved back on an exception."""
     draft, manifest = workspace / out.name, manifest_path(out)
     replaced = {manifest: workspace / OLD_MANIFEST, out: workspace / OLD_FOLDER}
     try:
@@ -265,10 +264,9 @@ def _put(workspace: Path, out: Path) -> None:
 
 
 def clear_up_after_killed(out: Path) -> None:
-    """Remove the workspaces, unlocked, that killed processes left beside `out`.
+    """Remove the unlocked workspaces that killed processes left beside `out`.
 
-    Whatever the moment of the kill, an artifact that stood at `out` before, or its successor,
-    stands there then.
+    If `out` held an artifact before the kill, it then holds that artifact or its successor.
     """
     for abandoned in out.parent.glob(f".{glob.escape(out.name)}.*{WORKSPACE_SUFFIX}"):
         with suppress(OSError), lock(abandoned):
@@ -277,20 +275,20 @@ def clear_up_after_killed(out: Path) -> None:
 
 
 def _complete(workspace: Path, out: Path) -> None:
-    """Finish what `_put` was killed in: the new artifact if the old one was moved aside already."""
+    """Finish an interrupted `_put`, with the new artifact if the old one was moved aside."""
     draft = workspace / out.name
     if (workspace / OLD_FOLDER).exists() and draft.exists() and not out.exists():
         draft.rename(out)
     manifest = workspace / (OLD_MANIFEST if draft.exists() else NEW_MANIFEST)
     if manifest_path(out).exists() or not (out.exists() and manifest.exists()):
         return
-    if not find_faults(out, read_manifest(manifest)):  # else something else stands there by now
+    if not find_faults(out, read_manifest(manifest)):  # `out` may hold something else by now
         manifest.rename(manifest_path(out))
 
 
 @contextmanager
 def _workspace(out: Path) -> Iterator[Path]:
-    """A locked hidden folder beside `out`, removed at the end."""
+    """A locked, hidden folder beside `out`. It is removed at the end."""
     prefix = f".{out.name}."
     folder = Path(tempfile.mkdtemp(prefix=prefix, suffix=WORKSPACE_SUFFIX, dir=out.parent))
     with lock(folder):
@@ -302,7 +300,7 @@ def _workspace(out: Path) -> Iterator[Path]:
 
 @contextmanager
 def lock(folder: Path) -> Iterator[None]:
-    """Hold the lock of a folder. Raises BlockingIOError where another process holds it."""
+    """Hold the lock of a folder. Raises BlockingIOError if another process holds it."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

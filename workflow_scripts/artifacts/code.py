@@ -1,6 +1,6 @@
-"""What a step depends on besides its parameters: its code, and the content of the user's files.
+"""Hashes of a step's code and of the user's files.
 
-Both are told by hashes, which go into the rules' params: times say nothing after a copy or a clone.
+The rules have them as params. File times are not enough: a copy or a clone changes them.
 """
 
 import ast
@@ -42,10 +42,10 @@ PRESENTATION = {
 
 
 def content_hash(path: Path) -> str:
-    """SHA-256 of a file; of one larger than 256 MiB, of its size and 256 samples of 64 KiB.
+    """SHA-256 of a file; of a file larger than 256 MiB, of its size and 256 samples of 64 KiB.
 
-    The samples lie evenly from the first bytes to the last. They tell other weights, and not a
-    single changed byte.
+    The samples are spread evenly from the first bytes to the last. They detect other weights, but
+    not always a single changed byte.
     """
     size = path.stat().st_size
     with path.open("rb") as file:
@@ -67,9 +67,9 @@ def code_hash(step: str) -> str:
 def code_hashes(step: str) -> dict[str, str]:
     """The hash of each module of this package that decides about the result of a step, by path.
 
-    These are `workflow_scripts.<step>` and the modules that it imports, directly or not, also
-    within functions, and scripts that a module names beside it. Modules of PRESENTATION are left
-    out.
+    These are `workflow_scripts.<step>`, the modules that it imports (directly or not, also within
+    functions), and scripts in a module's folder that the module names. Modules of PRESENTATION
+    are left out.
     """
     return {path.relative_to(PACKAGE).as_posix(): _syntax_hash(path) for path in modules(step)}
 
@@ -88,7 +88,7 @@ def modules(step: str) -> list[Path]:
 
 @cache
 def _syntax_hash(path: Path) -> str:
-    """A hash of what a module does: its syntax without comments, docstrings and messages."""
+    """A hash of a module's syntax without comments, docstrings and messages."""
     written = json.dumps(_plain(_tree(path)), separators=(",", ":"))
     return hashlib.sha256(written.encode()).hexdigest()[:DIGITS]
 
@@ -99,9 +99,7 @@ def _tree(path: Path) -> ast.Module:
 
 
 def _plain(node: object) -> object:
-    """A node of a syntax tree as JSON. Fields that are empty are left out: they differ between
-    versions of Python.
-    """
+    """A node of a syntax tree as JSON, without empty fields, as Python versions differ in them."""
     if isinstance(node, list):
         return [_plain(item) for item in node if not _is_silent(item)]
     if not isinstance(node, ast.AST):
@@ -126,7 +124,7 @@ def _is_silent(node: object) -> bool:
 
 @cache
 def _imports(path: Path) -> list[Path]:
-    """The files of this package that a file imports or names, with the packages around them."""
+    """The files of this package that a file imports or names, and the packages that hold them."""
     files = []
     for node in ast.walk(_tree(path)):
         match node:
@@ -144,7 +142,7 @@ def _imports(path: Path) -> list[Path]:
 
 
 def _files(name: str) -> list[Path]:
-    """The file of a dotted module of this package, and those of the packages around it."""
+    """The file of a dotted module of this package, and the files of the packages that hold it."""
     parts = name.split(".")
     if parts[0] != PACKAGE.name:
         return []

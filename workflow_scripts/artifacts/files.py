@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, and their manifests."""
+"""Writes files whole or not at all, and their manifests."""
 
 import os
 from collections.abc import Iterable, Mapping
@@ -8,9 +8,9 @@ from workflow_scripts.artifacts.manifest import Manifest, Recipe, hash_files, ma
 
 
 def write_whole(path: Path, content: str | bytes) -> None:
-    """Write text (UTF-8) or bytes to a temporary sibling and rename it to `path`.
+    """Write text (UTF-8) or bytes to a temporary file beside `path`, and rename it to `path`.
 
-    Parent folders are made.
+    Missing parent folders are created.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")

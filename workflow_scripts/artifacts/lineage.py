@@ -1,4 +1,4 @@
-"""Which artifacts there are in a folder, and which of them another one was made from."""
+"""Finds the artifacts in a folder, and the artifacts that each of them was made from."""
 
 import os
 from collections.abc import Iterable
@@ -10,13 +10,13 @@ from workflow_scripts.common.errors import UserError
 
 MANIFEST_SUFFIX = ".manifest.json"
 GENERATIONS_SUFFIX = ".generations.jsonl"
-# Kinds that lie below a folder of the kind's name in the results folder, and how far below.
+# For kinds with a folder of their own in the results folder: how many levels below it they are.
 DEPTHS = {"data": 2, "problems": 1, "eval": 3, "lm_eval": 3}
 DEPTHS |= {"validation": 2, "ground_truth": 1}
 DEPTHS |= {"weighted_init": 1, "weighted_trained": 1, "dense": 1}
-UNIFORM = "uniform"  # another folder of dense models: those merged from weighted_init
-# The kinds of which the workflow's inputs are; an artifact's own kind does not count. An evaluated
-# model is of any kind. Inputs of other names are no artifacts but files.
+UNIFORM = "uniform"  # the folder of the dense models that were merged from weighted_init
+# The possible kinds of each input by its name, except the artifact's own kind. An evaluated model
+# may be of any kind. Inputs with other names are files, not artifacts.
 INPUT_KINDS = {
     "base": ("base",),
     "moe": ("moe_sft", "moe"),
@@ -29,7 +29,7 @@ INPUT_KINDS = {
 
 
 def find_artifacts(path: Path) -> list[Path]:
-    """The artifact at `path`, or all artifacts below it. Raises UserError where there is none."""
+    """The artifact at `path`, or all artifacts below it. Raises UserError if there is none."""
     if manifest_path(path).exists():
         return [path]
     found = _with_manifests(path.rglob(f"*{MANIFEST_SUFFIX}"))
@@ -39,7 +39,7 @@ def find_artifacts(path: Path) -> list[Path]:
 
 
 def find_orphans(path: Path, artifacts: Iterable[Path]) -> list[Path]:
-    """Folders of weights, and results of evaluations, below `path` that are no `artifacts`."""
+    """Folders of weights and results of evaluations below `path` that are not in `artifacts`."""
     weights = {file.parent for file in path.rglob("*.safetensors")}
     results = {
         file.with_name(file.name.removesuffix(GENERATIONS_SUFFIX) + ".json")
@@ -55,9 +55,10 @@ def find_orphans(path: Path, artifacts: Iterable[Path]) -> list[Path]:
 
 @dataclass(frozen=True)
 class Origin:
-    """An input of an artifact: its name and id, and the artifact of this id where it is here.
+    """An input of an artifact, by name and id.
 
-    successor: where it is not, the artifact of another id that has taken its place, if any.
+    place: the artifact with this id, if it is here. successor: otherwise the artifact with
+    another id at the same path, if there is one.
     """
 
     name: str
@@ -87,7 +88,7 @@ class Catalogue:
                     self._read(artifact)
 
     def manifest(self, artifact: Path) -> Manifest:
-        """The manifest of an artifact. Raises UserError where it cannot be read."""
+        """The manifest of an artifact. Raises UserError if it cannot be read."""
         place = absolute(artifact)
         if place in self.errors:
             raise UserError(self.errors[place])
@@ -121,10 +122,10 @@ class Catalogue:
         return Origin(name, stated_id, successor=self._successor(place, name))
 
     def _successor(self, place: Path, name: str) -> Path | None:
-        """The artifact at the place of an input, whatever its id.
+        """The artifact that is now at the usual path of an input. Its id does not matter.
 
-        Of several it is the one with the artifact's own name: `dense/lam~0.75` was made from
-        `weighted_trained/lam~0.75`.
+        If there are several, it is the one with the same name as `place`: `dense/lam~0.75` was made
+        from `weighted_trained/lam~0.75`.
         """
         own_kind, folder = self._manifests[place].kind, self._results_folder(place)
         beside = [
@@ -143,7 +144,7 @@ class Catalogue:
         return candidates[0] if len(candidates) == 1 else None
 
     def _results_folder(self, place: Path) -> Path:
-        """The folder of all results: above that of the artifact's kind, where there is one."""
+        """The results folder: the parent of the kind's folder, or else the artifact's parent."""
         kind = self._manifests[place].kind
         names = (kind, UNIFORM) if kind == "dense" else (kind,)
         for above in list(place.parents)[: DEPTHS.get(kind, 0)]:
@@ -153,12 +154,12 @@ class Catalogue:
 
 
 def absolute(path: Path) -> Path:
-    """The path from the root on, without `.` and `..`; links are not followed."""
+    """The path from the root, without `.` and `..`. Links are not followed."""
     return Path(os.path.abspath(path))  # noqa: PTH100 (resolve would follow links)
 
 
 def _with_manifests(manifests: Iterable[Path]) -> list[Path]:
-    """The artifacts to which manifest files belong, sorted."""
+    """The artifacts that belong to manifest files, sorted."""
     return [m.with_name(m.name.removesuffix(MANIFEST_SUFFIX)) for m in sorted(manifests)]
 
 

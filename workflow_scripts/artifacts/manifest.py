@@ -1,7 +1,7 @@
-"""Manifests: what an artifact holds, from what it was made, and how.
+"""Manifests: the files of an artifact, its inputs and its parameters.
 
-The manifest of `results/moe/` is `results/moe.manifest.json`. It has no times in it: the same
-inputs and parameters give the same bytes.
+The manifest of `results/moe/` is `results/moe.manifest.json`. It holds no times: the same inputs
+and parameters give the same bytes.
 """
 
 import hashlib
@@ -18,7 +18,7 @@ from workflow_scripts.common.errors import UserError
 from workflow_scripts.common.progress import progress
 
 FORMAT = 3
-# Snakemake marks the folders that it made with a file of its own.
+# Snakemake puts this file into each folder that it made.
 NOT_CONTENT = {".snakemake_timestamp"}
 DIGEST = re.compile(r"[0-9a-f]{64}")
 SAFETENSORS = ".safetensors"
@@ -28,10 +28,10 @@ BLOCK_BYTES = 2**20
 
 @dataclass(frozen=True)
 class Recipe:
-    """What a step was asked for: all that decides about its artifact.
+    """Everything that determines a step's artifact.
 
-    options: values by their key in the configuration, such as "moe.num_experts". inputs: by name,
-    the digest of the recipe of an artifact, or the hash of a file. code: the hash of each module.
+    options: values by their key in the configuration, such as "moe.num_experts". inputs: for each
+    name the digest of an artifact's recipe, or the hash of a file. code: the hash of each module.
     """
 
     step: str
@@ -41,7 +41,7 @@ class Recipe:
 
     @property
     def digest(self) -> str:
-        """SHA-256 over the recipe, and so over those of all that the artifact is made from."""
+        """SHA-256 over the recipe. It thus covers the recipes of all inputs."""
         return _digest(asdict(self))
 
 
@@ -49,10 +49,10 @@ class Recipe:
 class Manifest:
     """The content of a manifest file.
 
-    files: by path relative to the artifact, {"size": bytes, "sha256": hexadecimal digest}; of a
-    safetensors file also "header_sha256", the digest of its length prefix and header.
+    files: by path relative to the artifact, {"size": bytes, "sha256": hexadecimal digest}. A
+    safetensors file also has "header_sha256", the digest of its length prefix and header.
     inputs: ids of the artifacts and SHA-256 of the files that this artifact was made from.
-    recipe: what its step was asked for; None where no step says it.
+    recipe: None if the step that made the artifact states none.
     """
 
     kind: str
@@ -64,15 +64,15 @@ class Manifest:
 
     @property
     def id(self) -> str:
-        """SHA-256 over all but the recipe: equal ids mean equal artifacts.
+        """SHA-256 over everything except the recipe. Equal ids mean equal artifacts.
 
-        Another recipe, such as one with other code, may make the same artifact.
+        Different recipes, for example with different code, may make the same artifact.
         """
         return _digest({name: value for name, value in asdict(self).items() if name != "recipe"})
 
     @property
     def origin(self) -> str:
-        """What the recipes of its descendants call it: the digest of its recipe, else its id."""
+        """Its name in the recipes of artifacts made from it: its recipe's digest, else its id."""
         return self.recipe.digest if self.recipe else self.id
 
     def to_json(self) -> str:
@@ -86,18 +86,21 @@ def _digest(value: dict) -> str:
 
 
 def manifest_path(artifact: Path) -> Path:
-    """Where the manifest of an artifact stands: beside it."""
+    """The path of an artifact's manifest, which is beside the artifact."""
     named = artifact if artifact.name else artifact.absolute()
     return named.parent / f"{named.name}.manifest.json"
 
 
 def short(digest: str) -> str:
-    """The first digits of an id or a hash, enough to tell a few apart."""
+    """The first digits of an id or a hash, enough to distinguish a few of them."""
     return digest[:8]
 
 
 def read_manifest(path: Path) -> Manifest:
-    """Read and check a manifest file. Raises UserError where it is missing, foreign or edited."""
+    """Read and check a manifest file.
+
+    Raises UserError if it is missing, was edited, or is not a manifest of this version.
+    """
     content = read_json(path)
     if content.get("format") != FORMAT:
         raise UserError(
@@ -115,7 +118,7 @@ def read_manifest(path: Path) -> Manifest:
 
 
 def _structure_fault(content: dict) -> str | None:
-    """What about a manifest's keys and types is wrong."""
+    """The first fault in a manifest's keys and types; None if there is none."""
     expected = {*Manifest.__dataclass_fields__, "id"}
     if content.keys() != expected:
         return f"it does not have the keys {', '.join(sorted(expected))} and no others"
@@ -126,17 +129,17 @@ def _structure_fault(content: dict) -> str | None:
     if not _is_digest(content["id"]):
         return "its id is not a SHA-256"
     if not _is_recipe(content["recipe"]):
-        return "its recipe is not as it should be"
+        return "its recipe does not hold a step, options, inputs and code"
     inputs = content["inputs"]
     if not isinstance(inputs, dict) or not all(map(_is_digest, inputs.values())):
-        return "its inputs are not names with a SHA-256 each"
+        return "its inputs do not have a SHA-256 for each name"
     if not isinstance(content["files"], dict):
         return "its files are not an object"
     for name, entry in content["files"].items():
         if not _is_inside(name):
             return f"it names a file {name[:80]!r}, which is not inside the artifact"
         if not _is_file_entry(name, entry):
-            return f"it does not state size and SHA-256 of {name[:80]!r} as it should"
+            return f"its entry of {name[:80]!r} does not hold a size and a SHA-256"
     return None
 
 
@@ -170,10 +173,9 @@ def _is_file_entry(name: str, entry: object) -> bool:
 
 
 def describe_files(artifact: Path, known: dict[str, dict] | None = None) -> dict[str, dict]:
-    """The entries of all files of an artifact, links followed.
+    """The manifest's entries for all files of an artifact. Links are followed.
 
-    Sizes and hashes that are `known` are taken. Raises UserError where a safetensors file has no
-    header.
+    `known` entries are not computed again. Raises UserError if a safetensors file has no header.
     """
     files = {}
     for name, entry in (known or {}).items():
@@ -185,7 +187,7 @@ def describe_files(artifact: Path, known: dict[str, dict] | None = None) -> dict
 
 
 def hash_files(paths: Mapping[str, Path]) -> dict[str, dict]:
-    """The entries of files, by name: size, SHA-256, and the header's where there is one."""
+    """The entries of files, by name: the size, the SHA-256, and the header's SHA-256 if any."""
     sizes = {name: path.stat().st_size for name, path in paths.items()}
     with progress(desc="hash", total=sum(sizes.values()), unit="B", unit_scale=True) as bar:
         return {
@@ -208,7 +210,7 @@ def list_files(artifact: Path) -> list[str]:
 
 
 def hash_file(path: Path, report: Callable[[int], object] = lambda count: None) -> str:
-    """SHA-256 of a file, as hexadecimal digits. `report` is told how many bytes were read."""
+    """SHA-256 of a file, as hexadecimal digits. `report` gets the size of each block read."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(BLOCK_BYTES):
@@ -218,11 +220,11 @@ def hash_file(path: Path, report: Callable[[int], object] = lambda count: None) 
 
 
 def find_faults(artifact: Path, manifest: Manifest, full: bool = False) -> list[str]:
-    """What about an artifact does not fit its manifest, a sentence for each fault.
+    """The differences between an artifact and its manifest, one sentence each.
 
-    The artifact is a folder, or a file with others beside it. Compares names, sizes, the headers of
-    safetensors files and the content of small files; with `full`, the content of all files. The
-    content of a linked file that is newer than the manifest is compared in any case.
+    The artifact is a folder, or a file with others beside it. Names, sizes, the headers of
+    safetensors files and the content of small files are compared; with `full`, the content of all
+    files. The content of a linked file is always compared if it is newer than the manifest.
     """
     made = _time_of(manifest_path(artifact))
     if artifact.is_dir():
@@ -250,20 +252,21 @@ def find_faults(artifact: Path, manifest: Manifest, full: bool = False) -> list[
 
 
 def _time_of(path: Path) -> float:
-    """When a file was written; infinity where it is not there."""
+    """When a file was written; infinity if it does not exist."""
     return path.stat().st_mtime if path.exists() else math.inf
 
 
 def find_foreign(artifact: Path, manifest: Manifest) -> list[str]:
-    """What would be lost with an artifact that its manifest does not know, a sentence each.
+    """The files that would be lost if an artifact were removed, one sentence each.
 
-    These are other files, and files that were altered. What links point to stays.
+    These are altered files and files that are not in the manifest. The targets of links stay.
     """
     if artifact.is_symlink() or not artifact.is_dir():
         return []
     names = [name for name in list_files(artifact) if not (artifact / name).is_symlink()]
     known = [name for name in names if name in manifest.files]
-    faults = [f"{artifact / name} is not in it" for name in sorted(set(names) - set(known))]
+    foreign = sorted(set(names) - set(known))
+    faults = [f"{artifact / name} is not in the manifest" for name in foreign]
     for name in known:
         path, entry = artifact / name, manifest.files[name]
         is_other_size = path.stat().st_size != entry["size"]
@@ -273,7 +276,7 @@ def find_foreign(artifact: Path, manifest: Manifest) -> list[str]:
 
 
 def _content_fault(path: Path, entry: dict, full: bool, report: Callable) -> str | None:
-    """How a file's content differs from its entry; without `full`, as far as is quickly seen."""
+    """How a file's content differs from its entry. Without `full`, only a quick check."""
     has_header = "header_sha256" in entry
     if full or (entry["size"] <= SMALL_BYTES and not has_header):
         if hash_file(path, report) != entry["sha256"]:

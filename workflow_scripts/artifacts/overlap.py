@@ -1,10 +1,10 @@
-"""Whether a path to be written overlaps one that is read. Links are followed."""
+"""Checks whether an output path overlaps an input path. Links are followed."""
 
 from pathlib import Path
 
 
 def overlap(written: Path, read: Path) -> bool:
-    """Whether a path to be written is, holds or lies in one that is read."""
+    """Whether the path `written` equals the path `read`, contains it or lies in it."""
     targets = [entry.resolve() for entry in _entries(read) if entry.is_symlink()]
     return any(
         out.is_relative_to(source) or source.is_relative_to(out)
@@ -18,6 +18,6 @@ def _entries(path: Path) -> list[Path]:
 
 
 def _places(path: Path) -> list[Path]:
-    """Where a path itself is, and where it leads to if it is a link."""
+    """A path with its parent's links resolved, and the path with all links resolved."""
     absolute = path.absolute()
     return [absolute.parent.resolve() / absolute.name, absolute.resolve()]

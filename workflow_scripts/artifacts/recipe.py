@@ -1,4 +1,4 @@
-"""The recipe of a step's artifact, from the step's own flags and inputs."""
+"""Makes the recipe of a step's artifact from the step's flags and inputs."""
 
 from collections.abc import Mapping
 
@@ -9,7 +9,7 @@ from workflow_scripts.config.reads import keys_of_step
 
 
 def make_recipe(step: str, options: Mapping, inputs: Mapping[str, Artifact | str]) -> Recipe:
-    """The recipe of what a step makes of these inputs.
+    """The recipe of the artifact that a step makes from these inputs.
 
     options: by flag; those that `config.reads` does not name for the step are left out.
     inputs: artifacts, or hashes of files.
@@ -23,5 +23,5 @@ def make_recipe(step: str, options: Mapping, inputs: Mapping[str, Artifact | str
 
 
 def problem_input(label: str) -> str:
-    """What the recipe of tokens calls a set of problems that the rows were compared with."""
+    """The name, in the recipe of tokens, of a problem set that the rows were compared with."""
     return f"problems {label}"

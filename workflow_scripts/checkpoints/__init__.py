@@ -1,1 +1,1 @@
-"""Model folders on disk: streaming safetensors, manifests, artifacts that are whole or absent."""
+"""Reads and writes the safetensors files of model folders."""

@@ -1,4 +1,4 @@
-"""How long a text a model takes, and which tokens. Its files say so: it is not loaded."""
+"""Reads a model's longest text and its vocabulary from its files, without loading it."""
 
 import json
 import re
@@ -12,14 +12,14 @@ from workflow_scripts.common.errors import UserError
 EMBEDDINGS = ("embed_tokens.weight", "embed_in.weight")
 WINDOW_KEYS = ("max_position_embeddings", "n_positions", "max_seq_len", "model_max_length")
 MERGES = re.compile(rb'"merges"\s*:\s*\[')
-# The keys of a tokenizer's config that name tokens of pictures and sound.
+# Keys of a tokenizer's config that name tokens for images, sound and video.
 MEDIA_TOKENS = re.compile(r"(image|audio|video|boi|eoi|boa|eoa)_token")
 
 
 def window(config: dict) -> int | None:
-    """Tokens of a text at most, by a model's config.json.
+    """The most tokens of a text that a model takes, by its config.json.
 
-    None where no key tells, and where scaled positions or a sliding window reach further.
+    None if no key states it, or if scaled positions or a sliding window allow longer texts.
     """
     stated = [value for key in WINDOW_KEYS if type(value := config.get(key)) is int]
     is_sliding = config.get("sliding_window") and config.get("use_sliding_window", True)
@@ -27,7 +27,7 @@ def window(config: dict) -> int | None:
 
 
 def _is_scaled(config: dict) -> bool:
-    """Whether positions are scaled. Newer configs hold the settings of each kind of layer."""
+    """Whether positions are scaled. Newer configs hold settings for each kind of layer."""
     settings = config.get("rope_parameters") or config.get("rope_scaling") or {}
     if not isinstance(settings, dict):
         return True
@@ -37,7 +37,7 @@ def _is_scaled(config: dict) -> bool:
 
 
 def check_vocabulary(folder: Path) -> None:
-    """Raise UserError where the tokenizer of a model folder has a token that the model has not."""
+    """Raise UserError if the tokenizer of a model folder has a token that the model lacks."""
     rows, highest = embedding_rows(folder), highest_token(folder)
     if rows is None or highest is None:
         return
@@ -45,15 +45,15 @@ def check_vocabulary(folder: Path) -> None:
     if number >= rows:
         raise UserError(
             f"{folder}: the token {token!r:.80} has the id {number}, but the embedding has {rows} "
-            f"rows, for ids up to {rows - 1}. Take the tokenizer that belongs to the model, or add "
-            "rows by transformers' resize_token_embeddings"
+            f"rows, for ids up to {rows - 1}. Use the tokenizer that belongs to the model, or add "
+            "rows with transformers' resize_token_embeddings"
         )
 
 
 def embedding_rows(folder: Path) -> int | None:
-    """Tokens that the embedding of a model folder knows: by its weights, else by its config.json.
+    """The number of tokens in a model's embedding, from its weights, or else its config.json.
 
-    None where neither tells. Raises UserError where a file is damaged.
+    None if neither states it. Raises UserError if a file is damaged.
     """
     files = [folder / name for name in weight_files(folder) if (folder / name).is_file()]
     tensors = (item for file in files for item in read_tensors(file).items())
@@ -66,10 +66,10 @@ def embedding_rows(folder: Path) -> int | None:
 
 
 def highest_token(folder: Path) -> tuple[str, int] | None:
-    """The token of text with the highest id in a folder's tokenizer, and its id.
+    """The text token with the highest id in a folder's tokenizer, and its id.
 
-    None where there is no tokenizer, or one of another form, such as `tokenizer.model` alone.
-    Raises UserError where a file is no JSON.
+    None if the folder has no tokenizer, or one in another form, such as only `tokenizer.model`.
+    Raises UserError if a file is not JSON.
     """
     settings = _read(folder / "tokenizer_config.json")
     try:
@@ -82,7 +82,7 @@ def highest_token(folder: Path) -> tuple[str, int] | None:
 
 
 def _vocabulary(folder: Path) -> dict[str, int]:
-    """The ids of the tokens that text is cut into, but for those that were added."""
+    """The ids of the tokens in the tokenizer's vocabulary files."""
     lines = folder / "vocab.txt"
     if (folder / "tokenizer.json").is_file():
         tokenizer = _read(folder / "tokenizer.json")
@@ -111,9 +111,9 @@ def _media_tokens(settings: dict) -> list[str]:
 
 
 def _read(file: Path) -> dict:
-    """The object in a tokenizer's file; nothing where there is none.
+    """The object in a tokenizer's file; an empty object if the file is missing.
 
-    Its merges, most of a large tokenizer and of no use here, are left out where that is simple.
+    The merges are most of a large tokenizer's file and not needed. They are left out if possible.
     """
     if not file.is_file():
         return {}

@@ -1,4 +1,4 @@
-"""Number types: safetensors' names for them, their sizes, and torch's names."""
+"""Number types: their names in safetensors and torch, and their sizes."""
 
 DTYPE_BYTES = {
     **dict.fromkeys(("F64", "I64", "U64", "C64"), 8),

@@ -86,7 +86,7 @@ def _header_length(path: Path) -> int:
     for start, what in FOREIGN.items():
         if start.match(prefix):
             raise UserError(f"{path} is {what}")
-    raise _broken(path, f"its {size} bytes cannot hold a header of {length}")
+    raise _broken(path, f"its {size} bytes cannot hold a header of {length} bytes")
 
 
 def _broken(path: Path, reason: str) -> UserError:

@@ -1,14 +1,14 @@
-"""Where the FFN weights lie: tensor names in a dense model and in an upcycled one.
+"""The names of FFN tensors in dense and in upcycled models.
 
-P stands for `model.layers.<n>.mlp` or alike, R for the number of routed experts, I and H for the
-intermediate and the hidden size.
+P stands for a prefix such as `model.layers.<n>.mlp`, R for the number of routed experts, I and H
+for the intermediate and the hidden size.
 
 - Dense: a linear layer for each projection of the backbone's MLP, `P.<projection>.weight` and
   perhaps `P.<projection>.bias`.
-- Upcycled: the same under `P.shared_expert`; the routed experts fused under `P.experts`; the
-  router under `P.router`. Fused weights: `gate_up_proj` [R, 2I, H], or `up_proj` [R, I, H] where
-  the MLP has no gate, and `down_proj` [R, H, I]; biases: the same names with `_bias`, without the
-  last axis.
+- Upcycled: the shared expert has the same names under `P.shared_expert`, the routed experts are
+  fused under `P.experts`, and the router is under `P.router`. Fused weights: `gate_up_proj`
+  [R, 2I, H], or `up_proj` [R, I, H] if the MLP has no gate, and `down_proj` [R, H, I]. Fused
+  biases: the same names with `_bias`, without the last axis.
 """
 
 import re
@@ -23,9 +23,10 @@ PARTS = ("weight", "bias")
 
 @dataclass(frozen=True)
 class MlpForm:
-    """How a family of backbones names the linear layers of its MLP.
+    """The names of the linear layers in the MLP of a family of backbones.
 
-    inputs: from hidden to intermediate size, the gate before the up projection; output: back.
+    inputs: from hidden to intermediate size, the gate before the up projection. output: from
+    intermediate to hidden size.
     """
 
     inputs: tuple[str, ...]
@@ -48,7 +49,7 @@ MLP_FORMS = (
 
 
 def find_form(projections: Iterable[str]) -> MlpForm | None:
-    """The form whose linear layers are exactly these; None if no form fits."""
+    """The form that has exactly these linear layers; None if no form fits."""
     held = set(projections)
     return next((form for form in MLP_FORMS if set(form.projections) == held), None)
 
@@ -57,7 +58,7 @@ def find_form(projections: Iterable[str]) -> MlpForm | None:
 class FfnLayer:
     """Tensor names of the FFN of one decoder layer. `prefix` ends in `.mlp`.
 
-    parts: "weight", and "bias" where the projections have one.
+    parts: "weight", and "bias" if the projections have biases.
     """
 
     prefix: str
@@ -94,13 +95,13 @@ class FfnLayer:
 def dense_layers(names: Iterable[str], config: dict) -> list[FfnLayer]:
     """The layers of a dense model, first to last.
 
-    Raises UserError where an MLP has a form that cannot be upcycled, or a layer has none.
+    Raises UserError if the form of an MLP cannot be upcycled, or if a layer has no MLP.
     """
     model = model_name(config)
     if "text_config" in config:
         raise UserError(
             f"{model} holds more than a language model (its config has a text_config). Only causal "
-            "language models can be upcycled: save its language model by itself"
+            "language models can be upcycled: save its language model alone"
         )
     names = list(names)
     if any(".experts." in name for name in names):
@@ -119,7 +120,7 @@ def dense_layers(names: Iterable[str], config: dict) -> list[FfnLayer]:
 def moe_layers(names: Iterable[str]) -> list[FfnLayer]:
     """The upcycled layers of a mixture with shared experts, or of its FFN weights, in order.
 
-    Raises UserError where there are none.
+    Raises UserError if there are none, or if a layer has no shared expert.
     """
     upcycled = {
         place: held for place, held in _by_layer(names).items() if "experts.down_proj" in held
@@ -130,7 +131,7 @@ def moe_layers(names: Iterable[str]) -> list[FfnLayer]:
 
 
 def outside(names: Iterable[str], layers: list[FfnLayer]) -> list[str]:
-    """The names that belong to none of these MLPs."""
+    """The tensor names that belong to none of these MLPs."""
     prefixes = tuple(f"{layer.prefix}." for layer in layers)
     return [name for name in names if not name.startswith(prefixes)]
 
@@ -183,6 +184,6 @@ def _forms() -> str:
 
 
 def model_name(config: dict) -> str:
-    """The model's class, or its type where the config does not name a class."""
+    """The model's class, or its type if the config names no class."""
     names = config.get("architectures") or [config.get("model_type", "unknown model")]
     return names[0]

@@ -1,4 +1,4 @@
-"""Reading a model folder's safetensors: headers alone, or tensors one at a time, memory-mapped."""
+"""Reads a model folder's safetensors: only the headers, or memory-mapped tensors one at a time."""
 
 from functools import cached_property
 from pathlib import Path
@@ -12,10 +12,13 @@ INDEX_FILE = "model.safetensors.index.json"
 
 
 class CheckpointHeaders:
-    """The headers of a folder with `model.safetensors`, or with shards and their index."""
+    """The headers of the safetensors files in a folder.
+
+    The folder holds `model.safetensors`, or shards and their index.
+    """
 
     def __init__(self, folder: Path):
-        """Raises UserError where the folder, a shard or the index is missing or broken."""
+        """Raises UserError if the folder, a shard or the index is missing or broken."""
         self.folder = Path(folder)
         self._headers: dict[str, dict[str, TensorInfo]] = {}
         self._files = self._locate()
@@ -96,8 +99,10 @@ class CheckpointHeaders:
 
 
 class Checkpoint(CheckpointHeaders):
-    """The same, with the tensors. They are memory-mapped: `get` costs no memory before the values
-    are used, and the files may be removed meanwhile.
+    """The headers and the tensors of a folder.
+
+    Tensors are memory-mapped: `get` needs no memory until the values are used, and they stay
+    readable if the files are removed.
     """
 
     def __init__(self, folder: Path):
@@ -110,9 +115,9 @@ class Checkpoint(CheckpointHeaders):
 
 
 def weight_files(folder: Path) -> list[str]:
-    """The names of the files that hold a folder's weights, by its index, be they there or not.
+    """The names of a folder's weight files by its index. The files need not exist.
 
-    Raises UserError where the index is not JSON.
+    Raises UserError if the index is not JSON.
     """
     if not (folder / INDEX_FILE).exists():
         return [SINGLE_FILE]
@@ -122,5 +127,5 @@ def weight_files(folder: Path) -> list[str]:
 
 
 def _is_file_name(value: object) -> bool:
-    """Whether a value names a file without saying where it is."""
+    """Whether a value is the name of a file, without a folder."""
     return isinstance(value, str) and value not in ("", ".", "..") and not {"/", "\0"} & set(value)

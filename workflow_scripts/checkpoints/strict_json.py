@@ -1,4 +1,4 @@
-"""JSON files of others: parsed without surprises, refused with the file's name."""
+"""Parses JSON files strictly. Error messages name the file."""
 
 import json
 from pathlib import Path
@@ -32,6 +32,6 @@ def _unique(pairs: list[tuple[str, object]]) -> dict:
     value = {}
     for key, item in pairs:
         if key in value:
-            raise ValueError(f"the key {key[:80]!r} stands there twice")
+            raise ValueError(f"the key {key[:80]!r} appears twice")
         value[key] = item
     return value

@@ -1,4 +1,4 @@
-"""Streaming writing of safetensors, tensor by tensor; hash and disk work beside the writing."""
+"""Writes safetensors files tensor by tensor. Other threads hash and sync at the same time."""
 
 import hashlib
 import json
@@ -16,15 +16,15 @@ from workflow_scripts.common.progress import progress
 
 MAX_SHARD_BYTES = 5 * 10**9
 PIECE_BYTES = 8 * 2**20  # hashed and written at the same time
-WRITE_BYTES = 2**18  # of a larger write, Linux takes up to twice the time for each byte
+WRITE_BYTES = 2**18  # larger writes take Linux up to twice as long per byte
 
 
 @dataclass(frozen=True)
 class TensorPlan:
-    """A tensor to be written.
+    """A tensor to write.
 
-    `chunks` yields torch tensors of this dtype whose values, one after the other, are the tensor's
-    in row-major order: a stack of experts need never be in memory at once.
+    `chunks` yields torch tensors of this dtype. Their values, one after the other, are the planned
+    tensor in row-major order. A stack of experts is thus never in memory as a whole.
     """
 
     name: str
@@ -77,7 +77,7 @@ def _write_index(path: Path, shards: dict[str, list[TensorPlan]]) -> None:
 
 
 class _Beside:
-    """A thread that calls a function again and again, one call at a time, beside its caller."""
+    """Calls a function in a thread of its own, one call at a time."""
 
     def __init__(self, function: Callable):
         self._function = function
@@ -95,18 +95,18 @@ class _Beside:
         return self._call is None or self._call.done()
 
     def start(self, *arguments) -> None:
-        """Wait for the call before, raise what went wrong with it, and begin the next."""
+        """Wait for the previous call, raise its exception if any, and start the next one."""
         self.finish()
         self._call = self._thread.submit(self._function, *arguments)
 
     def finish(self) -> None:
-        """Wait for the call before, and raise what went wrong with it."""
+        """Wait for the previous call, and raise its exception if any."""
         if self._call is not None:
             self._call.result()
 
 
 def _write_file(path: Path, plans: list[TensorPlan], bar) -> dict:
-    """Write a file. Beside it goes its hash, and its way from memory to the disk."""
+    """Write a file, and hash and sync it in other threads meanwhile."""
     digest = hashlib.sha256()
     with path.open("wb") as file, _Beside(digest.update) as hashing, _Beside(os.fsync) as syncing:
         for piece in chain(_header(plans), _tensor_bytes(plans, bar)):

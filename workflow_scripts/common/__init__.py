@@ -1,1 +1,1 @@
-"""What every layer uses: errors, progress, optional packages, devices."""
+"""Helpers for all packages: errors, progress, optional packages, devices."""

@@ -1,8 +1,8 @@
-"""Where a step computes: the GPU that it was promised, and what it says of its device."""
+"""Checks that a step has its GPUs, and describes its device in a line for the log."""
 
 from workflow_scripts.common.errors import UserError
 
-# By a training's precision, and by torch's name of a dtype.
+# Words for a training's precision, or for torch's name of a dtype.
 WEIGHTS = {
     "fp32": "fp32 weights",
     "bf16": "bf16 over fp32 weights",
@@ -14,7 +14,7 @@ WEIGHTS = {
 
 
 def check_gpus(asked: int) -> None:
-    """Raise UserError where a GPU is asked for and torch can use none."""
+    """Raise UserError if `asked` is not 0 and torch can use no GPU."""
     if not asked:
         return
     import torch
@@ -25,13 +25,13 @@ def check_gpus(asked: int) -> None:
     if not (torch.version.cuda or torch.version.hip):
         reason = f"the installed torch, {torch.__version__}, is built for the CPU alone"
     raise UserError(
-        f"gpus = {asked}: {reason}. Install a torch for this GPU, or see what nvidia-smi and "
-        "CUDA_VISIBLE_DEVICES say; gpus: 0 in the config computes on the CPU"
+        f"gpus = {asked}: {reason}. Install a torch for this GPU, check nvidia-smi and "
+        "CUDA_VISIBLE_DEVICES, or compute on the CPU with gpus: 0 in the config"
     )
 
 
 def describe_device(device: str, precision: str, threads: int | None) -> str:
-    """One line for a log: the device, and in what it computes.
+    """One line for a log: the device, its threads, and the dtype of the weights.
 
     device: torch's name, such as "cpu" or "cuda:0". precision: a key of WEIGHTS.
     """

@@ -1,4 +1,4 @@
-"""The one exception that a user is meant to read, and what its messages share."""
+"""The exception for errors that the user can correct, and helpers for its messages."""
 
 import difflib
 from collections.abc import Iterable, Iterator
@@ -6,9 +6,9 @@ from contextlib import contextmanager
 
 
 class UserError(Exception):
-    """Something that the user can put right. The message says what is wrong, where, and what to do.
+    """An error that the user can correct. The message says what is wrong, where, and what to do.
 
-    A step prints the message alone, without a stack trace, and exits with status 1.
+    A step prints only the message, without a stack trace, and exits with status 1.
     """
 
 
@@ -22,6 +22,6 @@ def naming(place: str) -> Iterator[None]:
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """The end of a message about an unknown word: a known one that is like it, if any."""
+    """The end of a message about an unknown word: a similar known word, if there is one."""
     near = difflib.get_close_matches(word.lower(), known, n=1, cutoff=0.7)
     return f": did you mean {near[0]}?" if near else ""

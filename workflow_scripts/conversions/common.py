@@ -1,4 +1,4 @@
-"""What the conversions share."""
+"""Plans for tensors that several conversions use."""
 
 from workflow_scripts.checkpoints.dtypes import torch_dtype
 from workflow_scripts.checkpoints.reader import Checkpoint
@@ -13,7 +13,7 @@ def copy_plan(source: Checkpoint, name: str, new_name: str | None = None) -> Ten
 
 
 def fused_plan(source: Checkpoint, name: str, parts: list[str], num_experts: int) -> TensorPlan:
-    """Plan a fused tensor [num_experts, rows, ...]: the parts of all experts, one after another."""
+    """Plan a fused tensor [num_experts, rows, ...] from the parts of all experts, in order."""
     first = source.shape(parts[0])
     rows = sum(source.shape(part)[0] for part in parts) // num_experts
     return TensorPlan(
@@ -25,10 +25,10 @@ def fused_plan(source: Checkpoint, name: str, parts: list[str], num_experts: int
 
 
 def trained_plans(before: Checkpoint, state: dict) -> list[TensorPlan]:
-    """Plan trained weights under the names and in the dtypes of the checkpoint before training.
+    """Plan trained weights with the names and dtypes of the checkpoint before training.
 
-    state: the model's state dict. What the checkpoint holds besides, as the frequencies of rotary
-    embeddings that older models keep, is no weight of the model, and stays as it is.
+    state: the model's state dict. Other tensors of the checkpoint, such as the rotary frequencies
+    of older models, are not weights and are copied unchanged.
     """
 
     def rounded(name: str):

@@ -1,4 +1,4 @@
-"""Step 3: the experts' FFN weights of an upcycled model, in a checkpoint of their own."""
+"""Step 3: copies the experts' FFN weights of an upcycled model to a checkpoint of their own."""
 
 from workflow_scripts.checkpoints.layout import FfnLayer, moe_layers
 from workflow_scripts.checkpoints.reader import Checkpoint
@@ -7,9 +7,9 @@ from workflow_scripts.conversions.common import copy_plan
 
 
 def extract_ffn(moe: Checkpoint) -> list[TensorPlan]:
-    """Plan the FFN tensors of all experts, under the names that they have in the model.
+    """Plan the FFN tensors of all experts, with their names in the model.
 
-    Raises UserError for a model without a shared expert: the merge needs one.
+    Raises UserError if the model has no shared expert: the merge needs one.
     """
     return [copy_plan(moe, name) for layer in moe_layers(moe.names) for name in _names(layer)]
 

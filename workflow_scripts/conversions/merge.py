@@ -1,8 +1,8 @@
-"""Steps 5 and 7: mixing coefficients, and the dense weights that they give.
+"""Steps 5 and 7: mixing coefficients, and the dense weights that result from them.
 
-W = c_0 W_0 + sum_i c_i W_i with c_0 = lambda and c_i = (1 - lambda) softmax(alpha)_i, for each
-tensor of the MLP; W_0 is the shared expert, i runs over the routed ones (XFT, arXiv 2404.15247,
-section 3.2). Where lambda is learned too, lambda = sigmoid(lambda_logit).
+For each tensor of the MLP, W = c_0 W_0 + sum_i c_i W_i with c_0 = lambda and
+c_i = (1 - lambda) softmax(alpha)_i. W_0 is the shared expert, and i counts the routed experts (XFT,
+arXiv 2404.15247, section 3.2). If lambda is learned too, lambda = sigmoid(lambda_logit).
 """
 
 from collections.abc import Iterable
@@ -15,7 +15,7 @@ from workflow_scripts.conversions.common import copy_plan
 
 ALPHA = "alpha"
 LAMBDA_LOGIT = "lambda_logit"
-MERGE_BLOCK = 2**19  # values whose sum, 2 MB, stays in a CPU's cache while all experts are added
+MERGE_BLOCK = 2**19  # values; their sum (2 MB) stays in a CPU's cache while experts are added
 
 
 def mixing_coefficients(alpha, lambda_logit, shared_expert_weight: float):
@@ -34,7 +34,7 @@ def mixing_coefficients(alpha, lambda_logit, shared_expert_weight: float):
 
 
 def alpha_shape(granularity: str, ffn: Checkpoint) -> tuple[int, int, int]:
-    """The shape of the mixing logits: R of them for each layer, each projection, or the model."""
+    """The shape of the mixing logits: R logits per layer, per projection, or for the model."""
     layers = moe_layers(ffn.names)
     first = layers[0]
     num_routed_experts = ffn.shape(first.experts_out())[0]
@@ -49,7 +49,7 @@ def alpha_shape(granularity: str, ffn: Checkpoint) -> tuple[int, int, int]:
 def initial_logits(
     ffn: Checkpoint, granularity: str, shared_expert_weight: float, learn_lambda: bool
 ) -> dict:
-    """Equal logits (zero) for the experts of an FFN artifact; lambda's too where it is learned."""
+    """Zero logits for the experts of an FFN artifact, and lambda's logits if it is learned."""
     import torch
 
     shape = alpha_shape(granularity, ffn)
@@ -62,9 +62,9 @@ def initial_logits(
 
 @dataclass(frozen=True)
 class MergedTensor:
-    """One tensor of the merged model: where its experts lie, and which coefficients mix them.
+    """One tensor of the merged model: its experts' names, and the place of its coefficients.
 
-    row, column: place in the coefficients [layers or 1, projections or 1, 1 + R].
+    row, column: the place in the coefficients [layers or 1, projections or 1, 1 + R].
     """
 
     layer: FfnLayer
@@ -95,7 +95,7 @@ class MergedTensor:
         yield from self.routed(ffn)
 
     def coefficients(self, coefficients):
-        """Its own [1 + R] out of the coefficients of the whole model."""
+        """This tensor's coefficients [1 + R], from those of the whole model."""
         return coefficients[self.row, self.column]
 
 
@@ -134,9 +134,9 @@ def merge(experts: Iterable, coefficients):
 
 
 def merge_plans(moe: Checkpoint, ffn: Checkpoint, coefficients) -> list[TensorPlan]:
-    """Plan the dense model: merged MLPs, rounded once, and all else from the mixture.
+    """Plan the dense model: merged MLPs, rounded once, and the mixture's other tensors.
 
-    coefficients: as of `mixing_coefficients`, [layers or 1, projections or 1, 1 + R].
+    coefficients: from `mixing_coefficients`, [layers or 1, projections or 1, 1 + R].
     """
     plans = [copy_plan(moe, name) for name in outside(moe.names, moe_layers(ffn.names))]
     for tensor in merged_tensors(ffn, coefficients.shape):

@@ -1,4 +1,4 @@
-"""The artifacts of steps 5 and 6: mixing logits, lambda, and the ids of what they belong to."""
+"""Reads and writes the artifacts of steps 5 and 6: mixing logits, lambda, and their inputs' ids."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,7 +32,7 @@ class MixingSources:
 
 
 def open_sources(moe: Path, ffn: Path, full: bool = False) -> MixingSources:
-    """Open both. Raises UserError where the FFN weights are not this mixture's."""
+    """Open both. Raises UserError if the FFN weights are from another mixture."""
     sources = MixingSources(
         open_artifact(moe, "moe", "moe_sft", full=full), open_artifact(ffn, "ffn", full=full)
     )
@@ -44,9 +44,9 @@ def open_sources(moe: Path, ffn: Path, full: bool = False) -> MixingSources:
 
 @dataclass(frozen=True)
 class MixingArtifact:
-    """Opened coefficients and their config, in fp32.
+    """Opened logits, in fp32, and their config.
 
-    alpha [layers or 1, projections or 1, R]; lambda_logit [layers or 1, projections or 1] where
+    alpha [layers or 1, projections or 1, R]; lambda_logit [layers or 1, projections or 1] if
     lambda is learned, else None.
     """
 
@@ -57,7 +57,7 @@ class MixingArtifact:
 
     @property
     def shared_expert_weight(self) -> float:
-        """lambda; where it is learned, the lambda of the start."""
+        """lambda; if it is learned, its value at the start."""
         return self.config["shared_expert_weight"]
 
     @property
@@ -67,7 +67,7 @@ class MixingArtifact:
 
 
 def open_mixing(path: Path, sources: MixingSources, full: bool = False) -> MixingArtifact:
-    """Open coefficients. Raises UserError where they belong to other experts."""
+    """Open coefficients. Raises UserError if they belong to other experts."""
     artifact = open_artifact(path, "weighted_init", "weighted_trained", full=full)
     for name, source_id in sources.ids.items():
         if artifact.manifest.inputs.get(name) != source_id:
@@ -89,7 +89,7 @@ def write(
 ) -> None:
     """Write coefficients as an artifact of `kind`.
 
-    logits: alpha, and lambda_logit where lambda is learned, as fp32 tensors by name.
+    logits: fp32 tensors by name: alpha, and lambda_logit if lambda is learned.
     """
     parameters = config | (parameters or {})
     plans = [

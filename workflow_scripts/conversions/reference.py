@@ -1,7 +1,7 @@
-"""Checkpoints in the format of the published XFT code, turned into ours.
+"""Converts checkpoints of the published XFT code to the format of this project.
 
-The published modules ignore `rope_theta` (they compute with 10000) and `attention_bias`. The
-imported model computes what they compute.
+The published modules ignore `rope_theta` (they use 10000) and `attention_bias`. The imported model
+computes the same as they do.
 """
 
 from collections.abc import Iterable
@@ -53,7 +53,7 @@ NEEDED = (
     "num_hidden_layers",
     "num_selects",
 )
-# What this project computes; the published code has switches for it that the paper does not use.
+# Switches of the published code that the paper does not use, with the values of this project.
 FIXED = {
     "add_weight_norm": False,
     "calculator_type": "UniversalCalculator",
@@ -65,11 +65,14 @@ FIXED = {
 
 
 def reference_settings(config: dict) -> MoeConfig:
-    """The `moe` settings of a published config.json. Raises UserError for what the paper lacks."""
+    """The `moe` settings of a published config.json.
+
+    Raises UserError if the config is of another type, or uses a variant that the paper lacks.
+    """
     if config.get("model_type") != PUBLISHED_TYPE:
         raise UserError(f"model_type is {config.get('model_type')!r}, not {PUBLISHED_TYPE!r}")
     if missing := [key for key in NEEDED if key not in config]:
-        raise UserError(f"the config of a published checkpoint has {', '.join(missing)} too")
+        raise UserError(f"the config lacks {', '.join(missing)}, which published checkpoints have")
     for key, value in FIXED.items():
         if config.get(key, value) != value:
             raise UserError(f"{key} = {config[key]!r} is not supported, only {value!r}")
@@ -96,7 +99,7 @@ def reference_base_config(config: dict) -> dict:
 
 
 def import_reference(published: Checkpoint, moe: MoeConfig) -> list[TensorPlan]:
-    """Plan our tensors from those of a published MoE checkpoint."""
+    """Plan the tensors of an upcycled model from those of a published MoE checkpoint."""
     plans = [copy_plan(published, name) for name in published.names if ".mlp." not in name]
     for index in range(published.config["num_hidden_layers"]):
         layer = FfnLayer(f"model.layers.{index}.mlp", index)

@@ -1,4 +1,4 @@
-"""Step 1: every FFN of a dense model becomes identical experts and a fresh router."""
+"""Step 1: replaces every FFN of a dense model by identical experts and a new router."""
 
 import hashlib
 from collections.abc import Iterable
@@ -29,7 +29,10 @@ def upcycle(base: Checkpoint, moe: MoeConfig, seed: int) -> list[TensorPlan]:
 
 
 def chosen_layers(base: Checkpoint, indices: list[int] | None) -> list[FfnLayer]:
-    """The layers of a dense model with these indices; all for None. Raises UserError."""
+    """The layers of a dense model with these indices; None means all layers.
+
+    Raises UserError if there is no such layer, or a layer cannot be upcycled.
+    """
     layers = dense_layers(base.names, base.config)
     if indices is None:
         return layers

@@ -1,1 +1,1 @@
-"""Instruction rows and the prompts around them."""
+"""Reads and filters instruction rows, puts them into prompts, and tokenises them."""

@@ -1,7 +1,7 @@
-"""Rows that give away evaluation problems.
+"""Finds rows that contain evaluation problems.
 
-As StarCoder's authors do it, a row goes if it holds a problem's docstring or solution, whitespace
-aside. Beyond that it goes if it shares 13 words in a row with one of them, as for GPT-3.
+Like StarCoder's authors, it removes a row that holds a problem's docstring or solution, with any
+whitespace. Like GPT-3's authors, it removes a row that shares 13 successive words with one of them.
 """
 
 import re
@@ -10,15 +10,15 @@ from dataclasses import dataclass
 from workflow_scripts.data.duplicates import squeeze
 from workflow_scripts.data.ngrams import ngrams
 
-# Shorter texts are no trace of a problem: "return x + y", "return sorted(set(l))".
+# Shorter texts do not identify a problem: "return x + y", "return sorted(set(l))".
 SHORTEST = 30  # characters
-NGRAM = 13  # words, in lower case; marks do not count
+NGRAM = 13  # words, in lower case, without punctuation
 WORD = re.compile(r"\w+")
 
 
 @dataclass(frozen=True)
 class Reference:
-    """What of a problem must not be trained on. texts: by what they are, such as "docstring"."""
+    """The texts of a problem that no training row may hold, by kind, such as "docstring"."""
 
     problem: str
     texts: dict[str, str]
@@ -26,8 +26,9 @@ class Reference:
 
 @dataclass(frozen=True)
 class Trace:
-    """What of a problem a row holds. match: "solution", say, or "13 words of its solution". text:
-    the words themselves.
+    """The part of a problem that a row holds.
+
+    match: for example "solution" or "13 words of its solution". text: the words themselves.
     """
 
     problem: str
@@ -47,7 +48,7 @@ class Detector:
 
     def _add(self, problem: str, kind: str, text: str) -> None:
         words = WORD.findall(text)
-        # A word with others around it is a word of every text that holds this one.
+        # An inner word stays a whole word in every text that holds this one. Outer words may not.
         inner = words[1:-1]
         if len(text) >= SHORTEST and inner:
             self.by_word.setdefault(max(inner, key=len), []).append(Trace(problem, kind, text))
@@ -57,7 +58,7 @@ class Detector:
             self.by_ngram.setdefault(value, trace)
 
     def find(self, text: str) -> Trace | None:
-        """The first trace of a problem in a text: a whole docstring or solution, else words."""
+        """The first trace of a problem in a text: a whole docstring or solution, else 13 words."""
         squeezed = squeeze(text)
         words = WORD.findall(squeezed)
         for word in sorted(self.by_word.keys() & set(words)):

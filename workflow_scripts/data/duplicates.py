@@ -1,4 +1,4 @@
-"""Rows that say again what an earlier row says: to the letter, or nearly."""
+"""Finds rows that repeat an earlier row, exactly or nearly."""
 
 import re
 
@@ -8,14 +8,14 @@ from workflow_scripts.common.progress import progress
 from workflow_scripts.data.instructions import Row
 from workflow_scripts.data.ngrams import ngrams
 
-# Near: the sets of n-grams of words and marks have a Jaccard similarity of at least 4/5.
+# Near rows: their sets of n-grams of words and punctuation have a Jaccard similarity >= 4/5.
 NEAR = (4, 5)
 NGRAM = 5
 WORD = re.compile(r"\w+|[^\w\s]")
 
 
 def find_exact(rows: list[Row]) -> dict[int, int]:
-    """The number of each row that repeats an earlier one but for whitespace, and of the first."""
+    """For each row that equals an earlier one except for whitespace: its number and the first's."""
     first, found = {}, {}
     for row in rows:
         key = squeeze(row.instruction), squeeze(row.response)
@@ -27,11 +27,11 @@ def find_exact(rows: list[Row]) -> dict[int, int]:
 
 
 def find_near(rows: list[Row]) -> dict[int, int]:
-    """The number of each row that is near to an earlier one that stays, and of that one.
+    """For each row that is near to an earlier row that stays: its number and the earlier one's.
 
-    Exact, not estimated. Two sets are only as similar as this if they share one of their rarest
-    n-grams: of a set of s, of its s - ceil(4/5 s) + 1 rarest (prefix filtering, Bayardo et al.
-    2007). Only rows that share one of those are compared.
+    The result is exact, not an estimate. Two near sets must share one of their rarest n-grams: for
+    a set of size s, one of the s - ceil(4/5 s) + 1 rarest (prefix filtering, Bayardo et al. 2007).
+    Only rows that share one of these are compared.
     """
     sets = [_ngram_set(row) for row in rows]
     values, counts = np.unique(np.concatenate(sets), return_counts=True)
@@ -50,18 +50,18 @@ def find_near(rows: list[Row]) -> dict[int, int]:
 
 
 def squeeze(text: str) -> str:
-    """The text with a single blank for each run of whitespace, and none around it."""
+    """The text with one blank for each run of whitespace, and none at its ends."""
     return " ".join(text.split())
 
 
 def _ngram_set(row: Row) -> np.ndarray:
-    """The sorted n-grams of a row; of a row with fewer words, all of them as one n-gram."""
+    """The sorted n-grams of a row. A row with fewer words is a single n-gram."""
     words = WORD.findall(row.text)
     return np.unique(ngrams(words, min(NGRAM, len(words))))
 
 
 def _rarest(own: np.ndarray, counts: np.ndarray) -> list[int]:
-    """The n-grams by which a similar row must be found; not those that no other row has."""
+    """The rarest n-grams of a row: a near row shares at least one. Unique n-grams are left out."""
     part, whole = NEAR
     length = len(own) - -(-part * len(own) // whole) + 1
     chosen = np.lexsort((own, counts))[:length]

@@ -1,4 +1,4 @@
-"""Instruction rows as tokens: what a training reads."""
+"""Turns instruction rows into tokens, the examples of a training."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,10 +18,10 @@ BATCH_ROWS = 1000
 class Tokens:
     """Tokenised rows, one after the other: prompt, response, EOS.
 
-    input_ids: int32 [tokens]. offsets: int64 [rows + 1], row i being input_ids[offsets[i] :
-    offsets[i + 1]]. prompt_lengths: int32 [rows], tokens of the prompt, which are not trained on.
-    numbers: int64 [rows], of the rows in their file. held_out: uint8 [rows], 1 for a row of the
-    validation split.
+    input_ids: int32 [tokens]. offsets: int64 [rows + 1]; row i is input_ids[offsets[i] :
+    offsets[i + 1]]. prompt_lengths: int32 [rows], tokens of the prompt, which have no loss.
+    numbers: int64 [rows], the rows' numbers in their file. held_out: uint8 [rows], 1 for a row of
+    the validation split.
     """
 
     input_ids: np.ndarray
@@ -40,9 +40,9 @@ class Tokens:
 
 
 class Examples(Sequence):
-    """Some of the rows of `tokens`, as a torch dataset: each {"input_ids", "labels", "row"}.
+    """Some rows of `tokens` as a torch dataset. Each item is {"input_ids", "labels", "row"}.
 
-    labels: the ids, but IGNORED for the prompt. row: the row's number in its file.
+    labels: IGNORED for the prompt, then the ids. row: the row's number in its file.
     """
 
     def __init__(self, tokens: Tokens, places: np.ndarray):
@@ -64,10 +64,10 @@ class Examples(Sequence):
 def tokenize_rows(
     rows: list[Row], tokenizer, template: TextTemplate | ChatTemplate, max_length: int
 ) -> tuple[Tokens, int]:
-    """Token ids of each row: its prompt, its response, EOS; and how many rows were cut.
+    """The token ids of all rows (prompt, response, EOS), and how many rows were cut.
 
-    Names of special tokens in a row are but text. A row is cut at `max_length`; one whose prompt
-    fills it is left out. Raises UserError where none is left.
+    The names of special tokens in a row are plain text. A row is cut at `max_length`. A row is left
+    out if its prompt has that length or more. Raises UserError if no row is left.
     """
     ids, prompt_lengths, numbers, cut = [], [], [], 0
     with progress(desc="tokenize", total=len(rows), unit="row") as bar:

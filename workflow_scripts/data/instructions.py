@@ -1,4 +1,4 @@
-"""Instruction rows: read from JSONL, JSON or Parquet, and checked."""
+"""Reads instruction rows from JSONL, JSON or Parquet files, and checks them."""
 
 import json
 import re
@@ -15,7 +15,10 @@ PARQUET_MAGIC = b"PAR1"
 
 @dataclass(frozen=True)
 class Row:
-    """number: of the line in a JSONL file, or of the row in another one, from 1."""
+    """An instruction and its response.
+
+    number: of the line in a JSONL file, or of the row in other files. The first is 1.
+    """
 
     instruction: str
     response: str
@@ -28,7 +31,7 @@ class Row:
 
 @dataclass(frozen=True)
 class BadRow:
-    """A row that cannot be used. place: file and line or row. fault: why."""
+    """A row that cannot be used. place: its file and its line or row. fault: the reason."""
 
     number: int
     place: str
@@ -40,8 +43,8 @@ def read_rows(
 ) -> tuple[list[Row], list[BadRow]]:
     """The first `limit` good rows of a file, and the bad ones among them.
 
-    The file is JSONL, a JSON array of objects, or Parquet. Raises UserError where it is none of
-    these, is damaged, has no row at all, or no row has one of the columns.
+    The file is JSONL, a JSON array of objects, or Parquet. Raises UserError if it is in another
+    format, is damaged or holds no row, or if one of the columns is in no row.
     """
     rows, bad, seen = [], [], {}
     columns = {"instruction_column": instruction_column, "response_column": response_column}
@@ -63,14 +66,14 @@ def read_rows(
 
 
 def describe(bad: list[BadRow]) -> str:
-    """The first bad rows with their faults, a line for each, and how many there are."""
+    """The number of bad rows, and the first of them with their faults, one per line."""
     lines = [f"{row.place}: {row.fault}" for row in bad[:FAULTS_SHOWN]]
     more = [f"... and {len(bad) - FAULTS_SHOWN} more"] if len(bad) > FAULTS_SHOWN else []
     return "\n".join([f"{len(bad)} bad rows:", *lines, *more])
 
 
 def _values(path: Path, columns: dict[str, str]) -> Iterator[tuple[int, str, object]]:
-    """Each row's number, place (for messages) and value; of a line that is no JSON, the error."""
+    """Each row's number, its place (for messages) and its value; for a bad JSON line, the error."""
     try:
         with path.open("rb") as file:
             is_parquet = file.read(len(PARQUET_MAGIC)) == PARQUET_MAGIC
@@ -119,7 +122,7 @@ def _json_values(path: Path) -> Iterator[tuple[int, str, object]]:
 
 
 def _check_columns(path: Path, columns: dict[str, str], names: list[str]) -> None:
-    """Raise UserError unless the file has these columns. names: of those that it has."""
+    """Raise UserError unless the file has these columns. names: the columns of the file."""
     missing = {key: column for key, column in columns.items() if column not in names}
     if missing:
         raise UserError(
@@ -141,7 +144,7 @@ def _fault(value: object, columns: dict[str, str]) -> str | None:
         if not value[column].strip():
             return f"column {column!r} is empty"
         if SURROGATE.search(value[column]):
-            return f"column {column!r} holds half of a surrogate pair, which is no character"
+            return f"column {column!r} holds half of a surrogate pair, which is not a character"
     return None
 
 

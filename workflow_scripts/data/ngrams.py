@@ -1,4 +1,4 @@
-"""Word n-grams as numbers: texts that share a number share the n-gram."""
+"""Hashes word n-grams: texts with a common number have a common n-gram."""
 
 import hashlib
 from functools import lru_cache
@@ -9,7 +9,7 @@ FACTOR = np.uint64(0x9E3779B97F4A7C15)  # odd, so that no word's hash loses bits
 
 
 def ngrams(words: list[str], n: int) -> np.ndarray:
-    """The hash of each n-gram in order, uint64 [len(words) - n + 1]; none of fewer words.
+    """The hash of each n-gram in order, uint64 [len(words) - n + 1]; empty for fewer words.
 
     A hash is the sum of hash(word i) * FACTOR ** i modulo 2 ** 64, the same in every process.
     """

@@ -1,4 +1,4 @@
-"""From a file of rows to tokens: what is left out, why, and what is held out."""
+"""Turns a file of rows into tokens. Reports the rows that are left out, and holds rows out."""
 
 import hashlib
 from collections import Counter
@@ -29,7 +29,8 @@ def prepare(
     """
     if tokenizer.eos_token_id is None:
         raise UserError(
-            f"the tokenizer of {tokenizer.name_or_path} has no EOS token to end a response with"
+            f"the tokenizer of {tokenizer.name_or_path} has no EOS token. Each response must end "
+            "with it: set eos_token in its tokenizer_config.json"
         )
     template = make_template(options.template, tokenizer)
     columns = options.instruction_column, options.response_column
@@ -59,7 +60,7 @@ def prepare(
 
 
 def summary(file: Path, report: dict) -> str:
-    """A report in a line."""
+    """A report in one line."""
     held_out = f", {report['validation']} held out" if report["validation"] else ""
     left_out = _counts(report["removed_rows"])
     return (
@@ -71,14 +72,14 @@ def summary(file: Path, report: dict) -> str:
 
 def _check_bad(bad: list[BadRow], rows: list[Row], policy: str) -> None:
     if bad and (policy == "stop" or not rows):
-        hint = "\nPut them right, or leave them out: data.bad_rows: skip" if rows else ""
+        hint = "\nCorrect them, or leave them out: data.bad_rows: skip" if rows else ""
         raise UserError(describe(bad) + hint)
     if bad:
         say(f"left out {describe(bad)}")
 
 
 def _filters(deduplicate: str, find_trace: Callable | None) -> list[Callable]:
-    """What finds rows to leave out: functions from rows to entries of the report."""
+    """The filters for rows to leave out: functions from rows to entries of the report."""
     chosen = {"none": [], "exact": [_duplicates], "near": [_duplicates, _near_duplicates]}
     traces = [] if find_trace is None else [lambda rows: _contaminated(rows, find_trace)]
     return chosen[deduplicate] + traces
@@ -110,14 +111,14 @@ def _without(rows: list[Row], numbers: set[int]) -> list[Row]:
 
 
 def _hold_out(tokens: Tokens, rows: list[Row], count: int) -> Tokens:
-    """The tokens with `count` rows held out: those whose text has the smallest SHA-256.
+    """The tokens with `count` rows held out: the rows with the smallest SHA-256 of their text.
 
-    They are the same for every seed, and most stay the same when rows come or go.
+    They do not depend on the seed. Most stay the same if rows are added to the file or removed.
     """
     if count >= len(tokens.numbers):
         raise UserError(
-            f"validation_rows = {count}: {len(tokens.numbers)} rows are left, and some must be "
-            "trained on"
+            f"validation_rows = {count}: only {len(tokens.numbers)} rows are left, and the "
+            "training needs at least one of them. Set fewer validation_rows"
         )
     digests = {row.number: hashlib.sha256(row.text.encode()).digest() for row in rows}
     order = sorted(range(len(tokens.numbers)), key=lambda i: digests[int(tokens.numbers[i])])

@@ -1,7 +1,7 @@
-"""Prompt templates, shared by training and evaluation.
+"""Prompt templates for training and evaluation.
 
-A template is known by its identity: "magicoder", "chat", or the text of a template file. Manifests
-hold that: a path would say nothing.
+The identity of a template is "magicoder", "chat", or the text of a template file. Manifests hold
+the identity: a path would not show what the template was.
 """
 
 import json
@@ -12,7 +12,7 @@ from workflow_scripts.common.errors import UserError, did_you_mean
 from workflow_scripts.config.sections import TokensConfig
 
 SLOT = "{instruction}"
-# The template of the paper (and of Magicoder, on which it builds). The response follows directly.
+# The template of the paper and of Magicoder. The response follows directly.
 MAGICODER = """\
 You are an exceptionally intelligent coding assistant that consistently delivers accurate and \
 reliable responses to user instructions.
@@ -25,14 +25,14 @@ reliable responses to user instructions.
 CHAT = "chat"
 TEXTS = {"magicoder": MAGICODER}
 NAMES = (*TEXTS, CHAT)
-# In front of a chat template that asks for today's date: tokens are the same every day.
+# Goes before a chat template that uses today's date, so that tokens are the same every day.
 FIXED_DATE = "{% macro strftime_now(format) %}26 Jul 2024{% endmacro %}{{ '' }}"
 
 
 def read_template(name_or_file: str, names: tuple[str, ...] = NAMES) -> str:
-    """The identity of a template. names: those that are no files.
+    """The identity of a template. names: templates that are not files.
 
-    Raises UserError where a file is missing, is no text, or does not hold {instruction} once.
+    Raises UserError if a file is missing, is not text, or does not hold {instruction} exactly once.
     """
     if name_or_file in names:
         return name_or_file
@@ -59,7 +59,10 @@ def with_template_read(options: TokensConfig) -> TokensConfig:
 
 
 def make_template(identity: str, tokenizer) -> "TextTemplate | ChatTemplate":
-    """The template of an identity. Raises UserError where a tokenizer has no chat template."""
+    """The template with this identity.
+
+    Raises UserError if it is the chat template and the tokenizer has none.
+    """
     if identity == CHAT:
         return ChatTemplate(tokenizer)
     return TextTemplate(*TEXTS.get(identity, identity).split(SLOT), identity)
@@ -67,7 +70,7 @@ def make_template(identity: str, tokenizer) -> "TextTemplate | ChatTemplate":
 
 @dataclass(frozen=True)
 class TextTemplate:
-    """Text around an instruction. BOS comes in front where the tokenizer has one."""
+    """Text around an instruction. BOS comes first if the tokenizer has one."""
 
     head: str
     tail: str
@@ -78,9 +81,9 @@ class TextTemplate:
         return self.head + instruction + self.tail
 
     def encode(self, tokenizer, instructions: list[str]) -> list[list[int]]:
-        """Token ids of each prompt. Special tokens of the template's own text are special."""
+        """Token ids of each prompt. Special tokens in the template's own text stay special."""
         if has_special(tokenizer, self.head + self.tail):
-            # JSON's strings are Jinja's: nothing in them is taken for a command.
+            # JSON strings are valid Jinja strings, so Jinja runs no command in them.
             head, tail = (json.dumps(text, ensure_ascii=False) for text in (self.head, self.tail))
             jinja = f"{{{{ {head} }}}}{{{{ messages[0].content }}}}{{{{ {tail} }}}}"
             prompts = _encode_chats(tokenizer, jinja, instructions)
@@ -92,7 +95,7 @@ class TextTemplate:
         return [[tokenizer.bos_token_id, *prompt] for prompt in prompts]
 
 
-# A problem's own text, which a model completes.
+# The prompt is the problem's own text, and the model completes it.
 COMPLETION = TextTemplate("", "", "completion")
 PROMPT_NAMES = (COMPLETION.identity, *NAMES)
 
@@ -101,7 +104,7 @@ PROMPT_NAMES = (COMPLETION.identity, *NAMES)
 class ChatTemplate:
     """The chat template of a tokenizer, with the instruction as the user's message.
 
-    Whether there is a BOS is the chat template's business. Raises UserError where there is none.
+    The chat template decides about BOS. Raises UserError if the tokenizer has no chat template.
     """
 
     tokenizer: object
@@ -110,7 +113,7 @@ class ChatTemplate:
     def __post_init__(self):
         if not self.tokenizer.chat_template:
             raise UserError(
-                f"the tokenizer of {self.tokenizer.name_or_path} has no chat template. Take the "
+                f"the tokenizer of {self.tokenizer.name_or_path} has no chat template. Use the "
                 "template magicoder, or a file"
             )
 
@@ -119,7 +122,7 @@ class ChatTemplate:
         return _apply(self.tokenizer, self._jinja, _chat(instruction), tokenize=False)
 
     def encode(self, tokenizer, instructions: list[str]) -> list[list[int]]:
-        """Token ids of each prompt. Special tokens of the chat template are special."""
+        """Token ids of each prompt. Special tokens in the chat template stay special."""
         return _encode_chats(tokenizer, self._jinja, instructions)
 
     @property
@@ -129,7 +132,7 @@ class ChatTemplate:
 
 
 def encode_literally(tokenizer, texts: list[str]) -> list[list[int]]:
-    """Token ids of texts in which the names of special tokens are but text."""
+    """Token ids of texts. Names of special tokens in them are plain text."""
     options = {"add_special_tokens": False, "split_special_tokens": True, "verbose": False}
     return tokenizer(texts, **options)["input_ids"]
 
@@ -141,7 +144,7 @@ def has_special(tokenizer, text: str) -> bool:
 
 
 def _encode_chats(tokenizer, jinja: str, instructions: list[str]) -> list[list[int]]:
-    """Token ids of chats in which only the template's special tokens are special."""
+    """Token ids of chats. Only special tokens in the template are special."""
     chats = [_chat(instruction) for instruction in instructions]
     options = {"return_dict": False, "tokenizer_kwargs": {"verbose": False}}
     return _apply(tokenizer, jinja, chats, sanitize_control_tokens=True, **options)

@@ -1,4 +1,4 @@
-"""The tokenizer of a model folder: loaded, or asked for its chat template without loading it."""
+"""Loads the tokenizer of a model folder, and looks for its chat template without loading it."""
 
 from pathlib import Path
 
@@ -7,10 +7,10 @@ from workflow_scripts.common.errors import UserError
 
 
 def load_tokenizer(folder: Path):
-    """The tokenizer of a model folder. Raises UserError where there is none that can be loaded.
+    """The tokenizer of a model folder. Raises UserError if it cannot be loaded.
 
-    transformers chooses its class by the model's type too. That of an upcycled model is its base's,
-    so that the same files are the same tokenizer in all artifacts.
+    transformers chooses the tokenizer's class by the model's type too. An upcycled model gets its
+    base's class, so the same files are the same tokenizer in all artifacts.
     """
     from transformers import AutoConfig, AutoTokenizer
 
@@ -26,9 +26,9 @@ def load_tokenizer(folder: Path):
 
 
 def has_chat_template(folder: Path) -> bool:
-    """Whether the tokenizer files of a folder hold the chat template that is used by default.
+    """Whether the tokenizer files of a folder hold a default chat template.
 
-    Raises UserError where a file is damaged.
+    Raises UserError if a file is damaged.
     """
     files = ("chat_template.jinja", "additional_chat_templates/default.jinja")
     if any((folder / name).is_file() for name in files):

@@ -1,4 +1,4 @@
-"""Tokenised rows as an artifact: made once, read by every training through memory maps."""
+"""Writes tokenised rows as an artifact, and opens it for trainings through memory maps."""
 
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -41,7 +41,7 @@ class TokensArtifact:
 
     @property
     def inputs(self) -> dict[str, str]:
-        """What a training on these tokens was made from: the artifact, and the file of rows."""
+        """The inputs of a training on these tokens: the artifact and the file of rows."""
         return {"tokens": self.artifact.id, "data": self.artifact.manifest.inputs["data"]}
 
 
@@ -50,7 +50,7 @@ def write_tokens(
 ) -> None:
     """Write tokens as an artifact.
 
-    options: of `preparation.prepare`. model: the folder of the tokenizer. data_hash: the SHA-256 of
+    options: as for `preparation.prepare`. model: the tokenizer's folder. data_hash: the SHA-256 of
     the file of rows.
     """
     import torch
@@ -66,7 +66,7 @@ def write_tokens(
 
 
 def open_tokens(path: Path, model: Path, full: bool = False) -> TokensArtifact:
-    """Open tokens for the training of a model. Raises UserError where its tokenizer is another."""
+    """Open tokens to train a model. Raises UserError if the model has another tokenizer."""
     artifact = open_artifact(path, KIND, full=full)
     theirs, own = artifact.manifest.parameters["tokenizer"], tokenizer_hashes(model)
     if different := sorted(n for n in theirs | own if theirs.get(n) != own.get(n)):
@@ -83,8 +83,8 @@ def read_options(path: Path) -> TokensConfig:
     """The options that tokens were made with. Raises UserError where `path` holds none."""
     if not manifest_path(path).exists():
         raise UserError(
-            f"{path} is a folder without a manifest. --data takes a file of rows, or what python "
-            "-m workflow_scripts.tokens made of one"
+            f"{path} is a folder without a manifest. --data takes a file of rows, or a folder that "
+            "python -m workflow_scripts.tokens made"
         )
     manifest: Manifest = read_manifest(manifest_path(path))
     if manifest.kind != KIND:
@@ -94,6 +94,6 @@ def read_options(path: Path) -> TokensConfig:
 
 
 def tokenizer_hashes(model: Path) -> dict[str, str]:
-    """SHA-256 of each file of a model folder that its tokenizer is made of."""
+    """The SHA-256 of each file of the tokenizer in a model folder."""
     files = {file for pattern in TOKENIZER_PATTERNS for file in Path(model).glob(pattern)}
     return {file.relative_to(model).as_posix(): hash_file(file) for file in sorted(files)}

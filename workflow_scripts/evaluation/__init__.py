@@ -1,1 +1,1 @@
-"""Evaluation: prompts, generation, and EvalPlus's verdicts on model-written code in a sandbox."""
+"""Evaluates models: generates code, runs it in a sandbox and judges it by EvalPlus's rules."""

@@ -1,10 +1,10 @@
-"""What a process gives up before it runs model-written code: most system calls, and its resources.
+"""Limits a process before it runs model-written code: its system calls and its resources.
 
-A seccomp filter lets Python and numpy do what they need: compute, read files, wait. It refuses
-everything else, so that no process or thread starts, no file is written, no memory is held outside
-the address space, and no other process, key or cached page of a file can be reached. Linux,
-https://docs.kernel.org/userspace-api/seccomp_filter.html. Standard library only: the runner imports
-this file in the sandbox.
+A seccomp filter (Linux, https://docs.kernel.org/userspace-api/seccomp_filter.html) allows what
+Python and numpy need: to compute, read files and wait. It refuses everything else. So the code
+starts no process or thread, writes no file, holds no memory outside its address space, and reaches
+no other process, key or cached page of a file. Standard library only: the runner imports this file
+in the sandbox.
 """
 
 import ctypes
@@ -23,11 +23,12 @@ KEYCTL_JOIN_SESSION_KEYRING = 1
 ALLOW, FAIL_WITH = 0x7FFF0000, 0x00050000
 LOAD_WORD, JUMP_EQUAL, JUMP_GREATER, JUMP_BITS, RETURN = 0x20, 0x15, 0x25, 0x45, 0x06
 NUMBER_OFFSET, ARCHITECTURE_OFFSET, ARGUMENTS_OFFSET = 0, 4, 16  # of struct seccomp_data
-X32_BIT = 0x40000000  # x86_64 alone: a second set of numbers
-CLONE3, NEWEST = 435, 440  # the C library has another way where the kernel does not know a call
-# The audit number of each, the column of its numbers below, and its number of keyctl.
+X32_BIT = 0x40000000  # a second set of numbers, only on x86_64
+# "Unknown" calls (ENOSYS): the C library then uses an older call.
+CLONE3, NEWEST = 435, 440
+# For each: its audit number, its column in the table below, and its number of keyctl.
 ARCHITECTURES = {"x86_64": (0xC000003E, 0, 250), "aarch64": (0xC00000B7, 1, 219)}
-# Names, with their numbers on x86_64 and on aarch64; "-" where another call does the same.
+# Names, with their numbers on x86_64 and on aarch64. "-": the architecture lacks the call.
 ALLOWED = """
 read 0 63, readv 19 65, pread64 17 67, preadv 295 69, write 1 64, writev 20 66, lseek 8 62,
 open 2 -, openat 257 56, close 3 57, close_range 436 436, stat 4 -, fstat 5 80, lstat 6 -,
@@ -55,18 +56,18 @@ getpgrp 111 -, getsid 124 156, getrlimit 97 163, getrusage 98 165, getpriority 1
 uname 63 160, sysinfo 99 179, getrandom 318 278, wait4 61 260, waitid 247 95, exit 60 93,
 exit_group 231 94
 """
-# Calls, the position of an argument, and the values that it may have.
+# Calls with their numbers, the position of one argument, and the values that it may have.
 IN_PART = {
-    "ioctl": ((16, 29), 1, (0x5401, 0x5413, 0x541B, 0x5421, 0x5450, 0x5451)),  # what a file is
+    "ioctl": ((16, 29), 1, (0x5401, 0x5413, 0x541B, 0x5421, 0x5450, 0x5451)),  # kind of a file
     "fcntl": ((72, 25), 1, (0, 1, 2, 3, 4, 1030)),  # copies and flags of descriptors
-    "madvise": ((28, 233), 2, (4, 8, 14, 15)),  # to give memory back, and large pages
-    "prlimit64": ((302, 261), 0, (0,)),  # of itself
+    "madvise": ((28, 233), 2, (4, 8, 14, 15)),  # release memory, use large pages
+    "prlimit64": ((302, 261), 0, (0,)),  # the process itself
     "socketpair": ((53, 199), 0, (1,)),  # AF_UNIX
 }
 
 
 def end_with_parent() -> None:
-    """Have this process killed when its parent ends, whatever ends that one. Linux alone."""
+    """Have this process killed when its parent ends for any reason. Only on Linux."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
@@ -78,9 +79,9 @@ def limit_memory(size: int) -> None:
 
 
 def withdraw() -> None:
-    """Let no other process look into this one, and leave the keys of the caller behind.
+    """Let no other process look into this one, and give up the caller's keys.
 
-    No core of it is written, and few files can be open at once. Linux on one of `ARCHITECTURES`.
+    The process writes no core dump and can open few files at once. Linux on one of `ARCHITECTURES`.
     """
     libc = ctypes.CDLL(None)
     libc.prctl(PR_SET_DUMPABLE, 0)
@@ -91,9 +92,9 @@ def withdraw() -> None:
 
 
 def forbid_system_calls() -> None:
-    """Install the filter, for good. What is refused fails with EPERM, as `os.fork()` then does.
+    """Install the filter for the rest of the process. Refused calls fail with EPERM.
 
-    Raises OSError where the kernel takes no filter. Linux on one of `ARCHITECTURES`.
+    Raises OSError if the kernel accepts no filter. Linux on one of `ARCHITECTURES`.
     """
     architecture, column, _ = ARCHITECTURES[platform.machine()]
     instructions = _filter(architecture, column)
@@ -110,13 +111,13 @@ def forbid_system_calls() -> None:
 
 
 def allowed() -> dict[str, list[int | None]]:
-    """The numbers of each call that is allowed, on x86_64 and on aarch64."""
+    """The numbers of each allowed call on x86_64 and on aarch64."""
     rows = (entry.split() for entry in ALLOWED.split(","))
     return {name: [None if n == "-" else int(n) for n in numbers] for name, *numbers in rows}
 
 
 def _filter(architecture: int, column: int) -> list[bytes]:
-    """The instructions, each a struct sock_filter."""
+    """The instructions of the filter, each a struct sock_filter."""
     refuse = _instruction(RETURN, FAIL_WITH | errno.EPERM)
     unknown = _instruction(RETURN, FAIL_WITH | errno.ENOSYS)
     allow = _instruction(RETURN, ALLOW)
@@ -135,7 +136,7 @@ def _filter(architecture: int, column: int) -> list[bytes]:
 
 
 def _in_part(number: int, position: int, values: tuple[int, ...]) -> list[bytes]:
-    """Allow a call where its argument has one of these values, and else refuse it."""
+    """Allow a call if its argument has one of these values. Refuse it otherwise."""
     allow = _instruction(RETURN, ALLOW)
     block = [
         _instruction(LOAD_WORD, ARGUMENTS_OFFSET + 8 * position),

@@ -1,4 +1,4 @@
-"""Programs run on inputs in a sandbox of their own; what they return comes out as plain data."""
+"""Runs programs on inputs, each in its own sandbox, and yields what they return as plain data."""
 
 import fcntl
 import json
@@ -25,15 +25,15 @@ RUNNER = Path(__file__).with_name("runner.py")
 RUNNER_FILES = [RUNNER, *map(RUNNER.with_name, ("plain_data.py", "confinement.py"))]
 READY = b'{"ready":true}'
 END_OF_SET = b'{"set":'
-TEST_SETS = ("base", "plus")  # whose calls a program is run on, one after the other
+TEST_SETS = ("base", "plus")  # a program runs on the calls of both, in this order
 MAX_LINE_BYTES = 2**17
 CHUNK_BYTES = 2**16
-STARTS = 3  # of a sandbox, before this machine is taken to be at fault
+STARTS = 3  # attempts to start a sandbox
 
 
 @dataclass(frozen=True)
 class Limits:
-    """Of one program. seconds: until it is loaded, for one call, and for all calls of a set."""
+    """The limits of one program, in seconds: for loading, for one call, for all calls of a set."""
 
     loading: float = 60.0
     call: float = 10.0
@@ -46,19 +46,19 @@ class TimedOut(Exception):
 
 
 class Stopped(Exception):
-    """A program was ended because nobody needs it any more."""
+    """A program was ended because its result is no longer needed."""
 
 
 class Garbled(Exception):
-    """A program told what is no message."""
+    """A program wrote a line that is not a message."""
 
 
 class _NotStarted(Exception):
-    """The runner did not come as far as the program; with what the system said."""
+    """The runner did not reach the program. The text is the system's message."""
 
 
 def usable_cpus() -> int:
-    """CPUs that this process may use; where the system does not tell (macOS), all there are."""
+    """The CPUs that this process may use; all CPUs if the system does not say (macOS)."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
@@ -66,20 +66,20 @@ def usable_cpus() -> int:
 
 @dataclass(frozen=True)
 class Inputs:
-    """The argument lists of each of `TEST_SETS`, as the runner reads them, and their number."""
+    """The argument lists of each of `TEST_SETS`, encoded for the runner, and their number."""
 
     encoded: str
     calls: int
 
 
 def encode_inputs(sets: Sequence[Sequence]) -> Inputs:
-    """The argument lists of each of `TEST_SETS` as `execute` takes them."""
+    """Encode the argument lists of each of `TEST_SETS` for `execute`."""
     rows = [[[encode(value) for value in arguments] for arguments in s] for s in sets]
     return Inputs(dumps(rows), sum(map(len, sets)))
 
 
 def memory_bound(sandbox: Bubblewrap | None) -> str:
-    """What keeps a program from more memory than `Limits` gives it, in the words of the result."""
+    """How a program's memory is bounded, in words for the result."""
     if sys.platform != "linux":
         return "none"
     bound = f"{Limits().memory_bytes // 2**30} GiB of address space for each process"
@@ -95,13 +95,13 @@ def execute(
     limits: Limits,
     stop: Stop | None = None,
 ) -> Iterator[bytes]:
-    """Run a program in a sandbox (None: with the user's rights) and yield the runner's messages,
-    lines of JSON for `parse`, as they come.
+    """Run a program in a sandbox (None: with the user's rights). Yield the runner's messages as
+    they come. Each is a line of JSON for `parse`.
 
-    Whoever stops listening ends the program. Raises TimedOut, Stopped once `stop` is set, Garbled
-    where the program tells what is no message, and UserError where this machine does not start it.
-    A program that dies has no further messages. However much it tells, it ends within
-    `limits.loading` and `limits.calls` for each set.
+    The program ends when the caller closes the iterator, and in any case within `limits.loading`
+    plus `limits.calls` for each set. If the program dies, the messages end. Raises TimedOut;
+    Stopped once `stop` is set; Garbled if a line is too long; UserError if the program does not
+    start on this machine.
     """
     confined = sandbox is not None
     program = {"code": code, "entry_point": entry_point, "memory": limits.memory_bytes}
@@ -110,7 +110,7 @@ def execute(
     if sandbox:
         command = sandbox.wrap([str(RUNNER)], readable=RUNNER_FILES)
     request = f"{dumps(program)}\n{inputs.encoded}\n"
-    lines = inputs.calls + len(TEST_SETS)  # more than these are the program's own
+    lines = inputs.calls + len(TEST_SETS)  # the program itself wrote any further lines
     for _ in range(STARTS):
         try:
             yield from islice(_run(command, request, limits, stop), lines)
@@ -118,8 +118,8 @@ def execute(
         except _NotStarted as error:
             reason = error
     raise UserError(
-        f"a program does not start on this machine, tried {STARTS} times: {reason}. Make room for "
-        "it (memory, processes), and run the same command again"
+        f"a program does not start on this machine, tried {STARTS} times: {reason}. Free memory "
+        "and processes, and run the same command again"
     )
 
 
@@ -143,7 +143,7 @@ def _run(command: list[str], request: str, limits: Limits, stop: Stop | None) ->
 
 @contextmanager
 def _readable(content: str) -> Iterator[int]:
-    """A descriptor from which `content` can be read; on Linux nobody who has it can write to it."""
+    """A descriptor to read `content` from. On Linux no process can write to it."""
     sealable = hasattr(os, "memfd_create")
     with _file_in_memory() if sealable else tempfile.TemporaryFile() as file:
         file.write(content.encode())
@@ -160,7 +160,7 @@ def _file_in_memory() -> BinaryIO:
 
 
 def _wait_until_ready(lines: Iterator[bytes], errors) -> None:
-    """Raises _NotStarted where the first line is not the runner's own, before the program's."""
+    """Raises _NotStarted if the first line is not READY, which the runner writes."""
     try:
         if next(lines, None) == READY:
             return
@@ -172,7 +172,7 @@ def _wait_until_ready(lines: Iterator[bytes], errors) -> None:
 
 
 def _lines(descriptor: int, limits: Limits, stop: Stop | None) -> Iterator[bytes]:
-    """The lines up to the end. Raises TimedOut where the next is not there in time."""
+    """All lines. Raises TimedOut if the next line does not come in time."""
     clock = _Clock(limits)
     rest = b""
     watched = [descriptor, *([stop] if stop else [])]
@@ -192,8 +192,10 @@ def _lines(descriptor: int, limits: Limits, stop: Stop | None) -> Iterator[bytes
 
 
 class _Clock:
-    """The time that is left for the next line. Only the first lines that end a set, as many as
-    there are sets, give more of it.
+    """The time that is left for the next line.
+
+    A line that ends a set gives more time, at most once per set. The program may write such lines
+    itself.
     """
 
     def __init__(self, limits: Limits):
@@ -216,7 +218,7 @@ class _Clock:
 
 
 def parse(line: bytes) -> dict:
-    """The message of a line, which may hold anything. Raises Garbled if the line is no message."""
+    """The message of a line, which may hold anything. Raises Garbled if it is not a message."""
     try:
         message = json.loads(line)
     except (ValueError, RecursionError):

@@ -1,4 +1,4 @@
-"""Generation in batches, which a problem leaves soon after its solution is whole."""
+"""Generates completions in batches. A row leaves its batch soon after its solution is complete."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from workflow_scripts.evaluation.prompts import TaskPrompt
 
 @dataclass(frozen=True)
 class Completion:
-    """What a model wrote after a prompt. finish: "eos", "stop" (a stop sequence) or "length"."""
+    """A model's text after a prompt. finish: "eos", "stop" (a stop sequence) or "length"."""
 
     text: str
     finish: str
@@ -19,9 +19,9 @@ class Completion:
 
 @dataclass(frozen=True)
 class Sampling:
-    """Draws from the likeliest tokens that make up `top_p`, after division by `temperature`.
+    """Draws from the most likely tokens, up to the probability `top_p`, at this temperature.
 
-    seeds: one for each prompt. A row's draws depend on nothing else, not on the rows beside it.
+    seeds: one for each prompt. A row's draws depend only on its seed, not on other rows.
     """
 
     temperature: float
@@ -42,12 +42,12 @@ def generate(
     """A completion for each prompt, in order; greedy without `sampling`.
 
     The model's own sampling settings are replaced. on_completion(number of the prompt, completion)
-    is called as soon as one is whole. Raises UserError where a prompt and `max_new_tokens` do not
-    fit into the model's window.
+    is called as soon as a completion is complete. Raises UserError if a prompt plus
+    `max_new_tokens` does not fit into the model's window.
     """
     token_ids = encode_prompts(model.config, tokenizer, prompts, max_new_tokens)
     _set_greedy(model, tokenizer, max_new_tokens)
-    # Longest first: padding stays small, and memory that does not suffice shows at once.
+    # Longest first: padding stays small, and too little memory shows at once.
     order = sorted(range(len(prompts)), key=lambda i: -len(token_ids[i]))
     completions = [None] * len(prompts)
     with progress(desc=f"generate {model.name_or_path}", total=len(prompts), unit="problem") as bar:
@@ -70,8 +70,8 @@ def encode_prompts(
 ) -> list[list[int]]:
     """The token ids of each prompt.
 
-    Raises UserError where one and `max_new_tokens` do not fit into the window that `config`, a
-    model's, tells.
+    config: of the model. Raises UserError if a prompt plus `max_new_tokens` does not fit into its
+    window.
     """
     token_ids = [prompt.encode(tokenizer) for prompt in prompts]
     window = getattr(config.get_text_config(), "max_position_embeddings", None)
@@ -91,7 +91,7 @@ def encode_prompts(
 
 
 def end_tokens(generation_config, tokenizer) -> list[int]:
-    """The ids of the tokens that end a text: by the model's generation config, or the tokenizer."""
+    """The ids of the tokens that end a text, from the generation config or else the tokenizer."""
     eos = generation_config.eos_token_id
     eos = tokenizer.eos_token_id if eos is None else eos
     return eos if isinstance(eos, list) else [eos] if eos is not None else []
@@ -112,7 +112,7 @@ def _set_greedy(model, tokenizer, max_new_tokens: int) -> None:
 
 @dataclass
 class Row:
-    """A sequence that is being written. number: of its prompt."""
+    """An unfinished sequence. number: of its prompt."""
 
     number: int
     prompt_ids: list[int]
@@ -120,7 +120,7 @@ class Row:
 
 
 def _generate_batch(model, tokenizer, rows: list[Row], draws: "_Draws | None", on_finish) -> None:
-    """Write on `rows` until all are done. Once half of them are, they leave the batch."""
+    """Continue `rows` until all are done. Whenever half of them are done, these leave the batch."""
     import torch
 
     pad = model.generation_config.pad_token_id
@@ -162,7 +162,7 @@ def _generate_batch(model, tokenizer, rows: list[Row], draws: "_Draws | None", o
 
 
 class _Draws:
-    """A logits processor after which the largest score is a draw, by the Gumbel-max trick."""
+    """A logits processor: afterwards the largest score is a random draw (Gumbel-max trick)."""
 
     def __init__(self, sampling: Sampling, chosen: list[int]):
         import torch
@@ -182,15 +182,15 @@ class _Draws:
         return scores - (-uniform.log()).log().to(scores.device)
 
     def keep(self, rows: list[int]) -> None:
-        """Go on with these rows only."""
+        """Keep only these rows."""
         self.generators = [self.generators[row] for row in rows]
 
 
 class RowWatch:
-    """A stopping criterion for transformers: ends a row at EOS or once it holds a stop sequence,
-    and all of them once half of them have ended.
+    """A stopping criterion for transformers.
 
-    lengths: the number of new tokens of each row, None while it runs.
+    It ends a row at EOS or at a stop sequence, and all rows once half of them have ended. lengths:
+    the number of new tokens of each row, None while it runs.
     """
 
     def __init__(
@@ -206,7 +206,7 @@ class RowWatch:
         self.tail = max(len(stop.encode()) for row in stops for stop in row)
 
     def __call__(self, input_ids, scores, **_):
-        """True for each row that is to end. input_ids: prompts and new tokens, [rows, width]."""
+        """True for each row that must end. input_ids: prompts and new tokens, [rows, width]."""
         new_tokens = input_ids.shape[1] - self.prompt_width
         tails = input_ids[:, -min(self.tail, new_tokens) :].tolist()
         for row, tail in enumerate(tails):
@@ -225,8 +225,8 @@ class RowWatch:
 
 
 def completion_of(tokenizer, row: Row, new_ids: list[int], eos_ids: list[int]) -> Completion:
-    """What the tokens that were written on a row say, and why there are no more."""
-    # A continuation that is decoded alone can lose its leading blank, and with it the indentation.
+    """The text of a row's new tokens, and why it ended."""
+    # A continuation that is decoded alone can lose its leading blank, and thus its indentation.
     whole = _decode(tokenizer, row.prompt_ids + new_ids)
     text = whole[len(_decode(tokenizer, row.prompt_ids)) :]
     if any(stop in text for stop in row.stops):

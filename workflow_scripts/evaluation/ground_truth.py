@@ -1,4 +1,4 @@
-"""What the calls of each problem must return: computed once from the canonical solutions."""
+"""Computes what the calls of each problem must return, once, from the canonical solutions."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -22,12 +22,12 @@ from workflow_scripts.evaluation.workers import Stop, work_on
 
 KIND = "ground_truth"
 EXPECTED_FILE = "expected.jsonl"
-# Of canonical solutions, which are right by definition, on a machine that may be slow or busy.
+# Canonical solutions are correct, but the machine may be slow or busy.
 REFERENCE_LIMITS = Limits(loading=120, call=300, calls=1200)
 
 
 class ProblemTests:
-    """The calls of a problem, a list of argument lists for each of `TEST_SETS`."""
+    """The calls of a problem: a list of argument lists for each of `TEST_SETS`."""
 
     def __init__(self, problem: Problem, form: str):
         self.problem = problem
@@ -49,7 +49,7 @@ class ProblemTests:
 
 @dataclass(frozen=True)
 class GroundTruth:
-    """The expected results of a set of problems: for each, a line of JSON."""
+    """The expected results of a problem set: a line of JSON for each problem."""
 
     lines: dict[str, str]
 
@@ -126,7 +126,7 @@ def _call(tests: ProblemTests, sets: Sequence[Sequence[dict]]) -> str:
 
 
 def shown(value, limit: int = 500) -> str:
-    """A value as text, cut in the middle of what is long."""
+    """A value as text. Long texts are cut in the middle."""
     text = repr(value)
     half = limit // 2
     return text if len(text) <= limit else f"{text[:half]} ... {text[-half:]}"
@@ -139,12 +139,15 @@ def write(folder: Path, truth: GroundTruth) -> None:
 
 
 def read(folder: Path, problem_set: ProblemSet) -> GroundTruth:
-    """Read an artifact's file. Raises UserError where a problem of the set is not in it."""
+    """Read an artifact's file. Raises UserError if a problem of the set is not in it."""
     lines = {}
     for line in (folder / EXPECTED_FILE).read_text(encoding="utf-8").splitlines():
         row = json.loads(line)
         lines[row["task_id"]] = dumps(row["sets"])
     missing = [p.task_id for p in problem_set.problems if p.task_id not in lines]
     if missing:
-        raise UserError(f"{folder} knows nothing of {', '.join(missing[:5])}")
+        raise UserError(
+            f"{folder} has no expected results for {', '.join(missing[:5])}. Make the ground truth "
+            "again for these problems"
+        )
     return GroundTruth(lines)

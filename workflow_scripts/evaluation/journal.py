@@ -1,5 +1,6 @@
-"""What a generation that was cut off had finished: a file of JSON lines, the first of which says
-of which run.
+"""Keeps the finished completions of an interrupted generation, in a file of JSON lines.
+
+The first line identifies the run.
 """
 
 import fcntl
@@ -12,10 +13,10 @@ from workflow_scripts.evaluation.generation import Completion
 
 
 class Journal:
-    """The completions of a run, each on the disk as soon as it is whole.
+    """The completions of a run, each written to the disk as soon as it is complete.
 
-    run: JSON values on which the completions depend; a file of another run is begun anew. Raises
-    UserError where another process writes the same file.
+    run: JSON values that determine the completions. The file of another run is replaced. Raises
+    UserError if another process writes the same file.
     """
 
     def __init__(self, path: Path, run: dict):
@@ -30,12 +31,12 @@ class Journal:
         self.finished = self._read(run)
 
     def _read(self, run: dict) -> dict[int, Completion]:
-        """The completions by number; what follows the last sound line is cut off."""
+        """The completions by number. Text after the last complete line is removed."""
         self._file.seek(0)
         first, *lines = self._file.read().split("\n")
         found, sound = {}, [json.dumps(run, sort_keys=True)]
         if first == sound[0]:
-            for line in lines[:-1]:  # a line that was cut off has no end
+            for line in lines[:-1]:  # an incomplete line has no end
                 number, *fields = json.loads(line)
                 found[number] = Completion(*fields)
                 sound.append(line)
@@ -53,6 +54,6 @@ class Journal:
         os.fsync(self._file.fileno())
 
     def remove(self) -> None:
-        """End it: nothing needs the completions any more."""
+        """Remove the file: the completions are no longer needed."""
         self.path.unlink()
         self._file.close()

@@ -1,21 +1,22 @@
-"""Whether what a program returned is right: EvalPlus's rules, applied to plain data.
+"""Judges by EvalPlus's rules whether a program returned the right values.
 
-As `evalplus.eval.unsafe_execute` of EvalPlus 0.3.1 judges, with its special oracles, but outside
-the process that ran the program. It differs for `find_zero` (HumanEval/32), which EvalPlus always
-counts as failed: here it passes where EvalPlus's oracle holds.
+The rules are those of `evalplus.eval.unsafe_execute` of EvalPlus 0.3.1, with its special oracles.
+They are applied to plain data outside the process that ran the program. One problem differs:
+EvalPlus always counts `find_zero` (HumanEval/32) as failed. Here it passes if EvalPlus's oracle
+holds.
 """
 
 from dataclasses import dataclass
 
 from workflow_scripts.evaluation.plain_data import Digest, decode, digest
 
-FLOAT_ATOL = 1e-6  # where the expected value is a float and the problem names no tolerance
+FLOAT_ATOL = 1e-6  # if the expected value is a float and the problem has no tolerance
 RTOL = 1e-7
 
 
 @dataclass(frozen=True)
 class Returned:
-    """What a call returned: its value, or the `Digest` of one that is large.
+    """The value that a call returned, or the `Digest` of a large value.
 
     is_exact_type: False for an instance of a subclass of the value's type.
     """
@@ -33,7 +34,7 @@ class Returned:
 
 
 def read_returned(message: dict) -> Returned:
-    """A message of the runner. Raises ValueError where it is none about a value."""
+    """The value in a message of the runner. Raises ValueError if the message holds none."""
     match message:
         case {"digest": str(known)}:
             return Returned(Digest(known))
@@ -45,7 +46,7 @@ def read_returned(message: dict) -> Returned:
 
 
 class Judge:
-    """Judges a set of calls, in order: a tolerance, once needed, holds for the calls that follow.
+    """Judges a set of calls in order. A tolerance that one call needs holds for all later calls.
 
     form: "humaneval" or "mbpp". atol: the problem's absolute tolerance.
     """
@@ -56,10 +57,10 @@ class Judge:
         self.atol = atol
 
     def accepts(self, arguments: list, returned: Returned, expected: Returned) -> bool:
-        """Whether a call with these arguments may return this where that is expected."""
+        """Whether `returned` is right for a call with these arguments."""
         try:
             return self._accepts(arguments, returned, expected)
-        except Exception:  # what cannot be compared, as text with a number, is wrong
+        except Exception:  # a value that cannot be compared, such as text with a number, is wrong
             return False
 
     def _accepts(self, arguments, returned: Returned, expected: Returned) -> bool:

@@ -1,4 +1,4 @@
-"""The result of a model on tasks of lm_eval: a JSON file of which equal runs write equal bytes."""
+"""Reads and writes the result of a model on tasks of lm_eval. Equal runs write equal bytes."""
 
 import json
 import math
@@ -15,7 +15,7 @@ FORMAT = 1
 
 
 def build_result(measured: dict, model: dict, settings: dict, versions: dict) -> dict:
-    """What the result file holds of what lm_eval measured, which says when and where as well."""
+    """The content of the result file, from lm_eval's output without its times and paths."""
     return {
         "format": FORMAT,
         "kind": KIND,
@@ -27,7 +27,7 @@ def build_result(measured: dict, model: dict, settings: dict, versions: dict) ->
 
 
 def _tasks(measured: dict) -> dict[str, dict]:
-    """By task and group of tasks: version, examples in the prompt, examples, metrics."""
+    """For each task and group: its version, examples in the prompt, examples, and metrics."""
     rows = measured["results"] | measured.get("groups", {})
     return {
         name: {
@@ -41,7 +41,7 @@ def _tasks(measured: dict) -> dict[str, dict]:
 
 
 def _metrics(row: dict) -> dict[str, dict]:
-    """By metric: value and standard error. lm_eval's keys are metric,filter: acc_stderr,none."""
+    """For each metric: value and standard error. lm_eval's keys are "metric,filter"."""
     found = {}
     for key, value in row.items():
         metric, comma, chosen = key.partition(",")
@@ -53,7 +53,7 @@ def _metrics(row: dict) -> dict[str, dict]:
 
 
 def _number(value: object) -> float | None:
-    """A finite number; None for what is none, as "N/A"."""
+    """A finite number; None for any other value, such as "N/A"."""
     is_number = isinstance(value, int | float) and math.isfinite(value)
     return float(value) if is_number else None
 
@@ -61,7 +61,7 @@ def _number(value: object) -> float | None:
 def write(
     path: Path, result: dict, task_hashes: Mapping[str, str], recipe: Recipe | None = None
 ) -> None:
-    """Write a result, and its manifest beside it. Equal runs write equal bytes.
+    """Write a result, and its manifest beside it.
 
     task_hashes: SHA-256 of each task that is a file, by the file's name.
     """
@@ -71,7 +71,7 @@ def write(
 
 
 def read(path: Path) -> dict:
-    """Read a result. Raises UserError where it is missing, broken or something else."""
+    """Read a result. Raises UserError if it is missing, broken, or not such a result."""
     result = read_json(path)
     if (result.get("kind"), result.get("format")) != (KIND, FORMAT):
         raise UserError(f"{path} is not a result of step lm_eval (format {FORMAT})")

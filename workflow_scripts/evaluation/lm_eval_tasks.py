@@ -1,6 +1,6 @@
-"""What a model can do besides code, on tasks of lm-evaluation-harness.
+"""Measures a model's general abilities on tasks of lm-evaluation-harness.
 
-Written against lm_eval 0.4.13.
+Written for lm_eval 0.4.13.
 """
 
 import logging
@@ -15,16 +15,16 @@ from workflow_scripts.evaluation.lm_eval_result import build_result
 from workflow_scripts.evaluation.loading import artifact_id, load_model
 from workflow_scripts.evaluation.result import package_versions
 
-SEED = 1234  # of few-shot examples and bootstraps: lm_eval's own
+SEED = 1234  # lm_eval's default, for few-shot examples and bootstraps
 OFFLINE = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
 
 
 def measure(model_folder: str, names: Sequence[str], options: dict, verify_all: bool) -> dict:
     """The result of a model on the tasks, groups of tasks, and files of tasks with these names.
 
-    options: batch_size, limit (examples of each task), threads. verify_all: the model is hashed
-    whole. Nothing is fetched. Raises UserError where lm_eval, a task or its data is not there, and
-    where the model does not fit its manifest or cannot be loaded.
+    options: batch_size, limit (examples of each task), threads. verify_all: whether to hash the
+    whole model. Nothing is fetched. Raises UserError if lm_eval, a task or its data is missing, or
+    if the model does not match its manifest or cannot be loaded.
     """
     require("lm_eval")
     identity = artifact_id(Path(model_folder), full=verify_all)
@@ -57,9 +57,9 @@ def measure(model_folder: str, names: Sequence[str], options: dict, verify_all: 
 
 
 def task_hashes(names: Sequence[str]) -> dict[str, str]:
-    """SHA-256 of each task that is a file, by the file's name, which is all that a result says.
+    """The SHA-256 of each task that is a file, by file name.
 
-    Raises UserError where two files have one name.
+    Raises UserError if two files have the same name: results show only the name.
     """
     files = [Path(name) for name in names if name.endswith(".yaml") and Path(name).is_file()]
     hashes = {}
@@ -71,7 +71,7 @@ def task_hashes(names: Sequence[str]) -> dict[str, str]:
 
 
 def _task_manager(names: Sequence[str]):
-    """lm_eval's knowledge of tasks; to read those that come along takes seconds."""
+    """lm_eval's index of tasks. Its own tasks take seconds to read, so only if needed."""
     from lm_eval.tasks import TaskManager
 
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
@@ -81,8 +81,8 @@ def _task_manager(names: Sequence[str]):
 def load_tasks(manager, names: Sequence[str]) -> list:
     """lm_eval's tasks, and groups of tasks, with their data.
 
-    Raises UserError where one is unknown, needs what is not on this machine, or runs what a model
-    writes.
+    Raises UserError if a task is unknown, needs files that are not on this machine, or runs
+    model-written code.
     """
     found, owners = [], {}
     for name in names:
@@ -90,8 +90,8 @@ def load_tasks(manager, names: Sequence[str]) -> list:
         for task_name, task in loaded["tasks"].items():
             if getattr(task, "UNSAFE_CODE", False):
                 raise UserError(
-                    f"{name} runs code that the model writes, without a sandbox. Leave it out: "
-                    "eval is the step for code"
+                    f"{name} runs model-written code without a sandbox. Leave it out: the step "
+                    "eval is for code"
                 )
             if task_name in owners:
                 raise UserError(f"{owners[task_name]} and {name} both hold the task {task_name}")
@@ -108,12 +108,12 @@ def _load(manager, name: str) -> dict:
         return manager.load(name)
     except OSError as error:
         raise UserError(
-            f"{name}: not all that this task needs is on this machine, and nothing is fetched: "
-            f"{error}. See section General abilities of docs/evaluation.md"
+            f"{name}: this task needs files that are not on this machine, and this step fetches "
+            f"none: {error}. See section General abilities of docs/evaluation.md"
         ) from error
     except (KeyError, TypeError, ValueError, yaml.YAMLError) as error:
         if Path(name).is_file():
             raise UserError(f"{name}: lm_eval cannot load this task: {error}") from error
         raise UserError(
-            f"lm_eval has no task {name}, and there is no such file. `lm_eval ls tasks` names all"
+            f"lm_eval has no task {name}, and there is no such file. `lm_eval ls tasks` lists all"
         ) from None

@@ -1,4 +1,4 @@
-"""Loading a model folder for generation."""
+"""Loads a model folder for generation."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,22 +13,22 @@ from workflow_scripts.data.tokenizers import load_tokenizer
 
 
 def artifact_id(folder: Path, full: bool = False) -> str | None:
-    """The id in the manifest beside a model folder; None where there is no manifest.
+    """The id in the manifest beside a model folder; None if there is no manifest.
 
-    Raises UserError where the folder is no model or does not fit its manifest.
+    Raises UserError if the folder is not a model or does not match its manifest.
     """
     manifest = check_artifact(folder, *MODEL_KINDS, full=full)
     return manifest and manifest.id
 
 
 def model_origin(folder: Path) -> dict[str, str]:
-    """What a recipe says of a model folder; nothing where it has no manifest."""
+    """The model's entry in a recipe's inputs; empty if the folder has no manifest."""
     file = manifest_path(folder)
     return {"model": read_manifest(file).origin} if file.exists() else {}
 
 
 def trained_template(folder: Path) -> str | None:
-    """The identity of the template that a model was tuned with; None where no manifest tells."""
+    """The identity of the template that a model was tuned with; None if no manifest states it."""
     file = manifest_path(folder)
     return read_manifest(file).parameters.get("template") if file.exists() else None
 
@@ -36,8 +36,9 @@ def trained_template(folder: Path) -> str | None:
 def load_model(folder: Path, threads: int):
     """The causal language model and the tokenizer of a folder, ready for generation.
 
-    On a GPU, where there is one, in the dtype of its weights; else on the CPU in float32 with so
-    many threads. Raises UserError where the folder is missing, incomplete or broken.
+    If there is a GPU, the model is there, in the dtype of its weights. Otherwise it is on the CPU,
+    in float32 with this number of threads. Raises UserError if the folder is missing, incomplete or
+    broken.
     """
     if not (folder / "config.json").is_file():
         raise UserError(f"{folder} is not a model folder: it has no config.json")
@@ -61,7 +62,7 @@ def load_model(folder: Path, threads: int):
 
 @contextmanager
 def loading(folder: Path) -> Iterator[None]:
-    """Raises UserError where what stands within cannot load the model of `folder`."""
+    """Turn errors in the block, which loads the model of `folder`, into UserError."""
     from safetensors import SafetensorError
 
     try:

@@ -1,7 +1,7 @@
-"""Python values as JSON, types included, and hashes that are equal where the values are.
+"""Writes Python values with their types as JSON, and hashes them: equal values have equal hashes.
 
-Only plain data is made of JSON, never an object of a class that JSON names. Standard library only:
-the runner imports this file in the sandbox.
+Reading JSON creates only plain data, never an object of a class that the JSON names. Standard
+library only: the runner imports this file in the sandbox.
 """
 
 import hashlib
@@ -14,7 +14,7 @@ from decimal import MAX_EMAX, MIN_EMIN, Context, Decimal
 from fractions import Fraction
 from itertools import chain
 
-# Of these, and of lists and tuples of them, equal values have equal texts, and unequal ones others.
+# Values of these types, and lists and tuples of them, are equal exactly if their texts are equal.
 SCALARS = {int, str, type(None)}
 SEQUENCES = {list, tuple}
 PIECE_ITEMS = 2**14
@@ -22,13 +22,13 @@ EXACT_DOUBLE = 2**53
 CONTAINERS = {"tuple": tuple, "set": set, "frozenset": frozenset}
 MAX_DEPTH = 50
 MAX_EXPONENT = 4000
-NARROW = ("float16", "float32", "complex64")  # which == rounds another number to
+NARROW = ("float16", "float32", "complex64")  # == first rounds the other number to these
 MAX_DIMENSIONS = 32
 SAFE_INT = 2**64  # larger ones are written in hexadecimal: Python limits decimal digits
 
 
 class Items(list):
-    """What an iterator gave. It equals no value, as an iterator does."""
+    """The items of an iterator. Like an iterator, it equals no other value."""
 
     __hash__ = None
 
@@ -40,7 +40,7 @@ class Items(list):
 
 
 class Unknown:
-    """A value that is no plain data. It equals none."""
+    """A value that is not plain data. It equals no value."""
 
     def __eq__(self, other):
         return False
@@ -49,9 +49,10 @@ class Unknown:
 
 
 def encode(value) -> object:
-    """A value as objects that `json` writes. What is no plain data becomes {"other": type name}.
+    """A value as objects that `json` can write.
 
-    An instance of a subclass becomes one of the built-in type, within {"like": ...}.
+    Other values than plain data become {"other": type name}. An instance of a subclass becomes
+    {"like": value of the built-in type}.
     """
     kind = type(value)
     if value is None or kind in (bool, str, float):
@@ -90,7 +91,7 @@ def _encode_other(value) -> dict:
 
 
 def _encode_numpy(value) -> dict:
-    """Numbers as what == takes them for. An array of one item is equal to that item in a list."""
+    """Encode numbers by what they equal. An array of one item equals that item in a list."""
     if value.ndim == 0 and type(value).__name__ in NARROW:
         return {"numpy": [type(value).__name__, encode(value.item())]}
     if value.ndim == 0:
@@ -101,7 +102,7 @@ def _encode_numpy(value) -> dict:
 
 
 def _python_number(value):
-    """What a number of numpy's is equal to. A long double may be between two floats."""
+    """The Python number that equals a number of numpy. A long double may be between two floats."""
     if type(value).__name__ == "longdouble":
         finite = -math.inf < value < math.inf
         return Fraction(*value.as_integer_ratio()) if finite else float(value)
@@ -111,7 +112,7 @@ def _python_number(value):
 
 
 def _as_base(base: type, value):
-    """The value as the built-in type, by that type's own methods."""
+    """The value as the built-in type, converted with that type's own methods."""
     if base is dict:
         return dict(dict.items(value))
     if base in (list, tuple, set, frozenset):
@@ -126,13 +127,13 @@ def _as_base(base: type, value):
 
 
 def decode(encoded) -> object:
-    """The inverse of `encode`. Raises ValueError for what `encode` does not write."""
+    """The inverse of `encode`. Raises ValueError for input that `encode` does not write."""
     if isinstance(encoded, list):
         return [decode(item) for item in encoded]
     if not isinstance(encoded, dict):
         return encoded
     if len(encoded) != 1:
-        raise ValueError("an object with other than one key")
+        raise ValueError("an object that does not have exactly one key")
     ((name, content),) = encoded.items()
     if name in CONTAINERS:
         return CONTAINERS[name](decode(item) for item in content)
@@ -161,7 +162,7 @@ def decode(encoded) -> object:
 
 
 def _decode_numpy(name: str, about, content):
-    """Outside of the sandbox alone: what is given to a program has nothing of numpy's."""
+    """Only used outside the sandbox: a program's inputs hold no numpy values."""
     import numpy
 
     value = decode(content)
@@ -169,11 +170,11 @@ def _decode_numpy(name: str, about, content):
         return getattr(numpy, about)(value)
     if name == "array" and isinstance(about, int) and 0 < about <= MAX_DIMENSIONS:
         return numpy.array([value]).reshape((1,) * about)
-    raise ValueError(f"no value of numpy's: {about!r}")
+    raise ValueError(f"not a value of numpy: {about!r}")
 
 
 def is_large(value, limit: int) -> bool:
-    """Whether a text, or lists and tuples within each other, have more than `limit` items."""
+    """Whether a text, or nested lists and tuples, have more than `limit` items."""
     if isinstance(value, str | bytes):
         return len(value) > limit
     items, count = [value], 0
@@ -186,13 +187,13 @@ def is_large(value, limit: int) -> bool:
 
 @dataclass(frozen=True)
 class Digest:
-    """Of a value that is large. It equals that of an equal value, and nothing else."""
+    """The digest of a large value. It equals only the digests of equal values."""
 
     sha256: str
 
 
 def digest(value) -> Digest:
-    """SHA-256 that two values share where they are equal (NaN aside): 1, 1.0 and True, for one."""
+    """A SHA-256 that equal values share (except NaN), for example 1, 1.0 and True."""
     try:
         pieces = _pieces(value if _is_plain(value) else _normal(value))
         return Digest(_sha256(pieces))
@@ -208,7 +209,7 @@ def _sha256(pieces: Iterable[bytes]) -> str:
 
 
 def _pieces(value) -> Iterator[bytes]:
-    """The text of a value that `_normal` gives or leaves as it is; of numbers, as doubles."""
+    """The bytes of a value that `_normal` returns or would not change. Numbers become doubles."""
     yield type(value).__name__.encode()
     if isinstance(value, str):
         yield value.encode("utf-8", "surrogatepass")
@@ -226,7 +227,7 @@ def _pieces(value) -> Iterator[bytes]:
 
 
 def _are_doubles(values) -> bool:
-    """Whether all are numbers, none of which a double would round."""
+    """Whether all values are numbers that a double holds exactly."""
     if not values or not set(map(type, values)) <= {int, float}:
         return False
     return min(values) >= -EXACT_DOUBLE and max(values) <= EXACT_DOUBLE
@@ -235,7 +236,7 @@ def _are_doubles(values) -> bool:
 def _is_plain(value) -> bool:
     """Whether `value` is made of `SCALARS` in `SEQUENCES`, or is a list or tuple of numbers.
 
-    Looks at one level of nesting at a time, at the speed of C where it is sequences only.
+    It checks one level of nesting at a time. A level with only sequences runs at the speed of C.
     """
     if type(value) in SEQUENCES and _are_doubles(value):
         return True

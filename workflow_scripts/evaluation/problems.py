@@ -1,4 +1,4 @@
-"""Sets of problems in EvalPlus's form: HumanEval+, MBPP+, and files of one's own."""
+"""Reads and checks problem sets in EvalPlus's form: HumanEval+, MBPP+ and the user's own files."""
 
 import hashlib
 import io
@@ -30,7 +30,7 @@ MBPP_TASK_ID = re.compile(r"Mbpp/[0-9]+")
 
 @dataclass(frozen=True)
 class Problem:
-    """A problem; `row` is its line in the file, as EvalPlus reads it."""
+    """A problem. row: its line in the file, in EvalPlus's form."""
 
     task_id: str
     prompt: str
@@ -43,8 +43,8 @@ class Problem:
 class ProblemSet:
     """The problems of a file.
 
-    name: the label in results. form: "humaneval" or "mbpp", by which EvalPlus reads and judges.
-    sha256: of the unpacked content.
+    name: the label in results. form: "humaneval" or "mbpp"; it decides how EvalPlus reads and
+    judges the problems. sha256: of the unpacked content.
     """
 
     name: str
@@ -54,15 +54,15 @@ class ProblemSet:
     problems: tuple[Problem, ...]
 
     def first(self, limit: int | None) -> "ProblemSet":
-        """The same set with its first problems only (None: all)."""
+        """The set with only its first `limit` problems (None: all)."""
         return replace(self, problems=self.problems[:limit])
 
 
 def load_problems(name_or_file: str) -> ProblemSet:
     """Read `humaneval`, `mbpp`, or a `.jsonl` or `.jsonl.gz` file of problems.
 
-    Raises UserError where there is no such set or file, or with the line and key of a bad row: one
-    that lacks a key, has nothing to call, or does not define what is to be called.
+    Raises UserError if there is no such set or file, or if a row is bad: it lacks a key, has no
+    calls, or does not define its entry point. The message names the line and the key.
     """
     file = _locate(name_or_file)
     content = unpacked(file)
@@ -77,15 +77,15 @@ def load_problems(name_or_file: str) -> ProblemSet:
 
 
 def split_mbpp(problem: Problem) -> tuple[str, str]:
-    """The request, ending in a full stop, and the assertion of an MBPP prompt's docstring.
+    """The request (with a full stop at its end) and the assertion in an MBPP prompt's docstring.
 
-    Raises UserError where there is no such docstring.
+    Raises UserError if there is no such docstring.
     """
     text = problem.prompt
     docstring = text[text.find('"""') + 3 : text.rfind('"""')]
     request, keyword, rest = docstring.partition("assert")
     if text.count('"""') < 2 or not keyword:
-        raise UserError(f"{problem.task_id}: the prompt is no docstring with an assertion")
+        raise UserError(f"{problem.task_id}: the prompt is not a docstring with an assertion")
     request = request.strip()
     return request if request.endswith(".") else request + ".", (keyword + rest).strip()
 
@@ -99,9 +99,9 @@ def _locate_named(chosen: NamedSet) -> Path:
     found = chosen.find()
     if found is None:
         name = chosen.name
-        instead = " in place of what is there" if chosen.cached.is_file() else ""
+        instead = " in place of the file there" if chosen.cached.is_file() else ""
         raise UserError(
-            f"the data set {name} ({chosen}) is not on this machine: fetch it by "
+            f"the data set {name} ({chosen}) is not on this machine. Fetch it with "
             f"python -m workflow_scripts.fetch_problems --dataset {name} --out {name}.jsonl and "
             f"name that file, or put it, unpacked, at {chosen.cached}{instead}, or set "
             f"{chosen.variable} to the path of its .jsonl or .jsonl.gz file"
@@ -117,17 +117,17 @@ def _locate_file(name: str) -> Path:
             f"{did_you_mean(name, NAMED_SETS)}"
         )
     if not name.endswith(SUFFIXES):
-        raise UserError(f"{name}: a file of problems ends in {' or '.join(SUFFIXES)}")
+        raise UserError(f"{name}: the name of a file of problems ends in {' or '.join(SUFFIXES)}")
     return file
 
 
 def _rows(content: bytes, file: Path) -> Iterator[tuple[str, str]]:
-    """The rows of a file that are not blank, each with where it stands."""
+    """The rows of a file that are not blank, each with its place."""
     try:
         text = content.decode()
     except UnicodeDecodeError as error:
         raise UserError(f"{file} cannot be read: {error}") from None
-    # Not splitlines: a JSON string may hold other separators of lines.
+    # Not splitlines: a JSON string may hold other line separators.
     for number, line in enumerate(io.StringIO(text, newline=None), start=1):
         if line.strip():
             yield line.strip(), f"{file}, line {number}"
@@ -147,7 +147,7 @@ def _parse(row: str, where: str) -> Problem:
             raise UserError(f"{where}: {key} is of type {type(fields[key]).__name__}")
     if not fields["base_input"] and not fields["plus_input"]:
         raise UserError(
-            f"{where}: base_input and plus_input hold no call, so that any solution would pass"
+            f"{where}: base_input and plus_input hold no call, so any solution would pass"
         )
     _check_entry_point(fields, where)
     return Problem(
@@ -160,7 +160,7 @@ def _parse(row: str, where: str) -> Problem:
 
 
 def _check_entry_point(fields: dict, where: str) -> None:
-    """Raise UserError unless the canonical program defines what is called."""
+    """Raise UserError unless the canonical program defines the entry point."""
     name, program = fields["entry_point"], fields["prompt"] + fields["canonical_solution"]
     try:
         with warnings.catch_warnings(action="ignore"):  # about invalid escapes
@@ -169,7 +169,7 @@ def _check_entry_point(fields: dict, where: str) -> None:
         line = f" (line {error.lineno} of the program)" if getattr(error, "lineno", 0) else ""
         reason = getattr(error, "msg", None) or error
         raise UserError(
-            f"{where}: prompt and canonical_solution are no Python: {reason}{line}"
+            f"{where}: prompt and canonical_solution are not valid Python: {reason}{line}"
         ) from None
     defined = {symbol.get_name() for symbol in symbols if _is_defined(symbol)}
     if name not in defined and "import *" not in program:
@@ -183,12 +183,12 @@ def _is_defined(symbol: symtable.Symbol) -> bool:
 
 
 def _form(problems: tuple[Problem, ...], file: Path) -> str:
-    """What EvalPlus takes the problems for; also checks the task ids."""
+    """The form in which EvalPlus reads the problems. The task ids are checked too."""
     if not problems:
         raise UserError(f"{file} holds no problem")
     task_ids = [problem.task_id for problem in problems]
     if repeated := {task_id for task_id in task_ids if task_ids.count(task_id) > 1}:
-        raise UserError(f"{file}: {', '.join(sorted(repeated))} stands there more than once")
+        raise UserError(f"{file} holds a task_id more than once: {', '.join(sorted(repeated))}")
     from_mbpp = [bool(MBPP_TASK_ID.fullmatch(task_id)) for task_id in task_ids]
     if any(from_mbpp) and not all(from_mbpp):
         odd = task_ids[from_mbpp.index(False)]

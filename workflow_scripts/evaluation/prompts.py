@@ -1,4 +1,4 @@
-"""What a model is asked for a problem, and how a solution is taken out of what it writes."""
+"""Builds a model's prompt for each problem, and extracts the solution from its completion."""
 
 import hashlib
 from dataclasses import dataclass
@@ -12,18 +12,18 @@ from workflow_scripts.data.templates import (
 from workflow_scripts.evaluation.problems import Problem, ProblemSet, split_mbpp
 
 FENCE = "```"
-# Where a base model has left the function that it was to complete.
+# A base model's completion of a function ends before these.
 HUMANEVAL_STOPS = (
     *("\ndef ", "\nasync def ", "\nclass ", "\n@", "\nimport ", "\nfrom ", "\nif ", "\nassert "),
     *("\nprint(", "\n#", '\n"""', FENCE),
 )
-# An MBPP prompt has no function yet: helpers and imports at the top level belong to the solution.
+# An MBPP prompt holds no function, so top-level helpers and imports are part of the solution.
 MBPP_STOPS = ("\nif ", "\nassert ", "\nprint(", '\n"""', FENCE)
 
 
 @dataclass(frozen=True)
 class TaskPrompt:
-    """What a model continues: an instruction in its template, and the start of the response.
+    """The text that a model continues: an instruction in its template, and the response's start.
 
     stops: the solution ends before the first of these. head: the code in front of the completion.
     """
@@ -40,7 +40,7 @@ class TaskPrompt:
         return self.template.render(self.instruction) + self.start
 
     def encode(self, tokenizer) -> list[int]:
-        """Token ids, as in training: those of the prompt, then those of the response."""
+        """The token ids as in training: first the prompt, then the start of the response."""
         prompts = self.template.encode(tokenizer, [self.instruction])
         return prompts[0] + encode_literally(tokenizer, [self.start])[0]
 
@@ -49,7 +49,7 @@ class TaskPrompt:
         return hashlib.sha256(self.text.encode()).hexdigest()
 
     def solution(self, completion: str) -> str:
-        """The program that EvalPlus judges."""
+        """The program to judge."""
         return self.head + cut(completion, self.stops)
 
 
@@ -67,10 +67,10 @@ def task_prompts(
 
 
 def _closing(template: TextTemplate | ChatTemplate) -> tuple[str, ...]:
-    """What closes the code block of a response: the first fence, as published.
+    """The end of a response's code block. It is the first fence, as in the published evaluation.
 
-    In a chat, of which nothing is published, the first that begins a line, as in EvalPlus:
-    docstrings and strings may hold others.
+    No evaluation with chats is published. There it is the first fence at the start of a line, as in
+    EvalPlus, because docstrings and strings may hold other fences.
     """
     return ("\n" + FENCE,) if isinstance(template, ChatTemplate) else (FENCE,)
 
@@ -111,7 +111,7 @@ def _mbpp_completion(problem: Problem, template: TextTemplate) -> TaskPrompt:
     return TaskPrompt(problem.task_id, problem.prompt, problem.prompt, MBPP_STOPS, template)
 
 
-# By whether a model is given an instruction, and by the form of the problems.
+# By whether the prompt is an instruction, and by the form of the problems.
 BUILDERS = {
     (True, "humaneval"): _humaneval_instruction,
     (True, "mbpp"): _mbpp_instruction,

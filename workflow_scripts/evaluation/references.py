@@ -1,4 +1,4 @@
-"""What of evaluation problems must not be trained on: their docstrings and solutions."""
+"""Collects the texts of evaluation problems that no training row may hold."""
 
 import ast
 
@@ -10,14 +10,14 @@ from workflow_scripts.evaluation.problems import Problem, ProblemSet, load_probl
 def load_references(names_or_files: list[str]) -> tuple[list[Reference], dict[str, str]]:
     """The texts of all problems of some sets, and each set's SHA-256 by its label.
 
-    Raises UserError where a set is not on this machine.
+    Raises UserError if a set is not on this machine.
     """
     try:
         sets = [load_problems(name) for name in names_or_files]
     except UserError as error:
         raise UserError(
-            f"{error}. Without the problems nothing can be decontaminated: "
-            "data.decontaminate: false trains on all rows"
+            f"{error}. Decontamination needs the problems. To train on all rows instead, set "
+            "data.decontaminate: false"
         ) from None
     found = [_reference(problem, chosen) for chosen in sets for problem in chosen.problems]
     return found, {chosen.name: chosen.sha256 for chosen in sets}
@@ -33,7 +33,7 @@ def _reference(problem: Problem, problem_set: ProblemSet) -> Reference:
 
 
 def _docstring(problem: Problem) -> str:
-    """The docstring of the function to be written, as it is spelt; without one, the prompt."""
+    """The docstring of the function to write, as in the source; the prompt if there is none."""
     try:
         tree = ast.parse(problem.prompt)
     except SyntaxError:

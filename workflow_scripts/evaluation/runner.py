@@ -1,12 +1,12 @@
-"""Runs a program on inputs, in a sandbox, and tells what each call returned.
+"""Runs a program on inputs, in a sandbox, and reports what each call returned.
 
     python -I runner.py < REQUEST
 
 REQUEST is two lines of JSON: {"code", "entry_point", "memory", "packages", "confined"}, and a list
-of sets of inputs, each a list of argument lists (`plain_data.encode`). Each set gets a process of
-its own. Lines of JSON go to standard output: {"ready":true}, then for each call what it returned,
-up to the first that raises, and {"set": exit status} after each set. What is expected of the calls
-is not known here, nor whether they were right: the program may do to this process what it likes.
+of sets of inputs. Each set is a list of argument lists (`plain_data.encode`) and gets its own
+process. Lines of JSON go to standard output: {"ready":true}, then the returned value of each call
+up to the first exception, and {"set": exit status} after each set. This process does not know the
+expected values, nor which calls were right, because the program can manipulate the process.
 """
 
 import json
@@ -20,7 +20,7 @@ from plain_data import decode, digest, dumps, encode, is_large
 
 sys.path.pop(0)
 
-MAX_VALUE_BYTES = 2**16  # of a larger value only the digest is told
+MAX_VALUE_BYTES = 2**16  # a larger value is reported as a digest
 
 
 def main() -> None:
@@ -62,7 +62,7 @@ def run(program: dict, inputs: list, channel: int) -> None:
 
 
 def described(value) -> str:
-    """{"value": encoded}, or {"digest": ...} of a value that is large, as JSON."""
+    """{"value": encoded} as JSON, or {"digest": ...} for a large value."""
     if not is_large(value, MAX_VALUE_BYTES // 2):
         message = dumps({"value": encode(value)})
         if len(message) <= MAX_VALUE_BYTES:

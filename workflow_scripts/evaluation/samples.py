@@ -1,6 +1,6 @@
-"""The file of generations: what a model wrote for each problem, one row per problem.
+"""Reads and writes the file of generations: one row for each sample of each problem.
 
-The rows have the keys that EvalPlus reads (`task_id`, `solution`), so it takes the file as it is.
+The rows have the keys that EvalPlus needs (`task_id`, `solution`), so EvalPlus can read the file.
 """
 
 import json
@@ -17,10 +17,10 @@ ORIGIN = ("model", "settings", "versions")
 
 @dataclass(frozen=True)
 class Sample:
-    """A generation. number: of the problem's samples, from 0. completion: the raw text. solution:
-    the program taken from it.
+    """A generation.
 
-    origin: model, settings and versions of the run that generated it.
+    number: counts the samples of a problem from 0. completion: the raw text. solution: the program
+    in it. origin: model, settings and versions of the run that generated it.
     """
 
     task_id: str
@@ -33,12 +33,12 @@ class Sample:
 
     @property
     def code(self) -> str | None:
-        """The solution; None where the model wrote nothing."""
+        """The solution; None if the model wrote nothing."""
         return self.solution if self.completion.strip() else None
 
 
 def samples_path(result: Path) -> Path:
-    """Where the generations of a result file stand: x.json, x.generations.jsonl."""
+    """The path of a result file's generations: x.generations.jsonl beside x.json."""
     return result.with_name(result.name.removesuffix(".json") + ".generations.jsonl")
 
 
@@ -48,14 +48,14 @@ def write_samples(path: Path, samples: Sequence[Sample]) -> None:
 
 
 def journal_path(result: Path) -> Path:
-    """Where the generations of a run that is not over stand."""
+    """The path of the generations of an unfinished run."""
     return result.with_name(f".{samples_path(result).name}.part")
 
 
 def read_samples(path: Path, prompts: Sequence[TaskPrompt], count: int) -> list[Sample]:
     """Read the generations for exactly these prompts, `count` for each.
 
-    Raises UserError where the file is missing or broken, or was made for other prompts.
+    Raises UserError if the file is missing or broken, or was made for other prompts.
     """
     if not path.is_file():
         raise UserError(f"there are no generations to score: {path} does not exist")
@@ -75,7 +75,7 @@ def read_samples(path: Path, prompts: Sequence[TaskPrompt], count: int) -> list[
                 f"{prompt.task_id}: was it made with another data set or prompt?"
             )
         if sample.number != index % count:
-            raise UserError(f"{where}: number = {sample.number}, and it should be {index % count}")
+            raise UserError(f"{where}: number = {sample.number}, but it should be {index % count}")
     if any(sample.origin != samples[0].origin for sample in samples):
         raise UserError(f"{path} holds generations of more than one run")
     return samples
@@ -90,7 +90,8 @@ def _parse(line: str, where: str) -> Sample:
         value = getattr(sample, field.name)
         if type(value) is not field.type:
             kind = field.type.__name__
-            raise UserError(f"{where}: not a generation: {field.name} = {value!r:.99} is no {kind}")
+            fault = f"{field.name} = {value!r:.99} is not of type {kind}"
+            raise UserError(f"{where}: not a generation: {fault}")
     parts = [sample.origin.get(key) for key in ORIGIN]
     if not all(isinstance(part, dict) for part in parts) or not parts[0].keys() >= {"path", "id"}:
         raise UserError(

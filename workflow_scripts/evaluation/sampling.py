@@ -1,4 +1,4 @@
-"""From a model and prompts to samples. What a run that was cut off had finished is kept."""
+"""Generates samples with a model. Finished completions of an interrupted run are kept."""
 
 import hashlib
 from collections.abc import Callable, Sequence
@@ -49,8 +49,7 @@ def sample(
     journal_file: Path,
     verify_all: bool,
 ) -> tuple[list[Sample], Journal]:
-    """`samples` samples for each prompt, the prompts in order; and the journal, to be removed once
-    they are judged: what a job wrote is removed where it fails.
+    """`samples` samples for each prompt, in the order of the prompts, and the journal.
 
     verify_all: the model is hashed whole.
     Raises UserError where the model does not fit its manifest, or cannot be loaded.
@@ -122,7 +121,7 @@ def _seed(seed: int, prompt: TaskPrompt, number: int) -> int:
 
 
 def _content(model_folder: str, identity: str | None, prompts: Sequence[TaskPrompt]) -> dict:
-    """What the completions depend on and the samples' origin does not say."""
+    """Values that determine the completions and are not in the samples' origin."""
     content = {"prompts": [prompt.sha256 for prompt in prompts]}
     if identity is None:  # a folder without a manifest
         files = sorted(path for path in Path(model_folder).iterdir() if path.is_file())

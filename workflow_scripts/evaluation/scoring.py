@@ -1,4 +1,4 @@
-"""Verdicts: solutions run in sandboxes of their own, and judged outside of them."""
+"""Runs each solution in its own sandbox, and judges it outside of the sandbox."""
 
 import errno
 import time
@@ -29,19 +29,19 @@ from workflow_scripts.evaluation.workers import Stop, work_on
 
 PASSED, FAILED, TIMED_OUT = "passed", "failed", "timed out"
 REFUSED, NO_CODE = "refused by the sandbox", "no code"
-# What the system says to code that reaches for what the sandbox keeps away.
+# Exceptions and error numbers of code that tries something that the sandbox forbids.
 REFUSALS = {"PermissionError", "ConnectionRefusedError", "gaierror"}
 REFUSAL_NUMBERS = {errno.EPERM, errno.EACCES, errno.EROFS, errno.ENETUNREACH}
-MAX_BYTES_IN_MEMORY = 2**20  # of what a program told; more is in a file
-SLOWER = 10  # than the canonical solution a solution may be
+MAX_BYTES_IN_MEMORY = 2**20  # of a program's messages; more go to a file
+SLOWER = 10  # a solution may take this many times as long as the canonical one
 
 
 @dataclass(frozen=True)
 class Verdict:
     """The statuses of a solution: PASSED, FAILED, TIMED_OUT, REFUSED or NO_CODE.
 
-    base: on the original tests. plus: on these and EvalPlus's own together.
-    failed_call: the arguments of the first call that went wrong, where there is one.
+    base: on the original tests. plus: on the original tests and EvalPlus's tests together.
+    failed_call: the arguments of the first call that failed, if there is one.
     """
 
     base: str
@@ -57,10 +57,10 @@ def score(
     sandbox: Bubblewrap | None,
     workers: int,
 ) -> list[Verdict]:
-    """A verdict for each solution, in order. None is one without code.
+    """A verdict for each solution, in order. None means a solution without code.
 
-    No sandbox (None): no isolation. What takes too long is tried once more at the end, with nothing
-    beside it, and with a limit that the canonical solution's time at that moment gives.
+    sandbox: None means no isolation. A solution that takes too long is tried again at the end, with
+    no other solution at the same time. Its limits then follow from the canonical solution's time.
     """
 
     def verdict(solution: tuple[Problem, str | None], stop: Stop) -> Verdict:
@@ -87,7 +87,7 @@ def score(
 
 
 def _limits_here(tests: ProblemTests, sandbox: Bubblewrap | None) -> Limits:
-    """Limits by the time that the canonical solution takes now."""
+    """Limits from the time that the canonical solution takes now."""
     start = last = time.monotonic()
     longest = 0.0
     for _ in run_canonical(tests, sandbox):
@@ -109,8 +109,9 @@ def _verdict(
     limits: Limits,
     stop: Stop | None = None,
 ) -> Verdict:
-    """Run a program on all calls, and judge it when it has ended: while it runs, it can learn
-    nothing of what is right.
+    """Run a program on all calls, and judge it after it has ended.
+
+    While it runs, it can thus not learn which values are right.
     """
     name, inputs = tests.problem.entry_point, tests.encoded
     end = FAILED
@@ -127,7 +128,7 @@ def _verdict(
 
 
 def _judge(trial: "Trial", told: Iterable[bytes], end: str) -> Verdict:
-    """end: the status of a program that told nothing wrong and did not come to its end."""
+    """Judge a program's messages. end: the status if no message is wrong but some are missing."""
     with suppress(Garbled):
         for line in told:
             if not trial.take(parse(line)):
@@ -137,9 +138,9 @@ def _judge(trial: "Trial", told: Iterable[bytes], end: str) -> Verdict:
 
 
 class Trial:
-    """A program before its judge: the runner's messages come in, the verdict goes out.
+    """Takes the runner's messages about a program, and gives the verdict.
 
-    status: of the set at hand, unless all its calls turn out right.
+    status: the status of the current set, unless all its calls are right.
     """
 
     def __init__(self, tests: ProblemTests, expected: list[list[Returned]]):
@@ -155,11 +156,14 @@ class Trial:
 
     @property
     def calls(self) -> list:
-        """The calls of the set at hand."""
+        """The calls of the current set."""
         return self.tests.sets[self.passed_sets] if self.passed_sets < len(TEST_SETS) else []
 
     def take(self, message: dict) -> bool:
-        """Whether the program may go on after this message, which may hold anything."""
+        """Whether the program can still pass more calls after this message.
+
+        The message may hold anything.
+        """
         try:
             return self._take(message)
         except (ArithmeticError, LookupError, RecursionError, TypeError, ValueError):

@@ -1,6 +1,6 @@
-"""Generation by vLLM: from the same prompts and stop sequences, with the same end, many at once.
+"""Generates with vLLM, with the same prompts, stop sequences and end tokens as `generation`.
 
-Written against vLLM 0.33.0.
+Written for vLLM 0.33.0.
 """
 
 import os
@@ -26,15 +26,15 @@ from workflow_scripts.evaluation.loading import loading
 from workflow_scripts.evaluation.prompts import TaskPrompt
 
 ENVIRONMENT = {
-    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # or equal runs need not batch alike
-    "VLLM_NO_USAGE_STATS": "1",  # it would report to its makers
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # otherwise equal runs may batch differently
+    "VLLM_NO_USAGE_STATS": "1",  # otherwise it reports to its authors
     "VLLM_LOGGING_LEVEL": "WARNING",
 }
 
 
 @dataclass(frozen=True)
 class VllmModel:
-    """A model that vLLM will load once it is known how long the sequences are.
+    """A model for vLLM. `generate` loads it, because vLLM needs the length of the sequences.
 
     config, generation_config: transformers'. device and dtype: torch's, of the weights.
     """
@@ -49,9 +49,9 @@ class VllmModel:
 def load_model(folder: Path, threads: int | None):
     """The model and the tokenizer of a folder, for `generate`.
 
-    On a GPU in the dtype of its weights, on a CPU in float32. threads: not used, vLLM chooses its
-    own. Raises UserError where vLLM is not installed, where the folder is missing or broken, and
-    for a mixture, which vLLM cannot load.
+    On a GPU the model computes in the dtype of its weights, on a CPU in float32. threads: not used,
+    because vLLM chooses the number. Raises UserError if vLLM is not installed, if the folder is
+    missing or broken, or if it is a mixture, which vLLM cannot load.
     """
     checkpoint = CheckpointHeaders(folder)
     if "base_config" in checkpoint.config:
@@ -90,9 +90,9 @@ def generate(
     sampling: Sampling | None = None,
     on_completion: Callable[[int, Completion], object] = lambda *_: None,
 ) -> list[Completion]:
-    """A completion for each prompt, as `generation.generate` gives it.
+    """A completion for each prompt, as from `generation.generate`.
 
-    batch_size: sequences that are computed at once; one that is done makes room for the next.
+    batch_size: the number of sequences at a time. The next one starts as soon as one is done.
     """
     token_ids = encode_prompts(model.config, tokenizer, prompts, max_new_tokens)
     rows = [
@@ -118,9 +118,9 @@ def generate(
 
 
 def _start(model: VllmModel, longest: int, batch_size: int):
-    """An engine with the model loaded. longest: tokens of a prompt and what is written on it.
+    """An engine with the loaded model. longest: the most tokens of a prompt and its completion.
 
-    Raises UserError where vLLM cannot load it.
+    Raises UserError if vLLM cannot load it.
     """
     from vllm import EngineArgs, LLMEngine
 
@@ -141,7 +141,7 @@ def _start(model: VllmModel, longest: int, batch_size: int):
 def _add(
     engine, row: Row, max_new_tokens: int, eos_ids: list[int], sampling: Sampling | None
 ) -> None:
-    """Queue a row. The engine tells of it once, when it is done."""
+    """Queue a row. The engine reports it once, when it is done."""
     from vllm import SamplingParams
     from vllm.inputs import tokens_input
     from vllm.sampling_params import RequestOutputKind
@@ -157,7 +157,7 @@ def _add(
         **draws,
         max_tokens=max_new_tokens,
         stop=list(row.stops),
-        # The model's end tokens and no others: not the tokenizer's where they differ.
+        # Only the model's end tokens, not the tokenizer's if they differ.
         ignore_eos=True,
         stop_token_ids=eos_ids,
         output_kind=RequestOutputKind.FINAL_ONLY,

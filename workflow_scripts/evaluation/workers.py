@@ -1,4 +1,4 @@
-"""Threads that each wait for a program in a sandbox, and that end together."""
+"""Runs work in threads that each wait for a program in a sandbox, and that end together."""
 
 import os
 import time
@@ -15,7 +15,7 @@ SHOWN_NAMES = 3
 
 
 class Stop:
-    """Tells threads to stop: a descriptor for `select` that becomes readable once it is set."""
+    """A signal for threads to stop: a descriptor for `select` that is readable once it is set."""
 
     def __enter__(self) -> "Stop":
         self._reader, self._writer = os.pipe()
@@ -41,12 +41,12 @@ def work_on(
     desc: str,
     unit: str,
 ) -> list[Result]:
-    """What `work` gives for each item, in order; so many threads compute it.
+    """The results of `work` for all items, in order, from `workers` threads.
 
-    The progress names items that take long. The first exception ends everything, also one that a
-    signal raises in this thread: `work` must return soon after its `Stop` is set.
+    The progress names items that take long. The first exception stops all threads. It may also be
+    one that a signal raises in this thread. `work` must return soon after its `Stop` is set.
     """
-    running: dict[int, float] = {}  # since when, by the item's number
+    running: dict[int, float] = {}  # start times by the items' numbers
 
     def run(number: int) -> Result:
         running[number] = time.monotonic()
@@ -65,7 +65,7 @@ def work_on(
             futures = [pool.submit(run, number) for number in range(len(items))]
             _wait(futures, bar, late)
         except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)  # first, or threads take up more
+            pool.shutdown(wait=False, cancel_futures=True)  # before stop, or threads start more
             stop.set()
             raise
         finally:
@@ -74,7 +74,7 @@ def work_on(
 
 
 def _wait(futures: list[Future], bar: Bar, late: Callable[[], list[str]]) -> None:
-    """Wait for all, and name in the progress what is late. Raises what the first one raises."""
+    """Wait for all futures. Name late items in the progress. Raises the first exception."""
     ended: SimpleQueue[Future] = SimpleQueue()
     for future in futures:
         future.add_done_callback(ended.put)

@@ -1,1 +1,1 @@
-"""What comes from the network, and what goes there."""
+"""Fetches models, rows and problems from the network, and publishes models."""

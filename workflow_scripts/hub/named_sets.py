@@ -1,4 +1,4 @@
-"""The sets of problems that are known by a name: which content is meant, and where it may lie."""
+"""The problem sets that the configuration can name: their content and where to find them."""
 
 import gzip
 import hashlib
@@ -14,10 +14,11 @@ RELEASES = "https://github.com/evalplus"
 
 @dataclass(frozen=True)
 class NamedSet:
-    """A release of EvalPlus: the one that EvalPlus 0.3.1 judges by.
+    """The release of a problem set that EvalPlus 0.3.1 uses.
 
-    name: in the configuration and the results. title: what its makers call it. release: the stem of
-    its file. sha256: of the unpacked file. variable: names a file to be taken in its place.
+    name: in the configuration and the results. title: its public name. release: the stem of its
+    file. sha256: of the unpacked file. variable: the environment variable that may name another
+    file to use instead.
     """
 
     name: str
@@ -29,20 +30,20 @@ class NamedSet:
 
     @property
     def url(self) -> str:
-        """Where EvalPlus publishes it, packed."""
+        """The address of the packed release."""
         repository = f"{RELEASES}/{self.release.lower()}_release"
         return f"{repository}/releases/download/{self.version}/{self.release}.jsonl.gz"
 
     @property
     def cached(self) -> Path:
-        """Where EvalPlus keeps it, unpacked."""
+        """The unpacked file in EvalPlus's cache."""
         from appdirs import user_cache_dir
 
         return Path(user_cache_dir("evalplus")) / f"{self.release}-{self.version}.jsonl"
 
     @property
     def override(self) -> Path | None:
-        """The file that the variable names. Raises UserError where there is none of that name."""
+        """The file that the variable names. Raises UserError if that file does not exist."""
         file = os.environ.get(self.variable)
         if file and not Path(file).is_file():
             raise UserError(f"{self.variable} names {file}, which is not a file")
@@ -50,16 +51,16 @@ class NamedSet:
 
     @property
     def wanted_sha256(self) -> str:
-        """Of the content that the name stands for here: the release's, unless the variable is set.
+        """The SHA-256 of the content to use: the variable's file if it is set, else the release.
 
-        Raises UserError where the variable names no file that can be read.
+        Raises UserError if the variable's file cannot be read.
         """
         return unpacked_sha256(self.override) if self.override else self.sha256
 
     def find(self) -> Path | None:
-        """Its file on this machine: the variable's as it is, else EvalPlus's if it is the release.
+        """The set's file on this machine: the variable's file, else EvalPlus's cached release.
 
-        Raises UserError where the variable names no file.
+        None if neither exists. Raises UserError if the variable's file does not exist.
         """
         if self.override:
             return self.override
@@ -101,5 +102,5 @@ def unpacked(file: Path) -> bytes:
 
 
 def unpacked_sha256(file: Path) -> str:
-    """SHA-256 of the unpacked content: packing makes no other problems of them."""
+    """SHA-256 of the unpacked content. Packing does not change the problems."""
     return hashlib.sha256(unpacked(file)).hexdigest()

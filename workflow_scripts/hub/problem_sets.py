@@ -1,4 +1,4 @@
-"""Named sets of problems as files: from this machine, or else from the network."""
+"""Fetches named problem sets from this machine, or else from the network."""
 
 import gzip
 import hashlib
@@ -25,18 +25,18 @@ CHUNK_BYTES = 2**16
 def fetch(chosen: NamedSet, out: Path) -> None:
     """Write the problems of a named set, unpacked, whole or not at all, and their manifest.
 
-    Taken are the file of its variable as it is, else EvalPlus's cache, else EvalPlus's release; the
-    latter two only with the pinned content. Says where they are from. Raises UserError.
+    The source is the variable's file, else EvalPlus's cache, else EvalPlus's release. The latter
+    two must have the pinned content. Prints the source. Raises UserError.
     """
     found = chosen.find()
     if found is None and chosen.cached.is_file():
-        _say(f"{chosen.cached} is not {chosen}, and is not taken")
+        _say(f"{chosen.cached} is not {chosen}, so it is not used")
     content = unpacked(found) if found else _download(chosen)
     is_release = hashlib.sha256(content).hexdigest() == chosen.sha256
     if is_release:
         _say(f"{chosen} from {found or chosen.url}")
     else:
-        _say(f"{found}, by {chosen.variable}, is not {chosen}: scores are those of other problems")
+        _say(f"{found}, set by {chosen.variable}, is not {chosen}: scores are for other problems")
     try:
         write_whole(out, content)
         parameters = {"dataset": chosen.name, "release": str(chosen) if is_release else None}
@@ -58,15 +58,16 @@ def _download(chosen: NamedSet) -> bytes:
     else:
         if hashlib.sha256(content).hexdigest() == chosen.sha256:
             return content
-        fault = "what came is not that release (its SHA-256 is another)"
+        fault = "the fetched file is not that release (its SHA-256 differs)"
     raise UserError(
-        f"{chosen} could not be fetched from {chosen.url}: {fault}. Fetch that file where that is "
-        f"possible, and set {chosen.variable} to its path here, or unpack it to {chosen.cached}"
+        f"{chosen} could not be fetched from {chosen.url}: {fault}. Fetch the file on another "
+        f"machine and copy it here. Then set {chosen.variable} to its path, or unpack it to "
+        f"{chosen.cached}"
     )
 
 
 def _unpack(packed: bytes) -> bytes:
-    """The content, up to a limit; nothing where this is no whole gzip file."""
+    """The content, up to a limit; nothing if this is not a whole gzip file."""
     try:
         return gzip.GzipFile(fileobj=io.BytesIO(packed)).read(MAX_BYTES)
     except (gzip.BadGzipFile, EOFError, zlib.error):
@@ -133,13 +134,13 @@ def _read(response) -> bytes:
 
 
 def _reason(error) -> str:
-    """What went wrong, in a few words."""
+    """The reason for an error, in a few words."""
     import requests
 
     if isinstance(error, requests.HTTPError):
         return f"the server says {error.response.status_code} {error.response.reason}"
     where = "the proxy: " if isinstance(error, requests.exceptions.ProxyError) else ""
-    while error.__context__:  # the system's own words are the innermost
+    while error.__context__:  # the innermost error has the system's own words
         error = error.__context__
     if isinstance(error, TimeoutError):
         return f"{where}no answer within {TIMEOUT} s"

@@ -1,4 +1,4 @@
-"""A dense artifact as a repository of models on the hub: what would be uploaded, and the upload."""
+"""Publishes a dense artifact as a model repository on the hub."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,12 +11,12 @@ from workflow_scripts.hub.repository import git_hash, hub_errors
 from workflow_scripts.hub.source import HUB_ID
 
 CARD = "README.md"
-KINDS = ("dense", "sft")  # what plain transformers loads, and what was made here
+KINDS = ("dense", "sft")  # made by this workflow, and plain transformers can load them
 
 
 @dataclass(frozen=True)
 class Publication:
-    """An artifact that fits its manifest, byte for byte, and where it is to go."""
+    """An artifact that matches its manifest byte for byte, and the repository to upload it to."""
 
     artifact: Artifact
     repository: str
@@ -33,28 +33,31 @@ class Publication:
 
 
 def prepare(model: Path, repository: str, private: bool) -> Publication:
-    """Check an artifact, hashes of all files too. Raises UserError where it cannot be published."""
+    """Check an artifact and the hashes of all its files.
+
+    Raises UserError if it cannot be published.
+    """
     if not HUB_ID.fullmatch(repository):
         raise UserError(f"--to {repository}: a repository on the hub is named organisation/name")
     artifact = open_artifact(model, *KINDS, full=True)
     if artifact.known_manifest is None:
         raise UserError(f"{model} has no manifest: nothing says what it is. Publish an artifact")
     if CARD not in artifact.manifest.files:
-        raise UserError(f"{model} has no card ({CARD}), which says what it is. Make it again")
+        raise UserError(f"{model} has no card ({CARD}), which describes the model. Make it again")
     return Publication(artifact, repository, private)
 
 
 def publish(publication: Publication) -> tuple[str, list[str]]:
-    """Upload all files in one commit, creating the repository if it is missing.
+    """Upload all files in one commit. Create the repository if it is missing.
 
-    The address of the commit, and the weights that are there besides. Raises UserError, also where
-    the hub then lists other content.
+    Returns the address of the commit, and the names of other weights in the repository. Raises
+    UserError if the upload fails, or if the hub then lists other content.
     """
     from huggingface_hub import CommitOperationAdd, HfApi, get_token
 
     if get_token() is None:
         raise UserError(
-            "uploading needs a token that may write: set HF_TOKEN, or log in with `hf auth login`"
+            "an upload needs a token that may write: set HF_TOKEN, or log in with `hf auth login`"
         )
     api, repository = HfApi(), publication.repository
     folder, artifact = publication.artifact.path, publication.artifact
@@ -79,7 +82,7 @@ def publish(publication: Publication) -> tuple[str, list[str]]:
 
 
 def _arrived(publication: Publication, name: str, listed: dict) -> bool:
-    """Whether the hub lists a file with the manifest's content: large ones by their SHA-256."""
+    """Whether the hub lists a file with the manifest's content."""
     file = listed.get(name)
     if file is None:
         return False

@@ -1,7 +1,7 @@
-"""The hub: files of a pinned commit, compared with its hashes, and its errors in plain words.
+"""Fetches files of a pinned commit from the hub, checks their hashes, and explains its errors.
 
-What lies in the hub's own cache is not fetched again: with all of it there, nothing is asked of the
-network. The token is huggingface_hub's to find (HF_TOKEN, or its login) and appears in no message.
+Files in the hub's own cache are not fetched again. If all are there, the network is not used.
+huggingface_hub finds the token (HF_TOKEN, or its login). No message shows the token.
 """
 
 import hashlib
@@ -21,9 +21,9 @@ SHA256_DIGITS, GIT_DIGITS = 64, 40
 def fetch_files(
     repository: str, revision: str, patterns: Iterable[str], kind: str = "model"
 ) -> Path:
-    """The folder of a commit in the hub's cache, after fetching its files that fit a pattern.
+    """Fetch the files of a commit that fit a pattern. Returns its folder in the hub's cache.
 
-    kind: model or dataset. Raises UserError, also where a file is not what the hub states.
+    kind: model or dataset. Raises UserError if it fails, or if a file has another hash than stated.
     """
     from huggingface_hub import snapshot_download
     from huggingface_hub.utils import filter_repo_objects
@@ -61,9 +61,9 @@ def fetch_file(repository: str, revision: str, name: str, kind: str = "model") -
 
 
 def find_cached(repository: str, revision: str, patterns: Iterable[str]) -> Path | None:
-    """The folder of a model's commit in the hub's cache, if all its files that fit are there.
+    """The folder of a model's commit in the hub's cache, if all files that fit a pattern are there.
 
-    None where one is not, and where it is not known which there are. Nothing is fetched.
+    None if one is missing, or if the names of the files are not known. Nothing is fetched.
     """
     from huggingface_hub import try_to_load_from_cache
     from huggingface_hub.utils import filter_repo_objects
@@ -78,7 +78,7 @@ def find_cached(repository: str, revision: str, patterns: Iterable[str]) -> Path
 
 
 def known_names(repository: str, revision: str) -> list[str]:
-    """The names of all files of a model's commit that was fetched from, where they are known."""
+    """The names of all files of a model's commit, if the cache knows them; else none."""
     from huggingface_hub import get_cached_repo_tree
     from huggingface_hub.errors import CachedRepoTreeNotFoundError
 
@@ -89,16 +89,16 @@ def known_names(repository: str, revision: str) -> list[str]:
 
 
 def git_hash(path: Path) -> str:
-    """The SHA-1 by which git, and so the hub, names a small file: of its length and content."""
+    """The SHA-1 that git and the hub give a small file, over its length and content."""
     content = path.read_bytes()
     return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
 
 
 def _check_hashes(what: str, paths: list[Path]) -> None:
-    """Compare files in the cache with the hub's hashes, and remove from it those that differ.
+    """Compare files in the cache with the hub's hashes, and remove files that differ.
 
-    The cache names the content of a file by what the hub states: large ones by their SHA-256, which
-    huggingface_hub does not compare. Raises UserError where one differs.
+    The name of a file's content in the cache is the hub's hash: SHA-256 for large files.
+    huggingface_hub does not compare these. Raises UserError if a file differs.
     """
     wrong = []
     total = sum(path.stat().st_size for path in paths)
@@ -106,24 +106,24 @@ def _check_hashes(what: str, paths: list[Path]) -> None:
         for path in paths:
             stated = path.readlink().name if path.is_symlink() else ""
             if (actual := _hash_like(stated, path, bar.update)) != stated:
-                wrong.append(f"{path.name} has hash {actual}, and the hub states {stated}")
+                wrong.append(f"{path.name} has the hash {actual}, but the hub states {stated}")
                 _remove_with_target(path)
     if wrong:
         raise UserError(
-            f"{what} did not arrive as it is: {'; '.join(wrong)}. What differs was removed from "
-            "the hub's cache: run again to fetch it again"
+            f"{what} was damaged on the way: {'; '.join(wrong)}. The damaged files were removed "
+            "from the hub's cache. Run again to fetch them again"
         )
 
 
 def _hash_like(stated: str, path: Path, report: Callable[[int], object]) -> str:
-    """The hash of a file, of the kind of `stated`; `stated` itself where that is none."""
+    """The hash of a file, of the same kind as `stated`; `stated` itself if it is not a hash."""
     if re.fullmatch(f"[0-9a-f]{{{SHA256_DIGITS}}}", stated):
         return hash_file(path, report)
     return git_hash(path) if re.fullmatch(f"[0-9a-f]{{{GIT_DIGITS}}}", stated) else stated
 
 
 def _remove_with_target(path: Path) -> None:
-    """Remove a link, and all that it leads to."""
+    """Remove a link, and the file that it points to."""
     if path.is_symlink():
         _remove_with_target(path.parent / path.readlink())
     path.unlink(missing_ok=True)
@@ -131,30 +131,30 @@ def _remove_with_target(path: Path) -> None:
 
 @contextmanager
 def hub_errors(failure: str, repository: str) -> Iterator[None]:
-    """Turn the hub's errors into a UserError: `failure`, and why."""
-    from httpx2 import HTTPError  # what huggingface_hub speaks with
+    """Turn the hub's errors into a UserError: `failure`, and the reason."""
+    from httpx2 import HTTPError  # of huggingface_hub's HTTP client
     from huggingface_hub.errors import EntryNotFoundError
 
     try:
         yield
-    # A RuntimeError is what its transfers of large files end in.
+    # Failed transfers of large files raise RuntimeError.
     except (HTTPError, EntryNotFoundError, RuntimeError, ValueError, OSError) as error:
         raise UserError(f"{failure}: {_reason(error, repository)}") from None
 
 
 def _reason(error: Exception, repository: str) -> str:
-    """Why the hub gave nothing, and what to do."""
+    """Why the hub request failed, and what to do."""
     from huggingface_hub import constants, errors
 
     status = getattr(getattr(error, "response", None), "status_code", None)
     if isinstance(error, errors.GatedRepoError):
         return (
             f"it is gated. Accept its terms at {constants.ENDPOINT}/{repository}, "
-            f"and set HF_TOKEN to a token of the account that did ({_token_state()})"
+            f"and set HF_TOKEN to a token of the same account ({_token_state()})"
         )
     if isinstance(error, errors.RevisionNotFoundError):
         return (
-            "the hub has the repository, but no such revision. Take the hash of one of its commits"
+            "the hub has the repository, but no such revision. Use the hash of one of its commits"
         )
     if isinstance(error, errors.RepositoryNotFoundError):
         return (
@@ -162,16 +162,16 @@ def _reason(error: Exception, repository: str) -> str:
             f"HF_TOKEN to a token that may use it ({_token_state()})"
         )
     if status in (401, 403):
-        return f"the hub refuses the token, or its rights do not suffice ({_token_state()})"
+        return f"the hub refuses the token, or the token lacks the rights ({_token_state()})"
     if isinstance(error, UnicodeEncodeError):
-        return f"the token is not plain letters and digits ({_token_state()})"
+        return f"the token holds characters other than plain letters and digits ({_token_state()})"
     if isinstance(error, errors.LocalEntryNotFoundError) and constants.is_offline_mode():
         return (
-            f"it is not whole in the hub's cache ({constants.HF_HUB_CACHE}), and HF_HUB_OFFLINE "
-            "keeps this step from the network"
+            f"it is not complete in the hub's cache ({constants.HF_HUB_CACHE}), and HF_HUB_OFFLINE "
+            "forbids this step to use the network"
         )
     lines = str(error).strip().splitlines() or [type(error).__name__]
-    return f"{lines[0].rstrip('.')}. What has arrived whole is kept: run again to go on"
+    return f"{lines[0].rstrip('.')}. Complete files are kept: run again to continue"
 
 
 def _token_state() -> str:
@@ -179,11 +179,11 @@ def _token_state() -> str:
 
     if os.environ.get("HF_TOKEN"):
         return "HF_TOKEN is set now"
-    return "now the token of the hub's login is used" if get_token() else "now there is none"
+    return "now the token of the hub's login is used" if get_token() else "no token is set now"
 
 
 class _FetchBar(Bar):
-    """One bar of all bytes: huggingface_hub makes several, and words them itself."""
+    """Shows one bar for all bytes, with its own words. huggingface_hub would show several bars."""
 
     def __init__(self, *args, **options):
         of_bytes = options.get("unit") == "B" and "bar_format" not in options

@@ -1,4 +1,4 @@
-"""Where a base model comes from: a local folder, or the hub at a pinned revision."""
+"""Finds models and rows: local ones, or those of the hub at a pinned revision."""
 
 import glob
 import re
@@ -22,7 +22,7 @@ from workflow_scripts.hub import repository as hub
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
-# What a data set on the hub may keep rows in, packed or not, and what says which are which.
+# Formats of row files in data sets on the hub, packed or not, and the card that describes them.
 ROW_FORMATS = ("json", "jsonl", "ndjson", "csv", "tsv", "parquet", "arrow", "txt")
 ROW_PATTERNS = [
     "README.md",
@@ -49,9 +49,9 @@ def check_source(model: str, revision: str | None) -> None:
 
 
 def find_model(model: str, revision: str | None) -> Path:
-    """The folder of a local model, or of a hub model after fetching it. Raises UserError.
+    """The folder of a local model, or of a hub model, which is fetched. Raises UserError.
 
-    What is in the hub's cache already is not fetched again.
+    Files in the hub's cache are not fetched again.
     """
     check_source(model, revision)
     if Path(model).is_dir():
@@ -67,23 +67,20 @@ def find_model(model: str, revision: str | None) -> Path:
 
 
 def _instead_of_safetensors(model: str, revision: str) -> str:
-    """What a repository has in place of safetensors, and what to do."""
+    """The weights of a repository without safetensors, and what to do."""
     names = [name for name in hub.known_names(model, revision) if name.endswith(PICKLES)]
     if not names:
         return f"no {SINGLE_FILE} and no {INDEX_FILE}: only safetensors are read"
     return (
-        f"its weights only as {names[0]}, a pickle: loading one may run any program that its maker "
-        "put in it, so none is loaded here. Take a revision with safetensors, such as that of the "
-        "pull request that the hub's converter opens (huggingface.co/spaces/safetensors/convert), "
-        "or convert the model yourself as docs/hub.md says and name the folder as base.model"
+        f"its weights only as {names[0]}, a pickle. Loading a pickle may run any program that its "
+        "author put in it, so this project loads none. Use a revision with safetensors: the hub's "
+        "converter (huggingface.co/spaces/safetensors/convert) opens a pull request with one. Or "
+        "convert the model yourself as docs/hub.md says, and name the folder as base.model"
     )
 
 
 def find_config(model: str, revision: str | None) -> Path:
-    """The config.json of a local model, or of a hub model, of which nothing else is fetched.
-
-    Raises UserError.
-    """
+    """The config.json of a local or a hub model. Nothing else is fetched. Raises UserError."""
     check_source(model, revision)
     if Path(model).is_dir():
         return Path(model) / "config.json"
@@ -95,9 +92,9 @@ def find_config(model: str, revision: str | None) -> Path:
 
 
 def find_local(model: str, revision: str | None, patterns: Iterable[str]) -> Path | None:
-    """The folder of a local model, or of one whose files of these names the hub's cache holds all.
+    """The folder of a local model, or of a hub model if its files that fit are all in the cache.
 
-    None where one of them is elsewhere, and where none is known. Nothing is fetched.
+    None if a file is missing there, or if no file is known. Nothing is fetched.
     """
     if not Path(model).is_dir():
         return hub.find_cached(model, revision, patterns)
@@ -115,7 +112,7 @@ class DatasetSource:
 
     @property
     def file_name(self) -> str:
-        """What its rows are called here: by the file, or as Parquet by the data set."""
+        """The local name of its rows: the file's name, or the data set's name as Parquet."""
         return Path(self.file).name if self.file else f"{Path(self.repository).name}.parquet"
 
     def __str__(self) -> str:
@@ -123,15 +120,16 @@ class DatasetSource:
 
 
 def dataset_source(source: str, revision: str | None) -> DatasetSource:
-    """What organisation/name or organisation/name/file names. Raises UserError where it is neither,
-    or not pinned.
+    """The data set or file that organisation/name or organisation/name/file names.
+
+    Raises UserError if `source` has another form, or is not pinned.
     """
     organisation, _, rest = source.partition("/")
     name, slash, file = rest.partition("/")
     if not organisation or not name or (slash and not file) or revision is None:
         raise UserError(
-            f"data.train = {source}: a data set on the hub is named organisation/name, a file "
-            "of it organisation/name/file, and both are pinned by data.revision"
+            f"data.train = {source}: a data set on the hub is named organisation/name, and one of "
+            "its files organisation/name/file. Set data.revision to the hash of a commit"
         )
     return DatasetSource(f"{organisation}/{name}", file or None, revision)
 
@@ -144,8 +142,8 @@ def fetch_dataset_file(source: DatasetSource) -> Path:
 def fetch_dataset(source: DatasetSource, split: str, out: Path) -> None:
     """Write a split of a data set as Parquet, as `datasets` reads it. Raises UserError.
 
-    Its files are fetched into the hub's cache first: asked for a data set by its name, `datasets`
-    may take a local folder of that name or, without network, another revision.
+    The files are first fetched into the hub's cache. With only the data set's name, `datasets` may
+    use a local folder of that name or, without a network, another revision.
     """
     from datasets import load_dataset
     from datasets.exceptions import DatasetsError
@@ -161,7 +159,7 @@ def fetch_dataset(source: DatasetSource, split: str, out: Path) -> None:
 
 
 def _check_card(source: DatasetSource, card: Path) -> None:
-    """Raise UserError where a data set's card names files outside of it, which `datasets` reads."""
+    """Raise UserError if a data set's card names files outside the data set."""
     import yaml
     from huggingface_hub import DatasetCard
 
@@ -183,7 +181,7 @@ def _check_card(source: DatasetSource, card: Path) -> None:
 
 
 def _texts_of(value: object, key: str, found: bool = False) -> Iterator[str]:
-    """The texts under a key, in lists and objects within each other."""
+    """The texts under a key, at any depth of nested lists and objects."""
     if isinstance(value, dict):
         for name, item in value.items():
             yield from _texts_of(item, key, found or name == key)
@@ -207,15 +205,15 @@ def find_cached_dataset_file(source: DatasetSource) -> Path | None:
 
 
 def model_contents(folder: Path) -> dict[str, str]:
-    """The hash of the content of each file of `check_model`, by name. Raises UserError."""
+    """The content hash of each file of `check_model`, by name. Raises UserError."""
     return {file.relative_to(folder).as_posix(): content_hash(file) for file in check_model(folder)}
 
 
 def check_model(folder: Path) -> list[Path]:
-    """The files that make up a dense model that can be upcycled. Raises UserError."""
+    """The files of a dense model. Raises UserError if the model cannot be upcycled."""
     checkpoint = CheckpointHeaders(folder)
     if checkpoint.config.get("quantization_config"):
-        raise UserError(f"{folder} is quantised; take the unquantised model")
+        raise UserError(f"{folder} is quantised. Use the unquantised model")
     if "auto_map" in checkpoint.config:
         _check_known(folder, checkpoint.config)
     dense_layers(checkpoint.names, checkpoint.config)
@@ -228,12 +226,12 @@ def check_model(folder: Path) -> list[Path]:
 
 
 def _check_known(folder: Path, config: dict) -> None:
-    """Raise UserError where the model is one that only code of its own folder can load."""
+    """Raise UserError if only code in the model's own folder can load it."""
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 
     if config.get("model_type") not in CONFIG_MAPPING_NAMES:
         raise UserError(
-            f"{folder} needs Python code that comes with it (auto_map in its config.json), which "
-            f"is not run here. transformers itself does not know model_type "
-            f"{config.get('model_type')!r}: take a model that it knows, or one converted to it"
+            f"{folder} needs its own Python code (auto_map in its config.json), which this project "
+            f"never runs. transformers itself does not know model_type "
+            f"{config.get('model_type')!r}: use a model of a type that it knows"
         )

@@ -1,6 +1,6 @@
-"""Router, MoE block, upcycled models, mixing.
+"""The models of the workflow: upcycled models with their MoE blocks, and mixing models.
 
-Importing this package makes `AutoModelForCausalLM.from_pretrained` load upcycled models.
+An import of this package lets `AutoModelForCausalLM.from_pretrained` load upcycled models.
 """
 
 from transformers import AutoConfig

@@ -1,4 +1,4 @@
-"""Routed experts with fused weights, each of which computes one slice of the sorted tokens.
+"""Routed experts with fused weights. Each expert computes one slice of the sorted tokens.
 
 Symbols: T tokens, k experts per token, S = T k rows, R experts, H hidden and I intermediate size.
 """
@@ -15,10 +15,10 @@ from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 class Experts(nn.Module):
     """R feed-forward networks: down(act(gate(x)) * up(x)), or down(act(up(x))) without a gate.
 
-    gate_up_proj [R, 2I, H], without a gate up_proj [R, I, H]; down_proj [R, H, I]; with biases
-    gate_up_proj_bias [R, 2I] or up_proj_bias [R, I], and down_proj_bias [R, H]. These names and
-    the attributes are what transformers' implementations of experts expect; one of them is chosen
-    by `config._experts_implementation`, and `compute_sorted` by "eager".
+    Weights: gate_up_proj [R, 2I, H], or up_proj [R, I, H] without a gate; down_proj [R, H, I].
+    Biases, if any: gate_up_proj_bias [R, 2I] or up_proj_bias [R, I]; down_proj_bias [R, H].
+    transformers' implementations of experts need these names and attributes.
+    `config._experts_implementation` chooses one of them; "eager" chooses `compute_sorted`.
     """
 
     has_post_expert_norm = False
@@ -61,7 +61,7 @@ class Experts(nn.Module):
         return compute(self, hidden_states, top_k_index, top_k_weights)
 
     def compute_sorted(self, hidden_states: Tensor, index: Tensor, weights: Tensor) -> Tensor:
-        """`forward` by sorting rows by expert. Sums in fp32 and rounds once; deterministic."""
+        """`forward`, with the rows sorted by expert. Sums in fp32, rounds once, deterministic."""
         expert, order = index.flatten().sort(stable=True)
         place = order.argsort()
         numbers = torch.arange(self.num_experts, device=index.device)
@@ -76,11 +76,11 @@ class Experts(nn.Module):
 
     @torch.compiler.disable
     def compute_loop(self, rows: Tensor, ends: Tensor) -> Tensor:
-        """Sorted rows [S, H] to [S, H], one matrix product per expert and projection.
+        """Sorted rows [S, H] to [S, H], with one matrix product per expert and projection.
 
-        ends [R]: where the rows of each expert end. Small tensors are made in memory that was used
-        before, and gate and up projection are apart so that none is a strided half of another.
-        torch.compile leaves this out: it would compile anew for other numbers of rows.
+        ends [R]: the end of each expert's rows. Small tensors reuse memory. The gate and the up
+        projection are separate products, so that neither result is a strided half of a tensor.
+        torch.compile skips this function: it would compile again for each new number of rows.
         """
         pieces = rows.split(ends.diff(prepend=ends.new_zeros(1)).tolist())
         weight, bias = self.weight_and_bias(self.up_name)
@@ -97,7 +97,7 @@ class Experts(nn.Module):
         return torch.cat(linear_by_expert(hidden, *self.weight_and_bias("down_proj")))
 
     def compute_grouped(self, rows: Tensor, expert: Tensor, ends: Tensor) -> Tensor:
-        """The same by torch's grouped products, which need not wait for a GPU.
+        """The same as `compute_loop` with torch's grouped products, which do not wait for a GPU.
 
         expert [S]: the expert of each row; ends [R] int32.
         """
@@ -106,7 +106,7 @@ class Experts(nn.Module):
         return grouped_linear(hidden, *self.weight_and_bias("down_proj"), expert, ends)
 
     def weight_and_bias(self, name: str) -> tuple[Tensor, Tensor | None]:
-        """A projection's parameters in the dtype to compute in; None without bias."""
+        """A projection's weight and bias in the dtype of the computation; None without a bias."""
         bias = as_autocast(getattr(self, f"{name}_bias")) if self.has_bias else None
         return as_autocast(getattr(self, name)), bias
 
@@ -116,16 +116,19 @@ class Experts(nn.Module):
 
 
 def as_autocast(tensor: Tensor) -> Tensor:
-    """The tensor in autocast's dtype, which custom functions do not heed; unchanged without."""
+    """The tensor in autocast's dtype, because custom functions ignore autocast.
+
+    Without autocast the tensor is unchanged.
+    """
     device = tensor.device.type
     enabled = torch.is_autocast_enabled(device)
     return tensor.to(torch.get_autocast_dtype(device)) if enabled else tensor
 
 
 def has_fast_grouped_mm(rows: Tensor, weight: Tensor) -> bool:
-    """Whether torch computes rows times weights of these sizes by a grouped kernel.
+    """Whether torch has a grouped kernel for these rows and weights.
 
-    Elsewhere its grouped_mm, too, is a loop, which waits for the GPU in each product.
+    Without one, its grouped_mm is a loop that waits for the GPU in each product.
     """
     return (
         rows.is_cuda
@@ -140,7 +143,7 @@ def has_fast_grouped_mm(rows: Tensor, weight: Tensor) -> bool:
 def grouped_linear(
     rows: Tensor, weight: Tensor, bias: Tensor | None, expert: Tensor, ends: Tensor
 ) -> Tensor:
-    """Sorted rows [S, K] by weight [R, N, K] and bias [R, N] to [S, N]; see compute_grouped."""
+    """Sorted rows [S, K] times weight [R, N, K] plus bias [R, N]: [S, N]. See compute_grouped."""
     output = nn.functional.grouped_mm(rows, weight.transpose(1, 2), offs=ends)
     return output if bias is None else output + bias[expert]
 
@@ -148,7 +151,7 @@ def grouped_linear(
 def linear_by_expert(
     pieces: Sequence[Tensor], weight: Tensor, bias: Tensor | None
 ) -> Sequence[Tensor]:
-    """R pieces [rows, K], one for each expert, by weight [R, N, K] and bias [R, N] to [rows, N]."""
+    """R pieces [rows, K], one per expert, times weight [R, N, K] plus bias [R, N]: [rows, N]."""
     outputs = ExpertLinear.apply(weight, *pieces)
     return outputs if bias is None else [y + b for y, b in zip(outputs, bias, strict=True)]
 
@@ -156,8 +159,8 @@ def linear_by_expert(
 class ExpertLinear(Function):
     """Each piece times its expert's weight.
 
-    The weight's gradient is one tensor into which each expert writes its own, without tokens
-    zero. Autograd would copy the gradients of all slices of the weight into one once more.
+    Each expert writes its gradient into one tensor, zero if it has no tokens. Autograd would copy
+    the gradients of all slices of the weight into one tensor again.
     """
 
     @staticmethod
@@ -180,10 +183,10 @@ class ExpertLinear(Function):
 
 
 class TakeRows(Function):
-    """rows[index], where each of the n rows is taken equally often.
+    """rows[index], if each of the n rows is taken equally often.
 
-    index [S]; place [S] lists where row 0 went, each time, then row 1 and so on. By it the gradient
-    is gathered too and summed in a fixed order.
+    index [S]. place [S]: all places of row 0 in the result, then those of row 1, and so on. With
+    it the gradient is a gather too, with sums in a fixed order.
     """
 
     @staticmethod

@@ -1,4 +1,4 @@
-"""Loading models without surprises."""
+"""Loads models offline and refuses incomplete weights."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from workflow_scripts.common.errors import UserError
 def load_whole(model_class: type, folder: Path | None, **options) -> PreTrainedModel:
     """`model_class.from_pretrained(folder, **options)`, offline.
 
-    Raises UserError where a weight is missing, for which transformers would draw random values.
+    Raises UserError if a weight is missing: transformers would draw random values for it.
     """
     model, report = model_class.from_pretrained(
         folder,

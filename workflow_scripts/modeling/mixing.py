@@ -1,10 +1,10 @@
-"""The mixing model: a dense backbone whose MLPs are merged from frozen experts.
+"""The mixing model: a dense backbone with MLPs that are merged from frozen experts.
 
 The equation is in conversions/merge.py. Only the mixing logits learn. The merged weights W are
-built once per optimiser step; each micro-batch adds to their gradient G = dL/dW, as in dense
+built once per optimiser step. Each micro-batch adds to their gradient G = dL/dW, as in dense
 training. Once per optimiser step the chain rule gives dL/dc_i = <G, W_i> for the coefficient of
-expert i, and from there the gradients of the logits. The experts stay memory-mapped, in their
-stored dtype, and are read layer by layer.
+expert i, and then the gradients of the logits. The experts stay memory-mapped in their stored
+dtype, and are read layer by layer.
 """
 
 import torch
@@ -26,7 +26,7 @@ from workflow_scripts.modeling.loading import load_whole
 
 
 class MixingLogits(nn.Module):
-    """What learns: alpha, a vector [R] for each set of coefficients, and lambda where asked for.
+    """The trained values: alpha, a vector [R] for each set of coefficients, and optionally lambda.
 
     alpha [layers or 1, projections or 1, R]; lambda_logit [layers or 1, projections or 1], or None
     for a fixed lambda, `shared_expert_weight`.
@@ -42,7 +42,7 @@ class MixingLogits(nn.Module):
         self.shared_expert_weight = shared_expert_weight
 
     def coefficients(self) -> Tensor:
-        """[layers or 1, projections or 1, 1 + R], of which the first is lambda."""
+        """The coefficients [layers or 1, projections or 1, 1 + R]. The first is lambda."""
         alpha, lambda_logit = torch.stack(list(self.alpha)), None
         if self.lambda_logit is not None:
             lambda_logit = torch.stack(list(self.lambda_logit))
@@ -50,7 +50,7 @@ class MixingLogits(nn.Module):
         return coefficients.unflatten(0, self.sets)
 
     def tensors(self) -> dict[str, Tensor]:
-        """The logits as they are now, on the CPU, by name."""
+        """The current logits by name, on the CPU."""
         tensors = {ALPHA: self.alpha}
         if self.lambda_logit is not None:
             tensors[LAMBDA_LOGIT] = self.lambda_logit
@@ -63,10 +63,10 @@ class MixingLogits(nn.Module):
 class Mixing:
     """A mixing model and its logits.
 
-    model: the backbone's own causal LM class, in fp32 unless another dtype is asked for. It has no
-    parameter that learns; its merged weights are plain tensors that collect a gradient. The logits
-    are fp32. gradient_norm, gradient_norms [layers or 1, projections or 1]: of all logits and of
-    each set, in the last step, before they are clipped.
+    model: the backbone's own causal LM class, in `dtype`. None of its parameters learns; its
+    merged weights are plain tensors that collect a gradient. The logits are fp32. gradient_norm:
+    of all logits in the last step, before clipping. gradient_norms [layers or 1, projections or
+    1]: the same for each set of logits.
     """
 
     def __init__(
@@ -88,15 +88,15 @@ class Mixing:
 
     @torch.no_grad()
     def merge(self) -> None:
-        """Build the merged weights from the logits as they are now."""
+        """Build the merged weights from the current logits."""
         coefficients = self.logits.coefficients()
         for tensor, weight in self._merged:
             weight.copy_(merge(tensor.experts(self.ffn), tensor.coefficients(coefficients)))
 
     def take_gradients(self, max_norm: float | None = None) -> None:
-        """Turn the collected gradients of the merged weights into those of the logits.
+        """Compute the logits' gradients from the collected gradients of the merged weights.
 
-        Averages them over the processes, and clips them at max_norm.
+        The gradients are averaged over the processes, and their norm is clipped at max_norm.
         """
         coefficients = self.logits.coefficients()
         gradient = torch.zeros_like(coefficients, dtype=torch.float64)
@@ -116,10 +116,10 @@ class Mixing:
         self.gradient_norm = norm.item()
 
     def metrics(self) -> dict:
-        """Each set's shares of the routed experts, its lambda where learned, the gradient norms.
+        """Each set's shares of the routed experts, its lambda if learned, and the gradient norms.
 
         distance_from_uniform: the largest distance of a share from 1/R; 0 is plain averaging.
-        distances_from_uniform: that of each set.
+        distances_from_uniform: the same for each set.
         """
         logits = self.logits.tensors()
         shares = logits[ALPHA].softmax(dim=-1)
@@ -137,7 +137,7 @@ class Mixing:
     def build_optimizer(
         self, optimizer_class: type[torch.optim.Optimizer], options: dict, max_norm: float | None
     ) -> torch.optim.Optimizer:
-        """An optimiser of the logits that takes their gradients before a step and merges after."""
+        """An optimiser of the logits. It takes their gradients before a step and merges after."""
         optimizer = optimizer_class(self.logits.parameters(), **options)
         optimizer.register_step_pre_hook(lambda *_: self.take_gradients(max_norm))
         optimizer.register_step_post_hook(lambda *_: self.merge())
@@ -151,7 +151,7 @@ class Mixing:
         return nn.utils.get_total_norm([vector.grad for vector in logits])
 
     def _inner_products(self, tensor: MergedTensor, gradient: Tensor) -> Tensor:
-        """<gradient, W_i> for each expert, [1 + R]; 0 for the shared one where lambda is fixed."""
+        """<gradient, W_i> for each expert, [1 + R]; 0 for the shared one if lambda is fixed."""
         gradient = gradient.float()
 
         def product(expert: Tensor) -> Tensor:
@@ -165,8 +165,8 @@ class Mixing:
     def _weight(self, tensor: MergedTensor) -> Tensor:
         """Turn a parameter of the backbone into a plain tensor that collects a gradient.
 
-        Neither parameter nor buffer, so that no `model.to(...)` puts a copy in its place, which
-        `merge` would miss.
+        It is neither parameter nor buffer, so `model.to(...)` does not replace it by a copy.
+        `merge` would not write to that copy.
         """
         mlp = self.model.get_decoder().layers[tensor.layer.index].mlp
         linear = mlp.get_submodule(tensor.projection)
@@ -177,9 +177,9 @@ class Mixing:
 
 
 def _backbone(moe: Checkpoint, ffn: Checkpoint, dtype: torch.dtype) -> PreTrainedModel:
-    """The mixture's dense backbone, its MLPs without values yet.
+    """The mixture's dense backbone. The values of its MLPs are not set yet.
 
-    All else may lie memory-mapped in the mixture's files, where the dtype is theirs.
+    Other tensors may stay memory-mapped in the mixture's files if the dtype is the same.
     """
     base_config = dict(moe.config["base_config"])
     config = CONFIG_MAPPING[base_config.pop("model_type")].from_dict(base_config)

@@ -1,4 +1,4 @@
-"""A backbone's MLP: its sizes, and the proof that it computes what its experts will compute."""
+"""Reads the form and sizes of a backbone's MLP, and tests that an expert can compute the same."""
 
 import copy
 from collections.abc import Callable
@@ -16,7 +16,7 @@ ACTIVATION_NAMES = ("act_fn", "activation_fn", "act")
 
 @dataclass(frozen=True)
 class MlpShape:
-    """What an expert needs to be like the MLP: act_fn is the MLP's own activation."""
+    """The form, sizes and activation that an expert takes from the MLP."""
 
     form: MlpForm
     hidden_size: int
@@ -28,8 +28,8 @@ class MlpShape:
 def read_mlp(mlp: nn.Module | None) -> MlpShape:
     """The shape of an MLP of a backbone.
 
-    Raises UserError unless it computes down(act(gate(x)) * up(x)), or down(act(up(x))) where its
-    form has no gate: its linear layers are told by their names, its computation by a trial.
+    Raises UserError unless it computes down(act(gate(x)) * up(x)), or down(act(up(x))) if its form
+    has no gate. The names of its linear layers give its form; a trial run tests its computation.
     """
     linear = {name: m for name, m in getattr(mlp, "_modules", {}).items() if type(m) is nn.Linear}
     form = find_form(linear)
@@ -38,22 +38,24 @@ def read_mlp(mlp: nn.Module | None) -> MlpShape:
     if form is None or act_fn is None or len(biases) > 1:
         forms = "; ".join(", ".join(form.projections) for form in MLP_FORMS)
         raise UserError(
-            f"an MLP of class {type(mlp).__name__} cannot be upcycled. It can if it is an "
-            f"activation and the linear layers, all with biases or none, of one of these: {forms}"
+            f"an MLP of class {type(mlp).__name__} cannot be upcycled. It must have an activation "
+            f"and one of these sets of linear layers, all with biases or all without: {forms}"
         )
     output = linear[form.output]
     shape = MlpShape(form, output.out_features, output.in_features, act_fn, biases.pop())
     if not _computes_as_told(mlp, shape):
         raise UserError(
             f"an MLP of class {type(mlp).__name__} cannot be upcycled: it computes something else "
-            f"than {', '.join(form.projections)} and its activation (a multiplier, dropout or a "
-            "norm between them)"
+            f"than {', '.join(form.projections)} and its activation. It may have a multiplier, "
+            "dropout or a norm between them"
         )
     return shape
 
 
 def _computes_as_told(mlp: nn.Module, shape: MlpShape) -> bool:
-    """Try the MLP's own forward, in training mode, with small random projections in its place."""
+    """Whether the MLP's own forward, in training mode and with small random projections, computes
+    what an expert of this shape does.
+    """
     form, hidden, intermediate = shape.form, 4, 6
     generator = torch.Generator("cpu").manual_seed(0)
 

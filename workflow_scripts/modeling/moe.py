@@ -1,4 +1,4 @@
-"""The MoE block that takes the place of a decoder layer's MLP."""
+"""The MoE block that replaces a decoder layer's MLP."""
 
 import torch
 from torch import Tensor, nn
@@ -9,10 +9,10 @@ from workflow_scripts.modeling.router import Router, Routing
 
 
 class TokenMask:
-    """Which tokens of the current forward pass are real: set by the model, read by its blocks.
+    """Which tokens of the current forward pass are not padding. The model sets it for its blocks.
 
-    in_forward: whether blocks leave their routing for the model. Not in a backward pass that
-    computes activations again, whose routing would keep these alive.
+    in_forward: whether blocks keep their routing for the model. It is false in a backward pass that
+    computes activations again: a kept routing would keep these activations in memory.
     """
 
     def __init__(self):
@@ -20,7 +20,10 @@ class TokenMask:
         self.in_forward = True
 
     def set(self, attention_mask: Tensor | None, length: int) -> None:
-        """Take the last `length` columns of a 2-D attention mask; None if no token is padding."""
+        """Set `real` from the last `length` columns of a 2-D attention mask.
+
+        `real` is None if no token is padding.
+        """
         self.real = None
         self.in_forward = True
         if attention_mask is not None and attention_mask.dim() == 2:
@@ -29,10 +32,10 @@ class TokenMask:
 
 
 class MoeBlock(nn.Module):
-    """Shared expert and routed experts, weighed by the router.
+    """A shared expert and routed experts, weighted by the router.
 
     y = w_shared E_shared(x) + sum_i w_i E_i(x). Padding is neither routed nor counted; its output
-    is zero. `routing` holds what the router decided in the last forward pass.
+    is zero. `routing` holds the router's decision in the last forward pass.
     """
 
     def __init__(self, config, mlp: nn.Module, token_mask: TokenMask):

@@ -1,8 +1,8 @@
-"""Attention in a packed batch, where a token attends to its own row: one product for each row.
+"""Attention in a packed batch, one row at a time: a token attends only to tokens of its row.
 
-A packed batch is one sequence of rows without padding; position ids that begin anew tell where a
-row begins. transformers' "sdpa" computes all pairs of a packed batch's tokens under a mask; here
-the pairs of different rows are never computed.
+A packed batch is one sequence of rows without padding. A row begins where the position ids start
+again. transformers' "sdpa" computes all pairs of a packed batch's tokens under a mask. This module
+never computes pairs from different rows.
 """
 
 from collections.abc import Callable
@@ -29,11 +29,11 @@ def row_masks(
     device: torch.device | str = "cpu",
     **options,
 ) -> RowMasks | Tensor | None:
-    """Length and mask of each row; the mask is None where it is causal, else bool [1, 1, L, L].
+    """The length and mask of each row. A causal mask is None; others are bool [1, 1, L, L].
 
-    A function of transformers' mask interface: mask_function(batch, head, query, key) says of
-    index tensors which pairs count, local_size is the window of a sliding attention. What is no
-    packed batch (several sequences, padding, a cache) gets the mask of "sdpa".
+    This is a function of transformers' mask interface. mask_function(batch, head, query, key) takes
+    index tensors and returns which pairs count. local_size is the window of sliding attention.
+    Other batches (several sequences, padding, a cache) get the mask of "sdpa".
     """
     if batch_size > 1 or q_length != kv_length or attention_mask is not None:
         shape = {"batch_size": batch_size, "q_length": q_length, "kv_length": kv_length}
@@ -77,11 +77,11 @@ AttentionMaskInterface.register(PACKED, row_masks)
 
 
 def use_packed_attention(model: PreTrainedModel, half_precision: bool) -> str:
-    """Let a model attend within the rows of packed batches. The name of what computes it.
+    """Let a model attend within the rows of packed batches. Returns its attention's name.
 
-    half_precision: whether it computes in bf16, which FLASH needs, as well as the rows' bounds in
-    the batch. Where "sdpa" does not know the model's attention (a cap on its logits), it stays with
-    transformers' own function and mask.
+    half_precision: whether the model computes in bf16. FLASH needs that, and the rows' bounds in
+    the batch. A model with attention that "sdpa" does not support (such as a cap on its logits)
+    keeps transformers' own function and mask.
     """
     can_flash = torch.cuda.is_available() and half_precision and is_flash_attn_2_available()
     if can_flash and model._supports_flash_attn:

@@ -1,4 +1,4 @@
-"""The router: which experts compute a token, with which weights, and how evenly they are used.
+"""The router: it chooses the experts and their weights for each token, and measures the balance.
 
 Symbols: T tokens, H hidden size, R routed experts (all but the shared one), k routed experts chosen
 per token (the shared one not counted). Equations: XFT, arXiv 2404.15247, section 3.1; noise, load
@@ -15,16 +15,16 @@ NOISE_EPSILON = 0.01
 
 @dataclass
 class Routing:
-    """What the router decided for T tokens.
+    """The router's decision for T tokens.
 
     logits [T, R]: router logits r, noisy in training.
     indices [T, k]: chosen routed experts, best first, 0 to R - 1.
     weights [T, k], fp32: their weights.
     shared_weight [T], fp32: the shared expert's weight; None without a shared expert.
     importance [R], fp32: sum over the tokens of each chosen expert's gate value.
-    load [R], fp32: tokens per expert; in training with noise its smooth estimate.
-    noise_scale [], fp32: the mean of what the noise is multiplied by; None without noise.
-    clean_logits [T, R]: r without the noise; None where there is none.
+    load [R], fp32: tokens per expert; in training with noise, a smooth estimate of it.
+    noise_scale [], fp32: the mean factor of the noise; None without noise.
+    clean_logits [T, R]: r before the noise; None without noise.
     """
 
     logits: Tensor
@@ -48,9 +48,9 @@ class Routing:
 
     @torch.no_grad()
     def statistics(self) -> dict[str, Tensor]:
-        """load [R]: each expert's share of the choices; importance [R]: of the gate values;
-        entropy []: of softmax(logits), mean over the tokens, at most log(R); noise_scale [];
-        noise_changed []: the share of the choices that would be others without the noise.
+        """load [R]: each expert's share of the choices; importance [R]: its share of the gate
+        values; entropy []: of softmax(logits), mean over the tokens, at most log(R);
+        noise_scale []; noise_changed []: the share of the choices that the noise changed.
         """
         experts = self.logits.shape[-1]
         statistics = {
@@ -69,7 +69,7 @@ class Routing:
 def squared_variation(values: Tensor) -> Tensor:
     """CV^2(v) = var(v) / (mean(v)^2 + 1e-10), with the unbiased variance; 0 for a single value.
 
-    Of vectors [..., R], to [...].
+    values [..., R] give [...].
     """
     if values.shape[-1] < 2:
         return values.new_zeros(values.shape[:-1])
@@ -77,14 +77,14 @@ def squared_variation(values: Tensor) -> Tensor:
 
 
 class NoiseProjection(nn.Linear):
-    """Wn, a class of its own: it starts at zero, whatever the backbone's initialiser does."""
+    """Wn. It has its own class so that it starts at zero under any backbone's initialiser."""
 
 
 class Router(nn.Module):
     """Noisy top-k routing with routing weight normalisation.
 
-    r = W2 tanh(W1 x) ("mlp") or W1 x ("linear"), no bias. In training noise is added:
-    r + n (softplus(Wn x) + 0.01), n standard normal, Wn zero at the start.
+    r = W2 tanh(W1 x) ("mlp") or W1 x ("linear"), without biases. Training adds noise:
+    r + n (softplus(Wn x) + 0.01), with n standard normal and Wn zero at the start.
     """
 
     def __init__(self, config, hidden_size: int):
@@ -124,9 +124,10 @@ class Router(nn.Module):
     def route(self, logits: Tensor) -> Routing:
         """Choose experts and weights from logits [T, R].
 
-        With a shared expert: s = softmax(r) over all R; chosen s_1 >= ... >= s_k. Normalised,
-        expert i weighs s_1 softmax(s_1 .. s_k)_i; else s_i. The shared expert weighs 1 - s_1.
-        Without one (vanilla upcycling): expert i weighs softmax(r_1 .. r_k)_i.
+        With a shared expert: s = softmax(r) over all R, and s_1 >= ... >= s_k are chosen. The
+        weight of expert i is s_1 softmax(s_1 .. s_k)_i if normalised, else s_i. The weight of the
+        shared expert is 1 - s_1. Without a shared expert (vanilla upcycling) the weight of expert
+        i is softmax(r_1 .. r_k)_i.
         """
         if not self.has_shared_expert:
             chosen, indices = logits.topk(self.top_k, dim=-1)
@@ -150,10 +151,11 @@ class Router(nn.Module):
 
 
 def smooth_load(clean: Tensor, noisy: Tensor, scale: Tensor, k: int) -> Tensor:
-    """Expected number of tokens that choose each expert, over new draws of its own noise [R].
+    """The expected number of tokens [R] that choose each expert, over new draws of its own noise.
 
-    P(x, e) = Phi((clean_e - threshold_e) / scale_e), where threshold_e is the k-th largest of the
-    other experts' noisy logits. All arguments [T, R]; where k = R each expert has every token.
+    The sum over the tokens of P(x, e) = Phi((clean_e - threshold_e) / scale_e). threshold_e is the
+    k-th largest of the other experts' noisy logits. All arguments [T, R]. If k = R, each expert has
+    every token.
     """
     tokens, routed = clean.shape
     if k >= routed:

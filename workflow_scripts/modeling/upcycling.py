@@ -1,7 +1,7 @@
-"""Upcycled models: any backbone of transformers with MoE blocks in place of MLPs.
+"""Upcycled models: transformers' backbones with MoE blocks in place of MLPs.
 
 The config of an upcycled model has `model_type` "xft" and holds the base's config.json unchanged
-under `base_config`. The backbone's own classes do all the rest: attention, RoPE, cache, generation.
+under `base_config`. The backbone's own classes do the rest: attention, RoPE, cache, generation.
 """
 
 import copy
@@ -40,7 +40,7 @@ MOE_SETTINGS = (
 
 
 class XftConfig(PreTrainedConfig):
-    """What AutoConfig finds for "xft". Its `from_dict` gives the config class of the backbone."""
+    """AutoConfig's class for "xft". `from_dict` returns a config of the backbone's own class."""
 
     model_type = MODEL_TYPE
 
@@ -51,7 +51,7 @@ class XftConfig(PreTrainedConfig):
 
 
 class UpcycledConfig:
-    """Mixin over the backbone's config class: its attributes are the base's and MOE_SETTINGS."""
+    """Mixin over the backbone's config class. It adds MOE_SETTINGS to the base's attributes."""
 
     @classmethod
     def from_dict(cls, config_dict: dict, **kwargs):
@@ -75,7 +75,7 @@ class UpcycledConfig:
 def upcycled_config_class(base_type: str) -> type[PreTrainedConfig]:
     """The config class of upcycled models over backbones of `base_type` ("llama", ...).
 
-    Raises UserError where transformers does not know the type.
+    Raises UserError if transformers does not know the type.
     """
     if base_type not in CONFIG_MAPPING:
         raise UserError(f"model type {base_type!r} is unknown to the installed transformers")
@@ -94,7 +94,7 @@ def _model_class(config_class: type, base_config_class: type) -> type[nn.Module]
     base = MODEL_FOR_CAUSAL_LM_MAPPING[base_config_class]
     names = get_checkpoint_conversion_mapping(base.__name__)
     names = names or get_checkpoint_conversion_mapping(base_config_class.model_type)
-    if names:  # where a checkpoint's names differ from the modules'
+    if names:  # the checkpoint's names differ from the modules'
         register_checkpoint_conversion_mapping(f"Xft{base.__name__}", names)
     members = {
         "config_class": config_class,
@@ -105,9 +105,9 @@ def _model_class(config_class: type, base_config_class: type) -> type[nn.Module]
 
 
 def _forward_over(base: type[nn.Module]):
-    """The backbone's forward, with padding masked in the blocks and the balance loss added.
+    """The backbone's forward. It masks padding in the blocks and adds the balance loss.
 
-    It has the backbone's signature, which generation and training inspect.
+    It has the backbone's signature, because generation and training inspect that.
     """
 
     @functools.wraps(base.forward)
@@ -138,9 +138,9 @@ def _forward_over(base: type[nn.Module]):
 
 
 def token_share(labels: torch.Tensor, num_items_in_batch: torch.Tensor | int | None):
-    """The share of a global batch's trained tokens that lie in this micro-batch; 1 without a count.
+    """This micro-batch's share of the trained tokens of its global batch; 1 without a count.
 
-    With it, the balance losses of the micro-batches are averaged as their cross-entropies are.
+    The share weighs the micro-batch's balance loss like its cross-entropy.
     """
     if num_items_in_batch is None:
         return 1
@@ -149,7 +149,7 @@ def token_share(labels: torch.Tensor, num_items_in_batch: torch.Tensor | int | N
 
 @dataclass
 class XftOutput(MoeCausalLMOutputWithPast):
-    """transformers' MoE output with the routing of each upcycled layer."""
+    """transformers' MoE output, and the routing of each upcycled layer."""
 
     routing: tuple | None = None
 
@@ -157,8 +157,8 @@ class XftOutput(MoeCausalLMOutputWithPast):
 class UpcycledModel:
     """Mixin over the backbone's causal LM class: `mlp` of each upcycled layer is a MoeBlock.
 
-    complete_counts: in training, gives a global batch's counts [layers, 2, R] (importance, load)
-    for those of a forward pass; None where each pass has a balance loss of its own.
+    complete_counts: turns the counts [layers, 2, R] (importance, load) of a training's forward
+    pass into those of its global batch; None if each pass has its own balance loss.
     """
 
     complete_counts: Callable[[torch.Tensor], torch.Tensor] | None = None
@@ -179,7 +179,7 @@ class UpcycledModel:
         return [module for module in self.modules() if isinstance(module, MoeBlock)]
 
     def take_routings(self) -> list:
-        """The routing of each block in the last forward pass. The blocks let go of it."""
+        """Take the routing of the last forward pass from each block."""
         routings = [block.routing for block in self.moe_blocks]
         for block in self.moe_blocks:
             block.routing = None
@@ -199,7 +199,7 @@ class UpcycledModel:
         return self.config.balance_loss_coef * squared_variation(counts).sum()
 
     def get_correct_experts_implementation(self, requested_experts: str | None) -> str:
-        """Our own unless another is asked for: transformers' know nothing of autocast."""
+        """This project's implementation by default: transformers' own ones ignore autocast."""
         return super().get_correct_experts_implementation(requested_experts or "eager")
 
     @classmethod
@@ -208,7 +208,10 @@ class UpcycledModel:
 
     @torch.no_grad()
     def initialize_weights(self) -> None:
-        """Initialise our modules first: the backbone would take the noise for any linear layer."""
+        """Initialise this project's modules before the backbone initialises the others.
+
+        The backbone would treat the noise projection like any linear layer.
+        """
         std = getattr(self.config, "initializer_range", 0.02)
         for module in self.modules():
             if getattr(module, "_is_hf_initialized", False):
@@ -228,15 +231,15 @@ class UpcycledModel:
 
 
 def check_loadable(config: dict) -> None:
-    """Build the model of an upcycled model's config.json, on no device and without values.
+    """Build a model from an upcycled model's config.json, without values, on the meta device.
 
-    Raises UserError where to load it would, such as for an MLP with dropout.
+    Raises UserError if loading the model would, for example for an MLP with dropout.
     """
     with torch.device("meta"):
         AutoModelForCausalLM.from_config(XftConfig.from_dict(config))
 
 
 def upcycled_layers(model: nn.Module, indices: list[int] | None) -> list[nn.Module]:
-    """The decoder layers of a backbone with these indices; all for None."""
+    """The decoder layers of a backbone with these indices; None means all layers."""
     layers = model.get_decoder().layers
     return [layers[index] for index in (range(len(layers)) if indices is None else indices)]

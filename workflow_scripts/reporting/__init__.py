@@ -1,1 +1,1 @@
-"""Tables and texts for people: the summary, model cards."""
+"""Writes tables and texts for people: the summary and the model cards."""

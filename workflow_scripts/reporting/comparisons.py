@@ -1,4 +1,4 @@
-"""The pairs of models that are compared, on each data set and on all together."""
+"""Compares pairs of models on each data set and on all data sets together."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, fields
@@ -8,25 +8,26 @@ from workflow_scripts.evaluation.ground_truth import TEST_SETS
 from workflow_scripts.evaluation.result import has_several_samples, solved_shares
 from workflow_scripts.reporting.statistics import Comparison, compare
 
-REFERENCES = ("base", "sft", "moe_sft")  # what the models after them are compared with
+REFERENCES = ("base", "sft", "moe_sft")  # later models are compared with each of these
 ORDER = ("base", "moe", "sft", "moe_sft", "uniform", "dense")
 POOLED = "all"
 COLUMNS = ["first", "second", "dataset", "tests", *(field.name for field in fields(Comparison))]
 LEGEND = """\
-By base + extra tests, on the same problems. +10.0 means: the row's model solves 10 points (% of the
-problems) more than the one that it stands against. 95% interval: Tango's score interval for paired
-shares. p: exact McNemar test; where the two disagree, it decides. Interval and p are those of one
-row alone. Then: how many problems both solve, only the model, only the other, none. Needed: with so
-many problems, such a difference would be shown at the 5% level four times in five.
+Each row compares two models on the same problems, by base + extra tests. Difference +10.0: the
+model solves 10 percentage points more problems than the model in the column "against". 95%
+interval: Tango's score interval for paired shares. p: exact McNemar test. If interval and p
+disagree, p decides. Both are for one row alone. Counts: the problems that both models solve, only
+the model, only the other model, and none of the two. Needed: with this many problems, a test at the
+5% level would find such a difference in 80% of cases.
 """
-OF_SAMPLES = "Of several samples: a problem is solved where most of them pass.\n"
+OF_SAMPLES = "With several samples: a problem counts as solved if most of its samples pass.\n"
 
 
 def comparison_table(results: Mapping[tuple[str, str], dict]):
     """A pandas data frame with a row for each pair of models, data set and set of tests.
 
-    results: by model's name and data set's name. Both models of a pair must have been asked the
-    same problems. Several data sets are pooled too.
+    results: by the names of model and data set. A pair is compared only on data sets with the same
+    problems for both models. If there are several, there is a row for all of them together too.
     """
     import pandas as pd
 
@@ -38,7 +39,7 @@ def comparison_table(results: Mapping[tuple[str, str], dict]):
 
 
 def _rank(model: str) -> int:
-    """Where a model stands among all: from the base to what was merged last."""
+    """The place of a model in `ORDER`, from the base to the merged models."""
     family = _family(model)
     return ORDER.index(family) if family in ORDER else len(ORDER)
 
@@ -48,7 +49,7 @@ def _family(model: str) -> str:
 
 
 def _is_compared(first: str, second: str) -> bool:
-    """Whether a pair matters: a model and a reference, or learned and equal shares at one lambda.
+    """Whether to compare a pair: a model and a reference, or learned and equal shares for a lambda.
 
     first, second: in `ORDER`.
     """
@@ -78,22 +79,22 @@ def _same_problems(first: dict, second: dict) -> bool:
 
 
 def _solved(result: dict, tests: str) -> list[bool]:
-    """Which problems most samples solve; with one sample each, which it solves."""
+    """For each problem, whether most of its samples solve it."""
     return [share > 0.5 for share in solved_shares(result, tests)]
 
 
 def legend(results: Iterable[dict]) -> str:
-    """What the table of comparisons says, in a few lines."""
+    """An explanation of the table of comparisons, in a few lines."""
     return LEGEND + OF_SAMPLES * any(has_several_samples(result) for result in results)
 
 
 def about_all_tests(table):
-    """The rows about all tests."""
+    """The rows for base + extra tests."""
     return table[table["tests"] == "plus"]
 
 
 def readable_comparisons(table):
-    """The table's rows about all tests, as texts. The second model of a row stands first."""
+    """The table's rows for base + extra tests, as texts. The second model of a row comes first."""
     shown = about_all_tests(table)
     texts = shown[["second", "first", "dataset"]].set_axis(["model", "against", "dataset"], axis=1)
     percent = {name: 100 * shown[name] for name in ("difference", "low", "high")}
@@ -110,5 +111,5 @@ def readable_comparisons(table):
 
 
 def p_text(p_value: float) -> str:
-    """How large a p-value is: `= 0.012`, or `< 0.001`."""
+    """A p-value as text: `= 0.012`, or `< 0.001`."""
     return "< 0.001" if p_value < 0.001 else f"= {p_value:.3f}"

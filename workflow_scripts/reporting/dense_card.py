@@ -1,4 +1,4 @@
-"""The README.md that travels with a merged model."""
+"""Writes the model card of a merged model."""
 
 from workflow_scripts.artifacts.artifact import Artifact
 from workflow_scripts.checkpoints.layout import model_name

@@ -1,4 +1,4 @@
-"""The table of general abilities: each task's metrics, of one model after the other."""
+"""Makes the table of general abilities: the metrics of each task for all models."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,7 +10,7 @@ from workflow_scripts.reporting.tables import model_name
 def lm_eval_table(results: Mapping[Path, dict]):
     """A pandas data frame of texts: task, metric, model, value with its standard error.
 
-    results: by their files. Rows of a metric stand together, the models in order.
+    results: by their files. The rows of a metric are next to each other, with the models in order.
     """
     import pandas as pd
 

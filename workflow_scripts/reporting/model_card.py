@@ -1,4 +1,4 @@
-"""The README.md that travels with a mixture, and what all cards of models share."""
+"""Writes the model cards of mixtures and of the tuned dense model."""
 
 import json
 
@@ -47,7 +47,7 @@ tokenizer = AutoTokenizer.from_pretrained("this/folder")
 
 
 def origin(base: Artifact) -> dict:
-    """What the manifests of a base's descendants say of it: its id, and where on the hub it is."""
+    """A base's entry in the manifests of its descendants: its id, and its place on the hub."""
     known = base.manifest.parameters
     return {"id": base.id} | {key: known[key] for key in HUB_KEYS if key in known}
 
@@ -98,12 +98,12 @@ def _mixture_card(config: dict, base: dict, done: str, tuning: str = "", **upcyc
 
 
 def card_head(base: dict) -> str:
-    """The card's metadata, as the hub reads them."""
+    """The card's metadata for the hub."""
     return HEAD.format(base_model=f"base_model: {base['model']}\n" if "model" in base else "")
 
 
 def base_words(config: dict, base: dict) -> str:
-    """The base in words: on the hub, or its architecture and the artifact's short id."""
+    """The base in words: its place on the hub, or its architecture and the artifact's short id."""
     if "model" in base:
         return f"[{base['model']}](https://huggingface.co/{base['model']}), {base['revision']}"
     architecture = f"a {model_name(config['base_config'])}"
@@ -111,6 +111,6 @@ def base_words(config: dict, base: dict) -> str:
 
 
 def listed(parameters: dict) -> str:
-    """Parameters in a line, as the config spells them; those that are not set are left out."""
+    """Parameters in one line, as in the config. Parameters without a value are left out."""
     set_ones = {k: v for k, v in parameters.items() if v is not None and not isinstance(v, dict)}
     return ", ".join(f"{key} {json.dumps(value)}" for key, value in sorted(set_ones.items()))

@@ -1,4 +1,4 @@
-"""What two evaluations on the same problems say about a difference, by statsmodels and scipy."""
+"""Intervals and tests for scores and their differences, with statsmodels and scipy."""
 
 import math
 from collections.abc import Sequence
@@ -7,20 +7,24 @@ from dataclasses import dataclass
 CONFIDENCE = 0.95
 POWER = 0.8
 RESAMPLES = 9999
-FEWEST_DISCORDANT = 6  # 2 / 2^6 < 0.05 < 2 / 2^5: fewer never show in an exact McNemar test
+# The least number of discordant problems with which an exact McNemar test can reach the 5% level:
+# 2 / 2^6 < 0.05 < 2 / 2^5.
+FEWEST_DISCORDANT = 6
 
 
 @dataclass(frozen=True)
 class Comparison:
     """Two models on the same problems. Shares are from 0 to 1.
 
-    both, only_first, only_second, neither: numbers of problems by who solved them.
+    both, only_first, only_second, neither: the numbers of problems, by the models that solve them.
     difference: the second's share minus the first's; low, high: its 95% interval (`tango`).
-    p_value: exact McNemar test, whether the discordant problems may be a fair coin's.
-    needed: how many problems would show this difference at the 5% level with a power of 80% (paired
-    t test); None where there is no difference, or nothing but it.
-    detectable: the difference that so many problems would show with that power, if as many of them
-    differed as here; never less than the test can show. None where they can show none.
+    p_value: exact McNemar test that the first and the second model solve a discordant problem
+    with equal probability.
+    needed: the number of problems that would show this difference at the 5% level with a power of
+    80% (paired t test); None without a difference, or if all problems have the same difference.
+    detectable: the difference that this number of problems would show with that power, if the
+    outcomes vary as here, and at least the smallest difference that the test can show. None if the
+    problems are too few for any.
     """
 
     problems: int
@@ -37,15 +41,15 @@ class Comparison:
 
 
 def interval(shares: Sequence[float]) -> tuple[float, float]:
-    """A 95% interval of the mean of the problems' shares of samples that pass.
+    """A 95% interval for the mean over the problems of the share of samples that pass.
 
-    Wilson's, where there is one sample of each; else by a bootstrap over the problems.
+    Wilson's if each share is 0 or 1, or if all are equal; otherwise a bootstrap over the problems.
     """
     import numpy as np
 
     if set(shares) <= {0.0, 1.0}:
         return wilson(int(sum(shares)), len(shares))
-    if len(set(shares)) == 1:  # resamples would all be alike, as if the mean were certain
+    if len(set(shares)) == 1:  # all resamples would be equal and the interval would have no width
         return wilson(sum(shares), len(shares))
     return _bootstrap(np.asarray(shares))
 
@@ -59,7 +63,7 @@ def wilson(passed: float, count: int) -> tuple[float, float]:
 
 
 def compare(first: Sequence[bool], second: Sequence[bool]) -> Comparison:
-    """Compare what two models solved; the same problems in the same order."""
+    """Compare two models. first, second: whether they solve each of the same problems, in order."""
     import numpy as np
     from statsmodels.stats.contingency_tables import mcnemar
 
@@ -86,7 +90,7 @@ def compare(first: Sequence[bool], second: Sequence[bool]) -> Comparison:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """The p-values, corrected for their number: of all errors together at most 5% may occur."""
+    """The p-values after Holm's correction: the chance of any false finding is at most 5%."""
     from statsmodels.stats.multitest import multipletests
 
     return [float(value) for value in multipletests(p_values, method="holm")[1]]
@@ -95,9 +99,9 @@ def holm(p_values: Sequence[float]) -> list[float]:
 def tango(only_first: int, only_second: int, count: int) -> tuple[float, float]:
     """The 95% score interval of the difference of paired shares, the second's minus the first's.
 
-    It holds the differences that a score test does not refute, and has a width without discordant
-    pairs too. T. Tango: Equivalence test and confidence interval for the difference in proportions
-    for the paired-sample design. Statistics in Medicine 17 (1998) 891-908.
+    It holds all differences that a score test does not reject. Without discordant pairs it still
+    has a width. T. Tango: Equivalence test and confidence interval for the difference in
+    proportions for the paired-sample design. Statistics in Medicine 17 (1998) 891-908.
     """
     from scipy.optimize import brentq
     from scipy.stats import norm
@@ -106,10 +110,10 @@ def tango(only_first: int, only_second: int, count: int) -> tuple[float, float]:
     observed = only_second - only_first
 
     def excess(difference: float) -> float:
-        """The score statistic's square minus z's, times the variance: negative within."""
+        """(statistic^2 - z^2) times the variance: negative inside the interval."""
         spread = difference * (1 - difference)
         b = (2 * count - observed) * difference - only_first - only_second
-        # The likeliest share that the first alone solves, given the difference.
+        # The maximum-likelihood share that only the first solves, given the difference.
         root = math.sqrt(max(b * b + 8 * count * only_first * spread, 0.0))
         share = (root - b) / (4 * count)
         return (observed - count * difference) ** 2 - z * z * count * (2 * share + spread)

@@ -1,4 +1,4 @@
-"""The table of all evaluations: as data for a program, and as text for a reader."""
+"""Makes the table of all evaluations, as data and as Markdown."""
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -17,10 +17,10 @@ LOSS = "validation loss"
 
 
 def summary_table(results: Mapping[Path, dict], losses: Mapping[str, float]):
-    """A pandas data frame with a row for each result file and its content, in order.
+    """A pandas data frame with a row for each result file, in order.
 
-    pass@1 is in percent, and so is its 95% interval, low to high. passed: samples. losses: on
-    held-out rows, by model folder; without any there is no such column.
+    pass@1 and its 95% interval, low to high, are in percent. passed: the number of samples. losses:
+    on held-out rows, by model folder; if there are none, the table has no column for them.
     """
     import pandas as pd
 
@@ -50,7 +50,7 @@ def _row(file: Path, result: dict, losses: Mapping[str, float]) -> dict:
 def model_name(result_file: Path, model_folder: str, above: str = EVALUATIONS_FOLDER) -> str:
     """The folders between `eval/` (`above`) and a result file: `dense/lam~0.75`.
 
-    A result file that does not lie below such a folder has the name of its model's folder.
+    If the result file is not below such a folder, the name is that of its model's folder.
     """
     *folders, _ = result_file.parts
     if above not in folders:
@@ -60,10 +60,10 @@ def model_name(result_file: Path, model_folder: str, above: str = EVALUATIONS_FO
 
 
 def legend(results: Iterable[dict]) -> str:
-    """What the texts of `readable` mean, in a line."""
+    """An explanation of the texts of `readable`, in one line."""
     several = any(has_several_samples(result) for result in results)
-    drawn = "; of several samples a bootstrap over the problems" if several else ""
-    return f"In brackets: the 95% interval (Wilson's{drawn}), and how many samples pass.\n"
+    drawn = "; with several samples, a bootstrap over the problems" if several else ""
+    return f"In brackets: the 95% interval (Wilson's{drawn}), and the number of passed samples.\n"
 
 
 def readable(table):
@@ -83,7 +83,7 @@ def readable(table):
 
 
 def to_markdown(table) -> str:
-    """A Markdown table of a data frame without its index, its columns aligned for the eye."""
+    """A Markdown table of a data frame, without its index and with aligned columns."""
     texts = [[str(cell) for cell in row] for row in (table.columns, *table.itertuples(index=False))]
     widths = [max(map(len, column)) for column in zip(*texts, strict=True)]
     rows = [texts[0], ["-" * width for width in widths], *texts[1:]]
@@ -94,7 +94,7 @@ def to_markdown(table) -> str:
 
 
 def list_files(table) -> str:
-    """Where each model and its evaluation lie, a line for each row."""
+    """The paths of each row's model and its evaluation, one line per row."""
     lines = []
     for _, row in table.iterrows():
         folder = row["model folder"]

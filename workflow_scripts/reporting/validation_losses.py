@@ -1,4 +1,4 @@
-"""Files with a model's loss on the rows that were held out of the training."""
+"""Reads and writes files with a model's loss on held-out rows."""
 
 import json
 from collections.abc import Mapping
@@ -22,7 +22,7 @@ def write_loss(
 ) -> None:
     """Write a file whole or not at all, and its manifest beside it.
 
-    description: the loss, of which model, on what. parameters, inputs, recipe: of the manifest.
+    description: the loss, its model and its rows. parameters, inputs, recipe: for the manifest.
     """
     content = {"format": FORMAT} | description
     write_whole(path, json.dumps(content, indent=2, sort_keys=True) + "\n")
@@ -30,7 +30,7 @@ def write_loss(
 
 
 def read_losses(paths: list[Path]) -> dict[str, float]:
-    """The losses of files by the folder of their model. Raises UserError where one is none."""
+    """The losses in files, by their model's folder. Raises UserError if a file holds no loss."""
     losses = {}
     for path in paths:
         content = read_json(path)

@@ -1,1 +1,1 @@
-"""What the rules ask: which artifacts a configuration wants, and which of them are current."""
+"""Finds out for the rules which artifacts a configuration wants, and which of them are current."""

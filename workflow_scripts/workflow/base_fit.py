@@ -1,4 +1,4 @@
-"""Whether the base model can do what a config asks of it, by its files."""
+"""Checks by its files whether the base model supports what a config asks for."""
 
 from pathlib import Path
 
@@ -20,10 +20,10 @@ def check_base(
     template: str,
     base_prompt: str,
 ) -> None:
-    """Raise UserError with the key of what a base cannot do: texts of such lengths, or chats.
+    """Raise UserError with the key of an option that the base does not support.
 
-    model, revision: as in the config. What is not on this machine cannot be looked at: nothing is
-    fetched.
+    The length of texts, chat templates and the vocabulary are checked. model, revision: as in the
+    config. Nothing is fetched: files that are not on this machine are not checked.
     """
     folder = find_local(model, revision, ["config.json"])
     tokens = window(read_json(folder / "config.json")) if folder else None
@@ -52,5 +52,5 @@ def _check_chat(key: str, model: str, folder: Path) -> None:
     if not has_chat_template(folder):
         raise UserError(
             f"{key} = {CHAT}: {model} has no chat template: neither chat_template.jinja nor "
-            "chat_template in tokenizer_config.json. Take the template magicoder, or a file"
+            "chat_template in tokenizer_config.json. Use the template magicoder, or a file"
         )

@@ -1,4 +1,4 @@
-"""A run of the workflow: what it would replace, what it makes again and why."""
+"""Decides for a run of the workflow which artifacts it makes again, and reports why."""
 
 import sys
 from collections.abc import Collection, Iterable
@@ -13,7 +13,7 @@ from workflow_scripts.workflow.wanted import Wanted, Wants
 
 
 class Current:
-    """What a config wants beside what is there."""
+    """The artifacts that a config wants, compared with the existing ones."""
 
     def __init__(self, wants: Wants):
         self.wants = wants
@@ -22,9 +22,9 @@ class Current:
         self.begun = False
 
     def check(self, config_files: Iterable[str], shares: bool = False) -> None:
-        """Raise UserError where the run would overwrite an input, or anything of the user's.
+        """Raise UserError if the run would overwrite an input, or any other file of the user.
 
-        shares: artifacts are fetched out of a shared folder.
+        shares: whether artifacts come from a shared folder.
         """
         results = self.wants.results
         places = [wanted.place for wanted in self._wanted()]
@@ -34,10 +34,10 @@ class Current:
         check_free(verdicts, results, shares)
 
     def begin(self, forced: Collection[str], accept_code: bool) -> None:
-        """Print which artifacts are made again and why, the first time.
+        """On the first call, print which artifacts are made again and why.
 
-        forced: the rules and files that are to be made again in any case. accept_code: note today's
-        code in the manifests of all artifacts for which nothing else has changed.
+        forced: the rules and files that are made again in any case. accept_code: record the current
+        code in the manifests of all artifacts for which only the code has changed.
         """
         if self.begun:
             return
@@ -59,15 +59,15 @@ class Current:
             print("Made again:", *lines, sep="\n", file=sys.stderr)
 
     def marker(self, wanted: Wanted) -> Path:
-        """The marker of an artifact, set by its verdict."""
+        """The marker of an artifact, with a time that follows from its verdict."""
         return set_marker(wanted, self.verdict(wanted))
 
     def fits(self, wanted: Wanted) -> bool:
-        """Whether an artifact that is wanted is there."""
+        """Whether the artifact exists as it is wanted."""
         return self.verdict(wanted).state is State.FITS
 
     def verdict(self, wanted: Wanted) -> Verdict:
-        """What there is of an artifact."""
+        """The verdict on an artifact. `best` also depends on the evaluations."""
         verdict = self.inspector.inspect(wanted)
         if wanted is not self.wants.made.get("best") or verdict.state is not State.FITS:
             return verdict
@@ -110,7 +110,7 @@ class Current:
 
 
 def _is_on_disk(key: str, name: str) -> bool:
-    """Whether a config's name means a file or folder that is there."""
+    """Whether a name in a config means an existing file or folder."""
     if key == "evaluation.datasets" and name in NAMED_SETS:
         return False
     path = Path(name)

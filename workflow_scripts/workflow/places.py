@@ -1,4 +1,4 @@
-"""The places where a run writes: nothing of the user's may stand there."""
+"""Checks that a run does not overwrite the user's files."""
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -10,12 +10,12 @@ from workflow_scripts.common.errors import UserError
 from workflow_scripts.workflow.state import State, Verdict
 from workflow_scripts.workflow.wanted import Wanted
 
-# The first line of the file by which a results folder is known as one.
+# This file, with this first line, identifies a results folder.
 CONFIG_FILE = "config.yaml"
 CONFIG_HEAD = (
     "# The completed configuration of these results. Each run of the workflow writes it.\n"
 )
-# What lies in a results folder besides artifacts.
+# Folders and files in a results folder that are not artifacts.
 FOLDERS = ("logs", "metrics")
 # The rules with `cache`.
 SHARED_RULES = ("base", "tokens", "moe", "moe_sft", "sft", "weighted_trained")
@@ -23,9 +23,9 @@ FILES = (CONFIG_FILE, "data/report.json", "summary.md", "comparisons.csv")
 
 
 def check_inputs(places: Iterable[Path], inputs: Iterable[tuple[str, Path]]) -> None:
-    """Raise UserError where a place to be written is, holds or lies in an input.
+    """Raise UserError if an output path equals an input, contains it or lies in it.
 
-    inputs: key of the configuration, and path.
+    inputs: keys of the configuration and their paths.
     """
     faults = [
         f"config: {key}: {path} is, holds or lies in {place}, where the workflow writes. Choose "
@@ -39,9 +39,9 @@ def check_inputs(places: Iterable[Path], inputs: Iterable[tuple[str, Path]]) -> 
 
 
 def check_free(verdicts: Mapping[Wanted, Verdict], results: Path, shares: bool) -> None:
-    """Raise UserError where the workflow would replace something that is not its own.
+    """Raise UserError if the workflow would replace something that it did not make.
 
-    shares: Snakemake fetches artifacts out of a shared folder, and removes what is in their place.
+    shares: whether artifacts come from a shared folder. Snakemake then removes older ones first.
     """
     faults = [
         fault
@@ -70,17 +70,17 @@ def _fault(wanted: Wanted, results: Path, shares: bool) -> str | None:
     place = wanted.place
     if shares and wanted.rule in SHARED_RULES and _is_own_folder(place):
         return (
-            f"{place} was made without the shared folder and is to be made again. Sharing would "
+            f"{place} was made without the shared folder and must be made again. Snakemake would "
             f"remove it first. Delete it and {manifest_path(place).name}, or move both away"
         )
     if wanted.is_file and not place.is_dir() and not manifest_path(place).exists():
-        # In a folder of the workflow's, its step was killed before it wrote the manifest.
+        # In a results folder, a step that was killed may leave a file without a manifest.
         return _not_ours(place) if place.exists() and not is_results_folder(results) else None
     return replacing_fault(place)
 
 
 def _is_own_folder(place: Path) -> bool:
-    """Whether a folder holds files of its own, and not links into a shared folder."""
+    """Whether a folder holds files itself, not only links into a shared folder."""
     if place.is_symlink() or not place.is_dir():
         return False
     return any(path.is_file() and not path.is_symlink() for path in place.rglob("*"))
@@ -88,6 +88,6 @@ def _is_own_folder(place: Path) -> bool:
 
 def _not_ours(path: Path) -> str:
     return (
-        f"{path} stands where the workflow writes, and is not its own. Move it away, or choose "
-        "another results_dir"
+        f"{path} is where the workflow writes, but the workflow did not make it. Move it away, or "
+        "choose another results_dir"
     )

@@ -1,4 +1,4 @@
-"""The completed configuration beside its results, and what of it is not a default."""
+"""Writes the completed configuration into the results folder, and finds its changed values."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Whether the artifacts that are there are those that a configuration wants. Manifests decide."""
+"""Compares existing artifacts with the wanted ones by their manifests."""
 
 import json
 from collections.abc import Callable
@@ -13,11 +13,11 @@ from workflow_scripts.common.errors import UserError
 from workflow_scripts.workflow.wanted import Wanted
 
 LONGEST_VALUE = 60
-MOST_MODULES = 5  # that are named
+MOST_MODULES = 5  # named in a difference
 
 
 class State(Enum):
-    """fits: as wanted. outdated: made from something else. absent: it has no manifest."""
+    """fits: as wanted. outdated: made in another way. absent: without a manifest."""
 
     FITS = "fits"
     OUTDATED = "outdated"
@@ -26,9 +26,9 @@ class State(Enum):
 
 @dataclass(frozen=True)
 class Verdict:
-    """What there is at the place of a wanted artifact, and how it differs from what is wanted.
+    """The state of a wanted artifact, and how it differs from what is wanted.
 
-    differences: a phrase each. only_code: only the code of the step differs.
+    differences: one phrase each. only_code: whether only the code of the step differs.
     """
 
     state: State
@@ -38,9 +38,9 @@ class Verdict:
 
 
 class Inspector:
-    """Compares wanted artifacts with what is there, each once.
+    """Compares each wanted artifact once with the existing one.
 
-    forced: asks whether an artifact is to be made again in any case.
+    forced: whether an artifact must be made again in any case.
     """
 
     def __init__(self, forced: Callable[[Wanted], bool] = lambda wanted: False):
@@ -48,14 +48,14 @@ class Inspector:
         self._verdicts: dict[Wanted, Verdict] = {}
 
     def inspect(self, wanted: Wanted) -> Verdict:
-        """The verdict on an artifact, and on all that it is made from."""
+        """The verdict on an artifact. Its sources are inspected first."""
         for part in wanted.chain():
             if part not in self._verdicts:
                 self._verdicts[part] = self._compare(part)
         return self._verdicts[wanted]
 
     def accept_code(self, wanted: Wanted) -> None:
-        """Note in the manifest of an artifact today's code, if nothing else differs."""
+        """Record the current code in an artifact's manifest, if nothing else differs."""
         verdict = self.inspect(wanted)
         if verdict.only_code:
             manifest = replace(verdict.manifest, recipe=wanted.recipe)
@@ -72,7 +72,7 @@ class Inspector:
         except UserError as error:
             return Verdict(State.OUTDATED, (str(error),))
         if self.forced(wanted):
-            return Verdict(State.OUTDATED, ("it was asked for",), manifest)
+            return Verdict(State.OUTDATED, ("it was requested",), manifest)
         recipe = manifest.recipe
         if recipe is None or recipe.step != wanted.step:
             return Verdict(State.OUTDATED, ("its manifest does not say how it was made",), manifest)
@@ -96,7 +96,7 @@ class Inspector:
                 changes.append(f"{source.place} is made again")
             elif verdict.state is State.FITS:
                 if not _is_made_from(manifest, name, verdict.manifest):
-                    changes.append(f"it was made from another {source.place} than the one there")
+                    changes.append(f"it was made from another {source.place} than the current one")
             elif then[name] != source.recipe.digest:
                 changes.append(f"it was made from another {source.place}, which is gone")
         if gone := then.keys() - wanted.recipe.inputs.keys():
@@ -116,7 +116,7 @@ def _is_made_from(manifest: Manifest, name: str, source: Manifest) -> bool:
 
 
 def _tokenizer_files(manifest: Manifest) -> dict[str, str]:
-    """The hashes of those files of a model that its tokenizer is made of, by name."""
+    """The hashes of a model's tokenizer files, by name."""
     return {
         name: entry["sha256"]
         for name, entry in manifest.files.items()
@@ -134,7 +134,7 @@ def _changed_options(then: dict, now: dict) -> list[str]:
 
 def _changed_files(then: dict[str, str], wanted: Wanted) -> list[str]:
     changed = [name for name, digest in wanted.files.items() if then.get(name) != digest]
-    return [f"{name} has another content" for name in changed]
+    return [f"the content of {name} has changed" for name in changed]
 
 
 def _changed_modules(then: dict[str, str], now: dict[str, str]) -> list[str]:

@@ -1,4 +1,4 @@
-"""The artifacts that a configuration wants, and what each of them is made from."""
+"""Lists the artifacts that a configuration wants, with their options and inputs."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -21,8 +21,8 @@ FILE_STEPS = ("fetch_data", "fetch_problems", "eval", "validation_loss", "lm_eva
 class Wanted:
     """An artifact that a configuration wants.
 
-    place: where it is to stand. options: by key of the configuration. files: hashes of the files
-    that it is made from, by input. sources: the artifacts that it is made from, by input.
+    place: its path. options: by key of the configuration. files: the hashes of the files that it is
+    made from, by input. sources: the artifacts that it is made from, by input.
     """
 
     place: Path
@@ -33,23 +33,23 @@ class Wanted:
 
     @property
     def is_file(self) -> bool:
-        """Whether it is a file, and not a folder."""
+        """Whether the artifact is a file, not a folder."""
         return self.step in FILE_STEPS
 
     @property
     def rule(self) -> str:
-        """The name of the rule that makes it."""
+        """The name of the rule that makes the artifact."""
         kinds = [part.partition("/lam~")[0] for part in (self.place.parent.name, self.place.name)]
         return next((kind for kind in kinds if kind in ("uniform", "best")), self.step)
 
     @cached_property
     def recipe(self) -> Recipe:
-        """The recipe that its manifest should hold."""
+        """The recipe that the artifact's manifest should hold."""
         origins = {name: source.recipe.digest for name, source in self.sources.items()}
         return Recipe(self.step, self.options, self.files | origins, code_hashes(self.step))
 
     def chain(self) -> Iterator["Wanted"]:
-        """It and all that it is made from, each once, sources first."""
+        """The artifact and all its direct and indirect sources, each once, sources first."""
         seen: dict[Wanted, None] = {}
 
         def visit(wanted: Wanted) -> None:
@@ -63,9 +63,9 @@ class Wanted:
 
 
 class Wants:
-    """What a completed config wants.
+    """The artifacts that a completed config wants.
 
-    made: what was asked for so far, by its place in the results folder.
+    made: the ones that were requested so far, by path in the results folder.
     """
 
     def __init__(self, config: XftConfig, results: str | Path):
@@ -94,7 +94,7 @@ class Wants:
 
     @cached_property
     def rows_content(self) -> str:
-        """What tells one content of the rows from another."""
+        """A digest that identifies the content of the rows."""
         fetched = self.fetched_rows
         return fetched.recipe.digest if fetched else content_hash(Path(self.config.data.train))
 
@@ -116,7 +116,7 @@ class Wants:
 
     @cached_property
     def problem_sets(self) -> dict[str, str]:
-        """The SHA-256 of each set of evaluation problems, by its label."""
+        """The SHA-256 of each set of evaluation problems, by label."""
         return {
             problem_label(dataset): (
                 NAMED_SETS[dataset].wanted_sha256
@@ -155,11 +155,11 @@ class Wants:
         return self._wanted("weighted_trained", place, options, sources=sources | self._experts())
 
     def shares(self, lam: str) -> Wanted:
-        """The mixing coefficients of a lambda: learned, where there is something to learn."""
+        """The mixing coefficients of a lambda: learned if there is something to learn."""
         return self.weighted_trained(lam) if learns(lam) else self.weighted_init(lam)
 
     def merged(self, place: str, lam: str, learned: bool) -> Wanted:
-        """A merge with learned shares, or with equal ones."""
+        """A merge with learned or with equal shares."""
         weighted = self.shares(lam) if learned else self.weighted_init(lam)
         return self._wanted("dense", place, sources={"weighted": weighted} | self._experts())
 
@@ -167,14 +167,14 @@ class Wants:
         return {"moe": self.moe_sft, "ffn": self.ffn}
 
     def model(self, name: str) -> Wanted:
-        """The model that is called so in the evaluations, such as base or dense/lam~0.75."""
+        """The model with this name in the evaluations, such as base or dense/lam~0.75."""
         kind, _, lam = name.partition("/lam~")
         if kind in MERGED:
             return self.merged(name, lam, learned=kind == "dense")
         return getattr(self, kind)
 
     def model_names(self) -> list[str]:
-        """The models that the config asks about, in the order of its tables."""
+        """The names of the models to evaluate, in the order of the tables."""
         names = []
         for model in self.config.evaluation.models:
             merged = [f"{model}/lam~{lam}" for lam in self.config.merge.lambdas]
@@ -182,7 +182,7 @@ class Wants:
         return names
 
     def problems(self, name: str) -> Wanted | None:
-        """The file of a named set of problems; None for a file of the user's."""
+        """The file of a named problem set; None for the user's own file."""
         if name not in NAMED_SETS:
             return None
         files = {"content": self.problem_sets[name]}
@@ -210,7 +210,7 @@ class Wants:
         )
 
     def prompt(self, model: str) -> str:
-        """The prompt that a model is evaluated with: that of its tuning, where it is tuned."""
+        """The prompt for a model's evaluation: for a tuned model, the prompt of its tuning."""
         untuned = model in ("base", "moe")
         config = self.config
         return config.evaluation.base_prompt if untuned else config.data.template
@@ -220,7 +220,7 @@ class Wants:
         return prompt if prompt == COMPLETION.identity else read_template(prompt)
 
     def backend(self, model: str) -> str:
-        """What generates: for a mixture of experts transformers, which alone can load it."""
+        """The generation backend. Only transformers can load a mixture of experts."""
         mixture = model in ("moe", "moe_sft")
         return "transformers" if mixture else self.config.evaluation.backend
 
@@ -238,7 +238,7 @@ class Wants:
         )
 
     def evaluations(self) -> list[Wanted]:
-        """Every evaluation that the config asks for, in the order of its tables."""
+        """All evaluations that the config asks for, in the order of the tables."""
         models = self.model_names()
         return [self.evaluation(model, name) for name in self.problem_sets for model in models]
 
@@ -275,7 +275,7 @@ class Wants:
         files: dict[str, str] | None = None,
         sources: dict[str, Wanted] | None = None,
     ) -> Wanted:
-        """The one artifact that is wanted at a place."""
+        """The artifact at a path in the results folder. Each is created once."""
         place = place or step
         if place not in self.made:
             keys = keys_of_step(step)
