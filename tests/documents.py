@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 DOCUMENTS += [ROOT / folder / "README.md" for folder in ("config", "recipes", "resources")]
 # Those whose blocks without a mark tests/slow/test_docs_commands.py runs, in this order.
 RUN = ["docs/own-model.md", "docs/planning.md", "docs/design.md", "docs/data.md", "docs/hub.md"]
