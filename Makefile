@@ -33,6 +33,7 @@ lint: .venv/installed-dev
 generated: .venv/installed-dev
 	python tools/write_envs.py
 	python -m tools.write_config_docs
+	python -m tools.write_caching_table
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv

@@ -19,29 +19,19 @@ WIDTH = 100
 INTRODUCTION = """\
 # Configuration
 
-Written from `workflow_scripts/config/` by `make generated`. Do not edit it. An editor that knows
-JSON schema can check a file by `config/config.schema.json`.
+Written from `workflow_scripts/config/` by `make generated`; `config/config.schema.json` is the same
+for editors. Set values in a file of your own (`snakemake --cores 2 --configfile mine.yaml`; a later
+file overrides an earlier one), or on the command line, with the keys of a section in braces:
+`snakemake --cores 2 --config 'merge={lambdas: [0.75, 0.85]}'`. Without `--configfile`, Snakemake
+reads `config.yaml`, the demonstration. It does not add to a file of your own: a key that is left
+out has the default that is given here. A run prints the values that are not defaults, and keeps all
+values in `results/config.yaml`.
 
-Three ways to set a value:
-
-- In a file of your own: `snakemake --cores 2 --configfile mine.yaml`. If you give several files, a
-  later one overrides those before it.
-- On the command line: `snakemake --cores 2 --config 'merge={lambdas: [0.75, 0.85]}'`. A key of a
-  section is written in braces, as here. Snakemake refuses `merge.lambdas=...`.
-- Without `--configfile`: in `config.yaml`, which holds the demonstration.
-
-A key that is left out has the default that is given here. `config.yaml` does not add to a file of
-your own. A run prints the values that are not defaults, and keeps all values in
-`results/config.yaml`. A `~` at the start of a path is the home folder. Numbers may be written as
-text: `"0.75"` is 0.75. A changed value runs the rules that depend on it again, and no others.
-
+A `~` at the start of a path is the home folder. Numbers may be written as text: `"0.75"` is 0.75.
 The workflow stops before anything runs if a key is unknown or given twice, if a value has a wrong
 type or is out of range, or if the base model cannot do what is asked: texts longer than its window,
 a chat without a chat template, tokens beyond its embedding. A base on the hub is checked once it is
 in the hub's cache.
-"""
-SHARED = """\
-These keys are the same in all three sections, unless a section says otherwise.
 """
 BOUNDS = {
     "ge": "at least {}",
@@ -59,14 +49,12 @@ def document() -> str:
     for name, section in sections():
         keys = list(section.model_fields)
         if name == TRAININGS[0]:
-            parts += ["## Trainings: `moe_sft`, `sft`, `mixing`\n", SHARED]
+            parts.append("## Keys of all trainings: sections `moe_sft`, `sft` and `mixing`\n")
             parts.append(_keys(TrainingConfig, list(TrainingConfig.model_fields)))
-        description = " ".join(section.__doc__.split())
         if name in TRAININGS:
             keys = [key for key in keys if _is_own(section, key)]
-            description += " It has the keys of trainings" + (", and these:" if keys else ".")
-        parts += [f"## `{name}`\n", textwrap.fill(description, WIDTH) + "\n"]
-        parts += [_keys(section, keys)] if keys else []
+        summary = " ".join(section.__doc__.split()).removesuffix(".")
+        parts += [f"## `{name}`: {summary[0].lower()}{summary[1:]}\n", _keys(section, keys)]
     return "\n".join(parts)
 
 

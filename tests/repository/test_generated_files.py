@@ -7,7 +7,7 @@ import jsonschema
 import pytest
 import yaml
 
-from tools import write_config_docs, write_envs
+from tools import write_caching_table, write_config_docs, write_envs
 from workflow_scripts.config.sections import TRAININGS, XftConfig
 from workflow_scripts.config.training import TrainingConfig
 from workflow_scripts.config.validation import complete, is_section
@@ -37,6 +37,7 @@ def merged(below: dict, above: dict) -> dict:
 def test_the_configurations_documentation_is_up_to_date():
     assert write_config_docs.DOCUMENT.read_text() == write_config_docs.document()
     assert write_config_docs.SCHEMA.read_text() == write_config_docs.schema()
+    assert write_caching_table.DOCUMENT.read_text() == write_caching_table.document()
 
 
 def test_the_json_schema_takes_what_the_classes_take():
@@ -53,7 +54,7 @@ def test_every_key_is_documented():
         if not is_section(field.annotation):
             assert f"\n- `{name}`: " in text
             continue
-        _, found, part = text.partition(f"\n## `{name}`\n")
+        _, found, part = text.partition(f"\n## `{name}`: ")
         assert found
         own = part.partition("\n## ")[0]
         shared = TrainingConfig.model_fields if name in TRAININGS else {}

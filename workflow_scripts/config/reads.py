@@ -41,11 +41,21 @@ READS: dict[str, dict[str | None, tuple[str, ...]]] = {
     "lm_eval": {None: ("threads",), "evaluation": ("batch_size", "limit")},
     "summary": {},
 }
-# Flags of a step that no key of the configuration holds as they are.
-FLAGS = {
-    "weighted_init": ("lam",),
-    "eval": ("prompt",),
-    "lm_eval": ("tasks",),
+# Flags of a step that come from keys of another form, with these keys.
+FLAGS: dict[str, dict[str, tuple[str, ...]]] = {
+    "weighted_init": {"lam": ("merge.lambdas",)},
+    "eval": {"prompt": ("evaluation.base_prompt", "data.template")},
+    "lm_eval": {"tasks": ("evaluation.lm_eval",)},
+}
+# Keys that name files which a step reads, or say whether it reads them, or which results.
+NAMING: dict[str, tuple[str, ...]] = {
+    "tokens": (
+        *("data.train", "data.revision", "data.split"),
+        *("data.decontaminate", "evaluation.datasets"),
+    ),
+    "ground_truth": ("evaluation.datasets",),
+    "eval": ("evaluation.datasets",),
+    "summary": ("evaluation.models",),
 }
 
 
@@ -56,7 +66,17 @@ def keys_of_step(step: str) -> dict[str, str]:
         for section, names in READS[step].items()
         for name in names
     }
-    return read | {name: name for name in FLAGS.get(step, ())}
+    return read | {name: name for name in FLAGS.get(step, {})}
+
+
+def steps_of_key(key: str) -> list[str]:
+    """The steps whose results depend on a key such as "moe.num_experts", directly."""
+    return [step for step in READS if key in _all_keys(step)]
+
+
+def _all_keys(step: str) -> set[str]:
+    flags = [key for keys in FLAGS.get(step, {}).values() for key in keys]
+    return {*keys_of_step(step).values(), *flags, *NAMING.get(step, ())}
 
 
 def options_of_step(step: str, config: XftConfig) -> dict[str, object]:

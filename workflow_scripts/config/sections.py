@@ -205,8 +205,7 @@ class MoeSftConfig(TuningConfig):
 
 
 class SftConfig(TuningConfig):
-    """The baseline sft: instruction tuning of the dense base. A key that is left out has its value
-    from section moe_sft."""
+    """Instruction tuning of the dense base, a baseline; keys that are left out: as in moe_sft."""
 
     balance_loss_batch: ClassVar[str] = "micro"
 

@@ -1,0 +1,79 @@
+"""Write the table of docs/caching.md: the rules that a change of each key runs."""
+
+import re
+from collections import Counter
+from pathlib import Path
+
+from workflow_scripts.config.reads import READS, steps_of_key
+from workflow_scripts.config.section import keys
+from workflow_scripts.config.sections import XftConfig
+from workflow_scripts.config.text import read_config
+from workflow_scripts.config.validation import complete, is_section
+from workflow_scripts.workflow.wanted import Wants
+
+ROOT = Path(__file__).parents[1]
+DOCUMENT = ROOT / "docs" / "caching.md"
+HEAD = "| a change of | runs |\n|---|---|\n"
+MODELS = ["base", "sft", "moe_sft", "dense"]
+# What no step reads.
+SPECIAL = {
+    "merge.keep": "best, if it is asked for",
+    "results_dir": "everything, in the other folder",
+}
+
+
+def table() -> str:
+    """The table's rows. `section.*` means the keys of a section that no other row names."""
+    runs = {key: SPECIAL.get(key) or ", ".join(rules(key)) or "nothing" for key in all_keys()}
+    usual = {
+        section: Counter(text for key, text in runs.items() if _section(key) == section)
+        for section in filter(None, map(_section, runs))
+    }
+    rows: dict[str, dict[str, None]] = {}
+    for key, text in runs.items():
+        section = _section(key)
+        is_usual = section and usual[section].most_common(1)[0][0] == text
+        name = f"{section}.*" if is_usual and usual[section][text] > 1 else key
+        rows.setdefault(text, {})[name] = None
+    lines = [
+        f"| {', '.join(map('`{}`'.format, names))} | {text} |\n" for text, names in rows.items()
+    ]
+    return HEAD + "".join(lines)
+
+
+def all_keys() -> list[str]:
+    """Every key of the configuration, such as "moe.num_experts"."""
+    found = []
+    for name, field in XftConfig.model_fields.items():
+        section = field.annotation
+        found += [f"{name}.{key}" for key in keys(section)] if is_section(section) else [name]
+    return found
+
+
+def rules(key: str) -> list[str]:
+    """The rules that a change of a key runs in the demonstration, with sft evaluated too."""
+    config = read_config(ROOT / "config.yaml")
+    config["base"]["model"] = str(ROOT / config["base"]["model"])
+    config["data"]["train"] = str(ROOT / config["data"]["train"])
+    config["evaluation"] |= {
+        "datasets": [str(ROOT / file) for file in config["evaluation"]["datasets"]],
+        "models": MODELS,
+        "lm_eval": ["arc_easy"],
+    }
+    steps = set(steps_of_key(key))
+    chain = list(Wants(complete(config), "results").summary.chain())
+    found = {wanted.rule for wanted in chain if steps & {part.step for part in wanted.chain()}}
+    return [rule for rule in READS if rule in found]
+
+
+def _section(key: str) -> str:
+    return key.rpartition(".")[0]
+
+
+def document() -> str:
+    """The whole document, with today's table in place of its own."""
+    return re.sub(re.escape(HEAD) + r"(\|.*\n)*", lambda _: table(), DOCUMENT.read_text())
+
+
+if __name__ == "__main__":
+    DOCUMENT.write_text(document())
