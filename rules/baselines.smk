@@ -16,11 +16,11 @@ rule sft:
         "../envs/training.yaml"
     threads: CONFIG.threads * CONFIG.sft.processes
     resources:
-        **training("sft"),
+        **RESOURCES.training("sft"),
     params:
         code=code_hash("sft"),
         options=options("sft"),
-        srun=srun("sft"),
+        srun=RESOURCES.srun("sft"),
     shell:
         "{params.srun}python -m workflow_scripts.sft --base {input.base:q} --data {input.tokens:q} "
         "{params.options} --metrics {output.metrics:q} {resources.besides} --out {output.artifact:q} 2>&1 | tee -i {log:q}"

@@ -5,7 +5,6 @@ import shlex
 import sys
 import time
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 
 # Where this project lies. Another workflow may take its rules as a module: workflow.basedir is its.
@@ -18,23 +17,24 @@ if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
 from workflow_scripts.cli.flags import to_flags
-from workflow_scripts.cli.running import failure
 from workflow_scripts.config.reads import options_of_step
 from workflow_scripts.workflow import settings
+from workflow_scripts.workflow.announcements import beginning, failures
 from workflow_scripts.workflow.current import Current
 from workflow_scripts.workflow.input_checks import check_files
+from workflow_scripts.workflow.job_resources import JobResources, fixed
 from workflow_scripts.workflow.markers import marker_path
-from workflow_scripts.workflow.places import CONFIG_FILE, is_results_folder
+from workflow_scripts.workflow.places import is_results_folder
 from workflow_scripts.workflow.wanted import Wants
 from workflow_scripts.config.text import read_config
 from workflow_scripts.config.validation import complete
-from workflow_scripts.config.sections import learns, problem_label
+from workflow_scripts.config.sections import problem_label
 from workflow_scripts.data import templates
 from workflow_scripts.artifacts.code import code_hash, content_hash
 from workflow_scripts.common.errors import UserError
 from workflow_scripts.hub.named_sets import NAMED_SETS
 from workflow_scripts.common.optional import require
-from workflow_scripts.planning.resources import Needs, Requests
+from workflow_scripts.planning.resources import Requests
 
 # Rules whose outputs checkouts may share. Without a place for them Snakemake would only talk of it.
 SHARED = os.environ.get("SNAKEMAKE_OUTPUT_CACHE")
@@ -88,6 +88,7 @@ BASE = CONFIG.base.model
 DATA = str(WANTS.fetched_rows.place if WANTS.fetched_rows else CONFIG.data.train)
 # Of a model on the hub the size is known once it is fetched.
 REQUESTS = Requests(CONFIG, Path(BASE if Path(BASE).is_dir() else f"{RESULTS}/base"))
+RESOURCES = JobResources(CONFIG, REQUESTS, METRICS)
 LAMBDAS = CONFIG.merge.lambdas
 started = []  # when this run began
 PROBLEMS = {
@@ -143,7 +144,7 @@ def manifests(find):
 
 
 def read(**found):
-    """The inputs of a rule that reads artifacts: the folder of each and its manifest.
+    """Artifacts as inputs: the folder of each and its manifest.
 
     found: by input, the wanted artifact of a job's wildcards.
     """
@@ -154,7 +155,7 @@ def read(**found):
 
 
 def made(place, output=lambda path: path):
-    """The outputs of a rule that makes an artifact: its folder and its manifest.
+    """An artifact as outputs: its folder and its manifest.
 
     output: what Snakemake is to do with them.
     """
@@ -207,97 +208,9 @@ def problem_file(wildcards):
     return PROBLEMS[wildcards.dataset]
 
 
-def problem_content(wildcards):
-    """The hash of a set of problems."""
-    return WANTS.problem_sets[wildcards.dataset]
-
-
 def forbidden_sets():
     """The labels of the evaluation problems that no row may give away."""
     return sorted(WANTS.forbidden_sets())
-
-
-def growing(needs):
-    """What a step asks for that begins anew when it is tried again.
-
-    needs: what it asks for in its first attempt, by its wildcards.
-    """
-    return {
-        **going_on(needs),
-        "runtime": lambda wildcards, attempt: attempt * needs(wildcards).minutes,
-    }
-
-
-def going_on(needs):
-    """The same of a step that goes on: more memory, and no more time.
-
-    A half more memory each time, and no more than twice: most of these end by their time.
-    """
-    return {
-        "mem_mb": lambda wildcards, attempt: needs(wildcards).mem_mb
-        * min(attempt + 1, 4)
-        // 2,
-        "runtime": lambda wildcards: needs(wildcards).minutes,
-    }
-
-
-def besides(**flags):
-    """Flags that change no result: resources, and not params, which would run a step again."""
-    return to_flags({"gpus": CONFIG.gpus, **flags})
-
-
-def fixed(mem_mb, minutes):
-    """What a step asks for whose needs do not depend on the model."""
-    return growing(lambda wildcards: Needs(mem_mb, minutes))
-
-
-def conversion():
-    """What a conversion asks for."""
-    return growing(lambda wildcards: REQUESTS.conversion())
-
-
-def evaluation():
-    """What an evaluation asks for, a GPU if the config has some."""
-    needs = going_on(lambda wildcards: REQUESTS.evaluation(wildcards.model))
-    return {**needs, "gpu": CONFIG.gpus, "besides": besides()}
-
-
-def measurement(minutes):
-    """The same of what else is measured of a model, which begins anew: so many minutes at first."""
-    needs = growing(
-        lambda wildcards: replace(REQUESTS.evaluation(wildcards.model), minutes=minutes)
-    )
-    return {**needs, "gpu": CONFIG.gpus, "besides": besides()}
-
-
-def training(section):
-    """What a training asks for. On several nodes: a task on each, by our own srun."""
-    options = getattr(CONFIG, section)
-    nodes = options.nodes
-    # With a GPU the plugin would take tasks for tasks per GPU, unless it is told 0.
-    tasks = dict(nodes=nodes, tasks=nodes, tasks_per_gpu=0, mpi="srun")
-    return {
-        **going_on(lambda wildcards: REQUESTS.training(section)),
-        **(tasks if nodes > 1 else {}),
-        "gpu": CONFIG.gpus * options.world_size,
-        "besides": besides(
-            report_to=CONFIG.report_to,
-            tracker_dir=f"{RESULTS}/metrics",
-            save_minutes=options.save_minutes,
-        ),
-    }
-
-
-def srun(section):
-    """What starts a training's step on each of its nodes; nothing where there is one."""
-    options = getattr(CONFIG, section)
-    nodes, processes = options.nodes, options.processes
-    return (
-        f"srun --nodes={nodes} --ntasks-per-node=1 --kill-on-bad-exit=1 "
-        f"--cpus-per-task={CONFIG.threads * processes} "
-        if nodes > 1
-        else ""
-    )
 
 
 def sampling_seed():
@@ -315,12 +228,6 @@ def evaluation_environment(wildcards):
     """The packages of an evaluation: vLLM's are others."""
     with_vllm = backend(wildcards) == "vllm"
     return "../envs/vllm.yaml" if with_vllm else "../envs/evaluation.yaml"
-
-
-def task_contents():
-    """The hashes of the tasks of lm_eval that are files of the user's."""
-    tasks = CONFIG.evaluation.lm_eval
-    return [content_hash(Path(t)) if t.endswith(".yaml") else None for t in tasks]
 
 
 def prompt(wildcards):
@@ -348,27 +255,14 @@ def targets():
 def begin_run():
     """Say what the run computes with, and keep it with the results."""
     started.append(time.time())
-    print("The configuration, where it is not the documented default:")
-    for key, value in settings.chosen_values(CONFIG).items():
-        print(f"  {key}: {value}")
-    print(f"All of it: {RESULTS}/{CONFIG_FILE}")
-    if not all(map(learns, LAMBDAS)):
-        print(
-            "With lambda 1 the routed experts have no weight, and step 6 has nothing to "
-            "learn: it is left out for this lambda."
-        )
-    sys.stdout.flush()
+    print(beginning(CONFIG), flush=True)
     settings.write_config(CONFIG, Path(RESULTS))
 
 
 def show_failures():
-    """Repeat the last line of each step that failed, below all that Snakemake says."""
-    logs = [log for log in Path(f"{RESULTS}/logs").rglob("*.log") if log.is_file()]
-    fresh = [log for log in logs if started and log.stat().st_mtime >= started[0]]
-    for log in sorted(fresh):
-        message = failure(log.read_text(errors="replace"))
-        if message:
-            print(f"\n{message}\n(the whole log: {log})", file=sys.stderr)
+    """Repeat the message of each step that failed, below all that Snakemake says."""
+    for message in failures(Path(LOGS), started[0]) if started else ():
+        print(f"\n{message}", file=sys.stderr)
 
 
 def show_summary():

@@ -15,9 +15,8 @@ rule fetch_problems:
         mem_mb=1000,
         runtime=60,
     params:
-        # No hash of the code: whatever it is, this is the content.
         dataset=lambda wildcards: wildcards.named,
-        content=lambda wildcards: WANTS.problem_sets[wildcards.named],
+        content=lambda wildcards: WANTS.problem_sets[wildcards.named],  # for the cache
     shell:
         "online python -m workflow_scripts.fetch_problems --dataset {params.dataset:q} "
         "--out {output.file:q} 2>&1 | tee -i {log:q}"
@@ -38,8 +37,6 @@ rule ground_truth:
     resources:
         **fixed(8000, 120),
     params:
-        code=code_hash("ground_truth"),
-        content=problem_content,
         options=options("ground_truth"),
     shell:
         "python -m workflow_scripts.ground_truth --dataset {input.problems:q} {params.options} "
@@ -65,13 +62,9 @@ rule eval:
         evaluation_environment
     threads: CONFIG.threads
     resources:
-        **evaluation(),
+        **RESOURCES.evaluation(),
     params:
-        code=code_hash("eval"),
-        model=lambda wildcards: wildcards.model,
-        content=problem_content,
         prompt=prompt,
-        template=lambda wildcards: template_content(prompt(wildcards)),
         backend=backend,
         options=options("eval", "seed", "threads", "backend"),
         seed=sampling_seed(),
@@ -99,9 +92,8 @@ rule validation_loss:
         "../envs/evaluation.yaml"
     threads: CONFIG.threads
     resources:
-        **measurement(60),
+        **RESOURCES.measurement(60),
     params:
-        code=code_hash("validation_loss"),
         threads=CONFIG.threads,
     shell:
         "python -m workflow_scripts.validation_loss --model {input.model:q} --data {input.tokens:q} "
@@ -121,12 +113,9 @@ rule lm_eval:
         "../envs/lm_eval.yaml"
     threads: CONFIG.threads
     resources:
-        **measurement(720),
+        **RESOURCES.measurement(720),
     params:
-        code=code_hash("lm_eval"),
-        model=lambda wildcards: wildcards.model,
         tasks=CONFIG.evaluation.lm_eval,
-        contents=task_contents(),
         options=options("lm_eval"),
     shell:
         "python -m workflow_scripts.lm_eval --model {input.model:q} --tasks {params.tasks:q} "
@@ -151,8 +140,6 @@ rule summary:
     resources:
         mem_mb=1000,
         runtime=5,
-    params:
-        code=code_hash("summary"),
     shell:
         "python -m workflow_scripts.summary --evals {input.evals:q} --losses {input.losses:q} "
         "--lm-eval {input.lm_eval:q} --out {output.csv:q} > {log:q} 2>&1"

@@ -15,7 +15,7 @@ rule weighted_init:
         **fixed(3000, 10),
     params:
         code=code_hash("weighted_init"),
-        lam=lambda wildcards: wildcards.lam,  # the cache hashes params, and no wildcards
+        lam=lambda wildcards: wildcards.lam,
         shape=options("weighted_init"),
     shell:
         "python -m workflow_scripts.weighted_init --moe {input.moe:q} --ffn {input.ffn:q} "
@@ -41,11 +41,11 @@ rule weighted_trained:
         "../envs/training.yaml"
     threads: CONFIG.threads * CONFIG.mixing.processes
     resources:
-        **training("mixing"),
+        **RESOURCES.training("mixing"),
     params:
         code=code_hash("weighted_trained"),
         options=options("weighted_trained"),
-        srun=srun("mixing"),
+        srun=RESOURCES.srun("mixing"),
     shell:
         "{params.srun}python -m workflow_scripts.weighted_trained --weighted {input.weighted:q} "
         "--moe {input.moe:q} --ffn {input.ffn:q} --data {input.tokens:q} "
@@ -67,9 +67,7 @@ rule dense:
     conda:
         "../envs/conversion.yaml"
     resources:
-        **conversion(),
-    params:
-        code=code_hash("dense"),
+        **RESOURCES.conversion(),
     shell:
         "python -m workflow_scripts.dense --weighted {input.weighted:q} --moe {input.moe:q} "
         "--ffn {input.ffn:q} --out {output.artifact:q} 2>&1 | tee -i {log:q}"
@@ -88,9 +86,7 @@ rule best:
     conda:
         "../envs/conversion.yaml"
     resources:
-        **conversion(),
-    params:
-        code=code_hash("best"),
+        **RESOURCES.conversion(),
     shell:
         "python -m workflow_scripts.best --evals {input.evals:q} --weighted {input.weighted:q} "
         "--moe {input.moe:q} --ffn {input.ffn:q} --out {output.artifact:q} 2>&1 | tee -i {log:q}"

@@ -1,6 +1,8 @@
 # Steps 0 to 3: the base, its upcycled mixture, the tokens, the tuned mixture, the experts' FFN
 # weights.
 # Manifests decide what runs again, and `changed` tells Snakemake: all other inputs are ancient.
+# Snakemake's cache hashes params and files, but not wildcards or imported code. So rules before or in
+# the cache have params that no shell uses: `code`, and hashes of contents.
 
 
 rule base:
@@ -38,7 +40,7 @@ rule moe:
     conda:
         "../envs/conversion.yaml"
     resources:
-        **conversion(),
+        **RESOURCES.conversion(),
     params:
         code=code_hash("moe"),
         options=options("moe"),
@@ -115,11 +117,11 @@ rule moe_sft:
         "../envs/training.yaml"
     threads: CONFIG.threads * CONFIG.moe_sft.processes
     resources:
-        **training("moe_sft"),
+        **RESOURCES.training("moe_sft"),
     params:
         code=code_hash("moe_sft"),
         options=options("moe_sft"),
-        srun=srun("moe_sft"),
+        srun=RESOURCES.srun("moe_sft"),
     shell:
         "{params.srun}python -m workflow_scripts.moe_sft --moe {input.moe:q} --data {input.tokens:q} "
         "{params.options} --metrics {output.metrics:q} {resources.besides} --out {output.artifact:q} 2>&1 | tee -i {log:q}"
@@ -136,7 +138,7 @@ rule ffn:
     conda:
         "../envs/conversion.yaml"
     resources:
-        **conversion(),
+        **RESOURCES.conversion(),
     params:
         code=code_hash("ffn"),
     shell:

@@ -235,7 +235,7 @@ def test_lm_eval_s_keys_become_metrics():
 
 
 def test_the_summary_has_a_row_for_each_metric_and_model(tmp_path):
-    from test_summary import write_evaluation
+    from evaluations import write_evaluation
 
     evaluation = write_evaluation(tmp_path / "eval" / "base" / "mbpp.json", base=9, plus=9)
     files = []

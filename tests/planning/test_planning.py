@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from backbones import BACKBONES, SIZES
 from chains import Chain
-from test_backbones import BACKBONES, SIZES
+from published import DEEPSEEK
 from transformers import AutoConfig, AutoModelForCausalLM, Trainer, TrainingArguments
 
 from workflow_scripts.checkpoints.reader import Checkpoint
@@ -40,18 +41,6 @@ from workflow_scripts.tools import plan
 
 GIB = 2**30
 # The architectures of the recipes' bases, as published.
-DEEPSEEK = {
-    "architectures": ["LlamaForCausalLM"],
-    "model_type": "llama",
-    "hidden_size": 2048,
-    "intermediate_size": 5504,
-    "num_hidden_layers": 24,
-    "num_attention_heads": 16,
-    "num_key_value_heads": 16,
-    "vocab_size": 32256,
-    "tie_word_embeddings": False,
-    "torch_dtype": "bfloat16",
-}
 SMOLLM2 = DEEPSEEK | {
     "hidden_size": 576,
     "intermediate_size": 1536,
@@ -492,10 +481,10 @@ def test_a_cpu_is_as_fast_as_the_fastest_product(monkeypatch):
 def test_problems_are_counted(tmp_path):
     file = tmp_path / "own.jsonl.gz"
     file.write_bytes(gzip.compress(b"{}\n{}\n\n{}\n"))
-    known = {"datasets": ["humaneval", "mbpp", str(file)], "limit": None}
-    assert count_problems(known) == 164 + 378 + 3
-    assert count_problems(known | {"limit": 100}) == 100 + 100 + 3
-    assert count_problems(known | {"datasets": ["nowhere.jsonl"]}) is None
+    known = ["humaneval", "mbpp", str(file)]
+    assert count_problems(EvaluationConfig(datasets=known)) == 164 + 378 + 3
+    assert count_problems(EvaluationConfig(datasets=known, limit=100)) == 100 + 100 + 3
+    assert count_problems(EvaluationConfig(datasets=["nowhere.jsonl"])) is None
 
 
 # Advice
@@ -530,7 +519,7 @@ def test_what_shards_exclude_is_changed_in_the_advice(deepseek):
     pure = job("ddp", 8, optim="adafactor", precision="bf16_pure")
     advice = strategy.advise(deepseek, pure, GPUS["rtx4090"])
     assert advice.job is None
-    assert "launch zero3, optimizer adamw, precision bf16 and" in advice.reason
+    assert "launch zero3, optim adamw_torch, precision bf16 and" in advice.reason
 
 
 # The step

@@ -6,7 +6,7 @@ import struct
 from pathlib import Path
 
 import pytest
-from test_planning import DEEPSEEK
+from published import DEEPSEEK
 
 from workflow_scripts.checkpoints.dtypes import DTYPE_BYTES
 from workflow_scripts.config.validation import complete
@@ -60,11 +60,11 @@ def test_rules_ask_without_torch(deepseek, repository, run_python):
     code = (
         f"import sys; sys.path.insert(0, {str(repository)!r})\n"
         "from pathlib import Path\n"
-        "from workflow_scripts import config_file\n"
+        "from workflow_scripts.config.validation import complete\n"
         "from workflow_scripts.planning.resources import Requests\n"
         "config = complete({'base': {'model': 'x'}, 'data': {'train': 'x'}})\n"
         f"asked = Requests(config, Path({str(deepseek)!r}))\n"
-        "assert asked.models and asked.training('training') and asked.evaluation('base')\n"
+        "assert asked.models and asked.training('moe_sft') and asked.evaluation('base')\n"
         "print(*sys.modules)\n"
     )
     modules = run_python(code).split()

@@ -2,10 +2,10 @@
 
 import csv
 import hashlib
-import json
 from pathlib import Path
 
 import pytest
+from evaluations import write_evaluation
 
 from workflow_scripts import summary
 from workflow_scripts.artifacts.manifest import manifest_path, read_manifest
@@ -14,34 +14,6 @@ from workflow_scripts.evaluation import lm_eval_result
 from workflow_scripts.reporting import validation_losses as losses
 from workflow_scripts.reporting.tables import model_name
 from workflow_scripts.tools import verify
-
-
-def write_evaluation(
-    file, *, base, plus, count=164, dataset="humaneval", task="T", model="m", backend="transformers"
-):
-    file.parent.mkdir(parents=True, exist_ok=True)
-    result = {
-        "format": 2,
-        "model": {"path": model, "id": None},
-        "dataset": {"name": dataset, "file": "f", "sha256": "0", "problems": count},
-        "settings": {"backend": backend},
-        "passed": {"base": base, "plus": plus},
-        "evalplus": {
-            "failed": ["HumanEval/32"] if task == "HumanEval" else [],
-            "passed": {"base": base - 1, "plus": plus - 1},
-        },
-        "pass@1": {"base": base / count, "plus": plus / count},
-        "problems": [
-            {
-                "task_id": f"{task}/{i}",
-                "base": "passed" if i < base else "failed",
-                "plus": "passed" if i < plus else "failed",
-            }
-            for i in range(count)
-        ],
-    }
-    file.write_text(json.dumps(result))
-    return file
 
 
 @pytest.fixture

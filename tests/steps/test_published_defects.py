@@ -869,12 +869,11 @@ def test_defect_11_bf16_has_fp32_master_weights(tiny_llama, tokenizer, data, tmp
     upcycled = run(moe, tmp_path / "moe", *TOP_2, base=base)
     trained_models = []
 
-    def watched(model, *args, **kwargs):
-        before = copy_of(model)
-        trained_models.append((model, before))
-        return train(model, *args, **kwargs)
+    def watched(training):
+        trained_models.append((training.model, copy_of(training.model)))
+        return train(training)
 
-    monkeypatch.setattr("workflow_scripts.training.tuning.train", watched)
+    monkeypatch.setattr("workflow_scripts.training.trainer.train", watched)
     rate = ("--learning-rate", 5e-5, "--max-steps", 1, "--precision", "bf16")
     run(moe_sft, tmp_path / "moe_sft", *rate, moe=upcycled, data=data)
     ((model, before),) = trained_models

@@ -5,9 +5,9 @@ import re
 
 import pytest
 import torch
+from backbones import BACKBONES, SIZES
 from chains import Chain
 from safetensors.torch import load_file
-from test_backbones import BACKBONES, SIZES
 from transformers import AttentionInterface, AutoConfig, AutoModelForCausalLM
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 

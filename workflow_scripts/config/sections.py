@@ -38,7 +38,7 @@ def learns(lam: str) -> bool:
 
 
 def problem_label(name_or_file: str) -> str:
-    """What a set of problems is called in results: its name, or its file's without the ending."""
+    """The name of a problem set in results: its name, or its file's name without the ending."""
     return Path(name_or_file).name.removesuffix(".gz").removesuffix(".jsonl")
 
 

@@ -45,7 +45,7 @@ def chosen_layers(base: Checkpoint, indices: list[int] | None) -> list[FfnLayer]
 
 
 def upcycled_config(base_config: dict, moe: MoeConfig, dtype: str) -> dict:
-    """The config.json of the upcycled model, which holds the base's unchanged."""
+    """The config.json of the upcycled model. It holds the base's config unchanged."""
     architectures = [f"Xft{name}" for name in base_config.get("architectures") or []]
     return {
         "architectures": architectures,

@@ -80,7 +80,7 @@ def open_tokens(path: Path, model: Path, full: bool = False) -> TokensArtifact:
 
 
 def read_options(path: Path) -> TokensConfig:
-    """The options that tokens were made with. Raises UserError where `path` holds none."""
+    """The options that tokens were made with. Raises UserError if `path` holds no tokens."""
     if not manifest_path(path).exists():
         raise UserError(
             f"{path} is a folder without a manifest. --data takes a file of rows, or a folder that "

@@ -17,7 +17,7 @@ from workflow_scripts.evaluation.prompts import TaskPrompt
 from workflow_scripts.evaluation.result import package_versions
 from workflow_scripts.evaluation.samples import Sample
 
-# By backend: what loads a model folder, and what generates with it.
+# The functions of each backend that load a model folder, and that generate with it.
 BACKENDS = {
     "transformers": (loading.load_model, generation.generate),
     "vllm": (vllm_backend.load_model, vllm_backend.generate),
@@ -95,7 +95,7 @@ def _complete(
     finished = dict(journal.finished)
     left = [place for place in range(len(requests)) if place not in finished]
     if finished:
-        say(f"going on: {len(finished)} of {len(requests)} are written")
+        say(f"continuing: {len(finished)} of {len(requests)} are written")
     generation, sampling = options.generation, None
     if generation.temperature:
         seeds = [_seed(options.seed, *requests[place]) for place in left]

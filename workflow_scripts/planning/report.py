@@ -171,8 +171,8 @@ def _sections(plan: Plan) -> Iterable[list[str]]:
     ]
     yield ["Tokens, if every row fills the window", *_table(_work_rows(plan)), *_rows_note(plan)]
     yield [
-        f"Memory in step 2, GiB a process, {plan.processes} of them ({_batch(plan.tuning)}); "
-        f"configured: {plan.tuning.launch}",
+        f"Memory in step 2, GiB a process, {plan.processes} of them ({_batch(plan.tuning)})",
+        f"  configured: {plan.tuning.launch}",
         *_table(_memory_rows(_tuning_memories(plan))),
         *_memory_notes(plan),
     ]

@@ -18,7 +18,6 @@ from transformers import PrinterCallback, Trainer, TrainingArguments
 from workflow_scripts.common.errors import UserError
 from workflow_scripts.common.progress import say
 from workflow_scripts.config.training import TrainingConfig
-from workflow_scripts.modeling.mixing import Mixing
 from workflow_scripts.modeling.packed_attention import FLASH, use_packed_attention
 from workflow_scripts.training.balance import GlobalCounts
 from workflow_scripts.training.batches import (
@@ -75,7 +74,7 @@ class Training:
     checkpoints: Checkpoints
     validation: Sequence[dict] = ()
     metrics_file: Path | None = None
-    mixing: Mixing | None = None
+    mixing: object = None
     tracking: Tracking | None = None
 
 

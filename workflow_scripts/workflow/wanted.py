@@ -82,7 +82,7 @@ class Wants:
 
     @cached_property
     def fetched_rows(self) -> Wanted | None:
-        """The rows that are fetched from the hub; None where they are a local file."""
+        """The rows from the hub; None if the rows are a local file."""
         data = self.config.data
         if not data.revision:
             return None
@@ -111,7 +111,7 @@ class Wants:
         return self._wanted("tokens", "tokens", options, files, sources)
 
     def forbidden_sets(self) -> dict[str, str]:
-        """The sets of problems that no row may give away: their SHA-256 by label."""
+        """The problem sets that no row may contain: their SHA-256 by label."""
         return self.problem_sets if self.config.data.decontaminate else {}
 
     @cached_property
@@ -249,12 +249,12 @@ class Wants:
         return [self.evaluation(f"dense/lam~{lam}", first) for lam in lambdas]
 
     def validation_losses(self) -> list[Wanted]:
-        """The loss of each of these models on the rows held out, where there are any."""
+        """The loss of each of these models on the held-out rows, if there are any."""
         held_out = self.config.data.validation_rows > 0
         return [self.validation_loss(model) for model in self.model_names() if held_out]
 
     def lm_eval_results(self) -> list[Wanted]:
-        """The result of each model on the tasks of lm_eval, where the config names some."""
+        """The result of each model on the tasks of lm_eval, if the config names any."""
         asked = bool(self.config.evaluation.lm_eval)
         return [self.lm_eval(model) for model in self.model_names() if asked]
 

@@ -1,0 +1,31 @@
+"""Files that look like results of evaluations."""
+
+import json
+
+
+def write_evaluation(
+    file, *, base, plus, count=164, dataset="humaneval", task="T", model="m", backend="transformers"
+):
+    file.parent.mkdir(parents=True, exist_ok=True)
+    result = {
+        "format": 2,
+        "model": {"path": model, "id": None},
+        "dataset": {"name": dataset, "file": "f", "sha256": "0", "problems": count},
+        "settings": {"backend": backend},
+        "passed": {"base": base, "plus": plus},
+        "evalplus": {
+            "failed": ["HumanEval/32"] if task == "HumanEval" else [],
+            "passed": {"base": base - 1, "plus": plus - 1},
+        },
+        "pass@1": {"base": base / count, "plus": plus / count},
+        "problems": [
+            {
+                "task_id": f"{task}/{i}",
+                "base": "passed" if i < base else "failed",
+                "plus": "passed" if i < plus else "failed",
+            }
+            for i in range(count)
+        ],
+    }
+    file.write_text(json.dumps(result))
+    return file
