@@ -68,7 +68,7 @@ def test_rules_ask_without_torch(deepseek, repository, run_python):
         "print(*sys.modules)\n"
     )
     modules = run_python(code).split()
-    assert {"torch", "transformers", "numpy"} & set(modules) == set()
+    assert {"torch", "transformers"} & set(modules) == set()
 
 
 @pytest.mark.parametrize("missing", ["vocab_size", "model_type", "num_hidden_layers"])

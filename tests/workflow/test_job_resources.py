@@ -1,0 +1,77 @@
+"""What jobs ask a scheduler for in each attempt, and what a run says of failures."""
+
+import os
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from workflow_scripts.config.validation import complete
+from workflow_scripts.planning.resources import Needs, Requests
+from workflow_scripts.workflow.announcements import beginning, failures
+from workflow_scripts.workflow.job_resources import JobResources, continuing, growing
+
+SECTIONS = {"base": {"model": "x"}, "data": {"train": "y"}}
+
+
+def needs(wildcards) -> Needs:
+    return Needs(1000, 60)
+
+
+@pytest.mark.parametrize(
+    ("resources", "minutes"),
+    [(growing, [60, 120, 180, 240]), (continuing, [60, 60, 60, 60])],
+    ids=["begins again", "continues"],
+)
+def test_each_attempt_gets_more_memory_up_to_twice(resources, minutes):
+    asked = resources(needs)
+    assert [asked["mem_mb"](None, attempt=n) for n in (1, 2, 3, 4)] == [1000, 1500, 2000, 2000]
+    runtime = asked["runtime"]
+    by_attempt = runtime.__code__.co_argcount == 2
+    found = [runtime(None, attempt=n) if by_attempt else runtime(None) for n in (1, 2, 3, 4)]
+    assert found == minutes
+
+
+def test_a_measurement_takes_its_own_minutes(tmp_path):
+    config = complete(SECTIONS)
+    resources = JobResources(config, Requests(config, tmp_path), "metrics").measurement(7)
+    assert resources["runtime"](SimpleNamespace(model="base"), attempt=2) == 14
+    assert resources["besides"] == "--gpus=0"
+
+
+def test_several_nodes_have_a_task_each(tmp_path):
+    launch = {"launch": "ddp", "nodes": 2, "processes": 4, "save_minutes": 5}
+    config = complete(SECTIONS | {"gpus": 1, "threads": 3, "moe_sft": launch})
+    resources = JobResources(config, Requests(config, tmp_path), "results/metrics")
+    asked = resources.training("moe_sft")
+    assert {key: asked[key] for key in ("nodes", "tasks", "tasks_per_gpu", "gpu")} == {
+        "nodes": 2,
+        "tasks": 2,
+        "tasks_per_gpu": 0,
+        "gpu": 8,
+    }
+    assert asked["besides"] == "--gpus=1 --tracker-dir=results/metrics --save-minutes=5.0"
+    assert "--nodes=2 --ntasks-per-node=1" in resources.srun("moe_sft")
+    assert "--cpus-per-task=12 " in resources.srun("moe_sft")
+    assert resources.srun("mixing") == ""
+
+
+def test_the_messages_of_this_runs_failures_are_shown(tmp_path):
+    for name, text, age in (
+        ("old", "moe: error: long ago", -10),
+        ("new", "WARNING: x\nmoe_sft: error: two\nlines\n", 10),
+        ("good", "all is well\n", 10),
+    ):
+        log = Path(tmp_path, f"{name}.log")
+        log.write_text(text)
+        os.utime(log, (1000 + age, 1000 + age))
+    (message,) = failures(tmp_path, since=1000)
+    assert message == f"moe_sft: error: two\nlines\n(the whole log: {tmp_path / 'new.log'})"
+
+
+def test_the_beginning_names_what_is_not_a_default():
+    config = complete(SECTIONS | {"seed": 7, "merge": {"lambdas": [1]}, "results_dir": "out/"})
+    lines = beginning(config).splitlines()
+    assert "  seed: 7" in lines and "  base.model: x" in lines
+    assert "All of it: out/config.yaml" in lines
+    assert "step 6 has nothing to learn" in lines[-1]
