@@ -21,6 +21,7 @@ INPUT_FLAGS = (
 )
 NAME_OR_FILE_FLAGS = ("dataset", "problems", "prompt", "template", "tasks")
 OUTPUT_FLAGS = ("out", "metrics", "report")
+OPTIONS = "options of the configuration"
 
 
 class StepParser(argparse.ArgumentParser):
@@ -111,7 +112,8 @@ def add_options(parser, section: type[Section], names: Iterable[str] | None = No
 
     The class gives the flag its type, its default, its choices and its help.
     """
-    group = parser.add_argument_group("options of the configuration")
+    groups = {group.title: group for group in parser._action_groups}
+    group = groups.get(OPTIONS) or parser.add_argument_group(OPTIONS)
     for name in names or keys(section):
         _add_option(group, name, section.model_fields[name])
 

@@ -26,7 +26,7 @@ LINE_LENGTH = 100
 SHOWN = (
     *("model", "revision", "num_experts", "num_experts_per_tok", "shared_expert", "router"),
     *("normalize_routing", "upcycled_layers", "shared_expert_weight", "granularity"),
-    *("learn_lambda", "epochs", "max_steps", "learning_rate", "limit", "prompt", "seed"),
+    *("learn_lambda", "num_train_epochs", "max_steps", "learning_rate", "limit", "prompt", "seed"),
     "release",
 )
 
