@@ -26,7 +26,7 @@ def main(argv: list[str] | None = None) -> None:
     if stated_theta != reference.PUBLISHED_ROPE_THETA:
         print(
             f"import_reference: the config says rope_theta = {stated_theta}, but the published "
-            f"code computes with {reference.PUBLISHED_ROPE_THETA}. The imported model does the same",
+            f"code computes with {reference.PUBLISHED_ROPE_THETA}. So does the imported model",
             file=sys.stderr,
         )
     plans = reference.import_reference(checkpoint, settings)
