@@ -356,8 +356,8 @@ def test_a_warm_up_is_no_longer_than_its_training(section):
     complete(config(warmup_steps=3))
     complete(config(warmup_steps=4, max_steps=None))  # the rows will tell
     assert fault(config(warmup_steps=4)) == (
-        f"config.yaml: {section}: warmup_steps = 4: the training has 3 steps, and would never reach "
-        "its learning rate. Set warmup_steps to at most 3"
+        f"config.yaml: {section}: warmup_steps = 4: the training has 3 steps, and would never "
+        "reach its learning rate. Set warmup_steps to at most 3"
     )
 
 
