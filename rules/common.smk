@@ -7,7 +7,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-# This project's folder. workflow.basedir is another one if these rules run as a module.
+# This project's folder. workflow.basedir is another folder if these rules run as a module.
 ROOT = Path(workflow.current_basedir.get_path_or_uri(secret_free=True)).parent
 if not ROOT.is_dir():
     sys.exit(
@@ -37,7 +37,7 @@ from workflow_scripts.hub.named_sets import NAMED_SETS
 from workflow_scripts.common.optional import require
 from workflow_scripts.planning.resources import Requests
 
-# The folder for outputs that checkouts share. Without it no rule is cached: Snakemake would warn.
+# The folder for outputs that checkouts share. Without it nothing is cached, to avoid a warning.
 SHARED = os.environ.get("SNAKEMAKE_OUTPUT_CACHE")
 
 

@@ -80,7 +80,7 @@ def add_verify(parser) -> None:
 def check_outputs(flags: dict) -> None:
     """Raise UserError if an output is, holds or lies in an input, also through links.
 
-    Raises it too if something that no step made stands at the place of the output.
+    Also raises it if the place of the output holds something that no step made.
     """
     for output in OUTPUT_FLAGS:
         for flag, source in _sources(flags):

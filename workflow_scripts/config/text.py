@@ -63,7 +63,7 @@ def _check_keys(node, path: Path, seen: set[int]) -> None:
             first = marks.setdefault((key.tag, key.value), key.start_mark)
             if first is not key.start_mark:
                 raise UserError(
-                    f"{_place(path, key.start_mark)}: the key {key.value} stands there twice, "
+                    f"{_place(path, key.start_mark)}: the key {key.value} is set twice, "
                     f"first in line {first.line + 1}. Leave one of them out"
                 )
         _check_keys(value, path, seen)

@@ -171,7 +171,7 @@ def precision_of(options: TrainingConfig, has_bf16: bool) -> str:
 
 
 def fault_of_shards(launch: str, optim: str, precision: str, offload: bool) -> str | None:
-    """Why a launch excludes the optimiser, the precision or the offload; None if it does not."""
+    """The fault if a launch excludes the optimiser, the precision or the offload, or None."""
     is_sharded = launch == "fsdp" or launch in ZERO_STAGES
     if offload and not is_sharded:
         return "offload_optimizer needs zero2, zero3 or fsdp. Choose one of these, or leave it out"
