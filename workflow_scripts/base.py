@@ -23,7 +23,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument(
         "--copy",
         action="store_true",
-        help="Copy the files, for an artifact that others use: the model is no longer needed.",
+        help="Copy the files, so that the artifact does not need the model any more.",
     )
     args = parser.parse_args(argv)
     base = flags.options(args, BaseConfig)

@@ -1,6 +1,6 @@
 """Fetch a set of evaluation problems: HumanEval+ or MBPP+ in a pinned version.
 
-If HUMANEVAL_OVERRIDE_PATH or MBPP_OVERRIDE_PATH names a file, this file is taken without a check.
+If HUMANEVAL_OVERRIDE_PATH or MBPP_OVERRIDE_PATH names a file, this file is taken as it is.
 Otherwise the file comes from EvalPlus's cache or from its release on GitHub, and must have the
 pinned SHA-256.
 """

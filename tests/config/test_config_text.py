@@ -36,7 +36,7 @@ def test_json_is_read_whatever_its_spaces(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("seed: 1\nbase: {model: a}\nseed: 2\n", "line 3, column 1: the key seed stands there"),
+        ("seed: 1\nbase: {model: a}\nseed: 2\n", "line 3, column 1: the key seed is set twice"),
         ("seed: 1\nseed: 1\n", "the key seed is set twice, first in line 1"),
         (
             "training:\n  num_train_epochs: 1\n  max_steps: 3\n  num_train_epochs: 2\n",

@@ -87,13 +87,9 @@ def tuning(models: Models, batch: Batch, numbers: Numbers) -> Activations:
     """Activations of step 2, in which everything learns."""
     heads, (hidden, intermediate) = models.base.heads, _sizes(models)
     tokens = batch.tokens
-    norm = (
-        tokens * hidden * (FP32 + numbers.residual)
-    )  # the input in fp32, and the normalised input
+    norm = tokens * hidden * (FP32 + numbers.residual)  # input in fp32, normalised input
     around = 2 * norm
-    around += (
-        numbers.inputs(3) * tokens * hidden * numbers.compute
-    )  # inputs of the q, k and v projections
+    around += numbers.inputs(3) * tokens * hidden * numbers.compute  # inputs for q, k and v
     around += _attention(heads, batch, numbers)
     if any(QUERY_NORM.search(name) for name in models.base.names):
         width = (heads.query + heads.key) * heads.size

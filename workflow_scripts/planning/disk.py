@@ -29,9 +29,7 @@ def disk_space(models: Models, config: XftConfig, job: Job) -> list[Space]:
         Space("base", 0, f"links to {models.base.nbytes / 1e9:.1f} GB"),
         *(_baseline_space(models, job) if "sft" in evaluated else []),
         Space("moe", mixture),
-        Space(
-            "checkpoints of moe_sft", checkpoint_bytes(models, job), "at most, during the training"
-        ),
+        Space("checkpoints of moe_sft", checkpoint_bytes(models, job), "at most, during training"),
         Space("moe_sft", mixture),
     ]
     if not models.moe.shared_expert:
@@ -58,7 +56,7 @@ def _baseline_space(models: Models, job: Job) -> list[Space]:
     """The space of sft. Its checkpoints are smaller than step 2's in the ratio of the models."""
     checkpoints = checkpoint_bytes(models, job) * models.dense_total // models.moe_total
     return [
-        Space("checkpoints of sft", checkpoints, "at most, during the training"),
+        Space("checkpoints of sft", checkpoints, "at most, during training"),
         Space("sft", models.base.nbytes),
     ]
 

@@ -205,7 +205,7 @@ def _eight_bit_bytes(name: str, size: int) -> int:
 
 
 def _factored(models: Models) -> int:
-    """The number of Adafactor's values: one for each row and column of a matrix."""
+    """The number of Adafactor's values: rows and columns of a matrix, or values of a vector."""
 
     def values(shape: tuple[int, ...]) -> int:
         if len(shape) < 2:

@@ -37,9 +37,7 @@ from workflow_scripts.planning.rows import Rows, count_problems
 from workflow_scripts.planning.strategy import Advice, advise, name_of
 
 LINE_LENGTH = 100
-CPU_UTILISATION = (
-    0.5  # the share of a product's speed that a training or a generation reaches; assumed
-)
+CPU_UTILISATION = 0.5  # share of a product's speed that a job reaches; assumed
 MIXTURES = ("moe", "moe_sft")
 COLUMNS = {
     "weights": "weights",

@@ -37,10 +37,8 @@ from workflow_scripts.planning.tensors import NEEDED_KEYS, TensorTable, has_weig
 MB = 10**6
 MINUTES, MOST_MINUTES = 60, 24 * 60  # limits; the second if the next attempt continues the work
 MARGIN = 1.25  # factor of memory, for the allocator's losses and the pages of mapped files
-LIBRARIES, LIBRARIES_ON_GPU = (
-    2 * 10**9,
-    6 * 10**9,
-)  # the first with two processes of Snakemake, the second also with CUDA
+# Libraries and two processes of Snakemake; on a GPU also CUDA.
+LIBRARIES, LIBRARIES_ON_GPU = 2 * 10**9, 6 * 10**9
 JUDGING = 2 * 10**9  # the programs that an evaluation runs
 DISK_SPEED = 20e6  # bytes a second that a conversion writes to a busy disk
 SLOW_GPU, UTILISATION = GPUS["a10"], 0.3

@@ -43,9 +43,7 @@ def advise(models: Models, job: Job, gpu: Gpu) -> Advice:
                     if getattr(candidate, key) != getattr(job, key)
                 ]
                 reason = f"with {', '.join(with_others)} and activation_checkpointing"
-                return Advice(
-                    None, None, f"none fits; use at least {processes} of these GPUs, {reason}"
-                )
+                return Advice(None, None, f"none fits; use at least {processes} GPUs, {reason}")
     return Advice(None, None, "none fits, on any number of these GPUs")
 
 

@@ -132,10 +132,7 @@ class Checkpoints:
                     check_artifact(checkpoint, KIND, full=True)
                     return
                 except UserError as error:
-                    print(
-                        f"{error}. The training continues from the checkpoint before",
-                        file=sys.stderr,
-                    )
+                    print(f"{error}. Continuing from the one before", file=sys.stderr)
             remove(checkpoint)
 
     def _restore_best(self) -> None:
