@@ -1,4 +1,4 @@
-"""Show the memory, disk space and time that a configuration needs, before anything starts.
+"""Estimate the memory, disk space and time that a configuration needs.
 
 The plan reads the base's config.json, and the headers of its weights if they are on this machine.
 Keys that the configuration leaves out have their documented defaults. docs/planning.md explains

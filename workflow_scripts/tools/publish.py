@@ -1,7 +1,8 @@
-"""Upload a dense model with its card to the hub. Without --yes, only show what would be uploaded.
+"""Upload a dense model with its card to the hub.
 
-The model must be a dense or sft artifact, and all its files must match the hashes in its manifest.
-The token comes from HF_TOKEN or from the hub's own login.
+Without --yes the command only shows what it would upload. The model must be a dense or sft
+artifact, and all its files must match the hashes in its manifest. The token comes from HF_TOKEN or
+from the hub's own login.
 """
 
 import shlex
