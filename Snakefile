@@ -1,12 +1,12 @@
 # XFT: upcycle a dense code LLM, tune the experts, merge them back, evaluate.
-# Paths, validation and helpers: rules/common.smk. What each step does: workflow_scripts/<rule>.py.
+# Paths, validation and helpers are in rules/common.smk, the steps in workflow_scripts/<rule>.py.
 
 from snakemake.utils import min_version
 
 min_version("9.0")
 
 
-# The demonstration, where the user names no configuration.
+# The demonstration is the default if the user names no configuration.
 if not workflow.overwrite_configfiles:
 
     configfile: "config.yaml"
@@ -20,8 +20,8 @@ include: "rules/baselines.smk"
 include: "rules/evaluation.smk"
 
 
-# The network is for base, fetch_data and fetch_problems alone, which run their steps `online`:
-# compute nodes have none.
+# Only base, fetch_data and fetch_problems use the network: they run their steps `online`. They run
+# where snakemake runs, because compute nodes often have no network.
 localrules:
     all,
     base,

@@ -1,5 +1,5 @@
-# What the merged models are compared with: the dense base tuned without experts, and the experts
-# merged with equal shares, as weighted_init has them.
+# Baselines for the merged models: the dense base tuned without experts, and the experts merged with
+# equal shares, which weighted_init makes.
 
 
 rule sft:

@@ -1,4 +1,4 @@
-# The checked configuration, paths, and what the rules share. No rule stands here.
+# The checked configuration, paths, and helpers of the rules.
 
 import os
 import shlex
@@ -7,11 +7,12 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-# Where this project lies. Another workflow may take its rules as a module: workflow.basedir is its.
+# This project's folder. workflow.basedir is another folder if these rules run as a module.
 ROOT = Path(workflow.current_basedir.get_path_or_uri(secret_free=True)).parent
 if not ROOT.is_dir():
     sys.exit(
-        "the steps run from a folder on this machine: clone it, name its Snakefile"
+        "the steps must lie in a folder on this machine. Clone the repository, and name "
+        "the Snakefile of the clone"
     )
 if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
@@ -36,12 +37,12 @@ from workflow_scripts.hub.named_sets import NAMED_SETS
 from workflow_scripts.common.optional import require
 from workflow_scripts.planning.resources import Requests
 
-# Rules whose outputs checkouts may share. Without a place for them Snakemake would only talk of it.
+# The folder for outputs that checkouts share. Without it nothing is cached, to avoid a warning.
 SHARED = os.environ.get("SNAKEMAKE_OUTPUT_CACHE")
 
 
 def is_sharing():
-    """Whether Snakemake takes artifacts out of a shared folder."""
+    """Whether Snakemake takes artifacts from a shared folder."""
     return bool(SHARED) and workflow.workflow_settings.cache is not None
 
 
@@ -58,21 +59,22 @@ try:
     RESULTS = CONFIG.results_dir.rstrip("/")
     WANTS = Wants(CONFIG, RESULTS)
     CURRENT = Current(WANTS)
-    # The processes of the jobs find all this done.
+    # The processes of jobs need no check: the main process has done it.
     if workflow.is_main_process:
         CURRENT.check(workflow.configfiles, shares=is_sharing())
 except UserError as error:
     sys.exit(str(error))
 
-# Steps import workflow_scripts from here and nothing from the user's own site-packages. Without
-# conda they run in the environment that runs snakemake. The hub is offline but for what a rule runs
-# with `online`, which leaves HF_HUB_OFFLINE as the user has it.
+# Steps import workflow_scripts from ROOT, and nothing from the user's own site-packages. Without
+# conda they run in the environment of snakemake. HF_HUB_OFFLINE is 1, except for commands that begin
+# with `online`: these have the user's value.
 PYTHON_PATH = (
     ""
     if workflow.deployment_settings.deployment_method
     else Path(sys.executable).parent
 )
-# A cluster tells every process of a job of its end: the step alone heeds it, and `tee` hears it out.
+# At the end of a job a cluster sends SIGTERM to all its processes. Only the step handles it: the
+# shell and `tee` ignore it, so the log has the step's last lines.
 shell.prefix(
     "set -euo pipefail; trap '' TERM; "
     f"export PYTHONPATH={shlex.quote(str(ROOT))} PYTHONNOUSERSITE=1 "
@@ -86,11 +88,11 @@ LOGS = f"{RESULTS}/logs"
 METRICS = f"{RESULTS}/metrics"
 BASE = CONFIG.base.model
 DATA = str(WANTS.fetched_rows.place if WANTS.fetched_rows else CONFIG.data.train)
-# Of a model on the hub the size is known once it is fetched.
+# The size of a model on the hub is unknown until the model is fetched.
 REQUESTS = Requests(CONFIG, Path(BASE if Path(BASE).is_dir() else f"{RESULTS}/base"))
 RESOURCES = JobResources(CONFIG, REQUESTS, METRICS)
 LAMBDAS = CONFIG.merge.lambdas
-started = []  # when this run began
+started = []  # the time at which this run began
 PROBLEMS = {
     problem_label(dataset): (
         f"{RESULTS}/problems/{dataset}.jsonl" if dataset in NAMED_SETS else dataset
@@ -108,7 +110,7 @@ wildcard_constraints:
 
 
 def options(step, *left_out):
-    """What a step's result depends on in the config, as its flags."""
+    """The flags of a step for the keys of the config that its result depends on."""
     values = options_of_step(step, CONFIG)
     return to_flags(
         {name: value for name, value in values.items() if name not in left_out}
@@ -116,7 +118,7 @@ def options(step, *left_out):
 
 
 def settled(path, wanted):
-    """An input that Snakemake follows if its artifact is made again, and only then.
+    """An input that makes a rule run again only if the input's artifact is made again.
 
     path: a file of the wanted artifact.
     """
@@ -127,15 +129,15 @@ def settled(path, wanted):
 
 
 def manifest(find):
-    """The manifest of an artifact, as an input; none of a file that no step makes.
+    """The manifest of an artifact, as an input; none for a file that no step makes.
 
-    find: the wanted artifact of a job's wildcards.
+    find: gives the wanted artifact for a job's wildcards.
     """
     return manifests(lambda wildcards: [find(wildcards)])
 
 
 def manifests(find):
-    """The manifests of several."""
+    """The manifests of several artifacts, as inputs."""
     return lambda wildcards: [
         settled(f"{wanted.place}.manifest.json", wanted)
         for wanted in find(wildcards)
@@ -146,7 +148,7 @@ def manifests(find):
 def read(**found):
     """Artifacts as inputs: the folder of each and its manifest.
 
-    found: by input, the wanted artifact of a job's wildcards.
+    found: for each input, a function that gives the wanted artifact for a job's wildcards.
     """
     inputs = {}
     for name, find in found.items():
@@ -157,7 +159,7 @@ def read(**found):
 def made(place, output=lambda path: path):
     """An artifact as outputs: its folder and its manifest.
 
-    output: what Snakemake is to do with them.
+    output: a function that sets how Snakemake treats them, such as `temp`.
     """
     return {
         "artifact": output(directory(f"{RESULTS}/{place}")),
@@ -166,24 +168,24 @@ def made(place, output=lambda path: path):
 
 
 def folder(find):
-    """The folder of an artifact, as an input. Its manifest tells Snakemake of changes."""
+    """The folder of an artifact, as an input. Snakemake sees changes by its manifest alone."""
     return folders(lambda wildcards: [find(wildcards)])
 
 
 def folders(find):
-    """The folders of several."""
+    """The folders of several artifacts, as inputs."""
     return lambda wildcards: [ancient(str(w.place)) for w in find(wildcards)]
 
 
 def results(find):
-    """The files of some results, as inputs."""
+    """The files of several results, as inputs."""
     return lambda wildcards: [settled(str(wanted.place), wanted) for wanted in find()]
 
 
 def marker(find):
-    """The input by which a rule knows that its artifact is to be made again.
+    """The input that is newer than the outputs if a rule must make its artifact again.
 
-    find: the wanted artifact of a job's wildcards.
+    find: gives the wanted artifact for a job's wildcards.
     """
 
     def path(wildcards):
@@ -197,35 +199,35 @@ def marker(find):
 
 
 def base_files():
-    """The files of a local base model; none for a hub id."""
+    """The files of a local base model; none for a model on the hub."""
     patterns = ("*", "additional_chat_templates/*.jinja")
     found = [path for pattern in patterns for path in Path(BASE).glob(pattern)]
     return sorted(str(path) for path in found if path.is_file())
 
 
 def problem_file(wildcards):
-    """The file of a set of problems."""
+    """The file of a problem set."""
     return PROBLEMS[wildcards.dataset]
 
 
 def forbidden_sets():
-    """The labels of the evaluation problems that no row may give away."""
+    """The labels of the problem sets that no row may give away."""
     return sorted(WANTS.forbidden_sets())
 
 
 def sampling_seed():
-    """The seed as a flag, where tokens are drawn."""
+    """The seed as a flag, if tokens are drawn."""
     draws = CONFIG.evaluation.temperature > 0
     return to_flags({"seed": CONFIG.seed}) if draws else ""
 
 
 def backend(wildcards):
-    """What generates."""
+    """The library that generates the solutions of a model."""
     return WANTS.backend(wildcards.model)
 
 
 def evaluation_environment(wildcards):
-    """The packages of an evaluation: vLLM's are others."""
+    """The environment of an evaluation. vLLM has its own."""
     with_vllm = backend(wildcards) == "vllm"
     return "../envs/vllm.yaml" if with_vllm else "../envs/evaluation.yaml"
 
@@ -236,47 +238,47 @@ def prompt(wildcards):
 
 
 def template_content(name):
-    """The hash of a template, where it is a file of the user's."""
+    """The hash of a template that is a file; None for a named template."""
     known = name in templates.NAMES or name == templates.COMPLETION.identity
     return None if known else content_hash(Path(name))
 
 
 def kept(output):
-    """An output of a merged model, which is removed after its evaluation unless all are kept."""
+    """An output of a merged model, removed after the evaluation unless all models are kept."""
     return output if CONFIG.merge.keep == "all" else temp(output)
 
 
 def targets():
-    """What a run is to make."""
+    """The files that a run must make."""
     best = [f"{RESULTS}/best.manifest.json"] if CONFIG.merge.keep == "best" else []
     return [f"{RESULTS}/summary.csv", *best]
 
 
 def begin_run():
-    """Say what the run computes with, and keep it with the results."""
+    """Print what the run computes with, and store its configuration with the results."""
     started.append(time.time())
     print(beginning(CONFIG), flush=True)
     settings.write_config(CONFIG, Path(RESULTS))
 
 
 def show_failures():
-    """Repeat the message of each step that failed, below all that Snakemake says."""
+    """Print the message of each failed step again, below the output of Snakemake."""
     for message in failures(Path(LOGS), started[0]) if started else ():
         print(f"\n{message}", file=sys.stderr)
 
 
 def show_summary():
-    """Print the table of results, where there is one."""
+    """Print the table of results, if there is one."""
     table = Path(RESULTS) / "summary.md"
     if table.exists():
         print(table.read_text())
 
 
 def protect_shared():
-    """Make the shared files of artifacts read-only again: Snakemake lets everybody write them."""
+    """Make the shared files of artifacts read-only again. Snakemake makes them writable for all."""
     if not SHARED:
         return
-    # The first checkout has links to folders, later ones folders of links.
+    # The first checkout has links to folders. Later checkouts have folders of links.
     links = [path for path in Path(RESULTS).rglob("*") if path.is_symlink()]
     files = [link for link in links if link.is_file()]
     files += [path for link in links if link.is_dir() for path in link.iterdir()]

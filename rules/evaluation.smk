@@ -1,4 +1,4 @@
-# The problems and what they must return, each model's evaluation and loss, and the tables.
+# The problems with their expected results, the evaluation and loss of each model, and the tables.
 
 
 rule fetch_problems:

@@ -1,8 +1,9 @@
 # Steps 0 to 3: the base, its upcycled mixture, the tokens, the tuned mixture, the experts' FFN
 # weights.
-# Manifests decide what runs again, and `changed` tells Snakemake: all other inputs are ancient.
-# Snakemake's cache hashes params and files, but not wildcards or imported code. So rules before or in
-# the cache have params that no shell uses: `code`, and hashes of contents.
+# Manifests decide which rules run again. The input `changed` passes the decision to Snakemake; all
+# other inputs are ancient. Snakemake's cache hashes params and files, but not wildcards or imported
+# code. So cached rules, and rules before them, have params that no shell uses: `code`, and hashes of
+# contents.
 
 
 rule base:

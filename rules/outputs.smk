@@ -1,5 +1,5 @@
-# Each step puts its result in place whole, or leaves what was there. Snakemake removes a rule's
-# outputs before a job, and after a job that failed: not those of these rules.
+# Each step replaces its output only by a complete new one. Snakemake removes the outputs of a job
+# before it starts, and after it fails. The code below prevents this for the rules of this workflow.
 
 from snakemake.jobs import Job
 
@@ -7,8 +7,8 @@ from snakemake.jobs import Job
 def is_exchanged_by_step(job):
     """Whether a job's step replaces its outputs itself.
 
-    What Snakemake fetches out of its cache needs a free place. Nothing is lost there: those outputs
-    are links into the cache.
+    Outputs from Snakemake's cache are not replaced by the step: Snakemake needs a free place for
+    them. Their removal loses nothing, because they are links into the cache.
     """
     is_cached = job.rule.cache and is_sharing()
     places = [Path(output) for output in job.output]
@@ -17,12 +17,12 @@ def is_exchanged_by_step(job):
 
 
 def exchange(remove_outputs, clean_up):
-    """Snakemake's two ways of removing outputs, without those that steps exchange."""
+    """Snakemake's two methods that remove outputs, except for those that steps replace."""
 
     async def remove_existing_output(job):
         if not is_exchanged_by_step(job):
             return await remove_outputs(job)
-        # Hooks do not run in a module. From here on what stands in the folder is the workflow's.
+        # Mark the folder as this workflow's. `onstart` does not do so if the rules run in a module.
         if not is_results_folder(Path(RESULTS)):
             settings.write_config(CONFIG, Path(RESULTS))
         for log in job.log:

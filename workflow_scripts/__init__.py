@@ -1,6 +1,6 @@
-"""XFT, step by step: one module for each workflow rule; the library is in the packages."""
+"""The steps of XFT: one module for each workflow rule. The packages are the library."""
 
 from pathlib import Path
 
-# `python -m workflow_scripts.plan` finds the tools as well as the steps.
+# `python -m workflow_scripts.plan` finds the tools too.
 __path__.append(str(Path(__file__).with_name("tools")))

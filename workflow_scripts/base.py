@@ -1,7 +1,7 @@
 """Step 0: check a dense model and make it an artifact.
 
-A local folder is linked, unless a copy is asked for. A model on the hub is fetched at a pinned
-revision into the hub's own cache, and linked or copied from there.
+The artifact holds links to the model's files, or copies with --copy. A model on the hub is first
+fetched at a pinned revision into the hub's own cache.
 """
 
 import os
@@ -23,7 +23,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument(
         "--copy",
         action="store_true",
-        help="Copy the files, for an artifact that others use: it needs the model no longer.",
+        help="Copy the files, so that the artifact does not need the model any more.",
     )
     args = parser.parse_args(argv)
     base = flags.options(args, BaseConfig)
@@ -44,7 +44,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def link_files(files: Mapping[str, Path], folder: Path, out: Path) -> None:
-    """Fill `folder`, which will stand at `out`, with links of these names to files."""
+    """Fill `folder`, which will later be moved to `out`, with links to files, by name."""
     for name, file in files.items():
         link = folder / name
         link.parent.mkdir(exist_ok=True)
@@ -52,9 +52,10 @@ def link_files(files: Mapping[str, Path], folder: Path, out: Path) -> None:
 
 
 def link_target(file: Path, link: Path) -> Path:
-    """Where `link` shall point: relative within the working directory, else absolute.
+    """The target for `link`: a relative path if both are in the working directory, else absolute.
 
-    Relative links survive moving the project with its model, absolute ones moving the results.
+    Relative links still work if the project moves with its model, absolute ones if only the
+    results move.
     """
     here = Path.cwd()
     file, folder = file.resolve(), link.parent

@@ -1,4 +1,4 @@
-"""Merge once more the dense model that passed most problems, where the others were not kept."""
+"""Merge the dense model that passed most problems again, if the models were not kept."""
 
 from pathlib import Path
 
@@ -12,7 +12,12 @@ from workflow_scripts.evaluation.result import TEST_NAMES, best_result, read_res
 def main(argv: list[str] | None = None) -> None:
     parser = flags.step_parser("best", __doc__)
     parser.add_argument(
-        "--evals", required=True, nargs="+", type=Path, metavar="FILE", help="A result of each."
+        "--evals",
+        required=True,
+        nargs="+",
+        type=Path,
+        metavar="FILE",
+        help="The result of each model.",
     )
     parser.add_argument(
         "--weighted",
@@ -20,14 +25,17 @@ def main(argv: list[str] | None = None) -> None:
         nargs="+",
         type=Path,
         metavar="DIR",
-        help="The mixing coefficients of each, in the same order.",
+        help="The mixing coefficients of each model, in the same order.",
     )
     flags.add_path(parser, "--moe", "DIR", "The tuned mixture.")
-    flags.add_path(parser, "--ffn", "DIR", "Its FFN weights.")
+    flags.add_path(parser, "--ffn", "DIR", "The FFN weights of its experts.")
     flags.add_path(parser, "--out", "DIR", "The dense model.")
     args = parser.parse_args(argv)
     if len(args.evals) != len(args.weighted):
-        raise UserError(f"{len(args.evals)} results for {len(args.weighted)} sets of coefficients")
+        raise UserError(
+            f"--evals names {len(args.evals)} results and --weighted {len(args.weighted)} sets of "
+            "coefficients. Give one of each for every model"
+        )
     best = best_result(args.evals)
     solved = read_result(args.evals[best])["pass@1"]["plus"]
     say(f"{args.weighted[best]}, pass@1 {solved:.1%} on {TEST_NAMES['plus']}")

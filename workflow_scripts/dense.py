@@ -1,4 +1,4 @@
-"""Step 7: merge the experts into a dense model of the base's architecture."""
+"""Step 7: merge the experts into a dense model with the base's architecture."""
 
 from workflow_scripts.artifacts.artifact import create_artifact
 from workflow_scripts.artifacts.recipe import make_recipe
@@ -11,7 +11,7 @@ def main(argv: list[str] | None = None) -> None:
     parser = flags.step_parser("dense", __doc__)
     flags.add_path(parser, "--weighted", "DIR", "The mixing coefficients.")
     flags.add_path(parser, "--moe", "DIR", "The tuned mixture.")
-    flags.add_path(parser, "--ffn", "DIR", "Its FFN weights.")
+    flags.add_path(parser, "--ffn", "DIR", "The FFN weights of its experts.")
     flags.add_path(parser, "--out", "DIR", "The dense model.")
     flags.add_verify(parser)
     args = parser.parse_args(argv)

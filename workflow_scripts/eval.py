@@ -1,7 +1,7 @@
-"""Evaluate a model: let it write code for each problem, run the code, and judge what it returns.
+"""Evaluate a model: let it write code for each problem, run the code, and judge the results.
 
-Writes the result, a JSON file, and beside it the generations (x.json: x.generations.jsonl). Model-
-written code runs in a bubblewrap sandbox, which is tried before anything else is done.
+The step writes a result (JSON) and the generations beside it: x.generations.jsonl for x.json.
+The model's code runs in a bubblewrap sandbox. The step tests the sandbox before all other work.
 """
 
 import argparse
@@ -58,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             args.model, prompts, options, journal_path(args.out), args.verify == "full"
         )
         write_samples(saved, samples)
-        print(f"generations: {saved} (judge them again with --rescore)")
+        print(f"generations: {saved} (--rescore judges them again)")
     problems = {problem.task_id: problem for problem in problem_set.problems}
     solutions = [(problems[written.task_id], written.code) for written in samples]
     workers = usable_cpus()
@@ -77,26 +77,26 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def _parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, SamplingOptions, ScoringConfig]:
     parser = flags.step_parser("eval", __doc__)
-    parser.add_argument("--model", required=True, metavar="DIR", help="Model folder.")
+    parser.add_argument("--model", required=True, metavar="DIR", help="The model folder.")
     flags.add_dataset(parser)
-    parser.add_argument("--out", required=True, metavar="FILE", type=Path, help="Result, JSON.")
+    parser.add_argument("--out", required=True, metavar="FILE", type=Path, help="The result, JSON.")
     parser.add_argument(
         "--rescore",
         action="store_true",
-        help="Judge the generations of an earlier run again. Loads no model.",
+        help="Judge the generations of an earlier run again. No model is loaded.",
     )
     parser.add_argument(
         "--prompt",
         metavar="NAME_OR_FILE",
-        help="magicoder: the paper's instruction prompt. chat: the tokenizer's chat template. A "
-        "file: its text, with {instruction} once. completion: the problem's own text. Default: the "
-        "template that the model was tuned with, by its manifest; without one, magicoder.",
+        help="The prompt. magicoder: the paper's instruction prompt. chat: the tokenizer's chat "
+        "template. A file: its text, with {instruction} once. completion: the problem's own text. "
+        "Default: the template in the manifest of a tuned model; magicoder for other models.",
     )
     parser.add_argument(
         "--ground-truth",
         type=Path,
         metavar="DIR",
-        help="What the calls must return, by step ground_truth. Without it: computed each time.",
+        help="The expected results of the calls, from step ground_truth. Default: compute them.",
     )
     flags.add_options(parser, EvalConfig)
     flags.add_options(parser, RunConfig, ["seed", "threads", "gpus"])
@@ -117,9 +117,9 @@ def _parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, SamplingOpti
 
 
 def _prompt(asked: str | None, model_folder: Path) -> str:
-    """The identity of the prompt: the template that the model was tuned with, where that is known.
+    """The identity of the prompt: the template that the model was tuned with, if it is known.
 
-    Raises UserError where another is asked for.
+    Raises UserError if another template is asked for.
     """
     trained = trained_template(model_folder)
     if asked is None:
@@ -127,14 +127,14 @@ def _prompt(asked: str | None, model_folder: Path) -> str:
     identity = asked if asked == COMPLETION.identity else read_template(asked)
     if trained is not None and identity != trained:
         raise UserError(
-            f"{model_folder} was tuned with another template than --prompt {asked}: "
-            f"{shown(trained)}. Leave --prompt out, and it is taken"
+            f"--prompt {asked} is not the template that {model_folder} was tuned with: "
+            f"{shown(trained)}. Leave out --prompt to use that one"
         )
     return identity
 
 
 def _template(identity: str, model_folder: Path):
-    """The template of an identity; only a chat template needs the model's tokenizer."""
+    """The template with an identity. Only a chat template needs the model's tokenizer."""
     if identity == COMPLETION.identity:
         return COMPLETION
     return make_template(identity, load_tokenizer(model_folder) if identity == CHAT else None)
@@ -143,20 +143,20 @@ def _template(identity: str, model_folder: Path):
 def _read_ground_truth(
     args: argparse.Namespace, problem_set: ProblemSet
 ) -> tuple[GroundTruth | None, Artifact | None]:
-    """The ground truth and its artifact; None twice where it is to be computed.
+    """The ground truth and its artifact. Both are None if --ground-truth is not given.
 
-    Raises UserError where the artifact does not hold the problems.
+    Raises UserError if the artifact does not hold the problems.
     """
     if args.ground_truth is None:
         return None, None
     artifact = open_artifact(args.ground_truth, ground_truth.KIND, full=args.verify == "full")
     if artifact.manifest.inputs["dataset"] != problem_set.sha256:
-        raise UserError(f"{args.ground_truth} was made of other problems than {args.dataset}")
+        raise UserError(f"{args.ground_truth} was made from other problems than {args.dataset}")
     held, wanted = artifact.manifest.parameters.get("limit"), len(problem_set.problems)
     if held is not None and held < wanted:
         raise UserError(
-            f"{args.ground_truth} holds the first {held} problems only, and {wanted} are to be "
-            "judged. Make it again with that --limit, or without one"
+            f"{args.ground_truth} holds only the first {held} problems, but {wanted} must be "
+            "judged. Make it again with the same --limit, or without a limit"
         )
     return ground_truth.read(artifact.path, problem_set), artifact
 

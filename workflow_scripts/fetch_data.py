@@ -1,7 +1,8 @@
 """Fetch instruction rows from the hub, at a pinned revision.
 
-A file of a data set lies in the hub's own cache; --out is a link to it. A data set that is named
-without a file is read by `datasets`, and --out is a Parquet file. A manifest is written beside it.
+If the data set is named with a file, --out is a link to that file in the hub's own cache. If it is
+named without a file, `datasets` reads it, and --out is a Parquet file. A manifest is written beside
+--out.
 """
 
 from workflow_scripts.artifacts.files import write_manifest

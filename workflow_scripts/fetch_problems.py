@@ -1,7 +1,8 @@
-"""Fetch a named set of evaluation problems, HumanEval+ or MBPP+ in a pinned version, as a file.
+"""Fetch a set of evaluation problems: HumanEval+ or MBPP+ in a pinned version.
 
-The file that HUMANEVAL_OVERRIDE_PATH or MBPP_OVERRIDE_PATH names is taken as it is. Without that,
-EvalPlus's cache or its release on GitHub is, with the pinned SHA-256 only.
+If HUMANEVAL_OVERRIDE_PATH or MBPP_OVERRIDE_PATH names a file, this file is taken as it is.
+Otherwise the file comes from EvalPlus's cache or from its release on GitHub, and must have the
+pinned SHA-256.
 """
 
 from workflow_scripts.cli import flags, running
@@ -12,11 +13,13 @@ from workflow_scripts.hub.problem_sets import fetch
 
 def main(argv: list[str] | None = None) -> None:
     parser = flags.step_parser("fetch_problems", __doc__)
-    parser.add_argument("--dataset", required=True, choices=list(NAMED_SETS), help="What to fetch.")
+    parser.add_argument(
+        "--dataset", required=True, choices=list(NAMED_SETS), help="The set to fetch."
+    )
     flags.add_path(parser, "--out", "FILE.jsonl", "The problems.")
     args = parser.parse_args(argv)
     if args.out.suffix != ".jsonl":
-        raise UserError(f"--out {args.out}: the name of a file of problems ends in .jsonl")
+        raise UserError(f"--out {args.out}: the name of a problem file must end in .jsonl")
     fetch(NAMED_SETS[args.dataset], args.out)
 
 

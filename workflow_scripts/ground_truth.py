@@ -1,4 +1,4 @@
-"""Compute what the calls of each problem must return, from the canonical solutions."""
+"""Compute the expected results of each problem's calls from its canonical solution."""
 
 from workflow_scripts.artifacts.artifact import create_artifact
 from workflow_scripts.artifacts.recipe import make_recipe
@@ -13,7 +13,7 @@ from workflow_scripts.evaluation.sandbox import open_sandbox
 def main(argv: list[str] | None = None) -> None:
     parser = flags.step_parser("ground_truth", __doc__)
     flags.add_dataset(parser)
-    flags.add_path(parser, "--out", "DIR", "The artifact.")
+    flags.add_path(parser, "--out", "DIR", "The expected results.")
     flags.add_options(parser, ScoringConfig)
     args = parser.parse_args(argv)
     options = flags.options(args, ScoringConfig)

@@ -1,7 +1,7 @@
-"""Measure what a model can do besides code, on tasks of lm-evaluation-harness.
+"""Measure a model's general abilities, on tasks of lm-evaluation-harness.
 
-Needs the package lm_eval, and the tasks' data on this machine: nothing is fetched. Writes
-the result, a JSON file.
+The step needs the package lm_eval. It fetches nothing: the data of the tasks must be on this
+machine. It writes a result (JSON).
 """
 
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ OPTIONS = ("batch_size", "limit")
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the step with these command line arguments (None: the process's own)."""
     parser = flags.step_parser("lm_eval", __doc__)
-    parser.add_argument("--model", required=True, metavar="DIR", help="Model folder.")
+    parser.add_argument("--model", required=True, metavar="DIR", help="The model folder.")
     parser.add_argument(
         "--tasks",
         required=True,
@@ -29,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         metavar="NAME_OR_FILE",
         help="Tasks or groups of tasks of lm_eval, or files of tasks (.yaml).",
     )
-    parser.add_argument("--out", required=True, metavar="FILE", type=Path, help="Result, JSON.")
+    parser.add_argument("--out", required=True, metavar="FILE", type=Path, help="The result, JSON.")
     flags.add_options(parser, EvaluationConfig, OPTIONS)
     flags.add_options(parser, RunConfig, ["threads", "gpus"])
     flags.add_verify(parser)

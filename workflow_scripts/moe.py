@@ -1,6 +1,6 @@
-"""Step 1, upcycling: turn a dense model into a mixture of identical experts with a fresh router.
+"""Step 1, upcycling: turn a dense model into a mixture of identical experts with a new router.
 
-The result computes what the dense model computes, whatever the router says.
+The mixture gives the same outputs as the dense model, for every choice of the router.
 """
 
 from workflow_scripts.artifacts.artifact import create_artifact, open_artifact

@@ -1,4 +1,4 @@
-"""The baseline: tune all parameters of the dense base on the same instructions, without experts."""
+"""A baseline: tune all parameters of the dense base on the same instructions, without experts."""
 
 from workflow_scripts.artifacts.artifact import open_artifact
 from workflow_scripts.cli import flags, training

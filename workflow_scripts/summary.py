@@ -1,6 +1,7 @@
-"""Put the results of evaluations into one table, and compare the models with each other.
+"""Put the results of all evaluations into one table, and compare the models with each other.
 
-Written as CSV and Markdown, and printed. The comparisons are in a CSV file of their own.
+The step writes the table as CSV and as Markdown, and prints it. A second CSV file holds the
+comparisons.
 """
 
 import os
@@ -26,7 +27,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Run the step with these command line arguments (None: the process's own)."""
     parser = flags.step_parser("summary", __doc__)
     parser.add_argument(
-        "--evals", required=True, nargs="+", type=Path, metavar="FILE", help="Results of eval."
+        "--evals", required=True, nargs="+", type=Path, metavar="FILE", help="Results of step eval."
     )
     parser.add_argument(
         "--losses",
@@ -34,22 +35,27 @@ def main(argv: Sequence[str] | None = None) -> None:
         default=[],
         type=Path,
         metavar="FILE",
-        help="Losses of the same models on held-out rows, by validation_loss.",
+        help="Losses of the same models on held-out rows, from step validation_loss.",
     )
     parser.add_argument(
-        "--lm-eval", nargs="*", default=[], type=Path, metavar="FILE", help="Results of lm_eval."
+        "--lm-eval",
+        nargs="*",
+        default=[],
+        type=Path,
+        metavar="FILE",
+        help="Results of step lm_eval.",
     )
     parser.add_argument(
         "--out",
         required=True,
         type=Path,
         metavar="FILE",
-        help="Table as CSV; the Markdown file and comparisons.csv stand beside it.",
+        help="The table as CSV. The Markdown file and comparisons.csv are written beside it.",
     )
     args = parser.parse_args(argv)
 
     if args.out.suffix == ".md":
-        parser.error("--out names the CSV file, not the Markdown file")
+        parser.error("--out must name the CSV file. The Markdown file is written beside it")
 
     results = {file: read_result(file) for file in args.evals}
     table = tables.summary_table(results, read_losses(args.losses))
@@ -75,13 +81,13 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _origin(file: Path) -> str:
-    """What a recipe says of a result: its manifest's origin; without one, its SHA-256."""
+    """The origin of a result for the recipe: that of its manifest, or its SHA-256 without one."""
     manifest = manifest_path(file)
     return read_manifest(manifest).origin if manifest.exists() else hash_file(file)
 
 
 def _text(table, results: list[dict], compared, measured: dict[Path, dict]) -> str:
-    """What a reader gets. table, compared: data frames. measured: results of lm_eval, by file."""
+    """The summary's text. table, compared: data frames. measured: results of lm_eval, by file."""
     parts = [tables.to_markdown(tables.readable(table)), tables.legend(results)]
     parts.append(tables.list_files(table))
     if len(compared):

@@ -1,7 +1,7 @@
 """Tokenise instruction rows once, for all trainings.
 
-Bad rows, duplicates, rows that give away evaluation problems (--problems), and rows whose prompt
-fills the window are left out; --report says which, and why.
+The step leaves out bad rows, duplicates, rows that give away evaluation problems (--problems), and
+rows whose prompt fills the window. --report lists the rows that were left out, with the reasons.
 """
 
 from pathlib import Path
@@ -30,10 +30,12 @@ def main(argv: list[str] | None = None) -> None:
         "--problems",
         nargs="+",
         metavar="NAME_OR_FILE",
-        help="Leave out rows that give away one of these evaluation problems: humaneval, mbpp, or "
-        "files in HumanEval+ form.",
+        help="Leave out rows that give away a problem of these sets: humaneval, mbpp, or files in "
+        "HumanEval+ form.",
     )
-    parser.add_argument("--report", type=Path, metavar="FILE", help="What was left out, JSON.")
+    parser.add_argument(
+        "--report", type=Path, metavar="FILE", help="The rows that were left out, JSON."
+    )
     flags.add_options(parser, TokensConfig)
     flags.add_verify(parser)
     args = parser.parse_args(argv)
@@ -59,7 +61,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def _inputs(model: Artifact, data: Path, problems: dict[str, str]) -> dict:
-    """What decides about the tokens: the model, the rows, and the problems' SHA-256 by label."""
+    """The inputs of the recipe: the model, the rows, and the problems' SHA-256 by label."""
     fetched = manifest_path(data)
     rows = read_manifest(fetched).origin if fetched.exists() else content_hash(data)
     hashes = {problem_input(label): sha for label, sha in problems.items()}

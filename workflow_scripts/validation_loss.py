@@ -1,4 +1,4 @@
-"""The loss of a model on the rows that were held out of the training."""
+"""Measure the loss of a model on the rows that were held out of the training."""
 
 from pathlib import Path
 
@@ -15,8 +15,8 @@ BATCH_ROWS = 8
 
 def main(argv: list[str] | None = None) -> None:
     parser = flags.step_parser("validation_loss", __doc__)
-    flags.add_path(parser, "--model", "DIR", "Model folder.")
-    flags.add_path(parser, "--data", "DIR", "Tokens, made with validation rows by step tokens.")
+    flags.add_path(parser, "--model", "DIR", "The model folder.")
+    flags.add_path(parser, "--data", "DIR", "Tokens with validation rows, from step tokens.")
     flags.add_path(parser, "--out", "FILE", "The loss, JSON.")
     flags.add_options(parser, RunConfig, ["threads", "gpus"])
     flags.add_verify(parser)
@@ -34,7 +34,7 @@ def main(argv: list[str] | None = None) -> None:
     opened = open_tokens(args.data, args.model, full)
     rows = list(opened.tokens.validation)
     if not rows:
-        raise UserError(f"{args.data} holds no validation rows: set data.validation_rows")
+        raise UserError(f"{args.data} holds no validation rows. Set data.validation_rows")
     model, tokenizer = load_model(args.model, threads)
     loss = validation_loss(
         model,

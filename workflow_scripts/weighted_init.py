@@ -1,4 +1,4 @@
-"""Steps 4 and 5: set lambda and start the mixing coefficients with equal shares."""
+"""Steps 4 and 5: set lambda, and create mixing coefficients with equal shares."""
 
 from workflow_scripts.artifacts.recipe import make_recipe
 from workflow_scripts.cli import flags, running
@@ -10,9 +10,9 @@ from workflow_scripts.conversions import mixing_artifact
 def main(argv: list[str] | None = None) -> None:
     parser = flags.step_parser("weighted_init", __doc__)
     flags.add_path(parser, "--moe", "DIR", "The tuned mixture.")
-    flags.add_path(parser, "--ffn", "DIR", "Its FFN weights.")
+    flags.add_path(parser, "--ffn", "DIR", "The FFN weights of its experts.")
     parser.add_argument(
-        "--lam", required=True, metavar="X", help="lambda, the shared expert's weight, 0 to 1."
+        "--lam", required=True, metavar="X", help="Lambda, the weight of the shared expert, 0 to 1."
     )
     flags.add_path(parser, "--out", "DIR", "The coefficients.")
     flags.add_options(parser, MixingShape)

@@ -1,4 +1,4 @@
-"""Step 6: learn the mixing coefficients; everything else is frozen."""
+"""Step 6: learn the mixing coefficients. All other weights are frozen."""
 
 from workflow_scripts.artifacts.recipe import make_recipe
 from workflow_scripts.cli import flags, training
@@ -12,8 +12,8 @@ def main(argv: list[str] | None = None) -> None:
     parser = flags.step_parser("weighted_trained", __doc__)
     flags.add_path(parser, "--weighted", "DIR", "The initial coefficients.")
     flags.add_path(parser, "--moe", "DIR", "The tuned mixture.")
-    flags.add_path(parser, "--ffn", "DIR", "Its FFN weights.")
-    flags.add_path(parser, "--out", "DIR", "The coefficients.")
+    flags.add_path(parser, "--ffn", "DIR", "The FFN weights of its experts.")
+    flags.add_path(parser, "--out", "DIR", "The learned coefficients.")
     training.add_flags(parser, MixingTraining)
     args = parser.parse_args(argv)
     request = training.read_request("weighted_trained", args, MixingTraining)

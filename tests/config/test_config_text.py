@@ -36,15 +36,15 @@ def test_json_is_read_whatever_its_spaces(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("seed: 1\nbase: {model: a}\nseed: 2\n", "line 3, column 1: the key seed stands there"),
-        ("seed: 1\nseed: 1\n", "the key seed stands there twice, first in line 1"),
+        ("seed: 1\nbase: {model: a}\nseed: 2\n", "line 3, column 1: the key seed is set twice"),
+        ("seed: 1\nseed: 1\n", "the key seed is set twice, first in line 1"),
         (
             "training:\n  num_train_epochs: 1\n  max_steps: 3\n  num_train_epochs: 2\n",
-            "line 4, column 3: the key num_train_epochs stands there twice, first in line 2",
+            "line 4, column 3: the key num_train_epochs is set twice, first in line 2",
         ),
-        ("merge: {keep: all, keep: best}", "line 1, column 20: the key keep stands there twice"),
-        ("a:\n- {b: 1}\n- {b: 1, b: 2}\n", "line 3, column 10: the key b stands there twice"),
-        ('{\n\t"seed": 1,\n\t"seed": 2\n}', "line 3, column 2: the key seed stands there twice"),
+        ("merge: {keep: all, keep: best}", "line 1, column 20: the key keep is set twice"),
+        ("a:\n- {b: 1}\n- {b: 1, b: 2}\n", "line 3, column 10: the key b is set twice"),
+        ('{\n\t"seed": 1,\n\t"seed": 2\n}', "line 3, column 2: the key seed is set twice"),
         ("seed: 1\n\tbase: a\n", "line 2, column 1, is not valid YAML: found character '\\t'"),
         ("a: 1\n  b: 2\n", "line 2, column 4, is not valid YAML: mapping values are not allowed"),
         ("a: [1, 2\nb: 3\n", "line 2, column 2, is not valid YAML: expected ',' or ']'"),

@@ -179,9 +179,9 @@ def test_text_stands_for_what_it_spells(key, text, value):
             'evaluation.lm_eval[0] = "-x": a path must not begin with -',
         ),
         ("results_dir", "a\nb", "a path must not hold line breaks"),
-        ("evaluation.datasets", ["a/x.jsonl", "b/x.jsonl.gz"], "two data sets are called x"),
+        ("evaluation.datasets", ["a/x.jsonl", "b/x.jsonl.gz"], "two data sets have the name x"),
         ("moe.num_experts_per_tok", 9, "moe: num_experts_per_tok = 9: must be at most num_experts"),
-        ("moe.num_experts_per_tok", 1, "num_experts_per_tok = 1: must be at least 2 with a shared"),
+        ("moe.num_experts_per_tok", 1, "num_experts_per_tok = 1: must be at least 2, because"),
         ("moe.shared_expert", False, "evaluation.models names dense, but without"),
     ],
 )
@@ -344,7 +344,7 @@ def test_without_a_shared_expert_nothing_is_merged():
 
 def test_the_best_model_can_only_be_kept_where_dense_models_are_evaluated():
     config = with_value("merge.keep", "best") | {"evaluation": {"models": ["base"]}}
-    with pytest.raises(UserError, match=r"merge\.keep = best: evaluation\.models must name dense"):
+    with pytest.raises(UserError, match=r"merge\.keep = best: add dense to evaluation\.models"):
         complete(config)
 
 
@@ -356,8 +356,8 @@ def test_a_warm_up_is_no_longer_than_its_training(section):
     complete(config(warmup_steps=3))
     complete(config(warmup_steps=4, max_steps=None))  # the rows will tell
     assert fault(config(warmup_steps=4)) == (
-        f"config.yaml: {section}: warmup_steps = 4: the training has 3 steps, and would not reach "
-        "its learning rate. Set warmup_steps to at most 3"
+        f"config.yaml: {section}: warmup_steps = 4: the training has 3 steps, and would never "
+        "reach its learning rate. Set warmup_steps to at most 3"
     )
 
 

@@ -371,7 +371,9 @@ def test_tokens_of_another_tokenizer_are_refused(upcycled, tiny_llama, rows, tmp
 def test_options_that_tokens_have_are_not_asked_for_again(upcycled, tiny_llama, rows, tmp_path):
     made = make(tiny_llama, rows, tmp_path / "tokens")
     words = ["--moe", str(upcycled), "--data", str(made), "--out", str(tmp_path / "out")]
-    with pytest.raises(UserError, match="holds tokens, which have their own max_length, template"):
+    with pytest.raises(
+        UserError, match="holds tokens, which were made with a fixed max_length, template"
+    ):
         moe_sft.main([*words, "--max-length", "1024", "--template", "chat"])
 
 

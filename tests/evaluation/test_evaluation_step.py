@@ -175,7 +175,7 @@ def test_a_ground_truth_of_the_first_problems_serves_no_others(copy, tmp_path):
         evaluate("m", problems, copy / "r.json", *flags)
         assert json.loads((copy / "r.json").read_text())["dataset"]["problems"] == limit
     for flags in ([], ["--limit", "3"]):
-        fault = r"truth holds the first 2 problems only, and 3 are to be judged. Make it again with"
+        fault = r"truth holds only the first 2 problems, but 3 must be judged. Make it again with"
         with pytest.raises(UserError, match=fault):  # before the model is looked for
             evaluate(
                 "no-such-model", problems, copy / "r.json", "--ground-truth", str(truth), *flags
@@ -194,7 +194,7 @@ def test_a_ground_truth_of_other_problems_is_refused(problems, tmp_path, bubblew
     other = write_problems(tmp_path / "other.jsonl", three_problems()[:2])
     ground_truth.main(["--dataset", str(other), "--out", str(tmp_path / "truth")])
     flags = ["--ground-truth", str(tmp_path / "truth")]
-    with pytest.raises(UserError, match=r"truth was made of other problems than .*sums\.jsonl"):
+    with pytest.raises(UserError, match=r"truth was made from other problems than .*sums\.jsonl"):
         evaluate("no-such-model", problems, tmp_path / "r.json", *flags)
 
 
@@ -349,7 +349,7 @@ def test_samples_and_pass_at_k(evaluated, tiny_llama, tmp_path):
 
 
 def test_several_samples_need_a_temperature(evaluated, tmp_path):
-    with pytest.raises(UserError, match="samples = 2: without a temperature"):
+    with pytest.raises(UserError, match="samples = 2: with temperature = 0"):
         evaluate("m", evaluated / "sums.jsonl", tmp_path / "r.json", "--samples", "2")
 
 
@@ -419,7 +419,7 @@ def test_a_model_is_asked_in_the_template_that_it_was_tuned_with(
     assert json.loads(own)["settings"]["prompt"] == identity
     for other in ("magicoder", "completion"):
         with pytest.raises(
-            UserError, match=f"tuned was tuned with another template than .*{other}"
+            UserError, match=f"--prompt {other} is not the template that .*tuned was tuned with"
         ):
             step.main([*flags, str(tmp_path / "other.json"), "--prompt", other])
 

@@ -348,7 +348,7 @@ def test_a_variable_that_names_no_file_or_no_archive(server, out, tmp_path, monk
 
 
 def test_only_a_file_that_can_be_read_back_is_written(server, tmp_path):
-    assert "ends in .jsonl" in refusal(tmp_path / "results" / "humaneval.jsonl.gz")
+    assert "must end in .jsonl" in refusal(tmp_path / "results" / "humaneval.jsonl.gz")
 
 
 def test_a_user_sees_one_line_and_no_stack_trace(call_step, tmp_path, monkeypatch):

@@ -511,7 +511,7 @@ def test_the_first_strategy_that_fits_is_advised(deepseek, gpu, the_job, expecte
 def test_too_small_a_gpu_is_told_how_many_it_takes(deepseek):
     advice = strategy.advise(deepseek, job(), GPUS["rtx4090"])
     assert advice.job is None
-    assert advice.reason.startswith("none fits; from ")
+    assert advice.reason.startswith("none fits; use at least ")
     assert "launch zero3 and activation_checkpointing" in advice.reason
 
 
@@ -557,7 +557,7 @@ def test_local_weights_need_neither_torch_nor_transformers(project, repository, 
     for part in parts:
         assert part in text
     assert max(map(len, text.splitlines())) <= 110
-    assert "3 rows of some" in text
+    assert "3 rows of about" in text
 
 
 def test_on_a_cpu_hours_come_from_a_product_that_is_timed(project, capsys, monkeypatch):
@@ -604,7 +604,7 @@ OFFLINE = {"base": {"model": "org/name", "revision": "0" * 40}, "data": {"train"
         ("base: [", "", "mine.yaml, line 1, column 8, is not valid YAML: expected the node"),
         ("[]", "", "mine.yaml holds no configuration"),
         ("nonsense: 1", "", "mine.yaml: nonsense is not a known key"),
-        (yaml.safe_dump(OFFLINE), "", "give the model's config.json, a small file, by"),
+        (yaml.safe_dump(OFFLINE), "", "name the model's config.json, a small file, with"),
         (yaml.safe_dump(OFFLINE), "--model-config nowhere", "nowhere is missing"),
         (yaml.safe_dump(OFFLINE), "--model-config empty.json", "has no whole number for hidden"),
         (yaml.safe_dump(OFFLINE), "--model-config new.json", "model type 'new' is unknown to"),

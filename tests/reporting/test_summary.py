@@ -170,7 +170,7 @@ def test_a_missing_result_is_named(tmp_path):
 def test_the_csv_is_not_named_like_the_markdown_file(evaluations, tmp_path, capsys):
     with pytest.raises(SystemExit):
         summarise(evaluations, tmp_path / "summary.md")
-    assert "--out names the CSV file" in capsys.readouterr().err
+    assert "--out must name the CSV file" in capsys.readouterr().err
 
 
 def test_a_model_that_is_not_kept_is_told(evaluations, tmp_path, capsys):

@@ -89,7 +89,7 @@ def test_ctrl_c_saves_a_checkpoint_and_says_how_to_go_on(start, tmp_path, way):
     log = (tmp_path / "log").read_text()
     (number,) = checkpoints(tmp_path / "out")
     assert log.count("Ctrl-C: the training stops after this step.") == 1
-    how = f"moe_sft out: stopped. Run the same command again: it goes on from step {number}"
+    how = f"moe_sft out: stopped. Run the same command again to continue from step {number}"
     assert log.splitlines()[-1] == how
     assert "Traceback" not in log
 
@@ -139,7 +139,7 @@ def test_ctrl_c_reaches_a_training_through_snakemake(new_project):
         wait_until(lambda: lines_of(metrics) >= earlier + 3, running)  # noqa: B023
         os.killpg(running.pid, signal.SIGINT)
         assert running.wait() == 1
-        assert "moe_sft: stopped. Run the same command again: it goes on from" in said.read_text()
+        assert "moe_sft: stopped. Run the same command again to continue from" in said.read_text()
         assert "LockException" not in said.read_text()
-    assert re.search(rf"going on from \S+/checkpoint-{earlier}\n", said.read_text())
+    assert re.search(rf"continuing from \S+/checkpoint-{earlier}\n", said.read_text())
     assert int(checkpoints(out)[-1]) > earlier

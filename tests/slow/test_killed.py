@@ -58,7 +58,7 @@ def test_killed_trainings_go_on_to_the_same_bytes(make_project, artifact_hashes,
     pause.unlink()
     assert "summary" in project.run()
     for moment in MOMENTS:
-        assert "going on from" in (project.results / "logs" / f"{moment}.log").read_text()
+        assert "continuing from" in (project.results / "logs" / f"{moment}.log").read_text()
         assert lines_of(project.results / "metrics" / f"{moment}.jsonl") == LENGTH
     assert project.run() == []
     assert artifact_hashes(project) == artifact_hashes(whole)

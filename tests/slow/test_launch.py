@@ -216,14 +216,14 @@ def test_stopped_and_killed_it_goes_on_to_the_same_bytes(inputs, repository, tmp
         time.sleep(0.05)
     running.kill()
     running.wait()
-    assert re.search(rf"going on from \S+/{saved.name.split('.')[0]}\n", log.read_text())
+    assert re.search(rf"continuing from \S+/{saved.name.split('.')[0]}\n", log.read_text())
 
     pause.unlink()
     deadline = time.monotonic() + DEADLINE  # the processes end with their launcher
     while (status := start(repository, words, log).wait()) and time.monotonic() < deadline:
         assert "another process trains" in log.read_text()
     assert status == 0
-    step = re.search(r"going on from \S+/checkpoint-(\d+)\n", log.read_text())[1]
+    step = re.search(r"continuing from \S+/checkpoint-(\d+)\n", log.read_text())[1]
     assert int(step) > int(re.search(r"\d+", saved.name)[0])
     assert identity(out) == identity(whole)
     assert out.with_suffix(".jsonl").read_text() == whole.with_suffix(".jsonl").read_text()
@@ -314,7 +314,7 @@ def test_fsdp_that_falls_back_is_told(inputs, repository, tmp_path):
     )
     assert done.returncode == 1
     assert (
-        "launch = fsdp did not take effect. Asked for: engine FSDPModule (it is "
+        "launch = fsdp did not take effect. Asked for: engine FSDPModule (running: "
         "DistributedDataParallel)" in done.stderr
     )
 

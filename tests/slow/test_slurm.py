@@ -227,7 +227,7 @@ def test_killed_jobs_end_in_the_bytes_of_a_local_run(slurm, new_project, artifac
     (stopped,) = logs.glob("rule_moe_sft/*.log")
     assert "SIGTERM: the training stops after this step" in stopped.read_text()
     for name in ("moe_sft", "weighted_trained/lam~0.75"):
-        assert "going on from" in (project.results / "logs" / f"{name}.log").read_text(), name
+        assert "continuing from" in (project.results / "logs" / f"{name}.log").read_text(), name
     assert {
         rule: [job.state for job in slurm.jobs(project, rule)]
         for rule in (truth, "moe", "moe_sft", mixing)
@@ -261,7 +261,7 @@ def test_a_training_on_two_nodes_goes_on_to_the_bytes_of_one_with_two_processes(
     assert [job.state for job in slurm.jobs(project, "moe_sft")] == ["FAILED", "COMPLETED"]
     told = (project.results / "logs" / "moe_sft.log").read_text()
     assert told.count("--nnodes 2 --node-rank") == 2
-    assert "going on from" in told
+    assert "continuing from" in told
     local.run(target)
     weights = [copy.results / "moe_sft" / "model.safetensors" for copy in (project, local)]
     assert weights[0].read_bytes() == weights[1].read_bytes()

@@ -74,7 +74,7 @@ def test_weights_from_earlier_are_named(hub: Hub, publish, dense):
     hub.add(TO, {"model-00001-of-00002.safetensors": b"", "README.md": b""})
     done = publish(dense, "--yes")
     assert done.returncode == 0, done.stderr
-    assert "there from earlier: model-00001-of-00002.safetensors\n" in done.stdout
+    assert "not from this model: model-00001-of-00002.safetensors\n" in done.stdout
     assert hub.repositories[TO].commits[hub.repositories[TO].head]["README.md"] == CARD.encode()
 
 

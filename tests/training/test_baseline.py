@@ -175,5 +175,5 @@ def test_without_held_out_rows_there_is_no_such_loss(tiny_llama, data, tmp_path)
     report = ["--report", tmp_path / "report.json"]
     run(tokens, "--model", tiny_llama, "--data", data, *report, "--out", tmp_path / "tokens")
     flags = ["--model", tiny_llama, "--data", tmp_path / "tokens", "--out", tmp_path / "loss.json"]
-    with pytest.raises(UserError, match=r"holds no validation rows: set data\.validation_rows"):
+    with pytest.raises(UserError, match=r"holds no validation rows\. Set data\.validation_rows"):
         run(validation_loss, *flags)

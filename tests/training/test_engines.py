@@ -50,7 +50,7 @@ def test_one_process_is_what_runs(train_with):
 
 
 def test_an_engine_that_does_not_run_is_told(train_with):
-    faults = r"engine DistributedDataParallel \(it is none\), processes 2 \(it is 1\)\."
+    faults = r"engine DistributedDataParallel \(running: none\), processes 2 \(running: 1\)\."
     with pytest.raises(UserError, match=f"launch = ddp did not take effect. Asked for: {faults}"):
         train_with(launch="ddp", processes=2)
 

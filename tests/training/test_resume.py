@@ -101,7 +101,7 @@ def stopped_once(request, arguments, tmp_path_factory):
                 STEPS[request.param].main([*words, *outputs(folder / "out")])
         assert caught.value.code == 128 + sent
         assert said.read_text().count(f"{name}: the training stops after this step") == 1
-        how = f"stopped. Run the same command again: it goes on from step {number}"
+        how = f"stopped. Run the same command again to continue from step {number}"
         assert said.read_text().splitlines()[-1] == how
     assert not (folder / "out").exists()
     return request.param, words, folder
@@ -129,7 +129,7 @@ def test_a_stopped_training_goes_on_to_the_same_bytes(stopped, whole, capfd):
     step, words, out = stopped
     assert checkpoints(out) == ["checkpoint-3", "checkpoint-5"]
     STEPS[step].main(words)
-    assert re.search(r"going on from \S+/checkpoint-5\n", capfd.readouterr().err)
+    assert re.search(r"continuing from \S+/checkpoint-5\n", capfd.readouterr().err)
     assert result(out) == result(whole[step])
     assert not list(out.parent.glob(".*"))
 
@@ -178,7 +178,7 @@ def test_another_learning_rate_starts_from_its_beginning_and_leaves_the_checkpoi
     STEPS[step].main([*other, *outputs(tmp_path / "fresh")])
     assert result(out) == result(tmp_path / "fresh")
     STEPS[step].main(words)  # the old settings come back
-    assert "going on from" in capfd.readouterr().err
+    assert "continuing from" in capfd.readouterr().err
     assert result(out) == result(whole[step])
     assert not list(out.parent.glob(".*"))
 
@@ -193,7 +193,7 @@ def flip_a_byte(folder: Path) -> None:
 def test_another_interval_between_checkpoints_is_the_same_training(stopped, whole, capfd):
     step, words, out = stopped
     STEPS[step].main([*words, "--save-minutes", "0.5"])
-    assert re.search(r"going on from \S+/checkpoint-5\n", capfd.readouterr().err)
+    assert re.search(r"continuing from \S+/checkpoint-5\n", capfd.readouterr().err)
     assert result(out) == result(whole[step])
 
 
@@ -212,7 +212,7 @@ def test_a_damaged_checkpoint_is_passed_over(stopped, whole, damage, capfd):
     DAMAGE[damage](checkpoint(out, 5))
     STEPS[step].main(words)
     said = capfd.readouterr().err
-    assert re.search(r"going on from \S+/checkpoint-3\n", said)
+    assert re.search(r"continuing from \S+/checkpoint-3\n", said)
     assert ("checkpoint-5" in said) == (damage != "no manifest")
     assert result(out) == result(whole[step])
 
@@ -222,7 +222,7 @@ def test_without_a_whole_checkpoint_it_starts_anew(stopped, whole, capfd):
     for number in (3, 5):
         flip_a_byte(checkpoint(out, number))
     STEPS[step].main(words)
-    assert "going on from /" not in capfd.readouterr().err
+    assert "continuing from /" not in capfd.readouterr().err
     assert result(out) == result(whole[step])
 
 

@@ -291,9 +291,9 @@ def test_a_loss_that_is_not_finite_stops_the_training(learn, monkeypatch):
         (
             {"early_stopping_patience": 3},
             5,
-            "early_stopping_patience: without eval_steps there is one",
+            "early_stopping_patience: without eval_steps the only",
         ),
-        ({"keep": "best"}, 5, "keep: without eval_steps there is one validation"),
+        ({"keep": "best"}, 5, "keep: without eval_steps the only validation"),
     ],
     ids=["best", "stop", "every and best", "stop with rows", "best with rows"],
 )

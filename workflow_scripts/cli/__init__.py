@@ -1,1 +1,1 @@
-"""The command lines of the steps and tools: flags, and errors without a stack trace."""
+"""Command lines of the steps and tools: their flags, and errors without a stack trace."""

@@ -1,4 +1,4 @@
-"""The flags of a command: paths, and keys of the configuration with their types and defaults."""
+"""Flags of the steps and tools: paths, and keys of the configuration."""
 
 import argparse
 import shlex
@@ -14,7 +14,7 @@ from workflow_scripts.common.errors import UserError
 from workflow_scripts.config.section import Section, choices_of, item_of, keys, types_of
 from workflow_scripts.config.validation import TYPE_NAMES, SectionType, validated
 
-# The flags of all steps that name what is read, and what is written.
+# The flags of all steps that name inputs and outputs.
 INPUT_FLAGS = (
     *("base", "model", "moe", "ffn", "weighted", "data"),
     *("evals", "losses", "lm_eval"),
@@ -25,12 +25,10 @@ OPTIONS = "options of the configuration"
 
 
 class StepParser(argparse.ArgumentParser):
-    """A parser that refuses to write over what is read."""
+    """A parser that refuses outputs that would overwrite inputs."""
 
     def parse_args(self, args=None, namespace=None):
-        """Parse. Raises UserError where an output is, holds or lies in one of the inputs, or stands
-        where something is that no step made.
-        """
+        """Parse the arguments. Raises UserError as `check_outputs` does."""
         parsed = super().parse_args(args, namespace)
         check_outputs(vars(parsed))
         if out := vars(parsed).get("out"):
@@ -65,7 +63,7 @@ def add_dataset(parser) -> None:
         "--dataset",
         required=True,
         metavar="NAME_OR_FILE",
-        help="humaneval, mbpp, or a file of problems in HumanEval+ form (.jsonl or .jsonl.gz).",
+        help="The problems: humaneval, mbpp, or a file in HumanEval+ form (.jsonl or .jsonl.gz).",
     )
 
 
@@ -75,13 +73,16 @@ def add_verify(parser) -> None:
         "--verify",
         choices=["quick", "full"],
         default="quick",
-        help="Check of the inputs before the step begins: names, sizes, headers and small files, "
-        "or the hashes of all files. Default: quick.",
+        help="How the step checks its inputs before it begins. quick: names, sizes, headers and "
+        "small files. full: the hashes of all files too. Default: quick.",
     )
 
 
 def check_outputs(flags: dict) -> None:
-    """Raise UserError where an output is, holds or lies in an input, be it through links."""
+    """Raise UserError if an output is, holds or lies in an input, also through links.
+
+    Also raises it if the place of the output holds something that no step made.
+    """
     for output in OUTPUT_FLAGS:
         for flag, source in _sources(flags):
             if flags.get(output) and overlap(flags[output], source):
@@ -97,12 +98,12 @@ def check_outputs(flags: dict) -> None:
 
 
 def _sources(flags: dict) -> Iterator[tuple[str, Path]]:
-    """The inputs that are on this disk, each with the key of its flag."""
+    """The inputs that exist on this disk, each with the key of its flag."""
     for flag in (*INPUT_FLAGS, *NAME_OR_FILE_FLAGS):
         values = flags.get(flag) or []
         for value in values if isinstance(values, list) else [values]:
             path = Path(value)
-            # A folder humaneval is not what --dataset humaneval names.
+            # --dataset humaneval does not mean a folder of this name.
             if path.is_file() or (path.is_dir() and flag not in NAME_OR_FILE_FLAGS):
                 yield flag, path
 
@@ -147,9 +148,9 @@ def _flag(name: str) -> str:
 
 
 def options(args: argparse.Namespace, section: type[SectionType], names=None) -> SectionType:
-    """The values of the flags of a class as an object of it. Raises UserError.
+    """An object of a class of the configuration, from the values of its flags. Raises UserError.
 
-    names: the keys that have a flag (default: all). The others have their defaults.
+    names: the keys that have a flag (default: all). The other keys have their defaults.
     """
     values = {name: getattr(args, name) for name in names or keys(section)}
     return validated(section, values, "command line")

@@ -1,4 +1,4 @@
-"""A command runs: a user's mistake ends in one message and a non-zero exit status."""
+"""Runs a step or tool: a user's mistake ends in one message and a non-zero exit status."""
 
 import errno
 import os
@@ -13,13 +13,13 @@ from workflow_scripts.common.errors import UserError
 ENVIRONMENT = {
     # Threads that wait in a loop for the next operation stall each other on a shared machine.
     "OMP_WAIT_POLICY": "PASSIVE",
-    # Kernels that oneDNN, and torch's layer on it, keep on a CPU in bf16: one for each number of
-    # tokens that an expert met. The default of 1024 takes up to 570 MB, and saves 6% of time at
-    # most (docs/planning.md).
+    # How many bf16 kernels oneDNN and torch keep on a CPU. They make one for each new number of
+    # tokens of an expert. The default of 1024 takes up to 570 MB, and saves at most 6% of the time
+    # (docs/planning.md).
     "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "64",
     "LRU_CACHE_CAPACITY": "64",
 }
-# What the user can put right: a full disk, missing rights, a file that has gone meanwhile.
+# Errors that the user can correct: a full disk, missing rights, a file that has disappeared.
 USER_ERRORS = {
     *(errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS),
     *(errno.ENOENT, errno.ESTALE, errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG),
@@ -30,13 +30,13 @@ def run(step: str, main: Callable[[list[str] | None], None]) -> None:
     """Run a step's main. A user's mistake ends in one message and exit status 1."""
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    sys.stdout.reconfigure(errors="backslashreplace")  # names of files need not be text
+    sys.stdout.reconfigure(errors="backslashreplace")  # names of files may not be valid text
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     progress.name_job(step)
     try:
         main(None)
         sys.stdout.flush()
-    except BrokenPipeError:  # whoever read the output, `head` for one, has seen enough
+    except BrokenPipeError:  # the reader of the output has ended, such as `head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(128 + signal.SIGPIPE)
     except (UserError, OSError) as error:
@@ -50,13 +50,13 @@ def run(step: str, main: Callable[[list[str] | None], None]) -> None:
 
 
 def failure(log: str) -> str | None:
-    """The message with which a step ended, from its log; None where it did not end with one."""
+    """The error message at the end of a step's log; None if there is no such message."""
     found = list(re.finditer(r"^\w+: error: .*", log, re.MULTILINE | re.DOTALL))
     return found[-1][0].rstrip() if found else None
 
 
 def explain(error: Exception) -> str | None:
-    """What to tell the user of an error that is the user's to put right; else None."""
+    """The message for an error that the user can correct; None for other errors."""
     if isinstance(error, UserError):
         return str(error)
     if isinstance(error, OSError) and error.errno in USER_ERRORS:

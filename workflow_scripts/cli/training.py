@@ -1,4 +1,4 @@
-"""The command line of a training step, and its errors in the processes that it starts."""
+"""Command line of the training steps, and errors in the processes that they start."""
 
 import argparse
 import os
@@ -22,25 +22,25 @@ RUN_KEYS = ("seed", "threads", "report_to")
 
 
 def add_flags(parser: argparse.ArgumentParser, training: type[TrainingConfig]) -> None:
-    """Add the flags of data, metrics and training, and --verify."""
+    """Add the flags for data, metrics and training, and --verify."""
     flags.add_path(
         parser,
         "--data",
         "FILE_OR_DIR",
-        "The rows, or tokens made of them by python -m workflow_scripts.tokens.",
+        "The rows, or tokens from step tokens.",
     )
     parser.add_argument(
-        "--metrics", type=Path, metavar="FILE", help="Write each step's loss there, as JSONL."
+        "--metrics", type=Path, metavar="FILE", help="File for each step's loss, JSONL."
     )
     parser.add_argument(
         "--tracker-dir",
         type=Path,
         metavar="DIR",
-        help="Folder for trackers. Default: the folder metrics beside --out.",
+        help="Folder for the trackers. Default: the folder metrics beside --out.",
     )
     flags.add_options(parser, RunConfig, [*RUN_KEYS, "gpus"])
     flags.add_options(parser, TokensConfig)
-    parser.set_defaults(**dict.fromkeys(keys(TokensConfig)))  # tokens have their own
+    parser.set_defaults(**dict.fromkeys(keys(TokensConfig)))  # a folder of tokens has its own
     flags.add_options(parser, training)
     flags.add_verify(parser)
 
@@ -48,9 +48,10 @@ def add_flags(parser: argparse.ArgumentParser, training: type[TrainingConfig]) -
 def read_request(
     step: str, args: argparse.Namespace, training: type[TrainingConfig]
 ) -> TrainingRequest:
-    """What the parsed flags of `add_flags` ask for.
+    """The request in the parsed flags of `add_flags`.
 
-    Raises UserError, also if an optimiser or a tracker is not installed, or a GPU is not there.
+    Raises UserError if a value is wrong, an optimiser or a tracker is not installed, or a GPU is
+    missing.
     """
     run = flags.options(args, RunConfig, [*RUN_KEYS, "gpus"])
     check_gpus(run.gpus)
@@ -78,7 +79,7 @@ def read_request(
 
 
 def run(step: str, main: Callable[[list[str] | None], None]) -> None:
-    """`running.run`. In a process that a launcher started, the launcher shows the error."""
+    """Run a step's main. If a launcher started this process, the launcher shows the error."""
     running.run(step, _reporting(main) if launch.LAUNCHER in os.environ else main)
 
 
@@ -97,21 +98,21 @@ def _tokens_options(args: argparse.Namespace) -> TokensConfig:
 
     if given:
         raise UserError(
-            f"{args.data} holds tokens, which have their own {', '.join(given)}. Leave the flags "
-            "out, or give the file of rows"
+            f"{args.data} holds tokens, which were made with a fixed {', '.join(given)}. Leave out "
+            "these flags, or name the file of rows in --data"
         )
     return read_options(args.data)
 
 
 def _reporting(main: Callable[[list[str] | None], None]) -> Callable[[list[str] | None], None]:
-    """A main that ends with its launcher and hands its errors to it, instead of a stack trace."""
+    """A main that ends with its launcher, and reports its errors to it without a stack trace."""
 
     def reporting(argv: list[str] | None) -> None:
         launch.end_with_launcher()
         try:
             main(argv)
         except BrokenPipeError:
-            raise  # nobody reads any more
+            raise  # stderr has no reader any more
         except Exception as error:
             from torch.distributed.elastic.multiprocessing.errors import get_error_handler
 

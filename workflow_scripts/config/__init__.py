@@ -1,1 +1,1 @@
-"""The user's config: its text, and what it asks of the base model. Nothing here imports torch."""
+"""The user's configuration: its keys, its file, and its checks. Nothing here imports torch."""

@@ -1,4 +1,4 @@
-"""Which step's result depends on which keys of the configuration."""
+"""The keys of the configuration that each step's result depends on."""
 
 from workflow_scripts.config.section import Section, keys
 from workflow_scripts.config.sections import (
@@ -15,14 +15,14 @@ from workflow_scripts.config.sections import (
 )
 from workflow_scripts.config.training import MixingTraining
 
-UNRELATED = ("save_minutes",)  # keys of trainings that change no result
+UNRELATED = ("save_minutes",)  # keys of trainings that do not change the result
 
 
 def _training(section: type[Section]) -> tuple[str, ...]:
     return tuple(key for key in keys(section) if key not in UNRELATED)
 
 
-# By step and section (None: the top level).
+# The keys by step and section (None: the top level).
 READS: dict[str, dict[str | None, tuple[str, ...]]] = {
     "base": {"base": keys(BaseConfig)},
     "moe": {None: ("seed",), "moe": keys(MoeConfig)},
@@ -41,13 +41,13 @@ READS: dict[str, dict[str | None, tuple[str, ...]]] = {
     "lm_eval": {None: ("threads",), "evaluation": ("batch_size", "limit")},
     "summary": {},
 }
-# Flags of a step that come from keys of another form, with these keys.
+# Flags of a step that are derived from keys with another name or form, and these keys.
 FLAGS: dict[str, dict[str, tuple[str, ...]]] = {
     "weighted_init": {"lam": ("merge.lambdas",)},
     "eval": {"prompt": ("evaluation.base_prompt", "data.template")},
     "lm_eval": {"tasks": ("evaluation.lm_eval",)},
 }
-# Keys that name files which a step reads, or say whether it reads them, or which results.
+# Keys that name the files or results which a step reads, or decide whether it reads them.
 NAMING: dict[str, tuple[str, ...]] = {
     "tokens": (
         *("data.train", "data.revision", "data.split"),
@@ -60,7 +60,7 @@ NAMING: dict[str, tuple[str, ...]] = {
 
 
 def keys_of_step(step: str) -> dict[str, str]:
-    """The keys on which a step's result depends, such as "moe.num_experts", by flag."""
+    """The keys that a step's result depends on, such as "moe.num_experts", by flag."""
     read = {
         name: f"{section}.{name}" if section else name
         for section, names in READS[step].items()
@@ -70,7 +70,7 @@ def keys_of_step(step: str) -> dict[str, str]:
 
 
 def steps_of_key(key: str) -> list[str]:
-    """The steps whose results depend on a key such as "moe.num_experts", directly."""
+    """The steps that read a key such as "moe.num_experts" themselves."""
     return [step for step in READS if key in _all_keys(step)]
 
 

@@ -1,4 +1,4 @@
-"""What all sections of the configuration share: strict types, and text that spells a value."""
+"""The base class of all sections of the configuration, and types for their keys."""
 
 from contextlib import suppress
 from functools import cache
@@ -10,9 +10,9 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validat
 
 
 class Section(BaseModel):
-    """Keys of the configuration, each with its type, range, default and description.
+    """A group of keys, each with its type, range, default and description.
 
-    A value of another type is refused: 8.0 is no integer, and 1 is no boolean.
+    A value of another type is refused: 8.0 is not an integer, and 1 is not a boolean.
     """
 
     model_config = ConfigDict(
@@ -27,9 +27,9 @@ class Section(BaseModel):
     @field_validator("*", mode="before")
     @classmethod
     def _spelled(cls, value: Any, info) -> Any:
-        """Text stands for the value that it spells, unless the key takes text.
+        """Convert text such as "5e-5" to the value that it means, unless the key takes text.
 
-        YAML 1.1 reads 5e-5 as text, and `snakemake --config` hands on every nested value as text.
+        YAML 1.1 reads 5e-5 as text, and `snakemake --config` passes every nested value as text.
         """
         annotation = cls.model_fields[info.field_name].annotation
         types = types_of(annotation)
@@ -52,14 +52,14 @@ def types_of(annotation: Any) -> tuple[type, ...]:
 
 
 def item_of(annotation: Any) -> Any:
-    """The annotation of the items of a list, which may be optional or annotated."""
+    """The annotation of a list's items. The list may be optional or annotated."""
     if get_origin(annotation) is list:
         return get_args(annotation)[0]
     return next((item for part in get_args(annotation) if (item := item_of(part))), None)
 
 
 def choices_of(annotation: Any) -> tuple[str, ...]:
-    """The texts of a Literal, which may be optional or annotated; none if it is another type."""
+    """The texts of a Literal, which may be optional or annotated; empty for other types."""
     if get_origin(annotation) is Literal:
         return get_args(annotation)
     if get_origin(annotation) is list:
@@ -91,16 +91,16 @@ def _unique(values: list | None) -> list | None:
 
 
 def _path(value: str) -> str:
-    """A path with the home folder for a `~` at its start."""
+    """A checked path, with the home folder in place of a `~` at its start. Raises ValueError."""
     if set(value) & set("{}"):
-        fault = "a path must not hold braces, which Snakemake takes for wildcards"
+        fault = "a path must not hold braces: Snakemake would read them as wildcards"
     elif value.startswith("-"):
-        fault = "a path must not begin with -, as a flag does"
+        fault = "a path must not begin with -: it would be read as a flag"
     elif not value.isprintable():
-        fault = "a path must not hold line breaks or other characters that are not shown"
+        fault = "a path must not hold line breaks or other characters that cannot be printed"
     else:
         return str(Path(value).expanduser()) if value.startswith("~") else value
-    raise ValueError(f"{fault}. Rename it, or name a link to it")
+    raise ValueError(f"{fault}. Rename it, or give a link to it")
 
 
 def _commit(value: str | None) -> str | None:

@@ -1,6 +1,6 @@
-"""The text of a config file, read with the line of each key.
+"""Reads config files, and reports the line of a fault.
 
-Snakemake reads config files itself, and keeps the last of two equal keys without a word.
+Snakemake reads config files itself too, but of two equal keys it silently keeps the last.
 """
 
 import json
@@ -12,7 +12,7 @@ from workflow_scripts.common.errors import UserError
 def read_config(path: Path) -> dict:
     """The configuration in a YAML or JSON file.
 
-    Raises UserError with file, line and column where it is not valid or a key stands there twice.
+    Raises UserError, with file, line and column, if it is not valid or holds a key twice.
     """
     import yaml
 
@@ -38,7 +38,7 @@ def read_config(path: Path) -> dict:
 
 
 def _as_yaml(text: str) -> str:
-    """JSON without the tabs between its values, which YAML refuses."""
+    """The text, but JSON without tabs between its values: YAML refuses them."""
     try:
         json.loads(text)
     except (ValueError, RecursionError):
@@ -47,7 +47,7 @@ def _as_yaml(text: str) -> str:
 
 
 def _check_keys(node, path: Path, seen: set[int]) -> None:
-    """Raise UserError where a mapping at or below a node has two equal keys."""
+    """Raise UserError if a mapping at or below a node has two equal keys."""
     import yaml
 
     if id(node) in seen or not isinstance(node, yaml.CollectionNode):
@@ -63,7 +63,7 @@ def _check_keys(node, path: Path, seen: set[int]) -> None:
             first = marks.setdefault((key.tag, key.value), key.start_mark)
             if first is not key.start_mark:
                 raise UserError(
-                    f"{_place(path, key.start_mark)}: the key {key.value} stands there twice, "
+                    f"{_place(path, key.start_mark)}: the key {key.value} is set twice, "
                     f"first in line {first.line + 1}. Leave one of them out"
                 )
         _check_keys(value, path, seen)

@@ -1,4 +1,4 @@
-"""Values are checked against the configuration's classes: every fault is a line of a message."""
+"""Checks values against the configuration's classes. Each fault is one line of the message."""
 
 import difflib
 import json
@@ -33,7 +33,7 @@ LIMITS = {
     "too_short": "must not be empty",
     "string_too_short": "must not be empty",
 }
-# What keys were called before.
+# Old names of keys, with their present names.
 RENAMED = {
     "trackers": "report_to",
     "training": "moe_sft",
@@ -69,7 +69,7 @@ def validated(section: type[SectionType], values: dict, where: str) -> SectionTy
 
 
 def _is_inherited(fault: str, faults: list[str]) -> bool:
-    """Whether section sft has a fault because section moe_sft has it."""
+    """Whether section sft has this fault only because section moe_sft has it."""
     return fault.startswith("sft") and f"moe_{fault}" in faults
 
 
@@ -86,7 +86,7 @@ def is_section(annotation: Any) -> bool:
 
 
 def type_names(annotation: Any) -> list[str]:
-    """The names of the types that a key may have, as in JSON schema."""
+    """The names in JSON schema of the types that a key may have."""
     return [TYPE_NAMES.get(kind, "object") for kind in types_of(annotation)]
 
 
@@ -132,13 +132,13 @@ def _annotation(section: type[Section], place: tuple) -> Any:
 
 
 def _name(place: tuple) -> str:
-    """("moe", "upcycled_layers", 0) as moe.upcycled_layers[0]."""
+    """The name of a place: ("moe", "upcycled_layers", 0) is moe.upcycled_layers[0]."""
     parts = [f"[{part}]" if isinstance(part, int) else f".{part}" for part in place]
     return "".join(parts).removeprefix(".")
 
 
 def _hint(section: type[Section], place: tuple) -> str:
-    """What may be meant by a key that the section at its place does not have."""
+    """The key that was probably meant in place of an unknown one, or the known keys."""
     *owner, key = place
     key, known = str(key), sorted(keys(_annotation(section, tuple(owner))))
     if RENAMED.get(key) in known:
@@ -167,7 +167,7 @@ def _places() -> dict[str, list[str]]:
 
 
 def check_lambda(text: str, shape: MixingShape, where: str) -> float:
-    """A lambda as a number. Raises UserError if it is none, or cannot be learned and should be."""
+    """A lambda as a number. Raises UserError if it is not valid, or cannot be learned as asked."""
     try:
         lam = lambda_token(text)
     except ValueError as error:

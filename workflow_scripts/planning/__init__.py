@@ -1,3 +1,4 @@
-"""What a configuration will need, told before anything starts: no module here imports torch, but
-calibration, where there is a CPU to time.
+"""Estimates of the memory, disk space and time that a configuration needs.
+
+Only `calibration` imports torch, and `tensors` if the weights are not on this machine.
 """

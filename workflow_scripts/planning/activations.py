@@ -1,12 +1,12 @@
-"""What autograd keeps of a forward pass until the backward pass, in bytes.
+"""Bytes of the tensors that autograd keeps from the forward pass for the backward pass.
 
-Counted from transformers' Llama (`modeling_llama.py`), this project's blocks (`modeling/`) and
-torch's scaled_dot_product_attention, which keeps no matrix of attention probabilities. Other
-backbones differ by a norm or two.
+The counts come from transformers' Llama (`modeling_llama.py`), this project's blocks (`modeling/`)
+and torch's scaled_dot_product_attention, which keeps no matrix of attention probabilities. Other
+backbones differ by one or two norms.
 
-Symbols: T tokens of a micro-batch (B rows of L, padding included), H hidden and I intermediate
-size, V vocabulary, Q and K widths of queries and keys, R routed experts, k of them chosen,
-c and r bytes of a value in the projections and in the residual stream.
+Symbols: T tokens of a micro-batch (B rows of length L, with padding), H hidden size, I intermediate
+size, V size of the vocabulary, Q and K widths of queries and keys, R routed experts, k of them
+chosen, c and r bytes of a value in the projections and in the residual stream.
 """
 
 import re
@@ -21,8 +21,9 @@ QUERY_NORM = re.compile(r"\.(q_norm|q_layernorm|query_layernorm)\.")
 
 @dataclass(frozen=True)
 class Numbers:
-    """Bytes of a value: in the projections, in the residual stream. autocast: fp32 weights and a
-    residual stream in fp32, and projections in bf16.
+    """Bytes of a value in the projections and in the residual stream.
+
+    autocast: weights and residual stream are fp32, and projections bf16.
     """
 
     compute: int
@@ -33,15 +34,15 @@ class Numbers:
         return self.compute != self.residual
 
     def inputs(self, projections: int) -> int:
-        """Copies of an input that so many projections keep: autocast makes one for each."""
+        """Copies of an input for these projections. Autocast makes one for each projection."""
         return projections if self.autocast else 1
 
 
 @dataclass(frozen=True)
 class Batch:
-    """A micro-batch whose rows all fill the window, but for a token of padding in one of several.
+    """A micro-batch whose rows all fill the window: no other batch needs more memory.
 
-    So that it has an attention mask: nothing that fits the window needs more.
+    If there are several rows, one has a token of padding, so that there is an attention mask.
     """
 
     rows: int
@@ -60,8 +61,9 @@ class Batch:
 class Activations:
     """Bytes that autograd keeps.
 
-    layers: of each decoder layer; ends: of what lies around them; logits: see `logits_bytes`;
-    working: what the backward pass of a layer needs beyond what it frees.
+    layers: of each decoder layer; ends: of the parts before and after the layers; logits: see
+    `logits_bytes`; working: what the backward pass of a layer needs beyond what it frees; boundary:
+    the input of one layer.
     """
 
     layers: list[int]
@@ -71,9 +73,9 @@ class Activations:
     boundary: int
 
     def at_once(self, checkpointing: bool) -> int:
-        """The most at any moment, at the start of the backward pass unless checkpointing.
+        """The maximum at one moment. Without checkpointing it is the start of the backward pass.
 
-        With activation checkpointing: the inputs of all layers, and at a time one layer's own.
+        checkpointing: autograd keeps the inputs of all layers, and the activations of one layer.
         """
         if not checkpointing:
             return sum(self.layers) + self.ends + max(self.logits, self.working)
@@ -82,12 +84,12 @@ class Activations:
 
 
 def tuning(models: Models, batch: Batch, numbers: Numbers) -> Activations:
-    """Step 2, in which everything learns."""
+    """Activations of step 2, in which everything learns."""
     heads, (hidden, intermediate) = models.base.heads, _sizes(models)
     tokens = batch.tokens
-    norm = tokens * hidden * (FP32 + numbers.residual)  # the input in fp32, and it normalised
+    norm = tokens * hidden * (FP32 + numbers.residual)  # input in fp32, normalised input
     around = 2 * norm
-    around += numbers.inputs(3) * tokens * hidden * numbers.compute  # of q, k, v projection
+    around += numbers.inputs(3) * tokens * hidden * numbers.compute  # inputs for q, k and v
     around += _attention(heads, batch, numbers)
     if any(QUERY_NORM.search(name) for name in models.base.names):
         width = (heads.query + heads.key) * heads.size
@@ -107,10 +109,10 @@ def tuning(models: Models, batch: Batch, numbers: Numbers) -> Activations:
 
 
 def mixing(models: Models, batch: Batch, numbers: Numbers) -> Activations:
-    """Step 6, in which only the merged MLPs collect gradients.
+    """Activations of step 6, in which only the merged MLPs have gradients.
 
-    Frozen norms and projections keep no input for their weights' gradients. Before the first MLP
-    nothing is kept at all.
+    Frozen norms and projections keep no input for their weights' gradients. Nothing is kept before
+    the first MLP.
     """
     heads, (hidden, intermediate) = models.base.heads, _sizes(models)
     tokens = batch.tokens
@@ -126,7 +128,7 @@ def mixing(models: Models, batch: Batch, numbers: Numbers) -> Activations:
 
 
 def logits_bytes(models: Models, batch: Batch) -> int:
-    """12 T V: the loss's log-softmax in fp32, its gradient, and the gradient of its input."""
+    """Bytes for the logits, 12 T V: log-softmax, its gradient and that of its input, in fp32."""
     return 3 * FP32 * batch.tokens * models.base.config["vocab_size"]
 
 
@@ -137,9 +139,9 @@ def _sizes(models: Models) -> tuple[int, int]:
 
 
 def _attention(heads: Heads, batch: Batch, numbers: Numbers) -> int:
-    """Queries, keys, values, output, the log-sum-exp of each row in fp32.
+    """Bytes for queries, keys, values and output, and each row's log-sum-exp in fp32.
 
-    With a mask: keys and values repeated for all queries, and the mask as numbers.
+    With a mask, keys and values are repeated for all query heads, and the mask is kept as numbers.
     """
     query, key = heads.query * heads.size, heads.key * heads.size
     if batch.masked:
@@ -151,7 +153,7 @@ def _attention(heads: Heads, batch: Batch, numbers: Numbers) -> int:
 
 
 def _mlp(tokens: int, hidden: int, intermediate: int, models: Models, numbers: Numbers) -> int:
-    """Input, and within: gate, up, act(gate) and their product; without a gate up and act(up)."""
+    """Bytes for input, gate, up, act(gate) and their product; without a gate, up and act(up)."""
     form = models.layers[0].form
     copies = numbers.inputs(len(form.inputs))
     inner = 4 if form.gated else 2
@@ -159,7 +161,7 @@ def _mlp(tokens: int, hidden: int, intermediate: int, models: Models, numbers: N
 
 
 def _mixture(tokens: int, hidden: int, intermediate: int, models: Models, numbers: Numbers) -> int:
-    """The routed experts' gathered tokens, insides and outputs; the shared expert; the router."""
+    """Bytes for the routed experts' inputs, inner values and outputs, shared expert and router."""
     chosen, inner = models.chosen, 4 if models.layers[0].form.gated else 2
     values = chosen * (2 * hidden + inner * intermediate)
     if models.moe.shared_expert:
@@ -167,13 +169,13 @@ def _mixture(tokens: int, hidden: int, intermediate: int, models: Models, number
         values += hidden  # its output, for the gradient of its weight in the mixture
     else:
         shared = tokens * hidden * numbers.compute  # the router's input
-    if numbers.autocast:  # the router's and the noise's
+    if numbers.autocast:  # the inputs of the router and of its noise
         values += (1 + models.moe.router_noise) * hidden
     return shared + tokens * (values * numbers.compute + _router(models))
 
 
 def _router(models: Models) -> int:
-    """For each token: probabilities and choices, where they go to, and what the noise needs."""
+    """Bytes for each token: probabilities, choices with their places, and values for the noise."""
     routed, chosen = models.routed, models.chosen
     saved = FP32 * (2 * routed + 3 * chosen + 1) + INT64 * (3 * chosen + 1)
     if models.moe.router_noise:

@@ -1,4 +1,4 @@
-"""How fast this machine's CPU multiplies matrices: the one figure of a plan that is measured."""
+"""Measures the speed of this machine's CPU. All other figures of a plan are computed."""
 
 import time
 
@@ -7,9 +7,10 @@ MOST_ROWS = 256
 
 
 def product_flops(rows: int, hidden: int, intermediate: int, precision: str, threads: int) -> float:
-    """FLOPs a second of products [rows, hidden] x [hidden, intermediate], at most 256 rows.
+    """FLOPs a second of products [rows, hidden] x [hidden, intermediate], with at most 256 rows.
 
-    The fastest within a second and a half, after a first one: another program can only slow them.
+    The first product is a warm-up. The result is the fastest one in the next 1.5 s, because other
+    programs can only slow a product down.
     """
     import torch
 

@@ -1,9 +1,10 @@
 """Tokens, floating-point operations and hours of a training, and hours of an evaluation.
 
-For each token the forward pass takes 2 FLOPs for each parameter that computes it, the backward
-pass 4 where weights learn, and the attention 2 L Q a layer (both matrix products, half of them
-masked), with rows of L tokens and queries of width Q; backward twice that (Kaplan et al. 2020,
-arXiv 2001.08361, section 2.1). Activation checkpointing computes the forward pass twice.
+For each token, each parameter that computes it takes 2 FLOPs in the forward pass and 4 in the
+backward pass if it learns. The attention takes 2 L Q in each layer, with rows of L tokens and
+queries of width Q (two matrix products, half of them masked), and twice that in the backward pass
+(Kaplan et al. 2020, arXiv 2001.08361, section 2.1). Activation checkpointing computes the forward
+pass twice.
 """
 
 import math
@@ -19,15 +20,17 @@ from workflow_scripts.planning.parameters import Models
 from workflow_scripts.planning.rows import Rows
 
 FORWARD, BACKWARD = 2, 4
-PROMPT_TOKENS = 512  # of a problem, taken for all
-READS = 2  # of the experts in a step of the mixing: to merge, and for the gradients
+PROMPT_TOKENS = 512  # of each problem; assumed
+READS = 2  # of all experts in a step of the mixing: for the merge, and for the gradients
 
 
 @dataclass(frozen=True)
 class Work:
-    """steps of the optimiser; tokens at most; likely: tokens by the length of the rows' text, None
-    where the rows are not on this machine; flops: of the tokens at most; read_bytes: what each step
-    moves from the host's memory to where it computes.
+    """The work of a training.
+
+    steps: of the optimiser. tokens: if every row fills the window. likely: tokens by the length of
+    the rows' text; None if the rows are not on this machine. flops: for `tokens`. read_bytes: what
+    each step moves from the host's memory to the device.
     """
 
     steps: int
@@ -37,7 +40,7 @@ class Work:
     read_bytes: int
 
     def hours(self, job: Job, gpu: Gpu, utilisation: float) -> float:
-        """Hours at most. utilisation: the share of a GPU's FLOPs that a training gets."""
+        """Hours at most. utilisation: the share of a GPU's FLOPs that a training reaches."""
         seconds = self.flops / (job.processes * gpu.flops(job.precision) * utilisation)
         return (seconds + self.steps * self.read_bytes / HOST_BANDWIDTH) / 3600
 
@@ -45,9 +48,9 @@ class Work:
 def training_work(
     models: Models, job: Job, options: TrainingConfig, rows: Rows, mixing: bool
 ) -> Work | None:
-    """The work of a training with the options of its section; None for an unknown number of rows.
+    """The work of a training, in all processes; None if the number of rows is unknown.
 
-    Counts the rows of all processes.
+    options: the training's section of the configuration.
     """
     in_a_step = job.batch.rows * job.accumulation * job.processes
     if options.max_steps:
@@ -71,7 +74,7 @@ def _flops_per_token(models: Models, job: Job, mixing: bool) -> float:
     passes = 4 if job.checkpointing else 3
     again = FORWARD if job.checkpointing else 0
     lookups = models.base.embedding
-    if mixing:  # frozen weights pass gradients on, and have none
+    if mixing:  # frozen weights pass gradients on but have none of their own
         frozen = models.dense_total - lookups
         backward = BACKWARD / 2 * (frozen + models.ffn)
         return (FORWARD + again) * frozen + backward + passes * attention
@@ -87,11 +90,11 @@ def generation_seconds(
     gpu: Gpu,
     utilisation: float,
 ) -> float:
-    """Seconds at most in which the base or the mixture writes on so many problems.
+    """Seconds at most that the base or the mixture takes to generate solutions.
 
-    options: the config's section `evaluation`. All write to max_new_tokens. The weights, those of
-    all experts, are read once for each token of a batch; utilisation: the share of the FLOPs that
-    it gets. On a CPU the weights are fp32, on a GPU as they are stored.
+    options: the config's section `evaluation`. utilisation: the share of the FLOPs that generation
+    reaches. Each solution has max_new_tokens. All weights, with those of all experts, are read once
+    for each token of a batch. They are fp32 on a CPU, and on a GPU as they are stored.
     """
     samples = problems * options.samples
     steps = math.ceil(samples / options.batch_size) * options.max_new_tokens

@@ -1,4 +1,4 @@
-"""Disk space of each artifact. Tokenizers, configs and metrics come on top: a few megabytes."""
+"""Disk space of each artifact, without tokenizers, configs and metrics (a few megabytes)."""
 
 from dataclasses import dataclass
 
@@ -14,7 +14,7 @@ from workflow_scripts.training.checkpoints import KEPT
 
 @dataclass(frozen=True)
 class Space:
-    """Bytes of an artifact. remark: what to know of it, or nothing."""
+    """Bytes of an artifact, and a remark for the report, which may be empty."""
 
     name: str
     nbytes: int
@@ -22,14 +22,14 @@ class Space:
 
 
 def disk_space(models: Models, config: XftConfig, job: Job) -> list[Space]:
-    """What a run writes, in the order of its steps. job: of step 2, whose checkpoints are large."""
+    """The artifacts of a run in the order of its steps. job: the training of step 2."""
     mixture = models.mixture.nbytes
     evaluated = config.evaluation.models
     spaces = [
         Space("base", 0, f"links to {models.base.nbytes / 1e9:.1f} GB"),
         *(_baseline_space(models, job) if "sft" in evaluated else []),
         Space("moe", mixture),
-        Space("checkpoints of moe_sft", checkpoint_bytes(models, job), "at most, while it trains"),
+        Space("checkpoints of moe_sft", checkpoint_bytes(models, job), "at most, during training"),
         Space("moe_sft", mixture),
     ]
     if not models.moe.shared_expert:
@@ -53,16 +53,16 @@ def disk_space(models: Models, config: XftConfig, job: Job) -> list[Space]:
 
 
 def _baseline_space(models: Models, job: Job) -> list[Space]:
-    """Of sft. Its checkpoints are to those of step 2 as the models are."""
+    """The space of sft. Its checkpoints are smaller than step 2's in the ratio of the models."""
     checkpoints = checkpoint_bytes(models, job) * models.dense_total // models.moe_total
     return [
-        Space("checkpoints of sft", checkpoints, "at most, while it trains"),
+        Space("checkpoints of sft", checkpoints, "at most, during training"),
         Space("sft", models.base.nbytes),
     ]
 
 
 def checkpoint_bytes(models: Models, job: Job) -> int:
-    """All checkpoints at most: those that are kept, and the one being written.
+    """Bytes of all checkpoints at most: those that are kept, and the one being written.
 
     Each holds the weights and the optimiser's state; with ZeRO also the fp32 master weights.
     """
@@ -73,13 +73,13 @@ def checkpoint_bytes(models: Models, job: Job) -> int:
 
 
 def _sets(models: Models, granularity: str) -> int:
-    """Vectors of mixing logits."""
+    """The number of vectors of mixing logits."""
     layers = moe_layers(models.mixture.names)
     projections = len(layers[0].form.projections)
     return {"layer": len(layers), "projection": len(layers) * projections, "model": 1}[granularity]
 
 
 def expert_bytes(models: Models) -> int:
-    """Of the experts' FFN weights in the file that step 6 maps."""
+    """Bytes of the experts' FFN weights in the file that step 6 maps into memory."""
     width = DTYPE_BYTES[models.base.dtype(models.upcycled[0].dense(models.upcycled[0].form.output))]
     return width * models.ffn * models.moe.num_experts

@@ -1,27 +1,28 @@
-"""Processors: GPUs, by their makers' data sheets, and CPUs, by what was measured."""
+"""Speed and memory of processors: GPUs by their data sheets, CPUs by a measurement."""
 
 from dataclasses import dataclass
 
 GIB = 2**30
-# Of the memory; the rest goes to what the allocator cannot use for lack of a piece large enough.
+# The share of the memory that the allocator can use. The rest is lost in pieces that are too small.
 USABLE = 0.95
 # CUDA's context, cuBLAS's workspaces and kernels; with several GPUs also NCCL's and the buckets'
 # buffers. Assumed, not measured.
 RUNTIME, RUNTIME_OF_SEVERAL = GIB, 2 * GIB
-# Of a process on a CPU: imports (390 MiB by Python 3.11, 520 by 3.13), what malloc loses, the
+# A process on a CPU: imports (390 MiB with Python 3.11, 520 with 3.13), the losses of malloc, the
 # tokenizer, oneDNN's kernels.
 RUNTIME_ON_CPU = 576 * 2**20
 # Bytes a second from the host's pageable memory to a GPU, over PCIe 4. Assumed.
 HOST_BANDWIDTH = 10e9
-# In which transformers starts the kernels of a decoder layer, however small they are. Assumed.
+# The time in which transformers starts the kernels of a decoder layer of any size. Assumed.
 LAYER_SECONDS = 1e-3
 
 
 @dataclass(frozen=True)
 class Gpu:
-    """memory in GiB; bf16 and fp32: dense FLOPs a second, without sparsity and without TF32.
+    """A processor.
 
-    bandwidth: bytes a second of its memory. layer_seconds: that a decoder layer takes at least.
+    memory: in GiB. bf16, fp32: dense FLOPs a second, without sparsity and TF32. bandwidth: of its
+    memory, bytes a second. layer_seconds: the least time of a decoder layer.
     """
 
     memory: float
@@ -34,13 +35,13 @@ class Gpu:
         return self.fp32 if precision == "fp32" else self.bf16
 
     def room(self, processes: int) -> float:
-        """Bytes that a training may take of it."""
+        """Bytes of its memory that a training can use."""
         runtime = RUNTIME if processes == 1 else RUNTIME_OF_SEVERAL
         return USABLE * self.memory * GIB - runtime
 
 
 GPUS = {
-    "v100-16": Gpu(16, 125e12, 15.7e12, 900e9),  # fp16: it has no bf16
+    "v100-16": Gpu(16, 125e12, 15.7e12, 900e9),  # the figure for fp16: it has no bf16
     "v100-32": Gpu(32, 125e12, 15.7e12, 900e9),
     "l4": Gpu(22.5, 121e12, 30.3e12, 300e9),
     "a10": Gpu(22.5, 125e12, 31.2e12, 600e9),
@@ -55,5 +56,5 @@ GPUS = {
 
 
 def cpu(flops: float) -> Gpu:
-    """A CPU that computes so many FLOPs a second; its memory is not told."""
+    """A CPU with this speed in FLOPs a second. Its memory is unknown, and set to 0."""
     return Gpu(memory=0, bf16=flops, fp32=flops, bandwidth=HOST_BANDWIDTH, layer_seconds=0)

@@ -1,4 +1,4 @@
-"""The trainings of a completed configuration as jobs."""
+"""Converts the trainings of a configuration to jobs, whose memory and time can be computed."""
 
 from dataclasses import replace
 
@@ -9,7 +9,7 @@ from workflow_scripts.planning.memory import Job
 
 
 def configured_job(config: XftConfig, section: str, processes: int, on_gpu: bool) -> Job:
-    """How the config's section `moe_sft`, `sft` or `mixing` runs on so many processes."""
+    """The job for the config's section `moe_sft`, `sft` or `mixing`."""
     options = getattr(config, section)
     return Job(
         launch=options.launch,
@@ -25,15 +25,15 @@ def configured_job(config: XftConfig, section: str, processes: int, on_gpu: bool
 
 
 def configured_processes(config: XftConfig) -> int:
-    """The processes of step 2, of all nodes."""
+    """The number of processes of step 2 on all nodes."""
     return config.moe_sft.world_size
 
 
 def fault_of(job: Job) -> str | None:
-    """Why the job's settings exclude each other; None where it can run."""
+    """The reason why the job's settings cannot be combined; None if they can."""
     return fault_of_shards(job.launch, job.optim, job.precision, job.offload)
 
 
 def launched(job: Job, launch: str) -> Job:
-    """The job by another strategy; a single process is one whatever is asked for."""
+    """The job with another launch strategy. With `single` it has one process."""
     return replace(job, launch=launch, processes=1 if launch == "single" else job.processes)

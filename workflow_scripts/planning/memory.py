@@ -1,13 +1,13 @@
-"""Memory that a training needs on each GPU, by launch strategy.
+"""The memory that a training needs on each GPU, for each launch strategy.
 
-For P parameters on N processes, bytes per parameter, with the optimiser's state o (AdamW 8):
+Bytes for each parameter on N processes, with the optimiser's state o (8 for AdamW):
 
-- single, ddp: fp32 weights 4, gradients 4, o; bf16 adds the copies that autocast makes of the
-  weights, 2, kept until the backward pass; bf16_pure: weights 2, gradients 2, AdamW 4. ddp adds
-  its buckets, as large as the gradients (torch's documentation of `gradient_as_bucket_view`).
+- single, ddp: fp32 weights 4, gradients 4, o. bf16 adds autocast's copies of the weights, 2, kept
+  until the backward pass. bf16_pure: weights 2, gradients 2, AdamW 4. ddp adds its buckets, as
+  large as the gradients (torch's documentation of `gradient_as_bucket_view`).
 - zero2: bf16 weights 2; gradients 2, fp32 master weights 4 and o, each divided by N.
-- zero3: all of these divided by N, and the layer at work, gathered, with the next one.
-- fsdp: the same sum for bf16: fp32 weights 4, gradients 4 and o, divided by N.
+- zero3: all of these divided by N, and two whole layers: the present one and the next.
+- fsdp, bf16: fp32 weights 4, gradients 4 and o, divided by N, and two whole layers.
 
 Sources: Rajbhandari et al. 2020 (ZeRO, arXiv 1910.02054), section 3; torch.optim's documentation on
 `foreach`; the optimisers' code. The peak is the largest of three moments: the start of the backward
@@ -26,13 +26,13 @@ from workflow_scripts.planning.tensors import EMBEDDINGS
 LAUNCHES = ("single", "ddp", "fsdp", "zero2", "zero3")
 SHARDED = ("fsdp", "zero2", "zero3")
 BF16 = 2
-SCALED_TOGETHER, FEWEST_IN_8_BITS = 256, 4096  # values, of bitsandbytes
-ZERO3_GROUP = 10**9  # parameters that ZeRO-3 steps at a time (its default sub_group_size)
+SCALED_TOGETHER, FEWEST_IN_8_BITS = 256, 4096  # numbers of values, from bitsandbytes
+ZERO3_GROUP = 10**9  # parameters that ZeRO-3 updates at a time (its default sub_group_size)
 
 
 @dataclass(frozen=True)
 class Job:
-    """How a training runs. accumulation: micro-batches in a step. on_gpu: else on a CPU."""
+    """How a training runs. accumulation: micro-batches in a step. on_gpu: false for a CPU."""
 
     launch: str
     processes: int
@@ -46,7 +46,7 @@ class Job:
 
     @property
     def share(self) -> int:
-        """Among how many processes what is sharded is divided."""
+        """The number of processes that share the sharded tensors."""
         return self.processes if self.launch in SHARDED else 1
 
     @property
@@ -55,7 +55,7 @@ class Job:
 
     @property
     def offloads(self) -> bool:
-        """Only ZeRO keeps the optimiser in the host's memory."""
+        """Whether the host's memory holds the optimiser. Only ZeRO does this."""
         return self.offload and self.zero
 
     @property
@@ -68,10 +68,11 @@ class Job:
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes of one process. mapped: weights that stay in their file, as page cache, beside all
-    else; layers: weights that are there for a time, autocast's copies or gathered layers; buckets:
-    ddp's; step: temporary tensors of the optimiser's step; host: of the optimiser, where it is
-    offloaded.
+    """Bytes of one process.
+
+    mapped: weights that stay in their file, as page cache, and do not count for the peak. layers:
+    temporary weights: autocast's copies, or gathered layers. buckets: ddp's. step: temporary
+    tensors of the optimiser's step. host: the optimiser's state, if it is offloaded.
     """
 
     weights: int = 0
@@ -94,7 +95,7 @@ class Memory:
 
 
 def tuning_memory(models: Models, job: Job) -> Memory:
-    """Step 2."""
+    """The memory of step 2."""
     kept = activations.tuning(models, job.batch, job.numbers)
     state = _state(models, job)
     step = _step_bytes(models, job)
@@ -102,10 +103,10 @@ def tuning_memory(models: Models, job: Job) -> Memory:
 
 
 def mixing_memory(models: Models, job: Job) -> Memory:
-    """Step 6: a whole dense model in each process, gradients of the merged MLPs alone.
+    """The memory of step 6: a whole dense model in each process, and gradients of the merged MLPs.
 
-    The experts are read from memory-mapped files, a tensor at a time: step is the merged tensor
-    and the products, in fp32. The logits that learn take next to nothing.
+    The experts are read from memory-mapped files, a tensor at a time. So `step` is the merged
+    tensor and the products, in fp32. The mixing logits are too small to count.
     """
     numbers = job.numbers
     width = BF16 if job.precision == "bf16_pure" else FP32
@@ -125,7 +126,7 @@ def mixing_memory(models: Models, job: Job) -> Memory:
 
 
 def _mapped(models: Models, job: Job) -> int:
-    """Of frozen weights that a CPU computes with as the file holds them."""
+    """Bytes of frozen weights that a CPU uses directly from the mapped file."""
     if job.on_gpu:
         return 0
     learned = {layer.dense(*tensor) for layer in models.upcycled for tensor in layer.tensors}
@@ -150,7 +151,7 @@ def _with_peak(parts: dict, kept: Activations, job: Job, largest_gradient: int) 
 
 
 def _state(models: Models, job: Job) -> dict[str, int]:
-    """Weights, gradients, master weights, the optimiser's state, in bytes."""
+    """Bytes of weights, gradients, master weights and the optimiser's state, by name."""
     total, share, weight = models.moe_total, job.share, weight_bytes(job)
     parts = {
         "weights": weight * total // (1 if job.launch == "zero2" else share),
@@ -167,13 +168,13 @@ def _state(models: Models, job: Job) -> dict[str, int]:
 
 
 def weight_bytes(job: Job) -> int:
-    """Bytes of a weight, and of its gradient."""
+    """Bytes of one weight, and of its gradient."""
     low = job.precision == "bf16_pure" or (job.precision == "bf16" and job.zero)
     return BF16 if low else FP32
 
 
 def _temporary_weights(models: Models, job: Job) -> int:
-    """Autocast's copies of all weights that compute, or the gathered layer and the next one."""
+    """Bytes of autocast's copies of the weights, or of the gathered layer and the next one."""
     if job.launch in ("fsdp", "zero3") and job.processes > 1:
         return 2 * _largest_layer(models) * job.numbers.compute
     if not job.numbers.autocast:
@@ -184,7 +185,7 @@ def _temporary_weights(models: Models, job: Job) -> int:
 
 
 def optimizer_bytes(models: Models, job: Job) -> int:
-    """The state of the whole optimiser. ZeRO's Adafactor works on flat shards, unfactored."""
+    """Bytes of the whole optimiser's state. With ZeRO, Adafactor cannot factor its flat shards."""
     total = models.moe_total
     if job.optim == "adafactor":
         return FP32 * (total if job.zero else _factored(models))
@@ -194,9 +195,9 @@ def optimizer_bytes(models: Models, job: Job) -> int:
 
 
 def _eight_bit_bytes(name: str, size: int) -> int:
-    """Both moments of a tensor by bitsandbytes: a byte a value, and a scale for 256 of them.
+    """Bytes of a tensor's two moments in bitsandbytes: 1 for a value, and a scale for 256 values.
 
-    Those of embeddings and small tensors stay in fp32.
+    The moments of embeddings and small tensors stay in fp32.
     """
     if size < FEWEST_IN_8_BITS or name.endswith(EMBEDDINGS):
         return 2 * FP32 * size
@@ -204,7 +205,7 @@ def _eight_bit_bytes(name: str, size: int) -> int:
 
 
 def _factored(models: Models) -> int:
-    """Adafactor's values: for a matrix its rows and its columns, for a vector its values."""
+    """The number of Adafactor's values: rows and columns of a matrix, or values of a vector."""
 
     def values(shape: tuple[int, ...]) -> int:
         if len(shape) < 2:
@@ -215,11 +216,12 @@ def _factored(models: Models) -> int:
 
 
 def _step_bytes(models: Models, job: Job) -> int:
-    """Temporary tensors of the optimiser's step.
+    """Bytes of the temporary tensors in the optimiser's step.
 
-    Adafactor, tensor by tensor in fp32: the update and its negative or its square; in bf16_pure
+    Adafactor, one tensor at a time in fp32: the update and its negative or its square; in bf16_pure
     also gradient and weight. AdamW: on a GPU the denominators of all parameters at once, on a CPU
-    two tensors of one parameter. ZeRO: fp32 gradients of what it steps at a time.
+    two tensors of one parameter. ZeRO: the fp32 gradients of the parameters that it updates at a
+    time.
     """
     largest, weight = _largest(models), weight_bytes(job)
     if job.zero:
@@ -233,12 +235,12 @@ def _step_bytes(models: Models, job: Job) -> int:
 
 
 def _largest(models: Models) -> int:
-    """The parameters of the largest tensor."""
+    """The number of parameters of the largest tensor."""
     return max(models.mixture.parameters.values())
 
 
 def _largest_layer(models: Models) -> int:
-    """The parameters of the largest decoder layer."""
+    """The number of parameters of the largest decoder layer."""
     sizes: dict[str, int] = {}
     for name, size in models.mixture.parameters.items():
         if ".layers." in name:

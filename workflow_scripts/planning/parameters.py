@@ -1,4 +1,4 @@
-"""How many parameters the base and the mixture have, and how many of them compute a token."""
+"""Numbers of parameters of the base and the mixture, and of those that compute a token."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,14 +11,14 @@ from workflow_scripts.planning.tensors import TensorTable, planned_table
 
 @dataclass(frozen=True)
 class Models:
-    """The base and the mixture that `moe`, the config's section, makes of it."""
+    """The base, and the mixture that step 1 makes of it. moe: the config's section."""
 
     base: TensorTable
     moe: MoeConfig
 
     @cached_property
     def mixture(self) -> TensorTable:
-        """The tensors that step 1 would write. Raises UserError where it would refuse."""
+        """The tensors that step 1 would write. Raises UserError if step 1 would."""
         return planned_table(upcycle(self.base, self.moe, seed=0), self.base)
 
     @cached_property
@@ -33,17 +33,17 @@ class Models:
 
     @property
     def routed(self) -> int:
-        """Routed experts of a layer: all but the shared one."""
+        """The number of routed experts of a layer: all except the shared one."""
         return self.moe.num_experts - self.moe.shared_expert
 
     @property
     def chosen(self) -> int:
-        """Routed experts that compute a token."""
+        """The number of routed experts that compute a token."""
         return self.moe.num_experts_per_tok - self.moe.shared_expert
 
     @property
     def ffn(self) -> int:
-        """Parameters of the MLPs of the base that become mixtures."""
+        """The number of parameters of the base's MLPs that become mixtures."""
         return sum(
             self.base.size(layer.dense(*tensor))
             for layer in self.upcycled
@@ -60,5 +60,5 @@ class Models:
 
     @property
     def moe_active(self) -> int:
-        """Parameters that take part in one token: all but the routed experts not chosen for it."""
+        """The number of parameters that compute one token, with only its chosen experts."""
         return self.moe_total - (self.routed - self.chosen) * self.ffn

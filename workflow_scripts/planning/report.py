@@ -1,4 +1,4 @@
-"""A plan as text."""
+"""Computes a plan, and formats it as text for `xft plan`."""
 
 import textwrap
 from collections.abc import Iterable
@@ -37,7 +37,7 @@ from workflow_scripts.planning.rows import Rows, count_problems
 from workflow_scripts.planning.strategy import Advice, advise, name_of
 
 LINE_LENGTH = 100
-CPU_UTILISATION = 0.5  # of the speed of a product, that a training or a generation gets. Assumed.
+CPU_UTILISATION = 0.5  # share of a product's speed that a job reaches; assumed
 MIXTURES = ("moe", "moe_sft")
 COLUMNS = {
     "weights": "weights",
@@ -55,9 +55,10 @@ COLUMNS = {
 
 @dataclass(frozen=True)
 class Plan:
-    """All that is to be told of a completed configuration.
+    """The figures of a plan for a complete configuration.
 
-    gpu_name: in GPUS, or None on a CPU; utilisation: the share of its FLOPs that a training gets.
+    gpu_name: a key of GPUS, or None on a CPU. utilisation: the share of the GPU's FLOPs that a
+    training reaches.
     """
 
     config: XftConfig
@@ -87,12 +88,12 @@ class Plan:
 
     @property
     def chosen(self) -> Job:
-        """How step 2 would run as advised; as configured where nothing fits."""
+        """The advised job of step 2, or the configured one if none fits."""
         return self.advice.job or self.tuning
 
     @cached_property
     def works(self) -> tuple[Work | None, Work | None]:
-        """Of step 2, as advised, and of step 6, for one lambda."""
+        """The work of step 2, as advised, and of step 6 for one lambda."""
         training, mixing = self.config.moe_sft, self.config.mixing
         return (
             training_work(self.models, self.chosen, training, self.rows, mixing=False),
@@ -101,11 +102,11 @@ class Plan:
 
     @cached_property
     def hours(self) -> tuple[float | None, float | None]:
-        """Of steps 2 and 6 at most; the latter for one lambda. None where they are unknown."""
+        """Hours at most of step 2, and of step 6 for one lambda. None if they are unknown."""
         return (None, None) if self.gpu is None else self.hours_on(self.gpu, self.utilisation)
 
     def hours_on(self, processor: Gpu, utilisation: float) -> tuple[float | None, float | None]:
-        """The same on a processor that gives a training this share of its speed."""
+        """The same on another processor. utilisation: the share of its speed that is reached."""
         first, second = self.works
         return (
             first and first.hours(self.chosen, processor, utilisation),
@@ -113,7 +114,7 @@ class Plan:
         )
 
     def measured(self, precision: str) -> Gpu:
-        """This machine's CPU, by products of the base's MLP in this precision."""
+        """This machine's CPU, timed with matrix products of the size of the base's MLP."""
         base, tokens = self.models.base.config, self.tuning.batch.tokens
         sizes = base["hidden_size"], base["intermediate_size"]
         return cpu(product_flops(tokens, *sizes, precision, self.config.threads))
@@ -135,7 +136,7 @@ class Plan:
 
 
 def summary(plan: Plan) -> list[str]:
-    """What the headers of recipes say, a line each."""
+    """The main figures as lines. The headers of the recipes show them too."""
     models = plan.models
     lines = [
         f"dense {models.dense_total:,} parameters",
@@ -162,7 +163,7 @@ def report(plan: Plan) -> str:
 
 
 def _sections(plan: Plan) -> Iterable[list[str]]:
-    """The lines of each part, the first of which says what it is."""
+    """The lines of each section. The first line is its title."""
     base = plan.config.base.model
     yield summary(plan)
     yield [
@@ -171,8 +172,8 @@ def _sections(plan: Plan) -> Iterable[list[str]]:
     ]
     yield ["Tokens, if every row fills the window", *_table(_work_rows(plan)), *_rows_note(plan)]
     yield [
-        f"Memory in step 2, GiB a process, {plan.processes} of them ({_batch(plan.tuning)})",
-        f"  configured: {plan.tuning.launch}",
+        f"Memory of a process in step 2, GiB ({_batch(plan.tuning)})",
+        f"  configured: {plan.tuning.launch}, processes: {plan.processes}",
         *_table(_memory_rows(_tuning_memories(plan))),
         *_memory_notes(plan),
     ]
@@ -180,15 +181,15 @@ def _sections(plan: Plan) -> Iterable[list[str]]:
         memory = mixing_memory(plan.models, plan.mixing)
         cache = _gb(expert_bytes(plan.models) + memory.mapped)
         yield [
-            f"Memory in step 6, GiB a process ({_batch(plan.mixing)})",
+            f"Memory of a process in step 6, GiB ({_batch(plan.mixing)})",
             *_table(_memory_rows({plan.mixing.launch: memory})),
-            f"  best with {cache} of page cache for the weights that it reads from files",
+            f"  plus {cache} of page cache, to read weights from files at full speed",
         ]
     if plan.gpu is not None:
         room = f"{plan.gpu.room(plan.processes) / GIB:.1f} of {plan.gpu.memory:g} GiB"
-        yield [f"Strategy on {plan.place}, {room} to be had", *_wrapped(plan.advice.reason)]
+        yield [f"Strategy on {plan.place}, which can use {room}", *_wrapped(plan.advice.reason)]
         yield [
-            f"Hours at most, at {plan.utilisation:.0%} of a GPU's FLOPs, which is an assumption",
+            f"Hours at most, at {plan.utilisation:.0%} of a GPU's FLOPs (an assumption; see --mfu)",
             *_table(_hour_rows(plan)),
         ]
         yield _evaluation(plan, plan.gpu, plan.utilisation)
@@ -220,13 +221,13 @@ def _work_rows(plan: Plan) -> Iterable[tuple[str, ...]]:
 def _rows_note(plan: Plan) -> list[str]:
     rows = plan.rows
     if rows.number is None:
-        return ["  The rows are not on this machine: give their number by --rows"]
+        return ["  The rows are not on this machine. Give their number with --rows"]
     if rows.tokens is None:
         return [f"  {rows.number:,} rows, which are not on this machine"]
     likely = [f"{work.likely:,}" for work in plan.works if work]
     return [
-        f"  {rows.number:,} rows of some {rows.tokens:,.0f} tokens (estimated from their bytes), "
-        f"which makes {' and '.join(likely)}"
+        f"  {rows.number:,} rows of about {rows.tokens:,.0f} tokens (estimated from their bytes)",
+        f"  without padding: {' and '.join(likely)} tokens",
     ]
 
 
@@ -251,14 +252,14 @@ def _memory_notes(plan: Plan) -> list[str]:
     if plan.gpu is None:
         runtime = RUNTIME_ON_CPU
     notes = [
-        "  the peak is less than the sum: gradients and activations take turns",
-        f"  on top of it about {runtime / GIB:.1f} GiB for libraries",
+        "  the peak is less than the sum: gradients and activations are largest at different times",
+        f"  libraries need about {runtime / GIB:.1f} GiB more",
     ]
     faults = {launch: fault_of(launched(plan.tuning, launch)) for launch in LAUNCHES}
     notes += [f"  {launch}: {fault}" for launch, fault in faults.items() if fault]
     host = tuning_memory(plan.models, replace(plan.tuning, launch="zero3")).host
     if host:
-        notes.append(f"  zero2 and zero3 offload {host / GIB:.1f} GiB to the host's memory")
+        notes.append(f"  zero2 and zero3 move {host / GIB:.1f} GiB to the host's memory")
     return notes
 
 
@@ -271,15 +272,15 @@ def _hour_rows(plan: Plan) -> Iterable[tuple[str, ...]]:
 
 
 def _on_this_cpu(plan: Plan) -> Iterable[list[str]]:
-    """Hours by a product that is timed now: of the trainings, and of the evaluations in fp32."""
+    """Hours on this CPU, from a matrix product that is timed now. Evaluations run in fp32."""
     processor = plan.measured(plan.tuning.precision)
     names = ("step 2", "step 6, each lambda") if plan.merges else ("step 2",)
     hours = plan.hours_on(processor, CPU_UTILISATION)[: len(names)]
     threads = plan.config.threads
     yield [
-        f"Hours at most on this CPU, roughly: at {CPU_UTILISATION:.0%} of the "
+        f"Hours at most on this CPU (rough estimate), at {CPU_UTILISATION:.0%} of the measured "
         f"{processor.fp32 / 1e9:,.0f} GFLOPs a second",
-        f"  that a product of the MLP's size had just now ({plan.tuning.precision}, {threads} "
+        f"  of a matrix product of the MLP's size ({plan.tuning.precision}, {threads} "
         f"thread{'s' * (threads > 1)}), without the optimiser's steps",
         *_table([(name, _number(value)) for name, value in zip(names, hours, strict=True)]),
     ]
@@ -288,11 +289,11 @@ def _on_this_cpu(plan: Plan) -> Iterable[list[str]]:
 
 
 def _evaluation(plan: Plan, processor: Gpu, utilisation: float) -> list[str]:
-    """Hours of each evaluated model, one after the other on one processor."""
+    """Hours to evaluate each model on one processor."""
     options = plan.config.evaluation
     problems = count_problems(options)
     if problems is None:
-        return ["Evaluation", "  A file of problems is not on this machine"]
+        return ["Evaluation", "  Hours are unknown: a file of problems is not on this machine"]
     rows = [
         (
             f"{name}, each lambda" if name in MERGED else name,
@@ -308,8 +309,8 @@ def _evaluation(plan: Plan, processor: Gpu, utilisation: float) -> list[str]:
     return [
         f"Evaluation, hours at most: {problems} problems, prompts of {PROMPT_TOKENS} tokens and "
         f"{options.max_new_tokens} new ones,",
-        f"  {options.batch_size} at once, by transformers. Most texts end earlier, and judging "
-        "comes on top",
+        f"  {options.batch_size} at once, with transformers. Most solutions are shorter. Judging "
+        "takes extra time",
         *_table(rows),
     ]
 
@@ -317,7 +318,7 @@ def _evaluation(plan: Plan, processor: Gpu, utilisation: float) -> list[str]:
 def _disk_rows(spaces: list[Space]) -> Iterable[tuple[str, ...]]:
     for space in spaces:
         yield space.name, _gb(space.nbytes)
-    yield "at most together", _gb(sum(space.nbytes for space in spaces))
+    yield "total at most", _gb(sum(space.nbytes for space in spaces))
 
 
 def _batch(job: Job) -> str:
@@ -346,7 +347,7 @@ def _hours(hours: float | None) -> str:
 
 
 def _table(rows: Iterable[tuple[str, ...]], remarks: Iterable[str] = ()) -> list[str]:
-    """Aligned columns: the first to the left, numbers to the right, and remarks behind them."""
+    """Lines with aligned columns: the first left, numbers right, and the remarks after them."""
     lines = list(rows)
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     text = []

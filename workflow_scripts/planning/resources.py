@@ -1,8 +1,9 @@
-"""Memory and time that the steps ask a scheduler for, from the size of the base.
+"""Memory and time that the steps ask a scheduler for, computed from the size of the base.
 
-Memory is the host's, of one node. Time is a limit; a training or an evaluation that reaches it goes
-on in its next attempt, and asks for a day at most. A request too large waits longer, one too small
-is killed, so the margins are wide. All speeds and margins are assumptions.
+Memory is the host's, on one node. Time is a limit, for trainings and evaluations at most a day: if
+they reach it, they continue in the next attempt. The margins are wide, because a job that asks for
+too much only waits longer, but one that asks for too little is killed. All speeds and margins are
+assumptions.
 """
 
 import math
@@ -34,27 +35,28 @@ from workflow_scripts.planning.rows import Rows
 from workflow_scripts.planning.tensors import NEEDED_KEYS, TensorTable, has_weights, read_table
 
 MB = 10**6
-MINUTES, MOST_MINUTES = 60, 24 * 60  # at least, and at most where the next attempt goes on
-MARGIN = 1.25  # of memory: what the allocator keeps, the pages of mapped files
-LIBRARIES, LIBRARIES_ON_GPU = 2 * 10**9, 6 * 10**9  # with two processes of Snakemake; with CUDA
-JUDGING = 2 * 10**9  # the programs of an evaluation
+MINUTES, MOST_MINUTES = 60, 24 * 60  # limits; the second if the next attempt continues the work
+MARGIN = 1.25  # factor of memory, for the allocator's losses and the pages of mapped files
+# Libraries and two processes of Snakemake; on a GPU also CUDA.
+LIBRARIES, LIBRARIES_ON_GPU = 2 * 10**9, 6 * 10**9
+JUDGING = 2 * 10**9  # the programs that an evaluation runs
 DISK_SPEED = 20e6  # bytes a second that a conversion writes to a busy disk
 SLOW_GPU, UTILISATION = GPUS["a10"], 0.3
-THREAD_FLOPS = 30e9  # a second, of one CPU thread
+THREAD_FLOPS = 30e9  # of one CPU thread, in a second
 ROW_BYTES = 500  # of a row in a file
 PROBLEMS = 500  # of an evaluation
-SLOWER = 3  # than planned a generation may be
+SLOWER = 3  # factor of time for a generation
 
 
 @dataclass(frozen=True)
 class Needs:
-    """What a step asks for in its first attempt. mem_mb: in 10^6 bytes, of one node."""
+    """The request of a step's first attempt. mem_mb: 10^6 bytes on one node."""
 
     mem_mb: int
     minutes: int
 
 
-# Where the size of the base is not known yet; UNKNOWN_TRAINING for each process of a node.
+# Requests while the size of the base is unknown. UNKNOWN_TRAINING is for each process of a node.
 UNKNOWN_CONVERSION = Needs(4000, MINUTES)
 UNKNOWN_TRAINING = Needs(16000, MOST_MINUTES)
 UNKNOWN_EVALUATION = Needs(8000, MOST_MINUTES // 2)
@@ -62,7 +64,7 @@ UNKNOWN_EVALUATION = Needs(8000, MOST_MINUTES // 2)
 
 @dataclass(frozen=True)
 class Requests:
-    """What steps ask for under a completed configuration. base: its folder, if it is there yet."""
+    """The requests of all steps. base: the folder of the base, which may not exist yet."""
 
     config: XftConfig
     base: Path
@@ -77,9 +79,9 @@ class Requests:
 
     @property
     def models(self) -> Models | None:
-        """The base and its mixture; None until the base is there.
+        """The base and its mixture; None while the base is missing.
 
-        None too where it cannot be upcycled, which the steps tell.
+        Also None if the base cannot be upcycled. The steps then report the error.
         """
         with suppress(UserError):
             return self._models if has_weights(self.base) else None
@@ -91,7 +93,7 @@ class Requests:
         return models if models.mixture and set(NEEDED_KEYS) <= table.config.keys() else None
 
     def conversion(self) -> Needs:
-        """Of a step that streams tensors: a few of the largest at a time, and all to the disk."""
+        """The request of a step that holds a few tensors at a time, and writes all of them."""
         if self.models is None:
             return UNKNOWN_CONVERSION
         largest = FP32 * max(map(self.models.mixture.size, self.models.mixture.names))
@@ -99,7 +101,7 @@ class Requests:
         return Needs(_mb(LIBRARIES + 4 * largest), max(minutes, MINUTES))
 
     def training(self, section: str) -> Needs:
-        """Of the step that the config's section `moe_sft`, `sft` or `mixing` belongs to."""
+        """The request of the training with the config's section `moe_sft`, `sft` or `mixing`."""
         options = getattr(self.config, section)
         processes = options.processes
         if self.models is None:
@@ -124,7 +126,7 @@ class Requests:
         return SLOW_GPU if self.on_gpu else cpu(THREAD_FLOPS * self.config.threads)
 
     def evaluation(self, model: str) -> Needs:
-        """Of the generation by a model, or its loss. model: its name in the results."""
+        """The request of a model's evaluation or loss. model: its name in the results."""
         if self.models is None:
             return UNKNOWN_EVALUATION
         is_mixture = model.startswith("moe")
@@ -140,10 +142,10 @@ class Requests:
 
 
 def _tuning_host(models: Models, job: Job, processes: int) -> int:
-    """Bytes in the host's memory for so many processes of a node.
+    """Bytes of a node's memory for the processes of a tuning on it.
 
-    On a CPU a process is all there; with a GPU it loads the whole model before it moves it, and
-    where it is sharded, one process gathers it to write it.
+    On a CPU this is all of a process. With a GPU, each process first loads the whole model; if the
+    model is sharded, one process gathers it again to write it.
     """
     memory = tuning_memory(models, job)
     if not job.on_gpu:
@@ -153,20 +155,20 @@ def _tuning_host(models: Models, job: Job, processes: int) -> int:
 
 
 def _mixing_host(models: Models, job: Job, processes: int) -> int:
-    """The same of step 6, with the files' weights, which are read in each step."""
+    """The same for step 6, with the weights in files that each step reads."""
     memory = mixing_memory(models, job)
     files = expert_bytes(models) + memory.mapped
     return processes * (memory.weights if job.on_gpu else memory.peak) + files
 
 
 def _smallest_mixture(models: Models) -> Models:
-    """What a tuning of the base itself needs no more than: a shared expert and another one."""
+    """A mixture with two experts, as an upper limit for a tuning of the base itself."""
     settings = {"num_experts": 2, "num_experts_per_tok": 2, "shared_expert": True}
     return Models(models.base, models.moe.model_copy(update=settings))
 
 
 def _rows_at_most(data: DataConfig) -> int | None:
-    """About how many rows a file holds; None where it is elsewhere."""
+    """The approximate number of rows in a file; None if it is not on this machine."""
     file = Path(data.train)
     if not file.is_file():
         return None
@@ -175,7 +177,7 @@ def _rows_at_most(data: DataConfig) -> int | None:
 
 
 def _cache_bytes(table: TensorTable) -> int:
-    """Of keys and values of a token, on a CPU."""
+    """Bytes of a token's keys and values on a CPU."""
     layers, heads = table.config["num_hidden_layers"], table.heads
     return 2 * FP32 * layers * heads.key * heads.size
 
@@ -189,5 +191,5 @@ def _minutes(seconds: float) -> int:
 
 
 def _limit(seconds: float) -> int:
-    """Minutes, where the next attempt goes on."""
+    """The limit in minutes for a job whose next attempt continues its work."""
     return min(max(_minutes(seconds), MINUTES), MOST_MINUTES)

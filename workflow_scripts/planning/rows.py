@@ -1,4 +1,4 @@
-"""How many rows and problems there are, and how long rows are, as far as this machine knows."""
+"""The numbers of rows and problems, and the length of rows, if they are on this machine."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,23 +10,23 @@ from workflow_scripts.data.templates import CHAT, TEXTS, read_template
 from workflow_scripts.hub.named_sets import unpacked
 from workflow_scripts.hub.source import dataset_source, find_cached_dataset_file
 
-# Of code and English in vocabularies of 32,000 to 150,000 tokens; an estimate.
+# An estimate for code and English, with vocabularies of 32,000 to 150,000 tokens.
 BYTES_PER_TOKEN = 3.3
 NAMED_PROBLEMS = {"humaneval": 164, "mbpp": 378}
 
 
 @dataclass(frozen=True)
 class Rows:
-    """number: None where it is unknown; tokens: of a row on average, estimated from its bytes."""
+    """Rows. number: None if unknown. tokens: mean of a row, estimated from its bytes, or None."""
 
     number: int | None
     tokens: float | None
 
 
 def find_rows(data: DataConfig, stated: int | None) -> Rows:
-    """The rows of the config's section `data`. stated: their number where they are elsewhere.
+    """The rows of the config's section `data`. stated: their number if they are elsewhere.
 
-    Raises UserError where rows that are here cannot be read.
+    Raises UserError if rows on this machine cannot be read.
     """
     file = Path(data.train)
     if data.revision:
@@ -42,9 +42,9 @@ def find_rows(data: DataConfig, stated: int | None) -> Rows:
 
 
 def count_problems(evaluation: EvaluationConfig) -> int | None:
-    """The problems of all data sets of the config's section `evaluation`.
+    """The number of problems in all data sets of the config's section `evaluation`.
 
-    None where a file of them is not on this machine.
+    None if one of their files is not on this machine.
     """
     numbers = []
     for dataset in evaluation.datasets:
@@ -60,6 +60,6 @@ def count_problems(evaluation: EvaluationConfig) -> int | None:
 
 
 def _template_bytes(data: DataConfig) -> int:
-    """The text around an instruction; of a chat template, which the tokenizer has, none."""
+    """Bytes of the text around an instruction. 0 for a chat template: it is in the tokenizer."""
     identity = read_template(data.template)
     return 0 if identity == CHAT else len(TEXTS.get(identity, identity).encode())

@@ -1,4 +1,4 @@
-"""Which launch strategy to take for step 2 on given GPUs."""
+"""Finds the simplest launch strategy that fits the GPUs in step 2."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -13,7 +13,7 @@ MORE_GPUS = (2, 4, 8, 16, 32, 64)
 
 @dataclass(frozen=True)
 class Advice:
-    """The first way that fits, and why not one before it. job, memory: None where none fits."""
+    """The first strategy that fits, and the reason for it. job, memory: None if none fits."""
 
     job: Job | None
     memory: Memory | None
@@ -21,8 +21,9 @@ class Advice:
 
 
 def advise(models: Models, job: Job, gpu: Gpu) -> Advice:
-    """The simplest strategy whose peak fits the GPU: whole models before shards, shards before
-    activations that are computed twice, and last a smaller batch.
+    """The simplest strategy whose peak fits the GPU.
+
+    The order is: whole models, shards, activation checkpointing, a smaller micro-batch, offloading.
     """
     refused = ""
     for candidate in _candidates(job):
@@ -42,19 +43,19 @@ def advise(models: Models, job: Job, gpu: Gpu) -> Advice:
                     if getattr(candidate, key) != getattr(job, key)
                 ]
                 reason = f"with {', '.join(with_others)} and activation_checkpointing"
-                return Advice(None, None, f"none fits; from {processes} of these GPUs on {reason}")
+                return Advice(None, None, f"none fits; use at least {processes} GPUs, {reason}")
     return Advice(None, None, "none fits, on any number of these GPUs")
 
 
 def _most_sharded(job: Job, processes: int) -> Job:
-    """ZeRO-3, with an optimiser and a precision that it can have."""
+    """The job with ZeRO-3, and an optimiser and a precision that ZeRO-3 supports."""
     precision = "bf16" if job.precision == "bf16_pure" else job.precision
     job = replace(job, launch="zero3", processes=processes, checkpointing=True)
     return replace(job, optim="adamw_torch", precision=precision)
 
 
 def _candidates(job: Job) -> Iterator[Job]:
-    """Jobs that can run, from the simplest on."""
+    """The jobs whose settings can be combined, the simplest first."""
     return (candidate for candidate in _by_simplicity(job) if fault_of(candidate) is None)
 
 
@@ -74,7 +75,7 @@ def _by_simplicity(job: Job) -> Iterator[Job]:
 
 
 def name_of(job: Job) -> str:
-    """A job's strategy, and what it does besides to save memory."""
+    """The text for a job's strategy and its other ways to save memory."""
     name = job.launch
     if job.checkpointing:
         name += " + activation_checkpointing"

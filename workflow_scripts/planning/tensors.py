@@ -1,7 +1,6 @@
-"""A model's tensors without their values: names, shapes and dtypes.
+"""Tables of a model's tensors without their values: names, shapes and dtypes.
 
-Conversions plan from a table as they do from a checkpoint, so what they would write is known
-exactly.
+Conversions can plan from a table instead of a checkpoint. So the sizes of their outputs are exact.
 """
 
 import gc
@@ -31,7 +30,7 @@ LONGEST_REASON = 300
 
 @dataclass(frozen=True)
 class Heads:
-    """The heads of the attention: how many query and key heads there are, and the size of one."""
+    """Attention heads: the numbers of query and key heads, and the size of one head."""
 
     query: int
     key: int
@@ -42,7 +41,7 @@ class Heads:
 class TensorTable:
     """Shape and dtype (safetensors' spelling) of each tensor of a model, and its config.json.
 
-    folder: what messages call it. source: how the sizes are known, for the report.
+    folder: the name of the model in messages. source: how the sizes are known, for the report.
     """
 
     tensors: dict[str, tuple[tuple[int, ...], str]]
@@ -77,13 +76,13 @@ class TensorTable:
 
     @property
     def is_tied(self) -> bool:
-        """Whether the output layer's weight is the embedding's."""
+        """Whether the output layer and the embedding share their weight."""
         has_head = any(name.endswith(HEADS) for name in self.tensors)
         return bool(self.config.get("tie_word_embeddings")) or not has_head
 
     @property
     def parameters(self) -> dict[str, int]:
-        """The size of each tensor that is a parameter of the model in memory."""
+        """The number of values of each parameter of the model in memory, by name."""
         tied = HEADS if self.is_tied else ()
         return {
             name: self.size(name)
@@ -93,7 +92,7 @@ class TensorTable:
 
     @property
     def embedding(self) -> int:
-        """The values of the embedding that only look up: none where the output layer shares it."""
+        """The size of an embedding that is only looked up; 0 if the output layer shares it."""
         if self.is_tied:
             return 0
         return sum(self.size(name) for name in self.names if name.endswith(EMBEDDINGS))
@@ -118,7 +117,7 @@ def has_weights(folder: Path) -> bool:
 
 
 def compute_table(config_file: Path) -> TensorTable:
-    """The table of a model of which only config.json is known.
+    """The table of a model from its config.json alone.
 
     Raises UserError if the file lacks a size, or if transformers cannot build the model.
     """
@@ -126,8 +125,8 @@ def compute_table(config_file: Path) -> TensorTable:
     wrong = [key for key in NEEDED_KEYS if not isinstance(config.get(key), int)]
     if wrong:
         raise UserError(
-            f"{config_file} has no whole number for {', '.join(wrong)}: not the config.json of a "
-            "causal language model"
+            f"{config_file} has no whole number for {', '.join(wrong)}: it is not the config.json "
+            "of a causal language model"
         )
     names = {name: short for short, name in FLOAT_NAMES.items()}
     stated = config.get("dtype") or config.get("torch_dtype")
@@ -138,7 +137,7 @@ def compute_table(config_file: Path) -> TensorTable:
 
 @contextmanager
 def _without_collection() -> Iterator[None]:
-    """The garbage collector never visits what is made within. transformers takes 2 s less then."""
+    """Hide the objects that the block makes from the garbage collector, which saves 2 s."""
     gc.disable()
     try:
         yield
@@ -162,16 +161,16 @@ def _shapes(config: dict, config_file: Path) -> dict[str, tuple[int, ...]]:
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(
                 AutoConfig.for_model(**config),
-                attn_implementation="eager",  # any other may be missing on this machine
+                attn_implementation="eager",  # other implementations may be missing on this machine
                 trust_remote_code=False,
             )
-    except Exception as error:  # each model type checks its settings in its own way
+    except Exception as error:  # each model type raises its own errors
         reason = shorten(f"{type(error).__name__}: {error}", LONGEST_REASON)
         raise UserError(f"{config_file}: transformers cannot build the model: {reason}") from error
     return {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
 
 
 def planned_table(plans: Iterable[TensorPlan], like: TensorTable) -> TensorTable:
-    """The table of what a conversion would write from `like`."""
+    """The table of the tensors that a conversion of `like` would write."""
     tensors = {plan.name: (plan.shape, plan.dtype) for plan in plans}
     return TensorTable(tensors, like.config, like.folder, like.source)

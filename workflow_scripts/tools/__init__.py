@@ -1,1 +1,1 @@
-"""Commands for people: `xft plan`, `xft verify` and others."""
+"""Tools that users call by hand: `xft plan`, `xft verify` and others."""

@@ -1,4 +1,4 @@
-"""Turn an MoE checkpoint of the published XFT code into this project's format."""
+"""Convert an MoE checkpoint of the published XFT code to this project's format."""
 
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -25,8 +25,8 @@ def main(argv: list[str] | None = None) -> None:
     stated_theta = checkpoint.config.get("rope_theta", reference.PUBLISHED_ROPE_THETA)
     if stated_theta != reference.PUBLISHED_ROPE_THETA:
         print(
-            f"import_reference: the config says rope_theta = {stated_theta}; the published code "
-            f"computes with {reference.PUBLISHED_ROPE_THETA}, and so does the imported model",
+            f"import_reference: the config says rope_theta = {stated_theta}, but the published "
+            f"code computes with {reference.PUBLISHED_ROPE_THETA}. So does the imported model",
             file=sys.stderr,
         )
     plans = reference.import_reference(checkpoint, settings)
@@ -37,7 +37,7 @@ def main(argv: list[str] | None = None) -> None:
         ThreadPoolExecutor(max_workers=1) as beside,
         create_artifact(args.out, "moe_sft", settings.model_dump(), inputs) as draft,
     ):
-        published_id = beside.submit(lambda: published.id)  # hashes what is read at the same time
+        published_id = beside.submit(lambda: published.id)  # reads the same files at the same time
         draft.write_model(plans, config, like=published.path, card=imported_card(config))
         inputs["published"] = published_id.result()
 

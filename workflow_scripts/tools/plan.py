@@ -1,8 +1,8 @@
-"""What a configuration will need, before anything starts: parameters, memory, disk, time.
+"""Estimate the memory, disk space and time that a configuration needs.
 
-Reads the base's config.json, and the headers of its weights where they are on this machine. The
-configuration is completed by the documented defaults, as `snakemake --configfile` does.
-docs/planning.md says how each figure is derived.
+The plan reads the base's config.json, and the headers of its weights if they are on this machine.
+Keys that the configuration leaves out have their documented defaults. docs/planning.md explains
+how each figure is derived.
 """
 
 import argparse
@@ -33,27 +33,27 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--gpu",
         choices=GPUS,
-        help=f"The GPU. Default: {DEFAULT_GPU} where the config asks for GPUs, else the CPU.",
+        help=f"The type of GPU. Default: {DEFAULT_GPU} if the config asks for GPUs, else the CPU.",
     )
     parser.add_argument(
-        "--gpus", type=_count, metavar="N", help="How many. Default: as many as the config has."
+        "--gpus", type=_count, metavar="N", help="Number of GPUs. Default: as in the config."
     )
     parser.add_argument(
         "--mfu",
         type=float,
         default=DEFAULT_UTILISATION,
         metavar="X",
-        help="The share of a GPU's FLOPs that a training gets, an assumption. "
+        help="The share of a GPU's FLOPs that a training reaches, an assumption. "
         f"Default: {DEFAULT_UTILISATION}.",
     )
     parser.add_argument(
         "--model-config",
         type=Path,
         metavar="FILE",
-        help="The base's config.json, where the model cannot be reached from this machine.",
+        help="The base's config.json, if this machine cannot reach the model.",
     )
     parser.add_argument(
-        "--rows", type=_count, metavar="N", help="Number of rows, where they are elsewhere."
+        "--rows", type=_count, metavar="N", help="Number of rows, if they are not on this machine."
     )
     return parser
 
@@ -66,7 +66,7 @@ def _count(text: str) -> int:
 
 
 def make_plan(args: argparse.Namespace):
-    """The plan of parsed flags. Raises UserError."""
+    """The plan for the parsed flags. Raises UserError."""
     from workflow_scripts.planning.jobs import configured_processes
     from workflow_scripts.planning.parameters import Models
     from workflow_scripts.planning.report import Plan
@@ -94,7 +94,7 @@ def _find_base(base: BaseConfig, model_config: Path | None):
         found = find_config(base.model, base.revision)
     except UserError as error:
         raise UserError(
-            f"{error}. Without network give the model's config.json, a small file, by "
+            f"{error}. Without a network, name the model's config.json, a small file, with "
             "--model-config"
         ) from None
     return read_table(found.parent) if has_weights(found.parent) else compute_table(found)

@@ -1,7 +1,8 @@
-"""Upload a dense model with its card to the hub. Without --yes: say what would be done.
+"""Upload a dense model with its card to the hub.
 
-The model must be a dense or sft artifact that fits its manifest in every byte. The token is that of
-HF_TOKEN, or of the hub's own login.
+Without --yes the command only shows what it would upload. The model must be a dense or sft
+artifact, and all its files must match the hashes in its manifest. The token comes from HF_TOKEN or
+from the hub's own login.
 """
 
 import shlex
@@ -16,11 +17,15 @@ CARD_LINES = 12
 def main(argv: list[str] | None = None) -> None:
     parser = flags.tool_parser("publish", __doc__)
     flags.add_path(parser, "--model", "DIR", "The artifact.")
-    parser.add_argument("--to", required=True, metavar="ORG/NAME", help="The repository.")
     parser.add_argument(
-        "--private", action="store_true", help="Nobody else may see it. It must not be public yet."
+        "--to", required=True, metavar="ORG/NAME", help="The repository on the hub."
     )
-    parser.add_argument("--yes", action="store_true", help="Do it.")
+    parser.add_argument(
+        "--private",
+        action="store_true",
+        help="Make the repository private. It must not be public already.",
+    )
+    parser.add_argument("--yes", action="store_true", help="Upload the model.")
     args = parser.parse_args(argv)
 
     publication = prepare(args.model, args.to, args.private)
@@ -28,16 +33,16 @@ def main(argv: list[str] | None = None) -> None:
     if not args.yes:
         words = ["--model", str(args.model), "--to", args.to, *["--private"] * args.private]
         command = shlex.join(["xft", "publish", *words, "--yes"])
-        print(f"\nNothing was uploaded. To do it:\n{command}")
+        print(f"\nNothing was uploaded. To upload the model, run:\n{command}")
         return
     address, besides = publish(publication)
-    print(f"\nThe hub lists all files with the manifest's hashes: {address}")
+    print(f"\nUploaded. The hub lists all files with the hashes of the manifest: {address}")
     if besides:
-        print(f"Not of this model, and there from earlier: {', '.join(besides)}")
+        print(f"The repository also holds files that are not from this model: {', '.join(besides)}")
 
 
 def describe(publication: Publication) -> str:
-    """What is to be uploaded, and where to."""
+    """The text that shows the files to upload and the repository."""
     files, manifest = publication.files, publication.artifact.manifest
     size = sum(entry["size"] for entry in files.values())
     visibility = "private" if publication.private else "public, if it is new"

@@ -1,7 +1,8 @@
 """Check artifacts against their manifests, and against the artifacts that they were made from.
 
-Compares names, sizes, headers and small files; with --full, the hashes of all files. An input that
-is neither among PATH... nor in the artifact's results folder is named, and is no fault.
+The check compares names, sizes, headers and small files; with --full, the hashes of all files. It
+looks for the inputs of an artifact in PATH... and in the artifact's results folder. An input that
+is in neither is shown, and is not an error.
 """
 
 import json
@@ -22,7 +23,7 @@ from workflow_scripts.cli import flags, running
 from workflow_scripts.common.errors import UserError
 
 LINE_LENGTH = 100
-# The parameters that tell artifacts of a kind apart; the manifests hold all of them.
+# Parameters that differ between artifacts of one kind. The manifests hold all parameters.
 SHOWN = (
     *("model", "revision", "num_experts", "num_experts_per_tok", "shared_expert", "router"),
     *("normalize_routing", "upcycled_layers", "shared_expert_weight", "granularity"),
@@ -34,7 +35,11 @@ SHOWN = (
 def main(argv: list[str] | None = None) -> None:
     parser = flags.tool_parser("verify", __doc__)
     parser.add_argument(
-        "paths", type=Path, nargs="+", metavar="PATH", help="An artifact, or a folder of artifacts."
+        "paths",
+        type=Path,
+        nargs="+",
+        metavar="PATH",
+        help="An artifact, or a folder with artifacts.",
     )
     parser.add_argument("--full", action="store_true", help="Compare the hashes of all files.")
     args = parser.parse_args(argv)
@@ -48,7 +53,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def _find_all(paths: list[Path]) -> tuple[list[Path], list[str]]:
-    """All artifacts, each once, and what is wrong with the paths."""
+    """All artifacts, each once, and the faults of the paths."""
     artifacts, faults = {}, []
     for path in paths:
         try:
@@ -65,7 +70,7 @@ def _find_all(paths: list[Path]) -> tuple[list[Path], list[str]]:
 
 
 def _check(artifact: Path, catalogue: Catalogue, full: bool) -> list[str]:
-    """Print what an artifact is and what it was made from. Its faults, a sentence each."""
+    """Print an artifact with its origins. Returns its faults, one sentence for each."""
     try:
         manifest = catalogue.manifest(artifact)
     except UserError as error:
@@ -100,7 +105,7 @@ def _stale(artifact: Path, origin: Origin, catalogue: Catalogue) -> str:
 
 
 def _describe(origin: Origin) -> str:
-    """What an artifact was made from, in a line."""
+    """One line about an origin: its name, its id, and its place if that is known."""
     text = f"from {origin.name} {short(origin.id)}"
     if origin.place:
         return f"{text}, {_readable(origin.place)}"
@@ -108,7 +113,7 @@ def _describe(origin: Origin) -> str:
 
 
 def _parameters(parameters: dict) -> str:
-    """The chosen parameters that are set, in a line."""
+    """One line with the parameters in SHOWN that are set."""
     chosen = {name: parameters.get(name) for name in SHOWN}
     chosen = {name: value for name, value in chosen.items() if value is not None}
     return ", ".join(f"{name} {_plain(value)}" for name, value in chosen.items())
@@ -119,7 +124,7 @@ def _plain(value: object) -> str:
 
 
 def _readable(place: Path) -> Path:
-    """An absolute path as one types it here."""
+    """An absolute path, relative to the working directory if it lies in it."""
     here = Path.cwd()
     return Path(os.path.relpath(place)) if place.is_relative_to(here) else place
 

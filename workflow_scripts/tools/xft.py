@@ -1,4 +1,4 @@
-"""The command `xft`: the tools that are called by hand, each as a subcommand."""
+"""The command `xft`, with each tool as a subcommand."""
 
 import argparse
 import sys
@@ -19,7 +19,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         prog="xft",
         usage="xft TOOL ...",
-        description="Tools for the XFT workflow. `xft TOOL --help` shows a tool's arguments.",
+        description="Tools for the XFT workflow. `xft TOOL --help` shows the arguments of a tool.",
         epilog="\n".join(["tools:", *(f"  {name:18}{_summary(TOOLS[name])}" for name in TOOLS)]),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -1,1 +1,1 @@
-"""Training by transformers' Trainer: options, progress, metrics."""
+"""Training with transformers' Trainer: its engines, checkpoints, progress and metrics."""

@@ -1,4 +1,4 @@
-"""The balance loss over the whole global batch, however it is split."""
+"""Sums for the balance loss over the whole global batch."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,10 +9,10 @@ from torch import Tensor
 
 
 class GlobalCounts:
-    """Completes a micro-batch's importance and load to the sums over the global batch.
+    """Turns the importance and load of a micro-batch into the sums over the global batch.
 
-    The sums have the gradient of the micro-batch's own part. So each pass adds its share of the
-    exact gradient of a loss of the sums, as the gradients of all micro-batches are added up.
+    Only the micro-batch's own part of a sum has a gradient. So each forward pass gives its part of
+    the gradient, and the parts of all micro-batches add up to the exact one.
     """
 
     def __init__(self):
@@ -20,7 +20,7 @@ class GlobalCounts:
         self._total: Tensor | None = None
 
     def __call__(self, counts: Tensor) -> Tensor:
-        """Counts [layers, 2, R] of one forward pass to those of the global batch."""
+        """The global batch's counts [layers, 2, R], from those of one forward pass."""
         if self._ahead is not None:
             self._ahead.append(counts.detach())
             return counts
@@ -30,7 +30,7 @@ class GlobalCounts:
 
     @contextmanager
     def ahead(self) -> Iterator[None]:
-        """Count the forward passes made within, all those of the global batch to come."""
+        """Count the forward passes inside the block, which must be all of the next global batch."""
         self._ahead = []
         yield
         self._total = _over_processes(torch.stack(self._ahead).sum(0))

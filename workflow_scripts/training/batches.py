@@ -1,4 +1,4 @@
-"""How rows become batches: in which order, and padded to one length or packed into one sequence."""
+"""Makes batches of rows: their order, and their padding or packing."""
 
 from collections.abc import Callable, Iterator
 
@@ -10,7 +10,7 @@ from workflow_scripts.data.examples import IGNORED
 
 
 class RowCollator:
-    """Makes a batch of examples; `row` [rows] says which rows it holds."""
+    """Makes a batch of examples. Its key `row` [rows] holds the numbers of the rows."""
 
     def __init__(self, collate: Callable[[list[dict]], dict]):
         self.collate = collate
@@ -23,16 +23,17 @@ class RowCollator:
 
 
 def padded(tokenizer) -> RowCollator:
-    """Batches [rows, longest row]. A tokenizer without a padding token gets one: it is masked."""
+    """Makes batches [rows, longest row]. A tokenizer without a padding token gets the EOS token."""
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return RowCollator(DataCollatorForSeq2Seq(tokenizer, label_pad_token_id=IGNORED))
 
 
 def packed(row_bounds: bool) -> RowCollator:
-    """Batches [1, tokens] of rows end to end, with positions that begin anew in each.
+    """Makes batches [1, tokens] of rows end to end. The positions start again from 0 in each row.
 
-    No row's first token is trained on. row_bounds: with the rows' bounds, for flash attention.
+    The first token of a row is not trained on. row_bounds: add the rows' bounds, for flash
+    attention.
     """
     flatten = DataCollatorWithFlattening(
         separator_id=IGNORED, return_flash_attn_kwargs=row_bounds, return_tensors="pt"
@@ -41,11 +42,11 @@ def packed(row_bounds: bool) -> RowCollator:
 
 
 class LengthSampler(LengthGroupedSampler):
-    """The Trainer's order by length, anew in each epoch, by the seed and the epoch's number alone.
+    """The Trainer's order by length, a new one in each epoch, from the seed and the epoch's number.
 
-    So a training that goes on from a checkpoint has the order of one left alone. batch_size: rows
-    of one process in an optimiser step, 50 times which are sorted at a time. epoch: gives the
-    number of the epoch that begins.
+    So a training that continues from a checkpoint has the same order as one without a break.
+    batch_size: rows of one process in an optimiser step; 50 times as many are sorted at a time.
+    epoch: gives the number of the epoch that begins.
     """
 
     def __init__(self, examples: list[dict], batch_size: int, seed: int, epoch: Callable[[], int]):

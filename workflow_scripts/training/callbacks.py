@@ -1,4 +1,4 @@
-"""What happens beside the training steps: progress, metrics, and when checkpoints are saved."""
+"""Callbacks of the Trainer: progress, metrics, and the times of checkpoints."""
 
 import json
 import os
@@ -20,11 +20,11 @@ STOP_MESSAGES = {
     signal.SIGTERM: "SIGTERM: the training stops after this step",
     signal.SIGINT: "Ctrl-C: the training stops after this step. A second Ctrl-C ends it at once",
 }
-SAVING_SHARE = 20  # at least so many times as long as saving took lies between two checkpoints
+SAVING_SHARE = 20  # the least time between two checkpoints, as a multiple of the time to save
 
 
 class ProgressCallback(TrainerCallback):
-    """A progress bar over the optimiser steps, with the last losses and the speed; then a sum."""
+    """A progress bar over the optimiser steps, with losses and speed, and a summary at the end."""
 
     def __init__(self, throughput: Throughput):
         self.throughput = throughput
@@ -48,7 +48,10 @@ class ProgressCallback(TrainerCallback):
 
 
 class MetricsCallback(TrainerCallback):
-    """A line of JSON for each step and each validation, after those of before this process."""
+    """Writes a line of JSON for each step and each validation.
+
+    before: the lines of the training up to its checkpoint.
+    """
 
     def __init__(self, path: Path, extra: Callable[[], dict], before: str = ""):
         self.path = path
@@ -68,9 +71,9 @@ class MetricsCallback(TrainerCallback):
 
 
 class StopRequest:
-    """Notes a SIGTERM or a Ctrl-C, which do not end the process while this is entered.
+    """Inside its block, SIGTERM and Ctrl-C are noted and do not end the process.
 
-    A second Ctrl-C does, at once. speaks: tells of it, for all processes of a training.
+    A second Ctrl-C ends it at once. speaks: this process prints a message, for all processes.
     """
 
     def __init__(self, speaks: bool = True):
@@ -91,23 +94,23 @@ class StopRequest:
 
     @property
     def status(self) -> int:
-        """The exit status of a process that ends by request, perhaps noted by another process."""
+        """The exit status after a requested stop. Another process may have received the signal."""
         return 128 + (self.first or signal.SIGTERM)
 
     def _note(self, number: int, _) -> None:
         if self.first == number == signal.SIGINT:
             raise KeyboardInterrupt
         if self.first is None and self.speaks:
-            with suppress(BrokenPipeError):  # print could be at work, and cannot be interrupted
+            with suppress(BrokenPipeError):  # print could be running already
                 os.write(2, f"{STOP_MESSAGES[number]}\n".encode())
         self.first = self.first or signal.Signals(number)
 
 
 class SaveCallback(TrainerCallback):
-    """Asks for a checkpoint every so many seconds, and for one last before a requested stop.
+    """Asks for a checkpoint at intervals, and for a last one before a requested stop.
 
-    Saving takes at most a twentieth of the time. The processes of a training agree. After the last
-    step none is saved: the result follows.
+    seconds: the interval, longer if saving would take more than a twentieth of the time. All
+    processes of a training save at the same step. No checkpoint is saved after the last step.
     """
 
     def __init__(self, seconds: float, stop: StopRequest):

@@ -1,9 +1,10 @@
-"""Checkpoints: from the newest sound one a training that was cut off goes on to the same bytes.
+"""Checkpoints of trainings. An interrupted training continues from the newest undamaged one.
 
-Those of `results/moe_sft` lie in `results/.moe_sft.training/<fingerprint>/checkpoint-<step>`, each
-with a manifest beside it that is written last. The fingerprint is over all that the result depends
-on: a changed parameter, input or module never meets another training's checkpoints. These stay:
-with the old settings that training goes on.
+Its result then has the same bytes as without a break. The checkpoints of `results/moe_sft` lie in
+`results/.moe_sft.training/<fingerprint>/checkpoint-<step>`. Each has a manifest beside it, which is
+written last. The fingerprint covers everything that the result depends on, so a training with
+another parameter, input or module never uses these checkpoints. They stay, and the old training
+continues if its settings come back.
 """
 
 import hashlib
@@ -24,12 +25,12 @@ from workflow_scripts.common.errors import UserError
 KIND = "checkpoint"
 BEST_FILE = "best.safetensors"
 OWNER_FILE = "owner"
-KEPT = 2  # the newest may be damaged
+KEPT = 2  # a second one, because the newest may be damaged
 NAME = re.compile(r"checkpoint-(\d+)")
 
 
 def fingerprint(**dependencies) -> str:
-    """SHA-256 over JSON values."""
+    """The SHA-256 of JSON values."""
     content = json.dumps(dependencies, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(content.encode()).hexdigest()
 
@@ -37,7 +38,7 @@ def fingerprint(**dependencies) -> str:
 class Checkpoints:
     """The checkpoints of the training that makes `out`. Each process of a training has one.
 
-    folder: where the Trainer puts them. seconds: between two of them.
+    folder: where the Trainer writes them. seconds: the least time between two of them.
     """
 
     def __init__(self, out: Path, fingerprint: str, seconds: float, is_main_process: bool = True):
@@ -49,10 +50,10 @@ class Checkpoints:
 
     @contextmanager
     def claimed(self) -> Iterator[None]:
-        """Keep other trainings of the same output away, and drop damaged checkpoints.
+        """Lock out other trainings of the same output, and remove damaged checkpoints.
 
-        At the end, unless by an exception, those of this training are removed. The main process
-        does this for all. Raises UserError where another process trains for this output.
+        If the block ends without an exception, the checkpoints of this training are removed. The
+        main process does all this. Raises UserError if another process trains for this output.
         """
         if not self.is_main_process:
             yield
@@ -70,16 +71,17 @@ class Checkpoints:
             owner = self._owner.read_text() if self._owner.exists() else "another process"
             raise UserError(
                 f"{self.root} is in use: {owner} trains for it now. Wait until it has ended, or "
-                "end it. Then run the same command again"
+                "stop it. Then run the same command again"
             ) from None
 
     def newest(self) -> Path | None:
-        """The newest whole checkpoint, if there is one. Its content was checked by `claimed`."""
+        """The newest complete checkpoint, or None. `claimed` has checked its content."""
         return max(self._sealed(), key=step_of, default=None)
 
     def seal(self, step: int) -> None:
-        """Declare the checkpoint of this step, to which the best weights so far belong, whole, and
-        drop all but the newest ones.
+        """Mark the checkpoint of this step as complete, and remove all except the newest ones.
+
+        The best weights so far become part of it.
         """
         folder = self.folder / f"checkpoint-{step}"
         if self.best.exists():
@@ -96,11 +98,11 @@ class Checkpoints:
 
     @property
     def _owner(self) -> Path:
-        """Who holds the lock."""
+        """The file that names the process with the lock."""
         return self.root / OWNER_FILE
 
     def _tell_of_others(self) -> None:
-        """Say which checkpoints of other trainings lie here. Folders without any are removed."""
+        """Report the checkpoints of other trainings. Their empty folders are removed."""
         for folder in sorted(path for path in self.root.iterdir() if path.is_dir()):
             if folder == self.folder:
                 continue
@@ -110,31 +112,31 @@ class Checkpoints:
                 continue
             print(
                 f"{folder} holds checkpoints of a training with other settings, "
-                f"{sum(sizes) / 1e6:,.1f} MB. It goes on if its settings come back. Delete the "
-                "folder if it is not to go on",
+                f"{sum(sizes) / 1e6:,.1f} MB. It continues if its settings come back. Delete the "
+                "folder if you do not need it any more",
                 file=sys.stderr,
             )
 
     def _remove_own(self) -> None:
-        """Remove the checkpoints of this training, and the folder of all if it has no others."""
+        """Remove the checkpoints of this training, and the common folder if it is then empty."""
         shutil.rmtree(self.folder)
         self._owner.unlink()
         with suppress(OSError):
             self.root.rmdir()
 
     def _drop_damaged(self) -> None:
-        """Remove checkpoints, from the newest on, until one is whole."""
+        """Remove damaged checkpoints, from the newest on, down to the first complete one."""
         for checkpoint in sorted(self._all(), key=step_of, reverse=True):
             if manifest_path(checkpoint).exists():
                 try:
                     check_artifact(checkpoint, KIND, full=True)
                     return
                 except UserError as error:
-                    print(f"{error}: going on from the one before", file=sys.stderr)
+                    print(f"{error}. Continuing from the one before", file=sys.stderr)
             remove(checkpoint)
 
     def _restore_best(self) -> None:
-        """Let the best weights be those of when the newest checkpoint was written."""
+        """Set the best weights to those in the newest checkpoint, if it has any."""
         self.best.unlink(missing_ok=True)
         newest = self.newest()
         if newest is not None and (newest / BEST_FILE).exists():
@@ -142,7 +144,7 @@ class Checkpoints:
 
 
 def _link(file: Path, other: Path) -> None:
-    """Give a file another name, or copy it where the disk knows no links."""
+    """Give a file a second name, or copy it if the disk has no hard links."""
     other.unlink(missing_ok=True)
     try:
         os.link(file, other)
@@ -156,6 +158,6 @@ def step_of(checkpoint: Path) -> int:
 
 
 def remove(checkpoint: Path) -> None:
-    """Remove a checkpoint; its manifest first, so that no part of it is taken for the whole."""
+    """Remove a checkpoint. Its manifest goes first, so that the rest never looks complete."""
     manifest_path(checkpoint).unlink(missing_ok=True)
     shutil.rmtree(checkpoint, ignore_errors=True)

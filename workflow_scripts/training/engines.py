@@ -1,7 +1,7 @@
-"""The engines below the Trainer: what each is told, whether it runs, and what it learned.
+"""The engines below the Trainer: their settings, a check that they run, and their weights.
 
-DistributedDataParallel, FSDP2 and DeepSpeed's ZeRO. Some combinations fall back to another engine
-without a word, so what runs is compared with what was asked for.
+The engines are DistributedDataParallel, FSDP2 and DeepSpeed's ZeRO. With some settings another
+engine would run silently. So the engine that runs is compared with the one that was asked for.
 """
 
 import os
@@ -16,7 +16,7 @@ from workflow_scripts.common.errors import UserError
 from workflow_scripts.config.training import ZERO_STAGES, TrainingConfig
 from workflow_scripts.training.extensions import load_extensions
 
-REDUCE_BUCKET = 50_000_000  # gradients that ZeRO averages at once
+REDUCE_BUCKET = 50_000_000  # gradients that ZeRO averages together
 
 
 def shards_weights(options: TrainingConfig) -> bool:
@@ -27,12 +27,12 @@ def shards_weights(options: TrainingConfig) -> bool:
 def prepare_engine(options: TrainingConfig) -> None:
     """Set up this process for the engine, before the TrainingArguments are made."""
     if not torch.cuda.is_available():
-        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # else DeepSpeed warns that it chose it
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # otherwise DeepSpeed warns about its choice
     if options.launch in ZERO_STAGES:
         load_extensions(offload=options.offload_optimizer)
         _read_by_weights_only_reader()
         warnings.filterwarnings("ignore", ".*is deprecated", FutureWarning, "torch.distributed")
-    if options.launch == "fsdp":  # so that accelerate's backend takes tensors on the CPU too
+    if options.launch == "fsdp":  # accelerate's backend then takes CPU tensors too
         os.environ |= {"ACCELERATE_USE_FSDP": "true", "FSDP_STATE_DICT_TYPE": "FULL_STATE_DICT"}
 
 
@@ -72,9 +72,9 @@ def _deepspeed_config(stage: int, offload: bool) -> dict:
 
 
 def inexact_in_bf16(model: nn.Module, options: TrainingConfig) -> dict[str, Tensor]:
-    """Copies of the parameters whose fp32 masters ZeRO would start from rounded ones, by name.
+    """Copies, by name, of the parameters that ZeRO would round to bf16 for its fp32 masters.
 
-    There are none where the base model is in bf16.
+    Empty if all weights are exact in bf16.
     """
     if options.launch not in ZERO_STAGES or options.precision != "bf16":
         return {}
@@ -86,7 +86,7 @@ def inexact_in_bf16(model: nn.Module, options: TrainingConfig) -> dict[str, Tens
 
 
 def set_masters(model: nn.Module, values: dict[str, Tensor]) -> None:
-    """Set the fp32 masters of a model that ZeRO has prepared, in all processes."""
+    """Set the fp32 masters of a model that ZeRO has prepared. All processes call this."""
     if not values:
         return
     from deepspeed.utils import safe_set_full_fp32_param, safe_set_local_fp32_param
@@ -107,22 +107,22 @@ def set_masters(model: nn.Module, values: dict[str, Tensor]) -> None:
 def check_engine(
     trainer: Trainer, options: TrainingConfig, has_own_gradients: bool = False
 ) -> None:
-    """Raise UserError unless the engine, processes and optimiser that run are those asked for.
+    """Raise UserError if another engine, optimiser or number of processes runs than asked for.
 
-    trainer: with its model prepared. has_own_gradients: nothing in the model learns, and what does
-    averages its gradients over the processes itself.
+    trainer: with its model prepared. has_own_gradients: nothing in the model itself learns; the
+    parameters that learn average their gradients over the processes themselves.
     """
     running = _running(trainer)
     asked = _asked(trainer, options, has_own_gradients)
     faults = [
-        f"{key} {value} (it is {running[key]})"
+        f"{key} {value} (running: {running[key]})"
         for key, value in asked.items()
         if value != running[key]
     ]
     if faults:
         raise UserError(
             f"launch = {options.launch} did not take effect. Asked for: {', '.join(faults)}. "
-            "The result would be another training's"
+            "This training would give another result. Choose another launch"
         )
 
 
@@ -145,7 +145,7 @@ def _running(trainer: Trainer) -> dict:
     from torch.distributed.fsdp import FSDPModule
 
     model, optimizer = trainer.model_wrapped, trainer.optimizer
-    while hasattr(optimizer, "optimizer"):  # accelerate's and ZeRO's stand around torch's
+    while hasattr(optimizer, "optimizer"):  # accelerate and ZeRO wrap torch's optimiser
         optimizer = optimizer.optimizer
     engine, stage = type(model).__name__, 0
     if isinstance(model, FSDPModule):
@@ -166,8 +166,9 @@ def _running(trainer: Trainer) -> dict:
 def whole_weights(
     trainer: Trainer, module: nn.Module, options: TrainingConfig
 ) -> dict[str, Tensor]:
-    """The tensors of what learned, by name, whole, as the optimiser changes them: fp32 masters
-    where there are any. All processes take part; only the main one's result counts.
+    """The whole tensors of `module`, by name: the fp32 masters if there are any.
+
+    All processes must call this. Only the main process gets the full result.
     """
     if options.launch == "fsdp":
         return trainer.accelerator.get_state_dict(trainer.model_wrapped)
@@ -184,9 +185,9 @@ def whole_weights(
 
 
 def _read_by_weights_only_reader() -> None:
-    """Have torch read DeepSpeed's checkpoints by its weights-only reader, which runs no code.
+    """Make torch read DeepSpeed's checkpoints with its weights-only reader, which runs no code.
 
-    DeepSpeed asks for unpickling, and has no setting for that.
+    DeepSpeed itself asks torch to unpickle them, and has no setting against this.
     """
     from deepspeed.runtime.fp16.loss_scaler import LossScaler
     from deepspeed.runtime.zero.config import ZeroStageEnum

@@ -1,8 +1,9 @@
-"""DeepSpeed's compiled extensions. Each environment builds them once and waits for no killed build.
+"""Builds DeepSpeed's extensions once for each environment, also after a killed build.
 
-torch makes a file `lock` while it builds or loads one. A process that is killed leaves it, and
-every later one would wait for ever. Here both happen in a folder of our own, under a lock that ends
-with its process: a file `lock` that is there is left from a killed one.
+torch makes a file `lock` while it builds or loads an extension. A killed process leaves this file
+behind, and all later ones would wait for ever. Here processes build and load in a folder of this
+project, and each holds a lock that ends with its process. So a file `lock` that they find there was
+left by a killed process.
 """
 
 import fcntl
@@ -18,7 +19,7 @@ import torch
 from workflow_scripts.common.errors import UserError
 from workflow_scripts.common.progress import say
 
-# Builds name the environment's folder: with another, torch builds again.
+# Builds contain the path of the environment. For another path torch builds again.
 ENVIRONMENT = hashlib.sha256(sys.prefix.encode()).hexdigest()[:8]
 BUILDS = (
     Path(os.environ.get("TORCH_EXTENSIONS_DIR", Path.home() / ".cache" / "torch_extensions"))
@@ -28,9 +29,9 @@ BUILDS = (
 
 
 def load_extensions(offload: bool) -> None:
-    """Build and load what ZeRO needs: on a CPU its communication, for `offload` its CPU Adam.
+    """Build and load the extensions for ZeRO: its communication on a CPU, CPU Adam for `offload`.
 
-    Raises UserError where a tool is missing or the build fails.
+    Raises UserError if a tool is missing or the build fails.
     """
     names = [] if torch.cuda.is_available() else ["deepspeed_shm_comm"]
     names += ["cpu_adam"] if offload else []
@@ -45,17 +46,17 @@ def load_extensions(offload: bool) -> None:
 
 
 def _load(name: str) -> None:
-    """DeepSpeed keeps what it has loaded: it does not load it again."""
+    """Build and load one extension. DeepSpeed does not load it a second time."""
     for tool in ("ninja", os.environ.get("CXX", "c++")):
         if shutil.which(tool) is None:
             raise UserError(
-                f"DeepSpeed's {name} must be compiled, which needs {tool}. Install it, or choose "
-                "launch = ddp"
+                f"DeepSpeed's {name} must be compiled, which needs {tool}. Install {tool}, or "
+                "choose launch = ddp"
             )
     for left in BUILDS.rglob(f"{name}/lock"):
         left.unlink()
     if not list(BUILDS.rglob(f"{name}.so")):
-        say(f"compiling DeepSpeed's {name} into {BUILDS}: a minute, once")
+        say(f"compiling DeepSpeed's {name} into {BUILDS}. This takes a minute, only once")
     from deepspeed.ops.op_builder.all_ops import ALL_OPS
 
     try:

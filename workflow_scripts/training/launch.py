@@ -1,4 +1,4 @@
-"""A training step starts its own processes by torchrun, and tells what they report once."""
+"""Starts the processes of a training step with torchrun, and reports their errors once."""
 
 import ctypes
 import logging
@@ -18,18 +18,18 @@ from workflow_scripts.common.progress import say
 from workflow_scripts.config.training import TrainingConfig, fault_of_devices
 from workflow_scripts.training.session import TrainingRequest
 
-LAUNCHER = "XFT_LAUNCHER"  # the process number of the launcher, in its processes' environment
-SECONDS_TO_STOP = 3600  # for a checkpoint after SIGTERM; clusters have a shorter limit of their own
-FIRST_PORT, PORTS = 12000, 20000  # below those that systems give to clients
+LAUNCHER = "XFT_LAUNCHER"  # environment variable with the process number of the launcher
+SECONDS_TO_STOP = 3600  # for a checkpoint after SIGTERM; clusters have shorter limits
+FIRST_PORT, PORTS = 12000, 20000  # below the ports that systems give to clients
 PR_SET_PDEATHSIG = 1
 
 
 def started_processes(request: TrainingRequest, argv: list[str] | None) -> bool:
-    """Run the step in processes of its own, to their end, if `launch` asks for it.
+    """Start the step's processes and wait for them, if `launch` asks for it.
 
-    argv: the step's arguments; None: the process's own. False if this process is the one to train.
-    Raises UserError, also if the processes report one, and SystemExit with their status if they
-    fail.
+    argv: the step's arguments; None: the process's own. Returns False if this process must train
+    itself. Raises UserError, also if a process reports one, and SystemExit with the status of a
+    process that fails otherwise.
     """
     if request.options.launch == "single":
         return False
@@ -56,7 +56,7 @@ def _start(step: str, argv: list[str] | None, options: TrainingConfig, threads: 
         signal.signal(signal.SIGINT, partial(_hand_on_ctrl_c, logs))
         try:
             parsed = torchrun.parse_args(["--log-dir", logs, *arguments])
-            parsed.signals_to_handle = "SIGTERM,SIGHUP,SIGQUIT"  # and Ctrl-C by us
+            parsed.signals_to_handle = "SIGTERM,SIGHUP,SIGQUIT"  # Ctrl-C is handled here
             torchrun.run(parsed)
         except SignalException as stop:
             sys.exit(128 + stop.sigval)
@@ -67,17 +67,17 @@ def _start(step: str, argv: list[str] | None, options: TrainingConfig, threads: 
 
 
 def torchrun_arguments(options: TrainingConfig, environment: Mapping[str, str]) -> list[str]:
-    """torchrun's options: for one node, or for this node of those of a Slurm job.
+    """torchrun's options for one node, or for this node of a Slurm job.
 
-    Raises UserError where `environment` is not that of a task of a Slurm job with so many nodes.
+    Raises UserError if `environment` is not that of a Slurm task with the configured nodes.
     """
     nodes, processes = options.nodes, ["--nproc-per-node", str(options.processes)]
     if nodes == 1:
         return ["--standalone", *processes]
     if environment.get("SLURM_NNODES") != str(nodes) or "SLURM_NODEID" not in environment:
         raise UserError(
-            f"nodes = {nodes}: this is no task of a Slurm job step on so many nodes. Start it by "
-            f"srun --nodes={nodes} --ntasks-per-node=1, or start torchrun on each node yourself"
+            f"nodes = {nodes}: this is not a task of a Slurm job step on {nodes} nodes. Start it "
+            f"with srun --nodes={nodes} --ntasks-per-node=1, or start torchrun on each node"
         )
     port = FIRST_PORT + int(environment.get("SLURM_JOB_ID", 0)) % PORTS
     return [
@@ -88,7 +88,7 @@ def torchrun_arguments(options: TrainingConfig, environment: Mapping[str, str]) 
 
 
 def _first_node(environment: Mapping[str, str]) -> str:
-    """The name of the node of a Slurm job step whose number is 0."""
+    """The name of node 0 of a Slurm job step."""
     names = environment.get("SLURM_STEP_NODELIST") or environment.get("SLURM_JOB_NODELIST", "")
     try:
         done = subprocess.run(
@@ -97,14 +97,15 @@ def _first_node(environment: Mapping[str, str]) -> str:
         return done.stdout.split()[0]
     except (OSError, subprocess.CalledProcessError, IndexError):
         raise UserError(
-            f"scontrol does not tell the first of the nodes {names!r}. Set MASTER_ADDR to its name"
+            f"scontrol does not show the first of the nodes {names!r}. Set MASTER_ADDR to its name"
         ) from None
 
 
 def adopt_world(options: TrainingConfig, environment: Mapping[str, str]) -> TrainingConfig:
-    """Checked launch options as they are for processes that a launcher has started already.
+    """The launch options of this process, corrected if a launcher has started it already.
 
-    Without `launch` they train by DDP. Raises UserError where another number was asked for.
+    Processes without a `launch` option then train with DDP. Raises UserError if the launcher
+    started another number of processes than the options ask for.
     """
     if "RANK" not in environment:
         return options
@@ -112,7 +113,8 @@ def adopt_world(options: TrainingConfig, environment: Mapping[str, str]) -> Trai
     if options.launch != "single":
         if world != options.world_size:
             raise UserError(
-                f"{world} processes were launched, but processes x nodes is {options.world_size}"
+                f"{world} processes were launched, but processes x nodes is {options.world_size}. "
+                "Make the two equal"
             )
         return options
     if world == 1:
@@ -122,7 +124,7 @@ def adopt_world(options: TrainingConfig, environment: Mapping[str, str]) -> Trai
 
 
 def _hand_on_ctrl_c(logs: str, *_) -> None:
-    """Have torchrun hand the first Ctrl-C on to the processes; the second ends all at once."""
+    """Let torchrun pass the first Ctrl-C to the processes. The second ends all of them at once."""
     from torch.distributed.elastic.multiprocessing.api import SignalException
 
     signal.signal(signal.SIGINT, partial(_end_at_once, logs))
@@ -130,16 +132,16 @@ def _hand_on_ctrl_c(logs: str, *_) -> None:
 
 
 def _end_at_once(logs: str, *_) -> None:
-    """End, and with this process those that it started; torchrun would wait for them."""
+    """End this process, and so those that it started. torchrun would wait for them."""
     shutil.rmtree(logs, ignore_errors=True)
     os._exit(128 + signal.SIGINT)
 
 
 @contextmanager
 def _environment(threads: int) -> Iterator[None]:
-    """The environment of the processes to start, and torchrun's silence, while they run."""
+    """Set the environment of the processes and silence torchrun, inside the block."""
     before = dict(os.environ)
-    logging.disable()  # torchrun tells of each process that ends, and of each signal
+    logging.disable()  # torchrun logs each signal and each process that ends
     os.environ.setdefault("OMP_NUM_THREADS", str(threads))
     os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", str(SECONDS_TO_STOP))
     os.environ[LAUNCHER] = str(os.getpid())
@@ -152,7 +154,7 @@ def _environment(threads: int) -> Iterator[None]:
 
 
 def end_with_launcher() -> None:
-    """Have this process killed when its launcher is, which could not tell it to stop."""
+    """Let the system kill this process if its launcher is killed."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != int(os.environ[LAUNCHER]):
@@ -160,10 +162,10 @@ def end_with_launcher() -> None:
 
 
 def _tell(failures: list) -> None:
-    """Raise the user's error that a process reported; else exit with their stack traces, of which
-    one is the cause, or as the first that failed did.
+    """Raise the UserError that a process reported, or exit with the reported stack traces.
 
-    failures: torch's ProcessFailure of each process that failed by itself, the first one first.
+    Without a report, exit with the status of the first process that failed. failures: torch's
+    ProcessFailure of each process that failed by itself, in the order of time.
     """
     prefix = f"{UserError.__name__}: "
     reports = [f.message for f in failures if isinstance(f.message, dict)]

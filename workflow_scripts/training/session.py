@@ -1,4 +1,4 @@
-"""A training step in this process: seeded, with its examples, its checkpoints and its metrics."""
+"""A training step in this process: its seed, examples, checkpoints and metrics."""
 
 import atexit
 import os
@@ -22,11 +22,11 @@ PACKAGES = ("torch", "transformers", "accelerate", "deepspeed")
 
 @dataclass(frozen=True)
 class TrainingRequest:
-    """What a training step is asked for.
+    """The options of a training step.
 
     data: a file of rows, or a folder of tokens. tokens: how the rows become tokens, or became them.
-    asked: the options as they were given, for the recipe. options: the same as they are on this
-    machine. full: the inputs are compared with their manifests byte by byte.
+    asked: the options as given, for the recipe. options: the same with the values for this machine.
+    full: compare the hashes of all input files with their manifests.
     """
 
     step: str
@@ -44,7 +44,7 @@ class TrainingRequest:
 
     @property
     def parameters(self) -> dict:
-        """All that the trained weights depend on, except for the inputs."""
+        """Everything that the trained weights depend on, except for the inputs."""
         training = self.options.model_dump(exclude={"save_minutes"})
         return {"seed": self.seed, "threads": self.threads, **self.tokens.model_dump(), **training}
 
@@ -53,7 +53,7 @@ class Session:
     """A training step's process, with the examples of its request.
 
     tokenizer: the model's. examples, validation: tokenised rows, to train on and held out.
-    data_ids: of the file of rows ("data") and of the tokens, for the manifest. data_origins: the
+    data_ids: the ids of the rows ("data") and of the tokens, for the manifest. data_origins: the
     tokens, or the hash of the rows, for the recipe.
     """
 
@@ -64,9 +64,10 @@ class Session:
         self._read_examples(model_folder)
 
     def _prepare_process(self) -> None:
-        """Fix seed and threads, on which the result depends. Say which device computes, and how.
+        """Set seed and threads, because the result depends on them, and print the device.
 
-        The group of processes, if there is one, is left at the end: its threads would abort it.
+        The process leaves its process group at its end. Otherwise the group's threads would abort
+        it.
         """
         import torch
         from transformers import logging, set_seed
@@ -104,7 +105,7 @@ class Session:
 
     @property
     def weight_dtype(self):
-        """The dtype of the weights that the training computes with and changes."""
+        """The dtype of the weights in memory."""
         import torch
 
         return torch.bfloat16 if self.request.options.precision == "bf16_pure" else torch.float32
@@ -113,11 +114,11 @@ class Session:
     def trained(
         self, model, parameters: dict, inputs: dict[str, str], mixing=None
     ) -> Iterator[dict | None]:
-        """Train a model, from its newest checkpoint on. The checkpoints go after the block.
+        """Train a model from its newest checkpoint on. The checkpoints are removed after the block.
 
         parameters, inputs: as in the manifest of the artifact that the block writes. mixing: the
-        `modeling.mixing.Mixing` of the model. Yields the learned tensors by name, and None in
-        other processes than the main one. Raises UserError.
+        `modeling.mixing.Mixing` of the model. Yields the learned tensors by name in the main
+        process, and None in all others. Raises UserError.
         """
         from workflow_scripts.training.trainer import Training, train
 
@@ -149,7 +150,7 @@ class Session:
             yield learned if is_main_process() else None
 
     def _tracking(self):
-        """Where the metrics are reported in addition to their file, if anywhere."""
+        """The trackers of the metrics; None without any."""
         request = self.request
         if not request.report_to:
             return None
@@ -161,7 +162,7 @@ class Session:
 
 
 def leave_group() -> None:
-    """Leave the group of processes, if there is one."""
+    """Leave the process group, if there is one."""
     import torch.distributed
 
     if torch.distributed.is_initialized():
@@ -169,12 +170,12 @@ def leave_group() -> None:
 
 
 def is_main_process() -> bool:
-    """Whether this process, of those that a launcher started, speaks and writes for all."""
+    """Whether this process prints and writes for all processes of the training."""
     return os.environ.get("RANK", "0") == "0"
 
 
 def processes() -> int:
-    """How many processes a launcher started for this training."""
+    """The number of processes that a launcher started for this training."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 

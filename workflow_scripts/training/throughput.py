@@ -1,4 +1,4 @@
-"""Tokens per second, and the share of the time in which a training waits for its data."""
+"""Measures tokens per second, and the share of the time that a training waits for data."""
 
 import time
 from collections.abc import Iterator
@@ -8,9 +8,9 @@ import torch.distributed
 
 
 class Throughput:
-    """Tokens of all processes and times of this one, from the first batch on.
+    """Tokens of all processes and times of this process, from the first batch on.
 
-    waited: seconds in which a batch was made.
+    waited: the seconds that this process waited for batches.
     """
 
     def __init__(self):
@@ -19,7 +19,7 @@ class Throughput:
         self._counts = torch.zeros(2, dtype=torch.long)  # real tokens, and those with padding
 
     def timed(self, batches: Iterator[dict]) -> Iterator[dict]:
-        """The batches; the time that they take to come is noted."""
+        """Pass the batches on, and add the time that each takes to `waited`."""
         while True:
             asked = time.perf_counter()
             self._began = asked if self._began is None else self._began
@@ -57,13 +57,13 @@ class Throughput:
     def summary(self) -> str:
         return (
             f"{self.tokens} tokens in {self.seconds:.1f} s, {self.tokens_per_second:.0f} a second, "
-            f"and {self.padding:.1%} of the batches padding; "
-            f"{self.waited / self.seconds:.1%} of the time waited for data"
+            f"{self.padding:.1%} of the batches is padding, "
+            f"{self.waited / self.seconds:.1%} of the time was waiting for data"
         )
 
 
 def _counts(batch: dict) -> torch.Tensor:
-    """Real tokens and all tokens of a batch, [2], where the batch is."""
+    """Real tokens and all tokens of a batch, [2], on the batch's device."""
     ids = batch["input_ids"]
     real = batch.get("attention_mask", torch.ones_like(ids)).sum()
     return torch.stack([real, torch.full_like(real, ids.numel())])

@@ -1,7 +1,8 @@
-"""Where metrics go besides the JSONL file: TensorBoard, Weights & Biases, MLflow.
+"""Trackers that get metrics too: TensorBoard, Weights & Biases, MLflow.
 
-transformers' own callbacks report. Here is said where, under which name, and that a training that
-goes on continues its run. No tracker is shown the environment, the source code or the output.
+transformers' own callbacks report the metrics. This module sets the place and the name of the run,
+and a training that continues from a checkpoint continues its run. No tracker gets the environment,
+the source code or the output.
 """
 
 import os
@@ -14,15 +15,16 @@ from transformers import TrainerCallback
 from transformers.integrations import MLflowCallback, TensorBoardCallback, WandbCallback
 
 PROJECT = "xft"
-TRAINING_TAG = "training"  # in MLflow, of the run: which training it belongs to
-PER_EXPERT = {"load", "importance", "shares"}  # too many values for a curve each
+TRAINING_TAG = "training"  # tag of an MLflow run with the training that it belongs to
+PER_EXPERT = {"load", "importance", "shares"}  # these have too many values to draw a curve for each
 
 
 @dataclass(frozen=True)
 class Tracking:
-    """trackers: their names. folder: where they write unless the environment names a server.
+    """The trackers of a training.
 
-    run: the name of the run.
+    trackers: their names. folder: where they write, unless the environment names a server. run: the
+    name of the run.
     """
 
     trackers: list[str]
@@ -32,9 +34,9 @@ class Tracking:
     def callbacks(
         self, training: str, last_step: int, statistics: Callable[[], dict]
     ) -> list[TrainerCallback]:
-        """The callbacks that report a training which goes on after `last_step` (0: begins).
+        """The callbacks for a training that continues after `last_step`, or begins (0).
 
-        training: its identity. statistics: what is reported with each loss.
+        training: its identity. statistics: gives more values to report with each loss.
         """
         build = {
             "tensorboard": partial(self._tensorboard, last_step),
@@ -47,7 +49,7 @@ class Tracking:
         from torch.utils.tensorboard import SummaryWriter
 
         folder = self.folder / "tensorboard" / self.run
-        # What was reported after this step, and lost, is not shown.
+        # Values from after this step are removed: the training computes them again.
         writer = SummaryWriter(str(folder), purge_step=last_step + 1)
         return _reporting(TensorBoardCallback, statistics)(writer)
 
@@ -83,7 +85,7 @@ class Tracking:
         return _reporting(MLflowCallback, statistics)()
 
     def _mlflow_run(self, training: str) -> str:
-        """The id of a training's run, which is made where there is none."""
+        """The id of a training's run. The run is created if there is none."""
         import mlflow
 
         experiment = mlflow.set_experiment(os.environ["MLFLOW_EXPERIMENT_NAME"]).experiment_id
@@ -97,7 +99,7 @@ class Tracking:
 
 
 class _FinishedWandb(WandbCallback):
-    """Ends the run with the training: all is written when the step ends."""
+    """Ends the run with the training, so that everything is written when the step ends."""
 
     def on_train_end(self, args, state, control, **kwargs):
         super().on_train_end(args, state, control, **kwargs)
@@ -105,7 +107,7 @@ class _FinishedWandb(WandbCallback):
 
 
 def _reporting(callback: type[TrainerCallback], statistics: Callable[[], dict]) -> type:
-    """The callback, which reports the statistics of each layer too."""
+    """The callback class, extended to report the statistics of each layer too."""
 
     class Reporting(callback):
         def on_log(self, args, state, control, logs=None, **kwargs):
@@ -116,7 +118,7 @@ def _reporting(callback: type[TrainerCallback], statistics: Callable[[], dict]) 
 
 
 def curves(statistics: dict) -> dict[str, float]:
-    """The numbers in nested lists, each under the name of its list and its place in it."""
+    """The numbers in nested lists, each named by its list and its index in it."""
     found = {}
     waiting = [(name, value) for name, value in statistics.items() if name not in PER_EXPERT]
     for name, value in waiting:

@@ -53,17 +53,17 @@ from workflow_scripts.training.validation import (
 DECAY_SHARE = 0.1  # of the steps of warmup_stable_decay
 LEARNED_FILE = "learned.safetensors"
 METRICS_FILE = "metrics.jsonl"
-TORCH_WRITER = "inline_container"  # torch.save tells of a full disk by a RuntimeError of this file
+TORCH_WRITER = "inline_container"  # the file in torch.save's RuntimeError if the disk is full
 
 
 @dataclass(frozen=True)
 class Training:
-    """What trains on what, and how.
+    """A model to train, its rows, and the options.
 
-    examples, validation: tokenised rows, to train on and held out. options: of the section of the
-    configuration. Each step's loss, learning rate, and routing or mixing statistics become a line
-    of `metrics_file`, and so does each validation loss. mixing: the `modeling.mixing.Mixing` of
-    `model`, whose logits learn in its place. tracking: where the metrics are reported too.
+    examples, validation: tokenised rows, to train on and held out. options: the section of the
+    configuration. metrics_file: gets a line for each step, with loss, learning rate, and routing or
+    mixing statistics, and a line for each validation loss. mixing: the `modeling.mixing.Mixing` of
+    `model`; its logits learn, and the model does not. tracking: the trackers of the metrics.
     """
 
     model: torch.nn.Module
@@ -81,10 +81,10 @@ class Training:
 def train(training: Training) -> dict[str, torch.Tensor]:
     """Train a model in place, from its newest checkpoint on.
 
-    Returns the learned tensors by name, which only the main process's caller may count on.
+    Returns the learned tensors by name. They are complete only in the main process.
 
-    Raises UserError where a loss or a gradient is not finite, or a checkpoint cannot be written,
-    and SystemExit after a SIGTERM or Ctrl-C, once a checkpoint is written.
+    Raises UserError if a loss or a gradient is not finite, or if a checkpoint cannot be written.
+    After SIGTERM or Ctrl-C it writes a checkpoint and raises SystemExit.
     """
     trainer = ResumingTrainer(training)
     newest = trainer.newest_checkpoint()
@@ -96,15 +96,15 @@ def train(training: Training) -> dict[str, torch.Tensor]:
     if saving.stopped and not trainer.stopped_early:
         if trainer.args.process_index == 0:
             step = trainer.state.global_step
-            say(f"stopped. Run the same command again: it goes on from step {step}")
+            say(f"stopped. Run the same command again to continue from step {step}")
         sys.exit(stop.status)
     return trainer.result()
 
 
 class ResumingTrainer(Trainer):
-    """A Trainer whose checkpoints are whole or not there, and that stops at the first NaN.
+    """A Trainer that never leaves a partial checkpoint, and that stops at the first NaN.
 
-    learned: the module that learns, all that a checkpoint holds of the model.
+    learned: the module that learns. A checkpoint holds no other weights.
     """
 
     def __init__(self, training: Training):
@@ -163,21 +163,21 @@ class ResumingTrainer(Trainer):
         return prepared
 
     def newest_checkpoint(self) -> Path | None:
-        """The checkpoint to go on from, the same in each process."""
+        """The checkpoint to continue from, the same in each process."""
         if torch.distributed.is_initialized():
-            torch.distributed.barrier()  # the main process may still drop damaged ones
+            torch.distributed.barrier()  # the main process may still remove damaged ones
         return self.checkpoints.newest()
 
     def report(self, newest: Path | None) -> None:
-        """Add progress and metrics, of the main process: it speaks for all."""
+        """Report progress and metrics. Only the main process does so."""
         if self.args.process_index != 0:
             return
         self.add_callback(ProgressCallback(self.throughput))
         if self.batching == "packed":
             attention = self.model.config._attn_implementation
-            say(f"rows packed, attention by {attention}")
+            say(f"packed rows, with attention by {attention}")
         if newest is not None:
-            say(f"going on from {newest}")
+            say(f"continuing from {newest}")
         extra = self.routing_metrics if self.mixing is None else self.mixing.metrics
         if self.tracking is not None:
             last_step = step_of(newest) if newest else 0
@@ -210,7 +210,7 @@ class ResumingTrainer(Trainer):
 
     @torch.no_grad()
     def _count_ahead(self, model) -> None:
-        """Where batches are accumulated, let `counts` see them all, with the noise to come."""
+        """If gradients are accumulated, count all batches first, with the noise that follows."""
         if self.args.gradient_accumulation_steps == 1:
             return
         model.train()
@@ -229,7 +229,7 @@ class ResumingTrainer(Trainer):
         return (loss, outputs) if return_outputs else loss
 
     def routing_metrics(self) -> dict[str, list]:
-        """The statistics of the main process's last batch, of each layer."""
+        """The statistics of each layer for the last batch of the main process."""
         names = self.routing[0] if self.routing else []
         return {name: [rounded(layer[name]) for layer in self.routing] for name in names}
 
@@ -239,7 +239,7 @@ class ResumingTrainer(Trainer):
         super().log(logs, start_time)
 
     def _check_finite(self, logs: dict) -> None:
-        """Raise UserError with the batch where the loss or a gradient is not finite."""
+        """Raise UserError with the batch's rows if the loss or a gradient is not finite."""
         norm = self.mixing.gradient_norm if self.mixing else logs.get("grad_norm", 0.0)
         if math.isfinite(logs["loss"]) and math.isfinite(norm):
             return
@@ -247,7 +247,7 @@ class ResumingTrainer(Trainer):
         raise UserError(
             f"step {self.state.global_step}: loss {logs['loss']}, gradient norm {norm}. "
             f"Rows of the batch, counted from 1: {', '.join(map(str, rows))}. "
-            f"Last good checkpoint: {self.checkpoints.newest() or 'none yet'}. Look at these rows, "
+            f"Last good checkpoint: {self.checkpoints.newest() or 'none yet'}. Check these rows, "
             "or lower the learning rate"
         )
 
@@ -257,7 +257,7 @@ class ResumingTrainer(Trainer):
         return [number for number in self.accelerator.gather(rows).tolist() if number]
 
     def evaluate(self, *_, **__):
-        """The loss on the validation rows; then keep the weights or stop, as the options say."""
+        """Log the loss on the validation rows. Then keep the weights or stop, as configured."""
         loss = validation_loss(
             self.model,
             self.eval_dataset,
@@ -283,13 +283,13 @@ class ResumingTrainer(Trainer):
             self.control.should_save = False  # the result follows
             if self.args.process_index == 0:
                 say(
-                    f"step {step}: {since_best} validation losses in a row are no lower than the "
-                    "lowest before: the training ends"
+                    f"step {step}: {since_best} validation losses in a row are not lower than the "
+                    "lowest before. The training ends"
                 )
         return metrics
 
     def keep_as_best(self) -> None:
-        """Put the weights as they are now aside as the best ones."""
+        """Save the present weights as the best ones."""
         folder = self.checkpoints.folder / "best"
         with self._writing(f"the weights of step {self.state.global_step}", folder):
             if shards_weights(self.options):
@@ -302,7 +302,7 @@ class ResumingTrainer(Trainer):
                 (folder / LEARNED_FILE).replace(self.checkpoints.best)
 
     def result(self) -> dict[str, torch.Tensor]:
-        """The weights to be kept by name. Unless the engine shards them, the model has them."""
+        """The weights to keep, by name. The model gets them too, unless the engine shards them."""
         if self.eval_dataset and self.options.keep == "best":
             self.accelerator.wait_for_everyone()
             if shards_weights(self.options):
@@ -320,11 +320,11 @@ class ResumingTrainer(Trainer):
                 if self.metrics_file is not None:
                     shutil.copyfile(self.metrics_file, folder / METRICS_FILE)
                 self.checkpoints.seal(step)
-            self.accelerator.wait_for_everyone()  # a process that ends may end the others
+            self.accelerator.wait_for_everyone()  # a process that ends early may end the others
 
     @contextmanager
     def _writing(self, what: str, folder: Path):
-        """Remove what there is of a folder and raise UserError where it cannot be written."""
+        """If the folder cannot be written, remove its remains and raise UserError."""
         try:
             yield
         except (OSError, SafetensorError, RuntimeError) as error:
@@ -334,7 +334,8 @@ class ResumingTrainer(Trainer):
             free = shutil.disk_usage(folder.parent).free
             raise UserError(
                 f"{what} could not be written to {folder.parent}, where {free / 1e6:.0f} MB are "
-                f"free: {error}. Make room and run it again: it goes on from the checkpoint before"
+                f"free: {error}. Free some space, and run the same command again. It continues "
+                "from the checkpoint before"
             ) from None
 
     def save_model(self, output_dir=None, _internal_call=False):
@@ -359,7 +360,7 @@ class ResumingTrainer(Trainer):
 
 
 def rounded(values: torch.Tensor) -> list | float:
-    """A tensor's values, to four digits after the point."""
+    """A tensor's values, rounded to four digits after the decimal point."""
     return values.double().mul(1e4).round().div(1e4).tolist()
 
 
@@ -403,6 +404,6 @@ def _arguments(
         remove_unused_columns=False,
         **engine_arguments(options),
     )
-    # A process drives one GPU. With more in sight the Trainer would split batches by DataParallel.
+    # A process uses one GPU. If it sees more, the Trainer would split batches with DataParallel.
     arguments._n_gpu = min(arguments.n_gpu, 1)
     return arguments

@@ -1,4 +1,4 @@
-"""Tuning of all weights of a model on instructions: the mixture in step 2, the dense baseline."""
+"""Tunes all weights of a model on instructions: the mixture in step 2, or the dense baseline."""
 
 from collections.abc import Callable
 
@@ -19,11 +19,11 @@ def tune(
     base: dict,
     make_card: Callable[[dict, dict, str], str],
 ) -> None:
-    """Train the model of `source` and write it as an artifact, in its names and dtypes.
+    """Train the model of `source`, and write it as an artifact with the same names and dtypes.
 
-    source_name: what the manifest calls the input. base: what it says of the base model.
-    make_card: the README of a config, the manifest's parameters and the SHA-256 of the rows.
-    Raises UserError.
+    source_name: the input's name in the manifest. base: the manifest's entry about the base model.
+    make_card: gives the README for a config, the manifest's parameters and the SHA-256 of the
+    rows. Raises UserError.
     """
     session = Session(request, source.path)
     model = load_whole(AutoModelForCausalLM, source.path, dtype=session.weight_dtype)

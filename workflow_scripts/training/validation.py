@@ -1,4 +1,4 @@
-"""The loss on rows that are not trained on, and what the losses so far say."""
+"""Computes the loss on held-out rows, and the number of losses since the best one."""
 
 from collections.abc import Callable
 
@@ -24,9 +24,10 @@ def validation_loss(
 ) -> float:
     """The mean cross-entropy over the response tokens of all rows, the same in each process.
 
-    In evaluation mode, without the balance loss; no random number is drawn. Each process takes its
-    share of the rows, in as many batches as the others: a sharded model computes in all at once.
-    prepare: brings a batch to the device. silent: without progress.
+    The model is in evaluation mode. The balance loss is left out, and no random number is drawn.
+    Each process takes its share of the rows, in the same number of batches as the others, because
+    all processes of a sharded model compute together. prepare: moves a batch to the device. silent:
+    show no progress.
     """
     model.eval()
     share = _share(rows)
@@ -43,7 +44,7 @@ def validation_loss(
 
 
 def validations_since_best(state: TrainerState) -> int:
-    """How many validation losses came after the lowest one (the first of equal ones)."""
+    """The number of validation losses after the lowest one (the first of equal ones)."""
     losses = [entry[VALIDATION_LOSS] for entry in state.log_history if VALIDATION_LOSS in entry]
     return len(losses) - 1 - losses.index(min(losses))
 
@@ -60,7 +61,7 @@ def _loss_and_tokens(model, batch: dict) -> Tensor:
 
 
 def _share(rows: list[dict]) -> list[dict]:
-    """This process's rows, long ones first. Where another has one more: a row of no consequence."""
+    """This process's rows, long ones first. Rows without labels make all shares equally long."""
     rows = sorted(rows, key=lambda row: len(row["input_ids"]), reverse=True)
     if not torch.distributed.is_initialized():
         return rows
