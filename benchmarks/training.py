@@ -13,18 +13,17 @@ Usage: python -m benchmarks.training [--model DIR] [--data FILE] [--threads N] [
 """
 
 import argparse
-import math
 import sys
 import tempfile
-import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
-from transformers import AutoModelForCausalLM, TrainerCallback, logging
+from transformers import AutoModelForCausalLM, logging
 
 from benchmarks import utilisation
+from benchmarks.stepwise import WARMUP, Stepwise, make_trainer
 from benchmarks.timing import interleaved, markdown_table, relative_speed
 from workflow_scripts import ffn, moe
 from workflow_scripts.checkpoints.reader import Checkpoint
@@ -33,12 +32,9 @@ from workflow_scripts.conversions.merge import ALPHA, initial_logits
 from workflow_scripts.data.preparation import prepare
 from workflow_scripts.data.tokenizers import load_tokenizer
 from workflow_scripts.modeling.mixing import Mixing, MixingLogits
-from workflow_scripts.training.callbacks import SaveCallback, StopRequest
-from workflow_scripts.training.checkpoints import Checkpoints
-from workflow_scripts.training.trainer import ResumingTrainer, Training
+from workflow_scripts.training.trainer import ResumingTrainer
 
 BATCHING = ("packed", "by_length", "padded")
-WARMUP = 2
 LEAST_SPEED = 0.95  # of bare
 LAMBDA = 0.75
 
@@ -154,72 +150,6 @@ class Bench:
             optimizer.zero_grad()
 
         return step
-
-
-def make_trainer(model, examples, tokenizer, options, folder, mixing) -> ResumingTrainer:
-    """A trainer as in a step: with progress, metrics, and a check whether to save."""
-    name = options.batching
-    trainer = ResumingTrainer(
-        Training(
-            model,
-            examples,
-            tokenizer,
-            options,
-            0,
-            Checkpoints(folder / name, "none", math.inf),
-            metrics_file=folder / f"{name}.jsonl",
-            mixing=mixing,
-        )
-    )
-    trainer.report(None)
-    trainer.add_callback(SaveCallback(math.inf, StopRequest()))
-    return trainer
-
-
-class Stepwise(TrainerCallback):
-    """A training in its own thread that advances by one optimiser step at a time.
-
-    Work after a step, such as its metrics, counts to the next step. tokens: real tokens of the
-    timed steps. waited: seconds in which these steps waited for data.
-    """
-
-    def __init__(self, trainer: ResumingTrainer):
-        self._go, self._done = threading.Semaphore(0), threading.Semaphore(0)
-        self.throughput = trainer.throughput
-        self._steps: list[tuple[int, float]] = []  # tokens and seconds waited up to each step
-        trainer.add_callback(self)
-        self._thread = threading.Thread(target=self._run, args=(trainer,), daemon=True)
-        self._thread.start()
-
-    def step(self) -> None:
-        self._go.release()
-        self._done.acquire()
-        if not self._thread.is_alive():
-            sys.exit("a training has failed")
-        self._steps.append((self.throughput.tokens, self.throughput.waited))
-
-    @property
-    def tokens(self) -> int:
-        return self._steps[-1][0] - self._steps[WARMUP - 1][0]
-
-    @property
-    def waited(self) -> float:
-        return self._steps[-1][1] - self._steps[WARMUP - 1][1]
-
-    def finish(self) -> None:
-        self._go.release()
-        self._thread.join()
-
-    def on_step_end(self, args, state, control, **kwargs):
-        self._done.release()
-        self._go.acquire()
-
-    def _run(self, trainer: ResumingTrainer) -> None:
-        self._go.acquire()
-        try:
-            trainer.train()
-        finally:
-            self._done.release()
 
 
 if __name__ == "__main__":

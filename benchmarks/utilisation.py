@@ -7,8 +7,9 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig
 
-from benchmarks import training
+from benchmarks.stepwise import Stepwise, make_trainer
 from benchmarks.timing import interleaved
+from workflow_scripts.config.sections import MoeSftConfig
 from workflow_scripts.modeling.upcycling import XftConfig
 
 ROWS, LENGTH, STEPS, WARMUP = 8, 1024, 10, 3
@@ -57,16 +58,17 @@ def step_seconds(config: LlamaConfig) -> list[float]:
     model.activation_checkpointing_enable()
     ids = torch.randint(config.vocab_size, (ROWS * (WARMUP + STEPS), LENGTH)).tolist()
     rows = [{"input_ids": row, "labels": row, "row": number} for number, row in enumerate(ids)]
-    options = training.OPTIONS | {
-        "per_device_train_batch_size": ROWS,
-        "max_steps": WARMUP + STEPS,
-        "precision": "bf16_pure",
-        "optim": "adafactor",
-        "batching": "packed",
-    }
+    options = MoeSftConfig(
+        learning_rate=1e-4,
+        per_device_train_batch_size=ROWS,
+        max_steps=WARMUP + STEPS,
+        precision="bf16_pure",
+        optim="adafactor",
+        batching="packed",
+    )
     with tempfile.TemporaryDirectory() as folder:
-        trainer = training.make_trainer(model, rows, None, options, Path(folder), None)
-        case = training.Stepwise(trainer)
+        trainer = make_trainer(model, rows, None, options, Path(folder), None)
+        case = Stepwise(trainer)
         seconds = interleaved({"packed": case.step}, STEPS, WARMUP)
         case.finish()
     return seconds["packed"]
