@@ -257,13 +257,14 @@ def broken_off(handler: Handler) -> None:
     ],
 )
 def test_what_may_pass_is_tried_again(server, out, fault, reason, capsys, caplog, monkeypatch):
-    monkeypatch.setattr(fetching, "TIMEOUT", 0.2)
+    if fault in (stalls, hangs):
+        monkeypatch.setattr(fetching, "TIMEOUT", 0.2)
     server.answers = [fault, fault, sends(PACKED)]
     fetch(out)
     assert out.read_bytes() == CONTENT
-    assert len(server.paths) == 3
     *told, _ = capsys.readouterr().err.splitlines()
-    assert len(told) == 2
+    # On a busy machine a good answer may be late too.
+    assert 2 <= len(told) == len(server.paths) - 1 <= (3 if fault in (stalls, hangs) else 2)
     assert all(reason in line and line.endswith(". Trying again") for line in told)
     assert caplog.records == []  # urllib3 does not tell of it too
 

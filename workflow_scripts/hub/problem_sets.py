@@ -77,13 +77,13 @@ def _unpack(packed: bytes) -> bytes:
 def _get(url: str) -> bytes:
     """The bytes at a URL, through the environment's proxies.
 
-    urllib3 tries again if no answer comes, or if the server is busy. It knows nothing of an answer
-    that breaks off, which is counted here. Raises requests' exceptions, and urllib3's
+    urllib3 tries again if there is no answer, or if the server is busy. It does not see that an
+    answer breaks off, so this function counts that. Raises requests' exceptions, and urllib3's
     MaxRetryError.
     """
     import requests
 
-    # The file is packed itself: no server shall pack or unpack it on the way.
+    # The file is already packed: a server must not pack or unpack it.
     options = {"headers": {"Accept-Encoding": "identity"}, "timeout": TIMEOUT, "stream": True}
     retry = _retry(url)
     with requests.Session() as session:
@@ -100,10 +100,10 @@ def _get(url: str) -> bytes:
 
 
 def _retry(url: str):
-    """urllib3's retries, each of which is told in one line."""
+    """urllib3's retries. Each is announced in one line."""
     from urllib3.util import Retry
 
-    class ToldRetry(Retry):
+    class AnnouncedRetry(Retry):
         def sleep(self, response=None) -> None:
             _, _, error, status, _ = self.history[-1]
             fault = _reason(error) if error else f"the server says {status}"
@@ -111,7 +111,7 @@ def _retry(url: str):
             super().sleep(response)
 
     logging.getLogger("urllib3").setLevel(logging.ERROR)  # its own lines are long
-    return ToldRetry(
+    return AnnouncedRetry(
         RETRIES,
         backoff_factor=BACKOFF,
         retry_after_max=TIMEOUT,
