@@ -38,11 +38,11 @@ generated: .venv/installed-dev
 .venv/bin/python:
 	$(PYTHON) -m venv .venv
 
-.venv/installed: requirements.txt .venv/bin/python
+.venv/installed: requirements.txt pyproject.toml .venv/bin/python
 	pip install --disable-pip-version-check -r requirements.txt --editable .
 	touch $@
 
-.venv/installed-dev: requirements.txt requirements-slurm.txt requirements-dev.txt .venv/bin/python
+.venv/installed-dev: requirements.txt pyproject.toml requirements-slurm.txt requirements-dev.txt .venv/bin/python
 	pip install --disable-pip-version-check -r requirements-dev.txt --editable .
 	touch $@ .venv/installed
 

@@ -4,10 +4,12 @@
 
 rule sft:
     input:
-        **read(base=lambda wildcards: WANTS.base, tokens=lambda wildcards: WANTS.tokens),
+        **artifact_inputs(
+            base=lambda wildcards: WANTS.base, tokens=lambda wildcards: WANTS.tokens
+        ),
         changed=marker(lambda wildcards: WANTS.sft),
     output:
-        **made("sft"),
+        **artifact_outputs("sft"),
         metrics=f"{METRICS}/sft.jsonl",
     log:
         f"{LOGS}/sft.log",
@@ -28,13 +30,13 @@ rule sft:
 
 use rule dense as uniform with:
     input:
-        **read(
+        **artifact_inputs(
             weighted=lambda wildcards: WANTS.weighted_init(wildcards.lam),
             moe=lambda wildcards: WANTS.moe_sft,
             ffn=lambda wildcards: WANTS.ffn,
         ),
         changed=marker(lambda wildcards: WANTS.model(f"uniform/lam~{wildcards.lam}")),
     output:
-        **made("uniform/lam~{lam}", kept),
+        **artifact_outputs("uniform/lam~{lam}", kept),
     log:
         f"{LOGS}/uniform/lam~{{lam}}.log",

@@ -56,7 +56,7 @@ try:
         require(CONFIG.evaluation.backend)
         if CONFIG.evaluation.lm_eval:
             require("lm_eval")
-    RESULTS = CONFIG.results_dir.rstrip("/")
+    RESULTS = str(Path(CONFIG.results_dir))
     WANTS = Wants(CONFIG, RESULTS)
     CURRENT = Current(WANTS)
     # The processes of jobs need no check: the main process has done it.
@@ -145,7 +145,7 @@ def manifests(find):
     ]
 
 
-def read(**found):
+def artifact_inputs(**found):
     """Artifacts as inputs: the folder of each and its manifest.
 
     found: for each input, a function that gives the wanted artifact for a job's wildcards.
@@ -156,7 +156,7 @@ def read(**found):
     return inputs
 
 
-def made(place, output=lambda path: path):
+def artifact_outputs(place, output=lambda path: path):
     """An artifact as outputs: its folder and its manifest.
 
     output: a function that sets how Snakemake treats them, such as `temp`.

@@ -28,7 +28,7 @@ rule ground_truth:
         problem_manifest=manifest(lambda wildcards: WANTS.problems(wildcards.dataset)),
         changed=marker(lambda wildcards: WANTS.ground_truth(wildcards.dataset)),
     output:
-        **made("ground_truth/{dataset}"),
+        **artifact_outputs("ground_truth/{dataset}"),
     log:
         f"{LOGS}/ground_truth/{{dataset}}.log",
     conda:
@@ -45,8 +45,10 @@ rule ground_truth:
 
 rule eval:
     input:
-        **read(model=lambda wildcards: WANTS.model(wildcards.model)),
-        **read(truth=lambda wildcards: WANTS.ground_truth(wildcards.dataset)),
+        **artifact_inputs(
+            model=lambda wildcards: WANTS.model(wildcards.model),
+            truth=lambda wildcards: WANTS.ground_truth(wildcards.dataset),
+        ),
         problems=ancient(problem_file),
         problem_manifest=manifest(lambda wildcards: WANTS.problems(wildcards.dataset)),
         changed=marker(
@@ -78,7 +80,7 @@ rule eval:
 
 rule validation_loss:
     input:
-        **read(
+        **artifact_inputs(
             model=lambda wildcards: WANTS.model(wildcards.model),
             tokens=lambda wildcards: WANTS.tokens,
         ),
@@ -102,7 +104,7 @@ rule validation_loss:
 
 rule lm_eval:
     input:
-        **read(model=lambda wildcards: WANTS.model(wildcards.model)),
+        **artifact_inputs(model=lambda wildcards: WANTS.model(wildcards.model)),
         changed=marker(lambda wildcards: WANTS.lm_eval(wildcards.model)),
     output:
         result=f"{RESULTS}/lm_eval/{{model}}/tasks.json",

@@ -3,10 +3,12 @@
 
 rule weighted_init:
     input:
-        **read(moe=lambda wildcards: WANTS.moe_sft, ffn=lambda wildcards: WANTS.ffn),
+        **artifact_inputs(
+            moe=lambda wildcards: WANTS.moe_sft, ffn=lambda wildcards: WANTS.ffn
+        ),
         changed=marker(lambda wildcards: WANTS.weighted_init(wildcards.lam)),
     output:
-        **made("weighted_init/lam~{lam}"),
+        **artifact_outputs("weighted_init/lam~{lam}"),
     log:
         f"{LOGS}/weighted_init/lam~{{lam}}.log",
     conda:
@@ -24,7 +26,7 @@ rule weighted_init:
 
 rule weighted_trained:
     input:
-        **read(
+        **artifact_inputs(
             weighted=lambda wildcards: WANTS.weighted_init(wildcards.lam),
             moe=lambda wildcards: WANTS.moe_sft,
             ffn=lambda wildcards: WANTS.ffn,
@@ -32,7 +34,7 @@ rule weighted_trained:
         ),
         changed=marker(lambda wildcards: WANTS.weighted_trained(wildcards.lam)),
     output:
-        **made("weighted_trained/lam~{lam}"),
+        **artifact_outputs("weighted_trained/lam~{lam}"),
         metrics=f"{METRICS}/weighted_trained/lam~{{lam}}.jsonl",
     log:
         f"{LOGS}/weighted_trained/lam~{{lam}}.log",
@@ -54,14 +56,14 @@ rule weighted_trained:
 
 rule dense:
     input:
-        **read(
+        **artifact_inputs(
             weighted=lambda wildcards: WANTS.shares(wildcards.lam),
             moe=lambda wildcards: WANTS.moe_sft,
             ffn=lambda wildcards: WANTS.ffn,
         ),
         changed=marker(lambda wildcards: WANTS.model(f"dense/lam~{wildcards.lam}")),
     output:
-        **made("dense/lam~{lam}", kept),
+        **artifact_outputs("dense/lam~{lam}", kept),
     log:
         f"{LOGS}/dense/lam~{{lam}}.log",
     conda:
@@ -75,12 +77,14 @@ rule dense:
 
 rule best:
     input:
-        **read(moe=lambda wildcards: WANTS.moe_sft, ffn=lambda wildcards: WANTS.ffn),
+        **artifact_inputs(
+            moe=lambda wildcards: WANTS.moe_sft, ffn=lambda wildcards: WANTS.ffn
+        ),
         evals=results(lambda: WANTS.dense_evaluations()),
         weighted=folders(lambda wildcards: [WANTS.shares(lam) for lam in LAMBDAS]),
         changed=marker(lambda wildcards: CURRENT.best()),
     output:
-        **made("best"),
+        **artifact_outputs("best"),
     log:
         f"{LOGS}/best.log",
     conda:

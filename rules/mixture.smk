@@ -11,7 +11,7 @@ rule base:
         files=ancient(base_files()),
         changed=marker(lambda wildcards: WANTS.base),
     output:
-        **made("base"),
+        **artifact_outputs("base"),
     log:
         f"{LOGS}/base.log",
     cache: bool(SHARED)
@@ -31,10 +31,10 @@ rule base:
 
 rule moe:
     input:
-        **read(base=lambda wildcards: WANTS.base),
+        **artifact_inputs(base=lambda wildcards: WANTS.base),
         changed=marker(lambda wildcards: WANTS.moe),
     output:
-        **made("moe"),
+        **artifact_outputs("moe"),
     log:
         f"{LOGS}/moe.log",
     cache: bool(SHARED)
@@ -73,7 +73,7 @@ rule fetch_data:
 
 rule tokens:
     input:
-        **read(base=lambda wildcards: WANTS.base),
+        **artifact_inputs(base=lambda wildcards: WANTS.base),
         data=ancient(DATA),
         data_manifest=manifest(lambda wildcards: WANTS.fetched_rows),
         problems=ancient([PROBLEMS[name] for name in forbidden_sets()]),
@@ -82,7 +82,7 @@ rule tokens:
         ),
         changed=marker(lambda wildcards: WANTS.tokens),
     output:
-        **made("tokens"),
+        **artifact_outputs("tokens"),
         report=f"{RESULTS}/data/report.json",
     log:
         f"{LOGS}/tokens.log",
@@ -106,10 +106,12 @@ rule tokens:
 
 rule moe_sft:
     input:
-        **read(moe=lambda wildcards: WANTS.moe, tokens=lambda wildcards: WANTS.tokens),
+        **artifact_inputs(
+            moe=lambda wildcards: WANTS.moe, tokens=lambda wildcards: WANTS.tokens
+        ),
         changed=marker(lambda wildcards: WANTS.moe_sft),
     output:
-        **made("moe_sft"),
+        **artifact_outputs("moe_sft"),
         metrics=f"{METRICS}/moe_sft.jsonl",
     log:
         f"{LOGS}/moe_sft.log",
@@ -130,10 +132,10 @@ rule moe_sft:
 
 rule ffn:
     input:
-        **read(moe=lambda wildcards: WANTS.moe_sft),
+        **artifact_inputs(moe=lambda wildcards: WANTS.moe_sft),
         changed=marker(lambda wildcards: WANTS.ffn),
     output:
-        **made("ffn"),
+        **artifact_outputs("ffn"),
     log:
         f"{LOGS}/ffn.log",
     conda:

@@ -19,6 +19,8 @@ MODELS = ["base", "sft", "moe_sft", "dense"]
 SPECIAL = {
     "merge.keep": "best, if it is asked for",
     "results_dir": "everything, in the other folder",
+    "evaluation.models": "summary, and what a new model needs",
+    "evaluation.backend": "eval of base and dense, summary",
 }
 
 

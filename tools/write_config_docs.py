@@ -8,7 +8,7 @@ from typing import Any
 from pydantic.fields import FieldInfo
 
 from workflow_scripts.config.section import Section, choices_of, item_of
-from workflow_scripts.config.sections import TRAININGS, XftConfig
+from workflow_scripts.config.sections import TRAININGS, Lambda, SftConfig, XftConfig
 from workflow_scripts.config.training import TrainingConfig
 from workflow_scripts.config.validation import is_section, sections, type_names
 
@@ -66,18 +66,23 @@ def _is_own(section: type[Section], key: str) -> bool:
 
 def schema() -> str:
     """The JSON schema of the configuration."""
-    return json.dumps(XftConfig.model_json_schema(), indent=2) + "\n"
+    head = {"$schema": "https://json-schema.org/draft/2020-12/schema"}
+    schema = XftConfig.model_json_schema() | {"title": "Configuration of the XFT pipeline"}
+    return json.dumps(head | schema, indent=2) + "\n"
 
 
 def _keys(section: type[Section], names: list[str]) -> str:
-    return "\n".join(_key(name, section.model_fields[name]) for name in names) + "\n"
+    return "\n".join(_key(section, name) for name in names) + "\n"
 
 
-def _key(name: str, field: FieldInfo) -> str:
+def _key(section: type[Section], name: str) -> str:
+    field = section.model_fields[name]
     facts = [_types(field.annotation)]
     if limits := _limits(field):
         facts.append(limits)
     facts.append("required" if field.is_required() else f"default `{_yaml(field.get_default())}`")
+    if section is SftConfig:
+        facts[-1] = "default as in `moe_sft`"
     text = f"- `{name}`: {', '.join(facts)}. {' '.join(field.description.split())}"
     return textwrap.fill(text, WIDTH, subsequent_indent="  ", break_long_words=False)
 
@@ -85,6 +90,8 @@ def _key(name: str, field: FieldInfo) -> str:
 def _types(annotation: Any) -> str:
     types = " or ".join(type_names(annotation))
     item = item_of(annotation)
+    if item is Lambda:
+        return f"{types} of numbers from 0 to 1"
     return f"{types} of {type_names(item)[0]}s" if item else types
 
 

@@ -259,12 +259,14 @@ def broken_off(handler: Handler) -> None:
 def test_what_may_pass_is_tried_again(server, out, fault, reason, capsys, caplog, monkeypatch):
     if fault in (stalls, hangs):
         monkeypatch.setattr(fetching, "TIMEOUT", 0.2)
+        monkeypatch.setattr(fetching, "RETRIES", 20)
     server.answers = [fault, fault, sends(PACKED)]
     fetch(out)
     assert out.read_bytes() == CONTENT
     *told, _ = capsys.readouterr().err.splitlines()
-    # On a busy machine a good answer may be late too.
-    assert 2 <= len(told) == len(server.paths) - 1 <= (3 if fault in (stalls, hangs) else 2)
+    # On a busy machine good answers may be late too.
+    assert len(told) == len(server.paths) - 1
+    assert len(told) >= 2 if fault in (stalls, hangs) else len(told) == 2
     assert all(reason in line and line.endswith(". Trying again") for line in told)
     assert caplog.records == []  # urllib3 does not tell of it too
 

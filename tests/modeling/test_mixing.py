@@ -248,7 +248,7 @@ def test_a_learned_lambda_starts_where_it_was_set_and_reaches_the_dense_model(fo
 
 @pytest.mark.parametrize("lam", [0, 1])
 def test_a_lambda_without_a_logit_cannot_be_learned(folders, tmp_path, lam):
-    with pytest.raises(UserError, match=f"--lam = {lam}: with learn_lambda it must be between"):
+    with pytest.raises(UserError, match=f"--lam = {lam}: with learn_lambda it must be greater"):
         initial(folders, tmp_path / "init", lam=lam, flags=["--learn-lambda"])
 
 

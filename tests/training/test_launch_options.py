@@ -10,6 +10,7 @@ from workflow_scripts.config.sections import MoeSftConfig
 from workflow_scripts.config.training import fault_of_devices, precision_of
 from workflow_scripts.config.validation import complete, validated
 from workflow_scripts.training import launch
+from workflow_scripts.training.session import adopt_world
 
 PLAIN = MoeSftConfig(precision="fp32")
 ALLOWED = {
@@ -157,17 +158,17 @@ def test_unknown_nodes_are_told(monkeypatch):
 
 def test_processes_of_an_outside_launcher_train_by_ddp():
     world = {"RANK": "3", "WORLD_SIZE": "4", "LOCAL_WORLD_SIZE": "2"}
-    adopted = launch.adopt_world(PLAIN, world)
+    adopted = adopt_world(PLAIN, world)
     assert adopted == MoeSftConfig(launch="ddp", processes=2, nodes=2, precision="fp32")
-    assert launch.adopt_world(PLAIN, {"RANK": "0", "WORLD_SIZE": "1"}) == PLAIN
-    assert launch.adopt_world(PLAIN, {}) == PLAIN
+    assert adopt_world(PLAIN, {"RANK": "0", "WORLD_SIZE": "1"}) == PLAIN
+    assert adopt_world(PLAIN, {}) == PLAIN
 
 
 def test_another_number_of_processes_than_asked_for_is_refused():
     asked = MoeSftConfig(launch="zero2", processes=4)
-    assert launch.adopt_world(asked, {"RANK": "0", "WORLD_SIZE": "4"}) == asked
+    assert adopt_world(asked, {"RANK": "0", "WORLD_SIZE": "4"}) == asked
     with pytest.raises(UserError, match="2 processes were launched, but processes x nodes is 4"):
-        launch.adopt_world(asked, {"RANK": "0", "WORLD_SIZE": "2"})
+        adopt_world(asked, {"RANK": "0", "WORLD_SIZE": "2"})
 
 
 def test_a_process_without_its_launcher_ends(repository, run_step, monkeypatch):

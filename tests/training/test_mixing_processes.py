@@ -21,8 +21,7 @@ from workflow_scripts.config.training import MixingTraining
 from workflow_scripts.conversions.merge import initial_logits
 from workflow_scripts.modeling.mixing import Mixing, MixingLogits
 from workflow_scripts.training.checkpoints import Checkpoints
-from workflow_scripts.training.launch import adopt_world
-from workflow_scripts.training.session import leave_group
+from workflow_scripts.training.session import adopt_world, leave_group
 from workflow_scripts.training.trainer import Training, train
 
 TWO = "two"  # where the two processes write, in FOLDER

@@ -252,11 +252,11 @@ def test_a_stop_in_the_last_step_changes_nothing(arguments, whole, tmp_path, mon
 SIGTERM_WHILE_WRITING = """
 import os, signal
 from workflow_scripts import {step}
-from workflow_scripts.cli import running, training
+from workflow_scripts.cli import training
 from workflow_scripts.artifacts import artifact
 
 artifact.write_checkpoint = lambda folder, plans: os.kill(os.getpid(), signal.SIGTERM)
-running.run("{step}", {step}.main)
+training.run("{step}", {step}.main)
 """
 
 
@@ -301,10 +301,10 @@ IMPATIENT = """
 import sys
 from workflow_scripts import moe_sft
 from workflow_scripts.common import progress
-from workflow_scripts.cli import running
+from workflow_scripts.cli import training
 
 progress.SECONDS_BEFORE_FIRST = progress.SECONDS_BETWEEN_LINES = 0
-running.run("moe_sft", moe_sft.main)
+training.run("moe_sft", moe_sft.main)
 """
 
 

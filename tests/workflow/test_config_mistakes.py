@@ -28,7 +28,7 @@ def project(new_project):
         ),
         (
             "evaluation={lm_eval: ['--out=x']}",
-            'evaluation.lm_eval[0] = "--out=x": a path must not begin',
+            'evaluation.lm_eval = "--out=x": a path must not begin',
         ),
         ("results_dir=-x", 'results_dir = "-x": a path must not begin with -: it would be read'),
         ('data={train: "a\\nb"}', 'data.train = "a\\nb": a path must not hold line breaks'),

@@ -29,7 +29,6 @@ PRESENTATION = {
     "config/reads.py",
     "config/section.py",
     "config/sections.py",
-    "config/training.py",
     "config/validation.py",
     "hub/repository.py",
     "reporting/dense_card.py",

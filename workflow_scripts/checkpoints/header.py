@@ -1,8 +1,8 @@
 """The header of a safetensors file: its hash, and the tensors that it names.
 
 A file is 8 bytes that hold the header's length (little-endian), the header, then the values of all
-tensors. The library safetensors checks the header when it opens the file. What it does not say in
-plain words, or would only find out with much memory, is checked here before.
+tensors. The library safetensors checks the header when it opens the file. This module first checks
+what safetensors reports unclearly, or only after it used much memory.
 """
 
 import hashlib
@@ -15,7 +15,7 @@ from workflow_scripts.common.errors import UserError
 
 PREFIX_BYTES = 8
 MAX_HEADER_BYTES = 100_000_000  # as in safetensors itself
-# What is often found under the name of a safetensors file. As a length, each is absurd.
+# Other formats that are often named *.safetensors. Read as a length, each start is far too large.
 FOREIGN = {
     re.compile(rb"PK\x03\x04"): "a zip, not safetensors; nothing is unpickled",
     re.compile(rb"\x80[\x02-\x05]"): "a pickle, not safetensors; nothing is unpickled",
@@ -33,7 +33,7 @@ class TensorInfo(NamedTuple):
 def hash_header(path: Path) -> str:
     """SHA-256 of the length and the header, as hexadecimal digits.
 
-    Raises UserError where the file cannot hold such a header, before that much is read.
+    Raises UserError if the file cannot hold such a header, before that much is read.
     """
     length = _header_length(path)
     with path.open("rb") as file:
@@ -61,14 +61,14 @@ def read_tensors(path: Path) -> dict[str, TensorInfo]:
 def open_safetensors(path: Path, framework: str):
     """The file as safetensors opens it: checked, and mapped into memory.
 
-    framework: "pt" for torch's tensors, "numpy" where none are read. Raises UserError.
+    framework: "pt" for torch's tensors, "numpy" if no values are read. Raises UserError.
     """
     from safetensors import SafetensorError, safe_open
 
     try:
         return safe_open(path, framework)
     except SafetensorError as error:
-        raise _broken(path, f"safetensors says {str(error)!r:.200}") from None
+        raise _broken(path, f"safetensors says {str(error)[:200]!r}") from None
 
 
 def _describe(tensor) -> TensorInfo:
@@ -76,7 +76,7 @@ def _describe(tensor) -> TensorInfo:
 
 
 def _header_length(path: Path) -> int:
-    """The length of the header in bytes. Raises UserError where it cannot be right."""
+    """The length of the header in bytes. Raises UserError if it cannot be right."""
     size = path.stat().st_size
     with path.open("rb") as file:
         prefix = file.read(PREFIX_BYTES)

@@ -12,11 +12,11 @@ from workflow_scripts.common.errors import UserError
 from workflow_scripts.common.optional import require
 from workflow_scripts.config.section import keys
 from workflow_scripts.config.sections import RunConfig, TokensConfig
-from workflow_scripts.config.training import TrainingConfig, precision_of
+from workflow_scripts.config.training import TrainingConfig
 from workflow_scripts.config.validation import validated
 from workflow_scripts.data.templates import with_template_read
 from workflow_scripts.training import launch
-from workflow_scripts.training.session import TrainingRequest, is_main_process
+from workflow_scripts.training.session import TrainingRequest, is_main_process, on_this_machine
 
 RUN_KEYS = ("seed", "threads", "report_to")
 
@@ -58,8 +58,7 @@ def read_request(
     options = flags.options(args, training)
     tokens = _tokens_options(args)
     asked = options.model_dump() | {"seed": run.seed, "threads": run.threads}
-    precision = precision_of(options, _has_bf16())
-    options = launch.adopt_world(options.model_copy(update={"precision": precision}), os.environ)
+    options = on_this_machine(options)
     for package in (options.optim, *run.report_to):
         require(package)
     return TrainingRequest(
@@ -81,12 +80,6 @@ def read_request(
 def run(step: str, main: Callable[[list[str] | None], None]) -> None:
     """Run a step's main. If a launcher started this process, the launcher shows the error."""
     running.run(step, _reporting(main) if launch.LAUNCHER in os.environ else main)
-
-
-def _has_bf16() -> bool:
-    import torch
-
-    return torch.cuda.is_available() and torch.cuda.is_bf16_supported()
 
 
 def _tokens_options(args: argparse.Namespace) -> TokensConfig:

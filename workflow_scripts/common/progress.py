@@ -17,7 +17,7 @@ LINE_FORMAT = (
 )
 
 
-_step = _job = ""  # set by `cli.run` in a process that works for one job
+_step = _job = ""  # set by `cli.running.run` in a process that works for one job
 
 
 def name_job(step: str) -> None:

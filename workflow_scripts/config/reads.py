@@ -47,7 +47,7 @@ FLAGS: dict[str, dict[str, tuple[str, ...]]] = {
     "eval": {"prompt": ("evaluation.base_prompt", "data.template")},
     "lm_eval": {"tasks": ("evaluation.lm_eval",)},
 }
-# Keys that name the files or results which a step reads, or decide whether it reads them.
+# Keys that decide which files or results a step reads.
 NAMING: dict[str, tuple[str, ...]] = {
     "tokens": (
         *("data.train", "data.revision", "data.split"),

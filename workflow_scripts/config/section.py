@@ -7,6 +7,7 @@ from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
+from pydantic_core import core_schema
 
 
 class Section(BaseModel):
@@ -26,7 +27,7 @@ class Section(BaseModel):
 
     @field_validator("*", mode="before")
     @classmethod
-    def _spelled(cls, value: Any, info) -> Any:
+    def _from_text(cls, value: Any, info) -> Any:
         """Convert text such as "5e-5" to the value that it means, unless the key takes text.
 
         YAML 1.1 reads 5e-5 as text, and `snakemake --config` passes every nested value as text.
@@ -91,16 +92,8 @@ def _unique(values: list | None) -> list | None:
 
 
 def _path(value: str) -> str:
-    """A checked path, with the home folder in place of a `~` at its start. Raises ValueError."""
-    if set(value) & set("{}"):
-        fault = "a path must not hold braces: Snakemake would read them as wildcards"
-    elif value.startswith("-"):
-        fault = "a path must not begin with -: it would be read as a flag"
-    elif not value.isprintable():
-        fault = "a path must not hold line breaks or other characters that cannot be printed"
-    else:
-        return str(Path(value).expanduser()) if value.startswith("~") else value
-    raise ValueError(f"{fault}. Rename it, or give a link to it")
+    """A path with the home folder in place of a `~` at its start."""
+    return str(Path(value).expanduser()) if value.startswith("~") else value
 
 
 def _commit(value: str | None) -> str | None:
@@ -109,10 +102,24 @@ def _commit(value: str | None) -> str | None:
     raise ValueError("must be a commit hash of 40 hexadecimal digits: a branch or a tag can change")
 
 
-UNIQUE = AfterValidator(_unique)
+class Unique:
+    """Marks a list whose items must differ."""
+
+    def __get_pydantic_core_schema__(self, source, handler):
+        return core_schema.no_info_after_validator_function(_unique, handler(source))
+
+    def __get_pydantic_json_schema__(self, schema, handler):
+        return handler(schema) | {"uniqueItems": True}
+
+
+UNIQUE = Unique()
 Name = Annotated[str, Field(min_length=1)]
 PathText = Annotated[str, Field(min_length=1), AfterValidator(_path)]
-Commit = Annotated[str | None, AfterValidator(_commit)]
+Commit = Annotated[
+    str | None,
+    AfterValidator(_commit),
+    Field(json_schema_extra={"pattern": "^[0-9a-f]{40}$"}),
+]
 
 
 @cache

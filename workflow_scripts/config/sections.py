@@ -296,8 +296,8 @@ class GenerationConfig(Section):
                 "same. Set a temperature, such as 0.8"
             )
         lowest, highest = VLLM_TEMPERATURES
-        is_taken = self.temperature == 0 or lowest <= self.temperature <= highest
-        if self.backend == "vllm" and not is_taken:
+        is_accepted = self.temperature == 0 or lowest <= self.temperature <= highest
+        if self.backend == "vllm" and not is_accepted:
             raise ValueError(
                 f"temperature = {self.temperature:g}: with backend vllm it must be 0, or from "
                 f"{lowest:g} to {highest:g}"
@@ -354,6 +354,18 @@ class XftConfig(RunConfig):
         if fault := self._fault_of_models() or self._fault_of_trainings():
             raise ValueError(fault)
         return self
+
+    def paths(self) -> list[tuple[str, str]]:
+        """The files and folders that are read, by key. Some are names, such as humaneval."""
+        evaluation = self.evaluation
+        return [
+            ("base.model", self.base.model),
+            ("data.train", self.data.train),
+            ("data.template", self.data.template),
+            ("evaluation.base_prompt", evaluation.base_prompt),
+            *(("evaluation.datasets", dataset) for dataset in evaluation.datasets),
+            *(("evaluation.lm_eval", task) for task in evaluation.lm_eval),
+        ]
 
     def _fault_of_models(self) -> str | None:
         merged = [model for model in self.evaluation.models if model in MERGED]

@@ -55,7 +55,15 @@ def complete(config: Mapping, where: str = "config") -> XftConfig:
 
     Raises UserError with every fault: the key, its value, and what is allowed.
     """
-    return validated(XftConfig, {str(key): value for key, value in config.items()}, where)
+    return validated(XftConfig, _with_text_keys(config), where)
+
+
+def _with_text_keys(config: Mapping) -> dict:
+    """A copy whose keys are texts. YAML reads the key `on` as true."""
+    return {
+        str(key): _with_text_keys(value) if isinstance(value, Mapping) else value
+        for key, value in config.items()
+    }
 
 
 def validated(section: type[SectionType], values: dict, where: str) -> SectionType:

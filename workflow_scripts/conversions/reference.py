@@ -11,6 +11,7 @@ from workflow_scripts.checkpoints.reader import Checkpoint
 from workflow_scripts.checkpoints.writer import TensorPlan
 from workflow_scripts.common.errors import UserError
 from workflow_scripts.config.sections import MoeConfig
+from workflow_scripts.config.validation import validated
 from workflow_scripts.conversions.common import copy_plan, fused_plan
 
 PUBLISHED_TYPE = "llama_moe_upscaling"
@@ -78,14 +79,15 @@ def reference_settings(config: dict) -> MoeConfig:
             raise UserError(f"{key} = {config[key]!r} is not supported, only {value!r}")
     if config["gate_type"] not in GATES:
         raise UserError(f"gate_type = {config['gate_type']!r}: must be one of {', '.join(GATES)}")
-    return MoeConfig(
-        num_experts=config["num_experts"],
-        num_experts_per_tok=config["num_selects"],
+    settings = {
+        "num_experts": config["num_experts"],
+        "num_experts_per_tok": config["num_selects"],
         **GATES[config["gate_type"]],
-        router=config["gate_network"],
-        router_noise=config["gate_add_noise"],
-        balance_loss_coef=config["gate_balance_loss_weight"] * config["gate_use_balance"],
-    )
+        "router": config["gate_network"],
+        "router_noise": bool(config["gate_add_noise"]),
+        "balance_loss_coef": config["gate_balance_loss_weight"] * config["gate_use_balance"],
+    }
+    return validated(MoeConfig, settings, "the published config.json")
 
 
 def reference_base_config(config: dict) -> dict:

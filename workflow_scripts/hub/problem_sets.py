@@ -86,17 +86,18 @@ def _get(url: str) -> bytes:
     # The file is already packed: a server must not pack or unpack it.
     options = {"headers": {"Accept-Encoding": "identity"}, "timeout": TIMEOUT, "stream": True}
     retry = _retry(url)
-    with requests.Session() as session:
-        for scheme in ("http://", "https://"):
-            session.mount(scheme, requests.adapters.HTTPAdapter(max_retries=retry))
-        while True:
+    while True:
+        with requests.Session() as session:
+            for scheme in ("http://", "https://"):
+                session.mount(scheme, requests.adapters.HTTPAdapter(max_retries=retry))
             with session.get(url, **options) as response:
                 response.raise_for_status()
                 try:
                     return _read(response)
                 except requests.RequestException as error:
-                    retry = retry.increment(url=url, error=error)
-            retry.sleep()
+                    used = response.raw.retries or retry
+                    retry = used.increment(url=url, error=error)
+        retry.sleep()
 
 
 def _retry(url: str):
@@ -140,11 +141,17 @@ def _reason(error) -> str:
     if isinstance(error, requests.HTTPError):
         return f"the server says {error.response.status_code} {error.response.reason}"
     where = "the proxy: " if isinstance(error, requests.exceptions.ProxyError) else ""
-    while error.__context__:  # the innermost error has the system's own words
-        error = error.__context__
+    while inner := error.__context__ or _inner(error):  # it has the system's own words
+        error = inner
     if isinstance(error, TimeoutError):
         return f"{where}no answer within {TIMEOUT} s"
     return where + (getattr(error, "strerror", None) or str(error))
+
+
+def _inner(error) -> Exception | None:
+    """The error that another one holds without having been raised from it."""
+    last = error.args[-1] if error.args else None
+    return last if isinstance(last, Exception) else None
 
 
 def _say(line: str) -> None:

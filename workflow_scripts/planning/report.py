@@ -173,7 +173,7 @@ def _sections(plan: Plan) -> Iterable[list[str]]:
     yield ["Tokens, if every row fills the window", *_table(_work_rows(plan)), *_rows_note(plan)]
     yield [
         f"Memory of a process in step 2, GiB ({_batch(plan.tuning)})",
-        f"  configured: {plan.tuning.launch}, processes: {plan.processes}",
+        f"  processes: {plan.processes}; configured launch: {plan.tuning.launch}",
         *_table(_memory_rows(_tuning_memories(plan))),
         *_memory_notes(plan),
     ]

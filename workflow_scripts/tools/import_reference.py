@@ -25,7 +25,7 @@ def main(argv: list[str] | None = None) -> None:
     stated_theta = checkpoint.config.get("rope_theta", reference.PUBLISHED_ROPE_THETA)
     if stated_theta != reference.PUBLISHED_ROPE_THETA:
         print(
-            f"import_reference: the config says rope_theta = {stated_theta}, but the published "
+            f"import-reference: the config says rope_theta = {stated_theta}, but the published "
             f"code computes with {reference.PUBLISHED_ROPE_THETA}. So does the imported model",
             file=sys.stderr,
         )
@@ -43,4 +43,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    running.run("import_reference", main)
+    running.run("import-reference", main)

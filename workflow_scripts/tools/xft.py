@@ -30,3 +30,7 @@ def main() -> None:
 
 def _summary(tool) -> str:
     return tool.__doc__.splitlines()[0]
+
+
+if __name__ == "__main__":
+    main()

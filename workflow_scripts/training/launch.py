@@ -101,28 +101,6 @@ def _first_node(environment: Mapping[str, str]) -> str:
         ) from None
 
 
-def adopt_world(options: TrainingConfig, environment: Mapping[str, str]) -> TrainingConfig:
-    """The launch options of this process, corrected if a launcher has started it already.
-
-    Processes without a `launch` option then train with DDP. Raises UserError if the launcher
-    started another number of processes than the options ask for.
-    """
-    if "RANK" not in environment:
-        return options
-    world = int(environment["WORLD_SIZE"])
-    if options.launch != "single":
-        if world != options.world_size:
-            raise UserError(
-                f"{world} processes were launched, but processes x nodes is {options.world_size}. "
-                "Make the two equal"
-            )
-        return options
-    if world == 1:
-        return options
-    local = int(environment.get("LOCAL_WORLD_SIZE", world))
-    return options.model_copy(update={"launch": "ddp", "processes": local, "nodes": world // local})
-
-
 def _hand_on_ctrl_c(logs: str, *_) -> None:
     """Let torchrun pass the first Ctrl-C to the processes. The second ends all of them at once."""
     from torch.distributed.elastic.multiprocessing.api import SignalException

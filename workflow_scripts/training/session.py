@@ -2,7 +2,7 @@
 
 import atexit
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -14,7 +14,7 @@ from workflow_scripts.common.devices import describe_device
 from workflow_scripts.common.errors import UserError
 from workflow_scripts.common.progress import say
 from workflow_scripts.config.sections import TokensConfig
-from workflow_scripts.config.training import TrainingConfig
+from workflow_scripts.config.training import TrainingConfig, precision_of
 from workflow_scripts.training.checkpoints import Checkpoints, fingerprint
 
 PACKAGES = ("torch", "transformers", "accelerate", "deepspeed")
@@ -159,6 +159,40 @@ class Session:
         name = request.out.name
         run = request.step if name == request.step else f"{request.step}/{name}"
         return Tracking(request.report_to, request.tracker_dir, run)
+
+
+def on_this_machine(options: TrainingConfig) -> TrainingConfig:
+    """The options with the precision and the processes that this training has.
+
+    Raises UserError as `adopt_world` does.
+    """
+    import torch
+
+    has_bf16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+    options = options.model_copy(update={"precision": precision_of(options, has_bf16)})
+    return adopt_world(options, os.environ)
+
+
+def adopt_world(options: TrainingConfig, environment: Mapping[str, str]) -> TrainingConfig:
+    """The launch options of this process, corrected if a launcher has started it already.
+
+    Processes without a `launch` option then train with DDP. Raises UserError if the launcher
+    started another number of processes than the options ask for.
+    """
+    if "RANK" not in environment:
+        return options
+    world = int(environment["WORLD_SIZE"])
+    if options.launch != "single":
+        if world != options.world_size:
+            raise UserError(
+                f"{world} processes were launched, but processes x nodes is {options.world_size}. "
+                "Make the two equal"
+            )
+        return options
+    if world == 1:
+        return options
+    local = int(environment.get("LOCAL_WORLD_SIZE", world))
+    return options.model_copy(update={"launch": "ddp", "processes": local, "nodes": world // local})
 
 
 def leave_group() -> None:

@@ -11,9 +11,9 @@ from workflow_scripts.workflow.settings import chosen_values
 
 def beginning(config: XftConfig) -> str:
     """The values that are not defaults, and what they leave out."""
-    lines = ["The configuration, without what has its documented default:"]
+    lines = ["The values of the configuration that are not defaults:"]
     lines += [f"  {key}: {value}" for key, value in chosen_values(config).items()]
-    lines.append(f"All of it: {config.results_dir.rstrip('/')}/{CONFIG_FILE}")
+    lines.append(f"All of it: {Path(config.results_dir) / CONFIG_FILE}")
     if not all(map(learns, config.merge.lambdas)):
         lines.append(
             "With lambda 1 the routed experts have no weight, and step 6 has nothing to learn: it "

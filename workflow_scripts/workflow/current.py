@@ -69,7 +69,7 @@ class Current:
     def verdict(self, wanted: Wanted) -> Verdict:
         """The verdict on an artifact. `best` also depends on the evaluations."""
         verdict = self.inspector.inspect(wanted)
-        if wanted is not self.wants.made.get("best") or verdict.state is not State.FITS:
+        if wanted is not self.wants.requested.get("best") or verdict.state is not State.FITS:
             return verdict
         if self._are_evaluated():
             return verdict
@@ -93,16 +93,9 @@ class Current:
 
     def _inputs(self) -> list[tuple[str, Path]]:
         """The files and folders that the config names, by key."""
-        config = self.wants.config
-        named = [
-            ("base.model", config.base.model),
-            ("data.train", config.data.train),
-            ("data.template", config.data.template),
-            ("evaluation.base_prompt", config.evaluation.base_prompt),
-            *(("evaluation.datasets", d) for d in config.evaluation.datasets),
-            *(("evaluation.lm_eval", task) for task in config.evaluation.lm_eval),
+        return [
+            (key, Path(name)) for key, name in self.wants.config.paths() if _is_on_disk(key, name)
         ]
-        return [(key, Path(name)) for key, name in named if _is_on_disk(key, name)]
 
     def _is_forced(self, wanted: Wanted) -> bool:
         names = {wanted.rule, str(wanted.place), f"{wanted.place}.manifest.json"}

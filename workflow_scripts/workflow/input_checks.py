@@ -1,5 +1,6 @@
 """Files and folders that a configuration names are checked before anything runs."""
 
+import json
 from pathlib import Path
 
 from workflow_scripts.common.errors import UserError, did_you_mean, naming
@@ -17,6 +18,8 @@ def check_files(config: XftConfig) -> None:
     Snakemake itself does not notice a missing input while the outputs made from it exist.
     """
     base, data, evaluation = config.base, config.data, config.evaluation
+    for key, path in [("results_dir", config.results_dir), *config.paths()]:
+        _check_path(key, path)
     _check_results(config.results_dir)
     with naming("config"):
         check_source(base.model, base.revision)
@@ -35,6 +38,19 @@ def check_files(config: XftConfig) -> None:
             base_prompt=evaluation.base_prompt,
         )
     _check_evaluated(evaluation)
+
+
+def _check_path(key: str, path: str) -> None:
+    """Raise UserError if Snakemake or a step would read a path as something else."""
+    if set(path) & set("{}"):
+        fault = "a path must not hold braces: Snakemake would read them as wildcards"
+    elif path.startswith("-"):
+        fault = "a path must not begin with -: it would be read as a flag"
+    elif not path.isprintable():
+        fault = "a path must not hold line breaks or other characters that cannot be printed"
+    else:
+        return
+    raise UserError(f"config: {key} = {json.dumps(path)}: {fault}. Rename it, or give a link to it")
 
 
 def _check_results(folder: str) -> None:

@@ -13,8 +13,8 @@ FindNeeds = Callable[[object], Needs]
 
 @dataclass(frozen=True)
 class JobResources:
-    """The resources of the rules. `besides` is no resource but flags that change no result: as
-    params they would run a step again.
+    """The resources of the rules. `besides` holds flags that do not change the result. It is a
+    resource and not a param, because a changed param would make the step run again.
 
     tracker_dir: the folder for trackers.
     """
@@ -24,16 +24,16 @@ class JobResources:
     tracker_dir: str
 
     def conversion(self) -> dict:
-        """Of a conversion."""
+        """The resources of a conversion."""
         return growing(lambda wildcards: self.requests.conversion())
 
     def evaluation(self) -> dict:
-        """Of an evaluation, which continues in its next attempt."""
+        """The resources of an evaluation. It continues in its next attempt."""
         needs = continuing(lambda wildcards: self.requests.evaluation(wildcards.model))
         return needs | self._generation()
 
     def measurement(self, minutes: int) -> dict:
-        """Of another measurement of a model, which takes so many minutes and begins again."""
+        """The resources of another measurement of a model. It begins again in its next attempt."""
 
         def needs(wildcards) -> Needs:
             return replace(self.requests.evaluation(wildcards.model), minutes=minutes)
@@ -41,7 +41,7 @@ class JobResources:
         return growing(needs) | self._generation()
 
     def training(self, section: str) -> dict:
-        """Of a training. On several nodes: a task on each, which `srun` starts."""
+        """The resources of a training. On several nodes: a task on each, which `srun` starts."""
         options = getattr(self.config, section)
         flags = {
             "gpus": self.config.gpus,
@@ -72,21 +72,22 @@ class JobResources:
 
 
 def fixed(mem_mb: int, minutes: int) -> dict:
-    """Of a step whose needs do not depend on the model."""
+    """The resources of a step whose needs do not depend on the model."""
     return growing(lambda wildcards: Needs(mem_mb, minutes))
 
 
 def growing(needs: FindNeeds) -> dict:
-    """Of a step that begins again in its next attempt: more memory and more time each time."""
+    """The resources of a step that begins again: more memory and more time in each attempt."""
     return continuing(needs) | {
         "runtime": lambda wildcards, attempt: attempt * needs(wildcards).minutes
     }
 
 
 def continuing(needs: FindNeeds) -> dict:
-    """Of a step that continues in its next attempt: more memory, and no more time.
+    """The resources of a step that continues: more memory in each attempt, and no more time.
 
-    A half more memory each time, and at most twice as much: most of these end by their time.
+    A half more memory each time, and at most twice as much: most attempts end because their time
+    is over.
     """
     return {
         "mem_mb": lambda wildcards, attempt: needs(wildcards).mem_mb * min(attempt + 1, 4) // 2,

@@ -65,13 +65,13 @@ class Wanted:
 class Wants:
     """The artifacts that a completed config wants.
 
-    made: the ones that were requested so far, by path in the results folder.
+    requested: those that were requested so far, by path in the results folder.
     """
 
     def __init__(self, config: XftConfig, results: str | Path):
         self.config = config
         self.results = Path(results)
-        self.made: dict[str, Wanted] = {}
+        self.requested: dict[str, Wanted] = {}
 
     @cached_property
     def base(self) -> Wanted:
@@ -277,9 +277,9 @@ class Wants:
     ) -> Wanted:
         """The artifact at a path in the results folder. Each is created once."""
         place = place or step
-        if place not in self.made:
+        if place not in self.requested:
             keys = keys_of_step(step)
             named = {keys[flag]: value for flag, value in (options or {}).items()}
             path = self.results / place
-            self.made[place] = Wanted(path, step, named, files or {}, sources or {})
-        return self.made[place]
+            self.requested[place] = Wanted(path, step, named, files or {}, sources or {})
+        return self.requested[place]
