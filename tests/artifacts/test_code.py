@@ -7,7 +7,7 @@ import sys
 import pytest
 from chains import Chain
 
-from workflow_scripts.artifacts import code as dependencies
+from workflow_scripts.artifacts import code
 from workflow_scripts.artifacts.code import PACKAGE, PRESENTATION, code_hashes
 from workflow_scripts.config.reads import READS
 from workflow_scripts.reporting import dense_card, model_card
@@ -28,9 +28,9 @@ def double(x):
 def hash_of(source: str, folder) -> str:
     file = folder / "module.py"
     file.write_text(source)
-    for cached in (dependencies._syntax_hash, dependencies._tree):
+    for cached in (code._syntax_hash, code._tree):
         cached.cache_clear()
-    return dependencies._syntax_hash(file)
+    return code._syntax_hash(file)
 
 
 @pytest.mark.parametrize(
@@ -59,12 +59,12 @@ def test_the_hash_is_of_what_code_does(tmp_path, old, new, same):
 def test_other_versions_of_python_give_the_same_hash(tmp_path):
     """An empty list of type parameters, which Python 3.12 adds to functions, changes nothing."""
     tree = ast.parse(SOURCE)
-    plain = dependencies._plain(tree)
+    plain = code._plain(tree)
     for node in ast.walk(tree):
         if isinstance(node, ast.FunctionDef):
             node.type_params = []
             node._fields = (*ast.FunctionDef._fields, "type_params")
-    assert dependencies._plain(tree) == plain
+    assert code._plain(tree) == plain
 
 
 def test_each_step_has_its_code_and_no_presentation():

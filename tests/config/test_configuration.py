@@ -172,11 +172,6 @@ def test_text_stands_for_what_it_spells(key, text, value):
             [],
             "it is called lm_eval now",
         ),
-        (
-            "evaluation.lm_eval",
-            ["-x"],
-            'evaluation.lm_eval[0] = "-x": a path must not begin with -',
-        ),
         ("evaluation.datasets", ["a/x.jsonl", "b/x.jsonl.gz"], "two data sets have the name x"),
         ("moe.num_experts_per_tok", 9, "moe: num_experts_per_tok = 9: must be at most num_experts"),
         ("moe.num_experts_per_tok", 1, "num_experts_per_tok = 1: must be at least 2, because"),

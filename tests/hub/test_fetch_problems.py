@@ -17,8 +17,7 @@ from workflow_scripts import fetch_problems
 from workflow_scripts.artifacts.manifest import manifest_path
 from workflow_scripts.common.errors import UserError
 from workflow_scripts.evaluation.problems import load_problems
-from workflow_scripts.hub import named_sets
-from workflow_scripts.hub import problem_sets as fetching
+from workflow_scripts.hub import named_sets, problem_sets
 from workflow_scripts.hub.named_sets import NAMED_SETS
 from workflow_scripts.tools import verify
 
@@ -102,7 +101,7 @@ def machine(monkeypatch, tmp_path):
     """A machine without EvalPlus's cache, on which CONTENT is the pinned release."""
     pinned = hashlib.sha256(CONTENT).hexdigest()
     monkeypatch.setitem(NAMED_SETS, "humaneval", replace(NAMED_SETS["humaneval"], sha256=pinned))
-    monkeypatch.setattr(fetching, "BACKOFF", 0)
+    monkeypatch.setattr(problem_sets, "BACKOFF", 0)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     for name in ("HUMANEVAL_OVERRIDE_PATH", "MBPP_OVERRIDE_PATH", "HTTP_PROXY", "http_proxy"):
         monkeypatch.delenv(name, raising=False)
@@ -258,8 +257,8 @@ def broken_off(handler: Handler) -> None:
 )
 def test_what_may_pass_is_tried_again(server, out, fault, reason, capsys, caplog, monkeypatch):
     if fault in (stalls, hangs):
-        monkeypatch.setattr(fetching, "TIMEOUT", 0.2)
-        monkeypatch.setattr(fetching, "RETRIES", 20)
+        monkeypatch.setattr(problem_sets, "TIMEOUT", 0.2)
+        monkeypatch.setattr(problem_sets, "RETRIES", 20)
     server.answers = [fault, fault, sends(PACKED)]
     fetch(out)
     assert out.read_bytes() == CONTENT
@@ -277,7 +276,7 @@ def test_a_server_says_how_long_to_wait_but_not_for_ever(server, out, monkeypatc
     busy = [sends(b"", 429, Retry_After=seconds) for seconds in ("7", "99999")]
     server.answers = [*busy, sends(PACKED)]
     fetch(out)
-    assert waits == [7, fetching.TIMEOUT]
+    assert waits == [7, problem_sets.TIMEOUT]
 
 
 @pytest.mark.parametrize(
@@ -305,14 +304,14 @@ def test_a_fault_is_named_with_what_to_do(server, out, tmp_path, answer, fault, 
 
 
 def test_what_is_far_too_long_is_not_read_to_its_end(server, out, monkeypatch):
-    monkeypatch.setattr(fetching, "MAX_BYTES", len(PACKED) - 1)
+    monkeypatch.setattr(problem_sets, "MAX_BYTES", len(PACKED) - 1)
     assert "the fetched file is not that release" in refusal(out)
-    monkeypatch.setattr(fetching, "MAX_BYTES", len(CONTENT) - 1)  # packed it would do
+    monkeypatch.setattr(problem_sets, "MAX_BYTES", len(CONTENT) - 1)  # packed it would do
     assert "the fetched file is not that release" in refusal(out)
 
 
 def test_a_server_that_says_nothing(server, out, monkeypatch):
-    monkeypatch.setattr(fetching, "TIMEOUT", 0.1)
+    monkeypatch.setattr(problem_sets, "TIMEOUT", 0.1)
     server.answers = [hangs]
     assert ": no answer within 0.1 s. Fetch the file" in refusal(out)
 

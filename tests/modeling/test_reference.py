@@ -20,7 +20,9 @@ from transformers.models.llama.modeling_llama import LlamaRMSNorm
 import workflow_scripts.modeling  # noqa: F401
 from workflow_scripts import ffn
 from workflow_scripts.checkpoints.reader import Checkpoint
+from workflow_scripts.common.errors import UserError
 from workflow_scripts.conversions.merge import merge_plans, mixing_coefficients
+from workflow_scripts.conversions.reference import reference_settings
 from workflow_scripts.modeling.mixing import Mixing, MixingLogits
 from workflow_scripts.tools import import_reference
 
@@ -352,3 +354,19 @@ def test_a_published_vanilla_mixture_with_a_linear_router(repository, tmp_path):
             expected[token] += weight * (down @ hidden)
     with torch.no_grad():
         torch.testing.assert_close(block(x), expected, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("gate_network", "other", 'router = "other": must be one of mlp, linear'),
+        ("num_selects", 9, "num_experts_per_tok = 9: must be at most num_experts = 8"),
+        ("gate_type", "Other", "gate_type = 'Other': must be one of"),
+    ],
+)
+def test_a_published_config_that_cannot_be_read_is_named(repository, key, value, message):
+    file = repository / "tests" / "golden" / "a_8x_top6" / "checkpoint" / "config.json"
+    config = json.loads(file.read_text()) | {key: value}
+    with pytest.raises(UserError) as caught:
+        reference_settings(config)
+    assert message in str(caught.value)

@@ -102,12 +102,12 @@ def test_what_evalplus_would_count_is_said_once(evaluations, tmp_path, capsys):
 def test_the_manifest_names_the_files_that_were_read(evaluations, tmp_path):
     loss = tmp_path / "results" / "validation" / "base.json"
     losses.write_loss(loss, {"model": {"path": "m", "id": None}, "loss": 1.5}, {}, {})
-    general = tmp_path / "results" / "lm_eval" / "base" / "tasks.json"
+    measured = tmp_path / "results" / "lm_eval" / "base" / "tasks.json"
     result = {"format": 1, "kind": "lm_eval", "model": {"path": "m", "id": None}}
-    lm_eval_result.write(general, result | {"settings": {}, "tasks": {}}, {})
+    lm_eval_result.write(measured, result | {"settings": {}, "tasks": {}}, {})
     out = tmp_path / "results" / "summary.csv"
     evals = [str(file.relative_to(tmp_path)) for file in evaluations]
-    words = ["--evals", *evals, "--losses", str(loss), "--lm-eval", str(general)]
+    words = ["--evals", *evals, "--losses", str(loss), "--lm-eval", str(measured)]
     summary.main([*words, "--out", str(out)])
 
     manifest = read_manifest(manifest_path(out))

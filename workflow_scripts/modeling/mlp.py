@@ -43,7 +43,7 @@ def read_mlp(mlp: nn.Module | None) -> MlpShape:
         )
     output = linear[form.output]
     shape = MlpShape(form, output.out_features, output.in_features, act_fn, biases.pop())
-    if not _computes_as_told(mlp, shape):
+    if not _computes_as_described(mlp, shape):
         raise UserError(
             f"an MLP of class {type(mlp).__name__} cannot be upcycled: it computes something else "
             f"than {', '.join(form.projections)} and its activation. It may have a multiplier, "
@@ -52,7 +52,7 @@ def read_mlp(mlp: nn.Module | None) -> MlpShape:
     return shape
 
 
-def _computes_as_told(mlp: nn.Module, shape: MlpShape) -> bool:
+def _computes_as_described(mlp: nn.Module, shape: MlpShape) -> bool:
     """Whether the MLP's own forward, in training mode and with small random projections, computes
     what an expert of this shape does.
     """

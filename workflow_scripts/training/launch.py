@@ -61,7 +61,7 @@ def _start(step: str, argv: list[str] | None, options: TrainingConfig, threads: 
         except SignalException as stop:
             sys.exit(128 + stop.sigval)
         except ChildFailedError as error:
-            _tell(sorted(error.failures.values(), key=lambda failure: failure.timestamp))
+            _raise_failures(sorted(error.failures.values(), key=lambda failure: failure.timestamp))
         except distributed.DistError as error:
             raise UserError(f"the processes did not find each other: {error}") from None
 
@@ -139,7 +139,7 @@ def end_with_launcher() -> None:
         sys.exit("the launcher of this process has ended")
 
 
-def _tell(failures: list) -> None:
+def _raise_failures(failures: list) -> None:
     """Raise the UserError that a process reported, or exit with the reported stack traces.
 
     Without a report, exit with the status of the first process that failed. failures: torch's

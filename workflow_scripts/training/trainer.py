@@ -223,8 +223,8 @@ class ResumingTrainer(Trainer):
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
         logs_routing = self.metrics_file is not None or self.tracking is not None
-        is_heard = self.args.process_index == 0 and self.accelerator.sync_gradients
-        if logs_routing and is_heard and hasattr(outputs, "routing"):
+        logs_here = self.args.process_index == 0 and self.accelerator.sync_gradients
+        if logs_routing and logs_here and hasattr(outputs, "routing"):
             self.routing = [routing.statistics() for routing in outputs.routing]
         return (loss, outputs) if return_outputs else loss
 
