@@ -1,6 +1,7 @@
 """Command line of the training steps, and errors in the processes that they start."""
 
 import argparse
+import atexit
 import os
 import sys
 from collections.abc import Callable
@@ -97,6 +98,17 @@ def _tokens_options(args: argparse.Namespace) -> TokensConfig:
     return read_options(args.data)
 
 
+def _end() -> None:
+    """End this process when all is written, without the destructors of C++.
+
+    They meet running threads of torch and DeepSpeed, which rarely abort the process.
+    """
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
+
+
 def _reporting(main: Callable[[list[str] | None], None]) -> Callable[[list[str] | None], None]:
     """A main that ends with its launcher, and reports its errors to it without a stack trace."""
 
@@ -113,5 +125,6 @@ def _reporting(main: Callable[[list[str] | None], None]) -> Callable[[list[str] 
                 error = UserError(message)
             get_error_handler().record_exception(error)
             sys.exit(1)
+        _end()
 
     return reporting
