@@ -20,7 +20,7 @@ test-numeric: .venv/installed-dev
 	env $(AS) pytest -m "numeric and not slow" $(SPREAD)
 
 test-slow: .venv/installed-dev
-	pytest -m slow -p no:randomly --numprocesses auto --maxprocesses 2 --dist loadgroup
+	pytest -m slow -p no:randomly --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 lint: .venv/installed-dev
 	ruff check .

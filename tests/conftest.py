@@ -38,11 +38,9 @@ NUMERIC = {
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in a job in the background
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-# Slow tests that share nothing that is costly: those of the other files go to one worker a file.
-APART = {"test_caching_table", "test_kill_points", "test_killed_trainings", "test_launch"}
 # Those that last longest come first, so that no process has one left at the end.
 LONG = {"test_conda", "test_docs_commands", "test_evalplus_agreement", "test_hostile"}
-LONG |= {"test_planned_memory", "test_real_model", "test_slurm"}
+LONG |= {"test_launch", "test_planned_memory", "test_real_model", "test_slurm"}
 
 
 def lasts_long(file: Path) -> bool:
@@ -54,8 +52,6 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if item.path.stem in NUMERIC:
             item.add_marker(pytest.mark.numeric)
-        if item.path.parent.name == "slow" and item.path.stem not in APART:
-            item.add_marker(pytest.mark.xdist_group(item.path.stem))
     items.sort(key=lambda item: not lasts_long(item.path))
     return (yield)
 
