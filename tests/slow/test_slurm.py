@@ -23,11 +23,12 @@ LINK = Path("/etc/slurm/slurm.conf")
 SECONDS = 800  # that a job may take to come as far as a test waits for
 TRAINING = {"max_steps": 30, "per_device_train_batch_size": 4}
 MIXING = TRAINING | {"max_steps": 150}  # long enough to be caught in the middle of it
+BALLAST = "\nBALLAST = b'x' * 10**9\n\n\ndef main("
 PROFILE = [
     *("--workflow-profile", "slurm", "--latency-wait", "5", "--max-status-checks-per-second", "10"),
     *("--slurm-status-command", "squeue", "--slurm-init-seconds-before-status-checks", "5"),
-    # Enough for Snakemake within the job, and not for the step.
-    *("--set-resources", "ground_truth:mem_mb=220 if attempt == 1 else 3000"),
+    # Enough for Snakemake within the job, and not for a step with BALLAST.
+    *("--set-resources", "ground_truth:mem_mb=600 if attempt == 1 else 3000"),
 ]
 
 
@@ -198,6 +199,8 @@ def test_killed_jobs_end_in_the_bytes_of_a_local_run(slurm, new_project, artifac
     project, local = new_project("on_slurm"), new_project("local")
     for copy in (project, local):
         copy.overlay = copy.overlay | {"moe_sft": TRAINING, "mixing": MIXING}
+        step = copy.folder / "workflow_scripts" / "ground_truth.py"
+        step.write_text(step.read_text().replace("\ndef main(", BALLAST, 1))
     running, log = start(project, *PROFILE)
     alone, local_log = start(local)
     mixing, truth = "weighted_trained_wildcards_0.75", "ground_truth_wildcards_problems"
