@@ -5,6 +5,7 @@ machine. It writes a result (JSON).
 """
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 from workflow_scripts.artifacts.recipe import make_recipe
@@ -12,7 +13,7 @@ from workflow_scripts.cli import flags, running
 from workflow_scripts.common.devices import check_gpus
 from workflow_scripts.config.sections import EvaluationConfig, RunConfig
 from workflow_scripts.evaluation import lm_eval_result
-from workflow_scripts.evaluation.lm_eval_tasks import measure, task_hashes
+from workflow_scripts.evaluation.lm_eval_tasks import LmEvalOptions, measure, task_hashes
 from workflow_scripts.evaluation.loading import model_origin
 
 OPTIONS = ("batch_size", "limit")
@@ -34,14 +35,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     flags.add_options(parser, RunConfig, ["threads", "gpus"])
     flags.add_verify(parser)
     args = parser.parse_args(argv)
-    options = flags.options(args, EvaluationConfig, OPTIONS).model_dump(include=set(OPTIONS))
+    evaluation = flags.options(args, EvaluationConfig, OPTIONS)
     run = flags.options(args, RunConfig, ["threads", "gpus"])
-    options |= {"threads": run.threads}
+    options = LmEvalOptions(evaluation.batch_size, evaluation.limit, run.threads)
     hashes = task_hashes(args.tasks)
     check_gpus(run.gpus)
     result = measure(args.model, args.tasks, options, args.verify == "full")
     inputs = hashes | model_origin(Path(args.model))
-    recipe = make_recipe("lm_eval", options | {"tasks": args.tasks}, inputs)
+    recipe = make_recipe("lm_eval", asdict(options) | {"tasks": args.tasks}, inputs)
     lm_eval_result.write(args.out, result, hashes, recipe)
     for name, task in result["tasks"].items():
         for metric, measured in task["metrics"].items():

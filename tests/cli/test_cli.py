@@ -145,7 +145,7 @@ TEXT = st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1
 @settings(max_examples=30)
 @given(data=st.data())
 def test_flags_carry_every_value(section, data):
-    """The flags say what the configuration says, be it valid or refused."""
+    """Flags accept and refuse the same values as the configuration."""
     fields = SECTIONS[section].model_fields
     given_values = {name: data.draw(values(field), name) for name, field in fields.items()}
     words = shlex.split(flags.to_flags(given_values))

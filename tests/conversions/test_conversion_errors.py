@@ -191,7 +191,7 @@ def test_a_base_whose_config_names_no_class_goes_all_the_way(tmp_path, tiny_llam
 
 
 def rewrite(file, content: bytes):
-    """Put other bytes in a file's place, be it read-only."""
+    """Replace a file by other bytes, even if it is read-only."""
     file.unlink()
     file.write_bytes(content)
 

@@ -388,7 +388,7 @@ def test_a_generation_that_was_cut_off_goes_on(
     assert not list(tmp_path.glob(".*.part"))
 
 
-def test_another_run_begins_anew(tmp_path):
+def test_another_run_begins_again(tmp_path):
     journal = Journal(tmp_path / "part", {"model": 1})
     journal.add(0, Completion("text\n", "eos"))
     with pytest.raises(UserError, match="another process evaluates"):

@@ -206,7 +206,7 @@ def test_what_is_frozen_changes_no_other_gradient(frozen):
     assert_all_close(gradients(experts, (hidden, index, weights), experts), expected)
 
 
-def test_compiled_experts_are_the_same_and_not_compiled_anew_for_other_routing():
+def test_compiled_experts_are_the_same_and_not_compiled_again_for_other_routing():
     experts = make()
     compiled = torch.compile(experts, backend="aot_eager")
     hidden, index, weights = routed()

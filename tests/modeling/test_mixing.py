@@ -196,7 +196,7 @@ def test_only_the_logits_learn(trained):
     assert torch.equal(mixing.logits.tensors()[ALPHA], alpha)
 
 
-def test_an_optimiser_step_moves_the_logits_and_merges_anew(trained):
+def test_an_optimiser_step_moves_the_logits_and_merges_again(trained):
     _, sources, alpha = trained
     mixing = mixing_model(sources, alpha)
     optimizer = mixing.build_optimizer(torch.optim.SGD, {"lr": 1000.0}, max_norm=1e-4)

@@ -47,7 +47,7 @@ CHECKED = {
 
 
 class PublishedModel:
-    """The published modules' formulas, written anew, with the published order of operations.
+    """The published modules' formulas, written again here in the published order of operations.
 
     In fp32 they give the vectors bit for bit on the kind of CPU that made them (AVX-512). Here they
     compute in float64, but for RoPE's angles, which are in fp32 in transformers too.

@@ -352,7 +352,7 @@ def test_defect_04_load_is_the_chance_of_being_chosen_under_fresh_noise(tiny_lla
 
 
 def test_defect_05_noise_weights_start_at_zero_and_stay_there(artifacts, tmp_path):
-    """The model's initialiser draws the noise weights anew, at random."""
+    """The model's initialiser draws the noise weights again, at random."""
     stored = load_file(artifacts["upcycled"] / "model.safetensors")
     noise = {name: stored.pop(name) for name in list(stored) if "router.noise" in name}
     assert len(noise) == 2 and not any(weight.any() for weight in noise.values())
@@ -768,7 +768,7 @@ def test_defect_10_the_users_attention_is_used(artifacts, attention_calls):
 def test_defect_10_weights_are_merged_once_per_optimiser_step(
     artifacts, data, tmp_path, monkeypatch
 ):
-    """The merged weights are computed anew for each micro-batch."""
+    """The merged weights are computed again for each micro-batch."""
     merged = []
 
     def counted(experts, coefficients):

@@ -217,7 +217,7 @@ def test_a_damaged_checkpoint_is_passed_over(stopped, whole, damage, capfd):
     assert result(out) == result(whole[step])
 
 
-def test_without_a_whole_checkpoint_it_starts_anew(stopped, whole, capfd):
+def test_without_a_whole_checkpoint_it_starts_again(stopped, whole, capfd):
     step, words, out = stopped
     for number in (3, 5):
         flip_a_byte(checkpoint(out, number))

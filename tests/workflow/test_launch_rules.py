@@ -76,8 +76,8 @@ def test_another_attempt_asks_for_more_memory_and_time_unless_it_goes_on(project
         }
 
     first, second, later = asked(1), asked(2), asked(9)
-    anew = ("tokens", "moe", "ffn", "dense", "ground_truth", "validation_loss", "lm_eval")
-    for rule in anew:
+    begin_again = ("tokens", "moe", "ffn", "dense", "ground_truth", "validation_loss", "lm_eval")
+    for rule in begin_again:
         assert second[rule][1] == 2 * first[rule][1]
     for rule in ("moe_sft", "weighted_trained", "eval"):
         assert later[rule][1] == first[rule][1]

@@ -6,6 +6,7 @@ Written for lm_eval 0.4.13.
 import logging
 import os
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from workflow_scripts.artifacts.manifest import hash_file
@@ -19,34 +20,43 @@ SEED = 1234  # lm_eval's default, for few-shot examples and bootstraps
 OFFLINE = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
 
 
-def measure(model_folder: str, names: Sequence[str], options: dict, verify_all: bool) -> dict:
+@dataclass(frozen=True)
+class LmEvalOptions:
+    """How tasks are measured. limit: examples of each task (None: all)."""
+
+    batch_size: int
+    limit: int | None
+    threads: int
+
+
+def measure(
+    model_folder: str, names: Sequence[str], options: LmEvalOptions, verify_all: bool
+) -> dict:
     """The result of a model on the tasks, groups of tasks, and files of tasks with these names.
 
-    options: batch_size, limit (examples of each task), threads. verify_all: whether to hash the
-    whole model. Nothing is fetched. Raises UserError if lm_eval, a task or its data is missing, or
-    if the model does not match its manifest or cannot be loaded.
+    verify_all: whether to hash the whole model. Nothing is fetched. Raises UserError if lm_eval, a
+    task or its data is missing, or if the model does not match its manifest or cannot be loaded.
     """
     require("lm_eval")
     identity = artifact_id(Path(model_folder), full=verify_all)
     os.environ |= OFFLINE
     manager = _task_manager(names)
     tasks = load_tasks(manager, names)
-    model, tokenizer = load_model(Path(model_folder), options["threads"])
+    model, tokenizer = load_model(Path(model_folder), options.threads)
 
     from lm_eval import simple_evaluate
     from lm_eval.models.huggingface import HFLM
 
     seeds = ("random_seed", "numpy_random_seed", "torch_random_seed", "fewshot_random_seed")
     measured = simple_evaluate(
-        HFLM(pretrained=model, tokenizer=tokenizer, batch_size=options["batch_size"]),
+        HFLM(pretrained=model, tokenizer=tokenizer, batch_size=options.batch_size),
         tasks=tasks,
-        limit=options["limit"],
+        limit=options.limit,
         log_samples=False,
         task_manager=manager,
         **dict.fromkeys(seeds, SEED),
     )
-    settings = {name: options[name] for name in ("batch_size", "limit", "threads")}
-    settings |= {"tasks": [Path(name).name for name in names], "seed": SEED}
+    settings = asdict(options) | {"tasks": [Path(name).name for name in names], "seed": SEED}
     settings |= {"device": model.device.type, "dtype": str(model.dtype).removeprefix("torch.")}
     return build_result(
         measured,
