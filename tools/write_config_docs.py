@@ -23,8 +23,8 @@ Written from `workflow_scripts/config/` by `make generated`; `config/config.sche
 for editors. Set values in a file of your own (`snakemake --cores 2 --configfile mine.yaml`; a later
 file overrides an earlier one), or on the command line, with the keys of a section in braces:
 `snakemake --cores 2 --config 'merge={lambdas: [0.75, 0.85]}'`. Without `--configfile`, Snakemake
-reads `config.yaml`, the demonstration. It does not add to a file of your own: a key that is left
-out has the default that is given here. A run prints the values that are not defaults, and keeps all
+reads `config.yaml`, a link to the demonstration in `recipes/embedded.yaml`. It does not add to a file
+of your own: a key that is left out has the default that is given here. A run prints the values that are not defaults, and keeps all
 values in `results/config.yaml`.
 
 A `~` at the start of a path is the home folder. Numbers may be written as text: `"0.75"` is 0.75.
