@@ -4,39 +4,36 @@
 
 rule sft:
     input:
-        **artifact_inputs(
-            base=lambda wildcards: WANTS.base, tokens=lambda wildcards: WANTS.tokens
-        ),
-        changed=marker(lambda wildcards: WANTS.sft),
+        **artifact_inputs(at("sft"), "base", "tokens"),
+        changed=marker(at("sft")),
     output:
         **artifact_outputs("sft"),
-        metrics=f"{METRICS}/sft.jsonl",
+        metrics=metrics_of("sft"),
     log:
-        f"{LOGS}/sft.log",
+        log_of("sft"),
     cache: bool(SHARED)
     conda:
         "../envs/training.yaml"
     threads: CONFIG.threads * CONFIG.sft.processes
     resources:
-        **RESOURCES.training("sft"),
+        **RESOURCES.training("sft", at("sft")),
     params:
         code=code_hash("sft"),
-        options=options("sft"),
+        options=options(at("sft")),
         srun=RESOURCES.srun("sft"),
     shell:
         "{params.srun}python -m workflow_scripts.sft --base {input.base:q} --data {input.tokens:q} "
         "{params.options} --metrics {output.metrics:q} {resources.besides} --out {output.artifact:q} 2>&1 | tee -i {log:q}"
 
 
+UNIFORM = "uniform/lam~{lam}"
+
+
 use rule dense as uniform with:
     input:
-        **artifact_inputs(
-            weighted=lambda wildcards: WANTS.weighted_init(wildcards.lam),
-            moe=lambda wildcards: WANTS.moe_sft,
-            ffn=lambda wildcards: WANTS.ffn,
-        ),
-        changed=marker(lambda wildcards: WANTS.model(f"uniform/lam~{wildcards.lam}")),
+        **artifact_inputs(at(UNIFORM), "weighted", "moe", "ffn"),
+        changed=marker(at(UNIFORM)),
     output:
-        **artifact_outputs("uniform/lam~{lam}", kept),
+        **artifact_outputs(UNIFORM, kept),
     log:
-        f"{LOGS}/uniform/lam~{{lam}}.log",
+        log_of(UNIFORM),

@@ -7,6 +7,8 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
+from snakemake.io import apply_wildcards
+
 # This project's folder. workflow.basedir is another folder if these rules run as a module.
 ROOT = Path(workflow.current_basedir.get_path_or_uri(secret_free=True)).parent
 if not ROOT.is_dir():
@@ -22,20 +24,19 @@ from workflow_scripts.config.reads import options_of_step
 from workflow_scripts.workflow import settings
 from workflow_scripts.workflow.announcements import beginning, failures
 from workflow_scripts.workflow.current import Current
-from workflow_scripts.workflow.input_checks import check_files
+from workflow_scripts.workflow.experiment import Experiment
+from workflow_scripts.workflow.input_checks import check_all_files
 from workflow_scripts.workflow.job_resources import JobResources, fixed
 from workflow_scripts.workflow.markers import marker_path
 from workflow_scripts.workflow.places import is_results_folder
-from workflow_scripts.workflow.wanted import Wants
+from workflow_scripts.config.runs import find_runs
 from workflow_scripts.config.text import read_config
 from workflow_scripts.config.validation import complete
-from workflow_scripts.config.sections import problem_label
 from workflow_scripts.data import templates
 from workflow_scripts.artifacts.code import code_hash, content_hash
 from workflow_scripts.common.errors import UserError
 from workflow_scripts.hub.named_sets import NAMED_SETS
 from workflow_scripts.common.optional import require
-from workflow_scripts.planning.resources import Requests
 
 # The folder for outputs that checkouts share. Without it nothing is cached, to avoid a warning.
 SHARED = os.environ.get("SNAKEMAKE_OUTPUT_CACHE")
@@ -51,14 +52,16 @@ try:
         for file in workflow.configfiles:
             read_config(Path(file))  # two equal keys are refused
     CONFIG = complete(config)
-    check_files(CONFIG)
+    RUNS = find_runs(config)
+    check_all_files([CONFIG, *(run.config for run in RUNS)])
     if not workflow.deployment_settings.deployment_method:
-        require(CONFIG.evaluation.backend)
-        if CONFIG.evaluation.lm_eval:
-            require("lm_eval")
+        for evaluation in (run.config.evaluation for run in RUNS):
+            require(evaluation.backend)
+            if evaluation.lm_eval:
+                require("lm_eval")
     RESULTS = str(Path(CONFIG.results_dir))
-    WANTS = Wants(CONFIG, RESULTS)
-    CURRENT = Current(WANTS)
+    EXPERIMENT = Experiment(CONFIG, RUNS, RESULTS)
+    CURRENT = Current(EXPERIMENT)
     # The processes of jobs need no check: the main process has done it.
     if workflow.is_main_process:
         CURRENT.check(workflow.configfiles, shares=is_sharing())
@@ -86,35 +89,42 @@ shell.prefix(
 
 LOGS = f"{RESULTS}/logs"
 METRICS = f"{RESULTS}/metrics"
-BASE = CONFIG.base.model
-DATA = str(WANTS.fetched_rows.place if WANTS.fetched_rows else CONFIG.data.train)
-# The size of a model on the hub is unknown until the model is fetched.
-REQUESTS = Requests(CONFIG, Path(BASE if Path(BASE).is_dir() else f"{RESULTS}/base"))
-RESOURCES = JobResources(CONFIG, REQUESTS, METRICS)
-LAMBDAS = CONFIG.merge.lambdas
+RESOURCES = JobResources(CONFIG, METRICS)
 started = []  # the time at which this run began
-PROBLEMS = {
-    problem_label(dataset): (
-        f"{RESULTS}/problems/{dataset}.jsonl" if dataset in NAMED_SETS else dataset
-    )
-    for dataset in CONFIG.evaluation.datasets
-}
 
 
 wildcard_constraints:
     lam=r"0|1|0\.\d*[1-9]",
+    # The keys in which an artifact's run differs from the config itself, as seed~7/.
+    variation=r"([^/~]+~[^/]+/)*",
     model=r"base|moe|moe_sft|sft|(uniform|dense)/lam~(0|1|0\.\d*[1-9])",
     dataset=r"[^/]+",
     file=r".+(?<!\.manifest\.json)",
     named="|".join(NAMED_SETS),
 
 
-def options(step, *left_out):
-    """The flags of a step for the keys of the config that its result depends on."""
-    values = options_of_step(step, CONFIG)
-    return to_flags(
-        {name: value for name, value in values.items() if name not in left_out}
-    )
+def at(place):
+    """A function that finds the wanted artifact at a place for a job's wildcards."""
+    pattern = "{variation}" + place
+    return lambda wildcards: EXPERIMENT.find(apply_wildcards(pattern, wildcards))
+
+
+def source(find, name):
+    """A function that finds one of the artifacts that an artifact is made from."""
+    return lambda wildcards: find(wildcards).sources.get(name)
+
+
+def options(find, *left_out):
+    """The flags for the keys of the config that the result of a job depends on."""
+
+    def flags(wildcards):
+        wanted = find(wildcards)
+        values = options_of_step(wanted.step, wanted.run.config)
+        return to_flags(
+            {name: value for name, value in values.items() if name not in left_out}
+        )
+
+    return flags
 
 
 def settled(path, wanted):
@@ -145,14 +155,15 @@ def manifests(find):
     ]
 
 
-def artifact_inputs(**found):
-    """Artifacts as inputs: the folder of each and its manifest.
+def artifact_inputs(find, *names):
+    """The artifacts that an artifact is made from, as inputs: each folder and its manifest.
 
-    found: for each input, a function that gives the wanted artifact for a job's wildcards.
+    find: gives the wanted artifact for a job's wildcards. names: of its sources.
     """
     inputs = {}
-    for name, find in found.items():
-        inputs |= {name: folder(find), f"{name}_manifest": manifest(find)}
+    for name in names:
+        found = source(find, name)
+        inputs |= {name: folder(found), f"{name}_manifest": manifest(found)}
     return inputs
 
 
@@ -161,10 +172,17 @@ def artifact_outputs(place, output=lambda path: path):
 
     output: a function that sets how Snakemake treats them, such as `temp`.
     """
+    path = f"{RESULTS}/{{variation}}{place}"
     return {
-        "artifact": output(directory(f"{RESULTS}/{place}")),
-        "manifest": output(f"{RESULTS}/{place}.manifest.json"),
+        "artifact": output(directory(path)),
+        "manifest": output(f"{path}.manifest.json"),
     }
+
+
+def result_outputs(place):
+    """A result as outputs: its file and its manifest."""
+    path = f"{RESULTS}/{{variation}}{place}"
+    return {"result": path, "manifest": f"{path}.manifest.json"}
 
 
 def folder(find):
@@ -179,7 +197,9 @@ def folders(find):
 
 def results(find):
     """The files of several results, as inputs."""
-    return lambda wildcards: [settled(str(wanted.place), wanted) for wanted in find()]
+    return lambda wildcards: [
+        settled(str(wanted.place), wanted) for wanted in find(wildcards)
+    ]
 
 
 def marker(find):
@@ -198,32 +218,65 @@ def marker(find):
     return path
 
 
-def base_files():
+def log_of(name):
+    """The path of a job's log."""
+    return f"{LOGS}/{{variation}}{name}.log"
+
+
+def metrics_of(name):
+    """The path of a training's metrics."""
+    return f"{METRICS}/{{variation}}{name}.jsonl"
+
+
+def base_files(wildcards):
     """The files of a local base model; none for a model on the hub."""
+    model = Path(at("base")(wildcards).run.config.base.model)
     patterns = ("*", "additional_chat_templates/*.jinja")
-    found = [path for pattern in patterns for path in Path(BASE).glob(pattern)]
-    return sorted(str(path) for path in found if path.is_file())
+    found = [path for pattern in patterns for path in model.glob(pattern)]
+    return sorted(ancient(str(path)) for path in found if path.is_file())
 
 
-def problem_file(wildcards):
-    """The file of a problem set."""
-    return PROBLEMS[wildcards.dataset]
+def rows_file(wildcards):
+    """The file of the rows."""
+    run = at("tokens")(wildcards).run
+    return ancient(
+        str(run.fetched_rows.place if run.fetched_rows else run.config.data.train)
+    )
 
 
-def forbidden_sets():
+def problem_file(label):
+    """The file of a set of problems."""
+    named = f"{RESULTS}/problems/{label}.jsonl"
+    return ancient(named if label in NAMED_SETS else EXPERIMENT.problem_sets[label])
+
+
+def problem_files(wildcards):
+    """The files of the problem sets that no row may give away."""
+    return [problem_file(label) for label in forbidden_sets(wildcards)]
+
+
+def forbidden_sets(wildcards):
     """The labels of the problem sets that no row may give away."""
-    return sorted(WANTS.forbidden_sets())
+    return sorted(at("tokens")(wildcards).run.forbidden_sets)
 
 
-def sampling_seed():
+def fetched_problems(labels):
+    """The wanted files of those of several problem sets that have to be fetched."""
+    return [
+        EXPERIMENT.fetched_problems(label) for label in labels if label in NAMED_SETS
+    ]
+
+
+def sampling_seed(wildcards):
     """The seed as a flag, if tokens are drawn."""
-    draws = CONFIG.evaluation.temperature > 0
-    return to_flags({"seed": CONFIG.seed}) if draws else ""
+    config = at(EVALUATION)(wildcards).run.config
+    draws = config.evaluation.temperature > 0
+    return to_flags({"seed": config.seed}) if draws else ""
 
 
 def backend(wildcards):
     """The library that generates the solutions of a model."""
-    return WANTS.backend(wildcards.model)
+    return at(EVALUATION)(wildcards).run.backend(wildcards.model)
 
 
 def evaluation_environment(wildcards):
@@ -234,11 +287,12 @@ def evaluation_environment(wildcards):
 
 def prompt(wildcards):
     """The prompt that a model is evaluated with."""
-    return WANTS.prompt(wildcards.model)
+    return at(EVALUATION)(wildcards).run.prompt(wildcards.model)
 
 
-def template_content(name):
+def template_content(wildcards):
     """The hash of a template that is a file; None for a named template."""
+    name = at("tokens")(wildcards).run.config.data.template
     known = name in templates.NAMES or name == templates.COMPLETION.identity
     return None if known else content_hash(Path(name))
 
@@ -250,7 +304,7 @@ def kept(output):
 
 def targets():
     """The files that a run must make."""
-    best = [f"{RESULTS}/best.manifest.json"] if CONFIG.merge.keep == "best" else []
+    best = [f"{RESULTS}/{place}.manifest.json" for place in EXPERIMENT.choices]
     return [f"{RESULTS}/summary.csv", *best]
 
 

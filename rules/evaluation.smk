@@ -1,9 +1,14 @@
 # The problems with their expected results, the evaluation and loss of each model, and the tables.
 
+TRUTH = "ground_truth/{dataset}"
+EVALUATION = "eval/{model}/{dataset}.json"
+VALIDATION = "validation/{model}.json"
+LM_EVAL = "lm_eval/{model}/tasks.json"
+
 
 rule fetch_problems:
     input:
-        changed=marker(lambda wildcards: WANTS.problems(wildcards.named)),
+        changed=marker(lambda wildcards: EXPERIMENT.fetched_problems(wildcards.named)),
     output:
         file=f"{RESULTS}/problems/{{named}}.jsonl",
         manifest=f"{RESULTS}/problems/{{named}}.jsonl.manifest.json",
@@ -16,7 +21,10 @@ rule fetch_problems:
         runtime=60,
     params:
         dataset=lambda wildcards: wildcards.named,
-        content=lambda wildcards: WANTS.problem_sets[wildcards.named],  # for the cache
+        content=lambda wildcards: EXPERIMENT.fetched_problems(wildcards.named).files[
+            "content"
+        ],
+        # for the cache
     shell:
         "online python -m workflow_scripts.fetch_problems --dataset {params.dataset:q} "
         "--out {output.file:q} 2>&1 | tee -i {log:q}"
@@ -24,20 +32,22 @@ rule fetch_problems:
 
 rule ground_truth:
     input:
-        problems=ancient(problem_file),
-        problem_manifest=manifest(lambda wildcards: WANTS.problems(wildcards.dataset)),
-        changed=marker(lambda wildcards: WANTS.ground_truth(wildcards.dataset)),
+        problems=lambda wildcards: problem_file(wildcards.dataset),
+        problem_manifest=manifests(
+            lambda wildcards: fetched_problems([wildcards.dataset])
+        ),
+        changed=marker(at(TRUTH)),
     output:
-        **artifact_outputs("ground_truth/{dataset}"),
+        **artifact_outputs(TRUTH),
     log:
-        f"{LOGS}/ground_truth/{{dataset}}.log",
+        log_of(TRUTH),
     conda:
         "../envs/evaluation.yaml"
     threads: CONFIG.threads
     resources:
         **fixed(8000, 120),
     params:
-        options=options("ground_truth"),
+        options=options(at(TRUTH)),
     shell:
         "python -m workflow_scripts.ground_truth --dataset {input.problems:q} {params.options} "
         "--out {output.artifact:q} 2>&1 | tee -i {log:q}"
@@ -45,56 +55,48 @@ rule ground_truth:
 
 rule eval:
     input:
-        **artifact_inputs(
-            model=lambda wildcards: WANTS.model(wildcards.model),
-            truth=lambda wildcards: WANTS.ground_truth(wildcards.dataset),
+        **artifact_inputs(at(EVALUATION), "model", "ground_truth"),
+        problems=lambda wildcards: problem_file(wildcards.dataset),
+        problem_manifest=manifests(
+            lambda wildcards: fetched_problems([wildcards.dataset])
         ),
-        problems=ancient(problem_file),
-        problem_manifest=manifest(lambda wildcards: WANTS.problems(wildcards.dataset)),
-        changed=marker(
-            lambda wildcards: WANTS.evaluation(wildcards.model, wildcards.dataset)
-        ),
+        changed=marker(at(EVALUATION)),
     output:
-        result=f"{RESULTS}/eval/{{model}}/{{dataset}}.json",
-        generations=f"{RESULTS}/eval/{{model}}/{{dataset}}.generations.jsonl",
-        manifest=f"{RESULTS}/eval/{{model}}/{{dataset}}.json.manifest.json",
+        **result_outputs(EVALUATION),
+        generations=f"{RESULTS}/{{variation}}eval/{{model}}/{{dataset}}.generations.jsonl",
     log:
-        f"{LOGS}/eval/{{model}}/{{dataset}}.log",
+        log_of("eval/{model}/{dataset}"),
     conda:
         evaluation_environment
     threads: CONFIG.threads
     resources:
-        **RESOURCES.evaluation(),
+        **RESOURCES.evaluation(at(EVALUATION)),
     params:
         prompt=prompt,
         backend=backend,
-        options=options("eval", "seed", "threads", "backend"),
-        seed=sampling_seed(),
+        options=options(at(EVALUATION), "seed", "threads", "backend"),
+        seed=sampling_seed,
         threads=CONFIG.threads,
     shell:
         "python -m workflow_scripts.eval --model {input.model:q} --dataset {input.problems:q} "
-        "--ground-truth {input.truth:q} --prompt {params.prompt:q} --threads {params.threads} "
+        "--ground-truth {input.ground_truth:q} --prompt {params.prompt:q} --threads {params.threads} "
         "--backend {params.backend:q} {params.seed} {params.options} {resources.besides} "
         "--out {output.result:q} 2>&1 | tee -i {log:q}"
 
 
 rule validation_loss:
     input:
-        **artifact_inputs(
-            model=lambda wildcards: WANTS.model(wildcards.model),
-            tokens=lambda wildcards: WANTS.tokens,
-        ),
-        changed=marker(lambda wildcards: WANTS.validation_loss(wildcards.model)),
+        **artifact_inputs(at(VALIDATION), "model", "tokens"),
+        changed=marker(at(VALIDATION)),
     output:
-        result=f"{RESULTS}/validation/{{model}}.json",
-        manifest=f"{RESULTS}/validation/{{model}}.json.manifest.json",
+        **result_outputs(VALIDATION),
     log:
-        f"{LOGS}/validation/{{model}}.log",
+        log_of("validation/{model}"),
     conda:
         "../envs/evaluation.yaml"
     threads: CONFIG.threads
     resources:
-        **RESOURCES.measurement(60),
+        **RESOURCES.measurement(at(VALIDATION), 60),
     params:
         threads=CONFIG.threads,
     shell:
@@ -104,21 +106,20 @@ rule validation_loss:
 
 rule lm_eval:
     input:
-        **artifact_inputs(model=lambda wildcards: WANTS.model(wildcards.model)),
-        changed=marker(lambda wildcards: WANTS.lm_eval(wildcards.model)),
+        **artifact_inputs(at(LM_EVAL), "model"),
+        changed=marker(at(LM_EVAL)),
     output:
-        result=f"{RESULTS}/lm_eval/{{model}}/tasks.json",
-        manifest=f"{RESULTS}/lm_eval/{{model}}/tasks.json.manifest.json",
+        **result_outputs(LM_EVAL),
     log:
-        f"{LOGS}/lm_eval/{{model}}.log",
+        log_of("lm_eval/{model}"),
     conda:
         "../envs/lm_eval.yaml"
     threads: CONFIG.threads
     resources:
-        **RESOURCES.measurement(720),
+        **RESOURCES.measurement(at(LM_EVAL), 720),
     params:
-        tasks=CONFIG.evaluation.lm_eval,
-        options=options("lm_eval"),
+        tasks=lambda wildcards: at(LM_EVAL)(wildcards).options["tasks"],
+        options=options(at(LM_EVAL)),
     shell:
         "python -m workflow_scripts.lm_eval --model {input.model:q} --tasks {params.tasks:q} "
         "{params.options} {resources.besides} --out {output.result:q} 2>&1 | tee -i {log:q}"
@@ -126,10 +127,10 @@ rule lm_eval:
 
 rule summary:
     input:
-        evals=results(lambda: WANTS.evaluations()),
-        losses=results(lambda: WANTS.validation_losses()),
-        lm_eval=results(lambda: WANTS.lm_eval_results()),
-        changed=marker(lambda wildcards: WANTS.summary),
+        evals=results(lambda wildcards: EXPERIMENT.shown["eval"]),
+        losses=results(lambda wildcards: EXPERIMENT.shown["validation_loss"]),
+        lm_eval=results(lambda wildcards: EXPERIMENT.shown["lm_eval"]),
+        changed=marker(lambda wildcards: EXPERIMENT.summary),
     output:
         csv=f"{RESULTS}/summary.csv",
         comparisons=f"{RESULTS}/comparisons.csv",

@@ -1,16 +1,17 @@
 # Steps 4 to 7, once for each lambda: the mixing coefficients, their training, the dense model.
 
+INIT, TRAINED = "weighted_init/lam~{lam}", "weighted_trained/lam~{lam}"
+DENSE = "dense/lam~{lam}"
+
 
 rule weighted_init:
     input:
-        **artifact_inputs(
-            moe=lambda wildcards: WANTS.moe_sft, ffn=lambda wildcards: WANTS.ffn
-        ),
-        changed=marker(lambda wildcards: WANTS.weighted_init(wildcards.lam)),
+        **artifact_inputs(at(INIT), "moe", "ffn"),
+        changed=marker(at(INIT)),
     output:
-        **artifact_outputs("weighted_init/lam~{lam}"),
+        **artifact_outputs(INIT),
     log:
-        f"{LOGS}/weighted_init/lam~{{lam}}.log",
+        log_of(INIT),
     conda:
         "../envs/conversion.yaml"
     resources:
@@ -18,7 +19,7 @@ rule weighted_init:
     params:
         code=code_hash("weighted_init"),
         lam=lambda wildcards: wildcards.lam,
-        shape=options("weighted_init"),
+        shape=options(at(INIT)),
     shell:
         "python -m workflow_scripts.weighted_init --moe {input.moe:q} --ffn {input.ffn:q} "
         "--lam {params.lam} {params.shape} --out {output.artifact:q} 2>&1 | tee -i {log:q}"
@@ -26,27 +27,22 @@ rule weighted_init:
 
 rule weighted_trained:
     input:
-        **artifact_inputs(
-            weighted=lambda wildcards: WANTS.weighted_init(wildcards.lam),
-            moe=lambda wildcards: WANTS.moe_sft,
-            ffn=lambda wildcards: WANTS.ffn,
-            tokens=lambda wildcards: WANTS.tokens,
-        ),
-        changed=marker(lambda wildcards: WANTS.weighted_trained(wildcards.lam)),
+        **artifact_inputs(at(TRAINED), "weighted", "moe", "ffn", "tokens"),
+        changed=marker(at(TRAINED)),
     output:
-        **artifact_outputs("weighted_trained/lam~{lam}"),
-        metrics=f"{METRICS}/weighted_trained/lam~{{lam}}.jsonl",
+        **artifact_outputs(TRAINED),
+        metrics=metrics_of(TRAINED),
     log:
-        f"{LOGS}/weighted_trained/lam~{{lam}}.log",
+        log_of(TRAINED),
     cache: bool(SHARED)
     conda:
         "../envs/training.yaml"
     threads: CONFIG.threads * CONFIG.mixing.processes
     resources:
-        **RESOURCES.training("mixing"),
+        **RESOURCES.training("mixing", at(TRAINED)),
     params:
         code=code_hash("weighted_trained"),
-        options=options("weighted_trained"),
+        options=options(at(TRAINED)),
         srun=RESOURCES.srun("mixing"),
     shell:
         "{params.srun}python -m workflow_scripts.weighted_trained --weighted {input.weighted:q} "
@@ -56,41 +52,53 @@ rule weighted_trained:
 
 rule dense:
     input:
-        **artifact_inputs(
-            weighted=lambda wildcards: WANTS.shares(wildcards.lam),
-            moe=lambda wildcards: WANTS.moe_sft,
-            ffn=lambda wildcards: WANTS.ffn,
-        ),
-        changed=marker(lambda wildcards: WANTS.model(f"dense/lam~{wildcards.lam}")),
+        **artifact_inputs(at(DENSE), "weighted", "moe", "ffn"),
+        changed=marker(at(DENSE)),
     output:
-        **artifact_outputs("dense/lam~{lam}", kept),
+        **artifact_outputs(DENSE, kept),
     log:
-        f"{LOGS}/dense/lam~{{lam}}.log",
+        log_of(DENSE),
     conda:
         "../envs/conversion.yaml"
     resources:
-        **RESOURCES.conversion(),
+        **RESOURCES.conversion(at(DENSE)),
     shell:
         "python -m workflow_scripts.dense --weighted {input.weighted:q} --moe {input.moe:q} "
         "--ffn {input.ffn:q} --out {output.artifact:q} 2>&1 | tee -i {log:q}"
 
 
+def choice(wildcards):
+    """The merges of a tuned mixture, the best of which is kept."""
+    return EXPERIMENT.choices[f"{wildcards.variation}best"]
+
+
+def best(wildcards):
+    """The best of these merges; one of them while the best is not known."""
+    return CURRENT.best(f"{wildcards.variation}best")
+
+
 rule best:
     input:
-        **artifact_inputs(
-            moe=lambda wildcards: WANTS.moe_sft, ffn=lambda wildcards: WANTS.ffn
+        **artifact_inputs(best, "moe", "ffn"),
+        measured=results(lambda wildcards: choice(wildcards).measured),
+        weighted=folders(
+            lambda wildcards: [
+                merge.sources["weighted"] for merge in choice(wildcards).merges
+            ]
         ),
-        evals=results(lambda: WANTS.dense_evaluations()),
-        weighted=folders(lambda wildcards: [WANTS.shares(lam) for lam in LAMBDAS]),
-        changed=marker(lambda wildcards: CURRENT.best()),
+        changed=marker(best),
     output:
         **artifact_outputs("best"),
     log:
-        f"{LOGS}/best.log",
+        log_of("best"),
     conda:
         "../envs/conversion.yaml"
     resources:
-        **RESOURCES.conversion(),
+        **RESOURCES.conversion(best),
+    params:
+        by=lambda wildcards: (
+            "--losses" if choice(wildcards).by == "validation" else "--evals"
+        ),
     shell:
-        "python -m workflow_scripts.best --evals {input.evals:q} --weighted {input.weighted:q} "
+        "python -m workflow_scripts.best {params.by} {input.measured:q} --weighted {input.weighted:q} "
         "--moe {input.moe:q} --ffn {input.ffn:q} --out {output.artifact:q} 2>&1 | tee -i {log:q}"

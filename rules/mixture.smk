@@ -8,12 +8,12 @@
 
 rule base:
     input:
-        files=ancient(base_files()),
-        changed=marker(lambda wildcards: WANTS.base),
+        files=base_files,
+        changed=marker(at("base")),
     output:
         **artifact_outputs("base"),
     log:
-        f"{LOGS}/base.log",
+        log_of("base"),
     cache: bool(SHARED)
     conda:
         "../envs/conversion.yaml"
@@ -22,8 +22,8 @@ rule base:
         runtime=120,
     params:
         code=code_hash("base"),
-        content=list(WANTS.base.files.values()),
-        source=options("base"),
+        content=lambda wildcards: list(at("base")(wildcards).files.values()),
+        source=options(at("base")),
     shell:
         "online python -m workflow_scripts.base {params.source} "
         "${{SNAKEMAKE_OUTPUT_CACHE:+--copy}} --out {output.artifact:q} 2>&1 | tee -i {log:q}"
@@ -31,33 +31,35 @@ rule base:
 
 rule moe:
     input:
-        **artifact_inputs(base=lambda wildcards: WANTS.base),
-        changed=marker(lambda wildcards: WANTS.moe),
+        **artifact_inputs(at("moe"), "base"),
+        changed=marker(at("moe")),
     output:
         **artifact_outputs("moe"),
     log:
-        f"{LOGS}/moe.log",
+        log_of("moe"),
     cache: bool(SHARED)
     conda:
         "../envs/conversion.yaml"
     resources:
-        **RESOURCES.conversion(),
+        **RESOURCES.conversion(at("moe")),
     params:
         code=code_hash("moe"),
-        options=options("moe"),
+        options=options(at("moe")),
     shell:
         "python -m workflow_scripts.moe --base {input.base:q} {params.options} "
         "--out {output.artifact:q} 2>&1 | tee -i {log:q}"
 
 
+FETCHED = "data/fetched/{file}"
+
+
 rule fetch_data:
     input:
-        changed=marker(lambda wildcards: WANTS.fetched_rows),
+        changed=marker(at(FETCHED)),
     output:
-        file=f"{RESULTS}/data/fetched/{{file}}",
-        manifest=f"{RESULTS}/data/fetched/{{file}}.manifest.json",
+        **result_outputs(FETCHED),
     log:
-        f"{LOGS}/data/{{file}}.log",
+        log_of("data/{file}"),
     conda:
         "../envs/data.yaml"
     resources:
@@ -65,27 +67,27 @@ rule fetch_data:
         runtime=60,
     params:
         code=code_hash("fetch_data"),
-        source=options("fetch_data"),
+        source=options(at(FETCHED)),
     shell:
-        "online python -m workflow_scripts.fetch_data {params.source} --out {output.file:q} "
+        "online python -m workflow_scripts.fetch_data {params.source} --out {output.result:q} "
         "2>&1 | tee -i {log:q}"
 
 
 rule tokens:
     input:
-        **artifact_inputs(base=lambda wildcards: WANTS.base),
-        data=ancient(DATA),
-        data_manifest=manifest(lambda wildcards: WANTS.fetched_rows),
-        problems=ancient([PROBLEMS[name] for name in forbidden_sets()]),
+        **artifact_inputs(at("tokens"), "base"),
+        data=rows_file,
+        data_manifest=manifest(source(at("tokens"), "data")),
+        problems=problem_files,
         problem_manifests=manifests(
-            lambda wildcards: [WANTS.problems(name) for name in forbidden_sets()]
+            lambda wildcards: fetched_problems(forbidden_sets(wildcards))
         ),
-        changed=marker(lambda wildcards: WANTS.tokens),
+        changed=marker(at("tokens")),
     output:
         **artifact_outputs("tokens"),
-        report=f"{RESULTS}/data/report.json",
+        report=f"{RESULTS}/{{variation}}data/report.json",
     log:
-        f"{LOGS}/tokens.log",
+        log_of("tokens"),
     cache: bool(SHARED)
     conda:
         "../envs/data.yaml"
@@ -93,11 +95,11 @@ rule tokens:
         **fixed(8000, 120),
     params:
         code=code_hash("tokens"),
-        content=WANTS.rows_content,
-        options=options("tokens"),
-        template=template_content(CONFIG.data.template),
-        problems="--problems" if forbidden_sets() else "",
-        problem_contents=[WANTS.problem_sets[name] for name in forbidden_sets()],
+        content=lambda wildcards: at("tokens")(wildcards).run.rows_content,
+        options=options(at("tokens")),
+        template=template_content,
+        problems=lambda wildcards: "--problems" if forbidden_sets(wildcards) else "",
+        problem_contents=lambda wildcards: list(at("tokens")(wildcards).files.values()),
     shell:
         "python -m workflow_scripts.tokens --model {input.base:q} --data {input.data:q} "
         "{params.options} {params.problems} {input.problems:q} --report {output.report:q} "
@@ -106,24 +108,22 @@ rule tokens:
 
 rule moe_sft:
     input:
-        **artifact_inputs(
-            moe=lambda wildcards: WANTS.moe, tokens=lambda wildcards: WANTS.tokens
-        ),
-        changed=marker(lambda wildcards: WANTS.moe_sft),
+        **artifact_inputs(at("moe_sft"), "moe", "tokens"),
+        changed=marker(at("moe_sft")),
     output:
         **artifact_outputs("moe_sft"),
-        metrics=f"{METRICS}/moe_sft.jsonl",
+        metrics=metrics_of("moe_sft"),
     log:
-        f"{LOGS}/moe_sft.log",
+        log_of("moe_sft"),
     cache: bool(SHARED)
     conda:
         "../envs/training.yaml"
     threads: CONFIG.threads * CONFIG.moe_sft.processes
     resources:
-        **RESOURCES.training("moe_sft"),
+        **RESOURCES.training("moe_sft", at("moe_sft")),
     params:
         code=code_hash("moe_sft"),
-        options=options("moe_sft"),
+        options=options(at("moe_sft")),
         srun=RESOURCES.srun("moe_sft"),
     shell:
         "{params.srun}python -m workflow_scripts.moe_sft --moe {input.moe:q} --data {input.tokens:q} "
@@ -132,16 +132,16 @@ rule moe_sft:
 
 rule ffn:
     input:
-        **artifact_inputs(moe=lambda wildcards: WANTS.moe_sft),
-        changed=marker(lambda wildcards: WANTS.ffn),
+        **artifact_inputs(at("ffn"), "moe"),
+        changed=marker(at("ffn")),
     output:
         **artifact_outputs("ffn"),
     log:
-        f"{LOGS}/ffn.log",
+        log_of("ffn"),
     conda:
         "../envs/conversion.yaml"
     resources:
-        **RESOURCES.conversion(),
+        **RESOURCES.conversion(at("ffn")),
     params:
         code=code_hash("ffn"),
     shell:

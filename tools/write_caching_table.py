@@ -5,11 +5,12 @@ from collections import Counter
 from pathlib import Path
 
 from workflow_scripts.config.reads import READS, steps_of_key
+from workflow_scripts.config.runs import find_runs
 from workflow_scripts.config.section import keys
 from workflow_scripts.config.sections import XftConfig
 from workflow_scripts.config.text import read_config
-from workflow_scripts.config.validation import complete, is_section
-from workflow_scripts.workflow.wanted import Wants
+from workflow_scripts.config.validation import is_section
+from workflow_scripts.workflow.experiment import Experiment
 
 ROOT = Path(__file__).parents[1]
 DOCUMENT = ROOT / "docs" / "caching.md"
@@ -18,6 +19,10 @@ MODELS = ["base", "sft", "moe_sft", "dense"]
 # What no step reads.
 SPECIAL = {
     "merge.keep": "best, if it is asked for",
+    "merge.select": "best, if it is asked for",
+    "seeds": "what a new run does not share with the others, summary",
+    "variants": "what a new run does not share with the others, summary",
+    "sweep": "what a new run does not share with the others, summary",
     "results_dir": "everything, in the other folder",
     "evaluation.models": "summary, and what a new model needs",
     "evaluation.backend": "eval of base and dense, summary",
@@ -56,14 +61,18 @@ def rules(key: str) -> list[str]:
     """The rules that a change of a key runs in the demonstration, with sft evaluated too."""
     config = read_config(ROOT / "config.yaml")
     config["base"]["model"] = str(ROOT / config["base"]["model"])
-    config["data"]["train"] = str(ROOT / config["data"]["train"])
+    config["data"] |= {
+        "train": str(ROOT / config["data"]["train"]),
+        "decontaminate_against": [],
+    }
     config["evaluation"] |= {
         "datasets": [str(ROOT / file) for file in config["evaluation"]["datasets"]],
         "models": MODELS,
         "lm_eval": ["arc_easy"],
     }
     steps = set(steps_of_key(key))
-    chain = list(Wants(complete(config), "results").summary.chain())
+    runs = find_runs(config)
+    chain = list(Experiment(runs[0].config, runs, "results").summary.chain())
     found = {wanted.rule for wanted in chain if steps & {part.step for part in wanted.chain()}}
     return [rule for rule in READS if rule in found]
 

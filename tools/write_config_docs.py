@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic.fields import FieldInfo
 
-from workflow_scripts.config.section import Section, choices_of, item_of
+from workflow_scripts.config.section import Section, choices_of, item_of, types_of
 from workflow_scripts.config.sections import TRAININGS, Lambda, SftConfig, XftConfig
 from workflow_scripts.config.training import TrainingConfig
 from workflow_scripts.config.validation import is_section, sections, type_names
@@ -23,9 +23,9 @@ Written from `workflow_scripts/config/` by `make generated`; `config/config.sche
 for editors. Set values in a file of your own (`snakemake --cores 2 --configfile mine.yaml`; a later
 file overrides an earlier one), or on the command line, with the keys of a section in braces:
 `snakemake --cores 2 --config 'merge={lambdas: [0.75, 0.85]}'`. Without `--configfile`, Snakemake
-reads `config.yaml`, a link to the demonstration in `recipes/embedded.yaml`. It does not add to a file
-of your own: a key that is left out has the default that is given here. A run prints the values that are not defaults, and keeps all
-values in `results/config.yaml`.
+reads `config.yaml`, a link to the demonstration in `recipes/embedded.yaml`. It does not add to a
+file of your own: a key that is left out has the default that is given here. A run prints the values
+that are not defaults, and keeps all values in `results/config.yaml`.
 
 A `~` at the start of a path is the home folder. Numbers may be written as text: `"0.75"` is 0.75.
 The workflow stops before anything runs if a key is unknown or given twice, if a value has a wrong
@@ -89,7 +89,7 @@ def _key(section: type[Section], name: str) -> str:
 
 def _types(annotation: Any) -> str:
     types = " or ".join(type_names(annotation))
-    item = item_of(annotation)
+    item = item_of(annotation) if list in types_of(annotation) else None
     if item is Lambda:
         return f"{types} of numbers from 0 to 1"
     return f"{types} of {type_names(item)[0]}s" if item else types

@@ -1,4 +1,4 @@
-"""Merge the dense model that passed most problems again, if the models were not kept."""
+"""Merge the best dense model again, if the models were not kept."""
 
 from pathlib import Path
 
@@ -6,18 +6,25 @@ from workflow_scripts import dense
 from workflow_scripts.cli import flags, running
 from workflow_scripts.common.errors import UserError
 from workflow_scripts.common.progress import say
-from workflow_scripts.evaluation.result import TEST_NAMES, best_result, read_result
+from workflow_scripts.reporting.choice import best_merge
 
 
 def main(argv: list[str] | None = None) -> None:
     parser = flags.step_parser("best", __doc__)
-    parser.add_argument(
-        "--evals",
-        required=True,
+    measured = parser.add_mutually_exclusive_group(required=True)
+    measured.add_argument(
+        "--losses",
         nargs="+",
         type=Path,
         metavar="FILE",
-        help="The result of each model.",
+        help="The loss of each model on held-out rows. The lowest is the best.",
+    )
+    measured.add_argument(
+        "--evals",
+        nargs="+",
+        type=Path,
+        metavar="FILE",
+        help="The evaluation of each model. The most solved problems are the best.",
     )
     parser.add_argument(
         "--weighted",
@@ -31,14 +38,14 @@ def main(argv: list[str] | None = None) -> None:
     flags.add_path(parser, "--ffn", "DIR", "The FFN weights of its experts.")
     flags.add_path(parser, "--out", "DIR", "The dense model.")
     args = parser.parse_args(argv)
-    if len(args.evals) != len(args.weighted):
+    files, by = (args.losses, "validation") if args.losses else (args.evals, "benchmark")
+    if len(files) != len(args.weighted):
         raise UserError(
-            f"--evals names {len(args.evals)} results and --weighted {len(args.weighted)} sets of "
-            "coefficients. Give one of each for every model"
+            f"there are {len(files)} results and {len(args.weighted)} sets of coefficients. Give "
+            "one of each for every model"
         )
-    best = best_result(args.evals)
-    solved = read_result(args.evals[best])["pass@1"]["plus"]
-    say(f"{args.weighted[best]}, pass@1 {solved:.1%} on {TEST_NAMES['plus']}")
+    best = best_merge(files, by)
+    say(f"{args.weighted[best]}, chosen by {files[best]}")
     sources = ["--moe", str(args.moe), "--ffn", str(args.ffn)]
     dense.main([*sources, "--weighted", str(args.weighted[best]), "--out", str(args.out)])
 

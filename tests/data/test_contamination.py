@@ -116,7 +116,7 @@ def test_a_set_that_is_not_here_is_named_with_what_to_do(tmp_path, monkeypatch):
     with pytest.raises(UserError) as caught:
         load_references(["humaneval"])
     assert "data set humaneval (HumanEval+ v0.1.10) is not on this machine" in str(caught.value)
-    assert "To train on all rows instead, set data.decontaminate: false" in str(caught.value)
+    assert "set data.decontaminate_against" in str(caught.value)
 
 
 def test_the_embedded_rows_give_no_embedded_problem_away():

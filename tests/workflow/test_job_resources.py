@@ -6,10 +6,12 @@ from types import SimpleNamespace
 
 import pytest
 
+from workflow_scripts.config.runs import find_runs
 from workflow_scripts.config.validation import complete
-from workflow_scripts.planning.resources import Needs, Requests
+from workflow_scripts.planning.resources import Needs
 from workflow_scripts.workflow.announcements import beginning, failures
 from workflow_scripts.workflow.job_resources import JobResources, continuing, growing
+from workflow_scripts.workflow.wanted import Wants
 
 SECTIONS = {"base": {"model": "x"}, "data": {"train": "y"}}
 
@@ -32,25 +34,35 @@ def test_each_attempt_gets_more_memory_up_to_twice(resources, minutes):
     assert found == minutes
 
 
-def test_a_measurement_takes_its_own_minutes(tmp_path):
-    config = complete(SECTIONS)
-    resources = JobResources(config, Requests(config, tmp_path), "metrics").measurement(7)
+@pytest.fixture
+def find(tmp_path, monkeypatch):
+    """A function that gives an artifact of a run whose base is not here yet."""
+    monkeypatch.chdir(tmp_path)
+    Path("y").write_text("{}\n")
+    (run,) = find_runs(SECTIONS)
+    wanted = Wants(run, "results").moe_sft
+    return lambda wildcards: wanted
+
+
+def test_a_measurement_takes_its_own_minutes(find):
+    resources = JobResources(complete(SECTIONS), "metrics").measurement(find, 7)
     assert resources["runtime"](SimpleNamespace(model="base"), attempt=2) == 14
     assert resources["besides"] == "--gpus=0"
 
 
-def test_several_nodes_have_a_task_each(tmp_path):
+def test_several_nodes_have_a_task_each(find):
     launch = {"launch": "ddp", "nodes": 2, "processes": 4, "save_minutes": 5}
     config = complete(SECTIONS | {"gpus": 1, "threads": 3, "moe_sft": launch})
-    resources = JobResources(config, Requests(config, tmp_path), "results/metrics")
-    asked = resources.training("moe_sft")
+    resources = JobResources(config, "results/metrics")
+    asked = resources.training("moe_sft", find)
     assert {key: asked[key] for key in ("nodes", "tasks", "tasks_per_gpu", "gpu")} == {
         "nodes": 2,
         "tasks": 2,
         "tasks_per_gpu": 0,
         "gpu": 8,
     }
-    assert asked["besides"] == "--gpus=1 --tracker-dir=results/metrics --save-minutes=5.0"
+    flags = "--gpus=1 '--tracker-dir=results/metrics/seed~7' --save-minutes=5.0"
+    assert asked["besides"](SimpleNamespace(variation="seed~7/")) == flags
     assert "--nodes=2 --ntasks-per-node=1" in resources.srun("moe_sft")
     assert "--cpus-per-task=12 " in resources.srun("moe_sft")
     assert resources.srun("mixing") == ""

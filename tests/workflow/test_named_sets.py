@@ -37,8 +37,9 @@ def commands(project: Project, **config) -> dict[str, set[str]]:
 
 
 def test_one_rule_fetches_and_the_others_are_given_the_files(new_project):
-    sets = {"datasets": ["mbpp", "resources/problems.jsonl"]}
-    assert commands(new_project("dry"), evaluation=sets) == {
+    names = ["mbpp", "resources/problems.jsonl"]
+    sets = {"evaluation": {"datasets": names}, "data": {"decontaminate_against": names}}
+    assert commands(new_project("dry"), **sets) == {
         "fetch_problems": {"mbpp"},
         "tokens": {"results/problems/mbpp.jsonl resources/problems.jsonl"},
         "ground_truth": {"results/problems/mbpp.jsonl", "resources/problems.jsonl"},
@@ -48,7 +49,7 @@ def test_one_rule_fetches_and_the_others_are_given_the_files(new_project):
 
 def test_without_decontamination_the_tokens_need_no_problems(new_project):
     project = new_project("all")
-    assert "tokens" not in commands(project, data={"decontaminate": False}, evaluation=NAMED)
+    assert "tokens" not in commands(project, data={"decontaminate_against": []}, evaluation=NAMED)
 
 
 def test_what_needs_the_network_runs_where_snakemake_runs(repository):

@@ -10,12 +10,13 @@ from workflow_scripts.artifacts.artifact import create_artifact
 from workflow_scripts.artifacts.files import write_manifest
 from workflow_scripts.artifacts.manifest import manifest_path, read_manifest
 from workflow_scripts.common.errors import UserError
-from workflow_scripts.config.validation import complete
+from workflow_scripts.config.runs import find_runs
 from workflow_scripts.workflow.current import Current
+from workflow_scripts.workflow.experiment import Experiment
 from workflow_scripts.workflow.markers import marker_path, set_marker
 from workflow_scripts.workflow.settings import chosen_values, write_config
 from workflow_scripts.workflow.state import Inspector, State
-from workflow_scripts.workflow.wanted import Wanted, Wants
+from workflow_scripts.workflow.wanted import Wanted
 
 ROW = {"instruction": "Add.", "response": "a + b"}
 PROBLEM = {
@@ -40,17 +41,17 @@ def place(tmp_path, tiny_llama, monkeypatch) -> Path:
     return tmp_path
 
 
-def wants(**sections) -> Wants:
+def wants(**sections) -> Experiment:
     config = {
         "base": {"model": "model"},
-        "data": {"train": "rows.jsonl"},
+        "data": {"train": "rows.jsonl", "decontaminate_against": ["problems.jsonl"]},
         "evaluation": {"models": ["base", "moe_sft", "dense"], "datasets": ["problems.jsonl"]},
     }
     for name, values in sections.items():
         both = isinstance(values, dict)
         config[name] = config.get(name, {}) | values if both else values
-    completed = complete(config)
-    return Wants(completed, completed.results_dir)
+    (run,) = find_runs(config)
+    return Experiment(run.config, [run], run.config.results_dir)
 
 
 def make(wanted: Wanted, content: str | None = None) -> None:
@@ -73,12 +74,12 @@ def make(wanted: Wanted, content: str | None = None) -> None:
         (draft.path / "content.txt").write_text(content)
 
 
-def make_all(wanted: Wants) -> None:
+def make_all(wanted: Experiment) -> None:
     for part in wanted.summary.chain():
         make(part)
 
 
-def states(wanted: Wants) -> dict[str, State]:
+def states(wanted: Experiment) -> dict[str, State]:
     """The state of each artifact by its place in the results folder."""
     inspector = Inspector()
     return {
@@ -87,11 +88,11 @@ def states(wanted: Wants) -> dict[str, State]:
     }
 
 
-def outdated(wanted: Wants) -> set[str]:
+def outdated(wanted: Experiment) -> set[str]:
     return {place for place, state in states(wanted).items() if state is State.OUTDATED}
 
 
-def differences(wanted: Wants, place: str) -> tuple[str, ...]:
+def differences(wanted: Experiment, place: str) -> tuple[str, ...]:
     part = next(p for p in wanted.summary.chain() if p.place == wanted.results / place)
     return Inspector().inspect(part).differences
 
@@ -155,7 +156,7 @@ def test_another_model_at_another_path_outdates_all(place):
 
 def test_an_artifact_that_was_made_again_with_other_content_outdates_what_was_made_from_it(place):
     make_all(wants())
-    moe_sft = wants().moe_sft
+    moe_sft = wants().runs[0].moe_sft
     make(moe_sft, "trained on another machine")
     assert outdated(wants()) == TUNED - {"moe_sft"}
     make(moe_sft)
@@ -164,10 +165,10 @@ def test_an_artifact_that_was_made_again_with_other_content_outdates_what_was_ma
 
 def test_the_same_tokens_from_other_problems_run_no_training_again(place):
     make_all(wants())
-    content = wants().tokens.recipe.digest
+    content = wants().runs[0].tokens.recipe.digest
     Path("problems.jsonl").write_text(json.dumps(PROBLEM | {"task_id": "Own/1"}) + "\n")
     assert {"tokens", "moe_sft"} <= outdated(wants())
-    make(wants().tokens, content)
+    make(wants().runs[0].tokens, content)
     assert "ground_truth/problems" in outdated(wants())
     assert not outdated(wants()) & (TRAINED | {"tokens"})
 
@@ -185,7 +186,7 @@ def test_what_was_deleted_is_not_wanted_again_unless_its_settings_changed(place,
 
 def test_an_artifact_of_unknown_origin_is_outdated(place):
     make_all(wants())
-    with create_artifact(wants().moe.place, "moe") as draft:
+    with create_artifact(wants().runs[0].moe.place, "moe") as draft:
         (draft.path / "content.txt").write_text("made by hand, without a recipe")
     assert differences(wants(), "moe") == ("its manifest does not say how it was made",)
 
@@ -275,7 +276,7 @@ def test_a_config_that_the_run_would_overwrite_stops_it(place):
 def test_links_and_empty_folders_are_no_loss(place):
     write_config(wants().config, wants().results)
     make_all(wants())
-    base = wants().base.place
+    base = wants().runs[0].base.place
     shutil.rmtree(base)
     base.mkdir()
     (base / "content.txt").symlink_to(place / "rows.jsonl")
@@ -302,7 +303,7 @@ def test_a_marker_is_newer_than_an_outdated_artifact_and_older_than_one_that_fit
     for part in wants().summary.chain():
         set_marker(part, Inspector().inspect(part))
         assert marker_path(part).stat().st_mtime == 0
-    changed = wants(seed=3).moe
+    changed = wants(seed=3).runs[0].moe
     set_marker(changed, Inspector().inspect(changed))
     made = manifest_path(changed.place).stat().st_mtime
     assert marker_path(changed).stat().st_mtime > made
@@ -314,6 +315,7 @@ def test_the_chosen_values_are_those_that_are_no_defaults(place):
     assert chosen == {
         "base.model": "model",
         "data.train": "rows.jsonl",
+        "data.decontaminate_against": ["problems.jsonl"],
         "evaluation.datasets": ["problems.jsonl"],
         "seed": 7,
         "moe_sft.max_steps": 3,

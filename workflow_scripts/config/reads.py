@@ -1,5 +1,7 @@
 """The keys of the configuration that each step's result depends on."""
 
+from functools import cache
+
 from workflow_scripts.config.section import Section, keys
 from workflow_scripts.config.sections import (
     BaseConfig,
@@ -51,7 +53,7 @@ FLAGS: dict[str, dict[str, tuple[str, ...]]] = {
 NAMING: dict[str, tuple[str, ...]] = {
     "tokens": (
         *("data.train", "data.revision", "data.split"),
-        *("data.decontaminate", "evaluation.datasets"),
+        "data.decontaminate_against",
     ),
     "ground_truth": ("evaluation.datasets",),
     "eval": ("evaluation.datasets",),
@@ -71,12 +73,14 @@ def keys_of_step(step: str) -> dict[str, str]:
 
 def steps_of_key(key: str) -> list[str]:
     """The steps that read a key such as "moe.num_experts" themselves."""
-    return [step for step in READS if key in _all_keys(step)]
+    return [step for step in READS if key in keys_behind(step)]
 
 
-def _all_keys(step: str) -> set[str]:
+@cache
+def keys_behind(step: str) -> frozenset[str]:
+    """The keys that decide, directly or through a flag or a file, about the result of a step."""
     flags = [key for keys in FLAGS.get(step, {}).values() for key in keys]
-    return {*keys_of_step(step).values(), *flags, *NAMING.get(step, ())}
+    return frozenset([*keys_of_step(step).values(), *flags, *NAMING.get(step, ())])
 
 
 def options_of_step(step: str, config: XftConfig) -> dict[str, object]:

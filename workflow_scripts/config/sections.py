@@ -190,9 +190,10 @@ class TokensConfig(Section):
 class DataConfig(TokensConfig, RowsSource):
     """Instruction rows of steps 2 and 6."""
 
-    decontaminate: bool = True
-    """Leave out rows that hold the docstring or the solution of a problem in evaluation.datasets,
-    or share 13 consecutive words with one."""
+    decontaminate_against: Annotated[list[PathText], UNIQUE] | None = None
+    """Sets of problems that no row may give away: humaneval, mbpp, or files of problems. A row is
+    left out if it holds the docstring or the solution of a problem, or shares 13 consecutive words
+    with one. null: humaneval, mbpp, and the files in evaluation.datasets. []: no set."""
 
 
 class MoeSftConfig(TuningConfig):
@@ -235,9 +236,15 @@ class MergeConfig(Section):
     step 6 has nothing to learn."""
 
     keep: Literal["all", "best", "none"] = "all"
-    """Dense models that stay after their evaluation. best: the one with the highest pass@1 (plus
-    tests) on the first data set, as results/best. A model that was not kept is merged again if a
-    later run needs it."""
+    """Dense models that stay after their evaluation. best: the best one of each tuned mixture, by
+    merge.select, as results/best. A model that was not kept is merged again if a later run needs
+    it."""
+
+    select: Literal["auto", "validation", "benchmark"] = "auto"
+    """What the best merge is chosen by, among the lambdas and all values of mixing and merge in
+    variants and sweep. validation: the lowest loss on held-out rows. benchmark: the highest pass@1
+    (plus tests) on the first data set, which then is no fair test of it. auto: validation if there
+    are held-out rows."""
 
 
 class EvaluatedConfig(Section):
@@ -328,8 +335,23 @@ class EvaluationConfig(EvalConfig, EvaluatedConfig):
     package lm_eval, and the tasks' data on this machine."""
 
 
-class XftConfig(RunConfig):
-    """The whole configuration of a run."""
+class ManyRuns(Section):
+    """Keys that make several runs of one configuration. The runs share all that they agree on."""
+
+    seeds: Annotated[list[Annotated[int, Field(ge=0)]], UNIQUE] = []
+    """Seeds to run everything with that depends on a seed. []: only seed."""
+
+    variants: dict[str, dict[str, Any]] = {}
+    """Runs with other values, by name: {vanilla: {moe: {shared_expert: false}}}. Only the named
+    ones run. One without changes, such as {xft: {}}, is the configuration itself."""
+
+    sweep: dict[str, list[Any]] = {}
+    """Values of any keys, for a run with each combination:
+    {moe_sft.learning_rate: [2e-5, 5e-5], moe.num_experts_per_tok: [2, 6]}."""
+
+
+class XftConfig(ManyRuns, RunConfig):
+    """The whole configuration of the workflow."""
 
     base: BaseConfig
     moe: MoeConfig = MoeConfig()
@@ -362,6 +384,10 @@ class XftConfig(RunConfig):
             ("base.model", self.base.model),
             ("data.train", self.data.train),
             ("data.template", self.data.template),
+            *(
+                ("data.decontaminate_against", dataset)
+                for dataset in self.data.decontaminate_against or ()
+            ),
             ("evaluation.base_prompt", evaluation.base_prompt),
             *(("evaluation.datasets", dataset) for dataset in evaluation.datasets),
             *(("evaluation.lm_eval", task) for task in evaluation.lm_eval),
@@ -377,15 +403,21 @@ class XftConfig(RunConfig):
             )
         if self.merge.keep == "best" and "dense" not in merged:
             return "merge.keep = best: add dense to evaluation.models, to find the best model"
+        if self.merge.select == "validation" and not self.data.validation_rows:
+            return "merge.select = validation: there are no held-out rows. Set data.validation_rows"
         for lam in self.merge.lambdas if self.mixing.learn_lambda else ():
             if fault := fault_of_learned(lam):
                 return f"merge.lambdas = {lam}: {fault}"
-        labels = [problem_label(dataset) for dataset in self.evaluation.datasets]
-        for label in labels:
-            if labels.count(label) > 1:
+        return self._fault_of_labels()
+
+    def _fault_of_labels(self) -> str | None:
+        """The fault if two different sets of problems have the same name in the results."""
+        seen: dict[str, str] = {}
+        for name in [*self.evaluation.datasets, *(self.data.decontaminate_against or ())]:
+            if seen.setdefault(problem_label(name), name) != name:
                 return (
-                    f"evaluation.datasets: two data sets have the name {label} in the results. "
-                    "Rename a file"
+                    "evaluation.datasets: two data sets have the name "
+                    f"{problem_label(name)} in the results. Rename a file"
                 )
         return None
 

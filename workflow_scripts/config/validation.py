@@ -5,7 +5,7 @@ import json
 from collections.abc import Iterator, Mapping
 from functools import cache
 from types import NoneType
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args, get_origin
 
 from pydantic import ValidationError
 
@@ -45,6 +45,7 @@ RENAMED = {
     "early_stop": "early_stopping_patience",
     "checkpoint_minutes": "save_minutes",
     "general": "lm_eval",
+    "decontaminate": "decontaminate_against",
 }
 
 SectionType = TypeVar("SectionType", bound=Section)
@@ -134,6 +135,8 @@ def _annotation(section: type[Section], place: tuple) -> Any:
     for part in place:
         if isinstance(part, int):
             annotation = item_of(annotation)
+        elif get_origin(annotation) is dict:
+            annotation = get_args(annotation)[1]
         else:
             annotation = annotation.model_fields[part].annotation
     return annotation

@@ -16,8 +16,8 @@ def load_references(names_or_files: list[str]) -> tuple[list[Reference], dict[st
         sets = [load_problems(name) for name in names_or_files]
     except UserError as error:
         raise UserError(
-            f"{error}. Decontamination needs the problems. To train on all rows instead, set "
-            "data.decontaminate: false"
+            f"{error}. The rows are cleaned of these problems. To clean them of other sets, or of "
+            "none, set data.decontaminate_against"
         ) from None
     found = [_reference(problem, chosen) for chosen in sets for problem in chosen.problems]
     return found, {chosen.name: chosen.sha256 for chosen in sets}

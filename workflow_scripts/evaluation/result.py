@@ -159,9 +159,3 @@ def read_result(path: Path) -> dict:
     if result.get("format") != FORMAT or "pass@1" not in result:
         raise UserError(f"{path} is not the result of an evaluation (format {FORMAT})")
     return result
-
-
-def best_result(files: Sequence[Path]) -> int:
-    """The number of the result with the most solved problems; the first one of equals."""
-    solved = [read_result(file)["pass@1"]["plus"] for file in files]
-    return max(range(len(solved)), key=lambda number: (solved[number], -number))

@@ -4,29 +4,31 @@ import sys
 from collections.abc import Collection, Iterable
 from pathlib import Path
 
-from workflow_scripts.evaluation.result import best_result
 from workflow_scripts.hub.named_sets import NAMED_SETS
+from workflow_scripts.reporting.choice import best_merge
+from workflow_scripts.workflow.experiment import Choice, Experiment
 from workflow_scripts.workflow.markers import set_marker
 from workflow_scripts.workflow.places import FILES, FOLDERS, check_free, check_inputs
 from workflow_scripts.workflow.state import Inspector, State, Verdict
-from workflow_scripts.workflow.wanted import Wanted, Wants
+from workflow_scripts.workflow.wanted import Wanted
 
 
 class Current:
     """The artifacts that a config wants, compared with the existing ones."""
 
-    def __init__(self, wants: Wants):
-        self.wants = wants
+    def __init__(self, experiment: Experiment):
+        self.experiment = experiment
         self.inspector = Inspector()
         self.forced: Collection[str] = ()
         self.begun = False
+        self._best: dict[str, Wanted] = {}
 
     def check(self, config_files: Iterable[str], shares: bool = False) -> None:
         """Raise UserError if the run would overwrite an input, or any other file of the user.
 
         shares: whether artifacts come from a shared folder.
         """
-        results = self.wants.results
+        results = self.experiment.results
         places = [wanted.place for wanted in self._wanted()]
         places += [results / name for name in (*FILES, *FOLDERS)]
         check_inputs(places, [*self._inputs(), *(("this file", Path(f)) for f in config_files)])
@@ -43,6 +45,7 @@ class Current:
             return
         self.begun, self.forced = True, forced
         self.inspector = Inspector(self._is_forced)
+        self._best = {}
         if accept_code:
             for wanted in self._wanted():
                 self.inspector.accept_code(wanted)
@@ -67,35 +70,37 @@ class Current:
         return self.verdict(wanted).state is State.FITS
 
     def verdict(self, wanted: Wanted) -> Verdict:
-        """The verdict on an artifact. `best` also depends on the evaluations."""
+        """The verdict on an artifact. That on a best merge depends on the choice too."""
         verdict = self.inspector.inspect(wanted)
-        if wanted is not self.wants.requested.get("best") or verdict.state is not State.FITS:
+        if wanted.rule != "best" or verdict.state is not State.FITS:
             return verdict
-        if self._are_evaluated():
+        choice = self.experiment.choices[str(wanted.place.relative_to(self.experiment.results))]
+        if self._is_measured(choice):
             return verdict
         return Verdict(State.OUTDATED, ("evaluations are made again",), verdict.manifest)
 
-    def best(self) -> Wanted:
-        """The merge of the lambda that solved most problems; of any while that is not known."""
-        lambdas = self.wants.config.merge.lambdas
-        results = [evaluation.place for evaluation in self.wants.dense_evaluations()]
-        chosen = lambdas[best_result(results)] if self._are_evaluated() else lambdas[0]
-        return self.wants.merged("best", chosen, learned=True)
+    def best(self, place: str) -> Wanted:
+        """The best merge of those at a path; the first one while the best is not known."""
+        choice = self.experiment.choices[place]
+        if place not in self._best:
+            files = [result.place for result in choice.measured]
+            is_known = self._is_measured(choice)
+            self._best[place] = choice.best(best_merge(files, choice.by) if is_known else 0)
+        return self._best[place]
 
-    def _are_evaluated(self) -> bool:
-        evaluations = self.wants.dense_evaluations()
-        return all(self.inspector.inspect(e).state is State.FITS for e in evaluations)
+    def _is_measured(self, choice: Choice) -> bool:
+        return all(self.inspector.inspect(r).state is State.FITS for r in choice.measured)
 
     def _wanted(self) -> list[Wanted]:
         """All that the config wants, sources first."""
-        best = [self.best()] if self.wants.config.merge.keep == "best" else []
-        return list(dict.fromkeys(part for w in [self.wants.summary, *best] for part in w.chain()))
+        best = [self.best(place) for place in self.experiment.choices]
+        parts = (part for wanted in best for part in wanted.chain())
+        return list(dict.fromkeys([*self.experiment.summary.chain(), *parts]))
 
     def _inputs(self) -> list[tuple[str, Path]]:
         """The files and folders that the config names, by key."""
-        return [
-            (key, Path(name)) for key, name in self.wants.config.paths() if _is_on_disk(key, name)
-        ]
+        named = [pair for run in self.experiment.runs for pair in run.config.paths()]
+        return [(key, Path(name)) for key, name in dict.fromkeys(named) if _is_on_disk(key, name)]
 
     def _is_forced(self, wanted: Wanted) -> bool:
         names = {wanted.rule, str(wanted.place), f"{wanted.place}.manifest.json"}
@@ -104,7 +109,7 @@ class Current:
 
 def _is_on_disk(key: str, name: str) -> bool:
     """Whether a name in a config means an existing file or folder."""
-    if key == "evaluation.datasets" and name in NAMED_SETS:
+    if name in NAMED_SETS and key in ("evaluation.datasets", "data.decontaminate_against"):
         return False
     path = Path(name)
     return path.is_file() or (path.is_dir() and key == "base.model")

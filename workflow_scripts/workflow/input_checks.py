@@ -1,6 +1,7 @@
 """Files and folders that a configuration names are checked before anything runs."""
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 
 from workflow_scripts.common.errors import UserError, did_you_mean, naming
@@ -10,6 +11,16 @@ from workflow_scripts.evaluation.problems import load_problems
 from workflow_scripts.hub.named_sets import NAMED_SETS
 from workflow_scripts.hub.source import HUB_ID, check_source, dataset_source
 from workflow_scripts.workflow.base_fit import check_base
+
+
+def check_all_files(configs: Iterable[XftConfig]) -> None:
+    """Raise UserError if a file or folder that one of these configurations names cannot be used."""
+    checked = []
+    for config in configs:
+        sections = config.base, config.data, config.evaluation
+        if sections not in checked:
+            check_files(config)
+            checked.append(sections)
 
 
 def check_files(config: XftConfig) -> None:
@@ -37,6 +48,8 @@ def check_files(config: XftConfig) -> None:
             template=data.template,
             base_prompt=evaluation.base_prompt,
         )
+    for dataset in data.decontaminate_against or ():
+        _check_problems("data.decontaminate_against", dataset)
     _check_evaluated(evaluation)
 
 
@@ -72,20 +85,20 @@ def _check_rows(data: DataConfig) -> None:
 
 def _check_evaluated(evaluation: EvaluationConfig) -> None:
     for dataset in evaluation.datasets:
-        _check_problems(dataset)
+        _check_problems("evaluation.datasets", dataset)
     for task in evaluation.lm_eval:
         if task.endswith(".yaml"):
             _check_file("evaluation.lm_eval", task)
 
 
-def _check_problems(dataset: str) -> None:
+def _check_problems(key: str, dataset: str) -> None:
     """Raise UserError if a set of problems is wrong. The pinned releases are not."""
     named = NAMED_SETS.get(dataset)
     if named is None:
-        _check_file("evaluation.datasets", dataset, did_you_mean(dataset, NAMED_SETS))
+        _check_file(key, dataset, did_you_mean(dataset, NAMED_SETS))
     elif named.wanted_sha256 == named.sha256:
         return
-    with naming("config: evaluation.datasets"):
+    with naming(f"config: {key}"):
         load_problems(dataset)
 
 

@@ -2,13 +2,19 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
 
 from workflow_scripts.cli.flags import to_flags
 from workflow_scripts.config.sections import XftConfig
+from workflow_scripts.config.training import TrainingConfig
 from workflow_scripts.planning.resources import Needs, Requests
+from workflow_scripts.workflow.wanted import Wanted
 
 # From the wildcards of a job to what it needs in its first attempt.
 FindNeeds = Callable[[object], Needs]
+# From the wildcards of a job to the artifact that it makes.
+FindWanted = Callable[[object], Wanted]
 
 
 @dataclass(frozen=True)
@@ -16,46 +22,48 @@ class JobResources:
     """The resources of the rules. `besides` holds flags that do not change the result. It is a
     resource and not a param, because a changed param would make the step run again.
 
-    tracker_dir: the folder for trackers.
+    config: for the keys that are the same in all runs. metrics: the folder for trackers.
     """
 
     config: XftConfig
-    requests: Requests
-    tracker_dir: str
+    metrics: str
 
-    def conversion(self) -> dict:
+    def conversion(self, find: FindWanted) -> dict:
         """The resources of a conversion."""
-        return growing(lambda wildcards: self.requests.conversion())
+        return growing(lambda wildcards: requests(find(wildcards)).conversion())
 
-    def evaluation(self) -> dict:
+    def evaluation(self, find: FindWanted) -> dict:
         """The resources of an evaluation. It continues in its next attempt."""
-        needs = continuing(lambda wildcards: self.requests.evaluation(wildcards.model))
-        return needs | self._generation()
+        return continuing(self._evaluation(find)) | self._generation()
 
-    def measurement(self, minutes: int) -> dict:
+    def measurement(self, find: FindWanted, minutes: int) -> dict:
         """The resources of another measurement of a model. It begins again in its next attempt."""
+        needs = self._evaluation(find)
+        return growing(lambda w: replace(needs(w), minutes=minutes)) | self._generation()
 
-        def needs(wildcards) -> Needs:
-            return replace(self.requests.evaluation(wildcards.model), minutes=minutes)
+    def _evaluation(self, find: FindWanted) -> FindNeeds:
+        return lambda wildcards: requests(find(wildcards)).evaluation(wildcards.model)
 
-        return growing(needs) | self._generation()
-
-    def training(self, section: str) -> dict:
+    def training(self, section: str, find: FindWanted) -> dict:
         """The resources of a training. On several nodes: a task on each, which `srun` starts."""
         options = getattr(self.config, section)
-        flags = {
-            "gpus": self.config.gpus,
-            "report_to": self.config.report_to,
-            "tracker_dir": self.tracker_dir,
-            "save_minutes": options.save_minutes,
-        }
-        resources = continuing(lambda wildcards: self.requests.training(section))
-        resources |= {"gpu": self.config.gpus * options.world_size, "besides": to_flags(flags)}
+        resources = continuing(lambda wildcards: requests(find(wildcards)).training(section))
+        resources["gpu"] = self.config.gpus * options.world_size
+        resources["besides"] = lambda wildcards: self._besides(options, wildcards.variation)
         if options.nodes > 1:
             # With a GPU the Slurm plugin takes tasks as tasks per GPU, unless that is 0.
             resources |= {"nodes": options.nodes, "tasks": options.nodes}
             resources |= {"tasks_per_gpu": 0, "mpi": "srun"}
         return resources
+
+    def _besides(self, options: TrainingConfig, variation: str) -> str:
+        flags = {
+            "gpus": self.config.gpus,
+            "report_to": self.config.report_to,
+            "tracker_dir": f"{self.metrics}/{variation}".rstrip("/"),
+            "save_minutes": options.save_minutes,
+        }
+        return to_flags(flags)
 
     def srun(self, section: str) -> str:
         """The start of a training's command on several nodes; nothing on one."""
@@ -69,6 +77,15 @@ class JobResources:
 
     def _generation(self) -> dict:
         return {"gpu": self.config.gpus, "besides": to_flags({"gpus": self.config.gpus})}
+
+
+@cache
+def requests(wanted: Wanted) -> Requests:
+    """The requests of an artifact's job. A base on the hub has no size until it is fetched."""
+    config = wanted.run.config
+    model = Path(config.base.model)
+    base = next(part.place for part in wanted.chain() if part.step == "base")
+    return Requests(config, model if model.is_dir() else base)
 
 
 def fixed(mem_mb: int, minutes: int) -> dict:

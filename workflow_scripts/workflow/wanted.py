@@ -1,15 +1,16 @@
 """Lists the artifacts that a configuration wants, with their options and inputs."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 
 from workflow_scripts.artifacts.code import code_hashes, content_hash
 from workflow_scripts.artifacts.manifest import Recipe
 from workflow_scripts.artifacts.recipe import problem_input
-from workflow_scripts.config.reads import keys_of_step, options_of_step
-from workflow_scripts.config.sections import MERGED, XftConfig, learns, problem_label
+from workflow_scripts.config.reads import keys_behind, keys_of_step, options_of_step
+from workflow_scripts.config.runs import LISTS, Run
+from workflow_scripts.config.sections import MERGED, learns, problem_label
 from workflow_scripts.data.templates import COMPLETION, read_template
 from workflow_scripts.hub.named_sets import NAMED_SETS, unpacked_sha256
 from workflow_scripts.hub.source import dataset_source, model_contents
@@ -21,12 +22,16 @@ FILE_STEPS = ("fetch_data", "fetch_problems", "eval", "validation_loss", "lm_eva
 class Wanted:
     """An artifact that a configuration wants.
 
-    place: its path. options: by key of the configuration. files: the hashes of the files that it is
-    made from, by input. sources: the artifacts that it is made from, by input.
+    place: its path. rule: the rule that makes it. run: the first run that wants it. keys: those of
+    the configuration that it depends on. options: by key of the configuration. files: the hashes of
+    the files that it is made from, by input. sources: the artifacts that it is made from, by input.
     """
 
     place: Path
     step: str
+    rule: str
+    run: "Wants" = field(repr=False)
+    keys: frozenset[str] = frozenset()
     options: dict[str, object] = field(default_factory=dict)
     files: dict[str, str] = field(default_factory=dict)
     sources: dict[str, "Wanted"] = field(default_factory=dict)
@@ -35,12 +40,6 @@ class Wanted:
     def is_file(self) -> bool:
         """Whether the artifact is a file, not a folder."""
         return self.step in FILE_STEPS
-
-    @property
-    def rule(self) -> str:
-        """The name of the rule that makes the artifact."""
-        kinds = [part.partition("/lam~")[0] for part in (self.place.parent.name, self.place.name)]
-        return next((kind for kind in kinds if kind in ("uniform", "best")), self.step)
 
     @cached_property
     def recipe(self) -> Recipe:
@@ -62,22 +61,49 @@ class Wanted:
         yield from seen
 
 
-class Wants:
-    """The artifacts that a completed config wants.
+class FileContents:
+    """The hashes of files and folders that configurations name. Each is computed once."""
 
-    requested: those that were requested so far, by path in the results folder.
+    def __init__(self):
+        self.of_file = cache(lambda path: content_hash(Path(path)))
+        self.of_model = cache(lambda folder: model_contents(Path(folder)))
+        self.of_problems = cache(_problems_sha256)
+        self.template = cache(read_template)
+
+
+def _problems_sha256(name: str) -> str:
+    """The SHA-256 of a set of problems: humaneval, mbpp, or a file."""
+    return NAMED_SETS[name].wanted_sha256 if name in NAMED_SETS else unpacked_sha256(Path(name))
+
+
+class Wants:
+    """The artifacts that one run wants.
+
+    forbidden: the problem sets that no row may give away, if the configuration does not name them.
+    requested: the artifacts that runs requested so far, by path in the results folder. Runs that
+    agree on all keys that an artifact depends on share the artifact.
     """
 
-    def __init__(self, config: XftConfig, results: str | Path):
-        self.config = config
+    def __init__(
+        self,
+        run: Run,
+        results: str | Path,
+        forbidden: Collection[str] = (),
+        requested: dict[str, Wanted] | None = None,
+        contents: FileContents | None = None,
+    ):
+        self.config = run.config
+        self.changes = run.changes
         self.results = Path(results)
-        self.requested: dict[str, Wanted] = {}
+        self.forbidden = forbidden
+        self.requested = {} if requested is None else requested
+        self.contents = contents or FileContents()
 
     @cached_property
     def base(self) -> Wanted:
         source = self.config.base
         if Path(source.model).is_dir():
-            return self._wanted("base", files=model_contents(Path(source.model)))
+            return self._wanted("base", files=self.contents.of_model(source.model))
         return self._wanted("base", options=options_of_step("base", self.config))
 
     @cached_property
@@ -96,13 +122,16 @@ class Wants:
     def rows_content(self) -> str:
         """A digest that identifies the content of the rows."""
         fetched = self.fetched_rows
-        return fetched.recipe.digest if fetched else content_hash(Path(self.config.data.train))
+        return fetched.recipe.digest if fetched else self.contents.of_file(self.config.data.train)
 
     @cached_property
     def tokens(self) -> Wanted:
-        template = read_template(self.config.data.template)
+        template = self.contents.template(self.config.data.template)
         options = options_of_step("tokens", self.config) | {"template": template}
-        files = {problem_input(name): sha for name, sha in self.forbidden_sets().items()}
+        files = {
+            problem_input(label): self.contents.of_problems(name)
+            for label, name in self.forbidden_sets.items()
+        }
         sources = {"base": self.base}
         if self.fetched_rows:
             sources["data"] = self.fetched_rows
@@ -110,21 +139,16 @@ class Wants:
             files["data"] = self.rows_content
         return self._wanted("tokens", "tokens", options, files, sources)
 
+    @cached_property
     def forbidden_sets(self) -> dict[str, str]:
-        """The problem sets that no row may contain: their SHA-256 by label."""
-        return self.problem_sets if self.config.data.decontaminate else {}
+        """The problem sets that no row may give away, by label: names or files."""
+        named = self.config.data.decontaminate_against
+        return _by_label(self.forbidden if named is None else named)
 
     @cached_property
     def problem_sets(self) -> dict[str, str]:
-        """The SHA-256 of each set of evaluation problems, by label."""
-        return {
-            problem_label(dataset): (
-                NAMED_SETS[dataset].wanted_sha256
-                if dataset in NAMED_SETS
-                else unpacked_sha256(Path(dataset))
-            )
-            for dataset in self.config.evaluation.datasets
-        }
+        """The problem sets of the evaluation, by label: names or files."""
+        return _by_label(self.config.evaluation.datasets)
 
     @cached_property
     def moe(self) -> Wanted:
@@ -161,7 +185,8 @@ class Wants:
     def merged(self, place: str, lam: str, learned: bool) -> Wanted:
         """A merge with learned or with equal shares."""
         weighted = self.shares(lam) if learned else self.weighted_init(lam)
-        return self._wanted("dense", place, sources={"weighted": weighted} | self._experts())
+        sources = {"weighted": weighted} | self._experts()
+        return self._wanted("dense", place, sources=sources, rule=place.partition("/")[0])
 
     def _experts(self) -> dict[str, Wanted]:
         return {"moe": self.moe_sft, "ffn": self.ffn}
@@ -181,43 +206,49 @@ class Wants:
             names += merged if model in MERGED else [model]
         return names
 
-    def problems(self, name: str) -> Wanted | None:
+    def problems(self, label: str) -> Wanted | None:
         """The file of a named problem set; None for the user's own file."""
-        if name not in NAMED_SETS:
+        if label not in NAMED_SETS:
             return None
-        files = {"content": self.problem_sets[name]}
-        return self._wanted("fetch_problems", f"problems/{name}.jsonl", files=files)
+        files = {"content": self.contents.of_problems(label)}
+        return self._wanted("fetch_problems", f"problems/{label}.jsonl", files=files)
 
-    def ground_truth(self, name: str) -> Wanted:
+    def ground_truth(self, label: str) -> Wanted:
         options = options_of_step("ground_truth", self.config)
-        return self._wanted(
-            "ground_truth", f"ground_truth/{name}", options, {"dataset": self.problem_sets[name]}
-        )
+        files = {"dataset": self.contents.of_problems(self.problem_sets[label])}
+        return self._wanted("ground_truth", f"ground_truth/{label}", options, files)
 
-    def evaluation(self, model: str, name: str) -> Wanted:
+    def evaluation(self, model: str, label: str) -> Wanted:
         options = options_of_step("eval", self.config)
         options |= {"prompt": self.prompt_identity(model), "backend": self.backend(model)}
         if not options["temperature"]:
             options["seed"] = None
         if options["backend"] == "vllm":
             options["threads"] = None
+        unread = {key for key in ("seed", "threads") if options[key] is None}
+        unread |= {"data.template" if self.is_untuned(model) else "evaluation.base_prompt"}
         return self._wanted(
             "eval",
-            f"eval/{model}/{name}.json",
+            f"eval/{model}/{label}.json",
             options,
-            {"dataset": self.problem_sets[name]},
-            {"model": self.model(model), "ground_truth": self.ground_truth(name)},
+            {"dataset": self.contents.of_problems(self.problem_sets[label])},
+            {"model": self.model(model), "ground_truth": self.ground_truth(label)},
+            unread,
         )
+
+    def is_untuned(self, model: str) -> bool:
+        """Whether a model has seen no instructions."""
+        return model in ("base", "moe")
 
     def prompt(self, model: str) -> str:
         """The prompt for a model's evaluation: for a tuned model, the prompt of its tuning."""
-        untuned = model in ("base", "moe")
         config = self.config
+        untuned = self.is_untuned(model)
         return config.evaluation.base_prompt if untuned else config.data.template
 
     def prompt_identity(self, model: str) -> str:
         prompt = self.prompt(model)
-        return prompt if prompt == COMPLETION.identity else read_template(prompt)
+        return prompt if prompt == COMPLETION.identity else self.contents.template(prompt)
 
     def backend(self, model: str) -> str:
         """The generation backend. Only transformers can load a mixture of experts."""
@@ -232,7 +263,7 @@ class Wants:
     def lm_eval(self, model: str) -> Wanted:
         tasks = self.config.evaluation.lm_eval
         options = options_of_step("lm_eval", self.config) | {"tasks": tasks}
-        files = {Path(t).name: content_hash(Path(t)) for t in tasks if t.endswith(".yaml")}
+        files = {Path(t).name: self.contents.of_file(t) for t in tasks if t.endswith(".yaml")}
         return self._wanted(
             "lm_eval", f"lm_eval/{model}/tasks.json", options, files, {"model": self.model(model)}
         )
@@ -242,11 +273,25 @@ class Wants:
         models = self.model_names()
         return [self.evaluation(model, name) for name in self.problem_sets for model in models]
 
-    def dense_evaluations(self) -> list[Wanted]:
-        """The evaluation of each dense model on the first data set."""
+    @property
+    def chosen_by(self) -> str:
+        """What the best merge is chosen by: validation or benchmark."""
+        select = self.config.merge.select
+        automatic = "validation" if self.config.data.validation_rows else "benchmark"
+        return automatic if select == "auto" else select
+
+    def measured_merges(self) -> dict[Wanted, Wanted]:
+        """The dense models to evaluate, each with the result that the best is chosen by."""
         first = next(iter(self.problem_sets))
-        lambdas = self.config.merge.lambdas
-        return [self.evaluation(f"dense/lam~{lam}", first) for lam in lambdas]
+        return {
+            self.model(name): (
+                self.validation_loss(name)
+                if self.chosen_by == "validation"
+                else self.evaluation(name, first)
+            )
+            for name in self.model_names()
+            if name.startswith("dense/")
+        }
 
     def validation_losses(self) -> list[Wanted]:
         """The loss of each of these models on the held-out rows, if there are any."""
@@ -258,11 +303,39 @@ class Wants:
         asked = bool(self.config.evaluation.lm_eval)
         return [self.lm_eval(model) for model in self.model_names() if asked]
 
-    @cached_property
-    def summary(self) -> Wanted:
-        parts = [*self.evaluations(), *self.validation_losses(), *self.lm_eval_results()]
-        sources = {str(part.place.relative_to(self.results)): part for part in parts}
-        return self._wanted("summary", "summary.csv", sources=sources)
+    def results_to_show(self) -> list[Wanted]:
+        """All results that the summary shows of this run."""
+        return [*self.evaluations(), *self.validation_losses(), *self.lm_eval_results()]
+
+    def at(self, name: str) -> Wanted:
+        """The artifact of this run with a name such as moe_sft or eval/base/problems.json.
+
+        Raises KeyError if no artifact has such a name.
+        """
+        kind, _, rest = name.partition("/")
+        match kind:
+            case "weighted_init" | "weighted_trained":
+                return getattr(self, kind)(rest.removeprefix("lam~"))
+            case "problems":
+                found = self.problems(rest.removesuffix(".jsonl"))
+            case "data":
+                found = self.fetched_rows
+            case "ground_truth":
+                found = self.ground_truth(rest)
+            case "eval":
+                model, _, label = rest.removesuffix(".json").rpartition("/")
+                found = self.evaluation(model, label)
+            case "validation":
+                found = self.validation_loss(rest.removesuffix(".json"))
+            case "lm_eval":
+                found = self.lm_eval(rest.removesuffix("/tasks.json"))
+            case "tokens" | "ffn":
+                found = getattr(self, kind)
+            case _:
+                found = self.model(name)
+        if found is None:
+            raise KeyError(name)
+        return found
 
     def _configured(self, step: str, **sources: Wanted) -> Wanted:
         return self._wanted(step, options=options_of_step(step, self.config), sources=sources)
@@ -270,16 +343,45 @@ class Wants:
     def _wanted(
         self,
         step: str,
-        place: str | None = None,
+        name: str | None = None,
         options: Mapping | None = None,
         files: dict[str, str] | None = None,
         sources: dict[str, Wanted] | None = None,
+        unread: Collection[str] = (),
+        rule: str | None = None,
     ) -> Wanted:
-        """The artifact at a path in the results folder. Each is created once."""
-        place = place or step
+        """The artifact with a name. Each is created once for all runs that share it.
+
+        unread: keys that the step reads in other cases only.
+        """
+        name, sources = name or step, sources or {}
+        keys = frozenset(keys_behind(step) - {*unread, *LISTS})
+        keys = keys.union(*(source.keys for source in sources.values()))
+        place = self.prefix(keys) + name
         if place not in self.requested:
-            keys = keys_of_step(step)
-            named = {keys[flag]: value for flag, value in (options or {}).items()}
-            path = self.results / place
-            self.requested[place] = Wanted(path, step, named, files or {}, sources or {})
+            read = keys_of_step(step)
+            named = {read[flag]: value for flag, value in (options or {}).items()}
+            self.requested[place] = Wanted(
+                self.results / place,
+                step,
+                rule or step,
+                self,
+                keys,
+                named,
+                files or {},
+                sources,
+            )
         return self.requested[place]
+
+    def prefix(self, keys: Collection[str]) -> str:
+        """The folders, in the results folder, of what depends on these keys.
+
+        There is a folder for each of the keys in which this run differs from the configuration's
+        own values, as moe.num_experts_per_tok~2/seed~7/. Snakemake's Paramspace writes such paths
+        too, but all columns into each.
+        """
+        return "".join(f"{key}~{text}/" for key, text in self.changes.items() if key in keys)
+
+
+def _by_label(names: Collection[str]) -> dict[str, str]:
+    return {problem_label(name): name for name in names}

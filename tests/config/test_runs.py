@@ -1,0 +1,117 @@
+"""The runs that variants, a sweep and seeds make of one configuration."""
+
+import pytest
+
+from workflow_scripts.common.errors import UserError
+from workflow_scripts.config.runs import find_runs
+
+OWN = {"base": {"model": "x"}, "data": {"train": "y"}}
+
+
+def paths(**keys) -> list[tuple[str | None, str]]:
+    """The variant of each run, and what its paths carry."""
+    runs = find_runs(OWN | keys)
+    return [(run.variant, "/".join("~".join(pair) for pair in run.changes.items())) for run in runs]
+
+
+def test_without_further_keys_there_is_one_run_as_it_is():
+    assert paths() == [(None, "")]
+
+
+def test_the_configs_own_values_are_not_in_the_paths():
+    assert paths(seed=7, seeds=[7, 8]) == [(None, ""), (None, "seed~8")]
+
+
+def test_variants_sweep_and_seeds_are_multiplied():
+    variants = {"xft": {}, "vanilla": {"moe": {"shared_expert": False}}}
+    sweep = {"moe_sft.learning_rate": [5e-5, "2e-5"], "mixing.granularity": ["model"]}
+    found = paths(variants=variants, sweep=sweep, seeds=[42, 1])
+    assert len(found) == 8
+    assert found[0] == ("xft", "mixing.granularity~model")
+    # Section sft has the values of moe_sft that it does not set itself.
+    rate = "moe_sft.learning_rate~2e-05/sft.learning_rate~2e-05"
+    assert found[-1] == (
+        "vanilla",
+        f"moe.shared_expert~false/{rate}/mixing.granularity~model/seed~1",
+    )
+
+
+def test_what_has_results_of_its_own_is_in_no_path():
+    models = {"evaluation": {"models": ["base"]}, "merge": {"lambdas": [0.5]}}
+    assert paths(variants={"few": models}) == [("few", "")]
+
+
+@pytest.mark.parametrize(
+    ("key", "values"),
+    [
+        ("data.train", ["a/b.jsonl", "a-b.jsonl", "a/b", "true", "1", "null", "x" * 80, "ü/../é"]),
+        ("moe.upcycled_layers", [[0], [0, 1], None]),
+        ("data.limit", [1, 11, None]),
+    ],
+)
+def test_values_have_texts_of_their_own_that_are_names_of_folders(key, values):
+    texts = [path for _, path in paths(sweep={key: values})]
+    assert len(set(texts)) == len(values)
+    assert all("/" not in text and len(text) < 80 and ".." not in text for text in texts)
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"seeds": [1, 1]}, "seeds = [1, 1]: names 1 more than once"),
+        ({"seeds": [-1]}, "seeds[0] = -1: must be at least 0"),
+        (
+            {"variants": {"a": {"results_dir": "x"}}},
+            "variants.a: results_dir cannot vary: all runs have the same",
+        ),
+        (
+            {"sweep": {"moe_sft.processes": [1, 2]}},
+            "sweep: moe_sft.processes cannot vary: all runs have the same",
+        ),
+        ({"sweep": {"seed": [1, 2]}}, "sweep: seed cannot vary here. List the seeds in `seeds`"),
+        (
+            {"variants": {"a": {"moe": {"num_expert": 4}}}},
+            "variants.a: moe.num_expert is not a known key: did you mean num_experts?",
+        ),
+        (
+            {"sweep": {"moe.num_expert": [4]}},
+            "sweep: moe.num_expert is not a known key: did you mean num_experts?",
+        ),
+        ({"sweep": {"moe": [{}]}}, "sweep: moe is a section. Name one of its keys, as moe.KEY"),
+        ({"sweep": {"moe.num_experts": []}}, "sweep.moe.num_experts: must not be empty"),
+        (
+            {"sweep": {"moe.num_experts": [4, "4"]}},
+            "sweep.moe.num_experts: names 4 more than once",
+        ),
+        ({"variants": {"a/b": {}}}, 'variants: "a/b" is not a name. Use letters, digits'),
+        (
+            {"variants": {"a": {}, "b": {"seed": 42}}},
+            "variants.b: seed cannot vary here. List the seeds in `seeds`",
+        ),
+        (
+            {"variants": {"a": {}, "b": {"moe": {"num_experts": 8}}}},
+            "variants.b: it is the same as variant a. Leave one of them out",
+        ),
+        (
+            {
+                "variants": {"a": {"moe": {"num_experts": 4}}},
+                "sweep": {"moe.num_experts": [6, 7]},
+            },
+            "variants.a: moe.num_experts is in sweep too. Leave it out of one of them",
+        ),
+        (
+            {"sweep": {"moe.num_experts_per_tok": [2, 9]}},
+            "sweep: moe: num_experts_per_tok = 9: must be at most num_experts = 8",
+        ),
+        (
+            {"seeds": list(range(101)), "sweep": {"data.limit": list(range(1, 11))}},
+            "variants x sweep x seeds gives 1,010 runs. At most 1,000 are allowed",
+        ),
+        ({"variants": {"a": 1}}, "variants.a = 1: must be of type object"),
+        ({"sweep": {"moe.num_experts": 4}}, "sweep.moe.num_experts = 4: must be of type array"),
+    ],
+)
+def test_a_fault_has_one_message_before_anything_runs(keys, message):
+    with pytest.raises(UserError) as caught:
+        find_runs(OWN | keys)
+    assert str(caught.value).startswith(f"config: {message}")

@@ -1,0 +1,20 @@
+"""Chooses the best of several merges by their results."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from workflow_scripts.evaluation.result import read_result
+from workflow_scripts.reporting.validation_losses import read_losses
+
+
+def best_merge(files: Sequence[Path], by: str) -> int:
+    """The number of the best result; the first one of equals.
+
+    files: with by = validation the losses on held-out rows, of which the lowest is the best; with
+    by = benchmark the results of evaluations, of which the most solved problems are the best.
+    """
+    if by == "validation":
+        values = [-loss for file in files for loss in read_losses([file]).values()]
+    else:
+        values = [read_result(file)["pass@1"]["plus"] for file in files]
+    return values.index(max(values))

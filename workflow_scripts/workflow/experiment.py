@@ -1,0 +1,117 @@
+"""All runs of a configuration, and the artifacts that they share."""
+
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+
+from workflow_scripts.common.errors import UserError
+from workflow_scripts.config.runs import Run
+from workflow_scripts.config.sections import XftConfig
+from workflow_scripts.hub.named_sets import NAMED_SETS
+from workflow_scripts.workflow.wanted import FileContents, Wanted, Wants
+
+
+@dataclass
+class Choice:
+    """The merges of one tuned mixture. The best of them becomes the artifact `best`.
+
+    by: validation, for the loss on held-out rows, or benchmark, for the problems that are solved.
+    merges: each with the result that it is chosen by.
+    """
+
+    place: Path
+    by: str
+    merges: dict[Wanted, Wanted] = field(default_factory=dict)
+
+    def best(self, number: int) -> Wanted:
+        """The merge with a number, as the artifact of rule best."""
+        return replace(list(self.merges)[number], place=self.place, rule="best")
+
+    @property
+    def measured(self) -> list[Wanted]:
+        """The results that the merges are chosen by."""
+        return list(self.merges.values())
+
+
+class Experiment:
+    """The artifacts that all runs of a configuration want.
+
+    requested: those that were requested so far, by path in the results folder.
+    """
+
+    def __init__(self, config: XftConfig, runs: list[Run], results: str | Path):
+        """Raises UserError if two different sets of problems have the same name."""
+        self.config = config
+        self.results = Path(results)
+        self.requested: dict[str, Wanted] = {}
+        evaluated = [name for run in runs for name in run.config.evaluation.datasets]
+        forbidden = list(dict.fromkeys([*NAMED_SETS, *evaluated]))
+        shared = self.results, forbidden, self.requested, FileContents()
+        self.runs = [Wants(run, *shared) for run in runs]
+        self._own = Wants(Run(config), *shared)
+        self.problem_sets = self._problem_sets()
+
+    def _problem_sets(self) -> dict[str, str]:
+        """All sets of problems of all runs, by label: names or files."""
+        found: dict[str, str] = {}
+        for run in (*self.runs, self._own):
+            for label, name in (run.problem_sets | run.forbidden_sets).items():
+                if found.setdefault(label, name) != name:
+                    raise UserError(
+                        f"config: the problems {found[label]} and {name} would both have the name "
+                        f"{label} in the results. Rename a file"
+                    )
+        return found
+
+    def find(self, place: str) -> Wanted:
+        """The artifact at a path in the results folder.
+
+        Raises KeyError if no run of the configuration has such an artifact.
+        """
+        for run in (*self.runs, self._own):
+            if place in self.requested:
+                break
+            with suppress(KeyError):
+                run.at(name_of(place))
+        return self.requested[place]
+
+    def fetched_problems(self, label: str) -> Wanted:
+        """The file of a named set of problems."""
+        return self._own.problems(label)
+
+    @cached_property
+    def shown(self) -> dict[str, list[Wanted]]:
+        """The results that the summary shows, each once, by step."""
+        found: dict[str, dict[Wanted, None]] = {"eval": {}, "validation_loss": {}, "lm_eval": {}}
+        for run in self.runs:
+            for part in run.results_to_show():
+                found[part.step][part] = None
+        return {step: list(parts) for step, parts in found.items()}
+
+    @cached_property
+    def summary(self) -> Wanted:
+        parts = [part for parts in self.shown.values() for part in parts]
+        sources = {str(part.place.relative_to(self.results)): part for part in parts}
+        place = self.results / "summary.csv"
+        return Wanted(place, "summary", "summary", self._own, sources=sources)
+
+    @cached_property
+    def choices(self) -> dict[str, Choice]:
+        """The choices of the best merge, one for each tuned mixture, by path of the best one."""
+        if self.config.merge.keep != "best":
+            return {}
+        found: dict[str, Choice] = {}
+        for run in self.runs:
+            place = run.prefix(run.moe_sft.keys) + "best"
+            choice = found.setdefault(place, Choice(self.results / place, run.chosen_by))
+            choice.merges |= run.measured_merges()
+        return {place: choice for place, choice in found.items() if choice.merges}
+
+
+def name_of(place: str) -> str:
+    """A path in the results folder without the folders of a variation, such as seed~7/."""
+    parts = place.split("/")
+    while "~" in parts[0]:
+        del parts[0]
+    return "/".join(parts)
