@@ -23,7 +23,8 @@ def test_the_configs_own_values_are_not_in_the_paths():
 
 
 def test_variants_sweep_and_seeds_are_multiplied():
-    variants = {"xft": {}, "vanilla": {"moe": {"shared_expert": False}}}
+    vanilla = {"moe": {"shared_expert": False}, "evaluation": {"models": ["moe_sft"]}}
+    variants = {"xft": {}, "vanilla": vanilla}
     sweep = {"moe_sft.learning_rate": [5e-5, "2e-5"], "mixing.granularity": ["model"]}
     found = paths(variants=variants, sweep=sweep, seeds=[42, 1])
     assert len(found) == 8
@@ -75,13 +76,14 @@ def test_values_have_texts_of_their_own_that_are_names_of_folders(key, values):
         ),
         (
             {"sweep": {"moe.num_expert": [4]}},
-            "sweep: moe.num_expert is not a known key: did you mean num_experts?",
+            "sweep with moe.num_expert = 4: moe.num_expert is not a known key: did you mean "
+            "num_experts?",
         ),
         ({"sweep": {"moe": [{}]}}, "sweep: moe is a section. Name one of its keys, as moe.KEY"),
         ({"sweep": {"moe.num_experts": []}}, "sweep.moe.num_experts: must not be empty"),
         (
-            {"sweep": {"moe.num_experts": [4, "4"]}},
-            "sweep.moe.num_experts: names 4 more than once",
+            {"sweep": {"moe.num_experts": [7, "7"]}},
+            "sweep.moe.num_experts: names 7 more than once",
         ),
         ({"variants": {"a/b": {}}}, 'variants: "a/b" is not a name. Use letters, digits'),
         (
@@ -101,7 +103,7 @@ def test_values_have_texts_of_their_own_that_are_names_of_folders(key, values):
         ),
         (
             {"sweep": {"moe.num_experts_per_tok": [2, 9]}},
-            "sweep: moe: num_experts_per_tok = 9: must be at most num_experts = 8",
+            "sweep with moe.num_experts_per_tok = 9: moe: num_experts_per_tok = 9: must be at most num_experts = 8",
         ),
         (
             {"seeds": list(range(101)), "sweep": {"data.limit": list(range(1, 11))}},

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import product
+from math import prod
 
 from workflow_scripts.common.errors import UserError
 from workflow_scripts.config.section import Section
@@ -47,27 +48,35 @@ class Run:
 def find_runs(config: Mapping, where: str = "config") -> list[Run]:
     """All runs of a configuration as it was read: variants x sweep x seeds.
 
-    Raises UserError if two variants are the same, if a name or a key is not allowed, if a
-    run's own values do not fit together, or if there are too many runs.
+    Raises UserError if two runs are the same, if a name or a key is not allowed, if a run's own
+    values do not fit together, or if there are too many runs.
     """
     whole = complete(config, where)
+    _check_count(whole, where)
+    _check_variants(whole, where)
+    _check_sweep(whole, where)
     own = {key: value for key, value in config.items() if key not in RUN_KEYS}
-    _check(whole, own, where)
     values = leaves(complete(own, where))
-    return [Run(made, name, _changes(values, made)) for name, made in _completed(whole, own, where)]
+    runs, names = [], {}
+    for variant, point, made in _completed(whole, own, where):
+        same = names.setdefault(made.model_dump_json(), (variant, point))
+        if same != (variant, point):
+            raise UserError(_sameness(variant, point, *same, where))
+        runs.append(Run(made, variant, _changes(values, made)))
+    return runs
 
 
-def _check(whole: XftConfig, own: dict, where: str) -> None:
-    points = 1
-    for values in whole.sweep.values():
-        points *= len(values)
+def _check_count(whole: XftConfig, where: str) -> None:
+    points = prod(map(len, whole.sweep.values()))
     count = max(len(whole.variants), 1) * points * max(len(whole.seeds), 1)
     if count > MOST_RUNS:
         raise UserError(
             f"{where}: variants x sweep x seeds gives {count:,} runs. At most {MOST_RUNS:,} are "
             "allowed. Leave some out"
         )
-    seen: dict[str, XftConfig] = {}
+
+
+def _check_variants(whole: XftConfig, where: str) -> None:
     for name, overrides in whole.variants.items():
         place = f"{where}: variants.{name}"
         if not VARIANT_NAME.fullmatch(name):
@@ -76,30 +85,30 @@ def _check(whole: XftConfig, own: dict, where: str) -> None:
                 "the marks . _ + - after the first one"
             )
         _check_keys(place, _keys_of(overrides))
-        made = complete(overlaid(own, overrides), place)
-        for other, config in seen.items():
-            if config == made:
-                raise UserError(
-                    f"{place}: it is the same as variant {other}. Leave one of them out"
-                )
         if both := set(_keys_of(overrides)) & whole.sweep.keys():
             raise UserError(f"{place}: {min(both)} is in sweep too. Leave it out of one of them")
-        seen[name] = made
-    _check_sweep(whole, own, where)
 
 
-def _check_sweep(whole: XftConfig, own: dict, where: str) -> None:
+def _check_sweep(whole: XftConfig, where: str) -> None:
     for key, values in whole.sweep.items():
-        place = f"{where}: sweep"
-        _check_keys(place, [key])
+        _check_keys(f"{where}: sweep", [key])
         if key in dict(sections()):
-            raise UserError(f"{place}: {key} is a section. Name one of its keys, as {key}.KEY")
+            raise UserError(
+                f"{where}: sweep: {key} is a section. Name one of its keys, as {key}.KEY"
+            )
         if not values:
-            raise UserError(f"{place}.{key}: must not be empty")
-        found = [leaves(complete(overlaid(own, _nested(key, v)), place))[key] for v in values]
-        for value in found:
-            if found.count(value) > 1:
-                raise UserError(f"{place}.{key}: names {json.dumps(value)} more than once")
+            raise UserError(f"{where}: sweep.{key}: must not be empty")
+
+
+def _sameness(variant, point, other_variant, other_point, where: str) -> str:
+    """The message about two runs that are the same."""
+    if variant != other_variant:
+        return (
+            f"{where}: variants.{variant}: it is the same as variant {other_variant}. Leave one of "
+            "them out"
+        )
+    key = next(key for key in point if point[key] != other_point[key])
+    return f"{where}: sweep.{key}: names {point[key]} more than once"
 
 
 def _check_keys(where: str, names: list[str]) -> None:
@@ -113,20 +122,19 @@ def _check_keys(where: str, names: list[str]) -> None:
             )
 
 
-def _completed(whole: XftConfig, own: dict, where: str) -> Iterator[tuple[str | None, XftConfig]]:
-    """Each run's variant and configuration."""
-    variants = whole.variants or {None: {}}
+def _completed(
+    whole: XftConfig, own: dict, where: str
+) -> Iterator[tuple[str | None, dict, XftConfig]]:
+    """Each run's variant, values of the sweep, and configuration."""
     points = [[(key, value) for value in values] for key, values in whole.sweep.items()]
-    seeds = whole.seeds or [None]
-    for name, overrides in variants.items():
-        for point in product(*points):
-            for seed in seeds:
-                values = overlaid(own, overrides)
-                for key, value in point:
-                    values = overlaid(values, _nested(key, value))
-                if seed is not None:
-                    values |= {"seed": seed}
-                yield name, complete(values, _described(where, name, dict(point)))
+    for name, overrides in (whole.variants or {None: {}}).items():
+        for point in map(dict, product(*points)):
+            values = overlaid(own, overrides)
+            for key, value in point.items():
+                values = overlaid(values, _nested(key, value))
+            for seed in whole.seeds or [values.get("seed")]:
+                seeded = values if seed is None else values | {"seed": seed}
+                yield name, point, complete(seeded, _described(where, name, point))
 
 
 def _described(where: str, variant: str | None, point: dict) -> str:
