@@ -1,8 +1,9 @@
 """Finds the artifacts in a folder, and the artifacts that each of them was made from."""
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import dropwhile, takewhile
 from pathlib import Path
 
 from workflow_scripts.artifacts.manifest import Manifest, manifest_path, read_manifest
@@ -82,10 +83,11 @@ class Catalogue:
         self._manifests: dict[Path, Manifest] = {}
         for artifact in artifacts:
             self._read(artifact)
-        for folder in {self._results_folder(place) for place in self._manifests}:
-            for pattern in (f"*{MANIFEST_SUFFIX}", f"*/*{MANIFEST_SUFFIX}"):
-                for artifact in _with_manifests(folder.glob(pattern)):
-                    self._read(artifact)
+        for results in {self._results_folder(place) for place in self._manifests}:
+            for folder in _variations(results):
+                for pattern in (f"*{MANIFEST_SUFFIX}", f"*/*{MANIFEST_SUFFIX}"):
+                    for artifact in _with_manifests(folder.glob(pattern)):
+                        self._read(artifact)
 
     def manifest(self, artifact: Path) -> Manifest:
         """The manifest of an artifact. Raises UserError if it cannot be read."""
@@ -124,33 +126,66 @@ class Catalogue:
     def _successor(self, place: Path, name: str) -> Path | None:
         """The artifact that is now at the usual path of an input. Its id does not matter.
 
-        If there are several, it is the one with the same name as `place`: `dense/lam~0.75` was made
-        from `weighted_trained/lam~0.75`.
+        It lies in as many of the folders of the artifact's variation as there are. If there are
+        several, it is the one with the same name as `place`: `dense/lam~0.75` was made from
+        `weighted_trained/lam~0.75`.
         """
-        own_kind, folder = self._manifests[place].kind, self._results_folder(place)
-        beside = [
-            other
-            for other in self._manifests
-            if self._results_folder(other) == folder and other.exists()
-        ]
+        for beside in self._beside(place):
+            if found := self._named(beside, place, name):
+                return found
+        return None
+
+    def _beside(self, place: Path) -> Iterator[list[Path]]:
+        """The artifacts of the same results that may be inputs, those most like `place` first."""
+        results, own = self._results_folder(place), self._variation(place)
+        groups: dict[frozenset, list[Path]] = {}
+        for other in self._manifests:
+            variation = self._variation(other)
+            if self._results_folder(other) == results and variation <= own and other.exists():
+                groups.setdefault(variation, []).append(other)
+        for variation in sorted(groups, key=len, reverse=True):
+            yield groups[variation]
+
+    def _variation(self, place: Path) -> frozenset[str]:
+        """The folders between the results folder and the artifact's kind, such as seed~7."""
+        parts = place.relative_to(self._results_folder(place)).parts
+        return frozenset(takewhile(lambda part: "~" in part, parts))
+
+    def _named(self, beside: list[Path], place: Path, name: str) -> Path | None:
+        own_kind = self._manifests[place].kind
         if name == "model":
             described = place.with_suffix("") if own_kind == "validation" else place.parent
-            model = str(described.relative_to(folder)).removeprefix(f"{own_kind}/")
-            return next((other for other in beside if other == folder / model), None)
+            model = self._name(described, place).removeprefix(f"{own_kind}/")
+            return next((other for other in beside if self._name(other, other) == model), None)
         kinds = INPUT_KINDS[name][:: -1 if place.parent.name == UNIFORM else 1]
         kind = next((kind for kind in kinds if kind != own_kind), None)
         of_kind = [other for other in beside if self._manifests[other].kind == kind]
         candidates = [other for other in of_kind if other.name == place.name] or of_kind
         return candidates[0] if len(candidates) == 1 else None
 
+    def _name(self, path: Path, place: Path) -> str:
+        """The path of, or above, an artifact, without results folder and variation."""
+        parts = path.relative_to(self._results_folder(place)).parts
+        return "/".join(dropwhile(lambda part: "~" in part, parts))
+
     def _results_folder(self, place: Path) -> Path:
-        """The results folder: the parent of the kind's folder, or else the artifact's parent."""
+        """The results folder: the parent of the kind's folder, or else the artifact's parent.
+
+        Folders of a variation, such as seed~7, lie in the results folder.
+        """
         kind = self._manifests[place].kind
         names = (kind, UNIFORM) if kind == "dense" else (kind,)
-        for above in list(place.parents)[: DEPTHS.get(kind, 0)]:
-            if above.name in names:
-                return above.parent
-        return place.parent
+        near = list(place.parents)[: DEPTHS.get(kind, 0)]
+        folder = next((above.parent for above in near if above.name in names), place.parent)
+        return next(above for above in (folder, *folder.parents) if "~" not in above.name)
+
+
+def _variations(folder: Path) -> Iterator[Path]:
+    """A results folder and the folders of variations in it."""
+    yield folder
+    for path in folder.glob("*~*"):
+        if path.is_dir() and not manifest_path(path).exists():
+            yield from _variations(path)
 
 
 def absolute(path: Path) -> Path:

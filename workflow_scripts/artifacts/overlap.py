@@ -1,16 +1,27 @@
-"""Checks whether an output path overlaps an input path. Links are followed."""
+"""Checks whether output paths overlap an input path. Links are followed."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
 
 def overlap(written: Path, read: Path) -> bool:
     """Whether the path `written` equals the path `read`, contains it or lies in it."""
+    return bool(overlapping([written], read))
+
+
+def overlapping(written: Iterable[Path], read: Path) -> list[Path]:
+    """Those of the paths `written` that equal the path `read`, contain it or lie in it."""
     targets = [entry.resolve() for entry in _entries(read) if entry.is_symlink()]
-    return any(
-        out.is_relative_to(source) or source.is_relative_to(out)
-        for out in _places(written)
-        for source in [*_places(read), *targets]
-    )
+    sources = dict.fromkeys([*_places(read), *targets])
+    return [
+        path
+        for path in written
+        if any(
+            out.is_relative_to(source) or source.is_relative_to(out)
+            for out in _places(path)
+            for source in sources
+        )
+    ]
 
 
 def _entries(path: Path) -> list[Path]:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from workflow_scripts.artifacts.artifact import replacing_fault
 from workflow_scripts.artifacts.manifest import manifest_path
-from workflow_scripts.artifacts.overlap import overlap
+from workflow_scripts.artifacts.overlap import overlapping
 from workflow_scripts.common.errors import UserError
 from workflow_scripts.workflow.state import State, Verdict
 from workflow_scripts.workflow.wanted import Wanted
@@ -31,8 +31,7 @@ def check_inputs(places: Iterable[Path], inputs: Iterable[tuple[str, Path]]) -> 
         f"config: {key}: {path} is, holds or lies in {place}, where the workflow writes. Choose "
         "another results_dir, or move the input"
         for key, path in inputs
-        for place in places
-        if overlap(place, path)
+        for place in overlapping(places, path)
     ]
     if faults:
         raise UserError("\n".join(faults))
