@@ -36,11 +36,12 @@ class Project:
     def results(self) -> Path:
         return self.folder / "results"
 
-    def words(self, *arguments: str, **config: dict) -> list[str]:
-        """Snakemake's arguments with more config laid over, a section per keyword."""
+    def words(self, *arguments: str, **config) -> list[str]:
+        """Snakemake's arguments with more config laid over, a key per keyword."""
         sections = dict(self.overlay)
-        for name, section in config.items():
-            sections[name] = sections.get(name, {}) | section
+        for name, value in config.items():
+            is_section = isinstance(value, dict)
+            sections[name] = sections.get(name, {}) | value if is_section else value
         settings = [f"{name}={section!r}" for name, section in sections.items()]
         cores = ["--cores", "2"]
         return [*cores, *arguments, "--config", *settings]

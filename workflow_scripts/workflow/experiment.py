@@ -65,15 +65,14 @@ class Experiment:
         return found
 
     def find(self, place: str) -> Wanted:
-        """The artifact at a path in the results folder.
-
-        Raises KeyError if no run of the configuration has such an artifact.
-        """
+        """The artifact at a path in the results folder. Raises UserError if no run makes it."""
         for run in (*self.runs, self._own):
             if place in self.requested:
-                break
+                return self.requested[place]
             with suppress(KeyError):
                 run.at(name_of(place))
+        if place not in self.requested:
+            raise UserError(f"no run of the configuration makes {place}")
         return self.requested[place]
 
     def fetched_problems(self, label: str) -> Wanted:
