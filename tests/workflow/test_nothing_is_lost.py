@@ -141,7 +141,7 @@ def test_paths_may_hold_anything(new_project):
         **project.overlay,
         "results_dir": str(folder / "my results"),
         "base": {"model": str(folder / "base model")},
-        "data": {"train": str(rows), "limit": 64},
+        "data": {"train": str(rows), "limit": 64, "decontaminate_against": [str(problems)]},
     }
     config["evaluation"] = config["evaluation"] | {"datasets": [str(problems)], "models": ["base"]}
     (project.folder / "mine.json").write_text(json.dumps(config))
