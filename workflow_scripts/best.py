@@ -1,5 +1,6 @@
 """Merge the best dense model again, if the models were not kept."""
 
+import shlex
 from pathlib import Path
 
 from workflow_scripts import dense
@@ -37,17 +38,26 @@ def main(argv: list[str] | None = None) -> None:
     flags.add_path(parser, "--moe", "DIR", "The tuned mixture.")
     flags.add_path(parser, "--ffn", "DIR", "The FFN weights of its experts.")
     flags.add_path(parser, "--out", "DIR", "The dense model.")
+    parser.add_argument(
+        "--options",
+        action="append",
+        metavar="FLAGS",
+        help="The further flags of step dense for each model, once for each, in the same order. "
+        "Default: none.",
+    )
     args = parser.parse_args(argv)
     files, by = (args.losses, "validation") if args.losses else (args.evals, "benchmark")
-    if len(files) != len(args.weighted):
+    options = args.options or [""] * len(files)
+    if not len(files) == len(args.weighted) == len(options):
         raise UserError(
-            f"there are {len(files)} results and {len(args.weighted)} sets of coefficients. Give "
-            "one of each for every model"
+            f"there are {len(files)} results, {len(args.weighted)} sets of coefficients and "
+            f"{len(options)} sets of options. Give one of each for every model"
         )
     best = best_merge(files, by)
     say(f"{args.weighted[best]}, chosen by {files[best]}")
     sources = ["--moe", str(args.moe), "--ffn", str(args.ffn)]
-    dense.main([*sources, "--weighted", str(args.weighted[best]), "--out", str(args.out)])
+    places = ["--weighted", str(args.weighted[best]), "--out", str(args.out)]
+    dense.main([*sources, *places, *shlex.split(options[best])])
 
 
 if __name__ == "__main__":

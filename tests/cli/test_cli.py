@@ -32,7 +32,10 @@ STEPS = {
     "weighted_trained": [
         *("--weighted", "--moe", "--ffn", "--data", "--out", "--verify", "--learning-rate"),
     ],
-    "dense": ["--weighted", "--moe", "--ffn", "--out", "--verify"],
+    "dense": [
+        *("--weighted", "--moe", "--ffn", "--base", "--out", "--verify"),
+        *("--method", "--scale", "--expert"),
+    ],
     "eval": ["--model", "--dataset", "--out", "--verify", "--prompt", "--limit", "--rescore"],
     "fetch_data": ["--train", "--revision", "--split", "--out"],
     "fetch_problems": ["--dataset", "--out"],
@@ -215,6 +218,8 @@ def test_what_argparse_refuses_ends_in_its_usage(section, words, message, capsys
         ("weighted_init --moe nowhere --ffn x --out out --lam 1", "nowhere is not a folder"),
         ("weighted_trained --weighted x --moe x --ffn x --data x --out out", "x is not a folder"),
         ("dense --weighted x --moe nowhere --ffn x --out out", "nowhere is not a folder"),
+        ("dense --weighted x --moe x --ffn x --out out --method model_stock", "Give --base too"),
+        ("dense --weighted x --moe x --ffn x --out out --scale 0", "must be greater than 0"),
         ("import_reference --model nowhere --out out", "nowhere is not a folder"),
         ("fetch_data --train a/b --out out", "data.train = a/b: a data set on the hub is named"),
         ("tokens --model nowhere --data x --out out", "nowhere is not a folder"),

@@ -6,6 +6,7 @@ from workflow_scripts.config.section import Section, keys
 from workflow_scripts.config.sections import (
     BaseConfig,
     EvalConfig,
+    MergeMethod,
     MixingShape,
     MoeConfig,
     MoeSftConfig,
@@ -36,7 +37,7 @@ READS: dict[str, dict[str | None, tuple[str, ...]]] = {
     "ffn": {},
     "weighted_init": {"mixing": keys(MixingShape)},
     "weighted_trained": {None: ("seed", "threads"), "mixing": _training(MixingTraining)},
-    "dense": {},
+    "dense": {"merge": keys(MergeMethod)},
     "ground_truth": {"evaluation": keys(ScoringConfig)},
     "eval": {None: ("seed", "threads"), "evaluation": keys(EvalConfig)},
     "validation_loss": {None: ("threads",)},
@@ -46,6 +47,7 @@ READS: dict[str, dict[str | None, tuple[str, ...]]] = {
 # Flags of a step that are derived from keys with another name or form, and these keys.
 FLAGS: dict[str, dict[str, tuple[str, ...]]] = {
     "weighted_init": {"lam": ("merge.lambdas",)},
+    "dense": {"expert": ()},
     "eval": {"prompt": ("evaluation.base_prompt", "data.template")},
     "lm_eval": {"tasks": ("evaluation.lm_eval",)},
 }

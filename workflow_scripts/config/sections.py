@@ -227,7 +227,34 @@ class MixingConfig(MixingTraining, MixingShape):
     """Steps 5 and 6: the mixing coefficients and their training."""
 
 
-class MergeConfig(Section):
+class MergeMethod(Section):
+    """The computation of the dense model's weights."""
+
+    method: Literal["xft", "model_stock", "task_arithmetic"] = "xft"
+    """xft: the weighted mean C of a projection's experts, as in the paper. model_stock: a point
+    between C and the base's weights, nearer to C if the experts agree (arXiv 2403.19522).
+    task_arithmetic: the base's weights, and scale times the difference of the whole merged model
+    from them (arXiv 2212.04089)."""
+
+    scale: float = Field(1.0, gt=0)
+    """For task_arithmetic: 1 gives the model of method xft, more goes beyond it."""
+
+    @model_validator(mode="after")
+    def _scale_has_an_effect(self):
+        if self.scale != 1 and self.method != "task_arithmetic":
+            raise ValueError(
+                f"scale = {self.scale:g}: method = {self.method} has no scale. Leave scale out, or "
+                "set method to task_arithmetic"
+            )
+        return self
+
+    @property
+    def needs_base(self) -> bool:
+        """Whether the merge depends on the base's weights."""
+        return self.method != "xft"
+
+
+class MergeConfig(MergeMethod):
     """Steps 4 and 7: the merge of the experts."""
 
     lambdas: Annotated[list[Lambda], Field(min_length=1), UNIQUE] = ["0.75"]

@@ -2,6 +2,7 @@
 
 from workflow_scripts.artifacts.artifact import Artifact
 from workflow_scripts.checkpoints.layout import model_name
+from workflow_scripts.config.sections import MergeMethod
 from workflow_scripts.conversions.mixing_artifact import MixingArtifact
 from workflow_scripts.reporting.model_card import XFT, base_words, card_head, listed
 
@@ -15,7 +16,7 @@ A {architecture} of the base's architecture and config. It was upcycled to a mix
 - base: {base}
 - lambda, the shared expert's weight: {shared_expert_weight:g}{learned}
 - mixing coefficients: one set per {granularity}, {origin}
-- tuning of the mixture: {tuning}
+{method}- tuning of the mixture: {tuning}
 - mixing: {mixing}
 
 lambda, and the shares of the routed experts, which sum to 1:
@@ -24,17 +25,37 @@ lambda, and the shares of the routed experts, which sum to 1:
 |---|---|{rules}|
 {rows}
 """
+METHODS = {
+    "xft": "",
+    "model_stock": """\
+- method: model_stock (arXiv 2403.19522), between the experts' weighted mean and the base
+""",
+    "task_arithmetic": """\
+- method: task_arithmetic (arXiv 2212.04089), scale {scale:g}: the base, and scale times the
+  difference of the merged model from it
+""",
+}
 
 
-def dense_card(moe: Artifact, mixing: MixingArtifact, layers: list[int]) -> str:
-    """The card of a merged model: base, experts, lambda, and every expert's share.
+def dense_card(
+    moe: Artifact,
+    mixing: MixingArtifact,
+    layers: list[int],
+    method: MergeMethod,
+    expert: int | None = None,
+) -> str:
+    """The card of a merged model: base, experts, lambda, method, and every expert's share.
 
-    layers: the numbers of the upcycled layers.
+    layers: the numbers of the upcycled layers. expert: the routed expert that was merged alone.
     """
     config, base = moe.checkpoint.config, moe.manifest.parameters.get("base", {})
     tuned_here = "data" in moe.manifest.inputs
     trained = mixing.artifact.manifest.kind == "weighted_trained"
     experts = range(1, mixing.alpha.shape[-1] + 1)
+    if expert is not None:
+        origin = f"but only expert {expert} of the routed ones"
+    else:
+        origin = "trained" if trained else "equal shares"
     return card_head(base) + DENSE.format(
         architecture=model_name(config["base_config"]),
         base=base_words(config, base),
@@ -44,7 +65,8 @@ def dense_card(moe: Artifact, mixing: MixingArtifact, layers: list[int]) -> str:
         shared_expert_weight=mixing.shared_expert_weight,
         learned=" at the start, then learned" if mixing.lambda_logit is not None else "",
         granularity=mixing.config["granularity"],
-        origin="trained" if trained else "equal shares",
+        origin=origin,
+        method=METHODS[method.method].format(scale=method.scale),
         tuning=listed(moe.manifest.parameters) if tuned_here else "not known",
         mixing=listed(mixing.artifact.manifest.parameters),
         heads=" | ".join(f"expert {expert}" for expert in experts),

@@ -1,0 +1,260 @@
+"""Merges with the base's weights, and with one routed expert alone: their equations, in fp64."""
+
+import itertools
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+from backbones import BACKBONES, SIZES
+from chains import Chain
+from safetensors.torch import load_file, save_file
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from workflow_scripts import dense
+from workflow_scripts.artifacts.manifest import manifest_path, read_manifest
+from workflow_scripts.common.errors import UserError
+from workflow_scripts.conversions import blocks
+from workflow_scripts.conversions.merge_methods import stock_ratio
+
+SINGLE = "model.safetensors"
+LAMBDA, SCALE = 0.6, 1.5
+CASES = ("llama", "llama-tied", "llama-biases", "phi3", "starcoder2", "llama-bf16", "llama-head")
+
+
+@dataclass(frozen=True)
+class Case:
+    """A base, a mixture that differs from it in all tensors, and its coefficients. Read only."""
+
+    folder: Path
+    chain: Chain
+    base: dict[str, torch.Tensor]
+    moe: dict[str, torch.Tensor]
+
+    def merge(self, out: Path, *words: object) -> dict[str, torch.Tensor]:
+        """The tensors that step dense makes with these flags."""
+        dense.main([*self.chain.words("dense"), *map(str, words), "--out", str(out)])
+        return load_file(out / SINGLE)
+
+    def base_of(self, name: str) -> torch.Tensor:
+        return self.base.get(name, self.base["model.embed_tokens.weight"]).double()
+
+    def experts(self, name: str) -> list[torch.Tensor] | None:
+        """The fp64 experts of a tensor of the dense model; None if it is not of an MLP."""
+        prefix, found, rest = name.partition(".mlp.")
+        if not found:
+            return None
+        projection, part = rest.split(".")
+        is_output = projection in ("down_proj", "c_proj")
+        is_gated = f"{prefix}.mlp.shared_expert.c_fc.weight" not in self.moe
+        fused = "down_proj" if is_output else ("gate_up_proj" if is_gated else "up_proj")
+        fused = self.moe[f"{prefix}.mlp.experts.{fused}" + "_bias" * (part == "bias")]
+        if projection in ("gate_proj", "up_proj") and is_gated:
+            fused = fused.chunk(2, dim=1)[projection == "up_proj"]
+        shared = self.moe[f"{prefix}.mlp.shared_expert.{rest}"]
+        return [expert.double() for expert in (shared, *fused)]
+
+    def tuned(self, name: str) -> torch.Tensor:
+        """XFT's merge of a tensor with equal shares, or the mixture's tensor, in fp64."""
+        experts = self.experts(name)
+        if experts is None:
+            return self.moe[name].double()
+        mean = sum(experts[1:]) / (len(experts) - 1)
+        return LAMBDA * experts[0] + (1 - LAMBDA) * mean
+
+
+@pytest.fixture(scope="module", params=CASES)
+def case(request, tmp_path_factory) -> Case:
+    """bf16: the mixture is in bf16, its base in fp32. head: its file holds the tied head too."""
+    backbone, _, variant = request.param.partition("-")
+    settings = BACKBONES.get(request.param, {})
+    settings |= {"tie_word_embeddings": True} if variant == "head" else {}
+    config = AutoConfig.for_model(backbone, **SIZES | settings)
+    folder = tmp_path_factory.mktemp(request.param)
+    AutoModelForCausalLM.from_config(config).save_pretrained(folder / "base")
+    upcycled = Chain(folder, base=folder / "base")["moe"]
+    tensors = load_file(upcycled / SINGLE)
+    if variant == "head":
+        tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"].clone()
+    for name, tensor in tensors.items():
+        noise = 0.05 * torch.randn(tensor.shape)
+        tensors[name] = (tensor + noise).to(torch.bfloat16 if variant == "bf16" else tensor.dtype)
+    tuned = folder / "tuned"
+    tuned.mkdir()
+    shutil.copy(upcycled / "config.json", tuned)
+    save_file(tensors, tuned / SINGLE)
+    chain = Chain(folder, {"weighted_init": ["--lam", LAMBDA]}, moe_sft=tuned)
+    return Case(folder, chain, load_file(folder / "base" / SINGLE), tensors)
+
+
+def assert_near(made: dict, expected: dict) -> None:
+    assert made.keys() == expected.keys()
+    for name, tensor in made.items():
+        rounding = 2**-8 if tensor.dtype is torch.bfloat16 else 1e-6
+        torch.testing.assert_close(
+            tensor.double(), expected[name], rtol=rounding, atol=1e-6, msg=lambda m, n=name: n + m
+        )
+
+
+def test_task_arithmetic_is_its_equation(case, tmp_path):
+    made = case.merge(
+        tmp_path / "out",
+        *("--method", "task_arithmetic", "--scale", SCALE, "--base", case.folder / "base"),
+    )
+    names = case.merge(tmp_path / "xft").keys()
+    expected = {n: case.base_of(n) + SCALE * (case.tuned(n) - case.base_of(n)) for n in names}
+    assert_near(made, expected)
+
+
+def ratio(experts: list[torch.Tensor], base: torch.Tensor) -> float:
+    """t of the paper, from the cosine of each pair."""
+    vectors = [(expert - base).flatten() for expert in experts]
+    pairs = itertools.combinations(vectors, 2)
+    cosines = torch.stack([torch.cosine_similarity(a, b, dim=0) for a, b in pairs])
+    cosine = max(cosines.mean().item(), 0)
+    return len(experts) * cosine / ((len(experts) - 1) * cosine + 1)
+
+
+def test_model_stock_is_its_equation(case, tmp_path, monkeypatch):
+    monkeypatch.setattr(blocks, "BLOCK", 100)
+    made = case.merge(tmp_path / "out", "--method", "model_stock", "--base", case.folder / "base")
+    expected, ratios = {}, []
+    for name in case.merge(tmp_path / "xft"):
+        start, end, experts = case.base_of(name), case.tuned(name), case.experts(name)
+        ratios.append(ratio(experts, start) if experts else 1.0)
+        expected[name] = start + ratios[-1] * (end - start)
+    assert len({round(value, 6) for value in ratios}) > 2  # each tensor has its own
+    assert_near(made, expected)
+
+
+def test_scale_1_is_xft_bit_for_bit(case, tmp_path):
+    words = ["--method", "task_arithmetic", "--base", case.folder / "base"]
+    made, plain = case.merge(tmp_path / "out", *words), case.merge(tmp_path / "xft")
+    assert made.keys() == plain.keys()
+    assert all(torch.equal(made[name], plain[name]) for name in plain)
+
+
+def test_one_expert_alone(case, tmp_path):
+    made = case.merge(tmp_path / "out", "--expert", 2)
+    expected = {}
+    for name in made:
+        experts = case.experts(name)
+        mixed = experts and LAMBDA * experts[0] + (1 - LAMBDA) * experts[2]
+        expected[name] = case.tuned(name) if experts is None else mixed
+    assert_near(made, expected)
+
+
+# The ratio of Model Stock
+
+
+def test_the_ratio_at_its_limits():
+    base, step = torch.randn(50, dtype=torch.float64), torch.randn(50, dtype=torch.float64)
+    still = base.clone()
+    assert stock_ratio([base + step] * 3, base) == pytest.approx(1)
+    assert stock_ratio([base + step, base + 3 * step], base) == pytest.approx(1)
+    assert stock_ratio([base + step, base - step], base) == 0
+    assert stock_ratio([still] * 3, base) == 1
+    assert stock_ratio([base + step, still, still], base) == 1
+
+
+def test_an_expert_that_equals_the_base_has_no_direction():
+    base = torch.zeros(2, dtype=torch.float64)
+    apart = [torch.tensor([1.0, 0.0]), torch.tensor([1.0, 1.0])]  # 45 degrees, of other lengths
+    cosine = 0.5**0.5
+    assert stock_ratio([*apart, base], base) == pytest.approx(2 * cosine / (cosine + 1))
+
+
+# What artifacts say, and refusals
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory, tiny_llama) -> Chain:
+    """Artifacts with manifests."""
+    folder = tmp_path_factory.mktemp("plain")
+    return Chain(folder, {"base": ["--model", tiny_llama]})
+
+
+def merged(chain: Chain, out: Path, *words: object) -> Path:
+    dense.main([*chain.words("dense"), *map(str, words), "--out", str(out)])
+    return out
+
+
+@pytest.mark.parametrize(
+    ("words", "stated", "asked", "card"),
+    [
+        ([], {}, {}, "one set per layer, equal shares\n- tuning"),
+        (
+            ["--method", "task_arithmetic", "--scale", "1.5"],
+            {"method": "task_arithmetic", "scale": 1.5},
+            {"merge.method": "task_arithmetic", "merge.scale": 1.5},
+            "- method: task_arithmetic (arXiv 2212.04089), scale 1.5: ",
+        ),
+        (
+            ["--method", "model_stock"],
+            {"method": "model_stock", "scale": 1.0},
+            {"merge.method": "model_stock"},
+            "- method: model_stock (arXiv 2403.19522), ",
+        ),
+        (["--expert", "3"], {"expert": 3}, {"expert": 3}, "only expert 3 of the routed ones\n"),
+    ],
+    ids=["xft", "task_arithmetic", "model_stock", "expert"],
+)
+def test_manifest_and_card_say_how_it_was_merged(plain, tmp_path, words, stated, asked, card):
+    base = ["--base", plain["base"]]
+    out = merged(plain, tmp_path / "out", *words, *base)
+    manifest = read_manifest(manifest_path(out))
+    weighted = json.loads((plain["weighted_init"] / "config.json").read_text())
+    assert manifest.parameters == weighted | stated
+    defaults = {"merge.method": "xft", "merge.scale": 1.0}
+    assert manifest.recipe.options == defaults | asked
+    inputs = {"moe", "ffn", "weighted"} | ({"base"} if "method" in stated else set())
+    assert manifest.inputs.keys() == manifest.recipe.inputs.keys() == inputs
+    assert card in (out / "README.md").read_text()
+    if "expert" in stated:
+        assert "| layer 0 | 0.7500 | 0.0000 | 0.0000 | 1.0000 |" in (out / "README.md").read_text()
+
+
+@pytest.mark.parametrize("method", ["model_stock", "task_arithmetic"])
+def test_an_untrained_mixture_gives_its_base(plain, tmp_path, tiny_llama, method):
+    words = ["--method", method, "--base", plain["base"]]
+    made = load_file(merged(plain, tmp_path / "out", *words) / SINGLE)
+    for name, tensor in load_file(tiny_llama / SINGLE).items():
+        torch.testing.assert_close(made[name], tensor, rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("expert", [0, 4, -1])
+def test_an_expert_that_is_not_there_is_refused(plain, tmp_path, expert):
+    message = rf"--expert {expert}: the routed experts have the numbers 1 to 3\. Choose one"
+    with pytest.raises(UserError, match=message):
+        merged(plain, tmp_path / "out", f"--expert={expert}")
+
+
+def test_a_method_without_its_base_is_refused(plain, tmp_path):
+    with pytest.raises(UserError, match="method = model_stock starts from the base's weights"):
+        merged(plain, tmp_path / "out", "--method", "model_stock")
+
+
+def test_a_scale_without_effect_is_refused(plain, tmp_path):
+    with pytest.raises(UserError, match="scale = 2: method = xft has no scale"):
+        merged(plain, tmp_path / "out", "--scale", 2)
+
+
+def test_another_base_is_refused(plain, tmp_path, tiny_llama):
+    other = tmp_path / "other"
+    shutil.copytree(tiny_llama, other)
+    tensors = load_file(other / SINGLE)
+    save_file({name: tensor + 1 for name, tensor in tensors.items()}, other / SINGLE)
+    words = ["--method", "model_stock", "--base", other]
+    with pytest.raises(UserError, match=r"was not made from .*other but from another base"):
+        merged(plain, tmp_path / "out", *words)
+
+
+def test_a_base_of_another_shape_is_refused(case, tmp_path):
+    smaller = shutil.copytree(case.folder / "base", tmp_path / "smaller")
+    name = next(name for name in case.base if ".mlp." in name)
+    tensors = case.base | {name: case.base[name][1:].clone()}
+    save_file(tensors, smaller / SINGLE)
+    with pytest.raises(UserError, match=f"has no floating-point tensor {name} of the shape"):
+        case.merge(tmp_path / "out", "--method", "model_stock", "--base", smaller)

@@ -1,0 +1,164 @@
+"""Step 7 with other methods than XFT's: merges that depend on the base's weights.
+
+B is a tensor of the base. T is the same tensor of XFT's merged model: the experts' weighted mean C
+(conversions/merge.py) for a tensor of an upcycled MLP, else the mixture's own tensor.
+
+- task_arithmetic (arXiv 2212.04089): W = B + s (T - B) for all tensors.
+- model_stock (arXiv 2403.19522): W = B + t (C - B), t by `stock_ratio`. A tensor that the mixture
+  holds once has t = 1.
+"""
+
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+
+from workflow_scripts.artifacts.artifact import Artifact, open_artifact
+from workflow_scripts.checkpoints.capacity import EMBEDDINGS
+from workflow_scripts.checkpoints.dtypes import FLOAT_NAMES
+from workflow_scripts.checkpoints.layout import moe_layers, outside
+from workflow_scripts.checkpoints.reader import Checkpoint
+from workflow_scripts.checkpoints.writer import TensorPlan
+from workflow_scripts.common.errors import UserError
+from workflow_scripts.config.sections import MergeMethod
+from workflow_scripts.conversions.blocks import stacked_blocks
+from workflow_scripts.conversions.common import copy_plan
+from workflow_scripts.conversions.merge import MergedTensor, merge, merge_plans, merged_tensors
+from workflow_scripts.conversions.mixing_artifact import MixingArtifact, MixingSources
+
+
+def open_base(path: Path, moe: Artifact, full: bool = False) -> Artifact:
+    """Open the dense base. Raises UserError if the mixture says that it has another one."""
+    base = open_artifact(path, "base", "dense", full=full)
+    known = moe.manifest.parameters.get("base", {})
+    if "id" in known and known["id"] != base.id:
+        raise UserError(f"{moe.path} was not made from {path} but from another base")
+    return base
+
+
+def dense_plans(
+    sources: MixingSources, coefficients, method: MergeMethod, base: Artifact | None = None
+) -> list[TensorPlan]:
+    """Plan the dense model. Each tensor is computed in fp32 or better, and rounded once.
+
+    coefficients: as for `merge_plans`. base: None for xft, which does not depend on it. Raises
+    UserError if the base lacks a tensor, or has it in another shape.
+    """
+    moe, ffn = sources.moe.checkpoint, sources.ffn.checkpoint
+    if base is None:
+        return merge_plans(moe, ffn, coefficients)
+    return _plans_from(base.checkpoint, moe, ffn, coefficients, method)
+
+
+def _plans_from(
+    base: Checkpoint, moe: Checkpoint, ffn: Checkpoint, coefficients, method: MergeMethod
+) -> list[TensorPlan]:
+    plans = []
+    for name in outside(moe.names, moe_layers(ffn.names)):
+        if method.method == "model_stock" or moe.dtype(name) not in FLOAT_NAMES:
+            plans.append(copy_plan(moe, name))
+        else:
+            plans.append(_scaled_plan(moe, name, base, method.scale))
+    for tensor in merged_tensors(ffn, coefficients.shape):
+        own = tensor.coefficients(coefficients)
+        plans.append(_merged_plan(ffn, tensor, own, method, base))
+    return plans
+
+
+def stock_ratio(experts: Iterable, base) -> float:
+    """t = E cos / ((E - 1) cos + 1), from 0 to 1 (Model Stock, arXiv 2403.19522).
+
+    cos is the mean cosine between the task vectors W_i - B of two experts, at least 0. An expert
+    that equals the base has no direction and is not counted. t is 1 if fewer than two are left.
+
+    experts: the tensors W_i, of the same shape as `base`, of any floating-point dtype.
+    """
+    import torch
+
+    products = sum(_products(block) for block in stacked_blocks([base, *experts]))
+    norms = products.diagonal().sqrt()
+    moved = norms > 0
+    count = int(moved.sum())
+    if count < 2:
+        return 1.0
+    directions = norms[moved]
+    cosines = products[moved][:, moved] / torch.outer(directions, directions)
+    pairs = count * (count - 1) / 2
+    cosine = min(max(cosines.triu(1).sum().item() / pairs, 0.0), 1.0)
+    return count * cosine / ((count - 1) * cosine + 1)
+
+
+def _products(block):
+    """The inner products [E, E] of the experts' task vectors in a block [1 + E, values]."""
+    vectors = block[1:] - block[0]
+    return vectors @ vectors.T
+
+
+def one_expert(mixing: MixingArtifact, expert: int) -> MixingArtifact:
+    """The same lambda with a single routed expert, counted from 1: its share is 1.
+
+    Raises UserError if there is no such expert.
+    """
+    import torch
+
+    last = mixing.alpha.shape[-1]
+    if not 1 <= expert <= last:
+        raise UserError(
+            f"--expert {expert}: the routed experts have the numbers 1 to {last}. Choose one"
+        )
+    alpha = torch.full_like(mixing.alpha, -torch.inf)
+    alpha[..., expert - 1] = 0
+    return replace(mixing, alpha=alpha)
+
+
+def _merged_plan(
+    ffn: Checkpoint, tensor: MergedTensor, coefficients, method: MergeMethod, base: Checkpoint
+) -> TensorPlan:
+    source = tensor.layer.shared(tensor.projection, tensor.part)
+    base_name = _name_in(base, tensor.name, ffn.shape(source))
+
+    def compute() -> list:
+        start = base.get(base_name)
+        if method.method == "model_stock":
+            weight = stock_ratio(tensor.experts(ffn), start)
+        else:
+            weight = method.scale
+        merged = merge(tensor.experts(ffn), coefficients)
+        return [_along(start, merged, weight).to(tensor.shared(ffn).dtype)]
+
+    return TensorPlan(tensor.name, ffn.dtype(source), ffn.shape(source), compute)
+
+
+def _scaled_plan(moe: Checkpoint, name: str, base: Checkpoint, scale: float) -> TensorPlan:
+    base_name = _name_in(base, name, moe.shape(name))
+
+    def compute() -> list:
+        import torch
+
+        tuned = moe.get(name)
+        precise = tuned.to(torch.promote_types(tuned.dtype, torch.float32))
+        return [_along(base.get(base_name), precise, scale).to(tuned.dtype)]
+
+    return TensorPlan(name, moe.dtype(name), moe.shape(name), compute)
+
+
+def _along(start, end, weight: float):
+    """B + w (T - B) in T's dtype, exactly T if w = 1. start: B, of any dtype; end: T."""
+    import torch
+
+    return torch.lerp(start.to(end.dtype), end, weight)
+
+
+def _name_in(base: Checkpoint, name: str, shape: tuple[int, ...]) -> str:
+    """The name in the base of a tensor of the mixture.
+
+    A mixture's file may hold the head of tied embeddings. In the base that is the embedding.
+    """
+    tied = [other for other in base.names if other.endswith(EMBEDDINGS)]
+    candidates = [name] if name in base else tied
+    for candidate in candidates:
+        if base.shape(candidate) == shape and base.dtype(candidate) in FLOAT_NAMES:
+            return candidate
+    raise UserError(
+        f"{base.folder} has no floating-point tensor {name} of the shape {list(shape)}: it is not "
+        "the base of this mixture. Give the base that the mixture was made from"
+    )
