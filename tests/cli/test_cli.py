@@ -43,6 +43,7 @@ STEPS = {
     "lm_eval": ["--model", "--tasks", "--out", "--verify", "--batch-size", "--limit", "--threads"],
     "summary": ["--evals", "--losses", "--lm-eval", "--out"],
     "sft": ["--base", "--data", "--out", "--metrics", "--learning-rate", "--verify"],
+    "soup": ["--models", "--out", "--verify"],
     "validation_loss": ["--model", "--data", "--out", "--threads", "--verify"],
 }
 TOOLS = {
@@ -381,6 +382,7 @@ def parser_of(words: str):
         "eval --model a --dataset rows --out a/x.json",
         "tokens --model results --data a/x --out a",
         "import_reference --model a --out a",
+        "soup --models results a --out a",
         "summary --evals a/x --out a/x",
         "summary --evals b --lm-eval a/x --out a/x",
         "lm_eval --model a --tasks t --out a/x.json",

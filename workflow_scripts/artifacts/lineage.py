@@ -69,7 +69,7 @@ class Origin:
 
     @property
     def is_artifact(self) -> bool:
-        return self.name in INPUT_KINDS
+        return _unnumbered(self.name) in INPUT_KINDS
 
 
 class Catalogue:
@@ -113,7 +113,7 @@ class Catalogue:
             self.errors[place] = f"{manifest_path(artifact)}: {error.strerror}"
 
     def _origin(self, place: Path, name: str, stated_id: str) -> Origin:
-        if name not in INPUT_KINDS:
+        if _unnumbered(name) not in INPUT_KINDS:
             return Origin(name, stated_id)
         folder = self._results_folder(place)
         found = [other for other, m in self._manifests.items() if m.id == stated_id]
@@ -157,7 +157,7 @@ class Catalogue:
             described = place.with_suffix("") if own_kind == "validation" else place.parent
             model = self._name(described, place).removeprefix(f"{own_kind}/")
             return next((other for other in beside if self._name(other, other) == model), None)
-        kinds = INPUT_KINDS[name][:: -1 if place.parent.name == UNIFORM else 1]
+        kinds = INPUT_KINDS[_unnumbered(name)][:: -1 if place.parent.name == UNIFORM else 1]
         kind = next((kind for kind in kinds if kind != own_kind), None)
         of_kind = [other for other in beside if self._manifests[other].kind == kind]
         candidates = [other for other in of_kind if other.name == place.name] or of_kind
@@ -191,6 +191,11 @@ def _variations(folder: Path) -> Iterator[Path]:
 def absolute(path: Path) -> Path:
     """The path from the root, without `.` and `..`. Links are not followed."""
     return Path(os.path.abspath(path))  # noqa: PTH100 (resolve would follow links)
+
+
+def _unnumbered(name: str) -> str:
+    """The name of an input without its number: `model` for `model 2`."""
+    return name.rstrip("0123456789 ")
 
 
 def _with_manifests(manifests: Iterable[Path]) -> list[Path]:

@@ -34,6 +34,7 @@ READS: dict[str, dict[str | None, tuple[str, ...]]] = {
     "tokens": {"data": keys(TokensConfig)},
     "moe_sft": {None: ("seed", "threads"), "moe_sft": _training(MoeSftConfig)},
     "sft": {None: ("seed", "threads"), "sft": _training(SftConfig)},
+    "soup": {},
     "ffn": {},
     "weighted_init": {"mixing": keys(MixingShape)},
     "weighted_trained": {None: ("seed", "threads"), "mixing": _training(MixingTraining)},

@@ -18,6 +18,15 @@ the same instructions. It loads with plain transformers.
 
 - base: {base}
 {tuning}"""
+SOUP = """\
+# A mean of {count} dense models
+
+The plain mean of the weights of models with one architecture
+([model soup](https://arxiv.org/abs/2203.05482)). It loads with plain transformers.
+
+- base: {base}
+- models: the artifacts {ids}
+{tuning}"""
 HEAD = """\
 ---
 library_name: transformers
@@ -72,6 +81,17 @@ def sft_card(config: dict, parameters: dict, data_hash: str) -> str:
     base = parameters["base"]
     words = base_words({"base_config": config}, base)
     return card_head(base) + SFT.format(xft=XFT, base=words, tuning=_tuning(parameters, data_hash))
+
+
+def soup_card(config: dict, common: dict, ids: list[str]) -> str:
+    """The card of a mean of models. common: the parameters that all their manifests state."""
+    base = common.get("base", {})
+    return card_head(base) + SOUP.format(
+        count=len(ids),
+        base=base_words({"base_config": config}, base),
+        ids=", ".join(map(short, ids)),
+        tuning=f"- tuning of each: {tuning}\n" if (tuning := listed(common)) else "",
+    )
 
 
 def _tuning(parameters: dict, data_hash: str) -> str:

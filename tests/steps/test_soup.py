@@ -1,0 +1,171 @@
+"""The mean of dense models: against fp64, and what it says of itself."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
+
+from workflow_scripts import sft, soup
+from workflow_scripts.artifacts.artifact import create_artifact
+from workflow_scripts.artifacts.lineage import Catalogue
+from workflow_scripts.artifacts.manifest import manifest_path, read_manifest, short
+from workflow_scripts.checkpoints.reader import Checkpoint
+from workflow_scripts.common.errors import UserError
+from workflow_scripts.conversions import blocks
+
+SINGLE = "model.safetensors"
+POSITIONS = "model.positions"  # older models hold integers, too
+
+
+def variant(source: Path, folder: Path, change) -> Path:
+    """A copy of a model whose tensors are those that `change` returns, by name."""
+    shutil.copytree(source, folder)
+    save_file(change(load_file(source / SINGLE)), folder / SINGLE)
+    return folder
+
+
+def average(out: Path, *models: Path) -> dict[str, torch.Tensor]:
+    soup.main(["--models", *map(str, models), "--out", str(out)])
+    checkpoint = Checkpoint(out)
+    return {name: checkpoint.get(name) for name in checkpoint.names}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+def test_each_tensor_is_the_mean_in_its_dtype(tmp_path, tiny_llama, monkeypatch, dtype):
+    monkeypatch.setattr(blocks, "BLOCK", 100)
+
+    def noisy(tensors):
+        made = {n: (t + 0.1 * torch.randn(t.shape)).to(dtype) for n, t in tensors.items()}
+        return made | {POSITIONS: torch.arange(5)}
+
+    models = [variant(tiny_llama, tmp_path / f"model{number}", noisy) for number in range(3)]
+    made = average(tmp_path / "out", *models)
+    parts = [load_file(model / SINGLE) for model in models]
+    assert made.keys() == parts[0].keys()
+    assert torch.equal(made.pop(POSITIONS), torch.arange(5))
+    for name, tensor in made.items():
+        assert tensor.dtype is dtype
+        expected = torch.stack([part[name].double() for part in parts]).sum(0) / 3
+        rounding = torch.finfo(dtype).eps
+        torch.testing.assert_close(tensor.double(), expected, rtol=rounding, atol=0)
+
+
+def test_the_mean_of_equal_models_is_the_model_bit_for_bit(tmp_path, tiny_llama):
+    made = average(tmp_path / "out", *[tiny_llama] * 3)
+    for name, tensor in load_file(tiny_llama / SINGLE).items():
+        assert torch.equal(made[name], tensor)
+    for file in ("config.json", "tokenizer.json", "generation_config.json"):
+        assert (tmp_path / "out" / file).read_bytes() == (tiny_llama / file).read_bytes()
+
+
+@pytest.fixture(scope="module")
+def seeds(tiny_llama, tmp_path_factory) -> list[Path]:
+    """Two tunings of one base that differ in the seed."""
+    folder = tmp_path_factory.mktemp("seeds")
+    rows = [{"instruction": f"add {n}", "response": f"x + {n}"} for n in range(6)]
+    (folder / "rows").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    places = [folder / "sft" / f"seed~{seed}" for seed in (1, 2)]
+    for place in places:
+        words = ["--base", tiny_llama, "--data", folder / "rows", "--out", place]
+        words += ["--seed", place.name[-1], "--max-steps", 2, "--per-device-train-batch-size", 2]
+        sft.main([str(word) for word in [*words, "--learning-rate", 0.01]])
+    return places
+
+
+def test_the_mean_of_tunings_says_what_it_was_made_from(tmp_path, seeds):
+    out = tmp_path / "soup"
+    average(out, *seeds)
+    manifest = read_manifest(manifest_path(out))
+    tunings = [read_manifest(manifest_path(place)) for place in seeds]
+    ids = [tuning.id for tuning in tunings]
+    assert ids[0] != ids[1]
+    assert manifest.inputs == {"model 1": ids[0], "model 2": ids[1]}
+    assert manifest.recipe.inputs == {
+        f"model {number}": tuning.origin for number, tuning in enumerate(tunings, 1)
+    }
+    shared = {key: tunings[0].parameters[key] for key in ("base", "template")}
+    assert manifest.parameters == shared
+    card = (out / "README.md").read_text()
+    assert "# A mean of 2 dense models\n" in card
+    assert f"- models: the artifacts {short(ids[0])}, {short(ids[1])}\n" in card
+    assert "max_steps 2" in card and "seed" not in card.partition("tuning of each")[2]
+    assert type(AutoModelForCausalLM.from_pretrained(out)).__name__ == "LlamaForCausalLM"
+    origins = Catalogue([out, *seeds]).origins(out)
+    assert [(origin.is_artifact, origin.place) for origin in origins] == [
+        (True, place) for place in seeds
+    ]
+
+
+# Refusals
+
+
+def other_config(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"rms_norm_eps": 0.1, "new": None}))
+
+
+def without_a_tensor(folder: Path) -> None:
+    tensors = load_file(folder / SINGLE)
+    del tensors["lm_head.weight"]
+    save_file(tensors, folder / SINGLE)
+
+
+def other_tensor(change):
+    def replace(folder: Path) -> None:
+        tensors = load_file(folder / SINGLE)
+        tensors["lm_head.weight"] = change(tensors["lm_head.weight"])
+        save_file(tensors, folder / SINGLE)
+
+    return replace
+
+
+@pytest.mark.parametrize(
+    ("change", "fault"),
+    [
+        (other_config, r"config\.json differs in new, rms_norm_eps\. Give models"),
+        (without_a_tensor, r"only one of them has the tensor lm_head\.weight"),
+        (other_tensor(lambda t: t[1:].clone()), r"lm_head\.weight is F32 \[\d+, 32\] and F32 \["),
+        (other_tensor(torch.Tensor.half), r"lm_head\.weight is F32 \[.*\] and F16 \["),
+    ],
+    ids=["config", "names", "shape", "dtype"],
+)
+def test_models_that_differ_in_form_are_refused(tmp_path, tiny_llama, change, fault):
+    other = shutil.copytree(tiny_llama, tmp_path / "other")
+    change(other)
+    with pytest.raises(UserError, match=f"{tiny_llama} and {other} have no mean: {fault}"):
+        average(tmp_path / "out", tiny_llama, other)
+    assert not (tmp_path / "out").exists()
+
+
+def test_integers_that_differ_are_refused(tmp_path, tiny_llama):
+    models = [
+        variant(tiny_llama, tmp_path / str(n), lambda t, n=n: t | {POSITIONS: torch.arange(5) + n})
+        for n in range(2)
+    ]
+    with pytest.raises(UserError, match=f"{POSITIONS} of type I64 has other values"):
+        average(tmp_path / "out", *models)
+
+
+def test_one_model_is_refused(tmp_path, tiny_llama):
+    with pytest.raises(UserError, match="a mean needs at least two models"):
+        average(tmp_path / "out", tiny_llama)
+
+
+def test_models_of_different_templates_are_refused(tmp_path, tiny_llama):
+    for name in ("one", "two"):
+        with create_artifact(tmp_path / name, "sft", {"template": name}) as draft:
+            for file in tiny_llama.iterdir():
+                shutil.copy(file, draft.path)
+    with pytest.raises(UserError, match="tuned with different templates"):
+        average(tmp_path / "out", tmp_path / "one", tmp_path / "two")
+
+
+def test_a_mixture_is_refused(tmp_path, tiny_llama):
+    with create_artifact(tmp_path / "moe", "moe") as draft:
+        (draft.path / "a.txt").write_text("content")
+    with pytest.raises(UserError, match="is of kind moe, not base or sft or dense or soup"):
+        average(tmp_path / "out", tiny_llama, tmp_path / "moe")
