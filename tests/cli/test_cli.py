@@ -44,6 +44,7 @@ STEPS = {
     "summary": ["--evals", "--losses", "--lm-eval", "--out"],
     "sft": ["--base", "--data", "--out", "--metrics", "--learning-rate", "--verify"],
     "soup": ["--models", "--out", "--verify"],
+    "diversity": ["--base", "--ffn", "--out", "--metrics", "--verify"],
     "validation_loss": ["--model", "--data", "--out", "--threads", "--verify"],
 }
 TOOLS = {
@@ -383,6 +384,8 @@ def parser_of(words: str):
         "tokens --model results --data a/x --out a",
         "import_reference --model a --out a",
         "soup --models results a --out a",
+        "diversity --base results --ffn a --out a/x.json",
+        "diversity --base results --ffn results --metrics a/x --out a/x",
         "summary --evals a/x --out a/x",
         "summary --evals b --lm-eval a/x --out a/x",
         "lm_eval --model a --tasks t --out a/x.json",

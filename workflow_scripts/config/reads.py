@@ -36,6 +36,7 @@ READS: dict[str, dict[str | None, tuple[str, ...]]] = {
     "sft": {None: ("seed", "threads"), "sft": _training(SftConfig)},
     "soup": {},
     "ffn": {},
+    "diversity": {},
     "weighted_init": {"mixing": keys(MixingShape)},
     "weighted_trained": {None: ("seed", "threads"), "mixing": _training(MixingTraining)},
     "dense": {"merge": keys(MergeMethod)},

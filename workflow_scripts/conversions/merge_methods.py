@@ -114,7 +114,7 @@ def _merged_plan(
     ffn: Checkpoint, tensor: MergedTensor, coefficients, method: MergeMethod, base: Checkpoint
 ) -> TensorPlan:
     source = tensor.layer.shared(tensor.projection, tensor.part)
-    base_name = _name_in(base, tensor.name, ffn.shape(source))
+    base_name = name_in_base(base, tensor.name, ffn.shape(source))
 
     def compute() -> list:
         start = base.get(base_name)
@@ -129,7 +129,7 @@ def _merged_plan(
 
 
 def _scaled_plan(moe: Checkpoint, name: str, base: Checkpoint, scale: float) -> TensorPlan:
-    base_name = _name_in(base, name, moe.shape(name))
+    base_name = name_in_base(base, name, moe.shape(name))
 
     def compute() -> list:
         import torch
@@ -148,7 +148,7 @@ def _along(start, end, weight: float):
     return torch.lerp(start.to(end.dtype), end, weight)
 
 
-def _name_in(base: Checkpoint, name: str, shape: tuple[int, ...]) -> str:
+def name_in_base(base: Checkpoint, name: str, shape: tuple[int, ...]) -> str:
     """The name in the base of a tensor of the mixture.
 
     A mixture's file may hold the head of tied embeddings. In the base that is the embedding.

@@ -1,0 +1,174 @@
+"""How far experts have moved apart: against fp64, in plain torch."""
+
+import json
+import math
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from chains import Chain
+from safetensors.torch import load_file, save_file
+
+from workflow_scripts import diversity
+from workflow_scripts.artifacts.manifest import hash_file, manifest_path, read_manifest
+from workflow_scripts.common.errors import UserError
+from workflow_scripts.conversions import blocks
+from workflow_scripts.reporting.diversity import read_diversity
+from workflow_scripts.tools import verify
+
+SINGLE = "model.safetensors"
+LAYERS = [0, 1]
+
+
+@pytest.fixture(scope="module")
+def untrained(tiny_llama, tmp_path_factory) -> Chain:
+    return Chain(tmp_path_factory.mktemp("untrained"), {"base": ["--model", tiny_llama]})
+
+
+def tune(untrained: Chain, folder: Path, change) -> Chain:
+    """A chain whose mixture's experts are changed: `change(tensor)` for each of their tensors."""
+    mixture = shutil.copytree(untrained["moe"], folder / "tuned")
+    tensors = load_file(mixture / SINGLE)
+    changed = {n: change(t) if "expert" in n else t for n, t in tensors.items()}
+    (mixture / SINGLE).unlink()
+    save_file(changed, mixture / SINGLE)
+    return Chain(folder, moe_sft=mixture, base=untrained["base"])
+
+
+def measure(chain: Chain, out: Path, *words: object) -> dict:
+    given = ["--base", chain["base"], "--ffn", chain["ffn"], "--out", out]
+    diversity.main([str(word) for word in [*given, *words]])
+    return json.loads(out.read_text())
+
+
+def vectors(chain: Chain, layer: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """All weights of each expert of a layer [E, n], and those of the base's MLP [n], in fp64."""
+    made, given = (load_file(chain[name] / SINGLE) for name in ("ffn", "base"))
+    prefix, names = f"model.layers.{layer}.mlp", ("gate_proj", "up_proj", "down_proj")
+
+    def joined(tensors) -> torch.Tensor:
+        return torch.cat([tensor.double().flatten() for tensor in tensors])
+
+    base = joined(given[f"{prefix}.{name}.weight"] for name in names)
+    shared = joined(made[f"{prefix}.shared_expert.{name}.weight"] for name in names)
+    fused = [made[f"{prefix}.experts.{name}"] for name in ("gate_up_proj", "down_proj")]
+    return torch.stack([shared, *map(joined, zip(*fused, strict=True))]), base
+
+
+def expected(experts: torch.Tensor, base: torch.Tensor) -> dict[str, float]:
+    mean = experts.mean(dim=0)
+    apart = (experts - mean).norm(dim=1).square().mean().sqrt()
+    moved = (mean - base).norm()
+    named = {
+        "spread": apart / moved,
+        "deviation": apart / base.norm(),
+        "shift": moved / base.norm(),
+    }
+    return {name: value.item() for name, value in named.items()}
+
+
+def test_the_values_are_their_equations(untrained, tmp_path, monkeypatch):
+    monkeypatch.setattr(blocks, "BLOCK", 100)
+    chain = tune(untrained, tmp_path, lambda t: t + 0.1 + 0.05 * torch.randn(t.shape))
+    result = measure(chain, tmp_path / "out.json")
+    parts = [vectors(chain, layer) for layer in LAYERS]
+    whole = [torch.cat(own, dim=-1) for own in zip(*parts, strict=True)]
+    names = expected(*whole).keys()
+    assert {name: result[name] for name in names} == pytest.approx(expected(*whole), rel=1e-5)
+    assert result["experts"] == 4
+    for layer, own in zip(LAYERS, parts, strict=True):
+        found = dict(result["layers"][layer])
+        assert found.pop("layer") == layer
+        assert found == pytest.approx(expected(*own), rel=1e-5)
+
+
+def test_experts_that_moved_together_have_no_spread(untrained, tmp_path):
+    result = measure(tune(untrained, tmp_path, lambda t: t + 0.1), tmp_path / "out.json")
+    assert result["spread"] == result["deviation"] == 0
+    assert result["shift"] > 0
+
+
+def test_in_an_untrained_mixture_nothing_has_a_spread(untrained, tmp_path, capsys):
+    result = measure(untrained, tmp_path / "out.json")
+    for values in (result, *result["layers"]):
+        assert (values["spread"], values["deviation"], values["shift"]) == (None, 0, 0)
+    assert "spread of the experts none, as they did not move\n" in capsys.readouterr().out
+
+
+def test_the_file_says_what_was_measured(untrained, tmp_path):
+    metrics = tmp_path / "metrics.jsonl"
+    metrics.write_text("")
+    out = tmp_path / "out.json"
+    result = measure(untrained, out, "--metrics", metrics)
+    ids = {name: read_manifest(manifest_path(untrained[name])).id for name in ("base", "ffn")}
+    for name in ids:
+        assert result[name] == {"path": str(untrained[name]), "id": ids[name]}
+    manifest = read_manifest(manifest_path(out))
+    assert manifest.kind == manifest.recipe.step == "diversity"
+    assert manifest.inputs == ids | {"metrics": hash_file(metrics)}
+    assert manifest.recipe.inputs.keys() == {"base", "ffn"}
+    assert read_diversity([out]) == {str(untrained["ffn"]): result}
+    before = out.read_bytes()
+    measure(untrained, out, "--metrics", metrics)
+    assert out.read_bytes() == before
+    verify.main([str(out), "--full"])
+
+
+# Routers
+
+
+def line(step: int, entropy: list[float], load: list[list[float]]) -> str:
+    return json.dumps({"step": step, "loss": 1.0, "entropy": entropy, "load": load}) + "\n"
+
+
+def test_the_routers_are_those_of_the_last_steps(untrained, tmp_path):
+    early = [line(step, [9.0, 9.0], [[1.0, 0.0], [1.0, 0.0]]) for step in range(5)]
+    late = [line(step, [0.6, 0.4], [[0.5, 0.5], [0.75, 0.25]]) for step in range(5, 15)]
+    metrics = tmp_path / "metrics.jsonl"
+    metrics.write_text("".join([*early, *late]) + '{"step": 14, "validation_loss": 1.0}\n')
+    result = measure(untrained, tmp_path / "out.json", "--metrics", metrics)
+    assert result["routing"] == {"entropy": 0.5, "imbalance": 0.25, "steps": 10}
+
+
+def test_the_metrics_of_a_tuning_say_it(untrained, tmp_path):
+    (tmp_path / "rows").write_text('{"instruction": "add", "response": "a + b"}\n')
+    metrics = tmp_path / "metrics.jsonl"
+    options = ["--max-steps", 2, "--learning-rate", 0.01, "--metrics", metrics]
+    given = {name: untrained[name] for name in ("base", "moe")}
+    chain = Chain(tmp_path, {"moe_sft": options}, data=tmp_path / "rows", **given)
+    result = measure(chain, tmp_path / "out.json", "--metrics", metrics)  # makes the mixture first
+    assert result["routing"]["steps"] == 2
+    assert 0 < result["routing"]["entropy"] <= math.log(3) + 1e-4
+    assert result["shift"] > 0
+
+
+def test_metrics_may_say_nothing_of_routers(untrained, tmp_path):
+    metrics = tmp_path / "metrics.jsonl"
+    metrics.write_text('{"step": 1, "loss": 2.0}\n')
+    assert measure(untrained, tmp_path / "a.json", "--metrics", metrics)["routing"] is None
+    assert measure(untrained, tmp_path / "b.json")["routing"] is None
+
+
+def test_what_is_no_metrics_is_refused(untrained, tmp_path):
+    metrics = tmp_path / "metrics.jsonl"
+    metrics.write_text("loss 2.0\n")
+    with pytest.raises(UserError, match=r"metrics\.jsonl is not a file of metrics"):
+        measure(untrained, tmp_path / "out.json", "--metrics", metrics)
+
+
+def test_what_is_no_result_is_refused(tmp_path):
+    other = tmp_path / "other.json"
+    other.write_text('{"format": 1}')
+    with pytest.raises(UserError, match="is no result of step diversity"):
+        read_diversity([other])
+
+
+def test_another_base_is_refused(untrained, tmp_path, tiny_llama):
+    other = shutil.copytree(tiny_llama, tmp_path / "other")
+    tensors = load_file(other / SINGLE)
+    name = "model.layers.1.mlp.up_proj.weight"
+    save_file(tensors | {name: tensors[name][1:].clone()}, other / SINGLE)
+    with pytest.raises(UserError, match=f"has no floating-point tensor {name} of the shape"):
+        words = ["--base", other, "--ffn", untrained["ffn"], "--out", tmp_path / "out.json"]
+        diversity.main([str(word) for word in words])

@@ -1,0 +1,61 @@
+"""Measure how far the experts of a mixture have moved apart, compared with how far they moved.
+
+The spread is the experts' deviation from their mean, relative to the distance of that mean from the
+base. It is 0 if all experts are the same, and large if they differ more than they have in common.
+"""
+
+from pathlib import Path
+
+from workflow_scripts.artifacts.artifact import open_artifact
+from workflow_scripts.artifacts.manifest import hash_file
+from workflow_scripts.artifacts.overlap import overlap
+from workflow_scripts.artifacts.recipe import make_recipe
+from workflow_scripts.cli import flags, running
+from workflow_scripts.common.errors import UserError
+from workflow_scripts.reporting.diversity import routing_at_end, write_diversity
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = flags.step_parser("diversity", __doc__)
+    flags.add_path(parser, "--base", "DIR", "The dense base of the mixture.")
+    flags.add_path(parser, "--ffn", "DIR", "The FFN weights of the mixture's experts.")
+    flags.add_path(parser, "--out", "FILE", "The values, JSON.")
+    parser.add_argument(
+        "--metrics",
+        type=Path,
+        metavar="FILE",
+        help="The metrics of the mixture's tuning, to read the routers' entropy and balance from.",
+    )
+    flags.add_verify(parser)
+    args = parser.parse_args(argv)
+    if args.metrics and overlap(args.out, args.metrics):
+        raise UserError(
+            f"--out {args.out} is --metrics, which the step reads. Choose another place"
+        )
+
+    from workflow_scripts.conversions.diversity import diversity
+
+    full = args.verify == "full"
+    base = open_artifact(args.base, "base", "dense", full=full)
+    ffn = open_artifact(args.ffn, "ffn", full=full)
+    routing = routing_at_end(args.metrics) if args.metrics else None
+    measured = diversity(ffn.checkpoint, base.checkpoint)
+    description = measured | {
+        "base": {"path": str(args.base), "id": base.id},
+        "ffn": {"path": str(args.ffn), "id": ffn.id},
+        "routing": routing,
+    }
+    metrics = {"metrics": hash_file(args.metrics)} if args.metrics else {}
+    recipe = make_recipe("diversity", {}, {"base": base, "ffn": ffn})
+    write_diversity(args.out, description, {"base": base.id, "ffn": ffn.id} | metrics, recipe)
+    print(f"{args.ffn}: spread of the experts {_shown(measured['spread'])}")
+    for layer in measured["layers"]:
+        print(f"layer {layer['layer']}: {_shown(layer['spread'])}")
+
+
+def _shown(spread: float | None) -> str:
+    return "none, as they did not move" if spread is None else f"{spread:.4f}"
+
+
+if __name__ == "__main__":
+    running.run("diversity", main)

@@ -1,0 +1,71 @@
+"""Reads and writes files that say how far the experts of a mixture have moved apart."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+from workflow_scripts.artifacts.files import write_manifest, write_whole
+from workflow_scripts.artifacts.manifest import Recipe
+from workflow_scripts.checkpoints.strict_json import read_json
+from workflow_scripts.common.errors import UserError
+
+FORMAT = 1
+KIND = "diversity"
+LAST_STEPS = 10  # of the tuning: one step's statistics are those of one small batch
+
+
+def write_diversity(
+    path: Path, description: dict, inputs: Mapping[str, str], recipe: Recipe | None = None
+) -> None:
+    """Write a file whole or not at all, and its manifest beside it.
+
+    description: the values, the FFN artifact and the base. inputs, recipe: for the manifest.
+    """
+    content = {"format": FORMAT, "kind": KIND} | description
+    write_whole(path, json.dumps(content, indent=2, sort_keys=True) + "\n")
+    write_manifest(path, KIND, inputs=inputs, recipe=recipe)
+
+
+def read_diversity(paths: list[Path]) -> dict[str, dict]:
+    """The contents of files, by the folder of their FFN artifact.
+
+    Each has spread, deviation, shift, layers, experts, ffn, base and routing. Raises UserError if a
+    file is another one.
+    """
+    found = {}
+    for path in paths:
+        content = read_json(path)
+        if content.get("format") != FORMAT or content.get("kind") != KIND:
+            raise UserError(f"{path} is no result of step diversity (format {FORMAT})")
+        found[content["ffn"]["path"]] = content
+    return found
+
+
+def routing_at_end(metrics: Path) -> dict[str, float] | None:
+    """The routers at the end of a tuning; None if its metrics say nothing of them.
+
+    entropy: of the routers' probabilities, in nats. imbalance: the largest load of a routed expert
+    above the mean load, relative to that (MaxVio of arXiv 2408.15664); 0 if all are equal. Both are
+    means over the layers and over the last steps, at most ten. Raises UserError if a line is not
+    JSON.
+    """
+    lines = [line for line in _lines(metrics) if "entropy" in line and "load" in line]
+    last = lines[-LAST_STEPS:]
+    if not last:
+        return None
+    entropies = [value for line in last for value in line["entropy"]]
+    excesses = [len(load) * max(load) - 1 for line in last for load in line["load"]]
+    return {"entropy": _mean(entropies), "imbalance": _mean(excesses), "steps": len(last)}
+
+
+def _mean(values: list[float]) -> float:
+    return round(sum(values) / len(values), 4)
+
+
+def _lines(metrics: Path) -> list[dict]:
+    try:
+        return [json.loads(line) for line in metrics.read_text(encoding="utf-8").splitlines()]
+    except ValueError as error:
+        raise UserError(
+            f"{metrics} is not a file of metrics, with a JSON object in each line: {error}"
+        ) from None
