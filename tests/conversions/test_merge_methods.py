@@ -10,10 +10,11 @@ import pytest
 import torch
 from backbones import BACKBONES, SIZES
 from chains import Chain
+from evaluations import write_evaluation
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from workflow_scripts import dense
+from workflow_scripts import best, dense
 from workflow_scripts.artifacts.manifest import manifest_path, read_manifest
 from workflow_scripts.common.errors import UserError
 from workflow_scripts.conversions import blocks
@@ -214,6 +215,16 @@ def test_manifest_and_card_say_how_it_was_merged(plain, tmp_path, words, stated,
     assert card in (out / "README.md").read_text()
     if "expert" in stated:
         assert "| layer 0 | 0.7500 | 0.0000 | 0.0000 | 1.0000 |" in (out / "README.md").read_text()
+
+
+def test_the_best_model_is_merged_by_its_method(case, tmp_path):
+    evaluation = write_evaluation(tmp_path / "eval.json", base=2, plus=1)
+    words = ["--method", "task_arithmetic", "--scale", SCALE, "--base", case.folder / "base"]
+    made = case.merge(tmp_path / "dense", *words)
+    words += ["--evals", evaluation, "--out", tmp_path / "best"]
+    best.main([*case.chain.words("dense"), *map(str, words)])
+    again = load_file(tmp_path / "best" / SINGLE)
+    assert all(torch.equal(again[name], made[name]) for name in made)
 
 
 @pytest.mark.parametrize("method", ["model_stock", "task_arithmetic"])
