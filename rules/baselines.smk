@@ -1,5 +1,8 @@
-# Baselines for the merged models: the dense base tuned without experts, and the experts merged with
-# equal shares, which weighted_init makes.
+# Baselines for the merged models: the dense base tuned without experts, the mean of such models, and
+# merges with the shares of weighted_init or with one expert alone.
+
+UNIFORM = "uniform/lam~{lam}"
+ONE_EXPERT = "experts_only/expert~{expert}/lam~{lam}"
 
 
 rule sft:
@@ -26,14 +29,43 @@ rule sft:
         "{params.options} --metrics {output.metrics:q} {resources.besides} --out {output.artifact:q} 2>&1 | tee -i {log:q}"
 
 
-UNIFORM = "uniform/lam~{lam}"
-
-
 use rule dense as uniform with:
     input:
-        **artifact_inputs(at(UNIFORM), "weighted", "moe", "ffn"),
+        **artifact_inputs(at(UNIFORM), "weighted", "moe", "ffn", "base"),
         changed=marker(at(UNIFORM)),
     output:
         **artifact_outputs(UNIFORM, kept),
     log:
         log_of(UNIFORM),
+    params:
+        **merge_params(at(UNIFORM)),
+
+
+use rule dense as experts_only with:
+    input:
+        **artifact_inputs(at(ONE_EXPERT), "weighted", "moe", "ffn", "base"),
+        changed=marker(at(ONE_EXPERT)),
+    output:
+        **artifact_outputs(ONE_EXPERT, kept),
+    log:
+        log_of(ONE_EXPERT),
+    params:
+        **merge_params(at(ONE_EXPERT)),
+
+
+rule soup:
+    input:
+        models=folders(lambda wildcards: at("soup")(wildcards).sources.values()),
+        manifests=manifests(lambda wildcards: at("soup")(wildcards).sources.values()),
+        changed=marker(at("soup")),
+    output:
+        **artifact_outputs("soup"),
+    log:
+        log_of("soup"),
+    conda:
+        "../envs/conversion.yaml"
+    resources:
+        **RESOURCES.conversion(at("soup")),
+    shell:
+        "python -m workflow_scripts.soup --models {input.models:q} --out {output.artifact:q} "
+        "2>&1 | tee -i {log:q}"

@@ -97,7 +97,8 @@ wildcard_constraints:
     lam=r"0|1|0\.\d*[1-9]",
     # The keys in which an artifact's run differs from the config itself, as seed~7/.
     variation=r"([^/~]+~[^/]+/)*",
-    model=r"base|moe|moe_sft|sft|(uniform|dense)/lam~(0|1|0\.\d*[1-9])",
+    model=r"base|moe|moe_sft|sft|soup|(uniform|experts_only/expert~\d+|dense)/lam~(0|1|0\.\d*[1-9])",
+    expert=r"\d+",
     dataset=r"[^/]+",
     file=r".+(?<!\.manifest\.json)",
     named="|".join(NAMED_SETS),
@@ -125,6 +126,19 @@ def options(find, *left_out):
         )
 
     return flags
+
+
+def merge_params(find):
+    """The params of a merge: its flags, and the base that some methods need."""
+
+    def flags(wildcards):
+        expert = find(wildcards).options.get("expert")
+        return f"{options(find)(wildcards)} {to_flags({'expert': expert})}"
+
+    return {
+        "base": lambda wildcards: "--base" if source(find, "base")(wildcards) else "",
+        "options": flags,
+    }
 
 
 def settled(path, wanted):
@@ -192,7 +206,7 @@ def folder(find):
 
 def folders(find):
     """The folders of several artifacts, as inputs."""
-    return lambda wildcards: [ancient(str(w.place)) for w in find(wildcards)]
+    return lambda wildcards: [ancient(str(w.place)) for w in find(wildcards) if w]
 
 
 def results(find):
@@ -226,6 +240,12 @@ def log_of(name):
 def metrics_of(name):
     """The path of a training's metrics."""
     return f"{METRICS}/{{variation}}{name}.jsonl"
+
+
+def tuning_metrics(diversity):
+    """The metrics of the tuning of the mixture whose experts are compared."""
+    mixture = diversity.sources["ffn"].sources["moe"].place
+    return ancient(f"{METRICS}/{mixture.relative_to(RESULTS)}.jsonl")
 
 
 def base_files(wildcards):

@@ -104,6 +104,24 @@ rule validation_loss:
         "--threads {params.threads} {resources.besides} --out {output.result:q} 2>&1 | tee -i {log:q}"
 
 
+rule diversity:
+    input:
+        **artifact_inputs(at("diversity.json"), "base", "ffn"),
+        metrics=lambda wildcards: tuning_metrics(at("diversity.json")(wildcards)),
+        changed=marker(at("diversity.json")),
+    output:
+        **result_outputs("diversity.json"),
+    log:
+        log_of("diversity"),
+    conda:
+        "../envs/conversion.yaml"
+    resources:
+        **RESOURCES.conversion(at("diversity.json")),
+    shell:
+        "python -m workflow_scripts.diversity --base {input.base:q} --ffn {input.ffn:q} "
+        "--metrics {input.metrics:q} --out {output.result:q} 2>&1 | tee -i {log:q}"
+
+
 rule lm_eval:
     input:
         **artifact_inputs(at(LM_EVAL), "model"),
@@ -130,6 +148,7 @@ rule summary:
         evals=results(lambda wildcards: EXPERIMENT.shown["eval"]),
         losses=results(lambda wildcards: EXPERIMENT.shown["validation_loss"]),
         lm_eval=results(lambda wildcards: EXPERIMENT.shown["lm_eval"]),
+        diversity=results(lambda wildcards: EXPERIMENT.shown["diversity"]),
         changed=marker(lambda wildcards: EXPERIMENT.summary),
     output:
         csv=f"{RESULTS}/summary.csv",

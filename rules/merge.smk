@@ -52,7 +52,7 @@ rule weighted_trained:
 
 rule dense:
     input:
-        **artifact_inputs(at(DENSE), "weighted", "moe", "ffn"),
+        **artifact_inputs(at(DENSE), "weighted", "moe", "ffn", "base"),
         changed=marker(at(DENSE)),
     output:
         **artifact_outputs(DENSE, kept),
@@ -62,9 +62,12 @@ rule dense:
         "../envs/conversion.yaml"
     resources:
         **RESOURCES.conversion(at(DENSE)),
+    params:
+        **merge_params(at(DENSE)),
     shell:
         "python -m workflow_scripts.dense --weighted {input.weighted:q} --moe {input.moe:q} "
-        "--ffn {input.ffn:q} --out {output.artifact:q} 2>&1 | tee -i {log:q}"
+        "--ffn {input.ffn:q} {params.base} {input.base:q} {params.options} "
+        "--out {output.artifact:q} 2>&1 | tee -i {log:q}"
 
 
 def choice(wildcards):
@@ -77,9 +80,19 @@ def best(wildcards):
     return CURRENT.best(f"{wildcards.variation}best")
 
 
+def merge_options(wildcards):
+    """The flags of step dense for each of these merges."""
+    return [
+        f"--options={to_flags(options_of_step('dense', merge.run.config))}"
+        + (f" --base={shlex.quote(str(base.place))}" if base else "")
+        for merge in choice(wildcards).merges
+        for base in [merge.sources.get("base")]
+    ]
+
+
 rule best:
     input:
-        **artifact_inputs(best, "moe", "ffn"),
+        **artifact_inputs(best, "moe", "ffn", "base"),
         measured=results(lambda wildcards: choice(wildcards).measured),
         weighted=folders(
             lambda wildcards: [
@@ -99,6 +112,8 @@ rule best:
         by=lambda wildcards: (
             "--losses" if choice(wildcards).by == "validation" else "--evals"
         ),
+        options=merge_options,
     shell:
         "python -m workflow_scripts.best {params.by} {input.measured:q} --weighted {input.weighted:q} "
-        "--moe {input.moe:q} --ffn {input.ffn:q} --out {output.artifact:q} 2>&1 | tee -i {log:q}"
+        "--moe {input.moe:q} --ffn {input.ffn:q} {params.options:q} --out {output.artifact:q} "
+        "2>&1 | tee -i {log:q}"

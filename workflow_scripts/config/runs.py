@@ -63,6 +63,11 @@ def find_runs(config: Mapping, where: str = "config") -> list[Run]:
         if same != (variant, point):
             raise UserError(_sameness(variant, point, *same, where))
         runs.append(Run(made, variant, _changes(values, made)))
+    if len(whole.seeds) < 2 and any("soup" in run.config.evaluation.models for run in runs):
+        raise UserError(
+            f"{where}: evaluation.models names soup, the mean over seeds. List at least two seeds "
+            "in `seeds`, or leave it out"
+        )
     return runs
 
 

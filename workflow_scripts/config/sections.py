@@ -12,7 +12,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema, mod
 from workflow_scripts.config.section import UNIQUE, Commit, Name, PathText, Section, keys
 from workflow_scripts.config.training import MixingTraining, TuningConfig, fault_of_devices
 
-MERGED = ("uniform", "dense")  # models that exist once for each lambda
+MERGED = ("uniform", "experts_only", "dense")  # models that exist once for each lambda
 VLLM_TEMPERATURES = (0.01, 2.0)  # vLLM raises a lower temperature to the lowest
 
 
@@ -278,12 +278,14 @@ class EvaluatedConfig(Section):
     """The models to evaluate, and the problems."""
 
     models: Annotated[
-        list[Literal["base", "moe", "sft", "moe_sft", "uniform", "dense"]],
+        list[Literal["base", "moe", "sft", "soup", "moe_sft", "uniform", "experts_only", "dense"]],
         Field(min_length=1),
         UNIQUE,
     ] = ["base", "moe_sft", "dense"]
-    """Models to evaluate. sft: the base tuned without experts, by section sft. dense: the merged
-    model of each lambda. uniform: the same with equal shares of the experts, without step 6."""
+    """Models to evaluate. sft: the base tuned without experts, by section sft. soup: the mean of
+    the sft models of all seeds. dense: the merged model of each lambda. uniform: the same with
+    equal shares of the experts, without step 6. experts_only: the same with each routed expert
+    alone."""
 
     datasets: Annotated[list[PathText], Field(min_length=1), UNIQUE] = ["humaneval"]
     """humaneval, mbpp, or a file of problems in HumanEval+ form (.jsonl or .jsonl.gz). The two

@@ -49,8 +49,17 @@ class Experiment:
         forbidden = list(dict.fromkeys([*NAMED_SETS, *evaluated]))
         shared = self.results, forbidden, self.requested, FileContents()
         self.runs = [Wants(run, *shared) for run in runs]
+        self._find_seeds(runs)
         self._own = Wants(Run(config), *shared)
         self.problem_sets = self._problem_sets()
+
+    def _find_seeds(self, runs: list[Run]) -> None:
+        """Let each run know those that differ from it in the seed alone."""
+        groups: dict[str, list[Wants]] = {}
+        for run, wants in zip(runs, self.runs, strict=True):
+            key = run.config.model_copy(update={"seed": 0}).model_dump_json()
+            wants.of_seeds = groups.setdefault(key, [])
+            wants.of_seeds.append(wants)
 
     def _problem_sets(self) -> dict[str, str]:
         """All sets of problems of all runs, by label: names or files."""
@@ -83,6 +92,7 @@ class Experiment:
     def shown(self) -> dict[str, list[Wanted]]:
         """The results that the summary shows, each once, by step."""
         found: dict[str, dict[Wanted, None]] = {"eval": {}, "validation_loss": {}, "lm_eval": {}}
+        found["diversity"] = {}
         for run in self.runs:
             for part in run.results_to_show():
                 found[part.step][part] = None

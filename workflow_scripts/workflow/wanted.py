@@ -15,7 +15,10 @@ from workflow_scripts.data.templates import COMPLETION, read_template
 from workflow_scripts.hub.named_sets import NAMED_SETS, unpacked_sha256
 from workflow_scripts.hub.source import dataset_source, model_contents
 
-FILE_STEPS = ("fetch_data", "fetch_problems", "eval", "validation_loss", "lm_eval", "summary")
+FILE_STEPS = ("fetch_data", "fetch_problems", "eval", "validation_loss", "lm_eval", "diversity")
+FILE_STEPS += ("summary",)
+# Models that hold, or are made from, a tuned mixture.
+OF_MIXTURE = ("moe_sft", *MERGED)
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,7 +84,8 @@ class Wants:
 
     forbidden: the problem sets that no row may give away, if the configuration does not name them.
     requested: the artifacts that runs requested so far, by path in the results folder. Runs that
-    agree on all keys that an artifact depends on share the artifact.
+    agree on all keys that an artifact depends on share the artifact. of_seeds: the runs that differ
+    in their seed alone.
     """
 
     def __init__(
@@ -98,6 +102,7 @@ class Wants:
         self.forbidden = forbidden
         self.requested = {} if requested is None else requested
         self.contents = contents or FileContents()
+        self.of_seeds = [self]
 
     @cached_property
     def base(self) -> Wanted:
@@ -182,11 +187,26 @@ class Wants:
         """The mixing coefficients of a lambda: learned if there is something to learn."""
         return self.weighted_trained(lam) if learns(lam) else self.weighted_init(lam)
 
-    def merged(self, place: str, lam: str, learned: bool) -> Wanted:
-        """A merge with learned or with equal shares."""
+    def merged(self, name: str, lam: str, learned: bool, expert: int | None = None) -> Wanted:
+        """A merge with learned or with equal shares, or with one routed expert alone."""
+        options = options_of_step("dense", self.config)
+        options |= {} if expert is None else {"expert": expert}
         weighted = self.shares(lam) if learned else self.weighted_init(lam)
         sources = {"weighted": weighted} | self._experts()
-        return self._wanted("dense", place, sources=sources, rule=place.partition("/")[0])
+        sources |= {"base": self.base} if self.config.merge.needs_base else {}
+        rule = name.partition("/")[0]
+        return self._wanted("dense", name, options, sources=sources, rule=rule)
+
+    @cached_property
+    def soup(self) -> Wanted:
+        """The mean of the sft models of all seeds."""
+        sources = {f"model {number}": run.sft for number, run in enumerate(self.of_seeds, 1)}
+        return self._wanted("soup", sources=sources, unread={"seed"})
+
+    @cached_property
+    def diversity(self) -> Wanted:
+        sources = {"base": self.base, "ffn": self.ffn}
+        return self._wanted("diversity", "diversity.json", sources=sources)
 
     def _experts(self) -> dict[str, Wanted]:
         return {"moe": self.moe_sft, "ffn": self.ffn}
@@ -194,6 +214,9 @@ class Wants:
     def model(self, name: str) -> Wanted:
         """The model with this name in the evaluations, such as base or dense/lam~0.75."""
         kind, _, lam = name.partition("/lam~")
+        kind, _, expert = kind.partition("/expert~")
+        if kind == "experts_only":
+            return self.merged(name, lam, learned=False, expert=int(expert))
         if kind in MERGED:
             return self.merged(name, lam, learned=kind == "dense")
         return getattr(self, kind)
@@ -202,8 +225,14 @@ class Wants:
         """The names of the models to evaluate, in the order of the tables."""
         names = []
         for model in self.config.evaluation.models:
-            merged = [f"{model}/lam~{lam}" for lam in self.config.merge.lambdas]
-            names += merged if model in MERGED else [model]
+            kinds = [model]
+            if model == "experts_only":
+                routed = range(1, self.config.moe.num_experts)
+                kinds = [f"{model}/expert~{expert}" for expert in routed]
+            lambdas = [f"/lam~{lam}" for lam in self.config.merge.lambdas]
+            names += [
+                kind + lam for kind in kinds for lam in (lambdas if model in MERGED else [""])
+            ]
         return names
 
     def problems(self, label: str) -> Wanted | None:
@@ -305,7 +334,10 @@ class Wants:
 
     def results_to_show(self) -> list[Wanted]:
         """All results that the summary shows of this run."""
-        return [*self.evaluations(), *self.validation_losses(), *self.lm_eval_results()]
+        has_mixture = not {*OF_MIXTURE}.isdisjoint(self.config.evaluation.models)
+        diversity = [self.diversity] if has_mixture else []
+        results = [*self.evaluations(), *self.validation_losses(), *self.lm_eval_results()]
+        return [*results, *diversity]
 
     def at(self, name: str) -> Wanted:
         """The artifact of this run with a name such as moe_sft or eval/base/problems.json.
@@ -331,6 +363,8 @@ class Wants:
                 found = self.lm_eval(rest.removesuffix("/tasks.json"))
             case "tokens" | "ffn":
                 found = getattr(self, kind)
+            case "diversity.json":
+                found = self.diversity
             case _:
                 found = self.model(name)
         if found is None:
@@ -352,11 +386,11 @@ class Wants:
     ) -> Wanted:
         """The artifact with a name. Each is created once for all runs that share it.
 
-        unread: keys that the step reads in other cases only.
+        unread: keys that the step reads in other cases only, or that it reads all values of.
         """
         name, sources = name or step, sources or {}
-        keys = frozenset(keys_behind(step) - {*unread, *LISTS})
-        keys = keys.union(*(source.keys for source in sources.values()))
+        keys = keys_behind(step).union(*(source.keys for source in sources.values()))
+        keys -= {*unread, *LISTS}
         place = self.prefix(keys) + name
         if place not in self.requested:
             read = keys_of_step(step)
