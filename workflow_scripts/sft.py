@@ -1,8 +1,18 @@
-"""A baseline: tune all parameters of the dense base on the same instructions, without experts."""
+"""A baseline: tune all parameters of the dense base on the same instructions, without experts.
 
-from workflow_scripts.artifacts.artifact import open_artifact
+With --match-flops the tuning takes as many FLOPs as the mixture's would take on the same rows, so
+it has more optimiser steps. The count is that of `xft plan`: forward and backward pass of all
+weights that compute a token, with chosen experts and router, and the attention.
+"""
+
+from dataclasses import replace
+from pathlib import Path
+
+from workflow_scripts.artifacts.artifact import Artifact, open_artifact
 from workflow_scripts.cli import flags, training
-from workflow_scripts.config.sections import SftConfig
+from workflow_scripts.common.errors import UserError
+from workflow_scripts.config.section import keys
+from workflow_scripts.config.sections import MoeConfig, SftConfig
 from workflow_scripts.training.launch import started_processes
 
 
@@ -10,17 +20,50 @@ def main(argv: list[str] | None = None) -> None:
     parser = flags.step_parser("sft", __doc__)
     flags.add_path(parser, "--base", "DIR", "The dense model.")
     flags.add_path(parser, "--out", "DIR", "The tuned dense model.")
+    parser.add_argument(
+        "--match-flops",
+        type=Path,
+        metavar="DIR",
+        help="An upcycled mixture of this base. Multiplies max_steps, or num_train_epochs, and "
+        "warmup_steps, so that the training takes as many FLOPs as this mixture's would.",
+    )
     training.add_flags(parser, SftConfig)
     args = parser.parse_args(argv)
     request = training.read_request("sft", args, SftConfig)
     if started_processes(request, argv):
         return
     base = open_artifact(args.base, "base", "dense", full=request.full)
+    others = {}
+    if args.match_flops:
+        moe = open_artifact(args.match_flops, "moe", full=request.full)
+        request = replace(request, flops_ratio=_flops_ratio(base, moe, request.tokens.max_length))
+        others = {"flops_of": moe}
 
     from workflow_scripts.reporting.model_card import origin, sft_card
     from workflow_scripts.training.tuning import tune
 
-    tune(request, base, "base", origin(base), sft_card)
+    tune(request, base, "base", origin(base), sft_card, others)
+
+
+def _flops_ratio(base: Artifact, moe: Artifact, length: int) -> float:
+    """FLOPs of a token in the mixture's training, divided by those in the base's.
+
+    length: of a row. Raises UserError if the mixture has another base.
+    """
+    from workflow_scripts.planning.flops import tuning_ratio
+    from workflow_scripts.planning.parameters import Models
+    from workflow_scripts.planning.tensors import check_sizes, read_table
+
+    config = moe.checkpoint.config
+    table = read_table(base.path)
+    if config.get("base_config") != table.config:
+        raise UserError(
+            f"--match-flops {moe.path} was made from another base than {base.path}. Name the "
+            "mixture that step moe makes from this base"
+        )
+    check_sizes(table.config, base.path / "config.json")
+    settings = MoeConfig(**{key: config[key] for key in keys(MoeConfig)})
+    return tuning_ratio(Models(table, settings), length)
 
 
 if __name__ == "__main__":

@@ -42,9 +42,11 @@ STEPS = {
     "tokens": ["--model", "--data", "--out", "--problems", "--report", "--template", "--verify"],
     "lm_eval": ["--model", "--tasks", "--out", "--verify", "--batch-size", "--limit", "--threads"],
     "summary": ["--evals", "--losses", "--lm-eval", "--out"],
-    "sft": ["--base", "--data", "--out", "--metrics", "--learning-rate", "--verify"],
     "soup": ["--models", "--out", "--verify"],
     "diversity": ["--base", "--ffn", "--out", "--metrics", "--verify"],
+    "sft": [
+        *("--base", "--match-flops", "--data", "--out", "--metrics", "--learning-rate", "--verify"),
+    ],
     "validation_loss": ["--model", "--data", "--out", "--threads", "--verify"],
 }
 TOOLS = {
@@ -376,6 +378,7 @@ def parser_of(words: str):
         "base --model a --out a",
         "moe --base a --out a",
         "moe_sft --moe a --data rows --out a",
+        "sft --base results --match-flops a --data rows --out a",
         "ffn --moe a --out a",
         "weighted_init --moe results --ffn a --lam 0.5 --out a",
         "weighted_trained --weighted a --moe results --ffn results --data rows --out a",

@@ -31,6 +31,7 @@ from workflow_scripts.planning import (
     strategy,
 )
 from workflow_scripts.planning.activations import Batch, Numbers
+from workflow_scripts.planning.flops import tuning_ratio
 from workflow_scripts.planning.gpus import GPUS, Gpu, cpu
 from workflow_scripts.planning.memory import Job, mixing_memory, tuning_memory
 from workflow_scripts.planning.parameters import Models
@@ -435,6 +436,22 @@ def test_work_is_six_flops_for_each_active_parameter_and_token(deepseek):
     assert hours == pytest.approx(work.flops / (0.5 * 989e12) / 3600)
 
 
+def test_the_flops_of_both_tunings_are_those_that_are_counted_by_hand(tmp_path):
+    """Two layers, 5 experts of which 3 compute a token: the shared one and 2 of the 4 routed."""
+    sizes = {"hidden_size": 8, "intermediate_size": 12, "num_hidden_layers": 2, "vocab_size": 20}
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 1}
+    settings = {"num_experts": 5, "num_experts_per_tok": 3}
+    models = models_of(tmp_path, DEEPSEEK | sizes | heads, **settings)
+    attention = 8 * 8 + 2 * 8 * 4 + 8 * 8  # q, k and v, o
+    mlp, norms, head = 3 * 8 * 12, 2 * 8, 8 + 8 * 20
+    router = 2 * 8 * 4 + 4 * 4  # W1, Wn, W2
+    base = 2 * (attention + mlp + norms) + head
+    mixture = 2 * (attention + 3 * mlp + router + norms) + head
+    of_attention = 2 * 3 * 2 * 10 * 8  # layers, passes, 2 L Q
+    expected = (6 * mixture + of_attention) / (6 * base + of_attention)
+    assert tuning_ratio(models, 10) == expected
+
+
 def test_steps_and_processes_give_the_rows(deepseek):
     options = MixingTraining(num_train_epochs=2, max_steps=5)
     work = compute.training_work(deepseek, job("ddp", 4), options, Rows(None, None), mixing=True)
@@ -576,6 +593,8 @@ def test_on_a_cpu_hours_come_from_a_product_that_is_timed(project, capsys, monke
     jobs = zip(made.works, (made.tuning, made.mixing), strict=True)
     hours = [work.hours(job, cpu(1e6), 0.5) for work, job in jobs]
     assert re.search(rf"  step 2 +{hours[0]:,.1f}\n  step 6, each lambda +{hours[1]:,.1f}\n", text)
+    ratio = tuning_ratio(made.models, 1024)
+    assert f"a token of step 2 takes {ratio:.2f} times the FLOPs of one of sft" in text
     assert "Evaluation, hours at most: 164 problems" in text
     assert re.search(r"  base +\d[\d,.]+\n  moe_sft +\d[\d,.]+\n  dense, each lambda +\d", text)
 

@@ -25,6 +25,8 @@ ROWS = [
 STEPS, RATE = 4, 0.01
 FLAGS = ["--max-steps", STEPS, "--per-device-train-batch-size", len(ROWS), "--learning-rate", RATE]
 FLAGS += ["--lr-scheduler-type", "constant_with_warmup"]
+EXPERTS = ["--num-experts", 4, "--num-experts-per-tok", 2]
+BATCHES = ["--per-device-train-batch-size", 5, "--learning-rate", RATE]
 
 
 @pytest.fixture(scope="module")
@@ -99,6 +101,69 @@ def test_the_baseline_is_a_model_of_the_bases_form(tuned, tiny_llama):
     assert (manifest.kind, manifest.parameters["template"]) == ("sft", "magicoder")
     assert "balance_loss_batch" not in manifest.parameters
     assert "learning_rate 0.01" in (tuned / "README.md").read_text()
+
+
+@pytest.fixture(scope="module")
+def equal_flops(tiny_llama, data, tmp_path_factory):
+    """The baseline at the FLOPs of two epochs of a mixture's tuning, three steps each."""
+    folder = tmp_path_factory.mktemp("equal_flops")
+    run(moe, "--base", tiny_llama, "--out", folder / "moe", *EXPERTS)
+    flags = ["--match-flops", folder / "moe", "--num-train-epochs", 2, "--warmup-steps", 3]
+    flags += ["--metrics", folder / "metrics.jsonl", *BATCHES]
+    run(sft, "--base", tiny_llama, "--data", data, "--out", folder / "sft", *flags)
+    return folder
+
+
+def flops_of_a_token(model, unused: int) -> int:
+    """Those of a training whose rows fill the window; `unused` weights do not compute the token."""
+    config = model.config
+    lookups = model.get_input_embeddings().weight.numel()
+    weights = sum(weight.numel() for weight in model.parameters()) - lookups - unused
+    attention = 2 * 1024 * config.hidden_size * config.num_hidden_layers
+    return 6 * weights + 3 * attention
+
+
+def test_at_equal_flops_the_baseline_takes_more_steps(equal_flops, tiny_llama):
+    base = AutoModelForCausalLM.from_pretrained(tiny_llama)
+    mixture = AutoModelForCausalLM.from_pretrained(equal_flops / "moe")
+    unused = 2 * 2 * 3 * 32 * 48  # of each layer, two of the three routed experts
+    ratio = flops_of_a_token(mixture, unused) / flops_of_a_token(base, 0)
+    steps = len((equal_flops / "metrics.jsonl").read_text().splitlines())
+    assert 1 < ratio < 2
+    assert steps == round(2 * 3 * ratio) > 6
+
+    manifest = read_manifest(manifest_path(equal_flops / "sft"))
+    assert manifest.parameters["flops_ratio"] == ratio
+    stated = ("max_steps", "warmup_steps")
+    assert [manifest.parameters[key] for key in stated] == [steps, round(3 * ratio)]
+    upcycled = read_manifest(manifest_path(equal_flops / "moe"))
+    assert manifest.inputs["flops_of"] == upcycled.id
+    assert manifest.recipe.inputs["flops_of"] == upcycled.origin
+    asked = manifest.recipe.options
+    assert (asked["sft.max_steps"], asked["sft.warmup_steps"]) == (None, 3)
+    assert f"- equal FLOPs: {ratio:.4g} times" in (equal_flops / "sft" / "README.md").read_text()
+
+
+def test_a_baseline_at_equal_flops_is_one_of_so_many_steps(equal_flops, tiny_llama, data, tmp_path):
+    made = read_manifest(manifest_path(equal_flops / "sft")).parameters
+    steps = ["--max-steps", made["max_steps"], "--warmup-steps", made["warmup_steps"]]
+    run(sft, "--base", tiny_llama, "--data", data, "--out", tmp_path / "sft", *steps, *BATCHES)
+    plain = read_manifest(manifest_path(tmp_path / "sft"))
+    assert plain.inputs.keys() == {"base", "data"}
+    assert made.keys() - plain.parameters.keys() == {"flops_ratio"}
+    weights = (folder / "sft" / "model.safetensors" for folder in (equal_flops, tmp_path))
+    assert len({file.read_bytes() for file in weights}) == 1
+
+
+def test_equal_flops_are_those_of_a_mixture_of_the_same_base(
+    tiny_llama, equal_flops, data, tmp_path
+):
+    other = shutil.copytree(tiny_llama, tmp_path / "other")
+    config = json.loads((other / "config.json").read_text()) | {"rms_norm_eps": 1e-3}
+    (other / "config.json").write_text(json.dumps(config))
+    flags = ["--data", data, "--out", tmp_path / "out", "--match-flops", equal_flops / "moe"]
+    with pytest.raises(UserError, match=r"--match-flops .* was made from another base"):
+        run(sft, "--base", other, *flags)
 
 
 def test_what_is_no_weight_of_the_model_stays_as_it_is(tiny_llama, data, tmp_path):

@@ -25,6 +25,7 @@ INPUT_KINDS = {
     "ffn": ("ffn",),
     "weighted": ("weighted_trained", "weighted_init"),
     "tokens": ("tokens",),
+    "flops_of": ("moe",),
     "ground_truth": ("ground_truth",),
     "model": (),
 }

@@ -1,25 +1,18 @@
-"""Tokens, floating-point operations and hours of a training, and hours of an evaluation.
-
-For each token, each parameter that computes it takes 2 FLOPs in the forward pass and 4 in the
-backward pass if it learns. The attention takes 2 L Q in each layer, with rows of L tokens and
-queries of width Q (two matrix products, half of them masked), and twice that in the backward pass
-(Kaplan et al. 2020, arXiv 2001.08361, section 2.1). Activation checkpointing computes the forward
-pass twice.
-"""
+"""Tokens, floating-point operations and hours of a training, and hours of an evaluation."""
 
 import math
 from dataclasses import dataclass
-from fractions import Fraction
 
 from workflow_scripts.config.sections import EvaluationConfig
 from workflow_scripts.config.training import TrainingConfig
 from workflow_scripts.planning.disk import expert_bytes
+from workflow_scripts.planning.flops import FORWARD, mixing_flops, tuning_flops
 from workflow_scripts.planning.gpus import HOST_BANDWIDTH, Gpu
 from workflow_scripts.planning.memory import FP32, Job
 from workflow_scripts.planning.parameters import Models
 from workflow_scripts.planning.rows import Rows
+from workflow_scripts.training.steps import optimizer_steps
 
-FORWARD, BACKWARD = 2, 4
 PROMPT_TOKENS = 512  # of each problem; assumed
 READS = 2  # of all experts in a step of the mixing: for the merge, and for the gradients
 
@@ -59,7 +52,7 @@ def training_work(
     elif rows.number is None:
         return None
     else:
-        steps = math.ceil(Fraction(options.num_train_epochs) * math.ceil(rows.number / in_a_step))
+        steps = optimizer_steps(options, rows.number, in_a_step)
         passed = round(rows.number * options.num_train_epochs)
     length = job.batch.length
     tokens = passed * length
@@ -68,18 +61,11 @@ def training_work(
     return Work(steps, tokens, likely, flops, READS * expert_bytes(models) if mixing else 0)
 
 
-def _flops_per_token(models: Models, job: Job, mixing: bool) -> float:
-    heads = models.base.heads
-    attention = 2 * job.batch.length * heads.query * heads.size * len(models.layers)
-    passes = 4 if job.checkpointing else 3
-    again = FORWARD if job.checkpointing else 0
-    lookups = models.base.embedding
-    if mixing:  # frozen weights pass gradients on but have none of their own
-        frozen = models.dense_total - lookups
-        backward = BACKWARD / 2 * (frozen + models.ffn)
-        return (FORWARD + again) * frozen + backward + passes * attention
-    active = models.moe_active - lookups
-    return (FORWARD + again + BACKWARD) * active + passes * attention
+def _flops_per_token(models: Models, job: Job, mixing: bool) -> int:
+    length, checkpointing = job.batch.length, job.checkpointing
+    if mixing:
+        return mixing_flops(models, length, checkpointing)
+    return tuning_flops(models, models.moe_active, length, checkpointing)
 
 
 def generation_seconds(

@@ -15,6 +15,7 @@ from workflow_scripts.planning.compute import (
     training_work,
 )
 from workflow_scripts.planning.disk import Space, disk_space, expert_bytes
+from workflow_scripts.planning.flops import tuning_ratio
 from workflow_scripts.planning.gpus import (
     GIB,
     GPUS,
@@ -170,7 +171,12 @@ def _sections(plan: Plan) -> Iterable[list[str]]:
         f"Parameters of {base}: {plan.models.base.source}",
         *_table(_parameter_rows(plan.models)),
     ]
-    yield ["Tokens, if every row fills the window", *_table(_work_rows(plan)), *_rows_note(plan)]
+    yield [
+        "Tokens, if every row fills the window",
+        *_table(_work_rows(plan)),
+        f"  a token of step 2 takes {_flops_ratio(plan):.2f} times the FLOPs of one of sft",
+        *_rows_note(plan),
+    ]
     yield [
         f"Memory of a process in step 2, GiB ({_batch(plan.tuning)})",
         f"  processes: {plan.processes}; configured launch: {plan.tuning.launch}",
@@ -216,6 +222,10 @@ def _work_rows(plan: Plan) -> Iterable[tuple[str, ...]]:
             yield name, "?", f"{batch}", "?", "?"
         else:
             yield name, f"{work.steps:,}", f"{batch}", f"{work.tokens:,}", f"{work.flops:.2e}"
+
+
+def _flops_ratio(plan: Plan) -> float:
+    return tuning_ratio(plan.models, plan.tuning.batch.length)
 
 
 def _rows_note(plan: Plan) -> list[str]:

@@ -122,17 +122,22 @@ def compute_table(config_file: Path) -> TensorTable:
     Raises UserError if the file lacks a size, or if transformers cannot build the model.
     """
     config = read_json(config_file)
-    wrong = [key for key in NEEDED_KEYS if not isinstance(config.get(key), int)]
-    if wrong:
-        raise UserError(
-            f"{config_file} has no whole number for {', '.join(wrong)}: it is not the config.json "
-            "of a causal language model"
-        )
+    check_sizes(config, config_file)
     names = {name: short for short, name in FLOAT_NAMES.items()}
     stated = config.get("dtype") or config.get("torch_dtype")
     dtype = names.get(stated, "F32")
     tensors = {name: (shape, dtype) for name, shape in _shapes(config, config_file).items()}
     return TensorTable(tensors, config, str(config_file), "exact, from config.json")
+
+
+def check_sizes(config: dict, file: Path) -> None:
+    """Raise UserError if a model's config.json does not state the sizes that plans need."""
+    wrong = [key for key in NEEDED_KEYS if not isinstance(config.get(key), int)]
+    if wrong:
+        raise UserError(
+            f"{file} has no whole number for {', '.join(wrong)}: it is not the config.json of a "
+            "causal language model"
+        )
 
 
 @contextmanager

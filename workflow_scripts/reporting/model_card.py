@@ -17,7 +17,7 @@ The plain baseline beside a mixture of experts ({xft}): the base model, all of i
 the same instructions. It loads with plain transformers.
 
 - base: {base}
-{tuning}"""
+{flops}{tuning}"""
 SOUP = """\
 # A mean of {count} dense models
 
@@ -27,6 +27,9 @@ The plain mean of the weights of models with one architecture
 - base: {base}
 - models: the artifacts {ids}
 {tuning}"""
+FLOPS = """\
+- equal FLOPs: {ratio:.4g} times the optimiser steps, as many FLOPs as the mixture's tuning takes
+"""
 HEAD = """\
 ---
 library_name: transformers
@@ -80,7 +83,10 @@ def sft_card(config: dict, parameters: dict, data_hash: str) -> str:
     """The card of the tuned dense model, from its config and its manifest's parameters."""
     base = parameters["base"]
     words = base_words({"base_config": config}, base)
-    return card_head(base) + SFT.format(xft=XFT, base=words, tuning=_tuning(parameters, data_hash))
+    ratio = parameters.get("flops_ratio")
+    flops = "" if ratio is None else FLOPS.format(ratio=ratio)
+    tuning = _tuning(parameters, data_hash)
+    return card_head(base) + SFT.format(xft=XFT, base=words, flops=flops, tuning=tuning)
 
 
 def soup_card(config: dict, common: dict, ids: list[str]) -> str:

@@ -4,7 +4,7 @@ import atexit
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from workflow_scripts.common.progress import say
 from workflow_scripts.config.sections import TokensConfig
 from workflow_scripts.config.training import TrainingConfig, precision_of
 from workflow_scripts.training.checkpoints import Checkpoints, fingerprint
+from workflow_scripts.training.steps import with_steps_times
 
 PACKAGES = ("torch", "transformers", "accelerate", "deepspeed")
 
@@ -26,7 +27,8 @@ class TrainingRequest:
 
     data: a file of rows, or a folder of tokens. tokens: how the rows become tokens, or became them.
     asked: the options as given, for the recipe. options: the same with the values for this machine.
-    full: compare the hashes of all input files with their manifests.
+    full: compare the hashes of all input files with their manifests. flops_ratio: None, or the
+    factor of the optimiser steps with which the training takes as many FLOPs as another one.
     """
 
     step: str
@@ -41,20 +43,28 @@ class TrainingRequest:
     seed: int
     threads: int
     report_to: list[str]
+    flops_ratio: float | None = None
 
     @property
     def parameters(self) -> dict:
         """Everything that the trained weights depend on, except for the inputs."""
         training = self.options.model_dump(exclude={"save_minutes"})
+        if self.flops_ratio is not None:
+            training["flops_ratio"] = self.flops_ratio
         return {"seed": self.seed, "threads": self.threads, **self.tokens.model_dump(), **training}
+
+    def with_equal_flops(self, rows: int) -> "TrainingRequest":
+        """The request whose options state the steps for `flops_ratio`, on this number of rows."""
+        return replace(self, options=with_steps_times(self.options, self.flops_ratio, rows))
 
 
 class Session:
     """A training step's process, with the examples of its request.
 
-    tokenizer: the model's. examples, validation: tokenised rows, to train on and held out.
-    data_ids: the ids of the rows ("data") and of the tokens, for the manifest. data_origins: the
-    tokens, or the hash of the rows, for the recipe.
+    request: with the steps that follow from its `flops_ratio`. tokenizer: the model's. examples,
+    validation: tokenised rows, to train on and held out. data_ids: the ids of the rows ("data") and
+    of the tokens, for the manifest. data_origins: the tokens, or the hash of the rows, for the
+    recipe.
     """
 
     def __init__(self, request: TrainingRequest, model_folder: Path):
@@ -102,6 +112,16 @@ class Session:
             raise UserError(f"command line: {fault}")
         if is_main_process():
             say(f"{text}; {_global_batch(request.options)}")
+        if request.flops_ratio is not None:
+            self._match_flops()
+
+    def _match_flops(self) -> None:
+        self.request = self.request.with_equal_flops(len(self.examples))
+        if is_main_process():
+            say(
+                f"equal FLOPs: {self.request.flops_ratio:.4g} times the optimiser steps, "
+                f"{self.request.options.max_steps}"
+            )
 
     @property
     def weight_dtype(self):

@@ -1,0 +1,53 @@
+"""Floating-point operations that a token takes in a training.
+
+For each token, each parameter that computes it takes 2 FLOPs in the forward pass and 4 in the
+backward pass if it learns. The attention takes 2 L Q in each layer, with rows of L tokens and
+queries of width Q (two matrix products, half of them masked), and twice that in the backward pass
+(Kaplan et al. 2020, arXiv 2001.08361, section 2.1). Activation checkpointing computes the forward
+pass twice.
+"""
+
+from workflow_scripts.planning.parameters import Models
+
+FORWARD, BACKWARD = 2, 4
+
+
+def tuning_flops(models: Models, active: int, length: int, checkpointing: bool = False) -> int:
+    """FLOPs of a token if all weights are tuned.
+
+    active: the parameters that compute the token, such as `models.moe_active`. length: of a row.
+    """
+    learning = active - models.base.embedding
+    return (_forward(checkpointing) + BACKWARD) * learning + _attention(
+        models, length, checkpointing
+    )
+
+
+def mixing_flops(models: Models, length: int, checkpointing: bool = False) -> int:
+    """FLOPs of a token in step 6. Frozen weights pass gradients on but have none of their own."""
+    frozen = models.dense_total - models.base.embedding
+    backward = BACKWARD // 2 * (frozen + models.ffn)
+    return _forward(checkpointing) * frozen + backward + _attention(models, length, checkpointing)
+
+
+def tuning_ratio(models: Models, length: int) -> float:
+    """FLOPs of a token in the tuning of the mixture, divided by those in the tuning of the base.
+
+    Both count forward and backward pass, the attention, and all weights that compute the token,
+    with those of the router and its noise. They leave out embeddings that are only looked up, the
+    optimiser, and what activation checkpointing computes again, which is the same part of both.
+    length: of a row.
+    """
+    return tuning_flops(models, models.moe_active, length) / tuning_flops(
+        models, models.dense_total, length
+    )
+
+
+def _forward(checkpointing: bool) -> int:
+    return 2 * FORWARD if checkpointing else FORWARD
+
+
+def _attention(models: Models, length: int, checkpointing: bool) -> int:
+    heads = models.base.heads
+    passes = 4 if checkpointing else 3
+    return passes * 2 * length * heads.query * heads.size * len(models.layers)
