@@ -32,7 +32,7 @@ NUMERIC = {
     *("test_backbones", "test_baseline", "test_batching", "test_checkpoints", "test_experts"),
     *("test_global_balance", "test_mixing", "test_mixing_processes", "test_modeling"),
     *("test_published_defects", "test_reference", "test_resume", "test_streaming", "test_training"),
-    *("test_validation", "test_evaluation_generation"),
+    *("test_usage", "test_validation", "test_evaluation_generation"),
 }
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in a job in the background

@@ -1,10 +1,19 @@
-"""Steps 4 and 5: set lambda, and create mixing coefficients with equal shares."""
+"""Steps 4 and 5: set lambda, and create mixing coefficients.
+
+The routed experts have equal shares, or with --init usage shares by their use in the mixture.
+"""
+
+from pathlib import Path
 
 from workflow_scripts.artifacts.recipe import make_recipe
 from workflow_scripts.cli import flags, running
-from workflow_scripts.config.sections import MixingShape
+from workflow_scripts.common.devices import check_gpus
+from workflow_scripts.common.errors import UserError
+from workflow_scripts.config.sections import MixingShape, MixingStart, RunConfig
 from workflow_scripts.config.validation import check_lambda
 from workflow_scripts.conversions import mixing_artifact
+
+RUN_KEYS = ("threads", "gpus")
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -14,21 +23,65 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument(
         "--lam", required=True, metavar="X", help="Lambda, the weight of the shared expert, 0 to 1."
     )
+    parser.add_argument(
+        "--data", type=Path, metavar="DIR", help="Tokens from step tokens. Only for --init usage."
+    )
     flags.add_path(parser, "--out", "DIR", "The coefficients.")
+    flags.add_options(parser, RunConfig, RUN_KEYS)
     flags.add_options(parser, MixingShape)
+    flags.add_options(parser, MixingStart)
     flags.add_verify(parser)
     args = parser.parse_args(argv)
-    shape = flags.options(args, MixingShape)
-    lam = check_lambda(args.lam, shape, "--lam")
-    config = {"shared_expert_weight": lam, **shape.model_dump()}
+    run = flags.options(args, RunConfig, RUN_KEYS)
+    shape, start = flags.options(args, MixingShape), flags.options(args, MixingStart)
+    lam, full = check_lambda(args.lam, shape, "--lam"), args.verify == "full"
+    by_usage = start.init == "usage"
+    _check_data(args.data, by_usage)
 
     from workflow_scripts.conversions.merge import initial_logits
 
-    sources = mixing_artifact.open_sources(args.moe, args.ffn, full=args.verify == "full")
-    logits = initial_logits(sources.ffn.checkpoint, **config)
-    asked = shape.model_dump() | {"lam": lam}
-    recipe = make_recipe("weighted_init", asked, sources.artifacts)
-    mixing_artifact.write(args.out, "weighted_init", logits, config, sources, recipe=recipe)
+    sources = mixing_artifact.open_sources(args.moe, args.ffn, full)
+    config = {"shared_expert_weight": lam, **shape.model_dump()}
+    shares, origins, more = None, sources.artifacts, {}
+    if by_usage:
+        from workflow_scripts.data.tokens_artifact import open_tokens
+
+        check_gpus(run.gpus)
+        tokens = open_tokens(args.data, args.moe, full)
+        shares = _gate_shares(args.moe, tokens.tokens.training, start.init_rows, run.threads)
+        origins |= {"tokens": tokens.artifact}
+        more = {"parameters": {"threads": run.threads}, "inputs": tokens.inputs}
+    logits = initial_logits(sources.ffn.checkpoint, **config, shares=shares)
+    asked = shape.model_dump() | start.model_dump() | {"lam": lam, "threads": run.threads}
+    config |= start.model_dump() if by_usage else {}
+    recipe = make_recipe("weighted_init", asked, origins)
+    mixing_artifact.write(args.out, "weighted_init", logits, config, sources, recipe=recipe, **more)
+
+
+def _check_data(data: Path | None, by_usage: bool) -> None:
+    if by_usage and data is None:
+        raise UserError(
+            "init = usage: the use of the experts is measured on rows. Name a folder of tokens, "
+            "from step tokens, with --data"
+        )
+    if data is not None and not by_usage:
+        raise UserError(
+            f"--data {data}: init = uniform needs no rows. Add --init usage, or leave it out"
+        )
+
+
+def _gate_shares(moe: Path, examples, number: int, threads: int):
+    """`modeling.usage.gate_shares` of a mixture on the first `number` examples."""
+    from workflow_scripts.common.progress import say
+    from workflow_scripts.evaluation.loading import load_model
+    from workflow_scripts.modeling.usage import gate_shares
+
+    model, _ = load_model(moe, threads)
+    rows = [examples[place]["input_ids"] for place in range(min(number, len(examples)))]
+    shares = gate_shares(model, rows)
+    least, most = shares.min().item(), shares.max().item()
+    say(f"shares of {least:.3f} to {most:.3f} by the use of the experts on {len(rows)} rows")
+    return shares
 
 
 if __name__ == "__main__":

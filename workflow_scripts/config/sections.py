@@ -223,7 +223,19 @@ class MixingShape(Section):
     and must be between 0 and 1."""
 
 
-class MixingConfig(MixingTraining, MixingShape):
+class MixingStart(Section):
+    """The shares of the routed experts from which step 6 learns."""
+
+    init: Literal["uniform", "usage"] = "uniform"
+    """The shares at the start. uniform: equal ones, as published. usage: each expert's part of the
+    gate values that the tuned mixture's router gives in a layer."""
+
+    init_rows: int = Field(256, ge=1)
+    """With init usage: the number of training rows, from the first, on which the use is measured.
+    All tokens count, of prompts and responses."""
+
+
+class MixingConfig(MixingTraining, MixingStart, MixingShape):
     """Steps 5 and 6: the mixing coefficients and their training."""
 
 

@@ -15,6 +15,7 @@ from workflow_scripts.conversions.common import copy_plan
 
 ALPHA = "alpha"
 LAMBDA_LOGIT = "lambda_logit"
+SMALLEST_SHARE = 1e-6  # at the start, so that the logit of an expert without use is finite
 MERGE_BLOCK = 2**19  # values; their sum (2 MB) stays in a CPU's cache while experts are added
 
 
@@ -47,17 +48,37 @@ def alpha_shape(granularity: str, ffn: Checkpoint) -> tuple[int, int, int]:
 
 
 def initial_logits(
-    ffn: Checkpoint, granularity: str, shared_expert_weight: float, learn_lambda: bool
+    ffn: Checkpoint,
+    granularity: str,
+    shared_expert_weight: float,
+    learn_lambda: bool,
+    shares=None,
 ) -> dict:
-    """Zero logits for the experts of an FFN artifact, and lambda's logits if it is learned."""
+    """The logits for the experts of an FFN artifact at the start, and lambda's if it is learned.
+
+    shares [layers, R]: of the routed experts in each layer; None for equal ones.
+    """
     import torch
 
     shape = alpha_shape(granularity, ffn)
-    logits = {ALPHA: torch.zeros(shape)}
+    alpha = torch.zeros(shape) if shares is None else logits_of_shares(shares, shape)
+    logits = {ALPHA: alpha}
     if learn_lambda:
         lambda_logit = torch.tensor(shared_expert_weight, dtype=torch.float64).logit()
         logits[LAMBDA_LOGIT] = lambda_logit.float().repeat(shape[:2])
     return logits
+
+
+def logits_of_shares(shares, shape: tuple[int, int, int]):
+    """alpha = log(max(share, SMALLEST_SHARE)) in fp32, of a shape of `alpha_shape`.
+
+    shares [layers, R]. The projections of a layer have the same logits. One set for the whole model
+    has the mean shares of the layers.
+    """
+    if shape[0] == 1:
+        shares = shares.mean(dim=0, keepdim=True)
+    alpha = shares.clamp(min=SMALLEST_SHARE).log().float()
+    return alpha[:, None].repeat(1, shape[1], 1)
 
 
 @dataclass(frozen=True)

@@ -68,6 +68,8 @@ def write_tokens(
 def open_tokens(path: Path, model: Path, full: bool = False) -> TokensArtifact:
     """Open tokens to train a model. Raises UserError if the model has another tokenizer."""
     artifact = open_artifact(path, KIND, full=full)
+    if artifact.known_manifest is None:
+        raise UserError(_not_tokens(path))
     theirs, own = artifact.manifest.parameters["tokenizer"], tokenizer_hashes(model)
     if different := sorted(n for n in theirs | own if theirs.get(n) != own.get(n)):
         raise UserError(
@@ -82,15 +84,19 @@ def open_tokens(path: Path, model: Path, full: bool = False) -> TokensArtifact:
 def read_options(path: Path) -> TokensConfig:
     """The options that tokens were made with. Raises UserError if `path` holds no tokens."""
     if not manifest_path(path).exists():
-        raise UserError(
-            f"{path} is a folder without a manifest. --data takes a file of rows, or a folder that "
-            "python -m workflow_scripts.tokens made"
-        )
+        raise UserError(f"{_not_tokens(path)}, or a file of rows")
     manifest: Manifest = read_manifest(manifest_path(path))
     if manifest.kind != KIND:
         raise UserError(f"{path} is of kind {manifest.kind}, not {KIND}")
     held = {name: manifest.parameters[name] for name in keys(TokensConfig)}
     return TokensConfig.model_construct(**held)
+
+
+def _not_tokens(path: Path) -> str:
+    return (
+        f"{path} is a folder without a manifest. --data takes a folder that "
+        "python -m workflow_scripts.tokens made"
+    )
 
 
 def tokenizer_hashes(model: Path) -> dict[str, str]:

@@ -50,12 +50,8 @@ def dense_card(
     """
     config, base = moe.checkpoint.config, moe.manifest.parameters.get("base", {})
     tuned_here = "data" in moe.manifest.inputs
-    trained = mixing.artifact.manifest.kind == "weighted_trained"
     experts = range(1, mixing.alpha.shape[-1] + 1)
-    if expert is not None:
-        origin = f"but only expert {expert} of the routed ones"
-    else:
-        origin = "trained" if trained else "equal shares"
+    origin = _origin(mixing) if expert is None else f"but only expert {expert} of the routed ones"
     return card_head(base) + DENSE.format(
         architecture=model_name(config["base_config"]),
         base=base_words(config, base),
@@ -73,6 +69,12 @@ def dense_card(
         rules="|".join("---" for _ in experts),
         rows="\n".join(_rows(mixing, layers)),
     )
+
+
+def _origin(mixing: MixingArtifact) -> str:
+    if mixing.artifact.manifest.kind == "weighted_trained":
+        return "trained"
+    return "the mixture's use of its experts" if "init" in mixing.config else "equal shares"
 
 
 def _rows(mixing: MixingArtifact, layers: list[int]) -> list[str]:

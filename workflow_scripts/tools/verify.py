@@ -27,8 +27,8 @@ LINE_LENGTH = 100
 SHOWN = (
     *("model", "revision", "num_experts", "num_experts_per_tok", "shared_expert", "router"),
     *("normalize_routing", "upcycled_layers", "shared_expert_weight", "granularity"),
-    *("learn_lambda", "num_train_epochs", "max_steps", "learning_rate", "limit", "prompt", "seed"),
-    "release",
+    *("learn_lambda", "init", "num_train_epochs", "max_steps", "flops_ratio", "learning_rate"),
+    *("limit", "prompt", "seed", "release"),
 )
 
 

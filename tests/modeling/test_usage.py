@@ -1,0 +1,159 @@
+"""The start of the mixing by the use of the experts, against the gates of the routers' inputs."""
+
+import json
+
+import pytest
+import torch
+from chains import Chain
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
+
+import workflow_scripts.modeling  # noqa: F401
+from workflow_scripts import tokens
+from workflow_scripts.artifacts.manifest import manifest_path, read_manifest
+from workflow_scripts.common.errors import UserError
+from workflow_scripts.conversions.merge import SMALLEST_SHARE, logits_of_shares
+from workflow_scripts.data.tokens_artifact import open_tokens
+
+ROWS = [
+    {"instruction": f"Add {n} to x.", "response": f"def add(x):\n    return x + {n}" * (1 + n % 3)}
+    for n in range(12)
+]
+MEASURED = 5
+TOKENIZER = ("tokenizer.json", "tokenizer_config.json")
+EXPERTS = ["--num-experts", "5", "--num-experts-per-tok", "3"]
+UNIFORM = {"granularity": "layer", "learn_lambda": False, "shared_expert_weight": 0.75}
+
+
+@pytest.fixture(scope="module")
+def folder(tiny_llama, tmp_path_factory):
+    """A mixture whose routers prefer some experts, with noise; its experts, and tokens."""
+    root = tmp_path_factory.mktemp("usage")
+    upcycled = Chain(root, {"moe": EXPERTS}, base=tiny_llama)["moe"]
+    model = AutoModelForCausalLM.from_pretrained(upcycled)
+    for block in model.moe_blocks:
+        for layer in (block.router.input, block.router.output, block.router.noise):
+            torch.nn.init.normal_(layer.weight)
+    model.save_pretrained(root / "moe_sft")
+    for file in TOKENIZER:
+        (root / "moe_sft" / file).write_bytes((upcycled / file).read_bytes())
+    assert Chain(root, moe_sft=root / "moe_sft")["ffn"]
+    (root / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+    words = ["--model", root / "moe_sft", "--data", root / "rows.jsonl", "--out", root / "tokens"]
+    tokens.main([*map(str, words), "--validation-rows", "4"])
+    return root
+
+
+def weighted_init(folder, out, *flags, made="weighted_init"):
+    given = {name: folder / name for name in ("moe_sft", "ffn")}
+    options = {"weighted_init": ["--lam", "0.75", *flags]}
+    return Chain(out, options, **given)[made]
+
+
+def by_usage(folder, out, *flags, **options):
+    words = ["--init", "usage", "--data", folder / "tokens", "--init-rows", MEASURED]
+    return weighted_init(folder, out, *words, *flags, **options)
+
+
+def alpha_of(weighted) -> torch.Tensor:
+    return load_file(weighted / "model.safetensors")["alpha"]
+
+
+@pytest.fixture(scope="module")
+def expected(folder) -> torch.Tensor:
+    """The shares of the gates [layers, R], from what reaches each router, in float64."""
+    model = AutoModelForCausalLM.from_pretrained(folder / "moe_sft").eval()
+    seen = [[] for _ in model.moe_blocks]
+    for block, inputs in zip(model.moe_blocks, seen, strict=True):
+        block.router.register_forward_pre_hook(
+            lambda _, args, inputs=inputs: inputs.append(args[0])
+        )
+    training = open_tokens(folder / "tokens", folder / "moe_sft").tokens.training
+    assert len(training) == len(ROWS) - 4
+    with torch.no_grad():
+        for place in range(MEASURED):
+            model(torch.tensor([training[place]["input_ids"]]))
+    shares = []
+    for block, inputs in zip(model.moe_blocks, seen, strict=True):
+        first, second = (
+            layer.weight.double() for layer in (block.router.input, block.router.output)
+        )
+        gates = (torch.cat(inputs).double() @ first.T).tanh() @ second.T
+        gates = gates.softmax(-1)
+        gates[gates < gates.sort(-1, descending=True).values[:, 1:2]] = 0  # two of four are chosen
+        mean = gates.mean(0)
+        shares.append(mean / mean.sum())
+    return torch.stack(shares)
+
+
+def test_shares_start_as_the_experts_parts_of_the_gates(folder, expected, tmp_path):
+    weighted = by_usage(folder, tmp_path)
+    alpha = alpha_of(weighted)
+    assert (alpha.dtype, alpha.shape) == (torch.float32, (2, 1, 4))
+    assert expected.max() > 2 * expected.min()
+    torch.testing.assert_close(alpha[:, 0].softmax(-1).double(), expected, atol=1e-5, rtol=0)
+    torch.testing.assert_close(alpha.exp().sum(-1), torch.ones(2, 1))
+
+    manifest, made = (read_manifest(manifest_path(folder / name)) for name in ("ffn", "tokens"))
+    inputs = {"moe": manifest.inputs["moe"], "ffn": manifest.id}
+    inputs |= {"tokens": made.id, "data": made.inputs["data"]}
+    config = UNIFORM | {"init": "usage", "init_rows": MEASURED}
+    weighted = read_manifest(manifest_path(weighted))
+    assert (weighted.inputs, weighted.parameters) == (inputs, config | {"threads": 1})
+    assert weighted.recipe.inputs["tokens"] == made.origin
+
+
+def test_projections_share_their_layers_use_and_a_model_has_the_mean(folder, expected, tmp_path):
+    whole = alpha_of(by_usage(folder, tmp_path / "model", "--granularity", "model"))
+    assert whole.shape == (1, 1, 4)
+    mean = expected.mean(0).float()
+    torch.testing.assert_close(whole[0, 0].softmax(-1), mean, atol=1e-5, rtol=0)
+    flags = ["--granularity", "projection", "--learn-lambda"]
+    each = load_file(by_usage(folder, tmp_path / "each", *flags) / "model.safetensors")
+    layers = alpha_of(by_usage(folder, tmp_path / "layer"))
+    assert torch.equal(each["alpha"], layers.expand(2, 3, 4))
+    torch.testing.assert_close(each["lambda_logit"].sigmoid(), torch.full((2, 3), 0.75))
+
+
+def test_the_merged_models_card_says_where_its_shares_are_from(folder, expected, tmp_path):
+    card = (by_usage(folder, tmp_path, made="dense") / "README.md").read_text()
+    assert "- mixing coefficients: one set per layer, the mixture's use of its experts\n" in card
+    assert f"init_rows {MEASURED}" in card
+    assert f"| layer 1 | 0.7500 | {expected[1, 0]:.4f} | {expected[1, 1]:.4f} |" in card
+
+
+def test_the_measurement_gives_the_same_bytes_again(folder, tmp_path, file_hashes):
+    one, other = (by_usage(folder, tmp_path / name).parent for name in ("one", "other"))
+    assert file_hashes(one) == file_hashes(other)
+
+
+def test_without_it_the_shares_are_equal_and_no_row_counts(folder, tmp_path, file_hashes):
+    plain = weighted_init(folder, tmp_path / "plain")
+    stated = weighted_init(folder, tmp_path / "stated", "--init", "uniform")
+    assert file_hashes(plain.parent) == file_hashes(stated.parent)
+    assert not alpha_of(plain).any()
+    manifest = read_manifest(manifest_path(plain))
+    assert json.loads((plain / "config.json").read_text()) == manifest.parameters == UNIFORM
+    assert manifest.inputs.keys() == manifest.recipe.inputs.keys() == {"moe", "ffn"}
+
+
+def test_an_expert_without_use_has_a_finite_logit():
+    shares = torch.tensor([[0.0, 0.25, 0.75]], dtype=torch.float64)
+    alpha = logits_of_shares(shares, (1, 1, 3))
+    assert alpha.isfinite().all()
+    assert alpha[0, 0, 0].exp().item() == pytest.approx(SMALLEST_SHARE)
+    torch.testing.assert_close(alpha.softmax(-1)[0].double(), shares, atol=2e-6, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--data", "tokens"], "--data .*tokens: init = uniform needs no rows"),
+        (["--init", "usage", "--data", "moe_sft"], "is a folder without a manifest"),
+    ],
+)
+def test_a_users_mistake_is_explained(folder, tmp_path, flags, message):
+    words = [str(folder / word) if (folder / word).exists() else word for word in flags]
+    with pytest.raises(UserError, match=message):
+        weighted_init(folder, tmp_path, *words)
+    assert list(tmp_path.iterdir()) == []
