@@ -15,8 +15,10 @@ from workflow_scripts.artifacts.artifact import create_artifact
 from workflow_scripts.artifacts.manifest import manifest_path, read_manifest
 from workflow_scripts.checkpoints.reader import Checkpoint
 from workflow_scripts.common.errors import UserError
+from workflow_scripts.config.sections import SftConfig
 from workflow_scripts.data.templates import make_template
 from workflow_scripts.tools import verify
+from workflow_scripts.training.steps import with_steps_times
 
 ROWS = [
     {"instruction": f"Add {n} to x.", "response": f"def add(x):\n    return x + {n}" * (1 + n % 3)}
@@ -153,6 +155,19 @@ def test_a_baseline_at_equal_flops_is_one_of_so_many_steps(equal_flops, tiny_lla
     assert made.keys() - plain.parameters.keys() == {"flops_ratio"}
     weights = (folder / "sft" / "model.safetensors" for folder in (equal_flops, tmp_path))
     assert len({file.read_bytes() for file in weights}) == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "steps", "warmup"),
+    [
+        ({"max_steps": 4, "num_train_epochs": 9, "warmup_steps": 2}, 9, 4),
+        ({"num_train_epochs": 1.5, "per_device_train_batch_size": 5}, 11, 0),  # ceil(1.5 x 3) x 2.2
+        ({"num_train_epochs": 1, "gradient_accumulation_steps": 3}, 2, 0),
+    ],
+)
+def test_steps_and_warm_up_are_multiplied(options, steps, warmup):
+    multiplied = with_steps_times(SftConfig(**options), 2.2, rows=12)
+    assert (multiplied.max_steps, multiplied.warmup_steps) == (steps, warmup)
 
 
 def test_equal_flops_are_those_of_a_mixture_of_the_same_base(
