@@ -1,13 +1,13 @@
 # Baselines for the merged models: the dense base tuned without experts, the mean of such models, and
 # merges with the shares of weighted_init or with one expert alone.
 
-UNIFORM = "uniform/lam~{lam}"
+EQUAL, UNIFORM = "uniform_init/lam~{lam}", "uniform/lam~{lam}"
 ONE_EXPERT = "experts_only/expert~{expert}/lam~{lam}"
 
 
 rule sft:
     input:
-        **artifact_inputs(at("sft"), "base", "tokens"),
+        **artifact_inputs(at("sft"), "base", "tokens", "flops_of"),
         changed=marker(at("sft")),
     output:
         **artifact_outputs("sft"),
@@ -23,10 +23,44 @@ rule sft:
     params:
         code=code_hash("sft"),
         options=options(at("sft")),
+        match="",
         srun=RESOURCES.srun("sft"),
     shell:
         "{params.srun}python -m workflow_scripts.sft --base {input.base:q} --data {input.tokens:q} "
-        "{params.options} --metrics {output.metrics:q} {resources.besides} --out {output.artifact:q} 2>&1 | tee -i {log:q}"
+        "{params.match} {input.flops_of:q} {params.options} --metrics {output.metrics:q} {resources.besides} --out {output.artifact:q} 2>&1 | tee -i {log:q}"
+
+
+use rule sft as sft_flops with:
+    input:
+        **artifact_inputs(at("sft_flops"), "base", "tokens", "flops_of"),
+        changed=marker(at("sft_flops")),
+    output:
+        **artifact_outputs("sft_flops"),
+        metrics=metrics_of("sft_flops"),
+    log:
+        log_of("sft_flops"),
+    resources:
+        **RESOURCES.training("sft", at("sft_flops")),
+    params:
+        code=code_hash("sft"),
+        options=options(at("sft_flops")),
+        match="--match-flops",
+        srun=RESOURCES.srun("sft"),
+
+
+use rule weighted_init as uniform_init with:
+    input:
+        **artifact_inputs(at(EQUAL), "moe", "ffn", "tokens"),
+        changed=marker(at(EQUAL)),
+    output:
+        **artifact_outputs(EQUAL),
+    log:
+        log_of(EQUAL),
+    threads: 1
+    resources:
+        **RESOURCES.start_of_mixing(at(EQUAL)),
+    params:
+        **start_params(at(EQUAL)),
 
 
 use rule dense as uniform with:

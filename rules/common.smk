@@ -97,7 +97,7 @@ wildcard_constraints:
     lam=r"0|1|0\.\d*[1-9]",
     # The keys in which an artifact's run differs from the config itself, as seed~7/.
     variation=r"([^/~]+~[^/]+/)*",
-    model=r"base|moe|moe_sft|sft|soup|(uniform|experts_only/expert~\d+|dense)/lam~(0|1|0\.\d*[1-9])",
+    model=r"base|moe|moe_sft|sft|sft_flops|soup|(uniform|experts_only/expert~\d+|dense)/lam~(0|1|0\.\d*[1-9])",
     expert=r"\d+",
     dataset=r"[^/]+",
     file=r".+(?<!\.manifest\.json)",
@@ -126,6 +126,21 @@ def options(find, *left_out):
         )
 
     return flags
+
+
+def start_params(find):
+    """The params of the first coefficients."""
+
+    def flags(wildcards):
+        measures = source(find, "tokens")(wildcards)
+        return options(find, *(() if measures else ("init", "init_rows")))(wildcards)
+
+    return {
+        "code": code_hash("weighted_init"),
+        "lam": lambda wildcards: wildcards.lam,
+        "data": lambda wildcards: "--data" if source(find, "tokens")(wildcards) else "",
+        "options": flags,
+    }
 
 
 def merge_params(find):

@@ -4,9 +4,14 @@ INIT, TRAINED = "weighted_init/lam~{lam}", "weighted_trained/lam~{lam}"
 DENSE = "dense/lam~{lam}"
 
 
+def threads_of_start(wildcards):
+    """The threads of the first coefficients: one, unless the mixture's use is measured."""
+    return CONFIG.threads if source(at(INIT), "tokens")(wildcards) else 1
+
+
 rule weighted_init:
     input:
-        **artifact_inputs(at(INIT), "moe", "ffn"),
+        **artifact_inputs(at(INIT), "moe", "ffn", "tokens"),
         changed=marker(at(INIT)),
     output:
         **artifact_outputs(INIT),
@@ -14,15 +19,15 @@ rule weighted_init:
         log_of(INIT),
     conda:
         "../envs/conversion.yaml"
+    threads: threads_of_start
     resources:
-        **fixed(3000, 10),
+        **RESOURCES.start_of_mixing(at(INIT)),
     params:
-        code=code_hash("weighted_init"),
-        lam=lambda wildcards: wildcards.lam,
-        shape=options(at(INIT)),
+        **start_params(at(INIT)),
     shell:
         "python -m workflow_scripts.weighted_init --moe {input.moe:q} --ffn {input.ffn:q} "
-        "--lam {params.lam} {params.shape} --out {output.artifact:q} 2>&1 | tee -i {log:q}"
+        "--lam {params.lam} {params.data} {input.tokens:q} {params.options} {resources.besides} "
+        "--out {output.artifact:q} 2>&1 | tee -i {log:q}"
 
 
 rule weighted_trained:

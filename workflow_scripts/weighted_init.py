@@ -52,8 +52,12 @@ def main(argv: list[str] | None = None) -> None:
         origins |= {"tokens": tokens.artifact}
         more = {"parameters": {"threads": run.threads}, "inputs": tokens.inputs}
     logits = initial_logits(sources.ffn.checkpoint, **config, shares=shares)
-    asked = shape.model_dump() | start.model_dump() | {"lam": lam, "threads": run.threads}
-    config |= start.model_dump() if by_usage else {}
+    asked = start.model_dump() | {"threads": run.threads}
+    if by_usage:
+        config |= start.model_dump()
+    else:
+        asked |= {"init_rows": None, "threads": None}
+    asked |= shape.model_dump() | {"lam": lam}
     recipe = make_recipe("weighted_init", asked, origins)
     mixing_artifact.write(args.out, "weighted_init", logits, config, sources, recipe=recipe, **more)
 

@@ -103,7 +103,8 @@ def test_values_have_texts_of_their_own_that_are_names_of_folders(key, values):
         ),
         (
             {"sweep": {"moe.num_experts_per_tok": [2, 9]}},
-            "sweep with moe.num_experts_per_tok = 9: moe: num_experts_per_tok = 9: must be at most num_experts = 8",
+            "sweep with moe.num_experts_per_tok = 9: moe: num_experts_per_tok = 9: must be at most "
+            "num_experts = 8",
         ),
         (
             {"seeds": list(range(101)), "sweep": {"data.limit": list(range(1, 11))}},

@@ -15,8 +15,8 @@ GENERATIONS_SUFFIX = ".generations.jsonl"
 DEPTHS = {"data": 2, "problems": 1, "eval": 3, "lm_eval": 3}
 DEPTHS |= {"validation": 2, "ground_truth": 1}
 DEPTHS |= {"weighted_init": 1, "weighted_trained": 1, "dense": 2}
-# The folders of the dense models that were merged from weighted_init.
-UNTRAINED = ("uniform", "experts_only")
+# Other folders of artifacts of a kind.
+FOLDERS = {"weighted_init": ("uniform_init",), "dense": ("uniform", "experts_only")}
 # The possible kinds of each input by its name, except the artifact's own kind. An evaluated model
 # may be of any kind. Inputs with other names are files, not artifacts.
 INPUT_KINDS = {
@@ -159,7 +159,9 @@ class Catalogue:
             described = place.with_suffix("") if own_kind == "validation" else place.parent
             model = self._name(described, place).removeprefix(f"{own_kind}/")
             return next((other for other in beside if self._name(other, other) == model), None)
-        kinds = INPUT_KINDS[_unnumbered(name)][:: -1 if {*UNTRAINED} & {*place.parts[-3:]} else 1]
+        kinds = INPUT_KINDS[_unnumbered(name)][
+            :: -1 if {*FOLDERS["dense"]} & {*place.parts[-3:]} else 1
+        ]
         kind = next((kind for kind in kinds if kind != own_kind), None)
         of_kind = [other for other in beside if self._manifests[other].kind == kind]
         candidates = [other for other in of_kind if other.name == place.name] or of_kind
@@ -176,7 +178,7 @@ class Catalogue:
         Folders of a variation, such as seed~7, lie in the results folder.
         """
         kind = self._manifests[place].kind
-        names = (kind, *UNTRAINED) if kind == "dense" else (kind,)
+        names = (kind, *FOLDERS.get(kind, ()))
         near = list(place.parents)[: DEPTHS.get(kind, 0)]
         folder = next((above.parent for above in near if above.name in names), place.parent)
         return next(above for above in (folder, *folder.parents) if "~" not in above.name)

@@ -93,7 +93,17 @@ def _unique(values: list | None) -> list | None:
 
 def _path(value: str) -> str:
     """A path with the home folder in place of a `~` at its start."""
-    return str(Path(value).expanduser()) if value.startswith("~") else value
+    try:
+        return str(Path(value).expanduser()) if value.startswith("~") else value
+    except RuntimeError:
+        raise ValueError("names the home folder of a user who is not known here") from None
+
+
+def _text(value: str) -> str:
+    """A text. argparse would drop --, also as the value of a flag."""
+    if value == "--":
+        raise ValueError("must not be --")
+    return value
 
 
 def _commit(value: str | None) -> str | None:
@@ -113,8 +123,8 @@ class Unique:
 
 
 UNIQUE = Unique()
-Name = Annotated[str, Field(min_length=1)]
-PathText = Annotated[str, Field(min_length=1), AfterValidator(_path)]
+Name = Annotated[str, Field(min_length=1), AfterValidator(_text)]
+PathText = Annotated[Name, AfterValidator(_path)]
 Commit = Annotated[
     str | None,
     AfterValidator(_commit),

@@ -290,14 +290,19 @@ class EvaluatedConfig(Section):
     """The models to evaluate, and the problems."""
 
     models: Annotated[
-        list[Literal["base", "moe", "sft", "soup", "moe_sft", "uniform", "experts_only", "dense"]],
+        list[
+            Literal[
+                *("base", "moe", "sft", "sft_flops", "soup", "moe_sft"),
+                *("uniform", "experts_only", "dense"),
+            ]
+        ],
         Field(min_length=1),
         UNIQUE,
     ] = ["base", "moe_sft", "dense"]
-    """Models to evaluate. sft: the base tuned without experts, by section sft. soup: the mean of
-    the sft models of all seeds. dense: the merged model of each lambda. uniform: the same with
-    equal shares of the experts, without step 6. experts_only: the same with each routed expert
-    alone."""
+    """Models to evaluate. sft: the base tuned without experts, by section sft. sft_flops: the same
+    with as many FLOPs as the mixture's tuning. soup: the mean of the sft models of all seeds.
+    dense: the merged model of each lambda. uniform: the same with equal shares of the experts,
+    without step 6. experts_only: the same with each routed expert alone."""
 
     datasets: Annotated[list[PathText], Field(min_length=1), UNIQUE] = ["humaneval"]
     """humaneval, mbpp, or a file of problems in HumanEval+ form (.jsonl or .jsonl.gz). The two

@@ -44,6 +44,19 @@ class JobResources:
     def _evaluation(self, find: FindWanted) -> FindNeeds:
         return lambda wildcards: requests(find(wildcards)).evaluation(wildcards.model)
 
+    def start_of_mixing(self, find: FindWanted) -> dict:
+        """The resources of the first coefficients. A mixture is loaded if its use is measured."""
+
+        def measures(wildcards) -> bool:
+            return "tokens" in find(wildcards).sources
+
+        def needs(wildcards) -> Needs:
+            small = Needs(3000, 10)
+            return requests(find(wildcards)).evaluation("moe_sft") if measures(wildcards) else small
+
+        resources = growing(needs) | self._generation()
+        return resources | {"gpu": lambda wildcards: self.config.gpus * measures(wildcards)}
+
     def training(self, section: str, find: FindWanted) -> dict:
         """The resources of a training. On several nodes: a task on each, which `srun` starts."""
         options = getattr(self.config, section)

@@ -18,7 +18,7 @@ CONFIG_HEAD = (
 # Folders and files in a results folder that are not artifacts.
 FOLDERS = ("logs", "metrics")
 # The rules with `cache`.
-SHARED_RULES = ("base", "tokens", "moe", "moe_sft", "sft", "weighted_trained")
+SHARED_RULES = ("base", "tokens", "moe", "moe_sft", "sft", "sft_flops", "weighted_trained")
 FILES = (CONFIG_FILE, "data/report.json", "summary.md", "comparisons.csv")
 
 

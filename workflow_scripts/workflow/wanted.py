@@ -171,10 +171,36 @@ class Wants:
     def ffn(self) -> Wanted:
         return self._configured("ffn", moe=self.moe_sft)
 
+    @cached_property
+    def sft_flops(self) -> Wanted:
+        """The tuned base at as many FLOPs as the mixture's tuning."""
+        sources = {"base": self.base, "tokens": self.tokens, "flops_of": self.moe}
+        options = options_of_step("sft", self.config)
+        return self._wanted("sft", "sft_flops", options, sources=sources, rule="sft_flops")
+
     def weighted_init(self, lam: str) -> Wanted:
+        """The coefficients from which step 6 learns."""
+        if self.config.mixing.init == "uniform":
+            return self._equal_shares("weighted_init", lam)
         options = options_of_step("weighted_init", self.config) | {"lam": float(lam)}
+        sources = {"tokens": self.tokens} | self._experts()
+        return self._wanted("weighted_init", f"weighted_init/lam~{lam}", options, sources=sources)
+
+    def equal_shares(self, lam: str) -> Wanted:
+        """Coefficients with equal shares of the routed experts."""
+        is_start = self.config.mixing.init == "uniform"
+        return self.weighted_init(lam) if is_start else self._equal_shares("uniform_init", lam)
+
+    def _equal_shares(self, rule: str, lam: str) -> Wanted:
+        options = options_of_step("weighted_init", self.config) | {"lam": float(lam)}
+        options |= {"init": "uniform", "init_rows": None, "threads": None}
         return self._wanted(
-            "weighted_init", f"weighted_init/lam~{lam}", options, sources=self._experts()
+            "weighted_init",
+            f"{rule}/lam~{lam}",
+            options,
+            sources=self._experts(),
+            unread={"mixing.init", "mixing.init_rows", "threads"},
+            rule=rule,
         )
 
     def weighted_trained(self, lam: str) -> Wanted:
@@ -185,13 +211,13 @@ class Wants:
 
     def shares(self, lam: str) -> Wanted:
         """The mixing coefficients of a lambda: learned if there is something to learn."""
-        return self.weighted_trained(lam) if learns(lam) else self.weighted_init(lam)
+        return self.weighted_trained(lam) if learns(lam) else self.equal_shares(lam)
 
     def merged(self, name: str, lam: str, learned: bool, expert: int | None = None) -> Wanted:
         """A merge with learned or with equal shares, or with one routed expert alone."""
         options = options_of_step("dense", self.config)
         options |= {} if expert is None else {"expert": expert}
-        weighted = self.shares(lam) if learned else self.weighted_init(lam)
+        weighted = self.shares(lam) if learned else self.equal_shares(lam)
         sources = {"weighted": weighted} | self._experts()
         sources |= {"base": self.base} if self.config.merge.needs_base else {}
         rule = name.partition("/")[0]
@@ -347,7 +373,9 @@ class Wants:
         kind, _, rest = name.partition("/")
         match kind:
             case "weighted_init" | "weighted_trained":
-                return getattr(self, kind)(rest.removeprefix("lam~"))
+                found = getattr(self, kind)(rest.removeprefix("lam~"))
+            case "uniform_init":
+                found = self.equal_shares(rest.removeprefix("lam~"))
             case "problems":
                 found = self.problems(rest.removesuffix(".jsonl"))
             case "data":
