@@ -1,6 +1,8 @@
-"""Step 1, upcycling: turn a dense model into a mixture of identical experts with a new router.
+"""Step 1, upcycling: turn a dense model into a mixture of experts with a new router.
 
-The mixture gives the same outputs as the dense model, for every choice of the router.
+The experts are copies of the dense model's MLP. The mixture then gives the same outputs as the
+dense model, for every choice of the router. With --init noise or drop the routed experts differ,
+and the step prints how far each layer is from the dense model's.
 """
 
 from workflow_scripts.artifacts.artifact import create_artifact, open_artifact
@@ -33,6 +35,10 @@ def main(argv: list[str] | None = None) -> None:
     recipe = make_recipe("moe", parameters, {"base": base})
     with create_artifact(args.out, "moe", parameters, {"base": base.id}, recipe) as draft:
         draft.write_model(plans, config, like=base.path, card=moe_card(config, parameters))
+    if moe.init != "copy":
+        from workflow_scripts.modeling.start_distance import report_distances
+
+        report_distances(checkpoint, args.out, moe, seed)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,7 @@
 """Step 2: tune all parameters of the mixture on instructions."""
 
+from functools import partial
+
 from workflow_scripts.artifacts.artifact import open_artifact
 from workflow_scripts.cli import flags, training
 from workflow_scripts.config.sections import MoeSftConfig
@@ -17,10 +19,12 @@ def main(argv: list[str] | None = None) -> None:
         return
     moe = open_artifact(args.moe, "moe", full=request.full)
 
-    from workflow_scripts.reporting.model_card import moe_sft_card
+    from workflow_scripts.reporting.model_card import init_settings, moe_sft_card
     from workflow_scripts.training.tuning import tune
 
-    tune(request, moe, "moe", moe.manifest.parameters.get("base", {}), moe_sft_card)
+    known = moe.manifest.parameters
+    make_card = partial(moe_sft_card, init=init_settings(known))
+    tune(request, moe, "moe", known.get("base", {}), make_card)
 
 
 if __name__ == "__main__":

@@ -176,6 +176,9 @@ def test_text_stands_for_what_it_spells(key, text, value):
         ("moe.num_experts_per_tok", 9, "moe: num_experts_per_tok = 9: must be at most num_experts"),
         ("moe.num_experts_per_tok", 1, "num_experts_per_tok = 1: must be at least 2, because"),
         ("moe.shared_expert", False, "evaluation.models names dense, but without"),
+        ("moe.init", "zero", 'moe.init = "zero": must be one of copy, noise, drop'),
+        ("moe.init_noise", 0, "moe.init_noise = 0: must be greater than 0"),
+        ("moe.init_drop", 1.5, "moe.init_drop = 1.5: must be at most 1"),
     ],
 )
 def test_a_fault_is_explained(key, value, message):

@@ -123,6 +123,21 @@ def test_the_tuned_mixtures_card_says_how_it_was_tuned(local):
     assert f"- instructions: a file with SHA-256 `{hash_file(local / 'rows.jsonl')}`\n" in text
 
 
+def test_the_mixtures_cards_name_a_beginning_that_is_no_copy(tmp_path, local):
+    options = {
+        "moe": ["--num-experts", "3", "--num-experts-per-tok", "2", "--init", "drop"],
+        "moe_sft": ["--max-steps", "1"],
+    }
+    made = Chain(tmp_path, options, base=local / "base", data=local / "rows.jsonl")
+    for name in ("moe", "moe_sft"):
+        assert made[name].is_dir()
+        upcycling = re.search("- upcycling: .*", card(tmp_path, name))[0]
+        assert 'init "drop", init_drop 0.5, ' in upcycling
+        assert "init_noise" not in upcycling
+        assert "init" not in re.search("- upcycling: .*", card(local, name))[0]
+    assert "It does not compute what the base computes" in card(tmp_path, "moe")
+
+
 def test_the_merged_models_card_says_lambda_and_how_it_was_made(local):
     text = card(local, "dense")
     assert "- lambda, the shared expert's weight: 0.65\n" in text

@@ -31,6 +31,7 @@ PRESENTATION = {
     "config/sections.py",
     "config/validation.py",
     "hub/repository.py",
+    "modeling/start_distance.py",
     "reporting/dense_card.py",
     "reporting/model_card.py",
     "training/callbacks.py",

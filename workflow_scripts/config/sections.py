@@ -89,8 +89,8 @@ class BaseConfig(Section):
     """Commit hash (40 hexadecimal digits). Required for a model on the hub. A folder has none."""
 
 
-class MoeConfig(Section):
-    """Step 1, upcycling: the mixture of experts."""
+class MixtureConfig(Section):
+    """The settings that the config.json of a mixture holds."""
 
     num_experts: int = Field(8, ge=2)
     """Experts in each layer, including the shared one."""
@@ -136,6 +136,28 @@ class MoeConfig(Section):
                 "counts as one"
             )
         return self
+
+
+class ExpertInit(Section):
+    """The beginning of the routed experts."""
+
+    init: Literal["copy", "noise", "drop"] = "copy"
+    """The routed experts before the tuning. copy: the base's MLP, as in the paper. noise: the same
+    with normal noise on every weight. drop: the same with a part of its neurons drawn again
+    (Drop-Upcycling, arXiv 2502.19261). The shared expert is always a copy. With noise and drop the
+    mixture does not equal the dense model before training, and the step prints how much they
+    differ."""
+
+    init_noise: float = Field(0.02, gt=0)
+    """With init noise: the noise's standard deviation, relative to that of the base's weights in
+    the same matrix."""
+
+    init_drop: float = Field(0.5, gt=0, le=1)
+    """With init drop: the part of the intermediate neurons that each routed expert draws again."""
+
+
+class MoeConfig(ExpertInit, MixtureConfig):
+    """Step 1, upcycling: the mixture of experts."""
 
 
 class RowsSource(Section):

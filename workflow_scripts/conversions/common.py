@@ -1,4 +1,6 @@
-"""Plans for tensors that several conversions use."""
+"""Plans and random numbers that several conversions use."""
+
+import hashlib
 
 from workflow_scripts.checkpoints.dtypes import torch_dtype
 from workflow_scripts.checkpoints.reader import Checkpoint
@@ -22,6 +24,14 @@ def fused_plan(source: Checkpoint, name: str, parts: list[str], num_experts: int
         (num_experts, rows, *first[1:]),
         lambda: (source.get(part) for part in parts),
     )
+
+
+def seeded_generator(seed: int, name: str):
+    """A torch generator for what has this name. Its draws depend on seed and name alone."""
+    import torch
+
+    digest = hashlib.sha256(f"{seed}/{name}".encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
 
 
 def trained_plans(before: Checkpoint, state: dict) -> list[TensorPlan]:

@@ -10,7 +10,7 @@ from workflow_scripts.checkpoints.layout import FfnLayer
 from workflow_scripts.checkpoints.reader import Checkpoint
 from workflow_scripts.checkpoints.writer import TensorPlan
 from workflow_scripts.common.errors import UserError
-from workflow_scripts.config.sections import MoeConfig
+from workflow_scripts.config.sections import MixtureConfig
 from workflow_scripts.config.validation import validated
 from workflow_scripts.conversions.common import copy_plan, fused_plan
 
@@ -65,7 +65,7 @@ FIXED = {
 }
 
 
-def reference_settings(config: dict) -> MoeConfig:
+def reference_settings(config: dict) -> MixtureConfig:
     """The `moe` settings of a published config.json.
 
     Raises UserError if the config is of another type, or uses a variant that the paper lacks.
@@ -87,7 +87,7 @@ def reference_settings(config: dict) -> MoeConfig:
         "router_noise": bool(config["gate_add_noise"]),
         "balance_loss_coef": config["gate_balance_loss_weight"] * config["gate_use_balance"],
     }
-    return validated(MoeConfig, settings, "the published config.json")
+    return validated(MixtureConfig, settings, "the published config.json")
 
 
 def reference_base_config(config: dict) -> dict:
@@ -100,7 +100,7 @@ def reference_base_config(config: dict) -> dict:
     }
 
 
-def import_reference(published: Checkpoint, moe: MoeConfig) -> list[TensorPlan]:
+def import_reference(published: Checkpoint, moe: MixtureConfig) -> list[TensorPlan]:
     """Plan the tensors of an upcycled model from those of a published MoE checkpoint."""
     plans = [copy_plan(published, name) for name in published.names if ".mlp." not in name]
     for index in range(published.config["num_hidden_layers"]):
@@ -115,7 +115,9 @@ def _expert_name(layer: FfnLayer, projection: str, expert: int) -> str:
     return f"{layer.prefix}.calculator.experts.weight_{part}.{expert}.weight"
 
 
-def _expert_plans(published: Checkpoint, layer: FfnLayer, moe: MoeConfig) -> Iterable[TensorPlan]:
+def _expert_plans(
+    published: Checkpoint, layer: FfnLayer, moe: MixtureConfig
+) -> Iterable[TensorPlan]:
     experts = range(moe.num_experts)
     form = layer.form
     if moe.shared_expert:
@@ -129,7 +131,9 @@ def _expert_plans(published: Checkpoint, layer: FfnLayer, moe: MoeConfig) -> Ite
     yield fused_plan(published, layer.experts_out(), outputs, len(experts))
 
 
-def _router_plans(published: Checkpoint, layer: FfnLayer, moe: MoeConfig) -> Iterable[TensorPlan]:
+def _router_plans(
+    published: Checkpoint, layer: FfnLayer, moe: MixtureConfig
+) -> Iterable[TensorPlan]:
     gate = f"{layer.prefix}.gate"
     if moe.router == "mlp":
         yield copy_plan(published, f"{gate}.gate_network.0.weight", layer.router("input"))

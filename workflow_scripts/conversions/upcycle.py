@@ -1,6 +1,5 @@
-"""Step 1: replaces every FFN of a dense model by identical experts and a new router."""
+"""Step 1: replaces every FFN of a dense model by experts made of it and a new router."""
 
-import hashlib
 from collections.abc import Iterable
 
 from workflow_scripts.checkpoints.dtypes import FLOAT_NAMES, torch_dtype
@@ -8,8 +7,10 @@ from workflow_scripts.checkpoints.layout import FfnLayer, dense_layers, outside
 from workflow_scripts.checkpoints.reader import Checkpoint
 from workflow_scripts.checkpoints.writer import TensorPlan
 from workflow_scripts.common.errors import UserError
-from workflow_scripts.config.sections import MoeConfig
-from workflow_scripts.conversions.common import copy_plan, fused_plan
+from workflow_scripts.config.section import keys
+from workflow_scripts.config.sections import MixtureConfig, MoeConfig
+from workflow_scripts.conversions.common import copy_plan, fused_plan, seeded_generator
+from workflow_scripts.conversions.expert_init import check_drop, varied_plans
 
 DEFAULT_INITIALIZER_RANGE = 0.02
 
@@ -19,11 +20,14 @@ def upcycle(base: Checkpoint, moe: MoeConfig, seed: int) -> list[TensorPlan]:
 
     moe: the config's section `moe`. Router weights are normal with the base's
     initializer_range, drawn from `seed` and the tensor's name; the noise weights are zero.
+    Raises UserError if a layer cannot be upcycled in this way.
     """
     layers = chosen_layers(base, moe.upcycled_layers)
+    if moe.init == "drop":
+        check_drop(base, layers, moe.init_drop)
     plans = [copy_plan(base, name) for name in outside(base.names, layers)]
     for layer in layers:
-        plans += _expert_plans(base, layer, moe)
+        plans += _expert_plans(base, layer, moe, seed)
         plans += _router_plans(base, layer, moe, seed)
     return plans
 
@@ -44,7 +48,7 @@ def chosen_layers(base: Checkpoint, indices: list[int] | None) -> list[FfnLayer]
     return [layer for layer in layers if layer.index in indices]
 
 
-def upcycled_config(base_config: dict, moe: MoeConfig, dtype: str) -> dict:
+def upcycled_config(base_config: dict, moe: MixtureConfig, dtype: str) -> dict:
     """The config.json of the upcycled model. It holds the base's config unchanged."""
     architectures = [f"Xft{name}" for name in base_config.get("architectures") or []]
     return {
@@ -52,7 +56,7 @@ def upcycled_config(base_config: dict, moe: MoeConfig, dtype: str) -> dict:
         "base_config": base_config,
         "dtype": dtype,
         "model_type": "xft",
-        **moe.model_dump(),
+        **moe.model_dump(include=set(keys(MixtureConfig))),
     }
 
 
@@ -71,12 +75,18 @@ def weights_dtype(base: Checkpoint) -> str:
     return FLOAT_NAMES[dtypes.pop()]
 
 
-def _expert_plans(base: Checkpoint, layer: FfnLayer, moe: MoeConfig) -> Iterable[TensorPlan]:
+def _expert_plans(
+    base: Checkpoint, layer: FfnLayer, moe: MoeConfig, seed: int
+) -> Iterable[TensorPlan]:
     routed = moe.num_experts - moe.shared_expert
     if moe.shared_expert:
         for tensor in layer.tensors:
             yield copy_plan(base, layer.dense(*tensor), layer.shared(*tensor))
-    for part in layer.parts:
+    parts = layer.parts
+    if moe.init != "copy":
+        yield from varied_plans(base, layer, moe, seed)
+        parts = [part for part in parts if part == "bias"]
+    for part in parts:
         inputs = [layer.dense(projection, part) for projection in layer.form.inputs]
         output = [layer.dense(layer.form.output, part)]
         yield fused_plan(base, layer.experts_in(part), inputs * routed, routed)
@@ -107,9 +117,7 @@ def _drawer(name: str, shape: tuple[int, ...], dtype: str, std: float, seed: int
     def draw() -> list:
         import torch
 
-        digest = hashlib.sha256(f"{seed}/{name}".encode()).digest()
-        generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
-        values = torch.randn(shape, generator=generator) * std
+        values = torch.randn(shape, generator=seeded_generator(seed, name)) * std
         return [values.to(torch_dtype(dtype))]
 
     return draw

@@ -6,7 +6,7 @@ from workflow_scripts.artifacts.artifact import Artifact
 from workflow_scripts.artifacts.manifest import short
 from workflow_scripts.checkpoints.layout import model_name
 from workflow_scripts.config.section import keys
-from workflow_scripts.config.sections import MoeConfig
+from workflow_scripts.config.sections import MixtureConfig
 
 HUB_KEYS = ("model", "revision")
 XFT = "[XFT](https://arxiv.org/abs/2404.15247)"
@@ -66,17 +66,30 @@ def origin(base: Artifact) -> dict:
 
 def moe_card(config: dict, parameters: dict) -> str:
     """The card of an upcycled model, from its config and its manifest's parameters."""
+    init = init_settings(parameters)
+    experts = "experts that differ" if init else "identical experts"
+    computes = "does not compute" if init else "computes"
     done = (
-        "Each FFN of a dense model became a mixture of identical experts with a fresh router\n"
-        f"({XFT}, step 1). It computes what the base computes: the start of the tuning."
+        f"Each FFN of a dense model became a mixture of {experts} with a fresh router\n"
+        f"({XFT}, step 1). It {computes} what the base computes: the start of the tuning."
     )
-    return _mixture_card(config, parameters["base"], done, seed=parameters["seed"])
+    return _mixture_card(config, parameters["base"], done, seed=parameters["seed"], **init)
 
 
-def moe_sft_card(config: dict, parameters: dict, data_hash: str) -> str:
-    """The card of a tuned mixture, from its config and its manifest's parameters."""
+def moe_sft_card(config: dict, parameters: dict, data_hash: str, init: dict) -> str:
+    """The card of a tuned mixture, from its config and its manifest's parameters.
+
+    init: the `init_settings` of the mixture before its tuning.
+    """
     done = f"A dense model was upcycled, and the mixture tuned on instructions ({XFT}, steps 1, 2)."
-    return _mixture_card(config, parameters["base"], done, _tuning(parameters, data_hash))
+    return _mixture_card(config, parameters["base"], done, _tuning(parameters, data_hash), **init)
+
+
+def init_settings(parameters: dict) -> dict:
+    """How the experts of a mixture began, from its manifest's parameters; empty for copies."""
+    init = parameters.get("init", "copy")
+    names = () if init == "copy" else ("init", f"init_{init}")
+    return {name: parameters[name] for name in names}
 
 
 def sft_card(config: dict, parameters: dict, data_hash: str) -> str:
@@ -111,7 +124,7 @@ def imported_card(config: dict) -> str:
 
 
 def _mixture_card(config: dict, base: dict, done: str, tuning: str = "", **upcycling) -> str:
-    settings = {key: config.get(key) for key in keys(MoeConfig)}
+    settings = {key: config.get(key) for key in keys(MixtureConfig)}
     return card_head(base) + MIXTURE.format(
         done=done,
         base=base_words(config, base),

@@ -1,0 +1,236 @@
+"""Experts that do not begin as copies: which values change, how they are distributed, and when."""
+
+import json
+import re
+
+import pytest
+import torch
+from backbones import BACKBONES, SIZES
+from chains import Chain
+from safetensors.torch import load_file
+from scipy.stats import kstest
+from transformers import AutoConfig, AutoModelForCausalLM
+
+import workflow_scripts.modeling  # noqa: F401
+from workflow_scripts.artifacts.manifest import manifest_path, read_manifest
+from workflow_scripts.checkpoints.reader import Checkpoint
+from workflow_scripts.common.errors import UserError
+from workflow_scripts.config.sections import MoeConfig
+from workflow_scripts.conversions.common import seeded_generator
+from workflow_scripts.conversions.expert_init import mean_and_std
+from workflow_scripts.modeling.start_distance import TOKENS, distances
+
+NOISE = ["--init", "noise", "--init-noise", "0.1"]
+DROP = ["--init", "drop", "--init-drop", "0.4"]
+SIZE, HIDDEN, DROPPED = 48, 32, 19  # floor(0.4 x 48)
+
+
+@pytest.fixture(scope="module")
+def bases(tmp_path_factory):
+    """Callable (type): a random base of this type. Biases are not zero."""
+    root, made = tmp_path_factory.mktemp("bases"), {}
+
+    def make(name: str):
+        if name not in made:
+            torch.manual_seed(0)
+            config = AutoConfig.for_model(name.split("-")[0], **SIZES | BACKBONES[name])
+            model = AutoModelForCausalLM.from_config(config)
+            for key, parameter in model.named_parameters():
+                if key.endswith("bias"):
+                    torch.nn.init.normal_(parameter, std=0.1)
+            dtype = torch.bfloat16 if name == "qwen2" else torch.float32
+            model.to(dtype).save_pretrained(root / name)
+            made[name] = root / name
+        return made[name]
+
+    return make
+
+
+@pytest.fixture
+def upcycled(bases, tmp_path):
+    """Callable (type, flags): the tensors of the mixture and those of its base."""
+
+    def make(name: str, *flags: str) -> tuple[dict, dict]:
+        folder = tmp_path / f"{name} {' '.join(flags)}"
+        moe = Chain(folder, {"moe": ["--num-experts-per-tok", "2", *flags]}, base=bases(name))
+        return load_file(moe["moe"] / "model.safetensors"), load_file(
+            bases(name) / "model.safetensors"
+        )
+
+    return make
+
+
+def experts(tensors: dict, layer: int) -> list[dict]:
+    """gate (if there is one), up and down [I, H], [I, H], [H, I] of each routed expert."""
+    place = f"model.layers.{layer}.mlp.experts"
+    down = tensors[f"{place}.down_proj"]
+    if f"{place}.up_proj" in tensors:
+        pairs = zip(tensors[f"{place}.up_proj"], down, strict=True)
+        return [{"up": u, "down": d} for u, d in pairs]
+    pairs = zip(tensors[f"{place}.gate_up_proj"], down, strict=True)
+    return [{"gate": w[:SIZE], "up": w[SIZE:], "down": d} for w, d in pairs]
+
+
+def dense(tensors: dict, layer: int) -> dict:
+    """The same of the base's MLP."""
+    place = f"model.layers.{layer}.mlp"
+    names = {"gate": "gate_proj", "up": "up_proj", "down": "down_proj"}
+    if f"{place}.gate_up_proj.weight" in tensors:
+        gate_up = tensors[f"{place}.gate_up_proj.weight"]
+        found = {"gate": gate_up[:SIZE], "up": gate_up[SIZE:]}
+        return found | {"down": tensors[f"{place}.down_proj.weight"]}
+    if f"{place}.c_fc.weight" in tensors:
+        names = {"up": "c_fc", "down": "c_proj"}
+    return {role: tensors[f"{place}.{name}.weight"] for role, name in names.items()}
+
+
+def is_normal(values: torch.Tensor, mean: float = 0.0, std: float = 1.0) -> bool:
+    return kstest(values.flatten().double().numpy(), "norm", (mean, std)).pvalue > 1e-6
+
+
+TYPES = ["llama", "llama-biases", "phi3", "starcoder2"]
+
+
+@pytest.mark.parametrize("name", TYPES)
+def test_noise_is_normal_and_relative_to_each_matrix(upcycled, name):
+    mixture, base = upcycled(name, "--num-experts", "4", *NOISE)
+    drawn = []
+    for layer in range(2):
+        whole = dense(base, layer)
+        for expert in experts(mixture, layer):
+            for role, weight in expert.items():
+                noise = (weight - whole[role]) / (0.1 * whole[role].std(correction=0))
+                assert is_normal(noise)
+                drawn.append(noise.flatten())
+    assert len(drawn) == 2 * 3 * len(whole)
+    others = torch.corrcoef(torch.stack(drawn)) - torch.eye(len(drawn))
+    assert others.abs().max() < 5 / len(drawn[0]) ** 0.5  # no two draws are the same
+
+
+@pytest.mark.parametrize("name", TYPES)
+def test_drop_draws_the_same_neurons_of_all_projections_again(upcycled, name):
+    mixture, base = upcycled(name, "--num-experts", "4", *DROP)
+    chosen = set()
+    for layer in range(2):
+        whole = dense(base, layer)
+        for expert in experts(mixture, layer):
+            changed = {
+                role: (weight != whole[role]).all(0 if role == "down" else 1).nonzero().flatten()
+                for role, weight in expert.items()
+            }
+            neurons = changed["up"]
+            assert len(neurons) == DROPPED
+            for role, weight in expert.items():
+                assert torch.equal(changed[role], neurons)
+                axis = 1 if role == "down" else 0
+                assert int((weight != whole[role]).sum()) == DROPPED * HIDDEN
+                old, new = (w.index_select(axis, neurons) for w in (whole[role], weight))
+                assert is_normal(new, old.mean().item(), old.std(correction=0).item())
+            chosen.add(tuple(neurons.tolist()))
+    assert len(chosen) == 2 * 3
+
+
+@pytest.mark.parametrize("flags", [NOISE, DROP])
+@pytest.mark.parametrize("name", TYPES)
+def test_all_else_is_as_with_copies(upcycled, name, flags):
+    """The shared expert, the biases, the router, and all that is outside of the MLPs."""
+    mixture, _ = upcycled(name, "--num-experts", "3", *flags)
+    copied, _ = upcycled(name, "--num-experts", "3")
+    varied = {key for key in copied if not torch.equal(copied[key], mixture[key])}
+    assert mixture.keys() == copied.keys()
+    assert varied == {key for key in copied if re.search(r"experts\.\w+_proj$", key)}
+
+
+@pytest.mark.parametrize("flags", [NOISE, DROP])
+def test_an_expert_depends_on_its_seed_and_place_alone(upcycled, flags):
+    """Not on how many experts or layers there are, nor on whether one is shared."""
+    few, _ = upcycled("llama", "--num-experts", "3", *flags)
+    many, _ = upcycled("llama", "--num-experts", "5", *flags)
+    vanilla, _ = upcycled("llama", "--num-experts", "3", "--no-shared-expert", *flags)
+    one_layer, _ = upcycled("llama", "--num-experts", "3", "--upcycled-layers", "1", *flags)
+    other, _ = upcycled("llama", "--num-experts", "3", "--seed", "7", *flags)
+    for layer in range(2):
+        for same in (experts(many, layer)[:2], experts(vanilla, layer)[1:]):
+            for one, two in zip(experts(few, layer), same, strict=True):
+                assert all(torch.equal(one[role], two[role]) for role in one)
+        assert not torch.equal(experts(few, layer)[0]["up"], experts(other, layer)[0]["up"])
+    name = "model.layers.1.mlp.experts.gate_up_proj"
+    assert torch.equal(one_layer[name], few[name])
+
+
+def test_weights_keep_the_bases_dtype(upcycled):
+    """What is computed in fp32 is rounded once."""
+    mixture, base = upcycled("qwen2", "--num-experts", "3", *NOISE)
+    expert, weight = experts(mixture, 0)[0]["down"], dense(base, 0)["down"]
+    assert expert.dtype == weight.dtype == torch.bfloat16
+    normal = torch.randn(
+        weight.shape, generator=seeded_generator(42, "model.layers.0.mlp.expert.1.down")
+    )
+    expected = weight.float() + 0.1 * weight.double().std(correction=0).float() * normal
+    torch.testing.assert_close(expert, expected.bfloat16())
+
+
+@pytest.mark.parametrize("shape", [(3, 5), (1300, 700), (1, 1)])
+def test_mean_and_deviation_on_any_number_of_threads(shape):
+    matrix = torch.randn(shape) + 0.5
+    found = mean_and_std(matrix)
+    expected = matrix.double().mean().item(), matrix.double().std(correction=0).item()
+    assert found == pytest.approx(expected, rel=1e-12)
+    torch.set_num_threads(3)
+    assert mean_and_std(matrix) == found
+
+
+def test_a_share_of_less_than_one_neuron_is_refused(upcycled):
+    with pytest.raises(UserError, match=r"^init_drop = 0\.02: it is less than one of the 48 inter"):
+        upcycled("llama", "--init", "drop", "--init-drop", "0.02")
+
+
+@pytest.mark.parametrize("name", ["llama-biases", "starcoder2"])
+@pytest.mark.parametrize("shared", ["--shared-expert", "--no-shared-expert"])
+def test_the_distance_is_that_of_the_loaded_models(bases, tmp_path, name, shared):
+    flags = ["--num-experts", "4", "--num-experts-per-tok", "3", shared]
+    folder = Chain(tmp_path, {"moe": [*flags, *DROP]}, base=bases(name))["moe"]
+    plain = AutoModelForCausalLM.from_pretrained(bases(name)).eval()
+    model = AutoModelForCausalLM.from_pretrained(folder).eval()
+    settings = MoeConfig(num_experts=4, num_experts_per_tok=3, shared_expert=shared == flags[0])
+    found = list(distances(Checkpoint(bases(name)), Checkpoint(folder), settings, seed=3))
+    assert [distance.layer for distance in found] == [0, 1]
+    for distance, mlp, block in zip(
+        found, [layer.mlp for layer in plain.model.layers], model.moe_blocks, strict=True
+    ):
+        generator = seeded_generator(3, f"model.layers.{distance.layer}.mlp")
+        tokens = torch.nn.functional.normalize(torch.randn(TOKENS, HIDDEN, generator=generator))
+        with torch.no_grad():
+            ours, whole = (module(tokens * HIDDEN**0.5) for module in (block, mlp))
+        assert distance.outputs == pytest.approx(
+            ((ours - whole).norm() / whole.norm()).item(), rel=1e-4
+        )
+        assert 0.1 < distance.outputs < 2
+
+
+def test_the_step_prints_distances_and_writes_none(bases, tmp_path, capsys):
+    ids = []
+    for out in ("one", "two"):
+        flags = ["--num-experts", "3", "--num-experts-per-tok", "2", *NOISE]
+        chain = Chain(tmp_path / out, {"moe": flags}, base=bases("llama"))
+        manifest = read_manifest(manifest_path(chain["moe"]))
+        ids.append(manifest.id)
+    said = capsys.readouterr().err
+    found = re.findall(r"layer (\d): weights (.*)%, outputs (.*)%\n", said)
+    assert [int(layer) for layer, _, _ in found] == [0, 1] * 2
+    for _, weights, outputs in found:  # sigma, as the weights' mean is near zero
+        assert float(weights) == pytest.approx(10, abs=0.5)
+        assert 1 < float(outputs) < 30
+    assert ids[0] == ids[1]
+    assert manifest.parameters.items() >= {"init": "noise", "init_noise": 0.1}.items()
+    config = json.loads((chain["moe"] / "config.json").read_text())
+    assert not [key for key in config if key.startswith("init")]
+
+
+def test_copies_print_no_distance_and_have_none(bases, tmp_path, capsys):
+    folder = Chain(tmp_path, base=bases("llama"))["moe"]
+    assert "layer 0" not in capsys.readouterr().err
+    settings = MoeConfig(num_experts=4, num_experts_per_tok=3)
+    for distance in distances(Checkpoint(bases("llama")), Checkpoint(folder), settings, seed=3):
+        assert distance.weights == 0
+        assert distance.outputs < 1e-6
