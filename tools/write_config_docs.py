@@ -37,6 +37,7 @@ BOUNDS = {
     "ge": "at least {}",
     "gt": "greater than {}",
     "le": "at most {}",
+    "lt": "less than {}",
     "min_length": "not empty",
 }
 

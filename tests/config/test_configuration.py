@@ -179,6 +179,7 @@ def test_text_stands_for_what_it_spells(key, text, value):
         ("moe.init", "zero", 'moe.init = "zero": must be one of copy, noise, drop'),
         ("moe.init_noise", 0, "moe.init_noise = 0: must be greater than 0"),
         ("moe.init_drop", 1.5, "moe.init_drop = 1.5: must be at most 1"),
+        ("moe_sft.expert_averaging", 1, "moe_sft.expert_averaging = 1: must be less than 1"),
     ],
 )
 def test_a_fault_is_explained(key, value, message):
@@ -331,7 +332,8 @@ def test_a_fault_that_the_baseline_inherits_is_named_once():
 
 
 def test_the_baselines_defaults_are_those_of_the_mixture():
-    assert MoeSftConfig().model_dump(exclude={"balance_loss_batch"}) == SftConfig().model_dump()
+    own = {"balance_loss_batch", "expert_averaging"}
+    assert MoeSftConfig().model_dump(exclude=own) == SftConfig().model_dump()
 
 
 def test_without_a_shared_expert_nothing_is_merged():

@@ -135,6 +135,15 @@ def test_two_processes_learn_what_one_learns(learn, whole, strategy):
     assert_same(learn("out", *STRATEGIES[strategy]), whole)
 
 
+def test_two_processes_average_experts_as_one_does(learn, inputs, whole, tmp_path):
+    averaging = ["--expert-averaging", "0.05"]
+    out, flags = tmp_path / "one", [*averaging, "--per-device-train-batch-size", "8"]
+    assert run_for("moe_sft", [*inputs, *outputs(out), *flags])
+    expected = result(out)
+    assert expected[0][-1] != pytest.approx(whole[0][-1], rel=1e-4)
+    assert_same(learn("out", "--launch", "ddp", *averaging), expected)
+
+
 @pytest.mark.parametrize("launch", ["ddp", "zero3"])
 def test_experts_without_tokens_are_no_hindrance(tiny_llama, tmp_path, launch):
     """With a row in each batch, some expert of the 15 has no token in a process."""

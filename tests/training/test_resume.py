@@ -145,6 +145,7 @@ OTHER_WAYS = {
         ["--balance-loss-batch", "global", "--gradient-accumulation-steps", "2"],
         5,
     ),
+    "averaged experts": (["--expert-averaging", "0.1"], 5),
     "8 bits": (["--optim", "adamw_8bit"], 5),
 }
 

@@ -226,11 +226,26 @@ class MoeSftConfig(TuningConfig):
     global: the whole global batch. This needs one more forward pass if gradients are
     accumulated."""
 
+    expert_averaging: float = Field(0.0, ge=0, lt=1)
+    """After each optimiser step, move every expert of a layer towards the mean of the others by
+    this part of the distance (EWA, arXiv 2308.06093). 0: never. For launch single and ddp."""
+
+    @model_validator(mode="after")
+    def _experts_are_whole(self):
+        if self.expert_averaging and self.launch not in ("single", "ddp"):
+            raise ValueError(
+                f"expert_averaging = {self.expert_averaging:g}: launch = {self.launch} splits the "
+                "weights or their fp32 masters among the processes, and they cannot be averaged "
+                "there. Choose launch = single or ddp, or set expert_averaging to 0"
+            )
+        return self
+
 
 class SftConfig(TuningConfig):
     """Instruction tuning of the dense base, a baseline; the defaults are the values of moe_sft."""
 
     balance_loss_batch: ClassVar[str] = "micro"
+    expert_averaging: ClassVar[float] = 0.0
 
 
 class MixingShape(Section):

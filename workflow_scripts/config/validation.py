@@ -29,6 +29,7 @@ TYPE_NAMES = {
 LIMITS = {
     "greater_than_equal": "must be at least {ge:g}",
     "greater_than": "must be greater than {gt:g}",
+    "less_than": "must be less than {lt:g}",
     "less_than_equal": "must be at most {le:g}",
     "too_short": "must not be empty",
     "string_too_short": "must not be empty",

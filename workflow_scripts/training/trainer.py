@@ -42,6 +42,7 @@ from workflow_scripts.training.engines import (
     shards_weights,
     whole_weights,
 )
+from workflow_scripts.training.expert_averaging import ExpertAveraging
 from workflow_scripts.training.throughput import Throughput
 from workflow_scripts.training.trackers import Tracking
 from workflow_scripts.training.validation import (
@@ -140,6 +141,8 @@ class ResumingTrainer(Trainer):
         self.counts = None
         if options.balance_loss_batch == "global":
             self.counts = model.complete_counts = GlobalCounts()
+        if options.expert_averaging:
+            self.add_callback(ExpertAveraging(options.expert_averaging))
         self.batches, self.rows = [], []  # of this optimiser step
         self.routing = []  # statistics of each layer of a mixture in the last batch
         self.stopped_early = False
