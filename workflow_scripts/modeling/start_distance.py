@@ -1,6 +1,6 @@
 """How far a mixture whose experts are no copies is from its dense model before training."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -82,10 +82,10 @@ def _distance(
         }
         weights = (routing.weights * (routing.indices == number)).sum(1)
         mixed += weights[:, None] * _run(expert, experts, tokens)
-        squares += _square({name: expert[name] - dense[name] for name in dense})
+        squares += _square(expert[name] - dense[name] for name in dense)
     return Distance(
         layer.index,
-        (squares / experts.num_experts / _square(dense)) ** 0.5,
+        (squares / experts.num_experts / _square(dense.values())) ** 0.5,
         ((mixed - expected).norm() / expected.norm()).item(),
     )
 
@@ -112,5 +112,5 @@ def _run(weights: dict[str, Tensor], like: Experts, tokens: Tensor) -> Tensor:
     return one(tokens, everyone, torch.ones(len(tokens), 1))
 
 
-def _square(tensors: dict[str, Tensor]) -> float:
-    return sum(tensor.norm().item() ** 2 for tensor in tensors.values())
+def _square(tensors: Iterable[Tensor]) -> float:
+    return sum(tensor.norm().item() ** 2 for tensor in tensors)
