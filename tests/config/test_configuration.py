@@ -363,6 +363,51 @@ def test_a_warm_up_is_no_longer_than_its_training(section):
     )
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"average_last": 1}, ".average_last = 1: must be at least 2"),
+        ({"ema_decay": 1.0}, ".ema_decay = 1.0: must be less than 1"),
+        ({"ema_decay": 0}, ".ema_decay = 0: must be greater than 0"),
+        (
+            {"average_last": 3, "ema_decay": 0.9},
+            ": average_last = 3, ema_decay = 0.9: an artifact holds one average. Set one of the "
+            "two to null",
+        ),
+        (
+            {"average_last": 3, "keep": "best", "eval_steps": 5},
+            ": average_last = 3, keep = best: the average goes up to the last step. Set keep to "
+            "last, or average_last to null",
+        ),
+        (
+            {"ema_decay": 0.9, "early_stopping_patience": 2, "eval_steps": 5},
+            ": ema_decay = 0.9, early_stopping_patience = 2: the average goes up to the last step. "
+            "Set early_stopping_patience to null, or ema_decay to null",
+        ),
+        (
+            {"average_last": 3, "average_every": 5, "max_steps": 10},
+            ": average_last = 3, average_every = 5: the first point is 10 steps before the end, "
+            "but the training has 10 steps. Set average_every to at most 4",
+        ),
+        (
+            {"average_last": 5, "average_every": 1, "max_steps": 4},
+            ": average_last = 5, average_every = 1: the first point is 4 steps before the end, but "
+            "the training has 4 steps. Set average_last to at most 4 and average_every to 1",
+        ),
+    ],
+)
+def test_an_average_that_cannot_be_is_explained(options, message):
+    assert fault(MINIMAL | {"sft": options}) == f"config.yaml: sft{message}"
+    assert fault(MINIMAL | {"moe_sft": options}) == f"config.yaml: moe_sft{message}"
+
+
+def test_an_average_may_begin_with_the_first_step():
+    options = {"average_last": 4, "average_every": 3, "max_steps": 10}
+    config = complete(MINIMAL | {"moe_sft": options})
+    assert list(config.moe_sft.averaged_steps(10)) == [1, 4, 7, 10]
+    assert config.sft.averaged_steps(10) == config.moe_sft.averaged_steps(10)
+
+
 @given(st.floats(0, 1))
 def test_the_mixing_learns_where_the_routed_experts_have_a_weight(lam):
     assert learns(lambda_token(lam)) is (lam != 1)

@@ -355,6 +355,23 @@ def test_an_offloaded_optimiser_is_in_the_hosts_memory(deepseek):
     assert memory.host / GIB == pytest.approx(78.5, abs=0.06)
 
 
+@pytest.mark.parametrize(
+    ("average", "on_gpu", "bytes_a_parameter"),
+    [("ema_decay", True, 4), ("ema_decay", False, 4), ("average_last", False, 4)]
+    + [("average_last", True, 0)],
+)
+def test_an_average_takes_four_bytes_a_parameter(deepseek, average, on_gpu, bytes_a_parameter):
+    """On a GPU the mean is in the host's memory."""
+    for precision in ("bf16", "bf16_pure"):
+        plain, averaged = (
+            tuning_memory(deepseek, job(precision=precision, on_gpu=on_gpu, average=key))
+            for key in (None, average)
+        )
+        assert averaged.peak - plain.peak == bytes_a_parameter * deepseek.moe_total
+    written = [disk.checkpoint_bytes(deepseek, job(average=key)) for key in (None, average)]
+    assert written[1] - written[0] == 3 * 4 * deepseek.moe_total
+
+
 @pytest.mark.parametrize("optimizer", ["adamw_torch", "adafactor"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
 def test_the_optimisers_state_is_the_optimisers(mixture, tiny_llama, optimizer, dtype):
@@ -537,6 +554,13 @@ def test_what_shards_exclude_is_changed_in_the_advice(deepseek):
     advice = strategy.advise(deepseek, pure, GPUS["rtx4090"])
     assert advice.job is None
     assert "launch zero3, optim adamw_torch, precision bf16 and" in advice.reason
+
+
+def test_shards_are_not_advised_for_an_average_that_they_exclude(deepseek):
+    advice = strategy.advise(deepseek, job("ddp", 8, average="average_last"), GPUS["a100-40"])
+    assert advice.job.launch.startswith("zero")
+    advice = strategy.advise(deepseek, job("ddp", 8, average="ema_decay"), GPUS["a100-40"])
+    assert (advice.job, advice.reason) == (None, "none fits, on any number of these GPUs")
 
 
 # The step

@@ -100,6 +100,14 @@ def test_with_gpus_each_process_loads_the_model_and_one_gathers_it(deepseek):
     assert more == pytest.approx(1.25 * 12 * MIXTURE, rel=0.01)
 
 
+def test_with_gpus_one_process_holds_the_mean(deepseek):
+    asked, averaged = (
+        requests(deepseek, gpus=1, moe_sft=ON_GPUS["moe_sft"] | options).training("moe_sft").mem_mb
+        for options in ({}, {"average_last": 2, "average_every": 1})
+    )
+    assert (averaged - asked) * 10**6 == pytest.approx(1.25 * 4 * MIXTURE, rel=0.01)
+
+
 def test_nodes_ask_for_themselves(deepseek):
     one = requests(deepseek, gpus=1, moe_sft=STEPS | {"launch": "ddp", "processes": 2})
     three = {"launch": "ddp", "processes": 2, "nodes": 3}

@@ -13,6 +13,8 @@ from workflow_scripts.artifacts.manifest import manifest_path, read_manifest
 
 pytestmark = pytest.mark.slow
 STEPS = ("moe_sft", "weighted_trained")
+# The average of the tuning, by the number of processes.
+AVERAGES = {1: ["--average-last", "8", "--average-every", "5"], 2: ["--ema-decay", "0.9"]}
 KILLS = 4
 FASTER = 1.2  # or slower the machine may have become since the moments were chosen
 TRAINING = [
@@ -44,11 +46,12 @@ def identity(out: Path) -> str:
 @pytest.mark.parametrize("step", STEPS)
 def test_a_training_killed_many_times_ends_in_the_same_bytes(step, processes, arguments, tmp_path):
     whole, out = tmp_path / "whole", tmp_path / "out"
+    words = [*arguments[step], *(AVERAGES[processes] if step == "moe_sft" else [])]
     start = time.perf_counter()
-    assert run_for(step, [*arguments[step], *outputs(whole)], count=processes)
+    assert run_for(step, [*words, *outputs(whole)], count=processes)
     duration = time.perf_counter() - start
     moments, killed, resumable = random.Random(f"{step} {processes}"), 0, 0
-    words = [*arguments[step], *outputs(out)]
+    words += outputs(out)
     while killed < KILLS or resumable < KILLS // 2:
         if run_for(step, words, moments.uniform(0.3, 1) * duration, processes):
             assert identity(out) == identity(whole)

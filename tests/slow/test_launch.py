@@ -144,6 +144,25 @@ def test_two_processes_average_experts_as_one_does(learn, inputs, whole, tmp_pat
     assert_same(learn("out", "--launch", "ddp", *averaging), expected)
 
 
+@pytest.mark.parametrize("launch", ["zero2", "zero3"])
+def test_shards_average_what_one_process_averages(inputs, tmp_path, launch):
+    """The mean, and the loss of the mean, which stands in the last line."""
+    mean = ["--average-last", "4", "--average-every", "5", "--validation-rows", "8"]
+    found = []
+    for name, flags in (
+        ("whole", ["--per-device-train-batch-size", "8"]),
+        ("two", ["--launch", launch, "--processes", "2"]),
+    ):
+        out = tmp_path / name
+        assert run_for("moe_sft", [*inputs, *outputs(out), *mean, *flags], count=1 + len(found))
+        *lines, last = out.with_suffix(".jsonl").read_text().splitlines()
+        out.with_suffix(".jsonl").write_text("\n".join(lines))
+        found.append((result(out), json.loads(last)))
+    (whole, loss), (two, other) = found
+    assert_same(two, whole)
+    assert other == pytest.approx(loss, rel=TOLERANCE)
+
+
 @pytest.mark.parametrize("launch", ["ddp", "zero3"])
 def test_experts_without_tokens_are_no_hindrance(tiny_llama, tmp_path, launch):
     """With a row in each batch, some expert of the 15 has no token in a process."""
@@ -197,6 +216,7 @@ def identity(out: Path) -> str:
 @pytest.mark.parametrize("launch", ["zero2", "zero3"])
 def test_stopped_and_killed_it_goes_on_to_the_same_bytes(inputs, repository, tmp_path, launch):
     words = [*inputs, "--launch", launch, "--processes", "2"]
+    words += ["--average-last", "6", "--average-every", "3"]  # from step 5 on
     log, out, whole = tmp_path / "log", tmp_path / "out", tmp_path / "whole"
     assert start(repository, [*words, *outputs(whole)], log).wait() == 0
     words += outputs(out)

@@ -20,6 +20,8 @@ ALLOWED = {
     "ddp, adafactor": {"launch": "ddp", "processes": 2, "optim": "adafactor"},
     "ddp, bf16_pure": {"launch": "ddp", "processes": 2, "precision": "bf16_pure"},
     "zero2": {"launch": "zero2", "processes": 2, "precision": "bf16"},
+    "zero3, mean": {"launch": "zero3", "processes": 2, "average_last": 3},
+    "ddp, moving average": {"launch": "ddp", "processes": 2, "ema_decay": 0.9},
     "zero3, offload, one process": {"launch": "zero3", "offload_optimizer": True},
     "fsdp, offload": {"launch": "fsdp", "processes": 2, "offload_optimizer": True},
 }
@@ -40,6 +42,14 @@ REFUSED = {
     "zero2, adafactor": (
         {"launch": "zero2", "processes": 2, "optim": "adafactor"},
         "gives other results on flat shards",
+    ),
+    "zero2, moving average": (
+        {"launch": "zero2", "processes": 2, "ema_decay": 0.9},
+        "Choose average_last with zero2 or zero3",
+    ),
+    "fsdp, mean": (
+        {"launch": "fsdp", "processes": 2, "average_last": 3},
+        "average_last was not tried with FSDP's shards",
     ),
     "zero3, bf16_pure": (
         {"launch": "zero3", "processes": 2, "precision": "bf16_pure"},

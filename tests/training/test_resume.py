@@ -147,6 +147,9 @@ OTHER_WAYS = {
     ),
     "averaged experts": (["--expert-averaging", "0.1"], 5),
     "8 bits": (["--optim", "adamw_8bit"], 5),
+    "mean of the last": (["--average-last", "3", "--average-every", "2"], 5),
+    "mean, before its first point": (["--average-last", "3", "--average-every", "2"], 3),
+    "moving average": (["--ema-decay", "0.9", "--precision", "bf16_pure"], 5),
 }
 
 

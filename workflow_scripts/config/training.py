@@ -98,16 +98,16 @@ class TrainingConfig(Section):
 
     @model_validator(mode="after")
     def _settings_fit(self):
-        if fault := self.fault_of_warmup(self.max_steps):
+        if fault := self.fault_of_steps(self.max_steps):
             raise ValueError(fault)
         if fault := self._fault_of_numbers() or fault_of_shards(
-            self.launch, self.optim, self.precision, self.offload_optimizer
+            self.launch, self.optim, self.precision, self.offload_optimizer, self.average
         ):
             raise ValueError(f"launch = {self.launch}: {fault}")
         return self
 
-    def fault_of_warmup(self, steps: int | None) -> str | None:
-        """The fault of a warm-up that is longer than the training. steps: None if not known yet."""
+    def fault_of_steps(self, steps: int | None) -> str | None:
+        """The fault of keys that need more steps than the training has. steps: None if unknown."""
         if steps is None or self.warmup_steps <= steps:
             return None
         return (
@@ -147,11 +147,81 @@ class TuningConfig(TrainingConfig):
     """Keep the optimiser's state in the CPU's memory. For zero2, zero3 and fsdp. fsdp moves the
     weights too."""
 
+    average_last: int | None = Field(None, ge=2)
+    """The artifact holds the mean of the weights at this number of points: after the last step, and
+    average_every, 2 x average_every, ... optimiser steps before it. It fits a constant rate, for
+    which it replaces the decay. Not with fsdp. null: the weights after the last step."""
+
+    average_every: int = Field(10, ge=1)
+    """Optimiser steps between two points of average_last. Without average_last it has no effect."""
+
+    ema_decay: float | None = Field(None, gt=0, lt=1)
+    """The artifact holds the exponential moving average of the weights: after each optimiser step
+    average = ema_decay x average + (1 - ema_decay) x weights. For single and ddp. null: none."""
+
+    @property
+    def average(self) -> str | None:
+        """The key that asks for an average of the weights, or None."""
+        keys = ("average_last", "ema_decay")
+        return next((key for key in keys if getattr(self, key) is not None), None)
+
+    @model_validator(mode="after")
+    def _average_fits(self):
+        if fault := self._fault_of_average():
+            raise ValueError(fault)
+        return self
+
+    def averaged_steps(self, steps: int) -> range:
+        """The optimiser steps, of a training of so many, after which the weights are averaged."""
+        if self.ema_decay is not None:
+            return range(1, steps + 1)
+        if self.average_last is None:
+            return range(0)
+        first = steps - (self.average_last - 1) * self.average_every
+        return range(first, steps + 1, self.average_every)
+
+    def fault_of_steps(self, steps: int | None) -> str | None:
+        return super().fault_of_steps(steps) or self._fault_of_points(steps)
+
+    def _fault_of_points(self, steps: int | None) -> str | None:
+        if steps is None or self.average_last is None:
+            return None
+        before = (self.average_last - 1) * self.average_every
+        if before < steps:
+            return None
+        every = (steps - 1) // (self.average_last - 1)
+        way = f"average_every to at most {every}"
+        if every == 0:
+            way = f"average_last to at most {steps} and average_every to 1"
+        return (
+            f"average_last = {self.average_last}, average_every = {self.average_every}: the first "
+            f"point is {before} steps before the end, but the training has {steps} steps. Set {way}"
+        )
+
+    def _fault_of_average(self) -> str | None:
+        key = self.average
+        if key is None:
+            return None
+        given = f"{key} = {getattr(self, key)}"
+        if key != "ema_decay" and self.ema_decay is not None:
+            return (
+                f"{given}, ema_decay = {self.ema_decay}: an artifact holds one average. Set one of "
+                "the two to null"
+            )
+        for other, allowed in (("keep", "last"), ("early_stopping_patience", None)):
+            if (value := getattr(self, other)) != allowed:
+                return (
+                    f"{given}, {other} = {value}: the average goes up to the last step. Set "
+                    f"{other} to {allowed or 'null'}, or {key} to null"
+                )
+        return None
+
 
 class MixingTraining(TrainingConfig):
     """The keys for the training of the mixing coefficients. All other weights are frozen."""
 
     offload_optimizer: ClassVar[bool] = False
+    average: ClassVar[None] = None
     balance_loss_batch: ClassVar[str] = "micro"
     expert_averaging: ClassVar[float] = 0.0
 
@@ -172,8 +242,13 @@ def precision_of(options: TrainingConfig, has_bf16: bool) -> str:
     return automatic if options.precision == "auto" else options.precision
 
 
-def fault_of_shards(launch: str, optim: str, precision: str, offload: bool) -> str | None:
-    """The fault if a launch excludes the optimiser, the precision or the offload, or None."""
+def fault_of_shards(
+    launch: str, optim: str, precision: str, offload: bool, average: str | None
+) -> str | None:
+    """The fault if a launch excludes the optimiser, the precision, the offload or the average.
+
+    average: the key that asks for an average of the weights, or None. Returns None without a fault.
+    """
     is_sharded = launch == "fsdp" or launch in ZERO_STAGES
     if offload and not is_sharded:
         return "offload_optimizer needs zero2, zero3 or fsdp. Choose one of these, or leave it out"
@@ -189,6 +264,13 @@ def fault_of_shards(launch: str, optim: str, precision: str, offload: bool) -> s
             "DeepSpeed cannot train with precision = bf16_pure: it keeps fp32 master weights. "
             "Choose bf16"
         )
+    if is_sharded and average == "ema_decay":
+        return (
+            "ema_decay needs the whole weights after each optimiser step, and they are sharded. "
+            "Choose average_last with zero2 or zero3, or launch single or ddp"
+        )
+    if launch == "fsdp" and average:
+        return f"{average} was not tried with FSDP's shards. Choose ddp, zero2 or zero3"
     return None
 
 

@@ -6,7 +6,13 @@ from workflow_scripts.checkpoints.dtypes import DTYPE_BYTES
 from workflow_scripts.checkpoints.layout import moe_layers
 from workflow_scripts.config.sections import XftConfig
 from workflow_scripts.conversions.extract import extract_ffn
-from workflow_scripts.planning.memory import FP32, Job, optimizer_bytes, weight_bytes
+from workflow_scripts.planning.memory import (
+    FP32,
+    Job,
+    average_bytes,
+    optimizer_bytes,
+    weight_bytes,
+)
 from workflow_scripts.planning.parameters import Models
 from workflow_scripts.planning.tensors import planned_table
 from workflow_scripts.training.checkpoints import KEPT
@@ -64,9 +70,11 @@ def _baseline_space(models: Models, job: Job) -> list[Space]:
 def checkpoint_bytes(models: Models, job: Job) -> int:
     """Bytes of all checkpoints at most: those that are kept, and the one being written.
 
-    Each holds the weights and the optimiser's state; with ZeRO also the fp32 master weights.
+    Each holds the weights, the optimiser's state and the average of the weights, if there is one;
+    with ZeRO also the fp32 master weights.
     """
     one = weight_bytes(job) * models.moe_total + optimizer_bytes(models, job)
+    one += average_bytes(models, job)
     if job.zero:
         one += FP32 * models.moe_total
     return (KEPT + 1) * one

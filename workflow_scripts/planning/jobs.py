@@ -21,6 +21,7 @@ def configured_job(config: XftConfig, section: str, processes: int, on_gpu: bool
         checkpointing=options.activation_checkpointing,
         offload=options.offload_optimizer,
         on_gpu=on_gpu,
+        average=options.average,
     )
 
 
@@ -31,7 +32,7 @@ def configured_processes(config: XftConfig) -> int:
 
 def fault_of(job: Job) -> str | None:
     """The reason why the job's settings cannot be combined; None if they can."""
-    return fault_of_shards(job.launch, job.optim, job.precision, job.offload)
+    return fault_of_shards(job.launch, job.optim, job.precision, job.offload, job.average)
 
 
 def launched(job: Job, launch: str) -> Job:

@@ -32,7 +32,10 @@ ZERO3_GROUP = 10**9  # parameters that ZeRO-3 updates at a time (its default sub
 
 @dataclass(frozen=True)
 class Job:
-    """How a training runs. accumulation: micro-batches in a step. on_gpu: false for a CPU."""
+    """How a training runs. accumulation: micro-batches in a step. on_gpu: false for a CPU.
+
+    average: the key that asks for an average of the weights, or None.
+    """
 
     launch: str
     processes: int
@@ -43,6 +46,7 @@ class Job:
     checkpointing: bool = False
     offload: bool = False
     on_gpu: bool = True
+    average: str | None = None
 
     @property
     def share(self) -> int:
@@ -59,6 +63,11 @@ class Job:
         return self.offload and self.zero
 
     @property
+    def averages_on_host(self) -> bool:
+        """Whether the average of the weights lies in the CPU's memory, and the weights do not."""
+        return self.on_gpu and self.average == "average_last"
+
+    @property
     def numbers(self) -> Numbers:
         if self.precision == "fp32":
             return Numbers(FP32, FP32)
@@ -72,7 +81,8 @@ class Memory:
 
     mapped: weights that stay in their file, as page cache, and do not count for the peak. layers:
     temporary weights: autocast's copies, or gathered layers. buckets: ddp's. step: temporary
-    tensors of the optimiser's step. host: the optimiser's state, if it is offloaded.
+    tensors of the optimiser's step. average: that of the weights, in the main process, unless the
+    host holds it. host: the optimiser's state, if it is offloaded.
     """
 
     weights: int = 0
@@ -85,6 +95,7 @@ class Memory:
     activations: int = 0
     logits: int = 0
     step: int = 0
+    average: int = 0
     host: int = 0
     peak: int = 0
 
@@ -140,7 +151,8 @@ def _mapped(models: Models, job: Job) -> int:
 
 def _with_peak(parts: dict, kept: Activations, job: Job, largest_gradient: int) -> Memory:
     parts |= {"activations": kept.at_once(job.checkpointing) - kept.logits, "logits": kept.logits}
-    always = sum(parts.get(name, 0) for name in ("weights", "buckets", "master", "optimizer"))
+    kept_always = ("weights", "buckets", "master", "optimizer", "average")
+    always = sum(parts.get(name, 0) for name in kept_always)
     gradients, layers = parts["gradients"], parts.get("layers", 0)
     start = layers + parts["activations"] + parts["logits"]
     if job.accumulation > 1:
@@ -160,6 +172,7 @@ def _state(models: Models, job: Job) -> dict[str, int]:
         "buckets": weight * total if job.launch == "ddp" else 0,
         "master": FP32 * total // share if job.zero else 0,
         "optimizer": optimizer_bytes(models, job) // share,
+        "average": 0 if job.averages_on_host else average_bytes(models, job),
     }
     if job.offloads:
         parts["host"] = parts["master"] + parts["optimizer"]
@@ -192,6 +205,11 @@ def optimizer_bytes(models: Models, job: Job) -> int:
     if job.optim == "adamw_8bit":
         return sum(_eight_bit_bytes(*item) for item in models.mixture.parameters.items())
     return 2 * total * (FP32 if job.zero else weight_bytes(job))
+
+
+def average_bytes(models: Models, job: Job) -> int:
+    """Bytes of the average of the weights, in fp32. Only the main process has it."""
+    return FP32 * models.moe_total if job.average else 0
 
 
 def _eight_bit_bytes(name: str, size: int) -> int:

@@ -30,6 +30,7 @@ from workflow_scripts.planning.memory import (
     LAUNCHES,
     Job,
     Memory,
+    average_bytes,
     mixing_memory,
     tuning_memory,
 )
@@ -50,6 +51,7 @@ COLUMNS = {
     "activations": "activations",
     "logits": "logits",
     "step": "in step",
+    "average": "average",
     "peak": "peak",
 }
 
@@ -270,6 +272,9 @@ def _memory_notes(plan: Plan) -> list[str]:
     host = tuning_memory(plan.models, replace(plan.tuning, launch="zero3")).host
     if host:
         notes.append(f"  zero2 and zero3 move {host / GIB:.1f} GiB to the host's memory")
+    if plan.tuning.averages_on_host:
+        average = average_bytes(plan.models, plan.tuning) / GIB
+        notes.append(f"  the average of the weights takes {average:.1f} GiB of the host's memory")
     return notes
 
 

@@ -26,6 +26,7 @@ from workflow_scripts.planning.memory import (
     FP32,
     SHARDED,
     Job,
+    average_bytes,
     mixing_memory,
     tuning_memory,
     weight_bytes,
@@ -145,13 +146,15 @@ def _tuning_host(models: Models, job: Job, processes: int) -> int:
     """Bytes of a node's memory for the processes of a tuning on it.
 
     On a CPU this is all of a process. With a GPU, each process first loads the whole model; if the
-    model is sharded, one process gathers it again to write it.
+    model is sharded, one process gathers it again to write it. One process may hold an average,
+    too.
     """
     memory = tuning_memory(models, job)
     if not job.on_gpu:
         return processes * memory.peak
     gathered = FP32 * models.moe_total if job.launch in SHARDED else 0
-    return processes * (weight_bytes(job) * models.moe_total + memory.host) + gathered
+    average = average_bytes(models, job) if job.averages_on_host else 0
+    return processes * (weight_bytes(job) * models.moe_total + memory.host) + gathered + average
 
 
 def _mixing_host(models: Models, job: Job, processes: int) -> int:

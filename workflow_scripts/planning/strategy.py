@@ -34,7 +34,7 @@ def advise(models: Models, job: Job, gpu: Gpu) -> Advice:
         refused = f"; {text} does not"
     for processes in MORE_GPUS:
         candidate = _most_sharded(job, processes)
-        if processes > job.processes:
+        if processes > job.processes and fault_of(candidate) is None:
             memory = tuning_memory(models, candidate)
             if memory.peak <= gpu.room(processes):
                 with_others = [

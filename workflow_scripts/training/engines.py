@@ -6,6 +6,8 @@ engine would run silently. So the engine that runs is compared with the one that
 
 import os
 import warnings
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 import torch.distributed
@@ -174,14 +176,51 @@ def whole_weights(
         return trainer.accelerator.get_state_dict(trainer.model_wrapped)
     if options.launch not in ZERO_STAGES:
         return module.state_dict()
-    from deepspeed.utils import safe_get_full_fp32_param
-
     state = dict(module.named_buffers())
-    for name, parameter in module.named_parameters(remove_duplicate=False):  # tied ones, too
-        whole = safe_get_full_fp32_param(parameter)
+    for name, whole in whole_parameters(module, options, tied=True):
         if trainer.args.process_index == 0:
             state[name] = whole.cpu()
     return state
+
+
+def whole_parameters(
+    module: nn.Module, options: TrainingConfig, tied: bool = False
+) -> Iterator[tuple[str, Tensor]]:
+    """The whole parameters of `module`, one at a time, by name: the fp32 masters if there are any.
+
+    tied: give a parameter with several names under each of them. All processes must take them all.
+    Not for fsdp.
+    """
+    if options.launch in ZERO_STAGES:
+        from deepspeed.utils import safe_get_full_fp32_param as whole
+    else:
+        whole = Tensor.detach
+    for name, parameter in module.named_parameters(remove_duplicate=not tied):
+        yield name, whole(parameter)
+
+
+@torch.no_grad()
+def set_weights(module: nn.Module, values: dict[str, Tensor], options: TrainingConfig) -> None:
+    """Set the parameters of `module` to those of the main process, in their dtype.
+
+    values: all parameters by name in the main process, none in the others. All processes call this.
+    The masters of ZeRO stay what they are, so the training must be over. Not for fsdp.
+    """
+    for name, parameter in module.named_parameters():
+        with _gathered(parameter, options):
+            if name in values:
+                parameter.copy_(values[name])
+            if torch.distributed.is_initialized():
+                torch.distributed.broadcast(parameter.data, src=0)
+
+
+def _gathered(parameter: nn.Parameter, options: TrainingConfig) -> AbstractContextManager:
+    """A block in which a parameter is whole. The shards get the main process's values after it."""
+    if options.launch != "zero3":
+        return nullcontext()
+    from deepspeed.runtime.zero import GatheredParameters
+
+    return GatheredParameters([parameter], modifier_rank=0)
 
 
 def _read_by_weights_only_reader() -> None:

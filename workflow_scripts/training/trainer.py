@@ -19,6 +19,7 @@ from workflow_scripts.common.errors import UserError
 from workflow_scripts.common.progress import say
 from workflow_scripts.config.training import TrainingConfig
 from workflow_scripts.modeling.packed_attention import FLASH, use_packed_attention
+from workflow_scripts.training.averaging import WeightAverage
 from workflow_scripts.training.balance import GlobalCounts
 from workflow_scripts.training.batches import (
     LengthSampler,
@@ -143,6 +144,10 @@ class ResumingTrainer(Trainer):
             self.counts = model.complete_counts = GlobalCounts()
         if options.expert_averaging:
             self.add_callback(ExpertAveraging(options.expert_averaging))
+        self.average = None
+        if options.average is not None:
+            self.average = WeightAverage(model, options, arguments.device)
+            self.add_callback(self.average)
         self.batches, self.rows = [], []  # of this optimiser step
         self.routing = []  # statistics of each layer of a mixture in the last batch
         self.stopped_early = False
@@ -154,7 +159,7 @@ class ResumingTrainer(Trainer):
         return super().create_scheduler(num_training_steps, optimizer)
 
     def _prepare_for_training(self, max_steps, train_dataloader, resume_from_checkpoint):
-        if fault := self.options.fault_of_warmup(max_steps):
+        if fault := self.options.fault_of_steps(max_steps):
             raise UserError(f"command line: {fault}")
         begins = resume_from_checkpoint is None
         exact = inexact_in_bf16(self.model, self.options) if begins else {}
@@ -163,6 +168,8 @@ class ResumingTrainer(Trainer):
         )
         check_engine(self, self.options, has_own_gradients=self.mixing is not None)
         set_masters(self.model, exact)
+        if self.average is not None and not begins and self.args.process_index == 0:
+            self.average.load(Path(resume_from_checkpoint))
         return prepared
 
     def newest_checkpoint(self) -> Path | None:
@@ -311,6 +318,8 @@ class ResumingTrainer(Trainer):
             if shards_weights(self.options):
                 return load_file(self.checkpoints.best)
             self._load_learned(self.checkpoints.best)
+        if self.average is not None:
+            return self.average.state() if self.args.process_index == 0 else {}
         return whole_weights(self, self.learned, self.options)
 
     def _save_checkpoint(self, model, trial):
@@ -320,6 +329,8 @@ class ResumingTrainer(Trainer):
             super()._save_checkpoint(model, trial)
             self.accelerator.wait_for_everyone()
             if self.args.should_save:
+                if self.average is not None:
+                    self.average.save(folder)
                 if self.metrics_file is not None:
                     shutil.copyfile(self.metrics_file, folder / METRICS_FILE)
                 self.checkpoints.seal(step)
