@@ -78,4 +78,4 @@ class WeightAverage(TrainerCallback):
         """Read what a checkpoint holds. One from before the first point holds nothing."""
         file = folder / AVERAGE_FILE
         if file.exists():
-            self.tensors = load_file(file, device=str(self.device))
+            self.tensors = {name: kept.to(self.device) for name, kept in load_file(file).items()}
