@@ -31,7 +31,6 @@ LIMITS = {
     "greater_than": "must be greater than {gt:g}",
     "less_than": "must be less than {lt:g}",
     "less_than_equal": "must be at most {le:g}",
-    "less_than": "must be less than {lt:g}",
     "too_short": "must not be empty",
     "string_too_short": "must not be empty",
 }
