@@ -1,5 +1,7 @@
 """Step 6: learn the mixing coefficients. All other weights are frozen."""
 
+from pathlib import Path
+
 from workflow_scripts.artifacts.recipe import make_recipe
 from workflow_scripts.cli import flags, training
 from workflow_scripts.config.training import MixingTraining
@@ -24,14 +26,18 @@ def main(argv: list[str] | None = None) -> None:
 
     from workflow_scripts.modeling.mixing import Mixing, MixingLogits
 
+    options = request.options
     session = Session(request, args.moe)
+    if options.text is not None:
+        session.train_on_text(Path(options.text))
     logits = MixingLogits(initial.alpha, initial.lambda_logit, initial.shared_expert_weight)
     moe, ffn = sources.moe.checkpoint, sources.ffn.checkpoint
     mixing = Mixing(moe, ffn, logits, device(), session.weight_dtype)
     inputs = {"weighted": initial.artifact.id, **session.data_ids}
     origins = sources.artifacts | {"weighted": initial.artifact, **session.data_origins}
     recipe = make_recipe(request.step, request.asked, origins)
-    with session.trained(mixing.model, request.parameters, inputs, mixing) as learned:
+    distillation = session.distillation(args.moe) if options.objective == "kl" else None
+    with session.trained(mixing.model, request.parameters, inputs, mixing, distillation) as learned:
         if learned is not None:
             mixing_artifact.write(
                 args.out,

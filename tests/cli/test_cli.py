@@ -31,6 +31,7 @@ STEPS = {
     "weighted_init": ["--moe", "--ffn", "--lam", "--data", "--out", "--granularity", "--init"],
     "weighted_trained": [
         *("--weighted", "--moe", "--ffn", "--data", "--out", "--verify", "--learning-rate"),
+        *("--objective", "--kl-weight", "--text"),
     ],
     "dense": [
         *("--weighted", "--moe", "--ffn", "--base", "--out", "--verify"),

@@ -21,6 +21,7 @@ from workflow_scripts.config.training import MixingTraining
 from workflow_scripts.conversions.merge import initial_logits
 from workflow_scripts.modeling.mixing import Mixing, MixingLogits
 from workflow_scripts.training.checkpoints import Checkpoints
+from workflow_scripts.training.distillation import Distillation, load_teacher
 from workflow_scripts.training.session import adopt_world, leave_group
 from workflow_scripts.training.trainer import Training, train
 
@@ -35,6 +36,7 @@ CASES = {
     "adafactor, clipped": {"optim": "adafactor", "max_grad_norm": CLIPPED},
     "checkpointing": {"activation_checkpointing": True},
     "validated": {"eval_steps": 4, "keep": "best"},
+    "distilled": {"objective": "kl"},
 }
 
 
@@ -66,6 +68,10 @@ def learn(folder: Path, case: str, out: Path, per_device: int, accumulation: int
         warmup_steps=1,
         **CASES[case],
     )
+    distillation = None
+    if options.objective == "kl":
+        teacher = load_teacher(folder / "moe", "fp32", "cpu")
+        distillation = Distillation(teacher, options.kl_weight)
     train(
         Training(
             mixing.model,
@@ -76,6 +82,7 @@ def learn(folder: Path, case: str, out: Path, per_device: int, accumulation: int
             checkpoints=Checkpoints(out, "none", math.inf),
             metrics_file=out.with_suffix(".jsonl"),
             mixing=mixing,
+            distillation=distillation,
             validation=examples()[:5] if case == "validated" else (),
         )
     )
@@ -151,6 +158,17 @@ def test_two_processes_have_the_validation_losses_of_one(one_process, launched):
     assert [line["step"] for line in ours] == [4, STEPS]
     for line, other in zip(ours, expected, strict=True):
         assert line == pytest.approx(other, rel=1e-6)
+
+
+def test_two_processes_have_the_parts_of_the_loss_of_one(one_process, launched):
+    """KL is a difference of log-probabilities of size 5, which fp32 rounds at 5e-7."""
+    two, _ = launched
+    for line, other in zip(
+        metrics(two, "distilled"), metrics(one_process, "distilled"), strict=True
+    ):
+        assert line["ce"] == pytest.approx(other["ce"], rel=1e-6)
+        assert line["kl"] == pytest.approx(other["kl"], abs=5e-7)
+        assert line["kl"] > 1e-4
 
 
 @pytest.mark.parametrize("optimizer", ["adamw_torch", "adafactor"])

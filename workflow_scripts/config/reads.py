@@ -19,11 +19,12 @@ from workflow_scripts.config.sections import (
 )
 from workflow_scripts.config.training import MixingTraining
 
-UNRELATED = ("save_minutes",)  # keys of trainings that do not change the result
+# Keys of trainings that change no result, or that name a file, whose content decides.
+UNRECORDED = ("save_minutes", "text")
 
 
 def _training(section: type[Section]) -> tuple[str, ...]:
-    return tuple(key for key in keys(section) if key not in UNRELATED)
+    return tuple(key for key in keys(section) if key not in UNRECORDED)
 
 
 # The keys by step and section (None: the top level).
@@ -64,6 +65,7 @@ NAMING: dict[str, tuple[str, ...]] = {
         "data.decontaminate_against",
     ),
     "ground_truth": ("evaluation.datasets",),
+    "weighted_trained": ("mixing.text",),
     "eval": ("evaluation.datasets",),
     "summary": ("evaluation.models",),
 }

@@ -471,6 +471,7 @@ class XftConfig(ManyRuns, RunConfig):
                 ("data.decontaminate_against", dataset)
                 for dataset in self.data.decontaminate_against or ()
             ),
+            *(("mixing.text", text) for text in [self.mixing.text] if text is not None),
             ("evaluation.base_prompt", evaluation.base_prompt),
             *(("evaluation.datasets", dataset) for dataset in evaluation.datasets),
             *(("evaluation.lm_eval", task) for task in evaluation.lm_eval),

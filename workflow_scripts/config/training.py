@@ -4,7 +4,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from workflow_scripts.config.section import Section
+from workflow_scripts.config.section import PathText, Section
 
 ZERO_STAGES = {"zero2": 2, "zero3": 3}
 # Optimisers for launches that shard their state. They give the same result on shards of any form.
@@ -12,7 +12,7 @@ SHARDED_OPTIMIZERS = ("adamw_torch",)
 
 
 class TrainingConfig(Section):
-    """Keys of all three trainings. Their names are those of transformers' TrainingArguments, if it
+    """Keys of all trainings. Their names are those of transformers' TrainingArguments, if it
     has such a key."""
 
     num_train_epochs: float = Field(4.0, gt=0)
@@ -217,7 +217,19 @@ class TuningConfig(TrainingConfig):
         return None
 
 
-class MixingTraining(TrainingConfig):
+class DistillationConfig(Section):
+    """The keys for trainings that can learn from the tuned mixture's distribution."""
+
+    objective: Literal["ce", "kl"] = "ce"
+    """ce: the cross-entropy (CE) of the response tokens. kl: (1 - kl_weight) CE + kl_weight KL,
+    where KL is the Kullback-Leibler divergence of the model's distribution from the tuned
+    mixture's, over the same tokens. Each process then holds the mixture too."""
+
+    kl_weight: float = Field(0.5, gt=0, le=1)
+    """Weight of KL in the loss. Without effect if objective is ce."""
+
+
+class MixingTraining(DistillationConfig, TrainingConfig):
     """The keys for the training of the mixing coefficients. All other weights are frozen."""
 
     offload_optimizer: ClassVar[bool] = False
@@ -234,6 +246,21 @@ class MixingTraining(TrainingConfig):
     launch: Literal["single", "ddp"] = "single"
     """How processes train together. ddp: each has the whole model. There is nothing to shard,
     because only the coefficients learn."""
+
+    text: PathText | None = None
+    """A file of texts to train on in place of the rows: JSONL with {"text": ...} in each line, or
+    one text (.txt). A text is cut into windows of data.max_length tokens, and KL over all of them
+    is the loss. It needs objective = kl and kl_weight = 1."""
+
+    @model_validator(mode="after")
+    def _text_has_no_labels(self):
+        if self.text is not None and (self.objective != "kl" or self.kl_weight != 1):
+            raise ValueError(
+                f"text = {self.text}: a text has no responses to learn, so the loss is KL alone, "
+                f"but objective = {self.objective} and kl_weight = {self.kl_weight:g}. Set "
+                "objective = kl and kl_weight = 1, or leave out text"
+            )
+        return self
 
 
 def precision_of(options: TrainingConfig, has_bf16: bool) -> str:

@@ -81,7 +81,7 @@ def _values(path: Path, columns: dict[str, str]) -> Iterator[tuple[int, str, obj
         raise UserError(f"{path} is missing") from None
     if is_parquet or path.suffix == ".parquet":
         return _parquet_values(path, columns)
-    return _json_values(path)
+    return json_values(path)
 
 
 def _parquet_values(path: Path, columns: dict[str, str]) -> Iterator[tuple[int, str, object]]:
@@ -99,7 +99,12 @@ def _parquet_values(path: Path, columns: dict[str, str]) -> Iterator[tuple[int, 
         raise UserError(f"{path} is not a whole Parquet file: {error}") from None
 
 
-def _json_values(path: Path) -> Iterator[tuple[int, str, object]]:
+def json_values(path: Path) -> Iterator[tuple[int, str, object]]:
+    """Each value of a JSONL file or a JSON array: its number, its place (for messages), the value.
+
+    For a line that is not valid JSON, the error is the value. Raises UserError if the file is not
+    UTF-8, or is an array that is not valid JSON.
+    """
     try:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
@@ -132,19 +137,31 @@ def _check_columns(path: Path, columns: dict[str, str], names: list[str]) -> Non
 
 
 def _fault(value: object, columns: dict[str, str]) -> str | None:
-    if isinstance(value, json.JSONDecodeError):
-        return f"not valid JSON ({value})"
-    if not isinstance(value, dict):
-        return "not a JSON object"
+    if fault := fault_of_object(value):
+        return fault
     for key, column in columns.items():
         if column not in value:
             return _no_column(key, column, value)
-        if not isinstance(value[column], str):
-            return f"column {column!r} is not a string"
-        if not value[column].strip():
-            return f"column {column!r} is empty"
-        if SURROGATE.search(value[column]):
-            return f"column {column!r} holds half of a surrogate pair, which is not a character"
+        if fault := fault_of_text(value[column]):
+            return f"column {column!r} {fault}"
+    return None
+
+
+def fault_of_object(value: object) -> str | None:
+    """The fault of one of `json_values`, if it is not an object."""
+    if isinstance(value, json.JSONDecodeError):
+        return f"not valid JSON ({value})"
+    return None if isinstance(value, dict) else "not a JSON object"
+
+
+def fault_of_text(value: object) -> str | None:
+    """The fault of a value, in words that follow its name, if it is not a text with content."""
+    if not isinstance(value, str):
+        return "is not a string"
+    if not value.strip():
+        return "is empty"
+    if SURROGATE.search(value):
+        return "holds half of a surrogate pair, which is not a character"
     return None
 
 

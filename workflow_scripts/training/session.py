@@ -9,10 +9,12 @@ from importlib.metadata import version
 from pathlib import Path
 
 from workflow_scripts.artifacts.artifact import Artifact
-from workflow_scripts.artifacts.code import code_hash
+from workflow_scripts.artifacts.code import code_hash, content_hash
+from workflow_scripts.artifacts.manifest import hash_file
 from workflow_scripts.common.devices import describe_device
 from workflow_scripts.common.errors import UserError
 from workflow_scripts.common.progress import say
+from workflow_scripts.config.reads import UNRECORDED
 from workflow_scripts.config.sections import TokensConfig
 from workflow_scripts.config.training import TrainingConfig, precision_of
 from workflow_scripts.training.checkpoints import Checkpoints, fingerprint
@@ -48,7 +50,7 @@ class TrainingRequest:
     @property
     def parameters(self) -> dict:
         """Everything that the trained weights depend on, except for the inputs."""
-        training = self.options.model_dump(exclude={"save_minutes"})
+        training = self.options.model_dump(exclude=set(UNRECORDED))
         if self.flops_ratio is not None:
             training["flops_ratio"] = self.flops_ratio
         return {"seed": self.seed, "threads": self.threads, **self.tokens.model_dump(), **training}
@@ -62,9 +64,9 @@ class Session:
     """A training step's process, with the examples of its request.
 
     request: with the steps that follow from its `flops_ratio`. tokenizer: the model's. examples,
-    validation: tokenised rows, to train on and held out. data_ids: the ids of the rows ("data") and
-    of the tokens, for the manifest. data_origins: the tokens, or the hash of the rows, for the
-    recipe.
+    validation: tokenised rows, to train on and held out. data_ids: the ids of the rows ("data"), of
+    the tokens and of the texts, for the manifest. data_origins: the tokens, or the hash of the
+    rows, and the hash of the texts, for the recipe.
     """
 
     def __init__(self, request: TrainingRequest, model_folder: Path):
@@ -123,6 +125,21 @@ class Session:
                 f"{self.request.options.max_steps}"
             )
 
+    def train_on_text(self, file: Path) -> None:
+        """Train on the windows of a file of texts in place of the rows. Raises UserError.
+
+        The held-out rows stay, and so does the data's max_length.
+        """
+        from workflow_scripts.data.texts import read_texts, window_texts
+
+        texts = read_texts(file)
+        windows = window_texts(texts, self.tokenizer, self.request.tokens.max_length)
+        self.examples = windows.training
+        self.data_ids = self.data_ids | {"text": hash_file(file)}
+        self.data_origins = self.data_origins | {"text": content_hash(file)}
+        if is_main_process():
+            say(f"{len(texts)} texts of {file} in place of the rows: {len(self.examples)} windows")
+
     @property
     def weight_dtype(self):
         """The dtype of the weights in memory."""
@@ -130,15 +147,22 @@ class Session:
 
         return torch.bfloat16 if self.request.options.precision == "bf16_pure" else torch.float32
 
+    def distillation(self, teacher: Path):
+        """The `training.distillation` of a training with objective kl. Raises UserError."""
+        from workflow_scripts.training.distillation import Distillation, load_teacher
+
+        options = self.request.options
+        return Distillation(load_teacher(teacher, options.precision, device()), options.kl_weight)
+
     @contextmanager
     def trained(
-        self, model, parameters: dict, inputs: dict[str, str], mixing=None
+        self, model, parameters: dict, inputs: dict[str, str], mixing=None, distillation=None
     ) -> Iterator[dict | None]:
         """Train a model from its newest checkpoint on. The checkpoints are removed after the block.
 
         parameters, inputs: as in the manifest of the artifact that the block writes. mixing: the
-        `modeling.mixing.Mixing` of the model. Yields the learned tensors by name in the main
-        process, and None in all others. Raises UserError.
+        `modeling.mixing.Mixing` of the model. distillation: its `training.distillation`. Yields the
+        learned tensors by name in the main process, and None in all others. Raises UserError.
         """
         from workflow_scripts.training.trainer import Training, train
 
@@ -164,6 +188,7 @@ class Session:
                     checkpoints=checkpoints,
                     metrics_file=request.metrics,
                     mixing=mixing,
+                    distillation=distillation,
                     tracking=self._tracking(),
                 )
             )

@@ -34,6 +34,7 @@ from workflow_scripts.training.callbacks import (
     StopRequest,
 )
 from workflow_scripts.training.checkpoints import Checkpoints, remove, step_of
+from workflow_scripts.training.distillation import Distillation
 from workflow_scripts.training.engines import (
     check_engine,
     engine_arguments,
@@ -65,7 +66,8 @@ class Training:
     examples, validation: tokenised rows, to train on and held out. options: the section of the
     configuration. metrics_file: gets a line for each step, with loss, learning rate, and routing or
     mixing statistics, and a line for each validation loss. mixing: the `modeling.mixing.Mixing` of
-    `model`; its logits learn, and the model does not. tracking: the trackers of the metrics.
+    `model`; its logits learn, and the model does not. distillation: the teacher of the model; None
+    if it learns from the labels alone. tracking: the trackers of the metrics.
     """
 
     model: torch.nn.Module
@@ -77,6 +79,7 @@ class Training:
     validation: Sequence[dict] = ()
     metrics_file: Path | None = None
     mixing: object = None
+    distillation: Distillation | None = None
     tracking: Tracking | None = None
 
 
@@ -125,7 +128,7 @@ class ResumingTrainer(Trainer):
             optimizers=(optimizer, None),
             train_dataset=training.examples,
             eval_dataset=validation,
-            data_collator=_collator(model, training.tokenizer, options),
+            data_collator=_collator(training),
         )
         self.remove_callback(PrinterCallback)
         if mixing is not None:  # DDP refuses a model in which nothing learns
@@ -134,6 +137,7 @@ class ResumingTrainer(Trainer):
         self.options = options
         self.learned = model if mixing is None else mixing.logits
         self.mixing = mixing
+        self.distillation = training.distillation
         self.checkpoints = checkpoints
         self.metrics_file = training.metrics_file
         self.tracking = training.tracking
@@ -150,6 +154,7 @@ class ResumingTrainer(Trainer):
             self.add_callback(self.average)
         self.batches, self.rows = [], []  # of this optimiser step
         self.routing = []  # statistics of each layer of a mixture in the last batch
+        self.parts = []  # [2], cross-entropy and KL of each batch of this step, with distillation
         self.stopped_early = False
 
     def create_scheduler(self, num_training_steps, optimizer=None):
@@ -232,11 +237,21 @@ class ResumingTrainer(Trainer):
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
+        if self.distillation is not None:
+            loss = self._distilled(loss, outputs.logits, inputs, num_items_in_batch)
         logs_routing = self.metrics_file is not None or self.tracking is not None
         logs_here = self.args.process_index == 0 and self.accelerator.sync_gradients
         if logs_routing and logs_here and hasattr(outputs, "routing"):
             self.routing = [routing.statistics() for routing in outputs.routing]
         return (loss, outputs) if return_outputs else loss
+
+    def _distilled(self, loss, logits, inputs: dict, num_items_in_batch) -> torch.Tensor:
+        """The loss with the teacher's part. loss: the cross-entropy."""
+        # The tokens are those of all processes, and the gradients are averaged over the processes.
+        tokens = num_items_in_batch / self.accelerator.num_processes
+        divergence = self.distillation.divergence(logits, inputs) / tokens
+        self.parts.append(torch.stack([loss.detach(), divergence.detach()]).float())
+        return self.distillation.loss(loss, divergence)
 
     def routing_metrics(self) -> dict[str, list]:
         """The statistics of each layer for the last batch of the main process."""
@@ -246,6 +261,8 @@ class ResumingTrainer(Trainer):
     def log(self, logs, start_time=None):
         if "loss" in logs:
             self._check_finite(logs)
+            if self.distillation is not None:
+                logs = logs | self._taken_parts()
         super().log(logs, start_time)
 
     def _check_finite(self, logs: dict) -> None:
@@ -260,6 +277,12 @@ class ResumingTrainer(Trainer):
             f"Last good checkpoint: {self.checkpoints.newest() or 'none yet'}. Check these rows, "
             "or lower the learning rate"
         )
+
+    def _taken_parts(self) -> dict[str, float]:
+        """The cross-entropy and KL of this optimiser step, of all processes."""
+        own, self.parts = torch.stack(self.parts).sum(0, keepdim=True), []
+        ce, kl = self.accelerator.gather(own).mean(0).tolist()
+        return {"ce": ce, "kl": kl}
 
     def _rows_of_all_processes(self) -> list[int]:
         rows = torch.cat(self.rows).to(self.args.device)
@@ -378,10 +401,14 @@ def rounded(values: torch.Tensor) -> list | float:
     return values.double().mul(1e4).round().div(1e4).tolist()
 
 
-def _collator(model, tokenizer, options: TrainingConfig) -> RowCollator:
+def _collator(training: Training) -> RowCollator:
+    options = training.options
     if options.batching != "packed":
-        return padded(tokenizer)
-    attention = use_packed_attention(model, half_precision=options.precision != "fp32")
+        return padded(training.tokenizer)
+    half_precision = options.precision != "fp32"
+    attention = use_packed_attention(training.model, half_precision)
+    if training.distillation is not None:
+        training.distillation.attend_within_rows(half_precision)
     return packed(row_bounds=attention == FLASH)
 
 
