@@ -2,12 +2,15 @@
 
 from pathlib import Path
 
+from workflow_scripts.artifacts.code import content_hash
+from workflow_scripts.artifacts.manifest import hash_file
 from workflow_scripts.artifacts.recipe import make_recipe
 from workflow_scripts.cli import flags, training
+from workflow_scripts.common.progress import say
 from workflow_scripts.config.training import MixingTraining
 from workflow_scripts.conversions import mixing_artifact
 from workflow_scripts.training.launch import started_processes
-from workflow_scripts.training.session import Session, device
+from workflow_scripts.training.session import Session, device, is_main_process
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -25,18 +28,23 @@ def main(argv: list[str] | None = None) -> None:
     initial = mixing_artifact.open_mixing(args.weighted, sources, request.full)
 
     from workflow_scripts.modeling.mixing import Mixing, MixingLogits
+    from workflow_scripts.training.distillation import load_distillation
 
     options = request.options
     session = Session(request, args.moe)
+    inputs = {"weighted": initial.artifact.id, **session.data_ids}
+    origins = sources.artifacts | {"weighted": initial.artifact, **session.data_origins}
     if options.text is not None:
-        session.train_on_text(Path(options.text))
+        file = Path(options.text)
+        _train_on_text(session, file)
+        inputs["text"], origins["text"] = hash_file(file), content_hash(file)
+    distillation = None
+    if options.objective == "kl":
+        distillation = load_distillation(args.moe, options.kl_weight, options.precision, device())
     logits = MixingLogits(initial.alpha, initial.lambda_logit, initial.shared_expert_weight)
     moe, ffn = sources.moe.checkpoint, sources.ffn.checkpoint
     mixing = Mixing(moe, ffn, logits, device(), session.weight_dtype)
-    inputs = {"weighted": initial.artifact.id, **session.data_ids}
-    origins = sources.artifacts | {"weighted": initial.artifact, **session.data_origins}
     recipe = make_recipe(request.step, request.asked, origins)
-    distillation = session.distillation(args.moe) if options.objective == "kl" else None
     with session.trained(mixing.model, request.parameters, inputs, mixing, distillation) as learned:
         if learned is not None:
             mixing_artifact.write(
@@ -49,6 +57,17 @@ def main(argv: list[str] | None = None) -> None:
                 inputs,
                 recipe,
             )
+
+
+def _train_on_text(session: Session, file: Path) -> None:
+    """Train on the windows of a file of texts in place of the rows. Held-out rows stay."""
+    from workflow_scripts.data.texts import read_texts, window_texts
+
+    texts = read_texts(file)
+    windows = window_texts(texts, session.tokenizer, session.request.tokens.max_length)
+    session.examples = windows.training
+    if is_main_process():
+        say(f"{len(session.examples)} windows of {len(texts)} texts of {file}, not the rows")
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from workflow_scripts.config.training import MixingTraining
 from workflow_scripts.conversions.merge import initial_logits
 from workflow_scripts.modeling.mixing import Mixing, MixingLogits
 from workflow_scripts.training.checkpoints import Checkpoints
-from workflow_scripts.training.distillation import Distillation, load_teacher
+from workflow_scripts.training.distillation import load_distillation
 from workflow_scripts.training.session import adopt_world, leave_group
 from workflow_scripts.training.trainer import Training, train
 
@@ -70,8 +70,7 @@ def learn(folder: Path, case: str, out: Path, per_device: int, accumulation: int
     )
     distillation = None
     if options.objective == "kl":
-        teacher = load_teacher(folder / "moe", "fp32", "cpu")
-        distillation = Distillation(teacher, options.kl_weight)
+        distillation = load_distillation(folder / "moe", options.kl_weight, "fp32", "cpu")
     train(
         Training(
             mixing.model,

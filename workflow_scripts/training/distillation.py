@@ -50,15 +50,15 @@ class Distillation:
         return (1 - self.weight) * cross_entropy + self.weight * divergence
 
 
-def load_teacher(folder: Path, precision: str, device: str) -> PreTrainedModel:
-    """A frozen model in evaluation mode, in the dtype in which the trained model computes.
+def load_distillation(teacher: Path, weight: float, precision: str, device: str) -> Distillation:
+    """The distillation from the model of a folder, which is frozen and in evaluation mode.
 
-    precision: of the training, as in the configuration, but not "auto". Raises UserError if a
-    weight is missing.
+    The teacher has the dtype in which the trained model computes. precision: of the training, not
+    "auto". Raises UserError if a weight is missing.
     """
     dtype = torch.float32 if precision == "fp32" else torch.bfloat16
-    model = load_whole(AutoModelForCausalLM, folder, dtype=dtype)
-    return model.eval().requires_grad_(False).to(device)
+    model = load_whole(AutoModelForCausalLM, teacher, dtype=dtype)
+    return Distillation(model.eval().requires_grad_(False).to(device), weight)
 
 
 def divergence(wanted: Tensor, logits: Tensor, labels: Tensor) -> Tensor:

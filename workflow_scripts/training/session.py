@@ -9,8 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from workflow_scripts.artifacts.artifact import Artifact
-from workflow_scripts.artifacts.code import code_hash, content_hash
-from workflow_scripts.artifacts.manifest import hash_file
+from workflow_scripts.artifacts.code import code_hash
 from workflow_scripts.common.devices import describe_device
 from workflow_scripts.common.errors import UserError
 from workflow_scripts.common.progress import say
@@ -125,34 +124,12 @@ class Session:
                 f"{self.request.options.max_steps}"
             )
 
-    def train_on_text(self, file: Path) -> None:
-        """Train on the windows of a file of texts in place of the rows. Raises UserError.
-
-        The held-out rows stay, and so does the data's max_length.
-        """
-        from workflow_scripts.data.texts import read_texts, window_texts
-
-        texts = read_texts(file)
-        windows = window_texts(texts, self.tokenizer, self.request.tokens.max_length)
-        self.examples = windows.training
-        self.data_ids = self.data_ids | {"text": hash_file(file)}
-        self.data_origins = self.data_origins | {"text": content_hash(file)}
-        if is_main_process():
-            say(f"{len(texts)} texts of {file} in place of the rows: {len(self.examples)} windows")
-
     @property
     def weight_dtype(self):
         """The dtype of the weights in memory."""
         import torch
 
         return torch.bfloat16 if self.request.options.precision == "bf16_pure" else torch.float32
-
-    def distillation(self, teacher: Path):
-        """The `training.distillation` of a training with objective kl. Raises UserError."""
-        from workflow_scripts.training.distillation import Distillation, load_teacher
-
-        options = self.request.options
-        return Distillation(load_teacher(teacher, options.precision, device()), options.kl_weight)
 
     @contextmanager
     def trained(

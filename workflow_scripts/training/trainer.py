@@ -34,7 +34,6 @@ from workflow_scripts.training.callbacks import (
     StopRequest,
 )
 from workflow_scripts.training.checkpoints import Checkpoints, remove, step_of
-from workflow_scripts.training.distillation import Distillation
 from workflow_scripts.training.engines import (
     check_engine,
     engine_arguments,
@@ -66,8 +65,9 @@ class Training:
     examples, validation: tokenised rows, to train on and held out. options: the section of the
     configuration. metrics_file: gets a line for each step, with loss, learning rate, and routing or
     mixing statistics, and a line for each validation loss. mixing: the `modeling.mixing.Mixing` of
-    `model`; its logits learn, and the model does not. distillation: the teacher of the model; None
-    if it learns from the labels alone. tracking: the trackers of the metrics.
+    `model`; its logits learn, and the model does not. distillation: the
+    `training.distillation.Distillation`; None if the labels alone are learned. tracking: the
+    trackers of the metrics.
     """
 
     model: torch.nn.Module
@@ -79,7 +79,7 @@ class Training:
     validation: Sequence[dict] = ()
     metrics_file: Path | None = None
     mixing: object = None
-    distillation: Distillation | None = None
+    distillation: object = None
     tracking: Tracking | None = None
 
 
