@@ -63,4 +63,5 @@ class Chain:
             "weighted_init": sources,
             "weighted_trained": {"--weighted": "weighted_init", **sources, "--data": "data"},
             "dense": {"--weighted": self._weighted, **sources},
+            "heal": {"--model": "dense", "--data": "data"},
         }[step]

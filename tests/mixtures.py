@@ -5,6 +5,9 @@ from pathlib import Path
 import torch
 from chains import Chain
 from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+import workflow_scripts.modeling  # noqa: F401
 
 
 def mixture_and_varied_experts(base: Path, root: Path) -> None:
@@ -19,3 +22,14 @@ def mixture_and_varied_experts(base: Path, root: Path) -> None:
         tensors[name] += 0.1 * torch.randn(tensors[name].shape, generator=generator)
     file.unlink()
     save_file(tensors, file)
+
+
+def varied_mixture(base: Path, root: Path) -> None:
+    """Make root/moe_sft, a mixture of 4 experts that differ by noise. It has no manifest."""
+    model = AutoModelForCausalLM.from_pretrained(Chain(root, base=base)["moe"])
+    generator = torch.Generator().manual_seed(1)
+    for block in model.moe_blocks:
+        for weight in (block.experts.gate_up_proj, block.experts.down_proj):
+            weight.data += 0.1 * torch.randn(weight.shape, generator=generator)
+    model.save_pretrained(root / "moe_sft")
+    AutoTokenizer.from_pretrained(base).save_pretrained(root / "moe_sft")

@@ -50,7 +50,9 @@ def document() -> str:
     for name, section in sections():
         keys = list(section.model_fields)
         if name == TRAININGS[0]:
-            parts.append("## Keys of all trainings: sections `moe_sft`, `sft` and `mixing`\n")
+            parts.append(
+                "## Keys of all trainings: sections `moe_sft`, `sft`, `mixing` and `heal`\n"
+            )
             parts.append(_keys(TrainingConfig, list(TrainingConfig.model_fields)))
         if name in TRAININGS:
             keys = [key for key in keys if _is_own(section, key)]

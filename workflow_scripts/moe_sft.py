@@ -6,6 +6,7 @@ from workflow_scripts.artifacts.artifact import open_artifact
 from workflow_scripts.cli import flags, training
 from workflow_scripts.config.sections import MoeSftConfig
 from workflow_scripts.training.launch import started_processes
+from workflow_scripts.training.session import Session
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -24,7 +25,7 @@ def main(argv: list[str] | None = None) -> None:
 
     known = moe.manifest.parameters
     make_card = partial(moe_sft_card, init=init_settings(known))
-    tune(request, moe, "moe", known.get("base", {}), make_card)
+    tune(Session(request, moe.path), moe, {"moe": moe}, known.get("base", {}), make_card)
 
 
 if __name__ == "__main__":

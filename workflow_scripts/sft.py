@@ -12,8 +12,9 @@ from workflow_scripts.artifacts.artifact import Artifact, open_artifact
 from workflow_scripts.cli import flags, training
 from workflow_scripts.common.errors import UserError
 from workflow_scripts.config.section import keys
-from workflow_scripts.config.sections import MoeConfig, SftConfig
+from workflow_scripts.config.sections import MixtureConfig, MoeConfig, SftConfig
 from workflow_scripts.training.launch import started_processes
+from workflow_scripts.training.session import Session
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -42,7 +43,7 @@ def main(argv: list[str] | None = None) -> None:
     from workflow_scripts.reporting.model_card import origin, sft_card
     from workflow_scripts.training.tuning import tune
 
-    tune(request, base, "base", origin(base), sft_card, others)
+    tune(Session(request, base.path), base, {"base": base} | others, origin(base), sft_card)
 
 
 def _flops_ratio(base: Artifact, moe: Artifact, length: int) -> float:
@@ -62,7 +63,7 @@ def _flops_ratio(base: Artifact, moe: Artifact, length: int) -> float:
             "mixture that step moe makes from this base"
         )
     check_sizes(table.config, base.path / "config.json")
-    settings = MoeConfig(**{key: config[key] for key in keys(MoeConfig)})
+    settings = MoeConfig(**{key: config[key] for key in keys(MixtureConfig)})
     return tuning_ratio(Models(table, settings), length)
 
 

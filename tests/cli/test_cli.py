@@ -20,7 +20,13 @@ from pydantic.fields import FieldInfo
 from workflow_scripts.cli import flags, running
 from workflow_scripts.common.errors import UserError
 from workflow_scripts.config.section import Section, choices_of, types_of
-from workflow_scripts.config.sections import MixingConfig, MoeConfig, MoeSftConfig, TokensConfig
+from workflow_scripts.config.sections import (
+    HealConfig,
+    MixingConfig,
+    MoeConfig,
+    MoeSftConfig,
+    TokensConfig,
+)
 from workflow_scripts.config.validation import complete, validated
 
 STEPS = {
@@ -48,6 +54,10 @@ STEPS = {
     "sft": [
         *("--base", "--match-flops", "--data", "--out", "--metrics", "--learning-rate", "--verify"),
     ],
+    "heal": [
+        *("--model", "--teacher", "--data", "--out", "--metrics", "--verify", "--share"),
+        *("--objective", "--kl-weight"),
+    ],
     "validation_loss": ["--model", "--data", "--out", "--threads", "--verify"],
 }
 TOOLS = {
@@ -62,10 +72,12 @@ SECTIONS = {
     "data": TokensConfig,
     "moe_sft": MoeSftConfig,
     "mixing": MixingConfig,
+    "heal": HealConfig,
 }
 COMPUTING = {
     "moe_sft": "--moe x --data x --out out",
     "sft": "--base x --data x --out out",
+    "heal": "--model x --data x --out out",
     "weighted_trained": "--weighted x --moe x --ffn x --data x --out out",
     "eval": "--model x --dataset x --out out",
     "validation_loss": "--model x --data x --out out",
@@ -119,7 +131,7 @@ def test_flags_have_the_defaults_of_the_config(section):
     assert default | parse(section, []).model_dump() == default
 
 
-@pytest.mark.parametrize("section", ["moe", "moe_sft", "mixing"])
+@pytest.mark.parametrize("section", ["moe", "moe_sft", "mixing", "heal"])
 def test_a_default_that_is_given_changes_nothing(section):
     """Not even 4 to 4.0: parameters go into manifests."""
     defaults = parse(section, [])

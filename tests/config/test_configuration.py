@@ -121,7 +121,8 @@ def test_text_stands_for_what_it_spells(key, text, value):
         (
             "epochs",
             2,
-            "mean moe_sft.num_train_epochs, sft.num_train_epochs or mixing.num_train_epochs?",
+            "mean moe_sft.num_train_epochs, sft.num_train_epochs, "
+            "mixing.num_train_epochs or heal.num_train_epochs?",
         ),
         ("evalution", {}, "evalution is not a known key: did you mean evaluation?"),
         ("seed", "42x", 'seed = "42x": must be of type integer'),
@@ -350,7 +351,7 @@ def test_the_best_model_can_only_be_kept_where_dense_models_are_evaluated():
         complete(config)
 
 
-@pytest.mark.parametrize("section", ["moe_sft", "sft", "mixing"])
+@pytest.mark.parametrize("section", ["moe_sft", "sft", "mixing", "heal"])
 def test_a_warm_up_is_no_longer_than_its_training(section):
     def config(**options) -> dict:
         return MINIMAL | {section: {"max_steps": 3} | options}

@@ -133,6 +133,20 @@ def test_the_baseline_needs_less_than_the_mixture(deepseek):
     assert asked.training("sft").mem_mb * 10**6 > 16 * DENSE
 
 
+@pytest.mark.parametrize("section", ["mixing", "heal"])
+def test_a_teacher_is_in_memory_too(deepseek, section):
+    for gpus, width in ((0, 4), (1, 2)):
+        plain, with_teacher = (
+            requests(deepseek, gpus=gpus, **{section: {"objective": objective}})
+            .training(section)
+            .mem_mb
+            for objective in ("ce", "kl")
+        )
+        logits = 4 * 8 * 1024 * 32_256 if gpus == 0 else 0
+        more = (with_teacher - plain) * 10**6
+        assert more == pytest.approx(1.25 * (width * MIXTURE + logits), rel=0.01)
+
+
 def test_time_follows_the_work_up_to_a_day(deepseek, tmp_path):
     rows = tmp_path / "rows.jsonl"
     rows.write_bytes(b"\n" * 10_000_000)  # 20,000 rows of 500 bytes

@@ -53,7 +53,7 @@ def test_without_yes_it_is_told_and_nothing_is_asked(hub: Hub, publish, dense):
     assert hub.requests == [] and hub.repositories == {}
 
 
-@pytest.mark.parametrize("kind", ["dense", "sft"])
+@pytest.mark.parametrize("kind", ["dense", "heal", "sft"])
 @pytest.mark.parametrize("private", [False, True], ids=["public", "private"])
 def test_a_model_is_uploaded_in_one_commit(hub: Hub, publish, tiny_llama, tmp_path, kind, private):
     model = make(tiny_llama, tmp_path / kind, kind)
@@ -144,8 +144,8 @@ def test_a_model_that_does_not_fit_its_manifest_is_refused(
 @pytest.mark.parametrize(
     ("kind", "card", "message"),
     [
-        ("moe", CARD, "is of kind moe, not dense or sft"),
-        ("base", CARD, "is of kind base, not dense or sft"),
+        ("moe", CARD, "is of kind moe, not dense or heal or sft"),
+        ("base", CARD, "is of kind base, not dense or heal or sft"),
         ("dense", None, "has no card (README.md)"),
     ],
 )

@@ -8,15 +8,14 @@ from pathlib import Path
 import pytest
 import torch
 from chains import Chain
+from mixtures import varied_mixture
+from plain_losses import labelled_rows, plain_parts
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoTokenizer
 
-import workflow_scripts.modeling  # noqa: F401
 from workflow_scripts import weighted_trained
 from workflow_scripts.artifacts.manifest import hash_file, manifest_path, read_manifest
 from workflow_scripts.common.errors import UserError
-from workflow_scripts.config.sections import TokensConfig
-from workflow_scripts.data.preparation import prepare
 from workflow_scripts.training import distillation
 from workflow_scripts.training.callbacks import ProgressCallback
 
@@ -39,13 +38,7 @@ def chain(tiny_llama, tmp_path_factory):
     root = tmp_path_factory.mktemp("chain")
     rows = root / "rows.jsonl"
     rows.write_text("".join(json.dumps(row) + "\n" for row in ROWS))
-    upcycled = Chain(root, base=tiny_llama)["moe"]
-    model = AutoModelForCausalLM.from_pretrained(upcycled)
-    for block in model.moe_blocks:
-        for weight in (block.experts.gate_up_proj, block.experts.down_proj):
-            weight.data += 0.1 * torch.randn_like(weight)
-    model.save_pretrained(root / "moe_sft")
-    AutoTokenizer.from_pretrained(tiny_llama).save_pretrained(root / "moe_sft")
+    varied_mixture(tiny_llama, root)
     return Chain(root, base=tiny_llama, moe_sft=root / "moe_sft", data=rows)
 
 
@@ -56,30 +49,6 @@ def learn(chain, out: Path, *flags) -> tuple[list[dict], dict]:
     weighted_trained.main([str(word) for word in words])
     lines = [json.loads(line) for line in metrics.read_text().splitlines()]
     return lines, load_file(out / "model.safetensors")
-
-
-def plain_parts(teacher: Path, model: Path, rows: list[tuple[list[int], int]]) -> list[float]:
-    """The mean cross-entropy and KL over the labelled tokens, one row at a time, in float64.
-
-    rows: token ids, and how many of them have no label.
-    """
-    models = [AutoModelForCausalLM.from_pretrained(path).eval() for path in (teacher, model)]
-    sums, count = torch.zeros(2, dtype=torch.float64), 0
-    for ids, prompt in rows:
-        with torch.no_grad():
-            logits = [model(torch.tensor([ids])).logits[0, prompt - 1 : -1] for model in models]
-        wanted, own = (values.double().log_softmax(-1) for values in logits)
-        targets = torch.tensor(ids[prompt:])
-        sums[0] += torch.nn.functional.nll_loss(own, targets, reduction="sum")
-        sums[1] += torch.nn.functional.kl_div(own, wanted, reduction="sum", log_target=True)
-        count += len(targets)
-    return (sums / count).tolist()
-
-
-def labelled_rows(chain) -> list[tuple[list[int], int]]:
-    tokenizer = AutoTokenizer.from_pretrained(chain["base"])
-    tokens, _ = prepare(chain["data"], tokenizer, TokensConfig())
-    return [(row["input_ids"], row["labels"].count(-100)) for row in tokens.training]
 
 
 def test_the_divergence_and_its_gradient_are_torchs_own(monkeypatch):
@@ -113,7 +82,7 @@ def test_the_divergence_and_its_gradient_are_torchs_own(monkeypatch):
 def test_the_loss_holds_the_divergence_of_plain_transformers(chain, tmp_path, flags):
     experts = {name: chain[name] for name in ("moe_sft", "ffn", "weighted_init")}
     start = Chain(tmp_path, **experts)["dense"]
-    ce, kl = plain_parts(chain["moe_sft"], start, labelled_rows(chain))
+    ce, kl = plain_parts(chain["moe_sft"], start, labelled_rows(chain["base"], chain["data"]))
     assert kl > 1e-3
     lines, _ = learn(chain, tmp_path / "out", *KL, *flags)
     first = lines[0]

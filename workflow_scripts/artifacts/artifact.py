@@ -29,8 +29,8 @@ from workflow_scripts.common.errors import UserError
 WORKSPACE_SUFFIX = ".tmp"
 # Names in a workspace: the draft's manifest, and the manifest and folder that it replaces.
 NEW_MANIFEST, OLD_MANIFEST, OLD_FOLDER = "manifest.json", "replaced.json", "replaced"
-# transformers can load these kinds
-MODEL_KINDS = ("base", "moe", "moe_sft", "sft", "soup", "dense")
+# transformers can load these kinds.
+MODEL_KINDS = ("base", "moe", "moe_sft", "sft", "soup", "dense", "heal")
 TOKENIZER_PATTERNS = (
     "tokenizer*",
     "special_tokens_map.json",

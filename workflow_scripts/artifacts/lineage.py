@@ -14,7 +14,7 @@ GENERATIONS_SUFFIX = ".generations.jsonl"
 # For kinds with a folder of their own in the results folder: how many levels below it they are.
 DEPTHS = {"data": 2, "problems": 1, "eval": 3, "lm_eval": 3}
 DEPTHS |= {"validation": 2, "ground_truth": 1}
-DEPTHS |= {"weighted_init": 1, "weighted_trained": 1, "dense": 2}
+DEPTHS |= {"weighted_init": 1, "weighted_trained": 1, "dense": 2, "heal": 1}
 # Other folders of artifacts of a kind.
 FOLDERS = {"weighted_init": ("uniform_init",), "dense": ("uniform", "experts_only")}
 # The possible kinds of each input by its name, except the artifact's own kind. An evaluated model
@@ -24,6 +24,7 @@ INPUT_KINDS = {
     "moe": ("moe_sft", "moe"),
     "ffn": ("ffn",),
     "weighted": ("weighted_trained", "weighted_init"),
+    "dense": ("dense",),
     "tokens": ("tokens",),
     "flops_of": ("moe",),
     "ground_truth": ("ground_truth",),

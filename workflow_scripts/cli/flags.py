@@ -16,7 +16,7 @@ from workflow_scripts.config.validation import TYPE_NAMES, SectionType, validate
 
 # The flags of all steps that name inputs and outputs.
 INPUT_FLAGS = (
-    *("base", "model", "models", "moe", "ffn", "weighted", "data", "text"),
+    *("base", "model", "models", "moe", "ffn", "weighted", "teacher", "data", "text"),
     *("evals", "losses", "lm_eval", "match_flops"),
 )
 NAME_OR_FILE_FLAGS = ("dataset", "problems", "prompt", "template", "tasks")

@@ -6,6 +6,7 @@ from workflow_scripts.config.section import Section, keys
 from workflow_scripts.config.sections import (
     BaseConfig,
     EvalConfig,
+    HealConfig,
     MergeMethod,
     MixingShape,
     MixingStart,
@@ -45,6 +46,7 @@ READS: dict[str, dict[str | None, tuple[str, ...]]] = {
     },
     "weighted_trained": {None: ("seed", "threads"), "mixing": _training(MixingTraining)},
     "dense": {"merge": keys(MergeMethod)},
+    "heal": {None: ("seed", "threads"), "heal": _training(HealConfig)},
     "ground_truth": {"evaluation": keys(ScoringConfig)},
     "eval": {None: ("seed", "threads"), "evaluation": keys(EvalConfig)},
     "validation_loss": {None: ("threads",)},

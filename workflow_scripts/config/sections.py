@@ -10,7 +10,12 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema, model_validator
 
 from workflow_scripts.config.section import UNIQUE, Commit, Name, PathText, Section, keys
-from workflow_scripts.config.training import MixingTraining, TuningConfig, fault_of_devices
+from workflow_scripts.config.training import (
+    DistillationConfig,
+    MixingTraining,
+    TuningConfig,
+    fault_of_devices,
+)
 
 MERGED = ("uniform", "experts_only", "dense")  # models that exist once for each lambda
 VLLM_TEMPERATURES = (0.01, 2.0)  # vLLM raises a lower temperature to the lowest
@@ -323,6 +328,18 @@ class MergeConfig(MergeMethod):
     are held-out rows."""
 
 
+class HealConfig(DistillationConfig, TuningConfig):
+    """Tuning of the merged model itself, after the merge, on a share of the rows."""
+
+    balance_loss_batch: ClassVar[str] = "micro"
+
+    num_train_epochs: float = Field(1.0, gt=0)
+    """Passes over the share of the training rows."""
+
+    share: float = Field(0.1, gt=0, le=1)
+    """Share of the training rows to train on, drawn by the seed."""
+
+
 class EvaluatedConfig(Section):
     """The models to evaluate, and the problems."""
 
@@ -443,6 +460,7 @@ class XftConfig(ManyRuns, RunConfig):
     sft: SftConfig = SftConfig()
     mixing: MixingConfig = MixingConfig()
     merge: MergeConfig = MergeConfig()
+    heal: HealConfig = HealConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
 
     @model_validator(mode="before")
@@ -515,7 +533,7 @@ class XftConfig(ManyRuns, RunConfig):
         return None
 
 
-TRAININGS = ("moe_sft", "sft", "mixing")  # sections, one for each training
+TRAININGS = ("moe_sft", "sft", "mixing", "heal")  # sections, one for each training
 
 
 def fault_of_learned(lam: str) -> str | None:

@@ -49,6 +49,12 @@ class Examples(Sequence):
         self.tokens = tokens
         self.places = places
 
+    def drawn(self, share: float, seed: int) -> "Examples":
+        """A share of the rows, at least one, drawn without replacement. They keep their order."""
+        count = max(round(share * len(self)), 1)
+        chosen = np.random.default_rng(seed).permutation(len(self))[:count]
+        return Examples(self.tokens, self.places[np.sort(chosen)])
+
     def __len__(self) -> int:
         return len(self.places)
 

@@ -11,7 +11,8 @@ from workflow_scripts.hub.repository import git_hash, hub_errors
 from workflow_scripts.hub.source import HUB_ID
 
 CARD = "README.md"
-KINDS = ("dense", "sft", "soup")  # made by this workflow, and plain transformers can load them
+# Made by this workflow, and plain transformers can load them.
+KINDS = ("dense", "heal", "sft", "soup")
 
 
 @dataclass(frozen=True)

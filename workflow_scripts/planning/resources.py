@@ -14,6 +14,7 @@ from pathlib import Path
 
 from workflow_scripts.common.errors import UserError
 from workflow_scripts.config.sections import DataConfig, XftConfig
+from workflow_scripts.planning.activations import logits_bytes
 from workflow_scripts.planning.compute import (
     PROMPT_TOKENS,
     generation_seconds,
@@ -47,6 +48,7 @@ THREAD_FLOPS = 30e9  # of one CPU thread, in a second
 ROW_BYTES = 500  # of a row in a file
 PROBLEMS = 500  # of an evaluation
 SLOWER = 3  # factor of time for a generation
+TUNED_DENSE = ("sft", "heal")  # trainings of all weights of a dense model
 
 
 @dataclass(frozen=True)
@@ -102,16 +104,18 @@ class Requests:
         return Needs(_mb(LIBRARIES + 4 * largest), max(minutes, MINUTES))
 
     def training(self, section: str) -> Needs:
-        """The request of the training with the config's section `moe_sft`, `sft` or `mixing`."""
+        """The request of the training with a config's section, such as `moe_sft` or `mixing`."""
         options = getattr(self.config, section)
         processes = options.processes
         if self.models is None:
             unknown = UNKNOWN_TRAINING
             return replace(unknown, mem_mb=unknown.mem_mb * processes)
         job = configured_job(self.config, section, options.world_size, self.on_gpu)
-        models = _smallest_mixture(self.models) if section == "sft" else self.models
+        models = _smallest_mixture(self.models) if section in TUNED_DENSE else self.models
         host = _mixing_host if section == "mixing" else _tuning_host
         nbytes = host(models, job, processes) + processes * self.libraries
+        if getattr(options, "objective", "ce") == "kl":
+            nbytes += processes * _teacher_host(self.models, job)
         return Needs(_mb(nbytes), self._training_minutes(section, models, job))
 
     def _training_minutes(self, section: str, models: Models, job: Job) -> int:
@@ -162,6 +166,12 @@ def _mixing_host(models: Models, job: Job, processes: int) -> int:
     memory = mixing_memory(models, job)
     files = expert_bytes(models) + memory.mapped
     return processes * (memory.weights if job.on_gpu else memory.peak) + files
+
+
+def _teacher_host(models: Models, job: Job) -> int:
+    """Bytes of the mixture that a process learns from, and on a CPU of its fp32 logits."""
+    logits = 0 if job.on_gpu else logits_bytes(models, job.batch) // 3
+    return job.numbers.compute * models.moe_total + logits
 
 
 def _smallest_mixture(models: Models) -> Models:

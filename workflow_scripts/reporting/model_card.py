@@ -30,6 +30,17 @@ The plain mean of the weights of models with one architecture
 FLOPS = """\
 - equal FLOPs: {ratio:.4g} times the optimiser steps, as many FLOPs as the mixture's tuning takes
 """
+HEAL = """\
+# A dense model made with XFT, tuned after the merge
+
+A mixture of experts was merged to a dense model of the base's architecture and config ({xft}). Then
+all weights of this model were tuned on a share of the instructions. It loads with plain
+transformers.
+
+- base: {base}
+- merged model: artifact {merged}, {merge}
+- loss: {loss}
+{tuning}"""
 HEAD = """\
 ---
 library_name: transformers
@@ -110,6 +121,23 @@ def soup_card(config: dict, common: dict, ids: list[str]) -> str:
         base=base_words({"base_config": config}, base),
         ids=", ".join(map(short, ids)),
         tuning=f"- tuning of each: {tuning}\n" if (tuning := listed(common)) else "",
+    )
+
+
+def heal_card(dense: Artifact, config: dict, parameters: dict, data_hash: str) -> str:
+    """The card of a merged model that was tuned. dense: the artifact before the tuning."""
+    base, weight = parameters["base"], parameters["kl_weight"]
+    loss = "the cross-entropy of the responses"
+    if parameters["objective"] == "kl":
+        divergence = "KL divergence from the mixture's distribution over their tokens"
+        loss = f"{1 - weight:g} x {loss} + {weight:g} x the {divergence}"
+    return card_head(base) + HEAL.format(
+        xft=XFT,
+        base=base_words({"base_config": config}, base),
+        merged=short(dense.id),
+        merge=listed(dense.manifest.parameters),
+        loss=loss,
+        tuning=_tuning(parameters, data_hash),
     )
 
 

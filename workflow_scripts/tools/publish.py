@@ -1,6 +1,6 @@
 """Upload a dense model with its card to the hub.
 
-Without --yes the command only shows what it would upload. The model must be a dense or sft
+Without --yes the command only shows what it would upload. The model must be a dense, heal or sft
 artifact, and all its files must match the hashes in its manifest. The token comes from HF_TOKEN or
 from the hub's own login.
 """

@@ -1,6 +1,6 @@
-"""Tunes all weights of a model on instructions: the mixture in step 2, or the dense baseline."""
+"""Tunes all weights of a model on instructions: a mixture, the dense baseline, a merged model."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 from transformers import AutoModelForCausalLM
 from transformers.core_model_loading import revert_weight_conversion
@@ -9,32 +9,31 @@ from workflow_scripts.artifacts.artifact import Artifact, create_artifact
 from workflow_scripts.artifacts.recipe import make_recipe
 from workflow_scripts.conversions.common import trained_plans
 from workflow_scripts.modeling.loading import load_whole
-from workflow_scripts.training.session import Session, TrainingRequest
+from workflow_scripts.training.session import Session
 
 
 def tune(
-    request: TrainingRequest,
+    session: Session,
     source: Artifact,
-    source_name: str,
+    sources: dict[str, Artifact],
     base: dict,
     make_card: Callable[[dict, dict, str], str],
-    others: Mapping[str, Artifact] | None = None,
+    distillation=None,
 ) -> None:
     """Train the model of `source`, and write it as an artifact with the same names and dtypes.
 
-    source_name: the input's name in the manifest. base: the manifest's entry about the base model.
-    make_card: gives the README for a config, the manifest's parameters and the SHA-256 of the
-    rows. others: further artifacts that `request` depends on, by their names in the manifest.
-    Raises UserError.
+    sources: the artifacts that it is made from, `source` and others, by their names in the
+    manifest. base: the manifest's entry about the base model. make_card: gives the README for a
+    config, the manifest's parameters and the SHA-256 of the rows. distillation: as for
+    `Session.trained`. Raises UserError.
     """
-    session = Session(request, source.path)
+    request = session.request
     model = load_whole(AutoModelForCausalLM, source.path, dtype=session.weight_dtype)
     checkpoint, kind = source.checkpoint, request.step
-    parameters = session.request.parameters | {"base": base}
-    artifacts = {source_name: source, **(others or {})}
-    inputs = {name: artifact.id for name, artifact in artifacts.items()} | session.data_ids
-    recipe = make_recipe(kind, request.asked, artifacts | session.data_origins)
-    with session.trained(model, parameters, inputs) as learned:
+    parameters = request.parameters | {"base": base}
+    inputs = {name: artifact.id for name, artifact in sources.items()} | session.data_ids
+    recipe = make_recipe(kind, request.asked, sources | session.data_origins)
+    with session.trained(model, parameters, inputs, distillation=distillation) as learned:
         if learned is None:
             return
         with create_artifact(request.out, kind, parameters, inputs, recipe) as draft:
