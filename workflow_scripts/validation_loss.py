@@ -29,24 +29,28 @@ def main(argv: list[str] | None = None) -> None:
 
     from workflow_scripts.data.tokens_artifact import open_tokens
     from workflow_scripts.training.batches import padded
-    from workflow_scripts.training.validation import validation_loss
+    from workflow_scripts.training.validation import row_losses
 
     opened = open_tokens(args.data, args.model, full)
     rows = list(opened.tokens.validation)
     if not rows:
         raise UserError(f"{args.data} holds no validation rows. Set data.validation_rows")
     model, tokenizer = load_model(args.model, threads)
-    loss = validation_loss(
+    losses = row_losses(
         model,
         rows,
         padded(tokenizer),
         BATCH_ROWS,
         lambda batch: {key: value.to(model.device) for key, value in batch.items()},
     )
+    total, tokens = losses.sum(dim=0).tolist()
+    loss = total / tokens
     description = {
         "model": {"path": str(args.model), "id": identity},
         "tokens": opened.artifact.id,
-        "rows": len(rows),
+        "rows": [
+            {"loss": total / tokens, "tokens": int(tokens)} for total, tokens in losses.tolist()
+        ],
         "loss": loss,
         "device": model.device.type,
         "dtype": str(model.dtype).removeprefix("torch."),

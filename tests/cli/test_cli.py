@@ -48,7 +48,6 @@ STEPS = {
     "fetch_problems": ["--dataset", "--out"],
     "tokens": ["--model", "--data", "--out", "--problems", "--report", "--template", "--verify"],
     "lm_eval": ["--model", "--tasks", "--out", "--verify", "--batch-size", "--limit", "--threads"],
-    "summary": ["--evals", "--losses", "--lm-eval", "--out"],
     "soup": ["--models", "--out", "--verify"],
     "diversity": ["--base", "--ffn", "--out", "--metrics", "--verify"],
     "sft": [
@@ -57,6 +56,10 @@ STEPS = {
     "heal": [
         *("--model", "--teacher", "--data", "--out", "--metrics", "--verify", "--share"),
         *("--objective", "--kl-weight"),
+    ],
+    "summary": [
+        *("--evals", "--losses", "--lm-eval", "--diversity", "--out"),
+        *("--own-seed", "--variant", "--uncleaned", "--chosen", "--chosen-by"),
     ],
     "validation_loss": ["--model", "--data", "--out", "--threads", "--verify"],
 }

@@ -12,7 +12,7 @@ from workflow_scripts.artifacts.manifest import manifest_path, read_manifest
 from workflow_scripts.common.errors import UserError
 from workflow_scripts.evaluation import lm_eval_result
 from workflow_scripts.reporting import validation_losses as losses
-from workflow_scripts.reporting.tables import model_name
+from workflow_scripts.reporting.subjects import model_name
 from workflow_scripts.tools import verify
 
 
@@ -101,7 +101,8 @@ def test_what_evalplus_would_count_is_said_once(evaluations, tmp_path, capsys):
 
 def test_the_manifest_names_the_files_that_were_read(evaluations, tmp_path):
     loss = tmp_path / "results" / "validation" / "base.json"
-    losses.write_loss(loss, {"model": {"path": "m", "id": None}, "loss": 1.5}, {}, {})
+    rows = [{"loss": 1.5, "tokens": 2}]
+    losses.write_loss(loss, {"model": {"path": "m", "id": None}, "loss": 1.5, "rows": rows}, {}, {})
     measured = tmp_path / "results" / "lm_eval" / "base" / "tasks.json"
     result = {"format": 1, "kind": "lm_eval", "model": {"path": "m", "id": None}}
     lm_eval_result.write(measured, result | {"settings": {}, "tasks": {}}, {})

@@ -125,6 +125,17 @@ def caveats(result: dict) -> list[str]:
     ]
 
 
+def common_caveats(results: Sequence[dict]) -> list[str]:
+    """The remarks of `caveats` for many results, in one sentence."""
+    count = sum(bool(result["evalplus"]["failed"]) for result in results)
+    if not count:
+        return []
+    return [
+        f"EvalPlus itself fails every solution of {FAILED_BY_EVALPLUS}. {count} of these results "
+        "count it as passed."
+    ]
+
+
 def backends_note(backends: Mapping[str, str]) -> list[str]:
     """A remark for the reader if different backends generated the solutions.
 

@@ -26,8 +26,8 @@ def write_diversity(
     write_manifest(path, KIND, inputs=inputs, recipe=recipe)
 
 
-def read_diversity(paths: list[Path]) -> dict[str, dict]:
-    """The contents of files, by the folder of their FFN artifact.
+def read_diversity(paths: list[Path]) -> dict[Path, dict]:
+    """The contents of files.
 
     Each has spread, deviation, shift, layers, experts, ffn, base and routing. Raises UserError if a
     file is another one.
@@ -37,7 +37,7 @@ def read_diversity(paths: list[Path]) -> dict[str, dict]:
         content = read_json(path)
         if content.get("format") != FORMAT or content.get("kind") != KIND:
             raise UserError(f"{path} is no result of step diversity (format {FORMAT})")
-        found[content["ffn"]["path"]] = content
+        found[path] = content
     return found
 
 

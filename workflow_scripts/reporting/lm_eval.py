@@ -4,10 +4,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from workflow_scripts.evaluation.lm_eval_result import KIND
-from workflow_scripts.reporting.tables import model_name
+from workflow_scripts.reporting.subjects import Names, subject
 
 
-def lm_eval_table(results: Mapping[Path, dict]):
+def lm_eval_table(results: Mapping[Path, dict], names: Names):
     """A pandas data frame of texts: task, metric, model, value with its standard error.
 
     results: by their files. The rows of a metric are next to each other, with the models in order.
@@ -16,7 +16,7 @@ def lm_eval_table(results: Mapping[Path, dict]):
 
     rows = {}
     for file, result in results.items():
-        model = model_name(file, result["model"]["path"], KIND)
+        model = names.label(subject(file, result["model"]["path"], KIND))
         for task, content in result["tasks"].items():
             for metric, measured in content["metrics"].items():
                 row = {"task": task, "metric": metric, "model": model, "value": _text(measured)}

@@ -1,6 +1,6 @@
 """Makes the table of all evaluations, as data and as Markdown."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from workflow_scripts.evaluation.ground_truth import TEST_SETS
@@ -11,29 +11,44 @@ from workflow_scripts.evaluation.result import (
     solved_shares,
 )
 from workflow_scripts.reporting.statistics import interval
+from workflow_scripts.reporting.subjects import Names, Subject
 
-EVALUATIONS_FOLDER = "eval"
 LOSS = "validation loss"
 
 
-def summary_table(results: Mapping[Path, dict], losses: Mapping[str, float]):
+def summary_table(
+    results: Mapping[Path, dict],
+    subjects: Sequence[Subject],
+    names: Names,
+    losses: Mapping[str, float],
+):
     """A pandas data frame with a row for each result file, in order.
 
     pass@1 and its 95% interval, low to high, are in percent. passed: the number of samples. losses:
-    on held-out rows, by model folder; if there are none, the table has no column for them.
+    on held-out rows, by model folder; if there are none, the table has no column for them. Without
+    variants and seeds it has no columns for these either.
     """
     import pandas as pd
 
-    return pd.DataFrame([_row(file, result, losses) for file, result in results.items()])
+    rows = [_row(file, result, losses) for file, result in results.items()]
+    table = pd.DataFrame(rows)
+    if has_variants(subjects):
+        table.insert(0, "model", [one.model for one in subjects])
+        table.insert(1, "variant", [names.variant(one.changes) for one in subjects])
+        table.insert(2, "seed", ["" if one.seed is None else one.seed for one in subjects])
+    else:
+        table.insert(0, "model", [names.label(one) for one in subjects])
+    return table
+
+
+def has_variants(subjects: Iterable[Subject]) -> bool:
+    """Whether results are of several variants or seeds."""
+    return any(one.changes or one.seed is not None for one in subjects)
 
 
 def _row(file: Path, result: dict, losses: Mapping[str, float]) -> dict:
     count = result["dataset"]["problems"]
-    row = {
-        "model": model_name(file, result["model"]["path"]),
-        "dataset": result["dataset"]["name"],
-        "problems": count,
-    }
+    row = {"dataset": result["dataset"]["name"], "problems": count}
     for tests in TEST_SETS:
         row[f"pass@1 {tests}"] = 100 * result["pass@1"][tests]
         low, high = interval(solved_shares(result, tests))
@@ -45,18 +60,6 @@ def _row(file: Path, result: dict, losses: Mapping[str, float]) -> dict:
         loss = losses.get(result["model"]["path"])
         row[LOSS] = "" if loss is None else f"{loss:.4f}"
     return row | {"model folder": result["model"]["path"], "eval file": str(file)}
-
-
-def model_name(result_file: Path, model_folder: str, above: str = EVALUATIONS_FOLDER) -> str:
-    """The folders between `eval/` (`above`) and a result file: `dense/lam~0.75`.
-
-    If the result file is not below such a folder, the name is that of its model's folder.
-    """
-    *folders, _ = result_file.parts
-    if above not in folders:
-        return Path(model_folder).name
-    depth = folders[::-1].index(above)
-    return "/".join(folders[len(folders) - depth :]) or Path(model_folder).name
 
 
 def legend(results: Iterable[dict]) -> str:
@@ -80,6 +83,39 @@ def readable(table):
     if LOSS in table:
         shown[LOSS] = table[LOSS]
     return shown
+
+
+def over_seeds(table):
+    """The means over the seeds as texts, one row for each model and data set.
+
+    table: from `summary_table`, with a name in the column `model` that all seeds share.
+    """
+    import pandas as pd
+
+    rows = []
+    for (model, dataset), group in table.groupby(["model", "dataset"], sort=False):
+        row = {"model": model, "dataset": dataset, "problems": group["problems"].iloc[0]}
+        row["seeds"] = len(group)
+        for tests in TEST_SETS:
+            row[f"pass@1, {TEST_NAMES[tests]}"] = _mean(group[f"pass@1 {tests}"], 1, " %")
+        if LOSS in group:
+            row[LOSS] = _mean(pd.to_numeric(group[LOSS]).dropna(), 4)
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def _mean(values, digits: int, unit: str = "") -> str:
+    """The mean, and the standard deviation of one seed if there are several."""
+    if not len(values):
+        return ""
+    deviation = f" ± {values.std(ddof=1):.{digits}f}" if len(values) > 1 else ""
+    return f"{values.mean():.{digits}f}{deviation}{unit}"
+
+
+SEEDS_LEGEND = """\
+Means over the seeds ± the standard deviation between them, which leaves out the chance of the
+problems. `summary.csv` has a row for each seed, with its interval and its files.
+"""
 
 
 def to_markdown(table) -> str:

@@ -29,18 +29,31 @@ def validation_loss(
     all processes of a sharded model compute together. prepare: moves a batch to the device. silent:
     show no progress.
     """
-    model.eval()
-    share = _share(rows)
-    batches = [share[start : start + batch_size] for start in range(0, len(share), batch_size)]
-    sums = [
-        _loss_and_tokens(model, prepare(collate(batch)))
-        for batch in progress(batches, desc="validate", unit="batch", disable=silent)
-    ]
-    total = torch.stack(sums).sum(dim=0)
+    sums = _losses_and_tokens(model, _share(rows), collate, batch_size, prepare, silent)
+    total = sums.sum(dim=0)
     if torch.distributed.is_initialized():
         torch.distributed.all_reduce(total)
     loss, tokens = total.tolist()
     return loss / tokens
+
+
+@torch.no_grad()
+def row_losses(
+    model,
+    rows: list[dict],
+    collate: Callable[[list[dict]], dict],
+    batch_size: int,
+    prepare: Callable[[dict], dict],
+) -> Tensor:
+    """For each row, in order: the sum of its losses, and its response tokens, fp64 [rows, 2].
+
+    As `validation_loss`, but in one process. collate: must keep each row a row of the batch.
+    """
+    lengths = [len(row["input_ids"]) for row in rows]
+    order = sorted(range(len(rows)), key=lengths.__getitem__, reverse=True)
+    ordered = [rows[number] for number in order]
+    sums = _losses_and_tokens(model, ordered, collate, batch_size, prepare, silent=False)
+    return torch.empty_like(sums).index_copy_(0, torch.tensor(order, device=sums.device), sums)
 
 
 def validations_since_best(state: TrainerState) -> int:
@@ -49,15 +62,37 @@ def validations_since_best(state: TrainerState) -> int:
     return len(losses) - 1 - losses.index(min(losses))
 
 
+def _losses_and_tokens(
+    model,
+    rows: list[dict],
+    collate: Callable[[list[dict]], dict],
+    batch_size: int,
+    prepare: Callable[[dict], dict],
+    silent: bool,
+) -> Tensor:
+    """The sum of losses and the number of response tokens of each row of the batches, fp64 [n, 2].
+
+    The model is put into evaluation mode. A packed batch is one row.
+    """
+    model.eval()
+    batches = [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]
+    sums = [
+        _loss_and_tokens(model, prepare(collate(batch)))
+        for batch in progress(batches, desc="validate", unit="batch", disable=silent)
+    ]
+    return torch.cat(sums)
+
+
 def _loss_and_tokens(model, batch: dict) -> Tensor:
-    """The sum of a batch's losses and the number of its response tokens, fp64 [2]."""
+    """The sum of the losses of each row of a batch, and its response tokens, fp64 [rows, 2]."""
     inputs = {key: value for key, value in batch.items() if key not in ("labels", "row")}
-    labels = batch["labels"][:, 1:].flatten()
+    labels = batch["labels"][:, 1:]
     logits = model(**inputs).logits[:, :-1].flatten(0, 1)
     losses = torch.nn.functional.cross_entropy(
-        logits.float(), labels, ignore_index=IGNORED, reduction="none"
+        logits.float(), labels.flatten(), ignore_index=IGNORED, reduction="none"
     )
-    return torch.stack([losses.double().sum(), (labels != IGNORED).sum().double()])
+    sums = losses.double().view(labels.shape).sum(dim=1)
+    return torch.stack([sums, (labels != IGNORED).sum(dim=1).double()], dim=1)
 
 
 def _share(rows: list[dict]) -> list[dict]:

@@ -1,0 +1,58 @@
+"""Makes the table of how far the experts of the tuned mixtures lie apart."""
+
+from collections.abc import Mapping
+
+# No mix of E experts lies further from their mean than sqrt(E) x spread. With 8 experts, that is
+# less than 3% of what the tuning changed.
+NEAR_ZERO = 0.01
+OWN = "own values"
+LEGEND = f"""\
+Spread: how far the experts lie from their mean, as a share of how far the tuning moved this mean
+from the base. Below {NEAR_ZERO:.0%}, no mixing of the experts can matter: with 8 experts, weights
+of any shares differ from the mean by less than 3% of what the tuning changed.
+"""
+
+
+def spreads_text(results: Mapping[str, dict]) -> str:
+    """What the table of spreads means, and which mixtures have experts that are nearly equal.
+
+    results: by the name of the mixture.
+    """
+    equal = [name for name, content in results.items() if _is_near_zero(content["spread"])]
+    lines = [f"- {name}: all layers together\n" for name in equal]
+    for name, content in results.items():
+        near = [row["layer"] for row in content["layers"] if _is_near_zero(row["spread"])]
+        if near and name not in equal:
+            lines.append(f"- {name}: layers {', '.join(map(str, near))}\n")
+    heading = "\nThe experts are nearly equal, and no mixing can matter there:\n\n"
+    return LEGEND + (heading + "".join(lines) if lines else "")
+
+
+def spreads_table(results: Mapping[str, dict]):
+    """A pandas data frame of texts with a row for each mixture.
+
+    Spreads of the whole model, and of the layers with the smallest and the largest one; the
+    router's entropy and imbalance if a file has them.
+    """
+    import pandas as pd
+
+    rows = [{"mixture": name} | _row(content) for name, content in results.items()]
+    return pd.DataFrame(rows).fillna("")
+
+
+def _row(content: dict) -> dict:
+    spreads = [row["spread"] for row in content["layers"] if row["spread"] is not None]
+    row = {"spread": _percent(content["spread"])}
+    row["smallest of a layer"] = _percent(min(spreads, default=None))
+    row["largest of a layer"] = _percent(max(spreads, default=None))
+    routing = content.get("routing") or {}
+    router = {f"router's {key}": routing.get(key) for key in ("entropy", "imbalance")}
+    return row | {key: f"{value:.3f}" for key, value in router.items() if value is not None}
+
+
+def _percent(spread: float | None) -> str:
+    return "" if spread is None else f"{100 * spread:.1f} %"
+
+
+def _is_near_zero(spread: float | None) -> bool:
+    return spread is not None and spread < NEAR_ZERO
