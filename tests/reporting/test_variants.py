@@ -231,7 +231,13 @@ def test_experts_that_are_nearly_equal_are_named(tmp_path):
     for prefix, by_layer in spreads.items():
         files.append(tmp_path / "results" / prefix / "diversity.json")
         files[-1].parent.mkdir(parents=True, exist_ok=True)
-        content = {"format": 1, "model": {"path": "m"}, "spread": by_layer[0], "routing": None}
+        content = {
+            "format": 1,
+            "kind": "diversity",
+            "model": {"path": "m"},
+            "spread": by_layer[0],
+            "routing": None,
+        }
         if not prefix:
             content["routing"] = {"entropy": 1.5, "imbalance": 0.25, "steps": 10}
         layers = [{"layer": n, "spread": spread} for n, spread in enumerate(by_layer)]
