@@ -28,7 +28,6 @@ from workflow_scripts.workflow.experiment import Experiment
 from workflow_scripts.workflow.input_checks import check_all_files
 from workflow_scripts.workflow.job_resources import JobResources, fixed
 from workflow_scripts.workflow.markers import marker_path
-from workflow_scripts.workflow.places import is_results_folder
 from workflow_scripts.config.runs import find_runs
 from workflow_scripts.config.text import read_config
 from workflow_scripts.config.validation import complete
@@ -97,7 +96,7 @@ wildcard_constraints:
     lam=r"0|1|0\.\d*[1-9]",
     # The keys in which an artifact's run differs from the config itself, as seed~7/.
     variation=r"([^/~]+~[^/]+/)*",
-    model=r"base|moe|moe_sft|sft|sft_flops|soup|(uniform|experts_only/expert~\d+|dense)/lam~(0|1|0\.\d*[1-9])",
+    model=r"base|moe|moe_sft|sft|sft_flops|soup|(uniform|experts_only/expert~\d+|dense|heal)/lam~(0|1|0\.\d*[1-9])",
     expert=r"\d+",
     dataset=r"[^/]+",
     file=r".+(?<!\.manifest\.json)",
@@ -343,11 +342,22 @@ def targets():
     return [f"{RESULTS}/summary.csv", *best]
 
 
+def summary_arguments_file():
+    """The file with the arguments of the summary. They may be too many for a command line."""
+    return str(settings.summary_arguments_path(Path(RESULTS)))
+
+
+def record_run():
+    """Store with the results the configuration, and the arguments of the summary."""
+    settings.write_config(CONFIG, Path(RESULTS))
+    settings.write_summary_arguments(EXPERIMENT)
+
+
 def begin_run():
-    """Print what the run computes with, and store its configuration with the results."""
+    """Print what the run computes with, and store it with the results."""
     started.append(time.time())
     print(beginning(CONFIG), flush=True)
-    settings.write_config(CONFIG, Path(RESULTS))
+    record_run()
 
 
 def show_failures():

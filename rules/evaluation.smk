@@ -162,6 +162,7 @@ rule summary:
     resources:
         mem_mb=1000,
         runtime=5,
+    params:
+        arguments=summary_arguments_file(),
     shell:
-        "python -m workflow_scripts.summary --evals {input.evals:q} --losses {input.losses:q} "
-        "--lm-eval {input.lm_eval:q} --out {output.csv:q} > {log:q} 2>&1"
+        "python -m workflow_scripts.summary @{params.arguments:q} --out {output.csv:q} > {log:q} 2>&1"

@@ -1,7 +1,13 @@
 # Steps 4 to 7, once for each lambda: the mixing coefficients, their training, the dense model.
 
 INIT, TRAINED = "weighted_init/lam~{lam}", "weighted_trained/lam~{lam}"
-DENSE = "dense/lam~{lam}"
+DENSE, HEAL = "dense/lam~{lam}", "heal/lam~{lam}"
+
+
+def text_file(wildcards):
+    """The file of texts that the coefficients learn from; none if they learn from the rows."""
+    text = at(TRAINED)(wildcards).run.config.mixing.text
+    return [ancient(text)] if text else []
 
 
 def threads_of_start(wildcards):
@@ -33,6 +39,7 @@ rule weighted_init:
 rule weighted_trained:
     input:
         **artifact_inputs(at(TRAINED), "weighted", "moe", "ffn", "tokens"),
+        text=text_file,
         changed=marker(at(TRAINED)),
     output:
         **artifact_outputs(TRAINED),
@@ -47,12 +54,42 @@ rule weighted_trained:
         **RESOURCES.training("mixing", at(TRAINED)),
     params:
         code=code_hash("weighted_trained"),
+        content=lambda wildcards: list(at(TRAINED)(wildcards).files.values()),
+        text=lambda wildcards: "--text" if text_file(wildcards) else "",
         options=options(at(TRAINED)),
         srun=RESOURCES.srun("mixing"),
     shell:
         "{params.srun}python -m workflow_scripts.weighted_trained --weighted {input.weighted:q} "
         "--moe {input.moe:q} --ffn {input.ffn:q} --data {input.tokens:q} "
-        "{params.options} --metrics {output.metrics:q} {resources.besides} --out {output.artifact:q} 2>&1 | tee -i {log:q}"
+        "{params.text} {input.text:q} {params.options} --metrics {output.metrics:q} {resources.besides} --out {output.artifact:q} 2>&1 | tee -i {log:q}"
+
+
+rule heal:
+    input:
+        **artifact_inputs(at(HEAL), "dense", "tokens", "moe"),
+        changed=marker(at(HEAL)),
+    output:
+        **artifact_outputs(HEAL),
+        metrics=metrics_of(HEAL),
+    log:
+        log_of(HEAL),
+    cache: bool(SHARED)
+    conda:
+        "../envs/training.yaml"
+    threads: CONFIG.threads * CONFIG.heal.processes
+    resources:
+        **RESOURCES.training("heal", at(HEAL)),
+    params:
+        code=code_hash("heal"),
+        options=options(at(HEAL)),
+        teacher=lambda wildcards: (
+            "--teacher" if source(at(HEAL), "moe")(wildcards) else ""
+        ),
+        srun=RESOURCES.srun("heal"),
+    shell:
+        "{params.srun}python -m workflow_scripts.heal --model {input.dense:q} --data {input.tokens:q} "
+        "{params.teacher} {input.moe:q} {params.options} --metrics {output.metrics:q} "
+        "{resources.besides} --out {output.artifact:q} 2>&1 | tee -i {log:q}"
 
 
 rule dense:

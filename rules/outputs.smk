@@ -22,9 +22,10 @@ def exchange(remove_outputs, clean_up):
     async def remove_existing_output(job):
         if not is_exchanged_by_step(job):
             return await remove_outputs(job)
-        # Mark the folder as this workflow's. `onstart` does not do so if the rules run in a module.
-        if not is_results_folder(Path(RESULTS)):
-            settings.write_config(CONFIG, Path(RESULTS))
+        # `onstart` does not do this if the rules run in a module.
+        if not started:
+            started.append(time.time())
+            record_run()
         for log in job.log:
             await log.remove()
 

@@ -103,18 +103,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         "problems.",
     )
     parser.add_argument(
-        "--chosen",
-        nargs="*",
-        default=[],
-        type=Path,
-        metavar="FILE",
-        help="Those of --evals whose model is the merge that was chosen.",
-    )
-    parser.add_argument(
         "--chosen-by",
         choices=notes.CHOICES,
-        default="validation",
-        help="By what: the loss on held-out rows, or the benchmark. Default: validation.",
+        help="What the best of a mixture's merges is chosen by: the loss on held-out rows, or the "
+        "benchmark. Default: the loss, if losses are given.",
     )
     parser.add_argument(
         "--out",
@@ -135,14 +127,25 @@ def main(argv: Sequence[str] | None = None) -> None:
     write_whole(comparisons_file, _csv(shown.comparisons, 4))
     write_whole(text_file, text)
     read = {
-        Path(os.path.relpath(file, args.out.parent)).as_posix(): file
+        _relative(file, args.out): file
         for file in [*args.evals, *args.losses, *args.lm_eval, *args.diversity]
     }
     inputs = {name: hash_file(file) for name, file in read.items()}
-    recipe = make_recipe("summary", {}, {name: _origin(file) for name, file in read.items()})
+    options = {
+        "own_seed": args.own_seed,
+        "variant": args.variant,
+        "uncleaned": [_relative(file, args.out) for file in args.uncleaned],
+        "chosen_by": args.chosen_by,
+    }
+    recipe = make_recipe("summary", options, {name: _origin(file) for name, file in read.items()})
     beside = [comparisons_file, text_file]
     write_manifest(args.out, KIND, inputs=inputs, beside=beside, recipe=recipe)
     print(text, end="")
+
+
+def _relative(file: Path, out: Path) -> str:
+    """The path of a result in the folder of the summary."""
+    return Path(os.path.relpath(file, out.parent)).as_posix()
 
 
 def _csv(table, digits: int) -> str:
@@ -192,8 +195,8 @@ def _read(args: argparse.Namespace) -> Shown:
     about = dict(zip(results, subjects, strict=True))
     datasets = [result["dataset"]["name"] for result in results.values()]
     check_distinct(dict(zip(results, zip(subjects, datasets, strict=True), strict=True)))
-    for flag, files in (("--chosen", args.chosen), ("--uncleaned", args.uncleaned)):
-        notes.check_evaluated(flag, files, results)
+    notes.check_evaluated("--uncleaned", args.uncleaned, results)
+    chosen_by = args.chosen_by or ("validation" if losses else "benchmark")
     compared = comparison_table(by_subject(subjects, datasets, results.values()), names)
     spreads = read_diversity(args.diversity)
     mixtures = with_own_seed([subject(file, above=None) for file in spreads], args.own_seed)
@@ -207,7 +210,7 @@ def _read(args: argparse.Namespace) -> Shown:
         with_losses(compared, loss_table(_losses_by_subject(contents, args.own_seed), names)),
         {file: lm_eval_result.read(file) for file in args.lm_eval},
         dict(zip(mixtures, spreads.values(), strict=True)),
-        notes.chosen_text(args.chosen, args.chosen_by, results, about, names, losses),
+        notes.chosen_text(chosen_by, results, about, names, losses),
         notes.uncleaned_text(args.uncleaned, results, about, names),
     )
 

@@ -59,7 +59,7 @@ STEPS = {
     ],
     "summary": [
         *("--evals", "--losses", "--lm-eval", "--diversity", "--out"),
-        *("--own-seed", "--variant", "--uncleaned", "--chosen", "--chosen-by"),
+        *("--own-seed", "--variant", "--uncleaned", "--chosen-by"),
     ],
     "validation_loss": ["--model", "--data", "--out", "--threads", "--verify"],
 }

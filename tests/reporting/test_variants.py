@@ -205,24 +205,28 @@ def rows_mean(rows) -> float:
 
 def test_what_may_be_too_high_and_what_was_chosen_is_said(tmp_path):
     evals = evaluated(tmp_path, SEEDS)
-    files = write_losses(tmp_path, {("", "moe_sft"): [1.0, 2.0]})
-    text, _, _ = summarise(
-        tmp_path,
-        evals,
-        *("--losses", *files, "--uncleaned", *evals[1:3], "--chosen", *evals[1:3]),
-        *NAMED,
-    )
+    text, _, _ = summarise(tmp_path, evals, "--uncleaned", *evals[1:3], *NAMED)
     assert (
         "The rows that moe_sft learned from were not cleaned of the problems of mbpp. These scores "
         "on mbpp may be too high." in text
     )
-    chosen = "The merges that were chosen by the lowest loss on the held-out rows:\n\n"
-    lines = "- moe_sft (seed~42) (loss 1.3333)\n- moe_sft (seed~43)\n"
-    assert chosen + lines in text
-    text, _, _ = summarise(tmp_path, evals, "--chosen", evals[1], "--chosen-by", "benchmark")
-    assert "chosen by the benchmark itself. Their scores on it are higher than on new" in text
-    with pytest.raises(UserError, match=r"--chosen .*other\.json: must be one of the files of"):
-        summarise(tmp_path, evals, "--chosen", tmp_path / "other.json")
+    with pytest.raises(UserError, match=r"--uncleaned .*other\.json: must be one of the files of"):
+        summarise(tmp_path, evals, "--uncleaned", tmp_path / "other.json")
+
+
+def test_the_best_of_several_merges_of_a_mixture_is_named(tmp_path):
+    """By the loss on held-out rows, which here disagrees with the benchmark."""
+    merges = ("", "dense/lam~0.5"), ("mixing.init~usage/", "dense/lam~0.5")
+    evals = evaluated(tmp_path, {merges[0]: 10, merges[1]: 20, (VANILLA, "moe_sft"): 30})
+    losses = write_losses(tmp_path, {merges[0]: [1.0, 1.0], merges[1]: [2.0, 2.0]})
+    text, _, _ = summarise(tmp_path, evals, "--losses", *losses)
+    head = "The best merge of each mixture, chosen by"
+    assert f"{head} the lowest loss on the held-out rows:\n\n- dense/lam~0.5 (loss 1" in text
+    text, _, _ = summarise(tmp_path, evals)
+    assert f"{head} the benchmark itself. Its score is" in text
+    assert "- dense/lam~0.5 (mixing.init~usage), of 2\n" in text
+    text, _, _ = summarise(tmp_path, evals, "--losses", *losses, "--chosen-by", "benchmark")
+    assert "- dense/lam~0.5 (mixing.init~usage) (loss 2.0000), of 2\n" in text
 
 
 def test_experts_that_are_nearly_equal_are_named(tmp_path):

@@ -36,12 +36,12 @@ PLAIN_TEXT = re.compile(r"(?!(true|false|null)$)[A-Za-z][A-Za-z0-9_-]{,39}")
 class Run:
     """One run: its configuration, and how it differs from the file's own values.
 
-    variant: the name of its variant, if there are variants. changes: the keys with other values,
-    each with the text that stands for its value in paths, the seed last.
+    name: of its variant, with its values of the sweep; None if there are no variants. changes: the
+    keys with other values, each with the text that stands for its value in paths, the seed last.
     """
 
     config: XftConfig
-    variant: str | None = None
+    name: str | None = None
     changes: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -62,7 +62,7 @@ def find_runs(config: Mapping, where: str = "config") -> list[Run]:
         same = names.setdefault(made.model_dump_json(), (variant, point))
         if same != (variant, point):
             raise UserError(_sameness(variant, point, *same, where))
-        runs.append(Run(made, variant, _changes(values, made)))
+        runs.append(Run(made, _run_name(variant, point), _changes(values, made)))
     if len(whole.seeds) < 2 and any("soup" in run.config.evaluation.models for run in runs):
         raise UserError(
             f"{where}: evaluation.models names soup, the mean over seeds. List at least two seeds "
@@ -140,6 +140,11 @@ def _completed(
             for seed in whole.seeds or [values.get("seed")]:
                 seeded = values if seed is None else values | {"seed": seed}
                 yield name, point, complete(seeded, _described(where, name, point))
+
+
+def _run_name(variant: str | None, point: dict) -> str | None:
+    values = [f"{key}~{_text(value)}" for key, value in point.items()]
+    return ", ".join([variant, *values]) if variant else None
 
 
 def _described(where: str, variant: str | None, point: dict) -> str:

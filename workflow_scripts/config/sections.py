@@ -17,7 +17,7 @@ from workflow_scripts.config.training import (
     fault_of_devices,
 )
 
-MERGED = ("uniform", "experts_only", "dense")  # models that exist once for each lambda
+MERGED = ("uniform", "experts_only", "dense", "heal")  # models that exist once for each lambda
 VLLM_TEMPERATURES = (0.01, 2.0)  # vLLM raises a lower temperature to the lowest
 
 
@@ -347,7 +347,7 @@ class EvaluatedConfig(Section):
         list[
             Literal[
                 *("base", "moe", "sft", "sft_flops", "soup", "moe_sft"),
-                *("uniform", "experts_only", "dense"),
+                *("uniform", "experts_only", "dense", "heal"),
             ]
         ],
         Field(min_length=1),
@@ -356,7 +356,8 @@ class EvaluatedConfig(Section):
     """Models to evaluate. sft: the base tuned without experts, by section sft. sft_flops: the same
     with as many FLOPs as the mixture's tuning. soup: the mean of the sft models of all seeds.
     dense: the merged model of each lambda. uniform: the same with equal shares of the experts,
-    without step 6. experts_only: the same with each routed expert alone."""
+    without step 6. experts_only: the same with each routed expert alone. heal: dense, tuned after
+    the merge by section heal."""
 
     datasets: Annotated[list[PathText], Field(min_length=1), UNIQUE] = ["humaneval"]
     """humaneval, mbpp, or a file of problems in HumanEval+ form (.jsonl or .jsonl.gz). The two

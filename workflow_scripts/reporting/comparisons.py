@@ -15,8 +15,11 @@ from workflow_scripts.reporting.bootstrap import (
 from workflow_scripts.reporting.statistics import CONFIDENCE, Comparison, compare, holm, tango
 from workflow_scripts.reporting.subjects import Names, Subject
 
-REFERENCES = ("base", "sft", "moe_sft")  # later models are compared with each of these
-ORDER = ("base", "moe", "sft", "moe_sft", "uniform", "dense")
+# Later models are compared with each of these.
+REFERENCES = ("base", "sft", "sft_flops", "soup", "moe_sft")
+# Merges that are not compared with these.
+BESIDE = ("uniform", "experts_only")
+ORDER = ("base", "moe", "sft", "sft_flops", "soup", "moe_sft", *BESIDE, "dense", "heal")
 POOLED = "all"
 ROWS, LOSS = "held-out rows", "loss"  # dataset and tests of a comparison of losses
 COLUMNS = ["first", "second", "dataset", "tests", *(field.name for field in fields(Comparison))]
@@ -141,13 +144,16 @@ def _family(model: str) -> str:
 
 
 def _is_compared(first: str, second: str) -> bool:
-    """Whether to compare a pair: a model and a reference, or learned and equal shares for a lambda.
+    """Whether to compare a pair: a model and a reference, or two merges with the same lambda.
 
-    first, second: in `ORDER`.
+    first, second: in `ORDER`. Of merges, learned shares are compared with equal ones, and a model
+    that was tuned after the merge with the merged one.
     """
-    if _family(first) == "uniform":
-        return second == first.replace("uniform", "dense", 1)
-    return first in REFERENCES and _family(second) != "uniform"
+    merges = {"uniform": "dense", "dense": "heal"}
+    family, _, lam = first.partition("/")
+    if family in merges:
+        return second == f"{merges[family]}/{lam}"
+    return first in REFERENCES and _family(second) not in BESIDE
 
 
 def _share_problems(results: Results, pair: tuple[Subject, Subject], dataset: str) -> bool:

@@ -1,6 +1,6 @@
 """Sentences about results: which merge was chosen, and which scores may be too high."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from workflow_scripts.common.errors import UserError
@@ -8,8 +8,8 @@ from workflow_scripts.reporting.subjects import Names, Subject
 
 CHOICES = ("validation", "benchmark")
 CHOSEN_BY = {
-    "validation": "The merges that were chosen by the lowest loss on the held-out rows:",
-    "benchmark": "The merges that were chosen by the benchmark itself. Their scores on it are "
+    "validation": "The best merge of each mixture, chosen by the lowest loss on the held-out rows:",
+    "benchmark": "The best merge of each mixture, chosen by the benchmark itself. Its score is "
     "higher than on new problems, the more so the more merges there were:",
 }
 
@@ -43,20 +43,43 @@ def uncleaned_text(
 
 
 def chosen_text(
-    files: Sequence[Path],
     chosen_by: str,
     results: Mapping[Path, dict],
     subjects: Mapping[Path, Subject],
     names: Names,
     losses: Mapping[str, float],
 ) -> str:
-    """A line for each merge that was chosen, with its loss on the held-out rows, if it is known.
+    """A line for the best of the merges of each mixture that has several.
 
-    files: results of these merges. chosen_by: one of `CHOICES`. losses: by model folder.
+    chosen_by: one of `CHOICES`. losses: on held-out rows, by model folder.
     """
-    lines = {}
-    for file in files:
-        loss = losses.get(results[file]["model"]["path"])
-        words = "" if loss is None else f" (loss {loss:.4f})"
-        lines[f"- {names.label(subjects[file])}{words}\n"] = None
+    lines = []
+    for merges in _merges_of_mixtures(results, subjects):
+        scores = {file: _score(results[file], chosen_by, losses) for file in merges}
+        if len(merges) > 1 and None not in scores.values():
+            best = max(scores, key=scores.get)
+            loss = losses.get(results[best]["model"]["path"])
+            words = "" if loss is None else f" (loss {loss:.4f})"
+            lines.append(f"- {names.label(subjects[best])}{words}, of {len(merges)}\n")
     return f"{CHOSEN_BY[chosen_by]}\n\n{''.join(lines)}" if lines else ""
+
+
+def _merges_of_mixtures(
+    results: Mapping[Path, dict], subjects: Mapping[Path, Subject]
+) -> Iterable[list[Path]]:
+    """The evaluations on the first data set of all merges of each tuned mixture."""
+    groups: dict[tuple, list[Path]] = {}
+    first = next(iter(results.values()))["dataset"]["sha256"]
+    for file, result in results.items():
+        about = subjects[file]
+        if about.model.startswith("dense/") and result["dataset"]["sha256"] == first:
+            tuned = [key for key in about.changes if not key.startswith(("mixing.", "merge."))]
+            groups.setdefault((*tuned, about.seed), []).append(file)
+    return groups.values()
+
+
+def _score(result: dict, chosen_by: str, losses: Mapping[str, float]) -> float | None:
+    if chosen_by == "benchmark":
+        return result["pass@1"]["plus"]
+    loss = losses.get(result["model"]["path"])
+    return None if loss is None else -loss

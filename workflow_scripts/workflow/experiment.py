@@ -99,11 +99,47 @@ class Experiment:
         return {step: list(parts) for step, parts in found.items()}
 
     @cached_property
+    def uncleaned(self) -> list[Wanted]:
+        """The evaluations of models whose rows were not cleaned of the evaluated problems."""
+        return [
+            evaluation
+            for evaluation in self.shown["eval"]
+            for tokens in evaluation.chain()
+            if tokens.step == "tokens" and evaluation.files["dataset"] not in tokens.files.values()
+        ]
+
+    @cached_property
+    def variants(self) -> dict[str, str]:
+        """Folders of what depends on all keys of a variant, without the seed, each with its name.
+
+        The configuration's own values have no folders, and need no name.
+        """
+        found: dict[str, set[str]] = {}
+        for run in self.runs:
+            prefix = run.prefix(run.changes.keys() - {"seed"})
+            found.setdefault(prefix, set()).add(run.name)
+        return {p: name for p, names in found.items() for name in names if p and len(names) == 1}
+
+    @cached_property
+    def summary_options(self) -> dict[str, object]:
+        """The options of step summary that its result depends on, by flag."""
+        return {
+            "own_seed": self.config.seed,
+            "variant": [f"{name}={prefix}" for prefix, name in self.variants.items() if name],
+            "uncleaned": [self.name(evaluation) for evaluation in self.uncleaned],
+            "chosen_by": None if self.config.merge.select == "auto" else self.config.merge.select,
+        }
+
+    def name(self, wanted: Wanted) -> str:
+        """The path of an artifact in the results folder."""
+        return wanted.place.relative_to(self.results).as_posix()
+
+    @cached_property
     def summary(self) -> Wanted:
         parts = [part for parts in self.shown.values() for part in parts]
-        sources = {str(part.place.relative_to(self.results)): part for part in parts}
-        place = self.results / "summary.csv"
-        return Wanted(place, "summary", "summary", self._own, sources=sources)
+        sources = {self.name(part): part for part in parts}
+        place, options = self.results / "summary.csv", self.summary_options
+        return Wanted(place, "summary", "summary", self._own, options=options, sources=sources)
 
     @cached_property
     def choices(self) -> dict[str, Choice]:

@@ -17,7 +17,7 @@ def check_all_files(configs: Iterable[XftConfig]) -> None:
     """Raise UserError if a file or folder that one of these configurations names cannot be used."""
     checked = []
     for config in configs:
-        sections = config.base, config.data, config.evaluation
+        sections = config.base, config.data, config.evaluation, config.mixing.text
         if sections not in checked:
             check_files(config)
             checked.append(sections)
@@ -48,6 +48,8 @@ def check_files(config: XftConfig) -> None:
             template=data.template,
             base_prompt=evaluation.base_prompt,
         )
+    if config.mixing.text:
+        _check_file("mixing.text", config.mixing.text)
     for dataset in data.decontaminate_against or ():
         _check_problems("data.decontaminate_against", dataset)
     _check_evaluated(evaluation)

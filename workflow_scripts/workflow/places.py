@@ -19,6 +19,7 @@ CONFIG_HEAD = (
 FOLDERS = ("logs", "metrics")
 # The rules with `cache`.
 SHARED_RULES = ("base", "tokens", "moe", "moe_sft", "sft", "sft_flops", "weighted_trained")
+SHARED_RULES += ("heal",)
 FILES = (CONFIG_FILE, "data/report.json", "summary.md", "comparisons.csv")
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from workflow_scripts.artifacts.files import write_whole
 from workflow_scripts.config.section import Section
 from workflow_scripts.config.sections import XftConfig
+from workflow_scripts.workflow.experiment import Experiment
 from workflow_scripts.workflow.places import CONFIG_FILE, CONFIG_HEAD
 
 
@@ -14,6 +15,31 @@ def write_config(config: XftConfig, results: Path) -> None:
 
     text = yaml.safe_dump(config.model_dump(), sort_keys=False, allow_unicode=True)
     write_whole(results / CONFIG_FILE, CONFIG_HEAD + text)
+
+
+def summary_arguments_path(results: Path) -> Path:
+    """The file with the arguments of step summary."""
+    return results / "logs" / "summary.args"
+
+
+def write_summary_arguments(experiment: Experiment) -> None:
+    """Write the arguments of step summary, one in each line: its inputs, and how to name them."""
+    shown, options = experiment.shown, experiment.summary_options
+    arguments = ["--own-seed", options["own_seed"]]
+    if options["chosen_by"]:
+        arguments += ["--chosen-by", options["chosen_by"]]
+    lists = {
+        "--evals": [part.place for part in shown["eval"]],
+        "--losses": [part.place for part in shown["validation_loss"]],
+        "--lm-eval": [part.place for part in shown["lm_eval"]],
+        "--diversity": [part.place for part in shown["diversity"]],
+        "--uncleaned": [part.place for part in experiment.uncleaned],
+        "--variant": options["variant"],
+    }
+    for flag, values in lists.items():
+        arguments += [flag, *values] if values else []
+    text = "".join(f"{argument}\n" for argument in arguments)
+    write_whole(summary_arguments_path(experiment.results), text)
 
 
 def chosen_values(config: XftConfig) -> dict[str, object]:

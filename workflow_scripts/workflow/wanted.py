@@ -97,7 +97,7 @@ class Wants:
         contents: FileContents | None = None,
     ):
         self.config = run.config
-        self.changes = run.changes
+        self.name, self.changes = run.name, run.changes
         self.results = Path(results)
         self.forbidden = forbidden
         self.requested = {} if requested is None else requested
@@ -206,8 +206,10 @@ class Wants:
     def weighted_trained(self, lam: str) -> Wanted:
         sources = {"weighted": self.weighted_init(lam), "tokens": self.tokens}
         options = options_of_step("weighted_trained", self.config)
-        place = f"weighted_trained/lam~{lam}"
-        return self._wanted("weighted_trained", place, options, sources=sources | self._experts())
+        text = self.config.mixing.text
+        files = {"text": self.contents.of_file(text)} if text else {}
+        place, sources = f"weighted_trained/lam~{lam}", sources | self._experts()
+        return self._wanted("weighted_trained", place, options, files, sources)
 
     def shares(self, lam: str) -> Wanted:
         """The mixing coefficients of a lambda: learned if there is something to learn."""
@@ -222,6 +224,13 @@ class Wants:
         sources |= {"base": self.base} if self.config.merge.needs_base else {}
         rule = name.partition("/")[0]
         return self._wanted("dense", name, options, sources=sources, rule=rule)
+
+    def healed(self, lam: str) -> Wanted:
+        """The merged model, tuned after the merge."""
+        sources = {"dense": self.model(f"dense/lam~{lam}"), "tokens": self.tokens}
+        sources |= {"moe": self.moe_sft} if self.config.heal.objective == "kl" else {}
+        options = options_of_step("heal", self.config)
+        return self._wanted("heal", f"heal/lam~{lam}", options, sources=sources)
 
     @cached_property
     def soup(self) -> Wanted:
@@ -240,6 +249,8 @@ class Wants:
     def model(self, name: str) -> Wanted:
         """The model with this name in the evaluations, such as base or dense/lam~0.75."""
         kind, _, lam = name.partition("/lam~")
+        if kind == "heal":
+            return self.healed(lam)
         kind, _, expert = kind.partition("/expert~")
         if kind == "experts_only":
             return self.merged(name, lam, learned=False, expert=int(expert))
