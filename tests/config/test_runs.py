@@ -9,9 +9,9 @@ OWN = {"base": {"model": "x"}, "data": {"train": "y"}}
 
 
 def paths(**keys) -> list[tuple[str | None, str]]:
-    """The variant of each run, and what its paths carry."""
+    """The name of each run, and what its paths carry."""
     runs = find_runs(OWN | keys)
-    return [(run.variant, "/".join("~".join(pair) for pair in run.changes.items())) for run in runs]
+    return [(run.name, "/".join("~".join(pair) for pair in run.changes.items())) for run in runs]
 
 
 def test_without_further_keys_there_is_one_run_as_it_is():
@@ -28,11 +28,12 @@ def test_variants_sweep_and_seeds_are_multiplied():
     sweep = {"moe_sft.learning_rate": [5e-5, "2e-5"], "mixing.granularity": ["model"]}
     found = paths(variants=variants, sweep=sweep, seeds=[42, 1])
     assert len(found) == 8
-    assert found[0] == ("xft", "mixing.granularity~model")
+    own = "moe_sft.learning_rate~5e-05, mixing.granularity~model"
+    assert found[0] == (f"xft, {own}", "mixing.granularity~model")
     # Section sft has the values of moe_sft that it does not set itself.
     rate = "moe_sft.learning_rate~2e-05/sft.learning_rate~2e-05"
     assert found[-1] == (
-        "vanilla",
+        f"vanilla, {own.replace('5e', '2e')}",
         f"moe.shared_expert~false/{rate}/mixing.granularity~model/seed~1",
     )
 

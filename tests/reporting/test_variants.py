@@ -256,5 +256,5 @@ def test_experts_that_are_nearly_equal_are_named(tmp_path):
     heading = "The experts are nearly equal, and no mixing can matter there:\n\n"
     assert f"{heading}- vanilla: all layers together\n- seed~42: layers 1\n" in text
     files[0].write_text("{}")
-    with pytest.raises(UserError, match=r"diversity\.json is not a result of step diversity"):
+    with pytest.raises(UserError, match=r"diversity\.json is no result of step diversity"):
         summarise(tmp_path, evals, "--diversity", *files)

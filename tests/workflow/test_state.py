@@ -99,7 +99,7 @@ def differences(wanted: Experiment, place: str) -> tuple[str, ...]:
 
 TRAINED = {"moe_sft", "ffn", "weighted_init/lam~0.75", "weighted_trained/lam~0.75"}
 EVALUATED = {"dense/lam~0.75", "eval/dense/lam~0.75/problems.json", "summary.csv"}
-TUNED = TRAINED | EVALUATED | {"eval/moe_sft/problems.json"}
+TUNED = TRAINED | EVALUATED | {"eval/moe_sft/problems.json", "diversity.json"}
 
 
 def test_what_was_made_as_wanted_fits(place):

@@ -62,7 +62,7 @@ def find_runs(config: Mapping, where: str = "config") -> list[Run]:
         same = names.setdefault(made.model_dump_json(), (variant, point))
         if same != (variant, point):
             raise UserError(_sameness(variant, point, *same, where))
-        runs.append(Run(made, _run_name(variant, point), _changes(values, made)))
+        runs.append(Run(made, _name(variant, point, made), _changes(values, made)))
     if len(whole.seeds) < 2 and any("soup" in run.config.evaluation.models for run in runs):
         raise UserError(
             f"{where}: evaluation.models names soup, the mean over seeds. List at least two seeds "
@@ -142,9 +142,10 @@ def _completed(
                 yield name, point, complete(seeded, _described(where, name, point))
 
 
-def _run_name(variant: str | None, point: dict) -> str | None:
-    values = [f"{key}~{_text(value)}" for key, value in point.items()]
-    return ", ".join([variant, *values]) if variant else None
+def _name(variant: str | None, point: dict, config: XftConfig) -> str | None:
+    values = leaves(config)
+    swept = [f"{key}~{_text(values[key])}" for key in point]
+    return ", ".join([variant, *swept]) if variant else None
 
 
 def _described(where: str, variant: str | None, point: dict) -> str:
