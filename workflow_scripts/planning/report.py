@@ -1,5 +1,6 @@
 """Computes a plan, and formats it as text for `xft plan`."""
 
+import math
 import textwrap
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -116,6 +117,25 @@ class Plan:
             second and second.hours(self.mixing, processor, utilisation),
         )
 
+    def tuning_hours(self, section: str) -> float | None:
+        """Hours at most of the tuning with a section of the configuration, of the mixture.
+
+        A tuning of the dense model takes less in the ratio of their FLOPs.
+        """
+        options, rows = getattr(self.config, section), self.rows
+        job = configured_job(self.config, section, self.processes, self.gpu is not None)
+        job = self.chosen if section == "moe_sft" else job
+        if section == "heal" and rows.number is not None:
+            rows = replace(rows, number=math.ceil(rows.number * options.share))
+        work = training_work(self.models, job, options, rows, mixing=False)
+        return work and work.hours(job, *self.speed(job.precision))
+
+    def speed(self, precision: str) -> tuple[Gpu, float]:
+        """The processor, and the share of its speed that a job reaches."""
+        if self.gpu is None:
+            return self.measured(precision), CPU_UTILISATION
+        return self.gpu, self.utilisation
+
     def measured(self, precision: str) -> Gpu:
         """This machine's CPU, timed with matrix products of the size of the base's MLP."""
         base, tokens = self.models.base.config, self.tuning.batch.tokens
@@ -171,26 +191,26 @@ def _sections(plan: Plan) -> Iterable[list[str]]:
     yield summary(plan)
     yield [
         f"Parameters of {base}: {plan.models.base.source}",
-        *_table(_parameter_rows(plan.models)),
+        *table(_parameter_rows(plan.models)),
     ]
     yield [
         "Tokens, if every row fills the window",
-        *_table(_work_rows(plan)),
+        *table(_work_rows(plan)),
         f"  a token of step 2 takes {_flops_ratio(plan):.2f} times the FLOPs of one of sft",
         *_rows_note(plan),
     ]
     yield [
         f"Memory of a process in step 2, GiB ({_batch(plan.tuning)})",
         f"  processes: {plan.processes}; configured launch: {plan.tuning.launch}",
-        *_table(_memory_rows(_tuning_memories(plan))),
+        *table(_memory_rows(_tuning_memories(plan))),
         *_memory_notes(plan),
     ]
     if plan.merges:
         memory = mixing_memory(plan.models, plan.mixing)
-        cache = _gb(expert_bytes(plan.models) + memory.mapped)
+        cache = gigabytes(expert_bytes(plan.models) + memory.mapped)
         yield [
             f"Memory of a process in step 6, GiB ({_batch(plan.mixing)})",
-            *_table(_memory_rows({plan.mixing.launch: memory})),
+            *table(_memory_rows({plan.mixing.launch: memory})),
             f"  plus {cache} of page cache, to read weights from files at full speed",
         ]
     if plan.gpu is not None:
@@ -198,12 +218,12 @@ def _sections(plan: Plan) -> Iterable[list[str]]:
         yield [f"Strategy on {plan.place}, which can use {room}", *_wrapped(plan.advice.reason)]
         yield [
             f"Hours at most, at {plan.utilisation:.0%} of a GPU's FLOPs (an assumption; see --mfu)",
-            *_table(_hour_rows(plan)),
+            *table(_hour_rows(plan)),
         ]
         yield _evaluation(plan, plan.gpu, plan.utilisation)
     else:
         yield from _on_this_cpu(plan)
-    yield ["Disk", *_table(_disk_rows(plan.spaces), [space.remark for space in plan.spaces])]
+    yield ["Disk", *table(_disk_rows(plan.spaces), [space.remark for space in plan.spaces])]
 
 
 def _parameter_rows(models: Models) -> Iterable[tuple[str, ...]]:
@@ -283,7 +303,7 @@ def _hour_rows(plan: Plan) -> Iterable[tuple[str, ...]]:
     yield "", *names
     for name in GPUS:
         hours = replace(plan, gpu_name=name).hours[: len(names)]
-        yield name, *map(_number, hours)
+        yield name, *map(duration, hours)
 
 
 def _on_this_cpu(plan: Plan) -> Iterable[list[str]]:
@@ -297,7 +317,7 @@ def _on_this_cpu(plan: Plan) -> Iterable[list[str]]:
         f"{processor.fp32 / 1e9:,.0f} GFLOPs a second",
         f"  of a matrix product of the MLP's size ({plan.tuning.precision}, {threads} "
         f"thread{'s' * (threads > 1)}), without the optimiser's steps",
-        *_table([(name, _number(value)) for name, value in zip(names, hours, strict=True)]),
+        *table([(name, duration(value)) for name, value in zip(names, hours, strict=True)]),
     ]
     in_fp32 = processor if plan.tuning.precision == "fp32" else plan.measured("fp32")
     yield _evaluation(plan, in_fp32, CPU_UTILISATION)
@@ -312,7 +332,7 @@ def _evaluation(plan: Plan, processor: Gpu, utilisation: float) -> list[str]:
     rows = [
         (
             f"{name}, each lambda" if name in MERGED else name,
-            _number(
+            duration(
                 generation_seconds(
                     plan.models, name in MIXTURES, problems, options, processor, utilisation
                 )
@@ -326,14 +346,14 @@ def _evaluation(plan: Plan, processor: Gpu, utilisation: float) -> list[str]:
         f"{options.max_new_tokens} new ones,",
         f"  {options.batch_size} at once, with transformers. Most solutions are shorter. Judging "
         "takes extra time",
-        *_table(rows),
+        *table(rows),
     ]
 
 
 def _disk_rows(spaces: list[Space]) -> Iterable[tuple[str, ...]]:
     for space in spaces:
-        yield space.name, _gb(space.nbytes)
-    yield "total at most", _gb(sum(space.nbytes for space in spaces))
+        yield space.name, gigabytes(space.nbytes)
+    yield "total at most", gigabytes(sum(space.nbytes for space in spaces))
 
 
 def _batch(job: Job) -> str:
@@ -343,7 +363,8 @@ def _batch(job: Job) -> str:
     )
 
 
-def _gb(nbytes: int) -> str:
+def gigabytes(nbytes: int) -> str:
+    """A size as text."""
     return f"{nbytes / 1e9:,.2f} GB"
 
 
@@ -351,7 +372,8 @@ def _wrapped(text: str) -> list[str]:
     return textwrap.wrap(text, LINE_LENGTH, initial_indent="  ", subsequent_indent="  ")
 
 
-def _number(hours: float | None) -> str:
+def duration(hours: float | None) -> str:
+    """Hours as text; ? if they are unknown."""
     if hours is None:
         return "?"
     return f"{hours:,.1f}" if hours >= 0.1 else "< 0.1"
@@ -361,7 +383,7 @@ def _hours(hours: float | None) -> str:
     return "" if hours is None else f", {hours:,.1f} hours at most"
 
 
-def _table(rows: Iterable[tuple[str, ...]], remarks: Iterable[str] = ()) -> list[str]:
+def table(rows: Iterable[tuple[str, ...]], remarks: Iterable[str] = ()) -> list[str]:
     """Lines with aligned columns: the first left, numbers right, and the remarks after them."""
     lines = list(rows)
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]

@@ -10,7 +10,9 @@ from pathlib import Path
 
 from workflow_scripts.cli import flags, running
 from workflow_scripts.common.errors import UserError
-from workflow_scripts.config.sections import BaseConfig
+from workflow_scripts.config.runs import Run, find_runs
+from workflow_scripts.config.section import Section
+from workflow_scripts.config.sections import BaseConfig, XftConfig
 from workflow_scripts.config.text import read_config
 from workflow_scripts.config.validation import complete
 from workflow_scripts.planning.gpus import GPUS
@@ -24,7 +26,10 @@ def main(argv: list[str] | None = None) -> None:
 
     from workflow_scripts.planning.report import report
 
+    runs = find_runs(read_config(args.config), str(args.config))
     print(report(make_plan(args)))
+    if len(runs) > 1:
+        print("\n".join(_totals(args, runs)) + "\n")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -67,6 +72,21 @@ def _count(text: str) -> int:
 
 def make_plan(args: argparse.Namespace):
     """The plan for the parsed flags. Raises UserError."""
+    return _planner(args)(complete(read_config(args.config), str(args.config)))
+
+
+def _totals(args: argparse.Namespace, runs: list[Run]) -> list[str]:
+    """The lines about all runs of the configuration together."""
+    from workflow_scripts.workflow.experiment import Experiment
+    from workflow_scripts.workflow.totals import totals
+    from workflow_scripts.workflow.wanted import NoContents
+
+    config = complete(read_config(args.config))
+    return totals(Experiment(config, runs, config.results_dir, NoContents()), _planner(args))
+
+
+def _planner(args: argparse.Namespace):
+    """A function that gives the plan for a configuration. Files are read once for all of them."""
     from workflow_scripts.planning.jobs import configured_processes
     from workflow_scripts.planning.parameters import Models
     from workflow_scripts.planning.report import Plan
@@ -74,13 +94,25 @@ def make_plan(args: argparse.Namespace):
 
     if not 0 < args.mfu <= 1:
         raise UserError(f"--mfu = {args.mfu:g}: must be greater than 0 and at most 1")
-    config = complete(read_config(args.config), str(args.config))
-    models = Models(_find_base(config.base, args.model_config), config.moe)
-    rows = find_rows(config.data, args.rows)
-    processes = args.gpus or configured_processes(config)
-    on_gpu = args.gpu or args.gpus or config.gpus
-    gpu = (args.gpu or DEFAULT_GPU) if on_gpu else None
-    return Plan(config, models, rows, gpu, processes, args.mfu)
+    known: dict[str, object] = {}
+
+    def once(make, section: Section, given):
+        key = repr(section)
+        if key not in known:
+            known[key] = make(section, given)
+        return known[key]
+
+    def plan(config: XftConfig):
+        if (key := config.model_dump_json()) not in known:
+            models = Models(once(_find_base, config.base, args.model_config), config.moe)
+            processes = args.gpus or configured_processes(config)
+            on_gpu = args.gpu or args.gpus or config.gpus
+            gpu = (args.gpu or DEFAULT_GPU) if on_gpu else None
+            rows = once(find_rows, config.data, args.rows)
+            known[key] = Plan(config, models, rows, gpu, processes, args.mfu)
+        return known[key]
+
+    return plan
 
 
 def _find_base(base: BaseConfig, model_config: Path | None):

@@ -40,14 +40,20 @@ class Experiment:
     requested: those that were requested so far, by path in the results folder.
     """
 
-    def __init__(self, config: XftConfig, runs: list[Run], results: str | Path):
+    def __init__(
+        self,
+        config: XftConfig,
+        runs: list[Run],
+        results: str | Path,
+        contents: FileContents | None = None,
+    ):
         """Raises UserError if two different sets of problems have the same name."""
         self.config = config
         self.results = Path(results)
         self.requested: dict[str, Wanted] = {}
         evaluated = [name for run in runs for name in run.config.evaluation.datasets]
         forbidden = list(dict.fromkeys([*NAMED_SETS, *evaluated]))
-        shared = self.results, forbidden, self.requested, FileContents()
+        shared = self.results, forbidden, self.requested, contents or FileContents()
         self.runs = [Wants(run, *shared) for run in runs]
         self._find_seeds(runs)
         self._own = Wants(Run(config), *shared)

@@ -74,6 +74,14 @@ class FileContents:
         self.template = cache(read_template)
 
 
+class NoContents(FileContents):
+    """Stands for contents that nobody reads: of files that may not be on this machine."""
+
+    def __init__(self):
+        self.of_file = self.of_problems = self.template = lambda name: ""
+        self.of_model = lambda folder: {}
+
+
 def _problems_sha256(name: str) -> str:
     """The SHA-256 of a set of problems: humaneval, mbpp, or a file."""
     return NAMED_SETS[name].wanted_sha256 if name in NAMED_SETS else unpacked_sha256(Path(name))
