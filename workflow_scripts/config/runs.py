@@ -63,12 +63,21 @@ def find_runs(config: Mapping, where: str = "config") -> list[Run]:
         if same != (variant, point):
             raise UserError(_sameness(variant, point, *same, where))
         runs.append(Run(made, _name(variant, point, made), _changes(values, made)))
-    if len(whole.seeds) < 2 and any("soup" in run.config.evaluation.models for run in runs):
+    _check_models(whole, runs, where)
+    return runs
+
+
+def _check_models(whole: XftConfig, runs: list[Run], where: str) -> None:
+    models = {model for run in runs for model in run.config.evaluation.models}
+    if "soup" in models and len(whole.seeds) < 2:
         raise UserError(
             f"{where}: evaluation.models names soup, the mean over seeds. List at least two seeds "
             "in `seeds`, or leave it out"
         )
-    return runs
+    if whole.merge.keep == "best" and "dense" not in models:
+        raise UserError(
+            f"{where}: merge.keep = best: add dense to evaluation.models, to find the best model"
+        )
 
 
 def _check_count(whole: XftConfig, where: str) -> None:

@@ -504,8 +504,6 @@ class XftConfig(ManyRuns, RunConfig):
                 f"evaluation.models names {names}, but without moe.shared_expert there is no "
                 f"merge. Leave out {names}"
             )
-        if self.merge.keep == "best" and "dense" not in merged:
-            return "merge.keep = best: add dense to evaluation.models, to find the best model"
         if self.merge.select == "validation" and not self.data.validation_rows:
             return "merge.select = validation: there are no held-out rows. Set data.validation_rows"
         for lam in self.merge.lambdas if self.mixing.learn_lambda else ():

@@ -244,7 +244,7 @@ class Wants:
     def soup(self) -> Wanted:
         """The mean of the sft models of all seeds."""
         sources = {f"model {number}": run.sft for number, run in enumerate(self.of_seeds, 1)}
-        return self._wanted("soup", sources=sources, unread={"seed"})
+        return self._wanted("soup", sources=sources, pooled={"seed"})
 
     @cached_property
     def diversity(self) -> Wanted:
@@ -429,15 +429,17 @@ class Wants:
         files: dict[str, str] | None = None,
         sources: dict[str, Wanted] | None = None,
         unread: Collection[str] = (),
+        pooled: Collection[str] = (),
         rule: str | None = None,
     ) -> Wanted:
         """The artifact with a name. Each is created once for all runs that share it.
 
-        unread: keys that the step reads in other cases only, or that it reads all values of.
+        unread: keys that the step reads in other cases only. pooled: keys whose values are all among
+        the sources.
         """
         name, sources = name or step, sources or {}
-        keys = keys_behind(step).union(*(source.keys for source in sources.values()))
-        keys -= {*unread, *LISTS}
+        keys = keys_behind(step) - {*unread, *LISTS}
+        keys = keys.union(*(source.keys for source in sources.values())) - {*pooled}
         place = self.prefix(keys) + name
         if place not in self.requested:
             read = keys_of_step(step)
