@@ -345,12 +345,6 @@ def test_without_a_shared_expert_nothing_is_merged():
     )
 
 
-def test_the_best_model_can_only_be_kept_where_dense_models_are_evaluated():
-    config = with_value("merge.keep", "best") | {"evaluation": {"models": ["base"]}}
-    with pytest.raises(UserError, match=r"merge\.keep = best: add dense to evaluation\.models"):
-        complete(config)
-
-
 @pytest.mark.parametrize("section", ["moe_sft", "sft", "mixing", "heal"])
 def test_a_warm_up_is_no_longer_than_its_training(section):
     def config(**options) -> dict:

@@ -111,6 +111,14 @@ def test_values_have_texts_of_their_own_that_are_names_of_folders(key, values):
             {"seeds": list(range(101)), "sweep": {"data.limit": list(range(1, 11))}},
             "variants x sweep x seeds gives 1,010 runs. At most 1,000 are allowed",
         ),
+        (
+            {"merge": {"keep": "best"}, "evaluation": {"models": ["base"]}},
+            "merge.keep = best: add dense to evaluation.models, to find the best model",
+        ),
+        (
+            {"evaluation": {"models": ["soup"]}, "seeds": [3]},
+            "evaluation.models names soup, the mean over seeds. List at least two seeds",
+        ),
         ({"variants": {"a": 1}}, "variants.a = 1: must be of type object"),
         ({"sweep": {"moe.num_experts": 4}}, "sweep.moe.num_experts = 4: must be of type array"),
     ],

@@ -380,7 +380,8 @@ class Wants:
     def results_to_show(self) -> list[Wanted]:
         """All results that the summary shows of this run."""
         has_mixture = not {*OF_MIXTURE}.isdisjoint(self.config.evaluation.models)
-        diversity = [self.diversity] if has_mixture else []
+        # Experts without a shared one cannot be taken out and compared.
+        diversity = [self.diversity] if has_mixture and self.config.moe.shared_expert else []
         results = [*self.evaluations(), *self.validation_losses(), *self.lm_eval_results()]
         return [*results, *diversity]
 
@@ -434,8 +435,8 @@ class Wants:
     ) -> Wanted:
         """The artifact with a name. Each is created once for all runs that share it.
 
-        unread: keys that the step reads in other cases only. pooled: keys whose values are all among
-        the sources.
+        unread: keys that the step reads in other cases only. pooled: keys of which the sources have
+        all values.
         """
         name, sources = name or step, sources or {}
         keys = keys_behind(step) - {*unread, *LISTS}
