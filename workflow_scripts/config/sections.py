@@ -332,6 +332,7 @@ class HealConfig(DistillationConfig, TuningConfig):
     """Tuning of the merged model itself, after the merge, on a share of the rows."""
 
     balance_loss_batch: ClassVar[str] = "micro"
+    expert_averaging: ClassVar[float] = 0.0
 
     num_train_epochs: float = Field(1.0, gt=0)
     """Passes over the share of the training rows."""
