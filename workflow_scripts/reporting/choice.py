@@ -14,7 +14,7 @@ def best_merge(files: Sequence[Path], by: str) -> int:
     by = benchmark the results of evaluations, of which the most solved problems are the best.
     """
     if by == "validation":
-        values = [-loss for file in files for loss in read_losses([file]).values()]
+        values = [-content["loss"] for content in read_losses(files).values()]
     else:
         values = [read_result(file)["pass@1"]["plus"] for file in files]
     return values.index(max(values))
