@@ -2,15 +2,16 @@
 
 import json
 import shutil
+from collections import Counter
 from pathlib import Path
 
 import pytest
 import yaml
 
 pytestmark = pytest.mark.slow
-# All but the demonstration, which other tests run.
+# All but the demonstration, which other tests run, and what lies over other configs.
 FILES = (Path(__file__).parents[2] / "recipes").glob("*.yaml")
-RECIPES = sorted(file.name for file in FILES if file.stem != "embedded")
+RECIPES = sorted(file.name for file in FILES if file.stem not in ("embedded", "ablations"))
 
 
 @pytest.fixture(scope="module")
@@ -57,3 +58,14 @@ def test_a_recipe_goes_with_ones_own_file(project):
         "Qwen/Qwen2.5-Coder-0.5B"
         in project.snakemake("--dry-run", "--printshellcmds", "--configfile", *files).stdout
     )
+
+
+def test_the_ablations_lie_over_any_config(project):
+    embedded = (project.folder / "recipes" / "embedded.yaml").read_text()
+    (project.folder / "mine.yaml").write_text(embedded)
+    files = ["mine.yaml", "recipes/ablations.yaml"]
+    done = project.snakemake("--dry-run", "--configfile", *files)
+    text = done.stdout + done.stderr
+    assert done.returncode == 0, text
+    ran = Counter(project.rules(done))
+    assert (ran["moe_sft"], ran["dense"], ran["sft"], ran["tokens"]) == (22, 20, 2, 1)

@@ -2,6 +2,7 @@
 
 import csv
 from collections import Counter
+from pathlib import Path
 
 import pytest
 
@@ -39,14 +40,12 @@ def rows_of(file) -> list[dict]:
 
 
 def test_runs_share_every_stage_on_which_they_agree(project):
-    once = ["base", "tokens", "ground_truth", "soup", "summary"]
-    for_seeds = ["sft", "sft_flops", "ffn", "weighted_init", "weighted_trained", "dense", "heal"]
-    assert {rule: project.first[rule] for rule in once} == dict.fromkeys(once, 1)
-    assert project.first["moe_sft"] == 4  # with and without a shared expert
-    assert {rule: project.first[rule] for rule in for_seeds} == {
-        **dict.fromkeys(for_seeds, 4),
-        **{"sft": 2, "sft_flops": 4},
-    }
+    expected = dict.fromkeys(["base", "tokens", "ground_truth", "soup", "summary"], 1)
+    expected |= dict.fromkeys(["sft", "sft_flops", "ffn", "diversity", "uniform", "best"], 2)
+    expected |= dict.fromkeys(["moe", "moe_sft"], 4)  # with and without a shared expert
+    expected |= dict.fromkeys(["weighted_init", "weighted_trained", "dense", "heal"], 4)
+    expected["experts_only"] = 4  # two routed experts
+    assert {rule: project.first[rule] for rule in expected} == expected
     assert project.run() == []
 
 
@@ -101,5 +100,5 @@ def test_a_variant_alone_has_the_same_bytes(project, new_project, file_hashes):
     for name in ("weighted_trained/lam~0.75", "heal/lam~0.75"):
         swept = project.results / USAGE / "seed~43" / name
         assert file_hashes(alone.results / name) == file_hashes(swept)
-        manifests = [place.with_name(place.name + ".manifest.json") for place in (swept,)]
-        assert manifests[0].read_text() == (alone.results / f"{name}.manifest.json").read_text()
+        manifests = [Path(f"{place}.manifest.json") for place in (alone.results / name, swept)]
+        assert manifests[0].read_text() == manifests[1].read_text()
