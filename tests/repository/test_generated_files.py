@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from tools import write_caching_table, write_config_docs, write_envs
+from workflow_scripts.config.runs import find_runs
 from workflow_scripts.config.sections import TRAININGS, XftConfig
 from workflow_scripts.config.training import TrainingConfig
 from workflow_scripts.config.validation import complete, is_section
