@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 from project import Project
 
+from workflow_scripts.config.runs import overlaid
+
 pytestmark = pytest.mark.slow
 MODELS = ["base", "sft", "sft_flops", "soup", "moe_sft", "uniform", "experts_only", "dense", "heal"]
 VARIANTS = {
@@ -91,7 +93,7 @@ def test_only_what_is_new_runs(project, changed, rules):
 
 def test_a_variant_alone_has_the_same_bytes(project, new_project, file_hashes):
     alone = new_project("alone")
-    keys = {**project.overlay, **VARIANTS["usage"], "seed": 43}
+    keys = overlaid(project.overlay, VARIANTS["usage"]) | {"seed": 43}
     alone.overlay = {key: keys[key] for key in keys.keys() - {"seeds", "variants"}}
     models = [model for model in MODELS if model != "soup"]
     alone.overlay["evaluation"] = keys["evaluation"] | {"models": models}
