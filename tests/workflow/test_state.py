@@ -108,6 +108,20 @@ def test_what_was_made_as_wanted_fits(place):
     assert set(states(wants()).values()) == {State.FITS}
 
 
+def test_evaluations_on_problems_that_rows_were_not_cleaned_of_are_named(place):
+    assert wants().summary_options["uncleaned"] == []
+    found = wants(data={"decontaminate_against": []}).summary_options["uncleaned"]
+    assert found == ["eval/moe_sft/problems.json", "eval/dense/lam~0.75/problems.json"]
+
+
+def test_a_file_of_texts_belongs_to_the_mixing(place):
+    Path("texts.jsonl").write_text('{"text": "a"}\n')
+    mixing = {"text": "texts.jsonl", "objective": "kl", "kl_weight": 1.0}
+    make_all(wants(mixing=mixing))
+    Path("texts.jsonl").write_text('{"text": "b"}\n')
+    assert outdated(wants(mixing=mixing)) == EVALUATED | {"weighted_trained/lam~0.75"}
+
+
 @pytest.mark.parametrize(
     ("changed", "expected"),
     [
