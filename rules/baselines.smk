@@ -1,9 +1,6 @@
 # Baselines for the merged models: the dense base tuned without experts, the mean of such models, and
 # merges with the shares of weighted_init or with one expert alone.
 
-EQUAL, UNIFORM = "uniform_init/lam~{lam}", "uniform/lam~{lam}"
-ONE_EXPERT = "experts_only/expert~{expert}/lam~{lam}"
-
 
 rule sft:
     input:

@@ -91,6 +91,17 @@ METRICS = f"{RESULTS}/metrics"
 RESOURCES = JobResources(CONFIG, METRICS)
 started = []  # the time at which this run began
 
+# Places of artifacts in the results folder, below the folders of their variation.
+FETCHED = "data/fetched/{file}"
+INIT, TRAINED = "weighted_init/lam~{lam}", "weighted_trained/lam~{lam}"
+EQUAL, UNIFORM = "uniform_init/lam~{lam}", "uniform/lam~{lam}"
+DENSE, HEAL = "dense/lam~{lam}", "heal/lam~{lam}"
+ONE_EXPERT = "experts_only/expert~{expert}/lam~{lam}"
+TRUTH = "ground_truth/{dataset}"
+EVALUATION = "eval/{model}/{dataset}.json"
+VALIDATION = "validation/{model}.json"
+LM_EVAL = "lm_eval/{model}/tasks.json"
+
 
 wildcard_constraints:
     lam=r"0|1|0\.\d*[1-9]",
@@ -105,7 +116,7 @@ wildcard_constraints:
 
 def at(place):
     """A function that finds the wanted artifact at a place for a job's wildcards."""
-    pattern = "{variation}" + place
+    pattern = f"{{variation}}{place}"
     return lambda wildcards: EXPERIMENT.find(apply_wildcards(pattern, wildcards))
 
 
@@ -329,6 +340,37 @@ def template_content(wildcards):
     name = at("tokens")(wildcards).run.config.data.template
     known = name in templates.NAMES or name == templates.COMPLETION.identity
     return None if known else content_hash(Path(name))
+
+
+def text_file(wildcards):
+    """The file of texts that the coefficients learn from; none if they learn from the rows."""
+    text = at(TRAINED)(wildcards).run.config.mixing.text
+    return [ancient(text)] if text else []
+
+
+def threads_of_start(wildcards):
+    """The threads of the first coefficients: one, unless the mixture's use is measured."""
+    return CONFIG.threads if source(at(INIT), "tokens")(wildcards) else 1
+
+
+def choice(wildcards):
+    """The merges of a tuned mixture, the best of which is kept."""
+    return EXPERIMENT.choices[f"{wildcards.variation}best"]
+
+
+def best(wildcards):
+    """The best of these merges; one of them while the best is not known."""
+    return CURRENT.best(f"{wildcards.variation}best")
+
+
+def merge_options(wildcards):
+    """The flags of step dense for each of these merges."""
+    return [
+        f"--options={to_flags(options_of_step('dense', merge.run.config))}"
+        + (f" --base={shlex.quote(str(base.place))}" if base else "")
+        for merge in choice(wildcards).merges
+        for base in [merge.sources.get("base")]
+    ]
 
 
 def kept(output):

@@ -1,10 +1,5 @@
 # The problems with their expected results, the evaluation and loss of each model, and the tables.
 
-TRUTH = "ground_truth/{dataset}"
-EVALUATION = "eval/{model}/{dataset}.json"
-VALIDATION = "validation/{model}.json"
-LM_EVAL = "lm_eval/{model}/tasks.json"
-
 
 rule fetch_problems:
     input:

@@ -1,19 +1,5 @@
 # Steps 4 to 7, once for each lambda: the mixing coefficients, their training, the dense model.
 
-INIT, TRAINED = "weighted_init/lam~{lam}", "weighted_trained/lam~{lam}"
-DENSE, HEAL = "dense/lam~{lam}", "heal/lam~{lam}"
-
-
-def text_file(wildcards):
-    """The file of texts that the coefficients learn from; none if they learn from the rows."""
-    text = at(TRAINED)(wildcards).run.config.mixing.text
-    return [ancient(text)] if text else []
-
-
-def threads_of_start(wildcards):
-    """The threads of the first coefficients: one, unless the mixture's use is measured."""
-    return CONFIG.threads if source(at(INIT), "tokens")(wildcards) else 1
-
 
 rule weighted_init:
     input:
@@ -110,26 +96,6 @@ rule dense:
         "python -m workflow_scripts.dense --weighted {input.weighted:q} --moe {input.moe:q} "
         "--ffn {input.ffn:q} {params.base} {input.base:q} {params.options} "
         "--out {output.artifact:q} 2>&1 | tee -i {log:q}"
-
-
-def choice(wildcards):
-    """The merges of a tuned mixture, the best of which is kept."""
-    return EXPERIMENT.choices[f"{wildcards.variation}best"]
-
-
-def best(wildcards):
-    """The best of these merges; one of them while the best is not known."""
-    return CURRENT.best(f"{wildcards.variation}best")
-
-
-def merge_options(wildcards):
-    """The flags of step dense for each of these merges."""
-    return [
-        f"--options={to_flags(options_of_step('dense', merge.run.config))}"
-        + (f" --base={shlex.quote(str(base.place))}" if base else "")
-        for merge in choice(wildcards).merges
-        for base in [merge.sources.get("base")]
-    ]
 
 
 rule best:

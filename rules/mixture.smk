@@ -50,9 +50,6 @@ rule moe:
         "--out {output.artifact:q} 2>&1 | tee -i {log:q}"
 
 
-FETCHED = "data/fetched/{file}"
-
-
 rule fetch_data:
     input:
         changed=marker(at(FETCHED)),

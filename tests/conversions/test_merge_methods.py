@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import shlex
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -219,10 +220,16 @@ def test_manifest_and_card_say_how_it_was_merged(plain, tmp_path, words, stated,
 
 def test_the_best_model_is_merged_by_its_method(case, tmp_path):
     evaluation = write_evaluation(tmp_path / "eval.json", base=2, plus=1)
-    words = ["--method", "task_arithmetic", "--scale", SCALE, "--base", case.folder / "base"]
+    words = ["--method", "task_arithmetic", "--scale", SCALE, "--base", str(case.folder / "base")]
     made = case.merge(tmp_path / "dense", *words)
-    words += ["--evals", evaluation, "--out", tmp_path / "best"]
-    best.main([*case.chain.words("dense"), *map(str, words)])
+    given = [
+        "--evals",
+        evaluation,
+        "--out",
+        tmp_path / "best",
+        f"--options={shlex.join(map(str, words))}",
+    ]
+    best.main([*case.chain.words("dense"), *map(str, given)])
     again = load_file(tmp_path / "best" / SINGLE)
     assert all(torch.equal(again[name], made[name]) for name in made)
 

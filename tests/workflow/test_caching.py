@@ -10,7 +10,8 @@ import pytest
 from project import Project
 
 LAMBDA_CHAIN = ["dense", "eval", "summary", "weighted_init", "weighted_trained"]
-FROM_MOE_SFT = ["ffn", "moe_sft", *LAMBDA_CHAIN, "eval"]
+FROM_FFN = ["ffn", "diversity", *LAMBDA_CHAIN]
+FROM_MOE_SFT = ["moe_sft", *FROM_FFN, "eval"]
 
 
 # Imported by each step's Python before anything else: `summary` waits until it may go on.
@@ -138,9 +139,9 @@ def test_another_template_in_place_runs_what_is_tuned_with_it(project):
         ),
         (["reporting/tables.py"], ["summary"]),
         (["evaluation/runner.py"], ["eval", "eval", "eval", "ground_truth", "summary"]),
-        (["conversions/merge.py"], LAMBDA_CHAIN),
+        (["conversions/merge.py"], ["diversity", *LAMBDA_CHAIN]),
         (["modeling/mixing.py"], ["dense", "eval", "summary", "weighted_trained"]),
-        (["conversions/extract.py"], ["ffn", *LAMBDA_CHAIN]),
+        (["conversions/extract.py"], FROM_FFN),
         (["evaluation/references.py"], ["tokens", *FROM_MOE_SFT]),
     ],
     ids=lambda value: value[0] if value and value[0].endswith(".py") else "",
@@ -183,7 +184,7 @@ def test_until_and_forcerun(project):
 
 def test_another_results_folder_is_another_run(project, tmp_path):
     overlay = project.overlay | {"results_dir": str(tmp_path / "elsewhere")}
-    assert len(Project(project.folder, overlay).run("--dry-run")) == 13
+    assert len(Project(project.folder, overlay).run("--dry-run")) == 14
 
 
 def test_another_working_directory(project, tmp_path):

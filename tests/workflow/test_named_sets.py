@@ -69,7 +69,8 @@ def pinned(new_project):
 
 
 def run(project: Project, *arguments: str) -> list[str]:
-    return project.run(*TARGETS, *arguments, evaluation=NAMED)
+    data = {"decontaminate_against": NAMED["datasets"]}
+    return project.run(*TARGETS, *arguments, evaluation=NAMED, data=data)
 
 
 def test_what_was_fetched_is_all_that_is_needed(pinned, tmp_path, monkeypatch):

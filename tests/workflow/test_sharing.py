@@ -3,7 +3,7 @@
 import pytest
 
 MIXED = ["dense", "eval", "summary", "weighted_init", "weighted_trained"]
-TUNED = ["ffn", "moe_sft", *MIXED, "eval"]
+TUNED = ["moe_sft", "ffn", "diversity", *MIXED, "eval"]
 VANILLA = {"moe": {"shared_expert": False}, "evaluation": {"models": ["base", "moe_sft"]}}
 
 

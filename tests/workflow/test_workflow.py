@@ -12,7 +12,8 @@ from workflow_scripts.conversions.mixing_artifact import open_mixing, open_sourc
 from workflow_scripts.modeling.mixing import Mixing, MixingLogits
 
 LAMBDA_CHAIN = ["dense", "eval", "summary", "weighted_init", "weighted_trained"]
-ALL = ["base", "tokens", "ground_truth", "moe", "moe_sft", "ffn", *LAMBDA_CHAIN, "eval", "eval"]
+TUNED = ["moe_sft", "ffn", "diversity", *LAMBDA_CHAIN, "eval"]
+ALL = ["base", "tokens", "ground_truth", "moe", *TUNED, "eval"]
 
 
 @pytest.fixture
@@ -29,7 +30,7 @@ def test_each_rule_runs_once_and_not_again(project):
 def test_each_artifact_fits_its_manifest(project, call_step):
     done = call_step("verify", project.results, "--full")
     assert done.returncode == 0
-    assert done.stderr.strip().endswith("13 of 13 artifacts fit their manifests")
+    assert done.stderr.strip().endswith("14 of 14 artifacts fit their manifests")
 
 
 def test_no_rule_changes_its_inputs(project, repository, file_hashes):
@@ -93,7 +94,7 @@ def test_another_lambda_runs_its_chain_and_going_back_only_the_summary(
     [
         ({"evaluation": {"base_prompt": "completion"}}, ["eval", "summary"]),
         ({"mixing": {"learning_rate": 0.5}}, ["dense", "eval", "summary", "weighted_trained"]),
-        ({"moe": {"upcycled_layers": [0]}}, ["moe", "moe_sft", "ffn", *LAMBDA_CHAIN, "eval"]),
+        ({"moe": {"upcycled_layers": [0]}}, ["moe", *TUNED]),
     ],
 )
 def test_a_changed_value_runs_what_depends_on_it(project, config, rules):
