@@ -15,7 +15,7 @@ from workflow_scripts.workflow.experiment import Experiment
 ROOT = Path(__file__).parents[1]
 DOCUMENT = ROOT / "docs" / "caching.md"
 HEAD = "| a change of | runs |\n|---|---|\n"
-MODELS = ["base", "sft", "moe_sft", "dense"]
+MODELS = ["base", "sft", "moe_sft", "dense", "heal"]
 # What no step reads.
 SPECIAL = {
     "merge.keep": "best, if it is asked for",
@@ -58,7 +58,7 @@ def all_keys() -> list[str]:
 
 
 def rules(key: str) -> list[str]:
-    """The rules that a change of a key runs in the demonstration, with sft evaluated too."""
+    """The rules that a change of a key runs in the demonstration, with sft and heal evaluated too."""
     config = read_config(ROOT / "config.yaml")
     config["base"]["model"] = str(ROOT / config["base"]["model"])
     config["data"] |= {

@@ -16,6 +16,11 @@ ROW = re.compile(r"\| (`.+`) \| (.+) \|")
 # Values other than the project's own, for keys whose schema does not give one.
 OTHERS = {
     "moe.upcycled_layers": [0],
+    "moe.init_drop": 0.9,
+    "moe_sft.expert_averaging": 0.5,
+    "data.decontaminate_against": [],
+    **dict.fromkeys(("moe_sft.ema_decay", "sft.ema_decay", "heal.ema_decay"), 0.5),
+    **dict.fromkeys(("mixing.kl_weight", "heal.kl_weight", "heal.share"), 0.25),
     "data.instruction_column": "response",
     "data.response_column": "instruction",
     "merge.lambdas": [0.85],
@@ -30,13 +35,18 @@ OTHERS = {
 # Keys that cannot be changed by themselves in a dry run of the embedded project.
 SKIPPED = {"base.model", "base.revision", "data.train", "data.revision", "data.split"}
 SKIPPED |= {"evaluation.datasets", "evaluation.models", "merge.keep", "moe.shared_expert"}
-SKIPPED |= {"results_dir"}
+SKIPPED |= {"results_dir", "seeds", "variants", "sweep"}
 SKIPPED |= {  # together only
     f"{section}.{key}"
-    for section in ("moe_sft", "sft", "mixing")
+    for section in ("moe_sft", "sft", "mixing", "heal")
     for key in ("eval_steps", "keep", "early_stopping_patience", "launch", "processes", "nodes")
 }
-SKIPPED |= {"moe_sft.offload_optimizer", "sft.offload_optimizer", "evaluation.samples"}
+SKIPPED |= {
+    f"{section}.{key}"
+    for section in ("moe_sft", "sft", "heal")
+    for key in ("offload_optimizer", "average_last")
+}
+SKIPPED |= {"evaluation.samples", "merge.scale", "merge.select", "mixing.text", "mixing.init_rows"}
 SKIPPED |= {"evaluation.backend"}  # its other value needs a package
 
 
@@ -73,7 +83,8 @@ def test_a_change_runs_what_the_document_says(finished, key):
         rules = Project(finished.folder, finished.overlay | overlay).run("--dry-run")
     expected = set(documented()[key]) - {"nothing"}
     if key != "evaluation.lm_eval":  # neither is asked for
-        expected = set() if section == "sft" else expected - {"sft", "lm_eval"}
+        asked = section not in ("sft", "heal")
+        expected = expected - {"sft", "heal", "lm_eval"} if asked else set()
     if key == "data.validation_rows":
         expected.add("validation_loss")
     assert set(rules) == expected
