@@ -34,14 +34,15 @@ def project(repository, new_project):
     (project.folder / "data").mkdir()
     rows = shared / "data" / "evol-codealpaca-2k-1.json"
     shutil.copy(rows, project.folder / "data" / "evol-codealpaca.json")
-    return project, shared / "data" / "HumanEvalPlus.jsonl.gz"
+    return project, shared / "data"
 
 
 def test_the_recipe_runs_through(project, monkeypatch):
-    project, problems = project
-    monkeypatch.setenv("HUMANEVAL_OVERRIDE_PATH", str(problems))
+    project, data = project
+    for name, file in (("HUMANEVAL", "HumanEvalPlus"), ("MBPP", "MbppPlus")):
+        monkeypatch.setenv(f"{name}_OVERRIDE_PATH", str(data / f"{file}.jsonl.gz"))
     rules = project.run("--configfile", "recipes/smollm2-135m.yaml")
-    assert len(rules) == 14
+    assert len(rules) == 16
     results = project.results / "smollm2-135m"
     base, dense = (
         json.loads((results / name / "config.json").read_text())

@@ -203,7 +203,7 @@ def test_killed_jobs_end_in_the_bytes_of_a_local_run(slurm, new_project, artifac
         step.write_text(step.read_text().replace("\ndef main(", BALLAST, 1))
     running, log = start(project, *PROFILE)
     alone, local_log = start(local)
-    mixing, truth = "weighted_trained_wildcards_0.75", "ground_truth_wildcards_problems"
+    mixing, truth = "weighted_trained_wildcards__0.75", "ground_truth_wildcards__problems"
 
     slurm.call("scancel", wait_for(lambda: slurm.running(project, "moe")))
     number = stopped_training(project, "moe_sft")
