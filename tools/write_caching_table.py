@@ -58,7 +58,7 @@ def all_keys() -> list[str]:
 
 
 def rules(key: str) -> list[str]:
-    """The rules that a change of a key runs in the demonstration, with sft and heal evaluated too."""
+    """The rules that a change of a key runs in the demonstration, with sft and heal evaluated."""
     config = read_config(ROOT / "config.yaml")
     config["base"]["model"] = str(ROOT / config["base"]["model"])
     config["data"] |= {
