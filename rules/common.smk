@@ -354,7 +354,7 @@ def threads_of_start(wildcards):
 
 
 def choice(wildcards):
-    """The merges of a tuned mixture, the best of which is kept."""
+    """The merges of a tuned mixture. The best one is kept."""
     return EXPERIMENT.choices[f"{wildcards.variation}best"]
 
 

@@ -16,10 +16,10 @@ rule fetch_problems:
         runtime=60,
     params:
         dataset=lambda wildcards: wildcards.named,
-        content=lambda wildcards: EXPERIMENT.fetched_problems(wildcards.named).files[
-            "content"
-        ],
-        # for the cache
+        # For the cache.
+        content=lambda wildcards: list(
+            EXPERIMENT.fetched_problems(wildcards.named).files.values()
+        ),
     shell:
         "online python -m workflow_scripts.fetch_problems --dataset {params.dataset:q} "
         "--out {output.file:q} 2>&1 | tee -i {log:q}"

@@ -454,7 +454,7 @@ def test_work_is_six_flops_for_each_active_parameter_and_token(deepseek):
 
 
 def test_the_flops_of_both_tunings_are_those_that_are_counted_by_hand(tmp_path):
-    """Two layers, 5 experts of which 3 compute a token: the shared one and 2 of the 4 routed."""
+    """Two layers, 5 experts. Three compute a token: the shared one and 2 of the 4 routed ones."""
     sizes = {"hidden_size": 8, "intermediate_size": 12, "num_hidden_layers": 2, "vocab_size": 20}
     heads = {"num_attention_heads": 2, "num_key_value_heads": 1}
     settings = {"num_experts": 5, "num_experts_per_tok": 3}

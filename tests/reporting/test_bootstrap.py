@@ -110,7 +110,7 @@ def test_sets_of_problems_are_strata():
 
 @pytest.mark.parametrize(("differing", "p_value"), [(0, 1), (3, 0.25), (5, 0.0625), (8, 2**-7)])
 def test_few_problems_that_differ_show_nothing(differing, p_value):
-    """Eight problems, of which the second model always solves some that the first never does."""
+    """Eight problems. The second model always solves some that the first one never solves."""
     second = np.repeat(np.arange(8)[None] < differing, 3, axis=0).astype(float)
     found = compare(np.zeros((3, 8)), second)
     assert found.p_value == p_value

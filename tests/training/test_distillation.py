@@ -52,7 +52,7 @@ def learn(chain, out: Path, *flags) -> tuple[list[dict], dict]:
 
 
 def test_the_divergence_and_its_gradient_are_torchs_own(monkeypatch):
-    """Over blocks of which one has no labelled token, and the last is shorter."""
+    """Over several blocks. One has no labelled token, and the last one is shorter."""
     monkeypatch.setattr(distillation, "BLOCK_TOKENS", 5)
     generator = torch.Generator().manual_seed(0)
     wanted, logits = (3 * torch.randn(2, 9, 31, generator=generator) for _ in range(2))
@@ -100,7 +100,7 @@ def test_the_divergence_falls_if_it_is_the_loss(chain, tmp_path):
 
 
 def test_equal_experts_leave_nothing_to_distil(tiny_llama, chain, tmp_path):
-    """The merged model then is the mixture, whatever the coefficients are."""
+    """The merged model is then the mixture, with any coefficients."""
     untuned = Chain(tmp_path, base=tiny_llama, data=chain["data"])
     lines, _ = learn(untuned, tmp_path / "out", *KL, *WHOLE)
     assert all(abs(line["kl"]) < 1e-6 for line in lines)

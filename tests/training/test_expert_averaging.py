@@ -85,7 +85,7 @@ def averaged(tensors: dict[str, torch.Tensor], beta: float) -> dict[str, torch.T
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "bf16_pure"])
 @pytest.mark.parametrize("shared", ["--shared-expert", "--no-shared-expert"])
 def test_a_step_averages_what_the_optimiser_made(mixtures, tokenizer, tmp_path, shared, precision):
-    """Once for a step with accumulated gradients, and nothing but the experts."""
+    """The average is taken once for a step with accumulated gradients. Only experts change."""
     plain = trained(mixtures[shared], tokenizer, tmp_path, precision=precision)
     found = trained(
         mixtures[shared], tokenizer, tmp_path, precision=precision, expert_averaging=BETA

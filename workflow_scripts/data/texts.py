@@ -1,4 +1,4 @@
-"""Reads texts without instructions, and cuts them into examples of which every token counts."""
+"""Reads texts without instructions, and cuts them into examples. Every token counts."""
 
 from pathlib import Path
 

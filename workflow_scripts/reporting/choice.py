@@ -10,8 +10,8 @@ from workflow_scripts.reporting.validation_losses import read_losses
 def best_merge(files: Sequence[Path], by: str) -> int:
     """The number of the best result; the first one of equals.
 
-    files: with by = validation the losses on held-out rows, of which the lowest is the best; with
-    by = benchmark the results of evaluations, of which the most solved problems are the best.
+    files: losses on held-out rows if by is validation, and the lowest is the best; results of
+    evaluations if by is benchmark, and the one with the most solved problems is the best.
     """
     if by == "validation":
         values = [-content["loss"] for content in read_losses(files).values()]

@@ -220,7 +220,7 @@ class _Measures:
 def _over_seeds(
     measures: _Measures, pair: tuple[Subject, Subject], sets: Sequence[str], tests: str
 ) -> list[dict]:
-    """Compare two models of which one has several seeds or both."""
+    """Compare two models. One of them, or both, have several seeds."""
     by_set = {name: tuple(measures.of(name, tests)[one] for one in pair) for name in sets}
     chosen = {name: [both] for name, both in by_set.items()}
     if len(sets) > 1:

@@ -25,8 +25,8 @@ def summary_table(
     """A pandas data frame with a row for each result file, in order.
 
     pass@1 and its 95% interval, low to high, are in percent. passed: the number of samples. losses:
-    on held-out rows, by model folder; if there are none, the table has no column for them. Without
-    variants and seeds it has no columns for these either.
+    on held-out rows, by model folder. The table has columns for losses, variants and seeds only if
+    there are any.
     """
     import pandas as pd
 

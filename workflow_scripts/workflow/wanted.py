@@ -435,8 +435,8 @@ class Wants:
     ) -> Wanted:
         """The artifact with a name. Each is created once for all runs that share it.
 
-        unread: keys that the step reads in other cases only. pooled: keys of which the sources have
-        all values.
+        unread: keys that the step reads in other cases only. pooled: keys whose values are all
+        among the sources.
         """
         name, sources = name or step, sources or {}
         keys = keys_behind(step) - {*unread, *LISTS}
