@@ -148,6 +148,19 @@ def test_only_the_model_s_own_end_tokens_end_a_text(vllm, tmp_path):
     assert own.text.startswith(shorter.text) and 0 < len(shorter.text) < len(own.text)
 
 
+def test_it_computes_in_the_type_that_was_asked_for(vllm, monkeypatch):
+    import torch
+    from vllm import LLMEngine
+
+    asked = []
+    monkeypatch.setattr(LLMEngine, "from_engine_args", lambda args: asked.append(args.dtype))
+    for precision, name in {"fp32": "float32", "bf16": "bfloat16"}.items():
+        model, _ = vllm_backend.load_model(BASE, None, precision)
+        assert model.dtype == getattr(torch, name)
+        vllm_backend._start(model, longest=64, batch_size=1)
+        assert asked.pop() == name
+
+
 def test_nothing_left_starts_no_engine(vllm):
     loaded = vllm_backend.load_model(BASE, threads=None)
     sampling = Sampling(1.0, 0.9, [])

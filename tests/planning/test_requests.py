@@ -125,6 +125,9 @@ def test_conversions_stream_and_evaluations_load(deepseek):
     assert_about(asked.evaluation("moe_sft").mem_mb, 4 * MIXTURE + cache)
     on_gpu = requests(deepseek, gpus=1, evaluation=evaluation)
     assert_about(on_gpu.evaluation("moe_sft").mem_mb, 2 * MIXTURE)
+    in_fp32 = requests(deepseek, gpus=1, evaluation=evaluation | {"precision": "fp32"})
+    assert_about(in_fp32.evaluation("moe_sft").mem_mb, 4 * MIXTURE)
+    assert in_fp32.evaluation("moe_sft").minutes >= on_gpu.evaluation("moe_sft").minutes
 
 
 def test_the_baseline_needs_less_than_the_mixture(deepseek):

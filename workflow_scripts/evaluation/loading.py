@@ -33,11 +33,11 @@ def trained_template(folder: Path) -> str | None:
     return read_manifest(file).parameters.get("template") if file.exists() else None
 
 
-def load_model(folder: Path, threads: int):
+def load_model(folder: Path, threads: int, precision: str = "auto"):
     """The causal language model and the tokenizer of a folder, ready for generation.
 
-    If there is a GPU, the model is there, in the dtype of its weights. Otherwise it is on the CPU,
-    in float32 with this number of threads. Raises UserError if the folder is missing, incomplete or
+    If there is a GPU, the model is there. Otherwise it is on the CPU, with this number of threads.
+    precision: as for `computing_dtype`. Raises UserError if the folder is missing, incomplete or
     broken.
     """
     if not (folder / "config.json").is_file():
@@ -53,11 +53,24 @@ def load_model(folder: Path, threads: int):
     logging.disable_progress_bar()
     tokenizer = load_tokenizer(folder)
     with loading(folder):
-        dtype = "auto" if on_gpu else torch.float32
+        dtype = computing_dtype(precision, "auto", on_gpu)
         model = load_whole(AutoModelForCausalLM, folder, dtype=dtype)
     model = model.to("cuda" if on_gpu else "cpu").eval()
     say(describe_device(str(model.device), str(model.dtype), threads))
     return model, tokenizer
+
+
+def computing_dtype(precision: str, stored, on_gpu: bool):
+    """torch's dtype in which a model computes.
+
+    precision: "fp32", "bf16", or "auto": `stored` on a GPU, float32 on a CPU. stored: the dtype of
+    the weights in the model folder, or what stands for it.
+    """
+    import torch
+
+    if precision == "auto":
+        return stored if on_gpu else torch.float32
+    return {"fp32": torch.float32, "bf16": torch.bfloat16}[precision]
 
 
 @contextmanager

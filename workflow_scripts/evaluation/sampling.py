@@ -56,7 +56,7 @@ def sample(
     """
     identity = artifact_id(Path(model_folder), full=verify_all)
     load, generate = BACKENDS[options.generation.backend]
-    model, tokenizer = load(Path(model_folder), options.threads)
+    model, tokenizer = load(Path(model_folder), options.threads, options.generation.precision)
     origin = {
         "model": {"path": model_folder, "id": identity},
         "settings": options.settings

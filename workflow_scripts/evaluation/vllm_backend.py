@@ -22,7 +22,7 @@ from workflow_scripts.evaluation.generation import (
     encode_prompts,
     end_tokens,
 )
-from workflow_scripts.evaluation.loading import loading
+from workflow_scripts.evaluation.loading import computing_dtype, loading
 from workflow_scripts.evaluation.prompts import TaskPrompt
 
 ENVIRONMENT = {
@@ -46,12 +46,12 @@ class VllmModel:
     dtype: object
 
 
-def load_model(folder: Path, threads: int | None):
+def load_model(folder: Path, threads: int | None, precision: str = "auto"):
     """The model and the tokenizer of a folder, for `generate`.
 
-    On a GPU the model computes in the dtype of its weights, on a CPU in float32. threads: not used,
-    because vLLM chooses the number. Raises UserError if vLLM is not installed, if the folder is
-    missing or broken, or if it is a mixture, which vLLM cannot load.
+    threads: not used, because vLLM chooses the number. precision: as for `computing_dtype`. Raises
+    UserError if vLLM is not installed, if the folder is missing or broken, or if it is a mixture,
+    which vLLM cannot load.
     """
     checkpoint = CheckpointHeaders(folder)
     if "base_config" in checkpoint.config:
@@ -75,8 +75,8 @@ def load_model(folder: Path, threads: int | None):
         else:
             generation_config = GenerationConfig.from_model_config(config)
     device = torch.device(current_platform.device_type)
-    dtype = config.dtype or torch_dtype(checkpoint.dtype(checkpoint.names[0]))
-    dtype = torch.float32 if device.type == "cpu" else dtype
+    stored = config.dtype or torch_dtype(checkpoint.dtype(checkpoint.names[0]))
+    dtype = computing_dtype(precision, stored, on_gpu=device.type != "cpu")
     return VllmModel(str(folder), config, generation_config, device, dtype), tokenizer
 
 

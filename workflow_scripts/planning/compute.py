@@ -11,6 +11,7 @@ from workflow_scripts.planning.gpus import HOST_BANDWIDTH, Gpu
 from workflow_scripts.planning.memory import FP32, Job
 from workflow_scripts.planning.parameters import Models
 from workflow_scripts.planning.rows import Rows
+from workflow_scripts.planning.tensors import TensorTable
 from workflow_scripts.training.steps import optimizer_steps
 
 PROMPT_TOKENS = 512  # of each problem; assumed
@@ -68,6 +69,17 @@ def _flops_per_token(models: Models, job: Job, mixing: bool) -> int:
     return tuning_flops(models, models.moe_active, length, checkpointing)
 
 
+def generation_bytes(table: TensorTable, precision: str, on_gpu: bool) -> int:
+    """Bytes at most of the weights of a model that generates.
+
+    precision: `evaluation.precision`. On a CPU the weights count as fp32 in any case: the losses of
+    the same model are computed in fp32, and not every processor is faster in bf16.
+    """
+    if on_gpu and precision != "fp32":
+        return table.nbytes
+    return FP32 * sum(table.parameters.values())
+
+
 def generation_seconds(
     models: Models,
     mixture: bool,
@@ -80,7 +92,7 @@ def generation_seconds(
 
     options: the config's section `evaluation`. utilisation: the share of the FLOPs that generation
     reaches. Each solution has max_new_tokens. All weights, with those of all experts, are read once
-    for each token of a batch. They are fp32 on a CPU, and on a GPU as they are stored.
+    for each token of a batch.
     """
     samples = problems * options.samples
     steps = math.ceil(samples / options.batch_size) * options.max_new_tokens
@@ -88,7 +100,7 @@ def generation_seconds(
     active = models.moe_active if mixture else models.dense_total
     table = models.mixture if mixture else models.base
     on_gpu = gpu.memory > 0
-    weights = table.nbytes if on_gpu else FP32 * sum(table.parameters.values())
+    weights = generation_bytes(table, options.precision, on_gpu)
     reading = weights / gpu.bandwidth + len(models.layers) * gpu.layer_seconds
-    flops = gpu.flops("bf16" if on_gpu else "fp32")
+    flops = gpu.flops("bf16" if on_gpu and options.precision != "fp32" else "fp32")
     return FORWARD * active * tokens / (flops * utilisation) + steps * reading

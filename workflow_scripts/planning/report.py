@@ -307,7 +307,7 @@ def _hour_rows(plan: Plan) -> Iterable[tuple[str, ...]]:
 
 
 def _on_this_cpu(plan: Plan) -> Iterable[list[str]]:
-    """Hours on this CPU, from a matrix product that is timed now. Evaluations run in fp32."""
+    """Hours on this CPU, from a matrix product that is timed now. Evaluations count as fp32."""
     processor = plan.measured(plan.tuning.precision)
     names = ("step 2", "step 6, each lambda") if plan.merges else ("step 2",)
     hours = plan.hours_on(processor, CPU_UTILISATION)[: len(names)]

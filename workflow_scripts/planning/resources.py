@@ -17,6 +17,7 @@ from workflow_scripts.config.sections import DataConfig, XftConfig
 from workflow_scripts.planning.activations import logits_bytes
 from workflow_scripts.planning.compute import (
     PROMPT_TOKENS,
+    generation_bytes,
     generation_seconds,
     training_work,
 )
@@ -138,7 +139,7 @@ class Requests:
         table = self.models.mixture if is_mixture else self.models.base
         options = self.config.evaluation
         length = PROMPT_TOKENS + options.max_new_tokens
-        weights = table.nbytes if self.on_gpu else FP32 * sum(table.parameters.values())
+        weights = generation_bytes(table, options.precision, self.on_gpu)
         cache = 0 if self.on_gpu else options.batch_size * length * _cache_bytes(table)
         seconds = SLOWER * generation_seconds(
             self.models, is_mixture, PROBLEMS, options, self._processor, UTILISATION
