@@ -3,7 +3,7 @@
     python -m benchmarks.evaluation --model DIR --dataset HumanEvalPlus.jsonl.gz
 
 The published way takes batches in the file's order. Each batch runs until its last row has ended or
-has all new tokens. Both ways are greedy, with the same model and prompts.
+has all new tokens. Both ways are greedy, with the same model and prompts, without token healing.
 
 It prints the problems per second of both ways, and how many solutions differ. Rows in different
 batches are rounded differently, so another token may win if two are about equally likely. With
@@ -83,7 +83,7 @@ def ours(
     model, tokenizer, prompts: list[TaskPrompt], args, batch_size: int | None = None
 ) -> list[str]:
     limits = {"max_new_tokens": args.max_new_tokens, "batch_size": batch_size or args.batch_size}
-    completions = generate(model, tokenizer, prompts, **limits)
+    completions = generate(model, tokenizer, prompts, token_healing=False, **limits)
     return [p.solution(c.text) for p, c in zip(prompts, completions, strict=True)]
 
 

@@ -34,7 +34,7 @@ NUMERIC = {
     *("test_distillation", "test_heal"),
     *("test_global_balance", "test_mixing", "test_mixing_processes", "test_modeling"),
     *("test_published_defects", "test_reference", "test_resume", "test_streaming", "test_training"),
-    *("test_usage", "test_validation", "test_evaluation_generation"),
+    *("test_usage", "test_validation", "test_evaluation_generation", "test_token_healing"),
 }
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in a job in the background

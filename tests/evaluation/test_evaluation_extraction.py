@@ -10,7 +10,7 @@ import pytest
 
 from workflow_scripts.data.templates import COMPLETION, make_template
 from workflow_scripts.evaluation import ground_truth
-from workflow_scripts.evaluation.generation import RowWatch
+from workflow_scripts.evaluation.generation import Row, RowWatch
 from workflow_scripts.evaluation.problems import load_problems
 from workflow_scripts.evaluation.prompts import task_prompts
 from workflow_scripts.evaluation.scoring import PASSED, score
@@ -180,7 +180,8 @@ def test_an_answer_to_mbpp_passes_or_fails(sets, prompts_of, case):
 @pytest.mark.parametrize("line_break", ["\n", "\r\n"])
 def test_a_chat_goes_on_past_a_fence_that_is_indented(prompts_of, tokenizer, line_break):
     text = (FENCED_EXAMPLE + BODY + "```\nDone.").replace("\n", line_break)
-    watch = RowWatch(tokenizer, 0, [prompts_of("chat")["HumanEval/0"].stops], [])
+    row = Row(0, [], prompts_of("chat")["HumanEval/0"].stops, first_ids=[])
+    watch = RowWatch(tokenizer, 0, [row], [])
     written = tokenizer(text, return_tensors="pt")["input_ids"]
     end = next(n for n in range(1, written.shape[1]) if watch(written[:, :n], None).all())
     assert tokenizer.decode(written[0, :end]).replace("\r\n", "\n") == FENCED_EXAMPLE + BODY + "```"

@@ -70,6 +70,7 @@ def test_the_result_says_what_was_done(evaluated, tiny_llama):
         "samples": 1,
         "temperature": 0.0,
         "top_p": 0.95,
+        "token_healing": True,
         "precision": "auto",
         "seed": None,
         "threads": 1,
@@ -104,17 +105,8 @@ def test_the_manifest_says_what_the_result_was_made_from(
     truth, out = tmp_path / "truth", tmp_path / "r.json"
     ground_truth.main(["--dataset", str(problems), "--out", str(truth)])
     drawn = ["--samples", "2", "--temperature", "0.5", "--top-p", "0.9", "--seed", "3"]
-    flags = [
-        *drawn,
-        "--precision",
-        "fp32",
-        "--limit",
-        "2",
-        "--sandbox",
-        "bubblewrap",
-        "--ground-truth",
-        str(truth),
-    ]
+    how = ["--no-token-healing", "--precision", "fp32"]
+    flags = [*drawn, *how, "--limit", "2", "--sandbox", "bubblewrap", "--ground-truth", str(truth)]
     evaluate(tmp_path / "model", problems, out, *flags)
 
     manifest = read_manifest(manifest_path(out))
@@ -128,6 +120,7 @@ def test_the_manifest_says_what_the_result_was_made_from(
         "samples": 2,
         "temperature": 0.5,
         "top_p": 0.9,
+        "token_healing": False,
         "precision": "fp32",
         "seed": 3,
         "threads": 1,

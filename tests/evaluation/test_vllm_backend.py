@@ -14,13 +14,13 @@ import pytest
 from workflow_scripts import eval as step
 from workflow_scripts.common import optional
 from workflow_scripts.common.errors import UserError
-from workflow_scripts.data.templates import make_template
+from workflow_scripts.data.templates import COMPLETION, make_template
 from workflow_scripts.data.tokenizers import load_tokenizer
-from workflow_scripts.evaluation import vllm_backend
+from workflow_scripts.evaluation import generation, loading, vllm_backend
 from workflow_scripts.evaluation.generation import Completion, Sampling
 from workflow_scripts.evaluation.journal import Journal
 from workflow_scripts.evaluation.problems import load_problems
-from workflow_scripts.evaluation.prompts import task_prompts
+from workflow_scripts.evaluation.prompts import TaskPrompt, task_prompts
 
 STAND_INS = Path(__file__).parents[1] / "stand_ins"
 RESOURCES = Path(__file__).parents[2] / "resources"
@@ -65,10 +65,12 @@ def content(result: Path) -> tuple[dict, list[dict]]:
     return whole, [{key: row[key] for key in row if key != "origin"} for row in rows]
 
 
+@pytest.mark.parametrize("prompt", ["magicoder", "completion"])
 @pytest.mark.parametrize("limit", [24, 8])
-def test_it_writes_what_transformers_writes(vllm, tmp_path, limit):
-    evaluate(tmp_path / "plain.json", "--max-new-tokens", limit, "--batch-size", 1)
-    evaluate_with_vllm(tmp_path / "vllm.json", "--max-new-tokens", limit)
+def test_it_writes_what_transformers_writes(vllm, tmp_path, limit, prompt):
+    flags = ["--max-new-tokens", limit, "--prompt", prompt]
+    evaluate(tmp_path / "plain.json", *flags, "--batch-size", 1)
+    evaluate_with_vllm(tmp_path / "vllm.json", *flags)
 
     assert content(tmp_path / "vllm.json") == content(tmp_path / "plain.json")
     result = json.loads((tmp_path / "vllm.json").read_text())
@@ -146,6 +148,38 @@ def test_only_the_model_s_own_end_tokens_end_a_text(vllm, tmp_path):
     shorter = written(1, third)
     assert shorter.finish == "eos"
     assert own.text.startswith(shorter.text) and 0 < len(shorter.text) < len(own.text)
+
+
+@pytest.mark.parametrize("limit", [1, 12])
+def test_the_last_token_of_a_prompt_is_chosen_again(vllm, monkeypatch, limit):
+    """Each prompt ends with a newline, and the model knows tokens that go on with blanks."""
+    model, tokenizer = vllm_backend.load_model(BASE, threads=None)
+    prompts = task_prompts(load_problems(str(PROBLEMS)).first(4), COMPLETION)
+    options = {"max_new_tokens": limit, "batch_size": 4}
+    plain = loading.load_model(BASE, threads=1)
+    expected = generation.generate(*plain, prompts, **options, token_healing=True)
+
+    def written(**more) -> list[Completion]:
+        return vllm_backend.generate(model, tokenizer, prompts, **options, **more)
+
+    assert written(token_healing=True) == expected
+    assert written() != expected
+    monkeypatch.setattr(vllm_backend, "MOST_ALLOWED", 1)
+    assert written(token_healing=True) == written()
+
+
+def test_first_draws_are_among_the_allowed_tokens(vllm):
+    """The tokens that begin with a newline hold only blanks after it."""
+    loaded = vllm_backend.load_model(BASE, threads=None)
+    prompts = [TaskPrompt("Task/0", "Sum of\n", "", ("\x00never",))] * 40
+    options = {"max_new_tokens": 1, "batch_size": 20, "sampling": Sampling(2.0, 1.0, range(40))}
+
+    def written(**more) -> set[str]:
+        return {c.text for c in vllm_backend.generate(*loaded, prompts, **options, **more)}
+
+    healed, plain = written(token_healing=True), written()
+    assert len(healed) > 1 and not any(text.strip() for text in healed)
+    assert any(text.strip() for text in plain)
 
 
 def test_it_computes_in_the_type_that_was_asked_for(vllm, monkeypatch):

@@ -397,6 +397,10 @@ class GenerationConfig(Section):
     top_p: float = Field(0.95, gt=0, le=1)
     """If tokens are drawn: only from the likeliest ones that together have this probability."""
 
+    token_healing: bool = True
+    """Whether the model chooses the last token of each prompt again, among the tokens that begin
+    with its text. This helps where a prompt ends within a token of the training texts."""
+
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """The number type in which a model generates. auto: fp32 on a CPU, and on a GPU the type that
     the weights have in the model folder. Losses and lm_eval's tasks are always as with auto."""

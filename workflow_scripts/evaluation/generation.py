@@ -2,10 +2,10 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 from workflow_scripts.common.errors import UserError
 from workflow_scripts.common.progress import progress
+from workflow_scripts.evaluation.healing import FirstTokens, Vocabulary
 from workflow_scripts.evaluation.prompts import TaskPrompt
 
 
@@ -36,19 +36,21 @@ def generate(
     *,
     max_new_tokens: int,
     batch_size: int,
+    token_healing: bool = False,
     sampling: Sampling | None = None,
     on_completion: Callable[[int, Completion], object] = lambda *_: None,
 ) -> list[Completion]:
     """A completion for each prompt, in order; greedy without `sampling`.
 
-    The model's own sampling settings are replaced. on_completion(number of the prompt, completion)
-    is called as soon as a completion is complete. Raises UserError if a prompt plus
-    `max_new_tokens` does not fit into the model's window.
+    token_healing: as in `healing`; the token that is chosen again counts as a new one. The model's
+    own sampling settings are replaced. on_completion(number of the prompt, completion) is called as
+    soon as a completion is complete. Raises UserError if a prompt plus `max_new_tokens` does not
+    fit into the model's window.
     """
-    token_ids = encode_prompts(model.config, tokenizer, prompts, max_new_tokens)
+    rows = make_rows(model.config, tokenizer, prompts, max_new_tokens, token_healing)
     _set_greedy(model, tokenizer, max_new_tokens)
     # Longest first: padding stays small, and too little memory shows at once.
-    order = sorted(range(len(prompts)), key=lambda i: -len(token_ids[i]))
+    rows.sort(key=lambda row: -len(row.prompt_ids))
     completions = [None] * len(prompts)
     with progress(desc=f"generate {model.name_or_path}", total=len(prompts), unit="problem") as bar:
 
@@ -57,15 +59,47 @@ def generate(
             on_completion(number, completion)
             bar.update()
 
-        for start in range(0, len(order), batch_size):
-            chosen = order[start : start + batch_size]
-            rows = [Row(i, token_ids[i], prompts[i].stops) for i in chosen]
-            draws = sampling and _Draws(sampling, chosen)
-            _generate_batch(model, tokenizer, rows, draws, finish)
+        for start in range(0, len(rows), batch_size):
+            batch = rows[start : start + batch_size]
+            draws = sampling and _Draws(sampling, [row.number for row in batch])
+            _generate_batch(model, tokenizer, batch, draws, finish)
     return completions
 
 
-def encode_prompts(
+@dataclass
+class Row:
+    """An unfinished sequence. number: of its prompt. prompt_ids: of the whole prompt.
+
+    first_ids: the first new token is one of these, and stands in the place of the prompt's last
+    token. Empty: the new tokens follow the prompt.
+    """
+
+    number: int
+    prompt_ids: list[int]
+    stops: tuple[str, ...]
+    first_ids: list[int]
+
+    @property
+    def kept_ids(self) -> list[int]:
+        """The ids of the prompt that the model continues."""
+        return self.prompt_ids[:-1] if self.first_ids else self.prompt_ids
+
+
+def make_rows(
+    config, tokenizer, prompts: Sequence[TaskPrompt], max_new_tokens: int, token_healing: bool
+) -> list[Row]:
+    """A row for each prompt, in order. Raises UserError as `_encode_prompts`."""
+    token_ids = _encode_prompts(config, tokenizer, prompts, max_new_tokens)
+    vocabulary = Vocabulary(tokenizer) if token_healing else None
+    rows = []
+    for number, (ids, prompt) in enumerate(zip(token_ids, prompts, strict=True)):
+        is_healed = vocabulary is not None and len(ids) > 1
+        first_ids = vocabulary.replacements(ids[-1]) if is_healed else []
+        rows.append(Row(number, ids, prompt.stops, first_ids))
+    return rows
+
+
+def _encode_prompts(
     config, tokenizer, prompts: Sequence[TaskPrompt], max_new_tokens: int
 ) -> list[list[int]]:
     """The token ids of each prompt.
@@ -110,30 +144,22 @@ def _set_greedy(model, tokenizer, max_new_tokens: int) -> None:
     )
 
 
-@dataclass
-class Row:
-    """An unfinished sequence. number: of its prompt."""
-
-    number: int
-    prompt_ids: list[int]
-    stops: tuple[str, ...]
-
-
 def _generate_batch(model, tokenizer, rows: list[Row], draws: "_Draws | None", on_finish) -> None:
     """Continue `rows` until all are done. Whenever half of them are done, these leave the batch."""
     import torch
 
     pad = model.generation_config.pad_token_id
     eos_ids = model.generation_config.eos_token_id or []
-    width = max(len(row.prompt_ids) for row in rows)
-    padding = [width - len(row.prompt_ids) for row in rows]
-    ids = [[pad] * left + row.prompt_ids for left, row in zip(padding, rows, strict=True)]
+    width = max(len(row.kept_ids) for row in rows)
+    padding = [width - len(row.kept_ids) for row in rows]
+    ids = [[pad] * left + row.kept_ids for left, row in zip(padding, rows, strict=True)]
     mask = [[0] * left + [1] * (width - left) for left in padding]
     ids, mask = (torch.tensor(values, device=model.device) for values in (ids, mask))
     limit = width + model.generation_config.max_new_tokens
+    first_tokens = FirstTokens(width, [row.first_ids for row in rows])
     cache = None
     while rows:
-        watch = RowWatch(tokenizer, width, [row.stops for row in rows], eos_ids)
+        watch = RowWatch(tokenizer, width, rows, eos_ids)
         with torch.inference_mode():
             output = model.generate(
                 input_ids=ids,
@@ -141,7 +167,7 @@ def _generate_batch(model, tokenizer, rows: list[Row], draws: "_Draws | None", o
                 cache=cache,
                 max_new_tokens=limit - ids.shape[1],
                 stopping_criteria=[watch],
-                logits_processor=[draws] if draws else [],
+                logits_processor=[first_tokens, draws] if draws else [first_tokens],
                 return_dict_in_generate=True,
             )
         ids = output.sequences
@@ -193,45 +219,50 @@ class RowWatch:
     the number of new tokens of each row, None while it runs.
     """
 
-    def __init__(
-        self, tokenizer, prompt_width: int, stops: list[tuple[str, ...]], eos_ids: list[int]
-    ):
-        self.decode = partial(_decode, tokenizer)
+    def __init__(self, tokenizer, prompt_width: int, rows: list[Row], eos_ids: list[int]):
+        self.tokenizer = tokenizer
         self.prompt_width = prompt_width
-        self.stops = stops
+        self.rows = rows
         self.eos_ids = eos_ids
-        self.lengths: list[int | None] = [None] * len(stops)
+        self.lengths: list[int | None] = [None] * len(rows)
         # A token is at least one byte long, so a stop sequence that ends in the newest token
         # begins at most this many tokens back.
-        self.tail = max(len(stop.encode()) for row in stops for stop in row)
+        self.tail = max(len(stop.encode()) for row in rows for stop in row.stops)
 
     def __call__(self, input_ids, scores, **_):
         """True for each row that must end. input_ids: prompts and new tokens, [rows, width]."""
         new_tokens = input_ids.shape[1] - self.prompt_width
         tails = input_ids[:, -min(self.tail, new_tokens) :].tolist()
-        for row, tail in enumerate(tails):
-            if self.lengths[row] is None and self._ends(row, tail):
-                self.lengths[row] = new_tokens
+        is_all = new_tokens <= self.tail
+        for place, (row, tail) in enumerate(zip(self.rows, tails, strict=True)):
+            if self.lengths[place] is None and self._ends(row, tail, is_all):
+                self.lengths[place] = new_tokens
         ended = [length is not None for length in self.lengths]
         if 2 * sum(ended) >= len(ended):
             ended = [True] * len(ended)
         return input_ids.new_tensor(ended).bool()
 
-    def _ends(self, row: int, tail: list[int]) -> bool:
+    def _ends(self, row: Row, tail: list[int], is_all: bool) -> bool:
+        """is_all: whether the tail holds all new tokens. The first may repeat the prompt's end."""
         if tail[-1] in self.eos_ids:
             return True
-        text = self.decode(tail)
-        return any(stop in text for stop in self.stops[row])
+        text = _text(self.tokenizer, row, tail) if is_all else _decode(self.tokenizer, tail)
+        return any(stop in text for stop in row.stops)
 
 
 def completion_of(tokenizer, row: Row, new_ids: list[int], eos_ids: list[int]) -> Completion:
     """The text of a row's new tokens, and why it ended."""
-    # A continuation that is decoded alone can lose its leading blank, and thus its indentation.
-    whole = _decode(tokenizer, row.prompt_ids + new_ids)
-    text = whole[len(_decode(tokenizer, row.prompt_ids)) :]
+    text = _text(tokenizer, row, new_ids)
     if any(stop in text for stop in row.stops):
         return Completion(text, "stop")
     return Completion(text, "eos" if new_ids[-1] in eos_ids else "length")
+
+
+def _text(tokenizer, row: Row, new_ids: list[int]) -> str:
+    """What the new tokens add to the whole prompt."""
+    # A continuation that is decoded alone can lose its leading blank, and thus its indentation.
+    whole = _decode(tokenizer, row.kept_ids + new_ids)
+    return whole[len(_decode(tokenizer, row.prompt_ids)) :]
 
 
 def _decode(tokenizer, token_ids: list[int]) -> str:

@@ -109,6 +109,7 @@ def _complete(
         [requests[place][0] for place in left],
         max_new_tokens=generation.max_new_tokens,
         batch_size=generation.batch_size,
+        token_healing=generation.token_healing,
         sampling=sampling,
         on_completion=keep,
     )

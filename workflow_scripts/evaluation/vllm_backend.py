@@ -4,8 +4,8 @@ Written for vLLM 0.33.0.
 """
 
 import os
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from workflow_scripts.checkpoints.dtypes import torch_dtype
@@ -19,8 +19,8 @@ from workflow_scripts.evaluation.generation import (
     Row,
     Sampling,
     completion_of,
-    encode_prompts,
     end_tokens,
+    make_rows,
 )
 from workflow_scripts.evaluation.loading import computing_dtype, loading
 from workflow_scripts.evaluation.prompts import TaskPrompt
@@ -30,6 +30,8 @@ ENVIRONMENT = {
     "VLLM_NO_USAGE_STATS": "1",  # otherwise it reports to its authors
     "VLLM_LOGGING_LEVEL": "WARNING",
 }
+# vLLM's newer model runner ends with an error if a request allows more tokens.
+MOST_ALLOWED = 1024
 
 
 @dataclass(frozen=True)
@@ -87,33 +89,35 @@ def generate(
     *,
     max_new_tokens: int,
     batch_size: int,
+    token_healing: bool = False,
     sampling: Sampling | None = None,
     on_completion: Callable[[int, Completion], object] = lambda *_: None,
 ) -> list[Completion]:
     """A completion for each prompt, as from `generation.generate`.
 
     batch_size: the number of sequences at a time. The next one starts as soon as one is done.
+    token_healing: a prompt stays as it is if too many tokens begin with the text of its last one. A
+    text may go on after a stop sequence that begins in its first token.
     """
-    token_ids = encode_prompts(model.config, tokenizer, prompts, max_new_tokens)
     rows = [
-        Row(i, ids, prompt.stops)
-        for i, (ids, prompt) in enumerate(zip(token_ids, prompts, strict=True))
+        row if len(row.first_ids) <= MOST_ALLOWED else replace(row, first_ids=[])
+        for row in make_rows(model.config, tokenizer, prompts, max_new_tokens, token_healing)
     ]
     if not rows:
         return []
     eos_ids = end_tokens(model.generation_config, tokenizer)
-    engine = _start(model, max(map(len, token_ids)) + max_new_tokens, batch_size)
+    longest = max(len(row.prompt_ids) for row in rows) + max_new_tokens
+    engine = _start(model, longest, batch_size)
+    first = _first_tokens(engine, rows, sampling)
     for row in rows:
-        _add(engine, row, max_new_tokens, eos_ids, sampling)
+        _add(engine, row, first[row.number], max_new_tokens, eos_ids, sampling)
     completions = [None] * len(rows)
     with progress(desc=f"generate {model.name_or_path}", total=len(rows), unit="problem") as bar:
-        while engine.has_unfinished_requests():
-            for output in engine.step():
-                number = int(output.request_id)
-                new_ids = list(output.outputs[0].token_ids)
-                completions[number] = completion_of(tokenizer, rows[number], new_ids, eos_ids)
-                on_completion(number, completions[number])
-                bar.update()
+        for number, token_ids in _finished(engine):
+            new_ids = (first[number] + token_ids)[:max_new_tokens]
+            completions[number] = completion_of(tokenizer, rows[number], new_ids, eos_ids)
+            on_completion(number, completions[number])
+            bar.update()
     return completions
 
 
@@ -138,28 +142,65 @@ def _start(model: VllmModel, longest: int, batch_size: int):
         )
 
 
+def _first_tokens(engine, rows: list[Row], sampling: Sampling | None) -> list[list[int]]:
+    """The first new token of each row, in a list. The list is empty if it may be any token."""
+    for row in (row for row in rows if row.first_ids):
+        draws = _draws(sampling, row.number)
+        if sampling is not None:
+            draws["seed"] ^= 1  # the tokens after it have the row's own seed
+        _request(engine, row, row.kept_ids, max_tokens=1, allowed_token_ids=row.first_ids, **draws)
+    found = dict(_finished(engine))
+    return [found.get(row.number, []) for row in rows]
+
+
 def _add(
-    engine, row: Row, max_new_tokens: int, eos_ids: list[int], sampling: Sampling | None
+    engine,
+    row: Row,
+    first: list[int],
+    max_new_tokens: int,
+    eos_ids: list[int],
+    sampling: Sampling | None,
 ) -> None:
-    """Queue a row. The engine reports it once, when it is done."""
+    """Queue a row. first: its first new token, or empty."""
+    _request(
+        engine,
+        row,
+        row.kept_ids + first,
+        max_tokens=max_new_tokens,
+        stop=list(row.stops),
+        stop_token_ids=eos_ids,
+        **_draws(sampling, row.number),
+    )
+
+
+def _draws(sampling: Sampling | None, number: int) -> dict:
+    """The parameters of the random draws for a prompt."""
+    if sampling is None:
+        return {"temperature": 0.0}
+    return {
+        "temperature": sampling.temperature,
+        "top_p": sampling.top_p,
+        "seed": sampling.seeds[number],
+    }
+
+
+def _request(engine, row: Row, token_ids: list[int], **parameters) -> None:
+    """Queue the token ids of a row. The engine reports it once, when it is done."""
     from vllm import SamplingParams
     from vllm.inputs import tokens_input
     from vllm.sampling_params import RequestOutputKind
 
-    draws = {"temperature": 0.0}
-    if sampling is not None:
-        draws = {
-            "temperature": sampling.temperature,
-            "top_p": sampling.top_p,
-            "seed": sampling.seeds[row.number],
-        }
-    parameters = SamplingParams(
-        **draws,
-        max_tokens=max_new_tokens,
-        stop=list(row.stops),
+    settings = SamplingParams(
+        **parameters,
         # Only the model's end tokens, not the tokenizer's if they differ.
         ignore_eos=True,
-        stop_token_ids=eos_ids,
         output_kind=RequestOutputKind.FINAL_ONLY,
     )
-    engine.add_request(str(row.number), tokens_input(row.prompt_ids), parameters)
+    engine.add_request(str(row.number), tokens_input(token_ids), settings)
+
+
+def _finished(engine) -> Iterator[tuple[int, list[int]]]:
+    """The number and the new token ids of each queued row, as soon as it is done."""
+    while engine.has_unfinished_requests():
+        for output in engine.step():
+            yield int(output.request_id), list(output.outputs[0].token_ids)

@@ -97,6 +97,10 @@ class LLMEngine:
 
         with torch.no_grad():
             logits = self.model(torch.tensor([request.prompt + request.written])).logits[0, -1]
+        if request.params.allowed_token_ids is not None:
+            allowed = torch.zeros_like(logits, dtype=torch.bool)
+            allowed[request.params.allowed_token_ids] = True
+            logits = logits.masked_fill(~allowed, -torch.inf)
         if request.params.temperature == 0:
             return int(logits.argmax())
         ordered = (logits / request.params.temperature).softmax(-1).sort(descending=True)
