@@ -161,6 +161,7 @@ def merge_params(find):
         return f"{options(find)(wildcards)} {to_flags({'expert': expert})}"
 
     return {
+        "code": code_hash("dense"),
         "base": lambda wildcards: "--base" if source(find, "base")(wildcards) else "",
         "options": flags,
     }

@@ -638,6 +638,22 @@ def test_a_mixture_that_cannot_be_merged_has_no_later_steps(project, capsys):
     assert "step 6" not in text and "ffn" not in text
 
 
+@pytest.mark.parametrize(("keep", "dense", "best"), [("all", 4, 0), ("best", 0, 2)])
+def test_what_runs_share_counts_once(project, capsys, keep, dense, best):
+    config = yaml.safe_load(Path("mine.yaml").read_text())
+    config |= {"seeds": [42, 43], "merge": {"keep": keep}}
+    config["variants"] = {"xft": {}, "stock": {"merge": {"method": "model_stock"}}}
+    Path("mine.yaml").write_text(yaml.safe_dump(config))
+    plan.main(["--config", "mine.yaml", "--gpu", "h100"])
+    table = capsys.readouterr().out.partition("All 4 runs together")[2]
+    rows = [line.split() for line in table.splitlines() if re.match(r"  \w+ +\d", line)]
+    jobs = {rule: int(number) for rule, number, *_ in rows}
+    expected = {"base": 1, "tokens": 1, "moe_sft": 2, "weighted_trained": 2, "dense": 4}
+    assert {rule: jobs[rule] for rule in expected} == expected
+    assert jobs.get("best", 0) == best
+    assert jobs.pop("all") == sum(jobs.values())
+
+
 OFFLINE = {"base": {"model": "org/name", "revision": "0" * 40}, "data": {"train": "rows.jsonl"}}
 
 

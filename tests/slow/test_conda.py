@@ -36,11 +36,12 @@ def test_the_workflow_runs_in_conda_environments(conda, new_project, artifact_ha
     monkeypatch.delenv("PYTHONPATH", raising=False)
     project, plain = new_project("conda"), new_project("plain")
     project.overlay = plain.overlay = project.overlay | {
-        "data": {"limit": 64, "validation_rows": 6}
+        "data": {"limit": 64, "validation_rows": 6},
+        "variants": {"xft": {}, "stock": {"merge": {"method": "model_stock"}}},
     }
     in_conda = ("--sdm", "conda", "--conda-prefix", str(project.folder / "environments"))
     rules = project.run(*in_conda)
-    assert len(rules) == 17
+    assert len(rules) == 20
     assert project.run(*in_conda) == []
     plain.run()
     assert artifact_hashes(project) == artifact_hashes(plain)

@@ -8,6 +8,9 @@ import pytest
 from project import Project
 
 pytestmark = pytest.mark.slow
+OWN = ["base", "moe", "moe_sft", "tokens", "weighted_trained/lam~0.75"]
+TRAINED = "results/weighted_trained/lam~0.75.manifest.json"
+OF_A_SEED = ["moe", "moe_sft", "weighted_trained/lam~0.75"]
 
 
 @pytest.fixture(scope="module")
@@ -26,10 +29,18 @@ def first(shared, new_project) -> Project:
     return project
 
 
-def fetched(project: Project, **config) -> list[str]:
+@pytest.fixture(scope="module")
+def second(first, new_project) -> Project:
+    """Another checkout, which has made a second seed."""
+    project = new_project("second")
+    assert fetched(project, seeds=[42, 43]) == OWN
+    return project
+
+
+def fetched(project: Project, *arguments: str, **config) -> list[str]:
     """Run with the cache. The artifacts that came out of it: links to what was there before."""
     there = set(Path(os.environ["SNAKEMAKE_OUTPUT_CACHE"]).iterdir())
-    done = project.snakemake("--cache", **config)
+    done = project.snakemake(*arguments, "--cache", **config)
     assert done.returncode == 0, done.stdout + done.stderr
     return sorted(
         path.relative_to(project.results).as_posix().removesuffix(".manifest.json")
@@ -46,10 +57,23 @@ def manifests(project: Project) -> dict[str, bytes]:
     }
 
 
-def test_another_checkout_shares_what_is_expensive(first, new_project):
-    second = new_project("second")
-    assert fetched(second) == ["base", "moe", "moe_sft", "tokens", "weighted_trained/lam~0.75"]
-    assert manifests(second) == manifests(first)
+def test_another_checkout_shares_what_is_expensive(first, second):
+    same = manifests(first).keys() - {"summary.csv.manifest.json"}
+    assert {name: manifests(second)[name] for name in same} == {
+        name: manifests(first)[name] for name in same
+    }
+
+
+def test_a_seed_is_shared_wherever_it_lies(second, new_project):
+    """One config's own seed is an additional one of another config."""
+    third = new_project("third")
+    targets = TRAINED, TRAINED.replace("results", "results/seed~42")
+    additional = [f"seed~42/{name}" for name in OF_A_SEED]
+    assert fetched(third, *targets, seed=43, seeds=[42, 43]) == sorted(OWN + additional)
+    for name in OF_A_SEED:
+        file = f"{name}.manifest.json"
+        assert manifests(third)[file] == manifests(second)[f"seed~43/{file}"]
+        assert manifests(third)[f"seed~42/{file}"] == manifests(second)[file]
 
 
 def test_a_shared_base_needs_no_other_files(first, shared):
@@ -59,17 +83,31 @@ def test_a_shared_base_needs_no_other_files(first, shared):
 
 
 def test_a_lambda_is_never_served_for_another(first, new_project, run_step):
-    third = new_project("third")
-    assert fetched(third, merge={"lambdas": [0.85]}) == ["base", "moe", "moe_sft", "tokens"]
-    done = run_step("verify", third.results, "--full")
+    other = new_project("other")
+    assert fetched(other, merge={"lambdas": [0.85]}) == ["base", "moe", "moe_sft", "tokens"]
+    done = run_step("verify", other.results, "--full")
     assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_edited_code_is_not_served_what_the_old_code_made(first, new_project):
     edited = new_project("edited")
-    module = edited.folder / "workflow_scripts" / "conversions" / "upcycle.py"
-    module.write_text(module.read_text() + "\nEDITED = True\n")
-    assert fetched(edited) == ["base", "tokens"]  # which know nothing of that module
+    edit(edited, "conversions/upcycle.py")
+    assert fetched(edited, TRAINED) == ["base", "tokens"]  # which know nothing of that module
+
+
+def edit(project: Project, module: str) -> None:
+    file = project.folder / "workflow_scripts" / module
+    file.write_text(file.read_text() + "\nEDITED = True\n")
+
+
+def test_a_merge_by_other_code_is_not_healed_as_the_old_one(first, new_project):
+    """The merge itself is not shared."""
+    target, config = "results/heal/lam~0.75.manifest.json", {"heal": {"max_steps": 2}}
+    assert fetched(new_project("healed"), target, **config) == OWN
+    assert fetched(new_project("again"), target, **config) == ["base", "heal/lam~0.75", *OWN[1:]]
+    merged = new_project("merged")
+    edit(merged, "dense.py")
+    assert fetched(merged, target, **config) == OWN
 
 
 def test_what_is_shared_is_read_only(first, shared):

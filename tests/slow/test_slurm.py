@@ -23,6 +23,7 @@ LINK = Path("/etc/slurm/slurm.conf")
 SECONDS = 800  # that a job may take to come as far as a test waits for
 TRAINING = {"max_steps": 30, "per_device_train_batch_size": 4}
 MIXING = TRAINING | {"max_steps": 150}  # long enough to be caught in the middle of it
+VARIANTS = {"xft": {}, "stock": {"merge": {"method": "model_stock"}}}
 BALLAST = "\nBALLAST = b'x' * 10**9\n\n\ndef main("
 PROFILE = [
     *("--workflow-profile", "slurm", "--latency-wait", "5", "--max-status-checks-per-second", "10"),
@@ -198,12 +199,14 @@ def stopped_training(project: Project, name: str) -> int:
 def test_killed_jobs_end_in_the_bytes_of_a_local_run(slurm, new_project, artifact_hashes, start):
     project, local = new_project("on_slurm"), new_project("local")
     for copy in (project, local):
-        copy.overlay = copy.overlay | {"moe_sft": TRAINING, "mixing": MIXING}
+        sections = {"moe_sft": TRAINING, "mixing": MIXING, "variants": VARIANTS}
+        copy.overlay = copy.overlay | sections
         step = copy.folder / "workflow_scripts" / "ground_truth.py"
         step.write_text(step.read_text().replace("\ndef main(", BALLAST, 1))
     running, log = start(project, *PROFILE)
     alone, local_log = start(local)
     mixing, truth = "weighted_trained_wildcards__0.75", "ground_truth_wildcards__problems"
+    stock = "dense_wildcards_merge.method~model_stock__0.75"
 
     slurm.call("scancel", wait_for(lambda: slurm.running(project, "moe")))
     number = stopped_training(project, "moe_sft")
@@ -233,12 +236,13 @@ def test_killed_jobs_end_in_the_bytes_of_a_local_run(slurm, new_project, artifac
         assert "continuing from" in (project.results / "logs" / f"{name}.log").read_text(), name
     assert {
         rule: [job.state for job in slurm.jobs(project, rule)]
-        for rule in (truth, "moe", "moe_sft", mixing)
+        for rule in (truth, "moe", "moe_sft", mixing, stock)
     } == {
         truth: ["FAILED", "COMPLETED"],
         "moe": ["CANCELLED", "COMPLETED"],
         "moe_sft": ["FAILED", "COMPLETED"],
         mixing: ["COMPLETED"],
+        stock: ["COMPLETED"],
     }
     assert slurm.jobs(project, mixing)[0].restarts == 1
     first, second = slurm.jobs(project, "moe")

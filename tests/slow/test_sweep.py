@@ -52,6 +52,11 @@ def test_runs_share_every_stage_on_which_they_agree(project):
     assert project.run() == []
 
 
+def test_each_artifact_fits_its_manifest(project, run_step):
+    done = run_step("verify", project.results, "--full")
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 def test_the_summary_shows_means_over_seeds(project):
     rows = rows_of(project.results / "summary.csv")
     seeds = Counter((row["model"], row["variant"]) for row in rows)

@@ -11,10 +11,13 @@ from workflow_scripts.common.errors import UserError
 
 MANIFEST_SUFFIX = ".manifest.json"
 GENERATIONS_SUFFIX = ".generations.jsonl"
-# For kinds with a folder of their own in the results folder: how many levels below it they are.
-DEPTHS = {"data": 2, "problems": 1, "eval": 3, "lm_eval": 3}
-DEPTHS |= {"validation": 2, "ground_truth": 1}
+# For kinds with a folder of their own in the results folder: how many levels below it they are at
+# most, as those of experts_only/expert~1/lam~0.75.
+DEPTHS = {"data": 2, "problems": 1, "eval": 4, "lm_eval": 4}
+DEPTHS |= {"validation": 3, "ground_truth": 1}
 DEPTHS |= {"weighted_init": 1, "weighted_trained": 1, "dense": 2, "heal": 1}
+# The name of the best merge, from which nothing is made.
+BEST = "best"
 # Other folders of artifacts of a kind.
 FOLDERS = {"weighted_init": ("uniform_init",), "dense": ("uniform", "experts_only")}
 # The possible kinds of each input by its name, except the artifact's own kind. An evaluated model
@@ -164,7 +167,8 @@ class Catalogue:
             :: -1 if {*FOLDERS["dense"]} & {*place.parts[-3:]} else 1
         ]
         kind = next((kind for kind in kinds if kind != own_kind), None)
-        of_kind = [other for other in beside if self._manifests[other].kind == kind]
+        usual = (other for other in beside if other.name != BEST)
+        of_kind = [other for other in usual if self._manifests[other].kind == kind]
         candidates = [other for other in of_kind if other.name == place.name] or of_kind
         return candidates[0] if len(candidates) == 1 else None
 

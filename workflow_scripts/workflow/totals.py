@@ -16,6 +16,7 @@ from workflow_scripts.workflow.wanted import Wanted
 
 FindPlan = Callable[[XftConfig], Plan]
 MIXTURES = ("moe", "moe_sft")
+DENSE = ("sft", "soup", "heal")
 MERGES = ("uniform", "experts_only", "dense")
 
 
@@ -24,7 +25,8 @@ def totals(experiment: Experiment, plan_of: FindPlan) -> list[str]:
 
     Artifacts that runs share count once. plan_of: gives the plan for a run's configuration.
     """
-    parts = list(experiment.summary.chain())
+    best = (choice.best(0) for choice in experiment.choices.values())
+    parts = [*experiment.summary.chain(), *best]
     counts = Counter(part.rule for part in parts)
     hours: dict[str, float | None] = {}
     for part in parts:
@@ -64,17 +66,12 @@ def _space(experiment: Experiment, parts: Iterable[Wanted], plan_of: FindPlan) -
             found[part.rule] += models.mixture.nbytes
         elif part.step == "ffn":
             found[part.rule] += planned_table(extract_ffn(models.mixture), models.base).nbytes
-        elif part.step in ("sft", "soup", "heal") or (part.rule in MERGES and kept):
+        elif part.step in DENSE or part.rule == "best" or (part.rule in MERGES and kept):
             found[part.rule] += models.base.nbytes
         if part.step == "moe_sft":
             plan = plan_of(part.run.config)
             checkpoints = max(checkpoints, checkpoint_bytes(models, plan.tuning))
     found["moe_sft"] += checkpoints
-    found["best"] += sum(
-        plan_of(merge.run.config).models.base.nbytes
-        for choice in experiment.choices.values()
-        for merge in list(choice.merges)[:1]
-    )
     return found
 
 
