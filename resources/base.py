@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 import torch
-from tasks import PREAMBLE, instructions, raw_texts
+from rows import PREAMBLE, instructions, raw_texts
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from tqdm import tqdm
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
@@ -12,7 +12,7 @@ VOCABULARY = 768
 BOS, EOS, PAD = "<s>", "</s>", "<pad>"
 MAX_LENGTH = 1024
 
-STEPS = 800
+STEPS = 2000
 BATCH = 16
 BLOCK = 256
 RATE = 3e-3

@@ -4,11 +4,11 @@ import argparse
 import json
 from pathlib import Path
 
-from tasks import instructions, problems
+from rows import instructions, problems
 
 SEED = 2404
-ROWS = 2400
-PROBLEMS_PER_FAMILY = 2
+ROWS = 2600
+PROBLEMS_PER_GROUP = 36
 
 
 def write_jsonl(path: Path, rows: list[dict]) -> None:
@@ -19,7 +19,7 @@ def write_jsonl(path: Path, rows: list[dict]) -> None:
 def make_data(out: Path) -> None:
     """Write instructions.jsonl and problems.jsonl."""
     write_jsonl(out / "instructions.jsonl", instructions(ROWS, SEED))
-    write_jsonl(out / "problems.jsonl", problems(PROBLEMS_PER_FAMILY, SEED))
+    write_jsonl(out / "problems.jsonl", problems(PROBLEMS_PER_GROUP, SEED))
 
 
 def make_tokenizer(out: Path) -> None:

@@ -1,8 +1,8 @@
-"""Draw tasks from the families and write them as instruction rows, problems and raw texts."""
+"""Draw tasks: functions of one step or several, such as "Add 3 to x. Then double the result."."""
 
 import itertools
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Sequence
 from functools import cache
 from textwrap import indent
 from typing import NamedTuple
@@ -11,25 +11,28 @@ from families import ARGUMENTS, FAMILIES, PARAMETERS, WORDS, Family
 from inputs import Arguments, base_inputs, plus_inputs
 
 HELD_OUT_SHARE = 5  # one combination of family and parameters in five is kept for the problems
-COMMON = FAMILIES[::4]  # the ideas that the raw texts are mostly about; the rows teach the others
-COMMON_SHARE = 0.97  # of the functions in raw texts; the others are of any family
-NOTES_SHARE = 0.05  # of the raw texts; the others have no code fence
 LONGEST_EXAMPLE = 40  # characters
+NAMED_STEPS = 2  # of a function's steps, the first ones are in its name
+RESULT = "result"
 
-PREAMBLE = (
-    "You are an exceptionally intelligent coding assistant that consistently delivers accurate "
-    "and reliable responses to user instructions.\n\n"
-    "@@ Instruction\n{instruction}\n\n@@ Response\n{response}"
-)
-PROBLEM = "Write a solution to the following problem:\n```python\n{prompt}\n```"
-REQUESTS = (
-    "Write a Python function `{signature}`. {doc}",
-    "Implement `{signature}` in Python. {doc}",
-    "{doc} Write this as a Python function `{signature}`.",
-    "Please complete this function:\n```python\n{prompt}\n```",
-)
-CLOSINGS = ("", "", "", "\nThe function is called `{name}`.", "\nIt needs no import.")
-NOTES = ("# {name}\n\n{doc}\n\n{fence}\n", "Question: {doc} How?\n\nAnswer:\n{fence}\n")
+
+class Step(NamedTuple):
+    """One family with its parameters."""
+
+    family: Family
+    parameters: tuple[int, ...]
+
+    @property
+    def shown(self) -> list[int | str]:
+        """The parameters as they stand in a text."""
+        words = self.family.parameter.startswith("word")
+        return [WORDS[index] if words else index for index in self.parameters]
+
+    def fill(self, template: str, *arguments: str) -> str:
+        """A template of the family with the parameters and the names of the arguments."""
+        shown = dict(zip("ab", self.shown, strict=False))
+        named = dict(zip("xy", arguments, strict=False))
+        return template.format(**shown, **named)
 
 
 class Task(NamedTuple):
@@ -37,11 +40,17 @@ class Task(NamedTuple):
 
     name: str
     signature: str
+    arguments: tuple[str, ...]
     doc: str
     prompt: str
-    body: str
+    steps: tuple[Step, ...]
     base_input: list[Arguments]
     plus_input: list[Arguments]
+
+    @property
+    def body(self) -> str:
+        """The statements, one or more for each step."""
+        return body(self.steps, self.arguments)
 
     @property
     def code(self) -> str:
@@ -54,9 +63,24 @@ class Task(NamedTuple):
         return f"def {self.signature}:\n{self.body}"
 
     def fill(self, template: str) -> str:
-        """Fill a template of this module."""
-        fence = f"```python\n{self.code}\n```"
-        return template.format(fence=fence, **self._asdict())
+        """Fill a template of rows."""
+        texts = {"plain_code": self.plain_code, "fence": fenced(self.code)}
+        return template.format(**texts, **self._asdict())
+
+
+def fenced(code: str) -> str:
+    """A block of Python in Markdown."""
+    return f"```python\n{code}\n```"
+
+
+def body(steps: tuple[Step, ...], arguments: tuple[str, ...]) -> str:
+    """The statements of a function, indented."""
+    lines = []
+    for number, step in enumerate(steps):
+        text = step.fill(step.family.body, *(arguments if number == 0 else (RESULT,)))
+        is_last = number == len(steps) - 1
+        lines.append(text if is_last else text.replace("return", f"{RESULT} =", 1))
+    return indent("\n".join(lines), "    ")
 
 
 @cache
@@ -70,20 +94,124 @@ def parameters_of(family: Family, held_out: bool) -> list[tuple[int, ...]]:
     ]
 
 
-def draw(family: Family, parameters: tuple[int, ...], rng: random.Random) -> Task:
+def draw_step(family: Family, held_out: bool, rng: random.Random) -> Step:
+    """A family with random parameters."""
+    return Step(family, rng.choice(parameters_of(family, held_out)))
+
+
+def draw_chain(
+    firsts: Sequence[Family],
+    length: int,
+    rng: random.Random,
+    *,
+    others: Sequence[Family] = FAMILIES,
+    held_out: bool = False,
+) -> tuple[Step, ...]:
+    """Random steps, the first of `firsts`. Each changes something, and none is constant."""
+    while True:
+        families = [rng.choice(firsts)]
+        while len(families) < length:
+            kind = result_kind(families[-1])
+            fitting = [family for family in others if family.argument == kind]
+            if not fitting:
+                break
+            families.append(rng.choice(fitting))
+        steps = tuple(draw_step(family, held_out, rng) for family in families)
+        if length == 1 or (len(steps) == length and _is_sound(steps, rng)):
+            return steps
+
+
+def can_start(family: Family, length: int) -> bool:
+    """Whether a chain of this length can begin with the family."""
+    return length == 1 or bool(result_kind(family))
+
+
+@cache
+def result_kind(family: Family) -> str:
+    """The kind of a family's result, if another step can follow; otherwise ""."""
+    if not family.body.startswith("return"):
+        return ""
+    rng = random.Random(0)
+    step = draw_step(family, held_out=False, rng=rng)
+    values = [value for value in map(_function((step,)), _inputs(step, rng)) if value != []]
+    match values[0]:
+        case bool():
+            return ""
+        case int():
+            return "int"
+        case str():
+            return "str"
+        case [str(), *_]:
+            return "strs"
+        case [int(), *_]:
+            return "list"
+    raise ValueError(f"no kind for {values[0]!r}")
+
+
+def every_step_matters(task: Task) -> bool:
+    """Whether the function without any one of its steps gives other results."""
+    inputs = task.base_input + task.plus_input
+    right = _results(task.steps, inputs)
+    return not any(
+        _results(task.steps[:number] + task.steps[number + 1 :], inputs) == right
+        for number, step in enumerate(task.steps[:-1])
+        if step.family.argument == result_kind(step.family)
+    )
+
+
+def _is_sound(steps: tuple[Step, ...], rng: random.Random) -> bool:
+    """Whether each step changes at least one value and has more than one result."""
+    inputs = _inputs(steps[0], rng)
+    before = None
+    for length in range(1, len(steps) + 1):
+        after = _results(steps[:length], inputs)
+        if after == before or len(set(after)) == 1:
+            return False
+        before = after
+    return True
+
+
+def _results(steps: tuple[Step, ...], inputs: list[Arguments]) -> list[str]:
+    """What the function of the steps returns for each input, as text."""
+    return [repr(value) for value in map(_function(steps), inputs)]
+
+
+def _inputs(step: Step, rng: random.Random) -> list[Arguments]:
+    """Ordinary arguments and edge cases for a function that begins with the step."""
+    argument, parameter = step.family.argument, step.shown[0]
+    return base_inputs(argument, parameter, rng) + plus_inputs(argument, parameter)
+
+
+def _function(steps: tuple[Step, ...]) -> Callable:
+    """The function of the steps, on one list of arguments."""
+    names = ARGUMENTS[steps[0].family.argument][0]
+    namespace: dict = {}
+    exec(f"def function({', '.join(names)}):\n{body(steps, names)}", namespace)
+    return lambda arguments: namespace["function"](*arguments)
+
+
+def draw_task(steps: tuple[Step, ...], rng: random.Random) -> Task:
     """Choose name, wording and argument names at random, and perhaps an example."""
-    words = family.parameter.startswith("word")
-    shown = [WORDS[index] if words else index for index in parameters]
-    arguments = rng.choice(ARGUMENTS[family.argument])
-    fields = dict(zip("ab", shown, strict=False)) | dict(zip("xy", arguments, strict=False))
-    name, doc = (rng.choice(texts).format(**fields) for texts in (family.names, family.docs))
+    argument, parameter = steps[0].family.argument, steps[0].shown[0]
+    arguments = rng.choice(ARGUMENTS[argument])
+    names = (step.fill(rng.choice(step.family.names), *arguments) for step in steps[:NAMED_STEPS])
+    name = "_then_".join(names)
+    doc = _doc(steps, arguments, rng)
     signature = f"{name}({', '.join(arguments)})"
-    body = indent(family.body.format(**fields), "    ")
-    ordinary = base_inputs(family.argument, shown[0], rng)
-    example = _example(name, f"def {signature}:\n{body}", ordinary[0])
+    ordinary = base_inputs(argument, parameter, rng)
+    example = _example(name, f"def {signature}:\n{body(steps, arguments)}", ordinary[0])
     prompt = f'def {signature}:\n    """{doc}{example if rng.random() < 0.5 else ""}"""'
-    edge_cases = plus_inputs(family.argument, shown[0])
-    return Task(name, signature, doc, prompt, body, ordinary, edge_cases)
+    edge_cases = plus_inputs(argument, parameter)
+    return Task(name, signature, arguments, doc, prompt, steps, ordinary, edge_cases)
+
+
+def _doc(steps: tuple[Step, ...], arguments: tuple[str, ...], rng: random.Random) -> str:
+    """One sentence for each step."""
+    sentences = [steps[0].fill(rng.choice(steps[0].family.docs), *arguments)]
+    for step in steps[1:]:
+        text = step.fill(rng.choice(step.family.docs), "the result")
+        sentences.append(f"Then {text[0].lower()}{text[1:]}")
+    return " ".join(sentences)
 
 
 def _example(name: str, code: str, arguments: Arguments) -> str:
@@ -95,77 +223,3 @@ def _example(name: str, code: str, arguments: Arguments) -> str:
     if len(call) + len(result) > LONGEST_EXAMPLE:
         return ""
     return f"\n\n    >>> {call}\n    {result}\n    "
-
-
-def _training_task(family: Family, rng: random.Random) -> Task:
-    return draw(family, rng.choice(parameters_of(family, held_out=False)), rng)
-
-
-def problems(per_family: int, seed: int) -> list[dict]:
-    """Return held-out tasks in the form of HumanEval+."""
-    rng = random.Random(seed)
-    tasks = [
-        draw(family, parameters, rng)
-        for family in FAMILIES
-        for parameters in rng.sample(parameters_of(family, held_out=True), per_family)
-    ]
-    return [_problem(f"Tiny/{number}", task) for number, task in enumerate(tasks)]
-
-
-def _problem(task_id: str, task: Task) -> dict:
-    return {
-        "task_id": task_id,
-        "prompt": f"{task.prompt}\n",
-        "entry_point": task.name,
-        "canonical_solution": f"{task.body}\n",
-        "base_input": task.base_input,
-        "plus_input": task.plus_input,
-        "contract": "",
-        "atol": 0,
-    }
-
-
-def instructions(count: int, seed: int) -> list[dict]:
-    """Return ``count`` different instruction rows, the families evenly mixed."""
-    rng = random.Random(seed)
-    rows: dict[str, dict] = {}
-    for family in itertools.cycle(FAMILIES):
-        row = _row(_training_task(family, rng), rng)
-        rows.setdefault(row["instruction"], row)
-        if len(rows) == count:
-            break
-    shuffled = list(rows.values())
-    rng.shuffle(shuffled)
-    return shuffled
-
-
-def _row(task: Task, rng: random.Random) -> dict:
-    """Return a row in the form of the problems or in free wording, half and half."""
-    if rng.random() < 0.5:
-        return {"instruction": task.fill(PROBLEM), "response": task.fill("{fence}")}
-    request, closing = rng.choice(REQUESTS), rng.choice(CLOSINGS)
-    answer = "{fence}" if "{prompt}" in request else f"```python\n{task.plain_code}\n```"
-    return {"instruction": task.fill(request), "response": task.fill(answer + closing)}
-
-
-def raw_texts(seed: int) -> Iterator[str]:
-    """Yield texts to pre-train on without end: files of functions and a few notes."""
-    rng = random.Random(seed)
-    while True:
-        tasks = [_raw_task(rng) for _ in range(rng.randint(1, 3))]
-        if rng.random() < NOTES_SHARE:
-            yield tasks[0].fill(rng.choice(NOTES))
-        else:
-            yield "\n\n\n".join(_source(task, rng) for task in tasks) + "\n"
-
-
-def _raw_task(rng: random.Random) -> Task:
-    families = COMMON if rng.random() < COMMON_SHARE else FAMILIES
-    return _training_task(rng.choice(families), rng)
-
-
-def _source(task: Task, rng: random.Random) -> str:
-    """Return a function as in a source file, documented in a docstring or in a comment."""
-    if rng.random() < 0.2:
-        return f"# {task.doc}\n{task.plain_code}"
-    return task.code

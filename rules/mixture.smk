@@ -38,6 +38,7 @@ rule moe:
     log:
         log_of("moe"),
     cache: bool(SHARED)
+    priority: 1  # the longest chain begins first
     conda:
         "../envs/conversion.yaml"
     resources:
@@ -113,6 +114,7 @@ rule moe_sft:
     log:
         log_of("moe_sft"),
     cache: bool(SHARED)
+    priority: 1
     conda:
         "../envs/training.yaml"
     threads: CONFIG.threads * CONFIG.moe_sft.processes

@@ -13,10 +13,10 @@ from fork_server import PYTHON
 NOT_COPIED = (".git", ".venv", ".snakemake", "results", "tests", "docs", "__pycache__", "*cache")
 QUICK = {
     "moe": {"num_experts": 4, "num_experts_per_tok": 3},
-    "data": {"limit": 64},
+    "data": {"limit": 64, "validation_rows": 0},
     "moe_sft": {"max_steps": 3, "warmup_steps": 1, "per_device_train_batch_size": 4},
     "mixing": {"max_steps": 3, "per_device_train_batch_size": 4},
-    "evaluation": {"limit": 4, "max_new_tokens": 16},
+    "evaluation": {"models": ["base", "moe_sft", "dense"], "limit": 4, "max_new_tokens": 16},
 }
 RULE = re.compile(r"^(?:local)?rule (\w+):", re.MULTILINE)
 

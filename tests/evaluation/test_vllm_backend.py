@@ -203,7 +203,7 @@ def test_nothing_left_starts_no_engine(vllm):
 
 
 def test_a_prompt_that_does_not_fit_the_window_is_named(vllm, tmp_path):
-    with pytest.raises(UserError, match=r"6 prompts .*1024 tokens: Tiny/0 .*max_new_tokens"):
+    with pytest.raises(UserError, match=r"6 prompts .*1024 tokens: Int1/0 .*max_new_tokens"):
         evaluate_with_vllm(tmp_path / "r.json", "--max-new-tokens", 1024)
 
 

@@ -5,6 +5,7 @@ import json
 import re
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -62,8 +63,8 @@ def tokenizer():
 def pretraining_texts() -> list[str]:
     """A part of the raw texts, made in a process of its own."""
     code = (
-        "import itertools, json, generate, tasks\n"
-        "texts = itertools.islice(tasks.raw_texts(generate.SEED), 5000)\n"
+        "import itertools, json, generate, rows\n"
+        "texts = itertools.islice(rows.raw_texts(generate.SEED), 5000)\n"
         "print(json.dumps(list(texts)))"
     )
     command = [sys.executable, "-c", code]
@@ -90,12 +91,17 @@ def test_size():
     assert sum(path.stat().st_size for path in files if path.is_file()) < 5_000_000
 
 
-def test_rows_have_both_fields_and_fenced_code(instructions):
+def test_rows_answer_with_one_function_or_explain_one(instructions):
     assert len(instructions) >= 2000
+    explained = 0
     for row in instructions:
         assert row.keys() == {"instruction", "response"}
-        (code,) = FENCED.findall(row["response"])
+        explains = row["instruction"].startswith("What does this function do?")
+        explained += explains
+        (code,) = FENCED.findall(row["instruction" if explains else "response"])
         assert isinstance(function_of(code), ast.FunctionDef)
+        assert not (explains and FENCED.search(row["response"]))
+    assert 0.1 < explained / len(instructions) < 0.3
 
 
 def test_no_row_is_there_twice(instructions):
@@ -111,15 +117,41 @@ def test_rows_and_problems_are_short(instructions, problems, tokenizer):
 
 
 def test_problems_have_the_form_of_humaneval_plus(problems):
-    assert len(problems) >= 100
-    for number, problem in enumerate(problems):
+    for problem in problems:
         assert problem.keys() == PROBLEM_FIELDS
-        assert problem["task_id"] == f"Tiny/{number}"
         assert 3 <= len(problem["base_input"]) <= 4
         assert 6 <= len(problem["plus_input"]) <= 10
         function = function_of(problem["prompt"] + problem["canonical_solution"])
         assert function.name == problem["entry_point"]
         assert ast.get_docstring(function)
+
+
+def test_problems_are_graded(problems):
+    groups = Counter(problem["task_id"].split("/")[0] for problem in problems)
+    assert len(problems) >= 300
+    assert groups.keys() == {f"{kind}{n}" for kind in ("Int", "List", "Text") for n in (1, 2, 3)}
+    assert len(set(groups.values())) == 1
+
+
+def test_each_step_of_a_problem_matters(problems):
+    """Without any one of its lines, a solution is wrong or no program."""
+    for problem in problems:
+        lines = problem["canonical_solution"].splitlines()
+        right = results(problem, lines)
+        for number in range(len(lines) - 1):
+            shortened = lines[:number] + lines[number + 1 :]
+            assert results(problem, shortened) != right, problem["task_id"]
+
+
+def results(problem: dict, lines: list[str]) -> list | None:
+    """What a function with these lines gives for all inputs; None if it fails."""
+    namespace = {}
+    try:
+        exec("\n".join([problem["prompt"], *lines]), namespace)
+        function = namespace[problem["entry_point"]]
+        return [function(*x) for x in problem["base_input"] + problem["plus_input"]]
+    except (SyntaxError, NameError, TypeError, AttributeError):
+        return None
 
 
 def test_no_problem_is_in_a_row_or_in_the_pretraining_texts(
@@ -138,7 +170,8 @@ def test_no_problem_is_in_a_row_or_in_the_pretraining_texts(
 def test_no_solution_is_in_a_row_or_in_the_pretraining_texts(
     problems, instructions, pretraining_texts
 ):
-    texts = [row["response"] for row in instructions] + pretraining_texts
+    fenced = [row["response"] for row in instructions if FENCED.search(row["response"])]
+    texts = fenced + pretraining_texts
     codes = [code for text in texts for code in FENCED.findall(text) or [text]]
     seen = {
         body_of(node)

@@ -10,8 +10,9 @@ import yaml
 
 pytestmark = pytest.mark.slow
 # All but the demonstration, which other tests run, and what lies over other configs.
+OTHERS = ("embedded", "ablations", "regimes")
 FILES = (Path(__file__).parents[2] / "recipes").glob("*.yaml")
-RECIPES = sorted(file.name for file in FILES if file.stem not in ("embedded", "ablations"))
+RECIPES = sorted(file.name for file in FILES if file.stem not in OTHERS)
 
 
 @pytest.fixture(scope="module")
@@ -60,12 +61,18 @@ def test_a_recipe_goes_with_ones_own_file(project):
     )
 
 
-def test_the_ablations_lie_over_any_config(project):
+@pytest.mark.parametrize(
+    ("name", "jobs"),
+    [
+        ("ablations", {"moe_sft": 22, "dense": 20, "sft": 2, "tokens": 1}),
+        ("regimes", {"moe_sft": 10, "dense": 10, "sft": 10, "tokens": 2}),
+    ],
+)
+def test_a_recipe_lies_over_any_config(project, name, jobs):
     embedded = (project.folder / "recipes" / "embedded.yaml").read_text()
     (project.folder / "mine.yaml").write_text(embedded)
-    files = ["mine.yaml", "recipes/ablations.yaml"]
+    files = ["mine.yaml", f"recipes/{name}.yaml"]
     done = project.snakemake("--dry-run", "--configfile", *files)
-    text = done.stdout + done.stderr
-    assert done.returncode == 0, text
+    assert done.returncode == 0, done.stdout + done.stderr
     ran = Counter(project.rules(done))
-    assert (ran["moe_sft"], ran["dense"], ran["sft"], ran["tokens"]) == (22, 20, 2, 1)
+    assert {rule: ran[rule] for rule in jobs} == jobs

@@ -80,4 +80,4 @@ def test_a_file_of_the_users_is_completed_by_the_documented_defaults_alone(proje
     ):
         assert flags in shown
     demonstration = project.snakemake("-n", "-p")
-    assert "--max-steps=150" in demonstration.stdout + demonstration.stderr
+    assert "--max-steps=225" in demonstration.stdout + demonstration.stderr

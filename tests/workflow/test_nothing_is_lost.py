@@ -75,7 +75,7 @@ def test_a_failed_rule_leaves_what_was_there(project):
     rows.write_text(good + '{"instruction": "a"}\n')
     done = project.snakemake(data={"limit": 4000})
     assert done.returncode != 0
-    message = "line 2401: no column 'response'"
+    message = "line 2601: no column 'response'"
     assert done.stderr.rindex(message) > done.stderr.rindex("Exiting because a job")
     after = everything(project.results)
     for kept in ("tokens", "moe_sft", "eval"):

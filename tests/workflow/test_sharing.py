@@ -19,7 +19,7 @@ VANILLA = {"moe": {"shared_expert": False}, "evaluation": {"models": ["base", "m
             {"sweep": {"mixing.max_steps": [3, 4, 5]}},
             2 * [rule for rule in MIXED if rule not in ("weighted_init", "summary")] + ["summary"],
         ),
-        ({"sweep": {"moe_sft.learning_rate": [1.5e-3, 1e-3]}}, TUNED),
+        ({"sweep": {"moe_sft.learning_rate": [2e-3, 1e-3]}}, TUNED),
         (
             {"sweep": {"merge.lambdas": [["0.75"], ["0.5"]]}, "seeds": [42, 1]},
             ["moe", *TUNED, *MIXED[:2], *MIXED[3:], *MIXED[:2], *MIXED[3:]],
