@@ -101,7 +101,7 @@ def instructions(count: int, seed: int) -> list[dict]:
 def _write(task: Task, rng: random.Random) -> tuple[str, str]:
     """In the form of the problems or in free wording, half and half."""
     if rng.random() < 0.5:
-        return task.fill(PROBLEM), task.fill("{fence}")
+        return task.fill(PROBLEM), fenced(task.code)
     request, closing = rng.choice(REQUESTS), rng.choice(CLOSINGS)
     code = task.code if "{prompt}" in request else task.plain_code
     return task.fill(request), fenced(code) + task.fill(closing)

@@ -199,7 +199,7 @@ def draw_task(steps: tuple[Step, ...], rng: random.Random) -> Task:
     doc = _doc(steps, arguments, rng)
     signature = f"{name}({', '.join(arguments)})"
     ordinary = base_inputs(argument, parameter, rng)
-    example = _example(name, f"def {signature}:\n{body(steps, arguments)}", ordinary[0])
+    example = _example(name, steps, ordinary[0])
     prompt = f'def {signature}:\n    """{doc}{example if rng.random() < 0.5 else ""}"""'
     edge_cases = plus_inputs(argument, parameter)
     return Task(name, signature, arguments, doc, prompt, steps, ordinary, edge_cases)
@@ -214,12 +214,10 @@ def _doc(steps: tuple[Step, ...], arguments: tuple[str, ...], rng: random.Random
     return " ".join(sentences)
 
 
-def _example(name: str, code: str, arguments: Arguments) -> str:
+def _example(name: str, steps: tuple[Step, ...], arguments: Arguments) -> str:
     """Return a doctest for the docstring, or nothing if it is long."""
     call = f"{name}({', '.join(map(repr, arguments))})"
-    namespace: dict = {}
-    exec(code, namespace)
-    result = repr(namespace[name](*arguments))
+    result = repr(_function(steps)(arguments))
     if len(call) + len(result) > LONGEST_EXAMPLE:
         return ""
     return f"\n\n    >>> {call}\n    {result}\n    "
