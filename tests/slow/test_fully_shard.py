@@ -18,6 +18,7 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 from transformers import AutoModelForCausalLM
 
 import workflow_scripts.modeling  # noqa: F401
+from workflow_scripts.training.launch import end_process
 
 pytestmark = pytest.mark.slow
 STEPS, ROWS, LENGTH = 8, 4, 24
@@ -79,4 +80,4 @@ if __name__ == "__main__":
     state = learn(Path(sys.argv[1]), rank, torch.distributed.get_world_size())
     if rank == 0:
         save_file({name: tensor.contiguous() for name, tensor in state.items()}, sys.argv[2])
-    torch.distributed.destroy_process_group()
+    end_process()

@@ -22,7 +22,8 @@ from workflow_scripts.conversions.merge import initial_logits
 from workflow_scripts.modeling.mixing import Mixing, MixingLogits
 from workflow_scripts.training.checkpoints import Checkpoints
 from workflow_scripts.training.distillation import load_distillation
-from workflow_scripts.training.session import adopt_world, leave_group
+from workflow_scripts.training.launch import end_process
+from workflow_scripts.training.session import adopt_world
 from workflow_scripts.training.trainer import Training, train
 
 TWO = "two"  # where the two processes write, in FOLDER
@@ -192,4 +193,4 @@ def test_one_of_the_processes_shows_progress(launched):
 if __name__ == "__main__":
     progress.SECONDS_BEFORE_FIRST = 0  # show the short trainings too
     learn_all(Path(sys.argv[1]), Path(sys.argv[1]) / TWO, per_device=2, accumulation=1)
-    leave_group()
+    end_process()

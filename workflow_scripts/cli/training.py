@@ -1,7 +1,6 @@
 """Command line of the training steps, and errors in the processes that they start."""
 
 import argparse
-import atexit
 import os
 import sys
 from collections.abc import Callable
@@ -80,7 +79,11 @@ def read_request(
 
 def run(step: str, main: Callable[[list[str] | None], None]) -> None:
     """Run a step's main. If a launcher started this process, the launcher shows the error."""
-    running.run(step, _reporting(main) if launch.LAUNCHER in os.environ else main)
+    if launch.LAUNCHER in os.environ:
+        main = _reporting(main)
+    running.run(step, main)
+    if "RANK" in os.environ:
+        launch.end_process()
 
 
 def _tokens_options(args: argparse.Namespace) -> TokensConfig:
@@ -96,17 +99,6 @@ def _tokens_options(args: argparse.Namespace) -> TokensConfig:
             "these flags, or name the file of rows in --data"
         )
     return read_options(args.data)
-
-
-def _end() -> None:
-    """End this process when all is written, without the destructors of C++.
-
-    They meet running threads of torch and DeepSpeed, which rarely abort the process.
-    """
-    atexit._run_exitfuncs()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(0)
 
 
 def _reporting(main: Callable[[list[str] | None], None]) -> Callable[[list[str] | None], None]:
@@ -125,6 +117,5 @@ def _reporting(main: Callable[[list[str] | None], None]) -> Callable[[list[str] 
                 error = UserError(message)
             get_error_handler().record_exception(error)
             sys.exit(1)
-        _end()
 
     return reporting

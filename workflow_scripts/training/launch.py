@@ -1,5 +1,6 @@
 """Starts the processes of a training step with torchrun, and reports their errors once."""
 
+import atexit
 import ctypes
 import logging
 import os
@@ -12,6 +13,7 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
+from typing import NoReturn
 
 from workflow_scripts.common.errors import UserError
 from workflow_scripts.common.progress import say
@@ -137,6 +139,18 @@ def end_with_launcher() -> None:
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != int(os.environ[LAUNCHER]):
         sys.exit("the launcher of this process has ended")
+
+
+def end_process() -> NoReturn:
+    """End this process of a group when all is written: run the exit handlers, and no destructors.
+
+    DDP keeps gloo's threads running. One that lets go of a tensor while Python ends aborts the
+    process.
+    """
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
 
 
 def _raise_failures(failures: list) -> None:
