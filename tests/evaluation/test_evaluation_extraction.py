@@ -4,9 +4,11 @@ What fails here fails by protocol: nothing is repaired.
 """
 
 import copy
+import json
 from pathlib import Path
 
 import pytest
+from evalplus.sanitize import sanitize
 
 from workflow_scripts.data.templates import COMPLETION, make_template
 from workflow_scripts.evaluation import ground_truth
@@ -16,11 +18,12 @@ from workflow_scripts.evaluation.prompts import task_prompts
 from workflow_scripts.evaluation.scoring import PASSED, score
 
 STORED = Path(__file__).parent / "prompts"
+REAL = Path(__file__).parent / "answers"
 
 
-def load(form: str, folder: Path):
+def load(form: str, folder: Path, stored: Path = STORED):
     """The stored problems of HumanEval+ or MBPP+."""
-    lines = (STORED / "problems.jsonl").read_text().splitlines(keepends=True)
+    lines = (stored / "problems.jsonl").read_text().splitlines(keepends=True)
     file = folder / f"{form}.jsonl"
     file.write_text("".join(line for line in lines if f'"{form}/' in line))
     return load_problems(str(file))
@@ -185,3 +188,44 @@ def test_a_chat_goes_on_past_a_fence_that_is_indented(prompts_of, tokenizer, lin
     written = tokenizer(text, return_tensors="pt")["input_ids"]
     end = next(n for n in range(1, written.shape[1]) if watch(written[:, :n], None).all())
     assert tokenizer.decode(written[0, :end]).replace("\r\n", "\n") == FENCED_EXAMPLE + BODY + "```"
+
+
+# What a real model answers. EvalPlus is the judge.
+
+ANSWERS = [json.loads(line) for line in (REAL / "answers.jsonl").read_text().splitlines()]
+# A wrong test of the model's own, behind the function. EvalPlus leaves such tests out.
+WRONG_TESTS = ["Mbpp/7"]
+
+
+@pytest.fixture(scope="module", params=["HumanEval", "Mbpp"])
+def real(request, chat_tokenizer, tmp_path_factory):
+    """The problems of a set, and for each the prompt and the answer."""
+    problems = load(request.param, tmp_path_factory.mktemp("real"), REAL)
+    answers = {answer["task_id"]: answer for answer in ANSWERS}
+    prompts = task_prompts(problems, make_template("chat", chat_tokenizer))
+    return problems, [(prompt, answers[prompt.task_id]) for prompt in prompts]
+
+
+def test_real_answers_get_evalplus_s_verdicts(real, bubblewrap):
+    problems, answered = real
+    truth = ground_truth.compute(problems, sandbox=bubblewrap, workers=1)
+    codes = [prompt.solution(answer["completion"]) for prompt, answer in answered]
+    solutions = list(zip(problems.problems, codes, strict=True))
+    verdicts = score(problems, truth, solutions, sandbox=bubblewrap, workers=1)
+    ours = [
+        ["pass" if status == PASSED else "fail" for status in (v.base, v.plus)] for v in verdicts
+    ]
+    assert ours == [answer["evalplus"] for _, answer in answered]
+
+
+def test_of_a_real_answer_nothing_is_lost_that_evalplus_would_take(real):
+    problems, answered = real
+    for problem, (prompt, answer) in zip(problems.problems, answered, strict=True):
+        program = prompt.solution(answer["completion"])
+        taken = sanitize(prompt.start + answer["completion"], problem.entry_point)
+        assert sanitize(program, problem.entry_point).strip() == taken.strip(), prompt.task_id
+
+
+def test_the_verdict_on_a_real_answer_differs_only_by_the_models_own_tests():
+    differing = [a["task_id"] for a in ANSWERS if a["evalplus"] != a["sanitized"]]
+    assert differing == WRONG_TESTS
