@@ -10,6 +10,7 @@ from evaluations import write_evaluation
 
 from workflow_scripts import summary
 from workflow_scripts.common.errors import UserError
+from workflow_scripts.evaluation import lm_eval_result
 from workflow_scripts.reporting import validation_losses
 
 VANILLA = "moe.shared_expert~false/"
@@ -77,6 +78,29 @@ def test_the_seeds_of_a_model_are_one_row(tmp_path):
     ]
     assert rows[2]["pass@1 plus"] == "63.0" and rows[2]["low plus"] == "53.2"
     assert rows[-1]["eval file"].endswith(f"{VANILLA}seed~44/eval/moe_sft/mbpp.json")
+
+
+@pytest.mark.parametrize(
+    ("seeds", "expected"),
+    [
+        ({"": 0.5}, [["arc", "acc", "sft", "0.5000 ± 0.0100"]]),
+        ({"": 0.5, "seed~43/": 0.6}, [["arc", "acc", "sft", "2", "0.5500 ± 0.0707"]]),
+        ({"": 0.5, "seed~43/": None}, [["arc", "acc", "sft", "2", "0.5000"]]),
+    ],
+)
+def test_the_seeds_of_general_abilities_are_one_row(tmp_path, seeds, expected):
+    measured = []
+    for prefix, value in seeds.items():
+        measured.append(tmp_path / "results" / prefix / "lm_eval" / "sft" / "tasks.json")
+        metrics = {"acc": {"value": value, "stderr": 0.01}}
+        content = {"format": 1, "kind": "lm_eval", "settings": {}, "tasks": {}}
+        content |= {"model": {"path": f"results/{prefix}sft", "id": None}}
+        content["tasks"]["arc"] = {"metrics": metrics}
+        lm_eval_result.write(measured[-1], content, {})
+    passed = dict.fromkeys([(prefix, "sft") for prefix in seeds], 50)
+    words = ["--lm-eval", *measured, *NAMED]
+    text, *_ = summarise(tmp_path, evaluated(tmp_path, passed), *words)
+    assert cells(text, "task") == expected
 
 
 def test_differences_over_seeds(tmp_path):

@@ -97,15 +97,15 @@ def over_seeds(table):
         row = {"model": model, "dataset": dataset, "problems": group["problems"].iloc[0]}
         row["seeds"] = len(group)
         for tests in TEST_SETS:
-            row[f"pass@1, {TEST_NAMES[tests]}"] = _mean(group[f"pass@1 {tests}"], 1, " %")
+            row[f"pass@1, {TEST_NAMES[tests]}"] = mean_text(group[f"pass@1 {tests}"], 1, " %")
         if LOSS in group:
-            row[LOSS] = _mean(pd.to_numeric(group[LOSS]).dropna(), 4)
+            row[LOSS] = mean_text(pd.to_numeric(group[LOSS]).dropna(), 4)
         rows.append(row)
     return pd.DataFrame(rows)
 
 
-def _mean(values, digits: int, unit: str = "") -> str:
-    """The mean, and the standard deviation of one seed if there are several."""
+def mean_text(values, digits: int, unit: str = "") -> str:
+    """The mean of a pandas series, and its standard deviation if there are several values."""
     if not len(values):
         return ""
     deviation = f" ± {values.std(ddof=1):.{digits}f}" if len(values) > 1 else ""
