@@ -28,6 +28,9 @@ lint: .venv/installed-dev
 	snakefmt --check Snakefile rules
 	snakemake --lint
 	lint-imports
+	check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
+	check-jsonschema --builtin-schema vendor.dependabot .github/dependabot.yml
+	check-jsonschema --builtin-schema vendor.github-issue-forms .github/ISSUE_TEMPLATE/*.yml
 
 # Files that are written from others; a test compares them.
 generated: .venv/installed-dev
