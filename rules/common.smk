@@ -410,10 +410,11 @@ def show_failures():
 
 
 def show_summary():
-    """Print the table of results, if there is one."""
+    """Print the table of results, if there is one, and how to see more."""
     table = Path(RESULTS) / "summary.md"
     if table.exists():
         print(table.read_text())
+        print(f"Charts and solutions, for a browser: xft report {shlex.quote(RESULTS)}")
 
 
 def protect_shared():

@@ -65,6 +65,7 @@ STEPS = {
 }
 TOOLS = {
     "plan": ["--config", "--gpu", "--gpus", "--mfu", "--model-config", "--rows"],
+    "report": ["RESULTS", "--out"],
     "verify": ["PATH", "--full"],
     "publish": ["--model", "--to", "--private", "--yes"],
     "import_reference": ["--model", "--out", "--verify"],

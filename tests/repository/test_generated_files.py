@@ -81,7 +81,8 @@ def test_there_are_no_other_environments_and_every_rule_has_one():
 def test_every_package_but_torch_is_pinned_exactly(file):
     lines = [line.split(";")[0].strip() for line in (ROOT / file).read_text().splitlines()]
     packages = [line for line in lines if line and not line.startswith(("#", "-r "))]
-    loose = [line for line in packages if not re.fullmatch(r"[\w.-]+==\d+(\.\d+)+", line)]
+    exact = r"[\w.-]+==\d+(\.\d+)+(\.post\d+)?"
+    loose = [line for line in packages if not re.fullmatch(exact, line)]
     assert loose == (["torch>=2.9,<2.14"] if file == "requirements.txt" else [])
     names = [re.split("[=<>]", line)[0] for line in packages]
     assert len(names) == len(set(names))

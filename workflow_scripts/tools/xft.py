@@ -4,10 +4,11 @@ import argparse
 import sys
 
 from workflow_scripts.cli import running
-from workflow_scripts.tools import import_reference, plan, publish, verify
+from workflow_scripts.tools import import_reference, plan, publish, report, verify
 
 TOOLS = {
     "plan": plan,
+    "report": report,
     "verify": verify,
     "publish": publish,
     "import-reference": import_reference,

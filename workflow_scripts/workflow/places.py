@@ -20,7 +20,7 @@ FOLDERS = ("logs", "metrics")
 # The rules with `cache`.
 SHARED_RULES = ("base", "tokens", "moe", "moe_sft", "sft", "sft_flops", "weighted_trained")
 SHARED_RULES += ("heal",)
-FILES = (CONFIG_FILE, "data/report.json", "summary.md", "comparisons.csv")
+FILES = (CONFIG_FILE, "data/report.json", "summary.md", "comparisons.csv", "report.html")
 
 
 def check_inputs(places: Iterable[Path], inputs: Iterable[tuple[str, Path]]) -> None:

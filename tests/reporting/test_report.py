@@ -1,0 +1,210 @@
+"""`xft report`: what the page holds, of which results, and that it stays small and harmless."""
+
+import csv
+import json
+import re
+import shutil
+from html.parser import HTMLParser
+
+import pytest
+from report_folders import HOSTILE, write_results
+
+from workflow_scripts.common.errors import UserError
+from workflow_scripts.tools import report
+
+MEGABYTE = 10**6
+
+
+class Page(HTMLParser):
+    """The elements of a page, and the text of its scripts by id."""
+
+    def __init__(self, text: str):
+        super().__init__()
+        self.elements: list[tuple[str, dict]] = []
+        self.scripts: dict[str | None, str] = {}
+        self.text = ""
+        self.script: dict | None = None
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.elements.append((tag, dict(attrs)))
+        self.script = dict(attrs) if tag == "script" else None
+
+    def handle_endtag(self, tag):
+        self.script = None
+
+    def handle_data(self, data):
+        if self.script is None:
+            self.text += data
+        else:
+            self.scripts[self.script.get("id")] = data
+
+    @property
+    def charts(self) -> dict[str, dict]:
+        return json.loads(self.scripts["charts"])
+
+
+def values(chart: dict) -> list[dict]:
+    """All rows that a chart or its layers hold."""
+    rows = chart.get("data", {}).get("values", [])
+    return [*rows, *(row for layer in chart.get("layer", []) for row in values(layer))]
+
+
+def write_report(*folders, out=None) -> Page:
+    words = ["--out", str(out)] if out else []
+    report.main([*map(str, folders), *words])
+    return Page((out or folders[0] / "report.html").read_text())
+
+
+@pytest.fixture(scope="module")
+def page(finished, tmp_path_factory) -> Page:
+    """The report of a run of the workflow."""
+    return write_report(finished.results, out=tmp_path_factory.mktemp("report") / "report.html")
+
+
+def test_the_scores_are_those_of_the_evaluations(page, finished):
+    drawn = {row["label"]: row for row in values(page.charts["scores-problems-plus"])}
+    assert drawn.keys() == {"base", "moe_sft", "dense/lam~0.75"}
+    for model, row in drawn.items():
+        result = json.loads((finished.results / "eval" / model / "problems.json").read_text())
+        solved = [problem["plus"] == "passed" for problem in result["problems"]]
+        assert row["share"] == pytest.approx(100 * sum(solved) / len(solved), abs=0.05)
+        assert row["low"] <= row["share"] <= row["high"] != row["low"]
+
+
+def test_the_differences_are_those_of_the_table(page, finished):
+    with (finished.results / "comparisons.csv").open(newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["tests"] == "plus"]
+    drawn = [row for row in values(page.charts["differences-problems"]) if "pair" in row]
+    pairs = {row["pair"]: row["difference"] for row in drawn}
+    assert pairs == {
+        f"{row['second']} against {row['first']}": pytest.approx(100 * float(row["difference"]))
+        for row in rows
+    }
+
+
+def test_the_curves_are_those_of_the_metrics(page, finished):
+    lines = (finished.results / "metrics" / "moe_sft.jsonl").read_text().splitlines()
+    lines = [line for line in map(json.loads, lines) if "loss" in line]
+    drawn = [row for row in values(page.charts["loss-curves"]) if row["training"] == "moe_sft"]
+    steps = {row["step"]: row for row in drawn}
+    assert {step: row["loss"] for step, row in steps.items()} == {
+        line["step"]: line["loss"] for line in lines
+    }
+    weights = [0.95**age for age in reversed(range(len(lines)))]
+    mean = sum(w * line["loss"] for w, line in zip(weights, lines, strict=True)) / sum(weights)
+    assert steps[lines[-1]["step"]]["smoothed"] == pytest.approx(mean)
+
+
+def test_equal_loads_and_shares_are_in_the_middle(page):
+    for start, key, middle in (("load", "load", 1), ("deviation", "deviation", 0)):
+        (name,) = [name for name in page.charts if name.startswith(start)]
+        rows: dict = {}
+        for cell in values(page.charts[name]):
+            rows.setdefault(cell.get("layer", cell.get("set")), []).append(cell[key])
+        for cells in rows.values():
+            assert sum(cells) / len(cells) == pytest.approx(middle, abs=1e-3)
+
+
+def test_the_page_asks_for_nothing_and_runs_its_own_scripts_alone(page):
+    for tag, attributes in page.elements:
+        assert tag not in ("link", "iframe", "object", "img", "svg"), attributes
+        assert not {"src", "style"} & attributes.keys() or attributes["style"].startswith(
+            "--models"
+        )
+        assert not [name for name in attributes if name.startswith("on")]
+    (policy,) = [a["content"] for _, a in page.elements if "http-equiv" in a]
+    assert policy.startswith("default-src 'none'; ")
+    assert "unsafe-eval" not in policy and policy.count("sha256-") == 2
+    assert "'unsafe-inline'" not in policy.partition("script-src")[2]
+
+
+def test_what_a_model_wrote_is_text(tmp_path):
+    write_results(tmp_path, {"base": 3, "dense/lam~0.75": 9})
+    page = write_report(tmp_path)
+    assert [tag for tag, _ in page.elements].count("script") == 3
+    for code in HOSTILE:
+        assert page.text.count(code) == 8  # of 40 solutions
+    assert "broken in" not in page.scripts["charts"]
+
+
+def test_seeds_are_points_of_one_row_with_their_mean(tmp_path):
+    write_results(tmp_path, {"sft": 5}, seeds=(43, 44))
+    chart = write_report(tmp_path).charts["scores-own-plus"]
+    assert {row["seed"] for row in values(chart)} == {"42", "43", "44"}
+    assert {row["label"] for row in values(chart)} == {"sft"}
+    assert len(chart["layer"]) == 3
+
+
+def test_several_folders_are_one_report(tmp_path):
+    for name, solved in (("one", 5), ("two", 9)):
+        write_results(tmp_path / name, {"base": solved})
+    page = write_report(tmp_path / "one", tmp_path / "two", out=tmp_path / "both.html")
+    drawn = {row["label"]: row["share"] for row in values(page.charts["scores-own-plus"])}
+    assert drawn == {f"{tmp_path}/one: base": 25, f"{tmp_path}/two: base": 45}
+
+
+def test_a_large_sweep_stays_below_five_megabytes(tmp_path):
+    """12 models and 2,000 problems, and 300 trainings of 400 steps."""
+    models = {f"experts_only/expert~{n}": 900 + n for n in range(12)}
+    write_results(tmp_path, models, count=2000, more="#" * 200)
+    line = '{{"step": {0}, "loss": 0.5, "learning_rate": 0.1}}\n'
+    metrics = "".join(line.format(step) for step in range(1, 401))
+    for number in range(300):
+        file = tmp_path / "metrics" / f"seed~{number}" / "sft.jsonl"
+        file.parent.mkdir(parents=True)
+        file.write_text(metrics)
+    page = write_report(tmp_path)
+    assert (tmp_path / "report.html").stat().st_size < 5 * MEGABYTE
+    assert "more problems are in the results of step eval." in page.text
+    assert "Some solutions are left out" in page.text
+
+
+def test_an_unfinished_run_shows_what_there_is_and_names_what_is_missing(finished, tmp_path):
+    (tmp_path / "metrics").mkdir()
+    metrics = (finished.results / "metrics" / "moe_sft.jsonl").read_text()
+    (tmp_path / "metrics" / "moe_sft.jsonl").write_text(metrics[: metrics.rfind("loss")])
+    page = write_report(tmp_path)
+    assert page.charts.keys() >= {"loss-curves", "entropy"}
+    for missing in ("summary.csv", "data/report.json", "config.yaml"):
+        assert missing in page.text
+
+
+def test_a_configuration_of_another_version_is_no_hindrance(tmp_path):
+    write_results(tmp_path, {"base": 3})
+    (tmp_path / "config.yaml").write_text("moe: {experts_of_tomorrow: 9}\n")
+    page = write_report(tmp_path)
+    assert "experts_of_tomorrow" in page.text and "scores-own-plus" in page.charts
+
+
+def test_the_chosen_values_are_shown(page):
+    table = re.sub(r"\s+", " ", page.text)
+    assert "base.model" in table and "resources/base" in table
+
+
+@pytest.mark.parametrize(
+    ("prepare", "message"),
+    [
+        (lambda folder: shutil.rmtree(folder), "there is no folder"),
+        (lambda folder: (folder / "report.html").write_text("mine"), "is no report"),
+        (lambda folder: (folder / "report.html").mkdir(), "is no report"),
+        (lambda folder: (folder / "summary.csv").write_text(""), "not tables of step summary"),
+        (
+            lambda folder: (folder / "eval/base/own.generations.jsonl").write_text("{\n"),
+            "not a file of JSON objects",
+        ),
+    ],
+)
+def test_what_is_no_results_folder_gets_one_message(tmp_path, prepare, message):
+    write_results(tmp_path / "results", {"base": 3})
+    prepare(tmp_path / "results")
+    with pytest.raises(UserError, match=message):
+        report.main([str(tmp_path / "results")])
+
+
+def test_a_report_replaces_an_older_one_with_equal_bytes(tmp_path):
+    write_results(tmp_path, {"base": 3})
+    write_report(tmp_path)
+    first = (tmp_path / "report.html").read_bytes()
+    write_report(tmp_path)
+    assert (tmp_path / "report.html").read_bytes() == first

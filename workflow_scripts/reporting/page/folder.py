@@ -1,0 +1,216 @@
+"""Reads what a results folder holds, for the report. What is missing is named and is no error."""
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from workflow_scripts.checkpoints.strict_json import read_json
+from workflow_scripts.common.errors import UserError
+from workflow_scripts.evaluation.result import read_result
+from workflow_scripts.evaluation.samples import samples_path
+from workflow_scripts.reporting.subjects import MARK
+
+POINTS = 300  # of a training's curve: more are not seen in a chart
+ALL_POINTS = 8000  # of all trainings: more would make the report large
+SMOOTHING = 0.05  # of the smoothed loss: the weight of the newest step
+LAST_STEPS = 10  # of a tuning: over these, a router's load is averaged
+
+
+@dataclass(frozen=True)
+class Solution:
+    """What a model wrote for a problem. failed_call: the first call that went wrong, or None."""
+
+    status: str
+    code: str
+    failed_call: str | None
+
+
+@dataclass
+class Results:
+    """The contents of a results folder. A part that the folder does not have is empty.
+
+    scores: a row for each evaluation: label, seed, dataset, tests, share with its interval, low to
+    high (percent), loss. comparisons: as in comparisons.csv. summary: the text of summary.md.
+    curves: training, step, loss, smoothed, learning_rate. routers: training, step, entropy,
+    noise_changed. loads: training, layer, expert, load (1: an equal part). shares: merge, set,
+    expert, deviation from an equal share. spreads: mixture, layer, spread. All are lists of
+    dictionaries. solutions: by data set, problem and model. rows: the reports of the rows, by
+    name. versions: of packages. missing: sentences.
+    """
+
+    folder: Path
+    scores: list[dict] = field(default_factory=list)
+    comparisons: list[dict] = field(default_factory=list)
+    summary: str = ""
+    curves: list[dict] = field(default_factory=list)
+    routers: list[dict] = field(default_factory=list)
+    loads: list[dict] = field(default_factory=list)
+    shares: list[dict] = field(default_factory=list)
+    spreads: list[dict] = field(default_factory=list)
+    solutions: dict[str, dict[str, dict[str, Solution]]] = field(default_factory=dict)
+    rows: dict[str, dict] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
+    missing: list[str] = field(default_factory=list)
+
+
+def read_results(folder: Path) -> Results:
+    """The contents of a results folder, also of an unfinished run.
+
+    Raises UserError if there is no such folder, or if a file in it is broken.
+    """
+    if not folder.is_dir():
+        raise UserError(f"there is no folder {folder}. Name the results_dir of a run")
+    results = Results(folder)
+    _read_tables(results)
+    _read_metrics(results)
+    _read_diversity(results)
+    for file in sorted(folder.glob("**/data/report.json")):
+        results.rows[_variation(file.parent.parent, folder)] = read_json(file)
+    if not results.rows:
+        results.missing.append("data/report.json: no rows were prepared")
+    return results
+
+
+def _read_tables(results: Results) -> None:
+    import pandas as pd
+
+    table, comparisons = results.folder / "summary.csv", results.folder / "comparisons.csv"
+    text = results.folder / "summary.md"
+    if not all(file.is_file() for file in (table, comparisons, text)):
+        results.missing.append("summary.csv, comparisons.csv, summary.md: the run is not finished")
+        return
+    results.summary = text.read_text(encoding="utf-8")
+    try:
+        scores = pd.read_csv(table, keep_default_na=False)
+        results.comparisons.extend(pd.read_csv(comparisons).to_dict("records"))
+    except ValueError as error:
+        raise UserError(f"{table}, {comparisons}: not tables of step summary: {error}") from None
+    for row in scores.to_dict("records"):
+        _read_score(results, row)
+
+
+def _read_score(results: Results, row: dict) -> None:
+    """Take a row of summary.csv, and from its evaluation the solutions."""
+    label = row["model"] + (f" ({row['variant']})" if row.get("variant") else "")
+    seed = str(row.get("seed", ""))
+    loss = row.get("validation loss", "")
+    for tests in ("base", "plus"):
+        results.scores.append(
+            {"label": label, "seed": seed, "dataset": row["dataset"], "tests": tests}
+            | {"problems": row["problems"], "share": row[f"pass@1 {tests}"]}
+            | {"low": row[f"low {tests}"], "high": row[f"high {tests}"]}
+            | {"loss": None if loss == "" else float(loss)}
+        )
+    file = _in_folder(results.folder, Path(row["eval file"]))
+    if file is None:
+        results.missing.append(f"{row['eval file']}: the solutions of {label} are not shown")
+        return
+    result = read_result(file)
+    results.versions.update(result["versions"])
+    codes = dict(_solutions(samples_path(file)))
+    problems = results.solutions.setdefault(row["dataset"], {})
+    for problem in result["problems"]:
+        if problem["sample"] == 0:
+            name = f"{label}, seed {seed}" if seed else label
+            code = codes.get(problem["task_id"], "")
+            solution = Solution(problem["plus"], code, problem["failed_call"])
+            problems.setdefault(problem["task_id"], {})[name] = solution
+
+
+def _in_folder(folder: Path, file: Path) -> Path | None:
+    """A file of the run, in its results folder. The run may have had another working directory."""
+    parts = file.parts
+    places = (folder.joinpath(*parts[start:]) for start in range(len(parts)))
+    return next((place for place in places if place.is_file()), None)
+
+
+def _solutions(file: Path) -> Iterator[tuple[str, str]]:
+    """The first solution of each problem, by its task id. None if the file is not there."""
+    for line in _lines(file) if file.is_file() else ():
+        if line.get("number") == 0:
+            yield line["task_id"], line["solution"]
+
+
+def _read_metrics(results: Results) -> None:
+    files = sorted((results.folder / "metrics").glob("**/*.jsonl"))
+    if not files:
+        results.missing.append("metrics/: no training has begun")
+    for file in files:
+        name = file.relative_to(results.folder / "metrics").with_suffix("").as_posix()
+        lines = [line for line in _lines(file) if "loss" in line]
+        points = min(POINTS, max(2, ALL_POINTS // len(files)))
+        curve = _thinned(_curve(lines), points)
+        results.curves.extend({"training": name} | point for point in curve)
+        _read_routers(results, name, lines, points)
+        if lines and "shares" in lines[-1]:
+            results.shares.extend({"merge": name} | share for share in _shares(lines[-1]["shares"]))
+
+
+def _curve(lines: Sequence[dict]) -> list[dict]:
+    """The points of a training's curve, one for each step."""
+    points, smoothed, weight = [], 0.0, 0.0
+    for line in lines:
+        smoothed += SMOOTHING * (line["loss"] - smoothed)
+        weight += SMOOTHING * (1 - weight)
+        point = {"step": line["step"], "loss": line["loss"], "smoothed": smoothed / weight}
+        points.append(point | {"learning_rate": line.get("learning_rate")})
+    return points
+
+
+def _thinned(points: Sequence[dict], most: int) -> Sequence[dict]:
+    """At most this number of points, evenly chosen, with the first and the last one."""
+    if len(points) <= most:
+        return points
+    return [points[round(i * (len(points) - 1) / (most - 1))] for i in range(most)]
+
+
+def _read_routers(results: Results, name: str, lines: Sequence[dict], points: int) -> None:
+    lines = [line for line in lines if "load" in line and "entropy" in line]
+    for line in _thinned(lines, points):
+        point = {"training": name, "step": line["step"], "entropy": _mean(line["entropy"])}
+        changed = line.get("noise_changed")
+        results.routers.append(point | {"noise_changed": _mean(changed) if changed else None})
+    last = [line["load"] for line in lines[-LAST_STEPS:]]
+    for layer, loads in enumerate(zip(*last, strict=True)):
+        for expert, values in enumerate(zip(*loads, strict=True), start=1):
+            load = _mean(values) * len(loads[0])
+            results.loads.append({"training": name, "layer": layer, "expert": expert, "load": load})
+
+
+def _shares(layers: list) -> Iterator[dict]:
+    """The shares of the routed experts, as differences from an equal one.
+
+    layers: of metrics, [layers, sets in a layer, experts].
+    """
+    for number, shares in enumerate(shares for layer in layers for shares in layer):
+        for expert, share in enumerate(shares, start=1):
+            yield {"set": number, "expert": expert, "deviation": share - 1 / len(shares)}
+
+
+def _read_diversity(results: Results) -> None:
+    for file in sorted(results.folder.glob("**/diversity.json")):
+        name = _variation(file.parent, results.folder)
+        for layer in read_json(file)["layers"]:
+            spread = {"mixture": name, "layer": layer["layer"], "spread": 100 * layer["spread"]}
+            results.spreads.append(spread)
+
+
+def _variation(folder: Path, above: Path) -> str:
+    """The variant and seed that folders name, such as `top_k~2, seed~43`; else `own values`."""
+    parts = [part for part in folder.relative_to(above).parts if MARK in part]
+    return ", ".join(parts) or "own values"
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
+
+
+def _lines(file: Path) -> list[dict]:
+    """The objects of a file, one in each line. A last line that is not whole is left out."""
+    text = file.read_text(encoding="utf-8")
+    whole = text[: text.rfind("\n") + 1]
+    try:
+        return [json.loads(line) for line in whole.splitlines()]
+    except ValueError as error:
+        raise UserError(f"{file} is not a file of JSON objects, one a line: {error}") from None

@@ -1,0 +1,310 @@
+"""Builds the report's page. Its scripts are inside, and no other script can run in it."""
+
+import base64
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from importlib import resources
+from itertools import groupby
+
+from workflow_scripts.reporting.page import charts
+from workflow_scripts.reporting.page.folder import Results, Solution
+
+GENERATOR = "xft report"
+# Limits that keep the report below 5 MB. The results hold everything.
+MOST_MAPS = 12
+MOST_PROBLEMS = 400  # of a data set, those on which models differ first
+MOST_CELLS = 8_000  # solutions in the table of problems
+MOST_TEXT = 800_000  # characters of all solutions
+NOT_EVALUATED = Solution("not evaluated", "", None)
+LOAD, SHARES = "Load of the experts", "Learned shares above equal ones"
+TESTS = {"base": "base tests", "plus": "base + extra tests"}
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A problem with the solutions of all models, in their order."""
+
+    id: str
+    solutions: list[Solution]
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part of a section: a chart, a table (headings first), a text to unfold, or problems."""
+
+    title: str = ""
+    note: str = ""
+    id: str = ""
+    chart: dict | None = None
+    table: list[Sequence[object]] | None = None
+    label: str = ""
+    text: str = ""
+    problems: list[Problem] = field(default_factory=list)
+    models: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Section:
+    """A section of the page. explanation: what its numbers mean, in plain words."""
+
+    id: str
+    title: str
+    explanation: str
+    parts: list[Part]
+
+
+def build_page(runs: Sequence[Results], chosen: Mapping[str, Mapping[str, object]]) -> str:
+    """The HTML page of one or more results folders.
+
+    chosen: for each folder, the values of its configuration that are not the defaults.
+    """
+    import jinja2
+    import vl_convert
+    from markupsafe import Markup
+
+    sections = [section for section in _sections(runs, chosen) if section.parts]
+    drawn = {part.id: part.chart for s in sections for part in s.parts if part.chart}
+    scripts = {"vega": vl_convert.javascript_bundle(), "script": _file("report.js")}
+    scripts = {name: text.replace("</script", "<\\/script") for name, text in scripts.items()}
+    template = jinja2.Environment(
+        autoescape=True, trim_blocks=True, undefined=jinja2.StrictUndefined
+    ).from_string(_file("report.html.jinja"))
+    return template.render(
+        generator=GENERATOR,
+        title="XFT: " + ", ".join(str(run.folder) for run in runs),
+        policy=_policy(scripts.values()),
+        style=Markup(_file("report.css")),
+        charts=Markup(json.dumps(drawn).replace("<", "\\u003c")),
+        sections=sections,
+        **{name: Markup(text) for name, text in scripts.items()},
+    )
+
+
+def _file(name: str) -> str:
+    return resources.files(__package__).joinpath(name).read_text(encoding="utf-8")
+
+
+def _policy(scripts: Iterable[str]) -> str:
+    """A Content-Security-Policy under which these scripts run and nothing else, without network."""
+    digests = (base64.b64encode(hashlib.sha256(text.encode()).digest()) for text in scripts)
+    allowed = " ".join(f"'sha256-{digest.decode()}'" for digest in digests)
+    rules = ["default-src 'none'", "style-src 'unsafe-inline'", f"script-src {allowed}"]
+    return "; ".join([*rules, "base-uri 'none'", "form-action 'none'"])
+
+
+def _sections(
+    runs: Sequence[Results], chosen: Mapping[str, Mapping[str, object]]
+) -> Iterator[Section]:
+    several = len(runs) > 1
+
+    def collected(name: str, key: str = "") -> list[dict]:
+        """A part of all runs. With several runs, `key` gets the folder in front."""
+        rows = []
+        for run in runs:
+            front = f"{run.folder}: " if several else ""
+            rows += [
+                row | ({key: front + str(row[key])} if key else {}) for row in getattr(run, name)
+            ]
+        return rows
+
+    yield Section(
+        "scores",
+        "Problems solved",
+        "pass@1: the share of problems that the model's first solution solves. The bar is the 95% "
+        "interval of the share: with other problems of the same kind it would rarely lie outside. "
+        "Each point is a seed, the red line their mean.",
+        list(_scores(collected("scores", "label"))),
+    )
+    yield Section(
+        "differences",
+        "Differences between models",
+        "Each row compares two models on the same problems. Red: the 95% interval of the "
+        "difference, for this row alone, does not hold 0. Where it holds 0, the data do not say "
+        "which model is better. The summary below corrects for the number of comparisons.",
+        list(_differences(runs, several)),
+    )
+    yield Section(
+        "training",
+        "Trainings",
+        "Loss: how surprised the model is by the response tokens, in nats. Lower is better. "
+        "Thin lines are single steps, thick lines their moving mean.",
+        list(_trainings(collected("curves", "training"))),
+    )
+    yield Section(
+        "routing",
+        "Routers and experts",
+        "Load: the part of the tokens that a routed expert computes at the end of the tuning; 1 is "
+        "an equal part. Entropy: how evenly the router spreads its probabilities, in nats. Shares: "
+        "how far the learned share of an expert is from an equal one. Spread: how far the experts "
+        "lie apart, in percent of what the tuning changed.",
+        list(_experts(collected)),
+    )
+    yield Section(
+        "problems",
+        "Problems",
+        "Each row is a problem, each column a model (numbered below): ✓ passes base + extra tests. "
+        "Unfold a row for the solutions. Problems on which the models differ come first.",
+        list(_problems(runs, several)),
+    )
+    yield Section(
+        "run",
+        "What was run",
+        "The values of the configuration that are not the defaults, the rows that were used and "
+        "left out, the versions of the packages, and what is missing.",
+        list(_facts(runs, chosen, several)),
+    )
+
+
+def _scores(scores: list[dict]) -> Iterator[Part]:
+    keys = ("dataset", "tests")
+    ordered = sorted(scores, key=lambda row: [row[key] for key in keys])
+    for (dataset, tests), rows in groupby(ordered, key=lambda row: [row[key] for key in keys]):
+        rows = list(rows)
+        names = list(dict.fromkeys(row["label"] for row in rows))
+        drawn = {*names[: charts.MOST_ROWS]}
+        yield Part(
+            f"{dataset}, {TESTS[tests]}, {rows[0]['problems']} problems",
+            note=_left_over(len(names) - len(drawn), "models", "the table below"),
+            id=_id("scores", dataset, tests),
+            chart=charts.scores_chart([row for row in rows if row["label"] in drawn]),
+        )
+    if scores:
+        heads = ["model", "seed", "data set", "tests", "pass@1, %", "from", "to", "held-out loss"]
+        names = ("label", "seed", "dataset", "tests", "share", "low", "high", "loss")
+        rows = [[_text(row[name]) for name in names] for row in scores]
+        yield Part("All scores", table=[heads, *rows])
+
+
+def _text(value: object) -> object:
+    return "" if value is None else value
+
+
+def _left_over(count: int, what: str, where: str) -> str:
+    return f"{count} more {what} are in {where}." if count > 0 else ""
+
+
+def _id(*words: str) -> str:
+    """An id for HTML and CSS from any words."""
+    return "-".join(
+        hashlib.sha256(w.encode()).hexdigest()[:8] if not w.isalnum() else w for w in words
+    )
+
+
+def _differences(runs: Sequence[Results], several: bool) -> Iterator[Part]:
+    rows = []
+    for run in runs:
+        front = f"{run.folder}: " if several else ""
+        for row in run.comparisons:
+            pair = f"{front}{row['second']} against {row['first']}"
+            rows.append(row | {"pair": pair})
+    for dataset in dict.fromkeys(row["dataset"] for row in rows):
+        here = [
+            row for row in rows if row["dataset"] == dataset and row["tests"] in ("plus", "loss")
+        ]
+        losses = here and here[0]["tests"] == "loss"
+        scale, unit = (1, "nats a token") if losses else (100, "percentage points")
+        keys = ("difference", "low", "high")
+        shown = [
+            {"pair": row["pair"], "p_value": row["p_value"]}
+            | {key: scale * row[key] for key in keys}
+            for row in here
+        ]
+        if shown:
+            yield Part(
+                "Loss on the held-out rows" if losses else f"{dataset}, {TESTS['plus']}",
+                note=_left_over(len(shown) - charts.MOST_ROWS, "pairs", "comparisons.csv"),
+                id=_id("differences", dataset),
+                chart=charts.differences_chart(shown, f"difference, {unit}"),
+            )
+    for run in runs:
+        if run.summary:
+            yield Part(label=f"The summary of {run.folder} as text", text=run.summary)
+
+
+def _trainings(curves: list[dict]) -> Iterator[Part]:
+    if curves:
+        chart = charts.curves_chart(curves, "smoothed", "loss, nats a token", raw="loss")
+        yield Part("Loss", id="loss-curves", chart=chart)
+    rates = [point for point in curves if point["learning_rate"] is not None]
+    if rates:
+        chart = charts.curves_chart(rates, "learning_rate", "learning rate")
+        yield Part("Learning rate", id="learning-rates", chart=chart)
+
+
+def _experts(collected) -> Iterator[Part]:
+    yield from _maps(collected("loads", "training"), "training", "layer", "load", 1, LOAD)
+    routers = collected("routers", "training")
+    if routers:
+        chart = charts.curves_chart(routers, "entropy", "entropy, nats")
+        yield Part("Entropy of the routers", id="entropy", chart=chart)
+    noisy = [point for point in routers if point["noise_changed"] is not None]
+    if noisy:
+        chart = charts.curves_chart(noisy, "noise_changed", "part of the choices")
+        yield Part("Choices that the routers' noise changed", id="noise", chart=chart)
+    yield from _maps(collected("shares", "merge"), "merge", "set", "deviation", 0, SHARES)
+    if spreads := collected("spreads", "mixture"):
+        yield Part("Spread of the experts", id="spread", chart=charts.spread_chart(spreads))
+
+
+def _maps(
+    cells: list[dict], of: str, row: str, value: str, middle: float, title: str
+) -> Iterator[Part]:
+    """A heat map of experts for each training or merge."""
+    names = list(dict.fromkeys(cell[of] for cell in cells))
+    for name in names[:MOST_MAPS]:
+        here = [cell for cell in cells if cell[of] == name]
+        chart = charts.map_chart(here, row, "expert", value, middle)
+        yield Part(f"{title}: {name}", id=_id(value, name), chart=chart)
+    if note := _left_over(len(names) - MOST_MAPS, "of them", "the metrics"):
+        yield Part(note=note)
+
+
+def _problems(runs: Sequence[Results], several: bool) -> Iterator[Part]:
+    left = MOST_TEXT
+    for run in runs:
+        for dataset, problems in run.solutions.items():
+            models = list(dict.fromkeys(model for found in problems.values() for model in found))
+            names = sorted(problems, key=lambda name: not _differ(problems[name].values()))
+            shown = []
+            for name in names[: min(MOST_PROBLEMS, MOST_CELLS // len(models))]:
+                solutions = [problems[name].get(model, NOT_EVALUATED) for model in models]
+                left -= sum(len(solution.code) for solution in solutions)
+                if left < 0:
+                    solutions = [replace(solution, code="") for solution in solutions]
+                shown.append(Problem(name, solutions))
+            notes = [_left_over(len(names) - len(shown), "problems", "the results of step eval")]
+            if left < 0:
+                notes.append("Some solutions are left out: *.generations.jsonl holds all of them.")
+            title = f"{run.folder}: {dataset}" if several else dataset
+            yield Part(title, note=" ".join(notes).strip(), problems=shown, models=models)
+
+
+def _differ(solutions: Iterable[Solution]) -> bool:
+    return len({solution.status == "passed" for solution in solutions}) > 1
+
+
+def _facts(
+    runs: Sequence[Results], chosen: Mapping[str, Mapping[str, object]], several: bool
+) -> Iterator[Part]:
+    for run in runs:
+        front = f"{run.folder}: " if several else ""
+        if run.missing:
+            yield Part(f"{front}missing", table=[["what is missing"], *([m] for m in run.missing)])
+        if values := chosen[str(run.folder)]:
+            table = [["key", "value"], *([key, json.dumps(value)] for key, value in values.items())]
+            yield Part(f"{front}chosen values", table=table)
+        if run.rows:
+            heads = ["rows of", "used", "held out", "left out"]
+            table = [
+                [name, report["training"], report["validation"], _left_out(report)]
+                for name, report in run.rows.items()
+            ]
+            yield Part(f"{front}rows", table=[heads, *table])
+        if run.versions:
+            yield Part(f"{front}versions", table=[["package", "version"], *run.versions.items()])
+
+
+def _left_out(report: dict) -> str:
+    return ", ".join(f"{reason}: {count}" for reason, count in report["removed"].items()) or "none"

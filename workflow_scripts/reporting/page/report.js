@@ -1,0 +1,31 @@
+"use strict";
+const dark = matchMedia("(prefers-color-scheme: dark)").matches;
+const charts = JSON.parse(document.getElementById("charts").textContent);
+const options = {
+  actions: false,
+  ast: true, // without `eval`, which the page's policy forbids
+  renderer: "svg",
+  config: dark ? { background: null, axis: { labelColor: "#dde4ea", titleColor: "#dde4ea", gridColor: "#37414c" }, legend: { labelColor: "#dde4ea", titleColor: "#dde4ea" }, view: { stroke: "#37414c" }, rule: { color: "#dde4ea" } } : {},
+};
+for (const [id, spec] of Object.entries(charts)) {
+  vegaEmbed(`#${id}`, spec, options).catch((error) => {
+    document.getElementById(id).textContent = `This chart could not be drawn: ${error.message}`;
+  });
+}
+const number = (text) => parseFloat(text.replace(/[^0-9.+-]/g, " "));
+for (const button of document.querySelectorAll("table.sortable th button")) {
+  button.addEventListener("click", () => {
+    const heading = button.parentElement;
+    const ascending = heading.getAttribute("aria-sort") !== "ascending";
+    for (const other of heading.parentElement.children) other.removeAttribute("aria-sort");
+    heading.setAttribute("aria-sort", ascending ? "ascending" : "descending");
+    const body = heading.closest("table").tBodies[0];
+    const compare = (a, b) => {
+      const [x, y] = [a, b].map((row) => row.cells[heading.cellIndex].textContent);
+      const [m, n] = [number(x), number(y)];
+      const order = Number.isNaN(m) || Number.isNaN(n) ? x.localeCompare(y) : m - n;
+      return ascending ? order : -order;
+    };
+    body.append(...[...body.rows].sort(compare));
+  });
+}
