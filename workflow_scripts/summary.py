@@ -41,8 +41,7 @@ from workflow_scripts.reporting.subjects import (
     subject,
     with_own_seed,
 )
-from workflow_scripts.reporting.validation_losses import KIND as LOSSES_FOLDER
-from workflow_scripts.reporting.validation_losses import read_losses
+from workflow_scripts.reporting.validation_losses import loss_subject, losses_of, read_losses
 
 KIND = "summary"
 COMPARISONS_FILE = "comparisons.csv"
@@ -162,7 +161,7 @@ def _origin(file: Path) -> str:
 class Shown:
     """What the summary shows.
 
-    results, subjects: of the evaluations. losses: by model folder. table, comparisons: data frames
+    results, subjects: of the evaluations. losses: by evaluation. table, comparisons: data frames
     for the CSV files. measured: results of lm_eval. diversity: by the name of the mixture. chosen,
     uncleaned: texts.
     """
@@ -170,7 +169,7 @@ class Shown:
     results: dict[Path, dict]
     subjects: dict[Path, Subject]
     names: Names
-    losses: dict[str, float]
+    losses: dict[Path, float]
     table: object
     comparisons: object
     measured: dict[Path, dict]
@@ -189,7 +188,7 @@ def _read(args: argparse.Namespace) -> Shown:
     names = Names(args.variant)
     results = {file: read_result(file) for file in args.evals}
     contents = read_losses(args.losses)
-    losses = {content["model"]["path"]: content["loss"] for content in contents.values()}
+    losses = losses_of(results, contents)
     subjects = [subject(file, result["model"]["path"]) for file, result in results.items()]
     subjects = with_own_seed(subjects, args.own_seed)
     about = dict(zip(results, subjects, strict=True))
@@ -216,11 +215,8 @@ def _read(args: argparse.Namespace) -> Shown:
 
 
 def _losses_by_subject(contents: dict[Path, dict], own_seed: int | None) -> Results:
-    """The losses by model and seed. A file `validation/MODEL.json` is named after its model."""
-    subjects = [
-        subject(file.with_suffix("") / file.name, content["model"]["path"], LOSSES_FOLDER)
-        for file, content in contents.items()
-    ]
+    """The losses by model and seed."""
+    subjects = [loss_subject(file, content) for file, content in contents.items()]
     return by_subject(with_own_seed(subjects, own_seed), [ROWS] * len(subjects), contents.values())
 
 

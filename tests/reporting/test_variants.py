@@ -223,6 +223,28 @@ def test_losses_over_seeds(tmp_path):
     assert cells(text, "model")[1][-1] == f"{mean:.4f} ± {deviation:.4f}"
 
 
+@pytest.mark.parametrize(
+    ("prefixes", "expected"),
+    [
+        (["", "data.limit~440/"], "1.5000"),
+        (["data.limit~440/", ""], "1.5000"),
+        (["data.limit~440/"], "2.5000"),
+        (["data.limit~440/", "data.limit~300/"], ""),
+    ],
+)
+def test_a_model_has_the_loss_on_the_rows_of_its_own_variant(tmp_path, prefixes, expected):
+    """The base has one evaluation, and a loss for each set of held-out rows."""
+    losses = {"": 1.5, "data.limit~440/": 2.5, "data.limit~300/": 3.5}
+    files = []
+    for prefix in prefixes:
+        files += write_losses(tmp_path, {(prefix, "base"): [losses[prefix]]})
+        content = json.loads(files[-1].read_text())
+        content["model"]["path"] = "results/base"
+        files[-1].write_text(json.dumps(content))
+    _, rows, _ = summarise(tmp_path, evaluated(tmp_path, {("", "base"): 20}), "--losses", *files)
+    assert [row.get("validation loss", "") for row in rows] == [expected]
+
+
 def rows_mean(rows) -> float:
     return float(np.average(rows, weights=[6, *[3] * (len(rows) - 1)]))
 

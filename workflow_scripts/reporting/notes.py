@@ -47,18 +47,21 @@ def chosen_text(
     results: Mapping[Path, dict],
     subjects: Mapping[Path, Subject],
     names: Names,
-    losses: Mapping[str, float],
+    losses: Mapping[Path, float],
 ) -> str:
     """A line for the best of the merges of each mixture that has several.
 
-    chosen_by: one of `CHOICES`. losses: on held-out rows, by model folder.
+    chosen_by: one of `CHOICES`. losses: on held-out rows, by evaluation.
     """
     lines = []
     for merges in _merges_of_mixtures(results, subjects):
-        scores = {file: _score(results[file], chosen_by, losses) for file in merges}
-        if len(merges) > 1 and None not in scores.values():
+        if chosen_by == "validation":
+            scores = {file: -losses[file] for file in merges if file in losses}
+        else:
+            scores = {file: results[file]["pass@1"]["plus"] for file in merges}
+        if len(scores) == len(merges) > 1:
             best = max(scores, key=scores.get)
-            loss = losses.get(results[best]["model"]["path"])
+            loss = losses.get(best)
             words = "" if loss is None else f" (loss {loss:.4f})"
             lines.append(f"- {names.label(subjects[best])}{words}, of {len(merges)}\n")
     return f"{CHOSEN_BY[chosen_by]}\n\n{''.join(lines)}" if lines else ""
@@ -76,10 +79,3 @@ def _merges_of_mixtures(
             tuned = [key for key in about.changes if not key.startswith(("mixing.", "merge."))]
             groups.setdefault((*tuned, about.seed), []).append(file)
     return groups.values()
-
-
-def _score(result: dict, chosen_by: str, losses: Mapping[str, float]) -> float | None:
-    if chosen_by == "benchmark":
-        return result["pass@1"]["plus"]
-    loss = losses.get(result["model"]["path"])
-    return None if loss is None else -loss

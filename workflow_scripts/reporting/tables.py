@@ -20,12 +20,12 @@ def summary_table(
     results: Mapping[Path, dict],
     subjects: Sequence[Subject],
     names: Names,
-    losses: Mapping[str, float],
+    losses: Mapping[Path, float],
 ):
     """A pandas data frame with a row for each result file, in order.
 
     pass@1 and its 95% interval, low to high, are in percent. passed: the number of samples. losses:
-    on held-out rows, by model folder. The table has columns for losses, variants and seeds only if
+    on held-out rows, by result file. The table has columns for losses, variants and seeds only if
     there are any.
     """
     import pandas as pd
@@ -46,7 +46,7 @@ def has_variants(subjects: Iterable[Subject]) -> bool:
     return any(one.changes or one.seed is not None for one in subjects)
 
 
-def _row(file: Path, result: dict, losses: Mapping[str, float]) -> dict:
+def _row(file: Path, result: dict, losses: Mapping[Path, float]) -> dict:
     count = result["dataset"]["problems"]
     row = {"dataset": result["dataset"]["name"], "problems": count}
     for tests in TEST_SETS:
@@ -57,7 +57,7 @@ def _row(file: Path, result: dict, losses: Mapping[str, float]) -> dict:
         for measure in measures(result)[1:]:
             row[f"{measure} {tests}"] = 100 * result[measure][tests]
     if losses:
-        loss = losses.get(result["model"]["path"])
+        loss = losses.get(file)
         row[LOSS] = "" if loss is None else f"{loss:.4f}"
     return row | {"model folder": result["model"]["path"], "eval file": str(file)}
 

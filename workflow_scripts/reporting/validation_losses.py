@@ -8,6 +8,7 @@ from workflow_scripts.artifacts.files import write_manifest, write_whole
 from workflow_scripts.artifacts.manifest import Recipe
 from workflow_scripts.checkpoints.strict_json import read_json
 from workflow_scripts.common.errors import UserError
+from workflow_scripts.reporting.subjects import Subject, subject
 
 FORMAT = 2
 KIND = "validation"
@@ -33,6 +34,38 @@ def write_loss(
 def read_losses(paths: Iterable[Path]) -> dict[Path, dict]:
     """The contents of such files. Raises UserError if a file holds no loss."""
     return {path: _read(path) for path in paths}
+
+
+def loss_subject(file: Path, content: dict) -> Subject:
+    """The subject of `[KEY~VALUE/...]validation/MODEL.json`, a file named after its model."""
+    return subject(file.with_suffix("") / file.name, content["model"]["path"], KIND)
+
+
+def losses_of(results: Mapping[Path, dict], contents: Mapping[Path, dict]) -> dict[Path, float]:
+    """The loss of each evaluated model, by the evaluation's file.
+
+    contents: of files of losses. A model that several variants share, such as base, has a loss on
+    the held-out rows of each. The evaluation's is the one with the most of its changes and no
+    others. Without one the model has no loss, unless it has only one.
+    """
+    found = {}
+    for file, result in results.items():
+        path = result["model"]["path"]
+        losses = {
+            f: content["loss"]
+            for f, content in contents.items()
+            if content["model"]["path"] == path
+        }
+        changes = _changes(subject(file, path))
+        of_loss = {f: _changes(loss_subject(f, contents[f])) for f in losses}
+        fitting = losses if len(losses) == 1 else [f for f in losses if of_loss[f] <= changes]
+        if fitting:
+            found[file] = losses[max(fitting, key=lambda f: len(of_loss[f]))]
+    return found
+
+
+def _changes(about: Subject) -> set:
+    return {*about.changes, about.seed} - {None}
 
 
 def _read(path: Path) -> dict:
