@@ -108,10 +108,11 @@ RECIPES = {
     "tinyllama-1.1b": (TINYLLAMA, 1_100_048_384),
     "llama-3.2-1b": (LLAMA_3_2, 1_235_814_400),
     "qwen2.5-coder-0.5b": (QWEN_0_5B, 494_032_768),
+    "qwen2.5-coder-0.5b-cpu": (QWEN_0_5B, 494_032_768),
     "qwen2.5-coder-1.5b": (QWEN_1_5B, 1_543_714_304),
     "smollm2-135m": (SMOLLM2, 134_515_008),
 }
-ON_CPU = {"smollm2-135m"}
+ON_CPU = {"smollm2-135m", "qwen2.5-coder-0.5b-cpu"}
 
 
 def models_of(folder: Path, config: dict, **changes) -> Models:

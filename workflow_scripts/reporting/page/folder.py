@@ -12,7 +12,7 @@ from workflow_scripts.evaluation.samples import samples_path
 from workflow_scripts.reporting.subjects import MARK
 
 POINTS = 300  # of a training's curve: more are not seen in a chart
-ALL_POINTS = 8000  # of all trainings: more would make the report large
+ALL_POINTS = 5000  # of all trainings: more would make the report large
 SMOOTHING = 0.05  # of the smoothed loss: the weight of the newest step
 LAST_STEPS = 10  # of a tuning: over these, a router's load is averaged
 

@@ -15,7 +15,7 @@ GENERATOR = "xft report"
 # Limits that keep the report below 5 MB. The results hold everything.
 MOST_MAPS = 12
 MOST_PROBLEMS = 400  # of a data set, those on which models differ first
-MOST_CELLS = 8_000  # solutions in the table of problems
+MOST_CELLS = 6_000  # solutions in the table of problems
 MOST_TEXT = 800_000  # characters of all solutions
 NOT_EVALUATED = Solution("not evaluated", "", None)
 LOAD, SHARES = "Load of the experts", "Learned shares above equal ones"
@@ -172,13 +172,12 @@ def _scores(scores: list[dict]) -> Iterator[Part]:
         )
     if scores:
         heads = ["model", "seed", "data set", "tests", "pass@1, %", "from", "to", "held-out loss"]
-        names = ("label", "seed", "dataset", "tests", "share", "low", "high", "loss")
-        rows = [[_text(row[name]) for name in names] for row in scores]
+        names = ("label", "seed", "dataset", "tests", "share", "low", "high")
+        rows = [
+            [*(row[name] for name in names), "" if row["loss"] is None else f"{row['loss']:.4f}"]
+            for row in scores
+        ]
         yield Part("All scores", table=[heads, *rows])
-
-
-def _text(value: object) -> object:
-    return "" if value is None else value
 
 
 def _left_over(count: int, what: str, where: str) -> str:
