@@ -41,7 +41,8 @@ class Page(HTMLParser):
 
     @property
     def charts(self) -> dict[str, dict]:
-        return json.loads(self.scripts["charts"])
+        """All charts by id, as a browser reads them: NaN is not JSON."""
+        return json.loads(self.scripts["charts"], parse_constant=pytest.fail)
 
 
 def values(chart: dict) -> list[dict]:
@@ -134,6 +135,21 @@ def test_seeds_are_points_of_one_row_with_their_mean(tmp_path):
     assert {row["seed"] for row in values(chart)} == {"42", "43", "44"}
     assert {row["label"] for row in values(chart)} == {"sft"}
     assert len(chart["layer"]) == 3
+
+
+def test_a_pair_without_an_interval_is_not_drawn(tmp_path):
+    write_results(tmp_path, {"base": 3, "moe_sft": 5, "dense/lam~0.75": 9})
+    file = tmp_path / "comparisons.csv"
+    with file.open(newline="") as opened:
+        rows = list(csv.DictReader(opened))
+    rows[1]["low"] = ""
+    with file.open("w", newline="") as opened:
+        writer = csv.DictWriter(opened, rows[0].keys())
+        writer.writeheader()
+        writer.writerows(rows)
+    drawn = values(write_report(tmp_path).charts["differences-own"])
+    pairs = {row["pair"] for row in drawn if "pair" in row}
+    assert pairs == {"dense/lam~0.75 against base", "dense/lam~0.75 against moe_sft"}
 
 
 def test_several_folders_are_one_report(tmp_path):

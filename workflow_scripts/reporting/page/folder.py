@@ -83,8 +83,9 @@ def _read_tables(results: Results) -> None:
     results.summary = text.read_text(encoding="utf-8")
     try:
         scores = pd.read_csv(table, keep_default_na=False)
-        results.comparisons.extend(pd.read_csv(comparisons).to_dict("records"))
-    except ValueError as error:
+        pairs = pd.read_csv(comparisons).dropna(subset=["difference", "low", "high", "p_value"])
+        results.comparisons.extend(pairs.to_dict("records"))
+    except (ValueError, KeyError) as error:
         raise UserError(f"{table}, {comparisons}: not tables of step summary: {error}") from None
     for row in scores.to_dict("records"):
         _read_score(results, row)
