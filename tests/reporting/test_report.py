@@ -1,4 +1,4 @@
-"""`xft report`: what the page holds, of which results, and that it stays small and harmless."""
+"""`xft report`: its figures are those of the results. It is small and runs no foreign code."""
 
 import csv
 import json

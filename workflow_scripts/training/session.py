@@ -77,8 +77,7 @@ class Session:
     def _prepare_process(self) -> None:
         """Set seed and threads, because the result depends on them, and print the device.
 
-        The process leaves its process group at its end. Otherwise the group's threads would abort
-        it.
+        The process leaves its process group at its end.
         """
         import torch
         from transformers import logging, set_seed

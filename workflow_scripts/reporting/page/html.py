@@ -103,7 +103,7 @@ def _sections(
         """A part of all runs. With several runs, `key` gets the folder in front."""
         rows = []
         for run in runs:
-            front = f"{run.folder}: " if several else ""
+            front = _front(run, several)
             rows += [
                 row | ({key: front + str(row[key])} if key else {}) for row in getattr(run, name)
             ]
@@ -157,6 +157,11 @@ def _sections(
     )
 
 
+def _front(run: Results, several: bool) -> str:
+    """The text in front of names of a run: its folder, if the page shows several runs."""
+    return f"{run.folder}: " if several else ""
+
+
 def _scores(scores: list[dict]) -> Iterator[Part]:
     keys = ("dataset", "tests")
     ordered = sorted(scores, key=lambda row: [row[key] for key in keys])
@@ -194,7 +199,7 @@ def _id(*words: str) -> str:
 def _differences(runs: Sequence[Results], several: bool) -> Iterator[Part]:
     rows = []
     for run in runs:
-        front = f"{run.folder}: " if several else ""
+        front = _front(run, several)
         for row in run.comparisons:
             pair = f"{front}{row['second']} against {row['first']}"
             rows.append(row | {"pair": pair})
@@ -276,7 +281,7 @@ def _problems(runs: Sequence[Results], several: bool) -> Iterator[Part]:
             notes = [_left_over(len(names) - len(shown), "problems", "the results of step eval")]
             if left < 0:
                 notes.append("Some solutions are left out: *.generations.jsonl holds all of them.")
-            title = f"{run.folder}: {dataset}" if several else dataset
+            title = _front(run, several) + dataset
             yield Part(title, note=" ".join(notes).strip(), problems=shown, models=models)
 
 
@@ -288,7 +293,7 @@ def _facts(
     runs: Sequence[Results], chosen: Mapping[str, Mapping[str, object]], several: bool
 ) -> Iterator[Part]:
     for run in runs:
-        front = f"{run.folder}: " if several else ""
+        front = _front(run, several)
         if run.missing:
             yield Part(f"{front}missing", table=[["what is missing"], *([m] for m in run.missing)])
         if values := chosen[str(run.folder)]:
