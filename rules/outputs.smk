@@ -10,7 +10,7 @@ def is_exchanged_by_step(job):
     Outputs from Snakemake's cache are not replaced by the step: Snakemake needs a free place for
     them. Their removal loses nothing, because they are links into the cache.
     """
-    is_cached = job.rule.cache and is_sharing()
+    is_cached = job.rule.cache.output and is_sharing()
     places = [Path(output) for output in job.output]
     is_ours = all(place.is_relative_to(RESULTS) for place in places)
     return bool(places) and is_ours and not is_cached

@@ -110,6 +110,18 @@ def test_a_merge_by_other_code_is_not_healed_as_the_old_one(first, new_project):
     assert fetched(merged, target, **config) == OWN
 
 
+def test_a_failed_step_that_is_not_shared_leaves_its_result(first, new_project):
+    project = new_project("failing")
+    fetched(project)
+    result = project.results / "eval" / "base" / "problems.json"
+    before = result.read_bytes()
+    program = project.folder / "workflow_scripts" / "eval.py"
+    program.write_text('raise SystemExit("broken")\n' + program.read_text())
+    done = project.snakemake("--cache", evaluation={"max_new_tokens": 15})
+    assert done.returncode != 0 and "broken" in done.stdout + done.stderr
+    assert result.read_bytes() == before
+
+
 def test_what_is_shared_is_read_only(first, shared):
     written = [path for path in shared.rglob("*") if path.is_file() and path.name[0] != "."]
     assert any(path.name == "model.safetensors" for path in written)
