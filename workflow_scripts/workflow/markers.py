@@ -38,9 +38,10 @@ def set_marker(wanted: Wanted, verdict: Verdict) -> Path:
     if verdict.state is not State.OUTDATED:
         os.utime(marker, (0, 0))
         return marker
-    manifest = manifest_path(wanted.place)
     now = time.time()
-    if manifest.stat().st_mtime >= now:  # written on a machine with a clock that is ahead
-        os.utime(manifest, (now - 1, now - 1))
+    for file in (manifest_path(wanted.place), wanted.place):
+        # Written on a machine with a clock that is ahead.
+        if file.is_file() and file.stat().st_mtime >= now:
+            os.utime(file, (now - 1, now - 1))
     os.utime(marker, (now, now))
     return marker

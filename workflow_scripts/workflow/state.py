@@ -17,7 +17,7 @@ MOST_MODULES = 5  # named in a difference
 
 
 class State(Enum):
-    """fits: as wanted. outdated: made in another way. absent: without a manifest."""
+    """fits: as wanted. outdated: made in another way, or unknown how. absent: to be made."""
 
     FITS = "fits"
     OUTDATED = "outdated"
@@ -35,6 +35,9 @@ class Verdict:
     differences: tuple[str, ...] = ()
     manifest: Manifest | None = None
     only_code: bool = False
+
+
+ABSENT = Verdict(State.ABSENT)
 
 
 class Inspector:
@@ -66,7 +69,8 @@ class Inspector:
         clear_up_after_killed(wanted.place)
         file = manifest_path(wanted.place)
         if not file.exists():
-            return Verdict(State.ABSENT)
+            is_there = wanted.is_file and wanted.place.exists()
+            return Verdict(State.OUTDATED, ("it has no manifest",)) if is_there else ABSENT
         try:
             manifest = read_manifest(file)
         except UserError as error:
