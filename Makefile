@@ -10,8 +10,6 @@ SPREAD = -p no:randomly --numprocesses 3 --dist loadfile --no-loadscope-reorder
 
 run: .venv/installed
 	snakemake --cores all
-	@xft report results
-	@echo "The table of results: results/summary.md"
 
 test: .venv/installed-dev lint
 	pytest -m "not slow" $(SPREAD)

@@ -18,6 +18,7 @@ include: "rules/mixture.smk"
 include: "rules/merge.smk"
 include: "rules/baselines.smk"
 include: "rules/evaluation.smk"
+include: "rules/benchmarks.smk"
 
 
 # Only base, fetch_data and fetch_problems use the network: they run their steps `online`. They run
@@ -28,6 +29,7 @@ localrules:
     fetch_data,
     fetch_problems,
     summary,
+    report,
 
 
 rule all:

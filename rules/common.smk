@@ -88,6 +88,7 @@ shell.prefix(
 
 LOGS = f"{RESULTS}/logs"
 METRICS = f"{RESULTS}/metrics"
+BENCHMARKS = f"{RESULTS}/benchmarks"
 RESOURCES = JobResources(CONFIG, METRICS)
 started = []  # the time at which this run began
 
@@ -223,6 +224,13 @@ def result_outputs(place):
     """A result as outputs: its file and its manifest."""
     path = f"{RESULTS}/{{variation}}{place}"
     return {"result": path, "manifest": f"{path}.manifest.json"}
+
+
+def shown(path):
+    """A file as an output that `snakemake --report` shows, with the caption in report/."""
+    caption = f"../report/{Path(path).stem}.rst"
+    labels = {"file": Path(path).name}
+    return report(path, category="Results", caption=caption, labels=labels)
 
 
 def folder(find):
@@ -382,7 +390,7 @@ def kept(output):
 def targets():
     """The files that a run must make."""
     best = [f"{RESULTS}/{place}.manifest.json" for place in EXPERIMENT.choices]
-    return [f"{RESULTS}/summary.csv", *best]
+    return [f"{RESULTS}/report.html", *best]
 
 
 def summary_arguments_file():
@@ -414,7 +422,7 @@ def show_summary():
     table = Path(RESULTS) / "summary.md"
     if table.exists():
         print(table.read_text())
-        print(f"Charts and solutions, for a browser: xft report {shlex.quote(RESULTS)}")
+        print(f"Charts and solutions, for a browser: {RESULTS}/report.html")
 
 
 def protect_shared():

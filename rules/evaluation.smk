@@ -146,8 +146,8 @@ rule summary:
         diversity=results(lambda wildcards: EXPERIMENT.shown["diversity"]),
         changed=marker(lambda wildcards: EXPERIMENT.summary),
     output:
-        csv=f"{RESULTS}/summary.csv",
-        comparisons=f"{RESULTS}/comparisons.csv",
+        csv=shown(f"{RESULTS}/summary.csv"),
+        comparisons=shown(f"{RESULTS}/comparisons.csv"),
         table=f"{RESULTS}/summary.md",
         manifest=f"{RESULTS}/summary.csv.manifest.json",
     log:
@@ -161,3 +161,22 @@ rule summary:
         arguments=summary_arguments_file(),
     shell:
         "python -m workflow_scripts.summary @{params.arguments:q} --out {output.csv:q} > {log:q} 2>&1"
+
+
+rule report:
+    input:
+        summary=results(lambda wildcards: [EXPERIMENT.summary]),
+        changed=marker(lambda wildcards: EXPERIMENT.report),
+    output:
+        page=shown(f"{RESULTS}/report.html"),
+        manifest=f"{RESULTS}/report.html.manifest.json",
+    log:
+        f"{LOGS}/report.log",
+    conda:
+        "../envs/report.yaml"
+    resources:
+        mem_mb=1000,
+        runtime=5,
+    shell:
+        "python -m workflow_scripts.report --summary {input.summary:q} --out {output.page:q} "
+        "> {log:q} 2>&1"

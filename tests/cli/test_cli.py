@@ -61,11 +61,12 @@ STEPS = {
         *("--evals", "--losses", "--lm-eval", "--diversity", "--out"),
         *("--own-seed", "--variant", "--uncleaned", "--chosen-by"),
     ],
+    "report": ["--summary", "--out"],
     "validation_loss": ["--model", "--data", "--out", "--threads", "--verify"],
 }
 TOOLS = {
     "plan": ["--config", "--gpu", "--gpus", "--mfu", "--model-config", "--rows"],
-    "report": ["RESULTS", "--out"],
+    "tools.report": ["RESULTS", "--out"],
     "verify": ["PATH", "--full"],
     "publish": ["--model", "--to", "--private", "--yes"],
     "import_reference": ["--model", "--out", "--verify"],
@@ -119,9 +120,11 @@ def test_help_names_the_flags_and_imports_nothing_heavy(repository):
         text=True,
     )
     assert done.returncode == 0, done.stderr
-    for step, (code, text, modules) in json.loads(done.stdout).items():
+    shown = json.loads(done.stdout)
+    assert shown.keys() == STEPS.keys() | TOOLS.keys()
+    for step, (code, text, modules) in shown.items():
         assert code == 0
-        name = step.replace("_", "-")
+        name = step.removeprefix("tools.").replace("_", "-")
         usage = f"xft {name}" if step in TOOLS else f"python -m workflow_scripts.{step}"
         assert f"usage: {usage} " in text
         assert [flag for flag in (STEPS | TOOLS)[step] if flag not in text] == []
@@ -412,6 +415,7 @@ def parser_of(words: str):
         "diversity --base results --ffn a --out a/x.json",
         "diversity --base results --ffn results --metrics a/x --out a/x",
         "summary --evals a/x --out a/x",
+        "report --summary a/x --out a/x",
         "summary --evals b --lm-eval a/x --out a/x",
         "lm_eval --model a --tasks t --out a/x.json",
     ],
@@ -436,7 +440,8 @@ def test_the_command_xft_names_its_tools_and_runs_them(repository, tmp_path):
         )
 
     help = xft("--help").stdout
-    assert [name for name in TOOLS if f"\n  {name.replace('_', '-')} " not in help] == []
+    names = [name.removeprefix("tools.").replace("_", "-") for name in TOOLS]
+    assert [name for name in names if f"\n  {name} " not in help] == []
     refused = xft("verify", "nowhere")
     message = "verify: error: nowhere: no manifest beside it and none below it\n"
     assert (refused.returncode, refused.stderr) == (1, message)

@@ -52,9 +52,9 @@ def values(chart: dict) -> list[dict]:
 
 
 def write_report(*folders, out=None) -> Page:
-    words = ["--out", str(out)] if out else []
-    report.main([*map(str, folders), *words])
-    return Page((out or folders[0] / "report.html").read_text())
+    out = out or folders[0] / "report.html"
+    report.main([*map(str, folders), "--out", str(out)])
+    return Page(out.read_text())
 
 
 @pytest.fixture(scope="module")
@@ -105,6 +105,58 @@ def test_equal_loads_and_shares_are_in_the_middle(page):
             rows.setdefault(cell.get("layer", cell.get("set")), []).append(cell[key])
         for cells in rows.values():
             assert sum(cells) / len(cells) == pytest.approx(middle, abs=1e-3)
+
+
+STEPS = {
+    "base": set(),
+    "tokens": {"base"},
+    "moe": {"base"},
+    "moe_sft": {"moe", "tokens"},
+    "ffn": {"moe_sft"},
+    "weighted_init": {"ffn"},
+    "weighted_trained": {"weighted_init"},
+    "dense": {"weighted_trained"},
+    "ground_truth": set(),
+    "eval": {"dense", "ground_truth"},
+    "diversity": {"ffn"},
+    "summary": {"diversity", "eval"},
+}
+
+
+def test_the_graph_has_each_step_once_below_what_it_reads(page):
+    """Lines that lead past a step, as from base to eval, are left out."""
+    rows = values(page.charts["steps-0"])
+    steps = {(row["x"], row["y"]): row["step"] for row in rows if "step" in row}
+    assert sorted(steps.values()) == sorted(STEPS)
+    lines = [row for row in rows if "x2" in row]
+    assert all(line["y"] < line["y2"] for line in lines)
+    drawn = {(steps[line["x"], line["y"]], steps[line["x2"], line["y2"]]) for line in lines}
+    assert drawn == {(source, step) for step, sources in STEPS.items() for source in sources}
+
+
+def test_the_times_and_the_memory_are_those_that_snakemake_measured(page, finished):
+    """And what a job asked for stands beside them."""
+    place = finished.results / "benchmarks"
+    names = {file.relative_to(place).with_suffix("").as_posix() for file in place.rglob("*.jsonl")}
+    assert {name.partition("/")[0] for name in names} >= STEPS.keys()
+    assert names >= {"dense/lam~0.75", "eval/base/problems", "eval/moe_sft/problems"}
+    measured = json.loads((place / "moe_sft.jsonl").read_text())
+    asked = measured["resources"]
+    cells = [f"{measured['s']:.1f}", f"{measured['max_rss']:,.0f}", f"{asked['mem_mb']:,}"]
+    assert "".join(["moe_sft", *cells, str(asked["runtime"])]) in page.text
+    rows = values(page.charts["steps-0"])
+    (time,) = {row["time"] for row in rows if row.get("step") == "moe_sft"}
+    minutes, seconds = map(int, time.split(":"))
+    assert 60 * minutes + seconds == int(measured["s"])
+
+
+def test_merges_are_drawn_over_lambda(tmp_path):
+    write_results(tmp_path, {"base": 2, "dense/lam~0.5": 5, "dense/lam~0.75": 9, "sft": 4})
+    drawn = values(write_report(tmp_path).charts["lambda-own"])
+    assert {(row["merge"], row["lam"], row["share"]) for row in drawn} == {
+        ("dense", 0.5, 25),
+        ("dense", 0.75, 45),
+    }
 
 
 def test_the_page_asks_for_nothing_and_runs_its_own_scripts_alone(page):
@@ -215,7 +267,7 @@ def test_what_is_no_results_folder_gets_one_message(tmp_path, prepare, message):
     write_results(tmp_path / "results", {"base": 3})
     prepare(tmp_path / "results")
     with pytest.raises(UserError, match=message):
-        report.main([str(tmp_path / "results")])
+        report.main([str(tmp_path / "results"), "--out", str(tmp_path / "results" / "report.html")])
 
 
 def test_a_report_replaces_an_older_one_with_equal_bytes(tmp_path):

@@ -90,8 +90,8 @@ def test_all_fit_and_nothing_runs_again(project, run_step):
 @pytest.mark.parametrize(
     ("config", "rules"),
     [
-        ({"sft": {"learning_rate": 1e-4}}, ["eval", "sft", "summary", "validation_loss"]),
-        ({"evaluation": {"models": ["base", "dense"]}}, ["summary"]),
+        ({"sft": {"learning_rate": 1e-4}}, ["eval", "report", "sft", "summary", "validation_loss"]),
+        ({"evaluation": {"models": ["base", "dense"]}}, ["report", "summary"]),
     ],
 )
 def test_a_change_runs_the_baseline_alone(project, config, rules):

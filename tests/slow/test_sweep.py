@@ -43,7 +43,7 @@ def rows_of(file) -> list[dict]:
 
 
 def test_runs_share_every_stage_on_which_they_agree(project):
-    expected = dict.fromkeys(["base", "tokens", "ground_truth", "soup", "summary"], 1)
+    expected = dict.fromkeys(["base", "tokens", "ground_truth", "soup", "summary", "report"], 1)
     expected |= dict.fromkeys(["sft", "sft_flops", "ffn", "diversity", "uniform", "best"], 2)
     expected |= dict.fromkeys(["moe", "moe_sft"], 4)  # with and without a shared expert
     expected |= dict.fromkeys(["weighted_init", "weighted_trained", "dense", "heal"], 4)
@@ -93,7 +93,7 @@ def test_only_what_is_new_runs(project, changed, rules):
         **rules,
     }
     if not rules:
-        assert ran.keys() <= {"summary", "best", "dense"}
+        assert ran.keys() <= {"summary", "report", "best", "dense"}
 
 
 def test_a_variant_alone_has_the_same_bytes(project, new_project, file_hashes):

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from project import Project
 
-LAMBDA_CHAIN = ["dense", "eval", "summary", "weighted_init", "weighted_trained"]
+LAMBDA_CHAIN = ["dense", "eval", "report", "summary", "weighted_init", "weighted_trained"]
 FROM_FFN = ["ffn", "diversity", *LAMBDA_CHAIN]
 FROM_MOE_SFT = ["moe_sft", *FROM_FFN, "eval"]
 
@@ -112,7 +112,21 @@ def test_other_problems_in_place_run_the_evaluations_and_the_decontamination(pro
     assert project.run("--dry-run") == sorted(["ground_truth", "tokens", "eval", *FROM_MOE_SFT])
     # The rows that are left are the same: no training runs again.
     assert project.run("--until", "tokens") == ["tokens"]
-    assert project.run("--dry-run") == ["eval", "eval", "eval", "ground_truth", "summary"]
+    assert project.run("--dry-run") == ["eval", "eval", "eval", "ground_truth", "report", "summary"]
+
+
+@pytest.mark.parametrize(
+    ("result", "rules"),
+    [
+        ("eval/base/problems.json", ["eval", "report", "summary"]),
+        ("summary.csv", ["report", "summary"]),
+        ("report.html", ["report"]),
+    ],
+)
+def test_a_result_without_its_manifest_is_made_again(project, result, rules):
+    """Nothing says how it was made: a step may have been killed before it wrote the manifest."""
+    (project.results / f"{result}.manifest.json").unlink()
+    assert project.run("--dry-run") == rules
 
 
 def test_another_template_in_place_runs_what_is_tuned_with_it(project):
@@ -137,10 +151,10 @@ def test_another_template_in_place_runs_what_is_tuned_with_it(project):
             + ["reporting/model_card.py"],
             [],
         ),
-        (["reporting/tables.py"], ["summary"]),
-        (["evaluation/runner.py"], ["eval", "eval", "eval", "ground_truth", "summary"]),
+        (["reporting/tables.py"], ["report", "summary"]),
+        (["evaluation/runner.py"], ["eval", "eval", "eval", "ground_truth", "report", "summary"]),
         (["conversions/merge.py"], ["diversity", *LAMBDA_CHAIN]),
-        (["modeling/mixing.py"], ["dense", "eval", "summary", "weighted_trained"]),
+        (["modeling/mixing.py"], ["dense", "eval", "report", "summary", "weighted_trained"]),
         (["conversions/extract.py"], FROM_FFN),
         (["evaluation/references.py"], ["tokens", *FROM_MOE_SFT]),
     ],
@@ -179,12 +193,12 @@ def test_touch_accepts_other_code_and_no_other_parameters(project):
 def test_until_and_forcerun(project):
     changed = {"moe_sft": {"learning_rate": 0.5}}
     assert project.run("--dry-run", "--until", "ffn", **changed) == ["ffn", "moe_sft"]
-    assert project.run("--dry-run", "--forcerun", "dense") == ["dense", "eval", "summary"]
+    assert project.run("--dry-run", "--forcerun", "dense") == ["dense", "eval", "report", "summary"]
 
 
 def test_another_results_folder_is_another_run(project, tmp_path):
     overlay = project.overlay | {"results_dir": str(tmp_path / "elsewhere")}
-    assert len(Project(project.folder, overlay).run("--dry-run")) == 14
+    assert len(Project(project.folder, overlay).run("--dry-run")) == 15
 
 
 def test_another_working_directory(project, tmp_path):

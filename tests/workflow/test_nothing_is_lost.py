@@ -147,7 +147,7 @@ def test_paths_may_hold_anything(new_project):
     (project.folder / "mine.json").write_text(json.dumps(config))
     mine = Project(project.folder, {})
     done = mine.run("--configfile", "mine.json")
-    assert done == ["base", "eval", "ground_truth", "summary"]
+    assert done == ["base", "eval", "ground_truth", "report", "summary"]
     assert mine.run("--configfile", "mine.json") == []
     target = str(folder / "my results" / "moe_sft.manifest.json")
     assert mine.run(target, "--configfile", "mine.json") == ["moe", "moe_sft", "tokens"]

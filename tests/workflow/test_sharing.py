@@ -2,7 +2,8 @@
 
 import pytest
 
-MIXED = ["dense", "eval", "summary", "weighted_init", "weighted_trained"]
+ENDS = ["report", "summary"]
+MIXED = ["dense", "eval", *ENDS, "weighted_init", "weighted_trained"]
 TUNED = ["moe_sft", "ffn", "diversity", *MIXED, "eval"]
 VANILLA = {"moe": {"shared_expert": False}, "evaluation": {"models": ["base", "moe_sft"]}}
 
@@ -13,18 +14,18 @@ VANILLA = {"moe": {"shared_expert": False}, "evaluation": {"models": ["base", "m
         ({"seeds": [42]}, []),
         ({"seeds": [42, 43]}, ["moe", *TUNED]),
         ({"variants": {"xft": {}}}, []),
-        ({"variants": {"xft": {}, "vanilla": VANILLA}}, ["moe", "moe_sft", "eval", "summary"]),
+        ({"variants": {"xft": {}, "vanilla": VANILLA}}, ["moe", "moe_sft", "eval", *ENDS]),
         ({"variants": {"xft": {}, "model": {"mixing": {"granularity": "model"}}}}, MIXED),
         (
             {"sweep": {"mixing.max_steps": [3, 4, 5]}},
-            2 * [rule for rule in MIXED if rule not in ("weighted_init", "summary")] + ["summary"],
+            2 * [rule for rule in MIXED if rule not in ("weighted_init", *ENDS)] + ENDS,
         ),
         ({"sweep": {"moe_sft.learning_rate": [2e-3, 1e-3]}}, TUNED),
         (
             {"sweep": {"merge.lambdas": [["0.75"], ["0.5"]]}, "seeds": [42, 1]},
-            ["moe", *TUNED, *MIXED[:2], *MIXED[3:], *MIXED[:2], *MIXED[3:]],
+            ["moe", *TUNED, *2 * [rule for rule in MIXED if rule not in ENDS]],
         ),
-        ({"sweep": {"evaluation.max_new_tokens": [16, 17]}}, ["eval", "eval", "eval", "summary"]),
+        ({"sweep": {"evaluation.max_new_tokens": [16, 17]}}, ["eval", "eval", "eval", *ENDS]),
     ],
     ids=lambda value: str(value)[:60] if isinstance(value, dict) else "",
 )
@@ -38,7 +39,7 @@ def test_another_evaluation_set_trains_nothing_again(finished_copy):
     (finished_copy.folder / "more.jsonl").write_bytes(problems.read_bytes())
     sets = {"datasets": ["resources/problems.jsonl", "more.jsonl"]}
     done = finished_copy.run("--dry-run", evaluation=sets)
-    assert done == ["eval", "eval", "eval", "ground_truth", "summary"]
+    assert done == ["eval", "eval", "eval", "ground_truth", *ENDS]
 
 
 def test_rows_are_cleaned_of_all_sets_that_any_run_evaluates_on(new_project):

@@ -10,11 +10,12 @@ from workflow_scripts.artifacts.artifact import create_artifact
 from workflow_scripts.artifacts.files import write_manifest
 from workflow_scripts.artifacts.manifest import manifest_path, read_manifest
 from workflow_scripts.common.errors import UserError
+from workflow_scripts.config.recorded import chosen_values
 from workflow_scripts.config.runs import find_runs
 from workflow_scripts.workflow.current import Current
 from workflow_scripts.workflow.experiment import Experiment
 from workflow_scripts.workflow.markers import marker_path, set_marker
-from workflow_scripts.workflow.settings import chosen_values, write_config
+from workflow_scripts.workflow.settings import write_config
 from workflow_scripts.workflow.state import Inspector, State
 from workflow_scripts.workflow.wanted import Wanted
 
@@ -75,7 +76,7 @@ def make(wanted: Wanted, content: str | None = None) -> None:
 
 
 def make_all(wanted: Experiment) -> None:
-    for part in wanted.summary.chain():
+    for part in wanted.report.chain():
         make(part)
 
 
@@ -84,7 +85,7 @@ def states(wanted: Experiment) -> dict[str, State]:
     inspector = Inspector()
     return {
         str(part.place.relative_to(wanted.results)): inspector.inspect(part).state
-        for part in wanted.summary.chain()
+        for part in wanted.report.chain()
     }
 
 
@@ -93,12 +94,13 @@ def outdated(wanted: Experiment) -> set[str]:
 
 
 def differences(wanted: Experiment, place: str) -> tuple[str, ...]:
-    part = next(p for p in wanted.summary.chain() if p.place == wanted.results / place)
+    part = next(p for p in wanted.report.chain() if p.place == wanted.results / place)
     return Inspector().inspect(part).differences
 
 
 TRAINED = {"moe_sft", "ffn", "weighted_init/lam~0.75", "weighted_trained/lam~0.75"}
-EVALUATED = {"dense/lam~0.75", "eval/dense/lam~0.75/problems.json", "summary.csv"}
+SHOWN = {"summary.csv", "report.html"}
+EVALUATED = {"dense/lam~0.75", "eval/dense/lam~0.75/problems.json", *SHOWN}
 TUNED = TRAINED | EVALUATED | {"eval/moe_sft/problems.json", "diversity.json"}
 
 
@@ -130,9 +132,9 @@ def test_a_file_of_texts_belongs_to_the_mixing(place):
         ({"mixing": {"learning_rate": 0.02}}, EVALUATED | {"weighted_trained/lam~0.75"}),
         ({"seed": 7}, TUNED | {"moe"}),
         ({"data": {"max_length": 64}}, TUNED | {"tokens"}),
-        ({"evaluation": {"base_prompt": "magicoder"}}, {"eval/base/problems.json", "summary.csv"}),
-        ({"evaluation": {"models": ["base", "dense"]}}, {"summary.csv"}),
-        ({"merge": {"lambdas": [0.75, 0.85]}}, {"summary.csv"}),
+        ({"evaluation": {"base_prompt": "magicoder"}}, {"eval/base/problems.json", *SHOWN}),
+        ({"evaluation": {"models": ["base", "dense"]}}, {*SHOWN}),
+        ({"merge": {"lambdas": [0.75, 0.85]}}, {*SHOWN}),
         ({"gpus": 2, "report_to": ["wandb"]}, set()),
     ],
 )
@@ -314,7 +316,7 @@ def test_sharing_removes_no_artifact_that_it_does_not_hold(place):
 
 def test_a_marker_is_newer_than_an_outdated_artifact_and_older_than_one_that_fits(place):
     make_all(wants())
-    for part in wants().summary.chain():
+    for part in wants().report.chain():
         set_marker(part, Inspector().inspect(part))
         assert marker_path(part).stat().st_mtime == 0
     changed = wants(seed=3).runs[0].moe

@@ -11,7 +11,7 @@ import workflow_scripts.modeling  # noqa: F401
 from workflow_scripts.conversions.mixing_artifact import open_mixing, open_sources
 from workflow_scripts.modeling.mixing import Mixing, MixingLogits
 
-LAMBDA_CHAIN = ["dense", "eval", "summary", "weighted_init", "weighted_trained"]
+LAMBDA_CHAIN = ["dense", "eval", "report", "summary", "weighted_init", "weighted_trained"]
 TUNED = ["moe_sft", "ffn", "diversity", *LAMBDA_CHAIN, "eval"]
 ALL = ["base", "tokens", "ground_truth", "moe", *TUNED, "eval"]
 
@@ -84,16 +84,19 @@ def test_another_lambda_runs_its_chain_and_going_back_only_the_summary(
     after = artifact_hashes(copy)
     for name, sha in before.items():
         assert after[name] == sha or name.startswith(("summary.", "comparisons."))
-    assert copy.run(merge={"lambdas": ["0.750"]}) == ["summary"]
+    assert copy.run(merge={"lambdas": ["0.750"]}) == ["report", "summary"]
     assert artifact_hashes(copy)["summary.csv"] == before["summary.csv"]
-    assert copy.run(merge={"lambdas": [0.75, 0.85]}) == ["summary"]
+    assert copy.run(merge={"lambdas": [0.75, 0.85]}) == ["report", "summary"]
 
 
 @pytest.mark.parametrize(
     ("config", "rules"),
     [
-        ({"evaluation": {"base_prompt": "completion"}}, ["eval", "summary"]),
-        ({"mixing": {"learning_rate": 0.5}}, ["dense", "eval", "summary", "weighted_trained"]),
+        ({"evaluation": {"base_prompt": "completion"}}, ["eval", "report", "summary"]),
+        (
+            {"mixing": {"learning_rate": 0.5}},
+            ["dense", "eval", "report", "summary", "weighted_trained"],
+        ),
         ({"moe": {"upcycled_layers": [0]}}, ["moe", *TUNED]),
     ],
 )

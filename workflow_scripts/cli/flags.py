@@ -17,7 +17,7 @@ from workflow_scripts.config.validation import TYPE_NAMES, SectionType, validate
 # The flags of all steps that name inputs and outputs.
 INPUT_FLAGS = (
     *("base", "model", "models", "moe", "ffn", "weighted", "teacher", "data", "text"),
-    *("evals", "losses", "lm_eval", "diversity", "match_flops"),
+    *("evals", "losses", "lm_eval", "diversity", "summary", "match_flops"),
 )
 NAME_OR_FILE_FLAGS = ("dataset", "problems", "prompt", "template", "tasks")
 OUTPUT_FLAGS = ("out", "metrics", "report")

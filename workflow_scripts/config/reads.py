@@ -52,6 +52,7 @@ READS: dict[str, dict[str | None, tuple[str, ...]]] = {
     "validation_loss": {None: ("threads",)},
     "lm_eval": {None: ("threads",), "evaluation": ("batch_size", "limit")},
     "summary": {},
+    "report": {},
 }
 # Flags of a step that are derived from keys with another name or form, and these keys.
 FLAGS: dict[str, dict[str, tuple[str, ...]]] = {

@@ -4,9 +4,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from workflow_scripts.cli.running import failure
+from workflow_scripts.config.recorded import CONFIG_FILE, chosen_values
 from workflow_scripts.config.sections import XftConfig, learns
-from workflow_scripts.workflow.places import CONFIG_FILE
-from workflow_scripts.workflow.settings import chosen_values
 
 
 def beginning(config: XftConfig) -> str:

@@ -95,7 +95,7 @@ class Current:
         """All that the config wants, sources first."""
         best = [self.best(place) for place in self.experiment.choices]
         parts = (part for wanted in best for part in wanted.chain())
-        return list(dict.fromkeys([*self.experiment.summary.chain(), *parts]))
+        return list(dict.fromkeys([*self.experiment.report.chain(), *parts]))
 
     def _inputs(self) -> list[tuple[str, Path]]:
         """The files and folders that the config names, by key."""

@@ -148,6 +148,11 @@ class Experiment:
         return Wanted(place, "summary", "summary", self._own, options=options, sources=sources)
 
     @cached_property
+    def report(self) -> Wanted:
+        place, sources = self.results / "report.html", {"summary": self.summary}
+        return Wanted(place, "report", "report", self._own, sources=sources)
+
+    @cached_property
     def choices(self) -> dict[str, Choice]:
         """The choices of the best merge, one for each tuned mixture, by path of the best one."""
         if self.config.merge.keep != "best":

@@ -7,20 +7,16 @@ from workflow_scripts.artifacts.artifact import replacing_fault
 from workflow_scripts.artifacts.manifest import manifest_path
 from workflow_scripts.artifacts.overlap import overlapping
 from workflow_scripts.common.errors import UserError
+from workflow_scripts.config.recorded import CONFIG_FILE, is_results_folder
 from workflow_scripts.workflow.state import State, Verdict
 from workflow_scripts.workflow.wanted import Wanted
 
-# This file, with this first line, identifies a results folder.
-CONFIG_FILE = "config.yaml"
-CONFIG_HEAD = (
-    "# The completed configuration of these results. Each run of the workflow writes it.\n"
-)
 # Folders and files in a results folder that are not artifacts.
-FOLDERS = ("logs", "metrics")
+FOLDERS = ("logs", "metrics", "benchmarks")
 # The rules with `cache`.
 SHARED_RULES = ("base", "tokens", "moe", "moe_sft", "sft", "sft_flops", "weighted_trained")
 SHARED_RULES += ("heal",)
-FILES = (CONFIG_FILE, "data/report.json", "summary.md", "comparisons.csv", "report.html")
+FILES = (CONFIG_FILE, "data/report.json", "summary.md", "comparisons.csv")
 
 
 def check_inputs(places: Iterable[Path], inputs: Iterable[tuple[str, Path]]) -> None:
@@ -55,15 +51,6 @@ def check_free(verdicts: Mapping[Wanted, Verdict], results: Path, shares: bool) 
         faults += map(_not_ours, found[:3])
     if faults:
         raise UserError("\n".join([*faults, "Nothing was changed."]))
-
-
-def is_results_folder(results: Path) -> bool:
-    """Whether a run of the workflow has written to this folder before."""
-    try:
-        with (results / CONFIG_FILE).open(encoding="utf-8") as file:
-            return file.readline() == CONFIG_HEAD
-    except (OSError, UnicodeDecodeError):
-        return False
 
 
 def _fault(wanted: Wanted, results: Path, shares: bool) -> str | None:

@@ -1,12 +1,11 @@
-"""Writes the completed configuration into the results folder, and finds its changed values."""
+"""Writes into the results folder the configuration, and the arguments of step summary."""
 
 from pathlib import Path
 
 from workflow_scripts.artifacts.files import write_whole
-from workflow_scripts.config.section import Section
+from workflow_scripts.config.recorded import CONFIG_FILE, CONFIG_HEAD
 from workflow_scripts.config.sections import XftConfig
 from workflow_scripts.workflow.experiment import Experiment
-from workflow_scripts.workflow.places import CONFIG_FILE, CONFIG_HEAD
 
 
 def write_config(config: XftConfig, results: Path) -> None:
@@ -40,25 +39,3 @@ def write_summary_arguments(experiment: Experiment) -> None:
         arguments += [flag, *values] if values else []
     text = "".join(f"{argument}\n" for argument in arguments)
     write_whole(summary_arguments_path(experiment.results), text)
-
-
-def chosen_values(config: XftConfig) -> dict[str, object]:
-    """The values that are not the documented defaults, by key.
-
-    Those of section sft are left out if they are as in section moe_sft.
-    """
-    chosen = {}
-    for name, value in config:
-        if not isinstance(value, Section):
-            chosen |= _not_default(config, name, name)
-            continue
-        for key in type(value).model_fields:
-            inherited = name == "sft" and getattr(config.moe_sft, key) == getattr(value, key)
-            if not inherited:
-                chosen |= _not_default(value, key, f"{name}.{key}")
-    return chosen
-
-
-def _not_default(section: Section, key: str, name: str) -> dict[str, object]:
-    field, value = type(section).model_fields[key], getattr(section, key)
-    return {name: value} if field.is_required() or value != field.get_default() else {}

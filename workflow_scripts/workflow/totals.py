@@ -26,7 +26,7 @@ def totals(experiment: Experiment, plan_of: FindPlan) -> list[str]:
     Artifacts that runs share count once. plan_of: gives the plan for a run's configuration.
     """
     best = (choice.best(0) for choice in experiment.choices.values())
-    parts = [*experiment.summary.chain(), *best]
+    parts = [*experiment.report.chain(), *best]
     counts = Counter(part.rule for part in parts)
     hours: dict[str, float | None] = {}
     for part in parts:

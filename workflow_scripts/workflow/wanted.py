@@ -16,7 +16,7 @@ from workflow_scripts.hub.named_sets import NAMED_SETS, unpacked_sha256
 from workflow_scripts.hub.source import dataset_source, model_contents
 
 FILE_STEPS = ("fetch_data", "fetch_problems", "eval", "validation_loss", "lm_eval", "diversity")
-FILE_STEPS += ("summary",)
+FILE_STEPS += ("summary", "report")
 # Models that hold, or are made from, a tuned mixture.
 OF_MIXTURE = ("moe_sft", *MERGED)
 

@@ -1,10 +1,11 @@
 """The charts of the report, as Vega-Lite specifications."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 MOST_ROWS = 120  # of a chart with a row for each model or pair
 ROW = 20  # pixels
 WIDTH = 520
+BOX, BOX_WIDTH = "M-1,-0.28 L1,-0.28 L1,0.28 L-1,0.28 Z", 136  # of a step
 
 
 def scores_chart(scores: Sequence[dict]) -> dict:
@@ -29,6 +30,20 @@ def scores_chart(scores: Sequence[dict]) -> dict:
     )
     has_seeds = len({row["label"] for row in scores}) < len(scores)
     return _spec(interval + points + mean if has_seeds else interval + points)
+
+
+def lambda_chart(scores: Sequence[dict]) -> dict:
+    """pass@1 of merges over lambda: points with intervals, and a line through the seeds' means."""
+    alt = _altair()
+    base = alt.Chart(_data(scores), width=WIDTH, height=220).encode(
+        x=alt.X("lam:Q", title="lambda", scale=alt.Scale(zero=False, padding=12)),
+        color=alt.Color("merge:N", legend=alt.Legend(labelLimit=260, columns=1)),
+    )
+    y = alt.Y("low:Q", title="problems solved, %", scale=alt.Scale(zero=False))
+    tips = ["merge:N", "lam:Q", "seed:N", alt.Tooltip("share:Q", format=".1f")]
+    intervals = base.mark_rule(opacity=0.4).encode(y=y, y2="high:Q")
+    points = base.mark_point(filled=True, size=45).encode(y="share:Q", tooltip=tips)
+    return _spec(intervals + points + base.mark_line().encode(y="mean(share):Q"))
 
 
 def differences_chart(comparisons: Sequence[dict], title: str) -> dict:
@@ -107,6 +122,43 @@ def spread_chart(spreads: Sequence[dict]) -> dict:
             tooltip=["mixture:N", "layer:O", alt.Tooltip("spread:Q", format=".1f")],
         )
     )
+
+
+def graph_chart(
+    places: Mapping[str, tuple[float, int]],
+    sources: Mapping[str, Iterable[str]],
+    seconds: Mapping[str, float],
+) -> dict:
+    """The steps from top to bottom with the time of their jobs, and lines from what they read.
+
+    places: column and row of each step. sources: the steps that each step reads from.
+    """
+    alt = _altair()
+    edges = [
+        dict(zip(("x", "y", "x2", "y2"), (*places[source], *places[step]), strict=True))
+        for step, found in sources.items()
+        for source in sorted(found)
+    ]
+    steps = [
+        {"step": step, "x": x, "y": y, "time": _time(seconds.get(step))}
+        for step, (x, y) in places.items()
+    ]
+    columns, rows = (max(axis) - min(axis) + 1 for axis in zip(*places.values(), strict=True))
+    x = alt.X("x:Q", axis=None, scale=alt.Scale(zero=False, nice=False, padding=70))
+    y = alt.Y("y:Q", axis=None, scale=alt.Scale(zero=False, nice=False, padding=26, reverse=True))
+    size = {"width": int(columns * 150), "height": int(rows * 56)}
+    lines = alt.Chart(_data(edges), **size).mark_rule(color="#8f9ba8")
+    base = alt.Chart(_data(steps)).encode(x=x, y=y)
+    boxes = base.mark_point(shape=BOX, size=BOX_WIDTH**2, filled=True, opacity=1, color="#1660b0")
+    text = {"color": "white", "fontSize": 11}
+    names = base.mark_text(dy=-7, fontWeight="bold", **text).encode(text="step:N")
+    times = base.mark_text(dy=8, **text).encode(text="time:N")
+    return _spec(lines.encode(x=x, y=y, x2="x2", y2="y2") + boxes + names + times)
+
+
+def _time(seconds: float | None) -> str:
+    """Minutes and seconds; nothing if they were not measured."""
+    return "" if seconds is None else f"{int(seconds) // 60}:{int(seconds) % 60:02}"
 
 
 def _altair():

@@ -7,8 +7,10 @@ from pathlib import Path
 
 from workflow_scripts.checkpoints.strict_json import read_json
 from workflow_scripts.common.errors import UserError
+from workflow_scripts.config.recorded import chosen_values, recorded_config
 from workflow_scripts.evaluation.result import read_result
 from workflow_scripts.evaluation.samples import samples_path
+from workflow_scripts.reporting.page.jobs import read_graph, read_jobs, read_sizes
 from workflow_scripts.reporting.subjects import MARK
 
 POINTS = 300  # of a training's curve: more are not seen in a chart
@@ -36,7 +38,8 @@ class Results:
     noise_changed. loads: training, layer, expert, load (1: an equal part). shares: merge, set,
     expert, deviation from an equal share. spreads: mixture, layer, spread. All are lists of
     dictionaries. solutions: by data set, problem and model. rows: the reports of the rows, by
-    name. versions: of packages. missing: sentences.
+    name. versions: of packages. chosen: the values of the configuration that are not the defaults.
+    jobs, graph, sizes: as `page.jobs` reads them. missing: sentences.
     """
 
     folder: Path
@@ -51,6 +54,10 @@ class Results:
     solutions: dict[str, dict[str, dict[str, Solution]]] = field(default_factory=dict)
     rows: dict[str, dict] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
+    chosen: dict[str, object] = field(default_factory=dict)
+    jobs: list[dict] = field(default_factory=list)
+    graph: dict[str, set[str]] = field(default_factory=dict)
+    sizes: dict[str, int] = field(default_factory=dict)
     missing: list[str] = field(default_factory=list)
 
 
@@ -61,7 +68,10 @@ def read_results(folder: Path) -> Results:
     """
     if not folder.is_dir():
         raise UserError(f"there is no folder {folder}. Name the results_dir of a run")
-    results = Results(folder)
+    results = Results(
+        folder, jobs=read_jobs(folder), graph=read_graph(folder), sizes=read_sizes(folder)
+    )
+    _read_config(results)
     _read_tables(results)
     _read_metrics(results)
     _read_diversity(results)
@@ -70,6 +80,13 @@ def read_results(folder: Path) -> Results:
     if not results.rows:
         results.missing.append("data/report.json: no rows were prepared")
     return results
+
+
+def _read_config(results: Results) -> None:
+    try:
+        results.chosen.update(chosen_values(recorded_config(results.folder)))
+    except UserError as error:
+        results.missing.append(str(error))
 
 
 def _read_tables(results: Results) -> None:

@@ -3,13 +3,17 @@
 import base64
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from importlib import resources
 from itertools import groupby
+from operator import itemgetter
 
 from workflow_scripts.reporting.page import charts
 from workflow_scripts.reporting.page.folder import Results, Solution
+from workflow_scripts.reporting.page.jobs import layout
 
 GENERATOR = "xft report"
 # Limits that keep the report below 5 MB. The results hold everything.
@@ -18,6 +22,7 @@ MOST_PROBLEMS = 400  # of a data set, those on which models differ first
 MOST_CELLS = 6_000  # solutions in the table of problems
 MOST_TEXT = 800_000  # characters of all solutions
 NOT_EVALUATED = Solution("not evaluated", "", None)
+OVER_LAMBDA = re.compile(r"(?P<kind>.*\b(?:dense|uniform|heal))/lam~(?P<lam>[\d.]+)(?P<variant>.*)")
 LOAD, SHARES = "Load of the experts", "Learned shares above equal ones"
 TESTS = {"base": "base tests", "plus": "base + extra tests"}
 
@@ -55,16 +60,13 @@ class Section:
     parts: list[Part]
 
 
-def build_page(runs: Sequence[Results], chosen: Mapping[str, Mapping[str, object]]) -> str:
-    """The HTML page of one or more results folders.
-
-    chosen: for each folder, the values of its configuration that are not the defaults.
-    """
+def build_page(runs: Sequence[Results]) -> str:
+    """The HTML page of one or more results folders."""
     import jinja2
     import vl_convert
     from markupsafe import Markup
 
-    sections = [section for section in _sections(runs, chosen) if section.parts]
+    sections = [section for section in _sections(runs) if section.parts]
     drawn = {part.id: part.chart for s in sections for part in s.parts if part.chart}
     scripts = {"vega": vl_convert.javascript_bundle(), "script": _file("report.js")}
     scripts = {name: text.replace("</script", "<\\/script") for name, text in scripts.items()}
@@ -94,9 +96,7 @@ def _policy(scripts: Iterable[str]) -> str:
     return "; ".join([*rules, "base-uri 'none'", "form-action 'none'"])
 
 
-def _sections(
-    runs: Sequence[Results], chosen: Mapping[str, Mapping[str, object]]
-) -> Iterator[Section]:
+def _sections(runs: Sequence[Results]) -> Iterator[Section]:
     several = len(runs) > 1
 
     def collected(name: str, key: str = "") -> list[dict]:
@@ -149,11 +149,19 @@ def _sections(
         list(_problems(runs, several)),
     )
     yield Section(
+        "jobs",
+        "Time, memory and disk",
+        "Each box is a step, with the time of its jobs together; lines lead to the steps that read "
+        "its result. Memory: the most that a job had, beside what the workflow asked for. Load: "
+        "100% is one core. A job that went on after a kill shows its last part.",
+        list(_jobs(runs, several)),
+    )
+    yield Section(
         "run",
         "What was run",
         "The values of the configuration that are not the defaults, the rows that were used and "
         "left out, the versions of the packages, and what is missing.",
-        list(_facts(runs, chosen, several)),
+        list(_facts(runs, several)),
     )
 
 
@@ -175,6 +183,7 @@ def _scores(scores: list[dict]) -> Iterator[Part]:
             id=_id("scores", dataset, tests),
             chart=charts.scores_chart([row for row in rows if row["label"] in drawn]),
         )
+    yield from _lambdas(scores)
     if scores:
         heads = ["model", "seed", "data set", "tests", "pass@1, %", "from", "to", "held-out loss"]
         names = ("label", "seed", "dataset", "tests", "share", "low", "high")
@@ -183,6 +192,20 @@ def _scores(scores: list[dict]) -> Iterator[Part]:
             for row in scores
         ]
         yield Part("All scores", table=[heads, *rows])
+
+
+def _lambdas(scores: list[dict]) -> Iterator[Part]:
+    """The scores of merges over lambda, if there are several lambdas."""
+    rows = [
+        row | {"lam": float(found["lam"]), "merge": found["kind"] + found["variant"]}
+        for row in scores
+        if (found := OVER_LAMBDA.fullmatch(row["label"])) and row["tests"] == "plus"
+    ]
+    for dataset, group in groupby(sorted(rows, key=itemgetter("dataset")), itemgetter("dataset")):
+        drawn = list(group)
+        if len({row["lam"] for row in drawn}) > 1:
+            title = f"{dataset}, {TESTS['plus']}, over lambda"
+            yield Part(title, id=_id("lambda", dataset), chart=charts.lambda_chart(drawn))
 
 
 def _left_over(count: int, what: str, where: str) -> str:
@@ -289,15 +312,39 @@ def _differ(solutions: Iterable[Solution]) -> bool:
     return len({solution.status == "passed" for solution in solutions}) > 1
 
 
-def _facts(
-    runs: Sequence[Results], chosen: Mapping[str, Mapping[str, object]], several: bool
-) -> Iterator[Part]:
+def _jobs(runs: Sequence[Results], several: bool) -> Iterator[Part]:
+    for number, run in enumerate(runs):
+        front = _front(run, several)
+        seconds = Counter()
+        for job in run.jobs:
+            seconds[job["step"]] += job["seconds"]
+        if run.graph:
+            chart = charts.graph_chart(layout(run.graph), run.graph, seconds)
+            yield Part(f"{front}steps", id=f"steps-{number}", chart=chart)
+        if run.jobs:
+            heads = ["job", "seconds", "memory, MB", "asked, MB", "at most, minutes", "load, %"]
+            keys = ("memory", "asked", "minutes", "load")
+            rows = [
+                [job["job"], f"{job['seconds']:.1f}", *(_rounded(job[key]) for key in keys)]
+                for job in run.jobs
+            ]
+            yield Part(f"{front}jobs", table=[heads, *rows])
+        table = [[name, f"{size / 1e6:,.1f}"] for name, size in run.sizes.items() if size > 1e5]
+        yield Part(f"{front}disk", table=[["files of", "MB"], *table])
+
+
+def _rounded(value: float | None) -> str:
+    return "" if value is None else f"{value:,.0f}"
+
+
+def _facts(runs: Sequence[Results], several: bool) -> Iterator[Part]:
     for run in runs:
         front = _front(run, several)
         if run.missing:
             yield Part(f"{front}missing", table=[["what is missing"], *([m] for m in run.missing)])
-        if values := chosen[str(run.folder)]:
-            table = [["key", "value"], *([key, json.dumps(value)] for key, value in values.items())]
+        if run.chosen:
+            values = ([key, json.dumps(value)] for key, value in run.chosen.items())
+            table = [["key", "value"], *values]
             yield Part(f"{front}chosen values", table=table)
         if run.rows:
             heads = ["rows of", "used", "held out", "left out"]

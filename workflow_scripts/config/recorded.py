@@ -1,0 +1,51 @@
+"""The completed configuration that each run writes into its results folder."""
+
+from pathlib import Path
+
+from workflow_scripts.config.section import Section
+from workflow_scripts.config.sections import XftConfig
+from workflow_scripts.config.text import read_config
+from workflow_scripts.config.validation import validated
+
+# This file, with this first line, identifies a results folder.
+CONFIG_FILE = "config.yaml"
+CONFIG_HEAD = (
+    "# The completed configuration of these results. Each run of the workflow writes it.\n"
+)
+
+
+def recorded_config(results: Path) -> XftConfig:
+    """The configuration of the last run. Raises UserError if it is not one of this version."""
+    file = results / CONFIG_FILE
+    return validated(XftConfig, read_config(file), str(file))
+
+
+def is_results_folder(results: Path) -> bool:
+    """Whether a run of the workflow has written to this folder before."""
+    try:
+        with (results / CONFIG_FILE).open(encoding="utf-8") as file:
+            return file.readline() == CONFIG_HEAD
+    except (OSError, UnicodeDecodeError):
+        return False
+
+
+def chosen_values(config: XftConfig) -> dict[str, object]:
+    """The values that are not the documented defaults, by key.
+
+    Those of section sft are left out if they are as in section moe_sft.
+    """
+    chosen = {}
+    for name, value in config:
+        if not isinstance(value, Section):
+            chosen |= _not_default(config, name, name)
+            continue
+        for key in type(value).model_fields:
+            inherited = name == "sft" and getattr(config.moe_sft, key) == getattr(value, key)
+            if not inherited:
+                chosen |= _not_default(value, key, f"{name}.{key}")
+    return chosen
+
+
+def _not_default(section: Section, key: str, name: str) -> dict[str, object]:
+    field, value = type(section).model_fields[key], getattr(section, key)
+    return {name: value} if field.is_required() or value != field.get_default() else {}
