@@ -409,6 +409,14 @@ def begin_run():
     started.append(time.time())
     print(beginning(CONFIG), flush=True)
     record_run()
+    name_jobs()
+
+
+def name_jobs():
+    """Let Snakemake print a line for each job that begins, without all its files and resources."""
+    for one in workflow.rules:
+        if one.log:
+            one.message = f"{one.name}: {{output[0]}} (log: {{log}})"
 
 
 def show_failures():

@@ -18,7 +18,8 @@ QUICK = {
     "mixing": {"max_steps": 3, "per_device_train_batch_size": 4},
     "evaluation": {"models": ["base", "moe_sft", "dense"], "limit": 4, "max_new_tokens": 16},
 }
-RULE = re.compile(r"^(?:local)?rule (\w+):", re.MULTILINE)
+# A job of a dry run, and a job that begins.
+RULE = re.compile(r"^(?:(?:local)?rule|Job \d+:) (\w+):", re.MULTILINE)
 
 
 @dataclass
