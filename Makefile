@@ -6,7 +6,7 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 # A file's tests share costly fixtures, so they stay in one process. Those that last longest are first.
 SPREAD = -p no:randomly --numprocesses 3 --dist loadfile --no-loadscope-reorder
 
-.PHONY: run test test-numeric test-slow lint generated clean
+.PHONY: run test test-numeric test-slow lint generated docs clean
 
 run: .venv/installed
 	snakemake --cores all
@@ -37,6 +37,10 @@ generated: .venv/installed-dev
 	python -m tools.write_config_docs
 	python -m tools.write_caching_table
 
+# The documents as a site in build/site. A link that leads nowhere is an error.
+docs: .venv/installed-docs
+	mkdocs build --strict
+
 .venv/bin/python:
 	$(PYTHON) -m venv .venv
 
@@ -47,6 +51,10 @@ generated: .venv/installed-dev
 .venv/installed-dev: requirements.txt pyproject.toml requirements-slurm.txt requirements-dev.txt .venv/bin/python
 	pip install --disable-pip-version-check -r requirements-dev.txt --editable .
 	touch $@ .venv/installed
+
+.venv/installed-docs: requirements-docs.txt .venv/bin/python
+	pip install --disable-pip-version-check -r requirements-docs.txt
+	touch $@
 
 clean:
 	rm -rf results .snakemake

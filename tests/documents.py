@@ -21,6 +21,8 @@ NEEDS |= {"Docker or Apptainer"}
 FENCE = re.compile(r"^```(\S*)$")
 MARK = re.compile(r"^<!-- (needs:|tested by|file:) (.*) -->$")
 HEADING = re.compile(r"^#+ (.*)$")
+LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
+CODE = re.compile(r"`([^`]+)`")
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,12 @@ def prose(document: Path) -> list[str]:
         elif not inside:
             lines.append(line)
     return lines
+
+
+def links(document: Path) -> list[str]:
+    """Where the links of a document lead, but those with an address, in its order."""
+    text = CODE.sub("", "\n".join(prose(document)))
+    return [link for link in LINK.findall(text) if "://" not in link]
 
 
 def anchors(document: Path) -> set[str]:

@@ -10,6 +10,7 @@ PINS = (
     "requirements.txt",
     "requirements-slurm.txt",
     "requirements-vllm.txt",
+    "requirements-docs.txt",
     "requirements-dev.txt",
 )
 PYTHON = "3.11"

@@ -11,12 +11,10 @@ from pathlib import Path
 
 import pytest
 import yaml
-from documents import DOCUMENTS, NEEDS, ROOT, RUN, anchors, blocks, prose
+from documents import CODE, DOCUMENTS, NEEDS, ROOT, RUN, anchors, blocks, links, prose
 
 from workflow_scripts.config.validation import complete
 
-LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
-CODE = re.compile(r"`([^`]+)`")
 LANGUAGES = {"sh", "yaml", "python", "text", "json", "snakemake"}
 TROUBLES = ROOT / "docs" / "troubleshooting.md"
 # What no file of this machine need hold: messages of CUDA and of Slurm.
@@ -25,11 +23,6 @@ ELSEWHERE = {"CUDA out of memory", "oom_kill"}
 every_document = pytest.mark.parametrize(
     "document", DOCUMENTS, ids=lambda document: str(document.relative_to(ROOT))
 )
-
-
-def links(document: Path) -> list[str]:
-    text = CODE.sub("", "\n".join(prose(document)))
-    return [link for link in LINK.findall(text) if "://" not in link]
 
 
 @every_document
