@@ -1,0 +1,36 @@
+"""The pictures of README say what its text says."""
+
+import re
+from xml.etree import ElementTree
+
+import pytest
+from documents import ROOT
+
+from tools import draw_results
+from workflow_scripts.common.errors import UserError
+from workflow_scripts.reporting.page.folder import read_results
+
+README = (ROOT / "README.md").read_text()
+IMAGES = ROOT / "docs" / "images"
+
+
+def test_the_figure_shows_the_scores_of_the_table():
+    score = r"([\d.]+) % \(([\d.]+) to ([\d.]+); \d+\)"
+    table = re.findall(rf"^\| (\S+) .* \| {score} \| [\d.]+ +\|$", README, re.MULTILINE)
+    shown = r'model: (\S+); seed: ; pass@1, %: (\S+); low: (\S+); high: (\S+)"'
+    assert len(table) == 5
+    assert re.findall(shown, (IMAGES / "results.svg").read_text()) == table
+
+
+def test_the_workflow_numbers_the_steps_as_the_table_does():
+    texts = [*ElementTree.parse(IMAGES / "workflow.svg").iter("{http://www.w3.org/2000/svg}text")]
+    numbers = {text.get("y"): text.text for text in texts if text.get("class") == "number"}
+    steps = {text.text: numbers.get(text.get("y")) for text in texts if text.get("x") == "385"}
+    assert steps.pop("summary") is None
+    table = README.partition("\n## The steps\n")[2]
+    assert [*steps.items()] == re.findall(r"`(\w+)` \(([\d, ]+)\)", table)
+
+
+def test_a_run_that_is_not_finished_is_not_drawn(tmp_path):
+    with pytest.raises(UserError, match="the run is not finished"):
+        draw_results.figure(read_results(tmp_path))
