@@ -1,5 +1,6 @@
 # XFT: upcycle a dense code LLM, tune the experts, merge them back, evaluate.
-# Paths, validation and helpers are in rules/common.smk, the steps in workflow_scripts/<rule>.py.
+# rules/steps.smk finds the steps, workflow_scripts/<rule>.py. rules/common.smk has paths, validation
+# and helpers.
 
 from snakemake.utils import min_version
 
@@ -12,6 +13,7 @@ if not workflow.overwrite_configfiles:
     configfile: "config.yaml"
 
 
+include: "rules/steps.smk"
 include: "rules/common.smk"
 include: "rules/outputs.smk"
 include: "rules/mixture.smk"

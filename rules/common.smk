@@ -9,16 +9,6 @@ from pathlib import Path
 
 from snakemake.io import apply_wildcards
 
-# This project's folder. workflow.basedir is another folder if these rules run as a module.
-ROOT = Path(workflow.current_basedir.get_path_or_uri(secret_free=True)).parent
-if not ROOT.is_dir():
-    sys.exit(
-        "the steps must lie in a folder on this machine. Clone the repository, and name "
-        "the Snakefile of the clone"
-    )
-if str(ROOT) not in sys.path:
-    sys.path.insert(0, str(ROOT))
-
 from workflow_scripts.cli.flags import to_flags
 from workflow_scripts.config.reads import options_of_step
 from workflow_scripts.workflow import settings

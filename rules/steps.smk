@@ -1,0 +1,50 @@
+# Where the steps are: the Python package workflow_scripts.
+
+import sys
+import tomllib
+from importlib import metadata
+from importlib.util import find_spec
+from pathlib import Path
+
+from snakemake.sourcecache import HostingProviderFile
+
+DISTRIBUTION = "xft-pipeline"
+
+
+def installed_steps(version, source):
+    """A folder that holds nothing but the installed steps.
+
+    It can stand in the Python path of every environment. The folder of the installed packages
+    cannot: its other packages would hide those of a conda environment.
+
+    version: of the rules. source: their folder in a repository.
+    """
+    found = next((d.version for d in metadata.distributions(name=DISTRIBUTION)), "none")
+    if found != version:
+        repository = "<repository>@<tag>"
+        if isinstance(source, HostingProviderFile):
+            repository = f"https://{source.host}/{source.repo}@{source.ref}"
+        sys.exit(
+            f"the rules come from a repository, and need their steps: {DISTRIBUTION} {version} in "
+            f"the environment of snakemake, which has {found}. Run there: "
+            f'pip install "git+{repository}"'
+        )
+    package = Path(find_spec("workflow_scripts").origin).parent
+    folder = Path(".snakemake/xft-steps").absolute()
+    link = folder / package.name
+    if not link.exists() or not link.samefile(package):
+        folder.mkdir(parents=True, exist_ok=True)
+        link.unlink(missing_ok=True)
+        link.symlink_to(package)
+    return folder
+
+
+# workflow.basedir is another folder if these rules run as a module.
+SOURCE = workflow.current_basedir
+ROOT = Path(SOURCE.get_path_or_uri(secret_free=True)).parent
+if ROOT.is_dir():
+    if str(ROOT) not in sys.path:
+        sys.path.insert(0, str(ROOT))
+else:
+    project = Path(workflow.source_path("../pyproject.toml")).read_text()
+    ROOT = installed_steps(tomllib.loads(project)["project"]["version"], SOURCE)
