@@ -108,7 +108,11 @@ def test_the_default_configuration_is_valid_and_runs_on_what_comes_along():
         assert (ROOT / file).is_file()
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "recipes").glob("*.yaml")), ids=lambda p: p.stem)
-def test_recipes_are_valid(path):
+@pytest.mark.parametrize(
+    "path",
+    [ROOT / "config" / "config.yaml", *sorted((ROOT / "recipes").glob("*.yaml"))],
+    ids=lambda path: path.stem,
+)
+def test_configurations_are_valid(path):
     under = {} if "base" in load(path) else load(ROOT / "recipes" / "embedded.yaml")
     assert find_runs(merged(under, load(path)), str(path))
