@@ -20,6 +20,17 @@ def recorded_config(results: Path) -> XftConfig:
     return validated(XftConfig, read_config(file), str(file))
 
 
+def recorded_values(results: Path) -> dict:
+    """The configuration of the last run, such as `find_runs` takes it.
+
+    Values of section sft that are as in section moe_sft are left out: a variant that changes
+    moe_sft changes sft too. Raises UserError if it is not one of this version.
+    """
+    config = recorded_config(results).model_dump()
+    tuning, own = config["moe_sft"], config["sft"]
+    return config | {"sft": {key: own[key] for key in own if own[key] != tuning[key]}}
+
+
 def is_results_folder(results: Path) -> bool:
     """Whether a run of the workflow has written to this folder before."""
     try:

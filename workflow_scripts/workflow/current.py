@@ -14,11 +14,14 @@ from workflow_scripts.workflow.wanted import Wanted
 
 
 class Current:
-    """The artifacts that a config wants, compared with the existing ones."""
+    """The artifacts that a config wants, compared with the existing ones.
 
-    def __init__(self, experiment: Experiment):
+    inspector: compares them until the run begins.
+    """
+
+    def __init__(self, experiment: Experiment, inspector: Inspector | None = None):
         self.experiment = experiment
-        self.inspector = Inspector()
+        self.inspector = inspector or Inspector()
         self.forced: Collection[str] = ()
         self.begun = False
         self._best: dict[str, Wanted] = {}
@@ -29,10 +32,10 @@ class Current:
         shares: whether artifacts come from a shared folder.
         """
         results = self.experiment.results
-        places = [wanted.place for wanted in self._wanted()]
+        places = [wanted.place for wanted in self.wanted()]
         places += [results / name for name in (*FILES, *FOLDERS)]
         check_inputs(places, [*self._inputs(), *(("this file", Path(f)) for f in config_files)])
-        verdicts = {wanted: self.verdict(wanted) for wanted in self._wanted()}
+        verdicts = {wanted: self.verdict(wanted) for wanted in self.wanted()}
         check_free(verdicts, results, shares)
 
     def begin(self, forced: Collection[str], accept_code: bool) -> None:
@@ -47,14 +50,14 @@ class Current:
         self.inspector = Inspector(self._is_forced)
         self._best = {}
         if accept_code:
-            for wanted in self._wanted():
+            for wanted in self.wanted():
                 self.inspector.accept_code(wanted)
         self._tell()
 
     def _tell(self) -> None:
         outdated = {
             wanted.place: verdict.differences
-            for wanted in self._wanted()
+            for wanted in self.wanted()
             if (verdict := self.verdict(wanted)).state is State.OUTDATED
         }
         if outdated:
@@ -88,14 +91,14 @@ class Current:
             self._best[place] = choice.best(best_merge(files, choice.by) if is_known else 0)
         return self._best[place]
 
-    def _is_measured(self, choice: Choice) -> bool:
-        return all(self.inspector.inspect(r).state is State.FITS for r in choice.measured)
-
-    def _wanted(self) -> list[Wanted]:
+    def wanted(self) -> list[Wanted]:
         """All that the config wants, sources first."""
         best = [self.best(place) for place in self.experiment.choices]
         parts = (part for wanted in best for part in wanted.chain())
         return list(dict.fromkeys([*self.experiment.report.chain(), *parts]))
+
+    def _is_measured(self, choice: Choice) -> bool:
+        return all(self.inspector.inspect(r).state is State.FITS for r in choice.measured)
 
     def _inputs(self) -> list[tuple[str, Path]]:
         """The files and folders that the config names, by key."""

@@ -43,11 +43,15 @@ ABSENT = Verdict(State.ABSENT)
 class Inspector:
     """Compares each wanted artifact once with the existing one.
 
-    forced: whether an artifact must be made again in any case.
+    forced: whether an artifact must be made again in any case. clears_up: whether to finish or
+    remove what killed processes left. Without it, nothing on the disk changes.
     """
 
-    def __init__(self, forced: Callable[[Wanted], bool] = lambda wanted: False):
+    def __init__(
+        self, forced: Callable[[Wanted], bool] = lambda wanted: False, clears_up: bool = True
+    ):
         self.forced = forced
+        self.clears_up = clears_up
         self._verdicts: dict[Wanted, Verdict] = {}
 
     def inspect(self, wanted: Wanted) -> Verdict:
@@ -66,7 +70,8 @@ class Inspector:
             self._verdicts[wanted] = Verdict(State.FITS, manifest=manifest)
 
     def _compare(self, wanted: Wanted) -> Verdict:
-        clear_up_after_killed(wanted.place)
+        if self.clears_up:
+            clear_up_after_killed(wanted.place)
         file = manifest_path(wanted.place)
         if not file.exists():
             is_there = wanted.is_file and wanted.place.exists()
