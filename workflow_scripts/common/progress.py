@@ -15,7 +15,11 @@ SECONDS_BETWEEN_LINES = 10
 LINE_FORMAT = (
     "{desc}: {n_fmt}/{total_fmt} {unit}, {elapsed} elapsed, {remaining} left, {rate_fmt}{postfix}"
 )
-
+LINE = re.compile(
+    r": (?P<n>\S+)/(?P<total>\S+) (?P<unit>\w+), \S+ elapsed, (?P<left>\S+) left, "
+    r"[^,\n]*(?P<postfix>.*)$",
+    re.MULTILINE,
+)
 
 _step = _job = ""  # set by `cli.running.run` in a process that works for one job
 
@@ -93,6 +97,14 @@ class Bar(tqdm):
     def display(self, *args, **options):
         if self.delay <= 0 or self._time() >= self.start_t + self.delay:
             super().display(*args, **options)
+
+
+def last_progress(log: str) -> str | None:
+    """What the last line of progress in a log says; None if there is no such line."""
+    found = list(LINE.finditer(log))
+    if not found:
+        return None
+    return "{unit} {n} of {total}, {left} left{postfix}".format(**found[-1].groupdict())
 
 
 def progress(

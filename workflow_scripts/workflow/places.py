@@ -12,7 +12,8 @@ from workflow_scripts.workflow.state import State, Verdict
 from workflow_scripts.workflow.wanted import Wanted
 
 # Folders and files in a results folder that are not artifacts.
-FOLDERS = ("logs", "metrics", "benchmarks")
+LOGS = "logs"
+FOLDERS = (LOGS, "metrics", "benchmarks")
 # The rules with `cache`.
 SHARED_RULES = ("base", "tokens", "moe", "moe_sft", "sft", "sft_flops", "weighted_trained")
 SHARED_RULES += ("heal",)
@@ -51,6 +52,19 @@ def check_free(verdicts: Mapping[Wanted, Verdict], results: Path, shares: bool) 
         faults += map(_not_ours, found[:3])
     if faults:
         raise UserError("\n".join([*faults, "Nothing was changed."]))
+
+
+def log_path(wanted: Wanted, results: Path) -> Path:
+    """The log of the job that makes an artifact."""
+    place = wanted.place.relative_to(results)
+    match wanted.step:
+        case "lm_eval":
+            place = place.parent
+        case "fetch_data":
+            place = place.parents[1] / place.name
+        case _ if wanted.is_file:
+            place = place.with_suffix("")
+    return results / LOGS / f"{place}.log"
 
 
 def _fault(wanted: Wanted, results: Path, shares: bool) -> str | None:
