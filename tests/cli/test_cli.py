@@ -67,6 +67,7 @@ STEPS = {
 TOOLS = {
     "plan": ["--config", "--gpu", "--gpus", "--mfu", "--model-config", "--rows"],
     "tools.report": ["RESULTS", "--out"],
+    "status": ["RESULTS", "--config"],
     "verify": ["PATH", "--full"],
     "publish": ["--model", "--to", "--private", "--yes"],
     "import_reference": ["--model", "--out", "--verify"],

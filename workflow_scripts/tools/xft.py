@@ -4,10 +4,11 @@ import argparse
 import sys
 
 from workflow_scripts.cli import running
-from workflow_scripts.tools import import_reference, plan, publish, report, verify
+from workflow_scripts.tools import import_reference, plan, publish, report, status, verify
 
 TOOLS = {
     "plan": plan,
+    "status": status,
     "report": report,
     "verify": verify,
     "publish": publish,

@@ -1,0 +1,132 @@
+"""Show what is finished in a results folder, what runs or failed, and what the next run would do.
+
+Nothing is changed. Start it in the folder where snakemake starts: paths are relative to it.
+docs/caching.md explains the lines.
+"""
+
+import argparse
+import shlex
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from functools import reduce
+from pathlib import Path
+
+from workflow_scripts.cli import flags, running
+from workflow_scripts.common.errors import UserError
+from workflow_scripts.config.runs import find_runs, overlaid
+from workflow_scripts.config.text import read_config
+from workflow_scripts.config.validation import complete
+from workflow_scripts.workflow.activity import Activity, Phase, find_activities
+from workflow_scripts.workflow.current import Current
+from workflow_scripts.workflow.experiment import Experiment
+from workflow_scripts.workflow.input_checks import check_all_files
+from workflow_scripts.workflow.next_run import NextRun
+from workflow_scripts.workflow.places import CONFIG_FILE, is_results_folder
+from workflow_scripts.workflow.settings import read_kept_config
+from workflow_scripts.workflow.state import Inspector
+from workflow_scripts.workflow.wanted import Wanted
+
+MOST_LINES = 40  # of one kind. More are counted by rule
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = _parser().parse_args(argv)
+    if not is_results_folder(args.results):
+        raise UserError(
+            f"{args.results} is no results folder: it has no {CONFIG_FILE} that a run of the "
+            "workflow wrote. Name the results_dir of a run"
+        )
+    run = NextRun(Current(_experiment(args), Inspector(clears_up=False)))
+    activities = find_activities(run.jobs, args.results)
+    lines = _finished(run)
+    for phase in Phase:
+        lines += _begun(phase, [found for found in activities if found.phase is phase])
+    lines += _jobs(run.jobs)
+    print("\n".join([*lines, _advice(run, activities, args.config)]))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = flags.tool_parser("status", __doc__)
+    parser.add_argument("results", type=Path, metavar="RESULTS", help="The results_dir of a run.")
+    parser.add_argument(
+        "--config",
+        nargs="+",
+        type=Path,
+        metavar="FILE",
+        help="The configuration of the next run: YAML files, each laid over the one before, as for "
+        f"snakemake's --configfile. Default: that of the last run, RESULTS/{CONFIG_FILE}.",
+    )
+    return parser
+
+
+def _experiment(args: argparse.Namespace) -> Experiment:
+    """All that the configuration wants. Raises UserError if it is wrong, or of another folder."""
+    if args.config:
+        config, where = reduce(overlaid, map(read_config, args.config)), "config"
+    else:
+        config, where = read_kept_config(args.results), str(args.results / CONFIG_FILE)
+    whole, runs = complete(config, where), find_runs(config, where)
+    if args.config and Path(whole.results_dir).resolve() != args.results.resolve():
+        raise UserError(
+            f"{where}: results_dir = {whole.results_dir}, not {args.results}. Name the same folder"
+        )
+    check_all_files([whole, *(run.config for run in runs)])
+    return Experiment(whole, runs, args.results)
+
+
+def _finished(run: NextRun) -> list[str]:
+    """The finished artifacts of each rule: those that the next run does not make."""
+    wanted = Counter(part.rule for part in run.wanted)
+    left = Counter(part.rule for part in run.jobs)
+    counts = [(rule, f"{count - left[rule]} of {count}") for rule, count in wanted.items()]
+    return [f"finished: {len(run.wanted) - len(run.jobs)} of {len(run.wanted)}", *_aligned(counts)]
+
+
+def _begun(phase: Phase, found: list[Activity]) -> list[str]:
+    """The jobs that have begun, with their progress or their message."""
+    if not found:
+        return []
+    lines = _aligned((str(activity.place), _told(activity)) for activity in found[:MOST_LINES])
+    more = len(found) - MOST_LINES
+    return [f"{phase.value}: {len(found)}", *lines, *([f"  and {more} more"] if more > 0 else [])]
+
+
+def _told(activity: Activity) -> str:
+    is_failure = activity.phase is Phase.FAILED
+    return f"{activity.text} (log: {activity.log})" if is_failure else activity.text
+
+
+def _jobs(jobs: Mapping[Wanted, str]) -> list[str]:
+    """The jobs of the next run and their reasons; more than MOST_LINES are counted by rule."""
+    if not jobs:
+        return ["next run: nothing to do"]
+    lines = [(str(job.place), reason) for job, reason in jobs.items()]
+    if len(jobs) > MOST_LINES:
+        lines = [(rule, f"{n}") for rule, n in Counter(job.rule for job in jobs).items()]
+    return [f"next run: {len(jobs)}", *_aligned(lines)]
+
+
+def _advice(run: NextRun, activities: list[Activity], config: list[Path] | None) -> str:
+    if any(activity.phase is Phase.RUNNING for activity in activities):
+        return "Jobs are running. What is listed under `next run` is still to do."
+    if not run.jobs:
+        return "All is finished."
+    if config:
+        files = " ".join(shlex.quote(str(file)) for file in config)
+        return f"To go on: snakemake --cores all --configfile {files}"
+    return (
+        "To go on: run the same snakemake command again.\n"
+        "If snakemake itself was killed: run `snakemake --unlock` first."
+    )
+
+
+def _aligned(pairs: Iterable[tuple[str, str]]) -> list[str]:
+    """Indented lines whose second parts begin in the same column."""
+    pairs = list(pairs)
+    width = max(len(first) for first, _ in pairs)
+    margin = "\n" + " " * (width + 4)
+    return [f"  {first:{width}}  {margin.join(second.splitlines())}" for first, second in pairs]
+
+
+if __name__ == "__main__":
+    running.run("status", main)
