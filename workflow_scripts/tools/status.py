@@ -13,6 +13,7 @@ from pathlib import Path
 
 from workflow_scripts.cli import flags, running
 from workflow_scripts.common.errors import UserError
+from workflow_scripts.config.recorded import CONFIG_FILE, is_results_folder, recorded_values
 from workflow_scripts.config.runs import find_runs, overlaid
 from workflow_scripts.config.text import read_config
 from workflow_scripts.config.validation import complete
@@ -21,8 +22,6 @@ from workflow_scripts.workflow.current import Current
 from workflow_scripts.workflow.experiment import Experiment
 from workflow_scripts.workflow.input_checks import check_all_files
 from workflow_scripts.workflow.next_run import NextRun
-from workflow_scripts.workflow.places import CONFIG_FILE, is_results_folder
-from workflow_scripts.workflow.settings import read_kept_config
 from workflow_scripts.workflow.state import Inspector
 from workflow_scripts.workflow.wanted import Wanted
 
@@ -64,7 +63,7 @@ def _experiment(args: argparse.Namespace) -> Experiment:
     if args.config:
         config, where = reduce(overlaid, map(read_config, args.config)), "config"
     else:
-        config, where = read_kept_config(args.results), str(args.results / CONFIG_FILE)
+        config, where = recorded_values(args.results), str(args.results / CONFIG_FILE)
     whole, runs = complete(config, where), find_runs(config, where)
     if args.config and Path(whole.results_dir).resolve() != args.results.resolve():
         raise UserError(

@@ -59,7 +59,7 @@ class NextRun:
             more = len(verdict.differences) - MOST_DIFFERENCES
             named = "; ".join(verdict.differences[:MOST_DIFFERENCES])
             return f"{named}; and {more} more" if more > 0 else named
-        is_target = part.rule in ("summary", "best")
+        is_target = part.rule in ("report", "best")
         return MISSING if is_target and not _exists(part) else None
 
 
