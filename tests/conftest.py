@@ -296,13 +296,13 @@ def finished_copy(finished, tmp_path) -> Project:
 
 @pytest.fixture(scope="session")
 def artifact_hashes(file_hashes):
-    """Callable (project): hashes of all that its runs made, but for logs, metrics and settings."""
+    """Callable (project): hashes of all that its runs made, but for times and settings."""
 
     def hashes(project: Project) -> dict[str, str]:
         return {
             name: sha
             for name, sha in file_hashes(project.results).items()
-            if not name.startswith(("logs/", "metrics/", "config.yaml"))
+            if not name.startswith(("logs/", "metrics/", "benchmarks/", "report.", "config.yaml"))
             and ".snakemake_timestamp" not in name
         }
 

@@ -31,7 +31,7 @@ def figure(results: Results) -> str:
     Raises UserError if the run is not finished.
     """
     if not results.scores:
-        raise UserError(f"{results.folder}: {results.missing[0]}. Run `make run` first")
+        raise UserError(f"{results.folder}: {', '.join(results.missing)}. Run `make run` first")
     upper = charts.scores_chart([row for row in results.scores if row["tests"] == "plus"])
     pairs = [
         row | {"pair": f"{row['second']} against {row['first']}"}

@@ -245,9 +245,13 @@ def test_a_configuration_of_another_version_is_no_hindrance(tmp_path):
     assert "experts_of_tomorrow" in page.text and "scores-own-plus" in page.charts
 
 
-def test_the_chosen_values_are_shown(page):
+def test_the_configuration_and_the_prompts_are_shown(page, finished, repository):
     table = re.sub(r"\s+", " ", page.text)
     assert "base.model" in table and "resources/base" in table
+    assert (finished.results / "config.yaml").read_text() in page.text
+    with (repository / "resources" / "problems.jsonl").open() as file:
+        prompts = [json.loads(next(file))["prompt"] for _ in range(4)]  # all that are evaluated
+    assert [prompt for prompt in prompts if prompt not in page.text] == []
 
 
 @pytest.mark.parametrize(

@@ -32,7 +32,7 @@ SWEEP = {
     "evaluation": {"models": ["base", "sft", "soup", "dense", "uniform"]},
 }
 AFTER_TUNING = ("ffn", "weighted_init", "weighted_trained", "dense", "diversity.json", "eval")
-AFTER_TUNING += ("summary.csv",)
+AFTER_TUNING += ("summary.csv", "report.html")
 HUB = "recipes/deepseek-coder-1.3b.yaml"
 
 
@@ -82,7 +82,7 @@ def remove(project: Project, *names: str) -> None:
         (["ffn", "weighted_init/lam~0.75"], {}),
         (["ffn"], {"mixing": {"learning_rate": 0.5}}),
         (["dense/lam~0.75"], {"evaluation": {"max_new_tokens": 8}}),
-        (["moe_sft", "summary.csv"], {}),
+        (["moe_sft", "summary.csv", "report.html"], {}),
         ([], {"moe_sft": {"learning_rate": 0.001}}),
         ([], {"merge": {"lambdas": ["0.75", "1"], "keep": "best"}}),
         ([], {"evaluation": NAMED}),
@@ -210,7 +210,7 @@ def test_a_training_that_ended_early_names_its_checkpoint(interrupted, keep_chec
 
 def test_an_evaluation_that_was_cut_off_keeps_its_solutions(finished_copy, call_step):
     project = finished_copy
-    remove(project, "eval/base/problems.json", "summary.csv")
+    remove(project, "eval/base/problems.json", "summary.csv", "report.html")
     journal = project.results / "eval" / "base" / ".problems.generations.jsonl.part"
     journal.write_text('{}\n[0, "a", "eos"]\n[3, "b", "eos"]\n[1, "c')
     os.utime(project.results / "logs" / "eval" / "base" / "problems.log", (0, 0))

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from workflow_scripts.artifacts.manifest import manifest_path, read_manifest
 from workflow_scripts.common.errors import UserError
 from workflow_scripts.config.recorded import chosen_values
 from workflow_scripts.config.runs import find_runs
+from workflow_scripts.workflow import settings
 from workflow_scripts.workflow.current import Current
 from workflow_scripts.workflow.experiment import Experiment
 from workflow_scripts.workflow.markers import marker_path, set_marker
@@ -312,6 +314,21 @@ def test_sharing_removes_no_artifact_that_it_does_not_hold(place):
 
 
 # Markers and settings
+
+
+@pytest.mark.skipif(not shutil.which("git"), reason="needs git")
+def test_the_commit_of_the_workflow_is_kept_with_the_configuration(place, monkeypatch):
+    def git(*words: str) -> str:
+        command = ["git", "-c", "user.name=me", "-c", "user.email=me@example.com", *words]
+        return subprocess.run(command, capture_output=True, check=True, text=True).stdout.strip()
+
+    git("init", "--quiet")
+    git("commit", "--quiet", "--allow-empty", "--message", "first")
+    monkeypatch.setattr(settings, "ROOT", place)
+    write_config(wants().config, place)
+    first, second, *_ = (place / "config.yaml").read_text().splitlines()
+    assert first.startswith("# The completed configuration")
+    assert second == f"# The workflow's commit: {git('rev-parse', '--short', 'HEAD')}"
 
 
 def test_a_marker_is_newer_than_an_outdated_artifact_and_older_than_one_that_fits(place):

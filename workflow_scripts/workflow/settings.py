@@ -1,7 +1,10 @@
 """Writes into the results folder the configuration, and the arguments of step summary."""
 
+import subprocess
+from contextlib import suppress
 from pathlib import Path
 
+from workflow_scripts.artifacts.code import ROOT
 from workflow_scripts.artifacts.files import write_whole
 from workflow_scripts.config.recorded import CONFIG_FILE, CONFIG_HEAD
 from workflow_scripts.config.sections import XftConfig
@@ -13,7 +16,17 @@ def write_config(config: XftConfig, results: Path) -> None:
     import yaml
 
     text = yaml.safe_dump(config.model_dump(), sort_keys=False, allow_unicode=True)
-    write_whole(results / CONFIG_FILE, CONFIG_HEAD + text)
+    write_whole(results / CONFIG_FILE, CONFIG_HEAD + _commit() + text)
+
+
+def _commit() -> str:
+    """A comment that names the commit of this clone; empty if there is no clone or no git."""
+    command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty"]
+    with suppress(OSError, subprocess.CalledProcessError):
+        if (ROOT / ".git").exists():
+            done = subprocess.run(command, capture_output=True, check=True, text=True)
+            return f"# The workflow's commit: {done.stdout.strip()}\n"
+    return ""
 
 
 def summary_arguments_path(results: Path) -> Path:

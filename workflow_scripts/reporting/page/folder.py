@@ -7,9 +7,12 @@ from pathlib import Path
 
 from workflow_scripts.checkpoints.strict_json import read_json
 from workflow_scripts.common.errors import UserError
-from workflow_scripts.config.recorded import chosen_values, recorded_config
+from workflow_scripts.config.recorded import CONFIG_FILE, chosen_values, recorded_config
+from workflow_scripts.config.sections import problem_label
+from workflow_scripts.evaluation.problems import load_problems
 from workflow_scripts.evaluation.result import read_result
 from workflow_scripts.evaluation.samples import samples_path
+from workflow_scripts.hub.named_sets import NAMED_SETS
 from workflow_scripts.reporting.page.jobs import read_graph, read_jobs, read_sizes
 from workflow_scripts.reporting.subjects import MARK
 
@@ -38,7 +41,8 @@ class Results:
     noise_changed. loads: training, layer, expert, load (1: an equal part). shares: merge, set,
     expert, deviation from an equal share. spreads: mixture, layer, spread. All are lists of
     dictionaries. solutions: by data set, problem and model. rows: the reports of the rows, by
-    name. versions: of packages. chosen: the values of the configuration that are not the defaults.
+    name. versions: of packages. config: the text of config.yaml. prompts: by data set and problem.
+    chosen: the values of the configuration that are not the defaults.
     jobs, graph, sizes: as `page.jobs` reads them. missing: sentences.
     """
 
@@ -54,6 +58,8 @@ class Results:
     solutions: dict[str, dict[str, dict[str, Solution]]] = field(default_factory=dict)
     rows: dict[str, dict] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
+    config: str = ""
+    prompts: dict[str, dict[str, str]] = field(default_factory=dict)
     chosen: dict[str, object] = field(default_factory=dict)
     jobs: list[dict] = field(default_factory=list)
     graph: dict[str, set[str]] = field(default_factory=dict)
@@ -83,10 +89,23 @@ def read_results(folder: Path) -> Results:
 
 
 def _read_config(results: Results) -> None:
+    file = results.folder / CONFIG_FILE
     try:
-        results.chosen.update(chosen_values(recorded_config(results.folder)))
+        config = recorded_config(results.folder)
     except UserError as error:
         results.missing.append(str(error))
+        return
+    results.config = file.read_text(encoding="utf-8")
+    results.chosen.update(chosen_values(config))
+    for name in config.evaluation.datasets:
+        label = problem_label(name)
+        fetched = results.folder / "problems" / f"{label}.jsonl"
+        try:
+            found = load_problems(str(fetched if name in NAMED_SETS else name)).problems
+        except UserError as error:
+            results.missing.append(f"prompts of {label}: {error}")
+        else:
+            results.prompts[label] = {problem.task_id: problem.prompt for problem in found}
 
 
 def _read_tables(results: Results) -> None:

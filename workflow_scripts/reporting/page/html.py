@@ -29,9 +29,10 @@ TESTS = {"base": "base tests", "plus": "base + extra tests"}
 
 @dataclass(frozen=True)
 class Problem:
-    """A problem with the solutions of all models, in their order."""
+    """A problem with the solutions of all models, in their order. prompt: may be unknown."""
 
     id: str
+    prompt: str
     solutions: list[Solution]
 
 
@@ -145,7 +146,8 @@ def _sections(runs: Sequence[Results]) -> Iterator[Section]:
         "problems",
         "Problems",
         "Each row is a problem, each column a model (numbered below): ✓ passes base + extra tests. "
-        "Unfold a row for the solutions. Problems on which the models differ come first.",
+        "Unfold a row for the prompt and the solutions. Problems on which the models differ come "
+        "first.",
         list(_problems(runs, several)),
     )
     yield Section(
@@ -297,10 +299,12 @@ def _problems(runs: Sequence[Results], several: bool) -> Iterator[Part]:
             shown = []
             for name in names[: min(MOST_PROBLEMS, MOST_CELLS // len(models))]:
                 solutions = [problems[name].get(model, NOT_EVALUATED) for model in models]
-                left -= sum(len(solution.code) for solution in solutions)
+                prompt = run.prompts.get(dataset, {}).get(name, "")
+                left -= len(prompt) + sum(len(solution.code) for solution in solutions)
                 if left < 0:
+                    prompt = ""
                     solutions = [replace(solution, code="") for solution in solutions]
-                shown.append(Problem(name, solutions))
+                shown.append(Problem(name, prompt, solutions))
             notes = [_left_over(len(names) - len(shown), "problems", "the results of step eval")]
             if left < 0:
                 notes.append("Some solutions are left out: *.generations.jsonl holds all of them.")
@@ -318,7 +322,7 @@ def _jobs(runs: Sequence[Results], several: bool) -> Iterator[Part]:
         seconds = Counter()
         for job in run.jobs:
             seconds[job["step"]] += job["seconds"]
-        if run.graph:
+        if any(run.graph.values()):
             chart = charts.graph_chart(layout(run.graph), run.graph, seconds)
             yield Part(f"{front}steps", id=f"steps-{number}", chart=chart)
         if run.jobs:
@@ -346,6 +350,8 @@ def _facts(runs: Sequence[Results], several: bool) -> Iterator[Part]:
             values = ([key, json.dumps(value)] for key, value in run.chosen.items())
             table = [["key", "value"], *values]
             yield Part(f"{front}chosen values", table=table)
+        if run.config:
+            yield Part(label=f"{front}the complete configuration", text=run.config)
         if run.rows:
             heads = ["rows of", "used", "held out", "left out"]
             table = [
