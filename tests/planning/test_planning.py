@@ -470,6 +470,21 @@ def test_the_flops_of_both_tunings_are_those_that_are_counted_by_hand(tmp_path):
     assert tuning_ratio(models, 10) == expected
 
 
+def test_mixing_by_kl_also_takes_the_forward_pass_of_the_mixture(deepseek):
+    works = [
+        compute.training_work(
+            deepseek,
+            job(),
+            MixingTraining(max_steps=5, objective=objective),
+            Rows(None, None),
+            True,
+        )
+        for objective in ("ce", "kl")
+    ]
+    per_token = 2 * (deepseek.moe_active - 32256 * 2048) + 2 * 1024 * 2048 * 24
+    assert works[1].flops - works[0].flops == works[0].tokens * per_token
+
+
 def test_steps_and_processes_give_the_rows(deepseek):
     options = MixingTraining(num_train_epochs=2, max_steps=5)
     work = compute.training_work(deepseek, job("ddp", 4), options, Rows(None, None), mixing=True)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from workflow_scripts.config.sections import EvaluationConfig
 from workflow_scripts.config.training import TrainingConfig
 from workflow_scripts.planning.disk import expert_bytes
-from workflow_scripts.planning.flops import FORWARD, mixing_flops, tuning_flops
+from workflow_scripts.planning.flops import FORWARD, mixing_flops, teacher_flops, tuning_flops
 from workflow_scripts.planning.gpus import HOST_BANDWIDTH, Gpu
 from workflow_scripts.planning.memory import FP32, Job
 from workflow_scripts.planning.parameters import Models
@@ -59,6 +59,8 @@ def training_work(
     tokens = passed * length
     likely = None if rows.tokens is None else round(passed * min(rows.tokens, length))
     flops = tokens * _flops_per_token(models, job, mixing)
+    if mixing and options.objective == "kl":
+        flops += tokens * teacher_flops(models, length)
     return Work(steps, tokens, likely, flops, READS * expert_bytes(models) if mixing else 0)
 
 

@@ -30,6 +30,12 @@ def mixing_flops(models: Models, length: int, checkpointing: bool = False) -> in
     return _forward(checkpointing) * frozen + backward + _attention(models, length, checkpointing)
 
 
+def teacher_flops(models: Models, length: int) -> int:
+    """FLOPs of a token in the forward pass of the mixture, the teacher of step 6 with KL."""
+    attention = _attention(models, length, checkpointing=False) // 3
+    return FORWARD * (models.moe_active - models.base.embedding) + attention
+
+
 def tuning_ratio(models: Models, length: int) -> float:
     """FLOPs of a token in the tuning of the mixture, divided by those in the tuning of the base.
 
