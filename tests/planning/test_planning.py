@@ -100,6 +100,18 @@ QWEN_1_5B = QWEN_0_5B | {
     "num_hidden_layers": 28,
     "num_attention_heads": 12,
 }
+GEMMA_270M = DEEPSEEK | {
+    "architectures": ["Gemma3ForCausalLM"],
+    "model_type": "gemma3_text",
+    "hidden_size": 640,
+    "intermediate_size": 2048,
+    "num_hidden_layers": 18,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 1,
+    "head_dim": 256,
+    "vocab_size": 262144,
+    "tie_word_embeddings": True,
+}
 # Of each recipe: the base's architecture, and the parameters that its makers count.
 RECIPES = {
     "deepseek-coder-1.3b": (DEEPSEEK, 1_346_471_936),
@@ -111,8 +123,9 @@ RECIPES = {
     "qwen2.5-coder-0.5b-cpu": (QWEN_0_5B, 494_032_768),
     "qwen2.5-coder-1.5b": (QWEN_1_5B, 1_543_714_304),
     "smollm2-135m": (SMOLLM2, 134_515_008),
+    "gemma-3-270m-cpu": (GEMMA_270M, 268_098_176),
 }
-ON_CPU = {"smollm2-135m", "qwen2.5-coder-0.5b-cpu"}
+ON_CPU = {"smollm2-135m", "qwen2.5-coder-0.5b-cpu", "gemma-3-270m-cpu"}
 
 
 def models_of(folder: Path, config: dict, **changes) -> Models:
