@@ -1,15 +1,14 @@
 """Reads instruction rows from JSONL, JSON or Parquet files, and checks them."""
 
 import json
-import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from workflow_scripts.common.errors import UserError
+from workflow_scripts.data.faults import fault_of_object, fault_of_text
 
 FAULTS_SHOWN = 10
-SURROGATE = re.compile("[\ud800-\udfff]")
 PARQUET_MAGIC = b"PAR1"
 
 
@@ -144,24 +143,6 @@ def _fault(value: object, columns: dict[str, str]) -> str | None:
             return _no_column(key, column, value)
         if fault := fault_of_text(value[column]):
             return f"column {column!r} {fault}"
-    return None
-
-
-def fault_of_object(value: object) -> str | None:
-    """The fault of one of `json_values`, if it is not an object."""
-    if isinstance(value, json.JSONDecodeError):
-        return f"not valid JSON ({value})"
-    return None if isinstance(value, dict) else "not a JSON object"
-
-
-def fault_of_text(value: object) -> str | None:
-    """The fault of a value, in words that follow its name, if it is not a text with content."""
-    if not isinstance(value, str):
-        return "is not a string"
-    if not value.strip():
-        return "is empty"
-    if SURROGATE.search(value):
-        return "holds half of a surrogate pair, which is not a character"
     return None
 
 

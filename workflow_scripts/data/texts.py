@@ -7,13 +7,8 @@ import numpy as np
 from workflow_scripts.common.errors import UserError
 from workflow_scripts.common.progress import progress
 from workflow_scripts.data.examples import BATCH_ROWS, Tokens
-from workflow_scripts.data.instructions import (
-    BadRow,
-    describe,
-    fault_of_object,
-    fault_of_text,
-    json_values,
-)
+from workflow_scripts.data.faults import fault_of_object, fault_of_text
+from workflow_scripts.data.instructions import BadRow, describe, json_values
 from workflow_scripts.data.templates import encode_literally
 
 COLUMN = "text"

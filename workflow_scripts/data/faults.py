@@ -1,0 +1,24 @@
+"""The faults of values that are read from files of rows."""
+
+import json
+import re
+
+SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+def fault_of_object(value: object) -> str | None:
+    """The fault of a value of `instructions.json_values`, if it is not an object."""
+    if isinstance(value, json.JSONDecodeError):
+        return f"not valid JSON ({value})"
+    return None if isinstance(value, dict) else "not a JSON object"
+
+
+def fault_of_text(value: object) -> str | None:
+    """The fault of a value, in words that follow its name, if it is not a text with content."""
+    if not isinstance(value, str):
+        return "is not a string"
+    if not value.strip():
+        return "is empty"
+    if SURROGATE.search(value):
+        return "holds half of a surrogate pair, which is not a character"
+    return None
