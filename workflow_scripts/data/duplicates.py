@@ -5,6 +5,7 @@ import re
 import numpy as np
 
 from workflow_scripts.common.progress import progress
+from workflow_scripts.data.conversations import Conversation
 from workflow_scripts.data.instructions import Row
 from workflow_scripts.data.ngrams import ngrams
 
@@ -14,11 +15,11 @@ NGRAM = 5
 WORD = re.compile(r"\w+|[^\w\s]")
 
 
-def find_exact(rows: list[Row]) -> dict[int, int]:
+def find_exact(rows: list[Row | Conversation]) -> dict[int, int]:
     """For each row that equals an earlier one except for whitespace: its number and the first's."""
     first, found = {}, {}
     for row in rows:
-        key = squeeze(row.instruction), squeeze(row.response)
+        key = tuple((turn.role, squeeze(turn.content)) for turn in row.turns)
         if key in first:
             found[row.number] = first[key]
         else:
@@ -26,7 +27,7 @@ def find_exact(rows: list[Row]) -> dict[int, int]:
     return found
 
 
-def find_near(rows: list[Row]) -> dict[int, int]:
+def find_near(rows: list[Row | Conversation]) -> dict[int, int]:
     """For each row that is near to an earlier row that stays: its number and the earlier one's.
 
     The result is exact, not an estimate. Two near sets must share one of their rarest n-grams: for
@@ -54,9 +55,12 @@ def squeeze(text: str) -> str:
     return " ".join(text.split())
 
 
-def _ngram_set(row: Row) -> np.ndarray:
-    """The sorted n-grams of a row. A row with fewer words is a single n-gram."""
-    words = WORD.findall(row.text)
+def _ngram_set(row: Row | Conversation) -> np.ndarray:
+    """The sorted n-grams of a row. A row with fewer words is a single n-gram.
+
+    System prompts do not count: rows may share a long one and have little else in common.
+    """
+    words = WORD.findall("\n".join(turn.content for turn in row.turns if turn.role != "system"))
     return np.unique(ngrams(words, min(NGRAM, len(words))))
 
 

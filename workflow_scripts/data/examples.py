@@ -1,12 +1,14 @@
 """Turns instruction rows into tokens, the examples of a training."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import groupby, pairwise
 
 import numpy as np
 
 from workflow_scripts.common.errors import UserError
 from workflow_scripts.common.progress import progress
+from workflow_scripts.data.conversations import Conversation
 from workflow_scripts.data.instructions import Row
 from workflow_scripts.data.templates import ChatTemplate, TextTemplate, encode_literally
 
@@ -16,12 +18,13 @@ BATCH_ROWS = 1000
 
 @dataclass(frozen=True)
 class Tokens:
-    """Tokenised rows, one after the other: prompt, response, EOS.
+    """Tokenised rows, one after the other: prompt, response, EOS; or the turns of a conversation.
 
     input_ids: int32 [tokens]. offsets: int64 [rows + 1]; row i is input_ids[offsets[i] :
     offsets[i + 1]]. prompt_lengths: int32 [rows], tokens of the prompt, which have no loss.
     numbers: int64 [rows], the rows' numbers in their file. held_out: uint8 [rows], 1 for a row of
-    the validation split.
+    the validation split. later_prompts: int64 [parts, 2], begin and end in input_ids of what lies
+    between two responses of a conversation, which has no loss.
     """
 
     input_ids: np.ndarray
@@ -29,6 +32,7 @@ class Tokens:
     prompt_lengths: np.ndarray
     numbers: np.ndarray
     held_out: np.ndarray
+    later_prompts: np.ndarray = field(default_factory=lambda: np.empty((0, 2), np.int64))
 
     @property
     def training(self) -> "Examples":
@@ -42,7 +46,7 @@ class Tokens:
 class Examples(Sequence):
     """Some rows of `tokens` as a torch dataset. Each item is {"input_ids", "labels", "row"}.
 
-    labels: IGNORED for the prompt, then the ids. row: the row's number in its file.
+    labels: the ids of responses, and IGNORED for all others. row: the row's number in its file.
     """
 
     def __init__(self, tokens: Tokens, places: np.ndarray):
@@ -64,38 +68,88 @@ class Examples(Sequence):
         ids = tokens.input_ids[begin:end].tolist()
         prompt_length = int(tokens.prompt_lengths[place])
         labels = [IGNORED] * prompt_length + ids[prompt_length:]
+        later = np.searchsorted(tokens.later_prompts[:, 0], (begin, end))
+        for first, last in (tokens.later_prompts[slice(*later)] - begin).tolist():
+            labels[first:last] = [IGNORED] * (last - first)
         return {"input_ids": ids, "labels": labels, "row": int(tokens.numbers[place])}
 
 
+@dataclass(frozen=True)
+class _Row:
+    """A tokenised row. responses: the parts of `ids` with a loss, [begin, end), before any cut."""
+
+    number: int
+    ids: np.ndarray
+    responses: list[tuple[int, int]]
+
+    @property
+    def later_prompts(self) -> list[tuple[int, int]]:
+        length = len(self.ids)
+        gaps = [(begin, end) for (_, begin), (end, _) in pairwise(self.responses)]
+        return [(begin, min(end, length)) for begin, end in gaps if begin < length]
+
+
 def tokenize_rows(
-    rows: list[Row], tokenizer, template: TextTemplate | ChatTemplate, max_length: int
+    rows: list[Row | Conversation],
+    tokenizer,
+    template: TextTemplate | ChatTemplate,
+    max_length: int,
 ) -> tuple[Tokens, int]:
-    """The token ids of all rows (prompt, response, EOS), and how many rows were cut.
+    """The tokens of all rows, and how many rows were cut.
 
     The names of special tokens in a row are plain text. A row is cut at `max_length`. A row is left
-    out if its prompt has that length or more. Raises UserError if no row is left.
+    out if the prompt of its first response has that length or more. Raises UserError if no row is
+    left.
     """
-    ids, prompt_lengths, numbers, cut = [], [], [], 0
+    kept, cut = [], 0
     with progress(desc="tokenize", total=len(rows), unit="row") as bar:
         for start in range(0, len(rows), BATCH_ROWS):
             batch = rows[start : start + BATCH_ROWS]
-            prompts = template.encode(tokenizer, [row.instruction for row in batch])
-            responses = encode_literally(tokenizer, [row.response for row in batch])
-            for row, prompt, response in zip(batch, prompts, responses, strict=True):
-                if len(prompt) < max_length:
-                    whole = [*prompt, *response, tokenizer.eos_token_id]
-                    cut += len(whole) > max_length
-                    ids.append(np.array(whole[:max_length], np.int32))
-                    prompt_lengths.append(len(prompt))
-                    numbers.append(row.number)
+            encoded = _encode(batch, tokenizer, template)
+            for row, (ids, responses) in zip(batch, encoded, strict=True):
+                if responses[0][0] < max_length:
+                    cut += len(ids) > max_length
+                    kept.append(_Row(row.number, np.array(ids[:max_length], np.int32), responses))
             bar.update(len(batch))
-    if not ids:
+    if not kept:
         raise UserError(f"no row has a response within max_length = {max_length} tokens")
-    tokens = Tokens(
-        input_ids=np.concatenate(ids),
-        offsets=np.cumsum([0, *map(len, ids)], dtype=np.int64),
-        prompt_lengths=np.array(prompt_lengths, np.int32),
-        numbers=np.array(numbers, np.int64),
-        held_out=np.zeros(len(ids), np.uint8),
+    return _join(kept), cut
+
+
+def _encode(
+    rows: list[Row | Conversation], tokenizer, template: TextTemplate | ChatTemplate
+) -> Iterator[tuple[list[int], list[tuple[int, int]]]]:
+    """The token ids of each row, and the parts of them that are responses, [begin, end)."""
+    for kind, group in groupby(rows, type):
+        if kind is Conversation:
+            yield from map(template.encode_conversation, group)
+        else:
+            yield from _encode_instructions(list(group), tokenizer, template)
+
+
+def _encode_instructions(
+    rows: list[Row], tokenizer, template: TextTemplate | ChatTemplate
+) -> Iterator[tuple[list[int], list[tuple[int, int]]]]:
+    """As `_encode`: prompt, response, EOS."""
+    prompts = template.encode(tokenizer, [row.instruction for row in rows])
+    responses = encode_literally(tokenizer, [row.response for row in rows])
+    for prompt, response in zip(prompts, responses, strict=True):
+        ids = [*prompt, *response, tokenizer.eos_token_id]
+        yield ids, [(len(prompt), len(ids))]
+
+
+def _join(rows: list[_Row]) -> Tokens:
+    offsets = np.cumsum([0, *(len(row.ids) for row in rows)], dtype=np.int64)
+    later = [
+        (offset + begin, offset + end)
+        for row, offset in zip(rows, offsets[:-1].tolist(), strict=True)
+        for begin, end in row.later_prompts
+    ]
+    return Tokens(
+        input_ids=np.concatenate([row.ids for row in rows]),
+        offsets=offsets,
+        prompt_lengths=np.array([row.responses[0][0] for row in rows], np.int32),
+        numbers=np.array([row.number for row in rows], np.int64),
+        held_out=np.zeros(len(rows), np.uint8),
+        later_prompts=np.array(later, np.int64).reshape(-1, 2),
     )
-    return tokens, cut

@@ -1,11 +1,12 @@
-"""Reads instruction rows from JSONL, JSON or Parquet files, and checks them."""
+"""Reads rows from JSONL, JSON or Parquet files, and checks them."""
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from workflow_scripts.common.errors import UserError
+from workflow_scripts.data.conversations import FORMS, Conversation, Turn, read_conversation
 from workflow_scripts.data.faults import fault_of_object, fault_of_text
 
 FAULTS_SHOWN = 10
@@ -27,6 +28,14 @@ class Row:
     def text(self) -> str:
         return f"{self.instruction}\n{self.response}"
 
+    @property
+    def turns(self) -> tuple[Turn, ...]:
+        return Turn("user", self.instruction), Turn("assistant", self.response)
+
+
+# What `read_rows` asks about each conversation. The answer is the row to use, or a fault.
+Accept = Callable[[Conversation], Row | Conversation | str]
+
 
 @dataclass(frozen=True)
 class BadRow:
@@ -38,12 +47,18 @@ class BadRow:
 
 
 def read_rows(
-    path: Path, instruction_column: str, response_column: str, limit: int | None = None
-) -> tuple[list[Row], list[BadRow]]:
+    path: Path,
+    instruction_column: str,
+    response_column: str,
+    limit: int | None = None,
+    accept: Accept | None = None,
+) -> tuple[list[Row | Conversation], list[BadRow]]:
     """The first `limit` good rows of a file, and the bad ones among them.
 
-    The file is JSONL, a JSON array of objects, or Parquet. Raises UserError if it is in another
-    format, is damaged or holds no row, or if one of the columns is in no row.
+    The file is JSONL, a JSON array of objects, or Parquet. A row that lacks one of the two columns
+    may hold a conversation, in a column of `conversations.FORMS`. accept: the template's answer to
+    a conversation; without it, all are good. Raises UserError if the file is in another format, is
+    damaged or holds no row, or if no row has the columns.
     """
     rows, bad, seen = [], [], {}
     columns = {"instruction_column": instruction_column, "response_column": response_column}
@@ -52,11 +67,11 @@ def read_rows(
             break
         if isinstance(value, dict):
             seen |= dict.fromkeys(value)
-        fault = _fault(value, columns)
-        if fault:
-            bad.append(BadRow(number, place, fault))
+        row = _row(value, number, columns, accept)
+        if isinstance(row, str):
+            bad.append(BadRow(number, place, row))
         else:
-            rows.append(Row(value[instruction_column], value[response_column], number))
+            rows.append(row)
     if not rows and not bad:
         raise UserError(f"{path} holds no rows")
     if seen and not rows:
@@ -90,7 +105,9 @@ def _parquet_values(path: Path, columns: dict[str, str]) -> Iterator[tuple[int, 
     try:
         with parquet.ParquetFile(path) as file:
             _check_columns(path, columns, file.schema_arrow.names)
-            batches = file.iter_batches(columns=list(dict.fromkeys(columns.values())))
+            wanted = dict.fromkeys([*columns.values(), *FORMS])
+            read = [column for column in wanted if column in file.schema_arrow.names]
+            batches = file.iter_batches(columns=read)
             values = (value for batch in batches for value in batch.to_pylist())
             for number, value in enumerate(values, 1):
                 yield number, f"{path}, row {number}", value
@@ -126,18 +143,43 @@ def json_values(path: Path) -> Iterator[tuple[int, str, object]]:
 
 
 def _check_columns(path: Path, columns: dict[str, str], names: list[str]) -> None:
-    """Raise UserError unless the file has these columns. names: the columns of the file."""
+    """Raise UserError unless the file has these columns, or a column of conversations.
+
+    names: the columns of the file.
+    """
     missing = {key: column for key, column in columns.items() if column not in names}
-    if missing:
+    if missing and not FORMS.keys() & set(names):
         raise UserError(
             f"{path} has no column {' and no column '.join(map(repr, missing.values()))}; its "
             f"columns are {', '.join(names)}: set {' and '.join(f'data.{key}' for key in missing)}"
         )
 
 
-def _fault(value: object, columns: dict[str, str]) -> str | None:
+def _row(
+    value: object, number: int, columns: dict[str, str], accept: Accept | None
+) -> Row | Conversation | str:
+    """The row that a value holds, or the value's fault."""
     if fault := fault_of_object(value):
         return fault
+    if column := _conversation_column(value, columns):
+        row = read_conversation(value[column], column, number)
+        if accept and not isinstance(row, str):
+            row = accept(row)
+        return f"column {column!r}: {row}" if isinstance(row, str) else row
+    return _fault(value, columns) or Row(*(value[name] for name in columns.values()), number)
+
+
+def _conversation_column(value: dict, columns: dict[str, str]) -> str | None:
+    """The column with a row's conversation; None if the row has an instruction and a response.
+
+    A Parquet file has all columns in each row: None stands for a column that a row lacks.
+    """
+    if all(value.get(column) is not None for column in columns.values()):
+        return None
+    return next((column for column in FORMS if value.get(column) is not None), None)
+
+
+def _fault(value: dict, columns: dict[str, str]) -> str | None:
     for key, column in columns.items():
         if column not in value:
             return _no_column(key, column, value)

@@ -12,6 +12,7 @@ from workflow_scripts.artifacts.manifest import hash_file
 from workflow_scripts.common.errors import UserError
 from workflow_scripts.common.progress import progress, say
 from workflow_scripts.config.sections import TokensConfig
+from workflow_scripts.data.conversations import Conversation
 from workflow_scripts.data.duplicates import find_exact, find_near
 from workflow_scripts.data.examples import Tokens, tokenize_rows
 from workflow_scripts.data.instructions import BadRow, Row, describe, read_rows
@@ -34,12 +35,12 @@ def prepare(
         )
     template = make_template(options.template, tokenizer)
     columns = options.instruction_column, options.response_column
-    good, bad = read_rows(file, *columns, options.limit)
+    good, bad = read_rows(file, *columns, options.limit, template.accept)
     _check_bad(bad, good, options.bad_rows)
     removed = [{"row": row.number, "reason": "bad", "fault": row.fault} for row in bad]
     rows = good
     for find in _filters(options.deduplicate, find_trace):
-        found = find(rows)
+        found = find(rows) if rows else []
         removed += found
         rows = _without(rows, {entry["row"] for entry in found})
     if not rows:
@@ -70,7 +71,7 @@ def summary(file: Path, report: dict) -> str:
     )
 
 
-def _check_bad(bad: list[BadRow], rows: list[Row], policy: str) -> None:
+def _check_bad(bad: list[BadRow], rows: list[Row | Conversation], policy: str) -> None:
     if bad and (policy == "stop" or not rows):
         hint = "\nCorrect them, or leave them out: data.bad_rows: skip" if rows else ""
         raise UserError(describe(bad) + hint)
@@ -82,23 +83,31 @@ def _filters(deduplicate: str, find_trace: Callable | None) -> list[Callable]:
     """The filters for rows to leave out: functions from rows to entries of the report."""
     chosen = {"none": [], "exact": [_duplicates], "near": [_duplicates, _near_duplicates]}
     traces = [] if find_trace is None else [lambda rows: _contaminated(rows, find_trace)]
-    return chosen[deduplicate] + traces
+    return [_unanswered] + chosen[deduplicate] + traces
 
 
-def _duplicates(rows: list[Row]) -> list[dict]:
+def _unanswered(rows: list[Row | Conversation]) -> list[dict]:
+    return [
+        {"row": row.number, "reason": "ends without a response"}
+        for row in rows
+        if row.turns[-1].role != "assistant"
+    ]
+
+
+def _duplicates(rows: list[Row | Conversation]) -> list[dict]:
     return [
         {"row": row, "reason": "duplicate", "of": first} for row, first in find_exact(rows).items()
     ]
 
 
-def _near_duplicates(rows: list[Row]) -> list[dict]:
+def _near_duplicates(rows: list[Row | Conversation]) -> list[dict]:
     return [
         {"row": row, "reason": "near duplicate", "of": first}
         for row, first in find_near(rows).items()
     ]
 
 
-def _contaminated(rows: list[Row], find_trace: Callable) -> list[dict]:
+def _contaminated(rows: list[Row | Conversation], find_trace: Callable) -> list[dict]:
     found = []
     for row in progress(rows, desc="look for evaluation problems", unit="row"):
         if trace := find_trace(row.text):
@@ -106,11 +115,11 @@ def _contaminated(rows: list[Row], find_trace: Callable) -> list[dict]:
     return found
 
 
-def _without(rows: list[Row], numbers: set[int]) -> list[Row]:
+def _without(rows: list[Row | Conversation], numbers: set[int]) -> list[Row | Conversation]:
     return [row for row in rows if row.number not in numbers]
 
 
-def _hold_out(tokens: Tokens, rows: list[Row], count: int) -> Tokens:
+def _hold_out(tokens: Tokens, rows: list[Row | Conversation], count: int) -> Tokens:
     """The tokens with `count` rows held out: the rows with the smallest SHA-256 of their text.
 
     They do not depend on the seed. Most stay the same if rows are added to the file or removed.

@@ -6,10 +6,15 @@ the identity: a path would not show what the template was.
 
 import json
 from dataclasses import dataclass
+from functools import cached_property, partial
+from itertools import pairwise
 from pathlib import Path
+from typing import NoReturn
 
 from workflow_scripts.common.errors import UserError, did_you_mean
 from workflow_scripts.config.sections import TokensConfig
+from workflow_scripts.data.conversations import Conversation
+from workflow_scripts.data.instructions import Row
 
 SLOT = "{instruction}"
 # The template of the paper and of Magicoder. The response follows directly.
@@ -86,13 +91,22 @@ class TextTemplate:
             # JSON strings are valid Jinja strings, so Jinja runs no command in them.
             head, tail = (json.dumps(text, ensure_ascii=False) for text in (self.head, self.tail))
             jinja = f"{{{{ {head} }}}}{{{{ messages[0].content }}}}{{{{ {tail} }}}}"
-            prompts = _encode_chats(tokenizer, jinja, instructions)
+            prompts = _encode_chats(tokenizer, jinja, [_chat(text) for text in instructions])
         else:
             prompts = encode_literally(tokenizer, [self.render(text) for text in instructions])
         bos = tokenizer.bos_token
         if bos is None or self.head.startswith(bos):
             return prompts
         return [[tokenizer.bos_token_id, *prompt] for prompt in prompts]
+
+    def accept(self, conversation: Conversation) -> Row | str:
+        """The conversation as a row, or what keeps it from being one."""
+        if [turn.role for turn in conversation.turns] != ["user", "assistant"]:
+            return (
+                "this template takes one turn of the user and the assistant's answer, and nothing "
+                "else: set data.template: chat"
+            )
+        return Row(*(turn.content for turn in conversation.turns), conversation.number)
 
 
 # The prompt is the problem's own text, and the model completes it.
@@ -123,7 +137,77 @@ class ChatTemplate:
 
     def encode(self, tokenizer, instructions: list[str]) -> list[list[int]]:
         """Token ids of each prompt. Special tokens in the chat template stay special."""
-        return _encode_chats(tokenizer, self._jinja, instructions)
+        chats = [_chat(instruction) for instruction in instructions]
+        return _encode_chats(tokenizer, self._jinja, chats)
+
+    def accept(self, conversation: Conversation) -> Conversation | str:
+        """The conversation, or why the chat template refuses it.
+
+        Raises UserError if the chat template cannot mark turns: the text up to a response, and up
+        to its end, must be the beginning of the whole text.
+        """
+        from jinja2 import TemplateError
+
+        try:
+            texts = self._growing_texts(conversation)
+        except TemplateError as error:
+            return f"the chat template refuses it: {error}"
+        if not all(later.startswith(earlier) for earlier, later in pairwise(texts)):
+            self._cannot_mark("it writes earlier turns in another way when later ones follow")
+        return conversation
+
+    def encode_conversation(
+        self, conversation: Conversation
+    ) -> tuple[list[int], list[tuple[int, int]]]:
+        """Token ids up to the end of the last response, and the parts that are responses.
+
+        A part, [begin, end), is a turn of the assistant with its end-of-turn token: the last
+        special token that the template writes for the turn. The ids are those of the whole
+        conversation, so a token that a response shares with the text in front of it is in the part.
+        Raises UserError if the template ends such a turn with no special token.
+        """
+        messages, places = conversation.messages, conversation.responses
+        encode = partial(_encode_chats, self.tokenizer, self._jinja)
+        prompts = encode([messages[:place] for place in places])
+        wholes = encode([messages[: place + 1] for place in places], add_generation_prompt=False)
+        parts = [self._part(*both) for both in zip(prompts, wholes, strict=True)]
+        return wholes[-1][: parts[-1][1]], parts
+
+    def _growing_texts(self, conversation: Conversation) -> list[str]:
+        """For each response in turn: the text in front of it, and the text up to its end."""
+        messages = conversation.messages
+        return [
+            self.tokenizer.apply_chat_template(
+                messages[:end],
+                chat_template=self._jinja,
+                add_generation_prompt=end == place,
+                tokenize=False,
+            )
+            for place in conversation.responses
+            for end in (place, place + 1)
+        ]
+
+    def _part(self, prompt: list[int], whole: list[int]) -> tuple[int, int]:
+        """The part of `whole` that is a response. prompt: the token ids of the text in front."""
+        pairs = zip(prompt, whole, strict=False)
+        begin = next((i for i, (one, other) in enumerate(pairs) if one != other), len(prompt))
+        end = len(whole)
+        while end > begin and whole[end - 1] not in self._special:
+            end -= 1
+        if end == begin or self.tokenizer.decode(whole[end:]).strip():
+            self._cannot_mark("it ends the assistant's turns with no special token")
+        return begin, end
+
+    def _cannot_mark(self, reason: str) -> NoReturn:
+        raise UserError(
+            f"the tokenizer of {self.tokenizer.name_or_path} has a chat template that cannot mark "
+            f"turns: {reason}. For conversations, give the tokenizer another chat template"
+        )
+
+    @cached_property
+    def _special(self) -> set[int]:
+        added = self.tokenizer.added_tokens_decoder.items()
+        return {number for number, token in added if token.special}
 
     @property
     def _jinja(self) -> str:
@@ -143,19 +227,18 @@ def has_special(tokenizer, text: str) -> bool:
     return any(token.special and token.content in text for token in added)
 
 
-def _encode_chats(tokenizer, jinja: str, instructions: list[str]) -> list[list[int]]:
+def _encode_chats(tokenizer, jinja: str, chats: list[list[dict]], **options) -> list[list[int]]:
     """Token ids of chats. Only special tokens in the template are special."""
-    chats = [_chat(instruction) for instruction in instructions]
-    options = {"return_dict": False, "tokenizer_kwargs": {"verbose": False}}
+    options |= {"return_dict": False, "tokenizer_kwargs": {"verbose": False}}
     return _apply(tokenizer, jinja, chats, sanitize_control_tokens=True, **options)
 
 
-def _apply(tokenizer, jinja: str, chats: list, **options):
+def _apply(tokenizer, jinja: str, chats: list, add_generation_prompt: bool = True, **options):
     from jinja2 import TemplateError
 
     try:
         return tokenizer.apply_chat_template(
-            chats, chat_template=jinja, add_generation_prompt=True, **options
+            chats, chat_template=jinja, add_generation_prompt=add_generation_prompt, **options
         )
     except TemplateError as error:
         raise UserError(

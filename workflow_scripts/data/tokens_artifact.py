@@ -29,6 +29,7 @@ DTYPES = {
     "prompt_lengths": "I32",
     "numbers": "I64",
     "held_out": "U8",
+    "later_prompts": "I64",
 }
 
 
@@ -59,6 +60,7 @@ def write_tokens(
         TensorPlan(name, dtype, array.shape, lambda array=array: [torch.from_numpy(array)])
         for name, dtype in DTYPES.items()
         for array in [getattr(tokens, name)]
+        if array.size  # instruction rows have no later prompts
     ]
     parameters = options.model_dump() | {"tokenizer": tokenizer_hashes(model)}
     with create_artifact(out, KIND, parameters, {"data": data_hash}, recipe) as draft:
@@ -77,7 +79,8 @@ def open_tokens(path: Path, model: Path, full: bool = False) -> TokensArtifact:
             f"differs. Make it again: python -m workflow_scripts.tokens --model {model}"
         )
     checkpoint = artifact.checkpoint
-    arrays = {field.name: checkpoint.get(field.name).numpy() for field in fields(Tokens)}
+    names = [field.name for field in fields(Tokens) if field.name in checkpoint]
+    arrays = {name: checkpoint.get(name).numpy() for name in names}
     return TokensArtifact(artifact, Tokens(**arrays))
 
 

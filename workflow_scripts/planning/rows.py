@@ -6,7 +6,7 @@ from pathlib import Path
 from workflow_scripts.common.errors import UserError
 from workflow_scripts.config.sections import DataConfig, EvaluationConfig
 from workflow_scripts.data.instructions import read_rows
-from workflow_scripts.data.templates import CHAT, TEXTS, read_template
+from workflow_scripts.data.templates import CHAT, TEXTS, make_template, read_template
 from workflow_scripts.hub.named_sets import unpacked
 from workflow_scripts.hub.source import dataset_source, find_cached_dataset_file
 
@@ -34,10 +34,12 @@ def find_rows(data: DataConfig, stated: int | None) -> Rows:
     if file is None or not file.exists():
         return Rows(stated, None)
     columns = data.instruction_column, data.response_column
-    rows, bad = read_rows(file, *columns, data.limit)
+    identity = read_template(data.template)
+    accept = None if identity == CHAT else make_template(identity, tokenizer=None).accept
+    rows, bad = read_rows(file, *columns, data.limit, accept)
     if not rows:
         raise UserError(f"{file}: none of {len(bad)} rows is sound")
-    size = sum(len(row.text.encode()) for row in rows) / len(rows) + _template_bytes(data)
+    size = sum(len(row.text.encode()) for row in rows) / len(rows) + _template_bytes(identity)
     return Rows(len(rows), size / BYTES_PER_TOKEN)
 
 
@@ -59,7 +61,6 @@ def count_problems(evaluation: EvaluationConfig) -> int | None:
     return sum(numbers)
 
 
-def _template_bytes(data: DataConfig) -> int:
+def _template_bytes(identity: str) -> int:
     """Bytes of the text around an instruction. 0 for a chat template: it is in the tokenizer."""
-    identity = read_template(data.template)
     return 0 if identity == CHAT else len(TEXTS.get(identity, identity).encode())
