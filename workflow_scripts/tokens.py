@@ -1,7 +1,8 @@
-"""Tokenise instruction rows once, for all trainings.
+"""Tokenise rows once, for all trainings: instructions with responses, and conversations.
 
-The step leaves out bad rows, duplicates, rows that give away evaluation problems (--problems), and
-rows whose prompt fills the window. --report lists the rows that were left out, with the reasons.
+The step leaves out bad rows, conversations that end without a response, duplicates, rows that give
+away evaluation problems (--problems), and rows whose prompt fills the window. --report lists the
+rows that were left out, with the reasons.
 """
 
 from pathlib import Path

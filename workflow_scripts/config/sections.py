@@ -183,10 +183,12 @@ class TokensConfig(Section):
     """The conversion of rows to tokens."""
 
     instruction_column: Name = "instruction"
-    """Column with the instruction."""
+    """Column with the instruction. A row that lacks it or the response may hold a conversation, in
+    the column messages or conversations."""
 
     response_column: Name = "response"
-    """Column with the response. Only this text is trained on."""
+    """Column with the response. Only this text is trained on. Of a conversation, all turns of the
+    assistant are."""
 
     max_length: int = Field(1024, ge=8)
     """Maximum tokens of an example. A longer row is cut. A row whose prompt fills this window is
@@ -197,17 +199,17 @@ class TokensConfig(Section):
 
     template: PathText = "magicoder"
     """Prompt around an instruction, in training and in the evaluation of tuned models. magicoder:
-    the paper's. chat: the tokenizer's chat template, which the base must have. A file: its text,
-    with {instruction} once."""
+    the paper's. chat: the tokenizer's chat template, which the base must have, and which
+    conversations need. A file: its text, with {instruction} once."""
 
     bad_rows: Literal["stop", "skip"] = "stop"
-    """What to do with a row that is not an object or lacks one of the two texts. stop: stop with an
-    error. skip: leave it out and report it."""
+    """What to do with a row that is not an object, lacks one of the two texts, or holds a
+    conversation with a fault. stop: stop with an error. skip: leave it out and report it."""
 
     deduplicate: Literal["none", "exact", "near"] = "exact"
     """Rows to leave out because an earlier row has the same text. exact: whitespace is ignored.
     near: also rows whose sets of 5-grams of words and marks have a Jaccard similarity of at least
-    0.8."""
+    0.8, without system prompts."""
 
     validation_rows: int = Field(0, ge=0)
     """Rows held out of the training to measure the loss on. A hash of the text selects them, so
