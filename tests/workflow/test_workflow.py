@@ -75,6 +75,15 @@ def test_summary_holds_each_model_once(project):
     assert [line.split(",")[0] for line in lines] == ["model", "base", "moe_sft", "dense/lam~0.75"]
 
 
+def test_a_run_prints_a_line_for_each_job_and_ends_with_the_table_and_the_report(finished_copy):
+    done = finished_copy.snakemake("--forcerun", "report")
+    shown = done.stdout + done.stderr
+    assert "report: results/report.html (log: results/logs/report.log)\n" in shown
+    assert "    resources: " not in shown.partition("localrule all:")[0]
+    assert (finished_copy.results / "summary.md").read_text() in done.stdout
+    assert done.stdout.rstrip().endswith("for a browser: results/report.html")
+
+
 def test_another_lambda_runs_its_chain_and_going_back_only_the_summary(
     finished_copy, artifact_hashes
 ):
