@@ -87,6 +87,8 @@ def test_a_change_runs_what_the_document_says(finished, key):
         expected = expected - {"sft", "heal", "validation_loss", "lm_eval"} if asked else set()
     if key == "data.validation_rows":
         expected.add("validation_loss")
+    if "summary" in expected:
+        expected.add("report")
     assert set(rules) == expected
 
 
