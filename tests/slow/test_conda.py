@@ -41,7 +41,7 @@ def test_the_workflow_runs_in_conda_environments(conda, new_project, artifact_ha
     }
     in_conda = ("--sdm", "conda", "--conda-prefix", str(project.folder / "environments"))
     rules = project.run(*in_conda)
-    assert len(rules) == 20
+    assert len(rules) == 21
     assert project.run(*in_conda) == []
     plain.run()
     assert artifact_hashes(project) == artifact_hashes(plain)
