@@ -12,9 +12,9 @@ DISTRIBUTION = "xft-pipeline"
 
 
 def installed_steps(version, source):
-    """A folder that holds nothing but the installed steps.
+    """A folder with the installed steps alone.
 
-    It can stand in the Python path of every environment. The folder of the installed packages
+    It can stand in the Python path of every environment. The folder of all installed packages
     cannot: its other packages would hide those of a conda environment.
 
     version: of the rules. source: their folder in a repository.

@@ -235,7 +235,7 @@ ASKED, ANSWERED = TURNS[1:3]
         ({"messages": [ASKED, {"role": "assistant"}]}, "turn 2 has no key 'content' (keys: role)"),
         (
             {"messages": [ASKED, {"role": "tool", "content": "3"}, ANSWERED]},
-            "turn 2 has 'role' = 'tool', which is none of system, user, assistant",
+            "turn 2 has 'role' = 'tool'. Allowed: system, user, assistant",
         ),
         ({"messages": [ASKED, ANSWERED | {"content": " \n"}]}, "'content' of turn 2 is empty"),
         (
@@ -244,7 +244,7 @@ ASKED, ANSWERED = TURNS[1:3]
         ),
         (
             {"conversations": [{"from": "bing", "value": "3"}]},
-            "turn 1 has 'from' = 'bing', which is none of system, human, gpt",
+            "turn 1 has 'from' = 'bing'. Allowed: system, human, gpt",
         ),
         ({"conversations": [ASKED, ANSWERED]}, "turn 1 has no key 'from' (keys: content, role)"),
         (

@@ -63,8 +63,6 @@ def packages(github, tmp_path_factory) -> Path:
 @pytest.fixture
 def deployed(tmp_path) -> Path:
     """The folder that snakedeploy writes."""
-    if not shutil.which("snakedeploy"):
-        pytest.skip("snakedeploy is not installed: pip install -r requirements-dev.txt")
     run(tmp_path, "snakedeploy", "deploy-workflow", URL, "mine", "--tag", "v1")
     return tmp_path / "mine"
 

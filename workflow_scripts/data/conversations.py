@@ -15,7 +15,10 @@ class Turn:
 
 @dataclass(frozen=True)
 class Conversation:
-    """Turns, of which at least one is the assistant's, but not the first. number: as `Row`'s."""
+    """Turns of a conversation. The assistant has at least one of them, but not the first.
+
+    number: of the row in its file, as in `Row`.
+    """
 
     turns: tuple[Turn, ...]
     number: int
@@ -78,8 +81,7 @@ def _fault(turn: object, place: int, form: Form) -> str | None:
             return f"turn {place} has no key {key!r} (keys: {', '.join(sorted(turn)) or 'none'})"
     role = turn[form.role]
     if not isinstance(role, str) or role not in form.roles:
-        return (
-            f"turn {place} has {form.role!r} = {role!r}, which is none of {', '.join(form.roles)}"
-        )
+        allowed = ", ".join(form.roles)
+        return f"turn {place} has {form.role!r} = {role!r}. Allowed: {allowed}"
     fault = fault_of_text(turn[form.content])
     return f"{form.content!r} of turn {place} {fault}" if fault else None

@@ -122,7 +122,7 @@ def _identity(status) -> tuple[int, int]:
 
 
 def _read(file: Path) -> str:
-    """The text of a file; empty if there is none."""
+    """The text of a file. It is empty if the file does not exist."""
     with suppress(FileNotFoundError):
         return file.read_text(encoding="utf-8", errors="replace")
     return ""
