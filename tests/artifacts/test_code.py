@@ -1,6 +1,7 @@
 """What decides about a step's result, and what does not."""
 
 import ast
+import shutil
 import subprocess
 import sys
 
@@ -28,9 +29,9 @@ def double(x):
 def hash_of(source: str, folder) -> str:
     file = folder / "module.py"
     file.write_text(source)
-    for cached in (code._syntax_hash, code._tree):
+    for cached in (code._file_hash, code._tree):
         cached.cache_clear()
-    return code._syntax_hash(file)
+    return code._file_hash(file)
 
 
 @pytest.mark.parametrize(
@@ -75,6 +76,24 @@ def test_each_step_has_its_code_and_no_presentation():
     assert "training/trainer.py" in code_hashes("moe_sft")
     assert "modeling/router.py" in code_hashes("eval")
     assert all((PACKAGE / module).is_file() for module in PRESENTATION)
+
+
+def test_the_files_that_modules_read_count_as_code(tmp_path, monkeypatch):
+    """A changed style changes the code of the report, and of no other step."""
+    data = [path for path in PACKAGE.rglob("*.*") if path.suffix not in (".py", ".pyc")]
+    names = {path.relative_to(PACKAGE).as_posix() for path in data}
+    assert names and names <= code_hashes("report").keys()
+    package = tmp_path / PACKAGE.name
+    shutil.copytree(PACKAGE, package)
+    monkeypatch.setattr(code, "PACKAGE", package)
+    monkeypatch.setattr(code, "ROOT", tmp_path)
+    before = {step: code_hashes(step) for step in ("report", "summary")}
+    with (package / "reporting/page/report.css").open("a") as style:
+        style.write("nav { color: red; }\n")
+    code._file_hash.cache_clear()
+    assert code_hashes("summary") == before["summary"]
+    changed = code_hashes("report").items() ^ before["report"].items()
+    assert {name for name, _ in changed} == {"reporting/page/report.css"}
 
 
 def test_presentation_decides_about_no_byte_but_the_cards(

@@ -14,7 +14,8 @@ PACKAGE = Path(__file__).parents[1]
 ROOT = PACKAGE.parent
 HASHED_WHOLE = 2**28
 SAMPLES, SAMPLE_BYTES = 256, 2**16
-DIGITS = 16  # of a module's hash: enough to tell versions apart
+DIGITS = 16  # of a file's hash: enough to tell versions apart
+FILE_NAME = re.compile(r"\w+(\.\w+)+")
 # Modules that decide what is printed and asked. Recipes hold what is asked for, so that no result
 # depends on these modules' code.
 PRESENTATION = {
@@ -65,30 +66,36 @@ def code_hash(step: str) -> str:
 
 
 def code_hashes(step: str) -> dict[str, str]:
-    """The hash of each module of this package that decides about the result of a step, by path.
+    """The hash of each file of this package that decides about the result of a step, by path.
 
     These are `workflow_scripts.<step>`, the modules that it imports (directly or not, also within
-    functions), and scripts in a module's folder that the module names. Modules of PRESENTATION
-    are left out.
+    functions), and files in a module's folder that the module names, such as a script or a
+    template. Modules of PRESENTATION are left out.
     """
-    return {path.relative_to(PACKAGE).as_posix(): _syntax_hash(path) for path in modules(step)}
+    return {path.relative_to(PACKAGE).as_posix(): _file_hash(path) for path in files(step)}
 
 
-def modules(step: str) -> list[Path]:
-    """The files of those modules, sorted."""
+def files(step: str) -> list[Path]:
+    """Those files, sorted."""
     found: set[Path] = set()
     waiting = [PACKAGE / f"{step}.py"]
     while waiting:
         path = waiting.pop()
         if path not in found and path.relative_to(PACKAGE).as_posix() not in PRESENTATION:
             found.add(path)
-            waiting += _imports(path)
+            waiting += _imports(path) if _is_module(path) else []
     return sorted(found)
 
 
+def _is_module(path: Path) -> bool:
+    return path.suffix == ".py"
+
+
 @cache
-def _syntax_hash(path: Path) -> str:
-    """A hash of a module's syntax without comments, docstrings and messages."""
+def _file_hash(path: Path) -> str:
+    """A hash of a module's syntax without comments, docstrings and messages; else of all bytes."""
+    if not _is_module(path):
+        return content_hash(path)[:DIGITS]
     written = json.dumps(_plain(_tree(path)), separators=(",", ":"))
     return hashlib.sha256(written.encode()).hexdigest()[:DIGITS]
 
@@ -132,7 +139,7 @@ def _imports(path: Path) -> list[Path]:
                 names = [alias.name for alias in node.names]
             case ast.ImportFrom(level=0):
                 names = [f"{node.module}.{alias.name}" for alias in node.names]
-            case ast.Constant(value=str(value)) if re.fullmatch(r"\w+\.py", value):
+            case ast.Constant(value=str(value)) if FILE_NAME.fullmatch(value):
                 files += [file for file in [path.with_name(value)] if file.is_file()]
                 continue
             case _:

@@ -13,7 +13,7 @@ from workflow_scripts.common.errors import UserError
 from workflow_scripts.workflow.wanted import Wanted
 
 LONGEST_VALUE = 60
-MOST_MODULES = 5  # named in a difference
+MOST_FILES = 5  # named in a difference
 
 
 class State(Enum):
@@ -90,7 +90,7 @@ class Inspector:
             *_changed_files(recipe.inputs, wanted),
             *self._changed_sources(manifest, wanted),
         ]
-        code = _changed_modules(recipe.code, wanted.recipe.code)
+        code = _changed_code(recipe.code, wanted.recipe.code)
         if not others and not code:
             return Verdict(State.FITS, manifest=manifest)
         return Verdict(State.OUTDATED, (*others, *code), manifest, only_code=not others)
@@ -146,10 +146,10 @@ def _changed_files(then: dict[str, str], wanted: Wanted) -> list[str]:
     return [f"the content of {name} has changed" for name in changed]
 
 
-def _changed_modules(then: dict[str, str], now: dict[str, str]) -> list[str]:
+def _changed_code(then: dict[str, str], now: dict[str, str]) -> list[str]:
     changed = [name for name in sorted(then.keys() | now.keys()) if then.get(name) != now.get(name)]
-    more = f" and {len(changed) - MOST_MODULES} more modules" if len(changed) > MOST_MODULES else ""
-    named = ", ".join(changed[:MOST_MODULES])
+    more = f" and {len(changed) - MOST_FILES} more files" if len(changed) > MOST_FILES else ""
+    named = ", ".join(changed[:MOST_FILES])
     return [f"the code of {named}{more} has changed"] if changed else []
 
 
