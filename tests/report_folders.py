@@ -18,11 +18,13 @@ HOSTILE = [
 def write_results(folder, models: dict[str, int], count=20, seeds=(), more="") -> None:
     """A results folder with its summary.
 
-    models: the problems that each solves. more: text behind each solution.
+    models: the problems that each solves, and one more with each further seed. more: text behind
+    each solution.
     """
     files = []
-    for seed in ("", *(f"seed~{seed}/" for seed in seeds)):
-        for model, solved in models.items():
+    for number, seed in enumerate(("", *(f"seed~{seed}/" for seed in seeds))):
+        for model, first in models.items():
+            solved = first + number
             file = folder / f"{seed}eval" / model / "own.json"
             write_evaluation(
                 file, base=solved, plus=solved, count=count, dataset="own", model=f"{seed}{model}"

@@ -6,6 +6,7 @@ import re
 import shutil
 from html.parser import HTMLParser
 
+import pandas as pd
 import pytest
 from report_folders import HOSTILE, write_results
 
@@ -187,6 +188,26 @@ def test_seeds_are_points_of_one_row_with_their_mean(tmp_path):
     assert {row["seed"] for row in values(chart)} == {"42", "43", "44"}
     assert {row["label"] for row in values(chart)} == {"sft"}
     assert len(chart["layer"]) == 3
+
+
+def test_means_over_seeds_unfold_to_their_runs(tmp_path):
+    """5, 6 and 7 of 20 problems are 25%, 30% and 35%."""
+    write_results(tmp_path, {"sft": 5}, seeds=(43, 44))
+    table = pd.read_csv(tmp_path / "summary.csv")
+    losses = table.assign(**{"validation loss": [0.4, 0.5, 0.6]})
+    losses.to_csv(tmp_path / "summary.csv", index=False)
+    page = write_report(tmp_path)
+    mean = "30.0 ± 5.0 %"
+    assert "".join(["sft", "3", mean, mean, "0.5000 ± 0.1000"]) in page.text
+    for number, row in table.iterrows():
+        interval = f"({row['low plus']} to {row['high plus']})"
+        cells = [f"{row['pass@1 plus']} {interval}", f"{0.4 + number / 10:.4f}"]
+        assert re.search(
+            rf"seed {42 + number}column {number + 1}.*{re.escape(''.join(cells))}", page.text
+        )
+    links = {a["href"] for tag, a in page.elements if tag == "a" and "solutions" in a["href"]}
+    (target,) = [a["id"] for _, a in page.elements if "problems" in a.get("class", "")]
+    assert links == {f"#{target}"}
 
 
 def test_a_pair_without_an_interval_is_not_drawn(tmp_path):

@@ -1,7 +1,7 @@
 """Reads what a results folder holds, for the report. What is missing is named and is no error."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -9,12 +9,14 @@ from workflow_scripts.checkpoints.strict_json import read_json
 from workflow_scripts.common.errors import UserError
 from workflow_scripts.config.recorded import CONFIG_FILE, chosen_values, recorded_config
 from workflow_scripts.config.sections import problem_label
+from workflow_scripts.evaluation.ground_truth import TEST_SETS
 from workflow_scripts.evaluation.problems import load_problems
 from workflow_scripts.evaluation.result import read_result
 from workflow_scripts.evaluation.samples import samples_path
 from workflow_scripts.hub.named_sets import NAMED_SETS
 from workflow_scripts.reporting.page.jobs import read_graph, read_jobs, read_sizes
 from workflow_scripts.reporting.subjects import MARK
+from workflow_scripts.reporting.tables import LOSS, over_seeds
 
 POINTS = 300  # of a training's curve: more are not seen in a chart
 ALL_POINTS = 5000  # of all trainings: more would make the report large
@@ -35,19 +37,21 @@ class Solution:
 class Results:
     """The contents of a results folder. A part that the folder does not have is empty.
 
-    scores: a row for each evaluation: label, seed, dataset, tests, share with its interval, low to
-    high (percent), loss. comparisons: as in comparisons.csv. summary: the text of summary.md.
-    curves: training, step, loss, smoothed, learning_rate. routers: training, step, entropy,
-    noise_changed. loads: training, layer, expert, load (1: an equal part). shares: merge, set,
-    expert, deviation from an equal share. spreads: mixture, layer, spread. All are lists of
-    dictionaries. solutions: by data set, problem and model. rows: the reports of the rows, by
-    name. versions: of packages. config: the text of config.yaml. prompts: by data set and problem.
-    chosen: the values of the configuration that are not the defaults.
+    scores: a row for each evaluation and set of tests: label, seed, name (label and seed), dataset,
+    tests, share with its interval, low to high (percent), loss. means: over the seeds, as
+    `over_seeds` makes them, with the label as the model. comparisons: as in comparisons.csv.
+    summary: the text of summary.md. curves: training, step, loss, smoothed, learning_rate. routers:
+    training, step, entropy, noise_changed. loads: training, layer, expert, load (1: an equal part).
+    shares: merge, set, expert, deviation from an equal share. spreads: mixture, layer, spread. All
+    are lists of dictionaries. solutions: by data set, problem and model. rows: the reports of the
+    rows, by name. versions: of packages. config: the text of config.yaml. prompts: by data set and
+    problem. chosen: the values of the configuration that are not the defaults.
     jobs, graph, sizes: as `page.jobs` reads them. missing: sentences.
     """
 
     folder: Path
     scores: list[dict] = field(default_factory=list)
+    means: list[dict] = field(default_factory=list)
     comparisons: list[dict] = field(default_factory=list)
     summary: str = ""
     curves: list[dict] = field(default_factory=list)
@@ -123,18 +127,23 @@ def _read_tables(results: Results) -> None:
         results.comparisons.extend(pairs.to_dict("records"))
     except (ValueError, KeyError) as error:
         raise UserError(f"{table}, {comparisons}: not tables of step summary: {error}") from None
-    for row in scores.to_dict("records"):
-        _read_score(results, row)
+    rows = [_read_score(results, row) for row in scores.to_dict("records")]
+    means = over_seeds(pd.DataFrame(rows, columns=scores.columns))
+    results.means.extend(means.to_dict("records"))
 
 
-def _read_score(results: Results, row: dict) -> None:
-    """Take a row of summary.csv, and from its evaluation the solutions."""
+def _read_score(results: Results, row: dict) -> dict:
+    """Take a row of summary.csv, and from its evaluation the solutions.
+
+    Returns the row with the label as the model, and with shares that are not rounded.
+    """
     label = row["model"] + (f" ({row['variant']})" if row.get("variant") else "")
     seed = str(row.get("seed", ""))
-    loss = row.get("validation loss", "")
-    for tests in ("base", "plus"):
+    name = f"{label}, seed {seed}" if seed else label
+    loss = row.get(LOSS, "")
+    for tests in TEST_SETS:
         results.scores.append(
-            {"label": label, "seed": seed, "dataset": row["dataset"], "tests": tests}
+            {"label": label, "seed": seed, "name": name, "dataset": row["dataset"], "tests": tests}
             | {"problems": row["problems"], "share": row[f"pass@1 {tests}"]}
             | {"low": row[f"low {tests}"], "high": row[f"high {tests}"]}
             | {"loss": None if loss == "" else float(loss)}
@@ -142,17 +151,22 @@ def _read_score(results: Results, row: dict) -> None:
     file = _in_folder(results.folder, Path(row["eval file"]))
     if file is None:
         results.missing.append(f"{row['eval file']}: the solutions of {label} are not shown")
-        return
+        return row | {"model": label}
     result = read_result(file)
     results.versions.update(result["versions"])
     codes = dict(_solutions(samples_path(file)))
     problems = results.solutions.setdefault(row["dataset"], {})
     for problem in result["problems"]:
         if problem["sample"] == 0:
-            name = f"{label}, seed {seed}" if seed else label
             code = codes.get(problem["task_id"], "")
             solution = Solution(problem["plus"], code, problem["failed_call"])
             problems.setdefault(problem["task_id"], {})[name] = solution
+    return row | {"model": label} | {f"pass@1 {t}": 100 * result["pass@1"][t] for t in TEST_SETS}
+
+
+def columns_of(problems: Mapping[str, Mapping[str, Solution]]) -> list[str]:
+    """The names of the models in the table of problems. problems: by id and model."""
+    return list(dict.fromkeys(model for found in problems.values() for model in found))
 
 
 def _in_folder(folder: Path, file: Path) -> Path | None:

@@ -10,8 +10,9 @@ from itertools import groupby
 from operator import itemgetter
 
 from workflow_scripts.reporting.page import charts
-from workflow_scripts.reporting.page.folder import Results, Solution
+from workflow_scripts.reporting.page.folder import Results, Solution, columns_of
 from workflow_scripts.reporting.page.jobs import layout
+from workflow_scripts.reporting.page.means import Mean, find_means
 
 # Limits that keep the report below 5 MB. The results hold everything.
 MOST_MAPS = 12
@@ -35,7 +36,10 @@ class Problem:
 
 @dataclass(frozen=True)
 class Part:
-    """A part of a section: a chart, a table (headings first), a text to unfold, or problems."""
+    """A part of a section: a chart, a table (headings first), a text to unfold, or problems.
+
+    means: rows of the table that unfold to runs. target: the id of the part that runs link to.
+    """
 
     title: str = ""
     note: str = ""
@@ -46,6 +50,8 @@ class Part:
     text: str = ""
     problems: list[Problem] = field(default_factory=list)
     models: list[str] = field(default_factory=list)
+    means: list[Mean] = field(default_factory=list)
+    target: str = ""
 
 
 @dataclass(frozen=True)
@@ -78,7 +84,7 @@ def find_sections(runs: Sequence[Results]) -> Iterator[Section]:
         "pass@1: the share of problems that the model's first solution solves. The bar is the 95% "
         "interval of the share: with other problems of the same kind it would rarely lie outside. "
         "Each point is a seed, the red line their mean.",
-        list(_scores(collected("scores", "label"))),
+        list(_scores(collected("scores", "label"), runs, several)),
     )
     yield Section(
         "differences",
@@ -134,7 +140,7 @@ def _front(run: Results, several: bool) -> str:
     return f"{run.folder}: " if several else ""
 
 
-def _scores(scores: list[dict]) -> Iterator[Part]:
+def _scores(scores: list[dict], runs: Sequence[Results], several: bool) -> Iterator[Part]:
     keys = ("dataset", "tests")
     ordered = sorted(scores, key=lambda row: [row[key] for key in keys])
     for (dataset, tests), rows in groupby(ordered, key=lambda row: [row[key] for key in keys]):
@@ -148,6 +154,7 @@ def _scores(scores: list[dict]) -> Iterator[Part]:
             chart=charts.scores_chart([row for row in rows if row["label"] in drawn]),
         )
     yield from _lambdas(scores)
+    yield from _means(runs, several)
     if scores:
         heads = ["model", "seed", "data set", "tests", "pass@1, %", "from", "to", "held-out loss"]
         names = ("label", "seed", "dataset", "tests", "share", "low", "high")
@@ -156,6 +163,24 @@ def _scores(scores: list[dict]) -> Iterator[Part]:
             for row in scores
         ]
         yield Part("All scores", table=[heads, *rows])
+
+
+def _means(runs: Sequence[Results], several: bool) -> Iterator[Part]:
+    for run in runs:
+        for found in find_means(run):
+            yield Part(
+                f"{_front(run, several)}{found.dataset}, means over the seeds",
+                note="Mean ± standard deviation between the seeds, which leaves out the chance of "
+                f"the {found.problems} problems. Unfold a model for its runs, each with the 95% "
+                "interval of its share, and a link to its column in the table of solutions.",
+                table=[found.headings],
+                means=found.rows,
+                target=_problems_id(run, found.dataset),
+            )
+
+
+def _problems_id(run: Results, dataset: str) -> str:
+    return _id("solutions", str(run.folder), dataset)
 
 
 def _lambdas(scores: list[dict]) -> Iterator[Part]:
@@ -256,7 +281,7 @@ def _problems(runs: Sequence[Results], several: bool) -> Iterator[Part]:
     left = MOST_TEXT
     for run in runs:
         for dataset, problems in run.solutions.items():
-            models = list(dict.fromkeys(model for found in problems.values() for model in found))
+            models = columns_of(problems)
             names = sorted(problems, key=lambda name: not _differ(problems[name].values()))
             shown = []
             for name in names[: min(MOST_PROBLEMS, MOST_CELLS // len(models))]:
@@ -271,7 +296,13 @@ def _problems(runs: Sequence[Results], several: bool) -> Iterator[Part]:
             if left < 0:
                 notes.append("Some solutions are left out: *.generations.jsonl holds all of them.")
             title = _front(run, several) + dataset
-            yield Part(title, note=" ".join(notes).strip(), problems=shown, models=models)
+            yield Part(
+                title,
+                note=" ".join(notes).strip(),
+                id=_problems_id(run, dataset),
+                problems=shown,
+                models=models,
+            )
 
 
 def _differ(solutions: Iterable[Solution]) -> bool:
