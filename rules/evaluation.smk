@@ -169,6 +169,15 @@ rule report:
         changed=marker(lambda wildcards: EXPERIMENT.report),
     output:
         page=shown(f"{RESULTS}/report.html"),
+        figures=report(
+            directory(f"{RESULTS}/figures"),
+            patterns=["{section}/{name}.svg"],
+            category="Figures",
+            subcategory="{section}",
+            caption="../report/figures.rst",
+            labels={"figure": "{name}"},
+        ),
+        figures_manifest=f"{RESULTS}/figures.manifest.json",
         manifest=f"{RESULTS}/report.html.manifest.json",
     log:
         f"{LOGS}/report.log",

@@ -302,7 +302,9 @@ def artifact_hashes(file_hashes):
         return {
             name: sha
             for name, sha in file_hashes(project.results).items()
-            if not name.startswith(("logs/", "metrics/", "benchmarks/", "report.", "config.yaml"))
+            if not name.startswith(
+                ("logs/", "metrics/", "benchmarks/", "report.", "figures", "config.yaml")
+            )
             and ".snakemake_timestamp" not in name
         }
 

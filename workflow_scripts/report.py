@@ -1,13 +1,19 @@
-"""Write the report of a finished run: one HTML file for a browser, without network."""
+"""Write the report of a finished run: one HTML file for a browser, without network.
+
+The step writes the main charts as SVG files into the folder `figures` beside it.
+"""
 
 from collections.abc import Sequence
 
+from workflow_scripts.artifacts.artifact import create_artifact
 from workflow_scripts.artifacts.files import write_manifest, write_whole
 from workflow_scripts.artifacts.manifest import manifest_path, read_manifest
 from workflow_scripts.artifacts.recipe import make_recipe
 from workflow_scripts.cli import flags, running
+from workflow_scripts.reporting.page.figures import write_figures
 from workflow_scripts.reporting.page.folder import read_results
 from workflow_scripts.reporting.page.html import build_page
+from workflow_scripts.reporting.page.jobs import FIGURES
 
 KIND = "report"
 
@@ -20,9 +26,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
 
     summary = read_manifest(manifest_path(args.summary))
-    write_whole(args.out, build_page([read_results(args.summary.parent)]))
+    runs = [read_results(args.summary.parent)]
     recipe = make_recipe("report", {}, {"summary": summary.origin})
-    write_manifest(args.out, KIND, inputs={"summary": summary.id}, recipe=recipe)
+    known = {"inputs": {"summary": summary.id}, "recipe": recipe}
+    with create_artifact(args.out.with_name(FIGURES), FIGURES, **known) as draft:
+        write_figures(runs, draft.path)
+    write_whole(args.out, build_page(runs))
+    write_manifest(args.out, KIND, **known)
 
 
 if __name__ == "__main__":

@@ -68,6 +68,15 @@ def test_what_is_the_users_stops_the_run_untouched(new_project, overlay, message
     assert everything(project.folder) == before
 
 
+def test_a_file_among_the_figures_stops_a_run_that_would_replace_them(project):
+    (project.results / "figures" / "mine.svg").write_text("years of work")
+    assert project.snakemake("--dry-run").returncode == 0
+    (project.results / "report.html.manifest.json").unlink()
+    done = project.snakemake("--dry-run")
+    assert done.returncode != 0
+    assert "results/figures/mine.svg is not in the manifest" in done.stderr
+
+
 def test_a_failed_rule_leaves_what_was_there(project):
     before = everything(project.results)
     rows = project.folder / "resources" / "instructions.jsonl"

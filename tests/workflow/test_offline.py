@@ -20,7 +20,8 @@ if words[:1] == ["-m"] and words[1].startswith("workflow_scripts."):
     (out,) = (Path(word) for flag, word in zip(words, words[1:]) if flag == "--out")
     folder = out.suffix in ("", ".75")
     made |= {Path(f"{out}.manifest.json"), out.with_suffix(".generations.jsonl")}
-    made |= {out.with_name(name) for name in ("summary.md", "comparisons.csv")}
+    beside = ("summary.md", "comparisons.csv", "figures.manifest.json", "figures/a.svg")
+    made |= {out.parent / name for name in beside}
     made |= set() if folder else {out}
     if folder:
         out.mkdir(parents=True)

@@ -8,12 +8,13 @@ from workflow_scripts.artifacts.manifest import manifest_path
 from workflow_scripts.artifacts.overlap import overlapping
 from workflow_scripts.common.errors import UserError
 from workflow_scripts.config.recorded import CONFIG_FILE, is_results_folder
+from workflow_scripts.reporting.page.jobs import FIGURES
 from workflow_scripts.workflow.state import State, Verdict
 from workflow_scripts.workflow.wanted import Wanted
 
 # Folders and files in a results folder that are not artifacts.
 LOGS = "logs"
-FOLDERS = (LOGS, "metrics", "benchmarks")
+FOLDERS = (LOGS, "metrics", "benchmarks", FIGURES)
 # The rules with `cache`.
 SHARED_RULES = ("base", "tokens", "moe", "moe_sft", "sft", "sft_flops", "weighted_trained")
 SHARED_RULES += ("heal",)
@@ -69,6 +70,9 @@ def log_path(wanted: Wanted, results: Path) -> Path:
 
 def _fault(wanted: Wanted, results: Path, shares: bool) -> str | None:
     place = wanted.place
+    beside = wanted.step == "report" and is_results_folder(results)
+    if beside and (fault := replacing_fault(results / FIGURES)):
+        return fault
     if shares and wanted.rule in SHARED_RULES and _is_own_folder(place):
         return (
             f"{place} was made without the shared folder and must be made again. Snakemake would "

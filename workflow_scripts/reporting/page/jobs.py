@@ -11,7 +11,7 @@ from workflow_scripts.common.errors import UserError
 from workflow_scripts.reporting.subjects import MARK
 
 BENCHMARKS = "benchmarks"
-REPORT = "report"
+REPORT, FIGURES = "report", "figures"  # what step report writes
 MANIFESTS = ".manifest.json"
 
 
@@ -105,5 +105,5 @@ def read_sizes(folder: Path) -> dict[str, int]:
 def _files(folder: Path, pattern: str) -> Iterator[Path]:
     """The files below a folder whose name fits the pattern, without those of the report itself."""
     for path in folder.rglob(pattern):
-        if path.is_file() and step_name(path.relative_to(folder)) != REPORT:
+        if path.is_file() and step_name(path.relative_to(folder)) not in (REPORT, FIGURES):
             yield path
