@@ -8,11 +8,18 @@ from contextlib import suppress
 from pathlib import Path
 
 from snakemake.io import apply_wildcards
+from snakemake.settings.types import DeploymentMethod
 
 from workflow_scripts.cli.flags import to_flags
 from workflow_scripts.config.reads import options_of_step
 from workflow_scripts.workflow import settings
 from workflow_scripts.workflow.announcements import beginning, failures
+from workflow_scripts.workflow.containers import (
+    BIND,
+    IMAGE,
+    bound_folders,
+    check_image,
+)
 from workflow_scripts.workflow.current import Current
 from workflow_scripts.workflow.experiment import Experiment
 from workflow_scripts.workflow.input_checks import check_all_files
@@ -29,6 +36,17 @@ from workflow_scripts.common.optional import require
 
 # The folder for outputs that checkouts share. Without it nothing is cached, to avoid a warning.
 SHARED = os.environ.get("SNAKEMAKE_OUTPUT_CACHE")
+IN_CONTAINERS = (
+    DeploymentMethod.APPTAINER in workflow.deployment_settings.deployment_method
+)
+
+
+def bind_folders():
+    """Let the jobs in containers see the project, the inputs, the results, and shared files."""
+    places = [ROOT, Path(RESULTS), *(path for _, path in CURRENT.inputs())]
+    places += [Path(name) for name in (SHARED, os.environ.get("HF_HOME")) if name]
+    users = filter(None, os.environ.get(BIND, "").split(","))
+    os.environ[BIND] = ",".join(dict.fromkeys([*users, *bound_folders(places)]))
 
 
 def is_sharing():
@@ -51,11 +69,19 @@ try:
     RESULTS = str(Path(CONFIG.results_dir))
     EXPERIMENT = Experiment(CONFIG, RUNS, RESULTS)
     CURRENT = Current(EXPERIMENT)
+    if IN_CONTAINERS:
+        check_image()
+        bind_folders()
     # The processes of jobs need no check: the main process has done it.
     if workflow.is_main_process:
         CURRENT.check(workflow.configfiles, shares=is_sharing())
 except UserError as error:
     sys.exit(str(error))
+
+if IN_CONTAINERS:
+
+    container: IMAGE
+
 
 # Steps import workflow_scripts from ROOT, and nothing from the user's own site-packages. Without
 # conda they run in the environment of snakemake. HF_HUB_OFFLINE is 1, except for commands that begin

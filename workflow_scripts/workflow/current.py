@@ -34,7 +34,7 @@ class Current:
         results = self.experiment.results
         places = [wanted.place for wanted in self.wanted()]
         places += [results / name for name in (*FILES, *FOLDERS)]
-        check_inputs(places, [*self._inputs(), *(("this file", Path(f)) for f in config_files)])
+        check_inputs(places, [*self.inputs(), *(("this file", Path(f)) for f in config_files)])
         verdicts = {wanted: self.verdict(wanted) for wanted in self.wanted()}
         check_free(verdicts, results, shares)
 
@@ -100,7 +100,7 @@ class Current:
     def _is_measured(self, choice: Choice) -> bool:
         return all(self.inspector.inspect(r).state is State.FITS for r in choice.measured)
 
-    def _inputs(self) -> list[tuple[str, Path]]:
+    def inputs(self) -> list[tuple[str, Path]]:
         """The files and folders that the config names, by key."""
         named = [pair for run in self.experiment.runs for pair in run.config.paths()]
         return [(key, Path(name)) for key, name in dict.fromkeys(named) if _is_on_disk(key, name)]

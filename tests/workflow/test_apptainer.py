@@ -1,0 +1,71 @@
+"""`snakemake --sdm apptainer`, with a program that stands in for Apptainer."""
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from workflow_scripts.common.errors import UserError
+from workflow_scripts.workflow.containers import bound_folders
+
+# Notes the words of a command and the bound folders, and runs the command outside of any container.
+PROGRAM = """\
+#!/bin/bash
+if [ "$1" = --version ]; then echo "apptainer version 1.3.4"; exit; fi
+printf '%s\\n' "${*:1:$#-3}" "$APPTAINER_BIND" > "$NOTES"
+exec "${@: -3}"
+"""
+ASKED = ("results/base.manifest.json", "--sdm", "apptainer")
+
+
+@pytest.fixture(scope="module")
+def project(new_project):
+    return new_project("contained")
+
+
+@pytest.fixture
+def notes(tmp_path, monkeypatch) -> Path:
+    """The file of the notes, with the program in the PATH."""
+    program = tmp_path / "programs" / "apptainer"
+    program.parent.mkdir()
+    program.write_text(PROGRAM)
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
+    monkeypatch.setenv("NOTES", str(tmp_path / "notes"))
+    return tmp_path / "notes"
+
+
+@pytest.mark.parametrize("more", [[], ["--dry-run"]])
+def test_without_an_image_nothing_begins(project, notes, more):
+    done = project.snakemake(*ASKED, *more)
+    assert done.returncode != 0
+    assert f"there is no image {project.folder / 'xft.sif'}. Build it" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not project.results.exists() and not notes.exists()
+
+
+def test_a_job_in_the_image_sees_what_it_reads_and_writes(project, notes, tmp_path, monkeypatch):
+    """A model of links, as the hub's cache holds it, and results outside of the project."""
+    model, files, far = (tmp_path / name for name in ("model", "files", "far"))
+    shutil.copytree(project.folder / "resources" / "base", files)
+    for folder in (model, far):
+        folder.mkdir()
+    for file in files.iterdir():
+        (model / file.name).symlink_to(file)
+    (project.folder / "xft.sif").touch()
+    monkeypatch.setenv("APPTAINER_BIND", "/of/the/user")
+    asked = (str(far / "results" / "base.manifest.json"), *ASKED[1:])
+    done = project.snakemake(*asked, base={"model": str(model)}, results_dir=str(far / "results"))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (far / "results" / "base.manifest.json").is_file()
+    words, bound = notes.read_text().splitlines()
+    assert words.split()[:3] == ["exec", "--home", str(project.folder)]
+    assert words.endswith(" xft.sif")
+    assert {*bound.split(",")} == {"/of/the/user", *map(str, (model, files, far))}
+
+
+def test_a_folder_that_cannot_be_bound_is_named(tmp_path):
+    (tmp_path / "a,b").mkdir()
+    with pytest.raises(UserError, match="a,b: its name must hold no comma"):
+        bound_folders([tmp_path / "a,b" / "model"])
