@@ -14,6 +14,7 @@ from workflow_scripts.reporting.page.figures import write_figures
 from workflow_scripts.reporting.page.folder import read_results
 from workflow_scripts.reporting.page.html import build_page
 from workflow_scripts.reporting.page.jobs import FIGURES
+from workflow_scripts.workflow.planned import planned_memory
 
 KIND = "report"
 
@@ -26,7 +27,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
 
     summary = read_manifest(manifest_path(args.summary))
-    runs = [read_results(args.summary.parent)]
+    folder = args.summary.parent
+    runs = [read_results(folder, planned_memory(folder))]
     recipe = make_recipe("report", {}, {"summary": summary.origin})
     known = {"inputs": {"summary": summary.id}, "recipe": recipe}
     with create_artifact(args.out.with_name(FIGURES), FIGURES, **known) as draft:

@@ -4,6 +4,7 @@ import csv
 import json
 import re
 import shutil
+from contextlib import chdir
 from html.parser import HTMLParser
 
 import pandas as pd
@@ -11,7 +12,8 @@ import pytest
 from report_folders import HOSTILE, write_results
 
 from workflow_scripts.common.errors import UserError
-from workflow_scripts.tools import report
+from workflow_scripts.planning.gpus import RUNTIME_ON_CPU
+from workflow_scripts.tools import plan, report
 
 MEGABYTE = 10**6
 
@@ -135,15 +137,24 @@ def test_the_graph_has_each_step_once_below_what_it_reads(page):
     assert drawn == {(source, step) for step, sources in STEPS.items() for source in sources}
 
 
+def planned(finished) -> str:
+    """The memory of step 2 by `xft plan`, with libraries, in MB."""
+    words = ["--config", str(finished.results / "config.yaml")]
+    with chdir(finished.folder):
+        made = plan.make_plan(plan._parser().parse_args(words))
+    return f"{(made.advice.memory.peak + RUNTIME_ON_CPU) / 1e6:,.0f}"
+
+
 def test_the_times_and_the_memory_are_those_that_snakemake_measured(page, finished):
-    """And what a job asked for stands beside them."""
+    """What a job should take by the plan stands beside them, and what it asked for."""
     place = finished.results / "benchmarks"
     names = {file.relative_to(place).with_suffix("").as_posix() for file in place.rglob("*.jsonl")}
     assert {name.partition("/")[0] for name in names} >= STEPS.keys()
     assert names >= {"dense/lam~0.75", "eval/base/problems", "eval/moe_sft/problems"}
     measured = json.loads((place / "moe_sft.jsonl").read_text())
     asked = measured["resources"]
-    cells = [f"{measured['s']:.1f}", f"{measured['max_rss']:,.0f}", f"{asked['mem_mb']:,}"]
+    cells = [f"{measured['s']:.1f}", f"{measured['max_rss']:,.0f}"]
+    cells += [planned(finished), f"{asked['mem_mb']:,}"]
     assert "".join(["moe_sft", *cells, str(asked["runtime"])]) in page.text
     rows = values(page.charts["steps-0"])
     (time,) = {row["time"] for row in rows if row.get("step") == "moe_sft"}

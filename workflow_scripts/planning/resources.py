@@ -22,7 +22,7 @@ from workflow_scripts.planning.compute import (
     training_work,
 )
 from workflow_scripts.planning.disk import expert_bytes
-from workflow_scripts.planning.gpus import GPUS, Gpu, cpu
+from workflow_scripts.planning.gpus import GPUS, RUNTIME_ON_CPU, Gpu, cpu
 from workflow_scripts.planning.jobs import configured_job
 from workflow_scripts.planning.memory import (
     FP32,
@@ -111,15 +111,36 @@ class Requests:
         if self.models is None:
             unknown = UNKNOWN_TRAINING
             return replace(unknown, mem_mb=unknown.mem_mb * processes)
-        job = configured_job(self.config, section, options.world_size, self.on_gpu)
-        models = _smallest_mixture(self.models) if section in TUNED_DENSE else self.models
-        host = _mixing_host if section == "mixing" else _tuning_host
-        nbytes = host(models, job, processes) + processes * self.libraries
-        if getattr(options, "objective", "ce") == "kl":
-            nbytes += processes * _teacher_host(self.models, job)
-        return Needs(_mb(nbytes), self._training_minutes(section, models, job))
+        nbytes = self._host(section) + processes * self.libraries
+        return Needs(_mb(nbytes), self._training_minutes(section))
 
-    def _training_minutes(self, section: str, models: Models, job: Job) -> int:
+    def peak(self, section: str) -> int | None:
+        """Bytes at most of a training on a CPU, on one node and without the margins of a request.
+
+        None on a GPU, and while the base is missing.
+        """
+        if self.models is None or self.on_gpu:
+            return None
+        return self._host(section) + getattr(self.config, section).processes * RUNTIME_ON_CPU
+
+    def _host(self, section: str) -> int:
+        """Bytes of a node's memory for the processes of a training, without libraries."""
+        options = getattr(self.config, section)
+        models, job = self._trained(section)
+        host = _mixing_host if section == "mixing" else _tuning_host
+        nbytes = host(models, job, options.processes)
+        if getattr(options, "objective", "ce") == "kl":
+            nbytes += options.processes * _teacher_host(self.models, job)
+        return nbytes
+
+    def _trained(self, section: str) -> tuple[Models, Job]:
+        """The models that a training is computed for, and its job."""
+        world_size = getattr(self.config, section).world_size
+        models = _smallest_mixture(self.models) if section in TUNED_DENSE else self.models
+        return models, configured_job(self.config, section, world_size, self.on_gpu)
+
+    def _training_minutes(self, section: str) -> int:
+        models, job = self._trained(section)
         rows = Rows(_rows_at_most(self.config.data), None)
         options, mixing = getattr(self.config, section), section == "mixing"
         work = training_work(models, job, options, rows, mixing)

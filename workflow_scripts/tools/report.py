@@ -8,6 +8,7 @@ from workflow_scripts.cli import flags, running
 from workflow_scripts.common.errors import UserError
 from workflow_scripts.reporting.page.folder import read_results
 from workflow_scripts.reporting.page.html import GENERATOR, build_page
+from workflow_scripts.workflow.planned import planned_memory
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -24,7 +25,8 @@ def main(argv: list[str] | None = None) -> None:
     )
     args = parser.parse_args(argv)
     _check_replaceable(args.out)
-    write_whole(args.out, build_page([read_results(folder) for folder in args.folders]))
+    runs = [read_results(folder, planned_memory(folder)) for folder in args.folders]
+    write_whole(args.out, build_page(runs))
     print(f"{args.out}: open it in a browser")
 
 

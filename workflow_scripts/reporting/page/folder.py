@@ -46,7 +46,8 @@ class Results:
     are lists of dictionaries. solutions: by data set, problem and model. rows: the reports of the
     rows, by name. versions: of packages. config: the text of config.yaml. prompts: by data set and
     problem. chosen: the values of the configuration that are not the defaults.
-    jobs, graph, sizes: as `page.jobs` reads them. missing: sentences.
+    jobs, graph, sizes: as `page.jobs` reads them. planned: MB of memory, by job.
+    missing: sentences.
     """
 
     folder: Path
@@ -68,19 +69,21 @@ class Results:
     jobs: list[dict] = field(default_factory=list)
     graph: dict[str, set[str]] = field(default_factory=dict)
     sizes: dict[str, int] = field(default_factory=dict)
+    planned: dict[str, float] = field(default_factory=dict)
     missing: list[str] = field(default_factory=list)
 
 
-def read_results(folder: Path) -> Results:
+def read_results(folder: Path, planned: Mapping[str, float] | None = None) -> Results:
     """The contents of a results folder, also of an unfinished run.
 
+    planned: MB of memory that jobs should take, by job; unknown if None.
     Raises UserError if there is no such folder, or if a file in it is broken.
     """
     if not folder.is_dir():
         raise UserError(f"there is no folder {folder}. Name the results_dir of a run")
-    results = Results(
-        folder, jobs=read_jobs(folder), graph=read_graph(folder), sizes=read_sizes(folder)
-    )
+    results = Results(folder, planned=dict(planned or {}))
+    results.jobs = read_jobs(folder)
+    results.graph, results.sizes = read_graph(folder), read_sizes(folder)
     _read_config(results)
     _read_tables(results)
     _read_metrics(results)

@@ -122,8 +122,9 @@ def find_sections(runs: Sequence[Results]) -> Iterator[Section]:
         "jobs",
         "Time, memory and disk",
         "Each box is a step, with the time of its jobs together; lines lead to the steps that read "
-        "its result. Memory: the most that a job had, beside what the workflow asked for. Load: "
-        "100% is one core. A job that went on after a kill shows its last part.",
+        "its result. Memory: the most that a job had, beside what the workflow asked for. Planned: "
+        "the most that the plan computes for a training on a CPU, if every row fills the window. "
+        "Load: 100% is one core. A job that went on after a kill shows its last part.",
         list(_jobs(runs, several)),
     )
     yield Section(
@@ -319,15 +320,20 @@ def _jobs(runs: Sequence[Results], several: bool) -> Iterator[Part]:
             chart = charts.graph_chart(layout(run.graph), run.graph, seconds)
             yield Part(f"{front}steps", id=f"steps-{number}", chart=chart)
         if run.jobs:
-            heads = ["job", "seconds", "memory, MB", "asked, MB", "at most, minutes", "load, %"]
-            keys = ("memory", "asked", "minutes", "load")
-            rows = [
-                [job["job"], f"{job['seconds']:.1f}", *(_rounded(job[key]) for key in keys)]
-                for job in run.jobs
-            ]
-            yield Part(f"{front}jobs", table=[heads, *rows])
+            yield Part(f"{front}jobs", table=list(_job_table(run)))
         table = [[name, f"{size / 1e6:,.1f}"] for name, size in run.sizes.items() if size > 1e5]
         yield Part(f"{front}disk", table=[["files of", "MB"], *table])
+
+
+def _job_table(run: Results) -> Iterator[list[str]]:
+    """The headings and a row for each job. Planned memory has a column if it is known."""
+    columns = {"memory": "memory, MB"}
+    columns |= {"planned": "planned, MB"} if run.planned else {}
+    columns |= {"asked": "asked, MB", "minutes": "at most, minutes", "load": "load, %"}
+    yield ["job", "seconds", *columns.values()]
+    for job in run.jobs:
+        values = job | {"planned": run.planned.get(job["job"])}
+        yield [job["job"], f"{job['seconds']:.1f}", *(_rounded(values[key]) for key in columns)]
 
 
 def _rounded(value: float | None) -> str:
