@@ -3,11 +3,23 @@
 from pathlib import Path
 
 import torch
+from backbones import BACKBONES, SIZES
 from chains import Chain
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-import workflow_scripts.modeling  # noqa: F401
+from workflow_scripts.modeling.upcycling import XftConfig
+
+MOE = {
+    "num_experts": 4,
+    "num_experts_per_tok": 3,
+    "shared_expert": True,
+    "normalize_routing": True,
+    "router": "mlp",
+    "router_noise": False,
+    "balance_loss_coef": 0.01,
+    "upcycled_layers": None,
+}
 
 
 def mixture_and_varied_experts(base: Path, root: Path) -> None:
@@ -33,3 +45,25 @@ def varied_mixture(base: Path, root: Path) -> None:
             weight.data += 0.1 * torch.randn(weight.shape, generator=generator)
     model.save_pretrained(root / "moe_sft")
     AutoTokenizer.from_pretrained(base).save_pretrained(root / "moe_sft")
+
+
+def random_dense(backbone: str, **settings):
+    """A model of `BACKBONES` whose weights are random. settings: of its config."""
+    torch.manual_seed(0)
+    return AutoModelForCausalLM.from_config(_config(backbone, settings))
+
+
+def random_mixture(backbone: str, **settings):
+    """An upcycled model whose weights are all random. settings: of its base's config."""
+    torch.manual_seed(0)
+    base = _config(backbone, settings).to_dict()
+    config = XftConfig.from_dict({"model_type": "xft", "base_config": base, **MOE})
+    model = AutoModelForCausalLM.from_config(config)
+    for block in model.moe_blocks:
+        torch.nn.init.normal_(block.router.input.weight)
+    return model
+
+
+def _config(backbone: str, settings: dict):
+    kind = backbone.split("-")[0]
+    return AutoConfig.for_model(kind, **SIZES | BACKBONES[backbone] | settings)

@@ -19,6 +19,7 @@ from transformers import AutoModelForCausalLM
 
 import workflow_scripts.modeling  # noqa: F401
 from workflow_scripts.training.launch import end_process
+from workflow_scripts.training.losses import LabelledLoss
 
 pytestmark = pytest.mark.slow
 STEPS, ROWS, LENGTH = 8, 4, 24
@@ -28,6 +29,7 @@ def learn(folder: Path, rank: int, world: int) -> dict[str, torch.Tensor]:
     """Train on this process's part of each batch; the whole weights."""
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).train()
+    loss_of = LabelledLoss(model)
     if world > 1:
         for layer in model.model.layers:
             fully_shard(layer)
@@ -39,7 +41,8 @@ def learn(folder: Path, rank: int, world: int) -> dict[str, torch.Tensor]:
         ids = torch.randint(3, 290, (ROWS, LENGTH), generator=generator)
         tokens = ROWS * (LENGTH - 1)
         part = ids[rank::world]
-        loss = model(part, labels=part, num_items_in_batch=tokens).loss
+        batch = {"input_ids": part, "labels": part, "num_items_in_batch": tokens}
+        loss = model(**batch, **loss_of.options(part)).loss
         (loss * world).backward()  # FSDP averages over the processes
         optimizer.step()
         optimizer.zero_grad()

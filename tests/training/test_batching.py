@@ -5,28 +5,18 @@ import re
 
 import pytest
 import torch
-from backbones import BACKBONES, SIZES
+from backbones import BACKBONES
 from chains import Chain
+from mixtures import random_mixture
 from safetensors.torch import load_file
-from transformers import AttentionInterface, AutoConfig, AutoModelForCausalLM
+from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from workflow_scripts import moe_sft, weighted_trained
 from workflow_scripts.modeling.packed_attention import PACKED, use_packed_attention
-from workflow_scripts.modeling.upcycling import XftConfig
 from workflow_scripts.training.batches import LengthSampler, packed, padded
 
 LENGTHS = (24, 1, 9, 17, 2)  # longer and shorter than the sliding windows of BACKBONES
-MOE = {
-    "num_experts": 4,
-    "num_experts_per_tok": 3,
-    "shared_expert": True,
-    "normalize_routing": True,
-    "router": "mlp",
-    "router_noise": False,
-    "balance_loss_coef": 0.01,
-    "upcycled_layers": None,
-}
 
 
 def examples(lengths=LENGTHS) -> list[dict]:
@@ -38,17 +28,6 @@ def examples(lengths=LENGTHS) -> list[dict]:
 
 def batch(collate) -> dict:
     return {key: value for key, value in collate(examples()).items() if key != "row"}
-
-
-def random_mixture(backbone: str):
-    """An upcycled model whose weights are all random."""
-    torch.manual_seed(0)
-    base = AutoConfig.for_model(backbone.split("-")[0], **SIZES | BACKBONES[backbone])
-    config = XftConfig.from_dict({"model_type": "xft", "base_config": base.to_dict(), **MOE})
-    model = AutoModelForCausalLM.from_config(config)
-    for block in model.moe_blocks:
-        torch.nn.init.normal_(block.router.input.weight)
-    return model
 
 
 def loss_and_gradient(model, batch: dict) -> tuple[float, torch.Tensor]:

@@ -16,7 +16,6 @@ from transformers import AutoTokenizer
 from workflow_scripts import weighted_trained
 from workflow_scripts.artifacts.manifest import hash_file, manifest_path, read_manifest
 from workflow_scripts.common.errors import UserError
-from workflow_scripts.training import distillation
 from workflow_scripts.training.callbacks import ProgressCallback
 
 WEIGHT = 0.25
@@ -49,24 +48,6 @@ def learn(chain, out: Path, *flags) -> tuple[list[dict], dict]:
     weighted_trained.main([str(word) for word in words])
     lines = [json.loads(line) for line in metrics.read_text().splitlines()]
     return lines, load_file(out / "model.safetensors")
-
-
-def test_the_divergence_and_its_gradient_are_torchs_own(monkeypatch):
-    """Over several blocks. One has no labelled token, and the last one is shorter."""
-    monkeypatch.setattr(distillation, "BLOCK_TOKENS", 5)
-    generator = torch.Generator().manual_seed(0)
-    wanted, logits = (3 * torch.randn(2, 9, 31, generator=generator) for _ in range(2))
-    labels = torch.randint(0, 31, (2, 9), generator=generator)
-    labels[0, :7], labels[1, 4] = -100, -100
-    own, plain = (logits.clone().requires_grad_() for _ in range(2))
-    found = distillation.divergence(wanted, own, labels)
-    found.backward()
-    kept = labels[:, 1:] != -100
-    p, q = (values[:, :-1][kept].double().log_softmax(-1) for values in (wanted, plain))
-    expected = torch.nn.functional.kl_div(q, p, reduction="sum", log_target=True)
-    expected.backward()
-    assert found.item() == pytest.approx(expected.item(), rel=1e-6)
-    torch.testing.assert_close(own.grad, plain.grad, atol=1e-6, rtol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ from pydantic import Field, model_validator
 from workflow_scripts.config.section import PathText, Section
 
 ZERO_STAGES = {"zero2": 2, "zero3": 3}
+CHUNK_TOKENS = 512  # A training computes the logits of as many tokens at a time.
 # Optimisers for launches that shard their state. They give the same result on shards of any form.
 SHARDED_OPTIMIZERS = ("adamw_torch",)
 

@@ -44,6 +44,7 @@ from workflow_scripts.training.engines import (
     whole_weights,
 )
 from workflow_scripts.training.expert_averaging import ExpertAveraging
+from workflow_scripts.training.losses import LabelledLoss
 from workflow_scripts.training.throughput import Throughput
 from workflow_scripts.training.trackers import Tracking
 from workflow_scripts.training.validation import (
@@ -137,7 +138,7 @@ class ResumingTrainer(Trainer):
         self.options = options
         self.learned = model if mixing is None else mixing.logits
         self.mixing = mixing
-        self.distillation = training.distillation
+        self.loss = LabelledLoss(model, options.launch != "zero3", training.distillation)
         self.checkpoints = checkpoints
         self.metrics_file = training.metrics_file
         self.tracking = training.tracking
@@ -236,22 +237,19 @@ class ResumingTrainer(Trainer):
                 model(**self._prepare_inputs(inputs), output_router_logits=True, logits_to_keep=1)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
-        if self.distillation is not None:
-            loss = self._distilled(loss, outputs.logits, inputs, num_items_in_batch)
+        if self.loss.distillation is not None:
+            self.loss.teach(inputs)
+        options = self.loss.options(inputs["labels"])
+        loss, outputs = super().compute_loss(model, inputs | options, True, num_items_in_batch)
+        if self.loss.distillation is not None:
+            # All processes' tokens count, and the gradients are averaged over the processes.
+            tokens = num_items_in_batch / self.accelerator.num_processes
+            self.parts.append(self.loss.parts.sum(dim=0) / tokens)
         logs_routing = self.metrics_file is not None or self.tracking is not None
         logs_here = self.args.process_index == 0 and self.accelerator.sync_gradients
         if logs_routing and logs_here and hasattr(outputs, "routing"):
             self.routing = [routing.statistics() for routing in outputs.routing]
         return (loss, outputs) if return_outputs else loss
-
-    def _distilled(self, loss, logits, inputs: dict, num_items_in_batch) -> torch.Tensor:
-        """The loss with the teacher's part. loss: the cross-entropy."""
-        # The tokens are those of all processes, and the gradients are averaged over the processes.
-        tokens = num_items_in_batch / self.accelerator.num_processes
-        divergence = self.distillation.divergence(logits, inputs) / tokens
-        self.parts.append(torch.stack([loss.detach(), divergence.detach()]).float())
-        return self.distillation.loss(loss, divergence)
 
     def routing_metrics(self) -> dict[str, list]:
         """The statistics of each layer for the last batch of the main process."""
@@ -261,7 +259,7 @@ class ResumingTrainer(Trainer):
     def log(self, logs, start_time=None):
         if "loss" in logs:
             self._check_finite(logs)
-            if self.distillation is not None:
+            if self.loss.distillation is not None:
                 logs = logs | self._taken_parts()
         super().log(logs, start_time)
 
@@ -293,6 +291,7 @@ class ResumingTrainer(Trainer):
         """Log the loss on the validation rows. Then keep the weights or stop, as configured."""
         loss = validation_loss(
             self.model,
+            self.loss,
             self.eval_dataset,
             self.data_collator,
             self.args.per_device_train_batch_size,

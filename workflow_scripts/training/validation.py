@@ -9,6 +9,7 @@ from transformers import TrainerState
 
 from workflow_scripts.common.progress import progress
 from workflow_scripts.data.examples import IGNORED
+from workflow_scripts.training.losses import LabelledLoss
 
 VALIDATION_LOSS = "validation_loss"
 
@@ -16,6 +17,7 @@ VALIDATION_LOSS = "validation_loss"
 @torch.no_grad()
 def validation_loss(
     model,
+    loss: LabelledLoss,
     rows: list[dict],
     collate: Callable[[list[dict]], dict],
     batch_size: int,
@@ -26,15 +28,15 @@ def validation_loss(
 
     The model is in evaluation mode. The balance loss is left out, and no random number is drawn.
     Each process takes its share of the rows, in the same number of batches as the others, because
-    all processes of a sharded model compute together. prepare: moves a batch to the device. silent:
-    show no progress.
+    all processes of a sharded model compute together. loss: the model's. prepare: moves a batch to
+    the device. silent: show no progress.
     """
-    sums = _losses_and_tokens(model, _share(rows), collate, batch_size, prepare, silent)
+    sums = _losses_and_tokens(model, loss, _share(rows), collate, batch_size, prepare, silent)
     total = sums.sum(dim=0)
     if torch.distributed.is_initialized():
         torch.distributed.all_reduce(total)
-    loss, tokens = total.tolist()
-    return loss / tokens
+    lost, tokens = total.tolist()
+    return lost / tokens
 
 
 @torch.no_grad()
@@ -52,7 +54,8 @@ def row_losses(
     lengths = [len(row["input_ids"]) for row in rows]
     order = sorted(range(len(rows)), key=lengths.__getitem__, reverse=True)
     ordered = [rows[number] for number in order]
-    sums = _losses_and_tokens(model, ordered, collate, batch_size, prepare, silent=False)
+    loss = LabelledLoss(model)
+    sums = _losses_and_tokens(model, loss, ordered, collate, batch_size, prepare, silent=False)
     return torch.empty_like(sums).index_copy_(0, torch.tensor(order, device=sums.device), sums)
 
 
@@ -64,6 +67,7 @@ def validations_since_best(state: TrainerState) -> int:
 
 def _losses_and_tokens(
     model,
+    loss: LabelledLoss,
     rows: list[dict],
     collate: Callable[[list[dict]], dict],
     batch_size: int,
@@ -77,22 +81,20 @@ def _losses_and_tokens(
     model.eval()
     batches = [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]
     sums = [
-        _loss_and_tokens(model, prepare(collate(batch)))
+        _loss_and_tokens(model, loss, prepare(collate(batch)))
         for batch in progress(batches, desc="validate", unit="batch", disable=silent)
     ]
     return torch.cat(sums)
 
 
-def _loss_and_tokens(model, batch: dict) -> Tensor:
+def _loss_and_tokens(model, loss: LabelledLoss, batch: dict) -> Tensor:
     """The sum of the losses of each row of a batch, and its response tokens, fp64 [rows, 2]."""
-    inputs = {key: value for key, value in batch.items() if key not in ("labels", "row")}
-    labels = batch["labels"][:, 1:]
-    logits = model(**inputs).logits[:, :-1].flatten(0, 1)
-    losses = torch.nn.functional.cross_entropy(
-        logits.float(), labels.flatten(), ignore_index=IGNORED, reduction="none"
-    )
-    sums = losses.double().view(labels.shape).sum(dim=1)
-    return torch.stack([sums, (labels != IGNORED).sum(dim=1).double()], dim=1)
+    inputs = {key: value for key, value in batch.items() if key != "row"}
+    model(**inputs, **loss.options(batch["labels"]))
+    is_labelled = batch["labels"][:, 1:] != IGNORED
+    losses = torch.zeros_like(is_labelled, dtype=torch.float64)
+    losses[is_labelled] = loss.parts[:, 0].double()
+    return torch.stack([losses.sum(dim=1), is_labelled.sum(dim=1).double()], dim=1)
 
 
 def _share(rows: list[dict]) -> list[dict]:

@@ -1,0 +1,183 @@
+"""The loss of labelled tokens: plain transformers' loss and gradients, from fewer logits."""
+
+import pytest
+import torch
+from backbones import BACKBONES
+from mixtures import mixture_and_varied_experts, random_dense, random_mixture
+
+from workflow_scripts.checkpoints.reader import Checkpoint
+from workflow_scripts.modeling.mixing import Mixing, MixingLogits
+from workflow_scripts.modeling.packed_attention import use_packed_attention
+from workflow_scripts.training import losses
+from workflow_scripts.training.batches import packed, padded
+from workflow_scripts.training.distillation import Distillation
+from workflow_scripts.training.losses import LabelledLoss, SplitModel
+from workflow_scripts.training.validation import row_losses
+
+PROMPTS = {24: 10, 9: 0, 17: 15, 5: 5}  # rows of so many tokens, and how many have no label
+CHUNK = 7
+TOKENS = 29  # of several micro-batches, for example
+CAP = {"final_logit_softcapping": 0.5}
+SCALED = {"gemma2": CAP, "gemma3_text": CAP, "granite": {"logits_scaling": 3.0}}
+KINDS = {"dense": random_dense, "mixture": random_mixture}
+
+
+def rows() -> list[dict]:
+    generator = torch.Generator().manual_seed(1)
+    found = []
+    for number, (length, prompt) in enumerate(PROMPTS.items(), 1):
+        ids = torch.randint(3, 97, (length,), generator=generator).tolist()
+        labels = [-100] * prompt + ids[prompt:]
+        found.append({"input_ids": ids, "labels": labels, "row": number})
+    return found
+
+
+def labelled() -> int:
+    """The number of labelled tokens. The first token of a row is predicted by none."""
+    return sum(length - max(prompt, 1) for length, prompt in PROMPTS.items())
+
+
+@pytest.fixture(params=["padded", "packed"])
+def batch(request, tokenizer) -> dict:
+    collate = padded(tokenizer) if request.param == "padded" else packed(row_bounds=False)
+    return {key: value for key, value in collate(rows()).items() if key != "row"}
+
+
+@pytest.fixture(autouse=True)
+def small_chunks(monkeypatch):
+    monkeypatch.setattr(losses, "CHUNK_TOKENS", CHUNK)
+
+
+def loss_and_gradients(model, batch: dict, **options) -> tuple[torch.Tensor, dict]:
+    model.zero_grad()
+    loss = model(**batch, **options, num_items_in_batch=torch.tensor(TOKENS)).loss
+    (3 * loss).backward()
+    return loss.detach(), {name: weight.grad for name, weight in model.named_parameters()}
+
+
+def assert_same(found: tuple[torch.Tensor, dict], expected: tuple[torch.Tensor, dict]) -> None:
+    torch.testing.assert_close(found[0], expected[0], atol=0, rtol=2e-6)
+    assert found[1].keys() == expected[1].keys()
+    for name, gradient in expected[1].items():
+        error = torch.linalg.vector_norm(found[1][name] - gradient)
+        assert error <= 1e-5 * torch.linalg.vector_norm(gradient) + 1e-9, name
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_loss_and_gradients_are_plain_transformers(backbone, kind, batch):
+    model = KINDS[kind](backbone, **SCALED.get(backbone, {}))
+    if "attention_mask" not in batch:
+        use_packed_attention(model, half_precision=False)
+    expected = loss_and_gradients(model, batch)
+    for whole_head in (True, False):
+        loss = LabelledLoss(model, whole_head)
+        assert_same(loss_and_gradients(model, batch, **loss.options(batch["labels"])), expected)
+        assert loss.parts.shape == (labelled(), 1)
+
+
+@pytest.mark.parametrize("backbone", ["gemma2", "gemma3_text", "granite", "cohere", "cohere2"])
+def test_these_models_logits_are_not_their_heads_output(backbone):
+    """So the test above would notice that a cap or a factor is lost."""
+    model = random_dense(backbone, **SCALED.get(backbone, {}))
+    split, states = SplitModel(model), torch.randn(5, 32)
+    assert (split.logits(states) - model.lm_head(states)).abs().max() > 0.1
+
+
+def test_the_head_computes_each_labelled_token_once(batch):
+    model = random_dense("llama")
+    sizes = []
+    model.lm_head.register_forward_hook(lambda head, inputs, output: sizes.append(output[..., 0]))
+    loss = LabelledLoss(model)
+    loss_and_gradients(model, batch, **loss.options(batch["labels"]))
+    sizes = [size.numel() for size in sizes]
+    assert max(sizes) == CHUNK
+    assert sum(sizes) == labelled()
+
+
+@pytest.mark.parametrize("whole_head", [True, False])
+def test_a_batch_without_labels_has_no_loss_and_gradients_of_zero(whole_head, tokenizer):
+    model = random_mixture("llama")
+    loss = LabelledLoss(model, whole_head)
+    batch = padded(tokenizer)([rows()[0] | {"labels": [-100] * 24}])
+    found = model(**batch | {"row": None}, **loss.options(batch["labels"]), num_items_in_batch=3)
+    found.loss.backward()
+    assert found.loss == 0
+    assert not any(weight.grad.any() for weight in model.parameters())
+
+
+def test_the_head_of_the_mixing_model_has_no_gradient(tiny_llama, tmp_path, batch):
+    mixture_and_varied_experts(tiny_llama, tmp_path)
+    moe, ffn = (Checkpoint(tmp_path / name) for name in ("moe", "ffn"))
+    found = []
+    for labelled_only in (False, True):
+        mixing = Mixing(moe, ffn, MixingLogits(torch.zeros(2, 1, 3), None, 0.6))
+        model, options = mixing.model, {}
+        if labelled_only:
+            loss = LabelledLoss(model)
+            assert loss.split.learning() == []
+            options = loss.options(batch["labels"])
+        value = model(**batch, **options).loss
+        value.backward()
+        mixing.take_gradients()
+        gradients = {name: weight.grad for name, weight in mixing.logits.named_parameters()}
+        found.append((value.detach(), gradients))
+    assert_same(found[1], found[0])
+
+
+@pytest.mark.parametrize("whole_head", [True, False])
+@pytest.mark.parametrize("weight", [0.3, 1])
+def test_the_divergence_is_torchs_own_in_float64(weight, whole_head, batch):
+    teacher = random_mixture("gemma2", **CAP).eval().requires_grad_(False)
+    model = random_dense("llama")
+    expected = loss_and_gradients_in_float64(model, teacher, batch, weight)
+    loss = LabelledLoss(model, whole_head, Distillation(SplitModel(teacher), weight))
+    loss.teach(batch)
+    assert_same(loss_and_gradients(model, batch, **loss.options(batch["labels"])), expected)
+
+
+def loss_and_gradients_in_float64(model, teacher, batch: dict, weight: float):
+    model.zero_grad()
+    inputs = {key: value for key, value in batch.items() if key != "labels"}
+    targets = batch["labels"][:, 1:]
+    kept = targets != -100
+    own, wanted = (
+        each(**inputs).logits[:, :-1][kept].double().log_softmax(-1) for each in (model, teacher)
+    )
+    ce = torch.nn.functional.nll_loss(own, targets[kept], reduction="sum")
+    kl = torch.nn.functional.kl_div(own, wanted, reduction="sum", log_target=True)
+    loss = ((1 - weight) * ce + weight * kl) / TOKENS
+    (3 * loss).backward()
+    return loss.detach().float(), {name: one.grad for name, one in model.named_parameters()}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_autocast_and_its_weights_gradients_are_kept(kind, batch):
+    """The gradients are those of bf16 products, so they agree to its precision only."""
+    model = KINDS[kind]("llama-tied").eval()
+    found = []
+    for labelled_only in (False, True):
+        options = LabelledLoss(model).options(batch["labels"]) if labelled_only else {}
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = model(**batch, **options, num_items_in_batch=TOKENS).loss
+        model.zero_grad()
+        loss.backward()
+        found.append((loss.detach(), torch.cat([w.grad.flatten() for w in model.parameters()])))
+    (plain, gradient), (ours, our_gradient) = found
+    assert ours.item() == pytest.approx(plain.item(), rel=1e-2)
+    error = torch.linalg.vector_norm(our_gradient - gradient)
+    assert error <= 0.03 * torch.linalg.vector_norm(gradient)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_losses_of_rows_are_plain_transformers(kind, tokenizer):
+    model = KINDS[kind]("gemma2", **CAP).eval()
+    expected = []
+    for row in rows():
+        ids, labels = torch.tensor([row["input_ids"]]), torch.tensor(row["labels"])[1:]
+        with torch.no_grad():
+            logits = model(ids).logits[0, :-1].double()
+        loss = torch.nn.functional.cross_entropy(logits, labels, reduction="sum").item()
+        expected.append([loss, (labels != -100).sum().item()])
+    found = row_losses(model, rows(), padded(tokenizer), 3, lambda batch: batch)
+    torch.testing.assert_close(found, torch.tensor(expected).double(), atol=0, rtol=2e-6)
