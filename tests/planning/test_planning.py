@@ -4,7 +4,9 @@ import gzip
 import json
 import re
 import sys
+from dataclasses import dataclass
 from pathlib import Path
+from weakref import WeakSet
 
 import pytest
 import torch
@@ -39,6 +41,7 @@ from workflow_scripts.planning.report import summary
 from workflow_scripts.planning.rows import Rows, count_problems
 from workflow_scripts.planning.tensors import compute_table, planned_table, read_table
 from workflow_scripts.tools import plan
+from workflow_scripts.training.losses import LabelledLoss
 
 GIB = 2**30
 # The architectures of the recipes' bases, as published.
@@ -225,17 +228,23 @@ def check_size(name, settings, tmp_path):
 # Activations, against what autograd keeps
 
 
+@dataclass(frozen=True, eq=False)
+class Kept:
+    """What a graph of autograd holds in place of a tensor. It ends with the graph."""
+
+    tensor: torch.Tensor
+
+
 def kept_bytes(model, batch: Batch, merged: tuple = ()) -> int:
     """Bytes that a forward pass keeps for the backward pass besides weights, each tensor once."""
     weights = [*model.state_dict().values(), *merged]
     weights = {weight.untyped_storage().data_ptr() for weight in weights}
-    kept = {}
+    alive = WeakSet()
 
     def pack(tensor):
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in weights:
-            kept[storage.data_ptr()] = storage  # kept alive: addresses are not used again
-        return tensor
+        kept = Kept(tensor)
+        alive.add(kept)
+        return kept
 
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(3, 97, (batch.rows, batch.length), generator=generator)
@@ -243,9 +252,14 @@ def kept_bytes(model, batch: Batch, merged: tuple = ()) -> int:
     if batch.masked:
         mask[0, -1] = 0
     labels = ids.masked_fill(mask == 0, -100)
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        model(input_ids=ids, attention_mask=mask, labels=labels, use_cache=False)
-    return sum(storage.nbytes() for storage in kept.values())
+    inputs = {"input_ids": ids, "attention_mask": mask, "labels": labels, "use_cache": False}
+    options = LabelledLoss(model).options(labels)
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda kept: kept.tensor):
+        output = model(**inputs, **options)
+    assert output.loss.requires_grad
+    storages = [kept.tensor.untyped_storage() for kept in alive]
+    kept = {storage.data_ptr(): storage.nbytes() for storage in storages}
+    return sum(size for place, size in kept.items() if place not in weights)
 
 
 BATCHES = [Batch(1, 96), Batch(4, 64)]
@@ -263,8 +277,7 @@ def test_the_tunings_activations_are_those_that_autograd_keeps(mixture, tiny_lla
     model = AutoModelForCausalLM.from_pretrained(mixture / "moe", dtype=dtype).train()
     models = Models(read_table(tiny_llama), MoeConfig())
     expected = activations.tuning(models, batch, Numbers(dtype.itemsize, dtype.itemsize))
-    # Of the logits' 12 T V bytes autograd keeps 4; the rest comes in the backward pass.
-    total = sum(expected.layers) + expected.ends + expected.logits / 3
+    total = sum(expected.layers) + expected.ends
     assert total == pytest.approx(kept_bytes(model, batch), rel=0.02)
 
 
@@ -277,7 +290,7 @@ def test_the_mixings_activations_are_those_that_autograd_keeps(mixture, tiny_lla
     merged = tuple(weight for _, weight in mixing._merged)
     models = Models(read_table(tiny_llama), MoeConfig())
     expected = activations.mixing(models, batch, Numbers(dtype.itemsize, dtype.itemsize))
-    total = sum(expected.layers) + expected.ends + expected.logits / 3
+    total = sum(expected.layers) + expected.ends
     assert total == pytest.approx(kept_bytes(mixing.model, batch, merged), rel=0.02)
 
 
@@ -463,6 +476,8 @@ def test_work_is_six_flops_for_each_active_parameter_and_token(deepseek):
     assert (work.steps, work.tokens) == (20, 1280 * 1024)
     per_token = 6 * (deepseek.moe_active - 32256 * 2048) + 3 * 2 * 1024 * 2048 * 24
     assert work.flops == work.tokens * per_token
+    fewer = compute.training_work(deepseek, job(), options, Rows(640, None, 0.25), mixing=False)
+    assert work.flops - fewer.flops == work.tokens * 6 * 0.75 * 32256 * 2048
     hours = work.hours(job(), GPUS["h100"], utilisation=0.5)
     assert hours == pytest.approx(work.flops / (0.5 * 989e12) / 3600)
 

@@ -12,6 +12,7 @@ chosen, c and r bytes of a value in the projections and in the residual stream.
 import re
 from dataclasses import dataclass
 
+from workflow_scripts.config.training import CHUNK_TOKENS
 from workflow_scripts.planning.parameters import Models
 from workflow_scripts.planning.tensors import Heads
 
@@ -61,9 +62,9 @@ class Batch:
 class Activations:
     """Bytes that autograd keeps.
 
-    layers: of each decoder layer; ends: of the parts before and after the layers; logits: see
-    `logits_bytes`; working: what the backward pass of a layer needs beyond what it frees; boundary:
-    the input of one layer.
+    layers: of each decoder layer. ends: of the parts before and after the layers, with the gradient
+    of the head's weight. logits: what the loss needs for a short time. working: what the backward
+    pass of a layer needs beyond what it frees. boundary: the input of one layer.
     """
 
     layers: list[int]
@@ -83,8 +84,11 @@ class Activations:
         return kept + max(self.logits, max(self.layers) + self.working)
 
 
-def tuning(models: Models, batch: Batch, numbers: Numbers) -> Activations:
-    """Activations of step 2, in which everything learns."""
+def tuning(models: Models, batch: Batch, numbers: Numbers, whole_head: bool = True) -> Activations:
+    """Activations of step 2, in which everything learns.
+
+    whole_head: whether the loss computes the head in chunks; see `training/losses.py`.
+    """
     heads, (hidden, intermediate) = models.base.heads, _sizes(models)
     tokens = batch.tokens
     norm = tokens * hidden * (FP32 + numbers.residual)  # input in fp32, normalised input
@@ -101,8 +105,8 @@ def tuning(models: Models, batch: Batch, numbers: Numbers) -> Activations:
         layers=[
             around + (mixture if layer.prefix in upcycled else dense) for layer in models.layers
         ],
-        ends=norm + tokens * (hidden * numbers.compute + INT64) + _rope(heads, batch, numbers),
-        logits=logits_bytes(models, batch),
+        ends=norm + _loss(models, batch, numbers, whole_head) + _rope(heads, batch, numbers),
+        logits=_logits(models, batch, numbers, whole_head),
         working=2 * tokens * models.chosen * (intermediate + hidden) * numbers.compute,
         boundary=tokens * hidden * numbers.residual,
     )
@@ -120,16 +124,41 @@ def mixing(models: Models, batch: Batch, numbers: Numbers) -> Activations:
     before = 2 * tokens * hidden * FP32 + _attention(heads, batch, numbers)
     return Activations(
         layers=[mlp] + [before + mlp] * (len(models.layers) - 1),
-        ends=tokens * (hidden * FP32 + INT64) + _rope(heads, batch, numbers),
-        logits=logits_bytes(models, batch),
+        ends=tokens * (hidden * (FP32 + numbers.residual) + INT64) + _rope(heads, batch, numbers),
+        logits=chunk_bytes(models, batch),
         working=2 * tokens * intermediate * numbers.compute,
         boundary=tokens * hidden * numbers.residual,
     )
 
 
-def logits_bytes(models: Models, batch: Batch) -> int:
-    """Bytes for the logits, 12 T V: log-softmax, its gradient and that of its input, in fp32."""
-    return 3 * FP32 * batch.tokens * models.base.config["vocab_size"]
+def chunk_bytes(models: Models, batch: Batch) -> int:
+    """Bytes for a chunk's logits: log-softmax, its gradient and that of its input, in fp32."""
+    return 3 * FP32 * min(batch.tokens, CHUNK_TOKENS) * models.base.config["vocab_size"]
+
+
+def _loss(models: Models, batch: Batch, numbers: Numbers, whole_head: bool) -> int:
+    """Bytes that the loss keeps if every token has a label: places and gradients.
+
+    The gradients are those of the hidden states, and of the head's weight in fp32. Without a whole
+    head they are those of the logits, and the head keeps its input.
+    """
+    tokens, hidden = batch.tokens, models.base.config["hidden_size"]
+    if whole_head:
+        return tokens * (hidden * numbers.residual + INT64) + FP32 * models.head
+    vocabulary = models.base.config["vocab_size"]
+    return tokens * ((hidden + vocabulary) * numbers.compute + INT64)
+
+
+def _logits(models: Models, batch: Batch, numbers: Numbers, whole_head: bool) -> int:
+    """Bytes that the loss needs for a short time.
+
+    These are a chunk's logits, and either its gradient of the head's weight, or the logits of all
+    tokens, those with a label, and the scaled gradient.
+    """
+    vocabulary = models.base.config["vocab_size"]
+    if whole_head:
+        return chunk_bytes(models, batch) + FP32 * models.head
+    return chunk_bytes(models, batch) + 3 * batch.tokens * vocabulary * numbers.compute
 
 
 def _sizes(models: Models) -> tuple[int, int]:

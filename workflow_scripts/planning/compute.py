@@ -58,17 +58,18 @@ def training_work(
     length = job.batch.length
     tokens = passed * length
     likely = None if rows.tokens is None else round(passed * min(rows.tokens, length))
-    flops = tokens * _flops_per_token(models, job, mixing)
+    labelled = 1 if mixing and options.text is not None else rows.labelled
+    flops = tokens * _flops_per_token(models, job, mixing, labelled)
     if mixing and options.objective == "kl":
-        flops += tokens * teacher_flops(models, length)
+        flops += tokens * teacher_flops(models, length, labelled)
     return Work(steps, tokens, likely, flops, READS * expert_bytes(models) if mixing else 0)
 
 
-def _flops_per_token(models: Models, job: Job, mixing: bool) -> int:
+def _flops_per_token(models: Models, job: Job, mixing: bool, labelled: float) -> float:
     length, checkpointing = job.batch.length, job.checkpointing
     if mixing:
-        return mixing_flops(models, length, checkpointing)
-    return tuning_flops(models, models.moe_active, length, checkpointing)
+        return mixing_flops(models, length, checkpointing, labelled)
+    return tuning_flops(models, models.moe_active, length, checkpointing, labelled)
 
 
 def generation_bytes(table: TensorTable, precision: str, on_gpu: bool) -> int:

@@ -1,10 +1,10 @@
 """Floating-point operations that a token takes in a training.
 
 For each token, each parameter that computes it takes 2 FLOPs in the forward pass and 4 in the
-backward pass if it learns. The attention takes 2 L Q in each layer, with rows of L tokens and
-queries of width Q (two matrix products, half of them masked), and twice that in the backward pass
-(Kaplan et al. 2020, arXiv 2001.08361, section 2.1). Activation checkpointing computes the forward
-pass twice.
+backward pass if it learns. The head computes only the tokens with a label. The attention takes
+2 L Q in each layer, with rows of L tokens and queries of width Q (two matrix products, half of them
+masked), and twice that in the backward pass (Kaplan et al. 2020, arXiv 2001.08361, section 2.1).
+Activation checkpointing computes the forward pass of the layers twice.
 """
 
 from workflow_scripts.planning.parameters import Models
@@ -12,28 +12,36 @@ from workflow_scripts.planning.parameters import Models
 FORWARD, BACKWARD = 2, 4
 
 
-def tuning_flops(models: Models, active: int, length: int, checkpointing: bool = False) -> int:
+def tuning_flops(
+    models: Models, active: int, length: int, checkpointing: bool = False, labelled: float = 1
+) -> float:
     """FLOPs of a token if all weights are tuned.
 
     active: the parameters that compute the token, such as `models.moe_active`. length: of a row.
+    labelled: the share of the tokens that have a label.
     """
-    learning = active - models.base.embedding
-    return (_forward(checkpointing) + BACKWARD) * learning + _attention(
-        models, length, checkpointing
-    )
+    body = active - models.base.embedding - models.head
+    head = labelled * models.head
+    attention = _attention(models, length, checkpointing)
+    return _forward(checkpointing) * body + FORWARD * head + BACKWARD * (body + head) + attention
 
 
-def mixing_flops(models: Models, length: int, checkpointing: bool = False) -> int:
+def mixing_flops(
+    models: Models, length: int, checkpointing: bool = False, labelled: float = 1
+) -> float:
     """FLOPs of a token in step 6. Frozen weights pass gradients on but have none of their own."""
-    frozen = models.dense_total - models.base.embedding
-    backward = BACKWARD // 2 * (frozen + models.ffn)
-    return _forward(checkpointing) * frozen + backward + _attention(models, length, checkpointing)
+    body = models.dense_total - models.base.embedding - models.head
+    head = labelled * models.head
+    backward = BACKWARD // 2 * (body + head + models.ffn)
+    attention = _attention(models, length, checkpointing)
+    return _forward(checkpointing) * body + FORWARD * head + backward + attention
 
 
-def teacher_flops(models: Models, length: int) -> int:
+def teacher_flops(models: Models, length: int, labelled: float = 1) -> float:
     """FLOPs of a token in the forward pass of the mixture, the teacher of step 6 with KL."""
     attention = _attention(models, length, checkpointing=False) // 3
-    return FORWARD * (models.moe_active - models.base.embedding) + attention
+    body = models.moe_active - models.base.embedding - models.head
+    return FORWARD * (body + labelled * models.head) + attention
 
 
 def tuning_ratio(models: Models, length: int) -> float:
@@ -42,7 +50,7 @@ def tuning_ratio(models: Models, length: int) -> float:
     Both count forward and backward pass, the attention, and all weights that compute the token,
     with those of the router and its noise. They leave out embeddings that are only looked up, the
     optimiser, and what activation checkpointing computes again, which is the same part of both.
-    length: of a row.
+    Every token counts as one with a label. length: of a row.
     """
     return tuning_flops(models, models.moe_active, length) / tuning_flops(
         models, models.dense_total, length

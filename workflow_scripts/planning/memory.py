@@ -107,7 +107,7 @@ class Memory:
 
 def tuning_memory(models: Models, job: Job) -> Memory:
     """The memory of step 2."""
-    kept = activations.tuning(models, job.batch, job.numbers)
+    kept = activations.tuning(models, job.batch, job.numbers, job.launch != "zero3")
     state = _state(models, job)
     step = _step_bytes(models, job)
     return _with_peak(state | {"step": step}, kept, job, _largest(models) * weight_bytes(job))

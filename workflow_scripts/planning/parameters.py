@@ -51,6 +51,11 @@ class Models:
         )
 
     @property
+    def head(self) -> int:
+        """The number of weights of the output layer, without a bias."""
+        return self.base.config["vocab_size"] * self.base.config["hidden_size"]
+
+    @property
     def dense_total(self) -> int:
         return sum(self.base.parameters.values())
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from workflow_scripts.common.errors import UserError
 from workflow_scripts.config.sections import DataConfig, XftConfig
-from workflow_scripts.planning.activations import logits_bytes
+from workflow_scripts.planning.activations import chunk_bytes
 from workflow_scripts.planning.compute import (
     PROMPT_TOKENS,
     generation_bytes,
@@ -191,8 +191,11 @@ def _mixing_host(models: Models, job: Job, processes: int) -> int:
 
 
 def _teacher_host(models: Models, job: Job) -> int:
-    """Bytes of the mixture that a process learns from, and on a CPU of its fp32 logits."""
-    logits = 0 if job.on_gpu else logits_bytes(models, job.batch) // 3
+    """Bytes of the mixture that a process learns from, and on a CPU of a chunk's fp32 logits.
+
+    The logits are the teacher's, their log-softmax, and the divergence of each token and logit.
+    """
+    logits = 0 if job.on_gpu else chunk_bytes(models, job.batch)
     return job.numbers.compute * models.moe_total + logits
 
 

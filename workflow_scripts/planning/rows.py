@@ -5,7 +5,8 @@ from pathlib import Path
 
 from workflow_scripts.common.errors import UserError
 from workflow_scripts.config.sections import DataConfig, EvaluationConfig
-from workflow_scripts.data.instructions import read_rows
+from workflow_scripts.data.conversations import Conversation
+from workflow_scripts.data.instructions import Row, read_rows
 from workflow_scripts.data.templates import CHAT, TEXTS, make_template, read_template
 from workflow_scripts.hub.named_sets import unpacked
 from workflow_scripts.hub.source import dataset_source, find_cached_dataset_file
@@ -17,10 +18,14 @@ NAMED_PROBLEMS = {"humaneval": 164, "mbpp": 378}
 
 @dataclass(frozen=True)
 class Rows:
-    """Rows. number: None if unknown. tokens: mean of a row, estimated from its bytes, or None."""
+    """Rows. number: None if unknown. tokens: mean of a row, estimated from its bytes, or None.
+
+    labelled: the share of the tokens that are trained on, at most, estimated from the bytes.
+    """
 
     number: int | None
     tokens: float | None
+    labelled: float = 1
 
 
 def find_rows(data: DataConfig, stated: int | None) -> Rows:
@@ -40,7 +45,8 @@ def find_rows(data: DataConfig, stated: int | None) -> Rows:
     if not rows:
         raise UserError(f"{file}: none of {len(bad)} rows is sound")
     size = sum(len(row.text.encode()) for row in rows) / len(rows) + _template_bytes(identity)
-    return Rows(len(rows), size / BYTES_PER_TOKEN)
+    answers = sum(map(_answer_bytes, rows)) / len(rows)
+    return Rows(len(rows), size / BYTES_PER_TOKEN, answers / size)
 
 
 def count_problems(evaluation: EvaluationConfig) -> int | None:
@@ -59,6 +65,10 @@ def count_problems(evaluation: EvaluationConfig) -> int | None:
             return None
         numbers.append(min(number, evaluation.limit or number))
     return sum(numbers)
+
+
+def _answer_bytes(row: Row | Conversation) -> int:
+    return sum(len(turn.content.encode()) for turn in row.turns if turn.role == "assistant")
 
 
 def _template_bytes(identity: str) -> int:
