@@ -17,7 +17,7 @@ from published import DEEPSEEK
 from transformers import AutoConfig, AutoModelForCausalLM, Trainer, TrainingArguments
 
 from workflow_scripts.checkpoints.reader import Checkpoint
-from workflow_scripts.config.sections import EvaluationConfig, MoeConfig, MoeSftConfig
+from workflow_scripts.config.sections import DataConfig, EvaluationConfig, MoeConfig, MoeSftConfig
 from workflow_scripts.config.training import MixingTraining
 from workflow_scripts.config.validation import complete
 from workflow_scripts.conversions.extract import extract_ffn
@@ -38,7 +38,7 @@ from workflow_scripts.planning.gpus import GPUS, Gpu, cpu
 from workflow_scripts.planning.memory import Job, mixing_memory, tuning_memory
 from workflow_scripts.planning.parameters import Models
 from workflow_scripts.planning.report import summary
-from workflow_scripts.planning.rows import Rows, count_problems
+from workflow_scripts.planning.rows import Rows, count_problems, find_rows
 from workflow_scripts.planning.tensors import compute_table, planned_table, read_table
 from workflow_scripts.tools import plan
 from workflow_scripts.training.losses import LabelledLoss
@@ -554,6 +554,17 @@ def test_a_cpu_is_as_fast_as_the_fastest_product(monkeypatch):
     monkeypatch.setattr(calibration.time, "perf_counter", lambda: now[0])
     flops = calibration.product_flops(5000, 32, 48, "bf16", threads=1)
     assert flops == 2 * 256 * 32 * 48 / 0.25
+
+
+def test_the_share_of_labelled_tokens_is_that_of_the_responses_bytes(tmp_path):
+    """Of 9 and 5 bytes, each with a line break, a chat template trains on 6 and 2."""
+    file = tmp_path / "rows.jsonl"
+    lines = [{"instruction": "ab", "response": answer} for answer in ("abcdef", "é")]
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    data = DataConfig(train=str(file), template="chat")
+    assert find_rows(data, None) == Rows(2, 7 / 3.3, 8 / 14)
+    elsewhere = data.model_copy(update={"train": "nowhere.jsonl"})
+    assert find_rows(elsewhere, 7) == Rows(7, None, 1)
 
 
 def test_problems_are_counted(tmp_path):
