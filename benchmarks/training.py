@@ -32,6 +32,7 @@ from workflow_scripts.conversions.merge import ALPHA, initial_logits
 from workflow_scripts.data.preparation import prepare
 from workflow_scripts.data.tokenizers import load_tokenizer
 from workflow_scripts.modeling.mixing import Mixing, MixingLogits
+from workflow_scripts.training.losses import LabelledLoss
 from workflow_scripts.training.trainer import ResumingTrainer
 
 BATCHING = ("packed", "by_length", "padded")
@@ -143,9 +144,13 @@ class Bench:
         else:
             optimizer = mixing.build_optimizer(kind, settings, None)
 
+        loss_of = LabelledLoss(model)
+
         def step() -> None:
             batch = next(upcoming)
-            model(**batch, num_items_in_batch=(batch["labels"] != -100).sum()).loss.backward()
+            tokens = (batch["labels"] != -100).sum()
+            options = loss_of.options(batch["labels"])
+            model(**batch, **options, num_items_in_batch=tokens).loss.backward()
             optimizer.step()
             optimizer.zero_grad()
 

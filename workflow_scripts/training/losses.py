@@ -111,18 +111,14 @@ class LabelledLoss:
         labels [rows, T]; shift_labels: those of the positions that have logits [rows, P, V].
         """
         following = _following(labels)
-        if self.split is None:
-            states, parameters = logits, []
-            wanted = following if shift_labels is None else shift_labels
-        else:
+        states, parameters = logits, []
+        if self.split is not None:
             states, parameters = self.split.take_states(), self.split.learning()
-            wanted = following
-        tensors = [_labelled(states, wanted), following[following != IGNORED]]
-        weights = [1.0]
+        states = _labelled(states, following if shift_labels is None else shift_labels)
+        others, weights = [following[following != IGNORED]], [1.0]
         if self._taught is not None:
-            tensors.append(_labelled(self._taught, following))
+            others.append(_labelled(self._taught, following))
             weights, self._taught = self.distillation.weights, None
-        states, *others = tensors
         learns = torch.is_grad_enabled() and (states.requires_grad or bool(parameters))
         total, self.parts = _ChunkedSum.apply(
             self._parts, weights, learns, others, states, *parameters
@@ -151,11 +147,11 @@ def _labelled(values: Tensor, labels: Tensor) -> Tensor:
 
 
 class _ChunkedSum(torch.autograd.Function):
-    """The weighted sum [] of `parts_of(*tensors)` [n, parts], and these parts.
+    """The weighted sum [] of `parts_of(states, *others)` [n, parts], and these parts, fp32.
 
-    parts_of: of a chunk of the tensors' first dimension. The forward pass computes the sum's
-    gradient for the first tensor and for `parameters`, and the backward pass scales it. learns:
-    whether there is a backward pass.
+    states, others: n tokens each; parts_of gets chunks of them. The forward pass computes the sum's
+    gradient for the states and for `parameters`, and the backward pass scales it. The parameters'
+    gradients are summed in fp32. learns: whether a backward pass follows.
     """
 
     @staticmethod
