@@ -399,7 +399,7 @@ def test_an_average_takes_four_bytes_a_parameter(deepseek, average, on_gpu, byte
     assert written[1] - written[0] == 3 * 4 * deepseek.moe_total
 
 
-@pytest.mark.parametrize("optimizer", ["adamw_torch", "adafactor"])
+@pytest.mark.parametrize("optimizer", ["adamw_torch_fused", "adamw_torch", "adafactor"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
 def test_the_optimisers_state_is_the_optimisers(mixture, tiny_llama, optimizer, dtype):
     from transformers.optimization import Adafactor
@@ -407,6 +407,7 @@ def test_the_optimisers_state_is_the_optimisers(mixture, tiny_llama, optimizer, 
     model = AutoModelForCausalLM.from_pretrained(mixture / "moe", dtype=dtype)
     weights = list(model.parameters())
     real = {
+        "adamw_torch_fused": lambda: torch.optim.AdamW(weights, fused=True),
         "adamw_torch": lambda: torch.optim.AdamW(weights),
         "adafactor": lambda: Adafactor(weights, lr=1e-3, relative_step=False),
     }[optimizer]()
@@ -608,7 +609,7 @@ def test_what_shards_exclude_is_changed_in_the_advice(deepseek):
     pure = job("ddp", 8, optim="adafactor", precision="bf16_pure")
     advice = strategy.advise(deepseek, pure, GPUS["rtx4090"])
     assert advice.job is None
-    assert "launch zero3, optim adamw_torch, precision bf16 and" in advice.reason
+    assert "launch zero3, optim adamw_torch_fused, precision bf16 and" in advice.reason
 
 
 def test_shards_are_not_advised_for_an_average_that_they_exclude(deepseek):

@@ -35,7 +35,7 @@ def learn(folder: Path, rank: int, world: int) -> dict[str, torch.Tensor]:
             fully_shard(layer)
         fully_shard(model)
         assert isinstance(model, FSDPModule)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.0)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.0, fused=True)
     generator = torch.Generator().manual_seed(1)
     for _ in range(STEPS):
         ids = torch.randint(3, 290, (ROWS, LENGTH), generator=generator)

@@ -29,6 +29,7 @@ PAUSE = Path(__file__).parents[1] / "pause"
 STRATEGIES = {
     "ddp": ["--launch", "ddp"],
     "zero2": ["--launch", "zero2"],
+    "zero2, many kernels": ["--launch", "zero2", "--optim", "adamw_torch"],
     "zero3": ["--launch", "zero3"],
     "zero3, accumulated": [
         *("--launch", "zero3", "--per-device-train-batch-size", "2"),

@@ -43,6 +43,10 @@ REFUSED = {
         {"launch": "zero2", "processes": 2, "optim": "adafactor"},
         "gives other results on flat shards",
     ),
+    "zero3, adamw_8bit": (
+        {"launch": "zero3", "processes": 2, "optim": "adamw_8bit"},
+        "was not tried with shards. Choose adamw_torch_fused or adamw_torch, or ddp",
+    ),
     "zero2, moving average": (
         {"launch": "zero2", "processes": 2, "ema_decay": 0.9},
         "Choose average_last with zero2 or zero3",

@@ -31,8 +31,8 @@ LAMBDA = 0.6
 STEPS = 6
 CLIPPED = 1e-3  # below the norm of all steps' gradients
 CASES = {
-    "adamw_torch": {"optim": "adamw_torch", "max_grad_norm": None},
-    "adamw_torch, clipped": {"optim": "adamw_torch", "max_grad_norm": CLIPPED},
+    "fused": {"optim": "adamw_torch_fused", "max_grad_norm": None},
+    "fused, clipped": {"optim": "adamw_torch_fused", "max_grad_norm": CLIPPED},
     "adafactor": {"optim": "adafactor", "max_grad_norm": None},
     "adafactor, clipped": {"optim": "adafactor", "max_grad_norm": CLIPPED},
     "checkpointing": {"activation_checkpointing": True},
@@ -171,7 +171,7 @@ def test_two_processes_have_the_parts_of_the_loss_of_one(one_process, launched):
         assert line["kl"] > 1e-4
 
 
-@pytest.mark.parametrize("optimizer", ["adamw_torch", "adafactor"])
+@pytest.mark.parametrize("optimizer", ["fused", "adafactor"])
 def test_clipping_changes_what_is_learned(one_process, optimizer):
     cases = optimizer, f"{optimizer}, clipped"
     plain, clipped = (load_file(one_process / f"{case}.0.safetensors")["alpha"] for case in cases)

@@ -9,7 +9,7 @@ from workflow_scripts.config.section import PathText, Section
 ZERO_STAGES = {"zero2": 2, "zero3": 3}
 CHUNK_TOKENS = 512  # A training computes the logits of as many tokens at a time.
 # Optimisers for launches that shard their state. They give the same result on shards of any form.
-SHARDED_OPTIMIZERS = ("adamw_torch",)
+SHARDED_OPTIMIZERS = ("adamw_torch_fused", "adamw_torch")
 
 
 class TrainingConfig(Section):
@@ -42,10 +42,12 @@ class TrainingConfig(Section):
     """Optimiser steps over which the learning rate rises from zero. At most the steps of the
     training."""
 
-    optim: Literal["adamw_torch", "adamw_torch_fused", "adamw_8bit", "adafactor"] = "adamw_torch"
-    """adamw_torch: AdamW without weight decay. adamw_torch_fused: the same in one kernel.
-    adamw_8bit: the same with its state in 8 bits; it needs bitsandbytes. adafactor: at the given
-    rate, as published."""
+    optim: Literal["adamw_torch_fused", "adamw_torch", "adamw_8bit", "adafactor"] = (
+        "adamw_torch_fused"
+    )
+    """adamw_torch_fused: AdamW without weight decay, in one kernel. adamw_torch: the same in many
+    kernels, which is slower and rounds differently. adamw_8bit: the same with its state in 8 bits;
+    it needs bitsandbytes. adafactor: at the given rate, as published."""
 
     max_grad_norm: float | None = Field(None, gt=0)
     """Clip the gradient at this norm. The published recipe does not clip."""

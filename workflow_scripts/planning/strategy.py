@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
+from workflow_scripts.config.training import SHARDED_OPTIMIZERS
 from workflow_scripts.planning.gpus import GIB, Gpu
 from workflow_scripts.planning.jobs import fault_of, launched
 from workflow_scripts.planning.memory import Job, Memory, tuning_memory
@@ -50,8 +51,9 @@ def advise(models: Models, job: Job, gpu: Gpu) -> Advice:
 def _most_sharded(job: Job, processes: int) -> Job:
     """The job with ZeRO-3, and an optimiser and a precision that ZeRO-3 supports."""
     precision = "bf16" if job.precision == "bf16_pure" else job.precision
+    optim = job.optim if job.optim in SHARDED_OPTIMIZERS else SHARDED_OPTIMIZERS[0]
     job = replace(job, launch="zero3", processes=processes, checkpointing=True)
-    return replace(job, optim="adamw_torch", precision=precision)
+    return replace(job, optim=optim, precision=precision)
 
 
 def _candidates(job: Job) -> Iterator[Job]:
