@@ -251,6 +251,13 @@ class ResumingTrainer(Trainer):
             self.routing = [routing.statistics() for routing in outputs.routing]
         return (loss, outputs) if return_outputs else loss
 
+    def _get_grad_norm(self, model, grad_norm=None):
+        """The norm of the gradient. The Trainer also multiplies all gradients by 1 for it."""
+        if grad_norm is not None or shards_weights(self.options):
+            return super()._get_grad_norm(model, grad_norm)
+        gradients = [value.grad for value in model.parameters() if value.grad is not None]
+        return torch.nn.utils.get_total_norm(gradients)
+
     def routing_metrics(self) -> dict[str, list]:
         """The statistics of each layer for the last batch of the main process."""
         names = self.routing[0] if self.routing else []
