@@ -159,6 +159,15 @@ class MixtureConfig(Section):
         return self
 
 
+LOW_RANK_KEYS = ("rank", "lora_alpha", "train_rest")
+
+
+def effective(settings: dict) -> dict:
+    """The settings of a mixture without the keys that have no effect on full experts."""
+    is_low_rank = settings.get("experts") == "lora"
+    return {key: settings[key] for key in settings if is_low_rank or key not in LOW_RANK_KEYS}
+
+
 class ExpertInit(Section):
     """The beginning of the routed experts."""
 
@@ -179,6 +188,15 @@ class ExpertInit(Section):
 
 class MoeConfig(ExpertInit, MixtureConfig):
     """Step 1, upcycling: the mixture of experts."""
+
+    @model_validator(mode="after")
+    def _init_concerns_full_experts(self):
+        if self.experts == "lora" and self.init != "copy":
+            raise ValueError(
+                f"init = {self.init}: it changes the matrices of full experts, and low-rank "
+                "experts have none of their own. Set init to copy, or experts to full"
+            )
+        return self
 
 
 class RowsSource(Section):
