@@ -84,7 +84,10 @@ class Activations:
 
 
 def tuning(models: Models, batch: Batch, numbers: Numbers) -> Activations:
-    """Activations of step 2, in which everything learns."""
+    """Activations of step 2, in which everything learns.
+
+    With low-rank experts this is an upper limit: weights that do not learn keep fewer inputs.
+    """
     heads, (hidden, intermediate) = models.base.heads, _sizes(models)
     tokens = batch.tokens
     norm = tokens * hidden * (FP32 + numbers.residual)  # input in fp32, normalised input
@@ -95,7 +98,8 @@ def tuning(models: Models, batch: Batch, numbers: Numbers) -> Activations:
         width = (heads.query + heads.key) * heads.size
         around += tokens * width * (FP32 + numbers.residual)
     dense = _mlp(tokens, hidden, intermediate, models, numbers)
-    mixture = _mixture(tokens, hidden, intermediate, models, numbers)
+    mixture_of = _low_rank_mixture if models.is_low_rank else _mixture
+    mixture = mixture_of(tokens, hidden, intermediate, models, numbers)
     upcycled = {layer.prefix for layer in models.upcycled}
     return Activations(
         layers=[
@@ -103,7 +107,7 @@ def tuning(models: Models, batch: Batch, numbers: Numbers) -> Activations:
         ],
         ends=norm + tokens * (hidden * numbers.compute + INT64) + _rope(heads, batch, numbers),
         logits=logits_bytes(models, batch),
-        working=2 * tokens * models.chosen * (intermediate + hidden) * numbers.compute,
+        working=_working(tokens, hidden, intermediate, models, numbers),
         boundary=tokens * hidden * numbers.residual,
     )
 
@@ -172,6 +176,39 @@ def _mixture(tokens: int, hidden: int, intermediate: int, models: Models, number
     if numbers.autocast:  # the inputs of the router and of its noise
         values += (1 + models.moe.router_noise) * hidden
     return shared + tokens * (values * numbers.compute + _router(models))
+
+
+def _low_rank_mixture(
+    tokens: int, hidden: int, intermediate: int, models: Models, numbers: Numbers
+) -> int:
+    """Bytes for the inputs, the base's inner values, A x of every expert, and the router.
+
+    The backward pass computes the experts' own inner values again, some tokens at a time.
+    """
+    copies = numbers.inputs(len(models.layers[0].form.inputs) + 1 + models.moe.router_noise)
+    values = copies * hidden + _low_rank_values(intermediate, models)
+    weights = FP32 * models.moe.num_experts
+    return tokens * (values * numbers.compute + weights + _router(models))
+
+
+def _low_rank_values(intermediate: int, models: Models) -> int:
+    """The number of a token's values of the base's input projections, and of A x of all experts."""
+    form, inner = models.layers[0].form, 2 if models.layers[0].form.gated else 1
+    return inner * intermediate + len(form.projections) * models.moe.num_experts * models.moe.rank
+
+
+def _working(tokens: int, hidden: int, intermediate: int, models: Models, numbers: Numbers) -> int:
+    """Bytes of the gradients in a layer's backward pass.
+
+    Full experts: two tensors of the routed experts' rows. Low-rank experts: the gradients of what
+    is kept and of the summed inner values, and of one expert, which may compute all tokens, its
+    inner values and their gradients.
+    """
+    if not models.is_low_rank:
+        return 2 * tokens * models.chosen * (intermediate + hidden) * numbers.compute
+    own = (8 if models.layers[0].form.gated else 4) * intermediate
+    values = own + _low_rank_values(intermediate, models)
+    return tokens * (values * numbers.compute + FP32 * intermediate)
 
 
 def _router(models: Models) -> int:

@@ -4,7 +4,8 @@ For each token, each parameter that computes it takes 2 FLOPs in the forward pas
 backward pass if it learns. The attention takes 2 L Q in each layer, with rows of L tokens and
 queries of width Q (two matrix products, half of them masked), and twice that in the backward pass
 (Kaplan et al. 2020, arXiv 2001.08361, section 2.1). Activation checkpointing computes the forward
-pass twice.
+pass twice. Of low-rank experts, the base's MLP counts once for a token, and the factors for each
+expert that computes it.
 """
 
 from workflow_scripts.planning.parameters import Models
@@ -12,15 +13,23 @@ from workflow_scripts.planning.parameters import Models
 FORWARD, BACKWARD = 2, 4
 
 
-def tuning_flops(models: Models, active: int, length: int, checkpointing: bool = False) -> int:
-    """FLOPs of a token if all weights are tuned.
+def tuning_flops(
+    models: Models, active: int, length: int, checkpointing: bool = False, frozen: int = 0
+) -> int:
+    """FLOPs of a token in a tuning.
 
-    active: the parameters that compute the token, such as `models.moe_active`. length: of a row.
+    active: the parameters that compute the token, such as `models.dense_total`. frozen: those of
+    them that do not learn; they take 2 in the backward pass. length: of a row.
     """
-    learning = active - models.base.embedding
-    return (_forward(checkpointing) + BACKWARD) * learning + _attention(
-        models, length, checkpointing
-    )
+    computing = active - models.base.embedding
+    products = (_forward(checkpointing) + BACKWARD) * computing - BACKWARD // 2 * frozen
+    return products + _attention(models, length, checkpointing)
+
+
+def mixture_flops(models: Models, length: int, checkpointing: bool = False) -> int:
+    """FLOPs of a token in step 2."""
+    active = models.moe_active + models.added_total
+    return tuning_flops(models, active, length, checkpointing, models.frozen_active)
 
 
 def mixing_flops(models: Models, length: int, checkpointing: bool = False) -> int:
@@ -40,13 +49,11 @@ def tuning_ratio(models: Models, length: int) -> float:
     """FLOPs of a token in the tuning of the mixture, divided by those in the tuning of the base.
 
     Both count forward and backward pass, the attention, and all weights that compute the token,
-    with those of the router and its noise. They leave out embeddings that are only looked up, the
-    optimiser, and what activation checkpointing computes again, which is the same part of both.
-    length: of a row.
+    with those of the router and its noise. Weights that do not learn have no gradient. Both leave
+    out embeddings that are only looked up, the optimiser, and what activation checkpointing
+    computes again, which is the same part of both. length: of a row.
     """
-    return tuning_flops(models, models.moe_active, length) / tuning_flops(
-        models, models.dense_total, length
-    )
+    return mixture_flops(models, length) / tuning_flops(models, models.dense_total, length)
 
 
 def _forward(checkpointing: bool) -> int:
