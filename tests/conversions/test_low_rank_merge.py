@@ -23,9 +23,11 @@ from transformers import AutoModelForCausalLM
 import workflow_scripts.modeling  # noqa: F401
 from workflow_scripts import dense, diversity
 from workflow_scripts.artifacts.manifest import manifest_path, read_manifest
+from workflow_scripts.checkpoints.reader import Checkpoint
 from workflow_scripts.common.errors import UserError
-from workflow_scripts.conversions import merged_tensors, mixing_artifact
+from workflow_scripts.conversions import mixing_artifact
 from workflow_scripts.conversions.merge import ALPHA as LOGITS
+from workflow_scripts.conversions.merged_tensors import merged_tensors
 from workflow_scripts.tools import export_full, verify
 
 LAMBDA = 0.6
@@ -183,8 +185,7 @@ def test_equal_experts_are_their_merged_model(tmp_path, tiny_llama):
     ],
     ids=["task_arithmetic", "model_stock", "expert"],
 )
-def test_other_merges_are_those_of_the_experts_written_out(llama, tmp_path, words, monkeypatch):
-    monkeypatch.setattr(merged_tensors, "BLOCK", 100)
+def test_other_merges_are_those_of_the_experts_written_out(llama, tmp_path, words):
     base = ["--base", llama["base"]]
     ours = merged(llama, tmp_path / "low", *words, *base)
     (tmp_path / "out").mkdir()
@@ -210,6 +211,23 @@ def test_the_diversity_is_that_of_the_experts_written_out(llama, tmp_path):
     for values in ("spread", "deviation", "shift"):
         assert measured[0][values] == pytest.approx(measured[1][values], rel=1e-4)
     assert measured[0]["experts"] == EXPERTS
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_products_and_squares_are_those_of_the_experts_in_fp64(tmp_path, dtype):
+    """Also beside a base that the experts do not share."""
+    chain = chain_of(save_base("llama", tmp_path / "base", dtype), tmp_path / "chain")
+    mixture, factors = Checkpoint(chain["moe_sft"]), Factors.of(chain["moe_sft"])
+    for tensor in merged_tensors(mixture, Checkpoint(chain["ffn"]), (1, 1, EXPERTS)):
+        experts = torch.stack([factors.expert(tensor.name, i).flatten() for i in range(EXPERTS)])
+        for base in (tensor.weight, tensor.weight + 0.1 * torch.randn(tensor.shape).to(dtype)):
+            vectors = experts - base.double().flatten()
+            products = vectors @ vectors.T
+            torch.testing.assert_close(tensor.task_products(base), products, rtol=1e-5, atol=1e-5)
+            apart = (experts - experts.mean(0)).square().sum(1).mean()
+            moved = vectors.mean(0).square().sum()
+            expected = torch.stack([apart, moved, base.double().square().sum()])
+            torch.testing.assert_close(tensor.squares(base), expected, rtol=1e-4, atol=1e-6)
 
 
 # What artifacts say, and refusals

@@ -18,7 +18,8 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from workflow_scripts import best, dense
 from workflow_scripts.artifacts.manifest import manifest_path, read_manifest
 from workflow_scripts.common.errors import UserError
-from workflow_scripts.conversions import blocks, merge_methods
+from workflow_scripts.conversions import blocks
+from workflow_scripts.conversions import merge_methods as methods
 
 SINGLE = "model.safetensors"
 LAMBDA, SCALE = 0.6, 1.5
@@ -151,7 +152,8 @@ def test_one_expert_alone(case, tmp_path):
 
 
 def stock_ratio(experts: list[torch.Tensor], base: torch.Tensor) -> float:
-    return merge_methods.stock_ratio(blocks.stacked_blocks([base, *experts]))
+    vectors = torch.stack(experts) - base
+    return methods.stock_ratio(vectors @ vectors.T)
 
 
 def test_the_ratio_at_its_limits():

@@ -17,7 +17,7 @@ from workflow_scripts.checkpoints.reader import Checkpoint
 from workflow_scripts.common.progress import progress
 from workflow_scripts.conversions.merge import alpha_shape
 from workflow_scripts.conversions.merge_methods import name_in_base
-from workflow_scripts.conversions.merged_tensors import MergedTensor, merged_tensors
+from workflow_scripts.conversions.merged_tensors import merged_tensors
 
 DIGITS = 6  # significant ones. The last digits of a sum in fp64 depend on the number of threads
 
@@ -34,26 +34,13 @@ def diversity(ffn: Checkpoint, base: Checkpoint) -> dict:
     layers: dict[int, list[float]] = {}
     for tensor, name in zip(progress(tensors, desc="measure", unit="tensor"), names, strict=True):
         sums = layers.setdefault(tensor.layer.index, [0.0, 0.0, 0.0])
-        squares = _squares(tensor, base.get(name))
+        squares = tensor.squares(base.get(name)).tolist()
         layers[tensor.layer.index] = [old + new for old, new in zip(sums, squares, strict=True)]
     total = [math.fsum(values) for values in zip(*layers.values(), strict=True)]
     return _values(*total) | {
         "experts": 1 + shape[-1],
         "layers": [{"layer": index} | _values(*sums) for index, sums in layers.items()],
     }
-
-
-def _squares(tensor: MergedTensor, base) -> list[float]:
-    """mean_i |W_i - M|^2, |M - W_B|^2 and |W_B|^2 of one tensor, summed in fp64."""
-    import torch
-
-    sums = torch.zeros(3, dtype=torch.float64)
-    for block in tensor.blocks_beside(base):
-        start, experts = block[0], block[1:]
-        mean = experts.mean(dim=0)
-        apart = (experts - mean).square().sum() / len(experts)
-        sums += torch.stack([apart, (mean - start).square().sum(), start.square().sum()])
-    return sums.tolist()
 
 
 def _values(apart: float, moved: float, size: float) -> dict[str, float | None]:

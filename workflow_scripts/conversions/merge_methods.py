@@ -8,7 +8,6 @@ B is a tensor of the base. T is the same tensor of XFT's merged model: the exper
   holds once has t = 1.
 """
 
-from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -62,17 +61,16 @@ def _plans_from(
     return plans
 
 
-def stock_ratio(blocks: Iterable) -> float:
+def stock_ratio(products) -> float:
     """t = E cos / ((E - 1) cos + 1), from 0 to 1 (Model Stock, arXiv 2403.19522).
 
     cos is the mean cosine between the task vectors W_i - B of two experts, at least 0. An expert
     that equals the base has no direction and is not counted. t is 1 if fewer than two are left.
 
-    blocks: the values of B, then those of each W_i: [1 + E, block] in fp64.
+    products: <W_i - B, W_j - B>, [E, E] in fp64.
     """
     import torch
 
-    products = sum(map(_products, blocks))
     norms = products.diagonal().sqrt()
     moved = norms > 0
     count = int(moved.sum())
@@ -83,12 +81,6 @@ def stock_ratio(blocks: Iterable) -> float:
     pairs = count * (count - 1) / 2
     cosine = min(max(cosines.triu(1).sum().item() / pairs, 0.0), 1.0)
     return count * cosine / ((count - 1) * cosine + 1)
-
-
-def _products(block):
-    """The inner products [E, E] of the experts' task vectors in a block [1 + E, values]."""
-    vectors = block[1:] - block[0]
-    return vectors @ vectors.T
 
 
 def one_expert(mixing: MixingArtifact, expert: int) -> MixingArtifact:
@@ -116,7 +108,7 @@ def _merged_plan(
     def compute() -> list:
         start = base.get(base_name)
         if method.method == "model_stock":
-            weight = stock_ratio(tensor.blocks_beside(start))
+            weight = stock_ratio(tensor.task_products(start))
         else:
             weight = method.scale
         merged = tensor.merged(coefficients)

@@ -11,7 +11,7 @@ from itertools import islice
 
 from workflow_scripts.checkpoints.layout import FfnLayer, moe_layers
 from workflow_scripts.checkpoints.reader import Checkpoint
-from workflow_scripts.conversions.blocks import BLOCK, stacked_blocks
+from workflow_scripts.conversions.blocks import stacked_blocks
 
 MERGE_BLOCK = 2**19  # values; their sum (2 MB) stays in a CPU's cache while experts are added
 
@@ -79,12 +79,22 @@ class FullTensor(MergedTensor):
             ]
         )
 
-    def blocks_beside(self, base) -> Iterator:
-        """The values of `base`, a tensor of this shape, and of each expert: [2 + R, block], fp64.
+    def task_products(self, base):
+        """<W_i - B, W_j - B> of all experts, [1 + R, 1 + R] in fp64. base: B, of this shape."""
+        vectors = (block[1:] - block[0] for block in stacked_blocks([base, *self.experts()]))
+        return sum(own @ own.T for own in vectors)
 
-        The blocks are in row-major order.
-        """
-        return stacked_blocks([base, *self.experts()])
+    def squares(self, base):
+        """mean_i |W_i - M|^2, |M - B|^2 and |B|^2, [3] in fp64, with the experts' mean M."""
+        import torch
+
+        sums = torch.zeros(3, dtype=torch.float64)
+        for block in stacked_blocks([base, *self.experts()]):
+            start, experts = block[0], block[1:]
+            mean = experts.mean(dim=0)
+            apart = (experts - mean).square().sum() / len(experts)
+            sums += torch.stack([apart, (mean - start).square().sum(), start.square().sum()])
+        return sums
 
     @property
     def _shared(self) -> str:
@@ -149,19 +159,28 @@ class LowRankTensor(MergedTensor):
         through_a = (gradient @ a.flatten(0, 1).T).unflatten(1, a.shape[:2]).transpose(0, 1)
         return self.scale * (through_a * b).sum((1, 2), dtype=torch.float64)
 
-    def blocks_beside(self, base) -> Iterator:
-        """The values of `base`, a tensor of this shape, and of each expert: [2 + R, block], fp64.
+    def task_products(self, base):
+        """<W_i - B, W_j - B> of all experts, [1 + R, 1 + R] in fp64. base: B, of this shape.
 
-        The blocks are in row-major order.
+        <B_i A_i, B_j A_j> is the sum of the values of B_i^T B_j times those of A_i A_j^T.
         """
+        a, b = self._factor("A").double(), self._factor("B").double()
+        sizes = a.shape[:2]
+        rows, columns = a.flatten(0, 1), b.transpose(0, 1).flatten(1)
+        products = (rows @ rows.T) * (columns.T @ columns)  # [E r, E r]
+        products = products.unflatten(0, sizes).unflatten(2, sizes).sum((1, 3))
+        moved = self.weight.float() - base.float()  # zero, unless B is not W
+        across = self.inner_products(moved, 0)
+        return self.scale**2 * products + across + across[:, None] + _square(moved)
+
+    def squares(self, base):
+        """mean_i |W_i - M|^2, |M - B|^2 and |B|^2, [3] in fp64, with the experts' mean M."""
         import torch
 
-        a, b = self._factor("A").double(), self._factor("B").double()
-        rows = max(BLOCK // self.shape[1], 1)
-        parts = base.split(rows), self.weight.split(rows), b.split(rows, dim=1)
-        for start, weight, own in zip(*parts, strict=True):
-            experts = weight.double() + self.scale * (own @ a)
-            yield torch.cat([start.double()[None], experts]).flatten(1)
+        products = self.task_products(base)
+        moved = products.mean()
+        apart = (products.diagonal().mean() - moved).clamp(min=0)
+        return torch.stack([apart, moved, _square(base)])
 
     def _factor(self, letter: str):
         """A [E, r, K] or B [E, N, r], memory-mapped."""
@@ -197,6 +216,13 @@ def _merged_tensor(
     names = layer.frozen(projection, part), layer.dense(projection, part)
     weight_name = names[0] if names[0] in source else names[1]
     return LowRankTensor(layer, projection, part, *place, ffn, source, weight_name)
+
+
+def _square(tensor):
+    """The sum of the squares in fp64."""
+    import torch
+
+    return torch.linalg.vector_norm(tensor, dtype=torch.float64).square()
 
 
 def merge(experts: Iterable, coefficients):
