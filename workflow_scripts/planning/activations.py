@@ -84,28 +84,23 @@ class Activations:
 
 
 def tuning(models: Models, batch: Batch, numbers: Numbers) -> Activations:
-    """Activations of step 2, in which everything learns.
-
-    With low-rank experts this is an upper limit: weights that do not learn keep fewer inputs.
-    """
-    heads, (hidden, intermediate) = models.base.heads, _sizes(models)
-    tokens = batch.tokens
-    norm = tokens * hidden * (FP32 + numbers.residual)  # input in fp32, normalised input
-    around = 2 * norm
-    around += numbers.inputs(3) * tokens * hidden * numbers.compute  # inputs for q, k and v
-    around += _attention(heads, batch, numbers)
-    if any(QUERY_NORM.search(name) for name in models.base.names):
-        width = (heads.query + heads.key) * heads.size
-        around += tokens * width * (FP32 + numbers.residual)
+    """Activations of step 2, in which everything learns, or with low-rank experts a part of it."""
+    hidden, intermediate = _sizes(models)
+    tokens, frozen = batch.tokens, models.is_low_rank and models.moe.train_rest == "frozen"
+    rest = (_frozen_rest if frozen else _learning_rest)(models, batch, numbers)
     dense = _mlp(tokens, hidden, intermediate, models, numbers)
     mixture_of = _low_rank_mixture if models.is_low_rank else _mixture
     mixture = mixture_of(tokens, hidden, intermediate, models, numbers)
     upcycled = {layer.prefix for layer in models.upcycled}
+    layers = [
+        rest.around + (mixture if layer.prefix in upcycled else dense) for layer in models.layers
+    ]
+    if frozen:  # nothing is kept before the first mixture
+        first = models.layers.index(models.upcycled[0])
+        layers[: first + 1] = [0] * first + [mixture]
     return Activations(
-        layers=[
-            around + (mixture if layer.prefix in upcycled else dense) for layer in models.layers
-        ],
-        ends=norm + tokens * (hidden * numbers.compute + INT64) + _rope(heads, batch, numbers),
+        layers=layers,
+        ends=rest.ends,
         logits=logits_bytes(models, batch),
         working=_working(tokens, hidden, intermediate, models, numbers),
         boundary=tokens * hidden * numbers.residual,
@@ -115,20 +110,49 @@ def tuning(models: Models, batch: Batch, numbers: Numbers) -> Activations:
 def mixing(models: Models, batch: Batch, numbers: Numbers) -> Activations:
     """Activations of step 6, in which only the merged MLPs have gradients.
 
-    Frozen norms and projections keep no input for their weights' gradients. Nothing is kept before
-    the first MLP.
+    Nothing is kept before the first MLP.
     """
-    heads, (hidden, intermediate) = models.base.heads, _sizes(models)
-    tokens = batch.tokens
+    hidden, intermediate = _sizes(models)
+    tokens, rest = batch.tokens, _frozen_rest(models, batch, numbers)
     mlp = _mlp(tokens, hidden, intermediate, models, numbers)
-    before = 2 * tokens * hidden * FP32 + _attention(heads, batch, numbers)
     return Activations(
-        layers=[mlp] + [before + mlp] * (len(models.layers) - 1),
-        ends=tokens * (hidden * FP32 + INT64) + _rope(heads, batch, numbers),
+        layers=[mlp] + [rest.around + mlp] * (len(models.layers) - 1),
+        ends=rest.ends,
         logits=logits_bytes(models, batch),
         working=2 * tokens * intermediate * numbers.compute,
         boundary=tokens * hidden * numbers.residual,
     )
+
+
+@dataclass(frozen=True)
+class _Rest:
+    """Bytes of a layer outside its MLP, and of the parts before and after the layers."""
+
+    around: int
+    ends: int
+
+
+def _learning_rest(models: Models, batch: Batch, numbers: Numbers) -> _Rest:
+    """All of it learns."""
+    heads, (hidden, _) = models.base.heads, _sizes(models)
+    tokens = batch.tokens
+    norm = tokens * hidden * (FP32 + numbers.residual)  # input in fp32, normalised input
+    around = 2 * norm
+    around += numbers.inputs(3) * tokens * hidden * numbers.compute  # inputs for q, k and v
+    around += _attention(heads, batch, numbers)
+    if any(QUERY_NORM.search(name) for name in models.base.names):
+        width = (heads.query + heads.key) * heads.size
+        around += tokens * width * (FP32 + numbers.residual)
+    ends = norm + tokens * (hidden * numbers.compute + INT64) + _rope(heads, batch, numbers)
+    return _Rest(around, ends)
+
+
+def _frozen_rest(models: Models, batch: Batch, numbers: Numbers) -> _Rest:
+    """None of it learns: norms and projections keep no input for their weights' gradients."""
+    heads, (hidden, _) = models.base.heads, _sizes(models)
+    around = 2 * batch.tokens * hidden * FP32 + _attention(heads, batch, numbers)
+    ends = batch.tokens * (hidden * FP32 + INT64) + _rope(heads, batch, numbers)
+    return _Rest(around, ends)
 
 
 def logits_bytes(models: Models, batch: Batch) -> int:
