@@ -1,4 +1,7 @@
-"""Step 3: extract the FFN weights of all experts of a tuned mixture."""
+"""Step 3: extract the FFN weights of all experts of a tuned mixture.
+
+Of low-rank experts these are the factors. The base's MLP stays in the mixture alone.
+"""
 
 from workflow_scripts.artifacts.artifact import create_artifact, open_artifact, write_json
 from workflow_scripts.artifacts.recipe import make_recipe
