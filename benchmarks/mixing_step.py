@@ -36,9 +36,9 @@ from workflow_scripts.checkpoints.reader import SINGLE_FILE, Checkpoint
 from workflow_scripts.conversions.merge import (
     ALPHA,
     initial_logits,
-    merged_tensors,
     mixing_coefficients,
 )
+from workflow_scripts.conversions.merged_tensors import merged_tensors
 from workflow_scripts.modeling.mixing import Mixing, MixingLogits
 
 LAYERS_TIMED, LAYERS_WEIGHED = 4, 8
@@ -107,14 +107,14 @@ def dense_step(folder: Path) -> Callable[[], None]:
 def published_step(folder: Path) -> Callable[[], None]:
     checkpoint = Checkpoint(folder / "ffn")
     alpha = initial_logits(checkpoint, "layer", LAMBDA, False)[ALPHA].requires_grad_()
-    tensors = merged_tensors(checkpoint, alpha.shape)
-    experts = [torch.stack(list(tensor.experts(checkpoint))).float() for tensor in tensors]
+    tensors = merged_tensors(Checkpoint(folder / "moe"), checkpoint, alpha.shape)
+    experts = [torch.stack(list(tensor.experts())).float() for tensor in tensors]
     model = dense_model(folder).requires_grad_(False)
 
     def forward(**batch):
         coefficients = mixing_coefficients(alpha, None, LAMBDA)
         weights = {
-            tensor.name: torch.einsum("e,eoi->oi", tensor.coefficients(coefficients), stacked)
+            tensor.name: torch.einsum("e,eoi->oi", tensor.own(coefficients), stacked)
             for tensor, stacked in zip(tensors, experts, strict=True)
         }
         return torch.func.functional_call(model, weights, (), batch)

@@ -35,6 +35,7 @@ NUMERIC = {
     *("test_global_balance", "test_mixing", "test_mixing_processes", "test_modeling"),
     *("test_published_defects", "test_reference", "test_resume", "test_streaming", "test_training"),
     *("test_usage", "test_validation", "test_evaluation_generation", "test_token_healing"),
+    *("test_low_rank_merge", "test_low_rank_mixing"),
 }
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in a job in the background

@@ -1,6 +1,9 @@
-"""Step 3: extract the FFN weights of all experts of a tuned mixture."""
+"""Step 3: extract the FFN weights of all experts of a tuned mixture.
 
-from workflow_scripts.artifacts.artifact import create_artifact, open_artifact
+Of low-rank experts these are the factors. The base's MLP stays in the mixture alone.
+"""
+
+from workflow_scripts.artifacts.artifact import create_artifact, open_artifact, write_json
 from workflow_scripts.artifacts.recipe import make_recipe
 from workflow_scripts.cli import flags, running
 
@@ -12,13 +15,16 @@ def main(argv: list[str] | None = None) -> None:
     flags.add_verify(parser)
     args = parser.parse_args(argv)
 
-    from workflow_scripts.conversions.extract import extract_ffn
+    from workflow_scripts.conversions.extract import extract_ffn, factor_config
 
     moe = open_artifact(args.moe, "moe", "moe_sft", full=args.verify == "full")
     plans = extract_ffn(moe.checkpoint)
+    config = factor_config(moe.checkpoint.config)
     recipe = make_recipe("ffn", {}, {"moe": moe})
     with create_artifact(args.out, "ffn", inputs={"moe": moe.id}, recipe=recipe) as draft:
         draft.write_tensors(plans)
+        if config is not None:
+            write_json(draft.path / "config.json", config)
 
 
 if __name__ == "__main__":

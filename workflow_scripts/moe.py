@@ -1,8 +1,9 @@
 """Step 1, upcycling: turn a dense model into a mixture of experts with a new router.
 
-The experts are copies of the dense model's MLP. The mixture then gives the same outputs as the
-dense model, for every choice of the router. With --init noise or drop the routed experts differ,
-and the step prints how far each layer is from the dense model's.
+The experts are copies of the dense model's MLP. With --experts lora they share that MLP, and each
+adds products of low rank to its matrices, which are zero at the start. The mixture then gives the
+same outputs as the dense model, for every choice of the router. With --init noise or drop the
+routed experts differ, and the step prints how far each layer is from the dense model's.
 """
 
 from workflow_scripts.artifacts.artifact import create_artifact, open_artifact

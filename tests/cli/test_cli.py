@@ -71,6 +71,7 @@ TOOLS = {
     "verify": ["PATH", "--full"],
     "publish": ["--model", "--to", "--private", "--yes"],
     "import_reference": ["--model", "--out", "--verify"],
+    "export_full": ["--moe", "--out", "--verify"],
 }
 HEAVY = {"torch", "transformers", "datasets", "pandas", "evalplus", "deepspeed", "accelerate"}
 SECTIONS = {
@@ -250,6 +251,7 @@ def test_what_argparse_refuses_ends_in_its_usage(section, words, message, capsys
         ("dense --weighted x --moe x --ffn x --out out --method model_stock", "Give --base too"),
         ("dense --weighted x --moe x --ffn x --out out --scale 0", "must be greater than 0"),
         ("import_reference --model nowhere --out out", "nowhere is not a folder"),
+        ("export_full --moe nowhere --out out", "nowhere is not a folder"),
         ("fetch_data --train a/b --out out", "data.train = a/b: a data set on the hub is named"),
         ("tokens --model nowhere --data x --out out", "nowhere is not a folder"),
         (
@@ -412,6 +414,7 @@ def parser_of(words: str):
         "eval --model a --dataset rows --out a/x.json",
         "tokens --model results --data a/x --out a",
         "import_reference --model a --out a",
+        "export_full --moe a --out a",
         "soup --models results a --out a",
         "diversity --base results --ffn a --out a/x.json",
         "diversity --base results --ffn results --metrics a/x --out a/x",

@@ -19,7 +19,7 @@ from workflow_scripts import best, dense
 from workflow_scripts.artifacts.manifest import manifest_path, read_manifest
 from workflow_scripts.common.errors import UserError
 from workflow_scripts.conversions import blocks
-from workflow_scripts.conversions.merge_methods import stock_ratio
+from workflow_scripts.conversions import merge_methods as methods
 
 SINGLE = "model.safetensors"
 LAMBDA, SCALE = 0.6, 1.5
@@ -149,6 +149,11 @@ def test_one_expert_alone(case, tmp_path):
 
 
 # The ratio of Model Stock
+
+
+def stock_ratio(experts: list[torch.Tensor], base: torch.Tensor) -> float:
+    vectors = torch.stack(experts) - base
+    return methods.stock_ratio(vectors @ vectors.T)
 
 
 def test_the_ratio_at_its_limits():

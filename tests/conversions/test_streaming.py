@@ -12,8 +12,9 @@ from safetensors.torch import load_file
 from workflow_scripts.checkpoints import writer
 from workflow_scripts.checkpoints.reader import SINGLE_FILE
 from workflow_scripts.checkpoints.writer import TensorPlan, write_checkpoint
-from workflow_scripts.conversions import merge as merging
-from workflow_scripts.conversions.merge import merge, mixing_coefficients
+from workflow_scripts.conversions import merged_tensors as merging
+from workflow_scripts.conversions.merge import mixing_coefficients
+from workflow_scripts.conversions.merged_tensors import merge
 
 VALUES = torch.arange(1001.0)
 

@@ -18,9 +18,9 @@ from workflow_scripts.conversions import mixing_artifact
 from workflow_scripts.conversions.merge import (
     ALPHA,
     LAMBDA_LOGIT,
-    merge,
     mixing_coefficients,
 )
+from workflow_scripts.conversions.merged_tensors import merge
 from workflow_scripts.modeling.mixing import Mixing, MixingLogits
 
 LAMBDA = 0.6

@@ -13,10 +13,12 @@ import torch
 import yaml
 from backbones import BACKBONES, SIZES
 from chains import Chain
+from low_rank import save_base
 from published import DEEPSEEK
+from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForCausalLM, Trainer, TrainingArguments
 
-from workflow_scripts.checkpoints.reader import Checkpoint
+from workflow_scripts.checkpoints.reader import SINGLE_FILE, Checkpoint
 from workflow_scripts.config.sections import DataConfig, EvaluationConfig, MoeConfig, MoeSftConfig
 from workflow_scripts.config.training import MixingTraining
 from workflow_scripts.config.validation import complete
@@ -118,16 +120,19 @@ GEMMA_270M = DEEPSEEK | {
 # Of each recipe: the base's architecture, and the parameters that its makers count.
 RECIPES = {
     "deepseek-coder-1.3b": (DEEPSEEK, 1_346_471_936),
+    "deepseek-coder-1.3b-lora": (DEEPSEEK, 1_346_471_936),
     "deepseek-coder-6.7b": (DEEPSEEK_6_7B, 6_740_512_768),
     "stable-code-3b": (STABLE_CODE, 2_795_443_200),
     "tinyllama-1.1b": (TINYLLAMA, 1_100_048_384),
     "llama-3.2-1b": (LLAMA_3_2, 1_235_814_400),
     "qwen2.5-coder-0.5b": (QWEN_0_5B, 494_032_768),
+    "qwen2.5-coder-0.5b-lora": (QWEN_0_5B, 494_032_768),
     "qwen2.5-coder-0.5b-cpu": (QWEN_0_5B, 494_032_768),
     "qwen2.5-coder-1.5b": (QWEN_1_5B, 1_543_714_304),
     "smollm2-135m": (SMOLLM2, 134_515_008),
     "gemma-3-270m-cpu": (GEMMA_270M, 268_098_176),
 }
+SMALL_GPU = {"deepseek-coder-1.3b-lora", "qwen2.5-coder-0.5b-lora"}
 ON_CPU = {"smollm2-135m", "qwen2.5-coder-0.5b-cpu", "gemma-3-270m-cpu"}
 
 
@@ -751,7 +756,8 @@ def test_every_recipe_is_planned(repository):
 @pytest.mark.parametrize("name", RECIPES)
 def test_recipes_headers_hold_the_plans_figures(name, repository, tmp_path, monkeypatch):
     config, parameters = RECIPES[name]
-    words = [] if name in ON_CPU else ["--rows=110000", "--gpu=h100"]
+    gpu = "rtx4090" if name in SMALL_GPU else "h100"
+    words = [] if name in ON_CPU else ["--rows=110000", f"--gpu={gpu}"]
     monkeypatch.chdir(repository)
     (tmp_path / "config.json").write_text(json.dumps(config))
     file = Path("recipes") / f"{name}.yaml"
@@ -759,3 +765,87 @@ def test_recipes_headers_hold_the_plans_figures(name, repository, tmp_path, monk
     lines = summary(plan.make_plan(plan._parser().parse_args(words)))
     assert lines[0] == f"dense {parameters:,} parameters"
     assert "".join(f"#   {line}\n" for line in lines) in file.read_text()
+
+
+# Low-rank experts
+
+
+LOW_RANK = {"experts": "lora", "rank": 4, "num_experts": 5, "num_experts_per_tok": 3}
+
+
+@pytest.mark.parametrize("name", ["llama", "llama-biases", "phi3", "starcoder2"])
+def test_low_rank_tables_follow_the_conversions(name, tmp_path):
+    base = save_base(name, tmp_path / "base")
+    words = ["--experts", "lora", "--rank", 4, "--num-experts", 5, "--num-experts-per-tok", 3]
+    chain = Chain(tmp_path, {"moe": words}, base=base)
+    models = Models(read_table(base), MoeConfig(**LOW_RANK))
+    assert models.mixture.tensors == read_table(chain["moe"]).tensors
+    made = Checkpoint(chain["ffn"])
+    factors = sum(made.get(name).nbytes for name in made.names)
+    assert planned_table(extract_ffn(models.mixture), models.base).nbytes == factors
+    assert models.expert * 5 * 4 == factors
+    shared = sum(t.nbytes for n, t in load_file(base / SINGLE_FILE).items() if ".mlp." in n)
+    assert disk.expert_bytes(models) == factors + shared
+
+
+@pytest.mark.parametrize(
+    ("rest", "learned", "added"),
+    [("frozen", 0, 0), ("lora", 0, 1), ("full", 1, 0)],
+)
+def test_what_low_rank_experts_learn_is_counted_by_hand(tmp_path, rest, learned, added):
+    """Two layers, 5 experts of rank 4. Three compute a token."""
+    sizes = {"hidden_size": 8, "intermediate_size": 12, "num_hidden_layers": 2, "vocab_size": 20}
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 1}
+    models = models_of(tmp_path, DEEPSEEK | sizes | heads, **LOW_RANK, train_rest=rest)
+    attention = 8 * 8 + 2 * 8 * 4 + 8 * 8  # q, k and v, o
+    factors_of_attention = 4 * (8 + 8 + 2 * (8 + 4) + 8 + 8)
+    mlp, norms, head, embedding = 3 * 8 * 12, 2 * 8, 8 + 8 * 20, 8 * 20
+    expert, router = 4 * 3 * (8 + 12), 2 * 8 * 4 + 4 * 4
+    outside = 2 * (attention + norms) + head
+    inside = 2 * (5 * expert + router)
+    assert models.moe_total == outside + embedding + 2 * mlp + inside
+    more = learned * (outside + embedding) + added * 2 * factors_of_attention
+    assert models.learned_total == inside + more
+    computing = outside + 2 * (mlp + 3 * expert + router) + added * 2 * factors_of_attention
+    frozen = 2 * mlp + (1 - learned) * outside
+    of_attention = 2 * 3 * 2 * 10 * 8  # layers, passes, 2 L Q
+    expected = 6 * computing - 2 * frozen + of_attention
+    dense = 6 * (outside + 2 * mlp) + of_attention
+    assert tuning_ratio(models, 10) == expected / dense
+
+
+@pytest.mark.parametrize("optimizer", ["adamw_torch", "adafactor", "adamw_8bit"])
+def test_only_what_learns_has_gradients_and_an_optimiser(deepseek, tmp_path, optimizer):
+    low = {"experts": "lora", "rank": 64}
+    models = models_of(tmp_path, DEEPSEEK, **low)
+    the_job = job(optim=optimizer)
+    memory = tuning_memory(models, the_job)
+    assert models.learned_total == 24 * (8 * 64 * 3 * (2048 + 5504) + 2 * 7 * 2048 + 7 * 7)
+    assert memory.weights == 4 * models.moe_total
+    assert memory.gradients == 4 * models.learned_total
+    assert memory.optimizer <= 8 * models.learned_total
+    assert memory.peak <= GPUS["rtx4090"].room(1) < tuning_memory(deepseek, the_job).peak
+    state = 4 * models.learned_total + memory.optimizer
+    assert disk.checkpoint_bytes(models, the_job) == 3 * state
+
+
+def test_the_baselines_of_low_rank_experts_are_whole(deepseek, tmp_path):
+    """All weights of the dense model learn in sft, whatever the experts are."""
+    config = complete(
+        {"base": {"model": "x"}, "data": {"train": "x"}, "evaluation": {"models": ["sft"]}}
+    )
+    spaces = [
+        {s.name: s.nbytes for s in disk.disk_space(models, config, job())}
+        for models in (deepseek, models_of(tmp_path, DEEPSEEK, experts="lora"))
+    ]
+    for name in ("checkpoints of sft", "sft"):
+        assert spaces[0][name] == spaces[1][name]
+
+
+def test_a_rank_that_is_too_large_is_refused_by_the_plan(project, call_step):
+    config = yaml.safe_load(Path("mine.yaml").read_text()) | {
+        "moe": {"experts": "lora", "rank": 33}
+    }
+    Path("mine.yaml").write_text(yaml.safe_dump(config))
+    done = call_step("plan", "--config", "mine.yaml", "--gpu", "h100", cwd=project)
+    assert done.returncode == 1 and "moe.rank = 33: " in done.stderr

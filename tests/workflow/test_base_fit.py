@@ -133,3 +133,12 @@ def test_a_model_in_the_hubs_cache_is_looked_at_without_network(
         link.unlink()  # as when the fetch was cut off
     config["data"] |= {"template": "chat", "max_length": 256}
     assert parse(config, repository) == "[]\n"
+
+
+def test_the_rank_of_low_rank_experts_must_fit_the_matrices(config):
+    config["moe"] = {"experts": "lora", "rank": 32}
+    check_files(complete(config))
+    config["moe"]["rank"] = 33
+    assert fault(config).startswith("config: moe.rank = 33: the matrices of base have at most rank")
+    config["moe"]["experts"] = "full"
+    check_files(complete(config))

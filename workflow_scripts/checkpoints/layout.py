@@ -1,7 +1,8 @@
 """The names of FFN tensors in dense and in upcycled models.
 
-P stands for a prefix such as `model.layers.<n>.mlp`, R for the number of routed experts, I and H
-for the intermediate and the hidden size.
+P stands for a prefix such as `model.layers.<n>.mlp`, E for the number of experts, R for that of the
+routed ones, I and H for the intermediate and the hidden size, K and N for the inputs and outputs of
+a projection, r for the rank.
 
 - Dense: a linear layer for each projection of the backbone's MLP, `P.<projection>.weight` and
   perhaps `P.<projection>.bias`.
@@ -9,6 +10,9 @@ for the intermediate and the hidden size.
   fused under `P.experts`, and the router is under `P.router`. Fused weights: `gate_up_proj`
   [R, 2I, H], or `up_proj` [R, I, H] if the MLP has no gate, and `down_proj` [R, H, I]. Fused
   biases: the same names with `_bias`, without the last axis.
+- Upcycled with low-rank experts: the base's MLP is under `P.dense`, which no expert changes. The
+  factors of all experts, the shared one first, are `P.experts.<projection>.lora_A` [E, r, K] and
+  `lora_B` [E, N, r]. The router has the same names.
 """
 
 import re
@@ -18,6 +22,7 @@ from dataclasses import dataclass
 from workflow_scripts.common.errors import UserError
 
 MLP_TENSOR = re.compile(r"(?P<prefix>.*\blayers\.(?P<index>\d+)\.mlp)\.(?P<rest>.+)")
+FACTOR = re.compile(r"experts\.(?P<projection>\w+)\.lora_[AB]")
 PARTS = ("weight", "bias")
 
 
@@ -58,24 +63,39 @@ def find_form(projections: Iterable[str]) -> MlpForm | None:
 class FfnLayer:
     """Tensor names of the FFN of one decoder layer. `prefix` ends in `.mlp`.
 
-    parts: "weight", and "bias" if the projections have biases.
+    parts: "weight", and "bias" if the projections have biases. low_rank: whether the experts are
+    products of low rank, which share the base's tensors.
     """
 
     prefix: str
     index: int
     form: MlpForm = MLP_FORMS[0]
     parts: tuple[str, ...] = ("weight",)
+    low_rank: bool = False
 
     @property
     def tensors(self) -> list[tuple[str, str]]:
         """The MLP's tensors as (projection, part), weights before biases."""
         return [(projection, part) for part in self.parts for projection in self.form.projections]
 
+    @property
+    def merged(self) -> list[tuple[str, str]]:
+        """Those of `tensors` that the experts have each for themselves."""
+        return [tensor for tensor in self.tensors if not self.low_rank or tensor[1] == "weight"]
+
     def dense(self, projection: str, part: str = "weight") -> str:
         return f"{self.prefix}.{projection}.{part}"
 
     def shared(self, projection: str, part: str = "weight") -> str:
         return f"{self.prefix}.shared_expert.{projection}.{part}"
+
+    def frozen(self, projection: str, part: str = "weight") -> str:
+        """A tensor of the base's MLP in a mixture with low-rank experts."""
+        return f"{self.prefix}.dense.{projection}.{part}"
+
+    def factor(self, projection: str, letter: str) -> str:
+        """The factor "A" or "B" of all low-rank experts."""
+        return f"{self.prefix}.experts.{projection}.lora_{letter}"
 
     def experts_in(self, part: str = "weight") -> str:
         """The fused input projections of the routed experts."""
@@ -120,14 +140,22 @@ def dense_layers(names: Iterable[str], config: dict) -> list[FfnLayer]:
 def moe_layers(names: Iterable[str]) -> list[FfnLayer]:
     """The upcycled layers of a mixture with shared experts, or of its FFN weights, in order.
 
-    Raises UserError if there are none, or if a layer has no shared expert.
+    FFN weights of low-rank experts do not say whether the MLP has biases; `parts` is then without
+    them. Raises UserError if there are no such layers, or if full experts lack a shared one.
     """
     upcycled = {
-        place: held for place, held in _by_layer(names).items() if "experts.down_proj" in held
+        place: held
+        for place, held in _by_layer(names).items()
+        if "experts.down_proj" in held or _factored(held)
     }
     if not upcycled:
         raise UserError("no layer holds experts: not an upcycled model")
     return [_moe_layer(*place, held) for place, held in upcycled.items()]
+
+
+def no_shared_expert(index: int) -> str:
+    """The message for a layer whose experts cannot be merged."""
+    return f"layer {index} has no shared expert (vanilla upcycling): its experts cannot be merged"
 
 
 def outside(names: Iterable[str], layers: list[FfnLayer]) -> list[str]:
@@ -149,15 +177,27 @@ def _dense_layer(prefix: str, index: int, held: set[str], model: str) -> FfnLaye
 
 
 def _moe_layer(prefix: str, index: int, held: set[str]) -> FfnLayer:
-    shared = _linear_layers(
-        name.removeprefix("shared_expert.") for name in held if name.startswith("shared_expert.")
-    )
+    if factored := _factored(held):
+        form = find_form(factored)
+        frozen = _linear_layers_in("dense", held)
+        return FfnLayer(prefix, index, form, frozen.get(form.output, ("weight",)), low_rank=True)
+    shared = _linear_layers_in("shared_expert", held)
     form = find_form(shared)
     if form is None:
-        raise UserError(
-            f"layer {index} has no shared expert (vanilla upcycling): its experts cannot be merged"
-        )
+        raise UserError(no_shared_expert(index))
     return FfnLayer(prefix, index, form, shared[form.output])
+
+
+def _factored(held: set[str]) -> set[str]:
+    """The projections that have factors of low-rank experts."""
+    found = (FACTOR.fullmatch(name) for name in held)
+    return {match["projection"] for match in found if match}
+
+
+def _linear_layers_in(module: str, held: Iterable[str]) -> dict[str, tuple[str, ...]]:
+    """The `_linear_layers` of a module of the MLP."""
+    start = f"{module}."
+    return _linear_layers(name.removeprefix(start) for name in held if name.startswith(start))
 
 
 def _linear_layers(held: Iterable[str]) -> dict[str, tuple[str, ...]]:

@@ -128,6 +128,22 @@ class MixtureConfig(Section):
     ] = None
     """Numbers of the decoder layers, from 0, whose MLP becomes a mixture. null: all."""
 
+    experts: Literal["full", "lora"] = "full"
+    """The form of an expert. full: matrices of its own, as in the paper. lora: the base's matrices,
+    which no expert changes, plus a low-rank product of its own for each of them."""
+
+    rank: int = Field(32, ge=1)
+    """With experts lora: the rank of the products. At most the smaller size of each matrix."""
+
+    lora_alpha: float = Field(64.0, gt=0)
+    """With experts lora: the products are scaled by lora_alpha / rank."""
+
+    train_rest: Literal["full", "lora", "frozen"] = "frozen"
+    """With experts lora: what the tuning does with the linear layers outside the MLPs. full: it
+    changes them, and the embeddings and norms too. lora: it adds low-rank products of the same rank
+    and scale to them, which are part of the weights at the end. frozen: nothing. Full experts are
+    always tuned with all other weights."""
+
     @model_validator(mode="after")
     def _numbers_fit(self):
         total, chosen = self.num_experts, self.num_experts_per_tok
@@ -141,6 +157,15 @@ class MixtureConfig(Section):
                 "counts as one"
             )
         return self
+
+
+LOW_RANK_KEYS = ("rank", "lora_alpha", "train_rest")
+
+
+def effective(settings: dict) -> dict:
+    """The settings of a mixture without the keys that have no effect on full experts."""
+    is_low_rank = settings.get("experts") == "lora"
+    return {key: settings[key] for key in settings if is_low_rank or key not in LOW_RANK_KEYS}
 
 
 class ExpertInit(Section):
@@ -163,6 +188,15 @@ class ExpertInit(Section):
 
 class MoeConfig(ExpertInit, MixtureConfig):
     """Step 1, upcycling: the mixture of experts."""
+
+    @model_validator(mode="after")
+    def _init_concerns_full_experts(self):
+        if self.experts == "lora" and self.init != "copy":
+            raise ValueError(
+                f"init = {self.init}: it changes the matrices of full experts, and low-rank "
+                "experts have none of their own. Set init to copy, or experts to full"
+            )
+        return self
 
 
 class RowsSource(Section):

@@ -1,7 +1,8 @@
 """Measures how far the experts of a mixture have moved apart, compared with how far they moved.
 
 W_i is the vector of all MLP weights of expert i in a layer, and W_B that of the base; i counts all
-E experts, the shared one included. M is the mean of the W_i.
+E experts, the shared one included. M is the mean of the W_i. Low-rank experts count as W_i = W_B +
+s B_i A_i, without biases.
 
 - deviation = sqrt(mean_i |W_i - M|^2) / |W_B|
 - shift = |M - W_B| / |W_B|
@@ -14,9 +15,9 @@ import math
 
 from workflow_scripts.checkpoints.reader import Checkpoint
 from workflow_scripts.common.progress import progress
-from workflow_scripts.conversions.blocks import stacked_blocks
-from workflow_scripts.conversions.merge import MergedTensor, alpha_shape, merged_tensors
+from workflow_scripts.conversions.merge import alpha_shape
 from workflow_scripts.conversions.merge_methods import name_in_base
+from workflow_scripts.conversions.merged_tensors import merged_tensors
 
 DIGITS = 6  # significant ones. The last digits of a sum in fp64 depend on the number of threads
 
@@ -28,31 +29,18 @@ def diversity(ffn: Checkpoint, base: Checkpoint) -> dict:
     spread. Raises UserError if the base lacks one of the tensors.
     """
     shape = alpha_shape("model", ffn)
-    tensors = merged_tensors(ffn, shape)
-    names = [name_in_base(base, t.name, t.shared(ffn).shape) for t in tensors]
+    tensors = merged_tensors(base, ffn, shape)
+    names = [name_in_base(base, t.name, t.shape) for t in tensors]
     layers: dict[int, list[float]] = {}
     for tensor, name in zip(progress(tensors, desc="measure", unit="tensor"), names, strict=True):
         sums = layers.setdefault(tensor.layer.index, [0.0, 0.0, 0.0])
-        squares = _squares(tensor, ffn, base.get(name))
+        squares = tensor.squares(base.get(name)).tolist()
         layers[tensor.layer.index] = [old + new for old, new in zip(sums, squares, strict=True)]
     total = [math.fsum(values) for values in zip(*layers.values(), strict=True)]
     return _values(*total) | {
         "experts": 1 + shape[-1],
         "layers": [{"layer": index} | _values(*sums) for index, sums in layers.items()],
     }
-
-
-def _squares(tensor: MergedTensor, ffn: Checkpoint, base) -> list[float]:
-    """mean_i |W_i - M|^2, |M - W_B|^2 and |W_B|^2 of one tensor, summed in fp64."""
-    import torch
-
-    sums = torch.zeros(3, dtype=torch.float64)
-    for block in stacked_blocks([base, *tensor.experts(ffn)]):
-        start, experts = block[0], block[1:]
-        mean = experts.mean(dim=0)
-        apart = (experts - mean).square().sum() / len(experts)
-        sums += torch.stack([apart, (mean - start).square().sum(), start.square().sum()])
-    return sums.tolist()
 
 
 def _values(apart: float, moved: float, size: float) -> dict[str, float | None]:

@@ -8,21 +8,19 @@ B is a tensor of the base. T is the same tensor of XFT's merged model: the exper
   holds once has t = 1.
 """
 
-from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
 from workflow_scripts.artifacts.artifact import Artifact, open_artifact
 from workflow_scripts.checkpoints.capacity import EMBEDDINGS
-from workflow_scripts.checkpoints.dtypes import FLOAT_NAMES
-from workflow_scripts.checkpoints.layout import moe_layers, outside
+from workflow_scripts.checkpoints.dtypes import FLOAT_NAMES, torch_dtype
 from workflow_scripts.checkpoints.reader import Checkpoint
 from workflow_scripts.checkpoints.writer import TensorPlan
 from workflow_scripts.common.errors import UserError
 from workflow_scripts.config.sections import MergeMethod
-from workflow_scripts.conversions.blocks import stacked_blocks
 from workflow_scripts.conversions.common import copy_plan
-from workflow_scripts.conversions.merge import MergedTensor, merge, merge_plans, merged_tensors
+from workflow_scripts.conversions.merge import merge_plans, unmerged
+from workflow_scripts.conversions.merged_tensors import MergedTensor, merged_tensors
 from workflow_scripts.conversions.mixing_artifact import MixingArtifact, MixingSources
 
 
@@ -53,28 +51,26 @@ def _plans_from(
     base: Checkpoint, moe: Checkpoint, ffn: Checkpoint, coefficients, method: MergeMethod
 ) -> list[TensorPlan]:
     plans = []
-    for name in outside(moe.names, moe_layers(ffn.names)):
+    for new_name, name in unmerged(moe).items():
         if method.method == "model_stock" or moe.dtype(name) not in FLOAT_NAMES:
-            plans.append(copy_plan(moe, name))
+            plans.append(copy_plan(moe, name, new_name))
         else:
-            plans.append(_scaled_plan(moe, name, base, method.scale))
-    for tensor in merged_tensors(ffn, coefficients.shape):
-        own = tensor.coefficients(coefficients)
-        plans.append(_merged_plan(ffn, tensor, own, method, base))
+            plans.append(_scaled_plan(moe, name, new_name, base, method.scale))
+    for tensor in merged_tensors(moe, ffn, coefficients.shape):
+        plans.append(_merged_plan(tensor, tensor.own(coefficients), method, base))
     return plans
 
 
-def stock_ratio(experts: Iterable, base) -> float:
+def stock_ratio(products) -> float:
     """t = E cos / ((E - 1) cos + 1), from 0 to 1 (Model Stock, arXiv 2403.19522).
 
     cos is the mean cosine between the task vectors W_i - B of two experts, at least 0. An expert
     that equals the base has no direction and is not counted. t is 1 if fewer than two are left.
 
-    experts: the tensors W_i, of the same shape as `base`, of any floating-point dtype.
+    products: <W_i - B, W_j - B>, [E, E] in fp64.
     """
     import torch
 
-    products = sum(_products(block) for block in stacked_blocks([base, *experts]))
     norms = products.diagonal().sqrt()
     moved = norms > 0
     count = int(moved.sum())
@@ -85,12 +81,6 @@ def stock_ratio(experts: Iterable, base) -> float:
     pairs = count * (count - 1) / 2
     cosine = min(max(cosines.triu(1).sum().item() / pairs, 0.0), 1.0)
     return count * cosine / ((count - 1) * cosine + 1)
-
-
-def _products(block):
-    """The inner products [E, E] of the experts' task vectors in a block [1 + E, values]."""
-    vectors = block[1:] - block[0]
-    return vectors @ vectors.T
 
 
 def one_expert(mixing: MixingArtifact, expert: int) -> MixingArtifact:
@@ -111,25 +101,26 @@ def one_expert(mixing: MixingArtifact, expert: int) -> MixingArtifact:
 
 
 def _merged_plan(
-    ffn: Checkpoint, tensor: MergedTensor, coefficients, method: MergeMethod, base: Checkpoint
+    tensor: MergedTensor, coefficients, method: MergeMethod, base: Checkpoint
 ) -> TensorPlan:
-    source = tensor.layer.shared(tensor.projection, tensor.part)
-    base_name = name_in_base(base, tensor.name, ffn.shape(source))
+    base_name = name_in_base(base, tensor.name, tensor.shape)
 
     def compute() -> list:
         start = base.get(base_name)
         if method.method == "model_stock":
-            weight = stock_ratio(tensor.experts(ffn), start)
+            weight = stock_ratio(tensor.task_products(start))
         else:
             weight = method.scale
-        merged = merge(tensor.experts(ffn), coefficients)
-        return [_along(start, merged, weight).to(tensor.shared(ffn).dtype)]
+        merged = tensor.merged(coefficients)
+        return [_along(start, merged, weight).to(torch_dtype(tensor.dtype))]
 
-    return TensorPlan(tensor.name, ffn.dtype(source), ffn.shape(source), compute)
+    return TensorPlan(tensor.name, tensor.dtype, tensor.shape, compute)
 
 
-def _scaled_plan(moe: Checkpoint, name: str, base: Checkpoint, scale: float) -> TensorPlan:
-    base_name = name_in_base(base, name, moe.shape(name))
+def _scaled_plan(
+    moe: Checkpoint, name: str, new_name: str, base: Checkpoint, scale: float
+) -> TensorPlan:
+    base_name = name_in_base(base, new_name, moe.shape(name))
 
     def compute() -> list:
         import torch
@@ -138,7 +129,7 @@ def _scaled_plan(moe: Checkpoint, name: str, base: Checkpoint, scale: float) -> 
         precise = tuned.to(torch.promote_types(tuned.dtype, torch.float32))
         return [_along(base.get(base_name), precise, scale).to(tuned.dtype)]
 
-    return TensorPlan(name, moe.dtype(name), moe.shape(name), compute)
+    return TensorPlan(new_name, moe.dtype(name), moe.shape(name), compute)
 
 
 def _along(start, end, weight: float):

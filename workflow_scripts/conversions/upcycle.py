@@ -1,4 +1,8 @@
-"""Step 1: replaces every FFN of a dense model by experts made of it and a new router."""
+"""Step 1: replaces every FFN of a dense model by experts made of it and a new router.
+
+Full experts are copies of the FFN. Low-rank experts are the FFN, which they share, and products
+B_i A_i: B_i is zero, and A_i is uniform between +-1/sqrt(K) for K inputs, as in PEFT.
+"""
 
 from collections.abc import Iterable
 
@@ -11,6 +15,7 @@ from workflow_scripts.config.section import keys
 from workflow_scripts.config.sections import MixtureConfig, MoeConfig
 from workflow_scripts.conversions.common import copy_plan, fused_plan, seeded_generator
 from workflow_scripts.conversions.expert_init import check_drop, varied_plans
+from workflow_scripts.conversions.low_rank import check_rank, low_rank_plans
 
 DEFAULT_INITIALIZER_RANGE = 0.02
 
@@ -25,9 +30,13 @@ def upcycle(base: Checkpoint, moe: MoeConfig, seed: int) -> list[TensorPlan]:
     layers = chosen_layers(base, moe.upcycled_layers)
     if moe.init == "drop":
         check_drop(base, layers, moe.init_drop)
+    expert_plans = _expert_plans
+    if moe.experts == "lora":
+        check_rank(base, layers, moe.rank)
+        expert_plans = low_rank_plans
     plans = [copy_plan(base, name) for name in outside(base.names, layers)]
     for layer in layers:
-        plans += _expert_plans(base, layer, moe, seed)
+        plans += expert_plans(base, layer, moe, seed)
         plans += _router_plans(base, layer, moe, seed)
     return plans
 

@@ -3,8 +3,8 @@
 The equation is in conversions/merge.py. Only the mixing logits learn. The merged weights W are
 built once per optimiser step. Each micro-batch adds to their gradient G = dL/dW, as in dense
 training. Once per optimiser step the chain rule gives dL/dc_i = <G, W_i> for the coefficient of
-expert i, and then the gradients of the logits. The experts stay memory-mapped in their stored
-dtype, and are read layer by layer.
+expert i, and then the gradients of the logits. The experts, or the factors of low-rank ones, stay
+memory-mapped in their stored dtype, and are read layer by layer.
 """
 
 import torch
@@ -12,16 +12,14 @@ import torch.distributed
 from torch import Tensor, nn
 from transformers import CONFIG_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING, PreTrainedModel
 
-from workflow_scripts.checkpoints.layout import moe_layers, outside
 from workflow_scripts.checkpoints.reader import Checkpoint
 from workflow_scripts.conversions.merge import (
     ALPHA,
     LAMBDA_LOGIT,
-    MergedTensor,
-    merge,
-    merged_tensors,
     mixing_coefficients,
+    unmerged,
 )
+from workflow_scripts.conversions.merged_tensors import MergedTensor, merged_tensors
 from workflow_scripts.modeling.loading import load_whole
 
 
@@ -77,13 +75,12 @@ class Mixing:
         device: str = "cpu",
         dtype: torch.dtype = torch.float32,
     ):
-        self.ffn = ffn
         self.logits = logits.to(device)
-        self.model = _backbone(moe, ffn, dtype).requires_grad_(False).to(device)
+        tensors = merged_tensors(moe, ffn, self.logits.coefficients().shape)
+        self.model = _backbone(moe, tensors, dtype).requires_grad_(False).to(device)
         self.gradient_norm = 0.0
         self.gradient_norms = torch.zeros(logits.sets)
-        shape = self.logits.coefficients().shape
-        self._merged = [(tensor, self._weight(tensor)) for tensor in merged_tensors(ffn, shape)]
+        self._merged = [(tensor, self._weight(tensor)) for tensor in tensors]
         self.merge()
 
     @torch.no_grad()
@@ -91,7 +88,7 @@ class Mixing:
         """Build the merged weights from the current logits."""
         coefficients = self.logits.coefficients()
         for tensor, weight in self._merged:
-            weight.copy_(merge(tensor.experts(self.ffn), tensor.coefficients(coefficients)))
+            weight.copy_(tensor.merged(tensor.own(coefficients)))
 
     def take_gradients(self, max_norm: float | None = None) -> None:
         """Compute the logits' gradients from the collected gradients of the merged weights.
@@ -100,9 +97,11 @@ class Mixing:
         """
         coefficients = self.logits.coefficients()
         gradient = torch.zeros_like(coefficients, dtype=torch.float64)
+        first = 1 if self.logits.lambda_logit is None else 0  # a fixed lambda has no gradient
         for tensor, weight in self._merged:
             if weight.grad is not None:
-                gradient[tensor.row, tensor.column] += self._inner_products(tensor, weight.grad)
+                products = tensor.inner_products(weight.grad, first)
+                gradient[tensor.row, tensor.column, first:] += products
                 weight.grad = None
         if torch.distributed.is_initialized():
             torch.distributed.all_reduce(gradient)
@@ -150,18 +149,6 @@ class Mixing:
             logits.append(self.logits.lambda_logit[number])
         return nn.utils.get_total_norm([vector.grad for vector in logits])
 
-    def _inner_products(self, tensor: MergedTensor, gradient: Tensor) -> Tensor:
-        """<gradient, W_i> for each expert, [1 + R]; 0 for the shared one if lambda is fixed."""
-        gradient = gradient.float()
-
-        def product(expert: Tensor) -> Tensor:
-            return (gradient * expert.to(gradient.device)).sum(dtype=torch.float64)
-
-        routed = [product(expert) for expert in tensor.routed(self.ffn)]
-        learned = self.logits.lambda_logit is not None
-        shared = product(tensor.shared(self.ffn)) if learned else routed[0].new_zeros(())
-        return torch.stack([shared, *routed])
-
     def _weight(self, tensor: MergedTensor) -> Tensor:
         """Turn a parameter of the backbone into a plain tensor that collects a gradient.
 
@@ -176,18 +163,14 @@ class Mixing:
         return weight
 
 
-def _backbone(moe: Checkpoint, ffn: Checkpoint, dtype: torch.dtype) -> PreTrainedModel:
-    """The mixture's dense backbone. The values of its MLPs are not set yet.
+def _backbone(moe: Checkpoint, tensors: list[MergedTensor], dtype: torch.dtype) -> PreTrainedModel:
+    """The mixture's dense backbone. The values of the merged tensors are not set yet.
 
     Other tensors may stay memory-mapped in the mixture's files if the dtype is the same.
     """
     base_config = dict(moe.config["base_config"])
     config = CONFIG_MAPPING[base_config.pop("model_type")].from_dict(base_config)
-    layers = moe_layers(ffn.names)
-    state = {name: moe.get(name) for name in outside(moe.names, layers)}
-    for layer in layers:
-        for tensor in layer.tensors:
-            shape = ffn.shape(layer.shared(*tensor))
-            state[layer.dense(*tensor)] = torch.empty(shape, dtype=dtype)
+    state = {new_name: moe.get(name) for new_name, name in unmerged(moe).items()}
+    state |= {tensor.name: torch.empty(tensor.shape, dtype=dtype) for tensor in tensors}
     model_class = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
     return load_whole(model_class, None, config=config, state_dict=state, dtype=dtype)

@@ -36,6 +36,10 @@ MOE_SETTINGS = (
     "router_noise",
     "balance_loss_coef",
     "upcycled_layers",
+    "experts",
+    "rank",
+    "lora_alpha",
+    "train_rest",
 )
 
 

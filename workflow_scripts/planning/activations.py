@@ -85,11 +85,60 @@ class Activations:
 
 
 def tuning(models: Models, batch: Batch, numbers: Numbers, whole_head: bool = True) -> Activations:
-    """Activations of step 2, in which everything learns.
+    """Activations of step 2, in which everything learns, or with low-rank experts a part of it.
 
     whole_head: whether the loss computes the head in chunks; see `training/losses.py`.
     """
-    heads, (hidden, intermediate) = models.base.heads, _sizes(models)
+    hidden, intermediate = _sizes(models)
+    tokens, frozen = batch.tokens, models.is_low_rank and models.moe.train_rest == "frozen"
+    rest = (_frozen_rest if frozen else _learning_rest)(models, batch, numbers)
+    dense = _mlp(tokens, hidden, intermediate, models, numbers)
+    mixture_of = _low_rank_mixture if models.is_low_rank else _mixture
+    mixture = mixture_of(tokens, hidden, intermediate, models, numbers)
+    upcycled = {layer.prefix for layer in models.upcycled}
+    layers = [
+        rest.around + (mixture if layer.prefix in upcycled else dense) for layer in models.layers
+    ]
+    if frozen:  # nothing is kept before the first mixture
+        first = models.layers.index(models.upcycled[0])
+        layers[: first + 1] = [0] * first + [mixture]
+    return Activations(
+        layers=layers,
+        ends=rest.ends + _loss(models, batch, numbers, whole_head),
+        logits=_logits(models, batch, numbers, whole_head),
+        working=_working(tokens, hidden, intermediate, models, numbers),
+        boundary=tokens * hidden * numbers.residual,
+    )
+
+
+def mixing(models: Models, batch: Batch, numbers: Numbers) -> Activations:
+    """Activations of step 6, in which only the merged MLPs have gradients.
+
+    Nothing is kept before the first MLP.
+    """
+    hidden, intermediate = _sizes(models)
+    tokens, rest = batch.tokens, _frozen_rest(models, batch, numbers)
+    mlp = _mlp(tokens, hidden, intermediate, models, numbers)
+    return Activations(
+        layers=[mlp] + [rest.around + mlp] * (len(models.layers) - 1),
+        ends=rest.ends + tokens * (hidden * numbers.residual + INT64),
+        logits=chunk_bytes(models, batch),
+        working=2 * tokens * intermediate * numbers.compute,
+        boundary=tokens * hidden * numbers.residual,
+    )
+
+
+@dataclass(frozen=True)
+class _Rest:
+    """Bytes of a layer outside its MLP, and of the parts around the layers, without the loss."""
+
+    around: int
+    ends: int
+
+
+def _learning_rest(models: Models, batch: Batch, numbers: Numbers) -> _Rest:
+    """All of it learns."""
+    heads, (hidden, _) = models.base.heads, _sizes(models)
     tokens = batch.tokens
     norm = tokens * hidden * (FP32 + numbers.residual)  # input in fp32, normalised input
     around = 2 * norm
@@ -98,37 +147,14 @@ def tuning(models: Models, batch: Batch, numbers: Numbers, whole_head: bool = Tr
     if any(QUERY_NORM.search(name) for name in models.base.names):
         width = (heads.query + heads.key) * heads.size
         around += tokens * width * (FP32 + numbers.residual)
-    dense = _mlp(tokens, hidden, intermediate, models, numbers)
-    mixture = _mixture(tokens, hidden, intermediate, models, numbers)
-    upcycled = {layer.prefix for layer in models.upcycled}
-    return Activations(
-        layers=[
-            around + (mixture if layer.prefix in upcycled else dense) for layer in models.layers
-        ],
-        ends=norm + _loss(models, batch, numbers, whole_head) + _rope(heads, batch, numbers),
-        logits=_logits(models, batch, numbers, whole_head),
-        working=2 * tokens * models.chosen * (intermediate + hidden) * numbers.compute,
-        boundary=tokens * hidden * numbers.residual,
-    )
+    return _Rest(around, norm + _rope(heads, batch, numbers))
 
 
-def mixing(models: Models, batch: Batch, numbers: Numbers) -> Activations:
-    """Activations of step 6, in which only the merged MLPs have gradients.
-
-    Frozen norms and projections keep no input for their weights' gradients. Nothing is kept before
-    the first MLP.
-    """
-    heads, (hidden, intermediate) = models.base.heads, _sizes(models)
-    tokens = batch.tokens
-    mlp = _mlp(tokens, hidden, intermediate, models, numbers)
-    before = 2 * tokens * hidden * FP32 + _attention(heads, batch, numbers)
-    return Activations(
-        layers=[mlp] + [before + mlp] * (len(models.layers) - 1),
-        ends=tokens * (hidden * (FP32 + numbers.residual) + INT64) + _rope(heads, batch, numbers),
-        logits=chunk_bytes(models, batch),
-        working=2 * tokens * intermediate * numbers.compute,
-        boundary=tokens * hidden * numbers.residual,
-    )
+def _frozen_rest(models: Models, batch: Batch, numbers: Numbers) -> _Rest:
+    """None of it learns: norms and projections keep no input for their weights' gradients."""
+    heads, (hidden, _) = models.base.heads, _sizes(models)
+    around = 2 * batch.tokens * hidden * FP32 + _attention(heads, batch, numbers)
+    return _Rest(around, batch.tokens * hidden * FP32 + _rope(heads, batch, numbers))
 
 
 def chunk_bytes(models: Models, batch: Batch) -> int:
@@ -139,12 +165,12 @@ def chunk_bytes(models: Models, batch: Batch) -> int:
 def _loss(models: Models, batch: Batch, numbers: Numbers, whole_head: bool) -> int:
     """Bytes that the loss keeps if every token has a label: places and gradients.
 
-    The gradients are those of the hidden states, and of the head's weight in fp32. Without a whole
-    head they are those of the logits, and the head keeps its input.
+    The gradients are those of the hidden states, and of the head's weight in fp32 if it learns.
+    Without a whole head they are those of the logits, and the head keeps its input.
     """
     tokens, hidden = batch.tokens, models.base.config["hidden_size"]
     if whole_head:
-        return tokens * (hidden * numbers.residual + INT64) + FP32 * models.head
+        return tokens * (hidden * numbers.residual + INT64) + _head_gradient(models)
     vocabulary = models.base.config["vocab_size"]
     return tokens * ((hidden + vocabulary) * numbers.compute + INT64)
 
@@ -157,8 +183,12 @@ def _logits(models: Models, batch: Batch, numbers: Numbers, whole_head: bool) ->
     """
     vocabulary = models.base.config["vocab_size"]
     if whole_head:
-        return chunk_bytes(models, batch) + FP32 * models.head
+        return chunk_bytes(models, batch) + _head_gradient(models)
     return chunk_bytes(models, batch) + 3 * batch.tokens * vocabulary * numbers.compute
+
+
+def _head_gradient(models: Models) -> int:
+    return FP32 * models.head if models.learns_rest else 0
 
 
 def _sizes(models: Models) -> tuple[int, int]:
@@ -201,6 +231,39 @@ def _mixture(tokens: int, hidden: int, intermediate: int, models: Models, number
     if numbers.autocast:  # the inputs of the router and of its noise
         values += (1 + models.moe.router_noise) * hidden
     return shared + tokens * (values * numbers.compute + _router(models))
+
+
+def _low_rank_mixture(
+    tokens: int, hidden: int, intermediate: int, models: Models, numbers: Numbers
+) -> int:
+    """Bytes for the inputs, the base's inner values, A x of every expert, and the router.
+
+    The backward pass computes the experts' own inner values again, some tokens at a time.
+    """
+    copies = numbers.inputs(len(models.layers[0].form.inputs) + 1 + models.moe.router_noise)
+    values = copies * hidden + _low_rank_values(intermediate, models)
+    weights = FP32 * models.moe.num_experts
+    return tokens * (values * numbers.compute + weights + _router(models))
+
+
+def _low_rank_values(intermediate: int, models: Models) -> int:
+    """The number of a token's values of the base's input projections, and of A x of all experts."""
+    form, inner = models.layers[0].form, 2 if models.layers[0].form.gated else 1
+    return inner * intermediate + len(form.projections) * models.moe.num_experts * models.moe.rank
+
+
+def _working(tokens: int, hidden: int, intermediate: int, models: Models, numbers: Numbers) -> int:
+    """Bytes of the gradients in a layer's backward pass.
+
+    Full experts: two tensors of the routed experts' rows. Low-rank experts: the gradients of what
+    is kept and of the summed inner values, and of one expert, which may compute all tokens, its
+    inner values and their gradients.
+    """
+    if not models.is_low_rank:
+        return 2 * tokens * models.chosen * (intermediate + hidden) * numbers.compute
+    own = (8 if models.layers[0].form.gated else 4) * intermediate
+    values = own + _low_rank_values(intermediate, models)
+    return tokens * (values * numbers.compute + FP32 * intermediate)
 
 
 def _router(models: Models) -> int:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from workflow_scripts.config.sections import EvaluationConfig
 from workflow_scripts.config.training import TrainingConfig
 from workflow_scripts.planning.disk import expert_bytes
-from workflow_scripts.planning.flops import FORWARD, mixing_flops, teacher_flops, tuning_flops
+from workflow_scripts.planning.flops import FORWARD, mixing_flops, mixture_flops, teacher_flops
 from workflow_scripts.planning.gpus import HOST_BANDWIDTH, Gpu
 from workflow_scripts.planning.memory import FP32, Job
 from workflow_scripts.planning.parameters import Models
@@ -69,7 +69,7 @@ def _flops_per_token(models: Models, job: Job, mixing: bool, labelled: float) ->
     length, checkpointing = job.batch.length, job.checkpointing
     if mixing:
         return mixing_flops(models, length, checkpointing, labelled)
-    return tuning_flops(models, models.moe_active, length, checkpointing, labelled)
+    return mixture_flops(models, length, checkpointing, labelled)
 
 
 def generation_bytes(table: TensorTable, precision: str, on_gpu: bool) -> int:

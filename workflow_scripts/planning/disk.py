@@ -59,8 +59,11 @@ def disk_space(models: Models, config: XftConfig, job: Job) -> list[Space]:
 
 
 def _baseline_space(models: Models, job: Job) -> list[Space]:
-    """The space of sft. Its checkpoints are smaller than step 2's in the ratio of the models."""
-    checkpoints = checkpoint_bytes(models, job) * models.dense_total // models.moe_total
+    """The space of sft. Its checkpoints are smaller than those of full experts, in the ratio of the
+    models.
+    """
+    full = models.with_full_experts
+    checkpoints = checkpoint_bytes(full, job) * models.dense_total // full.moe_total
     return [
         Space("checkpoints of sft", checkpoints, "at most, during training"),
         Space("sft", models.base.nbytes),
@@ -70,13 +73,13 @@ def _baseline_space(models: Models, job: Job) -> list[Space]:
 def checkpoint_bytes(models: Models, job: Job) -> int:
     """Bytes of all checkpoints at most: those that are kept, and the one being written.
 
-    Each holds the weights, the optimiser's state and the average of the weights, if there is one;
-    with ZeRO also the fp32 master weights.
+    Each holds the weights that learn, the optimiser's state and the average of these weights, if
+    there is one; with ZeRO also the fp32 master weights.
     """
-    one = weight_bytes(job) * models.moe_total + optimizer_bytes(models, job)
+    one = weight_bytes(job) * models.learned_total + optimizer_bytes(models, job)
     one += average_bytes(models, job)
     if job.zero:
-        one += FP32 * models.moe_total
+        one += FP32 * models.learned_total
     return (KEPT + 1) * one
 
 
@@ -88,6 +91,10 @@ def _sets(models: Models, granularity: str) -> int:
 
 
 def expert_bytes(models: Models) -> int:
-    """Bytes of the experts' FFN weights in the file that step 6 maps into memory."""
+    """Bytes of the experts' FFN weights in the files that step 6 maps into memory.
+
+    Low-rank experts also need the base's MLPs.
+    """
     width = DTYPE_BYTES[models.base.dtype(models.upcycled[0].dense(models.upcycled[0].form.output))]
-    return width * models.ffn * models.moe.num_experts
+    common = models.ffn if models.is_low_rank else 0
+    return width * (common + models.expert * models.moe.num_experts)

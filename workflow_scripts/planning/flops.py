@@ -4,7 +4,8 @@ For each token, each parameter that computes it takes 2 FLOPs in the forward pas
 backward pass if it learns. The head computes only the tokens with a label. The attention takes
 2 L Q in each layer, with rows of L tokens and queries of width Q (two matrix products, half of them
 masked), and twice that in the backward pass (Kaplan et al. 2020, arXiv 2001.08361, section 2.1).
-Activation checkpointing computes the forward pass of the layers twice.
+Activation checkpointing computes the forward pass of the layers twice. Of low-rank experts, the
+base's MLP counts once for a token, and the factors for each expert that computes it.
 """
 
 from workflow_scripts.planning.parameters import Models
@@ -24,6 +25,16 @@ def tuning_flops(
     head = labelled * models.head
     attention = _attention(models, length, checkpointing)
     return _forward(checkpointing) * body + FORWARD * head + BACKWARD * (body + head) + attention
+
+
+def mixture_flops(
+    models: Models, length: int, checkpointing: bool = False, labelled: float = 1
+) -> float:
+    """FLOPs of a token in step 2. Frozen weights pass gradients on but have none of their own."""
+    active = models.moe_active + models.added_total
+    unlabelled = 0 if models.learns_rest else (1 - labelled) * models.head
+    without_gradient = BACKWARD // 2 * (models.frozen_active - unlabelled)
+    return tuning_flops(models, active, length, checkpointing, labelled) - without_gradient
 
 
 def mixing_flops(
@@ -48,13 +59,12 @@ def tuning_ratio(models: Models, length: int) -> float:
     """FLOPs of a token in the tuning of the mixture, divided by those in the tuning of the base.
 
     Both count forward and backward pass, the attention, and all weights that compute the token,
-    with those of the router and its noise. They leave out embeddings that are only looked up, the
-    optimiser, and what activation checkpointing computes again, which is the same part of both.
-    Every token counts as one with a label. length: of a row.
+    with those of the router and its noise. Weights that do not learn have no gradient. Both leave
+    out embeddings that are only looked up, the optimiser, and what activation checkpointing
+    computes again, which is the same part of both. Every token counts as one with a label. length:
+    of a row.
     """
-    return tuning_flops(models, models.moe_active, length) / tuning_flops(
-        models, models.dense_total, length
-    )
+    return mixture_flops(models, length) / tuning_flops(models, models.dense_total, length)
 
 
 def _forward(checkpointing: bool) -> int:

@@ -12,6 +12,7 @@ Bytes for each parameter on N processes, with the optimiser's state o (8 for Ada
 Sources: Rajbhandari et al. 2020 (ZeRO, arXiv 1910.02054), section 3; torch.optim's documentation on
 `foreach`; the optimisers' code. The peak is the largest of three moments: the start of the backward
 pass (all activations), its end (all gradients), and the optimiser's step (its temporary tensors).
+With low-rank experts only the weights that learn have gradients, master weights and an optimiser.
 """
 
 import math
@@ -164,13 +165,14 @@ def _with_peak(parts: dict, kept: Activations, job: Job, largest_gradient: int) 
 
 def _state(models: Models, job: Job) -> dict[str, int]:
     """Bytes of weights, gradients, master weights and the optimiser's state, by name."""
-    total, share, weight = models.moe_total, job.share, weight_bytes(job)
+    learned, share, weight = models.learned_total, job.share, weight_bytes(job)
+    total = models.moe_total + models.added_total
     parts = {
         "weights": weight * total // (1 if job.launch == "zero2" else share),
         "layers": _temporary_weights(models, job),
-        "gradients": weight * total // share,
-        "buckets": weight * total if job.launch == "ddp" else 0,
-        "master": FP32 * total // share if job.zero else 0,
+        "gradients": weight * learned // share,
+        "buckets": weight * learned if job.launch == "ddp" else 0,
+        "master": FP32 * learned // share if job.zero else 0,
         "optimizer": optimizer_bytes(models, job) // share,
         "average": 0 if job.averages_on_host else average_bytes(models, job),
     }
@@ -199,17 +201,17 @@ def _temporary_weights(models: Models, job: Job) -> int:
 
 def optimizer_bytes(models: Models, job: Job) -> int:
     """Bytes of the whole optimiser's state. With ZeRO, Adafactor cannot factor its flat shards."""
-    total = models.moe_total
+    total = models.learned_total
     if job.optim == "adafactor":
         return FP32 * (total if job.zero else _factored(models))
     if job.optim == "adamw_8bit":
-        return sum(_eight_bit_bytes(*item) for item in models.mixture.parameters.items())
+        return sum(_eight_bit_bytes(n, math.prod(shape)) for n, shape in models.learned.items())
     return 2 * total * (FP32 if job.zero else weight_bytes(job))
 
 
 def average_bytes(models: Models, job: Job) -> int:
-    """Bytes of the average of the weights, in fp32. Only the main process has it."""
-    return FP32 * models.moe_total if job.average else 0
+    """Bytes of the average of the weights that learn, in fp32. Only the main process has it."""
+    return FP32 * models.learned_total if job.average else 0
 
 
 def _eight_bit_bytes(name: str, size: int) -> int:
@@ -230,7 +232,7 @@ def _factored(models: Models) -> int:
             return math.prod(shape)
         return math.prod(shape[:-1]) + math.prod((*shape[:-2], shape[-1]))
 
-    return sum(values(models.mixture.shape(name)) for name in models.mixture.parameters)
+    return sum(map(values, models.learned.values()))
 
 
 def _step_bytes(models: Models, job: Job) -> int:
@@ -243,18 +245,18 @@ def _step_bytes(models: Models, job: Job) -> int:
     """
     largest, weight = _largest(models), weight_bytes(job)
     if job.zero:
-        shard = models.moe_total // job.share
+        shard = models.learned_total // job.share
         return FP32 * (min(shard, ZERO3_GROUP) if job.launch == "zero3" else shard)
     if job.optim == "adafactor":
         return largest * FP32 * (4 if weight == BF16 else 2)
     if job.optim == "adamw_torch":
-        return weight * models.moe_total // job.share if job.on_gpu else 2 * weight * largest
+        return weight * models.learned_total // job.share if job.on_gpu else 2 * weight * largest
     return 0
 
 
 def _largest(models: Models) -> int:
-    """The number of parameters of the largest tensor."""
-    return max(models.mixture.parameters.values())
+    """The number of parameters of the largest tensor that learns."""
+    return max(map(math.prod, models.learned.values()))
 
 
 def _largest_layer(models: Models) -> int:

@@ -1,5 +1,6 @@
-"""Numbers of parameters of the base and the mixture, and of those that compute a token."""
+"""Numbers of parameters of the base and the mixture, and of those that compute a token or learn."""
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -56,6 +57,78 @@ class Models:
         return self.base.config["vocab_size"] * self.base.config["hidden_size"]
 
     @property
+    def is_low_rank(self) -> bool:
+        """Whether the experts are low-rank changes of the base's MLPs."""
+        return self.moe.experts == "lora"
+
+    @property
+    def learns_rest(self) -> bool:
+        """Whether step 2 changes the weights outside the MLPs themselves."""
+        return not self.is_low_rank or self.moe.train_rest == "full"
+
+    @property
+    def expert(self) -> int:
+        """The number of parameters that an expert has for itself, in all layers."""
+        if not self.is_low_rank:
+            return self.ffn
+        shapes = (
+            self.base.shape(layer.dense(projection))
+            for layer in self.upcycled
+            for projection in layer.form.projections
+        )
+        return sum(self.moe.rank * sum(shape) for shape in shapes)
+
+    @cached_property
+    def learned(self) -> dict[str, tuple[int, ...]]:
+        """The shapes of the parameters that step 2 changes, by name.
+
+        With train_rest lora they include factors that are not part of the mixture.
+        """
+        held = {name: self.mixture.shape(name) for name in self.mixture.parameters}
+        if not self.is_low_rank:
+            return held
+        frozen = tuple(f"{layer.prefix}.dense." for layer in self.upcycled)
+        if self.moe.train_rest == "full":
+            return {name: held[name] for name in held if not name.startswith(frozen)}
+        blocks = tuple(f"{layer.prefix}." for layer in self.upcycled)
+        inside = {n: held[n] for n in held if n.startswith(blocks) and not n.startswith(frozen)}
+        return inside | (self._added if self.moe.train_rest == "lora" else {})
+
+    @property
+    def _added(self) -> dict[str, tuple[int, ...]]:
+        """The factors beside the linear layers outside the MLPs."""
+        rank, mlps = self.moe.rank, tuple(f"{layer.prefix}." for layer in self.layers)
+        factors = {}
+        for name in self.base.parameters:
+            shape = self.base.shape(name)
+            if ".layers." in name and len(shape) == 2 and not name.startswith(mlps):
+                factors |= {f"{name}.A": (rank, shape[1]), f"{name}.B": (shape[0], rank)}
+        return factors
+
+    @property
+    def learned_total(self) -> int:
+        """The number of parameters that step 2 changes."""
+        return sum(map(math.prod, self.learned.values()))
+
+    @property
+    def added_total(self) -> int:
+        """The number of those that are not part of the mixture."""
+        kept = self.mixture.parameters
+        return sum(math.prod(self.learned[name]) for name in self.learned if name not in kept)
+
+    @property
+    def frozen_active(self) -> int:
+        """The number of parameters that compute every token and that step 2 does not change."""
+        kept = self.mixture.parameters
+        frozen = sum(size for name, size in kept.items() if name not in self.learned)
+        return frozen - (0 if self.learns_rest else self.base.embedding)
+
+    @property
+    def with_full_experts(self) -> "Models":
+        """The same with full experts, whose tuning changes all weights."""
+        return Models(self.base, self.moe.model_copy(update={"experts": "full"}))
+
+    @property
     def dense_total(self) -> int:
         return sum(self.base.parameters.values())
 
@@ -66,4 +139,4 @@ class Models:
     @property
     def moe_active(self) -> int:
         """The number of parameters that compute one token, with only its chosen experts."""
-        return self.moe_total - (self.routed - self.chosen) * self.ffn
+        return self.moe_total - (self.routed - self.chosen) * self.expert

@@ -40,6 +40,10 @@ from workflow_scripts.planning.rows import Rows, count_problems
 from workflow_scripts.planning.strategy import Advice, advise, name_of
 
 LINE_LENGTH = 100
+LOW_RANK_HOURS = (
+    "  its hours are those of the FLOPs alone. Low-rank experts have small products, and much work",
+    "  between them: expect more hours, perhaps several times as many",
+)
 CPU_UTILISATION = 0.5  # share of a product's speed that a job reaches; assumed
 MIXTURES = ("moe", "moe_sft")
 COLUMNS = {
@@ -161,9 +165,10 @@ class Plan:
 def summary(plan: Plan) -> list[str]:
     """The main figures as lines. The headers of the recipes show them too."""
     models = plan.models
+    learning = f", {models.learned_total:,} learn" if models.is_low_rank else ""
     lines = [
         f"dense {models.dense_total:,} parameters",
-        f"MoE {models.moe_total:,} parameters, {models.moe_active:,} compute a token",
+        f"MoE {models.moe_total:,} parameters, {models.moe_active:,} compute a token{learning}",
         f"disk {sum(space.nbytes for space in plan.spaces) / 1e9:.1f} GB at most",
     ]
     advice = plan.advice
@@ -171,9 +176,7 @@ def summary(plan: Plan) -> list[str]:
         lines.append(f"step 2 on {plan.place}: {advice.reason}")
     else:
         peak = f"{advice.memory.peak / GIB:.1f} GiB"
-        lines.append(
-            f"step 2 on {plan.place}: {name_of(advice.job)}, {peak}{_hours(plan.hours[0])}"
-        )
+        lines.append(f"step 2 on {plan.place}: {name_of(advice.job)}, {peak}{_tuning_hours(plan)}")
     if plan.merges:
         peak = f"{mixing_memory(models, plan.mixing).peak / GIB:.1f} GiB"
         lines.append(f"step 6 on {plan.place}: {peak}{_hours(plan.hours[1])}, for each lambda")
@@ -197,6 +200,7 @@ def _sections(plan: Plan) -> Iterable[list[str]]:
         "Tokens, if every row fills the window",
         *table(_work_rows(plan)),
         f"  a token of step 2 takes {_flops_ratio(plan):.2f} times the FLOPs of one of sft",
+        *(LOW_RANK_HOURS if plan.models.is_low_rank else ()),
         *_rows_note(plan),
     ]
     yield [
@@ -230,6 +234,8 @@ def _parameter_rows(models: Models) -> Iterable[tuple[str, ...]]:
     yield "dense", f"{models.dense_total:,}"
     yield "mixture", f"{models.moe_total:,}"
     yield "active for a token", f"{models.moe_active:,}"
+    if models.is_low_rank:
+        yield "learned in step 2", f"{models.learned_total:,}"
 
 
 def _work_rows(plan: Plan) -> Iterable[tuple[str, ...]]:
@@ -377,6 +383,11 @@ def duration(hours: float | None) -> str:
     if hours is None:
         return "?"
     return f"{hours:,.1f}" if hours >= 0.1 else "< 0.1"
+
+
+def _tuning_hours(plan: Plan) -> str:
+    text = _hours(plan.hours[0])
+    return text.replace("at most", "by its FLOPs alone") if plan.models.is_low_rank else text
 
 
 def _hours(hours: float | None) -> str:

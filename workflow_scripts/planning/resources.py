@@ -202,6 +202,7 @@ def _teacher_host(models: Models, job: Job) -> int:
 def _smallest_mixture(models: Models) -> Models:
     """A mixture with two experts, as an upper limit for a tuning of the base itself."""
     settings = {"num_experts": 2, "num_experts_per_tok": 2, "shared_expert": True}
+    settings |= {"experts": "full"}
     return Models(models.base, models.moe.model_copy(update=settings))
 
 

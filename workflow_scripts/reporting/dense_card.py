@@ -4,14 +4,15 @@ from workflow_scripts.artifacts.artifact import Artifact
 from workflow_scripts.checkpoints.layout import model_name
 from workflow_scripts.config.sections import MergeMethod
 from workflow_scripts.conversions.mixing_artifact import MixingArtifact
-from workflow_scripts.reporting.model_card import XFT, base_words, card_head, listed
+from workflow_scripts.reporting.model_card import XFT, base_words, card_head, expert_form, listed
 
 DENSE = """\
 # A dense model made with XFT
 
 A {architecture} of the base's architecture and config. It was upcycled to a mixture of
-{num_experts} experts ({num_experts_per_tok} for each token), tuned on instructions, and merged back
-({xft}). It loads with plain transformers.
+{num_experts} experts ({num_experts_per_tok} for each token{form}),
+tuned on instructions, and merged back ({xft}).
+It loads with plain transformers.
 
 - base: {base}
 - lambda, the shared expert's weight: {shared_expert_weight:g}{learned}
@@ -58,6 +59,7 @@ def dense_card(
         xft=XFT,
         num_experts=config["num_experts"],
         num_experts_per_tok=config["num_experts_per_tok"],
+        form=expert_form(config),
         shared_expert_weight=mixing.shared_expert_weight,
         learned=" at the start, then learned" if mixing.lambda_logit is not None else "",
         granularity=mixing.config["granularity"],

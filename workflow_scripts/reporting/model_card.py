@@ -6,7 +6,7 @@ from workflow_scripts.artifacts.artifact import Artifact
 from workflow_scripts.artifacts.manifest import short
 from workflow_scripts.checkpoints.layout import model_name
 from workflow_scripts.config.section import keys
-from workflow_scripts.config.sections import MixtureConfig
+from workflow_scripts.config.sections import MixtureConfig, effective
 
 HUB_KEYS = ("model", "revision")
 XFT = "[XFT](https://arxiv.org/abs/2404.15247)"
@@ -54,7 +54,7 @@ MIXTURE = """\
 {done}
 
 - base: {base}
-- experts: {num_experts}, of which {num_experts_per_tok} compute each token{shared}
+- experts: {num_experts}, of which {num_experts_per_tok} compute each token{shared}{form}
 - upcycling: {upcycling}
 {tuning}
 It loads where the package `workflow_scripts` of the XFT pipeline, which made it, can be imported:
@@ -79,6 +79,8 @@ def moe_card(config: dict, parameters: dict) -> str:
     """The card of an upcycled model, from its config and its manifest's parameters."""
     init = init_settings(parameters)
     experts = "experts that differ" if init else "identical experts"
+    if config["experts"] == "lora":
+        experts = "low-rank experts"
     computes = "does not compute" if init else "computes"
     done = (
         f"Each FFN of a dense model became a mixture of {experts} with a fresh router\n"
@@ -151,17 +153,34 @@ def imported_card(config: dict) -> str:
     return _mixture_card(config, {}, done)
 
 
+def exported_card(config: dict, parameters: dict, low_rank: str) -> str:
+    """The card of a mixture whose experts were written out. low_rank: the id of its artifact."""
+    done = (
+        f"A mixture with low-rank experts ({XFT}), artifact {short(low_rank)}, whose experts were\n"
+        "written out as full ones. It computes the same."
+    )
+    return _mixture_card(config, parameters.get("base", {}), done)
+
+
 def _mixture_card(config: dict, base: dict, done: str, tuning: str = "", **upcycling) -> str:
-    settings = {key: config.get(key) for key in keys(MixtureConfig)}
+    settings = effective({key: config.get(key) for key in keys(MixtureConfig)})
     return card_head(base) + MIXTURE.format(
         done=done,
         base=base_words(config, base),
         num_experts=config["num_experts"],
         num_experts_per_tok=config["num_experts_per_tok"],
         shared=", the shared one always" if config["shared_expert"] else "",
+        form=expert_form(config),
         upcycling=listed(settings | upcycling),
         tuning=tuning,
     )
+
+
+def expert_form(config: dict) -> str:
+    """What to add to the number of experts if they are of low rank."""
+    if config.get("experts") != "lora":
+        return ""
+    return f", each the base's FFN plus products of rank {config['rank']}"
 
 
 def card_head(base: dict) -> str:

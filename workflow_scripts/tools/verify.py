@@ -21,12 +21,14 @@ from workflow_scripts.artifacts.lineage import (
 from workflow_scripts.artifacts.manifest import Manifest, find_faults, short
 from workflow_scripts.cli import flags, running
 from workflow_scripts.common.errors import UserError
+from workflow_scripts.config.sections import effective
 
 LINE_LENGTH = 100
 # Parameters that differ between artifacts of one kind. The manifests hold all parameters.
 SHOWN = (
     *("model", "revision", "num_experts", "num_experts_per_tok", "shared_expert", "router"),
-    *("normalize_routing", "upcycled_layers", "shared_expert_weight", "granularity"),
+    *("normalize_routing", "upcycled_layers", "experts", "rank", "lora_alpha", "train_rest"),
+    *("shared_expert_weight", "granularity"),
     *("learn_lambda", "init", "num_train_epochs", "max_steps", "flops_ratio", "learning_rate"),
     *("limit", "prompt", "seed", "release"),
 )
@@ -114,7 +116,7 @@ def _describe(origin: Origin) -> str:
 
 def _parameters(parameters: dict) -> str:
     """One line with the parameters in SHOWN that are set."""
-    chosen = {name: parameters.get(name) for name in SHOWN}
+    chosen = effective({name: parameters.get(name) for name in SHOWN})
     chosen = {name: value for name, value in chosen.items() if value is not None}
     return ", ".join(f"{name} {_plain(value)}" for name, value in chosen.items())
 

@@ -4,7 +4,15 @@ import argparse
 import sys
 
 from workflow_scripts.cli import running
-from workflow_scripts.tools import import_reference, plan, publish, report, status, verify
+from workflow_scripts.tools import (
+    export_full,
+    import_reference,
+    plan,
+    publish,
+    report,
+    status,
+    verify,
+)
 
 TOOLS = {
     "plan": plan,
@@ -13,6 +21,7 @@ TOOLS = {
     "verify": verify,
     "publish": publish,
     "import-reference": import_reference,
+    "export-full": export_full,
 }
 
 

@@ -17,7 +17,7 @@ def check_all_files(configs: Iterable[XftConfig]) -> None:
     """Raise UserError if a file or folder that one of these configurations names cannot be used."""
     checked = []
     for config in configs:
-        sections = config.base, config.data, config.evaluation, config.mixing.text
+        sections = config.base, config.moe, config.data, config.evaluation, config.mixing.text
         if sections not in checked:
             check_files(config)
             checked.append(sections)
@@ -47,6 +47,7 @@ def check_files(config: XftConfig) -> None:
             max_new_tokens=evaluation.max_new_tokens,
             template=data.template,
             base_prompt=evaluation.base_prompt,
+            rank=config.moe.rank if config.moe.experts == "lora" else None,
         )
     if config.mixing.text:
         _check_file("mixing.text", config.mixing.text)
