@@ -1,5 +1,7 @@
 """Mixtures for tests, and FFN weights whose experts differ."""
 
+import re
+import shutil
 from pathlib import Path
 
 import torch
@@ -8,6 +10,12 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import workflow_scripts.modeling  # noqa: F401
+from workflow_scripts.checkpoints.reader import Checkpoint
+from workflow_scripts.config.sections import MoeConfig
+from workflow_scripts.conversions.upcycle import upcycled_config, weights_dtype
+from workflow_scripts.modeling.upcycling import XftConfig
+
+MLP = re.compile(r"(layers\.\d+\.mlp)\.")
 
 
 def mixture_and_varied_experts(base: Path, root: Path) -> None:
@@ -33,3 +41,23 @@ def varied_mixture(base: Path, root: Path) -> None:
             weight.data += 0.1 * torch.randn(weight.shape, generator=generator)
     model.save_pretrained(root / "moe_sft")
     AutoTokenizer.from_pretrained(base).save_pretrained(root / "moe_sft")
+
+
+def low_rank_mixture(base: Path, out: Path, **settings) -> Path:
+    """Make `out`, a mixture of 4 low-rank experts, of which 3 compute a token.
+
+    It is what step moe makes: A is random, B is zero. settings: other keys of the section moe.
+    """
+    source = Checkpoint(base)
+    keys = {"num_experts": 4, "num_experts_per_tok": 3, "experts": "lora", "rank": 4}
+    moe = MoeConfig(**keys | settings)
+    config = upcycled_config(source.config, moe, weights_dtype(source))
+    torch.manual_seed(3)
+    model = AutoModelForCausalLM.from_config(XftConfig.from_dict(config))
+    dense = AutoModelForCausalLM.from_pretrained(base).state_dict()
+    state = {MLP.sub(r"\1.dense.", name): tensor for name, tensor in dense.items()}
+    model.load_state_dict(model.state_dict() | state)
+    model.save_pretrained(out)
+    for file in base.glob("*token*"):
+        shutil.copy(file, out)
+    return out
