@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import workflow_scripts.modeling  # noqa: F401
+from workflow_scripts.artifacts.artifact import create_artifact
 from workflow_scripts.checkpoints.reader import Checkpoint
 from workflow_scripts.config.sections import MoeConfig
 from workflow_scripts.conversions.upcycle import upcycled_config, weights_dtype
@@ -57,7 +58,9 @@ def low_rank_mixture(base: Path, out: Path, **settings) -> Path:
     dense = AutoModelForCausalLM.from_pretrained(base).state_dict()
     state = {MLP.sub(r"\1.dense.", name): tensor for name, tensor in dense.items()}
     model.load_state_dict(model.state_dict() | state)
-    model.save_pretrained(out)
-    for file in base.glob("*token*"):
-        shutil.copy(file, out)
+    parameters = moe.model_dump() | {"seed": 0, "base": {}}
+    with create_artifact(out, "moe", parameters) as draft:
+        model.save_pretrained(draft.path)
+        for file in base.glob("*token*"):
+            shutil.copy(file, draft.path)
     return out
