@@ -7,6 +7,7 @@ import signal
 import pytest
 import torch
 from mixtures import low_rank_mixture
+from processes import run_for
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -214,3 +215,14 @@ def test_a_rank_that_does_not_fit_is_refused_before_the_training(tiny_llama, dat
         run(sft, *words, "--lora-rank", 17)
     with pytest.raises(ValueError, match="lora_rank = 4: launch = fsdp was not tried"):
         SftConfig(lora_rank=4, launch="fsdp", processes=2)
+
+
+def test_two_processes_learn_what_one_learns(tiny_llama, data, tmp_path):
+    mixture = low_rank_mixture(tiny_llama, tmp_path / "moe", train_rest="lora", **PLAIN)
+    words = ["--moe", mixture, "--data", data, *FLAGS, "--per-device-train-batch-size"]
+    run(moe_sft, *words, 6, "--out", tmp_path / "one")
+    ddp = [*words, 3, "--launch", "ddp", "--processes", 2, "--out", tmp_path / "two"]
+    assert run_for("moe_sft", [str(word) for word in ddp], count=2)
+    one, two = (load_file(tmp_path / name / "model.safetensors") for name in ("one", "two"))
+    for name, tensor in one.items():
+        torch.testing.assert_close(two[name], tensor, atol=2e-5, rtol=1e-4)
