@@ -148,37 +148,46 @@ class WeightedHidden(Function):
         (weights, *_), (reduce, *_), _ = _groups(tensors)
         ctx.activate, ctx.blocks = activate, list(_blocks(chosen, reduce))
         wide = torch.promote_types(weights.dtype, reduce.dtype)
-        hidden = reduce.new_zeros(len(weights), reduce.shape[2], dtype=wide)
+        total = reduce.new_zeros(len(weights), reduce.shape[2], dtype=wide)
         reduced = reduce.new_zeros(*weights.shape, reduce.shape[1])
         for expert, rows in ctx.blocks:
-            part, reduced_part = _block(activate, _pieces(tensors, expert, rows))
-            hidden.index_add_(0, rows, part)
-            reduced[rows, expert] = reduced_part
-        return hidden.to(reduce.dtype), reduced
+            (weight, *low), (down, *expand), inner = _groups(_pieces(tensors, expert, rows))
+            hidden, weight = activate(inner, low, expand), weight[:, None]
+            total.index_add_(0, rows, hidden * weight.to(wide))
+            reduced[rows, expert] = torch.mm(hidden, down.t()).mul_(weight)
+        return total.to(reduce.dtype), reduced
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, of_hidden, of_reduced):
+    def backward(ctx, of_total, of_reduced):
         tensors = ctx.saved_tensors
         gradients = [torch.zeros_like(tensor) for tensor in tensors]
         for expert, rows in ctx.blocks:
+            upstream = of_total.index_select(0, rows), of_reduced[rows, expert]
             pieces = _pieces(tensors, expert, rows)
-            leaves = [piece.detach().requires_grad_() for piece in pieces]
-            with torch.enable_grad():
-                outputs = _block(ctx.activate, leaves)
-            upstream = (
-                of_hidden.index_select(0, rows).to(outputs[0].dtype),
-                of_reduced[rows, expert],
-            )
-            _add(gradients, expert, rows, torch.autograd.grad(outputs, leaves, upstream))
+            _add(gradients, expert, rows, _block_gradients(ctx.activate, pieces, *upstream))
         return None, None, *gradients
 
 
-def _block(activate: Callable[..., Tensor], pieces: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    """w h [t, I] and A_d w h [t, r] of one expert, for t of its tokens."""
-    (weight, *reduced), (reduce, *expand), inner = _groups(pieces)
-    weighted = activate(inner, reduced, expand) * weight[:, None]
-    return weighted, torch.mm(weighted.to(reduce.dtype), reduce.t())
+def _block_gradients(
+    activate: Callable[..., Tensor], pieces: Sequence[Tensor], of_total: Tensor, of_reduced: Tensor
+) -> list[Tensor]:
+    """The gradients of the pieces, in their order. It overwrites of_total [t, I].
+
+    With v = w h the outputs are v and A_d v, so dL/dv = of_total + of_reduced A_d.
+    """
+    (weight, *low), (down, *expand), inner = _groups(
+        [piece.detach().requires_grad_() for piece in pieces]
+    )
+    with torch.enable_grad():
+        hidden = activate(inner, low, expand)
+    value, weight, down = hidden.detach(), weight.detach()[:, None], down.detach()
+    of_weighted = of_total.addmm_(of_reduced, down)
+    of_weight = torch.linalg.vecdot(of_weighted, value).to(weight.dtype)
+    of_down = torch.mm((of_reduced * weight).to(value.dtype).t(), value)
+    leaves = (*low, *expand, *inner)
+    found = torch.autograd.grad(hidden, leaves, of_weighted.mul_(weight))
+    return [of_weight, *found[: len(low)], of_down, *found[len(low) :]]
 
 
 def _blocks(chosen: Tensor, like: Tensor) -> Iterator[tuple[int, Tensor]]:
