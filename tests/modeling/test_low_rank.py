@@ -161,3 +161,13 @@ def test_a_rank_above_the_smaller_size_is_refused():
     with pytest.raises(UserError, match=r"moe\.rank = 17: .* 16 hidden and 40 .*at most 16"):
         make_block(rank=17)
     make_block(rank=16)
+
+
+def test_a_compiled_block_is_the_same_and_not_compiled_again_for_other_routing():
+    block = make_block(dtype=torch.float32)
+    compiled = torch.compile(block, backend="aot_eager")
+    first = tokens(dtype=torch.float32)
+    with torch._dynamo.config.patch(error_on_recompile=True):
+        for x in (first, first.detach().flip(1).requires_grad_()):
+            for a, b in zip(results(block, x, compiled), results(block, x, block), strict=True):
+                torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-4)
