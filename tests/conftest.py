@@ -30,9 +30,15 @@ os.environ |= {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
 os.environ["OMP_NUM_THREADS"] = os.environ.get("TEST_THREADS", "1")
 NUMERIC = {
     *("test_backbones", "test_baseline", "test_batching", "test_checkpoints", "test_experts"),
-    *("test_expert_averaging", "test_expert_init"),
+    *("test_expert_averaging", "test_expert_init", "test_low_rank", "test_low_rank_models"),
     *("test_distillation", "test_heal"),
-    *("test_global_balance", "test_mixing", "test_mixing_processes", "test_modeling"),
+    *(
+        "test_low_rank_training",
+        "test_global_balance",
+        "test_mixing",
+        "test_mixing_processes",
+        "test_modeling",
+    ),
     *("test_published_defects", "test_reference", "test_resume", "test_streaming", "test_training"),
     *("test_usage", "test_validation", "test_evaluation_generation", "test_token_healing"),
     *("test_low_rank_merge", "test_low_rank_mixing"),

@@ -1,5 +1,7 @@
 """Mixtures for tests, and FFN weights whose experts differ."""
 
+import re
+import shutil
 from pathlib import Path
 
 import torch
@@ -8,8 +10,14 @@ from chains import Chain
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
+import workflow_scripts.modeling  # noqa: F401
+from workflow_scripts.artifacts.artifact import create_artifact
+from workflow_scripts.checkpoints.reader import Checkpoint
+from workflow_scripts.config.sections import MoeConfig
+from workflow_scripts.conversions.upcycle import upcycled_config, weights_dtype
 from workflow_scripts.modeling.upcycling import XftConfig
 
+MLP = re.compile(r"(layers\.\d+\.mlp)\.")
 MOE = {
     "num_experts": 4,
     "num_experts_per_tok": 3,
@@ -67,3 +75,25 @@ def random_mixture(backbone: str, **settings):
 def _config(backbone: str, settings: dict):
     kind = backbone.split("-")[0]
     return AutoConfig.for_model(kind, **SIZES | BACKBONES[backbone] | settings)
+
+
+def low_rank_mixture(base: Path, out: Path, **settings) -> Path:
+    """Make `out`, a mixture of 4 low-rank experts, of which 3 compute a token.
+
+    It is what step moe makes: A is random, B is zero. settings: other keys of the section moe.
+    """
+    source = Checkpoint(base)
+    keys = {"num_experts": 4, "num_experts_per_tok": 3, "experts": "lora", "rank": 4}
+    moe = MoeConfig(**keys | settings)
+    config = upcycled_config(source.config, moe, weights_dtype(source))
+    torch.manual_seed(3)
+    model = AutoModelForCausalLM.from_config(XftConfig.from_dict(config))
+    dense = AutoModelForCausalLM.from_pretrained(base).state_dict()
+    state = {MLP.sub(r"\1.dense.", name): tensor for name, tensor in dense.items()}
+    model.load_state_dict(model.state_dict() | state)
+    parameters = moe.model_dump() | {"seed": 0, "base": {}}
+    with create_artifact(out, "moe", parameters) as draft:
+        model.save_pretrained(draft.path)
+        for file in base.glob("*token*"):
+            shutil.copy(file, draft.path)
+    return out

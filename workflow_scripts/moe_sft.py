@@ -1,10 +1,11 @@
-"""Step 2: tune all parameters of the mixture on instructions."""
+"""Step 2: tune the mixture on instructions: all parameters, or those of low-rank experts."""
 
 from functools import partial
 
 from workflow_scripts.artifacts.artifact import open_artifact
 from workflow_scripts.cli import flags, training
-from workflow_scripts.config.sections import MoeSftConfig
+from workflow_scripts.common.errors import UserError
+from workflow_scripts.config.sections import MoeSftConfig, fault_of_low_rank
 from workflow_scripts.training.launch import started_processes
 from workflow_scripts.training.session import Session
 
@@ -20,12 +21,26 @@ def main(argv: list[str] | None = None) -> None:
         return
     moe = open_artifact(args.moe, "moe", full=request.full)
 
+    check_low_rank(moe.checkpoint.config, request.options)
+
     from workflow_scripts.reporting.model_card import init_settings, moe_sft_card
+    from workflow_scripts.training.low_rank import adapt_mixture
     from workflow_scripts.training.tuning import tune
 
     known = moe.manifest.parameters
     make_card = partial(moe_sft_card, init=init_settings(known))
-    tune(Session(request, moe.path), moe, {"moe": moe}, known.get("base", {}), make_card)
+    session, base = Session(request, moe.path), known.get("base", {})
+    tune(session, moe, {"moe": moe}, base, make_card, adapt=adapt_mixture)
+
+
+def check_low_rank(config: dict, options: MoeSftConfig) -> None:
+    """Raise UserError if the mixture has low-rank experts and the options do not fit them."""
+    if config.get("experts") != "lora":
+        return
+    if fault := fault_of_low_rank(options):
+        raise UserError(
+            f"command line: the mixture has low-rank experts (moe.experts = lora): {fault}"
+        )
 
 
 if __name__ == "__main__":

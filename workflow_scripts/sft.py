@@ -1,4 +1,7 @@
-"""A baseline: tune all parameters of the dense base on the same instructions, without experts.
+"""A baseline: tune the dense base on the same instructions, without experts.
+
+With --lora-rank low-rank products of its linear layers learn, and become part of its weights at the
+end. Without it all parameters learn.
 
 With --match-flops the tuning takes as many FLOPs as the mixture's would take on the same rows, so
 it has more optimiser steps. The count is that of `xft plan`: forward and backward pass of all
@@ -6,6 +9,7 @@ weights that compute a token, with chosen experts and router, and the attention.
 """
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from workflow_scripts.artifacts.artifact import Artifact, open_artifact
@@ -41,9 +45,14 @@ def main(argv: list[str] | None = None) -> None:
         others = {"flops_of": moe}
 
     from workflow_scripts.reporting.model_card import origin, sft_card
+    from workflow_scripts.training.low_rank import adapt_all, all_weights
     from workflow_scripts.training.tuning import tune
 
-    tune(Session(request, base.path), base, {"base": base} | others, origin(base), sft_card)
+    options, adapt = request.options, all_weights
+    if options.lora_rank is not None:
+        adapt = partial(adapt_all, rank=options.lora_rank, alpha=options.lora_alpha)
+    session, sources = Session(request, base.path), {"base": base} | others
+    tune(session, base, sources, origin(base), sft_card, adapt=adapt)
 
 
 def _flops_ratio(base: Artifact, moe: Artifact, length: int) -> float:
@@ -63,7 +72,7 @@ def _flops_ratio(base: Artifact, moe: Artifact, length: int) -> float:
             "mixture that step moe makes from this base"
         )
     check_sizes(table.config, base.path / "config.json")
-    settings = MoeConfig(**{key: config[key] for key in keys(MixtureConfig)})
+    settings = MoeConfig(**{key: config[key] for key in keys(MixtureConfig) if key in config})
     return tuning_ratio(Models(table, settings), length)
 
 

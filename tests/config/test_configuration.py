@@ -320,7 +320,7 @@ def test_the_baseline_is_trained_as_the_mixture_where_nothing_else_is_said():
     config = complete(MINIMAL | {"moe_sft": tuning, "sft": own})
     differing = {
         key
-        for key in SftConfig.model_fields
+        for key in SftConfig.model_fields.keys() & MoeSftConfig.model_fields
         if getattr(config.sft, key) != getattr(config.moe_sft, key)
     }
     assert differing == {"max_steps", "num_train_epochs"}
@@ -333,8 +333,11 @@ def test_a_fault_that_the_baseline_inherits_is_named_once():
 
 
 def test_the_baselines_defaults_are_those_of_the_mixture():
-    own = {"balance_loss_batch", "expert_averaging"}
-    assert MoeSftConfig().model_dump(exclude=own) == SftConfig().model_dump()
+    shared = SftConfig.model_fields.keys() & MoeSftConfig.model_fields
+    assert MoeSftConfig.model_fields.keys() - shared == {"balance_loss_batch", "expert_averaging"}
+    assert SftConfig.model_fields.keys() - shared == {"lora_rank", "lora_alpha"}
+    mixture, baseline = (each().model_dump(include=shared) for each in (MoeSftConfig, SftConfig))
+    assert mixture == baseline
 
 
 def test_without_a_shared_expert_nothing_is_merged():
@@ -475,3 +478,17 @@ def test_the_order_of_keys_means_nothing():
     backwards["moe_sft"] = {"warmup_steps": 0, "num_train_epochs": 4}
     one, other = complete(config), complete(backwards)
     assert one.model_dump_json() == other.model_dump_json()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"launch": "zero2", "optim": "adamw_torch"}, "launch = zero2 was not tried with frozen"),
+        ({"expert_averaging": 0.1}, "expert_averaging = 0.1 averages full experts"),
+    ],
+)
+def test_a_tuning_that_does_not_fit_low_rank_experts_is_refused(changes, message):
+    config = MINIMAL | {"moe_sft": changes}
+    complete(config)
+    with pytest.raises(UserError, match=f"moe_sft, with moe.experts = lora: {message}"):
+        complete(config | {"moe": {"experts": "lora"}})

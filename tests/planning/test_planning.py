@@ -201,8 +201,10 @@ def test_an_old_configs_keys_are_read(tmp_path):
         {"router_noise": False},
         {"shared_expert": False, "num_experts_per_tok": 1},
         {"upcycled_layers": [1]},
+        {"experts": "lora", "rank": 4},
+        {"experts": "lora", "rank": 4, "shared_expert": False, "upcycled_layers": [1]},
     ],
-    ids=["default", "4-top-2", "linear", "no-noise", "vanilla", "one-layer"],
+    ids=["default", "4-top-2", "linear", "no-noise", "vanilla", "one-layer", "lora", "lora-one"],
 )
 def test_the_mixtures_size_is_the_models(settings, tmp_path):
     for name in ("llama", "llama-biases", "phi3", "starcoder2"):
@@ -284,6 +286,24 @@ def test_the_tunings_activations_are_those_that_autograd_keeps(mixture, tiny_lla
     expected = activations.tuning(models, batch, Numbers(dtype.itemsize, dtype.itemsize))
     total = sum(expected.layers) + expected.ends
     assert total == pytest.approx(kept_bytes(model, batch), rel=0.02)
+
+
+@pytest.mark.parametrize("rest", ["frozen", "full"])
+@pytest.mark.parametrize("batch", BATCHES, ids=["one-row", "four-rows"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
+def test_activations_of_low_rank_experts_are_those_that_autograd_keeps(
+    tiny_llama, tmp_path, batch, dtype, rest
+):
+    words = ["--experts", "lora", "--rank", 8]
+    folder = Chain(tmp_path, {"moe": words}, base=tiny_llama)["moe"]
+    settings = MoeConfig(experts="lora", rank=8, train_rest=rest)
+    models = Models(read_table(tiny_llama), settings)
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).train()
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name in models.learned)
+    expected = activations.tuning(models, batch, Numbers(dtype.itemsize, dtype.itemsize))
+    total = sum(expected.layers) + expected.ends + expected.logits / 3
+    assert total == pytest.approx(kept_bytes(model, batch), rel=0.06)
 
 
 @pytest.mark.parametrize("batch", BATCHES, ids=["one-row", "four-rows"])

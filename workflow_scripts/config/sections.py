@@ -283,10 +283,40 @@ class MoeSftConfig(TuningConfig):
 
 
 class SftConfig(TuningConfig):
-    """Instruction tuning of the dense base, a baseline; the defaults are the values of moe_sft."""
+    """Instruction tuning of the dense base, a baseline; shared keys default to those of moe_sft."""
 
     balance_loss_batch: ClassVar[str] = "micro"
     expert_averaging: ClassVar[float] = 0.0
+
+    lora_rank: int | None = Field(None, ge=1)
+    """Tune low-rank products of this rank beside the linear layers (LoRA, arXiv 2106.09685), apart
+    from the output embeddings. They are part of the weights at the end. It is the baseline of
+    mixtures with low-rank experts. At most the smaller size of each matrix. null: tune all
+    weights."""
+
+    lora_alpha: float = Field(64.0, gt=0)
+    """With lora_rank: the products are scaled by lora_alpha / lora_rank."""
+
+    @model_validator(mode="after")
+    def _products_fit(self):
+        if self.lora_rank is not None and (fault := fault_of_low_rank(self)):
+            raise ValueError(f"lora_rank = {self.lora_rank}: {fault}")
+        return self
+
+
+def fault_of_low_rank(options: TuningConfig) -> str | None:
+    """The fault of a tuning in which low-rank products learn, and most weights are frozen."""
+    if options.launch not in ("single", "ddp"):
+        return (
+            f"launch = {options.launch} was not tried with frozen weights. Choose launch = single "
+            "or ddp"
+        )
+    if options.expert_averaging:
+        return (
+            f"expert_averaging = {options.expert_averaging:g} averages full experts, and the mean "
+            "of low-rank products has a higher rank. Set expert_averaging to 0"
+        )
+    return None
 
 
 class MixingShape(Section):
@@ -568,6 +598,8 @@ class XftConfig(ManyRuns, RunConfig):
         return None
 
     def _fault_of_trainings(self) -> str | None:
+        if self.moe.experts == "lora" and (fault := fault_of_low_rank(self.moe_sft)):
+            return f"moe_sft, with moe.experts = lora: {fault}"
         for name in TRAININGS:
             section = getattr(self, name)
             if fault := section.fault_of_validation(self.data.validation_rows):

@@ -1,4 +1,4 @@
-"""The MoE block that replaces a decoder layer's MLP."""
+"""The blocks that replace a decoder layer's MLP: routed tokens, and experts with full weights."""
 
 import torch
 from torch import Tensor, nn
@@ -31,28 +31,17 @@ class TokenMask:
             self.real = None if real.all() else real.flatten()
 
 
-class MoeBlock(nn.Module):
-    """A shared expert and routed experts, weighted by the router.
+class RoutedBlock(nn.Module):
+    """Routes tokens, and lets a subclass compute them.
 
-    y = w_shared E_shared(x) + sum_i w_i E_i(x). Padding is neither routed nor counted; its output
-    is zero. `routing` holds the router's decision in the last forward pass.
+    Padding is neither routed nor counted; its output is zero. `routing` holds the router's decision
+    in the last forward pass.
     """
 
-    def __init__(self, config, mlp: nn.Module, token_mask: TokenMask):
+    def __init__(self, router: Router, token_mask: TokenMask):
         super().__init__()
-        shape = read_mlp(mlp)
         self.token_mask = token_mask
-        self.router = Router(config, shape.hidden_size)
-        self.experts = Experts(
-            config,
-            config.num_experts - config.shared_expert,
-            shape.hidden_size,
-            shape.intermediate_size,
-            shape.act_fn,
-            gated=shape.form.gated,
-            bias=shape.bias,
-        )
-        self.shared_expert = mlp if config.shared_expert else None
+        self.router = router
         self.routing: Routing | None = None
 
     def forward(self, hidden_states: Tensor) -> Tensor:
@@ -71,7 +60,35 @@ class MoeBlock(nn.Module):
         routing = self.router(tokens)
         if self.token_mask.in_forward:
             self.routing = routing
+        return self.compute(tokens, routing).to(tokens.dtype)
+
+    def compute(self, tokens: Tensor, routing: Routing) -> Tensor:
+        """The weighted sum of the chosen experts' outputs, for tokens [T, H]: [T, H]."""
+        raise NotImplementedError
+
+
+class MoeBlock(RoutedBlock):
+    """A shared expert and routed experts, weighted by the router.
+
+    y = w_shared E_shared(x) + sum_i w_i E_i(x).
+    """
+
+    def __init__(self, config, mlp: nn.Module, token_mask: TokenMask):
+        shape = read_mlp(mlp)
+        super().__init__(Router(config, shape.hidden_size), token_mask)
+        self.experts = Experts(
+            config,
+            config.num_experts - config.shared_expert,
+            shape.hidden_size,
+            shape.intermediate_size,
+            shape.act_fn,
+            gated=shape.form.gated,
+            bias=shape.bias,
+        )
+        self.shared_expert = mlp if config.shared_expert else None
+
+    def compute(self, tokens: Tensor, routing: Routing) -> Tensor:
         output = self.experts(tokens, routing.indices, routing.weights)
         if self.shared_expert is not None:
             output = output + routing.shared_weight[:, None] * self.shared_expert(tokens)
-        return output.to(tokens.dtype)
+        return output

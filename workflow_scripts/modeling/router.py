@@ -41,6 +41,20 @@ class Routing:
         """importance and load [2, R]."""
         return torch.stack([self.importance, self.load])
 
+    def spread(self) -> tuple[Tensor, Tensor]:
+        """For all E experts, the shared one first: which are chosen [T, E], and their weights.
+
+        The weights [T, E], fp32, are zero where an expert is not chosen.
+        """
+        weights = torch.zeros_like(self.logits, dtype=self.weights.dtype)
+        weights = weights.scatter(1, self.indices, self.weights)
+        chosen = torch.zeros_like(weights, dtype=torch.bool).scatter(1, self.indices, True)
+        if self.shared_weight is None:
+            return chosen, weights
+        shared = self.shared_weight[:, None]
+        everyone = torch.ones_like(shared, dtype=torch.bool)
+        return torch.cat([everyone, chosen], 1), torch.cat([shared, weights], 1)
+
     @property
     def balance_loss(self) -> Tensor:
         """CV^2(importance) + CV^2(load), a scalar, without its coefficient."""

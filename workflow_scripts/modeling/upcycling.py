@@ -23,7 +23,8 @@ from transformers.modeling_outputs import MoeCausalLMOutputWithPast
 
 from workflow_scripts.common.errors import UserError
 from workflow_scripts.modeling.experts import Experts
-from workflow_scripts.modeling.moe import MoeBlock, TokenMask
+from workflow_scripts.modeling.low_rank import Factors, LowRankBlock
+from workflow_scripts.modeling.moe import MoeBlock, RoutedBlock, TokenMask
 from workflow_scripts.modeling.router import NoiseProjection, squared_variation
 
 MODEL_TYPE = "xft"
@@ -159,7 +160,8 @@ class XftOutput(MoeCausalLMOutputWithPast):
 
 
 class UpcycledModel:
-    """Mixin over the backbone's causal LM class: `mlp` of each upcycled layer is a MoeBlock.
+    """Mixin over the backbone's causal LM class: `mlp` of each upcycled layer is a MoeBlock,
+    or a LowRankBlock if the config's `experts` is "lora".
 
     complete_counts: turns the counts [layers, 2, R] (importance, load) of a training's forward
     pass into those of its global batch; None if each pass has its own balance loss.
@@ -173,14 +175,15 @@ class UpcycledModel:
         super().__init__(config)
         config._experts_implementation = self.get_correct_experts_implementation(requested)
         self.token_mask = TokenMask()
+        block_class = LowRankBlock if has_low_rank_experts(config) else MoeBlock
         for layer in upcycled_layers(self, config.upcycled_layers):
-            layer.mlp = MoeBlock(config, layer.mlp, self.token_mask)
+            layer.mlp = block_class(config, layer.mlp, self.token_mask)
         self.post_init()
 
     @property
-    def moe_blocks(self) -> list[MoeBlock]:
+    def moe_blocks(self) -> list[RoutedBlock]:
         """The MoE blocks, first layer first."""
-        return [module for module in self.modules() if isinstance(module, MoeBlock)]
+        return [module for module in self.modules() if isinstance(module, RoutedBlock)]
 
     def take_routings(self) -> list:
         """Take the routing of the last forward pass from each block."""
@@ -228,10 +231,19 @@ class UpcycledModel:
                         init.zeros_(parameter)
                     else:
                         init.normal_(parameter, std=std)
+            elif isinstance(module, Factors):
+                bound = module.lora_A.shape[2] ** -0.5
+                init.uniform_(module.lora_A, -bound, bound)
+                init.zeros_(module.lora_B)
             else:
                 continue
             module._is_hf_initialized = True
         super().initialize_weights()
+
+
+def has_low_rank_experts(config) -> bool:
+    """Whether the experts of a mixture with this config are low-rank. Older configs do not say."""
+    return getattr(config, "experts", "full") == "lora"
 
 
 def check_loadable(config: dict) -> None:

@@ -12,13 +12,17 @@ from torch import Tensor, nn
 from transformers import TrainerCallback
 
 from workflow_scripts.config.training import TuningConfig
-from workflow_scripts.training.engines import set_weights, whole_parameters
+from workflow_scripts.training.engines import (
+    learned_parameters,
+    set_weights,
+    whole_parameters,
+)
 
 AVERAGE_FILE = "average.safetensors"
 
 
 class WeightAverage(TrainerCallback):
-    """Averages a module's parameters in fp32, and sets them to the average after the last step.
+    """Averages the parameters that learn in fp32, and sets them to the average after the last step.
 
     average_last, n points (arXiv 2507.17634): mean = (W_T + W_(T-e) + ... + W_(T-(n-1)e)) / n. The
     sum is in the CPU's memory, since it rarely changes.
@@ -64,8 +68,8 @@ class WeightAverage(TrainerCallback):
 
     def state(self) -> dict[str, Tensor]:
         """The average by the names of the module's weights, tied ones included."""
-        names = {parameter: name for name, parameter in self.module.named_parameters()}
-        tied = self.module.named_parameters(remove_duplicate=False)
+        names = {parameter: name for name, parameter in learned_parameters(self.module)}
+        tied = learned_parameters(self.module, tied=True)
         averages = {name: self.tensors[names[parameter]] for name, parameter in tied}
         return dict(self.module.named_buffers()) | averages
 

@@ -168,14 +168,19 @@ def _running(trainer: Trainer) -> dict:
 def whole_weights(
     trainer: Trainer, module: nn.Module, options: TrainingConfig
 ) -> dict[str, Tensor]:
-    """The whole tensors of `module`, by name: the fp32 masters if there are any.
+    """The whole tensors of `module` but the frozen ones, by name: fp32 masters if there are any.
 
     All processes must call this. Only the main process gets the full result.
     """
     if options.launch == "fsdp":
         return trainer.accelerator.get_state_dict(trainer.model_wrapped)
     if options.launch not in ZERO_STAGES:
-        return module.state_dict()
+        frozen = {
+            name
+            for name, weight in module.named_parameters(remove_duplicate=False)
+            if not weight.requires_grad
+        }
+        return {name: value for name, value in module.state_dict().items() if name not in frozen}
     state = dict(module.named_buffers())
     for name, whole in whole_parameters(module, options, tied=True):
         if trainer.args.process_index == 0:
@@ -186,7 +191,7 @@ def whole_weights(
 def whole_parameters(
     module: nn.Module, options: TrainingConfig, tied: bool = False
 ) -> Iterator[tuple[str, Tensor]]:
-    """The whole parameters of `module`, one at a time, by name: the fp32 masters if there are any.
+    """The whole parameters that learn, one at a time, by name: the fp32 masters if there are any.
 
     tied: give a parameter with several names under each of them. All processes must take them all.
     Not for fsdp.
@@ -195,18 +200,25 @@ def whole_parameters(
         from deepspeed.utils import safe_get_full_fp32_param as whole
     else:
         whole = Tensor.detach
-    for name, parameter in module.named_parameters(remove_duplicate=not tied):
+    for name, parameter in learned_parameters(module, tied):
         yield name, whole(parameter)
+
+
+def learned_parameters(module: nn.Module, tied: bool = False) -> Iterator[tuple[str, nn.Parameter]]:
+    """The parameters that learn, by name. tied: those with several names under each of them."""
+    for name, parameter in module.named_parameters(remove_duplicate=not tied):
+        if parameter.requires_grad:
+            yield name, parameter
 
 
 @torch.no_grad()
 def set_weights(module: nn.Module, values: dict[str, Tensor], options: TrainingConfig) -> None:
-    """Set the parameters of `module` to those of the main process, in their dtype.
+    """Set the parameters that learn to those of the main process, in their dtype.
 
-    values: all parameters by name in the main process, none in the others. All processes call this.
+    values: all of them by name in the main process, none in the others. All processes call this.
     The masters of ZeRO stay what they are, so the training must be over. Not for fsdp.
     """
-    for name, parameter in module.named_parameters():
+    for name, parameter in learned_parameters(module):
         with _gathered(parameter, options):
             if name in values:
                 parameter.copy_(values[name])

@@ -19,7 +19,7 @@ from workflow_scripts.config.training import TrainingConfig, precision_of
 from workflow_scripts.training.checkpoints import Checkpoints, fingerprint
 from workflow_scripts.training.steps import with_steps_times
 
-PACKAGES = ("torch", "transformers", "accelerate", "deepspeed")
+PACKAGES = ("torch", "transformers", "accelerate", "deepspeed", "peft")
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 import torch.distributed
 from safetensors import SafetensorError
-from safetensors.torch import load_file, load_model, save_file, save_model
+from safetensors.torch import load_file, save_file
 from transformers import PrinterCallback, Trainer, TrainingArguments
 
 from workflow_scripts.common.errors import UserError
@@ -38,6 +38,7 @@ from workflow_scripts.training.engines import (
     check_engine,
     engine_arguments,
     inexact_in_bf16,
+    learned_parameters,
     prepare_engine,
     set_masters,
     shards_weights,
@@ -110,7 +111,7 @@ def train(training: Training) -> dict[str, torch.Tensor]:
 class ResumingTrainer(Trainer):
     """A Trainer that never leaves a partial checkpoint, and that stops at the first NaN.
 
-    learned: the module that learns. A checkpoint holds no other weights.
+    learned: the module that learns. A checkpoint holds no other weights, and no frozen ones.
     """
 
     def __init__(self, training: Training):
@@ -388,7 +389,8 @@ class ResumingTrainer(Trainer):
     def _save(self, output_dir=None, state_dict=None):
         if self.args.should_save:
             Path(output_dir).mkdir(parents=True, exist_ok=True)
-            save_model(self.learned, str(Path(output_dir) / LEARNED_FILE))
+            tensors = {name: weight.detach() for name, weight in learned_parameters(self.learned)}
+            save_file(tensors, Path(output_dir) / LEARNED_FILE)
 
     def _load_from_checkpoint(self, resume_from_checkpoint, model=None):
         if shards_weights(self.options):
@@ -396,8 +398,11 @@ class ResumingTrainer(Trainer):
         else:
             self._load_learned(Path(resume_from_checkpoint) / LEARNED_FILE)
 
+    @torch.no_grad()
     def _load_learned(self, file: Path) -> None:
-        load_model(self.learned, str(file))
+        tensors = load_file(file)
+        for name, parameter in learned_parameters(self.learned):
+            parameter.copy_(tensors[name])
         if self.mixing is not None:
             self.mixing.merge()
 

@@ -1,14 +1,15 @@
-"""Tunes all weights of a model on instructions: a mixture, the dense baseline, a merged model."""
+"""Tunes a model on instructions: a mixture, the dense baseline, a merged model."""
 
 from collections.abc import Callable
 
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.core_model_loading import revert_weight_conversion
 
 from workflow_scripts.artifacts.artifact import Artifact, create_artifact
 from workflow_scripts.artifacts.recipe import make_recipe
 from workflow_scripts.conversions.common import trained_plans
 from workflow_scripts.modeling.loading import load_whole
+from workflow_scripts.training.low_rank import Adapters, all_weights
 from workflow_scripts.training.session import Session
 
 
@@ -19,16 +20,19 @@ def tune(
     base: dict,
     make_card: Callable[[dict, dict, str], str],
     distillation=None,
+    adapt: Callable[[PreTrainedModel], Adapters | None] = all_weights,
 ) -> None:
     """Train the model of `source`, and write it as an artifact with the same names and dtypes.
 
     sources: the artifacts that it is made from, `source` and others, by their names in the
     manifest. base: the manifest's entry about the base model. make_card: gives the README for a
     config, the manifest's parameters and the SHA-256 of the rows. distillation: as for
-    `Session.trained`. Raises UserError.
+    `Session.trained`. adapt: freezes what must not learn, and adds what learns in its place.
+    Raises UserError.
     """
     request = session.request
     model = load_whole(AutoModelForCausalLM, source.path, dtype=session.weight_dtype)
+    adapters = adapt(model)
     checkpoint, kind = source.checkpoint, request.step
     parameters = request.parameters | {"base": base}
     inputs = {name: artifact.id for name, artifact in sources.items()} | session.data_ids
@@ -36,6 +40,8 @@ def tune(
     with session.trained(model, parameters, inputs, distillation=distillation) as learned:
         if learned is None:
             return
+        if adapters is not None:
+            learned = adapters.merged(learned)
         with create_artifact(request.out, kind, parameters, inputs, recipe) as draft:
             plans = trained_plans(checkpoint, revert_weight_conversion(model, learned))
             card = make_card(checkpoint.config, parameters, session.data_ids["data"])

@@ -1,0 +1,173 @@
+"""Low-rank experts against the same experts written out as whole matrices, in all forms of MLPs."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch.func import functional_call
+from torch.utils.checkpoint import checkpoint
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from workflow_scripts.common.errors import UserError
+from workflow_scripts.modeling import low_rank
+from workflow_scripts.modeling.low_rank import LowRankBlock
+from workflow_scripts.modeling.moe import TokenMask
+
+H, INNER, T, EXPERTS, RANK, ALPHA = 16, 40, 13, 8, 3, 5.0
+SIZES = {"vocab_size": 11, "hidden_size": H, "intermediate_size": INNER, "num_hidden_layers": 1}
+SIZES |= {"num_attention_heads": 2, "num_key_value_heads": 2}
+FORMS = {
+    "llama": {},
+    "llama-biases": {"mlp_bias": True},
+    "phi3": {"pad_token_id": 0},
+    "nemotron": {},
+    "starcoder2": {"residual_dropout": 0.0},
+    "gpt_neox": {},
+    "phi": {},
+}
+
+
+def make_block(form="llama", dtype=torch.float64, **changes):
+    """A block whose every weight is random, in training mode."""
+    torch.manual_seed(0)
+    config = AutoConfig.for_model(form.split("-")[0], **SIZES | FORMS[form])
+    mlp = AutoModelForCausalLM.from_config(config).get_decoder().layers[0].mlp
+    settings = {
+        "num_experts": EXPERTS,
+        "num_experts_per_tok": 4,
+        "shared_expert": True,
+        "normalize_routing": True,
+        "router": "mlp",
+        "router_noise": False,
+        "rank": RANK,
+        "lora_alpha": ALPHA,
+    }
+    block = LowRankBlock(SimpleNamespace(**settings | changes), mlp, TokenMask())
+    for parameter in block.parameters():
+        torch.nn.init.normal_(parameter, std=0.5)
+    return block.to(dtype)
+
+
+def tokens(count=T, dtype=torch.float64):
+    generator = torch.Generator().manual_seed(1)
+    return torch.randn(count, H, generator=generator).to(dtype).requires_grad_()
+
+
+def written_out(block, x):
+    """Each expert as a whole MLP: y = sum_i w_i MLP_i(x), token by token."""
+    routing = block.router(x)
+    first = routing.shared_weight is not None
+    rows = []
+    for number in range(len(x)):
+        pairs = list(zip(routing.indices[number] + first, routing.weights[number], strict=True))
+        if first:
+            pairs.append((0, routing.shared_weight[number]))
+        rows.append(
+            sum(weight * whole_expert(block, i, x[number : number + 1])[0] for i, weight in pairs)
+        )
+    return torch.stack(rows)
+
+
+def whole_expert(block, number, x):
+    state = dict(block.dense.named_parameters())
+    for name, factors in block.experts.items():
+        change = factors.lora_B[number] @ factors.lora_A[number]
+        state[f"{name}.weight"] = state[f"{name}.weight"] + ALPHA / RANK * change
+    return functional_call(block.dense, state, x)
+
+
+def results(block, x, compute):
+    """The output, and the gradients of the tokens, the factors and the router."""
+    output = compute(x)
+    upstream = torch.randn(output.shape, generator=torch.Generator().manual_seed(2))
+    learned = [*block.experts.parameters(), *block.router.parameters()]
+    return [output, *torch.autograd.grad(output, [x, *learned], upstream.to(output.dtype))]
+
+
+@pytest.fixture
+def small_blocks(monkeypatch):
+    """Blocks of five tokens, so that an expert has several and the last one is smaller."""
+    monkeypatch.setattr(low_rank, "BLOCK_BYTES", {"cpu": 5 * INNER * 8})
+
+
+@pytest.mark.usefixtures("small_blocks")
+@pytest.mark.parametrize("chosen", [2, 4, 6])
+@pytest.mark.parametrize("form", FORMS)
+def test_outputs_and_gradients_are_those_of_experts_written_out(form, chosen):
+    block = make_block(form, num_experts_per_tok=chosen)
+    ours = results(block, tokens(), block)
+    expected = results(block, tokens(), lambda x: written_out(block, x))
+    for a, b in zip(ours, expected, strict=True):
+        torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-5)  # the router's weights are fp32
+
+
+def test_vanilla_upcycling_has_no_shared_expert():
+    block = make_block(shared_expert=False, num_experts_per_tok=3)
+    ours = results(block, tokens(), block)
+    expected = results(block, tokens(), lambda x: written_out(block, x))
+    for a, b in zip(ours, expected, strict=True):
+        torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-5)
+
+
+def test_experts_without_tokens_and_no_tokens_have_gradients_of_zero():
+    block = make_block(num_experts_per_tok=2)
+    block(tokens(1)).sum().backward()
+    chosen, _ = block.routing.spread()
+    for factors in block.experts.values():
+        for gradient in (factors.lora_A.grad, factors.lora_B.grad):
+            assert [bool(expert.any()) for expert in gradient] == chosen[0].tolist()
+    empty = tokens(0)
+    output, *gradients = results(block, empty, block)
+    assert output.shape == empty.shape
+    assert not any(gradient.any() for gradient in gradients)
+
+
+def test_under_autocast_the_result_is_near_that_in_fp32():
+    block, x = make_block(dtype=torch.float32), tokens(dtype=torch.float32)
+    exact = results(block, x, block)
+    with torch.autocast("cpu", torch.bfloat16):
+        rough = results(block, x, block)
+    assert {tensor.dtype for tensor in rough} == {torch.float32}
+    for a, b in zip(rough[:2], exact[:2], strict=True):
+        assert (a - b).norm() < 0.03 * b.norm()
+
+
+@pytest.mark.usefixtures("small_blocks")
+def test_checkpointing_and_repetition_give_the_same_bytes():
+    block = make_block(dtype=torch.float32)
+    once, again = (results(block, tokens(dtype=torch.float32), block) for _ in range(2))
+    recomputed = results(
+        block,
+        tokens(dtype=torch.float32),
+        lambda x: checkpoint(block, x, use_reentrant=False),
+    )
+    for a, b, c in zip(once, again, recomputed, strict=True):
+        assert torch.equal(a, b)
+        assert torch.equal(a, c)
+
+
+def test_the_values_of_all_experts_are_never_in_memory():
+    """The graph keeps the base's two products, and no [T, I] tensor for each chosen expert."""
+    block, kept = make_block(num_experts_per_tok=6), []
+    hooks = torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t)
+    with hooks:
+        block(tokens())
+    wide = {t.data_ptr() for t in kept if t.shape == (T, INNER)}
+    assert len(wide) == 3  # and the sum over the experts, for the last product
+    assert all(t.numel() <= T * INNER for t in kept if t.shape[0] == T)
+
+
+def test_a_rank_above_the_smaller_size_is_refused():
+    with pytest.raises(UserError, match=r"moe\.rank = 17: .* 16 hidden and 40 .*at most 16"):
+        make_block(rank=17)
+    make_block(rank=16)
+
+
+def test_a_compiled_block_is_the_same_and_not_compiled_again_for_other_routing():
+    block = make_block(dtype=torch.float32)
+    compiled = torch.compile(block, backend="aot_eager")
+    first = tokens(dtype=torch.float32)
+    with torch._dynamo.config.patch(error_on_recompile=True):
+        for x in (first, first.detach().flip(1).requires_grad_()):
+            for a, b in zip(results(block, x, compiled), results(block, x, block), strict=True):
+                torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-4)
