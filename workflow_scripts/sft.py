@@ -18,7 +18,7 @@ from workflow_scripts.common.errors import UserError
 from workflow_scripts.config.section import keys
 from workflow_scripts.config.sections import MixtureConfig, MoeConfig, SftConfig
 from workflow_scripts.training.launch import started_processes
-from workflow_scripts.training.session import Session
+from workflow_scripts.training.session import Session, TrainingRequest
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -41,7 +41,7 @@ def main(argv: list[str] | None = None) -> None:
     others = {}
     if args.match_flops:
         moe = open_artifact(args.match_flops, "moe", full=request.full)
-        request = replace(request, flops_ratio=_flops_ratio(base, moe, request.tokens.max_length))
+        request = replace(request, flops_ratio=_flops_ratio(base, moe, request))
         others = {"flops_of": moe}
 
     from workflow_scripts.reporting.model_card import origin, sft_card
@@ -55,10 +55,10 @@ def main(argv: list[str] | None = None) -> None:
     tune(session, base, sources, origin(base), sft_card, adapt=adapt)
 
 
-def _flops_ratio(base: Artifact, moe: Artifact, length: int) -> float:
+def _flops_ratio(base: Artifact, moe: Artifact, request: TrainingRequest) -> float:
     """FLOPs of a token in the mixture's training, divided by those in the base's.
 
-    length: of a row. Raises UserError if the mixture has another base.
+    Raises UserError if the mixture has another base.
     """
     from workflow_scripts.planning.flops import tuning_ratio
     from workflow_scripts.planning.parameters import Models
@@ -73,7 +73,8 @@ def _flops_ratio(base: Artifact, moe: Artifact, length: int) -> float:
         )
     check_sizes(table.config, base.path / "config.json")
     settings = MoeConfig(**{key: config[key] for key in keys(MixtureConfig) if key in config})
-    return tuning_ratio(Models(table, settings), length)
+    length, lora_rank = request.tokens.max_length, request.options.lora_rank
+    return tuning_ratio(Models(table, settings), length, lora_rank)
 
 
 if __name__ == "__main__":

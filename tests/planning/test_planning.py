@@ -522,6 +522,9 @@ def test_the_flops_of_both_tunings_are_those_that_are_counted_by_hand(tmp_path):
     of_attention = 2 * 3 * 2 * 10 * 8  # layers, passes, 2 L Q
     expected = (6 * mixture + of_attention) / (6 * base + of_attention)
     assert tuning_ratio(models, 10) == expected
+    factors = 2 * 3 * (2 * 16 + 2 * 12 + 3 * 20)  # layers, rank, both sizes of each matrix
+    low_rank = 6 * (base + factors) - 2 * base + of_attention
+    assert tuning_ratio(models, 10, lora_rank=3) == (6 * mixture + of_attention) / low_rank
 
 
 def test_mixing_by_kl_also_takes_the_forward_pass_of_the_mixture(deepseek):

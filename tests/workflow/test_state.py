@@ -344,7 +344,7 @@ def test_a_marker_is_newer_than_an_outdated_artifact_and_older_than_one_that_fit
 
 
 def test_the_chosen_values_are_those_that_are_no_defaults(place):
-    chosen = chosen_values(wants(seed=7, moe_sft={"max_steps": 3}).config)
+    chosen = chosen_values(wants(seed=7, moe_sft={"max_steps": 3}, sft={"lora_rank": 4}).config)
     assert chosen == {
         "base.model": "model",
         "data.train": "rows.jsonl",
@@ -352,4 +352,5 @@ def test_the_chosen_values_are_those_that_are_no_defaults(place):
         "evaluation.datasets": ["problems.jsonl"],
         "seed": 7,
         "moe_sft.max_steps": 3,
+        "sft.lora_rank": 4,
     }

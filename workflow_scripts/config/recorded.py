@@ -12,6 +12,7 @@ CONFIG_FILE = "config.yaml"
 CONFIG_HEAD = (
     "# The completed configuration of these results. Each run of the workflow writes it.\n"
 )
+_OWN = object()  # in place of the value of a key that only section sft has
 
 
 def recorded_config(results: Path) -> XftConfig:
@@ -28,7 +29,7 @@ def recorded_values(results: Path) -> dict:
     """
     config = recorded_config(results).model_dump()
     tuning, own = config["moe_sft"], config["sft"]
-    return config | {"sft": {key: own[key] for key in own if own[key] != tuning[key]}}
+    return config | {"sft": {key: own[key] for key in own if own[key] != tuning.get(key, _OWN)}}
 
 
 def is_results_folder(results: Path) -> bool:
@@ -45,14 +46,13 @@ def chosen_values(config: XftConfig) -> dict[str, object]:
 
     Those of section sft are left out if they are as in section moe_sft.
     """
-    chosen = {}
+    chosen, tuning = {}, dict(config.moe_sft)
     for name, value in config:
         if not isinstance(value, Section):
             chosen |= _not_default(config, name, name)
             continue
-        for key in type(value).model_fields:
-            inherited = name == "sft" and getattr(config.moe_sft, key) == getattr(value, key)
-            if not inherited:
+        for key, own in value:
+            if name != "sft" or own != tuning.get(key, _OWN):
                 chosen |= _not_default(value, key, f"{name}.{key}")
     return chosen
 

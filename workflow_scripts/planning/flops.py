@@ -8,6 +8,8 @@ Activation checkpointing computes the forward pass of the layers twice. Of low-r
 base's MLP counts once for a token, and the factors for each expert that computes it.
 """
 
+import math
+
 from workflow_scripts.planning.parameters import Models
 
 FORWARD, BACKWARD = 2, 4
@@ -37,6 +39,18 @@ def mixture_flops(
     return tuning_flops(models, active, length, checkpointing, labelled) - without_gradient
 
 
+def dense_flops(models: Models, length: int, lora_rank: int | None = None) -> float:
+    """FLOPs of a token in the tuning of the base.
+
+    lora_rank: of the products that learn beside its linear layers; None if all weights learn.
+    """
+    if lora_rank is None:
+        return tuning_flops(models, models.dense_total, length)
+    added = sum(map(math.prod, models.factors(lora_rank).values()))
+    without_gradient = BACKWARD // 2 * (models.dense_total - models.base.embedding)
+    return tuning_flops(models, models.dense_total + added, length) - without_gradient
+
+
 def mixing_flops(
     models: Models, length: int, checkpointing: bool = False, labelled: float = 1
 ) -> float:
@@ -55,16 +69,16 @@ def teacher_flops(models: Models, length: int, labelled: float = 1) -> float:
     return FORWARD * (body + labelled * models.head) + attention
 
 
-def tuning_ratio(models: Models, length: int) -> float:
+def tuning_ratio(models: Models, length: int, lora_rank: int | None = None) -> float:
     """FLOPs of a token in the tuning of the mixture, divided by those in the tuning of the base.
 
     Both count forward and backward pass, the attention, and all weights that compute the token,
     with those of the router and its noise. Weights that do not learn have no gradient. Both leave
     out embeddings that are only looked up, the optimiser, and what activation checkpointing
     computes again, which is the same part of both. Every token counts as one with a label. length:
-    of a row.
+    of a row. lora_rank: as for `dense_flops`.
     """
-    return mixture_flops(models, length) / tuning_flops(models, models.dense_total, length)
+    return mixture_flops(models, length) / dense_flops(models, length, lora_rank)
 
 
 def _forward(checkpointing: bool) -> int:

@@ -92,16 +92,19 @@ class Models:
             return {name: held[name] for name in held if not name.startswith(frozen)}
         blocks = tuple(f"{layer.prefix}." for layer in self.upcycled)
         inside = {n: held[n] for n in held if n.startswith(blocks) and not n.startswith(frozen)}
-        return inside | (self._added if self.moe.train_rest == "lora" else {})
+        mlps = tuple(f"{layer.prefix}." for layer in self.layers)
+        added = self.factors(self.moe.rank, mlps) if self.moe.train_rest == "lora" else {}
+        return inside | added
 
-    @property
-    def _added(self) -> dict[str, tuple[int, ...]]:
-        """The factors beside the linear layers outside the MLPs."""
-        rank, mlps = self.moe.rank, tuple(f"{layer.prefix}." for layer in self.layers)
+    def factors(self, rank: int, without: tuple[str, ...] = ()) -> dict[str, tuple[int, ...]]:
+        """The shapes of low-rank factors beside the base's linear layers, by name.
+
+        without: prefixes of the names of layers that get none.
+        """
         factors = {}
         for name in self.base.parameters:
             shape = self.base.shape(name)
-            if ".layers." in name and len(shape) == 2 and not name.startswith(mlps):
+            if ".layers." in name and len(shape) == 2 and not name.startswith(without):
                 factors |= {f"{name}.A": (rank, shape[1]), f"{name}.B": (shape[0], rank)}
         return factors
 

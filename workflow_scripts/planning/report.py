@@ -253,7 +253,7 @@ def _work_rows(plan: Plan) -> Iterable[tuple[str, ...]]:
 
 
 def _flops_ratio(plan: Plan) -> float:
-    return tuning_ratio(plan.models, plan.tuning.batch.length)
+    return tuning_ratio(plan.models, plan.tuning.batch.length, plan.config.sft.lora_rank)
 
 
 def _rows_note(plan: Plan) -> list[str]:

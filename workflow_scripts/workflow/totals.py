@@ -86,7 +86,8 @@ def _hours(part: Wanted, plan: Plan) -> float | None:
     hours = plan.tuning_hours(part.step)
     if hours is None or part.step == "moe_sft" or "flops_of" in part.sources:
         return hours
-    return hours / tuning_ratio(plan.models, plan.config.data.max_length)
+    lora_rank = plan.config.sft.lora_rank if part.step == "sft" else None
+    return hours / tuning_ratio(plan.models, plan.config.data.max_length, lora_rank)
 
 
 def _evaluation_hours(part: Wanted, plan: Plan) -> float | None:
