@@ -38,7 +38,7 @@ from workflow_scripts import eval as evaluation
 from workflow_scripts import weighted_trained as trained
 from workflow_scripts.checkpoints.reader import Checkpoint
 from workflow_scripts.config.validation import sections
-from workflow_scripts.conversions.merge import merge
+from workflow_scripts.conversions.merged_tensors import merge
 from workflow_scripts.conversions.mixing_artifact import open_mixing, open_sources
 from workflow_scripts.data.examples import tokenize_rows
 from workflow_scripts.data.instructions import Row
@@ -775,7 +775,7 @@ def test_defect_10_weights_are_merged_once_per_optimiser_step(
         merged.append(coefficients)
         return merge(experts, coefficients)
 
-    monkeypatch.setattr("workflow_scripts.modeling.mixing.merge", counted)
+    monkeypatch.setattr("workflow_scripts.conversions.merged_tensors.merge", counted)
     words = (
         "--max-steps",
         2,
