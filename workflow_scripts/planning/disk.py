@@ -33,7 +33,7 @@ def disk_space(models: Models, config: XftConfig, job: Job) -> list[Space]:
     evaluated = config.evaluation.models
     spaces = [
         Space("base", 0, f"links to {models.base.nbytes / 1e9:.1f} GB"),
-        *(_baseline_space(models, job) if "sft" in evaluated else []),
+        *(_baseline_space(models, job, config.sft.lora_rank) if "sft" in evaluated else []),
         Space("moe", mixture),
         Space("checkpoints of moe_sft", checkpoint_bytes(models, job), "at most, during training"),
         Space("moe_sft", mixture),
@@ -58,12 +58,13 @@ def disk_space(models: Models, config: XftConfig, job: Job) -> list[Space]:
     ]
 
 
-def _baseline_space(models: Models, job: Job) -> list[Space]:
+def _baseline_space(models: Models, job: Job, lora_rank: int | None) -> list[Space]:
     """The space of sft. Its checkpoints are smaller than those of full experts, in the ratio of the
-    models.
+    parameters that learn.
     """
     full = models.with_full_experts
-    checkpoints = checkpoint_bytes(full, job) * models.dense_total // full.moe_total
+    learned = models.learned_of_base(lora_rank)
+    checkpoints = checkpoint_bytes(full, job) * learned // full.moe_total
     return [
         Space("checkpoints of sft", checkpoints, "at most, during training"),
         Space("sft", models.base.nbytes),

@@ -8,8 +8,6 @@ Activation checkpointing computes the forward pass of the layers twice. Of low-r
 base's MLP counts once for a token, and the factors for each expert that computes it.
 """
 
-import math
-
 from workflow_scripts.planning.parameters import Models
 
 FORWARD, BACKWARD = 2, 4
@@ -40,13 +38,10 @@ def mixture_flops(
 
 
 def dense_flops(models: Models, length: int, lora_rank: int | None = None) -> float:
-    """FLOPs of a token in the tuning of the base.
-
-    lora_rank: of the products that learn beside its linear layers; None if all weights learn.
-    """
+    """FLOPs of a token in the tuning of the base. lora_rank: as for `Models.learned_of_base`."""
     if lora_rank is None:
         return tuning_flops(models, models.dense_total, length)
-    added = sum(map(math.prod, models.factors(lora_rank).values()))
+    added = models.learned_of_base(lora_rank)
     without_gradient = BACKWARD // 2 * (models.dense_total - models.base.embedding)
     return tuning_flops(models, models.dense_total + added, length) - without_gradient
 

@@ -108,6 +108,15 @@ class Models:
                 factors |= {f"{name}.A": (rank, shape[1]), f"{name}.B": (shape[0], rank)}
         return factors
 
+    def learned_of_base(self, lora_rank: int | None) -> int:
+        """The number of parameters that learn in a tuning of the base.
+
+        lora_rank: of the products beside its linear layers; None if all weights learn.
+        """
+        if lora_rank is None:
+            return self.dense_total
+        return sum(map(math.prod, self.factors(lora_rank).values()))
+
     @property
     def learned_total(self) -> int:
         """The number of parameters that step 2 changes."""
