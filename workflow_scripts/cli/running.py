@@ -1,6 +1,7 @@
 """Runs a step or tool: a user's mistake ends in one message and a non-zero exit status."""
 
 import errno
+import logging
 import os
 import re
 import signal
@@ -32,6 +33,8 @@ def run(step: str, main: Callable[[list[str] | None], None]) -> None:
         os.environ.setdefault(name, value)
     sys.stdout.reconfigure(errors="backslashreplace")  # names of files may not be valid text
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    # peft imports bitsandbytes if it is installed, which warns of kernels that no step uses.
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     progress.name_job(step)
     try:
         main(None)
