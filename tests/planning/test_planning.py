@@ -773,7 +773,7 @@ def test_a_missing_config_is_named(project, call_step):
 def test_every_recipe_is_planned(repository):
     """But the demonstration, whose model comes along, and what lies over other configs."""
     files = {file.stem for file in (repository / "recipes").glob("*.yaml")}
-    assert files == RECIPES.keys() | {"embedded", "ablations", "regimes", "little_data"}
+    assert files == RECIPES.keys() | {"embedded", "ablations", "regimes", "little_data", "low_rank"}
 
 
 @pytest.mark.parametrize("name", RECIPES)

@@ -10,7 +10,7 @@ import yaml
 
 pytestmark = pytest.mark.slow
 # All but the demonstration, which other tests run, and what lies over other configs.
-OTHERS = ("embedded", "ablations", "regimes", "little_data")
+OTHERS = ("embedded", "ablations", "regimes", "little_data", "low_rank")
 FILES = (Path(__file__).parents[2] / "recipes").glob("*.yaml")
 RECIPES = sorted(file.name for file in FILES if file.stem not in OTHERS)
 
@@ -66,6 +66,7 @@ def test_a_recipe_goes_with_ones_own_file(project):
     [
         ("ablations", {"moe_sft": 22, "dense": 20, "sft": 2, "tokens": 1}),
         ("regimes", {"moe_sft": 10, "dense": 10, "sft": 10, "tokens": 2}),
+        ("low_rank", {"moe_sft": 2, "dense": 2, "sft": 2, "eval": 9}),
         ("little_data", {"moe_sft": 16, "sft": 6, "weighted_trained": 18, "dense": 20, "heal": 4}),
     ],
 )
