@@ -78,7 +78,7 @@ def _config(backbone: str, settings: dict):
 
 
 def low_rank_mixture(base: Path, out: Path, **settings) -> Path:
-    """Make `out`, a mixture of 4 low-rank experts, of which 3 compute a token.
+    """Make `out`, a mixture of 4 low-rank experts; 3 of them compute a token.
 
     It is what step moe makes: A is random, B is zero. settings: other keys of the section moe.
     """

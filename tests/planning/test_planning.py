@@ -853,7 +853,7 @@ def test_only_what_learns_has_gradients_and_an_optimiser(deepseek, tmp_path, opt
 
 
 def test_the_baselines_of_low_rank_experts_are_whole(deepseek, tmp_path):
-    """All weights of the dense model learn in sft, whatever the experts are."""
+    """All weights of the dense model learn in sft, with experts of any form."""
     config = complete(
         {"base": {"model": "x"}, "data": {"train": "x"}, "evaluation": {"models": ["sft"]}}
     )

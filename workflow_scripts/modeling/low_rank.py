@@ -5,7 +5,7 @@ Expert i has W_i = W + s B_i A_i for each projection, with s = lora_alpha / rank
 2106.09685). With routing weights w_i, which include the shared expert's w_0, a gated MLP gives
     h_i = act(W_g x + s B_g,i A_g,i x) * (W_u x + s B_u,i A_u,i x)
     y = W_d sum_i w_i h_i + s sum_i w_i B_d,i A_d,i h_i + b_d sum_i w_i.
-So the base's products are computed once for each token, whatever the number of experts is (MixLoRA,
+So the base's products are computed once for each token, for any number of experts (MixLoRA,
 arXiv 2404.15159, shares all but the last one).
 
 Symbols: T tokens, E experts with the shared one, r rank, H hidden and I intermediate size, N and K
