@@ -14,12 +14,7 @@ from workflow_scripts.cli.flags import to_flags
 from workflow_scripts.config.reads import options_of_step
 from workflow_scripts.workflow import settings
 from workflow_scripts.workflow.announcements import beginning, failures
-from workflow_scripts.workflow.containers import (
-    BIND,
-    IMAGE,
-    bound_folders,
-    check_image,
-)
+from workflow_scripts.workflow.containers import IMAGE, bind_folders, check_image
 from workflow_scripts.workflow.current import Current
 from workflow_scripts.workflow.experiment import Experiment
 from workflow_scripts.workflow.input_checks import check_all_files
@@ -39,14 +34,6 @@ SHARED = os.environ.get("SNAKEMAKE_OUTPUT_CACHE")
 IN_CONTAINERS = (
     DeploymentMethod.APPTAINER in workflow.deployment_settings.deployment_method
 )
-
-
-def bind_folders():
-    """Let the jobs in containers see the project, the inputs, the results, and shared files."""
-    places = [ROOT, Path(RESULTS), *(path for _, path in CURRENT.inputs())]
-    places += [Path(name) for name in (SHARED, os.environ.get("HF_HOME")) if name]
-    users = filter(None, os.environ.get(BIND, "").split(","))
-    os.environ[BIND] = ",".join(dict.fromkeys([*users, *bound_folders(places)]))
 
 
 def is_sharing():
@@ -71,7 +58,7 @@ try:
     CURRENT = Current(EXPERIMENT)
     if IN_CONTAINERS:
         check_image()
-        bind_folders()
+        bind_folders([ROOT, Path(RESULTS), *(path for _, path in CURRENT.inputs())])
     # The processes of jobs need no check: the main process has done it.
     if workflow.is_main_process:
         CURRENT.check(workflow.configfiles, shares=is_sharing())

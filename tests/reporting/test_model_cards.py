@@ -108,7 +108,7 @@ def test_cards_hold_no_places_and_no_times(local, hub, model, name):
 def test_the_mixtures_card_says_how_it_was_made(local):
     text = card(local, "moe")
     assert "It computes what the base computes" in text
-    assert "- experts: 4, of which 2 compute each token, the shared one always\n" in text
+    assert "- experts: 4; 2 compute each token, the shared one always\n" in text
     upcycling = next(line for line in text.splitlines() if line.startswith("- upcycling: "))
     assert "num_experts 4, num_experts_per_tok 2" in upcycling
     assert upcycling.endswith("seed 5, shared_expert true")

@@ -1,5 +1,7 @@
 """The blocks that replace a decoder layer's MLP: routed tokens, and experts with full weights."""
 
+from abc import ABC, abstractmethod
+
 import torch
 from torch import Tensor, nn
 
@@ -31,7 +33,7 @@ class TokenMask:
             self.real = None if real.all() else real.flatten()
 
 
-class RoutedBlock(nn.Module):
+class RoutedBlock(ABC, nn.Module):
     """Routes tokens, and lets a subclass compute them.
 
     Padding is neither routed nor counted; its output is zero. `routing` holds the router's decision
@@ -62,9 +64,9 @@ class RoutedBlock(nn.Module):
             self.routing = routing
         return self.compute(tokens, routing).to(tokens.dtype)
 
+    @abstractmethod
     def compute(self, tokens: Tensor, routing: Routing) -> Tensor:
         """The weighted sum of the chosen experts' outputs, for tokens [T, H]: [T, H]."""
-        raise NotImplementedError
 
 
 class MoeBlock(RoutedBlock):

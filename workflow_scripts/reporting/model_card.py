@@ -54,7 +54,7 @@ MIXTURE = """\
 {done}
 
 - base: {base}
-- experts: {num_experts}, of which {num_experts_per_tok} compute each token{shared}{form}
+- experts: {num_experts}; {num_experts_per_tok} compute each token{shared}{form}
 - upcycling: {upcycling}
 {tuning}
 It loads where the package `workflow_scripts` of the XFT pipeline, which made it, can be imported:

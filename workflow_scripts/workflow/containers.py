@@ -1,5 +1,6 @@
 """The image of `snakemake --sdm apptainer`, and what the jobs in it can see."""
 
+import os
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -7,6 +8,7 @@ from workflow_scripts.common.errors import UserError
 
 IMAGE = "xft.sif"  # in the working directory
 BIND = "APPTAINER_BIND"  # the variable by which Apptainer learns what else jobs see
+SHARED = ("SNAKEMAKE_OUTPUT_CACHE", "HF_HOME")  # variables with a folder that jobs need too
 
 
 def check_image() -> None:
@@ -16,6 +18,17 @@ def check_image() -> None:
             f"--sdm apptainer: there is no image {Path(IMAGE).absolute()}. Build it in the "
             f"project's folder: apptainer build {IMAGE} containers/apptainer.def"
         )
+
+
+def bind_folders(places: Iterable[Path]) -> None:
+    """Let the jobs see these files and folders, shared ones, and what the user binds.
+
+    Raises UserError as `bound_folders` does.
+    """
+    shared = [Path(os.environ[name]) for name in SHARED if os.environ.get(name)]
+    users = filter(None, os.environ.get(BIND, "").split(","))
+    folders = bound_folders([*places, *shared])
+    os.environ[BIND] = ",".join(dict.fromkeys([*users, *folders]))
 
 
 def bound_folders(places: Iterable[Path]) -> list[str]:
