@@ -12,7 +12,7 @@ from workflow_scripts.artifacts.artifact import Artifact, open_artifact
 from workflow_scripts.artifacts.manifest import Recipe
 from workflow_scripts.artifacts.recipe import make_recipe
 from workflow_scripts.cli import flags, running
-from workflow_scripts.common.devices import check_gpus
+from workflow_scripts.common.devices import claim_gpus
 from workflow_scripts.common.errors import UserError
 from workflow_scripts.config.sections import EvalConfig, GenerationConfig, RunConfig, ScoringConfig
 from workflow_scripts.data.templates import CHAT, COMPLETION, make_template, read_template
@@ -106,7 +106,7 @@ def _parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, SamplingOpti
     scoring = flags.options(args, ScoringConfig)
     run = flags.options(args, RunConfig, ["seed", "threads", "gpus"])
     if not args.rescore:
-        check_gpus(run.gpus)
+        claim_gpus(run.gpus)
     options = SamplingOptions(
         generation,
         _prompt(args.prompt, Path(args.model)),

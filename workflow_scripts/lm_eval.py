@@ -10,7 +10,7 @@ from pathlib import Path
 
 from workflow_scripts.artifacts.recipe import make_recipe
 from workflow_scripts.cli import flags, running
-from workflow_scripts.common.devices import check_gpus
+from workflow_scripts.common.devices import claim_gpus
 from workflow_scripts.config.sections import EvaluationConfig, RunConfig
 from workflow_scripts.evaluation import lm_eval_result
 from workflow_scripts.evaluation.lm_eval_tasks import LmEvalOptions, measure, task_hashes
@@ -39,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     run = flags.options(args, RunConfig, ["threads", "gpus"])
     options = LmEvalOptions(evaluation.batch_size, evaluation.limit, run.threads)
     hashes = task_hashes(args.tasks)
-    check_gpus(run.gpus)
+    claim_gpus(run.gpus)
     result = measure(args.model, args.tasks, options, args.verify == "full")
     inputs = hashes | model_origin(Path(args.model))
     recipe = make_recipe("lm_eval", asdict(options) | {"tasks": args.tasks}, inputs)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from workflow_scripts.artifacts.recipe import make_recipe
 from workflow_scripts.cli import flags, running
-from workflow_scripts.common.devices import check_gpus
+from workflow_scripts.common.devices import claim_gpus
 from workflow_scripts.common.errors import UserError
 from workflow_scripts.config.sections import RunConfig
 from workflow_scripts.evaluation.loading import artifact_id, load_model, model_origin
@@ -23,7 +23,7 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     run = flags.options(args, RunConfig, ["threads", "gpus"])
     threads = run.threads
-    check_gpus(run.gpus)
+    claim_gpus(run.gpus)
     full = args.verify == "full"
     identity = artifact_id(args.model, full)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from workflow_scripts.artifacts.recipe import make_recipe
 from workflow_scripts.cli import flags, running
-from workflow_scripts.common.devices import check_gpus
+from workflow_scripts.common.devices import claim_gpus
 from workflow_scripts.common.errors import UserError
 from workflow_scripts.config.sections import MixingShape, MixingStart, RunConfig
 from workflow_scripts.config.validation import check_lambda
@@ -46,7 +46,7 @@ def main(argv: list[str] | None = None) -> None:
     if by_usage:
         from workflow_scripts.data.tokens_artifact import open_tokens
 
-        check_gpus(run.gpus)
+        claim_gpus(run.gpus)
         tokens = open_tokens(args.data, args.moe, full)
         shares = _gate_shares(args.moe, tokens.tokens.training, start.init_rows, run.threads)
         origins |= {"tokens": tokens.artifact}

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from workflow_scripts.cli import flags, running
-from workflow_scripts.common.devices import check_gpus
+from workflow_scripts.common.devices import claim_gpus
 from workflow_scripts.common.errors import UserError
 from workflow_scripts.common.optional import require
 from workflow_scripts.config.section import keys
@@ -54,8 +54,8 @@ def read_request(
     missing.
     """
     run = flags.options(args, RunConfig, [*RUN_KEYS, "gpus"])
-    check_gpus(run.gpus)
     options = flags.options(args, training)
+    claim_gpus(run.gpus, options.processes)
     tokens = _tokens_options(args)
     asked = options.model_dump() | {"seed": run.seed, "threads": run.threads}
     options = on_this_machine(options)

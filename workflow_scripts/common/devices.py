@@ -1,6 +1,9 @@
-"""Checks that a step has its GPUs, and describes its device in a line for the log."""
+"""Gives a step its GPUs, and describes its device in a line for the log."""
+
+import os
 
 from workflow_scripts.common.errors import UserError
+from workflow_scripts.common.gpus import take_gpus
 
 # Words for a training's precision, or for torch's name of a dtype.
 WEIGHTS = {
@@ -13,10 +16,16 @@ WEIGHTS = {
 }
 
 
-def check_gpus(asked: int) -> None:
-    """Raise UserError if `asked` is not 0 and torch can use no GPU."""
+def claim_gpus(asked: int, processes: int = 1) -> None:
+    """Take `asked` GPUs for each of the processes that this one will start, as `take_gpus` does.
+
+    A process that torchrun started gets those of its launcher. Raises UserError if `asked` is not 0
+    and torch can use no GPU.
+    """
     if not asked:
         return
+    if "RANK" not in os.environ:
+        take_gpus(asked * processes)
     import torch
 
     if torch.cuda.is_available():

@@ -1,0 +1,74 @@
+"""Which GPUs steps take that run side by side. A script stands in for nvidia-smi."""
+
+import os
+import subprocess
+import sys
+import uuid
+
+import pytest
+
+TAKE = """
+import os, sys
+from workflow_scripts.common.gpus import take_gpus
+take_gpus(int(sys.argv[1]))
+print(os.environ.get("CUDA_VISIBLE_DEVICES"), os.environ.get("CUDA_DEVICE_ORDER"), flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def step(tmp_path, repository):
+    """Starts a process that takes GPUs of a machine with three, and that then goes on."""
+    identities = [f"GPU-{uuid.uuid4()}" for _ in range(3)]
+    smi = tmp_path / "nvidia-smi"
+    smi.write_text("#!/bin/sh\n" + "".join(f"echo {identity}\n" for identity in identities))
+    smi.chmod(0o755)
+    started = []
+
+    def start(count: int, visible: str | None = None) -> subprocess.Popen:
+        environment = os.environ | {
+            "PATH": f"{tmp_path}:{os.environ['PATH']}",
+            "PYTHONPATH": str(repository),
+        }
+        environment.pop("CUDA_VISIBLE_DEVICES", None)
+        if visible is not None:
+            environment["CUDA_VISIBLE_DEVICES"] = visible.format(*identities)
+        pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+        command = [sys.executable, "-c", TAKE, str(count)]
+        started.append(subprocess.Popen(command, env=environment, text=True, **pipes))
+        return started[-1]
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+def sees(process: subprocess.Popen) -> str:
+    return process.stdout.readline().strip()
+
+
+def test_steps_side_by_side_see_different_gpus(step):
+    assert sees(step(1)) == "0 PCI_BUS_ID"
+    assert sees(step(1)) == "1 PCI_BUS_ID"
+    assert sees(step(1)) == "2 PCI_BUS_ID"
+
+
+def test_a_step_waits_until_enough_gpus_are_free(step):
+    first = step(2)
+    assert sees(first) == "0,1 PCI_BUS_ID"
+    waiting = step(2)
+    assert waiting.stderr.readline() == ("waiting for 2 of 3 GPUs: other steps have taken them\n")
+    assert sees(step(1)) == "2 PCI_BUS_ID"  # the one that waits has taken none
+    first.kill()
+    assert sees(waiting) == "0,1 PCI_BUS_ID"
+
+
+def test_a_gpu_is_the_same_by_its_number_and_by_its_identity(step):
+    assert sees(step(1, "1")) == "1 None"
+    assert sees(step(1, "{1}, 2")) == "2 None"
+
+
+def test_without_enough_gpus_all_stay_visible(step):
+    assert sees(step(4)) == "None None"
+    assert sees(step(0)) == "None None"
