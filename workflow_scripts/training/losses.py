@@ -150,22 +150,26 @@ class _ChunkedSum(torch.autograd.Function):
     """The weighted sum [] of `parts_of(states, *others)` [n, parts], and these parts, fp32.
 
     states, others: n tokens each; parts_of gets chunks of them. The forward pass computes the sum's
-    gradient for the states and for `parameters`, and the backward pass scales it. The parameters'
-    gradients are summed in fp32. learns: whether a backward pass follows.
+    gradient for the states and for `parameters`, and the backward pass scales it, once. The
+    parameters' gradients are summed in fp32. learns: whether a backward pass follows.
     """
 
     @staticmethod
     def forward(ctx, parts_of, weights, learns, others, states, *parameters):
         weights = torch.tensor(weights, device=states.device)
-        sums = [torch.zeros_like(parameter, dtype=torch.float32) for parameter in parameters]
         chunks = zip(*(tensor.split(CHUNK_TOKENS) for tensor in (states, *others)), strict=True)
         if not learns:
             parts = torch.cat([parts_of(*chunk) for chunk in chunks])
             return (parts.sum(dim=0) * weights).sum(), parts
-        learned = [_learned(parts_of, weights, sums, parameters, *chunk) for chunk in chunks]
-        parts, gradients = (torch.cat(found) for found in zip(*learned, strict=True))
+        parts, gradients, sums = [], [], None
+        for chunk in chunks:
+            part, gradient, *own = _learned(parts_of, weights, parameters, *chunk)
+            parts.append(part)
+            gradients.append(gradient)
+            sums = own if sums is None else [_sum(*pair) for pair in zip(sums, own, strict=True)]
+        parts = torch.cat(parts)
         ctx.mark_non_differentiable(parts)
-        ctx.save_for_backward(gradients, *sums)
+        ctx.save_for_backward(torch.cat(gradients), *sums)
         ctx.dtypes = [parameter.dtype for parameter in parameters]
         return (parts.sum(dim=0) * weights).sum(), parts
 
@@ -173,24 +177,27 @@ class _ChunkedSum(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, scale, _):
         gradients, *sums = ctx.saved_tensors
-        scaled = [(scale * total).to(dtype) for total, dtype in zip(sums, ctx.dtypes, strict=True)]
+        scaled = [
+            total.mul_(scale).to(dtype) for total, dtype in zip(sums, ctx.dtypes, strict=True)
+        ]
         return None, None, None, None, scale * gradients, *scaled
+
+
+def _sum(total: Tensor, part: Tensor) -> Tensor:
+    """The sum in fp32. It may overwrite `total`: a weight of the head is large."""
+    return total.float().add_(part)
 
 
 def _learned(
     parts_of: Callable[..., Tensor],
     weights: Tensor,
-    sums: list[Tensor],
     parameters: Sequence[nn.Parameter],
     states: Tensor,
     *others: Tensor,
-) -> tuple[Tensor, Tensor]:
-    """The parts of a chunk, and the gradient of its states. `sums` get those of the parameters."""
+) -> list[Tensor]:
+    """The parts of a chunk, and the gradients of its states and of the parameters."""
     with torch.enable_grad():
         states = states.detach().requires_grad_()
         parts = parts_of(states, *others)
         loss = (parts * weights).sum()
-    gradient, *own = torch.autograd.grad(loss, (states, *parameters))
-    for total, part in zip(sums, own, strict=True):
-        total += part
-    return parts.detach(), gradient
+    return [parts.detach(), *torch.autograd.grad(loss, (states, *parameters))]
