@@ -135,10 +135,12 @@ def test_a_model_in_the_hubs_cache_is_looked_at_without_network(
     assert parse(config, repository) == "[]\n"
 
 
-def test_the_rank_of_low_rank_experts_must_fit_the_matrices(config):
-    config["moe"] = {"experts": "lora", "rank": 32}
+def test_the_ranks_of_low_rank_products_must_fit_the_matrices(config):
+    config |= {"moe": {"experts": "lora", "rank": 32}, "sft": {"lora_rank": 32}}
     check_files(complete(config))
+    config["sft"]["lora_rank"] = 33
+    assert fault(config).startswith("config: sft.lora_rank = 33: the matrices of base have at most")
     config["moe"]["rank"] = 33
     assert fault(config).startswith("config: moe.rank = 33: the matrices of base have at most rank")
-    config["moe"]["experts"] = "full"
+    config |= {"moe": {"experts": "full", "rank": 33}, "sft": {}}
     check_files(complete(config))

@@ -19,18 +19,19 @@ def check_base(
     max_new_tokens: int,
     template: str,
     base_prompt: str,
-    rank: int | None,
+    ranks: dict[str, int | None],
 ) -> None:
     """Raise UserError with the key of an option that the base does not support.
 
-    The length of texts, chat templates, the vocabulary and the rank of low-rank experts are
-    checked. model, revision: as in the config. rank: None for full experts. Nothing is fetched:
-    files that are not on this machine are not checked.
+    The length of texts, chat templates, the vocabulary and the ranks of low-rank products are
+    checked. model, revision: as in the config. ranks: by their keys, None if there are no products.
+    Nothing is fetched: files that are not on this machine are not checked.
     """
     folder = find_local(model, revision, ["config.json"])
     config = read_json(folder / "config.json") if folder else {}
-    if rank is not None:
-        _check_rank(rank, model, config)
+    for key, rank in ranks.items():
+        if rank is not None:
+            _check_rank(key, rank, model, config)
     tokens = window(config)
     if tokens is not None:
         _check_length("data.max_length", max_length, model, tokens, most=tokens)
@@ -53,13 +54,13 @@ def _check_length(key: str, value: int, model: str, window: int, most: int) -> N
         )
 
 
-def _check_rank(rank: int, model: str, config: dict) -> None:
+def _check_rank(key: str, rank: int, model: str, config: dict) -> None:
     sizes = [config.get(key) for key in ("hidden_size", "intermediate_size")]
     most = min((size for size in sizes if isinstance(size, int)), default=rank)
     if rank > most:
         raise UserError(
-            f"moe.rank = {rank}: the matrices of {model} have at most rank {most}, by its "
-            f"config.json. Set at most {most}, or set moe.experts to full"
+            f"{key} = {rank}: the matrices of {model} have at most rank {most}, by its "
+            f"config.json. Set at most {most}"
         )
 
 

@@ -47,7 +47,10 @@ def check_files(config: XftConfig) -> None:
             max_new_tokens=evaluation.max_new_tokens,
             template=data.template,
             base_prompt=evaluation.base_prompt,
-            rank=config.moe.rank if config.moe.experts == "lora" else None,
+            ranks={
+                "moe.rank": config.moe.rank if config.moe.experts == "lora" else None,
+                "sft.lora_rank": config.sft.lora_rank,
+            },
         )
     if config.mixing.text:
         _check_file("mixing.text", config.mixing.text)
