@@ -713,6 +713,16 @@ def test_the_demonstrations_config_lies_under_no_file(project, capsys):
     assert plan.make_plan(args).models.moe == MoeConfig()
 
 
+def test_each_file_lies_over_the_one_before(project, capsys):
+    Path("more.yaml").write_text("moe: {num_experts: 4, num_experts_per_tok: 3}\n")
+    Path("fewer.yaml").write_text("moe: {num_experts_per_tok: 2}\nseeds: [1, 2]\n")
+    words = ["--config", "mine.yaml", "more.yaml", "fewer.yaml"]
+    plan.main(words)
+    assert "All 2 runs together" in capsys.readouterr().out
+    models = plan.make_plan(plan._parser().parse_args(words)).models
+    assert models.moe == MoeConfig(num_experts=4, num_experts_per_tok=2)
+
+
 def test_a_mixture_that_cannot_be_merged_has_no_later_steps(project, capsys):
     config = yaml.safe_load(Path("mine.yaml").read_text())
     config |= {"moe": {"shared_expert": False}, "evaluation": {"models": ["base"]}}

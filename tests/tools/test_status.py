@@ -255,7 +255,10 @@ def contents(project: Project) -> dict[str, tuple]:
     [
         (["resources"], "resources is no results folder: it has no config.yaml that a run of"),
         (["nowhere"], "nowhere is no results folder"),
-        (["results", "--config", "other.yaml"], "config: results_dir = other, not results. Name"),
+        (
+            ["results", "--config", "other.yaml"],
+            "other.yaml: results_dir = other, not results. Name",
+        ),
         (["results", "--config", "no.yaml"], "there is no file no.yaml"),
     ],
 )

@@ -57,6 +57,19 @@ def add_path(parser, flag: str, kind: str, meaning: str) -> None:
     parser.add_argument(flag, type=Path, required=True, metavar=kind, help=meaning)
 
 
+def add_configs(parser, meaning: str, required: bool) -> None:
+    """Add --config: files that `config.runs.read_overlaid` takes."""
+    parser.add_argument(
+        "--config",
+        nargs="+",
+        type=Path,
+        required=required,
+        metavar="FILE",
+        help=f"{meaning}: YAML files, each laid over the one before, as for snakemake's "
+        "--configfile.",
+    )
+
+
 def add_dataset(parser) -> None:
     """Add --dataset: a set of evaluation problems."""
     parser.add_argument(

@@ -3,14 +3,17 @@
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import reduce
 from itertools import product
 from math import prod
+from pathlib import Path
 
 from workflow_scripts.common.errors import UserError
 from workflow_scripts.config.section import Section
 from workflow_scripts.config.sections import XftConfig
+from workflow_scripts.config.text import read_config
 from workflow_scripts.config.validation import complete, sections
 
 MOST_RUNS = 1000
@@ -161,6 +164,14 @@ def _described(where: str, variant: str | None, point: dict) -> str:
     parts = [f"variants.{variant}"] if variant else []
     parts += [f"sweep with {key} = {value}" for key, value in point.items()]
     return ": ".join([where, *parts])
+
+
+def read_overlaid(files: Sequence[Path]) -> tuple[dict, str]:
+    """The configuration in files, each laid over the one before, and its place for messages.
+
+    Raises UserError as `read_config` does.
+    """
+    return reduce(overlaid, map(read_config, files)), ", ".join(map(str, files))
 
 
 def overlaid(config: Mapping, overrides: Mapping) -> dict:

@@ -10,10 +10,9 @@ from pathlib import Path
 
 from workflow_scripts.cli import flags, running
 from workflow_scripts.common.errors import UserError
-from workflow_scripts.config.runs import Run, find_runs
+from workflow_scripts.config.runs import Run, find_runs, read_overlaid
 from workflow_scripts.config.section import Section
 from workflow_scripts.config.sections import BaseConfig, XftConfig
-from workflow_scripts.config.text import read_config
 from workflow_scripts.config.validation import complete
 from workflow_scripts.planning.gpus import GPUS
 
@@ -26,7 +25,7 @@ def main(argv: list[str] | None = None) -> None:
 
     from workflow_scripts.planning.report import report
 
-    runs = find_runs(read_config(args.config), str(args.config))
+    runs = find_runs(*read_overlaid(args.config))
     print(report(make_plan(args)))
     if len(runs) > 1:
         print("\n".join(_totals(args, runs)) + "\n")
@@ -34,7 +33,7 @@ def main(argv: list[str] | None = None) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = flags.tool_parser("plan", __doc__)
-    flags.add_path(parser, "--config", "FILE", "The configuration, a YAML file.")
+    flags.add_configs(parser, "The configuration", required=True)
     parser.add_argument(
         "--gpu",
         choices=GPUS,
@@ -72,7 +71,7 @@ def _count(text: str) -> int:
 
 def make_plan(args: argparse.Namespace):
     """The plan for the parsed flags. Raises UserError."""
-    return _planner(args)(complete(read_config(args.config), str(args.config)))
+    return _planner(args)(complete(*read_overlaid(args.config)))
 
 
 def _totals(args: argparse.Namespace, runs: list[Run]) -> list[str]:
@@ -81,7 +80,7 @@ def _totals(args: argparse.Namespace, runs: list[Run]) -> list[str]:
     from workflow_scripts.workflow.totals import totals
     from workflow_scripts.workflow.wanted import NoContents
 
-    config = complete(read_config(args.config))
+    config = complete(*read_overlaid(args.config))
     return totals(Experiment(config, runs, config.results_dir, NoContents()), _planner(args))
 
 

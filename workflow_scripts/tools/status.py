@@ -8,14 +8,12 @@ import argparse
 import shlex
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from functools import reduce
 from pathlib import Path
 
 from workflow_scripts.cli import flags, running
 from workflow_scripts.common.errors import UserError
 from workflow_scripts.config.recorded import CONFIG_FILE, is_results_folder, recorded_values
-from workflow_scripts.config.runs import find_runs, overlaid
-from workflow_scripts.config.text import read_config
+from workflow_scripts.config.runs import find_runs, read_overlaid
 from workflow_scripts.config.validation import complete
 from workflow_scripts.workflow.activity import Activity, Phase, find_activities
 from workflow_scripts.workflow.current import Current
@@ -47,21 +45,15 @@ def main(argv: list[str] | None = None) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = flags.tool_parser("status", __doc__)
     parser.add_argument("results", type=Path, metavar="RESULTS", help="The results_dir of a run.")
-    parser.add_argument(
-        "--config",
-        nargs="+",
-        type=Path,
-        metavar="FILE",
-        help="The configuration of the next run: YAML files, each laid over the one before, as for "
-        f"snakemake's --configfile. Default: that of the last run, RESULTS/{CONFIG_FILE}.",
-    )
+    meaning = f"The configuration of the next run, by default RESULTS/{CONFIG_FILE}"
+    flags.add_configs(parser, meaning, required=False)
     return parser
 
 
 def _experiment(args: argparse.Namespace) -> Experiment:
     """All that the configuration wants. Raises UserError if it is wrong, or of another folder."""
     if args.config:
-        config, where = reduce(overlaid, map(read_config, args.config)), "config"
+        config, where = read_overlaid(args.config)
     else:
         config, where = recorded_values(args.results), str(args.results / CONFIG_FILE)
     whole, runs = complete(config, where), find_runs(config, where)
