@@ -25,6 +25,7 @@ FILES = {"humaneval": DATA / "HumanEvalPlus.jsonl.gz", "mbpp": DATA / "MbppPlus.
 FAILS_ITSELF = {"HumanEval/32"} if sys.version_info >= (3, 12) else set()
 # Their outputs fill gigabytes in EvalPlus's process.
 TOO_LARGE = {"Mbpp/255", "Mbpp/599", "HumanEval/15", "HumanEval/130"}
+WRONG = 160  # problems with a wrong solution each, in a data set
 FAR = 10**6  # past the last place of any program
 SWAPS = {
     ast.Add: ast.Sub,
@@ -74,15 +75,14 @@ class Mutator(ast.NodeTransformer):
         return node
 
 
-def mutants(code: str, wanted: int, chooser: random.Random) -> list[str]:
-    """Programs that differ from this one in one place; half of its lines where there is none."""
+def mutant(code: str, chooser: random.Random) -> str:
+    """A program that differs from this one in one place; half of its lines if there is none."""
     counter = Mutator(FAR)
     counter.visit(ast.parse(code))
-    places = FAR - counter.left
-    chosen = chooser.sample(range(places), min(wanted, places))
-    changed = [ast.unparse(Mutator(place).visit(ast.parse(code))) for place in chosen]
+    if places := FAR - counter.left:
+        return ast.unparse(Mutator(chooser.randrange(places)).visit(ast.parse(code)))
     lines = code.splitlines()
-    return changed or ["\n".join(lines[: len(lines) // 2])]
+    return "\n".join(lines[: len(lines) // 2])
 
 
 def evalplus_verdict(tests: ProblemTests, code: str) -> list[str]:
@@ -119,12 +119,8 @@ def test_verdicts_are_evalplus_s(name, monkeypatch):
     failed = {p.task_id for (p, _), v in zip(right, passed, strict=True) if v.plus != "passed"}
     assert failed == (FAILS_ITSELF if name == "humaneval" else set())
 
-    wrong = [
-        (problem, mutant)
-        for problem, code in right
-        if problem.task_id not in TOO_LARGE
-        for mutant in mutants(code, 1 if name == "mbpp" else 2, chooser)
-    ]
+    small = [(problem, code) for problem, code in right if problem.task_id not in TOO_LARGE]
+    wrong = [(problem, mutant(code, chooser)) for problem, code in chooser.sample(small, WRONG)]
     ours = scoring.score(problem_set, truth, wrong, sandbox=sandbox, workers=workers)
     differing = []
     for (problem, code), verdict in zip(wrong, ours, strict=True):
