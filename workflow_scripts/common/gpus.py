@@ -14,6 +14,7 @@ from workflow_scripts.common.progress import say
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 SECONDS_BETWEEN_TRIES = 1
+SECONDS_TO_LIST = 60  # a broken driver may never answer
 
 _taken: list[socket.socket] = []  # until this process ends
 
@@ -44,8 +45,10 @@ def _visible_gpus() -> dict[str, str]:
     """The identity of each visible GPU, by its name in CUDA_VISIBLE_DEVICES."""
     try:
         command = ["nvidia-smi", "--query-gpu=uuid", "--format=csv,noheader"]
-        found = subprocess.run(command, capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError):
+        found = subprocess.run(
+            command, capture_output=True, text=True, check=True, timeout=SECONDS_TO_LIST
+        )
+    except (OSError, subprocess.SubprocessError):
         return {}
     by_number = {str(number): uuid for number, uuid in enumerate(found.stdout.split())}
     if VISIBLE not in os.environ:
