@@ -7,6 +7,7 @@ import signal
 import pytest
 import torch
 from mixtures import low_rank_mixture
+from peft.tuners.lora import LoraLayer
 from processes import run_for
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -19,6 +20,7 @@ from workflow_scripts.config.sections import SftConfig
 from workflow_scripts.data.templates import make_template
 from workflow_scripts.training import trainer
 from workflow_scripts.training.callbacks import ProgressCallback
+from workflow_scripts.training.low_rank import adapt_all
 
 ROWS = [
     {"instruction": f"Add {n} to x.", "response": f"def add(x):\n    return x + {n}" * (1 + n % 3)}
@@ -142,6 +144,21 @@ def test_the_baseline_learns_the_products_that_a_plain_loop_learns(
             assert_learned(after.get(name), layer.weight.detach(), before.get(name))
         else:
             assert torch.equal(after.get(name), before.get(name)), name
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_products_are_merged_as_peft_merges_them(tiny_llama, dtype):
+    model = AutoModelForCausalLM.from_pretrained(tiny_llama, dtype=dtype)
+    adapters = adapt_all(model, RANK, ALPHA)
+    learned = {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
+    for tensor in learned.values():
+        tensor.normal_()
+    expected = {
+        f"{name}.weight": layer.get_base_layer().weight + layer.get_delta_weight("default")
+        for name, layer in model.named_modules()
+        if isinstance(layer, LoraLayer)
+    }
+    torch.testing.assert_close(adapters.merged(learned), expected)
 
 
 class Product(torch.nn.Module):

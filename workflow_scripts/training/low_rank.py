@@ -7,6 +7,7 @@ from transformers import PreTrainedModel
 
 from workflow_scripts.common.errors import UserError
 from workflow_scripts.modeling.upcycling import has_low_rank_experts
+from workflow_scripts.training.session import is_main_process
 
 
 class Adapters:
@@ -24,20 +25,26 @@ class Adapters:
         from peft.tuners.lora import LoraModel
 
         settings = LoraConfig(r=rank, lora_alpha=alpha, target_modules=list(layers))
-        self._tuner = LoraModel(model, settings, "default")
-        self._model = model
-        self._layers = list(layers)
-        self._own = {name for name, p in model.named_parameters() if p.requires_grad}
+        # An engine that shards or rounds the model's weights leaves these tensors as they are.
+        kept = layers if is_main_process() else {}
+        self._frozen = {name: layer.weight.detach() for name, layer in kept.items()}
+        self._scale = alpha / rank
+        LoraModel(model, settings, "default")
 
     def merged(self, learned: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The learned tensors by name, with merged weights in place of the products.
+        """The learned tensors by name, with merged weights in place of the factors of products.
 
-        The model loses its products. It must hold the learned values.
+        Only in the main process, which keeps the frozen weights, and only once: they become the
+        merged ones in place. The product is computed in fp32, and rounded to the weight's dtype.
         """
-        self._tuner.merge_and_unload(progressbar=False)
-        kept = {name: tensor for name, tensor in learned.items() if name not in self._own}
-        names = [f"{name}.weight" for name in self._layers]
-        return kept | {name: self._model.get_parameter(name).detach() for name in names}
+        others, merged = dict(learned), {}
+        for name, weight in self._frozen.items():
+            reduce, expand = (
+                others.pop(f"{name}.lora_{factor}.default.weight").to(weight.device).float()
+                for factor in "AB"
+            )
+            merged[f"{name}.weight"] = weight.add_((self._scale * (expand @ reduce)).to(weight))
+        return others | merged
 
 
 def all_weights(model: PreTrainedModel) -> None:
