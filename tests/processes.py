@@ -52,6 +52,10 @@ def run_step(
     step: str, words: list[str], log: str, rank: int, count: int, port: int | None
 ) -> None:
     """The body of a process: the step's main, with one thread. What it says is added to a file."""
+    if "fsdp" in words:
+        from fsdp_on_cpus import use_fsdp_on_cpus
+
+        use_fsdp_on_cpus()
     if count > 1:
         os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(count)}
         os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}

@@ -35,6 +35,7 @@ STRATEGIES = {
         *("--launch", "zero3", "--per-device-train-batch-size", "2"),
         *("--gradient-accumulation-steps", "2"),
     ],
+    "fsdp": ["--launch", "fsdp"],
 }
 TRAINING = [
     *("--max-steps", "20", "--max-length", "300", "--learning-rate", "0.001"),
@@ -114,7 +115,7 @@ def assert_same(learned, expected, tolerance: float = TOLERANCE) -> None:
         assert error <= tolerance * torch.linalg.vector_norm(tensor), name
 
 
-@pytest.mark.parametrize("launch", ["zero2", "zero3"])
+@pytest.mark.parametrize("launch", ["zero2", "zero3", "fsdp"])
 def test_a_tied_head_that_is_stored_is_trained_too(tiny_llama, tmp_path, launch):
     base = tmp_path / "base"
     shutil.copytree(tiny_llama, base)

@@ -172,9 +172,7 @@ def whole_weights(
 
     All processes must call this. Only the main process gets the full result.
     """
-    if options.launch == "fsdp":
-        return trainer.accelerator.get_state_dict(trainer.model_wrapped)
-    if options.launch not in ZERO_STAGES:
+    if not shards_weights(options):
         frozen = {
             name
             for name, weight in module.named_parameters(remove_duplicate=False)
@@ -188,20 +186,33 @@ def whole_weights(
     return state
 
 
+@torch.no_grad()
 def whole_parameters(
     module: nn.Module, options: TrainingConfig, tied: bool = False
 ) -> Iterator[tuple[str, Tensor]]:
     """The whole parameters that learn, one at a time, by name: the fp32 masters if there are any.
 
     tied: give a parameter with several names under each of them. All processes must take them all.
-    Not for fsdp.
     """
+    whole = Tensor.detach
     if options.launch in ZERO_STAGES:
         from deepspeed.utils import safe_get_full_fp32_param as whole
-    else:
-        whole = Tensor.detach
+    if options.launch == "fsdp":
+        from torch.distributed.tensor import DTensor
+
+        _shard_again(module)
+        whole = DTensor.full_tensor
     for name, parameter in learned_parameters(module, tied):
         yield name, whole(parameter)
+
+
+def _shard_again(module: nn.Module) -> None:
+    """Let FSDP shard what a forward pass without a backward pass left whole."""
+    from torch.distributed.fsdp import FSDPModule
+
+    for part in module.modules():
+        if isinstance(part, FSDPModule):
+            part.reshard()
 
 
 def learned_parameters(module: nn.Module, tied: bool = False) -> Iterator[tuple[str, nn.Parameter]]:
