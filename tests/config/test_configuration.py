@@ -480,15 +480,9 @@ def test_the_order_of_keys_means_nothing():
     assert one.model_dump_json() == other.model_dump_json()
 
 
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"launch": "zero2", "optim": "adamw_torch"}, "launch = zero2 was not tried with frozen"),
-        ({"expert_averaging": 0.1}, "expert_averaging = 0.1 averages full experts"),
-    ],
-)
-def test_a_tuning_that_does_not_fit_low_rank_experts_is_refused(changes, message):
-    config = MINIMAL | {"moe_sft": changes}
+def test_a_tuning_that_does_not_fit_low_rank_experts_is_refused():
+    config = MINIMAL | {"moe_sft": {"expert_averaging": 0.1}}
     complete(config)
-    with pytest.raises(UserError, match=f"moe_sft, with moe.experts = lora: {message}"):
+    message = "moe_sft, with moe.experts = lora: expert_averaging = 0.1 averages full experts"
+    with pytest.raises(UserError, match=message):
         complete(config | {"moe": {"experts": "lora"}})

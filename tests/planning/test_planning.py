@@ -862,6 +862,28 @@ def test_only_what_learns_has_gradients_and_an_optimiser(deepseek, tmp_path, opt
     assert disk.checkpoint_bytes(models, the_job) == 3 * state
 
 
+@pytest.mark.parametrize(
+    ("launch", "weight", "parts", "master", "frozen_in_checkpoint"),
+    [("zero2", 2, 1, 4, 2 * 2), ("zero3", 2, 4, 4, 2), ("fsdp", 4, 4, 0, 4)],
+)
+def test_four_processes_share_the_state_of_what_learns(
+    tmp_path, launch, weight, parts, master, frozen_in_checkpoint
+):
+    """Bytes of a parameter: of its weight, its master weight, and Adam's state, 8. zero3 and fsdp
+    split the frozen weights too. A checkpoint has all weights, of zero2 the frozen ones twice.
+    """
+    models = models_of(tmp_path, DEEPSEEK, experts="lora", rank=64)
+    the_job = job(launch, 4)
+    memory = tuning_memory(models, the_job)
+    total, learned = models.moe_total, models.learned_total
+    assert memory.weights == weight * total // parts
+    assert memory.gradients == weight * learned // 4
+    assert memory.master == master * learned // 4
+    assert memory.optimizer == 8 * learned // 4
+    state = (weight + master + 8) * learned + frozen_in_checkpoint * (total - learned)
+    assert disk.checkpoint_bytes(models, the_job) == 3 * state
+
+
 def test_the_baselines_of_low_rank_experts_are_whole(deepseek, tmp_path):
     """All weights of the dense model learn in sft, with experts of any form."""
     config = complete(

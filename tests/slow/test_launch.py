@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from mixtures import low_rank_mixture
 from processes import free_port, run_for
 from safetensors.torch import load_file, save_file
 
@@ -215,9 +216,15 @@ def identity(out: Path) -> str:
     return read_manifest(manifest_path(out)).id
 
 
-@pytest.mark.parametrize("launch", ["zero2", "zero3"])
-def test_stopped_and_killed_it_goes_on_to_the_same_bytes(inputs, repository, tmp_path, launch):
+@pytest.mark.parametrize(
+    ("launch", "experts"), [("zero2", "full"), ("zero3", "full"), ("zero3", "low-rank")]
+)
+def test_stopped_and_killed_it_goes_on_to_the_same_bytes(
+    inputs, tiny_llama, repository, tmp_path, launch, experts
+):
     words = [*inputs, "--launch", launch, "--processes", "2"]
+    if experts == "low-rank":
+        words[1] = str(low_rank_mixture(tiny_llama, tmp_path / "moe", train_rest="lora"))
     words += ["--average-last", "6", "--average-every", "3"]  # from step 5 on
     log, out, whole = tmp_path / "log", tmp_path / "out", tmp_path / "whole"
     assert start(repository, [*words, *outputs(whole)], log).wait() == 0

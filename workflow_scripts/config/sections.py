@@ -297,20 +297,9 @@ class SftConfig(TuningConfig):
     lora_alpha: float = Field(64.0, gt=0)
     """With lora_rank: the products are scaled by lora_alpha / lora_rank."""
 
-    @model_validator(mode="after")
-    def _products_fit(self):
-        if self.lora_rank is not None and (fault := fault_of_low_rank(self)):
-            raise ValueError(f"lora_rank = {self.lora_rank}: {fault}")
-        return self
 
-
-def fault_of_low_rank(options: TuningConfig) -> str | None:
-    """The fault of a tuning in which low-rank products learn, and most weights are frozen."""
-    if options.launch not in ("single", "ddp"):
-        return (
-            f"launch = {options.launch} was not tried with frozen weights. Choose launch = single "
-            "or ddp"
-        )
+def fault_of_low_rank(options: MoeSftConfig) -> str | None:
+    """The fault of a tuning of low-rank experts, or None."""
     if options.expert_averaging:
         return (
             f"expert_averaging = {options.expert_averaging:g} averages full experts, and the mean "

@@ -8,6 +8,7 @@ from workflow_scripts.config.sections import XftConfig
 from workflow_scripts.conversions.extract import extract_ffn
 from workflow_scripts.planning.memory import (
     FP32,
+    SHARDED,
     Job,
     average_bytes,
     optimizer_bytes,
@@ -59,12 +60,14 @@ def disk_space(models: Models, config: XftConfig, job: Job) -> list[Space]:
 
 
 def _baseline_space(models: Models, job: Job, lora_rank: int | None) -> list[Space]:
-    """The space of sft. Its checkpoints are smaller than those of full experts, in the ratio of the
-    parameters that learn.
+    """The space of sft. What learns in it takes less space in checkpoints than full experts, in the
+    ratio of the parameters.
     """
     full = models.with_full_experts
     learned = models.learned_of_base(lora_rank)
     checkpoints = checkpoint_bytes(full, job) * learned // full.moe_total
+    if lora_rank is not None:
+        checkpoints += (KEPT + 1) * _frozen_bytes(models.dense_total, job)
     return [
         Space("checkpoints of sft", checkpoints, "at most, during training"),
         Space("sft", models.base.nbytes),
@@ -75,13 +78,23 @@ def checkpoint_bytes(models: Models, job: Job) -> int:
     """Bytes of all checkpoints at most: those that are kept, and the one being written.
 
     Each holds the weights that learn, the optimiser's state and the average of these weights, if
-    there is one; with ZeRO also the fp32 master weights.
+    there is one; with ZeRO also the fp32 master weights; with shards also the frozen weights.
     """
     one = weight_bytes(job) * models.learned_total + optimizer_bytes(models, job)
     one += average_bytes(models, job)
+    one += _frozen_bytes(models.moe_total + models.added_total - models.learned_total, job)
     if job.zero:
         one += FP32 * models.learned_total
     return (KEPT + 1) * one
+
+
+def _frozen_bytes(frozen: int, job: Job) -> int:
+    """Bytes of so many frozen weights in a checkpoint. Engines that shard weights write all of
+    them; DeepSpeed writes frozen ones twice if they are whole, as with zero2.
+    """
+    if job.launch not in SHARDED:
+        return 0
+    return weight_bytes(job) * frozen * (2 if job.launch == "zero2" else 1)
 
 
 def _sets(models: Models, granularity: str) -> int:

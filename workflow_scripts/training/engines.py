@@ -76,13 +76,13 @@ def _deepspeed_config(stage: int, offload: bool) -> dict:
 def inexact_in_bf16(model: nn.Module, options: TrainingConfig) -> dict[str, Tensor]:
     """Copies, by name, of the parameters that ZeRO would round to bf16 for its fp32 masters.
 
-    Empty if all weights are exact in bf16.
+    Empty if all weights that learn are exact in bf16. Frozen ones have no masters.
     """
     if options.launch not in ZERO_STAGES or options.precision != "bf16":
         return {}
     return {
         name: parameter.detach().clone()
-        for name, parameter in model.named_parameters()
+        for name, parameter in learned_parameters(model)
         if not torch.equal(parameter, parameter.bfloat16().float())
     }
 
@@ -94,7 +94,7 @@ def set_masters(model: nn.Module, values: dict[str, Tensor]) -> None:
     from deepspeed.utils import safe_set_full_fp32_param, safe_set_local_fp32_param
 
     world, rank = torch.distributed.get_world_size(), torch.distributed.get_rank()
-    for name, parameter in model.named_parameters():
+    for name, parameter in learned_parameters(model):
         if name not in values:
             continue
         value = values[name].to(parameter.device)

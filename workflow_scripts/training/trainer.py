@@ -111,7 +111,8 @@ def train(training: Training) -> dict[str, torch.Tensor]:
 class ResumingTrainer(Trainer):
     """A Trainer that never leaves a partial checkpoint, and that stops at the first NaN.
 
-    learned: the module that learns. A checkpoint holds no other weights, and no frozen ones.
+    learned: the module that learns. A checkpoint holds no other weights, and no frozen ones but
+    those of an engine that shards the weights.
     """
 
     def __init__(self, training: Training):
