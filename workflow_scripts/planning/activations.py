@@ -165,12 +165,14 @@ def chunk_bytes(models: Models, batch: Batch) -> int:
 def _loss(models: Models, batch: Batch, numbers: Numbers, whole_head: bool) -> int:
     """Bytes that the loss keeps if every token has a label: places and gradients.
 
-    The gradients are those of the hidden states, and of the head's weight in fp32 if it learns.
-    Without a whole head they are those of the logits, and the head keeps its input.
+    The gradients are those of the hidden states, and of the head's weight if it learns: in fp32 if
+    it is the sum of several chunks'. Without a whole head they are those of the logits, and the
+    head keeps its input.
     """
     tokens, hidden = batch.tokens, models.base.config["hidden_size"]
     if whole_head:
-        return tokens * (hidden * numbers.residual + INT64) + _head_gradient(models)
+        of_head = _head_gradient(models, FP32 if tokens > CHUNK_TOKENS else numbers.residual)
+        return tokens * (hidden * numbers.residual + INT64) + of_head
     vocabulary = models.base.config["vocab_size"]
     return tokens * ((hidden + vocabulary) * numbers.compute + INT64)
 
@@ -183,12 +185,12 @@ def _logits(models: Models, batch: Batch, numbers: Numbers, whole_head: bool) ->
     """
     vocabulary = models.base.config["vocab_size"]
     if whole_head:
-        return chunk_bytes(models, batch) + _head_gradient(models)
+        return chunk_bytes(models, batch) + _head_gradient(models, FP32)
     return chunk_bytes(models, batch) + 3 * batch.tokens * vocabulary * numbers.compute
 
 
-def _head_gradient(models: Models) -> int:
-    return FP32 * models.head if models.learns_rest else 0
+def _head_gradient(models: Models, nbytes: int) -> int:
+    return nbytes * models.head if models.learns_rest else 0
 
 
 def _sizes(models: Models) -> tuple[int, int]:
