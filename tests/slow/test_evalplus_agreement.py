@@ -76,7 +76,7 @@ class Mutator(ast.NodeTransformer):
 
 
 def mutant(code: str, chooser: random.Random) -> str:
-    """A program that differs from this one in one place; half of its lines if there is none."""
+    """A program that differs from this one in one place. If no place can differ: half its lines."""
     counter = Mutator(FAR)
     counter.visit(ast.parse(code))
     if places := FAR - counter.left:

@@ -1,7 +1,7 @@
 """Takes GPUs of this machine for a step, so that steps side by side compute on different ones.
 
-A taken GPU is a socket with a name in Linux's abstract namespace. Only one process can hold it, and
-the system frees it when that process ends, in whichever way. So nothing stays behind on a disk.
+A taken GPU is a socket with a name in Linux's abstract namespace. Only one process can hold it. The
+system frees it when that process ends, also if it is killed. No file is left behind.
 """
 
 import errno

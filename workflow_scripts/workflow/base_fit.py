@@ -55,7 +55,7 @@ def _check_length(key: str, value: int, model: str, window: int, most: int) -> N
 
 
 def _check_rank(key: str, rank: int, model: str, config: dict) -> None:
-    sizes = [config.get(key) for key in ("hidden_size", "intermediate_size")]
+    sizes = [config.get(size) for size in ("hidden_size", "intermediate_size")]
     most = min((size for size in sizes if isinstance(size, int)), default=rank)
     if rank > most:
         raise UserError(
