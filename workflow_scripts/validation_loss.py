@@ -1,5 +1,6 @@
 """Measure the loss of a model on the rows that were held out of the training."""
 
+import math
 from pathlib import Path
 
 from workflow_scripts.artifacts.recipe import make_recipe
@@ -45,6 +46,11 @@ def main(argv: list[str] | None = None) -> None:
     )
     total, tokens = losses.sum(dim=0).tolist()
     loss = total / tokens
+    if not math.isfinite(loss):
+        raise UserError(
+            f"{args.model}: the loss is {loss}. Its training diverged, or the products of this "
+            "processor are wrong (docs/troubleshooting.md)"
+        )
     description = {
         "model": {"path": str(args.model), "id": identity},
         "tokens": opened.artifact.id,

@@ -66,6 +66,14 @@ def plain(model, tokenizer):
     return continue_text
 
 
+def test_a_model_that_computes_nan_is_refused(model, tokenizer):
+    """Greedy decoding would choose the token whose score is NaN again and again."""
+    model.model.norm.weight.data[0] = math.nan
+
+    with pytest.raises(UserError, match="the logits are NaN"):
+        generate(model, tokenizer, prompts_of(TEXTS), max_new_tokens=NEW_TOKENS, batch_size=2)
+
+
 @pytest.mark.parametrize("batch_size", [1, 2, 16])
 def test_equals_generation_one_by_one(model, tokenizer, plain, batch_size):
     expected = [tokenizer.decode(plain(text), skip_special_tokens=True) for text in TEXTS]

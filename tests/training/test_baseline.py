@@ -1,6 +1,7 @@
 """The dense baseline, and the loss on held-out rows: both against plain transformers."""
 
 import json
+import math
 import shutil
 import signal
 
@@ -253,6 +254,20 @@ def test_ctrl_c_ends_the_measurement_without_a_result(tiny_llama, data, tmp_path
     function = "workflow_scripts.training.validation._loss_and_tokens"
     end_by(signal.SIGINT, "validation_loss", function, flags)
     assert not out.parent.exists()
+
+
+def test_a_loss_that_is_nan_is_refused(tiny_llama, data, tmp_path):
+    held_out, out = tmp_path / "tokens", tmp_path / "loss.json"
+    report = ["--validation-rows", 5, "--report", tmp_path / "report.json"]
+    run(tokens, "--model", tiny_llama, "--data", data, *report, "--out", held_out)
+    diverged = shutil.copytree(tiny_llama, tmp_path / "diverged")
+    weights = load_file(diverged / "model.safetensors")
+    weights["model.norm.weight"][0] = math.nan
+    save_file(weights, diverged / "model.safetensors", metadata={"format": "pt"})
+
+    with pytest.raises(UserError, match=r"diverged: the loss is nan\."):
+        run(validation_loss, "--model", diverged, "--data", held_out, "--out", out)
+    assert not out.exists()
 
 
 def test_without_held_out_rows_there_is_no_such_loss(tiny_llama, data, tmp_path):

@@ -45,7 +45,7 @@ def generate(
     token_healing: as in `healing`; the token that is chosen again counts as a new one. The model's
     own sampling settings are replaced. on_completion(number of the prompt, completion) is called as
     soon as a completion is complete. Raises UserError if a prompt plus `max_new_tokens` does not
-    fit into the model's window.
+    fit into the model's window, or if the model computes NaN.
     """
     rows = make_rows(model.config, tokenizer, prompts, max_new_tokens, token_healing)
     _set_greedy(model, tokenizer, max_new_tokens)
@@ -156,6 +156,7 @@ def _generate_batch(model, tokenizer, rows: list[Row], draws: "_Draws | None", o
     mask = [[0] * left + [1] * (width - left) for left in padding]
     ids, mask = (torch.tensor(values, device=model.device) for values in (ids, mask))
     limit = width + model.generation_config.max_new_tokens
+    refuse_nan = _RefuseNan(model.name_or_path)
     first_tokens = FirstTokens(width, [row.first_ids for row in rows])
     cache = None
     while rows:
@@ -167,7 +168,7 @@ def _generate_batch(model, tokenizer, rows: list[Row], draws: "_Draws | None", o
                 cache=cache,
                 max_new_tokens=limit - ids.shape[1],
                 stopping_criteria=[watch],
-                logits_processor=[first_tokens, draws] if draws else [first_tokens],
+                logits_processor=[refuse_nan, first_tokens, *([draws] if draws else [])],
                 return_dict_in_generate=True,
             )
         ids = output.sequences
@@ -185,6 +186,25 @@ def _generate_batch(model, tokenizer, rows: list[Row], draws: "_Draws | None", o
             cache.batch_select_indices(chosen)
             if draws:
                 draws.keep(left)
+
+
+class _RefuseNan:
+    """A logits processor that raises UserError at a NaN. As the largest score it would be chosen.
+
+    place: of the model.
+    """
+
+    def __init__(self, place: str):
+        self.place = place
+
+    def __call__(self, input_ids, scores):
+        """scores [rows, vocabulary]."""
+        if scores.isnan().any():
+            raise UserError(
+                f"{self.place}: the logits are NaN. Its training diverged, or the products of this "
+                "processor are wrong (docs/troubleshooting.md)"
+            )
+        return scores
 
 
 class _Draws:
