@@ -145,7 +145,7 @@ def test_a_teacher_is_in_memory_too(deepseek, section):
             .mem_mb
             for objective in ("ce", "kl")
         )
-        logits = 3 * 4 * 512 * 32_256 if gpus == 0 else 0
+        logits = 4 * 512 * 32_256 if gpus == 0 else 0
         more = (with_teacher - plain) * 10**6
         assert more == pytest.approx(1.25 * (width * MIXTURE + logits), rel=0.01)
 

@@ -45,7 +45,9 @@ def batch(request, tokenizer) -> dict:
 
 @pytest.fixture(autouse=True)
 def small_chunks(monkeypatch):
+    """And blocks of three tokens, with vocabularies of about 100."""
     monkeypatch.setattr(losses, "CHUNK_TOKENS", CHUNK)
+    monkeypatch.setattr(losses, "BLOCK_LOGITS", {False: 300})
 
 
 def loss_and_gradients(model, batch: dict, **options) -> tuple[torch.Tensor, dict]:

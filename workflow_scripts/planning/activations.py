@@ -12,7 +12,7 @@ chosen, c and r bytes of a value in the projections and in the residual stream.
 import re
 from dataclasses import dataclass
 
-from workflow_scripts.config.training import CHUNK_TOKENS
+from workflow_scripts.config.training import BLOCK_LOGITS, CHUNK_TOKENS
 from workflow_scripts.planning.parameters import Models
 from workflow_scripts.planning.tensors import Heads
 
@@ -84,7 +84,9 @@ class Activations:
         return kept + max(self.logits, max(self.layers) + self.working)
 
 
-def tuning(models: Models, batch: Batch, numbers: Numbers, whole_head: bool = True) -> Activations:
+def tuning(
+    models: Models, batch: Batch, numbers: Numbers, whole_head: bool = True, on_gpu: bool = False
+) -> Activations:
     """Activations of step 2, in which everything learns, or with low-rank experts a part of it.
 
     whole_head: whether the loss computes the head in chunks; see `training/losses.py`.
@@ -105,13 +107,13 @@ def tuning(models: Models, batch: Batch, numbers: Numbers, whole_head: bool = Tr
     return Activations(
         layers=layers,
         ends=rest.ends + _loss(models, batch, numbers, whole_head),
-        logits=_logits(models, batch, numbers, whole_head),
+        logits=_logits(models, batch, numbers, whole_head, on_gpu),
         working=_working(tokens, hidden, intermediate, models, numbers),
         boundary=tokens * hidden * numbers.residual,
     )
 
 
-def mixing(models: Models, batch: Batch, numbers: Numbers) -> Activations:
+def mixing(models: Models, batch: Batch, numbers: Numbers, on_gpu: bool = False) -> Activations:
     """Activations of step 6, in which only the merged MLPs have gradients.
 
     Nothing is kept before the first MLP.
@@ -122,7 +124,7 @@ def mixing(models: Models, batch: Batch, numbers: Numbers) -> Activations:
     return Activations(
         layers=[mlp] + [rest.around + mlp] * (len(models.layers) - 1),
         ends=rest.ends + tokens * (hidden * numbers.residual + INT64),
-        logits=chunk_bytes(models, batch),
+        logits=chunk_bytes(models, batch, numbers, on_gpu),
         working=2 * tokens * intermediate * numbers.compute,
         boundary=tokens * hidden * numbers.residual,
     )
@@ -157,9 +159,13 @@ def _frozen_rest(models: Models, batch: Batch, numbers: Numbers) -> _Rest:
     return _Rest(around, batch.tokens * hidden * FP32 + _rope(heads, batch, numbers))
 
 
-def chunk_bytes(models: Models, batch: Batch) -> int:
-    """Bytes for a chunk's logits: log-softmax, its gradient and that of its input, in fp32."""
-    return 3 * FP32 * min(batch.tokens, CHUNK_TOKENS) * models.base.config["vocab_size"]
+def chunk_bytes(models: Models, batch: Batch, numbers: Numbers, on_gpu: bool) -> int:
+    """Bytes for a chunk's logits and their gradient, and for a block of the chunk in fp32.
+
+    The block has the log-softmax, its gradient and that of its input.
+    """
+    logits = min(batch.tokens, CHUNK_TOKENS) * models.base.config["vocab_size"]
+    return 2 * logits * numbers.compute + 3 * FP32 * min(logits, BLOCK_LOGITS[on_gpu])
 
 
 def _loss(models: Models, batch: Batch, numbers: Numbers, whole_head: bool) -> int:
@@ -177,16 +183,16 @@ def _loss(models: Models, batch: Batch, numbers: Numbers, whole_head: bool) -> i
     return tokens * ((hidden + vocabulary) * numbers.compute + INT64)
 
 
-def _logits(models: Models, batch: Batch, numbers: Numbers, whole_head: bool) -> int:
+def _logits(models: Models, batch: Batch, numbers: Numbers, whole_head: bool, on_gpu: bool) -> int:
     """Bytes that the loss needs for a short time.
 
     These are a chunk's logits, and either its gradient of the head's weight, or the logits of all
     tokens, those with a label, and the scaled gradient.
     """
-    vocabulary = models.base.config["vocab_size"]
+    chunk = chunk_bytes(models, batch, numbers, on_gpu)
     if whole_head:
-        return chunk_bytes(models, batch) + _head_gradient(models, FP32)
-    return chunk_bytes(models, batch) + 3 * batch.tokens * vocabulary * numbers.compute
+        return chunk + _head_gradient(models, FP32)
+    return chunk + 3 * batch.tokens * models.base.config["vocab_size"] * numbers.compute
 
 
 def _head_gradient(models: Models, nbytes: int) -> int:

@@ -108,7 +108,8 @@ class Memory:
 
 def tuning_memory(models: Models, job: Job) -> Memory:
     """The memory of step 2."""
-    kept = activations.tuning(models, job.batch, job.numbers, job.launch != "zero3")
+    whole_head = job.launch != "zero3"
+    kept = activations.tuning(models, job.batch, job.numbers, whole_head, job.on_gpu)
     state = _state(models, job)
     step = _step_bytes(models, job)
     return _with_peak(state | {"step": step}, kept, job, _largest(models) * weight_bytes(job))
@@ -134,7 +135,8 @@ def mixing_memory(models: Models, job: Job) -> Memory:
         "gradients": width * models.ffn,
         "step": 3 * FP32 * largest,
     }
-    return _with_peak(parts, activations.mixing(models, job.batch, numbers), job, 0)
+    kept = activations.mixing(models, job.batch, numbers, job.on_gpu)
+    return _with_peak(parts, kept, job, 0)
 
 
 def _mapped(models: Models, job: Job) -> int:

@@ -191,11 +191,8 @@ def _mixing_host(models: Models, job: Job, processes: int) -> int:
 
 
 def _teacher_host(models: Models, job: Job) -> int:
-    """Bytes of the mixture that a process learns from, and on a CPU of a chunk's fp32 logits.
-
-    The logits are the teacher's, their log-softmax, and the divergence of each token and logit.
-    """
-    logits = 0 if job.on_gpu else chunk_bytes(models, job.batch)
+    """Bytes of the mixture that a process learns from, and on a CPU of its logits in a chunk."""
+    logits = 0 if job.on_gpu else chunk_bytes(models, job.batch, job.numbers, job.on_gpu) // 2
     return job.numbers.compute * models.moe_total + logits
 
 

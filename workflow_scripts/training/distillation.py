@@ -41,12 +41,16 @@ class Distillation:
         unlabelled = {key: value for key, value in inputs.items() if key != "labels"}
         return self.teacher.states(unlabelled | {"use_cache": False})
 
-    def divergence(self, states: Tensor, logs: Tensor) -> Tensor:
+    def logits(self, states: Tensor) -> Tensor:
+        """The teacher's logits [n, V] of its hidden states [n, H]."""
+        return self.teacher.logits(states)
+
+    def divergence(self, logits: Tensor, logs: Tensor) -> Tensor:
         """KL of each token, fp32 [n].
 
-        states [n, H]: the teacher's. logs [n, V]: the logarithms of the model's distribution, fp32.
+        logits [n, V]: the teacher's. logs [n, V]: the logarithms of the model's distribution, fp32.
         """
-        wanted = self.teacher.logits(states).float().log_softmax(dim=-1)
+        wanted = logits.float().log_softmax(dim=-1)
         return torch.nn.functional.kl_div(logs, wanted, reduction="none", log_target=True).sum(-1)
 
 

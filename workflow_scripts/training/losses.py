@@ -4,7 +4,8 @@ A model calls `LabelledLoss` as its `loss_function`, so in its own forward pass,
 and FSDP expect the head to run. The loss takes the labelled tokens in chunks. It computes a chunk's
 logits, losses and gradient at once, and keeps only the gradient of the chunk's hidden states and
 the sum of the gradients of the head's weight. So the logits of one chunk are in memory, and none is
-computed twice.
+computed twice. Their softmax in fp32 and its gradient are computed for a block of tokens at a time.
+On a CPU a block fits the cache.
 
 This needs the whole weight of the head. ZeRO-3 gathers a weight only while the model calls its
 module. There the model computes the logits itself, in one piece, at the positions where some row of
@@ -13,7 +14,7 @@ the batch has a label.
 
 import copy
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +22,7 @@ from torch.autograd.function import once_differentiable
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
-from workflow_scripts.config.training import CHUNK_TOKENS
+from workflow_scripts.config.training import BLOCK_LOGITS, CHUNK_TOKENS
 from workflow_scripts.data.examples import IGNORED
 
 
@@ -120,14 +121,49 @@ class LabelledLoss:
             others.append(_labelled(self._taught, following))
             weights, self._taught = self.distillation.weights, None
         learns = torch.is_grad_enabled() and (states.requires_grad or bool(parameters))
-        total, self.parts = _ChunkedSum.apply(
-            self._parts, weights, learns, others, states, *parameters
-        )
+        total, self.parts = _ChunkedSum.apply(self, weights, learns, others, states, *parameters)
         return total / (len(self.parts) if num_items_in_batch is None else num_items_in_batch)
 
-    def _parts(self, states: Tensor, targets: Tensor, taught: Tensor | None = None) -> Tensor:
-        """`parts` of a chunk: states [t, H], or [t, V] logits; targets [t]."""
-        logits = states if self.split is None else self.split.logits(states)
+    def parts_of(self, states: Tensor, *others: Tensor) -> Tensor:
+        """`parts` of a chunk, without gradients. See `gradients_of`."""
+        blocks = self._blocks(self._logits(states), *others)
+        return torch.cat([self._block_parts(*block) for block in blocks])
+
+    def gradients_of(
+        self, weights: Tensor, parameters: Sequence[nn.Parameter], states: Tensor, *others: Tensor
+    ) -> list[Tensor]:
+        """`parts` of a chunk, and the gradients of their weighted sum for states and parameters.
+
+        states [t, H], or logits [t, V] without a whole head. others: the targets [t], and the
+        teacher's states [t, H], if there is one.
+        """
+        with torch.enable_grad():
+            states = states.detach().requires_grad_()
+            logits = self._logits(states)
+        gradient, parts, done = torch.empty_like(logits), [], 0
+        for block, *rest in self._blocks(logits.detach(), *others):
+            with torch.enable_grad():
+                block = block.detach().requires_grad_()
+                parts.append(self._block_parts(block, *rest))
+                loss = (parts[-1] * weights).sum()
+            (gradient[done : done + len(block)],) = torch.autograd.grad(loss, block)
+            done += len(block)
+        parts = torch.cat([part.detach() for part in parts])
+        return [parts, *torch.autograd.grad(logits, (states, *parameters), gradient)]
+
+    def _logits(self, states: Tensor) -> Tensor:
+        return states if self.split is None else self.split.logits(states)
+
+    def _blocks(
+        self, logits: Tensor, targets: Tensor, taught: Tensor | None = None
+    ) -> Iterator[tuple[Tensor, ...]]:
+        """The same, some tokens at a time, with the teacher's logits in place of its states."""
+        given = [logits, targets] + ([] if taught is None else [self.distillation.logits(taught)])
+        tokens = max(1, BLOCK_LOGITS[logits.is_cuda] // logits.shape[1])
+        return zip(*(tensor.split(tokens) for tensor in given), strict=True)
+
+    def _block_parts(self, logits: Tensor, targets: Tensor, taught: Tensor | None = None) -> Tensor:
+        """`parts` of a block: logits [t, V], targets [t], the teacher's logits [t, V]."""
         logs = logits.float().log_softmax(dim=-1)
         parts = [nn.functional.nll_loss(logs, targets, reduction="none")]
         if taught is not None:
@@ -147,23 +183,24 @@ def _labelled(values: Tensor, labels: Tensor) -> Tensor:
 
 
 class _ChunkedSum(torch.autograd.Function):
-    """The weighted sum [] of `parts_of(states, *others)` [n, parts], and these parts, fp32.
+    """The weighted sum [] of a loss's parts [n, parts], and these parts, fp32.
 
-    states, others: n tokens each; parts_of gets chunks of them. The forward pass computes the sum's
-    gradient for the states and for `parameters`, and the backward pass scales it, once. The
-    parameters' gradients are summed in fp32. learns: whether a backward pass follows.
+    states, others: of n tokens, for `LabelledLoss.gradients_of`, a chunk at a time. The forward
+    pass computes the sum's gradient for the states and for `parameters`, and the backward pass
+    scales it, once. The parameters' gradients are summed in fp32. learns: whether a backward pass
+    follows.
     """
 
     @staticmethod
-    def forward(ctx, parts_of, weights, learns, others, states, *parameters):
+    def forward(ctx, loss, weights, learns, others, states, *parameters):
         weights = torch.tensor(weights, device=states.device)
         chunks = zip(*(tensor.split(CHUNK_TOKENS) for tensor in (states, *others)), strict=True)
         if not learns:
-            parts = torch.cat([parts_of(*chunk) for chunk in chunks])
+            parts = torch.cat([loss.parts_of(*chunk) for chunk in chunks])
             return (parts.sum(dim=0) * weights).sum(), parts
         parts, gradients, sums = [], [], None
         for chunk in chunks:
-            part, gradient, *own = _learned(parts_of, weights, parameters, *chunk)
+            part, gradient, *own = loss.gradients_of(weights, parameters, *chunk)
             parts.append(part)
             gradients.append(gradient)
             sums = own if sums is None else [_sum(*pair) for pair in zip(sums, own, strict=True)]
@@ -186,18 +223,3 @@ class _ChunkedSum(torch.autograd.Function):
 def _sum(total: Tensor, part: Tensor) -> Tensor:
     """The sum in fp32. It may overwrite `total`: a weight of the head is large."""
     return total.float().add_(part)
-
-
-def _learned(
-    parts_of: Callable[..., Tensor],
-    weights: Tensor,
-    parameters: Sequence[nn.Parameter],
-    states: Tensor,
-    *others: Tensor,
-) -> list[Tensor]:
-    """The parts of a chunk, and the gradients of its states and of the parameters."""
-    with torch.enable_grad():
-        states = states.detach().requires_grad_()
-        parts = parts_of(states, *others)
-        loss = (parts * weights).sum()
-    return [parts.detach(), *torch.autograd.grad(loss, (states, *parameters))]
