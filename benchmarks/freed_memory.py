@@ -1,7 +1,7 @@
 """Compares memory that malloc gives back to the system with memory that it keeps for later tensors.
 
-By default glibc gives each large tensor's memory back, and the system clears the pages of the next
-one. KEPT are the variables with which it keeps all of it (docs/performance.md).
+By default glibc gives the memory of each tensor above 32 MiB back, and the system clears the pages
+of the next one. KEPT are the variables with which it keeps all of it (docs/performance.md).
 
 Each way runs forward and backward passes of a tuning in a process of its own, and the processes
 take turns. The model has random weights in bf16 and the shape of gemma-3-270m, whose vocabulary of
@@ -25,6 +25,7 @@ import torch
 from transformers import Gemma3ForCausalLM, Gemma3TextConfig
 
 from benchmarks.timing import markdown_table
+from workflow_scripts.common.allocator import reuse_freed_memory
 from workflow_scripts.training.losses import LabelledLoss
 
 KEPT = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "1000000000000"}
@@ -72,6 +73,7 @@ def main() -> None:
 
 def measure(passes: int) -> tuple[float, float, float]:
     """Processor seconds and page faults of a pass, and the peak memory in GiB."""
+    reuse_freed_memory()
     both_passes = make_pass()
     both_passes()
     faults, start = resource.getrusage(resource.RUSAGE_SELF).ru_minflt, time.process_time()

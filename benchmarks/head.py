@@ -2,7 +2,8 @@
 
 - whole: transformers' own loss, from the logits of all tokens;
 - kept: `training/losses.py` under ZeRO-3: logits where some row of the batch has a label;
-- chunks: `training/losses.py` in all other trainings.
+- chunks: `training/losses.py` in all other trainings;
+- unblocked: the same, with the softmax of a whole chunk at once.
 
 Each way runs forward and backward passes in fp32, of a random model with the shape of
 Qwen2.5-Coder-0.5B, but with 4 of its 24 layers. The first tokens of each row are a prompt without
@@ -15,6 +16,7 @@ Usage: python -m benchmarks.head [--layers N] [--rows N] [--length N] [--prompt 
 """
 
 import argparse
+import sys
 from collections.abc import Callable
 from functools import partial
 
@@ -23,7 +25,10 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from benchmarks.peak import peak_memory
 from benchmarks.timing import interleaved, markdown_table, relative_speed
+from workflow_scripts.common.allocator import reuse_freed_memory
+from workflow_scripts.config.training import BLOCK_LOGITS
 from workflow_scripts.data.examples import IGNORED
+from workflow_scripts.training import losses
 from workflow_scripts.training.losses import LabelledLoss
 
 SHAPE = {
@@ -81,10 +86,15 @@ def chunks(model: Qwen2ForCausalLM, labels: torch.Tensor) -> dict:
     return LabelledLoss(model).options(labels)
 
 
-WAYS = {way.__name__: way for way in (whole, kept, chunks)}
+def unblocked(model: Qwen2ForCausalLM, labels: torch.Tensor) -> dict:
+    return chunks(model, labels)
+
+
+WAYS = {way.__name__: way for way in (whole, kept, chunks, unblocked)}
 
 
 def make_pass(way: str, args: argparse.Namespace) -> Callable[[], None]:
+    reuse_freed_memory()
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
     model = Qwen2ForCausalLM(Qwen2Config(num_hidden_layers=args.layers, **SHAPE))
@@ -92,8 +102,10 @@ def make_pass(way: str, args: argparse.Namespace) -> Callable[[], None]:
     labels = ids.clone()
     labels[:, : round(args.prompt * args.length)] = IGNORED
     options = WAYS[way](model, labels)
+    block = sys.maxsize if way == "unblocked" else BLOCK_LOGITS[False]
 
     def both_passes() -> None:
+        losses.BLOCK_LOGITS = {False: block}
         model(ids, labels=labels, use_cache=False, **options).loss.backward()
         model.zero_grad()
 

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable
 
 from workflow_scripts.common import progress
+from workflow_scripts.common.allocator import reuse_freed_memory
 from workflow_scripts.common.errors import UserError
 
 ENVIRONMENT = {
@@ -31,6 +32,7 @@ def run(step: str, main: Callable[[list[str] | None], None]) -> None:
     """Run a step's main. A user's mistake ends in one message and exit status 1."""
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
+    reuse_freed_memory()
     sys.stdout.reconfigure(errors="backslashreplace")  # names of files may not be valid text
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     # peft imports bitsandbytes if it is installed, which warns of kernels that no step uses.

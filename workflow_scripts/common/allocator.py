@@ -1,0 +1,22 @@
+"""Sets up malloc for tensors."""
+
+import ctypes
+import os
+
+# Parameters of glibc's mallopt, and their values in bytes.
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+LARGE = 32 * 2**20
+
+
+def reuse_freed_memory() -> None:
+    """Let glibc's malloc keep the memory of tensors below 32 MiB for the next ones.
+
+    It keeps up to 64 MiB. By itself it does so after the first tensor of almost 32 MiB. Until then
+    it gives memory back that the next tensors need again, and the system clears each of its pages.
+    Another malloc, and one with variables such as MALLOC_TRIM_THRESHOLD_, stay as they are.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is None or any(name.startswith("MALLOC_") for name in os.environ):
+        return
+    mallopt(M_MMAP_THRESHOLD, LARGE)
+    mallopt(M_TRIM_THRESHOLD, 2 * LARGE)
