@@ -8,7 +8,8 @@ from workflow_scripts.config.section import PathText, Section
 
 ZERO_STAGES = {"zero2": 2, "zero3": 3}
 CHUNK_TOKENS = 512  # A training computes the logits of as many tokens at a time.
-BLOCK_LOGITS = {False: 2**20, True: 2**24}  # And the softmax of so many; true: on a GPU.
+# And the softmax of as many logits, on a CPU and (True) on a GPU.
+BLOCK_LOGITS = {False: 2**20, True: 2**24}
 # Optimisers for launches that shard their state. They give the same result on shards of any form.
 SHARDED_OPTIMIZERS = ("adamw_torch_fused", "adamw_torch")
 
