@@ -2,6 +2,8 @@
 
 import ctypes
 import os
+import platform
+import sys
 
 # Parameters of glibc's mallopt, and their values in bytes.
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
@@ -15,8 +17,10 @@ def reuse_freed_memory() -> None:
     it gives memory back that the next tensors need again, and the system clears each of its pages.
     Another malloc, and one with variables such as MALLOC_TRIM_THRESHOLD_, stay as they are.
     """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is None or any(name.startswith("MALLOC_") for name in os.environ):
+    if sys.platform != "linux" or platform.libc_ver()[0] != "glibc":
         return
+    if any(name.startswith("MALLOC_") for name in os.environ):
+        return
+    mallopt = ctypes.CDLL(None).mallopt
     mallopt(M_MMAP_THRESHOLD, LARGE)
     mallopt(M_TRIM_THRESHOLD, 2 * LARGE)
