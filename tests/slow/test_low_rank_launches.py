@@ -35,14 +35,17 @@ def data(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def whole(tiny_llama, data, tmp_path_factory):
-    """Callable (training): the folder of a training in one process, whose inputs lie beside it."""
+    """Callable (training): the folder of a training in one process, whose inputs lie beside it.
+
+    All experts compute each token, so that no rounding changes a token's experts.
+    """
     made: dict[str, Path] = {}
 
     def run(training: str) -> Path:
         if training not in made:
             root = tmp_path_factory.mktemp(training)
             if training != "sft":
-                plain = {"router_noise": False, "balance_loss_coef": 0.0}
+                plain = {"router_noise": False, "balance_loss_coef": 0.0, "num_experts_per_tok": 4}
                 low_rank_mixture(tiny_llama, root / "moe", train_rest=training, **plain)
             made[training] = learn(training, tiny_llama, data, root, "whole", 8)
         return made[training]
