@@ -26,8 +26,8 @@ from workflow_scripts.artifacts.manifest import manifest_path, read_manifest
 from workflow_scripts.training import extensions
 
 pytestmark = pytest.mark.slow
-# Of weights and losses. In 20 steps AdamW makes more of the rounding of sums in another order: up to
-# 2e-6 on some processors.
+# Of weights and losses. AdamW makes more of the rounding of sums in another order: up to 2e-6 in 20
+# steps on some processors.
 TOLERANCE = 1e-5
 DEADLINE = 300  # seconds; for what takes a moment on a machine that is not busy
 PAUSE = Path(__file__).parents[1] / "pause"
