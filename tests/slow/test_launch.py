@@ -26,9 +26,7 @@ from workflow_scripts.artifacts.manifest import manifest_path, read_manifest
 from workflow_scripts.training import extensions
 
 pytestmark = pytest.mark.slow
-# Of weights and losses. AdamW makes more of the rounding of sums in another order: up to 2e-6 in 20
-# steps on some processors.
-TOLERANCE = 1e-5
+TOLERANCE = 1e-6
 DEADLINE = 300  # seconds; for what takes a moment on a machine that is not busy
 PAUSE = Path(__file__).parents[1] / "pause"
 STRATEGIES = {
@@ -42,8 +40,10 @@ STRATEGIES = {
     ],
     "fsdp": ["--launch", "fsdp"],
 }
+# AdamW makes more of the rounding of sums in another order. At this rate it stays below TOLERANCE:
+# at 0.001 one processor had 1.6e-6. A training with half of each batch differs far more.
 TRAINING = [
-    *("--max-steps", "20", "--max-length", "300", "--learning-rate", "0.001"),
+    *("--max-steps", "20", "--max-length", "300", "--learning-rate", "0.0002"),
     *("--per-device-train-batch-size", "4"),
 ]
 
@@ -109,15 +109,15 @@ def result(out: Path) -> tuple[list[float], dict]:
     return [json.loads(line)["loss"] for line in lines], load_file(out / "model.safetensors")
 
 
-def assert_same(learned, expected) -> None:
+def assert_same(learned, expected, tolerance: float = TOLERANCE) -> None:
     losses, weights = learned
     assert len(losses) == 20
-    assert losses == pytest.approx(expected[0], rel=TOLERANCE)
+    assert losses == pytest.approx(expected[0], rel=tolerance)
     assert weights.keys() == expected[1].keys()
     for name, tensor in expected[1].items():
         assert weights[name].dtype == tensor.dtype
         error = torch.linalg.vector_norm(weights[name] - tensor)
-        assert error <= TOLERANCE * torch.linalg.vector_norm(tensor), name
+        assert error <= tolerance * torch.linalg.vector_norm(tensor), name
 
 
 @pytest.mark.parametrize("launch", ["zero2", "zero3", "fsdp"])
@@ -188,7 +188,7 @@ def test_experts_without_tokens_are_no_hindrance(tiny_llama, tmp_path, launch):
 def test_an_offloaded_optimizer_learns_nearly_the_same(learn, whole):
     """DeepSpeed's Adam on the CPU rounds in another order."""
     flags = ["--launch", "zero2", "--offload-optimizer"]
-    assert_same(learn("out", *flags), whole)
+    assert_same(learn("out", *flags), whole, tolerance=1e-5)
 
 
 def test_zero_in_bf16_keeps_and_saves_fp32_masters(learn, inputs):
