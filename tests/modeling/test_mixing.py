@@ -129,11 +129,14 @@ def test_step_6_learns_where_a_gradient_reaches_the_logits(folders, lam):
 
 
 def plain_gradients(sources, alpha, lambda_logit, batches):
-    """Loss and gradients of the logits by autograd through a merge in every forward pass."""
-    dense_model = mixing_model(sources, alpha).model.requires_grad_(False)
-    state = load_file(sources.ffn.path / "model.safetensors")
-    alpha = alpha.clone().requires_grad_()
-    lambda_logit = None if lambda_logit is None else lambda_logit.clone().requires_grad_()
+    """Loss and gradients of the logits in fp64, by autograd through a merge in each forward."""
+    dense_model = mixing_model(sources, alpha).model.requires_grad_(False).double()
+    state = {
+        name: tensor.double()
+        for name, tensor in load_file(sources.ffn.path / "model.safetensors").items()
+    }
+    alpha = alpha.double().requires_grad_()
+    lambda_logit = None if lambda_logit is None else lambda_logit.double().requires_grad_()
     total = 0
     for batch in batches:
         weights = {}
@@ -185,8 +188,9 @@ def test_gradients_are_those_of_the_plain_form(trained, learn_lambda, checkpoint
         assert_relative(gradient.view_as(lambda_grad), lambda_grad)
 
 
-def assert_relative(ours, expected):
-    assert (ours - expected).abs().max() <= 1e-6 * expected.abs().max()
+def assert_relative(ours, exact):
+    """Sums in fp32 were seen to differ from those in fp64 by up to 1.1e-6 of the largest value."""
+    assert (ours - exact).abs().max() <= 1e-5 * exact.abs().max()
 
 
 def test_only_the_logits_learn(trained):
