@@ -19,7 +19,14 @@ from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForCausalLM, Trainer, TrainingArguments
 
 from workflow_scripts.checkpoints.reader import SINGLE_FILE, Checkpoint
-from workflow_scripts.config.sections import DataConfig, EvaluationConfig, MoeConfig, MoeSftConfig
+from workflow_scripts.config.sections import (
+    DataConfig,
+    EvaluationConfig,
+    HealConfig,
+    MoeConfig,
+    MoeSftConfig,
+    SftConfig,
+)
 from workflow_scripts.config.training import MixingTraining
 from workflow_scripts.config.validation import complete
 from workflow_scripts.conversions.extract import extract_ffn
@@ -498,11 +505,11 @@ def test_planned_tables_follow_the_conversions(mixture, tiny_llama):
 def test_work_is_six_flops_for_each_active_parameter_and_token(deepseek):
     rows = Rows(640, None)
     options = MoeSftConfig(num_train_epochs=2)
-    work = compute.training_work(deepseek, job(), options, rows, mixing=False)
+    work = compute.training_work(deepseek, job(), "moe_sft", options, rows)
     assert (work.steps, work.tokens) == (20, 1280 * 1024)
     per_token = 6 * (deepseek.moe_active - 32256 * 2048) + 3 * 2 * 1024 * 2048 * 24
     assert work.flops == work.tokens * per_token
-    fewer = compute.training_work(deepseek, job(), options, Rows(640, None, 0.25), mixing=False)
+    fewer = compute.training_work(deepseek, job(), "moe_sft", options, Rows(640, None, 0.25))
     assert work.flops - fewer.flops == work.tokens * 6 * 0.75 * 32256 * 2048
     hours = work.hours(job(), GPUS["h100"], utilisation=0.5)
     assert hours == pytest.approx(work.flops / (0.5 * 989e12) / 3600)
@@ -527,27 +534,41 @@ def test_the_flops_of_both_tunings_are_those_that_are_counted_by_hand(tmp_path):
     assert tuning_ratio(models, 10, lora_rank=3) == (6 * mixture + of_attention) / low_rank
 
 
-def test_mixing_by_kl_also_takes_the_forward_pass_of_the_mixture(deepseek):
-    works = [
+@pytest.mark.parametrize(("section", "options"), [("mixing", MixingTraining), ("heal", HealConfig)])
+def test_a_training_by_kl_also_takes_the_forward_pass_of_the_mixture(section, options, deepseek):
+    by_entropy, by_kl = (
         compute.training_work(
-            deepseek,
-            job(),
-            MixingTraining(max_steps=5, objective=objective),
-            Rows(None, None),
-            True,
+            deepseek, job(), section, options(max_steps=5, objective=objective), Rows(None, None)
         )
         for objective in ("ce", "kl")
-    ]
+    )
     per_token = 2 * (deepseek.moe_active - 32256 * 2048) + 2 * 1024 * 2048 * 24
-    assert works[1].flops - works[0].flops == works[0].tokens * per_token
+    assert by_kl.flops - by_entropy.flops == by_entropy.tokens * per_token
+
+
+@pytest.mark.parametrize("lora_rank", [None, 8])
+def test_plain_tuning_takes_fewer_flops_by_the_ratio_of_both_tunings(lora_rank, deepseek):
+    mixture, dense = (
+        compute.training_work(deepseek, job(), section, options, Rows(640, None))
+        for section, options in (
+            ("moe_sft", MoeSftConfig()),
+            ("sft", SftConfig(lora_rank=lora_rank)),
+        )
+    )
+    assert dense.tokens == mixture.tokens
+    assert mixture.flops / dense.flops == tuning_ratio(deepseek, 1024, lora_rank)
+    options = SftConfig(lora_rank=lora_rank)
+    fewer = compute.training_work(deepseek, job(), "sft", options, Rows(640, None, 0.25))
+    for_a_weight = 6 if lora_rank is None else 4  # a frozen one has no gradient
+    assert dense.flops - fewer.flops == dense.tokens * for_a_weight * 0.75 * 32256 * 2048
 
 
 def test_steps_and_processes_give_the_rows(deepseek):
     options = MixingTraining(num_train_epochs=2, max_steps=5)
-    work = compute.training_work(deepseek, job("ddp", 4), options, Rows(None, None), mixing=True)
+    work = compute.training_work(deepseek, job("ddp", 4), "mixing", options, Rows(None, None))
     assert work.tokens == 5 * 2 * 32 * 4 * 1024
     options = MixingTraining(num_train_epochs=2)
-    assert compute.training_work(deepseek, job(), options, Rows(None, None), mixing=True) is None
+    assert compute.training_work(deepseek, job(), "mixing", options, Rows(None, None)) is None
 
 
 def test_generation_takes_flops_for_each_token_and_the_weights_for_each_step(deepseek):

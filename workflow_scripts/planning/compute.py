@@ -6,7 +6,13 @@ from dataclasses import dataclass
 from workflow_scripts.config.sections import EvaluationConfig
 from workflow_scripts.config.training import TrainingConfig
 from workflow_scripts.planning.disk import expert_bytes
-from workflow_scripts.planning.flops import FORWARD, mixing_flops, mixture_flops, teacher_flops
+from workflow_scripts.planning.flops import (
+    FORWARD,
+    dense_flops,
+    mixing_flops,
+    mixture_flops,
+    teacher_flops,
+)
 from workflow_scripts.planning.gpus import HOST_BANDWIDTH, Gpu
 from workflow_scripts.planning.memory import FP32, Job
 from workflow_scripts.planning.parameters import Models
@@ -40,11 +46,12 @@ class Work:
 
 
 def training_work(
-    models: Models, job: Job, options: TrainingConfig, rows: Rows, mixing: bool
+    models: Models, job: Job, section: str, options: TrainingConfig, rows: Rows
 ) -> Work | None:
     """The work of a training, in all processes; None if the number of rows is unknown.
 
-    options: the training's section of the configuration.
+    section: the training's section of the configuration: moe_sft, mixing, sft or heal. options: the
+    section's values.
     """
     in_a_step = job.batch.rows * job.accumulation * job.processes
     if options.max_steps:
@@ -58,18 +65,26 @@ def training_work(
     length = job.batch.length
     tokens = passed * length
     likely = None if rows.tokens is None else round(passed * min(rows.tokens, length))
-    labelled = 1 if mixing and options.text is not None else rows.labelled
-    flops = tokens * _flops_per_token(models, job, mixing, labelled)
-    if mixing and options.objective == "kl":
-        flops += tokens * teacher_flops(models, length, labelled)
-    return Work(steps, tokens, likely, flops, READS * expert_bytes(models) if mixing else 0)
+    labelled = 1 if getattr(options, "text", None) is not None else rows.labelled
+    flops = tokens * _flops_per_token(models, job, section, options, labelled)
+    read_bytes = READS * expert_bytes(models) if section == "mixing" else 0
+    return Work(steps, tokens, likely, flops, read_bytes)
 
 
-def _flops_per_token(models: Models, job: Job, mixing: bool, labelled: float) -> float:
+def _flops_per_token(
+    models: Models, job: Job, section: str, options: TrainingConfig, labelled: float
+) -> float:
     length, checkpointing = job.batch.length, job.checkpointing
-    if mixing:
-        return mixing_flops(models, length, checkpointing, labelled)
-    return mixture_flops(models, length, checkpointing, labelled)
+    if section == "moe_sft":
+        return mixture_flops(models, length, checkpointing, labelled)
+    if section == "mixing":
+        flops = mixing_flops(models, length, checkpointing, labelled)
+    else:
+        lora_rank = getattr(options, "lora_rank", None)
+        flops = dense_flops(models, length, lora_rank, checkpointing, labelled)
+    if getattr(options, "objective", "ce") == "kl":
+        flops += teacher_flops(models, length, labelled)
+    return flops
 
 
 def generation_bytes(table: TensorTable, precision: str, on_gpu: bool) -> int:

@@ -37,13 +37,20 @@ def mixture_flops(
     return tuning_flops(models, active, length, checkpointing, labelled) - without_gradient
 
 
-def dense_flops(models: Models, length: int, lora_rank: int | None = None) -> float:
+def dense_flops(
+    models: Models,
+    length: int,
+    lora_rank: int | None = None,
+    checkpointing: bool = False,
+    labelled: float = 1,
+) -> float:
     """FLOPs of a token in the tuning of the base. lora_rank: as for `Models.learned_of_base`."""
     if lora_rank is None:
-        return tuning_flops(models, models.dense_total, length)
-    added = models.learned_of_base(lora_rank)
-    without_gradient = BACKWARD // 2 * (models.dense_total - models.base.embedding)
-    return tuning_flops(models, models.dense_total + added, length) - without_gradient
+        return tuning_flops(models, models.dense_total, length, checkpointing, labelled)
+    active = models.dense_total + models.learned_of_base(lora_rank)
+    frozen = models.dense_total - models.base.embedding - (1 - labelled) * models.head
+    without_gradient = BACKWARD // 2 * frozen
+    return tuning_flops(models, active, length, checkpointing, labelled) - without_gradient
 
 
 def mixing_flops(
@@ -58,7 +65,7 @@ def mixing_flops(
 
 
 def teacher_flops(models: Models, length: int, labelled: float = 1) -> float:
-    """FLOPs of a token in the forward pass of the mixture, the teacher of step 6 with KL."""
+    """FLOPs of a token in the forward pass of the mixture, the teacher of a training by KL."""
     attention = _attention(models, length, checkpointing=False) // 3
     body = models.moe_active - models.base.embedding - models.head
     return FORWARD * (body + labelled * models.head) + attention

@@ -102,10 +102,10 @@ class Plan:
     @cached_property
     def works(self) -> tuple[Work | None, Work | None]:
         """The work of step 2, as advised, and of step 6 for one lambda."""
-        training, mixing = self.config.moe_sft, self.config.mixing
+        tuning, mixing = self.config.moe_sft, self.config.mixing
         return (
-            training_work(self.models, self.chosen, training, self.rows, mixing=False),
-            training_work(self.models, self.mixing, mixing, self.rows, mixing=True),
+            training_work(self.models, self.chosen, "moe_sft", tuning, self.rows),
+            training_work(self.models, self.mixing, "mixing", mixing, self.rows),
         )
 
     @cached_property
@@ -122,16 +122,13 @@ class Plan:
         )
 
     def tuning_hours(self, section: str) -> float | None:
-        """Hours at most of the tuning with a section of the configuration, of the mixture.
-
-        A tuning of the dense model takes less in the ratio of their FLOPs.
-        """
+        """Hours at most of the tuning with a section of the configuration: moe_sft, sft or heal."""
         options, rows = getattr(self.config, section), self.rows
         job = configured_job(self.config, section, self.processes, self.gpu is not None)
         job = self.chosen if section == "moe_sft" else job
         if section == "heal" and rows.number is not None:
             rows = replace(rows, number=math.ceil(rows.number * options.share))
-        work = training_work(self.models, job, options, rows, mixing=False)
+        work = training_work(self.models, job, section, options, rows)
         return work and work.hours(job, *self.speed(job.precision))
 
     def speed(self, precision: str) -> tuple[Gpu, float]:

@@ -140,10 +140,9 @@ class Requests:
         return models, configured_job(self.config, section, world_size, self.on_gpu)
 
     def _training_minutes(self, section: str) -> int:
-        models, job = self._trained(section)
+        _, job = self._trained(section)
         rows = Rows(_rows_at_most(self.config.data), None)
-        options, mixing = getattr(self.config, section), section == "mixing"
-        work = training_work(models, job, options, rows, mixing)
+        work = training_work(self.models, job, section, getattr(self.config, section), rows)
         if work is None:
             return MOST_MINUTES
         return _limit(3600 * work.hours(job, self._processor, UTILISATION))

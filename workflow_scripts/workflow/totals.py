@@ -84,10 +84,10 @@ def _hours(part: Wanted, plan: Plan) -> float | None:
     if part.step not in ("moe_sft", "sft", "heal"):
         return 0
     hours = plan.tuning_hours(part.step)
-    if hours is None or part.step == "moe_sft" or "flops_of" in part.sources:
+    if hours is None or "flops_of" not in part.sources:
         return hours
-    lora_rank = plan.config.sft.lora_rank if part.step == "sft" else None
-    return hours / tuning_ratio(plan.models, plan.config.data.max_length, lora_rank)
+    options = plan.config
+    return hours * tuning_ratio(plan.models, options.data.max_length, options.sft.lora_rank)
 
 
 def _evaluation_hours(part: Wanted, plan: Plan) -> float | None:
