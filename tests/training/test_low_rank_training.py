@@ -232,7 +232,9 @@ def test_a_rank_that_does_not_fit_is_refused_before_the_training(tiny_llama, dat
 
 def test_two_processes_learn_what_one_learns(tiny_llama, data, tmp_path):
     mixture = low_rank_mixture(tiny_llama, tmp_path / "moe", train_rest="lora", **PLAIN)
-    words = ["--moe", mixture, "--data", data, *FLAGS, "--per-device-train-batch-size"]
+    # At a higher rate AdamW makes more of the rounding of sums in another order.
+    words = ["--moe", mixture, "--data", data, *FLAGS, "--learning-rate", RATE / 5]
+    words += ["--per-device-train-batch-size"]
     run(moe_sft, *words, 6, "--out", tmp_path / "one")
     ddp = [*words, 3, "--launch", "ddp", "--processes", 2, "--out", tmp_path / "two"]
     assert run_for("moe_sft", [str(word) for word in ddp], count=2)
