@@ -168,5 +168,7 @@ def test_time_follows_the_work_up_to_a_day(deepseek, tmp_path):
     # 6 FLOPs for each active parameter and token, and the attention's, on 0.3 of an A10.
     tokens = 20_000 * 1024
     assert two * 60 == pytest.approx(6 * tokens * 5.4e9 / (0.3 * 125e12), rel=0.1)
+    asked = requests(deepseek, **data, sft={"num_train_epochs": 1}).training("sft").minutes
+    assert asked == two  # of sft_flops, which takes as many FLOPs
     sped = minutes(num_train_epochs=1, launch="ddp", processes=4)
     assert sped == pytest.approx(two / 4, abs=1)

@@ -142,7 +142,9 @@ class Requests:
     def _training_minutes(self, section: str) -> int:
         _, job = self._trained(section)
         rows = Rows(_rows_at_most(self.config.data), None)
-        work = training_work(self.models, job, section, getattr(self.config, section), rows)
+        # sft_flops asks for the same as sft, and takes as many FLOPs as the mixture's tuning.
+        counted = "moe_sft" if section == "sft" else section
+        work = training_work(self.models, job, counted, getattr(self.config, section), rows)
         if work is None:
             return MOST_MINUTES
         return _limit(3600 * work.hours(job, self._processor, UTILISATION))
