@@ -1,15 +1,28 @@
 """The exception for errors that the user can correct, and helpers for its messages."""
 
 import difflib
+import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+
+# Characters that a terminal obeys instead of showing them, apart from tab and line feed.
+CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+
+
+def printable(text: str) -> str:
+    """The text with escapes in place of control characters, for a terminal."""
+    return CONTROL.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
 
 
 class UserError(Exception):
     """An error that the user can correct. The message says what is wrong, where, and what to do.
 
-    A step prints only the message, without a stack trace, and exits with status 1.
+    A step prints only the message, without a stack trace, and exits with status 1. The message may
+    quote what a file says: control characters in it are shown as escapes.
     """
+
+    def __str__(self) -> str:
+        return printable(super().__str__())
 
 
 @contextmanager

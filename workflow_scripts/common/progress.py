@@ -10,6 +10,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from workflow_scripts.common.errors import printable
+
 SECONDS_BEFORE_FIRST = 5
 SECONDS_BETWEEN_LINES = 10
 LINE_FORMAT = (
@@ -38,8 +40,11 @@ def name_output(out: Path) -> None:
 
 
 def say(text: str) -> None:
-    """Print a line on stderr. If stderr has no reader any more, all later lines are discarded."""
-    _print(_labelled(text))
+    """Print a line on stderr. If stderr has no reader any more, all later lines are discarded.
+
+    Control characters are shown as escapes: the text may quote what a file says.
+    """
+    _print(_labelled(printable(text)))
 
 
 def _labelled(text: str) -> str:
