@@ -86,6 +86,25 @@ def test_all_calls_are_made_whatever_the_answers_are(sums, bubblewrap, monkeypat
     assert [b"value" in line for line in told] == [True, False, True, True, False]
 
 
+def test_a_late_program_runs_again_whatever_it_answered(
+    sums, bubblewrap, monkeypatch, short_limits
+):
+    """A program that only ran again after right answers knew which answers are right."""
+    runs = []
+
+    def count(code, *arguments, **options):
+        runs.append(code)
+        return execution.execute(code, *arguments, **options)
+
+    truth = ground_truth.compute(sums, sandbox=bubblewrap, workers=1)
+    monkeypatch.setattr(scoring, "execute", count)
+    loop = "def add(a, b):\n    while a == 3: pass\n    return "
+    solutions = [(sums.problems[0], loop + answer) for answer in ("a + b", "None")]
+    found = scoring.score(sums, truth, solutions, sandbox=bubblewrap, workers=2)
+    assert found == [Verdict("passed", "timed out", "[3, 5]"), FAIL]
+    assert [runs.count(code) for _, code in solutions] == [2, 2]
+
+
 def test_a_loop_ends_and_shows_the_call(sums, bubblewrap, short_limits):
     loop = "def add(a, b):\n    while a == 3: pass\n    return a + b\n"
     found = verdicts(sums, [loop, *right_solutions()[1:]], bubblewrap)
@@ -190,6 +209,24 @@ ODD_MESSAGES = [
     "no JSON",
     "\\xff\\xfe",
 ]
+
+
+@pytest.mark.parametrize(
+    ("answer", "status"),
+    [
+        ("'[[1.0],' + '[1.0],' * 15998 + '[1.0]]'", "too costly to judge"),
+        ("""'{"array":[1,["' + 'A' * 95000 + '"' + ',""' * 32000 + ']]}'""", "failed"),
+    ],
+)
+def test_an_answer_that_costs_much_loses_its_own_problem_only(make, any_sandbox, answer, status):
+    rows = [problem("add", "+", f"Task/{i}") | {"atol": 1e-6} for i in range(2)]
+    rows[0]["canonical_solution"] = "    return [1.0] * 16000\n"
+    code = f"import os\nline = '{{\"value\":' + {answer} + '}}\\n'\n"
+    code += "for channel in (3, 4):\n    try: os.write(channel, line.encode())\n"
+    code += "    except OSError: pass\n"
+    right = rows[1]["prompt"] + rows[1]["canonical_solution"]
+    costly, last = verdicts(make(rows), [code, right], any_sandbox)
+    assert (costly.base, costly.plus, last) == (status, status, PASS)
 
 
 def test_odd_messages_lose_their_own_problem_only(make, bubblewrap):

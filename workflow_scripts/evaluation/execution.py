@@ -183,7 +183,7 @@ def _lines(descriptor: int, limits: Limits, stop: Stop | None) -> Iterator[bytes
         if not chunk:
             return
         *lines, rest = (rest + chunk).split(b"\n")
-        if len(rest) > MAX_LINE_BYTES:
+        if max(map(len, (*lines, rest))) > MAX_LINE_BYTES:
             raise Garbled
         for line in lines:
             clock.hear(line)

@@ -14,7 +14,6 @@ from workflow_scripts.evaluation.execution import (
     execute,
     parse,
 )
-from workflow_scripts.evaluation.judging import Judge, Returned, read_returned
 from workflow_scripts.evaluation.plain_data import dumps
 from workflow_scripts.evaluation.problems import Problem, ProblemSet
 from workflow_scripts.evaluation.sandbox import Bubblewrap
@@ -42,21 +41,12 @@ class ProblemTests:
         self.canonical = fields["prompt"] + fields["canonical_solution"]
         self.encoded = encode_inputs(self.sets)
 
-    def judge(self) -> Judge:
-        """A judge of one set."""
-        return Judge(self.form, self.problem.entry_point, self.atol)
-
 
 @dataclass(frozen=True)
 class GroundTruth:
     """The expected results of a problem set: a line of JSON for each problem."""
 
     lines: dict[str, str]
-
-    def expected(self, problem: Problem) -> list[list[Returned]]:
-        """What each call of each of `TEST_SETS` must return."""
-        sets = json.loads(self.lines[problem.task_id])
-        return [[read_returned(message) for message in sets[name]] for name in TEST_SETS]
 
 
 def compute(problem_set: ProblemSet, *, sandbox: Bubblewrap | None, workers: int) -> GroundTruth:

@@ -21,7 +21,7 @@ PIECE_ITEMS = 2**14
 EXACT_DOUBLE = 2**53
 CONTAINERS = {"tuple": tuple, "set": set, "frozenset": frozenset}
 MAX_DEPTH = 50
-MAX_EXPONENT = 4000
+MAX_EXPONENT = 400  # of decimals that are written as integers; no float has a larger one
 NARROW = ("float16", "float32", "complex64")  # == first rounds the other number to these
 MAX_DIMENSIONS = 32
 SAFE_INT = 2**64  # larger ones are written in hexadecimal: Python limits decimal digits
@@ -168,7 +168,8 @@ def _decode_numpy(name: str, about, content):
     value = decode(content)
     if name == "numpy" and about in NARROW and isinstance(value, int | float | complex):
         return getattr(numpy, about)(value)
-    if name == "array" and isinstance(about, int) and 0 < about <= MAX_DIMENSIONS:
+    is_item = not isinstance(value, list | tuple)  # which numpy would make an array of its own
+    if name == "array" and is_item and isinstance(about, int) and 0 < about <= MAX_DIMENSIONS:
         return numpy.array([value]).reshape((1,) * about)
     raise ValueError(f"not a value of numpy: {about!r}")
 

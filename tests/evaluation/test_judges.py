@@ -1,0 +1,72 @@
+"""Programs may answer anything: their answers are judged within limits."""
+
+import subprocess
+import sys
+import tempfile
+
+import pytest
+
+from workflow_scripts.common.errors import UserError
+from workflow_scripts.evaluation import judges
+from workflow_scripts.evaluation.execution import encode_inputs
+from workflow_scripts.evaluation.judges import Judges
+from workflow_scripts.evaluation.plain_data import digest, dumps, encode
+from workflow_scripts.evaluation.trial import FAILED, Outcome, write_trial
+
+MANY = 16_000
+RIGHT, WRONG, TOO_COSTLY = Outcome(2, 0, None), Outcome(0, 0, FAILED), None
+LONG_TEXTS = ["A" * 60_000, *[""] * MANY]
+COLLISIONS = {"set": [n * (2**61 - 1) for n in range(5000)]}  # all have the hash 0
+# What the program answers, what is right, and the outcome.
+ANSWERS = {
+    "right": (5, encode(5), RIGHT),
+    "an array of texts": ({"array": [1, LONG_TEXTS]}, encode([1.0]), WRONG),
+    "texts for numbers": (LONG_TEXTS, encode([1.0] * len(LONG_TEXTS)), WRONG),
+    "decimals": ([{"decimal": "1E4000"}] * 5000, None, WRONG),
+    "a square of numbers": ([[1.0]] * MANY, encode([1.0] * MANY), TOO_COSTLY),
+    "numbers of one hash": ([COLLISIONS] * 1000, encode(5), TOO_COSTLY),
+    "nested lists": ("[" * 60_000 + "]" * 60_000, encode(5), WRONG),
+}
+
+
+def outcome(opened: Judges, answer, expected: dict) -> Outcome | None:
+    """Of a program whose only call is to return `expected`, and answers so."""
+    truth = dumps({"base": [expected], "plus": []})
+    line = answer if isinstance(answer, str) else dumps(answer)
+    with tempfile.TemporaryFile() as file:
+        write_trial(file, "humaneval", "f", 1e-6, encode_inputs([[[1]], []]), truth)
+        file.write(f'{{"value":{line}}}\n{{"set":0}}\n{{"set":0}}\n'.encode())
+        return opened.outcome(file)
+
+
+@pytest.mark.parametrize("name", ANSWERS)
+def test_an_answer_costs_little_or_its_own_trial(name, bubblewrap, monkeypatch):
+    monkeypatch.setattr(judges, "SECONDS", 2)
+    answer, right, wanted = ANSWERS[name]
+    expected = {"value": right} if right else {"digest": digest([1] * 10**5).sha256}
+    with Judges(confined=True) as opened:
+        assert outcome(opened, answer, expected) == wanted
+        assert outcome(opened, 7, {"value": 7}) == RIGHT
+
+
+def test_a_trial_s_process_opens_no_file_and_no_socket():
+    attempts = """
+import socket, sys
+from workflow_scripts.evaluation import judge_server
+judge_server.limit(int(sys.argv[1]), 2**31, 60)
+for attempt in (lambda: open("/dev/null"), socket.socket, socket.socketpair):
+    try: attempt()
+    except OSError as error: print(error.strerror)
+"""
+    for confined in "01":
+        done = subprocess.run([sys.executable, "-c", attempts, confined], capture_output=True)
+        refused = done.stdout.decode().splitlines()
+        assert len(refused) == 3 and refused[0] == "Too many open files"
+
+
+def test_the_end_of_the_server_is_no_fault_of_a_program():
+    with Judges(confined=False) as opened:
+        opened._server.kill()
+        opened._server.wait()
+        with pytest.raises(UserError, match="the process that judges solutions has ended"):
+            outcome(opened, 7, {"value": 7})
