@@ -1,8 +1,10 @@
 """Sets of problems: where they are found, and what is said about a broken file."""
 
+import codecs
 import gzip
 import hashlib
 import json
+import os
 from dataclasses import replace
 
 import pytest
@@ -10,7 +12,10 @@ from problem_files import problem, three_problems, write_problems
 
 from workflow_scripts.common.errors import UserError
 from workflow_scripts.evaluation.problems import load_problems
+from workflow_scripts.hub import named_sets
 from workflow_scripts.hub.named_sets import NAMED_SETS
+
+DEEP = b'{"base_input": %s1%s}'
 
 
 def test_reads_a_plain_and_a_compressed_file_alike(tmp_path):
@@ -98,6 +103,19 @@ def test_an_override_variable_that_names_no_file_is_an_error(tmp_path, monkeypat
             lambda rows: rows[1].update(canonical_solution="  return (a\n"),
             r"line 2: .* are not valid Python: .* \(line 3 of the program\)",
         ),
+        (
+            lambda rows: rows[0].update(base_input=[[1, 2], {"alpha": 1}]),
+            r"line 1: Arithmetic/0: call 2 in base_input is of type dict, but must be the list of",
+        ),
+        (lambda rows: rows[2].update(plus_input=[77, 1]), r"line 3: .*/2: call 1 in plus_input is"),
+        (lambda rows: rows[0].update(plus_input={"a": 1}), r"/0: plus_input is an object, but"),
+        (
+            lambda rows: (
+                [rows[1].pop(key) for key in ("base_input", "contract")]
+                and rows[1].update(test="def check(candidate): ...")
+            ),
+            r"line 2: .*HumanEval's original form.* EvalPlus's form.* name the data set humaneval",
+        ),
         (lambda rows: rows[1].update(prompt="\0"), r"line 2: prompt and canonical_solution are no"),
     ],
 )
@@ -138,10 +156,18 @@ def test_an_entry_point_may_be_defined_in_any_way(tmp_path, program):
     ("name", "content", "message"),
     [
         ("a.jsonl", b'{"task_id": \n', r"a\.jsonl, line 1: not JSON"),
+        ("a.jsonl", b"null\n", r"a\.jsonl, line 1: must be an object"),
         ("a.jsonl", b"[1]\n", r"a\.jsonl, line 1: must be an object"),
+        ("a.jsonl", b"\n[" + b"1" * 5000 + b"]\n", r"line 2: a number has more than 4300 digits"),
+        ("a.jsonl", DEEP % (b"[" * 10**5, b"]" * 10**5), r"line 1: lists and objects are nested"),
+        ("a.jsonl", DEEP % (b"[" * 400, b"]" * 400), r"line 1: lists and objects are nested"),
         ("a.jsonl", b"\xff\n", r"a\.jsonl cannot be read"),
-        ("a.jsonl.gz", b"no gzip", r"a\.jsonl\.gz cannot be read"),
-        ("a.jsonl.gz", gzip.compress(b"{}" * 999, mtime=0)[:-9], r"a\.jsonl\.gz cannot be read"),
+        ("a.jsonl.gz", b"no gzip", r"a\.jsonl\.gz is not a whole gzip file"),
+        (
+            "a.jsonl.gz",
+            gzip.compress(b"{}" * 999, mtime=0)[:-9],
+            r"a\.jsonl\.gz is not a whole gzip file",
+        ),
         ("a.json", b"[]", r"ends in \.jsonl or \.jsonl\.gz"),
     ],
 )
@@ -150,6 +176,23 @@ def test_unreadable_files_are_named(tmp_path, name, content, message):
 
     with pytest.raises(UserError, match=message):
         load_problems(str(tmp_path / name))
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_row(tmp_path):
+    file = write_problems(tmp_path / "sums.jsonl", three_problems())
+    file.write_bytes(codecs.BOM_UTF8 + file.read_bytes())
+    assert [json.loads(p.row) for p in load_problems(str(file)).problems] == three_problems()
+
+
+def test_only_a_file_of_a_bounded_size_is_read(tmp_path, monkeypatch):
+    bomb, pipe = tmp_path / "a.jsonl.gz", tmp_path / "b.jsonl"
+    bomb.write_bytes(gzip.compress(bytes(2**21)))
+    os.mkfifo(pipe)
+    monkeypatch.setattr(named_sets, "MAX_BYTES", 2**20)
+    with pytest.raises(UserError, match=r"a\.jsonl\.gz holds more than 1 MiB"):
+        load_problems(str(bomb))
+    with pytest.raises(UserError, match=r"b\.jsonl is a named pipe, not a file"):
+        load_problems(str(pipe))
 
 
 def test_a_misspelt_name_is_neither_set_nor_file():

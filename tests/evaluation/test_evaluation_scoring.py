@@ -170,6 +170,11 @@ def test_an_mbpp_problem_gets_its_inputs_as_evalplus_turns_them(make, bubblewrap
     assert found == [PASS, PASS]
 
 
+def test_calls_that_evalplus_cannot_turn_are_named(make):
+    with pytest.raises(UserError, match=r"some arguments of Mbpp/2 into tuples.*not iterable"):
+        ground_truth.compute(make([problem("add", "+", "Mbpp/2")]), sandbox=None, workers=1)
+
+
 @pytest.mark.parametrize(
     ("body", "fault"),
     [

@@ -345,7 +345,7 @@ def test_a_variable_that_names_no_file_or_no_archive(server, out, tmp_path, monk
     monkeypatch.setenv("HUMANEVAL_OVERRIDE_PATH", str(file))
     assert refusal(out) == f"HUMANEVAL_OVERRIDE_PATH names {file}, which is not a file"
     file.write_bytes(PACKED[:-9])
-    assert refusal(out).startswith(f"{file} cannot be read: ")
+    assert refusal(out).startswith(f"{file} is not a whole gzip file: ")
     assert server.paths == []
 
 

@@ -53,17 +53,20 @@ def read_bytes(path: Path, limit: int = MAX_BYTES) -> bytes:
     if the file is no whole gzip file.
     """
     with open_regular(path) as file:
-        if path.suffix != ".gz":
-            return _read(file, limit, path)
-        try:
-            with gzip.GzipFile(fileobj=file) as unpacked:
-                return _read(unpacked, limit, path)
-        except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-            raise UserError(f"{path} is not a whole gzip file: {error}") from None
+        return unpack(file, limit, path) if path.suffix == ".gz" else _read(file, limit, path)
 
 
-def _read(file: BinaryIO, limit: int, path: Path) -> bytes:
+def unpack(packed: BinaryIO, limit: int, name: object) -> bytes:
+    """The content of a gzip file. limit: of its bytes. name: for the message of a UserError."""
+    try:
+        with gzip.GzipFile(fileobj=packed) as file:
+            return _read(file, limit, name)
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise UserError(f"{name} is not a whole gzip file: {error}") from None
+
+
+def _read(file: BinaryIO, limit: int, name: object) -> bytes:
     content = file.read(limit + 1)
     if len(content) > limit:
-        raise UserError(f"{path} holds more than {limit / 2**20:,.0f} MiB, too much to read")
+        raise UserError(f"{name} holds more than {limit / 2**20:,.0f} MiB, too much to read")
     return content

@@ -26,7 +26,10 @@ REFERENCE_LIMITS = Limits(loading=120, call=300, calls=1200)
 
 
 class ProblemTests:
-    """The calls of a problem: a list of argument lists for each of `TEST_SETS`."""
+    """The calls of a problem: a list of argument lists for each of `TEST_SETS`.
+
+    Raises UserError if the task id is one of MBPP's, and the calls are not of its form.
+    """
 
     def __init__(self, problem: Problem, form: str):
         self.problem = problem
@@ -35,7 +38,15 @@ class ProblemTests:
         if form == "mbpp":
             from evalplus.data.mbpp import mbpp_deserialize_inputs
 
-            self.sets = [mbpp_deserialize_inputs(problem.task_id, calls) for calls in self.sets]
+            name = problem.task_id
+            try:
+                self.sets = [mbpp_deserialize_inputs(name, calls) for calls in self.sets]
+            except (LookupError, TypeError, ValueError) as error:
+                raise UserError(
+                    f"EvalPlus turns some arguments of {name} into tuples, sets or numbers, and "
+                    f"those in base_input and plus_input are of another form: {error}. Give a "
+                    "problem of your own a task_id that does not begin with Mbpp/"
+                ) from None
         self.form = form
         self.atol = fields["atol"]
         self.canonical = fields["prompt"] + fields["canonical_solution"]

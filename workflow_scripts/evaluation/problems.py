@@ -5,6 +5,7 @@ import io
 import json
 import re
 import symtable
+import sys
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -25,6 +26,15 @@ REQUIRED_KEYS = {
     "plus_input": (list, dict),  # MBPP+ writes no inputs as {}
     "atol": (int, float),
 }
+INPUT_KEYS = ("base_input", "plus_input")
+ORIGINAL_FORM = (
+    "base_input is missing. This looks like HumanEval's original form, whose test is a program. "
+    "Problems are read in EvalPlus's form: base_input is a list of calls, each the list of its "
+    'arguments. Write the calls of test there, and set plus_input to [], contract to "" and atol '
+    "to 0. For HumanEval's own problems, name the data set humaneval"
+)
+MAX_DEPTH = 100
+DEEP = f"lists and objects are nested more than {MAX_DEPTH} deep"
 MBPP_TASK_ID = re.compile(r"Mbpp/[0-9]+")
 
 
@@ -111,7 +121,7 @@ def _locate_named(chosen: NamedSet) -> Path:
 
 def _locate_file(name: str) -> Path:
     file = Path(name)
-    if not file.is_file():
+    if not file.exists() and not file.is_symlink():
         raise UserError(
             f"{name} is neither a data set ({', '.join(NAMED_SETS)}) nor a file"
             f"{did_you_mean(name, NAMED_SETS)}"
@@ -124,7 +134,7 @@ def _locate_file(name: str) -> Path:
 def _rows(content: bytes, file: Path) -> Iterator[tuple[str, str]]:
     """The rows of a file that are not blank, each with its place."""
     try:
-        text = content.decode()
+        text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise UserError(f"{file} cannot be read: {error}") from None
     # Not splitlines: a JSON string may hold other line separators.
@@ -134,12 +144,9 @@ def _rows(content: bytes, file: Path) -> Iterator[tuple[str, str]]:
 
 
 def _parse(row: str, where: str) -> Problem:
-    try:
-        fields = json.loads(row)
-    except json.JSONDecodeError as error:
-        raise UserError(f"{where}: not JSON: {error}") from None
-    if not isinstance(fields, dict):
-        raise UserError(f"{where}: must be an object")
+    fields = _fields(row, where)
+    if "test" in fields and "base_input" not in fields:
+        raise UserError(f"{where}: {ORIGINAL_FORM}")
     for key, kind in REQUIRED_KEYS.items():
         if key not in fields:
             raise UserError(f"{where}: key {key} is missing")
@@ -149,6 +156,8 @@ def _parse(row: str, where: str) -> Problem:
         raise UserError(
             f"{where}: base_input and plus_input hold no call, so any solution would pass"
         )
+    for key in INPUT_KEYS:
+        _check_calls(fields, key, where)
     _check_entry_point(fields, where)
     return Problem(
         fields["task_id"],
@@ -157,6 +166,46 @@ def _parse(row: str, where: str) -> Problem:
         row,
         fields["canonical_solution"],
     )
+
+
+def _fields(row: str, where: str) -> dict:
+    """The object in a row."""
+    try:
+        fields = json.loads(row)
+    except json.JSONDecodeError as error:
+        raise UserError(f"{where}: not JSON: {error}") from None
+    except ValueError:  # Python reads integers of so many digits only on request
+        digits = sys.get_int_max_str_digits()
+        raise UserError(f"{where}: a number has more than {digits} digits") from None
+    except RecursionError:
+        raise UserError(f"{where}: {DEEP}") from None
+    if not isinstance(fields, dict):
+        raise UserError(f"{where}: must be an object")
+    if _is_deep(fields):
+        raise UserError(f"{where}: {DEEP}")
+    return fields
+
+
+def _is_deep(fields: dict) -> bool:
+    """Whether lists and objects lie deeper in one another than `MAX_DEPTH`."""
+    level = [fields]
+    for _ in range(MAX_DEPTH):
+        inner = (item.values() if isinstance(item, dict) else item for item in level)
+        level = [item for items in inner for item in items if isinstance(item, list | dict)]
+    return bool(level)
+
+
+def _check_calls(fields: dict, key: str, where: str) -> None:
+    """Raise UserError unless the calls are lists of arguments."""
+    place, calls = f"{where}: {fields['task_id']}", fields[key]
+    if calls and isinstance(calls, dict):
+        raise UserError(f"{place}: {key} is an object, but must be a list of calls")
+    for number, call in enumerate(calls, start=1):
+        if not isinstance(call, list):
+            raise UserError(
+                f"{place}: call {number} in {key} is of type {type(call).__name__}, but must be "
+                "the list of the function's arguments, such as [[1, 2], 3] for f([1, 2], 3)"
+            )
 
 
 def _check_entry_point(fields: dict, where: str) -> None:

@@ -1,15 +1,15 @@
 """The problem sets that the configuration can name: their content and where to find them."""
 
-import gzip
 import hashlib
 import os
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
 from workflow_scripts.common.errors import UserError
+from workflow_scripts.common.files import read_bytes
 
 RELEASES = "https://github.com/evalplus"
+MAX_BYTES = 2**28  # of a file of problems, unpacked
 
 
 @dataclass(frozen=True)
@@ -91,14 +91,8 @@ NAMED_SETS = {chosen.name: chosen for chosen in (HUMANEVAL, MBPP)}
 
 
 def unpacked(file: Path) -> bytes:
-    """The content of a file, unpacked if its name ends in .gz. Raises UserError."""
-    content = file.read_bytes()
-    if file.suffix != ".gz":
-        return content
-    try:
-        return gzip.decompress(content)
-    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise UserError(f"{file} cannot be read: {error}") from None
+    """The content of a file of problems, unpacked if its name ends in .gz. Raises UserError."""
+    return read_bytes(file, MAX_BYTES)
 
 
 def unpacked_sha256(file: Path) -> str:
