@@ -3,9 +3,10 @@
     python judge_server.py CONFINED MEMORY_BYTES SECONDS
 
 Standard input is a socket. Each byte on it brings two descriptors: a file of `trial`, and a pipe
-for the outcome as JSON. A process holds the values of its own trial alone. It can open no file and
-no socket, and is killed after SECONDS of processor time. If CONFINED is 1, it has only the system
-calls of `confinement`. The server ends when the socket is closed.
+for the outcome as JSON. A process holds the values of its own trial alone, and can open no file and
+no socket. It is killed after SECONDS of processor time, or `PATIENCE` times as long on the clock.
+If CONFINED is 1, it has only the system calls of `confinement`. The server ends when the socket is
+closed.
 """
 
 import json
@@ -28,7 +29,7 @@ from workflow_scripts.evaluation.confinement import (
 )
 from workflow_scripts.evaluation.trial import judge
 
-PATIENCE = 5  # seconds of wall-clock time for each second of processor time
+PATIENCE = 4  # seconds on the clock for each second of processor time
 
 
 def main() -> None:

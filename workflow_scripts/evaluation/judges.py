@@ -16,7 +16,7 @@ from workflow_scripts.evaluation.workers import Stop
 
 SERVER = Path(__file__).with_name("judge_server.py")
 MEMORY_BYTES = 2 * 2**30  # of address space, for one trial
-SECONDS = 60  # of processor time, for one trial
+SECONDS = 30  # of processor time, for one trial; EvalPlus's problems need less than 0.1
 REPLY_BYTES = 2**10
 ENDED = (
     "the process that judges solutions has ended. Free memory and processes, and run the same "
