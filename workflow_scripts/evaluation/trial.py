@@ -83,10 +83,12 @@ class Trial:
         return Outcome(self.passed_sets, self.call, self.status)
 
     def take(self, message: dict) -> bool:
-        """Whether the program can still pass more calls after this message."""
+        """Whether the program can still pass more calls after this message. Raises MemoryError."""
         try:
             return self._take(message)
-        except (ArithmeticError, LookupError, RecursionError, TypeError, ValueError):
+        except MemoryError:
+            raise
+        except Exception:  # a message of another form, or a value that cannot be compared
             return False
 
     def _take(self, message: dict) -> bool:
