@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic.fields import FieldInfo
 
-from workflow_scripts.config.section import Section, choices_of, item_of, types_of
+from workflow_scripts.config.section import Section, choices_of, item_of, meaning, types_of
 from workflow_scripts.config.sections import TRAININGS, Lambda, SftConfig, XftConfig
 from workflow_scripts.config.training import TrainingConfig
 from workflow_scripts.config.validation import is_section, sections, type_names
@@ -27,11 +27,16 @@ reads `config.yaml`, a link to the demonstration in `recipes/embedded.yaml`. It 
 file of your own: a key that is left out has the default that is given here. A run prints the values
 that are not defaults, and keeps all values in `results/config.yaml`.
 
-A `~` at the start of a path is the home folder. Numbers may be written as text: `"0.75"` is 0.75.
+A `~` at the start of a path is the home folder, and `$NAME` or `${NAME}` the value of a variable of
+the environment. Numbers may be written as text: `"0.75"` is 0.75. A key that needs another one has no
+effect without it, and then has to be left out or have its default.
+
 The workflow stops before anything runs if a key is unknown or given twice, if a value has a wrong
-type or is out of range, or if the base model cannot do what is asked: texts longer than its window,
-a chat without a chat template, tokens beyond its embedding. A base on the hub is checked once it is
-in the hub's cache.
+type, is out of range or has no effect, or if the base model cannot do what is asked: texts longer
+than its window, a chat without a chat template, tokens beyond its embedding, layers or ranks that
+it does not have, an end of a response without an EOS token. A base on the hub is checked once it is
+in the hub's cache. The workflow also stops if the file of rows, where it is JSONL, has too few lines
+for data.validation_rows or a warm-up. Rows that are left out are known later: then the step stops.
 """
 BOUNDS = {
     "ge": "at least {}",
@@ -86,7 +91,7 @@ def _key(section: type[Section], name: str) -> str:
     facts.append("required" if field.is_required() else f"default `{_yaml(field.get_default())}`")
     if section is SftConfig:
         facts[-1] = "default as in `moe_sft`"
-    text = f"- `{name}`: {', '.join(facts)}. {' '.join(field.description.split())}"
+    text = f"- `{name}`: {', '.join(facts)}. {meaning(section, name)}"
     return textwrap.fill(text, WIDTH, subsequent_indent="  ", break_long_words=False)
 
 

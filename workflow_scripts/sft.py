@@ -16,7 +16,7 @@ from workflow_scripts.artifacts.artifact import Artifact, open_artifact
 from workflow_scripts.cli import flags, training
 from workflow_scripts.common.errors import UserError
 from workflow_scripts.config.section import keys
-from workflow_scripts.config.sections import MixtureConfig, MoeConfig, SftConfig
+from workflow_scripts.config.sections import MixtureConfig, MoeConfig, SftConfig, effective
 from workflow_scripts.training.launch import started_processes
 from workflow_scripts.training.session import Session, TrainingRequest
 
@@ -72,7 +72,8 @@ def _flops_ratio(base: Artifact, moe: Artifact, request: TrainingRequest) -> flo
             "mixture that step moe makes from this base"
         )
     check_sizes(table.config, base.path / "config.json")
-    settings = MoeConfig(**{key: config[key] for key in keys(MixtureConfig) if key in config})
+    stated = {key: config[key] for key in keys(MixtureConfig) if key in config}
+    settings = MoeConfig(**effective(stated))
     length, lora_rank = request.tokens.max_length, request.options.lora_rank
     return tuning_ratio(Models(table, settings), length, lora_rank)
 

@@ -189,6 +189,87 @@ def test_a_fault_is_explained(key, value, message):
     assert message in text
 
 
+@pytest.mark.parametrize(
+    ("section", "given", "needed", "message"),
+    [
+        ("moe", {"rank": 16}, {"experts": "lora"}, "rank = 16: no effect with experts = full"),
+        ("moe", {"lora_alpha": 1}, {"experts": "lora"}, "or set experts = lora too"),
+        ("moe", {"train_rest": "full"}, {"experts": "lora"}, "Leave out train_rest, or set"),
+        ("moe", {"init_noise": 0.1}, {"init": "noise"}, "no effect with init = copy"),
+        ("moe", {"init_drop": 0.1}, {"init": "drop"}, "or set init = drop too"),
+        ("data", {"split": "test"}, {"train": "o/n", "revision": "0" * 40}, "revision = null"),
+        ("moe_sft", {"keep": "best"}, {"eval_steps": 1}, "no effect with eval_steps = null"),
+        ("heal", {"early_stopping_patience": 2}, {"eval_steps": 1}, "or set eval_steps too"),
+        ("moe_sft", {"average_every": 2}, {"average_last": 3}, "with average_last = null"),
+        ("sft", {"lora_alpha": 16}, {"lora_rank": 8}, "no effect with lora_rank = null"),
+        ("mixing", {"kl_weight": 0.1}, {"objective": "kl"}, "no effect with objective = ce"),
+        ("heal", {"kl_weight": 0.1}, {"objective": "kl"}, "or set objective = kl too"),
+        ("mixing", {"init_rows": 9}, {"init": "usage"}, "no effect with init = uniform"),
+        ("merge", {"scale": 2}, {"method": "task_arithmetic"}, "no effect with method = xft"),
+        ("evaluation", {"samples": 10}, {"temperature": 0.2}, "no effect with temperature = 0.0"),
+        ("evaluation", {"top_p": 0.5}, {"temperature": 0.2}, "or set temperature too"),
+        (
+            "moe",
+            {"rank": 8, "lora_alpha": 16},
+            {"experts": "lora"},
+            "rank = 8, lora_alpha = 16.0: no effect with experts = full. Leave out rank and "
+            "lora_alpha, or set experts = lora too. If only some runs",
+        ),
+    ],
+)
+def test_a_key_without_an_effect_is_refused(section, given, needed, message):
+    own = MINIMAL.get(section, {})
+    rows = {"data": MINIMAL["data"] | {"validation_rows": 5}}
+    text = fault(MINIMAL | rows | {section: own | given})
+    assert text.startswith(f"config.yaml: {section}: ")
+    assert message in text
+    complete(MINIMAL | rows | {section: rows.get(section, {}) | given | needed})
+    # A complete configuration names every key, with its default where it has no effect.
+    defaults = XftConfig.model_fields[section].annotation.model_fields
+    named = {key: defaults[key].get_default() for key in given}
+    complete(MINIMAL | rows | {section: own | named})
+
+
+def test_vanilla_upcycling_has_its_own_normalisation():
+    config = MINIMAL | {"evaluation": {"models": ["moe"]}}
+    moe = {"shared_expert": False, "normalize_routing": False}
+    message = "normalize_routing = false: no effect with shared_expert = false"
+    assert message in fault(config | {"moe": moe})
+
+
+def test_the_baseline_takes_over_no_key_that_has_no_effect_on_it():
+    tuning = {"eval_steps": 5, "keep": "best", "learning_rate": 1e-3}
+    rows = {"data": MINIMAL["data"] | {"validation_rows": 5}}
+    for none in (None, "null"):
+        config = complete(MINIMAL | rows | {"moe_sft": tuning, "sft": {"eval_steps": none}})
+        assert (config.sft.keep, config.sft.learning_rate) == ("last", 1e-3)
+    own = {"sft": {"eval_steps": None, "keep": "best"}}
+    assert "sft: keep = best: no effect" in fault(MINIMAL | rows | {"moe_sft": tuning} | own)
+
+
+def test_a_seed_is_one_that_all_libraries_take():
+    assert complete(MINIMAL | {"seed": 2**32 - 1}).seed == 2**32 - 1
+    for key, value in {"seed": 2**32, "seeds": [1, 2**32]}.items():
+        assert "= 4294967296: must be at most 4294967295" in fault(with_value(key, value))
+
+
+def test_variables_in_paths_are_expanded(monkeypatch):
+    monkeypatch.setenv("PLACE", "/data")
+    monkeypatch.setenv("NOTHING", "")
+    for text in ("$PLACE/x", "${PLACE}/x"):
+        assert complete(with_value("results_dir", text)).results_dir == "/data/x"
+    assert complete(with_value("results_dir", "5$")).results_dir == "5$"
+    for text in ("a/$NOWHERE/x", "${NOWHERE}", "$PLACE/$NOWHERE"):
+        message = f'results_dir = "{text}": names the variable NOWHERE, which is not set'
+        assert message in fault(with_value("results_dir", text))
+    assert "the variable NOTHING, which is not set" in fault(with_value("base.model", "$NOTHING"))
+
+
+def test_the_columns_of_rows_differ():
+    message = "data: instruction_column and response_column are both response"
+    assert message in fault(with_value("data.instruction_column", "response"))
+
+
 def test_every_fault_is_named():
     config = with_value("moe.num_experts", 0) | {"sede": 1, "gpus": -1}
     config["moe_sft"] = {"optimiser": "sgd"}

@@ -354,7 +354,7 @@ def test_samples_and_pass_at_k(evaluated, tiny_llama, tmp_path):
 
 
 def test_several_samples_need_a_temperature(evaluated, tmp_path):
-    with pytest.raises(UserError, match="samples = 2: with temperature = 0"):
+    with pytest.raises(UserError, match="samples = 2: no effect with temperature = 0"):
         evaluate("m", evaluated / "sums.jsonl", tmp_path / "r.json", "--samples", "2")
 
 

@@ -7,7 +7,7 @@ import pytest
 from project import Project
 
 from workflow_scripts.config.runs import overlaid
-from workflow_scripts.config.section import choices_of, types_of
+from workflow_scripts.config.section import choices_of, needs, types_of
 from workflow_scripts.config.sections import XftConfig
 from workflow_scripts.config.validation import is_section
 
@@ -22,8 +22,8 @@ OTHERS = {
     "data.decontaminate_against": [],
     **dict.fromkeys(("moe_sft.ema_decay", "sft.ema_decay", "heal.ema_decay"), 0.5),
     **dict.fromkeys(("mixing.kl_weight", "heal.kl_weight", "heal.share"), 0.25),
-    "data.instruction_column": "response",
-    "data.response_column": "instruction",
+    "data.instruction_column": "prompt",
+    "data.response_column": "answer",
     "merge.lambdas": [0.85],
     "threads": 2,
     "data.template": "template.txt",
@@ -45,9 +45,9 @@ SKIPPED |= {  # together only
 SKIPPED |= {
     f"{section}.{key}"
     for section in ("moe_sft", "sft", "heal")
-    for key in ("offload_optimizer", "average_last")
+    for key in ("offload_optimizer", "average_last", "average_every")
 }
-SKIPPED |= {"evaluation.samples", "merge.scale", "merge.select", "mixing.text", "mixing.init_rows"}
+SKIPPED |= {"merge.select", "mixing.text"}
 SKIPPED |= {"evaluation.backend"}  # its other value needs a package
 
 
@@ -99,7 +99,10 @@ def run_with(finished, *changed: str) -> list[str]:
     for key in changed:
         section, _, name = key.rpartition(".")
         value = other_value(finished, section, name, key)
-        settings = overlaid(settings, {section: {name: value}} if section else {name: value})
+        need = needs(XftConfig.model_fields[section].annotation).get(name) if section else None
+        beside = {need.key: need.value or 5} if need else {}
+        values = {name: value} | beside
+        settings = overlaid(settings, {section: values} if section else values)
     return Project(finished.folder, settings).run("--dry-run")
 
 

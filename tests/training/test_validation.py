@@ -278,38 +278,8 @@ def test_a_loss_that_is_not_finite_stops_the_training(learn, monkeypatch):
         learn("out")
 
 
-@pytest.mark.parametrize(
-    ("settings", "rows", "fault"),
-    [
-        ({"keep": "best"}, 0, "keep: there are no validation rows. Set data.validation_rows"),
-        (
-            {"early_stopping_patience": 3},
-            0,
-            "early_stopping_patience: there are no validation rows",
-        ),
-        ({"eval_steps": 3, "keep": "best"}, 0, "eval_steps, keep: there are no"),
-        (
-            {"early_stopping_patience": 3},
-            5,
-            "early_stopping_patience: without eval_steps the only",
-        ),
-        ({"keep": "best"}, 5, "keep: without eval_steps the only validation"),
-    ],
-    ids=["best", "stop", "every and best", "stop with rows", "best with rows"],
-)
-def test_settings_without_losses_to_compare_are_refused(settings, rows, fault):
-    assert MoeSftConfig(**settings).fault_of_validation(rows).startswith(fault)
-
-
-@pytest.mark.parametrize(
-    ("settings", "rows"),
-    [
-        ({}, 0),
-        ({}, 5),
-        ({"eval_steps": 2}, 5),
-        ({"eval_steps": 2, "early_stopping_patience": 1}, 5),
-    ],
-    ids=["none", "rows", "every", "stop"],
-)
-def test_other_settings_pass(settings, rows):
-    assert MixingTraining(**settings).fault_of_validation(rows) is None
+def test_a_validation_needs_rows():
+    options = MixingTraining(eval_steps=2)
+    assert options.fault_of_validation(0).startswith("eval_steps = 2: there are no validation rows")
+    assert options.fault_of_validation(5) is None
+    assert MixingTraining().fault_of_validation(0) is None

@@ -11,7 +11,7 @@ from workflow_scripts.artifacts.artifact import clear_up_after_killed, replacing
 from workflow_scripts.artifacts.overlap import overlap
 from workflow_scripts.common import progress
 from workflow_scripts.common.errors import UserError
-from workflow_scripts.config.section import Section, choices_of, item_of, keys, types_of
+from workflow_scripts.config.section import Section, choices_of, item_of, keys, meaning, types_of
 from workflow_scripts.config.validation import TYPE_NAMES, SectionType, validated
 
 # The flags of all steps that name inputs and outputs.
@@ -129,12 +129,13 @@ def add_options(parser, section: type[Section], names: Iterable[str] | None = No
     groups = {group.title: group for group in parser._action_groups}
     group = groups.get(OPTIONS) or parser.add_argument_group(OPTIONS)
     for name in names or keys(section):
-        _add_option(group, name, section.model_fields[name])
+        _add_option(group, section, name)
 
 
-def _add_option(group, name: str, field: FieldInfo) -> None:
+def _add_option(group, section: type[Section], name: str) -> None:
+    field = section.model_fields[name]
     annotation, is_required = field.annotation, field.is_required()
-    settings = {"help": _help(field), "required": is_required}
+    settings = {"help": _help(field, meaning(section, name)), "required": is_required}
     if not is_required:
         settings["default"] = field.get_default()
     kind = types_of(annotation)[0]
@@ -150,10 +151,10 @@ def _add_option(group, name: str, field: FieldInfo) -> None:
     group.add_argument(_flag(name), **settings)
 
 
-def _help(field: FieldInfo) -> str:
+def _help(field: FieldInfo, text: str) -> str:
     default = None if field.is_required() else field.get_default()
     suffix = "" if default in (None, []) else f" Default: {default}."
-    return (" ".join(field.description.split()) + suffix).replace("%", "%%")
+    return (text + suffix).replace("%", "%%")
 
 
 def _flag(name: str) -> str:

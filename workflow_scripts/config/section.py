@@ -1,13 +1,54 @@
 """The base class of all sections of the configuration, and types for their keys."""
 
+import json
+import os
+import re
+from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    field_validator,
+    model_validator,
+)
 from pydantic_core import core_schema
+
+VARIABLE = re.compile(r"\$(?:(\w+)|\{([^}]*)\})", re.ASCII)  # as os.path.expandvars finds it
+
+
+@dataclass(frozen=True)
+class Needs:
+    """Marks a key that has an effect only beside a value of another key of its section.
+
+    value: of the other key. None: any value but null, false and 0.
+    """
+
+    key: str
+    value: str | None = None
+
+    def is_met(self, values: Mapping[str, Any]) -> bool:
+        """Whether the values of a section have the needed one."""
+        value = values.get(self.key)
+        if self.value is None:
+            return value not in (None, "null", False)  # False equals 0
+        return value == self.value
+
+    def __str__(self) -> str:
+        return self.key if self.value is None else f"{self.key} = {self.value}"
+
+
+def _with_needs(schema: dict, section: type) -> None:
+    """Say in the JSON schema of a section which keys need another one."""
+    for key in needs(section):
+        schema["properties"][key]["description"] = meaning(section, key)
 
 
 class Section(BaseModel):
@@ -23,6 +64,7 @@ class Section(BaseModel):
         allow_inf_nan=False,
         validate_default=True,
         use_attribute_docstrings=True,
+        json_schema_extra=_with_needs,
     )
 
     @field_validator("*", mode="before")
@@ -38,6 +80,22 @@ class Section(BaseModel):
             item_types = types_of(item_of(annotation))
             return [_value(item, item_types) for item in value]
         return _value(value, types)
+
+    @model_validator(mode="after")
+    def _each_key_has_an_effect(self):
+        """A key may have its default without an effect, so that a complete configuration is one."""
+        fields, values = type(self).model_fields, dict(self)
+        idle = without_effect(type(self), values)
+        given = {key: idle[key] for key in idle if values[key] != fields[key].get_default()}
+        if not given:
+            return self
+        need = next(iter(given.values()))
+        names = [key for key in given if given[key] == need]
+        raise ValueError(
+            f"{', '.join(_equation(key, values[key]) for key in names)}: no effect with "
+            f"{_equation(need.key, values[need.key])}. Leave out {' and '.join(names)}, or set "
+            f"{need} too. If only some runs have it, set all of this in variants"
+        )
 
 
 def types_of(annotation: Any) -> tuple[type, ...]:
@@ -91,8 +149,19 @@ def _unique(values: list | None) -> list | None:
     return values
 
 
+def _equation(key: str, value: Any) -> str:
+    return f"{key} = {value if isinstance(value, str) else json.dumps(value)}"
+
+
 def _path(value: str) -> str:
-    """A path with the home folder in place of a `~` at its start."""
+    """A path with the home folder in place of a `~` at its start, and the values of variables."""
+    names = ("".join(found) for found in VARIABLE.findall(value))
+    if unset := next((name for name in names if not os.environ.get(name)), None):
+        raise ValueError(
+            f"names the variable {unset}, which is not set. Set it with export, or write the path "
+            "itself"
+        )
+    value = os.path.expandvars(value)
     try:
         return str(Path(value).expanduser()) if value.startswith("~") else value
     except RuntimeError:
@@ -136,3 +205,26 @@ Commit = Annotated[
 def keys(section: type[Section]) -> tuple[str, ...]:
     """The keys of a section, in order."""
     return tuple(section.model_fields)
+
+
+@cache
+def needs(section: type[Section]) -> dict[str, Needs]:
+    """The keys of a section that need a value of another one, with what they need."""
+    return {
+        key: mark
+        for key, field in section.model_fields.items()
+        for mark in field.metadata
+        if isinstance(mark, Needs)
+    }
+
+
+def meaning(section: type[Section], key: str) -> str:
+    """The description of a key in one line, with what the key needs."""
+    need = needs(section).get(key)
+    text = " ".join(section.model_fields[key].description.split())
+    return f"{text} Needs {need}." if need else text
+
+
+def without_effect(section: type[Section], values: Mapping[str, Any]) -> dict[str, Needs]:
+    """The keys of a section that have no effect beside these values, with what they need."""
+    return {key: need for key, need in needs(section).items() if not need.is_met(values)}

@@ -9,7 +9,16 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema, model_validator
 
-from workflow_scripts.config.section import UNIQUE, Commit, Name, PathText, Section, keys
+from workflow_scripts.config.section import (
+    UNIQUE,
+    Commit,
+    Name,
+    Needs,
+    PathText,
+    Section,
+    keys,
+    without_effect,
+)
 from workflow_scripts.config.training import (
     DistillationConfig,
     MixingTraining,
@@ -57,6 +66,7 @@ def _sorted(layers: list[int] | None) -> list[int] | None:
     return layers and sorted(layers)
 
 
+MOST_SEED = 2**32 - 1  # numpy takes no larger one
 LAMBDA_SCHEMA = {"type": ["number", "string"], "minimum": 0, "maximum": 1}
 Lambda = Annotated[str, BeforeValidator(_lambda), WithJsonSchema(LAMBDA_SCHEMA)]
 
@@ -64,7 +74,7 @@ Lambda = Annotated[str, BeforeValidator(_lambda), WithJsonSchema(LAMBDA_SCHEMA)]
 class RunConfig(Section):
     """Keys of the whole run."""
 
-    seed: int = Field(42, ge=0)
+    seed: int = Field(42, ge=0, le=MOST_SEED)
     """Seed of router weights, routing noise and the order of rows."""
 
     threads: int = Field(1, ge=1)
@@ -106,10 +116,9 @@ class MixtureConfig(Section):
     shared_expert: bool = True
     """Expert 0 computes every token. false: vanilla upcycling (an ablation in the paper)."""
 
-    normalize_routing: bool = True
+    normalize_routing: Annotated[bool, Needs("shared_expert")] = True
     """Normalise the routing weights. The mixture then equals the dense model before training.
-    false: an ablation in the paper. Vanilla upcycling has its own normalisation and ignores this
-    key."""
+    false: an ablation in the paper. Vanilla upcycling has its own normalisation."""
 
     router: Literal["mlp", "linear"] = "mlp"
     """mlp: W2 tanh(W1 x), as in the paper. linear: W x."""
@@ -132,17 +141,17 @@ class MixtureConfig(Section):
     """The form of an expert. full: matrices of its own, as in the paper. lora: the base's matrices,
     which no expert changes, plus a low-rank product of its own for each of them."""
 
-    rank: int = Field(32, ge=1)
-    """With experts lora: the rank of the products. At most the smaller size of each matrix."""
+    rank: Annotated[int, Needs("experts", "lora")] = Field(32, ge=1)
+    """The rank of the products. At most the smaller size of each matrix."""
 
-    lora_alpha: float = Field(64.0, gt=0)
-    """With experts lora: the products are scaled by lora_alpha / rank."""
+    lora_alpha: Annotated[float, Needs("experts", "lora")] = Field(64.0, gt=0)
+    """The products are scaled by lora_alpha / rank."""
 
-    train_rest: Literal["full", "lora", "frozen"] = "frozen"
-    """With experts lora: what the tuning does with the linear layers outside the MLPs. full: it
-    changes them, and the embeddings and norms too. lora: it adds low-rank products of the same rank
-    and scale to them, which are part of the weights at the end. frozen: nothing. Full experts are
-    always tuned with all other weights."""
+    train_rest: Annotated[Literal["full", "lora", "frozen"], Needs("experts", "lora")] = "frozen"
+    """What the tuning does with the linear layers outside the MLPs. full: it changes them, and the
+    embeddings and norms too. lora: it adds low-rank products of the same rank and scale to them,
+    which are part of the weights at the end. frozen: nothing. Full experts are always tuned with
+    all other weights."""
 
     @model_validator(mode="after")
     def _numbers_fit(self):
@@ -159,13 +168,10 @@ class MixtureConfig(Section):
         return self
 
 
-LOW_RANK_KEYS = ("rank", "lora_alpha", "train_rest")
-
-
 def effective(settings: dict) -> dict:
-    """The settings of a mixture without the keys that have no effect on full experts."""
-    is_low_rank = settings.get("experts") == "lora"
-    return {key: settings[key] for key in settings if is_low_rank or key not in LOW_RANK_KEYS}
+    """The settings of a mixture without the keys that have no effect."""
+    idle = without_effect(MixtureConfig, settings)
+    return {key: settings[key] for key in settings if key not in idle}
 
 
 class ExpertInit(Section):
@@ -178,12 +184,11 @@ class ExpertInit(Section):
     mixture does not equal the dense model before training, and the step prints how much they
     differ."""
 
-    init_noise: float = Field(0.02, gt=0)
-    """With init noise: the noise's standard deviation, relative to that of the base's weights in
-    the same matrix."""
+    init_noise: Annotated[float, Needs("init", "noise")] = Field(0.02, gt=0)
+    """The noise's standard deviation, relative to that of the base's weights in the same matrix."""
 
-    init_drop: float = Field(0.5, gt=0, le=1)
-    """With init drop: the part of the intermediate neurons that each routed expert draws again."""
+    init_drop: Annotated[float, Needs("init", "drop")] = Field(0.5, gt=0, le=1)
+    """The part of the intermediate neurons that each routed expert draws again."""
 
 
 class MoeConfig(ExpertInit, MixtureConfig):
@@ -209,7 +214,7 @@ class RowsSource(Section):
     revision: Commit = None
     """Commit hash (40 hexadecimal digits) of a data set on the hub. A local file has none."""
 
-    split: Name = "train"
+    split: Annotated[Name, Needs("revision")] = "train"
     """Split of a hub data set, if train names no file."""
 
 
@@ -248,6 +253,15 @@ class TokensConfig(Section):
     validation_rows: int = Field(0, ge=0)
     """Rows held out of the training to measure the loss on. A hash of the text selects them, so
     they are the same for every seed."""
+
+    @model_validator(mode="after")
+    def _columns_differ(self):
+        if self.instruction_column == self.response_column:
+            raise ValueError(
+                f"instruction_column and response_column are both {self.response_column}: a "
+                "training would learn to repeat the instruction. Name two columns"
+            )
+        return self
 
 
 class DataConfig(TokensConfig, RowsSource):
@@ -294,8 +308,8 @@ class SftConfig(TuningConfig):
     mixtures with low-rank experts. At most the smaller size of each matrix. null: tune all
     weights."""
 
-    lora_alpha: float = Field(64.0, gt=0)
-    """With lora_rank: the products are scaled by lora_alpha / lora_rank."""
+    lora_alpha: Annotated[float, Needs("lora_rank")] = Field(64.0, gt=0)
+    """The products are scaled by lora_alpha / lora_rank."""
 
 
 def fault_of_low_rank(options: MoeSftConfig) -> str | None:
@@ -327,9 +341,9 @@ class MixingStart(Section):
     """The shares at the start. uniform: equal ones, as published. usage: each expert's part of the
     gate values that the tuned mixture's router gives in a layer."""
 
-    init_rows: int = Field(256, ge=1)
-    """With init usage: the number of training rows, from the first, on which the use is measured.
-    All tokens count, of prompts and responses."""
+    init_rows: Annotated[int, Needs("init", "usage")] = Field(256, ge=1)
+    """The number of training rows, from the first, on which the use is measured. All tokens count,
+    of prompts and responses."""
 
 
 class MixingConfig(MixingTraining, MixingStart, MixingShape):
@@ -345,17 +359,8 @@ class MergeMethod(Section):
     task_arithmetic: the base's weights, and scale times the difference of the whole merged model
     from them (arXiv 2212.04089)."""
 
-    scale: float = Field(1.0, gt=0)
-    """For task_arithmetic: 1 gives the model of method xft, more goes beyond it."""
-
-    @model_validator(mode="after")
-    def _scale_has_an_effect(self):
-        if self.scale != 1 and self.method != "task_arithmetic":
-            raise ValueError(
-                f"scale = {self.scale:g}: method = {self.method} has no scale. Leave scale out, or "
-                "set method to task_arithmetic"
-            )
-        return self
+    scale: Annotated[float, Needs("method", "task_arithmetic")] = Field(1.0, gt=0)
+    """1 gives the model of method xft, more goes beyond it."""
 
     @property
     def needs_base(self) -> bool:
@@ -441,7 +446,7 @@ class GenerationConfig(Section):
     batch_size: int = Field(16, ge=1)
     """Problems generated at once."""
 
-    samples: int = Field(1, ge=1)
+    samples: Annotated[int, Needs("temperature")] = Field(1, ge=1)
     """Solutions that a model writes for each problem. From 10 on the result has pass@10 too, and
     from 100 on pass@100."""
 
@@ -449,8 +454,8 @@ class GenerationConfig(Section):
     """0: always the likeliest token (greedy). Otherwise tokens are drawn at random, by the seed:
     0.2 is usual for pass@1, 0.8 for pass@100."""
 
-    top_p: float = Field(0.95, gt=0, le=1)
-    """If tokens are drawn: only from the likeliest ones that together have this probability."""
+    top_p: Annotated[float, Needs("temperature")] = Field(0.95, gt=0, le=1)
+    """Tokens are drawn only from the likeliest ones that together have this probability."""
 
     token_healing: bool = True
     """Whether the model chooses the last token of each prompt again, among the tokens that begin
@@ -461,12 +466,7 @@ class GenerationConfig(Section):
     the weights have in the model folder. Losses and lm_eval's tasks are always as with auto."""
 
     @model_validator(mode="after")
-    def _samples_differ(self):
-        if self.samples > 1 and not self.temperature:
-            raise ValueError(
-                f"samples = {self.samples}: with temperature = 0 all samples of a problem are the "
-                "same. Set a temperature, such as 0.8"
-            )
+    def _vllm_takes_the_temperature(self):
         lowest, highest = VLLM_TEMPERATURES
         is_accepted = self.temperature == 0 or lowest <= self.temperature <= highest
         if self.backend == "vllm" and not is_accepted:
@@ -503,7 +503,7 @@ class EvaluationConfig(EvalConfig, EvaluatedConfig):
 class ManyRuns(Section):
     """Keys that make several runs of one configuration. The runs share all that they agree on."""
 
-    seeds: Annotated[list[Annotated[int, Field(ge=0)]], UNIQUE] = []
+    seeds: Annotated[list[Annotated[int, Field(ge=0, le=MOST_SEED)]], UNIQUE] = []
     """Seeds to run everything with that depends on a seed. []: only seed."""
 
     variants: dict[str, dict[str, Any]] = {}
@@ -535,7 +535,8 @@ class XftConfig(ManyRuns, RunConfig):
         if not isinstance(tuning, dict) or not isinstance(own, dict):
             return config
         shared = {key: tuning[key] for key in keys(SftConfig) if key in tuning}
-        return config | {"sft": shared | own}
+        idle = without_effect(SftConfig, shared | own)
+        return config | {"sft": {key: shared[key] for key in shared if key not in idle} | own}
 
     @model_validator(mode="after")
     def _sections_fit(self):

@@ -1,10 +1,10 @@
 """The keys of the trainings in the configuration, and the checks of their combinations."""
 
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from workflow_scripts.config.section import PathText, Section
+from workflow_scripts.config.section import Needs, PathText, Section
 
 ZERO_STAGES = {"zero2": 2, "zero3": 3}
 CHUNK_TOKENS = 512  # A training computes the logits of as many tokens at a time.
@@ -67,11 +67,11 @@ class TrainingConfig(Section):
     """Optimiser steps between two measurements of the validation loss. There is always one at the
     end. null: only that one."""
 
-    keep: Literal["last", "best"] = "last"
+    keep: Annotated[Literal["last", "best"], Needs("eval_steps")] = "last"
     """Weights that become the artifact: those after the last step, or those with the lowest
     validation loss."""
 
-    early_stopping_patience: int | None = Field(None, ge=1)
+    early_stopping_patience: Annotated[int | None, Needs("eval_steps")] = Field(None, ge=1)
     """Stop after this number of validations without a new lowest loss. null: never."""
 
     batching: Literal["padded", "by_length", "packed"] = "padded"
@@ -121,18 +121,10 @@ class TrainingConfig(Section):
         )
 
     def fault_of_validation(self, validation_rows: int) -> str | None:
-        """The fault of keys that need validation losses, if the training does not have them."""
-        defaults = {"eval_steps": None, "keep": "last", "early_stopping_patience": None}
-        asked = [key for key, default in defaults.items() if getattr(self, key) != default]
-        names = ", ".join(asked)
-        if asked and not validation_rows:
-            return f"{names}: there are no validation rows. Set data.validation_rows"
-        if asked and self.eval_steps is None:
-            return (
-                f"{names}: without eval_steps the only validation is at the end, with no other to "
-                "compare it with. Set eval_steps"
-            )
-        return None
+        """The fault of a training that asks for validation losses and has no rows for them."""
+        if self.eval_steps is None or validation_rows:
+            return None
+        return f"eval_steps = {self.eval_steps}: there are no validation rows. Set data.validation_rows"
 
     def _fault_of_numbers(self) -> str | None:
         if self.launch == "single" and self.world_size > 1:
@@ -157,8 +149,8 @@ class TuningConfig(TrainingConfig):
     average_every, 2 x average_every, ... optimiser steps before it. It fits a constant rate, for
     which it replaces the decay. Not with fsdp. null: the weights after the last step."""
 
-    average_every: int = Field(10, ge=1)
-    """Optimiser steps between two points of average_last. Without average_last it has no effect."""
+    average_every: Annotated[int, Needs("average_last")] = Field(10, ge=1)
+    """Optimiser steps between two points of average_last."""
 
     ema_decay: float | None = Field(None, gt=0, lt=1)
     """The artifact holds the exponential moving average of the weights: after each optimiser step
@@ -230,8 +222,8 @@ class DistillationConfig(Section):
     where KL is the Kullback-Leibler divergence of the model's distribution from the tuned
     mixture's, over the same tokens. Each process then holds the mixture too."""
 
-    kl_weight: float = Field(0.5, gt=0, le=1)
-    """Weight of KL in the loss. Without effect if objective is ce."""
+    kl_weight: Annotated[float, Needs("objective", "kl")] = Field(0.5, gt=0, le=1)
+    """Weight of KL in the loss."""
 
 
 class MixingTraining(DistillationConfig, TrainingConfig):
