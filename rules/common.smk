@@ -20,6 +20,7 @@ from workflow_scripts.workflow.experiment import Experiment
 from workflow_scripts.workflow.input_checks import check_all_files
 from workflow_scripts.workflow.job_resources import JobResources, fixed
 from workflow_scripts.workflow.markers import marker_path
+from workflow_scripts.workflow.totals import warn_of_full_disk
 from workflow_scripts.config.runs import find_runs
 from workflow_scripts.config.text import read_config
 from workflow_scripts.config.validation import complete
@@ -411,6 +412,8 @@ def begin_run():
     """Print what the run computes with, and store it with the results."""
     started.append(time.time())
     print(beginning(CONFIG), flush=True)
+    if warning := warn_of_full_disk(CURRENT):
+        print(warning, file=sys.stderr, flush=True)
     record_run()
     name_jobs()
 

@@ -27,16 +27,17 @@ reads `config.yaml`, a link to the demonstration in `recipes/embedded.yaml`. It 
 file of your own: a key that is left out has the default that is given here. A run prints the values
 that are not defaults, and keeps all values in `results/config.yaml`.
 
-A `~` at the start of a path is the home folder, and `$NAME` or `${NAME}` the value of a variable of
-the environment. Numbers may be written as text: `"0.75"` is 0.75. A key that needs another one has no
-effect without it, and then has to be left out or have its default.
+A `~` at the start of a path is the home folder, `$NAME` or `${NAME}` the value of an environment
+variable. Numbers may be written as text: `"0.75"` is 0.75. A key that needs another one has no
+effect without it, and must then be left out or have its default.
 
 The workflow stops before anything runs if a key is unknown or given twice, if a value has a wrong
 type, is out of range or has no effect, or if the base model cannot do what is asked: texts longer
-than its window, a chat without a chat template, tokens beyond its embedding, layers or ranks that
-it does not have, an end of a response without an EOS token. A base on the hub is checked once it is
-in the hub's cache. The workflow also stops if the file of rows, where it is JSONL, has too few lines
-for data.validation_rows or a warm-up. Rows that are left out are known later: then the step stops.
+than its window, a chat without a chat template, tokens beyond its embedding, a layer or a rank that
+it does not have, responses without an EOS token at their end. A base on the hub is checked once it
+is in the hub's cache. The workflow also stops if a JSONL file of rows has too few lines for
+`data.validation_rows`, a warm-up or `average_last`. Rows that are left out later count here: if too
+few stay, the step says so.
 """
 BOUNDS = {
     "ge": "at least {}",

@@ -21,7 +21,7 @@ from workflow_scripts.config.sections import (
     learns,
 )
 from workflow_scripts.config.validation import check_lambda, complete, validated
-from workflow_scripts.workflow.input_checks import check_files
+from workflow_scripts.workflow.input_checks import check_all_files, check_files
 
 MINIMAL = {"base": {"model": "resources/base"}, "data": {"train": "rows.jsonl"}}
 
@@ -340,10 +340,26 @@ def test_files_that_are_there_or_on_the_hub_are_accepted(files):
         ("evaluation", {"lm_eval": ["-x"]}, 'evaluation.lm_eval = "-x": a path must not begin'),
         ("base", {"model": "a\nb"}, "a path must not hold line breaks"),
         ("base", {"model": "nowhere"}, "config: base.model: there is no folder nowhere"),
-        ("base", {"model": "rows.jsonl"}, "base.model: there is no folder rows.jsonl"),
+        ("base", {"model": "rows.jsonl"}, "base.model: rows.jsonl is a file. Name the folder that"),
+        (
+            "base",
+            {"model": "gpt2"},
+            "no folder gpt2. A model on the hub is named organisation/name",
+        ),
+        (
+            "base",
+            {"revision": "0" * 40},
+            "base.revision: resources/base is a folder here, and a folder has no revisions. To use "
+            "it, leave out base.revision. To use the model on the hub, rename this folder, or run",
+        ),
         ("base", {"model": "some/model"}, "pin it: base.revision must be a commit hash"),
         ("data", {"train": "nowhere.jsonl"}, "data.train: there is no file nowhere.jsonl"),
-        ("data", {"train": "resources"}, "data.train: there is no file resources"),
+        ("data", {"train": "resources"}, "config: data.train: resources is a folder, not a file"),
+        (
+            "data",
+            {"train": "org/name/rows.jsonl", "revision": "0" * 40, "split": "test"},
+            "config: data.split = test: data.train names a file, which has no splits. Leave out",
+        ),
         ("data", {"train": "name", "revision": "0" * 40}, "a data set on the hub is named organi"),
         ("data", {"train": "alpaca"}, "config: data.train: there is no file alpaca"),
         ("data", {"train": "org/alpaca"}, "org/alpaca. If it is on the hub, set data.revision to"),
@@ -361,6 +377,7 @@ def test_files_that_are_there_or_on_the_hub_are_accepted(files):
             "nor a file: did you mean completion?",
         ),
         ("evaluation", {"datasets": ["org"]}, "config: evaluation.datasets: there is no file org"),
+        ("evaluation", {"datasets": ["resources"]}, "evaluation.datasets: resources is a folder, "),
         ("evaluation", {"datasets": ["humanevl"]}, "no file humanevl: did you mean humaneval?"),
         ("evaluation", {"datasets": ["HumanEval+"]}, "no file HumanEval+: did you mean humaneval?"),
         ("evaluation", {"datasets": ["MBPP"]}, "there is no file MBPP: did you mean mbpp?"),
@@ -372,6 +389,39 @@ def test_files_that_are_not_there_are_named(files, section, values, message):
     with pytest.raises(UserError) as caught:
         check_files(changed(files, **{section: values}))
     assert message in str(caught.value)
+
+
+FOUR_EPOCHS = {"warmup_steps": 9, "per_device_train_batch_size": 4}
+
+
+@pytest.mark.parametrize(
+    ("sections", "message"),
+    [
+        ({"data": {"validation_rows": 30}}, "data.validation_rows = 30: rows.jsonl has at most 30"),
+        ({"data": {"validation_rows": 29}}, None),
+        ({"data": {"validation_rows": 8, "limit": 8}}, "rows.jsonl has at most 8 rows, and a"),
+        ({"moe_sft": FOUR_EPOCHS}, None),  # 32 steps
+        (
+            {"moe_sft": FOUR_EPOCHS, "data": {"limit": 8}},
+            "config: moe_sft, with at most 8 rows: warmup_steps = 9: the training has 8 steps",
+        ),
+        ({"mixing": FOUR_EPOCHS}, "config: mixing, with at most 30 rows: warmup_steps = 9"),
+        ({"mixing": FOUR_EPOCHS | {"objective": "kl", "kl_weight": 1, "text": "rows.jsonl"}}, None),
+        ({"heal": {"average_last": 2}}, "config: heal, with at most 30 rows: average_last = 2"),
+        ({"heal": {"average_last": 2, "share": 1, "per_device_train_batch_size": 2}}, None),
+    ],
+)
+def test_too_few_rows_are_told_before_anything_runs(files, sections, message):
+    Path("rows.jsonl").write_text('{"instruction": "a", "response": "b"}\n\n' * 30)
+    config = changed(files, **sections)
+    if message is None:
+        check_all_files([config])
+    else:
+        with pytest.raises(UserError) as caught:
+            check_all_files([files, config])
+        assert message in str(caught.value)
+    Path("rows.jsonl").write_text('\ufeff [{"instruction": "a", "response": "b"}]')
+    check_all_files([config])  # the number of rows in an array is unknown
 
 
 def test_problems_in_place_of_a_release_are_checked_too(files, monkeypatch):

@@ -260,7 +260,7 @@ def test_a_method_without_its_base_is_refused(plain, tmp_path):
 
 
 def test_a_scale_without_effect_is_refused(plain, tmp_path):
-    with pytest.raises(UserError, match="scale = 2.0: no effect with method = xft"):
+    with pytest.raises(UserError, match=r"scale = 2\.0: no effect with method = xft"):
         merged(plain, tmp_path / "out", "--scale", 2)
 
 

@@ -232,6 +232,13 @@ def test_rows_are_held_out_by_their_text_whatever_the_order(tokenizer, tmp_path)
     assert six != {row["instruction"] for row in ROWS[:6]}
 
 
+@pytest.mark.parametrize(("count", "warned"), [(12, False), (13, True), (23, True)])
+def test_few_rows_to_train_on_are_told(tokenizer, rows, capsys, count, warned):
+    prepare(rows, tokenizer, TokensConfig(validation_rows=count))
+    told = f"WARNING: {count} of 24 rows are held out, and the training has only the other"
+    assert (told in capsys.readouterr().err) is warned
+
+
 def test_more_rows_held_out_than_there_are_is_refused(tokenizer, rows):
     with pytest.raises(UserError, match="validation_rows = 24: only 24 rows are left"):
         prepare(rows, tokenizer, TokensConfig(validation_rows=24))

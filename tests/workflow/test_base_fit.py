@@ -87,6 +87,22 @@ def test_a_token_that_the_model_has_not_is_told(config):
     assert "config: base.model: base: the token '<new>' has the id 300, but" in fault(config)
 
 
+def test_a_layer_that_the_model_has_not_is_told(config):
+    config["moe"] = {"upcycled_layers": [0, 1]}
+    check_files(complete(config))
+    config["moe"]["upcycled_layers"] = [1, 2, 5]
+    assert fault(config) == (
+        "config: moe.upcycled_layers names 2, 5: base has layers 0 to 1, by its config.json"
+    )
+
+
+def test_a_tokenizer_without_eos_is_told(config):
+    change_base("tokenizer_config.json", eos_token=None)
+    assert "config: base.model: the tokenizer of base has no EOS token. Each" in fault(config)
+    Path("base/special_tokens_map.json").write_text('{"eos_token": "</s>"}')
+    check_files(complete(config))
+
+
 def test_a_folder_that_is_no_model_is_left_to_its_step(config):
     shutil.rmtree("base")
     Path("base").mkdir()

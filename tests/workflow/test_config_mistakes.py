@@ -17,6 +17,9 @@ def project(new_project):
     ("setting", "message"),
     [
         ("results_dir=notes", "config: results_dir = notes: notes is a file, not a folder"),
+        ("results_dir=a/$NOWHERE", "names the variable NOWHERE, which is not set. Set it with"),
+        ("moe={rank: 16}", "config: moe: rank = 16: no effect with experts = full. Leave out rank"),
+        ("data={validation_rows: 99}", "resources/instructions.jsonl has at most 64 rows"),
         ("moe_sft=5", "config: moe_sft = 5: must be of type object: keys, such as {num_train"),
         (
             "data={max_length: 2000}",

@@ -1,9 +1,11 @@
 """Manifests decide which artifacts are those that a configuration wants."""
 
 import json
+import re
 import shutil
 import subprocess
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -13,12 +15,16 @@ from workflow_scripts.artifacts.manifest import manifest_path, read_manifest
 from workflow_scripts.common.errors import UserError
 from workflow_scripts.config.recorded import chosen_values
 from workflow_scripts.config.runs import find_runs
+from workflow_scripts.planning.disk import disk_space
+from workflow_scripts.planning.jobs import configured_job
+from workflow_scripts.planning.resources import Requests
 from workflow_scripts.workflow import settings
 from workflow_scripts.workflow.current import Current
 from workflow_scripts.workflow.experiment import Experiment
 from workflow_scripts.workflow.markers import marker_path, set_marker
 from workflow_scripts.workflow.settings import write_config
 from workflow_scripts.workflow.state import Inspector, State
+from workflow_scripts.workflow.totals import warn_of_full_disk
 from workflow_scripts.workflow.wanted import Wanted
 
 ROW = {"instruction": "Add.", "response": "a + b"}
@@ -282,8 +288,27 @@ def test_an_input_where_the_workflow_writes_stops_it(place, changed, key):
         Path(name).mkdir()
         shutil.copy("rows.jsonl", name)
     Path("link").symlink_to("P")
-    with pytest.raises(UserError, match=rf"{key}: \S+ is, holds or lies in"):
+    with pytest.raises(UserError, match=rf"^config: {key}: \S+ is, holds or lies in .*input$"):
         Current(wants(**changed)).check([])
+
+
+def test_a_disk_that_may_be_too_small_is_told(place, monkeypatch):
+    def warning(free: int) -> str | None:
+        monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=free))
+        return warn_of_full_disk(Current(experiment))
+
+    experiment = wants()
+    config, request = experiment.config, Requests(experiment.config, Path("model"))
+    job = configured_job(config, "moe_sft", 1, on_gpu=False)
+    planned = {space.name: space.nbytes for space in disk_space(request.models, config, job)}
+    written = sum(planned[name] for name in ("moe", "moe_sft", "ffn", "dense"))
+    assert warning(sum(planned.values())) is None
+    for free in (0, written):
+        assert re.search(r"run writes up to \d.* GB, and the disk of results has \d", warning(free))
+    make_all(experiment)
+    assert warning(0) is None
+    experiment = wants(base={"model": "org/name", "revision": "0" * 40})
+    assert warning(0) is None  # its size is unknown
 
 
 def test_a_config_that_the_run_would_overwrite_stops_it(place):

@@ -101,6 +101,12 @@ class TrainingConfig(Section):
         """The number of processes that train together."""
         return self.processes * self.nodes
 
+    @property
+    def global_batch(self) -> int:
+        """The number of rows in an optimiser step of all processes."""
+        batch = self.per_device_train_batch_size * self.gradient_accumulation_steps
+        return batch * self.world_size
+
     @model_validator(mode="after")
     def _settings_fit(self):
         if fault := self.fault_of_steps(self.max_steps):
@@ -124,7 +130,8 @@ class TrainingConfig(Section):
         """The fault of a training that asks for validation losses and has no rows for them."""
         if self.eval_steps is None or validation_rows:
             return None
-        return f"eval_steps = {self.eval_steps}: there are no validation rows. Set data.validation_rows"
+        given = f"eval_steps = {self.eval_steps}"
+        return f"{given}: there are no validation rows. Set data.validation_rows"
 
     def _fault_of_numbers(self) -> str | None:
         if self.launch == "single" and self.world_size > 1:

@@ -17,6 +17,7 @@ from workflow_scripts.data.duplicates import find_exact, find_near
 from workflow_scripts.data.examples import Tokens, tokenize_rows
 from workflow_scripts.data.instructions import BadRow, Row, describe, read_rows
 from workflow_scripts.data.templates import make_template
+from workflow_scripts.data.tokenizers import no_eos
 
 
 def prepare(
@@ -29,10 +30,7 @@ def prepare(
     Raises UserError where a row is bad and none may be, or too few rows are left.
     """
     if tokenizer.eos_token_id is None:
-        raise UserError(
-            f"the tokenizer of {tokenizer.name_or_path} has no EOS token. Each response must end "
-            "with it: set eos_token in its tokenizer_config.json"
-        )
+        raise UserError(no_eos(tokenizer.name_or_path))
     template = make_template(options.template, tokenizer)
     columns = options.instruction_column, options.response_column
     good, bad = read_rows(file, *columns, options.limit, template.accept)
@@ -133,6 +131,11 @@ def _hold_out(tokens: Tokens, rows: list[Row | Conversation], count: int) -> Tok
     order = sorted(range(len(tokens.numbers)), key=lambda i: digests[int(tokens.numbers[i])])
     held_out = np.zeros_like(tokens.held_out)
     held_out[order[:count]] = 1
+    if (left := len(order) - count) < count:
+        say(
+            f"WARNING: {count} of {len(order)} rows are held out, and the training has only the "
+            f"other {left}. If that is not meant, set fewer validation_rows"
+        )
     return replace(tokens, held_out=held_out)
 
 

@@ -36,11 +36,27 @@ HUB_ID = re.compile(r"\w[\w.-]*/[\w.-]+")
 
 
 def check_source(model: str, revision: str | None) -> None:
-    """Raise UserError unless `model` is a folder, or a hub id with a revision."""
+    """Raise UserError unless `model` is a folder without, or a hub id with a revision."""
+    is_id = HUB_ID.fullmatch(model)
     if Path(model).is_dir():
+        if revision is not None:
+            hub_way = ". To use the model on the hub, rename this folder, or run elsewhere"
+            raise UserError(
+                f"base.revision: {model} is a folder here, and a folder has no revisions. To use "
+                f"it, leave out base.revision{hub_way if is_id else ''}"
+            )
         return
-    if not HUB_ID.fullmatch(model):
-        raise UserError(f"base.model: there is no folder {model}")
+    if Path(model).exists():
+        raise UserError(
+            f"base.model: {model} is a file. Name the folder that holds config.json, the weights "
+            "and the tokenizer"
+        )
+    if not is_id:
+        hub_way = (
+            ". A model on the hub is named organisation/name, such as openai-community/gpt2, and "
+            "needs base.revision, the hash of a commit"
+        )
+        raise UserError(f"base.model: there is no folder {model}{'' if '/' in model else hub_way}")
     if revision is None:
         raise UserError(
             f"base.model: there is no folder {model}. If it is a model on the hub, pin it: "

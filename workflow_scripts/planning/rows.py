@@ -1,9 +1,11 @@
 """The numbers of rows and problems, and the length of rows, if they are on this machine."""
 
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 from workflow_scripts.common.errors import UserError
+from workflow_scripts.common.files import open_regular
 from workflow_scripts.config.sections import DataConfig, EvaluationConfig
 from workflow_scripts.data.conversations import Conversation
 from workflow_scripts.data.instructions import Row, read_rows
@@ -13,6 +15,7 @@ from workflow_scripts.hub.source import dataset_source, find_cached_dataset_file
 
 # An estimate for code and English, with vocabularies of 32,000 to 150,000 tokens.
 BYTES_PER_TOKEN = 3.3
+MOST_COUNTED = 20_000  # lines of a file of rows
 NAMED_PROBLEMS = {"humaneval": 164, "mbpp": 378}
 
 
@@ -47,6 +50,23 @@ def find_rows(data: DataConfig, stated: int | None) -> Rows:
     size = sum(len(row.text.encode()) for row in rows) / len(rows) + _template_bytes(identity)
     answers = sum(map(_answer_bytes, rows)) / len(rows)
     return Rows(len(rows), size / BYTES_PER_TOKEN, answers / size)
+
+
+def count_rows(data: DataConfig) -> int | None:
+    """The number of rows in a local JSONL file, up to data.limit. Rows that are left out count too.
+
+    None if they are more than 20,000, elsewhere, or in another format.
+    """
+    file = Path(data.train)
+    if data.revision or file.suffix != ".jsonl" or not file.is_file():
+        return None
+    with open_regular(file) as lines:
+        if lines.readline().lstrip(b"\xef\xbb\xbf \t").startswith(b"["):
+            return None  # a JSON array
+        lines.seek(0)
+        number = sum(1 for line in islice(lines, MOST_COUNTED + 1) if line.strip())
+    number = min(number, data.limit or number)
+    return None if number > MOST_COUNTED else number
 
 
 def count_problems(evaluation: EvaluationConfig) -> int | None:

@@ -16,8 +16,7 @@ def with_steps_times(options: TrainingConfig, factor: float, rows: int) -> Train
     rows: to train on. Both products are rounded, and the training has at least one step. The result
     states its steps as `max_steps`, so `num_train_epochs` has no effect any more.
     """
-    micro_batch = options.per_device_train_batch_size * options.gradient_accumulation_steps
-    steps = optimizer_steps(options, rows, micro_batch * options.world_size)
+    steps = optimizer_steps(options, rows, options.global_batch)
     return options.model_copy(
         update={
             "max_steps": max(round(factor * steps), 1),

@@ -7,7 +7,7 @@ from workflow_scripts.checkpoints.capacity import check_vocabulary, window
 from workflow_scripts.checkpoints.strict_json import read_json
 from workflow_scripts.common.errors import UserError, naming
 from workflow_scripts.data.templates import CHAT
-from workflow_scripts.data.tokenizers import has_chat_template
+from workflow_scripts.data.tokenizers import check_eos, has_chat_template
 from workflow_scripts.hub.source import find_local
 
 
@@ -20,18 +20,21 @@ def check_base(
     template: str,
     base_prompt: str,
     ranks: dict[str, int | None],
+    upcycled_layers: list[int] | None,
 ) -> None:
     """Raise UserError with the key of an option that the base does not support.
 
-    The length of texts, chat templates, the vocabulary and the ranks of low-rank products are
-    checked. model, revision: as in the config. ranks: by their keys, None if there are no products.
-    Nothing is fetched: files that are not on this machine are not checked.
+    The length of texts, chat templates, the EOS token, the vocabulary, the numbers of layers and
+    the ranks of low-rank products are checked. model, revision: as in the config. ranks: by their
+    keys, None if there are no products. Nothing is fetched: files that are not on this machine are
+    not checked.
     """
     folder = find_local(model, revision, ["config.json"])
     config = read_json(folder / "config.json") if folder else {}
     for key, rank in ranks.items():
         if rank is not None:
             _check_rank(key, rank, model, config)
+    _check_layers(upcycled_layers or [], model, config)
     tokens = window(config)
     if tokens is not None:
         _check_length("data.max_length", max_length, model, tokens, most=tokens)
@@ -43,6 +46,7 @@ def check_base(
                 _check_chat(key, model, folder)
         with naming("base.model"):
             check_vocabulary(folder)
+            check_eos(folder)
 
 
 def _check_length(key: str, value: int, model: str, window: int, most: int) -> None:
@@ -61,6 +65,16 @@ def _check_rank(key: str, rank: int, model: str, config: dict) -> None:
         raise UserError(
             f"{key} = {rank}: the matrices of {model} have at most rank {most}, by its "
             f"config.json. Set at most {most}"
+        )
+
+
+def _check_layers(layers: list[int], model: str, config: dict) -> None:
+    number = config.get("num_hidden_layers")
+    beyond = [layer for layer in layers if isinstance(number, int) and layer >= number]
+    if beyond:
+        raise UserError(
+            f"moe.upcycled_layers names {', '.join(map(str, beyond))}: {model} has layers 0 to "
+            f"{number - 1}, by its config.json"
         )
 
 

@@ -1,26 +1,36 @@
 """Files and folders that a configuration names are checked before anything runs."""
 
 import json
+import math
 from collections.abc import Iterable
 from pathlib import Path
 
 from workflow_scripts.common.errors import UserError, did_you_mean, naming
-from workflow_scripts.config.sections import DataConfig, EvaluationConfig, XftConfig
+from workflow_scripts.common.files import open_regular
+from workflow_scripts.config.sections import TRAININGS, DataConfig, EvaluationConfig, XftConfig
 from workflow_scripts.data.templates import PROMPT_NAMES, read_template
 from workflow_scripts.evaluation.problems import load_problems
 from workflow_scripts.hub.named_sets import NAMED_SETS
 from workflow_scripts.hub.source import HUB_ID, check_source, dataset_source
+from workflow_scripts.planning.rows import count_rows
+from workflow_scripts.training.steps import optimizer_steps
 from workflow_scripts.workflow.base_fit import check_base
 
 
 def check_all_files(configs: Iterable[XftConfig]) -> None:
     """Raise UserError if a file or folder that one of these configurations names cannot be used."""
-    checked = []
+    checked, rows = [], {}
     for config in configs:
-        sections = config.base, config.moe, config.data, config.evaluation, config.mixing.text
+        sections = config.base, config.moe, config.sft.lora_rank, config.data, config.evaluation
+        sections += (config.mixing.text,)
         if sections not in checked:
             check_files(config)
             checked.append(sections)
+        data = config.data.model_dump_json()
+        if data not in rows:
+            rows[data] = count_rows(config.data)
+        if rows[data] is not None:
+            check_number_of_rows(config, rows[data])
 
 
 def check_files(config: XftConfig) -> None:
@@ -51,6 +61,7 @@ def check_files(config: XftConfig) -> None:
                 "moe.rank": config.moe.rank if config.moe.experts == "lora" else None,
                 "sft.lora_rank": config.sft.lora_rank,
             },
+            upcycled_layers=config.moe.upcycled_layers,
         )
     if config.mixing.text:
         _check_file("mixing.text", config.mixing.text)
@@ -83,10 +94,32 @@ def _check_results(folder: str) -> None:
 def _check_rows(data: DataConfig) -> None:
     if data.revision:
         with naming("config"):
-            dataset_source(data.train, data.revision)
+            source = dataset_source(data.train, data.revision)
+        if source.file and data.split != "train":
+            raise UserError(
+                f"config: data.split = {data.split}: data.train names a file, which has no splits. "
+                "Leave out data.split, or name only the data set"
+            )
         return
     hint = ". If it is on the hub, set data.revision to one of its commit hashes"
     _check_file("data.train", data.train, hint if HUB_ID.match(data.train) else "")
+
+
+def check_number_of_rows(config: XftConfig, number: int) -> None:
+    """Raise UserError if so many rows, at most, are too few for the configuration."""
+    data = config.data
+    if data.validation_rows and data.validation_rows >= number:
+        raise UserError(
+            f"config: data.validation_rows = {data.validation_rows}: {data.train} has at most "
+            f"{number} rows, and a training needs some of them. Set fewer"
+        )
+    for name in TRAININGS:
+        options = getattr(config, name)
+        share = math.ceil((number - data.validation_rows) * getattr(options, "share", 1))
+        steps = optimizer_steps(options, share, options.global_batch)
+        learns_rows = getattr(options, "text", None) is None
+        if learns_rows and (fault := options.fault_of_steps(steps)):
+            raise UserError(f"config: {name}, with at most {number} rows: {fault}")
 
 
 def _check_evaluated(evaluation: EvaluationConfig) -> None:
@@ -109,5 +142,10 @@ def _check_problems(key: str, dataset: str) -> None:
 
 
 def _check_file(key: str, path: str, hint: str = "") -> None:
-    if not Path(path).is_file():
+    if not Path(path).exists():
         raise UserError(f"config: {key}: there is no file {path}{hint}")
+    with naming(f"config: {key}"):
+        try:
+            open_regular(Path(path)).close()
+        except OSError as error:
+            raise UserError(f"{path} cannot be opened: {error.strerror}") from None

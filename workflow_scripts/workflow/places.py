@@ -27,10 +27,10 @@ def check_inputs(places: Iterable[Path], inputs: Iterable[tuple[str, Path]]) -> 
     inputs: keys of the configuration and their paths.
     """
     faults = [
-        f"config: {key}: {path} is, holds or lies in {place}, where the workflow writes. Choose "
+        f"config: {key}: {path} is, holds or lies in {found[0]}, where the workflow writes. Choose "
         "another results_dir, or move the input"
         for key, path in inputs
-        for place in overlapping(places, path)
+        if (found := overlapping(places, path))
     ]
     if faults:
         raise UserError("\n".join(faults))

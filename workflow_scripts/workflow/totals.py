@@ -1,5 +1,6 @@
-"""Hours and disk space of all runs of a configuration together, for `xft plan`."""
+"""Hours and disk space of all runs together, for `xft plan`, and of what a run still makes."""
 
+import shutil
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
 
@@ -8,13 +9,19 @@ from workflow_scripts.conversions.extract import extract_ffn
 from workflow_scripts.planning.compute import generation_seconds
 from workflow_scripts.planning.disk import checkpoint_bytes
 from workflow_scripts.planning.flops import tuning_ratio
+from workflow_scripts.planning.jobs import configured_job
+from workflow_scripts.planning.memory import Job
+from workflow_scripts.planning.parameters import Models
 from workflow_scripts.planning.report import Plan, duration, gigabytes, table
 from workflow_scripts.planning.rows import count_problems
 from workflow_scripts.planning.tensors import planned_table
+from workflow_scripts.workflow.current import Current
 from workflow_scripts.workflow.experiment import Experiment
+from workflow_scripts.workflow.job_resources import requests
 from workflow_scripts.workflow.wanted import Wanted
 
 FindPlan = Callable[[XftConfig], Plan]
+FindModels = Callable[[Wanted], tuple[Models, Job]]
 MIXTURES = ("moe", "moe_sft")
 DENSE = ("sft", "soup", "heal")
 MERGES = ("uniform", "experts_only", "dense")
@@ -33,7 +40,12 @@ def totals(experiment: Experiment, plan_of: FindPlan) -> list[str]:
         needed = _hours(part, plan_of(part.run.config))
         known = None not in (needed, hours.get(part.rule, 0))
         hours[part.rule] = hours.get(part.rule, 0) + needed if known else None
-    space = _space(experiment, parts, plan_of)
+
+    def find(part: Wanted) -> tuple[Models, Job]:
+        plan = plan_of(part.run.config)
+        return plan.models, plan.tuning
+
+    space = _space(experiment, parts, find)
     rows = [
         (rule, f"{count:,}", duration(hours[rule]) if hours[rule] != 0 else "", space[rule])
         for rule, count in counts.items()
@@ -55,13 +67,43 @@ def totals(experiment: Experiment, plan_of: FindPlan) -> list[str]:
     ]
 
 
-def _space(experiment: Experiment, parts: Iterable[Wanted], plan_of: FindPlan) -> dict[str, int]:
-    """Bytes of the artifacts of each rule. A merge that is not kept takes none in the end."""
+def warn_of_full_disk(current: Current) -> str | None:
+    """A line with both numbers if a run may need more disk space than is free, or None.
+
+    None also while the size of the base is unknown.
+    """
+    models = (part for part in current.wanted() if part.step in (*MIXTURES, *DENSE, *MERGES, "ffn"))
+    made = [part for part in models if not current.fits(part)]
+    if any(requests(part).models is None for part in made):
+        return None
+
+    def find(part: Wanted) -> tuple[Models, Job]:
+        config, request = part.run.config, requests(part)
+        job = configured_job(config, "moe_sft", config.moe_sft.world_size, request.on_gpu)
+        return request.models, job
+
+    results = current.experiment.results
+    place = next(place for place in (results, *results.absolute().parents) if place.exists())
+    needed = sum(_space(current.experiment, made, find).values())
+    free = shutil.disk_usage(place).free
+    if needed <= free:
+        return None
+    return (
+        f"WARNING: this run writes up to {gigabytes(needed)}, and the disk of {results} has "
+        f"{gigabytes(free)} free. Make room, or choose a results_dir on another disk"
+    )
+
+
+def _space(experiment: Experiment, parts: Iterable[Wanted], find: FindModels) -> dict[str, int]:
+    """Bytes of the artifacts of each rule. A merge that is not kept takes none in the end.
+
+    find: gives the models of an artifact's run, and the job of its step 2.
+    """
     found: dict[str, int] = defaultdict(int)
     kept = experiment.config.merge.keep == "all"
     checkpoints = 0
     for part in parts:
-        models = plan_of(part.run.config).models
+        models, tuning = find(part)
         if part.step in MIXTURES:
             found[part.rule] += models.mixture.nbytes
         elif part.step == "ffn":
@@ -69,8 +111,7 @@ def _space(experiment: Experiment, parts: Iterable[Wanted], plan_of: FindPlan) -
         elif part.step in DENSE or part.rule == "best" or (part.rule in MERGES and kept):
             found[part.rule] += models.base.nbytes
         if part.step == "moe_sft":
-            plan = plan_of(part.run.config)
-            checkpoints = max(checkpoints, checkpoint_bytes(models, plan.tuning))
+            checkpoints = max(checkpoints, checkpoint_bytes(models, tuning))
     found["moe_sft"] += checkpoints
     return found
 
