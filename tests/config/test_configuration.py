@@ -420,7 +420,7 @@ def test_too_few_rows_are_told_before_anything_runs(files, sections, message):
         with pytest.raises(UserError) as caught:
             check_all_files([files, config])
         assert message in str(caught.value)
-    Path("rows.jsonl").write_text('\ufeff [{"instruction": "a", "response": "b"}]')
+    Path("rows.jsonl").write_text('\ufeff\n [{"instruction": "a", "response": "b"}]')
     check_all_files([config])  # the number of rows in an array is unknown
 
 

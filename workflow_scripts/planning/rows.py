@@ -61,7 +61,7 @@ def count_rows(data: DataConfig) -> int | None:
     if data.revision or file.suffix != ".jsonl" or not file.is_file():
         return None
     with open_regular(file) as lines:
-        if lines.readline().lstrip(b"\xef\xbb\xbf \t").startswith(b"["):
+        if lines.read(64).lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"["):
             return None  # a JSON array
         lines.seek(0)
         number = sum(1 for line in islice(lines, MOST_COUNTED + 1) if line.strip())
