@@ -57,6 +57,7 @@ class Chain:
         sources = {"--moe": self._mixture, "--ffn": "ffn"}
         return {
             "base": {},
+            "sft": {"--base": "base", "--data": "data"},
             "moe": {"--base": "base"},
             "moe_sft": {"--moe": "moe", "--data": "data"},
             "ffn": {"--moe": self._mixture},

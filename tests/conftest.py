@@ -33,7 +33,7 @@ os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX512_CORE_BF16")
 NUMERIC = {
     *("test_backbones", "test_baseline", "test_batching", "test_checkpoints", "test_experts"),
     *("test_expert_averaging", "test_expert_init", "test_low_rank", "test_low_rank_models"),
-    *("test_distillation", "test_heal"),
+    *("test_distillation", "test_end_of_turn", "test_heal"),
     *(
         "test_low_rank_training",
         "test_global_balance",

@@ -45,13 +45,13 @@ def main(argv: list[str] | None = None) -> None:
         mixing = one_expert(mixing, args.expert)
     parameters = mixing.config | (method.model_dump() if method.needs_base else {}) | single
     tuning = sources.moe.manifest.parameters
-    template = {"template": tuning["template"]} if "template" in tuning else {}
+    kept = {key: tuning[key] for key in ("template", "end_of_turn") if key in tuning}
     plans = dense_plans(sources, mixing.coefficients, method, given.get("base"))
     layers = [layer.index for layer in moe_layers(sources.ffn.checkpoint.names)]
     card = dense_card(sources.moe, mixing, layers, method, args.expert)
     inputs = {name: artifact.id for name, artifact in given.items()}
     recipe = make_recipe("dense", method.model_dump() | single, given)
-    with create_artifact(args.out, "dense", parameters | template, inputs, recipe) as draft:
+    with create_artifact(args.out, "dense", parameters | kept, inputs, recipe) as draft:
         config = sources.moe.checkpoint.config["base_config"]
         draft.write_model(plans, config, like=sources.moe.path, card=card)
 

@@ -33,7 +33,7 @@ def main(argv: list[str] | None = None) -> None:
     models = [open_artifact(path, *KINDS, full=full) for path in args.models]
     plans = soup_plans([model.checkpoint for model in models])
     known = _common_parameters(models)
-    parameters = {key: known[key] for key in ("base", "template") if key in known}
+    parameters = {key: known[key] for key in ("base", "template", "end_of_turn") if key in known}
     config, ids = models[0].checkpoint.config, [model.id for model in models]
     given = {f"model {number}": model for number, model in enumerate(models, 1)}
     inputs = {name: model.id for name, model in given.items()}

@@ -14,7 +14,7 @@ import pytest
 from workflow_scripts import eval as step
 from workflow_scripts.common import optional
 from workflow_scripts.common.errors import UserError
-from workflow_scripts.data.templates import COMPLETION, make_template
+from workflow_scripts.data.templates import COMPLETION, TextTemplate, make_template
 from workflow_scripts.data.tokenizers import load_tokenizer
 from workflow_scripts.evaluation import generation, loading, vllm_backend
 from workflow_scripts.evaluation.generation import Completion, Sampling
@@ -130,7 +130,7 @@ def test_what_was_finished_is_not_written_again(vllm, tmp_path, monkeypatch, cap
     assert (tmp_path / "cut.json").read_bytes() == (tmp_path / "whole.json").read_bytes()
 
 
-def test_only_the_model_s_own_end_tokens_end_a_text(vllm, tmp_path):
+def test_only_the_ends_of_the_model_and_of_a_turn_end_a_text(vllm, tmp_path, monkeypatch):
     """Those of generation_config.json, and not the tokenizer's or config.json's."""
     prompt = replace(PROMPTS[0], stops=("\x00never",))
 
@@ -144,10 +144,13 @@ def test_only_the_model_s_own_end_tokens_end_a_text(vllm, tmp_path):
     own, endless = written(1), written(2)
     assert (own.finish, endless.finish) == ("eos", "length")
     assert endless.text.startswith(own.text)
-    third = load_tokenizer(BASE)(own.text, add_special_tokens=False)["input_ids"][2]
+    tokenizer = load_tokenizer(BASE)
+    third = tokenizer(own.text, add_special_tokens=False)["input_ids"][2]
     shorter = written(1, third)
     assert shorter.finish == "eos"
     assert own.text.startswith(shorter.text) and 0 < len(shorter.text) < len(own.text)
+    monkeypatch.setattr(TextTemplate, "end_of_turn", tokenizer.convert_ids_to_tokens(third))
+    assert written(1, 2) == shorter
 
 
 @pytest.mark.parametrize("limit", [1, 12])

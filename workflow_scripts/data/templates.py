@@ -13,7 +13,7 @@ from typing import NoReturn
 
 from workflow_scripts.common.errors import UserError, did_you_mean
 from workflow_scripts.config.sections import TokensConfig
-from workflow_scripts.data.conversations import Conversation
+from workflow_scripts.data.conversations import Conversation, Turn
 from workflow_scripts.data.instructions import Row
 
 SLOT = "{instruction}"
@@ -30,6 +30,7 @@ reliable responses to user instructions.
 CHAT = "chat"
 TEXTS = {"magicoder": MAGICODER}
 NAMES = (*TEXTS, CHAT)
+SAMPLE = Conversation((Turn("user", "Hello."), Turn("assistant", "Hello.")), 0)
 # Goes before a chat template that uses today's date, so that tokens are the same every day.
 FIXED_DATE = "{% macro strftime_now(format) %}26 Jul 2024{% endmacro %}{{ '' }}"
 
@@ -80,6 +81,7 @@ class TextTemplate:
     head: str
     tail: str
     identity: str
+    end_of_turn = None
 
     def render(self, instruction: str) -> str:
         """The text in front of the response."""
@@ -172,6 +174,15 @@ class ChatTemplate:
         wholes = encode([messages[: place + 1] for place in places], add_generation_prompt=False)
         parts = [self._part(*both) for both in zip(prompts, wholes, strict=True)]
         return wholes[-1][: parts[-1][1]], parts
+
+    @cached_property
+    def end_of_turn(self) -> str | None:
+        """The token that ends a turn of the assistant; None if the template cannot mark turns."""
+        try:
+            ids, _ = self.encode_conversation(SAMPLE)
+        except UserError:
+            return None
+        return self.tokenizer.convert_ids_to_tokens(ids[-1])
 
     def _growing_texts(self, conversation: Conversation) -> list[str]:
         """For each response in turn: the text in front of it, and the text up to its end."""

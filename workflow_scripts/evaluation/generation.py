@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from workflow_scripts.common.errors import UserError
 from workflow_scripts.common.progress import progress
+from workflow_scripts.data.endings import end_tokens
 from workflow_scripts.evaluation.healing import FirstTokens, Vocabulary
 from workflow_scripts.evaluation.prompts import TaskPrompt
 
@@ -42,13 +43,16 @@ def generate(
 ) -> list[Completion]:
     """A completion for each prompt, in order; greedy without `sampling`.
 
+    prompts: all of one template, which ends a completion where it ends a turn.
     token_healing: as in `healing`; the token that is chosen again counts as a new one. The model's
     own sampling settings are replaced. on_completion(number of the prompt, completion) is called as
     soon as a completion is complete. Raises UserError if a prompt plus `max_new_tokens` does not
     fit into the model's window, or if the model computes NaN.
     """
     rows = make_rows(model.config, tokenizer, prompts, max_new_tokens, token_healing)
-    _set_greedy(model, tokenizer, max_new_tokens)
+    if not rows:
+        return []
+    _set_greedy(model, tokenizer, prompts, max_new_tokens)
     # Longest first: padding stays small, and too little memory shows at once.
     rows.sort(key=lambda row: -len(row.prompt_ids))
     completions = [None] * len(prompts)
@@ -124,17 +128,11 @@ def _encode_prompts(
     return token_ids
 
 
-def end_tokens(generation_config, tokenizer) -> list[int]:
-    """The ids of the tokens that end a text, from the generation config or else the tokenizer."""
-    eos = generation_config.eos_token_id
-    eos = tokenizer.eos_token_id if eos is None else eos
-    return eos if isinstance(eos, list) else [eos] if eos is not None else []
-
-
-def _set_greedy(model, tokenizer, max_new_tokens: int) -> None:
+def _set_greedy(model, tokenizer, prompts: Sequence[TaskPrompt], max_new_tokens: int) -> None:
     from transformers import GenerationConfig
 
-    eos_ids = end_tokens(model.generation_config, tokenizer)
+    eos = model.generation_config.eos_token_id
+    eos_ids = end_tokens(eos, tokenizer, prompts[0].template)
     pad = tokenizer.pad_token_id
     model.generation_config = GenerationConfig(
         max_new_tokens=max_new_tokens,

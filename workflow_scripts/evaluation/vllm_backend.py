@@ -13,13 +13,13 @@ from workflow_scripts.checkpoints.reader import CheckpointHeaders
 from workflow_scripts.common.errors import UserError
 from workflow_scripts.common.optional import require
 from workflow_scripts.common.progress import progress
+from workflow_scripts.data.endings import GENERATION_CONFIG, end_tokens
 from workflow_scripts.data.tokenizers import load_tokenizer
 from workflow_scripts.evaluation.generation import (
     Completion,
     Row,
     Sampling,
     completion_of,
-    end_tokens,
     make_rows,
 )
 from workflow_scripts.evaluation.loading import computing_dtype, loading
@@ -72,7 +72,7 @@ def load_model(folder: Path, threads: int | None, precision: str = "auto"):
     tokenizer = load_tokenizer(folder)
     with loading(folder):
         config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-        if (folder / "generation_config.json").is_file():
+        if (folder / GENERATION_CONFIG).is_file():
             generation_config = GenerationConfig.from_pretrained(folder, local_files_only=True)
         else:
             generation_config = GenerationConfig.from_model_config(config)
@@ -105,7 +105,8 @@ def generate(
     ]
     if not rows:
         return []
-    eos_ids = end_tokens(model.generation_config, tokenizer)
+    eos = model.generation_config.eos_token_id
+    eos_ids = end_tokens(eos, tokenizer, prompts[0].template)
     longest = max(len(row.prompt_ids) for row in rows) + max_new_tokens
     engine = _start(model, longest, batch_size)
     first = _first_tokens(engine, rows, sampling)

@@ -5,9 +5,11 @@ from collections.abc import Callable
 from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.core_model_loading import revert_weight_conversion
 
-from workflow_scripts.artifacts.artifact import Artifact, create_artifact
+from workflow_scripts.artifacts.artifact import Artifact, create_artifact, write_json
 from workflow_scripts.artifacts.recipe import make_recipe
 from workflow_scripts.conversions.common import trained_plans
+from workflow_scripts.data.endings import GENERATION_CONFIG, tuned_generation_config
+from workflow_scripts.data.templates import make_template
 from workflow_scripts.modeling.loading import load_whole
 from workflow_scripts.training.low_rank import Adapters, all_weights
 from workflow_scripts.training.session import Session
@@ -34,7 +36,13 @@ def tune(
     model = load_whole(AutoModelForCausalLM, source.path, dtype=session.weight_dtype)
     adapters = adapt(model)
     checkpoint, kind = source.checkpoint, request.step
+    template = make_template(request.tokens.template, session.tokenizer)
+    generation = tuned_generation_config(
+        source.path, checkpoint.config, session.tokenizer, template
+    )
     parameters = request.parameters | {"base": base}
+    if template.end_of_turn is not None:
+        parameters["end_of_turn"] = template.end_of_turn
     inputs = {name: artifact.id for name, artifact in sources.items()} | session.data_ids
     recipe = make_recipe(kind, request.asked, sources | session.data_origins)
     with session.trained(model, parameters, inputs, distillation=distillation) as learned:
@@ -46,3 +54,5 @@ def tune(
             plans = trained_plans(checkpoint, revert_weight_conversion(model, learned))
             card = make_card(checkpoint.config, parameters, session.data_ids["data"])
             draft.write_model(plans, checkpoint.config, like=source.path, card=card)
+            if generation is not None:
+                write_json(draft.path / GENERATION_CONFIG, generation)

@@ -1,0 +1,127 @@
+"""Models that were tuned on conversations stop at the end of a turn, in plain transformers."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from chains import Chain
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from workflow_scripts import soup
+from workflow_scripts.data.endings import GENERATION_CONFIG, tuned_generation_config
+from workflow_scripts.data.templates import make_template
+from workflow_scripts.evaluation.generation import generate
+from workflow_scripts.evaluation.loading import load_model
+from workflow_scripts.evaluation.prompts import TaskPrompt
+
+END = "<|im_end|>"
+EOS, END_ID = 1, 292
+CHATML = (
+    "{% for message in messages %}"
+    "{{ '<pad>' + message.role + '\\n' + message.content + '<|im_end|>\\n' }}"
+    "{% endfor %}{{ '<pad>assistant\\n' if add_generation_prompt else '' }}"
+)
+QUESTION, ANSWER = "Add 2 to x.", "x + 2"
+TURNS = [{"role": "user", "content": QUESTION}, {"role": "assistant", "content": ANSWER}]
+TUNING = ["--max-steps", 40, "--learning-rate", 0.01, "--warmup-steps", 0, "--template", "chat"]
+
+
+def chat_base(tiny_llama: Path, folder: Path) -> Path:
+    """The tests' base with a chat template, and a token of its own at the end of a turn."""
+    shutil.copytree(tiny_llama, folder)
+    tokenizer = AutoTokenizer.from_pretrained(tiny_llama)
+    tokenizer.add_special_tokens({"additional_special_tokens": [END]})
+    assert (tokenizer.eos_token_id, tokenizer.convert_tokens_to_ids(END)) == (EOS, END_ID)
+    tokenizer.chat_template = CHATML
+    tokenizer.save_pretrained(folder)
+    model = AutoModelForCausalLM.from_pretrained(tiny_llama)
+    model.resize_token_embeddings(len(tokenizer))
+    model.save_pretrained(folder)
+    return folder
+
+
+def tuned_chain(folder: Path, base: Path) -> Chain:
+    (folder / "rows.jsonl").write_text(json.dumps({"messages": TURNS}) + "\n")
+    options = dict.fromkeys(["sft", "moe_sft", "heal"], TUNING)
+    return Chain(folder, options, base=base, data=folder / "rows.jsonl")
+
+
+def plainly_written(folder: Path) -> str:
+    """What plain transformers writes after the question."""
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    prompt = tokenizer.apply_chat_template(
+        TURNS[:1], add_generation_prompt=True, return_tensors="pt", return_dict=True
+    )
+    written = model.generate(**prompt, do_sample=False, max_new_tokens=60)[0]
+    return tokenizer.decode(written[prompt["input_ids"].shape[1] :])
+
+
+@pytest.fixture(scope="module")
+def chain(tiny_llama, tmp_path_factory) -> Chain:
+    root = tmp_path_factory.mktemp("chain")
+    return tuned_chain(root, chat_base(tiny_llama, root / "base"))
+
+
+@pytest.mark.parametrize("name", ["sft", "moe_sft", "dense", "heal", "soup"])
+def test_a_tuned_model_stops_at_the_end_of_a_turn(chain, tmp_path, name):
+    if name == "soup":
+        folder = tmp_path / "soup"
+        soup.main(["--models", *[str(chain["sft"])] * 2, "--out", str(folder)])
+    else:
+        folder = chain[name]
+    assert plainly_written(folder) == ANSWER + END
+    assert f'end_of_turn "{END}"' in (folder / "README.md").read_text()
+    settings, base = (
+        json.loads((place / GENERATION_CONFIG).read_text()) for place in (folder, chain["base"])
+    )
+    assert (base.pop("eos_token_id"), settings.pop("eos_token_id")) == (EOS, [EOS, END_ID])
+    assert settings.items() <= base.items()
+
+
+def test_the_config_states_eos_where_a_base_has_no_generation_config(tiny_llama, tmp_path):
+    base = chat_base(tiny_llama, tmp_path / "base")
+    (base / GENERATION_CONFIG).unlink()
+    chain = tuned_chain(tmp_path, base)
+    assert plainly_written(chain["dense"]) == ANSWER + END
+    settings = json.loads((chain["dense"] / GENERATION_CONFIG).read_text())
+    assert settings["eos_token_id"] == [EOS, END_ID]
+    assert (settings["bos_token_id"], settings["pad_token_id"]) == (0, 2)
+    assert json.loads((chain["dense"] / "config.json").read_text()) == json.loads(
+        (base / "config.json").read_text()
+    )
+
+
+@pytest.mark.parametrize(
+    ("jinja", "eos", "expected"),
+    [
+        (CHATML, EOS, [EOS, END_ID]),
+        (CHATML, [5, EOS], [5, EOS, END_ID]),
+        (CHATML, [EOS, END_ID], None),
+        (CHATML, None, [EOS, END_ID]),
+        (CHATML.replace(END, "</s>"), EOS, None),
+        (CHATML.replace(END, "</s>"), None, [EOS]),
+        (CHATML.replace(END, ""), EOS, None),
+        (None, EOS, None),
+    ],
+    ids=["one", "several", "stated", "none", "EOS", "EOS, not stated", "endless", "text"],
+)
+def test_the_end_of_a_turn_is_added_to_what_the_base_states(chain, tmp_path, jinja, eos, expected):
+    tokenizer = AutoTokenizer.from_pretrained(chain["base"])
+    tokenizer.chat_template = jinja
+    template = make_template("chat" if jinja else "magicoder", tokenizer)
+    settings = {"_from_model_config": True, "top_p": 0.8} | ({"eos_token_id": eos} if eos else {})
+    (tmp_path / GENERATION_CONFIG).write_text(json.dumps(settings))
+    made = tuned_generation_config(tmp_path, {}, tokenizer, template)
+    assert made == (expected and {"top_p": 0.8, "eos_token_id": expected})
+
+
+def test_an_evaluation_by_chat_stops_there_whatever_the_model_states(chain, tmp_path):
+    """As for an instruct model whose generation config lacks the end of a turn."""
+    folder = shutil.copytree(chain["sft"], tmp_path / "model")
+    shutil.copy(chain["base"] / GENERATION_CONFIG, folder)
+    model, tokenizer = load_model(folder, threads=1)
+    prompt = TaskPrompt("T/0", QUESTION, "", ("\0",), make_template("chat", tokenizer))
+    (completion,) = generate(model, tokenizer, [prompt], max_new_tokens=60, batch_size=1)
+    assert (completion.text, completion.finish) == (ANSWER, "eos")
