@@ -1,6 +1,8 @@
 """Templates: the text around an instruction, and which tokens are special in it."""
 
 import copy
+import resource
+import signal
 
 import pytest
 from transformers import AutoTokenizer
@@ -8,6 +10,7 @@ from transformers import AutoTokenizer
 from workflow_scripts.common.errors import UserError
 from workflow_scripts.data.templates import (
     COMPLETION,
+    SAMPLE,
     SLOT,
     encode_literally,
     make_template,
@@ -137,17 +140,70 @@ def test_a_tokenizer_without_a_chat_template_is_refused(tokenizer):
         make_template("chat", tokenizer)
 
 
-def test_a_chat_template_that_refuses_an_instruction_is_one_message(chatty):
-    refusing = copy.deepcopy(chatty)
-    refusing.chat_template = "{{ raise_exception('no system message') }}"
-    with pytest.raises(UserError, match="fails on an instruction: no system message"):
-        make_template("chat", refusing).encode(refusing, ["Add."])
-
-
 def test_a_chat_template_with_a_date_gives_the_same_tokens_every_day(chatty):
     dated = copy.deepcopy(chatty)
     dated.chat_template = "Today is {{ strftime_now('%d %b %Y') }}. " + CHATML
     assert make_template("chat", dated).render("Add.").startswith("Today is 26 Jul 2024. ")
+
+
+# Templates of others
+
+COUNTING = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
+DOUBLING = (
+    "{% set text = namespace(all='AB') %}"
+    "{% for _ in range(60) %}{% set text.all = text.all ~ text.all %}{% endfor %}"
+)
+
+
+@pytest.mark.parametrize(
+    ("jinja", "message"),
+    [
+        (COUNTING, "takes more than 0.2 s for one conversation"),
+        ("{{ 'A' * 10**11 }}", "takes more than 64 MiB of memory for one conversation"),
+        (DOUBLING, "takes more than 64 MiB of memory for one conversation"),
+        ("{{ 'A' * 10**6 }}", "writes 1,000,000 characters for one conversation"),
+    ],
+    ids=["endless", "memory", "doubling", "long"],
+)
+def test_a_chat_template_without_end_is_one_message(chatty, monkeypatch, jinja, message):
+    """As a prompt, and in a conversation, where it is no row's fault."""
+    monkeypatch.setattr("workflow_scripts.data.templates.MOST_MEMORY", 64)
+    if jinja is COUNTING:
+        monkeypatch.setattr("workflow_scripts.data.templates.MOST_SECONDS", 0.2)
+    before = resource.getrlimit(resource.RLIMIT_AS), signal.getsignal(signal.SIGPROF)
+    hostile = copy.deepcopy(chatty)
+    hostile.chat_template = jinja
+    template = make_template("chat", hostile)
+    for use in (
+        lambda: template.encode(hostile, ["Add."]),
+        lambda: template.render("Add."),
+        lambda: template.accept(SAMPLE),
+    ):
+        with pytest.raises(UserError, match=f"the chat template of .* {message}"):
+            use()
+    after = resource.getrlimit(resource.RLIMIT_AS), signal.getsignal(signal.SIGPROF)
+    assert after == before
+    assert signal.getitimer(signal.ITIMER_PROF) == signal.getitimer(signal.ITIMER_VIRTUAL) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    ("jinja", "reason"),
+    [
+        ("{{ raise_exception('no system\x1b[2J message') }}", r"no system\x1b[2J message"),
+        ("{{ messages[0].content + 1 }}", 'can only concatenate str (not "int") to str'),
+        ("{{ range(10**6) }}", "Range too big"),
+        ("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", "maximum recursion depth exceeded"),
+    ],
+    ids=["its own words", "type", "range", "recursion"],
+)
+def test_a_chat_template_that_fails_is_one_message(chatty, jinja, reason):
+    refusing = copy.deepcopy(chatty)
+    refusing.chat_template = jinja
+    template = make_template("chat", refusing)
+    with pytest.raises(UserError) as caught:
+        template.encode(refusing, ["Add."])
+    assert f"fails on an instruction: {reason}" in str(caught.value)
+    assert str(template.accept(SAMPLE)).startswith(f"the chat template refuses it: {reason}")
 
 
 # What a row may not do

@@ -5,6 +5,8 @@ the identity: a path would not show what the template was.
 """
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, partial
 from itertools import pairwise
@@ -12,6 +14,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from workflow_scripts.common.errors import UserError, did_you_mean
+from workflow_scripts.common.limits import limited
 from workflow_scripts.config.sections import TokensConfig
 from workflow_scripts.data.conversations import Conversation, Turn
 from workflow_scripts.data.instructions import Row
@@ -31,6 +34,10 @@ CHAT = "chat"
 TEXTS = {"magicoder": MAGICODER}
 NAMES = (*TEXTS, CHAT)
 SAMPLE = Conversation((Turn("user", "Hello."), Turn("assistant", "Hello.")), 0)
+# For one conversation by a chat template: seconds of the CPU, and MiB of memory.
+MOST_SECONDS, MOST_MEMORY = 10, 1024
+MOST_ADDED = 2**16  # characters, besides four times those of the conversation
+BATCH = 100  # texts that are tokenised at a time; a token takes up to 250 bytes meanwhile
 # Goes before a chat template that uses today's date, so that tokens are the same every day.
 FIXED_DATE = "{% macro strftime_now(format) %}26 Jul 2024{% endmacro %}{{ '' }}"
 
@@ -135,7 +142,8 @@ class ChatTemplate:
 
     def render(self, instruction: str) -> str:
         """The text in front of the response."""
-        return _apply(self.tokenizer, self._jinja, _chat(instruction), tokenize=False)
+        with _naming_instructions(self.tokenizer):
+            return _render(self.tokenizer, self._jinja, _chat(instruction))
 
     def encode(self, tokenizer, instructions: list[str]) -> list[list[int]]:
         """Token ids of each prompt. Special tokens in the chat template stay special."""
@@ -148,12 +156,10 @@ class ChatTemplate:
         Raises UserError if the chat template cannot mark turns: the text up to a response, and up
         to its end, must be the beginning of the whole text.
         """
-        from jinja2 import TemplateError
-
         try:
             texts = self._growing_texts(conversation)
-        except TemplateError as error:
-            return f"the chat template refuses it: {error}"
+        except TemplateFault as fault:
+            return f"the chat template refuses it: {fault}"
         if not all(later.startswith(earlier) for earlier, later in pairwise(texts)):
             self._cannot_mark("it writes earlier turns in another way when later ones follow")
         return conversation
@@ -188,12 +194,7 @@ class ChatTemplate:
         """For each response in turn: the text in front of it, and the text up to its end."""
         messages = conversation.messages
         return [
-            self.tokenizer.apply_chat_template(
-                messages[:end],
-                chat_template=self._jinja,
-                add_generation_prompt=end == place,
-                tokenize=False,
-            )
+            _render(self.tokenizer, self._jinja, messages[:end], end == place)
             for place in conversation.responses
             for end in (place, place + 1)
         ]
@@ -238,23 +239,72 @@ def has_special(tokenizer, text: str) -> bool:
     return any(token.special and token.content in text for token in added)
 
 
-def _encode_chats(tokenizer, jinja: str, chats: list[list[dict]], **options) -> list[list[int]]:
+class TemplateFault(UserError):
+    """What keeps a chat template from writing a conversation, in its own or Python's words."""
+
+
+def _encode_chats(
+    tokenizer, jinja: str, chats: list[list[dict]], add_generation_prompt: bool = True
+) -> list[list[int]]:
     """Token ids of chats. Only special tokens in the template are special."""
-    options |= {"return_dict": False, "tokenizer_kwargs": {"verbose": False}}
-    return _apply(tokenizer, jinja, chats, sanitize_control_tokens=True, **options)
+    with _naming_instructions(tokenizer):
+        texts = [_render(tokenizer, jinja, chat, add_generation_prompt, True) for chat in chats]
+    options = {"add_special_tokens": False, "sanitize_control_tokens": True, "verbose": False}
+    batches = (texts[start : start + BATCH] for start in range(0, len(texts), BATCH))
+    return [ids for batch in batches for ids in tokenizer(batch, **options)["input_ids"]]
 
 
-def _apply(tokenizer, jinja: str, chats: list, add_generation_prompt: bool = True, **options):
-    from jinja2 import TemplateError
-
+@contextmanager
+def _naming_instructions(tokenizer) -> Iterator[None]:
     try:
-        return tokenizer.apply_chat_template(
-            chats, chat_template=jinja, add_generation_prompt=add_generation_prompt, **options
-        )
-    except TemplateError as error:
+        yield
+    except TemplateFault as fault:
         raise UserError(
-            f"the chat template of {tokenizer.name_or_path} fails on an instruction: {error}"
+            f"the chat template of {tokenizer.name_or_path} fails on an instruction: {fault}"
         ) from None
+
+
+def _render(
+    tokenizer,
+    jinja: str,
+    chat: list[dict],
+    add_generation_prompt: bool = True,
+    is_marked: bool = False,
+) -> str:
+    """The text that a chat template makes of a chat.
+
+    is_marked: names of special tokens in the chat are marked, for the tokenizer, as plain text.
+    Raises TemplateFault if the template fails, and UserError if it takes too much time or memory or
+    writes too much.
+    """
+    fault = None
+    try:
+        with limited(MOST_SECONDS, MOST_MEMORY * 2**20):
+            if is_marked:
+                ((chat,), *_) = tokenizer._mark_chat_inputs(
+                    jinja, [chat], None, None, {}, tokenize=True, assistant_mask=False
+                )
+            text = tokenizer.apply_chat_template(
+                chat,
+                chat_template=jinja,
+                add_generation_prompt=add_generation_prompt,
+                tokenize=False,
+            )
+    except TimeoutError:
+        fault = f"takes more than {MOST_SECONDS} s"
+    except MemoryError:
+        fault = f"takes more than {MOST_MEMORY} MiB of memory"
+    except Exception as error:
+        raise TemplateFault(str(error)) from None
+    else:
+        if len(text) > MOST_ADDED + 4 * len(str(chat)):
+            fault = f"writes {len(text):,} characters"
+    if fault:
+        raise UserError(
+            f"the chat template of {tokenizer.name_or_path} {fault} for one conversation. Give the "
+            "tokenizer another chat template"
+        )
+    return text
 
 
 def _chat(instruction: str) -> list[dict]:
