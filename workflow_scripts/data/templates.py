@@ -45,10 +45,16 @@ FIXED_DATE = "{% macro strftime_now(format) %}26 Jul 2024{% endmacro %}{{ '' }}"
 def read_template(name_or_file: str, names: tuple[str, ...] = NAMES) -> str:
     """The identity of a template. names: templates that are not files.
 
-    Raises UserError if a file is missing, is not text, or does not hold {instruction} exactly once.
+    Raises UserError if it is the text of a template, or if a file is missing, is not text, or does
+    not hold {instruction} exactly once.
     """
     if name_or_file in names:
         return name_or_file
+    if SLOT in name_or_file:
+        raise UserError(
+            f"{json.dumps(name_or_file)} is the text of a template. Write it to a file, and give "
+            "the file's name"
+        )
     file = Path(name_or_file)
     if not file.is_file():
         raise UserError(
@@ -246,9 +252,14 @@ class TemplateFault(UserError):
 def _encode_chats(
     tokenizer, jinja: str, chats: list[list[dict]], add_generation_prompt: bool = True
 ) -> list[list[int]]:
-    """Token ids of chats. Only special tokens in the template are special."""
+    """Token ids of chats. Only special tokens in the template are special.
+
+    Raises UserError if the template fails, or goes beyond a limit of `_render`.
+    """
     with _naming_instructions(tokenizer):
-        texts = [_render(tokenizer, jinja, chat, add_generation_prompt, True) for chat in chats]
+        texts = [
+            _render(tokenizer, jinja, chat, add_generation_prompt, is_marked=True) for chat in chats
+        ]
     options = {"add_special_tokens": False, "sanitize_control_tokens": True, "verbose": False}
     batches = (texts[start : start + BATCH] for start in range(0, len(texts), BATCH))
     return [ids for batch in batches for ids in tokenizer(batch, **options)["input_ids"]]
@@ -280,7 +291,7 @@ def _render(
     fault = None
     try:
         with limited(MOST_SECONDS, MOST_MEMORY * 2**20):
-            if is_marked:
+            if is_marked:  # by transformers' own function: it would tokenise within the limits too
                 ((chat,), *_) = tokenizer._mark_chat_inputs(
                     jinja, [chat], None, None, {}, tokenize=True, assistant_mask=False
                 )

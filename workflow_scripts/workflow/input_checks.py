@@ -39,16 +39,16 @@ def check_files(config: XftConfig) -> None:
     Snakemake itself does not notice a missing input while the outputs made from it exist.
     """
     base, data, evaluation = config.base, config.data, config.evaluation
+    with naming("config: data.template"):
+        read_template(data.template)
+    with naming("config: evaluation.base_prompt"):
+        read_template(evaluation.base_prompt, PROMPT_NAMES)
     for key, path in [("results_dir", config.results_dir), *config.paths()]:
         _check_path(key, path)
     _check_results(config.results_dir)
     with naming("config"):
         check_source(base.model, base.revision)
     _check_rows(data)
-    with naming("config: data.template"):
-        read_template(data.template)
-    with naming("config: evaluation.base_prompt"):
-        read_template(evaluation.base_prompt, PROMPT_NAMES)
     with naming("config"):
         check_base(
             base.model,
