@@ -1,6 +1,10 @@
 """Instruction rows: read from every format, and what is wrong with them."""
 
+import gzip
 import json
+import os
+import subprocess
+import sys
 
 import datasets
 import pyarrow
@@ -100,13 +104,32 @@ def test_faults_behind_the_limit_do_not_matter(tmp_path):
         ('{"instruction": "i", "response": null}', "column 'response' is not a string"),
         ('{"instruction": ["i"], "response": "r"}', "column 'instruction' is not a string"),
         ('{"instruction": "i", "response": "\\ud83d"}', "column 'response' holds half of a surro"),
+        ("[" * 100_000, "not valid JSON (it is nested too deeply)"),
+        (f'{{"id": {"9" * 5000}}}', "not valid JSON (a number has too many digits)"),
+        (
+            f'{{"instruction": "i", "response": "{"r" * 10**6}"}}',
+            "longer than 1,000,000 characters",
+        ),
+        (f'{{"x": "{"r" * 2**26}"}}', "not valid JSON (longer than 64 MiB)"),
+        (
+            '{"instruction": "i", "input": "x", "response": "r"}',
+            "column 'input' has text, which is",
+        ),
     ],
 )
 def test_a_bad_row_is_named_with_its_line_and_fault(tmp_path, row, fault):
     content = jsonl(ROWS) + "\n" + row + "\n" + jsonl(ROWS)
     head, line = faults(tmp_path, content)
-    assert head == "1 bad rows:"
+    assert head == "1 bad row:"
     assert line.startswith(f"FILE, line 4: {fault}")
+
+
+def test_an_input_is_no_fault_where_it_is_empty_or_read(tmp_path):
+    row = {"instruction": "i", "input": " ", "response": "r"}
+    assert read(tmp_path, jsonl([row])) == [Row("i", "r", 1)]
+    path = tmp_path / "rows.jsonl"
+    path.write_text(jsonl([row | {"input": "x"}]))
+    assert read_rows(path, "input", "response") == ([Row("x", "r", 1)], [])
 
 
 def test_a_bad_element_of_an_array_is_named_with_its_number(tmp_path):
@@ -143,6 +166,66 @@ def test_a_file_without_rows_is_refused(tmp_path, content, message):
 
 def test_a_missing_file_is_named(tmp_path):
     assert refusal(tmp_path / "nowhere.jsonl") == "FILE is missing"
+
+
+@pytest.mark.timeout(60)
+def test_what_is_no_file_is_refused_at_once(tmp_path):
+    os.mkfifo(tmp_path / "rows.jsonl")
+    assert refusal(tmp_path / "rows.jsonl") == "FILE is a named pipe, not a file"
+
+
+@pytest.mark.parametrize("form", ["jsonl", "array"])
+def test_packed_rows_are_read_as_unpacked_ones(tmp_path, form):
+    path = tmp_path / "rows.json.gz"
+    path.write_bytes(gzip.compress(FORMS[form].encode()))
+    assert read_rows(path, "instruction", "response") == (read(tmp_path, jsonl(ROWS)), [])
+    path.write_bytes(path.read_bytes()[:-9])
+    assert refusal(path).startswith("FILE is not a whole gzip file")
+
+
+@pytest.mark.parametrize("name", ["rows.csv", "rows.CSV.gz", "rows.jsonl.zst", "rows.arrow"])
+def test_a_format_that_is_not_read_is_named_with_those_that_are(tmp_path, name):
+    ending = name.removeprefix("rows").removeprefix(".jsonl")
+    assert refusal(tmp_path / name).startswith(
+        "FILE: rows are read from JSON Lines (.jsonl), a JSON array (.json), both also as .gz, and "
+        f"Parquet (.parquet), not from {ending}."
+    )
+
+
+READING = """
+import pathlib, sys
+from workflow_scripts.common import files
+from workflow_scripts.data.instructions import read_rows
+files.MAX_BYTES = 2**26
+try:
+    read_rows(pathlib.Path(sys.argv[1]), "instruction", "response")
+except files.UserError as error:
+    print(error)
+print(pathlib.Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0])
+"""
+LONG = pyarrow.DictionaryArray.from_arrays([0] * 10_000, ["r" * 10**5])
+TURNS = pyarrow.StructArray.from_arrays([LONG, LONG], ["role", "content"])
+BOMBS = {
+    "texts": pyarrow.table({"instruction": LONG, "response": LONG}),
+    "turns": pyarrow.table({"messages": pyarrow.ListArray.from_arrays([0, 10_000], TURNS)}),
+    "elements": pyarrow.table({"messages": [[None] * 10**6]}),
+}
+
+
+@pytest.mark.parametrize("bomb", ["lines", *BOMBS])
+def test_a_small_file_that_unpacks_to_much_is_refused(tmp_path, bomb):
+    """With a bound of 64 MiB, by a process that takes 300 MiB at most."""
+    path = tmp_path / ("rows.jsonl.gz" if bomb == "lines" else "rows.parquet")
+    if bomb == "lines":
+        path.write_bytes(gzip.compress(bytes(2**26 + 1)))
+    else:
+        parquet.write_table(BOMBS[bomb], path, store_schema=False)
+    assert path.stat().st_size < 2**20
+    words = [sys.executable, "-c", READING, path]
+    done = subprocess.run(words, capture_output=True, text=True, check=True)
+    message, peak = done.stdout.splitlines()
+    assert message == f"{path} holds more than 64 MiB, too much to read"
+    assert int(peak) < 300 * 2**10
 
 
 def test_good_rows_are_read_beside_bad_ones(tmp_path):

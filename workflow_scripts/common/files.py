@@ -5,6 +5,8 @@ import gzip
 import os
 import stat
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
@@ -46,27 +48,53 @@ def open_regular(path: Path) -> BinaryIO:
     return os.fdopen(descriptor, "rb")
 
 
+@contextmanager
+def open_unpacked(path: Path) -> Iterator[BinaryIO]:
+    """A regular file for reading, unpacked if its name ends in .gz.
+
+    Raises UserError as `open_regular`, or, while it is read, if it is no whole gzip file.
+    """
+    with open_regular(path) as file:
+        if path.suffix != ".gz":
+            yield file
+            return
+        try:
+            with gzip.GzipFile(fileobj=file) as unpacked:
+                yield unpacked
+        except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+            raise UserError(f"{path} is not a whole gzip file: {error}") from None
+
+
 def read_bytes(path: Path, limit: int = MAX_BYTES) -> bytes:
     """The content of a regular file, unpacked if its name ends in .gz.
 
     limit: bytes of the content. Raises UserError if there are more, before they are in memory, or
     if the file is no whole gzip file.
     """
-    with open_regular(path) as file:
-        return unpack(file, limit, path) if path.suffix == ".gz" else _read(file, limit, path)
-
-
-def unpack(packed: BinaryIO, limit: int, name: object) -> bytes:
-    """The content of a gzip file. limit: of its bytes. name: for the message of a UserError."""
-    try:
-        with gzip.GzipFile(fileobj=packed) as file:
-            return _read(file, limit, name)
-    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise UserError(f"{name} is not a whole gzip file: {error}") from None
-
-
-def _read(file: BinaryIO, limit: int, name: object) -> bytes:
-    content = file.read(limit + 1)
-    if len(content) > limit:
-        raise UserError(f"{name} holds more than {limit / 2**20:,.0f} MiB, too much to read")
+    with open_unpacked(path) as file:
+        content = file.read(limit + 1)
+    check_size(path, len(content), limit)
     return content
+
+
+def read_lines(path: Path, longest: int) -> Iterator[bytes | None]:
+    """The lines of a regular file, one by one, unpacked if its name ends in .gz.
+
+    None stands for a line of `longest` bytes or more. Raises UserError if all lines have more than
+    MAX_BYTES, or if the file is no whole gzip file.
+    """
+    with open_unpacked(path) as file:
+        while line := file.readline(longest):
+            whole = line if len(line) < longest else None
+            while len(line) == longest and not line.endswith(b"\n"):
+                line = file.readline(longest)
+                check_size(path, file.tell())
+            check_size(path, file.tell())
+            yield whole
+
+
+def check_size(path: Path, size: int, limit: int | None = None) -> None:
+    """Raise UserError if what a file holds has more bytes than the limit (None: MAX_BYTES)."""
+    limit = MAX_BYTES if limit is None else limit
+    if size > limit:
+        raise UserError(f"{path} holds more than {limit / 2**20:,.0f} MiB, too much to read")

@@ -82,6 +82,7 @@ def _fault(turn: object, place: int, form: Form) -> str | None:
     role = turn[form.role]
     if not isinstance(role, str) or role not in form.roles:
         allowed = ", ".join(form.roles)
-        return f"turn {place} has {form.role!r} = {role!r}. Allowed: {allowed}"
+        shown = repr(role[:99]) if isinstance(role, str) else "a value that is no text"
+        return f"turn {place} has {form.role!r} = {shown}. Allowed: {allowed}"
     fault = fault_of_text(turn[form.content])
     return f"{form.content!r} of turn {place} {fault}" if fault else None

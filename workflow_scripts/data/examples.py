@@ -1,6 +1,6 @@
 """Turns instruction rows into tokens, the examples of a training."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby, pairwise
 
@@ -14,6 +14,7 @@ from workflow_scripts.data.templates import ChatTemplate, TextTemplate, encode_l
 
 IGNORED = -100
 BATCH_ROWS = 1000
+BATCH_CHARACTERS = 1_000_000  # a tokenizer takes 300 bytes of memory for each
 
 
 @dataclass(frozen=True)
@@ -103,9 +104,8 @@ def tokenize_rows(
     """
     kept, cut = [], 0
     with progress(desc="tokenize", total=len(rows), unit="row") as bar:
-        for start in range(0, len(rows), BATCH_ROWS):
-            batch = rows[start : start + BATCH_ROWS]
-            encoded = _encode(batch, tokenizer, template)
+        for batch in batches(rows, lambda row: len(row.text)):
+            encoded = _encode(batch, tokenizer, template, max_length)
             for row, (ids, responses) in zip(batch, encoded, strict=True):
                 if responses[0][0] < max_length:
                     cut += len(ids) > max_length
@@ -116,13 +116,32 @@ def tokenize_rows(
     return _join(kept), cut
 
 
+def batches(items: list, length: Callable) -> Iterator[list]:
+    """The items in batches of a size that fits into memory. length: characters of an item."""
+    batch, characters = [], 0
+    for item in items:
+        characters += length(item)
+        if batch and (len(batch) == BATCH_ROWS or characters > BATCH_CHARACTERS):
+            yield batch
+            batch, characters = [], length(item)
+        batch.append(item)
+    if batch:
+        yield batch
+
+
 def _encode(
-    rows: list[Row | Conversation], tokenizer, template: TextTemplate | ChatTemplate
+    rows: list[Row | Conversation],
+    tokenizer,
+    template: TextTemplate | ChatTemplate,
+    max_length: int,
 ) -> Iterator[tuple[list[int], list[tuple[int, int]]]]:
-    """The token ids of each row, and the parts of them that are responses, [begin, end)."""
+    """The token ids of each row, and the parts of them that are responses, [begin, end).
+
+    Of a conversation, what follows the response that exceeds `max_length` may be missing.
+    """
     for kind, group in groupby(rows, type):
         if kind is Conversation:
-            yield from map(template.encode_conversation, group)
+            yield from (template.encode_conversation(row, max_length) for row in group)
         else:
             yield from _encode_instructions(list(group), tokenizer, template)
 

@@ -1,6 +1,5 @@
 """The faults of values that are read from files of rows."""
 
-import json
 import re
 
 SURROGATE = re.compile("[\ud800-\udfff]")
@@ -8,7 +7,7 @@ SURROGATE = re.compile("[\ud800-\udfff]")
 
 def fault_of_object(value: object) -> str | None:
     """The fault of a value of `instructions.json_values`, if it is not an object."""
-    if isinstance(value, json.JSONDecodeError):
+    if isinstance(value, ValueError):
         return f"not valid JSON ({value})"
     return None if isinstance(value, dict) else "not a JSON object"
 

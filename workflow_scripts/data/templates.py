@@ -163,47 +163,53 @@ class ChatTemplate:
         to its end, must be the beginning of the whole text.
         """
         try:
-            texts = self._growing_texts(conversation)
+            texts = pairwise(self._growing_texts(conversation))
+            are_growing = all(later.startswith(earlier) for earlier, later in texts)
         except TemplateFault as fault:
             return f"the chat template refuses it: {fault}"
-        if not all(later.startswith(earlier) for earlier, later in pairwise(texts)):
+        if not are_growing:
             self._cannot_mark("it writes earlier turns in another way when later ones follow")
         return conversation
 
     def encode_conversation(
-        self, conversation: Conversation
+        self, conversation: Conversation, max_length: int
     ) -> tuple[list[int], list[tuple[int, int]]]:
         """Token ids up to the end of the last response, and the parts that are responses.
+
+        What follows the first response that ends beyond `max_length` tokens is left out.
 
         A part, [begin, end), is a turn of the assistant with its end-of-turn token: the last
         special token that the template writes for the turn. The ids are those of the whole
         conversation, so a token that a response shares with the text in front of it is in the part.
         Raises UserError if the template ends such a turn with no special token.
         """
-        messages, places = conversation.messages, conversation.responses
+        messages, parts, ids = conversation.messages, [], []
         encode = partial(_encode_chats, self.tokenizer, self._jinja)
-        prompts = encode([messages[:place] for place in places])
-        wholes = encode([messages[: place + 1] for place in places], add_generation_prompt=False)
-        parts = [self._part(*both) for both in zip(prompts, wholes, strict=True)]
-        return wholes[-1][: parts[-1][1]], parts
+        for place in conversation.responses:
+            (prompt,) = encode([messages[:place]])
+            (whole,) = encode([messages[: place + 1]], add_generation_prompt=False)
+            begin, end = self._part(prompt, whole)
+            parts.append((begin, end))
+            ids = whole[:end]
+            if end > max_length:
+                break
+        return ids, parts
 
     @cached_property
     def end_of_turn(self) -> str | None:
         """The token that ends a turn of the assistant; None if the template cannot mark turns."""
         try:
-            ids, _ = self.encode_conversation(SAMPLE)
+            ids, _ = self.encode_conversation(SAMPLE, max_length=0)
         except UserError:
             return None
         return self.tokenizer.convert_ids_to_tokens(ids[-1])
 
-    def _growing_texts(self, conversation: Conversation) -> list[str]:
+    def _growing_texts(self, conversation: Conversation) -> Iterator[str]:
         """For each response in turn: the text in front of it, and the text up to its end."""
         messages = conversation.messages
-        return [
-            _render(self.tokenizer, self._jinja, messages[:end], end == place)
-            for place in conversation.responses
-            for end in (place, place + 1)
-        ]
+        for place in conversation.responses:
+            for end in (place, place + 1):
+                yield _render(self.tokenizer, self._jinja, messages[:end], end == place)
 
     def _part(self, prompt: list[int], whole: list[int]) -> tuple[int, int]:
         """The part of `whole` that is a response. prompt: the token ids of the text in front."""

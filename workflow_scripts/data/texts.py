@@ -1,12 +1,15 @@
 """Reads texts without instructions, and cuts them into examples. Every token counts."""
 
+import io
+from itertools import count
 from pathlib import Path
 
 import numpy as np
 
-from workflow_scripts.common.errors import UserError
+from workflow_scripts.common.errors import UserError, naming
+from workflow_scripts.common.files import read_bytes
 from workflow_scripts.common.progress import progress
-from workflow_scripts.data.examples import BATCH_ROWS, Tokens
+from workflow_scripts.data.examples import Tokens, batches
 from workflow_scripts.data.faults import fault_of_object, fault_of_text
 from workflow_scripts.data.instructions import BadRow, describe, json_values
 from workflow_scripts.data.templates import encode_literally
@@ -17,12 +20,14 @@ COLUMN = "text"
 def read_texts(path: Path) -> list[str]:
     """The texts of a file: one if it is a .txt file, else those of JSONL lines {"text": ...}.
 
-    Raises UserError if the file is missing, is not UTF-8, holds no text, or if one of its lines is
-    wrong.
+    Raises UserError if the file is missing, is not UTF-8, holds no text or too much, or if one of
+    its lines is wrong.
     """
-    if not path.is_file():
+    if not path.exists():
         raise UserError(f"text = {path}: there is no such file")
-    values = list(json_values(path)) if path.suffix != ".txt" else [(1, str(path), _whole(path))]
+    with naming("text"):
+        is_one = path.suffix == ".txt"
+        values = [(1, str(path), _whole(path))] if is_one else list(json_values(path))
     if not values:
         raise UserError(f"text = {path}: the file holds no texts")
     faults = [(number, place, _fault(value)) for number, place, value in values]
@@ -39,11 +44,10 @@ def window_texts(texts: list[str], tokenizer, max_length: int) -> Tokens:
     window without another token is left out. `numbers` are those of the texts, from 1.
     """
     front = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
-    windows, numbers = [], []
+    windows, numbers, places = [], [], count(1)
     with progress(desc="tokenize", total=len(texts), unit="text") as bar:
-        for start in range(0, len(texts), BATCH_ROWS):
-            batch = texts[start : start + BATCH_ROWS]
-            for number, ids in enumerate(encode_literally(tokenizer, batch), start + 1):
+        for batch in batches(texts, len):
+            for ids, number in zip(encode_literally(tokenizer, batch), places, strict=False):
                 whole = np.array([*front, *ids, tokenizer.eos_token_id], np.int32)
                 cuts = range(max_length, len(whole), max_length)
                 found = [window for window in np.split(whole, cuts) if len(window) > 1]
@@ -61,7 +65,8 @@ def window_texts(texts: list[str], tokenizer, max_length: int) -> Tokens:
 
 def _whole(path: Path) -> dict:
     try:
-        return {COLUMN: path.read_text(encoding="utf-8-sig")}
+        text = read_bytes(path).decode("utf-8-sig")
+        return {COLUMN: io.StringIO(text, newline=None).read()}  # with one kind of line end
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not UTF-8 text: {error}") from None
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from workflow_scripts.common.errors import UserError, did_you_mean, naming
 from workflow_scripts.common.files import open_regular
 from workflow_scripts.config.sections import TRAININGS, DataConfig, EvaluationConfig, XftConfig
+from workflow_scripts.data.instructions import check_format
 from workflow_scripts.data.templates import PROMPT_NAMES, read_template
 from workflow_scripts.evaluation.problems import load_problems
 from workflow_scripts.hub.named_sets import NAMED_SETS
@@ -92,6 +93,8 @@ def _check_results(folder: str) -> None:
 
 
 def _check_rows(data: DataConfig) -> None:
+    with naming("config: data.train"):
+        check_format(data.train)
     if data.revision:
         with naming("config"):
             source = dataset_source(data.train, data.revision)
