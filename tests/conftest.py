@@ -28,7 +28,7 @@ BOS, EOS, PAD = "<s>", "</s>", "<pad>"
 # does not depend on the machine's cores.
 os.environ |= {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
 os.environ["OMP_NUM_THREADS"] = os.environ.get("TEST_THREADS", "1")
-# Without AMX, whose products in bf16 were seen to be wrong at times (docs/troubleshooting.md).
+# Without AMX: on one machine its products in bf16 were wrong at times (docs/troubleshooting.md).
 os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX512_CORE_BF16")
 NUMERIC = {
     *("test_backbones", "test_baseline", "test_batching", "test_checkpoints", "test_experts"),

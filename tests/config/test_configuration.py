@@ -361,6 +361,16 @@ def test_files_that_are_there_or_on_the_hub_are_accepted(files):
             "config: data.split = test: data.train names a file, which has no splits. Leave out",
         ),
         ("data", {"train": "name", "revision": "0" * 40}, "a data set on the hub is named organi"),
+        (
+            "data",
+            {"train": "rows.csv"},
+            "config: data.train: rows.csv: rows are read from JSON Lin",
+        ),
+        (
+            "data",
+            {"train": "a/b/c.tsv", "revision": "0" * 40},
+            "config: data.train: c.tsv: rows are",
+        ),
         ("data", {"train": "alpaca"}, "config: data.train: there is no file alpaca"),
         ("data", {"train": "org/alpaca"}, "org/alpaca. If it is on the hub, set data.revision to"),
         (

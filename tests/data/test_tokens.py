@@ -201,6 +201,20 @@ def test_bad_rows_that_are_skipped_are_told_and_all_reported(tokenizer, tmp_path
     assert [entry["row"] for entry in report["removed_rows"]] == list(range(1, 13))
 
 
+def test_what_bad_rows_say_does_not_reach_the_terminal_as_commands(tiny_llama, tmp_path, capsys):
+    clear, shown = "\x1b[2J\u202e", "\\x1b[2J\\u202e"
+    turns = [{"role": clear, "content": "x"}, {"role": "user", "content": "x", clear: 1}]
+    bad = [{clear: 1}, {"messages": turns}, {"messages": turns[1:] + [{clear: 1}]}]
+    file = write_rows(tmp_path / "rows.jsonl", [*bad, *ROWS[:2]])
+    make(tiny_llama, file, tmp_path / "out", "--bad-rows", "skip")
+    printed = capsys.readouterr()
+    assert clear[0] not in printed.out + printed.err and clear[-1] not in printed.err
+    assert printed.err.count(shown) == 1 and printed.err.count(repr(clear)) == 1
+    with pytest.raises(UserError) as caught:
+        make(tiny_llama, file, tmp_path / "stopped")
+    assert str(caught.value).count(shown) == 1
+
+
 def test_bad_rows_alone_are_no_data(tokenizer, tmp_path):
     file = write_rows(tmp_path / "rows.jsonl", [ROWS[0] | {"response": ""}] * 3)
     with pytest.raises(UserError, match="3 bad rows"):

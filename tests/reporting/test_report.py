@@ -9,6 +9,7 @@ from html.parser import HTMLParser
 
 import pandas as pd
 import pytest
+from problem_files import three_problems
 from report_folders import HOSTILE, write_results
 
 from workflow_scripts.common.errors import UserError
@@ -286,9 +287,106 @@ def test_the_configuration_and_the_prompts_are_shown(page, finished, repository)
     assert [prompt for prompt in prompts if prompt not in page.text] == []
 
 
+SECRET = "the owner's secret"
+
+
+def lead_out(folder, secret):
+    """Each file of the results is a link to the secret, or names it."""
+    links = ["summary.md", "config.yaml", "metrics/sft.jsonl", "diversity.json", "data/report.json"]
+    for name in [*links, "benchmarks/moe.jsonl"]:
+        file = folder / name
+        file.parent.mkdir(exist_ok=True)
+        file.unlink(missing_ok=True)
+        file.symlink_to(secret)
+
+
+def lead_out_by_the_table(folder, secret):
+    secret.with_name("x.generations.jsonl").write_text(
+        json.dumps({"task_id": "own/0", "number": 0, "solution": SECRET}) + "\n"
+    )
+    own = folder / "eval" / "base" / "own.json"
+    secret.with_name("x.json").write_bytes(own.read_bytes())
+    table = pd.read_csv(folder / "summary.csv")
+    table.assign(**{"eval file": str(secret.with_name("x.json"))}).to_csv(folder / "summary.csv")
+
+
+def lead_out_by_the_solutions(folder, secret):
+    lead_out_by_the_table(folder, secret)
+    shutil.copy(secret.with_name("x.json"), folder)
+    (folder / "x.generations.jsonl").symlink_to(secret.with_name("x.generations.jsonl"))
+
+
+def lead_out_by_the_problems(folder, secret):
+    problem = three_problems()[0] | {"prompt": f'def f(a, b):\n    """{SECRET}"""\n'}
+    secret.with_name("own.jsonl").write_text(json.dumps(problem) + "\n")
+    config = {"base": {"model": "m"}, "data": {"train": "t"}}
+    config["evaluation"] = {"datasets": [str(secret.with_name("own.jsonl"))]}
+    (folder / "config.yaml").write_text(json.dumps(config))
+
+
+@pytest.mark.parametrize(
+    "lead",
+    [lead_out, lead_out_by_the_table, lead_out_by_the_solutions, lead_out_by_the_problems],
+)
+def test_nothing_outside_of_the_folder_is_shown(tmp_path, lead):
+    folder, secret = tmp_path / "results", tmp_path / "home" / "secret"
+    secret.parent.mkdir()
+    secret.write_text(f'{{"loss": "{SECRET}"}}\n')
+    write_results(folder, {"base": 3})
+    lead(folder, secret)
+    page = write_report(folder)
+    assert SECRET not in (tmp_path / "results" / "report.html").read_text().replace("&#39;", "'")
+    assert "elsewhere" in page.text or "are not shown" in page.text or "not what was" in page.text
+
+
+def test_shared_results_are_read_from_the_cache_of_the_user(tmp_path, monkeypatch):
+    write_results(tmp_path / "results", {"base": 3})
+    monkeypatch.setenv("SNAKEMAKE_OUTPUT_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "cache" / "a").write_text('{"step": 1, "loss": 0.5}\n')
+    (tmp_path / "results" / "metrics").mkdir()
+    (tmp_path / "results" / "metrics" / "sft.jsonl").symlink_to(tmp_path / "cache" / "a")
+    assert "loss-curves" in write_report(tmp_path / "results").charts
+
+
+def test_nan_is_a_gap(tmp_path):
+    write_results(tmp_path, {"base": 3})
+    (tmp_path / "metrics").mkdir()
+    losses = (1.0, float("nan"), float("inf"), 1.0)
+    lines = (
+        {"step": step, "loss": loss, "learning_rate": loss, "entropy": [loss], "load": [[loss, 1]]}
+        for step, loss in enumerate(losses)
+    )
+    (tmp_path / "metrics" / "sft.jsonl").write_text("".join(json.dumps(x) + "\n" for x in lines))
+    charts = write_report(tmp_path).charts
+    drawn = {row["step"]: row for row in values(charts["loss-curves"])}
+    assert [row["loss"] for row in drawn.values()] == [1, None, None, 1]
+    assert [row["smoothed"] for row in drawn.values()] == pytest.approx([1, None, None, 1])
+    assert "entropy" in charts
+
+
+def write_metrics(folder, line):
+    (folder / "metrics").mkdir()
+    (folder / "metrics" / "sft.jsonl").write_text(line + "\n")
+
+
 @pytest.mark.parametrize(
     ("prepare", "message"),
     [
+        *(
+            (lambda folder, line=line: write_metrics(folder, line), f"sft.jsonl is not .*{message}")
+            for line, message in [
+                ("[" * 100_000, "line 1: it is nested too deeply"),
+                (f'{{"loss": {"9" * 5000}}}', "line 1: a number has too many digits"),
+                (f'{{"step": 1, "loss": {"9" * 4000}}}', "as step sft writes it"),
+                ('{"step": 1, "loss": "low"}', "as step sft writes it"),
+                ('{"loss": 1}', "as step sft writes it"),
+            ]
+        ),
+        (
+            lambda folder: (folder / "diversity.json").write_text('{"layers": [1]}'),
+            "diversity.json is not as step diversity writes it",
+        ),
         (lambda folder: shutil.rmtree(folder), "there is no folder"),
         (lambda folder: (folder / "report.html").write_text("mine"), "is no report"),
         (lambda folder: (folder / "report.html").mkdir(), "is no report"),

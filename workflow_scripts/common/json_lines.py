@@ -47,12 +47,17 @@ def read_json_lines(path: Path, growing: bool = False) -> Iterator[tuple[int, ob
             yield number, value
 
 
-def read_json_objects(path: Path, growing: bool = False) -> Iterator[tuple[int, dict]]:
-    """As `read_json_lines`. Raises UserError also if a line is not a JSON object."""
+def read_json_objects(
+    path: Path, content: str = "JSON objects", growing: bool = False
+) -> list[dict]:
+    """The objects of a file, one in each line. growing: as for `read_json_lines`.
+
+    content: what they are, for messages. Raises UserError also if a line is no JSON object.
+    """
+    objects = []
     for number, value in read_json_lines(path, growing):
         if not isinstance(value, dict):
-            reason = value if isinstance(value, ValueError) else "not an object"
-            raise UserError(
-                f"{path} is not a file of JSON objects, one a line: line {number}: {reason}"
-            )
-        yield number, value
+            reason = value if isinstance(value, ValueError) else "not a JSON object"
+            raise UserError(f"{path} is not a file of {content}: line {number}: {reason}")
+        objects.append(value)
+    return objects

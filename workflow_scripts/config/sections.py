@@ -208,8 +208,9 @@ class RowsSource(Section):
     """The source of the rows."""
 
     train: PathText
-    """JSONL (one object in each line), JSON (an array of objects) or Parquet file. With revision: a
-    data set on the hub (organisation/name), or one of its files (organisation/name/file)."""
+    """JSONL (one object in each line), JSON (an array of objects), both also as .gz, or Parquet
+    file. With revision: a data set on the hub (organisation/name), or one of its files
+    (organisation/name/file)."""
 
     revision: Commit = None
     """Commit hash (40 hexadecimal digits) of a data set on the hub. A local file has none."""

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from workflow_scripts.artifacts.files import write_whole
 from workflow_scripts.common.errors import UserError
+from workflow_scripts.common.json_lines import read_json_lines
 from workflow_scripts.evaluation.prompts import TaskPrompt
 
 ORIGIN = ("model", "settings", "versions")
@@ -59,8 +60,7 @@ def read_samples(path: Path, prompts: Sequence[TaskPrompt], count: int) -> list[
     """
     if not path.is_file():
         raise UserError(f"there are no generations to score: {path} does not exist")
-    lines = path.read_text(encoding="utf-8").splitlines()
-    samples = [_parse(line, f"{path}, line {n}") for n, line in enumerate(lines, start=1)]
+    samples = [_sample(value, f"{path}, line {n}") for n, value in read_json_lines(path)]
     wanted = [prompt for prompt in prompts for _ in range(count)]
     if len(samples) != len(wanted):
         raise UserError(
@@ -81,10 +81,12 @@ def read_samples(path: Path, prompts: Sequence[TaskPrompt], count: int) -> list[
     return samples
 
 
-def _parse(line: str, where: str) -> Sample:
+def _sample(value: object, where: str) -> Sample:
     try:
-        sample = Sample(**json.loads(line))
-    except (json.JSONDecodeError, RecursionError, TypeError) as error:
+        if isinstance(value, ValueError):
+            raise value
+        sample = Sample(**value)
+    except (ValueError, TypeError) as error:
         raise UserError(f"{where}: not a generation: {error}") from None
     for field in fields(Sample):
         value = getattr(sample, field.name)

@@ -8,6 +8,7 @@ from workflow_scripts.artifacts.files import write_manifest, write_whole
 from workflow_scripts.artifacts.manifest import Recipe
 from workflow_scripts.checkpoints.strict_json import read_json
 from workflow_scripts.common.errors import UserError
+from workflow_scripts.common.json_lines import read_json_objects
 
 FORMAT = 1
 KIND = "diversity"
@@ -46,10 +47,11 @@ def routing_at_end(metrics: Path) -> dict[str, float] | None:
 
     entropy: of the routers' probabilities, in nats. imbalance: the largest load of a routed expert
     above the mean load, relative to that (MaxVio of arXiv 2408.15664); 0 if all are equal. Both are
-    means over the layers and over the last steps, at most ten. Raises UserError if a line is not
-    JSON.
+    means over the layers and over the last steps, at most ten. Raises UserError if a line is no
+    JSON object.
     """
-    lines = [line for line in _lines(metrics) if "entropy" in line and "load" in line]
+    lines = read_json_objects(metrics, "metrics")
+    lines = [line for line in lines if "entropy" in line and "load" in line]
     last = lines[-LAST_STEPS:]
     if not last:
         return None
@@ -60,12 +62,3 @@ def routing_at_end(metrics: Path) -> dict[str, float] | None:
 
 def _mean(values: list[float]) -> float:
     return round(sum(values) / len(values), 4)
-
-
-def _lines(metrics: Path) -> list[dict]:
-    try:
-        return [json.loads(line) for line in metrics.read_text(encoding="utf-8").splitlines()]
-    except ValueError as error:
-        raise UserError(
-            f"{metrics} is not a file of metrics, with a JSON object in each line: {error}"
-        ) from None

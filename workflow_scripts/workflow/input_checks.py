@@ -93,11 +93,11 @@ def _check_results(folder: str) -> None:
 
 
 def _check_rows(data: DataConfig) -> None:
+    with naming("config"):
+        source = dataset_source(data.train, data.revision) if data.revision else None
     with naming("config: data.train"):
-        check_format(data.train)
-    if data.revision:
-        with naming("config"):
-            source = dataset_source(data.train, data.revision)
+        check_format(source.file_name if source else data.train)
+    if source:
         if source.file and data.split != "train":
             raise UserError(
                 f"config: data.split = {data.split}: data.train names a file, which has no splits. "

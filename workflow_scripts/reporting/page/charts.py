@@ -1,5 +1,6 @@
 """The charts of the report, as Vega-Lite specifications."""
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 
 MOST_ROWS = 120  # of a chart with a row for each model or pair
@@ -168,8 +169,15 @@ def _altair():
 
 
 def _data(rows: Iterable[dict]):
-    """Rows inside of the specification. They need no file beside the report."""
-    return _altair().Data(values=list(rows))
+    """Rows inside of the specification. They need no file beside the report.
+
+    NaN and infinity are gaps: JSON has none, and a browser would draw no chart at all.
+    """
+    return _altair().Data(values=[{key: _finite(row[key]) for key in row} for row in rows])
+
+
+def _finite(value: object) -> object:
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _spec(chart) -> dict:

@@ -1,19 +1,22 @@
 """Reads what a results folder holds, for the report. What is missing is named and is no error."""
 
-import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from workflow_scripts.checkpoints.strict_json import read_json
 from workflow_scripts.common.errors import UserError
+from workflow_scripts.common.json_lines import read_json_objects
 from workflow_scripts.config.recorded import CONFIG_FILE, chosen_values, recorded_config
-from workflow_scripts.config.sections import problem_label
+from workflow_scripts.config.sections import XftConfig, problem_label
 from workflow_scripts.evaluation.ground_truth import TEST_SETS
 from workflow_scripts.evaluation.problems import load_problems
 from workflow_scripts.evaluation.result import read_result
 from workflow_scripts.evaluation.samples import samples_path
 from workflow_scripts.hub.named_sets import NAMED_SETS
+from workflow_scripts.reporting.page.files import is_own, own_files
 from workflow_scripts.reporting.page.jobs import read_graph, read_jobs, read_sizes
 from workflow_scripts.reporting.subjects import MARK
 from workflow_scripts.reporting.tables import LOSS, over_seeds
@@ -61,6 +64,7 @@ class Results:
     shares: list[dict] = field(default_factory=list)
     spreads: list[dict] = field(default_factory=list)
     solutions: dict[str, dict[str, dict[str, Solution]]] = field(default_factory=dict)
+    evaluated: dict[str, str] = field(default_factory=dict)
     rows: dict[str, dict] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
     config: str = ""
@@ -76,6 +80,7 @@ class Results:
 def read_results(folder: Path, planned: Mapping[str, float] | None = None) -> Results:
     """The contents of a results folder, also of an unfinished run.
 
+    The folder may be somebody else's: a file that leads out of it is not read (`files.is_own`).
     planned: MB of memory that jobs should take, by job; unknown if None.
     Raises UserError if there is no such folder, or if a file in it is broken.
     """
@@ -84,35 +89,60 @@ def read_results(folder: Path, planned: Mapping[str, float] | None = None) -> Re
     results = Results(folder, planned=dict(planned or {}))
     results.jobs = read_jobs(folder)
     results.graph, results.sizes = read_graph(folder), read_sizes(folder)
-    _read_config(results)
+    config = _read_config(results)
     _read_tables(results)
+    if config:
+        _read_prompts(results, config)
     _read_metrics(results)
     _read_diversity(results)
-    for file in sorted(folder.glob("**/data/report.json")):
+    for file in own_files(folder, "**/data/report.json"):
         results.rows[_variation(file.parent.parent, folder)] = read_json(file)
     if not results.rows:
         results.missing.append("data/report.json: no rows were prepared")
     return results
 
 
-def _read_config(results: Results) -> None:
+@contextmanager
+def _written_by(step: str, file: Path) -> Iterator[None]:
+    """Raise UserError where the values of a file are not those that the step writes."""
+    try:
+        yield
+    except (LookupError, TypeError, ValueError, ArithmeticError, AttributeError) as error:
+        raise UserError(f"{file} is not as step {step} writes it: {error!r:.200}") from None
+
+
+def _read_config(results: Results) -> XftConfig | None:
     file = results.folder / CONFIG_FILE
+    if file.exists() and not is_own(results.folder, file):
+        results.missing.append(f"{CONFIG_FILE}: it leads out of the folder")
+        return None
     try:
         config = recorded_config(results.folder)
     except UserError as error:
         results.missing.append(str(error))
-        return
+        return None
     results.config = file.read_text(encoding="utf-8")
     results.chosen.update(chosen_values(config))
+    return config
+
+
+def _read_prompts(results: Results, config: XftConfig) -> None:
+    """Take the prompts of the evaluated problems. No other file that the config names is shown."""
     for name in config.evaluation.datasets:
         label = problem_label(name)
         fetched = results.folder / "problems" / f"{label}.jsonl"
+        if label not in results.evaluated:
+            continue
         try:
-            found = load_problems(str(fetched if name in NAMED_SETS else name)).problems
+            found = load_problems(str(fetched if name in NAMED_SETS else name))
         except UserError as error:
             results.missing.append(f"prompts of {label}: {error}")
+            continue
+        if found.sha256 == results.evaluated[label]:
+            prompts = {problem.task_id: problem.prompt for problem in found.problems}
+            results.prompts[label] = prompts
         else:
-            results.prompts[label] = {problem.task_id: problem.prompt for problem in found}
+            results.missing.append(f"prompts of {label}: {name} is not what was evaluated")
 
 
 def _read_tables(results: Results) -> None:
@@ -120,8 +150,11 @@ def _read_tables(results: Results) -> None:
 
     table, comparisons = results.folder / "summary.csv", results.folder / "comparisons.csv"
     text = results.folder / "summary.md"
-    if not all(file.is_file() for file in (table, comparisons, text)):
-        results.missing.append("summary.csv, comparisons.csv, summary.md: the run is not finished")
+    if not all(is_own(results.folder, file) for file in (table, comparisons, text)):
+        results.missing.append(
+            "summary.csv, comparisons.csv, summary.md: the run is not finished, or a link leads "
+            "elsewhere"
+        )
         return
     results.summary = text.read_text(encoding="utf-8")
     try:
@@ -130,9 +163,10 @@ def _read_tables(results: Results) -> None:
         results.comparisons.extend(pairs.to_dict("records"))
     except (ValueError, KeyError) as error:
         raise UserError(f"{table}, {comparisons}: not tables of step summary: {error}") from None
-    rows = [_read_score(results, row) for row in scores.to_dict("records")]
-    means = over_seeds(pd.DataFrame(rows, columns=scores.columns))
-    results.means.extend(means.to_dict("records"))
+    with _written_by("summary", table):
+        rows = [_read_score(results, row) for row in scores.to_dict("records")]
+        means = over_seeds(pd.DataFrame(rows, columns=scores.columns))
+        results.means.extend(means.to_dict("records"))
 
 
 def _read_score(results: Results, row: dict) -> dict:
@@ -155,16 +189,19 @@ def _read_score(results: Results, row: dict) -> dict:
     if file is None:
         results.missing.append(f"{row['eval file']}: the solutions of {label} are not shown")
         return row | {"model": label}
-    result = read_result(file)
-    results.versions.update(result["versions"])
-    codes = dict(_solutions(samples_path(file)))
-    problems = results.solutions.setdefault(row["dataset"], {})
-    for problem in result["problems"]:
-        if problem["sample"] == 0:
-            code = codes.get(problem["task_id"], "")
-            solution = Solution(problem["plus"], code, problem["failed_call"])
-            problems.setdefault(problem["task_id"], {})[name] = solution
-    return row | {"model": label} | {f"pass@1 {t}": 100 * result["pass@1"][t] for t in TEST_SETS}
+    with _written_by("eval", file):
+        result = read_result(file)
+        results.versions.update(result["versions"])
+        results.evaluated[row["dataset"]] = result["dataset"]["sha256"]
+        codes = _solutions(results.folder, samples_path(file))
+        problems = results.solutions.setdefault(row["dataset"], {})
+        for problem in result["problems"]:
+            if problem["sample"] == 0:
+                code = codes.get(problem["task_id"], "")
+                solution = Solution(problem["plus"], code, problem["failed_call"])
+                problems.setdefault(problem["task_id"], {})[name] = solution
+        shares = {f"pass@1 {tests}": 100 * result["pass@1"][tests] for tests in TEST_SETS}
+    return row | {"model": label} | shares
 
 
 def columns_of(problems: Mapping[str, Mapping[str, Solution]]) -> list[str]:
@@ -176,38 +213,41 @@ def _in_folder(folder: Path, file: Path) -> Path | None:
     """A file of the run, in its results folder. The run may have had another working directory."""
     parts = file.parts
     places = (folder.joinpath(*parts[start:]) for start in range(len(parts)))
-    return next((place for place in places if place.is_file()), None)
+    return next((place for place in places if is_own(folder, place)), None)
 
 
-def _solutions(file: Path) -> Iterator[tuple[str, str]]:
-    """The first solution of each problem, by its task id. None if the file is not there."""
-    for line in _lines(file) if file.is_file() else ():
-        if line.get("number") == 0:
-            yield line["task_id"], line["solution"]
+def _solutions(folder: Path, file: Path) -> dict[str, str]:
+    """The first solution of each problem, by its task id. Empty if the file is not there."""
+    lines = read_json_objects(file) if is_own(folder, file) else ()
+    return {line["task_id"]: line["solution"] for line in lines if line.get("number") == 0}
 
 
 def _read_metrics(results: Results) -> None:
-    files = sorted((results.folder / "metrics").glob("**/*.jsonl"))
+    files = own_files(results.folder, "metrics/**/*.jsonl")
     if not files:
         results.missing.append("metrics/: no training has begun")
     for file in files:
         name = file.relative_to(results.folder / "metrics").with_suffix("").as_posix()
-        lines = [line for line in _lines(file) if "loss" in line]
-        points = min(POINTS, max(2, ALL_POINTS // len(files)))
-        curve = _thinned(_curve(lines), points)
-        results.curves.extend({"training": name} | point for point in curve)
-        _read_routers(results, name, lines, points)
-        if lines and "shares" in lines[-1]:
-            results.shares.extend({"merge": name} | share for share in _shares(lines[-1]["shares"]))
+        with _written_by(name, file):
+            lines = [line for line in read_json_objects(file, growing=True) if "loss" in line]
+            points = min(POINTS, max(2, ALL_POINTS // len(files)))
+            curve = _thinned(_curve(lines), points)
+            results.curves.extend({"training": name} | point for point in curve)
+            _read_routers(results, name, lines, points)
+            if lines and "shares" in lines[-1]:
+                shares = _shares(lines[-1]["shares"])
+                results.shares.extend({"merge": name} | share for share in shares)
 
 
 def _curve(lines: Sequence[dict]) -> list[dict]:
-    """The points of a training's curve, one for each step."""
+    """The points of a training's curve, one for each step. A loss of NaN is a gap in it."""
     points, smoothed, weight = [], 0.0, 0.0
     for line in lines:
-        smoothed += SMOOTHING * (line["loss"] - smoothed)
-        weight += SMOOTHING * (1 - weight)
-        point = {"step": line["step"], "loss": line["loss"], "smoothed": smoothed / weight}
+        point = {"step": line["step"], "loss": line["loss"], "smoothed": None}
+        if math.isfinite(line["loss"]):
+            smoothed += SMOOTHING * (line["loss"] - smoothed)
+            weight += SMOOTHING * (1 - weight)
+            point["smoothed"] = smoothed / weight
         points.append(point | {"learning_rate": line.get("learning_rate")})
     return points
 
@@ -243,11 +283,12 @@ def _shares(layers: list) -> Iterator[dict]:
 
 
 def _read_diversity(results: Results) -> None:
-    for file in sorted(results.folder.glob("**/diversity.json")):
+    for file in own_files(results.folder, "**/diversity.json"):
         name = _variation(file.parent, results.folder)
-        for layer in read_json(file)["layers"]:
-            spread = {"mixture": name, "layer": layer["layer"], "spread": 100 * layer["spread"]}
-            results.spreads.append(spread)
+        with _written_by("diversity", file):
+            for layer in read_json(file)["layers"]:
+                spread = {"mixture": name, "layer": layer["layer"], "spread": 100 * layer["spread"]}
+                results.spreads.append(spread)
 
 
 def _variation(folder: Path, above: Path) -> str:
@@ -258,13 +299,3 @@ def _variation(folder: Path, above: Path) -> str:
 
 def _mean(values: Sequence[float]) -> float:
     return sum(values) / len(values)
-
-
-def _lines(file: Path) -> list[dict]:
-    """The objects of a file, one in each line. A last line that is not whole is left out."""
-    text = file.read_text(encoding="utf-8")
-    whole = text[: text.rfind("\n") + 1]
-    try:
-        return [json.loads(line) for line in whole.splitlines()]
-    except ValueError as error:
-        raise UserError(f"{file} is not a file of JSON objects, one a line: {error}") from None

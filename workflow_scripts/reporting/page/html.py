@@ -30,7 +30,7 @@ def build_page(runs: Sequence[Results]) -> str:
         title="XFT: " + ", ".join(str(run.folder) for run in runs),
         policy=_policy(scripts.values()),
         style=Markup(_file("report.css")),
-        charts=Markup(json.dumps(drawn).replace("<", "\\u003c")),
+        charts=Markup(json.dumps(drawn, allow_nan=False).replace("<", "\\u003c")),
         sections=sections,
         **{name: Markup(text) for name, text in scripts.items()},
     )

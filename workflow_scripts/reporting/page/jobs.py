@@ -1,5 +1,6 @@
 """Reads what the jobs of a run took, and how the steps depend on each other."""
 
+import math
 from collections import defaultdict
 from collections.abc import Iterator
 from graphlib import TopologicalSorter
@@ -8,6 +9,7 @@ from pathlib import Path
 from workflow_scripts.artifacts.manifest import read_manifest
 from workflow_scripts.checkpoints.strict_json import read_json
 from workflow_scripts.common.errors import UserError
+from workflow_scripts.reporting.page.files import own_files
 from workflow_scripts.reporting.subjects import MARK
 
 BENCHMARKS = "benchmarks"
@@ -23,7 +25,7 @@ def read_jobs(folder: Path) -> list[dict]:
     after a kill has the values of its last part.
     """
     jobs = []
-    for file in _files(folder / BENCHMARKS, "*.jsonl"):
+    for file in _files(folder, f"{BENCHMARKS}/**/*.jsonl"):
         measured = read_json(file)
         planned = measured.get("resources") or {}
         name = file.relative_to(folder / BENCHMARKS).with_suffix("")
@@ -36,7 +38,7 @@ def read_jobs(folder: Path) -> list[dict]:
 
 
 def _number(value: object) -> float | None:
-    return value if isinstance(value, int | float) else None
+    return value if isinstance(value, int | float) and math.isfinite(value) else None
 
 
 def step_name(path: Path) -> str:
@@ -52,7 +54,7 @@ def read_graph(folder: Path) -> dict[str, set[str]]:
     """
     steps: dict[str, str] = {}
     read: dict[str, set[str]] = defaultdict(set)
-    for file in _files(folder, f"*{MANIFESTS}"):
+    for file in _files(folder, f"**/*{MANIFESTS}"):
         try:
             manifest = read_manifest(file)
         except UserError:
@@ -96,14 +98,14 @@ def layout(graph: dict[str, set[str]]) -> dict[str, tuple[float, int]]:
 def read_sizes(folder: Path) -> dict[str, int]:
     """The bytes of the files of each step or folder, without what links lead to, largest first."""
     sizes: dict[str, int] = defaultdict(int)
-    for path in _files(folder, "*"):
+    for path in _files(folder, "**/*"):
         if not path.is_symlink():
             sizes[step_name(path.relative_to(folder))] += path.stat().st_size
     return dict(sorted(sizes.items(), key=lambda item: -item[1]))
 
 
 def _files(folder: Path, pattern: str) -> Iterator[Path]:
-    """The files below a folder whose name fits the pattern, without those of the report itself."""
-    for path in folder.rglob(pattern):
-        if path.is_file() and step_name(path.relative_to(folder)) not in (REPORT, FIGURES):
+    """The files of a results folder that fit the pattern, without those of the report itself."""
+    for path in own_files(folder, pattern):
+        if step_name(path.relative_to(folder)) not in (REPORT, FIGURES):
             yield path
