@@ -287,22 +287,17 @@ def test_the_configuration_and_the_prompts_are_shown(page, finished, repository)
     assert [prompt for prompt in prompts if prompt not in page.text] == []
 
 
-SECRET = "the owner's secret"
+SECRET = "what the reader keeps at home"
 
 
-def lead_out(folder, secret):
-    """Each file of the results is a link to the secret, or names it."""
-    links = ["summary.md", "config.yaml", "metrics/sft.jsonl", "diversity.json", "data/report.json"]
-    for name in [*links, "benchmarks/moe.jsonl"]:
-        file = folder / name
-        file.parent.mkdir(exist_ok=True)
-        file.unlink(missing_ok=True)
-        file.symlink_to(secret)
+def lead_out_by_a_link(folder, secret):
+    (folder / "summary.md").unlink()
+    (folder / "summary.md").symlink_to(secret)
 
 
 def lead_out_by_the_table(folder, secret):
     secret.with_name("x.generations.jsonl").write_text(
-        json.dumps({"task_id": "own/0", "number": 0, "solution": SECRET}) + "\n"
+        json.dumps({"task_id": "T/0", "number": 0, "solution": SECRET}) + "\n"
     )
     own = folder / "eval" / "base" / "own.json"
     secret.with_name("x.json").write_bytes(own.read_bytes())
@@ -317,7 +312,8 @@ def lead_out_by_the_solutions(folder, secret):
 
 
 def lead_out_by_the_problems(folder, secret):
-    problem = three_problems()[0] | {"prompt": f'def f(a, b):\n    """{SECRET}"""\n'}
+    prompt = f'def add(a, b):\n    """{SECRET}"""\n'
+    problem = three_problems()[0] | {"task_id": "T/0", "prompt": prompt}
     secret.with_name("own.jsonl").write_text(json.dumps(problem) + "\n")
     config = {"base": {"model": "m"}, "data": {"train": "t"}}
     config["evaluation"] = {"datasets": [str(secret.with_name("own.jsonl"))]}
@@ -326,17 +322,21 @@ def lead_out_by_the_problems(folder, secret):
 
 @pytest.mark.parametrize(
     "lead",
-    [lead_out, lead_out_by_the_table, lead_out_by_the_solutions, lead_out_by_the_problems],
+    [
+        lead_out_by_a_link,
+        lead_out_by_the_table,
+        lead_out_by_the_solutions,
+        lead_out_by_the_problems,
+    ],
 )
 def test_nothing_outside_of_the_folder_is_shown(tmp_path, lead):
     folder, secret = tmp_path / "results", tmp_path / "home" / "secret"
     secret.parent.mkdir()
-    secret.write_text(f'{{"loss": "{SECRET}"}}\n')
+    secret.write_text(SECRET)
     write_results(folder, {"base": 3})
     lead(folder, secret)
     page = write_report(folder)
-    assert SECRET not in (tmp_path / "results" / "report.html").read_text().replace("&#39;", "'")
-    assert "elsewhere" in page.text or "are not shown" in page.text or "not what was" in page.text
+    assert SECRET not in page.text
 
 
 def test_shared_results_are_read_from_the_cache_of_the_user(tmp_path, monkeypatch):
