@@ -161,8 +161,15 @@ def test_every_problem_gives_itself_away(real):
         ("code_alpaca_2k.json", "output", 2015, 3),
     ],
 )
-def test_few_rows_of_other_data_are_found_and_those_with_reason(real, file, response, rows, found):
-    good, _ = read_rows(SHARED / file, "instruction", response)
+def test_few_rows_of_other_data_are_found_and_those_with_reason(
+    real, tmp_path, file, response, rows, found
+):
+    joined = [
+        row | {"instruction": f"{row['instruction']}\n{row.pop('input', '')}"}
+        for row in json.loads((SHARED / file).read_text())
+    ]
+    (tmp_path / "rows.json").write_text(json.dumps(joined))
+    good, _ = read_rows(tmp_path / "rows.json", "instruction", response)
     traces = [trace for row in good if (trace := real[1].find(row.text))]
     assert (len(good), len(traces)) == (rows, found)
     assert {trace.problem for trace in traces} <= {"Mbpp/605", "Mbpp/296", "HumanEval/78"}

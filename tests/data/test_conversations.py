@@ -251,6 +251,11 @@ ASKED, ANSWERED = TURNS[1:3]
             {"messages": [ASKED, ASKED, ANSWERED]},
             "the chat template refuses it: Roles must alternate user/assistant",
         ),
+        ({"messages": [ASKED, ANSWERED] * 501}, "more than 1,000 turns"),
+        (
+            {"messages": [ASKED | {"content": "x" * 10**6}, ANSWERED]},
+            "longer than 1,000,000 characters",
+        ),
     ],
 )
 def test_a_bad_conversation_is_named_with_its_line_and_fault(tokenizer, prepared, row, fault):

@@ -209,10 +209,10 @@ def test_what_bad_rows_say_does_not_reach_the_terminal_as_commands(tiny_llama, t
     make(tiny_llama, file, tmp_path / "out", "--bad-rows", "skip")
     printed = capsys.readouterr()
     assert clear[0] not in printed.out + printed.err and clear[-1] not in printed.err
-    assert printed.err.count(shown) == 1 and printed.err.count(repr(clear)) == 1
+    assert printed.err.count(shown) == len(bad)
     with pytest.raises(UserError) as caught:
         make(tiny_llama, file, tmp_path / "stopped")
-    assert str(caught.value).count(shown) == 1
+    assert str(caught.value).count(shown) == len(bad)
 
 
 def test_bad_rows_alone_are_no_data(tokenizer, tmp_path):
