@@ -169,9 +169,10 @@ def test_a_missing_file_is_named(tmp_path):
 
 
 @pytest.mark.timeout(60)
-def test_what_is_no_file_is_refused_at_once(tmp_path):
-    os.mkfifo(tmp_path / "rows.jsonl")
-    assert refusal(tmp_path / "rows.jsonl") == "FILE is a named pipe, not a file"
+@pytest.mark.parametrize("name", ["rows.jsonl", "rows.json.gz", "rows.parquet"])
+def test_what_is_no_file_is_refused_at_once(tmp_path, name):
+    os.mkfifo(tmp_path / name)
+    assert refusal(tmp_path / name) == "FILE is a named pipe, not a file"
 
 
 @pytest.mark.parametrize("form", ["jsonl", "array"])

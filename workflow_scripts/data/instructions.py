@@ -111,7 +111,7 @@ def check_format(name: str) -> None:
 def _values(path: Path, columns: dict[str, str]) -> Iterator[tuple[int, str, object]]:
     """Each row's number, its place (for messages) and its value; for a bad JSON line, the error."""
     check_format(str(path))
-    if path.suffix == ".parquet" or _head(path).startswith(PARQUET_MAGIC):
+    if _head(path).startswith(PARQUET_MAGIC) or path.suffix == ".parquet":
         return _parquet_values(path, columns)
     return json_values(path)
 
@@ -138,14 +138,12 @@ def _parquet_values(path: Path, columns: dict[str, str]) -> Iterator[tuple[int, 
             for chunk in map(group.column, range(group.num_columns))
             if any(f"{chunk.path_in_schema}.".startswith(f"{column}.") for column in read)
         ]
-        size = sum(
-            chunk.total_uncompressed_size + VALUE_BYTES * chunk.num_values for chunk in chunks
-        )
-        check_size(path, size)
+        sizes = (c.total_uncompressed_size + VALUE_BYTES * c.num_values for c in chunks)
+        check_size(path, sum(sizes))
         # A text that many rows repeat is in memory once, until the rows' texts are made.
         texts = {chunk.path_in_schema for chunk in chunks if chunk.physical_type == "BYTE_ARRAY"}
         with parquet.ParquetFile(path, read_dictionary=sorted(texts)) as file:
-            numbers = count(1)
+            numbers, size = count(1), 0
             for batch in file.iter_batches(columns=read):
                 size += sum(map(_text_bytes, batch.columns))
                 check_size(path, size)
