@@ -14,6 +14,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from workflow_scripts.artifacts import manifest
 from workflow_scripts.artifacts.artifact import (
     clear_up_after_killed,
     create_artifact,
@@ -21,7 +22,6 @@ from workflow_scripts.artifacts.artifact import (
     write_json,
 )
 from workflow_scripts.artifacts.manifest import (
-    SMALL_BYTES,
     Manifest,
     Recipe,
     hash_files,
@@ -396,12 +396,13 @@ def test_a_manifest_of_another_form_is_refused(artifact, changes, fault):
 
 
 @pytest.fixture
-def weights(tmp_path):
-    """An artifact with a safetensors file and a file that is not small."""
+def weights(tmp_path, monkeypatch):
+    """An artifact with a safetensors file and another one, which are both not small."""
+    monkeypatch.setattr(manifest, "SMALL_BYTES", 64)
     out = tmp_path / "weights"
     with create_artifact(out, "ffn") as draft:
         save_file(TENSORS, draft.path / "model.safetensors")
-        (draft.path / "large.bin").write_bytes(bytes(SMALL_BYTES + 1))
+        (draft.path / "large.bin").write_bytes(bytes(2**20))
     return out
 
 
@@ -445,12 +446,25 @@ def test_a_shard_of_another_model_is_noticed_at_once(weights):
 
 
 @pytest.mark.parametrize("file", ["model.safetensors", "large.bin"])
-def test_only_a_full_check_reads_values_and_large_files(weights, file):
+def test_only_a_full_check_reads_large_files(weights, file):
     open_artifact(weights, "ffn", full=True)
     invert_byte(weights / file, -1)
     open_artifact(weights, "ffn")
     with pytest.raises(UserError, match=f"{file} was altered: its SHA-256 is not the manifest's"):
         open_artifact(weights, "ffn", full=True)
+
+
+def test_a_byte_of_small_weights_is_noticed_at_once(tmp_path, call_step):
+    values = {"w": torch.arange(100_000.0)}  # 400 kB
+    with create_artifact(tmp_path / "moe", "moe") as draft:
+        save_file(values, draft.path / "model.safetensors")
+    invert_byte(tmp_path / "moe" / "model.safetensors", 200_000)
+    fault = "model.safetensors was altered: its SHA-256 is not the manifest's"
+    with pytest.raises(UserError, match=fault):
+        open_artifact(tmp_path / "moe", "moe")
+    verified = call_step("verify", tmp_path)
+    assert verified.returncode == 1
+    assert fault in verified.stderr
 
 
 def test_a_full_check_that_takes_long_shows_how_far_it_is(weights, monkeypatch, capsys):

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, SeedOssConfig
 
 from workflow_scripts import base, dense, ffn, moe, weighted_init
-from workflow_scripts.artifacts import artifact
+from workflow_scripts.artifacts import artifact, manifest
 from workflow_scripts.artifacts.manifest import hash_file, manifest_path, read_manifest
 from workflow_scripts.common.errors import UserError
 
@@ -274,7 +274,8 @@ def test_every_step_can_check_every_byte_first(
     assert not (tmp_path / "out").exists()
 
 
-def test_without_it_values_are_taken_as_they_are(tmp_path, chain):
+def test_without_it_values_of_large_files_are_taken_as_they_are(tmp_path, chain, monkeypatch):
+    monkeypatch.setattr(manifest, "SMALL_BYTES", 0)
     altered = copy_artifact(chain["moe"], tmp_path)
     alter_last_value(altered)
     run("ffn", tmp_path / "ffn", moe=altered)

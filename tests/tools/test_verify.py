@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from workflow_scripts.artifacts import manifest
 from workflow_scripts.artifacts.artifact import create_artifact
 from workflow_scripts.artifacts.manifest import (
     Manifest,
@@ -225,10 +226,11 @@ def test_an_artifact_that_is_gone_is_no_successor(made, capsys):
 # What is amiss
 
 
-def test_only_full_reads_large_files(made, capsys):
+def test_only_full_reads_large_files(made, capsys, monkeypatch):
+    monkeypatch.setattr(manifest, "SMALL_BYTES", 2**11)
     with create_artifact(made["ffn"], "ffn", inputs={"moe": identity(made["moe_sft"])}) as draft:
-        (draft.path / "large").write_bytes(bytes(2**21))
-    rewrite(made["ffn"] / "large", "\0" * (2**21 - 1) + "x")
+        (draft.path / "large").write_bytes(bytes(2**12))
+    rewrite(made["ffn"] / "large", "\0" * (2**12 - 1) + "x")
     fault = "results/ffn/large was altered: its SHA-256 is not the manifest's"
     assert fault not in run(capsys, "results")[1]
     assert fault in run(capsys, "results", "--full")[1]
@@ -252,7 +254,7 @@ def test_every_fault_of_every_artifact_is_reported(made, capsys):
         "results/ffn/a.txt is missing",
         "results/moe_sft.manifest.json is not valid JSON",
         "results/base.manifest.json is not valid JSON",
-        "results/weighted_init/lam~0.5.manifest.json is not a file",
+        "results/weighted_init/lam~0.5.manifest.json is a folder, not a file",
         "results/dense/lam~0.5.manifest.json was edited",
     ):
         assert [each.startswith(fault) for each in message.split("; ")].count(True) == 1, fault

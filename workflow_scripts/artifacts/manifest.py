@@ -22,7 +22,7 @@ FORMAT = 3
 NOT_CONTENT = {".snakemake_timestamp"}
 DIGEST = re.compile(r"[0-9a-f]{64}")
 SAFETENSORS = ".safetensors"
-SMALL_BYTES = 2**20  # files up to this size are hashed whenever an artifact is opened
+SMALL_BYTES = 2**26  # files up to this size are hashed whenever an artifact is opened
 BLOCK_BYTES = 2**20
 
 
@@ -222,9 +222,9 @@ def hash_file(path: Path, report: Callable[[int], object] = lambda count: None) 
 def find_faults(artifact: Path, manifest: Manifest, full: bool = False) -> list[str]:
     """The differences between an artifact and its manifest, one sentence each.
 
-    The artifact is a folder, or a file with others beside it. Names, sizes, the headers of
-    safetensors files and the content of small files are compared; with `full`, the content of all
-    files. The content of a linked file is always compared if it is newer than the manifest.
+    The artifact is a folder, or a file with others beside it. Names, sizes, the content of small
+    files and the headers of larger safetensors are compared; with `full`, the content of all files.
+    The content of a linked file is always compared if it is newer than the manifest.
     """
     made = _time_of(manifest_path(artifact))
     if artifact.is_dir():
@@ -277,11 +277,10 @@ def find_foreign(artifact: Path, manifest: Manifest) -> list[str]:
 
 def _content_fault(path: Path, entry: dict, full: bool, report: Callable) -> str | None:
     """How a file's content differs from its entry. Without `full`, only a quick check."""
-    has_header = "header_sha256" in entry
-    if full or (entry["size"] <= SMALL_BYTES and not has_header):
+    if full or entry["size"] <= SMALL_BYTES:
         if hash_file(path, report) != entry["sha256"]:
             return "its SHA-256 is not the manifest's"
-    elif has_header and _hash_header_or_none(path) != entry["header_sha256"]:
+    elif "header_sha256" in entry and _hash_header_or_none(path) != entry["header_sha256"]:
         return "its header is not the manifest's"
     return None
 

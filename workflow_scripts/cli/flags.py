@@ -86,8 +86,8 @@ def add_verify(parser) -> None:
         "--verify",
         choices=["quick", "full"],
         default="quick",
-        help="How the step checks its inputs before it begins. quick: names, sizes, headers and "
-        "small files. full: the hashes of all files too. Default: quick.",
+        help="How the step checks its inputs before it begins. quick: names, sizes, files up to "
+        "64 MiB, and the headers of larger ones. full: all of each file. Default: quick.",
     )
 
 

@@ -1,8 +1,8 @@
 """Check artifacts against their manifests, and against the artifacts that they were made from.
 
-The check compares names, sizes, headers and small files; with --full, the hashes of all files. It
-looks for the inputs of an artifact in PATH... and in the artifact's results folder. An input that
-is in neither is shown, and is not an error.
+The check compares names, sizes, the hashes of files up to 64 MiB and the headers of larger
+safetensors; with --full, the hashes of all files. It looks for the inputs of an artifact in PATH...
+and in the artifact's results folder. An input that is in neither is shown, and is not an error.
 """
 
 import json
