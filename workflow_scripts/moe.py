@@ -24,6 +24,7 @@ def main(argv: list[str] | None = None) -> None:
     moe = flags.options(args, MoeConfig)
 
     from workflow_scripts.conversions.upcycle import upcycle, upcycled_config, weights_dtype
+    from workflow_scripts.modeling.loading import check_fit
     from workflow_scripts.modeling.upcycling import check_loadable
     from workflow_scripts.reporting.model_card import moe_card, origin
 
@@ -31,6 +32,7 @@ def main(argv: list[str] | None = None) -> None:
     checkpoint = base.checkpoint
     plans = upcycle(checkpoint, moe, seed)
     config = upcycled_config(checkpoint.config, moe, weights_dtype(checkpoint))
+    check_fit(base.path)
     check_loadable(config)
     parameters = moe.model_dump() | {"seed": seed, "base": origin(base)}
     recipe = make_recipe("moe", parameters, {"base": base})

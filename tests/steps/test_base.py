@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from workflow_scripts import base
+from workflow_scripts.artifacts import manifest
 from workflow_scripts.artifacts.artifact import open_artifact
 from workflow_scripts.artifacts.manifest import find_faults, hash_file
 from workflow_scripts.common.errors import UserError
@@ -65,9 +66,9 @@ def test_the_artifact_is_the_model(model):
     out = run(model)
     assert hashes(out) == before | {"LICENSE.txt": hash_file(model / "LICENSE.txt")}
     assert {name: hash_file(model / name) for name in before} == before
-    manifest = open_artifact(out, "base").manifest
-    assert {name: file["sha256"] for name, file in manifest.files.items()} == hashes(out)
-    assert find_faults(out, manifest, full=True) == []
+    written = open_artifact(out, "base").manifest
+    assert {name: file["sha256"] for name, file in written.files.items()} == hashes(out)
+    assert find_faults(out, written, full=True) == []
     loaded = AutoModelForCausalLM.from_pretrained(out)
     assert torch.equal(loaded.lm_head.weight, load_file(model / SINGLE)["lm_head.weight"])
     assert AutoTokenizer.from_pretrained(out).eos_token == "</s>"
@@ -130,11 +131,12 @@ def test_links_work_through_linked_folders(model, project, tmp_path, linked):
 
 def test_models_in_the_hubs_cache_are_links_themselves(model, project):
     """snapshots/x/model.safetensors -> ../../blobs/y"""
-    snapshot = project / "snapshots" / "x"
+    snapshot = project / "models--a--b" / "snapshots" / "x"
     snapshot.mkdir(parents=True)
+    shutil.copytree(model, project / "models--a--b" / "blobs")
     for path in model.iterdir():
-        (snapshot / path.name).symlink_to(f"../../models/tiny/{path.name}")
-    assert hashes(run("snapshots/x")) == hashes(model)
+        (snapshot / path.name).symlink_to(f"../../blobs/{path.name}")
+    assert hashes(run(snapshot)) == hashes(model)
 
 
 def test_the_same_model_gives_the_same_manifest_wherever_it_lies(model, project, tmp_path):
@@ -312,16 +314,17 @@ def test_a_copy_is_the_same_artifact_and_needs_the_model_no_longer(model):
     AutoModelForCausalLM.from_pretrained(copied)
 
 
-def test_verify_notices_other_weights_behind_the_links(model, project, run_step):
+def test_verify_notices_other_weights_behind_the_links(model, project, call_step, monkeypatch):
     """Of the same size and header: the time of the file says that it was changed."""
-    run_step("base", "--model", model, "--out", "results/base", cwd=project)
-    assert run_step("verify", "results", cwd=project).returncode == 0
+    monkeypatch.setattr(manifest, "SMALL_BYTES", 0)
+    call_step("base", "--model", model, "--out", "results/base", cwd=project)
+    assert call_step("verify", "results", cwd=project).returncode == 0
     weights = model / "model.safetensors"
     content = bytearray(weights.read_bytes())
     content[-1] ^= 1
-    manifest = (project / "results" / "base.manifest.json").stat()
+    sealed = (project / "results" / "base.manifest.json").stat()
     weights.write_bytes(content)
-    os.utime(weights, ns=(manifest.st_mtime_ns + 10**9,) * 2)
-    done = run_step("verify", "results", cwd=project)
+    os.utime(weights, ns=(sealed.st_mtime_ns + 10**9,) * 2)
+    done = call_step("verify", "results", cwd=project)
     assert done.returncode == 1
     assert "model.safetensors was altered: its SHA-256 is not the manifest's" in done.stderr

@@ -47,10 +47,11 @@ def test_without_an_image_nothing_begins(project, notes, more):
 
 def test_a_job_in_the_image_sees_what_it_reads_and_writes(project, notes, tmp_path, monkeypatch):
     """A model of links, as the hub's cache holds it, and results outside of the project."""
-    model, files, far = (tmp_path / name for name in ("model", "files", "far"))
+    cached, far = tmp_path / "models--a--b", tmp_path / "far"
+    model, files = cached / "snapshots" / "commit", cached / "blobs"
     shutil.copytree(project.folder / "resources" / "base", files)
     for folder in (model, far):
-        folder.mkdir()
+        folder.mkdir(parents=True)
     for file in files.iterdir():
         (model / file.name).symlink_to(file)
     (project.folder / "xft.sif").touch()

@@ -22,9 +22,10 @@ from workflow_scripts.artifacts.manifest import (
     manifest_path,
     read_manifest,
 )
-from workflow_scripts.checkpoints.reader import Checkpoint
+from workflow_scripts.checkpoints.reader import INDEX_FILE, Checkpoint, weight_files
 from workflow_scripts.checkpoints.writer import TensorPlan, write_checkpoint
 from workflow_scripts.common.errors import UserError
+from workflow_scripts.common.files import check_own
 
 WORKSPACE_SUFFIX = ".tmp"
 # Names in a workspace: the draft's manifest, and the manifest and folder that it replaces.
@@ -77,8 +78,9 @@ class Artifact:
 def open_artifact(path: Path, *kinds: str, full: bool = False) -> Artifact:
     """Open the artifact at `path`. It must be of one of `kinds`.
 
-    A model folder without a manifest is accepted too. Raises UserError if the folder is missing,
-    is of another kind, or does not match its manifest (`find_faults` explains `full`).
+    A model folder without a manifest is accepted too, if its files are its own. Raises UserError if
+    the folder is missing, is of another kind, or does not match its manifest. `find_faults`
+    explains `full`.
     """
     path = Path(path)
     return Artifact(path, check_artifact(path, *kinds, full=full))
@@ -93,6 +95,7 @@ def check_artifact(path: Path, *kinds: str, full: bool = False) -> Manifest | No
     if not path.is_dir():
         raise UserError(f"{path} is not a folder")
     if not manifest_path(path).exists():
+        check_own_files(path)
         return None
     manifest = read_manifest(manifest_path(path))
     if manifest.kind not in kinds:
@@ -220,8 +223,22 @@ def companions(source: Path) -> list[Path]:
     """The files that go unchanged from model to model: the tokenizer, the generation config, chat
     templates and the licence.
     """
-    found = {path for pattern in COMPANION_PATTERNS for path in source.glob(pattern)}
-    return sorted(path for path in found if path.is_file())
+    return [path for path in _companion_places(source) if path.is_file()]
+
+
+def check_own_files(model: Path) -> None:
+    """Raise UserError unless all files of a model are its folder's own, as `check_own` says."""
+    for name in ("config.json", INDEX_FILE):
+        if os.path.lexists(model / name):
+            check_own(model / name, model)
+    weights = [model / name for name in weight_files(model)]
+    for path in [*filter(os.path.lexists, weights), *_companion_places(model)]:
+        check_own(path, model)
+
+
+def _companion_places(model: Path) -> list[Path]:
+    found = {path for pattern in COMPANION_PATTERNS for path in model.glob(pattern)}
+    return sorted(path for path in found if not path.is_dir())
 
 
 def _write_manifest(path: Path, manifest: Manifest) -> None:

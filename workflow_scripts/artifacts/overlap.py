@@ -1,5 +1,6 @@
 """Checks whether output paths overlap an input path. Links are followed."""
 
+import os
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -11,7 +12,8 @@ def overlap(written: Path, read: Path) -> bool:
 
 def overlapping(written: Iterable[Path], read: Path) -> list[Path]:
     """Those of the paths `written` that equal the path `read`, contain it or lie in it."""
-    targets = [entry.resolve() for entry in _entries(read) if entry.is_symlink()]
+    links = [entry for entry in _entries(read) if entry.is_symlink()]
+    targets = [Path(os.path.realpath(link)) for link in links]  # resolve may raise at a loop
     sources = dict.fromkeys([*_places(read), *targets])
     return [
         path

@@ -5,8 +5,8 @@ import re
 from pathlib import Path
 
 from workflow_scripts.checkpoints.header import read_tensors
+from workflow_scripts.checkpoints.model_config import read_config
 from workflow_scripts.checkpoints.reader import weight_files
-from workflow_scripts.checkpoints.strict_json import read_json
 from workflow_scripts.common.errors import UserError
 
 EMBEDDINGS = ("embed_tokens.weight", "embed_in.weight")
@@ -61,7 +61,7 @@ def embedding_rows(folder: Path) -> int | None:
         if name.endswith(EMBEDDINGS) and tensor.shape:
             return tensor.shape[0]
     config = folder / "config.json"
-    stated = read_json(config).get("vocab_size") if config.is_file() else None
+    stated = read_config(config).get("vocab_size") if config.is_file() else None
     return stated if type(stated) is int else None
 
 

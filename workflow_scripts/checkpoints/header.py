@@ -6,12 +6,14 @@ what safetensors reports unclearly, or only after it used much memory.
 """
 
 import hashlib
+import os
 import re
 from pathlib import Path
 from typing import NamedTuple
 
 from workflow_scripts.checkpoints.dtypes import DTYPE_BYTES
 from workflow_scripts.common.errors import UserError
+from workflow_scripts.common.files import open_regular
 
 PREFIX_BYTES = 8
 MAX_HEADER_BYTES = 100_000_000  # as in safetensors itself
@@ -43,8 +45,8 @@ def hash_header(path: Path) -> str:
 def read_tensors(path: Path) -> dict[str, TensorInfo]:
     """All tensors of a file, by name. No values are read, and torch is not needed.
 
-    Raises UserError unless the header is sound: known dtypes, and offsets that fit the shapes,
-    follow each other without gap or overlap, and cover the file.
+    Raises UserError unless the file is a regular one and its header is sound: known dtypes, and
+    offsets that fit the shapes, follow each other without gap or overlap, and cover the file.
     """
     _header_length(path)
     with open_safetensors(path, "numpy") as file:
@@ -77,9 +79,8 @@ def _describe(tensor) -> TensorInfo:
 
 def _header_length(path: Path) -> int:
     """The length of the header in bytes. Raises UserError if it cannot be right."""
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        prefix = file.read(PREFIX_BYTES)
+    with open_regular(path) as file:
+        size, prefix = os.fstat(file.fileno()).st_size, file.read(PREFIX_BYTES)
     length = int.from_bytes(prefix, "little")
     if length <= min(MAX_HEADER_BYTES, size - PREFIX_BYTES):
         return length

@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from workflow_scripts.common.errors import UserError
 
 MLP_TENSOR = re.compile(r"(?P<prefix>.*\blayers\.(?P<index>\d+)\.mlp)\.(?P<rest>.+)")
+LAYER = re.compile(r"\blayers\.(\d+)\.")
 FACTOR = re.compile(r"experts\.(?P<projection>\w+)\.lora_[AB]")
 PARTS = ("weight", "bias")
 
@@ -126,8 +127,14 @@ def dense_layers(names: Iterable[str], config: dict) -> list[FfnLayer]:
     names = list(names)
     if any(".experts." in name for name in names):
         raise UserError(f"{model} is a mixture of experts already; only dense models are upcycled")
-    layers = [_dense_layer(*place, held, model) for place, held in _by_layer(names).items()]
     expected = config.get("num_hidden_layers")
+    present = {int(match[1]) for name in names if (match := LAYER.search(name))}
+    if present and len(present) != expected:
+        raise UserError(
+            f"{model}: its config.json says num_hidden_layers = {expected!r:.40}, but the weights "
+            f"hold {len(present)} layers. One of the two belongs to another model"
+        )
+    layers = [_dense_layer(*place, held, model) for place, held in _by_layer(names).items()]
     if not layers or len(layers) != expected:
         found = f"{len(layers)} of {expected}" if layers else "none of its"
         raise UserError(

@@ -1,14 +1,18 @@
 """Reads a model folder's safetensors: only the headers, or memory-mapped tensors one at a time."""
 
+import os
 from functools import cached_property
 from pathlib import Path
 
+from workflow_scripts.checkpoints.dtypes import FLOAT_NAMES
 from workflow_scripts.checkpoints.header import TensorInfo, open_safetensors, read_tensors
+from workflow_scripts.checkpoints.model_config import read_config
 from workflow_scripts.checkpoints.strict_json import read_json
 from workflow_scripts.common.errors import UserError
 
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
+ADAPTER_FILE = "adapter_config.json"
 
 
 class CheckpointHeaders:
@@ -46,8 +50,8 @@ class CheckpointHeaders:
 
     @cached_property
     def config(self) -> dict:
-        """The folder's config.json."""
-        return read_json(self.folder / "config.json")
+        """The folder's config.json. Raises UserError as `read_config` does."""
+        return read_config(self.folder / "config.json")
 
     def _header(self, name: str) -> TensorInfo:
         return self._headers[self._files[name]][name]
@@ -55,15 +59,12 @@ class CheckpointHeaders:
     def _locate(self) -> dict[str, str]:
         """The file of each tensor. Reads, and so checks, all headers."""
         index_file, single_file = self.folder / INDEX_FILE, self.folder / SINGLE_FILE
-        if index_file.exists():
+        if os.path.lexists(index_file):
             return self._check_index(read_json(index_file).get("weight_map"))
         if not self.folder.is_dir():
             raise UserError(f"{self.folder} is not a folder")
-        if not single_file.exists():
-            raise UserError(
-                f"{self.folder} has no {SINGLE_FILE} and no {INDEX_FILE}. "
-                "Only safetensors are read; convert other weights with save_pretrained first"
-            )
+        if not os.path.lexists(single_file):
+            raise UserError(f"{self.folder} {_instead_of_weights(self.folder)}")
         return dict.fromkeys(self._read(SINGLE_FILE), SINGLE_FILE)
 
     def _check_index(self, weight_map: object) -> dict[str, str]:
@@ -91,10 +92,7 @@ class CheckpointHeaders:
 
     def _read(self, file: str) -> set[str]:
         """Read and check a safetensors file's header; the names of its tensors."""
-        path = self.folder / file
-        if not path.is_file():
-            raise UserError(f"{path} is missing")
-        self._headers[file] = read_tensors(path)
+        self._headers[file] = read_tensors(self.folder / file)
         return set(self._headers[file])
 
 
@@ -108,10 +106,46 @@ class Checkpoint(CheckpointHeaders):
     def __init__(self, folder: Path):
         super().__init__(folder)
         self._mapped = {file: open_safetensors(self.folder / file, "pt") for file in self.files}
+        self._finite: set[str] = set()
 
     def get(self, name: str):
         """The tensor `name` as a memory-mapped torch tensor."""
         return self._mapped[self._files[name]].get_tensor(name)
+
+    def get_finite(self, name: str):
+        """The tensor `name`, whose values are checked once. Raises UserError at NaN or infinity."""
+        tensor = self.get(name)
+        if self.dtype(name) in FLOAT_NAMES and name not in self._finite:
+            check_finite(tensor, name, self.folder)
+            self._finite.add(name)
+        return tensor
+
+
+def check_finite(tensor, name: str, folder: Path) -> None:
+    """Raise UserError if a tensor of floating-point numbers holds NaN or infinity."""
+    if tensor.numel() and not all(end.isfinite() for end in tensor.aminmax()):  # NaN wins in both
+        raise UserError(
+            f"{folder}: {name} holds NaN or infinity. The file is damaged, or the model's training "
+            "diverged: use another copy or checkpoint"
+        )
+
+
+def _instead_of_weights(folder: Path) -> str:
+    """What a folder without safetensors holds, and what to do."""
+    if (folder / ADAPTER_FILE).exists():
+        return (
+            f"holds a LoRA adapter ({ADAPTER_FILE}), which is no whole model. Load it with peft, "
+            "and write the model with merge_and_unload and save_pretrained"
+        )
+    if found := min(folder.glob("*.gguf"), default=None):
+        return (
+            f"holds {found.name}. GGUF is not read: use the model's safetensors, or convert it "
+            "with transformers' from_pretrained(..., gguf_file=...) and save_pretrained"
+        )
+    return (
+        f"has no {SINGLE_FILE} and no {INDEX_FILE}. "
+        "Only safetensors are read; convert other weights with save_pretrained first"
+    )
 
 
 def weight_files(folder: Path) -> list[str]:

@@ -1,9 +1,11 @@
 """Parses JSON files strictly. Error messages name the file."""
 
 import json
+from codecs import BOM_UTF8
 from pathlib import Path
 
 from workflow_scripts.common.errors import UserError
+from workflow_scripts.common.files import read_bytes
 
 MAX_BYTES = 100_000_000
 
@@ -11,14 +13,14 @@ MAX_BYTES = 100_000_000
 def read_json(path: Path) -> dict:
     """The JSON object in a file.
 
-    Raises UserError where it is missing, is no object, is not UTF-8, or names a key twice.
+    Raises UserError where it is missing or no regular file, has more than MAX_BYTES, is no object,
+    is not UTF-8, begins with a byte order mark, or names a key twice.
     """
-    if not path.is_file():
-        raise UserError(f"{path} is {'not a file' if path.exists() else 'missing'}")
-    if path.stat().st_size > MAX_BYTES:
-        raise UserError(f"{path} has {path.stat().st_size} bytes, too many for a JSON file")
+    content = read_bytes(path, MAX_BYTES)
+    if content.startswith(BOM_UTF8):  # transformers does not read such a file either
+        raise UserError(f"{path} begins with a byte order mark (BOM). Save it as UTF-8 without BOM")
     try:
-        value = json.loads(path.read_bytes().decode("utf-8"), object_pairs_hook=_unique)
+        value = json.loads(content.decode("utf-8"), object_pairs_hook=_unique)
     except RecursionError:
         raise UserError(f"{path} is not valid JSON: it is nested too deeply") from None
     except ValueError as error:

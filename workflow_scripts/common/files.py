@@ -33,7 +33,7 @@ def open_regular(path: Path) -> BinaryIO:
     """
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    except FileNotFoundError:
+    except (FileNotFoundError, ValueError):  # a name that no file can have
         if path.is_symlink():
             raise UserError(f"{path} links to {path.readlink()}, which is missing") from None
         raise UserError(f"{path} is missing") from None
@@ -65,12 +65,32 @@ def open_unpacked(path: Path) -> Iterator[BinaryIO]:
             raise UserError(f"{path} is not a whole gzip file: {error}") from None
 
 
+def check_own(path: Path, folder: Path) -> None:
+    """Raise UserError unless `path` is a regular file of the model folder that holds it.
+
+    A file elsewhere, to which a link leads, may be private, and the model's files are copied. The
+    files of a model in the hub's cache are links: snapshots/<commit>/x -> ../../blobs/<hash>.
+    """
+    open_regular(path).close()
+    target, own = path.resolve(), folder.resolve()
+    is_cached = own.match("models--*/snapshots/*") and target.parent == own.parents[1] / "blobs"
+    if not (is_cached or target.is_relative_to(own)):
+        raise UserError(
+            f"{path} leads to {target}, out of the model folder. Only the folder's own files are "
+            "used: copy the file to this place, or remove the link"
+        )
+
+
 def read_bytes(path: Path, limit: int = MAX_BYTES) -> bytes:
     """The content of a regular file, unpacked if its name ends in .gz.
 
     limit: bytes of the content. Raises UserError if there are more, before they are in memory, or
     if the file is no whole gzip file.
     """
+    with open_regular(path) as file:
+        check_size(path, os.fstat(file.fileno()).st_size, limit)
+        if path.suffix != ".gz":
+            return file.read()  # read(limit) would reserve memory for the whole limit
     with open_unpacked(path) as file:
         content = file.read(limit + 1)
     check_size(path, len(content), limit)

@@ -8,9 +8,9 @@ from workflow_scripts.checkpoints.writer import TensorPlan
 
 
 def copy_plan(source: Checkpoint, name: str, new_name: str | None = None) -> TensorPlan:
-    """A tensor of `source`, unchanged, under its own or a new name."""
+    """A tensor of `source`, unchanged, under its own or a new name. NaN is refused."""
     return TensorPlan(
-        new_name or name, source.dtype(name), source.shape(name), lambda: [source.get(name)]
+        new_name or name, source.dtype(name), source.shape(name), lambda: [source.get_finite(name)]
     )
 
 
@@ -22,7 +22,7 @@ def fused_plan(source: Checkpoint, name: str, parts: list[str], num_experts: int
         name,
         source.dtype(parts[0]),
         (num_experts, rows, *first[1:]),
-        lambda: (source.get(part) for part in parts),
+        lambda: (source.get_finite(part) for part in parts),
     )
 
 

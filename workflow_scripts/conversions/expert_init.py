@@ -122,9 +122,10 @@ def _inputs(base: Checkpoint, layer: FfnLayer) -> dict:
     form = layer.form
     roles = ("gate", "up") if form.gated else ("up",)
     pieces = len(roles) // len(form.inputs)
-    weights = [half for name in form.inputs for half in base.get(layer.dense(name)).chunk(pieces)]
+    held = [base.get_finite(layer.dense(name)) for name in form.inputs]
+    weights = [half for weight in held for half in weight.chunk(pieces)]
     return dict(zip(roles, weights, strict=True))
 
 
 def _output(base: Checkpoint, layer: FfnLayer) -> dict:
-    return {"down": base.get(layer.dense(layer.form.output))}
+    return {"down": base.get_finite(layer.dense(layer.form.output))}

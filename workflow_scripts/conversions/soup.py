@@ -30,7 +30,7 @@ def _mean_plan(models: list[Checkpoint], name: str) -> TensorPlan:
     dtype, shape = models[0].dtype(name), models[0].shape(name)
 
     def means() -> Iterator:
-        for block in stacked_blocks(model.get(name) for model in models):
+        for block in stacked_blocks(model.get_finite(name) for model in models):
             yield block.mean(dim=0).to(torch_dtype(dtype))
 
     return TensorPlan(name, dtype, shape, means)

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from workflow_scripts.checkpoints.model_config import read_config
 from workflow_scripts.checkpoints.strict_json import read_json
 from workflow_scripts.common.errors import UserError
 
@@ -17,7 +18,7 @@ def load_tokenizer(folder: Path):
     from transformers import AutoConfig, AutoTokenizer
 
     file = Path(folder) / "config.json"
-    base = read_json(file).get("base_config") if file.is_file() else None
+    base = read_config(file).get("base_config") if file.is_file() else None
     try:
         options = {"config": AutoConfig.for_model(**base)} if base else {}
         return AutoTokenizer.from_pretrained(

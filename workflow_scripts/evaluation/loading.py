@@ -1,13 +1,10 @@
 """Loads a model folder for generation."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from workflow_scripts.artifacts.artifact import MODEL_KINDS, check_artifact
 from workflow_scripts.artifacts.manifest import manifest_path, read_manifest
 from workflow_scripts.common.devices import describe_device
-from workflow_scripts.common.errors import UserError
 from workflow_scripts.common.progress import say
 from workflow_scripts.data.tokenizers import load_tokenizer
 
@@ -40,21 +37,17 @@ def load_model(folder: Path, threads: int, precision: str = "auto"):
     precision: as for `computing_dtype`. Raises UserError if the folder is missing, incomplete or
     broken.
     """
-    if not (folder / "config.json").is_file():
-        raise UserError(f"{folder} is not a model folder: it has no config.json")
-
     import torch
-    from transformers import AutoModelForCausalLM, logging
+    from transformers import AutoModelForCausalLM
 
-    from workflow_scripts.modeling.loading import load_whole
+    from workflow_scripts.modeling.loading import check_fit, load_whole
 
     torch.set_num_threads(threads)
     on_gpu = torch.cuda.is_available()
-    logging.disable_progress_bar()
+    dtype = computing_dtype(precision, "auto", on_gpu)
+    check_fit(folder)  # first: transformers allocates weights that do not fit
+    model = load_whole(AutoModelForCausalLM, folder, dtype=dtype)
     tokenizer = load_tokenizer(folder)
-    with loading(folder):
-        dtype = computing_dtype(precision, "auto", on_gpu)
-        model = load_whole(AutoModelForCausalLM, folder, dtype=dtype)
     model = model.to("cuda" if on_gpu else "cpu").eval()
     say(describe_device(str(model.device), str(model.dtype), threads))
     return model, tokenizer
@@ -71,14 +64,3 @@ def computing_dtype(precision: str, stored, on_gpu: bool):
     if precision == "auto":
         return stored if on_gpu else torch.float32
     return {"fp32": torch.float32, "bf16": torch.bfloat16}[precision]
-
-
-@contextmanager
-def loading(folder: Path) -> Iterator[None]:
-    """Turn errors in the block, which loads the model of `folder`, into UserError."""
-    from safetensors import SafetensorError
-
-    try:
-        yield
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        raise UserError(f"{folder}: the model cannot be loaded: {error}") from error

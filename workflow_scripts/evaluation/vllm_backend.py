@@ -22,7 +22,7 @@ from workflow_scripts.evaluation.generation import (
     completion_of,
     make_rows,
 )
-from workflow_scripts.evaluation.loading import computing_dtype, loading
+from workflow_scripts.evaluation.loading import computing_dtype
 from workflow_scripts.evaluation.prompts import TaskPrompt
 
 ENVIRONMENT = {
@@ -68,6 +68,8 @@ def load_model(folder: Path, threads: int | None, precision: str = "auto"):
     import torch
     from transformers import AutoConfig, GenerationConfig
     from vllm.platforms import current_platform
+
+    from workflow_scripts.modeling.loading import loading
 
     tokenizer = load_tokenizer(folder)
     with loading(folder):
@@ -129,7 +131,9 @@ def _start(model: VllmModel, longest: int, batch_size: int):
     """
     from vllm import EngineArgs, LLMEngine
 
-    with loading(Path(model.name_or_path)):
+    from workflow_scripts.modeling.loading import loading
+
+    with loading(model.name_or_path):
         return LLMEngine.from_engine_args(
             EngineArgs(
                 model=model.name_or_path,

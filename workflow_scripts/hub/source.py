@@ -7,7 +7,12 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from workflow_scripts.artifacts.artifact import COMPANION_PATTERNS, companions
+from workflow_scripts.artifacts.artifact import (
+    COMPANION_PATTERNS,
+    MODEL_KINDS,
+    check_artifact,
+    companions,
+)
 from workflow_scripts.artifacts.code import content_hash
 from workflow_scripts.checkpoints.capacity import check_vocabulary
 from workflow_scripts.checkpoints.layout import dense_layers
@@ -227,6 +232,7 @@ def model_contents(folder: Path) -> dict[str, str]:
 
 def check_model(folder: Path) -> list[Path]:
     """The files of a dense model. Raises UserError if the model cannot be upcycled."""
+    check_artifact(folder, *MODEL_KINDS)
     checkpoint = CheckpointHeaders(folder)
     if checkpoint.config.get("quantization_config"):
         raise UserError(f"{folder} is quantised. Use the unquantised model")

@@ -13,9 +13,8 @@ from textwrap import shorten
 
 from workflow_scripts.checkpoints.capacity import EMBEDDINGS
 from workflow_scripts.checkpoints.dtypes import DTYPE_BYTES, FLOAT_NAMES
-from workflow_scripts.checkpoints.header import read_tensors
-from workflow_scripts.checkpoints.reader import INDEX_FILE, SINGLE_FILE
-from workflow_scripts.checkpoints.strict_json import read_json
+from workflow_scripts.checkpoints.model_config import read_config
+from workflow_scripts.checkpoints.reader import INDEX_FILE, SINGLE_FILE, CheckpointHeaders
 from workflow_scripts.checkpoints.writer import TensorPlan
 from workflow_scripts.common.errors import UserError
 
@@ -100,15 +99,9 @@ class TensorTable:
 
 def read_table(folder: Path) -> TensorTable:
     """The table of a model folder, from the headers of its safetensors files. Raises UserError."""
-    config = read_json(folder / "config.json")
-    files = {SINGLE_FILE}
-    if (folder / INDEX_FILE).exists():
-        files = set(read_json(folder / INDEX_FILE).get("weight_map", {}).values())
-    tensors = {}
-    for file in sorted(files):
-        for name, tensor in read_tensors(folder / file).items():
-            tensors[name] = (tensor.shape, tensor.dtype)
-    return TensorTable(tensors, config, str(folder), "exact, from the weights' headers")
+    headers = CheckpointHeaders(folder)
+    tensors = {name: (headers.shape(name), headers.dtype(name)) for name in headers.names}
+    return TensorTable(tensors, headers.config, str(folder), "exact, from the weights' headers")
 
 
 def has_weights(folder: Path) -> bool:
@@ -121,7 +114,7 @@ def compute_table(config_file: Path) -> TensorTable:
 
     Raises UserError if the file lacks a size, or if transformers cannot build the model.
     """
-    config = read_json(config_file)
+    config = read_config(config_file)
     check_sizes(config, config_file)
     names = {name: short for short, name in FLOAT_NAMES.items()}
     stated = config.get("dtype") or config.get("torch_dtype")

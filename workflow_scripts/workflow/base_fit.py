@@ -4,7 +4,7 @@ from pathlib import Path
 
 from workflow_scripts.artifacts.artifact import TOKENIZER_PATTERNS
 from workflow_scripts.checkpoints.capacity import check_vocabulary, window
-from workflow_scripts.checkpoints.strict_json import read_json
+from workflow_scripts.checkpoints.model_config import read_config
 from workflow_scripts.common.errors import UserError, naming
 from workflow_scripts.data.templates import CHAT
 from workflow_scripts.data.tokenizers import check_eos, has_chat_template
@@ -30,7 +30,7 @@ def check_base(
     not checked.
     """
     folder = find_local(model, revision, ["config.json"])
-    config = read_json(folder / "config.json") if folder else {}
+    config = read_config(folder / "config.json") if folder else {}
     for key, rank in ranks.items():
         if rank is not None:
             _check_rank(key, rank, model, config)

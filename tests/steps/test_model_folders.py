@@ -1,0 +1,253 @@
+"""Model folders of others: what is not the model's own file, what contradicts the weights, NaN."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
+
+from workflow_scripts import base, moe, soup
+from workflow_scripts.artifacts.artifact import open_artifact
+from workflow_scripts.common.errors import UserError
+from workflow_scripts.evaluation.loading import load_model
+from workflow_scripts.modeling.loading import load_whole
+from workflow_scripts.planning.tensors import compute_table
+
+SINGLE = "model.safetensors"
+
+
+@pytest.fixture
+def model(tmp_path, tiny_llama) -> Path:
+    """A copy of the model, beside a file that is private."""
+    (tmp_path / "token").write_text("secret")
+    return shutil.copytree(tiny_llama, tmp_path / "model")
+
+
+def set_config(model: Path, **changes) -> None:
+    config = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps(config | changes))
+
+
+def change_weights(model: Path, change) -> None:
+    tensors = load_file(model / SINGLE)
+    change(tensors)
+    save_file(tensors, model / SINGLE, metadata={"format": "pt"})
+
+
+def run_base(model: Path) -> None:
+    base.main(["--model", str(model), "--out", str(model.parent / "base")])
+
+
+def run_moe(model: Path, *more: str) -> None:
+    moe.main(["--base", str(model), "--out", str(model.parent / "moe"), *more])
+
+
+def run_soup(model: Path) -> None:
+    soup.main(["--models", str(model), str(model), "--out", str(model.parent / "soup")])
+
+
+def evaluate(model: Path) -> None:
+    open_artifact(model, "base", "dense")
+    load_model(model, threads=1)
+
+
+def pipe(path: Path) -> None:
+    path.unlink(missing_ok=True)
+    os.mkfifo(path)
+
+
+def link_to(target: str):
+    def link(path: Path) -> None:
+        path.unlink(missing_ok=True)
+        path.symlink_to(target)
+
+    return link
+
+
+def link_folder(path: Path) -> None:
+    path.parent.symlink_to("../elsewhere")
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("step", [run_base, run_moe, run_soup, evaluate])
+@pytest.mark.parametrize(
+    ("name", "put", "fault"),
+    [
+        ("LICENSE", link_to("../token"), "LICENSE leads to .*token, out of the model folder"),
+        ("additional_chat_templates/x.jinja", link_folder, "x.jinja leads to .*, out of the model"),
+        (SINGLE, link_to("../token"), "model.safetensors leads to .*token, out of the model"),
+        ("NOTICE", link_to("nowhere"), "NOTICE links to nowhere, which is missing"),
+        (SINGLE, link_to("nowhere"), "model.safetensors links to nowhere, which is missing"),
+        ("config.json", link_to("config.json"), "config.json is a link to itself, not a file"),
+        ("config.json", link_to("/dev/zero"), "config.json is a device, not a file"),
+        *(
+            (name, pipe, f"{name} is a named pipe, not a file")
+            for name in ("config.json", "tokenizer.json", "chat_template.jinja", SINGLE)
+        ),
+    ],
+)
+def test_only_the_folders_own_files_are_used(model, step, name, put, fault):
+    (model.parent / "elsewhere").mkdir()
+    (model.parent / "elsewhere" / "x.jinja").touch()
+    put(model / name)
+    before = sorted(model.parent.iterdir())
+    with pytest.raises(UserError, match=fault):
+        step(model)
+    assert sorted(model.parent.iterdir()) == before
+
+
+def test_a_link_within_the_folder_is_its_own_file(model):
+    shutil.move(model / "tokenizer.json", model / "kept.json")
+    (model / "tokenizer.json").symlink_to("kept.json")
+    run_base(model)
+    run_soup(model)
+
+
+@pytest.mark.parametrize("target", ["models--c--d/blobs/x", "models--a--b/refs/x", "token"])
+def test_in_the_hubs_cache_only_the_models_own_blobs_are_used(model, target):
+    snapshot = model.parent / "models--a--b" / "snapshots" / "commit"
+    shutil.copytree(model, snapshot)
+    private = model.parent / target
+    private.parent.mkdir(parents=True, exist_ok=True)
+    private.write_text("secret")
+    (snapshot / "LICENSE").symlink_to(private)
+    with pytest.raises(UserError, match=r"LICENSE leads to .*, out of the model folder"):
+        run_base(snapshot)
+
+
+def test_links_of_a_base_are_trusted_by_its_manifest(model):
+    """A link that somebody adds is not one of them."""
+    run_base(model)
+    artifact = model.parent / "base"
+    run_moe(artifact)
+    (artifact / "LICENSE").symlink_to("../token")
+    with pytest.raises(UserError, match="LICENSE is not in the manifest"):
+        run_moe(artifact)
+
+
+# What a folder holds instead of a model
+
+
+@pytest.mark.parametrize(
+    ("name", "fault"),
+    [
+        ("adapter_config.json", "holds a LoRA adapter .*merge_and_unload"),
+        ("model-q4.gguf", r"holds model-q4\.gguf\. GGUF is not read.*gguf_file"),
+        ("pytorch_model.bin", "Only safetensors are read"),
+    ],
+)
+@pytest.mark.parametrize("step", [run_base, run_moe, run_soup, evaluate])
+def test_other_forms_of_weights_are_named(model, step, name, fault):
+    weights = load_file(model / SINGLE)
+    (model / SINGLE).unlink()
+    torch.save(weights, model / name)
+    with pytest.raises(UserError, match=fault):
+        step(model)
+
+
+def test_an_adapter_beside_the_weights_is_not_loaded(model):
+    (model / "adapter_config.json").write_text("{}")
+    with pytest.raises(UserError, match=r"holds a LoRA adapter .* beside a model"):
+        evaluate(model)
+
+
+# Configs
+
+
+def read_config_alone(model: Path) -> None:
+    compute_table(model / "config.json")
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("step", [run_base, run_moe, evaluate, read_config_alone])
+@pytest.mark.parametrize(
+    ("changes", "fault"),
+    [
+        ({"num_hidden_layers": 10**9}, "num_hidden_layers = 1000000000: at most 1000 layers"),
+        ({"deep": [{"n_layer": 10**9}]}, "n_layer = 1000000000: at most 1000 layers"),
+        ({"transformers_weights": "adapter_model.bin"}, "only the usual weight files are read"),
+        *(
+            ({key: value}, f"{key} = .*only transformers' own implementations are used")
+            for key, value in {
+                "_attn_implementation": "someone/kernel:attn",
+                "attn_implementation": "paged|someone/kernel",
+                "experts_implementation": {"": "eager", "text_config": "someone/kernel@v1"},
+                "_attn_implementation_internal": ["someone/kernel"],
+            }.items()
+        ),
+    ],
+)
+def test_a_config_that_must_not_reach_transformers_is_refused(model, step, changes, fault):
+    set_config(model, **changes)
+    with pytest.raises(UserError, match=fault):
+        step(model)
+
+
+@pytest.mark.parametrize("name", ["eager", "sdpa", None])
+def test_transformers_own_implementations_are_used(model, name):
+    set_config(model, _attn_implementation=name)
+    evaluate(model)
+
+
+def test_a_byte_order_mark_is_named(model):
+    """transformers does not read such a config either."""
+    content = (model / "config.json").read_bytes()
+    (model / "config.json").write_bytes(b"\xef\xbb\xbf" + content)
+    for step in (run_base, evaluate):
+        with pytest.raises(UserError, match=r"config\.json begins with a byte order mark"):
+            step(model)
+    with pytest.raises(OSError, match="not a valid JSON"):
+        AutoModelForCausalLM.from_pretrained(model)
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_layers_that_the_config_does_not_name_are_refused(model, count):
+    set_config(model, num_hidden_layers=count)
+    for step in (run_base, run_moe):
+        with pytest.raises(UserError, match=f"num_hidden_layers = {count}, .*hold 2 layers"):
+            step(model)
+    fault = {1: r"holds model\.layers\.1\..* num_hidden_layers = 1", 3: "no weights for"}[count]
+    with pytest.raises(UserError, match=fault):
+        evaluate(model)
+
+
+@pytest.mark.parametrize(
+    ("changes", "fault"),
+    [
+        (
+            {"vocab_size": 10**11},
+            r"lm_head\.weight has the shape \[\d+, 32\], .* for \[100000000000, 32\]",
+        ),
+        ({"intermediate_size": 50}, r"down_proj\.weight has the shape \[32, 48\], .*\[32, 50\]"),
+        ({"num_key_value_heads": 0}, "cannot be loaded: ZeroDivisionError"),
+        ({"attn_implementation": "unknown"}, "cannot be loaded: ValueError: .*unknown"),
+    ],
+)
+@pytest.mark.parametrize("step", [run_moe, evaluate])
+def test_a_config_that_contradicts_the_weights_is_refused(model, step, changes, fault):
+    set_config(model, **changes)
+    with pytest.raises(UserError, match=fault):
+        step(model)
+    assert not (model.parent / "moe").exists()
+
+
+# Values
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize("name", ["model.embed_tokens.weight", "model.layers.1.mlp.up_proj.weight"])
+def test_weights_that_are_not_finite_are_refused(model, name, value):
+    change_weights(model, lambda tensors: tensors[name].view(-1)[7].fill_(value))
+    fault = f"{model}: {name} holds NaN or infinity"
+    noise = ["--init", "noise", "--init-noise", "0.1", "--no-shared-expert"]
+    for flags in ([], ["--experts", "lora"], noise):
+        with pytest.raises(UserError, match=fault):
+            run_moe(model, *flags)
+    assert not (model.parent / "moe").exists()
+    for read in (run_soup, evaluate, lambda folder: load_whole(AutoModelForCausalLM, folder)):
+        with pytest.raises(UserError, match=fault):
+            read(model)
