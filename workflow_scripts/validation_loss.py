@@ -5,7 +5,7 @@ from pathlib import Path
 
 from workflow_scripts.artifacts.recipe import make_recipe
 from workflow_scripts.cli import flags, running
-from workflow_scripts.common.devices import claim_gpus
+from workflow_scripts.common.devices import advice_on_nan, claim_gpus
 from workflow_scripts.common.errors import UserError
 from workflow_scripts.config.sections import RunConfig
 from workflow_scripts.evaluation.loading import artifact_id, load_model, model_origin
@@ -47,10 +47,7 @@ def main(argv: list[str] | None = None) -> None:
     total, tokens = losses.sum(dim=0).tolist()
     loss = total / tokens
     if not math.isfinite(loss):
-        raise UserError(
-            f"{args.model}: the loss is {loss}. Its training diverged, or the products of this "
-            "processor are wrong (docs/troubleshooting.md)"
-        )
+        raise UserError(f"{args.model}: the loss is {loss}. Its training diverged{advice_on_nan()}")
     description = {
         "model": {"path": str(args.model), "id": identity},
         "tokens": opened.artifact.id,

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from workflow_scripts.common.devices import describe_device
+from workflow_scripts.common import devices
+from workflow_scripts.common.devices import advice_on_nan, describe_device
 from workflow_scripts.evaluation.loading import load_model
 
 
@@ -31,3 +32,14 @@ def test_a_model_that_is_loaded_to_generate_is_told(tiny_llama, capsys):
     expected = describe_device(str(model.device), str(model.dtype), 1)
     assert capsys.readouterr().err.splitlines()[-1] == expected
     assert expected.startswith("device c")
+
+
+@pytest.mark.parametrize(
+    ("flags", "advises"), [("avx512f amx_bf16 amx_tile", True), ("avx2", False)]
+)
+def test_nan_on_a_processor_with_amx_comes_with_advice(tmp_path, monkeypatch, flags, advises):
+    (tmp_path / "cpuinfo").write_text(f"flags : fpu {flags}\n")
+    monkeypatch.setattr(devices, "CPU_INFO", tmp_path / "cpuinfo")
+    assert ("ONEDNN_MAX_CPU_ISA=AVX512_CORE_BF16" in advice_on_nan()) == advises
+    monkeypatch.setattr(devices, "CPU_INFO", tmp_path / "none")
+    assert advice_on_nan() == ""

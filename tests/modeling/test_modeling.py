@@ -58,6 +58,16 @@ def test_base_config_is_kept_unchanged(tiny_llama, tiny_moe):
     assert ours == json.loads((tiny_llama / "config.json").read_text())
 
 
+def test_a_mixture_ends_texts_as_its_base_does(tiny_llama, tmp_path):
+    """A base without a generation config states EOS in its config.json alone."""
+    base = shutil.copytree(tiny_llama, tmp_path / "base")
+    (base / "generation_config.json").unlink()
+    moe.main(["--base", str(base), "--out", str(tmp_path / "moe")])
+    dense, mixture = map(AutoModelForCausalLM.from_pretrained, (base, tmp_path / "moe"))
+    ends = dense.generation_config.eos_token_id
+    assert ends is not None and mixture.generation_config.eos_token_id == ends
+
+
 def test_every_parameter_gets_a_gradient_even_of_experts_without_tokens(upcycled):
     few = tokens(batch=1, length=2)
     upcycled.train()(few, labels=few).loss.backward()

@@ -1,10 +1,12 @@
 """Gives a step its GPUs, and describes its device in a line for the log."""
 
 import os
+from pathlib import Path
 
 from workflow_scripts.common.errors import UserError
 from workflow_scripts.common.gpus import take_gpus
 
+CPU_INFO = Path("/proc/cpuinfo")  # on Linux
 # Words for a training's precision, or for torch's name of a dtype.
 WEIGHTS = {
     "fp32": "fp32 weights",
@@ -51,3 +53,13 @@ def describe_device(device: str, precision: str, threads: int | None) -> str:
         return f"device {device} ({torch.cuda.get_device_name(device)}), {weights}"
     of_threads = f", {threads} thread{'s' * (threads > 1)}" if threads else ""
     return f"device {device}{of_threads}, {weights}"
+
+
+def advice_on_nan() -> str:
+    """The end of a message about NaN: what to try on a processor with AMX; nothing on others."""
+    if not CPU_INFO.exists() or "amx_bf16" not in CPU_INFO.read_text():
+        return ""
+    return (
+        ". If it is another step each time, in bf16 on the CPU, set "
+        "ONEDNN_MAX_CPU_ISA=AVX512_CORE_BF16 (docs/troubleshooting.md)"
+    )

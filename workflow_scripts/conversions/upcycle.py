@@ -58,12 +58,18 @@ def chosen_layers(base: Checkpoint, indices: list[int] | None) -> list[FfnLayer]
 
 
 def upcycled_config(base_config: dict, moe: MixtureConfig, dtype: str) -> dict:
-    """The config.json of the upcycled model. It holds the base's config unchanged."""
+    """The config.json of the upcycled model. It holds the base's config unchanged.
+
+    EOS stands beside it too, for transformers, which ends texts there if the model has no
+    generation config.
+    """
+    ends = {key: base_config[key] for key in base_config.keys() & {"eos_token_id"}}
     architectures = [f"Xft{name}" for name in base_config.get("architectures") or []]
     return {
         "architectures": architectures,
         "base_config": base_config,
         "dtype": dtype,
+        **ends,
         "model_type": "xft",
         **moe.model_dump(include=set(keys(MixtureConfig))),
     }

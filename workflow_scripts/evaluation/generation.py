@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from workflow_scripts.common.devices import advice_on_nan
 from workflow_scripts.common.errors import UserError
 from workflow_scripts.common.progress import progress
 from workflow_scripts.data.endings import end_tokens
@@ -199,8 +200,7 @@ class _RefuseNan:
         """scores [rows, vocabulary]."""
         if scores.isnan().any():
             raise UserError(
-                f"{self.place}: the logits are NaN. Its training diverged, or the products of this "
-                "processor are wrong (docs/troubleshooting.md)"
+                f"{self.place}: the logits are NaN. Its training diverged{advice_on_nan()}"
             )
         return scores
 

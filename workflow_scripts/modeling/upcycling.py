@@ -69,7 +69,8 @@ class UpcycledConfig:
 
     def to_dict(self) -> dict:
         everything = super().to_dict()
-        kept = ("architectures", "base_config", "dtype", "model_type", *MOE_SETTINGS)
+        kept = ("architectures", "base_config", "dtype", "eos_token_id", "model_type")
+        kept += MOE_SETTINGS
         return {key: everything[key] for key in kept if key in everything}
 
     def to_diff_dict(self) -> dict:

@@ -15,6 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from transformers import PrinterCallback, Trainer, TrainingArguments
 
+from workflow_scripts.common.devices import advice_on_nan
 from workflow_scripts.common.errors import UserError
 from workflow_scripts.common.progress import say
 from workflow_scripts.config.training import TrainingConfig
@@ -282,7 +283,7 @@ class ResumingTrainer(Trainer):
             f"step {self.state.global_step}: loss {logs['loss']}, gradient norm {norm}. "
             f"Rows of the batch, counted from 1: {', '.join(map(str, rows))}. "
             f"Last good checkpoint: {self.checkpoints.newest() or 'none yet'}. Check these rows, "
-            "or lower the learning rate"
+            f"or lower the learning rate{advice_on_nan()}"
         )
 
     def _taken_parts(self) -> dict[str, float]:
