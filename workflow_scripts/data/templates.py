@@ -14,12 +14,14 @@ from pathlib import Path
 from typing import NoReturn
 
 from workflow_scripts.common.errors import UserError, did_you_mean
+from workflow_scripts.common.files import read_bytes
 from workflow_scripts.common.limits import limited
 from workflow_scripts.config.sections import TokensConfig
 from workflow_scripts.data.conversations import Conversation, Turn
 from workflow_scripts.data.instructions import Row
 
 SLOT = "{instruction}"
+MOST_BYTES = 2**20  # of a template's file
 # The template of the paper and of Magicoder. The response follows directly.
 MAGICODER = """\
 You are an exceptionally intelligent coding assistant that consistently delivers accurate and \
@@ -62,7 +64,7 @@ def read_template(name_or_file: str, names: tuple[str, ...] = NAMES) -> str:
             f"{did_you_mean(name_or_file, names)}"
         )
     try:
-        text = file.read_bytes().decode("utf-8")
+        text = read_bytes(file, MOST_BYTES).decode("utf-8")
     except UnicodeDecodeError as error:
         raise UserError(f"{file} is not UTF-8 text: {error}") from None
     if text.count(SLOT) != 1:
