@@ -33,8 +33,8 @@ from pathlib import Path
 import torch
 
 from benchmarks.timing import markdown_table
-from workflow_scripts.checkpoints.writer import TensorPlan, write_checkpoint
-from workflow_scripts.conversions.reference import PUBLISHED_TYPE
+from xft.checkpoints.writer import TensorPlan, write_checkpoint
+from xft.conversions.reference import PUBLISHED_TYPE
 
 HIDDEN, INTERMEDIATE, HEADS, KV_HEADS, VOCABULARY = 2048, 5632, 32, 4, 32000
 NUM_EXPERTS = 8

@@ -19,12 +19,12 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from benchmarks.timing import markdown_table
-from workflow_scripts.common.progress import progress
-from workflow_scripts.data.templates import make_template
-from workflow_scripts.data.tokenizers import load_tokenizer
-from workflow_scripts.evaluation.generation import generate
-from workflow_scripts.evaluation.problems import load_problems
-from workflow_scripts.evaluation.prompts import TaskPrompt, task_prompts
+from xft.common.progress import progress
+from xft.data.templates import make_template
+from xft.data.tokenizers import load_tokenizer
+from xft.evaluation.generation import generate
+from xft.evaluation.problems import load_problems
+from xft.evaluation.prompts import TaskPrompt, task_prompts
 
 PUBLISHED_BATCH = 16
 

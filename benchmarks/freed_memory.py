@@ -25,8 +25,8 @@ import torch
 from transformers import Gemma3ForCausalLM, Gemma3TextConfig
 
 from benchmarks.timing import markdown_table
-from workflow_scripts.common.allocator import reuse_freed_memory
-from workflow_scripts.training.losses import LabelledLoss
+from xft.common.allocator import reuse_freed_memory
+from xft.training.losses import LabelledLoss
 
 KEPT = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "1000000000000"}
 WAYS: dict[str, dict[str, str]] = {"given back": {}, "kept": KEPT}

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, logging
 
-import workflow_scripts.modeling  # noqa: F401
+import xft  # noqa: F401
 from benchmarks.timing import interleaved, speed_table
 from workflow_scripts import dense, ffn, moe, weighted_init
 

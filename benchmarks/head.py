@@ -25,11 +25,11 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from benchmarks.peak import peak_memory
 from benchmarks.timing import interleaved, markdown_table, relative_speed
-from workflow_scripts.common.allocator import reuse_freed_memory
-from workflow_scripts.config.training import BLOCK_LOGITS
-from workflow_scripts.data.examples import IGNORED
-from workflow_scripts.training import losses
-from workflow_scripts.training.losses import LabelledLoss
+from xft.common.allocator import reuse_freed_memory
+from xft.config.training import BLOCK_LOGITS
+from xft.data.examples import IGNORED
+from xft.training import losses
+from xft.training.losses import LabelledLoss
 
 SHAPE = {
     "vocab_size": 151936,

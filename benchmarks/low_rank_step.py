@@ -25,8 +25,8 @@ from transformers.models.llama.modeling_llama import LlamaMLP
 
 from benchmarks.peak import peak_memory
 from benchmarks.timing import markdown_table
-from workflow_scripts.modeling.low_rank import LowRankBlock
-from workflow_scripts.modeling.moe import MoeBlock, TokenMask
+from xft.modeling.low_rank import LowRankBlock
+from xft.modeling.moe import MoeBlock, TokenMask
 
 RANK, ALPHA = 32, 64.0
 # Tokens, hidden size, intermediate size.

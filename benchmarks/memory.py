@@ -1,4 +1,4 @@
-"""Compares the memory that `workflow_scripts.tools.plan` expects with that of trainings on the CPU.
+"""Compares the memory that `xft.tools.plan` expects with that of trainings on the CPU.
 
 It runs some optimiser steps of steps 2 and 6 for several precisions and optimisers, each in its own
 process. The rows fill the window, except one per batch, so that there is padding. The measured
@@ -22,13 +22,13 @@ from pathlib import Path
 from benchmarks.peak import observe
 from benchmarks.timing import markdown_table
 from workflow_scripts import base, ffn, moe, weighted_init
-from workflow_scripts.cli import running
-from workflow_scripts.config.sections import MoeConfig
-from workflow_scripts.planning.activations import Batch
-from workflow_scripts.planning.gpus import RUNTIME_ON_CPU
-from workflow_scripts.planning.memory import Job, mixing_memory, tuning_memory
-from workflow_scripts.planning.parameters import Models
-from workflow_scripts.planning.tensors import read_table
+from xft.cli import running
+from xft.config.sections import MoeConfig
+from xft.estimates.activations import Batch
+from xft.estimates.gpus import RUNTIME_ON_CPU
+from xft.estimates.memory import Job, mixing_memory, tuning_memory
+from xft.estimates.parameters import Models
+from xft.estimates.tensors import read_table
 
 EMBEDDED = Path(__file__).parents[1] / "resources" / "base"
 EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2}

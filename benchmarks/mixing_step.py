@@ -32,14 +32,14 @@ from transformers import LlamaConfig, LlamaForCausalLM, logging
 from benchmarks.peak import peak_memory
 from benchmarks.timing import interleaved, speed_table
 from workflow_scripts import ffn, moe
-from workflow_scripts.checkpoints.reader import SINGLE_FILE, Checkpoint
-from workflow_scripts.conversions.merge import (
+from xft.checkpoints.reader import SINGLE_FILE, Checkpoint
+from xft.conversions.merge import (
     ALPHA,
     initial_logits,
     mixing_coefficients,
 )
-from workflow_scripts.conversions.merged_tensors import merged_tensors
-from workflow_scripts.modeling.mixing import Mixing, MixingLogits
+from xft.conversions.merged_tensors import merged_tensors
+from xft.modeling.mixing import Mixing, MixingLogits
 
 LAYERS_TIMED, LAYERS_WEIGHED = 4, 8
 STEPS_WARMING, STEPS_WEIGHED = 2, 3

@@ -22,7 +22,7 @@ from transformers import LlamaConfig
 from transformers.models.llama.modeling_llama import LlamaMLP
 
 from benchmarks.timing import interleaved, markdown_table, relative_speed
-from workflow_scripts.modeling.moe import MoeBlock, TokenMask
+from xft.modeling.moe import MoeBlock, TokenMask
 
 LAYERS, NUM_EXPERTS, ACTIVE_EXPERTS = 4, 8, 6  # the shared expert counts
 BALANCE_LOSS_COEF = 0.01

@@ -20,8 +20,8 @@ from pathlib import Path
 
 from benchmarks.peak import observe
 from benchmarks.timing import markdown_table
-from workflow_scripts.evaluation import ground_truth, problems, scoring
-from workflow_scripts.evaluation.sandbox import find_bubblewrap
+from xft.evaluation import ground_truth, problems, scoring
+from xft.evaluation.sandbox import find_bubblewrap
 
 MEMORY_LIMIT = str(8 * 2**30)
 TIME_LIMITS = {"min_time_limit": 10.0, "gt_time_limit_factor": 10.0}

@@ -31,11 +31,11 @@ from transformers import (
 
 from benchmarks.stepwise import WARMUP, Stepwise, make_trainer
 from benchmarks.timing import interleaved, markdown_table
-from workflow_scripts.config.sections import MoeConfig, MoeSftConfig
-from workflow_scripts.modeling.upcycling import MOE_SETTINGS, XftConfig
-from workflow_scripts.planning.flops import tuning_flops
-from workflow_scripts.planning.parameters import Models
-from workflow_scripts.planning.tensors import compute_table
+from xft.config.sections import MoeConfig, MoeSftConfig
+from xft.estimates.flops import tuning_flops
+from xft.estimates.parameters import Models
+from xft.estimates.tensors import compute_table
+from xft.modeling.configuration import MOE_SETTINGS, XftConfig
 
 ROWS, LENGTH = 2, 384
 OPTIMIZERS = ("adamw_torch_fused", "adafactor")

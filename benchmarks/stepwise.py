@@ -6,9 +6,9 @@ import threading
 
 from transformers import TrainerCallback
 
-from workflow_scripts.training.callbacks import SaveCallback, StopRequest
-from workflow_scripts.training.checkpoints import Checkpoints
-from workflow_scripts.training.trainer import ResumingTrainer, Training
+from xft.training.callbacks import SaveCallback, StopRequest
+from xft.training.checkpoints import Checkpoints
+from xft.training.trainer import ResumingTrainer, Training
 
 WARMUP = 2  # steps that do not count
 

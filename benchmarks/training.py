@@ -26,14 +26,14 @@ from benchmarks import utilisation
 from benchmarks.stepwise import WARMUP, Stepwise, make_trainer
 from benchmarks.timing import interleaved, markdown_table, relative_speed
 from workflow_scripts import ffn, moe
-from workflow_scripts.checkpoints.reader import Checkpoint
-from workflow_scripts.config.sections import MoeSftConfig, TokensConfig
-from workflow_scripts.conversions.merge import ALPHA, initial_logits
-from workflow_scripts.data.preparation import prepare
-from workflow_scripts.data.tokenizers import load_tokenizer
-from workflow_scripts.modeling.mixing import Mixing, MixingLogits
-from workflow_scripts.training.losses import LabelledLoss
-from workflow_scripts.training.trainer import ResumingTrainer
+from xft.checkpoints.reader import Checkpoint
+from xft.config.sections import MoeSftConfig, TokensConfig
+from xft.conversions.merge import ALPHA, initial_logits
+from xft.data.preparation import prepare
+from xft.data.tokenizers import load_tokenizer
+from xft.modeling.mixing import Mixing, MixingLogits
+from xft.training.losses import LabelledLoss
+from xft.training.trainer import ResumingTrainer
 
 BATCHING = ("packed", "by_length", "padded")
 LEAST_SPEED = 0.95  # of bare

@@ -9,8 +9,8 @@ from transformers import AutoModelForCausalLM, LlamaConfig
 
 from benchmarks.stepwise import Stepwise, make_trainer
 from benchmarks.timing import interleaved
-from workflow_scripts.config.sections import MoeSftConfig
-from workflow_scripts.modeling.upcycling import XftConfig
+from xft.config.sections import MoeSftConfig
+from xft.modeling.configuration import XftConfig
 
 ROWS, LENGTH, STEPS, WARMUP = 8, 1024, 10, 3
 ACTIVE_EXPERTS, EXPERTS = 6, 8

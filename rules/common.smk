@@ -10,25 +10,25 @@ from pathlib import Path
 from snakemake.io import apply_wildcards
 from snakemake.settings.types import DeploymentMethod
 
-from workflow_scripts.cli.flags import to_flags
-from workflow_scripts.config.reads import options_of_step
-from workflow_scripts.workflow import settings
-from workflow_scripts.workflow.announcements import beginning, failures
-from workflow_scripts.workflow.containers import IMAGE, bind_folders, check_image
-from workflow_scripts.workflow.current import Current
-from workflow_scripts.workflow.experiment import Experiment
-from workflow_scripts.workflow.input_checks import check_all_files
-from workflow_scripts.workflow.job_resources import JobResources, fixed
-from workflow_scripts.workflow.markers import marker_path
-from workflow_scripts.workflow.totals import warn_of_full_disk
-from workflow_scripts.config.runs import find_runs
-from workflow_scripts.config.text import read_config
-from workflow_scripts.config.validation import complete
-from workflow_scripts.data import templates
-from workflow_scripts.artifacts.code import code_hash, content_hash
-from workflow_scripts.common.errors import UserError
-from workflow_scripts.hub.named_sets import NAMED_SETS
-from workflow_scripts.common.optional import require
+from xft.cli.flags import to_flags
+from xft.config.step_keys import options_of_step
+from xft.dag import settings
+from xft.dag.announcements import beginning, failures
+from xft.dag.containers import IMAGE, bind_folders, check_image
+from xft.dag.current import Current
+from xft.dag.experiment import Experiment
+from xft.dag.input_checks import check_all_files
+from xft.dag.job_resources import JobResources, fixed
+from xft.dag.markers import marker_path
+from xft.dag.totals import warn_of_full_disk
+from xft.config.runs import find_runs
+from xft.config.text import read_config
+from xft.config.validation import complete
+from xft.data import templates
+from xft.artifacts.code import code_hash, content_hash
+from xft.common.errors import UserError
+from xft.hub.named_sets import NAMED_SETS
+from xft.common.optional import require
 
 # The folder for outputs that checkouts share. Without it nothing is cached, to avoid a warning.
 SHARED = os.environ.get("SNAKEMAKE_OUTPUT_CACHE")
@@ -71,7 +71,7 @@ if IN_CONTAINERS:
     container: IMAGE
 
 
-# Steps import workflow_scripts from ROOT, and nothing from the user's own site-packages. Without
+# Steps import xft from ROOT, and nothing from the user's own site-packages. Without
 # conda they run in the environment of snakemake. HF_HUB_OFFLINE is 1, except for commands that begin
 # with `online`: these have the user's value.
 PYTHON_PATH = (

@@ -1,4 +1,4 @@
-# Where the steps are: the Python package workflow_scripts.
+# Where the steps are: the Python packages workflow_scripts and xft.
 
 import sys
 import tomllib
@@ -29,13 +29,14 @@ def installed_steps(version, source):
             f"the environment of snakemake, which has {found}. Run there: "
             f'pip install "git+{repository}"'
         )
-    package = Path(find_spec("workflow_scripts").origin).parent
     folder = Path(".snakemake/xft-steps").absolute()
-    link = folder / package.name
-    if not link.exists() or not link.samefile(package):
-        folder.mkdir(parents=True, exist_ok=True)
-        link.unlink(missing_ok=True)
-        link.symlink_to(package)
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in ("workflow_scripts", "xft"):
+        package = Path(find_spec(name).origin).parent
+        link = folder / name
+        if not link.exists() or not link.samefile(package):
+            link.unlink(missing_ok=True)
+            link.symlink_to(package)
     return folder
 
 

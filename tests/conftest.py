@@ -79,7 +79,7 @@ def start_afresh(name: str) -> None:
     if torch := sys.modules.get("torch"):
         torch.manual_seed(number)
         torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
-    if progress := sys.modules.get("workflow_scripts.common.progress"):
+    if progress := sys.modules.get("xft.common.progress"):
         progress._step = progress._job = ""
 
 
@@ -180,7 +180,7 @@ def call_step(monkeypatch):
     """
 
     def call(step: str, *arguments, cwd: Path | None = None) -> subprocess.CompletedProcess:
-        from workflow_scripts.cli import running
+        from xft.cli import running
 
         words = [f"workflow_scripts.{step}", *map(str, arguments)]
         main = importlib.import_module(words[0]).main
@@ -222,8 +222,8 @@ def run_python():
 @pytest.fixture(scope="session")
 def bubblewrap():
     """The sandbox of this machine."""
-    from workflow_scripts.common.errors import UserError
-    from workflow_scripts.evaluation.sandbox import find_bubblewrap
+    from xft.common.errors import UserError
+    from xft.evaluation.sandbox import find_bubblewrap
 
     try:
         return find_bubblewrap()
@@ -255,7 +255,7 @@ def shared_folder(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def fork_server(shared_folder) -> None:
     """Let the runs of all projects be forks of one server."""
-    from workflow_scripts.cli.running import ENVIRONMENT
+    from xft.cli.running import ENVIRONMENT
 
     os.environ["FORK_PYTHON"] = sys.executable
     os.environ["FORK_SERVER"] = str(start_server(shared_folder, os.environ | ENVIRONMENT))

@@ -10,7 +10,7 @@ REPOSITORY = Path(__file__).parents[1]
 MEASURES_FOR_EVER = """
 import sys
 import {module} as module
-from workflow_scripts.cli import running
+from xft.cli import running
 from workflow_scripts import {step} as step
 
 def for_ever(*arguments, **options):

@@ -3,7 +3,7 @@
 import accelerate.state
 from accelerate.utils import DistributedType
 
-from workflow_scripts.training import launch
+from xft.training import launch
 
 
 def use_fsdp_on_cpus() -> None:

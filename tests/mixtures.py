@@ -10,12 +10,11 @@ from chains import Chain
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-import workflow_scripts.modeling  # noqa: F401
-from workflow_scripts.artifacts.artifact import create_artifact
-from workflow_scripts.checkpoints.reader import Checkpoint
-from workflow_scripts.config.sections import MoeConfig
-from workflow_scripts.conversions.upcycle import upcycled_config, weights_dtype
-from workflow_scripts.modeling.upcycling import XftConfig
+from xft.artifacts.artifact import create_artifact
+from xft.checkpoints.reader import Checkpoint
+from xft.config.sections import MoeConfig
+from xft.conversions.upcycle import upcycled_config, weights_dtype
+from xft.modeling.configuration import XftConfig
 
 MLP = re.compile(r"(layers\.\d+\.mlp)\.")
 MOE = {

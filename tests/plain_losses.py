@@ -5,9 +5,8 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-import workflow_scripts.modeling  # noqa: F401
-from workflow_scripts.config.sections import TokensConfig
-from workflow_scripts.data.preparation import prepare
+from xft.config.sections import TokensConfig
+from xft.data.preparation import prepare
 
 
 def labelled_rows(model: Path, rows: Path) -> list[tuple[list[int], int]]:

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import vl_convert
 
-from workflow_scripts.common.errors import UserError
-from workflow_scripts.reporting.page import charts
-from workflow_scripts.reporting.page.folder import Results, read_results
+from xft.common.errors import UserError
+from xft.reporting.page import charts
+from xft.reporting.page.folder import Results, read_results
 
 FIGURE = Path(__file__).parents[1] / "docs" / "images" / "results.svg"
 # The picture brings its own background, since a page may be white or dark. On the left is room for

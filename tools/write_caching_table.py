@@ -4,13 +4,13 @@ import re
 from collections import Counter
 from pathlib import Path
 
-from workflow_scripts.config.reads import READS, steps_of_key
-from workflow_scripts.config.runs import find_runs
-from workflow_scripts.config.section import keys
-from workflow_scripts.config.sections import XftConfig
-from workflow_scripts.config.text import read_config
-from workflow_scripts.config.validation import is_section
-from workflow_scripts.workflow.experiment import Experiment
+from xft.config.runs import find_runs
+from xft.config.section import keys
+from xft.config.sections import XftConfig
+from xft.config.step_keys import READS, steps_of_key
+from xft.config.text import read_config
+from xft.config.validation import is_section
+from xft.dag.experiment import Experiment
 
 ROOT = Path(__file__).parents[1]
 DOCUMENT = ROOT / "docs" / "caching.md"

@@ -7,10 +7,10 @@ from typing import Any
 
 from pydantic.fields import FieldInfo
 
-from workflow_scripts.config.section import Section, choices_of, item_of, meaning, types_of
-from workflow_scripts.config.sections import TRAININGS, Lambda, SftConfig, XftConfig
-from workflow_scripts.config.training import TrainingConfig
-from workflow_scripts.config.validation import is_section, sections, type_names
+from xft.config.section import Section, choices_of, item_of, meaning, types_of
+from xft.config.sections import TRAININGS, Lambda, SftConfig, XftConfig
+from xft.config.training import TrainingConfig
+from xft.config.validation import is_section, sections, type_names
 
 ROOT = Path(__file__).parents[1]
 DOCUMENT = ROOT / "docs" / "configuration.md"
@@ -19,7 +19,7 @@ WIDTH = 100
 INTRODUCTION = """\
 # Configuration
 
-Written from `workflow_scripts/config/` by `make generated`; `config/config.schema.json` is the same
+Written from `xft/config/` by `make generated`; `config/config.schema.json` is the same
 for editors. Set values in a file of your own (`snakemake --cores 2 --configfile mine.yaml`; a later
 file overrides an earlier one), or on the command line, with the keys of a section in braces:
 `snakemake --cores 2 --config 'merge={lambdas: [0.75, 0.85]}'`. Without `--configfile`, Snakemake

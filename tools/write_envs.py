@@ -14,7 +14,7 @@ PINS = (
     "requirements-dev.txt",
 )
 PYTHON = "3.11"
-STEPS = ["pydantic", "tqdm"]
+STEPS = ["pydantic", "tqdm", "wrapt"]
 TENSORS = [*STEPS, "numpy", "safetensors", "torch"]
 ENVIRONMENTS = {
     "conversion": [*TENSORS, "huggingface_hub", "transformers"],

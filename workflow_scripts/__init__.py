@@ -1,6 +1,6 @@
-"""The steps of XFT: one module for each workflow rule. The packages are the library."""
+"""The steps of XFT: one module for each workflow rule. The library is the package `xft`."""
 
-from pathlib import Path
+from xft import tools
 
-# `python -m workflow_scripts.plan` finds the tools too.
-__path__.append(str(Path(__file__).with_name("tools")))
+# `python -m workflow_scripts.verify` runs a tool, as `xft verify` does.
+__path__.extend(tools.__path__)

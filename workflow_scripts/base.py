@@ -8,12 +8,12 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from workflow_scripts.artifacts.artifact import copy_files, create_artifact
-from workflow_scripts.artifacts.manifest import hash_files
-from workflow_scripts.artifacts.recipe import make_recipe
-from workflow_scripts.cli import flags, running
-from workflow_scripts.config.sections import BaseConfig
-from workflow_scripts.hub.source import check_model, find_model, model_contents
+from xft.artifacts.artifact import copy_files, create_artifact
+from xft.artifacts.manifest import hash_files
+from xft.artifacts.recipe import make_recipe
+from xft.cli import flags, running
+from xft.config.sections import BaseConfig
+from xft.hub.source import check_model, find_model, model_contents
 
 
 def main(argv: list[str] | None = None) -> None:

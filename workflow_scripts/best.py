@@ -4,10 +4,10 @@ import shlex
 from pathlib import Path
 
 from workflow_scripts import dense
-from workflow_scripts.cli import flags, running
-from workflow_scripts.common.errors import UserError
-from workflow_scripts.common.progress import say
-from workflow_scripts.reporting.choice import best_merge
+from xft.cli import flags, running
+from xft.common.errors import UserError
+from xft.common.progress import say
+from xft.reporting.choice import best_merge
 
 
 def main(argv: list[str] | None = None) -> None:

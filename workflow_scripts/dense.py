@@ -2,13 +2,13 @@
 
 from pathlib import Path
 
-from workflow_scripts.artifacts.artifact import create_artifact
-from workflow_scripts.artifacts.recipe import make_recipe
-from workflow_scripts.checkpoints.layout import moe_layers
-from workflow_scripts.cli import flags, running
-from workflow_scripts.common.errors import UserError
-from workflow_scripts.config.sections import MergeMethod
-from workflow_scripts.conversions.mixing_artifact import open_mixing, open_sources
+from xft.artifacts.artifact import create_artifact
+from xft.artifacts.recipe import make_recipe
+from xft.checkpoints.layout import moe_layers
+from xft.cli import flags, running
+from xft.common.errors import UserError
+from xft.config.sections import MergeMethod
+from xft.conversions.mixing_artifact import open_mixing, open_sources
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -31,8 +31,8 @@ def main(argv: list[str] | None = None) -> None:
     if method.needs_base and args.base is None:
         raise UserError(f"method = {method.method} starts from the base's weights. Give --base too")
 
-    from workflow_scripts.conversions.merge_methods import dense_plans, one_expert, open_base
-    from workflow_scripts.reporting.dense_card import dense_card
+    from xft.conversions.merge_methods import dense_plans, one_expert, open_base
+    from xft.reporting.dense_card import dense_card
 
     full = args.verify == "full"
     sources = open_sources(args.moe, args.ffn, full)

@@ -6,13 +6,13 @@ base. It is 0 if all experts are the same, and large if they differ more than th
 
 from pathlib import Path
 
-from workflow_scripts.artifacts.artifact import open_artifact
-from workflow_scripts.artifacts.manifest import hash_file
-from workflow_scripts.artifacts.overlap import overlap
-from workflow_scripts.artifacts.recipe import make_recipe
-from workflow_scripts.cli import flags, running
-from workflow_scripts.common.errors import UserError
-from workflow_scripts.reporting.diversity import routing_at_end, write_diversity
+from xft.artifacts.artifact import open_artifact
+from xft.artifacts.manifest import hash_file
+from xft.artifacts.overlap import overlap
+from xft.artifacts.recipe import make_recipe
+from xft.cli import flags, running
+from xft.common.errors import UserError
+from xft.reporting.diversity import routing_at_end, write_diversity
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -33,7 +33,7 @@ def main(argv: list[str] | None = None) -> None:
             f"--out {args.out} is --metrics, which the step reads. Choose another place"
         )
 
-    from workflow_scripts.conversions.diversity import diversity
+    from xft.conversions.diversity import diversity
 
     full = args.verify == "full"
     base = open_artifact(args.base, "base", "dense", full=full)

@@ -8,37 +8,37 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from workflow_scripts.artifacts.artifact import Artifact, open_artifact
-from workflow_scripts.artifacts.manifest import Recipe
-from workflow_scripts.artifacts.recipe import make_recipe
-from workflow_scripts.cli import flags, running
-from workflow_scripts.common.devices import claim_gpus
-from workflow_scripts.common.errors import UserError
-from workflow_scripts.config.sections import EvalConfig, GenerationConfig, RunConfig, ScoringConfig
-from workflow_scripts.data.templates import CHAT, COMPLETION, make_template, read_template
-from workflow_scripts.data.tokenizers import load_tokenizer
-from workflow_scripts.evaluation import ground_truth
-from workflow_scripts.evaluation.execution import memory_bound, usable_cpus
-from workflow_scripts.evaluation.ground_truth import GroundTruth, shown
-from workflow_scripts.evaluation.loading import model_origin, trained_template
-from workflow_scripts.evaluation.problems import ProblemSet, load_problems
-from workflow_scripts.evaluation.prompts import task_prompts
-from workflow_scripts.evaluation.result import (
+from xft.artifacts.artifact import Artifact, open_artifact
+from xft.artifacts.manifest import Recipe
+from xft.artifacts.recipe import make_recipe
+from xft.cli import flags, running
+from xft.common.devices import claim_gpus
+from xft.common.errors import UserError
+from xft.config.sections import EvalConfig, GenerationConfig, RunConfig, ScoringConfig
+from xft.data.templates import CHAT, COMPLETION, make_template, read_template
+from xft.data.tokenizers import load_tokenizer
+from xft.evaluation import ground_truth
+from xft.evaluation.execution import memory_bound, usable_cpus
+from xft.evaluation.ground_truth import GroundTruth, shown
+from xft.evaluation.loading import model_origin, trained_template
+from xft.evaluation.problems import ProblemSet, load_problems
+from xft.evaluation.prompts import task_prompts
+from xft.evaluation.result import (
     TEST_NAMES,
     build_result,
     caveats,
     measures,
     write_result,
 )
-from workflow_scripts.evaluation.samples import (
+from xft.evaluation.samples import (
     journal_path,
     read_samples,
     samples_path,
     write_samples,
 )
-from workflow_scripts.evaluation.sampling import SamplingOptions, sample
-from workflow_scripts.evaluation.sandbox import open_sandbox
-from workflow_scripts.evaluation.scoring import score
+from xft.evaluation.sampling import SamplingOptions, sample
+from xft.evaluation.sandbox import open_sandbox
+from xft.evaluation.scoring import score
 
 DEFAULT_PROMPT = "magicoder"
 

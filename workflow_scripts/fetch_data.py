@@ -5,11 +5,11 @@ named without a file, `datasets` reads it, and --out is a Parquet file. A manife
 --out.
 """
 
-from workflow_scripts.artifacts.files import write_manifest
-from workflow_scripts.artifacts.recipe import make_recipe
-from workflow_scripts.cli import flags, running
-from workflow_scripts.config.sections import RowsSource
-from workflow_scripts.hub.source import dataset_source, fetch_dataset, fetch_dataset_file
+from xft.artifacts.files import write_manifest
+from xft.artifacts.recipe import make_recipe
+from xft.cli import flags, running
+from xft.config.sections import RowsSource
+from xft.hub.source import dataset_source, fetch_dataset, fetch_dataset_file
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -5,10 +5,10 @@ Otherwise the file comes from EvalPlus's cache or from its release on GitHub, an
 pinned SHA-256.
 """
 
-from workflow_scripts.cli import flags, running
-from workflow_scripts.common.errors import UserError
-from workflow_scripts.hub.named_sets import NAMED_SETS
-from workflow_scripts.hub.problem_sets import fetch
+from xft.cli import flags, running
+from xft.common.errors import UserError
+from xft.hub.named_sets import NAMED_SETS
+from xft.hub.problem_sets import fetch
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -3,9 +3,9 @@
 Of low-rank experts these are the factors. The base's MLP stays in the mixture alone.
 """
 
-from workflow_scripts.artifacts.artifact import create_artifact, open_artifact, write_json
-from workflow_scripts.artifacts.recipe import make_recipe
-from workflow_scripts.cli import flags, running
+from xft.artifacts.artifact import create_artifact, open_artifact, write_json
+from xft.artifacts.recipe import make_recipe
+from xft.cli import flags, running
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -15,7 +15,7 @@ def main(argv: list[str] | None = None) -> None:
     flags.add_verify(parser)
     args = parser.parse_args(argv)
 
-    from workflow_scripts.conversions.extract import extract_ffn, factor_config
+    from xft.conversions.extract import extract_ffn, factor_config
 
     moe = open_artifact(args.moe, "moe", "moe_sft", full=args.verify == "full")
     plans = extract_ffn(moe.checkpoint)

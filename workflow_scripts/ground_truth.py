@@ -1,13 +1,13 @@
 """Compute the expected results of each problem's calls from its canonical solution."""
 
-from workflow_scripts.artifacts.artifact import create_artifact
-from workflow_scripts.artifacts.recipe import make_recipe
-from workflow_scripts.cli import flags, running
-from workflow_scripts.config.sections import ScoringConfig
-from workflow_scripts.evaluation import ground_truth
-from workflow_scripts.evaluation.execution import usable_cpus
-from workflow_scripts.evaluation.problems import load_problems
-from workflow_scripts.evaluation.sandbox import open_sandbox
+from xft.artifacts.artifact import create_artifact
+from xft.artifacts.recipe import make_recipe
+from xft.cli import flags, running
+from xft.config.sections import ScoringConfig
+from xft.evaluation import ground_truth
+from xft.evaluation.execution import usable_cpus
+from xft.evaluation.problems import load_problems
+from xft.evaluation.sandbox import open_sandbox
 
 
 def main(argv: list[str] | None = None) -> None:

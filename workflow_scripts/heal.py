@@ -7,13 +7,13 @@ import argparse
 from functools import partial
 from pathlib import Path
 
-from workflow_scripts.artifacts.artifact import Artifact, open_artifact
-from workflow_scripts.cli import flags, training
-from workflow_scripts.common.errors import UserError
-from workflow_scripts.common.progress import say
-from workflow_scripts.config.sections import HealConfig
-from workflow_scripts.training.launch import started_processes
-from workflow_scripts.training.session import Session, device, is_main_process
+from xft.artifacts.artifact import Artifact, open_artifact
+from xft.cli import flags, training
+from xft.common.errors import UserError
+from xft.common.progress import say
+from xft.config.sections import HealConfig
+from xft.training.launch import started_processes
+from xft.training.session import Session, device, is_main_process
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -34,9 +34,9 @@ def main(argv: list[str] | None = None) -> None:
     if args.teacher is not None:
         sources["moe"] = _open_teacher(args.teacher, model, request.full)
 
-    from workflow_scripts.reporting.model_card import heal_card
-    from workflow_scripts.training.distillation import load_distillation
-    from workflow_scripts.training.tuning import tune
+    from xft.reporting.model_card import heal_card
+    from xft.training.distillation import load_distillation
+    from xft.training.tuning import tune
 
     options, base, distillation = request.options, {}, None
     session = Session(request, model.path)
@@ -66,7 +66,7 @@ def _check_teacher(args: argparse.Namespace, options: HealConfig) -> None:
 
 def _open_teacher(folder: Path, model: Artifact, full: bool) -> Artifact:
     """Open the mixture. Raises UserError if the model was not merged from it."""
-    from workflow_scripts.data.tokens_artifact import tokenizer_hashes
+    from xft.data.tokens_artifact import tokenizer_hashes
 
     teacher = open_artifact(folder, "moe", "moe_sft", full=full)
     if model.manifest.inputs.get("moe", teacher.id) != teacher.id:

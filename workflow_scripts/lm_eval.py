@@ -8,13 +8,13 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from workflow_scripts.artifacts.recipe import make_recipe
-from workflow_scripts.cli import flags, running
-from workflow_scripts.common.devices import claim_gpus
-from workflow_scripts.config.sections import EvaluationConfig, RunConfig
-from workflow_scripts.evaluation import lm_eval_result
-from workflow_scripts.evaluation.lm_eval_tasks import LmEvalOptions, measure, task_hashes
-from workflow_scripts.evaluation.loading import model_origin
+from xft.artifacts.recipe import make_recipe
+from xft.cli import flags, running
+from xft.common.devices import claim_gpus
+from xft.config.sections import EvaluationConfig, RunConfig
+from xft.evaluation import lm_eval_result
+from xft.evaluation.lm_eval_tasks import LmEvalOptions, measure, task_hashes
+from xft.evaluation.loading import model_origin
 
 OPTIONS = ("batch_size", "limit")
 

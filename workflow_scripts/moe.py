@@ -6,10 +6,10 @@ same outputs as the dense model, for every choice of the router. With --init noi
 routed experts differ, and the step prints how far each layer is from the dense model's.
 """
 
-from workflow_scripts.artifacts.artifact import create_artifact, open_artifact
-from workflow_scripts.artifacts.recipe import make_recipe
-from workflow_scripts.cli import flags, running
-from workflow_scripts.config.sections import MoeConfig, RunConfig
+from xft.artifacts.artifact import create_artifact, open_artifact
+from xft.artifacts.recipe import make_recipe
+from xft.cli import flags, running
+from xft.config.sections import MoeConfig, RunConfig
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -23,10 +23,10 @@ def main(argv: list[str] | None = None) -> None:
     seed = flags.options(args, RunConfig, ["seed"]).seed
     moe = flags.options(args, MoeConfig)
 
-    from workflow_scripts.conversions.upcycle import upcycle, upcycled_config, weights_dtype
-    from workflow_scripts.modeling.loading import check_fit
-    from workflow_scripts.modeling.upcycling import check_loadable
-    from workflow_scripts.reporting.model_card import moe_card, origin
+    from xft.conversions.upcycle import upcycle, upcycled_config, weights_dtype
+    from xft.modeling.loading import check_fit
+    from xft.modeling.upcycling import check_loadable
+    from xft.reporting.model_card import moe_card, origin
 
     base = open_artifact(args.base, "base", "dense", full=args.verify == "full")
     checkpoint = base.checkpoint
@@ -39,7 +39,7 @@ def main(argv: list[str] | None = None) -> None:
     with create_artifact(args.out, "moe", parameters, {"base": base.id}, recipe) as draft:
         draft.write_model(plans, config, like=base.path, card=moe_card(config, parameters))
     if moe.init != "copy":
-        from workflow_scripts.modeling.start_distance import report_distances
+        from xft.modeling.start_distance import report_distances
 
         report_distances(checkpoint, args.out, moe, seed)
 

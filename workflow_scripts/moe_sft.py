@@ -2,12 +2,12 @@
 
 from functools import partial
 
-from workflow_scripts.artifacts.artifact import open_artifact
-from workflow_scripts.cli import flags, training
-from workflow_scripts.common.errors import UserError
-from workflow_scripts.config.sections import MoeSftConfig, fault_of_low_rank
-from workflow_scripts.training.launch import started_processes
-from workflow_scripts.training.session import Session
+from xft.artifacts.artifact import open_artifact
+from xft.cli import flags, training
+from xft.common.errors import UserError
+from xft.config.sections import MoeSftConfig, fault_of_low_rank
+from xft.training.launch import started_processes
+from xft.training.session import Session
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -23,9 +23,9 @@ def main(argv: list[str] | None = None) -> None:
 
     check_low_rank(moe.checkpoint.config, request.options)
 
-    from workflow_scripts.reporting.model_card import init_settings, moe_sft_card
-    from workflow_scripts.training.low_rank import adapt_mixture
-    from workflow_scripts.training.tuning import tune
+    from xft.reporting.model_card import init_settings, moe_sft_card
+    from xft.training.low_rank import adapt_mixture
+    from xft.training.tuning import tune
 
     known = moe.manifest.parameters
     make_card = partial(moe_sft_card, init=init_settings(known))

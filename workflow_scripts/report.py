@@ -5,16 +5,16 @@ The step writes the main charts as SVG files into the folder `figures` beside it
 
 from collections.abc import Sequence
 
-from workflow_scripts.artifacts.artifact import create_artifact
-from workflow_scripts.artifacts.files import write_manifest, write_whole
-from workflow_scripts.artifacts.manifest import manifest_path, read_manifest
-from workflow_scripts.artifacts.recipe import make_recipe
-from workflow_scripts.cli import flags, running
-from workflow_scripts.reporting.page.figures import write_figures
-from workflow_scripts.reporting.page.folder import read_results
-from workflow_scripts.reporting.page.html import build_page
-from workflow_scripts.reporting.page.jobs import FIGURES
-from workflow_scripts.workflow.planned import planned_memory
+from xft.artifacts.artifact import create_artifact
+from xft.artifacts.files import write_manifest, write_whole
+from xft.artifacts.manifest import manifest_path, read_manifest
+from xft.artifacts.recipe import make_recipe
+from xft.cli import flags, running
+from xft.dag.planned import planned_memory
+from xft.reporting.page.figures import write_figures
+from xft.reporting.page.folder import read_results
+from xft.reporting.page.html import build_page
+from xft.reporting.page.jobs import FIGURES
 
 KIND = "report"
 

@@ -12,13 +12,13 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from workflow_scripts.artifacts.artifact import Artifact, open_artifact
-from workflow_scripts.cli import flags, training
-from workflow_scripts.common.errors import UserError
-from workflow_scripts.config.section import keys
-from workflow_scripts.config.sections import MixtureConfig, MoeConfig, SftConfig, effective
-from workflow_scripts.training.launch import started_processes
-from workflow_scripts.training.session import Session, TrainingRequest
+from xft.artifacts.artifact import Artifact, open_artifact
+from xft.cli import flags, training
+from xft.common.errors import UserError
+from xft.config.section import keys
+from xft.config.sections import MixtureConfig, MoeConfig, SftConfig, effective
+from xft.training.launch import started_processes
+from xft.training.session import Session, TrainingRequest
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -44,9 +44,9 @@ def main(argv: list[str] | None = None) -> None:
         request = replace(request, flops_ratio=_flops_ratio(base, moe, request))
         others = {"flops_of": moe}
 
-    from workflow_scripts.reporting.model_card import origin, sft_card
-    from workflow_scripts.training.low_rank import adapt_all, all_weights
-    from workflow_scripts.training.tuning import tune
+    from xft.reporting.model_card import origin, sft_card
+    from xft.training.low_rank import adapt_all, all_weights
+    from xft.training.tuning import tune
 
     options, adapt = request.options, all_weights
     if options.lora_rank is not None:
@@ -60,9 +60,9 @@ def _flops_ratio(base: Artifact, moe: Artifact, request: TrainingRequest) -> flo
 
     Raises UserError if the mixture has another base.
     """
-    from workflow_scripts.planning.flops import tuning_ratio
-    from workflow_scripts.planning.parameters import Models
-    from workflow_scripts.planning.tensors import check_sizes, read_table
+    from xft.estimates.flops import tuning_ratio
+    from xft.estimates.parameters import Models
+    from xft.estimates.tensors import check_sizes, read_table
 
     config = moe.checkpoint.config
     table = read_table(base.path)

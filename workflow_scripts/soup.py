@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-from workflow_scripts.artifacts.artifact import Artifact, create_artifact, open_artifact
-from workflow_scripts.artifacts.recipe import make_recipe
-from workflow_scripts.cli import flags, running
-from workflow_scripts.common.errors import UserError
+from xft.artifacts.artifact import Artifact, create_artifact, open_artifact
+from xft.artifacts.recipe import make_recipe
+from xft.cli import flags, running
+from xft.common.errors import UserError
 
 KINDS = ("base", "sft", "dense", "soup")
 
@@ -26,8 +26,8 @@ def main(argv: list[str] | None = None) -> None:
     if len(args.models) < 2:
         raise UserError(f"--models {args.models[0]}: a mean needs at least two models")
 
-    from workflow_scripts.conversions.soup import soup_plans
-    from workflow_scripts.reporting.model_card import soup_card
+    from xft.conversions.soup import soup_plans
+    from xft.reporting.model_card import soup_card
 
     full = args.verify == "full"
     models = [open_artifact(path, *KINDS, full=full) for path in args.models]

@@ -10,19 +10,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from workflow_scripts.artifacts.files import write_manifest, write_whole
-from workflow_scripts.artifacts.manifest import hash_file, manifest_path, read_manifest
-from workflow_scripts.artifacts.recipe import make_recipe
-from workflow_scripts.cli import flags, running
-from workflow_scripts.evaluation import lm_eval_result
-from workflow_scripts.evaluation.result import (
+from xft.artifacts.files import write_manifest, write_whole
+from xft.artifacts.manifest import hash_file, manifest_path, read_manifest
+from xft.artifacts.recipe import make_recipe
+from xft.cli import flags, running
+from xft.evaluation import lm_eval_result
+from xft.evaluation.result import (
     backends_note,
     caveats,
     common_caveats,
     read_result,
 )
-from workflow_scripts.reporting import notes, tables
-from workflow_scripts.reporting.comparisons import (
+from xft.reporting import notes, tables
+from xft.reporting.comparisons import (
     ROWS,
     Results,
     by_subject,
@@ -30,18 +30,18 @@ from workflow_scripts.reporting.comparisons import (
     loss_table,
     with_losses,
 )
-from workflow_scripts.reporting.conclusions import comparisons_text
-from workflow_scripts.reporting.diversity import read_diversity
-from workflow_scripts.reporting.lm_eval import lm_eval_table
-from workflow_scripts.reporting.spreads import OWN, spreads_table, spreads_text
-from workflow_scripts.reporting.subjects import (
+from xft.reporting.conclusions import comparisons_text
+from xft.reporting.diversity import read_diversity
+from xft.reporting.lm_eval import lm_eval_table
+from xft.reporting.spreads import OWN, spreads_table, spreads_text
+from xft.reporting.subjects import (
     Names,
     Subject,
     check_distinct,
     subject,
     with_own_seed,
 )
-from workflow_scripts.reporting.validation_losses import loss_subject, losses_of, read_losses
+from xft.reporting.validation_losses import loss_subject, losses_of, read_losses
 
 KIND = "summary"
 COMPARISONS_FILE = "comparisons.csv"

@@ -7,19 +7,19 @@ rows that were left out, with the reasons.
 
 from pathlib import Path
 
-from workflow_scripts.artifacts.artifact import (
+from xft.artifacts.artifact import (
     MODEL_KINDS,
     Artifact,
     open_artifact,
     write_json,
 )
-from workflow_scripts.artifacts.code import content_hash
-from workflow_scripts.artifacts.manifest import manifest_path, read_manifest
-from workflow_scripts.artifacts.recipe import make_recipe, problem_input
-from workflow_scripts.cli import flags, running
-from workflow_scripts.common.progress import say
-from workflow_scripts.config.sections import TokensConfig
-from workflow_scripts.data.templates import with_template_read
+from xft.artifacts.code import content_hash
+from xft.artifacts.manifest import manifest_path, read_manifest
+from xft.artifacts.recipe import make_recipe, problem_input
+from xft.cli import flags, running
+from xft.common.progress import say
+from xft.config.sections import TokensConfig
+from xft.data.templates import with_template_read
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -43,11 +43,11 @@ def main(argv: list[str] | None = None) -> None:
     options = with_template_read(flags.options(args, TokensConfig))
     model = open_artifact(args.model, *MODEL_KINDS, full=args.verify == "full")
 
-    from workflow_scripts.data.contamination import Detector
-    from workflow_scripts.data.preparation import prepare, summary
-    from workflow_scripts.data.tokenizers import load_tokenizer
-    from workflow_scripts.data.tokens_artifact import write_tokens
-    from workflow_scripts.evaluation.references import load_references
+    from xft.data.contamination import Detector
+    from xft.data.preparation import prepare, summary
+    from xft.data.tokenizers import load_tokenizer
+    from xft.data.tokens_artifact import write_tokens
+    from xft.evaluation.references import load_references
 
     references, problems = load_references(args.problems or [])
     find_trace = Detector(references).find if references else None

@@ -3,13 +3,13 @@
 import math
 from pathlib import Path
 
-from workflow_scripts.artifacts.recipe import make_recipe
-from workflow_scripts.cli import flags, running
-from workflow_scripts.common.devices import advice_on_nan, claim_gpus
-from workflow_scripts.common.errors import UserError
-from workflow_scripts.config.sections import RunConfig
-from workflow_scripts.evaluation.loading import artifact_id, load_model, model_origin
-from workflow_scripts.reporting.validation_losses import write_loss
+from xft.artifacts.recipe import make_recipe
+from xft.cli import flags, running
+from xft.common.devices import advice_on_nan, claim_gpus
+from xft.common.errors import UserError
+from xft.config.sections import RunConfig
+from xft.evaluation.loading import artifact_id, load_model, model_origin
+from xft.reporting.validation_losses import write_loss
 
 BATCH_ROWS = 8
 
@@ -28,9 +28,9 @@ def main(argv: list[str] | None = None) -> None:
     full = args.verify == "full"
     identity = artifact_id(args.model, full)
 
-    from workflow_scripts.data.tokens_artifact import open_tokens
-    from workflow_scripts.training.batches import padded
-    from workflow_scripts.training.validation import row_losses
+    from xft.data.tokens_artifact import open_tokens
+    from xft.training.batches import padded
+    from xft.training.validation import row_losses
 
     opened = open_tokens(args.data, args.model, full)
     rows = list(opened.tokens.validation)

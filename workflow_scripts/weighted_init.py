@@ -5,13 +5,13 @@ The routed experts have equal shares, or with --init usage shares by their use i
 
 from pathlib import Path
 
-from workflow_scripts.artifacts.recipe import make_recipe
-from workflow_scripts.cli import flags, running
-from workflow_scripts.common.devices import claim_gpus
-from workflow_scripts.common.errors import UserError
-from workflow_scripts.config.sections import MixingShape, MixingStart, RunConfig
-from workflow_scripts.config.validation import check_lambda
-from workflow_scripts.conversions import mixing_artifact
+from xft.artifacts.recipe import make_recipe
+from xft.cli import flags, running
+from xft.common.devices import claim_gpus
+from xft.common.errors import UserError
+from xft.config.sections import MixingShape, MixingStart, RunConfig
+from xft.config.validation import check_lambda
+from xft.conversions import mixing_artifact
 
 RUN_KEYS = ("threads", "gpus")
 
@@ -38,13 +38,13 @@ def main(argv: list[str] | None = None) -> None:
     by_usage = start.init == "usage"
     _check_data(args.data, by_usage)
 
-    from workflow_scripts.conversions.merge import initial_logits
+    from xft.conversions.merge import initial_logits
 
     sources = mixing_artifact.open_sources(args.moe, args.ffn, full)
     config = {"shared_expert_weight": lam, **shape.model_dump()}
     shares, origins, more = None, sources.artifacts, {}
     if by_usage:
-        from workflow_scripts.data.tokens_artifact import open_tokens
+        from xft.data.tokens_artifact import open_tokens
 
         claim_gpus(run.gpus)
         tokens = open_tokens(args.data, args.moe, full)
@@ -76,9 +76,9 @@ def _check_data(data: Path | None, by_usage: bool) -> None:
 
 def _gate_shares(moe: Path, examples, number: int, threads: int):
     """`modeling.usage.gate_shares` of a mixture on the first `number` examples."""
-    from workflow_scripts.common.progress import say
-    from workflow_scripts.evaluation.loading import load_model
-    from workflow_scripts.modeling.usage import gate_shares
+    from xft.common.progress import say
+    from xft.evaluation.loading import load_model
+    from xft.modeling.usage import gate_shares
 
     model, _ = load_model(moe, threads)
     rows = [examples[place]["input_ids"] for place in range(min(number, len(examples)))]

@@ -2,15 +2,15 @@
 
 from pathlib import Path
 
-from workflow_scripts.artifacts.code import content_hash
-from workflow_scripts.artifacts.manifest import hash_file
-from workflow_scripts.artifacts.recipe import make_recipe
-from workflow_scripts.cli import flags, training
-from workflow_scripts.common.progress import say
-from workflow_scripts.config.training import MixingTraining
-from workflow_scripts.conversions import mixing_artifact
-from workflow_scripts.training.launch import started_processes
-from workflow_scripts.training.session import Session, device, is_main_process
+from xft.artifacts.code import content_hash
+from xft.artifacts.manifest import hash_file
+from xft.artifacts.recipe import make_recipe
+from xft.cli import flags, training
+from xft.common.progress import say
+from xft.config.training import MixingTraining
+from xft.conversions import mixing_artifact
+from xft.training.launch import started_processes
+from xft.training.session import Session, device, is_main_process
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -27,8 +27,8 @@ def main(argv: list[str] | None = None) -> None:
     sources = mixing_artifact.open_sources(args.moe, args.ffn, request.full)
     initial = mixing_artifact.open_mixing(args.weighted, sources, request.full)
 
-    from workflow_scripts.modeling.mixing import Mixing, MixingLogits
-    from workflow_scripts.training.distillation import load_distillation
+    from xft.modeling.mixing import Mixing, MixingLogits
+    from xft.training.distillation import load_distillation
 
     options = request.options
     session = Session(request, args.moe)
@@ -61,7 +61,7 @@ def main(argv: list[str] | None = None) -> None:
 
 def _train_on_text(session: Session, file: Path) -> None:
     """Train on the windows of a file of texts in place of the rows. Held-out rows stay."""
-    from workflow_scripts.data.texts import read_texts, window_texts
+    from xft.data.texts import read_texts, window_texts
 
     texts = read_texts(file)
     windows = window_texts(texts, session.tokenizer, session.request.tokens.max_length)

@@ -14,29 +14,29 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from workflow_scripts.artifacts import manifest
-from workflow_scripts.artifacts.artifact import (
+from xft.artifacts import manifest
+from xft.artifacts.artifact import (
     clear_up_after_killed,
     create_artifact,
     open_artifact,
     write_json,
 )
-from workflow_scripts.artifacts.manifest import (
+from xft.artifacts.manifest import (
     Manifest,
     Recipe,
     hash_files,
     manifest_path,
     read_manifest,
 )
-from workflow_scripts.checkpoints.writer import TensorPlan
-from workflow_scripts.common.errors import UserError
+from xft.checkpoints.writer import TensorPlan
+from xft.common.errors import UserError
 
 # What the process that is killed does: write half an artifact, say so, wait.
 WRITER = """
 import signal, sys, time
 from pathlib import Path
-from workflow_scripts.cli import flags, running
-from workflow_scripts.artifacts.artifact import create_artifact
+from xft.cli import flags, running
+from xft.artifacts.artifact import create_artifact
 
 def main(argv):
     with create_artifact(Path(sys.argv[1]), "moe") as draft:
@@ -52,7 +52,7 @@ running.run("writer", main)
 RENAMER = """
 import os, signal, sys
 from pathlib import Path
-from workflow_scripts.artifacts.artifact import create_artifact
+from xft.artifacts.artifact import create_artifact
 
 rename, done = Path.rename, []
 
@@ -468,8 +468,8 @@ def test_a_byte_of_small_weights_is_noticed_at_once(tmp_path, call_step):
 
 
 def test_a_full_check_that_takes_long_shows_how_far_it_is(weights, monkeypatch, capsys):
-    monkeypatch.setattr("workflow_scripts.common.progress.SECONDS_BEFORE_FIRST", 0)
-    monkeypatch.setattr("workflow_scripts.common.progress.SECONDS_BETWEEN_LINES", 0)
+    monkeypatch.setattr("xft.common.progress.SECONDS_BEFORE_FIRST", 0)
+    monkeypatch.setattr("xft.common.progress.SECONDS_BETWEEN_LINES", 0)
     open_artifact(weights, "ffn", full=True)
     assert re.search(r"verify: 1\.0\dM/1\.0\dM B", capsys.readouterr().err)
 
@@ -498,7 +498,7 @@ def test_what_a_link_points_to_keeps_its_mode(tmp_path):
 ORDINARY_USER = """
 import os, shutil, sys
 from pathlib import Path
-from workflow_scripts.artifacts.artifact import create_artifact, open_artifact
+from xft.artifacts.artifact import create_artifact, open_artifact
 
 if os.geteuid() == 0:
     os.setgid(65534)

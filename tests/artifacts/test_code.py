@@ -8,10 +8,10 @@ import sys
 import pytest
 from chains import Chain
 
-from workflow_scripts.artifacts import code
-from workflow_scripts.artifacts.code import PACKAGE, PRESENTATION, code_hashes
-from workflow_scripts.config.reads import READS
-from workflow_scripts.reporting import dense_card, model_card
+from xft.artifacts import code
+from xft.artifacts.code import LIBRARY, PRESENTATION, ROOT, STEPS, code_hashes
+from xft.config.step_keys import READS
+from xft.reporting import dense_card, model_card
 
 SOURCE = '''
 """What it is."""
@@ -71,29 +71,28 @@ def test_other_versions_of_python_give_the_same_hash(tmp_path):
 def test_each_step_has_its_code_and_no_presentation():
     for step in READS:
         modules = set(code_hashes(step))
-        assert f"{step}.py" in modules
+        assert f"{STEPS}/{step}.py" in modules
         assert not modules & PRESENTATION
-    assert "training/trainer.py" in code_hashes("moe_sft")
-    assert "modeling/router.py" in code_hashes("eval")
-    assert all((PACKAGE / module).is_file() for module in PRESENTATION)
+    assert "xft/training/trainer.py" in code_hashes("moe_sft")
+    assert "xft/modeling/router.py" in code_hashes("eval")
+    assert all((ROOT / module).is_file() for module in PRESENTATION)
 
 
 def test_the_files_that_modules_read_count_as_code(tmp_path, monkeypatch):
     """A changed style changes the code of the report, and of no other step."""
-    data = [path for path in PACKAGE.rglob("*.*") if path.suffix not in (".py", ".pyc")]
-    names = {path.relative_to(PACKAGE).as_posix() for path in data}
+    data = [path for path in (ROOT / LIBRARY).rglob("*.*") if path.suffix not in (".py", ".pyc")]
+    names = {path.relative_to(ROOT).as_posix() for path in data}
     assert names and names <= code_hashes("report").keys()
-    package = tmp_path / PACKAGE.name
-    shutil.copytree(PACKAGE, package)
-    monkeypatch.setattr(code, "PACKAGE", package)
+    for package in (STEPS, LIBRARY):
+        shutil.copytree(ROOT / package, tmp_path / package)
     monkeypatch.setattr(code, "ROOT", tmp_path)
     before = {step: code_hashes(step) for step in ("report", "summary")}
-    with (package / "reporting/page/report.css").open("a") as style:
+    with (tmp_path / "xft/reporting/page/report.css").open("a") as style:
         style.write("nav { color: red; }\n")
     code._file_hash.cache_clear()
     assert code_hashes("summary") == before["summary"]
     changed = code_hashes("report").items() ^ before["report"].items()
-    assert {name for name, _ in changed} == {"reporting/page/report.css"}
+    assert {name for name, _ in changed} == {"xft/reporting/page/report.css"}
 
 
 def test_presentation_decides_about_no_byte_but_the_cards(
@@ -108,7 +107,7 @@ def test_presentation_decides_about_no_byte_but_the_cards(
     before = convert(tmp_path / "before")
     monkeypatch.setattr(model_card, "moe_card", lambda *_: "another card")
     monkeypatch.setattr(dense_card, "dense_card", lambda *_: "another card")
-    monkeypatch.setattr("workflow_scripts.common.progress.SECONDS_BEFORE_FIRST", 0)
+    monkeypatch.setattr("xft.common.progress.SECONDS_BEFORE_FIRST", 0)
     after = convert(tmp_path / "after")
     changed = {name for name in before if after[name] != before[name]}
     cards = {"moe/README.md", "dense/README.md"}
@@ -117,9 +116,9 @@ def test_presentation_decides_about_no_byte_but_the_cards(
 
 
 def test_a_hash_needs_no_heavy_package():
-    code = "from workflow_scripts.artifacts.code import code_hash; code_hash('moe_sft')"
+    code = "from xft.artifacts.code import code_hash; code_hash('moe_sft')"
     code += "; import sys; print('torch' in sys.modules)"
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=PACKAGE.parent, capture_output=True, text=True, check=True
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
     )
     assert done.stdout.strip() == "False"

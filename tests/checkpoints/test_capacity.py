@@ -10,14 +10,14 @@ from tokenizers import AddedToken, Tokenizer, models
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
 from workflow_scripts import base
-from workflow_scripts.checkpoints.capacity import (
+from xft.checkpoints.capacity import (
     check_vocabulary,
     embedding_rows,
     highest_token,
     window,
 )
-from workflow_scripts.common.errors import UserError
-from workflow_scripts.data.tokenizers import has_chat_template
+from xft.common.errors import UserError
+from xft.data.tokenizers import has_chat_template
 
 TALK = "{{ messages[0].content }}"
 WORDS = {"<unk>": 0, "a": 1, "b": 2, "c": 7}

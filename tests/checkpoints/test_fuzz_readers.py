@@ -12,11 +12,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
-from workflow_scripts.artifacts.artifact import create_artifact, open_artifact
-from workflow_scripts.artifacts.manifest import FORMAT, Manifest, manifest_path, read_manifest
-from workflow_scripts.checkpoints.header import read_tensors
-from workflow_scripts.checkpoints.reader import INDEX_FILE, SINGLE_FILE, Checkpoint, read_json
-from workflow_scripts.common.errors import UserError
+from xft.artifacts.artifact import create_artifact, open_artifact
+from xft.artifacts.manifest import FORMAT, Manifest, manifest_path, read_manifest
+from xft.checkpoints.header import read_tensors
+from xft.checkpoints.reader import INDEX_FILE, SINGLE_FILE, Checkpoint, read_json
+from xft.common.errors import UserError
 
 SHARDS = {"one": ["a", "b"], "two": ["c"]}
 PARTS = ["config.json", INDEX_FILE, "one", "two", "manifest"]
@@ -320,10 +320,10 @@ def test_numbers_that_are_none_are_no_sizes(fresh, text):
 FRUGAL = """
 import resource, sys
 from pathlib import Path
-from workflow_scripts.checkpoints.header import read_tensors
-from workflow_scripts.artifacts.manifest import read_manifest
-from workflow_scripts.checkpoints.strict_json import read_json
-from workflow_scripts.common.errors import UserError
+from xft.checkpoints.header import read_tensors
+from xft.artifacts.manifest import read_manifest
+from xft.checkpoints.strict_json import read_json
+from xft.common.errors import UserError
 
 used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (used + 50 * 2**20,) * 2)

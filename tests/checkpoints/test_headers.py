@@ -11,9 +11,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from workflow_scripts.checkpoints.header import read_tensors
-from workflow_scripts.checkpoints.reader import INDEX_FILE, SINGLE_FILE, Checkpoint
-from workflow_scripts.common.errors import UserError
+from xft.checkpoints.header import read_tensors
+from xft.checkpoints.reader import INDEX_FILE, SINGLE_FILE, Checkpoint
+from xft.common.errors import UserError
 
 W = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
 V = {"dtype": "U8", "shape": [4], "data_offsets": [8, 12]}

@@ -17,17 +17,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic.fields import FieldInfo
 
-from workflow_scripts.cli import flags, running
-from workflow_scripts.common.errors import UserError
-from workflow_scripts.config.section import Section, choices_of, types_of
-from workflow_scripts.config.sections import (
+from xft.cli import flags, running
+from xft.common.errors import UserError
+from xft.config.section import Section, choices_of, types_of
+from xft.config.sections import (
     HealConfig,
     MixingConfig,
     MoeConfig,
     MoeSftConfig,
     TokensConfig,
 )
-from workflow_scripts.config.validation import complete, validated
+from xft.config.validation import complete, validated
 
 STEPS = {
     "base": ["--model", "--out", "--revision"],
@@ -106,7 +106,8 @@ for step in sys.argv[1:]:
     sys.argv = [step, "--help"]
     with contextlib.redirect_stdout(io.TextIOWrapper(io.BytesIO(), write_through=True)) as out:
         try:
-            runpy.run_module(f"workflow_scripts.{step}", run_name="__main__")
+            package = "xft" if step.startswith("tools.") else "workflow_scripts"
+            runpy.run_module(f"{package}.{step}", run_name="__main__")
         except SystemExit as end:
             help[step] = [end.code, out.buffer.getvalue().decode(), list(sys.modules)]
 json.dump(help, sys.stdout)
@@ -436,7 +437,7 @@ def test_every_step_refuses_to_write_over_its_inputs(places, arguments, call_ste
 def test_the_command_xft_names_its_tools_and_runs_them(repository, tmp_path):
     def xft(*words) -> subprocess.CompletedProcess:
         return subprocess.run(
-            [sys.executable, "-c", "from workflow_scripts.tools.xft import main; main()", *words],
+            [sys.executable, "-c", "from xft.tools.xft import main; main()", *words],
             env=os.environ | {"PYTHONPATH": str(repository)},
             capture_output=True,
             text=True,

@@ -9,7 +9,7 @@ import pytest
 ROUNDS = """
 import resource, sys
 import torch
-from workflow_scripts.cli import running
+from xft.cli import running
 
 def main(_):
     def faults():

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from workflow_scripts.common import devices
-from workflow_scripts.common.devices import advice_on_nan, describe_device
-from workflow_scripts.evaluation.loading import load_model
+from xft.common import devices
+from xft.common.devices import advice_on_nan, describe_device
+from xft.evaluation.loading import load_model
 
 
 @pytest.mark.parametrize(

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from workflow_scripts.common.errors import UserError
-from workflow_scripts.common.files import open_regular, read_bytes
-from workflow_scripts.common.progress import say
+from xft.common.errors import UserError
+from xft.common.files import open_regular, read_bytes
+from xft.common.progress import say
 
 
 def test_a_regular_file_is_read_also_through_a_link(tmp_path):

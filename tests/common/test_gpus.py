@@ -9,7 +9,7 @@ import pytest
 
 TAKE = """
 import os, sys
-from workflow_scripts.common.gpus import take_gpus
+from xft.common.gpus import take_gpus
 take_gpus(int(sys.argv[1]))
 print(os.environ.get("CUDA_VISIBLE_DEVICES"), os.environ.get("CUDA_DEVICE_ORDER"), flush=True)
 sys.stdin.read()

@@ -5,7 +5,7 @@ import signal
 
 import pytest
 
-from workflow_scripts.common.limits import limited
+from xft.common.limits import limited
 
 FOR_EVER = "while True: pass"
 # The comparison of these lists takes 2^60 operations, and no signal handler runs in between.
@@ -40,7 +40,7 @@ def test_what_python_cannot_stop_ends_the_process(run_python, repository):
     code = f"""
 import os, sys
 sys.path.insert(0, {str(repository)!r})
-from workflow_scripts.common.limits import limited
+from xft.common.limits import limited
 child = os.fork()
 if not child:
     with limited(0.1, 2**26):

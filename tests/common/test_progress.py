@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from workflow_scripts.common import progress as module
-from workflow_scripts.common.progress import LineStream, progress
+from xft.common import progress as module
+from xft.common.progress import LineStream, progress
 
 
 @pytest.fixture
@@ -81,7 +81,7 @@ def test_lines_name_the_job(capsys, impatient, monkeypatch, step, out, job):
 def test_a_reader_that_has_gone_is_no_error(repository):
     code = (
         "import sys\n"
-        "from workflow_scripts.common.progress import say\n"
+        "from xft.common.progress import say\n"
         "sys.stdin.read()\n"
         "for _ in range(3): say('a line')\n"
         "print('the end')\n"

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from workflow_scripts.common.errors import UserError
-from workflow_scripts.config.text import read_config
+from xft.common.errors import UserError
+from xft.config.text import read_config
 
 MERGED = """\
 common: &common {num_train_epochs: 1, max_steps: 3}

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from problem_files import three_problems, write_problems
 
-from workflow_scripts.common.errors import UserError
-from workflow_scripts.config.sections import (
+from xft.common.errors import UserError
+from xft.config.sections import (
     MixingShape,
     MoeConfig,
     MoeSftConfig,
@@ -20,8 +20,8 @@ from workflow_scripts.config.sections import (
     lambda_token,
     learns,
 )
-from workflow_scripts.config.validation import check_lambda, complete, validated
-from workflow_scripts.workflow.input_checks import check_all_files, check_files
+from xft.config.validation import check_lambda, complete, validated
+from xft.dag.input_checks import check_all_files, check_files
 
 MINIMAL = {"base": {"model": "resources/base"}, "data": {"train": "rows.jsonl"}}
 

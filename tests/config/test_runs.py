@@ -2,8 +2,8 @@
 
 import pytest
 
-from workflow_scripts.common.errors import UserError
-from workflow_scripts.config.runs import find_runs
+from xft.common.errors import UserError
+from xft.config.runs import find_runs
 
 OWN = {"base": {"model": "x"}, "data": {"train": "y"}}
 

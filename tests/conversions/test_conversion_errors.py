@@ -15,9 +15,9 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, SeedOssConfig
 
 from workflow_scripts import base, dense, ffn, moe, weighted_init
-from workflow_scripts.artifacts import artifact, manifest
-from workflow_scripts.artifacts.manifest import hash_file, manifest_path, read_manifest
-from workflow_scripts.common.errors import UserError
+from xft.artifacts import artifact, manifest
+from xft.artifacts.manifest import hash_file, manifest_path, read_manifest
+from xft.common.errors import UserError
 
 STEPS = {step.__name__.split(".")[-1]: step for step in (base, moe, ffn, weighted_init, dense)}
 SINGLE = "model.safetensors"
@@ -361,8 +361,8 @@ def test_a_file_in_the_way_is_one_message(tmp_path, call_step, tiny_llama, out):
 SHORTEN_WHILE_WRITING = """
 import os, sys
 from workflow_scripts import dense
-from workflow_scripts.cli import flags, running
-from workflow_scripts.artifacts import artifact
+from xft.cli import flags, running
+from xft.artifacts import artifact
 
 write_checkpoint = artifact.write_checkpoint
 

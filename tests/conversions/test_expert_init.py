@@ -11,14 +11,13 @@ from safetensors.torch import load_file
 from scipy.stats import kstest
 from transformers import AutoConfig, AutoModelForCausalLM
 
-import workflow_scripts.modeling  # noqa: F401
-from workflow_scripts.artifacts.manifest import manifest_path, read_manifest
-from workflow_scripts.checkpoints.reader import Checkpoint
-from workflow_scripts.common.errors import UserError
-from workflow_scripts.config.sections import MoeConfig
-from workflow_scripts.conversions.common import seeded_generator
-from workflow_scripts.conversions.expert_init import mean_and_std
-from workflow_scripts.modeling.start_distance import TOKENS, distances
+from xft.artifacts.manifest import manifest_path, read_manifest
+from xft.checkpoints.reader import Checkpoint
+from xft.common.errors import UserError
+from xft.config.sections import MoeConfig
+from xft.conversions.common import seeded_generator
+from xft.conversions.expert_init import mean_and_std
+from xft.modeling.start_distance import TOKENS, distances
 
 NOISE = ["--init", "noise", "--init-noise", "0.1"]
 DROP = ["--init", "drop", "--init-drop", "0.4"]

@@ -20,15 +20,14 @@ from low_rank import (
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-import workflow_scripts.modeling  # noqa: F401
 from workflow_scripts import dense, diversity
-from workflow_scripts.artifacts.manifest import manifest_path, read_manifest
-from workflow_scripts.checkpoints.reader import Checkpoint
-from workflow_scripts.common.errors import UserError
-from workflow_scripts.conversions import mixing_artifact
-from workflow_scripts.conversions.merge import ALPHA as LOGITS
-from workflow_scripts.conversions.merged_tensors import merged_tensors
-from workflow_scripts.tools import export_full, verify
+from xft.artifacts.manifest import manifest_path, read_manifest
+from xft.checkpoints.reader import Checkpoint
+from xft.common.errors import UserError
+from xft.conversions import mixing_artifact
+from xft.conversions.merge import ALPHA as LOGITS
+from xft.conversions.merged_tensors import merged_tensors
+from xft.tools import export_full, verify
 
 LAMBDA = 0.6
 FORMS = ("llama", "llama-biases", "phi3", "starcoder2", "gpt_neox", "nemotron")

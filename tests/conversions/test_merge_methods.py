@@ -16,10 +16,10 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from workflow_scripts import best, dense
-from workflow_scripts.artifacts.manifest import manifest_path, read_manifest
-from workflow_scripts.common.errors import UserError
-from workflow_scripts.conversions import blocks
-from workflow_scripts.conversions import merge_methods as methods
+from xft.artifacts.manifest import manifest_path, read_manifest
+from xft.common.errors import UserError
+from xft.conversions import blocks
+from xft.conversions import merge_methods as methods
 
 SINGLE = "model.safetensors"
 LAMBDA, SCALE = 0.6, 1.5

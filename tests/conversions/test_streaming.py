@@ -9,12 +9,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from workflow_scripts.checkpoints import writer
-from workflow_scripts.checkpoints.reader import SINGLE_FILE
-from workflow_scripts.checkpoints.writer import TensorPlan, write_checkpoint
-from workflow_scripts.conversions import merged_tensors as merging
-from workflow_scripts.conversions.merge import mixing_coefficients
-from workflow_scripts.conversions.merged_tensors import merge
+from xft.checkpoints import writer
+from xft.checkpoints.reader import SINGLE_FILE
+from xft.checkpoints.writer import TensorPlan, write_checkpoint
+from xft.conversions import merged_tensors as merging
+from xft.conversions.merge import mixing_coefficients
+from xft.conversions.merged_tensors import merge
 
 VALUES = torch.arange(1001.0)
 

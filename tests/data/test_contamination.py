@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 from problem_files import three_problems
 
-from workflow_scripts.common.errors import UserError
-from workflow_scripts.data.contamination import NGRAM, SHORTEST, Detector, Reference
-from workflow_scripts.data.instructions import read_rows
-from workflow_scripts.evaluation.references import load_references
+from xft.common.errors import UserError
+from xft.data.contamination import NGRAM, SHORTEST, Detector, Reference
+from xft.data.instructions import read_rows
+from xft.evaluation.references import load_references
 
 DOCSTRING = "Return the sum of the two largest of three numbers.\n    >>> f(1, 2, 3)\n    5"
 SOLUTION = "    largest = sorted((a, b, c))[1:]\n    return sum(largest)\n"

@@ -8,13 +8,13 @@ import pytest
 from pyarrow import parquet
 
 from workflow_scripts import tokens
-from workflow_scripts.common.errors import UserError
-from workflow_scripts.config.sections import DataConfig, TokensConfig
-from workflow_scripts.data.contamination import Detector, Reference
-from workflow_scripts.data.preparation import prepare
-from workflow_scripts.data.templates import make_template
-from workflow_scripts.data.tokens_artifact import open_tokens
-from workflow_scripts.planning.rows import find_rows
+from xft.common.errors import UserError
+from xft.config.sections import DataConfig, TokensConfig
+from xft.data.contamination import Detector, Reference
+from xft.data.preparation import prepare
+from xft.data.templates import make_template
+from xft.data.tokens_artifact import open_tokens
+from xft.estimates.rows import find_rows
 
 # As in the ChatML form, with marks around what the assistant says.
 CHATML = (

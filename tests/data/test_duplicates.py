@@ -5,8 +5,8 @@ import random
 
 import pytest
 
-from workflow_scripts.data.duplicates import find_exact, find_near
-from workflow_scripts.data.instructions import Row
+from xft.data.duplicates import find_exact, find_near
+from xft.data.instructions import Row
 
 WORDS = [f"word{i}" for i in range(300)]
 

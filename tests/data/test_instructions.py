@@ -11,8 +11,8 @@ import pyarrow
 import pytest
 from pyarrow import parquet
 
-from workflow_scripts.common.errors import UserError
-from workflow_scripts.data.instructions import Row, describe, read_rows
+from xft.common.errors import UserError
+from xft.data.instructions import Row, describe, read_rows
 
 ROWS = [
     {"instruction": "Add two numbers.", "response": "def add(a, b):\n    return a + b", "id": 7},
@@ -195,8 +195,8 @@ def test_a_format_that_is_not_read_is_named_with_those_that_are(tmp_path, name):
 
 READING = """
 import pathlib, sys
-from workflow_scripts.common import files
-from workflow_scripts.data.instructions import read_rows
+from xft.common import files
+from xft.data.instructions import read_rows
 files.MAX_BYTES = 2**26
 try:
     read_rows(pathlib.Path(sys.argv[1]), "instruction", "response")

@@ -7,8 +7,8 @@ import signal
 import pytest
 from transformers import AutoTokenizer
 
-from workflow_scripts.common.errors import UserError
-from workflow_scripts.data.templates import (
+from xft.common.errors import UserError
+from xft.data.templates import (
     COMPLETION,
     SAMPLE,
     SLOT,
@@ -16,8 +16,8 @@ from workflow_scripts.data.templates import (
     make_template,
     read_template,
 )
-from workflow_scripts.evaluation.problems import Problem
-from workflow_scripts.evaluation.prompts import BUILDERS
+from xft.evaluation.problems import Problem
+from xft.evaluation.prompts import BUILDERS
 
 # Written out from the paper's appendix and the published code.
 PROMPT = (
@@ -167,9 +167,9 @@ DOUBLING = (
 )
 def test_a_chat_template_without_end_is_one_message(chatty, monkeypatch, jinja, message):
     """As a prompt, and in a conversation, where it is no row's fault."""
-    monkeypatch.setattr("workflow_scripts.data.templates.MOST_MEMORY", 64)
+    monkeypatch.setattr("xft.data.templates.MOST_MEMORY", 64)
     if jinja is COUNTING:
-        monkeypatch.setattr("workflow_scripts.data.templates.MOST_SECONDS", 0.2)
+        monkeypatch.setattr("xft.data.templates.MOST_SECONDS", 0.2)
     before = resource.getrlimit(resource.RLIMIT_AS), signal.getsignal(signal.SIGPROF)
     hostile = copy.deepcopy(chatty)
     hostile.chat_template = jinja

@@ -10,15 +10,15 @@ from chains import Chain
 from problem_files import three_problems
 
 from workflow_scripts import moe_sft, tokens
-from workflow_scripts.artifacts.manifest import manifest_path, read_manifest
-from workflow_scripts.common.errors import UserError
-from workflow_scripts.config.sections import TokensConfig
-from workflow_scripts.data.examples import tokenize_rows
-from workflow_scripts.data.instructions import Row
-from workflow_scripts.data.preparation import prepare
-from workflow_scripts.data.templates import make_template
-from workflow_scripts.data.tokenizers import load_tokenizer
-from workflow_scripts.data.tokens_artifact import open_tokens
+from xft.artifacts.manifest import manifest_path, read_manifest
+from xft.common.errors import UserError
+from xft.config.sections import TokensConfig
+from xft.data.examples import tokenize_rows
+from xft.data.instructions import Row
+from xft.data.preparation import prepare
+from xft.data.templates import make_template
+from xft.data.tokenizers import load_tokenizer
+from xft.data.tokens_artifact import open_tokens
 
 ROWS = [
     {"instruction": f"Add {n} to x.", "response": f"def add(x):\n    return x + {n}" * (1 + n % 3)}
@@ -123,7 +123,7 @@ def test_everything_that_is_left_out_is_reported(tokenizer, tmp_path):
     )
 
     def find_trace(text):
-        from workflow_scripts.data.contamination import Trace
+        from xft.data.contamination import Trace
 
         return Trace("T/9", "solution", solution) if solution in text else None
 

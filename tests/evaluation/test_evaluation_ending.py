@@ -14,12 +14,12 @@ from problem_files import three_problems, write_problems
 
 from workflow_scripts import eval as evaluate
 from workflow_scripts import ground_truth as step
-from workflow_scripts.common.errors import UserError
-from workflow_scripts.evaluation import ground_truth
-from workflow_scripts.evaluation.execution import Limits
-from workflow_scripts.evaluation.problems import load_problems
-from workflow_scripts.evaluation.sandbox import find_bubblewrap
-from workflow_scripts.evaluation.workers import work_on
+from xft.common.errors import UserError
+from xft.evaluation import ground_truth
+from xft.evaluation.execution import Limits
+from xft.evaluation.problems import load_problems
+from xft.evaluation.sandbox import find_bubblewrap
+from xft.evaluation.workers import work_on
 
 SIGNALS = [signal.SIGTERM, signal.SIGINT]
 ENDLESS = "    while True: pass\n"
@@ -28,12 +28,12 @@ HANGS = 300  # seconds; what does not end by then never will
 # loops.
 STEP = """
 import sys
-from workflow_scripts.cli import running
+from xft.cli import running
 from workflow_scripts import {step} as step
-from workflow_scripts.common import progress
-from workflow_scripts.evaluation import ground_truth, scoring, workers
-from workflow_scripts.evaluation.execution import Limits
-from workflow_scripts.evaluation.prompts import TaskPrompt
+from xft.common import progress
+from xft.evaluation import ground_truth, scoring, workers
+from xft.evaluation.execution import Limits
+from xft.evaluation.prompts import TaskPrompt
 progress.SECONDS_BEFORE_FIRST = 0
 progress.SECONDS_BETWEEN_LINES = workers.SECONDS_BETWEEN_LINES = 0.5
 NEVER = Limits(loading=1e6, call=1e6, calls=1e6)

@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 from evalplus.sanitize import sanitize
 
-from workflow_scripts.data.templates import COMPLETION, make_template
-from workflow_scripts.evaluation import ground_truth
-from workflow_scripts.evaluation.generation import Row, RowWatch
-from workflow_scripts.evaluation.problems import load_problems
-from workflow_scripts.evaluation.prompts import task_prompts
-from workflow_scripts.evaluation.scoring import PASSED, score
+from xft.data.templates import COMPLETION, make_template
+from xft.evaluation import ground_truth
+from xft.evaluation.generation import Row, RowWatch
+from xft.evaluation.problems import load_problems
+from xft.evaluation.prompts import task_prompts
+from xft.evaluation.scoring import PASSED, score
 
 STORED = Path(__file__).parent / "prompts"
 REAL = Path(__file__).parent / "answers"

@@ -7,10 +7,10 @@ from collections import Counter
 
 import pytest
 
-from workflow_scripts.common.errors import UserError
-from workflow_scripts.evaluation.generation import Sampling, generate
-from workflow_scripts.evaluation.loading import artifact_id, load_model
-from workflow_scripts.evaluation.prompts import TaskPrompt
+from xft.common.errors import UserError
+from xft.evaluation.generation import Sampling, generate
+from xft.evaluation.loading import artifact_id, load_model
+from xft.evaluation.prompts import TaskPrompt
 
 NEW_TOKENS = 24
 TEXTS = [
@@ -240,7 +240,7 @@ def test_a_broken_model_folder_is_named(tiny_llama, tmp_path, damage):
 
 
 def test_the_id_is_the_manifest_s_and_the_folder_must_fit_it(tiny_llama, tmp_path):
-    from workflow_scripts.artifacts.manifest import Manifest, describe_files, manifest_path
+    from xft.artifacts.manifest import Manifest, describe_files, manifest_path
 
     folder = shutil.copytree(tiny_llama, tmp_path / "dense")
     assert artifact_id(folder) is None

@@ -10,10 +10,10 @@ from dataclasses import replace
 import pytest
 from problem_files import problem, three_problems, write_problems
 
-from workflow_scripts.common.errors import UserError
-from workflow_scripts.evaluation.problems import load_problems
-from workflow_scripts.hub import named_sets
-from workflow_scripts.hub.named_sets import NAMED_SETS
+from xft.common.errors import UserError
+from xft.evaluation.problems import load_problems
+from xft.hub import named_sets
+from xft.hub.named_sets import NAMED_SETS
 
 DEEP = b'{"base_input": %s1%s}'
 

@@ -2,10 +2,10 @@
 
 import pytest
 
-from workflow_scripts.common.errors import UserError
-from workflow_scripts.data.templates import COMPLETION, make_template
-from workflow_scripts.evaluation.problems import Problem
-from workflow_scripts.evaluation.prompts import (
+from xft.common.errors import UserError
+from xft.data.templates import COMPLETION, make_template
+from xft.evaluation.problems import Problem
+from xft.evaluation.prompts import (
     BUILDERS,
     HUMANEVAL_STOPS,
     MBPP_STOPS,

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 from problem_files import problem, right_solutions, three_problems, write_problems
 
-from workflow_scripts.common.errors import UserError
-from workflow_scripts.evaluation import execution, ground_truth, scoring
-from workflow_scripts.evaluation.execution import Limits
-from workflow_scripts.evaluation.problems import load_problems
-from workflow_scripts.evaluation.scoring import Verdict
+from xft.common.errors import UserError
+from xft.evaluation import execution, ground_truth, scoring
+from xft.evaluation.execution import Limits
+from xft.evaluation.problems import load_problems
+from xft.evaluation.scoring import Verdict
 
 PASS = Verdict("passed", "passed")
 FAIL = Verdict("failed", "failed", "[2, 2]")

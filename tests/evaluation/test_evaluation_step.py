@@ -12,12 +12,12 @@ from problem_files import three_problems, write_problems
 
 from workflow_scripts import eval as step
 from workflow_scripts import ground_truth
-from workflow_scripts.artifacts.artifact import create_artifact
-from workflow_scripts.artifacts.manifest import manifest_path, read_manifest
-from workflow_scripts.common.errors import UserError
-from workflow_scripts.evaluation.generation import Completion
-from workflow_scripts.evaluation.journal import Journal
-from workflow_scripts.tools import verify
+from xft.artifacts.artifact import create_artifact
+from xft.artifacts.manifest import manifest_path, read_manifest
+from xft.common.errors import UserError
+from xft.evaluation.generation import Completion
+from xft.evaluation.journal import Journal
+from xft.tools import verify
 
 
 @pytest.fixture

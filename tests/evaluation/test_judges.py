@@ -6,12 +6,12 @@ import tempfile
 
 import pytest
 
-from workflow_scripts.common.errors import UserError
-from workflow_scripts.evaluation import judges
-from workflow_scripts.evaluation.execution import encode_inputs
-from workflow_scripts.evaluation.judges import Judges
-from workflow_scripts.evaluation.plain_data import digest, dumps, encode
-from workflow_scripts.evaluation.trial import FAILED, Outcome, write_trial
+from xft.common.errors import UserError
+from xft.evaluation import judges
+from xft.evaluation.execution import encode_inputs
+from xft.evaluation.judges import Judges
+from xft.evaluation.plain_data import digest, dumps, encode
+from xft.evaluation.trial import FAILED, Outcome, write_trial
 
 MANY = 16_000
 RIGHT, WRONG, TOO_COSTLY = Outcome(2, 0, None), Outcome(0, 0, FAILED), None
@@ -52,7 +52,7 @@ def test_an_answer_costs_little_or_its_own_trial(name, bubblewrap, monkeypatch):
 def test_a_trial_s_process_opens_no_file_and_no_socket():
     attempts = """
 import socket, sys
-from workflow_scripts.evaluation import judge_server
+from xft.evaluation import judge_server
 judge_server.limit(int(sys.argv[1]), 2**31, 60)
 for attempt in (lambda: open("/dev/null"), socket.socket, socket.socketpair):
     try: attempt()

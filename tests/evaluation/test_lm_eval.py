@@ -11,12 +11,12 @@ from endings import end_by
 
 from workflow_scripts import lm_eval as step
 from workflow_scripts import moe, summary
-from workflow_scripts.artifacts.artifact import create_artifact
-from workflow_scripts.artifacts.manifest import manifest_path, read_manifest
-from workflow_scripts.common import optional
-from workflow_scripts.common.errors import UserError
-from workflow_scripts.evaluation import lm_eval_result
-from workflow_scripts.tools import verify
+from xft.artifacts.artifact import create_artifact
+from xft.artifacts.manifest import manifest_path, read_manifest
+from xft.common import optional
+from xft.common.errors import UserError
+from xft.evaluation import lm_eval_result
+from xft.tools import verify
 
 BASE = Path(__file__).parents[2] / "resources" / "base"
 needs_lm_eval = pytest.mark.skipif(

@@ -13,8 +13,8 @@ from evalplus.eval._special_oracle import MBPP_OUTPUT_NOT_NONE_TASKS
 from hypothesis import given
 from hypothesis import strategies as st
 
-from workflow_scripts.evaluation.judging import Judge, Returned
-from workflow_scripts.evaluation.plain_data import (
+from xft.evaluation.judging import Judge, Returned
+from xft.evaluation.plain_data import (
     decode,
     digest,
     dumps,

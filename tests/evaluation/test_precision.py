@@ -10,12 +10,12 @@ from problem_files import three_problems, write_problems
 from transformers import AutoModelForCausalLM, LlamaForCausalLM
 
 from workflow_scripts import eval as step
-from workflow_scripts.common.errors import UserError
-from workflow_scripts.config.sections import GenerationConfig
-from workflow_scripts.config.validation import validated
-from workflow_scripts.evaluation.generation import generate
-from workflow_scripts.evaluation.loading import computing_dtype, load_model
-from workflow_scripts.evaluation.prompts import TaskPrompt
+from xft.common.errors import UserError
+from xft.config.sections import GenerationConfig
+from xft.config.validation import validated
+from xft.evaluation.generation import generate
+from xft.evaluation.loading import computing_dtype, load_model
+from xft.evaluation.prompts import TaskPrompt
 
 DTYPES = {"auto": torch.float32, "fp32": torch.float32, "bf16": torch.bfloat16}
 on_cpu = pytest.mark.skipif(torch.cuda.is_available(), reason="auto is another type on a GPU")

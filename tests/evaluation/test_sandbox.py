@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from workflow_scripts.common.errors import UserError
-from workflow_scripts.evaluation import confinement, execution, sandbox
-from workflow_scripts.evaluation.judging import read_returned
-from workflow_scripts.evaluation.sandbox import CLEAN_ENVIRONMENT, find_bubblewrap
+from xft.common.errors import UserError
+from xft.evaluation import confinement, execution, sandbox
+from xft.evaluation.judging import read_returned
+from xft.evaluation.sandbox import CLEAN_ENVIRONMENT, find_bubblewrap
 
 
 @pytest.fixture

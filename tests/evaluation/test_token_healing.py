@@ -10,9 +10,9 @@ import torch
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from workflow_scripts.evaluation.generation import Completion, Sampling, generate
-from workflow_scripts.evaluation.healing import Vocabulary
-from workflow_scripts.evaluation.prompts import TaskPrompt, cut
+from xft.evaluation.generation import Completion, Sampling, generate
+from xft.evaluation.healing import Vocabulary
+from xft.evaluation.prompts import TaskPrompt, cut
 
 PROMPT = 'def f(): """Go"""'
 BODY = "\n    return 1"

@@ -12,15 +12,15 @@ from pathlib import Path
 import pytest
 
 from workflow_scripts import eval as step
-from workflow_scripts.common import optional
-from workflow_scripts.common.errors import UserError
-from workflow_scripts.data.templates import COMPLETION, TextTemplate, make_template
-from workflow_scripts.data.tokenizers import load_tokenizer
-from workflow_scripts.evaluation import generation, loading, vllm_backend
-from workflow_scripts.evaluation.generation import Completion, Sampling
-from workflow_scripts.evaluation.journal import Journal
-from workflow_scripts.evaluation.problems import load_problems
-from workflow_scripts.evaluation.prompts import TaskPrompt, task_prompts
+from xft.common import optional
+from xft.common.errors import UserError
+from xft.data.templates import COMPLETION, TextTemplate, make_template
+from xft.data.tokenizers import load_tokenizer
+from xft.evaluation import generation, loading, vllm_backend
+from xft.evaluation.generation import Completion, Sampling
+from xft.evaluation.journal import Journal
+from xft.evaluation.problems import load_problems
+from xft.evaluation.prompts import TaskPrompt, task_prompts
 
 STAND_INS = Path(__file__).parents[1] / "stand_ins"
 RESOURCES = Path(__file__).parents[2] / "resources"

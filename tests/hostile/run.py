@@ -18,10 +18,10 @@ sys.dont_write_bytecode = True
 
 from problem_files import problem, right_solutions, write_problems
 
-from workflow_scripts.evaluation import ground_truth, scoring
-from workflow_scripts.evaluation.execution import Limits, usable_cpus
-from workflow_scripts.evaluation.problems import load_problems
-from workflow_scripts.evaluation.sandbox import find_bubblewrap
+from xft.evaluation import ground_truth, scoring
+from xft.evaluation.execution import Limits, usable_cpus
+from xft.evaluation.problems import load_problems
+from xft.evaluation.sandbox import find_bubblewrap
 
 PRELUDE = FOLDER / "prelude.py"
 NOT_ATTACKS = {"run.py", PRELUDE.name}

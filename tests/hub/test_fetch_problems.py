@@ -14,12 +14,12 @@ import pytest
 from problem_files import three_problems
 
 from workflow_scripts import fetch_problems
-from workflow_scripts.artifacts.manifest import manifest_path
-from workflow_scripts.common.errors import UserError
-from workflow_scripts.evaluation.problems import load_problems
-from workflow_scripts.hub import named_sets, problem_sets
-from workflow_scripts.hub.named_sets import NAMED_SETS
-from workflow_scripts.tools import verify
+from xft.artifacts.manifest import manifest_path
+from xft.common.errors import UserError
+from xft.evaluation.problems import load_problems
+from xft.hub import named_sets, problem_sets
+from xft.hub.named_sets import NAMED_SETS
+from xft.tools import verify
 
 CONTENT = "".join(json.dumps(row) + "\n" for row in three_problems()).encode()
 OTHER = CONTENT[:-1] + b" \n"

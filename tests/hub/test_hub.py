@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from transformers import AutoModelForCausalLM
 
-from workflow_scripts.artifacts.manifest import manifest_path, read_manifest
-from workflow_scripts.data.instructions import read_rows
+from xft.artifacts.manifest import manifest_path, read_manifest
+from xft.data.instructions import read_rows
 
 REVISION = "0123456789abcdef0123456789abcdef01234567"
 

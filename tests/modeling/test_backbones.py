@@ -12,9 +12,8 @@ from chains import Chain
 from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
-import workflow_scripts.modeling  # noqa: F401
-from workflow_scripts.checkpoints.reader import Checkpoint
-from workflow_scripts.modeling.mixing import Mixing, MixingLogits
+from xft.checkpoints.reader import Checkpoint
+from xft.modeling.mixing import Mixing, MixingLogits
 
 MIXING = {"weighted_init": ["--lam", "0.6"]}
 

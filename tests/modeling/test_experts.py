@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch.utils.checkpoint import checkpoint
 
-from workflow_scripts.modeling import experts as module
-from workflow_scripts.modeling.experts import Experts
+from xft.modeling import experts as module
+from xft.modeling.experts import Experts
 
 R, H, INNER, T, K = 5, 8, 16, 11, 3
 IDLE = 3  # the expert that gets no token from `routed`

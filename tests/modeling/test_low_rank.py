@@ -8,10 +8,10 @@ from torch.func import functional_call
 from torch.utils.checkpoint import checkpoint
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from workflow_scripts.common.errors import UserError
-from workflow_scripts.modeling import low_rank
-from workflow_scripts.modeling.low_rank import LowRankBlock
-from workflow_scripts.modeling.moe import TokenMask
+from xft.common.errors import UserError
+from xft.modeling import low_rank
+from xft.modeling.low_rank import LowRankBlock
+from xft.modeling.moe import TokenMask
 
 H, INNER, T, EXPERTS, RANK, ALPHA = 16, 40, 13, 8, 3, 5.0
 SIZES = {"vocab_size": 11, "hidden_size": H, "intermediate_size": INNER, "num_hidden_layers": 1}

@@ -7,9 +7,9 @@ from low_rank import EXPERTS, Factors, chain_of, save_base
 from transformers import AutoModelForCausalLM
 
 from workflow_scripts import dense
-from workflow_scripts.conversions import mixing_artifact
-from workflow_scripts.conversions.merge import ALPHA
-from workflow_scripts.modeling.mixing import Mixing, MixingLogits
+from xft.conversions import mixing_artifact
+from xft.conversions.merge import ALPHA
+from xft.modeling.mixing import Mixing, MixingLogits
 
 LAMBDA = 0.6
 SHAPES = {"layer": (2, 1), "projection": (2, 3), "model": (1, 1)}

@@ -7,7 +7,7 @@ from mixtures import low_rank_mixture
 from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
-import workflow_scripts.modeling  # noqa: F401
+import xft  # noqa: F401
 
 
 @pytest.fixture(scope="module", params=BACKBONES)

@@ -5,8 +5,7 @@ import torch
 from low_rank import chain_of, save_base
 from transformers import AutoModelForCausalLM
 
-import workflow_scripts.modeling  # noqa: F401
-from workflow_scripts.tools import export_full
+from xft.tools import export_full
 
 
 @pytest.mark.parametrize(

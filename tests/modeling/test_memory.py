@@ -8,10 +8,9 @@ from chains import Chain
 from torch.profiler import ProfilerActivity, profile
 from transformers import AutoModelForCausalLM
 
-import workflow_scripts.modeling  # noqa: F401
-from workflow_scripts.config.sections import MoeSftConfig
-from workflow_scripts.training.checkpoints import Checkpoints
-from workflow_scripts.training.trainer import Training, train
+from xft.config.sections import MoeSftConfig
+from xft.training.checkpoints import Checkpoints
+from xft.training.trainer import Training, train
 
 OPTIONS = {
     "max_steps": 4,

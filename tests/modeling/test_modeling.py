@@ -17,13 +17,13 @@ from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig
 from transformers.models.llama.modeling_llama import LlamaMLP
 from transformers.models.starcoder2.modeling_starcoder2 import Starcoder2MLP
 
-import workflow_scripts.modeling  # noqa: F401
+import xft  # noqa: F401
 from workflow_scripts import moe
-from workflow_scripts.cli import flags
-from workflow_scripts.common.errors import UserError
-from workflow_scripts.modeling.loading import load_whole
-from workflow_scripts.modeling.mlp import read_mlp
-from workflow_scripts.modeling.router import NOISE_EPSILON, Router, smooth_load, squared_variation
+from xft.cli import flags
+from xft.common.errors import UserError
+from xft.modeling.loading import load_whole
+from xft.modeling.mlp import read_mlp
+from xft.modeling.router import NOISE_EPSILON, Router, smooth_load, squared_variation
 
 
 @pytest.fixture(scope="module")

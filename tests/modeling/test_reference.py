@@ -17,14 +17,13 @@ from torch.nn import functional
 from transformers import AutoModelForCausalLM
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
-import workflow_scripts.modeling  # noqa: F401
 from workflow_scripts import ffn
-from workflow_scripts.checkpoints.reader import Checkpoint
-from workflow_scripts.common.errors import UserError
-from workflow_scripts.conversions.merge import merge_plans, mixing_coefficients
-from workflow_scripts.conversions.reference import reference_settings
-from workflow_scripts.modeling.mixing import Mixing, MixingLogits
-from workflow_scripts.tools import import_reference
+from xft.checkpoints.reader import Checkpoint
+from xft.common.errors import UserError
+from xft.conversions.merge import merge_plans, mixing_coefficients
+from xft.conversions.reference import reference_settings
+from xft.modeling.mixing import Mixing, MixingLogits
+from xft.tools import import_reference
 
 CASES = ("a_8x_top6", "e_8x_nonorm")
 # How far the vectors are from float64: in logits, in weights, and in gradients, there relative to

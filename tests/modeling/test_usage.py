@@ -8,12 +8,11 @@ from chains import Chain
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-import workflow_scripts.modeling  # noqa: F401
 from workflow_scripts import tokens
-from workflow_scripts.artifacts.manifest import manifest_path, read_manifest
-from workflow_scripts.common.errors import UserError
-from workflow_scripts.conversions.merge import SMALLEST_SHARE, logits_of_shares
-from workflow_scripts.data.tokens_artifact import open_tokens
+from xft.artifacts.manifest import manifest_path, read_manifest
+from xft.common.errors import UserError
+from xft.conversions.merge import SMALLEST_SHARE, logits_of_shares
+from xft.data.tokens_artifact import open_tokens
 
 ROWS = [
     {"instruction": f"Add {n} to x.", "response": f"def add(x):\n    return x + {n}" * (1 + n % 3)}

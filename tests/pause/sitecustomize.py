@@ -12,7 +12,7 @@ from pathlib import Path
 
 
 def pause(file: Path, step: str) -> None:
-    from workflow_scripts.training.callbacks import ProgressCallback
+    from xft.training.callbacks import ProgressCallback
 
     def on_step_begin(self, args, state, control, **kwargs):
         with suppress(FileNotFoundError):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import bootstrap
 
-from workflow_scripts.reporting.bootstrap import compare_over_seeds, measure
+from xft.reporting.bootstrap import compare_over_seeds, measure
 
 Z = 1.959963984540054
 

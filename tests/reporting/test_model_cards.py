@@ -9,10 +9,9 @@ import pytest
 from chains import Chain
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-import workflow_scripts.modeling  # noqa: F401
 from workflow_scripts import dense, ffn, weighted_init
-from workflow_scripts.artifacts.manifest import hash_file, manifest_path, read_manifest, short
-from workflow_scripts.reporting.model_card import imported_card
+from xft.artifacts.manifest import hash_file, manifest_path, read_manifest, short
+from xft.reporting.model_card import imported_card
 
 REVISION = "0123456789" * 4
 TRAVELLERS = {

@@ -12,9 +12,9 @@ import pytest
 from problem_files import three_problems
 from report_folders import HOSTILE, write_results
 
-from workflow_scripts.common.errors import UserError
-from workflow_scripts.planning.gpus import RUNTIME_ON_CPU
-from workflow_scripts.tools import plan, report
+from xft.common.errors import UserError
+from xft.estimates.gpus import RUNTIME_ON_CPU
+from xft.tools import plan, report
 
 MEGABYTE = 10**6
 

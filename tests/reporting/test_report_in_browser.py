@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import pytest
 from report_folders import write_results
 
-from workflow_scripts.tools import report
+from xft.tools import report
 
 pytest.importorskip("playwright", reason="needs the package playwright")
 from playwright.sync_api import Browser, Page, sync_playwright

@@ -6,7 +6,7 @@ from itertools import product
 import numpy as np
 import pytest
 
-from workflow_scripts.reporting.statistics import compare, interval, tango, wilson
+from xft.reporting.statistics import compare, interval, tango, wilson
 
 
 @pytest.mark.parametrize(("passed", "count"), [(0, 10), (3, 10), (94, 164), (164, 164)])

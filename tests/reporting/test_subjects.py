@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from workflow_scripts.common.errors import UserError
-from workflow_scripts.reporting.comparisons import pairs
-from workflow_scripts.reporting.subjects import (
+from xft.common.errors import UserError
+from xft.reporting.comparisons import pairs
+from xft.reporting.subjects import (
     Names,
     Subject,
     check_distinct,

@@ -8,12 +8,12 @@ import pytest
 from evaluations import write_evaluation
 
 from workflow_scripts import summary
-from workflow_scripts.artifacts.manifest import manifest_path, read_manifest
-from workflow_scripts.common.errors import UserError
-from workflow_scripts.evaluation import lm_eval_result
-from workflow_scripts.reporting import validation_losses as losses
-from workflow_scripts.reporting.subjects import model_name
-from workflow_scripts.tools import verify
+from xft.artifacts.manifest import manifest_path, read_manifest
+from xft.common.errors import UserError
+from xft.evaluation import lm_eval_result
+from xft.reporting import validation_losses as losses
+from xft.reporting.subjects import model_name
+from xft.tools import verify
 
 
 @pytest.fixture

@@ -9,9 +9,9 @@ import pytest
 from evaluations import write_evaluation
 
 from workflow_scripts import summary
-from workflow_scripts.common.errors import UserError
-from workflow_scripts.evaluation import lm_eval_result
-from workflow_scripts.reporting import validation_losses
+from xft.common.errors import UserError
+from xft.evaluation import lm_eval_result
+from xft.reporting import validation_losses
 
 VANILLA = "moe.shared_expert~false/"
 NAMED = ["--variant", f"vanilla={VANILLA}", "--own-seed", 42]

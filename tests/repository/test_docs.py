@@ -13,7 +13,7 @@ import pytest
 import yaml
 from documents import CODE, DOCUMENTS, NEEDS, ROOT, RUN, anchors, blocks, links, prose
 
-from workflow_scripts.config.validation import complete
+from xft.config.validation import complete
 
 LANGUAGES = {"sh", "yaml", "python", "text", "json", "snakemake"}
 TROUBLES = ROOT / "docs" / "troubleshooting.md"
@@ -92,7 +92,7 @@ def messages(source: str) -> list[str]:
 @pytest.fixture(scope="module")
 def known_messages() -> list[str]:
     """What the project, Snakemake, bubblewrap and the system can say."""
-    files = [*(ROOT / "workflow_scripts").rglob("*.py")]
+    files = [*(ROOT / "xft").rglob("*.py"), *(ROOT / "workflow_scripts").glob("*.py")]
     snakemake = Path(find_spec("snakemake").origin).parent
     files += [snakemake / "exceptions.py", snakemake / "cli.py"]
     files += [snakemake / "common" / "configfile.py"]

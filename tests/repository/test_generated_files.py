@@ -8,10 +8,10 @@ import pytest
 import yaml
 
 from tools import write_caching_table, write_config_docs, write_envs
-from workflow_scripts.config.runs import find_runs
-from workflow_scripts.config.sections import TRAININGS, XftConfig
-from workflow_scripts.config.training import TrainingConfig
-from workflow_scripts.config.validation import complete, is_section
+from xft.config.runs import find_runs
+from xft.config.sections import TRAININGS, XftConfig
+from xft.config.training import TrainingConfig
+from xft.config.validation import complete, is_section
 
 ROOT = write_envs.ROOT
 # The packages that the workflow is made of.

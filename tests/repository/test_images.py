@@ -7,8 +7,8 @@ import pytest
 from documents import ROOT
 
 from tools import draw_results
-from workflow_scripts.common.errors import UserError
-from workflow_scripts.reporting.page.folder import read_results
+from xft.common.errors import UserError
+from xft.reporting.page.folder import read_results
 
 README = (ROOT / "README.md").read_text()
 IMAGES = ROOT / "docs" / "images"

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from workflow_scripts.common.errors import UserError
-from workflow_scripts.evaluation import ground_truth
-from workflow_scripts.evaluation.execution import usable_cpus
-from workflow_scripts.evaluation.problems import load_problems
-from workflow_scripts.evaluation.sandbox import find_bubblewrap
+from xft.common.errors import UserError
+from xft.evaluation import ground_truth
+from xft.evaluation.execution import usable_cpus
+from xft.evaluation.problems import load_problems
+from xft.evaluation.sandbox import find_bubblewrap
 
 AS_MACOS = """
 import ctypes, os
@@ -31,8 +31,8 @@ def as_macos(before: str, code: str, folder: Path) -> subprocess.CompletedProces
 
 
 def test_every_module_is_imported(repository):
-    folder = repository / "workflow_scripts"
-    paths = [path.relative_to(repository).with_suffix("") for path in folder.rglob("*.py")]
+    files = [*(repository / "xft").rglob("*.py"), *(repository / "workflow_scripts").glob("*.py")]
+    paths = [path.relative_to(repository).with_suffix("") for path in files]
     names = [".".join(path.parts) for path in paths if path.name not in ("runner", "__init__")]
     load = f"import importlib\nfor name in {names}: importlib.import_module(name)"
     others_stay = f"for name in {names}: del sys.modules[name]"
@@ -45,7 +45,7 @@ def test_every_module_is_imported(repository):
 def test_the_sandbox_is_refused(tmp_path, repository):
     arguments = ["--dataset", "resources/problems.jsonl", "--out", str(tmp_path / "truth")]
     code = "from workflow_scripts import ground_truth\n"
-    code += "from workflow_scripts.cli import running\n"
+    code += "from xft.cli import running\n"
     code += f"sys.argv[1:] = {arguments}\nrunning.run('ground_truth', ground_truth.main)"
 
     of_linux = "import sysconfig; sysconfig.get_config_vars()"

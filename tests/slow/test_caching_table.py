@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 from project import Project
 
-from workflow_scripts.config.runs import overlaid
-from workflow_scripts.config.section import choices_of, needs, types_of
-from workflow_scripts.config.sections import XftConfig
-from workflow_scripts.config.validation import is_section
+from xft.config.runs import overlaid
+from xft.config.section import choices_of, needs, types_of
+from xft.config.sections import XftConfig
+from xft.config.validation import is_section
 
 pytestmark = pytest.mark.slow
 DOCUMENT = Path(__file__).parents[2] / "docs" / "caching.md"

@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-import workflow_scripts.modeling  # noqa: F401
+import xft  # noqa: F401
 from workflow_scripts import moe
 
 pytestmark = pytest.mark.slow

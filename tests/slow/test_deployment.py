@@ -80,7 +80,8 @@ def configure(folder: Path, resources: Path) -> None:
 
 
 def test_the_package_holds_every_file_of_the_steps(packages, repository):
-    files = [file for file in (repository / "workflow_scripts").rglob("*.*") if file.is_file()]
+    folders = (repository / "workflow_scripts", repository / "xft")
+    files = [file for folder in folders for file in folder.rglob("*.*") if file.is_file()]
     names = {str(file.relative_to(repository)) for file in files if file.suffix != ".pyc"}
     assert len(names) > 100
     assert {name for name in names if not (packages / name).is_file()} == set()
@@ -98,8 +99,9 @@ def test_a_deployment_makes_what_a_clone_makes(deployed, packages, repository):
     wanted = ["results/base.manifest.json", "results/tokens.manifest.json"]
     done = snakemake(deployed, packages, *wanted)
     assert done.returncode == 0, done.stdout + done.stderr
-    (steps,) = (deployed / ".snakemake" / "xft-steps").iterdir()
-    assert steps.samefile(packages / "workflow_scripts")
+    for package in ("workflow_scripts", "xft"):
+        linked = deployed / ".snakemake" / "xft-steps" / package
+        assert linked.samefile(packages / package)
     clone = ("--snakefile", str(repository / "Snakefile"), "--configfile", "config/config.yaml")
     again = snakemake(deployed, packages, *wanted, *clone)
     assert "Nothing to be done" in again.stdout + again.stderr

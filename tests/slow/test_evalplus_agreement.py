@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from workflow_scripts.evaluation import ground_truth, scoring
-from workflow_scripts.evaluation.ground_truth import TEST_SETS, ProblemTests
-from workflow_scripts.evaluation.problems import load_problems
-from workflow_scripts.evaluation.result import FAILED_BY_EVALPLUS
-from workflow_scripts.evaluation.sandbox import find_bubblewrap
+from xft.evaluation import ground_truth, scoring
+from xft.evaluation.ground_truth import TEST_SETS, ProblemTests
+from xft.evaluation.problems import load_problems
+from xft.evaluation.result import FAILED_BY_EVALPLUS
+from xft.evaluation.sandbox import find_bubblewrap
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 DATA = Path(__file__).parents[3] / "shared" / "data"

@@ -8,7 +8,7 @@ import torch
 from processes import run_for
 from safetensors.torch import load_file, save_file
 
-from workflow_scripts.artifacts.manifest import manifest_path
+from xft.artifacts.manifest import manifest_path
 
 pytestmark = pytest.mark.slow
 # Rows in a device's batch, batches accumulated, processes.

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.slow
 WAYS = {"one process": [], "launched": ["--launch", "ddp", "--processes", "2"]}
 IN_STEP_4 = """
 import time
-from workflow_scripts.training.callbacks import SaveCallback
+from xft.training.callbacks import SaveCallback
 
 def wait(self, args, state, control, **kwargs):
     if state.global_step == 3:

@@ -4,7 +4,7 @@ import csv
 
 import pytest
 
-from workflow_scripts.artifacts.manifest import manifest_path, read_manifest
+from xft.artifacts.manifest import manifest_path, read_manifest
 
 pytestmark = pytest.mark.slow
 LAMBDAS = ["0.25", "0.75"]

@@ -8,7 +8,7 @@ import pytest
 from chains import Chain
 from processes import run_apart, run_for
 
-from workflow_scripts.artifacts.manifest import find_faults, manifest_path, read_manifest
+from xft.artifacts.manifest import find_faults, manifest_path, read_manifest
 
 pytestmark = pytest.mark.slow
 KILLS = 8

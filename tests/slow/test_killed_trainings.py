@@ -9,7 +9,7 @@ import pytest
 from chains import Chain
 from processes import run_apart, run_for
 
-from workflow_scripts.artifacts.manifest import manifest_path, read_manifest
+from xft.artifacts.manifest import manifest_path, read_manifest
 
 pytestmark = pytest.mark.slow
 STEPS = ("moe_sft", "weighted_trained")

@@ -22,8 +22,8 @@ from mixtures import low_rank_mixture
 from processes import free_port, run_for
 from safetensors.torch import load_file, save_file
 
-from workflow_scripts.artifacts.manifest import manifest_path, read_manifest
-from workflow_scripts.training import extensions
+from xft.artifacts.manifest import manifest_path, read_manifest
+from xft.training import extensions
 
 pytestmark = pytest.mark.slow
 TOLERANCE = 1e-6
@@ -374,7 +374,7 @@ def test_fsdp_that_falls_back_is_told(inputs, repository, tmp_path):
 
 if __name__ == "__main__":
     from workflow_scripts import moe_sft
-    from workflow_scripts.training import launch
+    from xft.training import launch
 
     launch.fault_of_devices = lambda *_: None
     moe_sft.main(sys.argv[1:])

@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from benchmarks import memory
-from workflow_scripts.planning.activations import Batch
+from xft.estimates.activations import Batch
 
 pytestmark = pytest.mark.slow
 

@@ -8,8 +8,8 @@ import sys
 import pytest
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from workflow_scripts.config.sections import TokensConfig
-from workflow_scripts.data.preparation import prepare
+from xft.config.sections import TokensConfig
+from xft.data.preparation import prepare
 
 pytestmark = pytest.mark.slow
 

@@ -92,12 +92,12 @@ def test_a_lambda_is_never_served_for_another(first, new_project, run_step):
 
 def test_edited_code_is_not_served_what_the_old_code_made(first, new_project):
     edited = new_project("edited")
-    edit(edited, "conversions/upcycle.py")
+    edit(edited, "xft/conversions/upcycle.py")
     assert fetched(edited, TRAINED) == ["base", "tokens"]  # which know nothing of that module
 
 
 def edit(project: Project, module: str) -> None:
-    file = project.folder / "workflow_scripts" / module
+    file = project.folder / module
     file.write_text(file.read_text() + "\nEDITED = True\n")
 
 
@@ -107,7 +107,7 @@ def test_a_merge_by_other_code_is_not_healed_as_the_old_one(first, new_project):
     assert fetched(new_project("healed"), target, **config) == OWN
     assert fetched(new_project("again"), target, **config) == ["base", "heal/lam~0.75", *OWN[1:]]
     merged = new_project("merged")
-    edit(merged, "dense.py")
+    edit(merged, "workflow_scripts/dense.py")
     assert fetched(merged, target, **config) == OWN
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from project import Project
 
-from workflow_scripts.config.runs import overlaid
+from xft.config.runs import overlaid
 
 pytestmark = pytest.mark.slow
 MODELS = ["base", "sft", "sft_flops", "soup", "moe_sft", "uniform", "experts_only", "dense", "heal"]

@@ -12,11 +12,11 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from workflow_scripts import base
-from workflow_scripts.artifacts import manifest
-from workflow_scripts.artifacts.artifact import open_artifact
-from workflow_scripts.artifacts.manifest import find_faults, hash_file
-from workflow_scripts.common.errors import UserError
-from workflow_scripts.data.tokenizers import load_tokenizer
+from xft.artifacts import manifest
+from xft.artifacts.artifact import open_artifact
+from xft.artifacts.manifest import find_faults, hash_file
+from xft.common.errors import UserError
+from xft.data.tokenizers import load_tokenizer
 
 SINGLE = "model.safetensors"
 REVISION = "0123456789" * 4

@@ -11,11 +11,11 @@ from chains import Chain
 from safetensors.torch import load_file, save_file
 
 from workflow_scripts import diversity
-from workflow_scripts.artifacts.manifest import hash_file, manifest_path, read_manifest
-from workflow_scripts.common.errors import UserError
-from workflow_scripts.conversions import blocks
-from workflow_scripts.reporting.diversity import read_diversity
-from workflow_scripts.tools import verify
+from xft.artifacts.manifest import hash_file, manifest_path, read_manifest
+from xft.common.errors import UserError
+from xft.conversions import blocks
+from xft.reporting.diversity import read_diversity
+from xft.tools import verify
 
 SINGLE = "model.safetensors"
 LAYERS = [0, 1]

@@ -11,11 +11,11 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from workflow_scripts import base, moe, soup
-from workflow_scripts.artifacts.artifact import open_artifact
-from workflow_scripts.common.errors import UserError
-from workflow_scripts.evaluation.loading import load_model
-from workflow_scripts.modeling.loading import load_whole
-from workflow_scripts.planning.tensors import compute_table
+from xft.artifacts.artifact import open_artifact
+from xft.common.errors import UserError
+from xft.estimates.tensors import compute_table
+from xft.evaluation.loading import load_model
+from xft.modeling.loading import load_whole
 
 SINGLE = "model.safetensors"
 

@@ -32,20 +32,19 @@ from transformers import (
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-import workflow_scripts.modeling  # noqa: F401 (registers the model type)
 from workflow_scripts import dense, ffn, moe, moe_sft, weighted_init
 from workflow_scripts import eval as evaluation
 from workflow_scripts import weighted_trained as trained
-from workflow_scripts.checkpoints.reader import Checkpoint
-from workflow_scripts.config.validation import sections
-from workflow_scripts.conversions.merged_tensors import merge
-from workflow_scripts.conversions.mixing_artifact import open_mixing, open_sources
-from workflow_scripts.data.examples import tokenize_rows
-from workflow_scripts.data.instructions import Row
-from workflow_scripts.data.templates import make_template
-from workflow_scripts.modeling import experts
-from workflow_scripts.modeling.mixing import Mixing, MixingLogits
-from workflow_scripts.training.trainer import train
+from xft.checkpoints.reader import Checkpoint
+from xft.config.validation import sections
+from xft.conversions.merged_tensors import merge
+from xft.conversions.mixing_artifact import open_mixing, open_sources
+from xft.data.examples import tokenize_rows
+from xft.data.instructions import Row
+from xft.data.templates import make_template
+from xft.modeling import experts
+from xft.modeling.mixing import Mixing, MixingLogits
+from xft.training.trainer import train
 
 EXACT = 1e-5  # in logits: what rounding in fp32 makes of the same computation
 SIZES = {
@@ -587,7 +586,7 @@ def unsafe_names(code: str) -> set[str]:
 def test_defect_09_the_code_reads_and_writes_no_pickles(repository):
     """Experts are pickled, and unpickled from a path in a config."""
     assert unsafe_names("import torch, pickle\ntorch.load('x')") == {"pickle", "torch.load"}
-    modules = list((repository / "workflow_scripts").rglob("*.py"))
+    modules = [*(repository / "xft").rglob("*.py"), *(repository / "workflow_scripts").glob("*.py")]
     assert len(modules) > 30
     assert {str(path): unsafe_names(path.read_text()) for path in modules} == {
         str(path): set() for path in modules
@@ -653,9 +652,9 @@ import json, sys, threading, time
 from pathlib import Path
 import torch
 from workflow_scripts import dense, ffn, moe, weighted_init
-from workflow_scripts.config.validation import sections
-from workflow_scripts.conversions.mixing_artifact import open_mixing, open_sources
-from workflow_scripts.modeling.mixing import Mixing, MixingLogits
+from xft.config.validation import sections
+from xft.conversions.mixing_artifact import open_mixing, open_sources
+from xft.modeling.mixing import Mixing, MixingLogits
 
 def anonymous():
     lines = Path("/proc/self/status").read_text().splitlines()
@@ -775,7 +774,7 @@ def test_defect_10_weights_are_merged_once_per_optimiser_step(
         merged.append(coefficients)
         return merge(experts, coefficients)
 
-    monkeypatch.setattr("workflow_scripts.conversions.merged_tensors.merge", counted)
+    monkeypatch.setattr("xft.conversions.merged_tensors.merge", counted)
     words = (
         "--max-steps",
         2,
@@ -873,7 +872,7 @@ def test_defect_11_bf16_has_fp32_master_weights(tiny_llama, tokenizer, data, tmp
         trained_models.append((training.model, copy_of(training.model)))
         return train(training)
 
-    monkeypatch.setattr("workflow_scripts.training.trainer.train", watched)
+    monkeypatch.setattr("xft.training.trainer.train", watched)
     rate = ("--learning-rate", 5e-5, "--max-steps", 1, "--precision", "bf16")
     run(moe_sft, tmp_path / "moe_sft", *rate, moe=upcycled, data=data)
     ((model, before),) = trained_models

@@ -10,12 +10,12 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from workflow_scripts import sft, soup
-from workflow_scripts.artifacts.artifact import create_artifact
-from workflow_scripts.artifacts.lineage import Catalogue
-from workflow_scripts.artifacts.manifest import manifest_path, read_manifest, short
-from workflow_scripts.checkpoints.reader import Checkpoint
-from workflow_scripts.common.errors import UserError
-from workflow_scripts.conversions import blocks
+from xft.artifacts.artifact import create_artifact
+from xft.artifacts.lineage import Catalogue
+from xft.artifacts.manifest import manifest_path, read_manifest, short
+from xft.checkpoints.reader import Checkpoint
+from xft.common.errors import UserError
+from xft.conversions import blocks
 
 SINGLE = "model.safetensors"
 POSITIONS = "model.positions"  # older models hold integers, too

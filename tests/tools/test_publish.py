@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from hub_server import Hub
 
-from workflow_scripts.artifacts.artifact import create_artifact
+from xft.artifacts.artifact import create_artifact
 
 TO = "org/merged"
 TOKEN = "hf_aTokenThatNobodyMayRead"

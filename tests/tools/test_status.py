@@ -12,16 +12,16 @@ import pytest
 import yaml
 from project import Project
 
-from workflow_scripts.artifacts.artifact import seal
-from workflow_scripts.common.progress import LINE_FORMAT, Bar
-from workflow_scripts.config.runs import find_runs, overlaid
-from workflow_scripts.config.text import read_config
-from workflow_scripts.config.validation import complete
-from workflow_scripts.workflow.current import Current
-from workflow_scripts.workflow.experiment import Experiment
-from workflow_scripts.workflow.next_run import NextRun
-from workflow_scripts.workflow.places import log_path
-from workflow_scripts.workflow.settings import write_config
+from xft.artifacts.artifact import seal
+from xft.common.progress import LINE_FORMAT, Bar
+from xft.config.runs import find_runs, overlaid
+from xft.config.text import read_config
+from xft.config.validation import complete
+from xft.dag.current import Current
+from xft.dag.experiment import Experiment
+from xft.dag.next_run import NextRun
+from xft.dag.places import log_path
+from xft.dag.settings import write_config
 
 MOE_SFT_AGAIN = "moe_sft.learning_rate: 0.002 is now 0.001"
 NAMED = {"datasets": ["humaneval"], "limit": 4}
@@ -235,7 +235,7 @@ def test_a_failed_job_shows_its_message_and_its_log(interrupted, call_step, end,
 def test_nothing_changes_and_torch_stays_out(interrupted):
     (interrupted.results / ".moe.abc.tmp").mkdir()  # as a killed step leaves it
     before = contents(interrupted)
-    command = [sys.executable, "-X", "importtime", "-m", "workflow_scripts.tools.status", "results"]
+    command = [sys.executable, "-X", "importtime", "-m", "xft.tools.status", "results"]
     folder = interrupted.folder
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -5,17 +5,17 @@ from pathlib import Path
 
 import pytest
 
-from workflow_scripts.artifacts import manifest
-from workflow_scripts.artifacts.artifact import create_artifact
-from workflow_scripts.artifacts.manifest import (
+from xft.artifacts import manifest
+from xft.artifacts.artifact import create_artifact
+from xft.artifacts.manifest import (
     Manifest,
     hash_files,
     manifest_path,
     read_manifest,
     short,
 )
-from workflow_scripts.common.errors import UserError
-from workflow_scripts.tools import verify
+from xft.common.errors import UserError
+from xft.tools import verify
 
 DATA = "d" * 64
 

@@ -11,10 +11,9 @@ from processes import run_for
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-import workflow_scripts.modeling  # noqa: F401
 from workflow_scripts import moe_sft, sft, tokens, validation_loss
-from workflow_scripts.common.errors import UserError
-from workflow_scripts.training.callbacks import ProgressCallback
+from xft.common.errors import UserError
+from xft.training.callbacks import ProgressCallback
 
 STEPS = 8
 FLAGS = [

@@ -11,14 +11,14 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from workflow_scripts import moe, moe_sft, sft, tokens, validation_loss
-from workflow_scripts.artifacts.artifact import create_artifact
-from workflow_scripts.artifacts.manifest import manifest_path, read_manifest
-from workflow_scripts.checkpoints.reader import Checkpoint
-from workflow_scripts.common.errors import UserError
-from workflow_scripts.config.sections import SftConfig
-from workflow_scripts.data.templates import make_template
-from workflow_scripts.tools import verify
-from workflow_scripts.training.steps import with_steps_times
+from xft.artifacts.artifact import create_artifact
+from xft.artifacts.manifest import manifest_path, read_manifest
+from xft.checkpoints.reader import Checkpoint
+from xft.common.errors import UserError
+from xft.config.sections import SftConfig
+from xft.data.templates import make_template
+from xft.tools import verify
+from xft.training.steps import with_steps_times
 
 ROWS = [
     {"instruction": f"Add {n} to x.", "response": f"def add(x):\n    return x + {n}" * (1 + n % 3)}
@@ -206,7 +206,7 @@ def test_the_loss_on_held_out_rows_is_that_of_plain_transformers(tiny_llama, dat
     )
     run(validation_loss, "--model", tiny_llama, "--data", held_out, "--out", out)
     result = json.loads(out.read_text())
-    from workflow_scripts.data.tokens_artifact import open_tokens
+    from xft.data.tokens_artifact import open_tokens
 
     numbers = [row["row"] for row in open_tokens(held_out, tiny_llama).tokens.validation]
     model, rows = AutoModelForCausalLM.from_pretrained(tiny_llama), encoded(tiny_llama)
@@ -250,7 +250,7 @@ def test_ctrl_c_ends_the_measurement_without_a_result(tiny_llama, data, tmp_path
     report = ["--validation-rows", 5, "--report", tmp_path / "report.json"]
     run(tokens, "--model", tiny_llama, "--data", data, *report, "--out", held_out)
     flags = ["--model", tiny_llama, "--data", held_out, "--out", out]
-    function = "workflow_scripts.training.validation._loss_and_tokens"
+    function = "xft.training.validation._loss_and_tokens"
     end_by(signal.SIGINT, "validation_loss", function, flags)
     assert not out.parent.exists()
 

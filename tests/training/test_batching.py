@@ -13,8 +13,8 @@ from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from workflow_scripts import moe_sft, weighted_trained
-from workflow_scripts.modeling.packed_attention import PACKED, use_packed_attention
-from workflow_scripts.training.batches import LengthSampler, packed, padded
+from xft.modeling.packed_attention import PACKED, use_packed_attention
+from xft.training.batches import LengthSampler, packed, padded
 
 LENGTHS = (24, 1, 9, 17, 2)  # longer and shorter than the sliding windows of BACKBONES
 

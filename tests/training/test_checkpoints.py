@@ -10,9 +10,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from workflow_scripts.checkpoints.reader import INDEX_FILE, SINGLE_FILE, Checkpoint, read_json
-from workflow_scripts.checkpoints.writer import TensorPlan, write_checkpoint
-from workflow_scripts.common.errors import UserError
+from xft.checkpoints.reader import INDEX_FILE, SINGLE_FILE, Checkpoint, read_json
+from xft.checkpoints.writer import TensorPlan, write_checkpoint
+from xft.common.errors import UserError
 
 DTYPES = {
     "F64": torch.float64,

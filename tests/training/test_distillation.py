@@ -14,9 +14,9 @@ from safetensors.torch import load_file
 from transformers import AutoTokenizer
 
 from workflow_scripts import weighted_trained
-from workflow_scripts.artifacts.manifest import hash_file, manifest_path, read_manifest
-from workflow_scripts.common.errors import UserError
-from workflow_scripts.training.callbacks import ProgressCallback
+from xft.artifacts.manifest import hash_file, manifest_path, read_manifest
+from xft.common.errors import UserError
+from xft.training.callbacks import ProgressCallback
 
 WEIGHT = 0.25
 KL = ["--objective", "kl", "--kl-weight", WEIGHT]

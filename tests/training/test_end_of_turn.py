@@ -9,11 +9,11 @@ from chains import Chain
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from workflow_scripts import soup
-from workflow_scripts.data.endings import GENERATION_CONFIG, tuned_generation_config
-from workflow_scripts.data.templates import make_template
-from workflow_scripts.evaluation.generation import generate
-from workflow_scripts.evaluation.loading import load_model
-from workflow_scripts.evaluation.prompts import TaskPrompt
+from xft.data.endings import GENERATION_CONFIG, tuned_generation_config
+from xft.data.templates import make_template
+from xft.evaluation.generation import generate
+from xft.evaluation.loading import load_model
+from xft.evaluation.prompts import TaskPrompt
 
 END = "<|im_end|>"
 EOS, END_ID = 1, 292

@@ -9,12 +9,11 @@ import torch
 from chains import Chain
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainingArguments
 
-import workflow_scripts.modeling  # noqa: F401
-from workflow_scripts.common.errors import UserError
-from workflow_scripts.config.sections import MoeSftConfig
-from workflow_scripts.training import engines
-from workflow_scripts.training.checkpoints import Checkpoints
-from workflow_scripts.training.trainer import Training, train
+from xft.common.errors import UserError
+from xft.config.sections import MoeSftConfig
+from xft.training import engines
+from xft.training.checkpoints import Checkpoints
+from xft.training.trainer import Training, train
 
 OPTIONS = {
     "max_steps": 1,
@@ -97,8 +96,8 @@ EVIL = """
 import os, sys
 from pathlib import Path
 import torch
-from workflow_scripts.config.sections import MoeSftConfig
-from workflow_scripts.training import engines
+from xft.config.sections import MoeSftConfig
+from xft.training import engines
 
 class Evil:
     def __reduce__(self):

@@ -8,13 +8,12 @@ from backbones import BACKBONES, SIZES
 from chains import Chain
 from transformers import AutoConfig, AutoModelForCausalLM
 
-import workflow_scripts.modeling  # noqa: F401
-from workflow_scripts.common.errors import UserError
-from workflow_scripts.config.sections import MoeSftConfig
-from workflow_scripts.config.validation import validated
-from workflow_scripts.training.checkpoints import Checkpoints
-from workflow_scripts.training.expert_averaging import average, expert_tensors
-from workflow_scripts.training.trainer import Training, train
+from xft.common.errors import UserError
+from xft.config.sections import MoeSftConfig
+from xft.config.validation import validated
+from xft.training.checkpoints import Checkpoints
+from xft.training.expert_averaging import average, expert_tensors
+from xft.training.trainer import Training, train
 
 OPTIONS = {
     "max_steps": 1,

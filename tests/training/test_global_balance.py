@@ -8,11 +8,10 @@ import torch
 from chains import Chain
 from transformers import AutoModelForCausalLM
 
-import workflow_scripts.modeling  # noqa: F401
-from workflow_scripts.config.sections import MoeSftConfig
-from workflow_scripts.training.balance import GlobalCounts
-from workflow_scripts.training.checkpoints import Checkpoints
-from workflow_scripts.training.trainer import Training, train
+from xft.config.sections import MoeSftConfig
+from xft.training.balance import GlobalCounts
+from xft.training.checkpoints import Checkpoints
+from xft.training.trainer import Training, train
 
 COEFFICIENT = 0.5  # large, so that its gradient matters
 OPTIONS = {

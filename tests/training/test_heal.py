@@ -13,11 +13,11 @@ from safetensors.torch import load_file
 from transformers import AutoTokenizer
 
 from workflow_scripts import heal, sft
-from workflow_scripts.artifacts.manifest import manifest_path, read_manifest
-from workflow_scripts.checkpoints.reader import Checkpoint
-from workflow_scripts.common.errors import UserError
-from workflow_scripts.data.examples import Examples
-from workflow_scripts.training.callbacks import ProgressCallback
+from xft.artifacts.manifest import manifest_path, read_manifest
+from xft.checkpoints.reader import Checkpoint
+from xft.common.errors import UserError
+from xft.data.examples import Examples
+from xft.training.callbacks import ProgressCallback
 
 ROWS = [
     {"instruction": f"Add {n} to x.", "response": f"def add(x):\n    return x + {n}" * (1 + n % 3)}

@@ -5,12 +5,12 @@ import subprocess
 import pytest
 
 from workflow_scripts import moe_sft, weighted_trained
-from workflow_scripts.common.errors import UserError
-from workflow_scripts.config.sections import MoeSftConfig
-from workflow_scripts.config.training import fault_of_devices, precision_of
-from workflow_scripts.config.validation import complete, validated
-from workflow_scripts.training import launch
-from workflow_scripts.training.session import adopt_world
+from xft.common.errors import UserError
+from xft.config.sections import MoeSftConfig
+from xft.config.training import fault_of_devices, precision_of
+from xft.config.validation import complete, validated
+from xft.training import launch
+from xft.training.session import adopt_world
 
 PLAIN = MoeSftConfig(precision="fp32")
 ALLOWED = {

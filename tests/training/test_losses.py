@@ -5,14 +5,14 @@ import torch
 from backbones import BACKBONES
 from mixtures import mixture_and_varied_experts, random_dense, random_mixture
 
-from workflow_scripts.checkpoints.reader import Checkpoint
-from workflow_scripts.modeling.mixing import Mixing, MixingLogits
-from workflow_scripts.modeling.packed_attention import use_packed_attention
-from workflow_scripts.training import losses
-from workflow_scripts.training.batches import packed, padded
-from workflow_scripts.training.distillation import Distillation
-from workflow_scripts.training.losses import LabelledLoss, SplitModel
-from workflow_scripts.training.validation import row_losses
+from xft.checkpoints.reader import Checkpoint
+from xft.modeling.mixing import Mixing, MixingLogits
+from xft.modeling.packed_attention import use_packed_attention
+from xft.training import losses
+from xft.training.batches import packed, padded
+from xft.training.distillation import Distillation
+from xft.training.losses import LabelledLoss, SplitModel
+from xft.training.validation import row_losses
 
 PROMPTS = {24: 10, 9: 0, 17: 15, 5: 5}  # rows of so many tokens, and how many have no label
 CHUNK = 7

@@ -12,14 +12,13 @@ from processes import run_for
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-import workflow_scripts.modeling  # noqa: F401
 from workflow_scripts import moe_sft, sft
-from workflow_scripts.checkpoints.reader import Checkpoint
-from workflow_scripts.common.errors import UserError
-from workflow_scripts.data.templates import make_template
-from workflow_scripts.training import trainer
-from workflow_scripts.training.callbacks import ProgressCallback
-from workflow_scripts.training.low_rank import adapt_all
+from xft.checkpoints.reader import Checkpoint
+from xft.common.errors import UserError
+from xft.data.templates import make_template
+from xft.training import trainer
+from xft.training.callbacks import ProgressCallback
+from xft.training.low_rank import adapt_all
 
 ROWS = [
     {"instruction": f"Add {n} to x.", "response": f"def add(x):\n    return x + {n}" * (1 + n % 3)}

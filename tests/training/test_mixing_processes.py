@@ -15,16 +15,16 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer
 
-from workflow_scripts.checkpoints.reader import Checkpoint
-from workflow_scripts.common import progress
-from workflow_scripts.config.training import MixingTraining
-from workflow_scripts.conversions.merge import initial_logits
-from workflow_scripts.modeling.mixing import Mixing, MixingLogits
-from workflow_scripts.training.checkpoints import Checkpoints
-from workflow_scripts.training.distillation import load_distillation
-from workflow_scripts.training.launch import end_process
-from workflow_scripts.training.session import adopt_world
-from workflow_scripts.training.trainer import Training, train
+from xft.checkpoints.reader import Checkpoint
+from xft.common import progress
+from xft.config.training import MixingTraining
+from xft.conversions.merge import initial_logits
+from xft.modeling.mixing import Mixing, MixingLogits
+from xft.training.checkpoints import Checkpoints
+from xft.training.distillation import load_distillation
+from xft.training.launch import end_process
+from xft.training.session import adopt_world
+from xft.training.trainer import Training, train
 
 TWO = "two"  # where the two processes write, in FOLDER
 LAMBDA = 0.6

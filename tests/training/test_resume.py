@@ -16,11 +16,11 @@ from chains import Chain
 from fork_server import PYTHON
 
 from workflow_scripts import moe_sft, weighted_trained
-from workflow_scripts.artifacts.artifact import lock
-from workflow_scripts.artifacts.manifest import manifest_path, read_manifest
-from workflow_scripts.common.errors import UserError
-from workflow_scripts.training import callbacks
-from workflow_scripts.training.callbacks import ProgressCallback
+from xft.artifacts.artifact import lock
+from xft.artifacts.manifest import manifest_path, read_manifest
+from xft.common.errors import UserError
+from xft.training import callbacks
+from xft.training.callbacks import ProgressCallback
 
 STEPS = {"moe_sft": moe_sft, "weighted_trained": weighted_trained}
 LENGTH = 8
@@ -256,8 +256,8 @@ def test_a_stop_in_the_last_step_changes_nothing(arguments, whole, tmp_path, mon
 SIGTERM_WHILE_WRITING = """
 import os, signal
 from workflow_scripts import {step}
-from workflow_scripts.cli import training
-from workflow_scripts.artifacts import artifact
+from xft.cli import training
+from xft.artifacts import artifact
 
 artifact.write_checkpoint = lambda folder, plans: os.kill(os.getpid(), signal.SIGTERM)
 training.run("{step}", {step}.main)
@@ -304,8 +304,8 @@ def test_a_full_disk_loses_nothing(arguments, whole, mount, run_step, size, minu
 IMPATIENT = """
 import sys
 from workflow_scripts import moe_sft
-from workflow_scripts.common import progress
-from workflow_scripts.cli import training
+from xft.common import progress
+from xft.cli import training
 
 progress.SECONDS_BEFORE_FIRST = progress.SECONDS_BETWEEN_LINES = 0
 training.run("moe_sft", moe_sft.main)

@@ -11,8 +11,8 @@ import pytest
 from chains import Chain
 
 from workflow_scripts import moe_sft
-from workflow_scripts.common import optional
-from workflow_scripts.common.errors import UserError
+from xft.common import optional
+from xft.common.errors import UserError
 
 LENGTH = 4
 SECRETS = {
@@ -25,7 +25,7 @@ TRACKERS = ["tensorboard", "wandb", "mlflow"]
 STOPPED_ONCE = """
 import os, signal, sys
 from workflow_scripts import moe_sft
-from workflow_scripts.training.callbacks import ProgressCallback
+from xft.training.callbacks import ProgressCallback
 
 def on_step_begin(self, args, state, control, **kwargs):
     if state.global_step == 1:

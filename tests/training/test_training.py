@@ -9,17 +9,16 @@ from chains import Chain
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-import workflow_scripts.modeling  # noqa: F401
 from workflow_scripts import (
     moe_sft,
     weighted_trained,
 )
-from workflow_scripts.artifacts.manifest import manifest_path, read_manifest
-from workflow_scripts.common import optional
-from workflow_scripts.common.errors import UserError
-from workflow_scripts.config.sections import MoeSftConfig
-from workflow_scripts.training.checkpoints import Checkpoints
-from workflow_scripts.training.trainer import Training, train
+from xft.artifacts.manifest import manifest_path, read_manifest
+from xft.common import optional
+from xft.common.errors import UserError
+from xft.config.sections import MoeSftConfig
+from xft.training.checkpoints import Checkpoints
+from xft.training.trainer import Training, train
 
 ROWS = [
     {"instruction": f"Add {n} to x.", "response": f"def add(x):\n    return x + {n}" * (1 + n % 3)}

@@ -13,16 +13,15 @@ from mixtures import mixture_and_varied_experts
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-import workflow_scripts.modeling  # noqa: F401
-from workflow_scripts.checkpoints.reader import Checkpoint
-from workflow_scripts.common.errors import UserError
-from workflow_scripts.config.sections import MoeSftConfig
-from workflow_scripts.config.training import MixingTraining
-from workflow_scripts.conversions.merge import initial_logits
-from workflow_scripts.modeling.mixing import Mixing, MixingLogits
-from workflow_scripts.training.callbacks import ProgressCallback
-from workflow_scripts.training.checkpoints import Checkpoints
-from workflow_scripts.training.trainer import Training, train
+from xft.checkpoints.reader import Checkpoint
+from xft.common.errors import UserError
+from xft.config.sections import MoeSftConfig
+from xft.config.training import MixingTraining
+from xft.conversions.merge import initial_logits
+from xft.modeling.mixing import Mixing, MixingLogits
+from xft.training.callbacks import ProgressCallback
+from xft.training.checkpoints import Checkpoints
+from xft.training.trainer import Training, train
 
 LENGTH = 8
 # Learns fast on few rows, so that the validation loss rises again.

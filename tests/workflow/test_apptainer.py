@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from workflow_scripts.common.errors import UserError
-from workflow_scripts.workflow.containers import bound_folders
+from xft.common.errors import UserError
+from xft.dag.containers import bound_folders
 
 # Notes the words of a command and the bound folders, and runs the command outside of any container.
 PROGRAM = """\

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from workflow_scripts.common import optional
+from xft.common import optional
 
 STAND_INS = Path(__file__).parents[1] / "stand_ins"
 EVALUATION = {"backend": "vllm", "models": ["base", "moe", "moe_sft", "dense"]}

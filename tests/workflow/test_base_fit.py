@@ -10,16 +10,16 @@ from pathlib import Path
 import pytest
 from problem_files import three_problems, write_problems
 
-from workflow_scripts.common.errors import UserError
-from workflow_scripts.config.validation import complete
-from workflow_scripts.workflow.input_checks import check_files
+from xft.common.errors import UserError
+from xft.config.validation import complete
+from xft.dag.input_checks import check_files
 
 # What the Snakefile does when it is read: a config as JSON, then what it must not have imported.
 PARSE = """
 import json, sys
-from workflow_scripts.config.validation import complete
-from workflow_scripts.workflow.input_checks import check_files
-from workflow_scripts.common.errors import UserError
+from xft.config.validation import complete
+from xft.dag.input_checks import check_files
+from xft.common.errors import UserError
 config = complete(json.loads(sys.argv[1]))
 try:
     check_files(config)

@@ -146,23 +146,34 @@ def test_another_template_in_place_runs_what_is_tuned_with_it(project):
     ("modules", "rules"),
     [
         (
-            ["tools/verify.py", "tools/import_reference.py", "conversions/reference.py", "best.py"]
-            + ["config/sections.py", "cli/flags.py", "common/errors.py", "common/progress.py"]
-            + ["reporting/model_card.py"],
+            [
+                "workflow_scripts/best.py",
+                "xft/cli/flags.py",
+                "xft/common/errors.py",
+                "xft/common/progress.py",
+                "xft/config/sections.py",
+                "xft/conversions/reference.py",
+                "xft/reporting/model_card.py",
+                "xft/tools/import_reference.py",
+                "xft/tools/verify.py",
+            ],
             [],
         ),
-        (["reporting/tables.py"], ["report", "summary"]),
-        (["evaluation/runner.py"], ["eval", "eval", "eval", "ground_truth", "report", "summary"]),
-        (["conversions/merge.py"], ["diversity", *LAMBDA_CHAIN]),
-        (["modeling/mixing.py"], ["dense", "eval", "report", "summary", "weighted_trained"]),
-        (["conversions/extract.py"], FROM_FFN),
-        (["evaluation/references.py"], ["tokens", *FROM_MOE_SFT]),
+        (["xft/reporting/tables.py"], ["report", "summary"]),
+        (
+            ["xft/evaluation/runner.py"],
+            ["eval", "eval", "eval", "ground_truth", "report", "summary"],
+        ),
+        (["xft/conversions/merge.py"], ["diversity", *LAMBDA_CHAIN]),
+        (["xft/modeling/mixing.py"], ["dense", "eval", "report", "summary", "weighted_trained"]),
+        (["xft/conversions/extract.py"], FROM_FFN),
+        (["xft/evaluation/references.py"], ["tokens", *FROM_MOE_SFT]),
     ],
     ids=lambda value: value[0] if value and value[0].endswith(".py") else "",
 )
 def test_edited_code_runs_the_steps_that_import_it(project, modules, rules):
     for module in modules:
-        file = project.folder / "workflow_scripts" / module
+        file = project.folder / module
         file.write_text(file.read_text() + "\nEDITED = True\n")
     done = project.snakemake("--dry-run")
     assert sorted(project.rules(done)) == sorted(rules)
@@ -171,8 +182,9 @@ def test_edited_code_runs_the_steps_that_import_it(project, modules, rules):
 
 
 def test_a_comment_runs_nothing(project):
-    for file in (project.folder / "workflow_scripts").rglob("*.py"):
-        file.write_text(file.read_text() + "\n# edited\n")
+    for package in ("xft", "workflow_scripts"):
+        for file in (project.folder / package).rglob("*.py"):
+            file.write_text(file.read_text() + "\n# edited\n")
     assert project.run("--dry-run") == []
 
 
@@ -180,7 +192,7 @@ def test_a_comment_runs_nothing(project):
 
 
 def test_touch_accepts_other_code_and_no_other_parameters(project):
-    file = project.folder / "workflow_scripts" / "conversions" / "extract.py"
+    file = project.folder / "xft" / "conversions" / "extract.py"
     file.write_text(file.read_text() + "\nEDITED = True\n")
     assert "ffn" in project.run("--dry-run")
     project.run("--touch")

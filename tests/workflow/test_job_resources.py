@@ -6,12 +6,12 @@ from types import SimpleNamespace
 
 import pytest
 
-from workflow_scripts.config.runs import find_runs
-from workflow_scripts.config.validation import complete
-from workflow_scripts.planning.resources import Needs
-from workflow_scripts.workflow.announcements import beginning, failures
-from workflow_scripts.workflow.job_resources import JobResources, continuing, growing
-from workflow_scripts.workflow.wanted import Wants
+from xft.config.runs import find_runs
+from xft.config.validation import complete
+from xft.dag.announcements import beginning, failures
+from xft.dag.job_resources import JobResources, continuing, growing
+from xft.dag.wanted import Wants
+from xft.estimates.resources import Needs
 
 SECTIONS = {"base": {"model": "x"}, "data": {"train": "y"}}
 

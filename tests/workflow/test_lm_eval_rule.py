@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from workflow_scripts.common import optional
+from xft.common import optional
 
 pytestmark = pytest.mark.skipif(
     not optional.installed("lm_eval"), reason="needs the package lm_eval"

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from project import Project
 
-from workflow_scripts.hub.named_sets import HUMANEVAL
+from xft.hub.named_sets import HUMANEVAL
 
 # All that reads problems, without the trainings.
 TARGETS = ["results/tokens.manifest.json", "results/eval/base/humaneval.json"]
@@ -62,7 +62,7 @@ def pinned(new_project):
     """A project in which the embedded problems are the pinned release, and their file."""
     project = new_project("pinned")
     problems = project.folder / "resources" / "problems.jsonl"
-    module = project.folder / "workflow_scripts" / "hub" / "named_sets.py"
+    module = project.folder / "xft" / "hub" / "named_sets.py"
     sha256 = hashlib.sha256(problems.read_bytes()).hexdigest()
     module.write_text(module.read_text().replace(HUMANEVAL.sha256, sha256))
     return project, problems.rename(project.folder.parent / "release.jsonl")
@@ -89,7 +89,7 @@ def test_what_was_fetched_is_all_that_is_needed(pinned, tmp_path, monkeypatch):
     assert run(project) == []
 
     monkeypatch.setenv("HUMANEVAL_OVERRIDE_PATH", str(write_packed(tmp_path, release.read_bytes())))
-    fetching = project.folder / "workflow_scripts" / "hub" / "problem_sets.py"
+    fetching = project.folder / "xft" / "hub" / "problem_sets.py"
     fetching.write_text(fetching.read_text() + "\n# edited\n")
     assert run(project) == []
 

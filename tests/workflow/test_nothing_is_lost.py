@@ -124,7 +124,7 @@ def test_a_killed_run_leaves_what_was_there(project):
 
 def test_a_second_training_is_refused_while_the_first_one_lives(project):
     """Snakemake alone was killed: its training goes on. The next start takes nothing from it."""
-    from workflow_scripts.artifacts.artifact import lock
+    from xft.artifacts.artifact import lock
 
     before = everything(project.results / "moe_sft")
     root = project.results / ".moe_sft.training"

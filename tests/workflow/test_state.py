@@ -9,23 +9,23 @@ from types import SimpleNamespace
 
 import pytest
 
-from workflow_scripts.artifacts.artifact import create_artifact
-from workflow_scripts.artifacts.files import write_manifest
-from workflow_scripts.artifacts.manifest import manifest_path, read_manifest
-from workflow_scripts.common.errors import UserError
-from workflow_scripts.config.recorded import chosen_values
-from workflow_scripts.config.runs import find_runs
-from workflow_scripts.planning.disk import disk_space
-from workflow_scripts.planning.jobs import configured_job
-from workflow_scripts.planning.resources import Requests
-from workflow_scripts.workflow import settings
-from workflow_scripts.workflow.current import Current
-from workflow_scripts.workflow.experiment import Experiment
-from workflow_scripts.workflow.markers import marker_path, set_marker
-from workflow_scripts.workflow.settings import write_config
-from workflow_scripts.workflow.state import Inspector, State
-from workflow_scripts.workflow.totals import warn_of_full_disk
-from workflow_scripts.workflow.wanted import Wanted
+from xft.artifacts.artifact import create_artifact
+from xft.artifacts.files import write_manifest
+from xft.artifacts.manifest import manifest_path, read_manifest
+from xft.common.errors import UserError
+from xft.config.recorded import chosen_values
+from xft.config.runs import find_runs
+from xft.dag import settings
+from xft.dag.current import Current
+from xft.dag.experiment import Experiment
+from xft.dag.markers import marker_path, set_marker
+from xft.dag.settings import write_config
+from xft.dag.state import Inspector, State
+from xft.dag.totals import warn_of_full_disk
+from xft.dag.wanted import Wanted
+from xft.estimates.disk import disk_space
+from xft.estimates.jobs import configured_job
+from xft.estimates.resources import Requests
 
 ROW = {"instruction": "Add.", "response": "a + b"}
 PROBLEM = {
@@ -216,15 +216,15 @@ def test_an_artifact_of_unknown_origin_is_outdated(place):
 
 
 def test_another_code_outdates_and_can_be_accepted(place, monkeypatch):
-    from workflow_scripts.workflow import wanted as module
+    from xft.dag import wanted as module
 
     make_all(wants())
     hashes = module.code_hashes
-    other = {"training/trainer.py": "0" * 16}
+    other = {"xft/training/trainer.py": "0" * 16}
     monkeypatch.setattr(
         module, "code_hashes", lambda s: hashes(s) | (other if s == "moe_sft" else {})
     )
-    assert differences(wants(), "moe_sft") == ("the code of training/trainer.py has changed",)
+    assert differences(wants(), "moe_sft") == ("the code of xft/training/trainer.py has changed",)
     assert outdated(wants()) == TUNED
     current = Current(wants())
     current.begin((), accept_code=True)

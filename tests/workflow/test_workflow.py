@@ -7,9 +7,8 @@ import torch
 from project import RULE
 from transformers import AutoModelForCausalLM
 
-import workflow_scripts.modeling  # noqa: F401
-from workflow_scripts.conversions.mixing_artifact import open_mixing, open_sources
-from workflow_scripts.modeling.mixing import Mixing, MixingLogits
+from xft.conversions.mixing_artifact import open_mixing, open_sources
+from xft.modeling.mixing import Mixing, MixingLogits
 
 LAMBDA_CHAIN = ["dense", "eval", "report", "summary", "weighted_init", "weighted_trained"]
 TUNED = ["moe_sft", "ffn", "diversity", *LAMBDA_CHAIN, "eval"]

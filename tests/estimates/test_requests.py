@@ -1,0 +1,174 @@
+"""What steps ask a scheduler for, against closed forms for the published base."""
+
+import json
+import math
+import struct
+from pathlib import Path
+
+import pytest
+from published import DEEPSEEK
+
+from xft.checkpoints.dtypes import DTYPE_BYTES
+from xft.config.validation import complete
+from xft.estimates.jobs import configured_job
+from xft.estimates.memory import tuning_memory
+from xft.estimates.resources import Requests
+from xft.estimates.tensors import compute_table
+
+MIXTURE, DENSE = 7_028_346_008, 1_346_471_936  # parameters
+STEPS = {"max_steps": 10}
+ON_GPUS = {"gpus": 1, "moe_sft": STEPS | {"launch": "zero3", "processes": 4}}
+
+
+@pytest.fixture(scope="module")
+def deepseek(tmp_path_factory) -> Path:
+    """The base of the paper: the headers of its weights, and no values."""
+    folder = tmp_path_factory.mktemp("deepseek")
+    (folder / "config.json").write_text(json.dumps(DEEPSEEK))
+    header, end = {}, 0
+    for name, (shape, dtype) in compute_table(folder / "config.json").tensors.items():
+        start, end = end, end + math.prod(shape) * DTYPE_BYTES[dtype]
+        header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [start, end]}
+    text = json.dumps(header).encode()
+    with (folder / "model.safetensors").open("wb") as file:
+        file.write(struct.pack("<Q", len(text)) + text)
+        file.truncate(8 + len(text) + end)
+    return folder
+
+
+def requests(base: Path, **config) -> Requests:
+    sections = {"base": {"model": "x"}, "data": {"train": "x"}} | config
+    return Requests(complete(sections), base)
+
+
+def assert_about(megabytes: int, needed: float) -> None:
+    """At least what is needed, in bytes, and at most half of it more and 10 GB for libraries."""
+    assert needed < megabytes * 10**6 < 1.5 * needed + 10e9
+
+
+def test_a_base_that_is_not_there_is_seen_as_soon_as_it_is(deepseek, tmp_path):
+    asked = requests(tmp_path / "base", moe_sft={"launch": "ddp", "processes": 4})
+    assert asked.training("moe_sft").mem_mb == 4 * 16000
+    before = asked.conversion(), asked.evaluation("base")
+    (tmp_path / "base").symlink_to(deepseek)
+    assert asked.training("moe_sft").mem_mb > 4 * 16000
+    assert asked.conversion() != before[0]
+    assert asked.evaluation("base") != before[1]
+
+
+def test_rules_ask_without_torch(deepseek, repository, run_python):
+    code = (
+        f"import sys; sys.path.insert(0, {str(repository)!r})\n"
+        "from pathlib import Path\n"
+        "from xft.config.validation import complete\n"
+        "from xft.estimates.resources import Requests\n"
+        "config = complete({'base': {'model': 'x'}, 'data': {'train': 'x'}})\n"
+        f"asked = Requests(config, Path({str(deepseek)!r}))\n"
+        "assert asked.models and asked.training('moe_sft') and asked.evaluation('base')\n"
+        "print(*sys.modules)\n"
+    )
+    modules = run_python(code).split()
+    assert {"torch", "transformers"} & set(modules) == set()
+
+
+@pytest.mark.parametrize("missing", ["vocab_size", "model_type", "num_hidden_layers"])
+def test_a_base_that_makes_no_sense_is_left_to_the_steps(deepseek, tmp_path, missing):
+    config = {key: value for key, value in DEEPSEEK.items() if key != missing}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    (tmp_path / "model.safetensors").symlink_to(deepseek / "model.safetensors")
+    for asked in (requests(tmp_path), requests(tmp_path, gpus=1)):
+        assert asked.conversion().mem_mb > 0
+        assert asked.training("moe_sft").mem_mb > 0
+        assert asked.training("mixing").mem_mb > 0
+        assert asked.evaluation("moe_sft").mem_mb > 0
+
+
+def test_a_training_on_a_cpu_is_all_in_the_hosts_memory(deepseek):
+    asked = requests(deepseek, moe_sft=STEPS)
+    job = configured_job(asked.config, "moe_sft", 1, on_gpu=False)
+    assert_about(asked.training("moe_sft").mem_mb, tuning_memory(asked.models, job).peak)
+    two = requests(deepseek, moe_sft=STEPS | {"launch": "ddp", "processes": 2})
+    assert two.training("moe_sft").mem_mb > 2 * asked.training("moe_sft").mem_mb  # buckets
+
+
+def test_with_gpus_each_process_loads_the_model_and_one_gathers_it(deepseek):
+    asked = requests(deepseek, **ON_GPUS)
+    assert_about(asked.training("moe_sft").mem_mb, 4 * (2 * MIXTURE + 6e9) + 4 * MIXTURE)
+    offload = requests(deepseek, gpus=1, moe_sft=ON_GPUS["moe_sft"] | {"offload_optimizer": True})
+    # The state of Adam and master weights, whole over the processes.
+    more = (offload.training("moe_sft").mem_mb - asked.training("moe_sft").mem_mb) * 10**6
+    assert more == pytest.approx(1.25 * 12 * MIXTURE, rel=0.01)
+
+
+def test_with_gpus_one_process_holds_the_mean(deepseek):
+    asked, averaged = (
+        requests(deepseek, gpus=1, moe_sft=ON_GPUS["moe_sft"] | options).training("moe_sft").mem_mb
+        for options in ({}, {"average_last": 2, "average_every": 1})
+    )
+    assert (averaged - asked) * 10**6 == pytest.approx(1.25 * 4 * MIXTURE, rel=0.01)
+
+
+def test_nodes_ask_for_themselves(deepseek):
+    one = requests(deepseek, gpus=1, moe_sft=STEPS | {"launch": "ddp", "processes": 2})
+    three = {"launch": "ddp", "processes": 2, "nodes": 3}
+    three = requests(deepseek, gpus=1, moe_sft=STEPS | three)
+    assert three.training("moe_sft").mem_mb == one.training("moe_sft").mem_mb
+
+
+def test_conversions_stream_and_evaluations_load(deepseek):
+    evaluation = {"batch_size": 8, "max_new_tokens": 512}
+    asked = requests(deepseek, evaluation=evaluation)
+    assert asked.conversion().mem_mb * 10**6 < 2 * DENSE * 4
+    # Keys and values of 8 rows of 1024 tokens in 24 layers.
+    cache = 8 * 1024 * 24 * 2 * 2048 * 4
+    assert_about(asked.evaluation("dense/lam~0.75").mem_mb, 4 * DENSE + cache)
+    assert_about(asked.evaluation("moe_sft").mem_mb, 4 * MIXTURE + cache)
+    on_gpu = requests(deepseek, gpus=1, evaluation=evaluation)
+    assert_about(on_gpu.evaluation("moe_sft").mem_mb, 2 * MIXTURE)
+    in_fp32 = requests(deepseek, gpus=1, evaluation=evaluation | {"precision": "fp32"})
+    assert_about(in_fp32.evaluation("moe_sft").mem_mb, 4 * MIXTURE)
+    assert in_fp32.evaluation("moe_sft").minutes >= on_gpu.evaluation("moe_sft").minutes
+
+
+def test_the_baseline_needs_less_than_the_mixture(deepseek):
+    asked = requests(deepseek)
+    assert asked.training("sft").mem_mb < asked.training("moe_sft").mem_mb
+    assert asked.training("sft").mem_mb * 10**6 > 16 * DENSE
+
+
+@pytest.mark.parametrize("section", ["mixing", "heal"])
+def test_a_teacher_is_in_memory_too(deepseek, section):
+    for gpus, width in ((0, 4), (1, 2)):
+        plain, with_teacher = (
+            requests(deepseek, gpus=gpus, **{section: {"objective": objective}})
+            .training(section)
+            .mem_mb
+            for objective in ("ce", "kl")
+        )
+        logits = 4 * 512 * 32_256 if gpus == 0 else 0
+        more = (with_teacher - plain) * 10**6
+        assert more == pytest.approx(1.25 * (width * MIXTURE + logits), rel=0.01)
+
+
+def test_time_follows_the_work_up_to_a_day(deepseek, tmp_path):
+    rows = tmp_path / "rows.jsonl"
+    rows.write_bytes(b"\n" * 10_000_000)  # 20,000 rows of 500 bytes
+    data = {"data": {"train": str(rows)}, "gpus": 1}
+
+    def minutes(**changes) -> int:
+        return requests(deepseek, **data, moe_sft=changes).training("moe_sft").minutes
+
+    assert minutes(max_steps=1) == 60
+    assert minutes(num_train_epochs=1000) == 24 * 60
+    assert (
+        requests(deepseek, moe_sft={"num_train_epochs": 1}).training("moe_sft").minutes == 24 * 60
+    )
+    one, two = minutes(num_train_epochs=0.5), minutes(num_train_epochs=1)
+    assert two == pytest.approx(2 * one, abs=1)
+    # 6 FLOPs for each active parameter and token, and the attention's, on 0.3 of an A10.
+    tokens = 20_000 * 1024
+    assert two * 60 == pytest.approx(6 * tokens * 5.4e9 / (0.3 * 125e12), rel=0.1)
+    asked = requests(deepseek, **data, sft={"num_train_epochs": 1}).training("sft").minutes
+    assert asked == two  # of sft_flops, which takes as many FLOPs
+    sped = minutes(num_train_epochs=1, launch="ddp", processes=4)
+    assert sped == pytest.approx(two / 4, abs=1)

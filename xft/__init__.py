@@ -1,0 +1,11 @@
+"""The library of the XFT workflow.
+
+After `import xft`, transformers' Auto classes load mixtures. The model type is registered as soon
+as they are imported, so that what needs no transformers does not import it.
+"""
+
+import wrapt
+
+wrapt.register_post_import_hook(
+    "xft.modeling.configuration:register", "transformers.models.auto.configuration_auto"
+)

@@ -1,0 +1,341 @@
+"""Opens artifacts only if they match their manifest, and writes them whole or not at all."""
+
+import errno
+import fcntl
+import glob
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from xft.artifacts.manifest import (
+    Manifest,
+    Recipe,
+    describe_files,
+    find_faults,
+    find_foreign,
+    manifest_path,
+    read_manifest,
+)
+from xft.checkpoints.reader import INDEX_FILE, Checkpoint, weight_files
+from xft.checkpoints.writer import TensorPlan, write_checkpoint
+from xft.common.errors import UserError
+from xft.common.files import check_own
+
+WORKSPACE_SUFFIX = ".tmp"
+# Names in a workspace: the draft's manifest, and the manifest and folder that it replaces.
+NEW_MANIFEST, OLD_MANIFEST, OLD_FOLDER = "manifest.json", "replaced.json", "replaced"
+# transformers can load these kinds.
+MODEL_KINDS = ("base", "moe", "moe_sft", "sft", "soup", "dense", "heal")
+TOKENIZER_PATTERNS = (
+    "tokenizer*",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.*",
+    "merges.txt",
+    "chat_template*",
+    "additional_chat_templates/*.jinja",
+)
+# Files that a model needs in addition to its weights and its config.
+COMPANION_PATTERNS = (
+    *TOKENIZER_PATTERNS,
+    "generation_config.json",
+    "LICENSE*",
+    "NOTICE*",
+    "COPYING*",
+    "USE_POLICY*",
+)
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A folder that was checked against its manifest when it was opened.
+
+    known_manifest: None if the folder has no manifest; `manifest` then hashes all files once.
+    """
+
+    path: Path
+    known_manifest: Manifest | None
+
+    @cached_property
+    def manifest(self) -> Manifest:
+        return self.known_manifest or Manifest("folder", describe_files(self.path))
+
+    @property
+    def id(self) -> str:
+        return self.manifest.id
+
+    @property
+    def checkpoint(self) -> Checkpoint:
+        return Checkpoint(self.path)
+
+
+def open_artifact(path: Path, *kinds: str, full: bool = False) -> Artifact:
+    """Open the artifact at `path`. It must be of one of `kinds`.
+
+    A model folder without a manifest is accepted too, if its files are its own. Raises UserError if
+    the folder is missing, is of another kind, or does not match its manifest. `find_faults`
+    explains `full`.
+    """
+    path = Path(path)
+    return Artifact(path, check_artifact(path, *kinds, full=full))
+
+
+def check_artifact(path: Path, *kinds: str, full: bool = False) -> Manifest | None:
+    """The manifest of the folder at `path`, after a check against it; None if it has none.
+
+    If the manifest is a link, the artifact comes from a shared cache. It is then always hashed
+    whole. Raises UserError as `open_artifact` does.
+    """
+    if not path.is_dir():
+        raise UserError(f"{path} is not a folder")
+    if not manifest_path(path).exists():
+        check_own_files(path)
+        return None
+    manifest = read_manifest(manifest_path(path))
+    if manifest.kind not in kinds:
+        raise UserError(f"{path} is of kind {manifest.kind}, not {' or '.join(kinds)}")
+    full = full or manifest_path(path).is_symlink()
+    if faults := find_faults(path, manifest, full):
+        raise UserError(f"{path} does not fit its manifest: {'; '.join(faults)}. Make it again")
+    return manifest
+
+
+class Draft:
+    """An unfinished artifact in a temporary folder, `path`. `create_artifact` moves it to `out`.
+
+    known_files: sizes and hashes that are already known, by file name.
+    """
+
+    def __init__(self, path: Path, out: Path):
+        self.path = path
+        self.out = out
+        self.known_files: dict[str, dict] = {}
+
+    def write_tensors(self, plans: list[TensorPlan]) -> None:
+        """Write a checkpoint of the planned tensors. Raises UserError if the disk is full."""
+        try:
+            self.known_files |= write_checkpoint(self.path, plans)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            megabytes = sum(plan.nbytes for plan in plans) / 1e6
+            raise UserError(
+                f"{error.strerror}: {self.out} needs {megabytes:,.1f} MB. Nothing was changed."
+            ) from None
+
+    def write_model(self, plans: list[TensorPlan], config: dict, like: Path, card: str) -> None:
+        """Write a model: tensors, config, and the companion files of the model at `like`.
+
+        card: the text of its README.md.
+        """
+        travelling = companions(like)  # listed first: `like` may vanish during the writing
+        self.write_tensors(plans)
+        write_json(self.path / "config.json", config)
+        copy_files(travelling, like, self.path)
+        (self.path / "README.md").write_text(card, encoding="utf-8")
+
+
+@contextmanager
+def create_artifact(
+    out: Path,
+    kind: str,
+    parameters: dict | None = None,
+    inputs: dict[str, str] | None = None,
+    recipe: Recipe | None = None,
+) -> Iterator[Draft]:
+    """Yield a draft to fill. Then move it to `out` and write its manifest last, beside it.
+
+    The files become read-only. An exception leaves nothing behind and keeps the artifact that was
+    at `out` before. Raises UserError if `out` holds anything else: it would be lost.
+    """
+    out = Path(out)
+    clear_up_after_killed(out)
+    if fault := replacing_fault(out):
+        raise UserError(fault)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with _workspace(out) as folder:
+        draft = Draft(folder / out.name, out)
+        draft.path.mkdir()
+        yield draft
+        files = describe_files(draft.path, draft.known_files)
+        _make_files_read_only(draft.path)
+        _sync(draft.path)
+        _write_manifest(
+            folder / NEW_MANIFEST, Manifest(kind, files, parameters or {}, inputs or {}, recipe)
+        )
+        _put(folder, out)
+
+
+def replacing_fault(out: Path) -> str | None:
+    """Why a step must not put an artifact at `out`; None if the user would lose nothing.
+
+    The place must be free, or hold an artifact without additional or changed files.
+    """
+    if not manifest_path(out).exists():
+        if not (out.exists() or out.is_symlink()) or _is_empty_folder(out):
+            return None
+        return (
+            f"{out} is there but is no artifact: it has no manifest. Move it away, or choose "
+            "another path"
+        )
+    try:
+        faults = find_foreign(out, read_manifest(manifest_path(out)))
+    except UserError as error:
+        faults = [str(error)]
+    if not faults:
+        return None
+    return (
+        f"{out} does not fit its manifest: {'; '.join(faults)}. The step would replace it. Move "
+        f"the files that you want to keep. Then delete {out} and {manifest_path(out).name}"
+    )
+
+
+def seal(folder: Path, kind: str) -> None:
+    """Sync a folder that other code wrote to the disk, and write a manifest beside it."""
+    manifest = Manifest(kind, describe_files(folder))
+    _sync(folder)
+    unfinished = folder.with_name(f".{folder.name}.manifest{WORKSPACE_SUFFIX}")
+    _write_manifest(unfinished, manifest)
+    unfinished.rename(manifest_path(folder))
+    _sync_path(folder.parent)
+
+
+def write_json(path: Path, value: dict) -> None:
+    """Write a JSON object with sorted keys and indentation: equal objects give equal bytes."""
+    path.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def copy_files(paths: Iterable[Path], source: Path, target: Path) -> None:
+    """Copy files below `source` to the same relative paths below `target`."""
+    for path in paths:
+        copy = target / path.relative_to(source)
+        copy.parent.mkdir(exist_ok=True)
+        shutil.copyfile(path, copy)
+
+
+def companions(source: Path) -> list[Path]:
+    """The files that go unchanged from model to model: the tokenizer, the generation config, chat
+    templates and the licence.
+    """
+    return [path for path in _companion_places(source) if path.is_file()]
+
+
+def check_own_files(model: Path) -> None:
+    """Raise UserError unless all files of a model are its folder's own, as `check_own` says."""
+    for name in ("config.json", INDEX_FILE):
+        if os.path.lexists(model / name):
+            check_own(model / name, model)
+    weights = [model / name for name in weight_files(model)]
+    for path in [*filter(os.path.lexists, weights), *_companion_places(model)]:
+        check_own(path, model)
+
+
+def _companion_places(model: Path) -> list[Path]:
+    found = {path for pattern in COMPANION_PATTERNS for path in model.glob(pattern)}
+    return sorted(path for path in found if not path.is_dir())
+
+
+def _write_manifest(path: Path, manifest: Manifest) -> None:
+    path.write_text(manifest.to_json(), encoding="utf-8")
+    _sync_path(path)
+
+
+def _is_empty_folder(path: Path) -> bool:
+    return path.is_dir() and not any(path.iterdir())
+
+
+def _make_files_read_only(folder: Path) -> None:
+    """Protect an artifact's own files from accidents. Linked files belong to the user.
+
+    Folders and the manifest stay writable: Snakemake does not replace read-only outputs.
+    """
+    for path in folder.rglob("*"):
+        if path.is_file() and not path.is_symlink():
+            path.chmod(0o444)
+
+
+def _put(workspace: Path, out: Path) -> None:
+    """Move an artifact to `out`. An older one is moved aside, and moved back on an exception."""
+    draft, manifest = workspace / out.name, manifest_path(out)
+    replaced = {manifest: workspace / OLD_MANIFEST, out: workspace / OLD_FOLDER}
+    try:
+        for place, aside in replaced.items():
+            if place.exists():
+                place.rename(aside)
+        draft.rename(out)
+        (workspace / NEW_MANIFEST).rename(manifest)
+    except BaseException:
+        if not draft.exists():
+            manifest.unlink(missing_ok=True)
+            out.rename(draft)
+        for place, aside in replaced.items():
+            if aside.exists():
+                aside.rename(place)
+        raise
+    _sync_path(out.parent)
+
+
+def clear_up_after_killed(out: Path) -> None:
+    """Remove the unlocked workspaces that killed processes left beside `out`.
+
+    If `out` held an artifact before the kill, it then holds that artifact or its successor.
+    """
+    for abandoned in out.parent.glob(f".{glob.escape(out.name)}.*{WORKSPACE_SUFFIX}"):
+        with suppress(OSError), lock(abandoned):
+            _complete(abandoned, out)
+            shutil.rmtree(abandoned)
+
+
+def _complete(workspace: Path, out: Path) -> None:
+    """Finish an interrupted `_put`, with the new artifact if the old one was moved aside."""
+    draft = workspace / out.name
+    if (workspace / OLD_FOLDER).exists() and draft.exists() and not out.exists():
+        draft.rename(out)
+    manifest = workspace / (OLD_MANIFEST if draft.exists() else NEW_MANIFEST)
+    if manifest_path(out).exists() or not (out.exists() and manifest.exists()):
+        return
+    if not find_faults(out, read_manifest(manifest)):  # `out` may hold something else by now
+        manifest.rename(manifest_path(out))
+
+
+@contextmanager
+def _workspace(out: Path) -> Iterator[Path]:
+    """A locked, hidden folder beside `out`. It is removed at the end."""
+    prefix = f".{out.name}."
+    folder = Path(tempfile.mkdtemp(prefix=prefix, suffix=WORKSPACE_SUFFIX, dir=out.parent))
+    with lock(folder):
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def lock(folder: Path) -> Iterator[None]:
+    """Hold the lock of a folder. Raises BlockingIOError if another process holds it."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _sync(folder: Path) -> None:
+    for path in [*folder.rglob("*"), folder]:
+        if not path.is_symlink():
+            _sync_path(path)
+
+
+def _sync_path(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

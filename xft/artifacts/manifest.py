@@ -1,0 +1,292 @@
+"""Manifests: the files of an artifact, its inputs and its parameters.
+
+The manifest of `results/moe/` is `results/moe.manifest.json`. It holds no times: the same inputs
+and parameters give the same bytes.
+"""
+
+import hashlib
+import json
+import math
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from xft.checkpoints.header import hash_header
+from xft.checkpoints.strict_json import read_json
+from xft.common.errors import UserError
+from xft.common.progress import progress
+
+FORMAT = 3
+# Snakemake puts this file into each folder that it made.
+NOT_CONTENT = {".snakemake_timestamp"}
+DIGEST = re.compile(r"[0-9a-f]{64}")
+SAFETENSORS = ".safetensors"
+SMALL_BYTES = 2**26  # files up to this size are hashed whenever an artifact is opened
+BLOCK_BYTES = 2**20
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that determines a step's artifact.
+
+    options: values by their key in the configuration, such as "moe.num_experts". inputs: for each
+    name the digest of an artifact's recipe, or the hash of a file. code: the hash of each module.
+    """
+
+    step: str
+    options: dict[str, object]
+    inputs: dict[str, str]
+    code: dict[str, str]
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 over the recipe. It thus covers the recipes of all inputs."""
+        return _digest(asdict(self))
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The content of a manifest file.
+
+    files: by path relative to the artifact, {"size": bytes, "sha256": hexadecimal digest}. A
+    safetensors file also has "header_sha256", the digest of its length prefix and header.
+    inputs: ids of the artifacts and SHA-256 of the files that this artifact was made from.
+    recipe: None if the step that made the artifact states none.
+    """
+
+    kind: str
+    files: dict[str, dict]
+    parameters: dict = field(default_factory=dict)
+    inputs: dict[str, str] = field(default_factory=dict)
+    recipe: Recipe | None = None
+    format: int = FORMAT
+
+    @property
+    def id(self) -> str:
+        """SHA-256 over everything except the recipe. Equal ids mean equal artifacts.
+
+        Different recipes, for example with different code, may make the same artifact.
+        """
+        return _digest({name: value for name, value in asdict(self).items() if name != "recipe"})
+
+    @property
+    def origin(self) -> str:
+        """Its name in the recipes of artifacts made from it: its recipe's digest, else its id."""
+        return self.recipe.digest if self.recipe else self.id
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self) | {"id": self.id}, indent=2, sort_keys=True) + "\n"
+
+
+def _digest(value: dict) -> str:
+    """SHA-256 of a JSON value."""
+    content = json.dumps(value, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(content.encode()).hexdigest()
+
+
+def manifest_path(artifact: Path) -> Path:
+    """The path of an artifact's manifest, which is beside the artifact."""
+    named = artifact if artifact.name else artifact.absolute()
+    return named.parent / f"{named.name}.manifest.json"
+
+
+def short(digest: str) -> str:
+    """The first digits of an id or a hash, enough to distinguish a few of them."""
+    return digest[:8]
+
+
+def read_manifest(path: Path) -> Manifest:
+    """Read and check a manifest file.
+
+    Raises UserError if it is missing, was edited, or is not a manifest of this version.
+    """
+    content = read_json(path)
+    if content.get("format") != FORMAT:
+        raise UserError(
+            f"{path}: format {content.get('format')!r:.40} is not {FORMAT}, the one that this "
+            "version reads and writes. Make the artifact again"
+        )
+    if fault := _structure_fault(content):
+        raise UserError(f"{path} is not a manifest: {fault}")
+    stated_id = content.pop("id")
+    recipe = content.pop("recipe")
+    manifest = Manifest(**content, recipe=recipe and Recipe(**recipe))
+    if manifest.id != stated_id:
+        raise UserError(f"{path} was edited: its id does not fit its content")
+    return manifest
+
+
+def _structure_fault(content: dict) -> str | None:
+    """The first fault in a manifest's keys and types; None if there is none."""
+    expected = {*Manifest.__dataclass_fields__, "id"}
+    if content.keys() != expected:
+        return f"it does not have the keys {', '.join(sorted(expected))} and no others"
+    if not isinstance(content["kind"], str):
+        return "its kind is not text"
+    if not isinstance(content["parameters"], dict):
+        return "its parameters are not an object"
+    if not _is_digest(content["id"]):
+        return "its id is not a SHA-256"
+    if not _is_recipe(content["recipe"]):
+        return "its recipe does not hold a step, options, inputs and code"
+    inputs = content["inputs"]
+    if not isinstance(inputs, dict) or not all(map(_is_digest, inputs.values())):
+        return "its inputs do not have a SHA-256 for each name"
+    if not isinstance(content["files"], dict):
+        return "its files are not an object"
+    for name, entry in content["files"].items():
+        if not _is_inside(name):
+            return f"it names a file {name[:80]!r}, which is not inside the artifact"
+        if not _is_file_entry(name, entry):
+            return f"its entry of {name[:80]!r} does not hold a size and a SHA-256"
+    return None
+
+
+def _is_recipe(value: object) -> bool:
+    if value is None:
+        return True
+    if not isinstance(value, dict) or value.keys() != set(Recipe.__dataclass_fields__):
+        return False
+    return isinstance(value["step"], str) and all(
+        isinstance(value[name], dict) for name in ("options", "inputs", "code")
+    )
+
+
+def _is_digest(value: object) -> bool:
+    return isinstance(value, str) and DIGEST.fullmatch(value) is not None
+
+
+def _is_inside(name: str) -> bool:
+    return "\0" not in name and not {"", ".", ".."} & set(name.split("/"))
+
+
+def _is_file_entry(name: str, entry: object) -> bool:
+    digests = {"sha256", "header_sha256"} if name.endswith(SAFETENSORS) else {"sha256"}
+    return (
+        isinstance(entry, dict)
+        and entry.keys() == {"size", *digests}
+        and type(entry["size"]) is int
+        and entry["size"] >= 0
+        and all(_is_digest(entry[key]) for key in digests)
+    )
+
+
+def describe_files(artifact: Path, known: dict[str, dict] | None = None) -> dict[str, dict]:
+    """The manifest's entries for all files of an artifact. Links are followed.
+
+    `known` entries are not computed again. Raises UserError if a safetensors file has no header.
+    """
+    files = {}
+    for name, entry in (known or {}).items():
+        complete = "header_sha256" in entry
+        files[name] = entry if complete else entry | _header_entry(artifact / name)
+    unknown = set(list_files(artifact)) - files.keys()
+    files |= hash_files({name: artifact / name for name in unknown})
+    return dict(sorted(files.items()))
+
+
+def hash_files(paths: Mapping[str, Path]) -> dict[str, dict]:
+    """The entries of files, by name: the size, the SHA-256, and the header's SHA-256 if any."""
+    sizes = {name: path.stat().st_size for name, path in paths.items()}
+    with progress(desc="hash", total=sum(sizes.values()), unit="B", unit_scale=True) as bar:
+        return {
+            name: {"size": sizes[name], "sha256": hash_file(path, bar.update)} | _header_entry(path)
+            for name, path in paths.items()
+        }
+
+
+def _header_entry(path: Path) -> dict:
+    return {"header_sha256": hash_header(path)} if path.name.endswith(SAFETENSORS) else {}
+
+
+def list_files(artifact: Path) -> list[str]:
+    """Relative paths of all files in a folder, sorted."""
+    return sorted(
+        path.relative_to(artifact).as_posix()
+        for path in artifact.rglob("*")
+        if path.is_file() and path.name not in NOT_CONTENT
+    )
+
+
+def hash_file(path: Path, report: Callable[[int], object] = lambda count: None) -> str:
+    """SHA-256 of a file, as hexadecimal digits. `report` gets the size of each block read."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(BLOCK_BYTES):
+            digest.update(block)
+            report(len(block))
+    return digest.hexdigest()
+
+
+def find_faults(artifact: Path, manifest: Manifest, full: bool = False) -> list[str]:
+    """The differences between an artifact and its manifest, one sentence each.
+
+    The artifact is a folder, or a file with others beside it. Names, sizes, the content of small
+    files and the headers of larger safetensors are compared; with `full`, the content of all files.
+    The content of a linked file is always compared if it is newer than the manifest.
+    """
+    made = _time_of(manifest_path(artifact))
+    if artifact.is_dir():
+        present = set(list_files(artifact))
+    else:
+        artifact = artifact.parent
+        present = {name for name in manifest.files if (artifact / name).is_file()}
+    faults = [f"{artifact / name} is not in the manifest" for name in present - set(manifest.files)]
+    sizes = {}
+    for name, entry in manifest.files.items():
+        path = artifact / name
+        if name not in present:
+            faults.append(f"{path} is missing")
+        elif path.stat().st_size != entry["size"]:
+            faults.append(f"{path} has {path.stat().st_size} bytes, not {entry['size']}")
+        else:
+            sizes[name] = entry["size"]
+    with progress(desc="verify", total=sum(sizes.values()), unit="B", unit_scale=True) as bar:
+        for name in sizes:
+            path = artifact / name
+            whole = full or (path.is_symlink() and path.stat().st_mtime > made)
+            if fault := _content_fault(path, manifest.files[name], whole, bar.update):
+                faults.append(f"{path} was altered: {fault}")
+    return sorted(faults)
+
+
+def _time_of(path: Path) -> float:
+    """When a file was written; infinity if it does not exist."""
+    return path.stat().st_mtime if path.exists() else math.inf
+
+
+def find_foreign(artifact: Path, manifest: Manifest) -> list[str]:
+    """The files that would be lost if an artifact were removed, one sentence each.
+
+    These are altered files and files that are not in the manifest. The targets of links stay.
+    """
+    if artifact.is_symlink() or not artifact.is_dir():
+        return []
+    names = [name for name in list_files(artifact) if not (artifact / name).is_symlink()]
+    known = [name for name in names if name in manifest.files]
+    foreign = sorted(set(names) - set(known))
+    faults = [f"{artifact / name} is not in the manifest" for name in foreign]
+    for name in known:
+        path, entry = artifact / name, manifest.files[name]
+        is_other_size = path.stat().st_size != entry["size"]
+        if is_other_size or _content_fault(path, entry, False, lambda count: None):
+            faults.append(f"{path} was altered")
+    return faults
+
+
+def _content_fault(path: Path, entry: dict, full: bool, report: Callable) -> str | None:
+    """How a file's content differs from its entry. Without `full`, only a quick check."""
+    if full or entry["size"] <= SMALL_BYTES:
+        if hash_file(path, report) != entry["sha256"]:
+            return "its SHA-256 is not the manifest's"
+    elif "header_sha256" in entry and _hash_header_or_none(path) != entry["header_sha256"]:
+        return "its header is not the manifest's"
+    return None
+
+
+def _hash_header_or_none(path: Path) -> str | None:
+    try:
+        return hash_header(path)
+    except UserError:
+        return None

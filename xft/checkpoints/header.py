@@ -1,0 +1,94 @@
+"""The header of a safetensors file: its hash, and the tensors that it names.
+
+A file is 8 bytes that hold the header's length (little-endian), the header, then the values of all
+tensors. The library safetensors checks the header when it opens the file. This module first checks
+what safetensors reports unclearly, or only after it used much memory.
+"""
+
+import hashlib
+import os
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+from xft.checkpoints.dtypes import DTYPE_BYTES
+from xft.common.errors import UserError
+from xft.common.files import open_regular
+
+PREFIX_BYTES = 8
+MAX_HEADER_BYTES = 100_000_000  # as in safetensors itself
+# Other formats that are often named *.safetensors. Read as a length, each start is far too large.
+FOREIGN = {
+    re.compile(rb"PK\x03\x04"): "a zip, not safetensors; nothing is unpickled",
+    re.compile(rb"\x80[\x02-\x05]"): "a pickle, not safetensors; nothing is unpickled",
+    re.compile(rb"version "): "a pointer of Git LFS, not safetensors; fetch the file itself",
+}
+
+
+class TensorInfo(NamedTuple):
+    """What a header says of a tensor. dtype: in safetensors' spelling ("F32", "BF16")."""
+
+    dtype: str
+    shape: tuple[int, ...]
+
+
+def hash_header(path: Path) -> str:
+    """SHA-256 of the length and the header, as hexadecimal digits.
+
+    Raises UserError if the file cannot hold such a header, before that much is read.
+    """
+    length = _header_length(path)
+    with path.open("rb") as file:
+        return hashlib.sha256(file.read(PREFIX_BYTES + length)).hexdigest()
+
+
+def read_tensors(path: Path) -> dict[str, TensorInfo]:
+    """All tensors of a file, by name. No values are read, and torch is not needed.
+
+    Raises UserError unless the file is a regular one and its header is sound: known dtypes, and
+    offsets that fit the shapes, follow each other without gap or overlap, and cover the file.
+    """
+    _header_length(path)
+    with open_safetensors(path, "numpy") as file:
+        tensors = {name: _describe(file.get_slice(name)) for name in file.offset_keys()}
+    for name, (dtype, _) in tensors.items():
+        if dtype not in DTYPE_BYTES:
+            raise UserError(
+                f"{path}: {name[:80]!r} is of the type {dtype}, which is not supported. Convert "
+                "the weights to bfloat16 or float32 first"
+            )
+    return tensors
+
+
+def open_safetensors(path: Path, framework: str):
+    """The file as safetensors opens it: checked, and mapped into memory.
+
+    framework: "pt" for torch's tensors, "numpy" if no values are read. Raises UserError.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        return safe_open(path, framework)
+    except SafetensorError as error:
+        raise _broken(path, f"safetensors says {str(error)[:200]!r}") from None
+
+
+def _describe(tensor) -> TensorInfo:
+    return TensorInfo(tensor.get_dtype(), tuple(tensor.get_shape()))
+
+
+def _header_length(path: Path) -> int:
+    """The length of the header in bytes. Raises UserError if it cannot be right."""
+    with open_regular(path) as file:
+        size, prefix = os.fstat(file.fileno()).st_size, file.read(PREFIX_BYTES)
+    length = int.from_bytes(prefix, "little")
+    if length <= min(MAX_HEADER_BYTES, size - PREFIX_BYTES):
+        return length
+    for start, what in FOREIGN.items():
+        if start.match(prefix):
+            raise UserError(f"{path} is {what}")
+    raise _broken(path, f"its {size} bytes cannot hold a header of {length} bytes")
+
+
+def _broken(path: Path, reason: str) -> UserError:
+    return UserError(f"{path} is not a whole safetensors file: {reason}. Fetch it or make it again")

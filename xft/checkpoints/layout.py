@@ -1,0 +1,236 @@
+"""The names of FFN tensors in dense and in upcycled models.
+
+P stands for a prefix such as `model.layers.<n>.mlp`, E for the number of experts, R for that of the
+routed ones, I and H for the intermediate and the hidden size, K and N for the inputs and outputs of
+a projection, r for the rank.
+
+- Dense: a linear layer for each projection of the backbone's MLP, `P.<projection>.weight` and
+  perhaps `P.<projection>.bias`.
+- Upcycled: the shared expert has the same names under `P.shared_expert`, the routed experts are
+  fused under `P.experts`, and the router is under `P.router`. Fused weights: `gate_up_proj`
+  [R, 2I, H], or `up_proj` [R, I, H] if the MLP has no gate, and `down_proj` [R, H, I]. Fused
+  biases: the same names with `_bias`, without the last axis.
+- Upcycled with low-rank experts: the base's MLP is under `P.dense`, which no expert changes. The
+  factors of all experts, the shared one first, are `P.experts.<projection>.lora_A` [E, r, K] and
+  `lora_B` [E, N, r]. The router has the same names.
+"""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from xft.common.errors import UserError
+
+MLP_TENSOR = re.compile(r"(?P<prefix>.*\blayers\.(?P<index>\d+)\.mlp)\.(?P<rest>.+)")
+LAYER = re.compile(r"\blayers\.(\d+)\.")
+FACTOR = re.compile(r"experts\.(?P<projection>\w+)\.lora_[AB]")
+PARTS = ("weight", "bias")
+
+
+@dataclass(frozen=True)
+class MlpForm:
+    """The names of the linear layers in the MLP of a family of backbones.
+
+    inputs: from hidden to intermediate size, the gate before the up projection. output: from
+    intermediate to hidden size.
+    """
+
+    inputs: tuple[str, ...]
+    output: str
+    gated: bool
+
+    @property
+    def projections(self) -> tuple[str, ...]:
+        return (*self.inputs, self.output)
+
+
+MLP_FORMS = (
+    MlpForm(("gate_proj", "up_proj"), "down_proj", gated=True),  # Llama and most others
+    MlpForm(("gate_up_proj",), "down_proj", gated=True),  # Phi-3, GLM-4
+    MlpForm(("up_proj",), "down_proj", gated=False),  # Nemotron
+    MlpForm(("c_fc",), "c_proj", gated=False),  # Starcoder2
+    MlpForm(("dense_h_to_4h",), "dense_4h_to_h", gated=False),  # GPT-NeoX
+    MlpForm(("fc1",), "fc2", gated=False),  # Phi-2
+)
+
+
+def find_form(projections: Iterable[str]) -> MlpForm | None:
+    """The form that has exactly these linear layers; None if no form fits."""
+    held = set(projections)
+    return next((form for form in MLP_FORMS if set(form.projections) == held), None)
+
+
+@dataclass(frozen=True)
+class FfnLayer:
+    """Tensor names of the FFN of one decoder layer. `prefix` ends in `.mlp`.
+
+    parts: "weight", and "bias" if the projections have biases. low_rank: whether the experts are
+    products of low rank, which share the base's tensors.
+    """
+
+    prefix: str
+    index: int
+    form: MlpForm = MLP_FORMS[0]
+    parts: tuple[str, ...] = ("weight",)
+    low_rank: bool = False
+
+    @property
+    def tensors(self) -> list[tuple[str, str]]:
+        """The MLP's tensors as (projection, part), weights before biases."""
+        return [(projection, part) for part in self.parts for projection in self.form.projections]
+
+    @property
+    def merged(self) -> list[tuple[str, str]]:
+        """Those of `tensors` that the experts have each for themselves."""
+        return [tensor for tensor in self.tensors if not self.low_rank or tensor[1] == "weight"]
+
+    def dense(self, projection: str, part: str = "weight") -> str:
+        return f"{self.prefix}.{projection}.{part}"
+
+    def shared(self, projection: str, part: str = "weight") -> str:
+        return f"{self.prefix}.shared_expert.{projection}.{part}"
+
+    def frozen(self, projection: str, part: str = "weight") -> str:
+        """A tensor of the base's MLP in a mixture with low-rank experts."""
+        return f"{self.prefix}.dense.{projection}.{part}"
+
+    def factor(self, projection: str, letter: str) -> str:
+        """The factor "A" or "B" of all low-rank experts."""
+        return f"{self.prefix}.experts.{projection}.lora_{letter}"
+
+    def experts_in(self, part: str = "weight") -> str:
+        """The fused input projections of the routed experts."""
+        return self._experts("gate_up_proj" if self.form.gated else "up_proj", part)
+
+    def experts_out(self, part: str = "weight") -> str:
+        """The fused output projection of the routed experts."""
+        return self._experts("down_proj", part)
+
+    def router(self, part: str) -> str:
+        return f"{self.prefix}.router.{part}.weight"
+
+    def _experts(self, name: str, part: str) -> str:
+        return f"{self.prefix}.experts.{name}" + ("_bias" if part == "bias" else "")
+
+
+def dense_layers(names: Iterable[str], config: dict) -> list[FfnLayer]:
+    """The layers of a dense model, first to last.
+
+    Raises UserError if the form of an MLP cannot be upcycled, or if a layer has no MLP.
+    """
+    model = model_name(config)
+    if "text_config" in config:
+        raise UserError(
+            f"{model} holds more than a language model (its config has a text_config). Only causal "
+            "language models can be upcycled: save its language model alone"
+        )
+    names = list(names)
+    if any(".experts." in name for name in names):
+        raise UserError(f"{model} is a mixture of experts already; only dense models are upcycled")
+    expected = config.get("num_hidden_layers")
+    present = {int(match[1]) for name in names if (match := LAYER.search(name))}
+    if present and len(present) != expected:
+        raise UserError(
+            f"{model}: its config.json says num_hidden_layers = {expected!r:.40}, but the weights "
+            f"hold {len(present)} layers. One of the two belongs to another model"
+        )
+    layers = [_dense_layer(*place, held, model) for place, held in _by_layer(names).items()]
+    if not layers or len(layers) != expected:
+        found = f"{len(layers)} of {expected}" if layers else "none of its"
+        raise UserError(
+            f"{model}: {found} layers have an MLP named `layers.<n>.mlp`. "
+            f"Models whose MLPs hold one of these can be upcycled: {_forms()}"
+        )
+    return layers
+
+
+def moe_layers(names: Iterable[str]) -> list[FfnLayer]:
+    """The upcycled layers of a mixture with shared experts, or of its FFN weights, in order.
+
+    FFN weights of low-rank experts do not say whether the MLP has biases; `parts` is then without
+    them. Raises UserError if there are no such layers, or if full experts lack a shared one.
+    """
+    upcycled = {
+        place: held
+        for place, held in _by_layer(names).items()
+        if "experts.down_proj" in held or _factored(held)
+    }
+    if not upcycled:
+        raise UserError("no layer holds experts: not an upcycled model")
+    return [_moe_layer(*place, held) for place, held in upcycled.items()]
+
+
+def no_shared_expert(index: int) -> str:
+    """The message for a layer whose experts cannot be merged."""
+    return f"layer {index} has no shared expert (vanilla upcycling): its experts cannot be merged"
+
+
+def outside(names: Iterable[str], layers: list[FfnLayer]) -> list[str]:
+    """The tensor names that belong to none of these MLPs."""
+    prefixes = tuple(f"{layer.prefix}." for layer in layers)
+    return [name for name in names if not name.startswith(prefixes)]
+
+
+def _dense_layer(prefix: str, index: int, held: set[str], model: str) -> FfnLayer:
+    linear = _linear_layers(held)
+    form = find_form(linear)
+    complete = form and len(held) == sum(map(len, linear.values()))
+    if complete and len(set(linear.values())) == 1:
+        return FfnLayer(prefix, index, form, linear[form.output])
+    raise UserError(
+        f"{model}: the MLP of layer {index} holds {', '.join(sorted(held))}. It can be upcycled if "
+        f"it holds the weights, and perhaps all biases, of one of these: {_forms()}"
+    )
+
+
+def _moe_layer(prefix: str, index: int, held: set[str]) -> FfnLayer:
+    if factored := _factored(held):
+        form = find_form(factored)
+        frozen = _linear_layers_in("dense", held)
+        return FfnLayer(prefix, index, form, frozen.get(form.output, ("weight",)), low_rank=True)
+    shared = _linear_layers_in("shared_expert", held)
+    form = find_form(shared)
+    if form is None:
+        raise UserError(no_shared_expert(index))
+    return FfnLayer(prefix, index, form, shared[form.output])
+
+
+def _factored(held: set[str]) -> set[str]:
+    """The projections that have factors of low-rank experts."""
+    found = (FACTOR.fullmatch(name) for name in held)
+    return {match["projection"] for match in found if match}
+
+
+def _linear_layers_in(module: str, held: Iterable[str]) -> dict[str, tuple[str, ...]]:
+    """The `_linear_layers` of a module of the MLP."""
+    start = f"{module}."
+    return _linear_layers(name.removeprefix(start) for name in held if name.startswith(start))
+
+
+def _linear_layers(held: Iterable[str]) -> dict[str, tuple[str, ...]]:
+    """The parts, weight and bias, of each linear layer among tensor names such as fc1.bias."""
+    parts: dict[str, set[str]] = {}
+    for name in held:
+        layer, _, part = name.rpartition(".")
+        if part in PARTS and "." not in layer:
+            parts.setdefault(layer, set()).add(part)
+    return {layer: tuple(part for part in PARTS if part in own) for layer, own in parts.items()}
+
+
+def _by_layer(names: Iterable[str]) -> dict[tuple[str, int], set[str]]:
+    found: dict[tuple[str, int], set[str]] = {}
+    for name in names:
+        if match := MLP_TENSOR.fullmatch(name):
+            place = match["prefix"], int(match["index"])
+            found.setdefault(place, set()).add(match["rest"])
+    return dict(sorted(found.items(), key=lambda item: item[0][1]))
+
+
+def _forms() -> str:
+    return "; ".join(", ".join(form.projections) for form in MLP_FORMS)
+
+
+def model_name(config: dict) -> str:
+    """The model's class, or its type if the config names no class."""
+    names = config.get("architectures") or [config.get("model_type", "unknown model")]
+    return names[0]

@@ -1,0 +1,165 @@
+"""Reads a model folder's safetensors: only the headers, or memory-mapped tensors one at a time."""
+
+import os
+from functools import cached_property
+from pathlib import Path
+
+from xft.checkpoints.dtypes import FLOAT_NAMES
+from xft.checkpoints.header import TensorInfo, open_safetensors, read_tensors
+from xft.checkpoints.model_config import read_config
+from xft.checkpoints.strict_json import read_json
+from xft.common.errors import UserError
+
+SINGLE_FILE = "model.safetensors"
+INDEX_FILE = "model.safetensors.index.json"
+ADAPTER_FILE = "adapter_config.json"
+
+
+class CheckpointHeaders:
+    """The headers of the safetensors files in a folder.
+
+    The folder holds `model.safetensors`, or shards and their index.
+    """
+
+    def __init__(self, folder: Path):
+        """Raises UserError if the folder, a shard or the index is missing or broken."""
+        self.folder = Path(folder)
+        self._headers: dict[str, dict[str, TensorInfo]] = {}
+        self._files = self._locate()
+
+    @property
+    def names(self) -> list[str]:
+        """All tensor names, sorted."""
+        return sorted(self._files)
+
+    @property
+    def files(self) -> list[str]:
+        """Names of the safetensors files, sorted."""
+        return sorted(set(self._files.values()))
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._files
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """The tensor's shape, from the header alone."""
+        return self._header(name).shape
+
+    def dtype(self, name: str) -> str:
+        """The tensor's dtype in safetensors' spelling ("F32", "BF16"), from the header alone."""
+        return self._header(name).dtype
+
+    @cached_property
+    def config(self) -> dict:
+        """The folder's config.json. Raises UserError as `read_config` does."""
+        return read_config(self.folder / "config.json")
+
+    def _header(self, name: str) -> TensorInfo:
+        return self._headers[self._files[name]][name]
+
+    def _locate(self) -> dict[str, str]:
+        """The file of each tensor. Reads, and so checks, all headers."""
+        index_file, single_file = self.folder / INDEX_FILE, self.folder / SINGLE_FILE
+        if os.path.lexists(index_file):
+            return self._check_index(read_json(index_file).get("weight_map"))
+        if not self.folder.is_dir():
+            raise UserError(f"{self.folder} is not a folder")
+        if not os.path.lexists(single_file):
+            raise UserError(f"{self.folder} {_instead_of_weights(self.folder)}")
+        return dict.fromkeys(self._read(SINGLE_FILE), SINGLE_FILE)
+
+    def _check_index(self, weight_map: object) -> dict[str, str]:
+        index_file = self.folder / INDEX_FILE
+        if not weight_map or not isinstance(weight_map, dict):
+            raise UserError(f"{index_file} has no weight_map")
+        planned = {}
+        for name, file in weight_map.items():
+            if not _is_file_name(file):
+                raise UserError(f"{index_file} names {file!r:.80}, which is not inside its folder")
+            planned.setdefault(file, set()).add(name)
+        for file, names in sorted(planned.items()):
+            held = self._read(file)
+            if lost := names - held:
+                raise UserError(
+                    f"{self.folder / file} lacks {min(lost)}, which the index puts there"
+                )
+            if foreign := held - names:
+                name = min(foreign)
+                raise UserError(
+                    f"{self.folder / file} holds {name}, which {index_file} puts in "
+                    f"{weight_map.get(name, 'no file')}"
+                )
+        return weight_map
+
+    def _read(self, file: str) -> set[str]:
+        """Read and check a safetensors file's header; the names of its tensors."""
+        self._headers[file] = read_tensors(self.folder / file)
+        return set(self._headers[file])
+
+
+class Checkpoint(CheckpointHeaders):
+    """The headers and the tensors of a folder.
+
+    Tensors are memory-mapped: `get` needs no memory until the values are used, and they stay
+    readable if the files are removed.
+    """
+
+    def __init__(self, folder: Path):
+        super().__init__(folder)
+        self._mapped = {file: open_safetensors(self.folder / file, "pt") for file in self.files}
+        self._finite: set[str] = set()
+
+    def get(self, name: str):
+        """The tensor `name` as a memory-mapped torch tensor."""
+        return self._mapped[self._files[name]].get_tensor(name)
+
+    def get_finite(self, name: str):
+        """The tensor `name`, whose values are checked once. Raises UserError at NaN or infinity."""
+        tensor = self.get(name)
+        if self.dtype(name) in FLOAT_NAMES and name not in self._finite:
+            check_finite(tensor, name, self.folder)
+            self._finite.add(name)
+        return tensor
+
+
+def check_finite(tensor, name: str, folder: Path) -> None:
+    """Raise UserError if a tensor of floating-point numbers holds NaN or infinity."""
+    if tensor.numel() and not all(end.isfinite() for end in tensor.aminmax()):  # NaN wins in both
+        raise UserError(
+            f"{folder}: {name} holds NaN or infinity. The file is damaged, or the model's training "
+            "diverged: use another copy or checkpoint"
+        )
+
+
+def _instead_of_weights(folder: Path) -> str:
+    """What a folder without safetensors holds, and what to do."""
+    if (folder / ADAPTER_FILE).exists():
+        return (
+            f"holds a LoRA adapter ({ADAPTER_FILE}), which is no whole model. Load it with peft, "
+            "and write the model with merge_and_unload and save_pretrained"
+        )
+    if found := min(folder.glob("*.gguf"), default=None):
+        return (
+            f"holds {found.name}. GGUF is not read: use the model's safetensors, or convert it "
+            "with transformers' from_pretrained(..., gguf_file=...) and save_pretrained"
+        )
+    return (
+        f"has no {SINGLE_FILE} and no {INDEX_FILE}. "
+        "Only safetensors are read; convert other weights with save_pretrained first"
+    )
+
+
+def weight_files(folder: Path) -> list[str]:
+    """The names of a folder's weight files by its index. The files need not exist.
+
+    Raises UserError if the index is not JSON.
+    """
+    if not (folder / INDEX_FILE).exists():
+        return [SINGLE_FILE]
+    weight_map = read_json(folder / INDEX_FILE).get("weight_map")
+    files = weight_map.values() if isinstance(weight_map, dict) else []
+    return sorted(set(filter(_is_file_name, files)))
+
+
+def _is_file_name(value: object) -> bool:
+    """Whether a value is the name of a file, without a folder."""
+    return isinstance(value, str) and value not in ("", ".", "..") and not {"/", "\0"} & set(value)

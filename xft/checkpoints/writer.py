@@ -1,0 +1,158 @@
+"""Writes safetensors files tensor by tensor. Other threads hash and sync at the same time."""
+
+import hashlib
+import json
+import math
+import os
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+
+from xft.checkpoints.dtypes import DTYPE_BYTES
+from xft.checkpoints.reader import INDEX_FILE, SINGLE_FILE
+from xft.common.progress import progress
+
+MAX_SHARD_BYTES = 5 * 10**9
+PIECE_BYTES = 8 * 2**20  # hashed and written at the same time
+WRITE_BYTES = 2**18  # larger writes take Linux up to twice as long per byte
+
+
+@dataclass(frozen=True)
+class TensorPlan:
+    """A tensor to write.
+
+    `chunks` yields torch tensors of this dtype. Their values, one after the other, are the planned
+    tensor in row-major order. A stack of experts is thus never in memory as a whole.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    chunks: Callable[[], Iterable]
+
+    @property
+    def nbytes(self) -> int:
+        return math.prod(self.shape) * DTYPE_BYTES[self.dtype]
+
+
+def write_checkpoint(
+    folder: Path, plans: list[TensorPlan], max_shard_bytes: int = MAX_SHARD_BYTES
+) -> dict[str, dict]:
+    """Write the planned tensors as `model.safetensors`, or as shards with an index.
+
+    Returns size and SHA-256 of each safetensors file, by file name.
+    """
+    shards = _split(plans, max_shard_bytes)
+    names = [SINGLE_FILE]
+    if len(shards) > 1:
+        names = [f"model-{i:05}-of-{len(shards):05}.safetensors" for i in range(1, len(shards) + 1)]
+        _write_index(folder / INDEX_FILE, dict(zip(names, shards, strict=True)))
+    total = sum(plan.nbytes for plan in plans)
+    with progress(desc="write", total=total, unit="B", unit_scale=True) as bar:
+        return {
+            name: _write_file(folder / name, shard, bar)
+            for name, shard in zip(names, shards, strict=True)
+        }
+
+
+def _split(plans: list[TensorPlan], max_shard_bytes: int) -> list[list[TensorPlan]]:
+    shards, size = [[]], 0
+    for plan in plans:
+        if shards[-1] and size + plan.nbytes > max_shard_bytes:
+            shards.append([])
+            size = 0
+        shards[-1].append(plan)
+        size += plan.nbytes
+    return shards
+
+
+def _write_index(path: Path, shards: dict[str, list[TensorPlan]]) -> None:
+    index = {
+        "metadata": {"total_size": sum(p.nbytes for shard in shards.values() for p in shard)},
+        "weight_map": {p.name: file for file, shard in shards.items() for p in shard},
+    }
+    path.write_text(json.dumps(index, indent=2, sort_keys=True) + "\n")
+
+
+class _Beside:
+    """Calls a function in a thread of its own, one call at a time."""
+
+    def __init__(self, function: Callable):
+        self._function = function
+        self._thread = ThreadPoolExecutor(max_workers=1)
+        self._call = None
+
+    def __enter__(self) -> "_Beside":
+        return self
+
+    def __exit__(self, *_) -> None:
+        self._thread.shutdown()
+
+    @property
+    def is_idle(self) -> bool:
+        return self._call is None or self._call.done()
+
+    def start(self, *arguments) -> None:
+        """Wait for the previous call, raise its exception if any, and start the next one."""
+        self.finish()
+        self._call = self._thread.submit(self._function, *arguments)
+
+    def finish(self) -> None:
+        """Wait for the previous call, and raise its exception if any."""
+        if self._call is not None:
+            self._call.result()
+
+
+def _write_file(path: Path, plans: list[TensorPlan], bar) -> dict:
+    """Write a file, and hash and sync it in other threads meanwhile."""
+    digest = hashlib.sha256()
+    with path.open("wb") as file, _Beside(digest.update) as hashing, _Beside(os.fsync) as syncing:
+        for piece in chain(_header(plans), _tensor_bytes(plans, bar)):
+            hashing.start(piece)
+            for start in range(0, len(piece), WRITE_BYTES):
+                file.write(piece[start : start + WRITE_BYTES])
+            if syncing.is_idle:
+                syncing.start(file.fileno())
+        hashing.finish()
+        syncing.finish()
+        file.flush()
+        os.fsync(file.fileno())
+        return {"size": file.tell(), "sha256": digest.hexdigest()}
+
+
+def _header(plans: list[TensorPlan]) -> Iterable[bytes]:
+    """The safetensors header: its length, then JSON padded with spaces to a multiple of 8 bytes."""
+    entries, offset = {"__metadata__": {"format": "pt"}}, 0
+    for plan in plans:
+        entries[plan.name] = {
+            "dtype": plan.dtype,
+            "shape": list(plan.shape),
+            "data_offsets": [offset, offset + plan.nbytes],
+        }
+        offset += plan.nbytes
+    text = json.dumps(entries, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little"), text
+
+
+def _tensor_bytes(plans: list[TensorPlan], bar) -> Iterable[memoryview]:
+    for plan in plans:
+        written = 0
+        for chunk in plan.chunks():
+            for piece in _pieces(chunk):
+                yield piece
+                written += len(piece)
+                bar.update(len(piece))
+        if written != plan.nbytes:
+            raise ValueError(f"{plan.name}: {written} bytes for a tensor of {plan.nbytes}")
+
+
+def _pieces(tensor) -> Iterable[memoryview]:
+    """The bytes of a tensor, in pieces that share its memory."""
+    import torch
+
+    values = tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data
+    for start in range(0, len(values), PIECE_BYTES):
+        yield values[start : start + PIECE_BYTES]

@@ -1,0 +1,186 @@
+"""Flags of the steps and tools: paths, and keys of the configuration."""
+
+import argparse
+import shlex
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from pydantic.fields import FieldInfo
+
+from xft.artifacts.artifact import clear_up_after_killed, replacing_fault
+from xft.artifacts.overlap import overlap
+from xft.common import progress
+from xft.common.errors import UserError
+from xft.config.section import Section, choices_of, item_of, keys, meaning, types_of
+from xft.config.validation import TYPE_NAMES, SectionType, validated
+
+# The flags of all steps that name inputs and outputs.
+INPUT_FLAGS = (
+    *("base", "model", "models", "moe", "ffn", "weighted", "teacher", "data", "text"),
+    *("evals", "losses", "lm_eval", "diversity", "summary", "match_flops"),
+)
+NAME_OR_FILE_FLAGS = ("dataset", "problems", "prompt", "template", "tasks")
+OUTPUT_FLAGS = ("out", "metrics", "report")
+OPTIONS = "options of the configuration"
+
+
+class StepParser(argparse.ArgumentParser):
+    """A parser that refuses outputs that would overwrite inputs."""
+
+    def parse_args(self, args=None, namespace=None):
+        """Parse the arguments. Raises UserError as `check_outputs` does."""
+        parsed = super().parse_args(args, namespace)
+        check_outputs(vars(parsed))
+        if out := vars(parsed).get("out"):
+            progress.name_output(Path(out))
+        return parsed
+
+
+def step_parser(step: str, description: str) -> StepParser:
+    """The parser of `python -m workflow_scripts.<step>`."""
+    return StepParser(
+        prog=f"python -m workflow_scripts.{step}",
+        description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+
+
+def tool_parser(name: str, description: str) -> StepParser:
+    """The parser of `xft <name>`."""
+    parser = step_parser(name, description)
+    parser.prog = f"xft {name}"
+    return parser
+
+
+def add_path(parser, flag: str, kind: str, meaning: str) -> None:
+    """Add a required flag that takes a path. `kind` is DIR or FILE."""
+    parser.add_argument(flag, type=Path, required=True, metavar=kind, help=meaning)
+
+
+def add_configs(parser, meaning: str, required: bool) -> None:
+    """Add --config: files that `config.runs.read_overlaid` takes."""
+    parser.add_argument(
+        "--config",
+        nargs="+",
+        type=Path,
+        required=required,
+        metavar="FILE",
+        help=f"{meaning}: YAML files, each laid over the one before, as for snakemake's "
+        "--configfile.",
+    )
+
+
+def add_dataset(parser) -> None:
+    """Add --dataset: a set of evaluation problems."""
+    parser.add_argument(
+        "--dataset",
+        required=True,
+        metavar="NAME_OR_FILE",
+        help="The problems: humaneval, mbpp, or a file in HumanEval+ form (.jsonl or .jsonl.gz).",
+    )
+
+
+def add_verify(parser) -> None:
+    """Add --verify: how thoroughly the step checks its inputs against their manifests."""
+    parser.add_argument(
+        "--verify",
+        choices=["quick", "full"],
+        default="quick",
+        help="How the step checks its inputs before it begins. quick: names, sizes, files up to "
+        "64 MiB, and the headers of larger ones. full: all of each file. Default: quick.",
+    )
+
+
+def check_outputs(flags: dict) -> None:
+    """Raise UserError if an output is, holds or lies in an input, also through links.
+
+    Also raises it if the place of the output holds something that no step made.
+    """
+    for output in OUTPUT_FLAGS:
+        for flag, source in _sources(flags):
+            if flags.get(output) and overlap(flags[output], source):
+                raise UserError(
+                    f"{_flag(output)} {flags[output]} is, holds or lies in {_flag(flag)} {source}, "
+                    "which the step reads. Choose another place"
+                )
+    out = flags.get("out")
+    if out is not None and out.is_dir():
+        clear_up_after_killed(out)
+        if fault := replacing_fault(out):
+            raise UserError(fault)
+
+
+def _sources(flags: dict) -> Iterator[tuple[str, Path]]:
+    """The inputs that exist on this disk, each with the key of its flag."""
+    for flag in (*INPUT_FLAGS, *NAME_OR_FILE_FLAGS):
+        values = flags.get(flag) or []
+        for value in values if isinstance(values, list) else [values]:
+            path = Path(value)
+            # --dataset humaneval does not mean a folder of this name.
+            if path.is_file() or (path.is_dir() and flag not in NAME_OR_FILE_FLAGS):
+                yield flag, path
+
+
+def add_options(parser, section: type[Section], names: Iterable[str] | None = None) -> None:
+    """Add a flag for each named key (default: all) of a class of the configuration.
+
+    The class gives the flag its type, its default, its choices and its help.
+    """
+    groups = {group.title: group for group in parser._action_groups}
+    group = groups.get(OPTIONS) or parser.add_argument_group(OPTIONS)
+    for name in names or keys(section):
+        _add_option(group, section, name)
+
+
+def _add_option(group, section: type[Section], name: str) -> None:
+    field = section.model_fields[name]
+    annotation, is_required = field.annotation, field.is_required()
+    settings = {"help": _help(field, meaning(section, name)), "required": is_required}
+    if not is_required:
+        settings["default"] = field.get_default()
+    kind = types_of(annotation)[0]
+    if kind is bool:
+        settings["action"] = argparse.BooleanOptionalAction
+    else:
+        if kind is list:
+            settings["nargs"] = "+"
+            annotation = item_of(annotation)
+            kind = types_of(annotation)[0]
+        settings |= {"type": kind, "choices": choices_of(annotation) or None}
+        settings["metavar"] = None if settings["choices"] else TYPE_NAMES[kind].upper()
+    group.add_argument(_flag(name), **settings)
+
+
+def _help(field: FieldInfo, text: str) -> str:
+    default = None if field.is_required() else field.get_default()
+    suffix = "" if default in (None, []) else f" Default: {default}."
+    return (text + suffix).replace("%", "%%")
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def options(args: argparse.Namespace, section: type[SectionType], names=None) -> SectionType:
+    """An object of a class of the configuration, from the values of its flags. Raises UserError.
+
+    names: the keys that have a flag (default: all). The other keys have their defaults.
+    """
+    values = {name: getattr(args, name) for name in names or keys(section)}
+    return validated(section, values, "command line")
+
+
+def to_flags(values: dict) -> str:
+    """The command line that sets `values`: the inverse of `options`.
+
+    None and empty lists are left out.
+    """
+    words = []
+    for name, value in values.items():
+        if isinstance(value, bool):
+            words.append(_flag(name) if value else "--no-" + _flag(name).removeprefix("--"))
+        elif isinstance(value, list):
+            words += [_flag(name), *map(str, value)] if value else []
+        elif value is not None:
+            words.append(f"{_flag(name)}={value}")
+    return shlex.join(words)

@@ -1,0 +1,70 @@
+"""Runs a step or tool: a user's mistake ends in one message and a non-zero exit status."""
+
+import errno
+import logging
+import os
+import re
+import signal
+import sys
+from collections.abc import Callable
+
+from xft.common import progress
+from xft.common.allocator import reuse_freed_memory
+from xft.common.errors import UserError
+
+ENVIRONMENT = {
+    # Threads that wait in a loop for the next operation stall each other on a shared machine.
+    "OMP_WAIT_POLICY": "PASSIVE",
+    # How many bf16 kernels oneDNN and torch keep on a CPU. They make one for each new number of
+    # tokens of an expert. The default of 1024 takes up to 570 MB, and saves at most 6% of the time
+    # (docs/planning.md).
+    "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "64",
+    "LRU_CACHE_CAPACITY": "64",
+}
+# Errors that the user can correct: a full disk, missing rights, a file that has disappeared.
+USER_ERRORS = {
+    *(errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS),
+    *(errno.ENOENT, errno.ESTALE, errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG),
+}
+
+
+def run(step: str, main: Callable[[list[str] | None], None]) -> None:
+    """Run a step's main. A user's mistake ends in one message and exit status 1."""
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    reuse_freed_memory()
+    sys.stdout.reconfigure(errors="backslashreplace")  # names of files may not be valid text
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    # peft imports bitsandbytes if it is installed, which warns of kernels that no step uses.
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    progress.name_job(step)
+    try:
+        main(None)
+        sys.stdout.flush()
+    except BrokenPipeError:  # the reader of the output has ended, such as `head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(128 + signal.SIGPIPE)
+    except (UserError, OSError) as error:
+        message = explain(error)
+        if message is None:
+            raise
+        progress.close_bars()  # the message comes last
+        sys.exit(f"{step}: error: {message}")
+    except KeyboardInterrupt:
+        sys.exit(128 + signal.SIGINT)
+
+
+def failure(log: str) -> str | None:
+    """The error message at the end of a step's log; None if there is no such message."""
+    found = list(re.finditer(r"^\w+: error: .*", log, re.MULTILINE | re.DOTALL))
+    return found[-1][0].rstrip() if found else None
+
+
+def explain(error: Exception) -> str | None:
+    """The message for an error that the user can correct; None for other errors."""
+    if isinstance(error, UserError):
+        return str(error)
+    if isinstance(error, OSError) and error.errno in USER_ERRORS:
+        place = f" ({error.filename})" if error.filename else ""
+        return f"{error.strerror}{place}. Nothing was changed."
+    return None

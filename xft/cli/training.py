@@ -1,0 +1,121 @@
+"""Command line of the training steps, and errors in the processes that they start."""
+
+import argparse
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from xft.cli import flags, running
+from xft.common.devices import claim_gpus
+from xft.common.errors import UserError
+from xft.common.optional import require
+from xft.config.section import keys
+from xft.config.sections import RunConfig, TokensConfig
+from xft.config.training import TrainingConfig
+from xft.config.validation import validated
+from xft.data.templates import with_template_read
+from xft.training import launch
+from xft.training.session import TrainingRequest, is_main_process, on_this_machine
+
+RUN_KEYS = ("seed", "threads", "report_to")
+
+
+def add_flags(parser: argparse.ArgumentParser, training: type[TrainingConfig]) -> None:
+    """Add the flags for data, metrics and training, and --verify."""
+    flags.add_path(
+        parser,
+        "--data",
+        "FILE_OR_DIR",
+        "The rows, or tokens from step tokens.",
+    )
+    parser.add_argument(
+        "--metrics", type=Path, metavar="FILE", help="File for each step's loss, JSONL."
+    )
+    parser.add_argument(
+        "--tracker-dir",
+        type=Path,
+        metavar="DIR",
+        help="Folder for the trackers. Default: the folder metrics beside --out.",
+    )
+    flags.add_options(parser, RunConfig, [*RUN_KEYS, "gpus"])
+    flags.add_options(parser, TokensConfig)
+    parser.set_defaults(**dict.fromkeys(keys(TokensConfig)))  # a folder of tokens has its own
+    flags.add_options(parser, training)
+    flags.add_verify(parser)
+
+
+def read_request(
+    step: str, args: argparse.Namespace, training: type[TrainingConfig]
+) -> TrainingRequest:
+    """The request in the parsed flags of `add_flags`.
+
+    Raises UserError if a value is wrong, an optimiser or a tracker is not installed, or a GPU is
+    missing.
+    """
+    run = flags.options(args, RunConfig, [*RUN_KEYS, "gpus"])
+    options = flags.options(args, training)
+    claim_gpus(run.gpus, options.processes)
+    tokens = _tokens_options(args)
+    asked = options.model_dump() | {"seed": run.seed, "threads": run.threads}
+    options = on_this_machine(options)
+    for package in (options.optim, *run.report_to):
+        require(package)
+    return TrainingRequest(
+        step=step,
+        data=args.data,
+        out=args.out,
+        metrics=args.metrics,
+        tracker_dir=args.tracker_dir or args.out.parent / "metrics",
+        full=args.verify == "full" and is_main_process(),
+        asked=asked | tokens.model_dump(),
+        options=options,
+        tokens=tokens,
+        seed=run.seed,
+        threads=run.threads,
+        report_to=run.report_to,
+    )
+
+
+def run(step: str, main: Callable[[list[str] | None], None]) -> None:
+    """Run a step's main. If a launcher started this process, the launcher shows the error."""
+    if launch.LAUNCHER in os.environ:
+        main = _reporting(main)
+    running.run(step, main)
+    if "RANK" in os.environ:
+        launch.end_process()
+
+
+def _tokens_options(args: argparse.Namespace) -> TokensConfig:
+    """The options of the tokens, from the flags or from the tokens' own manifest."""
+    given = {key: value for key in keys(TokensConfig) if (value := getattr(args, key)) is not None}
+    if not args.data.is_dir():
+        return with_template_read(validated(TokensConfig, given, "command line"))
+    from xft.data.tokens_artifact import read_options
+
+    if given:
+        raise UserError(
+            f"{args.data} holds tokens, which were made with a fixed {', '.join(given)}. Leave out "
+            "these flags, or name the file of rows in --data"
+        )
+    return read_options(args.data)
+
+
+def _reporting(main: Callable[[list[str] | None], None]) -> Callable[[list[str] | None], None]:
+    """A main that ends with its launcher, and reports its errors to it without a stack trace."""
+
+    def reporting(argv: list[str] | None) -> None:
+        launch.end_with_launcher()
+        try:
+            main(argv)
+        except BrokenPipeError:
+            raise  # stderr has no reader any more
+        except Exception as error:
+            from torch.distributed.elastic.multiprocessing.errors import get_error_handler
+
+            if message := running.explain(error):
+                error = UserError(message)
+            get_error_handler().record_exception(error)
+            sys.exit(1)
+
+    return reporting

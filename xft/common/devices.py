@@ -1,0 +1,65 @@
+"""Gives a step its GPUs, and describes its device in a line for the log."""
+
+import os
+from pathlib import Path
+
+from xft.common.errors import UserError
+from xft.common.gpus import take_gpus
+
+CPU_INFO = Path("/proc/cpuinfo")  # on Linux
+# Words for a training's precision, or for torch's name of a dtype.
+WEIGHTS = {
+    "fp32": "fp32 weights",
+    "bf16": "bf16 over fp32 weights",
+    "bf16_pure": "bf16 weights",
+    "torch.float32": "fp32 weights",
+    "torch.bfloat16": "bf16 weights",
+    "torch.float16": "fp16 weights",
+}
+
+
+def claim_gpus(asked: int, processes: int = 1) -> None:
+    """Take `asked` GPUs for each of the processes that this one will start, as `take_gpus` does.
+
+    A process that torchrun started gets those of its launcher. Raises UserError if `asked` is not 0
+    and torch can use no GPU.
+    """
+    if not asked:
+        return
+    if "RANK" not in os.environ:
+        take_gpus(asked * processes)
+    import torch
+
+    if torch.cuda.is_available():
+        return
+    reason = f"torch {torch.__version__} finds no GPU that it can use"
+    if not (torch.version.cuda or torch.version.hip):
+        reason = f"the installed torch, {torch.__version__}, is built for the CPU alone"
+    raise UserError(
+        f"gpus = {asked}: {reason}. Install a torch for this GPU, check nvidia-smi and "
+        "CUDA_VISIBLE_DEVICES, or compute on the CPU with gpus: 0 in the config"
+    )
+
+
+def describe_device(device: str, precision: str, threads: int | None) -> str:
+    """One line for a log: the device, its threads, and the dtype of the weights.
+
+    device: torch's name, such as "cpu" or "cuda:0". precision: a key of WEIGHTS.
+    """
+    import torch
+
+    weights = WEIGHTS.get(precision, f"{precision} weights")
+    if device.startswith("cuda"):
+        return f"device {device} ({torch.cuda.get_device_name(device)}), {weights}"
+    of_threads = f", {threads} thread{'s' * (threads > 1)}" if threads else ""
+    return f"device {device}{of_threads}, {weights}"
+
+
+def advice_on_nan() -> str:
+    """The end of a message about NaN: what to try on a processor with AMX; nothing on others."""
+    if not CPU_INFO.exists() or "amx_bf16" not in CPU_INFO.read_text():
+        return ""
+    return (
+        ". If it is another step each time, in bf16 on the CPU, set "
+        "ONEDNN_MAX_CPU_ISA=AVX512_CORE_BF16 (docs/troubleshooting.md)"
+    )

@@ -1,0 +1,120 @@
+"""Opens files that a user or a hub names: regular files, with a bound on what they hold."""
+
+import errno
+import gzip
+import os
+import stat
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+from xft.common.errors import UserError
+
+MAX_BYTES = 4 * 2**30  # of a file that is read whole, unpacked
+KINDS = {
+    stat.S_IFDIR: "a folder",
+    stat.S_IFIFO: "a named pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
+# The system's errors for a path that leads to no regular file: a socket, a device without a driver,
+# a link that leads to itself.
+FAULTS = {errno.ENXIO: "a socket", errno.ENODEV: "a device", errno.ELOOP: "a link to itself"}
+
+
+def open_regular(path: Path) -> BinaryIO:
+    """Open a regular file, or a link to one, for reading.
+
+    A pipe would stop the reader, and a device never ends. Raises UserError if the path leads to
+    anything else or to nothing.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except (FileNotFoundError, ValueError):  # a name that no file can have
+        if path.is_symlink():
+            raise UserError(f"{path} links to {path.readlink()}, which is missing") from None
+        raise UserError(f"{path} is missing") from None
+    except OSError as error:
+        if error.errno in FAULTS:
+            raise UserError(f"{path} is {FAULTS[error.errno]}, not a file") from None
+        raise
+    mode = os.fstat(descriptor).st_mode
+    if not stat.S_ISREG(mode):
+        os.close(descriptor)
+        raise UserError(f"{path} is {KINDS.get(stat.S_IFMT(mode), 'special')}, not a file")
+    return os.fdopen(descriptor, "rb")
+
+
+@contextmanager
+def open_unpacked(path: Path) -> Iterator[BinaryIO]:
+    """A regular file for reading, unpacked if its name ends in .gz.
+
+    Raises UserError as `open_regular`, or, while it is read, if it is no whole gzip file.
+    """
+    with open_regular(path) as file:
+        if path.suffix != ".gz":
+            yield file
+            return
+        try:
+            with gzip.GzipFile(fileobj=file) as unpacked:
+                yield unpacked
+        except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+            raise UserError(f"{path} is not a whole gzip file: {error}") from None
+
+
+def check_own(path: Path, folder: Path) -> None:
+    """Raise UserError unless `path` is a regular file of the model folder that holds it.
+
+    A file elsewhere, to which a link leads, may be private, and the model's files are copied. The
+    files of a model in the hub's cache are links: snapshots/<commit>/x -> ../../blobs/<hash>.
+    """
+    open_regular(path).close()
+    target, own = path.resolve(), folder.resolve()
+    is_cached = own.match("models--*/snapshots/*") and target.parent == own.parents[1] / "blobs"
+    if not (is_cached or target.is_relative_to(own)):
+        raise UserError(
+            f"{path} leads to {target}, out of the model folder. Only the folder's own files are "
+            "used: copy the file to this place, or remove the link"
+        )
+
+
+def read_bytes(path: Path, limit: int = MAX_BYTES) -> bytes:
+    """The content of a regular file, unpacked if its name ends in .gz.
+
+    limit: bytes of the content. Raises UserError if there are more, before they are in memory, or
+    if the file is no whole gzip file.
+    """
+    with open_regular(path) as file:
+        check_size(path, os.fstat(file.fileno()).st_size, limit)
+        if path.suffix != ".gz":
+            return file.read()  # read(limit) would reserve memory for the whole limit
+    with open_unpacked(path) as file:
+        content = file.read(limit + 1)
+    check_size(path, len(content), limit)
+    return content
+
+
+def read_lines(path: Path, longest: int) -> Iterator[bytes | None]:
+    """The lines of a regular file, one by one, unpacked if its name ends in .gz.
+
+    None stands for a line of `longest` bytes or more. Raises UserError if all lines have more than
+    MAX_BYTES, or if the file is no whole gzip file.
+    """
+    with open_unpacked(path) as file:
+        while line := file.readline(longest):
+            whole = line if len(line) < longest else None
+            while len(line) == longest and not line.endswith(b"\n"):
+                line = file.readline(longest)
+                check_size(path, file.tell())
+            check_size(path, file.tell())
+            yield whole
+
+
+def check_size(path: Path, size: int, limit: int | None = None) -> None:
+    """Raise UserError if what a file holds has more bytes than the limit (None: MAX_BYTES)."""
+    limit = MAX_BYTES if limit is None else limit
+    if size > limit:
+        raise UserError(f"{path} holds more than {limit / 2**20:,.0f} MiB, too much to read")

@@ -1,0 +1,83 @@
+"""Takes GPUs of this machine for a step, so that steps side by side compute on different ones.
+
+A taken GPU is a socket with a name in Linux's abstract namespace. Only one process can hold it. The
+system frees it when that process ends, also if it is killed. No file is left behind.
+"""
+
+import errno
+import os
+import socket
+import subprocess
+import time
+
+from xft.common.progress import say
+
+VISIBLE = "CUDA_VISIBLE_DEVICES"
+SECONDS_BETWEEN_TRIES = 1
+SECONDS_TO_LIST = 60  # a broken driver may never answer
+
+_taken: list[socket.socket] = []  # until this process ends
+
+
+def take_gpus(count: int) -> None:
+    """Let this process and those that it starts see only `count` GPUs that no other step has taken.
+
+    Waits until so many are free. It must run before the process first uses CUDA. Without
+    nvidia-smi, or with fewer GPUs, nothing is taken, and all GPUs stay visible.
+    """
+    gpus = _visible_gpus()
+    if not 0 < count <= len(gpus):
+        return
+    taken = _take(gpus, count)
+    if not taken:
+        say(f"waiting for {count} of {len(gpus)} GPUs: other steps have taken them")
+    while not taken:
+        time.sleep(SECONDS_BETWEEN_TRIES)
+        taken = _take(gpus, count)
+    _taken.extend(taken.values())
+    if VISIBLE not in os.environ:
+        os.environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")  # as nvidia-smi counts
+    os.environ[VISIBLE] = ",".join(taken)
+    say(f"GPU {os.environ[VISIBLE]} of this machine")
+
+
+def _visible_gpus() -> dict[str, str]:
+    """The identity of each visible GPU, by its name in CUDA_VISIBLE_DEVICES."""
+    try:
+        command = ["nvidia-smi", "--query-gpu=uuid", "--format=csv,noheader"]
+        found = subprocess.run(
+            command, capture_output=True, text=True, check=True, timeout=SECONDS_TO_LIST
+        )
+    except (OSError, subprocess.SubprocessError):
+        return {}
+    by_number = {str(number): uuid for number, uuid in enumerate(found.stdout.split())}
+    if VISIBLE not in os.environ:
+        return by_number
+    names = [name.strip() for name in os.environ[VISIBLE].split(",") if name.strip()]
+    return {name: by_number.get(name, name) for name in names}
+
+
+def _take(gpus: dict[str, str], count: int) -> dict[str, socket.socket]:
+    """`count` GPUs by their names in `gpus`, taken now; empty if fewer are free."""
+    taken = {}
+    for name, identity in gpus.items():
+        if len(taken) < count and (held := _socket(identity)):
+            taken[name] = held
+    if len(taken) == count:
+        return taken
+    for held in taken.values():
+        held.close()
+    return {}
+
+
+def _socket(identity: str) -> socket.socket | None:
+    """The socket that takes a GPU; None if another process has it."""
+    held = socket.socket(socket.AF_UNIX)
+    try:
+        held.bind(f"\0xft-gpu-{identity}")
+    except OSError as error:
+        held.close()
+        if error.errno != errno.EADDRINUSE:
+            raise
+        return None
+    return held

@@ -1,0 +1,63 @@
+"""Parses JSON that others may have written, and reads files with a JSON value in each line."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+from xft.common.errors import UserError
+from xft.common.files import read_lines
+
+MAX_LINE = 64 * 2**20  # bytes
+
+
+def parse_json(text: str) -> object:
+    """The value of a JSON text. Raises ValueError with the reason if there is none."""
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        raise
+    except ValueError:
+        raise ValueError("a number has too many digits") from None
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
+def read_json_lines(path: Path, growing: bool = False) -> Iterator[tuple[int, object]]:
+    """The number and the value of each line that is not blank; for a bad line, a ValueError.
+
+    A BOM in front is left out. growing: the file may still be written, and a last line without an
+    end is left out. Raises UserError if the file is missing, is no regular file, holds too much, or
+    is not UTF-8.
+    """
+    for number, line in enumerate(read_lines(path, MAX_LINE), 1):
+        if line is None:
+            yield number, ValueError(f"longer than {MAX_LINE / 2**20:,.0f} MiB")
+            continue
+        if growing and not line.endswith(b"\n"):
+            return
+        try:
+            text = line.decode("utf-8-sig" if number == 1 else "utf-8")
+        except UnicodeDecodeError as error:
+            raise UserError(f"{path} is not UTF-8 text: {error}, in line {number}") from None
+        if text.strip():
+            try:
+                value = parse_json(text)
+            except ValueError as error:
+                value = error
+            yield number, value
+
+
+def read_json_objects(
+    path: Path, content: str = "JSON objects", growing: bool = False
+) -> list[dict]:
+    """The objects of a file, one in each line. growing: as for `read_json_lines`.
+
+    content: what they are, for messages. Raises UserError also if a line is no JSON object.
+    """
+    objects = []
+    for number, value in read_json_lines(path, growing):
+        if not isinstance(value, dict):
+            reason = value if isinstance(value, ValueError) else "not a JSON object"
+            raise UserError(f"{path} is not a file of {content}: line {number}: {reason}")
+        objects.append(value)
+    return objects

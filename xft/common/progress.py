@@ -1,0 +1,119 @@
+"""Messages and progress of a step. Each line begins with the job's name.
+
+Progress is a bar on a terminal. In a log file it is an occasional line with the time left.
+"""
+
+import os
+import re
+import sys
+from pathlib import Path
+
+from tqdm import tqdm
+
+from xft.common.errors import printable
+
+SECONDS_BEFORE_FIRST = 5
+SECONDS_BETWEEN_LINES = 10
+LINE_FORMAT = (
+    "{desc}: {n_fmt}/{total_fmt} {unit}, {elapsed} elapsed, {remaining} left, {rate_fmt}{postfix}"
+)
+LINE = re.compile(
+    r": (?P<n>\S+)/(?P<total>\S+) (?P<unit>\w+), \S+ elapsed, (?P<left>\S+) left, "
+    r"[^,\n]*(?P<postfix>.*)$",
+    re.MULTILINE,
+)
+
+_step = _job = ""  # set by `cli.running.run` in a process that works for one job
+
+
+def name_job(step: str) -> None:
+    """Put the step's name in front of all later lines."""
+    global _step, _job
+    _step = _job = step
+
+
+def name_output(out: Path) -> None:
+    """Add the output's name after the step's name, if a step is set and the names differ."""
+    global _job
+    name = re.sub(r"\.(json|jsonl|csv)$", "", out.name)
+    _job = f"{_step} {name}" if _step and name != _step else _step
+
+
+def say(text: str) -> None:
+    """Print a line on stderr. If stderr has no reader any more, all later lines are discarded.
+
+    Control characters are shown as escapes: the text may quote what a file says.
+    """
+    _print(_labelled(printable(text)))
+
+
+def _labelled(text: str) -> str:
+    return f"{_job}: {text}" if _job else text
+
+
+def _print(text: str) -> None:
+    try:
+        print(text, file=sys.stderr, flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
+
+
+def close_bars() -> None:
+    """End all bars, so that they print nothing after the next line."""
+    for bar in list(getattr(Bar, "_instances", ())):
+        bar.close()
+
+
+class LineStream:
+    """A stream on stderr that prints each refresh of a tqdm bar as its own line."""
+
+    def __init__(self):
+        self.previous = ""
+
+    def write(self, text: str) -> None:
+        line = text.strip()
+        if line and line != self.previous:
+            _print(line)
+            self.previous = line
+
+    def flush(self) -> None:
+        """Nothing: each line is flushed when it is written."""
+
+
+class Bar(tqdm):
+    """A bar on a terminal. If stderr is no terminal, lines at least ten seconds apart.
+
+    Nothing is shown in the first five seconds.
+    """
+
+    def __init__(self, iterable=None, **options):
+        if sys.stderr.isatty():
+            look = {"dynamic_ncols": True}
+        else:
+            look = {
+                "file": LineStream(),
+                "mininterval": SECONDS_BETWEEN_LINES,
+                "maxinterval": SECONDS_BETWEEN_LINES,
+                "bar_format": LINE_FORMAT,
+                "position": 0,  # otherwise tqdm moves the cursor for a second bar
+            }
+        super().__init__(iterable, delay=SECONDS_BEFORE_FIRST, **look, **options)
+
+    def display(self, *args, **options):
+        if self.delay <= 0 or self._time() >= self.start_t + self.delay:
+            super().display(*args, **options)
+
+
+def last_progress(log: str) -> str | None:
+    """What the last line of progress in a log says; None if there is no such line."""
+    found = list(LINE.finditer(log))
+    if not found:
+        return None
+    return "{unit} {n} of {total}, {left} left{postfix}".format(**found[-1].groupdict())
+
+
+def progress(
+    iterable=None, *, desc: str, total: int | None = None, unit: str = "it", **options
+) -> Bar:
+    """A bar on stderr. Use `set_postfix(..., refresh=False)`: other calls each print a line."""
+    return Bar(iterable, desc=_labelled(desc), total=total, unit=unit, **options)

@@ -1,0 +1,62 @@
+"""The completed configuration that each run writes into its results folder."""
+
+from pathlib import Path
+
+from xft.config.section import Section
+from xft.config.sections import XftConfig
+from xft.config.text import read_config
+from xft.config.validation import validated
+
+# This file, with this first line, identifies a results folder.
+CONFIG_FILE = "config.yaml"
+CONFIG_HEAD = (
+    "# The completed configuration of these results. Each run of the workflow writes it.\n"
+)
+_OWN = object()  # in place of the value of a key that only section sft has
+
+
+def recorded_config(results: Path) -> XftConfig:
+    """The configuration of the last run. Raises UserError if it is not one of this version."""
+    file = results / CONFIG_FILE
+    return validated(XftConfig, read_config(file), str(file))
+
+
+def recorded_values(results: Path) -> dict:
+    """The configuration of the last run, such as `find_runs` takes it.
+
+    Values of section sft that are as in section moe_sft are left out: a variant that changes
+    moe_sft changes sft too. Raises UserError if it is not one of this version.
+    """
+    config = recorded_config(results).model_dump()
+    tuning, own = config["moe_sft"], config["sft"]
+    return config | {"sft": {key: own[key] for key in own if own[key] != tuning.get(key, _OWN)}}
+
+
+def is_results_folder(results: Path) -> bool:
+    """Whether a run of the workflow has written to this folder before."""
+    try:
+        with (results / CONFIG_FILE).open(encoding="utf-8") as file:
+            return file.readline() == CONFIG_HEAD
+    except (OSError, UnicodeDecodeError):
+        return False
+
+
+def chosen_values(config: XftConfig) -> dict[str, object]:
+    """The values that are not the documented defaults, by key.
+
+    Those of section sft are left out if they are as in section moe_sft.
+    """
+    chosen, tuning = {}, dict(config.moe_sft)
+    for name, value in config:
+        if not isinstance(value, Section):
+            chosen |= _not_default(config, name, name)
+            continue
+        for key, own in value:
+            if name != "sft" or own != tuning.get(key, _OWN):
+                chosen |= _not_default(value, key, f"{name}.{key}")
+    return chosen
+
+
+def _not_default(section: Section, key: str, name: str) -> dict[str, object]:
+    field, value = type(section).model_fields[key], getattr(section, key)
+    return {name: value} if field.is_required() or value != field.get_default() else {}

@@ -1,0 +1,230 @@
+"""The runs of a configuration: one for each variant, each point of the sweep and each seed."""
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import reduce
+from itertools import product
+from math import prod
+from pathlib import Path
+
+from xft.common.errors import UserError
+from xft.config.section import Section
+from xft.config.sections import XftConfig
+from xft.config.text import read_config
+from xft.config.validation import complete, sections
+
+MOST_RUNS = 1000
+VARIANT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
+RUN_KEYS = ("variants", "sweep", "seeds")
+# Keys that say where and how a run computes. They are the same for all runs.
+FIXED = (
+    *("results_dir", "threads", "gpus", "report_to", "merge.keep", "merge.select"),
+    "evaluation.sandbox",
+    *(
+        f"{section}.{key}"
+        for section in ("moe_sft", "sft", "mixing", "heal")
+        for key in ("launch", "processes", "nodes", "save_minutes")
+    ),
+)
+# Keys whose values have results of their own in any case. No path carries them.
+LISTS = ("evaluation.models", "evaluation.datasets", "merge.lambdas")
+# Texts that are written into a path as they are. Other values that are texts could look like them.
+PLAIN_TEXT = re.compile(r"(?!(true|false|null)$)[A-Za-z][A-Za-z0-9_-]{,39}")
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run: its configuration, and how it differs from the file's own values.
+
+    name: of its variant, with its values of the sweep; None if there are no variants. changes: the
+    keys with other values, each with the text that stands for its value in paths, the seed last.
+    """
+
+    config: XftConfig
+    name: str | None = None
+    changes: Mapping[str, str] = field(default_factory=dict)
+
+
+def find_runs(config: Mapping, where: str = "config") -> list[Run]:
+    """All runs of a configuration as it was read: variants x sweep x seeds.
+
+    Raises UserError if two runs are the same, if a name or a key is not allowed, if a run's own
+    values do not fit together, or if there are too many runs.
+    """
+    whole = complete(config, where)
+    _check_count(whole, where)
+    _check_variants(whole, where)
+    _check_sweep(whole, where)
+    own = {key: value for key, value in config.items() if key not in RUN_KEYS}
+    values = leaves(complete(own, where))
+    runs, names = [], {}
+    for variant, point, made in _completed(whole, own, where):
+        same = names.setdefault(made.model_dump_json(), (variant, point))
+        if same != (variant, point):
+            raise UserError(_sameness(variant, point, *same, where))
+        runs.append(Run(made, _name(variant, point, made), _changes(values, made)))
+    _check_models(whole, runs, where)
+    return runs
+
+
+def _check_models(whole: XftConfig, runs: list[Run], where: str) -> None:
+    models = {model for run in runs for model in run.config.evaluation.models}
+    if "soup" in models and len(whole.seeds) < 2:
+        raise UserError(
+            f"{where}: evaluation.models names soup, the mean over seeds. List at least two seeds "
+            "in `seeds`, or leave it out"
+        )
+    if whole.merge.keep == "best" and "dense" not in models:
+        raise UserError(
+            f"{where}: merge.keep = best: add dense to evaluation.models, to find the best model"
+        )
+
+
+def _check_count(whole: XftConfig, where: str) -> None:
+    points = prod(map(len, whole.sweep.values()))
+    count = max(len(whole.variants), 1) * points * max(len(whole.seeds), 1)
+    if count > MOST_RUNS:
+        raise UserError(
+            f"{where}: variants x sweep x seeds gives {count:,} runs. At most {MOST_RUNS:,} are "
+            "allowed. Leave some out"
+        )
+
+
+def _check_variants(whole: XftConfig, where: str) -> None:
+    for name, overrides in whole.variants.items():
+        place = f"{where}: variants.{name}"
+        if not VARIANT_NAME.fullmatch(name):
+            raise UserError(
+                f"{where}: variants: {json.dumps(name)} is not a name. Use letters, digits, and "
+                "the marks . _ + - after the first one"
+            )
+        _check_keys(place, _keys_of(overrides))
+        if both := set(_keys_of(overrides)) & whole.sweep.keys():
+            raise UserError(f"{place}: {min(both)} is in sweep too. Leave it out of one of them")
+
+
+def _check_sweep(whole: XftConfig, where: str) -> None:
+    for key, values in whole.sweep.items():
+        _check_keys(f"{where}: sweep", [key])
+        if key in dict(sections()):
+            raise UserError(
+                f"{where}: sweep: {key} is a section. Name one of its keys, as {key}.KEY"
+            )
+        if not values:
+            raise UserError(f"{where}: sweep.{key}: must not be empty")
+
+
+def _sameness(variant, point, other_variant, other_point, where: str) -> str:
+    """The message about two runs that are the same."""
+    if variant != other_variant:
+        return (
+            f"{where}: variants.{variant}: it is the same as variant {other_variant}. Leave one of "
+            "them out"
+        )
+    key = next(key for key in point if point[key] != other_point[key])
+    return f"{where}: sweep.{key}: names {point[key]} more than once"
+
+
+def _check_keys(where: str, names: list[str]) -> None:
+    for name in names:
+        if name in ("seed", *RUN_KEYS):
+            raise UserError(f"{where}: {name} cannot vary here. List the seeds in `seeds`")
+        if name in FIXED:
+            raise UserError(
+                f"{where}: {name} cannot vary: all runs have the same. Set it outside of variants "
+                "and sweep"
+            )
+
+
+def _completed(
+    whole: XftConfig, own: dict, where: str
+) -> Iterator[tuple[str | None, dict, XftConfig]]:
+    """Each run's variant, values of the sweep, and configuration."""
+    points = [[(key, value) for value in values] for key, values in whole.sweep.items()]
+    for name, overrides in (whole.variants or {None: {}}).items():
+        for point in map(dict, product(*points)):
+            values = overlaid(own, overrides)
+            for key, value in point.items():
+                values = overlaid(values, _nested(key, value))
+            for seed in whole.seeds or [values.get("seed")]:
+                seeded = values if seed is None else values | {"seed": seed}
+                yield name, point, complete(seeded, _described(where, name, point))
+
+
+def _name(variant: str | None, point: dict, config: XftConfig) -> str | None:
+    values = leaves(config)
+    swept = [f"{key}~{_text(values[key])}" for key in point]
+    return ", ".join([variant, *swept]) if variant else None
+
+
+def _described(where: str, variant: str | None, point: dict) -> str:
+    parts = [f"variants.{variant}"] if variant else []
+    parts += [f"sweep with {key} = {value}" for key, value in point.items()]
+    return ": ".join([where, *parts])
+
+
+def read_overlaid(files: Sequence[Path]) -> tuple[dict, str]:
+    """The configuration in files, each laid over the one before, and its place for messages.
+
+    Raises UserError as `read_config` does.
+    """
+    return reduce(overlaid, map(read_config, files)), ", ".join(map(str, files))
+
+
+def overlaid(config: Mapping, overrides: Mapping) -> dict:
+    """A configuration with other values for some keys. Sections are joined, key by key."""
+    result = dict(config)
+    for key, value in overrides.items():
+        both = isinstance(value, Mapping) and isinstance(result.get(key), Mapping)
+        result[key] = overlaid(result[key], value) if both else value
+    return result
+
+
+def _nested(key: str, value: object) -> dict:
+    """The overrides that set one key, such as moe.num_experts."""
+    section, _, name = key.partition(".")
+    return {section: {name: value}} if name else {section: value}
+
+
+def _keys_of(overrides: Mapping, prefix: str = "") -> list[str]:
+    names = []
+    for key, value in overrides.items():
+        is_group = isinstance(value, Mapping)
+        names += _keys_of(value, f"{prefix}{key}.") if is_group else [f"{prefix}{key}"]
+    return names
+
+
+def leaves(config: XftConfig) -> dict[str, object]:
+    """The values of a configuration by key, such as moe.num_experts."""
+    found = {}
+    for name, value in config:
+        if isinstance(value, Section):
+            found |= {f"{name}.{key}": part for key, part in value}
+        elif name not in RUN_KEYS:
+            found[name] = value
+    return found
+
+
+def _changes(own: dict[str, object], config: XftConfig) -> dict[str, str]:
+    changes = {
+        key: _text(value)
+        for key, value in leaves(config).items()
+        if value != own[key] and key not in LISTS
+    }
+    if "seed" in changes:
+        changes["seed"] = changes.pop("seed")
+    return changes
+
+
+def _text(value: object) -> str:
+    """A text that stands for a value in a path. Different values have different texts."""
+    if value is None or isinstance(value, bool | int | float):
+        return json.dumps(value)
+    if isinstance(value, str) and PLAIN_TEXT.fullmatch(value):
+        return value
+    digest = hashlib.sha256(json.dumps(value).encode()).hexdigest()[:8]
+    name = re.sub(r"[^A-Za-z0-9_]+", "-", value).strip("-")[-20:] if isinstance(value, str) else ""
+    return f"{name}.{digest}" if name else f".{digest}"

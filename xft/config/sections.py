@@ -1,0 +1,610 @@
+"""The sections of the configuration, with type, range, default and meaning of every key.
+
+A class holds the keys that one step reads. A section consists of one or more such classes.
+"""
+
+from decimal import Decimal
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema, model_validator
+
+from xft.config.section import (
+    UNIQUE,
+    Commit,
+    Name,
+    Needs,
+    PathText,
+    Section,
+    keys,
+    without_effect,
+)
+from xft.config.training import (
+    DistillationConfig,
+    MixingTraining,
+    TuningConfig,
+    fault_of_devices,
+)
+
+MERGED = ("uniform", "experts_only", "dense", "heal")  # models that exist once for each lambda
+VLLM_TEMPERATURES = (0.01, 2.0)  # vLLM raises a lower temperature to the lowest
+
+
+def lambda_token(value: float | str) -> str:
+    """The canonical decimal form of a lambda: 0.750 and "0.75" are 0.75, 1.0 is 1.
+
+    Raises ValueError unless it is a decimal number from 0 to 1.
+    """
+    fault = ValueError("must be a decimal number from 0 to 1")
+    text = value if isinstance(value, str) else format(Decimal(str(float(value))), "f")
+    if isinstance(value, bool) or not text.replace(".", "", 1).removeprefix("-").isdecimal():
+        raise fault
+    number = Decimal(text)
+    if not 0 <= number <= 1 or not text.isascii():
+        raise fault
+    token = f"{number.normalize():f}"
+    return "0" if token == "-0" else token
+
+
+def learns(lam: str) -> bool:
+    """Whether step 6 can learn with a lambda. At 1 the routed experts have no weight."""
+    return float(lam) < 1
+
+
+def problem_label(name_or_file: str) -> str:
+    """The label of a problem set in results: its name, or its file's name without the ending."""
+    return Path(name_or_file).name.removesuffix(".gz").removesuffix(".jsonl")
+
+
+def _lambda(value: Any) -> str:
+    if not isinstance(value, int | float | str):
+        raise ValueError("must be a decimal number from 0 to 1")
+    return lambda_token(value)
+
+
+def _sorted(layers: list[int] | None) -> list[int] | None:
+    return layers and sorted(layers)
+
+
+MOST_SEED = 2**32 - 1  # numpy takes no larger one
+LAMBDA_SCHEMA = {"type": ["number", "string"], "minimum": 0, "maximum": 1}
+Lambda = Annotated[str, BeforeValidator(_lambda), WithJsonSchema(LAMBDA_SCHEMA)]
+
+
+class RunConfig(Section):
+    """Keys of the whole run."""
+
+    seed: int = Field(42, ge=0, le=MOST_SEED)
+    """Seed of router weights, routing noise and the order of rows."""
+
+    threads: int = Field(1, ge=1)
+    """CPU threads of one training or generation job. On a CPU the result depends on this number,
+    because rounding does."""
+
+    gpus: int = Field(0, ge=0)
+    """GPUs for each generation job and for each process of a training. With 1 or more they stop if
+    there is no GPU. With 0 they use a GPU if there is one. A change makes no step run again."""
+
+    results_dir: PathText = "results"
+    """Folder of all artifacts, metrics, evaluations and logs, relative to the working directory."""
+
+    report_to: Annotated[list[Literal["tensorboard", "wandb", "mlflow"]], UNIQUE] = []
+    """Trackers that get the metrics of the trainings in addition to the JSONL files: TensorBoard,
+    Weights & Biases, MLflow. Each must be installed. A change makes no step run again."""
+
+
+class BaseConfig(Section):
+    """The dense model to start from."""
+
+    model: PathText
+    """A local Hugging Face model folder, or the id of a model on the hub. Its tokenizer must not
+    have more tokens than its embedding has rows."""
+
+    revision: Commit = None
+    """Commit hash (40 hexadecimal digits). Required for a model on the hub. A folder has none."""
+
+
+class MixtureConfig(Section):
+    """The settings that the config.json of a mixture holds."""
+
+    num_experts: int = Field(8, ge=2)
+    """Experts in each layer, including the shared one."""
+
+    num_experts_per_tok: int = Field(6, ge=1)
+    """Experts that compute each token, including the shared one. At most num_experts."""
+
+    shared_expert: bool = True
+    """Expert 0 computes every token. false: vanilla upcycling (an ablation in the paper)."""
+
+    normalize_routing: Annotated[bool, Needs("shared_expert")] = True
+    """Normalise the routing weights. The mixture then equals the dense model before training.
+    false: an ablation in the paper. Vanilla upcycling has its own normalisation."""
+
+    router: Literal["mlp", "linear"] = "mlp"
+    """mlp: W2 tanh(W1 x), as in the paper. linear: W x."""
+
+    router_noise: bool = True
+    """Learned normal noise on the router's logits in training."""
+
+    balance_loss_coef: float = Field(0.01, ge=0)
+    """Weight of the balance loss of one layer."""
+
+    upcycled_layers: Annotated[
+        list[Annotated[int, Field(ge=0)]] | None,
+        Field(min_length=1),
+        UNIQUE,
+        AfterValidator(_sorted),
+    ] = None
+    """Numbers of the decoder layers, from 0, whose MLP becomes a mixture. null: all."""
+
+    experts: Literal["full", "lora"] = "full"
+    """The form of an expert. full: matrices of its own, as in the paper. lora: the base's matrices,
+    which no expert changes, plus a low-rank product of its own for each of them."""
+
+    rank: Annotated[int, Needs("experts", "lora")] = Field(32, ge=1)
+    """The rank of the products. At most the smaller size of each matrix."""
+
+    lora_alpha: Annotated[float, Needs("experts", "lora")] = Field(64.0, gt=0)
+    """The products are scaled by lora_alpha / rank."""
+
+    train_rest: Annotated[Literal["full", "lora", "frozen"], Needs("experts", "lora")] = "frozen"
+    """What the tuning does with the linear layers outside the MLPs. full: it changes them, and the
+    embeddings and norms too. lora: it adds low-rank products of the same rank and scale to them,
+    which are part of the weights at the end. frozen: nothing. Full experts are always tuned with
+    all other weights."""
+
+    @model_validator(mode="after")
+    def _numbers_fit(self):
+        total, chosen = self.num_experts, self.num_experts_per_tok
+        if chosen > total:
+            raise ValueError(
+                f"num_experts_per_tok = {chosen}: must be at most num_experts = {total}"
+            )
+        if self.shared_expert and chosen < 2:
+            raise ValueError(
+                f"num_experts_per_tok = {chosen}: must be at least 2, because the shared expert "
+                "counts as one"
+            )
+        return self
+
+
+def effective(settings: dict) -> dict:
+    """The settings of a mixture without the keys that have no effect."""
+    idle = without_effect(MixtureConfig, settings)
+    return {key: settings[key] for key in settings if key not in idle}
+
+
+class ExpertInit(Section):
+    """The beginning of the routed experts."""
+
+    init: Literal["copy", "noise", "drop"] = "copy"
+    """The routed experts before the tuning. copy: the base's MLP, as in the paper. noise: the same
+    with normal noise on every weight. drop: the same with a part of its neurons drawn again
+    (Drop-Upcycling, arXiv 2502.19261). The shared expert is always a copy. With noise and drop the
+    mixture does not equal the dense model before training, and the step prints how much they
+    differ."""
+
+    init_noise: Annotated[float, Needs("init", "noise")] = Field(0.02, gt=0)
+    """The noise's standard deviation, relative to that of the base's weights in the same matrix."""
+
+    init_drop: Annotated[float, Needs("init", "drop")] = Field(0.5, gt=0, le=1)
+    """The part of the intermediate neurons that each routed expert draws again."""
+
+
+class MoeConfig(ExpertInit, MixtureConfig):
+    """Step 1, upcycling: the mixture of experts."""
+
+    @model_validator(mode="after")
+    def _init_concerns_full_experts(self):
+        if self.experts == "lora" and self.init != "copy":
+            raise ValueError(
+                f"init = {self.init}: it changes the matrices of full experts, and low-rank "
+                "experts have none of their own. Set init to copy, or experts to full"
+            )
+        return self
+
+
+class RowsSource(Section):
+    """The source of the rows."""
+
+    train: PathText
+    """JSONL (one object in each line), JSON (an array of objects), both also as .gz, or Parquet
+    file. With revision: a data set on the hub (organisation/name), or one of its files
+    (organisation/name/file)."""
+
+    revision: Commit = None
+    """Commit hash (40 hexadecimal digits) of a data set on the hub. A local file has none."""
+
+    split: Annotated[Name, Needs("revision")] = "train"
+    """Split of a hub data set, if train names no file."""
+
+
+class TokensConfig(Section):
+    """The conversion of rows to tokens."""
+
+    instruction_column: Name = "instruction"
+    """Column with the instruction. A row that lacks it or the response may hold a conversation, in
+    the column messages or conversations."""
+
+    response_column: Name = "response"
+    """Column with the response. Only this text is trained on. Of a conversation, all turns of the
+    assistant are."""
+
+    max_length: int = Field(1024, ge=8)
+    """Maximum tokens of an example. A longer row is cut. A row whose prompt fills this window is
+    left out and counted. At most the base's window, if its config.json states one."""
+
+    limit: int | None = Field(None, ge=1)
+    """Use only this number of rows, from the start of the file. Bad rows do not count."""
+
+    template: PathText = "magicoder"
+    """Prompt around an instruction, in training and in the evaluation of tuned models. magicoder:
+    the paper's. chat: the tokenizer's chat template, which the base must have, and which
+    conversations need. A file: its text, with {instruction} once."""
+
+    bad_rows: Literal["stop", "skip"] = "stop"
+    """What to do with a row that is not an object, lacks one of the two texts, or holds a
+    conversation with a fault. stop: stop with an error. skip: leave it out and report it."""
+
+    deduplicate: Literal["none", "exact", "near"] = "exact"
+    """Rows to leave out because an earlier row has the same text. exact: whitespace is ignored.
+    near: also rows whose sets of 5-grams of words and marks have a Jaccard similarity of at least
+    0.8, without system prompts."""
+
+    validation_rows: int = Field(0, ge=0)
+    """Rows held out of the training to measure the loss on. A hash of the text selects them, so
+    they are the same for every seed."""
+
+    @model_validator(mode="after")
+    def _columns_differ(self):
+        if self.instruction_column == self.response_column:
+            raise ValueError(
+                f"instruction_column and response_column are both {self.response_column}: a "
+                "training would learn to repeat the instruction. Name two columns"
+            )
+        return self
+
+
+class DataConfig(TokensConfig, RowsSource):
+    """Instruction rows of steps 2 and 6."""
+
+    decontaminate_against: Annotated[list[PathText], UNIQUE] | None = None
+    """Sets of problems that no row may give away: humaneval, mbpp, or files of problems. A row is
+    left out if it holds the docstring or the solution of a problem, or shares 13 consecutive words
+    with one. null: humaneval, mbpp, and the files in evaluation.datasets. []: no set."""
+
+
+class MoeSftConfig(TuningConfig):
+    """Step 2, instruction tuning of the mixture."""
+
+    balance_loss_batch: Literal["micro", "global"] = "micro"
+    """The batch of the balance loss. micro: each forward pass of each process, as published.
+    global: the whole global batch. This needs one more forward pass if gradients are
+    accumulated."""
+
+    expert_averaging: float = Field(0.0, ge=0, lt=1)
+    """After each optimiser step, move every expert of a layer towards the mean of the others by
+    this part of the distance (EWA, arXiv 2308.06093). 0: never. For launch single and ddp."""
+
+    @model_validator(mode="after")
+    def _experts_are_whole(self):
+        if self.expert_averaging and self.launch not in ("single", "ddp"):
+            raise ValueError(
+                f"expert_averaging = {self.expert_averaging:g}: launch = {self.launch} splits the "
+                "weights or their fp32 masters among the processes, and they cannot be averaged "
+                "there. Choose launch = single or ddp, or set expert_averaging to 0"
+            )
+        return self
+
+
+class SftConfig(TuningConfig):
+    """Instruction tuning of the dense base, a baseline; shared keys default to those of moe_sft."""
+
+    balance_loss_batch: ClassVar[str] = "micro"
+    expert_averaging: ClassVar[float] = 0.0
+
+    lora_rank: int | None = Field(None, ge=1)
+    """Tune low-rank products of this rank beside the linear layers (LoRA, arXiv 2106.09685), apart
+    from the output embeddings. They are part of the weights at the end. It is the baseline of
+    mixtures with low-rank experts. At most the smaller size of each matrix. null: tune all
+    weights."""
+
+    lora_alpha: Annotated[float, Needs("lora_rank")] = Field(64.0, gt=0)
+    """The products are scaled by lora_alpha / lora_rank."""
+
+
+def fault_of_low_rank(options: MoeSftConfig) -> str | None:
+    """The fault of a tuning of low-rank experts, or None."""
+    if options.expert_averaging:
+        return (
+            f"expert_averaging = {options.expert_averaging:g} averages full experts, and the mean "
+            "of low-rank products has a higher rank. Set expert_averaging to 0"
+        )
+    return None
+
+
+class MixingShape(Section):
+    """The number of mixing coefficients."""
+
+    granularity: Literal["layer", "projection", "model"] = "layer"
+    """One set of coefficients for each layer (as in the paper), for each projection of a layer, or
+    for the whole model."""
+
+    learn_lambda: bool = False
+    """Learn lambda too, one for each set of coefficients. Its first value comes from merge.lambdas,
+    and must be between 0 and 1."""
+
+
+class MixingStart(Section):
+    """The shares of the routed experts from which step 6 learns."""
+
+    init: Literal["uniform", "usage"] = "uniform"
+    """The shares at the start. uniform: equal ones, as published. usage: each expert's part of the
+    gate values that the tuned mixture's router gives in a layer."""
+
+    init_rows: Annotated[int, Needs("init", "usage")] = Field(256, ge=1)
+    """The number of training rows, from the first, on which the use is measured. All tokens count,
+    of prompts and responses."""
+
+
+class MixingConfig(MixingTraining, MixingStart, MixingShape):
+    """Steps 5 and 6: the mixing coefficients and their training."""
+
+
+class MergeMethod(Section):
+    """The computation of the dense model's weights."""
+
+    method: Literal["xft", "model_stock", "task_arithmetic"] = "xft"
+    """xft: the weighted mean C of a projection's experts, as in the paper. model_stock: a point
+    between C and the base's weights, nearer to C if the experts agree (arXiv 2403.19522).
+    task_arithmetic: the base's weights, and scale times the difference of the whole merged model
+    from them (arXiv 2212.04089)."""
+
+    scale: Annotated[float, Needs("method", "task_arithmetic")] = Field(1.0, gt=0)
+    """1 gives the model of method xft, more goes beyond it."""
+
+    @property
+    def needs_base(self) -> bool:
+        """Whether the merge depends on the base's weights."""
+        return self.method != "xft"
+
+
+class MergeConfig(MergeMethod):
+    """Steps 4 and 7: the merge of the experts."""
+
+    lambdas: Annotated[list[Lambda], Field(min_length=1), UNIQUE] = ["0.75"]
+    """Weights of the shared expert in the merge, each from 0 to 1. Each gives its own dense model.
+    All steps before the merge run once for all of them. At 1 the routed experts have no weight, and
+    step 6 has nothing to learn."""
+
+    keep: Literal["all", "best", "none"] = "all"
+    """Dense models that stay after their evaluation. best: the best one of each tuned mixture, by
+    merge.select, as results/best. A model that was not kept is merged again if a later run needs
+    it."""
+
+    select: Literal["auto", "validation", "benchmark"] = "auto"
+    """What the best merge is chosen by, among the lambdas and all values of mixing and merge in
+    variants and sweep. validation: the lowest loss on held-out rows. benchmark: the highest pass@1
+    (plus tests) on the first data set, which then is no fair test of it. auto: validation if there
+    are held-out rows."""
+
+
+class HealConfig(DistillationConfig, TuningConfig):
+    """Tuning of the merged model itself, after the merge, on a share of the rows."""
+
+    balance_loss_batch: ClassVar[str] = "micro"
+    expert_averaging: ClassVar[float] = 0.0
+
+    num_train_epochs: float = Field(1.0, gt=0)
+    """Passes over the share of the training rows."""
+
+    share: float = Field(0.1, gt=0, le=1)
+    """Share of the training rows to train on, drawn by the seed."""
+
+
+class EvaluatedConfig(Section):
+    """The models to evaluate, and the problems."""
+
+    models: Annotated[
+        list[
+            Literal[
+                *("base", "moe", "sft", "sft_flops", "soup", "moe_sft"),
+                *("uniform", "experts_only", "dense", "heal"),
+            ]
+        ],
+        Field(min_length=1),
+        UNIQUE,
+    ] = ["base", "moe_sft", "dense"]
+    """Models to evaluate. sft: the base tuned without experts, by section sft. sft_flops: the same
+    with as many FLOPs as the mixture's tuning. soup: the mean of the sft models of all seeds.
+    dense: the merged model of each lambda. uniform: the same with equal shares of the experts,
+    without step 6. experts_only: the same with each routed expert alone. heal: dense, tuned after
+    the merge by section heal."""
+
+    datasets: Annotated[list[PathText], Field(min_length=1), UNIQUE] = ["humaneval"]
+    """humaneval, mbpp, or a file of problems in HumanEval+ form (.jsonl or .jsonl.gz). The two
+    names are HumanEval+ v0.1.10 and MBPP+ v0.2.0. The rule fetch_problems gets them from the files
+    in HUMANEVAL_OVERRIDE_PATH and MBPP_OVERRIDE_PATH, from EvalPlus's cache, or from its
+    release."""
+
+    base_prompt: PathText = "completion"
+    """The prompt for the base model and the untuned mixture, which have seen no instructions.
+    completion: the problem's own text. Or a template, as in data.template. Tuned models always get
+    data.template."""
+
+
+class GenerationConfig(Section):
+    """The generation of solutions by a model."""
+
+    backend: Literal["transformers", "vllm"] = "transformers"
+    """The library that generates. vllm is faster on a GPU, for base and dense. It needs its own
+    environment. It cannot load mixtures, so moe and moe_sft always use transformers."""
+
+    max_new_tokens: int = Field(512, ge=1)
+    """Maximum tokens that a model writes for a problem. Fewer than the base's window, if its
+    config.json states one."""
+
+    batch_size: int = Field(16, ge=1)
+    """Problems generated at once."""
+
+    samples: Annotated[int, Needs("temperature")] = Field(1, ge=1)
+    """Solutions that a model writes for each problem. From 10 on the result has pass@10 too, and
+    from 100 on pass@100."""
+
+    temperature: float = Field(0.0, ge=0)
+    """0: always the likeliest token (greedy). Otherwise tokens are drawn at random, by the seed:
+    0.2 is usual for pass@1, 0.8 for pass@100."""
+
+    top_p: Annotated[float, Needs("temperature")] = Field(0.95, gt=0, le=1)
+    """Tokens are drawn only from the likeliest ones that together have this probability."""
+
+    token_healing: bool = True
+    """Whether the model chooses the last token of each prompt again, among the tokens that begin
+    with its text. This helps where a prompt ends within a token of the training texts."""
+
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """The number type in which a model generates. auto: fp32 on a CPU, and on a GPU the type that
+    the weights have in the model folder. Losses and lm_eval's tasks are always as with auto."""
+
+    @model_validator(mode="after")
+    def _vllm_takes_the_temperature(self):
+        lowest, highest = VLLM_TEMPERATURES
+        is_accepted = self.temperature == 0 or lowest <= self.temperature <= highest
+        if self.backend == "vllm" and not is_accepted:
+            raise ValueError(
+                f"temperature = {self.temperature:g}: with backend vllm it must be 0, or from "
+                f"{lowest:g} to {highest:g}"
+            )
+        return self
+
+
+class ScoringConfig(Section):
+    """The problems to judge, and the sandbox."""
+
+    limit: int | None = Field(None, ge=1)
+    """Use only this number of problems, from the start of each data set."""
+
+    sandbox: Literal["bubblewrap", "none"] = "bubblewrap"
+    """The sandbox for the model's code. none: the code runs with your rights, without isolation.
+    Only for code that you trust."""
+
+
+class EvalConfig(ScoringConfig, GenerationConfig):
+    """The keys of step eval."""
+
+
+class EvaluationConfig(EvalConfig, EvaluatedConfig):
+    """Evaluation with EvalPlus."""
+
+    lm_eval: Annotated[list[PathText], UNIQUE] = []
+    """Tasks of lm-evaluation-harness for the same models: names, or files (.yaml). They need the
+    package lm_eval, and the tasks' data on this machine."""
+
+
+class ManyRuns(Section):
+    """Keys that make several runs of one configuration. The runs share all that they agree on."""
+
+    seeds: Annotated[list[Annotated[int, Field(ge=0, le=MOST_SEED)]], UNIQUE] = []
+    """Seeds to run everything with that depends on a seed. []: only seed."""
+
+    variants: dict[str, dict[str, Any]] = {}
+    """Runs with other values, by name: {vanilla: {moe: {shared_expert: false}}}. Only the named
+    ones run. One without changes, such as {xft: {}}, is the configuration itself."""
+
+    sweep: dict[str, list[Any]] = {}
+    """Values of any keys, for a run with each combination:
+    {moe_sft.learning_rate: [2e-5, 5e-5], moe.num_experts_per_tok: [2, 6]}."""
+
+
+class XftConfig(ManyRuns, RunConfig):
+    """The whole configuration of the workflow."""
+
+    base: BaseConfig
+    moe: MoeConfig = MoeConfig()
+    data: DataConfig
+    moe_sft: MoeSftConfig = MoeSftConfig()
+    sft: SftConfig = SftConfig()
+    mixing: MixingConfig = MixingConfig()
+    merge: MergeConfig = MergeConfig()
+    heal: HealConfig = HealConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _sft_is_as_moe_sft(cls, config: dict) -> dict:
+        tuning, own = config.get("moe_sft", {}), config.get("sft", {})
+        if not isinstance(tuning, dict) or not isinstance(own, dict):
+            return config
+        shared = {key: tuning[key] for key in keys(SftConfig) if key in tuning}
+        idle = without_effect(SftConfig, shared | own)
+        return config | {"sft": {key: shared[key] for key in shared if key not in idle} | own}
+
+    @model_validator(mode="after")
+    def _sections_fit(self):
+        if fault := self._fault_of_models() or self._fault_of_trainings():
+            raise ValueError(fault)
+        return self
+
+    def paths(self) -> list[tuple[str, str]]:
+        """The files and folders that are read, by key. Some are names, such as humaneval."""
+        evaluation = self.evaluation
+        return [
+            ("base.model", self.base.model),
+            ("data.train", self.data.train),
+            ("data.template", self.data.template),
+            *(
+                ("data.decontaminate_against", dataset)
+                for dataset in self.data.decontaminate_against or ()
+            ),
+            *(("mixing.text", text) for text in [self.mixing.text] if text is not None),
+            ("evaluation.base_prompt", evaluation.base_prompt),
+            *(("evaluation.datasets", dataset) for dataset in evaluation.datasets),
+            *(("evaluation.lm_eval", task) for task in evaluation.lm_eval),
+        ]
+
+    def _fault_of_models(self) -> str | None:
+        merged = [model for model in self.evaluation.models if model in MERGED]
+        if merged and not self.moe.shared_expert:
+            names = " and ".join(merged)
+            return (
+                f"evaluation.models names {names}, but without moe.shared_expert there is no "
+                f"merge. Leave out {names}"
+            )
+        if self.merge.select == "validation" and not self.data.validation_rows:
+            return "merge.select = validation: there are no held-out rows. Set data.validation_rows"
+        for lam in self.merge.lambdas if self.mixing.learn_lambda else ():
+            if fault := fault_of_learned(lam):
+                return f"merge.lambdas = {lam}: {fault}"
+        return self._fault_of_labels()
+
+    def _fault_of_labels(self) -> str | None:
+        """The fault if two different sets of problems have the same name in the results."""
+        seen: dict[str, str] = {}
+        for name in [*self.evaluation.datasets, *(self.data.decontaminate_against or ())]:
+            if seen.setdefault(problem_label(name), name) != name:
+                return (
+                    "evaluation.datasets: two data sets have the name "
+                    f"{problem_label(name)} in the results. Rename a file"
+                )
+        return None
+
+    def _fault_of_trainings(self) -> str | None:
+        if self.moe.experts == "lora" and (fault := fault_of_low_rank(self.moe_sft)):
+            return f"moe_sft, with moe.experts = lora: {fault}"
+        for name in TRAININGS:
+            section = getattr(self, name)
+            if fault := section.fault_of_validation(self.data.validation_rows):
+                return f"{name}: {fault}"
+            if fault := fault_of_devices(section, self.gpus * section.processes):
+                return f"{name}, gpus = {self.gpus}: {fault}"
+        return None
+
+
+TRAININGS = ("moe_sft", "sft", "mixing", "heal")  # sections, one for each training
+
+
+def fault_of_learned(lam: str) -> str | None:
+    """The reason why a lambda cannot be learned. At 0 and 1 its logit is infinite."""
+    if 0 < float(lam) < 1:
+        return None
+    return "with learn_lambda it must be greater than 0 and less than 1"

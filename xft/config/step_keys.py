@@ -1,0 +1,106 @@
+"""The keys of the configuration that each step's result depends on."""
+
+from functools import cache
+
+from xft.config.section import Section, keys
+from xft.config.sections import (
+    BaseConfig,
+    EvalConfig,
+    HealConfig,
+    MergeMethod,
+    MixingShape,
+    MixingStart,
+    MoeConfig,
+    MoeSftConfig,
+    RowsSource,
+    ScoringConfig,
+    SftConfig,
+    TokensConfig,
+    XftConfig,
+)
+from xft.config.training import MixingTraining
+
+# Keys of trainings that change no result, or that name a file, whose content decides.
+UNRECORDED = ("save_minutes", "text")
+
+
+def _training(section: type[Section]) -> tuple[str, ...]:
+    return tuple(key for key in keys(section) if key not in UNRECORDED)
+
+
+# The keys by step and section (None: the top level).
+READS: dict[str, dict[str | None, tuple[str, ...]]] = {
+    "base": {"base": keys(BaseConfig)},
+    "moe": {None: ("seed",), "moe": keys(MoeConfig)},
+    "fetch_data": {"data": keys(RowsSource)},
+    "fetch_problems": {},
+    "tokens": {"data": keys(TokensConfig)},
+    "moe_sft": {None: ("seed", "threads"), "moe_sft": _training(MoeSftConfig)},
+    "sft": {None: ("seed", "threads"), "sft": _training(SftConfig)},
+    "soup": {},
+    "ffn": {},
+    "diversity": {},
+    "weighted_init": {
+        None: ("threads",),
+        "mixing": (*keys(MixingShape), *keys(MixingStart)),
+    },
+    "weighted_trained": {None: ("seed", "threads"), "mixing": _training(MixingTraining)},
+    "dense": {"merge": keys(MergeMethod)},
+    "heal": {None: ("seed", "threads"), "heal": _training(HealConfig)},
+    "ground_truth": {"evaluation": keys(ScoringConfig)},
+    "eval": {None: ("seed", "threads"), "evaluation": keys(EvalConfig)},
+    "validation_loss": {None: ("threads",)},
+    "lm_eval": {None: ("threads",), "evaluation": ("batch_size", "limit")},
+    "summary": {},
+    "report": {},
+}
+# Flags of a step that are derived from keys with another name or form, and these keys.
+FLAGS: dict[str, dict[str, tuple[str, ...]]] = {
+    "weighted_init": {"lam": ("merge.lambdas",)},
+    "dense": {"expert": ()},
+    "eval": {"prompt": ("evaluation.base_prompt", "data.template")},
+    "lm_eval": {"tasks": ("evaluation.lm_eval",)},
+    "summary": {"own_seed": (), "variant": (), "uncleaned": (), "chosen_by": ()},
+}
+# Keys that decide which files or results a step reads.
+NAMING: dict[str, tuple[str, ...]] = {
+    "tokens": (
+        *("data.train", "data.revision", "data.split"),
+        "data.decontaminate_against",
+    ),
+    "ground_truth": ("evaluation.datasets",),
+    "weighted_trained": ("mixing.text",),
+    "eval": ("evaluation.datasets",),
+    "summary": ("evaluation.models",),
+}
+
+
+def keys_of_step(step: str) -> dict[str, str]:
+    """The keys that a step's result depends on, such as "moe.num_experts", by flag."""
+    read = {
+        name: f"{section}.{name}" if section else name
+        for section, names in READS[step].items()
+        for name in names
+    }
+    return read | {name: name for name in FLAGS.get(step, {})}
+
+
+def steps_of_key(key: str) -> list[str]:
+    """The steps that read a key such as "moe.num_experts" themselves."""
+    return [step for step in READS if key in keys_behind(step)]
+
+
+@cache
+def keys_behind(step: str) -> frozenset[str]:
+    """The keys that decide, directly or through a flag or a file, about the result of a step."""
+    flags = [key for keys in FLAGS.get(step, {}).values() for key in keys]
+    return frozenset([*keys_of_step(step).values(), *flags, *NAMING.get(step, ())])
+
+
+def options_of_step(step: str, config: XftConfig) -> dict[str, object]:
+    """The values that the step's result depends on, by flag."""
+    return {
+        name: getattr(getattr(config, section) if section else config, name)
+        for section, names in READS[step].items()
+        for name in names
+    }

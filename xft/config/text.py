@@ -1,0 +1,73 @@
+"""Reads config files, and reports the line of a fault.
+
+Snakemake reads config files itself too, but of two equal keys it silently keeps the last.
+"""
+
+import json
+from pathlib import Path
+
+from xft.common.errors import UserError
+
+
+def read_config(path: Path) -> dict:
+    """The configuration in a YAML or JSON file.
+
+    Raises UserError, with file, line and column, if it is not valid or holds a key twice.
+    """
+    import yaml
+
+    try:
+        loader = yaml.SafeLoader(_as_yaml(path.read_text(encoding="utf-8")))
+        node = loader.get_single_node()
+        _check_keys(node, path, set())
+        config = loader.construct_document(node) if node else None
+    except (FileNotFoundError, IsADirectoryError):
+        raise UserError(f"there is no file {path}") from None
+    except RecursionError:
+        raise UserError(f"{path} is not valid YAML: it is nested too deeply") from None
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        raise UserError(
+            f"{_place(path, mark)}, is not valid YAML: {error.problem or error.context}"
+        ) from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(config, dict):
+        raise UserError(f"{path} holds no configuration: it must be a mapping of keys")
+    return config
+
+
+def _as_yaml(text: str) -> str:
+    """The text, but JSON without tabs between its values: YAML refuses them."""
+    try:
+        json.loads(text)
+    except (ValueError, RecursionError):
+        return text
+    return text.replace("\t", " ")
+
+
+def _check_keys(node, path: Path, seen: set[int]) -> None:
+    """Raise UserError if a mapping at or below a node has two equal keys."""
+    import yaml
+
+    if id(node) in seen or not isinstance(node, yaml.CollectionNode):
+        return
+    seen.add(id(node))
+    if isinstance(node, yaml.SequenceNode):
+        for item in node.value:
+            _check_keys(item, path, seen)
+        return
+    marks = {}
+    for key, value in node.value:
+        if isinstance(key, yaml.ScalarNode):
+            first = marks.setdefault((key.tag, key.value), key.start_mark)
+            if first is not key.start_mark:
+                raise UserError(
+                    f"{_place(path, key.start_mark)}: the key {key.value} is set twice, "
+                    f"first in line {first.line + 1}. Leave one of them out"
+                )
+        _check_keys(value, path, seen)
+
+
+def _place(path: Path, mark) -> str:
+    return f"{path}, line {mark.line + 1}, column {mark.column + 1}"

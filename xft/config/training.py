@@ -1,0 +1,317 @@
+"""The keys of the trainings in the configuration, and the checks of their combinations."""
+
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field, model_validator
+
+from xft.config.section import Needs, PathText, Section
+
+ZERO_STAGES = {"zero2": 2, "zero3": 3}
+CHUNK_TOKENS = 512  # A training computes the logits of as many tokens at a time.
+# And the softmax of as many logits, on a CPU and (True) on a GPU.
+BLOCK_LOGITS = {False: 2**20, True: 2**24}
+# Optimisers for launches that shard their state. They give the same result on shards of any form.
+SHARDED_OPTIMIZERS = ("adamw_torch_fused", "adamw_torch")
+
+
+class TrainingConfig(Section):
+    """Keys of all trainings. Their names are those of transformers' TrainingArguments, if it
+    has such a key."""
+
+    num_train_epochs: float = Field(4.0, gt=0)
+    """Passes over the training rows."""
+
+    max_steps: int | None = Field(None, ge=1)
+    """Optimiser steps. If it is given, num_train_epochs has no effect."""
+
+    per_device_train_batch_size: int = Field(8, ge=1)
+    """Rows in one forward pass of one process."""
+
+    gradient_accumulation_steps: int = Field(1, ge=1)
+    """Forward passes in one optimiser step. Global batch = per-device batch x accumulation x
+    processes."""
+
+    learning_rate: float = Field(5e-5, gt=0)
+    """Peak learning rate."""
+
+    lr_scheduler_type: Literal[
+        "linear", "cosine", "constant_with_warmup", "warmup_stable_decay"
+    ] = "linear"
+    """Course of the learning rate after the warm-up. warmup_stable_decay: constant, and linear to
+    zero in the last tenth of the steps."""
+
+    warmup_steps: int = Field(0, ge=0)
+    """Optimiser steps over which the learning rate rises from zero. At most the steps of the
+    training."""
+
+    optim: Literal["adamw_torch_fused", "adamw_torch", "adamw_8bit", "adafactor"] = (
+        "adamw_torch_fused"
+    )
+    """adamw_torch_fused: AdamW without weight decay, in one kernel. adamw_torch: the same in many
+    kernels, which is slower and rounds differently. adamw_8bit: the same with its state in 8 bits;
+    it needs bitsandbytes. adafactor: at the given rate, as published."""
+
+    max_grad_norm: float | None = Field(None, gt=0)
+    """Clip the gradient at this norm. The published recipe does not clip."""
+
+    precision: Literal["auto", "fp32", "bf16", "bf16_pure"] = "auto"
+    """auto: bf16 on a GPU that supports it, otherwise fp32. bf16: computation in bf16 with fp32
+    master weights. bf16_pure: weights, gradients and optimiser in bf16, as published. It needs half
+    the memory and loses small updates."""
+
+    activation_checkpointing: bool = False
+    """Compute the activations of each layer again in the backward pass instead of keeping them.
+    This needs less memory and more time, and gives the same result."""
+
+    eval_steps: int | None = Field(None, ge=1)
+    """Optimiser steps between two measurements of the validation loss. There is always one at the
+    end. null: only that one."""
+
+    keep: Annotated[Literal["last", "best"], Needs("eval_steps")] = "last"
+    """Weights that become the artifact: those after the last step, or those with the lowest
+    validation loss."""
+
+    early_stopping_patience: Annotated[int | None, Needs("eval_steps")] = Field(None, ge=1)
+    """Stop after this number of validations without a new lowest loss. null: never."""
+
+    batching: Literal["padded", "by_length", "packed"] = "padded"
+    """padded: the rows of a batch are padded to the longest, as published. by_length: the same,
+    with rows of similar length in each batch. packed: the rows follow each other in one sequence
+    without padding. Each row attends only to itself, and the loss is the same."""
+
+    save_minutes: float = Field(10.0, ge=0)
+    """Minutes between checkpoints, or more if saving is slow. An interrupted training continues
+    from the newest. A change makes no step run again."""
+
+    launch: Literal["single", "ddp", "fsdp", "zero2", "zero3"] = "single"
+    """How processes train together. ddp: each has the whole model. fsdp, zero3: weights, gradients
+    and optimiser are sharded. zero2: only gradients and optimiser
+    are sharded. docs/training.md shows which
+    settings can be combined."""
+
+    processes: int = Field(1, ge=1)
+    """Processes on each node that train together, one for each GPU. On a CPU each process has its
+    own threads."""
+
+    nodes: int = Field(1, ge=1)
+    """Nodes of one Slurm job that train together."""
+
+    @property
+    def world_size(self) -> int:
+        """The number of processes that train together."""
+        return self.processes * self.nodes
+
+    @property
+    def global_batch(self) -> int:
+        """The number of rows in an optimiser step of all processes."""
+        batch = self.per_device_train_batch_size * self.gradient_accumulation_steps
+        return batch * self.world_size
+
+    @model_validator(mode="after")
+    def _settings_fit(self):
+        if fault := self.fault_of_steps(self.max_steps):
+            raise ValueError(fault)
+        if fault := self._fault_of_numbers() or fault_of_shards(
+            self.launch, self.optim, self.precision, self.offload_optimizer, self.average
+        ):
+            raise ValueError(f"launch = {self.launch}: {fault}")
+        return self
+
+    def fault_of_steps(self, steps: int | None) -> str | None:
+        """The fault of keys that need more steps than the training has. steps: None if unknown."""
+        if steps is None or self.warmup_steps <= steps:
+            return None
+        return (
+            f"warmup_steps = {self.warmup_steps}: the training has {steps} steps, and would never "
+            f"reach its learning rate. Set warmup_steps to at most {steps}"
+        )
+
+    def fault_of_validation(self, validation_rows: int) -> str | None:
+        """The fault of a training that asks for validation losses and has no rows for them."""
+        if self.eval_steps is None or validation_rows:
+            return None
+        given = f"eval_steps = {self.eval_steps}"
+        return f"{given}: there are no validation rows. Set data.validation_rows"
+
+    def _fault_of_numbers(self) -> str | None:
+        if self.launch == "single" and self.world_size > 1:
+            return (
+                f"it runs one process, but processes = {self.processes} and nodes = {self.nodes}. "
+                "Choose another launch, or set both to 1"
+            )
+        if self.launch in ("ddp", "fsdp") and self.world_size == 1:
+            return "it needs at least two processes. Set processes, or choose launch = single"
+        return None
+
+
+class TuningConfig(TrainingConfig):
+    """The keys for the training of all weights of a model."""
+
+    offload_optimizer: bool = False
+    """Keep the optimiser's state in the CPU's memory. For zero2, zero3 and fsdp. fsdp moves the
+    weights too."""
+
+    average_last: int | None = Field(None, ge=2)
+    """The artifact holds the mean of the weights at this number of points: after the last step, and
+    average_every, 2 x average_every, ... optimiser steps before it. It fits a constant rate, for
+    which it replaces the decay. Not with fsdp. null: the weights after the last step."""
+
+    average_every: Annotated[int, Needs("average_last")] = Field(10, ge=1)
+    """Optimiser steps between two points of average_last."""
+
+    ema_decay: float | None = Field(None, gt=0, lt=1)
+    """The artifact holds the exponential moving average of the weights: after each optimiser step
+    average = ema_decay x average + (1 - ema_decay) x weights. For single and ddp. null: none."""
+
+    @property
+    def average(self) -> str | None:
+        """The key that asks for an average of the weights, or None."""
+        keys = ("average_last", "ema_decay")
+        return next((key for key in keys if getattr(self, key) is not None), None)
+
+    @model_validator(mode="after")
+    def _average_fits(self):
+        if fault := self._fault_of_average():
+            raise ValueError(fault)
+        return self
+
+    def averaged_steps(self, steps: int) -> range:
+        """The optimiser steps, of a training of so many, after which the weights are averaged."""
+        if self.ema_decay is not None:
+            return range(1, steps + 1)
+        if self.average_last is None:
+            return range(0)
+        first = steps - (self.average_last - 1) * self.average_every
+        return range(first, steps + 1, self.average_every)
+
+    def fault_of_steps(self, steps: int | None) -> str | None:
+        return super().fault_of_steps(steps) or self._fault_of_points(steps)
+
+    def _fault_of_points(self, steps: int | None) -> str | None:
+        if steps is None or self.average_last is None:
+            return None
+        before = (self.average_last - 1) * self.average_every
+        if before < steps:
+            return None
+        every = (steps - 1) // (self.average_last - 1)
+        way = f"average_every to at most {every}"
+        if every == 0:
+            way = f"average_last to at most {steps} and average_every to 1"
+        return (
+            f"average_last = {self.average_last}, average_every = {self.average_every}: the first "
+            f"point is {before} steps before the end, but the training has {steps} steps. Set {way}"
+        )
+
+    def _fault_of_average(self) -> str | None:
+        key = self.average
+        if key is None:
+            return None
+        given = f"{key} = {getattr(self, key)}"
+        if key != "ema_decay" and self.ema_decay is not None:
+            return (
+                f"{given}, ema_decay = {self.ema_decay}: an artifact holds one average. Set one of "
+                "the two to null"
+            )
+        for other, allowed in (("keep", "last"), ("early_stopping_patience", None)):
+            if (value := getattr(self, other)) != allowed:
+                return (
+                    f"{given}, {other} = {value}: the average goes up to the last step. Set "
+                    f"{other} to {allowed or 'null'}, or {key} to null"
+                )
+        return None
+
+
+class DistillationConfig(Section):
+    """The keys for trainings that can learn from the tuned mixture's distribution."""
+
+    objective: Literal["ce", "kl"] = "ce"
+    """ce: the cross-entropy (CE) of the response tokens. kl: (1 - kl_weight) CE + kl_weight KL,
+    where KL is the Kullback-Leibler divergence of the model's distribution from the tuned
+    mixture's, over the same tokens. Each process then holds the mixture too."""
+
+    kl_weight: Annotated[float, Needs("objective", "kl")] = Field(0.5, gt=0, le=1)
+    """Weight of KL in the loss."""
+
+
+class MixingTraining(DistillationConfig, TrainingConfig):
+    """The keys for the training of the mixing coefficients. All other weights are frozen."""
+
+    offload_optimizer: ClassVar[bool] = False
+    average: ClassVar[None] = None
+    balance_loss_batch: ClassVar[str] = "micro"
+    expert_averaging: ClassVar[float] = 0.0
+
+    num_train_epochs: float = Field(1.0, gt=0)
+    """Passes over the training rows."""
+
+    learning_rate: float = Field(1e-2, gt=0)
+    """Peak learning rate."""
+
+    launch: Literal["single", "ddp"] = "single"
+    """How processes train together. ddp: each has the whole model. There is nothing to shard,
+    because only the coefficients learn."""
+
+    text: PathText | None = None
+    """A file of texts to train on in place of the rows: JSONL with {"text": ...} in each line, or
+    one text (.txt). A text is cut into windows of data.max_length tokens, and KL over all of them
+    is the loss. It needs objective = kl and kl_weight = 1."""
+
+    @model_validator(mode="after")
+    def _text_has_no_labels(self):
+        if self.text is not None and (self.objective != "kl" or self.kl_weight != 1):
+            raise ValueError(
+                f"text = {self.text}: a text has no responses to learn, so the loss is KL alone, "
+                f"but objective = {self.objective} and kl_weight = {self.kl_weight:g}. Set "
+                "objective = kl and kl_weight = 1, or leave out text"
+            )
+        return self
+
+
+def precision_of(options: TrainingConfig, has_bf16: bool) -> str:
+    """The precision of a training. has_bf16: whether a GPU can compute in bf16."""
+    automatic = "bf16" if has_bf16 else "fp32"
+    return automatic if options.precision == "auto" else options.precision
+
+
+def fault_of_shards(
+    launch: str, optim: str, precision: str, offload: bool, average: str | None
+) -> str | None:
+    """The fault if a launch excludes the optimiser, the precision, the offload or the average.
+
+    average: the key that asks for an average of the weights, or None. Returns None without a fault.
+    """
+    is_sharded = launch == "fsdp" or launch in ZERO_STAGES
+    if offload and not is_sharded:
+        return "offload_optimizer needs zero2, zero3 or fsdp. Choose one of these, or leave it out"
+    if is_sharded and optim not in SHARDED_OPTIMIZERS:
+        reason = "was not tried with shards"
+        if optim == "adafactor" and launch == "fsdp":
+            reason = "fails on FSDP's shards"
+        elif optim == "adafactor":
+            reason = "gives other results on flat shards, which have no rows and columns"
+        return f"optim = {optim} {reason}. Choose {' or '.join(SHARDED_OPTIMIZERS)}, or ddp"
+    if launch in ZERO_STAGES and precision == "bf16_pure":
+        return (
+            "DeepSpeed cannot train with precision = bf16_pure: it keeps fp32 master weights. "
+            "Choose bf16"
+        )
+    if is_sharded and average == "ema_decay":
+        return (
+            "ema_decay needs the whole weights after each optimiser step, and they are sharded. "
+            "Choose average_last with zero2 or zero3, or launch single or ddp"
+        )
+    if launch == "fsdp" and average:
+        return f"{average} was not tried with FSDP's shards. Choose ddp, zero2 or zero3"
+    return None
+
+
+def fault_of_devices(options: TrainingConfig, gpus: int) -> str | None:
+    """The fault if a machine has too few GPUs. Without any GPU a training runs on the CPU."""
+    if options.launch == "fsdp" and gpus == 0:
+        return (
+            "launch = fsdp: it needs GPUs, and there are none. On a CPU accelerate would silently "
+            "train with plain DDP. Choose ddp, zero2 or zero3"
+        )
+    if gpus and options.processes > gpus:
+        return f"processes = {options.processes}: each process needs a GPU, and there are {gpus}"
+    return None

@@ -1,0 +1,189 @@
+"""Checks values against the configuration's classes. Each fault is one line of the message."""
+
+import difflib
+import json
+from collections.abc import Iterator, Mapping
+from functools import cache
+from types import NoneType
+from typing import Any, TypeVar, get_args, get_origin
+
+from pydantic import ValidationError
+
+from xft.common.errors import UserError
+from xft.config.section import Section, choices_of, item_of, keys, types_of
+from xft.config.sections import (
+    MixingShape,
+    XftConfig,
+    fault_of_learned,
+    lambda_token,
+)
+
+TYPE_NAMES = {
+    bool: "boolean",
+    int: "integer",
+    float: "number",
+    str: "string",
+    list: "array",
+    NoneType: "null",
+}
+LIMITS = {
+    "greater_than_equal": "must be at least {ge:.10g}",
+    "greater_than": "must be greater than {gt:g}",
+    "less_than": "must be less than {lt:g}",
+    "less_than_equal": "must be at most {le:.10g}",
+    "too_short": "must not be empty",
+    "string_too_short": "must not be empty",
+}
+# Old names of keys, with their present names.
+RENAMED = {
+    "trackers": "report_to",
+    "training": "moe_sft",
+    "epochs": "num_train_epochs",
+    "per_device_batch_size": "per_device_train_batch_size",
+    "scheduler": "lr_scheduler_type",
+    "optimizer": "optim",
+    "evaluate_every": "eval_steps",
+    "early_stop": "early_stopping_patience",
+    "checkpoint_minutes": "save_minutes",
+    "general": "lm_eval",
+    "decontaminate": "decontaminate_against",
+}
+
+SectionType = TypeVar("SectionType", bound=Section)
+
+
+def complete(config: Mapping, where: str = "config") -> XftConfig:
+    """The checked configuration with all defaults.
+
+    Raises UserError with every fault: the key, its value, and what is allowed.
+    """
+    return validated(XftConfig, _with_text_keys(config), where)
+
+
+def _with_text_keys(config: Mapping) -> dict:
+    """A copy whose keys are texts. YAML reads the key `on` as true."""
+    return {
+        str(key): _with_text_keys(value) if isinstance(value, Mapping) else value
+        for key, value in config.items()
+    }
+
+
+def validated(section: type[SectionType], values: dict, where: str) -> SectionType:
+    """The values as an object of a class. Raises UserError with every fault."""
+    try:
+        return section.model_validate(values)
+    except ValidationError as error:
+        faults = [_explain(section, fault) for fault in error.errors(include_url=False)]
+        own = [fault for fault in faults if not _is_inherited(fault, faults)]
+        raise UserError("\n".join(f"{where}: {fault}" for fault in own)) from None
+
+
+def _is_inherited(fault: str, faults: list[str]) -> bool:
+    """Whether section sft has this fault only because section moe_sft has it."""
+    return fault.startswith("sft") and f"moe_{fault}" in faults
+
+
+def sections(owner: type[Section] = XftConfig) -> Iterator[tuple[str, type[Section]]]:
+    """The sections of a class, by name."""
+    for name, field in owner.model_fields.items():
+        if is_section(field.annotation):
+            yield name, field.annotation
+
+
+def is_section(annotation: Any) -> bool:
+    """Whether a key's annotation is that of a section."""
+    return isinstance(annotation, type) and issubclass(annotation, Section)
+
+
+def type_names(annotation: Any) -> list[str]:
+    """The names in JSON schema of the types that a key may have."""
+    return [TYPE_NAMES.get(kind, "object") for kind in types_of(annotation)]
+
+
+def _explain(section: type[Section], fault: dict) -> str:
+    place, kind = fault["loc"], fault["type"]
+    name = _name(place)
+    if kind == "missing":
+        return f"{name} is missing"
+    if kind == "extra_forbidden":
+        return f"{name} is not a known key: {_hint(section, place)}"
+    if kind == "value_error":
+        message = str(fault["ctx"]["error"])
+        is_whole = isinstance(fault["input"], dict | Section)
+        return f"{name}: {message}".removeprefix(": ") if is_whole else f"{_set(fault)}{message}"
+    return _set(fault) + _allowed(_annotation(section, place), fault)
+
+
+def _set(fault: dict) -> str:
+    name = _name(fault["loc"])
+    value = json.dumps(fault["input"], default=str, ensure_ascii=False)
+    return f"{name} = {value}: " if name else ""
+
+
+def _allowed(annotation: Any, fault: dict) -> str:
+    if limit := LIMITS.get(fault["type"]):
+        return limit.format(**fault["ctx"])
+    if fault["type"] == "literal_error":
+        return f"must be one of {', '.join(choices_of(annotation))}"
+    if is_section(annotation):
+        return f"must be of type object: keys, such as {{{keys(annotation)[0]}: ...}}"
+    return f"must be of type {' or '.join(type_names(annotation))}"
+
+
+def _annotation(section: type[Section], place: tuple) -> Any:
+    """The annotation of the key at a place such as ("moe", "upcycled_layers", 0)."""
+    annotation = section
+    for part in place:
+        if isinstance(part, int):
+            annotation = item_of(annotation)
+        elif get_origin(annotation) is dict:
+            annotation = get_args(annotation)[1]
+        else:
+            annotation = annotation.model_fields[part].annotation
+    return annotation
+
+
+def _name(place: tuple) -> str:
+    """The name of a place: ("moe", "upcycled_layers", 0) is moe.upcycled_layers[0]."""
+    parts = [f"[{part}]" if isinstance(part, int) else f".{part}" for part in place]
+    return "".join(parts).removeprefix(".")
+
+
+def _hint(section: type[Section], place: tuple) -> str:
+    """The key that was probably meant in place of an unknown one, or the known keys."""
+    *owner, key = place
+    key, known = str(key), sorted(keys(_annotation(section, tuple(owner))))
+    if RENAMED.get(key) in known:
+        return f"it is called {RENAMED[key]} now"
+    places = _places()
+    head, _, name = key.partition(".")
+    if head in places.get(name, ()):
+        return f"write {head}: {{{name}: ...}}"
+    near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+    far = difflib.get_close_matches(RENAMED.get(key, key), places, n=1, cutoff=0.75)
+    if far and far[0] not in known:
+        *others, last = (_name((place, far[0])).removeprefix(".") for place in places[far[0]])
+        meant = f"{', '.join(others)} or {last}" if others else last
+        return f"did you mean {meant}{'' if '.' in meant else ', at the top level'}?"
+    return f"did you mean {near[0]}?" if near else f"known keys are {', '.join(known)}"
+
+
+@cache
+def _places() -> dict[str, list[str]]:
+    """Every key of the configuration with the sections that have it; "" is the top level."""
+    places = {name: [""] for name in keys(XftConfig)}
+    for name, section in sections():
+        for key in keys(section):
+            places.setdefault(key, []).append(name)
+    return places
+
+
+def check_lambda(text: str, shape: MixingShape, where: str) -> float:
+    """A lambda as a number. Raises UserError if it is not valid, or cannot be learned as asked."""
+    try:
+        lam = lambda_token(text)
+    except ValueError as error:
+        raise UserError(f"{where} = {text}: {error}") from None
+    if shape.learn_lambda and (fault := fault_of_learned(lam)):
+        raise UserError(f"{where} = {lam}: {fault}")
+    return float(lam)

@@ -1,0 +1,52 @@
+"""Plans and random numbers that several conversions use."""
+
+import hashlib
+
+from xft.checkpoints.dtypes import torch_dtype
+from xft.checkpoints.reader import Checkpoint
+from xft.checkpoints.writer import TensorPlan
+
+
+def copy_plan(source: Checkpoint, name: str, new_name: str | None = None) -> TensorPlan:
+    """A tensor of `source`, unchanged, under its own or a new name. NaN is refused."""
+    return TensorPlan(
+        new_name or name, source.dtype(name), source.shape(name), lambda: [source.get_finite(name)]
+    )
+
+
+def fused_plan(source: Checkpoint, name: str, parts: list[str], num_experts: int) -> TensorPlan:
+    """Plan a fused tensor [num_experts, rows, ...] from the parts of all experts, in order."""
+    first = source.shape(parts[0])
+    rows = sum(source.shape(part)[0] for part in parts) // num_experts
+    return TensorPlan(
+        name,
+        source.dtype(parts[0]),
+        (num_experts, rows, *first[1:]),
+        lambda: (source.get_finite(part) for part in parts),
+    )
+
+
+def seeded_generator(seed: int, name: str):
+    """A torch generator for what has this name. Its draws depend on seed and name alone."""
+    import torch
+
+    digest = hashlib.sha256(f"{seed}/{name}".encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
+
+
+def trained_plans(before: Checkpoint, state: dict) -> list[TensorPlan]:
+    """Plan trained weights with the names and dtypes of the checkpoint before training.
+
+    state: the model's state dict. Other tensors of the checkpoint, such as the rotary frequencies
+    of older models, are not weights and are copied unchanged.
+    """
+
+    def rounded(name: str):
+        return lambda: [state[name].cpu().to(torch_dtype(before.dtype(name)))]
+
+    return [
+        TensorPlan(name, before.dtype(name), before.shape(name), rounded(name))
+        if name in state
+        else copy_plan(before, name)
+        for name in before.names
+    ]

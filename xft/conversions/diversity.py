@@ -1,0 +1,57 @@
+"""Measures how far the experts of a mixture have moved apart, compared with how far they moved.
+
+W_i is the vector of all MLP weights of expert i in a layer, and W_B that of the base; i counts all
+E experts, the shared one included. M is the mean of the W_i. Low-rank experts count as W_i = W_B +
+s B_i A_i, without biases.
+
+- deviation = sqrt(mean_i |W_i - M|^2) / |W_B|
+- shift = |M - W_B| / |W_B|
+- spread = deviation / shift
+
+The values of the whole model are those of the vectors over all upcycled layers.
+"""
+
+import math
+
+from xft.checkpoints.reader import Checkpoint
+from xft.common.progress import progress
+from xft.conversions.merge import alpha_shape
+from xft.conversions.merge_methods import name_in_base
+from xft.conversions.merged_tensors import merged_tensors
+
+DIGITS = 6  # significant ones. The last digits of a sum in fp64 depend on the number of threads
+
+
+def diversity(ffn: Checkpoint, base: Checkpoint) -> dict:
+    """spread, deviation and shift of the whole model, and of each layer in `layers`.
+
+    experts: E. A value is None if its denominator is 0: in an untrained mixture nothing has a
+    spread. Raises UserError if the base lacks one of the tensors.
+    """
+    shape = alpha_shape("model", ffn)
+    tensors = merged_tensors(base, ffn, shape)
+    names = [name_in_base(base, t.name, t.shape) for t in tensors]
+    layers: dict[int, list[float]] = {}
+    for tensor, name in zip(progress(tensors, desc="measure", unit="tensor"), names, strict=True):
+        sums = layers.setdefault(tensor.layer.index, [0.0, 0.0, 0.0])
+        squares = tensor.squares(base.get(name)).tolist()
+        layers[tensor.layer.index] = [old + new for old, new in zip(sums, squares, strict=True)]
+    total = [math.fsum(values) for values in zip(*layers.values(), strict=True)]
+    return _values(*total) | {
+        "experts": 1 + shape[-1],
+        "layers": [{"layer": index} | _values(*sums) for index, sums in layers.items()],
+    }
+
+
+def _values(apart: float, moved: float, size: float) -> dict[str, float | None]:
+    return {
+        "spread": _root_ratio(apart, moved),
+        "deviation": _root_ratio(apart, size),
+        "shift": _root_ratio(moved, size),
+    }
+
+
+def _root_ratio(numerator: float, denominator: float) -> float | None:
+    if denominator == 0:
+        return None
+    return float(f"{math.sqrt(numerator / denominator):.{DIGITS}g}")

@@ -1,0 +1,51 @@
+"""Step 3: copies the experts' FFN weights of an upcycled model to a checkpoint of their own.
+
+Of low-rank experts these are the factors. The base's MLP stays in the mixture alone.
+"""
+
+from xft.checkpoints.layout import FfnLayer, moe_layers, no_shared_expert
+from xft.checkpoints.reader import Checkpoint
+from xft.checkpoints.writer import TensorPlan
+from xft.common.errors import UserError
+from xft.conversions.common import copy_plan
+
+FACTOR_SETTINGS = ("experts", "rank", "lora_alpha")
+
+
+def extract_ffn(moe: Checkpoint) -> list[TensorPlan]:
+    """Plan the FFN tensors of all experts, with their names in the model.
+
+    Raises UserError if the model has no shared expert: the merge needs one.
+    """
+    layers = moe_layers(moe.names)
+    for layer in layers:
+        _check_shared(moe, layer)
+    return [copy_plan(moe, name) for layer in layers for name in _names(layer)]
+
+
+def factor_config(config: dict) -> dict | None:
+    """What a reader of low-rank experts' factors needs of the mixture's config.
+
+    None for full experts, which need no config.
+    """
+    if config.get("experts") != "lora":
+        return None
+    return {key: config[key] for key in FACTOR_SETTINGS}
+
+
+def _check_shared(moe: Checkpoint, layer: FfnLayer) -> None:
+    """Raise UserError if low-rank experts lack a shared one: then the router chooses among all."""
+    if layer.low_rank:
+        experts = moe.shape(layer.factor(layer.form.output, "A"))[0]
+        if moe.shape(layer.router("input"))[0] == experts:
+            raise UserError(no_shared_expert(layer.index))
+
+
+def _names(layer: FfnLayer) -> list[str]:
+    if layer.low_rank:
+        return [layer.factor(name, letter) for name in layer.form.projections for letter in "AB"]
+    shared = [layer.shared(projection, part) for projection, part in layer.tensors]
+    fused = [
+        name for part in layer.parts for name in (layer.experts_in(part), layer.experts_out(part))
+    ]
+    return [*shared, *fused]

@@ -1,0 +1,117 @@
+"""Steps 5 and 7: mixing coefficients, and the dense weights that result from them.
+
+For each tensor of the MLP, W = c_0 W_0 + sum_i c_i W_i with c_0 = lambda and
+c_i = (1 - lambda) softmax(alpha)_i. W_0 is the shared expert, and i counts the routed experts (XFT,
+arXiv 2404.15247, section 3.2). If lambda is learned too, lambda = sigmoid(lambda_logit).
+"""
+
+from xft.checkpoints.dtypes import torch_dtype
+from xft.checkpoints.layout import FfnLayer, moe_layers, outside
+from xft.checkpoints.reader import Checkpoint
+from xft.checkpoints.writer import TensorPlan
+from xft.conversions.common import copy_plan
+from xft.conversions.merged_tensors import MergedTensor, merged_tensors
+
+ALPHA = "alpha"
+LAMBDA_LOGIT = "lambda_logit"
+SMALLEST_SHARE = 1e-6  # at the start, so that the logit of an expert without use is finite
+
+
+def mixing_coefficients(alpha, lambda_logit, shared_expert_weight: float):
+    """c_0 (shared) and c_1 .. c_R: [..., 1 + R] in fp32, summing to one.
+
+    alpha [..., R]; lambda_logit [...], or None for the fixed lambda `shared_expert_weight`.
+    """
+    import torch
+
+    if lambda_logit is None:
+        share = alpha.new_full(alpha.shape[:-1], shared_expert_weight, dtype=torch.float32)
+    else:
+        share = lambda_logit.float().sigmoid()
+    share = share.unsqueeze(-1)
+    return torch.cat([share, (1 - share) * alpha.float().softmax(dim=-1)], dim=-1)
+
+
+def alpha_shape(granularity: str, ffn: Checkpoint) -> tuple[int, int, int]:
+    """The shape of the mixing logits: R logits per layer, per projection, or for the model."""
+    layers = moe_layers(ffn.names)
+    first = layers[0]
+    sets = {
+        "layer": (len(layers), 1),
+        "projection": (len(layers), len(first.form.projections)),
+        "model": (1, 1),
+    }
+    return (*sets[granularity], _routed_experts(ffn, first))
+
+
+def _routed_experts(ffn: Checkpoint, layer: FfnLayer) -> int:
+    if layer.low_rank:
+        return ffn.shape(layer.factor(layer.form.output, "A"))[0] - 1
+    return ffn.shape(layer.experts_out())[0]
+
+
+def initial_logits(
+    ffn: Checkpoint,
+    granularity: str,
+    shared_expert_weight: float,
+    learn_lambda: bool,
+    shares=None,
+) -> dict:
+    """The logits for the experts of an FFN artifact at the start, and lambda's if it is learned.
+
+    shares [layers, R]: of the routed experts in each layer; None for equal ones.
+    """
+    import torch
+
+    shape = alpha_shape(granularity, ffn)
+    alpha = torch.zeros(shape) if shares is None else logits_of_shares(shares, shape)
+    logits = {ALPHA: alpha}
+    if learn_lambda:
+        lambda_logit = torch.tensor(shared_expert_weight, dtype=torch.float64).logit()
+        logits[LAMBDA_LOGIT] = lambda_logit.float().repeat(shape[:2])
+    return logits
+
+
+def logits_of_shares(shares, shape: tuple[int, int, int]):
+    """alpha = log(max(share, SMALLEST_SHARE)) in fp32, of a shape of `alpha_shape`.
+
+    shares [layers, R]. The projections of a layer have the same logits. One set for the whole model
+    has the mean shares of the layers.
+    """
+    if shape[0] == 1:
+        shares = shares.mean(dim=0, keepdim=True)
+    alpha = shares.clamp(min=SMALLEST_SHARE).log().float()
+    return alpha[:, None].repeat(1, shape[1], 1)
+
+
+def unmerged(moe: Checkpoint) -> dict[str, str]:
+    """The tensors that the merged model takes unchanged from the mixture.
+
+    Their names in the mixture, by their names in the merged model. Biases of low-rank experts are
+    the base's, and so are not merged.
+    """
+    layers = moe_layers(moe.names)
+    return {name: name for name in outside(moe.names, layers)} | {
+        layer.dense(*tensor): layer.frozen(*tensor)
+        for layer in layers
+        for tensor in layer.tensors
+        if tensor not in layer.merged
+    }
+
+
+def merge_plans(moe: Checkpoint, ffn: Checkpoint, coefficients) -> list[TensorPlan]:
+    """Plan the dense model: merged MLPs, rounded once, and the mixture's other tensors.
+
+    coefficients: from `mixing_coefficients`, [layers or 1, projections or 1, 1 + R].
+    """
+    plans = [copy_plan(moe, name, new_name) for new_name, name in unmerged(moe).items()]
+    for tensor in merged_tensors(moe, ffn, coefficients.shape):
+        plans.append(_merged_plan(tensor, tensor.own(coefficients)))
+    return plans
+
+
+def _merged_plan(tensor: MergedTensor, coefficients) -> TensorPlan:
+    def compute() -> list:
+        return [tensor.merged(coefficients).to(torch_dtype(tensor.dtype))]
+
+    return TensorPlan(tensor.name, tensor.dtype, tensor.shape, compute)

@@ -1,0 +1,244 @@
+"""The tensors of the merged model that are sums over experts: W = sum_i c_i W_i with sum_i c_i = 1.
+
+Full experts have tensors W_i of their own. Low-rank experts have W_i = W + s B_i A_i with the
+base's W and s = lora_alpha / rank, so that their sum is W + s sum_i c_i B_i A_i. That is one
+product of all factors, and no expert is ever written out.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+
+from xft.checkpoints.layout import FfnLayer, moe_layers
+from xft.checkpoints.reader import Checkpoint
+from xft.conversions.blocks import stacked_blocks
+
+MERGE_BLOCK = 2**19  # values; their sum (2 MB) stays in a CPU's cache while experts are added
+
+
+@dataclass(frozen=True)
+class MergedTensor:
+    """One tensor of the merged model: its name, and the place of its coefficients.
+
+    row, column: the place in the coefficients [layers or 1, projections or 1, 1 + R].
+    """
+
+    layer: FfnLayer
+    projection: str
+    part: str
+    row: int
+    column: int
+
+    @property
+    def name(self) -> str:
+        return self.layer.dense(self.projection, self.part)
+
+    def own(self, coefficients):
+        """This tensor's coefficients [1 + R], from those of the whole model."""
+        return coefficients[self.row, self.column]
+
+
+@dataclass(frozen=True)
+class FullTensor(MergedTensor):
+    """A tensor that each expert has for itself. ffn: the FFN weights."""
+
+    ffn: Checkpoint
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.ffn.shape(self._shared)
+
+    @property
+    def dtype(self) -> str:
+        """In safetensors' spelling."""
+        return self.ffn.dtype(self._shared)
+
+    def experts(self) -> Iterator:
+        """The shared expert's tensor, then each routed expert's, memory-mapped."""
+        yield self.ffn.get(self._shared)
+        form = self.layer.form
+        if self.projection == form.output:
+            yield from self.ffn.get(self.layer.experts_out(self.part))
+        else:
+            fused = self.ffn.get(self.layer.experts_in(self.part))
+            yield from fused.chunk(len(form.inputs), dim=1)[form.inputs.index(self.projection)]
+
+    def merged(self, coefficients):
+        """The sum in fp32, on the device of `coefficients` [1 + R], which are this tensor's own."""
+        return merge(self.experts(), coefficients)
+
+    def inner_products(self, gradient, first: int):
+        """<G, W_i> of the experts from number `first` on, in fp64, for the gradient G of W."""
+        import torch
+
+        gradient = gradient.float()
+        return torch.stack(
+            [
+                (gradient * expert.to(gradient.device)).sum(dtype=torch.float64)
+                for expert in islice(self.experts(), first, None)
+            ]
+        )
+
+    def task_products(self, base):
+        """<W_i - B, W_j - B> of all experts, [1 + R, 1 + R] in fp64. base: B, of this shape."""
+        vectors = (block[1:] - block[0] for block in stacked_blocks([base, *self.experts()]))
+        return sum(own @ own.T for own in vectors)
+
+    def squares(self, base):
+        """mean_i |W_i - M|^2, |M - B|^2 and |B|^2, [3] in fp64, with the experts' mean M."""
+        import torch
+
+        sums = torch.zeros(3, dtype=torch.float64)
+        for block in stacked_blocks([base, *self.experts()]):
+            start, experts = block[0], block[1:]
+            mean = experts.mean(dim=0)
+            apart = (experts - mean).square().sum() / len(experts)
+            sums += torch.stack([apart, (mean - start).square().sum(), start.square().sum()])
+        return sums
+
+    @property
+    def _shared(self) -> str:
+        return self.layer.shared(self.projection, self.part)
+
+
+@dataclass(frozen=True)
+class LowRankTensor(MergedTensor):
+    """The weight of a projection of low-rank experts, with the methods of FullTensor.
+
+    ffn: the factors. source: holds W under the name `weight_name`.
+    """
+
+    ffn: Checkpoint
+    source: Checkpoint
+    weight_name: str
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.source.shape(self.weight_name)
+
+    @property
+    def dtype(self) -> str:
+        """In safetensors' spelling."""
+        return self.source.dtype(self.weight_name)
+
+    @property
+    def weight(self):
+        """W [N, K], memory-mapped."""
+        return self.source.get(self.weight_name)
+
+    @property
+    def scale(self) -> float:
+        """s = lora_alpha / rank."""
+        return self.ffn.config["lora_alpha"] / self._factor("A").shape[1]
+
+    def experts(self) -> Iterator:
+        """W + s B_i A_i of each expert in fp32, the shared one first."""
+        weight = self.weight.float()
+        for a, b in zip(self._factor("A"), self._factor("B"), strict=True):
+            yield weight.addmm(b.float(), a.float(), alpha=self.scale)
+
+    def merged(self, coefficients):
+        """W + s [c_0 B_0 .. c_R B_R] [A_0; ..; A_R] in fp32, on the device of `coefficients`."""
+        weight, a, b = (
+            tensor.to(coefficients.device).float()
+            for tensor in (self.weight, self._factor("A"), self._factor("B"))
+        )
+        left = (b * coefficients.view(-1, 1, 1)).transpose(0, 1).flatten(1)  # [N, E r]
+        return weight.addmm(left, a.flatten(0, 1), alpha=self.scale)
+
+    def inner_products(self, gradient, first: int):
+        """s <G, B_i A_i> of the experts from number `first` on, in fp64, for the gradient G of W.
+
+        This is <G, W_i> without <G, W>, which all experts have in common. The coefficients sum to
+        one, so that a common term has no effect on a logit, that of lambda included.
+        """
+        import torch
+
+        gradient = gradient.float()
+        a, b = (self._factor(letter)[first:].to(gradient.device).float() for letter in ("A", "B"))
+        through_a = (gradient @ a.flatten(0, 1).T).unflatten(1, a.shape[:2]).transpose(0, 1)
+        return self.scale * (through_a * b).sum((1, 2), dtype=torch.float64)
+
+    def task_products(self, base):
+        """<W_i - B, W_j - B> of all experts, [1 + R, 1 + R] in fp64. base: B, of this shape.
+
+        <B_i A_i, B_j A_j> is the sum of the values of B_i^T B_j times those of A_i A_j^T.
+        """
+        a, b = self._factor("A").double(), self._factor("B").double()
+        sizes = a.shape[:2]
+        rows, columns = a.flatten(0, 1), b.transpose(0, 1).flatten(1)
+        products = (rows @ rows.T) * (columns.T @ columns)  # [E r, E r]
+        products = products.unflatten(0, sizes).unflatten(2, sizes).sum((1, 3))
+        moved = self.weight.float() - base.float()  # zero, unless B is not W
+        across = self.inner_products(moved, 0)
+        return self.scale**2 * products + across + across[:, None] + _square(moved)
+
+    def squares(self, base):
+        """mean_i |W_i - M|^2, |M - B|^2 and |B|^2, [3] in fp64, with the experts' mean M."""
+        import torch
+
+        products = self.task_products(base)
+        moved = products.mean()
+        apart = (products.diagonal().mean() - moved).clamp(min=0)
+        return torch.stack([apart, moved, _square(base)])
+
+    def _factor(self, letter: str):
+        """A [E, r, K] or B [E, N, r], memory-mapped."""
+        return self.ffn.get(self.layer.factor(self.projection, letter))
+
+
+def merged_tensors(source: Checkpoint, ffn: Checkpoint, shape: tuple[int, ...]) -> list:
+    """All tensors to merge, FullTensor or LowRankTensor, in layer order.
+
+    source: the mixture or its base. ffn: the FFN weights of its experts. shape: of the
+    coefficients.
+    """
+    return [
+        _merged_tensor(
+            source,
+            ffn,
+            layer,
+            projection,
+            part,
+            row if shape[0] > 1 else 0,
+            layer.form.projections.index(projection) if shape[1] > 1 else 0,
+        )
+        for row, layer in enumerate(moe_layers(ffn.names))
+        for projection, part in layer.merged
+    ]
+
+
+def _merged_tensor(
+    source: Checkpoint, ffn: Checkpoint, layer: FfnLayer, projection: str, part: str, *place: int
+) -> MergedTensor:
+    if not layer.low_rank:
+        return FullTensor(layer, projection, part, *place, ffn)
+    names = layer.frozen(projection, part), layer.dense(projection, part)
+    weight_name = names[0] if names[0] in source else names[1]
+    return LowRankTensor(layer, projection, part, *place, ffn, source, weight_name)
+
+
+def _square(tensor):
+    """The sum of the squares in fp64."""
+    import torch
+
+    return torch.linalg.vector_norm(tensor, dtype=torch.float64).square()
+
+
+def merge(experts: Iterable, coefficients):
+    """sum_i c_i W_i in fp32, on the coefficients' device.
+
+    experts: 1 + R tensors of the same shape, of any dtype; coefficients [1 + R].
+    """
+    import torch
+
+    device = coefficients.device
+    experts, shares = list(experts), coefficients.tolist()
+    merged = torch.empty(experts[0].shape, dtype=torch.float32, device=device)
+    size = MERGE_BLOCK if device.type == "cpu" else max(merged.numel(), 1)
+    parts = [expert.reshape(-1).split(size) for expert in experts]
+    for block, *own in zip(merged.view(-1).split(size), *parts, strict=True):
+        block.copy_(own[0]).mul_(shares[0])
+        for part, share in zip(own[1:], shares[1:], strict=True):
+            block.add_(part.to(device), alpha=share)
+    return merged

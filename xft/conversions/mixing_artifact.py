@@ -1,0 +1,102 @@
+"""Reads and writes the artifacts of steps 5 and 6: mixing logits, lambda, and their inputs' ids."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from xft.artifacts.artifact import (
+    Artifact,
+    create_artifact,
+    open_artifact,
+    write_json,
+)
+from xft.artifacts.manifest import Recipe
+from xft.checkpoints.writer import TensorPlan
+from xft.common.errors import UserError
+from xft.conversions.merge import ALPHA, LAMBDA_LOGIT, mixing_coefficients
+
+
+@dataclass(frozen=True)
+class MixingSources:
+    """The tuned mixture and the FFN weights extracted from it."""
+
+    moe: Artifact
+    ffn: Artifact
+
+    @property
+    def artifacts(self) -> dict[str, Artifact]:
+        return {"ffn": self.ffn, "moe": self.moe}
+
+    @property
+    def ids(self) -> dict[str, str]:
+        return {name: artifact.id for name, artifact in self.artifacts.items()}
+
+
+def open_sources(moe: Path, ffn: Path, full: bool = False) -> MixingSources:
+    """Open both. Raises UserError if the FFN weights are from another mixture."""
+    sources = MixingSources(
+        open_artifact(moe, "moe", "moe_sft", full=full), open_artifact(ffn, "ffn", full=full)
+    )
+    origin = sources.ffn.manifest.inputs.get("moe")
+    if origin != sources.moe.id:
+        raise UserError(f"{ffn} was not extracted from {moe} but from another mixture")
+    return sources
+
+
+@dataclass(frozen=True)
+class MixingArtifact:
+    """Opened logits, in fp32, and their config.
+
+    alpha [layers or 1, projections or 1, R]; lambda_logit [layers or 1, projections or 1] if
+    lambda is learned, else None.
+    """
+
+    artifact: Artifact
+    alpha: object
+    lambda_logit: object | None
+    config: dict
+
+    @property
+    def shared_expert_weight(self) -> float:
+        """lambda; if it is learned, its value at the start."""
+        return self.config["shared_expert_weight"]
+
+    @property
+    def coefficients(self):
+        """The experts' coefficients, [layers or 1, projections or 1, 1 + R]; lambda first."""
+        return mixing_coefficients(self.alpha, self.lambda_logit, self.shared_expert_weight)
+
+
+def open_mixing(path: Path, sources: MixingSources, full: bool = False) -> MixingArtifact:
+    """Open coefficients. Raises UserError if they belong to other experts."""
+    artifact = open_artifact(path, "weighted_init", "weighted_trained", full=full)
+    for name, source_id in sources.ids.items():
+        if artifact.manifest.inputs.get(name) != source_id:
+            raise UserError(f"{path} belongs to another {name} than {getattr(sources, name).path}")
+    checkpoint = artifact.checkpoint
+    lambda_logit = checkpoint.get(LAMBDA_LOGIT).clone() if LAMBDA_LOGIT in checkpoint else None
+    return MixingArtifact(artifact, checkpoint.get(ALPHA).clone(), lambda_logit, checkpoint.config)
+
+
+def write(
+    out: Path,
+    kind: str,
+    logits: dict,
+    config: dict,
+    sources: MixingSources,
+    parameters: dict | None = None,
+    inputs: dict[str, str] | None = None,
+    recipe: Recipe | None = None,
+) -> None:
+    """Write coefficients as an artifact of `kind`.
+
+    logits: fp32 tensors by name: alpha, and lambda_logit if lambda is learned.
+    """
+    parameters = config | (parameters or {})
+    plans = [
+        TensorPlan(name, "F32", tuple(tensor.shape), lambda tensor=tensor: [tensor])
+        for name, tensor in sorted(logits.items())
+    ]
+    inputs = sources.ids | (inputs or {})
+    with create_artifact(out, kind, parameters, inputs, recipe) as draft:
+        draft.write_tensors(plans)
+        write_json(draft.path / "config.json", config)

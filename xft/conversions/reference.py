@@ -1,0 +1,144 @@
+"""Converts checkpoints of the published XFT code to the format of this project.
+
+The published modules ignore `rope_theta` (they use 10000) and `attention_bias`. The imported model
+computes the same as they do.
+"""
+
+from collections.abc import Iterable
+
+from xft.checkpoints.layout import FfnLayer
+from xft.checkpoints.reader import Checkpoint
+from xft.checkpoints.writer import TensorPlan
+from xft.common.errors import UserError
+from xft.config.sections import MixtureConfig
+from xft.config.validation import validated
+from xft.conversions.common import copy_plan, fused_plan
+
+PUBLISHED_TYPE = "llama_moe_upscaling"
+PUBLISHED_ROPE_THETA = 10000.0
+LLAMA_KEYS = (
+    "attention_dropout",
+    "bos_token_id",
+    "eos_token_id",
+    "hidden_act",
+    "hidden_size",
+    "initializer_range",
+    "intermediate_size",
+    "max_position_embeddings",
+    "num_attention_heads",
+    "num_hidden_layers",
+    "num_key_value_heads",
+    "pad_token_id",
+    "rms_norm_eps",
+    "rope_scaling",
+    "tie_word_embeddings",
+    "torch_dtype",
+    "use_cache",
+    "vocab_size",
+)
+GATES = {
+    "TopKUniversalBalancedNoisyGate": {"shared_expert": True, "normalize_routing": True},
+    "TopKUniversalBalancedNoNormalizationNoisyGate": {
+        "shared_expert": True,
+        "normalize_routing": False,
+    },
+    "TopKBalancedNoisyGate": {"shared_expert": False, "normalize_routing": True},
+}
+NEEDED = (
+    "gate_add_noise",
+    "gate_balance_loss_weight",
+    "gate_network",
+    "gate_type",
+    "gate_use_balance",
+    "num_experts",
+    "num_hidden_layers",
+    "num_selects",
+)
+# Switches of the published code that the paper does not use, with the values of this project.
+FIXED = {
+    "add_weight_norm": False,
+    "calculator_type": "UniversalCalculator",
+    "gate_noise_epsilon": 0.01,
+    "gate_use_softmax": True,
+    "multiply_gate_scores": True,
+    "score_scale_factor": 1.0,
+}
+
+
+def reference_settings(config: dict) -> MixtureConfig:
+    """The `moe` settings of a published config.json.
+
+    Raises UserError if the config is of another type, or uses a variant that the paper lacks.
+    """
+    if config.get("model_type") != PUBLISHED_TYPE:
+        raise UserError(f"model_type is {config.get('model_type')!r}, not {PUBLISHED_TYPE!r}")
+    if missing := [key for key in NEEDED if key not in config]:
+        raise UserError(f"the config lacks {', '.join(missing)}, which published checkpoints have")
+    for key, value in FIXED.items():
+        if config.get(key, value) != value:
+            raise UserError(f"{key} = {config[key]!r} is not supported, only {value!r}")
+    if config["gate_type"] not in GATES:
+        raise UserError(f"gate_type = {config['gate_type']!r}: must be one of {', '.join(GATES)}")
+    settings = {
+        "num_experts": config["num_experts"],
+        "num_experts_per_tok": config["num_selects"],
+        **GATES[config["gate_type"]],
+        "router": config["gate_network"],
+        "router_noise": bool(config["gate_add_noise"]),
+        "balance_loss_coef": config["gate_balance_loss_weight"] * config["gate_use_balance"],
+    }
+    return validated(MixtureConfig, settings, "the published config.json")
+
+
+def reference_base_config(config: dict) -> dict:
+    """The config of the dense Llama that a published config.json was made from."""
+    return {
+        "architectures": ["LlamaForCausalLM"],
+        "model_type": "llama",
+        "rope_theta": PUBLISHED_ROPE_THETA,
+        **{key: config[key] for key in LLAMA_KEYS if key in config},
+    }
+
+
+def import_reference(published: Checkpoint, moe: MixtureConfig) -> list[TensorPlan]:
+    """Plan the tensors of an upcycled model from those of a published MoE checkpoint."""
+    plans = [copy_plan(published, name) for name in published.names if ".mlp." not in name]
+    for index in range(published.config["num_hidden_layers"]):
+        layer = FfnLayer(f"model.layers.{index}.mlp", index)
+        plans += _expert_plans(published, layer, moe)
+        plans += _router_plans(published, layer, moe)
+    return plans
+
+
+def _expert_name(layer: FfnLayer, projection: str, expert: int) -> str:
+    part = projection.removesuffix("_proj")
+    return f"{layer.prefix}.calculator.experts.weight_{part}.{expert}.weight"
+
+
+def _expert_plans(
+    published: Checkpoint, layer: FfnLayer, moe: MixtureConfig
+) -> Iterable[TensorPlan]:
+    experts = range(moe.num_experts)
+    form = layer.form
+    if moe.shared_expert:
+        for projection in form.projections:
+            name = _expert_name(layer, projection, 0)
+            yield copy_plan(published, name, layer.shared(projection))
+        experts = experts[1:]
+    inputs = [_expert_name(layer, name, expert) for expert in experts for name in form.inputs]
+    outputs = [_expert_name(layer, form.output, expert) for expert in experts]
+    yield fused_plan(published, layer.experts_in(), inputs, len(experts))
+    yield fused_plan(published, layer.experts_out(), outputs, len(experts))
+
+
+def _router_plans(
+    published: Checkpoint, layer: FfnLayer, moe: MixtureConfig
+) -> Iterable[TensorPlan]:
+    gate = f"{layer.prefix}.gate"
+    if moe.router == "mlp":
+        yield copy_plan(published, f"{gate}.gate_network.0.weight", layer.router("input"))
+        yield copy_plan(published, f"{gate}.gate_network.2.weight", layer.router("output"))
+    else:
+        yield copy_plan(published, f"{gate}.gate_network.weight", layer.router("input"))
+    if moe.router_noise:
+        yield copy_plan(published, f"{gate}.weight_noise.weight", layer.router("noise"))

@@ -1,0 +1,138 @@
+"""Step 1: replaces every FFN of a dense model by experts made of it and a new router.
+
+Full experts are copies of the FFN. Low-rank experts are the FFN, which they share, and products
+B_i A_i: B_i is zero, and A_i is uniform between +-1/sqrt(K) for K inputs, as in PEFT.
+"""
+
+from collections.abc import Iterable
+
+from xft.checkpoints.dtypes import FLOAT_NAMES, torch_dtype
+from xft.checkpoints.layout import FfnLayer, dense_layers, outside
+from xft.checkpoints.reader import Checkpoint
+from xft.checkpoints.writer import TensorPlan
+from xft.common.errors import UserError
+from xft.config.section import keys
+from xft.config.sections import MixtureConfig, MoeConfig
+from xft.conversions.common import copy_plan, fused_plan, seeded_generator
+from xft.conversions.expert_init import check_drop, varied_plans
+from xft.conversions.low_rank import check_rank, low_rank_plans
+
+DEFAULT_INITIALIZER_RANGE = 0.02
+
+
+def upcycle(base: Checkpoint, moe: MoeConfig, seed: int) -> list[TensorPlan]:
+    """Plan the tensors of the upcycled model.
+
+    moe: the config's section `moe`. Router weights are normal with the base's
+    initializer_range, drawn from `seed` and the tensor's name; the noise weights are zero.
+    Raises UserError if a layer cannot be upcycled in this way.
+    """
+    layers = chosen_layers(base, moe.upcycled_layers)
+    if moe.init == "drop":
+        check_drop(base, layers, moe.init_drop)
+    expert_plans = _expert_plans
+    if moe.experts == "lora":
+        check_rank(base, layers, moe.rank)
+        expert_plans = low_rank_plans
+    plans = [copy_plan(base, name) for name in outside(base.names, layers)]
+    for layer in layers:
+        plans += expert_plans(base, layer, moe, seed)
+        plans += _router_plans(base, layer, moe, seed)
+    return plans
+
+
+def chosen_layers(base: Checkpoint, indices: list[int] | None) -> list[FfnLayer]:
+    """The layers of a dense model with these indices; None means all layers.
+
+    Raises UserError if there is no such layer, or a layer cannot be upcycled.
+    """
+    layers = dense_layers(base.names, base.config)
+    if indices is None:
+        return layers
+    if beyond := [index for index in indices if index >= len(layers)]:
+        raise UserError(
+            f"upcycled_layers names {', '.join(map(str, beyond))}: "
+            f"{base.folder} has layers 0 to {len(layers) - 1}"
+        )
+    return [layer for layer in layers if layer.index in indices]
+
+
+def upcycled_config(base_config: dict, moe: MixtureConfig, dtype: str) -> dict:
+    """The config.json of the upcycled model. It holds the base's config unchanged.
+
+    EOS stands beside it too, for transformers, which ends texts there if the model has no
+    generation config.
+    """
+    ends = {key: base_config[key] for key in base_config.keys() & {"eos_token_id"}}
+    architectures = [f"Xft{name}" for name in base_config.get("architectures") or []]
+    return {
+        "architectures": architectures,
+        "base_config": base_config,
+        "dtype": dtype,
+        **ends,
+        "model_type": "xft",
+        **moe.model_dump(include=set(keys(MixtureConfig))),
+    }
+
+
+def weights_dtype(base: Checkpoint) -> str:
+    """The dtype of a dense model's FFN weights, in torch's spelling.
+
+    Raises UserError unless all have the same floating-point dtype.
+    """
+    layers = dense_layers(base.names, base.config)
+    dtypes = {base.dtype(layer.dense(*tensor)) for layer in layers for tensor in layer.tensors}
+    if len(dtypes) > 1 or not dtypes <= FLOAT_NAMES.keys():
+        raise UserError(
+            f"{base.folder}: the MLPs' weights are {', '.join(sorted(dtypes))}. All must be of the "
+            f"same type, one of {', '.join(FLOAT_NAMES)}"
+        )
+    return FLOAT_NAMES[dtypes.pop()]
+
+
+def _expert_plans(
+    base: Checkpoint, layer: FfnLayer, moe: MoeConfig, seed: int
+) -> Iterable[TensorPlan]:
+    routed = moe.num_experts - moe.shared_expert
+    if moe.shared_expert:
+        for tensor in layer.tensors:
+            yield copy_plan(base, layer.dense(*tensor), layer.shared(*tensor))
+    parts = layer.parts
+    if moe.init != "copy":
+        yield from varied_plans(base, layer, moe, seed)
+        parts = [part for part in parts if part == "bias"]
+    for part in parts:
+        inputs = [layer.dense(projection, part) for projection in layer.form.inputs]
+        output = [layer.dense(layer.form.output, part)]
+        yield fused_plan(base, layer.experts_in(part), inputs * routed, routed)
+        yield fused_plan(base, layer.experts_out(part), output * routed, routed)
+
+
+def _router_plans(
+    base: Checkpoint, layer: FfnLayer, moe: MoeConfig, seed: int
+) -> Iterable[TensorPlan]:
+    routed = moe.num_experts - moe.shared_expert
+    first = layer.dense(layer.form.inputs[0])
+    hidden, dtype = base.shape(first)[1], base.dtype(first)
+    std = base.config.get("initializer_range") or DEFAULT_INITIALIZER_RANGE
+    shapes = {"input": (routed, hidden)}
+    if moe.router == "mlp":
+        shapes["output"] = (routed, routed)
+    for part, shape in shapes.items():
+        name = layer.router(part)
+        yield TensorPlan(name, dtype, shape, _drawer(name, shape, dtype, std, seed))
+    if moe.router_noise:
+        name = layer.router("noise")
+        yield TensorPlan(
+            name, dtype, (routed, hidden), _drawer(name, (routed, hidden), dtype, 0, seed)
+        )
+
+
+def _drawer(name: str, shape: tuple[int, ...], dtype: str, std: float, seed: int):
+    def draw() -> list:
+        import torch
+
+        values = torch.randn(shape, generator=seeded_generator(seed, name)) * std
+        return [values.to(torch_dtype(dtype))]
+
+    return draw

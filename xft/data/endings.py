@@ -1,0 +1,54 @@
+"""The tokens that end a response, and the generation config of a tuned model, which states them."""
+
+from pathlib import Path
+
+from xft.checkpoints.strict_json import read_json
+from xft.data.templates import ChatTemplate, TextTemplate
+
+GENERATION_CONFIG = "generation_config.json"
+
+
+def end_tokens(
+    eos: int | list[int] | None, tokenizer, template: TextTemplate | ChatTemplate
+) -> list[int]:
+    """The ids of the tokens that end a response: EOS, then the template's end of a turn.
+
+    eos: as the model's generation config states it; None: the tokenizer's.
+    """
+    ids = _listed(tokenizer.eos_token_id if eos is None else eos)
+    if template.end_of_turn is not None:
+        ids = [*ids, tokenizer.convert_tokens_to_ids(template.end_of_turn)]
+    return list(dict.fromkeys(ids))
+
+
+def tuned_generation_config(
+    folder: Path, config: dict, tokenizer, template: TextTemplate | ChatTemplate
+) -> dict | None:
+    """The generation config of a model, once it is tuned with a template that ends turns.
+
+    folder, config: the model's before its tuning. None: nothing changes, because the template ends
+    no turn, or with a token that the model states already.
+    """
+    if template.end_of_turn is None:
+        return None
+    settings = _generation_config(folder, config)
+    stated = settings.get("eos_token_id")
+    ends = end_tokens(stated, tokenizer, template)
+    if ends == _listed(stated):
+        return None
+    settings.pop("_from_model_config", None)  # older transformers would read config.json instead
+    return settings | {"eos_token_id": ends}
+
+
+def _generation_config(folder: Path, config: dict) -> dict:
+    """As plain transformers reads it. Without a file it is that of the base's config.json."""
+    from transformers import GenerationConfig
+
+    file = folder / GENERATION_CONFIG
+    if file.is_file():
+        return read_json(file)
+    return GenerationConfig.from_model_config(config.get("base_config", config)).to_diff_dict()
+
+
+def _listed(ids: int | list[int] | None) -> list[int]:
+    return ids if isinstance(ids, list) else [] if ids is None else [ids]

@@ -1,0 +1,174 @@
+"""Turns instruction rows into tokens, the examples of a training."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import groupby, pairwise
+
+import numpy as np
+
+from xft.common.errors import UserError
+from xft.common.progress import progress
+from xft.data.conversations import Conversation
+from xft.data.instructions import Row
+from xft.data.templates import ChatTemplate, TextTemplate, encode_literally
+
+IGNORED = -100
+BATCH_ROWS = 1000
+BATCH_CHARACTERS = 1_000_000  # a tokenizer takes 300 bytes of memory for each
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """Tokenised rows, one after the other: prompt, response, EOS; or the turns of a conversation.
+
+    input_ids: int32 [tokens]. offsets: int64 [rows + 1]; row i is input_ids[offsets[i] :
+    offsets[i + 1]]. prompt_lengths: int32 [rows], tokens of the prompt, which have no loss.
+    numbers: int64 [rows], the rows' numbers in their file. held_out: uint8 [rows], 1 for a row of
+    the validation split. later_prompts: int64 [parts, 2], begin and end in input_ids of what lies
+    between two responses of a conversation, which has no loss.
+    """
+
+    input_ids: np.ndarray
+    offsets: np.ndarray
+    prompt_lengths: np.ndarray
+    numbers: np.ndarray
+    held_out: np.ndarray
+    later_prompts: np.ndarray = field(default_factory=lambda: np.empty((0, 2), np.int64))
+
+    @property
+    def training(self) -> "Examples":
+        return Examples(self, np.flatnonzero(self.held_out == 0))
+
+    @property
+    def validation(self) -> "Examples":
+        return Examples(self, np.flatnonzero(self.held_out))
+
+
+class Examples(Sequence):
+    """Some rows of `tokens` as a torch dataset. Each item is {"input_ids", "labels", "row"}.
+
+    labels: the ids of responses, and IGNORED for all others. row: the row's number in its file.
+    """
+
+    def __init__(self, tokens: Tokens, places: np.ndarray):
+        self.tokens = tokens
+        self.places = places
+
+    def drawn(self, share: float, seed: int) -> "Examples":
+        """A share of the rows, at least one, drawn without replacement. They keep their order."""
+        count = max(round(share * len(self)), 1)
+        chosen = np.random.default_rng(seed).permutation(len(self))[:count]
+        return Examples(self.tokens, self.places[np.sort(chosen)])
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def __getitem__(self, index: int) -> dict:
+        tokens, place = self.tokens, self.places[index]
+        begin, end = tokens.offsets[place : place + 2]
+        ids = tokens.input_ids[begin:end].tolist()
+        prompt_length = int(tokens.prompt_lengths[place])
+        labels = [IGNORED] * prompt_length + ids[prompt_length:]
+        later = np.searchsorted(tokens.later_prompts[:, 0], (begin, end))
+        for first, last in (tokens.later_prompts[slice(*later)] - begin).tolist():
+            labels[first:last] = [IGNORED] * (last - first)
+        return {"input_ids": ids, "labels": labels, "row": int(tokens.numbers[place])}
+
+
+@dataclass(frozen=True)
+class _Row:
+    """A tokenised row. responses: the parts of `ids` with a loss, [begin, end), before any cut."""
+
+    number: int
+    ids: np.ndarray
+    responses: list[tuple[int, int]]
+
+    @property
+    def later_prompts(self) -> list[tuple[int, int]]:
+        length = len(self.ids)
+        gaps = [(begin, end) for (_, begin), (end, _) in pairwise(self.responses)]
+        return [(begin, min(end, length)) for begin, end in gaps if begin < length]
+
+
+def tokenize_rows(
+    rows: list[Row | Conversation],
+    tokenizer,
+    template: TextTemplate | ChatTemplate,
+    max_length: int,
+) -> tuple[Tokens, int]:
+    """The tokens of all rows, and how many rows were cut.
+
+    The names of special tokens in a row are plain text. A row is cut at `max_length`. A row is left
+    out if the prompt of its first response has that length or more. Raises UserError if no row is
+    left.
+    """
+    kept, cut = [], 0
+    with progress(desc="tokenize", total=len(rows), unit="row") as bar:
+        for batch in batches(rows, lambda row: len(row.text)):
+            encoded = _encode(batch, tokenizer, template, max_length)
+            for row, (ids, responses) in zip(batch, encoded, strict=True):
+                if responses[0][0] < max_length:
+                    cut += len(ids) > max_length
+                    kept.append(_Row(row.number, np.array(ids[:max_length], np.int32), responses))
+            bar.update(len(batch))
+    if not kept:
+        raise UserError(f"no row has a response within max_length = {max_length} tokens")
+    return _join(kept), cut
+
+
+def batches(items: list, length: Callable) -> Iterator[list]:
+    """The items in batches of a size that fits into memory. length: characters of an item."""
+    batch, characters = [], 0
+    for item in items:
+        characters += length(item)
+        if batch and (len(batch) == BATCH_ROWS or characters > BATCH_CHARACTERS):
+            yield batch
+            batch, characters = [], length(item)
+        batch.append(item)
+    if batch:
+        yield batch
+
+
+def _encode(
+    rows: list[Row | Conversation],
+    tokenizer,
+    template: TextTemplate | ChatTemplate,
+    max_length: int,
+) -> Iterator[tuple[list[int], list[tuple[int, int]]]]:
+    """The token ids of each row, and the parts of them that are responses, [begin, end).
+
+    Of a conversation, what follows the response that exceeds `max_length` may be missing.
+    """
+    for kind, group in groupby(rows, type):
+        if kind is Conversation:
+            yield from (template.encode_conversation(row, max_length) for row in group)
+        else:
+            yield from _encode_instructions(list(group), tokenizer, template)
+
+
+def _encode_instructions(
+    rows: list[Row], tokenizer, template: TextTemplate | ChatTemplate
+) -> Iterator[tuple[list[int], list[tuple[int, int]]]]:
+    """As `_encode`: prompt, response, EOS."""
+    prompts = template.encode(tokenizer, [row.instruction for row in rows])
+    responses = encode_literally(tokenizer, [row.response for row in rows])
+    for prompt, response in zip(prompts, responses, strict=True):
+        ids = [*prompt, *response, tokenizer.eos_token_id]
+        yield ids, [(len(prompt), len(ids))]
+
+
+def _join(rows: list[_Row]) -> Tokens:
+    offsets = np.cumsum([0, *(len(row.ids) for row in rows)], dtype=np.int64)
+    later = [
+        (offset + begin, offset + end)
+        for row, offset in zip(rows, offsets[:-1].tolist(), strict=True)
+        for begin, end in row.later_prompts
+    ]
+    return Tokens(
+        input_ids=np.concatenate([row.ids for row in rows]),
+        offsets=offsets,
+        prompt_lengths=np.array([row.responses[0][0] for row in rows], np.int32),
+        numbers=np.array([row.number for row in rows], np.int64),
+        held_out=np.zeros(len(rows), np.uint8),
+        later_prompts=np.array(later, np.int64).reshape(-1, 2),
+    )

@@ -1,0 +1,257 @@
+"""Reads rows from JSONL, JSON or Parquet files, and checks them."""
+
+import re
+from codecs import BOM_UTF8
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+
+from xft.common.errors import UserError
+from xft.common.files import check_size, open_unpacked, read_bytes
+from xft.common.json_lines import parse_json, read_json_lines
+from xft.data.conversations import FORMS, Conversation, Turn, read_conversation
+from xft.data.faults import fault_of_object, fault_of_text
+
+FAULTS_SHOWN = 10
+LONGEST_FAULT = 300  # characters: a fault may quote the row
+LONGEST_ROW = 1_000_000  # characters: a tokenizer takes 300 bytes of memory for each
+MOST_TURNS = 1_000  # a chat template writes all earlier turns again for each response
+LARGEST_ARRAY = 2**30  # bytes of a JSON array, which is read whole
+VALUE_BYTES = 100  # of memory that a value of a Parquet file takes beside its text
+PARQUET_MAGIC = b"PAR1"
+HEAD = 4096  # bytes that show a file's format
+INPUT = "input"  # in the form of Alpaca, the text that an instruction is about
+NOT_READ = re.compile(r"\.(csv|tsv|xlsx?|arrow|feather|zip|zst|bz2|xz|parquet\.gz)(\.gz)?$", re.I)
+
+
+@dataclass(frozen=True)
+class Row:
+    """An instruction and its response.
+
+    number: of the line in a JSONL file, or of the row in other files. The first is 1.
+    """
+
+    instruction: str
+    response: str
+    number: int
+
+    @property
+    def text(self) -> str:
+        return f"{self.instruction}\n{self.response}"
+
+    @property
+    def turns(self) -> tuple[Turn, ...]:
+        return Turn("user", self.instruction), Turn("assistant", self.response)
+
+
+# What `read_rows` asks about each conversation. The answer is the row to use, or a fault.
+Accept = Callable[[Conversation], Row | Conversation | str]
+
+
+@dataclass(frozen=True)
+class BadRow:
+    """A row that cannot be used. place: its file and its line or row. fault: the reason."""
+
+    number: int
+    place: str
+    fault: str
+
+
+def read_rows(
+    path: Path,
+    instruction_column: str,
+    response_column: str,
+    limit: int | None = None,
+    accept: Accept | None = None,
+) -> tuple[list[Row | Conversation], list[BadRow]]:
+    """The first `limit` good rows of a file, and the bad ones among them.
+
+    The file is JSONL, a JSON array of objects, or Parquet. A row that lacks one of the two columns
+    may hold a conversation, in a column of `conversations.FORMS`. accept: the template's answer to
+    a conversation; without it, all are good. Raises UserError if the file is in another format, is
+    damaged, too large or holds no row, or if no row has the columns.
+    """
+    rows, bad, seen = [], [], {}
+    columns = {"instruction_column": instruction_column, "response_column": response_column}
+    for number, place, value in _values(Path(path), columns):
+        if limit is not None and len(rows) == limit:
+            break
+        if isinstance(value, dict):
+            seen |= dict.fromkeys(value)
+        row = _row(value, number, columns, accept)
+        if isinstance(row, str):
+            bad.append(BadRow(number, place, row[:LONGEST_FAULT]))
+        else:
+            rows.append(row)
+    if not rows and not bad:
+        raise UserError(f"{path} holds no rows")
+    if seen and not rows:
+        _check_columns(path, columns, list(seen))
+    return rows, bad
+
+
+def describe(bad: list[BadRow]) -> str:
+    """The number of bad rows, and the first of them with their faults, one per line."""
+    lines = [f"{row.place}: {row.fault}" for row in bad[:FAULTS_SHOWN]]
+    more = [f"... and {len(bad) - FAULTS_SHOWN} more"] if len(bad) > FAULTS_SHOWN else []
+    return "\n".join([f"{len(bad)} bad {'row' if len(bad) == 1 else 'rows'}:", *lines, *more])
+
+
+def check_format(name: str) -> None:
+    """Raise UserError if a file's name ends as one of a format that is not read."""
+    if ending := NOT_READ.search(name):
+        raise UserError(
+            f"{name}: rows are read from JSON Lines (.jsonl), a JSON array (.json), both also as "
+            f".gz, and Parquet (.parquet), not from {ending[0]}. docs/data.md says how to convert "
+            "other formats"
+        )
+
+
+def _values(path: Path, columns: dict[str, str]) -> Iterator[tuple[int, str, object]]:
+    """Each row's number, its place (for messages) and its value; for a bad JSON line, the error."""
+    check_format(str(path))
+    if _head(path).startswith(PARQUET_MAGIC) or path.suffix == ".parquet":
+        return _parquet_values(path, columns)
+    return json_values(path)
+
+
+def _head(path: Path) -> bytes:
+    with open_unpacked(path) as file:
+        return file.read(HEAD)
+
+
+def _parquet_values(path: Path, columns: dict[str, str]) -> Iterator[tuple[int, str, object]]:
+    """As `_values`. A small file may unpack to much: sizes are checked before that is in memory."""
+    import pyarrow
+    from pyarrow import parquet
+
+    try:
+        metadata = parquet.read_metadata(path)
+        names = metadata.schema.to_arrow_schema().names
+        _check_columns(path, columns, names)
+        wanted = dict.fromkeys([*columns.values(), *FORMS, INPUT])
+        read = [column for column in wanted if column in names]
+        chunks = [
+            chunk
+            for group in map(metadata.row_group, range(metadata.num_row_groups))
+            for chunk in map(group.column, range(group.num_columns))
+            if any(f"{chunk.path_in_schema}.".startswith(f"{column}.") for column in read)
+        ]
+        sizes = (c.total_uncompressed_size + VALUE_BYTES * c.num_values for c in chunks)
+        check_size(path, sum(sizes))
+        # A text that many rows repeat is in memory once, until the rows' texts are made.
+        texts = {chunk.path_in_schema for chunk in chunks if chunk.physical_type == "BYTE_ARRAY"}
+        with parquet.ParquetFile(path, read_dictionary=sorted(texts)) as file:
+            numbers, size = count(1), 0
+            for batch in file.iter_batches(columns=read):
+                size += sum(map(_text_bytes, batch.columns))
+                check_size(path, size)
+                for value, number in zip(batch.to_pylist(), numbers, strict=False):
+                    yield number, f"{path}, row {number}", value
+    except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not a whole Parquet file: {error}") from None
+
+
+def _text_bytes(array) -> int:
+    """The bytes of all texts in a column whose texts are encoded as dictionaries."""
+    import pyarrow
+    from pyarrow import compute
+
+    if isinstance(array, pyarrow.DictionaryArray):
+        lengths = compute.binary_length(array.dictionary)
+        return compute.sum(lengths.take(array.indices)).as_py() or 0
+    if isinstance(array, pyarrow.StructArray):
+        return sum(map(_text_bytes, array.flatten()))
+    if isinstance(array, pyarrow.ListArray | pyarrow.LargeListArray):
+        return _text_bytes(array.flatten())
+    return array.nbytes
+
+
+def json_values(path: Path) -> Iterator[tuple[int, str, object]]:
+    """Each value of a JSONL file or a JSON array: its number, its place (for messages), the value.
+
+    For a line that is not valid JSON, the error is the value. Raises UserError if the file is
+    missing, is no regular file, holds too much or is not UTF-8, or is an array that is not valid
+    JSON.
+    """
+    if not _head(path).removeprefix(BOM_UTF8).lstrip().startswith(b"["):
+        for number, value in read_json_lines(path):
+            yield number, f"{path}, line {number}", value
+        return
+    try:
+        values = parse_json(read_bytes(path, LARGEST_ARRAY).decode("utf-8-sig"))
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not UTF-8 text: {error}") from None
+    except ValueError as error:
+        raise UserError(f"{path} is not valid JSON: {error}") from None
+    for number, value in enumerate(values, 1):
+        yield number, f"{path}, row {number}", value
+
+
+def _check_columns(path: Path, columns: dict[str, str], names: list[str]) -> None:
+    """Raise UserError unless the file has these columns, or a column of conversations.
+
+    names: the columns of the file.
+    """
+    missing = {key: column for key, column in columns.items() if column not in names}
+    if missing and not FORMS.keys() & set(names):
+        raise UserError(
+            f"{path} has no column {' and no column '.join(map(repr, missing.values()))}; its "
+            f"columns are {', '.join(names)}: set {' and '.join(f'data.{key}' for key in missing)}"
+        )
+
+
+def _row(
+    value: object, number: int, columns: dict[str, str], accept: Accept | None
+) -> Row | Conversation | str:
+    """The row that a value holds, or the value's fault."""
+    if fault := fault_of_object(value):
+        return fault
+    if column := _conversation_column(value, columns):
+        row = read_conversation(value[column], column, number)
+        row = row if isinstance(row, str) else _fault_of_size(row) or row
+        if accept and not isinstance(row, str):
+            row = accept(row)
+        return f"column {column!r}: {row}" if isinstance(row, str) else row
+    if fault := _fault(value, columns):
+        return fault
+    row = Row(*(value[name] for name in columns.values()), number)
+    return _fault_of_size(row) or row
+
+
+def _conversation_column(value: dict, columns: dict[str, str]) -> str | None:
+    """The column with a row's conversation; None if the row has an instruction and a response.
+
+    A Parquet file has all columns in each row: None stands for a column that a row lacks.
+    """
+    if all(value.get(column) is not None for column in columns.values()):
+        return None
+    return next((column for column in FORMS if value.get(column) is not None), None)
+
+
+def _fault(value: dict, columns: dict[str, str]) -> str | None:
+    for key, column in columns.items():
+        if column not in value:
+            return _no_column(key, column, value)
+        if fault := fault_of_text(value[column]):
+            return f"column {column!r} {fault}"
+    more = value.get(INPUT)
+    if INPUT not in columns.values() and isinstance(more, str) and more.strip():
+        return (
+            f"column {INPUT!r} has text, which is not read: join it to "
+            f"{columns['instruction_column']!r}, or remove it"
+        )
+    return None
+
+
+def _fault_of_size(row: Row | Conversation) -> str | None:
+    if len(row.turns) > MOST_TURNS:
+        return f"more than {MOST_TURNS:,} turns"
+    if sum(len(turn.content) for turn in row.turns) > LONGEST_ROW:
+        return f"longer than {LONGEST_ROW:,} characters"
+    return None
+
+
+def _no_column(key: str, column: str, names: Iterable[str]) -> str:
+    return f"no column {column!r} (columns: {', '.join(sorted(names)) or 'none'}; set data.{key})"

@@ -1,0 +1,80 @@
+"""Reads texts without instructions, and cuts them into examples. Every token counts."""
+
+import io
+from itertools import count
+from pathlib import Path
+
+import numpy as np
+
+from xft.common.errors import UserError, naming
+from xft.common.files import read_bytes
+from xft.common.progress import progress
+from xft.data.examples import Tokens, batches
+from xft.data.faults import fault_of_object, fault_of_text
+from xft.data.instructions import BadRow, describe, json_values
+from xft.data.templates import encode_literally
+
+COLUMN = "text"
+
+
+def read_texts(path: Path) -> list[str]:
+    """The texts of a file: one if it is a .txt file, else those of JSONL lines {"text": ...}.
+
+    Raises UserError if the file is missing, is not UTF-8, holds no text or too much, or if one of
+    its lines is wrong.
+    """
+    if not path.exists():
+        raise UserError(f"text = {path}: there is no such file")
+    with naming("text"):
+        is_one = path.suffix == ".txt"
+        values = [(1, str(path), _whole(path))] if is_one else list(json_values(path))
+    if not values:
+        raise UserError(f"text = {path}: the file holds no texts")
+    faults = [(number, place, _fault(value)) for number, place, value in values]
+    if bad := [BadRow(*fault) for fault in faults if fault[-1]]:
+        raise UserError(f'text = {path}: each line must be {{"text": ...}}. {describe(bad)}')
+    return [value[COLUMN] for _, _, value in values]
+
+
+def window_texts(texts: list[str], tokenizer, max_length: int) -> Tokens:
+    """The tokens of texts, each cut into windows of at most max_length tokens.
+
+    A text has BOS in front, if the tokenizer has it, and EOS at its end. No window holds parts of
+    two texts. The first token of a window counts as its prompt, because nothing predicts it. A
+    window without another token is left out. `numbers` are those of the texts, from 1.
+    """
+    front = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
+    windows, numbers, places = [], [], count(1)
+    with progress(desc="tokenize", total=len(texts), unit="text") as bar:
+        for batch in batches(texts, len):
+            for ids, number in zip(encode_literally(tokenizer, batch), places, strict=False):
+                whole = np.array([*front, *ids, tokenizer.eos_token_id], np.int32)
+                cuts = range(max_length, len(whole), max_length)
+                found = [window for window in np.split(whole, cuts) if len(window) > 1]
+                windows += found
+                numbers += [number] * len(found)
+            bar.update(len(batch))
+    return Tokens(
+        input_ids=np.concatenate(windows),
+        offsets=np.cumsum([0, *map(len, windows)], dtype=np.int64),
+        prompt_lengths=np.ones(len(windows), np.int32),
+        numbers=np.array(numbers, np.int64),
+        held_out=np.zeros(len(windows), np.uint8),
+    )
+
+
+def _whole(path: Path) -> dict:
+    try:
+        text = read_bytes(path).decode("utf-8-sig")
+        return {COLUMN: io.StringIO(text, newline=None).read()}  # with one kind of line end
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not UTF-8 text: {error}") from None
+
+
+def _fault(value: object) -> str | None:
+    if fault := fault_of_object(value):
+        return fault
+    if COLUMN not in value:
+        return f"no key {COLUMN!r}"
+    fault = fault_of_text(value[COLUMN])
+    return f"{COLUMN!r} {fault}" if fault else None

@@ -1,0 +1,64 @@
+"""Loads the tokenizer of a model folder, and looks for its chat template without loading it."""
+
+from pathlib import Path
+
+from xft.checkpoints.model_config import read_config
+from xft.checkpoints.strict_json import read_json
+from xft.common.errors import UserError
+
+PLAIN_CLASSES = ("TokenizersBackend", "PreTrainedTokenizerFast")  # others may have an own EOS
+
+
+def load_tokenizer(folder: Path):
+    """The tokenizer of a model folder. Raises UserError if it cannot be loaded.
+
+    transformers chooses the tokenizer's class by the model's type too. An upcycled model gets its
+    base's class, so the same files are the same tokenizer in all artifacts.
+    """
+    from transformers import AutoConfig, AutoTokenizer
+
+    file = Path(folder) / "config.json"
+    base = read_config(file).get("base_config") if file.is_file() else None
+    try:
+        options = {"config": AutoConfig.for_model(**base)} if base else {}
+        return AutoTokenizer.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=False, **options
+        )
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        raise UserError(f"{folder}: the tokenizer cannot be loaded: {error}") from error
+
+
+def check_eos(folder: Path) -> None:
+    """Raise UserError if the tokenizer of a folder surely has no EOS token, by its files."""
+    settings, named = (
+        _settings(folder / name) for name in ("tokenizer_config.json", "special_tokens_map.json")
+    )
+    is_plain = settings.get("tokenizer_class") in PLAIN_CLASSES
+    if is_plain and not settings.get("eos_token") and not named.get("eos_token"):
+        raise UserError(no_eos(folder))
+
+
+def no_eos(name: str | Path) -> str:
+    """The message about a tokenizer without an EOS token."""
+    return (
+        f"the tokenizer of {name} has no EOS token. Each response must end with it: set eos_token "
+        "in its tokenizer_config.json"
+    )
+
+
+def has_chat_template(folder: Path) -> bool:
+    """Whether the tokenizer files of a folder hold a default chat template.
+
+    Raises UserError if a file is damaged.
+    """
+    files = ("chat_template.jinja", "additional_chat_templates/default.jinja")
+    if any((folder / name).is_file() for name in files):
+        return True
+    stated = _settings(folder / "tokenizer_config.json").get("chat_template")
+    if isinstance(stated, list):
+        return any(isinstance(one, dict) and one.get("name") == "default" for one in stated)
+    return bool(stated)
+
+
+def _settings(file: Path) -> dict:
+    return read_json(file) if file.is_file() else {}

@@ -1,0 +1,108 @@
+"""Writes tokenised rows as an artifact, and opens it for trainings through memory maps."""
+
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+from xft.artifacts.artifact import (
+    TOKENIZER_PATTERNS,
+    Artifact,
+    create_artifact,
+    open_artifact,
+)
+from xft.artifacts.manifest import (
+    Manifest,
+    Recipe,
+    hash_file,
+    manifest_path,
+    read_manifest,
+)
+from xft.checkpoints.writer import TensorPlan
+from xft.common.errors import UserError
+from xft.config.section import keys
+from xft.config.sections import TokensConfig
+from xft.data.examples import Tokens
+
+KIND = "tokens"
+DTYPES = {
+    "input_ids": "I32",
+    "offsets": "I64",
+    "prompt_lengths": "I32",
+    "numbers": "I64",
+    "held_out": "U8",
+    "later_prompts": "I64",
+}
+
+
+@dataclass(frozen=True)
+class TokensArtifact:
+    """Opened tokens, memory-mapped."""
+
+    artifact: Artifact
+    tokens: Tokens
+
+    @property
+    def inputs(self) -> dict[str, str]:
+        """The inputs of a training on these tokens: the artifact and the file of rows."""
+        return {"tokens": self.artifact.id, "data": self.artifact.manifest.inputs["data"]}
+
+
+def write_tokens(
+    out: Path, tokens: Tokens, options: TokensConfig, model: Path, data_hash: str, recipe: Recipe
+) -> None:
+    """Write tokens as an artifact.
+
+    options: as for `preparation.prepare`. model: the tokenizer's folder. data_hash: the SHA-256 of
+    the file of rows.
+    """
+    import torch
+
+    plans = [
+        TensorPlan(name, dtype, array.shape, lambda array=array: [torch.from_numpy(array)])
+        for name, dtype in DTYPES.items()
+        for array in [getattr(tokens, name)]
+        if array.size  # instruction rows have no later prompts
+    ]
+    parameters = options.model_dump() | {"tokenizer": tokenizer_hashes(model)}
+    with create_artifact(out, KIND, parameters, {"data": data_hash}, recipe) as draft:
+        draft.write_tensors(plans)
+
+
+def open_tokens(path: Path, model: Path, full: bool = False) -> TokensArtifact:
+    """Open tokens to train a model. Raises UserError if the model has another tokenizer."""
+    artifact = open_artifact(path, KIND, full=full)
+    if artifact.known_manifest is None:
+        raise UserError(_not_tokens(path))
+    theirs, own = artifact.manifest.parameters["tokenizer"], tokenizer_hashes(model)
+    if different := sorted(n for n in theirs | own if theirs.get(n) != own.get(n)):
+        raise UserError(
+            f"{path} was made with another tokenizer than that of {model}: {', '.join(different)} "
+            f"differs. Make it again: python -m workflow_scripts.tokens --model {model}"
+        )
+    checkpoint = artifact.checkpoint
+    names = [field.name for field in fields(Tokens) if field.name in checkpoint]
+    arrays = {name: checkpoint.get(name).numpy() for name in names}
+    return TokensArtifact(artifact, Tokens(**arrays))
+
+
+def read_options(path: Path) -> TokensConfig:
+    """The options that tokens were made with. Raises UserError if `path` holds no tokens."""
+    if not manifest_path(path).exists():
+        raise UserError(f"{_not_tokens(path)}, or a file of rows")
+    manifest: Manifest = read_manifest(manifest_path(path))
+    if manifest.kind != KIND:
+        raise UserError(f"{path} is of kind {manifest.kind}, not {KIND}")
+    held = {name: manifest.parameters[name] for name in keys(TokensConfig)}
+    return TokensConfig.model_construct(**held)
+
+
+def _not_tokens(path: Path) -> str:
+    return (
+        f"{path} is a folder without a manifest. --data takes a folder that "
+        "python -m workflow_scripts.tokens made"
+    )
+
+
+def tokenizer_hashes(model: Path) -> dict[str, str]:
+    """The SHA-256 of each file of the tokenizer in a model folder."""
+    files = {file for pattern in TOKENIZER_PATTERNS for file in Path(model).glob(pattern)}
+    return {file.relative_to(model).as_posix(): hash_file(file) for file in sorted(files)}

@@ -1,0 +1,96 @@
+"""The numbers of rows and problems, and the length of rows, if they are on this machine."""
+
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+from xft.common.errors import UserError
+from xft.common.files import open_regular
+from xft.config.sections import DataConfig, EvaluationConfig
+from xft.data.conversations import Conversation
+from xft.data.instructions import Row, read_rows
+from xft.data.templates import CHAT, TEXTS, make_template, read_template
+from xft.hub.named_sets import unpacked
+from xft.hub.source import dataset_source, find_cached_dataset_file
+
+# An estimate for code and English, with vocabularies of 32,000 to 150,000 tokens.
+BYTES_PER_TOKEN = 3.3
+MOST_COUNTED = 20_000  # lines of a file of rows
+NAMED_PROBLEMS = {"humaneval": 164, "mbpp": 378}
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows. number: None if unknown. tokens: mean of a row, estimated from its bytes, or None.
+
+    labelled: the share of the tokens that are trained on, at most, estimated from the bytes.
+    """
+
+    number: int | None
+    tokens: float | None
+    labelled: float = 1
+
+
+def find_rows(data: DataConfig, stated: int | None) -> Rows:
+    """The rows of the config's section `data`. stated: their number if they are elsewhere.
+
+    Raises UserError if rows on this machine cannot be read.
+    """
+    file = Path(data.train)
+    if data.revision:
+        file = find_cached_dataset_file(dataset_source(data.train, data.revision))
+    if file is None or not file.exists():
+        return Rows(stated, None)
+    columns = data.instruction_column, data.response_column
+    identity = read_template(data.template)
+    accept = None if identity == CHAT else make_template(identity, tokenizer=None).accept
+    rows, bad = read_rows(file, *columns, data.limit, accept)
+    if not rows:
+        raise UserError(f"{file}: none of {len(bad)} rows is sound")
+    size = sum(len(row.text.encode()) for row in rows) / len(rows) + _template_bytes(identity)
+    answers = sum(map(_answer_bytes, rows)) / len(rows)
+    return Rows(len(rows), size / BYTES_PER_TOKEN, answers / size)
+
+
+def count_rows(data: DataConfig) -> int | None:
+    """The number of rows in a local JSONL file, up to data.limit. Rows that are left out count too.
+
+    None if they are more than 20,000, elsewhere, or in another format.
+    """
+    file = Path(data.train)
+    if data.revision or file.suffix != ".jsonl" or not file.is_file():
+        return None
+    with open_regular(file) as lines:
+        if lines.read(64).lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"["):
+            return None  # a JSON array
+        lines.seek(0)
+        number = sum(1 for line in islice(lines, MOST_COUNTED + 1) if line.strip())
+    number = min(number, data.limit or number)
+    return None if number > MOST_COUNTED else number
+
+
+def count_problems(evaluation: EvaluationConfig) -> int | None:
+    """The number of problems in all data sets of the config's section `evaluation`.
+
+    None if one of their files is not on this machine.
+    """
+    numbers = []
+    for dataset in evaluation.datasets:
+        file = Path(dataset)
+        if dataset in NAMED_PROBLEMS:
+            number = NAMED_PROBLEMS[dataset]
+        elif file.is_file():
+            number = sum(bool(line.strip()) for line in unpacked(file).splitlines())
+        else:
+            return None
+        numbers.append(min(number, evaluation.limit or number))
+    return sum(numbers)
+
+
+def _answer_bytes(row: Row | Conversation) -> int:
+    return sum(len(turn.content.encode()) for turn in row.turns if turn.role == "assistant")
+
+
+def _template_bytes(identity: str) -> int:
+    """Bytes of the text around an instruction. 0 for a chat template: it is in the tokenizer."""
+    return 0 if identity == CHAT else len(TEXTS.get(identity, identity).encode())

@@ -1,0 +1,174 @@
+"""Tables of a model's tensors without their values: names, shapes and dtypes.
+
+Conversions can plan from a table instead of a checkpoint. So the sizes of their outputs are exact.
+"""
+
+import gc
+import math
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from textwrap import shorten
+
+from xft.checkpoints.capacity import EMBEDDINGS
+from xft.checkpoints.dtypes import DTYPE_BYTES, FLOAT_NAMES
+from xft.checkpoints.model_config import read_config
+from xft.checkpoints.reader import INDEX_FILE, SINGLE_FILE, CheckpointHeaders
+from xft.checkpoints.writer import TensorPlan
+from xft.common.errors import UserError
+
+NEEDED_KEYS = (
+    *("hidden_size", "intermediate_size", "num_attention_heads", "num_hidden_layers"),
+    "vocab_size",
+)
+HEADS = ("lm_head.weight", "embed_out.weight")
+BUFFERS = ("rotary_emb.inv_freq", "attention.masked_bias")  # in files of old versions
+LONGEST_REASON = 300
+
+
+@dataclass(frozen=True)
+class Heads:
+    """Attention heads: the numbers of query and key heads, and the size of one head."""
+
+    query: int
+    key: int
+    size: int
+
+
+@dataclass(frozen=True)
+class TensorTable:
+    """Shape and dtype (safetensors' spelling) of each tensor of a model, and its config.json.
+
+    folder: the name of the model in messages. source: how the sizes are known, for the report.
+    """
+
+    tensors: dict[str, tuple[tuple[int, ...], str]]
+    config: dict
+    folder: str
+    source: str
+
+    @property
+    def names(self) -> list[str]:
+        return sorted(self.tensors)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return self.tensors[name][0]
+
+    def dtype(self, name: str) -> str:
+        return self.tensors[name][1]
+
+    def size(self, name: str) -> int:
+        """The number of values of a tensor."""
+        return math.prod(self.shape(name))
+
+    @property
+    def nbytes(self) -> int:
+        """The bytes of all tensors in a file."""
+        return sum(self.size(name) * DTYPE_BYTES[self.dtype(name)] for name in self.tensors)
+
+    @property
+    def heads(self) -> Heads:
+        query = self.config["num_attention_heads"]
+        key = self.config.get("num_key_value_heads") or query
+        return Heads(query, key, self.config.get("head_dim") or self.config["hidden_size"] // query)
+
+    @property
+    def is_tied(self) -> bool:
+        """Whether the output layer and the embedding share their weight."""
+        has_head = any(name.endswith(HEADS) for name in self.tensors)
+        return bool(self.config.get("tie_word_embeddings")) or not has_head
+
+    @property
+    def parameters(self) -> dict[str, int]:
+        """The number of values of each parameter of the model in memory, by name."""
+        tied = HEADS if self.is_tied else ()
+        return {
+            name: self.size(name)
+            for name in self.names
+            if self.dtype(name) in FLOAT_NAMES and not name.endswith((*BUFFERS, *tied))
+        }
+
+    @property
+    def embedding(self) -> int:
+        """The size of an embedding that is only looked up; 0 if the output layer shares it."""
+        if self.is_tied:
+            return 0
+        return sum(self.size(name) for name in self.names if name.endswith(EMBEDDINGS))
+
+
+def read_table(folder: Path) -> TensorTable:
+    """The table of a model folder, from the headers of its safetensors files. Raises UserError."""
+    headers = CheckpointHeaders(folder)
+    tensors = {name: (headers.shape(name), headers.dtype(name)) for name in headers.names}
+    return TensorTable(tensors, headers.config, str(folder), "exact, from the weights' headers")
+
+
+def has_weights(folder: Path) -> bool:
+    """Whether a model folder holds safetensors."""
+    return (folder / SINGLE_FILE).exists() or (folder / INDEX_FILE).exists()
+
+
+def compute_table(config_file: Path) -> TensorTable:
+    """The table of a model from its config.json alone.
+
+    Raises UserError if the file lacks a size, or if transformers cannot build the model.
+    """
+    config = read_config(config_file)
+    check_sizes(config, config_file)
+    names = {name: short for short, name in FLOAT_NAMES.items()}
+    stated = config.get("dtype") or config.get("torch_dtype")
+    dtype = names.get(stated, "F32")
+    tensors = {name: (shape, dtype) for name, shape in _shapes(config, config_file).items()}
+    return TensorTable(tensors, config, str(config_file), "exact, from config.json")
+
+
+def check_sizes(config: dict, file: Path) -> None:
+    """Raise UserError if a model's config.json does not state the sizes that plans need."""
+    wrong = [key for key in NEEDED_KEYS if not isinstance(config.get(key), int)]
+    if wrong:
+        raise UserError(
+            f"{file} has no whole number for {', '.join(wrong)}: it is not the config.json of a "
+            "causal language model"
+        )
+
+
+@contextmanager
+def _without_collection() -> Iterator[None]:
+    """Hide the objects that the block makes from the garbage collector, which saves 2 s."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()
+
+
+@_without_collection()
+def _shapes(config: dict, config_file: Path) -> dict[str, tuple[int, ...]]:
+    """Name and shape of each parameter of transformers' model, which is built without values."""
+    import torch
+    from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM
+
+    model_type = config.get("model_type")
+    if str(model_type) not in CONFIG_MAPPING:
+        raise UserError(
+            f"{config_file}: model type {model_type!r} is unknown to the installed transformers"
+        )
+    try:
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(
+                AutoConfig.for_model(**config),
+                attn_implementation="eager",  # other implementations may be missing on this machine
+                trust_remote_code=False,
+            )
+    except Exception as error:  # each model type raises its own errors
+        reason = shorten(f"{type(error).__name__}: {error}", LONGEST_REASON)
+        raise UserError(f"{config_file}: transformers cannot build the model: {reason}") from error
+    return {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+
+
+def planned_table(plans: Iterable[TensorPlan], like: TensorTable) -> TensorTable:
+    """The table of the tensors that a conversion of `like` would write."""
+    tensors = {plan.name: (plan.shape, plan.dtype) for plan in plans}
+    return TensorTable(tensors, like.config, like.folder, like.source)

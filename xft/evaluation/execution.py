@@ -1,0 +1,235 @@
+"""Runs programs on inputs, each in its own sandbox, and yields what they return as plain data."""
+
+import fcntl
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import BinaryIO
+
+from xft.common.errors import UserError
+from xft.evaluation.plain_data import dumps, encode
+from xft.evaluation.sandbox import CLEAN_ENVIRONMENT, Bubblewrap, package_folders
+from xft.evaluation.workers import Stop
+
+RUNNER = Path(__file__).with_name("runner.py")
+RUNNER_FILES = [RUNNER, *map(RUNNER.with_name, ("plain_data.py", "confinement.py"))]
+READY = b'{"ready":true}'
+END_OF_SET = b'{"set":'
+TEST_SETS = ("base", "plus")  # a program runs on the calls of both, in this order
+MAX_LINE_BYTES = 2**17
+CHUNK_BYTES = 2**16
+STARTS = 3  # attempts to start a sandbox
+
+
+@dataclass(frozen=True)
+class Limits:
+    """The limits of one program, in seconds: for loading, for one call, for all calls of a set."""
+
+    loading: float = 60.0
+    call: float = 10.0
+    calls: float = 60.0
+    memory_bytes: int = 8 * 2**30  # correct solutions need more than 4 GiB
+
+
+class TimedOut(Exception):
+    """A program took longer than its limits allow."""
+
+
+class Stopped(Exception):
+    """A program was ended because its result is no longer needed."""
+
+
+class Garbled(Exception):
+    """A program wrote a line that is not a message."""
+
+
+class _NotStarted(Exception):
+    """The runner did not reach the program. The text is the system's message."""
+
+
+def usable_cpus() -> int:
+    """The CPUs that this process may use; all CPUs if the system does not say (macOS)."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The argument lists of each of `TEST_SETS`, encoded for the runner, and their number."""
+
+    encoded: str
+    calls: int
+
+
+def encode_inputs(sets: Sequence[Sequence]) -> Inputs:
+    """Encode the argument lists of each of `TEST_SETS` for `execute`."""
+    rows = [[[encode(value) for value in arguments] for arguments in s] for s in sets]
+    return Inputs(dumps(rows), sum(map(len, sets)))
+
+
+def memory_bound(sandbox: Bubblewrap | None) -> str:
+    """How a program's memory is bounded, in words for the result."""
+    if sys.platform != "linux":
+        return "none"
+    bound = f"{Limits().memory_bytes // 2**30} GiB of address space for each process"
+    return f"{bound}, and seccomp refuses memory outside of it" if sandbox else bound
+
+
+def execute(
+    code: str,
+    entry_point: str,
+    inputs: Inputs,
+    *,
+    sandbox: Bubblewrap | None,
+    limits: Limits,
+    stop: Stop | None = None,
+) -> Iterator[bytes]:
+    """Run a program in a sandbox (None: with the user's rights). Yield the runner's messages as
+    they come. Each is a line of JSON for `parse`.
+
+    The program ends when the caller closes the iterator, and in any case within `limits.loading`
+    plus `limits.calls` for each set. If the program dies, the messages end. Raises TimedOut;
+    Stopped once `stop` is set; Garbled if a line is too long; UserError if the program does not
+    start on this machine.
+    """
+    confined = sandbox is not None
+    program = {"code": code, "entry_point": entry_point, "memory": limits.memory_bytes}
+    program |= {"packages": package_folders() if confined else [], "confined": confined}
+    command = [sys.executable, "-I", "-B", str(RUNNER)]
+    if sandbox:
+        command = sandbox.wrap([str(RUNNER)], readable=RUNNER_FILES)
+    request = f"{dumps(program)}\n{inputs.encoded}\n"
+    lines = inputs.calls + len(TEST_SETS)  # the program itself wrote any further lines
+    for _ in range(STARTS):
+        try:
+            yield from islice(_run(command, request, limits, stop), lines)
+            return
+        except _NotStarted as error:
+            reason = error
+    raise UserError(
+        f"a program does not start on this machine, tried {STARTS} times: {reason}. Free memory "
+        "and processes, and run the same command again"
+    )
+
+
+def _run(command: list[str], request: str, limits: Limits, stop: Stop | None) -> Iterator[bytes]:
+    with _readable(request) as descriptor, tempfile.TemporaryFile() as errors:
+        child = subprocess.Popen(
+            command,
+            stdin=descriptor,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            env=CLEAN_ENVIRONMENT,
+            start_new_session=True,
+        )
+        try:
+            lines = _lines(child.stdout.fileno(), limits, stop)
+            _wait_until_ready(lines, errors)
+            yield from lines
+        finally:
+            _end(child)
+
+
+@contextmanager
+def _readable(content: str) -> Iterator[int]:
+    """A descriptor to read `content` from. On Linux no process can write to it."""
+    sealable = hasattr(os, "memfd_create")
+    with _file_in_memory() if sealable else tempfile.TemporaryFile() as file:
+        file.write(content.encode())
+        file.flush()
+        file.seek(0)
+        if sealable:
+            seals = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK
+            fcntl.fcntl(file, fcntl.F_ADD_SEALS, seals | fcntl.F_SEAL_SEAL)
+        yield file.fileno()
+
+
+def _file_in_memory() -> BinaryIO:
+    return os.fdopen(os.memfd_create("request", os.MFD_ALLOW_SEALING), "w+b")
+
+
+def _wait_until_ready(lines: Iterator[bytes], errors) -> None:
+    """Raises _NotStarted if the first line is not READY, which the runner writes."""
+    try:
+        if next(lines, None) == READY:
+            return
+        errors.seek(0)
+        said = errors.read(2**12).decode(errors="replace").strip()
+    except TimedOut:
+        said = "it took too long"
+    raise _NotStarted(said or "it ended without a message")
+
+
+def _lines(descriptor: int, limits: Limits, stop: Stop | None) -> Iterator[bytes]:
+    """All lines. Raises TimedOut if the next line does not come in time."""
+    clock = _Clock(limits)
+    rest = b""
+    watched = [descriptor, *([stop] if stop else [])]
+    while readable := select.select(watched, [], [], clock.seconds_left)[0]:
+        if stop in readable:
+            raise Stopped
+        chunk = os.read(descriptor, CHUNK_BYTES)
+        if not chunk:
+            return
+        *lines, rest = (rest + chunk).split(b"\n")
+        if max(map(len, (*lines, rest))) > MAX_LINE_BYTES:
+            raise Garbled
+        for line in lines:
+            clock.hear(line)
+            yield line
+    raise TimedOut
+
+
+class _Clock:
+    """The time that is left for the next line.
+
+    A line that ends a set gives more time, at most once per set. The program may write such lines
+    itself.
+    """
+
+    def __init__(self, limits: Limits):
+        self.limits = limits
+        self.ready = False
+        self.sets_left = len(TEST_SETS)
+        self.call_ends = self.calls_end = time.monotonic() + limits.loading
+
+    def hear(self, line: bytes) -> None:
+        now = time.monotonic()
+        self.call_ends = now + self.limits.call
+        if not self.ready or (line.startswith(END_OF_SET) and self.sets_left > 1):
+            self.calls_end = now + self.limits.calls
+            self.sets_left -= self.ready
+            self.ready = True
+
+    @property
+    def seconds_left(self) -> float:
+        return max(min(self.call_ends, self.calls_end) - time.monotonic(), 0)
+
+
+def parse(line: bytes) -> dict:
+    """The message of a line, which may hold anything. Raises Garbled if it is not a message."""
+    try:
+        message = json.loads(line)
+    except (ValueError, RecursionError):
+        raise Garbled from None
+    if not isinstance(message, dict):
+        raise Garbled
+    return message
+
+
+def _end(child: subprocess.Popen) -> None:
+    with suppress(ProcessLookupError):
+        os.killpg(child.pid, signal.SIGKILL)
+    child.wait()
+    child.stdout.close()

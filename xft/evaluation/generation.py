@@ -1,0 +1,287 @@
+"""Generates completions in batches. A row leaves its batch soon after its solution is complete."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from xft.common.devices import advice_on_nan
+from xft.common.errors import UserError
+from xft.common.progress import progress
+from xft.data.endings import end_tokens
+from xft.evaluation.healing import FirstTokens, Vocabulary
+from xft.evaluation.prompts import TaskPrompt
+
+
+@dataclass(frozen=True)
+class Completion:
+    """A model's text after a prompt. finish: "eos", "stop" (a stop sequence) or "length"."""
+
+    text: str
+    finish: str
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """Draws from the most likely tokens, up to the probability `top_p`, at this temperature.
+
+    seeds: one for each prompt. A row's draws depend only on its seed, not on other rows.
+    """
+
+    temperature: float
+    top_p: float
+    seeds: Sequence[int]
+
+
+def generate(
+    model,
+    tokenizer,
+    prompts: Sequence[TaskPrompt],
+    *,
+    max_new_tokens: int,
+    batch_size: int,
+    token_healing: bool = False,
+    sampling: Sampling | None = None,
+    on_completion: Callable[[int, Completion], object] = lambda *_: None,
+) -> list[Completion]:
+    """A completion for each prompt, in order; greedy without `sampling`.
+
+    prompts: all of one template, which ends a completion where it ends a turn.
+    token_healing: as in `healing`; the token that is chosen again counts as a new one. The model's
+    own sampling settings are replaced. on_completion(number of the prompt, completion) is called as
+    soon as a completion is complete. Raises UserError if a prompt plus `max_new_tokens` does not
+    fit into the model's window, or if the model computes NaN.
+    """
+    rows = make_rows(model.config, tokenizer, prompts, max_new_tokens, token_healing)
+    if not rows:
+        return []
+    _set_greedy(model, tokenizer, prompts, max_new_tokens)
+    # Longest first: padding stays small, and too little memory shows at once.
+    rows.sort(key=lambda row: -len(row.prompt_ids))
+    completions = [None] * len(prompts)
+    with progress(desc=f"generate {model.name_or_path}", total=len(prompts), unit="problem") as bar:
+
+        def finish(number: int, completion: Completion) -> None:
+            completions[number] = completion
+            on_completion(number, completion)
+            bar.update()
+
+        for start in range(0, len(rows), batch_size):
+            batch = rows[start : start + batch_size]
+            draws = sampling and _Draws(sampling, [row.number for row in batch])
+            _generate_batch(model, tokenizer, batch, draws, finish)
+    return completions
+
+
+@dataclass
+class Row:
+    """An unfinished sequence. number: of its prompt. prompt_ids: of the whole prompt.
+
+    first_ids: the first new token is one of these, and stands in the place of the prompt's last
+    token. Empty: the new tokens follow the prompt.
+    """
+
+    number: int
+    prompt_ids: list[int]
+    stops: tuple[str, ...]
+    first_ids: list[int]
+
+    @property
+    def kept_ids(self) -> list[int]:
+        """The ids of the prompt that the model continues."""
+        return self.prompt_ids[:-1] if self.first_ids else self.prompt_ids
+
+
+def make_rows(
+    config, tokenizer, prompts: Sequence[TaskPrompt], max_new_tokens: int, token_healing: bool
+) -> list[Row]:
+    """A row for each prompt, in order. Raises UserError as `_encode_prompts`."""
+    token_ids = _encode_prompts(config, tokenizer, prompts, max_new_tokens)
+    vocabulary = Vocabulary(tokenizer) if token_healing else None
+    rows = []
+    for number, (ids, prompt) in enumerate(zip(token_ids, prompts, strict=True)):
+        is_healed = vocabulary is not None and len(ids) > 1
+        first_ids = vocabulary.replacements(ids[-1]) if is_healed else []
+        rows.append(Row(number, ids, prompt.stops, first_ids))
+    return rows
+
+
+def _encode_prompts(
+    config, tokenizer, prompts: Sequence[TaskPrompt], max_new_tokens: int
+) -> list[list[int]]:
+    """The token ids of each prompt.
+
+    config: of the model. Raises UserError if a prompt plus `max_new_tokens` does not fit into its
+    window.
+    """
+    token_ids = [prompt.encode(tokenizer) for prompt in prompts]
+    window = getattr(config.get_text_config(), "max_position_embeddings", None)
+    if window is None:
+        return token_ids
+    too_long = [
+        f"{prompt.task_id} ({len(ids)} tokens)"
+        for prompt, ids in zip(prompts, token_ids, strict=True)
+        if len(ids) + max_new_tokens > window
+    ]
+    if too_long:
+        raise UserError(
+            f"{len(too_long)} prompts and max_new_tokens = {max_new_tokens} do not fit into the "
+            f"model's window of {window} tokens: {', '.join(too_long[:5])}. Lower max_new_tokens"
+        )
+    return token_ids
+
+
+def _set_greedy(model, tokenizer, prompts: Sequence[TaskPrompt], max_new_tokens: int) -> None:
+    from transformers import GenerationConfig
+
+    eos = model.generation_config.eos_token_id
+    eos_ids = end_tokens(eos, tokenizer, prompts[0].template)
+    pad = tokenizer.pad_token_id
+    model.generation_config = GenerationConfig(
+        max_new_tokens=max_new_tokens,
+        do_sample=False,
+        eos_token_id=eos_ids or None,
+        pad_token_id=pad if pad is not None else (eos_ids or [0])[0],
+    )
+
+
+def _generate_batch(model, tokenizer, rows: list[Row], draws: "_Draws | None", on_finish) -> None:
+    """Continue `rows` until all are done. Whenever half of them are done, these leave the batch."""
+    import torch
+
+    pad = model.generation_config.pad_token_id
+    eos_ids = model.generation_config.eos_token_id or []
+    width = max(len(row.kept_ids) for row in rows)
+    padding = [width - len(row.kept_ids) for row in rows]
+    ids = [[pad] * left + row.kept_ids for left, row in zip(padding, rows, strict=True)]
+    mask = [[0] * left + [1] * (width - left) for left in padding]
+    ids, mask = (torch.tensor(values, device=model.device) for values in (ids, mask))
+    limit = width + model.generation_config.max_new_tokens
+    refuse_nan = _RefuseNan(model.name_or_path)
+    first_tokens = FirstTokens(width, [row.first_ids for row in rows])
+    cache = None
+    while rows:
+        watch = RowWatch(tokenizer, width, rows, eos_ids)
+        with torch.inference_mode():
+            output = model.generate(
+                input_ids=ids,
+                attention_mask=mask,
+                cache=cache,
+                max_new_tokens=limit - ids.shape[1],
+                stopping_criteria=[watch],
+                logits_processor=[refuse_nan, first_tokens, *([draws] if draws else [])],
+                return_dict_in_generate=True,
+            )
+        ids = output.sequences
+        mask = torch.nn.functional.pad(mask, (0, ids.shape[1] - mask.shape[1]), value=1)
+        is_over = ids.shape[1] == limit
+        for place, row in enumerate(rows):
+            if is_over or watch.lengths[place] is not None:
+                new_ids = ids[place, width:].tolist()[: watch.lengths[place]]
+                on_finish(row.number, completion_of(tokenizer, row, new_ids, eos_ids))
+        left = [i for i, length in enumerate(watch.lengths) if length is None and not is_over]
+        chosen = torch.tensor(left, device=ids.device, dtype=torch.long)
+        rows, ids, mask, cache = [rows[i] for i in left], ids[chosen], mask[chosen], None
+        if left:
+            cache = output.cache
+            cache.batch_select_indices(chosen)
+            if draws:
+                draws.keep(left)
+
+
+class _RefuseNan:
+    """A logits processor that raises UserError at a NaN. As the largest score it would be chosen.
+
+    place: of the model.
+    """
+
+    def __init__(self, place: str):
+        self.place = place
+
+    def __call__(self, input_ids, scores):
+        """scores [rows, vocabulary]."""
+        if scores.isnan().any():
+            raise UserError(
+                f"{self.place}: the logits are NaN. Its training diverged{advice_on_nan()}"
+            )
+        return scores
+
+
+class _Draws:
+    """A logits processor: afterwards the largest score is a random draw (Gumbel-max trick)."""
+
+    def __init__(self, sampling: Sampling, chosen: list[int]):
+        import torch
+        from transformers import TopPLogitsWarper
+
+        self.temperature = sampling.temperature
+        self.warper = TopPLogitsWarper(sampling.top_p)
+        self.generators = [torch.Generator().manual_seed(sampling.seeds[i]) for i in chosen]
+
+    def __call__(self, input_ids, scores):
+        """scores [rows, vocabulary]."""
+        import torch
+
+        scores = self.warper(input_ids, scores.float() / self.temperature)
+        uniform = [torch.rand(scores.shape[1], generator=g) for g in self.generators]
+        uniform = torch.stack(uniform).clamp_min(torch.finfo(torch.float32).tiny)
+        return scores - (-uniform.log()).log().to(scores.device)
+
+    def keep(self, rows: list[int]) -> None:
+        """Keep only these rows."""
+        self.generators = [self.generators[row] for row in rows]
+
+
+class RowWatch:
+    """A stopping criterion for transformers.
+
+    It ends a row at EOS or at a stop sequence, and all rows once half of them have ended. lengths:
+    the number of new tokens of each row, None while it runs.
+    """
+
+    def __init__(self, tokenizer, prompt_width: int, rows: list[Row], eos_ids: list[int]):
+        self.tokenizer = tokenizer
+        self.prompt_width = prompt_width
+        self.rows = rows
+        self.eos_ids = eos_ids
+        self.lengths: list[int | None] = [None] * len(rows)
+        # A token is at least one byte long, so a stop sequence that ends in the newest token
+        # begins at most this many tokens back.
+        self.tail = max(len(stop.encode()) for row in rows for stop in row.stops)
+
+    def __call__(self, input_ids, scores, **_):
+        """True for each row that must end. input_ids: prompts and new tokens, [rows, width]."""
+        new_tokens = input_ids.shape[1] - self.prompt_width
+        tails = input_ids[:, -min(self.tail, new_tokens) :].tolist()
+        is_all = new_tokens <= self.tail
+        for place, (row, tail) in enumerate(zip(self.rows, tails, strict=True)):
+            if self.lengths[place] is None and self._ends(row, tail, is_all):
+                self.lengths[place] = new_tokens
+        ended = [length is not None for length in self.lengths]
+        if 2 * sum(ended) >= len(ended):
+            ended = [True] * len(ended)
+        return input_ids.new_tensor(ended).bool()
+
+    def _ends(self, row: Row, tail: list[int], is_all: bool) -> bool:
+        """is_all: whether the tail holds all new tokens. The first may repeat the prompt's end."""
+        if tail[-1] in self.eos_ids:
+            return True
+        text = _text(self.tokenizer, row, tail) if is_all else _decode(self.tokenizer, tail)
+        return any(stop in text for stop in row.stops)
+
+
+def completion_of(tokenizer, row: Row, new_ids: list[int], eos_ids: list[int]) -> Completion:
+    """The text of a row's new tokens, and why it ended."""
+    text = _text(tokenizer, row, new_ids)
+    if any(stop in text for stop in row.stops):
+        return Completion(text, "stop")
+    return Completion(text, "eos" if new_ids[-1] in eos_ids else "length")
+
+
+def _text(tokenizer, row: Row, new_ids: list[int]) -> str:
+    """What the new tokens add to the whole prompt."""
+    # A continuation that is decoded alone can lose its leading blank, and thus its indentation.
+    whole = _decode(tokenizer, row.kept_ids + new_ids)
+    return whole[len(_decode(tokenizer, row.prompt_ids)) :]
+
+
+def _decode(tokenizer, token_ids: list[int]) -> str:
+    return tokenizer.decode(token_ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)

@@ -1,0 +1,129 @@
+"""Measures a model's general abilities on tasks of lm-evaluation-harness.
+
+Written for lm_eval 0.4.13.
+"""
+
+import logging
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from xft.artifacts.manifest import hash_file
+from xft.common.errors import UserError
+from xft.common.optional import require
+from xft.evaluation.lm_eval_result import build_result
+from xft.evaluation.loading import artifact_id, load_model
+from xft.evaluation.result import package_versions
+
+SEED = 1234  # lm_eval's default, for few-shot examples and bootstraps
+OFFLINE = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
+
+
+@dataclass(frozen=True)
+class LmEvalOptions:
+    """How tasks are measured. limit: examples of each task (None: all)."""
+
+    batch_size: int
+    limit: int | None
+    threads: int
+
+
+def measure(
+    model_folder: str, names: Sequence[str], options: LmEvalOptions, verify_all: bool
+) -> dict:
+    """The result of a model on the tasks, groups of tasks, and files of tasks with these names.
+
+    verify_all: whether to hash the whole model. Nothing is fetched. Raises UserError if lm_eval, a
+    task or its data is missing, or if the model does not match its manifest or cannot be loaded.
+    """
+    require("lm_eval")
+    identity = artifact_id(Path(model_folder), full=verify_all)
+    os.environ |= OFFLINE
+    manager = _task_manager(names)
+    tasks = load_tasks(manager, names)
+    model, tokenizer = load_model(Path(model_folder), options.threads)
+
+    from lm_eval import simple_evaluate
+    from lm_eval.models.huggingface import HFLM
+
+    seeds = ("random_seed", "numpy_random_seed", "torch_random_seed", "fewshot_random_seed")
+    measured = simple_evaluate(
+        HFLM(pretrained=model, tokenizer=tokenizer, batch_size=options.batch_size),
+        tasks=tasks,
+        limit=options.limit,
+        log_samples=False,
+        task_manager=manager,
+        **dict.fromkeys(seeds, SEED),
+    )
+    settings = asdict(options) | {"tasks": [Path(name).name for name in names], "seed": SEED}
+    settings |= {"device": model.device.type, "dtype": str(model.dtype).removeprefix("torch.")}
+    return build_result(
+        measured,
+        model={"path": model_folder, "id": identity},
+        settings=settings,
+        versions=package_versions("torch", "transformers", "datasets", "lm_eval"),
+    )
+
+
+def task_hashes(names: Sequence[str]) -> dict[str, str]:
+    """The SHA-256 of each task that is a file, by file name.
+
+    Raises UserError if two files have the same name: results show only the name.
+    """
+    files = [Path(name) for name in names if name.endswith(".yaml") and Path(name).is_file()]
+    hashes = {}
+    for file in files:
+        if file.name in hashes:
+            raise UserError(f"two tasks are files with the name {file.name}. Rename one of them")
+        hashes[file.name] = hash_file(file)
+    return hashes
+
+
+def _task_manager(names: Sequence[str]):
+    """lm_eval's index of tasks. Its own tasks take seconds to read, so only if needed."""
+    from lm_eval.tasks import TaskManager
+
+    logging.getLogger("lm_eval").setLevel(logging.ERROR)
+    return TaskManager(include_defaults=any(not name.endswith(".yaml") for name in names))
+
+
+def load_tasks(manager, names: Sequence[str]) -> list:
+    """lm_eval's tasks, and groups of tasks, with their data.
+
+    Raises UserError if a task is unknown, needs files that are not on this machine, or runs
+    model-written code.
+    """
+    found, owners = [], {}
+    for name in names:
+        loaded = _load(manager, name)
+        for task_name, task in loaded["tasks"].items():
+            if getattr(task, "UNSAFE_CODE", False):
+                raise UserError(
+                    f"{name} runs model-written code without a sandbox. Leave it out: the step "
+                    "eval is for code"
+                )
+            if task_name in owners:
+                raise UserError(f"{owners[task_name]} and {name} both hold the task {task_name}")
+            owners[task_name] = name
+        groups = list(loaded["groups"].values())
+        found += groups[:1] or loaded["tasks"].values()  # the first group holds the others
+    return found
+
+
+def _load(manager, name: str) -> dict:
+    import yaml
+
+    try:
+        return manager.load(name)
+    except OSError as error:
+        raise UserError(
+            f"{name}: this task needs files that are not on this machine, and this step fetches "
+            f"none: {error}. See section General abilities of docs/evaluation.md"
+        ) from error
+    except (KeyError, TypeError, ValueError, yaml.YAMLError) as error:
+        if Path(name).is_file():
+            raise UserError(f"{name}: lm_eval cannot load this task: {error}") from error
+        raise UserError(
+            f"lm_eval has no task {name}, and there is no such file. `lm_eval ls tasks` lists all"
+        ) from None

@@ -1,0 +1,120 @@
+"""Builds a model's prompt for each problem, and extracts the solution from its completion."""
+
+import hashlib
+from dataclasses import dataclass
+
+from xft.data.templates import (
+    COMPLETION,
+    ChatTemplate,
+    TextTemplate,
+    encode_literally,
+)
+from xft.evaluation.problems import Problem, ProblemSet, split_mbpp
+
+FENCE = "```"
+# A base model's completion of a function ends before these.
+HUMANEVAL_STOPS = (
+    *("\ndef ", "\nasync def ", "\nclass ", "\n@", "\nimport ", "\nfrom ", "\nif ", "\nassert "),
+    *("\nprint(", "\n#", '\n"""', FENCE),
+)
+# An MBPP prompt holds no function, so top-level helpers and imports are part of the solution.
+MBPP_STOPS = ("\nif ", "\nassert ", "\nprint(", '\n"""', FENCE)
+
+
+@dataclass(frozen=True)
+class TaskPrompt:
+    """The text that a model continues: an instruction in its template, and the response's start.
+
+    stops: the solution ends before the first of these. head: the code in front of the completion.
+    """
+
+    task_id: str
+    instruction: str
+    head: str
+    stops: tuple[str, ...]
+    template: TextTemplate | ChatTemplate = COMPLETION
+    start: str = ""
+
+    @property
+    def text(self) -> str:
+        return self.template.render(self.instruction) + self.start
+
+    def encode(self, tokenizer) -> list[int]:
+        """The token ids as in training: first the prompt, then the start of the response."""
+        prompts = self.template.encode(tokenizer, [self.instruction])
+        return prompts[0] + encode_literally(tokenizer, [self.start])[0]
+
+    @property
+    def sha256(self) -> str:
+        return hashlib.sha256(self.text.encode()).hexdigest()
+
+    def solution(self, completion: str) -> str:
+        """The program to judge."""
+        return self.head + cut(completion, self.stops)
+
+
+def cut(text: str, stops: tuple[str, ...]) -> str:
+    """`text` up to the first occurrence of any of `stops`."""
+    return text[: min((i for stop in stops if (i := text.find(stop)) >= 0), default=len(text))]
+
+
+def task_prompts(
+    problem_set: ProblemSet, template: TextTemplate | ChatTemplate
+) -> list[TaskPrompt]:
+    """A prompt for each problem, in order."""
+    build = BUILDERS[template is not COMPLETION, problem_set.form]
+    return [build(problem, template) for problem in problem_set.problems]
+
+
+def _closing(template: TextTemplate | ChatTemplate) -> tuple[str, ...]:
+    """The end of a response's code block. It is the first fence, as in the published evaluation.
+
+    No evaluation with chats is published. There it is the first fence at the start of a line, as in
+    EvalPlus, because docstrings and strings may hold other fences.
+    """
+    return ("\n" + FENCE,) if isinstance(template, ChatTemplate) else (FENCE,)
+
+
+def _humaneval_instruction(problem: Problem, template: TextTemplate | ChatTemplate) -> TaskPrompt:
+    code = problem.prompt.strip()
+    instruction = f"Write a solution to the following problem:\n```python\n{code}\n```"
+    return TaskPrompt(
+        problem.task_id,
+        instruction,
+        head=code,
+        stops=_closing(template),
+        template=template,
+        start=f"```python\n{code}",
+    )
+
+
+def _mbpp_instruction(problem: Problem, template: TextTemplate | ChatTemplate) -> TaskPrompt:
+    request, assertion = split_mbpp(problem)
+    instruction = (
+        f"{request} Your code should satisfy the following assertion:\n```python\n{assertion}\n```"
+    )
+    return TaskPrompt(
+        problem.task_id,
+        instruction,
+        head="",
+        stops=_closing(template),
+        template=template,
+        start="```python",
+    )
+
+
+def _humaneval_completion(problem: Problem, template: TextTemplate) -> TaskPrompt:
+    return TaskPrompt(problem.task_id, problem.prompt, problem.prompt, HUMANEVAL_STOPS, template)
+
+
+def _mbpp_completion(problem: Problem, template: TextTemplate) -> TaskPrompt:
+    return TaskPrompt(problem.task_id, problem.prompt, problem.prompt, MBPP_STOPS, template)
+
+
+# By whether the prompt is an instruction, and by the form of the problems.
+BUILDERS = {
+    (True, "humaneval"): _humaneval_instruction,
+    (True, "mbpp"): _mbpp_instruction,
+    (False, "humaneval"): _humaneval_completion,
+    (False, "mbpp"): _mbpp_completion,
+}

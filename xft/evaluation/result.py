@@ -1,0 +1,172 @@
+"""Builds, reads and writes the result of an evaluation. Equal runs write equal bytes."""
+
+import json
+import platform
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+
+from xft.artifacts.files import write_manifest, write_whole
+from xft.artifacts.manifest import Recipe
+from xft.checkpoints.reader import read_json
+from xft.common.errors import UserError
+from xft.evaluation.ground_truth import TEST_SETS
+from xft.evaluation.problems import ProblemSet
+from xft.evaluation.samples import Sample, samples_path
+from xft.evaluation.scoring import PASSED, Verdict
+
+KIND = "eval"
+FORMAT = 2
+TEST_NAMES = {"base": "base tests", "plus": "base + extra tests"}  # EvalPlus's words
+SAMPLES_OF = (1, 10, 100)  # k of pass@k
+# EvalPlus 0.3.1 counts every solution of this problem as failed.
+FAILED_BY_EVALPLUS = "HumanEval/32"
+
+
+def package_versions(*names: str) -> dict[str, str]:
+    """The installed versions, without importing the packages."""
+    return {name: version(name) for name in names}
+
+
+def build_result(
+    problem_set: ProblemSet, samples: Sequence[Sample], verdicts: Sequence[Verdict], settings: dict
+) -> dict:
+    """The content of the result file. settings: of the scoring; the samples have their own.
+
+    pass@k is the unbiased estimate of the share of problems with a passing sample among k samples.
+    With one sample each, pass@1 is the share of problems that pass. passed: the number of samples.
+    evalplus: passing problems that EvalPlus itself counts as failed, and its number of passed ones.
+    """
+    origin = samples[0].origin
+    scoring_versions = {"python": platform.python_version()} | package_versions("evalplus", "numpy")
+    passed = {name: [getattr(v, name) for v in verdicts].count(PASSED) for name in TEST_SETS}
+    failed_by_evalplus = [
+        sample.task_id
+        for sample, verdict in zip(samples, verdicts, strict=True)
+        if sample.task_id == FAILED_BY_EVALPLUS and verdict.base == PASSED
+    ]
+    return {
+        "format": FORMAT,
+        "model": origin["model"],
+        "dataset": {
+            "name": problem_set.name,
+            "file": problem_set.file.name,
+            "sha256": problem_set.sha256,
+            "problems": len(problem_set.problems),
+        },
+        "settings": origin["settings"] | settings,
+        "versions": origin["versions"] | scoring_versions,
+        **_pass_at_k(samples, verdicts),
+        "passed": passed,
+        "evalplus": {
+            "failed": failed_by_evalplus,
+            "passed": {name: count - len(failed_by_evalplus) for name, count in passed.items()},
+        },
+        "problems": [
+            {
+                "task_id": sample.task_id,
+                "sample": sample.number,
+                "prompt_sha256": sample.prompt_sha256,
+                "base": verdict.base,
+                "plus": verdict.plus,
+                "finish": sample.finish,
+                "failed_call": verdict.failed_call,
+            }
+            for sample, verdict in zip(samples, verdicts, strict=True)
+        ],
+    }
+
+
+def _pass_at_k(samples: Sequence[Sample], verdicts: Sequence[Verdict]) -> dict[str, dict]:
+    """pass@k for each k of `SAMPLES_OF` up to the number of samples of a problem."""
+    from evalplus.eval import estimate_pass_at_k
+
+    count = samples[-1].number + 1
+    shares = {}
+    for k in (k for k in SAMPLES_OF if k <= count):
+        shares[f"pass@{k}"] = {}
+        for tests in TEST_SETS:
+            statuses = [getattr(verdict, tests) for verdict in verdicts]
+            passed = [
+                statuses[start : start + count].count(PASSED)
+                for start in range(0, len(statuses), count)
+            ]
+            shares[f"pass@{k}"][tests] = float(estimate_pass_at_k(count, passed, k).mean())
+    return shares
+
+
+def solved_shares(result: dict, tests: str) -> list[float]:
+    """The share of samples that pass, for each problem of a result."""
+    by_problem: dict[str, list[bool]] = {}
+    for row in result["problems"]:
+        by_problem.setdefault(row["task_id"], []).append(row[tests] == PASSED)
+    return [sum(passed) / len(passed) for passed in by_problem.values()]
+
+
+def has_several_samples(result: dict) -> bool:
+    """Whether a model wrote several solutions for each problem."""
+    return result["settings"].get("samples", 1) > 1
+
+
+def measures(result: dict) -> list[str]:
+    """The names of the scores in a result: pass@1 and so on."""
+    return [f"pass@{k}" for k in SAMPLES_OF if f"pass@{k}" in result]
+
+
+def caveats(result: dict) -> list[str]:
+    """Remarks that a reader of the scores must know, one sentence each."""
+    if not result["evalplus"]["failed"]:
+        return []
+    base, plus = (result["evalplus"]["passed"][tests] for tests in TEST_SETS)
+    return [
+        f"{result['model']['path']} on {result['dataset']['name']}: EvalPlus itself would count "
+        f"{base} as passed on {TEST_NAMES['base']}, {plus} on {TEST_NAMES['plus']}. It fails every "
+        f"solution of {FAILED_BY_EVALPLUS}."
+    ]
+
+
+def common_caveats(results: Sequence[dict]) -> list[str]:
+    """The remarks of `caveats` for many results, in one sentence."""
+    count = sum(bool(result["evalplus"]["failed"]) for result in results)
+    if not count:
+        return []
+    return [
+        f"EvalPlus itself fails every solution of {FAILED_BY_EVALPLUS}. {count} of these results "
+        "count it as passed."
+    ]
+
+
+def backends_note(backends: Mapping[str, str]) -> list[str]:
+    """A remark for the reader if different backends generated the solutions.
+
+    backends: by model.
+    """
+    models: dict[str, list[str]] = {}
+    for model, backend in backends.items():
+        models.setdefault(backend, []).append(model)
+    if len(models) < 2:
+        return []
+    parts = [f"with {backend}: {', '.join(names)}" for backend, names in models.items()]
+    return [
+        f"Generated {'; '.join(parts)}. The backends' logits differ in their last digits. In rare "
+        "cases this changes a token."
+    ]
+
+
+def write_result(path: Path, result: dict, ground_truth: str | None, recipe: Recipe) -> None:
+    """Write a result file whole or not at all, then the manifest of the result and generations.
+
+    ground_truth: the artifact's id; None if the ground truth was computed in the same step.
+    """
+    write_whole(path, json.dumps(result, indent=2, sort_keys=True) + "\n")
+    inputs = {"model": result["model"]["id"], "dataset": result["dataset"]["sha256"]}
+    inputs["ground_truth"] = ground_truth
+    write_manifest(path, KIND, result["settings"], inputs, [samples_path(path)], recipe)
+
+
+def read_result(path: Path) -> dict:
+    """Read a result file. Raises UserError if it is missing, broken, or not such a result."""
+    result = read_json(path)
+    if result.get("format") != FORMAT or "pass@1" not in result:
+        raise UserError(f"{path} is not the result of an evaluation (format {FORMAT})")
+    return result

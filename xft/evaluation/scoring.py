@@ -1,0 +1,135 @@
+"""Runs each solution in its own sandbox, and has it judged outside of the sandbox."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from tempfile import TemporaryFile
+
+from xft.common.progress import progress
+from xft.evaluation.execution import TEST_SETS, Garbled, Limits, TimedOut, execute
+from xft.evaluation.ground_truth import (
+    GroundTruth,
+    ProblemTests,
+    run_canonical,
+    shown,
+)
+from xft.evaluation.judges import Judges
+from xft.evaluation.problems import Problem, ProblemSet
+from xft.evaluation.sandbox import Bubblewrap
+from xft.evaluation.trial import FAILED, Outcome, write_trial
+from xft.evaluation.workers import Stop, work_on
+
+PASSED, TIMED_OUT, NO_CODE = "passed", "timed out", "no code"
+TOO_COSTLY = "too costly to judge"
+SLOWER = 10  # a solution may take this many times as long as the canonical one
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The statuses of a solution: PASSED, FAILED, TIMED_OUT, REFUSED, TOO_COSTLY or NO_CODE.
+
+    base: on the original tests. plus: on the original tests and EvalPlus's tests together.
+    failed_call: the arguments of the first call that failed, if there is one.
+    """
+
+    base: str
+    plus: str
+    failed_call: str | None = None
+
+
+def score(
+    problem_set: ProblemSet,
+    truth: GroundTruth,
+    solutions: Sequence[tuple[Problem, str | None]],
+    *,
+    sandbox: Bubblewrap | None,
+    workers: int,
+) -> list[Verdict]:
+    """A verdict for each solution, in order. None means a solution without code.
+
+    sandbox: None means no isolation. A solution that takes too long is tried again at the end, with
+    no other solution at the same time, whatever it answered: it must not learn from this which
+    answers are right. Its limits then follow from the canonical solution's time.
+    """
+    late = set()
+
+    def verdict(number: int, stop: Stop) -> Verdict:
+        problem, code = solutions[number]
+        if code is None:
+            return Verdict(NO_CODE, NO_CODE)
+        tests = ProblemTests(problem, problem_set.form)
+        found, timed_out = _verdict(tests, truth, code, sandbox, judges, Limits(), stop)
+        if timed_out:
+            late.add(number)
+        return found
+
+    with Judges(confined=sandbox is not None) as judges:
+        verdicts = work_on(
+            range(len(solutions)),
+            verdict,
+            lambda number: solutions[number][0].task_id,
+            workers=workers,
+            desc="score",
+            unit="solution",
+        )
+        for number in progress(sorted(late), desc="score again, alone", unit="solution"):
+            problem, code = solutions[number]
+            tests = ProblemTests(problem, problem_set.form)
+            limits = _limits_here(tests, sandbox)
+            verdicts[number], _ = _verdict(tests, truth, code, sandbox, judges, limits)
+    return verdicts
+
+
+def _limits_here(tests: ProblemTests, sandbox: Bubblewrap | None) -> Limits:
+    """Limits from the time that the canonical solution takes now."""
+    start = last = time.monotonic()
+    longest = 0.0
+    for _ in run_canonical(tests, sandbox):
+        now = time.monotonic()
+        longest, last = max(longest, now - last), now
+    usual = Limits()
+    return Limits(
+        loading=max(usual.loading, SLOWER * longest),
+        call=max(usual.call, SLOWER * longest),
+        calls=max(usual.calls, SLOWER * (last - start)),
+    )
+
+
+def _verdict(
+    tests: ProblemTests,
+    truth: GroundTruth,
+    code: str,
+    sandbox: Bubblewrap | None,
+    judges: Judges,
+    limits: Limits,
+    stop: Stop | None = None,
+) -> tuple[Verdict, bool]:
+    """Run a program on all calls, and have it judged after it has ended. Also whether it was late.
+
+    While it runs, it can thus not learn which values are right.
+    """
+    name, inputs = tests.problem.entry_point, tests.encoded
+    late = False
+    with TemporaryFile() as trial:
+        expected = truth.lines[tests.problem.task_id]
+        write_trial(trial, tests.form, name, tests.atol, inputs, expected)
+        try:
+            for line in execute(code, name, inputs, sandbox=sandbox, limits=limits, stop=stop):
+                trial.write(line + b"\n")
+        except TimedOut:
+            late = True
+        except Garbled:
+            pass
+        outcome = judges.outcome(trial, stop)
+    if outcome is None:
+        return Verdict(TOO_COSTLY, TOO_COSTLY), late
+    return _named(outcome, tests, TIMED_OUT if late else FAILED), late
+
+
+def _named(outcome: Outcome, tests: ProblemTests, end: str) -> Verdict:
+    """The verdict. end: the status if no message is wrong but some are missing."""
+    passed = outcome.passed_sets
+    statuses = [PASSED] * passed + [outcome.status or end] * len(TEST_SETS)
+    calls = tests.sets[passed] if passed < len(TEST_SETS) else []
+    failed_call = shown(calls[outcome.call]) if outcome.call < len(calls) else None
+    return Verdict(statuses[0], statuses[1], failed_call)

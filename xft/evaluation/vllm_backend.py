@@ -1,0 +1,211 @@
+"""Generates with vLLM, with the same prompts, stop sequences and end tokens as `generation`.
+
+Written for vLLM 0.33.0.
+"""
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from xft.checkpoints.dtypes import torch_dtype
+from xft.checkpoints.reader import CheckpointHeaders
+from xft.common.errors import UserError
+from xft.common.optional import require
+from xft.common.progress import progress
+from xft.data.endings import GENERATION_CONFIG, end_tokens
+from xft.data.tokenizers import load_tokenizer
+from xft.evaluation.generation import (
+    Completion,
+    Row,
+    Sampling,
+    completion_of,
+    make_rows,
+)
+from xft.evaluation.loading import computing_dtype
+from xft.evaluation.prompts import TaskPrompt
+
+ENVIRONMENT = {
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # otherwise equal runs may batch differently
+    "VLLM_NO_USAGE_STATS": "1",  # otherwise it reports to its authors
+    "VLLM_LOGGING_LEVEL": "WARNING",
+}
+# vLLM's newer model runner ends with an error if a request allows more tokens.
+MOST_ALLOWED = 1024
+
+
+@dataclass(frozen=True)
+class VllmModel:
+    """A model for vLLM. `generate` loads it, because vLLM needs the length of the sequences.
+
+    config, generation_config: transformers'. device and dtype: torch's, of the weights.
+    """
+
+    name_or_path: str
+    config: object
+    generation_config: object
+    device: object
+    dtype: object
+
+
+def load_model(folder: Path, threads: int | None, precision: str = "auto"):
+    """The model and the tokenizer of a folder, for `generate`.
+
+    threads: not used, because vLLM chooses the number. precision: as for `computing_dtype`. Raises
+    UserError if vLLM is not installed, if the folder is missing or broken, or if it is a mixture,
+    which vLLM cannot load.
+    """
+    checkpoint = CheckpointHeaders(folder)
+    if "base_config" in checkpoint.config:
+        raise UserError(
+            f"{folder} is a mixture of experts of this project, which vLLM cannot load. Evaluate "
+            "it with --backend transformers"
+        )
+    require("vllm")
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+
+    import torch
+    from transformers import AutoConfig, GenerationConfig
+    from vllm.platforms import current_platform
+
+    from xft.modeling.loading import loading
+
+    tokenizer = load_tokenizer(folder)
+    with loading(folder):
+        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        if (folder / GENERATION_CONFIG).is_file():
+            generation_config = GenerationConfig.from_pretrained(folder, local_files_only=True)
+        else:
+            generation_config = GenerationConfig.from_model_config(config)
+    device = torch.device(current_platform.device_type)
+    stored = config.dtype or torch_dtype(checkpoint.dtype(checkpoint.names[0]))
+    dtype = computing_dtype(precision, stored, on_gpu=device.type != "cpu")
+    return VllmModel(str(folder), config, generation_config, device, dtype), tokenizer
+
+
+def generate(
+    model: VllmModel,
+    tokenizer,
+    prompts: Sequence[TaskPrompt],
+    *,
+    max_new_tokens: int,
+    batch_size: int,
+    token_healing: bool = False,
+    sampling: Sampling | None = None,
+    on_completion: Callable[[int, Completion], object] = lambda *_: None,
+) -> list[Completion]:
+    """A completion for each prompt, as from `generation.generate`.
+
+    batch_size: the number of sequences at a time. The next one starts as soon as one is done.
+    token_healing: a prompt stays as it is if too many tokens begin with the text of its last one. A
+    text may go on after a stop sequence that begins in its first token.
+    """
+    rows = [
+        row if len(row.first_ids) <= MOST_ALLOWED else replace(row, first_ids=[])
+        for row in make_rows(model.config, tokenizer, prompts, max_new_tokens, token_healing)
+    ]
+    if not rows:
+        return []
+    eos = model.generation_config.eos_token_id
+    eos_ids = end_tokens(eos, tokenizer, prompts[0].template)
+    longest = max(len(row.prompt_ids) for row in rows) + max_new_tokens
+    engine = _start(model, longest, batch_size)
+    first = _first_tokens(engine, rows, sampling)
+    for row in rows:
+        _add(engine, row, first[row.number], max_new_tokens, eos_ids, sampling)
+    completions = [None] * len(rows)
+    with progress(desc=f"generate {model.name_or_path}", total=len(rows), unit="problem") as bar:
+        for number, token_ids in _finished(engine):
+            new_ids = (first[number] + token_ids)[:max_new_tokens]
+            completions[number] = completion_of(tokenizer, rows[number], new_ids, eos_ids)
+            on_completion(number, completions[number])
+            bar.update()
+    return completions
+
+
+def _start(model: VllmModel, longest: int, batch_size: int):
+    """An engine with the loaded model. longest: the most tokens of a prompt and its completion.
+
+    Raises UserError if vLLM cannot load it.
+    """
+    from vllm import EngineArgs, LLMEngine
+
+    from xft.modeling.loading import loading
+
+    with loading(model.name_or_path):
+        return LLMEngine.from_engine_args(
+            EngineArgs(
+                model=model.name_or_path,
+                dtype=str(model.dtype).removeprefix("torch."),
+                load_format="safetensors",
+                max_model_len=longest,
+                max_num_seqs=batch_size,
+                generation_config="vllm",  # not the model's own sampling settings
+                disable_log_stats=True,
+            )
+        )
+
+
+def _first_tokens(engine, rows: list[Row], sampling: Sampling | None) -> list[list[int]]:
+    """The first new token of each row, in a list. The list is empty if it may be any token."""
+    for row in (row for row in rows if row.first_ids):
+        draws = _draws(sampling, row.number)
+        if sampling is not None:
+            draws["seed"] ^= 1  # the tokens after it have the row's own seed
+        _request(engine, row, row.kept_ids, max_tokens=1, allowed_token_ids=row.first_ids, **draws)
+    found = dict(_finished(engine))
+    return [found.get(row.number, []) for row in rows]
+
+
+def _add(
+    engine,
+    row: Row,
+    first: list[int],
+    max_new_tokens: int,
+    eos_ids: list[int],
+    sampling: Sampling | None,
+) -> None:
+    """Queue a row. first: its first new token, or empty."""
+    _request(
+        engine,
+        row,
+        row.kept_ids + first,
+        max_tokens=max_new_tokens,
+        stop=list(row.stops),
+        stop_token_ids=eos_ids,
+        **_draws(sampling, row.number),
+    )
+
+
+def _draws(sampling: Sampling | None, number: int) -> dict:
+    """The parameters of the random draws for a prompt."""
+    if sampling is None:
+        return {"temperature": 0.0}
+    return {
+        "temperature": sampling.temperature,
+        "top_p": sampling.top_p,
+        "seed": sampling.seeds[number],
+    }
+
+
+def _request(engine, row: Row, token_ids: list[int], **parameters) -> None:
+    """Queue the token ids of a row. The engine reports it once, when it is done."""
+    from vllm import SamplingParams
+    from vllm.inputs import tokens_input
+    from vllm.sampling_params import RequestOutputKind
+
+    settings = SamplingParams(
+        **parameters,
+        # Only the model's end tokens, not the tokenizer's if they differ.
+        ignore_eos=True,
+        output_kind=RequestOutputKind.FINAL_ONLY,
+    )
+    engine.add_request(str(row.number), tokens_input(token_ids), settings)
+
+
+def _finished(engine) -> Iterator[tuple[int, list[int]]]:
+    """The number and the new token ids of each queued row, as soon as it is done."""
+    while engine.has_unfinished_requests():
+        for output in engine.step():
+            yield int(output.request_id), list(output.outputs[0].token_ids)

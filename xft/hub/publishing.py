@@ -1,0 +1,92 @@
+"""Publishes a dense artifact as a model repository on the hub."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from xft.artifacts.artifact import Artifact, open_artifact
+from xft.artifacts.manifest import SAFETENSORS, short
+from xft.checkpoints.reader import INDEX_FILE
+from xft.common.errors import UserError
+from xft.hub.repository import git_hash, hub_errors
+from xft.hub.source import HUB_ID
+
+CARD = "README.md"
+# Made by this workflow, and plain transformers can load them.
+KINDS = ("dense", "heal", "sft", "soup")
+
+
+@dataclass(frozen=True)
+class Publication:
+    """An artifact that matches its manifest byte for byte, and the repository to upload it to."""
+
+    artifact: Artifact
+    repository: str
+    private: bool
+
+    @property
+    def files(self) -> dict[str, dict]:
+        """Size and SHA-256 of each file, by its name."""
+        return self.artifact.manifest.files
+
+    @property
+    def card(self) -> str:
+        return (self.artifact.path / CARD).read_text(encoding="utf-8")
+
+
+def prepare(model: Path, repository: str, private: bool) -> Publication:
+    """Check an artifact and the hashes of all its files.
+
+    Raises UserError if it cannot be published.
+    """
+    if not HUB_ID.fullmatch(repository):
+        raise UserError(f"--to {repository}: a repository on the hub is named organisation/name")
+    artifact = open_artifact(model, *KINDS, full=True)
+    if artifact.known_manifest is None:
+        raise UserError(f"{model} has no manifest: nothing says what it is. Publish an artifact")
+    if CARD not in artifact.manifest.files:
+        raise UserError(f"{model} has no card ({CARD}), which describes the model. Make it again")
+    return Publication(artifact, repository, private)
+
+
+def publish(publication: Publication) -> tuple[str, list[str]]:
+    """Upload all files in one commit. Create the repository if it is missing.
+
+    Returns the address of the commit, and the names of other weights in the repository. Raises
+    UserError if the upload fails, or if the hub then lists other content.
+    """
+    from huggingface_hub import CommitOperationAdd, HfApi, get_token
+
+    if get_token() is None:
+        raise UserError(
+            "an upload needs a token that may write: set HF_TOKEN, or log in with `hf auth login`"
+        )
+    api, repository = HfApi(), publication.repository
+    folder, artifact = publication.artifact.path, publication.artifact
+    with hub_errors(f"{folder} could not be uploaded to {repository}", repository):
+        api.create_repo(repository, private=publication.private, exist_ok=True)
+        if publication.private and not api.repo_info(repository).private:
+            raise UserError(f"{repository} is there already, and public: nothing was uploaded")
+        commit = api.create_commit(
+            repository,
+            [CommitOperationAdd(name, folder / name) for name in publication.files],
+            commit_message=f"{artifact.manifest.kind} {short(artifact.id)}",
+        )
+        listed = {
+            file.path: file
+            for file in api.list_repo_tree(repository, recursive=True, revision=commit.oid)
+        }
+    wrong = [name for name in publication.files if not _arrived(publication, name, listed)]
+    if wrong:
+        raise UserError(f"{commit.commit_url} holds other content in {', '.join(wrong)}")
+    weights = [name for name in listed if name.endswith(SAFETENSORS) or name == INDEX_FILE]
+    return commit.commit_url, sorted(set(weights) - set(publication.files))
+
+
+def _arrived(publication: Publication, name: str, listed: dict) -> bool:
+    """Whether the hub lists a file with the manifest's content."""
+    file = listed.get(name)
+    if file is None:
+        return False
+    if file.lfs is not None:
+        return file.lfs.sha256 == publication.files[name]["sha256"]
+    return file.blob_id == git_hash(publication.artifact.path / name)

@@ -1,0 +1,259 @@
+"""Finds models and rows: local ones, or those of the hub at a pinned revision."""
+
+import glob
+import re
+import tempfile
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from xft.artifacts.artifact import (
+    COMPANION_PATTERNS,
+    MODEL_KINDS,
+    check_artifact,
+    companions,
+)
+from xft.artifacts.code import content_hash
+from xft.checkpoints.capacity import check_vocabulary
+from xft.checkpoints.layout import dense_layers
+from xft.checkpoints.reader import (
+    INDEX_FILE,
+    SINGLE_FILE,
+    CheckpointHeaders,
+    weight_files,
+)
+from xft.common.errors import UserError
+from xft.hub import repository as hub
+
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
+PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+# Formats of row files in data sets on the hub, packed or not, and the card that describes them.
+ROW_FORMATS = ("json", "jsonl", "ndjson", "csv", "tsv", "parquet", "arrow", "txt")
+ROW_PATTERNS = [
+    "README.md",
+    *(
+        f"*.{name}{packing}"
+        for name in ROW_FORMATS
+        for packing in ("", ".gz", ".zst", ".bz2", ".xz")
+    ),
+]
+HUB_ID = re.compile(r"\w[\w.-]*/[\w.-]+")
+
+
+def check_source(model: str, revision: str | None) -> None:
+    """Raise UserError unless `model` is a folder without, or a hub id with a revision."""
+    is_id = HUB_ID.fullmatch(model)
+    if Path(model).is_dir():
+        if revision is not None:
+            hub_way = ". To use the model on the hub, rename this folder, or run elsewhere"
+            raise UserError(
+                f"base.revision: {model} is a folder here, and a folder has no revisions. To use "
+                f"it, leave out base.revision{hub_way if is_id else ''}"
+            )
+        return
+    if Path(model).exists():
+        raise UserError(
+            f"base.model: {model} is a file. Name the folder that holds config.json, the weights "
+            "and the tokenizer"
+        )
+    if not is_id:
+        hub_way = (
+            ". A model on the hub is named organisation/name, such as openai-community/gpt2, and "
+            "needs base.revision, the hash of a commit"
+        )
+        raise UserError(f"base.model: there is no folder {model}{'' if '/' in model else hub_way}")
+    if revision is None:
+        raise UserError(
+            f"base.model: there is no folder {model}. If it is a model on the hub, pin it: "
+            "base.revision must be a commit hash of 40 hexadecimal digits"
+        )
+
+
+def find_model(model: str, revision: str | None) -> Path:
+    """The folder of a local model, or of a hub model, which is fetched. Raises UserError.
+
+    Files in the hub's cache are not fetched again.
+    """
+    check_source(model, revision)
+    if Path(model).is_dir():
+        return Path(model)
+
+    chosen = ["config.json", INDEX_FILE, *COMPANION_PATTERNS]
+    folder = hub.fetch_files(model, revision, chosen)
+    weights = weight_files(folder)
+    hub.fetch_files(model, revision, map(glob.escape, weights))
+    if weights == [SINGLE_FILE] and not (folder / SINGLE_FILE).exists():
+        raise UserError(f"{model} at {revision} has {_instead_of_safetensors(model, revision)}")
+    return folder
+
+
+def _instead_of_safetensors(model: str, revision: str) -> str:
+    """The weights of a repository without safetensors, and what to do."""
+    names = [name for name in hub.known_names(model, revision) if name.endswith(PICKLES)]
+    if not names:
+        return f"no {SINGLE_FILE} and no {INDEX_FILE}: only safetensors are read"
+    return (
+        f"its weights only as {names[0]}, a pickle. Loading a pickle may run any program that its "
+        "author put in it, so this project loads none. Use a revision with safetensors: the hub's "
+        "converter (huggingface.co/spaces/safetensors/convert) opens a pull request with one. Or "
+        "convert the model yourself as docs/hub.md says, and name the folder as base.model"
+    )
+
+
+def find_config(model: str, revision: str | None) -> Path:
+    """The config.json of a local or a hub model. Nothing else is fetched. Raises UserError."""
+    check_source(model, revision)
+    if Path(model).is_dir():
+        return Path(model) / "config.json"
+
+    from huggingface_hub.utils import logging
+
+    logging.set_verbosity_error()  # or each of its retries is a warning
+    return hub.fetch_file(model, revision, "config.json")
+
+
+def find_local(model: str, revision: str | None, patterns: Iterable[str]) -> Path | None:
+    """The folder of a local model, or of a hub model if its files that fit are all in the cache.
+
+    None if a file is missing there, or if no file is known. Nothing is fetched.
+    """
+    if not Path(model).is_dir():
+        return hub.find_cached(model, revision, patterns)
+    present = any(path.is_file() for pattern in patterns for path in Path(model).glob(pattern))
+    return Path(model) if present else None
+
+
+@dataclass(frozen=True)
+class DatasetSource:
+    """A data set on the hub, or one of its files. repository: organisation/name."""
+
+    repository: str
+    file: str | None
+    revision: str
+
+    @property
+    def file_name(self) -> str:
+        """The local name of its rows: the file's name, or the data set's name as Parquet."""
+        return Path(self.file).name if self.file else f"{Path(self.repository).name}.parquet"
+
+    def __str__(self) -> str:
+        return f"{self.repository}{f'/{self.file}' if self.file else ''} at {self.revision}"
+
+
+def dataset_source(source: str, revision: str | None) -> DatasetSource:
+    """The data set or file that organisation/name or organisation/name/file names.
+
+    Raises UserError if `source` has another form, or is not pinned.
+    """
+    organisation, _, rest = source.partition("/")
+    name, slash, file = rest.partition("/")
+    if not organisation or not name or (slash and not file) or revision is None:
+        raise UserError(
+            f"data.train = {source}: a data set on the hub is named organisation/name, and one of "
+            "its files organisation/name/file. Set data.revision to the hash of a commit"
+        )
+    return DatasetSource(f"{organisation}/{name}", file or None, revision)
+
+
+def fetch_dataset_file(source: DatasetSource) -> Path:
+    """The file of a data set, in the hub's cache. Raises UserError."""
+    return hub.fetch_file(source.repository, source.revision, source.file, "dataset")
+
+
+def fetch_dataset(source: DatasetSource, split: str, out: Path) -> None:
+    """Write a split of a data set as Parquet, as `datasets` reads it. Raises UserError.
+
+    The files are first fetched into the hub's cache. With only the data set's name, `datasets` may
+    use a local folder of that name or, without a network, another revision.
+    """
+    from datasets import load_dataset
+    from datasets.exceptions import DatasetsError
+
+    folder = hub.fetch_files(source.repository, source.revision, ROW_PATTERNS, "dataset")
+    _check_card(source, folder / "README.md")
+    with tempfile.TemporaryDirectory(dir=out.parent) as cache:
+        try:
+            rows = load_dataset(str(folder), split=split, cache_dir=cache)
+            rows.to_parquet(out)
+        except (DatasetsError, ValueError, OSError) as error:
+            raise UserError(f"{source}, split {split}, cannot be read: {error}") from None
+
+
+def _check_card(source: DatasetSource, card: Path) -> None:
+    """Raise UserError if a data set's card names files outside the data set."""
+    import yaml
+    from huggingface_hub import DatasetCard
+
+    if not card.is_file():
+        return
+    try:
+        configs = DatasetCard.load(card).data.to_dict().get("configs")
+        paths = [text for key in ("data_files", "data_dir") for text in _texts_of(configs, key)]
+    except (ValueError, RecursionError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"{source}: its README.md cannot be read: {reason}") from None
+    for path in paths:
+        parts = re.split(r"[/\\]", path)
+        if ".." in parts or parts[0] in ("", "~") or ":" in path:
+            raise UserError(
+                f"{source}: its README.md names {path!r} as rows, which is not in the data set. "
+                "Name one of its files: organisation/name/file"
+            )
+
+
+def _texts_of(value: object, key: str, found: bool = False) -> Iterator[str]:
+    """The texts under a key, at any depth of nested lists and objects."""
+    if isinstance(value, dict):
+        for name, item in value.items():
+            yield from _texts_of(item, key, found or name == key)
+    elif isinstance(value, list):
+        for item in value:
+            yield from _texts_of(item, key, found)
+    elif found and isinstance(value, str) and value:
+        yield value
+
+
+def find_cached_dataset_file(source: DatasetSource) -> Path | None:
+    """The file of a data set, if the hub's cache holds it; None for a whole data set."""
+    from huggingface_hub import try_to_load_from_cache
+
+    if source.file is None:
+        return None
+    found = try_to_load_from_cache(
+        source.repository, source.file, repo_type="dataset", revision=source.revision
+    )
+    return Path(found) if isinstance(found, str) else None
+
+
+def model_contents(folder: Path) -> dict[str, str]:
+    """The content hash of each file of `check_model`, by name. Raises UserError."""
+    return {file.relative_to(folder).as_posix(): content_hash(file) for file in check_model(folder)}
+
+
+def check_model(folder: Path) -> list[Path]:
+    """The files of a dense model. Raises UserError if the model cannot be upcycled."""
+    check_artifact(folder, *MODEL_KINDS)
+    checkpoint = CheckpointHeaders(folder)
+    if checkpoint.config.get("quantization_config"):
+        raise UserError(f"{folder} is quantised. Use the unquantised model")
+    if "auto_map" in checkpoint.config:
+        _check_known(folder, checkpoint.config)
+    dense_layers(checkpoint.names, checkpoint.config)
+    if not any((folder / name).exists() for name in TOKENIZER_FILES):
+        raise UserError(f"{folder} has no tokenizer ({', '.join(TOKENIZER_FILES)})")
+    check_vocabulary(folder)
+    weights = [folder / name for name in checkpoint.files]
+    index = [folder / INDEX_FILE] if (folder / INDEX_FILE).exists() else []
+    return [folder / "config.json", *index, *weights, *companions(folder)]
+
+
+def _check_known(folder: Path, config: dict) -> None:
+    """Raise UserError if only code in the model's own folder can load it."""
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
+
+    if config.get("model_type") not in CONFIG_MAPPING_NAMES:
+        raise UserError(
+            f"{folder} needs its own Python code (auto_map in its config.json), which this project "
+            f"never runs. transformers itself does not know model_type "
+            f"{config.get('model_type')!r}: use a model of a type that it knows"
+        )

@@ -1,0 +1,1 @@
+"""The models of the workflow: upcycled models with their MoE blocks, and mixing models."""

@@ -1,0 +1,85 @@
+"""The configs of upcycled models.
+
+Their config.json has `model_type` "xft", and the base's config.json unchanged under `base_config`.
+"""
+
+import copy
+from functools import cache
+
+from transformers.configuration_utils import PreTrainedConfig
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING, AutoConfig
+
+from xft.common.errors import UserError
+
+MODEL_TYPE = "xft"
+MOE_SETTINGS = (
+    "num_experts",
+    "num_experts_per_tok",
+    "shared_expert",
+    "normalize_routing",
+    "router",
+    "router_noise",
+    "balance_loss_coef",
+    "upcycled_layers",
+    "experts",
+    "rank",
+    "lora_alpha",
+    "train_rest",
+)
+
+
+class XftConfig(PreTrainedConfig):
+    """AutoConfig's class for "xft". `from_dict` returns a config of the backbone's own class."""
+
+    model_type = MODEL_TYPE
+
+    @classmethod
+    def from_dict(cls, config_dict: dict, **kwargs):
+        base_type = config_dict["base_config"]["model_type"]
+        return upcycled_config_class(base_type).from_dict(config_dict, **kwargs)
+
+
+class UpcycledConfig:
+    """Mixin over the backbone's config class. It adds MOE_SETTINGS to the base's attributes."""
+
+    @classmethod
+    def from_dict(cls, config_dict: dict, **kwargs):
+        if "base_config" in config_dict and config_dict.get("model_type") == MODEL_TYPE:
+            base = copy.deepcopy(config_dict["base_config"])
+            own = {key: value for key, value in config_dict.items() if key != "model_type"}
+            base.pop("model_type")
+            config_dict = base | own
+        return super().from_dict(config_dict, **kwargs)
+
+    def to_dict(self) -> dict:
+        everything = super().to_dict()
+        kept = ("architectures", "base_config", "dtype", "eos_token_id", "model_type")
+        kept += MOE_SETTINGS
+        return {key: everything[key] for key in kept if key in everything}
+
+    def to_diff_dict(self) -> dict:
+        return self.to_dict()
+
+
+@cache
+def upcycled_config_class(base_type: str) -> type[PreTrainedConfig]:
+    """The config class of upcycled models over backbones of `base_type` ("llama", ...).
+
+    Raises UserError if transformers does not know the type.
+    """
+    from transformers import AutoModelForCausalLM
+
+    from xft.modeling.upcycling import model_class
+
+    if base_type not in CONFIG_MAPPING:
+        raise UserError(f"model type {base_type!r} is unknown to the installed transformers")
+    base = CONFIG_MAPPING[base_type]
+    members = {"model_type": MODEL_TYPE, "__module__": __name__}
+    config_class = type(f"Xft{base.__name__}", (UpcycledConfig, base), members)
+    AutoModelForCausalLM.register(config_class, model_class(config_class, base))
+    return config_class
+
+
+def register(_) -> None:
+    """Make upcycled models known to transformers' Auto classes."""
+    AutoConfig.register(MODEL_TYPE, XftConfig)

@@ -1,0 +1,176 @@
+"""The mixing model: a dense backbone with MLPs that are merged from frozen experts.
+
+The equation is in conversions/merge.py. Only the mixing logits learn. The merged weights W are
+built once per optimiser step. Each micro-batch adds to their gradient G = dL/dW, as in dense
+training. Once per optimiser step the chain rule gives dL/dc_i = <G, W_i> for the coefficient of
+expert i, and then the gradients of the logits. The experts, or the factors of low-rank ones, stay
+memory-mapped in their stored dtype, and are read layer by layer.
+"""
+
+import torch
+import torch.distributed
+from torch import Tensor, nn
+from transformers import CONFIG_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING, PreTrainedModel
+
+from xft.checkpoints.reader import Checkpoint
+from xft.conversions.merge import (
+    ALPHA,
+    LAMBDA_LOGIT,
+    mixing_coefficients,
+    unmerged,
+)
+from xft.conversions.merged_tensors import MergedTensor, merged_tensors
+from xft.modeling.loading import load_whole
+
+
+class MixingLogits(nn.Module):
+    """The trained values: alpha, a vector [R] for each set of coefficients, and optionally lambda.
+
+    alpha [layers or 1, projections or 1, R]; lambda_logit [layers or 1, projections or 1], or None
+    for a fixed lambda, `shared_expert_weight`.
+    """
+
+    def __init__(self, alpha: Tensor, lambda_logit: Tensor | None, shared_expert_weight: float):
+        super().__init__()
+        self.sets = alpha.shape[:2]
+        self.alpha = nn.ParameterList(vector.clone() for vector in alpha.flatten(0, 1))
+        self.lambda_logit = None
+        if lambda_logit is not None:
+            self.lambda_logit = nn.ParameterList(value.clone() for value in lambda_logit.flatten())
+        self.shared_expert_weight = shared_expert_weight
+
+    def coefficients(self) -> Tensor:
+        """The coefficients [layers or 1, projections or 1, 1 + R]. The first is lambda."""
+        alpha, lambda_logit = torch.stack(list(self.alpha)), None
+        if self.lambda_logit is not None:
+            lambda_logit = torch.stack(list(self.lambda_logit))
+        coefficients = mixing_coefficients(alpha, lambda_logit, self.shared_expert_weight)
+        return coefficients.unflatten(0, self.sets)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The current logits by name, on the CPU."""
+        tensors = {ALPHA: self.alpha}
+        if self.lambda_logit is not None:
+            tensors[LAMBDA_LOGIT] = self.lambda_logit
+        return {
+            name: torch.stack(list(values)).detach().cpu().unflatten(0, self.sets)
+            for name, values in tensors.items()
+        }
+
+
+class Mixing:
+    """A mixing model and its logits.
+
+    model: the backbone's own causal LM class, in `dtype`. None of its parameters learns; its
+    merged weights are plain tensors that collect a gradient. The logits are fp32. gradient_norm:
+    of all logits in the last step, before clipping. gradient_norms [layers or 1, projections or
+    1]: the same for each set of logits.
+    """
+
+    def __init__(
+        self,
+        moe: Checkpoint,
+        ffn: Checkpoint,
+        logits: MixingLogits,
+        device: str = "cpu",
+        dtype: torch.dtype = torch.float32,
+    ):
+        self.logits = logits.to(device)
+        tensors = merged_tensors(moe, ffn, self.logits.coefficients().shape)
+        self.model = _backbone(moe, tensors, dtype).requires_grad_(False).to(device)
+        self.gradient_norm = 0.0
+        self.gradient_norms = torch.zeros(logits.sets)
+        self._merged = [(tensor, self._weight(tensor)) for tensor in tensors]
+        self.merge()
+
+    @torch.no_grad()
+    def merge(self) -> None:
+        """Build the merged weights from the current logits."""
+        coefficients = self.logits.coefficients()
+        for tensor, weight in self._merged:
+            weight.copy_(tensor.merged(tensor.own(coefficients)))
+
+    def take_gradients(self, max_norm: float | None = None) -> None:
+        """Compute the logits' gradients from the collected gradients of the merged weights.
+
+        The gradients are averaged over the processes, and their norm is clipped at max_norm.
+        """
+        coefficients = self.logits.coefficients()
+        gradient = torch.zeros_like(coefficients, dtype=torch.float64)
+        first = 1 if self.logits.lambda_logit is None else 0  # a fixed lambda has no gradient
+        for tensor, weight in self._merged:
+            if weight.grad is not None:
+                products = tensor.inner_products(weight.grad, first)
+                gradient[tensor.row, tensor.column, first:] += products
+                weight.grad = None
+        if torch.distributed.is_initialized():
+            torch.distributed.all_reduce(gradient)
+            gradient /= torch.distributed.get_world_size()
+        self.logits.zero_grad()
+        coefficients.backward(gradient.to(coefficients.dtype))
+        norms = torch.stack([self._set_norm(number) for number in range(len(self.logits.alpha))])
+        self.gradient_norms = norms.cpu().unflatten(0, self.logits.sets)
+        limit = float("inf") if max_norm is None else max_norm
+        norm = nn.utils.clip_grad_norm_(self.logits.parameters(), limit)
+        self.gradient_norm = norm.item()
+
+    def metrics(self) -> dict:
+        """Each set's shares of the routed experts, its lambda if learned, and the gradient norms.
+
+        distance_from_uniform: the largest distance of a share from 1/R; 0 is plain averaging.
+        distances_from_uniform: the same for each set.
+        """
+        logits = self.logits.tensors()
+        shares = logits[ALPHA].softmax(dim=-1)
+        distances = (shares - 1 / shares.shape[-1]).abs().amax(dim=-1)
+        metrics = {
+            "shares": shares.tolist(),
+            "distance_from_uniform": distances.max().item(),
+            "distances_from_uniform": distances.tolist(),
+            "grad_norms": self.gradient_norms.tolist(),
+        }
+        if LAMBDA_LOGIT in logits:
+            metrics["lambda"] = logits[LAMBDA_LOGIT].sigmoid().tolist()
+        return metrics | {"grad_norm": self.gradient_norm}
+
+    def build_optimizer(
+        self, optimizer_class: type[torch.optim.Optimizer], options: dict, max_norm: float | None
+    ) -> torch.optim.Optimizer:
+        """An optimiser of the logits. It takes their gradients before a step and merges after."""
+        optimizer = optimizer_class(self.logits.parameters(), **options)
+        optimizer.register_step_pre_hook(lambda *_: self.take_gradients(max_norm))
+        optimizer.register_step_post_hook(lambda *_: self.merge())
+        return optimizer
+
+    def _set_norm(self, number: int) -> Tensor:
+        """The norm of the gradient of one set's logits."""
+        logits = [self.logits.alpha[number]]
+        if self.logits.lambda_logit is not None:
+            logits.append(self.logits.lambda_logit[number])
+        return nn.utils.get_total_norm([vector.grad for vector in logits])
+
+    def _weight(self, tensor: MergedTensor) -> Tensor:
+        """Turn a parameter of the backbone into a plain tensor that collects a gradient.
+
+        It is neither parameter nor buffer, so `model.to(...)` does not replace it by a copy.
+        `merge` would not write to that copy.
+        """
+        mlp = self.model.get_decoder().layers[tensor.layer.index].mlp
+        linear = mlp.get_submodule(tensor.projection)
+        weight = getattr(linear, tensor.part).detach().requires_grad_()
+        delattr(linear, tensor.part)
+        setattr(linear, tensor.part, weight)
+        return weight
+
+
+def _backbone(moe: Checkpoint, tensors: list[MergedTensor], dtype: torch.dtype) -> PreTrainedModel:
+    """The mixture's dense backbone. The values of the merged tensors are not set yet.
+
+    Other tensors may stay memory-mapped in the mixture's files if the dtype is the same.
+    """
+    base_config = dict(moe.config["base_config"])
+    config = CONFIG_MAPPING[base_config.pop("model_type")].from_dict(base_config)
+    state = {new_name: moe.get(name) for new_name, name in unmerged(moe).items()}
+    state |= {tensor.name: torch.empty(tensor.shape, dtype=dtype) for tensor in tensors}
+    model_class = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+    return load_whole(model_class, None, config=config, state_dict=state, dtype=dtype)

@@ -1,0 +1,199 @@
+"""Upcycled models: transformers' backbones with MoE blocks in place of MLPs.
+
+The backbone's own classes do the rest: attention, RoPE, cache, generation.
+"""
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoModelForCausalLM
+from transformers import initialization as init
+from transformers.conversion_mapping import (
+    get_checkpoint_conversion_mapping,
+    register_checkpoint_conversion_mapping,
+)
+from transformers.modeling_outputs import MoeCausalLMOutputWithPast
+
+from xft.common.errors import UserError
+from xft.modeling.configuration import XftConfig
+from xft.modeling.experts import Experts
+from xft.modeling.low_rank import Factors, LowRankBlock
+from xft.modeling.moe import MoeBlock, RoutedBlock, TokenMask
+from xft.modeling.router import NoiseProjection, squared_variation
+
+
+def model_class(config_class: type, base_config_class: type) -> type[nn.Module]:
+    """The class of upcycled models with a config class, over the backbone of the base's.
+
+    Raises UserError if transformers has no causal language model for it.
+    """
+    if base_config_class not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        raise UserError(
+            f"transformers has no causal language model for {base_config_class.__name__}"
+        )
+    base = MODEL_FOR_CAUSAL_LM_MAPPING[base_config_class]
+    names = get_checkpoint_conversion_mapping(base.__name__)
+    names = names or get_checkpoint_conversion_mapping(base_config_class.model_type)
+    if names:  # the checkpoint's names differ from the modules'
+        register_checkpoint_conversion_mapping(f"Xft{base.__name__}", names)
+    members = {
+        "config_class": config_class,
+        "forward": _forward_over(base),
+        "__module__": __name__,
+    }
+    return type(f"Xft{base.__name__}", (UpcycledModel, base), members)
+
+
+def _forward_over(base: type[nn.Module]):
+    """The backbone's forward. It masks padding in the blocks and adds the balance loss.
+
+    It has the backbone's signature, because generation and training inspect that.
+    """
+
+    @functools.wraps(base.forward)
+    def forward(self, input_ids=None, attention_mask=None, **kwargs):
+        inputs = input_ids if input_ids is not None else kwargs["inputs_embeds"]
+        self.token_mask.set(attention_mask, length=inputs.shape[1])
+        with_balance = kwargs.pop("output_router_logits", False) or kwargs.get("labels") is not None
+        outputs = base.forward(self, input_ids, attention_mask, **kwargs | {"return_dict": True})
+        routings = self.take_routings()
+        balance = self.balance_loss(routings) if with_balance else None
+        loss = outputs.loss
+        if loss is not None:
+            share = token_share(kwargs["labels"], kwargs.get("num_items_in_batch"))
+            loss = loss + balance * share
+            if self.is_global_balance:  # each pass has the whole gradient of its own counts
+                loss = loss + (1 - share) * (balance - balance.detach())
+        fields = {key: value for key, value in outputs.items() if key not in ("loss", "logits")}
+        return XftOutput(
+            loss=loss,
+            aux_loss=balance,
+            logits=outputs.logits,
+            router_logits=tuple(routing.logits for routing in routings),
+            routing=tuple(routings),
+            **fields,
+        )
+
+    return forward
+
+
+def token_share(labels: torch.Tensor, num_items_in_batch: torch.Tensor | int | None):
+    """This micro-batch's share of the trained tokens of its global batch; 1 without a count.
+
+    The share weighs the micro-batch's balance loss like its cross-entropy.
+    """
+    if num_items_in_batch is None:
+        return 1
+    return (labels[..., 1:] != -100).sum() / num_items_in_batch
+
+
+@dataclass
+class XftOutput(MoeCausalLMOutputWithPast):
+    """transformers' MoE output, and the routing of each upcycled layer."""
+
+    routing: tuple | None = None
+
+
+class UpcycledModel:
+    """Mixin over the backbone's causal LM class: `mlp` of each upcycled layer is a MoeBlock,
+    or a LowRankBlock if the config's `experts` is "lora".
+
+    complete_counts: turns the counts [layers, 2, R] (importance, load) of a training's forward
+    pass into those of its global batch; None if each pass has its own balance loss.
+    """
+
+    complete_counts: Callable[[torch.Tensor], torch.Tensor] | None = None
+
+    def __init__(self, config):
+        requested = config._experts_implementation
+        config._experts_implementation = "eager"  # the backbone, built first, knows no experts
+        super().__init__(config)
+        config._experts_implementation = self.get_correct_experts_implementation(requested)
+        self.token_mask = TokenMask()
+        block_class = LowRankBlock if has_low_rank_experts(config) else MoeBlock
+        for layer in upcycled_layers(self, config.upcycled_layers):
+            layer.mlp = block_class(config, layer.mlp, self.token_mask)
+        self.post_init()
+
+    @property
+    def moe_blocks(self) -> list[RoutedBlock]:
+        """The MoE blocks, first layer first."""
+        return [module for module in self.modules() if isinstance(module, RoutedBlock)]
+
+    def take_routings(self) -> list:
+        """Take the routing of the last forward pass from each block."""
+        routings = [block.routing for block in self.moe_blocks]
+        for block in self.moe_blocks:
+            block.routing = None
+        self.token_mask.in_forward = False
+        return routings
+
+    @property
+    def is_global_balance(self) -> bool:
+        return self.training and self.complete_counts is not None
+
+    def balance_loss(self, routings: list) -> torch.Tensor:
+        """coefficient * sum over the layers of CV^2(importance) + CV^2(load)."""
+        device = routings[0].logits.device
+        counts = torch.stack([routing.counts.to(device) for routing in routings])
+        if self.is_global_balance:
+            counts = self.complete_counts(counts)
+        return self.config.balance_loss_coef * squared_variation(counts).sum()
+
+    def get_correct_experts_implementation(self, requested_experts: str | None) -> str:
+        """This project's implementation by default: transformers' own ones ignore autocast."""
+        return super().get_correct_experts_implementation(requested_experts or "eager")
+
+    @classmethod
+    def _can_set_experts_implementation(cls) -> bool:
+        return True
+
+    @torch.no_grad()
+    def initialize_weights(self) -> None:
+        """Initialise this project's modules before the backbone initialises the others.
+
+        The backbone would treat the noise projection like any linear layer.
+        """
+        std = getattr(self.config, "initializer_range", 0.02)
+        for module in self.modules():
+            if getattr(module, "_is_hf_initialized", False):
+                continue
+            if isinstance(module, NoiseProjection):
+                init.zeros_(module.weight)
+            elif isinstance(module, Experts):
+                for name, parameter in module.named_parameters(recurse=False):
+                    if name.endswith("_bias"):
+                        init.zeros_(parameter)
+                    else:
+                        init.normal_(parameter, std=std)
+            elif isinstance(module, Factors):
+                bound = module.lora_A.shape[2] ** -0.5
+                init.uniform_(module.lora_A, -bound, bound)
+                init.zeros_(module.lora_B)
+            else:
+                continue
+            module._is_hf_initialized = True
+        super().initialize_weights()
+
+
+def has_low_rank_experts(config) -> bool:
+    """Whether the experts of a mixture with this config are low-rank. Older configs do not say."""
+    return getattr(config, "experts", "full") == "lora"
+
+
+def check_loadable(config: dict) -> None:
+    """Build a model from an upcycled model's config.json, without values, on the meta device.
+
+    Raises UserError if loading the model would, for example for an MLP with dropout.
+    """
+    with torch.device("meta"):
+        AutoModelForCausalLM.from_config(XftConfig.from_dict(config))
+
+
+def upcycled_layers(model: nn.Module, indices: list[int] | None) -> list[nn.Module]:
+    """The decoder layers of a backbone with these indices; None means all layers."""
+    layers = model.get_decoder().layers
+    return [layers[index] for index in (range(len(layers)) if indices is None else indices)]

@@ -1,0 +1,48 @@
+"""Builds the report's page. Its scripts are inside, and no other script can run in it."""
+
+import base64
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from importlib import resources
+
+from xft.reporting.page.folder import Results
+from xft.reporting.page.sections import find_sections
+
+GENERATOR = "xft report"
+
+
+def build_page(runs: Sequence[Results]) -> str:
+    """The HTML page of one or more results folders."""
+    import jinja2
+    import vl_convert
+    from markupsafe import Markup
+
+    sections = [section for section in find_sections(runs) if section.parts]
+    drawn = {part.id: part.chart for s in sections for part in s.parts if part.chart}
+    scripts = {"vega": vl_convert.javascript_bundle(), "script": _file("report.js")}
+    scripts = {name: text.replace("</script", "<\\/script") for name, text in scripts.items()}
+    template = jinja2.Environment(
+        autoescape=True, trim_blocks=True, undefined=jinja2.StrictUndefined
+    ).from_string(_file("report.html.jinja"))
+    return template.render(
+        generator=GENERATOR,
+        title="XFT: " + ", ".join(str(run.folder) for run in runs),
+        policy=_policy(scripts.values()),
+        style=Markup(_file("report.css")),
+        charts=Markup(json.dumps(drawn, allow_nan=False).replace("<", "\\u003c")),
+        sections=sections,
+        **{name: Markup(text) for name, text in scripts.items()},
+    )
+
+
+def _file(name: str) -> str:
+    return resources.files(__package__).joinpath(name).read_text(encoding="utf-8")
+
+
+def _policy(scripts: Iterable[str]) -> str:
+    """A Content-Security-Policy under which these scripts run and nothing else, without network."""
+    digests = (base64.b64encode(hashlib.sha256(text.encode()).digest()) for text in scripts)
+    allowed = " ".join(f"'sha256-{digest.decode()}'" for digest in digests)
+    rules = ["default-src 'none'", "style-src 'unsafe-inline'", f"script-src {allowed}"]
+    return "; ".join([*rules, "base-uri 'none'", "form-action 'none'"])

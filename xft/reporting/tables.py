@@ -1,0 +1,139 @@
+"""Makes the table of all evaluations, as data and as Markdown."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from xft.evaluation.ground_truth import TEST_SETS
+from xft.evaluation.result import (
+    TEST_NAMES,
+    has_several_samples,
+    measures,
+    solved_shares,
+)
+from xft.reporting.statistics import interval
+from xft.reporting.subjects import Names, Subject
+
+LOSS = "validation loss"
+
+
+def summary_table(
+    results: Mapping[Path, dict],
+    subjects: Sequence[Subject],
+    names: Names,
+    losses: Mapping[Path, float],
+):
+    """A pandas data frame with a row for each result file, in order.
+
+    pass@1 and its 95% interval, low to high, are in percent. passed: the number of samples. losses:
+    on held-out rows, by result file. The table has columns for losses, variants and seeds only if
+    there are any.
+    """
+    import pandas as pd
+
+    rows = [_row(file, result, losses) for file, result in results.items()]
+    table = pd.DataFrame(rows)
+    if has_variants(subjects):
+        table.insert(0, "model", [one.model for one in subjects])
+        table.insert(1, "variant", [names.variant(one.changes) for one in subjects])
+        table.insert(2, "seed", ["" if one.seed is None else one.seed for one in subjects])
+    else:
+        table.insert(0, "model", [names.label(one) for one in subjects])
+    return table
+
+
+def has_variants(subjects: Iterable[Subject]) -> bool:
+    """Whether results are of several variants or seeds."""
+    return any(one.changes or one.seed is not None for one in subjects)
+
+
+def _row(file: Path, result: dict, losses: Mapping[Path, float]) -> dict:
+    count = result["dataset"]["problems"]
+    row = {"dataset": result["dataset"]["name"], "problems": count}
+    for tests in TEST_SETS:
+        row[f"pass@1 {tests}"] = 100 * result["pass@1"][tests]
+        low, high = interval(solved_shares(result, tests))
+        row[f"low {tests}"], row[f"high {tests}"] = 100 * low, 100 * high
+        row[f"passed {tests}"] = result["passed"][tests]
+        for measure in measures(result)[1:]:
+            row[f"{measure} {tests}"] = 100 * result[measure][tests]
+    if losses:
+        loss = losses.get(file)
+        row[LOSS] = "" if loss is None else f"{loss:.4f}"
+    return row | {"model folder": result["model"]["path"], "eval file": str(file)}
+
+
+def legend(results: Iterable[dict]) -> str:
+    """An explanation of the texts of `readable`, in one line."""
+    several = any(has_several_samples(result) for result in results)
+    drawn = "; with several samples, a bootstrap over the problems" if several else ""
+    return f"In brackets: the 95% interval (Wilson's{drawn}), and the number of passed samples.\n"
+
+
+def readable(table):
+    """The table with one column for each set of tests: percent, its 95% interval, passed."""
+    shown = table[["model", "dataset", "problems"]].copy()
+    for tests in TEST_SETS:
+        shown[f"pass@1, {TEST_NAMES[tests]}"] = [
+            f"{share:.1f} % ({low:.1f} to {high:.1f}; {passed})"
+            for share, low, high, passed in zip(
+                *(table[f"{name} {tests}"] for name in ("pass@1", "low", "high", "passed")),
+                strict=True,
+            )
+        ]
+    if LOSS in table:
+        shown[LOSS] = table[LOSS]
+    return shown
+
+
+def over_seeds(table):
+    """The means over the seeds as texts, one row for each model and data set.
+
+    table: from `summary_table`, with a name in the column `model` that all seeds share.
+    """
+    import pandas as pd
+
+    rows = []
+    for (model, dataset), group in table.groupby(["model", "dataset"], sort=False):
+        row = {"model": model, "dataset": dataset, "problems": group["problems"].iloc[0]}
+        row["seeds"] = len(group)
+        for tests in TEST_SETS:
+            row[f"pass@1, {TEST_NAMES[tests]}"] = mean_text(group[f"pass@1 {tests}"], 1, " %")
+        if LOSS in group:
+            row[LOSS] = mean_text(pd.to_numeric(group[LOSS]).dropna(), 4)
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def mean_text(values, digits: int, unit: str = "") -> str:
+    """The mean of a pandas series, and its standard deviation if there are several values."""
+    if not len(values):
+        return ""
+    deviation = f" ± {values.std(ddof=1):.{digits}f}" if len(values) > 1 else ""
+    return f"{values.mean():.{digits}f}{deviation}{unit}"
+
+
+SEEDS_LEGEND = """\
+Means over the seeds ± the standard deviation between them, which leaves out the chance of the
+problems. `summary.csv` has a row for each seed, with its interval and its files.
+"""
+
+
+def to_markdown(table) -> str:
+    """A Markdown table of a data frame, without its index and with aligned columns."""
+    texts = [[str(cell) for cell in row] for row in (table.columns, *table.itertuples(index=False))]
+    widths = [max(map(len, column)) for column in zip(*texts, strict=True)]
+    rows = [texts[0], ["-" * width for width in widths], *texts[1:]]
+    return "".join(
+        "| " + " | ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) + " |\n"
+        for row in rows
+    )
+
+
+def list_files(table) -> str:
+    """The paths of each row's model and its evaluation, one line per row."""
+    lines = []
+    for _, row in table.iterrows():
+        folder = row["model folder"]
+        place = f"`{folder}`" if Path(folder).exists() else f"`{folder}` (not kept)"
+        lines.append(f"- {row['model']}: {place}, evaluated in `{row['eval file']}`\n")
+    return "".join(lines)

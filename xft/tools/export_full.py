@@ -1,0 +1,31 @@
+"""Write a mixture with low-rank experts as one with full experts.
+
+The experts are matrices of their own in the result, which computes the same. A tuning of all of
+their weights can go on from it, and tools that know only full experts can read it.
+"""
+
+from xft.artifacts.artifact import create_artifact, open_artifact
+from xft.cli import flags, running
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = flags.tool_parser("export-full", __doc__)
+    flags.add_path(parser, "--moe", "DIR", "The mixture with low-rank experts.")
+    flags.add_path(parser, "--out", "DIR", "The mixture with full experts.")
+    flags.add_verify(parser)
+    args = parser.parse_args(argv)
+
+    from xft.conversions.full_experts import full_config, full_plans
+    from xft.reporting.model_card import exported_card
+
+    moe = open_artifact(args.moe, "moe", "moe_sft", full=args.verify == "full")
+    config = full_config(moe.checkpoint)
+    kind = "moe" if moe.manifest.kind == "moe" else "moe_sft"
+    parameters = moe.manifest.parameters | {"experts": "full"}
+    card = exported_card(config, parameters, moe.id)
+    with create_artifact(args.out, kind, parameters, {"moe": moe.id}) as draft:
+        draft.write_model(full_plans(moe.checkpoint), config, like=moe.path, card=card)
+
+
+if __name__ == "__main__":
+    running.run("export-full", main)

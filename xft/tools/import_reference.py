@@ -1,0 +1,46 @@
+"""Convert an MoE checkpoint of the published XFT code to this project's format."""
+
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+from xft.artifacts.artifact import create_artifact, open_artifact
+from xft.checkpoints.dtypes import FLOAT_NAMES
+from xft.cli import flags, running
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = flags.tool_parser("import-reference", __doc__)
+    flags.add_path(parser, "--model", "DIR", "The published checkpoint.")
+    flags.add_path(parser, "--out", "DIR", "The imported model.")
+    flags.add_verify(parser)
+    args = parser.parse_args(argv)
+
+    from xft.conversions import reference
+    from xft.conversions.upcycle import upcycled_config
+    from xft.reporting.model_card import imported_card
+
+    published = open_artifact(args.model, full=args.verify == "full")
+    checkpoint = published.checkpoint
+    settings = reference.reference_settings(checkpoint.config)
+    stated_theta = checkpoint.config.get("rope_theta", reference.PUBLISHED_ROPE_THETA)
+    if stated_theta != reference.PUBLISHED_ROPE_THETA:
+        print(
+            f"import-reference: the config says rope_theta = {stated_theta}, but the published "
+            f"code computes with {reference.PUBLISHED_ROPE_THETA}. So does the imported model",
+            file=sys.stderr,
+        )
+    plans = reference.import_reference(checkpoint, settings)
+    dtype = FLOAT_NAMES[checkpoint.dtype(checkpoint.names[0])]
+    config = upcycled_config(reference.reference_base_config(checkpoint.config), settings, dtype)
+    inputs = {}
+    with (
+        ThreadPoolExecutor(max_workers=1) as beside,
+        create_artifact(args.out, "moe_sft", settings.model_dump(), inputs) as draft,
+    ):
+        published_id = beside.submit(lambda: published.id)  # reads the same files at the same time
+        draft.write_model(plans, config, like=published.path, card=imported_card(config))
+        inputs["published"] = published_id.result()
+
+
+if __name__ == "__main__":
+    running.run("import-reference", main)

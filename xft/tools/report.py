@@ -1,0 +1,42 @@
+"""Write one report about several results folders, or about an unfinished run."""
+
+from pathlib import Path
+
+from xft.artifacts.files import write_whole
+from xft.artifacts.manifest import manifest_path
+from xft.cli import flags, running
+from xft.common.errors import UserError
+from xft.dag.planned import planned_memory
+from xft.reporting.page.folder import read_results
+from xft.reporting.page.html import GENERATOR, build_page
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = flags.tool_parser("report", __doc__)
+    parser.add_argument(
+        "folders", nargs="+", type=Path, metavar="RESULTS", help="The results_dir of a run."
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default="report.html",
+        metavar="FILE",
+        help="The report. Default: report.html in the current folder.",
+    )
+    args = parser.parse_args(argv)
+    _check_replaceable(args.out)
+    runs = [read_results(folder, planned_memory(folder)) for folder in args.folders]
+    write_whole(args.out, build_page(runs))
+    print(f"{args.out}: open it in a browser")
+
+
+def _check_replaceable(out: Path) -> None:
+    """Raise UserError if the file is the workflow's, or exists and is no report."""
+    if manifest_path(out).exists():
+        raise UserError(f"{out} is the workflow's own report. Name another file with --out")
+    if out.is_dir() or (out.exists() and GENERATOR.encode() not in out.read_bytes()[:400]):
+        raise UserError(f"{out} is no report. Name another file with --out")
+
+
+if __name__ == "__main__":
+    running.run("report", main)

@@ -1,0 +1,47 @@
+"""The command `xft`, with each tool as a subcommand."""
+
+import argparse
+import sys
+
+from xft.cli import running
+from xft.tools import (
+    export_full,
+    import_reference,
+    plan,
+    publish,
+    report,
+    status,
+    verify,
+)
+
+TOOLS = {
+    "plan": plan,
+    "status": status,
+    "report": report,
+    "verify": verify,
+    "publish": publish,
+    "import-reference": import_reference,
+    "export-full": export_full,
+}
+
+
+def main() -> None:
+    """Run the tool that the command line names, with the arguments after its name."""
+    parser = argparse.ArgumentParser(
+        prog="xft",
+        usage="xft TOOL ...",
+        description="Tools for the XFT workflow. `xft TOOL --help` shows the arguments of a tool.",
+        epilog="\n".join(["tools:", *(f"  {name:18}{_summary(TOOLS[name])}" for name in TOOLS)]),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("tool", choices=TOOLS, metavar="TOOL", help="One of the tools below.")
+    name = parser.parse_args(sys.argv[1:2]).tool
+    running.run(name, lambda _: TOOLS[name].main(sys.argv[2:]))
+
+
+def _summary(tool) -> str:
+    return tool.__doc__.splitlines()[0]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,59 @@
+"""Makes batches of rows: their order, and their padding or packing."""
+
+from collections.abc import Callable, Iterator
+
+import torch
+from transformers import DataCollatorForSeq2Seq, DataCollatorWithFlattening
+from transformers.trainer_pt_utils import LengthGroupedSampler
+
+from xft.data.examples import IGNORED
+
+
+class RowCollator:
+    """Makes a batch of examples. Its key `row` [rows] holds the numbers of the rows."""
+
+    def __init__(self, collate: Callable[[list[dict]], dict]):
+        self.collate = collate
+
+    def __call__(self, examples: list[dict]) -> dict:
+        batch = self.collate(
+            [{key: example[key] for key in ("input_ids", "labels")} for example in examples]
+        )
+        return batch | {"row": torch.tensor([example["row"] for example in examples])}
+
+
+def padded(tokenizer) -> RowCollator:
+    """Makes batches [rows, longest row]. A tokenizer without a padding token gets the EOS token."""
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return RowCollator(DataCollatorForSeq2Seq(tokenizer, label_pad_token_id=IGNORED))
+
+
+def packed(row_bounds: bool) -> RowCollator:
+    """Makes batches [1, tokens] of rows end to end. The positions start again from 0 in each row.
+
+    The first token of a row is not trained on. row_bounds: add the rows' bounds, for flash
+    attention.
+    """
+    flatten = DataCollatorWithFlattening(
+        separator_id=IGNORED, return_flash_attn_kwargs=row_bounds, return_tensors="pt"
+    )
+    return RowCollator(lambda rows: flatten(rows) | {"use_cache": False})
+
+
+class LengthSampler(LengthGroupedSampler):
+    """The Trainer's order by length, a new one in each epoch, from the seed and the epoch's number.
+
+    So a training that continues from a checkpoint has the same order as one without a break.
+    batch_size: rows of one process in an optimiser step; 50 times as many are sorted at a time.
+    epoch: gives the number of the epoch that begins.
+    """
+
+    def __init__(self, examples: list[dict], batch_size: int, seed: int, epoch: Callable[[], int]):
+        super().__init__(batch_size, examples, generator=torch.Generator())
+        self.seed = seed
+        self.epoch = epoch
+
+    def __iter__(self) -> Iterator[int]:
+        self.generator.manual_seed(self.seed + self.epoch())
+        return super().__iter__()

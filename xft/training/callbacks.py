@@ -1,0 +1,143 @@
+"""Callbacks of the Trainer: progress, metrics, and the times of checkpoints."""
+
+import json
+import os
+import signal
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+import torch
+import torch.distributed
+from transformers import TrainerCallback
+
+from xft.common.progress import progress, say
+from xft.training.throughput import Throughput
+from xft.training.validation import VALIDATION_LOSS
+
+STOP_MESSAGES = {
+    signal.SIGTERM: "SIGTERM: the training stops after this step",
+    signal.SIGINT: "Ctrl-C: the training stops after this step. A second Ctrl-C ends it at once",
+}
+SAVING_SHARE = 20  # the least time between two checkpoints, as a multiple of the time to save
+
+
+class ProgressCallback(TrainerCallback):
+    """A progress bar over the optimiser steps, with losses and speed, and a summary at the end."""
+
+    def __init__(self, throughput: Throughput):
+        self.throughput = throughput
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        initial = state.global_step
+        self.bar = progress(desc="train", total=state.max_steps, unit="step", initial=initial)
+        self.shown = {}
+
+    def on_step_end(self, args, state, control, **kwargs):
+        self.bar.update()
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        new = {key: f"{logs[key]:.4f}" for key in ("loss", VALIDATION_LOSS) if key in logs}
+        self.shown |= new | {"tokens": f"{self.throughput.tokens_per_second:.0f}/s"}
+        self.bar.set_postfix(self.shown, refresh=False)
+
+    def on_train_end(self, args, state, control, **kwargs):
+        self.bar.close()
+        say(self.throughput.summary())
+
+
+class MetricsCallback(TrainerCallback):
+    """Writes a line of JSON for each step and each validation.
+
+    before: the lines of the training up to its checkpoint.
+    """
+
+    def __init__(self, path: Path, extra: Callable[[], dict], before: str = ""):
+        self.path = path
+        self.extra = extra
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(before, encoding="utf-8")
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        if "loss" in logs:
+            self._write({"step": state.global_step, **logs, **self.extra()})
+        elif VALIDATION_LOSS in logs:
+            self._write({"step": state.global_step, VALIDATION_LOSS: logs[VALIDATION_LOSS]})
+
+    def _write(self, line: dict) -> None:
+        with self.path.open("a", encoding="utf-8") as file:
+            print(json.dumps(line), file=file)
+
+
+class StopRequest:
+    """Inside its block, SIGTERM and Ctrl-C are noted and do not end the process.
+
+    A second Ctrl-C ends it at once. speaks: this process prints a message, for all processes.
+    """
+
+    def __init__(self, speaks: bool = True):
+        self.speaks = speaks
+        self.first: signal.Signals | None = None
+
+    def __enter__(self) -> "StopRequest":
+        self._before = {number: signal.signal(number, self._note) for number in STOP_MESSAGES}
+        return self
+
+    def __exit__(self, *_) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    @property
+    def came(self) -> bool:
+        return self.first is not None
+
+    @property
+    def status(self) -> int:
+        """The exit status after a requested stop. Another process may have received the signal."""
+        return 128 + (self.first or signal.SIGTERM)
+
+    def _note(self, number: int, _) -> None:
+        if self.first == number == signal.SIGINT:
+            raise KeyboardInterrupt
+        if self.first is None and self.speaks:
+            with suppress(BrokenPipeError):  # print could be running already
+                os.write(2, f"{STOP_MESSAGES[number]}\n".encode())
+        self.first = self.first or signal.Signals(number)
+
+
+class SaveCallback(TrainerCallback):
+    """Asks for a checkpoint at intervals, and for a last one before a requested stop.
+
+    seconds: the interval, longer if saving would take more than a twentieth of the time. All
+    processes of a training save at the same step. No checkpoint is saved after the last step.
+    """
+
+    def __init__(self, seconds: float, stop: StopRequest):
+        self.seconds = seconds
+        self.stop = stop
+        self.stopped = False
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self.due = time.monotonic() + self.seconds
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step >= state.max_steps:
+            return
+        self.began = time.monotonic()
+        due, stop = _any([self.began >= self.due, self.stop.came], args.device)
+        control.should_save = due or stop
+        control.should_training_stop = self.stopped = stop
+
+    def on_save(self, args, state, control, **kwargs):
+        now = time.monotonic()
+        self.due = now + max(self.seconds, SAVING_SHARE * (now - self.began))
+
+
+def _any(flags: list[bool], device: torch.device) -> list[bool]:
+    """For each flag, whether it is true in any process."""
+    if not torch.distributed.is_initialized():
+        return flags
+    tensor = torch.tensor(flags, dtype=torch.int32, device=device)
+    torch.distributed.all_reduce(tensor, torch.distributed.ReduceOp.MAX)
+    return [bool(flag) for flag in tensor.tolist()]

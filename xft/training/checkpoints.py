@@ -1,0 +1,163 @@
+"""Checkpoints of trainings. An interrupted training continues from the newest undamaged one.
+
+Its result then has the same bytes as without a break. The checkpoints of `results/moe_sft` lie in
+`results/.moe_sft.training/<fingerprint>/checkpoint-<step>`. Each has a manifest beside it, which is
+written last. The fingerprint covers everything that the result depends on, so a training with
+another parameter, input or module never uses these checkpoints. They stay, and the old training
+continues if its settings come back.
+"""
+
+import hashlib
+import json
+import os
+import platform
+import re
+import shutil
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from xft.artifacts.artifact import check_artifact, lock, seal
+from xft.artifacts.manifest import manifest_path
+from xft.common.errors import UserError
+
+KIND = "checkpoint"
+BEST_FILE = "best.safetensors"
+OWNER_FILE = "owner"
+KEPT = 2  # a second one, because the newest may be damaged
+NAME = re.compile(r"checkpoint-(\d+)")
+
+
+def fingerprint(**dependencies) -> str:
+    """The SHA-256 of JSON values."""
+    content = json.dumps(dependencies, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(content.encode()).hexdigest()
+
+
+class Checkpoints:
+    """The checkpoints of the training that makes `out`. Each process of a training has one.
+
+    folder: where the Trainer writes them. seconds: the least time between two of them.
+    """
+
+    def __init__(self, out: Path, fingerprint: str, seconds: float, is_main_process: bool = True):
+        self.seconds = seconds
+        self.root = out.parent / f".{out.name}.training"
+        self.folder = self.root / fingerprint[:16]
+        self.best = self.folder / BEST_FILE  # the weights with the lowest validation loss so far
+        self.is_main_process = is_main_process
+
+    @contextmanager
+    def claimed(self) -> Iterator[None]:
+        """Lock out other trainings of the same output, and remove damaged checkpoints.
+
+        If the block ends without an exception, the checkpoints of this training are removed. The
+        main process does all this. Raises UserError if another process trains for this output.
+        """
+        if not self.is_main_process:
+            yield
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            with lock(self.root):
+                self._owner.write_text(f"process {os.getpid()} on {platform.node()}")
+                self._tell_of_others()
+                self._drop_damaged()
+                self._restore_best()
+                yield
+                self._remove_own()
+        except BlockingIOError:
+            owner = self._owner.read_text() if self._owner.exists() else "another process"
+            raise UserError(
+                f"{self.root} is in use: {owner} trains for it now. Wait until it has ended, or "
+                "stop it. Then run the same command again"
+            ) from None
+
+    def newest(self) -> Path | None:
+        """The newest complete checkpoint, or None. `claimed` has checked its content."""
+        return max(self._sealed(), key=step_of, default=None)
+
+    def seal(self, step: int) -> None:
+        """Mark the checkpoint of this step as complete, and remove all except the newest ones.
+
+        The best weights so far become part of it.
+        """
+        folder = self.folder / f"checkpoint-{step}"
+        if self.best.exists():
+            _link(self.best, folder / BEST_FILE)
+        seal(folder, KIND)
+        for checkpoint in sorted(self._sealed(), key=step_of)[:-KEPT]:
+            remove(checkpoint)
+
+    def _sealed(self) -> list[Path]:
+        return [path for path in self._all() if manifest_path(path).exists()]
+
+    def _all(self) -> list[Path]:
+        return [path for path in self.folder.glob("*") if NAME.fullmatch(path.name)]
+
+    @property
+    def _owner(self) -> Path:
+        """The file that names the process with the lock."""
+        return self.root / OWNER_FILE
+
+    def _tell_of_others(self) -> None:
+        """Report the checkpoints of other trainings. Their empty folders are removed."""
+        for folder in sorted(path for path in self.root.iterdir() if path.is_dir()):
+            if folder == self.folder:
+                continue
+            sizes = [path.stat().st_size for path in folder.rglob("*") if path.is_file()]
+            if not sizes:
+                shutil.rmtree(folder)
+                continue
+            print(
+                f"{folder} holds checkpoints of a training with other settings, "
+                f"{sum(sizes) / 1e6:,.1f} MB. It continues if its settings come back. Delete the "
+                "folder if you do not need it any more",
+                file=sys.stderr,
+            )
+
+    def _remove_own(self) -> None:
+        """Remove the checkpoints of this training, and the common folder if it is then empty."""
+        shutil.rmtree(self.folder)
+        self._owner.unlink()
+        with suppress(OSError):
+            self.root.rmdir()
+
+    def _drop_damaged(self) -> None:
+        """Remove damaged checkpoints, from the newest on, down to the first complete one."""
+        for checkpoint in sorted(self._all(), key=step_of, reverse=True):
+            if manifest_path(checkpoint).exists():
+                try:
+                    check_artifact(checkpoint, KIND, full=True)
+                    return
+                except UserError as error:
+                    print(f"{error}. Continuing from the one before", file=sys.stderr)
+            remove(checkpoint)
+
+    def _restore_best(self) -> None:
+        """Set the best weights to those in the newest checkpoint, if it has any."""
+        self.best.unlink(missing_ok=True)
+        newest = self.newest()
+        if newest is not None and (newest / BEST_FILE).exists():
+            _link(newest / BEST_FILE, self.best)
+
+
+def _link(file: Path, other: Path) -> None:
+    """Give a file a second name, or copy it if the disk has no hard links."""
+    other.unlink(missing_ok=True)
+    try:
+        os.link(file, other)
+    except OSError:
+        shutil.copyfile(file, other)
+
+
+def step_of(checkpoint: Path) -> int:
+    """The step after which a checkpoint was written."""
+    return int(NAME.fullmatch(checkpoint.name)[1])
+
+
+def remove(checkpoint: Path) -> None:
+    """Remove a checkpoint. Its manifest goes first, so that the rest never looks complete."""
+    manifest_path(checkpoint).unlink(missing_ok=True)
+    shutil.rmtree(checkpoint, ignore_errors=True)

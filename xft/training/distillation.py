@@ -1,0 +1,64 @@
+"""Distillation: a training learns the distribution of a frozen teacher, the tuned mixture.
+
+The loss is (1 - b) CE + b KL. CE is the model's cross-entropy. KL is the Kullback-Leibler
+divergence sum_v p(v) (log p(v) - log q(v)) of the model's distribution q from the teacher's p over
+the vocabulary (Hinton et al. 2015, arXiv 1503.02531, at temperature 1). Both are means over the
+same tokens.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from transformers import AutoModelForCausalLM
+
+from xft.modeling.loading import load_whole
+from xft.modeling.packed_attention import use_packed_attention
+from xft.training.losses import SplitModel
+
+
+@dataclass(frozen=True)
+class Distillation:
+    """A teacher in evaluation mode, and b, the weight of KL in the loss."""
+
+    teacher: SplitModel
+    weight: float
+
+    @property
+    def weights(self) -> tuple[float, float]:
+        """Those of CE and KL."""
+        return 1 - self.weight, self.weight
+
+    def attend_within_rows(self, half_precision: bool) -> None:
+        """Let the teacher attend within the rows of packed batches, as the model does."""
+        use_packed_attention(self.teacher.model, half_precision)
+
+    @torch.no_grad()
+    def states(self, inputs: dict[str, Tensor]) -> Tensor:
+        """The teacher's hidden states [rows, T, H] of a batch."""
+        unlabelled = {key: value for key, value in inputs.items() if key != "labels"}
+        return self.teacher.states(unlabelled | {"use_cache": False})
+
+    def logits(self, states: Tensor) -> Tensor:
+        """The teacher's logits [n, V] of its hidden states [n, H]."""
+        return self.teacher.logits(states)
+
+    def divergence(self, logits: Tensor, logs: Tensor) -> Tensor:
+        """KL of each token, fp32 [n].
+
+        logits [n, V]: the teacher's. logs [n, V]: the logarithms of the model's distribution, fp32.
+        """
+        wanted = logits.float().log_softmax(dim=-1)
+        return torch.nn.functional.kl_div(logs, wanted, reduction="none", log_target=True).sum(-1)
+
+
+def load_distillation(teacher: Path, weight: float, precision: str, device: str) -> Distillation:
+    """The distillation from the model of a folder, which is frozen and in evaluation mode.
+
+    The teacher has the dtype in which the trained model computes. precision: of the training, not
+    "auto". Raises UserError if a weight is missing.
+    """
+    dtype = torch.float32 if precision == "fp32" else torch.bfloat16
+    model = load_whole(AutoModelForCausalLM, teacher, dtype=dtype)
+    return Distillation(SplitModel(model.eval().requires_grad_(False).to(device)), weight)

@@ -1,0 +1,259 @@
+"""The engines below the Trainer: their settings, a check that they run, and their weights.
+
+The engines are DistributedDataParallel, FSDP2 and DeepSpeed's ZeRO. With some settings another
+engine would run silently. So the engine that runs is compared with the one that was asked for.
+"""
+
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+import torch.distributed
+from torch import Tensor, nn
+from transformers import Trainer
+
+from xft.common.errors import UserError
+from xft.config.training import ZERO_STAGES, TrainingConfig
+from xft.training.extensions import load_extensions
+
+REDUCE_BUCKET = 50_000_000  # gradients that ZeRO averages together
+
+
+def shards_weights(options: TrainingConfig) -> bool:
+    """Whether the engine saves and loads the weights itself, with the optimiser's state."""
+    return options.launch == "fsdp" or options.launch in ZERO_STAGES
+
+
+def prepare_engine(options: TrainingConfig) -> None:
+    """Set up this process for the engine, before the TrainingArguments are made."""
+    if not torch.cuda.is_available():
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # otherwise DeepSpeed warns about its choice
+    if options.launch in ZERO_STAGES:
+        load_extensions(offload=options.offload_optimizer)
+        _read_by_weights_only_reader()
+        warnings.filterwarnings("ignore", ".*is deprecated", FutureWarning, "torch.distributed")
+    if options.launch == "fsdp":  # accelerate's backend then takes CPU tensors too
+        os.environ |= {"ACCELERATE_USE_FSDP": "true", "FSDP_STATE_DICT_TYPE": "FULL_STATE_DICT"}
+
+
+def engine_arguments(options: TrainingConfig) -> dict:
+    """The TrainingArguments that choose the engine."""
+    launch = options.launch
+    if launch == "fsdp":
+        config = {
+            "version": 2,
+            "auto_wrap_policy": "TRANSFORMER_BASED_WRAP",
+            "state_dict_type": "FULL_STATE_DICT",
+            "cpu_offload": options.offload_optimizer,
+        }
+        return {"fsdp": True, "fsdp_config": config}
+    if launch in ZERO_STAGES:
+        config = _deepspeed_config(ZERO_STAGES[launch], options.offload_optimizer)
+        return {"deepspeed": config, "log_level": "error", "log_level_replica": "error"}
+    return {}
+
+
+def _deepspeed_config(stage: int, offload: bool) -> dict:
+    zero = {"stage": stage, "reduce_bucket_size": REDUCE_BUCKET}
+    if stage == 3:
+        zero |= {
+            "stage3_prefetch_bucket_size": "auto",
+            "stage3_param_persistence_threshold": "auto",
+        }
+    if offload:
+        zero["offload_optimizer"] = {"device": "cpu", "pin_memory": torch.cuda.is_available()}
+    return {
+        "train_micro_batch_size_per_gpu": "auto",
+        "gradient_accumulation_steps": "auto",
+        "gradient_clipping": "auto",
+        "bf16": {"enabled": "auto"},
+        "zero_optimization": zero,
+    }
+
+
+def inexact_in_bf16(model: nn.Module, options: TrainingConfig) -> dict[str, Tensor]:
+    """Copies, by name, of the parameters that ZeRO would round to bf16 for its fp32 masters.
+
+    Empty if all weights that learn are exact in bf16. Frozen ones have no masters.
+    """
+    if options.launch not in ZERO_STAGES or options.precision != "bf16":
+        return {}
+    return {
+        name: parameter.detach().clone()
+        for name, parameter in learned_parameters(model)
+        if not torch.equal(parameter, parameter.bfloat16().float())
+    }
+
+
+def set_masters(model: nn.Module, values: dict[str, Tensor]) -> None:
+    """Set the fp32 masters of a model that ZeRO has prepared. All processes call this."""
+    if not values:
+        return
+    from deepspeed.utils import safe_set_full_fp32_param, safe_set_local_fp32_param
+
+    world, rank = torch.distributed.get_world_size(), torch.distributed.get_rank()
+    for name, parameter in learned_parameters(model):
+        if name not in values:
+            continue
+        value = values[name].to(parameter.device)
+        if hasattr(parameter, "ds_tensor"):  # stage 3: equal parts, the last one padded
+            size = parameter.ds_tensor.numel()
+            padded = nn.functional.pad(value.flatten(), (0, size * world - value.numel()))
+            safe_set_local_fp32_param(parameter, padded.narrow(0, size * rank, size))
+        else:
+            safe_set_full_fp32_param(parameter, value)
+
+
+def check_engine(
+    trainer: Trainer, options: TrainingConfig, has_own_gradients: bool = False
+) -> None:
+    """Raise UserError if another engine, optimiser or number of processes runs than asked for.
+
+    trainer: with its model prepared. has_own_gradients: nothing in the model itself learns; the
+    parameters that learn average their gradients over the processes themselves.
+    """
+    running = _running(trainer)
+    asked = _asked(trainer, options, has_own_gradients)
+    faults = [
+        f"{key} {value} (running: {running[key]})"
+        for key, value in asked.items()
+        if value != running[key]
+    ]
+    if faults:
+        raise UserError(
+            f"launch = {options.launch} did not take effect. Asked for: {', '.join(faults)}. "
+            "This training would give another result. Choose another launch"
+        )
+
+
+def _asked(trainer: Trainer, options: TrainingConfig, has_own_gradients: bool) -> dict:
+    launch = options.launch
+    optimizer = Trainer.get_optimizer_cls_and_kwargs(trainer.args)[0].__name__
+    engine = {"ddp": "DistributedDataParallel", "fsdp": "FSDPModule"}.get(launch, "none")
+    if launch in ZERO_STAGES:
+        engine = "DeepSpeedEngine"
+        optimizer = "DeepSpeedCPUAdam" if options.offload_optimizer else optimizer
+    return {
+        "engine": "none" if has_own_gradients else engine,
+        "ZeRO stage": ZERO_STAGES.get(launch, 0),
+        "processes": options.world_size,
+        "optimizer": optimizer,
+    }
+
+
+def _running(trainer: Trainer) -> dict:
+    from torch.distributed.fsdp import FSDPModule
+
+    model, optimizer = trainer.model_wrapped, trainer.optimizer
+    while hasattr(optimizer, "optimizer"):  # accelerate and ZeRO wrap torch's optimiser
+        optimizer = optimizer.optimizer
+    engine, stage = type(model).__name__, 0
+    if isinstance(model, FSDPModule):
+        engine = "FSDPModule"
+    elif engine == "DeepSpeedEngine":
+        stage = int(model.zero_optimization_stage())
+    elif model is trainer.model:
+        engine = "none"
+    is_distributed = torch.distributed.is_initialized()
+    return {
+        "engine": engine,
+        "ZeRO stage": stage,
+        "processes": torch.distributed.get_world_size() if is_distributed else 1,
+        "optimizer": type(optimizer).__name__,
+    }
+
+
+def whole_weights(
+    trainer: Trainer, module: nn.Module, options: TrainingConfig
+) -> dict[str, Tensor]:
+    """The whole tensors of `module` but the frozen ones, by name: fp32 masters if there are any.
+
+    All processes must call this. Only the main process gets the full result.
+    """
+    if not shards_weights(options):
+        frozen = {
+            name
+            for name, weight in module.named_parameters(remove_duplicate=False)
+            if not weight.requires_grad
+        }
+        return {name: value for name, value in module.state_dict().items() if name not in frozen}
+    state = dict(module.named_buffers())
+    for name, whole in whole_parameters(module, options, tied=True):
+        if trainer.args.process_index == 0:
+            state[name] = whole.cpu()
+    return state
+
+
+@torch.no_grad()
+def whole_parameters(
+    module: nn.Module, options: TrainingConfig, tied: bool = False
+) -> Iterator[tuple[str, Tensor]]:
+    """The whole parameters that learn, one at a time, by name: the fp32 masters if there are any.
+
+    tied: give a parameter with several names under each of them. All processes must take them all.
+    """
+    whole = Tensor.detach
+    if options.launch in ZERO_STAGES:
+        from deepspeed.utils import safe_get_full_fp32_param as whole
+    if options.launch == "fsdp":
+        from torch.distributed.tensor import DTensor
+
+        _shard_again(module)
+        whole = DTensor.full_tensor
+    for name, parameter in learned_parameters(module, tied):
+        yield name, whole(parameter)
+
+
+def _shard_again(module: nn.Module) -> None:
+    """Let FSDP shard what a forward pass without a backward pass left whole."""
+    from torch.distributed.fsdp import FSDPModule
+
+    for part in module.modules():
+        if isinstance(part, FSDPModule):
+            part.reshard()
+
+
+def learned_parameters(module: nn.Module, tied: bool = False) -> Iterator[tuple[str, nn.Parameter]]:
+    """The parameters that learn, by name. tied: those with several names under each of them."""
+    for name, parameter in module.named_parameters(remove_duplicate=not tied):
+        if parameter.requires_grad:
+            yield name, parameter
+
+
+@torch.no_grad()
+def set_weights(module: nn.Module, values: dict[str, Tensor], options: TrainingConfig) -> None:
+    """Set the parameters that learn to those of the main process, in their dtype.
+
+    values: all of them by name in the main process, none in the others. All processes call this.
+    The masters of ZeRO stay what they are, so the training must be over. Not for fsdp.
+    """
+    for name, parameter in learned_parameters(module):
+        with _gathered(parameter, options):
+            if name in values:
+                parameter.copy_(values[name])
+            if torch.distributed.is_initialized():
+                torch.distributed.broadcast(parameter.data, src=0)
+
+
+def _gathered(parameter: nn.Parameter, options: TrainingConfig) -> AbstractContextManager:
+    """A block in which a parameter is whole. The shards get the main process's values after it."""
+    if options.launch != "zero3":
+        return nullcontext()
+    from deepspeed.runtime.zero import GatheredParameters
+
+    return GatheredParameters([parameter], modifier_rank=0)
+
+
+def _read_by_weights_only_reader() -> None:
+    """Make torch read DeepSpeed's checkpoints with its weights-only reader, which runs no code.
+
+    DeepSpeed itself asks torch to unpickle them, and has no setting against this.
+    """
+    from deepspeed.runtime.fp16.loss_scaler import LossScaler
+    from deepspeed.runtime.zero.config import ZeroStageEnum
+    from deepspeed.utils.tensor_fragment import fragment_address
+
+    os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = "1"
+    torch.serialization.add_safe_globals([LossScaler, ZeroStageEnum, fragment_address])

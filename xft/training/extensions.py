@@ -1,0 +1,65 @@
+"""Builds DeepSpeed's extensions once for each environment, also after a killed build.
+
+torch makes a file `lock` while it builds or loads an extension. A killed process leaves this file
+behind, and all later ones would wait for ever. Here processes build and load in a folder of this
+project, and each holds a lock that ends with its process. So a file `lock` that they find there was
+left by a killed process.
+"""
+
+import fcntl
+import hashlib
+import os
+import shutil
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+
+from xft.common.errors import UserError
+from xft.common.progress import say
+
+# Builds contain the path of the environment. For another path torch builds again.
+ENVIRONMENT = hashlib.sha256(sys.prefix.encode()).hexdigest()[:8]
+BUILDS = (
+    Path(os.environ.get("TORCH_EXTENSIONS_DIR", Path.home() / ".cache" / "torch_extensions"))
+    / "xft"
+    / f"torch-{version('torch')}_deepspeed-{version('deepspeed')}_{ENVIRONMENT}"
+)
+
+
+def load_extensions(offload: bool) -> None:
+    """Build and load the extensions for ZeRO: its communication on a CPU, CPU Adam for `offload`.
+
+    Raises UserError if a tool is missing or the build fails.
+    """
+    names = [] if torch.cuda.is_available() else ["deepspeed_shm_comm"]
+    names += ["cpu_adam"] if offload else []
+    if not names:
+        return
+    os.environ["TORCH_EXTENSIONS_DIR"] = str(BUILDS)
+    BUILDS.mkdir(parents=True, exist_ok=True)
+    with (BUILDS / "building").open("w") as building:
+        fcntl.flock(building, fcntl.LOCK_EX)
+        for name in names:
+            _load(name)
+
+
+def _load(name: str) -> None:
+    """Build and load one extension. DeepSpeed does not load it a second time."""
+    for tool in ("ninja", os.environ.get("CXX", "c++")):
+        if shutil.which(tool) is None:
+            raise UserError(
+                f"DeepSpeed's {name} must be compiled, which needs {tool}. Install {tool}, or "
+                "choose launch = ddp"
+            )
+    for left in BUILDS.rglob(f"{name}/lock"):
+        left.unlink()
+    if not list(BUILDS.rglob(f"{name}.so")):
+        say(f"compiling DeepSpeed's {name} into {BUILDS}. This takes a minute, only once")
+    from deepspeed.ops.op_builder.all_ops import ALL_OPS
+
+    try:
+        ALL_OPS[name].load(verbose=False)
+    except (RuntimeError, ImportError, OSError) as error:
+        raise UserError(f"DeepSpeed's {name} could not be compiled: {error}") from None

@@ -1,0 +1,225 @@
+"""The loss of labelled tokens. The logits of other tokens are not computed.
+
+A model calls `LabelledLoss` as its `loss_function`, so in its own forward pass, where autocast, DDP
+and FSDP expect the head to run. The loss takes the labelled tokens in chunks. It computes a chunk's
+logits, losses and gradient at once, and keeps only the gradient of the chunk's hidden states and
+the sum of the gradients of the head's weight. So the logits of one chunk are in memory, and none is
+computed twice. Their softmax in fp32 and its gradient are computed for a block of tokens at a time.
+On a CPU a block fits the cache.
+
+This needs the whole weight of the head. ZeRO-3 gathers a weight only while the model calls its
+module. There the model computes the logits itself, in one piece, at the positions where some row of
+the batch has a label.
+"""
+
+import copy
+import inspect
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from transformers import PreTrainedModel
+from transformers.modeling_outputs import BaseModelOutputWithPast
+
+from xft.config.training import BLOCK_LOGITS, CHUNK_TOKENS
+from xft.data.examples import IGNORED
+
+
+class SplitModel:
+    """A causal language model, and its head alone: transformers' forward without the decoder."""
+
+    def __init__(self, model: PreTrainedModel):
+        self.model = model
+        self._forward = inspect.unwrap(type(model).forward)  # no mixture's, no accelerate's
+        self._head = copy.copy(model)
+        self._head._modules = model._modules | {model.base_model_prefix: _GivenStates()}
+        self._states: Tensor | None = None
+        model.get_decoder().register_forward_hook(self._keep_states)
+
+    def logits(self, states: Tensor) -> Tensor:
+        """The logits [n, V] of hidden states [n, H], with the model's own caps and factors."""
+        return self._forward(self._head, inputs_embeds=states[None]).logits[0]
+
+    def learning(self) -> list[nn.Parameter]:
+        """The parameters of the head that learn."""
+        return [parameter for parameter in self._head.parameters() if parameter.requires_grad]
+
+    def states(self, inputs: dict[str, Tensor]) -> Tensor:
+        """The hidden states [rows, T, H] of a batch without labels."""
+        self.model(**inputs, logits_to_keep=no_logits(inputs["input_ids"]))
+        return self.take_states()
+
+    def take_states(self) -> Tensor:
+        """The hidden states [rows, T, H] of the last forward pass. They are then forgotten."""
+        states, self._states = self._states, None
+        return states
+
+    def _keep_states(self, decoder, inputs, output) -> None:
+        self._states = output.last_hidden_state
+
+
+class _GivenStates(nn.Module):
+    """A decoder whose inputs are the hidden states."""
+
+    def forward(self, *_, inputs_embeds: Tensor, **__) -> BaseModelOutputWithPast:
+        return BaseModelOutputWithPast(last_hidden_state=inputs_embeds)
+
+
+def no_logits(ids: Tensor) -> Tensor:
+    """The `logits_to_keep` with which a model computes no logits. ids: on the model's device."""
+    return ids.new_empty(0)
+
+
+class LabelledLoss:
+    """The loss function of a model: the cross-entropy of its labelled tokens, or with KL.
+
+    whole_head: false if the head's weight is whole only while the model calls it. distillation:
+    the `training.distillation.Distillation`, or None. parts: of the last batch, fp32 [tokens, 1 or
+    2], the cross-entropy and KL of each labelled token, first row first.
+    """
+
+    def __init__(self, model: PreTrainedModel, whole_head: bool = True, distillation=None):
+        self.split = SplitModel(model) if whole_head else None
+        self.distillation = distillation
+        self.parts: Tensor | None = None
+        self._taught: Tensor | None = None  # the teacher's hidden states
+        model.loss_function = self
+
+    def options(self, labels: Tensor) -> dict[str, Tensor]:
+        """Inputs of the model's forward pass beside a batch with these labels [rows, T]."""
+        if self.split is not None:
+            return {"logits_to_keep": no_logits(labels)}
+        following = _following(labels)
+        kept = (following != IGNORED).any(dim=0).nonzero()[:, 0]
+        return {"logits_to_keep": kept, "shift_labels": following[:, kept]}
+
+    def teach(self, inputs: dict[str, Tensor]) -> None:
+        """Let the teacher compute the batch whose loss follows."""
+        self._taught = self.distillation.states(inputs)
+
+    def __call__(
+        self,
+        logits: Tensor,
+        labels: Tensor,
+        vocab_size: int,
+        num_items_in_batch: Tensor | int | None = None,
+        shift_labels: Tensor | None = None,
+        **_,
+    ) -> Tensor:
+        """The sum over the labelled tokens / num_items_in_batch, or their mean; fp32 [].
+
+        labels [rows, T]; shift_labels: those of the positions that have logits [rows, P, V].
+        """
+        following = _following(labels)
+        states, parameters = logits, []
+        if self.split is not None:
+            states, parameters = self.split.take_states(), self.split.learning()
+        states = _labelled(states, following if shift_labels is None else shift_labels)
+        others, weights = [following[following != IGNORED]], [1.0]
+        if self._taught is not None:
+            others.append(_labelled(self._taught, following))
+            weights, self._taught = self.distillation.weights, None
+        learns = torch.is_grad_enabled() and (states.requires_grad or bool(parameters))
+        total, self.parts = _ChunkedSum.apply(self, weights, learns, others, states, *parameters)
+        return total / (len(self.parts) if num_items_in_batch is None else num_items_in_batch)
+
+    def parts_of(self, states: Tensor, *others: Tensor) -> Tensor:
+        """`parts` of a chunk, without gradients. See `gradients_of`."""
+        blocks = self._blocks(self._logits(states), *others)
+        return torch.cat([self._block_parts(*block) for block in blocks])
+
+    def gradients_of(
+        self, weights: Tensor, parameters: Sequence[nn.Parameter], states: Tensor, *others: Tensor
+    ) -> list[Tensor]:
+        """`parts` of a chunk, and the gradients of their weighted sum for states and parameters.
+
+        states [t, H], or logits [t, V] without a whole head. others: the targets [t], and the
+        teacher's states [t, H], if there is one.
+        """
+        with torch.enable_grad():
+            states = states.detach().requires_grad_()
+            logits = self._logits(states)
+        gradient, parts, done = torch.empty_like(logits), [], 0
+        for block, *rest in self._blocks(logits.detach(), *others):
+            with torch.enable_grad():
+                block = block.detach().requires_grad_()
+                parts.append(self._block_parts(block, *rest))
+                loss = (parts[-1] * weights).sum()
+            (gradient[done : done + len(block)],) = torch.autograd.grad(loss, block)
+            done += len(block)
+        parts = torch.cat([part.detach() for part in parts])
+        return [parts, *torch.autograd.grad(logits, (states, *parameters), gradient)]
+
+    def _logits(self, states: Tensor) -> Tensor:
+        return states if self.split is None else self.split.logits(states)
+
+    def _blocks(
+        self, logits: Tensor, targets: Tensor, taught: Tensor | None = None
+    ) -> Iterator[tuple[Tensor, ...]]:
+        """The same, some tokens at a time, with the teacher's logits in place of its states."""
+        given = [logits, targets] + ([] if taught is None else [self.distillation.logits(taught)])
+        tokens = max(1, BLOCK_LOGITS[logits.is_cuda] // logits.shape[1])
+        return zip(*(tensor.split(tokens) for tensor in given), strict=True)
+
+    def _block_parts(self, logits: Tensor, targets: Tensor, taught: Tensor | None = None) -> Tensor:
+        """`parts` of a block: logits [t, V], targets [t], the teacher's logits [t, V]."""
+        logs = logits.float().log_softmax(dim=-1)
+        parts = [nn.functional.nll_loss(logs, targets, reduction="none")]
+        if taught is not None:
+            parts.append(self.distillation.divergence(taught, logs))
+        return torch.stack(parts, dim=1)
+
+
+def _following(labels: Tensor) -> Tensor:
+    """At each position the label of the next one, [rows, T]."""
+    return nn.functional.pad(labels[:, 1:], (0, 1), value=IGNORED)
+
+
+def _labelled(values: Tensor, labels: Tensor) -> Tensor:
+    """The values [n, size] of [rows, T, size] at the labels [rows, T] that count."""
+    places = (labels != IGNORED).flatten().nonzero()[:, 0]
+    return values.flatten(0, 1).index_select(0, places)
+
+
+class _ChunkedSum(torch.autograd.Function):
+    """The weighted sum [] of a loss's parts [n, parts], and these parts, fp32.
+
+    states, others: of n tokens, for `LabelledLoss.gradients_of`, a chunk at a time. The forward
+    pass computes the sum's gradient for the states and for `parameters`, and the backward pass
+    scales it, once. The parameters' gradients are summed in fp32. learns: whether a backward pass
+    follows.
+    """
+
+    @staticmethod
+    def forward(ctx, loss, weights, learns, others, states, *parameters):
+        weights = torch.tensor(weights, device=states.device)
+        chunks = zip(*(tensor.split(CHUNK_TOKENS) for tensor in (states, *others)), strict=True)
+        if not learns:
+            parts = torch.cat([loss.parts_of(*chunk) for chunk in chunks])
+            return (parts.sum(dim=0) * weights).sum(), parts
+        parts, gradients, sums = [], [], None
+        for chunk in chunks:
+            part, gradient, *own = loss.gradients_of(weights, parameters, *chunk)
+            parts.append(part)
+            gradients.append(gradient)
+            sums = own if sums is None else [_sum(*pair) for pair in zip(sums, own, strict=True)]
+        parts = torch.cat(parts)
+        ctx.mark_non_differentiable(parts)
+        ctx.save_for_backward(torch.cat(gradients), *sums)
+        ctx.dtypes = [parameter.dtype for parameter in parameters]
+        return (parts.sum(dim=0) * weights).sum(), parts
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, scale, _):
+        gradients, *sums = ctx.saved_tensors
+        scaled = [
+            total.mul_(scale).to(dtype) for total, dtype in zip(sums, ctx.dtypes, strict=True)
+        ]
+        return None, None, None, None, scale * gradients, *scaled
+
+
+def _sum(total: Tensor, part: Tensor) -> Tensor:
+    """The sum in fp32. It may overwrite `total`: a weight of the head is large."""
+    return total.float().add_(part)

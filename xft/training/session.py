@@ -1,0 +1,249 @@
+"""A training step in this process: its seed, examples, checkpoints and metrics."""
+
+import atexit
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+
+from xft.artifacts.artifact import Artifact
+from xft.artifacts.code import code_hash
+from xft.common.devices import describe_device
+from xft.common.errors import UserError
+from xft.common.progress import say
+from xft.config.sections import TokensConfig
+from xft.config.step_keys import UNRECORDED
+from xft.config.training import TrainingConfig, precision_of
+from xft.training.checkpoints import Checkpoints, fingerprint
+from xft.training.steps import with_steps_times
+
+PACKAGES = ("torch", "transformers", "accelerate", "deepspeed", "peft")
+
+
+@dataclass(frozen=True)
+class TrainingRequest:
+    """The options of a training step.
+
+    data: a file of rows, or a folder of tokens. tokens: how the rows become tokens, or became them.
+    asked: the options as given, for the recipe. options: the same with the values for this machine.
+    full: compare the hashes of all input files with their manifests. flops_ratio: None, or the
+    factor of the optimiser steps with which the training takes as many FLOPs as another one.
+    """
+
+    step: str
+    data: Path
+    out: Path
+    metrics: Path | None
+    tracker_dir: Path
+    full: bool
+    asked: dict
+    options: TrainingConfig
+    tokens: TokensConfig
+    seed: int
+    threads: int
+    report_to: list[str]
+    flops_ratio: float | None = None
+
+    @property
+    def parameters(self) -> dict:
+        """Everything that the trained weights depend on, except for the inputs."""
+        training = self.options.model_dump(exclude=set(UNRECORDED))
+        if self.flops_ratio is not None:
+            training["flops_ratio"] = self.flops_ratio
+        return {"seed": self.seed, "threads": self.threads, **self.tokens.model_dump(), **training}
+
+    def with_equal_flops(self, rows: int) -> "TrainingRequest":
+        """The request whose options state the steps for `flops_ratio`, on this number of rows."""
+        return replace(self, options=with_steps_times(self.options, self.flops_ratio, rows))
+
+
+class Session:
+    """A training step's process, with the examples of its request.
+
+    request: with the steps that follow from its `flops_ratio`. tokenizer: the model's. examples,
+    validation: tokenised rows, to train on and held out. data_ids: the ids of the rows ("data"), of
+    the tokens and of the texts, for the manifest. data_origins: the tokens, or the hash of the
+    rows, and the hash of the texts, for the recipe.
+    """
+
+    def __init__(self, request: TrainingRequest, model_folder: Path):
+        """Seed this process and read the examples. Raises UserError."""
+        self.request = request
+        self._prepare_process()
+        self._read_examples(model_folder)
+
+    def _prepare_process(self) -> None:
+        """Set seed and threads, because the result depends on them, and print the device.
+
+        The process leaves its process group at its end.
+        """
+        import torch
+        from transformers import logging, set_seed
+
+        request = self.request
+        torch.set_num_threads(request.threads)
+        set_seed(request.seed)
+        logging.disable_progress_bar()
+        if is_main_process():
+            say(describe_device(device(), request.options.precision, request.threads))
+        atexit.register(leave_group)
+
+    def _read_examples(self, model_folder: Path) -> None:
+        from xft.data.preparation import prepare, summary
+        from xft.data.tokenizers import load_tokenizer
+        from xft.data.tokens_artifact import open_tokens
+
+        request = self.request
+        self.tokenizer = load_tokenizer(model_folder)
+        self.data_origins: dict[str, Artifact | str]
+        if request.data.is_dir():
+            opened = open_tokens(request.data, model_folder, request.full)
+            tokens, self.data_ids = opened.tokens, opened.inputs
+            self.data_origins = {"tokens": opened.artifact}
+            text = f"{len(tokens.training)} rows of {request.data}"
+        else:
+            tokens, report = prepare(request.data, self.tokenizer, request.tokens)
+            self.data_ids = self.data_origins = {"data": report["data_sha256"]}
+            text = summary(request.data, report)
+        self.examples, self.validation = tokens.training, tokens.validation
+        if fault := request.options.fault_of_validation(len(self.validation)):
+            raise UserError(f"command line: {fault}")
+        if is_main_process():
+            say(f"{text}; {_global_batch(request.options)}")
+        if request.flops_ratio is not None:
+            self._match_flops()
+
+    def _match_flops(self) -> None:
+        self.request = self.request.with_equal_flops(len(self.examples))
+        if is_main_process():
+            say(
+                f"equal FLOPs: {self.request.flops_ratio:.4g} times the optimiser steps, "
+                f"{self.request.options.max_steps}"
+            )
+
+    @property
+    def weight_dtype(self):
+        """The dtype of the weights in memory."""
+        import torch
+
+        return torch.bfloat16 if self.request.options.precision == "bf16_pure" else torch.float32
+
+    @contextmanager
+    def trained(
+        self, model, parameters: dict, inputs: dict[str, str], mixing=None, distillation=None
+    ) -> Iterator[dict | None]:
+        """Train a model from its newest checkpoint on. The checkpoints are removed after the block.
+
+        parameters, inputs: as in the manifest of the artifact that the block writes. mixing: the
+        `modeling.mixing.Mixing` of the model. distillation: its `training.distillation`. Yields the
+        learned tensors by name in the main process, and None in all others. Raises UserError.
+        """
+        from xft.training.trainer import Training, train
+
+        request = self.request
+        key = fingerprint(
+            parameters=parameters,
+            inputs=inputs,
+            code=code_hash(request.step),
+            packages={name: version(name) for name in PACKAGES},
+            processes=processes(),
+        )
+        seconds = 60 * request.options.save_minutes
+        checkpoints = Checkpoints(request.out, key, seconds, is_main_process())
+        with checkpoints.claimed():
+            learned = train(
+                Training(
+                    model=model,
+                    examples=self.examples,
+                    validation=self.validation,
+                    tokenizer=self.tokenizer,
+                    options=request.options,
+                    seed=request.seed,
+                    checkpoints=checkpoints,
+                    metrics_file=request.metrics,
+                    mixing=mixing,
+                    distillation=distillation,
+                    tracking=self._tracking(),
+                )
+            )
+            yield learned if is_main_process() else None
+
+    def _tracking(self):
+        """The trackers of the metrics; None without any."""
+        request = self.request
+        if not request.report_to:
+            return None
+        from xft.training.trackers import Tracking
+
+        name = request.out.name
+        run = request.step if name == request.step else f"{request.step}/{name}"
+        return Tracking(request.report_to, request.tracker_dir, run)
+
+
+def on_this_machine(options: TrainingConfig) -> TrainingConfig:
+    """The options with the precision and the processes that this training has.
+
+    Raises UserError as `adopt_world` does.
+    """
+    import torch
+
+    has_bf16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+    options = options.model_copy(update={"precision": precision_of(options, has_bf16)})
+    return adopt_world(options, os.environ)
+
+
+def adopt_world(options: TrainingConfig, environment: Mapping[str, str]) -> TrainingConfig:
+    """The launch options of this process, corrected if a launcher has started it already.
+
+    Processes without a `launch` option then train with DDP. Raises UserError if the launcher
+    started another number of processes than the options ask for.
+    """
+    if "RANK" not in environment:
+        return options
+    world = int(environment["WORLD_SIZE"])
+    if options.launch != "single":
+        if world != options.world_size:
+            raise UserError(
+                f"{world} processes were launched, but processes x nodes is {options.world_size}. "
+                "Make the two equal"
+            )
+        return options
+    if world == 1:
+        return options
+    local = int(environment.get("LOCAL_WORLD_SIZE", world))
+    return options.model_copy(update={"launch": "ddp", "processes": local, "nodes": world // local})
+
+
+def leave_group() -> None:
+    """Leave the process group, if there is one."""
+    import torch.distributed
+
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
+def is_main_process() -> bool:
+    """Whether this process prints and writes for all processes of the training."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def processes() -> int:
+    """The number of processes that a launcher started for this training."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def device() -> str:
+    """The device of this process: its own GPU, or the CPU if there is none."""
+    import torch
+
+    return f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu"
+
+
+def _global_batch(options: TrainingConfig) -> str:
+    rows, accumulation = options.per_device_train_batch_size, options.gradient_accumulation_steps
+    return (
+        f"global batch {rows * accumulation * processes()} = "
+        f"{rows} a device x {accumulation} accumulated x {processes()} processes"
+    )

@@ -1,0 +1,58 @@
+"""Tunes a model on instructions: a mixture, the dense baseline, a merged model."""
+
+from collections.abc import Callable
+
+from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers.core_model_loading import revert_weight_conversion
+
+from xft.artifacts.artifact import Artifact, create_artifact, write_json
+from xft.artifacts.recipe import make_recipe
+from xft.conversions.common import trained_plans
+from xft.data.endings import GENERATION_CONFIG, tuned_generation_config
+from xft.data.templates import make_template
+from xft.modeling.loading import load_whole
+from xft.training.low_rank import Adapters, all_weights
+from xft.training.session import Session
+
+
+def tune(
+    session: Session,
+    source: Artifact,
+    sources: dict[str, Artifact],
+    base: dict,
+    make_card: Callable[[dict, dict, str], str],
+    distillation=None,
+    adapt: Callable[[PreTrainedModel], Adapters | None] = all_weights,
+) -> None:
+    """Train the model of `source`, and write it as an artifact with the same names and dtypes.
+
+    sources: the artifacts that it is made from, `source` and others, by their names in the
+    manifest. base: the manifest's entry about the base model. make_card: gives the README for a
+    config, the manifest's parameters and the SHA-256 of the rows. distillation: as for
+    `Session.trained`. adapt: freezes what must not learn, and adds what learns in its place.
+    Raises UserError.
+    """
+    request = session.request
+    model = load_whole(AutoModelForCausalLM, source.path, dtype=session.weight_dtype)
+    adapters = adapt(model)
+    checkpoint, kind = source.checkpoint, request.step
+    template = make_template(request.tokens.template, session.tokenizer)
+    generation = tuned_generation_config(
+        source.path, checkpoint.config, session.tokenizer, template
+    )
+    parameters = request.parameters | {"base": base}
+    if template.end_of_turn is not None:
+        parameters["end_of_turn"] = template.end_of_turn
+    inputs = {name: artifact.id for name, artifact in sources.items()} | session.data_ids
+    recipe = make_recipe(kind, request.asked, sources | session.data_origins)
+    with session.trained(model, parameters, inputs, distillation=distillation) as learned:
+        if learned is None:
+            return
+        if adapters is not None:
+            learned = adapters.merged(learned)
+        with create_artifact(request.out, kind, parameters, inputs, recipe) as draft:
+            plans = trained_plans(checkpoint, revert_weight_conversion(model, learned))
+            card = make_card(checkpoint.config, parameters, session.data_ids["data"])
+            draft.write_model(plans, checkpoint.config, like=source.path, card=card)
+            if generation is not None:
+                write_json(draft.path / GENERATION_CONFIG, generation)

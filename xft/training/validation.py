@@ -1,0 +1,108 @@
+"""Computes the loss on held-out rows, and the number of losses since the best one."""
+
+from collections.abc import Callable
+
+import torch
+import torch.distributed
+from torch import Tensor
+from transformers import TrainerState
+
+from xft.common.progress import progress
+from xft.data.examples import IGNORED
+from xft.training.losses import LabelledLoss
+
+VALIDATION_LOSS = "validation_loss"
+
+
+@torch.no_grad()
+def validation_loss(
+    model,
+    loss: LabelledLoss,
+    rows: list[dict],
+    collate: Callable[[list[dict]], dict],
+    batch_size: int,
+    prepare: Callable[[dict], dict],
+    silent: bool = False,
+) -> float:
+    """The mean cross-entropy over the response tokens of all rows, the same in each process.
+
+    The model is in evaluation mode. The balance loss is left out, and no random number is drawn.
+    Each process takes its share of the rows, in the same number of batches as the others, because
+    all processes of a sharded model compute together. loss: the model's. prepare: moves a batch to
+    the device. silent: show no progress.
+    """
+    sums = _losses_and_tokens(model, loss, _share(rows), collate, batch_size, prepare, silent)
+    total = sums.sum(dim=0)
+    if torch.distributed.is_initialized():
+        torch.distributed.all_reduce(total)
+    lost, tokens = total.tolist()
+    return lost / tokens
+
+
+@torch.no_grad()
+def row_losses(
+    model,
+    rows: list[dict],
+    collate: Callable[[list[dict]], dict],
+    batch_size: int,
+    prepare: Callable[[dict], dict],
+) -> Tensor:
+    """For each row, in order: the sum of its losses, and its response tokens, fp64 [rows, 2].
+
+    As `validation_loss`, but in one process. collate: must keep each row a row of the batch.
+    """
+    lengths = [len(row["input_ids"]) for row in rows]
+    order = sorted(range(len(rows)), key=lengths.__getitem__, reverse=True)
+    ordered = [rows[number] for number in order]
+    loss = LabelledLoss(model)
+    sums = _losses_and_tokens(model, loss, ordered, collate, batch_size, prepare, silent=False)
+    return torch.empty_like(sums).index_copy_(0, torch.tensor(order, device=sums.device), sums)
+
+
+def validations_since_best(state: TrainerState) -> int:
+    """The number of validation losses after the lowest one (the first of equal ones)."""
+    losses = [entry[VALIDATION_LOSS] for entry in state.log_history if VALIDATION_LOSS in entry]
+    return len(losses) - 1 - losses.index(min(losses))
+
+
+def _losses_and_tokens(
+    model,
+    loss: LabelledLoss,
+    rows: list[dict],
+    collate: Callable[[list[dict]], dict],
+    batch_size: int,
+    prepare: Callable[[dict], dict],
+    silent: bool,
+) -> Tensor:
+    """The sum of losses and the number of response tokens of each row of the batches, fp64 [n, 2].
+
+    The model is put into evaluation mode. A packed batch is one row.
+    """
+    model.eval()
+    batches = [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]
+    sums = [
+        _loss_and_tokens(model, loss, prepare(collate(batch)))
+        for batch in progress(batches, desc="validate", unit="batch", disable=silent)
+    ]
+    return torch.cat(sums)
+
+
+def _loss_and_tokens(model, loss: LabelledLoss, batch: dict) -> Tensor:
+    """The sum of the losses of each row of a batch, and its response tokens, fp64 [rows, 2]."""
+    inputs = {key: value for key, value in batch.items() if key != "row"}
+    model(**inputs, **loss.options(batch["labels"]))
+    is_labelled = batch["labels"][:, 1:] != IGNORED
+    losses = torch.zeros_like(is_labelled, dtype=torch.float64)
+    losses[is_labelled] = loss.parts[:, 0].double()
+    return torch.stack([losses.sum(dim=1), is_labelled.sum(dim=1).double()], dim=1)
+
+
+def _share(rows: list[dict]) -> list[dict]:
+    """This process's rows, long ones first. Rows without labels make all shares equally long."""
+    rows = sorted(rows, key=lambda row: len(row["input_ids"]), reverse=True)
+    if not torch.distributed.is_initialized():
+        return rows
+    processes = torch.distributed.get_world_size()
+    empty = rows[-1] | {"labels": [IGNORED] * len(rows[-1]["labels"])}
+    rows += [empty] * (-len(rows) % processes)
+    return rows[torch.distributed.get_rank() :: processes]
