@@ -1,16 +1,14 @@
 """Compares the memory that `xft.tools.plan` expects with that of trainings on the CPU.
 
-It runs some optimiser steps of steps 2 and 6 for several precisions and optimisers, each in its own
-process. The rows fill the window, except one per batch, so that there is padding. The measured
-memory is the peak of RssAnon of the whole process: the training, the libraries, and freed memory
-that malloc keeps. The planned memory is the number that the plan prints: the training, and an
-allowance for the rest.
+It runs some optimiser steps of steps 2 and 6 for several precisions, each in its own process. The
+rows fill the window, except one per batch, so that there is padding. The measured memory is the
+peak of RssAnon of the whole process: the training, the libraries, and freed memory that malloc
+keeps. The planned memory is the number that the plan prints.
 
 Usage: python -m benchmarks.memory [MODEL] [--rows N] [--length N] [--steps N]
 """
 
 import argparse
-import itertools
 import json
 import os
 import tempfile
@@ -18,29 +16,49 @@ from collections.abc import Callable
 from functools import partial
 from importlib import import_module
 from pathlib import Path
+from typing import NamedTuple
 
 from benchmarks.peak import observe
 from benchmarks.timing import markdown_table
 from workflow_scripts import base, ffn, moe, weighted_init
 from xft.cli import running
 from xft.config.sections import MoeConfig
-from xft.estimates.activations import Batch
-from xft.estimates.gpus import RUNTIME_ON_CPU
-from xft.estimates.memory import Job, mixing_memory, tuning_memory
+from xft.config.validation import complete
+from xft.estimates.jobs import configured_job
+from xft.estimates.memory import training_memory
 from xft.estimates.parameters import Models
 from xft.estimates.tensors import read_table
 
 EMBEDDED = Path(__file__).parents[1] / "resources" / "base"
 EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2}
 STEPS, BATCHES = 2, 4
-# Step, precision, optimiser.
-CASES = (
-    *itertools.product(["moe_sft"], ["fp32", "bf16_pure"], ["adamw_torch", "adafactor"]),
-    *itertools.product(["weighted_trained"], ["fp32", "bf16_pure"], ["adamw_torch"]),
-)
+# Sections of the configuration with the steps that they belong to.
+TRAININGS = {"moe_sft": "moe_sft", "mixing": "weighted_trained"}
 # Without the second, DeepSpeed warns that it chose it.
 ENVIRONMENT = running.ENVIRONMENT | {"DS_ACCELERATOR": "cpu"}
 MIB = 2**20
+
+
+class Batch(NamedTuple):
+    rows: int
+    length: int
+
+
+class Case(NamedTuple):
+    """A training: its section of the configuration and some of the section's keys."""
+
+    section: str
+    precision: str
+    optim: str = "adamw_torch_fused"
+    activation_checkpointing: bool = False
+
+
+CASES = (
+    *(Case("moe_sft", name) for name in ("fp32", "bf16", "bf16_pure")),
+    *(Case("moe_sft", name, activation_checkpointing=True) for name in ("fp32", "bf16")),
+    Case("moe_sft", "bf16_pure", "adafactor"),
+    *(Case("mixing", name) for name in ("fp32", "bf16", "bf16_pure")),
+)
 
 
 def main() -> None:
@@ -64,24 +82,29 @@ def main() -> None:
             row(case, planned(models, batch, case), measured(folder, batch, case, args.steps))
             for case in CASES
         ]
-    header = ("step, precision, optimiser", "planned MiB", "measured MiB", "ratio")
+    header = ("training", "planned MiB", "measured MiB", "ratio")
     print(markdown_table(header, rows))
 
 
-def row(case: tuple[str, str, str], plan: int, peak: int) -> tuple[str, ...]:
-    return ", ".join(case), f"{plan / MIB:.0f}", f"{peak / MIB:.0f}", f"{plan / peak:.2f}"
+def row(case: Case, plan: int, peak: int) -> tuple[str, ...]:
+    name = f"{case.section}, {case.precision}, {case.optim}"
+    name += ", checkpointing" if case.activation_checkpointing else ""
+    return name, f"{plan / MIB:.0f}", f"{peak / MIB:.0f}", f"{plan / peak:.2f}"
 
 
 def models_of(model: Path) -> Models:
     return Models(read_table(model), MoeConfig(**EXPERTS))
 
 
-def planned(models: Models, batch: Batch, case: tuple[str, str, str]) -> int:
+def planned(models: Models, batch: Batch, case: Case) -> int:
     """The planned bytes of a training's process."""
-    step, precision, optimizer = case
-    memory_of = {"moe_sft": tuning_memory, "weighted_trained": mixing_memory}[step]
-    job = Job("single", 1, batch, 1, precision, optimizer, on_gpu=False)
-    return memory_of(models, job).peak + RUNTIME_ON_CPU
+    section, *values = case
+    options = dict(zip(Case._fields[1:], values, strict=True))
+    options |= {"per_device_train_batch_size": batch.rows}
+    config = {"base": {"model": "x"}, "data": {"train": "x", "max_length": batch.length}}
+    return training_memory(
+        models, configured_job(complete(config | {section: options}), section)
+    ).peak
 
 
 def make_artifacts(model: Path, folder: Path, batch: Batch) -> Path:
@@ -97,14 +120,15 @@ def make_artifacts(model: Path, folder: Path, batch: Batch) -> Path:
     return folder
 
 
-def measured(folder: Path, batch: Batch, case: tuple[str, str, str], steps: int = STEPS) -> int:
+def measured(folder: Path, batch: Batch, case: Case, steps: int = STEPS) -> int:
     """The peak of a training's process, in bytes."""
-    step, precision, optimizer = case
-    inputs = {"moe_sft": ["moe"], "weighted_trained": ["weighted", "moe", "ffn"]}[step]
+    step = TRAININGS[case.section]
+    inputs = {"moe_sft": ["moe"], "mixing": ["weighted", "moe", "ffn"]}[case.section]
     words = [f"--{name}={folder / name}" for name in inputs]
     words += [f"--data={folder / 'rows.jsonl'}", f"--out={folder / step}", f"--max-steps={steps}"]
     words += [f"--max-length={batch.length}", f"--per-device-train-batch-size={batch.rows}"]
-    words += [f"--precision={precision}", f"--optim={optimizer}", "--deduplicate=none"]
+    words += [f"--precision={case.precision}", f"--optim={case.optim}", "--deduplicate=none"]
+    words += ["--activation-checkpointing"] if case.activation_checkpointing else []
     return observe(partial(prepared_training, step, words)).whole
 
 

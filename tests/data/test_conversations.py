@@ -14,7 +14,7 @@ from xft.data.contamination import Detector, Reference
 from xft.data.preparation import prepare
 from xft.data.templates import make_template
 from xft.data.tokens_artifact import open_tokens
-from xft.estimates.rows import find_rows
+from xft.estimates.rows import count_rows
 
 # As in the ChatML form, with marks around what the assistant says.
 CHATML = (
@@ -216,7 +216,7 @@ def test_other_templates_take_a_question_and_its_answer(tokenizer, prepared, tmp
         {"row": 2, "reason": "bad", "fault": fault},
         {"row": 3, "reason": "duplicate", "of": 1},
     ]
-    assert find_rows(DataConfig(train=str(tmp_path / "rows.jsonl")), None).number == 2
+    assert count_rows(DataConfig(train=str(tmp_path / "rows.jsonl")), None) == 2
 
 
 # What is left out

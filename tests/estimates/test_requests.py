@@ -11,7 +11,7 @@ from published import DEEPSEEK
 from xft.checkpoints.dtypes import DTYPE_BYTES
 from xft.config.validation import complete
 from xft.estimates.jobs import configured_job
-from xft.estimates.memory import tuning_memory
+from xft.estimates.memory import training_memory
 from xft.estimates.resources import Requests
 from xft.estimates.tensors import compute_table
 
@@ -85,27 +85,24 @@ def test_a_base_that_makes_no_sense_is_left_to_the_steps(deepseek, tmp_path, mis
 
 def test_a_training_on_a_cpu_is_all_in_the_hosts_memory(deepseek):
     asked = requests(deepseek, moe_sft=STEPS)
-    job = configured_job(asked.config, "moe_sft", 1, on_gpu=False)
-    assert_about(asked.training("moe_sft").mem_mb, tuning_memory(asked.models, job).peak)
+    memory = training_memory(asked.models, configured_job(asked.config, "moe_sft"))
+    assert asked.peak("moe_sft") == memory.peak
+    assert_about(asked.training("moe_sft").mem_mb, memory.peak)
     two = requests(deepseek, moe_sft=STEPS | {"launch": "ddp", "processes": 2})
     assert two.training("moe_sft").mem_mb > 2 * asked.training("moe_sft").mem_mb  # buckets
 
 
 def test_with_gpus_each_process_loads_the_model_and_one_gathers_it(deepseek):
     asked = requests(deepseek, **ON_GPUS)
+    assert asked.peak("moe_sft") is None
     assert_about(asked.training("moe_sft").mem_mb, 4 * (2 * MIXTURE + 6e9) + 4 * MIXTURE)
-    offload = requests(deepseek, gpus=1, moe_sft=ON_GPUS["moe_sft"] | {"offload_optimizer": True})
-    # The state of Adam and master weights, whole over the processes.
-    more = (offload.training("moe_sft").mem_mb - asked.training("moe_sft").mem_mb) * 10**6
-    assert more == pytest.approx(1.25 * 12 * MIXTURE, rel=0.01)
-
-
-def test_with_gpus_one_process_holds_the_mean(deepseek):
-    asked, averaged = (
-        requests(deepseek, gpus=1, moe_sft=ON_GPUS["moe_sft"] | options).training("moe_sft").mem_mb
-        for options in ({}, {"average_last": 2, "average_every": 1})
-    )
-    assert (averaged - asked) * 10**6 == pytest.approx(1.25 * 4 * MIXTURE, rel=0.01)
+    for options, nbytes in (
+        ({"offload_optimizer": True}, 12),  # the state of Adam and master weights, over all
+        ({"average_last": 2, "average_every": 1}, 4),  # of one process
+    ):
+        more = requests(deepseek, gpus=1, moe_sft=ON_GPUS["moe_sft"] | options)
+        megabytes = more.training("moe_sft").mem_mb - asked.training("moe_sft").mem_mb
+        assert megabytes * 10**6 == pytest.approx(1.25 * nbytes * MIXTURE, rel=0.01)
 
 
 def test_nodes_ask_for_themselves(deepseek):

@@ -13,7 +13,8 @@ from problem_files import three_problems
 from report_folders import HOSTILE, write_results
 
 from xft.common.errors import UserError
-from xft.estimates.gpus import RUNTIME_ON_CPU
+from xft.config.recorded import recorded_config
+from xft.estimates.memory import training_memory
 from xft.tools import plan, report
 
 MEGABYTE = 10**6
@@ -142,8 +143,8 @@ def planned(finished) -> str:
     """The memory of step 2 by `xft plan`, with libraries, in MB."""
     words = ["--config", str(finished.results / "config.yaml")]
     with chdir(finished.folder):
-        made = plan.make_plan(plan._parser().parse_args(words))
-    return f"{(made.advice.memory.peak + RUNTIME_ON_CPU) / 1e6:,.0f}"
+        made = plan.planner(plan._parser().parse_args(words))(recorded_config(finished.results))
+    return f"{training_memory(made.models, made.job('moe_sft')).peak / 1e6:,.0f}"
 
 
 def test_the_times_and_the_memory_are_those_that_snakemake_measured(page, finished):

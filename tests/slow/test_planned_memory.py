@@ -1,4 +1,4 @@
-"""The memory that a plan expects against what trainings take: within 15%, on the CPU."""
+"""The memory that a plan expects against what trainings take: within 25%, on the CPU."""
 
 import subprocess
 import sys
@@ -6,11 +6,10 @@ import sys
 import pytest
 
 from benchmarks import memory
-from xft.estimates.activations import Batch
 
 pytestmark = pytest.mark.slow
 
-TOLERANCE = 0.15
+TOLERANCE = 0.25
 
 
 def check(model, folder, batch, monkeypatch):
@@ -25,7 +24,7 @@ def check(model, folder, batch, monkeypatch):
 
 
 def test_the_embedded_model(tmp_path, monkeypatch):
-    check(memory.EMBEDDED, tmp_path, Batch(32, 384), monkeypatch)
+    check(memory.EMBEDDED, tmp_path, memory.Batch(32, 384), monkeypatch)
 
 
 def test_a_model_of_135m(repository, tmp_path, monkeypatch):
@@ -34,4 +33,4 @@ def test_a_model_of_135m(repository, tmp_path, monkeypatch):
         pytest.skip("needs the real model's maker")
     model = tmp_path / "smollm2"
     subprocess.run([sys.executable, maker, model], check=True)
-    check(model, tmp_path, Batch(2, 128), monkeypatch)
+    check(model, tmp_path, memory.Batch(2, 128), monkeypatch)

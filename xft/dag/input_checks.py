@@ -11,7 +11,7 @@ from xft.config.sections import TRAININGS, DataConfig, EvaluationConfig, XftConf
 from xft.dag.base_fit import check_base
 from xft.data.instructions import check_format
 from xft.data.templates import PROMPT_NAMES, read_template
-from xft.estimates.rows import count_rows
+from xft.estimates.rows import count_lines
 from xft.evaluation.problems import load_problems
 from xft.hub.named_sets import NAMED_SETS
 from xft.hub.source import HUB_ID, check_source, dataset_source
@@ -29,7 +29,7 @@ def check_all_files(configs: Iterable[XftConfig]) -> None:
             checked.append(sections)
         data = config.data.model_dump_json()
         if data not in rows:
-            rows[data] = count_rows(config.data)
+            rows[data] = count_lines(config.data)
         if rows[data] is not None:
             check_number_of_rows(config, rows[data])
 

@@ -8,10 +8,8 @@ from xft.config.runs import find_runs
 from xft.dag.experiment import Experiment
 from xft.dag.job_resources import requests
 from xft.dag.wanted import NoContents
+from xft.estimates.jobs import SECTIONS
 from xft.estimates.resources import MB
-
-# The sections of the configuration of the steps that train.
-SECTIONS = {"moe_sft": "moe_sft", "sft": "sft", "heal": "heal", "weighted_trained": "mixing"}
 
 
 def planned_memory(results: Path) -> dict[str, float]:

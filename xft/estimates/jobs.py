@@ -1,40 +1,109 @@
-"""Converts the trainings of a configuration to jobs, whose memory and time can be computed."""
+"""The trainings of a configuration, as jobs whose memory and time can be computed."""
 
-from dataclasses import replace
+from dataclasses import dataclass
 
 from xft.config.sections import XftConfig
-from xft.config.training import fault_of_shards, precision_of
-from xft.estimates.activations import Batch
-from xft.estimates.memory import Job
+from xft.config.training import TrainingConfig, fault_of_shards, precision_of
+
+LAUNCHES = ("single", "ddp", "fsdp", "zero2", "zero3")
+SHARDED = ("fsdp", "zero2", "zero3")
+# The steps that train, each with its section of the configuration.
+SECTIONS = {"moe_sft": "moe_sft", "sft": "sft", "heal": "heal", "weighted_trained": "mixing"}
+FP32, BF16 = 4, 2  # bytes of a value
 
 
-def configured_job(config: XftConfig, section: str, processes: int, on_gpu: bool) -> Job:
-    """The job for the config's section `moe_sft`, `sft` or `mixing`."""
+@dataclass(frozen=True)
+class Job:
+    """How a training runs.
+
+    section: of the configuration: moe_sft, sft, heal or mixing. options: the section's values.
+    length: of a row. processes: on all nodes. on_gpu: false for a CPU.
+    """
+
+    section: str
+    options: TrainingConfig
+    length: int
+    launch: str
+    processes: int
+    on_gpu: bool
+
+    @property
+    def is_mixing(self) -> bool:
+        return self.section == "mixing"
+
+    @property
+    def precision(self) -> str:
+        return precision_of(self.options, has_bf16=self.on_gpu)
+
+    @property
+    def tokens(self) -> int:
+        """The number of tokens of a micro-batch, with padding."""
+        return self.options.per_device_train_batch_size * self.length
+
+    @property
+    def global_batch(self) -> int:
+        """The number of rows of an optimiser step."""
+        options = self.options
+        micro_batches = options.gradient_accumulation_steps * self.processes
+        return options.per_device_train_batch_size * micro_batches
+
+    @property
+    def share(self) -> int:
+        """The number of processes that share the sharded tensors."""
+        return self.processes if self.launch in SHARDED else 1
+
+    @property
+    def zero(self) -> bool:
+        return self.launch in ("zero2", "zero3")
+
+    @property
+    def learns_from_mixture(self) -> bool:
+        """Whether each process also holds the tuned mixture, as a teacher."""
+        return getattr(self.options, "objective", "ce") == "kl"
+
+    @property
+    def lora_rank(self) -> int | None:
+        """Of the products that learn beside the base's linear layers; None if its weights learn."""
+        return getattr(self.options, "lora_rank", None)
+
+    @property
+    def offloads(self) -> bool:
+        """Whether the CPU's memory holds the optimiser's state."""
+        return self.options.offload_optimizer and self.launch in SHARDED
+
+    @property
+    def averages_on_host(self) -> bool:
+        """Whether the average of the weights lies in the CPU's memory, and the weights do not."""
+        return self.on_gpu and self.options.average == "average_last"
+
+    @property
+    def autocast(self) -> bool:
+        """Whether products take bf16 copies of weights and residual stream in fp32."""
+        return self.precision == "bf16" and self.launch in ("single", "ddp")
+
+    @property
+    def product_bytes(self) -> int:
+        """Bytes of a value in a matrix product."""
+        return FP32 if self.precision == "fp32" else BF16
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of a weight that learns, and of its gradient."""
+        low = self.precision == "bf16_pure" or (self.precision == "bf16" and self.zero)
+        return BF16 if low else FP32
+
+    @property
+    def fault(self) -> str | None:
+        """The reason why the settings cannot be combined; None if they can."""
+        options = self.options
+        return fault_of_shards(
+            self.launch, options.optim, self.precision, options.offload_optimizer, options.average
+        )
+
+
+def configured_job(config: XftConfig, section: str, on_gpu: bool | None = None) -> Job:
+    """The job for a section of the configuration. on_gpu: None if as configured."""
     options = getattr(config, section)
-    return Job(
-        launch=options.launch,
-        processes=processes,
-        batch=Batch(options.per_device_train_batch_size, config.data.max_length),
-        accumulation=options.gradient_accumulation_steps,
-        precision=precision_of(options, has_bf16=on_gpu),
-        optim=options.optim,
-        checkpointing=options.activation_checkpointing,
-        offload=options.offload_optimizer,
-        on_gpu=on_gpu,
-        average=options.average,
-    )
-
-
-def configured_processes(config: XftConfig) -> int:
-    """The number of processes of step 2 on all nodes."""
-    return config.moe_sft.world_size
-
-
-def fault_of(job: Job) -> str | None:
-    """The reason why the job's settings cannot be combined; None if they can."""
-    return fault_of_shards(job.launch, job.optim, job.precision, job.offload, job.average)
-
-
-def launched(job: Job, launch: str) -> Job:
-    """The job with another launch strategy. With `single` it has one process."""
-    return replace(job, launch=launch, processes=1 if launch == "single" else job.processes)
+    on_gpu = config.gpus > 0 if on_gpu is None else on_gpu
+    length, launch = config.data.max_length, options.launch
+    return Job(section, options, length, launch, options.world_size, on_gpu)

@@ -1,271 +1,209 @@
-"""The memory that a training needs on each GPU, for each launch strategy.
+"""The memory that a training needs on each processor, in closed form.
 
-Bytes for each parameter on N processes, with the optimiser's state o (8 for AdamW):
+Bytes for each parameter that learns, on N processes, with the optimiser's state o (8 for AdamW):
 
-- single, ddp: fp32 weights 4, gradients 4, o. bf16 adds autocast's copies of the weights, 2, kept
-  until the backward pass. bf16_pure: weights 2, gradients 2, AdamW 4. ddp adds its buckets, as
-  large as the gradients (torch's documentation of `gradient_as_bucket_view`).
+- single, ddp: fp32 weights 4, gradients 4, o. bf16 adds autocast's copies of the weights, 2, up to
+  the backward pass. bf16_pure: weights 2, gradients 2, AdamW 4. ddp adds its buckets, as large as
+  the gradients.
 - zero2: bf16 weights 2; gradients 2, fp32 master weights 4 and o, each divided by N.
 - zero3: all of these divided by N, and two whole layers: the present one and the next.
-- fsdp, bf16: fp32 weights 4, gradients 4 and o, divided by N, and two whole layers.
+- fsdp: fp32 weights 4, gradients 4 and o, divided by N, and two whole layers.
 
-Sources: Rajbhandari et al. 2020 (ZeRO, arXiv 1910.02054), section 3; torch.optim's documentation on
-`foreach`; the optimisers' code. The peak is the largest of three moments: the start of the backward
-pass (all activations), its end (all gradients), and the optimiser's step (its temporary tensors).
-With low-rank experts only the weights that learn have gradients, master weights and an optimiser.
+Frozen weights, and a teacher, have no gradients and no optimiser. The sources are Rajbhandari et
+al. 2020 (ZeRO, arXiv 1910.02054), section 3, and the optimisers' code.
+
+Autograd keeps in each layer, for each token: two norms with their inputs, inputs and outputs of
+the attention, and for each expert that computes the token its input, output and inner values. The
+parts that no model's size changes much (router, rotary embedding, indices) are left out.
 """
 
-import math
 from dataclasses import dataclass
 
-from xft.checkpoints.dtypes import DTYPE_BYTES
-from xft.estimates import activations
-from xft.estimates.activations import FP32, Activations, Batch, Numbers
+from xft.config.training import BLOCK_LOGITS, CHUNK_TOKENS
+from xft.estimates.jobs import BF16, FP32, Job
 from xft.estimates.parameters import Models
-from xft.estimates.tensors import EMBEDDINGS
+from xft.estimates.processors import GIB
 
-LAUNCHES = ("single", "ddp", "fsdp", "zero2", "zero3")
-SHARDED = ("fsdp", "zero2", "zero3")
-BF16 = 2
-SCALED_TOGETHER, FEWEST_IN_8_BITS = 256, 4096  # numbers of values, from bitsandbytes
+# CUDA's context, cuBLAS's workspaces and kernels; with several GPUs also NCCL's and the buckets'
+# buffers. Assumed, not measured.
+RUNTIME, RUNTIME_OF_SEVERAL = GIB, 2 * GIB
+# A process on a CPU: imports (390 MiB with Python 3.11, 520 with 3.13), the losses of malloc, the
+# tokenizer, oneDNN's kernels.
+RUNTIME_ON_CPU = 576 * 2**20
 ZERO3_GROUP = 10**9  # parameters that ZeRO-3 updates at a time (its default sub_group_size)
-
-
-@dataclass(frozen=True)
-class Job:
-    """How a training runs. accumulation: micro-batches in a step. on_gpu: false for a CPU.
-
-    average: the key that asks for an average of the weights, or None.
-    """
-
-    launch: str
-    processes: int
-    batch: Batch
-    accumulation: int
-    precision: str
-    optim: str
-    checkpointing: bool = False
-    offload: bool = False
-    on_gpu: bool = True
-    average: str | None = None
-
-    @property
-    def share(self) -> int:
-        """The number of processes that share the sharded tensors."""
-        return self.processes if self.launch in SHARDED else 1
-
-    @property
-    def zero(self) -> bool:
-        return self.launch in ("zero2", "zero3")
-
-    @property
-    def offloads(self) -> bool:
-        """Whether the host's memory holds the optimiser. Only ZeRO does this."""
-        return self.offload and self.zero
-
-    @property
-    def averages_on_host(self) -> bool:
-        """Whether the average of the weights lies in the CPU's memory, and the weights do not."""
-        return self.on_gpu and self.average == "average_last"
-
-    @property
-    def numbers(self) -> Numbers:
-        if self.precision == "fp32":
-            return Numbers(FP32, FP32)
-        autocast = self.precision == "bf16" and self.launch in ("single", "ddp")
-        return Numbers(BF16, FP32 if autocast else BF16)
 
 
 @dataclass(frozen=True)
 class Memory:
     """Bytes of one process.
 
-    mapped: weights that stay in their file, as page cache, and do not count for the peak. layers:
-    temporary weights: autocast's copies, or gathered layers. buckets: ddp's. step: temporary
-    tensors of the optimiser's step. average: that of the weights, in the main process, unless the
-    host holds it. host: the optimiser's state, if it is offloaded.
+    weights: with those of a teacher. optimizer: with master weights. extra: autocast's copies,
+    gathered layers, ddp's buckets and an average of the weights. host: the optimiser's state, if
+    the CPU's memory holds it. peak: at most at one moment, with libraries.
     """
 
-    weights: int = 0
-    mapped: int = 0
-    layers: int = 0
-    gradients: int = 0
-    buckets: int = 0
-    master: int = 0
-    optimizer: int = 0
-    activations: int = 0
-    logits: int = 0
-    step: int = 0
-    average: int = 0
-    host: int = 0
-    peak: int = 0
-
-    @property
-    def state(self) -> int:
-        """Weights, gradients, master weights and the optimiser's state."""
-        return self.weights + self.gradients + self.master + self.optimizer
+    weights: int
+    gradients: int
+    optimizer: int
+    extra: int
+    activations: int
+    host: int
+    peak: int
 
 
-def tuning_memory(models: Models, job: Job) -> Memory:
-    """The memory of step 2."""
-    whole_head = job.launch != "zero3"
-    kept = activations.tuning(models, job.batch, job.numbers, whole_head, job.on_gpu)
-    state = _state(models, job)
-    step = _step_bytes(models, job)
-    return _with_peak(state | {"step": step}, kept, job, _largest(models) * weight_bytes(job))
+def sizes(models: Models, job: Job) -> tuple[int, int]:
+    """The number of parameters of the model that a job trains, and of those that learn."""
+    if job.section == "moe_sft":
+        return models.moe_total + models.added_total, models.learned_total
+    if job.is_mixing:
+        return models.dense_total, models.ffn
+    learned = models.learned_of_base(job.lora_rank)
+    return models.dense_total + (0 if job.lora_rank is None else learned), learned
 
 
-def mixing_memory(models: Models, job: Job) -> Memory:
-    """The memory of step 6: a whole dense model in each process, and gradients of the merged MLPs.
-
-    The experts are read from memory-mapped files, a tensor at a time. So `step` is the merged
-    tensor and the products, in fp32. The mixing logits are too small to count.
-    """
-    numbers = job.numbers
-    width = BF16 if job.precision == "bf16_pure" else FP32
-    mapped = _mapped(models, job)
-    largest = max(
-        models.base.size(layer.dense(*t)) for layer in models.upcycled for t in layer.tensors
-    )
-    copies = BF16 * (models.dense_total - models.base.embedding) if numbers.autocast else 0
-    parts = {
-        "weights": width * models.dense_total - mapped,
-        "mapped": mapped,
-        "layers": copies,
-        "gradients": width * models.ffn,
-        "step": 3 * FP32 * largest,
-    }
-    kept = activations.mixing(models, job.batch, numbers, job.on_gpu)
-    return _with_peak(parts, kept, job, 0)
+def training_memory(models: Models, job: Job) -> Memory:
+    """The memory of a training. Its peak is in the forward or backward pass, or in the update."""
+    (total, learned), weight = sizes(models, job), job.weight_bytes
+    weights = weight * total // (1 if job.launch == "zero2" else job.share)
+    weights += teacher_bytes(models, job)
+    gradients = weight * learned // job.share
+    optimizer = optimizer_bytes(models, job) // job.share
+    host = optimizer if job.offloads else 0
+    always = gradients if job.launch == "ddp" and not job.is_mixing else 0
+    always += 0 if job.averages_on_host else average_bytes(models, job)
+    copies, activations = _copied_weights(models, job, total), activation_bytes(models, job)
+    accumulates = job.options.gradient_accumulation_steps > 1
+    passes = copies + activations + (gradients if accumulates else 0)
+    update = gradients + _update_bytes(models, job, learned)
+    peak = weights + optimizer - host + always + max(passes, update) + _libraries(job)
+    return Memory(weights, gradients, optimizer - host, always + copies, activations, host, peak)
 
 
-def _mapped(models: Models, job: Job) -> int:
-    """Bytes of frozen weights that a CPU uses directly from the mapped file."""
-    if job.on_gpu:
-        return 0
-    learned = {layer.dense(*tensor) for layer in models.upcycled for tensor in layer.tensors}
-    dtype = "BF16" if job.precision == "bf16_pure" else "F32"
-    return DTYPE_BYTES[dtype] * sum(
-        size
-        for name, size in models.base.parameters.items()
-        if name not in learned and models.base.dtype(name) == dtype
-    )
-
-
-def _with_peak(parts: dict, kept: Activations, job: Job, largest_gradient: int) -> Memory:
-    parts |= {"activations": kept.at_once(job.checkpointing) - kept.logits, "logits": kept.logits}
-    kept_always = ("weights", "buckets", "master", "optimizer", "average")
-    always = sum(parts.get(name, 0) for name in kept_always)
-    gradients, layers = parts["gradients"], parts.get("layers", 0)
-    start = layers + parts["activations"] + parts["logits"]
-    if job.accumulation > 1:
-        start += gradients
-    end = gradients + max(kept.layers) + kept.working + largest_gradient
-    step = gradients + parts["step"]
-    return Memory(**parts, peak=always + max(start, end, step))
-
-
-def _state(models: Models, job: Job) -> dict[str, int]:
-    """Bytes of weights, gradients, master weights and the optimiser's state, by name."""
-    learned, share, weight = models.learned_total, job.share, weight_bytes(job)
-    total = models.moe_total + models.added_total
-    parts = {
-        "weights": weight * total // (1 if job.launch == "zero2" else share),
-        "layers": _temporary_weights(models, job),
-        "gradients": weight * learned // share,
-        "buckets": weight * learned if job.launch == "ddp" else 0,
-        "master": FP32 * learned // share if job.zero else 0,
-        "optimizer": optimizer_bytes(models, job) // share,
-        "average": 0 if job.averages_on_host else average_bytes(models, job),
-    }
-    if job.offloads:
-        parts["host"] = parts["master"] + parts["optimizer"]
-        parts |= {"master": 0, "optimizer": 0}
-    return parts
-
-
-def weight_bytes(job: Job) -> int:
-    """Bytes of one weight, and of its gradient."""
-    low = job.precision == "bf16_pure" or (job.precision == "bf16" and job.zero)
-    return BF16 if low else FP32
-
-
-def _temporary_weights(models: Models, job: Job) -> int:
-    """Bytes of autocast's copies of the weights, or of the gathered layer and the next one."""
-    if job.launch in ("fsdp", "zero3") and job.processes > 1:
-        return 2 * _largest_layer(models) * job.numbers.compute
-    if not job.numbers.autocast:
-        return 0
-    if job.checkpointing:
-        return BF16 * _largest_layer(models)
-    return BF16 * (models.moe_total - models.base.embedding)
+def teacher_bytes(models: Models, job: Job) -> int:
+    """Bytes of the mixture that each process of a training by KL holds, too."""
+    return job.product_bytes * models.moe_total if job.learns_from_mixture else 0
 
 
 def optimizer_bytes(models: Models, job: Job) -> int:
-    """Bytes of the whole optimiser's state. With ZeRO, Adafactor cannot factor its flat shards."""
-    total = models.learned_total
-    if job.optim == "adafactor":
-        return FP32 * (total if job.zero else _factored(models))
-    if job.optim == "adamw_8bit":
-        return sum(_eight_bit_bytes(n, math.prod(shape)) for n, shape in models.learned.items())
-    return 2 * total * (FP32 if job.zero else weight_bytes(job))
+    """Bytes of the whole optimiser's state, with ZeRO's master weights. Step 6 has next to none.
+
+    adamw_8bit: two moments of a byte, but of the embeddings in fp32. adafactor: rows and columns of
+    each matrix, which are not counted.
+    """
+    if job.is_mixing or job.options.optim == "adafactor":
+        return 0
+    learned = sizes(models, job)[1]
+    if job.options.optim == "adamw_8bit":
+        return 2 * learned + (2 * FP32 - 2) * _learned_head(models, job)
+    return learned * (3 * FP32 if job.zero else 2 * job.weight_bytes)
 
 
 def average_bytes(models: Models, job: Job) -> int:
     """Bytes of the average of the weights that learn, in fp32. Only the main process has it."""
-    return FP32 * models.learned_total if job.average else 0
+    return FP32 * sizes(models, job)[1] if job.options.average else 0
 
 
-def _eight_bit_bytes(name: str, size: int) -> int:
-    """Bytes of a tensor's two moments in bitsandbytes: 1 for a value, and a scale for 256 values.
+def activation_bytes(models: Models, job: Job) -> int:
+    """Bytes that autograd keeps at one moment at most, if all rows but one fill the window.
 
-    The moments of embeddings and small tensors stay in fp32.
+    With checkpointing these are the inputs of all layers, and the activations of one layer. The
+    backward pass of a layer needs gradients of its inner values at the same time.
     """
-    if size < FEWEST_IN_8_BITS or name.endswith(EMBEDDINGS):
-        return 2 * FP32 * size
-    return 2 * (size + FP32 * math.ceil(size / SCALED_TOGETHER))
+    hidden, product = models.base.config["hidden_size"], job.product_bytes
+    residual = FP32 if job.autocast else product
+    around = 2 * hidden * FP32 + 4 * models.base.query_width * product
+    if _learned_rest(models, job):
+        around += 2 * hidden * residual + (3 if job.autocast else 1) * hidden * product
+    if job.options.per_device_train_batch_size > 1:
+        around += job.length * product  # a mask for each layer
+    kept, gradients = _mlp_values(models, job)
+    layers, upcycled = len(models.layers), len(models.upcycled)
+    logits, dense = _logit_bytes(models, job), _plain_values(models, 1)[0]
+    if job.options.activation_checkpointing:
+        layer = job.tokens * (around + (kept + gradients) * product)
+        return job.tokens * layers * hidden * residual + max(logits, layer)
+    values = upcycled * kept + (layers - upcycled) * dense
+    backward = job.tokens * gradients * product
+    return job.tokens * (layers * around + values * product) + max(logits, backward)
 
 
-def _factored(models: Models) -> int:
-    """The number of Adafactor's values: rows and columns of a matrix, or values of a vector."""
-
-    def values(shape: tuple[int, ...]) -> int:
-        if len(shape) < 2:
-            return math.prod(shape)
-        return math.prod(shape[:-1]) + math.prod((*shape[:-2], shape[-1]))
-
-    return sum(map(values, models.learned.values()))
+def _learned_rest(models: Models, job: Job) -> bool:
+    """Whether anything outside the MLPs learns, for which norms and projections keep inputs."""
+    is_frozen = models.is_low_rank and models.moe.train_rest == "frozen"
+    return not (job.is_mixing or (job.section == "moe_sft" and is_frozen))
 
 
-def _step_bytes(models: Models, job: Job) -> int:
-    """Bytes of the temporary tensors in the optimiser's step.
+def _mlp_values(models: Models, job: Job) -> tuple[int, int]:
+    """Values of a token in the MLP of a layer: those that autograd keeps, and gradients of them.
 
-    Adafactor, one tensor at a time in fp32: the update and its negative or its square; in bf16_pure
-    also gradient and weight. AdamW: on a GPU the denominators of all parameters at once, on a CPU
-    two tensors of one parameter. ZeRO: the fp32 gradients of the parameters that it updates at a
-    time.
+    Low-rank experts keep their inputs, the base's inner values, and A x of every expert. The
+    backward pass of one, which may compute all tokens, computes its inner values again.
     """
-    largest, weight = _largest(models), weight_bytes(job)
+    if job.section != "moe_sft":
+        return _plain_values(models, 1)
+    if not models.is_low_rank:
+        return _plain_values(models, models.moe.num_experts_per_tok)
+    hidden, intermediate, inner = _widths(models)
+    factors = len(models.layers[0].form.projections) * models.moe.num_experts * models.moe.rank
+    kept = 4 * hidden + inner // 2 * intermediate + factors
+    return kept, kept + (2 * inner + 2) * intermediate
+
+
+def _plain_values(models: Models, experts: int) -> tuple[int, int]:
+    """The same for whole MLPs: inputs, outputs, gates, up, act(gate), and their products."""
+    hidden, intermediate, inner = _widths(models)
+    return experts * (2 * hidden + inner * intermediate), 2 * experts * (hidden + intermediate)
+
+
+def _widths(models: Models) -> tuple[int, int, int]:
+    """Hidden size, intermediate size, and the number of inner values of the latter size."""
+    config = models.base.config
+    inner = 4 if models.layers[0].form.gated else 2
+    return config["hidden_size"], config["intermediate_size"], inner
+
+
+def _logit_bytes(models: Models, job: Job) -> int:
+    """Bytes of a chunk's logits with their gradient, of a block of them in fp32, and of the head's
+    gradient. See `training/losses.py`. zero3 computes the logits of all tokens at once.
+    """
+    chunk = min(job.tokens, CHUNK_TOKENS) * models.base.config["vocab_size"]
+    nbytes = (2 + job.learns_from_mixture) * chunk * job.product_bytes
+    nbytes += 3 * FP32 * min(chunk, BLOCK_LOGITS[job.on_gpu])
+    if job.launch == "zero3":
+        return nbytes + 4 * job.tokens * models.base.config["vocab_size"] * job.product_bytes
+    return nbytes + 2 * FP32 * _learned_head(models, job)
+
+
+def _learned_head(models: Models, job: Job) -> int:
+    """The number of the head's weights that learn."""
+    learns = models.learns_rest if job.section == "moe_sft" else job.lora_rank is None
+    return models.head if learns and not job.is_mixing else 0
+
+
+def _copied_weights(models: Models, job: Job, total: int) -> int:
+    """Bytes of the gathered layer and the next one, or of autocast's copies of the weights."""
+    layer = total // len(models.layers)
+    if job.launch in ("fsdp", "zero3") and job.processes > 1:
+        return 2 * layer * job.product_bytes
+    if not job.autocast:
+        return 0
+    return BF16 * (layer if job.options.activation_checkpointing else total)
+
+
+def _update_bytes(models: Models, job: Job, learned: int) -> int:
+    """Bytes of temporary tensors in the optimiser's update: ZeRO's gradients in fp32, and on a GPU
+    adamw_torch's denominators of all parameters. In step 6, a merged matrix in fp32 with products.
+    """
+    shard = learned // job.share
+    if job.is_mixing:
+        return FP32 * learned // len(models.upcycled)
     if job.zero:
-        shard = models.learned_total // job.share
         return FP32 * (min(shard, ZERO3_GROUP) if job.launch == "zero3" else shard)
-    if job.optim == "adafactor":
-        return largest * FP32 * (4 if weight == BF16 else 2)
-    if job.optim == "adamw_torch":
-        return weight * models.learned_total // job.share if job.on_gpu else 2 * weight * largest
-    return 0
+    is_for_each = job.options.optim == "adamw_torch" and job.on_gpu
+    return job.weight_bytes * shard if is_for_each else 0
 
 
-def _largest(models: Models) -> int:
-    """The number of parameters of the largest tensor that learns."""
-    return max(map(math.prod, models.learned.values()))
-
-
-def _largest_layer(models: Models) -> int:
-    """The number of parameters of the largest decoder layer."""
-    sizes: dict[str, int] = {}
-    for name, size in models.mixture.parameters.items():
-        if ".layers." in name:
-            index = name.partition(".layers.")[2].partition(".")[0]
-            sizes[index] = sizes.get(index, 0) + size
-    return max(sizes.values())
+def _libraries(job: Job) -> int:
+    if not job.on_gpu:
+        return RUNTIME_ON_CPU
+    return RUNTIME if job.processes == 1 else RUNTIME_OF_SEVERAL

@@ -14,28 +14,18 @@ from pathlib import Path
 
 from xft.common.errors import UserError
 from xft.config.sections import DataConfig, XftConfig
-from xft.estimates.activations import chunk_bytes
-from xft.estimates.compute import (
+from xft.estimates.disk import expert_bytes
+from xft.estimates.jobs import FP32, SHARDED, configured_job
+from xft.estimates.memory import average_bytes, sizes, teacher_bytes, training_memory
+from xft.estimates.parameters import Models
+from xft.estimates.processors import DEFAULT_UTILISATION, Processor
+from xft.estimates.tensors import check_sizes, has_weights, read_table
+from xft.estimates.work import (
     PROMPT_TOKENS,
     generation_bytes,
     generation_seconds,
     training_work,
 )
-from xft.estimates.disk import expert_bytes
-from xft.estimates.gpus import GPUS, RUNTIME_ON_CPU, Gpu, cpu
-from xft.estimates.jobs import configured_job
-from xft.estimates.memory import (
-    FP32,
-    SHARDED,
-    Job,
-    average_bytes,
-    mixing_memory,
-    tuning_memory,
-    weight_bytes,
-)
-from xft.estimates.parameters import Models
-from xft.estimates.rows import Rows
-from xft.estimates.tensors import NEEDED_KEYS, TensorTable, has_weights, read_table
 
 MB = 10**6
 MINUTES, MOST_MINUTES = 60, 24 * 60  # limits; the second if the next attempt continues the work
@@ -44,12 +34,11 @@ MARGIN = 1.25  # factor of memory, for the allocator's losses and the pages of m
 LIBRARIES, LIBRARIES_ON_GPU = 2 * 10**9, 6 * 10**9
 JUDGING = 2 * 10**9  # the programs that an evaluation runs
 DISK_SPEED = 20e6  # bytes a second that a conversion writes to a busy disk
-SLOW_GPU, UTILISATION = GPUS["a10"], 0.3
+SLOW_GPU = Processor(125e12, 31.2e12, 600e9, memory=22.5, layer_seconds=1e-3)  # an A10
 THREAD_FLOPS = 30e9  # of one CPU thread, in a second
 ROW_BYTES = 500  # of a row in a file
 PROBLEMS = 500  # of an evaluation
 SLOWER = 3  # factor of time for a generation
-TUNED_DENSE = ("sft", "heal")  # trainings of all weights of a dense model
 
 
 @dataclass(frozen=True)
@@ -60,15 +49,13 @@ class Needs:
     minutes: int
 
 
-# Requests while the size of the base is unknown. UNKNOWN_TRAINING is for each process of a node.
-UNKNOWN_CONVERSION = Needs(4000, MINUTES)
-UNKNOWN_TRAINING = Needs(16000, MOST_MINUTES)
-UNKNOWN_EVALUATION = Needs(8000, MOST_MINUTES // 2)
-
-
 @dataclass(frozen=True)
 class Requests:
-    """The requests of all steps. base: the folder of the base, which may not exist yet."""
+    """The requests of all steps. base: the folder of the base, which may not exist yet.
+
+    While it does not, and if it cannot be upcycled, the requests are those of a small model. The
+    steps then report the error.
+    """
 
     config: XftConfig
     base: Path
@@ -83,34 +70,32 @@ class Requests:
 
     @property
     def models(self) -> Models | None:
-        """The base and its mixture; None while the base is missing.
-
-        Also None if the base cannot be upcycled. The steps then report the error.
-        """
+        """The base and its mixture; None while they are unknown."""
         with suppress(UserError):
             return self._models if has_weights(self.base) else None
 
     @cached_property
-    def _models(self) -> Models | None:
+    def _models(self) -> Models:
+        """Raises UserError if the base cannot be upcycled."""
         table = read_table(self.base)
+        check_sizes(table.config, self.base)
         models = Models(table, self.config.moe)
-        return models if models.mixture and set(NEEDED_KEYS) <= table.config.keys() else None
+        return models if models.mixture else None
 
     def conversion(self) -> Needs:
         """The request of a step that holds a few tensors at a time, and writes all of them."""
         if self.models is None:
-            return UNKNOWN_CONVERSION
-        largest = FP32 * max(map(self.models.mixture.size, self.models.mixture.names))
-        minutes = _minutes(self.models.mixture.nbytes / DISK_SPEED)
+            return Needs(4000, MINUTES)
+        table = self.models.mixture
+        largest = FP32 * max(map(table.size, table.names))
+        minutes = math.ceil(table.nbytes / DISK_SPEED / 60)
         return Needs(_mb(LIBRARIES + 4 * largest), max(minutes, MINUTES))
 
     def training(self, section: str) -> Needs:
         """The request of the training with a config's section, such as `moe_sft` or `mixing`."""
-        options = getattr(self.config, section)
-        processes = options.processes
+        processes = getattr(self.config, section).processes
         if self.models is None:
-            unknown = UNKNOWN_TRAINING
-            return replace(unknown, mem_mb=unknown.mem_mb * processes)
+            return Needs(16000 * processes, MOST_MINUTES)
         nbytes = self._host(section) + processes * self.libraries
         return Needs(_mb(nbytes), self._training_minutes(section))
 
@@ -119,89 +104,53 @@ class Requests:
 
         None on a GPU, and while the base is missing.
         """
-        if self.models is None or self.on_gpu:
-            return None
-        return self._host(section) + getattr(self.config, section).processes * RUNTIME_ON_CPU
+        return None if self.models is None or self.on_gpu else self._host(section)
 
     def _host(self, section: str) -> int:
-        """Bytes of a node's memory for the processes of a training, without libraries."""
-        options = getattr(self.config, section)
-        models, job = self._trained(section)
-        host = _mixing_host if section == "mixing" else _tuning_host
-        nbytes = host(models, job, options.processes)
-        if getattr(options, "objective", "ce") == "kl":
-            nbytes += options.processes * _teacher_host(self.models, job)
-        return nbytes
+        """Bytes of a node's memory for the processes of a training.
 
-    def _trained(self, section: str) -> tuple[Models, Job]:
-        """The models that a training is computed for, and its job."""
-        world_size = getattr(self.config, section).world_size
-        models = _smallest_mixture(self.models) if section in TUNED_DENSE else self.models
-        return models, configured_job(self.config, section, world_size, self.on_gpu)
+        On a CPU this is all of a process. With a GPU, each process first loads the whole model; if
+        it is sharded, one process gathers it again to write it. One process may hold an average,
+        too. Step 6 reads the experts from files in each step.
+        """
+        models, job = self.models, configured_job(self.config, section)
+        processes, memory = job.options.processes, training_memory(models, job)
+        files = expert_bytes(models) if job.is_mixing else 0
+        if not self.on_gpu:
+            return processes * memory.peak + files
+        total = sizes(models, job)[0]
+        loaded = job.weight_bytes * total + teacher_bytes(models, job) + memory.host
+        gathered = FP32 * total if job.launch in SHARDED else 0
+        average = average_bytes(models, job) if job.averages_on_host else 0
+        return processes * loaded + gathered + average + files
 
     def _training_minutes(self, section: str) -> int:
-        _, job = self._trained(section)
-        rows = Rows(_rows_at_most(self.config.data), None)
-        # sft_flops asks for the same as sft, and takes as many FLOPs as the mixture's tuning.
-        counted = "moe_sft" if section == "sft" else section
-        work = training_work(self.models, job, counted, getattr(self.config, section), rows)
-        if work is None:
-            return MOST_MINUTES
-        return _limit(3600 * work.hours(job, self._processor, UTILISATION))
+        job = configured_job(self.config, section)
+        if section == "sft":  # sft_flops asks for the same as sft, and takes moe_sft's FLOPs
+            job = replace(job, section="moe_sft")
+        work = training_work(self.models, job, _rows_at_most(self.config.data))
+        return MOST_MINUTES if work is None else _limit(3600 * work.hours(job, self._processor))
 
     @property
-    def _processor(self) -> Gpu:
-        return SLOW_GPU if self.on_gpu else cpu(THREAD_FLOPS * self.config.threads)
+    def _processor(self) -> Processor:
+        speed = THREAD_FLOPS * self.config.threads
+        return (SLOW_GPU if self.on_gpu else Processor(speed, speed)).reached(DEFAULT_UTILISATION)
 
     def evaluation(self, model: str) -> Needs:
         """The request of a model's evaluation or loss. model: its name in the results."""
         if self.models is None:
-            return UNKNOWN_EVALUATION
-        is_mixture = model.startswith("moe")
+            return Needs(8000, MOST_MINUTES // 2)
+        is_mixture, options = model.startswith("moe"), self.config.evaluation
         table = self.models.mixture if is_mixture else self.models.base
-        options = self.config.evaluation
         length = PROMPT_TOKENS + options.max_new_tokens
-        weights = generation_bytes(table, options.precision, self.on_gpu)
-        cache = 0 if self.on_gpu else options.batch_size * length * _cache_bytes(table)
+        nbytes = generation_bytes(table, options.precision, self.on_gpu)
+        if not self.on_gpu:  # keys and values
+            layers = len(self.models.layers)
+            nbytes += options.batch_size * length * 2 * FP32 * layers * table.key_width
         seconds = SLOWER * generation_seconds(
-            self.models, is_mixture, PROBLEMS, options, self._processor, UTILISATION
+            self.models, is_mixture, PROBLEMS, options, self._processor
         )
-        return Needs(_mb(weights + cache + JUDGING + self.libraries), _limit(seconds))
-
-
-def _tuning_host(models: Models, job: Job, processes: int) -> int:
-    """Bytes of a node's memory for the processes of a tuning on it.
-
-    On a CPU this is all of a process. With a GPU, each process first loads the whole model; if the
-    model is sharded, one process gathers it again to write it. One process may hold an average,
-    too.
-    """
-    memory = tuning_memory(models, job)
-    if not job.on_gpu:
-        return processes * memory.peak
-    gathered = FP32 * models.moe_total if job.launch in SHARDED else 0
-    average = average_bytes(models, job) if job.averages_on_host else 0
-    return processes * (weight_bytes(job) * models.moe_total + memory.host) + gathered + average
-
-
-def _mixing_host(models: Models, job: Job, processes: int) -> int:
-    """The same for step 6, with the weights in files that each step reads."""
-    memory = mixing_memory(models, job)
-    files = expert_bytes(models) + memory.mapped
-    return processes * (memory.weights if job.on_gpu else memory.peak) + files
-
-
-def _teacher_host(models: Models, job: Job) -> int:
-    """Bytes of the mixture that a process learns from, and on a CPU of its logits in a chunk."""
-    logits = 0 if job.on_gpu else chunk_bytes(models, job.batch, job.numbers, job.on_gpu) // 2
-    return job.numbers.compute * models.moe_total + logits
-
-
-def _smallest_mixture(models: Models) -> Models:
-    """A mixture with two experts, as an upper limit for a tuning of the base itself."""
-    settings = {"num_experts": 2, "num_experts_per_tok": 2, "shared_expert": True}
-    settings |= {"experts": "full"}
-    return Models(models.base, models.moe.model_copy(update=settings))
+        return Needs(_mb(nbytes + JUDGING + self.libraries), _limit(seconds))
 
 
 def _rows_at_most(data: DataConfig) -> int | None:
@@ -213,20 +162,10 @@ def _rows_at_most(data: DataConfig) -> int | None:
     return min(number, data.limit or number)
 
 
-def _cache_bytes(table: TensorTable) -> int:
-    """Bytes of a token's keys and values on a CPU."""
-    layers, heads = table.config["num_hidden_layers"], table.heads
-    return 2 * FP32 * layers * heads.key * heads.size
-
-
 def _mb(nbytes: float) -> int:
     return math.ceil(MARGIN * nbytes / MB)
 
 
-def _minutes(seconds: float) -> int:
-    return math.ceil(seconds / 60)
-
-
 def _limit(seconds: float) -> int:
     """The limit in minutes for a job whose next attempt continues its work."""
-    return min(max(_minutes(seconds), MINUTES), MOST_MINUTES)
+    return min(max(math.ceil(seconds / 60), MINUTES), MOST_MINUTES)

@@ -1,38 +1,22 @@
-"""The numbers of rows and problems, and the length of rows, if they are on this machine."""
+"""The numbers of rows and of problems, if they are on this machine."""
 
-from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
 from xft.common.errors import UserError
 from xft.common.files import open_regular
 from xft.config.sections import DataConfig, EvaluationConfig
-from xft.data.conversations import Conversation
-from xft.data.instructions import Row, read_rows
-from xft.data.templates import CHAT, TEXTS, make_template, read_template
+from xft.data.instructions import read_rows
+from xft.data.templates import CHAT, make_template, read_template
 from xft.hub.named_sets import unpacked
 from xft.hub.source import dataset_source, find_cached_dataset_file
 
-# An estimate for code and English, with vocabularies of 32,000 to 150,000 tokens.
-BYTES_PER_TOKEN = 3.3
 MOST_COUNTED = 20_000  # lines of a file of rows
 NAMED_PROBLEMS = {"humaneval": 164, "mbpp": 378}
 
 
-@dataclass(frozen=True)
-class Rows:
-    """Rows. number: None if unknown. tokens: mean of a row, estimated from its bytes, or None.
-
-    labelled: the share of the tokens that are trained on, at most, estimated from the bytes.
-    """
-
-    number: int | None
-    tokens: float | None
-    labelled: float = 1
-
-
-def find_rows(data: DataConfig, stated: int | None) -> Rows:
-    """The rows of the config's section `data`. stated: their number if they are elsewhere.
+def count_rows(data: DataConfig, stated: int | None) -> int | None:
+    """The number of rows of the config's section `data`. stated: the answer if they are elsewhere.
 
     Raises UserError if rows on this machine cannot be read.
     """
@@ -40,19 +24,17 @@ def find_rows(data: DataConfig, stated: int | None) -> Rows:
     if data.revision:
         file = find_cached_dataset_file(dataset_source(data.train, data.revision))
     if file is None or not file.exists():
-        return Rows(stated, None)
+        return stated
     columns = data.instruction_column, data.response_column
     identity = read_template(data.template)
     accept = None if identity == CHAT else make_template(identity, tokenizer=None).accept
     rows, bad = read_rows(file, *columns, data.limit, accept)
     if not rows:
         raise UserError(f"{file}: none of {len(bad)} rows is sound")
-    size = sum(len(row.text.encode()) for row in rows) / len(rows) + _template_bytes(identity)
-    answers = sum(map(_answer_bytes, rows)) / len(rows)
-    return Rows(len(rows), size / BYTES_PER_TOKEN, answers / size)
+    return len(rows)
 
 
-def count_rows(data: DataConfig) -> int | None:
+def count_lines(data: DataConfig) -> int | None:
     """The number of rows in a local JSONL file, up to data.limit. Rows that are left out count too.
 
     None if they are more than 20,000, elsewhere, or in another format.
@@ -85,12 +67,3 @@ def count_problems(evaluation: EvaluationConfig) -> int | None:
             return None
         numbers.append(min(number, evaluation.limit or number))
     return sum(numbers)
-
-
-def _answer_bytes(row: Row | Conversation) -> int:
-    return sum(len(turn.content.encode()) for turn in row.turns if turn.role == "assistant")
-
-
-def _template_bytes(identity: str) -> int:
-    """Bytes of the text around an instruction. 0 for a chat template: it is in the tokenizer."""
-    return 0 if identity == CHAT else len(TEXTS.get(identity, identity).encode())

@@ -3,10 +3,8 @@
 Conversions can plan from a table instead of a checkpoint. So the sizes of their outputs are exact.
 """
 
-import gc
 import math
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from textwrap import shorten
@@ -28,25 +26,15 @@ LONGEST_REASON = 300
 
 
 @dataclass(frozen=True)
-class Heads:
-    """Attention heads: the numbers of query and key heads, and the size of one head."""
-
-    query: int
-    key: int
-    size: int
-
-
-@dataclass(frozen=True)
 class TensorTable:
     """Shape and dtype (safetensors' spelling) of each tensor of a model, and its config.json.
 
-    folder: the name of the model in messages. source: how the sizes are known, for the report.
+    folder: the name of the model in messages.
     """
 
     tensors: dict[str, tuple[tuple[int, ...], str]]
     config: dict
     folder: str
-    source: str
 
     @property
     def names(self) -> list[str]:
@@ -68,10 +56,20 @@ class TensorTable:
         return sum(self.size(name) * DTYPE_BYTES[self.dtype(name)] for name in self.tensors)
 
     @property
-    def heads(self) -> Heads:
-        query = self.config["num_attention_heads"]
-        key = self.config.get("num_key_value_heads") or query
-        return Heads(query, key, self.config.get("head_dim") or self.config["hidden_size"] // query)
+    def query_width(self) -> int:
+        """The width of the queries of all heads of a layer."""
+        return self.config["num_attention_heads"] * self._head_size
+
+    @property
+    def key_width(self) -> int:
+        """The width of the keys of all heads of a layer, and of the values."""
+        heads = self.config.get("num_key_value_heads") or self.config["num_attention_heads"]
+        return heads * self._head_size
+
+    @property
+    def _head_size(self) -> int:
+        heads = self.config["num_attention_heads"]
+        return self.config.get("head_dim") or self.config["hidden_size"] // heads
 
     @property
     def is_tied(self) -> bool:
@@ -101,7 +99,7 @@ def read_table(folder: Path) -> TensorTable:
     """The table of a model folder, from the headers of its safetensors files. Raises UserError."""
     headers = CheckpointHeaders(folder)
     tensors = {name: (headers.shape(name), headers.dtype(name)) for name in headers.names}
-    return TensorTable(tensors, headers.config, str(folder), "exact, from the weights' headers")
+    return TensorTable(tensors, headers.config, str(folder))
 
 
 def has_weights(folder: Path) -> bool:
@@ -120,7 +118,7 @@ def compute_table(config_file: Path) -> TensorTable:
     stated = config.get("dtype") or config.get("torch_dtype")
     dtype = names.get(stated, "F32")
     tensors = {name: (shape, dtype) for name, shape in _shapes(config, config_file).items()}
-    return TensorTable(tensors, config, str(config_file), "exact, from config.json")
+    return TensorTable(tensors, config, str(config_file))
 
 
 def check_sizes(config: dict, file: Path) -> None:
@@ -133,28 +131,11 @@ def check_sizes(config: dict, file: Path) -> None:
         )
 
 
-@contextmanager
-def _without_collection() -> Iterator[None]:
-    """Hide the objects that the block makes from the garbage collector, which saves 2 s."""
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.freeze()
-        gc.enable()
-
-
-@_without_collection()
 def _shapes(config: dict, config_file: Path) -> dict[str, tuple[int, ...]]:
     """Name and shape of each parameter of transformers' model, which is built without values."""
     import torch
-    from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM
+    from transformers import AutoConfig, AutoModelForCausalLM
 
-    model_type = config.get("model_type")
-    if str(model_type) not in CONFIG_MAPPING:
-        raise UserError(
-            f"{config_file}: model type {model_type!r} is unknown to the installed transformers"
-        )
     try:
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(
@@ -171,4 +152,4 @@ def _shapes(config: dict, config_file: Path) -> dict[str, tuple[int, ...]]:
 def planned_table(plans: Iterable[TensorPlan], like: TensorTable) -> TensorTable:
     """The table of the tensors that a conversion of `like` would write."""
     tensors = {plan.name: (plan.shape, plan.dtype) for plan in plans}
-    return TensorTable(tensors, like.config, like.folder, like.source)
+    return TensorTable(tensors, like.config, like.folder)

@@ -6,29 +6,35 @@ how each figure is derived.
 """
 
 import argparse
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from xft.cli import flags, running
 from xft.common.errors import UserError
-from xft.config.runs import Run, find_runs, read_overlaid
+from xft.config.runs import find_runs, read_overlaid
 from xft.config.section import Section
 from xft.config.sections import BaseConfig, XftConfig
 from xft.config.validation import complete
-from xft.estimates.gpus import GPUS
+from xft.estimates.processors import CPU, DEFAULT_UTILISATION, GPUS, Processor
 
 DEFAULT_GPU = "h100"
-DEFAULT_UTILISATION = 0.3
 
 
 def main(argv: list[str] | None = None) -> None:
     args = _parser().parse_args(argv)
 
+    from xft.dag.experiment import Experiment
+    from xft.dag.totals import totals
+    from xft.dag.wanted import NoContents
     from xft.estimates.report import report
 
-    runs = find_runs(*read_overlaid(args.config))
-    print(report(make_plan(args)))
+    values = read_overlaid(args.config)
+    runs, config, plan = find_runs(*values), complete(*values), planner(args)
+    print(report(plan(config)))
     if len(runs) > 1:
-        print("\n".join(_totals(args, runs)) + "\n")
+        experiment = Experiment(config, runs, config.results_dir, NoContents())
+        print("\n".join(totals(experiment, plan)) + "\n")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -36,8 +42,10 @@ def _parser() -> argparse.ArgumentParser:
     flags.add_configs(parser, "The configuration", required=True)
     parser.add_argument(
         "--gpu",
-        choices=GPUS,
-        help=f"The type of GPU. Default: {DEFAULT_GPU} if the config asks for GPUs, else the CPU.",
+        type=_gpu,
+        metavar="NAME",
+        help=f"The type of GPU: {', '.join(GPUS)}. Default: {DEFAULT_GPU} if the config asks for "
+        "GPUs, else the CPU.",
     )
     parser.add_argument(
         "--gpus", type=_count, metavar="N", help="Number of GPUs. Default: as in the config."
@@ -49,6 +57,13 @@ def _parser() -> argparse.ArgumentParser:
         metavar="X",
         help="The share of a GPU's FLOPs that a training reaches, an assumption. "
         f"Default: {DEFAULT_UTILISATION}.",
+    )
+    parser.add_argument(
+        "--flops",
+        type=float,
+        metavar="X",
+        help="FLOPs a second that a training reaches in each process, in place of --mfu. On a CPU "
+        "hours are unknown without it.",
     )
     parser.add_argument(
         "--model-config",
@@ -69,49 +84,50 @@ def _count(text: str) -> int:
     return value
 
 
-def make_plan(args: argparse.Namespace):
-    """The plan for the parsed flags. Raises UserError."""
-    return _planner(args)(complete(*read_overlaid(args.config)))
+def _gpu(name: str) -> str:
+    if name not in GPUS:
+        raise argparse.ArgumentTypeError(
+            f"{name!r} is not one of {', '.join(GPUS)}. Take the most similar one, and give the "
+            "FLOPs a second that a training reaches with --flops"
+        )
+    return name
 
 
-def _totals(args: argparse.Namespace, runs: list[Run]) -> list[str]:
-    """The lines about all runs of the configuration together."""
-    from xft.dag.experiment import Experiment
-    from xft.dag.totals import totals
-    from xft.dag.wanted import NoContents
+def planner(args: argparse.Namespace):
+    """A function that gives the plan for a configuration. Files are read once for all of them.
 
-    config = complete(*read_overlaid(args.config))
-    return totals(Experiment(config, runs, config.results_dir, NoContents()), _planner(args))
-
-
-def _planner(args: argparse.Namespace):
-    """A function that gives the plan for a configuration. Files are read once for all of them."""
-    from xft.estimates.jobs import configured_processes
+    Raises UserError.
+    """
     from xft.estimates.parameters import Models
     from xft.estimates.report import Plan
-    from xft.estimates.rows import find_rows
+    from xft.estimates.rows import count_rows
 
     if not 0 < args.mfu <= 1:
         raise UserError(f"--mfu = {args.mfu:g}: must be greater than 0 and at most 1")
+    if args.flops is not None and args.flops <= 0:
+        raise UserError(f"--flops = {args.flops:g}: must be greater than 0")
+
     known: dict[str, object] = {}
 
-    def once(make, section: Section, given):
+    def once(make, section: Section, *given):
         key = repr(section)
-        if key not in known:
-            known[key] = make(section, given)
-        return known[key]
+        return known.get(key) or known.setdefault(key, make(section, *given))
 
-    def plan(config: XftConfig):
-        if (key := config.model_dump_json()) not in known:
-            models = Models(once(_find_base, config.base, args.model_config), config.moe)
-            processes = args.gpus or configured_processes(config)
-            on_gpu = args.gpu or args.gpus or config.gpus
-            gpu = (args.gpu or DEFAULT_GPU) if on_gpu else None
-            rows = once(find_rows, config.data, args.rows)
-            known[key] = Plan(config, models, rows, gpu, processes, args.mfu)
-        return known[key]
+    def make(config: XftConfig) -> Plan:
+        models = Models(once(_find_base, config.base, args.model_config), config.moe)
+        rows = once(count_rows, config.data, args.rows)
+        on_gpu = args.gpu or args.gpus or config.gpus
+        gpu = (args.gpu or DEFAULT_GPU) if on_gpu else None
+        return Plan(config, models, rows, gpu, _processor(args, gpu), args.gpus)
 
-    return plan
+    return partial(once, make)
+
+
+def _processor(args: argparse.Namespace, gpu: str | None) -> Processor | None:
+    """The processor with the FLOPs that a process reaches; None for a CPU of unknown speed."""
+    if args.flops is None:
+        return gpu and GPUS[gpu].reached(args.mfu)
+    return replace(GPUS[gpu] if gpu else CPU, bf16=args.flops, fp32=args.flops)
 
 
 def _find_base(base: BaseConfig, model_config: Path | None):

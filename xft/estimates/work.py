@@ -1,0 +1,102 @@
+"""Tokens, floating-point operations and hours of a training, and hours of an evaluation."""
+
+import math
+from dataclasses import dataclass
+
+from xft.config.sections import EvaluationConfig
+from xft.estimates.disk import expert_bytes
+from xft.estimates.flops import (
+    FORWARD,
+    dense_flops,
+    mixing_flops,
+    mixture_flops,
+    teacher_flops,
+)
+from xft.estimates.jobs import FP32, Job
+from xft.estimates.parameters import Models
+from xft.estimates.processors import HOST_BANDWIDTH, Processor
+from xft.estimates.tensors import TensorTable
+from xft.training.steps import optimizer_steps
+
+PROMPT_TOKENS = 512  # of each problem; assumed
+READS = 2  # of all experts in a step of the mixing: for the merge, and for the gradients
+
+
+@dataclass(frozen=True)
+class Work:
+    """The work of a training.
+
+    steps: of the optimiser. tokens: if every row fills the window. read_bytes: what each step moves
+    from the host's memory to the device.
+    """
+
+    steps: int
+    tokens: int
+    flops: int
+    read_bytes: int
+
+    def hours(self, job: Job, processor: Processor) -> float:
+        """Hours at most. processor: with the FLOPs that a process reaches."""
+        seconds = self.flops / (job.processes * processor.flops(job.precision))
+        return (seconds + self.steps * self.read_bytes / HOST_BANDWIDTH) / 3600
+
+
+def training_work(models: Models, job: Job, rows: int | None) -> Work | None:
+    """The work of a training, in all processes; None if the number of rows counts and is None."""
+    options = job.options
+    if options.max_steps:
+        steps = options.max_steps
+        tokens = steps * job.global_batch * job.length
+    elif rows is None:
+        return None
+    else:
+        rows = math.ceil(rows * getattr(options, "share", 1))
+        steps = optimizer_steps(options, rows, job.global_batch)
+        tokens = round(rows * options.num_train_epochs) * job.length
+    read_bytes = READS * expert_bytes(models) if job.is_mixing else 0
+    return Work(steps, tokens, tokens * _flops(models, job), read_bytes)
+
+
+def _flops(models: Models, job: Job) -> int:
+    """FLOPs of a token."""
+    sizes = models, job.length
+    checkpointing = job.options.activation_checkpointing
+    teacher = teacher_flops(*sizes) if job.learns_from_mixture else 0
+    if job.section == "moe_sft":
+        return mixture_flops(*sizes, checkpointing)
+    if job.is_mixing:
+        return teacher + mixing_flops(*sizes, checkpointing)
+    return teacher + dense_flops(*sizes, job.lora_rank, checkpointing)
+
+
+def generation_bytes(table: TensorTable, precision: str, on_gpu: bool) -> int:
+    """Bytes at most of the weights of a model that generates.
+
+    precision: `evaluation.precision`. On a CPU the weights count as fp32 in any case: the losses of
+    the same model are computed in fp32, and not every processor is faster in bf16.
+    """
+    if on_gpu and precision != "fp32":
+        return table.nbytes
+    return FP32 * sum(table.parameters.values())
+
+
+def generation_seconds(
+    models: Models, mixture: bool, problems: int, options: EvaluationConfig, processor: Processor
+) -> float:
+    """Seconds at most that the base or the mixture takes to generate solutions.
+
+    options: the config's section `evaluation`. processor: with the FLOPs that generation reaches.
+    Each solution has max_new_tokens. All weights, with those of all experts, are read once for each
+    token of a batch.
+    """
+    samples = problems * options.samples
+    steps = math.ceil(samples / options.batch_size) * options.max_new_tokens
+    tokens = samples * (PROMPT_TOKENS + options.max_new_tokens)
+    active = models.moe_active if mixture else models.dense_total
+    on_gpu = processor.memory is not None
+    weights = generation_bytes(
+        models.mixture if mixture else models.base, options.precision, on_gpu
+    )
+    reading = weights / processor.bandwidth + len(models.layers) * processor.layer_seconds
+    precision = "bf16" if on_gpu and options.precision != "fp32" else "fp32"
+    return FORWARD * active * tokens / processor.flops(precision) + steps * reading
