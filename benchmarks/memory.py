@@ -11,6 +11,7 @@ Usage: python -m benchmarks.memory [MODEL] [--rows N] [--length N] [--steps N]
 import argparse
 import json
 import os
+import shlex
 import tempfile
 from collections.abc import Callable
 from functools import partial
@@ -22,6 +23,7 @@ from benchmarks.peak import observe
 from benchmarks.timing import markdown_table
 from workflow_scripts import base, ffn, moe, weighted_init
 from xft.cli import running
+from xft.cli.flags import to_flags
 from xft.config.sections import MoeConfig
 from xft.config.validation import complete
 from xft.estimates.jobs import configured_job
@@ -32,8 +34,19 @@ from xft.estimates.tensors import read_table
 EMBEDDED = Path(__file__).parents[1] / "resources" / "base"
 EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2}
 STEPS, BATCHES = 2, 4
-# Sections of the configuration with the steps that they belong to.
-TRAININGS = {"moe_sft": "moe_sft", "mixing": "weighted_trained"}
+# Sections of the configuration, each with some of its keys.
+CASES = (
+    *(("moe_sft", {"precision": name}) for name in ("fp32", "bf16", "bf16_pure")),
+    ("moe_sft", {"precision": "fp32", "activation_checkpointing": True}),
+    ("moe_sft", {"precision": "bf16", "activation_checkpointing": True}),
+    ("moe_sft", {"precision": "bf16_pure", "optim": "adafactor"}),
+    *(("mixing", {"precision": name}) for name in ("fp32", "bf16", "bf16_pure")),
+)
+# Of each section the step and its inputs.
+STEP_OF = {
+    "moe_sft": ("moe_sft", ["moe"]),
+    "mixing": ("weighted_trained", ["weighted", "moe", "ffn"]),
+}
 # Without the second, DeepSpeed warns that it chose it.
 ENVIRONMENT = running.ENVIRONMENT | {"DS_ACCELERATOR": "cpu"}
 MIB = 2**20
@@ -42,23 +55,6 @@ MIB = 2**20
 class Batch(NamedTuple):
     rows: int
     length: int
-
-
-class Case(NamedTuple):
-    """A training: its section of the configuration and some of the section's keys."""
-
-    section: str
-    precision: str
-    optim: str = "adamw_torch_fused"
-    activation_checkpointing: bool = False
-
-
-CASES = (
-    *(Case("moe_sft", name) for name in ("fp32", "bf16", "bf16_pure")),
-    *(Case("moe_sft", name, activation_checkpointing=True) for name in ("fp32", "bf16")),
-    Case("moe_sft", "bf16_pure", "adafactor"),
-    *(Case("mixing", name) for name in ("fp32", "bf16", "bf16_pure")),
-)
 
 
 def main() -> None:
@@ -79,32 +75,26 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = make_artifacts(args.model, Path(name), batch)
         rows = [
-            row(case, planned(models, batch, case), measured(folder, batch, case, args.steps))
+            row(*case, planned(models, batch, *case), measured(folder, batch, *case, args.steps))
             for case in CASES
         ]
-    header = ("training", "planned MiB", "measured MiB", "ratio")
-    print(markdown_table(header, rows))
+    print(markdown_table(("training", "planned MiB", "measured MiB", "ratio"), rows))
 
 
-def row(case: Case, plan: int, peak: int) -> tuple[str, ...]:
-    name = f"{case.section}, {case.precision}, {case.optim}"
-    name += ", checkpointing" if case.activation_checkpointing else ""
-    return name, f"{plan / MIB:.0f}", f"{peak / MIB:.0f}", f"{plan / peak:.2f}"
+def row(section: str, keys: dict, plan: int, peak: int) -> tuple[str, ...]:
+    sizes = f"{plan / MIB:.0f}", f"{peak / MIB:.0f}"
+    return f"{section} {to_flags(keys)}", *sizes, f"{plan / peak:.2f}"
 
 
 def models_of(model: Path) -> Models:
     return Models(read_table(model), MoeConfig(**EXPERTS))
 
 
-def planned(models: Models, batch: Batch, case: Case) -> int:
+def planned(models: Models, batch: Batch, section: str, keys: dict) -> int:
     """The planned bytes of a training's process."""
-    section, *values = case
-    options = dict(zip(Case._fields[1:], values, strict=True))
-    options |= {"per_device_train_batch_size": batch.rows}
-    config = {"base": {"model": "x"}, "data": {"train": "x", "max_length": batch.length}}
-    return training_memory(
-        models, configured_job(complete(config | {section: options}), section)
-    ).peak
+    sections = {"base": {"model": "x"}, "data": {"train": "x", "max_length": batch.length}}
+    sections[section] = keys | {"per_device_train_batch_size": batch.rows}
+    return training_memory(models, configured_job(complete(sections), section)).peak
 
 
 def make_artifacts(model: Path, folder: Path, batch: Batch) -> Path:
@@ -120,15 +110,13 @@ def make_artifacts(model: Path, folder: Path, batch: Batch) -> Path:
     return folder
 
 
-def measured(folder: Path, batch: Batch, case: Case, steps: int = STEPS) -> int:
+def measured(folder: Path, batch: Batch, section: str, keys: dict, steps: int = STEPS) -> int:
     """The peak of a training's process, in bytes."""
-    step = TRAININGS[case.section]
-    inputs = {"moe_sft": ["moe"], "mixing": ["weighted", "moe", "ffn"]}[case.section]
-    words = [f"--{name}={folder / name}" for name in inputs]
-    words += [f"--data={folder / 'rows.jsonl'}", f"--out={folder / step}", f"--max-steps={steps}"]
-    words += [f"--max-length={batch.length}", f"--per-device-train-batch-size={batch.rows}"]
-    words += [f"--precision={case.precision}", f"--optim={case.optim}", "--deduplicate=none"]
-    words += ["--activation-checkpointing"] if case.activation_checkpointing else []
+    step, inputs = STEP_OF[section]
+    flags = {name: folder / name for name in inputs} | keys
+    flags |= {"data": folder / "rows.jsonl", "out": folder / step, "max_steps": steps}
+    flags |= {"max_length": batch.length, "per_device_train_batch_size": batch.rows}
+    words = shlex.split(to_flags(flags | {"deduplicate": "none"}))
     return observe(partial(prepared_training, step, words)).whole
 
 

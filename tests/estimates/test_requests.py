@@ -17,7 +17,7 @@ from xft.estimates.tensors import compute_table
 
 MIXTURE, DENSE = 7_028_346_008, 1_346_471_936  # parameters
 STEPS = {"max_steps": 10}
-ON_GPUS = {"gpus": 1, "moe_sft": STEPS | {"launch": "zero3", "processes": 4}}
+ON_GPUS = STEPS | {"launch": "zero3", "processes": 4}
 
 
 @pytest.fixture(scope="module")
@@ -41,9 +41,14 @@ def requests(base: Path, **config) -> Requests:
     return Requests(complete(sections), base)
 
 
-def assert_about(megabytes: int, needed: float) -> None:
+def memory(base: Path, section="moe_sft", **config) -> int:
+    """Bytes that a training asks for."""
+    return requests(base, **config).training(section).mem_mb * 10**6
+
+
+def assert_about(asked: int, needed: float) -> None:
     """At least what is needed, in bytes, and at most half of it more and 10 GB for libraries."""
-    assert needed < megabytes * 10**6 < 1.5 * needed + 10e9
+    assert needed < asked < 1.5 * needed + 10e9
 
 
 def test_a_base_that_is_not_there_is_seen_as_soon_as_it_is(deepseek, tmp_path):
@@ -67,8 +72,7 @@ def test_rules_ask_without_torch(deepseek, repository, run_python):
         "assert asked.models and asked.training('moe_sft') and asked.evaluation('base')\n"
         "print(*sys.modules)\n"
     )
-    modules = run_python(code).split()
-    assert {"torch", "transformers"} & set(modules) == set()
+    assert {"torch", "transformers"} & set(run_python(code).split()) == set()
 
 
 @pytest.mark.parametrize("missing", ["vocab_size", "model_type", "num_hidden_layers"])
@@ -77,39 +81,41 @@ def test_a_base_that_makes_no_sense_is_left_to_the_steps(deepseek, tmp_path, mis
     (tmp_path / "config.json").write_text(json.dumps(config))
     (tmp_path / "model.safetensors").symlink_to(deepseek / "model.safetensors")
     for asked in (requests(tmp_path), requests(tmp_path, gpus=1)):
-        assert asked.conversion().mem_mb > 0
-        assert asked.training("moe_sft").mem_mb > 0
-        assert asked.training("mixing").mem_mb > 0
-        assert asked.evaluation("moe_sft").mem_mb > 0
+        needs = [asked.conversion(), asked.evaluation("moe_sft")]
+        needs += map(asked.training, ("moe_sft", "mixing"))
+        assert all(need.mem_mb > 0 for need in needs)
 
 
 def test_a_training_on_a_cpu_is_all_in_the_hosts_memory(deepseek):
     asked = requests(deepseek, moe_sft=STEPS)
-    memory = training_memory(asked.models, configured_job(asked.config, "moe_sft"))
-    assert asked.peak("moe_sft") == memory.peak
-    assert_about(asked.training("moe_sft").mem_mb, memory.peak)
-    two = requests(deepseek, moe_sft=STEPS | {"launch": "ddp", "processes": 2})
-    assert two.training("moe_sft").mem_mb > 2 * asked.training("moe_sft").mem_mb  # buckets
+    planned = training_memory(asked.models, configured_job(asked.config, "moe_sft"))
+    one = memory(deepseek, moe_sft=STEPS)
+    assert asked.peak("moe_sft") == planned.peak
+    assert_about(one, planned.peak)
+    assert memory(deepseek, moe_sft=STEPS | {"launch": "ddp", "processes": 2}) > 2 * one  # buckets
+    assert 16 * DENSE < memory(deepseek, "sft", moe_sft=STEPS) < one
 
 
 def test_with_gpus_each_process_loads_the_model_and_one_gathers_it(deepseek):
-    asked = requests(deepseek, **ON_GPUS)
-    assert asked.peak("moe_sft") is None
-    assert_about(asked.training("moe_sft").mem_mb, 4 * (2 * MIXTURE + 6e9) + 4 * MIXTURE)
+    assert requests(deepseek, gpus=1).peak("moe_sft") is None
+    one = memory(deepseek, gpus=1, moe_sft=ON_GPUS)
+    assert_about(one, 4 * (2 * MIXTURE + 6e9) + 4 * MIXTURE)
     for options, nbytes in (
         ({"offload_optimizer": True}, 12),  # the state of Adam and master weights, over all
         ({"average_last": 2, "average_every": 1}, 4),  # of one process
     ):
-        more = requests(deepseek, gpus=1, moe_sft=ON_GPUS["moe_sft"] | options)
-        megabytes = more.training("moe_sft").mem_mb - asked.training("moe_sft").mem_mb
-        assert megabytes * 10**6 == pytest.approx(1.25 * nbytes * MIXTURE, rel=0.01)
+        more = memory(deepseek, gpus=1, moe_sft=ON_GPUS | options) - one
+        assert more == pytest.approx(1.25 * nbytes * MIXTURE, rel=0.01)
+    taught = memory(deepseek, "heal", gpus=1, heal={"objective": "kl"})
+    plain = memory(deepseek, "heal", gpus=1)
+    assert taught - plain == pytest.approx(1.25 * 2 * MIXTURE, rel=0.01)
 
 
 def test_nodes_ask_for_themselves(deepseek):
-    one = requests(deepseek, gpus=1, moe_sft=STEPS | {"launch": "ddp", "processes": 2})
-    three = {"launch": "ddp", "processes": 2, "nodes": 3}
-    three = requests(deepseek, gpus=1, moe_sft=STEPS | three)
-    assert three.training("moe_sft").mem_mb == one.training("moe_sft").mem_mb
+    ddp = STEPS | {"launch": "ddp", "processes": 2}
+    assert memory(deepseek, gpus=1, moe_sft=ddp) == memory(
+        deepseek, gpus=1, moe_sft=ddp | {"nodes": 3}
+    )
 
 
 def test_conversions_stream_and_evaluations_load(deepseek):
@@ -118,33 +124,16 @@ def test_conversions_stream_and_evaluations_load(deepseek):
     assert asked.conversion().mem_mb * 10**6 < 2 * DENSE * 4
     # Keys and values of 8 rows of 1024 tokens in 24 layers.
     cache = 8 * 1024 * 24 * 2 * 2048 * 4
-    assert_about(asked.evaluation("dense/lam~0.75").mem_mb, 4 * DENSE + cache)
-    assert_about(asked.evaluation("moe_sft").mem_mb, 4 * MIXTURE + cache)
     on_gpu = requests(deepseek, gpus=1, evaluation=evaluation)
-    assert_about(on_gpu.evaluation("moe_sft").mem_mb, 2 * MIXTURE)
     in_fp32 = requests(deepseek, gpus=1, evaluation=evaluation | {"precision": "fp32"})
-    assert_about(in_fp32.evaluation("moe_sft").mem_mb, 4 * MIXTURE)
+    for one, model, needed in (
+        (asked, "dense/lam~0.75", 4 * DENSE + cache),
+        (asked, "moe_sft", 4 * MIXTURE + cache),
+        (on_gpu, "moe_sft", 2 * MIXTURE),
+        (in_fp32, "moe_sft", 4 * MIXTURE),
+    ):
+        assert_about(one.evaluation(model).mem_mb * 10**6, needed)
     assert in_fp32.evaluation("moe_sft").minutes >= on_gpu.evaluation("moe_sft").minutes
-
-
-def test_the_baseline_needs_less_than_the_mixture(deepseek):
-    asked = requests(deepseek)
-    assert asked.training("sft").mem_mb < asked.training("moe_sft").mem_mb
-    assert asked.training("sft").mem_mb * 10**6 > 16 * DENSE
-
-
-@pytest.mark.parametrize("section", ["mixing", "heal"])
-def test_a_teacher_is_in_memory_too(deepseek, section):
-    for gpus, width in ((0, 4), (1, 2)):
-        plain, with_teacher = (
-            requests(deepseek, gpus=gpus, **{section: {"objective": objective}})
-            .training(section)
-            .mem_mb
-            for objective in ("ce", "kl")
-        )
-        logits = 4 * 512 * 32_256 if gpus == 0 else 0
-        more = (with_teacher - plain) * 10**6
-        assert more == pytest.approx(1.25 * (width * MIXTURE + logits), rel=0.01)
 
 
 def test_time_follows_the_work_up_to_a_day(deepseek, tmp_path):
@@ -152,20 +141,15 @@ def test_time_follows_the_work_up_to_a_day(deepseek, tmp_path):
     rows.write_bytes(b"\n" * 10_000_000)  # 20,000 rows of 500 bytes
     data = {"data": {"train": str(rows)}, "gpus": 1}
 
-    def minutes(**changes) -> int:
-        return requests(deepseek, **data, moe_sft=changes).training("moe_sft").minutes
+    def minutes(section="moe_sft", **changes) -> int:
+        return requests(deepseek, **data, **{section: changes}).training(section).minutes
 
     assert minutes(max_steps=1) == 60
     assert minutes(num_train_epochs=1000) == 24 * 60
-    assert (
-        requests(deepseek, moe_sft={"num_train_epochs": 1}).training("moe_sft").minutes == 24 * 60
-    )
-    one, two = minutes(num_train_epochs=0.5), minutes(num_train_epochs=1)
-    assert two == pytest.approx(2 * one, abs=1)
+    assert requests(deepseek).training("moe_sft").minutes == 24 * 60  # of unknown rows
+    once = minutes(num_train_epochs=1)
     # 6 FLOPs for each active parameter and token, and the attention's, on 0.3 of an A10.
-    tokens = 20_000 * 1024
-    assert two * 60 == pytest.approx(6 * tokens * 5.4e9 / (0.3 * 125e12), rel=0.1)
-    asked = requests(deepseek, **data, sft={"num_train_epochs": 1}).training("sft").minutes
-    assert asked == two  # of sft_flops, which takes as many FLOPs
+    assert once * 60 == pytest.approx(6 * 20_000 * 1024 * 5.4e9 / (0.3 * 125e12), rel=0.1)
+    assert minutes("sft", num_train_epochs=1) == once  # of sft_flops, which takes as many FLOPs
     sped = minutes(num_train_epochs=1, launch="ddp", processes=4)
-    assert sped == pytest.approx(two / 4, abs=1)
+    assert sped == pytest.approx(once / 4, abs=1)

@@ -18,8 +18,8 @@ def check(model, folder, batch, monkeypatch):
     models = memory.models_of(model)
     memory.make_artifacts(model, folder, batch)
     for case in memory.CASES:
-        planned = memory.planned(models, batch, case)
-        found = memory.measured(folder, batch, case)
+        planned = memory.planned(models, batch, *case)
+        found = memory.measured(folder, batch, *case)
         assert planned == pytest.approx(found, rel=TOLERANCE), case
 
 

@@ -62,7 +62,10 @@ def sizes(models: Models, job: Job) -> tuple[int, int]:
 
 
 def training_memory(models: Models, job: Job) -> Memory:
-    """The memory of a training. Its peak is in the forward or backward pass, or in the update."""
+    """The memory of a training.
+
+    The peak is at the start of the backward pass, in its last layer, or in the update.
+    """
     (total, learned), weight = sizes(models, job), job.weight_bytes
     weights = weight * total // (1 if job.launch == "zero2" else job.share)
     weights += teacher_bytes(models, job)
@@ -71,11 +74,14 @@ def training_memory(models: Models, job: Job) -> Memory:
     host = optimizer if job.offloads else 0
     always = gradients if job.launch == "ddp" and not job.is_mixing else 0
     always += 0 if job.averages_on_host else average_bytes(models, job)
-    copies, activations = _copied_weights(models, job, total), activation_bytes(models, job)
+    activations, layer = activation_bytes(models, job)
+    copies = _copied_weights(models, job, total)
     accumulates = job.options.gradient_accumulation_steps > 1
-    passes = copies + activations + (gradients if accumulates else 0)
-    update = gradients + _update_bytes(models, job, learned)
-    peak = weights + optimizer - host + always + max(passes, update) + _libraries(job)
+    first = copies + activations + (gradients if accumulates else 0)
+    last = gradients + max(
+        layer + weight * _largest(models, job, learned), _update_bytes(models, job, learned)
+    )
+    peak = weights + optimizer - host + always + max(first, last) + _libraries(job)
     return Memory(weights, gradients, optimizer - host, always + copies, activations, host, peak)
 
 
@@ -103,11 +109,11 @@ def average_bytes(models: Models, job: Job) -> int:
     return FP32 * sizes(models, job)[1] if job.options.average else 0
 
 
-def activation_bytes(models: Models, job: Job) -> int:
-    """Bytes that autograd keeps at one moment at most, if all rows but one fill the window.
+def activation_bytes(models: Models, job: Job) -> tuple[int, int]:
+    """Bytes at most of what autograd keeps at one moment, and of one layer in its backward pass.
 
-    With checkpointing these are the inputs of all layers, and the activations of one layer. The
-    backward pass of a layer needs gradients of its inner values at the same time.
+    All rows but one fill the window. With checkpointing autograd keeps the inputs of all layers,
+    and the activations of one. The backward pass of a layer needs gradients of its inner values.
     """
     hidden, product = models.base.config["hidden_size"], job.product_bytes
     residual = FP32 if job.autocast else product
@@ -119,12 +125,12 @@ def activation_bytes(models: Models, job: Job) -> int:
     kept, gradients = _mlp_values(models, job)
     layers, upcycled = len(models.layers), len(models.upcycled)
     logits, dense = _logit_bytes(models, job), _plain_values(models, 1)[0]
-    if job.options.activation_checkpointing:
-        layer = job.tokens * (around + (kept + gradients) * product)
-        return job.tokens * layers * hidden * residual + max(logits, layer)
-    values = upcycled * kept + (layers - upcycled) * dense
     backward = job.tokens * gradients * product
-    return job.tokens * (layers * around + values * product) + max(logits, backward)
+    layer = job.tokens * (around + kept * product) + backward
+    if job.options.activation_checkpointing:
+        return job.tokens * layers * hidden * residual + max(logits, layer), layer
+    values = upcycled * kept + (layers - upcycled) * dense
+    return job.tokens * (layers * around + values * product) + max(logits, backward), layer
 
 
 def _learned_rest(models: Models, job: Job) -> bool:
@@ -191,16 +197,28 @@ def _copied_weights(models: Models, job: Job, total: int) -> int:
 
 
 def _update_bytes(models: Models, job: Job, learned: int) -> int:
-    """Bytes of temporary tensors in the optimiser's update: ZeRO's gradients in fp32, and on a GPU
-    adamw_torch's denominators of all parameters. In step 6, a merged matrix in fp32 with products.
+    """Bytes of temporary tensors in the optimiser's update.
+
+    ZeRO: the gradients in fp32. adafactor: some of the largest tensor in fp32. adamw_torch on a
+    GPU: the denominators of all parameters. Step 6: a merged matrix in fp32, with products.
     """
     shard = learned // job.share
     if job.is_mixing:
         return FP32 * learned // len(models.upcycled)
     if job.zero:
         return FP32 * (min(shard, ZERO3_GROUP) if job.launch == "zero3" else shard)
+    if job.options.optim == "adafactor":
+        return FP32 * _largest(models, job, learned) * (4 if job.weight_bytes == BF16 else 2)
     is_for_each = job.options.optim == "adamw_torch" and job.on_gpu
     return job.weight_bytes * shard if is_for_each else 0
+
+
+def _largest(models: Models, job: Job, learned: int) -> int:
+    """The number of parameters of the largest tensor that learns, at most."""
+    if job.section == "moe_sft" and not models.learns_rest:
+        return learned // len(models.upcycled)
+    table = models.mixture if job.section == "moe_sft" else models.base
+    return min(learned, max(map(table.size, table.names)))
 
 
 def _libraries(job: Job) -> int:

@@ -8,6 +8,7 @@ how each figure is derived.
 import argparse
 from dataclasses import replace
 from functools import partial
+from math import inf
 from pathlib import Path
 
 from xft.cli import flags, running
@@ -48,7 +49,7 @@ def _parser() -> argparse.ArgumentParser:
         "GPUs, else the CPU.",
     )
     parser.add_argument(
-        "--gpus", type=_count, metavar="N", help="Number of GPUs. Default: as in the config."
+        "--gpus", type=int, metavar="N", help="Number of GPUs. Default: as in the config."
     )
     parser.add_argument(
         "--mfu",
@@ -72,16 +73,9 @@ def _parser() -> argparse.ArgumentParser:
         help="The base's config.json, if this machine cannot reach the model.",
     )
     parser.add_argument(
-        "--rows", type=_count, metavar="N", help="Number of rows, if they are not on this machine."
+        "--rows", type=int, metavar="N", help="Number of rows, if they are not on this machine."
     )
     return parser
-
-
-def _count(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError("must be at least 1")
-    return value
 
 
 def _gpu(name: str) -> str:
@@ -102,10 +96,11 @@ def planner(args: argparse.Namespace):
     from xft.estimates.report import Plan
     from xft.estimates.rows import count_rows
 
-    if not 0 < args.mfu <= 1:
-        raise UserError(f"--mfu = {args.mfu:g}: must be greater than 0 and at most 1")
-    if args.flops is not None and args.flops <= 0:
-        raise UserError(f"--flops = {args.flops:g}: must be greater than 0")
+    for name, most in {"gpus": inf, "rows": inf, "flops": inf, "mfu": 1}.items():
+        value = getattr(args, name)
+        if value is not None and not 0 < value <= most:
+            limit = " and at most 1" if most == 1 else ""
+            raise UserError(f"--{name} = {value:g}: must be greater than 0{limit}")
 
     known: dict[str, object] = {}
 
