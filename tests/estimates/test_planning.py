@@ -390,7 +390,7 @@ def test_local_weights_need_neither_torch_nor_transformers(project, repository, 
     )
     text, _, modules = run_python(code).partition("MODULES")
     assert {"torch", "transformers", "accelerate"} & set(modules.split()) == set()
-    for part in ("dense ", "Trainings", "Memory", "Evaluation", "Disk", "an h100 has 79.6 GiB"):
+    for part in ("dense ", "Work", "evaluation of base", "Memory", "Disk", "an h100 has 79.6 GiB"):
         assert part in text
     assert max(map(len, text.splitlines())) <= 110
     assert re.search(r"moe_sft, zero3( +\d+ KiB| +\d+ MiB)+ +2.\d GiB\n", text)

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from xft.config.sections import MERGED, XftConfig
+from xft.config.sections import XftConfig
 from xft.estimates.disk import disk_space
 from xft.estimates.flops import tuning_ratio
 from xft.estimates.jobs import LAUNCHES, Job, configured_job
@@ -11,7 +11,7 @@ from xft.estimates.memory import training_memory
 from xft.estimates.parameters import Models
 from xft.estimates.processors import GIB, GPUS, Processor
 from xft.estimates.rows import count_problems
-from xft.estimates.work import PROMPT_TOKENS, Work, generation_seconds, training_work
+from xft.estimates.work import Work, generation_seconds, training_work
 
 MIXTURES = ("moe", "moe_sft")
 COLUMNS = ("weights", "gradients", "optimizer", "extra", "activations", "host", "peak")
@@ -90,21 +90,26 @@ def summary(plan: Plan) -> list[str]:
 
 def report(plan: Plan) -> str:
     """The whole plan."""
-    sections = summary(plan), _work(plan), _memory(plan), _evaluation(plan), _disk(plan)
+    sections = summary(plan), _work(plan), _memory(plan), _disk(plan)
     return "\n\n".join("\n".join(section) for section in sections) + "\n"
 
 
 def _work(plan: Plan) -> list[str]:
+    """Rows of the trainings and the evaluations."""
     rows = [("", "global batch", "steps", "tokens", "FLOPs", "hours")]
     for section in plan.trainings:
         work = plan.work(section)
         cells = (f"{work.steps:,}", f"{work.tokens:,}", f"{work.flops:.2e}") if work else "???"
         hours = duration(plan.training_hours(section))
         rows.append((section, str(plan.job(section).global_batch), *cells, hours))
+    for name in plan.config.evaluation.models:
+        hours = duration(plan.evaluation_hours(name))
+        rows.append((f"evaluation of {name}", "", "", "", "", hours))
     ratio = tuning_ratio(plan.models, plan.config.data.max_length, plan.config.sft.lora_rank)
     lines = [
-        "Trainings at most, if every row fills the window",
+        "Work at most: every row fills the window, and every solution has max_new_tokens",
         *table(rows),
+        "  hours of what depends on lambda are for one; evaluations without judging",
         f"  a token of moe_sft takes {ratio:.2f} times the FLOPs of one of sft",
     ]
     if plan.models.is_low_rank:
@@ -140,19 +145,6 @@ def _memory(plan: Plan) -> list[str]:
 
 def _launched(job: Job, launch: str) -> Job:
     return replace(job, launch=launch, processes=1 if launch == "single" else job.processes)
-
-
-def _evaluation(plan: Plan) -> list[str]:
-    options = plan.config.evaluation
-    rows = [
-        (f"{name}, each lambda" if name in MERGED else name, duration(plan.evaluation_hours(name)))
-        for name in options.models
-    ]
-    return [
-        f"Evaluation, hours at most without judging: prompts of {PROMPT_TOKENS} tokens, "
-        f"{options.max_new_tokens} new ones, {options.batch_size} at once",
-        *table(rows),
-    ]
 
 
 def _disk(plan: Plan) -> list[str]:
