@@ -11,6 +11,7 @@ from snakemake.io import apply_wildcards
 from snakemake.settings.types import DeploymentMethod
 
 from xft.cli.flags import to_flags
+from xft.config.models import MERGED, MODELS
 from xft.config.step_keys import options_of_step
 from xft.dag import settings
 from xft.dag.announcements import beginning, failures
@@ -21,6 +22,7 @@ from xft.dag.input_checks import check_all_files
 from xft.dag.job_resources import JobResources, fixed
 from xft.dag.markers import marker_path
 from xft.dag.totals import warn_of_full_disk
+from xft.dag.places import RUNS
 from xft.config.runs import find_runs
 from xft.config.text import read_config
 from xft.config.validation import complete
@@ -112,7 +114,10 @@ wildcard_constraints:
     lam=r"0|1|0\.\d*[1-9]",
     # The keys in which an artifact's run differs from the config itself, as seed~7/.
     variation=r"([^/~]+~[^/]+/)*",
-    model=r"base|moe|moe_sft|sft|sft_flops|soup|(uniform|experts_only/expert~\d+|dense|heal)/lam~(0|1|0\.\d*[1-9])",
+    model=r"{}|({})/lam~(0|1|0\.\d*[1-9])".format(
+        "|".join(model for model in MODELS if model not in MERGED),
+        "|".join(MERGED).replace("experts_only", r"experts_only/expert~\d+"),
+    ),
     expert=r"\d+",
     dataset=r"[^/]+",
     file=r".+(?<!\.manifest\.json)",
@@ -397,15 +402,10 @@ def targets():
     return [f"{RESULTS}/report.html", *best]
 
 
-def summary_arguments_file():
-    """The file with the arguments of the summary. They may be too many for a command line."""
-    return str(settings.summary_arguments_path(Path(RESULTS)))
-
-
 def record_run():
-    """Store with the results the configuration, and the arguments of the summary."""
+    """Store with the results the configuration, and the table of runs."""
     settings.write_config(CONFIG, Path(RESULTS))
-    settings.write_summary_arguments(EXPERIMENT)
+    settings.write_table(EXPERIMENT)
 
 
 def begin_run():

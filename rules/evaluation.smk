@@ -140,10 +140,7 @@ rule lm_eval:
 
 rule summary:
     input:
-        evals=results(lambda wildcards: EXPERIMENT.shown["eval"]),
-        losses=results(lambda wildcards: EXPERIMENT.shown["validation_loss"]),
-        lm_eval=results(lambda wildcards: EXPERIMENT.shown["lm_eval"]),
-        diversity=results(lambda wildcards: EXPERIMENT.shown["diversity"]),
+        results=results(lambda wildcards: EXPERIMENT.shown),
         changed=marker(lambda wildcards: EXPERIMENT.summary),
     output:
         csv=shown(f"{RESULTS}/summary.csv"),
@@ -158,9 +155,11 @@ rule summary:
         mem_mb=1000,
         runtime=5,
     params:
-        arguments=summary_arguments_file(),
+        runs=f"{RESULTS}/{RUNS}",
+        options=to_flags({"chosen_by": EXPERIMENT.summary_options["chosen_by"]}),
     shell:
-        "python -m workflow_scripts.summary @{params.arguments:q} --out {output.csv:q} > {log:q} 2>&1"
+        "python -m workflow_scripts.summary --runs {params.runs:q} {params.options} "
+        "--out {output.csv:q} > {log:q} 2>&1"
 
 
 rule report:

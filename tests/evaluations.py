@@ -1,6 +1,16 @@
-"""Files that look like results of evaluations."""
+"""Files that look like results of evaluations, and tables of runs that name them."""
 
 import json
+from pathlib import Path
+
+from xft.reporting.runs import Row, write_runs
+
+
+def write_table(file: Path, rows) -> Path:
+    """Write a table of runs. rows: for each the columns; absolute paths of files may be given."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(write_runs(Row(**row) for row in rows))
+    return file
 
 
 def write_evaluation(

@@ -2,7 +2,7 @@
 
 import json
 
-from evaluations import write_evaluation
+from evaluations import write_evaluation, write_table
 
 from workflow_scripts import summary
 
@@ -21,13 +21,15 @@ def write_results(folder, models: dict[str, int], count=20, seeds=(), more="") -
     models: the problems that each solves, and one more with each further seed. more: text behind
     each solution.
     """
-    files = []
-    for number, seed in enumerate(("", *(f"seed~{seed}/" for seed in seeds))):
+    rows = []
+    for number, seed in enumerate((42, *seeds)):
         for model, first in models.items():
             solved = first + number
-            file = folder / f"{seed}eval" / model / "own.json"
+            prefix = f"seed~{seed}/" if number else ""
+            place = f"{prefix}eval/{model}/own.json"
+            file = folder / place
             write_evaluation(
-                file, base=solved, plus=solved, count=count, dataset="own", model=f"{seed}{model}"
+                file, base=solved, plus=solved, count=count, dataset="own", model=f"{prefix}{model}"
             )
             result = json.loads(file.read_text())
             result["versions"] = {"torch": "2.0"}
@@ -39,6 +41,6 @@ def write_results(folder, models: dict[str, int], count=20, seeds=(), more="") -
                 lines.append(json.dumps(row) + "\n")
             file.write_text(json.dumps(result))
             file.with_name("own.generations.jsonl").write_text("".join(lines))
-            files.append(str(file))
-    words = ["--own-seed", "42"] if seeds else []
-    summary.main(["--evals", *files, *words, "--out", str(folder / "summary.csv")])
+            rows.append({"model": model, "dataset": "own", "seed": seed, "eval": place})
+    table = write_table(folder / "runs.csv", rows)
+    summary.main(["--runs", str(table), "--out", str(folder / "summary.csv")])

@@ -57,10 +57,7 @@ STEPS = {
         *("--model", "--teacher", "--data", "--out", "--metrics", "--verify", "--share"),
         *("--objective", "--kl-weight"),
     ],
-    "summary": [
-        *("--evals", "--losses", "--lm-eval", "--diversity", "--out"),
-        *("--own-seed", "--variant", "--uncleaned", "--chosen-by"),
-    ],
+    "summary": ["--runs", "--out", "--chosen-by"],
     "report": ["--summary", "--out"],
     "validation_loss": ["--model", "--data", "--out", "--threads", "--verify"],
 }
@@ -419,9 +416,8 @@ def parser_of(words: str):
         "soup --models results a --out a",
         "diversity --base results --ffn a --out a/x.json",
         "diversity --base results --ffn results --metrics a/x --out a/x",
-        "summary --evals a/x --out a/x",
+        "summary --runs a/x --out a/x",
         "report --summary a/x --out a/x",
-        "summary --evals b --lm-eval a/x --out a/x",
         "lm_eval --model a --tasks t --out a/x.json",
     ],
 )

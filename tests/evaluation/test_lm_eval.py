@@ -10,7 +10,7 @@ import yaml
 from endings import end_by
 
 from workflow_scripts import lm_eval as step
-from workflow_scripts import moe, summary
+from workflow_scripts import moe
 from xft.artifacts.artifact import create_artifact
 from xft.artifacts.manifest import manifest_path, read_manifest
 from xft.common import optional
@@ -234,31 +234,7 @@ def test_lm_eval_s_keys_become_metrics():
     assert tasks["all"]["examples"] is None
 
 
-def test_the_summary_has_a_row_for_each_metric_and_model(tmp_path):
-    from evaluations import write_evaluation
-
-    evaluation = write_evaluation(tmp_path / "eval" / "base" / "mbpp.json", base=9, plus=9)
-    files = []
-    for model, value in (("base", 0.5), ("dense/lam~0.75", 0.75)):
-        metrics = {"acc": {"value": value, "stderr": 0.025}, "f1": {"value": 1, "stderr": None}}
-        file = tmp_path / "lm_eval" / model / "tasks.json"
-        result = {"format": 1, "kind": "lm_eval", "model": {"path": "m", "id": None}}
-        result |= {"settings": {}, "tasks": {"arc": {"metrics": metrics}}}
-        lm_eval_result.write(file, result, {})
-        files.append(str(file))
-    flags = ["--evals", str(evaluation), "--out", str(tmp_path / "summary.csv")]
-    summary.main([*flags, "--lm-eval", *files])
-
-    table = """\
-| task | metric | model          | value           |
-| ---- | ------ | -------------- | --------------- |
-| arc  | acc    | base           | 0.5000 ± 0.0250 |
-| arc  | acc    | dense/lam~0.75 | 0.7500 ± 0.0250 |
-| arc  | f1     | base           | 1.0000          |
-| arc  | f1     | dense/lam~0.75 | 1.0000          |
-"""
-    assert table in (tmp_path / "summary.md").read_text()
-    summary.main([*flags, "--lm-eval"])
-    assert "metric" not in (tmp_path / "summary.md").read_text()
-    with pytest.raises(UserError, match=r"mbpp.json is not a result of step lm_eval"):
-        summary.main([*flags, "--lm-eval", str(evaluation)])
+def test_another_result_is_refused(tmp_path):
+    (tmp_path / "eval.json").write_text('{"format": 2, "pass@1": {}}')
+    with pytest.raises(UserError, match=r"eval\.json is not a result of step lm_eval"):
+        lm_eval_result.read(tmp_path / "eval.json")

@@ -1,304 +1,397 @@
-"""The table of all evaluations."""
+"""The summary: scores, differences, losses and what is said of them."""
 
 import csv
 import hashlib
+import json
+import re
 from pathlib import Path
 
+import numpy as np
 import pytest
-from evaluations import write_evaluation
+from evaluations import write_evaluation, write_table
 
 from workflow_scripts import summary
 from xft.artifacts.manifest import manifest_path, read_manifest
 from xft.common.errors import UserError
 from xft.evaluation import lm_eval_result
-from xft.reporting import validation_losses as losses
-from xft.reporting.subjects import model_name
+from xft.reporting import validation_losses
 from xft.tools import verify
 
 
+class Runs:
+    """Results in a folder, and the table that names them."""
+
+    def __init__(self, root: Path):
+        self.root, self.rows = root / "results", []
+
+    def add(self, model, passed, *, variant="", seed=42, dataset="mbpp", count=100, **more) -> None:
+        """Add an evaluation. A path carries the model, the variant and the seed.
+
+        more: options of `write_evaluation`, losses of held-out rows and further columns.
+        """
+        place = f"{variant or 'own'}/{seed}/{model}"
+        columns = {k: more.pop(k) for k in ("lm_eval", "diversity", "uncleaned") if k in more}
+        row = {"model": model, "variant": variant, "seed": seed, "dataset": dataset} | columns
+        if "losses" in more:
+            row["validation_loss"] = f"validation/{place}.json"
+            self.write_loss(row["validation_loss"], more.pop("losses"), more.pop("tokens", "t"))
+        row["eval"] = f"eval/{place}/{dataset}.json"
+        options = {"model": place, "dataset": dataset, "count": count} | more
+        write_evaluation(self.root / row["eval"], base=passed, plus=passed, **options)
+        self.rows.append(row)
+
+    def write_loss(self, file: str, losses, tokens: str) -> None:
+        """Losses of rows. All rows have 3 tokens but the first, which has 6."""
+        counts = [6, *[3] * (len(losses) - 1)]
+        rows = [{"loss": v, "tokens": n} for v, n in zip(losses, counts, strict=True)]
+        content = {"model": {"path": "m", "id": None}, "tokens": tokens, "rows": rows}
+        content["loss"] = float(np.average(losses, weights=counts))
+        validation_losses.write_loss(self.root / file, content, {}, {})
+
+    def summarise(self, *words) -> tuple[str, list[dict], list[dict]]:
+        """Run the step. The text, and the rows of both CSV files."""
+        table, out = write_table(self.root / "runs.csv", self.rows), self.root / "summary.csv"
+        summary.main(["--runs", str(table), *words, "--out", str(out)])
+        tables = []
+        for name in ("summary.csv", "comparisons.csv"):
+            with out.with_name(name).open(newline="") as file:
+                tables.append(list(csv.DictReader(file)))
+        return out.with_suffix(".md").read_text(), *tables
+
+
 @pytest.fixture
-def evaluations(tmp_path, monkeypatch):
-    """Results of three models, whose folders are there."""
+def runs(tmp_path, monkeypatch) -> Runs:
     monkeypatch.chdir(tmp_path)
-    for name in ("m", "results/dense/lam~0.75"):
-        (tmp_path / name).mkdir(parents=True)
-    folder = tmp_path / "results" / "eval"
-    return [
-        write_evaluation(
-            folder / "moe_sft" / "humaneval.json", base=110, plus=106, task="HumanEval"
-        ),
-        write_evaluation(folder / "base" / "mbpp.json", base=0, plus=0, count=378, dataset="mbpp"),
-        write_evaluation(
-            folder / "dense" / "lam~0.75" / "mbpp.json",
-            base=378,
-            plus=300,
-            count=378,
-            dataset="mbpp",
-            model="results/dense/lam~0.75",
-        ),
-    ]
+    return Runs(Path())
 
 
-def summarise(evaluations, out):
-    summary.main(["--evals", *map(str, evaluations), "--out", str(out)])
+def cells(text: str, *first: str) -> list[list[str]]:
+    """The rows of the table with these first headings, without its headings."""
+    head = "".join(rf"\| {name} +" for name in first)
+    _, table = re.split(rf"^{head}\|", text, maxsplit=1, flags=re.MULTILINE)
+    lines = table.split("\n\n")[0].splitlines()[2:]
+    return [[cell.strip() for cell in line[1:-1].split("|")] for line in lines]
 
 
-def test_csv(evaluations, tmp_path):
-    summarise(evaluations, tmp_path / "summary.csv")
+SEEDS = {"base": [20], "moe_sft": [60, 63, 69], "moe_sft vanilla": [40, 44, 42]}
 
-    with (tmp_path / "summary.csv").open(newline="") as file:
-        rows = list(csv.DictReader(file))
 
-    assert [row["model"] for row in rows] == ["moe_sft", "base", "dense/lam~0.75"]
+def add_seeds(runs: Runs, seeds=SEEDS, losses=None, **options) -> None:
+    """A variant and the configuration's own values, with three seeds and one base for all."""
+    losses = losses or {}
+    for name, numbers in seeds.items():
+        model, _, variant = name.partition(" ")
+        for seed, passed in zip((42, 43, 44), numbers, strict=False):
+            more = {"losses": losses[name, seed]} if losses else {}
+            runs.add(model, passed, variant=variant, seed=seed, **more, **options)
+    base = next(row for row in reversed(runs.rows) if row["model"] == "base")
+    runs.rows += [base | {"variant": v, "seed": s} for v in ("", "vanilla") for s in (42, 43, 44)]
+
+
+def test_the_files_and_the_terminal_hold_the_scores(runs, capsys):
+    """Intervals are Wilson's. A model whose folder is gone is named."""
+    Path("own/42/base").mkdir(parents=True)
+    runs.add("base", 110, dataset="humaneval", count=164, task="HumanEval")
+    runs.add("dense/lam~0.75", 378, count=378)
+    text, rows, _ = runs.summarise()
     assert rows[0] == {
-        "model": "moe_sft",
+        "model": "base",
         "dataset": "humaneval",
         "problems": "164",
         "pass@1 base": "67.1",
         "low base": "59.6",
         "high base": "73.8",
         "passed base": "110",
-        "pass@1 plus": "64.6",
-        "low plus": "57.1",
-        "high plus": "71.5",
-        "passed plus": "106",
-        "model folder": "m",
-        "eval file": str(evaluations[0]),
+        "pass@1 plus": "67.1",
+        "low plus": "59.6",
+        "high plus": "73.8",
+        "passed plus": "110",
+        "model folder": "own/42/base",
+        "eval file": "results/eval/own/42/base/humaneval.json",
     }
-    assert [row["pass@1 base"] for row in rows] == ["67.1", "0.0", "100.0"]
-    assert rows[2]["model folder"] == "results/dense/lam~0.75"
+    shares = ["67.1 % (59.6 to 73.8; 110)"] * 2, ["100.0 % (99.0 to 100.0; 378)"] * 2
+    assert cells(text, "model") == [
+        ["base", "humaneval", "164", *shares[0]],
+        ["dense/lam~0.75", "mbpp", "378", *shares[1]],
+    ]
+    assert "In brackets: the 95% interval (Wilson's), and the number of passed samples." in text
+    assert "- base: `own/42/base`, evaluated in `results/eval/own/42/base/humaneval.json`" in text
+    assert "- dense/lam~0.75: `own/42/dense/lam~0.75` (not kept), evaluated in" in text
+    note = "own/42/base on humaneval: EvalPlus itself would count 109 as passed on base tests"
+    assert text.count(note) == 1
+    assert capsys.readouterr().out == text
+    before = Path("results/comparisons.csv").read_bytes()
+    assert runs.summarise()[0] == text and Path("results/comparisons.csv").read_bytes() == before
 
 
-def test_markdown_and_terminal(evaluations, tmp_path, capsys):
-    summarise(evaluations, tmp_path / "summary.csv")
-    markdown = (tmp_path / "summary.md").read_text()
-    printed = capsys.readouterr().out
-
-    table = markdown.splitlines()[:5]
-    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in table]
-    tests = ["pass@1, base tests", "pass@1, base + extra tests"]
-    assert cells[0] == ["model", "dataset", "problems", *tests]
-    shares = ["67.1 % (59.6 to 73.8; 110)", "64.6 % (57.1 to 71.5; 106)"]
-    assert set("".join(cells[1])) == {"-"}
-    assert cells[2] == ["moe_sft", "humaneval", "164", *shares]
-    assert cells[4][3] == "100.0 % (99.0 to 100.0; 378)"
-    assert len(set(map(len, table))) == 1 and len(table[0]) <= 110
-    assert f"- moe_sft: `m`, evaluated in `{evaluations[0]}`" in markdown
-    assert printed == markdown
-    assert "In brackets: the 95% interval (Wilson's), and the number of passed samples." in markdown
-
-
-def test_what_evalplus_would_count_is_said_once(evaluations, tmp_path, capsys):
-    summarise(evaluations, tmp_path / "summary.csv")
-
-    note = (
-        "m on humaneval: EvalPlus itself would count 109 as passed on base tests, "
-        "105 on base + extra tests."
-    )
-    assert capsys.readouterr().out.count(note) == 1
-    assert (tmp_path / "summary.md").read_text().count(note) == 1
-
-
-def test_the_manifest_names_the_files_that_were_read(evaluations, tmp_path):
-    loss = tmp_path / "results" / "validation" / "base.json"
-    rows = [{"loss": 1.5, "tokens": 2}]
-    losses.write_loss(loss, {"model": {"path": "m", "id": None}, "loss": 1.5, "rows": rows}, {}, {})
-    measured = tmp_path / "results" / "lm_eval" / "base" / "tasks.json"
+def test_the_manifest_names_the_files_that_were_read(runs):
+    measured = "lm_eval/base/tasks.json"
     result = {"format": 1, "kind": "lm_eval", "model": {"path": "m", "id": None}}
-    lm_eval_result.write(measured, result | {"settings": {}, "tasks": {}}, {})
-    out = tmp_path / "results" / "summary.csv"
-    evals = [str(file.relative_to(tmp_path)) for file in evaluations]
-    words = ["--evals", *evals, "--losses", str(loss), "--lm-eval", str(measured)]
-    summary.main([*words, "--out", str(out)])
-
-    manifest = read_manifest(manifest_path(out))
+    lm_eval_result.write(runs.root / measured, result | {"settings": {}, "tasks": {}}, {})
+    runs.add("base", 9, losses=[1.5], lm_eval=measured)
+    runs.add("base", 9, dataset="humaneval")
+    runs.summarise()
+    manifest = read_manifest(manifest_path(runs.root / "summary.csv"))
     assert (manifest.kind, manifest.parameters) == ("summary", {})
     assert manifest.files.keys() == {"summary.csv", "summary.md", "comparisons.csv"}
+    names = ["eval/own/42/base/mbpp.json", "eval/own/42/base/humaneval.json"]
+    names += ["validation/own/42/base.json", measured]
     assert manifest.inputs == {
-        name: hashlib.sha256((tmp_path / "results" / name).read_bytes()).hexdigest()
-        for name in (
-            "eval/base/mbpp.json",
-            "eval/dense/lam~0.75/mbpp.json",
-            "eval/moe_sft/humaneval.json",
-            "lm_eval/base/tasks.json",
-            "validation/base.json",
-        )
+        name: hashlib.sha256((runs.root / name).read_bytes()).hexdigest() for name in names
     }
-    verify.main([str(out), "--full"])
-    out.with_name("comparisons.csv").write_text("edited")
-    with pytest.raises(UserError, match=r"comparisons\.csv has 6 bytes"):
-        verify.main([str(out)])
+    table = hashlib.sha256((runs.root / "runs.csv").read_bytes()).hexdigest()
+    assert manifest.recipe.options == {"runs": table, "chosen_by": None}
+    verify.main([str(runs.root / "summary.csv"), "--full"])
 
 
-def test_equal_input_gives_equal_bytes(evaluations, tmp_path):
-    for name in ("a.csv", "b.csv"):
-        summarise(evaluations, tmp_path / name)
-
-    assert (tmp_path / "a.csv").read_bytes() == (tmp_path / "b.csv").read_bytes()
-    assert (tmp_path / "a.md").read_bytes() == (tmp_path / "b.md").read_bytes()
+@pytest.mark.parametrize("content", ["{", "[]", "{}", '{"format": 1, "pass@1": {}}', None])
+def test_what_is_no_result_is_named(runs, content):
+    runs.add("base", 9)
+    file = runs.root / runs.rows[0]["eval"]
+    file.unlink() if content is None else file.write_text(content)
+    with pytest.raises(UserError, match=r"mbpp\.json"):
+        runs.summarise()
+    assert not (runs.root / "summary.csv").exists()
 
 
 @pytest.mark.parametrize(
-    ("file", "name"),
+    ("words", "error", "message"),
     [
-        ("results/eval/base/humaneval.json", "base"),
-        ("results/eval/dense/lam~0.75/own.json", "dense/lam~0.75"),
-        ("eval/results/eval/moe/x.json", "moe"),
-        ("eval/x.json", "model"),
-        ("elsewhere/x.json", "model"),
-        ("x.json", "model"),
+        (["--out", "results/x.md"], SystemExit, "--out must name the CSV file"),
+        (["--out", "results/eval/own/42/base/mbpp.json"], UserError, "which the step reads"),
+        (["--out", "o.csv", "--evals", "a.json"], SystemExit, "write the results into a table"),
     ],
 )
-def test_model_names(tmp_path, file, name):
-    assert model_name(Path(file), "some/model") == name
+def test_wrong_arguments_are_named(runs, capsys, words, error, message):
+    runs.add("base", 9)
+    table = write_table(runs.root / "runs.csv", runs.rows)
+    with pytest.raises(error) as caught:
+        summary.main(["--runs", str(table), *words])
+    assert message in capsys.readouterr().err + str(caught.value)
 
 
-@pytest.mark.parametrize("content", ["{", "[]", "{}", '{"format": 1, "pass@1": {}}'])
-def test_what_is_no_result_is_named(tmp_path, content):
-    file = tmp_path / "r.json"
-    file.write_text(content)
-
-    with pytest.raises(UserError, match=r"r\.json"):
-        summarise([file], tmp_path / "summary.csv")
-    assert not (tmp_path / "summary.csv").exists()
-
-
-def test_a_missing_result_is_named(tmp_path):
-    with pytest.raises(UserError, match=r"gone\.json"):
-        summarise([tmp_path / "gone.json"], tmp_path / "summary.csv")
-
-
-def test_the_csv_is_not_named_like_the_markdown_file(evaluations, tmp_path, capsys):
-    with pytest.raises(SystemExit):
-        summarise(evaluations, tmp_path / "summary.md")
-    assert "--out must name the CSV file" in capsys.readouterr().err
-
-
-def test_a_model_that_is_not_kept_is_told(evaluations, tmp_path, capsys):
-    (tmp_path / "results/dense/lam~0.75").rmdir()
-    summarise(evaluations, tmp_path / "summary.csv")
-    lines = capsys.readouterr().out.splitlines()
-    assert [line for line in lines if "(not kept)" in line] == [
-        f"- dense/lam~0.75: `results/dense/lam~0.75` (not kept), evaluated in `{evaluations[2]}`"
-    ]
-
-
-def test_models_are_compared_with_those_that_they_come_from(tmp_path, capsys):
-    folder = tmp_path / "results" / "eval"
-    files = [
-        write_evaluation(folder / model / f"{dataset}.json", base=n, plus=n, dataset=dataset)
-        for dataset in ("humaneval", "mbpp")
-        for model, n in {"base": 40, "moe_sft": 100, "dense/lam~0.75": 106}.items()
-    ]
-    summarise(files, tmp_path / "summary.csv")
-    with (tmp_path / "comparisons.csv").open(newline="") as file:
-        rows = [row for row in csv.DictReader(file) if row["tests"] == "plus"]
+def test_models_are_compared_with_those_that_they_come_from(runs):
+    """On each data set, and on both together."""
+    for dataset, count in (("humaneval", 164), ("mbpp", 200)):
+        for model, solved in {"base": 40, "moe_sft": 100, "dense/lam~0.75": 106}.items():
+            runs.add(model, solved, dataset=dataset, count=count)
+    text, _, rows = runs.summarise()
+    rows = [row for row in rows if row["tests"] == "plus"]
     pairs = [("base", "moe_sft"), ("base", "dense/lam~0.75"), ("moe_sft", "dense/lam~0.75")]
     assert [(row["first"], row["second"]) for row in rows] == [p for p in pairs for _ in range(3)]
     assert [row["dataset"] for row in rows[:3]] == ["humaneval", "mbpp", "all"]
-    last = rows[-1]
-    assert (last["problems"], last["both"], last["only_second"]) == ("328", "200", "12")
-    assert float(last["difference"]) == pytest.approx(12 / 328, abs=1e-4)
-    assert float(last["p_value"]) == pytest.approx(2 / 2**12, abs=1e-4)
+    assert (rows[-1]["problems"], rows[-1]["seeds_first"], rows[-1]["seeds_second"]) == (
+        *("364", "1"),
+        "1",
+    )
+    difference = 12 / 364
+    assert float(rows[-1]["difference"]) == pytest.approx(difference, abs=1e-6)
+    # The differences are 1 on 6 of 164 and on 6 of 200 problems.
+    error = np.sqrt(sum(6 * (1 - 6 / count) for count in (164, 200))) / 364
+    assert float(rows[-1]["low"]) == pytest.approx(difference - 1.96 * error, abs=0.003)
+    assert "Significant: p < 0.05 after Holm's correction for 3 comparisons." in text
+    ((model, against, dataset, *numbers, significant), *_) = cells(text, "model", "against")[-1:]
+    assert (model, against, dataset) == ("dense/lam~0.75", "moe_sft", "all")
+    assert (numbers[0], significant) == ("+3.3", "yes")
+    assert re.search(
+        r"- dense/lam~0.75 solves 3.3 points more than moe_sft on all data sets \(364 problems\): "
+        r"95% interval 1\.[5-8] to 5\.[0-5], p < 0.001\.",
+        text,
+    )
 
 
-def compared(printed: str) -> tuple[list[str], list[list[str]], str]:
-    """The heading and the rows of the table of comparisons, and the text below it."""
-    _, table = printed.split("| model ")[1:]
-    lines = ("| model " + table).splitlines()
-    rows = [line for line in lines if line.startswith("| ")]
-    cells = [[cell.strip() for cell in row.strip(" |").split("|")] for row in rows]
-    return cells[0], cells[2:], "\n".join(lines[len(rows) :])
-
-
-def test_a_row_says_who_solves_more_than_whom(tmp_path, capsys):
-    folder = tmp_path / "results" / "eval"
-    files = [
-        write_evaluation(folder / model / "mbpp.json", base=n, plus=n, count=100, dataset="mbpp")
-        for model, n in {"base": 40, "moe_sft": 30}.items()
-    ]
-    summarise(files, tmp_path / "summary.csv")
-    heading, (row,), text = compared(capsys.readouterr().out)
-    assert heading[:3] == ["model", "against", "dataset"]
-    assert row[:4] == ["moe_sft", "base", "mbpp", "-10.0"]
-    assert heading[6] == "both, model, against, none" and row[6] == "30, 0, 10, 60"
-    for words in (
-        "model solves 10 percentage points more",
-        "Tango's score interval for paired shares",
-        "p: exact McNemar test",
-    ):
-        assert words in text
-    assert "- base solves 10.0 points more than moe_sft on mbpp (100 problems): shown" in text
-
-
-def test_words_say_what_is_shown_and_what_is_not(tmp_path, capsys):
-    """By Holm: of three p-values the smallest counts three times, the next one twice."""
-    folder = tmp_path / "results" / "eval"
-    files = [
-        write_evaluation(folder / model / "mbpp.json", base=n, plus=n, count=140, dataset="mbpp")
-        for model, n in {"base": 40, "moe_sft": 99, "dense/lam~0.75": 107}.items()
-    ]
-    summarise(files, tmp_path / "summary.csv")
-    _, rows, text = compared(capsys.readouterr().out)
-    p_value = 2 / 2**8  # of dense against moe_sft, which differ on 8 problems
-    assert [row[5] for row in rows] == ["< 0.001", "< 0.001", f"{p_value:.3f}"]
-    assert "at the 5% level, with Holm's correction for 3 comparisons" in text
-    assert "- moe_sft solves 42.1 points more than base on mbpp (140 problems): shown" in text
-    dense = "- dense/lam~0.75 solves 5.7 points more than moe_sft on mbpp (140 problems): shown"
-    assert f"{dense} (p = {p_value:.3f})" in text
-
-    files[-1:] = [write_evaluation(files[-1], base=104, plus=104, count=140, dataset="mbpp")]
-    summarise(files, tmp_path / "summary.csv")
-    _, _, text = compared(capsys.readouterr().out)
+def test_what_does_not_differ_significantly_is_counted(runs):
+    """moe_sft solves 3 problems more than base, and dense solves the same ones."""
+    for model, solved in {"base": 40, "moe_sft": 43, "dense/lam~0.75": 43}.items():
+        runs.add(model, solved, count=140)
+    text, _, _ = runs.summarise()
+    rows = cells(text, "model", "against")
+    assert [row[5:] for row in rows] == [["0.250", "no"], ["0.250", "no"], ["1.000", "no"]]
+    assert rows[2][3:5] == ["+0.0", "+0.0 to +0.0"]
     assert (
-        "- dense/lam~0.75 against moe_sft on mbpp (140 problems): no difference is shown. "
-        "Differences below about 4 points would often be missed." in text
+        "- 3 pairs do not differ significantly.\n- With 140 problems, a true difference of " in text
     )
 
 
 @pytest.mark.parametrize(
     ("count", "words"),
     [
-        (8, "Differences below 75 points would often be missed."),
-        (5, "There are too few problems to show any difference."),
+        (8, "a true difference of 75.0 points is found in at most half of the cases"),
+        (5, "With 5 problems no difference can be significant."),
     ],
-    ids=str,
 )
-def test_few_problems_are_said_to_be_few(tmp_path, capsys, count, words):
-    folder = tmp_path / "results" / "eval"
-    files = [
-        write_evaluation(folder / model / "few.json", base=2, plus=2, count=count, dataset="few")
-        for model in ("base", "moe_sft")
+def test_few_problems_can_show_little(runs, count, words):
+    """Six tosses of a coin that all fall alike: p = 2 / 2^6 < 0.05; five: p = 2 / 2^5."""
+    runs.add("base", 0, count=count)
+    runs.add("moe_sft", 2, count=count)
+    assert words in runs.summarise()[0]
+
+
+def test_different_backends_are_told(runs):
+    for model, backend in {"base": "vllm", "moe_sft": "transformers", "sft": "vllm"}.items():
+        runs.add(model, 9, backend=backend)
+    note = "Generated with vllm: base, sft; with transformers: moe_sft. "
+    assert note in runs.summarise()[0]
+    del runs.rows[1]
+    assert "Generated" not in runs.summarise()[0]
+
+
+def test_the_seeds_of_a_model_are_one_row(runs):
+    add_seeds(runs)
+    text, rows, compared = runs.summarise()
+    assert cells(text, "model") == [
+        ["base", "mbpp", "100", "1", "20.0 %", "20.0 %"],
+        ["moe_sft", "mbpp", "100", "3", *["64.0 ± 4.6 %"] * 2],  # sqrt((16 + 1 + 25) / 2)
+        ["moe_sft (vanilla)", "mbpp", "100", "3", *["42.0 ± 2.0 %"] * 2],
     ]
-    summarise(files, tmp_path / "summary.csv")
-    text = compared(capsys.readouterr().out)[2]
-    line = f"- moe_sft against base on few ({count} problems): no difference is shown. "
-    assert line + words.replace("below", "below about") in text
-    note = "With 8 problems, a difference can only be shown if one model solves at least 6"
-    assert (note in text) == (count == 8)
-
-
-def test_models_that_solve_the_same_need_no_number_of_problems(tmp_path, capsys):
-    folder = tmp_path / "results" / "eval"
-    files = [
-        write_evaluation(folder / model / "few.json", base=0, plus=0, count=2, dataset="few")
-        for model in ("base", "moe_sft")
+    assert [(row["model"], row["variant"], row["seed"]) for row in rows] == [
+        ("base", "", ""),
+        *(("moe_sft", "", seed) for seed in ("42", "43", "44")),
+        *(("moe_sft", "vanilla", seed) for seed in ("42", "43", "44")),
     ]
-    summarise(files, tmp_path / "summary.csv")
-    _, (row,), _ = compared(capsys.readouterr().out)
-    interval = "-65.8 to +65.8"  # z^2 / (2 + z^2)
-    assert row == ["moe_sft", "base", "few", "+0.0", interval, "1.000", "0, 0, 0, 2"]
-
-
-def test_different_backends_are_told(tmp_path, capsys):
-    models = {"base": "vllm", "moe_sft": "transformers", "dense/lam~0.5": "vllm"}
-    evaluations = [
-        write_evaluation(tmp_path / "eval" / model / "mbpp.json", base=9, plus=9, backend=backend)
-        for model, backend in models.items()
+    assert rows[2]["pass@1 plus"] == "63.0" and rows[2]["low plus"] == "53.2"
+    shown = [row for row in compared if row["tests"] == "plus"]
+    assert [(row["first"], row["second"], row["seeds_first"]) for row in shown] == [
+        ("base", "moe_sft", "1"),
+        ("base", "moe_sft (vanilla)", "1"),
+        ("moe_sft", "moe_sft (vanilla)", "3"),
     ]
-    note = "Generated with vllm: base, dense/lam~0.5; with transformers: moe_sft. "
-    summarise(evaluations, tmp_path / "summary.csv")
-    assert note in (tmp_path / "summary.md").read_text()
-    assert note in capsys.readouterr().out
-    summarise(evaluations[::2], tmp_path / "summary.csv")
-    assert "Generated" not in (tmp_path / "summary.md").read_text()
+    assert [float(row["difference"]) for row in shown] == pytest.approx([0.44, 0.22, -0.22])
+    for row in shown:
+        assert float(row["low"]) < float(row["difference"]) < float(row["high"])
+    assert "a paired bootstrap over problems and seeds" in text
+    assert [row[3] for row in cells(text, "model", "against")] == ["3, 1", "3, 1", "3, 3"]
+    sentence = "- moe_sft solves 22.0 points more than moe_sft (vanilla) on mbpp (100 problems, 3 "
+    assert sentence + "seeds): 95% interval " in text
+
+
+def test_data_sets_together_over_seeds(runs):
+    add_seeds(runs)
+    add_seeds(runs, dataset="own", count=200)
+    _, _, rows = runs.summarise()
+    pooled = [float(row["difference"]) for row in rows if row["dataset"] == "all"]
+    assert pooled[-1] == pytest.approx(-(0.22 * 100 + 0.11 * 200) / 300, abs=1e-4)
+
+
+def test_losses_are_compared_row_by_row(runs):
+    rng = np.random.default_rng(0)
+    before = rng.gamma(2, 0.5, 50)
+    after = before - 0.01 + rng.normal(0, 0.01, 50)
+    runs.add("moe_sft", 40, losses=list(before))
+    runs.add("dense/lam~0.75", 41, losses=list(after))
+    runs.add("uniform/lam~0.75", 41, losses=list(after), tokens="other rows")
+    text, rows, compared = runs.summarise()
+    (row,) = [row for row in compared if row["tests"] == "loss"]
+    weights = np.array([6, *[3] * 49]) / 153
+    difference = weights @ (after - before)
+    error = np.sqrt((weights**2 * (after - before - difference) ** 2).sum())
+    assert float(row["difference"]) == pytest.approx(difference, abs=1e-6)
+    assert float(row["high"]) == pytest.approx(difference + 1.96 * error, abs=5e-4)
+    assert (row["first"], row["second"]) == ("moe_sft", "dense/lam~0.75")
+    assert (row["dataset"], row["problems"]) == ("held-out rows", "50")
+    shown = re.search(r"^\| dense/lam~0.75 \| moe_sft \| 50 .*$", text, re.MULTILINE)[0]
+    assert f"| {difference:+.4f} " in shown and shown.endswith("| yes         |")
+    assert f"- dense/lam~0.75 has a loss {-difference:.4f} nats lower than moe_sft" in text
+    assert [row["validation loss"] for row in rows[1:]] == [f"{weights @ after:.4f}"] * 2
+
+
+def test_losses_over_seeds(runs):
+    """All rows have one difference in a seed: only the seeds vary."""
+    rows = np.random.default_rng(1).gamma(2, 0.5, 40)
+    losses = {
+        (name, seed): list(rows - passed / 100)
+        for name, numbers in SEEDS.items()
+        for seed, passed in zip((42, 43, 44), numbers, strict=False)
+    }
+    add_seeds(runs, losses=losses)
+    text, _, compared = runs.summarise()
+    row = compared[-1]
+    assert (row["first"], row["second"]) == ("moe_sft", "moe_sft (vanilla)")
+    assert (row["tests"], row["seeds_first"], row["seeds_second"]) == ("loss", "3", "3")
+    # Of 27 draws of the seeds, one has the first seed alone, and one the last.
+    assert float(row["difference"]) == pytest.approx(0.22, abs=1e-4)
+    by_seed = np.array([0.20, 0.19, 0.27])
+    ends = 0.22 + np.sqrt(3 / 2) * (by_seed[[1, 2]] - 0.22)
+    assert (float(row["low"]), float(row["high"])) == pytest.approx(tuple(ends), abs=1e-4)
+    mean = np.average(rows, weights=[6, *[3] * 39]) - 0.64
+    deviation = np.std([0.60, 0.63, 0.69], ddof=1)
+    assert cells(text, "model")[1][-1] == f"{mean:.4f} ± {deviation:.4f}"
+
+
+@pytest.mark.parametrize(
+    ("seeds", "expected"),
+    [
+        ({42: 0.5}, ["sft", "0.5000 ± 0.0100"]),
+        ({42: 0.5, 43: 0.6}, ["sft", "2", "0.5500 ± 0.0707"]),
+        ({42: 0.5, 43: None}, ["sft", "2", "0.5000"]),
+    ],
+)
+def test_general_abilities_have_a_row_for_each_metric_and_model(runs, seeds, expected):
+    for seed, value in seeds.items():
+        metrics = {"acc": {"value": value, "stderr": 0.01}, "f1": {"value": 1, "stderr": None}}
+        content = {"format": 1, "kind": "lm_eval", "settings": {}}
+        content |= {"model": {"path": "m", "id": None}, "tasks": {"arc": {"metrics": metrics}}}
+        file = f"lm_eval/{seed}.json"
+        lm_eval_result.write(runs.root / file, content, {})
+        runs.add("sft", 50, seed=seed, lm_eval=file)
+    acc, f1 = cells(runs.summarise()[0], "task")
+    assert acc == ["arc", "acc", *expected]
+    assert f1[-1] == ("1.0000 ± 0.0000" if len(seeds) > 1 else "1.0000")
+
+
+def test_what_may_be_too_high_is_said(runs):
+    add_seeds(runs)
+    assert "not cleaned" not in runs.summarise()[0]
+    for row in runs.rows[1:3]:
+        row["uncleaned"] = True
+    assert (
+        "The rows that moe_sft learned from were not cleaned of the problems of mbpp. These scores "
+        "on mbpp may be too high." in runs.summarise()[0]
+    )
+
+
+def test_the_best_of_several_merges_of_a_mixture_is_named(runs):
+    """By the loss on held-out rows, which here disagrees with the benchmark."""
+    write_diversity(runs, "d.json", [0.2, 0.3])
+    runs.add("dense/lam~0.5", 10, losses=[1.0, 1.0], diversity="d.json")
+    runs.add("dense/lam~0.5", 20, variant="usage", losses=[2.0, 2.0], diversity="d.json")
+    runs.add("moe_sft", 30, variant="vanilla")
+    head = "The best merge of each mixture, chosen by"
+    text = runs.summarise()[0]
+    assert (
+        f"{head} the lowest loss on the held-out rows:\n\n- dense/lam~0.5 (loss 1.0000), of 2\n"
+        in text
+    )
+    text = runs.summarise("--chosen-by", "benchmark")[0]
+    assert f"{head} the benchmark itself. Its score is" in text
+    assert "- dense/lam~0.5 (usage) (loss 2.0000), of 2\n" in text
+
+
+def write_diversity(runs: Runs, file: str, spreads: list, routing=None) -> None:
+    content = {"format": 1, "kind": "diversity", "spread": spreads[0], "routing": routing}
+    content["layers"] = [{"layer": n, "spread": spread} for n, spread in enumerate(spreads)]
+    (runs.root / file).parent.mkdir(parents=True, exist_ok=True)
+    (runs.root / file).write_text(json.dumps(content))
+
+
+def test_experts_that_are_nearly_equal_are_named(runs):
+    routing = {"entropy": 1.5, "imbalance": 0.25, "steps": 10}
+    for variant, seed, spreads, end in (
+        ("", 42, [0.2, 0.004, None], routing),
+        ("vanilla", 42, [0.001, 0.002, 0.003], None),
+        ("", 43, [0.2, 0.3, 0.4], None),
+    ):
+        file = f"{variant}{seed}.json"
+        write_diversity(runs, file, spreads, end)
+        runs.add("moe_sft", 9, variant=variant, seed=seed, diversity=file)
+    text = runs.summarise()[0]
+    assert cells(text, "mixture") == [
+        ["seed 42", "20.0 %", "0.4 %", "20.0 %", "1.500", "0.250"],
+        ["vanilla, seed 42", "0.1 %", "0.1 %", "0.3 %", "", ""],
+        ["seed 43", "20.0 %", "20.0 %", "40.0 %", "", ""],
+    ]
+    heading = "The experts are nearly equal, and no mixing can matter there:\n\n"
+    assert f"{heading}- vanilla, seed 42: all layers together\n- seed 42: layers 1\n" in text
+    (runs.root / "42.json").write_text("{}")
+    with pytest.raises(UserError, match=r"42\.json is no result of step diversity"):
+        runs.summarise()

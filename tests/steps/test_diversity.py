@@ -108,7 +108,7 @@ def test_the_file_says_what_was_measured(untrained, tmp_path):
     assert manifest.kind == manifest.recipe.step == "diversity"
     assert manifest.inputs == ids | {"metrics": hash_file(metrics)}
     assert manifest.recipe.inputs.keys() == {"base", "ffn"}
-    assert read_diversity([out]) == {out: result}
+    assert read_diversity(out) == result
     before = out.read_bytes()
     measure(untrained, out, "--metrics", metrics)
     assert out.read_bytes() == before
@@ -161,7 +161,7 @@ def test_what_is_no_result_is_refused(tmp_path):
     other = tmp_path / "other.json"
     other.write_text('{"format": 1}')
     with pytest.raises(UserError, match="is no result of step diversity"):
-        read_diversity([other])
+        read_diversity(other)
 
 
 def test_another_base_is_refused(untrained, tmp_path, tiny_llama):

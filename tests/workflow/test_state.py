@@ -119,9 +119,38 @@ def test_what_was_made_as_wanted_fits(place):
 
 
 def test_evaluations_on_problems_that_rows_were_not_cleaned_of_are_named(place):
-    assert wants().summary_options["uncleaned"] == []
-    found = wants(data={"decontaminate_against": []}).summary_options["uncleaned"]
-    assert found == ["eval/moe_sft/problems.json", "eval/dense/lam~0.75/problems.json"]
+    def uncleaned(**sections) -> list[str]:
+        return [row.model for row in wants(**sections).rows if row.uncleaned]
+
+    assert uncleaned() == []
+    assert uncleaned(data={"decontaminate_against": []}) == ["moe_sft", "dense/lam~0.75"]
+
+
+def test_the_table_has_a_row_for_each_model_of_each_run_with_the_shared_files(place):
+    """vanilla does not name base, but has the same one. Its held-out rows are those of all."""
+    config = {
+        "base": {"model": "model"},
+        "data": {"train": "rows.jsonl", "validation_rows": 1},
+        "evaluation": {"models": ["base", "moe_sft"], "datasets": ["problems.jsonl"]},
+        "seeds": [42, 43],
+        "variants": {
+            "xft": {},
+            "vanilla": {"moe": {"shared_expert": False}, "evaluation": {"models": ["moe_sft"]}},
+        },
+    }
+    runs = find_runs(config)
+    rows = Experiment(runs[0].config, runs, "results").rows
+    prefixes = "", "seed~43/", "moe.shared_expert~false/", "moe.shared_expert~false/seed~43/"
+    about = [("", 42), ("", 43), ("vanilla", 42), ("vanilla", 43)]
+    for prefix, (variant, seed), row in zip(prefixes, about, rows[1::2], strict=True):
+        assert (row.model, row.variant, row.seed) == ("moe_sft", variant, seed)
+        assert row.eval == Path(f"{prefix}eval/moe_sft/problems.json")
+        assert row.validation_loss == Path(f"{prefix}validation/moe_sft.json")
+        assert row.diversity == (None if variant else Path(f"{prefix}diversity.json"))
+    assert [(row.model, row.variant, row.seed) for row in rows[::2]] == [
+        ("base", *run) for run in about
+    ]
+    assert {row.eval for row in rows[::2]} == {Path("eval/base/problems.json")}
 
 
 def test_a_file_of_texts_belongs_to_the_mixing(place):

@@ -26,12 +26,13 @@ from xft.checkpoints.reader import INDEX_FILE, Checkpoint, weight_files
 from xft.checkpoints.writer import TensorPlan, write_checkpoint
 from xft.common.errors import UserError
 from xft.common.files import check_own
+from xft.config.models import MODELS, STEPS
 
 WORKSPACE_SUFFIX = ".tmp"
 # Names in a workspace: the draft's manifest, and the manifest and folder that it replaces.
 NEW_MANIFEST, OLD_MANIFEST, OLD_FOLDER = "manifest.json", "replaced.json", "replaced"
 # transformers can load these kinds.
-MODEL_KINDS = ("base", "moe", "moe_sft", "sft", "soup", "dense", "heal")
+MODEL_KINDS = tuple(dict.fromkeys(STEPS.get(model, model) for model in MODELS))
 TOKENIZER_PATTERNS = (
     "tokenizer*",
     "special_tokens_map.json",

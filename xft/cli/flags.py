@@ -17,7 +17,7 @@ from xft.config.validation import TYPE_NAMES, SectionType, validated
 # The flags of all steps that name inputs and outputs.
 INPUT_FLAGS = (
     *("base", "model", "models", "moe", "ffn", "weighted", "teacher", "data", "text"),
-    *("evals", "losses", "lm_eval", "diversity", "summary", "match_flops"),
+    *("evals", "losses", "runs", "summary", "match_flops"),
 )
 NAME_OR_FILE_FLAGS = ("dataset", "problems", "prompt", "template", "tasks")
 OUTPUT_FLAGS = ("out", "metrics", "report")

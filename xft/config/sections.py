@@ -9,6 +9,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema, model_validator
 
+from xft.config.models import MERGED, MODELS
 from xft.config.section import (
     UNIQUE,
     Commit,
@@ -26,7 +27,6 @@ from xft.config.training import (
     fault_of_devices,
 )
 
-MERGED = ("uniform", "experts_only", "dense", "heal")  # models that exist once for each lambda
 VLLM_TEMPERATURES = (0.01, 2.0)  # vLLM raises a lower temperature to the lowest
 
 
@@ -406,12 +406,7 @@ class EvaluatedConfig(Section):
     """The models to evaluate, and the problems."""
 
     models: Annotated[
-        list[
-            Literal[
-                *("base", "moe", "sft", "sft_flops", "soup", "moe_sft"),
-                *("uniform", "experts_only", "dense", "heal"),
-            ]
-        ],
+        list[Literal[MODELS]],
         Field(min_length=1),
         UNIQUE,
     ] = ["base", "moe_sft", "dense"]

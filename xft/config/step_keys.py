@@ -60,7 +60,7 @@ FLAGS: dict[str, dict[str, tuple[str, ...]]] = {
     "dense": {"expert": ()},
     "eval": {"prompt": ("evaluation.base_prompt", "data.template")},
     "lm_eval": {"tasks": ("evaluation.lm_eval",)},
-    "summary": {"own_seed": (), "variant": (), "uncleaned": (), "chosen_by": ()},
+    "summary": {"runs": (), "chosen_by": ()},
 }
 # Keys that decide which files or results a step reads.
 NAMING: dict[str, tuple[str, ...]] = {

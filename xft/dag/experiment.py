@@ -1,5 +1,6 @@
 """All runs of a configuration, and the artifacts that they share."""
 
+import hashlib
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -10,6 +11,7 @@ from xft.config.runs import Run
 from xft.config.sections import XftConfig
 from xft.dag.wanted import FileContents, Wanted, Wants
 from xft.hub.named_sets import NAMED_SETS
+from xft.reporting.runs import Row, write_runs
 
 
 @dataclass
@@ -95,46 +97,47 @@ class Experiment:
         return self._own.problems(label)
 
     @cached_property
-    def shown(self) -> dict[str, list[Wanted]]:
-        """The results that the summary shows, each once, by step."""
-        found: dict[str, dict[Wanted, None]] = {"eval": {}, "validation_loss": {}, "lm_eval": {}}
-        found["diversity"] = {}
-        for run in self.runs:
-            for part in run.results_to_show():
-                found[part.step][part] = None
-        return {step: list(parts) for step, parts in found.items()}
+    def shown(self) -> dict[Wanted, None]:
+        """The results that the summary shows, each once, in order."""
+        return dict.fromkeys(part for run in self.runs for part in run.results_to_show())
 
     @cached_property
-    def uncleaned(self) -> list[Wanted]:
-        """The evaluations of models whose rows were not cleaned of the evaluated problems."""
+    def rows(self) -> list[Row]:
+        """The rows of the table of runs.
+
+        A run has a row for each model that it shares with another run which evaluates it, too.
+        """
+        models = dict.fromkeys(model for run in self.runs for model in run.model_names())
         return [
-            evaluation
-            for evaluation in self.shown["eval"]
-            for tokens in evaluation.chain()
-            if tokens.step == "tokens" and evaluation.files["dataset"] not in tokens.files.values()
+            self._row(run, model, label, files)
+            for run in self.runs
+            for label in run.problem_sets
+            for model in models
+            if (files := run.measured(model, label))["eval"] in self.shown
         ]
 
-    @cached_property
-    def variants(self) -> dict[str, str]:
-        """Folders of what depends on all keys of a variant, without the seed, each with its name.
+    def _row(self, run: Wants, model: str, label: str, files: dict[str, Wanted]) -> Row:
+        changes = [f"{key}~{text}" for key, text in run.changes.items() if key != "seed"]
+        return Row(
+            model=model,
+            variant=(run.name or ", ".join(changes)) if changes else "",
+            seed=run.config.seed,
+            dataset=label,
+            uncleaned=_is_uncleaned(files["eval"]),
+            **{step: self.name(part) for step, part in files.items() if part in self.shown},
+        )
 
-        The configuration's own values have no folders, and need no name.
-        """
-        found: dict[str, set[str]] = {}
-        for run in self.runs:
-            prefix = run.prefix(run.changes.keys() - {"seed"})
-            found.setdefault(prefix, set()).add(run.name)
-        return {p: name for p, names in found.items() for name in names if p and len(names) == 1}
+    @cached_property
+    def table(self) -> str:
+        """The table of runs as CSV, with paths in the results folder."""
+        return write_runs(self.rows)
 
     @cached_property
     def summary_options(self) -> dict[str, object]:
         """The options of step summary that its result depends on, by flag."""
-        return {
-            "own_seed": self.config.seed,
-            "variant": [f"{name}={prefix}" for prefix, name in self.variants.items() if name],
-            "uncleaned": [self.name(evaluation) for evaluation in self.uncleaned],
-            "chosen_by": None if self.config.merge.select == "auto" else self.config.merge.select,
-        }
+        select = self.config.merge.select
+        digest = hashlib.sha256(self.table.encode()).hexdigest()
+        return {"runs": digest, "chosen_by": None if select == "auto" else select}
 
     def name(self, wanted: Wanted) -> str:
         """The path of an artifact in the results folder."""
@@ -142,8 +145,7 @@ class Experiment:
 
     @cached_property
     def summary(self) -> Wanted:
-        parts = [part for parts in self.shown.values() for part in parts]
-        sources = {self.name(part): part for part in parts}
+        sources = {self.name(part): part for part in self.shown}
         place, options = self.results / "summary.csv", self.summary_options
         return Wanted(place, "summary", "summary", self._own, options=options, sources=sources)
 
@@ -163,6 +165,14 @@ class Experiment:
             choice = found.setdefault(place, Choice(self.results / place, run.chosen_by))
             choice.merges |= run.measured_merges()
         return {place: choice for place, choice in found.items() if choice.merges}
+
+
+def _is_uncleaned(evaluation: Wanted) -> bool:
+    """Whether the evaluated model learned from rows that were not cleaned of the problems."""
+    return any(
+        part.step == "tokens" and evaluation.files["dataset"] not in part.files.values()
+        for part in evaluation.chain()
+    )
 
 
 def name_of(place: str) -> str:

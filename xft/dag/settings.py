@@ -1,4 +1,4 @@
-"""Writes into the results folder the configuration, and the arguments of step summary."""
+"""Writes into the results folder the configuration, and the table of runs."""
 
 import subprocess
 from contextlib import suppress
@@ -9,6 +9,7 @@ from xft.artifacts.files import write_whole
 from xft.config.recorded import CONFIG_FILE, CONFIG_HEAD
 from xft.config.sections import XftConfig
 from xft.dag.experiment import Experiment
+from xft.dag.places import RUNS
 
 
 def write_config(config: XftConfig, results: Path) -> None:
@@ -29,26 +30,6 @@ def _commit() -> str:
     return ""
 
 
-def summary_arguments_path(results: Path) -> Path:
-    """The file with the arguments of step summary."""
-    return results / "logs" / "summary.args"
-
-
-def write_summary_arguments(experiment: Experiment) -> None:
-    """Write the arguments of step summary, one in each line: its inputs, and how to name them."""
-    shown, options = experiment.shown, experiment.summary_options
-    arguments = ["--own-seed", options["own_seed"]]
-    if options["chosen_by"]:
-        arguments += ["--chosen-by", options["chosen_by"]]
-    lists = {
-        "--evals": [part.place for part in shown["eval"]],
-        "--losses": [part.place for part in shown["validation_loss"]],
-        "--lm-eval": [part.place for part in shown["lm_eval"]],
-        "--diversity": [part.place for part in shown["diversity"]],
-        "--uncleaned": [part.place for part in experiment.uncleaned],
-        "--variant": options["variant"],
-    }
-    for flag, values in lists.items():
-        arguments += [flag, *values] if values else []
-    text = "".join(f"{argument}\n" for argument in arguments)
-    write_whole(summary_arguments_path(experiment.results), text)
+def write_table(experiment: Experiment) -> None:
+    """Write the table of runs, which step summary reads."""
+    write_whole(experiment.results / RUNS, experiment.table)

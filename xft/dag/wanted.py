@@ -8,8 +8,9 @@ from pathlib import Path
 from xft.artifacts.code import code_hashes, content_hash
 from xft.artifacts.manifest import Recipe
 from xft.artifacts.recipe import problem_input
+from xft.config.models import MERGED, MIXTURES, OF_MIXTURE, UNTUNED
 from xft.config.runs import LISTS, Run
-from xft.config.sections import MERGED, learns, problem_label
+from xft.config.sections import learns, problem_label
 from xft.config.step_keys import keys_behind, keys_of_step, options_of_step
 from xft.data.templates import COMPLETION, read_template
 from xft.hub.named_sets import NAMED_SETS, unpacked_sha256
@@ -17,8 +18,6 @@ from xft.hub.source import dataset_source, model_contents
 
 FILE_STEPS = ("fetch_data", "fetch_problems", "eval", "validation_loss", "lm_eval", "diversity")
 FILE_STEPS += ("summary", "report")
-# Models that hold, or are made from, a tuned mixture.
-OF_MIXTURE = ("moe_sft", *MERGED)
 
 
 @dataclass(frozen=True, eq=False)
@@ -312,7 +311,7 @@ class Wants:
 
     def is_untuned(self, model: str) -> bool:
         """Whether a model has seen no instructions."""
-        return model in ("base", "moe")
+        return model in UNTUNED
 
     def prompt(self, model: str) -> str:
         """The prompt for a model's evaluation: for a tuned model, the prompt of its tuning."""
@@ -326,8 +325,7 @@ class Wants:
 
     def backend(self, model: str) -> str:
         """The generation backend. Only transformers can load a mixture of experts."""
-        mixture = model in ("moe", "moe_sft")
-        return "transformers" if mixture else self.config.evaluation.backend
+        return "transformers" if model in MIXTURES else self.config.evaluation.backend
 
     def validation_loss(self, model: str) -> Wanted:
         sources = {"model": self.model(model), "tokens": self.tokens}
@@ -341,11 +339,6 @@ class Wants:
         return self._wanted(
             "lm_eval", f"lm_eval/{model}/tasks.json", options, files, {"model": self.model(model)}
         )
-
-    def evaluations(self) -> list[Wanted]:
-        """All evaluations that the config asks for, in the order of the tables."""
-        models = self.model_names()
-        return [self.evaluation(model, name) for name in self.problem_sets for model in models]
 
     @property
     def chosen_by(self) -> str:
@@ -367,23 +360,26 @@ class Wants:
             if name.startswith("dense/")
         }
 
-    def validation_losses(self) -> list[Wanted]:
-        """The loss of each of these models on the held-out rows, if there are any."""
-        held_out = self.config.data.validation_rows > 0
-        return [self.validation_loss(model) for model in self.model_names() if held_out]
-
-    def lm_eval_results(self) -> list[Wanted]:
-        """The result of each model on the tasks of lm_eval, if the config names any."""
-        asked = bool(self.config.evaluation.lm_eval)
-        return [self.lm_eval(model) for model in self.model_names() if asked]
+    def measured(self, model: str, label: str) -> dict[str, Wanted]:
+        """What the config asks to measure of a model on a problem set, by step."""
+        found = {"eval": self.evaluation(model, label)}
+        if self.config.data.validation_rows:
+            found["validation_loss"] = self.validation_loss(model)
+        if self.config.evaluation.lm_eval:
+            found["lm_eval"] = self.lm_eval(model)
+        # Experts without a shared one cannot be taken out and compared.
+        if model.partition("/")[0] in OF_MIXTURE and self.config.moe.shared_expert:
+            found["diversity"] = self.diversity
+        return found
 
     def results_to_show(self) -> list[Wanted]:
-        """All results that the summary shows of this run."""
-        has_mixture = not {*OF_MIXTURE}.isdisjoint(self.config.evaluation.models)
-        # Experts without a shared one cannot be taken out and compared.
-        diversity = [self.diversity] if has_mixture and self.config.moe.shared_expert else []
-        results = [*self.evaluations(), *self.validation_losses(), *self.lm_eval_results()]
-        return [*results, *diversity]
+        """All results that the summary shows of this run, in the order of the tables."""
+        return [
+            part
+            for label in self.problem_sets
+            for model in self.model_names()
+            for part in self.measured(model, label).values()
+        ]
 
     def at(self, name: str) -> Wanted:
         """The artifact of this run with a name such as moe_sft or eval/base/problems.json.

@@ -1,142 +1,144 @@
 """Compares pairs of models on each data set, on all data sets together, and on held-out rows."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, fields, replace
-from itertools import chain
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import astuple, dataclass, fields
 
+from xft.config.models import MODELS
 from xft.evaluation.ground_truth import TEST_SETS
-from xft.evaluation.result import has_several_samples, solved_shares
-from xft.reporting.bootstrap import (
-    Difference,
-    Measured,
-    compare_over_seeds,
-    measure,
-)
-from xft.reporting.statistics import CONFIDENCE, Comparison, compare, holm, tango
-from xft.reporting.subjects import Names, Subject
+from xft.evaluation.result import solved_shares
+from xft.reporting.bootstrap import CONFIDENCE, Difference, Measured, compare, measure
+from xft.reporting.runs import Result, Subject
+from xft.reporting.statistics import holm
+from xft.reporting.tables import to_markdown
 
 # Later models are compared with each of these.
 REFERENCES = ("base", "sft", "sft_flops", "soup", "moe_sft")
 # Merges that are not compared with these.
 BESIDE = ("uniform", "experts_only")
-ORDER = ("base", "moe", "sft", "sft_flops", "soup", "moe_sft", *BESIDE, "dense", "heal")
 POOLED = "all"
 ROWS, LOSS = "held-out rows", "loss"  # dataset and tests of a comparison of losses
-COLUMNS = ["first", "second", "dataset", "tests", *(field.name for field in fields(Comparison))]
-SEEDS = ["seeds_first", "seeds_second"]
-COUNTS = ["both", "only_first", "only_second", "neither"]
-LEGEND = """\
+COLUMNS = ["first", "second", "dataset", "tests", *(field.name for field in fields(Difference))]
+FEWEST = 6  # units on which two models differ: p is at least 2 / 2^k, and 2 / 2^6 < 0.05 < 2 / 2^5
+OF_SCORES = """\
 Each row compares two models on the same problems, by base + extra tests. Difference +10.0: the
-model solves 10 percentage points more problems than the model in the column "against". 95%
-interval: Tango's score interval for paired shares. p: exact McNemar test. If interval and p
-disagree, p decides. Both are for one row alone. Counts: the problems that both models solve, only
-the model, only the other model, and none of the two. Needed: with this many problems, a test at the
-5% level would find such a difference in 80% of cases.
-"""
-OF_SAMPLES = "With several samples: a problem counts as solved if most of its samples pass.\n"
-OVER_SEEDS = """\
-Each row compares two models on the same problems, by base + extra tests. Difference +10.0: over all
-seeds, the model solves 10 percentage points more than the model in the column "against". Seeds: the
-numbers of both. 95% interval and p: a bootstrap that draws seeds and problems, the same seeds for
-both models if they have the same. Both are for one row alone. With fewer than about five seeds, the
-interval is too narrow if seeds change a score by more than the problems' chance does.
-`comparisons.csv` has each data set by itself.
+model solves 10 percentage points more than the model in the column "against". 95% interval and p:
+a paired bootstrap over {drawn}, for this row alone. Significant: p < 0.05{holm}.
 """
 OF_LOSSES = """\
 Each row compares the mean loss of a response token on the same held-out rows, in nats. Difference
--0.1000: the loss is lower than that of the model in the column "against". 95% interval and p, for
-one row alone: a bootstrap that draws {drawn}. Shown: at the 5% level{holm}.
+-0.1000: the loss is lower by 0.1 than that of the model in the column "against". 95% interval and
+p: a paired bootstrap over {drawn}, for this row alone. Significant: p < 0.05{holm}.
 The loss tells models apart long before pass@1 does, but it does not say that their code works.
 """
 
-# Results by data set and seed, for each model.
-Results = Mapping[Subject, Mapping[str, Mapping[int | None, dict]]]
+
+@dataclass(frozen=True)
+class Values:
+    """The values of a model's result on units.
+
+    tests: base, plus or loss. units: what identifies them. weights: see `measure`.
+    """
+
+    subject: Subject
+    seed: int | None
+    dataset: str
+    tests: str
+    units: tuple
+    values: Sequence[float]
+    weights: tuple[float, ...] | None = None
 
 
-def by_subject(
-    subjects: Sequence[Subject], datasets: Sequence[str], results: Iterable[dict]
-) -> Results:
-    """The results of each model (a subject without seed) by data set and seed."""
-    found: dict[Subject, dict[str, dict[int | None, dict]]] = {}
-    for about, dataset, result in zip(subjects, datasets, results, strict=True):
-        found.setdefault(about.unseeded, {}).setdefault(dataset, {})[about.seed] = result
-    return {
-        about: {name: _by_seed(of_seeds) for name, of_seeds in sets.items()}
-        for about, sets in found.items()
-    }
+def solved_values(results: Mapping[Result, dict]) -> Iterator[Values]:
+    """The shares of samples that solve each problem. results: contents of the evaluations."""
+    for found, content in results.items():
+        ids = dict.fromkeys(row["task_id"] for row in content["problems"])
+        problems = (content["dataset"]["sha256"], *ids)
+        for tests in TEST_SETS:
+            shares = solved_shares(content, tests)
+            yield Values(found.subject, found.seed, found.row.dataset, tests, problems, shares)
 
 
-def _by_seed(results: Mapping[int | None, dict]) -> dict[int | None, dict]:
-    """In the order of the seeds, so that equal seeds of two models have equal places."""
-    return dict(sorted(results.items(), key=lambda item: -1 if item[0] is None else item[0]))
+def loss_values(losses: Mapping[Result, dict]) -> Iterator[Values]:
+    """The losses of the held-out rows, in nats a token. losses: contents of the files."""
+    for found, content in losses.items():
+        tokens = tuple(row["tokens"] for row in content["rows"])
+        rows = content.get("tokens"), *tokens
+        values = [row["loss"] for row in content["rows"]]
+        yield Values(found.subject, found.seed, ROWS, LOSS, rows, values, tokens)
 
 
-def comparison_table(results: Results, names: Names):
+def comparison_table(values: Sequence[Values]):
     """A pandas data frame with a row for each pair of models, data set and set of tests.
 
-    A pair is compared only on data sets with the same problems for both models. If there are
-    several, there is a row for all of them together too. Models with one result each are compared
-    by `compare`, others by `compare_over_seeds`; then the table has the columns `SEEDS`.
+    A pair is compared only on data sets with the same units for all seeds of both models. If there
+    are several, there is a row for all of them together too.
     """
-    measured = _Measures(results)
-    rows = []
-    for pair in pairs(list(results)):
-        sets = [name for name in results[pair[1]] if _share_problems(results, pair, name)]
-        many = any(len(results[one][name]) > 1 for one in pair for name in sets)
-        named = dict(zip(("first", "second"), map(names.label, pair), strict=True))
-        rows += [
-            named | row
-            for tests in TEST_SETS
-            for row in (
-                _over_seeds(measured, pair, sets, tests)
-                if many
-                else _single(results, pair, sets, tests)
-            )
-        ]
-    return _table(rows)
-
-
-def _table(rows: list[dict]):
-    """The rows as a data frame with all columns. Those of counts hold integers."""
     import pandas as pd
 
-    rows = [dict.fromkeys(SEEDS, 1) | row for row in rows]
-    several = any(row[name] > 1 for row in rows for name in SEEDS)
-    table = pd.DataFrame(rows, columns=COLUMNS + SEEDS * several)
-    whole = [*COUNTS, *SEEDS * several]
-    return table.astype(dict.fromkeys(whole, "Int64"))
+    rows = []
+    for tests in dict.fromkeys(one.tests for one in values):
+        here = [one for one in values if one.tests == tests]
+        datasets = dict.fromkeys(one.dataset for one in here)
+        measured = {name: _measured([v for v in here if v.dataset == name]) for name in datasets}
+        for first, second in pairs([one.subject for one in here]):
+            sets = {
+                name: [(models[units, first], models[units, second])]
+                for name, models in measured.items()
+                for units, subject in models
+                if subject == second and (units, first) in models
+            }
+            if len(sets) > 1:
+                sets[POOLED] = [both for found in sets.values() for both in found]
+            rows += [
+                (first.label, second.label, name, tests, *astuple(compare(found)))
+                for name, found in sets.items()
+            ]
+    return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def _measured(values: Sequence[Values]) -> dict[tuple[tuple, Subject], Measured]:
+    """The measures of each model that has the same units with all seeds, by units and model."""
+    models: dict[Subject, dict[int | None, Values]] = {}
+    for one in values:
+        models.setdefault(one.subject, {})[one.seed] = one
+    groups: dict[tuple, dict[Subject, dict]] = {}
+    for subject, seeds in models.items():
+        units = {(one.units, one.weights) for one in seeds.values()}
+        if len(units) == 1:
+            of_seeds = {seed: one.values for seed, one in seeds.items()}
+            groups.setdefault(units.pop(), {})[subject] = of_seeds
+    found = {}
+    for (units, weights), group in groups.items():
+        measures = measure(list(group.values()), weights, units)
+        found |= {(units, one): m for one, m in zip(group, measures, strict=True)}
+    return found
 
 
 def pairs(subjects: Sequence[Subject]) -> list[tuple[Subject, Subject]]:
-    """The pairs to compare, later ones of `ORDER` second.
+    """The pairs to compare, later ones of `MODELS` second.
 
-    Each model is compared with the references and, if its shares are learned, with equal shares
-    for its lambda, all of its own variant; also with the same model of the configuration's own
-    values, or else of the first variant. A model that a variant shares with others lies among the
-    results with fewer changes: that with the most of the variant's own changes counts.
+    Each model is compared with the references of its variant and, if its shares are learned, with
+    equal shares for its lambda; also with the same model of the configuration's own values, or else
+    of the first variant. A model that several variants share is compared in the first of them.
     """
     models = sorted(dict.fromkeys(subjects), key=lambda one: _rank(one.model))
     found = []
     for second in models:
-        earlier = [one.model for one in models if _rank(one.model) < _rank(second.model)]
-        names = [name for name in dict.fromkeys(earlier) if _is_compared(name, second.model)]
-        found += [(first, second) for name in names if (first := _nearest(name, second, models))]
+        found += [
+            (first, second)
+            for first in models
+            if _is_compared(first.model, second.model) and second.variants[0] in first.variants
+        ]
         alike = [one for one in models if one.model == second.model]
-        first = min(alike, key=lambda one: bool(one.changes))
+        first = min(alike, key=lambda one: "" not in one.variants)
         found += [(first, second)] if first != second else []
     return found
 
 
-def _nearest(model: str, second: Subject, models: Sequence[Subject]) -> Subject | None:
-    """The result of a model for a variant, which may depend on some of its changes only."""
-    fitting = [one for one in models if one.model == model and {*one.changes} <= {*second.changes}]
-    return max(fitting, key=lambda one: len(one.changes), default=None)
-
-
 def _rank(model: str) -> int:
-    """The place of a model in `ORDER`, from the base to the merged models."""
+    """The place of a model in the tables, from the base to the merged models."""
     family = _family(model)
-    return ORDER.index(family) if family in ORDER else len(ORDER)
+    return MODELS.index(family) if family in MODELS else len(MODELS)
 
 
 def _family(model: str) -> str:
@@ -146,218 +148,120 @@ def _family(model: str) -> str:
 def _is_compared(first: str, second: str) -> bool:
     """Whether to compare a pair: a model and a reference, or two merges with the same lambda.
 
-    first, second: in `ORDER`. Of merges, learned shares are compared with equal ones, and a model
-    that was tuned after the merge with the merged one.
+    Of merges, learned shares are compared with equal ones, and a model that was tuned after the
+    merge with the merged one.
     """
     merges = {"uniform": "dense", "dense": "heal"}
     family, _, lam = first.partition("/")
     if family in merges:
         return second == f"{merges[family]}/{lam}"
-    return first in REFERENCES and _family(second) not in BESIDE
+    later = _rank(first) < _rank(second)
+    return later and first in REFERENCES and _family(second) not in BESIDE
 
 
-def _share_problems(results: Results, pair: tuple[Subject, Subject], dataset: str) -> bool:
-    found = [results[one].get(dataset, {}) for one in pair]
-    return all(found) and len({_problems(r) for of_one in found for r in of_one.values()}) == 1
+def comparisons_text(table) -> list[str]:
+    """The tables of differences in scores and in losses, each with what it means.
 
-
-def _problems(result: dict) -> tuple:
-    """What identifies the problems of a result."""
-    return (result["dataset"]["sha256"], *dict.fromkeys(r["task_id"] for r in result["problems"]))
-
-
-def _single(
-    results: Results, pair: tuple[Subject, Subject], sets: Sequence[str], tests: str
-) -> list[dict]:
-    """Compare two models with one result each."""
-    solved = {
-        name: [_solved(next(iter(results[one][name].values())), tests) for one in pair]
-        for name in sets
-    }
-    if len(solved) > 1:
-        solved[POOLED] = [list(chain(*lists)) for lists in zip(*solved.values(), strict=True)]
-    return [
-        {"dataset": name, "tests": tests} | asdict(compare(before, after))
-        for name, (before, after) in solved.items()
-    ]
-
-
-def _solved(result: dict, tests: str) -> list[bool]:
-    """For each problem, whether most of its samples solve it."""
-    return [share > 0.5 for share in solved_shares(result, tests)]
-
-
-class _Measures:
-    """The measures of all models on a data set, computed once for all pairs."""
-
-    def __init__(self, results: Results):
-        self.results = results
-        self.found: dict[tuple[str, str], dict[Subject, Measured]] = {}
-
-    def of(self, dataset: str, tests: str) -> dict[Subject, Measured]:
-        """Those of each model, with the same resamples for models with the same problems."""
-        if (dataset, tests) not in self.found:
-            self.found[dataset, tests] = self._measure(dataset, tests)
-        return self.found[dataset, tests]
-
-    def _measure(self, dataset: str, tests: str) -> dict[Subject, Measured]:
-        groups: dict[tuple, dict[Subject, Mapping]] = {}
-        for about, sets in self.results.items():
-            identities = {_problems(result) for result in sets.get(dataset, {}).values()}
-            if len(identities) == 1:
-                groups.setdefault(identities.pop(), {})[about] = sets[dataset]
-        order = list(dict.fromkeys(name for sets in self.results.values() for name in sets))
-        found = {}
-        for group in groups.values():
-            values = [
-                [solved_shares(r, tests) for r in of_one.values()] for of_one in group.values()
-            ]
-            measures = measure(list(group.values()), values, stream=order.index(dataset))
-            found |= dict(zip(group, measures, strict=True))
-        return found
-
-
-def _over_seeds(
-    measures: _Measures, pair: tuple[Subject, Subject], sets: Sequence[str], tests: str
-) -> list[dict]:
-    """Compare two models. One of them, or both, have several seeds."""
-    by_set = {name: tuple(measures.of(name, tests)[one] for one in pair) for name in sets}
-    chosen = {name: [both] for name, both in by_set.items()}
-    if len(sets) > 1:
-        chosen[POOLED] = list(by_set.values())
-    return [
-        {"dataset": name, "tests": tests} | asdict(_with_width(compare_over_seeds(both)))
-        for name, both in chosen.items()
-    ]
-
-
-def _with_width(found: Difference) -> Difference:
-    """The comparison, with the width of Tango's interval if all problems have one difference.
-
-    All resamples are equal then, and the interval would have no width.
+    table: from `comparison_table`. Of each pair it shows the row for all data sets together, if
+    there are several. Scores are by base + extra tests.
     """
-    if found.low < found.high:
-        return found
-    low, high = (found.difference + end for end in tango(0, 0, found.problems))
-    return replace(found, low=max(low, -1.0), high=min(high, 1.0))
+    parts = []
+    for rows in (solved_rows(table), table[table["tests"] == LOSS]):
+        if len(rows):
+            lines = "".join(f"- {line}\n" for line in verdict(rows))
+            parts += [to_markdown(readable(rows)), _legend(rows), lines]
+    return parts
 
 
-def loss_table(losses: Results, names: Names):
-    """A data frame as of `comparison_table`, about the losses on the same held-out rows.
-
-    losses: contents of files of step validation_loss, with `ROWS` as their data set. difference: of
-    the mean loss of a token; problems: rows.
-    """
-    groups: dict[tuple, dict[Subject, Mapping]] = {}
-    for about, sets in losses.items():
-        identities = {_rows(content) for content in sets[ROWS].values()}
-        if len(identities) == 1:
-            groups.setdefault(identities.pop(), {})[about] = sets[ROWS]
-    found = []
-    for (_, *tokens), group in groups.items():
-        values = [[_row_losses(c) for c in by_seed.values()] for by_seed in group.values()]
-        measures = dict(zip(group, measure(list(group.values()), values, tokens), strict=True))
-        for pair in pairs(list(group)):
-            named = dict(zip(("first", "second"), map(names.label, pair), strict=True))
-            compared = compare_over_seeds([tuple(measures[one] for one in pair)])
-            found.append(named | {"dataset": ROWS, "tests": LOSS} | asdict(compared))
-    return _table(found)
+def solved_rows(table):
+    """The rows by base + extra tests, one for each pair: for all data sets if there are several."""
+    return table[table["tests"] == "plus"].drop_duplicates(["first", "second"], keep="last")
 
 
-def with_losses(table, losses):
-    """The tables of `comparison_table` and `loss_table` as one."""
-    import pandas as pd
-
-    if not len(losses):
-        return table
-    found = pd.concat([table, losses]) if len(table) else losses
-    return found.fillna(dict.fromkeys([name for name in SEEDS if name in found], 1))
-
-
-def about_losses(table):
-    """The rows about losses."""
-    return table[table["tests"] == LOSS]
-
-
-def _rows(content: dict) -> tuple:
-    """What identifies the rows of a loss: their artifact, and the tokens of each."""
-    return (content.get("tokens"), *(row["tokens"] for row in content["rows"]))
-
-
-def _row_losses(content: dict) -> list[float]:
-    return [row["loss"] for row in content["rows"]]
-
-
-def legend(results: Iterable[dict]) -> str:
-    """An explanation of the table of comparisons, in a few lines."""
-    return LEGEND + OF_SAMPLES * any(has_several_samples(result) for result in results)
-
-
-def loss_legend(table) -> str:
-    """An explanation of the table of losses."""
-    count = len(about_losses(table))
-    drawn = "rows and seeds" if SEEDS[0] in table else "rows"
-    correction = f", with Holm's correction for {count} comparisons" if count > 1 else ""
-    return OF_LOSSES.format(drawn=drawn, holm=correction)
-
-
-def about_one_result(table):
-    """The rows for base + extra tests of models with one result each."""
-    return about_all_tests(table)[lambda rows: rows["both"].notna()]
-
-
-def about_seeds(table):
-    """The rows for base + extra tests of models with several seeds."""
-    return about_all_tests(table)[lambda rows: rows["both"].isna()]
-
-
-def widest(rows):
-    """One row for each pair of models: the last, for all data sets if there are several."""
-    return rows.drop_duplicates(["first", "second"], keep="last")
-
-
-def about_all_tests(table):
-    """The rows for base + extra tests."""
-    return table[table["tests"] == "plus"]
-
-
-def readable_comparisons(table):
-    """The rows of `about_one_result` as texts. The second model of a row comes first."""
-    shown = about_one_result(table)
-    texts = _texts(shown, "dataset")
-    counts = shown[["both", "only_second", "only_first", "neither"]].itertuples(index=False)
-    texts["both, model, against, none"] = [", ".join(map(str, row)) for row in counts]
-    texts["needed"] = shown["needed"].map("{:.0f}".format, na_action="ignore").fillna("")
-    return texts
-
-
-def readable_over_seeds(table):
-    """The rows of `about_seeds` as texts, for the `widest` data set of each pair."""
-    return _texts(widest(about_seeds(table)), "dataset")
-
-
-def readable_losses(table):
-    """The rows about losses as texts."""
-    shown = about_losses(table)
-    texts = _texts(shown, "problems", digits=4, factor=1).rename(columns={"problems": "rows"})
-    texts["shown"] = ["yes" if p < 1 - CONFIDENCE else "no" for p in holm(shown["p_value"])]
-    return texts
-
-
-def _texts(shown, third: str, digits: int = 1, factor: int = 100):
-    """The columns that all tables have. third: a column after the models."""
-    texts = shown[["second", "first", third]].set_axis(["model", "against", third], axis=1)
-    if SEEDS[0] in shown and shown["both"].isna().all():
-        pairs = zip(shown["seeds_second"], shown["seeds_first"], strict=True)
-        texts["seeds"] = [f"{model}, {against}" for model, against in pairs]
-    scaled = {name: factor * shown[name] for name in ("difference", "low", "high")}
-    texts["difference"] = [f"{value:+.{digits}f}" for value in scaled["difference"]]
+def readable(rows):
+    """Rows of the table as texts. The second model of a row comes first."""
+    losses = _are_losses(rows)
+    factor, digits = _scale(losses)
+    texts = rows[["second", "first"]].set_axis(["model", "against"], axis=1)
+    texts["rows" if losses else "dataset"] = rows["problems" if losses else "dataset"]
+    if _has_seeds(rows):
+        seeds = zip(rows["seeds_second"], rows["seeds_first"], strict=True)
+        texts["seeds"] = [f"{model}, {against}" for model, against in seeds]
+    texts["difference"] = [f"{factor * value:+.{digits}f}" for value in rows["difference"]]
     texts["95% interval"] = [
-        f"{low:+.{digits}f} to {high:+.{digits}f}"
-        for low, high in zip(scaled["low"], scaled["high"], strict=True)
+        f"{factor * low:+.{digits}f} to {factor * high:+.{digits}f}"
+        for low, high in zip(rows["low"], rows["high"], strict=True)
     ]
-    texts["p"] = [p_text(value).removeprefix("= ") for value in shown["p_value"]]
+    texts["p"] = [p_text(value).removeprefix("= ") for value in rows["p_value"]]
+    texts["significant"] = ["yes" if significant else "no" for significant in _significant(rows)]
     return texts
+
+
+def verdict(rows) -> list[str]:
+    """A sentence for each significant difference of rows, and what the others and the problems say.
+
+    A difference is significant if its p-value is below 5% after Holm's correction for all rows.
+    """
+    chosen = _significant(rows)
+    lines = [_difference(row) for row in rows[chosen].itertuples(index=False)]
+    if others := chosen.count(False):
+        words = "pairs do" if others > 1 else "pair does"
+        lines.append(f"{others} {'other ' if lines else ''}{words} not differ significantly.")
+    return lines if _are_losses(rows) else [*lines, _power(rows)]
+
+
+def _difference(row) -> str:
+    losses = row.tests == LOSS
+    factor, digits = _scale(losses)
+    better, worse = (row.second, row.first)[:: 1 if (row.difference > 0) != losses else -1]
+    numbers = sorted(factor * abs(value) for value in (row.low, row.difference, row.high))
+    low, size, high = (f"{number:.{digits}f}" for number in numbers)
+    words = f"has a loss {size} nats lower" if losses else f"solves {size} points more"
+    where = "all data sets" if row.dataset == POOLED else row.dataset
+    seeds = max(row.seeds_first, row.seeds_second)
+    units = f"{row.problems} {'rows' if losses else 'problems'}"
+    units += f", {seeds} seeds" if seeds > 1 else ""
+    return (
+        f"{better} {words} than {worse} on {where} ({units}): 95% interval {low} to {high}, "
+        f"p {p_text(row.p_value)}."
+    )
+
+
+def _power(rows) -> str:
+    """What the number of problems can show. A difference as large as half of its interval is found
+    in half of the cases."""
+    count = int(rows["problems"].max())
+    if count < FEWEST:
+        return f"With {count} problems no difference can be significant."
+    points = 100 * max(FEWEST / count, float((rows["high"] - rows["low"]).median()) / 2)
+    return (
+        f"With {count} problems, a true difference of {points:.1f} points is found in at most half "
+        "of the cases, and a smaller one less often."
+    )
+
+
+def _legend(rows) -> str:
+    losses = _are_losses(rows)
+    drawn = ("rows" if losses else "problems") + (" and seeds" if _has_seeds(rows) else "")
+    holm = f" after Holm's correction for {len(rows)} comparisons" if len(rows) > 1 else ""
+    return (OF_LOSSES if losses else OF_SCORES).format(drawn=drawn, holm=holm)
+
+
+def _significant(rows) -> list[bool]:
+    return [p_value < 1 - CONFIDENCE for p_value in holm(rows["p_value"])]
+
+
+def _scale(losses: bool) -> tuple[int, int]:
+    """The factor and the digits of a difference: nats for losses, else percentage points."""
+    return (1, 4) if losses else (100, 1)
+
+
+def _are_losses(rows) -> bool:
+    return rows["tests"].iloc[0] == LOSS
+
+
+def _has_seeds(rows) -> bool:
+    return bool((rows[["seeds_first", "seeds_second"]] > 1).any(axis=None))
 
 
 def p_text(p_value: float) -> str:

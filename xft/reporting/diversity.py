@@ -27,19 +27,15 @@ def write_diversity(
     write_manifest(path, KIND, inputs=inputs, recipe=recipe)
 
 
-def read_diversity(paths: list[Path]) -> dict[Path, dict]:
-    """The contents of files.
+def read_diversity(path: Path) -> dict:
+    """The content of a file: spread, deviation, shift, layers, experts, ffn, base and routing.
 
-    Each has spread, deviation, shift, layers, experts, ffn, base and routing. Raises UserError if a
-    file is another one.
+    Raises UserError if the file is another one.
     """
-    found = {}
-    for path in paths:
-        content = read_json(path)
-        if content.get("format") != FORMAT or content.get("kind") != KIND:
-            raise UserError(f"{path} is no result of step diversity (format {FORMAT})")
-        found[path] = content
-    return found
+    content = read_json(path)
+    if content.get("format") != FORMAT or content.get("kind") != KIND:
+        raise UserError(f"{path} is no result of step diversity (format {FORMAT})")
+    return content
 
 
 def routing_at_end(metrics: Path) -> dict[str, float] | None:

@@ -1,29 +1,26 @@
 """Makes the table of general abilities: the metrics of each task for all models."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
-from xft.evaluation.lm_eval_result import KIND
-from xft.reporting.subjects import Names, subject
+from xft.reporting.runs import Result
 from xft.reporting.tables import mean_text
 
 
-def lm_eval_table(results: Mapping[Path, dict], names: Names):
+def lm_eval_table(results: Mapping[Result, dict]):
     """A pandas data frame of texts: task, metric, model, value with its standard error.
 
-    results: by their files. The rows of a metric are next to each other, with the models in order.
-    If a model has several seeds, there is one row for all seeds: their number, and the mean with
-    the standard deviation between them.
+    results: contents of the files. The rows of a metric are next to each other, with the models in
+    order. If a model has several seeds, there is one row for all seeds: their number, and the mean
+    with the standard deviation between them.
     """
     import pandas as pd
 
     measured: dict[tuple, dict[str, list[dict]]] = {}
-    for file, result in results.items():
-        model = names.label(subject(file, result["model"]["path"], KIND).unseeded)
+    for found, result in results.items():
         for task, content in result["tasks"].items():
             for metric, value in content["metrics"].items():
                 of_metric = measured.setdefault((task, metric), {})
-                of_metric.setdefault(model, []).append(value)
+                of_metric.setdefault(found.subject.label, []).append(value)
     rows = [
         {"task": task, "metric": metric, "model": model, "seeds": len(seeds), "value": seeds}
         for (task, metric), models in measured.items()

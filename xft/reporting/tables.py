@@ -1,6 +1,6 @@
 """Makes the table of all evaluations, as data and as Markdown."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from xft.evaluation.ground_truth import TEST_SETS
@@ -10,45 +10,33 @@ from xft.evaluation.result import (
     measures,
     solved_shares,
 )
+from xft.reporting.runs import Result
 from xft.reporting.statistics import interval
-from xft.reporting.subjects import Names, Subject
 
 LOSS = "validation loss"
 
 
-def summary_table(
-    results: Mapping[Path, dict],
-    subjects: Sequence[Subject],
-    names: Names,
-    losses: Mapping[Path, float],
-):
-    """A pandas data frame with a row for each result file, in order.
+def summary_table(results: Mapping[Result, dict], losses: Mapping[Path, Mapping]):
+    """A pandas data frame with a row for each evaluation, in order.
 
-    pass@1 and its 95% interval, low to high, are in percent. passed: the number of samples. losses:
-    on held-out rows, by result file. The table has columns for losses, variants and seeds only if
-    there are any.
+    results: contents of the evaluations. losses: contents of the files of losses. pass@1 and its
+    95% interval, low to high, are in percent. passed: the number of samples. The table has columns
+    for losses, variants and seeds only if there are any.
     """
     import pandas as pd
 
-    rows = [_row(file, result, losses) for file, result in results.items()]
-    table = pd.DataFrame(rows)
-    if has_variants(subjects):
-        table.insert(0, "model", [one.model for one in subjects])
-        table.insert(1, "variant", [names.variant(one.changes) for one in subjects])
-        table.insert(2, "seed", ["" if one.seed is None else one.seed for one in subjects])
-    else:
-        table.insert(0, "model", [names.label(one) for one in subjects])
-    return table
+    varied = any(one.subject.variant or one.seed is not None for one in results)
+    return pd.DataFrame(
+        [_row(found, content, losses, varied) for found, content in results.items()]
+    )
 
 
-def has_variants(subjects: Iterable[Subject]) -> bool:
-    """Whether results are of several variants or seeds."""
-    return any(one.changes or one.seed is not None for one in subjects)
-
-
-def _row(file: Path, result: dict, losses: Mapping[Path, float]) -> dict:
-    count = result["dataset"]["problems"]
-    row = {"dataset": result["dataset"]["name"], "problems": count}
+def _row(found: Result, result: dict, losses: Mapping[Path, Mapping], varied: bool) -> dict:
+    row = {"model": found.row.model}
+    if varied:
+        row["variant"] = found.subject.variant
+        row["seed"] = "" if found.seed is None else found.seed
+    row |= {"dataset": found.row.dataset, "problems": result["dataset"]["problems"]}
     for tests in TEST_SETS:
         row[f"pass@1 {tests}"] = 100 * result["pass@1"][tests]
         low, high = interval(solved_shares(result, tests))
@@ -57,9 +45,9 @@ def _row(file: Path, result: dict, losses: Mapping[Path, float]) -> dict:
         for measure in measures(result)[1:]:
             row[f"{measure} {tests}"] = 100 * result[measure][tests]
     if losses:
-        loss = losses.get(file)
-        row[LOSS] = "" if loss is None else f"{loss:.4f}"
-    return row | {"model folder": result["model"]["path"], "eval file": str(file)}
+        known = losses.get(found.row.validation_loss)
+        row[LOSS] = f"{known['loss']:.4f}" if known else ""
+    return row | {"model folder": result["model"]["path"], "eval file": str(found.file)}
 
 
 def legend(results: Iterable[dict]) -> str:

@@ -17,8 +17,7 @@ from xft.evaluation.result import read_result
 from xft.evaluation.samples import samples_path
 from xft.hub.named_sets import NAMED_SETS
 from xft.reporting.page.files import is_own, own_files
-from xft.reporting.page.jobs import read_graph, read_jobs, read_sizes
-from xft.reporting.subjects import MARK
+from xft.reporting.page.jobs import MARK, read_graph, read_jobs, read_sizes
 from xft.reporting.tables import LOSS, over_seeds
 
 POINTS = 300  # of a training's curve: more are not seen in a chart

@@ -10,9 +10,9 @@ from xft.artifacts.manifest import read_manifest
 from xft.checkpoints.strict_json import read_json
 from xft.common.errors import UserError
 from xft.reporting.page.files import own_files
-from xft.reporting.subjects import MARK
 
 BENCHMARKS = "benchmarks"
+MARK = "~"  # between a key and its value, in the name of a folder
 REPORT, FIGURES = "report", "figures"  # what step report writes
 MANIFESTS = ".manifest.json"
 

@@ -1,0 +1,146 @@
+"""The table of runs: which files hold what was measured of each model."""
+
+import csv
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from io import StringIO
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from xft.common.errors import UserError
+from xft.common.files import read_bytes
+
+# The steps whose files a row names.
+MEASURED = ("eval", "validation_loss", "lm_eval", "diversity")
+
+
+class Row(BaseModel):
+    """What was measured of a model in a run, on a set of problems.
+
+    Runs that share a result name the same file. variant: empty for the configuration's own values.
+    eval, validation_loss, lm_eval, diversity: the files of these steps. diversity: of the tuned
+    mixture that the model is or comes from. uncleaned: whether the model learned from rows that
+    were not cleaned of the problems.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    model: str
+    variant: str = ""
+    seed: int | None = None
+    dataset: str
+    eval: Path
+    validation_loss: Path | None = None
+    lm_eval: Path | None = None
+    diversity: Path | None = None
+    uncleaned: bool = False
+
+    @property
+    def files(self) -> dict[str, Path]:
+        """The files by step."""
+        return {step: file for step in MEASURED if (file := getattr(self, step))}
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model with all its seeds. variants: those that share it, the configuration's own first.
+
+    variant: in words; empty if all variants share the model, and for the configuration's own.
+    """
+
+    model: str
+    variants: tuple[str, ...] = ("",)
+    variant: str = ""
+
+    @property
+    def label(self) -> str:
+        """A name in texts, such as `dense/lam~0.75 (vanilla)`."""
+        return f"{self.model} ({self.variant})" if self.variant else self.model
+
+    def variation(self, seed: int | None) -> str:
+        """The variant and a seed in words, such as `vanilla, seed 43`."""
+        return ", ".join(filter(None, (self.variant, "" if seed is None else f"seed {seed}")))
+
+
+@dataclass(frozen=True)
+class Result:
+    """A file with a result. row: the first one that names it.
+
+    seed: None if the result does not depend on it, or if there is one seed in the table.
+    """
+
+    subject: Subject
+    seed: int | None
+    file: Path
+    row: Row
+
+
+def results_of(rows: Sequence[Row], step: str) -> list[Result]:
+    """The files of a step, each once, in order."""
+    variants, seeds = {row.variant for row in rows}, {row.seed for row in rows} - {None}
+    found: dict[Path, list[Row]] = {}
+    for row in rows:
+        if step in row.files:
+            found.setdefault(row.files[step], []).append(row)
+    results = []
+    for file, shared in found.items():
+        shared.sort(key=lambda row: row.variant != "")
+        own = tuple(dict.fromkeys(row.variant for row in shared))
+        subject = Subject(shared[0].model, own, "" if {*own} == variants else _in_words(own))
+        of_seeds = {row.seed for row in shared}
+        seed = of_seeds.pop() if len(of_seeds) == 1 < len(seeds) else None
+        results.append(Result(subject, seed, file, shared[0]))
+    return results
+
+
+def _in_words(variants: Sequence[str]) -> str:
+    first, *others = variants
+    count = f" and {len(others)} other{'s' * (len(others) > 1)}" if others else ""
+    return first and first + count
+
+
+def write_runs(rows: Iterable[Row]) -> str:
+    """The table as CSV."""
+    text = StringIO()
+    table = csv.DictWriter(text, Row.model_fields, lineterminator="\n")
+    table.writeheader()
+    table.writerows(row.model_dump() for row in rows)
+    return text.getvalue()
+
+
+def read_runs(file: Path) -> list[Row]:
+    """The rows of a table. Its paths are relative to its folder.
+
+    Raises UserError if it is no such table, has no rows, or names two results of a model.
+    """
+    try:
+        table = csv.DictReader(StringIO(read_bytes(file).decode("utf-8")), strict=True)
+        rows = [_row(file, table.line_num, line) for line in table]
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"{file} is not a CSV file: {error}") from None
+    if not rows:
+        raise UserError(f"{file} names no results. Write a row for each")
+    seen: dict[tuple, Path] = {}
+    for row in rows:
+        about = row.model, row.variant, row.seed, row.dataset
+        if seen.setdefault(about, row.eval) != row.eval:
+            raise UserError(
+                f"{file} names two results of {row.model} on {row.dataset}: {seen[about]} and "
+                f"{row.eval}. Give them different variants or seeds, or leave one of them out"
+            )
+    return rows
+
+
+def _row(file: Path, number: int, line: dict) -> Row:
+    known = {name: value for name, value in line.items() if value}
+    known |= {step: file.parent / known[step] for step in MEASURED if step in known}
+    try:
+        return Row.model_validate(known)
+    except ValidationError as error:
+        faults = error.errors(include_url=False)
+        words = [f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in faults]
+        columns = ", ".join(Row.model_fields)
+        raise UserError(
+            f"{file}, line {number}: {'; '.join(words)}. The columns are {columns}"
+        ) from None
