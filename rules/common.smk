@@ -21,8 +21,8 @@ from xft.dag.experiment import Experiment
 from xft.dag.input_checks import check_all_files
 from xft.dag.job_resources import JobResources, fixed
 from xft.dag.markers import marker_path
+from xft.dag.places import RUNS_TABLE
 from xft.dag.totals import warn_of_full_disk
-from xft.dag.places import RUNS
 from xft.config.runs import find_runs
 from xft.config.text import read_config
 from xft.config.validation import complete

@@ -155,7 +155,7 @@ rule summary:
         mem_mb=1000,
         runtime=5,
     params:
-        runs=f"{RESULTS}/{RUNS}",
+        runs=f"{RESULTS}/{RUNS_TABLE}",
         options=to_flags({"chosen_by": EXPERIMENT.summary_options["chosen_by"]}),
     shell:
         "python -m workflow_scripts.summary --runs {params.runs:q} {params.options} "

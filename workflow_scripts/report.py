@@ -10,7 +10,6 @@ from xft.artifacts.files import write_manifest, write_whole
 from xft.artifacts.manifest import manifest_path, read_manifest
 from xft.artifacts.recipe import make_recipe
 from xft.cli import flags, running
-from xft.dag.planned import planned_memory
 from xft.reporting.page.figures import write_figures
 from xft.reporting.page.folder import read_results
 from xft.reporting.page.html import build_page
@@ -27,8 +26,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
 
     summary = read_manifest(manifest_path(args.summary))
-    folder = args.summary.parent
-    runs = [read_results(folder, planned_memory(folder))]
+    runs = [read_results(args.summary.parent)]
     recipe = make_recipe("report", {}, {"summary": summary.origin})
     known = {"inputs": {"summary": summary.id}, "recipe": recipe}
     with create_artifact(args.out.with_name(FIGURES), FIGURES, **known) as draft:

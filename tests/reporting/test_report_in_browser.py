@@ -37,12 +37,10 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture(scope="module")
 def reports(finished, tmp_path_factory) -> dict:
-    """The files of three reports: of a run of the workflow, of hostile solutions, and of seeds."""
+    """The files of two reports: of a run of the workflow, and of hostile solutions."""
     folder = tmp_path_factory.mktemp("reports")
     write_results(folder / "hostile", {"base": 3, "dense/lam~0.75": 9})
-    write_results(folder / "seeds", {"sft": 3, "dense/lam~0.75": 9}, seeds=(43, 44))
-    results = {"finished": finished.results}
-    results |= {name: folder / name for name in ("hostile", "seeds")}
+    results = {"finished": finished.results, "hostile": folder / "hostile"}
     files = {name: folder / f"{name}.html" for name in results}
     for name, place in results.items():
         report.main([str(place), "--out", str(files[name])])
@@ -127,16 +125,3 @@ def test_a_problem_is_unfolded_by_keys(open_report):
     assert not solution.is_visible()
     problem.locator("summary").press("Enter")
     assert solution.is_visible() and "def " in solution.inner_text()
-
-
-def test_a_mean_is_unfolded_by_keys_and_leads_to_the_solutions(open_report):
-    opened = open_report("seeds", viewport={"width": NARROW, "height": 900})
-    page = opened.page
-    model = page.locator(".means details").first
-    run = model.get_by_role("link").first
-    assert not run.is_visible()
-    model.locator("summary").press("Enter")
-    run.press("Enter")
-    assert page.evaluate("document.querySelector(':target').matches('.problems')")
-    assert page.evaluate("document.documentElement.scrollWidth") <= NARROW
-    assert opened.errors == []

@@ -18,8 +18,8 @@ FOLDERS = (LOGS, "metrics", "benchmarks", FIGURES)
 # The rules with `cache`.
 SHARED_RULES = ("base", "tokens", "moe", "moe_sft", "sft", "sft_flops", "weighted_trained")
 SHARED_RULES += ("heal",)
-RUNS = "runs.csv"  # the table of runs, for step summary
-FILES = (CONFIG_FILE, RUNS, "data/report.json", "summary.md", "comparisons.csv")
+RUNS_TABLE = "runs.csv"  # the table of runs, for step summary
+FILES = (CONFIG_FILE, RUNS_TABLE, "data/report.json", "summary.md", "comparisons.csv")
 
 
 def check_inputs(places: Iterable[Path], inputs: Iterable[tuple[str, Path]]) -> None:

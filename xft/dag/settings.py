@@ -9,7 +9,7 @@ from xft.artifacts.files import write_whole
 from xft.config.recorded import CONFIG_FILE, CONFIG_HEAD
 from xft.config.sections import XftConfig
 from xft.dag.experiment import Experiment
-from xft.dag.places import RUNS
+from xft.dag.places import RUNS_TABLE
 
 
 def write_config(config: XftConfig, results: Path) -> None:
@@ -32,4 +32,4 @@ def _commit() -> str:
 
 def write_table(experiment: Experiment) -> None:
     """Write the table of runs, which step summary reads."""
-    write_whole(experiment.results / RUNS, experiment.table)
+    write_whole(experiment.results / RUNS_TABLE, experiment.table)

@@ -6,7 +6,6 @@ from xft.artifacts.files import write_whole
 from xft.artifacts.manifest import manifest_path
 from xft.cli import flags, running
 from xft.common.errors import UserError
-from xft.dag.planned import planned_memory
 from xft.reporting.page.folder import read_results
 from xft.reporting.page.html import GENERATOR, build_page
 
@@ -25,7 +24,7 @@ def main(argv: list[str] | None = None) -> None:
     )
     args = parser.parse_args(argv)
     _check_replaceable(args.out)
-    runs = [read_results(folder, planned_memory(folder)) for folder in args.folders]
+    runs = [read_results(folder) for folder in args.folders]
     write_whole(args.out, build_page(runs))
     print(f"{args.out}: open it in a browser")
 

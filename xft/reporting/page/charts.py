@@ -1,12 +1,11 @@
 """The charts of the report, as Vega-Lite specifications."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 
-MOST_ROWS = 120  # of a chart with a row for each model or pair
+MOST_SYMBOLS = 120  # in a legend
 ROW = 20  # pixels
 WIDTH = 520
-BOX, BOX_WIDTH = "M-1,-0.28 L1,-0.28 L1,0.28 L-1,0.28 Z", 136  # of a step
 
 
 def scores_chart(scores: Sequence[dict]) -> dict:
@@ -52,7 +51,7 @@ def differences_chart(comparisons: Sequence[dict], title: str) -> dict:
 
     comparisons: with pair, difference, low, high and p_value. title: of the axis, with the unit.
     """
-    alt, data = _altair(), _data(comparisons[:MOST_ROWS])
+    alt, data = _altair(), _data(comparisons)
     y = alt.Y("pair:N", sort=None, title=None, axis=alt.Axis(labelLimit=380))
     excludes_zero = (alt.datum.low > 0) | (alt.datum.high < 0)
     color = alt.condition(excludes_zero, alt.value("#e4572e"), alt.value("#7f8c9b"))
@@ -77,7 +76,7 @@ def curves_chart(curves: Sequence[dict], key: str, title: str, raw: str | None =
     """
     alt, data = _altair(), _data(curves)
     chosen = alt.selection_point(fields=["training"], bind="legend")
-    legend = alt.Legend(labelLimit=260, columns=1, symbolLimit=MOST_ROWS)
+    legend = alt.Legend(labelLimit=260, columns=1, symbolLimit=MOST_SYMBOLS)
     base = alt.Chart(data, width=WIDTH, height=260).encode(
         x=alt.X("step:Q", title="optimiser step"),
         color=alt.Color("training:N", legend=legend),
@@ -96,17 +95,17 @@ def curves_chart(curves: Sequence[dict], key: str, title: str, raw: str | None =
     return _spec(faint + lines)
 
 
-def map_chart(cells: Sequence[dict], row: str, column: str, value: str, middle: float) -> dict:
-    """A heat map. Colours say how far a value is above or below the middle."""
+def map_chart(cells: Sequence[dict], row: str, value: str, middle: float) -> dict:
+    """A heat map with a column for each expert. Colours: how far a value is from the middle."""
     alt = _altair()
     scale = alt.Scale(scheme="blueorange", domainMid=middle, reverse=False)
     chart = alt.Chart(_data(cells), width=alt.Step(26), height=alt.Step(ROW)).mark_rect()
     return _spec(
         chart.encode(
-            x=alt.X(f"{column}:O", axis=alt.Axis(labelAngle=0)),
+            x=alt.X("expert:O", axis=alt.Axis(labelAngle=0)),
             y=alt.Y(f"{row}:O"),
             color=alt.Color(f"{value}:Q", scale=scale),
-            tooltip=[f"{row}:O", f"{column}:O", alt.Tooltip(f"{value}:Q", format=".4f")],
+            tooltip=[f"{row}:O", "expert:O", alt.Tooltip(f"{value}:Q", format=".4f")],
         )
     )
 
@@ -123,43 +122,6 @@ def spread_chart(spreads: Sequence[dict]) -> dict:
             tooltip=["mixture:N", "layer:O", alt.Tooltip("spread:Q", format=".1f")],
         )
     )
-
-
-def graph_chart(
-    places: Mapping[str, tuple[float, int]],
-    sources: Mapping[str, Iterable[str]],
-    seconds: Mapping[str, float],
-) -> dict:
-    """The steps from top to bottom with the time of their jobs, and lines from what they read.
-
-    places: column and row of each step. sources: the steps that each step reads from.
-    """
-    alt = _altair()
-    edges = [
-        dict(zip(("x", "y", "x2", "y2"), (*places[source], *places[step]), strict=True))
-        for step, found in sources.items()
-        for source in sorted(found)
-    ]
-    steps = [
-        {"step": step, "x": x, "y": y, "time": _time(seconds.get(step))}
-        for step, (x, y) in places.items()
-    ]
-    columns, rows = (max(axis) - min(axis) + 1 for axis in zip(*places.values(), strict=True))
-    x = alt.X("x:Q", axis=None, scale=alt.Scale(zero=False, nice=False, padding=70))
-    y = alt.Y("y:Q", axis=None, scale=alt.Scale(zero=False, nice=False, padding=26, reverse=True))
-    size = {"width": int(columns * 150), "height": int(rows * 56)}
-    lines = alt.Chart(_data(edges), **size).mark_rule(color="#8f9ba8")
-    base = alt.Chart(_data(steps)).encode(x=x, y=y)
-    boxes = base.mark_point(shape=BOX, size=BOX_WIDTH**2, filled=True, opacity=1, color="#1660b0")
-    text = {"color": "white", "fontSize": 11}
-    names = base.mark_text(dy=-7, fontWeight="bold", **text).encode(text="step:N")
-    times = base.mark_text(dy=8, **text).encode(text="time:N")
-    return _spec(lines.encode(x=x, y=y, x2="x2", y2="y2") + boxes + names + times)
-
-
-def _time(seconds: float | None) -> str:
-    """Minutes and seconds; nothing if they were not measured."""
-    return "" if seconds is None else f"{int(seconds) // 60}:{int(seconds) % 60:02}"
 
 
 def _altair():

@@ -1,7 +1,7 @@
 """Reads what a results folder holds, for the report. What is missing is named and is no error."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,12 +16,12 @@ from xft.evaluation.problems import load_problems
 from xft.evaluation.result import read_result
 from xft.evaluation.samples import samples_path
 from xft.hub.named_sets import NAMED_SETS
+from xft.reporting.comparisons import COLUMNS
 from xft.reporting.page.files import is_own, own_files
-from xft.reporting.page.jobs import MARK, read_graph, read_jobs, read_sizes
-from xft.reporting.tables import LOSS, over_seeds
+from xft.reporting.page.jobs import read_jobs
+from xft.reporting.tables import LOSS
 
-POINTS = 300  # of a training's curve: more are not seen in a chart
-ALL_POINTS = 5000  # of all trainings: more would make the report large
+POINTS = 300  # about, of a training's curve: more are not seen in a chart
 SMOOTHING = 0.05  # of the smoothed loss: the weight of the newest step
 LAST_STEPS = 10  # of a tuning: over these, a router's load is averaged
 
@@ -40,21 +40,18 @@ class Results:
     """The contents of a results folder. A part that the folder does not have is empty.
 
     scores: a row for each evaluation and set of tests: label, seed, name (label and seed), dataset,
-    tests, share with its interval, low to high (percent), loss. means: over the seeds, as
-    `over_seeds` makes them, with the label as the model. comparisons: as in comparisons.csv.
+    tests, share with its interval, low to high (percent), loss. comparisons: as in comparisons.csv.
     summary: the text of summary.md. curves: training, step, loss, smoothed, learning_rate. routers:
     training, step, entropy, noise_changed. loads: training, layer, expert, load (1: an equal part).
     shares: merge, set, expert, deviation from an equal share. spreads: mixture, layer, spread. All
     are lists of dictionaries. solutions: by data set, problem and model. rows: the reports of the
     rows, by name. versions: of packages. config: the text of config.yaml. prompts: by data set and
     problem. chosen: the values of the configuration that are not the defaults.
-    jobs, graph, sizes: as `page.jobs` reads them. planned: MB of memory, by job.
-    missing: sentences.
+    jobs: as `read_jobs` reads them. missing: sentences.
     """
 
     folder: Path
     scores: list[dict] = field(default_factory=list)
-    means: list[dict] = field(default_factory=list)
     comparisons: list[dict] = field(default_factory=list)
     summary: str = ""
     curves: list[dict] = field(default_factory=list)
@@ -70,24 +67,19 @@ class Results:
     prompts: dict[str, dict[str, str]] = field(default_factory=dict)
     chosen: dict[str, object] = field(default_factory=dict)
     jobs: list[dict] = field(default_factory=list)
-    graph: dict[str, set[str]] = field(default_factory=dict)
-    sizes: dict[str, int] = field(default_factory=dict)
-    planned: dict[str, float] = field(default_factory=dict)
     missing: list[str] = field(default_factory=list)
 
 
-def read_results(folder: Path, planned: Mapping[str, float] | None = None) -> Results:
+def read_results(folder: Path) -> Results:
     """The contents of a results folder, also of an unfinished run.
 
     The folder may be somebody else's: a file that leads out of it is not read (`files.is_own`).
-    planned: MB of memory that jobs should take, by job; unknown if None.
     Raises UserError if there is no such folder, or if a file in it is broken.
     """
     if not folder.is_dir():
         raise UserError(f"there is no folder {folder}. Name the results_dir of a run")
-    results = Results(folder, planned=dict(planned or {}))
+    results = Results(folder)
     results.jobs = read_jobs(folder)
-    results.graph, results.sizes = read_graph(folder), read_sizes(folder)
     config = _read_config(results)
     _read_tables(results)
     if config:
@@ -158,21 +150,18 @@ def _read_tables(results: Results) -> None:
     results.summary = text.read_text(encoding="utf-8")
     try:
         scores = pd.read_csv(table, keep_default_na=False)
-        pairs = pd.read_csv(comparisons).dropna(subset=["difference", "low", "high", "p_value"])
+        pairs = pd.read_csv(comparisons)[COLUMNS].dropna()
+        pairs[COLUMNS[4:]] = pairs[COLUMNS[4:]].apply(pd.to_numeric)
         results.comparisons.extend(pairs.to_dict("records"))
     except (ValueError, KeyError) as error:
         raise UserError(f"{table}, {comparisons}: not tables of step summary: {error}") from None
     with _written_by("summary", table):
-        rows = [_read_score(results, row) for row in scores.to_dict("records")]
-        means = over_seeds(pd.DataFrame(rows, columns=scores.columns))
-        results.means.extend(means.to_dict("records"))
+        for row in scores.to_dict("records"):
+            _read_score(results, row)
 
 
-def _read_score(results: Results, row: dict) -> dict:
-    """Take a row of summary.csv, and from its evaluation the solutions.
-
-    Returns the row with the label as the model, and with shares that are not rounded.
-    """
+def _read_score(results: Results, row: dict) -> None:
+    """Take a row of summary.csv, and from its evaluation the solutions."""
     label = row["model"] + (f" ({row['variant']})" if row.get("variant") else "")
     seed = str(row.get("seed", ""))
     name = f"{label}, seed {seed}" if seed else label
@@ -187,7 +176,7 @@ def _read_score(results: Results, row: dict) -> dict:
     file = _in_folder(results.folder, Path(row["eval file"]))
     if file is None:
         results.missing.append(f"{row['eval file']}: the solutions of {label} are not shown")
-        return row | {"model": label}
+        return
     with _written_by("eval", file):
         result = read_result(file)
         results.versions.update(result["versions"])
@@ -199,13 +188,6 @@ def _read_score(results: Results, row: dict) -> dict:
                 code = codes.get(problem["task_id"], "")
                 solution = Solution(problem["plus"], code, problem["failed_call"])
                 problems.setdefault(problem["task_id"], {})[name] = solution
-        shares = {f"pass@1 {tests}": 100 * result["pass@1"][tests] for tests in TEST_SETS}
-    return row | {"model": label} | shares
-
-
-def columns_of(problems: Mapping[str, Mapping[str, Solution]]) -> list[str]:
-    """The names of the models in the table of problems. problems: by id and model."""
-    return list(dict.fromkeys(model for found in problems.values() for model in found))
 
 
 def _in_folder(folder: Path, file: Path) -> Path | None:
@@ -229,10 +211,8 @@ def _read_metrics(results: Results) -> None:
         name = file.relative_to(results.folder / "metrics").with_suffix("").as_posix()
         with _written_by(name, file):
             lines = [line for line in read_json_objects(file, growing=True) if "loss" in line]
-            points = min(POINTS, max(2, ALL_POINTS // len(files)))
-            curve = _thinned(_curve(lines), points)
-            results.curves.extend({"training": name} | point for point in curve)
-            _read_routers(results, name, lines, points)
+            results.curves.extend({"training": name} | point for point in _thinned(_curve(lines)))
+            _read_routers(results, name, lines)
             if lines and "shares" in lines[-1]:
                 shares = _shares(lines[-1]["shares"])
                 results.shares.extend({"merge": name} | share for share in shares)
@@ -251,16 +231,14 @@ def _curve(lines: Sequence[dict]) -> list[dict]:
     return points
 
 
-def _thinned(points: Sequence[dict], most: int) -> Sequence[dict]:
-    """At most this number of points, evenly chosen, with the first and the last one."""
-    if len(points) <= most:
-        return points
-    return [points[round(i * (len(points) - 1) / (most - 1))] for i in range(most)]
+def _thinned(points: Sequence[dict]) -> Sequence[dict]:
+    """About `POINTS` of the points at most, evenly chosen, with the last one."""
+    return points[:: -max(1, len(points) // POINTS)][::-1]
 
 
-def _read_routers(results: Results, name: str, lines: Sequence[dict], points: int) -> None:
+def _read_routers(results: Results, name: str, lines: Sequence[dict]) -> None:
     lines = [line for line in lines if "load" in line and "entropy" in line]
-    for line in _thinned(lines, points):
+    for line in _thinned(lines):
         point = {"training": name, "step": line["step"], "entropy": _mean(line["entropy"])}
         changed = line.get("noise_changed")
         results.routers.append(point | {"noise_changed": _mean(changed) if changed else None})
@@ -291,9 +269,8 @@ def _read_diversity(results: Results) -> None:
 
 
 def _variation(folder: Path, above: Path) -> str:
-    """The variant and seed that folders name, such as `top_k~2, seed~43`; else `own values`."""
-    parts = [part for part in folder.relative_to(above).parts if MARK in part]
-    return ", ".join(parts) or "own values"
+    """The folders of a variant and seed, such as `moe.num_experts~4/seed~43`; else `own values`."""
+    return folder.relative_to(above).as_posix().removeprefix(".") or "own values"
 
 
 def _mean(values: Sequence[float]) -> float:

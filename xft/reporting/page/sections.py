@@ -3,25 +3,16 @@
 import hashlib
 import json
 import re
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import groupby
-from operator import itemgetter
 
+from xft.reporting.comparisons import LOSS, solved_rows, verdict
 from xft.reporting.page import charts
-from xft.reporting.page.folder import Results, Solution, columns_of
-from xft.reporting.page.jobs import layout
-from xft.reporting.page.means import Mean, find_means
+from xft.reporting.page.folder import Results, Solution
 
-# Limits that keep the report below 5 MB. The results hold everything.
-MOST_MAPS = 12
-MOST_PROBLEMS = 400  # of a data set, those on which models differ first
-MOST_CELLS = 6_000  # solutions in the table of problems
-MOST_TEXT = 800_000  # characters of all solutions
 NOT_EVALUATED = Solution("not evaluated", "", None)
-OVER_LAMBDA = re.compile(r"(?P<kind>.*\b(?:dense|uniform|heal))/lam~(?P<lam>[\d.]+)(?P<variant>.*)")
-LOAD, SHARES = "Load of the experts", "Learned shares above equal ones"
+LAMBDA = re.compile(r"/lam~([\d.]+)")
 TESTS = {"base": "base tests", "plus": "base + extra tests"}
 
 
@@ -36,13 +27,10 @@ class Problem:
 
 @dataclass(frozen=True)
 class Part:
-    """A part of a section: a chart, a table (headings first), a text to unfold, or problems.
-
-    means: rows of the table that unfold to runs. target: the id of the part that runs link to.
-    """
+    """A part of a section: sentences, a chart, a table (headings first), a text, or problems."""
 
     title: str = ""
-    note: str = ""
+    lines: list[str] = field(default_factory=list)
     id: str = ""
     chart: dict | None = None
     table: list[Sequence[object]] | None = None
@@ -50,8 +38,6 @@ class Part:
     text: str = ""
     problems: list[Problem] = field(default_factory=list)
     models: list[str] = field(default_factory=list)
-    means: list[Mean] = field(default_factory=list)
-    target: str = ""
 
 
 @dataclass(frozen=True)
@@ -64,35 +50,39 @@ class Section:
     parts: list[Part]
 
 
-def find_sections(runs: Sequence[Results]) -> Iterator[Section]:
+def find_sections(results: Sequence[Results]) -> Iterator[Section]:
     """The sections of the page about one or more results folders. Some may have no parts."""
-    several = len(runs) > 1
+    # Each with the text in front of its names: its folder, if the page shows several.
+    runs = [(f"{run.folder}: " if len(results) > 1 else "", run) for run in results]
 
-    def collected(name: str, key: str = "") -> list[dict]:
-        """A part of all runs. With several runs, `key` gets the folder in front."""
-        rows = []
-        for run in runs:
-            front = _front(run, several)
-            rows += [
-                row | ({key: front + str(row[key])} if key else {}) for row in getattr(run, name)
-            ]
-        return rows
+    def collected(name: str, key: str) -> list[dict]:
+        """A part of all runs. `key` gets the folder in front."""
+        return [
+            row | {key: front + str(row[key])} for front, run in runs for row in getattr(run, name)
+        ]
 
+    yield Section(
+        "verdict",
+        "Verdict",
+        "Which models differ significantly: at the 5% level, by a paired bootstrap with Holm's "
+        "correction for all pairs.",
+        [part for front, run in runs for part in _verdict(front, run)],
+    )
     yield Section(
         "scores",
         "Problems solved",
         "pass@1: the share of problems that the model's first solution solves. The bar is the 95% "
         "interval of the share: with other problems of the same kind it would rarely lie outside. "
         "Each point is a seed, the red line their mean.",
-        list(_scores(collected("scores", "label"), runs, several)),
+        list(_scores(collected("scores", "label"))),
     )
     yield Section(
         "differences",
         "Differences between models",
-        "Each row compares two models on the same problems. Red: the 95% interval of the "
-        "difference, for this row alone, does not hold 0. Where it holds 0, the data do not say "
-        "which model is better. The summary below corrects for the number of comparisons.",
-        list(_differences(runs, several)),
+        "Each row compares two models on the same problems or held-out rows. Red: the 95% interval "
+        "of the difference, for this row alone, excludes 0. Where it overlaps 0, the data do not "
+        "say which model is better.",
+        list(_differences(collected("comparisons", "second"))),
     )
     yield Section(
         "training",
@@ -116,46 +106,47 @@ def find_sections(runs: Sequence[Results]) -> Iterator[Section]:
         "Each row is a problem, each column a model (numbered below): ✓ passes base + extra tests. "
         "Unfold a row for the prompt and the solutions. Problems on which the models differ come "
         "first.",
-        list(_problems(runs, several)),
-    )
-    yield Section(
-        "jobs",
-        "Time, memory and disk",
-        "Each box is a step, with the time of its jobs together; lines lead to the steps that read "
-        "its result. Memory: the most that a job had, beside what the workflow asked for. Planned: "
-        "the most that the plan computes for a training on a CPU, if every row fills the window. "
-        "Load: 100% is one core. A job that went on after a kill shows its last part.",
-        list(_jobs(runs, several)),
+        [part for front, run in runs for part in _problems(front, run)],
     )
     yield Section(
         "run",
         "What was run",
         "The values of the configuration that are not the defaults, the rows that were used and "
-        "left out, the versions of the packages, and what is missing.",
-        list(_facts(runs, several)),
+        "left out, the versions of the packages, what is missing, and the time and memory of each "
+        "job. Memory: the most that a job had, beside what the workflow asked for. Load: 100% is "
+        "one core. A job that went on after a kill shows its last part.",
+        [part for front, run in runs for part in _facts(front, run)],
     )
 
 
-def _front(run: Results, several: bool) -> str:
-    """The text in front of names of a run: its folder, if the page shows several runs."""
-    return f"{run.folder}: " if several else ""
+def _verdict(front: str, run: Results) -> Iterator[Part]:
+    import pandas as pd
+
+    if run.comparisons:
+        table = pd.DataFrame(run.comparisons)
+        for title, rows in (
+            ("problems solved", solved_rows(table)),
+            ("loss on the held-out rows", table[table["tests"] == LOSS]),
+        ):
+            if len(rows):
+                yield Part(front + title, lines=verdict(rows))
+    if run.summary:
+        yield Part(label=f"{front}the summary as text", text=run.summary)
 
 
-def _scores(scores: list[dict], runs: Sequence[Results], several: bool) -> Iterator[Part]:
-    keys = ("dataset", "tests")
-    ordered = sorted(scores, key=lambda row: [row[key] for key in keys])
-    for (dataset, tests), rows in groupby(ordered, key=lambda row: [row[key] for key in keys]):
-        rows = list(rows)
-        names = list(dict.fromkeys(row["label"] for row in rows))
-        drawn = {*names[: charts.MOST_ROWS]}
-        yield Part(
-            f"{dataset}, {TESTS[tests]}, {rows[0]['problems']} problems",
-            note=_left_over(len(names) - len(drawn), "models", "the table below"),
-            id=_id("scores", dataset, tests),
-            chart=charts.scores_chart([row for row in rows if row["label"] in drawn]),
-        )
-    yield from _lambdas(scores)
-    yield from _means(runs, several)
+def _scores(scores: list[dict]) -> Iterator[Part]:
+    for (dataset, tests), rows in _grouped(scores, "dataset", "tests"):
+        title = f"{dataset}, {TESTS[tests]}, {rows[0]['problems']} problems"
+        yield Part(title, id=_id("scores", dataset, tests), chart=charts.scores_chart(rows))
+    merges = [
+        row | {"lam": float(found[1]), "merge": LAMBDA.sub("", row["label"])}
+        for row in scores
+        if row["tests"] == "plus" and (found := LAMBDA.search(row["label"]))
+    ]
+    for (dataset,), rows in _grouped(merges, "dataset"):
+        if len({row["lam"] for row in rows}) > 1:
+            title = f"{dataset}, {TESTS['plus']}, over lambda"
+            yield Part(title, id=_id("lambda", dataset), chart=charts.lambda_chart(rows))
     if scores:
         heads = ["model", "seed", "data set", "tests", "pass@1, %", "from", "to", "held-out loss"]
         names = ("label", "seed", "dataset", "tests", "share", "low", "high")
@@ -166,40 +157,14 @@ def _scores(scores: list[dict], runs: Sequence[Results], several: bool) -> Itera
         yield Part("All scores", table=[heads, *rows])
 
 
-def _means(runs: Sequence[Results], several: bool) -> Iterator[Part]:
-    for run in runs:
-        for found in find_means(run):
-            yield Part(
-                f"{_front(run, several)}{found.dataset}, means over the seeds",
-                note="Mean ± standard deviation between the seeds, which leaves out the chance of "
-                f"the {found.problems} problems. Unfold a model for its runs, each with the 95% "
-                "interval of its share, and a link to its column in the table of solutions.",
-                table=[found.headings],
-                means=found.rows,
-                target=_problems_id(run, found.dataset),
-            )
+def _grouped(rows: Iterable[dict], *keys: str) -> Iterator[tuple[list, list[dict]]]:
+    """The rows with equal values of these keys, with the values."""
 
+    def values(row: dict) -> list:
+        return [row[key] for key in keys]
 
-def _problems_id(run: Results, dataset: str) -> str:
-    return _id("solutions", str(run.folder), dataset)
-
-
-def _lambdas(scores: list[dict]) -> Iterator[Part]:
-    """The scores of merges over lambda, if there are several lambdas."""
-    rows = [
-        row | {"lam": float(found["lam"]), "merge": found["kind"] + found["variant"]}
-        for row in scores
-        if (found := OVER_LAMBDA.fullmatch(row["label"])) and row["tests"] == "plus"
-    ]
-    for dataset, group in groupby(sorted(rows, key=itemgetter("dataset")), itemgetter("dataset")):
-        drawn = list(group)
-        if len({row["lam"] for row in drawn}) > 1:
-            title = f"{dataset}, {TESTS['plus']}, over lambda"
-            yield Part(title, id=_id("lambda", dataset), chart=charts.lambda_chart(drawn))
-
-
-def _left_over(count: int, what: str, where: str) -> str:
-    return f"{count} more {what} are in {where}." if count > 0 else ""
+    for found, group in groupby(sorted(rows, key=values), values):
+        yield found, list(group)
 
 
 def _id(*words: str) -> str:
@@ -209,35 +174,21 @@ def _id(*words: str) -> str:
     )
 
 
-def _differences(runs: Sequence[Results], several: bool) -> Iterator[Part]:
-    rows = []
-    for run in runs:
-        front = _front(run, several)
-        for row in run.comparisons:
-            pair = f"{front}{row['second']} against {row['first']}"
-            rows.append(row | {"pair": pair})
-    for dataset in dict.fromkeys(row["dataset"] for row in rows):
-        here = [
-            row for row in rows if row["dataset"] == dataset and row["tests"] in ("plus", "loss")
-        ]
-        losses = here and here[0]["tests"] == "loss"
+def _differences(comparisons: list[dict]) -> Iterator[Part]:
+    shown = [row for row in comparisons if row["tests"] != "base"]
+    for (dataset, tests), rows in _grouped(shown, "dataset", "tests"):
+        losses = tests == LOSS
         scale, unit = (1, "nats a token") if losses else (100, "percentage points")
-        keys = ("difference", "low", "high")
-        shown = [
-            {"pair": row["pair"], "p_value": row["p_value"]}
-            | {key: scale * row[key] for key in keys}
-            for row in here
+        drawn = [
+            {"pair": f"{row['second']} against {row['first']}", "p_value": row["p_value"]}
+            | {key: scale * row[key] for key in ("difference", "low", "high")}
+            for row in rows
         ]
-        if shown:
-            yield Part(
-                "Loss on the held-out rows" if losses else f"{dataset}, {TESTS['plus']}",
-                note=_left_over(len(shown) - charts.MOST_ROWS, "pairs", "comparisons.csv"),
-                id=_id("differences", dataset),
-                chart=charts.differences_chart(shown, f"difference, {unit}"),
-            )
-    for run in runs:
-        if run.summary:
-            yield Part(label=f"The summary of {run.folder} as text", text=run.summary)
+        yield Part(
+            "Loss on the held-out rows" if losses else f"{dataset}, {TESTS[tests]}",
+            id=_id("differences", dataset),
+            chart=charts.differences_chart(drawn, f"difference, {unit}"),
+        )
 
 
 def _trainings(curves: list[dict]) -> Iterator[Part]:
@@ -251,7 +202,9 @@ def _trainings(curves: list[dict]) -> Iterator[Part]:
 
 
 def _experts(collected) -> Iterator[Part]:
-    yield from _maps(collected("loads", "training"), "training", "layer", "load", 1, LOAD)
+    for (name,), cells in _grouped(collected("loads", "training"), "training"):
+        chart = charts.map_chart(cells, "layer", "load", 1)
+        yield Part(f"Load of the experts: {name}", id=_id("load", name), chart=chart)
     routers = collected("routers", "training")
     if routers:
         chart = charts.curves_chart(routers, "entropy", "entropy, nats")
@@ -260,106 +213,54 @@ def _experts(collected) -> Iterator[Part]:
     if noisy:
         chart = charts.curves_chart(noisy, "noise_changed", "part of the choices")
         yield Part("Choices that the routers' noise changed", id="noise", chart=chart)
-    yield from _maps(collected("shares", "merge"), "merge", "set", "deviation", 0, SHARES)
+    for (name,), cells in _grouped(collected("shares", "merge"), "merge"):
+        chart = charts.map_chart(cells, "set", "deviation", 0)
+        yield Part(
+            f"Learned shares above equal ones: {name}", id=_id("deviation", name), chart=chart
+        )
     if spreads := collected("spreads", "mixture"):
         yield Part("Spread of the experts", id="spread", chart=charts.spread_chart(spreads))
 
 
-def _maps(
-    cells: list[dict], of: str, row: str, value: str, middle: float, title: str
-) -> Iterator[Part]:
-    """A heat map of experts for each training or merge."""
-    names = list(dict.fromkeys(cell[of] for cell in cells))
-    for name in names[:MOST_MAPS]:
-        here = [cell for cell in cells if cell[of] == name]
-        chart = charts.map_chart(here, row, "expert", value, middle)
-        yield Part(f"{title}: {name}", id=_id(value, name), chart=chart)
-    if note := _left_over(len(names) - MOST_MAPS, "of them", "the metrics"):
-        yield Part(note=note)
+def _problems(front: str, run: Results) -> Iterator[Part]:
+    for dataset, problems in run.solutions.items():
+        models = list(dict.fromkeys(model for found in problems.values() for model in found))
+        prompts = run.prompts.get(dataset, {})
+        shown = [
+            Problem(name, prompts.get(name, ""), [found.get(m, NOT_EVALUATED) for m in models])
+            for name, found in sorted(problems.items(), key=lambda item: not _differ(item[1]))
+        ]
+        yield Part(front + dataset, problems=shown, models=models)
 
 
-def _problems(runs: Sequence[Results], several: bool) -> Iterator[Part]:
-    left = MOST_TEXT
-    for run in runs:
-        for dataset, problems in run.solutions.items():
-            models = columns_of(problems)
-            names = sorted(problems, key=lambda name: not _differ(problems[name].values()))
-            shown = []
-            for name in names[: min(MOST_PROBLEMS, MOST_CELLS // len(models))]:
-                solutions = [problems[name].get(model, NOT_EVALUATED) for model in models]
-                prompt = run.prompts.get(dataset, {}).get(name, "")
-                left -= len(prompt) + sum(len(solution.code) for solution in solutions)
-                if left < 0:
-                    prompt = ""
-                    solutions = [replace(solution, code="") for solution in solutions]
-                shown.append(Problem(name, prompt, solutions))
-            notes = [_left_over(len(names) - len(shown), "problems", "the results of step eval")]
-            if left < 0:
-                notes.append("Some solutions are left out: *.generations.jsonl holds all of them.")
-            title = _front(run, several) + dataset
-            yield Part(
-                title,
-                note=" ".join(notes).strip(),
-                id=_problems_id(run, dataset),
-                problems=shown,
-                models=models,
-            )
+def _differ(solutions: dict[str, Solution]) -> bool:
+    return len({solution.status == "passed" for solution in solutions.values()}) > 1
 
 
-def _differ(solutions: Iterable[Solution]) -> bool:
-    return len({solution.status == "passed" for solution in solutions}) > 1
+def _facts(front: str, run: Results) -> Iterator[Part]:
+    tables = {
+        "missing": (["what is missing"], [[sentence] for sentence in run.missing]),
+        "chosen values": (["key", "value"], [[k, json.dumps(v)] for k, v in run.chosen.items()]),
+        "rows": (
+            ["rows of", "used", "held out", "left out"],
+            [[name, r["training"], r["validation"], _left_out(r)] for name, r in run.rows.items()],
+        ),
+        "versions": (["package", "version"], list(run.versions.items())),
+        "jobs": (
+            ["job", "seconds", "memory, MB", "asked, MB", "at most, minutes", "load, %"],
+            [[job["job"], f"{job['seconds']:.1f}", *_rounded(job)] for job in run.jobs],
+        ),
+    }
+    for title, (heads, rows) in tables.items():
+        if rows:
+            yield Part(front + title, table=[heads, *rows])
+    if run.config:
+        yield Part(label=f"{front}the complete configuration", text=run.config)
 
 
-def _jobs(runs: Sequence[Results], several: bool) -> Iterator[Part]:
-    for number, run in enumerate(runs):
-        front = _front(run, several)
-        seconds = Counter()
-        for job in run.jobs:
-            seconds[job["step"]] += job["seconds"]
-        if any(run.graph.values()):
-            chart = charts.graph_chart(layout(run.graph), run.graph, seconds)
-            yield Part(f"{front}steps", id=f"steps-{number}", chart=chart)
-        if run.jobs:
-            yield Part(f"{front}jobs", table=list(_job_table(run)))
-        table = [[name, f"{size / 1e6:,.1f}"] for name, size in run.sizes.items() if size > 1e5]
-        yield Part(f"{front}disk", table=[["files of", "MB"], *table])
-
-
-def _job_table(run: Results) -> Iterator[list[str]]:
-    """The headings and a row for each job. Planned memory has a column if it is known."""
-    columns = {"memory": "memory, MB"}
-    columns |= {"planned": "planned, MB"} if run.planned else {}
-    columns |= {"asked": "asked, MB", "minutes": "at most, minutes", "load": "load, %"}
-    yield ["job", "seconds", *columns.values()]
-    for job in run.jobs:
-        values = job | {"planned": run.planned.get(job["job"])}
-        yield [job["job"], f"{job['seconds']:.1f}", *(_rounded(values[key]) for key in columns)]
-
-
-def _rounded(value: float | None) -> str:
-    return "" if value is None else f"{value:,.0f}"
-
-
-def _facts(runs: Sequence[Results], several: bool) -> Iterator[Part]:
-    for run in runs:
-        front = _front(run, several)
-        if run.missing:
-            yield Part(f"{front}missing", table=[["what is missing"], *([m] for m in run.missing)])
-        if run.chosen:
-            values = ([key, json.dumps(value)] for key, value in run.chosen.items())
-            table = [["key", "value"], *values]
-            yield Part(f"{front}chosen values", table=table)
-        if run.config:
-            yield Part(label=f"{front}the complete configuration", text=run.config)
-        if run.rows:
-            heads = ["rows of", "used", "held out", "left out"]
-            table = [
-                [name, report["training"], report["validation"], _left_out(report)]
-                for name, report in run.rows.items()
-            ]
-            yield Part(f"{front}rows", table=[heads, *table])
-        if run.versions:
-            yield Part(f"{front}versions", table=[["package", "version"], *run.versions.items()])
+def _rounded(job: dict) -> Iterator[str]:
+    for key in ("memory", "asked", "minutes", "load"):
+        yield "" if job[key] is None else f"{job[key]:,.0f}"
 
 
 def _left_out(report: dict) -> str:
