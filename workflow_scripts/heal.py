@@ -34,7 +34,7 @@ def main(argv: list[str] | None = None) -> None:
     if args.teacher is not None:
         sources["moe"] = _open_teacher(args.teacher, model, request.full)
 
-    from xft.reporting.model_card import heal_card
+    from xft.reporting.cards import heal_card
     from xft.training.distillation import load_distillation
     from xft.training.tuning import tune
 

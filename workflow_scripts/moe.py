@@ -26,7 +26,7 @@ def main(argv: list[str] | None = None) -> None:
     from xft.conversions.upcycle import upcycle, upcycled_config, weights_dtype
     from xft.modeling.loading import check_fit
     from xft.modeling.upcycling import check_loadable
-    from xft.reporting.model_card import moe_card, origin
+    from xft.reporting.cards import moe_card, origin
 
     base = open_artifact(args.base, "base", "dense", full=args.verify == "full")
     checkpoint = base.checkpoint

@@ -23,7 +23,7 @@ def main(argv: list[str] | None = None) -> None:
 
     check_low_rank(moe.checkpoint.config, request.options)
 
-    from xft.reporting.model_card import init_settings, moe_sft_card
+    from xft.reporting.cards import init_settings, moe_sft_card
     from xft.training.low_rank import adapt_mixture
     from xft.training.tuning import tune
 

@@ -44,7 +44,7 @@ def main(argv: list[str] | None = None) -> None:
         request = replace(request, flops_ratio=_flops_ratio(base, moe, request))
         others = {"flops_of": moe}
 
-    from xft.reporting.model_card import origin, sft_card
+    from xft.reporting.cards import origin, sft_card
     from xft.training.low_rank import adapt_all, all_weights
     from xft.training.tuning import tune
 

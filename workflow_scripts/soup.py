@@ -27,7 +27,7 @@ def main(argv: list[str] | None = None) -> None:
         raise UserError(f"--models {args.models[0]}: a mean needs at least two models")
 
     from xft.conversions.soup import soup_plans
-    from xft.reporting.model_card import soup_card
+    from xft.reporting.cards import soup_card
 
     full = args.verify == "full"
     models = [open_artifact(path, *KINDS, full=full) for path in args.models]

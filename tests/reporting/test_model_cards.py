@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from workflow_scripts import dense, ffn, weighted_init
 from xft.artifacts.manifest import hash_file, manifest_path, read_manifest, short
-from xft.reporting.model_card import imported_card
+from xft.reporting.cards import imported_card
 
 REVISION = "0123456789" * 4
 TRAVELLERS = {

@@ -153,7 +153,7 @@ def test_another_template_in_place_runs_what_is_tuned_with_it(project):
                 "xft/common/progress.py",
                 "xft/config/sections.py",
                 "xft/conversions/reference.py",
-                "xft/reporting/model_card.py",
+                "xft/reporting/cards/__init__.py",
                 "xft/tools/import_reference.py",
                 "xft/tools/verify.py",
             ],

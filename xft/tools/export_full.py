@@ -16,7 +16,7 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
 
     from xft.conversions.full_experts import full_config, full_plans
-    from xft.reporting.model_card import exported_card
+    from xft.reporting.cards import exported_card
 
     moe = open_artifact(args.moe, "moe", "moe_sft", full=args.verify == "full")
     config = full_config(moe.checkpoint)

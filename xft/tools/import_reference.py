@@ -17,7 +17,7 @@ def main(argv: list[str] | None = None) -> None:
 
     from xft.conversions import reference
     from xft.conversions.upcycle import upcycled_config
-    from xft.reporting.model_card import imported_card
+    from xft.reporting.cards import imported_card
 
     published = open_artifact(args.model, full=args.verify == "full")
     checkpoint = published.checkpoint

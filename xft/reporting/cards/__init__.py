@@ -1,0 +1,168 @@
+"""Writes the model cards of mixtures and dense models."""
+
+import json
+from functools import cache
+
+from xft.artifacts.artifact import Artifact
+from xft.artifacts.manifest import short
+from xft.checkpoints.layout import model_name
+from xft.config.section import keys
+from xft.config.sections import MergeMethod, MixtureConfig, effective
+from xft.conversions.mixing_artifact import MixingArtifact
+
+HUB_KEYS = ("model", "revision")
+
+
+def origin(base: Artifact) -> dict:
+    """A base's entry in the manifests of its descendants: its id, and its place on the hub."""
+    known = base.manifest.parameters
+    return {"id": base.id} | {key: known[key] for key in HUB_KEYS if key in known}
+
+
+def moe_card(config: dict, parameters: dict) -> str:
+    """The card of an upcycled model, from its config and its manifest's parameters."""
+    init = init_settings(parameters)
+    upcycling = init | {"seed": parameters["seed"]}
+    return _mixture_card("upcycled", config, parameters["base"], upcycling, init=init)
+
+
+def moe_sft_card(config: dict, parameters: dict, data_hash: str, init: dict) -> str:
+    """The card of a tuned mixture, from its config and its manifest's parameters.
+
+    init: the `init_settings` of the mixture before its tuning.
+    """
+    tuning = {"parameters": parameters, "data_hash": data_hash}
+    return _mixture_card("tuned", config, parameters["base"], init, **tuning)
+
+
+def init_settings(parameters: dict) -> dict:
+    """How the experts of a mixture began, from its manifest's parameters; empty for copies."""
+    init = parameters.get("init", "copy")
+    names = () if init == "copy" else ("init", f"init_{init}")
+    return {name: parameters[name] for name in names}
+
+
+def sft_card(config: dict, parameters: dict, data_hash: str) -> str:
+    """The card of the tuned dense model, from its config and its manifest's parameters."""
+    tuning = {"parameters": parameters, "data_hash": data_hash}
+    return _card("sft", {"base_config": config}, parameters["base"], **tuning)
+
+
+def soup_card(config: dict, common: dict, ids: list[str]) -> str:
+    """The card of a mean of models. common: the parameters that all their manifests state."""
+    known = {"ids": list(map(short, ids)), "parameters": common}
+    return _card("soup", {"base_config": config}, common.get("base", {}), **known)
+
+
+def heal_card(dense: Artifact, config: dict, parameters: dict, data_hash: str) -> str:
+    """The card of a merged model that was tuned. dense: the artifact before the tuning."""
+    merged = {"merged": short(dense.id), "merge": dense.manifest.parameters}
+    tuning = {"parameters": parameters, "data_hash": data_hash}
+    return _card("heal", {"base_config": config}, parameters["base"], **merged, **tuning)
+
+
+def imported_card(config: dict) -> str:
+    """The card of a mixture that was imported from the published code's format."""
+    return _mixture_card("imported", config, {}, {})
+
+
+def exported_card(config: dict, parameters: dict, low_rank: str) -> str:
+    """The card of a mixture whose experts were written out. low_rank: the id of its artifact."""
+    return _mixture_card(
+        "exported", config, parameters.get("base", {}), {}, low_rank=short(low_rank)
+    )
+
+
+def dense_card(
+    moe: Artifact,
+    mixing: MixingArtifact,
+    layers: list[int],
+    method: MergeMethod,
+    expert: int | None = None,
+) -> str:
+    """The card of a merged model: base, experts, lambda, method, and every expert's share.
+
+    layers: the numbers of the upcycled layers. expert: the routed expert that was merged alone.
+    """
+    config, parameters = moe.checkpoint.config, moe.manifest.parameters
+    return _card(
+        "dense",
+        config,
+        parameters.get("base", {}),
+        architecture=model_name(config["base_config"]),
+        weight=mixing.shared_expert_weight,
+        learned=mixing.lambda_logit is not None,
+        granularity=mixing.config["granularity"],
+        origin=_origin_of_shares(mixing, expert),
+        method=method,
+        tuned_here="data" in moe.manifest.inputs,
+        parameters=parameters,
+        mixing=mixing.artifact.manifest.parameters,
+        experts=range(1, mixing.alpha.shape[-1] + 1),
+        rows=_shares(mixing, layers),
+    )
+
+
+def _origin_of_shares(mixing: MixingArtifact, expert: int | None) -> str:
+    if expert is not None:
+        return f"but only expert {expert} of the routed ones"
+    if mixing.artifact.manifest.kind == "weighted_trained":
+        return "trained"
+    return "the mixture's use of its experts" if "init" in mixing.config else "equal shares"
+
+
+def _shares(mixing: MixingArtifact, layers: list[int]) -> list[tuple[str, list[float]]]:
+    """For each set of coefficients its name, lambda and the shares of the routed experts."""
+    lambdas = mixing.coefficients[..., 0]
+    shares = mixing.alpha.softmax(dim=-1)
+    by_layer, by_projection, _ = (size > 1 for size in shares.shape)
+    rows = []
+    for row in range(shares.shape[0]):
+        for column in range(shares.shape[1]):
+            name = f"layer {layers[row]}" if by_layer else "the model"
+            name += f", projection {column + 1}" if by_projection else ""
+            rows.append((name, [float(lambdas[row, column]), *shares[row, column].tolist()]))
+    return rows
+
+
+def _mixture_card(made: str, config: dict, base: dict, upcycling: dict, **known) -> str:
+    settings = effective({key: config.get(key) for key in keys(MixtureConfig)})
+    return _card("mixture", config, base, made=made, upcycling=settings | upcycling, **known)
+
+
+def _card(name: str, config: dict, base: dict, **known) -> str:
+    """A card from a template. base: as `origin` makes it, or empty."""
+    low_rank = config.get("experts") == "lora"
+    form = f", each the base's FFN plus products of rank {config['rank']}" if low_rank else ""
+    words = _base_words(config, base)
+    template = _templates().get_template(f"{name}.md.jinja")
+    return template.render(config=config, base=base, base_words=words, form=form, **known)
+
+
+@cache
+def _templates():
+    import jinja2
+
+    templates = jinja2.Environment(
+        loader=jinja2.PackageLoader(__name__, "."),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    templates.globals |= {"xft": "[XFT](https://arxiv.org/abs/2404.15247)", "listed": _listed}
+    return templates
+
+
+def _base_words(config: dict, base: dict) -> str:
+    """The base in words: its place on the hub, or its architecture and the artifact's short id."""
+    if "model" in base:
+        return f"[{base['model']}](https://huggingface.co/{base['model']}), {base['revision']}"
+    architecture = f"a {model_name(config['base_config'])}"
+    return f"{architecture}, artifact {short(base['id'])}" if "id" in base else architecture
+
+
+def _listed(parameters: dict) -> str:
+    """Parameters in one line, as in the config. Parameters without a value are left out."""
+    set_ones = {k: v for k, v in parameters.items() if v is not None and not isinstance(v, dict)}
+    return ", ".join(f"{key} {json.dumps(value)}" for key, value in sorted(set_ones.items()))
