@@ -91,7 +91,7 @@ def test_another_lambda_runs_its_chain_and_going_back_only_the_summary(
     assert copy.run(merge={"lambdas": [0.85]}) == LAMBDA_CHAIN
     after = artifact_hashes(copy)
     for name, sha in before.items():
-        assert after[name] == sha or name.startswith(("summary.", "comparisons."))
+        assert after[name] == sha or name.startswith(("summary.", "comparisons.", "runs."))
     assert copy.run(merge={"lambdas": ["0.750"]}) == ["report", "summary"]
     assert artifact_hashes(copy)["summary.csv"] == before["summary.csv"]
     assert copy.run(merge={"lambdas": [0.75, 0.85]}) == ["report", "summary"]

@@ -228,8 +228,10 @@ def _difference(row) -> str:
 
 
 def _power(rows) -> str:
-    """What the number of problems can show. A difference as large as half of its interval is found
-    in half of the cases."""
+    """What the number of problems can show.
+
+    A true difference as large as half of its interval is found in half of the cases.
+    """
     count = int(rows["problems"].max())
     if count < FEWEST:
         return f"With {count} problems no difference can be significant."
