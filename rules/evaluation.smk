@@ -156,7 +156,7 @@ rule summary:
         runtime=5,
     params:
         runs=f"{RESULTS}/{RUNS_TABLE}",
-        options=to_flags({"chosen_by": EXPERIMENT.summary_options["chosen_by"]}),
+        options=to_flags({"chosen_by": EXPERIMENT.chosen_by}),
     shell:
         "python -m workflow_scripts.summary --runs {params.runs:q} {params.options} "
         "--out {output.csv:q} > {log:q} 2>&1"

@@ -107,14 +107,12 @@ def test_equal_loads_and_shares_are_in_the_middle(page):
 
 
 def test_the_verdict_is_that_of_the_summary(page, finished):
-    lines = re.findall(
-        r"^- (.*(?:significant|significantly|p [<=]|half of).*)$", summary_of(finished), re.M
-    )
-    assert lines and [line for line in lines if line not in page.text] == []
-
-
-def summary_of(finished) -> str:
-    return (finished.results / "summary.md").read_text()
+    """Of four problems, which no model solves with 16 tokens."""
+    verdict = ["3 pairs do not differ significantly."]
+    verdict.append("With 4 problems no difference can be significant.")
+    summary = (finished.results / "summary.md").read_text()
+    for line in verdict:
+        assert f"- {line}\n" in summary and page.text.count(line) == 2  # and in the summary as text
 
 
 def test_the_times_and_the_memory_are_those_that_snakemake_measured(page, finished):

@@ -135,9 +135,14 @@ class Experiment:
     @cached_property
     def summary_options(self) -> dict[str, object]:
         """The options of step summary that its result depends on, by flag."""
-        select = self.config.merge.select
         digest = hashlib.sha256(self.table.encode()).hexdigest()
-        return {"runs": digest, "chosen_by": None if select == "auto" else select}
+        return {"runs": digest, "chosen_by": self.chosen_by}
+
+    @property
+    def chosen_by(self) -> str | None:
+        """What the best of a mixture's merges is chosen by; None if the results decide."""
+        select = self.config.merge.select
+        return None if select == "auto" else select
 
     def name(self, wanted: Wanted) -> str:
         """The path of an artifact in the results folder."""

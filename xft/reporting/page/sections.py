@@ -7,13 +7,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 
+from xft.evaluation.result import TEST_NAMES
 from xft.reporting.comparisons import LOSS, solved_rows, verdict
 from xft.reporting.page import charts
 from xft.reporting.page.folder import Results, Solution
 
 NOT_EVALUATED = Solution("not evaluated", "", None)
 LAMBDA = re.compile(r"/lam~([\d.]+)")
-TESTS = {"base": "base tests", "plus": "base + extra tests"}
 
 
 @dataclass(frozen=True)
@@ -136,7 +136,7 @@ def _verdict(front: str, run: Results) -> Iterator[Part]:
 
 def _scores(scores: list[dict]) -> Iterator[Part]:
     for (dataset, tests), rows in _grouped(scores, "dataset", "tests"):
-        title = f"{dataset}, {TESTS[tests]}, {rows[0]['problems']} problems"
+        title = f"{dataset}, {TEST_NAMES[tests]}, {rows[0]['problems']} problems"
         yield Part(title, id=_id("scores", dataset, tests), chart=charts.scores_chart(rows))
     merges = [
         row | {"lam": float(found[1]), "merge": LAMBDA.sub("", row["label"])}
@@ -145,7 +145,7 @@ def _scores(scores: list[dict]) -> Iterator[Part]:
     ]
     for (dataset,), rows in _grouped(merges, "dataset"):
         if len({row["lam"] for row in rows}) > 1:
-            title = f"{dataset}, {TESTS['plus']}, over lambda"
+            title = f"{dataset}, {TEST_NAMES['plus']}, over lambda"
             yield Part(title, id=_id("lambda", dataset), chart=charts.lambda_chart(rows))
     if scores:
         heads = ["model", "seed", "data set", "tests", "pass@1, %", "from", "to", "held-out loss"]
@@ -185,7 +185,7 @@ def _differences(comparisons: list[dict]) -> Iterator[Part]:
             for row in rows
         ]
         yield Part(
-            "Loss on the held-out rows" if losses else f"{dataset}, {TESTS[tests]}",
+            "Loss on the held-out rows" if losses else f"{dataset}, {TEST_NAMES[tests]}",
             id=_id("differences", dataset),
             chart=charts.differences_chart(drawn, f"difference, {unit}"),
         )
