@@ -6,6 +6,7 @@ import re
 import shutil
 from html.parser import HTMLParser
 
+import pandas as pd
 import pytest
 from problem_files import three_problems
 from report_folders import HOSTILE, write_results
