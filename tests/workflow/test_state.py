@@ -24,7 +24,6 @@ from xft.dag.state import Inspector, State
 from xft.dag.totals import warn_of_full_disk
 from xft.dag.wanted import Wanted
 from xft.estimates.disk import disk_space
-from xft.estimates.jobs import configured_job
 from xft.estimates.resources import Requests
 
 ROW = {"instruction": "Add.", "response": "a + b"}
@@ -328,12 +327,12 @@ def test_a_disk_that_may_be_too_small_is_told(place, monkeypatch):
 
     experiment = wants()
     config, request = experiment.config, Requests(experiment.config, Path("model"))
-    job = configured_job(config, "moe_sft", 1, on_gpu=False)
-    planned = {space.name: space.nbytes for space in disk_space(request.models, config, job)}
+    planned = {space.name: space.nbytes for space in disk_space(request.models, config)}
     written = sum(planned[name] for name in ("moe", "moe_sft", "ffn", "dense"))
     assert warning(sum(planned.values())) is None
     for free in (0, written):
-        assert re.search(r"run writes up to \d.* GB, and the disk of results has \d", warning(free))
+        told = warning(free)
+        assert re.search(r"run writes up to \d.* [KMG]B, and the disk of results has \d", told)
     make_all(experiment)
     assert warning(0) is None
     experiment = wants(base={"model": "org/name", "revision": "0" * 40})
