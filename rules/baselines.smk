@@ -21,9 +21,8 @@ rule sft:
         code=code_hash("sft"),
         options=options(at("sft")),
         match="",
-        srun=RESOURCES.srun("sft"),
     shell:
-        "{params.srun}python -m workflow_scripts.sft --base {input.base:q} --data {input.tokens:q} "
+        "{resources.start} -m workflow_scripts.sft --base {input.base:q} --data {input.tokens:q} "
         "{params.match} {input.flops_of:q} {params.options} --metrics {output.metrics:q} {resources.besides} --out {output.artifact:q} 2>&1 | tee -i {log:q}"
 
 
@@ -42,7 +41,6 @@ use rule sft as sft_flops with:
         code=code_hash("sft"),
         options=options(at("sft_flops")),
         match="--match-flops",
-        srun=RESOURCES.srun("sft"),
 
 
 use rule weighted_init as uniform_init with:

@@ -43,9 +43,8 @@ rule weighted_trained:
         content=lambda wildcards: list(at(TRAINED)(wildcards).files.values()),
         text=lambda wildcards: "--text" if text_file(wildcards) else "",
         options=options(at(TRAINED)),
-        srun=RESOURCES.srun("mixing"),
     shell:
-        "{params.srun}python -m workflow_scripts.weighted_trained --weighted {input.weighted:q} "
+        "{resources.start} -m workflow_scripts.weighted_trained --weighted {input.weighted:q} "
         "--moe {input.moe:q} --ffn {input.ffn:q} --data {input.tokens:q} "
         "{params.text} {input.text:q} {params.options} --metrics {output.metrics:q} {resources.besides} --out {output.artifact:q} 2>&1 | tee -i {log:q}"
 
@@ -71,9 +70,8 @@ rule heal:
         teacher=lambda wildcards: (
             "--teacher" if source(at(HEAL), "moe")(wildcards) else ""
         ),
-        srun=RESOURCES.srun("heal"),
     shell:
-        "{params.srun}python -m workflow_scripts.heal --model {input.dense:q} --data {input.tokens:q} "
+        "{resources.start} -m workflow_scripts.heal --model {input.dense:q} --data {input.tokens:q} "
         "{params.teacher} {input.moe:q} {params.options} --metrics {output.metrics:q} "
         "{resources.besides} --out {output.artifact:q} 2>&1 | tee -i {log:q}"
 

@@ -123,9 +123,8 @@ rule moe_sft:
     params:
         code=code_hash("moe_sft"),
         options=options(at("moe_sft")),
-        srun=RESOURCES.srun("moe_sft"),
     shell:
-        "{params.srun}python -m workflow_scripts.moe_sft --moe {input.moe:q} --data {input.tokens:q} "
+        "{resources.start} -m workflow_scripts.moe_sft --moe {input.moe:q} --data {input.tokens:q} "
         "{params.options} --metrics {output.metrics:q} {resources.besides} --out {output.artifact:q} 2>&1 | tee -i {log:q}"
 
 

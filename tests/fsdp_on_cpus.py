@@ -3,7 +3,7 @@
 import accelerate.state
 from accelerate.utils import DistributedType
 
-from xft.training import launch
+from xft.training import session
 
 
 def use_fsdp_on_cpus() -> None:
@@ -23,4 +23,4 @@ def use_fsdp_on_cpus() -> None:
         accelerate.state.PartialState._shared_state["distributed_type"] = DistributedType.FSDP
 
     accelerate.state.AcceleratorState.__init__ = init
-    launch.fault_of_devices = lambda options, gpus: None
+    session.fault_of_devices = lambda options, gpus: None

@@ -12,7 +12,6 @@ from xft.cli import flags, training
 from xft.common.errors import UserError
 from xft.common.progress import say
 from xft.config.sections import HealConfig
-from xft.training.launch import started_processes
 from xft.training.session import Session, device, is_main_process
 
 
@@ -27,8 +26,6 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     request = training.read_request("heal", args, HealConfig)
     _check_teacher(args, request.options)
-    if started_processes(request, argv):
-        return
     model = open_artifact(args.model, "dense", full=request.full)
     sources = {"dense": model}
     if args.teacher is not None:

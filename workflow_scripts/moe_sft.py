@@ -6,7 +6,6 @@ from xft.artifacts.artifact import open_artifact
 from xft.cli import flags, training
 from xft.common.errors import UserError
 from xft.config.sections import MoeSftConfig, fault_of_low_rank
-from xft.training.launch import started_processes
 from xft.training.session import Session
 
 
@@ -17,8 +16,6 @@ def main(argv: list[str] | None = None) -> None:
     training.add_flags(parser, MoeSftConfig)
     args = parser.parse_args(argv)
     request = training.read_request("moe_sft", args, MoeSftConfig)
-    if started_processes(request, argv):
-        return
     moe = open_artifact(args.moe, "moe", full=request.full)
 
     check_low_rank(moe.checkpoint.config, request.options)

@@ -17,7 +17,6 @@ from xft.cli import flags, training
 from xft.common.errors import UserError
 from xft.config.section import keys
 from xft.config.sections import MixtureConfig, MoeConfig, SftConfig, effective
-from xft.training.launch import started_processes
 from xft.training.session import Session, TrainingRequest
 
 
@@ -35,8 +34,6 @@ def main(argv: list[str] | None = None) -> None:
     training.add_flags(parser, SftConfig)
     args = parser.parse_args(argv)
     request = training.read_request("sft", args, SftConfig)
-    if started_processes(request, argv):
-        return
     base = open_artifact(args.base, "base", "dense", full=request.full)
     others = {}
     if args.match_flops:

@@ -9,7 +9,6 @@ from xft.cli import flags, training
 from xft.common.progress import say
 from xft.config.training import MixingTraining
 from xft.conversions import mixing_artifact
-from xft.training.launch import started_processes
 from xft.training.session import Session, device, is_main_process
 
 
@@ -22,8 +21,6 @@ def main(argv: list[str] | None = None) -> None:
     training.add_flags(parser, MixingTraining)
     args = parser.parse_args(argv)
     request = training.read_request("weighted_trained", args, MixingTraining)
-    if started_processes(request, argv):
-        return
     sources = mixing_artifact.open_sources(args.moe, args.ffn, request.full)
     initial = mixing_artifact.open_mixing(args.weighted, sources, request.full)
 

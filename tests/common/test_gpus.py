@@ -7,10 +7,8 @@ import uuid
 
 import pytest
 
-TAKE = """
+SHOW = """
 import os, sys
-from xft.common.gpus import take_gpus
-take_gpus(int(sys.argv[1]))
 print(os.environ.get("CUDA_VISIBLE_DEVICES"), os.environ.get("CUDA_DEVICE_ORDER"), flush=True)
 sys.stdin.read()
 """
@@ -18,7 +16,7 @@ sys.stdin.read()
 
 @pytest.fixture
 def step(tmp_path, repository):
-    """Starts a process that takes GPUs of a machine with three, and that then goes on."""
+    """Starts a command with GPUs of a machine with three. It then goes on."""
     identities = [f"GPU-{uuid.uuid4()}" for _ in range(3)]
     smi = tmp_path / "nvidia-smi"
     smi.write_text("#!/bin/sh\n" + "".join(f"echo {identity}\n" for identity in identities))
@@ -34,7 +32,8 @@ def step(tmp_path, repository):
         if visible is not None:
             environment["CUDA_VISIBLE_DEVICES"] = visible.format(*identities)
         pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
-        command = [sys.executable, "-c", TAKE, str(count)]
+        taking = [sys.executable, "-m", "xft.common.gpus", str(count)]
+        command = [*taking, sys.executable, "-c", SHOW]
         started.append(subprocess.Popen(command, env=environment, text=True, **pipes))
         return started[-1]
 

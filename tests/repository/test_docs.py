@@ -19,6 +19,8 @@ LANGUAGES = {"sh", "yaml", "python", "text", "json", "snakemake"}
 TROUBLES = ROOT / "docs" / "troubleshooting.md"
 # What no file of this machine need hold: messages of CUDA and of Slurm.
 ELSEWHERE = {"CUDA out of memory", "oom_kill"}
+ELSEWHERE |= {"Signal 9 (SIGKILL) received by PID …", "Signal 7 (SIGBUS) received by PID …"}
+ELSEWHERE |= {"RendezvousConnectionError", "RendezvousTimeoutError"}
 
 every_document = pytest.mark.parametrize(
     "document", DOCUMENTS, ids=lambda document: str(document.relative_to(ROOT))

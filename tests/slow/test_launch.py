@@ -1,4 +1,4 @@
-"""Trainings that start their own processes: what they learn, what ends them, how they go on.
+"""Trainings in several processes: what they learn, what ends them, how they go on.
 
 torchrun runs this file too, with the arguments of moe_sft.
 """
@@ -7,12 +7,11 @@ import fcntl
 import json
 import os
 import re
+import shlex
 import shutil
-import signal
 import subprocess
 import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -23,7 +22,10 @@ from processes import free_port, run_for
 from safetensors.torch import load_file, save_file
 
 from xft.artifacts.manifest import manifest_path, read_manifest
+from xft.cli.running import failure
+from xft.config.sections import MoeSftConfig
 from xft.training import extensions
+from xft.training.launch import torchrun
 
 pytestmark = pytest.mark.slow
 TOLERANCE = 1e-6
@@ -200,11 +202,18 @@ def test_zero_in_bf16_keeps_and_saves_fp32_masters(learn, inputs):
         assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
 
 
-def start(repository, words: list[str], log: Path, **environment: str) -> subprocess.Popen:
+def start(
+    repository, words: list[str], log: Path, nodes: int = 1, **environment: str
+) -> subprocess.Popen:
+    """A training as a rule starts it on each node, in as many processes as its words ask for."""
+    count = int(words[words.index("--processes") + 1]) if "--processes" in words else 1
+    options = MoeSftConfig(launch="zero3", processes=count, nodes=nodes)
+    command = f"exec {torchrun(options)} -m workflow_scripts.moe_sft {shlex.join(words)}"
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     with log.open("w") as file:
         return subprocess.Popen(
-            [sys.executable, "-m", "workflow_scripts.moe_sft", *words],
-            env=os.environ | {"PYTHONPATH": str(repository)} | environment,
+            ["bash", "-c", command],
+            env=os.environ | {"PATH": path, "PYTHONPATH": str(repository)} | environment,
             stderr=file,
         )
 
@@ -243,10 +252,10 @@ def test_stopped_and_killed_it_goes_on_to_the_same_bytes(
     while "SIGTERM: the training stops" not in log.read_text():
         time.sleep(0.05)
     pause.unlink()
-    assert running.wait() == 128 + signal.SIGTERM
+    assert running.wait() == 1
     said = log.read_text()
     assert said.count("SIGTERM: the training stops after this step") == 1
-    assert "Traceback" not in said and "death signal" not in said
+    assert said.count("stopped. Run the same command again to continue from step") == 1
     (saved,) = tmp_path.glob(".out.training/*/checkpoint-*.manifest.json")
     names = [Path(name).name for name in read_manifest(saved).files]
     assert sum(name.endswith("optim_states.pt") for name in names) == 2
@@ -292,27 +301,21 @@ def test_the_processes_end_with_a_killed_launcher(inputs, repository, tmp_path):
 
 
 @pytest.mark.parametrize("launch", ["ddp", "zero3"])
-def test_an_error_is_told_once(inputs, run_step, tmp_path, launch):
+def test_an_error_is_told_once(inputs, repository, tmp_path, launch):
     flags = ["--launch", launch, "--processes", "2", "--learning-rate", "1e30"]
-    done = run_step("moe_sft", *inputs, *outputs(tmp_path / "out"), *flags)
-    assert done.returncode == 1
-    assert "Traceback" not in done.stderr and "ChildFailedError" not in done.stderr
-    (fault,) = [line for line in done.stderr.splitlines() if "error: " in line]
-    assert done.stderr.splitlines()[-1] == fault
+    log = tmp_path / "log"
+    assert start(repository, [*inputs, *outputs(tmp_path / "out"), *flags], log).wait() == 1
+    (fault,) = [line for line in log.read_text().splitlines() if "error: " in line]
+    assert failure(log.read_text()) == fault
     assert re.match(r"moe_sft: error: step \d+: loss \S+, gradient norm (nan|inf)\. ", fault)
     assert len(re.search(r"counted from 1: ([\d, ]+)\.", fault)[1].split(",")) == 8
 
 
 def test_two_nodes_learn_what_two_processes_of_one_learn(inputs, learn, repository, tmp_path):
-    """As tasks of a Slurm job, each of which sees its node's number."""
     out = tmp_path / "nodes"
     words = [*inputs, *outputs(out), "--launch", "ddp", "--nodes", "2"]
-    slurm = {"SLURM_NNODES": "2", "SLURM_JOB_ID": "1", "MASTER_ADDR": "127.0.0.1"}
-    slurm["MASTER_PORT"] = str(free_port())
-    nodes = [
-        start(repository, words, tmp_path / f"log{node}", SLURM_NODEID=str(node), **slurm)
-        for node in range(2)
-    ]
+    first = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    nodes = [start(repository, words, tmp_path / f"log{node}", 2, **first) for node in range(2)]
     assert [node.wait() for node in nodes] == [0, 0]
     losses, weights = learn("one", "--launch", "ddp")
     assert result(out)[0] == losses
@@ -338,21 +341,17 @@ def test_a_lock_that_a_killed_build_left_is_no_hindrance(learn, whole):
         assert not lock.exists()
 
 
-def test_trainings_that_start_at_once_build_an_extension_once(
-    inputs, whole, run_step, tmp_path, monkeypatch
-):
-    monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path / "extensions"))
+def test_trainings_that_start_at_once_build_an_extension_once(inputs, whole, repository, tmp_path):
     words = [*inputs, "--launch", "zero2", "--processes", "2"]
-
-    def train(out: Path) -> tuple[int, str]:
-        done = run_step("moe_sft", *words, *outputs(out))
-        return done.returncode, done.stderr
-
+    extensions = {"TORCH_EXTENSIONS_DIR": str(tmp_path / "extensions")}
     outs = [tmp_path / "first", tmp_path / "second"]
-    with ThreadPoolExecutor() as both:
-        for (status, said), out in zip(both.map(train, outs), outs, strict=True):
-            assert status == 0, said
-            assert_same(result(out), whole)
+    both = [
+        start(repository, [*words, *outputs(out)], out.with_suffix(".log"), **extensions)
+        for out in outs
+    ]
+    for running, out in zip(both, outs, strict=True):
+        assert running.wait() == 0, out.with_suffix(".log").read_text()
+        assert_same(result(out), whole)
 
 
 def test_fsdp_that_falls_back_is_told(inputs, repository, tmp_path):
@@ -374,7 +373,7 @@ def test_fsdp_that_falls_back_is_told(inputs, repository, tmp_path):
 
 if __name__ == "__main__":
     from workflow_scripts import moe_sft
-    from xft.training import launch
+    from xft.training import session
 
-    launch.fault_of_devices = lambda *_: None
+    session.fault_of_devices = lambda *_: None
     moe_sft.main(sys.argv[1:])

@@ -9,6 +9,7 @@ import pytest
 from chains import Chain
 from mixtures import varied_mixture
 from plain_losses import labelled_rows, plain_parts
+from processes import run_for
 from safetensors.torch import load_file
 from transformers import AutoTokenizer
 
@@ -133,14 +134,14 @@ def test_a_stopped_training_goes_on_to_the_same_bytes(chain, tmp_path, monkeypat
 
 
 @pytest.mark.slow
-def test_two_processes_learn_what_one_learns(chain, tmp_path, run_step):
+def test_two_processes_learn_what_one_learns(chain, tmp_path):
     words = [*chain.words("heal"), "--teacher", chain["moe_sft"], *KL, "--share", 1, *FLAGS]
     one, two = tmp_path / "one", tmp_path / "two"
     expected = run(heal, one, *words)
     launch = ["--launch", "ddp", "--processes", 2, "--per-device-train-batch-size", 6]
     metrics = two.with_suffix(".jsonl")
-    done = run_step("heal", *words, *launch, "--metrics", metrics, "--out", two)
-    assert done.returncode == 0, done.stderr
+    words = [*words, *launch, "--metrics", metrics, "--out", two]
+    assert run_for("heal", [str(word) for word in words], count=2)
     for line, other in zip(metrics.read_text().splitlines(), expected, strict=True):
         for key in ("loss", "ce", "kl"):
             assert json.loads(line)[key] == pytest.approx(other[key], rel=1e-4), key

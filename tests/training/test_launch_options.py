@@ -127,47 +127,55 @@ def test_fsdp_is_refused_without_a_gpu(monkeypatch):
 
 
 def test_the_command_for_one_node():
-    arguments = launch.torchrun_arguments(MoeSftConfig(launch="ddp", processes=4), {})
-    assert arguments == ["--standalone", "--nproc-per-node", "4"]
+    options = MoeSftConfig(launch="ddp", processes=4)
+    expected = "torchrun --standalone --nproc-per-node 4 --shutdown-timeout 3600"
+    assert launch.torchrun(options) == expected
 
 
-SLURM = {"SLURM_NNODES": "2", "SLURM_NODEID": "1", "SLURM_JOB_ID": "54321"}
-TWO_NODES = MoeSftConfig(launch="zero3", processes=8, nodes=2)
-
-
-def test_the_command_for_a_node_of_a_slurm_job(tmp_path, monkeypatch):
-    scontrol = tmp_path / "scontrol"
-    scontrol.write_text('#!/bin/sh\n[ "$*" = "show hostnames n[7-8]" ] && echo n7 && echo n8\n')
-    scontrol.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
-    listed = {"SLURM_STEP_NODELIST": "n[7-8]", "SLURM_JOB_NODELIST": "n[1-9]"}
-    arguments = launch.torchrun_arguments(TWO_NODES, SLURM | listed)
-    assert arguments == [
-        *("--nnodes", "2", "--node-rank", "1", "--nproc-per-node", "8"),
-        *("--master-addr", "n7", "--master-port", str(12000 + 54321 % 20000)),
-    ]
-
-
-def test_an_address_that_is_given_is_taken():
-    given = {"MASTER_ADDR": "here", "MASTER_PORT": "7"}
-    arguments = launch.torchrun_arguments(TWO_NODES, SLURM | given)
-    assert arguments[-4:] == ["--master-addr", "here", "--master-port", "7"]
+SLURM = {"SLURM_STEP_NODELIST": "n[7-8]", "SLURM_JOB_ID": "54321"}
 
 
 @pytest.mark.parametrize(
-    "environment",
-    [{}, {"SLURM_NNODES": "2"}, SLURM | {"SLURM_NNODES": "3"}],
-    ids=["no Slurm", "a batch script", "other nodes"],
+    ("environment", "endpoint"),
+    [
+        (SLURM, f"n7:{12000 + 54321 % 20000}"),
+        (SLURM | {"MASTER_ADDR": "here", "MASTER_PORT": "7"}, "here:7"),
+    ],
+    ids=["first node", "given"],
 )
-def test_several_nodes_need_a_slurm_job_with_so_many(environment):
-    with pytest.raises(UserError, match="srun --nodes=2 --ntasks-per-node=1"):
-        launch.torchrun_arguments(TWO_NODES, environment)
+def test_the_command_for_the_nodes_of_a_slurm_step(tmp_path, environment, endpoint):
+    scontrol = tmp_path / "scontrol"
+    scontrol.write_text('#!/bin/sh\n[ "$*" = "show hostnames n[7-8]" ] && echo n7 && echo n8\n')
+    scontrol.chmod(0o755)
+    done = shell(launch.torchrun(TWO_NODES), environment | {"PATH": f"{tmp_path}:/usr/bin:/bin"})
+    words = "torchrun --nnodes 2 --rdzv-backend c10d --rdzv-id 54321 --rdzv-endpoint"
+    ending = "--nproc-per-node 8 --shutdown-timeout 3600"
+    assert done.stdout == f"{words} {endpoint} {ending}\n"
 
 
-def test_unknown_nodes_are_told(monkeypatch):
-    monkeypatch.setenv("PATH", "/nowhere")
-    with pytest.raises(UserError, match="Set MASTER_ADDR"):
-        launch.torchrun_arguments(TWO_NODES, SLURM)
+def test_several_nodes_need_srun():
+    done = shell(launch.torchrun(TWO_NODES), {"PATH": "/usr/bin:/bin"})
+    assert "SLURM_STEP_NODELIST: is not set: several nodes need srun" in done.stderr
+
+
+TWO_NODES = MoeSftConfig(launch="zero3", processes=8, nodes=2)
+
+
+def shell(command: str, environment: dict[str, str]) -> subprocess.CompletedProcess:
+    """What a shell makes of a command's words."""
+    script = f"set -euo pipefail; echo {command}"
+    return subprocess.run(["bash", "-c", script], env=environment, capture_output=True, text=True)
+
+
+@pytest.mark.parametrize("name", ["ddp", "zero2", "zero3, offload, one process"])
+def test_a_step_says_how_torchrun_starts_it(name):
+    options = ALLOWED[name]
+    flags = [f"--{key}={value}" for key, value in options.items() if key != "offload_optimizer"]
+    words = ["--moe", "moe", "--data", "rows", "--out", "out", *flags]
+    count = options.get("processes", 1)
+    command = rf"torchrun --standalone --nproc-per-node {count} .* -m workflow_scripts\.moe_sft$"
+    with pytest.raises(UserError, match=f"Begin the command with: {command}"):
+        moe_sft.main(words)
 
 
 def test_processes_of_an_outside_launcher_train_by_ddp():
@@ -183,15 +191,6 @@ def test_another_number_of_processes_than_asked_for_is_refused():
     assert adopt_world(asked, {"RANK": "0", "WORLD_SIZE": "4"}) == asked
     with pytest.raises(UserError, match="2 processes were launched, but processes x nodes is 4"):
         adopt_world(asked, {"RANK": "0", "WORLD_SIZE": "2"})
-
-
-def test_a_process_without_its_launcher_ends(repository, run_step, monkeypatch):
-    finished = subprocess.Popen(["true"])
-    finished.wait()
-    monkeypatch.setenv("XFT_LAUNCHER", str(finished.pid))
-    done = run_step("moe_sft", "--moe", "x", "--data", "y", "--out", "z")
-    assert done.returncode == 1
-    assert "the launcher of this process has ended" in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -63,15 +63,29 @@ def test_several_nodes_have_a_task_each(find):
     }
     flags = "--gpus=1 '--tracker-dir=results/metrics/seed~7' --save-minutes=5.0"
     assert asked["besides"](SimpleNamespace(variation="seed~7/")) == flags
-    assert "--nodes=2 --ntasks-per-node=1" in resources.srun("moe_sft")
-    assert "--cpus-per-task=12 " in resources.srun("moe_sft")
-    assert resources.srun("mixing") == ""
+    assert asked["start"].startswith(
+        "srun --nodes=2 --ntasks-per-node=1 --kill-on-bad-exit=1 --cpus-per-task=12 "
+        "bash -c 'exec python -m xft.common.gpus 4 torchrun --nnodes 2 "
+    )
+    assert resources.training("mixing", find)["start"] == "python"
+
+
+TORCHRUN = """\
+E1128 23:22:26.369000 21486 torch/distributed/elastic/multiprocessing/api.py:1002] failed
+Traceback (most recent call last):
+  File "/bin/torchrun", line 8, in <module>
+    sys.exit(main())
+  File "/lib/torch/distributed/run.py", line 1028, in main
+    run(args)
+torch.distributed.elastic.multiprocessing.errors.ChildFailedError:
+============================================================
+"""
 
 
 def test_the_messages_of_this_runs_failures_are_shown(tmp_path):
     for name, text, age in (
         ("old", "moe: error: long ago", -10),
-        ("new", "WARNING: x\nmoe_sft: error: two\nlines\n", 10),
+        ("new", f"WARNING: x\nmoe_sft: error: two\nlines\n{TORCHRUN}", 10),
         ("good", "all is well\n", 10),
     ):
         log = Path(tmp_path, f"{name}.log")

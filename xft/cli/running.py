@@ -26,6 +26,12 @@ USER_ERRORS = {
     *(errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS),
     *(errno.ENOENT, errno.ESTALE, errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG),
 }
+# What torchrun says of processes that end: its log, and its own stack trace, which comes last.
+TORCHRUN = re.compile(
+    r"^[WE]\d{4} \S+ \d+ .*torch/distributed/.*\n"
+    r'|^Traceback .*\n(?:  .*\n)+?  File ".*torch/distributed/(?:run|elastic/agent)(?s:.*)',
+    re.MULTILINE,
+)
 
 
 def run(step: str, main: Callable[[list[str] | None], None]) -> None:
@@ -54,8 +60,14 @@ def run(step: str, main: Callable[[list[str] | None], None]) -> None:
         sys.exit(128 + signal.SIGINT)
 
 
+def without_torchrun(log: str) -> str:
+    """The log of a training without what torchrun adds to what its processes say."""
+    return TORCHRUN.sub("", log)
+
+
 def failure(log: str) -> str | None:
     """The error message at the end of a step's log; None if there is no such message."""
+    log = without_torchrun(log)
     found = list(re.finditer(r"^\w+: error: .*", log, re.MULTILINE | re.DOTALL))
     return found[-1][0].rstrip() if found else None
 

@@ -1,9 +1,10 @@
-"""Command line of the training steps, and errors in the processes that they start."""
+"""Command line of the training steps, and errors in the processes of a training."""
 
 import argparse
 import os
-import sys
+import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from xft.cli import flags, running
@@ -19,6 +20,7 @@ from xft.training import launch
 from xft.training.session import TrainingRequest, is_main_process, on_this_machine
 
 RUN_KEYS = ("seed", "threads", "report_to")
+SECONDS_FOR_FIRST = 30  # for an error of all processes, which the first one tells
 
 
 def add_flags(parser: argparse.ArgumentParser, training: type[TrainingConfig]) -> None:
@@ -50,15 +52,15 @@ def read_request(
 ) -> TrainingRequest:
     """The request in the parsed flags of `add_flags`.
 
-    Raises UserError if a value is wrong, an optimiser or a tracker is not installed, or a GPU is
-    missing.
+    Raises UserError if a value is wrong, an optimiser or a tracker is not installed, a GPU is
+    missing, or torchrun has not started the step.
     """
     run = flags.options(args, RunConfig, [*RUN_KEYS, "gpus"])
     options = flags.options(args, training)
-    claim_gpus(run.gpus, options.processes)
+    claim_gpus(run.gpus)
     tokens = _tokens_options(args)
     asked = options.model_dump() | {"seed": run.seed, "threads": run.threads}
-    options = on_this_machine(options)
+    options = on_this_machine(options, step)
     for package in (options.optim, *run.report_to):
         require(package)
     return TrainingRequest(
@@ -78,12 +80,24 @@ def read_request(
 
 
 def run(step: str, main: Callable[[list[str] | None], None]) -> None:
-    """Run a step's main. If a launcher started this process, the launcher shows the error."""
-    if launch.LAUNCHER in os.environ:
-        main = _reporting(main)
-    running.run(step, main)
+    """Run a step's main, also as one of the processes of a training."""
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        launch.end_with_launcher()
+    running.run(step, main if is_main_process() else partial(_after_first, main))
     if "RANK" in os.environ:
         launch.end_process()
+
+
+def _after_first(main: Callable[[list[str] | None], None], argv: list[str] | None) -> None:
+    """Run a main. Its error waits for the first process, which has told it if it has the same.
+
+    torchrun then ends this process.
+    """
+    try:
+        main(argv)
+    except Exception:
+        time.sleep(SECONDS_FOR_FIRST)
+        raise
 
 
 def _tokens_options(args: argparse.Namespace) -> TokensConfig:
@@ -99,23 +113,3 @@ def _tokens_options(args: argparse.Namespace) -> TokensConfig:
             "these flags, or name the file of rows in --data"
         )
     return read_options(args.data)
-
-
-def _reporting(main: Callable[[list[str] | None], None]) -> Callable[[list[str] | None], None]:
-    """A main that ends with its launcher, and reports its errors to it without a stack trace."""
-
-    def reporting(argv: list[str] | None) -> None:
-        launch.end_with_launcher()
-        try:
-            main(argv)
-        except BrokenPipeError:
-            raise  # stderr has no reader any more
-        except Exception as error:
-            from torch.distributed.elastic.multiprocessing.errors import get_error_handler
-
-            if message := running.explain(error):
-                error = UserError(message)
-            get_error_handler().record_exception(error)
-            sys.exit(1)
-
-    return reporting

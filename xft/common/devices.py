@@ -18,16 +18,15 @@ WEIGHTS = {
 }
 
 
-def claim_gpus(asked: int, processes: int = 1) -> None:
-    """Take `asked` GPUs for each of the processes that this one will start, as `take_gpus` does.
+def claim_gpus(asked: int) -> None:
+    """Take so many GPUs, as `take_gpus` does. A process of torchrun uses those that torchrun has.
 
-    A process that torchrun started gets those of its launcher. Raises UserError if `asked` is not 0
-    and torch can use no GPU.
+    Raises UserError if `asked` is not 0 and torch can use no GPU.
     """
     if not asked:
         return
     if "RANK" not in os.environ:
-        take_gpus(asked * processes)
+        take_gpus(asked)
     import torch
 
     if torch.cuda.is_available():

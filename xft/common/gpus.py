@@ -2,12 +2,15 @@
 
 A taken GPU is a socket with a name in Linux's abstract namespace. Only one process can hold it. The
 system frees it when that process ends, also if it is killed. No file is left behind.
+
+`python -m xft.common.gpus COUNT COMMAND...` takes GPUs for a command.
 """
 
 import errno
 import os
 import socket
 import subprocess
+import sys
 import time
 
 from xft.common.progress import say
@@ -81,3 +84,16 @@ def _socket(identity: str) -> socket.socket | None:
             raise
         return None
     return held
+
+
+def main() -> None:
+    """Become a command that has so many GPUs."""
+    count, *command = sys.argv[1:]
+    take_gpus(int(count))
+    for held in _taken:
+        held.set_inheritable(True)
+    os.execvp(command[0], command)
+
+
+if __name__ == "__main__":
+    main()

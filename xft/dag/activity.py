@@ -16,7 +16,7 @@ from enum import Enum
 from pathlib import Path
 
 from xft.artifacts.manifest import manifest_path
-from xft.cli.running import failure
+from xft.cli.running import failure, without_torchrun
 from xft.common.progress import last_progress
 from xft.dag.places import log_path
 from xft.dag.wanted import Wanted
@@ -104,6 +104,7 @@ def _newest_checkpoint(root: Path) -> str:
 
 def _exception(log: str) -> str | None:
     """The last line of a log with a stack trace."""
+    log = without_torchrun(log)
     return log.rstrip().splitlines()[-1] if TRACEBACK.search(log) else None
 
 

@@ -1,5 +1,6 @@
 """What the rules' jobs ask a scheduler for, as functions that Snakemake calls in each attempt."""
 
+import shlex
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache
@@ -10,6 +11,7 @@ from xft.config.sections import XftConfig
 from xft.config.training import TrainingConfig
 from xft.dag.wanted import Wanted
 from xft.estimates.resources import Needs, Requests
+from xft.training.launch import torchrun
 
 # From the wildcards of a job to what it needs in its first attempt.
 FindNeeds = Callable[[object], Needs]
@@ -19,8 +21,9 @@ FindWanted = Callable[[object], Wanted]
 
 @dataclass(frozen=True)
 class JobResources:
-    """The resources of the rules. `besides` holds flags that do not change the result. It is a
-    resource and not a param, because a changed param would make the step run again.
+    """The resources of the rules. `besides` holds flags that do not change the result, `start` the
+    program that starts a training. They are resources and not params, because a changed param would
+    make the step run again.
 
     config: for the keys that are the same in all runs. metrics: the folder for trackers.
     """
@@ -62,6 +65,7 @@ class JobResources:
         options = getattr(self.config, section)
         resources = continuing(lambda wildcards: requests(find(wildcards)).training(section))
         resources["gpu"] = self.config.gpus * options.world_size
+        resources["start"] = self._start(options)
         resources["besides"] = lambda wildcards: self._besides(options, wildcards.variation)
         if options.nodes > 1:
             # With a GPU the Slurm plugin takes tasks as tasks per GPU, unless that is 0.
@@ -78,14 +82,19 @@ class JobResources:
         }
         return to_flags(flags)
 
-    def srun(self, section: str) -> str:
-        """The start of a training's command on several nodes; nothing on one."""
-        options = getattr(self.config, section)
+    def _start(self, options: TrainingConfig) -> str:
+        """The start of a training's command. On each node torchrun gets the node's GPUs."""
+        if options.launch == "single":
+            return "python"
+        command = torchrun(options)
+        if self.config.gpus:
+            command = f"python -m xft.common.gpus {self.config.gpus * options.processes} {command}"
         if options.nodes == 1:
-            return ""
+            return command
+        task = shlex.quote(f'exec {command} "$@"')
         return (
             f"srun --nodes={options.nodes} --ntasks-per-node=1 --kill-on-bad-exit=1 "
-            f"--cpus-per-task={self.config.threads * options.processes} "
+            f"--cpus-per-task={self.config.threads * options.processes} bash -c {task} task"
         )
 
     def _generation(self) -> dict:

@@ -73,7 +73,8 @@ class MetricsCallback(TrainerCallback):
 class StopRequest:
     """Inside its block, SIGTERM and Ctrl-C are noted and do not end the process.
 
-    A second Ctrl-C ends it at once. speaks: this process prints a message, for all processes.
+    A second Ctrl-C ends it at once; torchrun passes it on as SIGTERM. speaks: this process prints a
+    message, for all processes.
     """
 
     def __init__(self, speaks: bool = True):
@@ -98,7 +99,7 @@ class StopRequest:
         return 128 + (self.first or signal.SIGTERM)
 
     def _note(self, number: int, _) -> None:
-        if self.first == number == signal.SIGINT:
+        if self.first == signal.SIGINT:
             raise KeyboardInterrupt
         if self.first is None and self.speaks:
             with suppress(BrokenPipeError):  # print could be running already

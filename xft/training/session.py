@@ -15,8 +15,9 @@ from xft.common.errors import UserError
 from xft.common.progress import say
 from xft.config.sections import TokensConfig
 from xft.config.step_keys import UNRECORDED
-from xft.config.training import TrainingConfig, precision_of
+from xft.config.training import TrainingConfig, fault_of_devices, precision_of
 from xft.training.checkpoints import Checkpoints, fingerprint
+from xft.training.launch import torchrun
 from xft.training.steps import with_steps_times
 
 PACKAGES = ("torch", "transformers", "accelerate", "deepspeed", "peft")
@@ -182,13 +183,20 @@ class Session:
         return Tracking(request.report_to, request.tracker_dir, run)
 
 
-def on_this_machine(options: TrainingConfig) -> TrainingConfig:
+def on_this_machine(options: TrainingConfig, step: str) -> TrainingConfig:
     """The options with the precision and the processes that this training has.
 
-    Raises UserError as `adopt_world` does.
+    Raises UserError if a GPU or torchrun is missing, and as `adopt_world` does.
     """
     import torch
 
+    if fault := fault_of_devices(options, torch.cuda.device_count()):
+        raise UserError(f"command line: {fault}")
+    if options.launch != "single" and "RANK" not in os.environ:
+        raise UserError(
+            f"launch = {options.launch}, but torchrun has not started this process. Begin the "
+            f"command with: {torchrun(options)} -m workflow_scripts.{step}"
+        )
     has_bf16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
     options = options.model_copy(update={"precision": precision_of(options, has_bf16)})
     return adopt_world(options, os.environ)
