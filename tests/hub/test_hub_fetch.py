@@ -71,7 +71,7 @@ def contents(folder: Path) -> bytes:
 def test_only_what_a_model_needs_is_fetched_and_only_once(hub: Hub, base, model):
     revision = hub.add(MODEL, model | BESIDE)
     done = base(revision)
-    assert (done.returncode, done.stderr) == (0, "")
+    assert done.returncode == 0, done.stderr
     assert hub.fetched() == sorted(model)
     manifest = json.loads(Path(f"{base.out}.manifest.json").read_text())
     assert manifest["parameters"] == {"model": MODEL, "revision": revision}
@@ -135,20 +135,6 @@ def test_a_fetch_that_was_killed_goes_on_with_what_is_missing(hub: Hub, base, tm
     assert cached.with_name(second).read_bytes() == shards[second]
 
 
-def test_other_weights_than_the_hub_states_are_refused_and_fetched_again(
-    hub: Hub, base, model, tmp_path
-):
-    name = "model.safetensors"
-    revision = hub.add(MODEL, model)
-    hub.faults.altered[name] = model[name][:-1] + bytes([model[name][-1] ^ 1])
-    assert_refused(base(revision), f"{name} has the hash ", "the hub states ", "fetch them again")
-    assert not base.out.exists()
-    assert hub.faults.altered.pop(name) not in contents(tmp_path)
-    hub.requests.clear()
-    assert base(revision).returncode == 0
-    assert hub.fetched() == [name]
-
-
 def test_a_large_file_that_was_cut_is_asked_for_from_there(hub: Hub, fetch_data, tmp_path):
     """huggingface_hub writes 10 MiB at a time."""
     rows = ROWS * 600
@@ -171,14 +157,12 @@ def test_a_file_that_is_too_short_is_refused(hub: Hub, fetch_data):
 @pytest.mark.parametrize(
     ("settings", "token", "message"),
     [
-        ({"gated": set()}, None, "it is gated. Accept its terms at http://127"),
-        ({"gated": set()}, TOKEN, "it is gated. Accept its terms at http://127"),
-        ({"readers": set()}, None, "shows no such repository. If it is private, set HF_TOKEN"),
-        ({"readers": set()}, TOKEN, "shows no such repository. If it is private, set HF_TOKEN"),
-        ({"readers": set()}, "hf_wrong", "the hub refuses the token"),
-        ({}, None, "the hub has the repository, but no such revision"),
+        ({"gated": set()}, TOKEN, "Cannot access gated repo"),
+        ({"readers": set()}, None, "Repository Not Found"),
+        ({"readers": set()}, "hf_wrong", "401"),
+        ({}, None, "Revision Not Found"),
     ],
-    ids=["gated", "not accepted", "private", "private to others", "wrong token", "revision"],
+    ids=["gated", "private", "wrong token", "revision"],
 )
 def test_what_the_hub_refuses_is_told(
     hub: Hub, base, fetch_data, monkeypatch, kind, settings, token, message
@@ -190,10 +174,15 @@ def test_what_the_hub_refuses_is_told(
     if not settings:
         revision = revision[::-1]
     done = base(revision) if kind == "models" else fetch_data(f"{MODEL}/rows.jsonl", revision)
-    assert_refused(done, f"at {revision} could not be fetched: ", message)
-    if settings:
-        assert "no token is set now" in done.stderr or "HF_TOKEN is set now" in done.stderr
+    assert_refused(done, f"at {revision} could not be fetched: ", message, "needs HF_TOKEN")
     assert not token or token not in done.stderr
+
+
+@pytest.mark.parametrize("setting", ["HF_ENDPOINT", "HF_HUB_OFFLINE"])
+def test_without_a_network_it_is_told_how_to_go_on(hub: Hub, base, monkeypatch, setting):
+    monkeypatch.setenv(setting, {"HF_ENDPOINT": "http://127.0.0.1:9"}.get(setting, "1"))
+    done = base("0123456789" * 4)
+    assert_refused(done, f"{MODEL} at 0123456789", "docs/hub.md, section Offline machines")
 
 
 def test_a_model_of_pickles_alone_is_refused_and_not_fetched(hub: Hub, base):
@@ -207,15 +196,10 @@ def test_a_repository_without_weights_is_refused(hub: Hub, base):
 
 
 @pytest.mark.parametrize("name", ["rows.parquet", "rows.jsonl"])  # a large file, a small one
-def test_rows_are_fetched_with_a_token_and_again_where_they_were_other_bytes(
-    hub: Hub, fetch_data, tmp_path, monkeypatch, name
-):
+def test_rows_are_fetched_once_with_a_token(hub: Hub, fetch_data, tmp_path, monkeypatch, name):
     hub.tokens = {TOKEN}
     revision = hub.add(MODEL, {f"a/{name}": ROWS}, kind="datasets", readers={TOKEN})
     monkeypatch.setenv("HF_TOKEN", TOKEN)
-    hub.faults.altered[name] = bytes(len(ROWS))
-    assert_refused(fetch_data(f"{MODEL}/a/{name}", revision), f"{name} has the hash ")
-    hub.faults.altered.clear()
     done = fetch_data(f"{MODEL}/a/{name}", revision)
     assert (done.returncode, done.stderr) == (0, "")
     assert (tmp_path / "rows" / "out").read_bytes() == ROWS

@@ -3,15 +3,14 @@
 import gzip
 import hashlib
 import io
-import logging
-import sys
 import zlib
+from itertools import islice
 from pathlib import Path
 
 from xft.artifacts.files import write_manifest, write_whole
 from xft.artifacts.recipe import make_recipe
 from xft.common.errors import UserError
-from xft.common.progress import progress
+from xft.common.progress import say
 from xft.hub.named_sets import NamedSet, unpacked
 
 RETRIES = 3
@@ -30,13 +29,13 @@ def fetch(chosen: NamedSet, out: Path) -> None:
     """
     found = chosen.find()
     if found is None and chosen.cached.is_file():
-        _say(f"{chosen.cached} is not {chosen}, so it is not used")
+        say(f"{chosen.cached} is not {chosen}, so it is not used")
     content = unpacked(found) if found else _download(chosen)
     is_release = hashlib.sha256(content).hexdigest() == chosen.sha256
     if is_release:
-        _say(f"{chosen} from {found or chosen.url}")
+        say(f"{chosen} from {found or chosen.url}")
     else:
-        _say(f"{found}, set by {chosen.variable}, is not {chosen}: scores are for other problems")
+        say(f"{found}, set by {chosen.variable}, is not {chosen}: scores are for other problems")
     try:
         write_whole(out, content)
         parameters = {"dataset": chosen.name, "release": str(chosen) if is_release else None}
@@ -49,12 +48,11 @@ def fetch(chosen: NamedSet, out: Path) -> None:
 def _download(chosen: NamedSet) -> bytes:
     """The unpacked release. Raises UserError where it cannot be had, or is not the pinned one."""
     from requests import RequestException
-    from urllib3.exceptions import MaxRetryError
 
     try:
         content = _unpack(_get(chosen.url))
-    except (RequestException, MaxRetryError) as error:
-        fault = _reason(error)
+    except RequestException as error:
+        fault = str(error)
     else:
         if hashlib.sha256(content).hexdigest() == chosen.sha256:
             return content
@@ -76,84 +74,25 @@ def _unpack(packed: bytes) -> bytes:
 
 
 def _get(url: str) -> bytes:
-    """The bytes at a URL, through the environment's proxies.
+    """The bytes at a URL, up to a limit. A busy server is asked again.
 
-    urllib3 tries again if there is no answer, or if the server is busy. It does not see that an
-    answer breaks off, so this function counts that. Raises requests' exceptions, and urllib3's
-    MaxRetryError.
+    Raises requests' RequestException.
     """
     import requests
-
-    # The file is already packed: a server must not pack or unpack it.
-    options = {"headers": {"Accept-Encoding": "identity"}, "timeout": TIMEOUT, "stream": True}
-    retry = _retry(url)
-    while True:
-        with requests.Session() as session:
-            for scheme in ("http://", "https://"):
-                session.mount(scheme, requests.adapters.HTTPAdapter(max_retries=retry))
-            with session.get(url, **options) as response:
-                response.raise_for_status()
-                try:
-                    return _read(response)
-                except requests.RequestException as error:
-                    used = response.raw.retries or retry
-                    retry = used.increment(url=url, error=error)
-        retry.sleep()
-
-
-def _retry(url: str):
-    """urllib3's retries. Each is announced in one line."""
     from urllib3.util import Retry
 
-    class AnnouncedRetry(Retry):
-        def sleep(self, response=None) -> None:
-            _, _, error, status, _ = self.history[-1]
-            fault = _reason(error) if error else f"the server says {status}"
-            _say(f"{url}: {fault}. Trying again")
-            super().sleep(response)
-
-    logging.getLogger("urllib3").setLevel(logging.ERROR)  # its own lines are long
-    return AnnouncedRetry(
+    retry = Retry(
         RETRIES,
         backoff_factor=BACKOFF,
         retry_after_max=TIMEOUT,
         status_forcelist=BUSY,
         raise_on_status=False,
     )
-
-
-def _read(response) -> bytes:
-    """The body of an answer, up to a limit."""
-    content = bytearray()
-    total = int(response.headers.get("Content-Length", 0)) or None
-    with progress(desc="fetch", total=total, unit="B", unit_scale=True) as bar:
-        for chunk in response.iter_content(CHUNK_BYTES):
-            content += chunk
-            bar.update(len(chunk))
-            if len(content) > MAX_BYTES:
-                break
-    return bytes(content)
-
-
-def _reason(error) -> str:
-    """The reason for an error, in a few words."""
-    import requests
-
-    if isinstance(error, requests.HTTPError):
-        return f"the server says {error.response.status_code} {error.response.reason}"
-    where = "the proxy: " if isinstance(error, requests.exceptions.ProxyError) else ""
-    while inner := error.__context__ or _inner(error):  # it has the system's own words
-        error = inner
-    if isinstance(error, TimeoutError):
-        return f"{where}no answer within {TIMEOUT} s"
-    return where + (getattr(error, "strerror", None) or str(error))
-
-
-def _inner(error) -> Exception | None:
-    """The error that another one holds without having been raised from it."""
-    last = error.args[-1] if error.args else None
-    return last if isinstance(last, Exception) else None
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr)
+    # The file is already packed: a server must not pack or unpack it.
+    options = {"headers": {"Accept-Encoding": "identity"}, "timeout": TIMEOUT, "stream": True}
+    with requests.Session() as session:
+        for scheme in ("http://", "https://"):
+            session.mount(scheme, requests.adapters.HTTPAdapter(max_retries=retry))
+        with session.get(url, **options) as response:
+            response.raise_for_status()
+            return b"".join(islice(response.iter_content(CHUNK_BYTES), MAX_BYTES // CHUNK_BYTES))

@@ -1,5 +1,6 @@
 """Publishes a dense artifact as a model repository on the hub."""
 
+import glob
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -7,10 +8,11 @@ from xft.artifacts.artifact import Artifact, open_artifact
 from xft.artifacts.manifest import SAFETENSORS, short
 from xft.checkpoints.reader import INDEX_FILE
 from xft.common.errors import UserError
-from xft.hub.repository import git_hash, hub_errors
+from xft.hub.repository import hub_errors
 from xft.hub.source import HUB_ID
 
 CARD = "README.md"
+NEEDS_TOKEN = "An upload needs a token that may write: set HF_TOKEN, or run `hf auth login`"
 # Made by this workflow, and plain transformers can load them.
 KINDS = ("dense", "heal", "sft", "soup")
 
@@ -52,41 +54,32 @@ def publish(publication: Publication) -> tuple[str, list[str]]:
     """Upload all files in one commit. Create the repository if it is missing.
 
     Returns the address of the commit, and the names of other weights in the repository. Raises
-    UserError if the upload fails, or if the hub then lists other content.
+    UserError if the upload fails, or if the hub then lists other weights.
     """
-    from huggingface_hub import CommitOperationAdd, HfApi, get_token
+    from huggingface_hub import HfApi
+    from huggingface_hub.hf_api import RepoFile
 
-    if get_token() is None:
-        raise UserError(
-            "an upload needs a token that may write: set HF_TOKEN, or log in with `hf auth login`"
-        )
-    api, repository = HfApi(), publication.repository
+    api, repository, files = HfApi(), publication.repository, publication.files
     folder, artifact = publication.artifact.path, publication.artifact
-    with hub_errors(f"{folder} could not be uploaded to {repository}", repository):
+    with hub_errors(f"{folder} could not be uploaded to {repository}", NEEDS_TOKEN):
         api.create_repo(repository, private=publication.private, exist_ok=True)
         if publication.private and not api.repo_info(repository).private:
             raise UserError(f"{repository} is there already, and public: nothing was uploaded")
-        commit = api.create_commit(
-            repository,
-            [CommitOperationAdd(name, folder / name) for name in publication.files],
+        commit = api.upload_folder(
+            repo_id=repository,
+            folder_path=folder,
+            allow_patterns=[glob.escape(name) for name in files],
             commit_message=f"{artifact.manifest.kind} {short(artifact.id)}",
         )
-        listed = {
-            file.path: file
-            for file in api.list_repo_tree(repository, recursive=True, revision=commit.oid)
-        }
-    wrong = [name for name in publication.files if not _arrived(publication, name, listed)]
+        tree = list(api.list_repo_tree(repository, recursive=True, revision=commit.oid))
+    # Only large files, as weights are, have a SHA-256 there.
+    hashes = {
+        file.path: file.lfs and file.lfs.sha256 for file in tree if isinstance(file, RepoFile)
+    }
+    wrong = [
+        name for name, entry in files.items() if hashes.get(name, "") not in (None, entry["sha256"])
+    ]
     if wrong:
         raise UserError(f"{commit.commit_url} holds other content in {', '.join(wrong)}")
-    weights = [name for name in listed if name.endswith(SAFETENSORS) or name == INDEX_FILE]
-    return commit.commit_url, sorted(set(weights) - set(publication.files))
-
-
-def _arrived(publication: Publication, name: str, listed: dict) -> bool:
-    """Whether the hub lists a file with the manifest's content."""
-    file = listed.get(name)
-    if file is None:
-        return False
-    if file.lfs is not None:
-        return file.lfs.sha256 == publication.files[name]["sha256"]
-    return file.blob_id == git_hash(publication.artifact.path / name)
+    weights = {name for name in hashes if name.endswith(SAFETENSORS) or name == INDEX_FILE}
+    return commit.commit_url, sorted(weights - files.keys())

@@ -117,10 +117,12 @@ def find_local(model: str, revision: str | None, patterns: Iterable[str]) -> Pat
 
     None if a file is missing there, or if no file is known. Nothing is fetched.
     """
-    if not Path(model).is_dir():
-        return hub.find_cached(model, revision, patterns)
-    present = any(path.is_file() for pattern in patterns for path in Path(model).glob(pattern))
-    return Path(model) if present else None
+    patterns, folder = list(patterns), Path(model)
+    if not folder.is_dir():
+        folder = hub.find_cached(model, revision, patterns)
+    if folder and any(path.is_file() for pattern in patterns for path in folder.glob(pattern)):
+        return folder
+    return None
 
 
 @dataclass(frozen=True)
