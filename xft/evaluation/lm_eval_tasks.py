@@ -5,7 +5,8 @@ Written for lm_eval 0.4.13.
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -40,22 +41,21 @@ def measure(
     require("lm_eval")
     identity = artifact_id(Path(model_folder), full=verify_all)
     os.environ |= OFFLINE
-    manager = _task_manager(names)
-    tasks = load_tasks(manager, names)
     model, tokenizer = load_model(Path(model_folder), options.threads)
 
     from lm_eval import simple_evaluate
     from lm_eval.models.huggingface import HFLM
 
+    logging.getLogger("lm_eval").setLevel(logging.ERROR)
     seeds = ("random_seed", "numpy_random_seed", "torch_random_seed", "fewshot_random_seed")
-    measured = simple_evaluate(
-        HFLM(pretrained=model, tokenizer=tokenizer, batch_size=options.batch_size),
-        tasks=tasks,
-        limit=options.limit,
-        log_samples=False,
-        task_manager=manager,
-        **dict.fromkeys(seeds, SEED),
-    )
+    with _task_errors(names):
+        measured = simple_evaluate(
+            HFLM(pretrained=model, tokenizer=tokenizer, batch_size=options.batch_size),
+            tasks=list(names),
+            limit=options.limit,
+            log_samples=False,
+            **dict.fromkeys(seeds, SEED),
+        )
     settings = asdict(options) | {"tasks": [Path(name).name for name in names], "seed": SEED}
     settings |= {"device": model.device.type, "dtype": str(model.dtype).removeprefix("torch.")}
     return build_result(
@@ -80,50 +80,19 @@ def task_hashes(names: Sequence[str]) -> dict[str, str]:
     return hashes
 
 
-def _task_manager(names: Sequence[str]):
-    """lm_eval's index of tasks. Its own tasks take seconds to read, so only if needed."""
-    from lm_eval.tasks import TaskManager
+@contextmanager
+def _task_errors(names: Sequence[str]) -> Iterator[None]:
+    """Turn lm_eval's errors about tasks into UserError.
 
-    logging.getLogger("lm_eval").setLevel(logging.ERROR)
-    return TaskManager(include_defaults=any(not name.endswith(".yaml") for name in names))
-
-
-def load_tasks(manager, names: Sequence[str]) -> list:
-    """lm_eval's tasks, and groups of tasks, with their data.
-
-    Raises UserError if a task is unknown, needs files that are not on this machine, or runs
-    model-written code.
+    They are unknown, broken, run model-written code, or need files that are not on this machine.
     """
-    found, owners = [], {}
-    for name in names:
-        loaded = _load(manager, name)
-        for task_name, task in loaded["tasks"].items():
-            if getattr(task, "UNSAFE_CODE", False):
-                raise UserError(
-                    f"{name} runs model-written code without a sandbox. Leave it out: the step "
-                    "eval is for code"
-                )
-            if task_name in owners:
-                raise UserError(f"{owners[task_name]} and {name} both hold the task {task_name}")
-            owners[task_name] = name
-        groups = list(loaded["groups"].values())
-        found += groups[:1] or loaded["tasks"].values()  # the first group holds the others
-    return found
-
-
-def _load(manager, name: str) -> dict:
-    import yaml
+    from yaml import YAMLError
 
     try:
-        return manager.load(name)
-    except OSError as error:
+        yield
+    except (OSError, KeyError, TypeError, ValueError, YAMLError) as error:
         raise UserError(
-            f"{name}: this task needs files that are not on this machine, and this step fetches "
-            f"none: {error}. See section General abilities of docs/evaluation.md"
+            f"lm_eval cannot measure {', '.join(names)}: {error}. `lm_eval ls tasks` lists all "
+            "tasks. Nothing is fetched here, and nothing that a model writes is run: see section "
+            "General abilities of docs/evaluation.md"
         ) from error
-    except (KeyError, TypeError, ValueError, yaml.YAMLError) as error:
-        if Path(name).is_file():
-            raise UserError(f"{name}: lm_eval cannot load this task: {error}") from error
-        raise UserError(
-            f"lm_eval has no task {name}, and there is no such file. `lm_eval ls tasks` lists all"
-        ) from None
