@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -21,8 +22,8 @@ SECRETS = {
     "MLFLOW_TRACKING_PASSWORD": "aPasswordThatMustNotBeWritten",
 }
 TRACKERS = ["tensorboard", "wandb", "mlflow"]
-# Runs a step that a SIGTERM stops in its second training step, and runs it again.
-STOPPED_ONCE = """
+# Runs a step that a SIGTERM stops in its second training step.
+STOPPED = """
 import os, signal, sys
 from workflow_scripts import moe_sft
 from xft.training.callbacks import ProgressCallback
@@ -32,10 +33,6 @@ def on_step_begin(self, args, state, control, **kwargs):
         os.kill(os.getpid(), signal.SIGTERM)
 
 ProgressCallback.on_step_begin = on_step_begin
-try:
-    moe_sft.main(sys.argv[1:])
-except SystemExit as stop:
-    assert stop.code == 128 + signal.SIGTERM
 moe_sft.main(sys.argv[1:])
 """
 
@@ -54,14 +51,18 @@ def results(tiny_llama, tmp_path_factory, repository) -> Path:
     words += ["--metrics", "results/metrics/moe_sft.jsonl", "--max-steps", str(LENGTH)]
     words += ["--per-device-train-batch-size", "4", "--report-to", *TRACKERS]
     known = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
-    done = subprocess.run(
-        [sys.executable, "-c", STOPPED_ONCE, *words],
-        cwd=root,
-        env=known | SECRETS | {"PYTHONPATH": str(repository), "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
+    for program, status in (
+        (["-c", STOPPED], 128 + signal.SIGTERM),
+        (["-m", "workflow_scripts.moe_sft"], 0),
+    ):
+        done = subprocess.run(
+            [sys.executable, *program, *words],
+            cwd=root,
+            env=known | SECRETS | {"PYTHONPATH": str(repository), "OMP_NUM_THREADS": "1"},
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == status, done.stderr
     return root / "results"
 
 

@@ -1,18 +1,17 @@
-"""Trackers that get metrics too: TensorBoard, Weights & Biases, MLflow.
+"""Trackers that get metrics too, by transformers' own callbacks: TensorBoard, wandb, MLflow.
 
-transformers' own callbacks report the metrics. This module sets the place and the name of the run,
-and a training that continues from a checkpoint continues its run. No tracker gets the environment,
-the source code or the output.
+This module sets the environment variables that they read: the place and the name of the run, and
+that a training which continues from a checkpoint continues its run. No tracker gets the
+environment, the source code or the output.
 """
 
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 from transformers import TrainerCallback
-from transformers.integrations import MLflowCallback, TensorBoardCallback, WandbCallback
+from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 
 PROJECT = "xft"
 TRAINING_TAG = "training"  # tag of an MLflow run with the training that it belongs to
@@ -23,8 +22,8 @@ PER_EXPERT = {"load", "importance", "shares"}  # these have too many values to d
 class Tracking:
     """The trackers of a training.
 
-    trackers: their names. folder: where they write, unless the environment names a server. run: the
-    name of the run.
+    trackers: their names. folder: where they write, unless the environment names another place.
+    run: the name of the run.
     """
 
     trackers: list[str]
@@ -32,57 +31,45 @@ class Tracking:
     run: str
 
     def callbacks(
-        self, training: str, last_step: int, statistics: Callable[[], dict]
-    ) -> list[TrainerCallback]:
-        """The callbacks for a training that continues after `last_step`, or begins (0).
+        self, training: str, statistics: Callable[[], dict]
+    ) -> list[TrainerCallback | type[TrainerCallback]]:
+        """The callbacks for the training with this identity, in their order.
 
-        training: its identity. statistics: gives more values to report with each loss.
+        statistics: gives more values to report with each loss.
         """
-        build = {
-            "tensorboard": partial(self._tensorboard, last_step),
-            "wandb": partial(self._wandb, training),
-            "mlflow": partial(self._mlflow, training),
+        self._set_environment(training)
+        trackers = [INTEGRATION_TO_CALLBACK[tracker] for tracker in self.trackers]
+        return [StatisticsCallback(statistics), *trackers]
+
+    def _set_environment(self, training: str) -> None:
+        folder = self.folder.resolve()
+        defaults = {
+            "TENSORBOARD_LOGGING_DIR": str(folder / "tensorboard" / self.run),
+            "WANDB_MODE": "offline",
+            "WANDB_PROJECT": PROJECT,
+            "WANDB_DIR": str(folder),
+            "MLFLOW_EXPERIMENT_NAME": PROJECT,
+            "MLFLOW_DISABLE_TELEMETRY": "true",
         }
-        return [build[tracker](statistics) for tracker in self.trackers]
-
-    def _tensorboard(self, last_step: int, statistics) -> TrainerCallback:
-        from torch.utils.tensorboard import SummaryWriter
-
-        folder = self.folder / "tensorboard" / self.run
-        # Values from after this step are removed: the training computes them again.
-        writer = SummaryWriter(str(folder), purge_step=last_step + 1)
-        return _reporting(TensorBoardCallback, statistics)(writer)
-
-    def _wandb(self, training: str, statistics) -> TrainerCallback:
-        import wandb
-
-        os.environ.setdefault("WANDB_MODE", "offline")
-        self.folder.mkdir(parents=True, exist_ok=True)
-        wandb.init(
-            project=os.environ.get("WANDB_PROJECT", PROJECT),
-            name=self.run,
-            id=training,
-            resume="allow",
-            dir=self.folder,
-            settings=wandb.Settings(
-                silent=True,
-                console="off",
-                disable_code=True,
-                disable_git=True,
-                x_disable_meta=True,
-                x_disable_stats=True,
-            ),
-        )
-        return _reporting(_FinishedWandb, statistics)()
-
-    def _mlflow(self, training: str, statistics) -> TrainerCallback:
-        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
         if "MLFLOW_TRACKING_URI" not in os.environ:
-            os.environ["MLFLOW_TRACKING_URI"] = (self.folder / "mlflow").resolve().as_uri()
-            os.environ["MLFLOW_ALLOW_FILE_STORE"] = "true"
-        os.environ.setdefault("MLFLOW_EXPERIMENT_NAME", PROJECT)
-        os.environ["MLFLOW_RUN_ID"] = self._mlflow_run(training)
-        return _reporting(MLflowCallback, statistics)()
+            defaults["MLFLOW_TRACKING_URI"] = (folder / "mlflow").as_uri()
+            defaults["MLFLOW_ALLOW_FILE_STORE"] = "true"
+        for name, value in defaults.items():
+            os.environ.setdefault(name, value)
+        os.environ |= {
+            "WANDB_NAME": self.run,
+            "WANDB_RUN_ID": training,
+            "WANDB_RESUME": "allow",
+            "WANDB_SILENT": "true",
+            "WANDB_CONSOLE": "off",
+            "WANDB_DISABLE_CODE": "true",
+            "WANDB_DISABLE_GIT": "true",
+            "WANDB_X_DISABLE_META": "true",
+            "WANDB_X_DISABLE_STATS": "true",
+        }
+        folder.mkdir(parents=True, exist_ok=True)
+        if "mlflow" in self.trackers:
+            os.environ["MLFLOW_RUN_ID"] = self._mlflow_run(training)
 
     def _mlflow_run(self, training: str) -> str:
         """The id of a training's run. The run is created if there is none."""
@@ -98,23 +85,15 @@ class Tracking:
         return runs[0].info.run_id
 
 
-class _FinishedWandb(WandbCallback):
-    """Ends the run with the training, so that everything is written when the step ends."""
+class StatisticsCallback(TrainerCallback):
+    """Adds the statistics of each layer to the values that the callbacks after it report."""
 
-    def on_train_end(self, args, state, control, **kwargs):
-        super().on_train_end(args, state, control, **kwargs)
-        self._wandb.finish()
+    def __init__(self, statistics: Callable[[], dict]):
+        self.statistics = statistics
 
-
-def _reporting(callback: type[TrainerCallback], statistics: Callable[[], dict]) -> type:
-    """The callback class, extended to report the statistics of each layer too."""
-
-    class Reporting(callback):
-        def on_log(self, args, state, control, logs=None, **kwargs):
-            more = curves(statistics()) if "loss" in logs else {}
-            super().on_log(args, state, control, logs=logs | more, **kwargs)
-
-    return Reporting
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        if "loss" in logs:
+            logs.update(curves(self.statistics()))
 
 
 def curves(statistics: dict) -> dict[str, float]:

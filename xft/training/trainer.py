@@ -34,7 +34,7 @@ from xft.training.callbacks import (
     SaveCallback,
     StopRequest,
 )
-from xft.training.checkpoints import Checkpoints, remove, step_of
+from xft.training.checkpoints import Checkpoints, remove
 from xft.training.engines import (
     check_engine,
     engine_arguments,
@@ -198,15 +198,13 @@ class ResumingTrainer(Trainer):
         if newest is not None:
             say(f"continuing from {newest}")
         extra = self.routing_metrics if self.mixing is None else self.mixing.metrics
-        if self.tracking is not None:
-            last_step = step_of(newest) if newest else 0
-            training = self.checkpoints.folder.name
-            for callback in self.tracking.callbacks(training, last_step, extra):
-                self.add_callback(callback)
         if self.metrics_file is not None:
             before = newest / METRICS_FILE if newest else None
             text = before.read_text(encoding="utf-8") if before and before.exists() else ""
             self.add_callback(MetricsCallback(self.metrics_file, extra, text))
+        if self.tracking is not None:
+            for callback in self.tracking.callbacks(self.checkpoints.folder.name, extra):
+                self.add_callback(callback)
 
     def _get_train_sampler(self, train_dataset=None):
         if self.batching != "by_length":
