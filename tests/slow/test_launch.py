@@ -366,7 +366,7 @@ def test_fsdp_that_falls_back_is_told(inputs, repository, tmp_path):
     )
     assert done.returncode == 1
     assert (
-        "launch = fsdp did not take effect. Asked for: engine FSDPModule (running: "
+        "launch = fsdp did not take effect. Asked for: FSDPModule (running: "
         "DistributedDataParallel)" in done.stderr
     )
 

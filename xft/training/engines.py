@@ -18,6 +18,8 @@ from xft.common.errors import UserError
 from xft.config.training import ZERO_STAGES, TrainingConfig
 from xft.training.extensions import load_extensions
 
+ENGINES = {"single": "none", "ddp": "DistributedDataParallel", "fsdp": "FSDPModule"}
+ENGINES |= {launch: f"ZeRO {stage}" for launch, stage in ZERO_STAGES.items()}
 REDUCE_BUCKET = 50_000_000  # gradients that ZeRO averages together
 
 
@@ -109,60 +111,30 @@ def set_masters(model: nn.Module, values: dict[str, Tensor]) -> None:
 def check_engine(
     trainer: Trainer, options: TrainingConfig, has_own_gradients: bool = False
 ) -> None:
-    """Raise UserError if another engine, optimiser or number of processes runs than asked for.
+    """Raise UserError if another engine runs than the one that was asked for.
 
     trainer: with its model prepared. has_own_gradients: nothing in the model itself learns; the
     parameters that learn average their gradients over the processes themselves.
     """
-    running = _running(trainer)
-    asked = _asked(trainer, options, has_own_gradients)
-    faults = [
-        f"{key} {value} (running: {running[key]})"
-        for key, value in asked.items()
-        if value != running[key]
-    ]
-    if faults:
+    asked = "none" if has_own_gradients else ENGINES[options.launch]
+    if (running := _running(trainer)) != asked:
         raise UserError(
-            f"launch = {options.launch} did not take effect. Asked for: {', '.join(faults)}. "
-            "This training would give another result. Choose another launch"
+            f"launch = {options.launch} did not take effect. Asked for: {asked} (running: "
+            f"{running}). This training would give another result. Choose another launch"
         )
 
 
-def _asked(trainer: Trainer, options: TrainingConfig, has_own_gradients: bool) -> dict:
-    launch = options.launch
-    optimizer = Trainer.get_optimizer_cls_and_kwargs(trainer.args)[0].__name__
-    engine = {"ddp": "DistributedDataParallel", "fsdp": "FSDPModule"}.get(launch, "none")
-    if launch in ZERO_STAGES:
-        engine = "DeepSpeedEngine"
-        optimizer = "DeepSpeedCPUAdam" if options.offload_optimizer else optimizer
-    return {
-        "engine": "none" if has_own_gradients else engine,
-        "ZeRO stage": ZERO_STAGES.get(launch, 0),
-        "processes": options.world_size,
-        "optimizer": optimizer,
-    }
-
-
-def _running(trainer: Trainer) -> dict:
+def _running(trainer: Trainer) -> str:
+    """The engine around the trainer's model, as in ENGINES."""
     from torch.distributed.fsdp import FSDPModule
 
-    model, optimizer = trainer.model_wrapped, trainer.optimizer
-    while hasattr(optimizer, "optimizer"):  # accelerate and ZeRO wrap torch's optimiser
-        optimizer = optimizer.optimizer
-    engine, stage = type(model).__name__, 0
+    model = trainer.model_wrapped
     if isinstance(model, FSDPModule):
-        engine = "FSDPModule"
-    elif engine == "DeepSpeedEngine":
-        stage = int(model.zero_optimization_stage())
-    elif model is trainer.model:
-        engine = "none"
-    is_distributed = torch.distributed.is_initialized()
-    return {
-        "engine": engine,
-        "ZeRO stage": stage,
-        "processes": torch.distributed.get_world_size() if is_distributed else 1,
-        "optimizer": type(optimizer).__name__,
-    }
+        return ENGINES["fsdp"]
+    if model is trainer.model:
+        return ENGINES["single"]
+    name = type(model).__name__
+    return f"ZeRO {model.zero_optimization_stage()}" if name == "DeepSpeedEngine" else name
 
 
 def whole_weights(
