@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from xft.common.errors import UserError
-from xft.dag.containers import bound_folders
+from xft.dag.containers import bound_folders, check_image
 
 # Notes the words of a command and the bound folders, and runs the command outside of any container.
 PROGRAM = """\
@@ -16,12 +16,6 @@ if [ "$1" = --version ]; then echo "apptainer version 1.3.4"; exit; fi
 printf '%s\\n' "${*:1:$#-3}" "$APPTAINER_BIND" > "$NOTES"
 exec "${@: -3}"
 """
-ASKED = ("results/base.manifest.json", "--sdm", "apptainer")
-
-
-@pytest.fixture(scope="module")
-def project(new_project):
-    return new_project("contained")
 
 
 @pytest.fixture
@@ -36,17 +30,19 @@ def notes(tmp_path, monkeypatch) -> Path:
     return tmp_path / "notes"
 
 
-@pytest.mark.parametrize("more", [[], ["--dry-run"]])
-def test_without_an_image_nothing_begins(project, notes, more):
-    done = project.snakemake(*ASKED, *more)
-    assert done.returncode != 0
-    assert f"there is no image {project.folder / 'xft.sif'}. Build it" in done.stderr
-    assert "Traceback" not in done.stderr
-    assert not project.results.exists() and not notes.exists()
+def test_an_image_that_is_missing_is_told(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=f"there is no image {tmp_path / 'xft.sif'}. Build it"):
+        check_image()
+    Path("xft.sif").touch()
+    check_image()
 
 
-def test_a_job_in_the_image_sees_what_it_reads_and_writes(project, notes, tmp_path, monkeypatch):
+def test_a_job_in_the_image_sees_what_it_reads_and_writes(
+    new_project, notes, tmp_path, monkeypatch
+):
     """A model of links, as the hub's cache holds it, and results outside of the project."""
+    project = new_project("contained")
     cached, far = tmp_path / "models--a--b", tmp_path / "far"
     model, files = cached / "snapshots" / "commit", cached / "blobs"
     shutil.copytree(project.folder / "resources" / "base", files)
@@ -56,8 +52,9 @@ def test_a_job_in_the_image_sees_what_it_reads_and_writes(project, notes, tmp_pa
         (model / file.name).symlink_to(file)
     (project.folder / "xft.sif").touch()
     monkeypatch.setenv("APPTAINER_BIND", "/of/the/user")
-    asked = (str(far / "results" / "base.manifest.json"), *ASKED[1:])
-    done = project.snakemake(*asked, base={"model": str(model)}, results_dir=str(far / "results"))
+    target = str(far / "results" / "base.manifest.json")
+    config = {"base": {"model": str(model)}, "results_dir": str(far / "results")}
+    done = project.snakemake(target, "--sdm", "apptainer", **config)
     assert done.returncode == 0, done.stdout + done.stderr
     assert (far / "results" / "base.manifest.json").is_file()
     words, bound = notes.read_text().splitlines()

@@ -13,8 +13,8 @@ from xft.artifacts.artifact import create_artifact
 from xft.artifacts.files import write_manifest
 from xft.artifacts.manifest import manifest_path, read_manifest
 from xft.common.errors import UserError
-from xft.config.recorded import chosen_values
 from xft.config.runs import find_runs
+from xft.config.validation import complete
 from xft.dag import settings
 from xft.dag.current import Current
 from xft.dag.experiment import Experiment
@@ -58,8 +58,8 @@ def wants(**sections) -> Experiment:
     for name, values in sections.items():
         both = isinstance(values, dict)
         config[name] = config.get(name, {}) | values if both else values
-    (run,) = find_runs(config)
-    return Experiment(run.config, [run], run.config.results_dir)
+    own = complete(config)
+    return Experiment(own, find_runs(config), own.results_dir)
 
 
 def make(wanted: Wanted, content: str | None = None) -> None:
@@ -152,67 +152,53 @@ def test_the_table_has_a_row_for_each_model_of_each_run_with_the_shared_files(pl
     assert {row.eval for row in rows[::2]} == {Path("eval/base/problems.json")}
 
 
-def test_a_file_of_texts_belongs_to_the_mixing(place):
-    Path("texts.jsonl").write_text('{"text": "a"}\n')
-    mixing = {"text": "texts.jsonl", "objective": "kl", "kl_weight": 1.0}
-    make_all(wants(mixing=mixing))
-    Path("texts.jsonl").write_text('{"text": "b"}\n')
-    assert outdated(wants(mixing=mixing)) == EVALUATED | {"weighted_trained/lam~0.75"}
-
-
 @pytest.mark.parametrize(
     ("changed", "expected"),
     [
         ({"moe_sft": {"learning_rate": 0.01}}, TUNED),
-        ({"moe_sft": {"save_minutes": 1}}, set()),
         ({"mixing": {"learning_rate": 0.02}}, EVALUATED | {"weighted_trained/lam~0.75"}),
         ({"seed": 7}, TUNED | {"moe"}),
         ({"data": {"max_length": 64}}, TUNED | {"tokens"}),
         ({"evaluation": {"base_prompt": "magicoder"}}, {"eval/base/problems.json", *SHOWN}),
-        ({"evaluation": {"models": ["base", "dense"]}}, {*SHOWN}),
-        ({"merge": {"lambdas": [0.75, 0.85]}}, {*SHOWN}),
-        ({"gpus": 2, "report_to": ["wandb"]}, set()),
+        ({"merge": {"lambdas": [0.75, 0.85]}}, SHOWN),
+        ({"gpus": 2, "report_to": ["wandb"], "moe_sft": {"save_minutes": 1}}, set()),
+        ({"base": {"model": "same"}}, set()),
     ],
 )
 def test_a_changed_value_outdates_what_depends_on_it(place, changed, expected):
+    shutil.copytree("model", "same")
     make_all(wants())
     assert outdated(wants(**changed)) == expected
     assert outdated(wants()) == set()
 
 
-def test_the_difference_names_key_and_values(place):
-    make_all(wants())
-    (found,) = differences(wants(moe_sft={"learning_rate": 0.01}), "moe_sft")
-    assert found == "moe_sft.learning_rate: 5e-05 is now 0.01"
+def append(path: str) -> None:
+    file = Path(path)
+    file.write_text(file.read_text() + " \n")
 
 
-def test_other_content_of_the_users_files_outdates_what_is_made_from_it(place):
-    make_all(wants())
-    Path("rows.jsonl").write_text(json.dumps(ROW | {"response": "b + a"}) + "\n")
-    assert outdated(wants()) == TUNED | {"tokens"}
-    Path("rows.jsonl").write_text(json.dumps(ROW) + "\n")
-    assert outdated(wants()) == set()
-    config = Path("model/config.json")
-    config.write_text(config.read_text() + " ")
-    assert {"base", "moe", "tokens"} <= outdated(wants())
+def remove(kind: str) -> None:
+    shutil.rmtree(Path("results", kind))
+    Path("results", f"{kind}.manifest.json").unlink()
 
 
-def test_another_model_at_another_path_outdates_all(place):
-    make_all(wants())
-    shutil.copytree("model", "same")
-    assert outdated(wants(base={"model": "same"})) == set()
-    config = Path("same/config.json")
-    config.write_text(config.read_text() + " ")
-    assert "moe_sft" in outdated(wants(base={"model": "same"}))
-
-
-def test_an_artifact_that_was_made_again_with_other_content_outdates_what_was_made_from_it(place):
-    make_all(wants())
-    moe_sft = wants().runs[0].moe_sft
-    make(moe_sft, "trained on another machine")
-    assert outdated(wants()) == TUNED - {"moe_sft"}
-    make(moe_sft)
-    assert outdated(wants()) == set()
+@pytest.mark.parametrize(
+    ("happens", "expected"),
+    [
+        (lambda: append("rows.jsonl"), TUNED | {"tokens"}),
+        (lambda: append("texts.jsonl"), EVALUATED | {"weighted_trained/lam~0.75"}),
+        (lambda: make(wants().runs[0].moe_sft, "of another machine"), TUNED - {"moe_sft"}),
+        (lambda: remove("moe_sft"), set()),
+        (lambda: Path("results/summary.csv.manifest.json").unlink(), SHOWN),
+    ],
+    ids=["rows", "texts", "made elsewhere", "removed", "no manifest"],
+)
+def test_other_content_outdates_what_is_made_from_it(place, happens, expected):
+    Path("texts.jsonl").write_text('{"text": "a"}\n')
+    mixing = {"text": "texts.jsonl", "objective": "kl", "kl_weight": 1.0}
+    make_all(wants(mixing=mixing))
+    happens()
+    assert outdated(wants(mixing=mixing)) == expected
 
 
 def test_the_same_tokens_from_other_problems_run_no_training_again(place):
@@ -225,19 +211,10 @@ def test_the_same_tokens_from_other_problems_run_no_training_again(place):
     assert not outdated(wants()) & (TRAINED | {"tokens"})
 
 
-@pytest.mark.parametrize("kind", ["moe_sft", "dense/lam~0.75"])
-def test_what_was_deleted_is_not_wanted_again_unless_its_settings_changed(place, kind):
+def test_the_difference_is_named(place):
     make_all(wants())
-    folder = wants().results / kind
-    shutil.rmtree(folder)
-    manifest_path(folder).unlink()
-    assert outdated(wants()) == set()
-    changed = outdated(wants(moe_sft={"learning_rate": 0.01}))
-    assert "eval/dense/lam~0.75/problems.json" in changed
-
-
-def test_an_artifact_of_unknown_origin_is_outdated(place):
-    make_all(wants())
+    (found,) = differences(wants(moe_sft={"learning_rate": 0.01}), "moe_sft")
+    assert found == "moe_sft.learning_rate: 5e-05 is now 0.01"
     with create_artifact(wants().runs[0].moe.place, "moe") as draft:
         (draft.path / "content.txt").write_text("made by hand, without a recipe")
     assert differences(wants(), "moe") == ("its manifest does not say how it was made",)
@@ -254,12 +231,73 @@ def test_another_code_outdates_and_can_be_accepted(place, monkeypatch):
     )
     assert differences(wants(), "moe_sft") == ("the code of xft/training/trainer.py has changed",)
     assert outdated(wants()) == TUNED
-    current = Current(wants())
-    current.begin((), accept_code=True)
+    Current(wants()).begin((), accept_code=True)
     assert outdated(wants()) == set()
     changed = wants(moe_sft={"learning_rate": 0.01})
     Current(changed).begin((), accept_code=True)  # parameters are not accepted
     assert outdated(changed) == TUNED
+
+
+def test_a_rule_or_a_file_can_be_made_again_in_any_case(place):
+    make_all(wants())
+    for asked in ("dense", "results/dense/lam~0.75"):
+        current = Current(wants())
+        current.begin((asked,), accept_code=False)
+        fits = {current.experiment.name(part) for part in current.wanted() if current.fits(part)}
+        assert fits == states(wants()).keys() - EVALUATED
+
+
+# Runs that share
+
+
+VANILLA = {"moe": {"shared_expert": False}, "evaluation": {"models": ["base", "moe_sft"]}}
+OF_SEED = {"moe", *TUNED} - SHOWN
+
+
+@pytest.mark.parametrize(
+    ("config", "folders", "added"),
+    [
+        ({"seeds": [42]}, [], set()),
+        ({"variants": {"xft": {}}}, [], set()),
+        ({"seeds": [42, 43]}, ["seed~43"], OF_SEED),
+        (
+            {"variants": {"xft": {}, "vanilla": VANILLA}},
+            ["moe.shared_expert~false"],
+            {"moe", "moe_sft", "eval/moe_sft/problems.json"},
+        ),
+        (
+            {"sweep": {"mixing.max_steps": [3, 4, 5]}, "mixing": {"max_steps": 3}},
+            ["mixing.max_steps~4", "mixing.max_steps~5"],
+            {"weighted_trained/lam~0.75", *EVALUATED} - SHOWN,
+        ),
+        (
+            {"sweep": {"moe_sft.learning_rate": [5e-5, 1e-3]}},
+            ["moe_sft.learning_rate~0.001"],
+            TUNED - SHOWN,
+        ),
+    ],
+    ids=lambda value: str(value)[:40] if isinstance(value, dict) else "",
+)
+def test_only_what_is_not_shared_is_made(place, config, folders, added):
+    """The base, the tokens and every stage on which two runs agree exist once."""
+    make_all(wants(mixing=config.get("mixing", {})))
+    absent = {name for name, state in states(wants(**config)).items() if state is State.ABSENT}
+    assert absent == {f"{folder}/{name}" for folder in folders for name in added}
+
+
+def test_rows_are_cleaned_of_all_sets_that_any_run_evaluates_on(place):
+    """Otherwise two runs that differ in their evaluation alone would share no training."""
+    for name in ("a", "b"):
+        shutil.copy("problems.jsonl", f"{name}.jsonl")
+    sweep = {"evaluation.datasets": [["a.jsonl"], ["b.jsonl"]]}
+    experiment = wants(sweep=sweep, data={"decontaminate_against": None})
+    for run in experiment.runs:
+        assert run.forbidden_sets.keys() == {"a", "b", "humaneval", "mbpp"}
+
+
+def test_what_no_run_makes_is_refused(place):
+    with pytest.raises(UserError, match="no run of the configuration makes seed~7/moe_sft"):
+        wants().find("seed~7/moe_sft")
 
 
 # What stands where the workflow writes
@@ -275,10 +313,8 @@ def mine(path: str) -> Path:
 @pytest.mark.parametrize(
     "path",
     [
-        *("results/base/model.safetensors", "results/moe/notes.txt", "results/tokens/rows.jsonl"),
-        *("results/dense/lam~0.75/a.txt", "results/ground_truth/problems/a.txt"),
-        *("results/summary.csv", "results/eval/base/problems.json", "results/logs/mine.log"),
-        *("results/metrics/mine.jsonl", "results/config.yaml"),
+        *("results/moe/notes.txt", "results/dense/lam~0.75/a.txt", "results/summary.csv"),
+        *("results/logs/mine.log", "results/figures/mine.svg", "results/config.yaml"),
     ],
 )
 def test_what_is_not_the_workflows_own_stops_it(place, path):
@@ -301,23 +337,21 @@ def test_a_file_of_the_users_within_an_outdated_artifact_stops_it(place):
 @pytest.mark.parametrize(
     ("changed", "key"),
     [
-        ({"base": {"model": "P/base"}, "results_dir": "P"}, "base.model"),
+        ({"base": {"model": "P/dense/lam~0.75"}, "results_dir": "P"}, "base.model"),
         ({"base": {"model": "P/base"}, "results_dir": "link"}, "base.model"),
         ({"base": {"model": "P/base"}, "results_dir": "P/base/out"}, "base.model"),
-        ({"base": {"model": "P/dense/lam~0.75"}, "results_dir": "P"}, "base.model"),
-        ({"data": {"train": "P/tokens/rows.jsonl"}, "results_dir": "P"}, "data.train"),
         ({"data": {"train": "P/logs/rows.jsonl"}, "results_dir": "P"}, "data.train"),
+        ({"results_dir": "."}, "this file"),
     ],
 )
 def test_an_input_where_the_workflow_writes_stops_it(place, changed, key):
     for name in ("P/base", "P/dense/lam~0.75"):
         shutil.copytree("model", name)
-    for name in ("P/tokens", "P/logs"):
-        Path(name).mkdir()
-        shutil.copy("rows.jsonl", name)
+    Path("P/logs").mkdir()
+    shutil.copy("rows.jsonl", "P/logs")
     Path("link").symlink_to("P")
     with pytest.raises(UserError, match=rf"^config: {key}: \S+ is, holds or lies in .*input$"):
-        Current(wants(**changed)).check([])
+        Current(wants(**changed)).check([mine("config.yaml")])
 
 
 def test_a_disk_that_may_be_too_small_is_told(place, monkeypatch):
@@ -337,11 +371,6 @@ def test_a_disk_that_may_be_too_small_is_told(place, monkeypatch):
     assert warning(0) is None
     experiment = wants(base={"model": "org/name", "revision": "0" * 40})
     assert warning(0) is None  # its size is unknown
-
-
-def test_a_config_that_the_run_would_overwrite_stops_it(place):
-    with pytest.raises(UserError, match=r"config\.yaml is, holds or lies in"):
-        Current(wants(results_dir=".")).check([mine("config.yaml")])
 
 
 def test_links_and_empty_folders_are_no_loss(place):
@@ -394,16 +423,3 @@ def test_a_marker_is_newer_than_an_outdated_artifact_and_older_than_one_that_fit
     made = manifest_path(changed.place).stat().st_mtime
     assert marker_path(changed).stat().st_mtime > made
     assert not any(marker_path(changed).read_bytes())
-
-
-def test_the_chosen_values_are_those_that_are_no_defaults(place):
-    chosen = chosen_values(wants(seed=7, moe_sft={"max_steps": 3}, sft={"lora_rank": 4}).config)
-    assert chosen == {
-        "base.model": "model",
-        "data.train": "rows.jsonl",
-        "data.decontaminate_against": ["problems.jsonl"],
-        "evaluation.datasets": ["problems.jsonl"],
-        "seed": 7,
-        "moe_sft.max_steps": 3,
-        "sft.lora_rank": 4,
-    }

@@ -1,176 +1,175 @@
 """The real workflow on the embedded base: what it makes, what it makes again, what it refuses."""
 
 import json
+import os
+import shutil
+import zipfile
+from pathlib import Path
 
 import pytest
 import torch
-from project import RULE
+from project import Project
 from transformers import AutoModelForCausalLM
 
 from xft.conversions.mixing_artifact import open_mixing, open_sources
 from xft.modeling.mixing import Mixing, MixingLogits
 
 LAMBDA_CHAIN = ["dense", "eval", "report", "summary", "weighted_init", "weighted_trained"]
-TUNED = ["moe_sft", "ffn", "diversity", *LAMBDA_CHAIN, "eval"]
-ALL = ["base", "tokens", "ground_truth", "moe", *TUNED, "eval"]
+ALL = [
+    *("base", "tokens", "ground_truth", "moe", "moe_sft", "ffn", "diversity", *LAMBDA_CHAIN),
+    *("eval", "eval"),
+]
 
 
-@pytest.fixture
-def project(finished):
-    """A project in which the whole workflow has run once. Read only."""
-    return finished
+def everything(folder: Path) -> dict[str, bytes]:
+    """The content of each file of the user's and of each result."""
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file() and not {".snakemake", "__pycache__"} & set(path.parts)
+    }
 
 
-def test_each_rule_runs_once_and_not_again(project):
-    assert json.loads((project.folder / "ran.json").read_text()) == sorted(ALL)
-    assert project.run() == []
+def test_each_rule_runs_once_and_not_again(finished, repository):
+    assert json.loads((finished.folder / "ran.json").read_text()) == sorted(ALL)
+    assert finished.run() == []
+    for name, content in everything(repository / "resources").items():
+        assert (finished.folder / "resources" / name).read_bytes() == content
 
 
-def test_each_artifact_fits_its_manifest(project, call_step):
-    done = call_step("verify", project.results, "--full")
+def test_each_artifact_fits_its_manifest(finished, call_step):
+    done = call_step("verify", finished.results, "--full")
     assert done.returncode == 0
     assert done.stderr.strip().endswith("16 of 16 artifacts fit their manifests")
 
 
-def test_no_rule_changes_its_inputs(project, repository, file_hashes):
-    """What was given. That no later rule touches an artifact, test_another_lambda_... shows."""
-    given, original = (
-        {name: sha for name, sha in file_hashes(root / "resources").items() if ".pyc" not in name}
-        for root in (project.folder, repository)
-    )
-    assert given == original
-
-
-def test_the_upcycled_base_is_the_base(project):
-    dense = AutoModelForCausalLM.from_pretrained(project.results / "base")
-    upcycled = AutoModelForCausalLM.from_pretrained(project.results / "moe")
-    ids = torch.randint(3, 700, (2, 50))
+def logits(model) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
-        assert (dense(ids).logits - upcycled(ids).logits).abs().max() <= 1e-5
+        return model(torch.randint(3, 700, (2, 50), generator=generator)).logits
 
 
-def test_dense_is_the_mixing_model(project):
-    results = project.results
+def test_the_upcycled_base_is_the_base(finished):
+    base, moe = (
+        AutoModelForCausalLM.from_pretrained(finished.results / name) for name in ("base", "moe")
+    )
+    assert (logits(base) - logits(moe)).abs().max() <= 1e-5
+
+
+def test_dense_is_the_mixing_model_with_the_config_of_the_base(finished):
+    results = finished.results
     sources = open_sources(results / "moe_sft", results / "ffn")
     learned = open_mixing(results / "weighted_trained" / "lam~0.75", sources)
-    logits = MixingLogits(learned.alpha, None, 0.75)
-    mixing = Mixing(sources.moe.checkpoint, sources.ffn.checkpoint, logits)
+    coefficients = MixingLogits(learned.alpha, None, 0.75)
+    mixing = Mixing(sources.moe.checkpoint, sources.ffn.checkpoint, coefficients)
     dense = AutoModelForCausalLM.from_pretrained(results / "dense" / "lam~0.75")
-    ids = torch.randint(3, 700, (2, 50))
-    with torch.no_grad():
-        assert (dense(ids).logits - mixing.model(ids).logits).abs().max() <= 1e-5
+    assert (logits(dense) - logits(mixing.model)).abs().max() <= 1e-5
+    configs = (results / name / "config.json" for name in ("base", "dense/lam~0.75"))
+    assert len({json.dumps(json.loads(config.read_text())) for config in configs}) == 1
 
 
-def test_dense_config_is_the_bases(project):
-    base, dense = (
-        json.loads((project.results / name / "config.json").read_text())
-        for name in ("base", "dense/lam~0.75")
-    )
-    assert dense == base
-
-
-def test_summary_holds_each_model_once(project):
-    lines = (project.results / "summary.csv").read_text().splitlines()
-    assert [line.split(",")[0] for line in lines] == ["model", "base", "moe_sft", "dense/lam~0.75"]
-
-
-def test_a_run_prints_a_line_for_each_job_and_ends_with_the_table_and_the_report(finished_copy):
-    done = finished_copy.snakemake("--forcerun", "report")
+def test_another_lambda_runs_its_chain_alone_wherever_the_results_lie(
+    finished_copy, artifact_hashes
+):
+    """Copied, moved, all files touched, and without Snakemake's own records: manifests decide."""
+    before = artifact_hashes(finished_copy)
+    moved = finished_copy.folder.rename(finished_copy.folder.with_name("moved"))
+    shutil.rmtree(moved / ".snakemake")
+    for path in moved.rglob("*"):
+        if path.is_file():
+            os.utime(path)
+    project = Project(moved, finished_copy.overlay)
+    done = project.snakemake(merge={"lambdas": [0.85]})
     shown = done.stdout + done.stderr
+    assert done.returncode == 0, shown
+    assert project.rules(done) == LAMBDA_CHAIN
+    after = artifact_hashes(project)
+    for name, sha in before.items():
+        assert after[name] == sha or name.startswith(("summary.", "comparisons.", "runs."))
+
+    lines = (project.results / "summary.csv").read_text().splitlines()
+    assert [line.split(",")[0] for line in lines] == ["model", "base", "moe_sft", "dense/lam~0.85"]
     assert "report: results/report.html (log: results/logs/report.log)\n" in shown
     assert "    resources: " not in shown.partition("localrule all:")[0]
-    assert (finished_copy.results / "summary.md").read_text() in done.stdout
+    assert (project.results / "summary.md").read_text() in done.stdout
     assert done.stdout.rstrip().endswith("for a browser: results/report.html")
 
 
-def test_another_lambda_runs_its_chain_and_going_back_only_the_summary(
-    finished_copy, artifact_hashes
-):
-    copy = finished_copy
-    before = artifact_hashes(copy)
-    assert copy.run(merge={"lambdas": [0.85]}) == LAMBDA_CHAIN
-    after = artifact_hashes(copy)
-    for name, sha in before.items():
-        assert after[name] == sha or name.startswith(("summary.", "comparisons.", "runs."))
-    assert copy.run(merge={"lambdas": ["0.750"]}) == ["report", "summary"]
-    assert artifact_hashes(copy)["summary.csv"] == before["summary.csv"]
-    assert copy.run(merge={"lambdas": [0.75, 0.85]}) == ["report", "summary"]
+def test_a_failed_job_shows_its_message_and_leaves_what_was_there(finished_copy):
+    before = everything(finished_copy.results)
+    rows = finished_copy.folder / "resources" / "instructions.jsonl"
+    rows.write_text(rows.read_text() + '{"instruction": "a"}\n')
+    done = finished_copy.snakemake(data={"limit": 4000})
+    assert done.returncode != 0
+    message = "line 2601: no column 'response'"
+    assert done.stderr.rindex(message) > done.stderr.rindex("Exiting because a job")
+    after = everything(finished_copy.results)
+    for name, content in before.items():
+        assert after[name] == content or name.startswith(("logs/", "config.yaml"))
 
 
 @pytest.mark.parametrize(
-    ("config", "rules"),
+    ("arguments", "config", "message"),
     [
-        ({"evaluation": {"base_prompt": "completion"}}, ["eval", "report", "summary"]),
+        (["--configfile", "twice.yaml"], {}, "twice.yaml, line 3"),
+        (["--dry-run"], {"data": {"max_length": 2000}}, "config: data.max_length = 2000: resour"),
         (
-            {"mixing": {"learning_rate": 0.5}},
-            ["dense", "eval", "report", "summary", "weighted_trained"],
+            [],
+            {"base": {"model": "P/base"}, "results_dir": "P"},
+            "config: base.model: P/base is, holds or lies in P/base, where the workflow writes",
         ),
-        ({"moe": {"upcycled_layers": [0]}}, ["moe", *TUNED]),
     ],
+    ids=["key twice", "base", "place"],
 )
-def test_a_changed_value_runs_what_depends_on_it(project, config, rules):
-    """tests/slow/test_caching_table.py takes every key."""
-    assert project.run("--dry-run", **config) == sorted(rules)
+def test_a_mistake_is_one_message_and_nothing_changes(new_project, arguments, config, message):
+    project = new_project("mine")
+    (project.folder / "twice.yaml").write_text("seed: 1\nbase: {model: x}\nseed: 2\n")
+    shutil.copytree(project.folder / "resources" / "base", project.folder / "P" / "base")
+    before = everything(project.folder)
+    done = project.snakemake(*arguments, **config)
+    shown = done.stdout + done.stderr
+    assert done.returncode == 1
+    assert message in shown.splitlines()[-1]
+    assert "Traceback" not in shown and "rule " not in shown
+    assert everything(project.folder) == before
 
 
-@pytest.mark.parametrize(
-    ("config", "message"),
-    [
-        (
-            {"merge": {"lambdas": [1.5]}},
-            'merge.lambdas[0] = "1.5": must be a decimal number from 0 to 1',
-        ),
-        ({"base": {"model": "no/such/folder"}}, "base.model: there is no folder no/such/folder"),
-        ({"data": {"train": "no.jsonl"}}, "no.jsonl"),
-    ],
-)
-def test_a_bad_config_stops_with_its_key_and_loses_nothing(
-    project, artifact_hashes, config, message
-):
-    before = artifact_hashes(project)
-    done = project.snakemake(**config)
-    assert done.returncode != 0
-    assert message in done.stdout + done.stderr
-    assert "Traceback" not in done.stdout + done.stderr
-    assert artifact_hashes(project) == before
-
-
-def test_a_lambda_that_is_not_canonical_is_refused(project):
-    done = project.snakemake("results/dense/lam~0.750.manifest.json")
-    assert done.returncode != 0
-    assert "MissingRuleException" in done.stdout + done.stderr
-
-
-def test_a_failed_job_shows_its_message(new_project):
-    project = new_project("failed")
-    rows = project.folder / "rows.jsonl"
-    rows.write_text('{"instruction": "a", "response": "b"}\n{"instruction": "a"}\n')
-    target = "results/tokens.manifest.json"
-    done = project.snakemake(target, data={"train": "rows.jsonl"})
-    assert done.returncode != 0
-    assert "rows.jsonl, line 2: no column 'response'" in done.stdout + done.stderr
-    assert "Traceback" not in done.stdout + done.stderr
-    assert not (project.results / "tokens").exists()
-    assert (project.results / "base.manifest.json").exists()
-
-
-def test_the_published_recipe_plans_the_published_steps(new_project):
-    project = new_project("recipe")
-    project.overlay = {}
-    done = project.snakemake("-n", "-p", "--configfile", "recipes/deepseek-coder-1.3b.yaml")
-    assert done.returncode == 0, done.stdout + done.stderr
-    output = done.stdout + done.stderr
-    assert sorted(set(RULE.findall(output)) - {"all"}) == sorted(
-        {*ALL, "fetch_data", "fetch_problems", "sft", "uniform"}
+def test_paths_may_hold_anything(new_project):
+    project = new_project("names")
+    folder = project.folder / "my data ü (1)" / "~; touch x; 'x' $(touch x) `touch x` | tee x"
+    folder.mkdir(parents=True)
+    rows, problems = folder / "rows 1 (a).jsonl", folder / "own $(touch x) problems & co.jsonl"
+    shutil.copy(project.folder / "resources" / "instructions.jsonl", rows)
+    shutil.copy(project.folder / "resources" / "problems.jsonl", problems)
+    shutil.copytree(project.folder / "resources" / "base", folder / "base model")
+    config = {
+        **project.overlay,
+        "results_dir": str(folder / "my results"),
+        "base": {"model": str(folder / "base model")},
+        "data": {"train": str(rows), "limit": 64, "decontaminate_against": [str(problems)]},
+    }
+    config["evaluation"] = config["evaluation"] | {"datasets": [str(problems)], "models": ["base"]}
+    (project.folder / "mine.json").write_text(json.dumps(config))
+    mine = Project(project.folder, {})
+    targets = "all", str(folder / "my results" / "moe_sft.manifest.json")
+    ran = mine.run(*targets, "--configfile", "mine.json")
+    assert ran == sorted(
+        ["base", "eval", "ground_truth", "report", "summary", "moe", "moe_sft", "tokens"]
     )
-    for words in (
-        "base --model=deepseek-ai/deepseek-coder-1.3b-base --revision=c919139c",
-        "--num-experts=8 --num-experts-per-tok=6",
-        "--num-train-epochs=4.0 --per-device-train-batch-size=2 --gradient-accumulation-steps=32 "
-        "--learning-rate=5e-05 --lr-scheduler-type=linear --warmup-steps=500 --optim=adafactor",
-        "--num-train-epochs=1.0 --per-device-train-batch-size=2 --gradient-accumulation-steps=32 "
-        "--learning-rate=1e-05 --lr-scheduler-type=linear --warmup-steps=125 --optim=adafactor",
-        "--max-length=1024",
-        "--lam 0.75",
-    ):
-        assert words in output
+    names = {path.name for path in project.folder.iterdir()}
+    assert not names & {"my", "data", "x", "results"}
+
+
+def test_snakemakes_own_report_holds_the_page_the_tables_and_the_figures(finished_copy):
+    done = finished_copy.snakemake("--report", "all.zip")
+    assert done.returncode == 0, done.stdout + done.stderr
+    with zipfile.ZipFile(finished_copy.folder / "all.zip") as zipped:
+        held = {zipped.read(name) for name in zipped.namelist() if "/data/" in name}
+        page = zipped.read("all/report.html").decode()
+    figures = sorted(finished_copy.results.glob("figures/*/*.svg"))
+    assert {file.parent.name for file in figures} == {"scores", "differences", "training"}
+    for file in (*(finished_copy.results / n for n in ("report.html", "summary.csv")), *figures):
+        assert file.read_bytes() in held
+        assert file.stem in page
+    for caption in ("A row for each pair", "The share of problems", "Each training"):
+        assert caption in page

@@ -1,0 +1,154 @@
+"""What a config asks of its files and its base model, told before anything runs."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from problem_files import three_problems, write_problems
+
+from xft.common.errors import UserError
+from xft.config.runs import find_runs
+from xft.config.validation import complete
+from xft.dag.input_checks import check_all_files
+
+# What the Snakefile does when it is read: a config as JSON, then what it must not have imported.
+PARSE = """
+import json, sys
+from xft.config.validation import complete
+from xft.dag.input_checks import check_files
+from xft.common.errors import UserError
+config = complete(json.loads(sys.argv[1]))
+try:
+    check_files(config)
+except UserError as error:
+    print(error)
+print(sorted({"torch", "transformers", "pandas", "datasets"} & sys.modules.keys()))
+"""
+ROW = '{"instruction": "a", "response": "b"}\n'
+
+
+@pytest.fixture
+def config(tiny_llama, tmp_path, monkeypatch) -> dict:
+    """A config of a base whose window is 256 tokens, which it fits, with files that are there."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(tiny_llama, "base")
+    Path("rows.jsonl").write_text(64 * ROW)
+    write_problems(Path("problems.jsonl"), three_problems())
+    return {
+        "base": {"model": "base"},
+        "data": {"train": "rows.jsonl", "max_length": 256},
+        "evaluation": {"datasets": ["problems.jsonl"], "max_new_tokens": 255},
+    }
+
+
+def check(config: dict, **changes) -> None:
+    """Check a config with other values, by section, as the Snakefile does."""
+    for name, values in changes.items():
+        both = isinstance(values, dict)
+        config = config | {name: config.get(name, {}) | values if both else values}
+    check_all_files([complete(config), *(run.config for run in find_runs(config))])
+
+
+def change_base(file: str, **changes) -> None:
+    path = Path("base", file)
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+LOW_RANK = {"experts": "lora", "rank": 33}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"results_dir": "rows.jsonl"}, "config: results_dir = rows.jsonl: rows.jsonl is a file"),
+        ({"results_dir": "my{a}"}, 'config: results_dir = "my{a}": a path must not hold braces'),
+        ({"results_dir": "-x"}, 'results_dir = "-x": a path must not begin with -'),
+        ({"results_dir": "a/$NOWHERE"}, "the variable NOWHERE, which is not set. Set it with"),
+        ({"data": {"train": "a\nb"}}, r'data.train = "a\nb": a path must not hold line breaks'),
+        ({"data": {"train": "no.jsonl"}}, "config: data.train: there is no file no.jsonl"),
+        ({"data": {"validation_rows": 99}}, "rows.jsonl has at most 64 rows"),
+        ({"evaluation": {"datasets": ["humanevl"]}}, "no file humanevl: did you mean humaneval?"),
+        ({"evaluation": {"lm_eval": ["a.yaml"]}}, "evaluation.lm_eval: there is no file a.yaml"),
+        ({"evaluation": {"lm_eval": ["--out=x"]}}, '.lm_eval = "--out=x": a path must not begin'),
+        ({"base": {"model": "no/such/one"}}, "base.model: there is no folder no/such/one"),
+        ({"seeds": [1, 2], "data": {"max_length": 257}}, "base takes texts of at most 256 tokens"),
+        ({"evaluation": {"max_new_tokens": 256}}, "max_new_tokens = 256: base takes texts of at"),
+        ({"data": {"template": "chat"}}, "config: data.template = chat: base has no chat template"),
+        ({"evaluation": {"base_prompt": "chat"}}, "base_prompt = chat: base has no chat template"),
+        ({"moe": {"upcycled_layers": [1, 2, 5]}}, "upcycled_layers names 2, 5: base has layers 0"),
+        ({"moe": LOW_RANK}, "config: moe.rank = 33: the matrices of base have at most rank 32"),
+        ({"sft": {"lora_rank": 33}}, "sft.lora_rank = 33: the matrices of base have at most rank"),
+    ],
+    ids=lambda value: str(value)[:50],
+)
+def test_a_mistake_is_named_with_its_key(config, changes, message):
+    check(config)
+    with pytest.raises(UserError) as caught:
+        check(config, **changes)
+    assert message in str(caught.value)
+
+
+def test_a_base_that_supports_more_is_asked_for_more(config):
+    change_base("config.json", max_position_embeddings=512, sliding_window=64)
+    Path("base/chat_template.jinja").write_text("{{ messages[0].content }}")
+    low_rank = {"moe": LOW_RANK | {"rank": 32, "upcycled_layers": [0, 1]}, "sft": {"lora_rank": 32}}
+    check(config, data={"max_length": 512, "template": "chat"}, **low_rank)
+
+
+def test_the_tokens_of_the_base_must_fit_its_model(config):
+    change_base("tokenizer_config.json", eos_token=None)
+    with pytest.raises(UserError, match="the tokenizer of base has no EOS token"):
+        check(config)
+    Path("base/special_tokens_map.json").write_text('{"eos_token": "</s>"}')
+    check(config)
+    Path("base/added_tokens.json").write_text('{"<new>": 300}')
+    with pytest.raises(UserError, match="base: the token '<new>' has the id 300, but"):
+        check(config)
+
+
+def test_an_override_variable_that_names_no_file_is_told(config, monkeypatch):
+    monkeypatch.setenv("HUMANEVAL_OVERRIDE_PATH", "gone.jsonl")
+    with pytest.raises(UserError, match=r"HUMANEVAL_OVERRIDE_PATH names .*gone\.jsonl"):
+        check(config, evaluation={"datasets": ["humaneval"]})
+
+
+def test_a_folder_that_is_no_model_is_left_to_its_step(config):
+    shutil.rmtree("base")
+    Path("base").mkdir()
+    check(config)
+
+
+def parse(config: dict, repository: Path) -> str:
+    """What a new process says of a config."""
+    return subprocess.run(
+        [sys.executable, "-c", PARSE, json.dumps(config)],
+        env=os.environ | {"PYTHONPATH": str(repository)},
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+
+
+def test_a_model_in_the_hubs_cache_is_looked_at_without_network_and_heavy_imports(
+    config, hub, run_step, repository, tmp_path
+):
+    files = {path.name: path.read_bytes() for path in Path("base").iterdir()}
+    revision = hub.add("org/name", files)
+    config["base"] = {"model": "org/name", "revision": revision}
+    config["data"] |= {"template": "chat"}
+    assert parse(config, repository) == "[]\n"  # nothing is known of it yet
+    assert not hub.requests
+    words = ["--model", "org/name", "--revision", revision, "--out", tmp_path / "out"]
+    assert run_step("base", *words).returncode == 0
+    hub.requests.clear()
+    told, imported = parse(config, repository).splitlines()
+    assert "config: data.template = chat: org/name has no chat template" in told
+    assert imported == "[]" and not hub.requests
+    shutil.rmtree(tmp_path / "out")
+    for link in tmp_path.rglob("snapshots/*/tokenizer*"):
+        link.unlink()  # as when the fetch was cut off
+    check(config)
