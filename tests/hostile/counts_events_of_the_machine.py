@@ -1,10 +1,4 @@
 # expect: refused by the sandbox
 """Opens a performance counter."""
 
-import ctypes
-
 call("perf_event_open", ctypes.create_string_buffer(128), 0, -1, -1, 0)
-
-
-def add(a, b):
-    return a + b

@@ -1,8 +1,6 @@
 # expect: failed
 """Looks for any folder in which it can create a file."""
 
-import os
-
 written = []
 for folder, _, _ in os.walk("/"):
     try:
@@ -12,7 +10,3 @@ for folder, _, _ in os.walk("/"):
         pass
 if not written:
     raise SystemExit
-
-
-def add(a, b):
-    return a + b

@@ -1,6 +1,2 @@
 # expect: failed
 held = bytearray(2**40)
-
-
-def add(a, b):
-    return a + b

@@ -1,9 +1,6 @@
 # expect: failed
 """Claims again and again that a set has ended, to get more time."""
 
-import os
-import time
-
 while True:
     for descriptor in range(3, 16):
         try:

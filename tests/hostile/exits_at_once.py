@@ -1,4 +1,3 @@
 # expect: failed
-import os
 
 os._exit(0)

@@ -1,5 +1,4 @@
 # expect: failed
-import sys
 
 
 def add(a, b):

@@ -3,7 +3,3 @@
 
 IPC_CREAT = 0o1000
 held = [call("shmget", key, 100 * 2**20, IPC_CREAT | 0o600) for key in range(1, 25)]
-
-
-def add(a, b):
-    return a + b

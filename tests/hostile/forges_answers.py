@@ -1,8 +1,7 @@
 # expect: failed
 """Writes the answers of the base tests, which are public, and guesses the other answers."""
 
-import os
-
+del add
 messages = ['{"value": 4}', '{"set": 0}', '{"value": true}', '{"value": true}', '{"set": 0}', ""]
 for descriptor in range(3, 64):
     try:

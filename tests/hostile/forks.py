@@ -1,7 +1,5 @@
 # expect: refused by the sandbox
 """Starts processes without end."""
 
-import os
-
 while os.fork() or True:
     pass

@@ -2,7 +2,3 @@
 """Imports the program that judges it."""
 
 import xft
-
-
-def add(a, b):
-    return a + b

@@ -3,7 +3,3 @@
 
 SESSION = -3
 call("add_key", b"user", b"bit", b"1", 1, SESSION)
-
-
-def add(a, b):
-    return a + b

@@ -1,8 +1,6 @@
 # expect: failed
 """Looks for answers, secrets, data sets, and any package except numpy."""
 
-import os
-
 WANTED = ("evalplus", "lm_eval", "xft", ".env", ".git", "problems.jsonl", "passwd")
 packages, found = [], []
 for folder, folders, files in os.walk("/"):
@@ -11,7 +9,3 @@ for folder, folders, files in os.walk("/"):
         packages += set(folders) - {"numpy", "numpy.libs"}
 if set(found) <= {"xft"} and not packages:  # the folder of the runner's own files
     raise SystemExit
-
-
-def add(a, b):
-    return a + b

@@ -1,7 +1,11 @@
-"""Goes in front of each attack. It makes system calls for which Python has no function."""
+"""Goes in front of each attack: modules, a right solution, and a way to make any system call."""
 
-import ctypes as _ctypes
-import os as _os
+import ctypes
+import mmap
+import os
+import socket
+import sys
+import time
 
 _NUMBERS = {  # on x86_64 and on aarch64
     "mincore": (27, 232),
@@ -25,9 +29,13 @@ _NUMBERS = {  # on x86_64 and on aarch64
 
 def call(name, *arguments):
     """Make a system call by its name. Raises OSError if it fails."""
-    libc = _ctypes.CDLL(None, use_errno=True)
-    number = _NUMBERS[name][_os.uname().machine == "aarch64"]
+    libc = ctypes.CDLL(None, use_errno=True)
+    number = _NUMBERS[name][os.uname().machine == "aarch64"]
     result = libc.syscall(number, *arguments)
     if result == -1:
-        raise OSError(_ctypes.get_errno(), name)
+        raise OSError(ctypes.get_errno(), name)
     return result
+
+
+def add(a, b):
+    return a + b

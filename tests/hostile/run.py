@@ -2,9 +2,9 @@
 
     python tests/hostile/run.py
 
-Each file is an attack: a solution of `add`. Its first line says the expected status. It adds
-correctly only if the attack succeeds. Correct solutions run between the attacks and must pass. The
-output is JSON: the status of each attack by name, and of the correct solutions.
+Each file is an attack. Its first line says the expected status. Behind prelude.py it is a solution
+of `add`, and a right one only if the attack succeeds. Correct solutions run between the attacks and
+must pass. The output is JSON: the status of each attack by name, and of the correct solutions.
 """
 
 import json

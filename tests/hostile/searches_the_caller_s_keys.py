@@ -2,7 +2,3 @@
 """Looks for keys of the caller, which may be tokens."""
 
 call("request_key", b"user", b"token", None, 0)
-
-
-def add(a, b):
-    return a + b

@@ -4,7 +4,3 @@
 import threading
 
 threading.Thread(target=print).start()
-
-
-def add(a, b):
-    return a + b

@@ -1,8 +1,6 @@
 # expect: failed
 """Makes the channel non-blocking, also for the runner, which shares it."""
 
-import os
-
 for descriptor in range(3, 64):
     try:
         os.set_blocking(descriptor, False)

@@ -3,7 +3,3 @@
 
 CLONE_NEWUSER = 0x10000000
 call("unshare", CLONE_NEWUSER)
-
-
-def add(a, b):
-    return a + b

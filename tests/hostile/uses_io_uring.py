@@ -1,10 +1,4 @@
 # expect: refused by the sandbox
 """Makes system calls through io_uring, which bypasses filters."""
 
-import ctypes
-
 call("io_uring_setup", 8, ctypes.create_string_buffer(256))
-
-
-def add(a, b):
-    return a + b
