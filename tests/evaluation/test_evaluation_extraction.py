@@ -168,16 +168,13 @@ def passing(sets, prompts_of, task_id: str, completion: str) -> tuple[str, ...]:
     return tuple(style for style, found in zip(ALL, verdicts, strict=True) if found.plus == PASSED)
 
 
-@pytest.mark.parametrize("case", HUMANEVAL)
-def test_an_answer_to_humaneval_passes_or_fails(sets, prompts_of, case):
-    completion, expected = HUMANEVAL[case]
-    assert passing(sets, prompts_of, "HumanEval/0", completion) == expected
-
-
-@pytest.mark.parametrize("case", MBPP)
-def test_an_answer_to_mbpp_passes_or_fails(sets, prompts_of, case):
-    completion, expected = MBPP[case]
-    assert passing(sets, prompts_of, "Mbpp/3", completion) == expected
+@pytest.mark.parametrize(
+    ("task_id", "case"),
+    [*(("HumanEval/0", case) for case in HUMANEVAL), *(("Mbpp/3", case) for case in MBPP)],
+)
+def test_an_answer_passes_or_fails(sets, prompts_of, task_id, case):
+    completion, expected = (HUMANEVAL if task_id == "HumanEval/0" else MBPP)[case]
+    assert passing(sets, prompts_of, task_id, completion) == expected
 
 
 @pytest.mark.parametrize("line_break", ["\n", "\r\n"])
@@ -204,22 +201,20 @@ def real(request, chat_tokenizer, tmp_path_factory):
     return problems, [(prompt, answers[prompt.task_id]) for prompt in prompts]
 
 
-@pytest.mark.parametrize("taken_by", ["us", "sanitize"])
-def test_real_answers_get_evalplus_s_verdicts(real, bubblewrap, taken_by):
+def test_real_answers_get_evalplus_s_verdicts(real, bubblewrap):
     """Those on Mbpp/7 differ: behind its function is a wrong test, which `sanitize` leaves out."""
     problems, answered = real
-    truth = ground_truth.compute(problems, sandbox=bubblewrap, workers=1)
-    solutions = []
+    truth = ground_truth.compute(problems, sandbox=bubblewrap, workers=2)
+    solutions, expected = [], []
     for problem, (prompt, answer) in zip(problems.problems, answered, strict=True):
-        code = prompt.solution(answer["completion"])
-        if taken_by == "sanitize":
-            code = sanitize(prompt.start + answer["completion"], problem.entry_point)
-        solutions.append((problem, code))
+        sanitized = sanitize(prompt.start + answer["completion"], problem.entry_point)
+        solutions += [(problem, prompt.solution(answer["completion"])), (problem, sanitized)]
+        expected += [answer["verdicts"]["us"], answer["verdicts"]["sanitize"]]
     found = [
         ["pass" if status == PASSED else "fail" for status in (verdict.base, verdict.plus)]
-        for verdict in score(problems, truth, solutions, sandbox=bubblewrap, workers=1)
+        for verdict in score(problems, truth, solutions, sandbox=bubblewrap, workers=2)
     ]
-    assert found == [answer["verdicts"][taken_by] for _, answer in answered]
+    assert found == expected
 
 
 def test_of_a_real_answer_nothing_is_lost_that_evalplus_would_take(real):

@@ -18,43 +18,31 @@ from xft.hub.named_sets import NAMED_SETS
 DEEP = b'{"base_input": %s1%s}'
 
 
-def test_reads_a_plain_and_a_compressed_file_alike(tmp_path):
+def test_a_set_has_the_rows_of_its_file_plain_or_compressed(tmp_path):
     plain = write_problems(tmp_path / "sums.jsonl", three_problems())
-    packed = tmp_path / "sums.jsonl.gz"
+    packed, marked = tmp_path / "sums.jsonl.gz", tmp_path / "marked.jsonl"
     packed.write_bytes(gzip.compress(plain.read_bytes()))
-
-    from_plain, from_packed = load_problems(str(plain)), load_problems(str(packed))
-
-    assert from_plain.problems == from_packed.problems
-    assert from_plain.name == from_packed.name == "sums"
-    assert from_packed.sha256 == from_plain.sha256
-    assert from_plain.sha256 == hashlib.sha256(plain.read_bytes()).hexdigest()
-    assert [json.loads(p.row) for p in from_plain.problems] == three_problems()
-
-
-def test_first_keeps_the_order_and_the_file(tmp_path):
-    whole = load_problems(str(write_problems(tmp_path / "sums.jsonl", three_problems())))
-
-    assert whole.first(2).problems == whole.problems[:2]
-    assert whole.first(2).sha256 == whole.sha256
-    assert whole.first(None) == whole
-
-
-def test_task_ids_tell_the_form(tmp_path):
+    marked.write_bytes(codecs.BOM_UTF8 + plain.read_bytes())
+    found = load_problems(str(plain))
+    assert (found.name, found.form) == ("sums", "humaneval")
+    assert found.sha256 == hashlib.sha256(plain.read_bytes()).hexdigest()
+    assert [json.loads(p.row) for p in found.problems] == three_problems()
+    assert load_problems(str(packed)) == replace(found, file=packed)
+    assert load_problems(str(marked)).problems == found.problems
+    assert found.first(2) == replace(found, problems=found.problems[:2])
+    assert found.first(None) == found
     mbpp = [problem("add", "+", "Mbpp/7"), problem("subtract", "-", "Mbpp/8")]
-
-    assert load_problems(str(write_problems(tmp_path / "a.jsonl", mbpp))).form == "mbpp"
-    own = write_problems(tmp_path / "b.jsonl", three_problems())
-    assert load_problems(str(own)).form == "humaneval"
+    assert load_problems(str(write_problems(plain, mbpp))).form == "mbpp"
 
 
 def test_a_named_set_comes_from_the_override_variable(tmp_path, monkeypatch):
     file = write_problems(tmp_path / "copy.jsonl", three_problems())
     monkeypatch.setenv("HUMANEVAL_OVERRIDE_PATH", str(file))
-
     found = load_problems("humaneval")
-
     assert (found.name, found.file) == ("humaneval", file)
+    file.unlink()
+    with pytest.raises(UserError, match=r"HUMANEVAL_OVERRIDE_PATH names .*copy\.jsonl"):
+        load_problems("humaneval")
 
 
 def test_a_named_set_comes_from_the_cache_of_evalplus(tmp_path, monkeypatch):
@@ -77,13 +65,6 @@ def test_a_named_set_comes_from_the_cache_of_evalplus(tmp_path, monkeypatch):
         file.unlink(missing_ok=True)
 
 
-def test_an_override_variable_that_names_no_file_is_an_error(tmp_path, monkeypatch):
-    monkeypatch.setenv("MBPP_OVERRIDE_PATH", str(tmp_path / "gone.jsonl"))
-
-    with pytest.raises(UserError, match=r"MBPP_OVERRIDE_PATH names .*gone\.jsonl"):
-        load_problems("mbpp")
-
-
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -93,7 +74,6 @@ def test_an_override_variable_that_names_no_file_is_an_error(tmp_path, monkeypat
         (lambda rows: rows[1].update(task_id="Mbpp/1"), r"mixes task ids .*Arithmetic/0"),
         (lambda rows: rows.clear(), r"holds no problem"),
         (lambda rows: rows[1].update(base_input=[], plus_input=[]), r"line 2: .* hold no call"),
-        (lambda rows: rows[1].update(base_input=[], plus_input={}), r"any solution would pass"),
         (lambda rows: rows[2].update(entry_point="f"), r"line 3: .* define no f, .* entry_point"),
         (
             lambda rows: rows[0].update(prompt="def f():\n", canonical_solution="    def add(): 0"),
@@ -129,27 +109,23 @@ def test_bad_rows_are_named(tmp_path, change, message):
     assert str(file) in str(refusal.value)
 
 
-@pytest.mark.parametrize(
-    "program",
-    [
-        "async def add(a, b): 0",
-        "class add: 0",
-        "add = int.__add__",
-        "add: object = int.__add__",
-        "from operator import add",
-        "from operator import *",
-        "import operator as add",
-        "if True:\n    def add(): 0",
-        "try:\n    import add\nexcept ImportError:\n    add = None",
-        "other, add = 1, 2",
-        "(add := 1)",
-        "for add in (1, 2): '\\d'",  # with a warning about the escape, which nobody is to see
-    ],
+DEFINITIONS = (
+    *("async def add(a, b): 0", "class add: 0", "add = int.__add__", "add: object = int.__add__"),
+    *("from operator import add", "from operator import *", "import operator as add"),
+    *("if True:\n    def add(): 0", "try:\n    import add\nexcept ImportError:\n    add = None"),
+    *("other, add = 1, 2", "(add := 1)"),
+    "for add in (1, 2): '\\d'",  # with a warning about the escape, which nobody is to see
 )
+
+
 @pytest.mark.filterwarnings("error")
-def test_an_entry_point_may_be_defined_in_any_way(tmp_path, program):
-    row = problem("add", "+", "Own/1") | {"prompt": "", "canonical_solution": program}
-    assert load_problems(str(write_problems(tmp_path / "own.jsonl", [row]))).problems
+def test_an_entry_point_may_be_defined_in_any_way(tmp_path):
+    row = problem("add", "+", "Own/1") | {"prompt": ""}
+    rows = [
+        row | {"task_id": f"Own/{number}", "canonical_solution": program}
+        for number, program in enumerate(DEFINITIONS)
+    ]
+    assert load_problems(str(write_problems(tmp_path / "own.jsonl", rows))).problems
 
 
 @pytest.mark.parametrize(
@@ -157,12 +133,9 @@ def test_an_entry_point_may_be_defined_in_any_way(tmp_path, program):
     [
         ("a.jsonl", b'{"task_id": \n', r"a\.jsonl, line 1: not JSON"),
         ("a.jsonl", b"null\n", r"a\.jsonl, line 1: must be an object"),
-        ("a.jsonl", b"[1]\n", r"a\.jsonl, line 1: must be an object"),
         ("a.jsonl", b"\n[" + b"1" * 5000 + b"]\n", r"line 2: a number has more than 4300 digits"),
-        ("a.jsonl", DEEP % (b"[" * 10**5, b"]" * 10**5), r"line 1: lists and objects are nested"),
         ("a.jsonl", DEEP % (b"[" * 400, b"]" * 400), r"line 1: lists and objects are nested"),
         ("a.jsonl", b"\xff\n", r"a\.jsonl cannot be read"),
-        ("a.jsonl.gz", b"no gzip", r"a\.jsonl\.gz is not a whole gzip file"),
         (
             "a.jsonl.gz",
             gzip.compress(b"{}" * 999, mtime=0)[:-9],
@@ -176,12 +149,6 @@ def test_unreadable_files_are_named(tmp_path, name, content, message):
 
     with pytest.raises(UserError, match=message):
         load_problems(str(tmp_path / name))
-
-
-def test_a_byte_order_mark_is_no_part_of_the_first_row(tmp_path):
-    file = write_problems(tmp_path / "sums.jsonl", three_problems())
-    file.write_bytes(codecs.BOM_UTF8 + file.read_bytes())
-    assert [json.loads(p.row) for p in load_problems(str(file)).problems] == three_problems()
 
 
 def test_only_a_file_of_a_bounded_size_is_read(tmp_path, monkeypatch):

@@ -1,10 +1,9 @@
 """Verdicts through the sandbox."""
 
-import os
 import time
-from contextlib import suppress
 from pathlib import Path
 
+import psutil
 import pytest
 from problem_files import problem, right_solutions, three_problems, write_problems
 
@@ -62,14 +61,6 @@ def test_code_that_raises_does_not_parse_or_is_not_there(sums, bubblewrap):
     assert verdicts(sums, [None] * 3, bubblewrap) == [nothing] * 3
 
 
-def test_several_solutions_of_a_problem(sums, bubblewrap):
-    truth = ground_truth.compute(sums, sandbox=bubblewrap, workers=1)
-    add = sums.problems[0]
-    solutions = [(add, right_solutions()[0]), (add, "x = 1"), (add, right_solutions()[0])]
-    found = scoring.score(sums, truth, solutions, sandbox=bubblewrap, workers=2)
-    assert found == [PASS, FAIL, PASS]
-
-
 def test_all_calls_are_made_whatever_the_answers_are(sums, bubblewrap, monkeypatch):
     """A program whose run ended at its first wrong answer knew which one that was."""
     told = []
@@ -103,12 +94,8 @@ def test_a_late_program_runs_again_whatever_it_answered(
     found = scoring.score(sums, truth, solutions, sandbox=bubblewrap, workers=2)
     assert found == [Verdict("passed", "timed out", "[3, 5]"), FAIL]
     assert [runs.count(code) for _, code in solutions] == [2, 2]
-
-
-def test_a_loop_ends_and_shows_the_call(sums, bubblewrap, short_limits):
-    loop = "def add(a, b):\n    while a == 3: pass\n    return a + b\n"
-    found = verdicts(sums, [loop, *right_solutions()[1:]], bubblewrap)
-    assert found == [Verdict("passed", "timed out", "[3, 5]"), PASS, PASS]
+    left = (child.as_dict(["cmdline"]) for child in psutil.Process().children(recursive=True))
+    assert not [words for words in left if "runner.py" in str(words)]
 
 
 def test_a_program_that_does_not_start_is_no_fault_of_the_model(sums, bubblewrap, monkeypatch):
@@ -119,11 +106,10 @@ def test_a_program_that_does_not_start_is_no_fault_of_the_model(sums, bubblewrap
         scoring.score(sums, truth, solutions, sandbox=bubblewrap, workers=1)
 
 
-@pytest.mark.parametrize("line", ['{"ready":true}', '{"set":0}', '{"value":4}'])
-def test_nothing_prolongs_a_program(make, bubblewrap, monkeypatch, line):
-    """A line every half second, for a thousand calls: each could be the runner's."""
+def test_nothing_prolongs_a_program(make, bubblewrap, monkeypatch):
+    """An answer every half second, for a thousand calls. tests/hostile has other lines."""
     rows = [problem("add", "+", "Task/0") | {"plus_input": [[n, 1] for n in range(1000)]}]
-    drip = f"import os, time\nwhile True:\n    time.sleep(0.5)\n    os.write(3, b'{line}\\n')"
+    drip = "import os, time\nwhile True:\n    time.sleep(0.5)\n    os.write(3, b'{\"value\":4}\\n')"
     monkeypatch.setattr(scoring, "Limits", lambda **_: Limits(call=1, calls=3))
     start = time.monotonic()
     (verdict,) = verdicts(make(rows), [drip], bubblewrap)
@@ -141,25 +127,6 @@ def test_what_is_slow_here_is_measured_against_the_reference_and_tried_again(mak
         patch.setattr(scoring, "Limits", lambda **given: Limits(**({"call": 1} | given)))
         found = verdicts(make(rows), [slow, *right_solutions()[1:]], bubblewrap)
     assert found == [PASS] * 3
-
-
-def test_nothing_is_left_running(make, bubblewrap, short_limits):
-    mark = f"left-behind-{os.getpid()}"
-    code = f"import os\nos.execvp('sleep', ['{mark}', '3600'])"
-    verdicts(make([problem("add", "+", "Task/0")]), [code], bubblewrap)
-    deadline = time.monotonic() + 300  # the kernel takes a moment; the program sleeps for longer
-    while is_running(mark) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert not is_running(mark)
-
-
-def is_running(mark: str) -> bool:
-    """Whether a process has the mark in its command line."""
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        with suppress(OSError):  # it has ended since it was listed
-            if mark.encode() in path.read_bytes():
-                return True
-    return False
 
 
 def test_an_mbpp_problem_gets_its_inputs_as_evalplus_turns_them(make, bubblewrap):
@@ -196,42 +163,13 @@ def test_the_artifact_says_what_is_in_memory(sums, bubblewrap, tmp_path):
 
 
 ODD_MESSAGES = [
-    '{"value": {"fraction": ["0x1", "0x0"]}}',
-    '{"value": {"decimal": "no number"}}',
-    '{"value": {"decimal": "1E+999999999"}}',
-    '{"value": {"complex": [1, 2, 3]}}',
-    '{"value": {"int": 5}}',
-    '{"value": {"set": [[1]]}}',
-    '{"value": {"dict": [[[], 1]]}}',
-    '{"value": {"dict": 7}}',
-    '{"value": {"set": 7, "tuple": 7}}',
+    *('{"value": {"fraction": ["0x1", "0x0"]}}', '{"value": {"decimal": "1E+999999999"}}'),
+    *('{"value": {"complex": [1, 2, 3]}}', '{"value": {"int": 5}}', '{"value": {"set": [[1]]}}'),
+    *('{"value": {"dict": [[[], 1]]}}', '{"value": {"dict": 7}}', '{"value": {"set": 7, "a": 7}}'),
     '{"value": ' + "[" * 5000 + "]" * 5000 + "}",
-    '{"digest": 7}',
-    '{"raised": [], "errno": {}}',
-    '{"raised": "x", "errno": []}',
-    '{"neither": 1}',
-    "[1]",
-    "no JSON",
-    "\\xff\\xfe",
+    *('{"digest": 7}', '{"raised": [], "errno": {}}', '{"raised": "x", "errno": []}'),
+    *('{"neither": 1}', "[1]", "no JSON", "\\xff\\xfe"),
 ]
-
-
-@pytest.mark.parametrize(
-    ("answer", "status"),
-    [
-        ("'[[1.0],' + '[1.0],' * 15998 + '[1.0]]'", "too costly to judge"),
-        ("""'{"array":[1,["' + 'A' * 95000 + '"' + ',""' * 32000 + ']]}'""", "failed"),
-    ],
-)
-def test_an_answer_that_costs_much_loses_its_own_problem_only(make, any_sandbox, answer, status):
-    rows = [problem("add", "+", f"Task/{i}") | {"atol": 1e-6} for i in range(2)]
-    rows[0]["canonical_solution"] = "    return [1.0] * 16000\n"
-    code = f"import os\nline = '{{\"value\":' + {answer} + '}}\\n'\n"
-    code += "for channel in (3, 4):\n    try: os.write(channel, line.encode())\n"
-    code += "    except OSError: pass\n"
-    right = rows[1]["prompt"] + rows[1]["canonical_solution"]
-    costly, last = verdicts(make(rows), [code, right], any_sandbox)
-    assert (costly.base, costly.plus, last) == (status, status, PASS)
 
 
 def test_odd_messages_lose_their_own_problem_only(make, bubblewrap):

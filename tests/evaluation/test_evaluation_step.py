@@ -19,6 +19,18 @@ from xft.evaluation.generation import Completion
 from xft.evaluation.journal import Journal
 from xft.tools import verify
 
+SETTINGS = {
+    "backend": "transformers",
+    "prompt": "completion",
+    "max_new_tokens": 8,
+    "batch_size": 2,
+    "threads": 1,
+    "sandbox": "bubblewrap",
+    "memory_bound": "8 GiB of address space for each process, and seccomp refuses memory outside "
+    "of it",
+    "dtype": "float32",
+}
+
 
 @pytest.fixture
 def problems(tmp_path):
@@ -33,6 +45,15 @@ def evaluate(model, problems, out, *more):
 
 def rows_of(generations):
     return [json.loads(line) for line in generations.read_text().splitlines()]
+
+
+def result_of(out):
+    return json.loads(out.read_text())
+
+
+def make_truth(problems, out, *more):
+    ground_truth.main(["--dataset", str(problems), "--out", str(out), *more])
+    return ["--ground-truth", str(out)]
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +72,7 @@ def copy(evaluated, tmp_path):
 
 
 def test_the_result_says_what_was_done(evaluated, tiny_llama):
-    result = json.loads((evaluated / "r.json").read_text())
+    result = result_of(evaluated / "r.json")
     generations = rows_of(evaluated / "r.generations.jsonl")
 
     assert result["format"] == 2
@@ -62,23 +83,15 @@ def test_the_result_says_what_was_done(evaluated, tiny_llama):
         "sha256": hashlib.sha256((evaluated / "sums.jsonl").read_bytes()).hexdigest(),
         "problems": 3,
     }
-    assert result["settings"] == {
-        "backend": "transformers",
-        "prompt": "completion",
-        "max_new_tokens": 8,
-        "batch_size": 2,
+    assert result["settings"] == SETTINGS | {
+        "device": result["settings"]["device"],
         "samples": 1,
         "temperature": 0.0,
         "top_p": 0.95,
         "token_healing": True,
         "precision": "auto",
         "seed": None,
-        "threads": 1,
         "limit": None,
-        "sandbox": "bubblewrap",
-        "memory_bound": MEMORY_BOUND,
-        "device": result["settings"]["device"],
-        "dtype": "float32",
     }
     assert result["versions"].keys() == {"python", "torch", "transformers", "evalplus", "numpy"}
     assert result["pass@1"] == {"base": 0.0, "plus": 0.0}
@@ -103,32 +116,23 @@ def test_the_manifest_says_what_the_result_was_made_from(
     with create_artifact(tmp_path / "model", "base") as draft:
         shutil.copytree(tiny_llama, draft.path, dirs_exist_ok=True)
     truth, out = tmp_path / "truth", tmp_path / "r.json"
-    ground_truth.main(["--dataset", str(problems), "--out", str(truth)])
     drawn = ["--samples", "2", "--temperature", "0.5", "--top-p", "0.9", "--seed", "3"]
-    how = ["--no-token-healing", "--precision", "fp32"]
-    flags = [*drawn, *how, "--limit", "2", "--sandbox", "bubblewrap", "--ground-truth", str(truth)]
-    evaluate(tmp_path / "model", problems, out, *flags)
+    how = ["--no-token-healing", "--precision", "bf16", "--limit", "2", "--sandbox", "bubblewrap"]
+    evaluate(tmp_path / "model", problems, out, *drawn, *how, *make_truth(problems, truth))
 
     manifest = read_manifest(manifest_path(out))
     assert manifest.kind == "eval"
     assert manifest.files.keys() == {"r.json", "r.generations.jsonl"}
-    assert manifest.parameters == {
-        "backend": "transformers",
-        "prompt": "completion",
-        "max_new_tokens": 8,
-        "batch_size": 2,
+    assert manifest.parameters == SETTINGS | {
+        "device": manifest.parameters["device"],
         "samples": 2,
         "temperature": 0.5,
         "top_p": 0.9,
         "token_healing": False,
-        "precision": "fp32",
+        "precision": "bf16",
+        "dtype": "bfloat16",
         "seed": 3,
-        "threads": 1,
         "limit": 2,
-        "sandbox": "bubblewrap",
-        "memory_bound": MEMORY_BOUND,
-        "device": manifest.parameters["device"],
-        "dtype": "float32",
     }
     assert manifest.inputs == {
         "model": read_manifest(manifest_path(tmp_path / "model")).id,
@@ -155,52 +159,37 @@ def test_two_runs_write_equal_bytes(evaluated, tiny_llama, tmp_path):
         verify.main([str(tmp_path / "again.json")])
 
 
-def test_limit_takes_the_first_problems(problems, tiny_llama, tmp_path, bubblewrap):
-    evaluate(tiny_llama, problems, tmp_path / "r.json", "--limit", "1")
-
-    result = json.loads((tmp_path / "r.json").read_text())
-    assert result["dataset"]["problems"] == 1
-    assert [row["task_id"] for row in result["problems"]] == ["Arithmetic/0"]
-    assert len(rows_of(tmp_path / "r.generations.jsonl")) == 1
-
-
 def test_a_ground_truth_of_the_first_problems_serves_no_others(copy, tmp_path):
     rows = three_problems()
     rows[2]["canonical_solution"] = "    return undefined_name\n"
     problems = write_problems(copy / "sums.jsonl", rows)
-    truth = tmp_path / "truth"
-    ground_truth.main(["--dataset", str(problems), "--limit", "2", "--out", str(truth)])
+    truth, out = tmp_path / "truth", copy / "r.json"
+    flags = make_truth(problems, truth, "--limit", "2")
     assert read_manifest(manifest_path(truth)).parameters == {"limit": 2, "sandbox": "bubblewrap"}
     assert len(rows_of(truth / "expected.jsonl")) == 2
 
     lines = (copy / "r.generations.jsonl").read_text().splitlines(keepends=True)
     for limit in (1, 2):
         (copy / "r.generations.jsonl").write_text("".join(lines[:limit]))
-        flags = ["--limit", str(limit), "--ground-truth", str(truth), "--rescore"]
-        evaluate("m", problems, copy / "r.json", *flags)
-        assert json.loads((copy / "r.json").read_text())["dataset"]["problems"] == limit
-    for flags in ([], ["--limit", "3"]):
+        evaluate("m", problems, out, *flags, "--limit", str(limit), "--rescore")
+        assert result_of(out)["dataset"]["problems"] == limit
+    for limit in ([], ["--limit", "3"]):
         fault = r"truth holds only the first 2 problems, but 3 must be judged. Make it again with"
         with pytest.raises(UserError, match=fault):  # before the model is looked for
-            evaluate(
-                "no-such-model", problems, copy / "r.json", "--ground-truth", str(truth), *flags
-            )
+            evaluate("no-such-model", problems, out, *flags, *limit)
+    other = make_truth(write_problems(tmp_path / "other.jsonl", rows[:2]), tmp_path / "other")
+    with pytest.raises(UserError, match=r"other was made from other problems than .*sums\.jsonl"):
+        evaluate("no-such-model", problems, out, *other)
 
 
-def test_a_limit_above_the_number_of_problems_takes_all(problems, tiny_llama, tmp_path, bubblewrap):
-    truth, out = tmp_path / "truth", tmp_path / "r.json"
-    ground_truth.main(["--dataset", str(problems), "--limit", "9", "--out", str(truth)])
-    evaluate(tiny_llama, problems, out, "--limit", "8", "--ground-truth", str(truth))
-    assert json.loads(out.read_text())["dataset"]["problems"] == 3
-    evaluate("m", problems, out, "--limit", "8", "--ground-truth", str(truth), "--rescore")
-
-
-def test_a_ground_truth_of_other_problems_is_refused(problems, tmp_path, bubblewrap):
-    other = write_problems(tmp_path / "other.jsonl", three_problems()[:2])
-    ground_truth.main(["--dataset", str(other), "--out", str(tmp_path / "truth")])
-    flags = ["--ground-truth", str(tmp_path / "truth")]
-    with pytest.raises(UserError, match=r"truth was made from other problems than .*sums\.jsonl"):
-        evaluate("no-such-model", problems, tmp_path / "r.json", *flags)
+def test_a_limit_takes_the_first_problems_or_all(problems, tiny_llama, tmp_path, bubblewrap):
+    out = tmp_path / "r.json"
+    truth = make_truth(problems, tmp_path / "truth", "--limit", "9")
+    evaluate(tiny_llama, problems, out, "--limit", "8", *truth)
+    assert result_of(out)["dataset"]["problems"] == 3
+    evaluate("m", problems, out, "--limit", "8", *truth, "--rescore")
+    evaluate(tiny_llama, problems, out, "--limit", "1", *truth)
+    assert [row["task_id"] for row in result_of(out)["problems"]] == ["Arithmetic/0"]
 
 
 def test_rescoring_judges_the_saved_solutions_without_the_model(copy, capsys):
@@ -211,7 +200,7 @@ def test_rescoring_judges_the_saved_solutions_without_the_model(copy, capsys):
 
     evaluate("no-such-model", copy / "sums.jsonl", copy / "r.json", "--rescore")
 
-    result = json.loads((copy / "r.json").read_text())
+    result = result_of(copy / "r.json")
     assert [row["base"] for row in result["problems"]] == ["passed", "failed", "passed"]
     assert [row["plus"] for row in result["problems"]] == ["passed", "failed", "failed"]
     assert result["passed"] == {"base": 2, "plus": 1}
@@ -223,21 +212,12 @@ def test_rescoring_judges_the_saved_solutions_without_the_model(copy, capsys):
     ) in printed
 
 
-def test_rescoring_writes_the_same_bytes(copy, evaluated):
+def test_rescoring_writes_the_same_bytes_without_model_and_torch(copy, evaluated, repository):
     (copy / "r.json").unlink()
-
-    evaluate(
-        "no-such-model", copy / "sums.jsonl", copy / "r.json", "--rescore", "--batch-size", "9"
-    )
-
-    assert (copy / "r.json").read_bytes() == (evaluated / "r.json").read_bytes()
-
-
-def test_rescoring_loads_neither_model_nor_torch(copy, repository):
     words = ["--dataset", copy / "sums.jsonl", "--out", copy / "r.json", "--prompt", "completion"]
     done = subprocess.run(
         [sys.executable, "-X", "importtime", "-m", "workflow_scripts.eval", *words]
-        + ["--model", "no-such-model", "--rescore"],
+        + ["--model", "no-such-model", "--rescore", "--batch-size", "9"],
         env=os.environ | {"PYTHONPATH": str(repository)},
         capture_output=True,
         text=True,
@@ -246,9 +226,9 @@ def test_rescoring_loads_neither_model_nor_torch(copy, repository):
     assert done.returncode == 0, done.stderr
     assert "pydantic" in done.stderr
     assert "torch" not in done.stderr and "transformers" not in done.stderr
+    assert (copy / "r.json").read_bytes() == (evaluated / "r.json").read_bytes()
 
 
-MEMORY_BOUND = "8 GiB of address space for each process, and seccomp refuses memory outside of it"
 OTHER_RUN = {"model": {"path": "m", "id": "i"}, "settings": {}, "versions": {}}
 
 
@@ -260,23 +240,9 @@ OTHER_RUN = {"model": {"path": "m", "id": "i"}, "settings": {}, "versions": {}}
         (lambda folder: None, ["--prompt", "magicoder"], r"line 1: .*another data set or prompt"),
         (lambda folder: swap(folder, 0, 1), [], r"line 1: Arithmetic/1 .* Arithmetic/0"),
         (lambda folder: edit(folder, "origin", OTHER_RUN), [], "more than one run"),
-        (
-            lambda folder: edit(folder, "origin", {}),
-            [],
-            r"line 2: .*: origin must hold model",
-        ),
-        (lambda folder: edit(folder, "number", 10**9), [], r"line 2: number = 1000000000, but"),
-        (
-            lambda folder: edit(folder, "number", True),
-            [],
-            r"line 2: .*number = True is not of type int",
-        ),
-        (
-            lambda folder: edit(folder, "solution", 5),
-            [],
-            r"line 2: .*solution = 5 is not of type str",
-        ),
-        (lambda folder: edit(folder, "completion", None), [], r"line 2: .*completion = None is no"),
+        (lambda folder: edit(folder, "origin", {}), [], "line 2: .*: origin must hold model"),
+        (lambda folder: edit(folder, "number", 10**9), [], "line 2: number = 1000000000, but"),
+        (lambda folder: edit(folder, "solution", 5), [], "line 2: .*solution = 5 is not of type"),
         (lambda folder: edit(folder, "extra", 1), [], r"line 2: not a generation"),
     ],
 )
@@ -316,17 +282,16 @@ def test_no_sandbox_by_request_is_loud(copy, capsys):
     evaluate("m", copy / "sums.jsonl", copy / "r.json", "--rescore", "--sandbox", "none")
 
     assert "WITHOUT ISOLATION" in capsys.readouterr().err
-    assert json.loads((copy / "r.json").read_text())["settings"]["sandbox"] == "none"
+    assert result_of(copy / "r.json")["settings"]["sandbox"] == "none"
 
 
-def test_a_missing_model_is_named(problems, tmp_path, bubblewrap, call_step):
-    done = call_step(
-        "eval", "--model", "gone", "--dataset", problems, "--out", tmp_path / "r.json", cwd=tmp_path
-    )
-
-    assert done.returncode == 1
-    assert "eval: error: gone is not a folder" in done.stderr
-    assert "Traceback" not in done.stderr
+def test_a_model_that_cannot_be_evaluated_is_refused(problems, tmp_path, bubblewrap):
+    for flags, fault in (
+        ([], "^gone is not a folder"),
+        (["--samples", "2"], "samples = 2: no effect with temperature = 0"),
+    ):
+        with pytest.raises(UserError, match=fault):
+            evaluate("gone", problems, tmp_path / "r.json", *flags)
 
 
 def test_samples_and_pass_at_k(evaluated, tiny_llama, tmp_path):
@@ -345,7 +310,7 @@ def test_samples_and_pass_at_k(evaluated, tiny_llama, tmp_path):
 
     evaluate("m", evaluated / "sums.jsonl", tmp_path / "r.json", *flags, "--rescore")
 
-    result = json.loads((tmp_path / "r.json").read_text())
+    result = result_of(tmp_path / "r.json")
     assert result["settings"]["seed"] == 3
     assert result["passed"] == {"base": 12, "plus": 12}
     assert result["pass@1"]["plus"] == pytest.approx((0.2 + 1 + 0) / 3)
@@ -353,40 +318,16 @@ def test_samples_and_pass_at_k(evaluated, tiny_llama, tmp_path):
     assert "pass@100" not in result
 
 
-def test_several_samples_need_a_temperature(evaluated, tmp_path):
-    with pytest.raises(UserError, match="samples = 2: no effect with temperature = 0"):
-        evaluate("m", evaluated / "sums.jsonl", tmp_path / "r.json", "--samples", "2")
-
-
 @pytest.mark.parametrize("temperature", ["0", "1.0"])
 def test_a_generation_that_was_cut_off_goes_on(
-    evaluated, tiny_llama, tmp_path, monkeypatch, capsys, temperature
+    evaluated, tiny_llama, tmp_path, cut_generation, temperature
 ):
     """After two of three problems; these are not written again, and the bytes are the same."""
     flags = ["--temperature", temperature, "--batch-size", "1"]
-    evaluate(tiny_llama, evaluated / "sums.jsonl", tmp_path / "whole.json", *flags)
-    written = []
-    add = Journal.add
+    problems, out = evaluated / "sums.jsonl", tmp_path / "cut.json"
+    evaluate(tiny_llama, problems, tmp_path / "whole.json", *flags)
+    cut_generation(lambda: evaluate(tiny_llama, problems, out, *flags), after=2, of=3)
 
-    def add_or_stop(self, number, completion):
-        if len(written) == 2:
-            raise KeyboardInterrupt
-        written.append(number)
-        add(self, number, completion)
-
-    out = tmp_path / "cut.json"
-    with monkeypatch.context() as patch:
-        patch.setattr(Journal, "add", add_or_stop)
-        with pytest.raises(KeyboardInterrupt):
-            evaluate(tiny_llama, evaluated / "sums.jsonl", out, *flags)
-    (part,) = tmp_path.glob(".*.part")
-    part.write_bytes(part.read_bytes() + b'[2, "torn')
-    again = []
-    monkeypatch.setattr(Journal, "add", lambda s, n, c: again.append(n) or add(s, n, c))
-    evaluate(tiny_llama, evaluated / "sums.jsonl", out, *flags)
-
-    assert "continuing: 2 of 3 are written" in capsys.readouterr().err
-    assert sorted(written + again) == [0, 1, 2]
     assert out.read_bytes() == (tmp_path / "whole.json").read_bytes()
     whole, cut = (tmp_path / f"{name}.generations.jsonl" for name in ("whole", "cut"))
     assert whole.read_bytes() == cut.read_bytes()
@@ -399,6 +340,8 @@ def test_another_run_begins_again(tmp_path):
     with pytest.raises(UserError, match="another process evaluates"):
         Journal(tmp_path / "part", {"model": 1})
     journal._file.close()
+    with (tmp_path / "part").open("ab") as file:
+        file.write(b'[2, "torn')
     same = Journal(tmp_path / "part", {"model": 1})
     assert same.finished == {0: Completion("text\n", "eos")}
     same._file.close()
@@ -427,25 +370,3 @@ def test_a_model_is_asked_in_the_template_that_it_was_tuned_with(
             UserError, match=f"--prompt {other} is not the template that .*tuned was tuned with"
         ):
             step.main([*flags, str(tmp_path / "other.json"), "--prompt", other])
-
-
-def test_what_was_written_outlives_a_scoring_that_was_cut_off(
-    evaluated, tiny_llama, tmp_path, monkeypatch, capsys
-):
-    """Snakemake removes the outputs of a job that fails, the generations too."""
-    out = tmp_path / "r.json"
-
-    def interrupted(*_, **__):
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(step, "score", interrupted)
-        with pytest.raises(KeyboardInterrupt):
-            evaluate(tiny_llama, evaluated / "sums.jsonl", out)
-    (tmp_path / "r.generations.jsonl").unlink()
-    monkeypatch.setattr(Journal, "add", lambda *_: pytest.fail("wrote one again"))
-    evaluate(tiny_llama, evaluated / "sums.jsonl", out)
-
-    assert "continuing: 3 of 3 are written" in capsys.readouterr().err
-    assert out.read_bytes() == (evaluated / "r.json").read_bytes()
-    assert not list(tmp_path.glob(".*.part"))

@@ -1,15 +1,18 @@
 """Programs may answer anything: their answers are judged within limits."""
 
+import ast
 import subprocess
 import sys
 import tempfile
 
 import pytest
+from evalplus.eval import untrusted_check
 
 from xft.common.errors import UserError
 from xft.evaluation import judges
 from xft.evaluation.execution import encode_inputs
 from xft.evaluation.judges import Judges
+from xft.evaluation.judging import Judge, Returned
 from xft.evaluation.plain_data import digest, dumps, encode
 from xft.evaluation.trial import FAILED, Outcome, write_trial
 
@@ -47,6 +50,35 @@ def test_an_answer_costs_little_or_its_own_trial(name, bubblewrap, monkeypatch):
     with Judges(confined=True) as opened:
         assert outcome(opened, answer, expected) == wanted
         assert outcome(opened, 7, {"value": 7}) == RIGHT
+
+
+NUMBER = ("humaneval", "f", 0, [1])
+CALLS = [  # the form, the function, its tolerance and arguments; what it returns; what is right
+    *[(*NUMBER, value, 1.0) for value in ("1.0000009", "1.00001", "1", "True", "'1'", "None")],
+    *[(*NUMBER, value, [1.0, 2.0]) for value in ("[1.0, 2.0000001]", "(1.0, 2.0)", "[1.0]")],
+    *[(*NUMBER, value, [1, 2]) for value in ("[1.0, 2]", "(1, 2)", "[1, 2.0000001]")],
+    *[("humaneval", "f", 0.1, [1], value, [1, 2]) for value in ("[1, 2.05]", "[1, 2.5]")],
+    *[("mbpp", "are_equivalent", 0, [1, 2], "None", True)],
+    *[("mbpp", "sum_div", 0, [8], value, 7) for value in ("0", "1", "7")],
+    *[("mbpp", "digit_distance_nums", 0, [123, 256], value, 6) for value in ("6", "7", "8")],
+    *[("mbpp", "similar_elements", 0, [[1], [2]], value, (1, 2)) for value in ("[2, 1]", "[1]")],
+]
+
+
+def test_values_are_judged_as_by_evalplus(monkeypatch):
+    monkeypatch.setenv("EVALPLUS_MAX_MEMORY_BYTES", str(8 * 2**30))
+    seen = set()
+    for form, name, atol, arguments, value, right in CALLS:
+        code = f"def {name}(*_):\n    return {value}\n"
+        status, _ = untrusted_check(form, code, [arguments], name, [right], atol, [60.0])
+        judge = Judge(form, name, atol)
+        try:
+            accepts = judge.accepts(arguments, Returned(ast.literal_eval(value)), Returned(right))
+        except TypeError:  # they cannot be compared
+            accepts = False
+        assert accepts == (status == "pass"), (name, value, right)
+        seen.add(accepts)
+    assert seen == {True, False}
 
 
 def test_a_trial_s_process_opens_no_file_and_no_socket():

