@@ -218,6 +218,7 @@ def test_the_difference_is_named(place):
     with create_artifact(wants().runs[0].moe.place, "moe") as draft:
         (draft.path / "content.txt").write_text("made by hand, without a recipe")
     assert differences(wants(), "moe") == ("its manifest does not say how it was made",)
+    assert differences(wants(), "moe_sft") == ("results/moe is made again",)
 
 
 def test_another_code_outdates_and_can_be_accepted(place, monkeypatch):
