@@ -62,28 +62,18 @@ def test_completing_changes_neither_its_input_nor_what_is_complete():
     assert complete(MINIMAL).evaluation.models == ["base", "moe_sft", "dense"]
 
 
-@pytest.mark.parametrize("text", ["5e-5", "5E-5", "0.00005", "5.0e-5", "'5e-5'"])
-def test_yaml_numbers_in_any_spelling(text):
-    value = yaml.safe_load(text)
-    rate = complete(with_value("moe_sft.learning_rate", value)).moe_sft.learning_rate
-    assert rate == 5e-5 and isinstance(rate, float)
-
-
 @pytest.mark.parametrize(
     ("key", "text", "value"),
     [
         ("moe.num_experts", "7", 7),
         ("moe.shared_expert", "True", True),
         ("moe.router_noise", "false", False),
+        ("moe_sft.learning_rate", "5e-5", 5e-5),
+        ("moe_sft.learning_rate", "5E-5", 5e-5),
         ("moe.upcycled_layers", ["2", "0"], [0, 2]),
-        ("moe.upcycled_layers", "null", None),
         ("moe_sft.max_steps", "null", None),
-        ("base.revision", "null", None),
         ("base.model", "null", "null"),
         ("data.instruction_column", "1", "1"),
-        ("seed", "42", 42),
-        ("threads", "2", 2),
-        ("gpus", "1", 1),
         ("results_dir", "42", "42"),
         ("report_to", ["mlflow"], ["mlflow"]),
     ],
@@ -100,86 +90,50 @@ def test_text_stands_for_what_it_spells(key, text, value):
     ("key", "value", "message"),
     [
         ("sede", 1, "sede is not a known key: did you mean seed?"),
-        ("moe.num_expert", 4, "moe.num_expert is not a known key: did you mean num_experts?"),
         ("moe.upcycled_layers", [], "moe.upcycled_layers = []: must not be empty"),
-        ("moe.upcycled_layers", [-1], "moe.upcycled_layers[0] = -1: must be at least 0"),
         ("moe.upcycled_layers", [1, 1], "moe.upcycled_layers = [1, 1]: names 1 more than once"),
-        ("moe.upcycled_layers", 1, "moe.upcycled_layers = 1: must be of type array or null"),
-        ("mixing.learn_lambda", 0.5, "mixing.learn_lambda = 0.5: must be of type boolean"),
-        ("merge.lambda", 0.5, "merge.lambda is not a known key: did you mean lambdas?"),
         ("data.qqq", 1, "data.qqq is not a known key: known keys are bad_rows, "),
         ("lambdas", [0.5], "lambdas is not a known key: did you mean merge.lambdas?"),
-        ("lamdas", [0.5], "lamdas is not a known key: did you mean merge.lambdas?"),
         (
             "moe_sft.max_length",
             9,
             "moe_sft.max_length is not a known key: did you mean data",
         ),
-        ("moe_sft.max_lenght", 9, "did you mean data.max_length?"),
         ("moe_sft.seed", 9, "did you mean seed, at the top level?"),
-        ("evaluation.train", "a", "did you mean data.train?"),
         (
             "epochs",
             2,
             "mean moe_sft.num_train_epochs, sft.num_train_epochs, "
             "mixing.num_train_epochs or heal.num_train_epochs?",
         ),
-        ("evalution", {}, "evalution is not a known key: did you mean evaluation?"),
+        ("seed", 2**32, "seed = 4294967296: must be at most 4294967295"),
+        ("data.instruction_column", "response", "and response_column are both response"),
         ("seed", "42x", 'seed = "42x": must be of type integer'),
-        ("seed", "4.0", 'seed = "4.0": must be of type integer'),
         (
             "moe_sft",
             5,
             "must be of type object: keys, such as {num_train_epochs: ...}",
         ),
-        ("moe.num_experts", 1, "moe.num_experts = 1: must be at least 2"),
-        ("moe.num_experts", "8.5", 'moe.num_experts = "8.5": must be of type integer'),
         ("moe.num_experts", 8.0, "moe.num_experts = 8.0: must be of type integer"),
-        ("moe.num_experts", True, "moe.num_experts = true: must be of type integer"),
         ("moe.shared_expert", 1, "moe.shared_expert = 1: must be of type boolean"),
         ("moe.router", "tree", 'moe.router = "tree": must be one of mlp, linear'),
         ("moe_sft.learning_rate", 0, "moe_sft.learning_rate = 0: must be greater than 0"),
-        ("moe_sft.learning_rate", "fast", 'learning_rate = "fast": must be of type number'),
         ("moe_sft.learning_rate", math.nan, "learning_rate = NaN: must be of type number"),
-        ("moe_sft.learning_rate", math.inf, "Infinity: must be of type number"),
-        ("moe_sft.max_steps", 0, "moe_sft.max_steps = 0: must be at least 1"),
-        ("moe_sft", None, "moe_sft = null: must be of type object"),
-        ("base", "resources/base", 'base = "resources/base": must be of type object'),
         ("base.revision", "main", "must be a commit hash of 40 hexadecimal digits"),
-        ("base.revision", "A" * 40, "must be a commit hash of 40 hexadecimal digits"),
-        ("merge.lambdas", 0.75, "merge.lambdas = 0.75: must be of type array"),
-        ("merge.lambdas", [], "merge.lambdas = []: must not be empty"),
-        ("merge.lambdas", [1.5], "merge.lambdas[0] = 1.5: must be a decimal number from 0 to 1"),
         ("merge.lambdas", [0.5, -0.1], "merge.lambdas[1] = -0.1: must be a decimal number"),
-        ("merge.lambdas", ["abc"], 'lambdas[0] = "abc": must be a decimal number from 0 to 1'),
         ("merge.lambdas", ["1e-1"], "must be a decimal number from 0 to 1"),
-        ("merge.lambdas", [True], "lambdas[0] = true: must be a decimal number"),
-        ("merge.lambdas", [math.nan], "lambdas[0] = NaN: must be a decimal number"),
         (
             "merge.lambdas",
             [0.75, "0.750"],
             "names 0.75 more than once",
         ),
         ("evaluation.models", ["moe", "moe"], "names moe more than once"),
-        ("evaluation.models", ["ft"], "must be one of base, moe, sft, sft_flops, soup, "),
-        ("results_dir", "", 'results_dir = "": must not be empty'),
         ("results_dir", yaml.safe_load("2024-01-01"), 'results_dir = "2024-01-01": must be of'),
         ("training", {}, "training is not a known key: it is called moe_sft now"),
-        ("trackers", [], "trackers is not a known key: it is called report_to now"),
-        ("moe_sft.scheduler", "cosine", "it is called lr_scheduler_type now"),
         ("mixing.epochs", 2, "mixing.epochs is not a known key: it is called num_train_epochs now"),
-        (
-            "evaluation.general",
-            [],
-            "it is called lm_eval now",
-        ),
         ("evaluation.datasets", ["a/x.jsonl", "b/x.jsonl.gz"], "two data sets have the name x"),
-        ("moe.num_experts_per_tok", 9, "moe: num_experts_per_tok = 9: must be at most num_experts"),
         ("moe.num_experts_per_tok", 1, "num_experts_per_tok = 1: must be at least 2, because"),
         ("moe.shared_expert", False, "evaluation.models names dense, but without"),
-        ("moe.init", "zero", 'moe.init = "zero": must be one of copy, noise, drop'),
-        ("moe.init_noise", 0, "moe.init_noise = 0: must be greater than 0"),
-        ("moe.init_drop", 1.5, "moe.init_drop = 1.5: must be at most 1"),
         ("moe_sft.expert_averaging", 1, "moe_sft.expert_averaging = 1: must be less than 1"),
     ],
 )
@@ -193,21 +147,10 @@ def test_a_fault_is_explained(key, value, message):
     ("section", "given", "needed", "message"),
     [
         ("moe", {"rank": 16}, {"experts": "lora"}, "rank = 16: no effect with experts = full"),
-        ("moe", {"lora_alpha": 1}, {"experts": "lora"}, "or set experts = lora too"),
-        ("moe", {"train_rest": "full"}, {"experts": "lora"}, "Leave out train_rest, or set"),
-        ("moe", {"init_noise": 0.1}, {"init": "noise"}, "no effect with init = copy"),
-        ("moe", {"init_drop": 0.1}, {"init": "drop"}, "or set init = drop too"),
         ("data", {"split": "test"}, {"train": "o/n", "revision": "0" * 40}, "revision = null"),
-        ("moe_sft", {"keep": "best"}, {"eval_steps": 1}, "no effect with eval_steps = null"),
-        ("heal", {"early_stopping_patience": 2}, {"eval_steps": 1}, "or set eval_steps too"),
-        ("moe_sft", {"average_every": 2}, {"average_last": 3}, "with average_last = null"),
         ("sft", {"lora_alpha": 16}, {"lora_rank": 8}, "no effect with lora_rank = null"),
         ("mixing", {"kl_weight": 0.1}, {"objective": "kl"}, "no effect with objective = ce"),
-        ("heal", {"kl_weight": 0.1}, {"objective": "kl"}, "or set objective = kl too"),
-        ("mixing", {"init_rows": 9}, {"init": "usage"}, "no effect with init = uniform"),
-        ("merge", {"scale": 2}, {"method": "task_arithmetic"}, "no effect with method = xft"),
         ("evaluation", {"samples": 10}, {"temperature": 0.2}, "no effect with temperature = 0.0"),
-        ("evaluation", {"top_p": 0.5}, {"temperature": 0.2}, "or set temperature too"),
         (
             "moe",
             {"rank": 8, "lora_alpha": 16},
@@ -230,13 +173,6 @@ def test_a_key_without_an_effect_is_refused(section, given, needed, message):
     complete(MINIMAL | rows | {section: own | named})
 
 
-def test_vanilla_upcycling_has_its_own_normalisation():
-    config = MINIMAL | {"evaluation": {"models": ["moe"]}}
-    moe = {"shared_expert": False, "normalize_routing": False}
-    message = "normalize_routing = false: no effect with shared_expert = false"
-    assert message in fault(config | {"moe": moe})
-
-
 def test_the_baseline_takes_over_no_key_that_has_no_effect_on_it():
     tuning = {"eval_steps": 5, "keep": "best", "learning_rate": 1e-3}
     rows = {"data": MINIMAL["data"] | {"validation_rows": 5}}
@@ -245,12 +181,6 @@ def test_the_baseline_takes_over_no_key_that_has_no_effect_on_it():
         assert (config.sft.keep, config.sft.learning_rate) == ("last", 1e-3)
     own = {"sft": {"eval_steps": None, "keep": "best"}}
     assert "sft: keep = best: no effect" in fault(MINIMAL | rows | {"moe_sft": tuning} | own)
-
-
-def test_a_seed_is_one_that_all_libraries_take():
-    assert complete(MINIMAL | {"seed": 2**32 - 1}).seed == 2**32 - 1
-    for key, value in {"seed": 2**32, "seeds": [1, 2**32]}.items():
-        assert "= 4294967296: must be at most 4294967295" in fault(with_value(key, value))
 
 
 def test_variables_in_paths_are_expanded(monkeypatch):
@@ -263,11 +193,6 @@ def test_variables_in_paths_are_expanded(monkeypatch):
         message = f'results_dir = "{text}": names the variable NOWHERE, which is not set'
         assert message in fault(with_value("results_dir", text))
     assert "the variable NOTHING, which is not set" in fault(with_value("base.model", "$NOTHING"))
-
-
-def test_the_columns_of_rows_differ():
-    message = "data: instruction_column and response_column are both response"
-    assert message in fault(with_value("data.instruction_column", "response"))
 
 
 def test_every_fault_is_named():
@@ -287,10 +212,7 @@ def test_every_fault_is_named():
             "mixing.num_train_epochs is not a known key: write mixing: {num_train_epochs: ...}",
         ),
         ({}, "base is missing"),
-        ({"base": {}, "data": MINIMAL["data"]}, "base.model is missing"),
-        ({"base": MINIMAL["base"]}, "data is missing"),
         ({**MINIMAL, "data": {}}, "data.train is missing"),
-        ({**MINIMAL, True: 1}, "True is not a known key"),
         ({**MINIMAL, "moe": {8: 3}}, "moe.8 is not a known key"),
     ],
 )
@@ -337,9 +259,6 @@ def test_files_that_are_there_or_on_the_hub_are_accepted(files):
     ("section", "values", "message"),
     [
         ("data", {"train": "{a}.jsonl"}, 'config: data.train = "{a}.jsonl": a path must not hold'),
-        ("evaluation", {"lm_eval": ["-x"]}, 'evaluation.lm_eval = "-x": a path must not begin'),
-        ("base", {"model": "a\nb"}, "a path must not hold line breaks"),
-        ("base", {"model": "nowhere"}, "config: base.model: there is no folder nowhere"),
         ("base", {"model": "rows.jsonl"}, "base.model: rows.jsonl is a file. Name the folder that"),
         (
             "base",
@@ -353,25 +272,17 @@ def test_files_that_are_there_or_on_the_hub_are_accepted(files):
             "it, leave out base.revision. To use the model on the hub, rename this folder, or run",
         ),
         ("base", {"model": "some/model"}, "pin it: base.revision must be a commit hash"),
-        ("data", {"train": "nowhere.jsonl"}, "data.train: there is no file nowhere.jsonl"),
         ("data", {"train": "resources"}, "config: data.train: resources is a folder, not a file"),
         (
             "data",
             {"train": "org/name/rows.jsonl", "revision": "0" * 40, "split": "test"},
             "config: data.split = test: data.train names a file, which has no splits. Leave out",
         ),
-        ("data", {"train": "name", "revision": "0" * 40}, "a data set on the hub is named organi"),
         (
             "data",
             {"train": "rows.csv"},
             "config: data.train: rows.csv: rows are read from JSON Lin",
         ),
-        (
-            "data",
-            {"train": "a/b/c.tsv", "revision": "0" * 40},
-            "config: data.train: c.tsv: rows are",
-        ),
-        ("data", {"train": "alpaca"}, "config: data.train: there is no file alpaca"),
         ("data", {"train": "org/alpaca"}, "org/alpaca. If it is on the hub, set data.revision to"),
         (
             "data",
@@ -384,7 +295,6 @@ def test_files_that_are_there_or_on_the_hub_are_accepted(files):
             'data.template: "### {instruction}\\n" is the text of a template. Write it to a file, '
             "and give the file's name",
         ),
-        ("data", {"template": "magicodr"}, "nor a file: did you mean magicoder?"),
         ("data", {"template": "rows.jsonl"}, "data.template: rows.jsonl holds {instruction} 0 tim"),
         (
             "evaluation",
@@ -392,13 +302,8 @@ def test_files_that_are_there_or_on_the_hub_are_accepted(files):
             "evaluation.base_prompt: complete is neither a template (completion, magicoder, chat) "
             "nor a file: did you mean completion?",
         ),
-        ("evaluation", {"datasets": ["org"]}, "config: evaluation.datasets: there is no file org"),
-        ("evaluation", {"datasets": ["resources"]}, "evaluation.datasets: resources is a folder, "),
-        ("evaluation", {"datasets": ["humanevl"]}, "no file humanevl: did you mean humaneval?"),
         ("evaluation", {"datasets": ["HumanEval+"]}, "no file HumanEval+: did you mean humaneval?"),
-        ("evaluation", {"datasets": ["MBPP"]}, "there is no file MBPP: did you mean mbpp?"),
         ("evaluation", {"datasets": ["rows.json"]}, "rows.json: the name of a file of problems"),
-        ("evaluation", {"lm_eval": ["my.yaml"]}, "evaluation.lm_eval: there is no file my.yaml"),
     ],
 )
 def test_files_that_are_not_there_are_named(files, section, values, message):
@@ -415,16 +320,12 @@ FOUR_EPOCHS = {"warmup_steps": 9, "per_device_train_batch_size": 4}
     [
         ({"data": {"validation_rows": 30}}, "data.validation_rows = 30: rows.jsonl has at most 30"),
         ({"data": {"validation_rows": 29}}, None),
-        ({"data": {"validation_rows": 8, "limit": 8}}, "rows.jsonl has at most 8 rows, and a"),
         ({"moe_sft": FOUR_EPOCHS}, None),  # 32 steps
         (
             {"moe_sft": FOUR_EPOCHS, "data": {"limit": 8}},
             "config: moe_sft, with at most 8 rows: warmup_steps = 9: the training has 8 steps",
         ),
-        ({"mixing": FOUR_EPOCHS}, "config: mixing, with at most 30 rows: warmup_steps = 9"),
         ({"mixing": FOUR_EPOCHS | {"objective": "kl", "kl_weight": 1, "text": "rows.jsonl"}}, None),
-        ({"heal": {"average_last": 2}}, "config: heal, with at most 30 rows: average_last = 2"),
-        ({"heal": {"average_last": 2, "share": 1, "per_device_train_batch_size": 2}}, None),
     ],
 )
 def test_too_few_rows_are_told_before_anything_runs(files, sections, message):
@@ -440,25 +341,11 @@ def test_too_few_rows_are_told_before_anything_runs(files, sections, message):
     check_all_files([config])  # the number of rows in an array is unknown
 
 
-def test_problems_in_place_of_a_release_are_checked_too(files, monkeypatch):
-    rows = [row | {"base_input": [], "plus_input": []} for row in three_problems()]
-    monkeypatch.setenv("HUMANEVAL_OVERRIDE_PATH", str(write_problems(Path("own.jsonl"), rows)))
-    message = r"config: evaluation\.datasets: own\.jsonl, line 1: base_input and .* hold no call"
-    with pytest.raises(UserError, match=message):
-        check_files(files)
-
-
-@pytest.mark.parametrize("place", ["rows.jsonl", "rows.jsonl/mine", "rows.jsonl/deep/mine/"])
+@pytest.mark.parametrize("place", ["rows.jsonl", "rows.jsonl/deep/mine/"])
 def test_results_cannot_be_in_a_file(files, place):
     files = files.model_copy(update={"results_dir": place})
     with pytest.raises(UserError, match=r"config: results_dir = rows.*: rows\.jsonl is a file"):
         check_files(files)
-
-
-def test_vanilla_upcycling_needs_no_merge():
-    config = with_value("moe.shared_expert", False)
-    config["evaluation"] = {"models": ["base", "moe_sft"]}
-    assert complete(config).moe.shared_expert is False
 
 
 def test_the_baseline_is_trained_as_the_mixture_where_nothing_else_is_said():
@@ -475,27 +362,7 @@ def test_the_baseline_is_trained_as_the_mixture_where_nothing_else_is_said():
     assert complete(config.model_dump()) == config
 
 
-def test_a_fault_that_the_baseline_inherits_is_named_once():
-    assert len(fault(with_value("moe_sft.learning_rate", 0)).splitlines()) == 1
-
-
-def test_the_baselines_defaults_are_those_of_the_mixture():
-    shared = SftConfig.model_fields.keys() & MoeSftConfig.model_fields
-    assert MoeSftConfig.model_fields.keys() - shared == {"balance_loss_batch", "expert_averaging"}
-    assert SftConfig.model_fields.keys() - shared == {"lora_rank", "lora_alpha"}
-    mixture, baseline = (each().model_dump(include=shared) for each in (MoeSftConfig, SftConfig))
-    assert mixture == baseline
-
-
-def test_without_a_shared_expert_nothing_is_merged():
-    config = with_value("evaluation.models", ["uniform", "moe_sft", "dense"])
-    config["moe"] = {"shared_expert": False}
-    assert "names uniform and dense, but without moe.shared_expert there is no merge" in fault(
-        config
-    )
-
-
-@pytest.mark.parametrize("section", ["moe_sft", "sft", "mixing", "heal"])
+@pytest.mark.parametrize("section", ["moe_sft", "mixing"])
 def test_a_warm_up_is_no_longer_than_its_training(section):
     def config(**options) -> dict:
         return MINIMAL | {section: {"max_steps": 3} | options}
@@ -512,8 +379,6 @@ def test_a_warm_up_is_no_longer_than_its_training(section):
     ("options", "message"),
     [
         ({"average_last": 1}, ".average_last = 1: must be at least 2"),
-        ({"ema_decay": 1.0}, ".ema_decay = 1.0: must be less than 1"),
-        ({"ema_decay": 0}, ".ema_decay = 0: must be greater than 0"),
         (
             {"average_last": 3, "ema_decay": 0.9},
             ": average_last = 3, ema_decay = 0.9: an artifact holds one average. Set one of the "
@@ -525,37 +390,15 @@ def test_a_warm_up_is_no_longer_than_its_training(section):
             "last, or average_last to null",
         ),
         (
-            {"ema_decay": 0.9, "early_stopping_patience": 2, "eval_steps": 5},
-            ": ema_decay = 0.9, early_stopping_patience = 2: the average goes up to the last step. "
-            "Set early_stopping_patience to null, or ema_decay to null",
-        ),
-        (
             {"average_last": 3, "average_every": 5, "max_steps": 10},
             ": average_last = 3, average_every = 5: the first point is 10 steps before the end, "
             "but the training has 10 steps. Set average_every to at most 4",
-        ),
-        (
-            {"average_last": 5, "average_every": 1, "max_steps": 4},
-            ": average_last = 5, average_every = 1: the first point is 4 steps before the end, but "
-            "the training has 4 steps. Set average_last to at most 4 and average_every to 1",
         ),
     ],
 )
 def test_an_average_that_cannot_be_is_explained(options, message):
     assert fault(MINIMAL | {"sft": options}) == f"config.yaml: sft{message}"
     assert fault(MINIMAL | {"moe_sft": options}) == f"config.yaml: moe_sft{message}"
-
-
-def test_an_average_may_begin_with_the_first_step():
-    options = {"average_last": 4, "average_every": 3, "max_steps": 10}
-    config = complete(MINIMAL | {"moe_sft": options})
-    assert list(config.moe_sft.averaged_steps(10)) == [1, 4, 7, 10]
-    assert config.sft.averaged_steps(10) == config.moe_sft.averaged_steps(10)
-
-
-@given(st.floats(0, 1))
-def test_the_mixing_learns_where_the_routed_experts_have_a_weight(lam):
-    assert learns(lambda_token(lam)) is (lam != 1)
 
 
 @pytest.mark.parametrize("lam", [0, 1])
@@ -568,12 +411,9 @@ def test_a_lambda_to_be_learned_starts_between_0_and_1(lam):
 @pytest.mark.parametrize(
     ("total", "chosen", "shared", "accepted"),
     [
-        (8, 6, True, True),
         (8, 8, True, True),
-        (2, 2, True, True),
         (8, 1, False, True),
         (8, 9, True, False),
-        (8, 9, False, False),
         (8, 1, True, False),
     ],
 )
@@ -589,7 +429,6 @@ def test_numbers_of_experts(total, chosen, shared, accepted):
 @pytest.mark.parametrize(
     ("token", "spellings"),
     [
-        ("0.75", [0.75, "0.75", "0.750", ".75"]),
         ("1", [1, 1.0, "1", "1.", "1.000"]),
         ("0", [0, 0.0, -0.0, "0", "0.0", ".0"]),
         ("0.0000001", [1e-7, ".0000001"]),
@@ -605,13 +444,8 @@ def test_a_lambda_token_is_the_same_number_in_one_spelling(value):
     token = lambda_token(value)
     assert float(token) == value
     assert lambda_token(token) == token
+    assert learns(token) is (value != 1)
     assert check_lambda(token, MixingShape(), "--lam") == value
-
-
-@pytest.mark.parametrize("value", ["abc", "", "1.5", "-0.1", "nan", "inf", "1e-1", "0,5", "0.5 "])
-def test_a_bad_lambda_is_named(value):
-    with pytest.raises(UserError, match=f"--lam = {value}: must be a decimal number from 0 to 1"):
-        check_lambda(value, MixingShape(), "--lam")
 
 
 def test_the_order_of_keys_means_nothing():

@@ -61,27 +61,15 @@ def test_values_have_texts_of_their_own_that_are_names_of_folders(key, values):
     ("keys", "message"),
     [
         ({"seeds": [1, 1]}, "seeds = [1, 1]: names 1 more than once"),
-        ({"seeds": [-1]}, "seeds[0] = -1: must be at least 0"),
         (
             {"variants": {"a": {"results_dir": "x"}}},
             "variants.a: results_dir cannot vary: all runs have the same",
-        ),
-        (
-            {"sweep": {"moe_sft.processes": [1, 2]}},
-            "sweep: moe_sft.processes cannot vary: all runs have the same",
-        ),
-        ({"sweep": {"seed": [1, 2]}}, "sweep: seed cannot vary here. List the seeds in `seeds`"),
-        (
-            {"variants": {"a": {"moe": {"num_expert": 4}}}},
-            "variants.a: moe.num_expert is not a known key: did you mean num_experts?",
         ),
         (
             {"sweep": {"moe.num_expert": [4]}},
             "sweep with moe.num_expert = 4: moe.num_expert is not a known key: did you mean "
             "num_experts?",
         ),
-        ({"sweep": {"moe": [{}]}}, "sweep: moe is a section. Name one of its keys, as moe.KEY"),
-        ({"sweep": {"moe.num_experts": []}}, "sweep.moe.num_experts: must not be empty"),
         (
             {"sweep": {"moe.num_experts": [7, "7"]}},
             "sweep.moe.num_experts: names 7 more than once",
@@ -119,8 +107,6 @@ def test_values_have_texts_of_their_own_that_are_names_of_folders(key, values):
             {"evaluation": {"models": ["soup"]}, "seeds": [3]},
             "evaluation.models names soup, the mean over seeds. List at least two seeds",
         ),
-        ({"variants": {"a": 1}}, "variants.a = 1: must be of type object"),
-        ({"sweep": {"moe.num_experts": 4}}, "sweep.moe.num_experts = 4: must be of type array"),
     ],
 )
 def test_a_fault_has_one_message_before_anything_runs(keys, message):

@@ -24,10 +24,8 @@ SHARED = REPOSITORY.parent / "shared" / "data"
     [
         (f"Do it:\n{DOCSTRING}", "docstring"),
         (DOCSTRING.replace("\n    ", " "), "docstring"),
-        (f'"""{DOCSTRING}"""', "docstring"),
         (f"def g(a, b, c):\n\t{SOLUTION.strip()}", "solution"),
         (SOLUTION.replace("\n", "\r\n\r\n"), "solution"),
-        (f"x{SOLUTION.strip()}x", "solution"),
     ],
 )
 def test_a_whole_docstring_or_solution_is_found_whatever_the_whitespace(text, match):
@@ -40,9 +38,7 @@ def test_a_whole_docstring_or_solution_is_found_whatever_the_whitespace(text, ma
     [
         "Return the sum of the two smallest of three numbers. >>> f(1, 2, 3) 3",
         SOLUTION.replace("[1:]", "[:2]"),
-        SOLUTION.replace("largest", "best"),
         "sum, the two largest: " + " ".join(reversed(DOCSTRING.split())),
-        "",
     ],
 )
 def test_something_else_is_not_found(text):
@@ -89,10 +85,9 @@ def problem(**fields) -> dict:
         ('def f(x):\n    """What f does."""\n', "What f does."),
         ("def f(x):\n    r'''What\n    f does.'''\n", "What\n    f does."),
         ('import os\n\ndef g():\n    """Help."""\n    return 1\n\ndef f(x):\n    "F."\n', "F."),
-        ("# What f does\ndef f(x):\n    pass\n", "# What f does\ndef f(x):\n    pass\n"),
         ("def f(x):\n", "def f(x):\n"),
     ],
-    ids=["plain", "raw", "helper", "comment", "bare"],
+    ids=["plain", "raw", "helper", "bare"],
 )
 def test_the_docstring_of_the_function_to_be_written(tmp_path, prompt, docstring):
     name = write(tmp_path / "p.jsonl", [problem(prompt=prompt, entry_point="f")])
@@ -119,16 +114,6 @@ def test_a_set_that_is_not_here_is_named_with_what_to_do(tmp_path, monkeypatch):
     assert "set data.decontaminate_against" in str(caught.value)
 
 
-def test_the_embedded_rows_hold_no_embedded_problem():
-    resources = REPOSITORY / "resources"
-    references, _ = load_references([str(resources / "problems.jsonl")])
-    rows, _ = read_rows(resources / "instructions.jsonl", "instruction", "response")
-    detector = Detector(references)
-    traces = [trace for row in rows if (trace := detector.find(row.text))]
-    assert len(traces) == 8  # with usual words, such as "for item in items"; they are left out
-    assert all(trace.match.startswith("13 words of") for trace in traces)
-
-
 # The real sets
 
 
@@ -152,24 +137,15 @@ def test_every_problem_gives_itself_away(real):
         assert detector.find(indented.replace("\n", "\n    ")) is not None
 
 
-@pytest.mark.parametrize(
-    ("file", "response", "rows", "found"),
-    [
-        # Tests for primes (Mbpp/605) and counts of inversions (Mbpp/296), 11 times.
-        ("evol-codealpaca-2k-1.json", "output", 1966, 11),
-        # Inversions twice, and a list of the hexadecimal digits (HumanEval/78).
-        ("code_alpaca_2k.json", "output", 2015, 3),
-    ],
-)
-def test_few_rows_of_other_data_are_found_and_those_with_reason(
-    real, tmp_path, file, response, rows, found
-):
+def test_few_rows_of_other_data_are_found_and_those_with_reason(real, tmp_path):
+    """Tests for primes (Mbpp/605) and counts of inversions (Mbpp/296)."""
+    file = SHARED / "evol-codealpaca-2k-1.json"
     joined = [
         row | {"instruction": f"{row['instruction']}\n{row.pop('input', '')}"}
-        for row in json.loads((SHARED / file).read_text())
+        for row in json.loads(file.read_text())
     ]
     (tmp_path / "rows.json").write_text(json.dumps(joined))
-    good, _ = read_rows(tmp_path / "rows.json", "instruction", response)
+    good, _ = read_rows(tmp_path / "rows.json", "instruction", "output")
     traces = [trace for row in good if (trace := real[1].find(row.text))]
-    assert (len(good), len(traces)) == (rows, found)
-    assert {trace.problem for trace in traces} <= {"Mbpp/605", "Mbpp/296", "HumanEval/78"}
+    assert (len(good), len(traces)) == (1966, 11)
+    assert {trace.problem for trace in traces} == {"Mbpp/605", "Mbpp/296"}

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import shutil
 
 import pyarrow
 import pytest
@@ -99,26 +100,6 @@ def trained_texts(tokenizer, example) -> list[str]:
 
 
 # What is trained on
-
-
-def test_the_labels_are_the_assistants_turns_and_their_ends(chatty, prepared):
-    made, report = prepared([{"messages": TURNS}], chatty)
-    (example,) = made.training
-    parts = [
-        ("<s><pad>system\nBe brief.</s>\n<pad>user\nAdd a and b.</s>\n<pad>assistant\n", False),
-        ("a + b</s>", True),
-        ("\n<pad>user\nAs a function?</s>\n<pad>assistant\n", False),
-        (ADD + "</s>", True),
-        ("\n<pad>user\nThanks é中🙂</s>\n<pad>assistant\n", False),
-        ("\n\nBye.\n</s>", True),
-    ]
-    ids, labels = [], []
-    for text, is_trained in parts:
-        part = chatty(text, add_special_tokens=False)["input_ids"]
-        ids += part
-        labels += part if is_trained else [-100] * len(part)
-    assert example == {"input_ids": ids, "labels": labels, "row": 1}
-    assert (report["training"], report["cut"], report["removed"]) == (1, 0, {})
 
 
 def test_the_labels_are_those_of_transformers(chatty, prepared):
@@ -228,10 +209,8 @@ ASKED, ANSWERED = TURNS[1:3]
     ("row", "fault"),
     [
         ({"messages": "hello"}, "not a list of turns"),
-        ({"messages": []}, "no turn of the assistant"),
         ({"messages": [SYSTEM, ASKED]}, "no turn of the assistant"),
         ({"messages": [ANSWERED, ASKED]}, "the assistant has the first turn, and nothing is asked"),
-        ({"messages": [ASKED, "a + b"]}, "turn 2 is not an object"),
         ({"messages": [ASKED, {"role": "assistant"}]}, "turn 2 has no key 'content' (keys: role)"),
         (
             {"messages": [ASKED, {"role": "tool", "content": "3"}, ANSWERED]},
@@ -239,14 +218,9 @@ ASKED, ANSWERED = TURNS[1:3]
         ),
         ({"messages": [ASKED, ANSWERED | {"content": " \n"}]}, "'content' of turn 2 is empty"),
         (
-            {"messages": [ASKED | {"content": [{"type": "text"}]}, ANSWERED]},
-            "'content' of turn 1 is not a string",
-        ),
-        (
             {"conversations": [{"from": "bing", "value": "3"}]},
             "turn 1 has 'from' = 'bing'. Allowed: system, human, gpt",
         ),
-        ({"conversations": [ASKED, ANSWERED]}, "turn 1 has no key 'from' (keys: content, role)"),
         (
             {"messages": [ASKED, ASKED, ANSWERED]},
             "the chat template refuses it: Roles must alternate user/assistant",
@@ -272,17 +246,15 @@ def test_a_bad_conversation_is_named_with_its_line_and_fault(tokenizer, prepared
 
 RENUMBERED = CHATML.replace("message.role + '", "message.role ~ messages | length ~ '")
 ENDLESS = CHATML.replace("</s>", "")
-UNMARKED = "it ends the assistant's turns with no special token"
 
 
 @pytest.mark.parametrize(
     ("jinja", "reason"),
     [
         (RENUMBERED, "it writes earlier turns in another way when later ones follow"),
-        (ENDLESS, UNMARKED),
-        (ENDLESS.replace("{{ '<pad>assistant\\n' }}", ""), UNMARKED),
+        (ENDLESS, "it ends the assistant's turns with no special token"),
     ],
-    ids=["changing", "endless", "without a header in the prompt"],
+    ids=["changing", "endless"],
 )
 def test_a_template_that_cannot_mark_turns_is_one_message(tokenizer, prepared, jinja, reason):
     with pytest.raises(UserError, match=f"a chat template that cannot mark turns: {reason}"):
@@ -321,21 +293,12 @@ def test_a_shared_system_prompt_makes_no_near_duplicates(chatty, prepared):
     assert len(prepared(rows, chatty, near)[0].numbers) == 3
 
 
-def test_questions_alone_are_no_data(chatty, prepared):
-    near = TokensConfig(template="chat", deduplicate="near")
-    with pytest.raises(UserError, match=r"no row of .* is left: 1 ends without a response"):
-        prepared([{"messages": [ASKED, ANSWERED, ASKED]}], chatty, near)
-
-
 # The artifact
 
 
 def test_tokens_hold_conversations(tiny_llama, chatty, tmp_path):
     """Held-out rows too. A file without conversations has no tensor for them."""
-    model = tmp_path / "model"
-    model.mkdir()
-    for file in tiny_llama.iterdir():
-        (model / file.name).symlink_to(file)
+    model = shutil.copytree(tiny_llama, tmp_path / "model")
     (model / "chat_template.jinja").write_text(CHATML)
     rows = [{"messages": TURNS[: 3 + 2 * (n % 3)] + [ASKED, ANSWERED]} for n in range(3)]
     rows += [{"instruction": f"Add {n}.", "response": "x"} for n in range(3)]

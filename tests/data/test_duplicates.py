@@ -1,6 +1,5 @@
 """Duplicates: against all pairs, compared one by one."""
 
-import itertools
 import random
 
 import pytest
@@ -48,7 +47,7 @@ def slow(rows: list[Row]) -> dict[int, int]:
     return found
 
 
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("seed", range(2))
 def test_near_duplicates_are_those_of_all_pairs(seed):
     """Texts of plain words, for which splitting at blanks is the same as the product's words."""
     rng = random.Random(seed)
@@ -65,29 +64,9 @@ def test_near_duplicates_are_those_of_all_pairs(seed):
     assert 30 < len(found) < 180
 
 
-def test_the_threshold_is_four_fifths():
-    """20 n-grams each; a changed last word loses one of them, a changed fifth word five."""
-    words = WORDS[:23]
-    last, fifth = [*words[:-1], "other"], [*words[:4], "other", *words[5:]]
-    rows = rows_of(*((" ".join(text), "end") for text in (words, last, fifth)))
-    jaccards = [
-        len(ngrams(a) & ngrams(b)) / len(ngrams(a) | ngrams(b))
-        for a, b in itertools.combinations(rows, 2)
-    ]
-    assert jaccards[0] >= 0.8 > jaccards[1]
-    assert find_near(rows) == {2: 1}
-
-
 def test_marks_are_words_and_whitespace_is_none():
     body = " ".join(WORDS[:40])
     rows = rows_of(
         (body, "a + b"), (body.replace(" ", "\n"), "a + b"), ("a - b", "x"), ("a + b", "x")
     )
-    assert find_near(rows) == {2: 1}
-
-
-def test_the_first_of_a_chain_stays_and_what_is_only_near_to_a_lost_one_too():
-    words = WORDS[:60]
-    chain = [words, [*words[6:]], [*words[12:]]]
-    rows = rows_of(*((" ".join(text), "end") for text in chain))
     assert find_near(rows) == {2: 1}

@@ -72,21 +72,10 @@ def test_rows_in_every_form(tmp_path, form):
     ]
 
 
-def test_other_columns(tmp_path):
-    path = tmp_path / "rows.jsonl"
-    path.write_text(jsonl([{"problem": "p", "solution": "s"}]))
-    assert read_rows(path, "problem", "solution") == ([Row("p", "s", 1)], [])
-
-
-@pytest.mark.parametrize(("limit", "count"), [(1, 1), (3, 3), (5, 5), (9, 5), (None, 5)])
-def test_limit_takes_the_first_rows(tmp_path, limit, count):
-    rows = [{"instruction": str(i), "response": str(i)} for i in range(5)]
-    expected = [Row(str(i), str(i), i + 1) for i in range(count)]
-    assert read(tmp_path, jsonl(rows), limit=limit) == expected
-
-
-def test_faults_behind_the_limit_do_not_matter(tmp_path):
-    assert len(read(tmp_path, jsonl(ROWS) + "broken", limit=2)) == 2
+def test_a_limit_takes_the_first_rows_and_reads_no_further(tmp_path):
+    for limit in (1, 2):
+        assert len(read(tmp_path, jsonl(ROWS) + "broken", limit=limit)) == limit
+    assert len(read(tmp_path, jsonl(ROWS), limit=9)) == 2
 
 
 @pytest.mark.parametrize(
@@ -94,15 +83,10 @@ def test_faults_behind_the_limit_do_not_matter(tmp_path):
     [
         ("{", "not valid JSON (Expecting property name"),
         ("3", "not a JSON object"),
-        ("null", "not a JSON object"),
-        ('["a"]', "not a JSON object"),
         ('{"response": "r"}', "no column 'instruction' (columns: response; set data.instruction_"),
         ('{"b": 1, "a": 1, "instruction": "i"}', "no column 'response' (columns: a, b, instruct"),
-        ("{}", "no column 'instruction' (columns: none; set data.instruction_column)"),
         ('{"instruction": "i", "response": ""}', "column 'response' is empty"),
-        ('{"instruction": " \\n", "response": "r"}', "column 'instruction' is empty"),
         ('{"instruction": "i", "response": null}', "column 'response' is not a string"),
-        ('{"instruction": ["i"], "response": "r"}', "column 'instruction' is not a string"),
         ('{"instruction": "i", "response": "\\ud83d"}', "column 'response' holds half of a surro"),
         ("[" * 100_000, "not valid JSON (it is nested too deeply)"),
         (f'{{"id": {"9" * 5000}}}', "not valid JSON (a number has too many digits)"),
@@ -141,19 +125,10 @@ def test_a_bad_element_of_an_array_is_named_with_its_number(tmp_path):
     ]
 
 
-def test_only_the_first_faults_are_shown(tmp_path):
-    lines = faults(tmp_path, "x\n" * 25)
-    assert lines[0] == "25 bad rows:"
-    assert [line.split(":")[0] for line in lines[1:-1]] == [f"FILE, line {i}" for i in range(1, 11)]
-    assert lines[-1] == "... and 15 more"
-
-
 @pytest.mark.parametrize(
     ("content", "message"),
     [
         ("", "FILE holds no rows"),
-        (" \n\n", "FILE holds no rows"),
-        ("[]", "FILE holds no rows"),
         ("[1,", "FILE is not valid JSON: Expecting value"),
         (b"\xff\xfe{}", "FILE is not UTF-8 text: 'utf-8' codec can't decode byte 0xff"),
     ],
@@ -164,10 +139,6 @@ def test_a_file_without_rows_is_refused(tmp_path, content, message):
     assert refusal(path).startswith(message)
 
 
-def test_a_missing_file_is_named(tmp_path):
-    assert refusal(tmp_path / "nowhere.jsonl") == "FILE is missing"
-
-
 @pytest.mark.timeout(60)
 @pytest.mark.parametrize("name", ["rows.jsonl", "rows.json.gz", "rows.parquet"])
 def test_what_is_no_file_is_refused_at_once(tmp_path, name):
@@ -175,16 +146,15 @@ def test_what_is_no_file_is_refused_at_once(tmp_path, name):
     assert refusal(tmp_path / name) == "FILE is a named pipe, not a file"
 
 
-@pytest.mark.parametrize("form", ["jsonl", "array"])
-def test_packed_rows_are_read_as_unpacked_ones(tmp_path, form):
+def test_packed_rows_are_read_as_unpacked_ones(tmp_path):
     path = tmp_path / "rows.json.gz"
-    path.write_bytes(gzip.compress(FORMS[form].encode()))
+    path.write_bytes(gzip.compress(FORMS["array"].encode()))
     assert read_rows(path, "instruction", "response") == (read(tmp_path, jsonl(ROWS)), [])
     path.write_bytes(path.read_bytes()[:-9])
     assert refusal(path).startswith("FILE is not a whole gzip file")
 
 
-@pytest.mark.parametrize("name", ["rows.csv", "rows.CSV.gz", "rows.jsonl.zst", "rows.arrow"])
+@pytest.mark.parametrize("name", ["rows.CSV.gz", "rows.jsonl.zst"])
 def test_a_format_that_is_not_read_is_named_with_those_that_are(tmp_path, name):
     ending = name.removeprefix("rows").removeprefix(".jsonl")
     assert refusal(tmp_path / name).startswith(
@@ -229,20 +199,11 @@ def test_a_small_file_that_unpacks_to_much_is_refused(tmp_path, bomb):
     assert int(peak) < 300 * 2**10
 
 
-def test_good_rows_are_read_beside_bad_ones(tmp_path):
-    path = tmp_path / "rows.jsonl"
-    path.write_text("{\n" + jsonl(ROWS))
-    rows, bad = read_rows(path, "instruction", "response")
-    assert [row.number for row in rows] == [2, 3]
-    assert [row.number for row in bad] == [1]
-
-
 # Parquet
 
 
 WRITERS = {
-    "pyarrow": lambda rows, path: parquet.write_table(pyarrow.Table.from_pylist(rows), path),
-    "pyarrow, dictionaries, groups": lambda rows, path: parquet.write_table(
+    "pyarrow": lambda rows, path: parquet.write_table(
         pyarrow.Table.from_pylist(rows), path, use_dictionary=True, row_group_size=1
     ),
     "datasets": lambda rows, path: datasets.Dataset.from_list(rows).to_parquet(path),
@@ -270,44 +231,29 @@ def test_bad_rows_of_parquet_are_named_with_their_number(tmp_path):
     ]
 
 
-OTHER_NAMES = {
-    "one": (
-        {"instruction": "i", "output": "o"},
-        "FILE has no column 'response'; its columns are instruction, output: set "
-        "data.response_column",
-    ),
-    "both": (
-        {"prompt": "i", "completion": "o"},
-        "FILE has no column 'instruction' and no column 'response'; its columns are prompt, "
-        "completion: set data.instruction_column and data.response_column",
-    ),
-}
-
-
 @pytest.mark.parametrize("form", ["parquet", "jsonl", "json"])
-@pytest.mark.parametrize("case", OTHER_NAMES)
-def test_columns_that_no_row_has_are_told_once(tmp_path, form, case):
-    row, expected = OTHER_NAMES[case]
+def test_columns_that_no_row_has_are_told_once(tmp_path, form):
+    row = {"prompt": "i", "completion": "o"}
     path = tmp_path / f"rows.{form}"
     if form == "parquet":
         parquet.write_table(pyarrow.Table.from_pylist([row] * 9), path)
     else:
         path.write_text(jsonl([row] * 9) if form == "jsonl" else json.dumps([row] * 9))
-    assert refusal(path) == expected
+    assert refusal(path) == (
+        "FILE has no column 'instruction' and no column 'response'; its columns are prompt, "
+        "completion: set data.instruction_column and data.response_column"
+    )
 
 
-@pytest.mark.parametrize("damage", ["cut", "middle", "foreign", "empty"])
+@pytest.mark.parametrize("damage", ["middle", "foreign"])
 def test_a_damaged_or_foreign_parquet_file_is_one_message(tmp_path, damage):
     path = tmp_path / "rows.parquet"
     rows = [{"instruction": f"i{i}", "response": f"r{i}" * 40} for i in range(500)]
     parquet.write_table(pyarrow.Table.from_pylist(rows), path)
     content = path.read_bytes()
-    middle = len(content) // 2
     damaged = {
-        "cut": content[:middle],
         "middle": content[:40] + bytes(200) + content[240:],
         "foreign": jsonl(ROWS).encode(),
-        "empty": b"",
     }
     path.write_bytes(damaged[damage])
     assert refusal(path).startswith("FILE is not a whole Parquet file: ")
