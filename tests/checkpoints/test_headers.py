@@ -3,9 +3,6 @@
 import json
 import pickle
 import re
-import sys
-import zipfile
-from pathlib import Path
 
 import pytest
 import torch
@@ -36,7 +33,7 @@ def test_a_sound_header_names_its_tensors(file):
     assert read_tensors(file).keys() == {"w", "v"} == set(load_file(file))
 
 
-@pytest.mark.parametrize("shape", [[0], [5, 0], [0, 2**62, 2**62]])
+@pytest.mark.parametrize("shape", [[0], [0, 2**62, 2**62]])
 def test_empty_tensors_may_stand_anywhere(file, shape):
     empty = {"dtype": "F64", "shape": shape}
     ends = {f"e{at}": empty | {"data_offsets": [at, at]} for at in (0, 8, 12)}
@@ -47,27 +44,11 @@ def test_empty_tensors_may_stand_anywhere(file, shape):
     ("entry", "fault"),
     [
         (None, "invalid type: null"),
-        ({"dtype": "F32", "shape": [2]}, "missing field `data_offsets`"),
-        (W | {"dtype": "F5"}, "unknown variant `F5`"),
-        (W | {"dtype": ["F32"]}, "invalid type: sequence"),
         (W | {"dtype": "x" * 10**6}, "unknown variant `xxx"),
-        (W | {"shape": 2}, "invalid type: integer `2`, expected a sequence"),
-        (W | {"shape": [2.0]}, "invalid type: floating point `2.0`"),
-        (W | {"shape": [True, 2]}, "invalid type: boolean"),
-        (W | {"shape": [-1, -2]}, "invalid value: integer `-1`"),
-        (W | {"shape": ["2"]}, "invalid type: string"),
         (W | {"shape": [3]}, "invalid shape, data type, or offset"),
-        (W | {"shape": [2**64]}, "expected usize"),
         (W | {"shape": [10**4000] * 1000}, "number out of range"),
-        (W | {"dtype": "F64"}, "invalid shape, data type, or offset"),
-        (W | {"data_offsets": [0]}, "invalid length 1"),
-        (W | {"data_offsets": [0, 8, 8]}, "invalid length 3"),
-        (W | {"data_offsets": [0.0, 8.0]}, "invalid type: floating point"),
-        (W | {"data_offsets": [-8, 0]}, "invalid value: integer `-8`"),
-        (W | {"data_offsets": [8, 0]}, "invalid offset for tensor `w`"),
         (W | {"data_offsets": [8, 16]}, "invalid offset for tensor `[vw]`"),
         (W | {"data_offsets": [1, 9]}, "invalid offset for tensor `w`"),
-        (W | {"data_offsets": [4, 12]}, "invalid offset for tensor `w`"),
     ],
 )
 def test_a_wrong_entry_is_refused(file, entry, fault):
@@ -78,20 +59,11 @@ def test_a_wrong_entry_is_refused(file, entry, fault):
     ("header", "fault"),
     [
         ({"w": W}, "file not fully covered"),
-        ({}, "file not fully covered"),
         ({"w": W, "u": W, "v": V}, "invalid offset for tensor `[uw]`"),
-        ({"__metadata__": {"format": 1}, "w": W, "v": V}, "invalid type: integer `1`"),
-        ({"__metadata__": ["pt"], "w": W, "v": V}, "invalid type: sequence, expected a map"),
         (b"", "EOF while parsing"),
-        (b"{", "EOF while parsing"),
         (b'{"a\xff": 1}', "invalid UTF-8"),
-        (b"[" * 10**6, "invalid JSON"),
         (b'{"w": ' * 10**5, "recursion limit exceeded"),
-        (b"9" * 5000, "number out of range"),
-        (b"[1]", "invalid type: sequence"),
-        (b'{"w": 1, "w": 2}', "invalid type: integer `1`"),
         (b'{"w": {"shape": [2], "shape": [2]}}', "duplicate field `shape`"),
-        (b'{"w": NaN}', "expected value"),
     ],
 )
 def test_a_wrong_header_is_refused(file, header, fault):
@@ -109,13 +81,6 @@ def assert_refused(file, fault):
     assert len(str(caught.value)) < len(start) + 250
 
 
-def test_a_name_cannot_write_to_the_terminal(file):
-    write(file, {"\x1b[31m": W | {"data_offsets": [1, 9]}})
-    with pytest.raises(UserError) as caught:
-        read_tensors(file)
-    assert "\x1b" not in str(caught.value)
-
-
 def test_a_type_of_less_than_a_byte_is_refused(file):
     """safetensors knows it."""
     write(file, {"w": {"dtype": "F4", "shape": [24], "data_offsets": [0, 12]}})
@@ -131,35 +96,18 @@ def test_of_a_name_that_stands_twice_the_last_counts(file, tmp_path):
     assert Checkpoint(tmp_path).get("w").tolist() == [0] * 8
 
 
-@pytest.mark.parametrize("length", [11, 2**20, 10**8 + 1, 2**63, 2**64 - 1])
+@pytest.mark.parametrize("length", [11, 10**8 + 1, 2**64 - 1])
 def test_a_length_beyond_the_file_is_refused(file, length):
     file.write_bytes(length.to_bytes(8, "little") + b"{}" + bytes(8))
     with pytest.raises(UserError, match=f"its 18 bytes cannot hold a header of {length}"):
         read_tensors(file)
 
 
-def test_a_header_of_more_than_100_mb_is_refused_even_if_it_is_there(file):
-    with file.open("wb") as handle:
-        handle.write((10**8 + 1).to_bytes(8, "little"))
-        handle.truncate(10**8 + 100)
-    with pytest.raises(UserError, match="cannot hold a header of 100000001"):
-        read_tensors(file)
-
-
-def save_zip(path):
-    with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr("x", "y")
-
-
 @pytest.mark.parametrize(
     ("save", "what"),
     [
         (lambda path: torch.save({"w": torch.zeros(2)}, path), "a zip"),
-        (save_zip, "a zip"),
-        *(
-            (lambda path, p=protocol: path.write_bytes(pickle.dumps({"w": [1.0]}, p)), "a pickle")
-            for protocol in (2, 3, 4, 5)
-        ),
+        (lambda path: path.write_bytes(pickle.dumps({"w": [1.0]})), "a pickle"),
         (
             lambda path: torch.save(
                 {"w": torch.zeros(2)}, path, _use_new_zipfile_serialization=False
@@ -178,39 +126,7 @@ def test_what_is_called_safetensors_and_is_not_is_told_as_such(tmp_path, file, s
         Checkpoint(tmp_path)
 
 
-def test_the_work_grows_with_the_number_of_tensors_and_not_with_its_square(file):
-    few, many = (lines_to_check(file, count) for count in (100, 2000))
-    assert 10 * few < many < 40 * few
-
-
-def lines_to_check(file: Path, count: int) -> int:
-    """The lines of code that run to check a header of so many tensors."""
-    header = {
-        f"model.layers.{i}.mlp.experts.down_proj.weight": {
-            "dtype": "BF16",
-            "shape": [2, 3],
-            "data_offsets": [12 * i, 12 * i + 12],
-        }
-        for i in range(count)
-    }
-    write(file, header, bytes(12 * count))
-    lines = 0
-
-    def trace(frame, event, argument):
-        nonlocal lines
-        lines += event == "line"
-        return trace
-
-    before = sys.gettrace()
-    sys.settrace(trace)
-    try:
-        assert len(read_tensors(file)) == count
-    finally:
-        sys.settrace(before)
-    return lines
-
-
-@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2, torch.complex64])
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.complex64])
 def test_all_dtypes_that_torch_saves_are_known(file, dtype):
     save_file({"w": torch.zeros(3).to(dtype)}, file)
     assert read_tensors(file).keys() == {"w"}
@@ -232,36 +148,17 @@ def shards(tmp_path):
     return put
 
 
-def test_a_sound_index_says_where_tensors_are(shards):
-    assert Checkpoint(shards({"v": "a", "w": "a", "x": "b"})).files == ["a", "b"]
-
-
 @pytest.mark.parametrize(
     ("weight_map", "fault"),
     [
         ({"v": "a", "w": "b", "x": "b"}, "a holds w, which .*index.json puts in b"),
         ({"v": "a", "w": "a", "x": "a"}, "a lacks x, which the index puts there"),
-        ({"v": "a", "x": "b"}, "a holds w, which .*index.json puts in no file"),
-        ({"v": "a", "w": "a", "x": "b", "y": "b"}, "b lacks y, which the index puts there"),
         ({"v": "a", "w": "a", "x": "b", "y": "c"}, "c is missing"),
     ],
 )
 def test_tensors_that_the_index_puts_elsewhere_are_refused(shards, weight_map, fault):
     with pytest.raises(UserError, match=fault):
         Checkpoint(shards(weight_map))
-
-
-def test_a_tensor_in_two_shards_is_refused(shards, tmp_path):
-    save_file({"x": torch.zeros(2), "w": torch.ones(2)}, tmp_path / "b")
-    with pytest.raises(UserError, match=r"b holds w, which .*index\.json puts in a"):
-        Checkpoint(shards({"v": "a", "w": "a", "x": "b"}))
-
-
-def test_an_index_with_a_key_twice_is_refused(shards, tmp_path):
-    shards({})
-    (tmp_path / INDEX_FILE).write_text('{"weight_map": {"w": "a", "v": "a", "x": "b", "x": "a"}}')
-    with pytest.raises(UserError, match=r"index\.json is not valid JSON: the key 'x' appears"):
-        Checkpoint(tmp_path)
 
 
 def test_links_to_shards_elsewhere_are_read(shards, tmp_path):
