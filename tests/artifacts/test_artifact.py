@@ -19,7 +19,6 @@ from xft.artifacts.artifact import (
     clear_up_after_killed,
     create_artifact,
     open_artifact,
-    write_json,
 )
 from xft.artifacts.manifest import (
     Manifest,
@@ -48,25 +47,6 @@ signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job ign
 running.run("writer", main)
 """
 
-# A process that is killed at the end of its so many-th rename.
-RENAMER = """
-import os, signal, sys
-from pathlib import Path
-from xft.artifacts.artifact import create_artifact
-
-rename, done = Path.rename, []
-
-def rename_and_die(path, target):
-    rename(path, target)
-    done.append(target)
-    if len(done) == int(sys.argv[2]):
-        os.kill(os.getpid(), signal.SIGKILL)
-
-Path.rename = rename_and_die
-with create_artifact(Path(sys.argv[1]), "moe") as draft:
-    (draft.path / "a.txt").write_text("new")
-"""
-
 ONE, TWO = "1" * 64, "2" * 64
 ENTRY = {"size": 1, "sha256": ONE}
 TENSORS = {"w": torch.arange(6.0).reshape(2, 3)}
@@ -78,6 +58,28 @@ def make(out, text="content", kind="moe", **options):
         (draft.path / "sub").mkdir()
         (draft.path / "sub" / "b.txt").write_text("other")
     return out
+
+
+def end_at_rename(out, last: int, kills: bool):
+    """Make an artifact, but end at the end of so many renames, by a signal or an exception."""
+    rename, done = Path.rename, []
+
+    def rename_and_end(path, target):
+        result = rename(path, target)
+        done.append(target)
+        if len(done) == last:
+            if kills:
+                os.kill(os.getpid(), signal.SIGKILL)
+            raise KeyboardInterrupt
+        return result
+
+    Path.rename = rename_and_end
+    try:
+        make(out, "new")
+    except KeyboardInterrupt:
+        os._exit(0)
+    finally:
+        os._exit(1)
 
 
 @pytest.fixture
@@ -176,31 +178,22 @@ def test_what_is_no_artifact_is_not_replaced(tmp_path, what):
     assert content(tmp_path) == before
 
 
-def test_an_empty_folder_is_filled(tmp_path):
-    (tmp_path / "moe").mkdir()
-    open_artifact(make(tmp_path / "moe"), "moe")
-
-
 @pytest.mark.parametrize("old", [True, False], ids=["over an old one", "new"])
-@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt, SystemExit])
-def test_an_exception_changes_nothing(tmp_path, error, old):
+def test_an_exception_changes_nothing(tmp_path, old):
     out = tmp_path / "moe"
     if old:
         make(out)
     before = content(tmp_path)
-    with pytest.raises(error), create_artifact(out, "moe") as draft:
+    with pytest.raises(SystemExit), create_artifact(out, "moe") as draft:
         (draft.path / "a.txt").write_text("half")
-        raise error
+        raise SystemExit
     assert content(tmp_path) == before
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
 
 
-@pytest.mark.parametrize("old", [True, False], ids=["over an old one", "new"])
 @pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
-def test_a_killed_process_leaves_no_artifact_and_keeps_the_old_one(tmp_path, repository, sent, old):
-    out = tmp_path / "moe"
-    if old:
-        make(out)
+def test_a_killed_process_leaves_no_artifact_and_keeps_the_old_one(tmp_path, repository, sent):
+    out = make(tmp_path / "moe")
     before = content(tmp_path)
     with subprocess.Popen(
         [sys.executable, "-c", WRITER, str(out)],
@@ -225,49 +218,27 @@ def test_a_killed_process_leaves_no_artifact_and_keeps_the_old_one(tmp_path, rep
     assert [path for path in tmp_path.iterdir() if path.name.startswith(".")] == []
 
 
-@pytest.mark.parametrize("old", [True, False], ids=["over an old one", "new"])
-@pytest.mark.parametrize("last", [1, 2, 3, 4])
-def test_a_stop_between_the_renames_loses_nothing(tmp_path, monkeypatch, last, old):
-    """Stop after each of the renames that put an artifact at its place."""
-    artifact = tmp_path / "moe"
-    if old:
-        make(artifact)
-    before = content(tmp_path)
-    rename, done = Path.rename, []
-
-    def rename_and_stop(path, target):
-        result = rename(path, target)
-        done.append(target)
-        if len(done) == last:
-            raise KeyboardInterrupt
-        return result
-
-    renames = 4 if old else 2
-    with monkeypatch.context() as context:
-        context.setattr(Path, "rename", rename_and_stop)
-        if last > renames:
-            make(artifact, "CONTENT")
-            return
-        with pytest.raises(KeyboardInterrupt):
-            make(artifact, "CONTENT")
-    assert content(tmp_path) == before
-
-
+@pytest.mark.parametrize("kills", [False, True], ids=["stop", "kill"])
 @pytest.mark.parametrize(
-    ("old", "last"),
-    [(False, 1), (False, 2), (True, 1), (True, 2), (True, 3), (True, 4)],
+    ("old", "last"), [(False, 1), (False, 2), *((True, n) for n in range(1, 5))]
 )
-def test_a_kill_between_the_renames_does_not_stop_the_next_run(tmp_path, repository, old, last):
-    """Whole with its manifest, or without one: never half, and never taken for the user's own."""
+def test_an_end_between_the_renames_loses_nothing(tmp_path, old, last, kills):
+    """A process that ends after one of the renames that put an artifact at its place.
+
+    Stopped, it leaves what was there. Killed, it leaves the old or the new one, or one without a
+    manifest: never half, and never taken for the user's own.
+    """
     out = tmp_path / "moe"
     if old:
         make(out)
-    killed = subprocess.run(
-        [sys.executable, "-c", RENAMER, str(out), str(last)],
-        env=os.environ | {"PYTHONPATH": str(repository)},
-        check=False,
-    )
-    assert killed.returncode == -signal.SIGKILL
+    before = content(tmp_path)
+    if (child := os.fork()) == 0:
+        end_at_rename(out, last, kills)
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    assert status == (-signal.SIGKILL if kills else 0)
+    if not kills:
+        assert content(tmp_path) == before
+        return
     clear_up_after_killed(out)
     if old:
         kept = open_artifact(out, "moe", full=True)
@@ -278,14 +249,15 @@ def test_a_kill_between_the_renames_does_not_stop_the_next_run(tmp_path, reposit
     assert (out / "a.txt").read_text() == "newest"
 
 
-def test_what_replaced_a_killed_process_s_artifact_is_not_taken_for_it(tmp_path, repository):
+def test_what_replaced_a_killed_process_s_artifact_is_not_taken_for_it(tmp_path):
     out = tmp_path / "moe"
-    renamer = [sys.executable, "-c", RENAMER, str(out), "1"]
-    subprocess.run(renamer, env=os.environ | {"PYTHONPATH": str(repository)}, check=False)
+    if (child := os.fork()) == 0:
+        end_at_rename(out, 1, kills=True)
+    os.waitpid(child, 0)
     rewrite(out / "a.txt", b"years of work")
     with pytest.raises(UserError, match="moe is there but is no artifact"):
         make(out)
-    assert content(tmp_path) == {"moe/a.txt": b"years of work"}
+    assert content(tmp_path)["moe/a.txt"] == b"years of work"
 
 
 def test_a_folder_in_which_another_process_works_is_left_alone(tmp_path):
@@ -295,13 +267,6 @@ def test_a_folder_in_which_another_process_works_is_left_alone(tmp_path):
         make(out, "faster")
         assert (draft.path / "a.txt").read_text() == "slower"
     assert (out / "a.txt").read_text() == "slower"
-
-
-def test_json_is_written_the_same_way_every_time(tmp_path):
-    write_json(tmp_path / "a.json", {"b": [1, 2], "a": "é"})
-    write_json(tmp_path / "b.json", {"a": "é", "b": [1, 2]})
-    assert (tmp_path / "a.json").read_bytes() == (tmp_path / "b.json").read_bytes()
-    assert json.loads((tmp_path / "a.json").read_text()) == {"a": "é", "b": [1, 2]}
 
 
 # Opening
@@ -317,11 +282,6 @@ def test_a_folder_without_a_manifest_is_hashed(tmp_path, artifact):
     assert open_artifact(artifact, "base").id != before
 
 
-def test_snakemakes_own_mark_is_no_content(artifact):
-    (artifact / ".snakemake_timestamp").touch()
-    assert open_artifact(artifact, "moe").path == artifact
-
-
 def test_the_artifact_one_stands_in_is_found(artifact, monkeypatch):
     monkeypatch.chdir(artifact)
     (artifact / "a.txt").unlink()
@@ -335,14 +295,9 @@ def test_the_artifact_one_stands_in_is_found(artifact, monkeypatch):
         (lambda a: (a / "a.txt").unlink(), "a.txt is missing"),
         (lambda a: rewrite(a / "a.txt", b"longer content"), "a.txt has 14 bytes, not 7"),
         (lambda a: (a / "c.txt").touch(), "c.txt is not in the manifest"),
-        (lambda a: (a / "sub" / "c").touch(), "sub/c is not in the manifest"),
         (lambda a: a.rename(a.with_name("x")), "moe is not a folder"),
         (lambda a: edit_manifest(a, parameters={"seed": 2}), "moe.manifest.json was edited"),
-        (lambda a: edit_manifest(a, kind="ffn"), "moe.manifest.json was edited"),
-        (lambda a: edit_manifest(a, files={}), "moe.manifest.json was edited"),
-        (lambda a: edit_manifest(a, id=ONE), "moe.manifest.json was edited"),
         (lambda a: rewrite(a / "a.txt", b"CONTENT"), "a.txt was altered: its SHA-256 is not"),
-        (lambda a: edit_manifest(a, format=1), "format 1 is not 3, .* Make the artifact again"),
         (lambda a: manifest_path(a).write_text("{}"), "format None is not 3"),
         (lambda a: manifest_path(a).write_text("{"), "moe.manifest.json is not valid JSON"),
     ],
@@ -357,33 +312,21 @@ def test_what_does_not_fit_its_manifest_is_refused(artifact, damage, message):
     ("changes", "fault"),
     [
         ({"author": "me"}, "it does not have the keys files, format, id, inputs, kind, parameters"),
-        ({"kind": 1}, "its kind is not text"),
-        ({"parameters": []}, "its parameters are not an object"),
-        ({"id": "0"}, "its id is not a SHA-256"),
         ({"id": None}, "its id is not a SHA-256"),
-        ({"inputs": []}, "its inputs do not have a SHA-256 for each name"),
-        ({"inputs": {"base": "A" * 64}}, "its inputs do not have a SHA-256 for each name"),
         ({"inputs": {"base": ONE + "\n"}}, "its inputs do not have a SHA-256 for each name"),
-        ({"files": []}, "its files are not an object"),
         *(
             (
                 {"files": {name: ENTRY}},
                 f"it names a file {name!r}, which is not inside the artifact",
             )
-            for name in ("/etc/passwd", "../x", "a/../../x", "..", ".", "", "a//b", "a\0b")
+            for name in ("/etc/passwd", "a/../../x", "", "a//b", "a\0b")
         ),
         *(
-            ({"files": {"a": entry}}, "its entry of 'a' does not hold a size and a SHA-256")
-            for entry in (
-                None,
-                {"size": 1},
-                ENTRY | {"size": -1},
-                ENTRY | {"size": 1.0},
-                ENTRY | {"size": True},
-                ENTRY | {"sha256": "f" * 63},
-                ENTRY | {"header_sha256": ONE},
-                ENTRY | {"more": 1},
+            (
+                {"files": {"a": ENTRY | change}},
+                "its entry of 'a' does not hold a size",
             )
+            for change in ({"size": True}, {"sha256": "f" * 63}, {"header_sha256": ONE})
         ),
         ({"files": {"a.safetensors": ENTRY}}, "its entry of 'a.safet"),
     ],
@@ -430,17 +373,9 @@ def invert_byte(path, position):
     rewrite(path, data)
 
 
-@pytest.mark.parametrize("position", [0, 7, 8, 40])
+@pytest.mark.parametrize("position", [7, 40])
 def test_an_altered_header_is_noticed_at_once(weights, position):
     invert_byte(weights / "model.safetensors", position)
-    with pytest.raises(UserError, match=r"model\.safetensors was altered: its header is not"):
-        open_artifact(weights, "ffn")
-
-
-def test_a_shard_of_another_model_is_noticed_at_once(weights):
-    other = {"w": TENSORS["w"].reshape(3, 2)}
-    (weights / "model.safetensors").unlink()
-    save_file(other, weights / "model.safetensors")
     with pytest.raises(UserError, match=r"model\.safetensors was altered: its header is not"):
         open_artifact(weights, "ffn")
 
@@ -452,19 +387,6 @@ def test_only_a_full_check_reads_large_files(weights, file):
     open_artifact(weights, "ffn")
     with pytest.raises(UserError, match=f"{file} was altered: its SHA-256 is not the manifest's"):
         open_artifact(weights, "ffn", full=True)
-
-
-def test_a_byte_of_small_weights_is_noticed_at_once(tmp_path, call_step):
-    values = {"w": torch.arange(100_000.0)}  # 400 kB
-    with create_artifact(tmp_path / "moe", "moe") as draft:
-        save_file(values, draft.path / "model.safetensors")
-    invert_byte(tmp_path / "moe" / "model.safetensors", 200_000)
-    fault = "model.safetensors was altered: its SHA-256 is not the manifest's"
-    with pytest.raises(UserError, match=fault):
-        open_artifact(tmp_path / "moe", "moe")
-    verified = call_step("verify", tmp_path)
-    assert verified.returncode == 1
-    assert fault in verified.stderr
 
 
 def test_a_full_check_that_takes_long_shows_how_far_it_is(weights, monkeypatch, capsys):

@@ -2,8 +2,6 @@
 
 import ast
 import shutil
-import subprocess
-import sys
 
 import pytest
 from chains import Chain
@@ -37,17 +35,12 @@ def hash_of(source: str, folder) -> str:
     ("old", "new", "same"),
     [
         ("import torch\n", "import torch  # the library\n\n\n", True),
-        ("What it is.", "Something else.", True),
         ('"""Twice."""', '"""Two times.\n\n    x: a number."""', True),
         ('f"no {x}"', '"there is nothing to double"', True),
-        ('print("doubling")', 'print("twice", x)', True),
         ('print("doubling")', 'say("twice")', True),
-        ("return 2 * x", "return (2 * x)", True),
         ("return 2 * x", "return x * 2", False),
-        ("return 2 * x", "return 2.0 * x", False),
         ("2 * x", "'2.0' * x", False),
         ("x is None", "x is not None", False),
-        ("raise ValueError", "raise TypeError", False),
         ("def double(x)", "def double(x=1)", False),
     ],
 )
@@ -112,12 +105,3 @@ def test_presentation_decides_about_no_byte_but_the_cards(
     cards = {"moe/README.md", "dense/README.md"}
     assert cards <= changed
     assert {name for name in changed - cards if not name.endswith(".manifest.json")} == set()
-
-
-def test_a_hash_needs_no_heavy_package():
-    code = "from xft.artifacts.code import code_hash; code_hash('moe_sft')"
-    code += "; import sys; print('torch' in sys.modules)"
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
-    )
-    assert done.stdout.strip() == "False"

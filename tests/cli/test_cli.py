@@ -4,7 +4,6 @@ import argparse
 import errno
 import json
 import os
-import re
 import shlex
 import subprocess
 import sys
@@ -12,7 +11,6 @@ from pathlib import Path
 from types import NoneType
 
 import pytest
-from fork_server import PYTHON
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic.fields import FieldInfo
@@ -138,14 +136,6 @@ def test_flags_have_the_defaults_of_the_config(section):
     assert default | parse(section, []).model_dump() == default
 
 
-@pytest.mark.parametrize("section", ["moe", "moe_sft", "mixing", "heal"])
-def test_a_default_that_is_given_changes_nothing(section):
-    """Not even 4 to 4.0: parameters go into manifests."""
-    defaults = parse(section, [])
-    again = parse(section, shlex.split(flags.to_flags(defaults.model_dump())))
-    assert defaults.model_dump_json() == again.model_dump_json()
-
-
 def values(field: FieldInfo):
     """Values that a key may have."""
     if choices := choices_of(field.annotation):
@@ -199,11 +189,7 @@ def test_flags_carry_text_that_looks_like_something_else(value):
     ("section", "words", "message"),
     [
         ("moe", "--num-experts 1", "command line: num_experts = 1: must be at least 2"),
-        ("moe", "--balance-loss-coef -1", "balance_loss_coef = -1.0: must be at least 0"),
-        ("moe_sft", "--learning-rate nan", "learning_rate = NaN: must be of type number"),
         ("moe_sft", "--warmup-steps -3", "warmup_steps = -3: must be at least 0"),
-        ("data", "--max-length 7", "max_length = 7: must be at least 8"),
-        ("data", "--instruction-column=", "instruction_column = "),
     ],
 )
 def test_values_out_of_range_are_named(section, words, message):
@@ -213,50 +199,22 @@ def test_values_out_of_range_are_named(section, words, message):
 
 
 @pytest.mark.parametrize(
-    ("section", "words", "message"),
-    [
-        ("moe", "--num-experts eight", "invalid int value: 'eight'"),
-        ("moe", "--router tree", "invalid choice: 'tree'"),
-        ("moe", "--nonsense 1", "unrecognized arguments: --nonsense 1"),
-        ("moe_sft", "--learning-rate fast", "invalid float value: 'fast'"),
-    ],
-)
-def test_what_argparse_refuses_ends_in_its_usage(section, words, message, capsys):
-    with pytest.raises(SystemExit) as caught:
-        parse(section, words.split())
-    assert caught.value.code == 2
-    assert message in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(
     ("arguments", "message"),
     [
         ("base --model nowhere --out out", "base.model: there is no folder nowhere"),
-        ("base --model some/model --out out", "pin it: base.revision must be a commit hash"),
         ("base --model a/b --out out --revision main", 'revision = "main": must be a commit'),
         ("moe --base nowhere --out out", "nowhere is not a folder"),
-        ("moe --base nowhere --out out --num-experts 1", "num_experts = 1: must be at least 2"),
         ("moe --base nowhere --out out --num-experts 4", "must be at most num_experts = 4"),
-        ("moe --base nowhere --out out --seed -1", "seed = -1: must be at least 0"),
         ("moe_sft --moe nowhere --data x --out out", "nowhere is not a folder"),
-        ("ffn --moe nowhere --out out", "nowhere is not a folder"),
-        ("weighted_init --moe x --ffn x --out out --lam abc", "--lam = abc: must be a decimal"),
         ("weighted_init --moe x --ffn x --out out --lam 1.5", "--lam = 1.5: must be a decimal"),
-        ("weighted_init --moe nowhere --ffn x --out out --lam 1", "nowhere is not a folder"),
         ("weighted_init --moe x --ffn x --out out --lam 1 --init usage", "Name a folder of tokens"),
-        ("weighted_trained --weighted x --moe x --ffn x --data x --out out", "x is not a folder"),
-        ("dense --weighted x --moe nowhere --ffn x --out out", "nowhere is not a folder"),
         ("dense --weighted x --moe x --ffn x --out out --method model_stock", "Give --base too"),
         ("dense --weighted x --moe x --ffn x --out out --scale 0", "must be greater than 0"),
-        ("import_reference --model nowhere --out out", "nowhere is not a folder"),
-        ("export_full --moe nowhere --out out", "nowhere is not a folder"),
         ("fetch_data --train a/b --out out", "data.train = a/b: a data set on the hub is named"),
-        ("tokens --model nowhere --data x --out out", "nowhere is not a folder"),
         (
             "tokens --model nowhere --data x --template y --out out",
             "y is neither a template (magicoder",
         ),
-        ("eval --model x --dataset y --prompt z --out out", "z is neither a template (magicoder"),
         ("verify nowhere", "nowhere: no manifest beside it and none below it"),
     ],
 )
@@ -268,26 +226,13 @@ def test_a_users_mistake_ends_in_one_message(arguments, message, call_step, tmp_
 
 @pytest.mark.parametrize("step", COMPUTING)
 def test_a_gpu_that_is_not_there_is_told_before_anything_else(
-    step, tmp_path, repository, fork_server
+    step, tmp_path, call_step, monkeypatch
 ):
-    done = subprocess.run(
-        [PYTHON, "-m", f"workflow_scripts.{step}", *COMPUTING[step].split(), "--gpus", "1"],
-        cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": str(repository), "CUDA_VISIBLE_DEVICES": ""},
-        capture_output=True,
-        text=True,
-    )
-    assert (done.returncode, done.stdout) == (1, "")
-    (message,) = done.stderr.splitlines()
-    assert re.match(rf"{step}: error: gpus = 1: .*torch.* gpus: 0 in the config", message)
-
-
-@pytest.mark.parametrize("step", ["moe", "moe_sft"])
-def test_so_it_does_as_a_process(step, run_step, tmp_path):
-    """With what Python and the packages themselves may print."""
-    given = {"moe": ["--base", "nowhere"], "moe_sft": ["--moe", "nowhere", "--data", "x"]}
-    done = run_step(step, *given[step], "--out", "out", cwd=tmp_path)
-    assert_one_message(step, "nowhere is not a folder", done)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    done = call_step(step, *COMPUTING[step].split(), "--gpus", "1", cwd=tmp_path)
+    assert_one_message(step, "gpus = 1: ", done)
+    assert "torch" in done.stderr and "gpus: 0 in the config" in done.stderr
 
 
 def assert_one_message(step: str, message: str, done: subprocess.CompletedProcess) -> None:
@@ -297,7 +242,7 @@ def assert_one_message(step: str, message: str, done: subprocess.CompletedProces
     assert len(done.stderr.splitlines()) == 1
 
 
-@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EACCES, errno.EROFS, errno.ENOENT])
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EACCES])
 def test_the_systems_refusals_are_messages(number):
     def main(argv):
         raise OSError(number, os.strerror(number), "some/file")
@@ -340,26 +285,17 @@ def places(tmp_path, monkeypatch):
     ("words", "output", "source"),
     [
         ("--base a --out a", "--out a", "--base a"),
-        ("--base a --out results/../a", "--out results/../a", "--base a"),
         ("--base a --out a/b/new", "--out a/b/new", "--base a"),
         ("--base a/b --out a", "--out a", "--base a/b"),
         ("--base a --out .", "--out .", "--base a"),
         ("--base link --out a", "--out a", "--base link"),
-        ("--base a --out link", "--out link", "--base a"),
         ("--base a --out link/new", "--out link/new", "--base a"),
-        ("--base results/linked --out results", "--out results", "--base results/linked"),
-        ("--base results/linked --out results/linked", "--out results/linked", "--base results/"),
         ("--base links --out a", "--out a", "--base links"),
-        ("--data rows --out rows", "--out rows", "--data rows"),
         ("--data rows_link --out rows", "--out rows", "--data rows_link"),
         ("--data a/x --out a", "--out a", "--data a/x"),
-        ("--dataset rows --out rows", "--out rows", "--dataset rows"),
-        ("--model a --out a/result.json", "--out a/result.json", "--model a"),
         ("--moe a --out new --metrics a/loss.jsonl", "--metrics a/loss.jsonl", "--moe a"),
-        ("--ffn a --weighted a/b --out a/b", "--out a/b", "--ffn a"),
         ("--evals a/x rows --out rows", "--out rows", "--evals rows"),
         ("--problems a/x rows --out new --report rows", "--report rows", "--problems rows"),
-        ("--template rows --out new --report rows", "--report rows", "--template rows"),
     ],
 )
 def test_an_output_that_is_an_input_is_refused(places, words, output, source):
@@ -375,9 +311,6 @@ def test_an_output_that_is_an_input_is_refused(places, words, output, source):
     "words",
     [
         "--base a --out ab",
-        "--base a --out results/a",
-        "--base a/b --out a/c",
-        "--base nowhere --out nowhere",
         "--model org/name --out org",
         "--dataset humaneval --out humaneval/result.json",
         "--data rows --out rows2 --metrics rows3",
@@ -406,7 +339,6 @@ def parser_of(words: str):
         "sft --base results --match-flops a --data rows --out a",
         "ffn --moe a --out a",
         "weighted_init --moe results --ffn a --lam 0.5 --out a",
-        "weighted_init --moe results --ffn results --lam 0.5 --data a --out a",
         "weighted_trained --weighted a --moe results --ffn results --data rows --out a",
         "dense --weighted a --moe results --ffn results --out a",
         "eval --model a --dataset rows --out a/x.json",
@@ -415,7 +347,6 @@ def parser_of(words: str):
         "export_full --moe a --out a",
         "soup --models results a --out a",
         "diversity --base results --ffn a --out a/x.json",
-        "diversity --base results --ffn results --metrics a/x --out a/x",
         "summary --runs a/x --out a/x",
         "report --summary a/x --out a/x",
         "lm_eval --model a --tasks t --out a/x.json",

@@ -5,7 +5,6 @@ import torch
 
 from xft.common import devices
 from xft.common.devices import advice_on_nan, describe_device
-from xft.evaluation.loading import load_model
 
 
 @pytest.mark.parametrize(
@@ -13,7 +12,6 @@ from xft.evaluation.loading import load_model
     [
         ("fp32", 2, "device cpu, 2 threads, fp32 weights"),
         ("bf16", 1, "device cpu, 1 thread, bf16 over fp32 weights"),
-        ("bf16_pure", 1, "device cpu, 1 thread, bf16 weights"),
         ("torch.bfloat16", None, "device cpu, bf16 weights"),
     ],
 )
@@ -25,13 +23,6 @@ def test_a_gpu_is_told_by_its_name(monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: f"GPU of {device}")
     line = "device cuda:1 (GPU of cuda:1), bf16 over fp32 weights"
     assert describe_device("cuda:1", "bf16", 2) == line
-
-
-def test_a_model_that_is_loaded_to_generate_is_told(tiny_llama, capsys):
-    model, _ = load_model(tiny_llama, threads=1)
-    expected = describe_device(str(model.device), str(model.dtype), 1)
-    assert capsys.readouterr().err.splitlines()[-1] == expected
-    assert expected.startswith("device c")
 
 
 @pytest.mark.parametrize(

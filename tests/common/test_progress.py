@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from xft.common import progress as module
-from xft.common.progress import LineStream, progress
+from xft.common.progress import progress
 
 
 @pytest.fixture
@@ -50,20 +50,11 @@ def test_a_long_work_shows_few_lines(capsys, monkeypatch):
     assert 100 < len(lines) <= 360
 
 
-def test_a_line_is_not_repeated(capsys):
-    stream = LineStream()
-    for text in ("\rone", "\rone", "\r   \r", "\n", "\rtwo", "\rone"):
-        stream.write(text)
-    assert capsys.readouterr().err == "one\ntwo\none\n"
-
-
 @pytest.mark.parametrize(
     ("step", "out", "job"),
     [
-        ("moe_sft", "results/moe_sft", "moe_sft"),
         ("weighted_trained", "results/weighted_trained/lam~0.75", "weighted_trained lam~0.75"),
         ("eval", "results/eval/base/humaneval.json", "eval humaneval"),
-        ("summary", "results/summary.csv", "summary"),
     ],
 )
 def test_lines_name_the_job(capsys, impatient, monkeypatch, step, out, job):
