@@ -38,18 +38,6 @@ def test_a_log_gets_whole_lines_with_the_time_left(capsys, impatient):
     assert lines[-1].endswith(", loss=3")
 
 
-def test_a_long_work_shows_few_lines(capsys, monkeypatch):
-    """An hour of a step a second, ten seconds between lines."""
-    bar = progress(desc="train", total=3600, unit="step")
-    monkeypatch.setattr(bar, "_time", lambda: bar.n)
-    bar.start_t = bar.last_print_t = 0
-    for _ in range(3600):
-        bar.update()
-    bar.close()
-    lines = capsys.readouterr().err.splitlines()
-    assert 100 < len(lines) <= 360
-
-
 @pytest.mark.parametrize(
     ("step", "out", "job"),
     [

@@ -70,15 +70,7 @@ def test_values_have_texts_of_their_own_that_are_names_of_folders(key, values):
             "sweep with moe.num_expert = 4: moe.num_expert is not a known key: did you mean "
             "num_experts?",
         ),
-        (
-            {"sweep": {"moe.num_experts": [7, "7"]}},
-            "sweep.moe.num_experts: names 7 more than once",
-        ),
         ({"variants": {"a/b": {}}}, 'variants: "a/b" is not a name. Use letters, digits'),
-        (
-            {"variants": {"a": {}, "b": {"seed": 42}}},
-            "variants.b: seed cannot vary here. List the seeds in `seeds`",
-        ),
         (
             {"variants": {"a": {}, "b": {"moe": {"num_experts": 8}}}},
             "variants.b: it is the same as variant a. Leave one of them out",

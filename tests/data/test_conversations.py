@@ -13,7 +13,6 @@ from xft.common.errors import UserError
 from xft.config.sections import DataConfig, TokensConfig
 from xft.data.contamination import Detector, Reference
 from xft.data.preparation import prepare
-from xft.data.templates import make_template
 from xft.data.tokens_artifact import open_tokens
 from xft.estimates.rows import count_rows
 
@@ -156,12 +155,6 @@ def test_a_long_conversation_is_cut_and_one_without_a_trained_token_is_left_out(
     assert report["removed_rows"] == [{"row": 1, "reason": "prompt fills the window"}]
 
 
-def test_evaluation_asks_as_in_training(chatty, prepared):
-    (example,) = prepared([{"messages": TURNS[1:3]}], chatty)[0].training
-    (prompt,) = make_template("chat", chatty).encode(chatty, [TURNS[1]["content"]])
-    assert example["input_ids"][: example["labels"].count(-100)] == prompt
-
-
 # Forms
 
 
@@ -238,10 +231,6 @@ def test_a_bad_conversation_is_named_with_its_line_and_fault(tokenizer, prepared
         prepared([{"messages": TURNS}, row], chatty)
     line = str(caught.value).splitlines()[1]
     assert f"rows.jsonl, line 2: column {next(iter(row))!r}: {fault}" in line
-    skipping = TokensConfig(template="chat", bad_rows="skip", limit=2)
-    made, report = prepared([row, {"messages": TURNS}, {"messages": TURNS[1:]}], chatty, skipping)
-    assert made.numbers.tolist() == [2, 3]
-    assert report["removed"] == {"bad": 1}
 
 
 RENUMBERED = CHATML.replace("message.role + '", "message.role ~ messages | length ~ '")

@@ -116,15 +116,6 @@ def test_an_input_is_no_fault_where_it_is_empty_or_read(tmp_path):
     assert read_rows(path, "input", "response") == ([Row("x", "r", 1)], [])
 
 
-def test_a_bad_element_of_an_array_is_named_with_its_number(tmp_path):
-    content = json.dumps([*ROWS, 3, {"instruction": "i", "response": ""}])
-    assert faults(tmp_path, content) == [
-        "2 bad rows:",
-        "FILE, row 3: not a JSON object",
-        "FILE, row 4: column 'response' is empty",
-    ]
-
-
 @pytest.mark.parametrize(
     ("content", "message"),
     [

@@ -183,20 +183,6 @@ def test_bad_rows_are_told_with_the_first_ten(tokenizer, tmp_path, capsys):
     assert [entry["row"] for entry in report["removed_rows"]] == list(range(1, 13))
 
 
-def test_what_bad_rows_say_does_not_reach_the_terminal_as_commands(tiny_llama, tmp_path, capsys):
-    clear, shown = "\x1b[2J\u202e", "\\x1b[2J\\u202e"
-    turns = [{"role": clear, "content": "x"}, {"role": "user", "content": "x", clear: 1}]
-    bad = [{clear: 1}, {"messages": turns}, {"messages": turns[1:] + [{clear: 1}]}]
-    file = write_rows(tmp_path / "rows.jsonl", [*bad, *ROWS[:2]])
-    make(tiny_llama, file, tmp_path / "out", "--bad-rows", "skip")
-    printed = capsys.readouterr()
-    assert clear[0] not in printed.out + printed.err and clear[-1] not in printed.err
-    assert printed.err.count(shown) == len(bad)
-    with pytest.raises(UserError) as caught:
-        make(tiny_llama, file, tmp_path / "stopped")
-    assert str(caught.value).count(shown) == len(bad)
-
-
 def test_nothing_left_is_told_with_the_reasons(tokenizer, rows):
     with pytest.raises(UserError, match=r"no row of .*rows\.jsonl is left: 24 contaminated"):
         prepare(rows, tokenizer, TokensConfig(), lambda text: Row("", "", 0))
@@ -324,20 +310,15 @@ def test_a_training_on_tokens_is_the_training_on_their_rows(
     assert trained.parameters["template"] == "magicoder"
 
 
-@pytest.mark.parametrize("model_type", ["qwen2"])
-def test_an_upcycled_model_has_the_tokenizer_of_its_base(tiny_llama, tmp_path, model_type):
+def test_an_upcycled_model_has_the_tokenizer_of_its_base(tiny_llama, tmp_path):
     """transformers chooses another class by the type of some models."""
+    plain = {"model_type": "qwen2"}
+    settings = json.loads((tiny_llama / "tokenizer_config.json").read_text())
     found = []
-    for config in (
-        {"model_type": model_type},
-        {"model_type": "xft", "base_config": {"model_type": model_type}},
-    ):
-        folder = tmp_path / config["model_type"]
-        folder.mkdir()
-        shutil.copy(tiny_llama / "tokenizer.json", folder)
-        settings = json.loads((tiny_llama / "tokenizer_config.json").read_text())
-        settings["tokenizer_class"] = "GPT2Tokenizer"
-        (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    for config in (plain, {"model_type": "xft", "base_config": plain}):
+        folder = shutil.copytree(tiny_llama, tmp_path / config["model_type"])
+        text = json.dumps(settings | {"tokenizer_class": "GPT2Tokenizer"})
+        (folder / "tokenizer_config.json").write_text(text)
         (folder / "config.json").write_text(json.dumps(config))
         found.append(load_tokenizer(folder))
     base, upcycled = found
@@ -369,12 +350,8 @@ def test_options_that_tokens_have_are_not_asked_for_again(upcycled, tiny_llama, 
         moe_sft.main([*words, "--max-length", "1024", "--template", "chat"])
 
 
-@pytest.mark.parametrize(
-    ("folder", "message"),
-    [("tokenless", "is a folder without a manifest"), ("moe", "is of kind moe, not tokens")],
-)
-def test_a_folder_of_something_else_is_refused(upcycled, tmp_path, folder, message):
-    (tmp_path / "tokenless").mkdir()
-    data = {"tokenless": tmp_path / "tokenless", "moe": upcycled}[folder]
-    with pytest.raises(UserError, match=message):
-        run(moe_sft, moe=upcycled, data=data, out=tmp_path / "out")
+def test_a_folder_of_something_else_is_refused(upcycled, tmp_path):
+    with pytest.raises(UserError, match="is of kind moe, not tokens"):
+        run(moe_sft, moe=upcycled, data=upcycled, out=tmp_path / "out")
+    with pytest.raises(UserError, match="is a folder without a manifest"):
+        run(moe_sft, moe=upcycled, data=upcycled.parent, out=tmp_path / "out")

@@ -53,8 +53,7 @@ def test_without_yes_it_is_told_and_nothing_is_asked(hub: Hub, publish, dense):
     assert hub.requests == [] and hub.repositories == {}
 
 
-@pytest.mark.parametrize("kind", ["dense", "heal", "sft"])
-@pytest.mark.parametrize("private", [False, True], ids=["public", "private"])
+@pytest.mark.parametrize(("kind", "private"), [("dense", False), ("sft", True)])
 def test_a_model_is_uploaded_in_one_commit(hub: Hub, publish, tiny_llama, tmp_path, kind, private):
     model = make(tiny_llama, tmp_path / kind, kind)
     done = publish(model, "--yes", *["--private"] * private)

@@ -212,18 +212,12 @@ def test_an_evaluation_that_was_cut_off_keeps_its_solutions(finished_copy, call_
     assert re.search(r"^cut off: 1\n  results/eval/base/.*; 2 solutions are kept$", status, re.M)
 
 
-@pytest.mark.parametrize(
-    ("end", "text"),
-    [
-        ("moe_sft: error: step 3: loss nan", "moe_sft: error: step 3: loss nan"),
-        ("Traceback (most recent call last):\n  here\nKeyError: 'x'", "KeyError: 'x'"),
-    ],
-)
-def test_a_failed_job_shows_its_message_and_its_log(interrupted, call_step, end, text):
+def test_a_failed_job_shows_its_message_and_its_log(interrupted, call_step):
+    fault = "moe_sft: error: step 3: loss nan"
     with (interrupted.results / "logs" / "moe_sft.log").open("a") as log:
-        log.write(f"{end}\n")
+        log.write(f"{fault}\n")
     found = begun(interrupted, call_step)
-    assert found == {"failed": f"{text} (log: results/logs/moe_sft.log)"}
+    assert found == {"failed": f"{fault} (log: results/logs/moe_sft.log)"}
 
 
 def test_nothing_changes_and_torch_stays_out(interrupted):
@@ -248,12 +242,10 @@ def contents(project: Project) -> dict[str, tuple]:
     ("words", "message"),
     [
         (["resources"], "resources is no results folder: it has no config.yaml that a run of"),
-        (["nowhere"], "nowhere is no results folder"),
         (
             ["results", "--config", "other.yaml"],
             "other.yaml: results_dir = other, not results. Name",
         ),
-        (["results", "--config", "no.yaml"], "there is no file no.yaml"),
     ],
 )
 def test_mistakes_end_in_one_message(finished, call_step, words, message):
