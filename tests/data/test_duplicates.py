@@ -64,6 +64,13 @@ def test_near_duplicates_are_those_of_all_pairs(seed):
     assert 30 < len(found) < 180
 
 
+@pytest.mark.parametrize(("count", "found"), [(12, {2: 1}), (11, {})])
+def test_the_threshold_is_four_fifths(count, found):
+    """Of 9 n-grams each, 8 are the same: 8 of 10. Of 8 each, 7: 7 of 9."""
+    text = " ".join(WORDS[:count])
+    assert find_near(rows_of((text, "end"), (text, "other"))) == found
+
+
 def test_marks_are_words_and_whitespace_is_none():
     body = " ".join(WORDS[:40])
     rows = rows_of(
