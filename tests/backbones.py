@@ -1,6 +1,30 @@
-"""Backbones that tests build in small: what their configs hold."""
+"""Backbones that tests build in small."""
 
-from ropes import ROPES
+from pathlib import Path
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM
+
+# A RoPE of each kind that is kept, none of them the default of transformers.
+ROPES = {
+    "default": {"rope_type": "default", "rope_theta": 100000.0},
+    "linear": {"rope_type": "linear", "factor": 4.0, "rope_theta": 100000.0},
+    "dynamic": {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 100000.0},
+    "llama3": {
+        "rope_type": "llama3",
+        "rope_theta": 500000.0,
+        "factor": 8.0,
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 32,
+    },
+    "yarn": {
+        "rope_type": "yarn",
+        "factor": 4.0,
+        "rope_theta": 100000.0,
+        "original_max_position_embeddings": 32,
+    },
+}
 
 SIZES = {
     "vocab_size": 97,
@@ -51,3 +75,25 @@ BACKBONES = {
     "nemotron": {},
     "arcee": {},
 }
+
+
+def small_config(backbone: str, **settings):
+    """The config of a key of BACKBONES. settings: other values than SIZES has."""
+    kind = backbone.partition("-")[0]
+    return AutoConfig.for_model(kind, **SIZES | BACKBONES[backbone] | settings)
+
+
+def random_dense(backbone: str, **settings):
+    """A random model; its biases are random too, as zeros would hide that one is lost."""
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(small_config(backbone, **settings))
+    for name, parameter in model.named_parameters():
+        if name.endswith("bias"):
+            torch.nn.init.normal_(parameter, std=0.1)
+    return model
+
+
+def save_base(backbone: str, folder: Path, dtype=None, **settings) -> Path:
+    """Save such a model."""
+    random_dense(backbone, **settings).to(dtype).save_pretrained(folder)
+    return folder

@@ -6,22 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from backbones import BACKBONES, SIZES
 from chains import Chain
 from safetensors.torch import load_file, save_file
-from transformers import AutoConfig, AutoModelForCausalLM
 
 RANK, ALPHA, EXPERTS = 4, 12.0, 4
 FLAGS = ["--experts", "lora", "--rank", RANK, "--lora-alpha", ALPHA]
 SIZES_OF_MIXTURE = ["--num-experts", EXPERTS, "--num-experts-per-tok", 3]
 SINGLE = "model.safetensors"
-
-
-def save_base(backbone: str, folder: Path, dtype=torch.float32) -> Path:
-    """A small random model of a key of BACKBONES."""
-    config = AutoConfig.for_model(backbone.partition("-")[0], **SIZES | BACKBONES[backbone])
-    AutoModelForCausalLM.from_config(config).to(dtype).save_pretrained(folder)
-    return folder
 
 
 def tuned(upcycled: Path, folder: Path, same: bool = False) -> Path:

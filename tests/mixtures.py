@@ -5,10 +5,10 @@ import shutil
 from pathlib import Path
 
 import torch
-from backbones import BACKBONES, SIZES
+from backbones import small_config
 from chains import Chain
 from safetensors.torch import load_file, save_file
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from xft.artifacts.artifact import create_artifact
 from xft.checkpoints.reader import Checkpoint
@@ -54,26 +54,15 @@ def varied_mixture(base: Path, root: Path) -> None:
     AutoTokenizer.from_pretrained(base).save_pretrained(root / "moe_sft")
 
 
-def random_dense(backbone: str, **settings):
-    """A model of `BACKBONES` whose weights are random. settings: of its config."""
-    torch.manual_seed(0)
-    return AutoModelForCausalLM.from_config(_config(backbone, settings))
-
-
 def random_mixture(backbone: str, **settings):
     """An upcycled model whose weights are all random. settings: of its base's config."""
     torch.manual_seed(0)
-    base = _config(backbone, settings).to_dict()
+    base = small_config(backbone, **settings).to_dict()
     config = XftConfig.from_dict({"model_type": "xft", "base_config": base, **MOE})
     model = AutoModelForCausalLM.from_config(config)
     for block in model.moe_blocks:
         torch.nn.init.normal_(block.router.input.weight)
     return model
-
-
-def _config(backbone: str, settings: dict):
-    kind = backbone.split("-")[0]
-    return AutoConfig.for_model(kind, **SIZES | BACKBONES[backbone] | settings)
 
 
 def low_rank_mixture(base: Path, out: Path, **settings) -> Path:

@@ -9,9 +9,8 @@ from weakref import WeakSet
 import pytest
 import torch
 import yaml
-from backbones import BACKBONES, SIZES
+from backbones import BACKBONES, SIZES, save_base
 from chains import Chain
-from low_rank import save_base
 from published import DEEPSEEK
 from transformers import AutoConfig, AutoModelForCausalLM
 

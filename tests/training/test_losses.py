@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from backbones import BACKBONES
-from mixtures import mixture_and_varied_experts, random_dense, random_mixture
+from backbones import BACKBONES, random_dense
+from mixtures import mixture_and_varied_experts, random_mixture
 
 from xft.checkpoints.reader import Checkpoint
 from xft.modeling.mixing import Mixing, MixingLogits
