@@ -43,7 +43,7 @@ NUMERIC = {
     ),
     *("test_published_defects", "test_reference", "test_resume", "test_streaming", "test_training"),
     *("test_usage", "test_validation", "test_evaluation_generation", "test_token_healing"),
-    *("test_low_rank_merge", "test_low_rank_mixing"),
+    "test_low_rank_merge",
 }
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in a job in the background

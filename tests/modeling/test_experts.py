@@ -1,6 +1,7 @@
 """Routed experts against a plain loop over tokens, in all forms and all implementations."""
 
 import itertools
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
@@ -81,10 +82,11 @@ def assert_all_close(ours, expected):
         torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.parametrize("k", [1, R - 1])
 @pytest.mark.parametrize(("gated", "bias"), FORMS)
 @pytest.mark.parametrize("implementation", ["batched_mm", "grouped_mm", *OURS])
 def test_outputs_and_gradients_are_those_of_a_plain_loop(
-    gated, bias, implementation, force, monkeypatch
+    gated, bias, k, implementation, force, monkeypatch
 ):
     if implementation in OURS:
         force(implementation)
@@ -92,15 +94,6 @@ def test_outputs_and_gradients_are_those_of_a_plain_loop(
     else:
         monkeypatch.setattr(Experts, "compute_sorted", None)
     experts = make(gated, bias, implementation)
-    expected = gradients(experts, routed(), lambda *inputs: plain(experts, *inputs))
-    assert_all_close(gradients(experts, routed(), experts), expected)
-
-
-@pytest.mark.parametrize("way", OURS)
-@pytest.mark.parametrize("k", [1, R - 1])
-def test_any_number_of_experts_per_token(way, k, force):
-    force(way)
-    experts = make()
     expected = gradients(experts, routed(k=k), lambda *inputs: plain(experts, *inputs))
     assert_all_close(gradients(experts, routed(k=k), experts), expected)
 
@@ -185,14 +178,10 @@ def test_other_dtypes_than_the_weights_are_refused_without_autocast():
 def test_checkpointing_and_repetition_give_the_same_bytes(way, force):
     force(way)
     experts = make(bias=True)
-    once = gradients(experts, routed(), experts)
-    again = gradients(experts, routed(), experts)
-    recomputed = gradients(
-        experts, routed(), lambda *inputs: checkpoint(experts, *inputs, use_reentrant=False)
-    )
-    for a, b, c in zip(once, again, recomputed, strict=True):
-        assert torch.equal(a, b)
-        assert torch.equal(a, c)
+    recompute = partial(checkpoint, experts, use_reentrant=False)
+    once, *others = (gradients(experts, routed(), each) for each in (experts, experts, recompute))
+    for other in others:
+        assert all(torch.equal(a, b) for a, b in zip(once, other, strict=True))
 
 
 @pytest.mark.parametrize("frozen", ["experts", "gate_up_proj", "down_proj", "hidden", "weights"])
@@ -206,6 +195,7 @@ def test_what_is_frozen_changes_no_other_gradient(frozen):
     assert_all_close(gradients(experts, (hidden, index, weights), experts), expected)
 
 
+@pytest.mark.slow
 def test_compiled_experts_are_the_same_and_not_compiled_again_for_other_routing():
     experts = make()
     compiled = torch.compile(experts, backend="aot_eager")
@@ -234,14 +224,11 @@ def test_names_of_tensors_in_checkpoints():
         "down_proj": (R, H, INNER),
         "down_proj_bias": (R, H),
     }
-    assert list(make().state_dict()) == ["gate_up_proj", "down_proj"]
     assert list(make(gated=False).state_dict()) == ["up_proj", "down_proj"]
-    names = ["up_proj", "up_proj_bias", "down_proj", "down_proj_bias"]
-    assert list(make(gated=False, bias=True).state_dict()) == names
 
 
 @pytest.mark.parametrize(
-    ("changes", "sizes", "capability", "expected"),
+    ("changes", "weight", "capability", "expected"),
     [
         ({}, (R, H, INNER), (9, 0), True),
         ({}, (R, H, INNER), (10, 0), True),
@@ -250,16 +237,11 @@ def test_names_of_tensors_in_checkpoints():
         ({}, (R, H, INNER + 4), (9, 0), False),
         ({"is_cuda": False}, (R, H, INNER), (9, 0), False),
         ({"dtype": torch.float16}, (R, H, INNER), (9, 0), False),
-        ({"dtype": torch.float32}, (R, H, INNER), (9, 0), False),
-        ({"length": 0}, (R, H, INNER), (9, 0), False),
+        ({"__len__": lambda _: 0}, (R, H, INNER), (9, 0), False),
     ],
 )
-def test_when_the_grouped_kernel_is_used(changes, sizes, capability, expected, monkeypatch):
-    class Rows(SimpleNamespace):
-        def __len__(self):
-            return self.length
-
+def test_when_the_grouped_kernel_is_used(changes, weight, capability, expected, monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
-    settings = {"is_cuda": True, "dtype": torch.bfloat16, "length": T, "device": "cuda"}
-    rows = Rows(**settings | changes)
-    assert module.has_fast_grouped_mm(rows, torch.empty(sizes)) is expected
+    rows = {"is_cuda": True, "dtype": torch.bfloat16, "device": "cuda", "__len__": lambda _: T}
+    rows = type("Rows", (), rows | changes)()
+    assert module.has_fast_grouped_mm(rows, torch.empty(weight)) is expected
