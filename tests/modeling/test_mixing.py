@@ -1,52 +1,38 @@
 """Mixing and merging: the dense model is the mixing model, at any alpha, lambda and granularity."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
 from chains import Chain
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from mixtures import varied_mixture
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from workflow_scripts import dense, moe, weighted_init
 from xft.common.errors import UserError
 from xft.config.sections import learns
 from xft.conversions import mixing_artifact
-from xft.conversions.merge import (
-    ALPHA,
-    LAMBDA_LOGIT,
-    mixing_coefficients,
-)
+from xft.conversions.merge import ALPHA, mixing_coefficients
 from xft.conversions.merged_tensors import merge
 from xft.modeling.mixing import Mixing, MixingLogits
 
 LAMBDA = 0.6
-GRANULARITIES = {"layer": (2, 1, 7), "projection": (2, 3, 7), "model": (1, 1, 7)}
+GRANULARITIES = {"layer": (2, 1, 3), "projection": (2, 3, 3), "model": (1, 1, 3)}
 
 
 @pytest.fixture(scope="module")
-def folders(tiny_llama, tmp_path_factory):
+def mixture(tiny_llama, tmp_path_factory) -> dict[str, Path]:
     """A mixture whose experts differ, and the FFN weights extracted from it."""
     root = tmp_path_factory.mktemp("mixing")
-    moe.main(["--base", str(tiny_llama), "--out", str(root / "upcycled")])
-    model = AutoModelForCausalLM.from_pretrained(root / "upcycled")
-    torch.manual_seed(1)
-    for block in model.moe_blocks:
-        for weight in (block.experts.gate_up_proj, block.experts.down_proj):
-            weight.data += 0.1 * torch.randn_like(weight)
-    model.save_pretrained(root / "moe_sft")
-    for file in ("tokenizer.json", "tokenizer_config.json", "generation_config.json"):
-        (root / "moe_sft" / file).write_bytes((root / "upcycled" / file).read_bytes())
-    return Chain(root, moe_sft=root / "moe_sft")["ffn"].parent
+    varied_mixture(tiny_llama, root)
+    return {name: Chain(root, moe_sft=root / "moe_sft")[name] for name in ("moe_sft", "ffn")}
 
 
-def initial(folders, out, granularity="layer", lam=LAMBDA, flags=()):
-    arguments = ["--moe", folders / "moe_sft", "--ffn", folders / "ffn", "--lam", lam]
-    arguments += ["--granularity", granularity, *flags, "--out", out]
-    weighted_init.main([str(argument) for argument in arguments])
-    return out
+def start_of(mixture, out: Path, *flags: object, lam: float = LAMBDA) -> Chain:
+    return Chain(out, {"weighted_init": ["--lam", lam, *flags]}, **mixture)
 
 
 def mixing_model(sources, alpha, lambda_logit=None, lam=LAMBDA):
@@ -54,30 +40,34 @@ def mixing_model(sources, alpha, lambda_logit=None, lam=LAMBDA):
     return Mixing(sources.moe.checkpoint, sources.ffn.checkpoint, logits)
 
 
-def merged(folders, weighted, out):
-    arguments = ["--moe", folders / "moe_sft", "--ffn", folders / "ffn", "--weighted", weighted]
-    dense.main([str(argument) for argument in [*arguments, "--out", out]])
-    return out
+@pytest.fixture(scope="module")
+def sources(mixture):
+    return mixing_artifact.open_sources(*mixture.values())
 
 
-@pytest.fixture(params=GRANULARITIES)
-def trained(request, folders, tmp_path):
-    """Coefficients that are not uniform, as training would leave them, with their sources."""
-    sources = mixing_artifact.open_sources(folders / "moe_sft", folders / "ffn")
-    start = mixing_artifact.open_mixing(initial(folders, tmp_path / "init", request.param), sources)
-    assert tuple(start.alpha.shape) == GRANULARITIES[request.param]
+def learned(mixture, sources, out: Path, *flags: object, **values) -> Chain:
+    """The artifacts from a training on that left these logits."""
+    start = mixing_artifact.open_mixing(start_of(mixture, out, *flags)["weighted_init"], sources)
     assert not start.alpha.any()
-    alpha = torch.randn(start.alpha.shape, generator=torch.Generator().manual_seed(2))
-    mixing_artifact.write(
-        tmp_path / "trained", "weighted_trained", {ALPHA: alpha}, start.config, sources
-    )
-    return tmp_path / "trained", sources, alpha
+    weighted = out / "learned"
+    values = {ALPHA: start.alpha} | values
+    mixing_artifact.write(weighted, "weighted_trained", values, start.config, sources)
+    return Chain(out, weighted_trained=weighted, **mixture)
 
 
-def test_dense_logits_are_the_mixing_models(trained, folders, tmp_path):
-    weighted, sources, alpha = trained
+def random_alpha(granularity: str) -> torch.Tensor:
+    shape = GRANULARITIES[granularity]
+    return torch.randn(shape, generator=torch.Generator().manual_seed(2))
+
+
+@pytest.mark.parametrize("granularity", GRANULARITIES)
+def test_dense_logits_are_the_mixing_models(mixture, sources, tmp_path, granularity):
+    alpha = random_alpha(granularity)
+    flags = ["--granularity", granularity]
+    dense = learned(mixture, sources, tmp_path, *flags, alpha=alpha)["dense"]
+    model = AutoModelForCausalLM.from_pretrained(dense)
     mixing = mixing_model(sources, alpha)
-    model = AutoModelForCausalLM.from_pretrained(merged(folders, weighted, tmp_path / "dense"))
+    assert not any(parameter.requires_grad for parameter in mixing.model.parameters())
     ids = torch.randint(3, 290, (2, 20))
     mask = torch.ones_like(ids)
     mask[0, :5] = 0
@@ -87,41 +77,33 @@ def test_dense_logits_are_the_mixing_models(trained, folders, tmp_path):
             assert difference.abs().max() <= 1e-5
 
 
-def test_dense_loads_without_this_package_and_is_the_bases_kin(
-    folders, tiny_llama, tmp_path, run_python
-):
-    out = merged(folders, initial(folders, tmp_path / "init"), tmp_path / "dense")
+def test_dense_loads_without_this_package_and_is_the_bases_kin(tiny_llama, tmp_path, run_python):
+    out = Chain(tmp_path, {"weighted_init": ["--lam", LAMBDA]}, base=tiny_llama)["dense"]
     code = (
-        "import sys, json; from transformers import AutoModelForCausalLM, AutoTokenizer\n"
+        "import sys; from transformers import AutoModelForCausalLM, AutoTokenizer\n"
         f"model = AutoModelForCausalLM.from_pretrained({str(out)!r})\n"
         f"tokenizer = AutoTokenizer.from_pretrained({str(out)!r})\n"
         "assert not {'xft', 'workflow_scripts'} & sys.modules.keys()\n"
         "print(type(model).__name__, tokenizer('def f():').input_ids[:2])"
     )
     assert run_python(code).startswith("LlamaForCausalLM [")
-    config = json.loads((out / "config.json").read_text())
-    assert config == json.loads((tiny_llama / "config.json").read_text())
-    assert load_file(out / "model.safetensors").keys() == (
-        load_file(tiny_llama / "model.safetensors").keys()
-    )
+    ours, bases = (json.loads((f / "config.json").read_text()) for f in (out, tiny_llama))
+    assert ours == bases
     for file in ("tokenizer.json", "generation_config.json"):
         assert (out / file).read_bytes() == (tiny_llama / file).read_bytes()
     assert "lambda, the shared expert's weight: 0.6" in (out / "README.md").read_text()
 
 
-def test_lambda_1_is_the_shared_expert_bit_for_bit(folders, tiny_llama, tmp_path):
-    weighted = initial(folders, tmp_path / "init", lam=1)
-    out = load_file(merged(folders, weighted, tmp_path / "dense") / "model.safetensors")
+def test_lambda_1_is_the_shared_expert_bit_for_bit(mixture, tiny_llama, tmp_path):
+    out = load_file(start_of(mixture, tmp_path, lam=1)["dense"] / "model.safetensors")
     for name, weight in load_file(tiny_llama / "model.safetensors").items():
         assert torch.equal(out[name], weight)
 
 
 @pytest.mark.parametrize("lam", [0, 0.5, 1])
-def test_step_6_learns_where_a_gradient_reaches_the_logits(folders, lam):
-    sources = mixing_artifact.open_sources(folders / "moe_sft", folders / "ffn")
+def test_step_6_learns_where_a_gradient_reaches_the_logits(sources, lam):
     mixing = mixing_model(sources, torch.zeros(GRANULARITIES["layer"]), lam=lam)
     ids = torch.randint(3, 290, (2, 20))
-    mixing.model.train()
     mixing.model(input_ids=ids, labels=ids).loss.backward()
     mixing.take_gradients()
     assert any(bool(p.grad.any()) for p in mixing.logits.alpha) is learns(lam)
@@ -157,10 +139,11 @@ def plain_gradients(sources, alpha, lambda_logit, batches):
     return total, alpha.grad, None if lambda_logit is None else lambda_logit.grad
 
 
+@pytest.mark.parametrize("granularity", GRANULARITIES)
 @pytest.mark.parametrize("learn_lambda", [False, True])
 @pytest.mark.parametrize("checkpointing", [False, True])
-def test_gradients_are_those_of_the_plain_form(trained, learn_lambda, checkpointing):
-    _, sources, alpha = trained
+def test_gradients_are_those_of_the_plain_form(sources, granularity, learn_lambda, checkpointing):
+    alpha = random_alpha(granularity)
     lambda_logit = torch.full(alpha.shape[:2], LAMBDA).logit() if learn_lambda else None
     generator = torch.Generator().manual_seed(5)
     batches = []
@@ -192,15 +175,9 @@ def assert_relative(ours, exact):
     assert (ours - exact).abs().max() <= 1e-5 * exact.abs().max()
 
 
-def test_only_the_logits_learn(trained):
-    _, sources, alpha = trained
-    mixing = mixing_model(sources, alpha)
-    assert not any(parameter.requires_grad for parameter in mixing.model.parameters())
-    assert torch.equal(mixing.logits.tensors()[ALPHA], alpha)
-
-
-def test_an_optimiser_step_moves_the_logits_and_merges_again(trained):
-    _, sources, alpha = trained
+@pytest.mark.parametrize("granularity", GRANULARITIES)
+def test_an_optimiser_step_moves_the_logits_and_merges_again(sources, granularity):
+    alpha = random_alpha(granularity)
     mixing = mixing_model(sources, alpha)
     optimizer = mixing.build_optimizer(torch.optim.SGD, {"lr": 1000.0}, max_norm=1e-4)
     ids = torch.randint(3, 290, (2, 20))
@@ -218,9 +195,9 @@ def test_an_optimiser_step_moves_the_logits_and_merges_again(trained):
     shares = moved.softmax(-1)
     metrics = mixing.metrics()
     assert metrics["shares"] == shares.tolist()
-    assert metrics["distance_from_uniform"] == (shares - 1 / 7).abs().max().item()
+    assert metrics["distance_from_uniform"] == (shares - 1 / 3).abs().max().item()
     distances = torch.tensor(metrics["distances_from_uniform"])
-    assert torch.equal(distances, (shares - 1 / 7).abs().amax(-1))
+    assert torch.equal(distances, (shares - 1 / 3).abs().amax(-1))
     norms = torch.tensor(metrics["grad_norms"])
     assert norms.shape == moved.shape[:2]
     assert norms.norm().item() == pytest.approx(mixing.gradient_norm)
@@ -229,15 +206,15 @@ def test_an_optimiser_step_moves_the_logits_and_merges_again(trained):
     torch.testing.assert_close((moved - alpha).norm(dim=-1), expected, rtol=0.01, atol=0)
 
 
-def test_a_learned_lambda_starts_where_it_was_set_and_reaches_the_dense_model(folders, tmp_path):
-    start = initial(folders, tmp_path / "init", lam=LAMBDA, flags=["--learn-lambda"])
-    sources = mixing_artifact.open_sources(folders / "moe_sft", folders / "ffn")
-    opened = mixing_artifact.open_mixing(start, sources)
-    torch.testing.assert_close(opened.coefficients[..., 0], torch.full((2, 1), LAMBDA))
-    learned = {ALPHA: opened.alpha, LAMBDA_LOGIT: torch.tensor([[-1.0], [2.0]])}
-    mixing_artifact.write(tmp_path / "trained", "weighted_trained", learned, opened.config, sources)
-    out = merged(folders, tmp_path / "trained", tmp_path / "dense")
-    state = load_file(folders / "ffn" / "model.safetensors")
+def test_a_learned_lambda_starts_where_it_was_set_and_reaches_the_dense_model(
+    mixture, sources, tmp_path
+):
+    logit = torch.tensor([[-1.0], [2.0]])
+    chain = learned(mixture, sources, tmp_path, "--learn-lambda", lambda_logit=logit)
+    start = mixing_artifact.open_mixing(tmp_path / "weighted_init", sources)
+    torch.testing.assert_close(start.coefficients[..., 0], torch.full((2, 1), LAMBDA))
+    out = chain["dense"]
+    state = load_file(mixture["ffn"] / "model.safetensors")
     prefix = "model.layers.1.mlp"
     lam = torch.tensor(2.0).sigmoid()
     expected = lam * state[f"{prefix}.shared_expert.down_proj.weight"]
@@ -246,13 +223,13 @@ def test_a_learned_lambda_starts_where_it_was_set_and_reaches_the_dense_model(fo
     torch.testing.assert_close(ours, expected, atol=1e-6, rtol=1e-6)
     card = (out / "README.md").read_text()
     assert "0.6 at the start, then learned" in card
-    assert "| layer 1 | 0.8808 | 0.1429 |" in card
+    assert "| layer 1 | 0.8808 | 0.3333 |" in card
 
 
 @pytest.mark.parametrize("lam", [0, 1])
-def test_a_lambda_without_a_logit_cannot_be_learned(folders, tmp_path, lam):
+def test_a_lambda_without_a_logit_cannot_be_learned(mixture, tmp_path, lam):
     with pytest.raises(UserError, match=f"--lam = {lam}: with learn_lambda it must be greater"):
-        initial(folders, tmp_path / "init", lam=lam, flags=["--learn-lambda"])
+        _ = start_of(mixture, tmp_path, "--learn-lambda", lam=lam)["weighted_init"]
 
 
 @settings(max_examples=30, deadline=None)
