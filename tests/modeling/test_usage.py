@@ -44,9 +44,8 @@ def folder(tiny_llama, tmp_path_factory):
 
 
 def weighted_init(folder, out, *flags, made="weighted_init"):
-    given = {name: folder / name for name in ("moe_sft", "ffn")}
     options = {"weighted_init": ["--lam", "0.75", *flags]}
-    return Chain(out, options, **given)[made]
+    return Chain(out, options, moe_sft=folder / "moe_sft", ffn=folder / "ffn")[made]
 
 
 def by_usage(folder, out, *flags, **options):
@@ -121,19 +120,17 @@ def test_the_merged_models_card_says_where_its_shares_are_from(folder, expected,
     assert f"| layer 1 | 0.7500 | {expected[1, 0]:.4f} | {expected[1, 1]:.4f} |" in card
 
 
-def test_the_measurement_gives_the_same_bytes_again(folder, tmp_path, file_hashes):
-    one, other = (by_usage(folder, tmp_path / name).parent for name in ("one", "other"))
-    assert file_hashes(one) == file_hashes(other)
+def test_the_same_bytes_again_and_equal_shares_without_it(folder, tmp_path, file_hashes):
+    def hashes(name, *flags):
+        return file_hashes(weighted_init(folder, tmp_path / name, *flags).parent)
 
-
-def test_without_it_the_shares_are_equal_and_no_row_counts(folder, tmp_path, file_hashes):
-    plain = weighted_init(folder, tmp_path / "plain")
-    stated = weighted_init(folder, tmp_path / "stated", "--init", "uniform")
-    assert file_hashes(plain.parent) == file_hashes(stated.parent)
+    usage = ["--init", "usage", "--data", folder / "tokens", "--init-rows", MEASURED]
+    assert hashes("one", *usage) == hashes("other", *usage)
+    assert hashes("plain") == hashes("stated", "--init", "uniform")
+    plain = tmp_path / "plain" / "weighted_init"
     assert not alpha_of(plain).any()
-    manifest = read_manifest(manifest_path(plain))
-    assert json.loads((plain / "config.json").read_text()) == manifest.parameters == UNIFORM
-    assert manifest.inputs.keys() == manifest.recipe.inputs.keys() == {"moe", "ffn"}
+    assert json.loads((plain / "config.json").read_text()) == UNIFORM
+    assert read_manifest(manifest_path(plain)).inputs.keys() == {"moe", "ffn"}
 
 
 def test_an_expert_without_use_has_a_finite_logit():

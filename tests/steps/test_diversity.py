@@ -83,12 +83,6 @@ def test_the_values_are_their_equations(untrained, tmp_path, monkeypatch):
         assert found == pytest.approx(expected(*own), rel=1e-5)
 
 
-def test_experts_that_moved_together_have_no_spread(untrained, tmp_path):
-    result = measure(tune(untrained, tmp_path, lambda t: t + 0.1), tmp_path / "out.json")
-    assert result["spread"] == result["deviation"] == 0
-    assert result["shift"] > 0
-
-
 def test_in_an_untrained_mixture_nothing_has_a_spread(untrained, tmp_path, capsys):
     result = measure(untrained, tmp_path / "out.json")
     for values in (result, *result["layers"]):
@@ -125,10 +119,15 @@ def line(step: int, entropy: list[float], load: list[list[float]]) -> str:
 def test_the_routers_are_those_of_the_last_steps(untrained, tmp_path):
     early = [line(step, [9.0, 9.0], [[1.0, 0.0], [1.0, 0.0]]) for step in range(5)]
     late = [line(step, [0.6, 0.4], [[0.5, 0.5], [0.75, 0.25]]) for step in range(5, 15)]
-    metrics = tmp_path / "metrics.jsonl"
-    metrics.write_text("".join([*early, *late]) + '{"step": 14, "validation_loss": 1.0}\n')
-    result = measure(untrained, tmp_path / "out.json", "--metrics", metrics)
-    assert result["routing"] == {"entropy": 0.5, "imbalance": 0.25, "steps": 10}
+    others = '{"step": 14, "validation_loss": 1.0}\n'
+    for text, expected in {
+        "".join([*early, *late, others]): {"entropy": 0.5, "imbalance": 0.25, "steps": 10},
+        others: None,
+    }.items():
+        metrics = tmp_path / "metrics.jsonl"
+        metrics.write_text(text)
+        result = measure(untrained, tmp_path / "out.json", "--metrics", metrics)
+        assert result["routing"] == expected
 
 
 def test_the_metrics_of_a_tuning_say_it(untrained, tmp_path):
@@ -143,25 +142,14 @@ def test_the_metrics_of_a_tuning_say_it(untrained, tmp_path):
     assert result["shift"] > 0
 
 
-def test_metrics_may_say_nothing_of_routers(untrained, tmp_path):
-    metrics = tmp_path / "metrics.jsonl"
-    metrics.write_text('{"step": 1, "loss": 2.0}\n')
-    assert measure(untrained, tmp_path / "a.json", "--metrics", metrics)["routing"] is None
-    assert measure(untrained, tmp_path / "b.json")["routing"] is None
-
-
-def test_what_is_no_metrics_is_refused(untrained, tmp_path):
-    metrics = tmp_path / "metrics.jsonl"
-    metrics.write_text("loss 2.0\n")
-    with pytest.raises(UserError, match=r"metrics\.jsonl is not a file of metrics"):
-        measure(untrained, tmp_path / "out.json", "--metrics", metrics)
-
-
-def test_what_is_no_result_is_refused(tmp_path):
-    other = tmp_path / "other.json"
-    other.write_text('{"format": 1}')
+def test_files_of_another_form_are_refused(untrained, tmp_path):
+    file = tmp_path / "file"
+    file.write_text("loss 2.0\n")
+    with pytest.raises(UserError, match=r"file is not a file of metrics"):
+        measure(untrained, tmp_path / "out.json", "--metrics", file)
+    file.write_text('{"format": 1}')
     with pytest.raises(UserError, match="is no result of step diversity"):
-        read_diversity(other)
+        read_diversity(file)
 
 
 def test_another_base_is_refused(untrained, tmp_path, tiny_llama):
