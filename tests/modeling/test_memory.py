@@ -1,14 +1,18 @@
-"""Less memory in training: the same result."""
+"""Memory of trainings and conversions. Less of it in a training gives the same result."""
 
 import math
+from pathlib import Path
 
 import pytest
 import torch
+from backbones import save_base
 from chains import Chain
 from torch.profiler import ProfilerActivity, profile
 from transformers import AutoModelForCausalLM
 
+from xft.checkpoints.reader import Checkpoint
 from xft.config.sections import MoeSftConfig
+from xft.modeling.mixing import Mixing, MixingLogits
 from xft.training.checkpoints import Checkpoints
 from xft.training.trainer import Training, train
 
@@ -58,16 +62,24 @@ def test_activation_checkpointing_gives_the_same_bits(learn):
         assert torch.equal(other_weights[name], weight), name
 
 
-def peak_memory(model, ids) -> int:
-    """The most bytes allocated at once in a forward and backward pass, beyond those before it."""
+def peak_memory(action, folder: Path | None = None) -> int:
+    """The most bytes that torch allocates at once in an action.
+
+    Weights below `folder` are mapped, and do not count: torch states the size of the whole file.
+    """
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
-        model(ids, labels=ids).loss.backward()
+        action()
     now, peak = 0, 0
+    mapped = {file.stat().st_size for file in folder.rglob("*.safetensors")} if folder else set()
     for event in profiler.profiler.kineto_results.events():
-        if event.name() == "[memory]":
+        if event.name() == "[memory]" and abs(event.nbytes()) not in mapped:
             now += event.nbytes()
             peak = max(peak, now)
     return peak
+
+
+def learn_once(model, ids) -> None:
+    model(ids, labels=ids).loss.backward()
 
 
 def test_activation_checkpointing_needs_less_memory(mixture):
@@ -75,7 +87,29 @@ def test_activation_checkpointing_needs_less_memory(mixture):
     model = AutoModelForCausalLM.from_pretrained(mixture).train()
     ids = torch.randint(3, 290, (4, 64))
     logits = 4 * ids.numel() * model.config.vocab_size
-    peak_memory(model, ids)  # the gradients are there from now on
-    plain = peak_memory(model, ids)
+    learn_once(model, ids)  # the gradients are there from now on
+    plain = peak_memory(lambda: learn_once(model, ids))
     model.activation_checkpointing_enable({"use_reentrant": False})
-    assert peak_memory(model, ids) - 3 * logits < 0.2 * (plain - 3 * logits)
+    less = peak_memory(lambda: learn_once(model, ids))
+    assert less - 3 * logits < 0.2 * (plain - 3 * logits)
+
+
+def test_conversions_hold_a_layer_at_most_and_mixing_no_expert(tmp_path):
+    layers = 20
+    sizes = {"num_hidden_layers": layers, "hidden_size": 128, "intermediate_size": 256}
+    base = save_base("llama", tmp_path / "base", torch.bfloat16, **sizes)
+    dense_ffn = layers * 3 * 128 * 256 * 2  # bytes
+    layer_of_mixture = 8 * dense_ffn / layers
+    chain = Chain(tmp_path, {"moe": [], "weighted_init": ["--lam", "0.5"]}, base=base)
+    for step in ("moe", "ffn", "weighted_init", "dense"):
+        peak = peak_memory(lambda step=step: chain[step], tmp_path)
+        assert peak < layer_of_mixture < dense_ffn / 2, step
+
+    def mix() -> None:
+        checkpoints = (Checkpoint(chain[name]) for name in ("moe", "ffn"))
+        mixing = Mixing(*checkpoints, MixingLogits(torch.zeros(layers, 1, 7), None, 0.5))
+        learn_once(mixing.model, torch.arange(8)[None])
+        mixing.take_gradients()
+
+    # The dense model in fp32, as much for gradients, and something for the rest.
+    assert 2 * 2 * dense_ffn < peak_memory(mix, tmp_path) < 3 * 2 * dense_ffn

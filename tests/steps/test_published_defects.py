@@ -302,7 +302,7 @@ def test_defect_08_lambda_comes_from_the_artifact(chain, tmp_path):
 def test_defect_09_artifacts_hold_what_is_needed_and_no_pickles(chain):
     """Experts are pickled, unused tensors saved; no tokenizer is; the dense config is a mixture's.
 
-    What a conversion needs of memory is in tests/conversions/test_streaming.py.
+    tests/modeling/test_memory.py tests what conversions and mixing hold in memory.
     """
     names = ("base", "moe", "moe_sft", "ffn", "weighted_init", "weighted_trained", "dense")
     checkpoints = {name: Checkpoint(chain[name]) for name in names}
