@@ -1,7 +1,6 @@
 """Mixtures for tests, and FFN weights whose experts differ."""
 
-import re
-import shutil
+import shlex
 from pathlib import Path
 
 import torch
@@ -10,13 +9,10 @@ from chains import Chain
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from xft.artifacts.artifact import create_artifact
-from xft.checkpoints.reader import Checkpoint
-from xft.config.sections import MoeConfig
-from xft.conversions.upcycle import upcycled_config, weights_dtype
+from workflow_scripts import moe
+from xft.cli import flags
 from xft.modeling.configuration import XftConfig
 
-MLP = re.compile(r"(layers\.\d+\.mlp)\.")
 MOE = {
     "num_experts": 4,
     "num_experts_per_tok": 3,
@@ -68,20 +64,9 @@ def random_mixture(backbone: str, **settings):
 def low_rank_mixture(base: Path, out: Path, **settings) -> Path:
     """Make `out`, a mixture of 4 low-rank experts; 3 of them compute a token.
 
-    It is what step moe makes: A is random, B is zero. settings: other keys of the section moe.
+    A is random, B is zero. settings: other keys of the section moe.
     """
-    source = Checkpoint(base)
     keys = {"num_experts": 4, "num_experts_per_tok": 3, "experts": "lora", "rank": 4}
-    moe = MoeConfig(**keys | settings)
-    config = upcycled_config(source.config, moe, weights_dtype(source))
-    torch.manual_seed(3)
-    model = AutoModelForCausalLM.from_config(XftConfig.from_dict(config))
-    dense = AutoModelForCausalLM.from_pretrained(base).state_dict()
-    state = {MLP.sub(r"\1.dense.", name): tensor for name, tensor in dense.items()}
-    model.load_state_dict(model.state_dict() | state)
-    parameters = moe.model_dump() | {"seed": 0, "base": {}}
-    with create_artifact(out, "moe", parameters) as draft:
-        model.save_pretrained(draft.path)
-        for file in base.glob("*token*"):
-            shutil.copy(file, draft.path)
+    words = shlex.split(flags.to_flags(keys | settings))
+    moe.main(["--base", str(base), *words, "--out", str(out)])
     return out

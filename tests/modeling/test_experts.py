@@ -119,19 +119,6 @@ def test_no_tokens(bias):
     assert all(p.grad is not None and not p.grad.any() for p in experts.parameters())
 
 
-@pytest.mark.parametrize(("gated", "bias"), FORMS)
-def test_gradients_by_finite_differences(gated, bias):
-    experts = make(gated, bias, dtype=torch.float64)
-    hidden, index, weights = routed(tokens=4, dtype=torch.float64)
-    names, parameters = zip(*experts.named_parameters(), strict=True)
-
-    def compute(hidden, weights, *parameters):
-        state = dict(zip(names, parameters, strict=True))
-        return torch.func.functional_call(experts, state, (hidden, index, weights))
-
-    assert torch.autograd.gradcheck(compute, (hidden, weights, *parameters), fast_mode=True)
-
-
 @pytest.mark.parametrize("way", OURS)
 def test_under_autocast_products_are_bf16_and_gradients_fp32(way, force):
     force(way)
