@@ -247,12 +247,6 @@ def test_merge_is_the_formula(lam, seed, count):
     torch.testing.assert_close(permuted, ours, atol=1e-6, rtol=1e-5)
 
 
-def test_equal_experts_at_equal_shares_are_that_expert():
-    expert = torch.randn(5, 6)
-    ours = merge([expert] * 8, mixing_coefficients(torch.zeros(7), None, 0.75))
-    torch.testing.assert_close(ours, expert, atol=1e-6, rtol=1e-6)
-
-
 def test_bf16_is_merged_in_fp32_and_rounded_once():
     generator = torch.Generator().manual_seed(0)
     shared = torch.randn(40, 40, generator=generator).bfloat16()
