@@ -4,22 +4,30 @@
 PYTHON ?= python3
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 # A file's tests share costly fixtures, so they stay in one process. Those that last longest are first.
-SPREAD = -p no:randomly --numprocesses 3 --dist loadfile --no-loadscope-reorder
+WORKERS = 3
+SPREAD = -p no:randomly --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 
-.PHONY: run test test-numeric test-slow lint generated docs clean
+.PHONY: run test test-numeric test-ci test-slow lint generated docs clean
 
 run: .venv/installed
 	snakemake --cores all
 
 test: .venv/installed-dev lint
-	pytest -m "not slow" $(SPREAD)
+	pytest -m "not ci and not slow" $(SPREAD)
 
 # What is computed, as other processors compute it: AS='ATEN_CPU_CAPABILITY=default', for one.
 test-numeric: .venv/installed-dev
-	env $(AS) pytest -m "numeric and not slow" $(SPREAD)
+	env $(AS) pytest -m "numeric and not ci and not slow" $(SPREAD)
 
+test-ci test-slow: WORKERS = 2
+
+# What must also pass before a change lands: kills, launches of several processes, every backbone.
+test-ci: .venv/installed-dev
+	pytest -m ci $(SPREAD)
+
+# What must also pass before a release: conda, Slurm, real models, the documents' commands.
 test-slow: .venv/installed-dev
-	pytest -m slow -p no:randomly --numprocesses 2 --dist loadfile --no-loadscope-reorder
+	pytest -m slow $(SPREAD)
 
 lint: .venv/installed-dev
 	ruff check .
