@@ -1,7 +1,9 @@
-"""Lets a training wait, so that a test can stop it there at any pace of the machine.
+"""Lets a step wait, so that a test can stop it there at any pace of the machine.
 
 Python imports this first where its folder is on PYTHONPATH. The file that PAUSE names holds the
-name of a step and a number: as long as it does, that step waits before it trains on that number.
+name of a step and a number: as long as it does, that step waits before it trains on that number,
+after it has written the weights of an artifact, or after it has written that many solutions. It
+makes the file's sibling `waits` first.
 """
 
 import os
@@ -11,17 +13,45 @@ from contextlib import suppress
 from pathlib import Path
 
 
-def pause(file: Path, step: str) -> None:
+def wait_at(number: int) -> None:
+    file = Path(os.environ["PAUSE"])
+    with suppress(FileNotFoundError):
+        while file.read_text() == f"{STEP} {number}":
+            file.with_name("waits").touch()
+            time.sleep(0.05)
+
+
+def pause_training() -> None:
     from xft.training.callbacks import ProgressCallback
 
     def on_step_begin(self, args, state, control, **kwargs):
-        with suppress(FileNotFoundError):
-            while file.read_text() == f"{step} {state.global_step + 1}":
-                time.sleep(0.05)
+        wait_at(state.global_step + 1)
 
     ProgressCallback.on_step_begin = on_step_begin
 
 
+def pause_conversion() -> None:
+    from xft.artifacts import artifact
+
+    def write(*arguments):
+        files = whole(*arguments)
+        wait_at(1)
+        return files
+
+    whole, artifact.write_checkpoint = artifact.write_checkpoint, write
+
+
+def pause_evaluation() -> None:
+    from xft.evaluation.journal import Journal
+
+    def add(self, number, completion):
+        whole(self, number, completion)
+        wait_at(len(self.path.read_text().splitlines()) - 1)  # the first line says what it is of
+
+    whole, Journal.add = Journal.add, add
+
+
+PAUSES = {"moe": pause_conversion, "moe_sft": pause_training, "eval": pause_evaluation}
 STEP = next((w for w in sys.orig_argv if w.startswith("workflow_scripts.")), "").partition(".")[2]
-if "PAUSE" in os.environ and STEP in ("moe_sft", "weighted_trained"):
-    pause(Path(os.environ["PAUSE"]), STEP)
+if "PAUSE" in os.environ and STEP in PAUSES:
+    PAUSES[STEP]()
