@@ -31,19 +31,12 @@ os.environ["OMP_NUM_THREADS"] = os.environ.get("TEST_THREADS", "1")
 # Without AMX: on one machine its products in bf16 were wrong at times (docs/troubleshooting.md).
 os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX512_CORE_BF16")
 NUMERIC = {
-    *("test_backbones", "test_baseline", "test_batching", "test_checkpoints", "test_experts"),
-    *("test_expert_averaging", "test_expert_init", "test_low_rank", "test_low_rank_models"),
-    *("test_distillation", "test_end_of_turn", "test_heal"),
-    *(
-        "test_low_rank_training",
-        "test_global_balance",
-        "test_mixing",
-        "test_mixing_processes",
-        "test_modeling",
-    ),
-    *("test_published_defects", "test_reference", "test_resume", "test_streaming", "test_training"),
-    *("test_usage", "test_validation", "test_evaluation_generation", "test_token_healing"),
-    "test_low_rank_merge",
+    *("test_backbones", "test_baseline", "test_batching", "test_checkpoints"),
+    *("test_distillation", "test_end_of_turn", "test_evaluation_generation", "test_experts"),
+    *("test_expert_averaging", "test_expert_init", "test_global_balance", "test_heal"),
+    *("test_low_rank", "test_low_rank_merge", "test_low_rank_training", "test_mixing"),
+    *("test_modeling", "test_published_defects", "test_reference", "test_resume"),
+    *("test_streaming", "test_token_healing", "test_training", "test_usage", "test_validation"),
 }
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in a job in the background
@@ -51,8 +44,8 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in a job in the back
 
 # Those that last longest come first, so that no process has one left at the end.
 LONG = {"test_conda", "test_docs_commands", "test_evalplus_agreement", "test_hostile"}
-LONG |= {"test_launch", "test_low_rank_launches", "test_planned_memory", "test_real_model"}
-LONG |= {"test_slurm"}
+LONG |= {"test_killed", "test_launch", "test_planned_memory", "test_real_model", "test_slurm"}
+LONG |= {"test_sweep"}
 
 
 def lasts_long(file: Path) -> bool:

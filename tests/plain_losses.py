@@ -1,12 +1,14 @@
-"""Losses of plain transformers' logits, one row at a time, in float64."""
+"""Losses of plain transformers' logits, one row at a time."""
 
 from pathlib import Path
 
 import torch
+from trainings import ROWS
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from xft.config.sections import TokensConfig
 from xft.data.preparation import prepare
+from xft.data.templates import make_template
 
 
 def labelled_rows(model: Path, rows: Path) -> list[tuple[list[int], int]]:
@@ -16,7 +18,7 @@ def labelled_rows(model: Path, rows: Path) -> list[tuple[list[int], int]]:
 
 
 def plain_parts(teacher: Path, model: Path, rows: list[tuple[list[int], int]]) -> list[float]:
-    """The mean cross-entropy and KL over the labelled tokens of `labelled_rows`."""
+    """The mean cross-entropy and KL over the labelled tokens of `labelled_rows`, in float64."""
     models = [AutoModelForCausalLM.from_pretrained(path).eval() for path in (teacher, model)]
     sums, count = torch.zeros(2, dtype=torch.float64), 0
     for ids, prompt in rows:
@@ -28,3 +30,26 @@ def plain_parts(teacher: Path, model: Path, rows: list[tuple[list[int], int]]) -
         sums[1] += torch.nn.functional.kl_div(own, wanted, reduction="sum", log_target=True)
         count += len(targets)
     return (sums / count).tolist()
+
+
+def encoded(folder) -> list[tuple[list[int], int]]:
+    """The token ids of each of ROWS, with BOS and EOS, and the number of those of its prompt."""
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    template = make_template("magicoder", None)
+    rows = []
+    for row in ROWS:
+        prompt = tokenizer(template.render(row["instruction"]), add_special_tokens=False).input_ids
+        answer = tokenizer(row["response"], add_special_tokens=False).input_ids
+        ids = [tokenizer.bos_token_id, *prompt, *answer, tokenizer.eos_token_id]
+        rows.append((ids, 1 + len(prompt)))
+    return rows
+
+
+def plain_loss(model, rows) -> torch.Tensor:
+    """The mean over the response tokens of all rows, one row at a time."""
+    losses = []
+    for ids, prompt in rows:
+        logits = model(torch.tensor([ids])).logits[0, prompt - 1 : -1]
+        targets = torch.tensor(ids[prompt:])
+        losses.append(torch.nn.functional.cross_entropy(logits, targets, reduction="none"))
+    return torch.cat(losses).mean()

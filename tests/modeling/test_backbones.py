@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from backbones import BACKBONES, save_base
+from backbones import BACKBONES, FORMS, save_base
 from chains import Chain
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, PreTrainedModel
@@ -15,8 +15,6 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from xft.checkpoints.reader import Checkpoint
 from xft.modeling.mixing import Mixing, MixingLogits
 
-# An MLP with a gate, one with a fused gate, one without a gate and with biases, and soft caps.
-FORMS = ("llama", "phi3", "starcoder2", "gemma2")
 SIZES = ["--num-experts", "4", "--num-experts-per-tok", "3"]
 # The flags of the experts, and the noise that stands for their tuning.
 EXPERTS = {"full": (SIZES, 0.1), "lora": ([*SIZES, "--experts", "lora", "--rank", "4"], 0.3)}
@@ -106,7 +104,7 @@ def test_merge(case, tmp_path):
     check_merge(case, tmp_path)
 
 
-@pytest.mark.slow
+@pytest.mark.ci
 @pytest.mark.parametrize("kind", EXPERTS)
 @pytest.mark.parametrize("backbone", [name for name in BACKBONES if name not in FORMS])
 def test_step_0_and_merge_of_all_others(backbone, kind, tmp_path):

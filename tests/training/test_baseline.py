@@ -6,59 +6,32 @@ import signal
 
 import pytest
 import torch
+from chains import Chain
 from endings import end_by
+from plain_losses import encoded, plain_loss
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from trainings import ROWS, learn, lines_of, write_rows
+from transformers import AutoModelForCausalLM
 
-from workflow_scripts import moe, moe_sft, sft, tokens, validation_loss
+from workflow_scripts import moe, tokens, validation_loss
 from xft.artifacts.artifact import create_artifact
 from xft.artifacts.manifest import manifest_path, read_manifest
 from xft.checkpoints.reader import Checkpoint
 from xft.common.errors import UserError
 from xft.config.sections import SftConfig
-from xft.data.templates import make_template
+from xft.data.tokens_artifact import open_tokens
 from xft.tools import verify
 from xft.training.steps import with_steps_times
 
-ROWS = [
-    {"instruction": f"Add {n} to x.", "response": f"def add(x):\n    return x + {n}" * (1 + n % 3)}
-    for n in range(12)
-]
 STEPS, RATE = 4, 0.01
 FLAGS = ["--max-steps", STEPS, "--per-device-train-batch-size", len(ROWS), "--learning-rate", RATE]
 FLAGS += ["--lr-scheduler-type", "constant_with_warmup"]
-EXPERTS = ["--num-experts", 4, "--num-experts-per-tok", 2]
 BATCHES = ["--per-device-train-batch-size", 5, "--learning-rate", RATE]
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    file = tmp_path_factory.mktemp("data") / "rows.jsonl"
-    file.write_text("".join(json.dumps(row) + "\n" for row in ROWS))
-    return file
-
-
-def encoded(folder) -> list[tuple[list[int], int]]:
-    """Each row's token ids, with BOS and EOS, and the number of those of its prompt."""
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    template = make_template("magicoder", None)
-    rows = []
-    for row in ROWS:
-        prompt = tokenizer(template.render(row["instruction"]), add_special_tokens=False).input_ids
-        answer = tokenizer(row["response"], add_special_tokens=False).input_ids
-        ids = [tokenizer.bos_token_id, *prompt, *answer, tokenizer.eos_token_id]
-        rows.append((ids, 1 + len(prompt)))
-    return rows
-
-
-def plain_loss(model, rows) -> torch.Tensor:
-    """The mean over the response tokens of all rows, one row at a time."""
-    losses = []
-    for ids, prompt in rows:
-        logits = model(torch.tensor([ids])).logits[0, prompt - 1 : -1]
-        targets = torch.tensor(ids[prompt:])
-        losses.append(torch.nn.functional.cross_entropy(logits, targets, reduction="none"))
-    return torch.cat(losses).mean()
+    return write_rows(tmp_path_factory.mktemp("data"))
 
 
 def run(step, *arguments):
@@ -68,8 +41,7 @@ def run(step, *arguments):
 @pytest.fixture(scope="module", params=["padded", "packed"])
 def tuned(request, tiny_llama, data, tmp_path_factory):
     out = tmp_path_factory.mktemp("sft") / "sft"
-    flags = [*FLAGS, "--metrics", out.with_name("metrics.jsonl"), "--batching", request.param]
-    run(sft, "--base", tiny_llama, "--data", data, "--out", out, *flags)
+    learn("sft", out, "--base", tiny_llama, "--data", data, *FLAGS, "--batching", request.param)
     return out
 
 
@@ -86,10 +58,7 @@ def test_the_baseline_learns_what_a_plain_loop_learns(tuned, tiny_llama):
     learned = AutoModelForCausalLM.from_pretrained(tuned)
     for name, expected in model.named_parameters():
         torch.testing.assert_close(learned.get_parameter(name), expected, atol=2e-5, rtol=1e-4)
-    logged = [
-        json.loads(line) for line in (tuned.parent / "metrics.jsonl").read_text().splitlines()
-    ]
-    assert [entry["loss"] for entry in logged] == pytest.approx(losses, rel=1e-5)
+    assert [line["loss"] for line in lines_of(tuned)] == pytest.approx(losses, rel=1e-5)
     assert losses[-1] < losses[0] - 0.5
 
 
@@ -109,10 +78,10 @@ def test_the_baseline_is_a_model_of_the_bases_form(tuned, tiny_llama):
 def equal_flops(tiny_llama, data, tmp_path_factory):
     """The baseline at the FLOPs of two epochs of a mixture's tuning, three steps each."""
     folder = tmp_path_factory.mktemp("equal_flops")
-    run(moe, "--base", tiny_llama, "--out", folder / "moe", *EXPERTS)
+    experts = ["--num-experts", 4, "--num-experts-per-tok", 2]
+    run(moe, "--base", tiny_llama, "--out", folder / "moe", *experts)
     flags = ["--match-flops", folder / "moe", "--num-train-epochs", 2, "--warmup-steps", 3]
-    flags += ["--metrics", folder / "metrics.jsonl", *BATCHES]
-    run(sft, "--base", tiny_llama, "--data", data, "--out", folder / "sft", *flags)
+    learn("sft", folder / "sft", "--base", tiny_llama, "--data", data, *flags, *BATCHES)
     return folder
 
 
@@ -130,7 +99,7 @@ def test_at_equal_flops_the_baseline_takes_more_steps(equal_flops, tiny_llama):
     mixture = AutoModelForCausalLM.from_pretrained(equal_flops / "moe")
     unused = 2 * 2 * 3 * 32 * 48  # of each layer, two of the three routed experts
     ratio = flops_of_a_token(mixture, unused) / flops_of_a_token(base, 0)
-    steps = len((equal_flops / "metrics.jsonl").read_text().splitlines())
+    steps = len(lines_of(equal_flops / "sft"))
     assert 1 < ratio < 2
     assert steps == round(2 * 3 * ratio) > 6
 
@@ -149,7 +118,7 @@ def test_at_equal_flops_the_baseline_takes_more_steps(equal_flops, tiny_llama):
 def test_a_baseline_at_equal_flops_is_one_of_so_many_steps(equal_flops, tiny_llama, data, tmp_path):
     made = read_manifest(manifest_path(equal_flops / "sft")).parameters
     steps = ["--max-steps", made["max_steps"], "--warmup-steps", made["warmup_steps"]]
-    run(sft, "--base", tiny_llama, "--data", data, "--out", tmp_path / "sft", *steps, *BATCHES)
+    learn("sft", tmp_path / "sft", "--base", tiny_llama, "--data", data, *steps, *BATCHES)
     plain = read_manifest(manifest_path(tmp_path / "sft"))
     assert plain.inputs.keys() == {"base", "data"}
     assert made.keys() - plain.parameters.keys() == {"flops_ratio"}
@@ -176,9 +145,9 @@ def test_equal_flops_are_those_of_a_mixture_of_the_same_base(
     other = shutil.copytree(tiny_llama, tmp_path / "other")
     config = json.loads((other / "config.json").read_text()) | {"rms_norm_eps": 1e-3}
     (other / "config.json").write_text(json.dumps(config))
-    flags = ["--data", data, "--out", tmp_path / "out", "--match-flops", equal_flops / "moe"]
+    flags = ["--data", data, "--match-flops", equal_flops / "moe"]
     with pytest.raises(UserError, match=r"--match-flops .* was made from another base"):
-        run(sft, "--base", other, *flags)
+        learn("sft", tmp_path / "out", "--base", other, *flags)
 
 
 def test_what_is_no_weight_of_the_model_stays_as_it_is(tiny_llama, data, tmp_path):
@@ -188,27 +157,30 @@ def test_what_is_no_weight_of_the_model_stays_as_it_is(tiny_llama, data, tmp_pat
     frequencies = "model.layers.0.self_attn.rotary_emb.inv_freq"
     weights = load_file(old / "model.safetensors") | {frequencies: torch.arange(4.0)}
     save_file(weights, old / "model.safetensors", metadata={"format": "pt"})
-    run(moe, "--base", old, "--num-experts", 4, "--num-experts-per-tok", 3, "--out", tmp_path / "m")
-    run(moe_sft, "--moe", tmp_path / "m", "--data", data, "--out", tmp_path / "moe_sft", *FLAGS)
-    run(sft, "--base", old, "--data", data, "--out", tmp_path / "sft", *FLAGS)
+    chain = Chain(tmp_path, {"moe_sft": FLAGS, "sft": FLAGS}, base=old, data=data)
     for name in ("moe_sft", "sft"):
-        tuned = load_file(tmp_path / name / "model.safetensors")
+        tuned = load_file(chain[name] / "model.safetensors")
         assert tuned[frequencies].equal(torch.arange(4.0))
         assert not tuned["lm_head.weight"].equal(weights["lm_head.weight"])
 
 
-def test_the_loss_on_held_out_rows_is_that_of_plain_transformers(tiny_llama, data, tmp_path):
-    held_out, out = tmp_path / "tokens", tmp_path / "loss.json"
-    run(
-        tokens,
-        *("--model", tiny_llama, "--data", data, "--validation-rows", 5),
-        *("--report", tmp_path / "report.json", "--out", held_out),
-    )
-    run(validation_loss, "--model", tiny_llama, "--data", held_out, "--out", out)
-    result = json.loads(out.read_text())
-    from xft.data.tokens_artifact import open_tokens
+@pytest.fixture(scope="module")
+def held_out(tiny_llama, data, tmp_path_factory):
+    """A base with a manifest, and tokens of which five rows are held out."""
+    folder = tmp_path_factory.mktemp("held_out")
+    with create_artifact(folder / "base", "base") as draft:
+        shutil.copytree(tiny_llama, draft.path, dirs_exist_ok=True)
+    flags = ["--validation-rows", 5, "--report", folder / "report.json"]
+    run(tokens, "--model", folder / "base", "--data", data, *flags, "--out", folder / "tokens")
+    return folder
 
-    numbers = [row["row"] for row in open_tokens(held_out, tiny_llama).tokens.validation]
+
+def test_the_loss_on_held_out_rows_is_that_of_plain_transformers(held_out, tiny_llama, tmp_path):
+    base, out = held_out / "base", tmp_path / "validation" / "base.json"
+    flags = ["--data", held_out / "tokens", "--out", out, "--threads", 1]
+    run(validation_loss, "--model", base, *flags)
+    result = json.loads(out.read_text())
+    numbers = [row["row"] for row in open_tokens(held_out / "tokens", base).tokens.validation]
     model, rows = AutoModelForCausalLM.from_pretrained(tiny_llama), encoded(tiny_llama)
     chosen = [rows[number - 1] for number in numbers]
     with torch.no_grad():
@@ -219,54 +191,34 @@ def test_the_loss_on_held_out_rows_is_that_of_plain_transformers(tiny_llama, dat
     assert [row["loss"] for row in result["rows"]] == pytest.approx(by_row, rel=1e-6)
     assert [row["tokens"] for row in result["rows"]] == [len(ids) - n for ids, n in chosen]
 
-
-def test_a_loss_has_a_manifest_of_what_it_was_made_from(tiny_llama, data, tmp_path):
-    with create_artifact(tmp_path / "base", "base") as draft:
-        shutil.copytree(tiny_llama, draft.path, dirs_exist_ok=True)
-    held_out, out = tmp_path / "tokens", tmp_path / "validation" / "base.json"
-    run(
-        tokens,
-        *("--model", tmp_path / "base", "--data", data, "--validation-rows", 5),
-        *("--report", tmp_path / "report.json", "--out", held_out),
-    )
-    flags = ["--model", tmp_path / "base", "--data", held_out, "--out", out]
-    run(validation_loss, *flags, "--threads", 1)
-
     manifest = read_manifest(manifest_path(out))
     assert (manifest.kind, manifest.parameters) == ("validation", {"threads": 1})
     assert manifest.inputs == {
-        "model": read_manifest(manifest_path(tmp_path / "base")).id,
-        "tokens": read_manifest(manifest_path(held_out)).id,
+        "model": read_manifest(manifest_path(base)).id,
+        "tokens": read_manifest(manifest_path(held_out / "tokens")).id,
     }
     verify.main([str(out), "--full"])
-    edited = out.read_text().replace("float32", "float64")
-    out.write_text(edited)
+    out.write_text(out.read_text().replace("float32", "float64"))
     with pytest.raises(UserError, match=r"base\.json was altered"):
         verify.main([str(out)])
 
 
-def test_ctrl_c_ends_the_measurement_without_a_result(tiny_llama, data, tmp_path, fork_server):
-    held_out, out = tmp_path / "tokens", tmp_path / "validation" / "base.json"
-    report = ["--validation-rows", 5, "--report", tmp_path / "report.json"]
-    run(tokens, "--model", tiny_llama, "--data", data, *report, "--out", held_out)
-    flags = ["--model", tiny_llama, "--data", held_out, "--out", out]
-    function = "xft.training.validation._loss_and_tokens"
-    end_by(signal.SIGINT, "validation_loss", function, flags)
+def test_ctrl_c_ends_the_measurement_without_a_result(held_out, tmp_path, fork_server):
+    out = tmp_path / "validation" / "base.json"
+    flags = ["--model", held_out / "base", "--data", held_out / "tokens", "--out", out]
+    end_by(signal.SIGINT, "validation_loss", "xft.training.validation._loss_and_tokens", flags)
     assert not out.parent.exists()
 
 
-def test_a_loss_that_is_nan_is_refused(tiny_llama, data, tmp_path):
-    held_out, out = tmp_path / "tokens", tmp_path / "loss.json"
-    report = ["--validation-rows", 5, "--report", tmp_path / "report.json"]
-    run(tokens, "--model", tiny_llama, "--data", data, *report, "--out", held_out)
+def test_a_loss_that_is_nan_is_refused(held_out, tiny_llama, tmp_path):
     diverged = shutil.copytree(tiny_llama, tmp_path / "diverged")
     weights = load_file(diverged / "model.safetensors")
     weights["model.norm.weight"].fill_(3e38)
     save_file(weights, diverged / "model.safetensors", metadata={"format": "pt"})
-
+    flags = ["--data", held_out / "tokens", "--out", tmp_path / "loss.json"]
     with pytest.raises(UserError, match=r"diverged: the loss is nan\."):
-        run(validation_loss, "--model", diverged, "--data", held_out, "--out", out)
-    assert not out.exists()
+        run(validation_loss, "--model", diverged, *flags)
+    assert not (tmp_path / "loss.json").exists()
 
 
 def test_without_held_out_rows_there_is_no_such_loss(tiny_llama, data, tmp_path):

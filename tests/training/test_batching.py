@@ -1,18 +1,16 @@
 """Packed batches and batches by length: the loss and the gradients of padded ones."""
 
-import json
 import re
 
 import pytest
 import torch
-from backbones import BACKBONES
+from backbones import EACH_BACKBONE
 from chains import Chain
 from mixtures import random_mixture
-from safetensors.torch import load_file
+from trainings import ROWS, learn, write_rows
 from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-from workflow_scripts import moe_sft, weighted_trained
 from xft.modeling.packed_attention import PACKED, use_packed_attention
 from xft.training.batches import LengthSampler, packed, padded
 
@@ -37,7 +35,7 @@ def loss_and_gradient(model, batch: dict) -> tuple[float, torch.Tensor]:
     return loss.item(), torch.cat([parameter.grad.flatten() for parameter in model.parameters()])
 
 
-@pytest.mark.parametrize("backbone", BACKBONES)
+@pytest.mark.parametrize("backbone", EACH_BACKBONE)
 def test_packed_rows_have_the_loss_and_gradient_of_padded_ones(backbone, tokenizer):
     model = random_mixture(backbone)
     loss, gradient = loss_and_gradient(model, batch(padded(tokenizer)))
@@ -61,7 +59,7 @@ def test_what_is_not_packed_is_computed_as_ever(backbone, tokenizer):
         assert torch.equal(model.generate(**prompt), continued)
 
 
-@pytest.mark.parametrize("backbone", BACKBONES)
+@pytest.mark.parametrize("backbone", EACH_BACKBONE)
 def test_flash_attention_would_get_the_bounds_of_the_rows(backbone, monkeypatch):
     """It needs a GPU. It reads the bounds or the positions: some backbones hand on only one."""
     inputs = batch(packed(row_bounds=True))
@@ -110,37 +108,19 @@ def test_the_order_by_length_is_of_the_seed_and_the_epoch():
     assert order(0, 1) == orders[1]
 
 
-@pytest.fixture(scope="module")
-def sources(tiny_llama, tmp_path_factory):
-    """The arguments of both trainings but for --out and --metrics."""
-    root = tmp_path_factory.mktemp("inputs")
-    rows = [
-        {"instruction": f"Add {n} to x.", "response": f"return x + {n}" * (1 + n % 4)}
-        for n in range(24)
-    ]
-    (root / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    chain = Chain(root, base=tiny_llama, data=root / "rows.jsonl")
-    return {
-        moe_sft: [*chain.words("moe_sft"), "--max-length", "300"],
-        weighted_trained: [*chain.words("weighted_trained"), "--max-length", "300"],
-    }
-
-
-@pytest.mark.parametrize("step", [moe_sft, weighted_trained], ids=["moe_sft", "weighted_trained"])
-def test_steps_learn_the_same_from_packed_batches(step, sources, tmp_path, capsys):
+def test_a_step_learns_the_same_from_packed_batches(tiny_llama, tmp_path, capsys):
     """Even with the routing's noise, which the tokens get in the same order."""
-    results, said = {}, {}
+    rows = [row | {"response": row["response"] * n} for n in (1, 2) for row in ROWS]
+    data = write_rows(tmp_path, rows)
+    words = Chain(tmp_path, base=tiny_llama, data=data).words("moe_sft")
+    words += ["--max-length", "300", "--max-steps", "6", "--per-device-train-batch-size", "2"]
+    losses, said = {}, {}
     for batching in ("padded", "packed", "by_length"):
-        out = tmp_path / batching
-        flags = ["--batching", batching, "--max-steps", "6", "--per-device-train-batch-size", "2"]
-        files = ["--out", str(out), "--metrics", str(out.with_suffix(".jsonl"))]
-        step.main([*sources[step], *flags, *files])
-        lines = out.with_suffix(".jsonl").read_text().splitlines()
-        losses = [json.loads(line)["loss"] for line in lines]
-        results[batching] = losses, load_file(out / "model.safetensors")
+        lines = learn("moe_sft", tmp_path / batching, *words, "--batching", batching)
+        losses[batching] = [line["loss"] for line in lines]
         said[batching] = capsys.readouterr().err
-    assert results["packed"][0] == pytest.approx(results["padded"][0], rel=1e-6)
-    assert results["by_length"][0] != pytest.approx(results["padded"][0], rel=1e-3)
+    assert losses["packed"] == pytest.approx(losses["padded"], rel=1e-6)
+    assert losses["by_length"] != pytest.approx(losses["padded"], rel=1e-5)
     line = r"(\d+) tokens in .* s, \d+ a second, ([\d.]+)% of the batches is padding, .*%"
     tokens, padding = {}, {}
     for batching, text in said.items():

@@ -1,32 +1,23 @@
 """Distillation: KL of plain transformers' logits, in the loss, the metrics and any batches."""
 
 import json
-import os
-import signal
 from pathlib import Path
 
 import pytest
-import torch
 from chains import Chain
 from mixtures import varied_mixture
 from plain_losses import labelled_rows, plain_parts
 from safetensors.torch import load_file
+from trainings import learn, write_rows
 from transformers import AutoTokenizer
 
-from workflow_scripts import weighted_trained
 from xft.artifacts.manifest import hash_file, manifest_path, read_manifest
 from xft.common.errors import UserError
-from xft.training.callbacks import ProgressCallback
 
 WEIGHT = 0.25
 KL = ["--objective", "kl", "--kl-weight", WEIGHT]
 KL_ALONE = ["--objective", "kl", "--kl-weight", 1]
-ROWS = [
-    {"instruction": f"Add {n} to x.", "response": f"def add(x):\n    return x + {n}" * (1 + n % 3)}
-    for n in range(12)
-]
-MIXING = ["--max-steps", 4, "--learning-rate", 0.1]
-WHOLE = ["--per-device-train-batch-size", 12]  # of ROWS
+WHOLE = ["--per-device-train-batch-size", 12]  # of the rows
 TEXTS = ["def double(x):\n    return 2 * x\n" * 15, "one", "x = 1\n" * 60]
 WINDOW = 200
 
@@ -35,19 +26,21 @@ WINDOW = 200
 def chain(tiny_llama, tmp_path_factory):
     """A mixture whose experts differ, and what step 6 reads."""
     root = tmp_path_factory.mktemp("chain")
-    rows = root / "rows.jsonl"
-    rows.write_text("".join(json.dumps(row) + "\n" for row in ROWS))
     varied_mixture(tiny_llama, root)
-    return Chain(root, base=tiny_llama, moe_sft=root / "moe_sft", data=rows)
+    return Chain(root, base=tiny_llama, moe_sft=root / "moe_sft", data=write_rows(root))
 
 
-def learn(chain, out: Path, *flags) -> tuple[list[dict], dict]:
-    """The metrics and the logits of step 6."""
-    metrics = out.with_suffix(".jsonl")
-    words = [*chain.words("weighted_trained"), *MIXING, *flags, "--metrics", metrics, "--out", out]
-    weighted_trained.main([str(word) for word in words])
-    lines = [json.loads(line) for line in metrics.read_text().splitlines()]
-    return lines, load_file(out / "model.safetensors")
+@pytest.fixture(scope="module")
+def start(chain, tmp_path_factory):
+    """What the mixing starts from, merged."""
+    experts = {name: chain[name] for name in ("moe_sft", "ffn", "weighted_init")}
+    return Chain(tmp_path_factory.mktemp("start"), **experts)["dense"]
+
+
+def mix(chain, out: Path, *flags) -> list[dict]:
+    """The metrics of step 6."""
+    options = ["--max-steps", 2, "--learning-rate", 0.1, *flags]
+    return learn("weighted_trained", out, *chain.words("weighted_trained"), *options)
 
 
 @pytest.mark.parametrize(
@@ -60,12 +53,10 @@ def learn(chain, out: Path, *flags) -> tuple[list[dict], dict]:
     ],
     ids=["padded", "accumulated", "packed", "by_length"],
 )
-def test_the_loss_holds_the_divergence_of_plain_transformers(chain, tmp_path, flags):
-    experts = {name: chain[name] for name in ("moe_sft", "ffn", "weighted_init")}
-    start = Chain(tmp_path, **experts)["dense"]
+def test_the_loss_holds_the_divergence_of_plain_transformers(chain, start, tmp_path, flags):
     ce, kl = plain_parts(chain["moe_sft"], start, labelled_rows(chain["base"], chain["data"]))
     assert kl > 1e-3
-    lines, _ = learn(chain, tmp_path / "out", *KL, *flags)
+    lines = mix(chain, tmp_path / "out", *KL, *flags)
     first = lines[0]
     assert [first["ce"], first["kl"]] == pytest.approx([ce, kl], rel=1e-5)
     for line in lines:
@@ -74,34 +65,22 @@ def test_the_loss_holds_the_divergence_of_plain_transformers(chain, tmp_path, fl
 
 
 def test_the_divergence_falls_if_it_is_the_loss(chain, tmp_path):
-    lines, logits = learn(chain, tmp_path / "out", *KL_ALONE, *WHOLE, "--max-steps", 12)
+    lines = mix(chain, tmp_path / "out", *KL_ALONE, *WHOLE, "--max-steps", 12)
     assert all(line["loss"] == line["kl"] for line in lines)
     assert lines[-1]["kl"] < lines[0]["kl"]
-    assert logits["alpha"].any()
+    assert load_file(tmp_path / "out" / "model.safetensors")["alpha"].any()
 
 
 def test_equal_experts_leave_nothing_to_distil(tiny_llama, chain, tmp_path):
     """The merged model is then the mixture, with any coefficients."""
     untuned = Chain(tmp_path, base=tiny_llama, data=chain["data"])
-    lines, _ = learn(untuned, tmp_path / "out", *KL, *WHOLE)
+    lines = mix(untuned, tmp_path / "out", *KL, *WHOLE)
     assert all(abs(line["kl"]) < 1e-6 for line in lines)
 
 
-def test_without_it_the_weight_changes_no_byte(chain, tmp_path):
-    lines, logits = learn(chain, tmp_path / "default", *WHOLE)
-    others, same = learn(chain, tmp_path / "weight", *WHOLE, "--kl-weight", 1)
-    assert lines == others and "kl" not in lines[0]
-    assert torch.equal(logits["alpha"], same["alpha"])
-
-
-@pytest.fixture
-def texts(tmp_path) -> Path:
-    file = tmp_path / "texts.jsonl"
-    file.write_text("".join(json.dumps({"text": text, "more": 1}) + "\n" for text in TEXTS))
-    return file
-
-
-def test_texts_are_distilled_on_all_their_tokens(chain, texts, tmp_path):
+def test_texts_are_distilled_on_all_their_tokens(chain, start, tmp_path):
+    texts = tmp_path / "texts.jsonl"
+    texts.write_text("".join(json.dumps({"text": text, "more": 1}) + "\n" for text in TEXTS))
     tokenizer = AutoTokenizer.from_pretrained(chain["base"])
     rows = []
     for text in TEXTS:
@@ -109,12 +88,10 @@ def test_texts_are_distilled_on_all_their_tokens(chain, texts, tmp_path):
         ids = [tokenizer.bos_token_id, *ids, tokenizer.eos_token_id]
         windows = [ids[begin : begin + WINDOW] for begin in range(0, len(ids), WINDOW)]
         rows += [(window, 1) for window in windows if len(window) > 1]
-    experts = {name: chain[name] for name in ("moe_sft", "ffn", "weighted_init")}
-    start = Chain(tmp_path, **experts)["dense"]
     _, kl = plain_parts(chain["moe_sft"], start, rows)
     flags = [*KL_ALONE, "--text", texts, "--max-length", WINDOW]
     out = tmp_path / "out"
-    lines, _ = learn(chain, out, *flags, "--per-device-train-batch-size", len(rows))
+    lines = mix(chain, out, *flags, "--per-device-train-batch-size", len(rows))
     assert lines[0]["loss"] == pytest.approx(kl, rel=1e-5)
     manifest = read_manifest(manifest_path(out))
     assert manifest.inputs["text"] == manifest.recipe.inputs["text"] == hash_file(texts)
@@ -125,36 +102,11 @@ def test_texts_are_distilled_on_all_their_tokens(chain, texts, tmp_path):
 def test_a_text_file_is_one_text(chain, tmp_path):
     (tmp_path / "one.txt").write_text(TEXTS[0])
     (tmp_path / "one.jsonl").write_text(json.dumps({"text": TEXTS[0]}))
-    learned = [
-        learn(chain, tmp_path / ending, *KL_ALONE, "--text", tmp_path / f"one.{ending}")
+    plain, rows = (
+        mix(chain, tmp_path / ending, *KL_ALONE, "--text", tmp_path / f"one.{ending}")
         for ending in ("txt", "jsonl")
-    ]
-    assert learned[0][0] == learned[1][0]
-
-
-WAYS = {
-    "rows": [*KL, "--gradient-accumulation-steps", 2],
-    "texts": [*KL_ALONE, "--batching", "packed", "--max-length", WINDOW],
-}
-
-
-@pytest.mark.parametrize("way", WAYS)
-def test_a_stopped_training_goes_on_to_the_same_bytes(way, chain, texts, tmp_path, monkeypatch):
-    flags = [*WAYS[way], "--per-device-train-batch-size", 2]
-    flags += ["--text", texts] if way == "texts" else []
-    lines, whole = learn(chain, tmp_path / "whole", *flags)
-
-    def on_step_begin(self, args, state, control, **kwargs):
-        if state.global_step == 2:
-            os.kill(os.getpid(), signal.SIGTERM)
-
-    with monkeypatch.context() as patch, pytest.raises(SystemExit):
-        patch.setattr(ProgressCallback, "on_step_begin", on_step_begin)
-        learn(chain, tmp_path / "out", *flags)
-    assert list(tmp_path.glob(".out.training/*/checkpoint-3"))
-    again, learned = learn(chain, tmp_path / "out", *flags)
-    assert again == lines
-    assert torch.equal(learned["alpha"], whole["alpha"])
+    )
+    assert plain == rows
 
 
 @pytest.mark.parametrize(
@@ -172,5 +124,5 @@ def test_texts_that_cannot_be_used_are_refused(chain, tmp_path, content, flags, 
     if content is not None:
         file.write_text(content)
     with pytest.raises(UserError, match=fault):
-        learn(chain, tmp_path / "out", *flags, "--text", file)
+        mix(chain, tmp_path / "out", *flags, "--text", file)
     assert not (tmp_path / "out").exists()

@@ -1,11 +1,11 @@
 """The balance loss over a global batch: its value, its gradient, and the noise of its passes."""
 
-import json
 import math
 
 import pytest
 import torch
 from chains import Chain
+from trainings import random_rows
 from transformers import AutoModelForCausalLM
 
 from xft.config.sections import MoeSftConfig
@@ -34,16 +34,6 @@ def model(tiny_llama, tmp_path):
         for weight in [*block.experts.parameters(), *block.router.parameters()]:
             weight.data += 0.1 * torch.randn(weight.shape, generator=generator)
     return model
-
-
-def examples(count=12) -> list[dict]:
-    generator = torch.Generator().manual_seed(0)
-    rows = []
-    for number in range(count):
-        length = 8 + 5 * number % 17
-        ids = torch.randint(3, 290, (length,), generator=generator).tolist()
-        rows.append({"input_ids": ids, "labels": [-100] * 3 + ids[3:], "row": number})
-    return rows
 
 
 def squared_variation(values: torch.Tensor) -> torch.Tensor:
@@ -120,12 +110,11 @@ def test_the_pass_ahead_sees_what_the_passes_that_follow_see(
     monkeypatch.setattr(GlobalCounts, "__call__", note)
     options = MoeSftConfig(**OPTIONS | {"batching": batching})
     checkpoints = Checkpoints(tmp_path / "out", "none", math.inf)
-    metrics = tmp_path / "metrics.jsonl"
-    train(Training(model, examples(), tokenizer, options, 0, checkpoints, metrics_file=metrics))
+    rows = random_rows([8 + 5 * number % 17 for number in range(12)], prompt=3)
+    train(Training(model, rows, tokenizer, options, 0, checkpoints))
     assert len(seen) == 2 * (3 + 3)
     for step in (seen[:6], seen[6:]):
         total = sum(own for own, _ in step[3:])
         for (ahead, _), (own, completed) in zip(step[:3], step[3:], strict=True):
             assert torch.equal(ahead, own)
             torch.testing.assert_close(completed, total)
-    assert len([json.loads(line) for line in metrics.read_text().splitlines()]) == 2

@@ -1,9 +1,7 @@
 """Validation losses, the weights that are kept, early stop: also where a training is cut off."""
 
-import json
 import math
 import os
-import signal
 from contextlib import suppress
 from pathlib import Path
 
@@ -11,6 +9,7 @@ import pytest
 import torch
 from mixtures import mixture_and_varied_experts
 from safetensors.torch import load_file, save_file
+from trainings import lines_of, stop_in
 from transformers import AutoModelForCausalLM
 
 from xft.checkpoints.reader import Checkpoint
@@ -67,22 +66,11 @@ def learn(folder, tokenizer, tmp_path):
         checkpoints = Checkpoints(out, name, math.inf)
         with checkpoints.claimed():
             section = MixingTraining if mixing else MoeSftConfig
-            train(
-                Training(
-                    model,
-                    TRAINING,
-                    tokenizer,
-                    section(**OPTIONS | options),
-                    0,
-                    checkpoints,
-                    validation,
-                    tmp_path / f"{name}.jsonl",
-                    mixture,
-                )
-            )
+            chosen, metrics = section(**OPTIONS | options), out.with_suffix(".jsonl")
+            inputs = (model, TRAINING, tokenizer, chosen, 0, checkpoints, validation, metrics)
+            train(Training(*inputs, mixture))
         learned = mixture.logits if mixing else model
-        lines = (tmp_path / f"{name}.jsonl").read_text().splitlines()
-        return learned.state_dict(), [json.loads(line) for line in lines], model
+        return learned.state_dict(), lines_of(out), model
 
     return run
 
@@ -105,7 +93,7 @@ def same(one: dict, other: dict) -> bool:
     return all(torch.equal(one[name], other[name]) for name in one.keys() | other.keys())
 
 
-@pytest.mark.parametrize("batch_size", [1, 3, 20])
+@pytest.mark.parametrize("batch_size", [3, 20])
 def test_the_loss_is_the_mean_over_all_response_tokens(learn, batch_size):
     _, lines, model = learn("out", per_device_train_batch_size=batch_size, eval_steps=5)
     model.eval()
@@ -129,22 +117,16 @@ def test_one_validation_at_the_end_is_the_default(learn):
 
 
 @pytest.mark.parametrize("mixing", [False, True], ids=["moe_sft", "weighted_trained"])
-def test_validating_changes_nothing_that_is_learned(learn, mixing):
-    with_validation, lines, _ = learn("with", mixing=mixing)
-    without, other_lines, _ = learn("without", validation=(), mixing=mixing)
-    assert same(with_validation, without)
-    assert [line for line in lines if "loss" in line] == other_lines
-
-
-@pytest.mark.parametrize("mixing", [False, True], ids=["moe_sft", "weighted_trained"])
-def test_the_best_weights_are_kept(learn, mixing):
+def test_the_best_weights_are_kept_and_validating_changes_nothing(learn, mixing):
+    plain, plain_lines, _ = learn("plain", validation=(), mixing=mixing)
     best, lines, _ = learn("best", mixing=mixing, keep="best")
+    assert [line for line in lines if "loss" in line] == plain_lines
     losses = validation_losses(lines)
     step = min(losses, key=losses.get)
     assert step < LENGTH
     there, *_ = learn("there", mixing=mixing, max_steps=step)
     last, *_ = learn("last", mixing=mixing)
-    assert same(best, there)
+    assert same(best, there) and same(last, plain)
     assert not same(best, last)
 
 
@@ -162,41 +144,8 @@ def test_early_stop_comes_after_so_many_losses_that_are_no_lower(learn):
     assert same(weights, there)
 
 
-def stop_in(monkeypatch, number: int, act) -> None:
-    """Let `act` happen within step `number`."""
-
-    def on_step_begin(self, args, state, control, **kwargs):
-        if state.global_step == number - 1:
-            act()
-
-    monkeypatch.setattr(ProgressCallback, "on_step_begin", on_step_begin)
-
-
-def terminate() -> None:
-    os.kill(os.getpid(), signal.SIGTERM)
-
-
 class Cut(Exception):
     """A training that ends at once, without a checkpoint."""
-
-
-def cut() -> None:
-    raise Cut
-
-
-@pytest.mark.parametrize("mixing", [False, True], ids=["moe_sft", "weighted_trained"])
-def test_a_training_that_is_cut_off_keeps_the_same_weights(learn, mixing, monkeypatch, capsys):
-    """Twice stopped with a checkpoint, and cut off without one."""
-    for number, act, end in ((2, terminate, SystemExit), (5, terminate, SystemExit), (7, cut, Cut)):
-        with monkeypatch.context() as patch:
-            stop_in(patch, number, act)
-            with pytest.raises(end):
-                learn("out", mixing=mixing, keep="best")
-    weights, lines, _ = learn("out", mixing=mixing, keep="best")
-    assert capsys.readouterr().err.count("checkpoint-5\n") == 2
-    expected, expected_lines, _ = learn("whole", mixing=mixing, keep="best")
-    assert lines == expected_lines
-    assert same(weights, expected)
 
 
 def test_an_early_stop_comes_at_the_same_step_after_a_cut(learn, monkeypatch):
@@ -205,10 +154,10 @@ def test_an_early_stop_comes_at_the_same_step_after_a_cut(learn, monkeypatch):
     expected, expected_lines, _ = learn("whole", **settings)
     last = expected_lines[-1]["step"]
     with monkeypatch.context() as patch:
-        stop_in(patch, last - 1, terminate)
+        stop_in(patch, last - 1)
         with pytest.raises(SystemExit):
             learn("out", **settings)
-    stop_in(monkeypatch, last, terminate)
+    stop_in(monkeypatch, last)
     weights, lines, _ = learn("out", **settings)
     assert lines == expected_lines
     assert same(weights, expected)
@@ -217,32 +166,33 @@ def test_an_early_stop_comes_at_the_same_step_after_a_cut(learn, monkeypatch):
 @pytest.fixture
 def sealed(tmp_path) -> Checkpoints:
     """Checkpoints of steps 1 and 2 with other best weights, and still others since then."""
-    return seal_two(tmp_path)
-
-
-def seal_two(folder: Path) -> Checkpoints:
-    checkpoints = Checkpoints(folder / "out", "a", math.inf)
+    checkpoints = Checkpoints(tmp_path / "out", "a", math.inf)
     with suppress(Cut), checkpoints.claimed():
-        for step in (1, 2):
-            (checkpoints.folder / f"checkpoint-{step}").mkdir()
-            put_best(checkpoints, step)
-            checkpoints.seal(step)
-        put_best(checkpoints, 3)
+        for step in (1, 2, 3):
+            new = checkpoints.folder / "new"
+            save_file({"step": torch.tensor(step)}, new)
+            new.replace(checkpoints.best)
+            if step < 3:
+                (checkpoints.folder / f"checkpoint-{step}").mkdir()
+                checkpoints.seal(step)
         raise Cut
     return checkpoints
-
-
-def put_best(checkpoints: Checkpoints, step: int) -> None:
-    new = checkpoints.folder / "new"
-    save_file({"step": torch.tensor(step)}, new)
-    new.replace(checkpoints.best)
 
 
 def step_of(file: Path) -> int:
     return load_file(file)["step"].item()
 
 
-def test_the_best_weights_come_back_with_their_checkpoint(sealed):
+@pytest.mark.parametrize("links", [True, False])
+def test_the_best_weights_come_back_with_their_checkpoint(monkeypatch, request, links):
+    """Without hard links they are copied."""
+
+    def refuse(*_):
+        raise OSError
+
+    if not links:
+        monkeypatch.setattr(os, "link", refuse)
+    sealed = request.getfixturevalue("sealed")
     assert step_of(sealed.best) == 3
     with sealed.claimed():
         assert sealed.newest().name == "checkpoint-2"
@@ -255,16 +205,6 @@ def test_a_checkpoint_with_damaged_best_weights_is_passed_over(sealed):
     with sealed.claimed():
         assert sealed.newest().name == "checkpoint-1"
         assert step_of(sealed.best) == 1
-
-
-def test_without_links_the_best_weights_are_copied(monkeypatch, tmp_path):
-    def refuse(*_):
-        raise OSError
-
-    monkeypatch.setattr(os, "link", refuse)
-    checkpoints = seal_two(tmp_path)
-    with checkpoints.claimed():
-        assert step_of(checkpoints.best) == 2
 
 
 def test_a_loss_that_is_not_finite_stops_the_training(learn, monkeypatch):

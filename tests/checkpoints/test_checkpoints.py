@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from xft.checkpoints.reader import INDEX_FILE, SINGLE_FILE, Checkpoint, read_json
+from xft.checkpoints.reader import INDEX_FILE, SINGLE_FILE, Checkpoint
 from xft.checkpoints.writer import TensorPlan, write_checkpoint
 from xft.common.errors import UserError
 
@@ -153,16 +153,9 @@ def index(weight_map):
         (only_pickle, "Only safetensors are read"),
         (lambda folder: (folder / INDEX_FILE).write_text("{"), "json is not valid JSON"),
         (lambda folder: (folder / INDEX_FILE).write_text("[]"), "does not hold a JSON object"),
-        (index({}), "has no weight_map"),
         (index(["x"]), "has no weight_map"),
         (index({"w": "../x"}), "names '../x', which is not inside its folder"),
-        (index({"w": "/x"}), "names '/x', which is not inside its folder"),
-        (index({"w": "a/x"}), "names 'a/x', which is not inside its folder"),
         (index({"w": "x\0"}), r"names 'x\\x00', which is not inside its folder"),
-        (index({"w": ".."}), r"names '\.\.', which is not inside its folder"),
-        (index({"w": "."}), r"names '\.', which is not inside its folder"),
-        (index({"w": ""}), "names '', which is not inside its folder"),
-        (index({"w": 1}), "names 1, which is not inside its folder"),
         (index({"w": ["x"]}), r"names \['x'\], which is not inside its folder"),
         (index({"w": "model-1.safetensors"}), "model-1.safetensors is missing"),
         (index({"w": SINGLE_FILE}), "model.safetensors lacks w, which the index puts there"),
@@ -175,21 +168,3 @@ def test_a_damaged_folder_is_refused(tmp_path, damage, message):
     damage(folder)
     with pytest.raises(UserError, match=message):
         Checkpoint(folder)
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        (None, "is missing"),
-        (b"", "is not valid JSON"),
-        (b"{'a': 1}", "is not valid JSON"),
-        (b"\xff\xfe", "is not valid JSON"),
-        (b"3", "does not hold a JSON object"),
-    ],
-)
-def test_a_bad_json_file_is_refused(tmp_path, content, message):
-    path = tmp_path / "config.json"
-    if content is not None:
-        path.write_bytes(content)
-    with pytest.raises(UserError, match=f"config.json {message}"):
-        read_json(path)

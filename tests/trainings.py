@@ -1,0 +1,63 @@
+"""What tests of trainings share: rows, a training in this process, and signals in its midst."""
+
+import importlib
+import json
+import os
+import signal
+from pathlib import Path
+
+import torch
+
+from xft.artifacts.manifest import manifest_path, read_manifest
+from xft.training.callbacks import ProgressCallback
+
+ROWS = [
+    {"instruction": f"Add {n} to x.", "response": f"def add(x):\n    return x + {n}" * (1 + n % 3)}
+    for n in range(12)
+]
+
+
+def write_rows(folder: Path, rows: list[dict] = ROWS) -> Path:
+    file = folder / "rows.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return file
+
+
+def random_rows(lengths: list[int], prompt: int = 4, seed: int = 0) -> list[dict]:
+    """Rows of random tokens of the tests' tokenizer; the first `prompt` tokens have no label."""
+    generator = torch.Generator().manual_seed(seed)
+    drawn = [torch.randint(3, 290, (length,), generator=generator).tolist() for length in lengths]
+    return [
+        {"input_ids": ids, "labels": [-100] * prompt + ids[prompt:], "row": number}
+        for number, ids in enumerate(drawn, 1)
+    ]
+
+
+def learn(step: str, out: Path, *words) -> list[dict]:
+    """Run a training step in this process. The lines of its metrics, `out` with `.jsonl`."""
+    main = importlib.import_module(f"workflow_scripts.{step}").main
+    main([*map(str, words), *outputs(out)])
+    return lines_of(out)
+
+
+def outputs(out: Path) -> list[str]:
+    return ["--out", str(out), "--metrics", str(out.with_suffix(".jsonl"))]
+
+
+def lines_of(out: Path) -> list[dict]:
+    return [json.loads(line) for line in out.with_suffix(".jsonl").read_text().splitlines()]
+
+
+def identity(out: Path) -> str:
+    return read_manifest(manifest_path(out)).id
+
+
+def stop_in(monkeypatch, step: int, *signals: int) -> None:
+    """Let these signals come within an optimiser step, counted from 1; by default, SIGTERM."""
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        if state.global_step == step - 1:
+            for number in signals or [signal.SIGTERM]:
+                os.kill(os.getpid(), number)
+
+    monkeypatch.setattr(ProgressCallback, "on_step_begin", on_step_begin)
