@@ -1,12 +1,10 @@
-"""Steps in processes of their own that are killed at a given moment."""
+"""Steps in processes of their own, which may train together."""
 
 import importlib
 import multiprocessing
 import os
-import signal
 import socket
 import tempfile
-import time
 from pathlib import Path
 
 import torch
@@ -19,11 +17,8 @@ PROCESSES.set_forkserver_preload(
 )
 
 
-def run_for(step: str, words: list[str], seconds: float | None = None, count: int = 1) -> bool:
-    """Run a step, in `count` processes that train together; kill them after so many seconds.
-
-    Whether it ended by itself, which must be well.
-    """
+def run_for(step: str, words: list[str], count: int = 1) -> bool:
+    """Run a step to its end, in `count` processes that train together. True: it must end well."""
     port = free_port() if count > 1 else None
     with tempfile.NamedTemporaryFile() as log:
         processes = [
@@ -32,20 +27,10 @@ def run_for(step: str, words: list[str], seconds: float | None = None, count: in
         ]
         for process in processes:
             process.start()
-        deadline = None if seconds is None else time.monotonic() + seconds
         for process in processes:
-            process.join(None if deadline is None else max(0, deadline - time.monotonic()))
-        for process in processes:
-            process.kill()  # nothing, if it has ended
             process.join()
-        codes = {process.exitcode for process in processes}
-        assert codes == {0} or -signal.SIGKILL in codes, Path(log.name).read_text()
-    return codes == {0}
-
-
-def run_apart(step: str, words: list[str]) -> None:
-    """Run a step in a process of its own to its end."""
-    assert run_for(step, words)
+        assert {process.exitcode for process in processes} == {0}, Path(log.name).read_text()
+    return True
 
 
 def run_step(
