@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.ci
 # All but the demonstration, which other tests run, and what lies over other configs.
 OTHERS = ("embedded", "ablations", "regimes", "little_data", "low_rank")
 FILES = (Path(__file__).parents[2] / "recipes").glob("*.yaml")

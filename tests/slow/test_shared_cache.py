@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 from project import Project
 
-pytestmark = pytest.mark.slow
+from xft.tools import verify
+
+pytestmark = pytest.mark.ci
 OWN = ["base", "moe", "moe_sft", "tokens", "weighted_trained/lam~0.75"]
 TRAINED = "results/weighted_trained/lam~0.75.manifest.json"
 OF_A_SEED = ["moe", "moe_sft", "weighted_trained/lam~0.75"]
@@ -77,53 +79,23 @@ def test_a_seed_is_shared_wherever_it_lies(second, new_project):
         assert manifests(third)[f"seed~42/{file}"] == manifests(second)[file]
 
 
-def test_a_shared_base_needs_no_other_files(first, shared):
-    files = [path.resolve() for path in (first.results / "base").iterdir()]
-    assert len(files) > 3
-    assert all(shared.resolve() in path.parents for path in files)
-
-
-def test_a_lambda_is_never_served_for_another(first, new_project, run_step):
+def test_a_lambda_is_never_served_for_another(first, new_project):
     other = new_project("other")
     assert fetched(other, merge={"lambdas": [0.85]}) == ["base", "moe", "moe_sft", "tokens"]
-    done = run_step("verify", other.results, "--full")
-    assert done.returncode == 0, done.stdout + done.stderr
+    verify.main([str(other.results), "--full"])
 
 
 def test_edited_code_is_not_served_what_the_old_code_made(first, new_project):
     edited = new_project("edited")
-    edit(edited, "xft/conversions/upcycle.py")
+    module = edited.folder / "xft" / "conversions" / "upcycle.py"
+    module.write_text(module.read_text() + "\nEDITED = True\n")
     assert fetched(edited, TRAINED) == ["base", "tokens"]  # which know nothing of that module
 
 
-def edit(project: Project, module: str) -> None:
-    file = project.folder / module
-    file.write_text(file.read_text() + "\nEDITED = True\n")
-
-
-def test_a_merge_by_other_code_is_not_healed_as_the_old_one(first, new_project):
-    """The merge itself is not shared."""
-    target, config = "results/heal/lam~0.75.manifest.json", {"heal": {"max_steps": 2}}
-    assert fetched(new_project("healed"), target, **config) == OWN
-    assert fetched(new_project("again"), target, **config) == ["base", "heal/lam~0.75", *OWN[1:]]
-    merged = new_project("merged")
-    edit(merged, "workflow_scripts/dense.py")
-    assert fetched(merged, target, **config) == OWN
-
-
-def test_a_failed_step_that_is_not_shared_leaves_its_result(first, new_project):
-    project = new_project("failing")
-    fetched(project)
-    result = project.results / "eval" / "base" / "problems.json"
-    before = result.read_bytes()
-    program = project.folder / "workflow_scripts" / "eval.py"
-    program.write_text('raise SystemExit("broken")\n' + program.read_text())
-    done = project.snakemake("--cache", evaluation={"max_new_tokens": 15})
-    assert done.returncode != 0 and "broken" in done.stdout + done.stderr
-    assert result.read_bytes() == before
-
-
-def test_what_is_shared_is_read_only(first, shared):
+def test_what_is_shared_is_read_only_and_needs_no_other_files(first, shared):
+    files = [path.resolve() for path in (first.results / "base").iterdir()]
+    assert len(files) > 3
+    assert all(shared.resolve() in path.parents for path in files)
     written = [path for path in shared.rglob("*") if path.is_file() and path.name[0] != "."]
     assert any(path.name == "model.safetensors" for path in written)
     for path in written:

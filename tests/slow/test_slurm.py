@@ -272,19 +272,3 @@ def test_a_training_on_two_nodes_goes_on_to_the_bytes_of_one_with_two_processes(
     local.run(target)
     weights = [copy.results / "moe_sft" / "model.safetensors" for copy in (project, local)]
     assert weights[0].read_bytes() == weights[1].read_bytes()
-
-
-def test_a_training_is_heard_out_when_all_its_processes_are_told_to_end(new_project, start):
-    """As Slurm tells them: the shell around the step and tee, which writes its log, too."""
-    project = new_project("told")
-    project.overlay = project.overlay | {"moe_sft": TRAINING}
-    running, log = start(project, "--until", "moe_sft")
-    number = stopped_training(project, "moe_sft")
-    shell = int(re.search(r"PPid:\s+(\d+)", Path(f"/proc/{number}/status").read_text())[1])
-    children = Path(f"/proc/{shell}/task/{shell}/children").read_text().split()
-    for process in (shell, *map(int, children)):
-        os.kill(process, signal.SIGTERM)
-    os.kill(number, signal.SIGCONT)
-    assert running.wait() != 0
-    assert "SIGTERM: the training stops after this step" in log.read_text()
-    assert list(project.results.glob(".moe_sft.training/*/checkpoint-*.manifest.json"))
