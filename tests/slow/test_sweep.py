@@ -69,10 +69,10 @@ def test_the_best_merge_of_each_mixture_stays_and_others_are_made_again_if_asked
     assert kept == {".", "seed~43"}
     best = read_manifest(manifest_path(project.results / "best"))
     assert best.parameters["shared_expert_weight"] == 0.75
-    dense = project.results / "dense" / "lam~0.75"
     assert not any(project.results.rglob("dense/lam~0.75/model.safetensors"))
-    assert project.run(f"{dense}.manifest.json", merge={"keep": "all"}) == ["dense"]
-    assert (dense / "model.safetensors").is_file()
+    target = "results/dense/lam~0.75.manifest.json"
+    assert project.run(target, merge={"keep": "all"}) == ["dense"]
+    assert (project.results / "dense" / "lam~0.75" / "model.safetensors").is_file()
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import torch
 from backbones import EACH_BACKBONE
 from chains import Chain
 from mixtures import random_mixture
-from trainings import ROWS, learn, write_rows
+from trainings import learn, write_rows
 from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
@@ -110,7 +110,10 @@ def test_the_order_by_length_is_of_the_seed_and_the_epoch():
 
 def test_a_step_learns_the_same_from_packed_batches(tiny_llama, tmp_path, capsys):
     """Even with the routing's noise, which the tokens get in the same order."""
-    rows = [row | {"response": row["response"] * n} for n in (1, 2) for row in ROWS]
+    rows = [
+        {"instruction": f"Add {n} to x.", "response": f"return x + {n}" * (1 + n % 4)}
+        for n in range(24)
+    ]
     data = write_rows(tmp_path, rows)
     words = Chain(tmp_path, base=tiny_llama, data=data).words("moe_sft")
     words += ["--max-length", "300", "--max-steps", "6", "--per-device-train-batch-size", "2"]
