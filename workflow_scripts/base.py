@@ -10,30 +10,29 @@ from pathlib import Path
 
 from xft.artifacts.artifact import copy_files, create_artifact
 from xft.artifacts.manifest import hash_files
-from xft.artifacts.recipe import make_recipe
-from xft.cli import flags, running
+from xft.cli import running
+from xft.cli.step import Step
 from xft.config.sections import BaseConfig
 from xft.hub.source import check_model, find_model, model_contents
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = flags.step_parser("base", __doc__)
-    flags.add_options(parser, BaseConfig)
-    flags.add_path(parser, "--out", "DIR", "The artifact.")
-    parser.add_argument(
+    step = Step("base", __doc__)
+    step.path("--out", "DIR", "The artifact.")
+    step.add_argument(
         "--copy",
         action="store_true",
         help="Copy the files, so that the artifact does not need the model any more.",
     )
-    args = parser.parse_args(argv)
-    base = flags.options(args, BaseConfig)
+    args = step.parse_args(argv)
+    base = step.options(BaseConfig)
 
     source = find_model(base.model, base.revision)
     files = check_model(source)
     on_hub = not Path(base.model).is_dir()
     parameters = base.model_dump() if on_hub else {}
-    contents = {} if on_hub else model_contents(source)
-    recipe = make_recipe("base", parameters, contents)
+    step.inputs = {} if on_hub else model_contents(source)
+    recipe = step.recipe(parameters)
     with create_artifact(args.out, "base", parameters, recipe=recipe) as draft:
         if args.copy:
             copy_files(files, source, draft.path)

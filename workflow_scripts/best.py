@@ -4,15 +4,16 @@ import shlex
 from pathlib import Path
 
 from workflow_scripts import dense
-from xft.cli import flags, running
+from xft.cli import running
+from xft.cli.step import Step
 from xft.common.errors import UserError
 from xft.common.progress import say
 from xft.reporting.choice import best_merge
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = flags.step_parser("best", __doc__)
-    measured = parser.add_mutually_exclusive_group(required=True)
+    step = Step("best", __doc__)
+    measured = step.add_mutually_exclusive_group(required=True)
     measured.add_argument(
         "--losses",
         nargs="+",
@@ -27,25 +28,19 @@ def main(argv: list[str] | None = None) -> None:
         metavar="FILE",
         help="The evaluation of each model. The most solved problems are the best.",
     )
-    parser.add_argument(
-        "--weighted",
-        required=True,
-        nargs="+",
-        type=Path,
-        metavar="DIR",
-        help="The mixing coefficients of each model, in the same order.",
-    )
-    flags.add_path(parser, "--moe", "DIR", "The tuned mixture.")
-    flags.add_path(parser, "--ffn", "DIR", "The FFN weights of its experts.")
-    flags.add_path(parser, "--out", "DIR", "The dense model.")
-    parser.add_argument(
+    coefficients = "The mixing coefficients of each model, in the same order."
+    step.path("--weighted", "DIR", coefficients, nargs="+")
+    step.path("--moe", "DIR", "The tuned mixture.")
+    step.path("--ffn", "DIR", "The FFN weights of its experts.")
+    step.path("--out", "DIR", "The dense model.")
+    step.add_argument(
         "--options",
         action="append",
         metavar="FLAGS",
         help="The further flags of step dense for each model, once for each, in the same order. "
         "Default: none.",
     )
-    args = parser.parse_args(argv)
+    args = step.parse_args(argv)
     files, by = (args.losses, "validation") if args.losses else (args.evals, "benchmark")
     options = args.options or [""] * len(files)
     if not len(files) == len(args.weighted) == len(options):

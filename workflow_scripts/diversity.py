@@ -4,30 +4,26 @@ The spread is the experts' deviation from their mean, relative to the distance o
 base. It is 0 if all experts are the same, and large if they differ more than they have in common.
 """
 
-from pathlib import Path
-
-from xft.artifacts.artifact import open_artifact
 from xft.artifacts.manifest import hash_file
 from xft.artifacts.overlap import overlap
-from xft.artifacts.recipe import make_recipe
-from xft.cli import flags, running
+from xft.cli import running
+from xft.cli.step import Step
 from xft.common.errors import UserError
 from xft.reporting.diversity import routing_at_end, write_diversity
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = flags.step_parser("diversity", __doc__)
-    flags.add_path(parser, "--base", "DIR", "The dense base of the mixture.")
-    flags.add_path(parser, "--ffn", "DIR", "The FFN weights of the mixture's experts.")
-    flags.add_path(parser, "--out", "FILE", "The values, JSON.")
-    parser.add_argument(
+    step = Step("diversity", __doc__)
+    step.artifact("--base", "The dense base of the mixture.")
+    step.artifact("--ffn", "The FFN weights of the mixture's experts.")
+    step.path("--out", "FILE", "The values, JSON.")
+    step.path(
         "--metrics",
-        type=Path,
-        metavar="FILE",
-        help="The metrics of the mixture's tuning, to read the routers' entropy and balance from.",
+        "FILE",
+        "The metrics of the mixture's tuning, to read the routers' entropy and balance from.",
+        required=False,
     )
-    flags.add_verify(parser)
-    args = parser.parse_args(argv)
+    args = step.parse_args(argv)
     if args.metrics and overlap(args.out, args.metrics):
         raise UserError(
             f"--out {args.out} is --metrics, which the step reads. Choose another place"
@@ -35,9 +31,8 @@ def main(argv: list[str] | None = None) -> None:
 
     from xft.conversions.diversity import diversity
 
-    full = args.verify == "full"
-    base = open_artifact(args.base, "base", "dense", full=full)
-    ffn = open_artifact(args.ffn, "ffn", full=full)
+    base = step.open("base", args.base, "base", "dense")
+    ffn = step.open("ffn", args.ffn, "ffn")
     routing = routing_at_end(args.metrics) if args.metrics else None
     measured = diversity(ffn.checkpoint, base.checkpoint)
     description = measured | {
@@ -46,8 +41,7 @@ def main(argv: list[str] | None = None) -> None:
         "routing": routing,
     }
     metrics = {"metrics": hash_file(args.metrics)} if args.metrics else {}
-    recipe = make_recipe("diversity", {}, {"base": base, "ffn": ffn})
-    write_diversity(args.out, description, {"base": base.id, "ffn": ffn.id} | metrics, recipe)
+    write_diversity(args.out, description, step.ids | metrics, step.recipe())
     print(f"{args.ffn}: spread of the experts {_shown(measured['spread'])}")
     for layer in measured["layers"]:
         print(f"layer {layer['layer']}: {_shown(layer['spread'])}")

@@ -4,17 +4,14 @@ The step writes a result (JSON) and the generations beside it: x.generations.jso
 The model's code runs in a bubblewrap sandbox. The step tests the sandbox before all other work.
 """
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from xft.artifacts.artifact import Artifact, open_artifact
-from xft.artifacts.manifest import Recipe
-from xft.artifacts.recipe import make_recipe
-from xft.cli import flags, running
+from xft.cli import running
+from xft.cli.step import Step
 from xft.common.devices import claim_gpus
 from xft.common.errors import UserError
-from xft.config.sections import EvalConfig, GenerationConfig, RunConfig, ScoringConfig
+from xft.config.sections import GenerationConfig, RunConfig, ScoringConfig
 from xft.data.templates import CHAT, COMPLETION, make_template, read_template
 from xft.data.tokenizers import load_tokenizer
 from xft.evaluation import ground_truth
@@ -45,18 +42,40 @@ DEFAULT_PROMPT = "magicoder"
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the step with these command line arguments (None: the process's own)."""
-    args, options, scoring = _parse(argv)
+    step = Step("eval", __doc__)
+    step.artifact("--model", "The model folder.")
+    step.dataset()
+    step.path("--out", "FILE", "The result, JSON.")
+    step.add_argument(
+        "--rescore",
+        action="store_true",
+        help="Judge the generations of an earlier run again. No model is loaded.",
+    )
+    step.add_argument(
+        "--prompt",
+        metavar="NAME_OR_FILE",
+        help="The prompt. magicoder: the paper's instruction prompt. chat: the tokenizer's chat "
+        "template. A file: its text, with {instruction} once. completion: the problem's own text. "
+        "Default: the template in the manifest of a tuned model; magicoder for other models.",
+    )
+    step.artifact(
+        "--ground-truth",
+        "The expected results of the calls, from step ground_truth. Default: compute them.",
+        required=False,
+    )
+    args = step.parse_args(argv)
+    scoring, options = step.options(ScoringConfig), _sampling_options(step)
     sandbox = open_sandbox(scoring.sandbox)
     problem_set = load_problems(args.dataset).first(scoring.limit)
-    truth, truth_artifact = _read_ground_truth(args, problem_set)
-    prompts = task_prompts(problem_set, _template(options.prompt, Path(args.model)))
+    step.inputs = {"dataset": problem_set.sha256} | model_origin(args.model)
+    truth = _read_ground_truth(step, problem_set)
+    prompts = task_prompts(problem_set, _template(options.prompt, args.model))
     saved, journal = samples_path(args.out), None
     if args.rescore:
         samples = read_samples(saved, prompts, options.generation.samples)
     else:
-        samples, journal = sample(
-            args.model, prompts, options, journal_path(args.out), args.verify == "full"
-        )
+        model = str(args.model)
+        samples, journal = sample(model, prompts, options, journal_path(args.out), step.full)
         write_samples(saved, samples)
         print(f"generations: {saved} (--rescore judges them again)")
     problems = {problem.task_id: problem for problem in problem_set.problems}
@@ -68,52 +87,23 @@ def main(argv: Sequence[str] | None = None) -> None:
     result = build_result(
         problem_set, samples, verdicts, judged | {"memory_bound": memory_bound(sandbox)}
     )
-    recipe = _recipe(args.model, options.settings | judged, problem_set, truth_artifact)
-    write_result(args.out, result, truth_artifact and truth_artifact.id, recipe)
+    recipe = step.recipe(options.settings | judged)
+    write_result(args.out, result, step.ids.get("ground_truth"), recipe)
     if journal is not None:
         journal.remove()
     _report(result)
 
 
-def _parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, SamplingOptions, ScoringConfig]:
-    parser = flags.step_parser("eval", __doc__)
-    parser.add_argument("--model", required=True, metavar="DIR", help="The model folder.")
-    flags.add_dataset(parser)
-    parser.add_argument("--out", required=True, metavar="FILE", type=Path, help="The result, JSON.")
-    parser.add_argument(
-        "--rescore",
-        action="store_true",
-        help="Judge the generations of an earlier run again. No model is loaded.",
-    )
-    parser.add_argument(
-        "--prompt",
-        metavar="NAME_OR_FILE",
-        help="The prompt. magicoder: the paper's instruction prompt. chat: the tokenizer's chat "
-        "template. A file: its text, with {instruction} once. completion: the problem's own text. "
-        "Default: the template in the manifest of a tuned model; magicoder for other models.",
-    )
-    parser.add_argument(
-        "--ground-truth",
-        type=Path,
-        metavar="DIR",
-        help="The expected results of the calls, from step ground_truth. Default: compute them.",
-    )
-    flags.add_options(parser, EvalConfig)
-    flags.add_options(parser, RunConfig, ["seed", "threads", "gpus"])
-    flags.add_verify(parser)
-    args = parser.parse_args(argv)
-    generation = flags.options(args, GenerationConfig)
-    scoring = flags.options(args, ScoringConfig)
-    run = flags.options(args, RunConfig, ["seed", "threads", "gpus"])
-    if not args.rescore:
+def _sampling_options(step: Step) -> SamplingOptions:
+    generation, run = step.options(GenerationConfig), step.options(RunConfig)
+    if not step.args.rescore:
         claim_gpus(run.gpus)
-    options = SamplingOptions(
+    return SamplingOptions(
         generation,
-        _prompt(args.prompt, Path(args.model)),
+        _prompt(step.args.prompt, step.args.model),
         seed=run.seed if generation.temperature else None,
         threads=None if generation.backend == "vllm" else run.threads,
     )
-    return args, options, scoring
 
 
 def _prompt(asked: str | None, model_folder: Path) -> str:
@@ -140,16 +130,15 @@ def _template(identity: str, model_folder: Path):
     return make_template(identity, load_tokenizer(model_folder) if identity == CHAT else None)
 
 
-def _read_ground_truth(
-    args: argparse.Namespace, problem_set: ProblemSet
-) -> tuple[GroundTruth | None, Artifact | None]:
-    """The ground truth and its artifact. Both are None if --ground-truth is not given.
+def _read_ground_truth(step: Step, problem_set: ProblemSet) -> GroundTruth | None:
+    """The ground truth in --ground-truth, as an input of the step; None if it is not given.
 
     Raises UserError if the artifact does not hold the problems.
     """
+    args = step.args
     if args.ground_truth is None:
-        return None, None
-    artifact = open_artifact(args.ground_truth, ground_truth.KIND, full=args.verify == "full")
+        return None
+    artifact = step.open("ground_truth", args.ground_truth, ground_truth.KIND)
     if artifact.manifest.inputs["dataset"] != problem_set.sha256:
         raise UserError(f"{args.ground_truth} was made from other problems than {args.dataset}")
     held, wanted = artifact.manifest.parameters.get("limit"), len(problem_set.problems)
@@ -158,12 +147,7 @@ def _read_ground_truth(
             f"{args.ground_truth} holds only the first {held} problems, but {wanted} must be "
             "judged. Make it again with the same --limit, or without a limit"
         )
-    return ground_truth.read(artifact.path, problem_set), artifact
-
-
-def _recipe(model: str, options: dict, problem_set: ProblemSet, truth: Artifact | None) -> Recipe:
-    inputs = {"dataset": problem_set.sha256} | model_origin(Path(model))
-    return make_recipe("eval", options, inputs | ({"ground_truth": truth} if truth else {}))
+    return ground_truth.read(artifact.path, problem_set)
 
 
 def _report(result: dict) -> None:

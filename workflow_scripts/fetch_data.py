@@ -6,18 +6,17 @@ named without a file, `datasets` reads it, and --out is a Parquet file. A manife
 """
 
 from xft.artifacts.files import write_manifest
-from xft.artifacts.recipe import make_recipe
-from xft.cli import flags, running
+from xft.cli import running
+from xft.cli.step import Step
 from xft.config.sections import RowsSource
 from xft.hub.source import dataset_source, fetch_dataset, fetch_dataset_file
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = flags.step_parser("fetch_data", __doc__)
-    flags.add_path(parser, "--out", "FILE", "The rows.")
-    flags.add_options(parser, RowsSource)
-    args = parser.parse_args(argv)
-    rows = flags.options(args, RowsSource)
+    step = Step("fetch_data", __doc__)
+    step.path("--out", "FILE", "The rows.")
+    args = step.parse_args(argv)
+    rows = step.options(RowsSource)
     source = dataset_source(rows.train, rows.revision)
 
     args.out.parent.mkdir(parents=True, exist_ok=True)
@@ -31,8 +30,7 @@ def main(argv: list[str] | None = None) -> None:
     parameters = rows.model_dump()
     if source.file:
         del parameters["split"]
-    recipe = make_recipe("fetch_data", parameters, {})
-    write_manifest(args.out, "data", parameters, recipe=recipe)
+    write_manifest(args.out, "data", parameters, recipe=step.recipe(parameters))
 
 
 if __name__ == "__main__":

@@ -5,19 +5,20 @@ Otherwise the file comes from EvalPlus's cache or from its release on GitHub, an
 pinned SHA-256.
 """
 
-from xft.cli import flags, running
+from xft.cli import running
+from xft.cli.step import Step
 from xft.common.errors import UserError
 from xft.hub.named_sets import NAMED_SETS
 from xft.hub.problem_sets import fetch
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = flags.step_parser("fetch_problems", __doc__)
-    parser.add_argument(
+    step = Step("fetch_problems", __doc__)
+    step.add_argument(
         "--dataset", required=True, choices=list(NAMED_SETS), help="The set to fetch."
     )
-    flags.add_path(parser, "--out", "FILE.jsonl", "The problems.")
-    args = parser.parse_args(argv)
+    step.path("--out", "FILE.jsonl", "The problems.")
+    args = step.parse_args(argv)
     if args.out.suffix != ".jsonl":
         raise UserError(f"--out {args.out}: the name of a problem file must end in .jsonl")
     fetch(NAMED_SETS[args.dataset], args.out)

@@ -5,10 +5,9 @@ With objective kl it learns the distribution of the tuned mixture, --teacher, to
 
 import argparse
 from functools import partial
-from pathlib import Path
 
-from xft.artifacts.artifact import Artifact, open_artifact
-from xft.cli import flags, training
+from xft.artifacts.artifact import Artifact
+from xft.cli import training
 from xft.common.errors import UserError
 from xft.common.progress import say
 from xft.config.sections import HealConfig
@@ -16,20 +15,17 @@ from xft.training.session import Session, device, is_main_process
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = flags.step_parser("heal", __doc__)
-    flags.add_path(parser, "--model", "DIR", "The merged model.")
-    parser.add_argument(
-        "--teacher", type=Path, metavar="DIR", help="The tuned mixture, for objective kl."
-    )
-    flags.add_path(parser, "--out", "DIR", "The tuned merged model.")
-    training.add_flags(parser, HealConfig)
-    args = parser.parse_args(argv)
-    request = training.read_request("heal", args, HealConfig)
+    step = training.TrainingStep("heal", __doc__)
+    step.artifact("--model", "The merged model.")
+    step.artifact("--teacher", "The tuned mixture, for objective kl.", required=False)
+    step.path("--out", "DIR", "The tuned merged model.")
+    args = step.parse_args(argv)
+    request = step.request(HealConfig)
     _check_teacher(args, request.options)
-    model = open_artifact(args.model, "dense", full=request.full)
-    sources = {"dense": model}
+    model = step.open("dense", args.model, "dense")
     if args.teacher is not None:
-        sources["moe"] = _open_teacher(args.teacher, model, request.full)
+        teacher = step.open("moe", args.teacher, "moe", "moe_sft")
+        _check_origin(teacher, model)
 
     from xft.reporting.cards import heal_card
     from xft.training.distillation import load_distillation
@@ -41,11 +37,11 @@ def main(argv: list[str] | None = None) -> None:
     if is_main_process():
         say(f"{len(session.examples)} of these rows are trained on")
     if args.teacher is not None:
-        base = sources["moe"].manifest.parameters.get("base", {})
+        base = teacher.manifest.parameters.get("base", {})
         distillation = load_distillation(
             args.teacher, options.kl_weight, options.precision, device()
         )
-    tune(session, model, sources, base, partial(heal_card, model), distillation)
+    tune(session, model, step.inputs, base, partial(heal_card, model), distillation)
 
 
 def _check_teacher(args: argparse.Namespace, options: HealConfig) -> None:
@@ -61,19 +57,17 @@ def _check_teacher(args: argparse.Namespace, options: HealConfig) -> None:
         )
 
 
-def _open_teacher(folder: Path, model: Artifact, full: bool) -> Artifact:
-    """Open the mixture. Raises UserError if the model was not merged from it."""
+def _check_origin(teacher: Artifact, model: Artifact) -> None:
+    """Raise UserError if the model was not merged from the mixture."""
     from xft.data.tokens_artifact import tokenizer_hashes
 
-    teacher = open_artifact(folder, "moe", "moe_sft", full=full)
     if model.manifest.inputs.get("moe", teacher.id) != teacher.id:
-        raise UserError(f"{model.path} was not merged from {folder} but from another mixture")
-    if tokenizer_hashes(folder) != tokenizer_hashes(model.path):
+        raise UserError(f"{model.path} was not merged from {teacher.path} but from another mixture")
+    if tokenizer_hashes(teacher.path) != tokenizer_hashes(model.path):
         raise UserError(
-            f"{folder} has another tokenizer than {model.path}, so its distribution is over other "
-            "tokens. Name the mixture that the model was merged from"
+            f"{teacher.path} has another tokenizer than {model.path}, so its distribution is over "
+            "other tokens. Name the mixture that the model was merged from"
         )
-    return teacher
 
 
 if __name__ == "__main__":

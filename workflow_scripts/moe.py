@@ -6,37 +6,31 @@ same outputs as the dense model, for every choice of the router. With --init noi
 routed experts differ, and the step prints how far each layer is from the dense model's.
 """
 
-from xft.artifacts.artifact import create_artifact, open_artifact
-from xft.artifacts.recipe import make_recipe
-from xft.cli import flags, running
+from xft.cli import running
+from xft.cli.step import Step
 from xft.config.sections import MoeConfig, RunConfig
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = flags.step_parser("moe", __doc__)
-    flags.add_path(parser, "--base", "DIR", "The dense model.")
-    flags.add_path(parser, "--out", "DIR", "The upcycled model.")
-    flags.add_options(parser, RunConfig, ["seed"])
-    flags.add_options(parser, MoeConfig)
-    flags.add_verify(parser)
-    args = parser.parse_args(argv)
-    seed = flags.options(args, RunConfig, ["seed"]).seed
-    moe = flags.options(args, MoeConfig)
+    step = Step("moe", __doc__)
+    step.artifact("--base", "The dense model.")
+    step.path("--out", "DIR", "The upcycled model.")
+    args = step.parse_args(argv)
+    seed, moe = step.options(RunConfig).seed, step.options(MoeConfig)
 
     from xft.conversions.upcycle import upcycle, upcycled_config, weights_dtype
     from xft.modeling.loading import check_fit
     from xft.modeling.upcycling import check_loadable
     from xft.reporting.cards import moe_card, origin
 
-    base = open_artifact(args.base, "base", "dense", full=args.verify == "full")
+    base = step.open("base", args.base, "base", "dense")
     checkpoint = base.checkpoint
     plans = upcycle(checkpoint, moe, seed)
     config = upcycled_config(checkpoint.config, moe, weights_dtype(checkpoint))
     check_fit(base.path)
     check_loadable(config)
     parameters = moe.model_dump() | {"seed": seed, "base": origin(base)}
-    recipe = make_recipe("moe", parameters, {"base": base})
-    with create_artifact(args.out, "moe", parameters, {"base": base.id}, recipe) as draft:
+    with step.draft(parameters) as draft:
         draft.write_model(plans, config, like=base.path, card=moe_card(config, parameters))
     if moe.init != "copy":
         from xft.modeling.start_distance import report_distances

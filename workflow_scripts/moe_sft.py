@@ -2,21 +2,19 @@
 
 from functools import partial
 
-from xft.artifacts.artifact import open_artifact
-from xft.cli import flags, training
+from xft.cli import training
 from xft.common.errors import UserError
 from xft.config.sections import MoeSftConfig, fault_of_low_rank
 from xft.training.session import Session
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = flags.step_parser("moe_sft", __doc__)
-    flags.add_path(parser, "--moe", "DIR", "The mixture.")
-    flags.add_path(parser, "--out", "DIR", "The tuned mixture.")
-    training.add_flags(parser, MoeSftConfig)
-    args = parser.parse_args(argv)
-    request = training.read_request("moe_sft", args, MoeSftConfig)
-    moe = open_artifact(args.moe, "moe", full=request.full)
+    step = training.TrainingStep("moe_sft", __doc__)
+    step.artifact("--moe", "The mixture.")
+    step.path("--out", "DIR", "The tuned mixture.")
+    args = step.parse_args(argv)
+    request = step.request(MoeSftConfig)
+    moe = step.open("moe", args.moe, "moe")
 
     check_low_rank(moe.checkpoint.config, request.options)
 
@@ -27,7 +25,7 @@ def main(argv: list[str] | None = None) -> None:
     known = moe.manifest.parameters
     make_card = partial(moe_sft_card, init=init_settings(known))
     session, base = Session(request, moe.path), known.get("base", {})
-    tune(session, moe, {"moe": moe}, base, make_card, adapt=adapt_mixture)
+    tune(session, moe, step.inputs, base, make_card, adapt=adapt_mixture)
 
 
 def check_low_rank(config: dict, options: MoeSftConfig) -> None:

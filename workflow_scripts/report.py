@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from xft.artifacts.artifact import create_artifact
 from xft.artifacts.files import write_manifest, write_whole
 from xft.artifacts.manifest import manifest_path, read_manifest
-from xft.artifacts.recipe import make_recipe
-from xft.cli import flags, running
+from xft.cli import running
+from xft.cli.step import Step
 from xft.reporting.page.figures import write_figures
 from xft.reporting.page.folder import read_results
 from xft.reporting.page.html import build_page
@@ -20,15 +20,15 @@ KIND = "report"
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the step with these command line arguments (None: the process's own)."""
-    parser = flags.step_parser("report", __doc__)
-    flags.add_path(parser, "--summary", "FILE", "The summary.csv of the run's results folder.")
-    flags.add_path(parser, "--out", "FILE", "The report.")
-    args = parser.parse_args(argv)
+    step = Step("report", __doc__)
+    step.path("--summary", "FILE", "The summary.csv of the run's results folder.")
+    step.path("--out", "FILE", "The report.")
+    args = step.parse_args(argv)
 
     summary = read_manifest(manifest_path(args.summary))
     runs = [read_results(args.summary.parent)]
-    recipe = make_recipe("report", {}, {"summary": summary.origin})
-    known = {"inputs": {"summary": summary.id}, "recipe": recipe}
+    step.inputs["summary"] = summary.origin
+    known = {"inputs": {"summary": summary.id}, "recipe": step.recipe()}
     with create_artifact(args.out.with_name(FIGURES), FIGURES, **known) as draft:
         write_figures(runs, draft.path)
     write_whole(args.out, build_page(runs))

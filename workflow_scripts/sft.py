@@ -10,10 +10,9 @@ weights that compute a token, with chosen experts and router, and the attention.
 
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 
-from xft.artifacts.artifact import Artifact, open_artifact
-from xft.cli import flags, training
+from xft.artifacts.artifact import Artifact
+from xft.cli import training
 from xft.common.errors import UserError
 from xft.config.section import keys
 from xft.config.sections import MixtureConfig, MoeConfig, SftConfig, effective
@@ -21,25 +20,21 @@ from xft.training.session import Session, TrainingRequest
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = flags.step_parser("sft", __doc__)
-    flags.add_path(parser, "--base", "DIR", "The dense model.")
-    flags.add_path(parser, "--out", "DIR", "The tuned dense model.")
-    parser.add_argument(
+    step = training.TrainingStep("sft", __doc__)
+    step.artifact("--base", "The dense model.")
+    step.path("--out", "DIR", "The tuned dense model.")
+    step.artifact(
         "--match-flops",
-        type=Path,
-        metavar="DIR",
-        help="An upcycled mixture of this base. Multiplies max_steps, or num_train_epochs, and "
+        "An upcycled mixture of this base. Multiplies max_steps, or num_train_epochs, and "
         "warmup_steps, so that the training takes as many FLOPs as this mixture's would.",
+        required=False,
     )
-    training.add_flags(parser, SftConfig)
-    args = parser.parse_args(argv)
-    request = training.read_request("sft", args, SftConfig)
-    base = open_artifact(args.base, "base", "dense", full=request.full)
-    others = {}
+    args = step.parse_args(argv)
+    request = step.request(SftConfig)
+    base = step.open("base", args.base, "base", "dense")
     if args.match_flops:
-        moe = open_artifact(args.match_flops, "moe", full=request.full)
+        moe = step.open("flops_of", args.match_flops, "moe")
         request = replace(request, flops_ratio=_flops_ratio(base, moe, request))
-        others = {"flops_of": moe}
 
     from xft.reporting.cards import origin, sft_card
     from xft.training.low_rank import adapt_all, all_weights
@@ -48,8 +43,8 @@ def main(argv: list[str] | None = None) -> None:
     options, adapt = request.options, all_weights
     if options.lora_rank is not None:
         adapt = partial(adapt_all, rank=options.lora_rank, alpha=options.lora_alpha)
-    session, sources = Session(request, base.path), {"base": base} | others
-    tune(session, base, sources, origin(base), sft_card, adapt=adapt)
+    session = Session(request, base.path)
+    tune(session, base, step.inputs, origin(base), sft_card, adapt=adapt)
 
 
 def _flops_ratio(base: Artifact, moe: Artifact, request: TrainingRequest) -> float:

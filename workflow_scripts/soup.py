@@ -1,44 +1,35 @@
 """Average the weights of dense models of one architecture, such as tunings with other seeds."""
 
-from pathlib import Path
-
-from xft.artifacts.artifact import Artifact, create_artifact, open_artifact
-from xft.artifacts.recipe import make_recipe
-from xft.cli import flags, running
+from xft.artifacts.artifact import Artifact
+from xft.cli import running
+from xft.cli.step import Step
 from xft.common.errors import UserError
 
 KINDS = ("base", "sft", "dense", "soup")
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = flags.step_parser("soup", __doc__)
-    parser.add_argument(
+    step = Step("soup", __doc__)
+    step.artifact(
         "--models",
-        required=True,
+        "The dense models, at least two. The first gives the config and the tokenizer.",
         nargs="+",
-        type=Path,
-        metavar="DIR",
-        help="The dense models, at least two. The first gives the config and the tokenizer.",
     )
-    flags.add_path(parser, "--out", "DIR", "The mean.")
-    flags.add_verify(parser)
-    args = parser.parse_args(argv)
+    step.path("--out", "DIR", "The mean.")
+    args = step.parse_args(argv)
     if len(args.models) < 2:
         raise UserError(f"--models {args.models[0]}: a mean needs at least two models")
 
     from xft.conversions.soup import soup_plans
     from xft.reporting.cards import soup_card
 
-    full = args.verify == "full"
-    models = [open_artifact(path, *KINDS, full=full) for path in args.models]
+    paths = enumerate(args.models, 1)
+    models = [step.open(f"model {number}", path, *KINDS) for number, path in paths]
     plans = soup_plans([model.checkpoint for model in models])
     known = _common_parameters(models)
     parameters = {key: known[key] for key in ("base", "template", "end_of_turn") if key in known}
     config, ids = models[0].checkpoint.config, [model.id for model in models]
-    given = {f"model {number}": model for number, model in enumerate(models, 1)}
-    inputs = {name: model.id for name, model in given.items()}
-    recipe = make_recipe("soup", {}, given)
-    with create_artifact(args.out, "soup", parameters, inputs, recipe) as draft:
+    with step.draft(parameters) as draft:
         card = soup_card(config, known, ids)
         draft.write_model(plans, config, like=models[0].path, card=card)
 

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from xft.artifacts.files import write_manifest, write_whole
 from xft.artifacts.manifest import hash_file, manifest_path, read_manifest
-from xft.artifacts.recipe import make_recipe
 from xft.cli import flags, running
+from xft.cli.step import Step
 from xft.reporting.notes import CHOICES
 from xft.reporting.runs import read_runs
 from xft.reporting.summary import summarise
@@ -25,31 +25,29 @@ GONE = ("--evals", "--losses", "--lm-eval", "--diversity", "--own-seed", "--vari
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the step with these command line arguments (None: the process's own)."""
-    parser = flags.step_parser("summary", __doc__)
-    flags.add_path(
-        parser,
+    step = Step("summary", __doc__)
+    step.path(
         "--runs",
         "FILE",
         "A CSV table with a row for each model of each run on each data set, which names the files "
         "of its results (docs/evaluation.md).",
     )
-    parser.add_argument(
+    step.add_argument(
         "--chosen-by",
         choices=CHOICES,
         help="What the best of a mixture's merges is chosen by: the loss on held-out rows, or the "
         "benchmark. Default: the loss, if losses are given.",
     )
-    flags.add_path(
-        parser,
+    step.path(
         "--out",
         "FILE",
         "The table as CSV. The Markdown file and comparisons.csv are written beside it.",
     )
-    parser.add_argument(*GONE, type=_refuse, help=SUPPRESS)
-    args = parser.parse_args(argv)
+    step.add_argument(*GONE, type=_refuse, help=SUPPRESS)
+    args = step.parse_args(argv)
 
     if args.out.suffix == ".md":
-        parser.error("--out must name the CSV file. The Markdown file is written beside it")
+        step.error("--out must name the CSV file. The Markdown file is written beside it")
 
     rows = read_runs(args.runs)
     files = list(dict.fromkeys(file for row in rows for file in row.files.values()))
@@ -62,7 +60,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     read = {Path(os.path.relpath(file, args.out.parent)).as_posix(): file for file in files}
     inputs = {name: hash_file(file) for name, file in read.items()}
     options = {"runs": hash_file(args.runs), "chosen_by": args.chosen_by}
-    recipe = make_recipe("summary", options, {name: _origin(file) for name, file in read.items()})
+    step.inputs = {name: _origin(file) for name, file in read.items()}
+    recipe = step.recipe(options)
     beside = [comparisons_file, text_file]
     write_manifest(args.out, KIND, inputs=inputs, beside=beside, recipe=recipe)
     print(made.text, end="")

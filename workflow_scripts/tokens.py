@@ -7,41 +7,33 @@ rows that were left out, with the reasons.
 
 from pathlib import Path
 
-from xft.artifacts.artifact import (
-    MODEL_KINDS,
-    Artifact,
-    open_artifact,
-    write_json,
-)
+from xft.artifacts.artifact import MODEL_KINDS, write_json
 from xft.artifacts.code import content_hash
 from xft.artifacts.manifest import manifest_path, read_manifest
-from xft.artifacts.recipe import make_recipe, problem_input
-from xft.cli import flags, running
+from xft.artifacts.recipe import problem_input
+from xft.cli import running
+from xft.cli.step import Step
 from xft.common.progress import say
 from xft.config.sections import TokensConfig
 from xft.data.templates import with_template_read
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = flags.step_parser("tokens", __doc__)
-    flags.add_path(parser, "--model", "DIR", "The model whose tokenizer is used.")
-    flags.add_path(parser, "--data", "FILE", "The rows.")
-    flags.add_path(parser, "--out", "DIR", "The tokens.")
-    parser.add_argument(
+    step = Step("tokens", __doc__)
+    step.artifact("--model", "The model whose tokenizer is used.")
+    step.path("--data", "FILE", "The rows.")
+    step.path("--out", "DIR", "The tokens.")
+    step.add_argument(
         "--problems",
         nargs="+",
         metavar="NAME_OR_FILE",
         help="Leave out rows that give away a problem of these sets: humaneval, mbpp, or files in "
         "HumanEval+ form.",
     )
-    parser.add_argument(
-        "--report", type=Path, metavar="FILE", help="The rows that were left out, JSON."
-    )
-    flags.add_options(parser, TokensConfig)
-    flags.add_verify(parser)
-    args = parser.parse_args(argv)
-    options = with_template_read(flags.options(args, TokensConfig))
-    model = open_artifact(args.model, *MODEL_KINDS, full=args.verify == "full")
+    step.path("--report", "FILE", "The rows that were left out, JSON.", required=False)
+    args = step.parse_args(argv)
+    options = with_template_read(step.options(TokensConfig))
+    step.open("base", args.model, *MODEL_KINDS)
 
     from xft.data.contamination import Detector
     from xft.data.preparation import prepare, summary
@@ -52,7 +44,9 @@ def main(argv: list[str] | None = None) -> None:
     references, problems = load_references(args.problems or [])
     find_trace = Detector(references).find if references else None
     tokens, report = prepare(args.data, load_tokenizer(args.model), options, find_trace)
-    recipe = make_recipe("tokens", options.model_dump(), _inputs(model, args.data, problems))
+    step.inputs |= {"data": _rows_origin(args.data)}
+    step.inputs |= {problem_input(label): sha256 for label, sha256 in problems.items()}
+    recipe = step.recipe(options.model_dump())
     write_tokens(args.out, tokens, options, args.model, report["data_sha256"], recipe)
     say(summary(args.data, report))
     if args.report:
@@ -61,12 +55,10 @@ def main(argv: list[str] | None = None) -> None:
         write_json(args.report, report | {"problems": problems, "tokens": made})
 
 
-def _inputs(model: Artifact, data: Path, problems: dict[str, str]) -> dict:
-    """The inputs of the recipe: the model, the rows, and the problems' SHA-256 by label."""
+def _rows_origin(data: Path) -> str:
+    """The origin of the rows for the recipe: that of their manifest, or a hash without one."""
     fetched = manifest_path(data)
-    rows = read_manifest(fetched).origin if fetched.exists() else content_hash(data)
-    hashes = {problem_input(label): sha for label, sha in problems.items()}
-    return {"base": model, "data": rows, **hashes}
+    return read_manifest(fetched).origin if fetched.exists() else content_hash(data)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,9 @@
 """Measure the loss of a model on the rows that were held out of the training."""
 
 import math
-from pathlib import Path
 
-from xft.artifacts.recipe import make_recipe
-from xft.cli import flags, running
+from xft.cli import running
+from xft.cli.step import Step
 from xft.common.devices import advice_on_nan, claim_gpus
 from xft.common.errors import UserError
 from xft.config.sections import RunConfig
@@ -15,28 +14,24 @@ BATCH_ROWS = 8
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = flags.step_parser("validation_loss", __doc__)
-    flags.add_path(parser, "--model", "DIR", "The model folder.")
-    flags.add_path(parser, "--data", "DIR", "Tokens with validation rows, from step tokens.")
-    flags.add_path(parser, "--out", "FILE", "The loss, JSON.")
-    flags.add_options(parser, RunConfig, ["threads", "gpus"])
-    flags.add_verify(parser)
-    args = parser.parse_args(argv)
-    run = flags.options(args, RunConfig, ["threads", "gpus"])
-    threads = run.threads
+    step = Step("validation_loss", __doc__)
+    step.artifact("--model", "The model folder.")
+    step.artifact("--data", "Tokens with validation rows, from step tokens.")
+    step.path("--out", "FILE", "The loss, JSON.")
+    args = step.parse_args(argv)
+    run = step.options(RunConfig)
     claim_gpus(run.gpus)
-    full = args.verify == "full"
-    identity = artifact_id(args.model, full)
+    identity = artifact_id(args.model, step.full)
 
     from xft.data.tokens_artifact import open_tokens
     from xft.training.batches import padded
     from xft.training.validation import row_losses
 
-    opened = open_tokens(args.data, args.model, full)
+    opened = open_tokens(args.data, args.model, step.full)
     rows = list(opened.tokens.validation)
     if not rows:
         raise UserError(f"{args.data} holds no validation rows. Set data.validation_rows")
-    model, tokenizer = load_model(args.model, threads)
+    model, tokenizer = load_model(args.model, run.threads)
     losses = row_losses(
         model,
         rows,
@@ -57,12 +52,11 @@ def main(argv: list[str] | None = None) -> None:
         "loss": loss,
         "device": model.device.type,
         "dtype": str(model.dtype).removeprefix("torch."),
-        "threads": threads,
+        "threads": run.threads,
     }
-    inputs = {"model": identity, "tokens": opened.artifact.id}
-    origins = {"tokens": opened.artifact} | model_origin(Path(args.model))
-    recipe = make_recipe("validation_loss", {"threads": threads}, origins)
-    write_loss(args.out, description, {"threads": threads}, inputs, recipe)
+    step.inputs = {"tokens": opened.artifact} | model_origin(args.model)
+    ids, options = {"model": identity, "tokens": opened.artifact.id}, {"threads": run.threads}
+    write_loss(args.out, description, options, ids, step.recipe(options))
     print(f"{args.model}: loss {loss:.4f} on {len(rows)} held-out rows")
 
 

@@ -5,51 +5,43 @@ The routed experts have equal shares, or with --init usage shares by their use i
 
 from pathlib import Path
 
-from xft.artifacts.recipe import make_recipe
-from xft.cli import flags, running
+from xft.cli import running
+from xft.cli.step import Step
 from xft.common.devices import claim_gpus
 from xft.common.errors import UserError
 from xft.config.sections import MixingShape, MixingStart, RunConfig
 from xft.config.validation import check_lambda
 from xft.conversions import mixing_artifact
 
-RUN_KEYS = ("threads", "gpus")
-
 
 def main(argv: list[str] | None = None) -> None:
-    parser = flags.step_parser("weighted_init", __doc__)
-    flags.add_path(parser, "--moe", "DIR", "The tuned mixture.")
-    flags.add_path(parser, "--ffn", "DIR", "The FFN weights of its experts.")
-    parser.add_argument(
+    step = Step("weighted_init", __doc__)
+    step.artifact("--moe", "The tuned mixture.")
+    step.artifact("--ffn", "The FFN weights of its experts.")
+    step.add_argument(
         "--lam", required=True, metavar="X", help="Lambda, the weight of the shared expert, 0 to 1."
     )
-    parser.add_argument(
-        "--data", type=Path, metavar="DIR", help="Tokens from step tokens. Only for --init usage."
-    )
-    flags.add_path(parser, "--out", "DIR", "The coefficients.")
-    flags.add_options(parser, RunConfig, RUN_KEYS)
-    flags.add_options(parser, MixingShape)
-    flags.add_options(parser, MixingStart)
-    flags.add_verify(parser)
-    args = parser.parse_args(argv)
-    run = flags.options(args, RunConfig, RUN_KEYS)
-    shape, start = flags.options(args, MixingShape), flags.options(args, MixingStart)
-    lam, full = check_lambda(args.lam, shape, "--lam"), args.verify == "full"
+    step.artifact("--data", "Tokens from step tokens. Only for --init usage.", required=False)
+    step.path("--out", "DIR", "The coefficients.")
+    args = step.parse_args(argv)
+    run, shape, start = map(step.options, (RunConfig, MixingShape, MixingStart))
+    lam = check_lambda(args.lam, shape, "--lam")
     by_usage = start.init == "usage"
     _check_data(args.data, by_usage)
 
     from xft.conversions.merge import initial_logits
 
-    sources = mixing_artifact.open_sources(args.moe, args.ffn, full)
+    sources = mixing_artifact.open_sources(args.moe, args.ffn, step.full)
     config = {"shared_expert_weight": lam, **shape.model_dump()}
-    shares, origins, more = None, sources.artifacts, {}
+    shares, more = None, {}
+    step.inputs = sources.artifacts
     if by_usage:
         from xft.data.tokens_artifact import open_tokens
 
         claim_gpus(run.gpus)
-        tokens = open_tokens(args.data, args.moe, full)
+        tokens = open_tokens(args.data, args.moe, step.full)
         shares = _gate_shares(args.moe, tokens.tokens.training, start.init_rows, run.threads)
-        origins |= {"tokens": tokens.artifact}
+        step.inputs["tokens"] = tokens.artifact
         more = {"parameters": {"threads": run.threads}, "inputs": tokens.inputs}
     logits = initial_logits(sources.ffn.checkpoint, **config, shares=shares)
     asked = start.model_dump() | {"threads": run.threads}
@@ -58,7 +50,7 @@ def main(argv: list[str] | None = None) -> None:
     else:
         asked |= {"init_rows": None, "threads": None}
     asked |= shape.model_dump() | {"lam": lam}
-    recipe = make_recipe("weighted_init", asked, origins)
+    recipe = step.recipe(asked)
     mixing_artifact.write(args.out, "weighted_init", logits, config, sources, recipe=recipe, **more)
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from xft.artifacts.code import content_hash
 from xft.artifacts.manifest import hash_file
 from xft.artifacts.recipe import make_recipe
-from xft.cli import flags, training
+from xft.cli import training
 from xft.common.progress import say
 from xft.config.training import MixingTraining
 from xft.conversions import mixing_artifact
@@ -13,14 +13,13 @@ from xft.training.session import Session, device, is_main_process
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = flags.step_parser("weighted_trained", __doc__)
-    flags.add_path(parser, "--weighted", "DIR", "The initial coefficients.")
-    flags.add_path(parser, "--moe", "DIR", "The tuned mixture.")
-    flags.add_path(parser, "--ffn", "DIR", "The FFN weights of its experts.")
-    flags.add_path(parser, "--out", "DIR", "The learned coefficients.")
-    training.add_flags(parser, MixingTraining)
-    args = parser.parse_args(argv)
-    request = training.read_request("weighted_trained", args, MixingTraining)
+    step = training.TrainingStep("weighted_trained", __doc__)
+    step.artifact("--weighted", "The initial coefficients.")
+    step.artifact("--moe", "The tuned mixture.")
+    step.artifact("--ffn", "The FFN weights of its experts.")
+    step.path("--out", "DIR", "The learned coefficients.")
+    args = step.parse_args(argv)
+    request = step.request(MixingTraining)
     sources = mixing_artifact.open_sources(args.moe, args.ffn, request.full)
     initial = mixing_artifact.open_mixing(args.weighted, sources, request.full)
 

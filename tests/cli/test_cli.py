@@ -52,7 +52,7 @@ COMPUTING = {
 def parse(section: str, words: list[str]) -> Section:
     parser = argparse.ArgumentParser()
     flags.add_options(parser, SECTIONS[section])
-    return flags.options(parser.parse_args(words), SECTIONS[section])
+    return validated(SECTIONS[section], vars(parser.parse_args(words)), "command line")
 
 
 HELP = """
@@ -270,7 +270,7 @@ def test_an_output_elsewhere_is_taken(places, words):
 
 def parser_of(words: str):
     """A step's parser with the flags among `words`."""
-    parser = flags.step_parser("any", "")
+    parser = flags.StepParser("any", "")
     for flag in {word for word in words.split() if word.startswith("--")}:
         text = {"--model": {}, "--dataset": {}, "--template": {}}
         text |= {flag: {"nargs": "+"} for flag in ("--evals", "--problems")}

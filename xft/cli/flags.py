@@ -12,7 +12,7 @@ from xft.artifacts.overlap import overlap
 from xft.common import progress
 from xft.common.errors import UserError
 from xft.config.section import Section, choices_of, item_of, keys, meaning, types_of
-from xft.config.validation import TYPE_NAMES, SectionType, validated
+from xft.config.validation import TYPE_NAMES
 
 # The flags of all steps that name inputs and outputs.
 INPUT_FLAGS = (
@@ -27,6 +27,10 @@ OPTIONS = "options of the configuration"
 class StepParser(argparse.ArgumentParser):
     """A parser that refuses outputs that would overwrite inputs."""
 
+    def __init__(self, prog: str, description: str):
+        form = argparse.RawDescriptionHelpFormatter
+        super().__init__(prog=prog, description=description, formatter_class=form)
+
     def parse_args(self, args=None, namespace=None):
         """Parse the arguments. Raises UserError as `check_outputs` does."""
         parsed = super().parse_args(args, namespace)
@@ -35,26 +39,38 @@ class StepParser(argparse.ArgumentParser):
             progress.name_output(Path(out))
         return parsed
 
+    def path(self, flag: str, kind: str, meaning: str, required: bool = True, **settings) -> None:
+        """Add a flag that takes a path. kind: DIR or FILE. settings: of `add_argument`."""
+        settings |= {"type": Path, "required": required, "metavar": kind, "help": meaning}
+        self.add_argument(flag, **settings)
 
-def step_parser(step: str, description: str) -> StepParser:
-    """The parser of `python -m workflow_scripts.<step>`."""
-    return StepParser(
-        prog=f"python -m workflow_scripts.{step}",
-        description=description,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    def artifact(self, flag: str, meaning: str, required: bool = True, **settings) -> None:
+        """Add a flag for the folder of an input, and --verify: how thoroughly it is checked."""
+        self.path(flag, "DIR", meaning, required, **settings)
+        if "--verify" not in self._option_string_actions:
+            self.add_argument(
+                "--verify",
+                choices=["quick", "full"],
+                default="quick",
+                help="How the step checks its inputs before it begins. quick: names, sizes, files "
+                "up to 64 MiB, and the headers of larger ones. full: all of each file. Default: "
+                "quick.",
+            )
+
+    def dataset(self) -> None:
+        """Add --dataset: a set of evaluation problems."""
+        self.add_argument(
+            "--dataset",
+            required=True,
+            metavar="NAME_OR_FILE",
+            help="The problems: humaneval, mbpp, or a file in HumanEval+ form (.jsonl or "
+            ".jsonl.gz).",
+        )
 
 
 def tool_parser(name: str, description: str) -> StepParser:
     """The parser of `xft <name>`."""
-    parser = step_parser(name, description)
-    parser.prog = f"xft {name}"
-    return parser
-
-
-def add_path(parser, flag: str, kind: str, meaning: str) -> None:
-    """Add a required flag that takes a path. `kind` is DIR or FILE."""
-    parser.add_argument(flag, type=Path, required=True, metavar=kind, help=meaning)
+    return StepParser(f"xft {name}", description)
 
 
 def add_configs(parser, meaning: str, required: bool) -> None:
@@ -67,27 +83,6 @@ def add_configs(parser, meaning: str, required: bool) -> None:
         metavar="FILE",
         help=f"{meaning}: YAML files, each laid over the one before, as for snakemake's "
         "--configfile.",
-    )
-
-
-def add_dataset(parser) -> None:
-    """Add --dataset: a set of evaluation problems."""
-    parser.add_argument(
-        "--dataset",
-        required=True,
-        metavar="NAME_OR_FILE",
-        help="The problems: humaneval, mbpp, or a file in HumanEval+ form (.jsonl or .jsonl.gz).",
-    )
-
-
-def add_verify(parser) -> None:
-    """Add --verify: how thoroughly the step checks its inputs against their manifests."""
-    parser.add_argument(
-        "--verify",
-        choices=["quick", "full"],
-        default="quick",
-        help="How the step checks its inputs before it begins. quick: names, sizes, files up to "
-        "64 MiB, and the headers of larger ones. full: all of each file. Default: quick.",
     )
 
 
@@ -161,17 +156,8 @@ def _flag(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
-def options(args: argparse.Namespace, section: type[SectionType], names=None) -> SectionType:
-    """An object of a class of the configuration, from the values of its flags. Raises UserError.
-
-    names: the keys that have a flag (default: all). The other keys have their defaults.
-    """
-    values = {name: getattr(args, name) for name in names or keys(section)}
-    return validated(section, values, "command line")
-
-
 def to_flags(values: dict) -> str:
-    """The command line that sets `values`: the inverse of `options`.
+    """The command line that sets `values`: the inverse of `Step.options`.
 
     None and empty lists are left out.
     """

@@ -5,9 +5,9 @@ import os
 import time
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 
 from xft.cli import flags, running
+from xft.cli.step import Step
 from xft.common.devices import claim_gpus
 from xft.common.errors import UserError
 from xft.common.optional import require
@@ -19,64 +19,57 @@ from xft.data.templates import with_template_read
 from xft.training import launch
 from xft.training.session import TrainingRequest, is_main_process, on_this_machine
 
-RUN_KEYS = ("seed", "threads", "report_to")
 SECONDS_FOR_FIRST = 30  # for an error of all processes, which the first one tells
 
 
-def add_flags(parser: argparse.ArgumentParser, training: type[TrainingConfig]) -> None:
-    """Add the flags for data, metrics and training, and --verify."""
-    flags.add_path(
-        parser,
-        "--data",
-        "FILE_OR_DIR",
-        "The rows, or tokens from step tokens.",
-    )
-    parser.add_argument(
-        "--metrics", type=Path, metavar="FILE", help="File for each step's loss, JSONL."
-    )
-    parser.add_argument(
-        "--tracker-dir",
-        type=Path,
-        metavar="DIR",
-        help="Folder for the trackers. Default: the folder metrics beside --out.",
-    )
-    flags.add_options(parser, RunConfig, [*RUN_KEYS, "gpus"])
-    flags.add_options(parser, TokensConfig)
-    parser.set_defaults(**dict.fromkeys(keys(TokensConfig)))  # a folder of tokens has its own
-    flags.add_options(parser, training)
-    flags.add_verify(parser)
+class TrainingStep(Step):
+    """A step that trains a model: with flags for the rows, the metrics and the training."""
 
+    def __init__(self, name: str, description: str):
+        super().__init__(name, description)
+        self.path("--data", "FILE_OR_DIR", "The rows, or tokens from step tokens.")
+        self.path("--metrics", "FILE", "File for each step's loss, JSONL.", required=False)
+        self.path(
+            "--tracker-dir",
+            "DIR",
+            "Folder for the trackers. Default: the folder metrics beside --out.",
+            required=False,
+        )
+        flags.add_options(self, TokensConfig)
+        self.set_defaults(**dict.fromkeys(keys(TokensConfig)))  # a folder of tokens has its own
 
-def read_request(
-    step: str, args: argparse.Namespace, training: type[TrainingConfig]
-) -> TrainingRequest:
-    """The request in the parsed flags of `add_flags`.
+    @property
+    def full(self) -> bool:
+        """As for every step. One process compares the inputs for all."""
+        return super().full and is_main_process()
 
-    Raises UserError if a value is wrong, an optimiser or a tracker is not installed, a GPU is
-    missing, or torchrun has not started the step.
-    """
-    run = flags.options(args, RunConfig, [*RUN_KEYS, "gpus"])
-    options = flags.options(args, training)
-    claim_gpus(run.gpus)
-    tokens = _tokens_options(args)
-    asked = options.model_dump() | {"seed": run.seed, "threads": run.threads}
-    options = on_this_machine(options, step)
-    for package in (options.optim, *run.report_to):
-        require(package)
-    return TrainingRequest(
-        step=step,
-        data=args.data,
-        out=args.out,
-        metrics=args.metrics,
-        tracker_dir=args.tracker_dir or args.out.parent / "metrics",
-        full=args.verify == "full" and is_main_process(),
-        asked=asked | tokens.model_dump(),
-        options=options,
-        tokens=tokens,
-        seed=run.seed,
-        threads=run.threads,
-        report_to=run.report_to,
-    )
+    def request(self, training: type[TrainingConfig]) -> TrainingRequest:
+        """The request in the parsed flags.
+
+        Raises UserError if a value is wrong, an optimiser or a tracker is not installed, a GPU is
+        missing, or torchrun has not started the step.
+        """
+        args, run, options = self.args, self.options(RunConfig), self.options(training)
+        claim_gpus(run.gpus)
+        tokens = _tokens_options(args)
+        asked = options.model_dump() | {"seed": run.seed, "threads": run.threads}
+        options = on_this_machine(options, self.name)
+        for package in (options.optim, *run.report_to):
+            require(package)
+        return TrainingRequest(
+            step=self.name,
+            data=args.data,
+            out=args.out,
+            metrics=args.metrics,
+            tracker_dir=args.tracker_dir or args.out.parent / "metrics",
+            full=self.full,
+            asked=asked | tokens.model_dump(),
+            options=options,
+            tokens=tokens,
+            seed=run.seed,
+            threads=run.threads,
+            report_to=run.report_to,
+        )
 
 
 def run(step: str, main: Callable[[list[str] | None], None]) -> None:

@@ -1,5 +1,6 @@
 """The keys of the configuration that each step's result depends on."""
 
+from collections.abc import Iterator
 from functools import cache
 
 from xft.config.section import Section, keys
@@ -13,6 +14,7 @@ from xft.config.sections import (
     MoeConfig,
     MoeSftConfig,
     RowsSource,
+    RunConfig,
     ScoringConfig,
     SftConfig,
     TokensConfig,
@@ -20,37 +22,33 @@ from xft.config.sections import (
 )
 from xft.config.training import MixingTraining
 
-# Keys of trainings that change no result, or that name a file, whose content decides.
-UNRECORDED = ("save_minutes", "text")
-
-
-def _training(section: type[Section]) -> tuple[str, ...]:
-    return tuple(key for key in keys(section) if key not in UNRECORDED)
-
-
-# The keys by step and section (None: the top level).
+# Flags that change no result, or that name a file, whose content decides.
+UNRECORDED = ("gpus", "report_to", "save_minutes", "text")
+COMPUTED = ("threads", "gpus")
+TRAINED = ("seed", *COMPUTED, "report_to")
+# The keys that are flags of a step, by step and section (None: the top level).
 READS: dict[str, dict[str | None, tuple[str, ...]]] = {
     "base": {"base": keys(BaseConfig)},
     "moe": {None: ("seed",), "moe": keys(MoeConfig)},
     "fetch_data": {"data": keys(RowsSource)},
     "fetch_problems": {},
     "tokens": {"data": keys(TokensConfig)},
-    "moe_sft": {None: ("seed", "threads"), "moe_sft": _training(MoeSftConfig)},
-    "sft": {None: ("seed", "threads"), "sft": _training(SftConfig)},
+    "moe_sft": {None: TRAINED, "moe_sft": keys(MoeSftConfig)},
+    "sft": {None: TRAINED, "sft": keys(SftConfig)},
     "soup": {},
     "ffn": {},
     "diversity": {},
     "weighted_init": {
-        None: ("threads",),
+        None: COMPUTED,
         "mixing": (*keys(MixingShape), *keys(MixingStart)),
     },
-    "weighted_trained": {None: ("seed", "threads"), "mixing": _training(MixingTraining)},
+    "weighted_trained": {None: TRAINED, "mixing": keys(MixingTraining)},
     "dense": {"merge": keys(MergeMethod)},
-    "heal": {None: ("seed", "threads"), "heal": _training(HealConfig)},
+    "heal": {None: TRAINED, "heal": keys(HealConfig)},
     "ground_truth": {"evaluation": keys(ScoringConfig)},
-    "eval": {None: ("seed", "threads"), "evaluation": keys(EvalConfig)},
-    "validation_loss": {None: ("threads",)},
-    "lm_eval": {None: ("threads",), "evaluation": ("batch_size", "limit")},
+    "eval": {None: ("seed", *COMPUTED), "evaluation": keys(EvalConfig)},
+    "validation_loss": {None: COMPUTED},
+    "lm_eval": {None: COMPUTED, "evaluation": ("batch_size", "limit")},
     "summary": {},
     "report": {},
 }
@@ -75,14 +73,26 @@ NAMING: dict[str, tuple[str, ...]] = {
 }
 
 
+def sections_of_step(step: str) -> Iterator[tuple[type[Section], tuple[str, ...]]]:
+    """The classes of the configuration whose keys are flags of a step, each with these keys."""
+    for section, names in READS.get(step, {}).items():
+        yield XftConfig.model_fields[section].annotation if section else RunConfig, names
+
+
 def keys_of_step(step: str) -> dict[str, str]:
     """The keys that a step's result depends on, such as "moe.num_experts", by flag."""
-    read = {
-        name: f"{section}.{name}" if section else name
+    read = {name: f"{section}.{name}" if section else name for section, name in _recorded(step)}
+    return read | {name: name for name in FLAGS.get(step, {})}
+
+
+def _recorded(step: str) -> list[tuple[str | None, str]]:
+    """The section and the name of each key that a step's result depends on."""
+    return [
+        (section, name)
         for section, names in READS[step].items()
         for name in names
-    }
-    return read | {name: name for name in FLAGS.get(step, {})}
+        if name not in UNRECORDED
+    ]
 
 
 def steps_of_key(key: str) -> list[str]:
@@ -101,6 +111,5 @@ def options_of_step(step: str, config: XftConfig) -> dict[str, object]:
     """The values that the step's result depends on, by flag."""
     return {
         name: getattr(getattr(config, section) if section else config, name)
-        for section, names in READS[step].items()
-        for name in names
+        for section, name in _recorded(step)
     }

@@ -10,9 +10,8 @@ from xft.cli import flags, running
 
 def main(argv: list[str] | None = None) -> None:
     parser = flags.tool_parser("export-full", __doc__)
-    flags.add_path(parser, "--moe", "DIR", "The mixture with low-rank experts.")
-    flags.add_path(parser, "--out", "DIR", "The mixture with full experts.")
-    flags.add_verify(parser)
+    parser.artifact("--moe", "The mixture with low-rank experts.")
+    parser.path("--out", "DIR", "The mixture with full experts.")
     args = parser.parse_args(argv)
 
     from xft.conversions.full_experts import full_config, full_plans

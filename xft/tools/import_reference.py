@@ -10,9 +10,8 @@ from xft.cli import flags, running
 
 def main(argv: list[str] | None = None) -> None:
     parser = flags.tool_parser("import-reference", __doc__)
-    flags.add_path(parser, "--model", "DIR", "The published checkpoint.")
-    flags.add_path(parser, "--out", "DIR", "The imported model.")
-    flags.add_verify(parser)
+    parser.artifact("--model", "The published checkpoint.")
+    parser.path("--out", "DIR", "The imported model.")
     args = parser.parse_args(argv)
 
     from xft.conversions import reference

@@ -16,7 +16,7 @@ CARD_LINES = 12
 
 def main(argv: list[str] | None = None) -> None:
     parser = flags.tool_parser("publish", __doc__)
-    flags.add_path(parser, "--model", "DIR", "The artifact.")
+    parser.path("--model", "DIR", "The artifact.")
     parser.add_argument(
         "--to", required=True, metavar="ORG/NAME", help="The repository on the hub."
     )

@@ -1,0 +1,75 @@
+"""A step: its command line, the inputs that it opens, and the artifact that it makes."""
+
+import argparse
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+from xft.artifacts.artifact import Artifact, Draft, create_artifact, open_artifact
+from xft.artifacts.manifest import Recipe
+from xft.artifacts.recipe import make_recipe
+from xft.cli import flags
+from xft.config.section import keys
+from xft.config.step_keys import sections_of_step
+from xft.config.validation import SectionType, validated
+
+
+class Step(flags.StepParser):
+    """The parser of `python -m workflow_scripts.<name>`, and what the parsed flags stand for.
+
+    The keys that `config.step_keys` names for the step are flags from the beginning. inputs: what
+    the artifact is made from, by the names in its manifest: artifacts, or hashes of files.
+    """
+
+    def __init__(self, name: str, description: str):
+        super().__init__(f"python -m workflow_scripts.{name}", description)
+        self.name = name
+        self.args = argparse.Namespace()
+        self.inputs: dict[str, Artifact | str] = {}
+        for section, names in sections_of_step(name):
+            flags.add_options(self, section, names)
+
+    def parse_args(self, args=None, namespace=None):
+        """Parse the arguments. Raises UserError as `flags.check_outputs` does."""
+        self.args = super().parse_args(args, namespace)
+        return self.args
+
+    @property
+    def full(self) -> bool:
+        """Whether the step compares all of its inputs with their manifests."""
+        return self.args.verify == "full"
+
+    def options(self, section: type[SectionType]) -> SectionType:
+        """An object of a class of the configuration, from its flags that this step has.
+
+        Keys without a flag have their defaults. Raises UserError if a value is wrong.
+        """
+        values = {key: value for key, value in vars(self.args).items() if key in keys(section)}
+        return validated(section, values, "command line")
+
+    def open(self, name: str, path: Path, *kinds: str) -> Artifact:
+        """Open an artifact as the input `name`. Raises UserError as `open_artifact` does."""
+        artifact = open_artifact(path, *kinds, full=self.full)
+        self.inputs[name] = artifact
+        return artifact
+
+    @property
+    def ids(self) -> dict[str, str]:
+        """The ids of the inputs, for the manifest."""
+        return {
+            name: source if isinstance(source, str) else source.id
+            for name, source in self.inputs.items()
+        }
+
+    def recipe(self, options: dict | None = None) -> Recipe:
+        """The recipe from these inputs. options: as for `make_recipe`."""
+        return make_recipe(self.name, options or {}, self.inputs)
+
+    def draft(
+        self, parameters: dict | None = None, options: dict | None = None
+    ) -> AbstractContextManager[Draft]:
+        """The artifact at --out to fill, as `create_artifact` gives it.
+
+        options: those of the recipe, if they are not the parameters.
+        """
+        recipe = self.recipe(parameters if options is None else options)
+        return create_artifact(self.args.out, self.name, parameters, self.ids, recipe)
