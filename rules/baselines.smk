@@ -5,10 +5,8 @@
 rule sft:
     input:
         **artifact_inputs(at("sft"), "base", "tokens", "flops_of"),
-        changed=marker(at("sft")),
     output:
-        **artifact_outputs("sft"),
-        metrics=metrics_of("sft"),
+        **training_outputs("sft"),
     log:
         log_of("sft"),
     cache: bool(SHARED)
@@ -18,35 +16,28 @@ rule sft:
     resources:
         **RESOURCES.training("sft", at("sft")),
     params:
-        code=code_hash("sft"),
-        options=options(at("sft")),
-        match="",
+        **step_params("sft", at("sft"), match_flops="flops_of"),
     shell:
         "{resources.start} -m workflow_scripts.sft --base {input.base:q} --data {input.tokens:q} "
-        "{params.match} {input.flops_of:q} {params.options} --metrics {output.metrics:q} {resources.besides} --out {output.artifact:q} 2>&1 | tee -i {log:q}"
+        "{params.match_flops} {input.flops_of:q} {params.options} --metrics {output.metrics:q} {resources.besides} --out {output.artifact:q} 2>&1 | tee -i {log:q}"
 
 
 use rule sft as sft_flops with:
     input:
         **artifact_inputs(at("sft_flops"), "base", "tokens", "flops_of"),
-        changed=marker(at("sft_flops")),
     output:
-        **artifact_outputs("sft_flops"),
-        metrics=metrics_of("sft_flops"),
+        **training_outputs("sft_flops"),
     log:
         log_of("sft_flops"),
     resources:
         **RESOURCES.training("sft", at("sft_flops")),
     params:
-        code=code_hash("sft"),
-        options=options(at("sft_flops")),
-        match="--match-flops",
+        **step_params("sft", at("sft_flops"), match_flops="flops_of"),
 
 
 use rule weighted_init as uniform_init with:
     input:
         **artifact_inputs(at(EQUAL), "moe", "ffn", "tokens"),
-        changed=marker(at(EQUAL)),
     output:
         **artifact_outputs(EQUAL),
     log:
@@ -55,31 +46,29 @@ use rule weighted_init as uniform_init with:
     resources:
         **RESOURCES.start_of_mixing(at(EQUAL)),
     params:
-        **start_params(at(EQUAL)),
+        **step_params("weighted_init", at(EQUAL), data="tokens"),
 
 
 use rule dense as uniform with:
     input:
         **artifact_inputs(at(UNIFORM), "weighted", "moe", "ffn", "base"),
-        changed=marker(at(UNIFORM)),
     output:
         **artifact_outputs(UNIFORM, kept),
     log:
         log_of(UNIFORM),
     params:
-        **merge_params(at(UNIFORM)),
+        **step_params("dense", at(UNIFORM), base="base"),
 
 
 use rule dense as experts_only with:
     input:
         **artifact_inputs(at(ONE_EXPERT), "weighted", "moe", "ffn", "base"),
-        changed=marker(at(ONE_EXPERT)),
     output:
         **artifact_outputs(ONE_EXPERT, kept),
     log:
         log_of(ONE_EXPERT),
     params:
-        **merge_params(at(ONE_EXPERT)),
+        **step_params("dense", at(ONE_EXPERT), base="base"),
 
 
 rule soup:

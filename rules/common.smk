@@ -110,6 +110,10 @@ VALIDATION = "validation/{model}.json"
 LM_EVAL = "lm_eval/{model}/tasks.json"
 
 
+# Options that a recipe states in another form than the flag.
+OTHERWISE = ("lam", "prompt", "template")
+
+
 wildcard_constraints:
     lam=r"0|1|0\.\d*[1-9]",
     # The keys in which an artifact's run differs from the config itself, as seed~7/.
@@ -135,46 +139,30 @@ def source(find, name):
     return lambda wildcards: find(wildcards).sources.get(name)
 
 
-def options(find, *left_out):
-    """The flags for the keys of the config that the result of a job depends on."""
-
-    def flags(wildcards):
-        wanted = find(wildcards)
-        values = options_of_step(wanted.step, wanted.run.config)
-        return to_flags(
-            {name: value for name, value in values.items() if name not in left_out}
-        )
-
-    return flags
+def options(find):
+    """The flags for what the result of a job depends on, apart from its inputs."""
+    return lambda wildcards: options_flags(find(wildcards))
 
 
-def start_params(find):
-    """The params of the first coefficients."""
-
-    def flags(wildcards):
-        measures = source(find, "tokens")(wildcards)
-        return options(find, *(() if measures else ("init", "init_rows")))(wildcards)
-
-    return {
-        "code": code_hash("weighted_init"),
-        "lam": lambda wildcards: wildcards.lam,
-        "data": lambda wildcards: "--data" if source(find, "tokens")(wildcards) else "",
-        "options": flags,
-    }
+def options_flags(wanted):
+    """The flags for the options of a wanted artifact."""
+    named = {key.rpartition(".")[2]: value for key, value in wanted.options.items()}
+    return to_flags({key: named[key] for key in named if key not in OTHERWISE})
 
 
-def merge_params(find):
-    """The params of a merge: its flags, and the base that some methods need."""
+def step_params(step, find, **flags):
+    """The params of a step: its code, its options, and flags for inputs that not all jobs have.
 
-    def flags(wildcards):
-        expert = find(wildcards).options.get("expert")
-        return f"{options(find)(wildcards)} {to_flags({'expert': expert})}"
+    flags: the names of the sources of such inputs, by flag.
+    """
+    params = {"code": code_hash(step), "options": options(find)}
+    return params | {name: flag_for(name, find, flags[name]) for name in flags}
 
-    return {
-        "code": code_hash("dense"),
-        "base": lambda wildcards: "--base" if source(find, "base")(wildcards) else "",
-        "options": flags,
-    }
+
+def flag_for(name, find, source_name):
+    """The flag `name` for the jobs that have a source; empty for others."""
+    flag = to_flags({name: True})
+    return lambda wildcards: flag if source(find, source_name)(wildcards) else ""
 
 
 def settled(path, wanted):
@@ -208,9 +196,10 @@ def manifests(find):
 def artifact_inputs(find, *names):
     """The artifacts that an artifact is made from, as inputs: each folder and its manifest.
 
-    find: gives the wanted artifact for a job's wildcards. names: of its sources.
+    find: gives the wanted artifact for a job's wildcards. names: of its sources. `changed` is newer
+    than the outputs if the rule must make the artifact again.
     """
-    inputs = {}
+    inputs = {"changed": marker(find)}
     for name in names:
         found = source(find, name)
         inputs |= {name: folder(found), f"{name}_manifest": manifest(found)}
@@ -227,6 +216,12 @@ def artifact_outputs(place, output=lambda path: path):
         "artifact": output(directory(path)),
         "manifest": output(f"{path}.manifest.json"),
     }
+
+
+def training_outputs(place):
+    """The outputs of a training: its artifact, and its metrics."""
+    metrics = f"{METRICS}/{{variation}}{place}.jsonl"
+    return artifact_outputs(place) | {"metrics": metrics}
 
 
 def result_outputs(place):
@@ -280,11 +275,6 @@ def log_of(name):
     return f"{LOGS}/{{variation}}{name}.log"
 
 
-def metrics_of(name):
-    """The path of a training's metrics."""
-    return f"{METRICS}/{{variation}}{name}.jsonl"
-
-
 def tuning_metrics(diversity):
     """The metrics of the tuning of the mixture whose experts are compared."""
     mixture = diversity.sources["ffn"].sources["moe"].place
@@ -297,6 +287,11 @@ def base_files(wildcards):
     patterns = ("*", "additional_chat_templates/*.jinja")
     found = [path for pattern in patterns for path in model.glob(pattern)]
     return sorted(ancient(str(path)) for path in found if path.is_file())
+
+
+def base_source(wildcards):
+    """The flags that name the base model. The recipe of a local one names its files instead."""
+    return to_flags(options_of_step("base", at("base")(wildcards).run.config))
 
 
 def rows_file(wildcards):
@@ -313,9 +308,23 @@ def problem_file(label):
     return ancient(named if label in NAMED_SETS else EXPERIMENT.problem_sets[label])
 
 
-def problem_files(wildcards):
-    """The files of the problem sets that no row may give away."""
-    return [problem_file(label) for label in forbidden_sets(wildcards)]
+def problem_inputs(labels):
+    """The files of problem sets, and the manifests of those that were fetched.
+
+    labels: gives their labels for a job's wildcards.
+    """
+    return {
+        "problems": lambda wildcards: [
+            problem_file(name) for name in labels(wildcards)
+        ],
+        "problem_manifests": manifests(
+            lambda wildcards: [
+                EXPERIMENT.fetched_problems(name)
+                for name in labels(wildcards)
+                if name in NAMED_SETS
+            ]
+        ),
+    }
 
 
 def forbidden_sets(wildcards):
@@ -323,29 +332,10 @@ def forbidden_sets(wildcards):
     return sorted(at("tokens")(wildcards).run.forbidden_sets)
 
 
-def fetched_problems(labels):
-    """The wanted files of those of several problem sets that have to be fetched."""
-    return [
-        EXPERIMENT.fetched_problems(label) for label in labels if label in NAMED_SETS
-    ]
-
-
-def sampling_seed(wildcards):
-    """The seed as a flag, if tokens are drawn."""
-    config = at(EVALUATION)(wildcards).run.config
-    draws = config.evaluation.temperature > 0
-    return to_flags({"seed": config.seed}) if draws else ""
-
-
-def backend(wildcards):
-    """The library that generates the solutions of a model."""
-    return at(EVALUATION)(wildcards).run.backend(wildcards.model)
-
-
 def evaluation_environment(wildcards):
     """The environment of an evaluation. vLLM has its own."""
-    with_vllm = backend(wildcards) == "vllm"
-    return "../envs/vllm.yaml" if with_vllm else "../envs/evaluation.yaml"
+    backend = at(EVALUATION)(wildcards).run.backend(wildcards.model)
+    return "../envs/vllm.yaml" if backend == "vllm" else "../envs/evaluation.yaml"
 
 
 def prompt(wildcards):
@@ -384,7 +374,7 @@ def best(wildcards):
 def merge_options(wildcards):
     """The flags of step dense for each of these merges."""
     return [
-        f"--options={to_flags(options_of_step('dense', merge.run.config))}"
+        f"--options={options_flags(merge)}"
         + (f" --base={shlex.quote(str(base.place))}" if base else "")
         for merge in choice(wildcards).merges
         for base in [merge.sources.get("base")]

@@ -27,10 +27,7 @@ rule fetch_problems:
 
 rule ground_truth:
     input:
-        problems=lambda wildcards: problem_file(wildcards.dataset),
-        problem_manifest=manifests(
-            lambda wildcards: fetched_problems([wildcards.dataset])
-        ),
+        **problem_inputs(lambda wildcards: [wildcards.dataset]),
         changed=marker(at(TRUTH)),
     output:
         **artifact_outputs(TRUTH),
@@ -51,11 +48,7 @@ rule ground_truth:
 rule eval:
     input:
         **artifact_inputs(at(EVALUATION), "model", "ground_truth"),
-        problems=lambda wildcards: problem_file(wildcards.dataset),
-        problem_manifest=manifests(
-            lambda wildcards: fetched_problems([wildcards.dataset])
-        ),
-        changed=marker(at(EVALUATION)),
+        **problem_inputs(lambda wildcards: [wildcards.dataset]),
     output:
         **result_outputs(EVALUATION),
         generations=f"{RESULTS}/{{variation}}eval/{{model}}/{{dataset}}.generations.jsonl",
@@ -68,21 +61,16 @@ rule eval:
         **RESOURCES.evaluation(at(EVALUATION)),
     params:
         prompt=prompt,
-        backend=backend,
-        options=options(at(EVALUATION), "seed", "threads", "backend"),
-        seed=sampling_seed,
-        threads=CONFIG.threads,
+        options=options(at(EVALUATION)),
     shell:
         "python -m workflow_scripts.eval --model {input.model:q} --dataset {input.problems:q} "
-        "--ground-truth {input.ground_truth:q} --prompt {params.prompt:q} --threads {params.threads} "
-        "--backend {params.backend:q} {params.seed} {params.options} {resources.besides} "
-        "--out {output.result:q} 2>&1 | tee -i {log:q}"
+        "--ground-truth {input.ground_truth:q} --prompt {params.prompt:q} {params.options} "
+        "{resources.besides} --out {output.result:q} 2>&1 | tee -i {log:q}"
 
 
 rule validation_loss:
     input:
         **artifact_inputs(at(VALIDATION), "model", "tokens"),
-        changed=marker(at(VALIDATION)),
     output:
         **result_outputs(VALIDATION),
     log:
@@ -93,17 +81,16 @@ rule validation_loss:
     resources:
         **RESOURCES.measurement(at(VALIDATION), 60),
     params:
-        threads=CONFIG.threads,
+        options=options(at(VALIDATION)),
     shell:
         "python -m workflow_scripts.validation_loss --model {input.model:q} --data {input.tokens:q} "
-        "--threads {params.threads} {resources.besides} --out {output.result:q} 2>&1 | tee -i {log:q}"
+        "{params.options} {resources.besides} --out {output.result:q} 2>&1 | tee -i {log:q}"
 
 
 rule diversity:
     input:
         **artifact_inputs(at("diversity.json"), "base", "ffn"),
         metrics=lambda wildcards: tuning_metrics(at("diversity.json")(wildcards)),
-        changed=marker(at("diversity.json")),
     output:
         **result_outputs("diversity.json"),
     log:
@@ -120,7 +107,6 @@ rule diversity:
 rule lm_eval:
     input:
         **artifact_inputs(at(LM_EVAL), "model"),
-        changed=marker(at(LM_EVAL)),
     output:
         **result_outputs(LM_EVAL),
     log:
@@ -131,10 +117,9 @@ rule lm_eval:
     resources:
         **RESOURCES.measurement(at(LM_EVAL), 720),
     params:
-        tasks=lambda wildcards: at(LM_EVAL)(wildcards).options["tasks"],
         options=options(at(LM_EVAL)),
     shell:
-        "python -m workflow_scripts.lm_eval --model {input.model:q} --tasks {params.tasks:q} "
+        "python -m workflow_scripts.lm_eval --model {input.model:q} "
         "{params.options} {resources.besides} --out {output.result:q} 2>&1 | tee -i {log:q}"
 
 

@@ -4,7 +4,6 @@
 rule weighted_init:
     input:
         **artifact_inputs(at(INIT), "moe", "ffn", "tokens"),
-        changed=marker(at(INIT)),
     output:
         **artifact_outputs(INIT),
     log:
@@ -15,10 +14,10 @@ rule weighted_init:
     resources:
         **RESOURCES.start_of_mixing(at(INIT)),
     params:
-        **start_params(at(INIT)),
+        **step_params("weighted_init", at(INIT), data="tokens"),
     shell:
         "python -m workflow_scripts.weighted_init --moe {input.moe:q} --ffn {input.ffn:q} "
-        "--lam {params.lam} {params.data} {input.tokens:q} {params.options} {resources.besides} "
+        "--lam {wildcards.lam} {params.data} {input.tokens:q} {params.options} {resources.besides} "
         "--out {output.artifact:q} 2>&1 | tee -i {log:q}"
 
 
@@ -26,10 +25,8 @@ rule weighted_trained:
     input:
         **artifact_inputs(at(TRAINED), "weighted", "moe", "ffn", "tokens"),
         text=text_file,
-        changed=marker(at(TRAINED)),
     output:
-        **artifact_outputs(TRAINED),
-        metrics=metrics_of(TRAINED),
+        **training_outputs(TRAINED),
     log:
         log_of(TRAINED),
     cache: bool(SHARED)
@@ -39,10 +36,9 @@ rule weighted_trained:
     resources:
         **RESOURCES.training("mixing", at(TRAINED)),
     params:
-        code=code_hash("weighted_trained"),
+        **step_params("weighted_trained", at(TRAINED)),
         content=lambda wildcards: list(at(TRAINED)(wildcards).files.values()),
         text=lambda wildcards: "--text" if text_file(wildcards) else "",
-        options=options(at(TRAINED)),
     shell:
         "{resources.start} -m workflow_scripts.weighted_trained --weighted {input.weighted:q} "
         "--moe {input.moe:q} --ffn {input.ffn:q} --data {input.tokens:q} "
@@ -52,10 +48,8 @@ rule weighted_trained:
 rule heal:
     input:
         **artifact_inputs(at(HEAL), "dense", "tokens", "moe"),
-        changed=marker(at(HEAL)),
     output:
-        **artifact_outputs(HEAL),
-        metrics=metrics_of(HEAL),
+        **training_outputs(HEAL),
     log:
         log_of(HEAL),
     cache: bool(SHARED)
@@ -65,11 +59,7 @@ rule heal:
     resources:
         **RESOURCES.training("heal", at(HEAL)),
     params:
-        code=code_hash("heal"),
-        options=options(at(HEAL)),
-        teacher=lambda wildcards: (
-            "--teacher" if source(at(HEAL), "moe")(wildcards) else ""
-        ),
+        **step_params("heal", at(HEAL), teacher="moe"),
     shell:
         "{resources.start} -m workflow_scripts.heal --model {input.dense:q} --data {input.tokens:q} "
         "{params.teacher} {input.moe:q} {params.options} --metrics {output.metrics:q} "
@@ -79,7 +69,6 @@ rule heal:
 rule dense:
     input:
         **artifact_inputs(at(DENSE), "weighted", "moe", "ffn", "base"),
-        changed=marker(at(DENSE)),
     output:
         **artifact_outputs(DENSE, kept),
     log:
@@ -89,7 +78,7 @@ rule dense:
     resources:
         **RESOURCES.conversion(at(DENSE)),
     params:
-        **merge_params(at(DENSE)),
+        **step_params("dense", at(DENSE), base="base"),
     shell:
         "python -m workflow_scripts.dense --weighted {input.weighted:q} --moe {input.moe:q} "
         "--ffn {input.ffn:q} {params.base} {input.base:q} {params.options} "
@@ -105,7 +94,6 @@ rule best:
                 merge.sources["weighted"] for merge in choice(wildcards).merges
             ]
         ),
-        changed=marker(best),
     output:
         **artifact_outputs("best"),
     log:

@@ -23,7 +23,7 @@ rule base:
     params:
         code=code_hash("base"),
         content=lambda wildcards: list(at("base")(wildcards).files.values()),
-        source=options(at("base")),
+        source=base_source,
     shell:
         "online python -m workflow_scripts.base {params.source} "
         "${{SNAKEMAKE_OUTPUT_CACHE:+--copy}} --out {output.artifact:q} 2>&1 | tee -i {log:q}"
@@ -32,7 +32,6 @@ rule base:
 rule moe:
     input:
         **artifact_inputs(at("moe"), "base"),
-        changed=marker(at("moe")),
     output:
         **artifact_outputs("moe"),
     log:
@@ -44,8 +43,7 @@ rule moe:
     resources:
         **RESOURCES.conversion(at("moe")),
     params:
-        code=code_hash("moe"),
-        options=options(at("moe")),
+        **step_params("moe", at("moe")),
     shell:
         "python -m workflow_scripts.moe --base {input.base:q} {params.options} "
         "--out {output.artifact:q} 2>&1 | tee -i {log:q}"
@@ -64,23 +62,18 @@ rule fetch_data:
         mem_mb=1000,
         runtime=60,
     params:
-        code=code_hash("fetch_data"),
-        source=options(at(FETCHED)),
+        **step_params("fetch_data", at(FETCHED)),
     shell:
-        "online python -m workflow_scripts.fetch_data {params.source} --out {output.result:q} "
+        "online python -m workflow_scripts.fetch_data {params.options} --out {output.result:q} "
         "2>&1 | tee -i {log:q}"
 
 
 rule tokens:
     input:
         **artifact_inputs(at("tokens"), "base"),
+        **problem_inputs(forbidden_sets),
         data=rows_file,
         data_manifest=manifest(source(at("tokens"), "data")),
-        problems=problem_files,
-        problem_manifests=manifests(
-            lambda wildcards: fetched_problems(forbidden_sets(wildcards))
-        ),
-        changed=marker(at("tokens")),
     output:
         **artifact_outputs("tokens"),
         report=f"{RESULTS}/{{variation}}data/report.json",
@@ -92,25 +85,23 @@ rule tokens:
     resources:
         **fixed(8000, 120),
     params:
-        code=code_hash("tokens"),
+        **step_params("tokens", at("tokens")),
         content=lambda wildcards: at("tokens")(wildcards).run.rows_content,
-        options=options(at("tokens")),
-        template=template_content,
+        template=lambda wildcards: at("tokens")(wildcards).run.config.data.template,
+        template_content=template_content,
         problems=lambda wildcards: "--problems" if forbidden_sets(wildcards) else "",
         problem_contents=lambda wildcards: list(at("tokens")(wildcards).files.values()),
     shell:
         "python -m workflow_scripts.tokens --model {input.base:q} --data {input.data:q} "
-        "{params.options} {params.problems} {input.problems:q} --report {output.report:q} "
+        "{params.options} --template {params.template:q} {params.problems} {input.problems:q} --report {output.report:q} "
         "--out {output.artifact:q} 2>&1 | tee -i {log:q}"
 
 
 rule moe_sft:
     input:
         **artifact_inputs(at("moe_sft"), "moe", "tokens"),
-        changed=marker(at("moe_sft")),
     output:
-        **artifact_outputs("moe_sft"),
-        metrics=metrics_of("moe_sft"),
+        **training_outputs("moe_sft"),
     log:
         log_of("moe_sft"),
     cache: bool(SHARED)
@@ -121,8 +112,7 @@ rule moe_sft:
     resources:
         **RESOURCES.training("moe_sft", at("moe_sft")),
     params:
-        code=code_hash("moe_sft"),
-        options=options(at("moe_sft")),
+        **step_params("moe_sft", at("moe_sft")),
     shell:
         "{resources.start} -m workflow_scripts.moe_sft --moe {input.moe:q} --data {input.tokens:q} "
         "{params.options} --metrics {output.metrics:q} {resources.besides} --out {output.artifact:q} 2>&1 | tee -i {log:q}"
@@ -131,7 +121,6 @@ rule moe_sft:
 rule ffn:
     input:
         **artifact_inputs(at("ffn"), "moe"),
-        changed=marker(at("ffn")),
     output:
         **artifact_outputs("ffn"),
     log:
