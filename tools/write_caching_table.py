@@ -1,15 +1,13 @@
 """Write the table of docs/caching.md: the rules that a change of each key runs."""
 
+import contextlib
 import re
 from collections import Counter
 from pathlib import Path
 
-from xft.config.runs import find_runs
-from xft.config.section import keys
-from xft.config.sections import XftConfig
+from xft.config.runs import RUN_KEYS, find_runs, leaves, overlaid
 from xft.config.step_keys import READS, steps_of_key
 from xft.config.text import read_config
-from xft.config.validation import is_section
 from xft.dag.experiment import Experiment
 
 ROOT = Path(__file__).parents[1]
@@ -31,7 +29,7 @@ SPECIAL = {
 
 def table() -> str:
     """The table's rows. `section.*` means the keys of a section that no other row names."""
-    runs = {key: SPECIAL.get(key) or ", ".join(rules(key)) or "nothing" for key in all_keys()}
+    runs = runs_by_key()
     usual = {
         section: Counter(text for key, text in runs.items() if _section(key) == section)
         for section in filter(None, map(_section, runs))
@@ -48,33 +46,22 @@ def table() -> str:
     return HEAD + "".join(lines)
 
 
-def all_keys() -> list[str]:
-    """Every key of the configuration, such as "moe.num_experts"."""
-    found = []
-    for name, field in XftConfig.model_fields.items():
-        section = field.annotation
-        found += [f"{name}.{key}" for key in keys(section)] if is_section(section) else [name]
-    return found
-
-
-def rules(key: str) -> list[str]:
-    """The rules that a change of a key runs in the demonstration, with sft and heal evaluated."""
+def runs_by_key() -> dict[str, str]:
+    """What a change of each key runs in the demonstration, with sft and heal evaluated."""
     config = read_config(ROOT / "config.yaml")
-    config["base"]["model"] = str(ROOT / config["base"]["model"])
-    config["data"] |= {
-        "train": str(ROOT / config["data"]["train"]),
-        "decontaminate_against": [],
-    }
-    config["evaluation"] |= {
-        "datasets": [str(ROOT / file) for file in config["evaluation"]["datasets"]],
-        "models": MODELS,
-        "lm_eval": ["arc_easy"],
-    }
-    steps = set(steps_of_key(key))
-    runs = find_runs(config)
-    chain = list(Experiment(runs[0].config, runs, "results").summary.chain())
-    found = {wanted.rule for wanted in chain if steps & {part.step for part in wanted.chain()}}
-    return [rule for rule in READS if rule in found]
+    shown = {"models": MODELS, "lm_eval": ["arc_easy"]}
+    config = overlaid(config, {"evaluation": shown, "data": {"decontaminate_against": []}})
+    with contextlib.chdir(ROOT):
+        runs = find_runs(config)
+        wants = Experiment(runs[0].config, runs, "results").summary.chain()
+        behind = [(wanted.rule, {part.step for part in wanted.chain()}) for wanted in wants]
+    found = {}
+    for key in [*leaves(runs[0].config), *RUN_KEYS]:
+        reading = set(steps_of_key(key))
+        running = {rule for rule, steps in behind if reading & steps}
+        rules = [rule for rule in READS if rule in running]
+        found[key] = SPECIAL.get(key) or ", ".join(rules) or "nothing"
+    return found
 
 
 def _section(key: str) -> str:

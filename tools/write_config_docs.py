@@ -117,15 +117,7 @@ def _limits(field: FieldInfo) -> str:
 
 
 def _yaml(value: object) -> str:
-    match value:
-        case None:
-            return "null"
-        case bool():
-            return str(value).lower()
-        case list():
-            return f"[{', '.join(_yaml(item) for item in value)}]"
-        case _:
-            return str(value)
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def main() -> None:

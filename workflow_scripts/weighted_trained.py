@@ -4,7 +4,6 @@ from pathlib import Path
 
 from xft.artifacts.code import content_hash
 from xft.artifacts.manifest import hash_file
-from xft.artifacts.recipe import make_recipe
 from xft.cli import training
 from xft.common.progress import say
 from xft.config.training import MixingTraining
@@ -29,18 +28,18 @@ def main(argv: list[str] | None = None) -> None:
     options = request.options
     session = Session(request, args.moe)
     inputs = {"weighted": initial.artifact.id, **session.data_ids}
-    origins = sources.artifacts | {"weighted": initial.artifact, **session.data_origins}
+    step.inputs = sources.artifacts | {"weighted": initial.artifact, **session.data_origins}
     if options.text is not None:
         file = Path(options.text)
         _train_on_text(session, file)
-        inputs["text"], origins["text"] = hash_file(file), content_hash(file)
+        inputs["text"], step.inputs["text"] = hash_file(file), content_hash(file)
     distillation = None
     if options.objective == "kl":
         distillation = load_distillation(args.moe, options.kl_weight, options.precision, device())
     logits = MixingLogits(initial.alpha, initial.lambda_logit, initial.shared_expert_weight)
     moe, ffn = sources.moe.checkpoint, sources.ffn.checkpoint
     mixing = Mixing(moe, ffn, logits, device(), session.weight_dtype)
-    recipe = make_recipe(request.step, request.asked, origins)
+    recipe = step.recipe(request.asked)
     with session.trained(mixing.model, request.parameters, inputs, mixing, distillation) as learned:
         if learned is not None:
             mixing_artifact.write(

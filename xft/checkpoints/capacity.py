@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 from xft.checkpoints.header import read_tensors
@@ -34,6 +35,18 @@ def _is_scaled(config: dict) -> bool:
     kinds = [settings, *(value for value in settings.values() if isinstance(value, dict))]
     types = {kind.get("rope_type", kind.get("type")) for kind in kinds}
     return not types <= {None, "default"}
+
+
+def check_rank(key: str, rank: int, sizes: Mapping[str, int]) -> None:
+    """Raise UserError if low-rank products of matrices have a larger rank than a matrix.
+
+    sizes: the smaller size of each matrix, by its name, as far as they are known.
+    """
+    name = min(sizes, key=sizes.__getitem__, default=None)
+    if name is not None and rank > sizes[name]:
+        raise UserError(
+            f"{key} = {rank}: {name} has at most rank {sizes[name]}. Set {key} to at most that"
+        )
 
 
 def check_vocabulary(folder: Path) -> None:

@@ -107,14 +107,12 @@ def _check_variants(whole: XftConfig, where: str) -> None:
 
 
 def _check_sweep(whole: XftConfig, where: str) -> None:
-    for key, values in whole.sweep.items():
+    for key in whole.sweep:
         _check_keys(f"{where}: sweep", [key])
         if key in dict(sections()):
             raise UserError(
                 f"{where}: sweep: {key} is a section. Name one of its keys, as {key}.KEY"
             )
-        if not values:
-            raise UserError(f"{where}: sweep.{key}: must not be empty")
 
 
 def _sameness(variant, point, other_variant, other_point, where: str) -> str:

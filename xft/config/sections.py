@@ -506,7 +506,7 @@ class ManyRuns(Section):
     """Runs with other values, by name: {vanilla: {moe: {shared_expert: false}}}. Only the named
     ones run. One without changes, such as {xft: {}}, is the configuration itself."""
 
-    sweep: dict[str, list[Any]] = {}
+    sweep: dict[str, Annotated[list[Any], Field(min_length=1)]] = {}
     """Values of any keys, for a run with each combination:
     {moe_sft.learning_rate: [2e-5, 5e-5], moe.num_experts_per_tok: [2, 6]}."""
 

@@ -17,10 +17,7 @@ def read_config(path: Path) -> dict:
     import yaml
 
     try:
-        loader = yaml.SafeLoader(_as_yaml(path.read_text(encoding="utf-8")))
-        node = loader.get_single_node()
-        _check_keys(node, path, set())
-        config = loader.construct_document(node) if node else None
+        config = _loader(path)(_as_yaml(path.read_text(encoding="utf-8"))).get_single_data()
     except (FileNotFoundError, IsADirectoryError):
         raise UserError(f"there is no file {path}") from None
     except RecursionError:
@@ -46,27 +43,23 @@ def _as_yaml(text: str) -> str:
     return text.replace("\t", " ")
 
 
-def _check_keys(node, path: Path, seen: set[int]) -> None:
-    """Raise UserError if a mapping at or below a node has two equal keys."""
+def _loader(path: Path) -> type:
+    """PyYAML's safe loader, which raises UserError if a mapping has two equal keys."""
     import yaml
 
-    if id(node) in seen or not isinstance(node, yaml.CollectionNode):
-        return
-    seen.add(id(node))
-    if isinstance(node, yaml.SequenceNode):
-        for item in node.value:
-            _check_keys(item, path, seen)
-        return
-    marks = {}
-    for key, value in node.value:
-        if isinstance(key, yaml.ScalarNode):
-            first = marks.setdefault((key.tag, key.value), key.start_mark)
-            if first is not key.start_mark:
-                raise UserError(
-                    f"{_place(path, key.start_mark)}: the key {key.value} is set twice, "
-                    f"first in line {first.line + 1}. Leave one of them out"
-                )
-        _check_keys(value, path, seen)
+    class Loader(yaml.SafeLoader):
+        def construct_mapping(self, node, deep=False):
+            marks = {}
+            for key, _ in node.value:
+                first = marks.setdefault((key.tag, str(key.value)), key.start_mark)
+                if first is not key.start_mark:
+                    raise UserError(
+                        f"{_place(path, key.start_mark)}: the key {key.value} is set twice, "
+                        f"first in line {first.line + 1}. Leave one of them out"
+                    )
+            return super().construct_mapping(node, deep)
+
+    return Loader
 
 
 def _place(path: Path, mark) -> str:

@@ -10,7 +10,7 @@ from typing import Any, TypeVar, get_args, get_origin
 from pydantic import ValidationError
 
 from xft.common.errors import UserError
-from xft.config.section import Section, choices_of, item_of, keys, types_of
+from xft.config.section import Section, item_of, keys, types_of
 from xft.config.sections import (
     MixingShape,
     XftConfig,
@@ -25,28 +25,6 @@ TYPE_NAMES = {
     str: "string",
     list: "array",
     NoneType: "null",
-}
-LIMITS = {
-    "greater_than_equal": "must be at least {ge:.10g}",
-    "greater_than": "must be greater than {gt:g}",
-    "less_than": "must be less than {lt:g}",
-    "less_than_equal": "must be at most {le:.10g}",
-    "too_short": "must not be empty",
-    "string_too_short": "must not be empty",
-}
-# Old names of keys, with their present names.
-RENAMED = {
-    "trackers": "report_to",
-    "training": "moe_sft",
-    "epochs": "num_train_epochs",
-    "per_device_batch_size": "per_device_train_batch_size",
-    "scheduler": "lr_scheduler_type",
-    "optimizer": "optim",
-    "evaluate_every": "eval_steps",
-    "early_stop": "early_stopping_patience",
-    "checkpoint_minutes": "save_minutes",
-    "general": "lm_eval",
-    "decontaminate": "decontaminate_against",
 }
 
 SectionType = TypeVar("SectionType", bound=Section)
@@ -111,23 +89,16 @@ def _explain(section: type[Section], fault: dict) -> str:
         message = str(fault["ctx"]["error"])
         is_whole = isinstance(fault["input"], dict | Section)
         return f"{name}: {message}".removeprefix(": ") if is_whole else f"{_set(fault)}{message}"
-    return _set(fault) + _allowed(_annotation(section, place), fault)
+    if kind == "model_type":
+        first = keys(_annotation(section, place))[0]
+        return f"{_set(fault)}should be a section of keys, such as {{{first}: ...}}"
+    return _set(fault) + fault["msg"].removeprefix("Input ")
 
 
 def _set(fault: dict) -> str:
     name = _name(fault["loc"])
     value = json.dumps(fault["input"], default=str, ensure_ascii=False)
     return f"{name} = {value}: " if name else ""
-
-
-def _allowed(annotation: Any, fault: dict) -> str:
-    if limit := LIMITS.get(fault["type"]):
-        return limit.format(**fault["ctx"])
-    if fault["type"] == "literal_error":
-        return f"must be one of {', '.join(choices_of(annotation))}"
-    if is_section(annotation):
-        return f"must be of type object: keys, such as {{{keys(annotation)[0]}: ...}}"
-    return f"must be of type {' or '.join(type_names(annotation))}"
 
 
 def _annotation(section: type[Section], place: tuple) -> Any:
@@ -153,14 +124,12 @@ def _hint(section: type[Section], place: tuple) -> str:
     """The key that was probably meant in place of an unknown one, or the known keys."""
     *owner, key = place
     key, known = str(key), sorted(keys(_annotation(section, tuple(owner))))
-    if RENAMED.get(key) in known:
-        return f"it is called {RENAMED[key]} now"
     places = _places()
     head, _, name = key.partition(".")
     if head in places.get(name, ()):
         return f"write {head}: {{{name}: ...}}"
     near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
-    far = difflib.get_close_matches(RENAMED.get(key, key), places, n=1, cutoff=0.75)
+    far = difflib.get_close_matches(key, places, n=1, cutoff=0.75)
     if far and far[0] not in known:
         *others, last = (_name((place, far[0])).removeprefix(".") for place in places[far[0]])
         meant = f"{', '.join(others)} or {last}" if others else last

@@ -13,22 +13,8 @@ from xft.checkpoints.dtypes import torch_dtype
 from xft.checkpoints.layout import FfnLayer
 from xft.checkpoints.reader import Checkpoint
 from xft.checkpoints.writer import TensorPlan
-from xft.common.errors import UserError
 from xft.config.sections import MoeConfig
 from xft.conversions.common import copy_plan, seeded_generator
-
-
-def check_rank(base: Checkpoint, layers: list[FfnLayer], rank: int) -> None:
-    """Raise UserError if the rank is larger than the smaller size of a matrix."""
-    for layer in layers:
-        for projection in layer.form.projections:
-            shape = base.shape(layer.dense(projection))
-            if rank > min(shape):
-                raise UserError(
-                    f"moe.rank = {rank}: {layer.dense(projection)} of {base.folder} has the shape "
-                    f"{list(shape)}, so a product of factors has at most rank {min(shape)}. Lower "
-                    "moe.rank, or set moe.experts to full"
-                )
 
 
 def low_rank_plans(

@@ -6,6 +6,7 @@ B_i A_i: B_i is zero, and A_i is uniform between +-1/sqrt(K) for K inputs, as in
 
 from collections.abc import Iterable
 
+from xft.checkpoints.capacity import check_rank
 from xft.checkpoints.dtypes import FLOAT_NAMES, torch_dtype
 from xft.checkpoints.layout import FfnLayer, dense_layers, outside
 from xft.checkpoints.reader import Checkpoint
@@ -15,7 +16,7 @@ from xft.config.section import keys
 from xft.config.sections import MixtureConfig, MoeConfig
 from xft.conversions.common import copy_plan, fused_plan, seeded_generator
 from xft.conversions.expert_init import check_drop, varied_plans
-from xft.conversions.low_rank import check_rank, low_rank_plans
+from xft.conversions.low_rank import low_rank_plans
 
 DEFAULT_INITIALIZER_RANGE = 0.02
 
@@ -32,7 +33,8 @@ def upcycle(base: Checkpoint, moe: MoeConfig, seed: int) -> list[TensorPlan]:
         check_drop(base, layers, moe.init_drop)
     expert_plans = _expert_plans
     if moe.experts == "lora":
-        check_rank(base, layers, moe.rank)
+        names = [layer.dense(name) for layer in layers for name in layer.form.projections]
+        check_rank("moe.rank", moe.rank, {name: min(base.shape(name)) for name in names})
         expert_plans = low_rank_plans
     plans = [copy_plan(base, name) for name in outside(base.names, layers)]
     for layer in layers:

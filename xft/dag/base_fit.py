@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from xft.artifacts.artifact import TOKENIZER_PATTERNS
-from xft.checkpoints.capacity import check_vocabulary, window
+from xft.checkpoints.capacity import check_rank, check_vocabulary, window
 from xft.checkpoints.model_config import read_config
 from xft.common.errors import UserError, naming
 from xft.data.templates import CHAT
@@ -31,9 +31,12 @@ def check_base(
     """
     folder = find_local(model, revision, ["config.json"])
     config = read_config(folder / "config.json") if folder else {}
+    stated = [config.get(name) for name in ("hidden_size", "intermediate_size")]
+    known = [size for size in stated if isinstance(size, int)]
+    sizes = {f"a matrix of {model}": min(known)} if known else {}
     for key, rank in ranks.items():
         if rank is not None:
-            _check_rank(key, rank, model, config)
+            check_rank(key, rank, sizes)
     _check_layers(upcycled_layers or [], model, config)
     tokens = window(config)
     if tokens is not None:
@@ -55,16 +58,6 @@ def _check_length(key: str, value: int, model: str, window: int, most: int) -> N
         raise UserError(
             f"{key} = {value}: {model} takes texts of at most {window} tokens, by its "
             f"config.json{room}. Set at most {most}"
-        )
-
-
-def _check_rank(key: str, rank: int, model: str, config: dict) -> None:
-    sizes = [config.get(size) for size in ("hidden_size", "intermediate_size")]
-    most = min((size for size in sizes if isinstance(size, int)), default=rank)
-    if rank > most:
-        raise UserError(
-            f"{key} = {rank}: the matrices of {model} have at most rank {most}, by its "
-            f"config.json. Set at most {most}"
         )
 
 

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
-from xft.common.errors import UserError
+from xft.checkpoints.capacity import check_rank
 from xft.modeling.experts import as_autocast
 from xft.modeling.mlp import MlpShape, read_mlp
 from xft.modeling.moe import RoutedBlock, TokenMask
@@ -55,11 +55,8 @@ class LowRankExperts(nn.ModuleDict):
     def __init__(self, shape: MlpShape, num_experts: int, rank: int):
         """Raises UserError if the rank is larger than the smaller size of a projection."""
         hidden, intermediate = shape.hidden_size, shape.intermediate_size
-        if rank > min(hidden, intermediate):
-            raise UserError(
-                f"moe.rank = {rank}: the MLPs have {hidden} hidden and {intermediate} intermediate "
-                f"values, and a rank can be at most {min(hidden, intermediate)}. Lower moe.rank"
-            )
+        sizes = {"hidden_size": hidden, "intermediate_size": intermediate}
+        check_rank("moe.rank", rank, {f"a matrix with {name}": sizes[name] for name in sizes})
         form = shape.form
         width = intermediate * (1 + form.gated) // len(form.inputs)
         factors = {name: Factors(num_experts, rank, hidden, width) for name in form.inputs}

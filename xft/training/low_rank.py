@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from xft.common.errors import UserError
+from xft.checkpoints.capacity import check_rank
 from xft.modeling.upcycling import has_low_rank_experts
 from xft.training.session import is_main_process
 
@@ -20,7 +20,7 @@ class Adapters:
         self, model: PreTrainedModel, layers: dict[str, nn.Linear], rank: int, alpha: float
     ):
         """Add them to `layers`, by name. Raises UserError if the rank is too large for a layer."""
-        _check_rank(layers, rank)
+        check_rank("rank", rank, {name: min(layer.weight.shape) for name, layer in layers.items()})
         from peft import LoraConfig
         from peft.tuners.lora import LoraModel
 
@@ -86,13 +86,3 @@ def _linear_layers(model: PreTrainedModel, without: Iterable[nn.Module]) -> dict
         for name, module in model.named_modules()
         if isinstance(module, nn.Linear) and module not in excluded
     }
-
-
-def _check_rank(layers: dict[str, nn.Linear], rank: int) -> None:
-    sizes = {name: min(layer.weight.shape) for name, layer in layers.items()}
-    smallest = min(sizes, key=sizes.__getitem__)
-    if rank > sizes[smallest]:
-        raise UserError(
-            f"rank {rank}: the smaller size of {smallest} is {sizes[smallest]}, and a rank can be "
-            f"at most that. Lower the rank (moe.rank of a mixture, sft.lora_rank of the base)"
-        )
