@@ -100,10 +100,9 @@ started = []  # the time at which this run began
 
 # Places of artifacts in the results folder, below the folders of their variation.
 FETCHED = "data/fetched/{file}"
-INIT, TRAINED = "weighted_init/lam~{lam}", "weighted_trained/lam~{lam}"
-EQUAL, UNIFORM = "uniform_init/lam~{lam}", "uniform/lam~{lam}"
-DENSE, HEAL = "dense/lam~{lam}", "heal/lam~{lam}"
-ONE_EXPERT = "experts_only/expert~{expert}/lam~{lam}"
+SFT = "{tuned}"
+INIT, TRAINED = "{start}/lam~{lam}", "weighted_trained/lam~{lam}"
+DENSE, HEAL = "{merge}/lam~{lam}", "heal/lam~{lam}"
 TRUTH = "ground_truth/{dataset}"
 EVALUATION = "eval/{model}/{dataset}.json"
 VALIDATION = "validation/{model}.json"
@@ -122,7 +121,10 @@ wildcard_constraints:
         "|".join(model for model in MODELS if model not in MERGED),
         "|".join(MERGED).replace("experts_only", r"experts_only/expert~\d+"),
     ),
-    expert=r"\d+",
+    # What one step makes in more than one way: with other inputs, or with other options.
+    tuned="sft|sft_flops",
+    start="weighted_init|uniform_init",
+    merge=r"dense|uniform|experts_only/expert~\d+",
     dataset=r"[^/]+",
     file=r".+(?<!\.manifest\.json)",
     named="|".join(NAMED_SETS),

@@ -41,10 +41,10 @@ def project(new_project):
 
 def test_runs_share_every_stage_on_which_they_agree(project):
     expected = dict.fromkeys(["base", "tokens", "ground_truth", "soup", "summary", "report"], 1)
-    expected |= dict.fromkeys(["sft", "sft_flops", "ffn", "diversity", "uniform", "best"], 2)
+    expected |= dict.fromkeys(["ffn", "diversity", "best"], 2)
     expected |= dict.fromkeys(["moe", "moe_sft"], 4)  # with and without a shared expert
-    expected |= dict.fromkeys(["weighted_init", "weighted_trained", "dense", "heal"], 4)
-    expected["experts_only"] = 4  # two routed experts
+    expected |= dict.fromkeys(["sft", "weighted_init", "weighted_trained", "heal"], 4)
+    expected["dense"] = 4 + 2 + 4  # learned shares, equal ones, and each of two routed experts
     assert {rule: project.first[rule] for rule in expected} == expected
     assert project.run() == []
     verify.main([str(project.results), "--full"])

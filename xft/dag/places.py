@@ -16,8 +16,7 @@ from xft.reporting.page.jobs import FIGURES
 LOGS = "logs"
 FOLDERS = (LOGS, "metrics", "benchmarks", FIGURES)
 # The rules with `cache`.
-SHARED_RULES = ("base", "tokens", "moe", "moe_sft", "sft", "sft_flops", "weighted_trained")
-SHARED_RULES += ("heal",)
+SHARED_RULES = ("base", "tokens", "moe", "moe_sft", "sft", "weighted_trained", "heal")
 RUNS_TABLE = "runs.csv"  # the table of runs, for step summary
 FILES = (CONFIG_FILE, RUNS_TABLE, "data/report.json", "summary.md", "comparisons.csv")
 

@@ -17,7 +17,6 @@ from xft.estimates.report import MIXTURES, Plan, disk_text, duration, table
 
 FindPlan = Callable[[XftConfig], Plan]
 DENSE = ("sft", "soup", "heal")
-MERGES = ("uniform", "experts_only", "dense")
 
 
 def totals(experiment: Experiment, plan_of: FindPlan) -> list[str]:
@@ -56,7 +55,7 @@ def warn_of_full_disk(current: Current) -> str | None:
 
     None also while the size of the base is unknown.
     """
-    models = (part for part in current.wanted() if part.step in (*MIXTURES, *DENSE, *MERGES, "ffn"))
+    models = (part for part in current.wanted() if part.step in (*MIXTURES, *DENSE, "dense", "ffn"))
     made = {part: requests(part).models for part in models if not current.fits(part)}
     if None in made.values():
         return None
@@ -97,7 +96,7 @@ def _nbytes(part: Wanted, models: Models) -> int:
         return models.mixture.nbytes
     if part.step == "ffn":
         return ffn_bytes(models)
-    if part.step in DENSE or part.rule == "best" or (part.rule in MERGES and is_kept):
+    if part.step in DENSE or part.rule == "best" or (part.step == "dense" and is_kept):
         return models.base.nbytes
     return 0
 

@@ -183,7 +183,7 @@ class Wants:
         """The tuned base at as many FLOPs as the mixture's tuning."""
         sources = {"base": self.base, "tokens": self.tokens, "flops_of": self.moe}
         options = options_of_step("sft", self.config)
-        return self._wanted("sft", "sft_flops", options, sources=sources, rule="sft_flops")
+        return self._wanted("sft", "sft_flops", options, sources=sources)
 
     def weighted_init(self, lam: str) -> Wanted:
         """The coefficients from which step 6 learns."""
@@ -198,16 +198,15 @@ class Wants:
         is_start = self.config.mixing.init == "uniform"
         return self.weighted_init(lam) if is_start else self._equal_shares("uniform_init", lam)
 
-    def _equal_shares(self, rule: str, lam: str) -> Wanted:
+    def _equal_shares(self, folder: str, lam: str) -> Wanted:
         options = options_of_step("weighted_init", self.config) | {"lam": float(lam)}
         options |= {"init": "uniform", "init_rows": None, "threads": None}
         return self._wanted(
             "weighted_init",
-            f"{rule}/lam~{lam}",
+            f"{folder}/lam~{lam}",
             options,
             sources=self._experts(),
             unread={"mixing.init", "mixing.init_rows", "threads"},
-            rule=rule,
         )
 
     def weighted_trained(self, lam: str) -> Wanted:
@@ -229,8 +228,7 @@ class Wants:
         weighted = self.shares(lam) if learned else self.equal_shares(lam)
         sources = {"weighted": weighted} | self._experts()
         sources |= {"base": self.base} if self.config.merge.needs_base else {}
-        rule = name.partition("/")[0]
-        return self._wanted("dense", name, options, sources=sources, rule=rule)
+        return self._wanted("dense", name, options, sources=sources)
 
     def healed(self, lam: str) -> Wanted:
         """The merged model, tuned after the merge."""
@@ -427,7 +425,6 @@ class Wants:
         sources: dict[str, Wanted] | None = None,
         unread: Collection[str] = (),
         pooled: Collection[str] = (),
-        rule: str | None = None,
     ) -> Wanted:
         """The artifact with a name. Each is created once for all runs that share it.
 
@@ -444,7 +441,7 @@ class Wants:
             self.requested[place] = Wanted(
                 self.results / place,
                 step,
-                rule or step,
+                step,
                 self,
                 keys,
                 named,
