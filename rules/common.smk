@@ -136,9 +136,11 @@ def at(place):
     return lambda wildcards: EXPERIMENT.find(apply_wildcards(pattern, wildcards))
 
 
-def source(find, name):
-    """A function that finds one of the artifacts that an artifact is made from."""
-    return lambda wildcards: find(wildcards).sources.get(name)
+def sources(find, name):
+    """A function that finds the artifact `name` that an artifact is made from, if it has one."""
+    return lambda wildcards: [
+        found for found in [find(wildcards).sources.get(name)] if found
+    ]
 
 
 def options(find):
@@ -164,7 +166,7 @@ def step_params(step, find, **flags):
 def flag_for(name, find, source_name):
     """The flag `name` for the jobs that have a source; empty for others."""
     flag = to_flags({name: True})
-    return lambda wildcards: flag if source(find, source_name)(wildcards) else ""
+    return lambda wildcards: flag if sources(find, source_name)(wildcards) else ""
 
 
 def settled(path, wanted):
@@ -178,20 +180,13 @@ def settled(path, wanted):
     return ancient(path) if CURRENT.fits(wanted) else path
 
 
-def manifest(find):
-    """The manifest of an artifact, as an input; none for a file that no step makes.
-
-    find: gives the wanted artifact for a job's wildcards.
-    """
-    return manifests(lambda wildcards: [find(wildcards)])
-
-
 def manifests(find):
-    """The manifests of several artifacts, as inputs."""
+    """The manifests of artifacts, as inputs.
+
+    find: gives the wanted artifacts for a job's wildcards.
+    """
     return lambda wildcards: [
-        settled(f"{wanted.place}.manifest.json", wanted)
-        for wanted in find(wildcards)
-        if wanted
+        settled(f"{wanted.place}.manifest.json", wanted) for wanted in find(wildcards)
     ]
 
 
@@ -203,8 +198,8 @@ def artifact_inputs(find, *names):
     """
     inputs = {"changed": marker(find)}
     for name in names:
-        found = source(find, name)
-        inputs |= {name: folder(found), f"{name}_manifest": manifest(found)}
+        found = sources(find, name)
+        inputs |= {name: folders(found), f"{name}_manifest": manifests(found)}
     return inputs
 
 
@@ -239,14 +234,9 @@ def shown(path):
     return report(path, category="Results", caption=caption, labels=labels)
 
 
-def folder(find):
-    """The folder of an artifact, as an input. Snakemake sees changes by its manifest alone."""
-    return folders(lambda wildcards: [find(wildcards)])
-
-
 def folders(find):
-    """The folders of several artifacts, as inputs."""
-    return lambda wildcards: [ancient(str(w.place)) for w in find(wildcards) if w]
+    """The folders of artifacts, as inputs. Snakemake sees changes by their manifests alone."""
+    return lambda wildcards: [ancient(str(w.place)) for w in find(wildcards)]
 
 
 def results(find):
@@ -360,7 +350,7 @@ def text_file(wildcards):
 
 def threads_of_start(wildcards):
     """The threads of the first coefficients: one, unless the mixture's use is measured."""
-    return CONFIG.threads if source(at(INIT), "tokens")(wildcards) else 1
+    return CONFIG.threads if sources(at(INIT), "tokens")(wildcards) else 1
 
 
 def choice(wildcards):

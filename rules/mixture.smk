@@ -73,7 +73,7 @@ rule tokens:
         **artifact_inputs(at("tokens"), "base"),
         **problem_inputs(forbidden_sets),
         data=rows_file,
-        data_manifest=manifest(source(at("tokens"), "data")),
+        data_manifest=manifests(sources(at("tokens"), "data")),
     output:
         **artifact_outputs("tokens"),
         report=f"{RESULTS}/{{variation}}data/report.json",
