@@ -96,7 +96,7 @@ def test_text_stands_for_what_it_spells(key, text, value):
         ("lambdas", [0.5], "lambdas is not a known key: did you mean merge.lambdas?"),
         ("moe_sft.seed", 9, "did you mean seed, at the top level?"),
         (
-            "epochs",
+            "train_epochs",
             2,
             "mean moe_sft.num_train_epochs, sft.num_train_epochs, "
             "mixing.num_train_epochs or heal.num_train_epochs?",
