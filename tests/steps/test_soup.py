@@ -94,10 +94,9 @@ def test_the_mean_of_tunings_says_what_it_was_made_from(tmp_path, seeds):
     assert f"- models: the artifacts {short(ids[0])}, {short(ids[1])}\n" in card
     assert "max_steps 2" in card and "seed" not in card.partition("tuning of each")[2]
     assert type(AutoModelForCausalLM.from_pretrained(out)).__name__ == "LlamaForCausalLM"
-    origins = Catalogue([out, *seeds]).origins(out)
-    assert [(origin.is_artifact, origin.place) for origin in origins] == [
-        (True, place) for place in seeds
-    ]
+    catalogue = Catalogue([out, *seeds])
+    inputs = read_manifest(manifest_path(out)).inputs.values()
+    assert [catalogue.find(identity, near=out) for identity in inputs] == seeds
 
 
 # Refusals

@@ -104,25 +104,22 @@ def test_a_sound_results_folder_is_told_with_its_lineage(made, capsys):
     assert blocks["results/base"] == [f"base {ids['base']}, fits"]
     assert blocks["results/moe"] == [
         f"moe {ids['moe']}, fits",
-        "num_experts 8",
         f"from base {ids['base']}, results/base",
     ]
     assert blocks["results/moe_sft"] == [
         f"moe_sft {ids['moe_sft']}, fits",
-        "from data dddddddd, a file",
+        "from data dddddddd",
         f"from moe {ids['moe']}, results/moe",
     ]
     assert blocks["results/dense/lam~0.5"] == [
         f"dense {ids['dense 0.5']}, fits",
-        "shared_expert_weight 0.5, granularity layer",
         f"from ffn {ids['ffn']}, results/ffn",
         f"from moe {ids['moe_sft']}, results/moe_sft",
         f"from weighted {ids['weighted_trained 0.5']}, results/weighted_trained/lam~0.5",
     ]
     assert blocks["results/eval/dense/lam~0.5/problems.json"] == [
         f"eval {ids['eval 0.5']}, fits",
-        "limit 4",
-        "from dataset dddddddd, a file",
+        "from dataset dddddddd",
         f"from model {ids['dense 0.5']}, results/dense/lam~0.5",
     ]
 
@@ -133,17 +130,20 @@ def test_a_sound_results_folder_is_told_with_its_lineage(made, capsys):
 def test_the_inputs_of_one_artifact_are_found_in_its_results_folder(made, capsys, name):
     blocks, message = run(capsys, made[name])
     assert message == "1 of 1 artifacts fit their manifests"
-    from_artifacts = [line for block in blocks.values() for line in block if "a file" not in line]
-    assert all(", results/" in line for line in from_artifacts if line.startswith("from "))
+    inputs = [line for block in blocks.values() for line in block if line.startswith("from ")]
+    assert all(", results/" in line for line in inputs if "dddddddd" not in line)
 
 
 def test_an_input_may_lie_in_another_folder_that_is_given(made, capsys):
-    made["base"].rename("base")
-    manifest_path(made["base"]).rename("base.manifest.json")
-    base = short(identity(Path("base")))
-    assert f"from base {base}, base" in run(capsys, "results", "base")[0]["results/moe"]
+    elsewhere = Path("some/other/base").absolute()
+    elsewhere.parent.mkdir(parents=True)
+    made["base"].rename(elsewhere)
+    manifest_path(made["base"]).rename(manifest_path(elsewhere))
+    base = short(identity(elsewhere))
+    line = f"from base {base}, some/other/base"
+    assert line in run(capsys, "results", elsewhere)[0]["results/moe"]
     blocks, message = run(capsys, "results")
-    assert f"from base {base}, which is not here" in blocks["results/moe"]
+    assert f"from base {base}" in blocks["results/moe"]
     assert message == "12 of 12 artifacts fit their manifests"
 
 
@@ -166,61 +166,12 @@ def test_verify_works_where_one_stands(made, capsys, monkeypatch):
     assert run(capsys, ".")[1] == "13 of 13 artifacts fit their manifests"
 
 
-def test_lines_fit_a_terminal(made, capsys):
-    parameters = dict.fromkeys(verify.SHOWN, "x" * 20)
-    make(Path("results/moe"), "moe", parameters=parameters, base=made["base"])
-    with pytest.raises(UserError):
-        verify.main(["results"])
-    assert max(map(len, capsys.readouterr().out.splitlines())) <= 100
-
-
-# What no longer fits
-
-
-def test_an_input_that_was_made_again_is_named(made, capsys):
-    before = {name: short(identity(path)) for name, path in made.items()}
+def test_an_input_that_was_made_again_has_no_place(made, capsys):
+    before = short(identity(made["base"]))
     make(made["base"], "base", "another")
-    now = short(identity(made["base"]))
     blocks, message = run(capsys, "results")
-    faults = [
-        f"results/moe was made from base {before['base']}, but results/base is now {now}",
-        f"results/eval/base/problems.json was made from model {before['base']}, "
-        f"but results/base is now {now}",
-    ]
-    assert sorted(message.split("; ")) == sorted(faults)
-    assert blocks["results/moe"][0] == f"moe {before['moe']}"
-    assert f"! {faults[0]}" in blocks["results/moe"]
-    assert f"from base {before['base']}, which is not here" in blocks["results/moe"]
-    assert blocks["results/moe_sft"][0].endswith(", fits")
-
-
-def test_of_several_lambdas_the_own_one_is_compared(made, capsys):
-    weighted = made["weighted_trained 0.5"]
-    before = short(identity(weighted))
-    sources = {"moe": made["moe_sft"], "ffn": made["ffn"]}
-    make(weighted, "weighted_trained", "other", weighted=made["weighted_init 0.5"], **sources)
-    blocks, message = run(capsys, "results")
-    assert message == (
-        f"results/dense/lam~0.5 was made from weighted {before}, "
-        f"but results/weighted_trained/lam~0.5 is now {short(identity(weighted))}"
-    )
-    assert blocks["results/dense/lam~0.75"][0].endswith(", fits")
-
-
-def test_an_artifact_is_no_successor_of_its_own_input(made, capsys):
-    """moe_sft was made from a moe; a moe_sft is none."""
-    for path in (made["moe"], manifest_path(made["moe"])):
-        path.rename(f"elsewhere{path.suffix}")
-    blocks, message = run(capsys, "results")
-    assert message == "12 of 12 artifacts fit their manifests"
-    assert blocks["results/moe_sft"][-1].endswith(", which is not here")
-
-
-def test_an_artifact_that_is_gone_is_no_successor(made, capsys):
-    make(made["base"], "base", "another")
-    made["base"].rename("elsewhere")
-    _, message = run(capsys, "results")
-    assert message == "results/base is missing, but its manifest is there"
+    assert message == "13 of 13 artifacts fit their manifests"
+    assert blocks["results/moe"][-1] == f"from base {before}"
 
 
 # What is amiss

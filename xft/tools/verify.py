@@ -1,37 +1,18 @@
-"""Check artifacts against their manifests, and against the artifacts that they were made from.
+"""Check artifacts against their manifests, and show what they were made from.
 
 The check compares names, sizes, the hashes of files up to 64 MiB and the headers of larger
-safetensors; with --full, the hashes of all files. It looks for the inputs of an artifact in PATH...
-and in the artifact's results folder. An input that is in neither is shown, and is not an error.
+safetensors; with --full, the hashes of all files. Artifacts that others were made from are found by
+their ids, in PATH... and in the folders above it up to this one. `xft status` shows what was made
+from another input than the current one.
 """
 
-import json
-import os
 import sys
-import textwrap
 from pathlib import Path
 
-from xft.artifacts.lineage import (
-    Catalogue,
-    Origin,
-    absolute,
-    find_artifacts,
-    find_orphans,
-)
-from xft.artifacts.manifest import Manifest, find_faults, short
+from xft.artifacts.lineage import Catalogue, absolute, find_artifacts, find_orphans
+from xft.artifacts.manifest import find_faults, manifest_path, read_manifest, short
 from xft.cli import flags, running
 from xft.common.errors import UserError
-from xft.config.sections import effective
-
-LINE_LENGTH = 100
-# Parameters that differ between artifacts of one kind. The manifests hold all parameters.
-SHOWN = (
-    *("model", "revision", "num_experts", "num_experts_per_tok", "shared_expert", "router"),
-    *("normalize_routing", "upcycled_layers", "experts", "rank", "lora_alpha", "train_rest"),
-    *("shared_expert_weight", "granularity"),
-    *("learn_lambda", "init", "num_train_epochs", "max_steps", "flops_ratio", "learning_rate"),
-    *("limit", "prompt", "seed", "release"),
-)
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -72,76 +53,30 @@ def _find_all(paths: list[Path]) -> tuple[list[Path], list[str]]:
 
 
 def _check(artifact: Path, catalogue: Catalogue, full: bool) -> list[str]:
-    """Print an artifact with its origins. Returns its faults, one sentence for each."""
+    """Print an artifact with its inputs. Returns its faults, one sentence for each."""
     try:
-        manifest = catalogue.manifest(artifact)
-    except UserError as error:
-        print(f"{artifact}: {error}")
-        return [str(error)]
-    origins = catalogue.origins(artifact)
-    faults = _content_faults(artifact, manifest, full)
-    faults += [_stale(artifact, origin, catalogue) for origin in origins if origin.successor]
+        manifest = read_manifest(manifest_path(artifact))
+        if artifact.exists():
+            faults = find_faults(artifact, manifest, full)
+        else:
+            faults = [f"{artifact} is missing, but its manifest is there"]
+    except (UserError, OSError) as error:
+        told = error if isinstance(error, UserError) else f"{error.filename}: {error.strerror}"
+        print(f"{artifact}: {told}")
+        return [str(told)]
     print(f"{artifact}: {manifest.kind} {short(manifest.id)}{'' if faults else ', fits'}")
-    for line in [_parameters(manifest.parameters), *map(_describe, origins)]:
-        _print_indented(line)
+    for name, identity in sorted(manifest.inputs.items()):
+        place = catalogue.find(identity, near=artifact)
+        print(f"    from {name} {short(identity)}{f', {_readable(place)}' if place else ''}")
     for fault in faults:
-        _print_indented(f"! {fault}")
+        print(f"    ! {fault}")
     return faults
-
-
-def _content_faults(artifact: Path, manifest: Manifest, full: bool) -> list[str]:
-    if not artifact.exists():
-        return [f"{artifact} is missing, but its manifest is there"]
-    try:
-        return find_faults(artifact, manifest, full)
-    except OSError as error:
-        return [f"{error.filename}: {error.strerror}"]
-
-
-def _stale(artifact: Path, origin: Origin, catalogue: Catalogue) -> str:
-    now = short(catalogue.manifest(origin.successor).id)
-    return (
-        f"{artifact} was made from {origin.name} {short(origin.id)}, "
-        f"but {_readable(origin.successor)} is now {now}"
-    )
-
-
-def _describe(origin: Origin) -> str:
-    """One line about an origin: its name, its id, and its place if that is known."""
-    text = f"from {origin.name} {short(origin.id)}"
-    if origin.place:
-        return f"{text}, {_readable(origin.place)}"
-    return f"{text}, which is not here" if origin.is_artifact else f"{text}, a file"
-
-
-def _parameters(parameters: dict) -> str:
-    """One line with the parameters in SHOWN that are set."""
-    chosen = effective({name: parameters.get(name) for name in SHOWN})
-    chosen = {name: value for name, value in chosen.items() if value is not None}
-    return ", ".join(f"{name} {_plain(value)}" for name, value in chosen.items())
-
-
-def _plain(value: object) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
 
 
 def _readable(place: Path) -> Path:
     """An absolute path, relative to the working directory if it lies in it."""
     here = Path.cwd()
-    return Path(os.path.relpath(place)) if place.is_relative_to(here) else place
-
-
-def _print_indented(text: str) -> None:
-    indent = "    "
-    for line in textwrap.wrap(
-        text,
-        LINE_LENGTH,
-        initial_indent=indent,
-        subsequent_indent=2 * indent,
-        break_long_words=False,
-        break_on_hyphens=False,
-    ):
-        print(line)
+    return place.relative_to(here) if place.is_relative_to(here) else place
 
 
 if __name__ == "__main__":
