@@ -225,5 +225,5 @@ def test_lm_eval_s_keys_become_metrics():
 
 def test_another_result_is_refused(tmp_path):
     (tmp_path / "eval.json").write_text('{"format": 2, "pass@1": {}}')
-    with pytest.raises(UserError, match=r"eval\.json is not a result of step lm_eval"):
+    with pytest.raises(UserError, match=r"eval\.json is no result of step lm_eval"):
         lm_eval_result.read(tmp_path / "eval.json")

@@ -1,23 +1,19 @@
 """Reads and writes the result of a model on tasks of lm_eval. Equal runs write equal bytes."""
 
-import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
 
-from xft.artifacts.files import write_manifest, write_whole
 from xft.artifacts.manifest import Recipe
-from xft.checkpoints.reader import read_json
-from xft.common.errors import UserError
+from xft.artifacts.results import ResultFormat
 
 KIND = "lm_eval"
-FORMAT = 1
+RESULT = ResultFormat(KIND, "lm_eval", 1, "tasks")
 
 
 def build_result(measured: dict, model: dict, settings: dict, versions: dict) -> dict:
     """The content of the result file, from lm_eval's output without its times and paths."""
     return {
-        "format": FORMAT,
         "kind": KIND,
         "model": model,
         "settings": settings,
@@ -65,14 +61,8 @@ def write(
 
     task_hashes: SHA-256 of each task that is a file, by the file's name.
     """
-    write_whole(path, json.dumps(result, indent=2, sort_keys=True) + "\n")
     inputs = {"model": result["model"]["id"]} | task_hashes
-    write_manifest(path, KIND, result["settings"], inputs, recipe=recipe)
+    RESULT.write(path, result, result["settings"], inputs, recipe=recipe)
 
 
-def read(path: Path) -> dict:
-    """Read a result. Raises UserError if it is missing, broken, or not such a result."""
-    result = read_json(path)
-    if (result.get("kind"), result.get("format")) != (KIND, FORMAT):
-        raise UserError(f"{path} is not a result of step lm_eval (format {FORMAT})")
-    return result
+read = RESULT.read

@@ -1,22 +1,19 @@
 """Builds, reads and writes the result of an evaluation. Equal runs write equal bytes."""
 
-import json
 import platform
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
-from xft.artifacts.files import write_manifest, write_whole
 from xft.artifacts.manifest import Recipe
-from xft.checkpoints.reader import read_json
-from xft.common.errors import UserError
+from xft.artifacts.results import ResultFormat
 from xft.evaluation.ground_truth import TEST_SETS
 from xft.evaluation.problems import ProblemSet
 from xft.evaluation.samples import Sample, samples_path
-from xft.evaluation.scoring import PASSED, Verdict
+from xft.evaluation.scoring import Verdict
+from xft.evaluation.trial import PASSED
 
-KIND = "eval"
-FORMAT = 2
+RESULT = ResultFormat("eval", "eval", 2, "pass@1")
 TEST_NAMES = {"base": "base tests", "plus": "base + extra tests"}  # EvalPlus's words
 SAMPLES_OF = (1, 10, 100)  # k of pass@k
 # EvalPlus 0.3.1 counts every solution of this problem as failed.
@@ -46,7 +43,6 @@ def build_result(
         if sample.task_id == FAILED_BY_EVALPLUS and verdict.base == PASSED
     ]
     return {
-        "format": FORMAT,
         "model": origin["model"],
         "dataset": {
             "name": problem_set.name,
@@ -158,15 +154,9 @@ def write_result(path: Path, result: dict, ground_truth: str | None, recipe: Rec
 
     ground_truth: the artifact's id; None if the ground truth was computed in the same step.
     """
-    write_whole(path, json.dumps(result, indent=2, sort_keys=True) + "\n")
     inputs = {"model": result["model"]["id"], "dataset": result["dataset"]["sha256"]}
     inputs["ground_truth"] = ground_truth
-    write_manifest(path, KIND, result["settings"], inputs, [samples_path(path)], recipe)
+    RESULT.write(path, result, result["settings"], inputs, [samples_path(path)], recipe)
 
 
-def read_result(path: Path) -> dict:
-    """Read a result file. Raises UserError if it is missing, broken, or not such a result."""
-    result = read_json(path)
-    if result.get("format") != FORMAT or "pass@1" not in result:
-        raise UserError(f"{path} is not the result of an evaluation (format {FORMAT})")
-    return result
+read_result = RESULT.read

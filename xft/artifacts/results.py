@@ -1,0 +1,48 @@
+"""Files of results: JSON with a format inside, a manifest beside. Equal runs write equal bytes."""
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from xft.artifacts.files import write_manifest, write_whole
+from xft.artifacts.manifest import Recipe
+from xft.checkpoints.strict_json import read_json
+from xft.common.errors import UserError
+
+
+@dataclass(frozen=True)
+class ResultFormat:
+    """A kind of such files. step: the one that writes them. number: of the format's version.
+
+    key: the content of such a file has it, that of other kinds does not.
+    """
+
+    kind: str
+    step: str
+    number: int
+    key: str
+
+    def write(
+        self,
+        path: Path,
+        content: dict,
+        parameters: dict | None = None,
+        inputs: Mapping[str, str | None] | None = None,
+        beside: Iterable[Path] = (),
+        recipe: Recipe | None = None,
+    ) -> None:
+        """Write a file whole or not at all, and then its manifest, as `write_manifest` says."""
+        content = {"format": self.number} | content
+        write_whole(path, json.dumps(content, indent=2, sort_keys=True) + "\n")
+        write_manifest(path, self.kind, parameters, inputs, beside, recipe)
+
+    def read(self, path: Path) -> dict:
+        """The content of a file. Raises UserError if it is missing, broken, or of another kind."""
+        content = read_json(path)
+        if content.get("format") != self.number or self.key not in content:
+            raise UserError(
+                f"{path} is no result of step {self.step} (format {self.number}). Run the step "
+                "again"
+            )
+        return content
