@@ -263,19 +263,21 @@ def find_foreign(artifact: Path, manifest: Manifest) -> list[str]:
     """
     if artifact.is_symlink() or not artifact.is_dir():
         return []
-    names = [name for name in list_files(artifact) if not (artifact / name).is_symlink()]
-    known = [name for name in names if name in manifest.files]
-    foreign = sorted(set(names) - set(known))
-    faults = [f"{artifact / name} is not in the manifest" for name in foreign]
-    for name in known:
-        path, entry = artifact / name, manifest.files[name]
-        is_other_size = path.stat().st_size != entry["size"]
-        if is_other_size or _content_fault(path, entry, False, lambda count: None):
+    faults = []
+    for name in list_files(artifact):
+        path, entry = artifact / name, manifest.files.get(name)
+        if path.is_symlink():
+            continue
+        if entry is None:
+            faults.append(f"{path} is not in the manifest")
+        elif path.stat().st_size != entry["size"] or _content_fault(path, entry):
             faults.append(f"{path} was altered")
     return faults
 
 
-def _content_fault(path: Path, entry: dict, full: bool, report: Callable) -> str | None:
+def _content_fault(
+    path: Path, entry: dict, full: bool = False, report: Callable = lambda count: None
+) -> str | None:
     """How a file's content differs from its entry. Without `full`, only a quick check."""
     if full or entry["size"] <= SMALL_BYTES:
         if hash_file(path, report) != entry["sha256"]:
