@@ -16,7 +16,7 @@ from xft.data.templates import CHAT, COMPLETION, make_template, read_template
 from xft.data.tokenizers import load_tokenizer
 from xft.evaluation import ground_truth
 from xft.evaluation.execution import memory_bound, usable_cpus
-from xft.evaluation.ground_truth import GroundTruth, shown
+from xft.evaluation.ground_truth import shown
 from xft.evaluation.loading import model_origin, trained_template
 from xft.evaluation.problems import ProblemSet, load_problems
 from xft.evaluation.prompts import task_prompts
@@ -130,7 +130,7 @@ def _template(identity: str, model_folder: Path):
     return make_template(identity, load_tokenizer(model_folder) if identity == CHAT else None)
 
 
-def _read_ground_truth(step: Step, problem_set: ProblemSet) -> GroundTruth | None:
+def _read_ground_truth(step: Step, problem_set: ProblemSet) -> dict[str, str] | None:
     """The ground truth in --ground-truth, as an input of the step; None if it is not given.
 
     Raises UserError if the artifact does not hold the problems.

@@ -14,7 +14,7 @@ from xft.data.templates import (
     read_template,
 )
 from xft.evaluation.problems import Problem
-from xft.evaluation.prompts import BUILDERS
+from xft.evaluation.prompts import task_prompt
 
 # Written out from the paper's appendix and the published code.
 PROMPT = (
@@ -201,7 +201,7 @@ def test_rows_bring_no_special_tokens(chatty, name):
 def test_evaluation_gives_the_tokens_of_training(chatty, identity):
     template = make_template(identity, chatty)
     code = 'def last(xs):\n    """Last."""'
-    prompt = BUILDERS[True, "humaneval"](Problem("T/0", code + "\n", "last", ""), template)
+    prompt = task_prompt(Problem("T/0", code + "\n", "last", ""), "humaneval", template)
     instruction = f"Write a solution to the following problem:\n```python\n{code}\n```"
     (trained,) = template.encode(chatty, [instruction])
     (response,) = encode_literally(chatty, [f"```python\n{code}"])
@@ -210,5 +210,5 @@ def test_evaluation_gives_the_tokens_of_training(chatty, identity):
 
 
 def test_completion_is_bos_and_the_problem(tokenizer):
-    prompt = BUILDERS[False, "humaneval"](Problem("T/0", "def f():\n", "f", ""), COMPLETION)
+    prompt = task_prompt(Problem("T/0", "def f():\n", "f", ""), "humaneval", COMPLETION)
     assert prompt.encode(tokenizer) == [0, *tokenizer("def f():\n")["input_ids"]]

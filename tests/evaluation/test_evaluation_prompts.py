@@ -5,15 +5,14 @@ import pytest
 from xft.common.errors import UserError
 from xft.data.templates import make_template
 from xft.evaluation.problems import Problem
-from xft.evaluation.prompts import BUILDERS, HUMANEVAL_STOPS, MBPP_STOPS, cut
+from xft.evaluation.prompts import COMPLETION_STOPS, cut, task_prompt
 
 DOCSTRING = '"""\nWrite a function to find the last item\nassert last([1]) == 1\n"""\n'
 
 
 def mbpp_prompt(text: str):
-    return BUILDERS[True, "mbpp"](
-        Problem("Task/0", text, "last", ""), make_template("magicoder", None)
-    )
+    template = make_template("magicoder", None)
+    return task_prompt(Problem("Task/0", text, "last", ""), "mbpp", template)
 
 
 @pytest.mark.parametrize("full_stop", ["", "."])
@@ -39,7 +38,7 @@ ENDS = (
 
 def test_a_humaneval_completion_ends_at_the_next_top_level_statement():
     for rest in ENDS:
-        assert cut(BODY + rest, HUMANEVAL_STOPS).rstrip("\n") == BODY
+        assert cut(BODY + rest, COMPLETION_STOPS["humaneval"]).rstrip("\n") == BODY
     assert cut("a\nprint(1)\ndef f", ("\ndef ", "\nprint(")) == "a"  # the earliest
 
 
@@ -55,10 +54,10 @@ def test_a_humaneval_completion_ends_at_the_next_top_level_statement():
     ],
 )
 def test_an_indented_body_is_kept_whole(body):
-    assert cut(body, HUMANEVAL_STOPS) == body
+    assert cut(body, COMPLETION_STOPS["humaneval"]) == body
 
 
 def test_an_mbpp_completion_keeps_imports_and_helpers():
     code = "import re\n# help\nclass A:\n    pass\n\ndef f():\n    pass\n\n@cache\ndef g(): pass"
     for rest in ("\nassert g()", '\n"""\nWrite', "\nprint(g())", "\nif __name__", "\n```"):
-        assert cut(code + rest, MBPP_STOPS).rstrip("\n") == code
+        assert cut(code + rest, COMPLETION_STOPS["mbpp"]).rstrip("\n") == code

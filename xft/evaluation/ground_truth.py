@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from xft.common.errors import UserError
@@ -53,21 +52,16 @@ class ProblemTests:
         self.encoded = encode_inputs(self.sets)
 
 
-@dataclass(frozen=True)
-class GroundTruth:
-    """The expected results of a problem set: a line of JSON for each problem."""
+def compute(problem_set: ProblemSet, *, sandbox: Bubblewrap | None, workers: int) -> dict[str, str]:
+    """The expected results of each problem by its task id, as a line of JSON.
 
-    lines: dict[str, str]
-
-
-def compute(problem_set: ProblemSet, *, sandbox: Bubblewrap | None, workers: int) -> GroundTruth:
-    """Run the canonical solutions. Raises UserError for one that raises or does not end."""
+    Runs the canonical solutions. Raises UserError for one that raises or does not end.
+    """
 
     def line(problem: Problem, stop: Stop) -> str:
         return dumps(_returned(ProblemTests(problem, problem_set.form), sandbox, stop))
 
     problems = problem_set.problems
-    names = [problem.task_id for problem in problems]
     lines = work_on(
         problems,
         line,
@@ -76,7 +70,7 @@ def compute(problem_set: ProblemSet, *, sandbox: Bubblewrap | None, workers: int
         desc="ground truth",
         unit="problem",
     )
-    return GroundTruth(dict(zip(names, lines, strict=True)))
+    return {problem.task_id: line for problem, line in zip(problems, lines, strict=True)}
 
 
 def _returned(tests: ProblemTests, sandbox: Bubblewrap | None, stop: Stop) -> dict[str, list[dict]]:
@@ -133,13 +127,13 @@ def shown(value, limit: int = 500) -> str:
     return text if len(text) <= limit else f"{text[:half]} ... {text[-half:]}"
 
 
-def write(folder: Path, truth: GroundTruth) -> None:
+def write(folder: Path, truth: dict[str, str]) -> None:
     """Write the file of an artifact."""
-    rows = (f'{{"task_id":{dumps(name)},"sets":{line}}}\n' for name, line in truth.lines.items())
+    rows = (f'{{"task_id":{dumps(name)},"sets":{line}}}\n' for name, line in truth.items())
     (folder / EXPECTED_FILE).write_text("".join(rows), encoding="utf-8")
 
 
-def read(folder: Path, problem_set: ProblemSet) -> GroundTruth:
+def read(folder: Path, problem_set: ProblemSet) -> dict[str, str]:
     """Read an artifact's file. Raises UserError if a problem of the set is not in it."""
     lines = {}
     for line in (folder / EXPECTED_FILE).read_text(encoding="utf-8").splitlines():
@@ -151,4 +145,4 @@ def read(folder: Path, problem_set: ProblemSet) -> GroundTruth:
             f"{folder} has no expected results for {', '.join(missing[:5])}. Make the ground truth "
             "again for these problems"
         )
-    return GroundTruth(lines)
+    return lines

@@ -12,13 +12,15 @@ from xft.data.templates import (
 from xft.evaluation.problems import Problem, ProblemSet, split_mbpp
 
 FENCE = "```"
-# A base model's completion of a function ends before these.
-HUMANEVAL_STOPS = (
-    *("\ndef ", "\nasync def ", "\nclass ", "\n@", "\nimport ", "\nfrom ", "\nif ", "\nassert "),
-    *("\nprint(", "\n#", '\n"""', FENCE),
-)
-# An MBPP prompt holds no function, so top-level helpers and imports are part of the solution.
-MBPP_STOPS = ("\nif ", "\nassert ", "\nprint(", '\n"""', FENCE)
+# A base model's completion ends before these. An MBPP prompt holds no function, so helpers and
+# imports at the top level are part of the solution.
+COMPLETION_STOPS = {
+    "humaneval": (
+        *("\ndef ", "\nasync def ", "\nclass ", "\n@", "\nimport ", "\nfrom ", "\nif "),
+        *("\nassert ", "\nprint(", "\n#", '\n"""', FENCE),
+    ),
+    "mbpp": ("\nif ", "\nassert ", "\nprint(", '\n"""', FENCE),
+}
 
 
 @dataclass(frozen=True)
@@ -62,8 +64,16 @@ def task_prompts(
     problem_set: ProblemSet, template: TextTemplate | ChatTemplate
 ) -> list[TaskPrompt]:
     """A prompt for each problem, in order."""
-    build = BUILDERS[template is not COMPLETION, problem_set.form]
-    return [build(problem, template) for problem in problem_set.problems]
+    return [task_prompt(p, problem_set.form, template) for p in problem_set.problems]
+
+
+def task_prompt(problem: Problem, form: str, template: TextTemplate | ChatTemplate) -> TaskPrompt:
+    """The prompt for a problem of a set of this form."""
+    if template is COMPLETION:
+        text = problem.prompt
+        return TaskPrompt(problem.task_id, text, text, COMPLETION_STOPS[form], template)
+    build = _mbpp_instruction if form == "mbpp" else _humaneval_instruction
+    return build(problem, template)
 
 
 def _closing(template: TextTemplate | ChatTemplate) -> tuple[str, ...]:
@@ -101,20 +111,3 @@ def _mbpp_instruction(problem: Problem, template: TextTemplate | ChatTemplate) -
         template=template,
         start="```python",
     )
-
-
-def _humaneval_completion(problem: Problem, template: TextTemplate) -> TaskPrompt:
-    return TaskPrompt(problem.task_id, problem.prompt, problem.prompt, HUMANEVAL_STOPS, template)
-
-
-def _mbpp_completion(problem: Problem, template: TextTemplate) -> TaskPrompt:
-    return TaskPrompt(problem.task_id, problem.prompt, problem.prompt, MBPP_STOPS, template)
-
-
-# By whether the prompt is an instruction, and by the form of the problems.
-BUILDERS = {
-    (True, "humaneval"): _humaneval_instruction,
-    (True, "mbpp"): _mbpp_instruction,
-    (False, "humaneval"): _humaneval_completion,
-    (False, "mbpp"): _mbpp_completion,
-}

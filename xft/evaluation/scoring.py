@@ -7,19 +7,14 @@ from tempfile import TemporaryFile
 
 from xft.common.progress import progress
 from xft.evaluation.execution import TEST_SETS, Garbled, Limits, TimedOut, execute
-from xft.evaluation.ground_truth import (
-    GroundTruth,
-    ProblemTests,
-    run_canonical,
-    shown,
-)
+from xft.evaluation.ground_truth import ProblemTests, run_canonical, shown
 from xft.evaluation.judges import Judges
 from xft.evaluation.problems import Problem, ProblemSet
 from xft.evaluation.sandbox import Bubblewrap
-from xft.evaluation.trial import FAILED, Outcome, write_trial
+from xft.evaluation.trial import FAILED, PASSED, Outcome, write_trial
 from xft.evaluation.workers import Stop, work_on
 
-PASSED, TIMED_OUT, NO_CODE = "passed", "timed out", "no code"
+TIMED_OUT, NO_CODE = "timed out", "no code"
 TOO_COSTLY = "too costly to judge"
 SLOWER = 10  # a solution may take this many times as long as the canonical one
 
@@ -39,7 +34,7 @@ class Verdict:
 
 def score(
     problem_set: ProblemSet,
-    truth: GroundTruth,
+    truth: dict[str, str],
     solutions: Sequence[tuple[Problem, str | None]],
     *,
     sandbox: Bubblewrap | None,
@@ -97,7 +92,7 @@ def _limits_here(tests: ProblemTests, sandbox: Bubblewrap | None) -> Limits:
 
 def _verdict(
     tests: ProblemTests,
-    truth: GroundTruth,
+    truth: dict[str, str],
     code: str,
     sandbox: Bubblewrap | None,
     judges: Judges,
@@ -111,7 +106,7 @@ def _verdict(
     name, inputs = tests.problem.entry_point, tests.encoded
     late = False
     with TemporaryFile() as trial:
-        expected = truth.lines[tests.problem.task_id]
+        expected = truth[tests.problem.task_id]
         write_trial(trial, tests.form, name, tests.atol, inputs, expected)
         try:
             for line in execute(code, name, inputs, sandbox=sandbox, limits=limits, stop=stop):
