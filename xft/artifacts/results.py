@@ -1,12 +1,10 @@
 """Files of results: JSON with a format inside, a manifest beside. Equal runs write equal bytes."""
 
 import json
-from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from xft.artifacts.files import write_manifest, write_whole
-from xft.artifacts.manifest import Recipe
 from xft.checkpoints.strict_json import read_json
 from xft.common.errors import UserError
 
@@ -23,19 +21,14 @@ class ResultFormat:
     number: int
     key: str
 
-    def write(
-        self,
-        path: Path,
-        content: dict,
-        parameters: dict | None = None,
-        inputs: Mapping[str, str | None] | None = None,
-        beside: Iterable[Path] = (),
-        recipe: Recipe | None = None,
-    ) -> None:
-        """Write a file whole or not at all, and then its manifest, as `write_manifest` says."""
+    def write(self, path: Path, content: dict, **about) -> None:
+        """Write a file whole or not at all, and then its manifest.
+
+        about: parameters, inputs, beside and recipe, for `write_manifest`.
+        """
         content = {"format": self.number} | content
         write_whole(path, json.dumps(content, indent=2, sort_keys=True) + "\n")
-        write_manifest(path, self.kind, parameters, inputs, beside, recipe)
+        write_manifest(path, self.kind, **about)
 
     def read(self, path: Path) -> dict:
         """The content of a file. Raises UserError if it is missing, broken, or of another kind."""

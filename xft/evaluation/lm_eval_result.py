@@ -62,7 +62,7 @@ def write(
     task_hashes: SHA-256 of each task that is a file, by the file's name.
     """
     inputs = {"model": result["model"]["id"]} | task_hashes
-    RESULT.write(path, result, result["settings"], inputs, recipe=recipe)
+    RESULT.write(path, result, parameters=result["settings"], inputs=inputs, recipe=recipe)
 
 
 read = RESULT.read

@@ -155,8 +155,14 @@ def write_result(path: Path, result: dict, ground_truth: str | None, recipe: Rec
     ground_truth: the artifact's id; None if the ground truth was computed in the same step.
     """
     inputs = {"model": result["model"]["id"], "dataset": result["dataset"]["sha256"]}
-    inputs["ground_truth"] = ground_truth
-    RESULT.write(path, result, result["settings"], inputs, [samples_path(path)], recipe)
+    RESULT.write(
+        path,
+        result,
+        parameters=result["settings"],
+        inputs=inputs | {"ground_truth": ground_truth},
+        beside=[samples_path(path)],
+        recipe=recipe,
+    )
 
 
 read_result = RESULT.read
