@@ -38,20 +38,11 @@ class Phase(Enum):
 
 @dataclass(frozen=True)
 class Activity:
-    """A job that has begun. text: its progress, or the message of its failure."""
+    """A job that has begun. text: its progress, or the message of its failure and its log."""
 
     place: Path
     phase: Phase
     text: str
-    log: Path
-
-
-@dataclass(frozen=True)
-class Unfinished:
-    """What an unfinished training or evaluation keeps. machine: None if it is not known."""
-
-    text: str
-    machine: str | None = None
 
 
 def find_activities(jobs: Iterable[Wanted], results: Path) -> list[Activity]:
@@ -62,36 +53,33 @@ def find_activities(jobs: Iterable[Wanted], results: Path) -> list[Activity]:
 
 
 def _find_activity(job: Wanted, log: Path, written: set[tuple[int, int]]) -> Activity | None:
-    text, unfinished = _read(log), _unfinished(job)
+    text, (kept, machine) = _read(log), _kept(job)
     progress = last_progress(text) or "no progress line yet"
     if log.is_file():
         age = time.time() - log.stat().st_mtime
         is_here = _identity(log.stat()) in written
-        if is_here or (age < FRESH_SECONDS and _may_run_elsewhere(unfinished)):
-            where = "" if is_here else f" on {unfinished.machine or 'another machine, it seems'}"
+        if is_here or (kept and machine != platform.node() and age < FRESH_SECONDS):
+            where = "" if is_here else f" on {machine or 'another machine, it seems'}"
             progress += f" ({max(age, 0):.0f} s ago{where})"
-            return Activity(job.place, Phase.RUNNING, progress, log)
+            return Activity(job.place, Phase.RUNNING, progress)
     if message := failure(text) or _exception(text):
-        return Activity(job.place, Phase.FAILED, message, log)
-    if unfinished:
-        return Activity(job.place, Phase.CUT_OFF, f"{progress}; {unfinished.text}", log)
-    return None
+        return Activity(job.place, Phase.FAILED, f"{message} (log: {log})")
+    return Activity(job.place, Phase.CUT_OFF, f"{progress}; {kept}") if kept else None
 
 
-def _may_run_elsewhere(unfinished: Unfinished | None) -> bool:
-    return unfinished is not None and unfinished.machine != platform.node()
+def _kept(job: Wanted) -> tuple[str | None, str | None]:
+    """What the step of a job keeps until its artifact is whole, and the machine that it runs on.
 
-
-def _unfinished(job: Wanted) -> Unfinished | None:
-    """What the step of a job keeps until its artifact is whole; None if it keeps nothing."""
+    Both are None where that is nothing, or not known.
+    """
     root = job.place.with_name(f".{job.place.name}.training")
     if root.is_dir():
         owner = OWNER.match(_read(root / OWNER_FILE))
-        return Unfinished(_newest_checkpoint(root), owner and owner[1])
+        return _newest_checkpoint(root), owner and owner[1]
     if job.step == "eval" and journal_path(job.place).is_file():
         count = _read(journal_path(job.place)).count("\n") - 1  # the first line names the run
-        return Unfinished(f"{max(count, 0)} solutions are kept")
-    return None
+        return f"{max(count, 0)} solutions are kept", None
+    return None, None
 
 
 def _newest_checkpoint(root: Path) -> str:

@@ -7,7 +7,6 @@ docs/caching.md explains the lines.
 import argparse
 import shlex
 from collections import Counter
-from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from xft.cli import flags, running
@@ -21,7 +20,6 @@ from xft.dag.experiment import Experiment
 from xft.dag.input_checks import check_all_files
 from xft.dag.next_run import NextRun
 from xft.dag.state import Inspector
-from xft.dag.wanted import Wanted
 
 MOST_LINES = 40  # of one kind. More are counted by rule
 
@@ -35,11 +33,19 @@ def main(argv: list[str] | None = None) -> None:
         )
     run = NextRun(Current(_experiment(args), Inspector(clears_up=False)))
     activities = find_activities(run.jobs, args.results)
-    lines = _finished(run)
+    wanted, left = (Counter(part.rule for part in parts) for parts in (run.wanted, run.jobs))
+    counts = [(rule, f"{count - left[rule]} of {count}") for rule, count in wanted.items()]
+    _show(f"finished: {len(run.wanted) - len(run.jobs)} of {len(run.wanted)}", counts)
     for phase in Phase:
-        lines += _begun(phase, [found for found in activities if found.phase is phase])
-    lines += _jobs(run.jobs)
-    print("\n".join([*lines, _advice(run, activities, args.config)]))
+        found = [(str(each.place), each.text) for each in activities if each.phase is phase]
+        if found:
+            more = [(f"and {len(found) - MOST_LINES} more", "")] if len(found) > MOST_LINES else []
+            _show(f"{phase.value}: {len(found)}", found[:MOST_LINES] + more)
+    jobs = [(str(job.place), reason) for job, reason in run.jobs.items()]
+    is_long = len(jobs) > MOST_LINES
+    by_rule = [(rule, str(count)) for rule, count in left.items()]
+    _show(f"next run: {len(jobs) or 'nothing to do'}", by_rule if is_long else jobs)
+    print(_advice(run, activities, args.config))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -65,38 +71,6 @@ def _experiment(args: argparse.Namespace) -> Experiment:
     return Experiment(whole, runs, args.results)
 
 
-def _finished(run: NextRun) -> list[str]:
-    """The finished artifacts of each rule: those that the next run does not make."""
-    wanted = Counter(part.rule for part in run.wanted)
-    left = Counter(part.rule for part in run.jobs)
-    counts = [(rule, f"{count - left[rule]} of {count}") for rule, count in wanted.items()]
-    return [f"finished: {len(run.wanted) - len(run.jobs)} of {len(run.wanted)}", *_aligned(counts)]
-
-
-def _begun(phase: Phase, found: list[Activity]) -> list[str]:
-    """The jobs that have begun, with their progress or their message."""
-    if not found:
-        return []
-    lines = _aligned((str(activity.place), _told(activity)) for activity in found[:MOST_LINES])
-    more = len(found) - MOST_LINES
-    return [f"{phase.value}: {len(found)}", *lines, *([f"  and {more} more"] if more > 0 else [])]
-
-
-def _told(activity: Activity) -> str:
-    is_failure = activity.phase is Phase.FAILED
-    return f"{activity.text} (log: {activity.log})" if is_failure else activity.text
-
-
-def _jobs(jobs: Mapping[Wanted, str]) -> list[str]:
-    """The jobs of the next run and their reasons; more than MOST_LINES are counted by rule."""
-    if not jobs:
-        return ["next run: nothing to do"]
-    lines = [(str(job.place), reason) for job, reason in jobs.items()]
-    if len(jobs) > MOST_LINES:
-        lines = [(rule, f"{n}") for rule, n in Counter(job.rule for job in jobs).items()]
-    return [f"next run: {len(jobs)}", *_aligned(lines)]
-
-
 def _advice(run: NextRun, activities: list[Activity], config: list[Path] | None) -> str:
     if any(activity.phase is Phase.RUNNING for activity in activities):
         return "Jobs are running. What is listed under `next run` is still to do."
@@ -111,12 +85,13 @@ def _advice(run: NextRun, activities: list[Activity], config: list[Path] | None)
     )
 
 
-def _aligned(pairs: Iterable[tuple[str, str]]) -> list[str]:
-    """Indented lines whose second parts begin in the same column."""
-    pairs = list(pairs)
-    width = max(len(first) for first, _ in pairs)
+def _show(title: str, pairs: list[tuple[str, str]]) -> None:
+    """Print a title, and indented lines whose second parts begin in the same column."""
+    print(title)
+    width = max((len(first) for first, _ in pairs), default=0)
     margin = "\n" + " " * (width + 4)
-    return [f"  {first:{width}}  {margin.join(second.splitlines())}" for first, second in pairs]
+    for first, second in pairs:
+        print(f"  {first:{width}}  {margin.join(second.splitlines())}".rstrip())
 
 
 if __name__ == "__main__":
