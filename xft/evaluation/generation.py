@@ -1,6 +1,6 @@
 """Generates completions in batches. A row leaves its batch soon after its solution is complete."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from xft.common.devices import advice_on_nan
@@ -41,33 +41,30 @@ def generate(
     token_healing: bool = False,
     sampling: Sampling | None = None,
     on_completion: Callable[[int, Completion], object] = lambda *_: None,
+    write: Callable | None = None,
 ) -> list[Completion]:
     """A completion for each prompt, in order; greedy without `sampling`.
 
     prompts: all of one template, which ends a completion where it ends a turn.
     token_healing: as in `healing`; the token that is chosen again counts as a new one. The model's
     own sampling settings are replaced. on_completion(number of the prompt, completion) is called as
-    soon as a completion is complete. Raises UserError if a prompt plus `max_new_tokens` does not
-    fit into the model's window, or if the model computes NaN.
+    soon as a completion is complete. write: as `write_rows`, which is the default. Raises UserError
+    if a prompt plus `max_new_tokens` does not fit into the model's window, or if the model computes
+    NaN.
     """
     rows = make_rows(model.config, tokenizer, prompts, max_new_tokens, token_healing)
     if not rows:
         return []
-    _set_greedy(model, tokenizer, prompts, max_new_tokens)
-    # Longest first: padding stays small, and too little memory shows at once.
-    rows.sort(key=lambda row: -len(row.prompt_ids))
+    eos_ids = end_tokens(model.generation_config.eos_token_id, tokenizer, prompts[0].template)
     completions = [None] * len(prompts)
+    write = write or write_rows
     with progress(desc=f"generate {model.name_or_path}", total=len(prompts), unit="problem") as bar:
-
-        def finish(number: int, completion: Completion) -> None:
-            completions[number] = completion
-            on_completion(number, completion)
+        for row, ids in write(
+            model, tokenizer, rows, eos_ids, max_new_tokens, batch_size, sampling
+        ):
+            completions[row.number] = completion_of(tokenizer, row, ids, eos_ids)
+            on_completion(row.number, completions[row.number])
             bar.update()
-
-        for start in range(0, len(rows), batch_size):
-            batch = rows[start : start + batch_size]
-            draws = sampling and _Draws(sampling, [row.number for row in batch])
-            _generate_batch(model, tokenizer, batch, draws, finish)
     return completions
 
 
@@ -129,11 +126,18 @@ def _encode_prompts(
     return token_ids
 
 
-def _set_greedy(model, tokenizer, prompts: Sequence[TaskPrompt], max_new_tokens: int) -> None:
+def write_rows(
+    model,
+    tokenizer,
+    rows: list[Row],
+    eos_ids: list[int],
+    max_new_tokens: int,
+    batch_size: int,
+    sampling: Sampling | None,
+) -> Iterator[tuple[Row, list[int]]]:
+    """Each row with its new token ids, as soon as it is done."""
     from transformers import GenerationConfig
 
-    eos = model.generation_config.eos_token_id
-    eos_ids = end_tokens(eos, tokenizer, prompts[0].template)
     pad = tokenizer.pad_token_id
     model.generation_config = GenerationConfig(
         max_new_tokens=max_new_tokens,
@@ -141,22 +145,29 @@ def _set_greedy(model, tokenizer, prompts: Sequence[TaskPrompt], max_new_tokens:
         eos_token_id=eos_ids or None,
         pad_token_id=pad if pad is not None else (eos_ids or [0])[0],
     )
+    # Longest first: padding stays small, and too little memory shows at once.
+    rows = sorted(rows, key=lambda row: -len(row.prompt_ids))
+    for start in range(0, len(rows), batch_size):
+        batch = rows[start : start + batch_size]
+        draws = sampling and _Draws(sampling, [row.number for row in batch])
+        yield from _write_batch(model, tokenizer, batch, eos_ids, draws)
 
 
-def _generate_batch(model, tokenizer, rows: list[Row], draws: "_Draws | None", on_finish) -> None:
+def _write_batch(
+    model, tokenizer, rows: list[Row], eos_ids: list[int], draws: "_Draws | None"
+) -> Iterator[tuple[Row, list[int]]]:
     """Continue `rows` until all are done. Whenever half of them are done, these leave the batch."""
     import torch
 
     pad = model.generation_config.pad_token_id
-    eos_ids = model.generation_config.eos_token_id or []
     width = max(len(row.kept_ids) for row in rows)
     padding = [width - len(row.kept_ids) for row in rows]
     ids = [[pad] * left + row.kept_ids for left, row in zip(padding, rows, strict=True)]
     mask = [[0] * left + [1] * (width - left) for left in padding]
     ids, mask = (torch.tensor(values, device=model.device) for values in (ids, mask))
     limit = width + model.generation_config.max_new_tokens
-    refuse_nan = _RefuseNan(model.name_or_path)
-    first_tokens = FirstTokens(width, [row.first_ids for row in rows])
+    processors = [_RefuseNan(model.name_or_path), FirstTokens(width, [r.first_ids for r in rows])]
+    processors += [draws] if draws else []
     cache = None
     while rows:
         watch = RowWatch(tokenizer, width, rows, eos_ids)
@@ -167,17 +178,15 @@ def _generate_batch(model, tokenizer, rows: list[Row], draws: "_Draws | None", o
                 cache=cache,
                 max_new_tokens=limit - ids.shape[1],
                 stopping_criteria=[watch],
-                logits_processor=[refuse_nan, first_tokens, *([draws] if draws else [])],
+                logits_processor=processors,
                 return_dict_in_generate=True,
             )
         ids = output.sequences
         mask = torch.nn.functional.pad(mask, (0, ids.shape[1] - mask.shape[1]), value=1)
         is_over = ids.shape[1] == limit
-        for place, row in enumerate(rows):
-            if is_over or watch.lengths[place] is not None:
-                new_ids = ids[place, width:].tolist()[: watch.lengths[place]]
-                on_finish(row.number, completion_of(tokenizer, row, new_ids, eos_ids))
         left = [i for i, length in enumerate(watch.lengths) if length is None and not is_over]
+        for place in sorted({*range(len(rows))} - {*left}):
+            yield rows[place], ids[place, width:].tolist()[: watch.lengths[place]]
         chosen = torch.tensor(left, device=ids.device, dtype=torch.long)
         rows, ids, mask, cache = [rows[i] for i in left], ids[chosen], mask[chosen], None
         if left:

@@ -4,7 +4,7 @@ Written for vLLM 0.33.0.
 """
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,16 +12,10 @@ from xft.checkpoints.dtypes import torch_dtype
 from xft.checkpoints.reader import CheckpointHeaders
 from xft.common.errors import UserError
 from xft.common.optional import require
-from xft.common.progress import progress
-from xft.data.endings import GENERATION_CONFIG, end_tokens
+from xft.data.endings import GENERATION_CONFIG
 from xft.data.tokenizers import load_tokenizer
-from xft.evaluation.generation import (
-    Completion,
-    Row,
-    Sampling,
-    completion_of,
-    make_rows,
-)
+from xft.evaluation import generation
+from xft.evaluation.generation import Row, Sampling
 from xft.evaluation.loading import computing_dtype
 from xft.evaluation.prompts import TaskPrompt
 
@@ -85,43 +79,44 @@ def load_model(folder: Path, threads: int | None, precision: str = "auto"):
 
 
 def generate(
-    model: VllmModel,
-    tokenizer,
-    prompts: Sequence[TaskPrompt],
-    *,
-    max_new_tokens: int,
-    batch_size: int,
-    token_healing: bool = False,
-    sampling: Sampling | None = None,
-    on_completion: Callable[[int, Completion], object] = lambda *_: None,
-) -> list[Completion]:
-    """A completion for each prompt, as from `generation.generate`.
+    model: VllmModel, tokenizer, prompts: Sequence[TaskPrompt], **options
+) -> list[generation.Completion]:
+    """A completion for each prompt, as from `generation.generate` with the same options.
 
     batch_size: the number of sequences at a time. The next one starts as soon as one is done.
     token_healing: a prompt stays as it is if too many tokens begin with the text of its last one. A
     text may go on after a stop sequence that begins in its first token.
     """
+    return generation.generate(model, tokenizer, prompts, write=_write_rows, **options)
+
+
+def _write_rows(
+    model: VllmModel,
+    tokenizer,
+    rows: list[Row],
+    eos_ids: list[int],
+    max_new_tokens: int,
+    batch_size: int,
+    sampling: Sampling | None,
+) -> Iterator[tuple[Row, list[int]]]:
     rows = [
-        row if len(row.first_ids) <= MOST_ALLOWED else replace(row, first_ids=[])
-        for row in make_rows(model.config, tokenizer, prompts, max_new_tokens, token_healing)
+        row if len(row.first_ids) <= MOST_ALLOWED else replace(row, first_ids=[]) for row in rows
     ]
-    if not rows:
-        return []
-    eos = model.generation_config.eos_token_id
-    eos_ids = end_tokens(eos, tokenizer, prompts[0].template)
     longest = max(len(row.prompt_ids) for row in rows) + max_new_tokens
     engine = _start(model, longest, batch_size)
     first = _first_tokens(engine, rows, sampling)
     for row in rows:
-        _add(engine, row, first[row.number], max_new_tokens, eos_ids, sampling)
-    completions = [None] * len(rows)
-    with progress(desc=f"generate {model.name_or_path}", total=len(rows), unit="problem") as bar:
-        for number, token_ids in _finished(engine):
-            new_ids = (first[number] + token_ids)[:max_new_tokens]
-            completions[number] = completion_of(tokenizer, rows[number], new_ids, eos_ids)
-            on_completion(number, completions[number])
-            bar.update()
-    return completions
+        _request(
+            engine,
+            row,
+            row.kept_ids + first[row.number],
+            max_tokens=max_new_tokens,
+            stop=list(row.stops),
+            stop_token_ids=eos_ids,
+            **_draws(sampling, row.number),
+        )
+    for number, token_ids in _finished(engine):
+        yield rows[number], (first[number] + token_ids)[:max_new_tokens]
 
 
 def _start(model: VllmModel, longest: int, batch_size: int):
@@ -156,26 +151,6 @@ def _first_tokens(engine, rows: list[Row], sampling: Sampling | None) -> list[li
         _request(engine, row, row.kept_ids, max_tokens=1, allowed_token_ids=row.first_ids, **draws)
     found = dict(_finished(engine))
     return [found.get(row.number, []) for row in rows]
-
-
-def _add(
-    engine,
-    row: Row,
-    first: list[int],
-    max_new_tokens: int,
-    eos_ids: list[int],
-    sampling: Sampling | None,
-) -> None:
-    """Queue a row. first: its first new token, or empty."""
-    _request(
-        engine,
-        row,
-        row.kept_ids + first,
-        max_tokens=max_new_tokens,
-        stop=list(row.stops),
-        stop_token_ids=eos_ids,
-        **_draws(sampling, row.number),
-    )
 
 
 def _draws(sampling: Sampling | None, number: int) -> dict:
