@@ -20,7 +20,7 @@ from xft.conversions.merge import ALPHA as LOGITS
 from xft.conversions.merge import LAMBDA_LOGIT
 from xft.conversions.merged_tensors import merged_tensors
 from xft.modeling.mixing import Mixing, MixingLogits
-from xft.tools import export_full, verify
+from xft.tools import export_full
 
 RANK, ALPHA, EXPERTS, LAMBDA = 4, 12.0, 4, 0.6
 FLAGS = ["--experts", "lora", "--rank", RANK, "--lora-alpha", ALPHA]
@@ -261,7 +261,7 @@ def test_the_ffn_weights_are_the_factors_alone(llama):
     assert config == {"experts": "lora", "rank": RANK, "lora_alpha": ALPHA}
 
 
-def test_cards_and_verify_say_the_form_of_the_experts(llama, tmp_path, capsys):
+def test_cards_say_the_form_of_the_experts(llama, tmp_path):
     export_full.main(["--moe", str(llama["moe"]), "--out", str(tmp_path / "full")])
     low, dense, full = (
         (folder / "README.md").read_text()
@@ -270,10 +270,6 @@ def test_cards_and_verify_say_the_form_of_the_experts(llama, tmp_path, capsys):
     assert "always, each the base's FFN plus products of rank 4\n" in low
     assert "4 experts (3 for each token, each the base's FFN plus products of rank 4)" in dense
     assert "written out as full ones" in full and "lora_alpha" not in full
-    verify.main([str(llama["moe"]), str(tmp_path / "full"), "--full"])
-    shown = capsys.readouterr().out
-    assert "experts lora, rank 4, lora_alpha 12.0, train_rest frozen" in shown
-    assert "experts full, " in shown and shown.count("lora_alpha") == 1
 
 
 @pytest.mark.parametrize(
@@ -282,7 +278,7 @@ def test_cards_and_verify_say_the_form_of_the_experts(llama, tmp_path, capsys):
         (
             "moe",
             ["--rank", "33"],
-            r"moe.rank = 33: model.layers.0.mlp.gate_proj.* of .* \[48, 32\]",
+            r"moe.rank = 33: model.layers.0.mlp.gate_proj.weight has at most rank 32",
         ),
         ("moe", ["--init", "noise"], "init = noise: it changes the matrices of full experts"),
         ("moe", ["--init", "drop"], "init = drop: it changes the matrices of full experts"),

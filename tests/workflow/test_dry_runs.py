@@ -75,7 +75,7 @@ def test_the_published_recipe_runs_the_published_steps(recipe):
     rules = set(re.findall(r"^(?:local)?rule (\w+):", recipe, re.MULTILINE))
     assert rules == {
         *("all", "base", "fetch_data", "fetch_problems", "tokens", "moe", "moe_sft", "sft", "ffn"),
-        *("weighted_init", "weighted_trained", "uniform", "dense", "diversity", "ground_truth"),
+        *("weighted_init", "weighted_trained", "dense", "diversity", "ground_truth"),
         *("eval", "summary", "report"),
     }
     tuning = (
@@ -149,10 +149,15 @@ def asked(job: str) -> dict[str, str]:
 @pytest.mark.parametrize(
     ("rule", "start", "wanted"),
     [
-        ("moe_sft", "python", {"threads": "4", "gpu": "4"}),
+        (
+            "moe_sft",
+            "python -m xft.common.gpus 4 torchrun --standalone --nproc-per-node 4",
+            {"threads": "4", "gpu": "4"},
+        ),
         (
             "weighted_trained",
-            "srun --nodes=3 --ntasks-per-node=1 --kill-on-bad-exit=1 --cpus-per-task=2 python",
+            "srun --nodes=3 --ntasks-per-node=1 --kill-on-bad-exit=1 --cpus-per-task=2 "
+            "bash -c 'exec python -m xft.common.gpus 2 torchrun --nnodes 3",
             {"threads": "2", "gpu": "6", "nodes": "3", "tasks": "3", "tasks_per_gpu": "0"},
         ),
         ("eval", "", {"threads": "1", "gpu": "1"}),

@@ -80,8 +80,8 @@ LOW_RANK = {"experts": "lora", "rank": 33}
         ({"data": {"template": "chat"}}, "config: data.template = chat: base has no chat template"),
         ({"evaluation": {"base_prompt": "chat"}}, "base_prompt = chat: base has no chat template"),
         ({"moe": {"upcycled_layers": [1, 2, 5]}}, "upcycled_layers names 2, 5: base has layers 0"),
-        ({"moe": LOW_RANK}, "config: moe.rank = 33: the matrices of base have at most rank 32"),
-        ({"sft": {"lora_rank": 33}}, "sft.lora_rank = 33: the matrices of base have at most rank"),
+        ({"moe": LOW_RANK}, "config: moe.rank = 33: a matrix of base has at most rank 32"),
+        ({"sft": {"lora_rank": 33}}, "sft.lora_rank = 33: a matrix of base has at most rank"),
     ],
     ids=lambda value: str(value)[:50],
 )
