@@ -97,7 +97,7 @@ def test_the_published_recipe_runs_the_published_steps(recipe):
 def test_vllm_generates_for_all_but_mixtures(recipe):
     found = {
         re.search(r"--model '?\S+?/deepseek-coder-1\.3b/([^ ']+)", command)[1]: re.search(
-            r"--backend (\w+)", command
+            r"--backend=(\w+)", command
         )[1]
         for command in commands(recipe, "eval")
     }
