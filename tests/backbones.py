@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -78,10 +77,6 @@ BACKBONES = {
 }
 # An MLP with a gate, one with a fused gate, one without a gate and with biases, and soft caps.
 FORMS = ("llama", "phi3", "starcoder2", "gemma2")
-# For parametrize: the four forms in `make test`, all others in `.ci/run`.
-EACH_BACKBONE = [
-    pytest.param(name, marks=[] if name in FORMS else pytest.mark.ci) for name in BACKBONES
-]
 
 
 def small_config(backbone: str, **settings):

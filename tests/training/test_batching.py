@@ -4,7 +4,7 @@ import re
 
 import pytest
 import torch
-from backbones import EACH_BACKBONE
+from backbones import FORMS
 from chains import Chain
 from mixtures import random_mixture
 from trainings import learn, write_rows
@@ -35,7 +35,7 @@ def loss_and_gradient(model, batch: dict) -> tuple[float, torch.Tensor]:
     return loss.item(), torch.cat([parameter.grad.flatten() for parameter in model.parameters()])
 
 
-@pytest.mark.parametrize("backbone", EACH_BACKBONE)
+@pytest.mark.parametrize("backbone", FORMS)
 def test_packed_rows_have_the_loss_and_gradient_of_padded_ones(backbone, tokenizer):
     model = random_mixture(backbone)
     loss, gradient = loss_and_gradient(model, batch(padded(tokenizer)))
@@ -59,7 +59,7 @@ def test_what_is_not_packed_is_computed_as_ever(backbone, tokenizer):
         assert torch.equal(model.generate(**prompt), continued)
 
 
-@pytest.mark.parametrize("backbone", EACH_BACKBONE)
+@pytest.mark.parametrize("backbone", FORMS)
 def test_flash_attention_would_get_the_bounds_of_the_rows(backbone, monkeypatch):
     """It needs a GPU. It reads the bounds or the positions: some backbones hand on only one."""
     inputs = batch(packed(row_bounds=True))

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from backbones import EACH_BACKBONE, random_dense
+from backbones import FORMS, random_dense
 from mixtures import mixture_and_varied_experts, random_mixture
 
 from xft.checkpoints.reader import Checkpoint
@@ -66,7 +66,7 @@ def assert_same(found: tuple[torch.Tensor, dict], expected: tuple[torch.Tensor, 
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("backbone", EACH_BACKBONE)
+@pytest.mark.parametrize("backbone", FORMS)
 def test_loss_and_gradients_are_plain_transformers(backbone, kind, batch):
     model = KINDS[kind](backbone, **SCALED.get(backbone, {}))
     if "attention_mask" not in batch:
