@@ -312,6 +312,12 @@ def test_too_few_rows_are_told_before_anything_runs(files, sections, message):
     check_all_files([config])  # the number of rows in an array is unknown
 
 
+def test_a_file_without_rows_is_told(files):
+    Path("rows.jsonl").write_text("\n")
+    with pytest.raises(UserError, match=r"config: data\.train: rows\.jsonl holds no rows"):
+        check_all_files([files])
+
+
 @pytest.mark.parametrize("place", ["rows.jsonl", "rows.jsonl/deep/mine/"])
 def test_results_cannot_be_in_a_file(files, place):
     files = files.model_copy(update={"results_dir": place})

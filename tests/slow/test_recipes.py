@@ -31,7 +31,7 @@ def project(new_project):
         if "revision" not in config["data"]:
             rows = project.folder / config["data"]["train"]
             rows.parent.mkdir(exist_ok=True)
-            rows.touch()
+            rows.write_text('{"instruction": "a", "response": "b"}\n' * 20_001)  # for any warm-up
     return project
 
 
@@ -65,9 +65,9 @@ def test_a_recipe_goes_with_ones_own_file(project):
     ("name", "jobs"),
     [
         ("ablations", {"moe_sft": 22, "dense": 20, "sft": 2, "tokens": 1}),
-        ("regimes", {"moe_sft": 10, "dense": 10, "sft": 10, "tokens": 2}),
-        ("low_rank", {"moe_sft": 2, "dense": 2, "sft": 2, "eval": 9}),
-        ("little_data", {"moe_sft": 16, "sft": 6, "weighted_trained": 18, "dense": 20, "heal": 4}),
+        ("regimes", {"moe_sft": 10, "dense": 20, "sft": 20, "tokens": 2}),
+        ("low_rank", {"moe_sft": 2, "dense": 4, "sft": 2, "eval": 9}),
+        ("little_data", {"moe_sft": 16, "sft": 6, "weighted_trained": 18, "dense": 22, "heal": 4}),
     ],
 )
 def test_a_recipe_lies_over_any_config(project, name, jobs):

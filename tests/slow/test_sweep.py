@@ -80,9 +80,12 @@ def test_the_best_merge_of_each_mixture_stays_and_others_are_made_again_if_asked
     [
         (
             {"variants": VARIANTS | {"stock": {"merge": {"method": "model_stock"}}}},
-            {"dense": 2, "heal": 2, "weighted_init": 0},
+            {"dense": 2 + 2 + 4, "heal": 2, "weighted_init": 0},
         ),
-        ({"seeds": [42, 43, 44]}, {"sft": 1, "moe": 2, "moe_sft": 2, "dense": 2, "soup": 1}),
+        (
+            {"seeds": [42, 43, 44]},
+            {"sft": 2, "moe": 2, "moe_sft": 2, "dense": 2 + 1 + 2, "soup": 1},
+        ),
         ({"seeds": [42, 43], "variants": {}}, {}),
     ],
     ids=["a variant more", "a seed more", "no variants"],

@@ -111,6 +111,8 @@ def _check_rows(data: DataConfig) -> None:
 def check_number_of_rows(config: XftConfig, number: int) -> None:
     """Raise UserError if so many rows, at most, are too few for the configuration."""
     data = config.data
+    if not number:
+        raise UserError(f"config: data.train: {data.train} holds no rows")
     if data.validation_rows and data.validation_rows >= number:
         raise UserError(
             f"config: data.validation_rows = {data.validation_rows}: {data.train} has at most "
