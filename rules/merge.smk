@@ -15,9 +15,10 @@ rule weighted_init:
         **RESOURCES.start_of_mixing(at(INIT)),
     params:
         **step_params("weighted_init", at(INIT), data="tokens"),
+        lam=lambda wildcards: wildcards.lam,  # a wildcard alone is not in a cache's key
     shell:
         "python -m workflow_scripts.weighted_init --moe {input.moe:q} --ffn {input.ffn:q} "
-        "--lam {wildcards.lam} {params.data} {input.tokens:q} {params.options} {resources.besides} "
+        "--lam {params.lam} {params.data} {input.tokens:q} {params.options} {resources.besides} "
         "--out {output.artifact:q} 2>&1 | tee -i {log:q}"
 
 
