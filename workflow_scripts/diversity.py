@@ -9,7 +9,7 @@ from xft.artifacts.overlap import overlap
 from xft.cli import running
 from xft.cli.step import Step
 from xft.common.errors import UserError
-from xft.reporting.diversity import routing_at_end, write_diversity
+from xft.reporting.diversity import DIVERSITY, routing_at_end
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -41,7 +41,7 @@ def main(argv: list[str] | None = None) -> None:
         "routing": routing,
     }
     metrics = {"metrics": hash_file(args.metrics)} if args.metrics else {}
-    write_diversity(args.out, description, step.ids | metrics, step.recipe())
+    DIVERSITY.write(args.out, description, inputs=step.ids | metrics, recipe=step.recipe())
     print(f"{args.ffn}: spread of the experts {_shown(measured['spread'])}")
     for layer in measured["layers"]:
         print(f"layer {layer['layer']}: {_shown(layer['spread'])}")

@@ -8,7 +8,7 @@ from xft.common.devices import advice_on_nan, claim_gpus
 from xft.common.errors import UserError
 from xft.config.sections import RunConfig
 from xft.evaluation.loading import artifact_id, load_model, model_origin
-from xft.reporting.validation_losses import write_loss
+from xft.reporting.validation_losses import LOSS
 
 BATCH_ROWS = 8
 
@@ -56,7 +56,8 @@ def main(argv: list[str] | None = None) -> None:
     }
     step.inputs = {"tokens": opened.artifact} | model_origin(args.model)
     ids, options = {"model": identity, "tokens": opened.artifact.id}, {"threads": run.threads}
-    write_loss(args.out, description, options, ids, step.recipe(options))
+    recipe = step.recipe(options)
+    LOSS.write(args.out, description, parameters=options, inputs=ids, recipe=recipe)
     print(f"{args.model}: loss {loss:.4f} on {len(rows)} held-out rows")
 
 

@@ -65,7 +65,7 @@ def distance(model, other) -> float:
 
 
 def check_step_0(case):
-    """The mixture is the dense model in both modes, whatever the router says."""
+    """The mixture computes what the dense model computes, in both modes and for every router."""
     assert distance(case.upcycled, case.dense) <= 1e-5
     other = copy.deepcopy(case.upcycled).train()
     for block in other.moe_blocks:

@@ -14,7 +14,7 @@ from workflow_scripts import summary
 from xft.artifacts.manifest import manifest_path, read_manifest
 from xft.common.errors import UserError
 from xft.evaluation import lm_eval_result
-from xft.reporting import validation_losses
+from xft.reporting.validation_losses import LOSS
 from xft.tools import verify
 
 
@@ -46,7 +46,7 @@ class Runs:
         rows = [{"loss": v, "tokens": n} for v, n in zip(losses, counts, strict=True)]
         content = {"model": {"path": "m", "id": None}, "tokens": tokens, "rows": rows}
         content["loss"] = float(np.average(losses, weights=counts))
-        validation_losses.write_loss(self.root / file, content, {}, {})
+        LOSS.write(self.root / file, content, parameters={}, inputs={})
 
     def summarise(self, *words) -> tuple[str, list[dict], list[dict]]:
         """Run the step. The text, and the rows of both CSV files."""
@@ -368,7 +368,7 @@ def test_the_best_of_several_merges_of_a_mixture_is_named(runs):
 
 
 def write_diversity(runs: Runs, file: str, spreads: list, routing=None) -> None:
-    content = {"format": 1, "kind": "diversity", "spread": spreads[0], "routing": routing}
+    content = {"format": 1, "spread": spreads[0], "routing": routing}
     content["layers"] = [{"layer": n, "spread": spread} for n, spread in enumerate(spreads)]
     (runs.root / file).parent.mkdir(parents=True, exist_ok=True)
     (runs.root / file).write_text(json.dumps(content))

@@ -14,7 +14,7 @@ from workflow_scripts import diversity
 from xft.artifacts.manifest import hash_file, manifest_path, read_manifest
 from xft.common.errors import UserError
 from xft.conversions import blocks
-from xft.reporting.diversity import read_diversity
+from xft.reporting.diversity import DIVERSITY
 from xft.tools import verify
 
 SINGLE = "model.safetensors"
@@ -102,7 +102,7 @@ def test_the_file_says_what_was_measured(untrained, tmp_path):
     assert manifest.kind == manifest.recipe.step == "diversity"
     assert manifest.inputs == ids | {"metrics": hash_file(metrics)}
     assert manifest.recipe.inputs.keys() == {"base", "ffn"}
-    assert read_diversity(out) == result
+    assert DIVERSITY.read(out) == result
     before = out.read_bytes()
     measure(untrained, out, "--metrics", metrics)
     assert out.read_bytes() == before
@@ -149,7 +149,7 @@ def test_files_of_another_form_are_refused(untrained, tmp_path):
         measure(untrained, tmp_path / "out.json", "--metrics", file)
     file.write_text('{"format": 1}')
     with pytest.raises(UserError, match="is no result of step diversity"):
-        read_diversity(file)
+        DIVERSITY.read(file)
 
 
 def test_another_base_is_refused(untrained, tmp_path, tiny_llama):

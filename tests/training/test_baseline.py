@@ -166,7 +166,7 @@ def test_what_is_no_weight_of_the_model_stays_as_it_is(tiny_llama, data, tmp_pat
 
 @pytest.fixture(scope="module")
 def held_out(tiny_llama, data, tmp_path_factory):
-    """A base with a manifest, and tokens of which five rows are held out."""
+    """A base with a manifest, and tokens with five rows held out."""
     folder = tmp_path_factory.mktemp("held_out")
     with create_artifact(folder / "base", "base") as draft:
         shutil.copytree(tiny_llama, draft.path, dirs_exist_ok=True)

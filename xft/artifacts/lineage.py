@@ -14,7 +14,7 @@ GENERATIONS_SUFFIX = ".generations.jsonl"
 
 
 def find_artifacts(path: Path) -> list[Path]:
-    """The artifact at `path`, or all artifacts below it. Raises UserError if there is none."""
+    """The artifact at `path`, or all artifacts below it. Raises UserError if there are none."""
     if manifest_path(path).exists():
         return [path]
     found = _with_manifests(path.rglob(f"*{MANIFEST_SUFFIX}"))

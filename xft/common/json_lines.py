@@ -11,7 +11,7 @@ MAX_LINE = 64 * 2**20  # bytes
 
 
 def parse_json(text: str) -> object:
-    """The value of a JSON text. Raises ValueError with the reason if there is none."""
+    """The value of a JSON text. Raises ValueError with the reason if the text is not valid."""
     try:
         return json.loads(text)
     except json.JSONDecodeError:

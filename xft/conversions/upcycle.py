@@ -11,7 +11,7 @@ from xft.checkpoints.dtypes import FLOAT_NAMES, torch_dtype
 from xft.checkpoints.layout import FfnLayer, dense_layers, outside
 from xft.checkpoints.reader import Checkpoint
 from xft.checkpoints.writer import TensorPlan
-from xft.common.errors import UserError
+from xft.common.errors import UserError, naming
 from xft.config.section import keys
 from xft.config.sections import MixtureConfig, MoeConfig
 from xft.conversions.common import copy_plan, fused_plan, seeded_generator
@@ -48,7 +48,8 @@ def chosen_layers(base: Checkpoint, indices: list[int] | None) -> list[FfnLayer]
 
     Raises UserError if there is no such layer, or a layer cannot be upcycled.
     """
-    layers = dense_layers(base.names, base.config)
+    with naming(str(base.folder)):
+        layers = dense_layers(base.names, base.config)
     if indices is None:
         return layers
     if beyond := [index for index in indices if index >= len(layers)]:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from xft.evaluation.result import read_result
-from xft.reporting.validation_losses import read_loss
+from xft.reporting.validation_losses import LOSS
 
 
 def best_merge(files: Sequence[Path], by: str) -> int:
@@ -14,7 +14,7 @@ def best_merge(files: Sequence[Path], by: str) -> int:
     evaluations if by is benchmark, and the one with the most solved problems is the best.
     """
     if by == "validation":
-        values = [-read_loss(file)["loss"] for file in files]
+        values = [-LOSS.read(file)["loss"] for file in files]
     else:
         values = [read_result(file)["pass@1"]["plus"] for file in files]
     return values.index(max(values))

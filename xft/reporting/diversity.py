@@ -1,41 +1,13 @@
-"""Reads and writes files that say how far the experts of a mixture have moved apart."""
+"""Files that say how far the experts of a mixture have moved apart."""
 
-import json
-from collections.abc import Mapping
 from pathlib import Path
 
-from xft.artifacts.files import write_manifest, write_whole
-from xft.artifacts.manifest import Recipe
-from xft.checkpoints.strict_json import read_json
-from xft.common.errors import UserError
+from xft.artifacts.results import ResultFormat
 from xft.common.json_lines import read_json_objects
 
-FORMAT = 1
-KIND = "diversity"
+# spread, deviation, shift, layers, experts, ffn, base and routing.
+DIVERSITY = ResultFormat("diversity", "diversity", 1, "spread")
 LAST_STEPS = 10  # of the tuning: one step's statistics are those of one small batch
-
-
-def write_diversity(
-    path: Path, description: dict, inputs: Mapping[str, str], recipe: Recipe | None = None
-) -> None:
-    """Write a file whole or not at all, and its manifest beside it.
-
-    description: the values, the FFN artifact and the base. inputs, recipe: for the manifest.
-    """
-    content = {"format": FORMAT, "kind": KIND} | description
-    write_whole(path, json.dumps(content, indent=2, sort_keys=True) + "\n")
-    write_manifest(path, KIND, inputs=inputs, recipe=recipe)
-
-
-def read_diversity(path: Path) -> dict:
-    """The content of a file: spread, deviation, shift, layers, experts, ffn, base and routing.
-
-    Raises UserError if the file is another one.
-    """
-    content = read_json(path)
-    if content.get("format") != FORMAT or content.get("kind") != KIND:
-        raise UserError(f"{path} is no result of step diversity (format {FORMAT})")
-    return content
 
 
 def routing_at_end(metrics: Path) -> dict[str, float] | None:

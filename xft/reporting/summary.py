@@ -13,11 +13,11 @@ from xft.reporting.comparisons import (
     loss_values,
     solved_values,
 )
-from xft.reporting.diversity import read_diversity
+from xft.reporting.diversity import DIVERSITY
 from xft.reporting.lm_eval import lm_eval_table
 from xft.reporting.runs import Result, Row, results_of
 from xft.reporting.spreads import OWN, spreads_table, spreads_text
-from xft.reporting.validation_losses import read_loss
+from xft.reporting.validation_losses import LOSS
 
 
 @dataclass(frozen=True)
@@ -36,13 +36,13 @@ def summarise(rows: Sequence[Row], chosen_by: str | None = None) -> Summary:
     UserError if a file is missing or is no result of its step.
     """
     evaluations = _read(rows, "eval", read_result)
-    losses = _read(rows, "validation_loss", read_loss)
+    losses = _read(rows, "validation_loss", LOSS.read)
     by_file = {found.file: content for found, content in losses.items()}
     table = tables.summary_table(evaluations, by_file)
     compared = comparison_table([*solved_values(evaluations), *loss_values(losses)])
     spreads = {
         found.subject.variation(found.seed) or OWN: content
-        for found, content in _read(rows, "diversity", read_diversity).items()
+        for found, content in _read(rows, "diversity", DIVERSITY.read).items()
     }
     measured = _read(rows, "lm_eval", lm_eval_result.read)
     chosen_by = chosen_by or ("validation" if losses else "benchmark")

@@ -72,7 +72,7 @@ class Tracking:
             os.environ["MLFLOW_RUN_ID"] = self._mlflow_run(training)
 
     def _mlflow_run(self, training: str) -> str:
-        """The id of a training's run. The run is created if there is none."""
+        """The id of a training's run. A run is created if the training has none yet."""
         import mlflow
 
         experiment = mlflow.set_experiment(os.environ["MLFLOW_EXPERIMENT_NAME"]).experiment_id
