@@ -1,6 +1,5 @@
 # XFT: upcycle a dense code LLM, tune the experts, merge them back, evaluate.
-# rules/steps.smk finds the steps, workflow_scripts/<rule>.py. rules/common.smk has paths, validation
-# and helpers.
+# rules/steps.smk finds the steps, workflow_scripts/<rule>.py. rules/common.smk makes the plan.
 
 from snakemake.utils import min_version
 
@@ -15,18 +14,17 @@ if not workflow.overwrite_configfiles:
 
 include: "rules/steps.smk"
 include: "rules/common.smk"
-include: "rules/outputs.smk"
 include: "rules/mixture.smk"
 include: "rules/merge.smk"
 include: "rules/baselines.smk"
 include: "rules/evaluation.smk"
-include: "rules/benchmarks.smk"
 
 
 # Only base, fetch_data and fetch_problems use the network: they run their steps `online`. They run
 # where snakemake runs, because compute nodes often have no network.
 localrules:
     all,
+    by_name,
     base,
     fetch_data,
     fetch_problems,
@@ -37,18 +35,18 @@ localrules:
 rule all:
     default_target: True
     input:
-        targets(),
+        targets,
 
 
-onstart:
-    begin_run()
-
-
-onsuccess:
-    protect_shared()
-    show_summary()
-
-
-onerror:
-    protect_shared()
-    show_failures()
+# snakemake results/moe_sft: an artifact by its name.
+rule by_name:
+    input:
+        named,
+    output:
+        directory(f"{RESULTS}/{{name}}"),
+    log:
+        f"{STORE}/logs/by_name/{{name}}.log",
+    resources:
+        target=target_of,
+    shell:
+        "ln -sfn {resources.target:q} {output:q} > {log:q} 2>&1"

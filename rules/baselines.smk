@@ -3,37 +3,48 @@
 
 rule sft:
     input:
-        **artifact_inputs(at(SFT), "base", "tokens", "flops_of"),
+        unpack(inputs),
     output:
-        **training_outputs(SFT),
+        entry("sft"),
     log:
-        log_of(SFT),
-    cache: bool(SHARED)
+        log_of("sft"),
+    benchmark:
+        log_of("sft", "jsonl")
     conda:
         "../envs/training.yaml"
-    threads: CONFIG.threads * CONFIG.sft.processes
+    threads: threads_of
     resources:
-        **RESOURCES.training("sft", at(SFT)),
+        **RESOURCES,
+        **nodes(CONFIG.sft),
     params:
-        **step_params("sft", at(SFT), match_flops="flops_of"),
+        options=options,
+    message:
+        MESSAGE
     shell:
-        "{resources.start} -m workflow_scripts.sft --base {input.base:q} --data {input.tokens:q} "
-        "{params.match_flops} {input.flops_of:q} {params.options} --metrics {output.metrics:q} {resources.besides} --out {output.artifact:q} 2>&1 | tee -i {log:q}"
+        STORED
+        + "{resources.start} -m workflow_scripts.sft --base {input.base:q}/artifact "
+        "--data {input.tokens:q}/artifact {params.options} {resources.besides} "
+        "--metrics {output:q}.partial/metrics.jsonl --out {output:q}.partial/artifact"
+        + LOGGED
 
 
 rule soup:
     input:
-        models=folders(lambda wildcards: at("soup")(wildcards).sources.values()),
-        manifests=manifests(lambda wildcards: at("soup")(wildcards).sources.values()),
-        changed=marker(at("soup")),
+        unpack(inputs),
     output:
-        **artifact_outputs("soup"),
+        entry("soup"),
     log:
         log_of("soup"),
+    benchmark:
+        log_of("soup", "jsonl")
     conda:
         "../envs/conversion.yaml"
     resources:
-        **RESOURCES.conversion(at("soup")),
+        **RESOURCES,
+    params:
+        options=options,
+    message:
+        MESSAGE
     shell:
-        "python -m workflow_scripts.soup --models {input.models:q} --out {output.artifact:q} "
-        "2>&1 | tee -i {log:q}"
+        STORED + "python -m workflow_scripts.soup {params.options} "
+        "--out {output:q}.partial/artifact" + LOGGED

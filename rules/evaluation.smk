@@ -3,173 +3,185 @@
 
 rule fetch_problems:
     input:
-        changed=marker(lambda wildcards: EXPERIMENT.fetched_problems(wildcards.named)),
+        unpack(inputs),
     output:
-        file=f"{RESULTS}/problems/{{named}}.jsonl",
-        manifest=f"{RESULTS}/problems/{{named}}.jsonl.manifest.json",
+        entry("fetch_problems"),
     log:
-        f"{LOGS}/problems/{{named}}.log",
+        log_of("fetch_problems"),
+    benchmark:
+        log_of("fetch_problems", "jsonl")
     conda:
         "../envs/data.yaml"
     resources:
-        mem_mb=1000,
-        runtime=60,
+        **RESOURCES,
     params:
-        dataset=lambda wildcards: wildcards.named,
-        # For the cache.
-        content=lambda wildcards: list(
-            EXPERIMENT.fetched_problems(wildcards.named).files.values()
-        ),
+        options=options,
+    message:
+        MESSAGE
     shell:
-        "online python -m workflow_scripts.fetch_problems --dataset {params.dataset:q} "
-        "--out {output.file:q} 2>&1 | tee -i {log:q}"
+        "online "
+        + STORED
+        + "python -m workflow_scripts.fetch_problems {params.options} "
+        "--out {output:q}.partial/{resources.file:q}" + LOGGED
 
 
 rule ground_truth:
     input:
-        **problem_inputs(lambda wildcards: [wildcards.dataset]),
-        changed=marker(at(TRUTH)),
+        unpack(inputs),
     output:
-        **artifact_outputs(TRUTH),
+        entry("ground_truth"),
     log:
-        log_of(TRUTH),
+        log_of("ground_truth"),
+    benchmark:
+        log_of("ground_truth", "jsonl")
     conda:
         "../envs/evaluation.yaml"
-    threads: CONFIG.threads
+    threads: threads_of
     resources:
-        **fixed(8000, 120),
+        **RESOURCES,
     params:
-        options=options(at(TRUTH)),
+        options=options,
+    message:
+        MESSAGE
     shell:
-        "python -m workflow_scripts.ground_truth --dataset {input.problems:q} {params.options} "
-        "--out {output.artifact:q} 2>&1 | tee -i {log:q}"
+        STORED + "python -m workflow_scripts.ground_truth {params.options} "
+        "--out {output:q}.partial/artifact" + LOGGED
 
 
 rule eval:
     input:
-        **artifact_inputs(at(EVALUATION), "model", "ground_truth"),
-        **problem_inputs(lambda wildcards: [wildcards.dataset]),
+        unpack(inputs),
     output:
-        **result_outputs(EVALUATION),
-        generations=f"{RESULTS}/{{variation}}eval/{{model}}/{{dataset}}.generations.jsonl",
+        entry("eval"),
     log:
-        log_of("eval/{model}/{dataset}"),
+        log_of("eval"),
+    benchmark:
+        log_of("eval", "jsonl")
     conda:
         evaluation_environment
-    threads: CONFIG.threads
+    threads: threads_of
     resources:
-        **RESOURCES.evaluation(at(EVALUATION)),
+        **RESOURCES,
     params:
-        prompt=prompt,
-        options=options(at(EVALUATION)),
+        options=options,
+    message:
+        MESSAGE
     shell:
-        "python -m workflow_scripts.eval --model {input.model:q} --dataset {input.problems:q} "
-        "--ground-truth {input.ground_truth:q} --prompt {params.prompt:q} {params.options} "
-        "{resources.besides} --out {output.result:q} 2>&1 | tee -i {log:q}"
+        STORED + "python -m workflow_scripts.eval --model {input.model:q}/artifact "
+        "--ground-truth {input.ground_truth:q}/artifact {params.options} {resources.besides} "
+        "--out {output:q}.partial/result.json" + LOGGED
 
 
 rule validation_loss:
     input:
-        **artifact_inputs(at(VALIDATION), "model", "tokens"),
+        unpack(inputs),
     output:
-        **result_outputs(VALIDATION),
+        entry("validation_loss"),
     log:
-        log_of("validation/{model}"),
+        log_of("validation_loss"),
+    benchmark:
+        log_of("validation_loss", "jsonl")
     conda:
         "../envs/evaluation.yaml"
-    threads: CONFIG.threads
+    threads: threads_of
     resources:
-        **RESOURCES.measurement(at(VALIDATION), 60),
+        **RESOURCES,
     params:
-        options=options(at(VALIDATION)),
+        options=options,
+    message:
+        MESSAGE
     shell:
-        "python -m workflow_scripts.validation_loss --model {input.model:q} --data {input.tokens:q} "
-        "{params.options} {resources.besides} --out {output.result:q} 2>&1 | tee -i {log:q}"
+        STORED
+        + "python -m workflow_scripts.validation_loss --model {input.model:q}/artifact "
+        "--data {input.tokens:q}/artifact {params.options} {resources.besides} "
+        "--out {output:q}.partial/result.json" + LOGGED
 
 
 rule diversity:
     input:
-        **artifact_inputs(at("diversity.json"), "base", "ffn"),
-        metrics=lambda wildcards: tuning_metrics(at("diversity.json")(wildcards)),
+        unpack(inputs),
     output:
-        **result_outputs("diversity.json"),
+        entry("diversity"),
     log:
         log_of("diversity"),
+    benchmark:
+        log_of("diversity", "jsonl")
     conda:
         "../envs/conversion.yaml"
     resources:
-        **RESOURCES.conversion(at("diversity.json")),
+        **RESOURCES,
+    message:
+        MESSAGE
     shell:
-        "python -m workflow_scripts.diversity --base {input.base:q} --ffn {input.ffn:q} "
-        "--metrics {input.metrics:q} --out {output.result:q} 2>&1 | tee -i {log:q}"
+        STORED + "python -m workflow_scripts.diversity --base {input.base:q}/artifact "
+        "--ffn {input.ffn:q}/artifact --metrics {input.moe:q}/metrics.jsonl "
+        "--out {output:q}.partial/result.json" + LOGGED
 
 
 rule lm_eval:
     input:
-        **artifact_inputs(at(LM_EVAL), "model"),
+        unpack(inputs),
     output:
-        **result_outputs(LM_EVAL),
+        entry("lm_eval"),
     log:
-        log_of("lm_eval/{model}"),
+        log_of("lm_eval"),
+    benchmark:
+        log_of("lm_eval", "jsonl")
     conda:
         "../envs/lm_eval.yaml"
-    threads: CONFIG.threads
+    threads: threads_of
     resources:
-        **RESOURCES.measurement(at(LM_EVAL), 720),
+        **RESOURCES,
     params:
-        options=options(at(LM_EVAL)),
+        options=options,
+    message:
+        MESSAGE
     shell:
-        "python -m workflow_scripts.lm_eval --model {input.model:q} "
-        "{params.options} {resources.besides} --out {output.result:q} 2>&1 | tee -i {log:q}"
+        STORED + "python -m workflow_scripts.lm_eval --model {input.model:q}/artifact "
+        "{params.options} {resources.besides} --out {output:q}.partial/result.json"
+        + LOGGED
 
 
 rule summary:
     input:
-        results=results(lambda wildcards: EXPERIMENT.shown),
-        changed=marker(lambda wildcards: EXPERIMENT.summary),
+        unpack(inputs),
     output:
-        csv=shown(f"{RESULTS}/summary.csv"),
-        comparisons=shown(f"{RESULTS}/comparisons.csv"),
-        table=f"{RESULTS}/summary.md",
-        manifest=f"{RESULTS}/summary.csv.manifest.json",
+        entry("summary"),
     log:
-        f"{LOGS}/summary.log",
+        log_of("summary"),
+    benchmark:
+        log_of("summary", "jsonl")
     conda:
         "../envs/summary.yaml"
     resources:
-        mem_mb=1000,
-        runtime=5,
+        **RESOURCES,
     params:
-        runs=f"{RESULTS}/{RUNS_TABLE}",
-        options=to_flags({"chosen_by": EXPERIMENT.chosen_by}),
+        options=options,
+    message:
+        MESSAGE
     shell:
-        "python -m workflow_scripts.summary --runs {params.runs:q} {params.options} "
-        "--out {output.csv:q} > {log:q} 2>&1"
+        STORED
+        + "python -m workflow_scripts.summary --runs {output:q}.partial/runs.csv "
+        "{params.options} --out {output:q}.partial/summary.csv > {log:q} 2>&1"
 
 
 rule report:
     input:
-        summary=results(lambda wildcards: [EXPERIMENT.summary]),
-        changed=marker(lambda wildcards: EXPERIMENT.report),
+        unpack(inputs),
     output:
-        page=shown(f"{RESULTS}/report.html"),
-        figures=report(
-            directory(f"{RESULTS}/figures"),
-            patterns=["{section}/{name}.svg"],
-            category="Figures",
-            subcategory="{section}",
-            caption="../report/figures.rst",
-            labels={"figure": "{name}"},
-        ),
-        figures_manifest=f"{RESULTS}/figures.manifest.json",
-        manifest=f"{RESULTS}/report.html.manifest.json",
+        entry("report"),
     log:
-        f"{LOGS}/report.log",
+        log_of("report"),
+    benchmark:
+        log_of("report", "jsonl")
     conda:
         "../envs/report.yaml"
     resources:
-        mem_mb=1000,
-        runtime=5,
+        **RESOURCES,
+        results=RESULTS,
+    message:
+        MESSAGE
     shell:
-        "python -m workflow_scripts.report --summary {input.summary:q} --out {output.page:q} "
-        "> {log:q} 2>&1"
+        STORED
+        + "python -m workflow_scripts.report --summary {resources.results:q}/summary.csv "
+        "--out {output:q}.partial/report.html > {log:q} 2>&1"

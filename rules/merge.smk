@@ -3,112 +3,126 @@
 
 rule weighted_init:
     input:
-        **artifact_inputs(at(INIT), "moe", "ffn", "tokens"),
+        unpack(inputs),
     output:
-        **artifact_outputs(INIT),
+        entry("weighted_init"),
     log:
-        log_of(INIT),
+        log_of("weighted_init"),
+    benchmark:
+        log_of("weighted_init", "jsonl")
     conda:
         "../envs/conversion.yaml"
-    threads: threads_of_start
+    threads: threads_of
     resources:
-        **RESOURCES.start_of_mixing(at(INIT)),
+        **RESOURCES,
     params:
-        **step_params("weighted_init", at(INIT), data="tokens"),
-        lam=lambda wildcards: wildcards.lam,  # a wildcard alone is not in a cache's key
+        options=options,
+    message:
+        MESSAGE
     shell:
-        "python -m workflow_scripts.weighted_init --moe {input.moe:q} --ffn {input.ffn:q} "
-        "--lam {params.lam} {params.data} {input.tokens:q} {params.options} {resources.besides} "
-        "--out {output.artifact:q} 2>&1 | tee -i {log:q}"
+        STORED
+        + "python -m workflow_scripts.weighted_init --moe {input.moe:q}/artifact "
+        "--ffn {input.ffn:q}/artifact {params.options} {resources.besides} "
+        "--out {output:q}.partial/artifact" + LOGGED
 
 
 rule weighted_trained:
     input:
-        **artifact_inputs(at(TRAINED), "weighted", "moe", "ffn", "tokens"),
-        text=text_file,
+        unpack(inputs),
     output:
-        **training_outputs(TRAINED),
+        entry("weighted_trained"),
     log:
-        log_of(TRAINED),
-    cache: bool(SHARED)
+        log_of("weighted_trained"),
+    benchmark:
+        log_of("weighted_trained", "jsonl")
     conda:
         "../envs/training.yaml"
-    threads: CONFIG.threads * CONFIG.mixing.processes
+    threads: threads_of
     resources:
-        **RESOURCES.training("mixing", at(TRAINED)),
+        **RESOURCES,
+        **nodes(CONFIG.mixing),
     params:
-        **step_params("weighted_trained", at(TRAINED)),
-        content=lambda wildcards: list(at(TRAINED)(wildcards).files.values()),
-        text=lambda wildcards: "--text" if text_file(wildcards) else "",
+        options=options,
+    message:
+        MESSAGE
     shell:
-        "{resources.start} -m workflow_scripts.weighted_trained --weighted {input.weighted:q} "
-        "--moe {input.moe:q} --ffn {input.ffn:q} --data {input.tokens:q} "
-        "{params.text} {input.text:q} {params.options} --metrics {output.metrics:q} {resources.besides} --out {output.artifact:q} 2>&1 | tee -i {log:q}"
+        STORED + "{resources.start} -m workflow_scripts.weighted_trained "
+        "--weighted {input.weighted:q}/artifact --moe {input.moe:q}/artifact "
+        "--ffn {input.ffn:q}/artifact --data {input.tokens:q}/artifact "
+        "{params.options} {resources.besides} "
+        "--metrics {output:q}.partial/metrics.jsonl --out {output:q}.partial/artifact"
+        + LOGGED
 
 
 rule heal:
     input:
-        **artifact_inputs(at(HEAL), "dense", "tokens", "moe"),
+        unpack(inputs),
     output:
-        **training_outputs(HEAL),
+        entry("heal"),
     log:
-        log_of(HEAL),
-    cache: bool(SHARED)
+        log_of("heal"),
+    benchmark:
+        log_of("heal", "jsonl")
     conda:
         "../envs/training.yaml"
-    threads: CONFIG.threads * CONFIG.heal.processes
+    threads: threads_of
     resources:
-        **RESOURCES.training("heal", at(HEAL)),
+        **RESOURCES,
+        **nodes(CONFIG.heal),
     params:
-        **step_params("heal", at(HEAL), teacher="moe"),
+        options=options,
+    message:
+        MESSAGE
     shell:
-        "{resources.start} -m workflow_scripts.heal --model {input.dense:q} --data {input.tokens:q} "
-        "{params.teacher} {input.moe:q} {params.options} --metrics {output.metrics:q} "
-        "{resources.besides} --out {output.artifact:q} 2>&1 | tee -i {log:q}"
+        STORED
+        + "{resources.start} -m workflow_scripts.heal --model {input.dense:q}/artifact "
+        "--data {input.tokens:q}/artifact {params.options} {resources.besides} "
+        "--metrics {output:q}.partial/metrics.jsonl --out {output:q}.partial/artifact"
+        + LOGGED
 
 
 rule dense:
     input:
-        **artifact_inputs(at(DENSE), "weighted", "moe", "ffn", "base"),
+        unpack(inputs),
     output:
-        **artifact_outputs(DENSE, kept),
+        entry("dense", merged),
     log:
-        log_of(DENSE),
+        log_of("dense"),
+    benchmark:
+        log_of("dense", "jsonl")
     conda:
         "../envs/conversion.yaml"
     resources:
-        **RESOURCES.conversion(at(DENSE)),
+        **RESOURCES,
     params:
-        **step_params("dense", at(DENSE), base="base"),
+        options=options,
+    message:
+        MESSAGE
     shell:
-        "python -m workflow_scripts.dense --weighted {input.weighted:q} --moe {input.moe:q} "
-        "--ffn {input.ffn:q} {params.base} {input.base:q} {params.options} "
-        "--out {output.artifact:q} 2>&1 | tee -i {log:q}"
+        STORED
+        + "python -m workflow_scripts.dense --weighted {input.weighted:q}/artifact "
+        "--moe {input.moe:q}/artifact --ffn {input.ffn:q}/artifact {params.options} "
+        "--out {output:q}.partial/artifact" + LOGGED
 
 
 rule best:
     input:
-        **artifact_inputs(best, "moe", "ffn", "base"),
-        measured=results(lambda wildcards: choice(wildcards).measured),
-        weighted=folders(
-            lambda wildcards: [
-                merge.sources["weighted"] for merge in choice(wildcards).merges
-            ]
-        ),
+        unpack(inputs),
     output:
-        **artifact_outputs("best"),
+        entry("best"),
     log:
         log_of("best"),
+    benchmark:
+        log_of("best", "jsonl")
     conda:
         "../envs/conversion.yaml"
     resources:
-        **RESOURCES.conversion(best),
+        **RESOURCES,
     params:
-        by=lambda wildcards: (
-            "--losses" if choice(wildcards).by == "validation" else "--evals"
-        ),
-        options=merge_options,
+        options=options,
+    message:
+        MESSAGE
     shell:
-        "python -m workflow_scripts.best {params.by} {input.measured:q} --weighted {input.weighted:q} "
-        "--moe {input.moe:q} --ffn {input.ffn:q} {params.options:q} --out {output.artifact:q} "
-        "2>&1 | tee -i {log:q}"
+        STORED + "python -m workflow_scripts.best --moe {input.moe:q}/artifact "
+        "--ffn {input.ffn:q}/artifact {params.options} "
+        "--out {output:q}.partial/artifact" + LOGGED

@@ -1,135 +1,142 @@
 # Steps 0 to 3: the base, its upcycled mixture, the tokens, the tuned mixture, the experts' FFN
 # weights.
-# Manifests decide which rules run again. The input `changed` passes the decision to Snakemake; all
-# other inputs are ancient. Snakemake's cache hashes params and files, but not wildcards or imported
-# code. So cached rules, and rules before them, have params that no shell uses: `code`, and hashes of
-# contents.
 
 
 rule base:
     input:
-        files=base_files,
-        changed=marker(at("base")),
+        unpack(inputs),
     output:
-        **artifact_outputs("base"),
+        entry("base"),
     log:
         log_of("base"),
-    cache: bool(SHARED)
+    benchmark:
+        log_of("base", "jsonl")
     conda:
         "../envs/conversion.yaml"
     resources:
-        mem_mb=4000,
-        runtime=120,
+        **RESOURCES,
     params:
-        code=code_hash("base"),
-        content=lambda wildcards: list(at("base")(wildcards).files.values()),
-        source=base_source,
+        options=options,
+    message:
+        MESSAGE
     shell:
-        "online python -m workflow_scripts.base {params.source} "
-        "${{SNAKEMAKE_OUTPUT_CACHE:+--copy}} --out {output.artifact:q} 2>&1 | tee -i {log:q}"
+        "online " + STORED + "python -m workflow_scripts.base {params.options} "
+        "--out {output:q}.partial/artifact" + LOGGED
 
 
 rule moe:
     input:
-        **artifact_inputs(at("moe"), "base"),
+        unpack(inputs),
     output:
-        **artifact_outputs("moe"),
+        entry("moe"),
     log:
         log_of("moe"),
-    cache: bool(SHARED)
+    benchmark:
+        log_of("moe", "jsonl")
     priority: 1  # the longest chain begins first
     conda:
         "../envs/conversion.yaml"
     resources:
-        **RESOURCES.conversion(at("moe")),
+        **RESOURCES,
     params:
-        **step_params("moe", at("moe")),
+        options=options,
+    message:
+        MESSAGE
     shell:
-        "python -m workflow_scripts.moe --base {input.base:q} {params.options} "
-        "--out {output.artifact:q} 2>&1 | tee -i {log:q}"
+        STORED
+        + "python -m workflow_scripts.moe --base {input.base:q}/artifact {params.options} "
+        "--out {output:q}.partial/artifact" + LOGGED
 
 
 rule fetch_data:
     input:
-        changed=marker(at(FETCHED)),
+        unpack(inputs),
     output:
-        **result_outputs(FETCHED),
+        entry("fetch_data"),
     log:
-        log_of("data/{file}"),
+        log_of("fetch_data"),
+    benchmark:
+        log_of("fetch_data", "jsonl")
     conda:
         "../envs/data.yaml"
     resources:
-        mem_mb=1000,
-        runtime=60,
+        **RESOURCES,
     params:
-        **step_params("fetch_data", at(FETCHED)),
+        options=options,
+    message:
+        MESSAGE
     shell:
-        "online python -m workflow_scripts.fetch_data {params.options} --out {output.result:q} "
-        "2>&1 | tee -i {log:q}"
+        "online " + STORED + "python -m workflow_scripts.fetch_data {params.options} "
+        "--out {output:q}.partial/{resources.file:q}" + LOGGED
 
 
 rule tokens:
     input:
-        **artifact_inputs(at("tokens"), "base"),
-        **problem_inputs(forbidden_sets),
-        data=rows_file,
-        data_manifest=manifests(sources(at("tokens"), "data")),
+        unpack(inputs),
     output:
-        **artifact_outputs("tokens"),
-        report=f"{RESULTS}/{{variation}}data/report.json",
+        entry("tokens"),
     log:
         log_of("tokens"),
-    cache: bool(SHARED)
+    benchmark:
+        log_of("tokens", "jsonl")
     conda:
         "../envs/data.yaml"
     resources:
-        **fixed(8000, 120),
+        **RESOURCES,
     params:
-        **step_params("tokens", at("tokens")),
-        content=lambda wildcards: at("tokens")(wildcards).run.rows_content,
-        template=lambda wildcards: at("tokens")(wildcards).run.config.data.template,
-        template_content=template_content,
-        problems=lambda wildcards: "--problems" if forbidden_sets(wildcards) else "",
-        problem_contents=lambda wildcards: list(at("tokens")(wildcards).files.values()),
+        options=options,
+    message:
+        MESSAGE
     shell:
-        "python -m workflow_scripts.tokens --model {input.base:q} --data {input.data:q} "
-        "{params.options} --template {params.template:q} {params.problems} {input.problems:q} --report {output.report:q} "
-        "--out {output.artifact:q} 2>&1 | tee -i {log:q}"
+        STORED
+        + "python -m workflow_scripts.tokens --model {input.base:q}/artifact {params.options} "
+        "--report {output:q}.partial/report.json --out {output:q}.partial/artifact"
+        + LOGGED
 
 
 rule moe_sft:
     input:
-        **artifact_inputs(at("moe_sft"), "moe", "tokens"),
+        unpack(inputs),
     output:
-        **training_outputs("moe_sft"),
+        entry("moe_sft"),
     log:
         log_of("moe_sft"),
-    cache: bool(SHARED)
+    benchmark:
+        log_of("moe_sft", "jsonl")
     priority: 1
     conda:
         "../envs/training.yaml"
-    threads: CONFIG.threads * CONFIG.moe_sft.processes
+    threads: threads_of
     resources:
-        **RESOURCES.training("moe_sft", at("moe_sft")),
+        **RESOURCES,
+        **nodes(CONFIG.moe_sft),
     params:
-        **step_params("moe_sft", at("moe_sft")),
+        options=options,
+    message:
+        MESSAGE
     shell:
-        "{resources.start} -m workflow_scripts.moe_sft --moe {input.moe:q} --data {input.tokens:q} "
-        "{params.options} --metrics {output.metrics:q} {resources.besides} --out {output.artifact:q} 2>&1 | tee -i {log:q}"
+        STORED
+        + "{resources.start} -m workflow_scripts.moe_sft --moe {input.moe:q}/artifact "
+        "--data {input.tokens:q}/artifact {params.options} {resources.besides} "
+        "--metrics {output:q}.partial/metrics.jsonl --out {output:q}.partial/artifact"
+        + LOGGED
 
 
 rule ffn:
     input:
-        **artifact_inputs(at("ffn"), "moe"),
+        unpack(inputs),
     output:
-        **artifact_outputs("ffn"),
+        entry("ffn"),
     log:
         log_of("ffn"),
+    benchmark:
+        log_of("ffn", "jsonl")
     conda:
         "../envs/conversion.yaml"
     resources:
-        **RESOURCES.conversion(at("ffn")),
-    params:
-        code=code_hash("ffn"),
+        **RESOURCES,
+    message:
+        MESSAGE
     shell:
-        "python -m workflow_scripts.ffn --moe {input.moe:q} --out {output.artifact:q} 2>&1 | tee -i {log:q}"
+        STORED + "python -m workflow_scripts.ffn --moe {input.moe:q}/artifact "
+        "--out {output:q}.partial/artifact" + LOGGED

@@ -53,8 +53,8 @@ def runs_by_key() -> dict[str, str]:
     config = overlaid(config, {"evaluation": shown, "data": {"decontaminate_against": []}})
     with contextlib.chdir(ROOT):
         runs = find_runs(config)
-        wants = Experiment(runs[0].config, runs, "results").summary.chain()
-        behind = [(wanted.rule, {part.step for part in wanted.chain()}) for wanted in wants]
+        wants = Experiment(runs[0].config, runs).summary.chain()
+        behind = [(wanted.rule, {part.rule for part in wanted.chain()}) for wanted in wants]
     found = {}
     for key in [*leaves(runs[0].config), *RUN_KEYS]:
         reading = set(steps_of_key(key))

@@ -13,7 +13,7 @@ from xft.artifacts.manifest import hash_files
 from xft.cli import running
 from xft.cli.step import Step
 from xft.config.sections import BaseConfig
-from xft.hub.source import check_model, find_model, model_contents
+from xft.hub.source import check_model, find_model
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -31,9 +31,7 @@ def main(argv: list[str] | None = None) -> None:
     files = check_model(source)
     on_hub = not Path(base.model).is_dir()
     parameters = base.model_dump() if on_hub else {}
-    step.inputs = {} if on_hub else model_contents(source)
-    recipe = step.recipe(parameters)
-    with create_artifact(args.out, "base", parameters, recipe=recipe) as draft:
+    with create_artifact(args.out, "base", parameters) as draft:
         if args.copy:
             copy_files(files, source, draft.path)
         else:

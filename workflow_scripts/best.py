@@ -1,5 +1,6 @@
 """Merge the best dense model again, if the models were not kept."""
 
+import json
 import shlex
 from pathlib import Path
 
@@ -35,9 +36,9 @@ def main(argv: list[str] | None = None) -> None:
     step.path("--out", "DIR", "The dense model.")
     step.add_argument(
         "--options",
-        action="append",
-        metavar="FLAGS",
-        help="The further flags of step dense for each model, once for each, in the same order. "
+        type=json.loads,
+        metavar="JSON",
+        help="The further flags of step dense for each model, a list of texts in the same order. "
         "Default: none.",
     )
     args = step.parse_args(argv)

@@ -45,7 +45,7 @@ def main(argv: list[str] | None = None) -> None:
     plans = dense_plans(sources, mixing.coefficients, method, step.inputs.get("base"))
     layers = [layer.index for layer in moe_layers(sources.ffn.checkpoint.names)]
     card = dense_card(sources.moe, mixing, layers, method, args.expert)
-    with step.draft(parameters | kept, method.model_dump() | single) as draft:
+    with step.draft(parameters | kept) as draft:
         config = sources.moe.checkpoint.config["base_config"]
         draft.write_model(plans, config, like=sources.moe.path, card=card)
 

@@ -41,7 +41,7 @@ def main(argv: list[str] | None = None) -> None:
         "routing": routing,
     }
     metrics = {"metrics": hash_file(args.metrics)} if args.metrics else {}
-    DIVERSITY.write(args.out, description, inputs=step.ids | metrics, recipe=step.recipe())
+    DIVERSITY.write(args.out, description, inputs=step.ids | metrics)
     print(f"{args.ffn}: spread of the experts {_shown(measured['spread'])}")
     for layer in measured["layers"]:
         print(f"layer {layer['layer']}: {_shown(layer['spread'])}")

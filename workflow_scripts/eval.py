@@ -17,7 +17,7 @@ from xft.data.tokenizers import load_tokenizer
 from xft.evaluation import ground_truth
 from xft.evaluation.execution import memory_bound, usable_cpus
 from xft.evaluation.ground_truth import shown
-from xft.evaluation.loading import model_origin, trained_template
+from xft.evaluation.loading import trained_template
 from xft.evaluation.problems import ProblemSet, load_problems
 from xft.evaluation.prompts import task_prompts
 from xft.evaluation.result import (
@@ -67,7 +67,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     scoring, options = step.options(ScoringConfig), _sampling_options(step)
     sandbox = open_sandbox(scoring.sandbox)
     problem_set = load_problems(args.dataset).first(scoring.limit)
-    step.inputs = {"dataset": problem_set.sha256} | model_origin(args.model)
     truth = _read_ground_truth(step, problem_set)
     prompts = task_prompts(problem_set, _template(options.prompt, args.model))
     saved, journal = samples_path(args.out), None
@@ -87,8 +86,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     result = build_result(
         problem_set, samples, verdicts, judged | {"memory_bound": memory_bound(sandbox)}
     )
-    recipe = step.recipe(options.settings | judged)
-    write_result(args.out, result, step.ids.get("ground_truth"), recipe)
+    write_result(args.out, result, step.ids.get("ground_truth"))
     if journal is not None:
         journal.remove()
     _report(result)

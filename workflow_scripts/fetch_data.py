@@ -30,7 +30,7 @@ def main(argv: list[str] | None = None) -> None:
     parameters = rows.model_dump()
     if source.file:
         del parameters["split"]
-    write_manifest(args.out, "data", parameters, recipe=step.recipe(parameters))
+    write_manifest(args.out, "data", parameters)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,6 @@ machine. It writes a result (JSON).
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict
 
 from xft.cli import running
 from xft.cli.step import Step
@@ -13,7 +12,6 @@ from xft.common.devices import claim_gpus
 from xft.config.sections import EvaluationConfig, RunConfig
 from xft.evaluation import lm_eval_result
 from xft.evaluation.lm_eval_tasks import LmEvalOptions, measure, task_hashes
-from xft.evaluation.loading import model_origin
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -34,9 +32,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     hashes = task_hashes(args.tasks)
     claim_gpus(run.gpus)
     result = measure(str(args.model), args.tasks, options, step.full)
-    step.inputs = hashes | model_origin(args.model)
-    recipe = step.recipe(asdict(options) | {"tasks": args.tasks})
-    lm_eval_result.write(args.out, result, hashes, recipe)
+    lm_eval_result.write(args.out, result, hashes)
     for name, task in result["tasks"].items():
         for metric, measured in task["metrics"].items():
             print(f"{args.model}: {name} {metric} {measured['value']}, {task['examples']} examples")

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from xft.artifacts.files import write_manifest, write_whole
-from xft.artifacts.manifest import hash_file, manifest_path, read_manifest
+from xft.artifacts.manifest import hash_file
 from xft.cli import flags, running
 from xft.cli.step import Step
 from xft.reporting.notes import CHOICES
@@ -59,11 +59,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     write_whole(text_file, made.text)
     read = {Path(os.path.relpath(file, args.out.parent)).as_posix(): file for file in files}
     inputs = {name: hash_file(file) for name, file in read.items()}
-    options = {"runs": hash_file(args.runs), "chosen_by": args.chosen_by}
-    step.inputs = {name: _origin(file) for name, file in read.items()}
-    recipe = step.recipe(options)
     beside = [comparisons_file, text_file]
-    write_manifest(args.out, KIND, inputs=inputs, beside=beside, recipe=recipe)
+    write_manifest(args.out, KIND, inputs=inputs, beside=beside)
     print(made.text, end="")
 
 
@@ -73,12 +70,6 @@ def _refuse(value: str) -> None:
 
 def _csv(table, number: str) -> str:
     return table.to_csv(index=False, float_format=number, lineterminator="\n")
-
-
-def _origin(file: Path) -> str:
-    """The origin of a result for the recipe: that of its manifest, or its SHA-256 without one."""
-    manifest = manifest_path(file)
-    return read_manifest(manifest).origin if manifest.exists() else hash_file(file)
 
 
 if __name__ == "__main__":

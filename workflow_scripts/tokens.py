@@ -5,12 +5,8 @@ away evaluation problems (--problems), and rows whose prompt fills the window. -
 rows that were left out, with the reasons.
 """
 
-from pathlib import Path
-
 from xft.artifacts.artifact import MODEL_KINDS, write_json
-from xft.artifacts.code import content_hash
 from xft.artifacts.manifest import manifest_path, read_manifest
-from xft.artifacts.recipe import problem_input
 from xft.cli import running
 from xft.cli.step import Step
 from xft.common.progress import say
@@ -44,21 +40,12 @@ def main(argv: list[str] | None = None) -> None:
     references, problems = load_references(args.problems or [])
     find_trace = Detector(references).find if references else None
     tokens, report = prepare(args.data, load_tokenizer(args.model), options, find_trace)
-    step.inputs |= {"data": _rows_origin(args.data)}
-    step.inputs |= {problem_input(label): sha256 for label, sha256 in problems.items()}
-    recipe = step.recipe(options.model_dump())
-    write_tokens(args.out, tokens, options, args.model, report["data_sha256"], recipe)
+    write_tokens(args.out, tokens, options, args.model, report["data_sha256"])
     say(summary(args.data, report))
     if args.report:
         made = read_manifest(manifest_path(args.out)).id
         args.report.parent.mkdir(parents=True, exist_ok=True)
         write_json(args.report, report | {"problems": problems, "tokens": made})
-
-
-def _rows_origin(data: Path) -> str:
-    """The origin of the rows for the recipe: that of their manifest, or a hash without one."""
-    fetched = manifest_path(data)
-    return read_manifest(fetched).origin if fetched.exists() else content_hash(data)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from xft.cli.step import Step
 from xft.common.devices import advice_on_nan, claim_gpus
 from xft.common.errors import UserError
 from xft.config.sections import RunConfig
-from xft.evaluation.loading import artifact_id, load_model, model_origin
+from xft.evaluation.loading import artifact_id, load_model
 from xft.reporting.validation_losses import LOSS
 
 BATCH_ROWS = 8
@@ -54,10 +54,8 @@ def main(argv: list[str] | None = None) -> None:
         "dtype": str(model.dtype).removeprefix("torch."),
         "threads": run.threads,
     }
-    step.inputs = {"tokens": opened.artifact} | model_origin(args.model)
     ids, options = {"model": identity, "tokens": opened.artifact.id}, {"threads": run.threads}
-    recipe = step.recipe(options)
-    LOSS.write(args.out, description, parameters=options, inputs=ids, recipe=recipe)
+    LOSS.write(args.out, description, parameters=options, inputs=ids)
     print(f"{args.model}: loss {loss:.4f} on {len(rows)} held-out rows")
 
 

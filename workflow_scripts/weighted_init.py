@@ -34,24 +34,17 @@ def main(argv: list[str] | None = None) -> None:
     sources = mixing_artifact.open_sources(args.moe, args.ffn, step.full)
     config = {"shared_expert_weight": lam, **shape.model_dump()}
     shares, more = None, {}
-    step.inputs = sources.artifacts
     if by_usage:
         from xft.data.tokens_artifact import open_tokens
 
         claim_gpus(run.gpus)
         tokens = open_tokens(args.data, args.moe, step.full)
         shares = _gate_shares(args.moe, tokens.tokens.training, start.init_rows, run.threads)
-        step.inputs["tokens"] = tokens.artifact
         more = {"parameters": {"threads": run.threads}, "inputs": tokens.inputs}
     logits = initial_logits(sources.ffn.checkpoint, **config, shares=shares)
-    asked = start.model_dump() | {"threads": run.threads}
     if by_usage:
         config |= start.model_dump()
-    else:
-        asked |= {"init_rows": None, "threads": None}
-    asked |= shape.model_dump() | {"lam": lam}
-    recipe = step.recipe(asked)
-    mixing_artifact.write(args.out, "weighted_init", logits, config, sources, recipe=recipe, **more)
+    mixing_artifact.write(args.out, "weighted_init", logits, config, sources, **more)
 
 
 def _check_data(data: Path | None, by_usage: bool) -> None:

@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-from xft.artifacts.code import content_hash
 from xft.artifacts.manifest import hash_file
 from xft.cli import training
 from xft.common.progress import say
@@ -28,18 +27,16 @@ def main(argv: list[str] | None = None) -> None:
     options = request.options
     session = Session(request, args.moe)
     inputs = {"weighted": initial.artifact.id, **session.data_ids}
-    step.inputs = sources.artifacts | {"weighted": initial.artifact, **session.data_origins}
     if options.text is not None:
         file = Path(options.text)
         _train_on_text(session, file)
-        inputs["text"], step.inputs["text"] = hash_file(file), content_hash(file)
+        inputs["text"] = hash_file(file)
     distillation = None
     if options.objective == "kl":
         distillation = load_distillation(args.moe, options.kl_weight, options.precision, device())
     logits = MixingLogits(initial.alpha, initial.lambda_logit, initial.shared_expert_weight)
     moe, ffn = sources.moe.checkpoint, sources.ffn.checkpoint
     mixing = Mixing(moe, ffn, logits, device(), session.weight_dtype)
-    recipe = step.recipe(request.asked)
     with session.trained(mixing.model, request.parameters, inputs, mixing, distillation) as learned:
         if learned is not None:
             mixing_artifact.write(
@@ -50,7 +47,6 @@ def main(argv: list[str] | None = None) -> None:
                 sources,
                 request.parameters,
                 inputs,
-                recipe,
             )
 
 

@@ -15,7 +15,6 @@ from pathlib import Path
 
 from xft.artifacts.manifest import (
     Manifest,
-    Recipe,
     describe_files,
     find_faults,
     find_foreign,
@@ -90,8 +89,7 @@ def open_artifact(path: Path, *kinds: str, full: bool = False) -> Artifact:
 def check_artifact(path: Path, *kinds: str, full: bool = False) -> Manifest | None:
     """The manifest of the folder at `path`, after a check against it; None if it has none.
 
-    If the manifest is a link, the artifact comes from a shared cache. It is then always hashed
-    whole. Raises UserError as `open_artifact` does.
+    Raises UserError as `open_artifact` does.
     """
     if not path.is_dir():
         raise UserError(f"{path} is not a folder")
@@ -101,7 +99,6 @@ def check_artifact(path: Path, *kinds: str, full: bool = False) -> Manifest | No
     manifest = read_manifest(manifest_path(path))
     if manifest.kind not in kinds:
         raise UserError(f"{path} is of kind {manifest.kind}, not {' or '.join(kinds)}")
-    full = full or manifest_path(path).is_symlink()
     if faults := find_faults(path, manifest, full):
         raise UserError(f"{path} does not fit its manifest: {'; '.join(faults)}. Make it again")
     return manifest
@@ -148,7 +145,6 @@ def create_artifact(
     kind: str,
     parameters: dict | None = None,
     inputs: dict[str, str] | None = None,
-    recipe: Recipe | None = None,
 ) -> Iterator[Draft]:
     """Yield a draft to fill. Then move it to `out` and write its manifest last, beside it.
 
@@ -166,10 +162,9 @@ def create_artifact(
         yield draft
         files = describe_files(draft.path, draft.known_files)
         _make_files_read_only(draft.path)
-        _sync(draft.path)
-        _write_manifest(
-            folder / NEW_MANIFEST, Manifest(kind, files, parameters or {}, inputs or {}, recipe)
-        )
+        sync(draft.path)
+        manifest = Manifest(kind, files, parameters or {}, inputs or {})
+        _write_manifest(folder / NEW_MANIFEST, manifest)
         _put(folder, out)
 
 
@@ -200,7 +195,7 @@ def replacing_fault(out: Path) -> str | None:
 def seal(folder: Path, kind: str) -> None:
     """Sync a folder that other code wrote to the disk, and write a manifest beside it."""
     manifest = Manifest(kind, describe_files(folder))
-    _sync(folder)
+    sync(folder)
     unfinished = folder.with_name(f".{folder.name}.manifest{WORKSPACE_SUFFIX}")
     _write_manifest(unfinished, manifest)
     unfinished.rename(manifest_path(folder))
@@ -318,17 +313,21 @@ def _workspace(out: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def lock(folder: Path) -> Iterator[None]:
-    """Hold the lock of a folder. Raises BlockingIOError if another process holds it."""
+def lock(folder: Path) -> Iterator[int]:
+    """Hold the lock of a folder, and yield its descriptor.
+
+    Raises BlockingIOError if another process holds it.
+    """
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
+        yield descriptor
     finally:
         os.close(descriptor)
 
 
-def _sync(folder: Path) -> None:
+def sync(folder: Path) -> None:
+    """Bring a folder and all that it holds to the disk."""
     for path in [*folder.rglob("*"), folder]:
         if not path.is_symlink():
             _sync_path(path)

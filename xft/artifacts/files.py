@@ -4,7 +4,7 @@ import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from xft.artifacts.manifest import Manifest, Recipe, hash_files, manifest_path
+from xft.artifacts.manifest import Manifest, hash_files, manifest_path
 
 
 def write_whole(path: Path, content: str | bytes) -> None:
@@ -30,7 +30,6 @@ def write_manifest(
     parameters: dict | None = None,
     inputs: Mapping[str, str | None] | None = None,
     beside: Iterable[Path] = (),
-    recipe: Recipe | None = None,
 ) -> None:
     """Write the manifest of the file at `path` and of the files `beside` it.
 
@@ -38,5 +37,5 @@ def write_manifest(
     """
     files = hash_files({file.name: file for file in (path, *beside)})
     known = {name: identity for name, identity in (inputs or {}).items() if identity}
-    manifest = Manifest(kind, files, parameters or {}, known, recipe)
+    manifest = Manifest(kind, files, parameters or {}, known)
     write_whole(manifest_path(path), manifest.to_json())

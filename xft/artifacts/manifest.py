@@ -17,7 +17,7 @@ from xft.checkpoints.strict_json import read_json
 from xft.common.errors import UserError
 from xft.common.progress import progress
 
-FORMAT = 3
+FORMAT = 4
 # Snakemake puts this file into each folder that it made.
 NOT_CONTENT = {".snakemake_timestamp"}
 DIGEST = re.compile(r"[0-9a-f]{64}")
@@ -27,62 +27,28 @@ BLOCK_BYTES = 2**20
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """Everything that determines a step's artifact.
-
-    options: values by their key in the configuration, such as "moe.num_experts". inputs: for each
-    name the digest of an artifact's recipe, or the hash of a file. code: the hash of each module.
-    """
-
-    step: str
-    options: dict[str, object]
-    inputs: dict[str, str]
-    code: dict[str, str]
-
-    @property
-    def digest(self) -> str:
-        """SHA-256 over the recipe. It thus covers the recipes of all inputs."""
-        return _digest(asdict(self))
-
-
-@dataclass(frozen=True)
 class Manifest:
     """The content of a manifest file.
 
     files: by path relative to the artifact, {"size": bytes, "sha256": hexadecimal digest}. A
     safetensors file also has "header_sha256", the digest of its length prefix and header.
     inputs: ids of the artifacts and SHA-256 of the files that this artifact was made from.
-    recipe: None if the step that made the artifact states none.
     """
 
     kind: str
     files: dict[str, dict]
     parameters: dict = field(default_factory=dict)
     inputs: dict[str, str] = field(default_factory=dict)
-    recipe: Recipe | None = None
     format: int = FORMAT
 
     @property
     def id(self) -> str:
-        """SHA-256 over everything except the recipe. Equal ids mean equal artifacts.
-
-        Different recipes, for example with different code, may make the same artifact.
-        """
-        return _digest({name: value for name, value in asdict(self).items() if name != "recipe"})
-
-    @property
-    def origin(self) -> str:
-        """Its name in the recipes of artifacts made from it: its recipe's digest, else its id."""
-        return self.recipe.digest if self.recipe else self.id
+        """SHA-256 over the manifest. Equal ids mean equal artifacts."""
+        content = json.dumps(asdict(self), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(content.encode()).hexdigest()
 
     def to_json(self) -> str:
         return json.dumps(asdict(self) | {"id": self.id}, indent=2, sort_keys=True) + "\n"
-
-
-def _digest(value: dict) -> str:
-    """SHA-256 of a JSON value."""
-    content = json.dumps(value, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(content.encode()).hexdigest()
 
 
 def manifest_path(artifact: Path) -> Path:
@@ -110,8 +76,7 @@ def read_manifest(path: Path) -> Manifest:
     if fault := _structure_fault(content):
         raise UserError(f"{path} is not a manifest: {fault}")
     stated_id = content.pop("id")
-    recipe = content.pop("recipe")
-    manifest = Manifest(**content, recipe=recipe and Recipe(**recipe))
+    manifest = Manifest(**content)
     if manifest.id != stated_id:
         raise UserError(f"{path} was edited: its id does not fit its content")
     return manifest
@@ -128,8 +93,6 @@ def _structure_fault(content: dict) -> str | None:
         return "its parameters are not an object"
     if not _is_digest(content["id"]):
         return "its id is not a SHA-256"
-    if not _is_recipe(content["recipe"]):
-        return "its recipe does not hold a step, options, inputs and code"
     inputs = content["inputs"]
     if not isinstance(inputs, dict) or not all(map(_is_digest, inputs.values())):
         return "its inputs do not have a SHA-256 for each name"
@@ -141,16 +104,6 @@ def _structure_fault(content: dict) -> str | None:
         if not _is_file_entry(name, entry):
             return f"its entry of {name[:80]!r} does not hold a size and a SHA-256"
     return None
-
-
-def _is_recipe(value: object) -> bool:
-    if value is None:
-        return True
-    if not isinstance(value, dict) or value.keys() != set(Recipe.__dataclass_fields__):
-        return False
-    return isinstance(value["step"], str) and all(
-        isinstance(value[name], dict) for name in ("options", "inputs", "code")
-    )
 
 
 def _is_digest(value: object) -> bool:

@@ -24,7 +24,7 @@ class ResultFormat:
     def write(self, path: Path, content: dict, **about) -> None:
         """Write a file whole or not at all, and then its manifest.
 
-        about: parameters, inputs, beside and recipe, for `write_manifest`.
+        about: parameters, inputs and beside, for `write_manifest`.
         """
         content = {"format": self.number} | content
         write_whole(path, json.dumps(content, indent=2, sort_keys=True) + "\n")

@@ -5,8 +5,6 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 
 from xft.artifacts.artifact import Artifact, Draft, create_artifact, open_artifact
-from xft.artifacts.manifest import Recipe
-from xft.artifacts.recipe import make_recipe
 from xft.cli import flags
 from xft.config.section import keys
 from xft.config.step_keys import sections_of_step
@@ -60,16 +58,6 @@ class Step(flags.StepParser):
             for name, source in self.inputs.items()
         }
 
-    def recipe(self, options: dict | None = None) -> Recipe:
-        """The recipe from these inputs. options: as for `make_recipe`."""
-        return make_recipe(self.name, options or {}, self.inputs)
-
-    def draft(
-        self, parameters: dict | None = None, options: dict | None = None
-    ) -> AbstractContextManager[Draft]:
-        """The artifact at --out to fill, as `create_artifact` gives it.
-
-        options: those of the recipe, if they are not the parameters.
-        """
-        recipe = self.recipe(parameters if options is None else options)
-        return create_artifact(self.args.out, self.name, parameters, self.ids, recipe)
+    def draft(self, parameters: dict | None = None) -> AbstractContextManager[Draft]:
+        """The artifact at --out to fill, as `create_artifact` gives it."""
+        return create_artifact(self.args.out, self.name, parameters, self.ids)

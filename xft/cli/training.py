@@ -52,7 +52,6 @@ class TrainingStep(Step):
         args, run, options = self.args, self.options(RunConfig), self.options(training)
         claim_gpus(run.gpus)
         tokens = _tokens_options(args)
-        asked = options.model_dump() | {"seed": run.seed, "threads": run.threads}
         options = on_this_machine(options, self.name)
         for package in (options.optim, *run.report_to):
             require(package)
@@ -63,7 +62,6 @@ class TrainingStep(Step):
             metrics=args.metrics,
             tracker_dir=args.tracker_dir or args.out.parent / "metrics",
             full=self.full,
-            asked=asked | tokens.model_dump(),
             options=options,
             tokens=tokens,
             seed=run.seed,

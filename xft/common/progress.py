@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from xft.common.errors import printable
 
+JOB = "XFT_JOB"  # the environment variable with a job's name
 SECONDS_BEFORE_FIRST = 5
 SECONDS_BETWEEN_LINES = 10
 LINE_FORMAT = (
@@ -27,16 +28,23 @@ _step = _job = ""  # set by `cli.running.run` in a process that works for one jo
 
 
 def name_job(step: str) -> None:
-    """Put the step's name in front of all later lines."""
+    """Put the name of the step, or of the workflow's job, in front of all later lines."""
     global _step, _job
-    _step = _job = step
+    _step, _job = step, job_name() or step
 
 
 def name_output(out: Path) -> None:
     """Add the output's name after the step's name, if a step is set and the names differ."""
     global _job
+    if job_name():
+        return
     name = re.sub(r"\.(json|jsonl|csv)$", "", out.name)
     _job = f"{_step} {name}" if _step and name != _step else _step
+
+
+def job_name() -> str | None:
+    """The name of the workflow's job that this process works for; None by hand."""
+    return os.environ.get(JOB)
 
 
 def say(text: str) -> None:

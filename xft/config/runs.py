@@ -21,8 +21,8 @@ VARIANT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
 RUN_KEYS = ("variants", "sweep", "seeds")
 # Keys that say where and how a run computes. They are the same for all runs.
 FIXED = (
-    *("results_dir", "threads", "gpus", "report_to", "merge.keep", "merge.select"),
-    "evaluation.sandbox",
+    *("store", "stores", "results_dir", "threads", "gpus", "report_to"),
+    *("merge.keep", "merge.select", "evaluation.sandbox"),
     *(
         f"{section}.{key}"
         for section in ("moe_sft", "sft", "mixing", "heal")

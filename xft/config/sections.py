@@ -85,8 +85,17 @@ class RunConfig(Section):
     """GPUs for each generation job and for each process of a training. With 1 or more they stop if
     there is no GPU. With 0 they use a GPU if there is one. A change makes no step run again."""
 
+    store: PathText = "store"
+    """Folder of all artifacts, each under the digest of what it is made from, relative to the
+    working directory. Several configurations can use it, one run at a time."""
+
+    stores: list[PathText] = []
+    """Stores of others, which are only read: an artifact that one of them holds is linked into
+    `store`, once all of its files are compared with their hashes."""
+
     results_dir: PathText = "results"
-    """Folder of all artifacts, metrics, evaluations and logs, relative to the working directory."""
+    """Folder of links to the artifacts, metrics, evaluations and logs of this configuration, and of
+    its tables and its report. It is relative to the working directory."""
 
     report_to: Annotated[list[Literal["tensorboard", "wandb", "mlflow"]], UNIQUE] = []
     """Trackers that get the metrics of the trainings in addition to the JSONL files: TensorBoard,

@@ -44,6 +44,7 @@ READS: dict[str, dict[str | None, tuple[str, ...]]] = {
     },
     "weighted_trained": {None: TRAINED, "mixing": keys(MixingTraining)},
     "dense": {"merge": keys(MergeMethod)},
+    "best": {},
     "heal": {None: TRAINED, "heal": keys(HealConfig)},
     "ground_truth": {"evaluation": keys(ScoringConfig)},
     "eval": {None: ("seed", *COMPUTED), "evaluation": keys(EvalConfig)},
@@ -93,6 +94,14 @@ def _recorded(step: str) -> list[tuple[str | None, str]]:
         for name in names
         if name not in UNRECORDED
     ]
+
+
+def default_of(key: str) -> object:
+    """The default of a key such as "moe.num_experts"; an object that equals nothing without one."""
+    section, _, name = key.rpartition(".")
+    owner = XftConfig.model_fields[section].annotation if section else XftConfig
+    field = owner.model_fields.get(name)
+    return object() if field is None or field.is_required() else field.get_default()
 
 
 def steps_of_key(key: str) -> list[str]:

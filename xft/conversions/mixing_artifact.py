@@ -9,7 +9,6 @@ from xft.artifacts.artifact import (
     open_artifact,
     write_json,
 )
-from xft.artifacts.manifest import Recipe
 from xft.checkpoints.writer import TensorPlan
 from xft.common.errors import UserError
 from xft.conversions.merge import ALPHA, LAMBDA_LOGIT, mixing_coefficients
@@ -85,7 +84,6 @@ def write(
     sources: MixingSources,
     parameters: dict | None = None,
     inputs: dict[str, str] | None = None,
-    recipe: Recipe | None = None,
 ) -> None:
     """Write coefficients as an artifact of `kind`.
 
@@ -97,6 +95,6 @@ def write(
         for name, tensor in sorted(logits.items())
     ]
     inputs = sources.ids | (inputs or {})
-    with create_artifact(out, kind, parameters, inputs, recipe) as draft:
+    with create_artifact(out, kind, parameters, inputs) as draft:
         draft.write_tensors(plans)
         write_json(draft.path / "config.json", config)

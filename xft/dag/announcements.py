@@ -1,4 +1,4 @@
-"""What a run says at its start, and after a failure."""
+"""What a run says at its start and at its end."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -6,6 +6,7 @@ from pathlib import Path
 from xft.cli.running import failure
 from xft.config.recorded import CONFIG_FILE, chosen_values
 from xft.config.sections import XftConfig, learns
+from xft.dag.run import WorkflowRun
 
 
 def beginning(config: XftConfig) -> str:
@@ -21,9 +22,10 @@ def beginning(config: XftConfig) -> str:
     return "\n".join(lines)
 
 
-def failures(logs: Path, since: float) -> Iterator[str]:
-    """The message of each step that failed, from its log. since: the time when the run began."""
-    files = [log for log in logs.rglob("*.log") if log.is_file() and log.stat().st_mtime >= since]
-    for log in sorted(files):
-        if message := failure(log.read_text(errors="replace")):
-            yield f"{message}\n(the whole log: {log})"
+def failures(run: WorkflowRun) -> Iterator[str]:
+    """The message of each step that failed in this run, from its log."""
+    for part in run.missing:
+        log = run.store.log(part.rule, part.digest)
+        is_of_run = log.is_file() and log.stat().st_mtime >= run.began
+        if is_of_run and (message := failure(log.read_text(errors="replace"))):
+            yield f"{part.name}: {message}\n(the whole log: {log})"

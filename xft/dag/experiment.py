@@ -1,65 +1,53 @@
 """All runs of a configuration, and the artifacts that they share."""
 
-import hashlib
-from contextlib import suppress
-from dataclasses import dataclass, field, replace
+import json
+import os
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
+from xft.cli.flags import to_flags
 from xft.common.errors import UserError
+from xft.config.recorded import chosen_values
 from xft.config.runs import Run
 from xft.config.sections import XftConfig
-from xft.dag.wanted import FileContents, Wanted, Wants
+from xft.dag.wanted import FileContents, Shared, Wanted, Wants
 from xft.hub.named_sets import NAMED_SETS
-from xft.reporting.runs import Row, write_runs
+from xft.reporting.runs import MEASURED, Row, write_runs
+from xft.store.code import Code
+from xft.store.recipe import Recipe
+from xft.store.store import Store
+
+RUNS_TABLE = "runs.csv"
+# Keys that say where and how to compute. The report does not depend on them.
+PLACES = ("store", "stores", "results_dir", "report_to", "gpus")
 
 
 @dataclass
 class Choice:
-    """The merges of one tuned mixture. The best of them becomes the artifact `best`.
+    """The merges of one tuned mixture, each with the result that it is chosen by.
 
     by: validation, for the loss on held-out rows, or benchmark, for the problems that are solved.
-    merges: each with the result that it is chosen by.
     """
 
-    place: Path
     by: str
     merges: dict[Wanted, Wanted] = field(default_factory=dict)
 
-    def best(self, number: int) -> Wanted:
-        """The merge with a number, as the artifact of rule best."""
-        return replace(list(self.merges)[number], place=self.place, rule="best")
-
-    @property
-    def measured(self) -> list[Wanted]:
-        """The results that the merges are chosen by."""
-        return list(self.merges.values())
-
 
 class Experiment:
-    """The artifacts that all runs of a configuration want.
+    """The artifacts that all runs of a configuration want."""
 
-    requested: those that were requested so far, by path in the results folder.
-    """
-
-    def __init__(
-        self,
-        config: XftConfig,
-        runs: list[Run],
-        results: str | Path,
-        contents: FileContents | None = None,
-    ):
+    def __init__(self, config: XftConfig, runs: list[Run], contents: FileContents | None = None):
         """Raises UserError if two different sets of problems have the same name."""
         self.config = config
-        self.results = Path(results)
-        self.requested: dict[str, Wanted] = {}
-        evaluated = [name for run in runs for name in run.config.evaluation.datasets]
-        forbidden = list(dict.fromkeys([*NAMED_SETS, *evaluated]))
-        shared = self.results, forbidden, self.requested, contents or FileContents()
-        self.runs = [Wants(run, *shared) for run in runs]
+        self.results, self.store = Path(config.results_dir), Store(Path(config.store))
+        contents = contents or FileContents()
+        self.code = Code(contents.memory)
+        self.shared = Shared(self.store, contents, self.code.version_of, NAMED_SETS)
+        self.runs = [Wants(run, self.shared) for run in runs]
         self._find_seeds(runs)
-        self._own = Wants(Run(config), *shared)
-        self.problem_sets = self._problem_sets()
+        self._own = Wants(Run(config), self.shared)
+        self._check_problem_sets()
 
     def _find_seeds(self, runs: list[Run]) -> None:
         """Let each run know those that differ from it in the seed alone."""
@@ -69,8 +57,7 @@ class Experiment:
             wants.of_seeds = groups.setdefault(key, [])
             wants.of_seeds.append(wants)
 
-    def _problem_sets(self) -> dict[str, str]:
-        """All sets of problems of all runs, by label: names or files."""
+    def _check_problem_sets(self) -> None:
         found: dict[str, str] = {}
         for run in (*self.runs, self._own):
             for label, name in (run.problem_sets | run.forbidden_sets).items():
@@ -79,31 +66,37 @@ class Experiment:
                         f"config: the problems {found[label]} and {name} would both have the name "
                         f"{label} in the results. Rename a file"
                     )
-        return found
-
-    def find(self, place: str) -> Wanted:
-        """The artifact at a path in the results folder. Raises UserError if no run makes it."""
-        for run in (*self.runs, self._own):
-            if place in self.requested:
-                return self.requested[place]
-            with suppress(KeyError):
-                run.at(name_of(place))
-        if place not in self.requested:
-            raise UserError(f"no run of the configuration makes {place}")
-        return self.requested[place]
-
-    def fetched_problems(self, label: str) -> Wanted:
-        """The file of a named set of problems."""
-        return self._own.problems(label)
 
     @cached_property
-    def shown(self) -> dict[Wanted, None]:
-        """The results that the summary shows, each once, in order."""
-        return dict.fromkeys(part for run in self.runs for part in run.results_to_show())
+    def wanted(self) -> list[Wanted]:
+        """All artifacts that a run of the workflow makes, each after those that it is made from."""
+        parts = (part for target in self.targets for part in target.chain())
+        return list(dict.fromkeys(parts))
+
+    @cached_property
+    def targets(self) -> list[Wanted]:
+        """The artifacts that no other one is made from: the report, and the best merges."""
+        return [self.report, *self.best]
+
+    @cached_property
+    def by_name(self) -> dict[str, Wanted]:
+        """The artifacts by their names in the results folder."""
+        return {name: part for part in self.wanted for name in part.names}
+
+    @cached_property
+    def shown(self) -> dict[Wanted, str]:
+        """The results that the summary shows, each with its name."""
+        return {
+            part: part.name
+            for run in self.runs
+            for label in run.problem_sets
+            for model in run.model_names()
+            for part in run.measured(model, label).values()
+        }
 
     @cached_property
     def rows(self) -> list[Row]:
-        """The rows of the table of runs.
+        """The rows of the table of runs, which name the files of the store.
 
         A run has a row for each model that it shares with another run which evaluates it, too.
         """
@@ -124,65 +117,83 @@ class Experiment:
             seed=run.config.seed,
             dataset=label,
             uncleaned=_is_uncleaned(files["eval"]),
-            **{step: self.name(part) for step, part in files.items() if part in self.shown},
+            **{step: part.place for step, part in files.items() if part in self.shown},
         )
 
     @cached_property
     def table(self) -> str:
-        """The table of runs as CSV, with paths in the results folder."""
-        return write_runs(self.rows)
-
-    @cached_property
-    def summary_options(self) -> dict[str, object]:
-        """The options of step summary that its result depends on, by flag."""
-        digest = hashlib.sha256(self.table.encode()).hexdigest()
-        return {"runs": digest, "chosen_by": self.chosen_by}
-
-    @property
-    def chosen_by(self) -> str | None:
-        """What the best of a mixture's merges is chosen by; None if the results decide."""
-        select = self.config.merge.select
-        return None if select == "auto" else select
-
-    def name(self, wanted: Wanted) -> str:
-        """The path of an artifact in the results folder."""
-        return wanted.place.relative_to(self.results).as_posix()
+        """The table of runs as CSV, with paths as seen from an entry."""
+        entry, rows = self.store.entry("summary", "digest"), []
+        for row in self.rows:
+            files = {step: Path(os.path.relpath(file, entry)) for step, file in row.files.items()}
+            rows.append(row.model_copy(update=files))
+        return write_runs(rows)
 
     @cached_property
     def summary(self) -> Wanted:
-        sources = {self.name(part): part for part in self.shown}
-        place, options = self.results / "summary.csv", self.summary_options
-        return Wanted(place, "summary", "summary", self._own, options=options, sources=sources)
+        """The tables of results. Their recipe holds the names that they show."""
+        shown = [
+            row.model_dump(mode="json", exclude={*MEASURED}) | {"files": sorted(row.files)}
+            for row in self.rows
+        ]
+        select = self.config.merge.select
+        options = {"rows": shown, "chosen_by": None if select == "auto" else select}
+        sources = {f"results {number}": part for number, part in enumerate(self.shown)}
+        flags = {"chosen_by": options["chosen_by"]}
+        return self._own_artifact("summary", "summary.csv", options, sources, flags)
 
     @cached_property
     def report(self) -> Wanted:
-        place, sources = self.results / "report.html", {"summary": self.summary}
-        return Wanted(place, "report", "report", self._own, sources=sources)
+        """The page about the results. Its recipe holds the configuration that it shows."""
+        chosen = chosen_values(self.config)
+        options = {"config": {key: chosen[key] for key in chosen if key not in PLACES}}
+        sources = {"summary": self.summary}
+        return self._own_artifact("report", "report.html", options, sources, {})
+
+    def _own_artifact(self, step, file, options, sources, flags) -> Wanted:
+        inputs = {name: source.digest for name, source in sources.items()}
+        recipe = Recipe(step, self.code.version_of(step), options, inputs)
+        entry = self.store.entry(step, recipe.digest)
+        return Wanted(recipe, self._own, entry, file, sources=sources, flags=flags, names=[file])
 
     @cached_property
-    def choices(self) -> dict[str, Choice]:
-        """The choices of the best merge, one for each tuned mixture, by path of the best one."""
+    def best(self) -> list[Wanted]:
+        """The best merge of each tuned mixture, if no other merges are kept."""
         if self.config.merge.keep != "best":
-            return {}
-        found: dict[str, Choice] = {}
+            return []
+        choices: dict[str, Choice] = {}
         for run in self.runs:
-            place = run.prefix(run.moe_sft.keys) + "best"
-            choice = found.setdefault(place, Choice(self.results / place, run.chosen_by))
+            name = run.prefix(run.moe_sft.keys) + "best"
+            choice = choices.setdefault(name, Choice(run.chosen_by))
             choice.merges |= run.measured_merges()
-        return {place: choice for place, choice in found.items() if choice.merges}
+        return [_best(name, choice) for name, choice in choices.items() if choice.merges]
+
+
+def _best(name: str, choice: Choice) -> Wanted:
+    """The artifact of the best of some merges. It is made from all that decides about it."""
+    first = next(iter(choice.merges))
+    sources = {key: source for key, source in first.sources.items() if key != "weighted"}
+    for number, (merge, measured) in enumerate(choice.merges.items()):
+        sources |= {f"weighted {number}": merge.sources["weighted"]}
+        sources |= {f"measured {number}": measured}
+    flags = {
+        "losses" if choice.by == "validation" else "evals": [
+            str(measured.place) for measured in choice.merges.values()
+        ],
+        "weighted": [str(merge.sources["weighted"].place) for merge in choice.merges],
+        "options": json.dumps([to_flags(merge.options) for merge in choice.merges]),
+    }
+    run = first.run
+    options = {"by": choice.by, "merges": [merge.recipe.options for merge in choice.merges]}
+    inputs = {key: source.digest for key, source in sources.items()}
+    recipe = Recipe("best", run.shared.version_of("best"), options, inputs)
+    entry = run.shared.store.entry("best", recipe.digest)
+    keys = first.keys
+    return Wanted(recipe, run, entry, first.file, keys, sources, flags=flags, names=[name])
 
 
 def _is_uncleaned(evaluation: Wanted) -> bool:
     """Whether the evaluated model learned from rows that were not cleaned of the problems."""
-    return any(
-        part.step == "tokens" and evaluation.files["dataset"] not in part.files.values()
-        for part in evaluation.chain()
-    )
-
-
-def name_of(place: str) -> str:
-    """A path in the results folder without the folders of a variation, such as seed~7/."""
-    parts = place.split("/")
-    while "~" in parts[0]:
-        del parts[0]
-    return "/".join(parts)
+    problems = evaluation.recipe.inputs["dataset"]
+    tokens = (part for part in evaluation.chain() if part.rule == "tokens")
+    return any(problems not in part.recipe.inputs.values() for part in tokens)

@@ -1,134 +1,119 @@
-"""What the rules' jobs ask a scheduler for, as functions that Snakemake calls in each attempt."""
+"""What the jobs ask a scheduler for."""
 
 import shlex
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
 from xft.cli.flags import to_flags
 from xft.config.sections import XftConfig
 from xft.config.training import TrainingConfig
-from xft.dag.wanted import Wanted
+from xft.dag.wanted import TRAININGS, Wanted
+from xft.estimates.jobs import SECTIONS
 from xft.estimates.resources import Needs, Requests
 from xft.training.launch import torchrun
 
-# From the wildcards of a job to what it needs in its first attempt.
-FindNeeds = Callable[[object], Needs]
-# From the wildcards of a job to the artifact that it makes.
-FindWanted = Callable[[object], Wanted]
+MEASUREMENT_MINUTES = {"validation_loss": 60, "lm_eval": 720}
+# Needs that do not depend on the model.
+FIXED = {
+    "base": Needs(4000, 120),
+    "fetch_data": Needs(1000, 60),
+    "fetch_problems": Needs(1000, 60),
+    "tokens": Needs(8000, 120),
+    "ground_truth": Needs(8000, 120),
+    "summary": Needs(1000, 5),
+    "report": Needs(1000, 5),
+}
 
 
-@dataclass(frozen=True)
-class JobResources:
-    """The resources of the rules. `besides` holds flags that do not change the result, `start` the
-    program that starts a training. They are resources and not params, because a changed param would
-    make the step run again.
+def resources(part: Wanted) -> dict[str, object]:
+    """The resources of an artifact's job, in its first attempt.
 
-    config: for the keys that are the same in all runs. metrics: the folder for trackers.
+    mem_mb, minutes, threads, gpu. continues: whether a later attempt goes on, or begins again.
+    start: the program that starts the step. besides: flags that do not change the result.
     """
+    config, step = part.run.config, part.rule
+    needs = _needs(part)
+    found = {"mem_mb": needs.mem_mb, "minutes": needs.minutes, "threads": 1, "gpu": 0}
+    found |= {"continues": step in (*TRAININGS, "eval"), "start": "python", "besides": ""}
+    found["file"] = part.file
+    if step in TRAININGS:
+        options = getattr(config, SECTIONS[step])
+        found["threads"] = config.threads * options.processes
+        found["gpu"] = config.gpus * options.world_size
+        found |= {"start": _start(config, options), "besides": _besides(part, options)}
+    elif _generates(part):
+        found |= {"threads": config.threads, "gpu": config.gpus}
+        found["besides"] = to_flags({"gpus": config.gpus})
+        found["environment"] = part.recipe.options.get("evaluation.backend", "evaluation")
+    elif step == "ground_truth":
+        found["threads"] = config.threads
+    return found
 
-    config: XftConfig
-    metrics: str
 
-    def conversion(self, find: FindWanted) -> dict:
-        """The resources of a conversion."""
-        return growing(lambda wildcards: requests(find(wildcards)).conversion())
+def _needs(part: Wanted) -> Needs:
+    step, asked = part.rule, requests(part)
+    if step in FIXED:
+        return FIXED[step]
+    if step in TRAININGS:
+        return asked.training(SECTIONS[step])
+    if step == "weighted_init":
+        return asked.evaluation("moe_sft") if _generates(part) else Needs(3000, 10)
+    if not _generates(part):
+        return asked.conversion()
+    needs = asked.evaluation(part.sources["model"].rule)
+    return replace(needs, minutes=MEASUREMENT_MINUTES.get(step, needs.minutes))
 
-    def evaluation(self, find: FindWanted) -> dict:
-        """The resources of an evaluation. It continues in its next attempt."""
-        return continuing(self._evaluation(find)) | self._generation()
 
-    def measurement(self, find: FindWanted, minutes: int) -> dict:
-        """The resources of another measurement of a model. It begins again in its next attempt."""
-        needs = self._evaluation(find)
-        return growing(lambda w: replace(needs(w), minutes=minutes)) | self._generation()
+def _generates(part: Wanted) -> bool:
+    """Whether the job loads a model. The first coefficients may follow the mixture's use."""
+    is_usage = part.rule == "weighted_init" and "tokens" in part.sources
+    return is_usage or part.rule in ("eval", "validation_loss", "lm_eval")
 
-    def _evaluation(self, find: FindWanted) -> FindNeeds:
-        return lambda wildcards: requests(find(wildcards)).evaluation(wildcards.model)
 
-    def start_of_mixing(self, find: FindWanted) -> dict:
-        """The resources of the first coefficients. A mixture is loaded if its use is measured."""
+def nodes(options: TrainingConfig) -> dict[str, object]:
+    """The resources of a training on several nodes: a task on each, which `srun` starts."""
+    if options.nodes == 1:
+        return {}
+    # With a GPU the Slurm plugin takes tasks as tasks per GPU, unless that is 0.
+    return {"nodes": options.nodes, "tasks": options.nodes, "tasks_per_gpu": 0, "mpi": "srun"}
 
-        def measures(wildcards) -> bool:
-            return "tokens" in find(wildcards).sources
 
-        def needs(wildcards) -> Needs:
-            small = Needs(3000, 10)
-            return requests(find(wildcards)).evaluation("moe_sft") if measures(wildcards) else small
+def _besides(part: Wanted, options: TrainingConfig) -> str:
+    config = part.run.config
+    flags = {
+        "gpus": config.gpus,
+        "report_to": config.report_to,
+        "tracker_dir": f"{config.results_dir}/metrics",
+        "save_minutes": options.save_minutes,
+    }
+    return to_flags(flags)
 
-        resources = growing(needs) | self._generation()
-        return resources | {"gpu": lambda wildcards: self.config.gpus * measures(wildcards)}
 
-    def training(self, section: str, find: FindWanted) -> dict:
-        """The resources of a training. On several nodes: a task on each, which `srun` starts."""
-        options = getattr(self.config, section)
-        resources = continuing(lambda wildcards: requests(find(wildcards)).training(section))
-        resources["gpu"] = self.config.gpus * options.world_size
-        resources["start"] = self._start(options)
-        resources["besides"] = lambda wildcards: self._besides(options, wildcards.variation)
-        if options.nodes > 1:
-            # With a GPU the Slurm plugin takes tasks as tasks per GPU, unless that is 0.
-            resources |= {"nodes": options.nodes, "tasks": options.nodes}
-            resources |= {"tasks_per_gpu": 0, "mpi": "srun"}
-        return resources
-
-    def _besides(self, options: TrainingConfig, variation: str) -> str:
-        flags = {
-            "gpus": self.config.gpus,
-            "report_to": self.config.report_to,
-            "tracker_dir": f"{self.metrics}/{variation}".rstrip("/"),
-            "save_minutes": options.save_minutes,
-        }
-        return to_flags(flags)
-
-    def _start(self, options: TrainingConfig) -> str:
-        """The start of a training's command. On each node torchrun gets the node's GPUs."""
-        if options.launch == "single":
-            return "python"
-        command = torchrun(options)
-        if self.config.gpus:
-            command = f"python -m xft.common.gpus {self.config.gpus * options.processes} {command}"
-        if options.nodes == 1:
-            return command
-        task = shlex.quote(f'exec {command} "$@"')
-        return (
-            f"srun --nodes={options.nodes} --ntasks-per-node=1 --kill-on-bad-exit=1 "
-            f"--cpus-per-task={self.config.threads * options.processes} bash -c {task} task"
-        )
-
-    def _generation(self) -> dict:
-        return {"gpu": self.config.gpus, "besides": to_flags({"gpus": self.config.gpus})}
+def _start(config: XftConfig, options: TrainingConfig) -> str:
+    """The start of a training's command. On each node torchrun gets the node's GPUs."""
+    if options.launch == "single":
+        return "python"
+    command = torchrun(options)
+    if config.gpus:
+        command = f"python -m xft.common.gpus {config.gpus * options.processes} {command}"
+    if options.nodes == 1:
+        return command
+    task = shlex.quote(f'exec {command} "$@"')
+    return (
+        f"srun --nodes={options.nodes} --ntasks-per-node=1 --kill-on-bad-exit=1 "
+        f"--cpus-per-task={config.threads * options.processes} bash -c {task} task"
+    )
 
 
 @cache
-def requests(wanted: Wanted) -> Requests:
+def requests(part: Wanted) -> Requests:
     """The requests of an artifact's job. A base on the hub has no size until it is fetched."""
-    config = wanted.run.config
+    config = part.run.config
     model = Path(config.base.model)
-    base = next(part.place for part in wanted.chain() if part.step == "base")
-    return Requests(config, model if model.is_dir() else base)
+    return _requests(part.run, model if model.is_dir() else part.run.base.place)
 
 
-def fixed(mem_mb: int, minutes: int) -> dict:
-    """The resources of a step whose needs do not depend on the model."""
-    return growing(lambda wildcards: Needs(mem_mb, minutes))
-
-
-def growing(needs: FindNeeds) -> dict:
-    """The resources of a step that begins again: more memory and more time in each attempt."""
-    return continuing(needs) | {
-        "runtime": lambda wildcards, attempt: attempt * needs(wildcards).minutes
-    }
-
-
-def continuing(needs: FindNeeds) -> dict:
-    """The resources of a step that continues: more memory in each attempt, and no more time.
-
-    A half more memory each time, and at most twice as much: most attempts end because their time
-    is over.
-    """
-    return {
-        "mem_mb": lambda wildcards, attempt: needs(wildcards).mem_mb * min(attempt + 1, 4) // 2,
-        "runtime": lambda wildcards: needs(wildcards).minutes,
-    }
+@cache
+def _requests(run, base: Path) -> Requests:
+    return Requests(run.config, base)

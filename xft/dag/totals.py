@@ -5,9 +5,9 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
 
 from xft.config.sections import XftConfig
-from xft.dag.current import Current
 from xft.dag.experiment import Experiment
 from xft.dag.job_resources import requests
+from xft.dag.run import WorkflowRun
 from xft.dag.wanted import Wanted
 from xft.estimates.disk import checkpoint_bytes, ffn_bytes
 from xft.estimates.flops import tuning_ratio
@@ -24,8 +24,7 @@ def totals(experiment: Experiment, plan_of: FindPlan) -> list[str]:
 
     Artifacts that runs share count once. plan_of: gives the plan for a run's configuration.
     """
-    best = (choice.best(0) for choice in experiment.choices.values())
-    parts = {part: plan_of(part.run.config) for part in (*experiment.report.chain(), *best)}
+    parts = {part: plan_of(part.run.config) for part in experiment.wanted}
     jobs = Counter(part.rule for part in parts)
     space = _space({part: plan.models for part, plan in parts.items()})
     hours = defaultdict(list)
@@ -50,23 +49,23 @@ def totals(experiment: Experiment, plan_of: FindPlan) -> list[str]:
     ]
 
 
-def warn_of_full_disk(current: Current) -> str | None:
+def warn_of_full_disk(run: WorkflowRun) -> str | None:
     """A line with both numbers if a run may need more disk space than is free, or None.
 
     None also while the size of the base is unknown.
     """
-    models = (part for part in current.wanted() if part.step in (*MIXTURES, *DENSE, "dense", "ffn"))
-    made = {part: requests(part).models for part in models if not current.fits(part)}
+    weighty = (*MIXTURES, *DENSE, "dense", "ffn")
+    made = {part: requests(part).models for part in run.missing if part.rule in weighty}
     if None in made.values():
         return None
-    results = current.experiment.results
-    place = next(place for place in (results, *results.absolute().parents) if place.exists())
+    store = run.store.root
+    place = next(place for place in (store, *store.absolute().parents) if place.exists())
     needed, free = _space(made).total(), shutil.disk_usage(place).free
     if needed <= free:
         return None
     return (
-        f"WARNING: this run writes up to {disk_text(needed)}, and the disk of {results} has "
-        f"{disk_text(free)} free. Make room, or choose a results_dir on another disk"
+        f"WARNING: this run writes up to {disk_text(needed)}, and the disk of {store} has "
+        f"{disk_text(free)} free. Make room, or set store to a folder on another disk"
     )
 
 
@@ -83,7 +82,7 @@ def _space(parts: dict[Wanted, Models]) -> Counter:
     checkpoints = (
         checkpoint_bytes(models, configured_job(part.run.config, "moe_sft"))
         for part, models in parts.items()
-        if part.step == "moe_sft"
+        if part.rule == "moe_sft"
     )
     space["moe_sft"] += max(checkpoints, default=0)
     return space
@@ -92,23 +91,23 @@ def _space(parts: dict[Wanted, Models]) -> Counter:
 def _nbytes(part: Wanted, models: Models) -> int:
     """Bytes of an artifact. A merge that is not kept takes none in the end."""
     is_kept = part.run.config.merge.keep == "all"
-    if part.step in MIXTURES:
+    if part.rule in MIXTURES:
         return models.mixture.nbytes
-    if part.step == "ffn":
+    if part.rule == "ffn":
         return ffn_bytes(models)
-    if part.step in DENSE or part.rule == "best" or (part.step == "dense" and is_kept):
+    if part.rule in DENSE or part.rule == "best" or (part.rule == "dense" and is_kept):
         return models.base.nbytes
     return 0
 
 
 def _hours(part: Wanted, plan: Plan) -> float | None:
     """Hours at most of a job; None if they are unknown, 0 if a job takes minutes."""
-    if part.step == "eval":  # an equal part of those on all data sets
-        hours = plan.evaluation_hours(part.sources["model"].step)
+    if part.rule == "eval":  # an equal part of those on all data sets
+        hours = plan.evaluation_hours(part.sources["model"].rule)
         return hours and hours / len(plan.config.evaluation.datasets)
-    if part.step not in SECTIONS:
+    if part.rule not in SECTIONS:
         return 0
-    hours = plan.training_hours(SECTIONS[part.step])
+    hours = plan.training_hours(SECTIONS[part.rule])
     if hours is None or "flops_of" not in part.sources:
         return hours
     options = plan.config

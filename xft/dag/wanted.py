@@ -1,61 +1,90 @@
 """Lists the artifacts that a configuration wants, with their options and inputs."""
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import cache, cached_property
+from functools import cached_property
 from pathlib import Path
 
-from xft.artifacts.code import code_hashes, content_hash
-from xft.artifacts.manifest import Recipe
-from xft.artifacts.recipe import problem_input
+from xft.artifacts.artifact import TOKENIZER_PATTERNS
 from xft.config.models import MERGED, MIXTURES, OF_MIXTURE, UNTUNED
 from xft.config.runs import LISTS, Run
 from xft.config.sections import learns, problem_label
-from xft.config.step_keys import keys_behind, keys_of_step, options_of_step
+from xft.config.step_keys import default_of, keys_behind, keys_of_step, options_of_step
 from xft.data.templates import COMPLETION, read_template
 from xft.hub.named_sets import NAMED_SETS, unpacked_sha256
-from xft.hub.source import dataset_source, model_contents
+from xft.hub.source import check_model, dataset_source
+from xft.store.memory import Memory, content_hash
+from xft.store.recipe import Recipe
+from xft.store.store import Store
 
-FILE_STEPS = ("fetch_data", "fetch_problems", "eval", "validation_loss", "lm_eval", "diversity")
-FILE_STEPS += ("summary", "report")
+ARTIFACT, RESULT = "artifact", "result.json"  # in an entry
+METRICS, GENERATIONS = "metrics.jsonl", "result.generations.jsonl"
+TRAININGS = ("moe_sft", "sft", "weighted_trained", "heal")
+# Options of recipes that are no flags with the same value: the content of a file that a flag names,
+# what a table or a page shows, and what a merge is chosen from.
+NO_FLAGS = ("prompt", "template", "rows", "config", "by", "merges")
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Wanted:
     """An artifact that a configuration wants.
 
-    place: its path. rule: the rule that makes it. run: the first run that wants it. keys: those of
-    the configuration that it depends on. options: by key of the configuration. files: the hashes of
-    the files that it is made from, by input. sources: the artifacts that it is made from, by input.
+    run: the first run that wants it. place: its file or folder in its entry. keys: those of the
+    configuration that it depends on. sources: the artifacts that it is made from, by input; `needs`
+    are read too, but their content is in the recipe. files: those of the user that the step reads.
+    flags: of its command, besides the options of its recipe. names: in the results folder.
     """
 
-    place: Path
-    step: str
-    rule: str
+    recipe: Recipe
     run: "Wants" = field(repr=False)
+    entry: Path
+    file: str
     keys: frozenset[str] = frozenset()
-    options: dict[str, object] = field(default_factory=dict)
-    files: dict[str, str] = field(default_factory=dict)
     sources: dict[str, "Wanted"] = field(default_factory=dict)
+    needs: dict[str, "Wanted"] = field(default_factory=dict)
+    files: dict[str, list[str]] = field(default_factory=dict)
+    flags: dict[str, object] = field(default_factory=dict)
+    names: list[str] = field(default_factory=list)
 
     @property
-    def is_file(self) -> bool:
-        """Whether the artifact is a file, not a folder."""
-        return self.step in FILE_STEPS
+    def rule(self) -> str:
+        """The rule and the step that make it."""
+        return self.recipe.step
 
-    @cached_property
-    def recipe(self) -> Recipe:
-        """The recipe that the artifact's manifest should hold."""
-        origins = {name: source.recipe.digest for name, source in self.sources.items()}
-        return Recipe(self.step, self.options, self.files | origins, code_hashes(self.step))
+    @property
+    def digest(self) -> str:
+        return self.recipe.digest
+
+    @property
+    def name(self) -> str:
+        """Its first name in the results folder."""
+        return self.names[0]
+
+    @property
+    def place(self) -> Path:
+        return self.entry / self.file
+
+    @property
+    def inputs(self) -> dict[str, list[str]]:
+        """The entries and files that its job reads, by their names in the rule."""
+        found = {name: list(paths) for name, paths in self.files.items()}
+        for name, source in (self.sources | self.needs).items():
+            found.setdefault(name.partition(" ")[0], []).append(str(source.entry))
+        return found
+
+    @property
+    def options(self) -> dict[str, object]:
+        """The flags of its command, other than those of its rule."""
+        own = {key.rpartition(".")[2]: value for key, value in self.recipe.options.items()}
+        return {name: own[name] for name in own if name not in NO_FLAGS} | self.flags
 
     def chain(self) -> Iterator["Wanted"]:
-        """The artifact and all its direct and indirect sources, each once, sources first."""
+        """The artifact and all that it is directly or indirectly made from, each once, in order."""
         seen: dict[Wanted, None] = {}
 
         def visit(wanted: Wanted) -> None:
             if wanted not in seen:
-                for source in wanted.sources.values():
+                for source in (wanted.sources | wanted.needs).values():
                     visit(source)
                 seen[wanted] = None
 
@@ -64,59 +93,70 @@ class Wanted:
 
 
 class FileContents:
-    """The hashes of files and folders that configurations name. Each is computed once."""
+    """The hashes of files that configurations name. memory: where they are remembered."""
 
-    def __init__(self):
-        self.of_file = cache(lambda path: content_hash(Path(path)))
-        self.of_model = cache(lambda folder: model_contents(Path(folder)))
-        self.of_problems = cache(_problems_sha256)
-        self.template = cache(read_template)
+    def __init__(self, memory: Memory | None = None):
+        self.memory = memory or Memory()
+        self.template = read_template
+
+    def of_file(self, path: str) -> str:
+        return self.memory.of(Path(path), content_hash)
+
+    def of_model(self, folder: str) -> dict[str, str]:
+        """The hash of each file of a dense model, by name."""
+        place = Path(folder)
+        return {
+            file.relative_to(place).as_posix(): self.of_file(str(file))
+            for file in check_model(place)
+        }
+
+    def of_problems(self, name: str) -> str:
+        """The SHA-256 of a set of problems: humaneval, mbpp, or a file."""
+        if name in NAMED_SETS:
+            return NAMED_SETS[name].wanted_sha256
+        return self.memory.of(Path(name), unpacked_sha256)
 
 
 class NoContents(FileContents):
     """Stands for contents that nobody reads: of files that may not be on this machine."""
 
     def __init__(self):
-        self.of_file = self.of_problems = self.template = lambda name: ""
-        self.of_model = lambda folder: {}
+        self.of_file = self.of_problems = self.template = lambda name: name
+        self.of_model = lambda folder: {"": folder}
 
 
-def _problems_sha256(name: str) -> str:
-    """The SHA-256 of a set of problems: humaneval, mbpp, or a file."""
-    return NAMED_SETS[name].wanted_sha256 if name in NAMED_SETS else unpacked_sha256(Path(name))
+@dataclass
+class Shared:
+    """What the runs of a configuration share.
+
+    found: their artifacts by digest. forbidden: problem sets that no row may give away, if the
+    configuration names none.
+    """
+
+    store: Store
+    contents: FileContents
+    version_of: Callable[[str], int | str]
+    forbidden: Collection[str] = ()
+    found: dict[str, Wanted] = field(default_factory=dict)
 
 
 class Wants:
-    """The artifacts that one run wants.
+    """The artifacts that one run wants. of_seeds: the runs that differ in their seed alone."""
 
-    forbidden: the problem sets that no row may give away, if the configuration does not name them.
-    requested: the artifacts that runs requested so far, by path in the results folder. Runs that
-    agree on all keys that an artifact depends on share the artifact. of_seeds: the runs that differ
-    in their seed alone.
-    """
-
-    def __init__(
-        self,
-        run: Run,
-        results: str | Path,
-        forbidden: Collection[str] = (),
-        requested: dict[str, Wanted] | None = None,
-        contents: FileContents | None = None,
-    ):
+    def __init__(self, run: Run, shared: Shared):
         self.config = run.config
         self.name, self.changes = run.name, run.changes
-        self.results = Path(results)
-        self.forbidden = forbidden
-        self.requested = {} if requested is None else requested
-        self.contents = contents or FileContents()
+        self.shared, self.contents = shared, shared.contents
         self.of_seeds = [self]
 
     @cached_property
     def base(self) -> Wanted:
         source = self.config.base
-        if Path(source.model).is_dir():
-            return self._wanted("base", files=self.contents.of_model(source.model))
-        return self._wanted("base", options=options_of_step("base", self.config))
+        if not Path(source.model).is_dir():
+            return self._wanted("base", options=options_of_step("base", self.config))
+        contents = self.contents.of_model(source.model)
+        files = {"files": [str(Path(source.model, name)) for name in contents]}
+        return self._wanted("base", contents=contents, files=files, flags={"model": source.model})
 
     @cached_property
     def fetched_rows(self) -> Wanted | None:
@@ -128,34 +168,62 @@ class Wants:
         source = dataset_source(data.train, data.revision)
         if source.file:
             del options["split"]
-        return self._wanted("fetch_data", f"data/fetched/{source.file_name}", options)
+        name = f"data/fetched/{source.file_name}"
+        return self._wanted("fetch_data", name, options, file=source.file_name)
 
-    @cached_property
-    def rows_content(self) -> str:
-        """A digest that identifies the content of the rows."""
+    @property
+    def rows_file(self) -> str:
+        """The file of the rows."""
         fetched = self.fetched_rows
-        return fetched.recipe.digest if fetched else self.contents.of_file(self.config.data.train)
+        return str(fetched.place) if fetched else self.config.data.train
 
     @cached_property
     def tokens(self) -> Wanted:
-        template = self.contents.template(self.config.data.template)
-        options = options_of_step("tokens", self.config) | {"template": template}
-        files = {
-            problem_input(label): self.contents.of_problems(name)
-            for label, name in self.forbidden_sets.items()
-        }
-        sources = {"base": self.base}
+        data = self.config.data
+        options = options_of_step("tokens", self.config)
+        options["template"] = self.contents.template(data.template)
+        about = self._of_problems(self.forbidden_sets)
+        sources, needs = {"base": self.base}, about.pop("needs")
+        if Path(self.config.base.model).is_dir():  # then its tokenizer's files are known
+            needs |= {"base": sources.pop("base")}
+            about["contents"] |= self._tokenizer_contents()
         if self.fetched_rows:
             sources["data"] = self.fetched_rows
         else:
-            files["data"] = self.rows_content
-        return self._wanted("tokens", "tokens", options, files, sources)
+            about["contents"]["data"] = self.contents.of_file(data.train)
+            about["files"]["data"] = [data.train]
+        flags = {"template": data.template, "data": self.rows_file}
+        flags["problems"] = self.problem_files(self.forbidden_sets)
+        return self._wanted("tokens", None, options, sources, needs=needs, flags=flags, **about)
+
+    def _tokenizer_contents(self) -> dict[str, str]:
+        place = Path(self.config.base.model)
+        files = {path for pattern in TOKENIZER_PATTERNS for path in place.glob(pattern)}
+        return {
+            f"base {file.relative_to(place).as_posix()}": self.contents.of_file(str(file))
+            for file in files
+            if file.is_file()
+        }
+
+    def _of_problems(self, sets: Mapping[str, str]) -> dict[str, dict]:
+        """The contents of sets of problems for a recipe, and the files and jobs that give them."""
+        contents = {f"problems {label}": self.contents.of_problems(sets[label]) for label in sets}
+        needs = {f"problems {label}": self.problems(label) for label in sets if label in NAMED_SETS}
+        own = [sets[label] for label in sets if label not in NAMED_SETS]
+        return {"contents": contents, "needs": needs, "files": {"problem_files": own}}
+
+    def problem_files(self, sets: Mapping[str, str]) -> list[str]:
+        """The files of sets of problems."""
+        return [
+            str(self.problems(label).place) if label in NAMED_SETS else name
+            for label, name in sets.items()
+        ]
 
     @cached_property
     def forbidden_sets(self) -> dict[str, str]:
         """The problem sets that no row may give away, by label: names or files."""
         named = self.config.data.decontaminate_against
-        return _by_label(self.forbidden if named is None else named)
+        return _by_label(self.shared.forbidden if named is None else named)
 
     @cached_property
     def problem_sets(self) -> dict[str, str]:
@@ -182,16 +250,17 @@ class Wants:
     def sft_flops(self) -> Wanted:
         """The tuned base at as many FLOPs as the mixture's tuning."""
         sources = {"base": self.base, "tokens": self.tokens, "flops_of": self.moe}
-        options = options_of_step("sft", self.config)
-        return self._wanted("sft", "sft_flops", options, sources=sources)
+        options, flags = options_of_step("sft", self.config), {"match_flops": self.moe.place}
+        return self._wanted("sft", "sft_flops", options, sources, flags=flags)
 
     def weighted_init(self, lam: str) -> Wanted:
         """The coefficients from which step 6 learns."""
         if self.config.mixing.init == "uniform":
             return self._equal_shares("weighted_init", lam)
-        options = options_of_step("weighted_init", self.config) | {"lam": float(lam)}
-        sources = {"tokens": self.tokens} | self._experts()
-        return self._wanted("weighted_init", f"weighted_init/lam~{lam}", options, sources=sources)
+        options = options_of_step("weighted_init", self.config) | {"lam": lam}
+        sources, flags = {"tokens": self.tokens} | self._experts(), {"data": self.tokens.place}
+        name = f"weighted_init/lam~{lam}"
+        return self._wanted("weighted_init", name, options, sources, flags=flags)
 
     def equal_shares(self, lam: str) -> Wanted:
         """Coefficients with equal shares of the routed experts."""
@@ -199,23 +268,21 @@ class Wants:
         return self.weighted_init(lam) if is_start else self._equal_shares("uniform_init", lam)
 
     def _equal_shares(self, folder: str, lam: str) -> Wanted:
-        options = options_of_step("weighted_init", self.config) | {"lam": float(lam)}
-        options |= {"init": "uniform", "init_rows": None, "threads": None}
-        return self._wanted(
-            "weighted_init",
-            f"{folder}/lam~{lam}",
-            options,
-            sources=self._experts(),
-            unread={"mixing.init", "mixing.init_rows", "threads"},
-        )
+        options = options_of_step("weighted_init", self.config) | {"lam": lam, "init": "uniform"}
+        unread = {"mixing.init", "mixing.init_rows", "threads"}
+        del options["init_rows"], options["threads"]
+        name = f"{folder}/lam~{lam}"
+        return self._wanted("weighted_init", name, options, self._experts(), unread=unread)
 
     def weighted_trained(self, lam: str) -> Wanted:
         sources = {"weighted": self.weighted_init(lam), "tokens": self.tokens}
         options = options_of_step("weighted_trained", self.config)
-        text = self.config.mixing.text
-        files = {"text": self.contents.of_file(text)} if text else {}
-        place, sources = f"weighted_trained/lam~{lam}", sources | self._experts()
-        return self._wanted("weighted_trained", place, options, files, sources)
+        text, about = self.config.mixing.text, {}
+        if text:
+            about["contents"] = {"text": self.contents.of_file(text)}
+            about |= {"files": {"text": [text]}, "flags": {"text": text}}
+        name, sources = f"weighted_trained/lam~{lam}", sources | self._experts()
+        return self._wanted("weighted_trained", name, options, sources, **about)
 
     def shares(self, lam: str) -> Wanted:
         """The mixing coefficients of a lambda: learned if there is something to learn."""
@@ -226,27 +293,30 @@ class Wants:
         options = options_of_step("dense", self.config)
         options |= {} if expert is None else {"expert": expert}
         weighted = self.shares(lam) if learned else self.equal_shares(lam)
-        sources = {"weighted": weighted} | self._experts()
-        sources |= {"base": self.base} if self.config.merge.needs_base else {}
-        return self._wanted("dense", name, options, sources=sources)
+        sources, flags = {"weighted": weighted} | self._experts(), {}
+        if self.config.merge.needs_base:
+            sources["base"], flags["base"] = self.base, self.base.place
+        return self._wanted("dense", name, options, sources, flags=flags)
 
     def healed(self, lam: str) -> Wanted:
         """The merged model, tuned after the merge."""
-        sources = {"dense": self.model(f"dense/lam~{lam}"), "tokens": self.tokens}
-        sources |= {"moe": self.moe_sft} if self.config.heal.objective == "kl" else {}
+        sources, flags = {"dense": self.model(f"dense/lam~{lam}"), "tokens": self.tokens}, {}
+        if self.config.heal.objective == "kl":
+            sources["moe"], flags["teacher"] = self.moe_sft, self.moe_sft.place
         options = options_of_step("heal", self.config)
-        return self._wanted("heal", f"heal/lam~{lam}", options, sources=sources)
+        return self._wanted("heal", f"heal/lam~{lam}", options, sources, flags=flags)
 
     @cached_property
     def soup(self) -> Wanted:
         """The mean of the sft models of all seeds."""
         sources = {f"model {number}": run.sft for number, run in enumerate(self.of_seeds, 1)}
-        return self._wanted("soup", sources=sources, pooled={"seed"})
+        flags = {"models": [str(model.place) for model in sources.values()]}
+        return self._wanted("soup", sources=sources, pooled={"seed"}, flags=flags)
 
     @cached_property
     def diversity(self) -> Wanted:
-        sources = {"base": self.base, "ffn": self.ffn}
-        return self._wanted("diversity", "diversity.json", sources=sources)
+        sources = {"base": self.base, "ffn": self.ffn, "moe": self.moe_sft}
+        return self._wanted("diversity", "diversity.json", sources=sources, file=RESULT)
 
     def _experts(self) -> dict[str, Wanted]:
         return {"moe": self.moe_sft, "ffn": self.ffn}
@@ -277,35 +347,40 @@ class Wants:
             ]
         return names
 
-    def problems(self, label: str) -> Wanted | None:
-        """The file of a named problem set; None for the user's own file."""
-        if label not in NAMED_SETS:
-            return None
-        files = {"content": self.contents.of_problems(label)}
-        return self._wanted("fetch_problems", f"problems/{label}.jsonl", files=files)
+    def problems(self, label: str) -> Wanted:
+        """The file of a named problem set."""
+        contents, name = {"content": self.contents.of_problems(label)}, f"{label}.jsonl"
+        flags = {"dataset": label}
+        return self._wanted(
+            "fetch_problems", f"problems/{name}", contents=contents, file=name, flags=flags
+        )
 
     def ground_truth(self, label: str) -> Wanted:
         options = options_of_step("ground_truth", self.config)
-        files = {"dataset": self.contents.of_problems(self.problem_sets[label])}
-        return self._wanted("ground_truth", f"ground_truth/{label}", options, files)
+        about = self._of_dataset(label)
+        return self._wanted("ground_truth", f"ground_truth/{label}", options, **about)
+
+    def _of_dataset(self, label: str) -> dict[str, dict]:
+        chosen = {label: self.problem_sets[label]}
+        about = self._of_problems(chosen)
+        [content], [file] = about["contents"].values(), self.problem_files(chosen)
+        return about | {"contents": {"dataset": content}, "flags": {"dataset": file}}
 
     def evaluation(self, model: str, label: str) -> Wanted:
         options = options_of_step("eval", self.config)
         options |= {"prompt": self.prompt_identity(model), "backend": self.backend(model)}
+        unread = {"data.template" if self.is_untuned(model) else "evaluation.base_prompt"}
         if not options["temperature"]:
-            options["seed"] = None
+            unread.add("seed")
         if options["backend"] == "vllm":
-            options["threads"] = None
-        unread = {key for key in ("seed", "threads") if options[key] is None}
-        unread |= {"data.template" if self.is_untuned(model) else "evaluation.base_prompt"}
-        return self._wanted(
-            "eval",
-            f"eval/{model}/{label}.json",
-            options,
-            {"dataset": self.contents.of_problems(self.problem_sets[label])},
-            {"model": self.model(model), "ground_truth": self.ground_truth(label)},
-            unread,
-        )
+            unread.add("threads")
+        for key in unread & options.keys():
+            del options[key]
+        sources = {"model": self.model(model), "ground_truth": self.ground_truth(label)}
+        about = self._of_dataset(label)
+        about["flags"]["prompt"] = self.prompt(model)
+        name = f"eval/{model}/{label}.json"
+        return self._wanted("eval", name, options, sources, unread=unread, file=RESULT, **about)
 
     def is_untuned(self, model: str) -> bool:
         """Whether a model has seen no instructions."""
@@ -327,16 +402,17 @@ class Wants:
 
     def validation_loss(self, model: str) -> Wanted:
         sources = {"model": self.model(model), "tokens": self.tokens}
-        options = options_of_step("validation_loss", self.config)
-        return self._wanted("validation_loss", f"validation/{model}.json", options, sources=sources)
+        options, name = options_of_step("validation_loss", self.config), f"validation/{model}.json"
+        return self._wanted("validation_loss", name, options, sources, file=RESULT)
 
     def lm_eval(self, model: str) -> Wanted:
         tasks = self.config.evaluation.lm_eval
         options = options_of_step("lm_eval", self.config) | {"tasks": tasks}
-        files = {Path(t).name: self.contents.of_file(t) for t in tasks if t.endswith(".yaml")}
-        return self._wanted(
-            "lm_eval", f"lm_eval/{model}/tasks.json", options, files, {"model": self.model(model)}
-        )
+        files = [task for task in tasks if task.endswith(".yaml")]
+        contents = {Path(file).name: self.contents.of_file(file) for file in files}
+        sources, name = {"model": self.model(model)}, f"lm_eval/{model}/tasks.json"
+        about = {"contents": contents, "files": {"task_files": files}, "file": RESULT}
+        return self._wanted("lm_eval", name, options, sources, **about)
 
     @property
     def chosen_by(self) -> str:
@@ -370,92 +446,50 @@ class Wants:
             found["diversity"] = self.diversity
         return found
 
-    def results_to_show(self) -> list[Wanted]:
-        """All results that the summary shows of this run, in the order of the tables."""
-        return [
-            part
-            for label in self.problem_sets
-            for model in self.model_names()
-            for part in self.measured(model, label).values()
-        ]
-
-    def at(self, name: str) -> Wanted:
-        """The artifact of this run with a name such as moe_sft or eval/base/problems.json.
-
-        Raises KeyError if no artifact has such a name.
-        """
-        kind, _, rest = name.partition("/")
-        match kind:
-            case "weighted_init" | "weighted_trained":
-                found = getattr(self, kind)(rest.removeprefix("lam~"))
-            case "uniform_init":
-                found = self.equal_shares(rest.removeprefix("lam~"))
-            case "problems":
-                found = self.problems(rest.removesuffix(".jsonl"))
-            case "data":
-                found = self.fetched_rows
-            case "ground_truth":
-                found = self.ground_truth(rest)
-            case "eval":
-                model, _, label = rest.removesuffix(".json").rpartition("/")
-                found = self.evaluation(model, label)
-            case "validation":
-                found = self.validation_loss(rest.removesuffix(".json"))
-            case "lm_eval":
-                found = self.lm_eval(rest.removesuffix("/tasks.json"))
-            case "tokens" | "ffn":
-                found = getattr(self, kind)
-            case "diversity.json":
-                found = self.diversity
-            case _:
-                found = self.model(name)
-        if found is None:
-            raise KeyError(name)
-        return found
-
     def _configured(self, step: str, **sources: Wanted) -> Wanted:
-        return self._wanted(step, options=options_of_step(step, self.config), sources=sources)
+        return self._wanted(step, None, options_of_step(step, self.config), sources)
 
     def _wanted(
         self,
         step: str,
         name: str | None = None,
         options: Mapping | None = None,
-        files: dict[str, str] | None = None,
         sources: dict[str, Wanted] | None = None,
+        contents: dict[str, str] | None = None,
         unread: Collection[str] = (),
         pooled: Collection[str] = (),
+        file: str = ARTIFACT,
+        **about: dict,
     ) -> Wanted:
-        """The artifact with a name. Each is created once for all runs that share it.
+        """The artifact with a name. All runs whose recipes are equal share it.
 
-        unread: keys that the step reads in other cases only. pooled: keys whose values are all
-        among the sources.
+        contents: the hashes of files, for the recipe. unread: keys that the step reads in other
+        cases only. pooled: keys whose values are all among the sources. about: needs, files, flags.
         """
         name, sources = name or step, sources or {}
         keys = keys_behind(step) - {*unread, *LISTS}
-        keys = keys.union(*(source.keys for source in sources.values())) - {*pooled}
-        place = self.prefix(keys) + name
-        if place not in self.requested:
-            read = keys_of_step(step)
-            named = {read[flag]: value for flag, value in (options or {}).items()}
-            self.requested[place] = Wanted(
-                self.results / place,
-                step,
-                step,
-                self,
-                keys,
-                named,
-                files or {},
-                sources,
-            )
-        return self.requested[place]
+        behind = [*sources.values(), *about.get("needs", {}).values()]
+        keys = keys.union(*(source.keys for source in behind)) - {*pooled}
+        read = keys_of_step(step)
+        named = {
+            read[flag]: value
+            for flag, value in (options or {}).items()
+            if value != default_of(read[flag])
+        }
+        inputs = {part: source.digest for part, source in sources.items()}
+        recipe = Recipe(step, self.shared.version_of(step), named, inputs | (contents or {}))
+        entry = self.shared.store.entry(step, recipe.digest)
+        made = Wanted(recipe, self, entry, file, keys, sources, **about)
+        found = self.shared.found.setdefault(recipe.digest, made)
+        if (full := self.prefix(keys) + name) not in found.names:
+            found.names.append(full)
+        return found
 
     def prefix(self, keys: Collection[str]) -> str:
         """The folders, in the results folder, of what depends on these keys.
 
         There is a folder for each of the keys in which this run differs from the configuration's
-        own values, as moe.num_experts_per_tok~2/seed~7/. Snakemake's Paramspace writes such paths
-        too, but all columns into each.
+        own values, as moe.num_experts_per_tok~2/seed~7/.
         """
         return "".join(f"{key}~{text}/" for key, text in self.changes.items() if key in keys)
 

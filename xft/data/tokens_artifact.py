@@ -11,7 +11,6 @@ from xft.artifacts.artifact import (
 )
 from xft.artifacts.manifest import (
     Manifest,
-    Recipe,
     hash_file,
     manifest_path,
     read_manifest,
@@ -47,7 +46,7 @@ class TokensArtifact:
 
 
 def write_tokens(
-    out: Path, tokens: Tokens, options: TokensConfig, model: Path, data_hash: str, recipe: Recipe
+    out: Path, tokens: Tokens, options: TokensConfig, model: Path, data_hash: str
 ) -> None:
     """Write tokens as an artifact.
 
@@ -63,7 +62,7 @@ def write_tokens(
         if array.size  # instruction rows have no later prompts
     ]
     parameters = options.model_dump() | {"tokenizer": tokenizer_hashes(model)}
-    with create_artifact(out, KIND, parameters, {"data": data_hash}, recipe) as draft:
+    with create_artifact(out, KIND, parameters, {"data": data_hash}) as draft:
         draft.write_tensors(plans)
 
 

@@ -4,7 +4,6 @@ import math
 from collections.abc import Mapping
 from pathlib import Path
 
-from xft.artifacts.manifest import Recipe
 from xft.artifacts.results import ResultFormat
 
 KIND = "lm_eval"
@@ -54,15 +53,13 @@ def _number(value: object) -> float | None:
     return float(value) if is_number else None
 
 
-def write(
-    path: Path, result: dict, task_hashes: Mapping[str, str], recipe: Recipe | None = None
-) -> None:
+def write(path: Path, result: dict, task_hashes: Mapping[str, str]) -> None:
     """Write a result, and its manifest beside it.
 
     task_hashes: SHA-256 of each task that is a file, by the file's name.
     """
     inputs = {"model": result["model"]["id"]} | task_hashes
-    RESULT.write(path, result, parameters=result["settings"], inputs=inputs, recipe=recipe)
+    RESULT.write(path, result, parameters=result["settings"], inputs=inputs)
 
 
 read = RESULT.read

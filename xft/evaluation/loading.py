@@ -18,12 +18,6 @@ def artifact_id(folder: Path, full: bool = False) -> str | None:
     return manifest and manifest.id
 
 
-def model_origin(folder: Path) -> dict[str, str]:
-    """The model's entry in a recipe's inputs; empty if the folder has no manifest."""
-    file = manifest_path(folder)
-    return {"model": read_manifest(file).origin} if file.exists() else {}
-
-
 def trained_template(folder: Path) -> str | None:
     """The identity of the template that a model was tuned with; None if no manifest states it."""
     file = manifest_path(folder)

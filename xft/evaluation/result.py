@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
-from xft.artifacts.manifest import Recipe
 from xft.artifacts.results import ResultFormat
 from xft.evaluation.ground_truth import TEST_SETS
 from xft.evaluation.problems import ProblemSet
@@ -149,7 +148,7 @@ def backends_note(backends: Mapping[str, str]) -> list[str]:
     ]
 
 
-def write_result(path: Path, result: dict, ground_truth: str | None, recipe: Recipe) -> None:
+def write_result(path: Path, result: dict, ground_truth: str | None) -> None:
     """Write a result file whole or not at all, then the manifest of the result and generations.
 
     ground_truth: the artifact's id; None if the ground truth was computed in the same step.
@@ -161,7 +160,6 @@ def write_result(path: Path, result: dict, ground_truth: str | None, recipe: Rec
         parameters=result["settings"],
         inputs=inputs | {"ground_truth": ground_truth},
         beside=[samples_path(path)],
-        recipe=recipe,
     )
 
 

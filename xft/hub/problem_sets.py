@@ -8,7 +8,6 @@ from itertools import islice
 from pathlib import Path
 
 from xft.artifacts.files import write_manifest, write_whole
-from xft.artifacts.recipe import make_recipe
 from xft.common.errors import UserError
 from xft.common.progress import say
 from xft.hub.named_sets import NamedSet, unpacked
@@ -39,8 +38,7 @@ def fetch(chosen: NamedSet, out: Path) -> None:
     try:
         write_whole(out, content)
         parameters = {"dataset": chosen.name, "release": str(chosen) if is_release else None}
-        recipe = make_recipe("fetch_problems", {}, {"content": chosen.wanted_sha256})
-        write_manifest(out, "problems", parameters, recipe=recipe)
+        write_manifest(out, "problems", parameters)
     except OSError as error:
         raise UserError(f"{out} cannot be written: {error.strerror}") from None
 

@@ -13,7 +13,6 @@ from xft.artifacts.artifact import (
     check_artifact,
     companions,
 )
-from xft.artifacts.code import content_hash
 from xft.checkpoints.capacity import check_vocabulary
 from xft.checkpoints.layout import dense_layers
 from xft.checkpoints.reader import (
@@ -225,11 +224,6 @@ def find_cached_dataset_file(source: DatasetSource) -> Path | None:
         source.repository, source.file, repo_type="dataset", revision=source.revision
     )
     return Path(found) if isinstance(found, str) else None
-
-
-def model_contents(folder: Path) -> dict[str, str]:
-    """The content hash of each file of `check_model`, by name. Raises UserError."""
-    return {file.relative_to(folder).as_posix(): content_hash(file) for file in check_model(folder)}
 
 
 def check_model(folder: Path) -> list[Path]:

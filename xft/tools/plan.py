@@ -34,7 +34,7 @@ def main(argv: list[str] | None = None) -> None:
     runs, config, plan = find_runs(*values), complete(*values), planner(args)
     print(report(plan(config)))
     if len(runs) > 1:
-        experiment = Experiment(config, runs, config.results_dir, NoContents())
+        experiment = Experiment(config, runs, NoContents())
         print("\n".join(totals(experiment, plan)) + "\n")
 
 

@@ -3,7 +3,7 @@
 Its result then has the same bytes as without a break. The checkpoints of `results/moe_sft` lie in
 `results/.moe_sft.training/<fingerprint>/checkpoint-<step>`. Each has a manifest beside it, which is
 written last. The fingerprint covers everything that the result depends on, so a training with
-another parameter, input or module never uses these checkpoints. They stay, and the old training
+another parameter or input never uses these checkpoints. They stay, and the old training
 continues if its settings come back.
 """
 

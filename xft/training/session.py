@@ -8,11 +8,9 @@ from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 
-from xft.artifacts.artifact import Artifact
-from xft.artifacts.code import code_hash
 from xft.common.devices import describe_device
 from xft.common.errors import UserError
-from xft.common.progress import say
+from xft.common.progress import job_name, say
 from xft.config.sections import TokensConfig
 from xft.config.step_keys import UNRECORDED
 from xft.config.training import TrainingConfig, fault_of_devices, precision_of
@@ -28,9 +26,9 @@ class TrainingRequest:
     """The options of a training step.
 
     data: a file of rows, or a folder of tokens. tokens: how the rows become tokens, or became them.
-    asked: the options as given, for the recipe. options: the same with the values for this machine.
-    full: compare the hashes of all input files with their manifests. flops_ratio: None, or the
-    factor of the optimiser steps with which the training takes as many FLOPs as another one.
+    options: with the values for this machine. full: compare the hashes of all input files with
+    their manifests. flops_ratio: None, or the factor of the optimiser steps with which the training
+    takes as many FLOPs as another one.
     """
 
     step: str
@@ -39,7 +37,6 @@ class TrainingRequest:
     metrics: Path | None
     tracker_dir: Path
     full: bool
-    asked: dict
     options: TrainingConfig
     tokens: TokensConfig
     seed: int
@@ -65,8 +62,7 @@ class Session:
 
     request: with the steps that follow from its `flops_ratio`. tokenizer: the model's. examples,
     validation: tokenised rows, to train on and held out. data_ids: the ids of the rows ("data"), of
-    the tokens and of the texts, for the manifest. data_origins: the tokens, or the hash of the
-    rows, and the hash of the texts, for the recipe.
+    the tokens and of the texts, for the manifest.
     """
 
     def __init__(self, request: TrainingRequest, model_folder: Path):
@@ -98,15 +94,13 @@ class Session:
 
         request = self.request
         self.tokenizer = load_tokenizer(model_folder)
-        self.data_origins: dict[str, Artifact | str]
         if request.data.is_dir():
             opened = open_tokens(request.data, model_folder, request.full)
             tokens, self.data_ids = opened.tokens, opened.inputs
-            self.data_origins = {"tokens": opened.artifact}
             text = f"{len(tokens.training)} rows of {request.data}"
         else:
             tokens, report = prepare(request.data, self.tokenizer, request.tokens)
-            self.data_ids = self.data_origins = {"data": report["data_sha256"]}
+            self.data_ids = {"data": report["data_sha256"]}
             text = summary(request.data, report)
         self.examples, self.validation = tokens.training, tokens.validation
         if fault := request.options.fault_of_validation(len(self.validation)):
@@ -147,7 +141,6 @@ class Session:
         key = fingerprint(
             parameters=parameters,
             inputs=inputs,
-            code=code_hash(request.step),
             packages={name: version(name) for name in PACKAGES},
             processes=processes(),
         )
@@ -179,7 +172,8 @@ class Session:
         from xft.training.trackers import Tracking
 
         name = request.out.name
-        run = request.step if name == request.step else f"{request.step}/{name}"
+        own = request.step if name == request.step else f"{request.step}/{name}"
+        run = job_name() or own
         return Tracking(request.report_to, request.tracker_dir, run)
 
 

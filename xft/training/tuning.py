@@ -6,7 +6,6 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.core_model_loading import revert_weight_conversion
 
 from xft.artifacts.artifact import Artifact, create_artifact, write_json
-from xft.artifacts.recipe import make_recipe
 from xft.conversions.common import trained_plans
 from xft.data.endings import GENERATION_CONFIG, tuned_generation_config
 from xft.data.templates import make_template
@@ -44,13 +43,12 @@ def tune(
     if template.end_of_turn is not None:
         parameters["end_of_turn"] = template.end_of_turn
     inputs = {name: artifact.id for name, artifact in sources.items()} | session.data_ids
-    recipe = make_recipe(kind, request.asked, sources | session.data_origins)
     with session.trained(model, parameters, inputs, distillation=distillation) as learned:
         if learned is None:
             return
         if adapters is not None:
             learned = adapters.merged(learned)
-        with create_artifact(request.out, kind, parameters, inputs, recipe) as draft:
+        with create_artifact(request.out, kind, parameters, inputs) as draft:
             plans = trained_plans(checkpoint, revert_weight_conversion(model, learned))
             card = make_card(checkpoint.config, parameters, session.data_ids["data"])
             draft.write_model(plans, checkpoint.config, like=source.path, card=card)

@@ -1,0 +1,156 @@
+"""A run of the workflow: its plan, and what it does before its first job."""
+
+import subprocess
+import sys
+import time
+from collections.abc import Collection
+from contextlib import suppress
+from functools import cached_property
+from pathlib import Path
+
+import yaml
+
+from xft.artifacts.files import write_whole
+from xft.artifacts.overlap import overlapping
+from xft.common.errors import UserError
+from xft.common.optional import require
+from xft.config.recorded import CONFIG_FILE, CONFIG_HEAD, is_results_folder
+from xft.config.runs import find_runs
+from xft.config.validation import complete
+from xft.dag.experiment import Experiment
+from xft.dag.input_checks import check_all_files
+from xft.dag.jobs import find_jobs
+from xft.dag.wanted import FileContents, Wanted
+from xft.store import names, others
+from xft.store.code import ROOT
+from xft.store.memory import Memory
+from xft.store.plan import Job, write_plan
+from xft.store.store import Store, is_whole, worker
+
+MEMORY_FILE = ".memory.json"  # in the store
+
+
+class WorkflowRun:
+    """What a configuration wants, and how a run gets it.
+
+    values: the configuration as it was read. where: its files, for messages.
+    """
+
+    def __init__(self, values: dict, where: str = "config"):
+        """Raises UserError if the configuration or a file that it names is wrong."""
+        self.config = complete(values, where)
+        self.runs = find_runs(values, where)
+        check_all_files([self.config, *(run.config for run in self.runs)])
+        self.memory = Memory(Path(self.config.store) / MEMORY_FILE)
+        contents = FileContents(self.memory)
+        self.experiment = Experiment(self.config, self.runs, contents)
+        self.begun, self.began = False, time.time()
+
+    @property
+    def store(self) -> Store:
+        return self.experiment.store
+
+    @property
+    def results(self) -> Path:
+        return self.experiment.results
+
+    @cached_property
+    def jobs(self) -> dict[str, Job]:
+        """The jobs by the digest of what they make."""
+        return find_jobs(self.experiment)
+
+    @property
+    def missing(self) -> list[Wanted]:
+        """The artifacts that the store does not hold."""
+        return [part for part in self.experiment.wanted if not is_whole(part.entry)]
+
+    def require_packages(self) -> None:
+        """Raise UserError if a package that an evaluation needs is not installed."""
+        for evaluation in (run.config.evaluation for run in self.runs):
+            require(evaluation.backend)
+            if evaluation.lm_eval:
+                require("lm_eval")
+
+    def folders(self) -> list[Path]:
+        """The files and folders that jobs read and write, also through links."""
+        return [self.store.root, self.results, *(path for _, path in self.user_files())]
+
+    def check(self, config_files: Collection[str] = ()) -> None:
+        """Raise UserError if the run would overwrite something of the user's."""
+        self.store.check()
+        others = [("store", self.store.root), *(("this file", Path(file)) for file in config_files)]
+        for key, path in [*self.user_files(), *others]:
+            if overlapping([self.results], path):
+                raise UserError(
+                    f"config: {key}: {path} overlaps results_dir = {self.results}. Move it, or "
+                    "name another results_dir"
+                )
+        links = [name for job in self.jobs.values() for name in (job.links | job.logs)]
+        names.check_free(self.results, links)
+        own = self.results / CONFIG_FILE
+        if own.exists() and not is_results_folder(self.results):
+            raise UserError(
+                f"{own} is where the workflow writes, but the workflow did not make it. Move it "
+                "away, or choose another results_dir"
+            )
+
+    def user_files(self) -> list[tuple[str, Path]]:
+        """The files and folders that the configuration names, with their keys."""
+        configs = [self.config, *(run.config for run in self.runs)]
+        paths = dict.fromkeys(
+            (key, Path(path)) for config in configs for key, path in config.paths()
+        )
+        return [(key, path) for key, path in paths if path.exists()]
+
+    def begin(self) -> None:
+        """On the first call: lock the store, lay the names, write plan and configuration.
+
+        Raises UserError if another run has the store, or if a job of an earlier one still works.
+        """
+        if self.begun:
+            return
+        self.begun, self.began = True, time.time()
+        self._lock = self.store.open()
+        for part in self.missing:
+            if busy := worker(part.entry):
+                raise UserError(
+                    f"{part.name} is still being made by {busy}, from an earlier run: "
+                    f"{self.store.log(part.rule, part.digest)}. Wait until it has ended, or stop it"
+                )
+        others.take(self.config.stores, self.missing)
+        write_plan(self.store, self.results, self.jobs)
+        self.memory.save()
+        text = yaml.safe_dump(self.config.model_dump(), sort_keys=False, allow_unicode=True)
+        write_whole(self.results / CONFIG_FILE, CONFIG_HEAD + _commit() + text)
+        self.lay_names()
+
+    def lay_names(self) -> None:
+        """Let the results folder show what the store holds of this configuration, and no more."""
+        links = {}
+        for part in self.experiment.wanted:
+            job = self.jobs[part.digest]
+            links |= job.logs | (job.links if is_whole(part.entry) else {})
+        names.take_away(self.results, links)
+        names.lay(links)
+
+    def tell(self) -> None:
+        """Print what edited code and the stores of others mean for this run."""
+        rules = dict.fromkeys(part.rule for part in self.missing)
+        edited = {rule: found for rule in rules if (found := self.experiment.code.edited(rule))}
+        if edited:
+            modules = dict.fromkeys(name for found in edited.values() for name in found)
+            print(
+                f"Edited code makes these steps run again: {', '.join(edited)}. The modules: "
+                f"{', '.join(modules)}. If results stay the same: make generated",
+                file=sys.stderr,
+            )
+
+
+def _commit() -> str:
+    """A comment that names the commit of this clone; empty if there is no clone or no git."""
+    command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty"]
+    with suppress(OSError, subprocess.CalledProcessError):
+        if (ROOT / ".git").exists():
+            done = subprocess.run(command, capture_output=True, check=True, text=True)
+            return f"# The workflow's commit: {done.stdout.strip()}\n"
+    return ""

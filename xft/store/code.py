@@ -1,0 +1,130 @@
+"""The versions of the steps' code.
+
+versions.json holds for each step a number, and the hash of each module. Where a module has another
+hash, somebody edited it: the recipes of the steps that use it then hold the hash of their code in
+place of the number. `make generated` accepts the edited code under the same number.
+"""
+
+import ast
+import hashlib
+import json
+import re
+from functools import cache
+from pathlib import Path
+
+from xft.store.memory import Memory, content_hash
+
+ROOT = Path(__file__).parents[2]
+STEPS, LIBRARY = "workflow_scripts", "xft"
+VERSIONS = Path(__file__).with_name("versions.json")
+DIGITS = 16  # of a hash: enough to tell versions apart
+FILE_NAME = re.compile(r"\w+(\.\w+)+")
+
+
+class Code:
+    """The code of all steps. memory: where the hashes of modules are remembered."""
+
+    def __init__(self, memory: Memory | None = None):
+        self.memory = memory or Memory()
+        self.stated = json.loads(VERSIONS.read_text())
+
+    def version_of(self, step: str) -> int | str:
+        """The number of a step's version, or a hash of its code if somebody edited it."""
+        if not self.edited(step):
+            return self.stated["steps"][step]["version"]
+        lines = [f"{name} {digest}\n" for name, digest in self.hashes(step).items()]
+        return hashlib.sha256("".join(lines).encode()).hexdigest()[:DIGITS]
+
+    def edited(self, step: str) -> list[str]:
+        """The modules of a step that differ from those of its version, by path."""
+        known = self.stated["modules"]
+        return [name for name, digest in self.hashes(step).items() if known.get(name) != digest]
+
+    @cache  # noqa: B019 (an object for each process)
+    def hashes(self, step: str) -> dict[str, str]:
+        """The hash of each file of this project that decides about the result of a step, by path.
+
+        These are `workflow_scripts.<step>`, the modules that it imports (directly or not, also
+        within functions), and files in a module's folder that the module names, such as a script or
+        a template.
+        """
+        found: dict[str, str] = {}
+        waiting = [f"{STEPS}/{step}.py"]
+        while waiting:
+            name = waiting.pop()
+            if name not in found:
+                found[name], used = self._module(name)
+                waiting += used
+        return dict(sorted(found.items()))
+
+    @cache  # noqa: B019
+    def _module(self, name: str) -> list:
+        return self.memory.of(ROOT / name, read_module)
+
+
+def read_module(path: Path) -> list:
+    """The hash of a file of this project, and the paths of those that it imports or names.
+
+    The hash of a module covers its syntax without comments, docstrings and messages.
+    """
+    if path.suffix != ".py":
+        return [content_hash(path)[:DIGITS], []]
+    tree = ast.parse(path.read_bytes())
+    written = json.dumps(_plain(tree), separators=(",", ":"))
+    used = sorted({file.relative_to(ROOT).as_posix() for file in _used(path, tree)})
+    return [hashlib.sha256(written.encode()).hexdigest()[:DIGITS], used]
+
+
+def _plain(node: object) -> object:
+    """A node of a syntax tree as JSON, without empty fields, as Python versions differ in them."""
+    if isinstance(node, list):
+        return [_plain(item) for item in node if not _is_silent(item)]
+    if not isinstance(node, ast.AST):
+        return node if isinstance(node, str | int | None) else {type(node).__name__: repr(node)}
+    if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call):
+        node = ast.Raise(node.exc.func)
+    fields = [[name, _plain(value)] for name, value in ast.iter_fields(node)]
+    return [type(node).__name__, *(field for field in fields if field[1] not in (None, []))]
+
+
+def _is_silent(node: object) -> bool:
+    """Whether a statement is a docstring or prints a message."""
+    if not isinstance(node, ast.Expr):
+        return False
+    match node.value:
+        case ast.Constant(value=str()):
+            return True
+        case ast.Call(func=ast.Name(id="print" | "say")):
+            return True
+    return False
+
+
+def _used(path: Path, tree: ast.Module) -> list[Path]:
+    """The files of this project that a module imports or names, and the packages that hold them."""
+    files = []
+    for node in ast.walk(tree):
+        match node:
+            case ast.Import():
+                names = [alias.name for alias in node.names]
+            case ast.ImportFrom(level=0):
+                names = [f"{node.module}.{alias.name}" for alias in node.names]
+            case ast.Constant(value=str(value)) if FILE_NAME.fullmatch(value):
+                files += [file for file in [path.with_name(value)] if file.is_file()]
+                continue
+            case _:
+                continue
+        files += [file for name in names for file in _files(name)]
+    return files
+
+
+def _files(name: str) -> list[Path]:
+    """The file of a dotted module of this project, and the files of the packages that hold it."""
+    parts = name.split(".")
+    if parts[0] not in (STEPS, LIBRARY):
+        return []
+    files = []
+    for length in range(1, len(parts) + 1):
+        place = ROOT.joinpath(*parts[:length])
+        candidates = (place / "__init__.py", place.with_suffix(".py"))
+        files += [file for file in candidates if file.is_file()]
+    return files

@@ -1,0 +1,63 @@
+"""Runs the command of a rule's job, and puts what it makes into the store.
+
+    python -m xft.store.make STORE/STEP/DIGEST COMMAND...
+
+The command writes into STORE/STEP/DIGEST.partial. If it succeeds, this folder becomes the entry. If
+it fails, the folder stays, so that the next attempt can continue. The plan of the run, which
+XFT_PLAN names, holds the entry's recipe and names. XFT_JOB names the job in the command's lines.
+"""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+from xft.artifacts.files import write_whole
+from xft.common.errors import UserError
+from xft.common.progress import JOB
+from xft.store import names
+from xft.store.plan import read_plan
+from xft.store.store import OWNER, claimed, is_whole, partial, publish
+
+
+def make(entry: Path, command: list[str]) -> int:
+    """Run a command and put what it makes into the store. Returns the command's exit status."""
+    job = read_plan()[entry.name]
+    names.lay(job.logs)
+    with claimed(entry) as lock:
+        if is_whole(entry):  # by a process of an earlier run
+            partial(entry).joinpath(OWNER).unlink()
+            partial(entry).rmdir()
+        elif status := _run(entry, command, job, lock):
+            return status
+        else:
+            publish(entry, job.recipe)
+    names.lay(job.links | job.logs)
+    return 0
+
+
+def _run(entry: Path, command: list[str], job, lock: int) -> int:
+    """Run the command. It inherits the lock, and so keeps it if this process is killed."""
+    for name, text in job.texts.items():
+        write_whole(partial(entry) / name, text)
+    # The command gets the same signals from the terminal, and ends first.
+    signal.signal(signal.SIGINT, lambda *_: None)
+    environment = os.environ | {JOB: job.name}
+    status = subprocess.run(command, env=environment, pass_fds=[lock], check=False).returncode
+    nothing_kept = {OWNER, *job.texts}
+    if status and {path.name for path in partial(entry).iterdir()} <= nothing_kept:
+        shutil.rmtree(partial(entry))
+    return status if status >= 0 else 128 - status
+
+
+def main() -> None:
+    try:
+        sys.exit(make(Path(sys.argv[1]), sys.argv[2:]))
+    except (UserError, OSError) as error:
+        sys.exit(f"store: error: {error}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,91 @@
+"""The names of artifacts in a results folder: links into the store."""
+
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+
+from xft.common.errors import UserError
+from xft.config.recorded import is_results_folder
+from xft.store.store import ENTRY
+
+MANIFEST_SUFFIX = ".manifest.json"
+
+
+def lay(links: Mapping[str, str]) -> None:
+    """Make links, each from a path in a results folder to one in the store.
+
+    A target that does not exist gets none. Raises UserError if a path is taken by something else.
+    """
+    for name, target in links.items():
+        link = Path(name)
+        if not Path(target).exists():
+            continue
+        if fault := fault_of(link):
+            raise UserError(fault)
+        link.parent.mkdir(parents=True, exist_ok=True)
+        relative = os.path.relpath(Path(target).absolute(), link.parent.resolve())
+        if link.is_symlink() and link.readlink() == Path(relative):
+            continue
+        new = link.with_name(f".{link.name}.new")
+        new.unlink(missing_ok=True)
+        new.symlink_to(relative)
+        new.replace(link)
+
+
+def take_away(results: Path, kept: Iterable[str]) -> None:
+    """Remove the links of a results folder that are not among `kept`, and folders that are empty.
+
+    Only links into a store are removed. What they lead to stays.
+    """
+    wanted = {os.path.abspath(name) for name in kept}  # noqa: PTH100 (links are not followed)
+    for link in list(_links(results)):
+        if os.path.abspath(link) not in wanted or not link.exists():  # noqa: PTH100
+            link.unlink()
+            for folder in link.parents:
+                if folder == results or any(folder.iterdir()):
+                    break
+                folder.rmdir()
+
+
+def check_free(results: Path, names: Iterable[str]) -> None:
+    """Raise UserError if a results folder holds something of the user's where a link would be."""
+    if is_results_folder(results) and _is_old(results):
+        raise UserError(
+            f"{results} holds artifacts of an earlier version, which had no store. They stay as "
+            "they are. Set results_dir to another folder"
+        )
+    faults = [fault for name in names if (fault := fault_of(Path(name)))]
+    if faults:
+        raise UserError("\n".join([*faults[:3], "Nothing was changed."]))
+
+
+def fault_of(path: Path) -> str | None:
+    """Why no link can be made at a path; None if it is free or holds such a link."""
+    taken = path if os.path.lexists(path) and not _is_link(path) else None
+    above = (folder for folder in path.parents if os.path.lexists(folder) and not folder.is_dir())
+    if found := taken or next(above, None):
+        return (
+            f"{found} is where the workflow makes a link, but the workflow did not make it. Move "
+            "it away, or choose another results_dir"
+        )
+    return None
+
+
+def _is_link(path: Path) -> bool:
+    return path.is_symlink() and ENTRY.search(f"/{path.readlink()}") is not None
+
+
+def _links(folder: Path) -> Iterator[Path]:
+    """The links into a store, at any depth."""
+    for entry in os.scandir(folder):
+        path = Path(entry.path)
+        if entry.is_symlink():
+            if _is_link(path):
+                yield path
+        elif entry.is_dir():
+            yield from _links(path)
+
+
+def _is_old(results: Path) -> bool:
+    found = results.glob(f"*{MANIFEST_SUFFIX}")
+    return any(not file.is_symlink() for file in found)

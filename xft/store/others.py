@@ -1,0 +1,42 @@
+"""Takes artifacts from the stores of others, which are only read."""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from xft.artifacts.manifest import find_faults, read_manifest
+from xft.common.errors import UserError
+from xft.common.progress import say
+from xft.store.names import MANIFEST_SUFFIX
+from xft.store.store import is_whole
+
+
+def take(stores: Sequence[str], parts: Iterable) -> None:
+    """Link each missing artifact that one of the stores holds, after a check of all its bytes.
+
+    A damaged one is told and not taken. Raises UserError if a store does not exist.
+    """
+    for store in stores:
+        if not Path(store).is_dir():
+            raise UserError(f"config: stores: there is no folder {store}")
+    for part in parts:
+        for store in stores:
+            found = Path(store, part.rule, part.digest)
+            if is_whole(found) and not is_whole(part.entry):
+                _link(found, part.entry, part.name)
+
+
+def _link(found: Path, entry: Path, name: str) -> None:
+    try:
+        manifests = sorted(found.glob(f"*{MANIFEST_SUFFIX}"))
+        faults = [] if manifests else [f"{found} has no manifest"]
+        for manifest in manifests:
+            artifact = manifest.with_name(manifest.name.removesuffix(MANIFEST_SUFFIX))
+            faults += find_faults(artifact, read_manifest(manifest), full=True)
+    except (UserError, OSError) as error:
+        faults = [str(error)]
+    if faults:
+        say(f"{name} is not taken from {found}: {'; '.join(faults)}")
+        return
+    entry.parent.mkdir(parents=True, exist_ok=True)
+    entry.symlink_to(found.absolute())
+    say(f"{name} is taken from {found}")

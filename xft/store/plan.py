@@ -1,0 +1,66 @@
+"""The plan of a run: its jobs, as the main process worked them out.
+
+Jobs on other machines, and the command that puts artifacts into the store, read it.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from xft.artifacts.files import write_whole
+from xft.common.errors import UserError
+from xft.store.recipe import Recipe
+from xft.store.store import PLANS, Store
+
+PLAN = "XFT_PLAN"  # the environment variable with the plan's path
+
+
+@dataclass(frozen=True)
+class Job:
+    """A job that makes an artifact.
+
+    name: of the artifact, in the results folder. inputs: the folders and files that it reads, by
+    the names in its rule. options: flags of the step. resources: what it asks a scheduler for.
+    links, logs: paths in the results folder, each with its target in the store. texts: files that
+    the step reads, by their name in the unfinished entry.
+    """
+
+    name: str
+    recipe: Recipe
+    inputs: dict[str, list[str]]
+    options: str
+    resources: dict[str, object]
+    links: dict[str, str]
+    logs: dict[str, str]
+    texts: dict[str, str] = field(default_factory=dict)
+
+
+def write_plan(store: Store, results: Path, jobs: Mapping[str, Job]) -> None:
+    """Write the plan into the store, and name it in the environment."""
+    content = {
+        "results": str(results.absolute()),
+        "jobs": {digest: asdict(job) for digest, job in jobs.items()},
+    }
+    text = json.dumps(content, indent=1)
+    name = hashlib.sha256(text.encode()).hexdigest()[:16]
+    file = store.root / PLANS / f"{name}.json"
+    write_whole(file, text)
+    os.environ[PLAN] = str(file.absolute())
+
+
+def read_plan() -> dict[str, Job]:
+    """The jobs of the plan that the environment names, by digest. Raises UserError."""
+    if PLAN not in os.environ:
+        raise UserError(f"{PLAN} names no plan: this command is started by the workflow")
+    return jobs_of(Path(os.environ[PLAN]))
+
+
+def jobs_of(file: Path) -> dict[str, Job]:
+    """The jobs of a plan, by digest."""
+    jobs = json.loads(file.read_text())["jobs"]
+    return {
+        digest: Job(**job | {"recipe": Recipe(**job["recipe"])}) for digest, job in jobs.items()
+    }

@@ -1,0 +1,158 @@
+"""A store: `<step>/<digest>/` for each artifact, made elsewhere and renamed when it is whole."""
+
+import fcntl
+import getpass
+import json
+import os
+import platform
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+
+from xft.artifacts.artifact import lock, sync, write_json
+from xft.artifacts.files import write_whole
+from xft.common.errors import UserError
+from xft.store.recipe import DIGITS, Recipe
+
+MARK = "xft-store.json"  # identifies a store
+FORMAT = 1
+ENTRY_FILE = "entry.json"  # in an entry: its recipe and its size
+PARTIAL = ".partial"
+OWNER = "owner"  # in an unfinished entry: the process that works on it
+LOGS, PLANS = "logs", "plans"
+ENTRY = re.compile(rf"/\w+/[0-9a-f]{{{DIGITS}}}(?=[/.]|$)")  # in the path of an entry or its log
+
+
+class Store:
+    """The store at a folder, which need not exist yet."""
+
+    def __init__(self, root: Path):
+        self.root = root
+
+    def entry(self, step: str, digest: str) -> Path:
+        """The folder of an artifact."""
+        return self.root / step / digest
+
+    def log(self, step: str, digest: str) -> Path:
+        """The log of the job that makes an artifact."""
+        return self.root / LOGS / step / f"{digest}.log"
+
+    def entries(self) -> Iterator[Path]:
+        """All entries, whole or not."""
+        for folder in sorted(self.root.glob(f"[!.]*/{'[0-9a-f]' * DIGITS}*")):
+            if folder.parent.name != LOGS:
+                yield folder
+
+    def check(self) -> None:
+        """Raise UserError if the folder holds something that is no store of this version."""
+        if not self.root.exists():
+            return
+        mark = self.root / MARK
+        if not self.root.is_dir() or (not mark.is_file() and any(self.root.iterdir())):
+            raise UserError(
+                f"config: store = {self.root}: it is there but is no store: it has no {MARK}. Move "
+                "it away, or name another folder"
+            )
+        if mark.is_file() and json.loads(mark.read_text()) != {"format": FORMAT}:
+            raise UserError(
+                f"config: store = {self.root}: another version of this project made it. Name "
+                "another folder"
+            )
+
+    def open(self) -> int:
+        """Make the folder a store, and lock it for the run of this process.
+
+        Returns the descriptor of the lock, which holds until it is closed. Raises UserError if
+        another run has the store, or if it cannot be written.
+        """
+        self.check()
+        mark = self.root / MARK
+        if not mark.is_file():
+            self.root.mkdir(parents=True, exist_ok=True)
+            write_json(mark, {"format": FORMAT})
+        owner = self.root / f".{OWNER}"
+        descriptor = os.open(owner, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(
+                f"{self.root} is in use by {owner.read_text() or 'another process'}. Wait until it "
+                "has ended. Or use a store of your own, and name this one in `stores`"
+            ) from None
+        os.ftruncate(descriptor, 0)
+        os.write(descriptor, this_process().encode())
+        return descriptor
+
+
+def this_process() -> str:
+    """This process in words."""
+    return f"process {os.getpid()} of {getpass.getuser()} on {platform.node()}"
+
+
+def partial(entry: Path) -> Path:
+    """Where an entry is made."""
+    return entry.with_name(entry.name + PARTIAL)
+
+
+@contextmanager
+def claimed(entry: Path) -> Iterator[int]:
+    """The folder of an unfinished entry, locked. Yields the lock's descriptor.
+
+    A child process that inherits the descriptor keeps the lock. Raises UserError if another process
+    works on the entry.
+    """
+    folder = partial(entry)
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with lock(folder) as descriptor:
+            write_whole(folder / OWNER, this_process())
+            yield descriptor
+    except BlockingIOError:
+        raise UserError(f"{worker(entry)} is making {entry}. Wait until it has ended") from None
+
+
+def worker(entry: Path) -> str | None:
+    """The process that works on an unfinished entry; None if there is none."""
+    folder = partial(entry)
+    if not folder.is_dir():
+        return None
+    try:
+        with lock(folder):
+            return None
+    except BlockingIOError:
+        owner = folder / OWNER
+        return owner.read_text() if owner.is_file() else "another process"
+
+
+def publish(entry: Path, recipe: Recipe) -> None:
+    """Make an unfinished entry whole, by one rename.
+
+    If the entry has been made in the meantime, the unfinished one is removed.
+    """
+    folder = partial(entry)
+    (folder / OWNER).unlink(missing_ok=True)
+    files = [path for path in folder.rglob("*") if path.is_file() and not path.is_symlink()]
+    size = sum(path.stat().st_size for path in files)
+    write_json(folder / ENTRY_FILE, {"recipe": asdict(recipe), "bytes": size})
+    sync(folder)
+    try:
+        folder.rename(entry)
+    except OSError:
+        if not is_whole(entry):
+            raise
+        shutil.rmtree(folder)
+
+
+def is_whole(entry: Path) -> bool:
+    """Whether an entry exists. Existence is all: an entry appears by one rename."""
+    return (entry / ENTRY_FILE).is_file()
+
+
+def size_of(entry: Path) -> int:
+    """Bytes of an entry, whole or not."""
+    if is_whole(entry):
+        return json.loads((entry / ENTRY_FILE).read_text())["bytes"]
+    return sum(path.lstat().st_size for path in entry.rglob("*") if path.is_file())
