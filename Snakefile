@@ -25,6 +25,7 @@ include: "rules/evaluation.smk"
 localrules:
     all,
     by_name,
+    file_by_name,
     base,
     fetch_data,
     fetch_problems,
@@ -38,7 +39,7 @@ rule all:
         targets,
 
 
-# snakemake results/moe_sft: an artifact by its name.
+# snakemake results/moe_sft: an artifact by its name, a folder or a file.
 rule by_name:
     input:
         named,
@@ -46,7 +47,16 @@ rule by_name:
         directory(f"{RESULTS}/{{name}}"),
     log:
         f"{STORE}/logs/by_name/{{name}}.log",
+    wildcard_constraints:
+        name=rf"(?!{FILE_NAME}$).+",
     resources:
         target=target_of,
     shell:
         "ln -sfn {resources.target:q} {output:q} > {log:q} 2>&1"
+
+
+use rule by_name as file_by_name with:
+    output:
+        f"{RESULTS}/{{name}}",
+    wildcard_constraints:
+        name=FILE_NAME,

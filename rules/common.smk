@@ -12,7 +12,7 @@ from xft.common.errors import UserError
 from xft.common.optional import require
 from xft.config.text import read_config
 from xft.config.validation import complete
-from xft.dag.announcements import beginning, failures
+from xft.dag.announcements import beginning, failures, store_line
 from xft.dag.containers import IMAGE, bind_folders, check_image
 from xft.dag.job_resources import nodes
 from xft.dag.run import WorkflowRun
@@ -152,6 +152,10 @@ def targets(wildcards):
     return [ancient(str(part.entry)) for part in RUN.experiment.targets]
 
 
+# The name of a result that is a file, not a folder such as dense/lam~0.75.
+FILE_NAME = r"(?!(.*/)?ground_truth/).+\.[a-z]+"
+
+
 def named(wildcards):
     """The entry of an artifact by its name in the results folder."""
     begin()
@@ -161,6 +165,11 @@ def named(wildcards):
         sys.exit(
             f"{RESULTS}/{wildcards.name} is no result of this configuration. Its results:\n  {known}"
         )
+    link = Path(RESULTS, wildcards.name)
+    if workflow.dryrun and link.is_symlink() and link.resolve() != part.place.resolve():
+        # Snakemake takes the link, which a run would replace, for the result.
+        made = "\n  ".join(job.name for job in RUN.needed([part])) or "nothing"
+        print(f"{link} is of another configuration. A run makes:\n  {made}")
     return ancient(str(part.entry))
 
 
@@ -182,6 +191,7 @@ onsuccess:
     if table.exists():
         print(table.read_text())
         print(f"Charts and solutions, for a browser: {RESULTS}/report.html")
+    print(store_line(RUN))
 
 
 onerror:

@@ -7,6 +7,9 @@ from xft.cli.running import failure
 from xft.config.recorded import CONFIG_FILE, chosen_values
 from xft.config.sections import XftConfig, learns
 from xft.dag.run import WorkflowRun
+from xft.estimates.report import disk_text
+from xft.store.garbage import find_unwanted
+from xft.store.store import size_of
 
 
 def beginning(config: XftConfig) -> str:
@@ -24,8 +27,16 @@ def beginning(config: XftConfig) -> str:
 
 def failures(run: WorkflowRun) -> Iterator[str]:
     """The message of each step that failed in this run, from its log."""
-    for part in run.missing:
+    for part in run.to_make:
         log = run.store.log(part.rule, part.digest)
         is_of_run = log.is_file() and log.stat().st_mtime >= run.began
         if is_of_run and (message := failure(log.read_text(errors="replace"))):
             yield f"{part.name}: {message}\n(the whole log: {log})"
+
+
+def store_line(run: WorkflowRun) -> str:
+    """How much the store holds, and how much of it no configuration wants."""
+    held = sum(size_of(entry) for entry in run.store.entries() if not entry.is_symlink())
+    unwanted = sum(each.nbytes for each in find_unwanted(run.store))
+    advice = f", {disk_text(unwanted)} of it for no configuration: xft gc" if unwanted else ""
+    return f"{run.store.root} holds {disk_text(held)}{advice}"

@@ -8,7 +8,7 @@ from xft.common.errors import UserError
 
 IMAGE = "xft.sif"  # in the working directory
 BIND = "APPTAINER_BIND"  # the variable by which Apptainer learns what else jobs see
-SHARED = ("SNAKEMAKE_OUTPUT_CACHE", "HF_HOME")  # variables with a folder that jobs need too
+SHARED = ("HF_HOME",)  # variables with a folder that jobs need too
 
 
 def check_image() -> None:

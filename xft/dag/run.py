@@ -3,7 +3,7 @@
 import subprocess
 import sys
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
@@ -64,6 +64,22 @@ class WorkflowRun:
         """The artifacts that the store does not hold."""
         return [part for part in self.experiment.wanted if not is_whole(part.entry)]
 
+    @property
+    def to_make(self) -> list[Wanted]:
+        """What a run makes, in order."""
+        return self.needed(self.experiment.targets)
+
+    def needed(self, targets: Iterable[Wanted]) -> list[Wanted]:
+        """Those of some artifacts that are missing, and what is missing to make them, in order."""
+        needed: set[Wanted] = set()
+        waiting = list(targets)
+        while waiting:
+            part = waiting.pop()
+            if part not in needed and not is_whole(part.entry):
+                needed.add(part)
+                waiting += (part.sources | part.needs).values()
+        return [part for part in self.experiment.wanted if part in needed]
+
     def require_packages(self) -> None:
         """Raise UserError if a package that an evaluation needs is not installed."""
         for evaluation in (run.config.evaluation for run in self.runs):
@@ -111,7 +127,7 @@ class WorkflowRun:
             return
         self.begun, self.began = True, time.time()
         self._lock = self.store.open()
-        for part in self.missing:
+        for part in self.to_make:
             if busy := worker(part.entry):
                 raise UserError(
                     f"{part.name} is still being made by {busy}, from an earlier run: "
@@ -135,7 +151,7 @@ class WorkflowRun:
 
     def tell(self) -> None:
         """Print what edited code and the stores of others mean for this run."""
-        rules = dict.fromkeys(part.rule for part in self.missing)
+        rules = dict.fromkeys(part.rule for part in self.to_make)
         edited = {rule: found for rule in rules if (found := self.experiment.code.edited(rule))}
         if edited:
             modules = dict.fromkeys(name for found in edited.values() for name in found)

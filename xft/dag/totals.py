@@ -55,7 +55,7 @@ def warn_of_full_disk(run: WorkflowRun) -> str | None:
     None also while the size of the base is unknown.
     """
     weighty = (*MIXTURES, *DENSE, "dense", "ffn")
-    made = {part: requests(part).models for part in run.missing if part.rule in weighty}
+    made = {part: requests(part).models for part in run.to_make if part.rule in weighty}
     if None in made.values():
         return None
     store = run.store.root

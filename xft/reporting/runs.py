@@ -1,6 +1,7 @@
 """The table of runs: which files hold what was measured of each model."""
 
 import csv
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from io import StringIO
@@ -132,9 +133,14 @@ def read_runs(file: Path) -> list[Row]:
     return rows
 
 
+def _at(folder: Path, name: str) -> Path:
+    """A path in a table, as seen from here."""
+    return Path(os.path.normpath(folder / name))
+
+
 def _row(file: Path, number: int, line: dict) -> Row:
     known = {name: value for name, value in line.items() if value}
-    known |= {step: file.parent / known[step] for step in MEASURED if step in known}
+    known |= {step: _at(file.parent, known[step]) for step in MEASURED if step in known}
     try:
         return Row.model_validate(known)
     except ValidationError as error:

@@ -43,7 +43,7 @@ class Store:
     def entries(self) -> Iterator[Path]:
         """All entries, whole or not."""
         for folder in sorted(self.root.glob(f"[!.]*/{'[0-9a-f]' * DIGITS}*")):
-            if folder.parent.name != LOGS:
+            if folder.parent.name not in (LOGS, PLANS):
                 yield folder
 
     def check(self) -> None:
@@ -144,6 +144,13 @@ def publish(entry: Path, recipe: Recipe) -> None:
         if not is_whole(entry):
             raise
         shutil.rmtree(folder)
+
+
+def in_store(path: Path) -> bool:
+    """Whether a path is that of an entry of a store, of its log, or in an entry."""
+    found = ENTRY.search(str(path))
+    above = Path(str(path)[: found.start()]) if found else path
+    return any((place / MARK).is_file() for place in (above, above.parent))
 
 
 def is_whole(entry: Path) -> bool:

@@ -6,6 +6,7 @@ import sys
 from xft.cli import running
 from xft.tools import (
     export_full,
+    gc,
     import_reference,
     plan,
     publish,
@@ -18,6 +19,7 @@ TOOLS = {
     "plan": plan,
     "status": status,
     "report": report,
+    "gc": gc,
     "verify": verify,
     "publish": publish,
     "import-reference": import_reference,

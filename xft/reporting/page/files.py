@@ -3,14 +3,13 @@
 import os
 from pathlib import Path
 
-CACHE = "SNAKEMAKE_OUTPUT_CACHE"  # names the folder of results that several runs share
+from xft.store.store import in_store
 
 
 def is_own(folder: Path, file: Path) -> bool:
-    """Whether a file lies in a results folder, or is a link from there to this user's cache."""
+    """Whether a file lies in a results folder, or is a link from there into a store."""
     found = Path(os.path.realpath(file))
-    homes = [folder, *filter(None, [os.environ.get(CACHE)])]
-    return found.is_file() and any(found.is_relative_to(os.path.realpath(home)) for home in homes)
+    return found.is_file() and (found.is_relative_to(os.path.realpath(folder)) or in_store(found))
 
 
 def own_files(folder: Path, pattern: str) -> list[Path]:

@@ -1,0 +1,72 @@
+"""Remove what no configuration wants any more from a store.
+
+A configuration wants what the last run into its results folder wanted. A results folder that was
+deleted wants nothing. What a running job uses is never removed.
+"""
+
+import shutil
+import sys
+import time
+from pathlib import Path
+
+from xft.cli import flags, running
+from xft.common.errors import UserError
+from xft.estimates.report import disk_text
+from xft.store.garbage import SECONDS_PER_DAY, find_unwanted
+from xft.store.store import LOGS, MARK, PARTIAL, Store
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = flags.tool_parser("gc", __doc__)
+    parser.add_argument(
+        "store",
+        type=Path,
+        nargs="?",
+        default=Path("store"),
+        metavar="STORE",
+        help="Default: store.",
+    )
+    parser.add_argument(
+        "--keep-days", type=float, default=0, metavar="N", help="Keep what is younger. Default: 0."
+    )
+    parser.add_argument("--yes", action="store_true", help="Do not ask.")
+    args = parser.parse_args(argv)
+    if not (args.store / MARK).is_file():
+        raise UserError(f"{args.store} is no store: it has no {MARK}")
+    store, now = Store(args.store), time.time()
+    store.open()
+    oldest = now - args.keep_days * SECONDS_PER_DAY
+    found = [each for each in find_unwanted(store) if each.seconds <= oldest]
+    for each in sorted(found, key=lambda each: -each.nbytes):
+        days = (now - each.seconds) / SECONDS_PER_DAY
+        print(f"{each.entry}  {disk_text(each.nbytes)}, {days:.0f} days old")
+    total = disk_text(sum(each.nbytes for each in found))
+    if not found:
+        print("Nothing to remove: the configurations want all that the store holds.")
+    elif args.yes or _agrees(f"Remove these {len(found)} entries, {total}? [y/N] "):
+        for each in found:
+            _remove(each.entry)
+            digest = each.entry.name.removesuffix(PARTIAL)
+            for log in (store.root / LOGS / each.entry.parent.name).glob(f"{digest}.*"):
+                log.unlink()
+        print(f"Removed: {total}")
+
+
+def _agrees(question: str) -> bool:
+    if not sys.stdin.isatty():
+        raise UserError("nobody can be asked here. To remove these entries: --yes")
+    return input(question).strip().lower() in ("y", "yes")
+
+
+def _remove(entry: Path) -> None:
+    """Remove an entry. It vanishes by one rename, so that it is never there in part."""
+    if entry.is_symlink():
+        entry.unlink()
+        return
+    aside = entry.with_name(f".{entry.name}.removed")
+    entry.rename(aside)
+    shutil.rmtree(aside)
+
+
+if __name__ == "__main__":
+    running.run("gc", main)
