@@ -66,4 +66,4 @@ docs: .venv/installed-docs
 	touch $@
 
 clean:
-	rm -rf results .snakemake
+	rm -rf results store .snakemake

@@ -25,10 +25,10 @@ IN_CONTAINERS = (
 RUN = None  # in the processes of jobs, which read the plan of the main process
 
 try:
+    for file in workflow.configfiles if workflow.is_main_process else ():
+        read_config(Path(file))  # two equal keys are refused
     CONFIG = complete(config)
     if workflow.is_main_process:
-        for file in workflow.configfiles:
-            read_config(Path(file))  # two equal keys are refused
         RUN = WorkflowRun(config)
         if not workflow.deployment_settings.deployment_method:
             RUN.require_packages()
@@ -136,12 +136,15 @@ RESOURCES = {
 
 def evaluation_environment(wildcards):
     """The environment of an evaluation. vLLM has its own."""
-    return f"../envs/{resource('environment')(wildcards)}.yaml"
+    is_vllm = resource("environment")(wildcards) == "vllm"
+    return "../envs/vllm.yaml" if is_vllm else "../envs/evaluation.yaml"
 
 
 def merged(path):
-    """The entry of a merged model, removed after the evaluation unless all models are kept."""
-    return directory(path) if CONFIG.merge.keep == "all" else temp(directory(path))
+    """The entry of a merged model, removed after the evaluation unless it is asked for."""
+    by_name = any(name.startswith(RESULTS) for name in workflow.dag_settings.targets)
+    is_kept = by_name or CONFIG.merge.keep == "all"
+    return directory(path) if is_kept else temp(directory(path))
 
 
 def targets(wildcards):

@@ -146,7 +146,13 @@ rule summary:
     input:
         unpack(inputs),
     output:
-        entry("summary"),
+        report(
+            entry("summary"),
+            patterns=["{name}.csv"],
+            category="Results",
+            caption="../report/summary.rst",
+            labels={"file": "{name}.csv"},
+        ),
     log:
         log_of("summary"),
     benchmark:
@@ -169,7 +175,13 @@ rule report:
     input:
         unpack(inputs),
     output:
-        entry("report"),
+        report(
+            entry("report"),
+            patterns=["{name}.svg", "{name}.html"],
+            category="Results",
+            caption="../report/report.rst",
+            labels={"file": "{name}"},
+        ),
     log:
         log_of("report"),
     benchmark:

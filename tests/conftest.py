@@ -226,13 +226,14 @@ def bubblewrap():
 
 @pytest.fixture(scope="session")
 def file_hashes():
-    """Callable (folder): SHA-256 of each file below it, by relative path."""
+    """Callable (folder): SHA-256 of each file below it, also through links, by relative path."""
 
     def hashes(folder: Path) -> dict[str, str]:
+        found = os.walk(folder, followlinks=True)
+        files = sorted(Path(place, name) for place, _, names in found for name in names)
         return {
-            path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
-            for path in sorted(folder.rglob("*"))
-            if path.is_file()
+            file.relative_to(folder).as_posix(): hashlib.sha256(file.read_bytes()).hexdigest()
+            for file in files
         }
 
     return hashes

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from fork_server import PYTHON
 
-NOT_COPIED = (".git", ".venv", ".snakemake", "results", "tests", "docs", "__pycache__", "*cache")
+NOT_COPIED = (".git", ".venv", ".snakemake", "__pycache__", "*cache")
+NOT_COPIED_AT_TOP = {"results", "store", "tests", "docs"}
 QUICK = {
     "moe": {"num_experts": 4, "num_experts_per_tok": 3},
     "data": {"limit": 64, "validation_rows": 0},
@@ -69,11 +70,18 @@ class Project:
         return self.rules(done)
 
     def rules(self, done: subprocess.CompletedProcess) -> list[str]:
-        """The rules whose jobs ran, or would run, sorted, without `all`."""
-        return sorted(rule for rule in RULE.findall(done.stdout + done.stderr) if rule != "all")
+        """The rules whose jobs ran, or would run, sorted, without those that make nothing."""
+        found = RULE.findall(done.stdout + done.stderr)
+        return sorted(rule for rule in found if rule not in ("all", "by_name", "file_by_name"))
 
 
 def copy_project(repository: Path, folder: Path) -> Project:
     """A copy of the project, without results, at `folder`."""
-    shutil.copytree(repository, folder, ignore=shutil.ignore_patterns(*NOT_COPIED))
+    anywhere = shutil.ignore_patterns(*NOT_COPIED)
+
+    def ignored(place: str, names: list[str]) -> set[str]:
+        at_top = NOT_COPIED_AT_TOP if Path(place) == repository else set()
+        return anywhere(place, names) | at_top
+
+    shutil.copytree(repository, folder, ignore=ignored)
     return Project(folder, QUICK)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import zipfile
 from pathlib import Path
@@ -26,7 +27,7 @@ def everything(folder: Path) -> dict[str, bytes]:
     return {
         str(path.relative_to(folder)): path.read_bytes()
         for path in folder.rglob("*")
-        if path.is_file() and not {".snakemake", "__pycache__"} & set(path.parts)
+        if path.is_file() and not {".snakemake", "__pycache__", "plans"} & set(path.parts)
     }
 
 
@@ -68,10 +69,10 @@ def test_dense_is_the_mixing_model_with_the_config_of_the_base(finished):
     assert len({json.dumps(json.loads(config.read_text())) for config in configs}) == 1
 
 
-def test_another_lambda_runs_its_chain_alone_wherever_the_results_lie(
+def test_another_lambda_runs_its_chain_alone_wherever_the_store_lies(
     finished_copy, artifact_hashes
 ):
-    """Copied, moved, all files touched, and without Snakemake's own records: manifests decide."""
+    """Copied, moved, all files touched, and without Snakemake's own records."""
     before = artifact_hashes(finished_copy)
     moved = finished_copy.folder.rename(finished_copy.folder.with_name("moved"))
     shutil.rmtree(moved / ".snakemake")
@@ -84,28 +85,43 @@ def test_another_lambda_runs_its_chain_alone_wherever_the_results_lie(
     assert done.returncode == 0, shown
     assert project.rules(done) == LAMBDA_CHAIN
     after = artifact_hashes(project)
-    for name, sha in before.items():
-        assert after[name] == sha or name.startswith(("summary.", "comparisons.", "runs."))
+    tables = {"summary.csv", "summary.md", "comparisons.csv", "summary.csv.manifest.json"}
+    kept = {name for name in before if "lam~0.75" not in name} - tables
+    assert {name: after.get(name) for name in kept} == {name: before[name] for name in kept}
+    assert not [name for name in after if "lam~0.75" in name]
 
     lines = (project.results / "summary.csv").read_text().splitlines()
     assert [line.split(",")[0] for line in lines] == ["model", "base", "moe_sft", "dense/lam~0.85"]
-    assert "report: results/report.html (log: results/logs/report.log)\n" in shown
+    assert re.search(r": report: report.html \(store/report/\w{16}\)\n", shown)
     assert "    resources: " not in shown.partition("localrule all:")[0]
     assert (project.results / "summary.md").read_text() in done.stdout
-    assert done.stdout.rstrip().endswith("for a browser: results/report.html")
+
+    assert project.run() == []  # back to the lambda before
+    assert artifact_hashes(project) == before
+
+
+def test_a_result_is_made_by_its_name(finished_copy):
+    shutil.rmtree((finished_copy.results / "eval/base/problems.json").resolve().parent)
+    assert finished_copy.run("results/moe_sft", "results/eval/base/problems.json") == ["eval"]
+    assert (finished_copy.results / "eval/base/problems.json").is_symlink()
+    done = finished_copy.snakemake("results/none/of/it")
+    assert done.returncode == 1
+    assert "results/none/of/it is no result of this configuration" in done.stderr
+    assert "\n  dense/lam~0.75\n" in done.stderr
 
 
 def test_a_failed_job_shows_its_message_and_leaves_what_was_there(finished_copy):
-    before = everything(finished_copy.results)
+    store = finished_copy.folder / "store"
+    before = everything(store)
     rows = finished_copy.folder / "resources" / "instructions.jsonl"
     rows.write_text(rows.read_text() + '{"instruction": "a"}\n')
     done = finished_copy.snakemake(data={"limit": 4000})
     assert done.returncode != 0
     message = "line 2601: no column 'response'"
     assert done.stderr.rindex(message) > done.stderr.rindex("Exiting because a job")
-    after = everything(finished_copy.results)
+    after = everything(store)
     for name, content in before.items():
-        assert after[name] == content or name.startswith(("logs/", "config.yaml"))
+        assert after[name] == content or name in (".owner", ".memory.json")
 
 
 @pytest.mark.parametrize(
@@ -116,7 +132,7 @@ def test_a_failed_job_shows_its_message_and_leaves_what_was_there(finished_copy)
         (
             [],
             {"base": {"model": "P/base"}, "results_dir": "P"},
-            "config: base.model: P/base is, holds or lies in P/base, where the workflow writes",
+            "config: base.model: P/base overlaps results_dir = P",
         ),
     ],
     ids=["key twice", "base", "place"],
@@ -145,13 +161,14 @@ def test_paths_may_hold_anything(new_project):
     config = {
         **project.overlay,
         "results_dir": str(folder / "my results"),
+        "store": str(folder / "my store"),
         "base": {"model": str(folder / "base model")},
         "data": {"train": str(rows), "limit": 64, "decontaminate_against": [str(problems)]},
     }
     config["evaluation"] = config["evaluation"] | {"datasets": [str(problems)], "models": ["base"]}
     (project.folder / "mine.json").write_text(json.dumps(config))
     mine = Project(project.folder, {})
-    targets = "all", str(folder / "my results" / "moe_sft.manifest.json")
+    targets = "all", str(folder / "my results" / "moe_sft")
     ran = mine.run(*targets, "--configfile", "mine.json")
     assert ran == sorted(
         ["base", "eval", "ground_truth", "report", "summary", "moe", "moe_sft", "tokens"]
@@ -171,5 +188,5 @@ def test_snakemakes_own_report_holds_the_page_the_tables_and_the_figures(finishe
     for file in (*(finished_copy.results / n for n in ("report.html", "summary.csv")), *figures):
         assert file.read_bytes() in held
         assert file.stem in page
-    for caption in ("A row for each pair", "The share of problems", "Each training"):
+    for caption in ("a row for each pair", "The whole report"):
         assert caption in page

@@ -183,7 +183,7 @@ def find_faults(artifact: Path, manifest: Manifest, full: bool = False) -> list[
     if artifact.is_dir():
         present = set(list_files(artifact))
     else:
-        artifact = artifact.parent
+        artifact = artifact.resolve().parent  # in a results folder it is a link with another name
         present = {name for name in manifest.files if (artifact / name).is_file()}
     faults = [f"{artifact / name} is not in the manifest" for name in present - set(manifest.files)]
     sizes = {}

@@ -11,6 +11,7 @@ from xft.common.errors import UserError
 from xft.config.recorded import chosen_values
 from xft.config.runs import Run
 from xft.config.sections import XftConfig
+from xft.config.step_keys import UNRECORDED
 from xft.dag.wanted import FileContents, Shared, Wanted, Wants
 from xft.hub.named_sets import NAMED_SETS
 from xft.reporting.runs import MEASURED, Row, write_runs
@@ -19,8 +20,7 @@ from xft.store.recipe import Recipe
 from xft.store.store import Store
 
 RUNS_TABLE = "runs.csv"
-# Keys that say where and how to compute. The report does not depend on them.
-PLACES = ("store", "stores", "results_dir", "report_to", "gpus")
+PLACES = ("store", "stores", "results_dir")  # keys that the report does not depend on
 
 
 @dataclass
@@ -79,9 +79,16 @@ class Experiment:
         return [self.report, *self.best]
 
     @cached_property
+    def known(self) -> list[Wanted]:
+        """The same, and the models of each run that only a user who names them wants."""
+        models = [model for run in self.runs for model in run.main_models()]
+        parts = (part for model in models for part in model.chain())
+        return list(dict.fromkeys([*self.wanted, *parts]))
+
+    @cached_property
     def by_name(self) -> dict[str, Wanted]:
-        """The artifacts by their names in the results folder."""
-        return {name: part for part in self.wanted for name in part.names}
+        """The known artifacts by their names in the results folder."""
+        return {name: part for part in self.known for name in part.names}
 
     @cached_property
     def shown(self) -> dict[Wanted, str]:
@@ -146,7 +153,9 @@ class Experiment:
     def report(self) -> Wanted:
         """The page about the results. Its recipe holds the configuration that it shows."""
         chosen = chosen_values(self.config)
-        options = {"config": {key: chosen[key] for key in chosen if key not in PLACES}}
+        unread = (*PLACES, *UNRECORDED)
+        shown = {key: chosen[key] for key in chosen if key.rpartition(".")[2] not in unread}
+        options = {"config": shown}
         sources = {"summary": self.summary}
         return self._own_artifact("report", "report.html", options, sources, {})
 

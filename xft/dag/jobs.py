@@ -16,14 +16,14 @@ BESIDE = {
     **{training: {"metrics/{name}.jsonl": METRICS} for training in TRAININGS},
     "eval": {"{stem}.generations.jsonl": GENERATIONS},
     "tokens": {"{prefix}data/report.json": "report.json"},
-    "summary": {name: name for name in ("summary.md", "comparisons.csv")},
+    "summary": {name: name for name in ("summary.md", "comparisons.csv", RUNS_TABLE)},
     "report": {name: name for name in (FIGURES, f"{FIGURES}.manifest.json")},
 }
 
 
 def find_jobs(experiment: Experiment) -> dict[str, Job]:
     """The jobs by the digest of what they make."""
-    return {part.digest: _job(part, experiment) for part in experiment.wanted}
+    return {part.digest: _job(part, experiment) for part in experiment.known}
 
 
 def _job(part: Wanted, experiment: Experiment) -> Job:

@@ -333,6 +333,11 @@ class Wants:
             return self.merged(name, lam, learned=kind == "dense")
         return getattr(self, kind)
 
+    def main_models(self) -> list[Wanted]:
+        """The models of the paper's steps and its baseline, whether or not they are evaluated."""
+        merged = [self.model(f"dense/lam~{lam}") for lam in self.config.merge.lambdas]
+        return [self.sft, self.moe_sft, *merged]
+
     def model_names(self) -> list[str]:
         """The names of the models to evaluate, in the order of the tables."""
         names = []

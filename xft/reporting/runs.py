@@ -133,14 +133,15 @@ def read_runs(file: Path) -> list[Row]:
     return rows
 
 
-def _at(folder: Path, name: str) -> Path:
+def _at(table: Path, name: str) -> Path:
     """A path in a table, as seen from here."""
-    return Path(os.path.normpath(folder / name))
+    place = table.parent / table.readlink() if table.is_symlink() else table
+    return Path(os.path.normpath(place.parent / name))
 
 
 def _row(file: Path, number: int, line: dict) -> Row:
     known = {name: value for name, value in line.items() if value}
-    known |= {step: _at(file.parent, known[step]) for step in MEASURED if step in known}
+    known |= {step: _at(file, known[step]) for step in MEASURED if step in known}
     try:
         return Row.model_validate(known)
     except ValidationError as error:

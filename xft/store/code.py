@@ -62,6 +62,7 @@ class Code:
         return self.memory.of(ROOT / name, read_module)
 
 
+@cache
 def read_module(path: Path) -> list:
     """The hash of a file of this project, and the paths of those that it imports or names.
 

@@ -76,13 +76,13 @@ def _is_link(path: Path) -> bool:
 
 
 def _links(folder: Path) -> Iterator[Path]:
-    """The links into a store, at any depth."""
+    """The links into a store, at any depth, but for those of results folders within this one."""
     for entry in os.scandir(folder):
         path = Path(entry.path)
         if entry.is_symlink():
             if _is_link(path):
                 yield path
-        elif entry.is_dir():
+        elif entry.is_dir() and not is_results_folder(path):
             yield from _links(path)
 
 

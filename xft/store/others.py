@@ -38,5 +38,6 @@ def _link(found: Path, entry: Path, name: str) -> None:
         say(f"{name} is not taken from {found}: {'; '.join(faults)}")
         return
     entry.parent.mkdir(parents=True, exist_ok=True)
+    entry.unlink(missing_ok=True)  # a link to what is gone
     entry.symlink_to(found.absolute())
     say(f"{name} is taken from {found}")

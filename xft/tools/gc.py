@@ -4,6 +4,7 @@ A configuration wants what the last run into its results folder wanted. A result
 deleted wants nothing. What a running job uses is never removed.
 """
 
+import os
 import shutil
 import sys
 import time
@@ -12,8 +13,10 @@ from pathlib import Path
 from xft.cli import flags, running
 from xft.common.errors import UserError
 from xft.estimates.report import disk_text
-from xft.store.garbage import SECONDS_PER_DAY, find_unwanted
-from xft.store.store import LOGS, MARK, PARTIAL, Store
+from xft.store.garbage import SECONDS_PER_DAY, find_unwanted, newest_plans
+from xft.store.store import MARK, PARTIAL, PLANS, Store
+
+PLAN_DAYS = 7  # a job in a queue may still read the plan of an earlier run
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -33,9 +36,18 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     if not (args.store / MARK).is_file():
         raise UserError(f"{args.store} is no store: it has no {MARK}")
-    store, now = Store(args.store), time.time()
-    store.open()
-    oldest = now - args.keep_days * SECONDS_PER_DAY
+    store = Store(args.store)
+    with os.fdopen(store.open(), "r+"):
+        _collect(store, args.keep_days, args.yes)
+
+
+def _collect(store: Store, keep_days: float, agreed: bool) -> None:
+    """Remove what nobody wants, if the user agrees, and plans that no job reads any more."""
+    now = time.time()
+    for plan in set(store.root.glob(f"{PLANS}/*.json")) - {*newest_plans(store)}:
+        if now - plan.stat().st_mtime > PLAN_DAYS * SECONDS_PER_DAY:
+            plan.unlink()
+    oldest = now - keep_days * SECONDS_PER_DAY
     found = [each for each in find_unwanted(store) if each.seconds <= oldest]
     for each in sorted(found, key=lambda each: -each.nbytes):
         days = (now - each.seconds) / SECONDS_PER_DAY
@@ -43,12 +55,9 @@ def main(argv: list[str] | None = None) -> None:
     total = disk_text(sum(each.nbytes for each in found))
     if not found:
         print("Nothing to remove: the configurations want all that the store holds.")
-    elif args.yes or _agrees(f"Remove these {len(found)} entries, {total}? [y/N] "):
+    elif agreed or _agrees(f"Remove these {len(found)} entries, {total}? [y/N] "):
         for each in found:
-            _remove(each.entry)
-            digest = each.entry.name.removesuffix(PARTIAL)
-            for log in (store.root / LOGS / each.entry.parent.name).glob(f"{digest}.*"):
-                log.unlink()
+            _remove(each.entry, store)
         print(f"Removed: {total}")
 
 
@@ -58,8 +67,11 @@ def _agrees(question: str) -> bool:
     return input(question).strip().lower() in ("y", "yes")
 
 
-def _remove(entry: Path) -> None:
-    """Remove an entry. It vanishes by one rename, so that it is never there in part."""
+def _remove(entry: Path, store: Store) -> None:
+    """Remove an entry and its logs. It vanishes by one rename, so it is never there in part."""
+    log = store.log(entry.parent.name, entry.name.removesuffix(PARTIAL))
+    for file in log.parent.glob(f"{log.stem}.*"):
+        file.unlink()
     if entry.is_symlink():
         entry.unlink()
         return

@@ -1,0 +1,396 @@
+"""What a configuration wants: the digest of a recipe decides what is made and what is shared."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from tools import write_versions
+from xft.common.errors import UserError
+from xft.config.recorded import CONFIG_FILE, CONFIG_HEAD
+from xft.dag import run as module
+from xft.dag.run import WorkflowRun
+from xft.dag.totals import warn_of_full_disk
+from xft.estimates.disk import disk_space
+from xft.estimates.resources import Requests
+from xft.store.store import ENTRY_FILE
+
+ROW = {"instruction": "Add.", "response": "a + b"}
+PROBLEM = {
+    "task_id": "Own/0",
+    "prompt": "def f(x):\n",
+    "entry_point": "f",
+    "canonical_solution": "    return x\n",
+    "contract": "",
+    "base_input": [[1]],
+    "plus_input": [[2]],
+    "atol": 0,
+}
+TRAINED = {"moe_sft", "ffn", "weighted_init/lam~0.75", "weighted_trained/lam~0.75"}
+SHOWN = {"summary.csv", "report.html"}
+EVALUATED = {"dense/lam~0.75", "eval/dense/lam~0.75/problems.json", *SHOWN}
+TUNED = TRAINED | EVALUATED | {"eval/moe_sft/problems.json", "diversity.json"}
+ALL = {"base", "moe", "tokens", "ground_truth/problems", "eval/base/problems.json", *TUNED}
+
+
+@pytest.fixture(autouse=True)
+def place(tmp_path, tiny_llama, monkeypatch) -> Path:
+    """A working folder with a model, rows and problems of the user's."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(tiny_llama, "model")
+    Path("rows.jsonl").write_text(json.dumps(ROW) + "\n")
+    Path("texts.jsonl").write_text('{"text": "a"}\n')
+    Path("problems.jsonl").write_text(json.dumps(PROBLEM) + "\n")
+    return tmp_path
+
+
+def wants(**sections) -> WorkflowRun:
+    config = {
+        "base": {"model": "model"},
+        "data": {
+            "train": "rows.jsonl",
+            "decontaminate_against": ["problems.jsonl"],
+            "max_length": 64,
+        },
+        "moe_sft": {"warmup_steps": 0},
+        "mixing": {"warmup_steps": 0},
+        "evaluation": {
+            "models": ["base", "moe_sft", "dense"],
+            "datasets": ["problems.jsonl"],
+            "max_new_tokens": 16,
+        },
+    }
+    for name, values in sections.items():
+        both = isinstance(values, dict)
+        config[name] = config.get(name, {}) | values if both else values
+    return WorkflowRun(config)
+
+
+def digests(run: WorkflowRun) -> dict[str, str]:
+    return {name: part.digest for name, part in run.experiment.by_name.items()}
+
+
+def fill(run: WorkflowRun) -> None:
+    """Stand-ins for all entries that a configuration wants."""
+    os.close(run.store.open())
+    for part in run.experiment.wanted:
+        part.place.mkdir(parents=True, exist_ok=True)
+        (part.entry / ENTRY_FILE).write_text('{"bytes": 1}')
+
+
+def new(run: WorkflowRun) -> set[str]:
+    """The names of what a run would make."""
+    return {name for part in run.to_make for name in part.names}
+
+
+@pytest.mark.parametrize(
+    ("changed", "expected"),
+    [
+        ({"moe_sft": {"learning_rate": 0.01}}, TUNED),
+        ({"mixing": {"learning_rate": 0.02}}, EVALUATED | {"weighted_trained/lam~0.75"}),
+        ({"seed": 7}, TUNED | {"moe"}),
+        ({"data": {"max_length": 65}}, TUNED | {"tokens"}),
+        ({"evaluation": {"base_prompt": "magicoder"}}, {"eval/base/problems.json", *SHOWN}),
+        (
+            {"merge": {"lambdas": [0.85]}},
+            {name.replace("0.75", "0.85") for name in EVALUATED | TRAINED - {"moe_sft", "ffn"}},
+        ),
+        ({"merge": {"lambdas": ["0.750"]}, "moe": {"num_experts": 8}}, set()),
+        ({"gpus": 2, "report_to": ["wandb"], "moe_sft": {"save_minutes": 1}}, set()),
+        ({"results_dir": "other", "store": "store"}, set()),
+        ({"base": {"model": "same"}}, {"report.html"}),
+        ({"base": {"model": "tuned"}}, ALL - {"tokens", "ground_truth/problems"}),
+    ],
+)
+def test_a_changed_value_makes_what_depends_on_it(changed, expected):
+    """A path to the same content makes the report anew, which shows it, and a default nothing."""
+    shutil.copytree("model", "same")
+    shutil.copytree("model", "tuned")
+    with Path("tuned/model.safetensors").open("r+b") as weights:
+        weights.seek(-1, 2)
+        weights.write(b"\1")
+    assert new(wants()) == ALL
+    fill(wants())
+    assert new(wants(**changed)) == expected
+    assert new(wants()) == set()
+
+
+def append(path: str) -> None:
+    file = Path(path)
+    file.write_text(file.read_text() + " \n")
+
+
+@pytest.mark.parametrize(
+    ("happens", "expected"),
+    [
+        (lambda run: append("rows.jsonl"), TUNED | {"tokens"}),
+        (lambda run: append("texts.jsonl"), EVALUATED | {"weighted_trained/lam~0.75"}),
+        (lambda run: shutil.rmtree(run.experiment.by_name["moe_sft"].entry), set()),
+        (lambda run: shutil.rmtree(run.experiment.report.entry), {"report.html"}),
+    ],
+    ids=["rows", "texts", "an intermediate is gone", "a target is gone"],
+)
+def test_other_content_makes_what_is_made_from_it(happens, expected):
+    mixing = {"text": "texts.jsonl", "objective": "kl", "kl_weight": 1.0}
+    run = wants(mixing=mixing)
+    fill(run)
+    happens(run)
+    assert new(wants(mixing=mixing)) == expected
+
+
+def test_a_recipe_holds_no_defaults(place):
+    recipe = wants().experiment.by_name["moe_sft"].recipe
+    assert recipe.options == {}
+    assert recipe.inputs.keys() == {"moe", "tokens"}
+    given = wants(moe_sft={"warmup_steps": 0, "max_steps": 600}).experiment
+    assert given.by_name["moe_sft"].recipe.options == {"moe_sft.max_steps": 600}
+
+
+def test_a_changed_default_raises_the_version_of_the_steps_that_read_it(monkeypatch):
+    """Otherwise an artifact of the old default would be taken for one of the new."""
+    stated = json.loads(write_versions.VERSIONS.read_text())
+    assert write_versions.contents(stated) == stated, "run: make generated"
+    steps = stated["steps"]
+    steps["moe_sft"]["defaults"]["moe_sft.learning_rate"] = 0.5
+    del steps["moe_sft"]["defaults"]["moe_sft.optim"]  # as if it were a new option
+    del steps["tokens"]["defaults"]["data.limit"]
+    found = write_versions.contents(stated, ["heal"])["steps"]
+    raised = {step for step in found if found[step]["version"] != steps[step]["version"]}
+    assert raised == {"moe_sft", "heal"}
+
+
+def test_edited_code_stands_in_for_the_version_and_is_named(monkeypatch, capsys):
+    run = wants()
+    fill(run)
+    run.tell()
+    assert capsys.readouterr().err == ""
+    edited = wants()
+    hashes = edited.experiment.code.hashes
+    other = {"xft/training/trainer.py": "0" * 16}
+    monkeypatch.setattr(
+        type(edited.experiment.code),
+        "hashes",
+        lambda self, step: hashes(step) | (other if step == "moe_sft" else {}),
+    )
+    edited = wants()
+    assert new(edited) == TUNED
+    edited.tell()
+    told = capsys.readouterr().err
+    assert "Edited code" in told and "moe_sft. The modules: xft/training/trainer.py." in told
+
+
+# Runs that share
+
+
+VANILLA = {"moe": {"shared_expert": False}, "evaluation": {"models": ["base", "moe_sft"]}}
+OF_SEED = {"moe", *TUNED} - SHOWN
+
+
+@pytest.mark.parametrize(
+    ("config", "folders", "added"),
+    [
+        ({"seeds": [42]}, [], set()),
+        ({"variants": {"xft": {}}}, [], set()),
+        ({"seeds": [42, 43]}, ["seed~43"], OF_SEED),
+        (
+            {"variants": {"xft": {}, "vanilla": VANILLA}},
+            ["moe.shared_expert~false"],
+            {"moe", "moe_sft", "eval/moe_sft/problems.json"},
+        ),
+        (
+            {"sweep": {"mixing.max_steps": [3, 4, 5]}, "mixing": {"max_steps": 3}},
+            ["mixing.max_steps~4", "mixing.max_steps~5"],
+            {"weighted_trained/lam~0.75", *EVALUATED} - SHOWN,
+        ),
+        (
+            {"sweep": {"moe_sft.learning_rate": [5e-5, 1e-3]}},
+            ["moe_sft.learning_rate~0.001"],
+            TUNED - SHOWN,
+        ),
+    ],
+    ids=lambda value: str(value)[:40] if isinstance(value, dict) else "",
+)
+def test_only_what_is_not_shared_is_made(config, folders, added):
+    """The base, the tokens and every stage on which two runs agree exist once."""
+    fill(wants(mixing=config.get("mixing", {})))
+    made = new(wants(**config)) - SHOWN
+    assert made == {f"{folder}/{name}" for folder in folders for name in added}
+
+
+def test_a_seed_of_many_is_the_one_of_another_config():
+    ours, theirs = digests(wants(seeds=[42, 43])), digests(wants(seed=43))
+    for name in OF_SEED:
+        assert ours[f"seed~43/{name}"] == theirs[name]
+
+
+def test_two_names_may_stand_for_one_artifact():
+    """At lambda 1 nothing is learned: the merge with learned shares is that with equal ones."""
+    models = {"models": ["base", "uniform", "dense"]}
+    run = wants(merge={"lambdas": [1]}, evaluation=models)
+    assert run.experiment.by_name["dense/lam~1"] is run.experiment.by_name["uniform/lam~1"]
+
+
+def test_a_new_set_of_problems_trains_nothing():
+    shutil.copy("problems.jsonl", "more.jsonl")
+    append("more.jsonl")
+    fill(wants(data={"decontaminate_against": None}))
+    more = {"models": ["base"], "datasets": ["problems.jsonl", "more.jsonl"]}
+    made = new(wants(data={"decontaminate_against": None}, evaluation=more))
+    assert made == {"ground_truth/more", "eval/base/more.json", *SHOWN}
+
+
+def test_evaluations_on_problems_that_rows_were_not_cleaned_of_are_named():
+    def uncleaned(**sections) -> list[str]:
+        return [row.model for row in wants(**sections).experiment.rows if row.uncleaned]
+
+    assert uncleaned() == []
+    assert uncleaned(data={"decontaminate_against": []}) == ["moe_sft", "dense/lam~0.75"]
+
+
+def test_the_table_has_a_row_for_each_model_of_each_run_with_the_shared_files():
+    """vanilla does not name base, but has the same one. Its held-out rows are those of all."""
+    Path("rows.jsonl").write_text(4 * (json.dumps(ROW) + "\n"))
+    vanilla = {"moe": {"shared_expert": False}, "evaluation": {"models": ["moe_sft"]}}
+    experiment = wants(
+        data={"validation_rows": 1},
+        evaluation={"models": ["base", "moe_sft"]},
+        seeds=[42, 43],
+        variants={"xft": {}, "vanilla": vanilla},
+    ).experiment
+    rows, named = experiment.rows, {part.place: part.name for part in experiment.wanted}
+    prefixes = "", "seed~43/", "moe.shared_expert~false/", "moe.shared_expert~false/seed~43/"
+    about = [("", 42), ("", 43), ("vanilla", 42), ("vanilla", 43)]
+    for prefix, (variant, seed), row in zip(prefixes, about, rows[1::2], strict=True):
+        assert (row.model, row.variant, row.seed) == ("moe_sft", variant, seed)
+        assert named[row.eval] == f"{prefix}eval/moe_sft/problems.json"
+        assert named[row.validation_loss] == f"{prefix}validation/moe_sft.json"
+        assert (row.diversity is None) == (variant == "vanilla")
+    assert [(row.model, row.variant, row.seed) for row in rows[::2]] == [
+        ("base", *run) for run in about
+    ]
+    assert {named[row.eval] for row in rows[::2]} == {"eval/base/problems.json"}
+
+
+# What stands where the workflow writes
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("results/moe/notes.txt", "results/moe is where the workflow makes a link"),
+        ("results/dense", "results/dense is where the workflow makes a link"),
+        ("results/logs/moe.log", "results/logs/moe.log is where"),
+        ("results/config.yaml", "results/config.yaml is where the workflow writes"),
+        ("store/thesis.txt", "store: it is there but is no store"),
+        ("store", "store: it is there but is no store"),
+    ],
+)
+def test_what_is_not_the_workflows_own_stops_it(path, message):
+    file = Path(path)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text("years of work")
+    with pytest.raises(UserError, match=f"(?s){message}.* Move it"):
+        wants().check()
+    assert file.read_text() == "years of work"
+
+
+def test_a_results_folder_of_an_earlier_version_is_left_alone():
+    Path("results/moe").mkdir(parents=True)
+    Path("results", CONFIG_FILE).write_text(CONFIG_HEAD)
+    Path("results/moe.manifest.json").write_text("{}")
+    with pytest.raises(UserError, match="artifacts of an earlier version, which had no store"):
+        wants().check()
+
+
+@pytest.mark.parametrize(
+    ("changed", "key"),
+    [
+        ({"base": {"model": "P/base"}, "results_dir": "P"}, "base.model"),
+        ({"base": {"model": "P/base"}, "results_dir": "link"}, "base.model"),
+        ({"base": {"model": "P/base"}, "results_dir": "P/base/out"}, "base.model"),
+        ({"data": {"train": "P/logs/rows.jsonl"}, "results_dir": "P"}, "data.train"),
+        ({"results_dir": "."}, "base.model"),
+        ({"results_dir": "mine", "store": "mine/store"}, "store"),
+        ({"results_dir": "mine/results", "store": "mine"}, "store"),
+        ({"results_dir": "here"}, "this file"),
+    ],
+)
+def test_a_results_folder_that_overlaps_an_input_stops_the_run(changed, key):
+    shutil.copytree("model", "P/base")
+    Path("P/logs").mkdir()
+    shutil.copy("rows.jsonl", "P/logs")
+    Path("link").symlink_to("P")
+    Path("here").mkdir()
+    Path("here/config.yaml").touch()
+    with pytest.raises(UserError, match=rf"^config: {key}: \S+ overlaps results_dir = "):
+        wants(**changed).check(["here/config.yaml"])
+
+
+def test_a_disk_that_may_be_too_small_is_told(monkeypatch):
+    def warning(free: int) -> str | None:
+        monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=free))
+        return warn_of_full_disk(run)
+
+    run = wants()
+    request = Requests(run.config, Path("model"))
+    planned = {space.name: space.nbytes for space in disk_space(request.models, run.config)}
+    written = sum(planned[name] for name in ("moe", "moe_sft", "ffn", "dense"))
+    assert warning(sum(planned.values())) is None
+    for free in (0, written):
+        told = warning(free)
+        assert re.search(r"run writes up to \d.* [KMG]B, and the disk of store has \d", told)
+    fill(run)
+    assert warning(0) is None
+    run = wants(base={"model": "org/name", "revision": "0" * 40})
+    assert warning(0) is None  # its size is unknown
+
+
+# What a run does first
+
+
+def test_a_run_shows_what_the_store_holds_of_its_configuration_and_no_more(place):
+    first = wants()
+    fill(first)
+    first.begin()
+    other = wants(merge={"lambdas": [0.85]})
+    first.close()
+    other.begin()
+    assert not Path("results/dense/lam~0.75").is_symlink()
+    assert not Path("results/report.html").is_symlink()
+    assert Path("results/moe_sft").resolve() == first.experiment.by_name["moe_sft"].place.resolve()
+    assert "0.85" in Path("results", CONFIG_FILE).read_text()
+    other.close()
+    again = wants()
+    again.begin()
+    assert Path("results/dense/lam~0.75").exists()
+    again.close()
+    wants(results_dir="results/within").begin()
+    again.lay_names()
+    assert Path("results/within/moe_sft").exists()
+
+
+def test_a_store_has_one_run_at_a_time(place):
+    first = wants()
+    first.begin()
+    with pytest.raises(UserError, match=r"store is in use by process \d+ of .*`stores`"):
+        wants(seed=1).begin()
+
+
+@pytest.mark.skipif(not shutil.which("git"), reason="needs git")
+def test_the_commit_of_the_workflow_is_kept_with_the_configuration(place, monkeypatch):
+    def git(*words: str) -> str:
+        command = ["git", "-c", "user.name=me", "-c", "user.email=me@example.com", *words]
+        return subprocess.run(command, capture_output=True, check=True, text=True).stdout.strip()
+
+    git("init", "--quiet")
+    git("commit", "--quiet", "--allow-empty", "--message", "first")
+    monkeypatch.setattr(module, "ROOT", place)
+    wants().begin()
+    first, second, *_ = Path("results", CONFIG_FILE).read_text().splitlines()
+    assert first.startswith("# The completed configuration")
+    assert second == f"# The workflow's commit: {git('rev-parse', '--short', 'HEAD')}"

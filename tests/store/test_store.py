@@ -1,0 +1,242 @@
+"""The store: entries are whole or absent, names are links, garbage is what nobody wants."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from xft.artifacts.artifact import create_artifact
+from xft.common.errors import UserError
+from xft.store import names, others
+from xft.store.garbage import find_unwanted
+from xft.store.memory import Memory, content_hash
+from xft.store.plan import Job, read_plan, write_plan
+from xft.store.recipe import Recipe
+from xft.store.store import ENTRY_FILE, Store, claimed, is_whole, partial, worker
+from xft.tools import gc
+
+WRITES = "import pathlib, sys; pathlib.Path(sys.argv[1]).write_text('made')"
+WAITS = "import pathlib, sys, time; pathlib.Path(sys.argv[1]).write_text('half'); time.sleep(600)"
+
+
+@pytest.fixture(autouse=True)
+def place(tmp_path, monkeypatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XFT_PLAN", "")
+    return tmp_path
+
+
+def plan(*steps: str, results: str = "results") -> list[Path]:
+    """The entries of a plan with a job for each step."""
+    Path(results).mkdir(exist_ok=True)
+    store, jobs, entries = Store(Path("store")), {}, []
+    os.close(store.open())
+    for step in steps:
+        recipe = Recipe(step, 1, {}, {})
+        entry = store.entry(step, recipe.digest)
+        links = {f"{results}/{step}.txt": str(entry / "result.txt")}
+        jobs[recipe.digest] = Job(step, recipe, {}, "", {}, links, {}, {"read.txt": "given"})
+        entries.append(entry)
+    write_plan(store, Path(results), jobs)
+    return entries
+
+
+def command(entry: Path, code: str = WRITES) -> list[str]:
+    """The command that a rule starts."""
+    made = f"{partial(entry)}/result.txt"
+    return [sys.executable, "-m", "xft.store.make", str(entry), sys.executable, "-c", code, made]
+
+
+def run(*words, **options) -> subprocess.CompletedProcess:
+    return subprocess.run(*words, capture_output=True, text=True, **options)
+
+
+@pytest.fixture
+def environment(repository, monkeypatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(repository))
+
+
+def test_what_a_command_makes_becomes_an_entry_with_a_name(environment):
+    (entry,) = plan("moe")
+    assert run(command(entry)).returncode == 0
+    assert {path.name for path in entry.iterdir()} == {"read.txt", "result.txt", ENTRY_FILE}
+    stated = json.loads((entry / ENTRY_FILE).read_text())
+    assert stated["recipe"] == {"step": "moe", "version": 1, "options": {}, "inputs": {}}
+    assert stated["bytes"] == len("made") + len("given")
+    link = Path("results/moe.txt")
+    assert link.is_symlink() and not link.readlink().is_absolute() and link.read_text() == "made"
+    assert not partial(entry).exists()
+
+
+def test_a_command_that_fails_leaves_what_it_can_go_on_from(environment):
+    (entry,) = plan("moe")
+    done = run(command(entry, f"{WRITES}; sys.exit(3)"))
+    assert done.returncode == 3
+    assert not entry.exists() and (partial(entry) / "result.txt").read_text() == "made"
+    assert run(command(entry)).returncode == 0
+    (other,) = plan("ffn")
+    assert run(command(other, "raise SystemExit(4)")).returncode == 4
+    assert not partial(other).exists()  # there is nothing to go on from
+
+
+def test_an_orphan_keeps_its_entry_to_itself(environment):
+    """Its parent was killed. The next start of the job refuses, and later takes what it made."""
+    (entry,) = plan("moe")
+    ends = Path("ends")
+    code = f"{WRITES}\nwhile not pathlib.Path({str(ends)!r}).exists(): pass"
+    started = subprocess.Popen(command(entry, code), start_new_session=True)
+    while not (partial(entry) / "result.txt").exists():
+        time.sleep(0.01)
+    started.kill()
+    started.wait()
+    assert "process" in worker(entry)
+    done = run(command(entry))
+    assert done.returncode == 1 and f"is making {entry}. Wait" in done.stderr
+    ends.touch()
+    while worker(entry):
+        time.sleep(0.01)
+    assert run(command(entry)).returncode == 0  # its command goes on
+    assert is_whole(entry) and worker(entry) is None
+
+
+def test_an_interrupt_ends_the_command_first(environment):
+    (entry,) = plan("moe")
+    started = subprocess.Popen(
+        command(entry, WAITS), start_new_session=True, stderr=subprocess.PIPE, text=True
+    )
+    while not (partial(entry) / "result.txt").exists():
+        time.sleep(0.01)
+    os.killpg(started.pid, signal.SIGINT)
+    told = started.communicate()[1]
+    assert started.returncode == 128 + signal.SIGINT
+    assert told.count("KeyboardInterrupt") == 1 and "xft/store" not in told
+
+
+def test_an_entry_that_was_made_meanwhile_is_kept(environment):
+    (entry,) = plan("moe")
+    assert run(command(entry)).returncode == 0
+    made = (entry / "result.txt").stat().st_mtime_ns
+    assert run(command(entry, WRITES.replace("made", "again"))).returncode == 0
+    assert (entry / "result.txt").stat().st_mtime_ns == made and not partial(entry).exists()
+
+
+def test_names_replace_and_remove_nothing_but_links_into_a_store(place):
+    (entry,) = plan("moe")
+    entry.mkdir(parents=True)
+    (entry / "result.txt").touch()
+    links = {"results/dense/lam~0.75": str(entry / "result.txt")}
+    names.lay(links | {"results/gone": str(entry / "nothing")})
+    kept = [Path("results/mine.txt"), Path("results/link"), Path("results/dense/notes.txt")]
+    kept[0].touch(), kept[2].touch(), kept[1].symlink_to("/etc/hosts")
+    names.take_away(Path("results"), links)
+    assert Path("results/dense/lam~0.75").exists() and not Path("results/gone").is_symlink()
+    names.take_away(Path("results"), [])
+    assert not Path("results/dense/lam~0.75").is_symlink()
+    assert all(path.exists() for path in kept) and entry.exists()
+    for path in ("results/mine.txt", "results/link", "results/mine.txt/moe"):
+        with pytest.raises(UserError, match="the workflow did not make it"):
+            names.lay({path: str(entry)})
+
+
+def test_garbage_is_what_no_results_folder_wants(monkeypatch, capsys):
+    old, both = plan("old", "both")
+    for entry in (old, both):
+        entry.mkdir(parents=True)
+        (entry / ENTRY_FILE).write_text('{"bytes": 1}')
+    log = Store(Path("store")).log("old", old.name)
+    log.parent.mkdir(parents=True)
+    log.touch()
+    store = Store(Path("store"))
+    assert list(find_unwanted(store)) == []
+    plan("both")  # the newest plan of this results folder
+    plan("old", results="elsewhere")
+    assert list(find_unwanted(store)) == []
+    shutil.rmtree("elsewhere")
+    assert [each.entry for each in find_unwanted(store)] == [old]
+    half = partial(store.entry("moe_sft", "0" * 16))
+    half.mkdir(parents=True)
+    with claimed(store.entry("moe_sft", "0" * 16)):  # of a running job
+        assert [each.entry for each in find_unwanted(store)] == [old]
+    assert {each.entry for each in find_unwanted(store)} == {old, half}
+    gc.main(["store", "--yes", "--keep-days", "1"])
+    assert old.exists() and "Nothing to remove" in capsys.readouterr().out
+    with pytest.raises(UserError, match="--yes"):
+        gc.main(["store"])
+    gc.main(["store", "--yes"])
+    assert not old.exists() and not half.exists() and not log.exists() and both.exists()
+
+
+class Part:
+    """An artifact that a run wants."""
+
+    def __init__(self, entry: Path):
+        self.entry, self.rule, self.digest, self.name = entry, "moe", entry.name, "moe"
+
+
+def test_another_store_gives_what_is_undamaged(capsys):
+    theirs, ours = (Store(Path(name)).entry("moe", "0" * 16) for name in ("theirs", "ours"))
+    with create_artifact(theirs / "artifact", "moe") as draft:
+        (draft.path / "a.txt").write_text("content")
+    part = Part(ours)
+    others.take(["theirs"], [part])
+    assert not ours.exists()  # it is not whole
+    (theirs / ENTRY_FILE).write_text("{}")
+    others.take(["theirs"], [part])
+    assert ours.is_symlink() and (ours / "artifact/a.txt").read_text() == "content"
+    ours.unlink()
+    (theirs / "artifact/a.txt").chmod(0o644)
+    (theirs / "artifact/a.txt").write_text("CONTENT")
+    others.take(["theirs"], [part])
+    assert not ours.is_symlink()
+    assert "moe is not taken from" in (told := capsys.readouterr().err) and "was altered" in told
+    with pytest.raises(UserError, match="config: stores: there is no folder nowhere"):
+        others.take(["nowhere"], [part])
+
+
+def test_what_is_remembered_of_a_file_holds_until_it_changes(place):
+    file, calls = place / "rows.jsonl", []
+
+    def compute(path: Path) -> str:
+        calls.append(path)
+        return path.read_text()
+
+    file.write_text("a")
+    os.utime(file, (1, 1))
+    memory = Memory(place / "memory.json")
+    assert [memory.of(file, compute) for _ in range(2)] == ["a", "a"] and len(calls) == 1
+    memory.save()
+    memory = Memory(place / "memory.json")
+    assert memory.of(file, compute) == "a" and len(calls) == 1
+    file.write_text("b")
+    assert [memory.of(file, compute) for _ in range(2)] == ["b", "b"]
+    assert len(calls) == 3  # it may change again within the same tick of its clock
+
+
+def test_a_large_file_is_known_by_samples(tmp_path, monkeypatch):
+    from xft.store import memory
+
+    file = tmp_path / "weights"
+    file.write_bytes(bytes(2**20))
+    whole = content_hash(file)
+    monkeypatch.setattr(memory, "HASHED_WHOLE", 2**19)
+    monkeypatch.setattr(memory, "SAMPLE_BYTES", 2**8)
+    sampled = content_hash(file)
+    assert sampled != whole
+    with file.open("r+b") as opened:
+        opened.seek(-1, 2)
+        opened.write(b"\1")
+    assert content_hash(file) != sampled
+
+
+def test_a_plan_is_read_as_it_was_written(monkeypatch):
+    plan("moe", "ffn")
+    assert [job.recipe.step for job in read_plan().values()] == ["moe", "ffn"]
+    monkeypatch.delenv("XFT_PLAN")
+    with pytest.raises(UserError, match="XFT_PLAN names no plan"):
+        read_plan()
