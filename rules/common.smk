@@ -141,10 +141,8 @@ def evaluation_environment(wildcards):
 
 
 def merged(path):
-    """The entry of a merged model, removed after the evaluation unless it is asked for."""
-    by_name = any(name.startswith(RESULTS) for name in workflow.dag_settings.targets)
-    is_kept = by_name or CONFIG.merge.keep == "all"
-    return directory(path) if is_kept else temp(directory(path))
+    """The entry of a merged model, removed after the evaluation unless all models are kept."""
+    return directory(path) if CONFIG.merge.keep == "all" else temp(directory(path))
 
 
 def targets(wildcards):
