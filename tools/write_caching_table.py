@@ -21,7 +21,8 @@ SPECIAL = {
     "seeds": "what a new run does not share with the others, summary",
     "variants": "what a new run does not share with the others, summary",
     "sweep": "what a new run does not share with the others, summary",
-    "results_dir": "everything, in the other folder",
+    "store": "what the other store does not hold",
+    "results_dir": "nothing: the links are in the other folder",
     "evaluation.models": "summary, and what a new model needs",
     "evaluation.backend": "eval of base and dense, summary",
 }

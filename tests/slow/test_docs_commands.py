@@ -52,10 +52,7 @@ def reader(new_project):
     (folder / "config.yaml").write_text(yaml.safe_dump(config))
     (folder / ".venv").symlink_to(sys.prefix)
 
-    shutil.copytree(folder / "resources" / "base", folder / "my" / "model")
     rows = first(folder / "resources" / "instructions.jsonl", 48)
-    own = [{"prompt": row["instruction"], "answer": row["response"]} for row in rows]
-    write_lines(folder / "my" / "rows.jsonl", own)
     write_lines(folder / "rows.jsonl", rows)
     shutil.copytree(folder / "resources" / "base", folder / "given")
     problems = {

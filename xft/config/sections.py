@@ -184,11 +184,11 @@ def effective(settings: dict) -> dict:
 
 
 class ExpertInit(Section):
-    """The beginning of the routed experts."""
+    """Initialisation of the routed experts."""
 
     init: Literal["copy", "noise", "drop"] = "copy"
     """The routed experts before the tuning. copy: the base's MLP, as in the paper. noise: the same
-    with normal noise on every weight. drop: the same with a part of its neurons drawn again
+    with normal noise on every weight. drop: the same with a part of its neurons re-initialised
     (Drop-Upcycling, arXiv 2502.19261). The shared expert is always a copy. With noise and drop the
     mixture does not equal the dense model before training, and the step prints how much they
     differ."""
@@ -197,7 +197,7 @@ class ExpertInit(Section):
     """The noise's standard deviation, relative to that of the base's weights in the same matrix."""
 
     init_drop: Annotated[float, Needs("init", "drop")] = Field(0.5, gt=0, le=1)
-    """The part of the intermediate neurons that each routed expert draws again."""
+    """The part of the intermediate neurons that each routed expert re-initialises."""
 
 
 class MoeConfig(ExpertInit, MixtureConfig):
@@ -394,8 +394,8 @@ class MergeConfig(MergeMethod):
     select: Literal["auto", "validation", "benchmark"] = "auto"
     """What the best merge is chosen by, among the lambdas and all values of mixing and merge in
     variants and sweep. validation: the lowest loss on held-out rows. benchmark: the highest pass@1
-    (plus tests) on the first data set, which then is no fair test of it. auto: validation if there
-    are held-out rows."""
+    (plus tests) on the first data set; the score there is then optimistically biased. auto:
+    validation if there are held-out rows."""
 
 
 class HealConfig(DistillationConfig, TuningConfig):
@@ -506,7 +506,7 @@ class EvaluationConfig(EvalConfig, EvaluatedConfig):
 
 
 class ManyRuns(Section):
-    """Keys that make several runs of one configuration. The runs share all that they agree on."""
+    """Keys for several runs of one configuration. They reuse every step with identical settings."""
 
     seeds: Annotated[list[Annotated[int, Field(ge=0, le=MOST_SEED)]], UNIQUE] = []
     """Seeds to run everything with that depends on a seed. []: only seed."""

@@ -1,1 +1,1 @@
-"""Finds out for the rules which artifacts a configuration wants, and which of them are current."""
+"""Lists the artifacts that a configuration wants, and the jobs that make them."""

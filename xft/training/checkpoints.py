@@ -1,9 +1,9 @@
 """Checkpoints of trainings. An interrupted training continues from the newest undamaged one.
 
-Its result then has the same bytes as without a break. The checkpoints of `results/moe_sft` lie in
-`results/.moe_sft.training/<fingerprint>/checkpoint-<step>`. Each has a manifest beside it, which is
-written last. The fingerprint covers everything that the result depends on, so a training with
-another parameter or input never uses these checkpoints. They stay, and the old training
+Its result then has the same bytes as without a break. The checkpoints of an artifact `moe_sft` lie
+beside it, in `.moe_sft.training/<fingerprint>/checkpoint-<step>`. Each has a manifest beside it,
+which is written last. The fingerprint covers everything that the result depends on, so a training
+with another parameter or input never uses these checkpoints. They stay, and the old training
 continues if its settings come back.
 """
 
