@@ -14,7 +14,7 @@ from xft.config.text import read_config
 from xft.config.validation import complete
 from xft.dag.announcements import beginning, failures, store_line
 from xft.dag.containers import IMAGE, bind_folders, check_image
-from xft.dag.job_resources import nodes
+from xft.dag.job_resources import memory, minutes, nodes
 from xft.dag.run import WorkflowRun
 from xft.dag.totals import warn_of_full_disk
 from xft.store.plan import read_plan
@@ -111,21 +111,14 @@ def resource(name):
     return lambda wildcards: JOBS[wildcards.digest].resources.get(name)
 
 
-def memory(wildcards, attempt):
-    """A half more memory in each attempt, and at most twice as much."""
-    return resource("mem_mb")(wildcards) * min(attempt + 1, 4) // 2
-
-
-def minutes(wildcards, attempt):
-    """The time limit: as many times longer as attempts, unless the job continues its work."""
-    needed = JOBS[wildcards.digest].resources
-    return needed["minutes"] * (1 if needed["continues"] else attempt)
-
-
 threads_of = resource("threads")
 RESOURCES = {
-    "mem_mb": memory,
-    "runtime": minutes,
+    "mem_mb": lambda wildcards, attempt: memory(
+        JOBS[wildcards.digest].resources, attempt
+    ),
+    "runtime": lambda wildcards, attempt: minutes(
+        JOBS[wildcards.digest].resources, attempt
+    ),
     "gpu": resource("gpu"),
     "start": resource("start"),
     "besides": resource("besides"),

@@ -1,73 +1,79 @@
 """What jobs ask a scheduler for in each attempt, and what a run says of failures."""
 
 import os
+import shutil
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
-from xft.config.runs import find_runs
 from xft.config.validation import complete
 from xft.dag.announcements import beginning, failures
-from xft.dag.job_resources import JobResources, continuing, growing
-from xft.dag.wanted import Wants
-from xft.estimates.resources import Needs
+from xft.dag.job_resources import memory, minutes, nodes
+from xft.dag.run import WorkflowRun
+from xft.store.plan import Job
 
 SECTIONS = {"base": {"model": "x"}, "data": {"train": "y"}}
 
 
-def needs(wildcards) -> Needs:
-    return Needs(1000, 60)
-
-
-@pytest.mark.parametrize(
-    ("resources", "minutes"),
-    [(growing, [60, 120, 180, 240]), (continuing, [60, 60, 60, 60])],
-    ids=["begins again", "continues"],
-)
-def test_each_attempt_gets_more_memory_up_to_twice(resources, minutes):
-    asked = resources(needs)
-    assert [asked["mem_mb"](None, attempt=n) for n in (1, 2, 3, 4)] == [1000, 1500, 2000, 2000]
-    runtime = asked["runtime"]
-    by_attempt = runtime.__code__.co_argcount == 2
-    found = [runtime(None, attempt=n) if by_attempt else runtime(None) for n in (1, 2, 3, 4)]
-    assert found == minutes
-
-
 @pytest.fixture
-def find(tmp_path, monkeypatch):
-    """A function that gives an artifact of a run whose base is not here yet."""
+def jobs(tmp_path, monkeypatch, tiny_llama):
+    """Callable (keys): the jobs of a configuration with these keys, by name."""
     monkeypatch.chdir(tmp_path)
-    Path("y").write_text("{}\n")
-    (run,) = find_runs(SECTIONS)
-    wanted = Wants(run, "results").moe_sft
-    return lambda wildcards: wanted
+    shutil.copytree(tiny_llama, "x")
+    Path("y").write_text('{"instruction": "a", "response": "b"}\n' * 9)
+
+    def jobs(**keys) -> dict[str, Job]:
+        limits = {"data": {"train": "y", "max_length": 64, "validation_rows": 1}}
+        limits["evaluation"] = {"max_new_tokens": 16, "lm_eval": []}
+        run = WorkflowRun(SECTIONS | limits | keys)
+        return {job.name: job for job in run.jobs.values()}
+
+    return jobs
 
 
-def test_a_measurement_takes_its_own_minutes(find):
-    resources = JobResources(complete(SECTIONS), "metrics").measurement(find, 7)
-    assert resources["runtime"](SimpleNamespace(model="base"), attempt=2) == 14
-    assert resources["besides"] == "--gpus=0"
-
-
-def test_several_nodes_have_a_task_each(find):
-    launch = {"launch": "ddp", "nodes": 2, "processes": 4, "save_minutes": 5}
-    config = complete(SECTIONS | {"gpus": 1, "threads": 3, "moe_sft": launch})
-    resources = JobResources(config, "results/metrics")
-    asked = resources.training("moe_sft", find)
-    assert {key: asked[key] for key in ("nodes", "tasks", "tasks_per_gpu", "gpu")} == {
-        "nodes": 2,
-        "tasks": 2,
-        "tasks_per_gpu": 0,
-        "gpu": 8,
+def test_each_attempt_gets_more_memory_and_more_time_unless_it_goes_on(jobs):
+    found = jobs()
+    assert [memory({"mem_mb": 1000}, attempt) for attempt in (1, 2, 3, 4)] == [
+        *(1000, 1500, 2000, 2000)
+    ]
+    goes_on = {
+        name: minutes(job.resources, 2) == job.resources["minutes"] for name, job in found.items()
     }
-    flags = "--gpus=1 '--tracker-dir=results/metrics/seed~7' --save-minutes=5.0"
-    assert asked["besides"](SimpleNamespace(variation="seed~7/")) == flags
+    evaluations = {name for name in found if name.startswith("eval/")}
+    trainings = {"sft", "moe_sft", "weighted_trained/lam~0.75"}
+    assert {name for name in goes_on if goes_on[name]} == evaluations | trainings
+    assert minutes(found["validation/base.json"].resources, 3) == 180
+
+
+def test_several_nodes_have_a_task_each(jobs):
+    launch = {"launch": "ddp", "nodes": 2, "processes": 4, "save_minutes": 5}
+    launched = {"gpus": 1, "threads": 3, "moe_sft": launch, "report_to": ["tensorboard"]}
+    asked = jobs(**launched)["moe_sft"].resources
+    assert (asked["threads"], asked["gpu"]) == (12, 8)
+    assert asked["besides"] == (
+        "--gpus=1 --report-to tensorboard --tracker-dir=results/metrics --save-minutes=5.0"
+    )
     assert asked["start"].startswith(
         "srun --nodes=2 --ntasks-per-node=1 --kill-on-bad-exit=1 --cpus-per-task=12 "
         "bash -c 'exec python -m xft.common.gpus 4 torchrun --nnodes 2 "
     )
-    assert resources.training("mixing", find)["start"] == "python"
+    config = complete(SECTIONS | launched)
+    assert nodes(config.moe_sft) == {"nodes": 2, "tasks": 2, "tasks_per_gpu": 0, "mpi": "srun"}
+    assert nodes(config.mixing) == {}
+
+
+@pytest.mark.parametrize(
+    ("name", "asked"),
+    [
+        ("moe", {"threads": 1, "gpu": 0}),
+        ("ground_truth/humaneval", {"threads": 2, "gpu": 0}),
+        ("eval/base/humaneval.json", {"threads": 2, "gpu": 1, "besides": "--gpus=1"}),
+        ("weighted_init/lam~0.75", {"threads": 2, "gpu": 1}),
+    ],
+)
+def test_a_job_asks_for_what_it_uses(jobs, name, asked):
+    found = jobs(gpus=1, threads=2, mixing={"init": "usage"})[name].resources
+    assert {key: found[key] for key in asked} == asked
 
 
 TORCHRUN = """\
@@ -82,17 +88,26 @@ torch.distributed.elastic.multiprocessing.errors.ChildFailedError:
 """
 
 
-def test_the_messages_of_this_runs_failures_are_shown(tmp_path):
+def test_the_messages_of_this_runs_failures_are_shown(jobs):
+    jobs()
+    run = WorkflowRun(
+        SECTIONS | {"data": {"train": "y", "max_length": 64}, "evaluation": {"max_new_tokens": 9}}
+    )
+    run.began = 1000
     for name, text, age in (
-        ("old", "moe: error: long ago", -10),
-        ("new", f"WARNING: x\nmoe_sft: error: two\nlines\n{TORCHRUN}", 10),
-        ("good", "all is well\n", 10),
+        ("moe", "moe: error: long ago", -10),
+        ("moe_sft", f"WARNING: x\nmoe_sft: error: two\nlines\n{TORCHRUN}", 10),
+        ("ffn", "all is well\n", 10),
     ):
-        log = Path(tmp_path, f"{name}.log")
+        part = run.experiment.by_name[name]
+        log = run.store.log(part.rule, part.digest)
+        log.parent.mkdir(parents=True)
         log.write_text(text)
         os.utime(log, (1000 + age, 1000 + age))
-    (message,) = failures(tmp_path, since=1000)
-    assert message == f"moe_sft: error: two\nlines\n(the whole log: {tmp_path / 'new.log'})"
+    (message,) = failures(run)
+    part = run.experiment.by_name["moe_sft"]
+    log = run.store.log("moe_sft", part.digest)
+    assert message == f"moe_sft: error: two\nlines\n(the whole log: {log})"
 
 
 def test_the_beginning_names_what_is_not_a_default():

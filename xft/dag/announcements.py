@@ -31,7 +31,7 @@ def failures(run: WorkflowRun) -> Iterator[str]:
         log = run.store.log(part.rule, part.digest)
         is_of_run = log.is_file() and log.stat().st_mtime >= run.began
         if is_of_run and (message := failure(log.read_text(errors="replace"))):
-            yield f"{part.name}: {message}\n(the whole log: {log})"
+            yield f"{message}\n(the whole log: {log})"
 
 
 def store_line(run: WorkflowRun) -> str:

@@ -51,6 +51,16 @@ def resources(part: Wanted) -> dict[str, object]:
     return found
 
 
+def memory(asked: dict, attempt: int) -> int:
+    """MB of memory in an attempt: a half more each time, and at most twice as much."""
+    return asked["mem_mb"] * min(attempt + 1, 4) // 2
+
+
+def minutes(asked: dict, attempt: int) -> int:
+    """The time limit in an attempt: as many times longer, unless the job goes on where it was."""
+    return asked["minutes"] * (1 if asked["continues"] else attempt)
+
+
 def _needs(part: Wanted) -> Needs:
     step, asked = part.rule, requests(part)
     if step in FIXED:
