@@ -1,7 +1,6 @@
 """What a configuration wants: the digest of a recipe decides what is made and what is shared."""
 
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -9,6 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from working_folder import ROW, fill, wants, write_inputs
 
 from tools import write_versions
 from xft.common.errors import UserError
@@ -18,19 +18,7 @@ from xft.dag.run import WorkflowRun
 from xft.dag.totals import warn_of_full_disk
 from xft.estimates.disk import disk_space
 from xft.estimates.resources import Requests
-from xft.store.store import ENTRY_FILE
 
-ROW = {"instruction": "Add.", "response": "a + b"}
-PROBLEM = {
-    "task_id": "Own/0",
-    "prompt": "def f(x):\n",
-    "entry_point": "f",
-    "canonical_solution": "    return x\n",
-    "contract": "",
-    "base_input": [[1]],
-    "plus_input": [[2]],
-    "atol": 0,
-}
 TRAINED = {"moe_sft", "ffn", "weighted_init/lam~0.75", "weighted_trained/lam~0.75"}
 SHOWN = {"summary.csv", "report.html"}
 EVALUATED = {"dense/lam~0.75", "eval/dense/lam~0.75/problems.json", *SHOWN}
@@ -42,45 +30,12 @@ ALL = {"base", "moe", "tokens", "ground_truth/problems", "eval/base/problems.jso
 def place(tmp_path, tiny_llama, monkeypatch) -> Path:
     """A working folder with a model, rows and problems of the user's."""
     monkeypatch.chdir(tmp_path)
-    shutil.copytree(tiny_llama, "model")
-    Path("rows.jsonl").write_text(json.dumps(ROW) + "\n")
-    Path("texts.jsonl").write_text('{"text": "a"}\n')
-    Path("problems.jsonl").write_text(json.dumps(PROBLEM) + "\n")
+    write_inputs(tiny_llama)
     return tmp_path
-
-
-def wants(**sections) -> WorkflowRun:
-    config = {
-        "base": {"model": "model"},
-        "data": {
-            "train": "rows.jsonl",
-            "decontaminate_against": ["problems.jsonl"],
-            "max_length": 64,
-        },
-        "moe_sft": {"warmup_steps": 0},
-        "mixing": {"warmup_steps": 0},
-        "evaluation": {
-            "models": ["base", "moe_sft", "dense"],
-            "datasets": ["problems.jsonl"],
-            "max_new_tokens": 16,
-        },
-    }
-    for name, values in sections.items():
-        both = isinstance(values, dict)
-        config[name] = config.get(name, {}) | values if both else values
-    return WorkflowRun(config)
 
 
 def digests(run: WorkflowRun) -> dict[str, str]:
     return {name: part.digest for name, part in run.experiment.by_name.items()}
-
-
-def fill(run: WorkflowRun) -> None:
-    """Stand-ins for all entries that a configuration wants."""
-    os.close(run.store.open())
-    for part in run.experiment.wanted:
-        part.place.mkdir(parents=True, exist_ok=True)
-        (part.entry / ENTRY_FILE).write_text('{"bytes": 1}')
 
 
 def new(run: WorkflowRun) -> set[str]:

@@ -52,8 +52,9 @@ def test_a_job_in_the_image_sees_what_it_reads_and_writes(
         (model / file.name).symlink_to(file)
     (project.folder / "xft.sif").touch()
     monkeypatch.setenv("APPTAINER_BIND", "/of/the/user")
-    target = str(far / "results" / "base.manifest.json")
+    target = str(far / "results" / "base")
     config = {"base": {"model": str(model)}, "results_dir": str(far / "results")}
+    config["store"] = str(far / "store")
     done = project.snakemake(target, "--sdm", "apptainer", **config)
     assert done.returncode == 0, done.stdout + done.stderr
     assert (far / "results" / "base.manifest.json").is_file()

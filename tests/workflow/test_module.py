@@ -28,6 +28,7 @@ def mine(repository, tmp_path_factory, fork_server) -> Project:
     data = QUICK["data"] | {"train": str(repository / "resources" / "instructions.jsonl")}
     config = QUICK | {
         "results_dir": "xft-results",
+        "store": "xft-store",
         "base": {"model": str(repository / "resources" / "base")},
         "data": data,
         "evaluation": {"datasets": [str(repository / "resources" / "problems.jsonl")]},
@@ -40,4 +41,4 @@ def test_its_rules_run_in_a_folder_of_its_own(mine):
     """All of them are found, since the whole workflow is asked for."""
     assert mine.run("--until", "xft_moe") == ["xft_base", "xft_moe"]
     assert (mine.folder / "xft-results" / "moe.manifest.json").exists()
-    assert not (mine.folder / "results").exists()
+    assert not (mine.folder / "results").exists() and not (mine.folder / "store").exists()

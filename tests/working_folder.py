@@ -1,0 +1,56 @@
+"""A working folder with inputs of the user's, and what a configuration over them wants."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+from xft.config.runs import overlaid
+from xft.dag.run import WorkflowRun
+from xft.store.store import ENTRY_FILE
+
+ROW = {"instruction": "Add.", "response": "a + b"}
+PROBLEM = {
+    "task_id": "Own/0",
+    "prompt": "def f(x):\n",
+    "entry_point": "f",
+    "canonical_solution": "    return x\n",
+    "contract": "",
+    "base_input": [[1]],
+    "plus_input": [[2]],
+    "atol": 0,
+}
+CONFIG = {
+    "base": {"model": "model"},
+    "data": {
+        "train": "rows.jsonl",
+        "decontaminate_against": ["problems.jsonl"],
+        "max_length": 64,
+    },
+    "evaluation": {
+        "models": ["base", "moe_sft", "dense"],
+        "datasets": ["problems.jsonl"],
+        "max_new_tokens": 16,
+    },
+}
+
+
+def write_inputs(model: Path) -> None:
+    """A model, rows, texts and problems in the current folder."""
+    shutil.copytree(model, "model")
+    Path("rows.jsonl").write_text(json.dumps(ROW) + "\n")
+    Path("texts.jsonl").write_text('{"text": "a"}\n')
+    Path("problems.jsonl").write_text(json.dumps(PROBLEM) + "\n")
+
+
+def wants(**sections) -> WorkflowRun:
+    """What the configuration with these keys laid over wants."""
+    return WorkflowRun(overlaid(CONFIG, sections))
+
+
+def fill(run: WorkflowRun) -> None:
+    """Stand-ins for all entries that a configuration wants."""
+    os.close(run.store.open())
+    for part in run.experiment.wanted:
+        part.place.mkdir(parents=True, exist_ok=True)
+        (part.entry / ENTRY_FILE).write_text('{"bytes": 1}')
