@@ -11,7 +11,7 @@ import json
 import os
 import random
 import runpy
-import selectors
+import select
 import signal
 import socket
 import subprocess
@@ -40,55 +40,51 @@ def start_server(folder: Path, environment: dict[str, str]) -> Path:
 
 
 def serve(place: str, tests: int) -> None:
-    """Fork for each connection, until the tests' process ends."""
+    """Serve each connection in a fork, until the tests' process ends."""
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(place + ".new")
     listener.listen(64)
     Path(place + ".new").rename(place)
     import_all()
     gc.freeze()
-    selector = selectors.DefaultSelector()
-    selector.register(listener, selectors.EVENT_READ, None)
-    selector.register(os.pidfd_open(tests), selectors.EVENT_READ, "tests")
-    while True:
-        for key, _ in selector.select():
-            if selector.get_map().get(key.fd) != key:
-                continue  # it ended with another one of these
-            if key.data is None:
-                client = listener.accept()[0]
-                if child := start(client, [listener, *open_sockets(selector)]):
-                    selector.register(client, selectors.EVENT_READ, child)
-                    selector.register(os.pidfd_open(child), selectors.EVENT_READ, client)
-            elif key.data == "tests":
-                return
-            elif isinstance(key.data, int):
-                forward(key.fileobj, key.data, selector)
-            else:
-                finish(key.fd, key.data, selector)
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the forks are not waited for
+    tests_end = os.pidfd_open(tests)
+    while tests_end not in select.select([listener, tests_end], [], [])[0]:
+        client = listener.accept()[0]
+        if os.fork() == 0:
+            try:
+                listener.close()
+                run_for(client)
+            finally:
+                os._exit(0)
+        client.close()
 
 
-def open_sockets(selector: selectors.BaseSelector) -> list[socket.socket]:
-    return [key.fileobj for key in selector.get_map().values() if isinstance(key.data, int)]
-
-
-def start(client: socket.socket, others: list[socket.socket]) -> int | None:
-    """Fork for a client. The child's number, or None where the client is gone."""
-    files, child = [], None
-    with suppress(ConnectionError):
-        prefix, files, _, _ = socket.recv_fds(client, 4, 3)
-        length = int.from_bytes(prefix, "little")
-        content = client.recv(length, socket.MSG_WAITALL)
-        if content and len(content) == length:
-            child = os.fork()
-            if child == 0:
-                for other in (client, *others):
-                    other.close()
-                become(files, **json.loads(content))
+def run_for(client: socket.socket) -> None:
+    """Run what a client asks for in a fork, with the signals that the client gets. Tell the client
+    how the fork ended. A fork whose client is gone is killed.
+    """
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    prefix, files, _, _ = socket.recv_fds(client, 4, 3)
+    request = json.loads(client.recv(int.from_bytes(prefix, "little"), socket.MSG_WAITALL))
+    child = os.fork()
+    if child == 0:
+        client.close()
+        become(files, **request)
     for file in files:
         os.close(file)
-    if child is None:
-        client.close()
-    return child
+    child_end = os.pidfd_open(child)
+    while child_end not in select.select([client, child_end], [], [])[0]:
+        numbers = b""
+        with suppress(ConnectionError):
+            numbers = client.recv(16)
+        for number in numbers or [signal.SIGKILL]:
+            os.kill(child, number)
+        if not numbers:
+            return
+    status = os.waitid(os.P_PID, child, os.WEXITED)
+    code = status.si_status if status.si_code == os.CLD_EXITED else -status.si_status
+    client.sendall(code.to_bytes(4, "little", signed=True))
 
 
 def become(
@@ -144,30 +140,6 @@ def end_process(code: int) -> None:
         sys.stdout.flush()
         sys.stderr.flush()
     os._exit(code)
-
-
-def forward(client: socket.socket, child: int, selector: selectors.BaseSelector) -> None:
-    """Send the child the signals that its client got. Kill it where the client is gone."""
-    numbers = b""
-    with suppress(ConnectionError):
-        numbers = client.recv(16)
-    if not numbers:
-        selector.unregister(client)
-    for number in numbers or [signal.SIGKILL]:
-        os.kill(child, number)
-
-
-def finish(pidfd: int, client: socket.socket, selector: selectors.BaseSelector) -> None:
-    """Tell the client how its child ended."""
-    selector.unregister(pidfd)
-    status = os.waitid(os.P_PIDFD, pidfd, os.WEXITED)
-    os.close(pidfd)
-    code = status.si_status if status.si_code == os.CLD_EXITED else -status.si_status
-    with suppress(KeyError):
-        selector.unregister(client)
-    with suppress(OSError):
-        client.sendall(code.to_bytes(4, "little", signed=True))
-    client.close()
 
 
 def import_all() -> None:
