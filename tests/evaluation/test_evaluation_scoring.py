@@ -163,7 +163,7 @@ def test_the_artifact_says_what_is_in_memory(sums, bubblewrap, tmp_path):
 
 
 ODD_MESSAGES = [
-    *('{"value": {"fraction": ["0x1", "0x0"]}}', '{"value": {"decimal": "1E+999999999"}}'),
+    *('{"value": {"fraction": ["0x1", "0x0"]}}', '{"value": {"decimal": "x"}}'),
     *('{"value": {"complex": [1, 2, 3]}}', '{"value": {"int": 5}}', '{"value": {"set": [[1]]}}'),
     *('{"value": {"dict": [[[], 1]]}}', '{"value": {"dict": 7}}', '{"value": {"set": 7, "a": 7}}'),
     '{"value": ' + "[" * 5000 + "]" * 5000 + "}",

@@ -23,7 +23,7 @@ COLLISIONS = {"set": [n * (2**61 - 1) for n in range(5000)]}  # all have the has
 # What the program answers, what is right, and the outcome.
 ANSWERS = {
     "right": (5, encode(5), RIGHT),
-    "an array of texts": ({"array": [1, LONG_TEXTS]}, encode([1.0]), WRONG),
+    "an array of texts": ({"numpy": ["U", 1, LONG_TEXTS]}, encode([1.0]), WRONG),
     "texts for numbers": (LONG_TEXTS, encode([1.0] * len(LONG_TEXTS)), WRONG),
     "decimals": ([{"decimal": "1E4000"}] * 5000, None, WRONG),
     "a square of numbers": ([[1.0]] * MANY, encode([1.0] * MANY), TOO_COSTLY),
