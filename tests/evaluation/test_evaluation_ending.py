@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import ExitStack, suppress
 
 import psutil
 import pytest
@@ -18,23 +19,17 @@ from xft.common.errors import UserError
 from xft.evaluation import ground_truth
 from xft.evaluation.execution import Limits
 from xft.evaluation.problems import load_problems
-from xft.evaluation.sandbox import find_bubblewrap
 from xft.evaluation.workers import work_on
 
 ENDLESS = "    while True: pass\n"
-HANGS = 300  # seconds; what does not end by then never will
-# Steps without time limits, which say early what they wait for, and a model that writes endless
-# loops.
+# Steps without time limits, and a model that writes endless loops.
 STEP = """
 import sys
 from xft.cli import running
 from workflow_scripts import {step} as step
-from xft.common import progress
-from xft.evaluation import ground_truth, scoring, workers
+from xft.evaluation import ground_truth, scoring
 from xft.evaluation.execution import Limits
 from xft.evaluation.prompts import TaskPrompt
-progress.SECONDS_BEFORE_FIRST = 0
-progress.SECONDS_BETWEEN_LINES = workers.SECONDS_BETWEEN_LINES = 0.5
 NEVER = Limits(loading=1e6, call=1e6, calls=1e6)
 ground_truth.REFERENCE_LIMITS = NEVER
 scoring.Limits = lambda **_: NEVER
@@ -43,64 +38,38 @@ running.run("{step}", lambda _: step.main(sys.argv[1:]))
 """
 
 
-@pytest.fixture(scope="module", params=["bubblewrap", "none"])
-def sandbox(request):
-    if request.param == "bubblewrap":
-        request.getfixturevalue("bubblewrap")
-    return request.param
-
-
 @pytest.fixture
 def start(repository):
-    """Callable (step, arguments): a step that never ends by itself, in a process of its own."""
-    started = []
+    """Callable (step, arguments): a step that never ends by itself, and the programs that it runs,
+    the runner and its child.
+    """
+    with ExitStack() as stack:
 
-    def start(name, arguments):
-        environment = os.environ | {"PYTHONPATH": str(repository)}
-        process = subprocess.Popen(
-            [sys.executable, "-c", STEP.format(step=name), *map(str, arguments)],
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        started.append(process)
-        return process
+        def start(name, *arguments):
+            process = subprocess.Popen(
+                [sys.executable, "-c", STEP.format(step=name), *map(str, arguments)],
+                env=os.environ | {"PYTHONPATH": str(repository)},
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+            stack.enter_context(process)
+            stack.callback(process.kill)
+            programs = []
+            while len(programs) < 2:
+                assert process.poll() is None
+                time.sleep(0.02)
+                with suppress(psutil.Error):  # one has ended meanwhile
+                    children = psutil.Process(process.pid).children(recursive=True)
+                    programs = [c for c in children if "runner.py" in " ".join(c.cmdline())]
+            return process, programs
 
-    yield start
-    for process in started:
-        process.kill()
-        process.communicate()
-
-
-def runners(process) -> list[psutil.Process]:
-    """The processes below this one that run a solution."""
-    found = []
-    for child in psutil.Process(process.pid).children(recursive=True):
-        try:
-            found += [child] if "runner.py" in " ".join(child.cmdline()) else []
-        except psutil.Error:  # it has ended meanwhile
-            continue
-    return found
+        yield start
 
 
-def wait_for(condition):
-    """What `condition` gives once it holds."""
-    deadline = time.monotonic() + HANGS
-    while not (found := condition()):
-        assert time.monotonic() < deadline
+def wait_for_the_end(programs) -> None:
+    while programs := [program for program in programs if is_alive(program)]:
         time.sleep(0.02)
-    return found
-
-
-def assert_ends(process, number) -> None:
-    """A signal ends the step, with its exit status, no trace, and nothing left running."""
-    programs = wait_for(lambda: runners(process))
-    process.send_signal(number)
-    _, errors = process.communicate(timeout=HANGS)
-    assert process.returncode == 128 + number
-    assert "Traceback" not in errors and "Exception" not in errors
-    wait_for(lambda: not any(map(is_alive, programs)))
 
 
 def is_alive(program: psutil.Process) -> bool:
@@ -110,32 +79,15 @@ def is_alive(program: psutil.Process) -> bool:
         return False
 
 
-def endless_problems(folder):
+@pytest.mark.parametrize("sandbox", ["bubblewrap", "none"])
+def test_no_program_outlives_a_killed_step(start, tmp_path, sandbox, bubblewrap):
     rows = three_problems()
     rows[1]["canonical_solution"] = ENDLESS
-    return write_problems(folder / "sums.jsonl", rows)
-
-
-@pytest.fixture
-def ground_truths(start, tmp_path, sandbox):
-    """The step on a canonical solution that does not end, once it has said so."""
-    flags = ["--dataset", endless_problems(tmp_path), "--sandbox", sandbox]
-    process = start("ground_truth", [*flags, "--out", tmp_path / "truth"])
-    line = next(line for line in process.stderr if "waiting for Arithmetic/1" in line)
-    assert "ground truth: 2/3 problem" in line
-    return process
-
-
-def test_a_signal_ends_the_ground_truth_at_once(ground_truths, tmp_path, sandbox):
-    assert_ends(ground_truths, signal.SIGINT if sandbox == "none" else signal.SIGTERM)
-    assert [path.name for path in tmp_path.iterdir()] == ["sums.jsonl"]
-
-
-def test_no_program_outlives_a_killed_step(ground_truths):
-    programs = runners(ground_truths)
-    assert len(programs) > 1  # the runner and its child
-    ground_truths.kill()
-    wait_for(lambda: not any(map(is_alive, programs)))
+    problems = write_problems(tmp_path / "sums.jsonl", rows)
+    flags = ["--dataset", problems, "--sandbox", sandbox, "--out", tmp_path / "truth"]
+    process, programs = start("ground_truth", *flags)
+    process.kill()
+    wait_for_the_end(programs)
 
 
 def test_a_signal_ends_the_scoring_and_the_generations_are_kept(
@@ -149,7 +101,12 @@ def test_a_signal_ends_the_scoring_and_the_generations_are_kept(
     step.main(["--dataset", str(problems), "--out", str(truth)])
     flags += ["--ground-truth", truth]
 
-    assert_ends(start("eval", flags), signal.SIGTERM)
+    process, programs = start("eval", *flags)
+    process.terminate()
+    _, errors = process.communicate()
+    assert process.returncode == 128 + signal.SIGTERM
+    assert "Traceback" not in errors and "Exception" not in errors
+    wait_for_the_end(programs)
     names = {path.name for path in out.parent.iterdir()}
     assert names == {".r.generations.jsonl.part", "r.generations.jsonl"}
 
@@ -161,28 +118,25 @@ def test_a_signal_ends_the_scoring_and_the_generations_are_kept(
     assert not list(out.parent.glob(".*.part"))
 
 
-def test_a_canonical_solution_that_does_not_end_is_refused(tmp_path, monkeypatch, sandbox):
+def test_a_canonical_solution_that_does_not_end_is_refused(tmp_path, monkeypatch, bubblewrap):
     """At once: the others are not waited for."""
     rows = three_problems()
     rows[0]["canonical_solution"] = "    raise KeyError\n"
     rows[2]["canonical_solution"] = rows[1]["canonical_solution"] = ENDLESS
-    problems = load_problems(str(write_problems(tmp_path / "sums.jsonl", rows)))
-    bubblewrap = find_bubblewrap() if sandbox == "bubblewrap" else None
-    with pytest.raises(UserError, match="Arithmetic/0 raises KeyError"):
-        ground_truth.compute(problems, sandbox=bubblewrap, workers=2)
-    monkeypatch.setattr(ground_truth, "REFERENCE_LIMITS", Limits(call=1))
-    fault = r"Arithmetic/[12] does not end within its limits, 1 s for a call and .*; arguments: \[2"
-    rows[0]["canonical_solution"] = "    return a + b\n"
-    problems = load_problems(str(write_problems(tmp_path / "sums.jsonl", rows)))
-    with pytest.raises(UserError, match=fault):
-        ground_truth.compute(problems, sandbox=bubblewrap, workers=2)
+    late = r"Arithmetic/[12] does not end within its limits, 1 s for a call and .*; arguments: \[2"
+    for fault in ("Arithmetic/0 raises KeyError", late):
+        problems = load_problems(str(write_problems(tmp_path / "sums.jsonl", rows)))
+        with pytest.raises(UserError, match=fault):
+            ground_truth.compute(problems, sandbox=bubblewrap, workers=2)
+        monkeypatch.setattr(ground_truth, "REFERENCE_LIMITS", Limits(call=1))
+        rows[0]["canonical_solution"] = "    return a + b\n"
 
 
 def test_results_come_in_order_and_the_first_error_ends_the_rest():
     options = {"workers": 3, "desc": "work", "unit": "item"}
     numbers = range(20_000)
-    assert work_on(numbers, lambda n, _: -n, str, **options) == [-n for n in numbers]
-    assert work_on([], lambda *_: pytest.fail("no item"), str, **options) == []
+    assert work_on(numbers, lambda n, _: -n, **options) == [-n for n in numbers]
+    assert work_on([], lambda *_: pytest.fail("no item"), **options) == []
 
     begun = []
 
@@ -193,5 +147,5 @@ def test_results_come_in_order_and_the_first_error_ends_the_rest():
         select.select([stop], [], [])  # for ever, unless it is told to stop
 
     with pytest.raises(KeyError):
-        work_on(numbers, work, str, **options)
+        work_on(numbers, work, **options)
     assert len(begun) < 20

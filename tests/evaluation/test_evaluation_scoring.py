@@ -17,11 +17,6 @@ PASS = Verdict("passed", "passed")
 FAIL = Verdict("failed", "failed", "[2, 2]")
 
 
-@pytest.fixture(scope="module", params=["bubblewrap", "none"])
-def any_sandbox(request):
-    return None if request.param == "none" else request.getfixturevalue("bubblewrap")
-
-
 @pytest.fixture
 def make(tmp_path):
     """A set of problems of these rows."""
@@ -45,13 +40,15 @@ def short_limits(monkeypatch):
     monkeypatch.setattr(scoring, "Limits", lambda **_: Limits(call=1))
 
 
-def test_right_wrong_and_nearly_right(sums, any_sandbox):
+@pytest.mark.parametrize("confined", [True, False])
+def test_right_wrong_and_nearly_right(sums, bubblewrap, confined):
+    sandbox = bubblewrap if confined else None
     right = right_solutions()
     nearly = [right[0].replace("a + b\n", "a * b\n"), right[2].replace("a * b\n", "a + b\n")]
     half = Verdict("passed", "failed", "[3, 5]")
 
-    assert verdicts(sums, right, any_sandbox) == [PASS] * 3
-    assert verdicts(sums, [nearly[0], right[1], nearly[1]], any_sandbox) == [half, PASS, half]
+    assert verdicts(sums, right, sandbox) == [PASS] * 3
+    assert verdicts(sums, [nearly[0], right[1], nearly[1]], sandbox) == [half, PASS, half]
 
 
 def test_code_that_raises_does_not_parse_or_is_not_there(sums, bubblewrap):
@@ -107,14 +104,15 @@ def test_a_program_that_does_not_start_is_no_fault_of_the_model(sums, bubblewrap
 
 
 def test_nothing_prolongs_a_program(make, bubblewrap, monkeypatch):
-    """An answer every half second, for a thousand calls. tests/hostile has other lines."""
-    rows = [problem("add", "+", "Task/0") | {"plus_input": [[n, 1] for n in range(1000)]}]
-    drip = "import os, time\nwhile True:\n    time.sleep(0.5)\n    os.write(3, b'{\"value\":4}\\n')"
+    """An answer, or the end of a set, every half second, for a thousand calls."""
+    calls = {"plus_input": [[n, 1] for n in range(1000)]}
+    rows = [problem("add", "+", f"Task/{number}") | calls for number in range(2)]
+    drip = "import os, time\nwhile True:\n    time.sleep(0.5)\n    os.write(3, b'%s\\n')"
     monkeypatch.setattr(scoring, "Limits", lambda **_: Limits(call=1, calls=3))
     start = time.monotonic()
-    (verdict,) = verdicts(make(rows), [drip], bubblewrap)
-    assert verdict.plus in ("failed", "timed out")
-    assert time.monotonic() - start < 250  # by its lines it would have 500
+    found = verdicts(make(rows), [drip % line for line in ('{"value":4}', '{"set":0}')], bubblewrap)
+    assert {verdict.plus for verdict in found} <= {"failed", "timed out"}
+    assert time.monotonic() - start < 250  # by its lines each would have 500
 
 
 def test_what_is_slow_here_is_measured_against_the_reference_and_tried_again(make, bubblewrap):
@@ -142,28 +140,15 @@ def test_calls_that_evalplus_cannot_turn_are_named(make):
         ground_truth.compute(make([problem("add", "+", "Mbpp/2")]), sandbox=None, workers=1)
 
 
-@pytest.mark.parametrize(
-    ("body", "fault"),
-    [
-        ("return undefined_name", r"Arithmetic/1 raises NameError; arguments: \[2, 2\]"),
-        ("import os; os._exit(0)", r"Arithmetic/1 ends its process; arguments: \[2, 2\]"),
-    ],
-)
-def test_a_canonical_solution_that_fails_is_named(make, bubblewrap, body, fault):
+def test_a_canonical_solution_that_ends_its_process_is_named(make, bubblewrap):
     rows = three_problems()
-    rows[1]["canonical_solution"] = f"    {body}\n"
-    with pytest.raises(UserError, match=fault):
+    rows[1]["canonical_solution"] = "    import os; os._exit(0)\n"
+    with pytest.raises(UserError, match=r"Arithmetic/1 ends its process; arguments: \[2, 2\]"):
         verdicts(make(rows), right_solutions(), bubblewrap)
 
 
-def test_the_artifact_says_what_is_in_memory(sums, bubblewrap, tmp_path):
-    truth = ground_truth.compute(sums, sandbox=bubblewrap, workers=2)
-    ground_truth.write(tmp_path, truth)
-    assert ground_truth.read(tmp_path, sums) == truth
-
-
 ODD_MESSAGES = [
-    *('{"value": {"fraction": ["0x1", "0x0"]}}', '{"value": {"decimal": "1E+999999999"}}'),
+    *('{"value": {"fraction": ["0x1", "0x0"]}}', '{"value": {"decimal": "x"}}'),
     *('{"value": {"complex": [1, 2, 3]}}', '{"value": {"int": 5}}', '{"value": {"set": [[1]]}}'),
     *('{"value": {"dict": [[[], 1]]}}', '{"value": {"dict": 7}}', '{"value": {"set": 7, "a": 7}}'),
     '{"value": ' + "[" * 5000 + "]" * 5000 + "}",

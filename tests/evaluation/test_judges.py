@@ -1,6 +1,6 @@
 """Programs may answer anything: their answers are judged within limits."""
 
-import ast
+import socket
 import subprocess
 import sys
 import tempfile
@@ -12,10 +12,10 @@ from xft.common.errors import UserError
 from xft.evaluation import judges
 from xft.evaluation.execution import encode_inputs
 from xft.evaluation.judges import Judges
-from xft.evaluation.judging import Judge, Returned
+from xft.evaluation.judging import FAILED, Judge, Outcome, Returned, read_returned, write_trial
 from xft.evaluation.plain_data import digest, dumps, encode
-from xft.evaluation.trial import FAILED, Outcome, write_trial
 
+NEVER = socket.socket(type=socket.SOCK_DGRAM)  # it never becomes readable
 MANY = 16_000
 RIGHT, WRONG, TOO_COSTLY = Outcome(2, 0, None), Outcome(0, 0, FAILED), None
 LONG_TEXTS = ["A" * 60_000, *[""] * MANY]
@@ -23,7 +23,7 @@ COLLISIONS = {"set": [n * (2**61 - 1) for n in range(5000)]}  # all have the has
 # What the program answers, what is right, and the outcome.
 ANSWERS = {
     "right": (5, encode(5), RIGHT),
-    "an array of texts": ({"array": [1, LONG_TEXTS]}, encode([1.0]), WRONG),
+    "an array of texts": ({"numpy": ["U", 1, LONG_TEXTS]}, encode([1.0]), WRONG),
     "texts for numbers": (LONG_TEXTS, encode([1.0] * len(LONG_TEXTS)), WRONG),
     "decimals": ([{"decimal": "1E4000"}] * 5000, None, WRONG),
     "a square of numbers": ([[1.0]] * MANY, encode([1.0] * MANY), TOO_COSTLY),
@@ -39,7 +39,7 @@ def outcome(opened: Judges, answer, expected: dict) -> Outcome | None:
     with tempfile.TemporaryFile() as file:
         write_trial(file, "humaneval", "f", 1e-6, encode_inputs([[[1]], []]), truth)
         file.write(f'{{"value":{line}}}\n{{"set":0}}\n{{"set":0}}\n'.encode())
-        return opened.outcome(file)
+        return opened.outcome(file, NEVER)
 
 
 @pytest.mark.parametrize("name", ANSWERS)
@@ -53,8 +53,11 @@ def test_an_answer_costs_little_or_its_own_trial(name, bubblewrap, monkeypatch):
 
 
 NUMBER = ("humaneval", "f", 0, [1])
+NUMPY_S = ("float32(0.1)", "array([0.1])", "float64(0.1000001)", "ones(2)")
 CALLS = [  # the form, the function, its tolerance and arguments; what it returns; what is right
     *[(*NUMBER, value, 1.0) for value in ("1.0000009", "1.00001", "1", "True", "'1'", "None")],
+    (*NUMBER, "type('Own', (float,), {})(1.0000009)", 1.0),
+    *[(*NUMBER, f"__import__('numpy').{value}", 0.1) for value in NUMPY_S],
     *[(*NUMBER, value, [1.0, 2.0]) for value in ("[1.0, 2.0000001]", "(1.0, 2.0)", "[1.0]")],
     *[(*NUMBER, value, [1, 2]) for value in ("[1.0, 2]", "(1, 2)", "[1, 2.0000001]")],
     *[("humaneval", "f", 0.1, [1], value, [1, 2]) for value in ("[1, 2.05]", "[1, 2.5]")],
@@ -72,8 +75,9 @@ def test_values_are_judged_as_by_evalplus(monkeypatch):
         code = f"def {name}(*_):\n    return {value}\n"
         status, _ = untrusted_check(form, code, [arguments], name, [right], atol, [60.0])
         judge = Judge(form, name, atol)
+        returned = read_returned({"value": encode(eval(value))})
         try:
-            accepts = judge.accepts(arguments, Returned(ast.literal_eval(value)), Returned(right))
+            accepts = judge.accepts(arguments, returned, Returned(right))
         except TypeError:  # they cannot be compared
             accepts = False
         assert accepts == (status == "pass"), (name, value, right)

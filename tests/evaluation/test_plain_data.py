@@ -2,9 +2,9 @@
 
 import json
 import math
-import struct
 from collections import Counter, OrderedDict, namedtuple
 from decimal import Decimal
+from enum import StrEnum
 from fractions import Fraction
 
 import numpy as np
@@ -14,13 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from xft.evaluation.judging import Judge, Returned
-from xft.evaluation.plain_data import (
-    decode,
-    digest,
-    dumps,
-    encode,
-    is_large,
-)
+from xft.evaluation.plain_data import decode, digest, dumps, encode, is_large
 
 scalars = st.one_of(
     st.none(),
@@ -69,45 +63,43 @@ def test_digests_are_equal_where_values_are(first, second):
 
 
 Point = namedtuple("Point", "x y")
-EQUAL = {
-    "numbers": ([1, 2.0, True], [1.0, 2, 1]),
-    "zeros": ([-0.0], [0]),
-    "fractions": ([Fraction(1, 2), Decimal("0.25")], [0.5, 0.25]),
-    "past doubles": ([2**60, 1], [2.0**60, 1.0]),
-    "large exponents": ([Decimal("1E+5000")], [Decimal("10E+4999")]),
-    "nothing": ([Decimal("0E+5000")], [0]),
-    "many digits": ([10**5000, 1.0], [10**5000, 1]),
-    "sets": ({1, 2}, frozenset([2.0, True])),
-    "dictionaries": ({1: 2, "a": [1.0]}, OrderedDict([("a", [1]), (1.0, 2)])),
-    "named tuples": (Point(1, 2), (1, 2)),
-    "numbers of numpy's": (list(np.arange(3)), [0, 1, 2]),
-    "long doubles": ([np.longdouble(0.1), np.longdouble("inf")], [0.1, math.inf]),
-}
-
-
-@pytest.mark.parametrize("name", EQUAL)
-def test_equal_values_of_other_types_share_a_digest(name):
-    first, second = EQUAL[name]
-    assert first == second
-    assert digest(first) == digest(second)
-
-
+EQUAL = [
+    *[((1.0,), (1,)), ([(2.0, None)], [(2, None)]), ([[]], [[]])],
+    *[([1, 2.0, True], [1.0, 2, 1]), ([-0.0, complex(-0.0, 2)], [0, 2j]), ([2**60], [2.0**60])],
+    *[([Fraction(1, 2), Decimal("0.25")], [0.5, 0.25]), ([Decimal("1E+5000")], [10**5000])],
+    *[({1, 2}, frozenset([2.0, True])), (Point(1, 2), (1, 2)), ([1.0] * 2**15, [1] * 2**15)],
+    ({1: 2, "a": [1.0]}, OrderedDict([("a", [1]), (1.0, 2)])),
+    *[(list(np.arange(3)), [0, 1, 2]), ([np.longdouble(0.1), np.float32(0.5)], [0.1, 0.5])],
+    ([np.longdouble("inf"), Decimal("Infinity")], [math.inf] * 2),
+]
 UNEQUAL = [
+    *[([0.5], (0.5,)), ([1.5, 2], (1.5, 2)), ((0.5, 1), (1, 0.5))],
     *[([1], (1,)), ("1", 1), ([], ()), ([[]], [[[]]]), ({}, set()), (["1, 2"], ["1", "2"])],
-    *[("{1}", {1}), ("dict(1: 2)", {1: 2})],  # texts that spell how another value is written
-    (["abcd"], [struct.unpack("d", b"['abcd']")[0]]),
+    *[("{1}", {1}), ("dict(1: 2)", {1: 2}), ("[1]", [1])],  # texts that spell another value
+    *[([1] * 2**14, [1] * (2**14 + 1)), ([10**5000], [10**5000 + 1]), ([0.1], [Fraction(1, 10)])],
 ]
 
 
-def test_unequal_values_do_not():
+def test_digests_tell_what_is_equal():
+    for first, second in EQUAL:
+        assert first == second
+        assert digest(first) == digest(second), first
     for first, second in UNEQUAL:
-        assert digest(first) != digest(second)
+        assert first != second
+        assert digest(first) != digest(second), first
+
+
+class Liar(int):
+    def __eq__(self, other):
+        return True
+
+    __hash__ = int.__hash__
 
 
 def test_subclasses_become_what_they_stand_for():
     for value, plain in (
-        *[(np.float64(1.5), 1.5), (np.int64(3), 3), (np.bool_(True), True)],
         *[(Counter("aab"), {"a": 2, "b": 1}), (Point(1, 2), (1, 2)), ({1: 2}.keys(), {1})],
+        *[(Liar(7), 7), (StrEnum("Color", "RED").RED, "red")],
     ):
         encoded = encode(value)
         assert encoded.keys() == {"like"}
@@ -115,6 +107,7 @@ def test_subclasses_become_what_they_stand_for():
 
 
 BESIDE_NUMPY_S = [
+    *[(np.float64(1.5), 1.5), (np.int64(3), 3), (np.bool_(False), False), (np.str_("a"), "a")],
     *[(np.longdouble(0.1), 0.1), (np.longdouble("0.1"), 0.1), (np.longdouble("-inf"), -math.inf)],
     *[(np.clongdouble(1 + 2j), 1 + 2j), (np.float32(0.1), 0.1), (np.float16(0.1), 0.125)],
     *[([np.float32(0.1), 2], [0.1, 2]), (np.array([0.5]), [0.5]), (np.array([0.5]), 0.5)],
@@ -130,38 +123,26 @@ def test_numpy_s_own_rules_of_equality_hold():
 
 def test_what_is_no_plain_data_equals_nothing():
     for value in (object(), len, type, iter([1])):
-        decoded = decode(encode(value))
-        assert decoded != value
-        assert decoded != decoded
+        assert decode(encode(value)) not in (value, decode(encode(value)))
     assert set(decode(encode(iter([1, 2])))) == {1, 2}
-
-
-def test_an_object_that_lies_is_taken_for_what_it_is():
-    class Liar(int):
-        def __eq__(self, other):
-            return True
-
-        __hash__ = int.__hash__
-
-    assert decode(encode(Liar(7))) == 7
-    assert decode(encode(Liar(7))) != 8
 
 
 def test_other_objects_are_refused():
     for text in (
         *['{"a": 1, "b": 2}', '{"eval": "1"}', '{"set": 1}', '{"int": "x"}'],
-        *['{"numpy": ["load", 1]}', '{"numpy": ["float32", "1"]}', '{"array": [99, 1]}'],
+        *['{"numpy": ["load", 0, 1]}', '{"numpy": ["f", 0, "x"]}', '{"numpy": ["f", 99, 1]}'],
+        *['{"numpy": ["O", 0, 1]}', '{"numpy": ["U", 1, ["x", "y"]]}'],
     ):
         with pytest.raises((ValueError, TypeError)):
             decode(json.loads(text))
 
 
-@pytest.mark.parametrize("name", MBPP_OUTPUT_NOT_NONE_TASKS)
-def test_a_large_value_is_not_nothing(name):
-    judge = Judge("mbpp", name, 0)
+def test_a_large_value_is_not_nothing():
     large = Returned(digest("x" * 10**5))
-    assert not judge.accepts(["x"], large, Returned(None))
-    assert judge.accepts(["x"], large, Returned("a match"))
+    for name in MBPP_OUTPUT_NOT_NONE_TASKS:
+        judge = Judge("mbpp", name, 0)
+        assert not judge.accepts(["x"], large, Returned(None))
+        assert judge.accepts(["x"], large, Returned("a match"))
 
 
 def test_large_is_told_by_the_number_of_items():

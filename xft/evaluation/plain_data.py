@@ -6,25 +6,22 @@ library only: the runner imports this file in the sandbox.
 
 import hashlib
 import json
-import math
-from array import array
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
-from decimal import MAX_EMAX, MIN_EMIN, Context, Decimal
+from decimal import Decimal
 from fractions import Fraction
 from itertools import chain
 
-# Values of these types, and lists and tuples of them, are equal exactly if their texts are equal.
+# The text of a list or tuple of these is its `repr`.
 SCALARS = {int, str, type(None)}
 SEQUENCES = {list, tuple}
+NUMBERS = (int, float, complex, Fraction, Decimal)
 PIECE_ITEMS = 2**14
-EXACT_DOUBLE = 2**53
-CONTAINERS = {"tuple": tuple, "set": set, "frozenset": frozenset}
-MAX_DEPTH = 50
-MAX_EXPONENT = 400  # of decimals that are written as integers; no float has a larger one
-NARROW = ("float16", "float32", "complex64")  # == first rounds the other number to these
-MAX_DIMENSIONS = 32
+BUILT_IN = (bool, int, float, complex, str, bytes, list, tuple, dict, set, frozenset)
 SAFE_INT = 2**64  # larger ones are written in hexadecimal: Python limits decimal digits
+NUMPY_KINDS = set("?bhilqBHILQefdgFDGU")  # numpy's letters for numbers and text
+LONG_DOUBLES = set("gG")  # no number of Python equals them
 
 
 class Items(list):
@@ -39,15 +36,6 @@ class Items(list):
         return True
 
 
-class Unknown:
-    """A value that is not plain data. It equals no value."""
-
-    def __eq__(self, other):
-        return False
-
-    __hash__ = object.__hash__
-
-
 def encode(value) -> object:
     """A value as objects that `json` can write.
 
@@ -57,73 +45,33 @@ def encode(value) -> object:
     kind = type(value)
     if value is None or kind in (bool, str, float):
         return value
-    if kind is int:
-        return value if -SAFE_INT < value < SAFE_INT else {"int": hex(value)}
+    if kind is int and -SAFE_INT < value < SAFE_INT:
+        return value
     if kind is list:
         return [encode(item) for item in value]
-    if kind is dict:
-        return {"dict": [[encode(key), encode(item)] for key, item in value.items()]}
-    for name, container in CONTAINERS.items():
-        if kind is container:
-            return {name: [encode(item) for item in value]}
-    if kind is complex:
-        return {"complex": [value.real, value.imag]}
-    if kind is bytes:
-        return {"bytes": value.hex()}
-    if kind is Fraction:
-        return {"fraction": [hex(value.numerator), hex(value.denominator)]}
-    if kind is Decimal:
-        return {"decimal": str(value)}
+    if kind in WRITERS:
+        name, write = WRITERS[kind]
+        return {name: write(value)}
     return _encode_other(value)
 
 
 def _encode_other(value) -> dict:
-    if type(value).__module__ == "numpy" and hasattr(value, "ndim"):
-        return _encode_numpy(value)
-    for base in (bool, int, float, complex, str, bytes, list, tuple, dict, set, frozenset):
+    if _is_numpy(value) and value.size == 1 and value.dtype.char in NUMPY_KINDS:
+        kind, item = value.dtype.char, value.item()
+        content = str(item) if kind in LONG_DOUBLES else encode(item)
+        return {"numpy": [kind, value.ndim, content]}
+    for base in BUILT_IN:
         if isinstance(value, base):
-            return {"like": encode(_as_base(base, value))}
+            return {"like": encode(str.__str__(value) if base is str else base(value))}
     if isinstance(value, type({}.keys()) | type({}.items())):
         return {"like": encode(set(value))}
     if isinstance(value, Iterable):
-        return {"items": [encode(item) for item in value]}
+        return {"items": _encode_items(value)}
     return {"other": type(value).__name__}
 
 
-def _encode_numpy(value) -> dict:
-    """Encode numbers by what they equal. An array of one item equals that item in a list."""
-    if value.ndim == 0 and type(value).__name__ in NARROW:
-        return {"numpy": [type(value).__name__, encode(value.item())]}
-    if value.ndim == 0:
-        return {"like": encode(_python_number(value))}
-    if value.size == 1:
-        return {"array": [value.ndim, encode(value.reshape(-1)[0])]}
-    return {"items": [encode(item) for item in value]}
-
-
-def _python_number(value):
-    """The Python number that equals a number of numpy. A long double may be between two floats."""
-    if type(value).__name__ == "longdouble":
-        finite = -math.inf < value < math.inf
-        return Fraction(*value.as_integer_ratio()) if finite else float(value)
-    if type(value).__name__ == "clongdouble":
-        return complex(value) if complex(value) == value else Unknown()
-    return value.item()
-
-
-def _as_base(base: type, value):
-    """The value as the built-in type, converted with that type's own methods."""
-    if base is dict:
-        return dict(dict.items(value))
-    if base in (list, tuple, set, frozenset):
-        return base(base.__iter__(value))
-    if base is str:
-        return str.__str__(value)
-    if base is bytes:
-        return bytes(memoryview(value))
-    if base is complex:
-        return complex(value.real, value.imag)
-    return base.__float__(value) if base is float else int.__int__(value)
+def _is_numpy(value) -> bool:
+    return type(value).__module__ == "numpy" and hasattr(value, "ndim")
 
 
 def decode(encoded) -> object:
@@ -132,46 +80,53 @@ def decode(encoded) -> object:
         return [decode(item) for item in encoded]
     if not isinstance(encoded, dict):
         return encoded
-    if len(encoded) != 1:
-        raise ValueError("an object that does not have exactly one key")
+    if len(encoded) != 1 or not encoded.keys() <= READERS.keys():
+        raise ValueError("an object that is not one value of a known kind")
     ((name, content),) = encoded.items()
-    if name in CONTAINERS:
-        return CONTAINERS[name](decode(item) for item in content)
-    match name:
-        case "like":
-            return decode(content)
-        case "dict":
-            return {decode(key): decode(item) for key, item in content}
-        case "int":
-            return int(content, 16)
-        case "complex":
-            return complex(*content)
-        case "bytes":
-            return bytes.fromhex(content)
-        case "fraction":
-            return Fraction(*(int(part, 16) for part in content))
-        case "decimal":
-            return Decimal(content)
-        case "items":
-            return Items(decode(item) for item in content)
-        case "other":
-            return Unknown()
-        case "numpy" | "array":
-            return _decode_numpy(name, *content)
-    raise ValueError(f"unknown kind {name!r}")
+    return READERS[name](content)
 
 
-def _decode_numpy(name: str, about, content):
+def _decode_numpy(content: list):
     """Only used outside the sandbox: a program's inputs hold no numpy values."""
     import numpy
 
-    value = decode(content)
-    if name == "numpy" and about in NARROW and isinstance(value, int | float | complex):
-        return getattr(numpy, about)(value)
-    is_item = not isinstance(value, list | tuple)  # which numpy would make an array of its own
-    if name == "array" and is_item and isinstance(about, int) and 0 < about <= MAX_DIMENSIONS:
-        return numpy.array([value]).reshape((1,) * about)
-    raise ValueError(f"not a value of numpy: {about!r}")
+    kind, dimensions, encoded = content
+    item = decode(encoded)
+    if kind not in NUMPY_KINDS or not isinstance(item, int | float | complex | str):
+        raise ValueError(f"not a value of numpy: {kind!r}")
+    return numpy.array(item, kind).reshape((1,) * dimensions)[()]
+
+
+def _encode_items(items: Iterable) -> list:
+    return [encode(item) for item in items]
+
+
+WRITERS = {
+    int: ("int", hex),
+    tuple: ("tuple", _encode_items),
+    set: ("set", _encode_items),
+    frozenset: ("frozenset", _encode_items),
+    dict: ("dict", lambda value: [_encode_items(pair) for pair in value.items()]),
+    complex: ("complex", lambda value: [value.real, value.imag]),
+    bytes: ("bytes", bytes.hex),
+    Fraction: ("fraction", lambda value: [hex(part) for part in value.as_integer_ratio()]),
+    Decimal: ("decimal", str),
+}
+READERS = {
+    "int": lambda content: int(content, 16),
+    "tuple": lambda content: tuple(map(decode, content)),
+    "set": lambda content: set(map(decode, content)),
+    "frozenset": lambda content: frozenset(map(decode, content)),
+    "dict": lambda content: {decode(key): decode(item) for key, item in content},
+    "complex": lambda content: complex(*content),
+    "bytes": bytes.fromhex,
+    "fraction": lambda content: Fraction(*(int(part, 16) for part in content)),
+    "decimal": Decimal,
+    "like": decode,
+    "items": lambda content: Items(map(decode, content)),
+    "other": lambda _: object(),  # it equals no other value
+    "numpy": _decode_numpy,
+}
 
 
 def is_large(value, limit: int) -> bool:
@@ -195,128 +150,74 @@ class Digest:
 
 def digest(value) -> Digest:
     """A SHA-256 that equal values share (except NaN), for example 1, 1.0 and True."""
-    try:
-        pieces = _pieces(value if _is_plain(value) else _normal(value))
-        return Digest(_sha256(pieces))
-    except ValueError:  # an integer of too many digits
-        return Digest(_sha256(_pieces(_normal(value))))
+    sha256 = hashlib.sha256()
+    for piece in _pieces(value):
+        sha256.update(_spelled(piece).encode("utf-8", "surrogatepass"))
+    return Digest(sha256.hexdigest())
 
 
-def _sha256(pieces: Iterable[bytes]) -> str:
-    digest = hashlib.sha256()
-    for piece in pieces:
-        digest.update(piece)
-    return digest.hexdigest()
+def _pieces(value) -> Iterator:
+    """Parts of a list or tuple, so that the text of all is never in memory."""
+    if not isinstance(value, list | tuple):
+        yield value
+        return
+    for start in range(0, len(value) or 1, PIECE_ITEMS):
+        yield value[start : start + PIECE_ITEMS]
 
 
-def _pieces(value) -> Iterator[bytes]:
-    """The bytes of a value that `_normal` returns or would not change. Numbers become doubles."""
-    yield type(value).__name__.encode()
+def _spelled(value) -> str:
+    """A text that equal values share. Other values have another one."""
+    if isinstance(value, NUMBERS):
+        return _spelled_number(value)
     if isinstance(value, str):
-        yield value.encode("utf-8", "surrogatepass")
-    elif type(value) not in SEQUENCES:
-        yield repr(value).encode()
-    else:
-        numeric = _are_doubles(value)
-        yield b" of doubles" if numeric else b" of values"
-        for start in range(0, len(value), PIECE_ITEMS):
-            piece = value[start : start + PIECE_ITEMS]
-            if numeric:
-                yield array("d", map((0.0).__add__, piece)).tobytes()  # -0.0 becomes 0.0
-            else:
-                yield repr(piece).encode("utf-8", "surrogatepass")
-
-
-def _are_doubles(values) -> bool:
-    """Whether all values are numbers that a double holds exactly."""
-    if not values or not set(map(type, values)) <= {int, float}:
-        return False
-    return min(values) >= -EXACT_DOUBLE and max(values) <= EXACT_DOUBLE
-
-
-def _is_plain(value) -> bool:
-    """Whether `value` is made of `SCALARS` in `SEQUENCES`, or is a list or tuple of numbers.
-
-    It checks one level of nesting at a time. A level with only sequences runs at the speed of C.
-    """
-    if type(value) in SEQUENCES and _are_doubles(value):
-        return True
-    filters = []  # of each level
-    while len(filters) < MAX_DEPTH:
-        types = set(map(type, _level(value, filters)))
-        if not types <= SCALARS | SEQUENCES:
-            return False
-        if not types & SEQUENCES:
-            return True
-        filters.append(types <= SEQUENCES)
-    return False
-
-
-def _level(value, all_sequences: Iterable[bool]) -> Iterable:
-    items: Iterable = [value]
-    for every in all_sequences:
-        items = chain.from_iterable(items if every else filter(_is_sequence, items))
-    return items
-
-
-def _is_sequence(item) -> bool:
-    return type(item) in SEQUENCES
-
-
-class _Text(str):
-    """A text that is its own repr."""
-
-    __slots__ = ()
-
-    def __repr__(self):
-        return str(self)
-
-
-def _normal(value):
-    """A value of `SCALARS`, floats and texts in lists and tuples, the same for equal values."""
-    if isinstance(value, Fraction | Decimal | float | complex):
-        return _normal_number(value)
-    if isinstance(value, int):
-        return _normal_integer(int(value))
+        return repr(str.__str__(value))
     if isinstance(value, list | tuple):
-        kind = list if isinstance(value, list) else tuple
-        return kind(_normal(item) for item in value)
+        return _spelled_items(value)
     if isinstance(value, set | frozenset):
-        return _Text("{" + ", ".join(sorted(repr(_normal(item)) for item in value)) + "}")
+        return "{" + ", ".join(sorted(map(_spelled, value))) + "}"
     if isinstance(value, Mapping):
-        pairs = (f"{_normal(key)!r}: {_normal(item)!r}" for key, item in value.items())
-        return _Text("dict(" + ", ".join(sorted(pairs)) + ")")
-    if type(value).__module__ == "numpy" and getattr(value, "ndim", None) == 0:
-        return _normal(_python_number(value))
-    return value
+        pairs = (f"{_spelled(key)}: {_spelled(item)}" for key, item in value.items())
+        return "dict(" + ", ".join(sorted(pairs)) + ")"
+    if _is_numpy(value) and value.ndim == 0:
+        item = value.item()
+        return _spelled_number(item) if value.dtype.char in LONG_DOUBLES else _spelled(item)
+    return repr(value)
 
 
-def _normal_integer(value: int):
-    try:
-        repr(value)
-    except ValueError:  # too many digits
-        return _Text(hex(value))
-    return value
+def _spelled_items(items: list | tuple) -> str:
+    if _is_own_spelling(items):
+        with suppress(ValueError):  # an integer of too many digits
+            return repr(items)
+    text = ", ".join(map(_spelled, items))
+    if isinstance(items, list):
+        return f"[{text}]"
+    return f"({text},)" if len(items) == 1 else f"({text})"
 
 
-def _normal_number(value):
+def _is_own_spelling(items: list | tuple) -> bool:
+    """Whether the items are texts, integers and None, or only lists and tuples of these.
+
+    It checks one level of nesting at a time, at the speed of C.
+    """
+    level = [items]
+    while (kinds := set(map(type, level))) and kinds <= SEQUENCES:
+        level = list(chain.from_iterable(level))
+    return kinds <= SCALARS
+
+
+def _spelled_number(value) -> str:
     if isinstance(value, complex):
-        return _normal_number(value.real) if value.imag == 0 else _Text(repr(value))
-    if isinstance(value, float) and not math.isfinite(value):
-        return value
-    if isinstance(value, Decimal) and not value.is_finite():
-        return float(value)
-    if isinstance(value, Decimal) and value and abs(value.adjusted()) > MAX_EXPONENT:
-        return _Text(repr(_shortest(value)))  # as an integer it might fill the memory
-    if value == int(value):
-        return _normal_integer(int(value))
-    return float(value) if float(value) == value else _Text(repr(value))
-
-
-def _shortest(value: Decimal) -> Decimal:
-    """The same number without zeros at the end of its digits."""
-    digits = len(value.as_tuple().digits)
-    return value.normalize(Context(prec=digits, Emax=MAX_EMAX, Emin=MIN_EMIN))
+        if value.imag:
+            return f"complex({_spelled(value.real)}, {_spelled(value.imag)})"
+        value = value.real
+    try:
+        numerator, denominator = value.as_integer_ratio()
+    except (OverflowError, ValueError):  # infinite, NaN
+        return repr(float(value))
+    if denominator == 1:
+        with suppress(ValueError):  # too many digits
+            return repr(numerator)
+    return f"{numerator:x}/{denominator:x}"
 
 
 def dumps(value) -> str:
