@@ -12,11 +12,7 @@ from torch import Tensor, nn
 from transformers import TrainerCallback
 
 from xft.config.training import TuningConfig
-from xft.training.engines import (
-    learned_parameters,
-    set_weights,
-    whole_parameters,
-)
+from xft.training.engines import set_weights, whole_parameters
 
 AVERAGE_FILE = "average.safetensors"
 
@@ -65,13 +61,6 @@ class WeightAverage(TrainerCallback):
             for total in self.tensors.values():
                 total.div_(points)
         set_weights(self.module, self.tensors, self.options)
-
-    def state(self) -> dict[str, Tensor]:
-        """The average by the names of the module's weights, tied ones included."""
-        names = {parameter: name for name, parameter in learned_parameters(self.module)}
-        tied = learned_parameters(self.module, tied=True)
-        averages = {name: self.tensors[names[parameter]] for name, parameter in tied}
-        return dict(self.module.named_buffers()) | averages
 
     def save(self, folder: Path) -> None:
         """Write what has been averaged so far to a checkpoint."""

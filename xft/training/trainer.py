@@ -36,14 +36,14 @@ from xft.training.callbacks import (
 )
 from xft.training.checkpoints import Checkpoints, remove
 from xft.training.engines import (
-    check_engine,
+    by_all_names,
     engine_arguments,
     inexact_in_bf16,
     learned_parameters,
     prepare_engine,
     set_masters,
     shards_weights,
-    whole_weights,
+    whole_parameters,
 )
 from xft.training.expert_averaging import ExpertAveraging
 from xft.training.losses import LabelledLoss
@@ -89,7 +89,7 @@ class Training:
 def train(training: Training) -> dict[str, torch.Tensor]:
     """Train a model in place, from its newest checkpoint on.
 
-    Returns the learned tensors by name. They are complete only in the main process.
+    Returns the learned tensors by name in the main process, and nothing in the others.
 
     Raises UserError if a loss or a gradient is not finite, or if a checkpoint cannot be written.
     After SIGTERM or Ctrl-C it writes a checkpoint and raises SystemExit.
@@ -175,7 +175,6 @@ class ResumingTrainer(Trainer):
         prepared = super()._prepare_for_training(
             max_steps, train_dataloader, resume_from_checkpoint
         )
-        check_engine(self, self.options, has_own_gradients=self.mixing is not None)
         set_masters(self.model, exact)
         if self.average is not None and not begins and self.args.process_index == 0:
             self.average.load(Path(resume_from_checkpoint))
@@ -330,27 +329,27 @@ class ResumingTrainer(Trainer):
 
     def keep_as_best(self) -> None:
         """Save the present weights as the best ones."""
-        folder = self.checkpoints.folder / "best"
-        with self._writing(f"the weights of step {self.state.global_step}", folder):
-            if shards_weights(self.options):
-                state = whole_weights(self, self.learned, self.options)
-                if self.args.should_save:
-                    save_file(state, self.checkpoints.best)
-                return
-            self.save_model(str(folder), _internal_call=True)
-            if self.args.should_save:
-                (folder / LEARNED_FILE).replace(self.checkpoints.best)
+        best = self.checkpoints.best
+        with self._writing(f"the weights of step {self.state.global_step}", best):
+            self._save_learned(best)
 
     def result(self) -> dict[str, torch.Tensor]:
         """The weights to keep, by name. The model gets them too, unless the engine shards them."""
         if self.eval_dataset and self.options.keep == "best":
             self.accelerator.wait_for_everyone()
-            if shards_weights(self.options):
-                return load_file(self.checkpoints.best)
-            self._load_learned(self.checkpoints.best)
-        if self.average is not None:
-            return self.average.state() if self.args.process_index == 0 else {}
-        return whole_weights(self, self.learned, self.options)
+            learned = load_file(self.checkpoints.best)
+            if not shards_weights(self.options):
+                self._set_learned(learned)
+        elif self.average is not None:
+            learned = self.average.tensors
+        else:
+            learned = self._whole_learned()
+        return by_all_names(self.learned, learned) if self.args.process_index == 0 else {}
+
+    def _whole_learned(self) -> dict[str, torch.Tensor]:
+        """What has been learned so far, in the CPU's memory of the main process."""
+        whole = whole_parameters(self.learned, self.options)
+        return {name: value.cpu() for name, value in whole if self.args.process_index == 0}
 
     def _save_checkpoint(self, model, trial):
         step = self.state.global_step
@@ -383,26 +382,26 @@ class ResumingTrainer(Trainer):
             ) from None
 
     def save_model(self, output_dir=None, _internal_call=False):
+        """Write what has been learned, unless the engine writes it with the optimiser's state."""
         if not shards_weights(self.options):
-            super().save_model(output_dir, _internal_call)
+            self._save_learned(Path(output_dir) / LEARNED_FILE)
 
-    def _save(self, output_dir=None, state_dict=None):
+    def _save_learned(self, file: Path) -> None:
+        learned = self._whole_learned()
         if self.args.should_save:
-            Path(output_dir).mkdir(parents=True, exist_ok=True)
-            tensors = {name: weight.detach() for name, weight in learned_parameters(self.learned)}
-            save_file(tensors, Path(output_dir) / LEARNED_FILE)
+            file.parent.mkdir(parents=True, exist_ok=True)
+            save_file(learned, file)
 
     def _load_from_checkpoint(self, resume_from_checkpoint, model=None):
         if shards_weights(self.options):
             super()._load_from_checkpoint(resume_from_checkpoint, model)
         else:
-            self._load_learned(Path(resume_from_checkpoint) / LEARNED_FILE)
+            self._set_learned(load_file(Path(resume_from_checkpoint) / LEARNED_FILE))
 
     @torch.no_grad()
-    def _load_learned(self, file: Path) -> None:
-        tensors = load_file(file)
+    def _set_learned(self, learned: dict[str, torch.Tensor]) -> None:
         for name, parameter in learned_parameters(self.learned):
-            parameter.copy_(tensors[name])
+            parameter.copy_(learned[name])
         if self.mixing is not None:
             self.mixing.merge()
 
