@@ -119,7 +119,8 @@ class LabelledLoss:
         others, weights = [following[following != IGNORED]], [1.0]
         if self._taught is not None:
             others.append(_labelled(self._taught, following))
-            weights, self._taught = self.distillation.weights, None
+            weights = [1 - self.distillation.weight, self.distillation.weight]
+            self._taught = None
         learns = torch.is_grad_enabled() and (states.requires_grad or bool(parameters))
         total, self.parts = _ChunkedSum.apply(self, weights, learns, others, states, *parameters)
         return total / (len(self.parts) if num_items_in_batch is None else num_items_in_batch)
@@ -158,7 +159,9 @@ class LabelledLoss:
         self, logits: Tensor, targets: Tensor, taught: Tensor | None = None
     ) -> Iterator[tuple[Tensor, ...]]:
         """The same, some tokens at a time, with the teacher's logits in place of its states."""
-        given = [logits, targets] + ([] if taught is None else [self.distillation.logits(taught)])
+        given = [logits, targets]
+        if taught is not None:
+            given.append(self.distillation.teacher.logits(taught))
         tokens = max(1, BLOCK_LOGITS[logits.is_cuda] // logits.shape[1])
         return zip(*(tensor.split(tokens) for tensor in given), strict=True)
 

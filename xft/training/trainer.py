@@ -5,7 +5,7 @@ import shutil
 import sys
 from collections.abc import Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
 
@@ -145,7 +145,6 @@ class ResumingTrainer(Trainer):
         self.checkpoints = checkpoints
         self.metrics_file = training.metrics_file
         self.tracking = training.tracking
-        self.batching = options.batching
         self.throughput = Throughput()
         self.counts = None
         if options.balance_loss_batch == "global":
@@ -191,9 +190,8 @@ class ResumingTrainer(Trainer):
         if self.args.process_index != 0:
             return
         self.add_callback(ProgressCallback(self.throughput))
-        if self.batching == "packed":
-            attention = self.model.config._attn_implementation
-            say(f"packed rows, with attention by {attention}")
+        if self.options.batching == "packed":
+            say(f"packed rows, with attention by {self.model.config._attn_implementation}")
         if newest is not None:
             say(f"continuing from {newest}")
         extra = self.routing_metrics if self.mixing is None else self.mixing.metrics
@@ -206,15 +204,14 @@ class ResumingTrainer(Trainer):
                 self.add_callback(callback)
 
     def _get_train_sampler(self, train_dataset=None):
-        if self.batching != "by_length":
+        if self.options.batching != "by_length":
             return super()._get_train_sampler(train_dataset)
         rows = self.args.train_batch_size * self.args.gradient_accumulation_steps
         seed, epoch = self.args.data_seed, lambda: int(self.state.epoch)
         return LengthSampler(self.train_dataset, rows, seed, epoch)
 
     def get_batch_samples(self, epoch_iterator, num_batches, device):
-        timed = self.throughput.timed(epoch_iterator)
-        self.batches, num_items = super().get_batch_samples(timed, num_batches, device)
+        self.batches, num_items = super().get_batch_samples(epoch_iterator, num_batches, device)
         self.throughput.count(self.batches)
         self.rows = [batch.pop("row") for batch in self.batches]
         return self.batches, num_items
@@ -418,27 +415,22 @@ def _collator(training: Training) -> RowCollator:
     half_precision = options.precision != "fp32"
     attention = use_packed_attention(training.model, half_precision)
     if training.distillation is not None:
-        training.distillation.attend_within_rows(half_precision)
+        use_packed_attention(training.distillation.teacher.model, half_precision)
     return packed(row_bounds=attention == FLASH)
 
 
 def _arguments(
     options: TrainingConfig, seed: int, folder: str, validates: bool
 ) -> TrainingArguments:
+    """Keys of the same name are handed on as they are. None means the default, if not said here."""
+    known = {field.name for field in fields(TrainingArguments)}
+    same = options.model_dump(include=known - {"max_grad_norm", "eval_steps"}, exclude_none=True)
     arguments = TrainingArguments(
         output_dir=folder,
-        num_train_epochs=options.num_train_epochs,
-        max_steps=options.max_steps or -1,
-        per_device_train_batch_size=options.per_device_train_batch_size,
-        gradient_accumulation_steps=options.gradient_accumulation_steps,
-        learning_rate=options.learning_rate,
-        lr_scheduler_type=options.lr_scheduler_type,
-        warmup_steps=options.warmup_steps,
-        optim=options.optim,
+        **same,
         weight_decay=0.0,
         max_grad_norm=options.max_grad_norm or 0.0,
         bf16=options.precision == "bf16",
-        activation_checkpointing=options.activation_checkpointing,
         activation_checkpointing_kwargs={"use_reentrant": False},
         seed=seed,
         data_seed=seed,
