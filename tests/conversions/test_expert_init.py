@@ -15,7 +15,6 @@ from transformers import AutoModelForCausalLM
 
 from xft.artifacts.manifest import manifest_path, read_manifest
 from xft.checkpoints.reader import Checkpoint
-from xft.common.errors import UserError
 from xft.config.sections import MoeConfig
 from xft.conversions.common import seeded_generator
 from xft.conversions.expert_init import mean_and_std
@@ -171,11 +170,6 @@ def test_mean_and_deviation_on_any_number_of_threads(shape):
     assert found == pytest.approx(expected, rel=1e-12)
     torch.set_num_threads(3)
     assert mean_and_std(matrix) == found
-
-
-def test_a_share_of_less_than_one_neuron_is_refused(upcycled):
-    with pytest.raises(UserError, match=r"^init_drop = 0\.02: it is less than one of the 48 inter"):
-        upcycled("llama", "--init", "drop", "--init-drop", "0.02")
 
 
 @pytest.mark.parametrize("name", ["llama-biases", "starcoder2"])
