@@ -1,7 +1,4 @@
-"""Trainings in several processes: what they learn, what ends them, how they go on.
-
-torchrun runs this file too, with the arguments of moe_sft.
-"""
+"""Trainings in several processes: what they learn, what ends them, how they go on."""
 
 import fcntl
 import json
@@ -350,28 +347,3 @@ def test_trainings_that_start_at_once_build_an_extension_once(inputs, whole, rep
     for running, out in zip(both, outs, strict=True):
         assert running.wait() == 0, out.with_suffix(".log").read_text()
         assert_same(result(out), whole)
-
-
-def test_fsdp_that_falls_back_is_told(inputs, repository, tmp_path):
-    """On a CPU accelerate trains by DDP. The check of the GPUs, which comes first, is left out."""
-    words = [*inputs, *outputs(tmp_path / "out"), "--launch", "fsdp", "--processes", "2"]
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    done = subprocess.run(
-        [*torchrun, "--nproc_per_node", "2", __file__, *words],
-        env=os.environ | {"PYTHONPATH": f"{repository}:{repository / 'tests'}"},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 1
-    assert (
-        "launch = fsdp did not take effect. Asked for: FSDPModule (running: "
-        "DistributedDataParallel)" in done.stderr
-    )
-
-
-if __name__ == "__main__":
-    from workflow_scripts import moe_sft
-    from xft.training import session
-
-    session.fault_of_devices = lambda *_: None
-    moe_sft.main(sys.argv[1:])

@@ -2,12 +2,9 @@
 
 import json
 import shutil
-import signal
 
 import pytest
 import torch
-from chains import Chain
-from endings import end_by
 from plain_losses import encoded, plain_loss
 from safetensors.torch import load_file, save_file
 from trainings import ROWS, learn, lines_of, write_rows
@@ -115,17 +112,6 @@ def test_at_equal_flops_the_baseline_takes_more_steps(equal_flops, tiny_llama):
     assert f"- equal FLOPs: {ratio:.4g} times" in (equal_flops / "sft" / "README.md").read_text()
 
 
-def test_a_baseline_at_equal_flops_is_one_of_so_many_steps(equal_flops, tiny_llama, data, tmp_path):
-    made = read_manifest(manifest_path(equal_flops / "sft")).parameters
-    steps = ["--max-steps", made["max_steps"], "--warmup-steps", made["warmup_steps"]]
-    learn("sft", tmp_path / "sft", "--base", tiny_llama, "--data", data, *steps, *BATCHES)
-    plain = read_manifest(manifest_path(tmp_path / "sft"))
-    assert plain.inputs.keys() == {"base", "data"}
-    assert made.keys() - plain.parameters.keys() == {"flops_ratio"}
-    weights = (folder / "sft" / "model.safetensors" for folder in (equal_flops, tmp_path))
-    assert len({file.read_bytes() for file in weights}) == 1
-
-
 @pytest.mark.parametrize(
     ("options", "steps", "warmup"),
     [
@@ -157,11 +143,10 @@ def test_what_is_no_weight_of_the_model_stays_as_it_is(tiny_llama, data, tmp_pat
     frequencies = "model.layers.0.self_attn.rotary_emb.inv_freq"
     weights = load_file(old / "model.safetensors") | {frequencies: torch.arange(4.0)}
     save_file(weights, old / "model.safetensors", metadata={"format": "pt"})
-    chain = Chain(tmp_path, {"moe_sft": FLAGS, "sft": FLAGS}, base=old, data=data)
-    for name in ("moe_sft", "sft"):
-        tuned = load_file(chain[name] / "model.safetensors")
-        assert tuned[frequencies].equal(torch.arange(4.0))
-        assert not tuned["lm_head.weight"].equal(weights["lm_head.weight"])
+    learn("sft", tmp_path / "sft", "--base", old, "--data", data, *FLAGS)
+    tuned = load_file(tmp_path / "sft" / "model.safetensors")
+    assert tuned[frequencies].equal(torch.arange(4.0))
+    assert not tuned["lm_head.weight"].equal(weights["lm_head.weight"])
 
 
 @pytest.fixture(scope="module")
@@ -201,13 +186,6 @@ def test_the_loss_on_held_out_rows_is_that_of_plain_transformers(held_out, tiny_
     out.write_text(out.read_text().replace("float32", "float64"))
     with pytest.raises(UserError, match=r"base\.json was altered"):
         verify.main([str(out)])
-
-
-def test_ctrl_c_ends_the_measurement_without_a_result(held_out, tmp_path, fork_server):
-    out = tmp_path / "validation" / "base.json"
-    flags = ["--model", held_out / "base", "--data", held_out / "tokens", "--out", out]
-    end_by(signal.SIGINT, "validation_loss", "xft.training.validation._loss_and_tokens", flags)
-    assert not out.parent.exists()
 
 
 def test_a_loss_that_is_nan_is_refused(held_out, tiny_llama, tmp_path):

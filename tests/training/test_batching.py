@@ -47,9 +47,8 @@ def test_packed_rows_have_the_loss_and_gradient_of_padded_ones(backbone, tokeniz
     assert error <= 1e-5 * torch.linalg.vector_norm(gradient)
 
 
-@pytest.mark.parametrize("backbone", ["llama", "mistral"])
-def test_what_is_not_packed_is_computed_as_ever(backbone, tokenizer):
-    model = random_mixture(backbone).eval()
+def test_what_is_not_packed_is_computed_as_ever(tokenizer):
+    model = random_mixture("mistral").eval()
     inputs = batch(padded(tokenizer))
     prompt = {"input_ids": inputs["input_ids"][:1, :12], "max_new_tokens": 6, "do_sample": False}
     with torch.no_grad():
@@ -79,16 +78,6 @@ def test_flash_attention_would_get_the_bounds_of_the_rows(backbone, monkeypatch)
     model.set_attn_implementation("spy")
     model(**inputs)
     assert len(seen) == 2
-
-
-def test_packed_batches_hold_all_tokens_and_train_on_no_rows_first(tokenizer):
-    made = packed(row_bounds=False)(examples())
-    ids = [token for example in examples() for token in example["input_ids"]]
-    assert made["input_ids"].tolist() == [ids]
-    assert made["position_ids"].tolist() == [[n for length in LENGTHS for n in range(length)]]
-    firsts = made["position_ids"] == 0
-    assert torch.equal(made["labels"], made["input_ids"].masked_fill(firsts, -100))
-    assert made["row"].tolist() == [1, 2, 3, 4, 5]
 
 
 def test_the_order_by_length_is_of_the_seed_and_the_epoch():

@@ -7,7 +7,6 @@ import pytest
 from chains import Chain
 from mixtures import varied_mixture
 from plain_losses import labelled_rows, plain_parts
-from safetensors.torch import load_file
 from trainings import learn, write_rows
 from transformers import AutoTokenizer
 
@@ -62,20 +61,6 @@ def test_the_loss_holds_the_divergence_of_plain_transformers(chain, start, tmp_p
     for line in lines:
         loss = (1 - WEIGHT) * line["ce"] + WEIGHT * line["kl"]
         assert line["loss"] == pytest.approx(loss, rel=1e-6)
-
-
-def test_the_divergence_falls_if_it_is_the_loss(chain, tmp_path):
-    lines = mix(chain, tmp_path / "out", *KL_ALONE, *WHOLE, "--max-steps", 12)
-    assert all(line["loss"] == line["kl"] for line in lines)
-    assert lines[-1]["kl"] < lines[0]["kl"]
-    assert load_file(tmp_path / "out" / "model.safetensors")["alpha"].any()
-
-
-def test_equal_experts_leave_nothing_to_distil(tiny_llama, chain, tmp_path):
-    """The merged model is then the mixture, with any coefficients."""
-    untuned = Chain(tmp_path, base=tiny_llama, data=chain["data"])
-    lines = mix(untuned, tmp_path / "out", *KL, *WHOLE)
-    assert all(abs(line["kl"]) < 1e-6 for line in lines)
 
 
 def test_texts_are_distilled_on_all_their_tokens(chain, start, tmp_path):

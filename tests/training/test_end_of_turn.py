@@ -64,7 +64,7 @@ def chain(tiny_llama, tmp_path_factory) -> Chain:
     return tuned_chain(root, chat_base(tiny_llama, root / "base"))
 
 
-@pytest.mark.parametrize("name", ["sft", "dense", "heal", "soup"])
+@pytest.mark.parametrize("name", ["dense", "heal", "soup"])
 def test_a_tuned_model_stops_at_the_end_of_a_turn(chain, tmp_path, name):
     if name == "soup":
         folder = tmp_path / "soup"

@@ -9,11 +9,9 @@ from chains import Chain
 from trainings import random_rows
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from xft.common.errors import UserError
 from xft.config.sections import MoeSftConfig
-from xft.config.validation import validated
 from xft.training.checkpoints import Checkpoints
-from xft.training.expert_averaging import average, expert_tensors
+from xft.training.expert_averaging import expert_tensors
 from xft.training.trainer import Training, train
 
 OPTIONS = {
@@ -76,12 +74,7 @@ def averaged(tensors: dict[str, torch.Tensor], beta: float) -> dict[str, torch.T
 
 @pytest.mark.parametrize(
     ("shared", "precision"),
-    [
-        ("--shared-expert", "fp32"),
-        ("--no-shared-expert", "fp32"),
-        ("--shared-expert", "bf16"),
-        ("--no-shared-expert", "bf16_pure"),
-    ],
+    [("--shared-expert", "bf16"), ("--no-shared-expert", "bf16_pure")],
 )
 def test_a_step_averages_what_the_optimiser_made(mixtures, tokenizer, tmp_path, shared, precision):
     """The average is taken once for a step with accumulated gradients. Only experts change."""
@@ -94,15 +87,6 @@ def test_a_step_averages_what_the_optimiser_made(mixtures, tokenizer, tmp_path, 
     assert changed == {name for name in plain if "expert" in name}
     for name in plain:
         torch.testing.assert_close(found[name], expected[name])
-
-
-def test_a_sum_of_experts_is_kept_and_their_distance_shrinks():
-    """Exactly by 1 - b E / (E - 1)."""
-    experts = list(torch.randn(4, 6, 5, dtype=torch.float64))
-    total, distance = sum(experts), experts[0] - experts[3]
-    average(experts, 0.3)
-    torch.testing.assert_close(sum(experts), total)
-    torch.testing.assert_close(experts[0] - experts[3], (1 - 0.3 * 4 / 3) * distance)
 
 
 @pytest.mark.parametrize("name", ["llama-biases", "phi3", "starcoder2"])
@@ -126,12 +110,3 @@ def test_the_experts_of_other_forms_belong_together(name, tmp_path):
         for expert in experts:
             expert.zero_()
     assert all((parameter == 0).all() for parameter in parameters)
-
-
-@pytest.mark.parametrize("launch", ["fsdp", "zero2", "zero3"])
-def test_split_weights_are_refused(launch):
-    values = {"launch": launch, "processes": 2, "expert_averaging": 0.1}
-    with pytest.raises(UserError, match=f"here: expert_averaging = 0.1: launch = {launch} splits"):
-        validated(MoeSftConfig, values, "here")
-    validated(MoeSftConfig, values | {"expert_averaging": 0}, "here")
-    validated(MoeSftConfig, values | {"launch": "ddp"}, "here")

@@ -117,7 +117,7 @@ def test_a_stopped_training_goes_on_to_the_same_bytes(words, stopped, whole, cap
 
 # The step, its flags, and the optimiser step in which a SIGTERM comes, in an epoch that is not the
 # first.
-KL = "--objective kl --batching packed"
+KL = "--objective kl --batching packed --precision bf16_pure"
 MEAN = "--average-last 3 --average-every 2"
 WAYS = {
     "all at once": (
@@ -126,18 +126,15 @@ WAYS = {
         "--expert-averaging 0.1 --optim adamw_8bit",
         5,
     ),
-    "before the first point of a mean": ("moe_sft", MEAN, 3),
     "by length": (
         "moe_sft",
         "--batching by_length --per-device-train-batch-size 1 --max-steps 16 --ema-decay 0.9 "
         "--precision bf16_pure",
         14,
     ),
-    "low-rank experts": ("moe_sft", "--ema-decay 0.5", 5),
+    "low-rank experts": ("moe_sft", MEAN, 3),  # before the first point of the mean
     "adapters": ("sft", "--lora-rank 4 --validation-rows 2 --eval-steps 1 --keep best", 5),
     "mixing": ("weighted_trained", f"--gradient-accumulation-steps 2 {KL}", 5),
-    "texts": ("weighted_trained", f"{KL} --kl-weight 1 --max-length 200", 5),
-    "heal": ("heal", f"--share 0.7 {KL}", 5),
 }
 
 
@@ -147,12 +144,6 @@ def test_so_does_one_in_another_way(way, chain, tiny_llama, tmp_path, monkeypatc
     words = [*chain.words(step), *FLAGS, *flags.split()]
     if way == "low-rank experts":
         words[1] = low_rank_mixture(tiny_llama, tmp_path / "moe", train_rest="lora")
-    if way == "texts":
-        texts = tmp_path / "texts.jsonl"
-        texts.write_text("".join(f'{{"text": "{c * 300}"}}\n' for c in "abcdefgh"))
-        words += ["--text", texts]
-    if step == "heal":
-        words += ["--teacher", chain["moe_sft"]]
     learn(step, tmp_path / "whole", *words)
     with monkeypatch.context() as patch:
         stop_in(patch, number)
@@ -190,10 +181,8 @@ def flip_a_byte(folder: Path) -> None:
 
 DAMAGE = {
     "a flipped byte": flip_a_byte,
-    "a shortened file": lambda folder: os.truncate(folder / "optimizer.pt", 100),
     "a missing file": lambda folder: (folder / "rng_state.pth").unlink(),
     "no manifest": lambda folder: manifest_path(folder).unlink(),
-    "an empty manifest": lambda folder: manifest_path(folder).write_text(""),
 }
 
 
@@ -267,19 +256,13 @@ def test_a_stop_while_the_artifact_is_written_leaves_the_checkpoint(
     assert_same(stopped, whole)
 
 
-@pytest.mark.parametrize(
-    ("size", "minutes", "message"),
-    [
-        ("300k", 0, r"the checkpoint of step 1 could not be written to \S+, where 0 MB are free: "),
-        ("100k", 60, r"No space left on device"),  # no checkpoint yet: the artifact does not fit
-    ],
-)
-def test_a_full_disk_loses_nothing(words, whole, mount, run_step, size, minutes, message):
-    disk = mount(f"size={size}")
-    words = [*words, *outputs(disk / "out"), "--save-minutes", minutes]
+def test_a_full_disk_loses_nothing(words, whole, mount, run_step):
+    disk = mount("size=300k")
+    words = [*words, *outputs(disk / "out"), "--save-minutes", 0]
     done = run_step("moe_sft", *words)
     assert done.returncode == 1
-    assert re.match(f"moe_sft: error: {message}", done.stderr.splitlines()[-1])
+    fault = r"moe_sft: error: the checkpoint of step 1 could not be written to \S+, where 0 MB are"
+    assert re.match(fault, done.stderr.splitlines()[-1])
     assert "Traceback" not in done.stderr
     subprocess.run(["mount", "-o", "remount,size=20m", disk], check=True)
     assert run_step("moe_sft", *words).returncode == 0

@@ -1,7 +1,6 @@
 """Validation losses, the weights that are kept, early stop: also where a training is cut off."""
 
 import math
-import os
 from contextlib import suppress
 from pathlib import Path
 
@@ -93,9 +92,9 @@ def same(one: dict, other: dict) -> bool:
     return all(torch.equal(one[name], other[name]) for name in one.keys() | other.keys())
 
 
-@pytest.mark.parametrize("batch_size", [3, 20])
-def test_the_loss_is_the_mean_over_all_response_tokens(learn, batch_size):
-    _, lines, model = learn("out", per_device_train_batch_size=batch_size, eval_steps=5)
+def test_the_loss_is_the_mean_over_all_response_tokens(learn):
+    """It is measured at the end too."""
+    _, lines, model = learn("out", eval_steps=5)
     model.eval()
     total, count = 0.0, 0
     with torch.no_grad():
@@ -109,13 +108,6 @@ def test_the_loss_is_the_mean_over_all_response_tokens(learn, batch_size):
     assert losses[LENGTH] == pytest.approx(total / count, rel=1e-6)
 
 
-def test_one_validation_at_the_end_is_the_default(learn):
-    _, lines, _ = learn("out", eval_steps=None)
-    assert list(validation_losses(lines)) == [LENGTH]
-    _, lines, _ = learn("other", validation=(), eval_steps=None)
-    assert validation_losses(lines) == {}
-
-
 @pytest.mark.parametrize("mixing", [False, True], ids=["moe_sft", "weighted_trained"])
 def test_the_best_weights_are_kept_and_validating_changes_nothing(learn, mixing):
     plain, plain_lines, _ = learn("plain", validation=(), mixing=mixing)
@@ -125,9 +117,7 @@ def test_the_best_weights_are_kept_and_validating_changes_nothing(learn, mixing)
     step = min(losses, key=losses.get)
     assert step < LENGTH
     there, *_ = learn("there", mixing=mixing, max_steps=step)
-    last, *_ = learn("last", mixing=mixing)
-    assert same(best, there) and same(last, plain)
-    assert not same(best, last)
+    assert same(best, there) and not same(best, plain)
 
 
 def test_early_stop_comes_after_so_many_losses_that_are_no_lower(learn):
@@ -135,13 +125,8 @@ def test_early_stop_comes_after_so_many_losses_that_are_no_lower(learn):
     losses = validation_losses(whole)
     best = min(losses, key=losses.get)
     assert best <= LENGTH - 3
-    weights, lines, _ = learn("stopped", early_stopping_patience=2)
+    _, lines, _ = learn("stopped", early_stopping_patience=2)
     assert lines == whole[: 2 * (best + 2)]
-    there, *_ = learn("there", max_steps=best + 2)
-    assert same(weights, there)
-    weights, *_ = learn("both", early_stopping_patience=2, keep="best")
-    there, *_ = learn("best", max_steps=best)
-    assert same(weights, there)
 
 
 class Cut(Exception):
@@ -183,16 +168,7 @@ def step_of(file: Path) -> int:
     return load_file(file)["step"].item()
 
 
-@pytest.mark.parametrize("links", [True, False])
-def test_the_best_weights_come_back_with_their_checkpoint(monkeypatch, request, links):
-    """Without hard links they are copied."""
-
-    def refuse(*_):
-        raise OSError
-
-    if not links:
-        monkeypatch.setattr(os, "link", refuse)
-    sealed = request.getfixturevalue("sealed")
+def test_the_best_weights_come_back_with_their_checkpoint(sealed):
     assert step_of(sealed.best) == 3
     with sealed.claimed():
         assert sealed.newest().name == "checkpoint-2"
