@@ -17,7 +17,6 @@ from xft.checkpoints.reader import Checkpoint
 from xft.common.errors import UserError
 from xft.config.sections import SftConfig
 from xft.data.tokens_artifact import open_tokens
-from xft.tools import verify
 from xft.training.steps import with_steps_times
 
 STEPS, RATE = 4, 0.01
@@ -106,9 +105,6 @@ def test_at_equal_flops_the_baseline_takes_more_steps(equal_flops, tiny_llama):
     assert [manifest.parameters[key] for key in stated] == [steps, round(3 * ratio)]
     upcycled = read_manifest(manifest_path(equal_flops / "moe"))
     assert manifest.inputs["flops_of"] == upcycled.id
-    assert manifest.recipe.inputs["flops_of"] == upcycled.origin
-    asked = manifest.recipe.options
-    assert (asked["sft.max_steps"], asked["sft.warmup_steps"]) == (None, 3)
     assert f"- equal FLOPs: {ratio:.4g} times" in (equal_flops / "sft" / "README.md").read_text()
 
 
@@ -182,10 +178,6 @@ def test_the_loss_on_held_out_rows_is_that_of_plain_transformers(held_out, tiny_
         "model": read_manifest(manifest_path(base)).id,
         "tokens": read_manifest(manifest_path(held_out / "tokens")).id,
     }
-    verify.main([str(out), "--full"])
-    out.write_text(out.read_text().replace("float32", "float64"))
-    with pytest.raises(UserError, match=r"base\.json was altered"):
-        verify.main([str(out)])
 
 
 def test_a_loss_that_is_nan_is_refused(held_out, tiny_llama, tmp_path):

@@ -7,7 +7,7 @@ import torch
 from backbones import FORMS
 from chains import Chain
 from mixtures import random_mixture
-from trainings import learn, write_rows
+from trainings import learn, random_rows, write_rows
 from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
@@ -17,15 +17,10 @@ from xft.training.batches import LengthSampler, packed, padded
 LENGTHS = (24, 1, 9, 17, 2)  # longer and shorter than the sliding windows of BACKBONES
 
 
-def examples(lengths=LENGTHS) -> list[dict]:
-    """Random rows, all of which is trained on."""
-    generator = torch.Generator().manual_seed(1)
-    rows = [torch.randint(3, 97, (length,), generator=generator).tolist() for length in lengths]
-    return [{"input_ids": ids, "labels": ids, "row": n} for n, ids in enumerate(rows, 1)]
-
-
 def batch(collate) -> dict:
-    return {key: value for key, value in collate(examples()).items() if key != "row"}
+    """Of random rows, all of which is trained on."""
+    rows = random_rows(LENGTHS, prompt=0, kinds=97)
+    return {key: value for key, value in collate(rows).items() if key != "row"}
 
 
 def loss_and_gradient(model, batch: dict) -> tuple[float, torch.Tensor]:
@@ -82,7 +77,7 @@ def test_flash_attention_would_get_the_bounds_of_the_rows(backbone, monkeypatch)
 
 def test_the_order_by_length_is_of_the_seed_and_the_epoch():
     lengths = [1 + 37 * n % 101 for n in range(200)]
-    rows = examples(lengths)
+    rows = random_rows(lengths)
 
     def order(seed, epoch):
         torch.rand(1)  # what else is drawn does not matter

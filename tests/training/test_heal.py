@@ -11,7 +11,6 @@ from trainings import learn, write_rows
 from transformers import AutoTokenizer
 
 from xft.artifacts.manifest import manifest_path, read_manifest
-from xft.checkpoints.reader import Checkpoint
 from xft.common.errors import UserError
 from xft.data.examples import Examples
 
@@ -50,16 +49,11 @@ def test_a_distilled_model_has_the_loss_of_plain_transformers_and_its_history(ch
     assert lines[0]["loss"] == pytest.approx((1 - WEIGHT) * ce + WEIGHT * kl, rel=1e-5)
     assert lines[-1]["loss"] < lines[0]["loss"]
 
-    before, after = Checkpoint(dense), Checkpoint(out)
-    assert after.config == before.config
-    assert [(name, after.dtype(name)) for name in after.names] == [
-        (name, before.dtype(name)) for name in before.names
-    ]
     manifest, merge = read_manifest(manifest_path(out)), read_manifest(manifest_path(dense))
-    assert manifest.kind == manifest.recipe.step == "heal"
+    assert manifest.kind == "heal"
     assert manifest.inputs["dense"] == merge.id
     assert manifest.inputs["moe"] == merge.inputs["moe"]
-    assert manifest.recipe.options["heal.share"] == manifest.parameters["share"] == 1
+    assert manifest.parameters["share"] == 1
     card = (out / "README.md").read_text()
     assert "0.75 x the cross-entropy of the responses + 0.25 x the KL divergence from" in card
     assert "shared_expert_weight 0.75" in card and "share 1" in card

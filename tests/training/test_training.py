@@ -6,14 +6,12 @@ import sys
 import pytest
 import torch
 from chains import Chain
-from trainings import identity, learn, lines_of, random_rows, write_rows
+from trainings import identity, learn, lines_of, random_rows, train_model, write_rows
 from transformers import AutoModelForCausalLM
 
 from xft.common import optional
 from xft.common.errors import UserError
 from xft.config.sections import MoeSftConfig
-from xft.training.checkpoints import Checkpoints
-from xft.training.trainer import Training, train
 
 FLAGS = ["--max-steps", 3, "--per-device-train-batch-size", 4, "--learning-rate", 0.01]
 ROWS = random_rows([9, 17, 12, 7, 21, 14, 8, 19])
@@ -51,10 +49,8 @@ def test_accumulation_gives_the_same_losses_and_weights(upcycled, tokenizer, tmp
             block.router.noise = None
         options = {"per_device_train_batch_size": batch, "learning_rate": 1e-3, "max_steps": 3}
         options = MoeSftConfig(**options, gradient_accumulation_steps=accumulation)
-        checkpoints = Checkpoints(tmp_path / "out", "none", math.inf)
-        metrics = tmp_path / f"{batch}.jsonl"
-        train(Training(model, ROWS, tokenizer, options, 0, checkpoints, metrics_file=metrics))
-        losses = [line["loss"] for line in lines_of(tmp_path / f"{batch}")]
+        lines = train_model(model, ROWS, tokenizer, tmp_path / "out", options)
+        losses = [line["loss"] for line in lines]
         results.append((losses, model.model.embed_tokens.weight.detach()))
     (one, weights), (other, other_weights) = results
     assert one == pytest.approx(other, rel=1e-5)

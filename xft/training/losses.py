@@ -206,7 +206,9 @@ class _ChunkedSum(torch.autograd.Function):
             part, gradient, *own = loss.gradients_of(weights, parameters, *chunk)
             parts.append(part)
             gradients.append(gradient)
-            sums = own if sums is None else [_sum(*pair) for pair in zip(sums, own, strict=True)]
+            if sums is not None:  # the sum may overwrite the first term: a head's weight is large
+                own = [total.float().add_(one) for total, one in zip(sums, own, strict=True)]
+            sums = own
         parts = torch.cat(parts)
         ctx.mark_non_differentiable(parts)
         ctx.save_for_backward(torch.cat(gradients), *sums)
@@ -221,8 +223,3 @@ class _ChunkedSum(torch.autograd.Function):
             total.mul_(scale).to(dtype) for total, dtype in zip(sums, ctx.dtypes, strict=True)
         ]
         return None, None, None, None, scale * gradients, *scaled
-
-
-def _sum(total: Tensor, part: Tensor) -> Tensor:
-    """The sum in fp32. It may overwrite `total`: a weight of the head is large."""
-    return total.float().add_(part)

@@ -10,7 +10,6 @@ from functools import partial
 from pathlib import Path
 
 import torch
-import torch.distributed
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from transformers import PrinterCallback, Trainer, TrainingArguments
@@ -95,7 +94,8 @@ def train(training: Training) -> dict[str, torch.Tensor]:
     After SIGTERM or Ctrl-C it writes a checkpoint and raises SystemExit.
     """
     trainer = ResumingTrainer(training)
-    newest = trainer.newest_checkpoint()
+    trainer.accelerator.wait_for_everyone()  # the main process may still remove damaged ones
+    newest = trainer.checkpoints.newest()
     trainer.report(newest)
     with StopRequest(trainer.args.process_index == 0) as stop:
         saving = SaveCallback(trainer.checkpoints.seconds, stop)
@@ -178,12 +178,6 @@ class ResumingTrainer(Trainer):
         if self.average is not None and not begins and self.args.process_index == 0:
             self.average.load(Path(resume_from_checkpoint))
         return prepared
-
-    def newest_checkpoint(self) -> Path | None:
-        """The checkpoint to continue from, the same in each process."""
-        if torch.distributed.is_initialized():
-            torch.distributed.barrier()  # the main process may still remove damaged ones
-        return self.checkpoints.newest()
 
     def report(self, newest: Path | None) -> None:
         """Report progress and metrics. Only the main process does so."""
