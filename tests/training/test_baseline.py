@@ -70,42 +70,27 @@ def test_the_baseline_is_a_model_of_the_bases_form(tuned, tiny_llama):
     assert "learning_rate 0.01" in (tuned / "README.md").read_text()
 
 
-@pytest.fixture(scope="module")
-def equal_flops(tiny_llama, data, tmp_path_factory):
-    """The baseline at the FLOPs of two epochs of a mixture's tuning, three steps each."""
-    folder = tmp_path_factory.mktemp("equal_flops")
+def test_at_equal_flops_the_baseline_takes_more_steps(tiny_llama, data, tmp_path):
+    """Those of two epochs of a mixture's tuning, three steps each. Another base is refused."""
     experts = ["--num-experts", 4, "--num-experts-per-tok", 2]
-    run(moe, "--base", tiny_llama, "--out", folder / "moe", *experts)
-    flags = ["--match-flops", folder / "moe", "--num-train-epochs", 2, "--warmup-steps", 3]
-    learn("sft", folder / "sft", "--base", tiny_llama, "--data", data, *flags, *BATCHES)
-    return folder
-
-
-def flops_of_a_token(model, unused: int) -> int:
-    """Those of a training whose rows fill the window; `unused` weights do not compute the token."""
-    config = model.config
-    lookups = model.get_input_embeddings().weight.numel()
-    weights = sum(weight.numel() for weight in model.parameters()) - lookups - unused
-    attention = 2 * 1024 * config.hidden_size * config.num_hidden_layers
-    return 6 * weights + 3 * attention
-
-
-def test_at_equal_flops_the_baseline_takes_more_steps(equal_flops, tiny_llama):
-    base = AutoModelForCausalLM.from_pretrained(tiny_llama)
-    mixture = AutoModelForCausalLM.from_pretrained(equal_flops / "moe")
-    unused = 2 * 2 * 3 * 32 * 48  # of each layer, two of the three routed experts
-    ratio = flops_of_a_token(mixture, unused) / flops_of_a_token(base, 0)
-    steps = len(lines_of(equal_flops / "sft"))
+    run(moe, "--base", tiny_llama, "--out", tmp_path / "moe", *experts)
+    flags = ["--data", data, "--match-flops", tmp_path / "moe", "--num-train-epochs", 2, *BATCHES]
+    out = tmp_path / "sft"
+    steps = len(learn("sft", out, "--base", tiny_llama, *flags, "--warmup-steps", 3))
+    manifest, upcycled = (read_manifest(manifest_path(path)) for path in (out, tmp_path / "moe"))
+    stated = manifest.parameters
+    ratio = stated["flops_ratio"]
     assert 1 < ratio < 2
-    assert steps == round(2 * 3 * ratio) > 6
-
-    manifest = read_manifest(manifest_path(equal_flops / "sft"))
-    assert manifest.parameters["flops_ratio"] == ratio
-    stated = ("max_steps", "warmup_steps")
-    assert [manifest.parameters[key] for key in stated] == [steps, round(3 * ratio)]
-    upcycled = read_manifest(manifest_path(equal_flops / "moe"))
+    assert stated["max_steps"] == steps == round(2 * 3 * ratio) > 6
+    assert stated["warmup_steps"] == round(3 * ratio)
     assert manifest.inputs["flops_of"] == upcycled.id
-    assert f"- equal FLOPs: {ratio:.4g} times" in (equal_flops / "sft" / "README.md").read_text()
+    assert f"- equal FLOPs: {ratio:.4g} times" in (out / "README.md").read_text()
+
+    other = shutil.copytree(tiny_llama, tmp_path / "other")
+    config = json.loads((other / "config.json").read_text()) | {"rms_norm_eps": 1e-3}
+    (other / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match=r"--match-flops .* was made from another base"):
+        learn("sft", tmp_path / "out", "--base", other, *flags)
 
 
 @pytest.mark.parametrize(
@@ -119,17 +104,6 @@ def test_at_equal_flops_the_baseline_takes_more_steps(equal_flops, tiny_llama):
 def test_steps_and_warm_up_are_multiplied(options, steps, warmup):
     multiplied = with_steps_times(SftConfig(**options), 2.2, rows=12)
     assert (multiplied.max_steps, multiplied.warmup_steps) == (steps, warmup)
-
-
-def test_equal_flops_are_those_of_a_mixture_of_the_same_base(
-    tiny_llama, equal_flops, data, tmp_path
-):
-    other = shutil.copytree(tiny_llama, tmp_path / "other")
-    config = json.loads((other / "config.json").read_text()) | {"rms_norm_eps": 1e-3}
-    (other / "config.json").write_text(json.dumps(config))
-    flags = ["--data", data, "--match-flops", equal_flops / "moe"]
-    with pytest.raises(UserError, match=r"--match-flops .* was made from another base"):
-        learn("sft", tmp_path / "out", "--base", other, *flags)
 
 
 def test_what_is_no_weight_of_the_model_stays_as_it_is(tiny_llama, data, tmp_path):
