@@ -56,6 +56,6 @@ def _load(name: str) -> None:
         ALL_OPS[name].load(verbose=False)
     except (RuntimeError, ImportError, OSError) as error:
         raise UserError(
-            f"DeepSpeed's {name} could not be compiled: {error}. This needs ninja and a C++ "
-            "compiler. Or choose launch = ddp"
+            f"DeepSpeed's {name} could not be compiled: it needs ninja and a C++ compiler. Install "
+            f"them, or choose launch = ddp. {error}"
         ) from None
