@@ -43,8 +43,8 @@ def seeded_generator(seed: int, name: str):
 def trained_plans(before: Checkpoint, state: dict) -> list[TensorPlan]:
     """Plan trained weights with the names and dtypes of the checkpoint before training.
 
-    state: the model's state dict. Other tensors of the checkpoint, such as the rotary frequencies
-    of older models, are not weights and are copied unchanged.
+    state: what has learned, by name. Other tensors of the checkpoint, such as frozen weights and
+    the rotary frequencies of older models, are copied unchanged.
     """
     return [
         computed_plan(name, before.dtype(name), before.shape(name), state[name].cpu)

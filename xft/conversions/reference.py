@@ -6,7 +6,7 @@ computes the same as they do.
 
 from collections.abc import Iterable
 
-from xft.checkpoints.layout import FfnLayer
+from xft.checkpoints.layout import LAYER, FfnLayer
 from xft.checkpoints.reader import Checkpoint
 from xft.checkpoints.writer import TensorPlan
 from xft.common.errors import UserError
@@ -78,7 +78,8 @@ def reference_base_config(config: dict) -> dict:
 def import_reference(published: Checkpoint, moe: MixtureConfig) -> list[TensorPlan]:
     """Plan the tensors of an upcycled model from those of a published MoE checkpoint."""
     plans = [copy_plan(published, name) for name in published.names if ".mlp." not in name]
-    for index in range(published.config["num_hidden_layers"]):
+    layers = {int(match[1]) for name in published.names if (match := LAYER.search(name))}
+    for index in sorted(layers):
         layer = FfnLayer(f"model.layers.{index}.mlp", index)
         plans += _expert_plans(published, layer, moe)
         plans += _router_plans(published, layer, moe)

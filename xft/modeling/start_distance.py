@@ -52,7 +52,8 @@ def distances(
     The tokens are normal hidden states, each with a root mean square of 1, as a norm gives them.
     """
     with torch.device("meta"):
-        dense = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(base.folder))
+        config = AutoConfig.from_pretrained(base.folder, trust_remote_code=False)
+        dense = AutoModelForCausalLM.from_config(config)
         model = AutoModelForCausalLM.from_config(XftConfig.from_dict(mixture.config))
     for layer in chosen_layers(base, moe.upcycled_layers):
         mlp, block = _loaded(dense, base, layer), _loaded(model, mixture, layer)

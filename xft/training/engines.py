@@ -104,14 +104,13 @@ def set_masters(model: nn.Module, values: dict[str, Tensor]) -> None:
 
 
 def by_all_names(module: nn.Module, learned: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The buffers of a module, and these values of its parameters under all names that they have.
+    """The values of a module's parameters under all names that they have.
 
     learned: by the names of `learned_parameters`, which names tied parameters once.
     """
     names = {parameter: name for name, parameter in learned_parameters(module)}
     tied = module.named_parameters(remove_duplicate=False)
-    values = {name: learned[names[one]] for name, one in tied if one in names}
-    return dict(module.named_buffers()) | values
+    return {name: learned[names[one]] for name, one in tied if one in names}
 
 
 @torch.no_grad()
