@@ -190,13 +190,3 @@ def test_a_full_disk_is_one_message_and_leaves_nothing(mount, call_step, chain):
     assert result.stderr.endswith(". Nothing was changed.\n")
     assert len(result.stderr.splitlines()) == 1
     assert list(disk.iterdir()) == []
-
-
-@pytest.mark.parametrize("out", ["file", "file/below"])
-def test_a_file_in_the_way_is_one_message(tmp_path, call_step, tiny_llama, out):
-    (tmp_path / "file").write_text("precious")
-    result = call_step("base", "--model", tiny_llama, "--out", tmp_path / out)
-    assert result.returncode == 1
-    assert result.stderr.startswith("base: error: ")
-    assert len(result.stderr.splitlines()) == 1
-    assert (tmp_path / "file").read_text() == "precious"

@@ -3,11 +3,9 @@
 import pytest
 import torch
 from backbones import FORMS, random_dense
-from mixtures import mixture_and_varied_experts, random_mixture
+from mixtures import random_mixture
 from trainings import random_rows
 
-from xft.checkpoints.reader import Checkpoint
-from xft.modeling.mixing import Mixing, MixingLogits
 from xft.modeling.packed_attention import use_packed_attention
 from xft.training import losses
 from xft.training.batches import packed, padded
@@ -95,25 +93,6 @@ def test_a_batch_without_labels_has_no_loss_and_gradients_of_zero(whole_head, to
     found.loss.backward()
     assert found.loss == 0
     assert not any(weight.grad.any() for weight in model.parameters())
-
-
-def test_the_head_of_the_mixing_model_has_no_gradient(tiny_llama, tmp_path, batch):
-    mixture_and_varied_experts(tiny_llama, tmp_path)
-    moe, ffn = (Checkpoint(tmp_path / name) for name in ("moe", "ffn"))
-    found = []
-    for labelled_only in (False, True):
-        mixing = Mixing(moe, ffn, MixingLogits(torch.zeros(2, 1, 3), None, 0.6))
-        model, options = mixing.model, {}
-        if labelled_only:
-            loss = LabelledLoss(model)
-            assert loss.split.learning() == []
-            options = loss.options(batch["labels"])
-        value = model(**batch, **options).loss
-        value.backward()
-        mixing.take_gradients()
-        gradients = {name: weight.grad for name, weight in mixing.logits.named_parameters()}
-        found.append((value.detach(), gradients))
-    assert_same(found[1], found[0])
 
 
 @pytest.mark.parametrize("whole_head", [True, False])
