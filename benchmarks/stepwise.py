@@ -37,13 +37,13 @@ class Stepwise(TrainerCallback):
     """A training in its own thread that advances by one optimiser step at a time.
 
     Work after a step, such as its metrics, counts to the next step. tokens: real tokens of the
-    timed steps. waited: seconds in which these steps waited for data.
+    timed steps.
     """
 
     def __init__(self, trainer: ResumingTrainer):
         self._go, self._done = threading.Semaphore(0), threading.Semaphore(0)
         self.throughput = trainer.throughput
-        self._steps: list[tuple[int, float]] = []  # tokens and seconds waited up to each step
+        self._tokens: list[int] = []  # up to each step
         trainer.add_callback(self)
         self._thread = threading.Thread(target=self._run, args=(trainer,), daemon=True)
         self._thread.start()
@@ -53,15 +53,11 @@ class Stepwise(TrainerCallback):
         self._done.acquire()
         if not self._thread.is_alive():
             sys.exit("a training has failed")
-        self._steps.append((self.throughput.tokens, self.throughput.waited))
+        self._tokens.append(self.throughput.tokens)
 
     @property
     def tokens(self) -> int:
-        return self._steps[-1][0] - self._steps[WARMUP - 1][0]
-
-    @property
-    def waited(self) -> float:
-        return self._steps[-1][1] - self._steps[WARMUP - 1][1]
+        return self._tokens[-1] - self._tokens[WARMUP - 1]
 
     def finish(self) -> None:
         self._go.release()

@@ -103,12 +103,11 @@ class Bench:
                 f"{speeds[way]:.0f}",
                 f"{speeds[way] / speeds['padded']:.2f}",
                 f"{case.throughput.padding:.1%}",
-                f"{case.waited / sum(seconds[way]):.2%}",
             )
             for way, case in cases.items()
         ]
         print(f"\n{name}\n")
-        header = ("", "tokens/s", "speed (padded = 1)", "padding", "waited for data")
+        header = ("", "tokens/s", "speed (padded = 1)", "padding")
         print(markdown_table(header, rows))
         speed = relative_speed(seconds, "padded", "bare")
         print(f"\npadded is {speed:.3f} as fast as bare (at least {LEAST_SPEED})", flush=True)

@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import math
 import os
 import signal
 from pathlib import Path
@@ -9,7 +10,10 @@ from pathlib import Path
 import torch
 
 from xft.artifacts.manifest import manifest_path, read_manifest
+from xft.config.training import TrainingConfig
 from xft.training.callbacks import ProgressCallback
+from xft.training.checkpoints import Checkpoints
+from xft.training.trainer import Training, train
 
 ROWS = [
     {"instruction": f"Add {n} to x.", "response": f"def add(x):\n    return x + {n}" * (1 + n % 3)}
@@ -23,10 +27,10 @@ def write_rows(folder: Path, rows: list[dict] = ROWS) -> Path:
     return file
 
 
-def random_rows(lengths: list[int], prompt: int = 4, seed: int = 0) -> list[dict]:
-    """Rows of random tokens of the tests' tokenizer; the first `prompt` tokens have no label."""
+def random_rows(lengths: list[int], prompt: int = 4, seed: int = 0, kinds: int = 290) -> list[dict]:
+    """Rows of random tokens from 3 to `kinds`; the first `prompt` tokens have no label."""
     generator = torch.Generator().manual_seed(seed)
-    drawn = [torch.randint(3, 290, (length,), generator=generator).tolist() for length in lengths]
+    drawn = [torch.randint(3, kinds, (length,), generator=generator).tolist() for length in lengths]
     return [
         {"input_ids": ids, "labels": [-100] * prompt + ids[prompt:], "row": number}
         for number, ids in enumerate(drawn, 1)
@@ -37,6 +41,16 @@ def learn(step: str, out: Path, *words) -> list[dict]:
     """Run a training step in this process. The lines of its metrics, `out` with `.jsonl`."""
     main = importlib.import_module(f"workflow_scripts.{step}").main
     main([*map(str, words), *outputs(out)])
+    return lines_of(out)
+
+
+def train_model(model, rows, tokenizer, out: Path, options: TrainingConfig, **more) -> list[dict]:
+    """Train a model in place, without a step. The lines of its metrics."""
+    checkpoints, metrics = Checkpoints(out, "none", math.inf), out.with_suffix(".jsonl")
+    with checkpoints.claimed():
+        train(
+            Training(model, rows, tokenizer, options, 0, checkpoints, metrics_file=metrics, **more)
+        )
     return lines_of(out)
 
 

@@ -11,8 +11,7 @@ from chains import Chain
 from safetensors.torch import load_file, save_file
 
 from workflow_scripts import dense, ffn, moe, weighted_init
-from xft.artifacts import artifact
-from xft.artifacts.manifest import hash_file, manifest_path
+from xft.artifacts.manifest import manifest_path
 from xft.common.errors import UserError
 
 STEPS = {step.__name__.split(".")[-1]: step for step in (moe, ffn, weighted_init, dense)}
@@ -60,14 +59,11 @@ FOREIGN = "was not extracted from .* but from another mixture"
     ("step", "inputs", "message"),
     [
         ("weighted_init", "moe=moe ffn=other_ffn", FOREIGN),
-        ("weighted_init", "moe=other_moe ffn=ffn", FOREIGN),
         ("weighted_init", "moe=moe ffn=bare_ffn", "was not extracted from"),
         ("dense", "weighted=weighted moe=moe ffn=other_ffn", FOREIGN),
         ("dense", "weighted=other_weighted moe=moe ffn=ffn", "belongs to another ffn than"),
         ("moe", "base=ffn", "is of kind ffn, not base or dense"),
-        ("ffn", "moe=base", "is of kind base, not moe or moe_sft"),
         ("dense", "weighted=ffn moe=moe ffn=ffn", "is of kind ffn, not weighted_"),
-        ("dense", "weighted=weighted moe=moe ffn=moe", "is of kind moe, not ffn"),
     ],
 )
 def test_artifacts_that_do_not_belong_together_are_refused(tmp_path, chain, step, inputs, message):
@@ -78,18 +74,12 @@ def test_artifacts_that_do_not_belong_together_are_refused(tmp_path, chain, step
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("lam", ["abc", "1.5", "-0.1", "nan", ""])
+@pytest.mark.parametrize("lam", ["abc", "1.5", "nan"])
 def test_a_lambda_that_is_none_is_refused(tmp_path, chain, lam):
     words = ["--moe", chain["moe"], "--ffn", chain["ffn"], f"--lam={lam}"]
     with pytest.raises(UserError, match=f"^--lam = {lam}: must be a decimal number from 0 to 1$"):
         weighted_init.main([str(word) for word in [*words, "--out", tmp_path / "out"]])
     assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize("lam", ["0", "1", ".5", "0.750", "1."])
-def test_every_lambda_from_0_to_1_is_taken(tmp_path, chain, lam):
-    out = run("weighted_init", tmp_path / "out", moe=chain["moe"], ffn=chain["ffn"], lam=lam)
-    assert json.loads((out / "config.json").read_text())["shared_expert_weight"] == float(lam)
 
 
 # Models that do not fit
@@ -117,14 +107,13 @@ INTEGERS = dict.fromkeys(("gate_proj", "up_proj", "down_proj"), torch.int8)
     [
         (with_dtypes(**INTEGERS), "MLPs' weights are I8. All must be of the same"),
         (with_dtypes(up_proj=torch.bfloat16), "MLPs' weights are BF16, F32"),
-        (with_dtypes(down_proj=torch.float8_e4m3fn), "MLPs' weights are F32, F8_E4M3"),
         # Names and shapes do not tell of dropout: only the backbone's own MLP does.
         (
             lambda model: save_base("starcoder2", model, residual_dropout=0.1),
             "an MLP of class Starcoder2MLP cannot be upcycled: .*dropout",
         ),
     ],
-    ids=["integers", "mixed", "float8", "dropout"],
+    ids=["integers", "mixed", "dropout"],
 )
 def test_a_model_of_an_unfit_form_is_refused(tmp_path, tiny_llama, change, message):
     model = shutil.copytree(tiny_llama, tmp_path / "model")
@@ -169,13 +158,8 @@ def alter_last_value(folder: Path) -> None:
     [
         ("moe", ["base"], "base"),
         ("moe_sft", ["moe", "data"], "moe"),
-        ("ffn", ["moe"], "moe"),
-        ("weighted_init", ["moe", "ffn", "lam"], "moe"),
-        ("weighted_init", ["moe", "ffn", "lam"], "ffn"),
-        ("weighted_trained", ["weighted", "moe", "ffn", "data"], "moe"),
         ("weighted_trained", ["weighted", "moe", "ffn", "data"], "weighted"),
         ("dense", ["weighted", "moe", "ffn"], "ffn"),
-        ("dense", ["weighted", "moe", "ffn"], "weighted"),
         ("eval", ["model", "dataset", "sandbox"], "model"),
     ],
 )
@@ -195,20 +179,6 @@ def test_every_step_can_check_every_byte_first(
     assert not (tmp_path / "out").exists()
 
 
-def test_no_step_changes_its_inputs(tmp_path, chain):
-    def all_hashes():
-        folder = chain["base"].parent
-        return {path: hash_file(path) for path in folder.rglob("*") if path.is_file()}
-
-    before = all_hashes()
-    sources = {name: chain[name] for name in ("moe", "ffn")}
-    run("moe", tmp_path / "moe", base=chain["base"])
-    run("ffn", tmp_path / "ffn", moe=chain["moe"])
-    run("weighted_init", tmp_path / "weighted", lam="0.5", **sources)
-    run("dense", tmp_path / "dense", weighted=chain["weighted"], **sources)
-    assert all_hashes() == before
-
-
 # Disks
 
 
@@ -220,51 +190,3 @@ def test_a_full_disk_is_one_message_and_leaves_nothing(mount, call_step, chain):
     assert result.stderr.endswith(". Nothing was changed.\n")
     assert len(result.stderr.splitlines()) == 1
     assert list(disk.iterdir()) == []
-
-
-def test_a_full_disk_keeps_the_artifact_before(mount, call_step, chain):
-    disk = mount("size=1m")
-    standing = copy_artifact(chain["moe"], disk)
-    before = {path: hash_file(path) for path in standing.iterdir()}
-    (disk / "filler").write_bytes(bytes(200_000))
-    arguments = ["moe", "--base", chain["base"], "--out", standing, "--num-experts", "20"]
-    assert call_step(*arguments).returncode == 1
-    assert {path: hash_file(path) for path in standing.iterdir()} == before
-    assert call_step("verify", "--full", standing).returncode == 0
-    assert {path.name for path in disk.iterdir()} == {"moe", "moe.manifest.json", "filler"}
-
-
-def test_a_read_only_disk_is_one_message(mount, call_step, tiny_llama):
-    disk = mount("size=1m,ro")
-    result = call_step("base", "--model", tiny_llama, "--out", disk / "base")
-    assert result.returncode == 1
-    assert result.stderr.startswith("base: error: Read-only file system (")
-    assert len(result.stderr.splitlines()) == 1
-
-
-@pytest.mark.parametrize("out", ["file", "file/below"])
-def test_a_file_in_the_way_is_one_message(tmp_path, call_step, tiny_llama, out):
-    (tmp_path / "file").write_text("precious")
-    result = call_step("base", "--model", tiny_llama, "--out", tmp_path / out)
-    assert result.returncode == 1
-    assert result.stderr.startswith("base: error: ")
-    assert len(result.stderr.splitlines()) == 1
-    assert (tmp_path / "file").read_text() == "precious"
-
-
-def test_an_input_that_vanishes_is_one_message_and_leaves_nothing(
-    tmp_path, chain, call_step, monkeypatch
-):
-    base = copy_artifact(chain["base"], tmp_path)
-    write_checkpoint = artifact.write_checkpoint
-
-    def disturbed(*arguments):
-        shutil.rmtree(base)
-        return write_checkpoint(*arguments)
-
-    monkeypatch.setattr(artifact, "write_checkpoint", disturbed)
-    result = call_step("moe", "--base", base, "--out", tmp_path / "made" / "out")
-    assert result.returncode == 1
-    assert result.stderr.startswith("moe: error: No such file or directory (")
-    assert len(result.stderr.splitlines()) == 1
-    assert list((tmp_path / "made").iterdir()) == []

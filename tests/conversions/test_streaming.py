@@ -82,8 +82,3 @@ def test_merging_in_blocks_changes_no_bit(monkeypatch, dtype, shape):
         expected.add_(expert, alpha=coefficient)
     merged = merge(experts, coefficients)
     assert torch.equal(merged.view(torch.int32), expected.view(torch.int32))
-
-
-def test_as_many_coefficients_as_experts():
-    with pytest.raises(ValueError, match="zip"):
-        merge([torch.ones(2)] * 3, torch.ones(4))

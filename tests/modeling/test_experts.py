@@ -98,16 +98,6 @@ def test_outputs_and_gradients_are_those_of_a_plain_loop(
     assert_all_close(gradients(experts, routed(k=k), experts), expected)
 
 
-@pytest.mark.parametrize("way", OURS)
-def test_experts_without_tokens_get_a_gradient_of_zero(way, force):
-    force(way)
-    experts = make(bias=True)
-    experts(*routed()).sum().backward()
-    for parameter in experts.parameters():
-        assert not parameter.grad[IDLE].any()
-        assert all(parameter.grad[busy].any() for busy in range(R) if busy != IDLE)
-
-
 @pytest.mark.parametrize("bias", [False, True])
 def test_no_tokens(bias):
     experts = make(bias=bias)
@@ -155,12 +145,6 @@ def test_the_sum_over_experts_is_fp32_and_rounded_once(way, force):
     assert ((output.double() - exact).abs() <= 1.001 * half_ulp).all()
 
 
-def test_other_dtypes_than_the_weights_are_refused_without_autocast():
-    hidden, index, weights = routed(dtype=torch.bfloat16)
-    with pytest.raises(RuntimeError, match="dtype"):
-        make()(hidden, index, weights)
-
-
 @pytest.mark.parametrize("way", OURS)
 def test_checkpointing_and_repetition_give_the_same_bytes(way, force):
     force(way)
@@ -182,48 +166,13 @@ def test_what_is_frozen_changes_no_other_gradient(frozen):
     assert_all_close(gradients(experts, (hidden, index, weights), experts), expected)
 
 
-@pytest.mark.slow
-def test_compiled_experts_are_the_same_and_not_compiled_again_for_other_routing():
-    experts = make()
-    compiled = torch.compile(experts, backend="aot_eager")
-    hidden, index, weights = routed()
-    with torch._dynamo.config.patch(error_on_recompile=True):
-        for inputs in [(hidden, index, weights), (hidden, index.flip(1) // 2, weights)]:
-            expected = gradients(experts, inputs, experts)
-            assert_all_close(gradients(experts, inputs, compiled), expected)
-    fewer = routed(tokens=4)
-    assert_all_close(gradients(experts, fewer, compiled), gradients(experts, fewer, experts))
-
-
-def test_second_derivatives_are_refused_and_not_wrong():
-    hidden, index, weights = routed()
-    (gradient,) = torch.autograd.grad(
-        make()(hidden, index, weights).sum(), hidden, create_graph=True
-    )
-    with pytest.raises(RuntimeError, match="once_differentiable"):
-        gradient.sum().backward()
-
-
-def test_names_of_tensors_in_checkpoints():
-    assert {k: tuple(v.shape) for k, v in make(bias=True).state_dict().items()} == {
-        "gate_up_proj": (R, 2 * INNER, H),
-        "gate_up_proj_bias": (R, 2 * INNER),
-        "down_proj": (R, H, INNER),
-        "down_proj_bias": (R, H),
-    }
-    assert list(make(gated=False).state_dict()) == ["up_proj", "down_proj"]
-
-
 @pytest.mark.parametrize(
     ("changes", "weight", "capability", "expected"),
     [
         ({}, (R, H, INNER), (9, 0), True),
-        ({}, (R, H, INNER), (10, 0), True),
         ({}, (R, H, INNER), (8, 9), False),
-        ({}, (R, H + 4, INNER), (9, 0), False),
         ({}, (R, H, INNER + 4), (9, 0), False),
         ({"is_cuda": False}, (R, H, INNER), (9, 0), False),
-        ({"dtype": torch.float16}, (R, H, INNER), (9, 0), False),
         ({"__len__": lambda _: 0}, (R, H, INNER), (9, 0), False),
     ],
 )

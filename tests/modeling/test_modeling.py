@@ -1,6 +1,5 @@
 """Upcycled models: properties of the mixture, its switches, and how it loads and generates."""
 
-import copy
 import math
 import shlex
 import shutil
@@ -30,11 +29,6 @@ def tiny_moe(tiny_llama, tmp_path_factory):
     out = tmp_path_factory.mktemp("moe") / "moe"
     moe.main(["--base", str(tiny_llama), "--out", str(out)])
     return out
-
-
-@pytest.fixture
-def upcycled(tiny_moe):
-    return AutoModelForCausalLM.from_pretrained(tiny_moe)
 
 
 @pytest.fixture(scope="module")
@@ -125,47 +119,6 @@ def test_routing_statistics_by_hand():
     routing.noise_scale = torch.tensor(1.0)
     routing.clean_logits = torch.tensor([[2.0, 3.0, 1.0], [3.0, 2.0, 1.0]])
     assert routing.statistics()["noise_changed"].item() == pytest.approx(1 / 4)
-
-
-def test_bf16_step_0_is_as_near_to_fp32_as_the_dense_model(tiny_llama, tiny_moe):
-    def logits(folder, dtype):
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
-        with torch.no_grad():
-            return model(tokens()).logits.float()
-
-    exact = logits(tiny_llama, torch.float32)
-    rounding = (logits(tiny_llama, torch.bfloat16) - exact).abs()
-    ours = (logits(tiny_moe, torch.bfloat16) - exact).abs()
-    assert ours.max() <= 1.5 * rounding.max()
-    assert ours.mean() <= 1.5 * rounding.mean()
-
-
-@settings(max_examples=20, deadline=None)
-@given(seed=st.integers(0, 2**31), scale=st.floats(0.001, 100))
-def test_step_0_holds_for_any_router(tiny_llama, tiny_moe, seed, scale):
-    generator = torch.Generator().manual_seed(seed)
-    model = AutoModelForCausalLM.from_pretrained(tiny_moe)
-    for block in model.moe_blocks:
-        for weight in block.router.parameters():
-            weight.data = scale * torch.randn(weight.shape, generator=generator)
-    dense = AutoModelForCausalLM.from_pretrained(tiny_llama)
-    with torch.no_grad():
-        for mode in (True, False):
-            model.train(mode)
-            assert (model(tokens()).logits - dense(tokens()).logits).abs().max() <= 1e-5
-
-
-@settings(max_examples=20, deadline=None)
-@given(order=st.permutations(range(7)))
-def test_the_order_of_the_routed_experts_changes_nothing(trained, order):
-    permuted = copy.deepcopy(trained)
-    for block in permuted.moe_blocks:
-        for weight in (*block.experts.parameters(), block.router.output.weight):
-            weight.data = weight.data[order]
-    with torch.no_grad():
-        ours, expected = (model(tokens(), labels=tokens()) for model in (permuted, trained))
-    torch.testing.assert_close(ours.logits, expected.logits, atol=1e-6, rtol=1e-5)
-    torch.testing.assert_close(ours.aux_loss, expected.aux_loss)
 
 
 SWITCHES = {
@@ -259,10 +212,7 @@ def test_a_missing_weight_is_refused_not_drawn_at_random(tiny_moe, tmp_path):
         load_whole(AutoModelForCausalLM, broken)
 
 
-ON_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="it offloads from a GPU")
-
-
-@pytest.mark.parametrize("cache", ["dynamic", "static", pytest.param("offloaded", marks=ON_GPU)])
+@pytest.mark.parametrize("cache", ["dynamic", "static"])
 def test_generation_with_every_cache_is_generation_without(trained, cache):
     ids = tokens()
     options = {"max_new_tokens": 10, "do_sample": False, "attention_mask": torch.ones_like(ids)}
@@ -270,18 +220,13 @@ def test_generation_with_every_cache_is_generation_without(trained, cache):
     assert torch.equal(trained.generate(ids, cache_implementation=cache, **options), expected)
 
 
-@pytest.mark.parametrize("place", ["auto", "disk"])
-def test_a_device_map_places_the_mixture(tiny_moe, upcycled, tmp_path, place):
-    device_map = "auto"
-    if place == "disk":
-        device_map = dict.fromkeys(
-            ["model.embed_tokens", "model.norm", "model.rotary_emb", "lm_head", "model.layers.0"],
-            "cpu",
-        ) | {"model.layers.1": "disk"}
-    model = AutoModelForCausalLM.from_pretrained(
-        tiny_moe, device_map=device_map, offload_folder=tmp_path
+def test_a_device_map_offloads_a_layer_to_a_disk(tiny_moe, tmp_path):
+    kept = ["model.embed_tokens", "model.norm", "model.rotary_emb", "lm_head", "model.layers.0"]
+    device_map = dict.fromkeys(kept, "cpu") | {"model.layers.1": "disk"}
+    model, offloaded = (
+        AutoModelForCausalLM.from_pretrained(tiny_moe, **options)
+        for options in ({}, {"device_map": device_map, "offload_folder": tmp_path})
     )
-    offloaded = {parameter.device.type for parameter in model.model.layers[1].parameters()}
-    assert ("meta" in offloaded) == (place == "disk")
+    assert all(parameter.is_meta for parameter in offloaded.model.layers[1].parameters())
     with torch.no_grad():
-        torch.testing.assert_close(model(tokens()).logits, upcycled(tokens()).logits)
+        torch.testing.assert_close(offloaded(tokens()).logits, model(tokens()).logits)

@@ -1,40 +1,38 @@
-"""Distillation: KL of plain transformers' logits, in the loss, the metrics and any batches."""
+"""Distillation of the mixing coefficients, and step heal, which distils the merged model.
+
+KL is that of plain transformers' logits.
+"""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 from chains import Chain
 from mixtures import varied_mixture
 from plain_losses import labelled_rows, plain_parts
-from safetensors.torch import load_file
 from trainings import learn, write_rows
 from transformers import AutoTokenizer
 
 from xft.artifacts.manifest import hash_file, manifest_path, read_manifest
 from xft.common.errors import UserError
+from xft.data.examples import Examples
 
 WEIGHT = 0.25
 KL = ["--objective", "kl", "--kl-weight", WEIGHT]
 KL_ALONE = ["--objective", "kl", "--kl-weight", 1]
 WHOLE = ["--per-device-train-batch-size", 12]  # of the rows
+HALF = ["--per-device-train-batch-size", 4, "--gradient-accumulation-steps", 3]
 TEXTS = ["def double(x):\n    return 2 * x\n" * 15, "one", "x = 1\n" * 60]
 WINDOW = 200
 
 
 @pytest.fixture(scope="module")
-def chain(tiny_llama, tmp_path_factory):
-    """A mixture whose experts differ, and what step 6 reads."""
+def chain(tiny_llama, tmp_path_factory) -> Chain:
+    """A mixture whose experts differ, and what is made from it."""
     root = tmp_path_factory.mktemp("chain")
     varied_mixture(tiny_llama, root)
     return Chain(root, base=tiny_llama, moe_sft=root / "moe_sft", data=write_rows(root))
-
-
-@pytest.fixture(scope="module")
-def start(chain, tmp_path_factory):
-    """What the mixing starts from, merged."""
-    experts = {name: chain[name] for name in ("moe_sft", "ffn", "weighted_init")}
-    return Chain(tmp_path_factory.mktemp("start"), **experts)["dense"]
 
 
 def mix(chain, out: Path, *flags) -> list[dict]:
@@ -43,42 +41,38 @@ def mix(chain, out: Path, *flags) -> list[dict]:
     return learn("weighted_trained", out, *chain.words("weighted_trained"), *options)
 
 
+def heal(chain, out: Path, *flags) -> list[dict]:
+    options = ["--max-steps", 4, "--learning-rate", 0.003, *WHOLE, *flags]
+    return learn("heal", out, *chain.words("heal"), *options)
+
+
 @pytest.mark.parametrize(
     "flags",
-    [
-        WHOLE,
-        ["--per-device-train-batch-size", 4, "--gradient-accumulation-steps", 3],
-        [*WHOLE, "--batching", "packed"],
-        [*WHOLE, "--batching", "by_length", "--precision", "fp32"],
-    ],
+    [WHOLE, HALF, [*WHOLE, "--batching", "packed"], [*WHOLE, "--batching", "by_length"]],
     ids=["padded", "accumulated", "packed", "by_length"],
 )
-def test_the_loss_holds_the_divergence_of_plain_transformers(chain, start, tmp_path, flags):
-    ce, kl = plain_parts(chain["moe_sft"], start, labelled_rows(chain["base"], chain["data"]))
-    assert kl > 1e-3
+def test_the_loss_holds_the_divergence_of_plain_transformers(chain, tmp_path, flags):
+    ce, kl = parts(chain)
     lines = mix(chain, tmp_path / "out", *KL, *flags)
-    first = lines[0]
-    assert [first["ce"], first["kl"]] == pytest.approx([ce, kl], rel=1e-5)
+    check_first(lines[0], ce, kl)
     for line in lines:
         loss = (1 - WEIGHT) * line["ce"] + WEIGHT * line["kl"]
         assert line["loss"] == pytest.approx(loss, rel=1e-6)
 
 
-def test_the_divergence_falls_if_it_is_the_loss(chain, tmp_path):
-    lines = mix(chain, tmp_path / "out", *KL_ALONE, *WHOLE, "--max-steps", 12)
-    assert all(line["loss"] == line["kl"] for line in lines)
-    assert lines[-1]["kl"] < lines[0]["kl"]
-    assert load_file(tmp_path / "out" / "model.safetensors")["alpha"].any()
+def parts(chain) -> tuple[float, float]:
+    """CE and KL of the merged model, from which both steps start."""
+    rows = labelled_rows(chain["base"], chain["data"])
+    ce, kl = plain_parts(chain["moe_sft"], chain["dense"], rows)
+    assert kl > 1e-3
+    return ce, kl
 
 
-def test_equal_experts_leave_nothing_to_distil(tiny_llama, chain, tmp_path):
-    """The merged model is then the mixture, with any coefficients."""
-    untuned = Chain(tmp_path, base=tiny_llama, data=chain["data"])
-    lines = mix(untuned, tmp_path / "out", *KL, *WHOLE)
-    assert all(abs(line["kl"]) < 1e-6 for line in lines)
+def check_first(line: dict, ce: float, kl: float) -> None:
+    assert [line["ce"], line["kl"]] == pytest.approx([ce, kl], rel=1e-5)
 
 
-def test_texts_are_distilled_on_all_their_tokens(chain, start, tmp_path):
+def test_texts_are_distilled_on_all_their_tokens(chain, tmp_path):
     texts = tmp_path / "texts.jsonl"
     texts.write_text("".join(json.dumps({"text": text, "more": 1}) + "\n" for text in TEXTS))
     tokenizer = AutoTokenizer.from_pretrained(chain["base"])
@@ -88,15 +82,14 @@ def test_texts_are_distilled_on_all_their_tokens(chain, start, tmp_path):
         ids = [tokenizer.bos_token_id, *ids, tokenizer.eos_token_id]
         windows = [ids[begin : begin + WINDOW] for begin in range(0, len(ids), WINDOW)]
         rows += [(window, 1) for window in windows if len(window) > 1]
-    _, kl = plain_parts(chain["moe_sft"], start, rows)
+    _, kl = plain_parts(chain["moe_sft"], chain["dense"], rows)
     flags = [*KL_ALONE, "--text", texts, "--max-length", WINDOW]
     out = tmp_path / "out"
     lines = mix(chain, out, *flags, "--per-device-train-batch-size", len(rows))
     assert lines[0]["loss"] == pytest.approx(kl, rel=1e-5)
     manifest = read_manifest(manifest_path(out))
-    assert manifest.inputs["text"] == manifest.recipe.inputs["text"] == hash_file(texts)
+    assert manifest.inputs["text"] == hash_file(texts)
     assert "text" not in manifest.parameters
-    assert "mixing.text" not in manifest.recipe.options
 
 
 def test_a_text_file_is_one_text(chain, tmp_path):
@@ -112,10 +105,8 @@ def test_a_text_file_is_one_text(chain, tmp_path):
 @pytest.mark.parametrize(
     ("content", "flags", "fault"),
     [
-        ('{"text": "x"}', [], r"command line: text = \S+: a text has no responses .* Set "),
         ('{"text": "x"}', KL, r"objective = kl and kl_weight = 0\.25\. Set .* kl_weight = 1, or"),
         (None, KL_ALONE, r"text = \S+: there is no such file"),
-        ("\n", KL_ALONE, "the file holds no texts"),
         ('{"text": "x"}\n{"code": "x"}\n{"text": " "}', KL_ALONE, "2 bad rows:\n.*line 2: no key"),
     ],
 )
@@ -126,3 +117,72 @@ def test_texts_that_cannot_be_used_are_refused(chain, tmp_path, content, flags, 
     with pytest.raises(UserError, match=fault):
         mix(chain, tmp_path / "out", *flags, "--text", file)
     assert not (tmp_path / "out").exists()
+
+
+def test_heal_with_all_rows_is_the_baselines_training(chain, tmp_path):
+    """The same bytes, and the same metrics."""
+    words = ["--base", chain["dense"], "--data", chain["data"], *WHOLE]
+    words += ["--max-steps", 4, "--learning-rate", 0.003]
+    expected = learn("sft", tmp_path / "sft", *words)
+    assert heal(chain, tmp_path / "heal", "--share", 1) == expected
+    weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("sft", "heal")]
+    assert weights[0] == weights[1]
+
+
+def test_a_healed_model_has_the_loss_of_plain_transformers_and_its_history(chain, tmp_path):
+    out, dense = tmp_path / "out", chain["dense"]
+    lines = heal(chain, out, "--teacher", chain["moe_sft"], "--share", 1, *KL)
+    check_first(lines[0], *parts(chain))
+    assert lines[-1]["loss"] < lines[0]["loss"]
+
+    manifest, merge = read_manifest(manifest_path(out)), read_manifest(manifest_path(dense))
+    assert manifest.kind == "heal"
+    assert manifest.inputs["dense"] == merge.id
+    assert manifest.inputs["moe"] == merge.inputs["moe"]
+    assert manifest.parameters["share"] == 1
+    card = (out / "README.md").read_text()
+    assert "0.75 x the cross-entropy of the responses + 0.25 x the KL divergence from" in card
+    assert "shared_expert_weight 0.75" in card and "share 1" in card
+
+
+@pytest.fixture
+def trained_on(monkeypatch) -> list[int]:
+    """The numbers of the rows that are read."""
+    rows, read = [], Examples.__getitem__
+
+    def noted(self, index):
+        example = read(self, index)
+        rows.append(example["row"])
+        return example
+
+    monkeypatch.setattr(Examples, "__getitem__", noted)
+    return rows
+
+
+def test_the_seed_draws_the_share(chain, tmp_path, trained_on):
+    drawn = {}
+    for seed in (1, 2):
+        heal(chain, tmp_path / str(seed), "--share", 0.34, "--seed", seed)
+        drawn[seed] = set(trained_on)
+        trained_on.clear()
+    assert [len(rows) for rows in drawn.values()] == [4, 4]
+    assert drawn[1] != drawn[2]
+
+
+def test_the_teacher_must_be_there_exactly_if_it_is_learned_from(chain, tmp_path):
+    with pytest.raises(UserError, match=r"objective = kl: .* Name its folder in --teacher"):
+        heal(chain, tmp_path / "out", *KL)
+    with pytest.raises(UserError, match="with objective = ce nothing is learned from it"):
+        heal(chain, tmp_path / "out", "--teacher", chain["moe_sft"])
+
+
+def test_another_teacher_is_refused(chain, tiny_llama, tmp_path):
+    """A model without a manifest says nothing about the mixture that it was merged from."""
+    with pytest.raises(UserError, match=r"was not merged from .*/moe but from another mixture"):
+        heal(chain, tmp_path / "out", *KL, "--teacher", chain["moe"])
+    copy = shutil.copytree(chain["dense"], tmp_path / "copy", copy_function=shutil.copyfile)
+    tokenizer = AutoTokenizer.from_pretrained(tiny_llama)
+    tokenizer.add_tokens(["another"])
+    tokenizer.save_pretrained(copy)
+    with pytest.raises(UserError, match=r"has another tokenizer than \S+/copy"):
+        heal(chain, tmp_path / "out", *KL, "--model", copy, "--teacher", chain["moe_sft"])

@@ -1,20 +1,14 @@
 """Averaging of the experts: its equation, what a training does with it, and what is refused."""
 
-import math
-
 import pytest
 import torch
-from backbones import BACKBONES, SIZES
+from backbones import save_base
 from chains import Chain
-from trainings import random_rows
-from transformers import AutoConfig, AutoModelForCausalLM
+from trainings import random_rows, train_model
+from transformers import AutoModelForCausalLM
 
-from xft.common.errors import UserError
 from xft.config.sections import MoeSftConfig
-from xft.config.validation import validated
-from xft.training.checkpoints import Checkpoints
-from xft.training.expert_averaging import average, expert_tensors
-from xft.training.trainer import Training, train
+from xft.training.expert_averaging import expert_tensors
 
 OPTIONS = {
     "max_steps": 1,
@@ -26,95 +20,52 @@ BETA = 0.3
 ROWS = random_rows([8 + 5 * number % 17 for number in range(12)], prompt=3)
 
 
-@pytest.fixture(scope="module")
-def mixtures(tiny_llama, tmp_path_factory):
-    """Mixtures with and without a shared expert. Their experts differ."""
-    root = tmp_path_factory.mktemp("mixtures")
-    flags = ["--num-experts", "4", "--num-experts-per-tok", "3", "--init", "noise"]
-    flags += ["--init-noise", "0.5"]
-    return {
-        shared: Chain(root / shared, {"moe": [*flags, shared]}, base=tiny_llama)["moe"]
-        for shared in ("--shared-expert", "--no-shared-expert")
-    }
-
-
-def trained(folder, tokenizer, tmp_path, **changes) -> dict[str, torch.Tensor]:
-    """The tensors of a mixture after a training."""
-    dtype = torch.bfloat16 if changes.get("precision") == "bf16_pure" else torch.float32
+def trained(folder, tokenizer, tmp_path, **changes):
+    """A mixture after a training."""
+    dtype = torch.bfloat16 if changes["precision"] == "bf16_pure" else torch.float32
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
     torch.manual_seed(0)  # routing noise
-    options = MoeSftConfig(**OPTIONS | changes)
-    checkpoints = Checkpoints(tmp_path / "out", "none", math.inf)
-    train(Training(model, ROWS, tokenizer, options, 0, checkpoints))
-    return {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+    train_model(model, ROWS, tokenizer, tmp_path / "out", MoeSftConfig(**OPTIONS | changes))
+    return model
 
 
-def averaged(tensors: dict[str, torch.Tensor], beta: float) -> dict[str, torch.Tensor]:
-    """By the equation, with the mixing matrix A = (1 - b) I + b / (E - 1) (1 - I), in float64."""
-    result = dict(tensors)
-    for layer in range(2):
-        mlp = f"model.layers.{layer}.mlp"
-        shared = {
-            "gate_up_proj": ["gate_proj", "up_proj"],
-            "down_proj": ["down_proj"],
-        }
-        for fused, projections in shared.items():
-            routed = tensors[f"{mlp}.experts.{fused}"].double()
-            names = [f"{mlp}.shared_expert.{name}.weight" for name in projections]
-            names = [name for name in names if name in tensors]
-            first = [torch.cat([tensors[name].double() for name in names])[None]] if names else []
-            whole = torch.cat([*first, routed])
-            count = len(whole)
-            one = torch.eye(count, dtype=torch.float64)
-            matrix = (1 - beta) * one + beta / (count - 1) * (1 - one)
-            new = torch.einsum("ij,jab->iab", matrix, whole).to(tensors[f"{mlp}.experts.{fused}"])
-            result[f"{mlp}.experts.{fused}"] = new[len(first) :]
-            for name, part in zip(names, new[0].chunk(len(projections)), strict=bool(names)):
-                result[name] = part
-    return result
+@torch.no_grad()
+def averaged(model) -> dict[str, torch.Tensor]:
+    """The tensors of a mixture whose experts are averaged by the equation, in float64."""
+    for block in model.moe_blocks:
+        for experts in expert_tensors(block):
+            whole = torch.stack(experts).double()
+            others = (whole.sum(0) - whole) / (len(whole) - 1)
+            for expert, new in zip(experts, (1 - BETA) * whole + BETA * others, strict=True):
+                expert.copy_(new)
+    return model.state_dict()
 
 
 @pytest.mark.parametrize(
     ("shared", "precision"),
-    [
-        ("--shared-expert", "fp32"),
-        ("--no-shared-expert", "fp32"),
-        ("--shared-expert", "bf16"),
-        ("--no-shared-expert", "bf16_pure"),
-    ],
+    [("--shared-expert", "bf16"), ("--no-shared-expert", "bf16_pure")],
 )
-def test_a_step_averages_what_the_optimiser_made(mixtures, tokenizer, tmp_path, shared, precision):
+def test_a_step_averages_what_the_optimiser_made(
+    tiny_llama, tokenizer, tmp_path, shared, precision
+):
     """The average is taken once for a step with accumulated gradients. Only experts change."""
-    plain = trained(mixtures[shared], tokenizer, tmp_path, precision=precision)
-    found = trained(
-        mixtures[shared], tokenizer, tmp_path, precision=precision, expert_averaging=BETA
+    flags = ["--num-experts", "4", "--num-experts-per-tok", "3", shared, "--init", "noise"]
+    folder = Chain(tmp_path, {"moe": [*flags, "--init-noise", "0.5"]}, base=tiny_llama)["moe"]
+    plain, found = (
+        trained(folder, tokenizer, tmp_path, precision=precision, **changes)
+        for changes in ({}, {"expert_averaging": BETA})
     )
-    expected = averaged(plain, BETA)
-    changed = {name for name in plain if not torch.equal(plain[name], found[name])}
-    assert changed == {name for name in plain if "expert" in name}
-    for name in plain:
-        torch.testing.assert_close(found[name], expected[name])
-
-
-def test_a_sum_of_experts_is_kept_and_their_distance_shrinks():
-    """Exactly by 1 - b E / (E - 1)."""
-    experts = list(torch.randn(4, 6, 5, dtype=torch.float64))
-    total, distance = sum(experts), experts[0] - experts[3]
-    average(experts, 0.3)
-    torch.testing.assert_close(sum(experts), total)
-    torch.testing.assert_close(experts[0] - experts[3], (1 - 0.3 * 4 / 3) * distance)
+    before = {name: tensor.clone() for name, tensor in plain.state_dict().items()}
+    expected = averaged(plain)
+    for name, tensor in found.state_dict().items():
+        assert torch.equal(tensor, before[name]) == ("expert" not in name)
+        torch.testing.assert_close(tensor, expected[name])
 
 
 @pytest.mark.parametrize("name", ["llama-biases", "phi3", "starcoder2"])
 def test_the_experts_of_other_forms_belong_together(name, tmp_path):
     """In a mixture of copies, what belongs together is equal. Each value is in one tensor."""
-    config = AutoConfig.for_model(name.split("-")[0], **SIZES | BACKBONES[name])
-    base = AutoModelForCausalLM.from_config(config)
-    for key, parameter in base.named_parameters():
-        if key.endswith("bias"):
-            torch.nn.init.normal_(parameter)
-    base.save_pretrained(tmp_path / "base")
-    folder = Chain(tmp_path, base=tmp_path / "base")["moe"]
+    folder = Chain(tmp_path, base=save_base(name, tmp_path / "base"))["moe"]
     block = AutoModelForCausalLM.from_pretrained(folder).moe_blocks[0]
     parameters = [*block.shared_expert.parameters(), *block.experts.parameters()]
     found = list(expert_tensors(block))
@@ -125,13 +76,4 @@ def test_the_experts_of_other_forms_belong_together(name, tmp_path):
         assert all(torch.equal(expert, experts[0]) for expert in experts)
         for expert in experts:
             expert.zero_()
-    assert all((parameter == 0).all() for parameter in parameters)
-
-
-@pytest.mark.parametrize("launch", ["fsdp", "zero2", "zero3"])
-def test_split_weights_are_refused(launch):
-    values = {"launch": launch, "processes": 2, "expert_averaging": 0.1}
-    with pytest.raises(UserError, match=f"here: expert_averaging = 0.1: launch = {launch} splits"):
-        validated(MoeSftConfig, values, "here")
-    validated(MoeSftConfig, values | {"expert_averaging": 0}, "here")
-    validated(MoeSftConfig, values | {"launch": "ddp"}, "here")
+    assert not any(parameter.any() for parameter in parameters)

@@ -1,17 +1,13 @@
 """The balance loss over a global batch: its value, its gradient, and the noise of its passes."""
 
-import math
-
 import pytest
 import torch
 from chains import Chain
-from trainings import random_rows
+from trainings import random_rows, train_model
 from transformers import AutoModelForCausalLM
 
 from xft.config.sections import MoeSftConfig
 from xft.training.balance import GlobalCounts
-from xft.training.checkpoints import Checkpoints
-from xft.training.trainer import Training, train
 
 COEFFICIENT = 0.5  # large, so that its gradient matters
 OPTIONS = {
@@ -109,9 +105,8 @@ def test_the_pass_ahead_sees_what_the_passes_that_follow_see(
 
     monkeypatch.setattr(GlobalCounts, "__call__", note)
     options = MoeSftConfig(**OPTIONS | {"batching": batching})
-    checkpoints = Checkpoints(tmp_path / "out", "none", math.inf)
     rows = random_rows([8 + 5 * number % 17 for number in range(12)], prompt=3)
-    train(Training(model, rows, tokenizer, options, 0, checkpoints))
+    train_model(model, rows, tokenizer, tmp_path / "out", options)
     assert len(seen) == 2 * (3 + 3)
     for step in (seen[:6], seen[6:]):
         total = sum(own for own, _ in step[3:])

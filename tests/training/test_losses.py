@@ -3,16 +3,14 @@
 import pytest
 import torch
 from backbones import FORMS, random_dense
-from mixtures import mixture_and_varied_experts, random_mixture
+from mixtures import random_mixture
+from trainings import random_rows
 
-from xft.checkpoints.reader import Checkpoint
-from xft.modeling.mixing import Mixing, MixingLogits
 from xft.modeling.packed_attention import use_packed_attention
 from xft.training import losses
 from xft.training.batches import packed, padded
 from xft.training.distillation import Distillation
 from xft.training.losses import LabelledLoss, SplitModel
-from xft.training.validation import row_losses
 
 PROMPTS = {24: 10, 9: 0, 17: 15, 5: 5}  # rows of so many tokens, and how many have no label
 CHUNK = 7
@@ -23,13 +21,10 @@ KINDS = {"dense": random_dense, "mixture": random_mixture}
 
 
 def rows() -> list[dict]:
-    generator = torch.Generator().manual_seed(1)
-    found = []
-    for number, (length, prompt) in enumerate(PROMPTS.items(), 1):
-        ids = torch.randint(3, 97, (length,), generator=generator).tolist()
-        labels = [-100] * prompt + ids[prompt:]
-        found.append({"input_ids": ids, "labels": labels, "row": number})
-    return found
+    return [
+        random_rows([length], prompt, seed=length, kinds=97)[0]
+        for length, prompt in PROMPTS.items()
+    ]
 
 
 def labelled() -> int:
@@ -100,25 +95,6 @@ def test_a_batch_without_labels_has_no_loss_and_gradients_of_zero(whole_head, to
     assert not any(weight.grad.any() for weight in model.parameters())
 
 
-def test_the_head_of_the_mixing_model_has_no_gradient(tiny_llama, tmp_path, batch):
-    mixture_and_varied_experts(tiny_llama, tmp_path)
-    moe, ffn = (Checkpoint(tmp_path / name) for name in ("moe", "ffn"))
-    found = []
-    for labelled_only in (False, True):
-        mixing = Mixing(moe, ffn, MixingLogits(torch.zeros(2, 1, 3), None, 0.6))
-        model, options = mixing.model, {}
-        if labelled_only:
-            loss = LabelledLoss(model)
-            assert loss.split.learning() == []
-            options = loss.options(batch["labels"])
-        value = model(**batch, **options).loss
-        value.backward()
-        mixing.take_gradients()
-        gradients = {name: weight.grad for name, weight in mixing.logits.named_parameters()}
-        found.append((value.detach(), gradients))
-    assert_same(found[1], found[0])
-
-
 @pytest.mark.parametrize("whole_head", [True, False])
 @pytest.mark.parametrize("weight", [0.3, 1])
 def test_the_divergence_is_torchs_own_in_float64(weight, whole_head, batch):
@@ -161,17 +137,3 @@ def test_autocast_and_its_weights_gradients_are_kept(kind, batch):
     assert ours.item() == pytest.approx(plain.item(), rel=1e-2)
     error = torch.linalg.vector_norm(our_gradient - gradient)
     assert error <= 0.03 * torch.linalg.vector_norm(gradient)
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_the_losses_of_rows_are_plain_transformers(kind, tokenizer):
-    model = KINDS[kind]("gemma2", **CAP).eval()
-    expected = []
-    for row in rows():
-        ids, labels = torch.tensor([row["input_ids"]]), torch.tensor(row["labels"])[1:]
-        with torch.no_grad():
-            logits = model(ids).logits[0, :-1].double()
-        loss = torch.nn.functional.cross_entropy(logits, labels, reduction="sum").item()
-        expected.append([loss, (labels != -100).sum().item()])
-    found = row_losses(model, rows(), padded(tokenizer), 3, lambda batch: batch)
-    torch.testing.assert_close(found, torch.tensor(expected).double(), atol=0, rtol=2e-6)

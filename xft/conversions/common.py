@@ -1,6 +1,7 @@
 """Plans and random numbers that several conversions use."""
 
 import hashlib
+from collections.abc import Callable
 
 from xft.checkpoints.dtypes import torch_dtype
 from xft.checkpoints.reader import Checkpoint
@@ -26,6 +27,11 @@ def fused_plan(source: Checkpoint, name: str, parts: list[str], num_experts: int
     )
 
 
+def computed_plan(name: str, dtype: str, shape: tuple[int, ...], compute: Callable) -> TensorPlan:
+    """Plan a tensor that `compute` gives as a whole. It is rounded to the dtype."""
+    return TensorPlan(name, dtype, shape, lambda: [compute().to(torch_dtype(dtype))])
+
+
 def seeded_generator(seed: int, name: str):
     """A torch generator for what has this name. Its draws depend on seed and name alone."""
     import torch
@@ -37,15 +43,11 @@ def seeded_generator(seed: int, name: str):
 def trained_plans(before: Checkpoint, state: dict) -> list[TensorPlan]:
     """Plan trained weights with the names and dtypes of the checkpoint before training.
 
-    state: the model's state dict. Other tensors of the checkpoint, such as the rotary frequencies
-    of older models, are not weights and are copied unchanged.
+    state: what has learned, by name. Other tensors of the checkpoint, such as frozen weights and
+    the rotary frequencies of older models, are copied unchanged.
     """
-
-    def rounded(name: str):
-        return lambda: [state[name].cpu().to(torch_dtype(before.dtype(name)))]
-
     return [
-        TensorPlan(name, before.dtype(name), before.shape(name), rounded(name))
+        computed_plan(name, before.dtype(name), before.shape(name), state[name].cpu)
         if name in state
         else copy_plan(before, name)
         for name in before.names

@@ -1,7 +1,7 @@
 """Routed experts that do not begin as copies of the dense MLP.
 
 noise: W_i = W + share std(W) n, with n standard normal.
-drop: Drop-Upcycling (arXiv 2502.19261). Expert i draws a set S of the intermediate neurons. The
+drop: Drop-Upcycling (arXiv 2502.19261). Expert i draws a set S of at least one neuron. The
 rows S of gate and up and the columns S of down come from N(mean, std^2), with the mean and the
 standard deviation of the values that were there. All else is copied.
 
@@ -9,28 +9,16 @@ Biases are always copies. Statistics and draws are in fp32 or more, and are roun
 """
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 
 from xft.checkpoints.layout import FfnLayer
 from xft.checkpoints.reader import Checkpoint
 from xft.checkpoints.writer import TensorPlan
-from xft.common.errors import UserError
 from xft.config.sections import MoeConfig
 from xft.conversions.common import seeded_generator
 
 BLOCK_ROWS = 512  # of a matrix that are in memory in float64
-
-
-def check_drop(base: Checkpoint, layers: list[FfnLayer], share: float) -> None:
-    """Raise UserError if a share of a layer's intermediate neurons is less than one neuron."""
-    for layer in layers:
-        size = base.shape(layer.dense(layer.form.output))[1]
-        if int(share * size) < 1:
-            raise UserError(
-                f"init_drop = {share:g}: it is less than one of the {size} intermediate neurons of "
-                f"layer {layer.index}. Raise it, or choose another init"
-            )
 
 
 def varied_plans(
@@ -41,16 +29,17 @@ def varied_plans(
     An expert's draws depend on the seed, the layer, the expert and the projection, and on nothing
     else.
     """
-    first, output = (layer.dense(name) for name in (layer.form.inputs[0], layer.form.output))
-    hidden, size = base.shape(output)
     routed = moe.num_experts - moe.shared_expert
-    width = 2 * size if layer.form.gated else size
-    for name, source, shape in (
-        (layer.experts_in(), first, (routed, width, hidden)),
-        (layer.experts_out(), output, (routed, hidden, size)),
+    inputs = ("gate", "up") if layer.form.gated else ("up",)
+    for name, projections, roles in (
+        (layer.experts_in(), layer.form.inputs, inputs),
+        (layer.experts_out(), (layer.form.output,), ("down",)),
     ):
-        chunks = partial(_weights, base, layer, source == output, moe, seed)
-        yield TensorPlan(name, base.dtype(source), shape, chunks)
+        names = [layer.dense(projection) for projection in projections]
+        rows = sum(base.shape(weight)[0] for weight in names)
+        shape = routed, rows, base.shape(names[0])[1]
+        chunks = partial(_weights, base, names, roles, f"{layer.prefix}.expert", moe, seed)
+        yield TensorPlan(name, base.dtype(names[0]), shape, chunks)
 
 
 def noised(weight, scale: float, generator):
@@ -90,42 +79,32 @@ def mean_and_std(matrix) -> tuple[float, float]:
 
 
 def _weights(
-    base: Checkpoint, layer: FfnLayer, is_output: bool, moe: MoeConfig, seed: int
+    base: Checkpoint,
+    names: Sequence[str],
+    roles: Sequence[str],
+    place: str,
+    moe: MoeConfig,
+    seed: int,
 ) -> Iterator:
-    """The output projection of each routed expert, or its input projections."""
-    matrices = _output(base, layer) if is_output else _inputs(base, layer)
+    """The matrices of each routed expert that stand in the tensors `names`, split by their roles.
+
+    roles: "gate" and "up" [I, H], "up" without a gate, or "down" [H, I].
+    """
+    import torch
+
+    pieces = torch.cat([base.get_finite(name) for name in names]).chunk(len(roles))
+    matrices = dict(zip(roles, pieces, strict=True))
     scales = {}
     if moe.init == "noise":
         scales = {role: moe.init_noise * mean_and_std(w)[1] for role, w in matrices.items()}
     for expert in range(int(moe.shared_expert), moe.num_experts):
-        name = f"{layer.prefix}.expert.{expert}"
         for role, weight in matrices.items():
-            generator = seeded_generator(seed, f"{name}.{role}")
+            generator = seeded_generator(seed, f"{place}.{expert}.{role}")
             if moe.init == "noise":
                 yield noised(weight, scales[role], generator)
             else:
-                axis = 1 if is_output else 0
-                neurons = _drawn_neurons(weight.shape[axis], moe.init_drop, seed, name)
-                yield redrawn(weight, neurons, axis, generator)
-
-
-def _drawn_neurons(size: int, share: float, seed: int, name: str):
-    """The neurons that an expert draws again, the same for its projections."""
-    import torch
-
-    order = torch.randperm(size, generator=seeded_generator(seed, f"{name}.neurons"))
-    return order[: int(share * size)]
-
-
-def _inputs(base: Checkpoint, layer: FfnLayer) -> dict:
-    """The gate, if there is one, and the up projection [I, H]; a fused projection is split."""
-    form = layer.form
-    roles = ("gate", "up") if form.gated else ("up",)
-    pieces = len(roles) // len(form.inputs)
-    held = [base.get_finite(layer.dense(name)) for name in form.inputs]
-    weights = [half for weight in held for half in weight.chunk(pieces)]
-    return dict(zip(roles, weights, strict=True))
-
-
-def _output(base: Checkpoint, layer: FfnLayer) -> dict:
-    return {"down": base.get_finite(layer.dense(layer.form.output))}
+                axis = 1 if role == "down" else 0
+                drawer = seeded_generator(seed, f"{place}.{expert}.neurons")
+                neurons = torch.randperm(weight.shape[axis], generator=drawer)
+                dropped = max(int(moe.init_drop * len(neurons)), 1)
+                yield redrawn(weight, neurons[:dropped], axis, generator)

@@ -6,15 +6,14 @@ uniform between +-1/sqrt(K), as PEFT draws it.
 """
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from functools import partial
 
-from xft.checkpoints.dtypes import torch_dtype
 from xft.checkpoints.layout import FfnLayer
 from xft.checkpoints.reader import Checkpoint
 from xft.checkpoints.writer import TensorPlan
 from xft.config.sections import MoeConfig
-from xft.conversions.common import copy_plan, seeded_generator
+from xft.conversions.common import computed_plan, copy_plan, seeded_generator
 
 
 def low_rank_plans(
@@ -30,25 +29,22 @@ def low_rank_plans(
         weight = layer.dense(projection)
         dtype, (outputs, inputs) = base.dtype(weight), base.shape(weight)
         name, shape = layer.factor(projection, "A"), (moe.num_experts, moe.rank, inputs)
-        yield TensorPlan(name, dtype, shape, partial(_drawn, name, dtype, shape, seed))
+        yield computed_plan(name, dtype, shape, partial(_drawn, name, shape, seed))
         name, shape = layer.factor(projection, "B"), (moe.num_experts, outputs, moe.rank)
-        yield TensorPlan(name, dtype, shape, partial(_zeros, dtype, shape))
+        yield computed_plan(name, dtype, shape, partial(_zeros, shape))
 
 
-def _drawn(name: str, dtype: str, shape: tuple[int, ...], seed: int) -> Iterator:
-    """The factor A of each expert, drawn in fp32 and rounded once."""
+def _drawn(name: str, shape: tuple[int, ...], seed: int):
+    """The factor A of all experts, in fp32."""
     import torch
 
-    bound = 1 / math.sqrt(shape[-1])
-    for expert in range(shape[0]):
-        generator = seeded_generator(seed, f"{name}.{expert}")
-        drawn = torch.empty(shape[1:]).uniform_(-bound, bound, generator=generator)
-        yield drawn.to(torch_dtype(dtype))
+    bound, drawn = 1 / math.sqrt(shape[-1]), torch.empty(shape)
+    for expert, values in enumerate(drawn):
+        values.uniform_(-bound, bound, generator=seeded_generator(seed, f"{name}.{expert}"))
+    return drawn
 
 
-def _zeros(dtype: str, shape: tuple[int, ...]) -> Iterator:
-    """The factor B of each expert."""
+def _zeros(shape: tuple[int, ...]):
     import torch
 
-    for _ in range(shape[0]):
-        yield torch.zeros(shape[1:], dtype=torch_dtype(dtype))
+    return torch.zeros(shape)

@@ -5,12 +5,13 @@ c_i = (1 - lambda) softmax(alpha)_i. W_0 is the shared expert, and i counts the 
 arXiv 2404.15247, section 3.2). If lambda is learned too, lambda = sigmoid(lambda_logit).
 """
 
-from xft.checkpoints.dtypes import torch_dtype
+from functools import partial
+
 from xft.checkpoints.layout import FfnLayer, moe_layers, outside
 from xft.checkpoints.reader import Checkpoint
 from xft.checkpoints.writer import TensorPlan
-from xft.conversions.common import copy_plan
-from xft.conversions.merged_tensors import MergedTensor, merged_tensors
+from xft.conversions.common import computed_plan, copy_plan
+from xft.conversions.merged_tensors import merged_tensors
 
 ALPHA = "alpha"
 LAMBDA_LOGIT = "lambda_logit"
@@ -106,12 +107,6 @@ def merge_plans(moe: Checkpoint, ffn: Checkpoint, coefficients) -> list[TensorPl
     """
     plans = [copy_plan(moe, name, new_name) for new_name, name in unmerged(moe).items()]
     for tensor in merged_tensors(moe, ffn, coefficients.shape):
-        plans.append(_merged_plan(tensor, tensor.own(coefficients)))
+        merged = partial(tensor.merged, tensor.own(coefficients))
+        plans.append(computed_plan(tensor.name, tensor.dtype, tensor.shape, merged))
     return plans
-
-
-def _merged_plan(tensor: MergedTensor, coefficients) -> TensorPlan:
-    def compute() -> list:
-        return [tensor.merged(coefficients).to(torch_dtype(tensor.dtype))]
-
-    return TensorPlan(tensor.name, tensor.dtype, tensor.shape, compute)

@@ -8,17 +8,19 @@ B is a tensor of the base. T is the same tensor of XFT's merged model: the exper
   holds once has t = 1.
 """
 
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from xft.artifacts.artifact import Artifact, open_artifact
 from xft.checkpoints.capacity import EMBEDDINGS
-from xft.checkpoints.dtypes import FLOAT_NAMES, torch_dtype
+from xft.checkpoints.dtypes import FLOAT_NAMES
 from xft.checkpoints.reader import Checkpoint
 from xft.checkpoints.writer import TensorPlan
 from xft.common.errors import UserError
 from xft.config.sections import MergeMethod
-from xft.conversions.common import copy_plan
+from xft.conversions.common import computed_plan, copy_plan
 from xft.conversions.merge import merge_plans, unmerged
 from xft.conversions.merged_tensors import MergedTensor, merged_tensors
 from xft.conversions.mixing_artifact import MixingArtifact, MixingSources
@@ -44,21 +46,53 @@ def dense_plans(
     moe, ffn = sources.moe.checkpoint, sources.ffn.checkpoint
     if base is None:
         return merge_plans(moe, ffn, coefficients)
-    return _plans_from(base.checkpoint, moe, ffn, coefficients, method)
-
-
-def _plans_from(
-    base: Checkpoint, moe: Checkpoint, ffn: Checkpoint, coefficients, method: MergeMethod
-) -> list[TensorPlan]:
-    plans = []
+    plans, is_stock = [], method.method == "model_stock"
     for new_name, name in unmerged(moe).items():
-        if method.method == "model_stock" or moe.dtype(name) not in FLOAT_NAMES:
+        dtype, shape = moe.dtype(name), moe.shape(name)
+        if is_stock or dtype not in FLOAT_NAMES:
             plans.append(copy_plan(moe, name, new_name))
         else:
-            plans.append(_scaled_plan(moe, name, new_name, base, method.scale))
+            tuned = partial(_precise, moe, name)
+            plans.append(_moved_plan(base.checkpoint, new_name, dtype, shape, tuned, method.scale))
     for tensor in merged_tensors(moe, ffn, coefficients.shape):
-        plans.append(_merged_plan(tensor, tensor.own(coefficients), method, base))
+        merged = partial(tensor.merged, tensor.own(coefficients))
+        weight = tensor if is_stock else method.scale
+        plans.append(
+            _moved_plan(base.checkpoint, tensor.name, tensor.dtype, tensor.shape, merged, weight)
+        )
     return plans
+
+
+def _precise(moe: Checkpoint, name: str):
+    """A tensor of the mixture, in fp32 or better."""
+    import torch
+
+    tuned = moe.get(name)
+    return tuned.to(torch.promote_types(tuned.dtype, torch.float32))
+
+
+def _moved_plan(
+    base: Checkpoint,
+    name: str,
+    dtype: str,
+    shape: tuple[int, ...],
+    tuned: Callable,
+    weight: float | MergedTensor,
+) -> TensorPlan:
+    """Plan B + w (T - B), exactly T if w = 1.
+
+    tuned: gives T, in fp32 or better. weight: w, or the tensor whose experts give it.
+    """
+    base_name = name_in_base(base, name, shape)
+
+    def compute():
+        import torch
+
+        start, end = base.get(base_name), tuned()
+        share = weight if isinstance(weight, float) else stock_ratio(weight.task_products(start))
+        return torch.lerp(start.to(end.dtype), end, share)
+
+    return computed_plan(name, dtype, shape, compute)
 
 
 def stock_ratio(products) -> float:
@@ -98,45 +132,6 @@ def one_expert(mixing: MixingArtifact, expert: int) -> MixingArtifact:
     alpha = torch.full_like(mixing.alpha, -torch.inf)
     alpha[..., expert - 1] = 0
     return replace(mixing, alpha=alpha)
-
-
-def _merged_plan(
-    tensor: MergedTensor, coefficients, method: MergeMethod, base: Checkpoint
-) -> TensorPlan:
-    base_name = name_in_base(base, tensor.name, tensor.shape)
-
-    def compute() -> list:
-        start = base.get(base_name)
-        if method.method == "model_stock":
-            weight = stock_ratio(tensor.task_products(start))
-        else:
-            weight = method.scale
-        merged = tensor.merged(coefficients)
-        return [_along(start, merged, weight).to(torch_dtype(tensor.dtype))]
-
-    return TensorPlan(tensor.name, tensor.dtype, tensor.shape, compute)
-
-
-def _scaled_plan(
-    moe: Checkpoint, name: str, new_name: str, base: Checkpoint, scale: float
-) -> TensorPlan:
-    base_name = name_in_base(base, new_name, moe.shape(name))
-
-    def compute() -> list:
-        import torch
-
-        tuned = moe.get(name)
-        precise = tuned.to(torch.promote_types(tuned.dtype, torch.float32))
-        return [_along(base.get(base_name), precise, scale).to(tuned.dtype)]
-
-    return TensorPlan(new_name, moe.dtype(name), moe.shape(name), compute)
-
-
-def _along(start, end, weight: float):
-    """B + w (T - B) in T's dtype, exactly T if w = 1. start: B, of any dtype; end: T."""
-    import torch
-
-    return torch.lerp(start.to(end.dtype), end, weight)
 
 
 def name_in_base(base: Checkpoint, name: str, shape: tuple[int, ...]) -> str:

@@ -37,6 +37,15 @@ class MergedTensor:
         """This tensor's coefficients [1 + R], from those of the whole model."""
         return coefficients[self.row, self.column]
 
+    def squares(self, base):
+        """mean_i |W_i - M|^2, |M - B|^2 and |B|^2, [3] in fp64, with the experts' mean M."""
+        import torch
+
+        products = self.task_products(base)
+        moved = products.mean()
+        apart = (products.diagonal().mean() - moved).clamp(min=0)
+        return torch.stack([apart, moved, _square(base)])
+
 
 @dataclass(frozen=True)
 class FullTensor(MergedTensor):
@@ -83,18 +92,6 @@ class FullTensor(MergedTensor):
         """<W_i - B, W_j - B> of all experts, [1 + R, 1 + R] in fp64. base: B, of this shape."""
         vectors = (block[1:] - block[0] for block in stacked_blocks([base, *self.experts()]))
         return sum(own @ own.T for own in vectors)
-
-    def squares(self, base):
-        """mean_i |W_i - M|^2, |M - B|^2 and |B|^2, [3] in fp64, with the experts' mean M."""
-        import torch
-
-        sums = torch.zeros(3, dtype=torch.float64)
-        for block in stacked_blocks([base, *self.experts()]):
-            start, experts = block[0], block[1:]
-            mean = experts.mean(dim=0)
-            apart = (experts - mean).square().sum() / len(experts)
-            sums += torch.stack([apart, (mean - start).square().sum(), start.square().sum()])
-        return sums
 
     @property
     def _shared(self) -> str:
@@ -172,15 +169,6 @@ class LowRankTensor(MergedTensor):
         moved = self.weight.float() - base.float()  # zero, unless B is not W
         across = self.inner_products(moved, 0)
         return self.scale**2 * products + across + across[:, None] + _square(moved)
-
-    def squares(self, base):
-        """mean_i |W_i - M|^2, |M - B|^2 and |B|^2, [3] in fp64, with the experts' mean M."""
-        import torch
-
-        products = self.task_products(base)
-        moved = products.mean()
-        apart = (products.diagonal().mean() - moved).clamp(min=0)
-        return torch.stack([apart, moved, _square(base)])
 
     def _factor(self, letter: str):
         """A [E, r, K] or B [E, N, r], memory-mapped."""

@@ -6,7 +6,7 @@ computes the same as they do.
 
 from collections.abc import Iterable
 
-from xft.checkpoints.layout import FfnLayer
+from xft.checkpoints.layout import LAYER, FfnLayer
 from xft.checkpoints.reader import Checkpoint
 from xft.checkpoints.writer import TensorPlan
 from xft.common.errors import UserError
@@ -16,26 +16,7 @@ from xft.conversions.common import copy_plan, fused_plan
 
 PUBLISHED_TYPE = "llama_moe_upscaling"
 PUBLISHED_ROPE_THETA = 10000.0
-LLAMA_KEYS = (
-    "attention_dropout",
-    "bos_token_id",
-    "eos_token_id",
-    "hidden_act",
-    "hidden_size",
-    "initializer_range",
-    "intermediate_size",
-    "max_position_embeddings",
-    "num_attention_heads",
-    "num_hidden_layers",
-    "num_key_value_heads",
-    "pad_token_id",
-    "rms_norm_eps",
-    "rope_scaling",
-    "tie_word_embeddings",
-    "torch_dtype",
-    "use_cache",
-    "vocab_size",
-)
+IGNORED = {"attention_bias", "rope_theta", "transformers_version"}
 GATES = {
     "TopKUniversalBalancedNoisyGate": {"shared_expert": True, "normalize_routing": True},
     "TopKUniversalBalancedNoNormalizationNoisyGate": {
@@ -44,16 +25,6 @@ GATES = {
     },
     "TopKBalancedNoisyGate": {"shared_expert": False, "normalize_routing": True},
 }
-NEEDED = (
-    "gate_add_noise",
-    "gate_balance_loss_weight",
-    "gate_network",
-    "gate_type",
-    "gate_use_balance",
-    "num_experts",
-    "num_hidden_layers",
-    "num_selects",
-)
 # Switches of the published code that the paper does not use, with the values of this project.
 FIXED = {
     "add_weight_norm": False,
@@ -72,38 +43,43 @@ def reference_settings(config: dict) -> MixtureConfig:
     """
     if config.get("model_type") != PUBLISHED_TYPE:
         raise UserError(f"model_type is {config.get('model_type')!r}, not {PUBLISHED_TYPE!r}")
-    if missing := [key for key in NEEDED if key not in config]:
-        raise UserError(f"the config lacks {', '.join(missing)}, which published checkpoints have")
     for key, value in FIXED.items():
         if config.get(key, value) != value:
             raise UserError(f"{key} = {config[key]!r} is not supported, only {value!r}")
-    if config["gate_type"] not in GATES:
-        raise UserError(f"gate_type = {config['gate_type']!r}: must be one of {', '.join(GATES)}")
-    settings = {
-        "num_experts": config["num_experts"],
-        "num_experts_per_tok": config["num_selects"],
-        **GATES[config["gate_type"]],
-        "router": config["gate_network"],
-        "router_noise": bool(config["gate_add_noise"]),
-        "balance_loss_coef": config["gate_balance_loss_weight"] * config["gate_use_balance"],
-    }
+    try:
+        if config["gate_type"] not in GATES:
+            gates = ", ".join(GATES)
+            raise UserError(f"gate_type = {config['gate_type']!r}: must be one of {gates}")
+        settings = {
+            "num_experts": config["num_experts"],
+            "num_experts_per_tok": config["num_selects"],
+            **GATES[config["gate_type"]],
+            "router": config["gate_network"],
+            "router_noise": bool(config["gate_add_noise"]),
+            "balance_loss_coef": config["gate_balance_loss_weight"] * config["gate_use_balance"],
+        }
+    except KeyError as error:
+        raise UserError(f"the config lacks {error}, which published checkpoints have") from None
     return validated(MixtureConfig, settings, "the published config.json")
 
 
 def reference_base_config(config: dict) -> dict:
     """The config of the dense Llama that a published config.json was made from."""
-    return {
+    from transformers import LlamaConfig
+
+    known = LlamaConfig().to_dict().keys() | {"rope_scaling", "torch_dtype"}
+    return {key: config[key] for key in config.keys() & known - IGNORED} | {
         "architectures": ["LlamaForCausalLM"],
         "model_type": "llama",
         "rope_theta": PUBLISHED_ROPE_THETA,
-        **{key: config[key] for key in LLAMA_KEYS if key in config},
     }
 
 
 def import_reference(published: Checkpoint, moe: MixtureConfig) -> list[TensorPlan]:
     """Plan the tensors of an upcycled model from those of a published MoE checkpoint."""
     plans = [copy_plan(published, name) for name in published.names if ".mlp." not in name]
-    for index in range(published.config["num_hidden_layers"]):
+    layers = {int(match[1]) for name in published.names if (match := LAYER.search(name))}
+    for index in sorted(layers):
         layer = FfnLayer(f"model.layers.{index}.mlp", index)
         plans += _expert_plans(published, layer, moe)
         plans += _router_plans(published, layer, moe)

@@ -45,12 +45,9 @@ def _check_alike(first: Checkpoint, other: Checkpoint) -> None:
 
 
 def _config_fault(first: dict, other: dict) -> str | None:
-    differing = [key for key in sorted(first.keys() | other.keys()) if _differs(key, first, other)]
+    keys = sorted(first.keys() | other.keys())
+    differing = [key for key in keys if first.get(key, ...) != other.get(key, ...)]
     return f"config.json differs in {', '.join(differing)}" if differing else None
-
-
-def _differs(key: str, first: dict, other: dict) -> bool:
-    return key not in first or key not in other or first[key] != other[key]
 
 
 def _tensor_fault(first: Checkpoint, other: Checkpoint) -> str | None:

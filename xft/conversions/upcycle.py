@@ -5,17 +5,18 @@ B_i A_i: B_i is zero, and A_i is uniform between +-1/sqrt(K) for K inputs, as in
 """
 
 from collections.abc import Iterable
+from functools import partial
 
 from xft.checkpoints.capacity import check_rank
-from xft.checkpoints.dtypes import FLOAT_NAMES, torch_dtype
+from xft.checkpoints.dtypes import FLOAT_NAMES
 from xft.checkpoints.layout import FfnLayer, dense_layers, outside
 from xft.checkpoints.reader import Checkpoint
 from xft.checkpoints.writer import TensorPlan
 from xft.common.errors import UserError, naming
 from xft.config.section import keys
 from xft.config.sections import MixtureConfig, MoeConfig
-from xft.conversions.common import copy_plan, fused_plan, seeded_generator
-from xft.conversions.expert_init import check_drop, varied_plans
+from xft.conversions.common import computed_plan, copy_plan, fused_plan, seeded_generator
+from xft.conversions.expert_init import varied_plans
 from xft.conversions.low_rank import low_rank_plans
 
 DEFAULT_INITIALIZER_RANGE = 0.02
@@ -29,8 +30,6 @@ def upcycle(base: Checkpoint, moe: MoeConfig, seed: int) -> list[TensorPlan]:
     Raises UserError if a layer cannot be upcycled in this way.
     """
     layers = chosen_layers(base, moe.upcycled_layers)
-    if moe.init == "drop":
-        check_drop(base, layers, moe.init_drop)
     expert_plans = _expert_plans
     if moe.experts == "lora":
         names = [layer.dense(name) for layer in layers for name in layer.form.projections]
@@ -118,24 +117,17 @@ def _router_plans(
     first = layer.dense(layer.form.inputs[0])
     hidden, dtype = base.shape(first)[1], base.dtype(first)
     std = base.config.get("initializer_range") or DEFAULT_INITIALIZER_RANGE
-    shapes = {"input": (routed, hidden)}
+    parts = {"input": (routed, hidden, std)}
     if moe.router == "mlp":
-        shapes["output"] = (routed, routed)
-    for part, shape in shapes.items():
-        name = layer.router(part)
-        yield TensorPlan(name, dtype, shape, _drawer(name, shape, dtype, std, seed))
+        parts["output"] = routed, routed, std
     if moe.router_noise:
-        name = layer.router("noise")
-        yield TensorPlan(
-            name, dtype, (routed, hidden), _drawer(name, (routed, hidden), dtype, 0, seed)
-        )
+        parts["noise"] = routed, hidden, 0
+    for part, (*shape, scale) in parts.items():
+        name, shape = layer.router(part), tuple(shape)
+        yield computed_plan(name, dtype, shape, partial(_drawn, name, shape, scale, seed))
 
 
-def _drawer(name: str, shape: tuple[int, ...], dtype: str, std: float, seed: int):
-    def draw() -> list:
-        import torch
+def _drawn(name: str, shape: tuple[int, ...], std: float, seed: int):
+    import torch
 
-        values = torch.randn(shape, generator=seeded_generator(seed, name)) * std
-        return [values.to(torch_dtype(dtype))]
-
-    return draw
+    return torch.randn(shape, generator=seeded_generator(seed, name)) * std

@@ -10,22 +10,11 @@ from transformers.configuration_utils import PreTrainedConfig
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING, AutoConfig
 
 from xft.common.errors import UserError
+from xft.config.section import keys
+from xft.config.sections import MixtureConfig
 
 MODEL_TYPE = "xft"
-MOE_SETTINGS = (
-    "num_experts",
-    "num_experts_per_tok",
-    "shared_expert",
-    "normalize_routing",
-    "router",
-    "router_noise",
-    "balance_loss_coef",
-    "upcycled_layers",
-    "experts",
-    "rank",
-    "lora_alpha",
-    "train_rest",
-)
+MOE_SETTINGS = keys(MixtureConfig)
 
 
 class XftConfig(PreTrainedConfig):

@@ -20,7 +20,6 @@ from torch import Tensor, nn
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
-from xft.checkpoints.capacity import check_rank
 from xft.modeling.experts import as_autocast
 from xft.modeling.mlp import MlpShape, read_mlp
 from xft.modeling.moe import RoutedBlock, TokenMask
@@ -53,11 +52,7 @@ class LowRankExperts(nn.ModuleDict):
     """The factors of all experts, by the names of the MLP's projections."""
 
     def __init__(self, shape: MlpShape, num_experts: int, rank: int):
-        """Raises UserError if the rank is larger than the smaller size of a projection."""
-        hidden, intermediate = shape.hidden_size, shape.intermediate_size
-        sizes = {"hidden_size": hidden, "intermediate_size": intermediate}
-        check_rank("moe.rank", rank, {f"a matrix with {name}": sizes[name] for name in sizes})
-        form = shape.form
+        form, hidden, intermediate = shape.form, shape.hidden_size, shape.intermediate_size
         width = intermediate * (1 + form.gated) // len(form.inputs)
         factors = {name: Factors(num_experts, rank, hidden, width) for name in form.inputs}
         factors[form.output] = Factors(num_experts, rank, intermediate, hidden)

@@ -55,11 +55,6 @@ class Routing:
         everyone = torch.ones_like(shared, dtype=torch.bool)
         return torch.cat([everyone, chosen], 1), torch.cat([shared, weights], 1)
 
-    @property
-    def balance_loss(self) -> Tensor:
-        """CV^2(importance) + CV^2(load), a scalar, without its coefficient."""
-        return squared_variation(self.counts).sum()
-
     @torch.no_grad()
     def statistics(self) -> dict[str, Tensor]:
         """load [R]: each expert's share of the choices; importance [R]: its share of the gate

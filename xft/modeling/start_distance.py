@@ -1,12 +1,13 @@
 """How far a mixture whose experts are no copies is from its dense model before training."""
 
-from collections.abc import Iterable, Iterator
+import copy
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor
-from transformers import AutoModelForCausalLM
+from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from xft.checkpoints.layout import FfnLayer
 from xft.checkpoints.reader import Checkpoint
@@ -15,8 +16,6 @@ from xft.config.sections import MoeConfig
 from xft.conversions.common import seeded_generator
 from xft.conversions.upcycle import chosen_layers
 from xft.modeling.configuration import XftConfig
-from xft.modeling.experts import Experts
-from xft.modeling.moe import MoeBlock
 
 TOKENS = 64
 
@@ -48,69 +47,42 @@ def report_distances(base: Checkpoint, mixture: Path, moe: MoeConfig, seed: int)
 def distances(
     base: Checkpoint, mixture: Checkpoint, moe: MoeConfig, seed: int
 ) -> Iterator[Distance]:
-    """The distance of each upcycled layer, in fp32, with two experts in memory at a time.
+    """The distance of each upcycled layer, in fp32, with one layer of the mixture in memory.
 
     The tokens are normal hidden states, each with a root mean square of 1, as a norm gives them.
     """
     with torch.device("meta"):
+        config = AutoConfig.from_pretrained(base.folder, trust_remote_code=False)
+        dense = AutoModelForCausalLM.from_config(config)
         model = AutoModelForCausalLM.from_config(XftConfig.from_dict(mixture.config))
-    layers = chosen_layers(base, moe.upcycled_layers)
-    for layer, block in zip(layers, model.eval().moe_blocks, strict=True):
-        size, generator = block.router.input.in_features, seeded_generator(seed, layer.prefix)
-        tokens = torch.randn(TOKENS, size, generator=generator)
+    for layer in chosen_layers(base, moe.upcycled_layers):
+        mlp, block = _loaded(dense, base, layer), _loaded(model, mixture, layer)
+        generator = seeded_generator(seed, layer.prefix)
+        tokens = torch.randn(TOKENS, block.router.input.in_features, generator=generator)
         tokens /= tokens.square().mean(dim=1, keepdim=True).sqrt()
-        yield _distance(base, mixture, layer, block, tokens)
+        expected = mlp(tokens)
+        outputs = (block(tokens) - expected).norm() / expected.norm()
+        yield Distance(layer.index, _of_weights(mlp, block, layer), outputs.item())
 
 
-def _distance(
-    base: Checkpoint, mixture: Checkpoint, layer: FfnLayer, block: MoeBlock, tokens: Tensor
-) -> Distance:
-    router, experts = block.router, block.experts
-    place = f"{layer.prefix}.router."
-    state = {name: mixture.get(place + name).float() for name in router.state_dict()}
-    router.load_state_dict(state, assign=True)
-    routing = router(tokens)
-    dense = _dense_expert(base, layer)
-    expected = _run(dense, experts, tokens)
-    mixed = torch.zeros_like(tokens)
-    if block.shared_expert is not None:  # a copy of the dense MLP
-        mixed = routing.shared_weight[:, None] * expected
-    squares = 0.0
-    for number in range(experts.num_experts):
-        expert = {
-            name: mixture.get(f"{layer.prefix}.experts.{name}")[number].float() for name in dense
-        }
-        weights = (routing.weights * (routing.indices == number)).sum(1)
-        mixed += weights[:, None] * _run(expert, experts, tokens)
-        squares += _square(expert[name] - dense[name] for name in dense)
-    return Distance(
-        layer.index,
-        (squares / experts.num_experts / _square(dense.values())) ** 0.5,
-        ((mixed - expected).norm() / expected.norm()).item(),
-    )
+def _loaded(model: nn.Module, checkpoint: Checkpoint, layer: FfnLayer) -> nn.Module:
+    """A copy of the block of one layer in a model without values, with the values in fp32."""
+    block = copy.deepcopy(model.get_decoder().layers[layer.index].mlp).eval()
+    state = {name: checkpoint.get(f"{layer.prefix}.{name}").float() for name in block.state_dict()}
+    block.load_state_dict(state, assign=True)
+    return block
 
 
-def _dense_expert(base: Checkpoint, layer: FfnLayer) -> dict[str, Tensor]:
-    """The dense MLP's tensors in fp32, by the names and in the form of one fused expert."""
-    tensors = {}
+def _of_weights(mlp: nn.Module, block: nn.Module, layer: FfnLayer) -> float:
+    moved = size = 0.0
     for part in layer.parts:
-        inputs = [base.get(layer.dense(name, part)) for name in layer.form.inputs]
-        tensors[layer.experts_in(part)] = torch.cat(inputs).float()
-        tensors[layer.experts_out(part)] = base.get(layer.dense(layer.form.output, part)).float()
-    return {name.rpartition(".")[2]: tensor for name, tensor in tensors.items()}
-
-
-def _run(weights: dict[str, Tensor], like: Experts, tokens: Tensor) -> Tensor:
-    """The outputs of one expert with these weights, of the form of `like`, for tokens [T, H]."""
-    width = weights["down_proj"].shape[1]
-    with torch.device("meta"):
-        one = Experts(
-            like.config, 1, tokens.shape[1], width, like.act_fn, like.has_gate, like.has_bias
-        )
-    one.load_state_dict({name: tensor[None] for name, tensor in weights.items()}, assign=True)
-    everyone = torch.zeros(len(tokens), 1, dtype=torch.int64)
-    return one(tokens, everyone, torch.ones(len(tokens), 1))
-
-
-def _square(tensors: Iterable[Tensor]) -> float:
-    return sum(tensor.norm().item() ** 2 for tensor in tensors)
+        inputs = [mlp.get_parameter(f"{name}.{part}") for name in layer.form.inputs]
+        output = mlp.get_parameter(f"{layer.form.output}.{part}")
+        for name, weight in (
+            (layer.experts_in(part), torch.cat(inputs)),
+            (layer.experts_out(part), output),
+        ):
+            experts = block.get_parameter(name.removeprefix(f"{layer.prefix}."))
+            moved += (experts - weight).norm().item() ** 2 / len(experts)
+            size += weight.norm().item() ** 2
+    return (moved / size) ** 0.5

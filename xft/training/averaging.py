@@ -12,11 +12,7 @@ from torch import Tensor, nn
 from transformers import TrainerCallback
 
 from xft.config.training import TuningConfig
-from xft.training.engines import (
-    learned_parameters,
-    set_weights,
-    whole_parameters,
-)
+from xft.training.engines import set_weights, whole_parameters
 
 AVERAGE_FILE = "average.safetensors"
 
@@ -41,21 +37,20 @@ class WeightAverage(TrainerCallback):
     def on_step_end(self, args, state, control, **kwargs):
         steps = self.options.averaged_steps(state.max_steps)
         if state.global_step in steps:
-            self._take(is_first=state.global_step == steps[0], keeps=args.process_index == 0)
+            self._take(keeps=args.process_index == 0)
         if state.global_step == state.max_steps:
             self._finish(len(steps))
 
     @torch.no_grad()
-    def _take(self, is_first: bool, keeps: bool) -> None:
+    def _take(self, keeps: bool) -> None:
         """Add the present weights to the average. All processes call this."""
         for name, weight in whole_parameters(self.module, self.options):
             if not keeps:
                 continue
-            if is_first:
-                self.tensors[name] = weight.to(self.device, torch.float32, copy=True)
-                continue
-            value = weight.to(self.device, torch.float32)
-            if self.options.average == "ema_decay":
+            value = weight.to(self.device, torch.float32, copy=name not in self.tensors)
+            if name not in self.tensors:
+                self.tensors[name] = value
+            elif self.options.average == "ema_decay":
                 self.tensors[name].lerp_(value, 1 - self.options.ema_decay)
             else:
                 self.tensors[name].add_(value)
@@ -65,13 +60,6 @@ class WeightAverage(TrainerCallback):
             for total in self.tensors.values():
                 total.div_(points)
         set_weights(self.module, self.tensors, self.options)
-
-    def state(self) -> dict[str, Tensor]:
-        """The average by the names of the module's weights, tied ones included."""
-        names = {parameter: name for name, parameter in learned_parameters(self.module)}
-        tied = learned_parameters(self.module, tied=True)
-        averages = {name: self.tensors[names[parameter]] for name, parameter in tied}
-        return dict(self.module.named_buffers()) | averages
 
     def save(self, folder: Path) -> None:
         """Write what has been averaged so far to a checkpoint."""

@@ -4,8 +4,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-import torch.distributed
 from torch import Tensor
+
+from xft.training.processes import over_processes
 
 
 class GlobalCounts:
@@ -25,7 +26,7 @@ class GlobalCounts:
             self._ahead.append(counts.detach())
             return counts
         own = counts.detach()
-        total = _over_processes(own) if self._total is None else self._total
+        total = over_processes(own) if self._total is None else self._total
         return counts + (total - own)
 
     @contextmanager
@@ -33,13 +34,5 @@ class GlobalCounts:
         """Count the forward passes inside the block, which must be all of the next global batch."""
         self._ahead = []
         yield
-        self._total = _over_processes(torch.stack(self._ahead).sum(0))
+        self._total = over_processes(torch.stack(self._ahead).sum(0))
         self._ahead = None
-
-
-def _over_processes(counts: Tensor) -> Tensor:
-    if not torch.distributed.is_initialized():
-        return counts
-    total = counts.clone()
-    torch.distributed.all_reduce(total)
-    return total

@@ -9,10 +9,11 @@ from contextlib import suppress
 from pathlib import Path
 
 import torch
-import torch.distributed
+from torch.distributed import ReduceOp
 from transformers import TrainerCallback
 
 from xft.common.progress import progress, say
+from xft.training.processes import over_processes
 from xft.training.throughput import Throughput
 from xft.training.validation import VALIDATION_LOSS
 
@@ -90,10 +91,6 @@ class StopRequest:
             signal.signal(number, handler)
 
     @property
-    def came(self) -> bool:
-        return self.first is not None
-
-    @property
     def status(self) -> int:
         """The exit status after a requested stop. Another process may have received the signal."""
         return 128 + (self.first or signal.SIGTERM)
@@ -126,19 +123,11 @@ class SaveCallback(TrainerCallback):
         if state.global_step >= state.max_steps:
             return
         self.began = time.monotonic()
-        due, stop = _any([self.began >= self.due, self.stop.came], args.device)
+        wishes = torch.tensor([self.began >= self.due, bool(self.stop.first)], device=args.device)
+        due, stop = over_processes(wishes.int(), ReduceOp.MAX).bool().tolist()
         control.should_save = due or stop
         control.should_training_stop = self.stopped = stop
 
     def on_save(self, args, state, control, **kwargs):
         now = time.monotonic()
         self.due = now + max(self.seconds, SAVING_SHARE * (now - self.began))
-
-
-def _any(flags: list[bool], device: torch.device) -> list[bool]:
-    """For each flag, whether it is true in any process."""
-    if not torch.distributed.is_initialized():
-        return flags
-    tensor = torch.tensor(flags, dtype=torch.int32, device=device)
-    torch.distributed.all_reduce(tensor, torch.distributed.ReduceOp.MAX)
-    return [bool(flag) for flag in tensor.tolist()]

@@ -85,7 +85,7 @@ class Checkpoints:
         """
         folder = self.folder / f"checkpoint-{step}"
         if self.best.exists():
-            _link(self.best, folder / BEST_FILE)
+            shutil.copyfile(self.best, folder / BEST_FILE)
         seal(folder, KIND)
         for checkpoint in sorted(self._sealed(), key=step_of)[:-KEPT]:
             remove(checkpoint)
@@ -140,16 +140,7 @@ class Checkpoints:
         self.best.unlink(missing_ok=True)
         newest = self.newest()
         if newest is not None and (newest / BEST_FILE).exists():
-            _link(newest / BEST_FILE, self.best)
-
-
-def _link(file: Path, other: Path) -> None:
-    """Give a file a second name, or copy it if the disk has no hard links."""
-    other.unlink(missing_ok=True)
-    try:
-        os.link(file, other)
-    except OSError:
-        shutil.copyfile(file, other)
+            shutil.copyfile(newest / BEST_FILE, self.best)
 
 
 def step_of(checkpoint: Path) -> int:

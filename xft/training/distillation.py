@@ -14,7 +14,6 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from xft.modeling.loading import load_whole
-from xft.modeling.packed_attention import use_packed_attention
 from xft.training.losses import SplitModel
 
 
@@ -25,24 +24,11 @@ class Distillation:
     teacher: SplitModel
     weight: float
 
-    @property
-    def weights(self) -> tuple[float, float]:
-        """Those of CE and KL."""
-        return 1 - self.weight, self.weight
-
-    def attend_within_rows(self, half_precision: bool) -> None:
-        """Let the teacher attend within the rows of packed batches, as the model does."""
-        use_packed_attention(self.teacher.model, half_precision)
-
     @torch.no_grad()
     def states(self, inputs: dict[str, Tensor]) -> Tensor:
         """The teacher's hidden states [rows, T, H] of a batch."""
         unlabelled = {key: value for key, value in inputs.items() if key != "labels"}
         return self.teacher.states(unlabelled | {"use_cache": False})
-
-    def logits(self, states: Tensor) -> Tensor:
-        """The teacher's logits [n, V] of its hidden states [n, H]."""
-        return self.teacher.logits(states)
 
     def divergence(self, logits: Tensor, logs: Tensor) -> Tensor:
         """KL of each token, fp32 [n].

@@ -1,7 +1,6 @@
-"""The engines below the Trainer: their settings, a check that they run, and their weights.
+"""The engines below the Trainer: their settings and their weights.
 
-The engines are DistributedDataParallel, FSDP2 and DeepSpeed's ZeRO. With some settings another
-engine would run silently. So the engine that runs is compared with the one that was asked for.
+The engines are DistributedDataParallel, FSDP2 and DeepSpeed's ZeRO.
 """
 
 import os
@@ -12,14 +11,10 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 import torch.distributed
 from torch import Tensor, nn
-from transformers import Trainer
 
-from xft.common.errors import UserError
 from xft.config.training import ZERO_STAGES, TrainingConfig
 from xft.training.extensions import load_extensions
 
-ENGINES = {"single": "none", "ddp": "DistributedDataParallel", "fsdp": "FSDPModule"}
-ENGINES |= {launch: f"ZeRO {stage}" for launch, stage in ZERO_STAGES.items()}
 REDUCE_BUCKET = 50_000_000  # gradients that ZeRO averages together
 
 
@@ -108,63 +103,21 @@ def set_masters(model: nn.Module, values: dict[str, Tensor]) -> None:
             safe_set_full_fp32_param(parameter, value)
 
 
-def check_engine(
-    trainer: Trainer, options: TrainingConfig, has_own_gradients: bool = False
-) -> None:
-    """Raise UserError if another engine runs than the one that was asked for.
+def by_all_names(module: nn.Module, learned: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The values of a module's parameters under all names that they have.
 
-    trainer: with its model prepared. has_own_gradients: nothing in the model itself learns; the
-    parameters that learn average their gradients over the processes themselves.
+    learned: by the names of `learned_parameters`, which names tied parameters once.
     """
-    asked = "none" if has_own_gradients else ENGINES[options.launch]
-    if (running := _running(trainer)) != asked:
-        raise UserError(
-            f"launch = {options.launch} did not take effect. Asked for: {asked} (running: "
-            f"{running}). This training would give another result. Choose another launch"
-        )
-
-
-def _running(trainer: Trainer) -> str:
-    """The engine around the trainer's model, as in ENGINES."""
-    from torch.distributed.fsdp import FSDPModule
-
-    model = trainer.model_wrapped
-    if isinstance(model, FSDPModule):
-        return ENGINES["fsdp"]
-    if model is trainer.model:
-        return ENGINES["single"]
-    name = type(model).__name__
-    return f"ZeRO {model.zero_optimization_stage()}" if name == "DeepSpeedEngine" else name
-
-
-def whole_weights(
-    trainer: Trainer, module: nn.Module, options: TrainingConfig
-) -> dict[str, Tensor]:
-    """The whole tensors of `module` but the frozen ones, by name: fp32 masters if there are any.
-
-    All processes must call this. Only the main process gets the full result.
-    """
-    if not shards_weights(options):
-        frozen = {
-            name
-            for name, weight in module.named_parameters(remove_duplicate=False)
-            if not weight.requires_grad
-        }
-        return {name: value for name, value in module.state_dict().items() if name not in frozen}
-    state = dict(module.named_buffers())
-    for name, whole in whole_parameters(module, options, tied=True):
-        if trainer.args.process_index == 0:
-            state[name] = whole.cpu()
-    return state
+    names = {parameter: name for name, parameter in learned_parameters(module)}
+    tied = module.named_parameters(remove_duplicate=False)
+    return {name: learned[names[one]] for name, one in tied if one in names}
 
 
 @torch.no_grad()
-def whole_parameters(
-    module: nn.Module, options: TrainingConfig, tied: bool = False
-) -> Iterator[tuple[str, Tensor]]:
+def whole_parameters(module: nn.Module, options: TrainingConfig) -> Iterator[tuple[str, Tensor]]:
     """The whole parameters that learn, one at a time, by name: the fp32 masters if there are any.
 
-    tied: give a parameter with several names under each of them. All processes must take them all.
+    All processes must take them all.
     """
     whole = Tensor.detach
     if options.launch in ZERO_STAGES:
@@ -174,7 +127,7 @@ def whole_parameters(
 
         _shard_again(module)
         whole = DTensor.full_tensor
-    for name, parameter in learned_parameters(module, tied):
+    for name, parameter in learned_parameters(module):
         yield name, whole(parameter)
 
 
@@ -187,11 +140,9 @@ def _shard_again(module: nn.Module) -> None:
             part.reshard()
 
 
-def learned_parameters(module: nn.Module, tied: bool = False) -> Iterator[tuple[str, nn.Parameter]]:
-    """The parameters that learn, by name. tied: those with several names under each of them."""
-    for name, parameter in module.named_parameters(remove_duplicate=not tied):
-        if parameter.requires_grad:
-            yield name, parameter
+def learned_parameters(module: nn.Module) -> list[tuple[str, nn.Parameter]]:
+    """The parameters that learn, by name."""
+    return [(name, one) for name, one in module.named_parameters() if one.requires_grad]
 
 
 @torch.no_grad()

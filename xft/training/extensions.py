@@ -9,7 +9,6 @@ left by a killed process.
 import fcntl
 import hashlib
 import os
-import shutil
 import sys
 from importlib.metadata import version
 from pathlib import Path
@@ -31,7 +30,7 @@ BUILDS = (
 def load_extensions(offload: bool) -> None:
     """Build and load the extensions for ZeRO: its communication on a CPU, CPU Adam for `offload`.
 
-    Raises UserError if a tool is missing or the build fails.
+    Raises UserError if the build fails.
     """
     names = [] if torch.cuda.is_available() else ["deepspeed_shm_comm"]
     names += ["cpu_adam"] if offload else []
@@ -47,12 +46,6 @@ def load_extensions(offload: bool) -> None:
 
 def _load(name: str) -> None:
     """Build and load one extension. DeepSpeed does not load it a second time."""
-    for tool in ("ninja", os.environ.get("CXX", "c++")):
-        if shutil.which(tool) is None:
-            raise UserError(
-                f"DeepSpeed's {name} must be compiled, which needs {tool}. Install {tool}, or "
-                "choose launch = ddp"
-            )
     for left in BUILDS.rglob(f"{name}/lock"):
         left.unlink()
     if not list(BUILDS.rglob(f"{name}.so")):
@@ -62,4 +55,7 @@ def _load(name: str) -> None:
     try:
         ALL_OPS[name].load(verbose=False)
     except (RuntimeError, ImportError, OSError) as error:
-        raise UserError(f"DeepSpeed's {name} could not be compiled: {error}") from None
+        raise UserError(
+            f"DeepSpeed's {name} could not be compiled: it needs ninja and a C++ compiler. Install "
+            f"them, or choose launch = ddp. {error}"
+        ) from None

@@ -119,7 +119,8 @@ class LabelledLoss:
         others, weights = [following[following != IGNORED]], [1.0]
         if self._taught is not None:
             others.append(_labelled(self._taught, following))
-            weights, self._taught = self.distillation.weights, None
+            weights = [1 - self.distillation.weight, self.distillation.weight]
+            self._taught = None
         learns = torch.is_grad_enabled() and (states.requires_grad or bool(parameters))
         total, self.parts = _ChunkedSum.apply(self, weights, learns, others, states, *parameters)
         return total / (len(self.parts) if num_items_in_batch is None else num_items_in_batch)
@@ -158,7 +159,9 @@ class LabelledLoss:
         self, logits: Tensor, targets: Tensor, taught: Tensor | None = None
     ) -> Iterator[tuple[Tensor, ...]]:
         """The same, some tokens at a time, with the teacher's logits in place of its states."""
-        given = [logits, targets] + ([] if taught is None else [self.distillation.logits(taught)])
+        given = [logits, targets]
+        if taught is not None:
+            given.append(self.distillation.teacher.logits(taught))
         tokens = max(1, BLOCK_LOGITS[logits.is_cuda] // logits.shape[1])
         return zip(*(tensor.split(tokens) for tensor in given), strict=True)
 
@@ -203,7 +206,9 @@ class _ChunkedSum(torch.autograd.Function):
             part, gradient, *own = loss.gradients_of(weights, parameters, *chunk)
             parts.append(part)
             gradients.append(gradient)
-            sums = own if sums is None else [_sum(*pair) for pair in zip(sums, own, strict=True)]
+            if sums is not None:  # the sum may overwrite the first term: a head's weight is large
+                own = [total.float().add_(one) for total, one in zip(sums, own, strict=True)]
+            sums = own
         parts = torch.cat(parts)
         ctx.mark_non_differentiable(parts)
         ctx.save_for_backward(torch.cat(gradients), *sums)
@@ -218,8 +223,3 @@ class _ChunkedSum(torch.autograd.Function):
             total.mul_(scale).to(dtype) for total, dtype in zip(sums, ctx.dtypes, strict=True)
         ]
         return None, None, None, None, scale * gradients, *scaled
-
-
-def _sum(total: Tensor, part: Tensor) -> Tensor:
-    """The sum in fp32. It may overwrite `total`: a weight of the head is large."""
-    return total.float().add_(part)

@@ -2,7 +2,7 @@
 
 import atexit
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from importlib.metadata import version
@@ -51,10 +51,6 @@ class TrainingRequest:
         if self.flops_ratio is not None:
             training["flops_ratio"] = self.flops_ratio
         return {"seed": self.seed, "threads": self.threads, **self.tokens.model_dump(), **training}
-
-    def with_equal_flops(self, rows: int) -> "TrainingRequest":
-        """The request whose options state the steps for `flops_ratio`, on this number of rows."""
-        return replace(self, options=with_steps_times(self.options, self.flops_ratio, rows))
 
 
 class Session:
@@ -105,18 +101,13 @@ class Session:
         self.examples, self.validation = tokens.training, tokens.validation
         if fault := request.options.fault_of_validation(len(self.validation)):
             raise UserError(f"command line: {fault}")
+        text = f"{text}; global batch {request.options.global_batch}"
+        if (ratio := request.flops_ratio) is not None:
+            options = with_steps_times(request.options, ratio, len(self.examples))
+            self.request = replace(request, options=options)
+            text += f"; equal FLOPs: {ratio:.4g} times the optimiser steps, {options.max_steps}"
         if is_main_process():
-            say(f"{text}; {_global_batch(request.options)}")
-        if request.flops_ratio is not None:
-            self._match_flops()
-
-    def _match_flops(self) -> None:
-        self.request = self.request.with_equal_flops(len(self.examples))
-        if is_main_process():
-            say(
-                f"equal FLOPs: {self.request.flops_ratio:.4g} times the optimiser steps, "
-                f"{self.request.options.max_steps}"
-            )
+            say(text)
 
     @property
     def weight_dtype(self):
@@ -142,7 +133,7 @@ class Session:
             parameters=parameters,
             inputs=inputs,
             packages={name: version(name) for name in PACKAGES},
-            processes=processes(),
+            processes=request.options.world_size,
         )
         seconds = 60 * request.options.save_minutes
         checkpoints = Checkpoints(request.out, key, seconds, is_main_process())
@@ -178,9 +169,10 @@ class Session:
 
 
 def on_this_machine(options: TrainingConfig, step: str) -> TrainingConfig:
-    """The options with the precision and the processes that this training has.
+    """The options with the precision that this training has.
 
-    Raises UserError if a GPU or torchrun is missing, and as `adopt_world` does.
+    Raises UserError if a GPU is missing, or if torchrun has not started as many processes as the
+    options ask for.
     """
     import torch
 
@@ -191,31 +183,14 @@ def on_this_machine(options: TrainingConfig, step: str) -> TrainingConfig:
             f"launch = {options.launch}, but torchrun has not started this process. Begin the "
             f"command with: {torchrun(options)} -m workflow_scripts.{step}"
         )
+    launched = int(os.environ["WORLD_SIZE"]) if "RANK" in os.environ else 1
+    if launched != options.world_size:
+        raise UserError(
+            f"launch = {options.launch}: {launched} processes were launched, but processes x nodes "
+            f"is {options.world_size}. Make the two equal"
+        )
     has_bf16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
-    options = options.model_copy(update={"precision": precision_of(options, has_bf16)})
-    return adopt_world(options, os.environ)
-
-
-def adopt_world(options: TrainingConfig, environment: Mapping[str, str]) -> TrainingConfig:
-    """The launch options of this process, corrected if a launcher has started it already.
-
-    Processes without a `launch` option then train with DDP. Raises UserError if the launcher
-    started another number of processes than the options ask for.
-    """
-    if "RANK" not in environment:
-        return options
-    world = int(environment["WORLD_SIZE"])
-    if options.launch != "single":
-        if world != options.world_size:
-            raise UserError(
-                f"{world} processes were launched, but processes x nodes is {options.world_size}. "
-                "Make the two equal"
-            )
-        return options
-    if world == 1:
-        return options
-    local = int(environment.get("LOCAL_WORLD_SIZE", world))
-    return options.model_copy(update={"launch": "ddp", "processes": local, "nodes": world // local})
+    return options.model_copy(update={"precision": precision_of(options, has_bf16)})
 
 
 def leave_group() -> None:
@@ -231,21 +206,8 @@ def is_main_process() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
-def processes() -> int:
-    """The number of processes that a launcher started for this training."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
-
-
 def device() -> str:
     """The device of this process: its own GPU, or the CPU if there is none."""
     import torch
 
     return f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu"
-
-
-def _global_batch(options: TrainingConfig) -> str:
-    rows, accumulation = options.per_device_train_batch_size, options.gradient_accumulation_steps
-    return (
-        f"global batch {rows * accumulation * processes()} = "
-        f"{rows} a device x {accumulation} accumulated x {processes()} processes"
-    )

@@ -1,39 +1,23 @@
-"""Measures tokens per second, and the share of the time that a training waits for data."""
+"""Counts a training's tokens, and measures how many it computes in a second."""
 
 import time
-from collections.abc import Iterator
 
 import torch
-import torch.distributed
+
+from xft.training.processes import over_processes
 
 
 class Throughput:
-    """Tokens of all processes and times of this process, from the first batch on.
-
-    waited: the seconds that this process waited for batches.
-    """
+    """Tokens of all processes, and the time from the first batch on."""
 
     def __init__(self):
-        self.waited = 0.0
         self._began: float | None = None
         self._counts = torch.zeros(2, dtype=torch.long)  # real tokens, and those with padding
 
-    def timed(self, batches: Iterator[dict]) -> Iterator[dict]:
-        """Pass the batches on, and add the time that each takes to `waited`."""
-        while True:
-            asked = time.perf_counter()
-            self._began = asked if self._began is None else self._began
-            batch = next(batches, None)
-            self.waited += time.perf_counter() - asked
-            if batch is None:
-                return
-            yield batch
-
     def count(self, batches: list[dict]) -> None:
-        """Count the tokens of an optimiser step's batches. All processes call this."""
-        counts = torch.stack([_counts(batch) for batch in batches]).sum(0)
-        if torch.distributed.is_initialized():
-            torch.distributed.all_reduce(counts)
+        """Count the tokens of the optimiser step that begins. All processes call this."""
+        self._began = self._began or time.perf_counter()
+        counts = over_processes(torch.stack([_counts(batch) for batch in batches]).sum(0))
         self._counts = self._counts.to(counts.device) + counts
 
     @property
@@ -47,18 +31,13 @@ class Throughput:
         return 1 - self.tokens / int(self._counts[1])
 
     @property
-    def seconds(self) -> float:
-        return time.perf_counter() - self._began
-
-    @property
     def tokens_per_second(self) -> float:
-        return self.tokens / self.seconds
+        return self.tokens / (time.perf_counter() - self._began)
 
     def summary(self) -> str:
         return (
-            f"{self.tokens} tokens in {self.seconds:.1f} s, {self.tokens_per_second:.0f} a second, "
-            f"{self.padding:.1%} of the batches is padding, "
-            f"{self.waited / self.seconds:.1%} of the time was waiting for data"
+            f"{self.tokens} tokens, {self.tokens_per_second:.0f} a second, "
+            f"{self.padding:.1%} of the batches is padding"
         )
 
 

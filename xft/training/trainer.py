@@ -5,12 +5,11 @@ import shutil
 import sys
 from collections.abc import Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
 
 import torch
-import torch.distributed
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from transformers import PrinterCallback, Trainer, TrainingArguments
@@ -36,14 +35,14 @@ from xft.training.callbacks import (
 )
 from xft.training.checkpoints import Checkpoints, remove
 from xft.training.engines import (
-    check_engine,
+    by_all_names,
     engine_arguments,
     inexact_in_bf16,
     learned_parameters,
     prepare_engine,
     set_masters,
     shards_weights,
-    whole_weights,
+    whole_parameters,
 )
 from xft.training.expert_averaging import ExpertAveraging
 from xft.training.losses import LabelledLoss
@@ -89,13 +88,14 @@ class Training:
 def train(training: Training) -> dict[str, torch.Tensor]:
     """Train a model in place, from its newest checkpoint on.
 
-    Returns the learned tensors by name. They are complete only in the main process.
+    Returns the learned tensors by name in the main process, and nothing in the others.
 
     Raises UserError if a loss or a gradient is not finite, or if a checkpoint cannot be written.
     After SIGTERM or Ctrl-C it writes a checkpoint and raises SystemExit.
     """
     trainer = ResumingTrainer(training)
-    newest = trainer.newest_checkpoint()
+    trainer.accelerator.wait_for_everyone()  # the main process may still remove damaged ones
+    newest = trainer.checkpoints.newest()
     trainer.report(newest)
     with StopRequest(trainer.args.process_index == 0) as stop:
         saving = SaveCallback(trainer.checkpoints.seconds, stop)
@@ -145,7 +145,6 @@ class ResumingTrainer(Trainer):
         self.checkpoints = checkpoints
         self.metrics_file = training.metrics_file
         self.tracking = training.tracking
-        self.batching = options.batching
         self.throughput = Throughput()
         self.counts = None
         if options.balance_loss_batch == "global":
@@ -175,26 +174,18 @@ class ResumingTrainer(Trainer):
         prepared = super()._prepare_for_training(
             max_steps, train_dataloader, resume_from_checkpoint
         )
-        check_engine(self, self.options, has_own_gradients=self.mixing is not None)
         set_masters(self.model, exact)
         if self.average is not None and not begins and self.args.process_index == 0:
             self.average.load(Path(resume_from_checkpoint))
         return prepared
-
-    def newest_checkpoint(self) -> Path | None:
-        """The checkpoint to continue from, the same in each process."""
-        if torch.distributed.is_initialized():
-            torch.distributed.barrier()  # the main process may still remove damaged ones
-        return self.checkpoints.newest()
 
     def report(self, newest: Path | None) -> None:
         """Report progress and metrics. Only the main process does so."""
         if self.args.process_index != 0:
             return
         self.add_callback(ProgressCallback(self.throughput))
-        if self.batching == "packed":
-            attention = self.model.config._attn_implementation
-            say(f"packed rows, with attention by {attention}")
+        if self.options.batching == "packed":
+            say(f"packed rows, with attention by {self.model.config._attn_implementation}")
         if newest is not None:
             say(f"continuing from {newest}")
         extra = self.routing_metrics if self.mixing is None else self.mixing.metrics
@@ -207,15 +198,14 @@ class ResumingTrainer(Trainer):
                 self.add_callback(callback)
 
     def _get_train_sampler(self, train_dataset=None):
-        if self.batching != "by_length":
+        if self.options.batching != "by_length":
             return super()._get_train_sampler(train_dataset)
         rows = self.args.train_batch_size * self.args.gradient_accumulation_steps
         seed, epoch = self.args.data_seed, lambda: int(self.state.epoch)
         return LengthSampler(self.train_dataset, rows, seed, epoch)
 
     def get_batch_samples(self, epoch_iterator, num_batches, device):
-        timed = self.throughput.timed(epoch_iterator)
-        self.batches, num_items = super().get_batch_samples(timed, num_batches, device)
+        self.batches, num_items = super().get_batch_samples(epoch_iterator, num_batches, device)
         self.throughput.count(self.batches)
         self.rows = [batch.pop("row") for batch in self.batches]
         return self.batches, num_items
@@ -330,27 +320,27 @@ class ResumingTrainer(Trainer):
 
     def keep_as_best(self) -> None:
         """Save the present weights as the best ones."""
-        folder = self.checkpoints.folder / "best"
-        with self._writing(f"the weights of step {self.state.global_step}", folder):
-            if shards_weights(self.options):
-                state = whole_weights(self, self.learned, self.options)
-                if self.args.should_save:
-                    save_file(state, self.checkpoints.best)
-                return
-            self.save_model(str(folder), _internal_call=True)
-            if self.args.should_save:
-                (folder / LEARNED_FILE).replace(self.checkpoints.best)
+        best = self.checkpoints.best
+        with self._writing(f"the weights of step {self.state.global_step}", best):
+            self._save_learned(best)
 
     def result(self) -> dict[str, torch.Tensor]:
         """The weights to keep, by name. The model gets them too, unless the engine shards them."""
         if self.eval_dataset and self.options.keep == "best":
             self.accelerator.wait_for_everyone()
-            if shards_weights(self.options):
-                return load_file(self.checkpoints.best)
-            self._load_learned(self.checkpoints.best)
-        if self.average is not None:
-            return self.average.state() if self.args.process_index == 0 else {}
-        return whole_weights(self, self.learned, self.options)
+            learned = load_file(self.checkpoints.best)
+            if not shards_weights(self.options):
+                self._set_learned(learned)
+        elif self.average is not None:
+            learned = self.average.tensors
+        else:
+            learned = self._whole_learned()
+        return by_all_names(self.learned, learned) if self.args.process_index == 0 else {}
+
+    def _whole_learned(self) -> dict[str, torch.Tensor]:
+        """What has been learned so far, in the CPU's memory of the main process."""
+        whole = whole_parameters(self.learned, self.options)
+        return {name: value.cpu() for name, value in whole if self.args.process_index == 0}
 
     def _save_checkpoint(self, model, trial):
         step = self.state.global_step
@@ -383,26 +373,26 @@ class ResumingTrainer(Trainer):
             ) from None
 
     def save_model(self, output_dir=None, _internal_call=False):
+        """Write what has been learned, unless the engine writes it with the optimiser's state."""
         if not shards_weights(self.options):
-            super().save_model(output_dir, _internal_call)
+            self._save_learned(Path(output_dir) / LEARNED_FILE)
 
-    def _save(self, output_dir=None, state_dict=None):
+    def _save_learned(self, file: Path) -> None:
+        learned = self._whole_learned()
         if self.args.should_save:
-            Path(output_dir).mkdir(parents=True, exist_ok=True)
-            tensors = {name: weight.detach() for name, weight in learned_parameters(self.learned)}
-            save_file(tensors, Path(output_dir) / LEARNED_FILE)
+            file.parent.mkdir(parents=True, exist_ok=True)
+            save_file(learned, file)
 
     def _load_from_checkpoint(self, resume_from_checkpoint, model=None):
         if shards_weights(self.options):
             super()._load_from_checkpoint(resume_from_checkpoint, model)
         else:
-            self._load_learned(Path(resume_from_checkpoint) / LEARNED_FILE)
+            self._set_learned(load_file(Path(resume_from_checkpoint) / LEARNED_FILE))
 
     @torch.no_grad()
-    def _load_learned(self, file: Path) -> None:
-        tensors = load_file(file)
+    def _set_learned(self, learned: dict[str, torch.Tensor]) -> None:
         for name, parameter in learned_parameters(self.learned):
-            parameter.copy_(tensors[name])
+            parameter.copy_(learned[name])
         if self.mixing is not None:
             self.mixing.merge()
 
@@ -419,27 +409,22 @@ def _collator(training: Training) -> RowCollator:
     half_precision = options.precision != "fp32"
     attention = use_packed_attention(training.model, half_precision)
     if training.distillation is not None:
-        training.distillation.attend_within_rows(half_precision)
+        use_packed_attention(training.distillation.teacher.model, half_precision)
     return packed(row_bounds=attention == FLASH)
 
 
 def _arguments(
     options: TrainingConfig, seed: int, folder: str, validates: bool
 ) -> TrainingArguments:
+    """Keys of the same name are handed on as they are. None means the default, if not said here."""
+    known = {field.name for field in fields(TrainingArguments)}
+    same = options.model_dump(include=known - {"max_grad_norm", "eval_steps"}, exclude_none=True)
     arguments = TrainingArguments(
         output_dir=folder,
-        num_train_epochs=options.num_train_epochs,
-        max_steps=options.max_steps or -1,
-        per_device_train_batch_size=options.per_device_train_batch_size,
-        gradient_accumulation_steps=options.gradient_accumulation_steps,
-        learning_rate=options.learning_rate,
-        lr_scheduler_type=options.lr_scheduler_type,
-        warmup_steps=options.warmup_steps,
-        optim=options.optim,
+        **same,
         weight_decay=0.0,
         max_grad_norm=options.max_grad_norm or 0.0,
         bf16=options.precision == "bf16",
-        activation_checkpointing=options.activation_checkpointing,
         activation_checkpointing_kwargs={"use_reentrant": False},
         seed=seed,
         data_seed=seed,

@@ -10,6 +10,7 @@ from transformers import TrainerState
 from xft.common.progress import progress
 from xft.data.examples import IGNORED
 from xft.training.losses import LabelledLoss
+from xft.training.processes import over_processes
 
 VALIDATION_LOSS = "validation_loss"
 
@@ -32,10 +33,7 @@ def validation_loss(
     the device. silent: show no progress.
     """
     sums = _losses_and_tokens(model, loss, _share(rows), collate, batch_size, prepare, silent)
-    total = sums.sum(dim=0)
-    if torch.distributed.is_initialized():
-        torch.distributed.all_reduce(total)
-    lost, tokens = total.tolist()
+    lost, tokens = over_processes(sums.sum(dim=0)).tolist()
     return lost / tokens
 
 

@@ -11,10 +11,6 @@ from pathlib import Path
 import pytest
 from chains import Chain
 
-from workflow_scripts import moe_sft
-from xft.common import optional
-from xft.common.errors import UserError
-
 pytestmark = pytest.mark.ci
 LENGTH = 4
 SECRETS = {
@@ -109,12 +105,3 @@ def test_no_secret_and_no_environment_is_written(results):
         content = path.read_bytes()
         for name, secret in SECRETS.items():
             assert secret.encode() not in content, (path, name)
-
-
-@pytest.mark.parametrize("tracker", TRACKERS)
-def test_a_tracker_that_is_not_installed_is_refused_first(tracker, tmp_path, monkeypatch):
-    monkeypatch.setitem(optional.PACKAGES, tracker, ("no-such-package", "nor-this-one"))
-    words = ["--moe", "nowhere", "--data", "nothing", "--out", str(tmp_path / "out")]
-    command = f"{sys.executable} -m pip install no-such-package"
-    with pytest.raises(UserError, match=f"^{tracker} needs the package .*{command}$"):
-        moe_sft.main([*words, "--report-to", tracker])
