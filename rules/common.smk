@@ -23,6 +23,7 @@ from xft.dag.job_resources import JobResources, fixed
 from xft.dag.markers import marker_path
 from xft.dag.places import RUNS_TABLE
 from xft.dag.totals import warn_of_full_disk
+from xft.reporting.summary import head
 from xft.config.runs import find_runs
 from xft.config.text import read_config
 from xft.config.validation import complete
@@ -414,10 +415,10 @@ def show_failures():
 
 
 def show_summary():
-    """Print the table of results, if there is one, and how to see more."""
+    """Print the verdict and the table of results, if there are any, and where to see more."""
     table = Path(RESULTS) / "summary.md"
     if table.exists():
-        print(table.read_text())
+        print(head(table.read_text()))
         print(f"Charts and solutions, for a browser: {RESULTS}/report.html")
 
 

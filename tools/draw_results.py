@@ -32,18 +32,19 @@ def figure(results: Results) -> str:
     """
     if not results.scores:
         raise UserError(f"{results.folder}: {', '.join(results.missing)}. Run `make run` first")
-    upper = charts.scores_chart([row for row in results.scores if row["tests"] == "plus"])
+    upper = charts.chart("scores", [row for row in results.scores if row["tests"] == "plus"])
     pairs = [
         row | {"pair": f"{row['second']} against {row['first']}"}
         for row in results.comparisons
         if row["tests"] == "loss" and row["first"] != "base"
     ]
-    lower = charts.differences_chart(pairs, "difference, nats a token")
+    lower = charts.chart("differences", pairs, unit="nats a token")
     config = upper.pop("config") | lower.pop("config") | LOOK
     problems = results.scores[0]["problems"]
     views = [
-        upper | {"title": f"pass@1 on {problems} problems, base + extra tests"},
-        lower | {"title": "Loss on held-out rows, tuned models; below 0: the first one is better"},
+        charts.alone(upper) | {"title": f"pass@1 on {problems} problems, base + extra tests"},
+        charts.alone(lower)
+        | {"title": "Loss on held-out rows, tuned models; below 0: the first one is better"},
     ]
     return vl_convert.vegalite_to_svg({"vconcat": views, "config": config})
 

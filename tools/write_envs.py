@@ -34,7 +34,6 @@ ENVIRONMENTS = {
     "summary": [*STEPS, "numpy", "pandas", "scipy", "statsmodels"],
     "report": [
         *STEPS,
-        "altair",
         "jinja2",
         "numpy",
         "pandas",

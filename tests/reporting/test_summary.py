@@ -89,8 +89,7 @@ def add_seeds(runs: Runs, seeds=SEEDS, losses=None, **options) -> None:
 
 
 def test_the_files_and_the_terminal_hold_the_scores(runs, capsys):
-    """Intervals are Wilson's. A model whose folder is gone is named."""
-    Path("own/42/base").mkdir(parents=True)
+    """Intervals are Wilson's."""
     runs.add("base", 110, dataset="humaneval", count=164, task="HumanEval")
     runs.add("dense/lam~0.75", 378, count=378)
     text, rows, _ = runs.summarise()
@@ -115,11 +114,10 @@ def test_the_files_and_the_terminal_hold_the_scores(runs, capsys):
         ["dense/lam~0.75", "mbpp", "378", *shares[1]],
     ]
     assert "In brackets: the 95% interval (Wilson's), and the number of passed samples." in text
-    assert "- base: `own/42/base`, evaluated in `results/eval/own/42/base/humaneval.json`" in text
-    assert "- dense/lam~0.75: `own/42/dense/lam~0.75` (not kept), evaluated in" in text
     note = "own/42/base on humaneval: EvalPlus itself would count 109 as passed on base tests"
     assert text.count(note) == 1
-    assert capsys.readouterr().out == text
+    printed = capsys.readouterr().out
+    assert text.startswith(printed) and "100.0 % (99.0 to 100.0; 378) |\n" in printed
     before = Path("results/comparisons.csv").read_bytes()
     assert runs.summarise()[0] == text and Path("results/comparisons.csv").read_bytes() == before
 
@@ -178,45 +176,75 @@ def test_models_are_compared_with_those_that_they_come_from(runs):
     text, _, rows = runs.summarise()
     rows = [row for row in rows if row["tests"] == "plus"]
     pairs = [("base", "moe_sft"), ("base", "dense/lam~0.75"), ("moe_sft", "dense/lam~0.75")]
-    assert [(row["first"], row["second"]) for row in rows] == [p for p in pairs for _ in range(3)]
-    assert [row["dataset"] for row in rows[:3]] == ["humaneval", "mbpp", "all"]
-    assert (rows[-1]["problems"], rows[-1]["seeds_first"], rows[-1]["seeds_second"]) == (
-        *("364", "1"),
-        "1",
-    )
-    difference = 12 / 364
-    assert float(rows[-1]["difference"]) == pytest.approx(difference, abs=1e-6)
-    # The differences are 1 on 6 of 164 and on 6 of 200 problems.
-    error = np.sqrt(sum(6 * (1 - 6 / count) for count in (164, 200))) / 364
-    assert float(rows[-1]["low"]) == pytest.approx(difference - 1.96 * error, abs=0.003)
-    assert "Significant: p < 0.05 after Holm's correction for 3 comparisons." in text
-    ((model, against, dataset, *numbers, significant), *_) = cells(text, "model", "against")[-1:]
+    assert [(row["first"], row["second"], row["dataset"]) for row in rows] == [
+        (*pair, dataset) for pair in pairs for dataset in ("humaneval", "mbpp", "all")
+    ]
+    ((model, against, dataset, *numbers, _, significant), *_) = cells(text, "model", "against")[-1:]
     assert (model, against, dataset) == ("dense/lam~0.75", "moe_sft", "all")
     assert (numbers[0], significant) == ("+3.3", "yes")
-    assert re.search(
-        r"- dense/lam~0.75 solves 3.3 points more than moe_sft on all data sets \(364 problems\): "
-        r"95% interval 1\.[5-8] to 5\.[0-5], p < 0.001\.",
+    assert re.match(
+        r"- dense/lam~0.75 solves 36\.3 \(95% interval [\d.]+ to [\d.]+\) and moe_sft 33\.0 \(.*\) "
+        r"percentage points more than base on all data sets \(364 problems\): significant, "
+        r"p < 0\.001\.\n"
+        r"- dense/lam~0.75 solves 3\.3 \(95% interval 1\.[5-8] to 5\.[0-5]\) percentage points "
+        r"more than moe_sft on all data sets \(364 problems\): significant, p < 0\.001\.\n"
+        r"- With 364 problems, a true difference of ",
         text,
     )
 
 
-def test_what_does_not_differ_significantly_is_counted(runs):
-    """moe_sft solves 3 problems more than base, and dense solves the same ones."""
-    for model, solved in {"base": 40, "moe_sft": 43, "dense/lam~0.75": 43}.items():
-        runs.add(model, solved, count=140)
+@pytest.mark.parametrize(
+    ("solved", "sentences"),
+    [
+        (
+            {"base": 40, "moe_sft": 43, "dense/lam~0.75": 43},
+            [
+                "moe_sft and dense/lam~0.75 do not differ significantly from base in pass@1.",
+                "dense/lam~0.75 does not differ significantly from moe_sft in pass@1.",
+            ],
+        ),
+        ({"sft": 40, "moe_sft": 43, "dense/lam~0.75": 42}, ["The tuned models do not differ"]),
+        (
+            {"sft": 40, "moe_sft": 43, "dense/lam~0.75": 20},
+            [
+                "dense/lam~0.75 solves 14.3 (95% interval ",
+                "dense/lam~0.75 solves 16.4 (95% interval ",
+                "moe_sft does not differ significantly from sft in pass@1.",
+            ],
+        ),
+        (
+            {"base": 40} | {f"dense/lam~{lam}": 60 + lam for lam in range(6)},
+            [
+                r"dense/lam~5 solves 17.9 \(.*\), dense/lam~4 17.1 \(.*\), dense/lam~3 .* and "
+                r"dense/lam~2 .* than base on mbpp \(140 problems\), and 2 other models differ ",
+            ],
+        ),
+    ],
+)
+def test_the_summary_begins_with_the_verdict(runs, solved, sentences):
+    """The same problems are solved first by all, so a difference of 3 has p = 2 / 2^3."""
+    for model, count in solved.items():
+        runs.add(model, count, count=140)
+    lines = runs.summarise()[0].partition("\n\n")[0].splitlines()
+    assert len(lines) == len(sentences) + 1
+    for line, sentence in zip(lines, sentences, strict=False):
+        assert line.startswith(f"- {sentence}") or re.match(f"- {sentence}", line)
+    assert lines[-1].startswith("- With 140 problems, a true difference of ")
+
+
+def test_no_more_than_19_lines_are_printed(runs, capsys):
+    for number in range(30):
+        runs.add(f"dense/lam~0.{number}", 50)
     text, _, _ = runs.summarise()
-    rows = cells(text, "model", "against")
-    assert [row[5:] for row in rows] == [["0.250", "no"], ["0.250", "no"], ["1.000", "no"]]
-    assert rows[2][3:5] == ["+0.0", "+0.0 to +0.0"]
-    assert (
-        "- 3 pairs do not differ significantly.\n- With 140 problems, a true difference of " in text
-    )
+    printed = capsys.readouterr().out.splitlines()
+    assert len(printed) == 19 and printed[-1] == "... and 16 more lines in summary.md"
+    assert text.splitlines()[:18] == printed[:18]
 
 
 @pytest.mark.parametrize(
     ("count", "words"),
     [
-        (8, "a true difference of 75.0 points is found in at most half of the cases"),
+        (8, "a true difference of 75.0 percentage points is significant in at most half of the"),
         (5, "With 5 problems no difference can be significant."),
     ],
 )
@@ -261,8 +289,10 @@ def test_the_seeds_of_a_model_are_one_row(runs):
         assert float(row["low"]) < float(row["difference"]) < float(row["high"])
     assert "a paired bootstrap over problems and seeds" in text
     assert [row[3] for row in cells(text, "model", "against")] == ["3, 1", "3, 1", "3, 3"]
-    sentence = "- moe_sft solves 22.0 points more than moe_sft (vanilla) on mbpp (100 problems, 3 "
-    assert sentence + "seeds): 95% interval " in text
+    sentence = (
+        r"- moe_sft \(vanilla\) solves 22\.0 \(95% interval .*\) percentage points less than "
+    )
+    assert re.search(sentence + r"moe_sft on mbpp \(100 problems, 3 seeds\): significant, p ", text)
 
 
 def test_data_sets_together_over_seeds(runs):
@@ -291,7 +321,8 @@ def test_losses_are_compared_row_by_row(runs):
     assert (row["dataset"], row["problems"]) == ("held-out rows", "50")
     shown = re.search(r"^\| dense/lam~0.75 \| moe_sft \| 50 .*$", text, re.MULTILINE)[0]
     assert f"| {difference:+.4f} " in shown and shown.endswith("| yes         |")
-    assert f"- dense/lam~0.75 has a loss {-difference:.4f} nats lower than moe_sft" in text
+    sentence = f"- dense/lam~0.75 has a held-out loss {-difference:.4f} (95% interval "
+    assert sentence in text and " nats a token lower than moe_sft (50 rows): significant, " in text
     assert [row["validation loss"] for row in rows[1:]] == [f"{weights @ after:.4f}"] * 2
 
 

@@ -7,17 +7,15 @@ from pathlib import Path
 from xft.evaluation import lm_eval_result
 from xft.evaluation.result import backends_note, caveats, common_caveats, read_result
 from xft.reporting import notes, tables
-from xft.reporting.comparisons import (
-    comparison_table,
-    comparisons_text,
-    loss_values,
-    solved_values,
-)
+from xft.reporting.comparisons import comparison_table, loss_values, solved_values
 from xft.reporting.diversity import DIVERSITY
 from xft.reporting.lm_eval import lm_eval_table
 from xft.reporting.runs import Result, Row, results_of
 from xft.reporting.spreads import OWN, spreads_table, spreads_text
 from xft.reporting.validation_losses import LOSS
+from xft.reporting.verdict import comparisons_text, verdict
+
+MOST_LINES = 19  # of the head
 
 
 @dataclass(frozen=True)
@@ -46,7 +44,8 @@ def summarise(rows: Sequence[Row], chosen_by: str | None = None) -> Summary:
     }
     measured = _read(rows, "lm_eval", lm_eval_result.read)
     chosen_by = chosen_by or ("validation" if losses else "benchmark")
-    parts = [*_scores(table, evaluations), *comparisons_text(compared)]
+    sentences = "".join(f"- {line}\n" for line in verdict(compared))
+    parts = [sentences, *_scores(table, evaluations), *comparisons_text(compared)]
     parts.append(notes.chosen_text(chosen_by, evaluations, by_file))
     if spreads:
         parts += [tables.to_markdown(spreads_table(spreads)), spreads_text(spreads)]
@@ -54,6 +53,14 @@ def summarise(rows: Sequence[Row], chosen_by: str | None = None) -> Summary:
         parts.append(tables.to_markdown(lm_eval_table(measured)))
     parts += [notes.uncleaned_text(list(evaluations)), *_remarks(evaluations)]
     return Summary(table, compared, "\n".join(filter(None, parts)).rstrip() + "\n")
+
+
+def head(text: str) -> str:
+    """The beginning of a summary's text, for a terminal: verdict and scores, as much as fits."""
+    lines = "\n\n".join(text.split("\n\n")[:2]).splitlines()
+    if (more := len(lines) - MOST_LINES) > 0:
+        lines[MOST_LINES - 1 :] = [f"... and {more + 1} more lines in summary.md"]
+    return "\n".join(lines)
 
 
 def _read(rows: Sequence[Row], step: str, read: Callable[[Path], dict]) -> dict[Result, dict]:
@@ -69,8 +76,7 @@ def _scores(table, results: dict[Result, dict]) -> list[str]:
     table = table.assign(model=[found.subject.label for found in results])
     if _has_seeds(results):
         return [tables.to_markdown(tables.over_seeds(table)), tables.SEEDS_LEGEND]
-    legend = tables.legend(results.values())
-    return [tables.to_markdown(tables.readable(table)), legend, tables.list_files(table)]
+    return [tables.to_markdown(tables.readable(table)), tables.legend(results.values())]
 
 
 def _remarks(results: dict[Result, dict]) -> Iterable[str]:

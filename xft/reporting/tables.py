@@ -31,6 +31,12 @@ def summary_table(results: Mapping[Result, dict], losses: Mapping[Path, Mapping]
     )
 
 
+def score(result: dict, tests: str) -> dict[str, float]:
+    """pass@1 and its 95% interval, low to high, in percent. tests: base or plus."""
+    low, high = interval(solved_shares(result, tests))
+    return {"pass@1": 100 * result["pass@1"][tests], "low": 100 * low, "high": 100 * high}
+
+
 def _row(found: Result, result: dict, losses: Mapping[Path, Mapping], varied: bool) -> dict:
     row = {"model": found.row.model}
     if varied:
@@ -38,9 +44,7 @@ def _row(found: Result, result: dict, losses: Mapping[Path, Mapping], varied: bo
         row["seed"] = "" if found.seed is None else found.seed
     row |= {"dataset": found.row.dataset, "problems": result["dataset"]["problems"]}
     for tests in TEST_SETS:
-        row[f"pass@1 {tests}"] = 100 * result["pass@1"][tests]
-        low, high = interval(solved_shares(result, tests))
-        row[f"low {tests}"], row[f"high {tests}"] = 100 * low, 100 * high
+        row |= {f"{name} {tests}": value for name, value in score(result, tests).items()}
         row[f"passed {tests}"] = result["passed"][tests]
         for measure in measures(result)[1:]:
             row[f"{measure} {tests}"] = 100 * result[measure][tests]
@@ -115,13 +119,3 @@ def to_markdown(table) -> str:
         "| " + " | ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) + " |\n"
         for row in rows
     )
-
-
-def list_files(table) -> str:
-    """The paths of each row's model and its evaluation, one line per row."""
-    lines = []
-    for _, row in table.iterrows():
-        folder = row["model folder"]
-        place = f"`{folder}`" if Path(folder).exists() else f"`{folder}` (not kept)"
-        lines.append(f"- {row['model']}: {place}, evaluated in `{row['eval file']}`\n")
-    return "".join(lines)

@@ -6,8 +6,9 @@ import json
 from collections.abc import Iterable, Sequence
 from importlib import resources
 
+from xft.evaluation.result import TEST_NAMES
 from xft.reporting.page.folder import Results
-from xft.reporting.page.sections import find_sections
+from xft.reporting.page.sections import find_parts
 
 GENERATOR = "xft report"
 
@@ -18,8 +19,8 @@ def build_page(runs: Sequence[Results]) -> str:
     import vl_convert
     from markupsafe import Markup
 
-    sections = [section for section in find_sections(runs) if section.parts]
-    drawn = {part.id: part.chart for s in sections for part in s.parts if part.chart}
+    parts = find_parts(runs)
+    drawn = [part.chart for found in parts.values() for part in found if part.chart]
     scripts = {"vega": vl_convert.javascript_bundle(), "script": _file("report.js")}
     scripts = {name: text.replace("</script", "<\\/script") for name, text in scripts.items()}
     template = jinja2.Environment(
@@ -31,7 +32,8 @@ def build_page(runs: Sequence[Results]) -> str:
         policy=_policy(scripts.values()),
         style=Markup(_file("report.css")),
         charts=Markup(json.dumps(drawn, allow_nan=False).replace("<", "\\u003c")),
-        sections=sections,
+        parts=parts,
+        tests=TEST_NAMES["plus"],
         **{name: Markup(text) for name, text in scripts.items()},
     )
 
