@@ -4,19 +4,20 @@ import shutil
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
 
+from xft.config.models import MODELS
 from xft.config.sections import XftConfig
 from xft.dag.current import Current
 from xft.dag.experiment import Experiment
 from xft.dag.job_resources import requests
 from xft.dag.wanted import Wanted
-from xft.estimates.disk import checkpoint_bytes, ffn_bytes
+from xft.estimates.disk import artifact_bytes, checkpoint_bytes
 from xft.estimates.flops import tuning_ratio
 from xft.estimates.jobs import SECTIONS, configured_job
 from xft.estimates.parameters import Models
-from xft.estimates.report import MIXTURES, Plan, disk_text, duration, table
+from xft.estimates.report import Plan, disk_text, duration, table
 
 FindPlan = Callable[[XftConfig], Plan]
-DENSE = ("sft", "soup", "heal")
+STORED = (*MODELS[1:], "ffn")  # the steps whose artifacts take disk space
 
 
 def totals(experiment: Experiment, plan_of: FindPlan) -> list[str]:
@@ -55,8 +56,8 @@ def warn_of_full_disk(current: Current) -> str | None:
 
     None also while the size of the base is unknown.
     """
-    models = (part for part in current.wanted() if part.step in (*MIXTURES, *DENSE, "dense", "ffn"))
-    made = {part: requests(part).models for part in models if not current.fits(part)}
+    stored = (part for part in current.wanted() if part.step in STORED)
+    made = {part: requests(part).models for part in stored if not current.fits(part)}
     if None in made.values():
         return None
     results = current.experiment.results
@@ -91,14 +92,9 @@ def _space(parts: dict[Wanted, Models]) -> Counter:
 
 def _nbytes(part: Wanted, models: Models) -> int:
     """Bytes of an artifact. A merge that is not kept takes none in the end."""
-    is_kept = part.run.config.merge.keep == "all"
-    if part.step in MIXTURES:
-        return models.mixture.nbytes
-    if part.step == "ffn":
-        return ffn_bytes(models)
-    if part.step in DENSE or part.rule == "best" or (part.step == "dense" and is_kept):
-        return models.base.nbytes
-    return 0
+    if part.step == "dense" and part.rule != "best" and part.run.config.merge.keep != "all":
+        return 0
+    return artifact_bytes(models, part.step)
 
 
 def _hours(part: Wanted, plan: Plan) -> float | None:
