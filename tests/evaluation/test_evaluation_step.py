@@ -207,8 +207,8 @@ def test_rescoring_judges_the_saved_solutions_without_the_model(copy, capsys):
     assert result["pass@1"] == {"base": 2 / 3, "plus": 1 / 3}
     printed = capsys.readouterr().out
     assert (
-        "tiny_llama on sums, base tests: pass@1 66.7%, 2 of 3 pass; "
-        "base + extra tests: pass@1 33.3%, 1 of 3 pass\n"
+        "tiny_llama on sums, original tests: pass@1 66.7%, 2 of 3 pass; "
+        "original + extra tests: pass@1 33.3%, 1 of 3 pass\n"
     ) in printed
 
 

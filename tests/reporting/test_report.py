@@ -59,7 +59,7 @@ def page(finished, tmp_path_factory) -> Page:
     return write_report(finished.results, out=tmp_path_factory.mktemp("report") / "report.html")
 
 
-SOLVED = "problems, base + extra tests"
+SOLVED = "problems, original + extra tests"
 
 
 def test_the_scores_are_those_of_the_evaluations(page, finished):
@@ -125,7 +125,7 @@ def test_scores_are_drawn_over_lambda_and_counted_by_family(tmp_path):
     models = {"base": 2, "dense/lam~0.5": 5, "dense/lam~0.75": 9, "sft": 4}
     write_results(tmp_path, models, families=2)
     page = write_report(tmp_path)
-    drawn = page.charts["own, base + extra tests, over lambda"]
+    drawn = page.charts["own, original + extra tests, over lambda"]
     assert {(row["merge"], row["lam"], row["share"]) for row in drawn} == {
         ("dense", 0.5, 25),
         ("dense", 0.75, 45),
@@ -156,7 +156,7 @@ def test_what_a_model_wrote_is_text(tmp_path):
     assert "broken in" not in page.scripts["charts"]
 
 
-OWN = "own, base + extra tests, 20 problems"
+OWN = "own, original + extra tests, 20 problems"
 
 
 def test_seeds_are_points_of_one_row(tmp_path):

@@ -45,7 +45,7 @@ SCORES = Quantity(
     lower="percentage points less",
     units="problems",
     legend="""\
-Each row compares two models on the same problems, by base + extra tests. Difference +10.0: the
+Each row compares two models on the same problems, by original + extra tests. Difference +10.0: the
 model solves 10 percentage points more than the model in the column "against". 95% interval and p:
 a paired bootstrap over {drawn}, for this row alone. Significant: p < 0.05{holm}.
 """,
@@ -72,7 +72,7 @@ def verdict(table) -> list[str]:
     """Sentences: which models differ significantly, by how much, and what the problems can show.
 
     table: from `comparison_table`. A difference is significant if its p-value is below 5% after
-    Holm's correction for all pairs. Scores are by base + extra tests.
+    Holm's correction for all pairs. Scores are by original + extra tests.
     """
     return [line for quantity, rows in _quantities(table) for line in _sentences(quantity, rows)]
 

@@ -38,7 +38,7 @@ def chart(name: str, rows: Iterable[dict], **words: str) -> dict:
 
 def alone(spec: dict) -> dict:
     """A chart as it stands outside of the page."""
-    return spec | {"width": WIDTH}
+    return spec | {"width": WIDTH, "autosize": "pad"}
 
 
 def _finite(value: object) -> object:
