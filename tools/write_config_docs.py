@@ -1,4 +1,4 @@
-"""Write docs/configuration.md from the configuration's classes, and their JSON schema."""
+"""Write the keys in docs/configuration.md, and their JSON schema, from the classes."""
 
 import json
 import textwrap
@@ -16,29 +16,7 @@ ROOT = Path(__file__).parents[1]
 DOCUMENT = ROOT / "docs" / "configuration.md"
 SCHEMA = ROOT / "config" / "config.schema.json"
 WIDTH = 100
-INTRODUCTION = """\
-# Configuration
-
-Written from `xft/config/` by `make generated`; `config/config.schema.json` is the same
-for editors. Set values in a file of your own (`snakemake --cores 2 --configfile mine.yaml`; a later
-file overrides an earlier one), or on the command line, with the keys of a section in braces:
-`snakemake --cores 2 --config 'merge={lambdas: [0.75, 0.85]}'`. Without `--configfile`, Snakemake
-reads `config.yaml`, a link to the demonstration in `recipes/embedded.yaml`. It does not add to a
-file of your own: a key that is left out has the default that is given here. A run prints the values
-that are not defaults, and keeps all values in `results/config.yaml`.
-
-A `~` at the start of a path is the home folder, `$NAME` or `${NAME}` the value of an environment
-variable. Numbers may be written as text: `"0.75"` is 0.75. A key that needs another one has no
-effect without it, and must then be left out or have its default.
-
-The workflow stops before anything runs if a key is unknown or given twice, if a value has a wrong
-type, is out of range or has no effect, or if the base model cannot do what is asked: texts longer
-than its window, a chat without a chat template, tokens beyond its embedding, a layer or a rank that
-it does not have, responses without an EOS token at their end. A base on the hub is checked once it
-is in the hub's cache. The workflow also stops if a JSONL file of rows has too few lines for
-`data.validation_rows`, a warm-up or `average_last`. Rows that are left out later count here: if too
-few stay, the step says so.
-"""
+TOP = "## Top level\n"
 BOUNDS = {
     "ge": "at least {}",
     "gt": "greater than {}",
@@ -49,10 +27,14 @@ BOUNDS = {
 
 
 def document() -> str:
-    """The whole text. Keys that all trainings share stand there once."""
+    """The whole text: the document's own introduction, and all keys as the classes have them.
+
+    Keys that all trainings share stand there once.
+    """
     fields = XftConfig.model_fields
     plain = [name for name, field in fields.items() if not is_section(field.annotation)]
-    parts = [INTRODUCTION, "## Top level\n", _keys(XftConfig, plain)]
+    introduction = DOCUMENT.read_text(encoding="utf-8").partition(TOP)[0]
+    parts = [introduction + TOP, _keys(XftConfig, plain)]
     for name, section in sections():
         keys = list(section.model_fields)
         if name == TRAININGS[0]:
