@@ -84,21 +84,15 @@ def dense_card(
 
     layers: the numbers of the upcycled layers. expert: the routed expert that was merged alone.
     """
-    config, parameters = moe.checkpoint.config, moe.manifest.parameters
     return _card(
         "dense",
-        config,
-        parameters.get("base", {}),
-        architecture=model_name(config["base_config"]),
-        weight=mixing.shared_expert_weight,
-        learned=mixing.lambda_logit is not None,
-        granularity=mixing.config["granularity"],
-        origin=_origin_of_shares(mixing, expert),
+        moe.checkpoint.config,
+        moe.manifest.parameters.get("base", {}),
+        moe=moe.manifest,
+        mixing=mixing,
         method=method,
-        tuned_here="data" in moe.manifest.inputs,
-        parameters=parameters,
-        mixing=mixing.artifact.manifest.parameters,
-        experts=range(1, mixing.alpha.shape[-1] + 1),
+        architecture=model_name(moe.checkpoint.config["base_config"]),
+        origin=_origin_of_shares(mixing, expert),
         rows=_shares(mixing, layers),
     )
 

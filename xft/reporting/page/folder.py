@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import mean
 
 from xft.checkpoints.strict_json import read_json
 from xft.common.errors import UserError
@@ -245,16 +246,18 @@ def _thinned(points: Sequence[dict]) -> Sequence[dict]:
 
 
 def _read_routers(results: Results, name: str, lines: Sequence[dict]) -> None:
+    import numpy as np
+
     lines = [line for line in lines if "load" in line and "entropy" in line]
     for line in _thinned(lines):
-        point = {"training": name, "step": line["step"], "entropy": _mean(line["entropy"])}
+        point = {"training": name, "step": line["step"], "entropy": mean(line["entropy"])}
         changed = line.get("noise_changed")
-        results.routers.append(point | {"noise_changed": _mean(changed) if changed else None})
-    last = [line["load"] for line in lines[-LAST_STEPS:]]
-    for layer, loads in enumerate(zip(*last, strict=True)):
-        for expert, values in enumerate(zip(*loads, strict=True), start=1):
-            load = _mean(values) * len(loads[0])
-            results.loads.append({"training": name, "layer": layer, "expert": expert, "load": load})
+        results.routers.append(point | {"noise_changed": mean(changed) if changed else None})
+    if lines:
+        loads = np.mean([line["load"] for line in lines[-LAST_STEPS:]], axis=0)
+        for (layer, expert), load in np.ndenumerate(loads * loads.shape[1]):
+            cell = {"layer": layer, "expert": expert + 1, "load": float(load)}
+            results.loads.append({"training": name} | cell)
 
 
 def _shares(layers: list) -> Iterator[dict]:
@@ -279,7 +282,3 @@ def _read_diversity(results: Results) -> None:
 def _variation(folder: Path, above: Path) -> str:
     """The folders of a variant and seed, such as `moe.num_experts~4/seed~43`; else `own values`."""
     return folder.relative_to(above).as_posix().removeprefix(".") or "own values"
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)
