@@ -394,7 +394,7 @@ def test_experts_that_are_nearly_equal_are_named(runs):
         ["seed 43", "20.0 %", "20.0 %", "40.0 %", "", ""],
     ]
     heading = "The experts are nearly equal, and no mixing can matter there:\n\n"
-    assert f"{heading}- vanilla, seed 42: all layers together\n- seed 42: layers 1\n" in text
+    assert f"{heading}- seed 42: layers 1\n- vanilla, seed 42: all layers together\n" in text
     (runs.root / "42.json").write_text("{}")
     with pytest.raises(UserError, match=r"42\.json is no result of step diversity"):
         runs.summarise()

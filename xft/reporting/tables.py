@@ -1,12 +1,11 @@
 """Makes the table of all evaluations, as data and as Markdown."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 from xft.evaluation.ground_truth import TEST_SETS
 from xft.evaluation.result import (
     TEST_NAMES,
-    has_several_samples,
     measures,
     solved_shares,
 )
@@ -54,13 +53,6 @@ def _row(found: Result, result: dict, losses: Mapping[Path, Mapping], varied: bo
     return row | {"model folder": result["model"]["path"], "eval file": str(found.file)}
 
 
-def legend(results: Iterable[dict]) -> str:
-    """An explanation of the texts of `readable`, in one line."""
-    several = any(has_several_samples(result) for result in results)
-    drawn = "; with several samples, a bootstrap over the problems" if several else ""
-    return f"In brackets: the 95% interval (Wilson's{drawn}), and the number of passed samples.\n"
-
-
 def readable(table):
     """The table with one column for each set of tests: percent, its 95% interval, passed."""
     shown = table[["model", "dataset", "problems"]].copy()
@@ -102,12 +94,6 @@ def mean_text(values, digits: int, unit: str = "") -> str:
         return ""
     deviation = f" ± {values.std(ddof=1):.{digits}f}" if len(values) > 1 else ""
     return f"{values.mean():.{digits}f}{deviation}{unit}"
-
-
-SEEDS_LEGEND = """\
-Means over the seeds ± the standard deviation between them, which leaves out the chance of the
-problems. `summary.csv` has a row for each seed, with its interval and its files.
-"""
 
 
 def to_markdown(table) -> str:

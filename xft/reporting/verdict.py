@@ -1,4 +1,4 @@
-"""Says which models differ significantly: in sentences, and in tables with what they mean."""
+"""Says which models differ significantly: in sentences, and in tables."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from xft.reporting.bootstrap import CONFIDENCE
 from xft.reporting.comparisons import LOSS, POOLED
 from xft.reporting.statistics import holm
-from xft.reporting.tables import to_markdown
 
 BASE = "base"
 NAMED = 4  # models at most in a sentence
@@ -29,7 +28,6 @@ class Quantity:
     higher: str
     lower: str
     units: str
-    legend: str
 
     def number(self, value: float, sign: str = "") -> str:
         return f"{self.factor * value:{sign}.{self.digits}f}"
@@ -44,11 +42,6 @@ SCORES = Quantity(
     higher="percentage points more",
     lower="percentage points less",
     units="problems",
-    legend="""\
-Each row compares two models on the same problems, by original + extra tests. Difference +10.0: the
-model solves 10 percentage points more than the model in the column "against". 95% interval and p:
-a paired bootstrap over {drawn}, for this row alone. Significant: p < 0.05{holm}.
-""",
 )
 LOSSES = Quantity(
     tests=LOSS,
@@ -59,12 +52,6 @@ LOSSES = Quantity(
     higher="nats a token higher",
     lower="nats a token lower",
     units="rows",
-    legend="""\
-Each row compares the mean loss of a response token on the same held-out rows, in nats. Difference
--0.1000: the loss is lower by 0.1 than that of the model in the column "against". 95% interval and
-p: a paired bootstrap over {drawn}, for this row alone. Significant: p < 0.05{holm}.
-The loss tells models apart long before pass@1 does, but it does not say that their code works.
-""",
 )
 
 
@@ -74,25 +61,10 @@ def verdict(table) -> list[str]:
     table: from `comparison_table`. A difference is significant if its p-value is below 5% after
     Holm's correction for all pairs. Scores are by original + extra tests.
     """
-    return [line for quantity, rows in _quantities(table) for line in _sentences(quantity, rows)]
+    return [line for quantity, rows in quantities(table) for line in _sentences(quantity, rows)]
 
 
-def comparisons_text(table) -> list[str]:
-    """The tables of differences in scores and in losses, each with what it means.
-
-    table: from `comparison_table`. Of each pair it shows the row for all data sets together, if
-    there are several.
-    """
-    parts = []
-    for quantity, rows in _quantities(table):
-        drawn = quantity.units + (" and seeds" if _has_seeds(rows) else "")
-        holm = f" after Holm's correction for {len(rows)} comparisons" if len(rows) > 1 else ""
-        parts.append(to_markdown(_readable(quantity, rows)))
-        parts.append(quantity.legend.format(drawn=drawn, holm=holm))
-    return parts
-
-
-def _quantities(table) -> Iterator[tuple[Quantity, object]]:
+def quantities(table) -> Iterator[tuple[Quantity, object]]:
     """What was compared, with a row for each pair of models, which says if it is significant."""
     for quantity in (SCORES, LOSSES):
         rows = table[table["tests"] == quantity.tests]
@@ -165,7 +137,7 @@ def _power(rows) -> str:
     )
 
 
-def _readable(quantity: Quantity, rows):
+def readable(quantity: Quantity, rows):
     """Rows of the table as texts. The second model of a row comes first."""
     texts = rows[["second", "first"]].set_axis(["model", "against"], axis=1)
     of_losses = quantity is LOSSES

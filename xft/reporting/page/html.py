@@ -9,13 +9,13 @@ from importlib import resources
 from xft.evaluation.result import TEST_NAMES
 from xft.reporting.page.folder import Results
 from xft.reporting.page.sections import find_parts
+from xft.reporting.templates import templates
 
 GENERATOR = "xft report"
 
 
 def build_page(runs: Sequence[Results]) -> str:
     """The HTML page of one or more results folders."""
-    import jinja2
     import vl_convert
     from markupsafe import Markup
 
@@ -23,9 +23,7 @@ def build_page(runs: Sequence[Results]) -> str:
     drawn = [part.chart for found in parts.values() for part in found if part.chart]
     scripts = {"vega": vl_convert.javascript_bundle(), "script": _file("report.js")}
     scripts = {name: text.replace("</script", "<\\/script") for name, text in scripts.items()}
-    template = jinja2.Environment(
-        autoescape=True, trim_blocks=True, undefined=jinja2.StrictUndefined
-    ).from_string(_file("report.html.jinja"))
+    template = templates(__package__, is_html=True).get_template("report.html.jinja")
     return template.render(
         generator=GENERATOR,
         title="XFT: " + ", ".join(str(run.folder) for run in runs),
