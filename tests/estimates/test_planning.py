@@ -460,7 +460,7 @@ OFFLINE = {"base": {"model": "org/name", "revision": "0" * 40}, "data": {"train"
         ("--mfu 3", "--mfu = 3: must be greater than 0"),
         ("--flops nan", "--flops = nan: must be greater than 0"),
         ("--gpus 0", "--gpus = 0: must be greater than 0"),
-        ("--gpu rtx4090", "is not one of a100, h100, h200. Take the most similar one"),
+        ("--gpu rtx4090", "invalid choice: 'rtx4090' (choose from"),
     ],
 )
 def test_a_users_mistake_ends_in_one_message(project, words, message, call_step):

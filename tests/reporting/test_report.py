@@ -132,6 +132,7 @@ def test_scores_are_drawn_over_lambda_and_counted_by_family(tmp_path):
     }
     assert "\n".join(["familyproblems" + "".join(models), "F0101352F1101242\n"]) in page.text
     assert "seed" not in page.text.partition("All scores")[2].partition("base")[0]
+    assert re.search(r"F\d/\d+", page.text)[0] == "F0/2"  # the first that not all models solve
 
 
 def test_the_page_asks_for_nothing_and_runs_its_own_scripts_alone(page):
@@ -273,7 +274,10 @@ def test_nan_is_a_gap(tmp_path):
         for step, loss in enumerate(losses)
     )
     (tmp_path / "metrics" / "sft.jsonl").write_text("".join(json.dumps(x) + "\n" for x in lines))
+    layers = [{"layer": 0, "spread": None}, {"layer": 1, "spread": 0.5}]
+    (tmp_path / "diversity.json").write_text(json.dumps({"layers": layers}))
     charts = write_report(tmp_path).charts
+    assert [(row["layer"], row["spread"]) for row in charts["Spread of the experts"]] == [(1, 50)]
     assert [row["raw"] for row in charts["Loss"]] == [1, None, None, 1]
     assert [row["smoothed"] for row in charts["Loss"]] == pytest.approx([1, None, None, 1])
     assert "Entropy of the routers" in charts

@@ -274,9 +274,11 @@ def _read_diversity(results: Results) -> None:
     for file in own_files(results.folder, "**/diversity.json"):
         name = _variation(file.parent, results.folder)
         with _written_by("diversity", file):
-            for layer in read_json(file)["layers"]:
-                spread = {"mixture": name, "layer": layer["layer"], "spread": 100 * layer["spread"]}
-                results.spreads.append(spread)
+            moved = [one for one in read_json(file)["layers"] if one["spread"] is not None]
+            results.spreads.extend(
+                {"mixture": name, "layer": one["layer"], "spread": 100 * one["spread"]}
+                for one in moved
+            )
 
 
 def _variation(folder: Path, above: Path) -> str:
