@@ -136,10 +136,11 @@ def test_disk_space_is_what_the_steps_write(settings, tmp_path):
     assert models.mixture.tensors == read_table(chain["moe"]).tensors
     ffn = Checkpoint(chain["ffn"])
     own = sum(ffn.get(name).nbytes for name in ffn.names)
-    config = complete({"base": {"model": "x"}, "data": {"train": "x"}})
+    lambdas = {"merge": {"lambdas": [0.5, 0.75]}}
+    config = complete({"base": {"model": "x"}, "data": {"train": "x"}} | lambdas)
     spaces = disk.disk_space(models, config)
     assert (spaces["moe"], spaces["ffn"]) == (read_table(chain["moe"]).nbytes, own)
-    assert spaces["dense"] == models.base.nbytes
+    assert spaces["dense"] == 2 * models.base.nbytes
     assert disk.expert_bytes(models) == own + 4 * models.is_low_rank * models.ffn
 
 

@@ -209,8 +209,8 @@ def test_models_are_compared_with_those_that_they_come_from(runs):
         (
             {"sft": 40, "moe_sft": 43, "dense/lam~0.75": 20},
             [
-                "dense/lam~0.75 solves 14.3 (95% interval ",
-                "dense/lam~0.75 solves 16.4 (95% interval ",
+                r"dense/lam~0.75 solves 14.3 \(95% .*\) percentage points less than sft on mbpp",
+                r"dense/lam~0.75 solves 16.4 \(95% .*\) percentage points less than moe_sft",
                 "moe_sft does not differ significantly from sft in pass@1.",
             ],
         ),
@@ -230,7 +230,7 @@ def test_the_summary_begins_with_the_verdict(runs, solved, sentences):
     lines = runs.summarise()[0].partition("\n\n")[0].splitlines()
     assert len(lines) == len(sentences) + 1
     for line, sentence in zip(lines, sentences, strict=False):
-        assert line.startswith(f"- {sentence}") or re.match(f"- {sentence}", line)
+        assert re.match(f"- {sentence}", line)
     assert lines[-1].startswith("- With 140 problems, a true difference of ")
 
 
