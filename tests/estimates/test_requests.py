@@ -93,13 +93,9 @@ def test_with_gpus_each_process_loads_the_model_and_one_gathers_it(deepseek):
     taught = memory(deepseek, "heal", gpus=1, heal={"objective": "kl"})
     plain = memory(deepseek, "heal", gpus=1)
     assert taught - plain == pytest.approx(1.25 * 2 * MIXTURE, rel=0.01)
-
-
-def test_nodes_ask_for_themselves(deepseek):
     ddp = STEPS | {"launch": "ddp", "processes": 2}
-    assert memory(deepseek, gpus=1, moe_sft=ddp) == memory(
-        deepseek, gpus=1, moe_sft=ddp | {"nodes": 3}
-    )
+    of_nodes = memory(deepseek, gpus=1, moe_sft=ddp | {"nodes": 3})
+    assert of_nodes == memory(deepseek, gpus=1, moe_sft=ddp)  # each node asks for itself
 
 
 def test_conversions_stream_and_evaluations_load(deepseek):
