@@ -32,7 +32,7 @@ from transformers import (
 from benchmarks.stepwise import WARMUP, Stepwise, make_trainer
 from benchmarks.timing import interleaved, markdown_table
 from xft.config.sections import MoeConfig, MoeSftConfig
-from xft.estimates.flops import tuning_flops
+from xft.estimates.flops import training_flops
 from xft.estimates.parameters import Models
 from xft.estimates.tensors import compute_table
 from xft.modeling.configuration import MOE_SETTINGS, XftConfig
@@ -126,7 +126,7 @@ def flops_per_token(base: PreTrainedConfig, moe: MoeConfig, folder: Path) -> int
     file = folder / "config.json"
     base.to_json_file(file, use_diff=False)
     models = Models(compute_table(file), moe)
-    return tuning_flops(models, models.moe_active, LENGTH)
+    return training_flops(models, models.trained("moe_sft"), LENGTH)
 
 
 def trainer(model, optim: str, steps: int, folder: Path):

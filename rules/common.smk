@@ -17,6 +17,7 @@ from xft.dag.containers import IMAGE, bind_folders, check_image
 from xft.dag.job_resources import memory, minutes, nodes
 from xft.dag.run import WorkflowRun
 from xft.dag.totals import warn_of_full_disk
+from xft.reporting.summary import head
 from xft.store.plan import read_plan
 
 IN_CONTAINERS = (
@@ -183,7 +184,7 @@ onsuccess:
     RUN.lay_names()
     table = Path(RESULTS) / "summary.md"
     if table.exists():
-        print(table.read_text())
+        print(head(table.read_text()))
         print(f"Charts and solutions, for a browser: {RESULTS}/report.html")
     print(store_line(RUN))
 

@@ -15,11 +15,11 @@ HOSTILE = [
 ]
 
 
-def write_results(folder, models: dict[str, int], count=20, seeds=(), more="") -> None:
+def write_results(folder, models: dict[str, int], count=20, seeds=(), families=1) -> None:
     """A results folder with its summary.
 
-    models: the problems that each solves, and one more with each further seed. more: text behind
-    each solution.
+    models: the problems that each solves, and one more with each further seed. families: of the
+    problems.
     """
     rows = []
     for number, seed in enumerate((42, *seeds)):
@@ -35,8 +35,10 @@ def write_results(folder, models: dict[str, int], count=20, seeds=(), more="") -
             result["versions"] = {"torch": "2.0"}
             lines = []
             for problem in result["problems"]:
-                problem |= {"sample": 0, "failed_call": None}
-                code = HOSTILE[len(lines) % len(HOSTILE)] + more
+                family, _, index = problem["task_id"].partition("/")
+                task = f"{family}/{index}" if families == 1 else f"F{int(index) % families}/{index}"
+                problem |= {"task_id": task, "sample": 0, "failed_call": None}
+                code = HOSTILE[len(lines) % len(HOSTILE)]
                 row = {"task_id": problem["task_id"], "number": 0, "solution": code}
                 lines.append(json.dumps(row) + "\n")
             file.write_text(json.dumps(result))

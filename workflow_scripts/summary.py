@@ -1,7 +1,7 @@
 """Put the results of all evaluations into one table, and compare the models with each other.
 
-The step writes the table as CSV and as Markdown, and prints it. A second CSV file holds the
-comparisons.
+The step writes the table as CSV, and as Markdown with the verdict in words, whose beginning it
+prints. A second CSV file holds the comparisons.
 """
 
 import os
@@ -15,7 +15,7 @@ from xft.cli import flags, running
 from xft.cli.step import Step
 from xft.reporting.notes import CHOICES
 from xft.reporting.runs import read_runs
-from xft.reporting.summary import summarise
+from xft.reporting.summary import head, summarise
 
 KIND = "summary"
 COMPARISONS_FILE = "comparisons.csv"
@@ -61,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     inputs = {name: hash_file(file) for name, file in read.items()}
     beside = [comparisons_file, text_file]
     write_manifest(args.out, KIND, inputs=inputs, beside=beside)
-    print(made.text, end="")
+    print(head(made.text))
 
 
 def _refuse(value: str) -> None:

@@ -33,7 +33,6 @@ from xft.modeling.configuration import upcycled_config_class
 from xft.tools import plan
 from xft.training.losses import LabelledLoss
 
-GIB = 2**30
 OPTIONS = {"moe_sft": MoeSftConfig, "sft": SftConfig, "heal": HealConfig, "mixing": MixingTraining}
 LOW_RANK = {"experts": "lora", "rank": 4, "num_experts": 5, "num_experts_per_tok": 3}
 
@@ -73,8 +72,10 @@ def test_the_published_recipe_has_the_published_sizes(deepseek):
     assert deepseek.moe_total - deepseek.moe_active == 2 * 24 * 3 * 2048 * 5504
 
 
-@pytest.mark.parametrize("is_tied", [True, False])
-@pytest.mark.parametrize("name", ["llama", "llama-biases", "qwen3", "phi3", "glm", "gpt_neox"])
+@pytest.mark.parametrize(
+    ("name", "is_tied"),
+    [("llama", True), ("llama-biases", False), ("phi3", True), ("gpt_neox", False)],
+)
 def test_headers_and_config_agree(name, is_tied, tmp_path):
     settings = SIZES | BACKBONES[name] | {"tie_word_embeddings": is_tied}
     model = AutoModelForCausalLM.from_config(
@@ -102,17 +103,15 @@ def test_an_old_configs_keys_are_read(tmp_path):
     assert models.base.nbytes == 2 * 1_346_471_936
 
 
-@pytest.mark.parametrize("name", ["llama", "llama-biases", "phi3", "starcoder2"])
 @pytest.mark.parametrize(
-    "settings",
+    ("name", "settings"),
     [
-        {"num_experts": 4, "num_experts_per_tok": 2, "upcycled_layers": [1]},
-        {"router": "linear", "router_noise": False},
-        {"shared_expert": False, "num_experts_per_tok": 1},
-        LOW_RANK,
-        LOW_RANK | {"shared_expert": False, "upcycled_layers": [1]},
+        ("llama", {"num_experts": 4, "num_experts_per_tok": 2, "upcycled_layers": [1]}),
+        ("llama-biases", {"router": "linear", "router_noise": False}),
+        ("starcoder2", {"shared_expert": False, "num_experts_per_tok": 1}),
+        ("phi3", LOW_RANK),
+        ("llama", LOW_RANK | {"shared_expert": False, "upcycled_layers": [1]}),
     ],
-    ids=["one-layer", "linear", "vanilla", "lora", "lora-vanilla"],
 )
 def test_the_mixtures_size_is_the_models(name, settings, tmp_path):
     moe = MoeConfig(**settings)
@@ -136,10 +135,11 @@ def test_disk_space_is_what_the_steps_write(settings, tmp_path):
     assert models.mixture.tensors == read_table(chain["moe"]).tensors
     ffn = Checkpoint(chain["ffn"])
     own = sum(ffn.get(name).nbytes for name in ffn.names)
-    config = complete({"base": {"model": "x"}, "data": {"train": "x"}})
-    spaces = {space.name: space.nbytes for space in disk.disk_space(models, config)}
+    lambdas = {"merge": {"lambdas": [0.5, 0.75]}}
+    config = complete({"base": {"model": "x"}, "data": {"train": "x"}} | lambdas)
+    spaces = disk.disk_space(models, config)
     assert (spaces["moe"], spaces["ffn"]) == (read_table(chain["moe"]).nbytes, own)
-    assert spaces["dense"] == models.base.nbytes
+    assert spaces["dense"] == 2 * models.base.nbytes
     assert disk.expert_bytes(models) == own + 4 * models.is_low_rank * models.ffn
 
 
@@ -179,7 +179,7 @@ def test_what_low_rank_experts_learn_is_counted_by_hand(tmp_path, rest, learned,
     outside = 2 * (n["attention"] + n["norms"]) + n["head"]
     inside = 2 * (5 * expert + n["router"])
     assert models.moe_total == outside + embedding + 2 * n["mlp"] + inside
-    assert models.learned_total == inside + learned * (outside + embedding) + factors
+    assert models.trained("moe_sft").learned == inside + learned * (outside + embedding) + factors
     computing = outside + 2 * (n["mlp"] + 3 * expert + n["router"]) + factors
     frozen = 2 * n["mlp"] + (1 - learned) * outside
     expected = 6 * computing - 2 * frozen + n["passes"]
@@ -268,10 +268,13 @@ def kept_bytes(model, rows: int, length: int) -> int:
     return sum(size for place, size in kept.items() if place not in weights)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
 @pytest.mark.parametrize(
-    "settings",
-    [{}, {"upcycled_layers": list(range(8))}, {"experts": "lora", "rank": 8, "train_rest": "full"}],
+    ("settings", "dtype"),
+    [
+        ({}, torch.bfloat16),
+        ({"upcycled_layers": list(range(8))}, torch.float32),
+        ({"experts": "lora", "rank": 8, "train_rest": "full"}, torch.bfloat16),
+    ],
     ids=["full", "half", "lora"],
 )
 def test_activations_are_about_those_that_autograd_keeps(settings, dtype, tmp_path):
@@ -285,34 +288,21 @@ def test_activations_are_about_those_that_autograd_keeps(settings, dtype, tmp_pa
 
 
 @pytest.mark.parametrize(
-    ("launch", "processes", "optim", "expected"),
+    ("launch", "processes", "options", "bytes_a_parameter"),
     [
-        ("zero2", 1, "adamw_torch", 104.7),
-        ("zero2", 4, "adamw_torch", 36.0),
-        ("zero3", 4, "adamw_torch", 26.2),
-        ("fsdp", 2, "adamw_torch", 52.4),
-        ("fsdp", 4, "adamw_torch", 26.2),
+        ("zero2", 1, {}, 16),
+        ("zero2", 4, {}, 2 + 14 / 4),
+        ("zero3", 4, {}, 16 / 4),
+        ("fsdp", 2, {}, 16 / 2),
+        ("single", 1, {"precision": "bf16", "optim": "adafactor"}, 8),
+        ("single", 1, {"precision": "bf16_pure", "optim": "adafactor"}, 4),
+        ("single", 1, {"precision": "bf16_pure", "optim": "adamw_torch_fused"}, 8),
+        ("single", 1, {"precision": "fp32", "optim": "adamw_torch"}, 16),
+        ("single", 1, {"precision": "bf16", "optim": "adamw_8bit"}, 10),
     ],
 )
-def test_sharded_state_is_zeros(deepseek, launch, processes, optim, expected):
-    """The closed forms of ZeRO for P = 7,028,346,008, in GiB."""
-    memory = training_memory(deepseek, job("moe_sft", launch, processes, optim=optim))
-    state = memory.weights + memory.gradients + memory.optimizer
-    assert state / GIB == pytest.approx(expected, abs=0.06)
-
-
-@pytest.mark.parametrize(
-    ("precision", "optim", "bytes_a_parameter"),
-    [
-        ("bf16", "adafactor", 8),
-        ("bf16_pure", "adafactor", 4),
-        ("bf16_pure", "adamw_torch_fused", 8),
-        ("fp32", "adamw_torch", 16),
-        ("bf16", "adamw_8bit", 10),
-    ],
-)
-def test_one_gpu_holds_the_whole_state(deepseek, precision, optim, bytes_a_parameter):
-    memory = training_memory(deepseek, job(precision=precision, optim=optim))
+def test_the_state_of_a_process(deepseek, launch, processes, options, bytes_a_parameter):
+    memory = training_memory(deepseek, job("moe_sft", launch, processes, **options))
     state = memory.weights + memory.gradients + memory.optimizer
     assert state / deepseek.moe_total == pytest.approx(bytes_a_parameter, rel=0.01)
     assert memory.peak > state + RUNTIME
@@ -379,12 +369,17 @@ def planned(*words: str):
     return plan.planner(args)(complete(yaml.safe_load(Path("mine.yaml").read_text())))
 
 
-def test_local_weights_need_neither_torch_nor_transformers(project, repository, run_python):
+def test_plans_and_rules_need_neither_torch_nor_transformers(project, repository, run_python):
     code = (
         "import os, sys\n"
         f"sys.path.insert(0, {str(repository)!r}); os.chdir({str(project)!r})\n"
         "from xft.tools import plan\n"
+        "from pathlib import Path\n"
+        "from xft.estimates.resources import Requests\n"
         "plan.main(['--config', 'mine.yaml', '--gpu', 'h100', '--gpus', '2'])\n"
+        "config = plan.complete(*plan.read_overlaid([Path('mine.yaml')]))\n"
+        "asked = Requests(config, Path(config.base.model))\n"
+        "assert asked.models and asked.training('moe_sft') and asked.evaluation('base')\n"
         "print('MODULES', *sys.modules)\n"
     )
     text, _, modules = run_python(code).partition("MODULES")
@@ -392,8 +387,8 @@ def test_local_weights_need_neither_torch_nor_transformers(project, repository, 
     for part in ("dense ", "Work", "evaluation of base", "Memory", "Disk", "an h100 has 79.6 GiB"):
         assert part in text
     assert max(map(len, text.splitlines())) <= 110
-    assert re.search(r"moe_sft, zero3( +\d+ KiB| +\d+ MiB)+ +2.\d GiB\n", text)
-    assert "0.0 GiB" not in text and "0.0 GB" not in text
+    assert re.search(r"moe_sft, zero3( +[1-9]\d* [KM]iB)+ +2.\d GiB\n", text)
+    assert not re.search(r" 0(\.0)? [KMG]", text)
 
 
 def test_hours_on_a_cpu_need_a_speed(project, capsys):
@@ -413,7 +408,6 @@ def test_each_file_lies_over_the_one_before(project, capsys):
     plan.main(["--config", "mine.yaml", "more.yaml", "fewer.yaml"])
     text = capsys.readouterr().out
     assert "All 2 runs together" in text
-    Path("mine.yaml").write_text(yaml.safe_dump(yaml.safe_load(Path("mine.yaml").read_text())))
     change_config(moe={"num_experts": 4, "num_experts_per_tok": 2})
     assert summary(planned())[1] in text
 
@@ -437,11 +431,12 @@ def test_what_runs_share_counts_once(project, capsys, keep, dense, best):
     assert {rule: jobs[rule] for rule in expected} == expected
     assert jobs.get("best", 0) == best
     assert jobs.pop("all") == sum(jobs.values())
-    stored = planned().models.base.nbytes / 1e6
-    disk_of = {rule: rest[-2:] for rule, _, *rest in rows}
-    for rule, count in (("dense", dense), ("best", best)):
-        if rule in jobs:
-            assert disk_of[rule] == [f"{count * stored:.0f}", "MB"]
+    stored = planned().models.base.nbytes / 1e3
+    for rule, *_, size, unit in rows:
+        if count := {"dense": dense, "best": best}.get(rule):
+            assert (size, unit) == (f"{count * stored:.0f}", "KB")
+        elif rule in ("dense", "best"):
+            assert unit == "0"
 
 
 OFFLINE = {"base": {"model": "org/name", "revision": "0" * 40}, "data": {"train": "rows.jsonl"}}
@@ -458,7 +453,7 @@ OFFLINE = {"base": {"model": "org/name", "revision": "0" * 40}, "data": {"train"
         ("--mfu 3", "--mfu = 3: must be greater than 0"),
         ("--flops nan", "--flops = nan: must be greater than 0"),
         ("--gpus 0", "--gpus = 0: must be greater than 0"),
-        ("--gpu rtx4090", "is not one of a100, h100, h200. Take the most similar one"),
+        ("--gpu rtx4090", "invalid choice: 'rtx4090' (choose from"),
     ],
 )
 def test_a_users_mistake_ends_in_one_message(project, words, message, call_step):
@@ -518,9 +513,3 @@ def test_recipes_headers_hold_the_plans_figures(name, repository, tmp_path, monk
     lines = summary(plan.planner(args)(complete(yaml.safe_load(file.read_text()))))
     assert lines[0] == f"dense {parameters:,} parameters"
     assert "".join(f"#   {line}\n" for line in lines) in file.read_text()
-
-
-def test_a_rank_that_is_too_large_is_refused_by_the_plan(project, call_step):
-    change_config(moe={"experts": "lora", "rank": 33})
-    done = call_step("plan", "--config", "mine.yaml", "--gpu", "h100", cwd=project)
-    assert done.returncode == 1 and "moe.rank = 33: " in done.stderr

@@ -137,7 +137,10 @@ def test_rescoring_judges_the_saved_solutions_without_the_model(copy, capsys):
     assert result["passed"] == {"base": 2, "plus": 1}
     assert result["pass@1"] == {"base": 2 / 3, "plus": 1 / 3}
     printed = capsys.readouterr().out
-    assert "on sums, base tests: pass@1 66.7%, 2 of 3 pass; base + extra tests: pass@1" in printed
+    assert (
+        "on sums, original tests: pass@1 66.7%, 2 of 3 pass; original + extra tests: pass@1"
+        in printed
+    )
 
 
 def test_rescoring_needs_no_model_and_no_torch(copy, evaluated, repository):

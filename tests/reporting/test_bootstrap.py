@@ -65,19 +65,6 @@ def test_all_resamples_of_few_seeds_and_problems():
     assert (found.low, found.high) == pytest.approx((low, high), abs=0.03)
 
 
-@pytest.mark.parametrize("count", [2, 6])
-def test_seeds_alone_have_the_variance_of_their_mean(count):
-    """Problems alike: the variance is that of the mean of `count` values, var / count."""
-    effects = np.random.default_rng(4).normal(size=count)
-    found = compared(np.zeros((1, 20)), np.repeat(effects[:, None], 20, axis=1))
-    if count == 2:  # one in two resamples is the mean, and one in four each has one seed alone
-        ends = effects.mean() + np.array([-1, 1]) * abs(effects[1] - effects[0]) / np.sqrt(2)
-        assert (found.low, found.high) == pytest.approx(tuple(ends))
-    else:
-        error = effects.std(ddof=1) / np.sqrt(count)
-        assert found.high - found.low == pytest.approx(2 * Z * error, rel=0.05)
-
-
 def test_equal_seeds_are_drawn_together():
     """What a seed does to both models cancels, unless the seeds are others."""
     rng = np.random.default_rng(5)

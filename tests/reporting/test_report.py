@@ -6,7 +6,6 @@ import re
 import shutil
 from html.parser import HTMLParser
 
-import pandas as pd
 import pytest
 from problem_files import three_problems
 from report_folders import HOSTILE, write_results
@@ -40,15 +39,12 @@ class Page(HTMLParser):
             self.scripts[self.script.get("id")] = data
 
     @property
-    def charts(self) -> dict[str, dict]:
-        """All charts by id, as a browser reads them: NaN is not JSON."""
-        return json.loads(self.scripts["charts"], parse_constant=pytest.fail)
-
-
-def values(chart: dict) -> list[dict]:
-    """All rows that a chart or its layers hold."""
-    rows = chart.get("data", {}).get("values", [])
-    return [*rows, *(row for layer in chart.get("layer", []) for row in values(layer))]
+    def charts(self) -> dict[str, list[dict]]:
+        """The rows of all charts by title, as a browser reads them: NaN is not JSON."""
+        titles = [a["aria-label"] for _, a in self.elements if a.get("class") == "chart"]
+        charts = json.loads(self.scripts["charts"], parse_constant=pytest.fail)
+        rows = [chart["data"]["values"] for chart in charts]
+        return dict(zip(titles, rows, strict=True))
 
 
 def write_report(*folders, out=None) -> Page:
@@ -63,8 +59,11 @@ def page(finished, tmp_path_factory) -> Page:
     return write_report(finished.results, out=tmp_path_factory.mktemp("report") / "report.html")
 
 
+SOLVED = "problems, original + extra tests"
+
+
 def test_the_scores_are_those_of_the_evaluations(page, finished):
-    drawn = {row["label"]: row for row in values(page.charts["scores-problems-plus"])}
+    drawn = {row["label"]: row for row in page.charts[f"{SOLVED}, 4 problems"]}
     assert drawn.keys() == {"base", "moe_sft", "dense/lam~0.75"}
     for model, row in drawn.items():
         result = json.loads((finished.results / "eval" / model / "problems.json").read_text())
@@ -76,9 +75,7 @@ def test_the_scores_are_those_of_the_evaluations(page, finished):
 def test_the_differences_are_those_of_the_table(page, finished):
     with (finished.results / "comparisons.csv").open(newline="") as file:
         rows = [row for row in csv.DictReader(file) if row["tests"] == "plus"]
-    drawn = [row for row in values(page.charts["differences-problems"]) if "pair" in row]
-    pairs = {row["pair"]: row["difference"] for row in drawn}
-    assert pairs == {
+    assert {row["pair"]: row["difference"] for row in page.charts[SOLVED]} == {
         f"{row['second']} against {row['first']}": pytest.approx(100 * float(row["difference"]))
         for row in rows
     }
@@ -87,33 +84,30 @@ def test_the_differences_are_those_of_the_table(page, finished):
 def test_the_curves_are_those_of_the_metrics(page, finished):
     lines = (finished.results / "metrics" / "moe_sft.jsonl").read_text().splitlines()
     lines = [line for line in map(json.loads, lines) if "loss" in line]
-    drawn = [row for row in values(page.charts["loss-curves"]) if row["training"] == "moe_sft"]
-    steps = {row["step"]: row for row in drawn}
-    assert {step: row["loss"] for step, row in steps.items()} == {
-        line["step"]: line["loss"] for line in lines
-    }
+    drawn = [row for row in page.charts["Loss"] if row["training"] == "moe_sft"]
+    assert [(row["step"], row["raw"]) for row in drawn] == [(x["step"], x["loss"]) for x in lines]
     weights = [0.95**age for age in reversed(range(len(lines)))]
     mean = sum(w * line["loss"] for w, line in zip(weights, lines, strict=True)) / sum(weights)
-    assert steps[lines[-1]["step"]]["smoothed"] == pytest.approx(mean)
+    assert drawn[-1]["smoothed"] == pytest.approx(mean)
 
 
-def test_equal_loads_and_shares_are_in_the_middle(page):
-    for start, key, middle in (("load", "load", 1), ("deviation", "deviation", 0)):
-        (name,) = [name for name in page.charts if name.startswith(start)]
+def test_the_mean_load_and_share_are_1(page):
+    for start, key in (("Load of", "load"), ("Learned shares", "share")):
+        (cells,) = [rows for title, rows in page.charts.items() if title.startswith(start)]
         rows: dict = {}
-        for cell in values(page.charts[name]):
+        for cell in cells:
             rows.setdefault(cell.get("layer", cell.get("set")), []).append(cell[key])
-        for cells in rows.values():
-            assert sum(cells) / len(cells) == pytest.approx(middle, abs=1e-3)
+        for found in rows.values():
+            assert sum(found) / len(found) == pytest.approx(1, abs=1e-3)
 
 
 def test_the_verdict_is_that_of_the_summary(page, finished):
     """Of four problems, which no model solves with 16 tokens."""
-    verdict = ["3 pairs do not differ significantly."]
-    verdict.append("With 4 problems no difference can be significant.")
     summary = (finished.results / "summary.md").read_text()
+    verdict = [line.removeprefix("- ") for line in summary.partition("\n\n")[0].splitlines()]
+    assert "With 4 problems no difference can be significant." in verdict
     for line in verdict:
-        assert f"- {line}\n" in summary and page.text.count(line) == 2  # and in the summary as text
+        assert page.text.count(line) == 2  # and in the summary as text
 
 
 def test_the_times_and_the_memory_are_those_that_snakemake_measured(page, finished):
@@ -122,18 +116,23 @@ def test_the_times_and_the_memory_are_those_that_snakemake_measured(page, finish
     assert names >= {"moe_sft", "dense/lam~0.75", "eval/base/problems", "eval/moe_sft/problems"}
     measured = json.loads((place / "moe_sft.jsonl").read_text())
     asked = measured["resources"]
-    cells = [f"{measured['s']:.1f}", f"{measured['max_rss']:,.0f}"]
+    cells = [f"{measured['s']:,.0f}", f"{measured['max_rss']:,.0f}"]
     cells += [f"{asked['mem_mb']:,}", f"{asked['runtime']:,}", f"{measured['mean_load']:,.0f}"]
     assert "".join(["moe_sft", *cells]) in page.text
 
 
-def test_merges_are_drawn_over_lambda(tmp_path):
-    write_results(tmp_path, {"base": 2, "dense/lam~0.5": 5, "dense/lam~0.75": 9, "sft": 4})
-    drawn = values(write_report(tmp_path).charts["lambda-own"])
+def test_scores_are_drawn_over_lambda_and_counted_by_family(tmp_path):
+    models = {"base": 2, "dense/lam~0.5": 5, "dense/lam~0.75": 9, "sft": 4}
+    write_results(tmp_path, models, families=2)
+    page = write_report(tmp_path)
+    drawn = page.charts["own, original + extra tests, over lambda"]
     assert {(row["merge"], row["lam"], row["share"]) for row in drawn} == {
         ("dense", 0.5, 25),
         ("dense", 0.75, 45),
     }
+    assert "\n".join(["familyproblems" + "".join(models), "F0101352F1101242\n"]) in page.text
+    assert "seed" not in page.text.partition("All scores")[2].partition("base")[0]
+    assert re.search(r"F\d/\d+", page.text)[0] == "F0/2"  # the first that not all models solve
 
 
 def test_the_page_asks_for_nothing_and_runs_its_own_scripts_alone(page):
@@ -158,19 +157,20 @@ def test_what_a_model_wrote_is_text(tmp_path):
     assert "broken in" not in page.scripts["charts"]
 
 
-def test_seeds_are_points_of_one_row_with_their_mean(tmp_path):
+OWN = "own, original + extra tests, 20 problems"
+
+
+def test_seeds_are_points_of_one_row(tmp_path):
     write_results(tmp_path, {"sft": 5}, seeds=(43, 44))
-    chart = write_report(tmp_path).charts["scores-own-plus"]
-    assert {row["seed"] for row in values(chart)} == {"42", "43", "44"}
-    assert {row["label"] for row in values(chart)} == {"sft"}
-    assert len(chart["layer"]) == 3
+    drawn = [(row["label"], row["seed"]) for row in write_report(tmp_path).charts[OWN]]
+    assert drawn == [("sft", "42"), ("sft", "43"), ("sft", "44")]
 
 
 def test_several_folders_are_one_report(tmp_path):
     for name, solved in (("one", 5), ("two", 9)):
         write_results(tmp_path / name, {"base": solved})
     page = write_report(tmp_path / "one", tmp_path / "two", out=tmp_path / "both.html")
-    drawn = {row["label"]: row["share"] for row in values(page.charts["scores-own-plus"])}
+    drawn = {row["label"]: row["share"] for row in page.charts[OWN]}
     assert drawn == {f"{tmp_path}/one: base": 25, f"{tmp_path}/two: base": 45}
 
 
@@ -179,8 +179,8 @@ def test_an_unfinished_run_shows_what_there_is_and_names_what_is_missing(finishe
     metrics = (finished.results / "metrics" / "moe_sft.jsonl").read_text()
     (tmp_path / "metrics" / "moe_sft.jsonl").write_text(metrics[: metrics.rfind("loss")])
     page = write_report(tmp_path)
-    assert page.charts.keys() >= {"loss-curves", "entropy"}
-    for missing in ("summary.csv", "data/report.json", "config.yaml"):
+    assert page.charts.keys() >= {"Loss", "Entropy of the routers"}
+    for missing in ("runs.csv", "summary.md", "data/report.json", "config.yaml"):
         assert missing in page.text
 
 
@@ -188,7 +188,7 @@ def test_a_configuration_of_another_version_is_no_hindrance(tmp_path):
     write_results(tmp_path, {"base": 3})
     (tmp_path / "config.yaml").write_text("moe: {experts_of_tomorrow: 9}\n")
     page = write_report(tmp_path)
-    assert "experts_of_tomorrow" in page.text and "scores-own-plus" in page.charts
+    assert "experts_of_tomorrow" in page.text and OWN in page.charts
 
 
 def test_the_configuration_and_the_prompts_are_shown(page, finished, repository):
@@ -214,14 +214,17 @@ def lead_out_by_the_table(folder, secret):
     )
     own = folder / "eval" / "base" / "own.json"
     secret.with_name("x.json").write_bytes(own.read_bytes())
-    table = pd.read_csv(folder / "summary.csv")
-    table.assign(**{"eval file": str(secret.with_name("x.json"))}).to_csv(folder / "summary.csv")
+    table = (folder / "runs.csv").read_text()
+    out = secret.with_name("x.json")
+    (folder / "runs.csv").write_text(table.replace("eval/base/own.json", str(out)))
 
 
 def lead_out_by_the_solutions(folder, secret):
     lead_out_by_the_table(folder, secret)
-    shutil.copy(secret.with_name("x.json"), folder)
-    (folder / "x.generations.jsonl").symlink_to(secret.with_name("x.generations.jsonl"))
+    write_results(folder, {"base": 3})
+    solutions = folder / "eval" / "base" / "own.generations.jsonl"
+    solutions.unlink()
+    solutions.symlink_to(secret.with_name("x.generations.jsonl"))
 
 
 def lead_out_by_the_problems(folder, secret):
@@ -259,7 +262,7 @@ def test_shared_results_are_read_from_the_cache_of_the_user(tmp_path, monkeypatc
     (tmp_path / "cache" / "a").write_text('{"step": 1, "loss": 0.5}\n')
     (tmp_path / "results" / "metrics").mkdir()
     (tmp_path / "results" / "metrics" / "sft.jsonl").symlink_to(tmp_path / "cache" / "a")
-    assert "loss-curves" in write_report(tmp_path / "results").charts
+    assert "Loss" in write_report(tmp_path / "results").charts
 
 
 def test_nan_is_a_gap(tmp_path):
@@ -271,11 +274,13 @@ def test_nan_is_a_gap(tmp_path):
         for step, loss in enumerate(losses)
     )
     (tmp_path / "metrics" / "sft.jsonl").write_text("".join(json.dumps(x) + "\n" for x in lines))
+    layers = [{"layer": 0, "spread": None}, {"layer": 1, "spread": 0.5}]
+    (tmp_path / "diversity.json").write_text(json.dumps({"layers": layers}))
     charts = write_report(tmp_path).charts
-    drawn = {row["step"]: row for row in values(charts["loss-curves"])}
-    assert [row["loss"] for row in drawn.values()] == [1, None, None, 1]
-    assert [row["smoothed"] for row in drawn.values()] == pytest.approx([1, None, None, 1])
-    assert "entropy" in charts
+    assert [(row["layer"], row["spread"]) for row in charts["Spread of the experts"]] == [(1, 50)]
+    assert [row["raw"] for row in charts["Loss"]] == [1, None, None, 1]
+    assert [row["smoothed"] for row in charts["Loss"]] == pytest.approx([1, None, None, 1])
+    assert "Entropy of the routers" in charts
 
 
 def write_metrics(folder, line):
@@ -303,10 +308,10 @@ def write_metrics(folder, line):
         (lambda folder: shutil.rmtree(folder), "there is no folder"),
         (lambda folder: (folder / "report.html").write_text("mine"), "is no report"),
         (lambda folder: (folder / "report.html").mkdir(), "is no report"),
-        (lambda folder: (folder / "summary.csv").write_text(""), "not tables of step summary"),
+        (lambda folder: (folder / "runs.csv").write_text(""), "names no results"),
         (
             lambda folder: (folder / "comparisons.csv").write_text("first,second\na,b\n"),
-            "not tables of step summary",
+            "comparisons.csv is not as step summary writes it",
         ),
         (
             lambda folder: (folder / "eval/base/own.generations.jsonl").write_text("{\n"),

@@ -4,19 +4,20 @@ import shutil
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
 
+from xft.config.models import MODELS
 from xft.config.sections import XftConfig
 from xft.dag.experiment import Experiment
 from xft.dag.job_resources import requests
 from xft.dag.run import WorkflowRun
 from xft.dag.wanted import Wanted
-from xft.estimates.disk import checkpoint_bytes, ffn_bytes
+from xft.estimates.disk import artifact_bytes, checkpoint_bytes
 from xft.estimates.flops import tuning_ratio
 from xft.estimates.jobs import SECTIONS, configured_job
 from xft.estimates.parameters import Models
-from xft.estimates.report import MIXTURES, Plan, disk_text, duration, table
+from xft.estimates.report import Plan, disk_text, duration, table
 
 FindPlan = Callable[[XftConfig], Plan]
-DENSE = ("sft", "soup", "heal")
+STORED = (*MODELS[1:], "ffn")  # the steps whose artifacts take disk space
 
 
 def totals(experiment: Experiment, plan_of: FindPlan) -> list[str]:
@@ -54,8 +55,7 @@ def warn_of_full_disk(run: WorkflowRun) -> str | None:
 
     None also while the size of the base is unknown.
     """
-    weighty = (*MIXTURES, *DENSE, "dense", "ffn")
-    made = {part: requests(part).models for part in run.to_make if part.rule in weighty}
+    made = {part: requests(part).models for part in run.to_make if part.rule in STORED}
     if None in made.values():
         return None
     store = run.store.root
@@ -90,14 +90,9 @@ def _space(parts: dict[Wanted, Models]) -> Counter:
 
 def _nbytes(part: Wanted, models: Models) -> int:
     """Bytes of an artifact. A merge that is not kept takes none in the end."""
-    is_kept = part.run.config.merge.keep == "all"
-    if part.rule in MIXTURES:
-        return models.mixture.nbytes
-    if part.rule == "ffn":
-        return ffn_bytes(models)
-    if part.rule in DENSE or part.rule == "best" or (part.rule == "dense" and is_kept):
-        return models.base.nbytes
-    return 0
+    if part.rule == "dense" and part.run.config.merge.keep != "all":
+        return 0
+    return artifact_bytes(models, "dense" if part.rule == "best" else part.rule)
 
 
 def _hours(part: Wanted, plan: Plan) -> float | None:

@@ -1,46 +1,43 @@
 """Disk space of each artifact, without tokenizers, configs and metrics (a few megabytes)."""
 
-from dataclasses import dataclass
-
 from xft.checkpoints.dtypes import DTYPE_BYTES
+from xft.config.models import MERGED, MIXTURES, MODELS
 from xft.config.sections import XftConfig
 from xft.estimates.jobs import SHARDED, Job, configured_job
-from xft.estimates.memory import average_bytes, optimizer_bytes, sizes
+from xft.estimates.memory import average_bytes, optimizer_bytes
 from xft.estimates.parameters import Models
 from xft.training.checkpoints import KEPT
 
 
-@dataclass(frozen=True)
-class Space:
-    """Bytes of an artifact, or of all artifacts of this name."""
+def disk_space(models: Models, config: XftConfig) -> dict[str, int]:
+    """The bytes of a run's artifacts by name, in the order of its steps, and of checkpoints.
 
-    name: str
-    nbytes: int
-
-
-def disk_space(models: Models, config: XftConfig) -> list[Space]:
-    """The artifacts of a run in the order of its steps. The base is a folder of links, or 0 bytes.
-
-    Checkpoints are there at most during their training. weighted_init and weighted_trained are too
-    small to count.
+    Checkpoints are there at most during their training.
     """
-    mixture, base = models.mixture.nbytes, models.base.nbytes
-    evaluated, count = config.evaluation.models, len(config.merge.lambdas)
-    spaces = [Space("moe", mixture), *_tuned(models, config, "moe_sft", mixture)]
-    if "sft" in evaluated:
-        spaces += _tuned(models, config, "sft", base)
-    if "sft_flops" in evaluated:
-        spaces.append(Space("sft_flops", base))
-    if not models.moe.shared_expert:
-        return spaces
-    merged = [name for name in ("uniform", "heal") if name in evaluated]
-    spaces.append(Space("ffn", ffn_bytes(models)))
-    return spaces + [Space(name, base * count) for name in ("dense", *merged)]
+    spaces: dict[str, int] = {}
+    evaluated = (name for name in MODELS[1:] if name in config.evaluation.models)
+    names = ["moe", "moe_sft", *evaluated]
+    if models.moe.shared_expert:
+        names += ["ffn", "dense"]
+    for name in dict.fromkeys(names):
+        if name in ("moe_sft", "sft"):
+            job = configured_job(config, name)
+            spaces[f"checkpoints of {name}"] = checkpoint_bytes(models, job)
+        count = len(config.merge.lambdas) if name in MERGED else 1
+        spaces[name] = count * artifact_bytes(models, name)
+    return spaces
 
 
-def _tuned(models: Models, config: XftConfig, section: str, nbytes: int) -> list[Space]:
-    checkpoints = checkpoint_bytes(models, configured_job(config, section))
-    return [Space(f"checkpoints of {section}", checkpoints), Space(section, nbytes)]
+def artifact_bytes(models: Models, step: str) -> int:
+    """Bytes of an artifact by its step or model. The base is a folder of links: it counts as 0.
+
+    So do weighted_init and weighted_trained, which are small.
+    """
+    if step == "ffn":
+        return ffn_bytes(models)
+    if step in MIXTURES:
+        return models.mixture.nbytes
+    return models.base.nbytes if step in MODELS[1:] else 0
 
 
 def checkpoint_bytes(models: Models, job: Job) -> int:
@@ -50,9 +47,9 @@ def checkpoint_bytes(models: Models, job: Job) -> int:
     average of the weights. Engines that shard weights write frozen ones too; DeepSpeed writes them
     twice if they are whole, as with zero2.
     """
-    total, learned = sizes(models, job)
-    frozen = (2 if job.launch == "zero2" else 1) * (total - learned)
-    weights = learned + (frozen if job.launch in SHARDED else 0)
+    trained = models.trained(job.section, job.lora_rank)
+    frozen = (2 if job.launch == "zero2" else 1) * (trained.total - trained.learned)
+    weights = trained.learned + (frozen if job.launch in SHARDED else 0)
     state = optimizer_bytes(models, job) + average_bytes(models, job)
     return (KEPT + 1) * (job.weight_bytes * weights + state)
 

@@ -51,22 +51,13 @@ class Memory:
     peak: int
 
 
-def sizes(models: Models, job: Job) -> tuple[int, int]:
-    """The number of parameters of the model that a job trains, and of those that learn."""
-    if job.section == "moe_sft":
-        return models.moe_total + models.added_total, models.learned_total
-    if job.is_mixing:
-        return models.dense_total, models.ffn
-    learned = models.learned_of_base(job.lora_rank)
-    return models.dense_total + (0 if job.lora_rank is None else learned), learned
-
-
 def training_memory(models: Models, job: Job) -> Memory:
     """The memory of a training.
 
     The peak is at the start of the backward pass, in its last layer, or in the update.
     """
-    (total, learned), weight = sizes(models, job), job.weight_bytes
+    trained, weight = models.trained(job.section, job.lora_rank), job.weight_bytes
+    total, learned = trained.total, trained.learned
     weights = weight * total // (1 if job.launch == "zero2" else job.share)
     weights += teacher_bytes(models, job)
     gradients = weight * learned // job.share
@@ -98,7 +89,7 @@ def optimizer_bytes(models: Models, job: Job) -> int:
     """
     if job.is_mixing or job.options.optim == "adafactor":
         return 0
-    learned = sizes(models, job)[1]
+    learned = models.trained(job.section, job.lora_rank).learned
     if job.options.optim == "adamw_8bit":
         return 2 * learned + (2 * FP32 - 2) * _learned_head(models, job)
     return learned * (3 * FP32 if job.zero else 2 * job.weight_bytes)
@@ -106,7 +97,8 @@ def optimizer_bytes(models: Models, job: Job) -> int:
 
 def average_bytes(models: Models, job: Job) -> int:
     """Bytes of the average of the weights that learn, in fp32. Only the main process has it."""
-    return FP32 * sizes(models, job)[1] if job.options.average else 0
+    learned = models.trained(job.section, job.lora_rank).learned
+    return FP32 * learned if job.options.average else 0
 
 
 def activation_bytes(models: Models, job: Job) -> tuple[int, int]:
@@ -182,8 +174,7 @@ def _logit_bytes(models: Models, job: Job) -> int:
 
 def _learned_head(models: Models, job: Job) -> int:
     """The number of the head's weights that learn."""
-    learns = models.learns_rest if job.section == "moe_sft" else job.lora_rank is None
-    return models.head if learns and not job.is_mixing else 0
+    return models.head if models.trained(job.section, job.lora_rank).whole else 0
 
 
 def _copied_weights(models: Models, job: Job, total: int) -> int:
@@ -215,7 +206,7 @@ def _update_bytes(models: Models, job: Job, learned: int) -> int:
 
 def _largest(models: Models, job: Job, learned: int) -> int:
     """The number of parameters of the largest tensor that learns, at most."""
-    if job.section == "moe_sft" and not models.learns_rest:
+    if models.is_low_rank and job.section == "moe_sft" and models.moe.train_rest != "full":
         return learned // len(models.upcycled)
     table = models.mixture if job.section == "moe_sft" else models.base
     return min(learned, max(map(table.size, table.names)))

@@ -11,6 +11,19 @@ from xft.estimates.tensors import TensorTable, planned_table
 
 
 @dataclass(frozen=True)
+class Trained:
+    """Numbers of parameters of a model that is trained.
+
+    active: those that compute a token. whole: whether embedding and output layer learn too.
+    """
+
+    total: int
+    learned: int
+    active: int
+    whole: bool
+
+
+@dataclass(frozen=True)
 class Models:
     """The base, and the mixture that step 1 makes of it. moe: the config's section."""
 
@@ -52,11 +65,6 @@ class Models:
         return self.moe.experts == "lora"
 
     @property
-    def learns_rest(self) -> bool:
-        """Whether step 2 changes the weights outside the MLPs themselves."""
-        return not self.is_low_rank or self.moe.train_rest == "full"
-
-    @property
     def expert(self) -> int:
         """The number of parameters that an expert has for itself, in all layers."""
         if not self.is_low_rank:
@@ -78,32 +86,34 @@ class Models:
         )
         return self._factors((name for name in linear if not name.startswith(prefixes)), rank)
 
-    def learned_of_base(self, lora_rank: int | None) -> int:
-        """The number of parameters that learn in a tuning of the base.
+    def trained(self, section: str, lora_rank: int | None = None) -> Trained:
+        """What the training with a section of the configuration trains.
 
-        lora_rank: of the products beside its linear layers; None if all weights learn.
+        lora_rank: of the products that learn beside the base's linear layers; None if its weights
+        learn.
         """
-        return self.dense_total if lora_rank is None else self._factors_outside((), lora_rank)
+        dense = self.dense_total
+        if section == "moe_sft":
+            return self._trained_mixture
+        if section == "mixing":
+            return Trained(dense, self.ffn, dense, whole=False)
+        if lora_rank is None:
+            return Trained(dense, dense, dense, whole=True)
+        learned = self._factors_outside((), lora_rank)
+        return Trained(dense + learned, learned, dense + learned, whole=False)
 
     @cached_property
-    def added_total(self) -> int:
-        """The number of parameters that step 2 tunes and that are not part of the mixture."""
-        if not self.is_low_rank or self.moe.train_rest != "lora":
-            return 0
-        return self._factors_outside(tuple(f"{x.prefix}." for x in self.layers), self.moe.rank)
-
-    @property
-    def learned_total(self) -> int:
-        """The number of parameters that step 2 changes."""
-        if self.learns_rest:
-            return self.moe_total - self.is_low_rank * self.ffn
-        return self.moe_total - self.dense_total + self.added_total
-
-    @property
-    def frozen_active(self) -> int:
-        """The number of parameters that compute every token and that step 2 does not change."""
-        frozen = self.moe_total + self.added_total - self.learned_total
-        return frozen - (0 if self.learns_rest else self.base.embedding)
+    def _trained_mixture(self) -> Trained:
+        total, active = self.moe_total, self.moe_active
+        if not self.is_low_rank:
+            return Trained(total, total, active, whole=True)
+        if self.moe.train_rest == "full":
+            return Trained(total, total - self.ffn, active, whole=True)
+        inside = tuple(f"{layer.prefix}." for layer in self.layers)
+        is_added = self.moe.train_rest == "lora"
+        added = self._factors_outside(inside, self.moe.rank) if is_added else 0
+        learned = total - self.dense_total + added
+        return Trained(total + added, learned, active + added, whole=False)
 
     @cached_property
     def dense_total(self) -> int:

@@ -3,17 +3,17 @@
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
+from xft.config.models import MIXTURES
 from xft.config.sections import XftConfig
 from xft.estimates.disk import disk_space
 from xft.estimates.flops import tuning_ratio
 from xft.estimates.jobs import LAUNCHES, Job, configured_job
 from xft.estimates.memory import training_memory
 from xft.estimates.parameters import Models
-from xft.estimates.processors import GIB, GPUS, Processor
+from xft.estimates.processors import GPUS, Processor
 from xft.estimates.rows import count_problems
 from xft.estimates.work import Work, generation_seconds, training_work
 
-MIXTURES = ("moe", "moe_sft")
 COLUMNS = ("weights", "gradients", "optimizer", "extra", "activations", "host", "peak")
 
 
@@ -69,8 +69,9 @@ class Plan:
 def summary(plan: Plan) -> list[str]:
     """The main figures as lines. The headers of the recipes show them too."""
     models = plan.models
-    learning = f", {models.learned_total:,} learn" if models.is_low_rank else ""
-    disk = sum(space.nbytes for space in disk_space(models, plan.config))
+    learned = models.trained("moe_sft").learned
+    learning = f", {learned:,} learn" if models.is_low_rank else ""
+    disk = sum(disk_space(models, plan.config).values())
     lines = [
         f"dense {models.dense_total:,} parameters",
         f"MoE {models.moe_total:,} parameters, {models.moe_active:,} compute a token{learning}",
@@ -149,20 +150,27 @@ def _launched(job: Job, launch: str) -> Job:
 
 def _disk(plan: Plan) -> list[str]:
     spaces = disk_space(plan.models, plan.config)
-    rows = [(space.name, disk_text(space.nbytes)) for space in spaces]
-    total = disk_text(sum(space.nbytes for space in spaces))
-    return [
-        "Disk of all lambdas; checkpoints only during training",
-        *table([*rows, ("all", total)]),
-    ]
+    rows = [*spaces.items(), ("all", sum(spaces.values()))]
+    lines = table((name, disk_text(nbytes)) for name, nbytes in rows)
+    return ["Disk of all lambdas; checkpoints only during training", *lines]
 
 
-def memory_text(nbytes: int) -> str:
-    return f"{nbytes / GIB:,.1f} GiB" if nbytes >= GIB else f"{nbytes / 2**20:,.0f} MiB"
+def memory_text(nbytes: float) -> str:
+    return _size(nbytes, 2**10, "iB")
 
 
-def disk_text(nbytes: int) -> str:
-    return f"{nbytes / 1e9:,.1f} GB" if nbytes >= 1e9 else f"{nbytes / 1e6:,.0f} MB"
+def disk_text(nbytes: float) -> str:
+    return _size(nbytes, 1000, "B")
+
+
+def _size(nbytes: float, step: int, end: str) -> str:
+    if not nbytes:
+        return "0"
+    for unit in "KM":
+        nbytes /= step
+        if nbytes < step:
+            return f"{nbytes:,.0f} {unit}{end}"
+    return f"{nbytes / step:,.1f} G{end}"
 
 
 def duration(hours: float | None) -> str:

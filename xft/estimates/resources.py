@@ -16,7 +16,7 @@ from xft.common.errors import UserError
 from xft.config.sections import DataConfig, XftConfig
 from xft.estimates.disk import expert_bytes
 from xft.estimates.jobs import FP32, SHARDED, configured_job
-from xft.estimates.memory import average_bytes, sizes, teacher_bytes, training_memory
+from xft.estimates.memory import average_bytes, teacher_bytes, training_memory
 from xft.estimates.parameters import Models
 from xft.estimates.processors import DEFAULT_UTILISATION, Processor
 from xft.estimates.tensors import check_sizes, has_weights, read_table
@@ -99,13 +99,6 @@ class Requests:
         nbytes = self._host(section) + processes * self.libraries
         return Needs(_mb(nbytes), self._training_minutes(section))
 
-    def peak(self, section: str) -> int | None:
-        """Bytes at most of a training on a CPU, on one node and without the margins of a request.
-
-        None on a GPU, and while the base is missing.
-        """
-        return None if self.models is None or self.on_gpu else self._host(section)
-
     def _host(self, section: str) -> int:
         """Bytes of a node's memory for the processes of a training.
 
@@ -118,7 +111,7 @@ class Requests:
         files = expert_bytes(models) if job.is_mixing else 0
         if not self.on_gpu:
             return processes * memory.peak + files
-        total = sizes(models, job)[0]
+        total = models.trained(job.section, job.lora_rank).total
         loaded = job.weight_bytes * total + teacher_bytes(models, job) + memory.host
         gathered = FP32 * total if job.launch in SHARDED else 0
         average = average_bytes(models, job) if job.averages_on_host else 0

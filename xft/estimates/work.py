@@ -5,13 +5,7 @@ from dataclasses import dataclass
 
 from xft.config.sections import EvaluationConfig
 from xft.estimates.disk import expert_bytes
-from xft.estimates.flops import (
-    FORWARD,
-    dense_flops,
-    mixing_flops,
-    mixture_flops,
-    teacher_flops,
-)
+from xft.estimates.flops import FORWARD, teacher_flops, training_flops
 from xft.estimates.jobs import FP32, Job
 from xft.estimates.parameters import Models
 from xft.estimates.processors import HOST_BANDWIDTH, Processor
@@ -59,14 +53,9 @@ def training_work(models: Models, job: Job, rows: int | None) -> Work | None:
 
 def _flops(models: Models, job: Job) -> int:
     """FLOPs of a token."""
-    sizes = models, job.length
-    checkpointing = job.options.activation_checkpointing
-    teacher = teacher_flops(*sizes) if job.learns_from_mixture else 0
-    if job.section == "moe_sft":
-        return mixture_flops(*sizes, checkpointing)
-    if job.is_mixing:
-        return teacher + mixing_flops(*sizes, checkpointing)
-    return teacher + dense_flops(*sizes, job.lora_rank, checkpointing)
+    trained = models.trained(job.section, job.lora_rank)
+    own = training_flops(models, trained, job.length, job.options.activation_checkpointing)
+    return own + (teacher_flops(models, job.length) if job.learns_from_mixture else 0)
 
 
 def generation_bytes(table: TensorTable, precision: str, on_gpu: bool) -> int:

@@ -13,7 +13,8 @@ from xft.evaluation.samples import Sample, samples_path
 from xft.evaluation.scoring import Verdict
 
 RESULT = ResultFormat("eval", "eval", 2, "pass@1")
-TEST_NAMES = {"base": "base tests", "plus": "base + extra tests"}  # EvalPlus's words
+# EvalPlus calls the first ones "base", as the tables call a model.
+TEST_NAMES = {"base": "original tests", "plus": "original + extra tests"}
 SAMPLES_OF = (1, 10, 100)  # k of pass@k
 # EvalPlus 0.3.1 counts every solution of this problem as failed.
 FAILED_BY_EVALPLUS = "HumanEval/32"

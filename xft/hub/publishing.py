@@ -1,7 +1,6 @@
 """Publishes a dense artifact as a model repository on the hub."""
 
 import glob
-from dataclasses import dataclass
 from pathlib import Path
 
 from xft.artifacts.artifact import Artifact, open_artifact
@@ -17,26 +16,8 @@ NEEDS_TOKEN = "An upload needs a token that may write: set HF_TOKEN, or run `hf 
 KINDS = ("dense", "heal", "sft", "soup")
 
 
-@dataclass(frozen=True)
-class Publication:
-    """An artifact that matches its manifest byte for byte, and the repository to upload it to."""
-
-    artifact: Artifact
-    repository: str
-    private: bool
-
-    @property
-    def files(self) -> dict[str, dict]:
-        """Size and SHA-256 of each file, by its name."""
-        return self.artifact.manifest.files
-
-    @property
-    def card(self) -> str:
-        return (self.artifact.path / CARD).read_text(encoding="utf-8")
-
-
-def prepare(model: Path, repository: str, private: bool) -> Publication:
-    """Check an artifact and the hashes of all its files.
+def open_publishable(model: Path, repository: str) -> Artifact:
+    """The artifact to upload, after a check of its kind and of the hashes of all its files.
 
     Raises UserError if it cannot be published.
     """
@@ -47,27 +28,26 @@ def prepare(model: Path, repository: str, private: bool) -> Publication:
         raise UserError(f"{model} has no manifest: nothing says what it is. Publish an artifact")
     if CARD not in artifact.manifest.files:
         raise UserError(f"{model} has no card ({CARD}), which describes the model. Make it again")
-    return Publication(artifact, repository, private)
+    return artifact
 
 
-def publish(publication: Publication) -> tuple[str, list[str]]:
+def publish(artifact: Artifact, repository: str, private: bool) -> tuple[str, list[str]]:
     """Upload all files in one commit. Create the repository if it is missing.
 
     Returns the address of the commit, and the names of other weights in the repository. Raises
-    UserError if the upload fails, or if the hub then lists other weights.
+    UserError if the upload fails, or if the hub then lists other content.
     """
     from huggingface_hub import HfApi
     from huggingface_hub.hf_api import RepoFile
 
-    api, repository, files = HfApi(), publication.repository, publication.files
-    folder, artifact = publication.artifact.path, publication.artifact
-    with hub_errors(f"{folder} could not be uploaded to {repository}", NEEDS_TOKEN):
-        api.create_repo(repository, private=publication.private, exist_ok=True)
-        if publication.private and not api.repo_info(repository).private:
+    api, files = HfApi(), artifact.manifest.files
+    with hub_errors(f"{artifact.path} could not be uploaded to {repository}", NEEDS_TOKEN):
+        api.create_repo(repository, private=private, exist_ok=True)
+        if private and not api.repo_info(repository).private:
             raise UserError(f"{repository} is there already, and public: nothing was uploaded")
         commit = api.upload_folder(
             repo_id=repository,
-            folder_path=folder,
+            folder_path=artifact.path,
             allow_patterns=[glob.escape(name) for name in files],
             commit_message=f"{artifact.manifest.kind} {short(artifact.id)}",
         )

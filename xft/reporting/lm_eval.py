@@ -15,33 +15,28 @@ def lm_eval_table(results: Mapping[Result, dict]):
     """
     import pandas as pd
 
-    measured: dict[tuple, dict[str, list[dict]]] = {}
-    for found, result in results.items():
-        for task, content in result["tasks"].items():
-            for metric, value in content["metrics"].items():
-                of_metric = measured.setdefault((task, metric), {})
-                of_metric.setdefault(found.subject.label, []).append(value)
-    rows = [
-        {"task": task, "metric": metric, "model": model, "seeds": len(seeds), "value": seeds}
-        for (task, metric), models in measured.items()
-        for model, seeds in models.items()
-    ]
-    table = pd.DataFrame(rows, columns=["task", "metric", "model", "seeds", "value"])
-    if (table["seeds"] > 1).any():
-        return table.assign(value=table["value"].map(_mean))
-    return table.assign(value=table["value"].map(_single)).drop(columns="seeds")
+    found: dict[tuple[str, str, str], list[dict]] = {}
+    for result, content in results.items():
+        for task, measured in content["tasks"].items():
+            for metric, value in measured["metrics"].items():
+                found.setdefault((task, metric, result.subject.label), []).append(value)
+    metrics = list(dict.fromkeys(key[:2] for key in found))
+    keys = sorted(found, key=lambda key: metrics.index(key[:2]))
+    table = pd.DataFrame(keys, columns=["task", "metric", "model"])
+    if any(len(seeds) > 1 for seeds in found.values()):
+        return table.assign(seeds=[len(found[key]) for key in keys], value=_means(found, keys))
+    return table.assign(value=[_single(*found[key]) for key in keys])
 
 
-def _single(seeds: Sequence[dict]) -> str:
-    (measured,) = seeds
+def _single(measured: dict) -> str:
     if measured["value"] is None:
         return ""
     error = "" if measured["stderr"] is None else f" ± {measured['stderr']:.4f}"
     return f"{measured['value']:.4f}{error}"
 
 
-def _mean(seeds: Sequence[dict]) -> str:
+def _means(found: Mapping[tuple, Sequence[dict]], keys: Sequence[tuple]) -> list[str]:
     import pandas as pd
 
-    values = [measured["value"] for measured in seeds if measured["value"] is not None]
-    return mean_text(pd.Series(values, dtype=float), 4)
+    values = ([measured["value"] for measured in found[key]] for key in keys)
+    return [mean_text(pd.Series(seeds, dtype=float).dropna(), 4) for seeds in values]

@@ -7,16 +7,16 @@ from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, ValidationError
-
 from xft.common.errors import UserError
 from xft.common.files import read_bytes
+from xft.config.section import Section
+from xft.config.validation import validated
 
 # The steps whose files a row names.
 MEASURED = ("eval", "validation_loss", "lm_eval", "diversity")
 
 
-class Row(BaseModel):
+class Row(Section, strict=False):
     """What was measured of a model in a run, on a set of problems.
 
     Runs that share a result name the same file. variant: empty for the configuration's own values.
@@ -24,8 +24,6 @@ class Row(BaseModel):
     mixture that the model is or comes from. uncleaned: whether the model learned from rows that
     were not cleaned of the problems.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     model: str
     variant: str = ""
@@ -117,7 +115,9 @@ def read_runs(file: Path) -> list[Row]:
     """
     try:
         table = csv.DictReader(StringIO(read_bytes(file).decode("utf-8")), strict=True)
-        rows = [_row(file, table.line_num, line) for line in table]
+        rows = [
+            validated(Row, _values(line, file), f"{file}, line {table.line_num}") for line in table
+        ]
     except (UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{file} is not a CSV file: {error}") from None
     if not rows:
@@ -133,21 +133,9 @@ def read_runs(file: Path) -> list[Row]:
     return rows
 
 
-def _at(table: Path, name: str) -> Path:
-    """A path in a table, as seen from here."""
+def _values(line: dict[str, str], table: Path) -> dict[str, object]:
+    """The values of a row, with paths as seen from here. Empty cells are left out."""
     place = table.parent / table.readlink() if table.is_symlink() else table
-    return Path(os.path.normpath(place.parent / name))
-
-
-def _row(file: Path, number: int, line: dict) -> Row:
     known = {name: value for name, value in line.items() if value}
-    known |= {step: _at(file, known[step]) for step in MEASURED if step in known}
-    try:
-        return Row.model_validate(known)
-    except ValidationError as error:
-        faults = error.errors(include_url=False)
-        words = [f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in faults]
-        columns = ", ".join(Row.model_fields)
-        raise UserError(
-            f"{file}, line {number}: {'; '.join(words)}. The columns are {columns}"
-        ) from None
+    files = {step: known[step] for step in MEASURED if step in known}
+    return known | {step: Path(os.path.normpath(place.parent / files[step])) for step in files}

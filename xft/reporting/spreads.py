@@ -6,26 +6,18 @@ from collections.abc import Mapping
 # less than 3% of what the tuning changed.
 NEAR_ZERO = 0.01
 OWN = "own values"
-LEGEND = f"""\
-Spread: how far the experts lie from their mean, as a share of how far the tuning moved this mean
-from the base. Below {NEAR_ZERO:.0%}, no mixing of the experts can matter: with 8 experts, weights
-of any shares differ from the mean by less than 3% of what the tuning changed.
-"""
 
 
-def spreads_text(results: Mapping[str, dict]) -> str:
-    """What the table of spreads means, and which mixtures have experts that are nearly equal.
-
-    results: by the name of the mixture.
-    """
-    equal = [name for name, content in results.items() if _is_near_zero(content["spread"])]
-    lines = [f"- {name}: all layers together\n" for name in equal]
+def nearly_equal(results: Mapping[str, dict]) -> list[str]:
+    """The mixtures whose experts are nearly equal, and layers of other ones. results: by name."""
+    lines = []
     for name, content in results.items():
         near = [row["layer"] for row in content["layers"] if _is_near_zero(row["spread"])]
-        if near and name not in equal:
-            lines.append(f"- {name}: layers {', '.join(map(str, near))}\n")
-    heading = "\nThe experts are nearly equal, and no mixing can matter there:\n\n"
-    return LEGEND + (heading + "".join(lines) if lines else "")
+        if _is_near_zero(content["spread"]):
+            lines.append(f"{name}: all layers together")
+        elif near:
+            lines.append(f"{name}: layers {', '.join(map(str, near))}")
+    return lines
 
 
 def spreads_table(results: Mapping[str, dict]):

@@ -5,19 +5,23 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from xft.evaluation import lm_eval_result
-from xft.evaluation.result import backends_note, caveats, read_result
-from xft.reporting import notes, tables
-from xft.reporting.comparisons import (
-    comparison_table,
-    comparisons_text,
-    loss_values,
-    solved_values,
+from xft.evaluation.result import (
+    TEST_NAMES,
+    backends_note,
+    caveats,
+    has_several_samples,
+    read_result,
 )
+from xft.reporting import notes, spreads, tables
+from xft.reporting.comparisons import comparison_table, loss_values, solved_values
 from xft.reporting.diversity import DIVERSITY
 from xft.reporting.lm_eval import lm_eval_table
 from xft.reporting.runs import Result, Row, results_of
-from xft.reporting.spreads import OWN, spreads_table, spreads_text
+from xft.reporting.templates import templates
 from xft.reporting.validation_losses import LOSS
+from xft.reporting.verdict import quantities, readable, verdict
+
+MOST_LINES = 19  # of the head
 
 
 @dataclass(frozen=True)
@@ -40,20 +44,43 @@ def summarise(rows: Sequence[Row], chosen_by: str | None = None) -> Summary:
     by_file = {found.file: content for found, content in losses.items()}
     table = tables.summary_table(evaluations, by_file)
     compared = comparison_table([*solved_values(evaluations), *loss_values(losses)])
-    spreads = {
-        found.subject.variation(found.seed) or OWN: content
+    mixtures = {
+        found.subject.variation(found.seed) or spreads.OWN: content
         for found, content in _read(rows, "diversity", DIVERSITY.read).items()
     }
-    measured = _read(rows, "lm_eval", lm_eval_result.read)
+    abilities = _read(rows, "lm_eval", lm_eval_result.read)
     chosen_by = chosen_by or ("validation" if losses else "benchmark")
-    parts = [*_scores(table, evaluations), *comparisons_text(compared)]
-    parts.append(notes.chosen_text(chosen_by, evaluations, by_file))
-    if spreads:
-        parts += [tables.to_markdown(spreads_table(spreads)), spreads_text(spreads)]
-    if measured:
-        parts.append(tables.to_markdown(lm_eval_table(measured)))
-    parts += [notes.uncleaned_text(list(evaluations)), *_remarks(evaluations)]
-    return Summary(table, compared, "\n".join(filter(None, parts)).rstrip() + "\n")
+    text = (
+        templates(__package__)
+        .get_template("summary.md.jinja")
+        .render(
+            table=tables.to_markdown,
+            readable=readable,
+            tests=TEST_NAMES["plus"],
+            verdict=verdict(compared),
+            scores=_scores(table, evaluations),
+            has_seeds=_has_seeds(evaluations),
+            has_samples=any(map(has_several_samples, evaluations.values())),
+            differences=list(quantities(compared)),
+            chosen_by=chosen_by,
+            merges=notes.best_merges(chosen_by, evaluations, by_file),
+            spreads=mixtures and tables.to_markdown(spreads.spreads_table(mixtures)),
+            near_zero=f"{spreads.NEAR_ZERO:.0%}",
+            equal=spreads.nearly_equal(mixtures),
+            abilities=abilities and tables.to_markdown(lm_eval_table(abilities)),
+            uncleaned=notes.uncleaned(evaluations),
+            remarks=_remarks(evaluations),
+        )
+    )
+    return Summary(table, compared, text)
+
+
+def head(text: str) -> str:
+    """The beginning of a summary's text, for a terminal: verdict and scores, as much as fits."""
+    lines = "\n\n".join(text.split("\n\n")[:2]).splitlines()
+    if (more := len(lines) - MOST_LINES) > 0:
+        lines[MOST_LINES - 1 :] = [f"... and {more + 1} more lines in summary.md"]
+    return "\n".join(lines)
 
 
 def _read(rows: Sequence[Row], step: str, read: Callable[[Path], dict]) -> dict[Result, dict]:
@@ -64,13 +91,11 @@ def _has_seeds(results: Iterable[Result]) -> bool:
     return any(found.seed is not None for found in results)
 
 
-def _scores(table, results: dict[Result, dict]) -> list[str]:
-    """The table of scores, with one row for all seeds of a model, and what explains it."""
+def _scores(table, results: dict[Result, dict]) -> str:
+    """The table of scores, with one row for all seeds of a model."""
     table = table.assign(model=[found.subject.label for found in results])
-    if _has_seeds(results):
-        return [tables.to_markdown(tables.over_seeds(table)), tables.SEEDS_LEGEND]
-    legend = tables.legend(results.values())
-    return [tables.to_markdown(tables.readable(table)), legend, tables.list_files(table)]
+    shown = tables.over_seeds if _has_seeds(results) else tables.readable
+    return tables.to_markdown(shown(table))
 
 
 def _remarks(results: dict[Result, dict]) -> Iterable[str]:

@@ -1,12 +1,11 @@
 """Makes the table of all evaluations, as data and as Markdown."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 from xft.evaluation.ground_truth import TEST_SETS
 from xft.evaluation.result import (
     TEST_NAMES,
-    has_several_samples,
     measures,
     solved_shares,
 )
@@ -31,6 +30,12 @@ def summary_table(results: Mapping[Result, dict], losses: Mapping[Path, Mapping]
     )
 
 
+def score(result: dict, tests: str) -> dict[str, float]:
+    """pass@1 and its 95% interval, low to high, in percent. tests: base or plus."""
+    low, high = interval(solved_shares(result, tests))
+    return {"pass@1": 100 * result["pass@1"][tests], "low": 100 * low, "high": 100 * high}
+
+
 def _row(found: Result, result: dict, losses: Mapping[Path, Mapping], varied: bool) -> dict:
     row = {"model": found.row.model}
     if varied:
@@ -38,9 +43,7 @@ def _row(found: Result, result: dict, losses: Mapping[Path, Mapping], varied: bo
         row["seed"] = "" if found.seed is None else found.seed
     row |= {"dataset": found.row.dataset, "problems": result["dataset"]["problems"]}
     for tests in TEST_SETS:
-        row[f"pass@1 {tests}"] = 100 * result["pass@1"][tests]
-        low, high = interval(solved_shares(result, tests))
-        row[f"low {tests}"], row[f"high {tests}"] = 100 * low, 100 * high
+        row |= {f"{name} {tests}": value for name, value in score(result, tests).items()}
         row[f"passed {tests}"] = result["passed"][tests]
         for measure in measures(result)[1:]:
             row[f"{measure} {tests}"] = 100 * result[measure][tests]
@@ -48,13 +51,6 @@ def _row(found: Result, result: dict, losses: Mapping[Path, Mapping], varied: bo
         known = losses.get(found.row.validation_loss)
         row[LOSS] = f"{known['loss']:.4f}" if known else ""
     return row | {"model folder": result["model"]["path"], "eval file": str(found.file)}
-
-
-def legend(results: Iterable[dict]) -> str:
-    """An explanation of the texts of `readable`, in one line."""
-    several = any(has_several_samples(result) for result in results)
-    drawn = "; with several samples, a bootstrap over the problems" if several else ""
-    return f"In brackets: the 95% interval (Wilson's{drawn}), and the number of passed samples.\n"
 
 
 def readable(table):
@@ -100,12 +96,6 @@ def mean_text(values, digits: int, unit: str = "") -> str:
     return f"{values.mean():.{digits}f}{deviation}{unit}"
 
 
-SEEDS_LEGEND = """\
-Means over the seeds ± the standard deviation between them, which leaves out the chance of the
-problems. `summary.csv` has a row for each seed, with its interval and its files.
-"""
-
-
 def to_markdown(table) -> str:
     """A Markdown table of a data frame, without its index and with aligned columns."""
     texts = [[str(cell) for cell in row] for row in (table.columns, *table.itertuples(index=False))]
@@ -115,13 +105,3 @@ def to_markdown(table) -> str:
         "| " + " | ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) + " |\n"
         for row in rows
     )
-
-
-def list_files(table) -> str:
-    """The paths of each row's model and its evaluation, one line per row."""
-    lines = []
-    for _, row in table.iterrows():
-        folder = row["model folder"]
-        place = f"`{folder}`" if Path(folder).exists() else f"`{folder}` (not kept)"
-        lines.append(f"- {row['model']}: {place}, evaluated in `{row['eval file']}`\n")
-    return "".join(lines)

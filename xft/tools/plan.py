@@ -43,10 +43,9 @@ def _parser() -> argparse.ArgumentParser:
     flags.add_configs(parser, "The configuration", required=True)
     parser.add_argument(
         "--gpu",
-        type=_gpu,
-        metavar="NAME",
-        help=f"The type of GPU: {', '.join(GPUS)}. Default: {DEFAULT_GPU} if the config asks for "
-        "GPUs, else the CPU.",
+        choices=GPUS,
+        help=f"The type of GPU: for another one take the most similar, and give --flops. Default: "
+        f"{DEFAULT_GPU} if the config asks for GPUs, else the CPU.",
     )
     parser.add_argument(
         "--gpus", type=int, metavar="N", help="Number of GPUs. Default: as in the config."
@@ -76,15 +75,6 @@ def _parser() -> argparse.ArgumentParser:
         "--rows", type=int, metavar="N", help="Number of rows, if they are not on this machine."
     )
     return parser
-
-
-def _gpu(name: str) -> str:
-    if name not in GPUS:
-        raise argparse.ArgumentTypeError(
-            f"{name!r} is not one of {', '.join(GPUS)}. Take the most similar one, and give the "
-            "FLOPs a second that a training reaches with --flops"
-        )
-    return name
 
 
 def planner(args: argparse.Namespace):

@@ -7,9 +7,10 @@ from the hub's own login.
 
 import shlex
 
+from xft.artifacts.artifact import Artifact
 from xft.artifacts.manifest import short
 from xft.cli import flags, running
-from xft.hub.publishing import Publication, prepare, publish
+from xft.hub.publishing import CARD, open_publishable, publish
 
 CARD_LINES = 12
 
@@ -28,33 +29,32 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--yes", action="store_true", help="Upload the model.")
     args = parser.parse_args(argv)
 
-    publication = prepare(args.model, args.to, args.private)
-    print(describe(publication))
+    artifact = open_publishable(args.model, args.to)
+    print(describe(artifact, args.to, args.private))
     if not args.yes:
         words = ["--model", str(args.model), "--to", args.to, *["--private"] * args.private]
         command = shlex.join(["xft", "publish", *words, "--yes"])
         print(f"\nNothing was uploaded. To upload the model, run:\n{command}")
         return
-    address, besides = publish(publication)
+    address, besides = publish(artifact, args.to, args.private)
     print(f"\nUploaded. The hub lists all files with the hashes of the manifest: {address}")
     if besides:
         print(f"The repository also holds files that are not from this model: {', '.join(besides)}")
 
 
-def describe(publication: Publication) -> str:
+def describe(artifact: Artifact, repository: str, private: bool) -> str:
     """The text that shows the files to upload and the repository."""
-    files, manifest = publication.files, publication.artifact.manifest
-    size = sum(entry["size"] for entry in files.values())
-    visibility = "private" if publication.private else "public, if it is new"
-    head = publication.card.splitlines()[:CARD_LINES]
+    manifest = artifact.manifest
+    size = sum(entry["size"] for entry in manifest.files.values())
+    card = (artifact.path / CARD).read_text(encoding="utf-8")
     return "\n".join(
         [
-            f"repository: {publication.repository} ({visibility})",
-            f"model: {publication.artifact.path}, {manifest.kind} {short(manifest.id)}",
-            f"files: {len(files)}, {size:,} bytes",
-            *(f"  {entry['size']:>15,}  {name}" for name, entry in sorted(files.items())),
+            f"repository: {repository} ({'private' if private else 'public, if it is new'})",
+            f"model: {artifact.path}, {manifest.kind} {short(manifest.id)}",
+            f"files: {len(manifest.files)}, {size:,} bytes",
+            *(f"  {entry['size']:>15,}  {name}" for name, entry in sorted(manifest.files.items())),
             "card:",
-            *(f"  {line}".rstrip() for line in head),
+            *(f"  {line}".rstrip() for line in card.splitlines()[:CARD_LINES]),
         ]
     )
 

@@ -1,7 +1,6 @@
 """Writes the model cards of mixtures and dense models."""
 
 import json
-from functools import cache
 
 from xft.artifacts.artifact import Artifact
 from xft.artifacts.manifest import short
@@ -9,6 +8,7 @@ from xft.checkpoints.layout import model_name
 from xft.config.section import keys
 from xft.config.sections import MergeMethod, MixtureConfig, effective
 from xft.conversions.mixing_artifact import MixingArtifact
+from xft.reporting.templates import templates
 
 HUB_KEYS = ("model", "revision")
 
@@ -84,21 +84,15 @@ def dense_card(
 
     layers: the numbers of the upcycled layers. expert: the routed expert that was merged alone.
     """
-    config, parameters = moe.checkpoint.config, moe.manifest.parameters
     return _card(
         "dense",
-        config,
-        parameters.get("base", {}),
-        architecture=model_name(config["base_config"]),
-        weight=mixing.shared_expert_weight,
-        learned=mixing.lambda_logit is not None,
-        granularity=mixing.config["granularity"],
-        origin=_origin_of_shares(mixing, expert),
+        moe.checkpoint.config,
+        moe.manifest.parameters.get("base", {}),
+        moe=moe.manifest,
+        mixing=mixing,
         method=method,
-        tuned_here="data" in moe.manifest.inputs,
-        parameters=parameters,
-        mixing=mixing.artifact.manifest.parameters,
-        experts=range(1, mixing.alpha.shape[-1] + 1),
+        architecture=model_name(moe.checkpoint.config["base_config"]),
+        origin=_origin_of_shares(mixing, expert),
         rows=_shares(mixing, layers),
     )
 
@@ -135,23 +129,8 @@ def _card(name: str, config: dict, base: dict, **known) -> str:
     low_rank = config.get("experts") == "lora"
     form = f", each the base's FFN plus products of rank {config['rank']}" if low_rank else ""
     words = _base_words(config, base)
-    template = _templates().get_template(f"{name}.md.jinja")
+    template = templates(__name__).get_template(f"{name}.md.jinja", globals=HELPERS)
     return template.render(config=config, base=base, base_words=words, form=form, **known)
-
-
-@cache
-def _templates():
-    import jinja2
-
-    templates = jinja2.Environment(
-        loader=jinja2.PackageLoader(__name__, "."),
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    templates.globals |= {"xft": "[XFT](https://arxiv.org/abs/2404.15247)", "listed": _listed}
-    return templates
 
 
 def _base_words(config: dict, base: dict) -> str:
@@ -166,3 +145,6 @@ def _listed(parameters: dict) -> str:
     """Parameters in one line, as in the config. Parameters without a value are left out."""
     set_ones = {k: v for k, v in parameters.items() if v is not None and not isinstance(v, dict)}
     return ", ".join(f"{key} {json.dumps(value)}" for key, value in sorted(set_ones.items()))
+
+
+HELPERS = {"xft": "[XFT](https://arxiv.org/abs/2404.15247)", "listed": _listed}

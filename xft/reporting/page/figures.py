@@ -4,8 +4,9 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from xft.reporting.page import charts
 from xft.reporting.page.folder import Results
-from xft.reporting.page.sections import find_sections
+from xft.reporting.page.sections import find_parts
 
 SECTIONS = ("scores", "differences", "training")
 LONGEST_NAME = 100
@@ -15,11 +16,12 @@ PADDING = {"left": 48, "right": 14, "top": 14, "bottom": 14}
 
 def write_figures(runs: Sequence[Results], folder: Path) -> None:
     """Write `<section>/<number>-<title>.svg` for each chart of the sections that have figures."""
-    for section in find_sections(runs):
-        drawn = [part for part in section.parts if part.chart and section.id in SECTIONS]
+    parts = find_parts(runs)
+    for section in SECTIONS:
+        drawn = [part for part in parts[section] if part.chart]
         for number, part in enumerate(drawn, start=1):
             title = re.sub(r"\W+", "-", part.title).strip("-")[:LONGEST_NAME]
-            file = folder / section.id / f"{number}-{title}.svg"
+            file = folder / section / f"{number}-{title}.svg"
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_text(_svg(part.chart, part.title), encoding="utf-8")
 
@@ -28,4 +30,4 @@ def _svg(chart: dict, title: str) -> str:
     import vl_convert
 
     shown = {"title": title, "background": "white", "padding": PADDING}
-    return vl_convert.vegalite_to_svg(chart | shown)
+    return vl_convert.vegalite_to_svg(charts.alone(chart) | shown)

@@ -1,10 +1,10 @@
 """Reads what a results folder holds, for the report. What is missing is named and is no error."""
 
-import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import mean
 
 from xft.checkpoints.strict_json import read_json
 from xft.common.errors import UserError
@@ -19,7 +19,9 @@ from xft.hub.named_sets import NAMED_SETS
 from xft.reporting.comparisons import COLUMNS
 from xft.reporting.page.files import is_own, own_files
 from xft.reporting.page.jobs import read_jobs
-from xft.reporting.tables import LOSS
+from xft.reporting.runs import Result, Row, read_runs, results_of
+from xft.reporting.tables import score
+from xft.reporting.validation_losses import LOSS
 
 POINTS = 300  # about, of a training's curve: more are not seen in a chart
 SMOOTHING = 0.05  # of the smoothed loss: the weight of the newest step
@@ -39,15 +41,15 @@ class Solution:
 class Results:
     """The contents of a results folder. A part that the folder does not have is empty.
 
-    scores: a row for each evaluation and set of tests: label, seed, name (label and seed), dataset,
-    tests, share with its interval, low to high (percent), loss. comparisons: as in comparisons.csv.
-    summary: the text of summary.md. curves: training, step, loss, smoothed, learning_rate. routers:
-    training, step, entropy, noise_changed. loads: training, layer, expert, load (1: an equal part).
-    shares: merge, set, expert, deviation from an equal share. spreads: mixture, layer, spread. All
-    are lists of dictionaries. solutions: by data set, problem and model. rows: the reports of the
-    rows, by name. versions: of packages. config: the text of config.yaml. prompts: by data set and
-    problem. chosen: the values of the configuration that are not the defaults.
-    jobs: as `read_jobs` reads them. missing: sentences.
+    scores: a row for each evaluation and set of tests: label, seed, dataset, problems, tests, share
+    with its interval, low to high (percent), loss. comparisons: as in comparisons.csv. summary: the
+    text of summary.md. curves: training, step, loss, smoothed, learning_rate. routers: training,
+    step, entropy, noise_changed. loads: training, layer, expert, load (1: an equal part). shares:
+    merge, set, expert, share (1: an equal one). spreads: mixture, layer, spread. All are lists of
+    dictionaries. solutions: by data set, problem and model. rows: the reports of the rows, by name.
+    versions: of packages. config: the text of config.yaml. prompts: by data set and problem.
+    chosen: the values of the configuration that are not the defaults. jobs: as `read_jobs` reads
+    them. missing: sentences.
     """
 
     folder: Path
@@ -60,7 +62,6 @@ class Results:
     shares: list[dict] = field(default_factory=list)
     spreads: list[dict] = field(default_factory=list)
     solutions: dict[str, dict[str, dict[str, Solution]]] = field(default_factory=dict)
-    evaluated: dict[str, str] = field(default_factory=dict)
     rows: dict[str, dict] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
     config: str = ""
@@ -78,12 +79,12 @@ def read_results(folder: Path) -> Results:
     """
     if not folder.is_dir():
         raise UserError(f"there is no folder {folder}. Name the results_dir of a run")
-    results = Results(folder)
-    results.jobs = read_jobs(folder)
+    results = Results(folder, jobs=read_jobs(folder))
     config = _read_config(results)
-    _read_tables(results)
+    _read_summary(results)
+    evaluated = _read_evaluations(results)
     if config:
-        _read_prompts(results, config)
+        _read_prompts(results, config, evaluated)
     _read_metrics(results)
     _read_diversity(results)
     for file in own_files(folder, "**/data/report.json"):
@@ -117,84 +118,90 @@ def _read_config(results: Results) -> XftConfig | None:
     return config
 
 
-def _read_prompts(results: Results, config: XftConfig) -> None:
-    """Take the prompts of the evaluated problems. No other file that the config names is shown."""
+def _read_prompts(results: Results, config: XftConfig, evaluated: dict[str, str]) -> None:
+    """Take the prompts of the evaluated problems. No other file that the config names is shown.
+
+    evaluated: the SHA-256 of each data set.
+    """
     for name in config.evaluation.datasets:
         label = problem_label(name)
         fetched = results.folder / "problems" / f"{label}.jsonl"
-        if label not in results.evaluated:
+        if label not in evaluated:
             continue
         try:
             found = load_problems(str(fetched if name in NAMED_SETS else name))
         except UserError as error:
             results.missing.append(f"prompts of {label}: {error}")
             continue
-        if found.sha256 == results.evaluated[label]:
+        if found.sha256 == evaluated[label]:
             prompts = {problem.task_id: problem.prompt for problem in found.problems}
             results.prompts[label] = prompts
         else:
             results.missing.append(f"prompts of {label}: {name} is not what was evaluated")
 
 
-def _read_tables(results: Results) -> None:
+def _read_summary(results: Results) -> None:
     import pandas as pd
 
-    table, comparisons = results.folder / "summary.csv", results.folder / "comparisons.csv"
-    text = results.folder / "summary.md"
-    if not all(is_own(results.folder, file) for file in (table, comparisons, text)):
+    comparisons, text = results.folder / "comparisons.csv", results.folder / "summary.md"
+    if not all(is_own(results.folder, file) for file in (comparisons, text)):
         results.missing.append(
-            "summary.csv, comparisons.csv, summary.md: the run is not finished, or a link leads "
-            "elsewhere"
+            "comparisons.csv, summary.md: the run is not finished, or a link leads elsewhere"
         )
         return
     results.summary = text.read_text(encoding="utf-8")
-    try:
-        scores = pd.read_csv(table, keep_default_na=False)
+    with _written_by("summary", comparisons):
         pairs = pd.read_csv(comparisons)[COLUMNS].dropna()
         pairs[COLUMNS[4:]] = pairs[COLUMNS[4:]].apply(pd.to_numeric)
         results.comparisons.extend(pairs.to_dict("records"))
-    except (ValueError, KeyError) as error:
-        raise UserError(f"{table}, {comparisons}: not tables of step summary: {error}") from None
-    with _written_by("summary", table):
-        for row in scores.to_dict("records"):
-            _read_score(results, row)
 
 
-def _read_score(results: Results, row: dict) -> None:
-    """Take a row of summary.csv, and from its evaluation the solutions."""
-    label = row["model"] + (f" ({row['variant']})" if row.get("variant") else "")
-    seed = str(row.get("seed", ""))
-    name = f"{label}, seed {seed}" if seed else label
-    loss = row.get(LOSS, "")
+def _read_evaluations(results: Results) -> dict[str, str]:
+    """Take scores and solutions. Returns the SHA-256 of each data set, by its name."""
+    table = results.folder / "runs.csv"
+    if not is_own(results.folder, table):
+        results.missing.append("runs.csv: nothing was evaluated, or a link leads elsewhere")
+        return {}
+    rows, evaluated = read_runs(table), {}
+    found = _own_results(results, rows, "validation_loss")
+    losses = {one.file: LOSS.read(one.file)["loss"] for one in found}
+    for one in _own_results(results, rows, "eval"):
+        with _written_by("eval", one.file):
+            result = read_result(one.file)
+            evaluated[one.row.dataset] = result["dataset"]["sha256"]
+            results.versions.update(result["versions"])
+            _take_scores(results, one, result, losses.get(one.row.validation_loss))
+            _take_solutions(results, one, result)
+    return evaluated
+
+
+def _own_results(results: Results, rows: Sequence[Row], step: str) -> Iterator[Result]:
+    for found in results_of(rows, step):
+        if is_own(results.folder, found.file):
+            yield found
+        else:
+            about = f"{found.subject.label}, {found.row.dataset}"
+            results.missing.append(f"{found.file}: {step} of {about} is not here")
+
+
+def _take_scores(results: Results, found: Result, result: dict, loss: float | None) -> None:
+    about = {"label": found.subject.label, "seed": "" if found.seed is None else str(found.seed)}
+    about |= {"dataset": found.row.dataset, "problems": result["dataset"]["problems"]}
     for tests in TEST_SETS:
-        results.scores.append(
-            {"label": label, "seed": seed, "name": name, "dataset": row["dataset"], "tests": tests}
-            | {"problems": row["problems"], "share": row[f"pass@1 {tests}"]}
-            | {"low": row[f"low {tests}"], "high": row[f"high {tests}"]}
-            | {"loss": None if loss == "" else float(loss)}
-        )
-    file = _in_folder(results.folder, Path(row["eval file"]))
-    if file is None:
-        results.missing.append(f"{row['eval file']}: the solutions of {label} are not shown")
-        return
-    with _written_by("eval", file):
-        result = read_result(file)
-        results.versions.update(result["versions"])
-        results.evaluated[row["dataset"]] = result["dataset"]["sha256"]
-        codes = _solutions(results.folder, samples_path(file))
-        problems = results.solutions.setdefault(row["dataset"], {})
-        for problem in result["problems"]:
-            if problem["sample"] == 0:
-                code = codes.get(problem["task_id"], "")
-                solution = Solution(problem["plus"], code, problem["failed_call"])
-                problems.setdefault(problem["task_id"], {})[name] = solution
+        scored = score(result, tests)
+        shown = {"tests": tests, "share": scored.pop("pass@1"), "loss": loss}
+        results.scores.append(about | shown | scored)
 
 
-def _in_folder(folder: Path, file: Path) -> Path | None:
-    """A file of the run, in its results folder. The run may have had another working directory."""
-    parts = file.parts
-    places = (folder.joinpath(*parts[start:]) for start in range(len(parts)))
-    return next((place for place in places if is_own(folder, place)), None)
+def _take_solutions(results: Results, found: Result, result: dict) -> None:
+    name = ", ".join([found.subject.label, *[f"seed {found.seed}"] * (found.seed is not None)])
+    codes = _solutions(results.folder, samples_path(found.file))
+    problems = results.solutions.setdefault(found.row.dataset, {})
+    for problem in result["problems"]:
+        if problem["sample"] == 0:
+            code = codes.get(problem["task_id"], "")
+            solution = Solution(problem["plus"], code, problem["failed_call"])
+            problems.setdefault(problem["task_id"], {})[name] = solution
 
 
 def _solutions(folder: Path, file: Path) -> dict[str, str]:
@@ -220,15 +227,17 @@ def _read_metrics(results: Results) -> None:
 
 def _curve(lines: Sequence[dict]) -> list[dict]:
     """The points of a training's curve, one for each step. A loss of NaN is a gap in it."""
-    points, smoothed, weight = [], 0.0, 0.0
-    for line in lines:
-        point = {"step": line["step"], "loss": line["loss"], "smoothed": None}
-        if math.isfinite(line["loss"]):
-            smoothed += SMOOTHING * (line["loss"] - smoothed)
-            weight += SMOOTHING * (1 - weight)
-            point["smoothed"] = smoothed / weight
-        points.append(point | {"learning_rate": line.get("learning_rate")})
-    return points
+    import numpy as np
+    import pandas as pd
+
+    losses = pd.Series([float(line["loss"]) for line in lines], dtype=float)
+    losses = losses.where(np.isfinite(losses))
+    smoothed = losses.ewm(alpha=SMOOTHING, ignore_na=True).mean().where(losses.notna())
+    return [
+        {"step": line["step"], "loss": loss, "smoothed": mean}
+        | {"learning_rate": line.get("learning_rate")}
+        for line, loss, mean in zip(lines, losses, smoothed, strict=True)
+    ]
 
 
 def _thinned(points: Sequence[dict]) -> Sequence[dict]:
@@ -237,41 +246,41 @@ def _thinned(points: Sequence[dict]) -> Sequence[dict]:
 
 
 def _read_routers(results: Results, name: str, lines: Sequence[dict]) -> None:
+    import numpy as np
+
     lines = [line for line in lines if "load" in line and "entropy" in line]
     for line in _thinned(lines):
-        point = {"training": name, "step": line["step"], "entropy": _mean(line["entropy"])}
+        point = {"training": name, "step": line["step"], "entropy": mean(line["entropy"])}
         changed = line.get("noise_changed")
-        results.routers.append(point | {"noise_changed": _mean(changed) if changed else None})
-    last = [line["load"] for line in lines[-LAST_STEPS:]]
-    for layer, loads in enumerate(zip(*last, strict=True)):
-        for expert, values in enumerate(zip(*loads, strict=True), start=1):
-            load = _mean(values) * len(loads[0])
-            results.loads.append({"training": name, "layer": layer, "expert": expert, "load": load})
+        results.routers.append(point | {"noise_changed": mean(changed) if changed else None})
+    if lines:
+        loads = np.mean([line["load"] for line in lines[-LAST_STEPS:]], axis=0)
+        for (layer, expert), load in np.ndenumerate(loads * loads.shape[1]):
+            cell = {"layer": layer, "expert": expert + 1, "load": float(load)}
+            results.loads.append({"training": name} | cell)
 
 
 def _shares(layers: list) -> Iterator[dict]:
-    """The shares of the routed experts, as differences from an equal one.
+    """The shares of the routed experts, relative to an equal one.
 
     layers: of metrics, [layers, sets in a layer, experts].
     """
     for number, shares in enumerate(shares for layer in layers for shares in layer):
         for expert, share in enumerate(shares, start=1):
-            yield {"set": number, "expert": expert, "deviation": share - 1 / len(shares)}
+            yield {"set": number, "expert": expert, "share": share * len(shares)}
 
 
 def _read_diversity(results: Results) -> None:
     for file in own_files(results.folder, "**/diversity.json"):
         name = _variation(file.parent, results.folder)
         with _written_by("diversity", file):
-            for layer in read_json(file)["layers"]:
-                spread = {"mixture": name, "layer": layer["layer"], "spread": 100 * layer["spread"]}
-                results.spreads.append(spread)
+            moved = [one for one in read_json(file)["layers"] if one["spread"] is not None]
+            results.spreads.extend(
+                {"mixture": name, "layer": one["layer"], "spread": 100 * one["spread"]}
+                for one in moved
+            )
 
 
 def _variation(folder: Path, above: Path) -> str:
     """The folders of a variant and seed, such as `moe.num_experts~4/seed~43`; else `own values`."""
     return folder.relative_to(above).as_posix().removeprefix(".") or "own values"
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)

@@ -6,32 +6,32 @@ import json
 from collections.abc import Iterable, Sequence
 from importlib import resources
 
+from xft.evaluation.result import TEST_NAMES
 from xft.reporting.page.folder import Results
-from xft.reporting.page.sections import find_sections
+from xft.reporting.page.sections import find_parts
+from xft.reporting.templates import templates
 
 GENERATOR = "xft report"
 
 
 def build_page(runs: Sequence[Results]) -> str:
     """The HTML page of one or more results folders."""
-    import jinja2
     import vl_convert
     from markupsafe import Markup
 
-    sections = [section for section in find_sections(runs) if section.parts]
-    drawn = {part.id: part.chart for s in sections for part in s.parts if part.chart}
+    parts = find_parts(runs)
+    drawn = [part.chart for found in parts.values() for part in found if part.chart]
     scripts = {"vega": vl_convert.javascript_bundle(), "script": _file("report.js")}
     scripts = {name: text.replace("</script", "<\\/script") for name, text in scripts.items()}
-    template = jinja2.Environment(
-        autoescape=True, trim_blocks=True, undefined=jinja2.StrictUndefined
-    ).from_string(_file("report.html.jinja"))
+    template = templates(__package__, is_html=True).get_template("report.html.jinja")
     return template.render(
         generator=GENERATOR,
         title="XFT: " + ", ".join(str(run.folder) for run in runs),
         policy=_policy(scripts.values()),
         style=Markup(_file("report.css")),
         charts=Markup(json.dumps(drawn, allow_nan=False).replace("<", "\\u003c")),
-        sections=sections,
+        parts=parts,
+        tests=TEST_NAMES["plus"],
         **{name: Markup(text) for name, text in scripts.items()},
     )
 

@@ -7,11 +7,13 @@ const options = {
   renderer: "svg",
   config: dark ? { background: null, axis: { labelColor: "#dde4ea", titleColor: "#dde4ea", gridColor: "#37414c" }, legend: { labelColor: "#dde4ea", titleColor: "#dde4ea" }, view: { stroke: "#37414c" }, rule: { color: "#dde4ea" } } : {},
 };
-for (const [id, spec] of Object.entries(charts)) {
-  vegaEmbed(`#${id}`, spec, options).catch((error) => {
-    document.getElementById(id).textContent = `This chart could not be drawn: ${error.message}`;
+document.querySelectorAll(".chart").forEach((place, number) => {
+  const spec = charts[number];
+  spec.config.axisY.labelLimit = Math.min(spec.config.axisY.labelLimit, 0.4 * place.clientWidth);
+  vegaEmbed(place, spec, options).catch((error) => {
+    place.textContent = `This chart could not be drawn: ${error.message}`;
   });
-}
+});
 const number = (text) => parseFloat(text.replace(/[^0-9.+-]/g, " "));
 for (const button of document.querySelectorAll("table.sortable th button")) {
   button.addEventListener("click", () => {

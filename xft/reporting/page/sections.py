@@ -1,6 +1,5 @@
-"""Finds out what the report shows: its sections, with charts, tables, texts and problems."""
+"""Finds out what the sections of the report show: charts, tables, texts and problems."""
 
-import hashlib
 import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -8,50 +7,41 @@ from dataclasses import dataclass, field
 from itertools import groupby
 
 from xft.evaluation.result import TEST_NAMES
-from xft.reporting.comparisons import LOSS, solved_rows, verdict
-from xft.reporting.page import charts
+from xft.evaluation.trial import PASSED
+from xft.reporting.comparisons import LOSS
+from xft.reporting.page.charts import chart
 from xft.reporting.page.folder import Results, Solution
+from xft.reporting.verdict import BASE, verdict
 
 NOT_EVALUATED = Solution("not evaluated", "", None)
 LAMBDA = re.compile(r"/lam~([\d.]+)")
-
-
-@dataclass(frozen=True)
-class Problem:
-    """A problem with the solutions of all models, in their order. prompt: may be unknown."""
-
-    id: str
-    prompt: str
-    solutions: list[Solution]
+NUMBER = re.compile(r"([-+]?\d[\d,]*(\.\d+)?)?")
 
 
 @dataclass(frozen=True)
 class Part:
-    """A part of a section: sentences, a chart, a table (headings first), a text, or problems."""
+    """A part of a section: sentences, a chart, a table (headings first), a text, or problems.
+
+    problems: name, prompt (may be unknown) and solutions of all models, in their order.
+    """
 
     title: str = ""
     lines: list[str] = field(default_factory=list)
-    id: str = ""
     chart: dict | None = None
-    table: list[Sequence[object]] | None = None
-    label: str = ""
+    table: list[Sequence[object]] = field(default_factory=list)
     text: str = ""
-    problems: list[Problem] = field(default_factory=list)
+    problems: list[tuple[str, str, list[Solution]]] = field(default_factory=list)
     models: list[str] = field(default_factory=list)
 
-
-@dataclass(frozen=True)
-class Section:
-    """A section of the page. explanation: what its numbers mean, in plain words."""
-
-    id: str
-    title: str
-    explanation: str
-    parts: list[Part]
+    @property
+    def numeric(self) -> list[bool]:
+        """Of each column of the table, whether it holds numbers."""
+        columns = zip(*self.table[1:], strict=True)
+        return [all(NUMBER.fullmatch(str(cell)) for cell in column) for column in columns]
 
 
-def find_sections(results: Sequence[Results]) -> Iterator[Section]:
-    """The sections of the page about one or more results folders. Some may have no parts."""
+def find_parts(results: Sequence[Results]) -> dict[str, list[Part]]:
+    """The parts of each section of the page about one or more results folders."""
     # Each with the text in front of its names: its folder, if the page shows several.
     runs = [(f"{run.folder}: " if len(results) > 1 else "", run) for run in results]
 
@@ -61,83 +51,30 @@ def find_sections(results: Sequence[Results]) -> Iterator[Section]:
             row | {key: front + str(row[key])} for front, run in runs for row in getattr(run, name)
         ]
 
-    yield Section(
-        "verdict",
-        "Verdict",
-        "Which models differ significantly: at the 5% level, by a paired bootstrap with Holm's "
-        "correction for all pairs.",
-        [part for front, run in runs for part in _verdict(front, run)],
-    )
-    yield Section(
-        "scores",
-        "Problems solved",
-        "pass@1: the share of problems that the model's first solution solves. The bar is the 95% "
-        "interval of the share: with other problems of the same kind it would rarely lie outside. "
-        "Each point is a seed, the red line their mean.",
-        list(_scores(collected("scores", "label"))),
-    )
-    yield Section(
-        "differences",
-        "Differences between models",
-        "Each row compares two models on the same problems or held-out rows. Red: the 95% interval "
-        "of the difference, for this row alone, excludes 0. Where it overlaps 0, the data do not "
-        "say which model is better.",
-        list(_differences(collected("comparisons", "second"))),
-    )
-    yield Section(
-        "training",
-        "Trainings",
-        "Loss: how surprised the model is by the response tokens, in nats. Lower is better. "
-        "Thin lines are single steps, thick lines their moving mean.",
-        list(_trainings(collected("curves", "training"))),
-    )
-    yield Section(
-        "routing",
-        "Routers and experts",
-        "Load: the part of the tokens that a routed expert computes at the end of the tuning; 1 is "
-        "an equal part. Entropy: how evenly the router spreads its probabilities, in nats. Shares: "
-        "how far the learned share of an expert is from an equal one. Spread: how far the experts "
-        "lie apart, in percent of what the tuning changed.",
-        list(_experts(collected)),
-    )
-    yield Section(
-        "problems",
-        "Problems",
-        "Each row is a problem, each column a model (numbered below): ✓ passes base + extra tests. "
-        "Unfold a row for the prompt and the solutions. Problems on which the models differ come "
-        "first.",
-        [part for front, run in runs for part in _problems(front, run)],
-    )
-    yield Section(
-        "run",
-        "What was run",
-        "The values of the configuration that are not the defaults, the rows that were used and "
-        "left out, the versions of the packages, what is missing, and the time and memory of each "
-        "job. Memory: the most that a job had, beside what the workflow asked for. Load: 100% is "
-        "one core. A job that went on after a kill shows its last part.",
-        [part for front, run in runs for part in _facts(front, run)],
-    )
+    return {
+        "verdict": [part for front, run in runs for part in _verdict(front, run)],
+        "scores": list(_scores(collected("scores", "label"))),
+        "differences": list(_differences(collected("comparisons", "second"))),
+        "training": list(_trainings(collected("curves", "training"))),
+        "routing": list(_experts(collected)),
+        "problems": [part for front, run in runs for part in _problems(front, run)],
+        "run": [part for front, run in runs for part in _facts(front, run)],
+    }
 
 
 def _verdict(front: str, run: Results) -> Iterator[Part]:
     import pandas as pd
 
     if run.comparisons:
-        table = pd.DataFrame(run.comparisons)
-        for title, rows in (
-            ("problems solved", solved_rows(table)),
-            ("loss on the held-out rows", table[table["tests"] == LOSS]),
-        ):
-            if len(rows):
-                yield Part(front + title, lines=verdict(rows))
+        yield Part(front.strip(": "), lines=verdict(pd.DataFrame(run.comparisons)))
     if run.summary:
-        yield Part(label=f"{front}the summary as text", text=run.summary)
+        yield Part(f"{front}the summary as text", text=run.summary)
 
 
 def _scores(scores: list[dict]) -> Iterator[Part]:
     for (dataset, tests), rows in _grouped(scores, "dataset", "tests"):
         title = f"{dataset}, {TEST_NAMES[tests]}, {rows[0]['problems']} problems"
-        yield Part(title, id=_id("scores", dataset, tests), chart=charts.scores_chart(rows))
+        yield Part(title, chart=chart("scores", rows))
     merges = [
         row | {"lam": float(found[1]), "merge": LAMBDA.sub("", row["label"])}
         for row in scores
@@ -146,15 +83,20 @@ def _scores(scores: list[dict]) -> Iterator[Part]:
     for (dataset,), rows in _grouped(merges, "dataset"):
         if len({row["lam"] for row in rows}) > 1:
             title = f"{dataset}, {TEST_NAMES['plus']}, over lambda"
-            yield Part(title, id=_id("lambda", dataset), chart=charts.lambda_chart(rows))
-    if scores:
-        heads = ["model", "seed", "data set", "tests", "pass@1, %", "from", "to", "held-out loss"]
-        names = ("label", "seed", "dataset", "tests", "share", "low", "high")
-        rows = [
-            [*(row[name] for name in names), "" if row["loss"] is None else f"{row['loss']:.4f}"]
-            for row in scores
-        ]
-        yield Part("All scores", table=[heads, *rows])
+            yield Part(title, chart=chart("lambda", rows))
+    columns = {
+        "model": [row["label"] for row in scores],
+        "seed": [row["seed"] for row in scores],
+        "data set": [row["dataset"] for row in scores],
+        "tests": [TEST_NAMES[row["tests"]] for row in scores],
+        "pass@1, %": [f"{row['share']:.1f}" for row in scores],
+        "from": [f"{row['low']:.1f}" for row in scores],
+        "to": [f"{row['high']:.1f}" for row in scores],
+        "held-out loss": ["" if row["loss"] is None else f"{row['loss']:.4f}" for row in scores],
+    }
+    shown = {name: cells for name, cells in columns.items() if any(cells)}
+    if shown:
+        yield Part("All scores", table=[list(shown), *zip(*shown.values(), strict=True)])
 
 
 def _grouped(rows: Iterable[dict], *keys: str) -> Iterator[tuple[list, list[dict]]]:
@@ -167,59 +109,56 @@ def _grouped(rows: Iterable[dict], *keys: str) -> Iterator[tuple[list, list[dict
         yield found, list(group)
 
 
-def _id(*words: str) -> str:
-    """An id for HTML and CSS from any words."""
-    return "-".join(
-        hashlib.sha256(w.encode()).hexdigest()[:8] if not w.isalnum() else w for w in words
-    )
-
-
 def _differences(comparisons: list[dict]) -> Iterator[Part]:
-    shown = [row for row in comparisons if row["tests"] != "base"]
-    for (dataset, tests), rows in _grouped(shown, "dataset", "tests"):
-        losses = tests == LOSS
-        scale, unit = (1, "nats a token") if losses else (100, "percentage points")
-        drawn = [
-            {"pair": f"{row['second']} against {row['first']}", "p_value": row["p_value"]}
-            | {key: scale * row[key] for key in ("difference", "low", "high")}
-            for row in rows
-        ]
-        yield Part(
-            "Loss on the held-out rows" if losses else f"{dataset}, {TEST_NAMES[tests]}",
-            id=_id("differences", dataset),
-            chart=charts.differences_chart(drawn, f"difference, {unit}"),
-        )
+    """Charts of the differences. Losses are of tuned models: that of the base is too far away."""
+    scores = [row for row in comparisons if row["tests"] == "plus"]
+    for (dataset,), rows in _grouped(scores, "dataset"):
+        title = f"{dataset}, {TEST_NAMES['plus']}"
+        yield Part(title, chart=_difference_chart(rows, 100, "percentage points"))
+    losses = [row for row in comparisons if row["tests"] == LOSS and row["first"] != BASE]
+    if losses:
+        drawn = _difference_chart(losses, 1, "nats a token")
+        yield Part("Held-out loss of tuned models", chart=drawn)
+
+
+def _difference_chart(rows: list[dict], scale: int, unit: str) -> dict:
+    drawn = [
+        {"pair": f"{row['second']} against {row['first']}", "p_value": row["p_value"]}
+        | {key: scale * row[key] for key in ("difference", "low", "high")}
+        for row in rows
+    ]
+    return chart("differences", drawn, unit=unit)
 
 
 def _trainings(curves: list[dict]) -> Iterator[Part]:
-    if curves:
-        chart = charts.curves_chart(curves, "smoothed", "loss, nats a token", raw="loss")
-        yield Part("Loss", id="loss-curves", chart=chart)
     rates = [point for point in curves if point["learning_rate"] is not None]
-    if rates:
-        chart = charts.curves_chart(rates, "learning_rate", "learning rate")
-        yield Part("Learning rate", id="learning-rates", chart=chart)
+    yield from _curves("Loss", curves, "smoothed", "loss, nats a token", raw="loss")
+    yield from _curves("Learning rate", rates, "learning_rate", "learning rate")
+
+
+def _curves(
+    heading: str, points: list[dict], key: str, title: str, raw: str = ""
+) -> Iterator[Part]:
+    """A chart of a value over the optimiser steps, if there are points, and faintly of another."""
+    if points:
+        drawn = [point | {"value": point[key], "raw": point[raw or key]} for point in points]
+        yield Part(heading, chart=chart("curves", drawn, title=title))
 
 
 def _experts(collected) -> Iterator[Part]:
     for (name,), cells in _grouped(collected("loads", "training"), "training"):
-        chart = charts.map_chart(cells, "layer", "load", 1)
-        yield Part(f"Load of the experts: {name}", id=_id("load", name), chart=chart)
+        drawn = chart("map", cells, row="layer", value="load")
+        yield Part(f"Load of the experts: {name}", chart=drawn)
     routers = collected("routers", "training")
-    if routers:
-        chart = charts.curves_chart(routers, "entropy", "entropy, nats")
-        yield Part("Entropy of the routers", id="entropy", chart=chart)
     noisy = [point for point in routers if point["noise_changed"] is not None]
-    if noisy:
-        chart = charts.curves_chart(noisy, "noise_changed", "part of the choices")
-        yield Part("Choices that the routers' noise changed", id="noise", chart=chart)
+    heading = "Choices that the routers' noise changed"
+    yield from _curves("Entropy of the routers", routers, "entropy", "entropy, nats")
+    yield from _curves(heading, noisy, "noise_changed", "part of the choices")
     for (name,), cells in _grouped(collected("shares", "merge"), "merge"):
-        chart = charts.map_chart(cells, "set", "deviation", 0)
-        yield Part(
-            f"Learned shares above equal ones: {name}", id=_id("deviation", name), chart=chart
-        )
+        drawn = chart("map", cells, row="set", value="share")
+        yield Part(f"Learned shares of the experts: {name}", chart=drawn)
     if spreads := collected("spreads", "mixture"):
-        yield Part("Spread of the experts", id="spread", chart=charts.spread_chart(spreads))
+        yield Part("Spread of the experts", chart=chart("spread", spreads))
 
 
 def _problems(front: str, run: Results) -> Iterator[Part]:
@@ -227,17 +166,34 @@ def _problems(front: str, run: Results) -> Iterator[Part]:
         models = list(dict.fromkeys(model for found in problems.values() for model in found))
         prompts = run.prompts.get(dataset, {})
         shown = [
-            Problem(name, prompts.get(name, ""), [found.get(m, NOT_EVALUATED) for m in models])
-            for name, found in sorted(problems.items(), key=lambda item: not _differ(item[1]))
+            (name, prompts.get(name, ""), [found.get(m, NOT_EVALUATED) for m in models])
+            for name, found in problems.items()
         ]
+        families = [
+            (family, str(len(rows)), *(map(_count_solved, zip(*rows, strict=True))))
+            for family, rows in _families(shown).items()
+        ]
+        if len(families) > 1:
+            heads = ("family", "problems", *models)
+            yield Part(f"{front}{dataset}, solved of each family", table=[heads, *families])
+        shown.sort(key=lambda problem: _count_solved(problem[2]) in (0, len(models)))
         yield Part(front + dataset, problems=shown, models=models)
 
 
-def _differ(solutions: dict[str, Solution]) -> bool:
-    return len({solution.status == "passed" for solution in solutions.values()}) > 1
+def _families(problems: Iterable[tuple]) -> dict[str, list[list[Solution]]]:
+    """The solutions of the problems whose names begin alike, as `Mbpp` of `Mbpp/2`."""
+    families: dict[str, list[list[Solution]]] = {}
+    for name, _, solutions in problems:
+        families.setdefault(name.partition("/")[0], []).append(solutions)
+    return families
+
+
+def _count_solved(solutions: Iterable[Solution]) -> int:
+    return sum(solution.status == PASSED for solution in solutions)
 
 
 def _facts(front: str, run: Results) -> Iterator[Part]:
+    jobs = ("seconds", "memory", "asked", "minutes", "load")
     tables = {
         "missing": (["what is missing"], [[sentence] for sentence in run.missing]),
         "chosen values": (["key", "value"], [[k, json.dumps(v)] for k, v in run.chosen.items()]),
@@ -248,19 +204,18 @@ def _facts(front: str, run: Results) -> Iterator[Part]:
         "versions": (["package", "version"], list(run.versions.items())),
         "jobs": (
             ["job", "seconds", "memory, MB", "asked, MB", "at most, minutes", "load, %"],
-            [[job["job"], f"{job['seconds']:.1f}", *_rounded(job)] for job in run.jobs],
+            [[job["job"], *(_rounded(job[key]) for key in jobs)] for job in run.jobs],
         ),
     }
     for title, (heads, rows) in tables.items():
         if rows:
             yield Part(front + title, table=[heads, *rows])
     if run.config:
-        yield Part(label=f"{front}the complete configuration", text=run.config)
+        yield Part(f"{front}the complete configuration", text=run.config)
 
 
-def _rounded(job: dict) -> Iterator[str]:
-    for key in ("memory", "asked", "minutes", "load"):
-        yield "" if job[key] is None else f"{job[key]:,.0f}"
+def _rounded(value: float | None) -> str:
+    return "" if value is None else f"{value:,.0f}"
 
 
 def _left_out(report: dict) -> str:

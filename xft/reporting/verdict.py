@@ -1,0 +1,164 @@
+"""Says which models differ significantly: in sentences, and in tables."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from xft.reporting.bootstrap import CONFIDENCE
+from xft.reporting.comparisons import LOSS, POOLED
+from xft.reporting.statistics import holm
+
+BASE = "base"
+NAMED = 4  # models at most in a sentence
+FEWEST = 6  # units on which two models differ: p is at least 2 / 2^k, and 2 / 2^6 < 0.05 < 2 / 2^5
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """What is compared, in words.
+
+    tests: of its rows in the table. factor: from the table's unit to the shown one. higher, lower:
+    the unit, with the direction of a difference. units: what it is measured on.
+    """
+
+    tests: str
+    name: str
+    verb: str
+    factor: int
+    digits: int
+    higher: str
+    lower: str
+    units: str
+
+    def number(self, value: float, sign: str = "") -> str:
+        return f"{self.factor * value:{sign}.{self.digits}f}"
+
+
+SCORES = Quantity(
+    tests="plus",
+    name="pass@1",
+    verb="solves",
+    factor=100,
+    digits=1,
+    higher="percentage points more",
+    lower="percentage points less",
+    units="problems",
+)
+LOSSES = Quantity(
+    tests=LOSS,
+    name="held-out loss",
+    verb="has a held-out loss",
+    factor=1,
+    digits=4,
+    higher="nats a token higher",
+    lower="nats a token lower",
+    units="rows",
+)
+
+
+def verdict(table) -> list[str]:
+    """Sentences: which models differ significantly, by how much, and what the problems can show.
+
+    table: from `comparison_table`. A difference is significant if its p-value is below 5% after
+    Holm's correction for all pairs. Scores are by original + extra tests.
+    """
+    return [line for quantity, rows in quantities(table) for line in _sentences(quantity, rows)]
+
+
+def quantities(table) -> Iterator[tuple[Quantity, object]]:
+    """What was compared, with a row for each pair of models, which says if it is significant."""
+    for quantity in (SCORES, LOSSES):
+        rows = table[table["tests"] == quantity.tests]
+        rows = rows.drop_duplicates(["first", "second"], keep="last")
+        if len(rows):
+            significant = [p_value < 1 - CONFIDENCE for p_value in holm(rows["p_value"])]
+            yield quantity, rows.assign(significant=significant)
+
+
+def _sentences(quantity: Quantity, rows) -> Iterator[str]:
+    units = {True: quantity.higher, False: quantity.lower}
+    rows = rows.assign(unit=(rows["difference"] > 0).map(units))
+    where = ["first", "dataset", "problems", "unit"]
+    for _, group in rows[rows["significant"]].groupby(where, sort=False):
+        yield _differences(quantity, group)
+    same, end = rows[~rows["significant"]], f"in {quantity.name}."
+    alike = list(same[same["first"] == BASE]["second"])
+    if alike:
+        do = "do" if len(alike) > 1 else "does"
+        yield f"{_listed(alike)} {do} not differ significantly from base {end}"
+    others = same[same["first"] != BASE]
+    if len(others) == 1:
+        (pair,) = others.itertuples()
+        yield f"{pair.second} does not differ significantly from {pair.first} {end}"
+    elif len(others):
+        is_all = len(others) == (rows["first"] != BASE).sum()
+        models = "The tuned models" if is_all else f"{len(others)} other pairs of tuned models"
+        yield f"{models} do not differ significantly {end}"
+    if quantity is SCORES:
+        yield _power(rows)
+
+
+def _differences(quantity: Quantity, rows) -> str:
+    """A sentence about models that differ significantly from another one, the largest first."""
+    rows = rows.sort_values("difference", key=abs, ascending=False, kind="stable")
+    parts = []
+    for row in rows[:NAMED].itertuples():
+        low, size, high = sorted(map(abs, (row.low, row.difference, row.high)))
+        low, size, high = map(quantity.number, (low, size, high))
+        verb, interval = ("", "") if parts else (f" {quantity.verb}", "95% interval ")
+        parts.append(f"{row.second}{verb} {size} ({interval}{low} to {high})")
+    seeds = max(row.seeds_first, row.seeds_second)
+    units = f"{row.problems} {quantity.units}" + (f", {seeds} seeds" if seeds > 1 else "")
+    dataset = "all data sets" if row.dataset == POOLED else row.dataset
+    place = f"on {dataset} ({units})" if quantity is SCORES else f"({units})"
+    others = f", and {len(rows) - NAMED} other models differ less" if len(rows) > NAMED else ""
+    p_value = p_text(rows["p_value"].max())
+    return (
+        f"{_listed(parts)} {row.unit} than {row.first} {place}{others}: significant, p {p_value}."
+    )
+
+
+def _listed(names: Sequence[str]) -> str:
+    *others, last = names
+    return f"{', '.join(others)} and {last}" if others else last
+
+
+def _power(rows) -> str:
+    """What the number of problems can show.
+
+    A true difference as large as half of its interval is found in half of the cases.
+    """
+    count = int(rows["problems"].max())
+    if count < FEWEST:
+        return f"With {count} problems no difference can be significant."
+    points = 100 * max(FEWEST / count, float((rows["high"] - rows["low"]).median()) / 2)
+    return (
+        f"With {count} problems, a true difference of {points:.1f} percentage points is "
+        "significant in at most half of the cases."
+    )
+
+
+def readable(quantity: Quantity, rows):
+    """Rows of the table as texts. The second model of a row comes first."""
+    texts = rows[["second", "first"]].set_axis(["model", "against"], axis=1)
+    of_losses = quantity is LOSSES
+    texts["rows" if of_losses else "dataset"] = rows["problems" if of_losses else "dataset"]
+    if _has_seeds(rows):
+        seeds = zip(rows["seeds_second"], rows["seeds_first"], strict=True)
+        texts["seeds"] = [f"{model}, {against}" for model, against in seeds]
+    texts["difference"] = [quantity.number(value, "+") for value in rows["difference"]]
+    texts["95% interval"] = [
+        f"{quantity.number(low, '+')} to {quantity.number(high, '+')}"
+        for low, high in zip(rows["low"], rows["high"], strict=True)
+    ]
+    texts["p"] = [p_text(value).removeprefix("= ") for value in rows["p_value"]]
+    texts["significant"] = ["yes" if significant else "no" for significant in rows["significant"]]
+    return texts
+
+
+def _has_seeds(rows) -> bool:
+    return bool((rows[["seeds_first", "seeds_second"]] > 1).any(axis=None))
+
+
+def p_text(p_value: float) -> str:
+    """A p-value as text: `= 0.012`, or `< 0.001`."""
+    return "< 0.001" if p_value < 0.001 else f"= {p_value:.3f}"
