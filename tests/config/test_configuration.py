@@ -99,7 +99,7 @@ def test_text_stands_for_what_it_spells(key, text, value):
         ("moe.router", "tree", "linear"),
         ("moe_sft.learning_rate", math.nan, "learning_rate = NaN: "),
         ("base.revision", "main", "must be a commit hash of 40 hexadecimal digits"),
-        ("merge.lambdas", ["1e-1"], "must be a decimal number from 0 to 1"),
+        ("merge.lambdas", ["a half"], "must be a decimal number from 0 to 1"),
         ("merge.lambdas", [0.75, "0.750"], "names 0.75 more than once"),
         ("results_dir", yaml.safe_load("2024-01-01"), 'results_dir = "2024-01-01": '),
         ("evaluation.datasets", ["a/x.jsonl", "b/x.jsonl.gz"], "two data sets have the name x"),

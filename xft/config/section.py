@@ -137,13 +137,6 @@ def _path(value: str) -> str:
     return value
 
 
-def _text(value: str) -> str:
-    """A text. argparse would drop --, also as the value of a flag."""
-    if value == "--":
-        raise ValueError("must not be --")
-    return value
-
-
 def _commit(value: str | None) -> str | None:
     if value is None or (len(value) == 40 and set(value) <= set("0123456789abcdef")):
         return value
@@ -155,7 +148,7 @@ Item = TypeVar("Item")
 UniqueList = Annotated[
     list[Item], AfterValidator(_unique), Field(json_schema_extra={"uniqueItems": True})
 ]
-Name = Annotated[str, Field(min_length=1), AfterValidator(_text)]
+Name = Annotated[str, Field(min_length=1)]
 PathText = Annotated[Name, AfterValidator(_path)]
 Commit = Annotated[
     str | None,

@@ -3,7 +3,7 @@
 A class holds the keys that one step reads. A section consists of one or more such classes.
 """
 
-from decimal import Decimal
+from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -31,20 +31,18 @@ NOT_EMPTY = Field(min_length=1)
 VLLM_TEMPERATURES = (0.01, 2.0)  # vLLM raises a lower temperature to the lowest
 
 
-def lambda_token(value: float | str) -> str:
+def lambda_token(value: object) -> str:
     """The canonical decimal form of a lambda: 0.750 and "0.75" are 0.75, 1.0 is 1.
 
     Raises ValueError unless it is a decimal number from 0 to 1.
     """
-    fault = ValueError("must be a decimal number from 0 to 1")
-    text = value if isinstance(value, str) else format(Decimal(str(float(value))), "f")
-    if isinstance(value, bool) or not text.replace(".", "", 1).removeprefix("-").isdecimal():
-        raise fault
-    number = Decimal(text)
-    if not 0 <= number <= 1 or not text.isascii():
-        raise fault
-    token = f"{number.normalize():f}"
-    return "0" if token == "-0" else token
+    try:
+        number = Decimal(str(value))
+        if 0 <= number <= 1:
+            return f"{abs(number.normalize()):f}"
+    except InvalidOperation:
+        pass
+    raise ValueError("must be a decimal number from 0 to 1")
 
 
 def learns(lam: str) -> bool:
@@ -57,19 +55,13 @@ def problem_label(name_or_file: str) -> str:
     return Path(name_or_file).name.removesuffix(".gz").removesuffix(".jsonl")
 
 
-def _lambda(value: Any) -> str:
-    if not isinstance(value, int | float | str):
-        raise ValueError("must be a decimal number from 0 to 1")
-    return lambda_token(value)
-
-
 def _sorted(layers: list[int] | None) -> list[int] | None:
     return layers and sorted(layers)
 
 
 Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]  # numpy takes no larger one
 LAMBDA_SCHEMA = {"type": ["number", "string"], "minimum": 0, "maximum": 1}
-Lambda = Annotated[str, BeforeValidator(_lambda), WithJsonSchema(LAMBDA_SCHEMA)]
+Lambda = Annotated[str, BeforeValidator(lambda_token), WithJsonSchema(LAMBDA_SCHEMA)]
 
 
 class RunConfig(Section):
