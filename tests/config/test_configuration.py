@@ -234,12 +234,6 @@ def test_files_that_are_there_or_on_the_hub_are_accepted(files):
             {"template": "nowhere"},
             "config: data.template: nowhere is neither a template (magicoder, chat) nor a file",
         ),
-        (
-            "data",
-            {"template": "### {instruction}\n"},
-            'data.template: "### {instruction}\\n" is the text of a template. Write it to a file, '
-            "and give the file's name",
-        ),
         ("evaluation", {"datasets": ["rows.json"]}, "rows.json: the name of a file of problems"),
     ],
 )

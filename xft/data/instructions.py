@@ -2,7 +2,7 @@
 
 import re
 from codecs import BOM_UTF8
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -233,7 +233,8 @@ def _conversation_column(value: dict, columns: dict[str, str]) -> str | None:
 def _fault(value: dict, columns: dict[str, str]) -> str | None:
     for key, column in columns.items():
         if column not in value:
-            return _no_column(key, column, value)
+            held = ", ".join(sorted(value)) or "none"
+            return f"no column {column!r} (columns: {held}; set data.{key})"
         if fault := fault_of_text(value[column]):
             return f"column {column!r} {fault}"
     more = value.get(INPUT)
@@ -251,7 +252,3 @@ def _fault_of_size(row: Row | Conversation) -> str | None:
     if sum(len(turn.content) for turn in row.turns) > LONGEST_ROW:
         return f"longer than {LONGEST_ROW:,} characters"
     return None
-
-
-def _no_column(key: str, column: str, names: Iterable[str]) -> str:
-    return f"no column {column!r} (columns: {', '.join(sorted(names)) or 'none'}; set data.{key})"

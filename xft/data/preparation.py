@@ -2,8 +2,9 @@
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -77,11 +78,15 @@ def _check_bad(bad: list[BadRow], rows: list[Row | Conversation], policy: str) -
         say(f"left out {describe(bad)}")
 
 
-def _filters(deduplicate: str, find_trace: Callable | None) -> list[Callable]:
+def _filters(deduplicate: str, find_trace: Callable | None) -> Iterator[Callable]:
     """The filters for rows to leave out: functions from rows to entries of the report."""
-    chosen = {"none": [], "exact": [_duplicates], "near": [_duplicates, _near_duplicates]}
-    traces = [] if find_trace is None else [lambda rows: _contaminated(rows, find_trace)]
-    return [_unanswered] + chosen[deduplicate] + traces
+    yield _unanswered
+    if deduplicate != "none":
+        yield partial(_repeated, "duplicate", find_exact)
+    if deduplicate == "near":
+        yield partial(_repeated, "near duplicate", find_near)
+    if find_trace is not None:
+        yield partial(_contaminated, find_trace)
 
 
 def _unanswered(rows: list[Row | Conversation]) -> list[dict]:
@@ -92,20 +97,11 @@ def _unanswered(rows: list[Row | Conversation]) -> list[dict]:
     ]
 
 
-def _duplicates(rows: list[Row | Conversation]) -> list[dict]:
-    return [
-        {"row": row, "reason": "duplicate", "of": first} for row, first in find_exact(rows).items()
-    ]
+def _repeated(reason: str, find: Callable, rows: list[Row | Conversation]) -> list[dict]:
+    return [{"row": row, "reason": reason, "of": first} for row, first in find(rows).items()]
 
 
-def _near_duplicates(rows: list[Row | Conversation]) -> list[dict]:
-    return [
-        {"row": row, "reason": "near duplicate", "of": first}
-        for row, first in find_near(rows).items()
-    ]
-
-
-def _contaminated(rows: list[Row | Conversation], find_trace: Callable) -> list[dict]:
+def _contaminated(find_trace: Callable, rows: list[Row | Conversation]) -> list[dict]:
     found = []
     for row in progress(rows, desc="look for evaluation problems", unit="row"):
         if trace := find_trace(row.text):

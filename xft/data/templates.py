@@ -47,16 +47,10 @@ FIXED_DATE = "{% macro strftime_now(format) %}26 Jul 2024{% endmacro %}{{ '' }}"
 def read_template(name_or_file: str, names: tuple[str, ...] = NAMES) -> str:
     """The identity of a template. names: templates that are not files.
 
-    Raises UserError if it is the text of a template, or if a file is missing, is not text, or does
-    not hold {instruction} exactly once.
+    Raises UserError if a file is missing, is not text, or does not hold {instruction} exactly once.
     """
     if name_or_file in names:
         return name_or_file
-    if SLOT in name_or_file:
-        raise UserError(
-            f"{json.dumps(name_or_file)} is the text of a template. Write it to a file, and give "
-            "the file's name"
-        )
     file = Path(name_or_file)
     if not file.is_file():
         raise UserError(

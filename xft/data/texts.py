@@ -44,23 +44,16 @@ def window_texts(texts: list[str], tokenizer, max_length: int) -> Tokens:
     window without another token is left out. `numbers` are those of the texts, from 1.
     """
     front = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
-    windows, numbers, places = [], [], count(1)
+    windows, numbers = [], count(1)
     with progress(desc="tokenize", total=len(texts), unit="text") as bar:
         for batch in batches(texts, len):
-            for ids, number in zip(encode_literally(tokenizer, batch), places, strict=False):
-                whole = np.array([*front, *ids, tokenizer.eos_token_id], np.int32)
-                cuts = range(max_length, len(whole), max_length)
-                found = [window for window in np.split(whole, cuts) if len(window) > 1]
-                windows += found
-                numbers += [number] * len(found)
+            for ids, number in zip(encode_literally(tokenizer, batch), numbers, strict=False):
+                whole = np.array([*front, *ids, tokenizer.eos_token_id])
+                for window in np.split(whole, range(max_length, len(whole), max_length)):
+                    if len(window) > 1:
+                        windows.append((number, window, np.arange(len(window)) > 0))
             bar.update(len(batch))
-    return Tokens(
-        input_ids=np.concatenate(windows),
-        offsets=np.cumsum([0, *map(len, windows)], dtype=np.int64),
-        prompt_lengths=np.ones(len(windows), np.int32),
-        numbers=np.array(numbers, np.int64),
-        held_out=np.zeros(len(windows), np.uint8),
-    )
+    return Tokens.join(windows)
 
 
 def _whole(path: Path) -> dict:
