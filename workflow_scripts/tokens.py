@@ -16,6 +16,7 @@ from xft.cli.step import Step
 from xft.common.progress import say
 from xft.config.sections import TokensConfig
 from xft.data.templates import with_template_read
+from xft.hub.named_sets import NAMED_SETS
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -25,10 +26,11 @@ def main(argv: list[str] | None = None) -> None:
     step.path("--out", "DIR", "The tokens.")
     step.add_argument(
         "--problems",
-        nargs="+",
+        nargs="*",
+        default=list(NAMED_SETS),
         metavar="NAME_OR_FILE",
         help="Leave out rows that give away a problem of these sets: humaneval, mbpp, or files in "
-        "HumanEval+ form.",
+        "HumanEval+ form. Without a value: no set. Default: humaneval and mbpp.",
     )
     step.path("--report", "FILE", "The rows that were left out, JSON.", required=False)
     args = step.parse_args(argv)
@@ -41,8 +43,8 @@ def main(argv: list[str] | None = None) -> None:
     from xft.data.tokens_artifact import write_tokens
     from xft.evaluation.references import load_references
 
-    references, problems = load_references(args.problems or [])
-    find_trace = Detector(references).find if references else None
+    fingerprints, problems = load_references(args.problems)
+    find_trace = Detector(fingerprints).find if fingerprints else None
     tokens, report = prepare(args.data, load_tokenizer(args.model), options, find_trace)
     step.inputs |= {"data": _rows_origin(args.data)}
     step.inputs |= {problem_input(label): sha256 for label, sha256 in problems.items()}

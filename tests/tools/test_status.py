@@ -125,7 +125,7 @@ def test_logs_and_jobs_of_all_rules_are_those_of_snakemake(finished, monkeypatch
     values = {
         "seeds": [1, 2],
         "evaluation": evaluation | {"lm_eval": ["arc_easy"]},
-        "data": {"validation_rows": 5, "decontaminate_against": None},
+        "data": {"validation_rows": 5, "decontaminate_against": ["humaneval", "mbpp"]},
         "merge": {"keep": "best"},
     }
     config = overlaid(read_config(finished.folder / HUB), values)

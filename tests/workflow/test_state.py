@@ -286,14 +286,10 @@ def test_only_what_is_not_shared_is_made(place, config, folders, added):
     assert absent == {f"{folder}/{name}" for folder in folders for name in added}
 
 
-def test_rows_are_cleaned_of_all_sets_that_any_run_evaluates_on(place):
-    """Otherwise two runs that differ in their evaluation alone would share no training."""
-    for name in ("a", "b"):
-        shutil.copy("problems.jsonl", f"{name}.jsonl")
-    sweep = {"evaluation.datasets": [["a.jsonl"], ["b.jsonl"]]}
-    experiment = wants(sweep=sweep, data={"decontaminate_against": None})
-    for run in experiment.runs:
-        assert run.forbidden_sets.keys() == {"a", "b", "humaneval", "mbpp"}
+def test_a_data_set_of_the_evaluation_changes_no_tokens(place):
+    shutil.copy("problems.jsonl", "a.jsonl")
+    own = wants(evaluation={"datasets": ["problems.jsonl", "a.jsonl"]})
+    assert own.runs[0].tokens.recipe == wants().runs[0].tokens.recipe
 
 
 def test_what_no_run_makes_is_refused(place):

@@ -258,10 +258,11 @@ class TokensConfig(Section):
 class DataConfig(TokensConfig, RowsSource):
     """Instruction rows of steps 2 and 6."""
 
-    decontaminate_against: UniqueList[PathText] | None = None
-    """Sets of problems that no row may give away: humaneval, mbpp, or files of problems. A row is
-    left out if it holds the docstring or the solution of a problem, or shares 13 consecutive words
-    with one. null: humaneval, mbpp, and the files in evaluation.datasets. []: no set."""
+    decontaminate_against: UniqueList[PathText] = ["humaneval", "mbpp"]
+    """Sets of problems that no row may give away: humaneval, mbpp, whose hashes come with this
+    project, or files of problems. A row is left out if it holds the docstring or the solution of a
+    problem, or shares 13 consecutive words with one. Files in evaluation.datasets count only if
+    they are named here too. []: no set."""
 
 
 class MoeSftConfig(TuningConfig):
@@ -533,7 +534,7 @@ class XftConfig(ManyRuns, RunConfig):
             "base.model": [base.model],
             "data.train": [data.train],
             "data.template": [data.template],
-            "data.decontaminate_against": data.decontaminate_against or [],
+            "data.decontaminate_against": data.decontaminate_against,
             "mixing.text": [self.mixing.text] if self.mixing.text else [],
             "evaluation.base_prompt": [evaluation.base_prompt],
             "evaluation.datasets": evaluation.datasets,
@@ -559,7 +560,7 @@ class XftConfig(ManyRuns, RunConfig):
     def _fault_of_labels(self) -> str | None:
         """The fault if two different sets of problems have the same name in the results."""
         seen: dict[str, str] = {}
-        for name in [*self.evaluation.datasets, *(self.data.decontaminate_against or ())]:
+        for name in [*self.evaluation.datasets, *self.data.decontaminate_against]:
             if seen.setdefault(problem_label(name), name) != name:
                 return (
                     "evaluation.datasets: two data sets have the name "

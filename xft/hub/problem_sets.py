@@ -60,8 +60,7 @@ def _download(chosen: NamedSet) -> bytes:
     raise UserError(
         f"{chosen} could not be fetched from {chosen.url}: {fault}. Fetch the file on another "
         f"machine and copy it here. Then set {chosen.variable} to its path, or unpack it to "
-        f"{chosen.cached}. If only the rows are cleaned of it, leave it out with "
-        "data.decontaminate_against"
+        f"{chosen.cached}"
     )
 
 
