@@ -221,7 +221,7 @@ def test_files_that_are_there_or_on_the_hub_are_accepted(files):
             {"model": "gpt2"},
             "no folder gpt2. A model on the hub is named organisation/name",
         ),
-        ("base", {"model": "some/model"}, "pin it: base.revision must be a commit hash"),
+        ("base", {"model": "some/model"}, "pinned by base.revision, a commit hash"),
         ("data", {"train": "resources"}, "config: data.train: resources is a folder, not a file"),
         (
             "data",
