@@ -165,7 +165,8 @@ def test_hashes_find_the_rows_that_the_texts_find(real, tmp_path, monkeypatch):
     found = [trace for row in good if (trace := shipped.find(row.text))]
     assert (len(good), len(found)) == (1966, 11)
     assert {trace.problem for trace in found} == {"Mbpp/605", "Mbpp/296"}
-    assert count_contaminated(good, shipped) == sum(holds(row.text) for row in good)
+    few = good[:300]
+    assert count_contaminated(few, shipped) == sum(holds(row.text) for row in few)
     around = [f"class A:\n    {text}\nx" for text in texts]
     for text in [*around, *(text[: len(text) // 2] for text in around)]:
         assert (shipped.find(text) is not None) == holds(text)

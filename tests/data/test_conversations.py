@@ -1,6 +1,5 @@
 """Rows that are conversations: what is trained on, token by token, and what is wrong with them."""
 
-import copy
 import json
 import shutil
 
@@ -11,19 +10,11 @@ from pyarrow import parquet
 from workflow_scripts import tokens
 from xft.common.errors import UserError
 from xft.config.sections import DataConfig, TokensConfig
-from xft.data.contamination import Detector, Reference
+from xft.data.contamination import Detector, Fingerprint
 from xft.data.preparation import prepare
 from xft.data.tokens_artifact import open_tokens
 from xft.estimates.rows import count_rows
 
-# As in the ChatML form, with marks around what the assistant says.
-CHATML = (
-    "{{ bos_token }}{% for message in messages %}{{ '<pad>' + message.role + '\\n' }}"
-    "{% if message.role == 'assistant' %}"
-    "{% generation %}{{ message.content + '</s>' }}{% endgeneration %}"
-    "{% else %}{{ message.content + '</s>' }}{% endif %}{{ '\\n' }}{% endfor %}"
-    "{% if add_generation_prompt %}{{ '<pad>assistant\\n' }}{% endif %}"
-)
 # As Llama 2's: the system prompt in the first question, no header for the assistant, strict roles.
 STRICT = (
     "{% if messages[0].role == 'system' %}{% set head = messages[0].content + '\\n' %}"
@@ -56,18 +47,6 @@ TURNS = [
     {"role": "assistant", "content": "\n\nBye.\n"},
 ]
 CHAT = TokensConfig(template="chat")
-
-
-def with_template(tokenizer, jinja):
-    chatty = copy.deepcopy(tokenizer)
-    chatty.chat_template = jinja
-    return chatty
-
-
-@pytest.fixture(scope="module")
-def chatty(tokenizer):
-    """The tests' tokenizer with the template CHATML."""
-    return with_template(tokenizer, CHATML)
 
 
 @pytest.fixture
@@ -121,8 +100,8 @@ def test_the_labels_are_those_of_transformers(chatty, prepared):
     ],
     ids=["strict", "headed"],
 )
-def test_other_templates_mark_turns_too(tokenizer, prepared, jinja, texts):
-    chatty = with_template(tokenizer, jinja)
+def test_other_templates_mark_turns_too(with_template, prepared, jinja, texts):
+    chatty = with_template(jinja)
     made, _ = prepared([{"messages": TURNS}], chatty)
     (example,) = made.training
     assert trained_texts(chatty, example) == texts
@@ -216,53 +195,52 @@ ASKED, ANSWERED = TURNS[1:3]
         ({"messages": [ASKED, ANSWERED] * 501}, "more than 1,000 turns"),
     ],
 )
-def test_a_bad_conversation_is_named_with_its_line_and_fault(tokenizer, prepared, row, fault):
-    chatty = with_template(tokenizer, STRICT)
+def test_a_bad_conversation_is_named_with_its_line_and_fault(with_template, prepared, row, fault):
+    chatty = with_template(STRICT)
     with pytest.raises(UserError) as caught:
         prepared([{"messages": TURNS}, row], chatty)
     line = str(caught.value).splitlines()[1]
     assert f"rows.jsonl, line 2: column {next(iter(row))!r}: {fault}" in line
 
 
-RENUMBERED = CHATML.replace("message.role + '", "message.role ~ messages | length ~ '")
-ENDLESS = CHATML.replace("</s>", "")
-
-
 @pytest.mark.parametrize(
-    ("jinja", "reason"),
+    ("change", "reason"),
     [
-        (RENUMBERED, "it writes earlier turns in another way when later ones follow"),
-        (ENDLESS, "it ends the assistant's turns with no special token"),
+        (
+            ("message.role + '", "message.role ~ messages | length ~ '"),
+            "it writes earlier turns in another way when later ones follow",
+        ),
+        (("</s>", ""), "it ends the assistant's turns with no special token"),
     ],
     ids=["changing", "endless"],
 )
-def test_a_template_that_cannot_mark_turns_is_one_message(tokenizer, prepared, jinja, reason):
+def test_a_template_that_cannot_mark_turns_is_one_message(with_template, prepared, change, reason):
+    tokenizer = with_template()
+    tokenizer.chat_template = tokenizer.chat_template.replace(*change)
     with pytest.raises(UserError, match=f"a chat template that cannot mark turns: {reason}"):
-        prepared([{"messages": TURNS}], with_template(tokenizer, jinja))
+        prepared([{"messages": TURNS}], tokenizer)
 
 
 def test_what_is_left_out_is_reported(chatty, prepared):
     """A problem's solution in the middle, repeated turns, and a question without an answer."""
-    reference = Reference("T/9", {"solution": ADD})
+    detector = Detector([Fingerprint.of("T/9", "solution", ADD)])
     spaced = [turn | {"content": f" {turn['content']}\n"} for turn in TURNS[:3]]
-    swapped = [SYSTEM | {"role": "user"}, *TURNS[1:3]]
     rows = [
         {"messages": TURNS[:3]},
         {"messages": TURNS},
         {"conversations": share_gpt(spaced)},
         {"messages": TURNS[:2] * 2 + [ANSWERED, ASKED]},
-        {"messages": swapped},
+        {"messages": [SYSTEM | {"role": "user"}, *TURNS[1:3]]},
         {"messages": TURNS[1:3]},
         {"instruction": ASKED["content"], "response": ANSWERED["content"]},
     ]
-    made, report = prepared(rows, chatty, CHAT, Detector([reference]).find)
+    made, report = prepared(rows, chatty, CHAT, detector.find)
     assert made.numbers.tolist() == [1, 5, 6]
-    assert report["removed_rows"] == [
-        {"row": 2, "reason": "contaminated", "problem": "T/9", "match": "solution"}
-        | {"text": "def add(a, b): total = a + b return total"},
-        {"row": 3, "reason": "duplicate", "of": 1},
-        {"row": 4, "reason": "ends without a response"},
-        {"row": 7, "reason": "duplicate", "of": 6},
+    assert [(entry["row"], entry["reason"]) for entry in report["removed_rows"]] == [
+        (2, "contaminated"),
+        (3, "duplicate"),
+        (4, "ends without a response"),
+        (7, "duplicate"),
     ]
 
 
@@ -279,7 +257,7 @@ def test_a_shared_system_prompt_makes_no_near_duplicates(chatty, prepared):
 def test_tokens_hold_conversations(tiny_llama, chatty, tmp_path):
     """Held-out rows too."""
     model = shutil.copytree(tiny_llama, tmp_path / "model")
-    (model / "chat_template.jinja").write_text(CHATML)
+    (model / "chat_template.jinja").write_text(chatty.chat_template)
     rows = [{"messages": TURNS[: 3 + 2 * n] + [ASKED, ANSWERED]} for n in range(3)]
     rows += [{"instruction": f"Add {n}.", "response": "x"} for n in range(3)]
     file, out = tmp_path / "rows.jsonl", tmp_path / "out"

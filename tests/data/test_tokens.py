@@ -12,6 +12,7 @@ from workflow_scripts import moe_sft, tokens
 from xft.artifacts.manifest import manifest_path, read_manifest
 from xft.common.errors import UserError
 from xft.config.sections import TokensConfig
+from xft.data.contamination import Detector, Fingerprint
 from xft.data.examples import tokenize_rows
 from xft.data.instructions import Row
 from xft.data.preparation import prepare
@@ -94,43 +95,30 @@ def test_long_rows_are_cut_and_rows_without_a_trained_token_dropped(tokenizer):
 def test_everything_that_is_left_out_is_reported(tokenizer, tmp_path):
     solution = "def f(a, b):\n    return sorted([a, b], reverse=True)[0]"
     near = "word " * 4 + " ".join(f"w{i}" for i in range(40))
-    file = write_rows(
-        tmp_path / "rows.jsonl",
-        [
-            ROWS[0],
-            {"instruction": "Add 0  to x.\n", "response": ROWS[0]["response"]},
-            {"instruction": near, "response": "x"},
-            {"instruction": near, "response": "x y"},
-            {"instruction": "none"},
-            {"instruction": "How?", "response": solution},
-            {"instruction": "long " * 400, "response": "r"},
-            ROWS[1],
-        ],
-    )
-
-    def find_trace(text):
-        from xft.data.contamination import Trace
-
-        return Trace("T/9", "solution", solution) if solution in text else None
-
-    made, report = prepare(
-        file,
-        tokenizer,
-        TokensConfig(bad_rows="skip", deduplicate="near", max_length=300),
-        find_trace,
-    )
+    texts = [
+        *(("Add 0 to x.", "x"), ("Add 0  to x.\n", "x"), (near, "x"), (near, "x y"), ("none", "")),
+        *(("How?", solution), ("long " * 400, "r"), ("Add 1 to x.", "x + 1")),
+    ]
+    rows = [dict(zip(("instruction", "response"), text, strict=True)) for text in texts]
+    file = write_rows(tmp_path / "rows.jsonl", rows)
+    options = TokensConfig(bad_rows="skip", deduplicate="near", max_length=300)
+    find = Detector([Fingerprint.of("T/9", "solution", solution)]).find
+    made, report = prepare(file, tokenizer, options, find)
     assert made.numbers.tolist() == [1, 3, 8]
-    fault = "no column 'response' (columns: instruction; set data.response_column)"
     assert report["removed_rows"] == [
         {"row": 2, "reason": "duplicate", "of": 1},
         {"row": 4, "reason": "near duplicate", "of": 3},
-        {"row": 5, "reason": "bad", "fault": fault},
-        {"row": 6, "reason": "contaminated"}
-        | {"problem": "T/9", "match": "solution", "text": solution},
+        {"row": 5, "reason": "bad", "fault": "column 'response' is empty"},
+        {"row": 6, "reason": "contaminated", "problem": "T/9", "match": "solution"}
+        | {"text": " ".join(solution.split())},
         {"row": 7, "reason": "prompt fills the window"},
     ]
     assert report["removed"] == {entry["reason"]: 1 for entry in report["removed_rows"]}
     assert (report["rows"], report["training"], report["validation"]) == (8, 3, 0)
+    exact, _ = prepare(file, tokenizer, TokensConfig(bad_rows="skip", deduplicate="exact"))
+    assert exact.numbers.tolist() == [1, 3, 4, 6, 8]
+    every, _ = prepare(file, tokenizer, TokensConfig(bad_rows="skip", deduplicate="none"))
+    assert every.numbers.tolist() == [1, 2, 3, 4, 6, 8]
 
 
 def test_cut_rows_are_counted_and_lengths_not_warned_of(tiny_llama, tmp_path, run_step):
