@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from problem_files import three_problems, write_problems
 
 from xft.common.errors import UserError
+from xft.config.recorded import chosen_values
 from xft.config.sections import (
     MixingShape,
     MoeSftConfig,
@@ -59,6 +60,17 @@ def test_completing_changes_neither_its_input_nor_what_is_complete():
     assert complete(config.model_dump()) == config
     config.evaluation.models.clear()
     assert complete(MINIMAL).evaluation.models == ["base", "moe_sft", "dense"]
+
+
+def test_chosen_values_are_those_that_are_no_defaults():
+    own = {"moe_sft": {"learning_rate": 1e-3, "warmup_steps": 0}, "sft": {"max_steps": 3}}
+    assert chosen_values(complete(MINIMAL | own | {"seeds": [1, 2]})) == {
+        "seeds": [1, 2],
+        "base.model": "resources/base",
+        "data.train": "rows.jsonl",
+        "moe_sft.learning_rate": 1e-3,
+        "sft.max_steps": 3,
+    }
 
 
 @pytest.mark.parametrize(
