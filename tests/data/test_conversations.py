@@ -191,7 +191,7 @@ ASKED, ANSWERED = TURNS[1:3]
         ),
         (
             {"messages": [ASKED, ASKED, ANSWERED]},
-            "the chat template refuses it: Roles must alternate user/assistant",
+            "the chat template of  refuses a row: Roles must alternate user/assistant",
         ),
         ({"messages": [ASKED, ANSWERED] * 501}, "more than 1,000 turns"),
     ],

@@ -5,12 +5,12 @@ import json
 from collections.abc import Iterator, Mapping
 from functools import cache
 from types import NoneType
-from typing import Any, TypeVar, get_args, get_origin
+from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
 from xft.common.errors import UserError, did_you_mean
-from xft.config.section import Section, item_of, keys, types_of
+from xft.config.section import Section, keys, types_of
 from xft.config.sections import (
     MixingShape,
     XftConfig,
@@ -82,7 +82,7 @@ def _explain(section: type[Section], fault: dict) -> str:
         is_whole = isinstance(fault["input"], dict | Section)
         return f"{name}: {message}".removeprefix(": ") if is_whole else f"{_set(fault)}{message}"
     if kind == "model_type":
-        first = keys(_annotation(section, place))[0]
+        first = keys(section.model_fields[name].annotation)[0]
         return f"{_set(fault)}should be a section of keys, such as {{{first}: ...}}"
     return _set(fault) + fault["msg"].removeprefix("Input ")
 
@@ -93,17 +93,9 @@ def _set(fault: dict) -> str:
     return f"{name} = {value}: " if name else ""
 
 
-def _annotation(section: type[Section], place: tuple) -> Any:
-    """The annotation of the key at a place such as ("moe", "upcycled_layers", 0)."""
-    annotation = section
-    for part in place:
-        if isinstance(part, int):
-            annotation = item_of(annotation)
-        elif get_origin(annotation) is dict:
-            annotation = get_args(annotation)[1]
-        else:
-            annotation = annotation.model_fields[part].annotation
-    return annotation
+def _owner(section: type[Section], place: tuple) -> type[Section]:
+    """The section with the key at a place: ("moe", "router") is in MoeConfig."""
+    return section.model_fields[place[0]].annotation if len(place) > 1 else section
 
 
 def _name(place: tuple) -> str:
@@ -114,11 +106,10 @@ def _name(place: tuple) -> str:
 
 def _hint(section: type[Section], place: tuple) -> str:
     """The key that was probably meant in place of an unknown one, or the known keys."""
-    *owner, key = place
-    known, places = keys(_annotation(section, tuple(owner))), _places()
-    if near := did_you_mean(str(key), known):
+    known, places = keys(_owner(section, place)), _places()
+    if near := did_you_mean(place[-1], known):
         return near
-    name = str(key).rpartition(".")[2]
+    name = place[-1].rpartition(".")[2]
     if found := difflib.get_close_matches(name, places, n=1, cutoff=0.75):
         return f": did you mean {found[0]} {' or '.join(places[found[0]])}?"
     return f": known keys are {', '.join(sorted(known))}"

@@ -6,7 +6,6 @@ the identity: a path would not show what the template was.
 
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, partial
 from itertools import pairwise
@@ -144,8 +143,7 @@ class ChatTemplate:
 
     def render(self, instruction: str) -> str:
         """The text in front of the response."""
-        with _naming_instructions(self.tokenizer):
-            return _render(self.tokenizer, self._jinja, _chat(instruction))
+        return _render(self.tokenizer, self._jinja, _chat(instruction))
 
     def encode(self, tokenizer, instructions: list[str]) -> list[list[int]]:
         """Token ids of each prompt. Special tokens in the chat template stay special."""
@@ -162,7 +160,7 @@ class ChatTemplate:
             texts = pairwise(self._growing_texts(conversation))
             are_growing = all(later.startswith(earlier) for earlier, later in texts)
         except TemplateFault as fault:
-            return f"the chat template refuses it: {fault}"
+            return str(fault)
         if not are_growing:
             self._cannot_mark("it writes earlier turns in another way when later ones follow")
         return conversation
@@ -248,7 +246,7 @@ def has_special(tokenizer, text: str) -> bool:
 
 
 class TemplateFault(UserError):
-    """What keeps a chat template from writing a conversation, in its own or Python's words."""
+    """A chat template does not write a conversation, for a reason in its own or Python's words."""
 
 
 def _encode_chats(
@@ -258,23 +256,12 @@ def _encode_chats(
 
     Raises UserError if the template fails, or goes beyond a limit of `_render`.
     """
-    with _naming_instructions(tokenizer):
-        texts = [
-            _render(tokenizer, jinja, chat, add_generation_prompt, is_marked=True) for chat in chats
-        ]
+    texts = [
+        _render(tokenizer, jinja, chat, add_generation_prompt, is_marked=True) for chat in chats
+    ]
     options = {"add_special_tokens": False, "sanitize_control_tokens": True, "verbose": False}
     batches = (texts[start : start + BATCH] for start in range(0, len(texts), BATCH))
     return [ids for batch in batches for ids in tokenizer(batch, **options)["input_ids"]]
-
-
-@contextmanager
-def _naming_instructions(tokenizer) -> Iterator[None]:
-    try:
-        yield
-    except TemplateFault as fault:
-        raise UserError(
-            f"the chat template of {tokenizer.name_or_path} fails on an instruction: {fault}"
-        ) from None
 
 
 def _render(
@@ -308,7 +295,9 @@ def _render(
     except MemoryError:
         fault = f"takes more than {MOST_MEMORY} MiB of memory"
     except Exception as error:
-        raise TemplateFault(str(error)) from None
+        raise TemplateFault(
+            f"the chat template of {tokenizer.name_or_path} refuses a row: {error}"
+        ) from None
     else:
         if len(text) > MOST_ADDED + 4 * len(str(chat)):
             fault = f"writes {len(text):,} characters"
