@@ -334,7 +334,7 @@ def test_a_warm_up_is_no_longer_than_its_training():
         (
             {"average_last": 3, "average_every": 5, "max_steps": 10},
             "the first point is 10 steps before the end, but the training has 10 steps. Set "
-            "average_every to at most 4",
+            "(average_last - 1) x average_every to at most 9",
         ),
     ],
 )

@@ -241,7 +241,7 @@ def test_code_of_a_model_folder_does_not_run_and_nobody_is_asked(model, project,
         (["nowhere"], "base.model: there is no folder nowhere"),
         (["../a/b"], r"base.model: there is no folder \.\./a/b"),
         (["some/model"], "pinned by base.revision, a commit hash"),
-        (["some/model", "--revision", "main"], "a branch or a tag can change"),
+        (["some/model", "--revision", "main"], "40 hexadecimal digits: a branch can change"),
     ],
 )
 def test_a_model_that_is_not_there_is_refused(project, arguments, message):

@@ -137,12 +137,6 @@ def _path(value: str) -> str:
     return value
 
 
-def _commit(value: str | None) -> str | None:
-    if value is None or (len(value) == 40 and set(value) <= set("0123456789abcdef")):
-        return value
-    raise ValueError("must be a commit hash of 40 hexadecimal digits: a branch or a tag can change")
-
-
 Item = TypeVar("Item")
 # A list whose items must differ.
 UniqueList = Annotated[
@@ -150,11 +144,7 @@ UniqueList = Annotated[
 ]
 Name = Annotated[str, Field(min_length=1)]
 PathText = Annotated[Name, AfterValidator(_path)]
-Commit = Annotated[
-    str | None,
-    AfterValidator(_commit),
-    Field(json_schema_extra={"pattern": "^[0-9a-f]{40}$"}),
-]
+Commit = Annotated[str, Field(pattern="^[0-9a-f]{40}$")] | None
 
 
 @cache

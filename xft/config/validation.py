@@ -81,6 +81,8 @@ def _explain(section: type[Section], fault: dict) -> str:
         message = str(fault["ctx"]["error"])
         is_whole = isinstance(fault["input"], dict | Section)
         return f"{name}: {message}".removeprefix(": ") if is_whole else f"{_set(fault)}{message}"
+    if kind == "string_pattern_mismatch":
+        return f"{_set(fault)}must be a commit hash of 40 hexadecimal digits: a branch can change"
     if kind == "model_type":
         first = keys(section.model_fields[name].annotation)[0]
         return f"{_set(fault)}should be a section of keys, such as {{{first}: ...}}"
