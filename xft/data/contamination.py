@@ -15,9 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
-from xft.data.conversations import Conversation
 from xft.data.duplicates import squeeze
-from xft.data.instructions import Row
+from xft.data.instructions import AnyRow
 from xft.data.ngrams import hash_word, ngrams
 
 # Shorter texts do not identify a problem: "return x + y", "return sorted(set(l))".
@@ -106,7 +105,7 @@ class Detector:
         return None
 
 
-def count_contaminated(rows: Iterable[Row | Conversation], detector: Detector) -> int:
+def count_contaminated(rows: Iterable[AnyRow], detector: Detector) -> int:
     """The number of rows that hold a trace of one of the detector's problems."""
     return sum(detector.find(row.text) is not None for row in rows)
 

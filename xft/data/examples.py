@@ -9,8 +9,8 @@ import numpy as np
 from xft.common.errors import UserError
 from xft.common.progress import progress
 from xft.data.conversations import Conversation
-from xft.data.instructions import Row
-from xft.data.templates import ChatTemplate, TextTemplate, encode_literally
+from xft.data.instructions import AnyRow, Row
+from xft.data.templates import Template, encode_literally
 
 IGNORED = -100
 BATCH_ROWS = 1000
@@ -83,10 +83,7 @@ class Examples(Sequence):
 
 
 def tokenize_rows(
-    rows: list[Row | Conversation],
-    tokenizer,
-    template: TextTemplate | ChatTemplate,
-    max_length: int,
+    rows: list[AnyRow], tokenizer, template: Template, max_length: int
 ) -> tuple[Tokens, int]:
     """The tokens of all rows, and how many rows were cut.
 
@@ -127,10 +124,7 @@ def batches(items: list, length: Callable) -> Iterator[list]:
 
 
 def _encode(
-    rows: list[Row | Conversation],
-    tokenizer,
-    template: TextTemplate | ChatTemplate,
-    max_length: int,
+    rows: list[AnyRow], tokenizer, template: Template, max_length: int
 ) -> Iterator[tuple[list[int], list[tuple[int, int]]]]:
     """The token ids of each row, and the parts of them that are responses, [begin, end).
 
@@ -144,7 +138,7 @@ def _encode(
 
 
 def _encode_instructions(
-    rows: list[Row], tokenizer, template: TextTemplate | ChatTemplate
+    rows: list[Row], tokenizer, template: Template
 ) -> Iterator[tuple[list[int], list[tuple[int, int]]]]:
     """As `_encode`: prompt, response, EOS."""
     prompts = template.encode(tokenizer, [row.instruction for row in rows])

@@ -45,8 +45,9 @@ class Row:
         return Turn("user", self.instruction), Turn("assistant", self.response)
 
 
+AnyRow = Row | Conversation
 # What `read_rows` asks about each conversation. The answer is the row to use, or a fault.
-Accept = Callable[[Conversation], Row | Conversation | str]
+Accept = Callable[[Conversation], AnyRow | str]
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ def read_rows(
     response_column: str,
     limit: int | None = None,
     accept: Accept | None = None,
-) -> tuple[list[Row | Conversation], list[BadRow]]:
+) -> tuple[list[AnyRow], list[BadRow]]:
     """The first `limit` good rows of a file, and the bad ones among them.
 
     The file is JSONL, a JSON array of objects, or Parquet. A row that lacks one of the two columns
@@ -204,7 +205,7 @@ def _check_columns(path: Path, columns: dict[str, str], names: list[str]) -> Non
 
 def _row(
     value: object, number: int, columns: dict[str, str], accept: Accept | None
-) -> Row | Conversation | str:
+) -> AnyRow | str:
     """The row that a value holds, or the value's fault."""
     if fault := fault_of_object(value):
         return fault
@@ -246,7 +247,7 @@ def _fault(value: dict, columns: dict[str, str]) -> str | None:
     return None
 
 
-def _fault_of_size(row: Row | Conversation) -> str | None:
+def _fault_of_size(row: AnyRow) -> str | None:
     if len(row.turns) > MOST_TURNS:
         return f"more than {MOST_TURNS:,} turns"
     if sum(len(turn.content) for turn in row.turns) > LONGEST_ROW:

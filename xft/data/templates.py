@@ -5,7 +5,6 @@ the identity: a path would not show what the template was.
 """
 
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property, partial
 from itertools import pairwise
@@ -156,9 +155,14 @@ class ChatTemplate:
         Raises UserError if the chat template cannot mark turns: the text up to a response, and up
         to its end, must be the beginning of the whole text.
         """
+        messages = conversation.messages
+        texts = (
+            _render(self.tokenizer, self._jinja, messages[:end], end == place)
+            for place in conversation.responses
+            for end in (place, place + 1)
+        )
         try:
-            texts = pairwise(self._growing_texts(conversation))
-            are_growing = all(later.startswith(earlier) for earlier, later in texts)
+            are_growing = all(later.startswith(earlier) for earlier, later in pairwise(texts))
         except TemplateFault as fault:
             return str(fault)
         if not are_growing:
@@ -198,13 +202,6 @@ class ChatTemplate:
             return None
         return self.tokenizer.convert_ids_to_tokens(ids[-1])
 
-    def _growing_texts(self, conversation: Conversation) -> Iterator[str]:
-        """For each response in turn: the text in front of it, and the text up to its end."""
-        messages = conversation.messages
-        for place in conversation.responses:
-            for end in (place, place + 1):
-                yield _render(self.tokenizer, self._jinja, messages[:end], end == place)
-
     def _part(self, prompt: list[int], whole: list[int]) -> tuple[int, int]:
         """The part of `whole` that is a response. prompt: the token ids of the text in front."""
         pairs = zip(prompt, whole, strict=False)
@@ -231,6 +228,9 @@ class ChatTemplate:
     def _jinja(self) -> str:
         jinja = self.tokenizer.get_chat_template()
         return FIXED_DATE + jinja if "strftime_now" in jinja else jinja
+
+
+Template = TextTemplate | ChatTemplate
 
 
 def encode_literally(tokenizer, texts: list[str]) -> list[list[int]]:

@@ -11,7 +11,7 @@ from xft.common.files import read_bytes
 from xft.common.progress import progress
 from xft.data.examples import Tokens, batches
 from xft.data.faults import fault_of_object, fault_of_text
-from xft.data.instructions import BadRow, describe, json_values
+from xft.data.instructions import json_values
 from xft.data.templates import encode_literally
 
 COLUMN = "text"
@@ -23,17 +23,17 @@ def read_texts(path: Path) -> list[str]:
     Raises UserError if the file is missing, is not UTF-8, holds no text or too much, or if one of
     its lines is wrong.
     """
-    if not path.exists():
-        raise UserError(f"text = {path}: there is no such file")
     with naming("text"):
-        is_one = path.suffix == ".txt"
-        values = [(1, str(path), _whole(path))] if is_one else list(json_values(path))
+        if path.suffix == ".txt":
+            values = [(str(path), _whole(path))]
+        else:
+            values = [(place, value) for _, place, value in json_values(path)]
     if not values:
         raise UserError(f"text = {path}: the file holds no texts")
-    faults = [(number, place, _fault(value)) for number, place, value in values]
-    if bad := [BadRow(*fault) for fault in faults if fault[-1]]:
-        raise UserError(f'text = {path}: each line must be {{"text": ...}}. {describe(bad)}')
-    return [value[COLUMN] for _, _, value in values]
+    for place, value in values:
+        if fault := _fault(value):
+            raise UserError(f'text: {place}: {fault}. Each line must be {{"text": ...}}')
+    return [value[COLUMN] for _, value in values]
 
 
 def window_texts(texts: list[str], tokenizer, max_length: int) -> Tokens:
