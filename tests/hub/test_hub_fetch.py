@@ -138,24 +138,6 @@ def test_a_fetch_that_was_killed_goes_on_with_what_is_missing(hub: Hub, base, tm
     assert cached.with_name(second).read_bytes() == shards[second]
 
 
-def test_a_large_file_that_was_cut_is_asked_for_from_there(hub: Hub, fetch_data, tmp_path):
-    """huggingface_hub writes 10 MiB at a time."""
-    rows = ROWS * 600
-    revision = hub.add(MODEL, {"rows.parquet": rows}, kind="datasets")
-    hub.faults.cut["rows.parquet"] = 15 * 2**20
-    done = fetch_data(f"{MODEL}/rows.parquet", revision)
-    assert done.returncode == 0, done.stderr
-    ranges = [request.range for request in hub.requests if request.path.startswith("/lfs/")]
-    assert ranges == [None, f"bytes={10 * 2**20}-"]
-    assert (tmp_path / "rows" / "out").read_bytes() == rows
-
-
-def test_a_file_that_is_too_short_is_refused(hub: Hub, fetch_data):
-    revision = hub.add(MODEL, {"rows.parquet": ROWS}, kind="datasets")
-    hub.faults.altered["rows.parquet"] = ROWS[:-10]
-    assert_refused(fetch_data(f"{MODEL}/rows.parquet", revision), "could not be fetched: ")
-
-
 @pytest.mark.parametrize(
     ("kind", "settings", "token", "message"),
     [
