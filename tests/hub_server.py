@@ -45,11 +45,10 @@ class Repository:
 
 @dataclass
 class Request:
-    """What was asked for, in the order of arrival. range: the header, if there was one."""
+    """What was asked for, in the order of arrival."""
 
     method: str
     path: str
-    range: str | None
     token: str | None
 
 
@@ -58,13 +57,11 @@ class Faults:
     """What goes wrong, by the name of a file; what is done once is taken out again.
 
     cut: end the body after so many bytes, once. stall: stop sending after so many bytes, once.
-    altered: send these bytes. status: answer (method, name) with a status, once. lossy: what is
-    uploaded loses its last byte.
+    status: answer (method, name) with a status, once. lossy: what is uploaded loses its last byte.
     """
 
     cut: dict[str, int] = field(default_factory=dict)
     stall: dict[str, int] = field(default_factory=dict)
-    altered: dict[str, bytes] = field(default_factory=dict)
     status: dict[tuple[str, str], int] = field(default_factory=dict)
     lossy: bool = False
 
@@ -141,8 +138,7 @@ class _Handler(BaseHTTPRequestHandler):
     def note(self) -> str:
         """Take down the request. Its path, decoded."""
         path = unquote(urlsplit(self.path).path)
-        asked_range = self.headers.get("Range")
-        self.hub.requests.append(Request(self.command, path, asked_range, self.token))
+        self.hub.requests.append(Request(self.command, path, self.token))
         return path
 
     def body(self) -> bytes:
@@ -173,7 +169,6 @@ class _Handler(BaseHTTPRequestHandler):
 
     def send_file(self, name: str, content: bytes, etag: str, **headers: str) -> None:
         """A file, or what is left of it from the start of a range, with the faults of its name."""
-        content = self.hub.faults.altered.get(name, content)
         start = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range") or "")
         rest = content[int(start[1]) :] if start else content
         if start:

@@ -12,6 +12,7 @@ from xft.cli.step import Step
 from xft.common.progress import say
 from xft.config.sections import TokensConfig
 from xft.data.templates import with_template_read
+from xft.hub.named_sets import NAMED_SETS
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -21,10 +22,11 @@ def main(argv: list[str] | None = None) -> None:
     step.path("--out", "DIR", "The tokens.")
     step.add_argument(
         "--problems",
-        nargs="+",
+        nargs="*",
+        default=list(NAMED_SETS),
         metavar="NAME_OR_FILE",
         help="Leave out rows that give away a problem of these sets: humaneval, mbpp, or files in "
-        "HumanEval+ form.",
+        "HumanEval+ form. Without a value: no set. Default: humaneval and mbpp.",
     )
     step.path("--report", "FILE", "The rows that were left out, JSON.", required=False)
     args = step.parse_args(argv)
@@ -37,8 +39,8 @@ def main(argv: list[str] | None = None) -> None:
     from xft.data.tokens_artifact import write_tokens
     from xft.evaluation.references import load_references
 
-    references, problems = load_references(args.problems or [])
-    find_trace = Detector(references).find if references else None
+    fingerprints, problems = load_references([name for name in args.problems if name])
+    find_trace = Detector(fingerprints).find if fingerprints else None
     tokens, report = prepare(args.data, load_tokenizer(args.model), options, find_trace)
     write_tokens(args.out, tokens, options, args.model, report["data_sha256"])
     say(summary(args.data, report))

@@ -53,14 +53,9 @@ def test_safetensors_reads_what_we_write(tmp_path):
     plans = [plan(name, tensor, name.split(".")[0]) for name, tensor in TENSORS.items()]
     write_checkpoint(tmp_path, plans)
     assert [path.name for path in tmp_path.iterdir()] == [SINGLE_FILE]
-    assert_same(load_file(tmp_path / SINGLE_FILE), TENSORS)
-
-
-@pytest.mark.parametrize("letters", range(1, 9))
-def test_values_start_at_a_multiple_of_eight_bytes(tmp_path, letters):
-    write_checkpoint(tmp_path, [plan("w" * letters, torch.zeros(1), "F32")])
     header_length = int.from_bytes((tmp_path / SINGLE_FILE).read_bytes()[:8], "little")
-    assert header_length % 8 == 0
+    assert header_length % 8 == 0  # so that values are aligned
+    assert_same(load_file(tmp_path / SINGLE_FILE), TENSORS)
 
 
 def test_we_read_what_safetensors_writes(tmp_path):
@@ -74,21 +69,15 @@ def test_we_read_what_safetensors_writes(tmp_path):
         assert checkpoint.shape(name) == tuple(tensor.shape)
 
 
-def test_written_hashes_are_those_of_the_files(tmp_path, tiny_llama):
-    written = write_checkpoint(tmp_path, copy_plans(tiny_llama), max_shard_bytes=40_000)
-    assert len(written) > 2
-    for name, entry in written.items():
-        content = (tmp_path / name).read_bytes()
-        expected = {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
-        assert entry == expected
-
-
 def test_our_shards_load_in_transformers(tmp_path, tiny_llama):
     written = write_checkpoint(tmp_path, copy_plans(tiny_llama), max_shard_bytes=40_000)
     shutil.copy(tiny_llama / "config.json", tmp_path)
     for name in written:
         tensors = load_file(tmp_path / name)
         assert len(tensors) == 1 or sum(t.nbytes for t in tensors.values()) <= 40_000
+        content = (tmp_path / name).read_bytes()
+        expected = {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+        assert written[name] == expected
     model = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32)
     assert_same(dict(model.state_dict()), load_file(tiny_llama / SINGLE_FILE))
 
@@ -132,10 +121,6 @@ def truncate(folder):
     file.write_bytes(file.read_bytes()[:-100])
 
 
-def garble_header(folder):
-    (folder / SINGLE_FILE).write_bytes(b"\xff" * 64)
-
-
 def only_pickle(folder):
     (folder / SINGLE_FILE).rename(folder / "pytorch_model.bin")
 
@@ -149,16 +134,12 @@ def index(weight_map):
     [
         (shutil.rmtree, "is not a folder"),
         (truncate, "model.safetensors is not a whole safetensors file"),
-        (garble_header, "model.safetensors is not a whole safetensors file"),
         (only_pickle, "Only safetensors are read"),
         (lambda folder: (folder / INDEX_FILE).write_text("{"), "json is not valid JSON"),
-        (lambda folder: (folder / INDEX_FILE).write_text("[]"), "does not hold a JSON object"),
         (index(["x"]), "has no weight_map"),
         (index({"w": "../x"}), "names '../x', which is not inside its folder"),
-        (index({"w": "x\0"}), r"names 'x\\x00', which is not inside its folder"),
         (index({"w": ["x"]}), r"names \['x'\], which is not inside its folder"),
         (index({"w": "model-1.safetensors"}), "model-1.safetensors is missing"),
-        (index({"w": SINGLE_FILE}), "model.safetensors lacks w, which the index puts there"),
     ],
 )
 def test_a_damaged_folder_is_refused(tmp_path, damage, message):

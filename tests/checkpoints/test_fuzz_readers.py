@@ -10,17 +10,16 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 from xft.artifacts.artifact import create_artifact, open_artifact
 from xft.artifacts.manifest import FORMAT, Manifest, manifest_path, read_manifest
 from xft.checkpoints.header import read_tensors
-from xft.checkpoints.reader import INDEX_FILE, SINGLE_FILE, Checkpoint, read_json
+from xft.checkpoints.reader import INDEX_FILE, Checkpoint, read_json
 from xft.common.errors import UserError
 
 SHARDS = {"one": ["a", "b"], "two": ["c"]}
 PARTS = ["config.json", INDEX_FILE, "one", "two", "manifest"]
-DTYPES = ["F32", "U8", "BF16", "F8_E4M3", "BOOL", "X", "", "f32"]
 quick = settings(
     max_examples=100,
     deadline=None,
@@ -32,35 +31,29 @@ def shard(name: str) -> str:
     return f"{name}.safetensors"
 
 
-def make(out: Path, seed: int) -> Path:
-    """An artifact of two shards. The seed is in the values, not in the shapes."""
-    generator = torch.Generator().manual_seed(seed)
-    with create_artifact(out, "moe", {"seed": seed}, {"base": "b" * 64}) as draft:
+@pytest.fixture(scope="module")
+def original(tmp_path_factory) -> Path:
+    """An artifact of two shards. Read only."""
+    out, generator = tmp_path_factory.mktemp("original") / "moe", torch.Generator().manual_seed(0)
+    with create_artifact(out, "moe", {"seed": 0}, {"base": "b" * 64}) as draft:
         for file, names in SHARDS.items():
             values = {name: torch.randn(2, 3, generator=generator) for name in names}
             save_file(values, draft.path / shard(file), metadata={"format": "pt"})
         weight_map = {name: shard(file) for file, names in SHARDS.items() for name in names}
         (draft.path / INDEX_FILE).write_text(json.dumps({"weight_map": weight_map}))
-        (draft.path / "config.json").write_text(json.dumps({"seed": seed}))
+        (draft.path / "config.json").write_text(json.dumps({"seed": 0}))
     return out
 
 
-@pytest.fixture(scope="module")
-def originals(tmp_path_factory) -> list[Path]:
-    """Two artifacts of the same shapes. Read only."""
-    folder = tmp_path_factory.mktemp("originals")
-    return [make(folder / f"moe{seed}", seed) for seed in (0, 1)]
-
-
 @pytest.fixture
-def fresh(originals, tmp_path):
-    """Callable: a copy of the first artifact in the place of the last copy."""
+def fresh(original, tmp_path):
+    """Callable: a copy of the artifact in the place of the last copy."""
 
     def copy() -> Path:
         artifact = tmp_path / "moe"
         shutil.rmtree(artifact, ignore_errors=True)
-        shutil.copytree(originals[0], artifact, copy_function=shutil.copyfile)
-        shutil.copyfile(manifest_path(originals[0]), manifest_path(artifact))
+        shutil.copytree(original, artifact, copy_function=shutil.copyfile)
+        shutil.copyfile(manifest_path(original), manifest_path(artifact))
         return artifact
 
     return copy
@@ -94,42 +87,27 @@ def assert_refused_or_same(artifact: Path, original: Path, full: bool) -> None:
 
 @quick
 @given(data=st.data(), name=st.sampled_from(PARTS), full=st.booleans())
-def test_a_flipped_bit_is_noticed(data, fresh, originals, name, full):
+def test_a_flipped_bit_is_noticed(data, fresh, original, name, full):
     artifact = fresh()
     file = part(artifact, name)
     content = bytearray(file.read_bytes())
     content[data.draw(st.integers(0, len(content) - 1))] ^= 1 << data.draw(st.integers(0, 7))
     file.write_bytes(content)
-    assert_refused_or_same(artifact, originals[0], full)
+    assert_refused_or_same(artifact, original, full)
 
 
-@pytest.mark.parametrize(
-    ("name", "with_manifest"),
-    [*((name, True) for name in PARTS), *((name, False) for name in PARTS if name != "manifest")],
-)
-def test_a_truncated_file_is_refused(fresh, name, with_manifest):
+@pytest.mark.parametrize("name", PARTS[:-1])
+def test_a_truncated_file_is_refused(fresh, name):
+    """Also without a manifest, as in models of others."""
     artifact = fresh()
     file = part(artifact, name)
     content = file.read_bytes().rstrip(b"\n")
-    if not with_manifest:
-        manifest_path(artifact).unlink()
+    manifest_path(artifact).unlink()
     for length in range(0, len(content), 7):
         file.write_bytes(content[:length])
         with pytest.raises(UserError) as caught:
             everything(artifact, full=False)
         assert str(file) in str(caught.value)
-
-
-@quick
-@given(names=st.sets(st.sampled_from(PARTS), min_size=1))
-def test_files_of_another_artifact_are_noticed(fresh, originals, names):
-    artifact = fresh()
-    for name in names:
-        shutil.copyfile(part(originals[1], name), part(artifact, name))
-    if names | {INDEX_FILE} == set(PARTS):  # the index is the same in both
-        assert everything(artifact, full=True) == everything(originals[1], full=True)
-    else:
-        assert_refused_or_same(artifact, originals[0], full=True)
 
 
 # Files that were written to deceive
@@ -144,32 +122,6 @@ json_values = st.recursive(
     max_leaves=5,
 )
 numbers = st.integers(0, 12) | st.integers(-(2**70), 2**70)
-entries = st.fixed_dictionaries(
-    {
-        "dtype": st.sampled_from(DTYPES),
-        "shape": st.lists(numbers, max_size=3),
-        "data_offsets": st.lists(numbers, min_size=2, max_size=2),
-    }
-)
-names = st.sampled_from(["a", "b", "__metadata__", "\ud800", "\0"])
-
-
-@settings(quick, max_examples=200)
-@given(
-    header=st.dictionaries(names, entries | json_values, max_size=3),
-    values=st.binary(max_size=24),
-    padding=st.integers(0, 9),
-)
-def test_a_header_that_is_accepted_is_one_for_safetensors_too(tmp_path, header, values, padding):
-    text = json.dumps(header).encode() + b" " * padding
-    file = tmp_path / SINGLE_FILE
-    file.write_bytes(len(text).to_bytes(8, "little") + text + values)
-    try:
-        found = Checkpoint(tmp_path).names
-    except UserError as error:
-        assert str(file) in str(error)
-    else:
-        assert found == sorted(load_file(file))
 
 
 @quick
@@ -218,7 +170,7 @@ file_entries = json_values | st.fixed_dictionaries(
         },
     ),
 )
-def test_a_manifest_is_right_or_refused(fresh, originals, changes):
+def test_a_manifest_is_right_or_refused(fresh, original, changes):
     """Manifests whose id fits: nothing but the checks of their form and of the files is left."""
     artifact = fresh()
     content = json.loads(manifest_path(artifact).read_text()) | changes
@@ -230,7 +182,7 @@ def test_a_manifest_is_right_or_refused(fresh, originals, changes):
     except UserError as error:
         assert str(artifact) in str(error)
     else:
-        assert manifest.files == read_manifest(manifest_path(originals[0])).files
+        assert manifest.files == read_manifest(manifest_path(original)).files
 
 
 JSON_TRAPS = {

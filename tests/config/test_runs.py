@@ -60,7 +60,11 @@ def test_values_have_texts_of_their_own_that_are_names_of_folders(key, values):
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
-        ({"seeds": [1, 1]}, "seeds = [1, 1]: names 1 more than once"),
+        (
+            {"sweep": {"data.limit": [2, "2"]}},
+            "sweep with data.limit = 2: it is the same as config: sweep with data.limit = 2",
+        ),
+        ({"sweep": {"moe": [{"rank": 2}]}}, "sweep: moe is a section. Name one of its keys"),
         (
             {"variants": {"a": {"results_dir": "x"}}},
             "variants.a: results_dir cannot vary: all runs have the same",
@@ -73,7 +77,7 @@ def test_values_have_texts_of_their_own_that_are_names_of_folders(key, values):
         ({"variants": {"a/b": {}}}, 'variants: "a/b" is not a name. Use letters, digits'),
         (
             {"variants": {"a": {}, "b": {"moe": {"num_experts": 8}}}},
-            "variants.b: it is the same as variant a. Leave one of them out",
+            "variants.b: it is the same as config: variants.a. Leave one of them out",
         ),
         (
             {

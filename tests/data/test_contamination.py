@@ -1,22 +1,37 @@
 """Decontamination: what gives a problem away, and what does not."""
 
-import gzip
 import json
 from pathlib import Path
 
 import pytest
-from problem_files import three_problems
+from problem_files import three_problems, write_problems
 
-from xft.common.errors import UserError
-from xft.data.contamination import NGRAM, SHORTEST, Detector, Reference
-from xft.data.instructions import read_rows
-from xft.evaluation.references import load_references
+from tools.write_fingerprints import content
+from xft.data.contamination import (
+    NGRAM,
+    SHIPPED,
+    SHORTEST,
+    WORD,
+    Detector,
+    Fingerprint,
+    count_contaminated,
+    read_shipped,
+)
+from xft.data.instructions import Row, read_rows
+from xft.evaluation.problems import load_problems
+from xft.evaluation.references import fingerprints, load_references
+from xft.hub.named_sets import NAMED_SETS
 
 DOCSTRING = "Return the sum of the two largest of three numbers.\n    >>> f(1, 2, 3)\n    5"
 SOLUTION = "    largest = sorted((a, b, c))[1:]\n    return sum(largest)\n"
-DETECTOR = Detector([Reference("T/0", {"docstring": DOCSTRING, "solution": SOLUTION})])
-REPOSITORY = Path(__file__).parents[2]
-SHARED = REPOSITORY.parent / "shared" / "data"
+SHARED = Path(__file__).parents[2].parent / "shared" / "data"
+
+
+def detector(**texts: str) -> Detector:
+    return Detector([Fingerprint.of("T/0", kind, text) for kind, text in texts.items()])
+
+
+BOTH = detector(docstring=DOCSTRING, solution=SOLUTION)
 
 
 @pytest.mark.parametrize(
@@ -26,57 +41,47 @@ SHARED = REPOSITORY.parent / "shared" / "data"
         (DOCSTRING.replace("\n    ", " "), "docstring"),
         (f"def g(a, b, c):\n\t{SOLUTION.strip()}", "solution"),
         (SOLUTION.replace("\n", "\r\n\r\n"), "solution"),
+        ("largest sum " + SOLUTION, "solution"),
+        ("Return the sum of the two smallest of three numbers. >>> f(1, 2, 3) 3", None),
+        (SOLUTION.replace("[1:]", "[:2]"), None),
+        ("sum, the two largest: " + " ".join(reversed(DOCSTRING.split())), None),
     ],
 )
 def test_a_whole_docstring_or_solution_is_found_whatever_the_whitespace(text, match):
-    trace = DETECTOR.find(text)
-    assert (trace.problem, trace.match) == ("T/0", match)
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "Return the sum of the two smallest of three numbers. >>> f(1, 2, 3) 3",
-        SOLUTION.replace("[1:]", "[:2]"),
-        "sum, the two largest: " + " ".join(reversed(DOCSTRING.split())),
-    ],
-)
-def test_something_else_is_not_found(text):
-    assert DETECTOR.find(text) is None
+    trace = BOTH.find(text)
+    assert (trace and (trace.problem, trace.match)) == (match and ("T/0", match))
+    if trace:
+        assert trace.text == " ".join({"docstring": DOCSTRING, "solution": SOLUTION}[match].split())
 
 
 WORDS = [f"Word{i}" for i in range(40)]
-WORDY = Detector([Reference("T/1", {"solution": " ".join(WORDS)})])
 
 
 @pytest.mark.parametrize("count", [NGRAM - 1, NGRAM, NGRAM + 5])
 def test_thirteen_words_in_a_row_are_found(count):
     text = f"before {' ( '.join(WORDS[7 : 7 + count]).lower()}, after"
-    trace = WORDY.find(text)
+    trace = detector(solution=" ".join(WORDS)).find(text)
     assert (trace is not None) == (count >= NGRAM)
     if trace:
-        assert (trace.problem, trace.match) == ("T/1", "13 words of its solution")
-        assert trace.text == " ".join(WORDS[7 : 7 + NGRAM])
+        assert (trace.problem, trace.match) == ("T/0", "13 words of its solution")
+        assert trace.text == " ".join(WORDS[7 : 7 + NGRAM]).lower()
 
 
 @pytest.mark.parametrize("length", [SHORTEST - 1, SHORTEST])
 def test_short_texts_are_no_trace(length):
     text = "return a + " + "b" * (length - 15) + " + c"
     assert len(text) == length
-    found = Detector([Reference("T/2", {"solution": text})]).find(f"def f():\n  {text}\n")
+    found = detector(solution=text).find(f"def f():\n  {text}\n")
     assert (found is not None) == (length >= SHORTEST)
 
 
+def test_contaminated_rows_are_counted():
+    rows = [Row("Sum?", SOLUTION, 1), Row("Sum?", "a + b", 2), Row(DOCSTRING, "a + b", 3)]
+    assert count_contaminated(rows, BOTH) == 2
+    assert count_contaminated(rows, detector(docstring=DOCSTRING)) == 1
+
+
 # Problems
-
-
-def write(path: Path, problems: list[dict]) -> str:
-    path.write_text("".join(json.dumps(problem) + "\n" for problem in problems))
-    return str(path)
-
-
-def problem(**fields) -> dict:
-    return three_problems()[0] | fields
 
 
 @pytest.mark.parametrize(
@@ -86,66 +91,82 @@ def problem(**fields) -> dict:
         ("def f(x):\n    r'''What\n    f does.'''\n", "What\n    f does."),
         ('import os\n\ndef g():\n    """Help."""\n    return 1\n\ndef f(x):\n    "F."\n', "F."),
         ("def f(x):\n", "def f(x):\n"),
+        ('"""\nWrite a function to add.\nassert add(1, 2) == 3\n"""\n', "Write a function to add"),
     ],
-    ids=["plain", "raw", "helper", "bare"],
+    ids=["plain", "raw", "helper", "bare", "mbpp"],
 )
-def test_the_docstring_of_the_function_to_be_written(tmp_path, prompt, docstring):
-    name = write(tmp_path / "p.jsonl", [problem(prompt=prompt, entry_point="f")])
-    (reference,), hashes = load_references([name])
-    assert reference.texts["docstring"] == docstring
-    assert reference.texts["solution"] == three_problems()[0]["canonical_solution"]
+def test_the_docstring_of_the_function_to_be_written(tmp_path, prompt, docstring, request):
+    is_mbpp = "mbpp" in request.node.callspec.id
+    solution = "def f(x): return x" if is_mbpp else "    return x"
+    own = {"task_id": "Mbpp/7" if is_mbpp else "T/7", "prompt": prompt, "entry_point": "f"}
+    own = three_problems()[0] | own | {"canonical_solution": solution}
+    file = write_problems(tmp_path / "p.jsonl", [own])
+    found, hashes = load_references([str(file)])
     assert list(hashes) == ["p"]
-
-
-def test_the_request_of_an_mbpp_problem(tmp_path):
-    prompt = '"""\nWrite a function to add.\nassert add(1, 2) == 3\n"""\n'
-    solution = {"canonical_solution": "def add(a, b): return a + b", "entry_point": "add"}
-    name = write(tmp_path / "p.jsonl", [problem(task_id="Mbpp/7", prompt=prompt, **solution)])
-    (reference,), _ = load_references([name])
-    assert reference.texts["docstring"] == "Write a function to add"
-
-
-def test_a_set_that_is_not_here_is_named_with_what_to_do(tmp_path, monkeypatch):
-    monkeypatch.setenv("HUMANEVAL_OVERRIDE_PATH", "")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    with pytest.raises(UserError) as caught:
-        load_references(["humaneval"])
-    assert "data set humaneval (HumanEval+ v0.1.10) is not on this machine" in str(caught.value)
-    assert "set data.decontaminate_against" in str(caught.value)
+    expected = {"docstring": docstring, "solution": solution}
+    for one, (kind, text) in zip(found, expected.items(), strict=True):
+        assert vars(one).keys() == vars(Fingerprint.of("", kind, text)).keys()
+        assert (one.kind, one.digest) == (kind, Fingerprint.of("", kind, text).digest)
 
 
 # The real sets
 
 
 @pytest.fixture(scope="module")
-def real():
-    """The references of HumanEval+ and MBPP+, and what finds them."""
-    if not SHARED.is_dir():
+def real() -> list[Path]:
+    """The files of HumanEval+ and MBPP+."""
+    files = [SHARED / f"{chosen.release}.jsonl.gz" for chosen in NAMED_SETS.values()]
+    if not all(file.is_file() for file in files):
         pytest.skip("no copies of HumanEval+ and MBPP+ beside this repository")
-    files = [str(SHARED / name) for name in ("HumanEvalPlus.jsonl.gz", "MbppPlus.jsonl.gz")]
-    references, _ = load_references(files)
-    return references, Detector(references)
+    return files
 
 
-def test_every_problem_gives_itself_away(real):
-    references, detector = real
-    assert len(references) == 164 + 378
-    lines = gzip.decompress((SHARED / "HumanEvalPlus.jsonl.gz").read_bytes()).splitlines()
-    for row in map(json.loads, lines):
-        assert detector.find(f"Please write this:\n{row['prompt']}") is not None
-        indented = f"class A:\n    {row['prompt'] + row['canonical_solution']}"
-        assert detector.find(indented.replace("\n", "\n    ")) is not None
+def test_what_comes_along_is_made_from_the_real_sets(real):
+    assert SHIPPED.read_text() == content([str(file) for file in real])
+    made = [one for file in real for one in fingerprints(load_problems(str(file)))]
+    shipped = [one for name in NAMED_SETS for one in read_shipped(name)]
+    assert len(shipped) == 2 * (164 + 378)
+    for one, other in zip(made, shipped, strict=True):
+        assert one.ngrams.tolist() == other.ngrams.tolist()
+        assert vars(one) | {"ngrams": ()} == vars(other) | {"ngrams": ()}
 
 
-def test_few_rows_of_other_data_are_found_and_those_with_reason(real, tmp_path):
-    """Tests for primes (Mbpp/605) and counts of inversions (Mbpp/296)."""
-    file = SHARED / "evol-codealpaca-2k-1.json"
-    joined = [
+def plain(texts: list[str]):
+    """Whether a text holds one of these texts or 13 words of one, without any hash."""
+    squeezed = [" ".join(text.split()) for text in texts]
+    whole = [t for t in squeezed if len(t) >= SHORTEST and len(WORD.findall(t)) > 2]
+
+    def grams(text: str) -> set[tuple]:
+        words = [word.lower() for word in WORD.findall(text)]
+        return set(zip(*(words[i:] for i in range(NGRAM)), strict=False))
+
+    known = set().union(*map(grams, squeezed))
+
+    def holds(text: str) -> bool:
+        text = " ".join(text.split())
+        return any(one in text for one in whole) or not known.isdisjoint(grams(text))
+
+    return holds
+
+
+def test_hashes_find_the_rows_that_the_texts_find(real, tmp_path, monkeypatch):
+    """Among rows of others: tests for primes (Mbpp/605) and counts of inversions (Mbpp/296)."""
+    texts = []
+    monkeypatch.setattr(Fingerprint, "of", lambda problem, kind, text: texts.append(text))
+    for file in real:
+        fingerprints(load_problems(str(file)))
+    holds, shipped = plain(texts), Detector([*read_shipped("humaneval"), *read_shipped("mbpp")])
+    rows = [
         row | {"instruction": f"{row['instruction']}\n{row.pop('input', '')}"}
-        for row in json.loads(file.read_text())
+        for row in json.loads((SHARED / "evol-codealpaca-2k-1.json").read_text())
     ]
-    (tmp_path / "rows.json").write_text(json.dumps(joined))
+    (tmp_path / "rows.json").write_text(json.dumps(rows))
     good, _ = read_rows(tmp_path / "rows.json", "instruction", "output")
-    traces = [trace for row in good if (trace := real[1].find(row.text))]
-    assert (len(good), len(traces)) == (1966, 11)
-    assert {trace.problem for trace in traces} == {"Mbpp/605", "Mbpp/296"}
+    found = [trace for row in good if (trace := shipped.find(row.text))]
+    assert (len(good), len(found)) == (1966, 11)
+    assert {trace.problem for trace in found} == {"Mbpp/605", "Mbpp/296"}
+    few = good[:300]
+    assert count_contaminated(few, shipped) == sum(holds(row.text) for row in few)
+    around = [f"class A:\n    {text}\nx" for text in texts]
+    for text in [*around, *(text[: len(text) // 2] for text in around)]:
+        assert (shipped.find(text) is not None) == holds(text)

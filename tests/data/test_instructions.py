@@ -53,7 +53,6 @@ def refusal(path) -> str:
 FORMS = {
     "jsonl": jsonl(ROWS),
     "escaped": jsonl(ROWS, ascii_only=True),
-    "no last newline": jsonl(ROWS).rstrip("\n"),
     "CRLF": jsonl(ROWS, end="\r\n"),
     "blank lines": jsonl(ROWS, end="\n\n  \n"),
     "BOM": "\ufeff" + jsonl(ROWS),
@@ -82,23 +81,14 @@ def test_a_limit_takes_the_first_rows_and_reads_no_further(tmp_path):
     ("row", "fault"),
     [
         ("{", "not valid JSON (Expecting property name"),
-        ("3", "not a JSON object"),
-        ('{"response": "r"}', "no column 'instruction' (columns: response; set data.instruction_"),
         ('{"b": 1, "a": 1, "instruction": "i"}', "no column 'response' (columns: a, b, instruct"),
         ('{"instruction": "i", "response": ""}', "column 'response' is empty"),
         ('{"instruction": "i", "response": null}', "column 'response' is not a string"),
         ('{"instruction": "i", "response": "\\ud83d"}', "column 'response' holds half of a surro"),
         ("[" * 100_000, "not valid JSON (it is nested too deeply)"),
-        (f'{{"id": {"9" * 5000}}}', "not valid JSON (a number has too many digits)"),
-        (
-            f'{{"instruction": "i", "response": "{"r" * 10**6}"}}',
-            "longer than 1,000,000 characters",
-        ),
+        (f'{{"instruction": "i", "response": "{"r" * 10**6}"}}', "longer than 1,000,000 char"),
         (f'{{"x": "{"r" * 2**26}"}}', "not valid JSON (longer than 64 MiB)"),
-        (
-            '{"instruction": "i", "input": "x", "response": "r"}',
-            "column 'input' has text, which is",
-        ),
+        ('{"instruction": "i", "input": "x", "response": "r"}', "column 'input' has text, which"),
     ],
 )
 def test_a_bad_row_is_named_with_its_line_and_fault(tmp_path, row, fault):
@@ -131,10 +121,9 @@ def test_a_file_without_rows_is_refused(tmp_path, content, message):
 
 
 @pytest.mark.timeout(60)
-@pytest.mark.parametrize("name", ["rows.jsonl", "rows.json.gz", "rows.parquet"])
-def test_what_is_no_file_is_refused_at_once(tmp_path, name):
-    os.mkfifo(tmp_path / name)
-    assert refusal(tmp_path / name) == "FILE is a named pipe, not a file"
+def test_what_is_no_file_is_refused_at_once(tmp_path):
+    os.mkfifo(tmp_path / "rows.parquet")
+    assert refusal(tmp_path / "rows.parquet") == "FILE is a named pipe, not a file"
 
 
 def test_packed_rows_are_read_as_unpacked_ones(tmp_path):
@@ -145,12 +134,10 @@ def test_packed_rows_are_read_as_unpacked_ones(tmp_path):
     assert refusal(path).startswith("FILE is not a whole gzip file")
 
 
-@pytest.mark.parametrize("name", ["rows.CSV.gz", "rows.jsonl.zst"])
-def test_a_format_that_is_not_read_is_named_with_those_that_are(tmp_path, name):
-    ending = name.removeprefix("rows").removeprefix(".jsonl")
-    assert refusal(tmp_path / name).startswith(
+def test_a_format_that_is_not_read_is_named_with_those_that_are(tmp_path):
+    assert refusal(tmp_path / "rows.CSV.gz").startswith(
         "FILE: rows are read from JSON Lines (.jsonl), a JSON array (.json), both also as .gz, and "
-        f"Parquet (.parquet), not from {ending}."
+        "Parquet (.parquet), not from .CSV.gz."
     )
 
 
@@ -193,18 +180,9 @@ def test_a_small_file_that_unpacks_to_much_is_refused(tmp_path, bomb):
 # Parquet
 
 
-WRITERS = {
-    "pyarrow": lambda rows, path: parquet.write_table(
-        pyarrow.Table.from_pylist(rows), path, use_dictionary=True, row_group_size=1
-    ),
-    "datasets": lambda rows, path: datasets.Dataset.from_list(rows).to_parquet(path),
-}
-
-
-@pytest.mark.parametrize("writer", WRITERS)
 @pytest.mark.parametrize("name", ["rows.parquet", "rows"])
-def test_parquet_gives_the_rows_that_jsonl_gives(tmp_path, writer, name):
-    WRITERS[writer](ROWS, tmp_path / name)
+def test_parquet_gives_the_rows_that_jsonl_gives(tmp_path, name):
+    datasets.Dataset.from_list(ROWS).to_parquet(tmp_path / name)
     rows, bad = read_rows(tmp_path / name, "instruction", "response")
     assert (rows, bad) == (read(tmp_path, jsonl(ROWS)), [])
 
@@ -222,29 +200,22 @@ def test_bad_rows_of_parquet_are_named_with_their_number(tmp_path):
     ]
 
 
-@pytest.mark.parametrize("form", ["parquet", "jsonl", "json"])
-def test_columns_that_no_row_has_are_told_once(tmp_path, form):
-    row = {"prompt": "i", "completion": "o"}
-    path = tmp_path / f"rows.{form}"
-    if form == "parquet":
-        parquet.write_table(pyarrow.Table.from_pylist([row] * 9), path)
-    else:
-        path.write_text(jsonl([row] * 9) if form == "jsonl" else json.dumps([row] * 9))
-    assert refusal(path) == (
-        "FILE has no column 'instruction' and no column 'response'; its columns are prompt, "
-        "completion: set data.instruction_column and data.response_column"
-    )
+def test_columns_that_no_row_has_are_told_once(tmp_path):
+    rows = [{"prompt": "i", "completion": "o"}] * 9
+    parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "rows.parquet")
+    (tmp_path / "rows.jsonl").write_text(jsonl(rows))
+    for path in tmp_path.iterdir():
+        assert refusal(path) == (
+            "FILE has no column 'instruction' and no column 'response'; its columns are prompt, "
+            "completion: set data.instruction_column and data.response_column"
+        )
 
 
-@pytest.mark.parametrize("damage", ["middle", "foreign"])
-def test_a_damaged_or_foreign_parquet_file_is_one_message(tmp_path, damage):
+def test_a_damaged_or_foreign_parquet_file_is_one_message(tmp_path):
     path = tmp_path / "rows.parquet"
     rows = [{"instruction": f"i{i}", "response": f"r{i}" * 40} for i in range(500)]
     parquet.write_table(pyarrow.Table.from_pylist(rows), path)
     content = path.read_bytes()
-    damaged = {
-        "middle": content[:40] + bytes(200) + content[240:],
-        "foreign": jsonl(ROWS).encode(),
-    }
-    path.write_bytes(damaged[damage])
-    assert refusal(path).startswith("FILE is not a whole Parquet file: ")
+    for damaged in (content[:40] + bytes(200) + content[240:], jsonl(ROWS).encode()):
+        path.write_bytes(damaged)
+        assert refusal(path).startswith("FILE is not a whole Parquet file: ")

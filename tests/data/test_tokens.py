@@ -5,7 +5,6 @@ import shutil
 
 import numpy as np
 import pytest
-import torch
 from chains import Chain
 from problem_files import three_problems
 
@@ -13,6 +12,7 @@ from workflow_scripts import moe_sft, tokens
 from xft.artifacts.manifest import manifest_path, read_manifest
 from xft.common.errors import UserError
 from xft.config.sections import TokensConfig
+from xft.data.contamination import Detector, Fingerprint
 from xft.data.examples import tokenize_rows
 from xft.data.instructions import Row
 from xft.data.preparation import prepare
@@ -95,57 +95,33 @@ def test_long_rows_are_cut_and_rows_without_a_trained_token_dropped(tokenizer):
 def test_everything_that_is_left_out_is_reported(tokenizer, tmp_path):
     solution = "def f(a, b):\n    return sorted([a, b], reverse=True)[0]"
     near = "word " * 4 + " ".join(f"w{i}" for i in range(40))
-    file = write_rows(
-        tmp_path / "rows.jsonl",
-        [
-            ROWS[0],
-            {"instruction": "Add 0  to x.\n", "response": ROWS[0]["response"]},
-            {"instruction": near, "response": "x"},
-            {"instruction": near, "response": "x y"},
-            {"instruction": "none"},
-            {"instruction": "How?", "response": solution},
-            {"instruction": "long " * 400, "response": "r"},
-            ROWS[1],
-        ],
-    )
-
-    def find_trace(text):
-        from xft.data.contamination import Trace
-
-        return Trace("T/9", "solution", solution) if solution in text else None
-
-    made, report = prepare(
-        file,
-        tokenizer,
-        TokensConfig(bad_rows="skip", deduplicate="near", max_length=300),
-        find_trace,
-    )
+    texts = [
+        *(("Add 0 to x.", "x"), ("Add 0  to x.\n", "x"), (near, "x"), (near, "x y"), ("none", "")),
+        *(("How?", solution), ("long " * 400, "r"), ("Add 1 to x.", "x + 1")),
+    ]
+    rows = [dict(zip(("instruction", "response"), text, strict=True)) for text in texts]
+    file = write_rows(tmp_path / "rows.jsonl", rows)
+    options = TokensConfig(bad_rows="skip", deduplicate="near", max_length=300)
+    find = Detector([Fingerprint.of("T/9", "solution", solution)]).find
+    made, report = prepare(file, tokenizer, options, find)
     assert made.numbers.tolist() == [1, 3, 8]
-    fault = "no column 'response' (columns: instruction; set data.response_column)"
     assert report["removed_rows"] == [
         {"row": 2, "reason": "duplicate", "of": 1},
         {"row": 4, "reason": "near duplicate", "of": 3},
-        {"row": 5, "reason": "bad", "fault": fault},
-        {"row": 6, "reason": "contaminated"}
-        | {"problem": "T/9", "match": "solution", "text": solution},
+        {"row": 5, "reason": "bad", "fault": "column 'response' is empty"},
+        {"row": 6, "reason": "contaminated", "problem": "T/9", "match": "solution"}
+        | {"text": " ".join(solution.split())},
         {"row": 7, "reason": "prompt fills the window"},
     ]
     assert report["removed"] == {entry["reason"]: 1 for entry in report["removed_rows"]}
     assert (report["rows"], report["training"], report["validation"]) == (8, 3, 0)
+    exact, _ = prepare(file, tokenizer, TokensConfig(bad_rows="skip", deduplicate="exact"))
+    assert exact.numbers.tolist() == [1, 3, 4, 6, 8]
+    every, _ = prepare(file, tokenizer, TokensConfig(bad_rows="skip", deduplicate="none"))
+    assert every.numbers.tolist() == [1, 2, 3, 4, 6, 8]
 
 
-@pytest.mark.parametrize(("kind", "count"), [("none", 3), ("exact", 2), ("near", 1)])
-def test_duplicates_are_left_out_as_configured(tokenizer, tmp_path, kind, count):
-    text = " ".join(f"w{i}" for i in range(40))
-    texts = [(text, "x"), (text + " ", "x"), (text, "x y")]
-    rows = [{"instruction": one, "response": other} for one, other in texts]
-    file = write_rows(tmp_path / "rows.jsonl", rows)
-    made, _ = prepare(file, tokenizer, TokensConfig(deduplicate=kind))
-    assert len(made.numbers) == count
-
-
-@pytest.mark.parametrize("template", ["magicoder", "chat"])
-def test_cut_rows_are_counted_and_lengths_not_warned_of(tiny_llama, tmp_path, run_step, template):
+def test_cut_rows_are_counted_and_lengths_not_warned_of(tiny_llama, tmp_path, run_step):
     """The tokenizer's own limit, which transformers warns of, is shorter than the rows."""
     model = tmp_path / "model"
     shutil.copytree(tiny_llama, model)
@@ -155,7 +131,7 @@ def test_cut_rows_are_counted_and_lengths_not_warned_of(tiny_llama, tmp_path, ru
     rows = [{"instruction": f"Say {n}.", "response": "y" * n} for n in (1, 400, 2, 300)]
     file, report = write_rows(tmp_path / "rows.jsonl", rows), tmp_path / "report.json"
     words = ["--model", model, "--data", file, "--out", tmp_path / "tokens", "--report", report]
-    done = run_step("tokens", *words, "--max-length", "290", "--template", template)
+    done = run_step("tokens", *words, "--max-length", "290", "--template", "chat")
     assert done.returncode == 0, done.stderr
     assert json.loads(report.read_text())["cut"] == 2
     assert done.stderr == f"tokens: 4 rows of {file}: 4 to train on; cut at max_length: 2\n"
@@ -177,10 +153,9 @@ def test_bad_rows_are_told_with_the_first_ten(tokenizer, tmp_path, capsys):
         "... and 2 more",
         "Correct them, or leave them out: data.bad_rows: skip",
     ]
-    made, report = prepare(file, tokenizer, TokensConfig(bad_rows="skip"))
+    made, _ = prepare(file, tokenizer, TokensConfig(bad_rows="skip"))
     assert made.numbers.tolist() == [13, 14]
     assert len(capsys.readouterr().err.splitlines()) == 12
-    assert [entry["row"] for entry in report["removed_rows"]] == list(range(1, 13))
 
 
 def test_nothing_left_is_told_with_the_reasons(tokenizer, rows):
@@ -208,14 +183,12 @@ def test_rows_are_held_out_by_their_text_whatever_the_order(tokenizer, tmp_path)
     assert six != {row["instruction"] for row in ROWS[:6]}
 
 
-@pytest.mark.parametrize(("count", "warned"), [(12, False), (13, True), (23, True)])
-def test_few_rows_to_train_on_are_told(tokenizer, rows, capsys, count, warned):
-    prepare(rows, tokenizer, TokensConfig(validation_rows=count))
-    told = f"WARNING: {count} of 24 rows are held out, and the training has only the other"
-    assert (told in capsys.readouterr().err) is warned
-
-
-def test_more_rows_held_out_than_there_are_is_refused(tokenizer, rows):
+def test_few_rows_to_train_on_are_told(tokenizer, rows, capsys):
+    prepare(rows, tokenizer, TokensConfig(validation_rows=12))
+    assert "WARNING" not in capsys.readouterr().err
+    prepare(rows, tokenizer, TokensConfig(validation_rows=13))
+    told = "WARNING: 13 of 24 rows are held out, and the training has only the other 11"
+    assert told in capsys.readouterr().err
     with pytest.raises(UserError, match="validation_rows = 24: only 24 rows are left"):
         prepare(rows, tokenizer, TokensConfig(validation_rows=24))
 
@@ -228,16 +201,13 @@ def test_the_artifact_holds_what_is_prepared_in_memory(tiny_llama, tokenizer, ro
     out = make(tiny_llama, rows, tmp_path / "tokens", *flags)
     in_memory, _ = prepare(rows, tokenizer, TokensConfig(max_length=220, validation_rows=3))
     opened = open_tokens(out, tiny_llama).tokens
-    for name in ("input_ids", "offsets", "prompt_lengths", "numbers", "held_out"):
-        one, other = getattr(opened, name), getattr(in_memory, name)
-        assert one.dtype == other.dtype and one.tobytes() == other.tobytes(), name
+    for name, array in vars(in_memory).items():
+        stored = getattr(opened, name)
+        assert stored.dtype == array.dtype and stored.tobytes() == array.tobytes(), name
     assert [opened.input_ids.dtype, opened.offsets.dtype] == [np.int32, np.int64]
     assert list(opened.training) == list(in_memory.training)
-    assert list(opened.validation) == list(in_memory.validation)
     assert len(opened.validation) == 3
     assert not opened.input_ids.flags.owndata  # a memory map's
-    loader = torch.utils.data.DataLoader(opened.training, collate_fn=lambda batch: batch)
-    assert [batch[0] for batch in loader] == list(in_memory.training)
 
 
 def test_the_manifest_holds_the_options_and_a_templates_text(tiny_llama, rows, tmp_path):
@@ -351,7 +321,6 @@ def test_options_that_tokens_have_are_not_asked_for_again(upcycled, tiny_llama, 
 
 
 def test_a_folder_of_something_else_is_refused(upcycled, tmp_path):
-    with pytest.raises(UserError, match="is of kind moe, not tokens"):
-        run(moe_sft, moe=upcycled, data=upcycled, out=tmp_path / "out")
-    with pytest.raises(UserError, match="is a folder without a manifest"):
-        run(moe_sft, moe=upcycled, data=upcycled.parent, out=tmp_path / "out")
+    for folder, fault in {upcycled: "is of kind moe, not", upcycled.parent: "without a m"}.items():
+        with pytest.raises(UserError, match=fault):
+            run(moe_sft, moe=upcycled, data=folder, out=tmp_path / "out")

@@ -10,6 +10,9 @@ from pathlib import Path
 import pytest
 from hub_server import Hub
 
+from xft.artifacts.manifest import manifest_path, read_manifest
+from xft.data.instructions import read_rows
+
 MODEL = "org/name"
 ROWS = b'{"instruction": "a", "response": "b"}\n' * 1000
 TOKEN = "hf_aTokenThatNobodyMayRead"
@@ -44,11 +47,11 @@ def base(run_step, tmp_path):
 
 @pytest.fixture
 def fetch_data(run_step, tmp_path):
-    """Callable (source, revision): run the step `fetch_data`, to rows/out."""
+    """Callable (source, revision, *flags): run the step `fetch_data`, to rows/out."""
 
-    def run(source: str, revision: str):
-        out = tmp_path / "rows" / "out"
-        return run_step("fetch_data", "--train", source, "--revision", revision, "--out", out)
+    def run(source: str, revision: str, *flags: str):
+        words = ["--train", source, "--revision", revision, "--out", tmp_path / "rows" / "out"]
+        return run_step("fetch_data", *words, *flags, cwd=tmp_path)
 
     return run
 
@@ -135,32 +138,13 @@ def test_a_fetch_that_was_killed_goes_on_with_what_is_missing(hub: Hub, base, tm
     assert cached.with_name(second).read_bytes() == shards[second]
 
 
-def test_a_large_file_that_was_cut_is_asked_for_from_there(hub: Hub, fetch_data, tmp_path):
-    """huggingface_hub writes 10 MiB at a time."""
-    rows = ROWS * 600
-    revision = hub.add(MODEL, {"rows.parquet": rows}, kind="datasets")
-    hub.faults.cut["rows.parquet"] = 15 * 2**20
-    done = fetch_data(f"{MODEL}/rows.parquet", revision)
-    assert done.returncode == 0, done.stderr
-    ranges = [request.range for request in hub.requests if request.path.startswith("/lfs/")]
-    assert ranges == [None, f"bytes={10 * 2**20}-"]
-    assert (tmp_path / "rows" / "out").read_bytes() == rows
-
-
-def test_a_file_that_is_too_short_is_refused(hub: Hub, fetch_data):
-    revision = hub.add(MODEL, {"rows.parquet": ROWS}, kind="datasets")
-    hub.faults.altered["rows.parquet"] = ROWS[:-10]
-    assert_refused(fetch_data(f"{MODEL}/rows.parquet", revision), "could not be fetched: ")
-
-
-@pytest.mark.parametrize("kind", ["models", "datasets"])
 @pytest.mark.parametrize(
-    ("settings", "token", "message"),
+    ("kind", "settings", "token", "message"),
     [
-        ({"gated": set()}, TOKEN, "Cannot access gated repo"),
-        ({"readers": set()}, None, "Repository Not Found"),
-        ({"readers": set()}, "hf_wrong", "401"),
-        ({}, None, "Revision Not Found"),
+        ("models", {"gated": set()}, TOKEN, "Cannot access gated repo"),
+        ("datasets", {"readers": set()}, None, "Repository Not Found"),
+        ("models", {"readers": set()}, "hf_wrong", "401"),
+        ("datasets", {}, None, "Revision Not Found"),
     ],
     ids=["gated", "private", "wrong token", "revision"],
 )
@@ -187,12 +171,8 @@ def test_without_a_network_it_is_told_how_to_go_on(hub: Hub, base, monkeypatch, 
 
 def test_a_model_of_pickles_alone_is_refused_and_not_fetched(hub: Hub, base):
     done = base(hub.add(MODEL, NO_WEIGHTS | BESIDE | {"consolidated.safetensors": b""}))
-    assert_refused(done, "its weights only as original/consolidated.00.pth, a pickle", "convert")
+    assert_refused(done, "has no model.safetensors and no model.", "pickles", "convert")
     assert hub.fetched() == sorted(NO_WEIGHTS)
-
-
-def test_a_repository_without_weights_is_refused(hub: Hub, base):
-    assert_refused(base(hub.add(MODEL, NO_WEIGHTS)), "has no model.safetensors and no model.")
 
 
 @pytest.mark.parametrize("name", ["rows.parquet", "rows.jsonl"])  # a large file, a small one
@@ -210,39 +190,49 @@ def test_rows_are_fetched_once_with_a_token(hub: Hub, fetch_data, tmp_path, monk
 
 
 def test_of_a_whole_data_set_files_of_rows_are_fetched(hub: Hub, fetch_data, tmp_path):
-    card = b"---\nlicense: mit\n---\n"
-    files = {"data/train.jsonl": ROWS, "README.md": card}
+    """The rows of a split, over those of another one, and not the local folder of that name."""
+    files = {"README.md": b"---\nlicense: mit\n---\n"}
+    for split in ("train", "test"):
+        rows = [{"instruction": f"{split} {i}", "response": "r", "other": i} for i in range(3)]
+        files[f"data/{split}.jsonl"] = "".join(json.dumps(row) + "\n" for row in rows).encode()
     beside = {"model.pkl": b"a pickle", "loader.py": b"raise SystemExit", "cat.png": b""}
     revision = hub.add(MODEL, files | beside, kind="datasets")
-    done = fetch_data(MODEL, revision)
-    assert done.returncode == 0, done.stderr
-    assert hub.fetched() == ["README.md", "train.jsonl"]
-    assert (tmp_path / "rows" / "out").read_bytes()[:4] == b"PAR1"
+    (tmp_path / MODEL).mkdir(parents=True)
+    (tmp_path / MODEL / "test.jsonl").write_bytes(ROWS)
+    for split in ("train", "test"):
+        done = fetch_data(MODEL, revision, "--split", split)
+        assert done.returncode == 0, done.stderr
+    assert hub.fetched() == ["README.md", "test.jsonl", "train.jsonl"]
+    out = tmp_path / "rows" / "out"
+    good, bad = read_rows(out, "instruction", "response")
+    assert ([row.instruction for row in good], bad) == ([f"test {i}" for i in range(3)], [])
+    assert read_manifest(manifest_path(out)).parameters["split"] == "test"
+    done = fetch_data(MODEL, revision, "--split", "dev")
+    assert_refused(done, f"{MODEL} at {revision}, split dev, cannot be read: ")
 
 
-@pytest.mark.parametrize("path", ["{secret}", "../../secret.jsonl", "http://127.0.0.1:9/x.jsonl"])
-def test_a_data_set_that_names_files_elsewhere_is_refused(hub: Hub, fetch_data, tmp_path, path):
+CARD = (
+    "---\nconfigs: [{{config_name: default, data_files: [{{split: train, path: {path}}}]}}]\n---\n"
+)
+
+
+@pytest.mark.parametrize(
+    ("path", "fault"),
+    [
+        ("{secret}", "as rows, which is not in the data set"),
+        ("../../secret.jsonl", "as rows, which is not in the data set"),
+        ("http://127.0.0.1:9/x.jsonl", "as rows, which is not in the data set"),
+        ("&a [*a]", "its README.md cannot be read"),
+        ("[", "its README.md cannot be read"),
+        ("[data/tr*.jsonl]", None),
+    ],
+)
+def test_a_data_set_names_only_its_own_files(hub: Hub, fetch_data, tmp_path, path, fault):
     secret = tmp_path / "secret.jsonl"
     secret.write_bytes(ROWS)
-    split = {"split": "train", "path": path.format(secret=secret)}
-    configs = [{"config_name": "default", "data_files": [split]}]
-    card = f"---\nconfigs: {json.dumps(configs)}\n---\n".encode()
-    revision = hub.add(MODEL, {"data/train.jsonl": ROWS, "README.md": card}, kind="datasets")
-    assert_refused(fetch_data(MODEL, revision), "as rows, which is not in the data set")
-    assert not (tmp_path / "rows" / "out").exists()
-
-
-@pytest.mark.parametrize("content", ["configs: [", "configs: &a [*a]"])
-def test_a_damaged_card_is_a_message(hub: Hub, fetch_data, content):
-    card = f"---\n{content}\n---\n".encode()
-    revision = hub.add(MODEL, {"data/train.jsonl": ROWS, "README.md": card}, kind="datasets")
-    assert_refused(fetch_data(MODEL, revision), "its README.md cannot be read")
-
-
-def test_a_data_set_that_names_its_own_files_is_read(hub: Hub, fetch_data, tmp_path):
-    split = {"split": "train", "path": ["data/tr*.jsonl"]}
-    configs = [{"config_name": "default", "data_files": [split]}]
-    card = f"---\nconfigs: {json.dumps(configs)}\n---\n".encode()
+    card = CARD.format(path=path.format(secret=secret)).encode()
     revision = hub.add(MODEL, {"data/train.jsonl": ROWS, "README.md": card}, kind="datasets")
     done = fetch_data(MODEL, revision)
-    assert done.returncode == 0, done.stderr
+    if fault:
+        assert_refused(done, fault)
+    assert (tmp_path / "rows" / "out").exists() == (fault is None), done.stderr

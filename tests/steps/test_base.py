@@ -116,8 +116,8 @@ def test_the_same_model_gives_the_same_manifest_wherever_it_lies(model, project,
     [
         (["nowhere"], "base.model: there is no folder nowhere"),
         (["../a/b"], r"base.model: there is no folder \.\./a/b"),
-        (["some/model"], "pin it: base.revision must be a commit hash"),
-        (["some/model", "--revision", "main"], "a branch or a tag can change"),
+        (["some/model"], "pinned by base.revision, a commit hash"),
+        (["some/model", "--revision", "main"], "40 hexadecimal digits: a branch can change"),
     ],
 )
 def test_a_model_that_is_not_there_is_refused(project, arguments, message):

@@ -193,9 +193,9 @@ def test_two_names_may_stand_for_one_artifact():
 def test_a_new_set_of_problems_trains_nothing():
     shutil.copy("problems.jsonl", "more.jsonl")
     append("more.jsonl")
-    fill(wants(data={"decontaminate_against": None}))
+    fill(wants(data={"decontaminate_against": ["mbpp"]}))
     more = {"models": ["base"], "datasets": ["problems.jsonl", "more.jsonl"]}
-    made = new(wants(data={"decontaminate_against": None}, evaluation=more))
+    made = new(wants(data={"decontaminate_against": ["mbpp"]}, evaluation=more))
     assert made == {"ground_truth/more", "eval/base/more.json", *SHOWN}
 
 

@@ -106,8 +106,9 @@ def test_a_text_file_is_one_text(chain, tmp_path):
     ("content", "flags", "fault"),
     [
         ('{"text": "x"}', KL, r"objective = kl and kl_weight = 0\.25\. Set .* kl_weight = 1, or"),
-        (None, KL_ALONE, r"text = \S+: there is no such file"),
-        ('{"text": "x"}\n{"code": "x"}\n{"text": " "}', KL_ALONE, "2 bad rows:\n.*line 2: no key"),
+        (None, KL_ALONE, r"text: \S+ is missing"),
+        ("\n", KL_ALONE, "the file holds no texts"),
+        ('{"text": "x"}\n{"code": "x"}\n{"text": " "}', KL_ALONE, "line 2: no key"),
     ],
 )
 def test_texts_that_cannot_be_used_are_refused(chain, tmp_path, content, flags, fault):

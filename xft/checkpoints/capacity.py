@@ -1,6 +1,5 @@
 """Reads a model's longest text and its vocabulary from its files, without loading it."""
 
-import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,11 +7,12 @@ from pathlib import Path
 from xft.checkpoints.header import read_tensors
 from xft.checkpoints.model_config import read_config
 from xft.checkpoints.reader import weight_files
+from xft.checkpoints.strict_json import read_json
 from xft.common.errors import UserError
+from xft.common.files import read_bytes
 
 EMBEDDINGS = ("embed_tokens.weight", "embed_in.weight")
 WINDOW_KEYS = ("max_position_embeddings", "n_positions", "max_seq_len", "model_max_length")
-MERGES = re.compile(rb'"merges"\s*:\s*\[')
 # Keys of a tokenizer's config that name tokens for images, sound and video.
 MEDIA_TOKENS = re.compile(r"(image|audio|video|boi|eoi|boa|eoa)_token")
 
@@ -81,65 +81,24 @@ def embedding_rows(folder: Path) -> int | None:
 def highest_token(folder: Path) -> tuple[str, int] | None:
     """The text token with the highest id in a folder's tokenizer, and its id.
 
-    None if the folder has no tokenizer, or one in another form, such as only `tokenizer.model`.
-    Raises UserError if a file is not JSON.
+    None if the folder has no `tokenizer.json`. Raises UserError if that cannot be read.
     """
-    settings = _read(folder / "tokenizer_config.json")
-    try:
-        tokens = _vocabulary(folder) | _added(folder, settings)
-        for token in _media_tokens(settings):
-            tokens.pop(token, None)
-        return max(tokens.items(), key=lambda item: item[1], default=None)
-    except (AttributeError, KeyError, TypeError, ValueError):
+    from tokenizers import Tokenizer
+
+    file, settings = folder / "tokenizer.json", folder / "tokenizer_config.json"
+    if not file.is_file():
         return None
-
-
-def _vocabulary(folder: Path) -> dict[str, int]:
-    """The ids of the tokens in the tokenizer's vocabulary files."""
-    lines = folder / "vocab.txt"
-    if (folder / "tokenizer.json").is_file():
-        tokenizer = _read(folder / "tokenizer.json")
-        vocabulary = tokenizer.get("model", {}).get("vocab", {})
-        added = {token["content"]: token["id"] for token in tokenizer.get("added_tokens", [])}
-        if isinstance(vocabulary, list):  # pieces with their scores
-            vocabulary = {piece: i for i, (piece, _) in enumerate(vocabulary)}
-        return vocabulary | added
-    if lines.is_file():
-        words = lines.read_text(encoding="utf-8").removesuffix("\n").split("\n")
-        return {word: i for i, word in enumerate(words)}
-    return _read(folder / "vocab.json")
-
-
-def _added(folder: Path, settings: dict) -> dict[str, int]:
-    decoder = settings.get("added_tokens_decoder", {})
-    named = {token["content"]: int(number) for number, token in decoder.items()}
-    return _read(folder / "added_tokens.json") | named
+    try:
+        tokens = Tokenizer.from_buffer(read_bytes(file)).get_vocab()
+    except Exception as error:  # the library has no class of its own
+        raise UserError(f"{file} cannot be read: {error}") from None
+    for token in _media_tokens(read_json(settings) if settings.is_file() else {}):
+        tokens.pop(token, None)
+    return max(tokens.items(), key=lambda item: item[1], default=None)
 
 
 def _media_tokens(settings: dict) -> list[str]:
     extra = [settings.get("extra_special_tokens"), settings.get("model_specific_special_tokens")]
     named = [settings, *(tokens for tokens in extra if isinstance(tokens, dict))]
     values = [v for tokens in named for key, v in tokens.items() if MEDIA_TOKENS.fullmatch(key)]
-    return [v["content"] if isinstance(v, dict) else v for v in values]
-
-
-def _read(file: Path) -> dict:
-    """The object in a tokenizer's file; an empty object if the file is missing.
-
-    The merges are most of a large tokenizer's file and not needed. They are left out if possible.
-    """
-    if not file.is_file():
-        return {}
-    content = file.read_bytes()
-    head, *rest = MERGES.split(content, maxsplit=1)
-    try:
-        value = json.loads(head + b'"merges": []}}') if rest else None
-        if value and "vocab" in value.get("model", {}):
-            return value
-    except ValueError:
-        pass  # other keys follow
-    try:
-        value = json.loads(content)
-    except ValueError as error:
-        raise UserError(f"{file} is not valid JSON: {error}") from None
-    return value if isinstance(value, dict) else {}
+    return [v.get("content") if isinstance(v, dict) else str(v) for v in values]

@@ -150,14 +150,11 @@ def moe_layers(names: Iterable[str]) -> list[FfnLayer]:
     FFN weights of low-rank experts do not say whether the MLP has biases; `parts` is then without
     them. Raises UserError if there are no such layers, or if full experts lack a shared one.
     """
-    upcycled = {
-        place: held
-        for place, held in _by_layer(names).items()
-        if "experts.down_proj" in held or _factored(held)
-    }
+    layers = _by_layer(names).items()
+    upcycled = [item for item in layers if "experts.down_proj" in item[1] or _factored(item[1])]
     if not upcycled:
         raise UserError("no layer holds experts: not an upcycled model")
-    return [_moe_layer(*place, held) for place, held in upcycled.items()]
+    return [_moe_layer(*place, held) for place, held in upcycled]
 
 
 def no_shared_expert(index: int) -> str:
@@ -185,10 +182,9 @@ def _dense_layer(prefix: str, index: int, held: set[str], model: str) -> FfnLaye
 
 def _moe_layer(prefix: str, index: int, held: set[str]) -> FfnLayer:
     if factored := _factored(held):
-        form = find_form(factored)
-        frozen = _linear_layers_in("dense", held)
-        return FfnLayer(prefix, index, form, frozen.get(form.output, ("weight",)), low_rank=True)
-    shared = _linear_layers_in("shared_expert", held)
+        form, parts = find_form(factored), _linear_layers(held, "dense")
+        return FfnLayer(prefix, index, form, parts.get(form.output, ("weight",)), low_rank=True)
+    shared = _linear_layers(held, "shared_expert")
     form = find_form(shared)
     if form is None:
         raise UserError(no_shared_expert(index))
@@ -197,32 +193,24 @@ def _moe_layer(prefix: str, index: int, held: set[str]) -> FfnLayer:
 
 def _factored(held: set[str]) -> set[str]:
     """The projections that have factors of low-rank experts."""
-    found = (FACTOR.fullmatch(name) for name in held)
-    return {match["projection"] for match in found if match}
+    return {match["projection"] for name in held if (match := FACTOR.fullmatch(name))}
 
 
-def _linear_layers_in(module: str, held: Iterable[str]) -> dict[str, tuple[str, ...]]:
-    """The `_linear_layers` of a module of the MLP."""
-    start = f"{module}."
-    return _linear_layers(name.removeprefix(start) for name in held if name.startswith(start))
-
-
-def _linear_layers(held: Iterable[str]) -> dict[str, tuple[str, ...]]:
-    """The parts, weight and bias, of each linear layer among tensor names such as fc1.bias."""
+def _linear_layers(held: Iterable[str], module: str = "") -> dict[str, tuple[str, ...]]:
+    """The parts, weight and bias, of each linear layer in a module of the MLP, by its name."""
     parts: dict[str, set[str]] = {}
     for name in held:
-        layer, _, part = name.rpartition(".")
-        if part in PARTS and "." not in layer:
+        place, _, part = name.rpartition(".")
+        owner, _, layer = place.rpartition(".")
+        if part in PARTS and owner == module:
             parts.setdefault(layer, set()).add(part)
     return {layer: tuple(part for part in PARTS if part in own) for layer, own in parts.items()}
 
 
 def _by_layer(names: Iterable[str]) -> dict[tuple[str, int], set[str]]:
     found: dict[tuple[str, int], set[str]] = {}
-    for name in names:
-        if match := MLP_TENSOR.fullmatch(name):
-            place = match["prefix"], int(match["index"])
-            found.setdefault(place, set()).add(match["rest"])
+    for match in filter(None, map(MLP_TENSOR.fullmatch, names)):
+        found.setdefault((match["prefix"], int(match["index"])), set()).add(match["rest"])
     return dict(sorted(found.items(), key=lambda item: item[0][1]))
 
 

@@ -137,14 +137,10 @@ def _instead_of_weights(folder: Path) -> str:
             f"holds a LoRA adapter ({ADAPTER_FILE}), which is no whole model. Load it with peft, "
             "and write the model with merge_and_unload and save_pretrained"
         )
-    if found := min(folder.glob("*.gguf"), default=None):
-        return (
-            f"holds {found.name}. GGUF is not read: use the model's safetensors, or convert it "
-            "with transformers' from_pretrained(..., gguf_file=...) and save_pretrained"
-        )
     return (
-        f"has no {SINGLE_FILE} and no {INDEX_FILE}. "
-        "Only safetensors are read; convert other weights with save_pretrained first"
+        f"has no {SINGLE_FILE} and no {INDEX_FILE}. Only safetensors are read: convert other "
+        "weights, such as GGUF, with transformers' from_pretrained (gguf_file=...) and "
+        "save_pretrained first"
     )
 
 

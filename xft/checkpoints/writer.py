@@ -76,47 +76,21 @@ def _write_index(path: Path, shards: dict[str, list[TensorPlan]]) -> None:
     path.write_text(json.dumps(index, indent=2, sort_keys=True) + "\n")
 
 
-class _Beside:
-    """Calls a function in a thread of its own, one call at a time."""
-
-    def __init__(self, function: Callable):
-        self._function = function
-        self._thread = ThreadPoolExecutor(max_workers=1)
-        self._call = None
-
-    def __enter__(self) -> "_Beside":
-        return self
-
-    def __exit__(self, *_) -> None:
-        self._thread.shutdown()
-
-    @property
-    def is_idle(self) -> bool:
-        return self._call is None or self._call.done()
-
-    def start(self, *arguments) -> None:
-        """Wait for the previous call, raise its exception if any, and start the next one."""
-        self.finish()
-        self._call = self._thread.submit(self._function, *arguments)
-
-    def finish(self) -> None:
-        """Wait for the previous call, and raise its exception if any."""
-        if self._call is not None:
-            self._call.result()
-
-
 def _write_file(path: Path, plans: list[TensorPlan], bar) -> dict:
     """Write a file, and hash and sync it in other threads meanwhile."""
     digest = hashlib.sha256()
-    with path.open("wb") as file, _Beside(digest.update) as hashing, _Beside(os.fsync) as syncing:
+    with path.open("wb") as file, ThreadPoolExecutor(2) as threads:
+        hashed = synced = threads.submit(int)
         for piece in chain(_header(plans), _tensor_bytes(plans, bar)):
-            hashing.start(piece)
+            hashed.result()
+            hashed = threads.submit(digest.update, piece)
             for start in range(0, len(piece), WRITE_BYTES):
                 file.write(piece[start : start + WRITE_BYTES])
-            if syncing.is_idle:
-                syncing.start(file.fileno())
-        hashing.finish()
-        syncing.finish()
+            if synced.done():
+                synced.result()
+                synced = threads.submit(os.fsync, file.fileno())
+        hashed.result()
+        synced.result()
         file.flush()
         os.fsync(file.fileno())
         return {"size": file.tell(), "sha256": digest.hexdigest()}

@@ -27,9 +27,8 @@ def recorded_values(results: Path) -> dict:
     Values of section sft that are as in section moe_sft are left out: a variant that changes
     moe_sft changes sft too. Raises UserError if it is not one of this version.
     """
-    config = recorded_config(results).model_dump()
-    tuning, own = config["moe_sft"], config["sft"]
-    return config | {"sft": {key: own[key] for key in own if own[key] != tuning.get(key, _OWN)}}
+    config = recorded_config(results)
+    return config.model_dump() | {"sft": _own_of_sft(config)}
 
 
 def is_results_folder(results: Path) -> bool:
@@ -46,17 +45,16 @@ def chosen_values(config: XftConfig) -> dict[str, object]:
 
     Those of section sft are left out if they are as in section moe_sft.
     """
-    chosen, tuning = {}, dict(config.moe_sft)
-    for name, value in config:
-        if not isinstance(value, Section):
-            chosen |= _not_default(config, name, name)
-            continue
-        for key, own in value:
-            if name != "sft" or own != tuning.get(key, _OWN):
-                chosen |= _not_default(value, key, f"{name}.{key}")
+    chosen, own = {}, _own_of_sft(config)
+    for name, value in config.model_dump(exclude_defaults=True).items():
+        if isinstance(getattr(config, name), Section):
+            keys = [key for key in value if name != "sft" or key in own]
+            chosen |= {f"{name}.{key}": value[key] for key in keys}
+        else:
+            chosen[name] = value
     return chosen
 
 
-def _not_default(section: Section, key: str, name: str) -> dict[str, object]:
-    field, value = type(section).model_fields[key], getattr(section, key)
-    return {name: value} if field.is_required() or value != field.get_default() else {}
+def _own_of_sft(config: XftConfig) -> dict[str, object]:
+    tuning = dict(config.moe_sft)
+    return {key: value for key, value in config.sft if value != tuning.get(key, _OWN)}

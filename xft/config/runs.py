@@ -3,7 +3,7 @@
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import reduce
 from itertools import product
@@ -57,14 +57,15 @@ def find_runs(config: Mapping, where: str = "config") -> list[Run]:
     whole = complete(config, where)
     _check_count(whole, where)
     _check_variants(whole, where)
-    _check_sweep(whole, where)
+    _check_keys(f"{where}: sweep", whole.sweep)
     own = {key: value for key, value in config.items() if key not in RUN_KEYS}
     values = leaves(complete(own, where))
-    runs, names = [], {}
+    runs, seen = [], {}
     for variant, point, made in _completed(whole, own, where):
-        same = names.setdefault(made.model_dump_json(), (variant, point))
-        if same != (variant, point):
-            raise UserError(_sameness(variant, point, *same, where))
+        place, content = _described(where, variant, point), made.model_dump_json()
+        if content in seen:
+            raise UserError(f"{place}: it is the same as {seen[content]}. Leave one of them out")
+        seen[content] = place
         runs.append(Run(made, _name(variant, point, made), _changes(values, made)))
     _check_models(whole, runs, where)
     return runs
@@ -106,27 +107,7 @@ def _check_variants(whole: XftConfig, where: str) -> None:
             raise UserError(f"{place}: {min(both)} is in sweep too. Leave it out of one of them")
 
 
-def _check_sweep(whole: XftConfig, where: str) -> None:
-    for key in whole.sweep:
-        _check_keys(f"{where}: sweep", [key])
-        if key in dict(sections()):
-            raise UserError(
-                f"{where}: sweep: {key} is a section. Name one of its keys, as {key}.KEY"
-            )
-
-
-def _sameness(variant, point, other_variant, other_point, where: str) -> str:
-    """The message about two runs that are the same."""
-    if variant != other_variant:
-        return (
-            f"{where}: variants.{variant}: it is the same as variant {other_variant}. Leave one of "
-            "them out"
-        )
-    key = next(key for key in point if point[key] != other_point[key])
-    return f"{where}: sweep.{key}: names {point[key]} more than once"
-
-
-def _check_keys(where: str, names: list[str]) -> None:
+def _check_keys(where: str, names: Iterable[str]) -> None:
     for name in names:
         if name in ("seed", *RUN_KEYS):
             raise UserError(f"{where}: {name} cannot vary here. List the seeds in `seeds`")
@@ -135,6 +116,8 @@ def _check_keys(where: str, names: list[str]) -> None:
                 f"{where}: {name} cannot vary: all runs have the same. Set it outside of variants "
                 "and sweep"
             )
+        if name in dict(sections()):
+            raise UserError(f"{where}: {name} is a section. Name one of its keys, as {name}.KEY")
 
 
 def _completed(
@@ -219,10 +202,8 @@ def _changes(own: dict[str, object], config: XftConfig) -> dict[str, str]:
 
 def _text(value: object) -> str:
     """A text that stands for a value in a path. Different values have different texts."""
-    if value is None or isinstance(value, bool | int | float):
-        return json.dumps(value)
-    if isinstance(value, str) and PLAIN_TEXT.fullmatch(value):
-        return value
+    text = value if isinstance(value, str) else json.dumps(value)
+    if not isinstance(value, str | list) or PLAIN_TEXT.fullmatch(text):
+        return text
     digest = hashlib.sha256(json.dumps(value).encode()).hexdigest()[:8]
-    name = re.sub(r"[^A-Za-z0-9_]+", "-", value).strip("-")[-20:] if isinstance(value, str) else ""
-    return f"{name}.{digest}" if name else f".{digest}"
+    return f"{re.sub(r'[^A-Za-z0-9_]+', '-', text).strip('-')[-20:]}.{digest}"

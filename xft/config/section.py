@@ -4,12 +4,10 @@ import json
 import os
 import re
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 from types import NoneType, UnionType
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 from pydantic import (
     AfterValidator,
@@ -19,7 +17,6 @@ from pydantic import (
     field_validator,
     model_validator,
 )
-from pydantic_core import core_schema
 
 VARIABLE = re.compile(r"\$(?:(\w+)|\{([^}]*)\})", re.ASCII)  # as os.path.expandvars finds it
 
@@ -54,12 +51,12 @@ def _with_needs(schema: dict, section: type) -> None:
 class Section(BaseModel):
     """A group of keys, each with its type, range, default and description.
 
-    A value of another type is refused: 8.0 is not an integer, and 1 is not a boolean.
+    Numbers and booleans may be texts such as "5e-5": YAML 1.1 reads 5e-5 as text, and
+    `snakemake --config` passes every nested value as text.
     """
 
     model_config = ConfigDict(
         extra="forbid",
-        strict=True,
         frozen=True,
         allow_inf_nan=False,
         validate_default=True,
@@ -69,17 +66,9 @@ class Section(BaseModel):
 
     @field_validator("*", mode="before")
     @classmethod
-    def _from_text(cls, value: Any, info) -> Any:
-        """Convert text such as "5e-5" to the value that it means, unless the key takes text.
-
-        YAML 1.1 reads 5e-5 as text, and `snakemake --config` passes every nested value as text.
-        """
-        annotation = cls.model_fields[info.field_name].annotation
-        types = types_of(annotation)
-        if isinstance(value, list) and list in types:
-            item_types = types_of(item_of(annotation))
-            return [_value(item, item_types) for item in value]
-        return _value(value, types)
+    def _null_is_none(cls, value: Any, info) -> Any:
+        is_optional = NoneType in types_of(cls.model_fields[info.field_name].annotation)
+        return None if value == "null" and is_optional else value
 
     @model_validator(mode="after")
     def _each_key_has_an_effect(self):
@@ -126,24 +115,8 @@ def choices_of(annotation: Any) -> tuple[str, ...]:
     return next((found for part in get_args(annotation) if (found := choices_of(part))), ())
 
 
-def _value(value: Any, types: tuple[type, ...]) -> Any:
-    if not isinstance(value, str):
-        return value
-    if value == "null" and NoneType in types:
-        return None
-    if str in types:
-        return value
-    if bool in types and value.lower() in ("true", "false"):
-        return value.lower() == "true"
-    for kind in (int, float):
-        if kind in types:
-            with suppress(ValueError):
-                return kind(value)
-    return value
-
-
-def _unique(values: list | None) -> list | None:
-    repeated = [value for value in dict.fromkeys(values or ()) if values.count(value) > 1]
+def _unique(values: list) -> list:
+    repeated = [value for value in dict.fromkeys(values) if values.count(value) > 1]
     if repeated:
         raise ValueError(f"names {', '.join(map(str, repeated))} more than once")
     return values
@@ -155,50 +128,23 @@ def _equation(key: str, value: Any) -> str:
 
 def _path(value: str) -> str:
     """A path with the home folder in place of a `~` at its start, and the values of variables."""
-    names = ("".join(found) for found in VARIABLE.findall(value))
-    if unset := next((name for name in names if not os.environ.get(name)), None):
+    value = os.path.expanduser(os.path.expandvars(value))  # noqa: PTH111
+    if unset := VARIABLE.search(value):
         raise ValueError(
-            f"names the variable {unset}, which is not set. Set it with export, or write the path "
-            "itself"
+            f"names the variable {unset[1] or unset[2]}, which is not set. Set it with export, or "
+            "write the path itself"
         )
-    value = os.path.expandvars(value)
-    try:
-        return str(Path(value).expanduser()) if value.startswith("~") else value
-    except RuntimeError:
-        raise ValueError("names the home folder of a user who is not known here") from None
-
-
-def _text(value: str) -> str:
-    """A text. argparse would drop --, also as the value of a flag."""
-    if value == "--":
-        raise ValueError("must not be --")
     return value
 
 
-def _commit(value: str | None) -> str | None:
-    if value is None or (len(value) == 40 and set(value) <= set("0123456789abcdef")):
-        return value
-    raise ValueError("must be a commit hash of 40 hexadecimal digits: a branch or a tag can change")
-
-
-class Unique:
-    """Marks a list whose items must differ."""
-
-    def __get_pydantic_core_schema__(self, source, handler):
-        return core_schema.no_info_after_validator_function(_unique, handler(source))
-
-    def __get_pydantic_json_schema__(self, schema, handler):
-        return handler(schema) | {"uniqueItems": True}
-
-
-UNIQUE = Unique()
-Name = Annotated[str, Field(min_length=1), AfterValidator(_text)]
-PathText = Annotated[Name, AfterValidator(_path)]
-Commit = Annotated[
-    str | None,
-    AfterValidator(_commit),
-    Field(json_schema_extra={"pattern": "^[0-9a-f]{40}$"}),
+Item = TypeVar("Item")
+# A list whose items must differ.
+UniqueList = Annotated[
+    list[Item], AfterValidator(_unique), Field(json_schema_extra={"uniqueItems": True})
 ]
+Name = Annotated[str, Field(min_length=1)]
+PathText = Annotated[Name, AfterValidator(_path)]
+Commit = Annotated[str, Field(pattern="^[0-9a-f]{40}$")] | None
 
 
 @cache

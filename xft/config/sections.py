@@ -3,7 +3,7 @@
 A class holds the keys that one step reads. A section consists of one or more such classes.
 """
 
-from decimal import Decimal
+from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -11,12 +11,12 @@ from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema, mod
 
 from xft.config.models import MERGED, MODELS
 from xft.config.section import (
-    UNIQUE,
     Commit,
     Name,
     Needs,
     PathText,
     Section,
+    UniqueList,
     keys,
     without_effect,
 )
@@ -27,23 +27,22 @@ from xft.config.training import (
     fault_of_devices,
 )
 
+NOT_EMPTY = Field(min_length=1)
 VLLM_TEMPERATURES = (0.01, 2.0)  # vLLM raises a lower temperature to the lowest
 
 
-def lambda_token(value: float | str) -> str:
+def lambda_token(value: object) -> str:
     """The canonical decimal form of a lambda: 0.750 and "0.75" are 0.75, 1.0 is 1.
 
     Raises ValueError unless it is a decimal number from 0 to 1.
     """
-    fault = ValueError("must be a decimal number from 0 to 1")
-    text = value if isinstance(value, str) else format(Decimal(str(float(value))), "f")
-    if isinstance(value, bool) or not text.replace(".", "", 1).removeprefix("-").isdecimal():
-        raise fault
-    number = Decimal(text)
-    if not 0 <= number <= 1 or not text.isascii():
-        raise fault
-    token = f"{number.normalize():f}"
-    return "0" if token == "-0" else token
+    try:
+        number = Decimal(str(value))
+        if 0 <= number <= 1:
+            return f"{abs(number.normalize()):f}"
+    except InvalidOperation:
+        pass
+    raise ValueError("must be a decimal number from 0 to 1")
 
 
 def learns(lam: str) -> bool:
@@ -56,25 +55,19 @@ def problem_label(name_or_file: str) -> str:
     return Path(name_or_file).name.removesuffix(".gz").removesuffix(".jsonl")
 
 
-def _lambda(value: Any) -> str:
-    if not isinstance(value, int | float | str):
-        raise ValueError("must be a decimal number from 0 to 1")
-    return lambda_token(value)
-
-
 def _sorted(layers: list[int] | None) -> list[int] | None:
     return layers and sorted(layers)
 
 
-MOST_SEED = 2**32 - 1  # numpy takes no larger one
+Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]  # numpy takes no larger one
 LAMBDA_SCHEMA = {"type": ["number", "string"], "minimum": 0, "maximum": 1}
-Lambda = Annotated[str, BeforeValidator(_lambda), WithJsonSchema(LAMBDA_SCHEMA)]
+Lambda = Annotated[str, BeforeValidator(lambda_token), WithJsonSchema(LAMBDA_SCHEMA)]
 
 
 class RunConfig(Section):
     """Keys of the whole run."""
 
-    seed: int = Field(42, ge=0, le=MOST_SEED)
+    seed: Seed = 42
     """Seed of router weights, routing noise and the order of rows."""
 
     threads: int = Field(1, ge=1)
@@ -97,7 +90,7 @@ class RunConfig(Section):
     """Folder of links to the artifacts, metrics, evaluations and logs of this configuration, and of
     its tables and its report. It is relative to the working directory."""
 
-    report_to: Annotated[list[Literal["tensorboard", "wandb", "mlflow"]], UNIQUE] = []
+    report_to: UniqueList[Literal["tensorboard", "wandb", "mlflow"]] = []
     """Trackers that get the metrics of the trainings in addition to the JSONL files: TensorBoard,
     Weights & Biases, MLflow. Each must be installed. A change makes no step run again."""
 
@@ -139,10 +132,7 @@ class MixtureConfig(Section):
     """Weight of the balance loss of one layer."""
 
     upcycled_layers: Annotated[
-        list[Annotated[int, Field(ge=0)]] | None,
-        Field(min_length=1),
-        UNIQUE,
-        AfterValidator(_sorted),
+        UniqueList[Annotated[int, Field(ge=0)]] | None, NOT_EMPTY, AfterValidator(_sorted)
     ] = None
     """Numbers of the decoder layers, from 0, whose MLP becomes a mixture. null: all."""
 
@@ -277,10 +267,11 @@ class TokensConfig(Section):
 class DataConfig(TokensConfig, RowsSource):
     """Instruction rows of steps 2 and 6."""
 
-    decontaminate_against: Annotated[list[PathText], UNIQUE] | None = None
-    """Sets of problems that no row may give away: humaneval, mbpp, or files of problems. A row is
-    left out if it holds the docstring or the solution of a problem, or shares 13 consecutive words
-    with one. null: humaneval, mbpp, and the files in evaluation.datasets. []: no set."""
+    decontaminate_against: UniqueList[PathText] = ["humaneval", "mbpp"]
+    """Sets of problems that no row may give away: humaneval, mbpp, whose hashes come with this
+    project, or files of problems. A row is left out if it holds the docstring or the solution of a
+    problem, or shares 13 consecutive words with one. Files in evaluation.datasets count only if
+    they are named here too. []: no set."""
 
 
 class MoeSftConfig(TuningConfig):
@@ -381,7 +372,7 @@ class MergeMethod(Section):
 class MergeConfig(MergeMethod):
     """Steps 4 and 7: the merge of the experts."""
 
-    lambdas: Annotated[list[Lambda], Field(min_length=1), UNIQUE] = ["0.75"]
+    lambdas: Annotated[UniqueList[Lambda], NOT_EMPTY] = ["0.75"]
     """Weights of the shared expert in the merge, each from 0 to 1. Each gives its own dense model.
     All steps before the merge run once for all of them. At 1 the routed experts have no weight, and
     step 6 has nothing to learn."""
@@ -414,18 +405,14 @@ class HealConfig(DistillationConfig, TuningConfig):
 class EvaluatedConfig(Section):
     """The models to evaluate, and the problems."""
 
-    models: Annotated[
-        list[Literal[MODELS]],
-        Field(min_length=1),
-        UNIQUE,
-    ] = ["base", "moe_sft", "dense"]
+    models: Annotated[UniqueList[Literal[MODELS]], NOT_EMPTY] = ["base", "moe_sft", "dense"]
     """Models to evaluate. sft: the base tuned without experts, by section sft. sft_flops: the same
     with as many FLOPs as the mixture's tuning. soup: the mean of the sft models of all seeds.
     dense: the merged model of each lambda. uniform: the same with equal shares of the experts,
     without step 6. experts_only: the same with each routed expert alone. heal: dense, tuned after
     the merge by section heal."""
 
-    datasets: Annotated[list[PathText], Field(min_length=1), UNIQUE] = ["humaneval"]
+    datasets: Annotated[UniqueList[PathText], NOT_EMPTY] = ["humaneval"]
     """humaneval, mbpp, or a file of problems in HumanEval+ form (.jsonl or .jsonl.gz). The two
     names are HumanEval+ v0.1.10 and MBPP+ v0.2.0. The rule fetch_problems gets them from the files
     in HUMANEVAL_OVERRIDE_PATH and MBPP_OVERRIDE_PATH, from EvalPlus's cache, or from its
@@ -500,7 +487,7 @@ class EvalConfig(ScoringConfig, GenerationConfig):
 class EvaluationConfig(EvalConfig, EvaluatedConfig):
     """Evaluation with EvalPlus."""
 
-    lm_eval: Annotated[list[PathText], UNIQUE] = []
+    lm_eval: UniqueList[PathText] = []
     """Tasks of lm-evaluation-harness for the same models: names, or files (.yaml). They need the
     package lm_eval, and the tasks' data on this machine."""
 
@@ -508,14 +495,14 @@ class EvaluationConfig(EvalConfig, EvaluatedConfig):
 class ManyRuns(Section):
     """Keys for several runs of one configuration. They reuse every step with identical settings."""
 
-    seeds: Annotated[list[Annotated[int, Field(ge=0, le=MOST_SEED)]], UNIQUE] = []
+    seeds: UniqueList[Seed] = []
     """Seeds to run everything with that depends on a seed. []: only seed."""
 
     variants: dict[str, dict[str, Any]] = {}
     """Runs with other values, by name: {vanilla: {moe: {shared_expert: false}}}. Only the named
     ones run. One without changes, such as {xft: {}}, is the configuration itself."""
 
-    sweep: dict[str, Annotated[list[Any], Field(min_length=1)]] = {}
+    sweep: dict[str, Annotated[list[Any], NOT_EMPTY]] = {}
     """Values of any keys, for a run with each combination:
     {moe_sft.learning_rate: [2e-5, 5e-5], moe.num_experts_per_tok: [2, 6]}."""
 
@@ -551,20 +538,18 @@ class XftConfig(ManyRuns, RunConfig):
 
     def paths(self) -> list[tuple[str, str]]:
         """The files and folders that are read, by key. Some are names, such as humaneval."""
-        evaluation = self.evaluation
-        return [
-            ("base.model", self.base.model),
-            ("data.train", self.data.train),
-            ("data.template", self.data.template),
-            *(
-                ("data.decontaminate_against", dataset)
-                for dataset in self.data.decontaminate_against or ()
-            ),
-            *(("mixing.text", text) for text in [self.mixing.text] if text is not None),
-            ("evaluation.base_prompt", evaluation.base_prompt),
-            *(("evaluation.datasets", dataset) for dataset in evaluation.datasets),
-            *(("evaluation.lm_eval", task) for task in evaluation.lm_eval),
-        ]
+        base, data, evaluation = self.base, self.data, self.evaluation
+        named = {
+            "base.model": [base.model],
+            "data.train": [data.train],
+            "data.template": [data.template],
+            "data.decontaminate_against": data.decontaminate_against,
+            "mixing.text": [self.mixing.text] if self.mixing.text else [],
+            "evaluation.base_prompt": [evaluation.base_prompt],
+            "evaluation.datasets": evaluation.datasets,
+            "evaluation.lm_eval": evaluation.lm_eval,
+        }
+        return [(key, path) for key, paths in named.items() for path in paths]
 
     def _fault_of_models(self) -> str | None:
         merged = [model for model in self.evaluation.models if model in MERGED]
@@ -584,7 +569,7 @@ class XftConfig(ManyRuns, RunConfig):
     def _fault_of_labels(self) -> str | None:
         """The fault if two different sets of problems have the same name in the results."""
         seen: dict[str, str] = {}
-        for name in [*self.evaluation.datasets, *(self.data.decontaminate_against or ())]:
+        for name in [*self.evaluation.datasets, *self.data.decontaminate_against]:
             if seen.setdefault(problem_label(name), name) != name:
                 return (
                     "evaluation.datasets: two data sets have the name "

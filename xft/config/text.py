@@ -3,7 +3,6 @@
 Snakemake reads config files itself too, but of two equal keys it silently keeps the last.
 """
 
-import json
 from pathlib import Path
 
 from xft.common.errors import UserError
@@ -17,7 +16,7 @@ def read_config(path: Path) -> dict:
     import yaml
 
     try:
-        config = _loader(path)(_as_yaml(path.read_text(encoding="utf-8"))).get_single_data()
+        config = _loader(path)(path.read_text(encoding="utf-8")).get_single_data()
     except (FileNotFoundError, IsADirectoryError):
         raise UserError(f"there is no file {path}") from None
     except RecursionError:
@@ -32,15 +31,6 @@ def read_config(path: Path) -> dict:
     if not isinstance(config, dict):
         raise UserError(f"{path} holds no configuration: it must be a mapping of keys")
     return config
-
-
-def _as_yaml(text: str) -> str:
-    """The text, but JSON without tabs between its values: YAML refuses them."""
-    try:
-        json.loads(text)
-    except (ValueError, RecursionError):
-        return text
-    return text.replace("\t", " ")
 
 
 def _loader(path: Path) -> type:

@@ -193,13 +193,10 @@ class TuningConfig(TrainingConfig):
         before = (self.average_last - 1) * self.average_every
         if before < steps:
             return None
-        every = (steps - 1) // (self.average_last - 1)
-        way = f"average_every to at most {every}"
-        if every == 0:
-            way = f"average_last to at most {steps} and average_every to 1"
         return (
             f"average_last = {self.average_last}, average_every = {self.average_every}: the first "
-            f"point is {before} steps before the end, but the training has {steps} steps. Set {way}"
+            f"point is {before} steps before the end, but the training has {steps} steps. Set "
+            f"(average_last - 1) x average_every to at most {steps - 1}"
         )
 
     def _fault_of_average(self) -> str | None:

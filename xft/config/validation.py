@@ -5,12 +5,12 @@ import json
 from collections.abc import Iterator, Mapping
 from functools import cache
 from types import NoneType
-from typing import Any, TypeVar, get_args, get_origin
+from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
-from xft.common.errors import UserError
-from xft.config.section import Section, item_of, keys, types_of
+from xft.common.errors import UserError, did_you_mean
+from xft.config.section import Section, keys, types_of
 from xft.config.sections import (
     MixingShape,
     XftConfig,
@@ -35,15 +35,7 @@ def complete(config: Mapping, where: str = "config") -> XftConfig:
 
     Raises UserError with every fault: the key, its value, and what is allowed.
     """
-    return validated(XftConfig, _with_text_keys(config), where)
-
-
-def _with_text_keys(config: Mapping) -> dict:
-    """A copy whose keys are texts. YAML reads the key `on` as true."""
-    return {
-        str(key): _with_text_keys(value) if isinstance(value, Mapping) else value
-        for key, value in config.items()
-    }
+    return validated(XftConfig, dict(config), where)
 
 
 def validated(section: type[SectionType], values: dict, where: str) -> SectionType:
@@ -84,13 +76,15 @@ def _explain(section: type[Section], fault: dict) -> str:
     if kind == "missing":
         return f"{name} is missing"
     if kind == "extra_forbidden":
-        return f"{name} is not a known key: {_hint(section, place)}"
+        return f"{name} is not a known key{_hint(section, place)}"
     if kind == "value_error":
         message = str(fault["ctx"]["error"])
         is_whole = isinstance(fault["input"], dict | Section)
         return f"{name}: {message}".removeprefix(": ") if is_whole else f"{_set(fault)}{message}"
+    if kind == "string_pattern_mismatch":
+        return f"{_set(fault)}must be a commit hash of 40 hexadecimal digits: a branch can change"
     if kind == "model_type":
-        first = keys(_annotation(section, place))[0]
+        first = keys(section.model_fields[name].annotation)[0]
         return f"{_set(fault)}should be a section of keys, such as {{{first}: ...}}"
     return _set(fault) + fault["msg"].removeprefix("Input ")
 
@@ -101,17 +95,9 @@ def _set(fault: dict) -> str:
     return f"{name} = {value}: " if name else ""
 
 
-def _annotation(section: type[Section], place: tuple) -> Any:
-    """The annotation of the key at a place such as ("moe", "upcycled_layers", 0)."""
-    annotation = section
-    for part in place:
-        if isinstance(part, int):
-            annotation = item_of(annotation)
-        elif get_origin(annotation) is dict:
-            annotation = get_args(annotation)[1]
-        else:
-            annotation = annotation.model_fields[part].annotation
-    return annotation
+def _owner(section: type[Section], place: tuple) -> type[Section]:
+    """The section with the key at a place: ("moe", "router") is in MoeConfig."""
+    return section.model_fields[place[0]].annotation if len(place) > 1 else section
 
 
 def _name(place: tuple) -> str:
@@ -122,28 +108,22 @@ def _name(place: tuple) -> str:
 
 def _hint(section: type[Section], place: tuple) -> str:
     """The key that was probably meant in place of an unknown one, or the known keys."""
-    *owner, key = place
-    key, known = str(key), sorted(keys(_annotation(section, tuple(owner))))
-    places = _places()
-    head, _, name = key.partition(".")
-    if head in places.get(name, ()):
-        return f"write {head}: {{{name}: ...}}"
-    near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
-    far = difflib.get_close_matches(key, places, n=1, cutoff=0.75)
-    if far and far[0] not in known:
-        *others, last = (_name((place, far[0])).removeprefix(".") for place in places[far[0]])
-        meant = f"{', '.join(others)} or {last}" if others else last
-        return f"did you mean {meant}{'' if '.' in meant else ', at the top level'}?"
-    return f"did you mean {near[0]}?" if near else f"known keys are {', '.join(known)}"
+    known, places = keys(_owner(section, place)), _places()
+    if near := did_you_mean(place[-1], known):
+        return near
+    name = place[-1].rpartition(".")[2]
+    if found := difflib.get_close_matches(name, places, n=1, cutoff=0.75):
+        return f": did you mean {found[0]} {' or '.join(places[found[0]])}?"
+    return f": known keys are {', '.join(sorted(known))}"
 
 
 @cache
 def _places() -> dict[str, list[str]]:
-    """Every key of the configuration with the sections that have it; "" is the top level."""
-    places = {name: [""] for name in keys(XftConfig)}
+    """Every key of the configuration, and where it stands."""
+    places = {key: ["at the top level"] for key in keys(XftConfig)}
     for name, section in sections():
         for key in keys(section):
-            places.setdefault(key, []).append(name)
+            places.setdefault(key, []).append(f"in {name}")
     return places
 
 

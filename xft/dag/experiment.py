@@ -13,7 +13,6 @@ from xft.config.runs import Run
 from xft.config.sections import XftConfig
 from xft.config.step_keys import UNRECORDED
 from xft.dag.wanted import FileContents, Shared, Wanted, Wants
-from xft.hub.named_sets import NAMED_SETS
 from xft.reporting.runs import MEASURED, Row, write_runs
 from xft.store.code import Code
 from xft.store.recipe import Recipe
@@ -43,7 +42,7 @@ class Experiment:
         self.results, self.store = Path(config.results_dir), Store(Path(config.store))
         contents = contents or FileContents()
         self.code = Code(contents.memory)
-        self.shared = Shared(self.store, contents, self.code.version_of, NAMED_SETS)
+        self.shared = Shared(self.store, contents, self.code.version_of)
         self.runs = [Wants(run, self.shared) for run in runs]
         self._find_seeds(runs)
         self._own = Wants(Run(config), self.shared)

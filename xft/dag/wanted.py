@@ -129,14 +129,12 @@ class NoContents(FileContents):
 class Shared:
     """What the runs of a configuration share.
 
-    found: their artifacts by digest. forbidden: problem sets that no row may give away, if the
-    configuration names none.
+    found: their artifacts by digest.
     """
 
     store: Store
     contents: FileContents
     version_of: Callable[[str], int | str]
-    forbidden: Collection[str] = ()
     found: dict[str, Wanted] = field(default_factory=dict)
 
 
@@ -182,19 +180,28 @@ class Wants:
         data = self.config.data
         options = options_of_step("tokens", self.config)
         options["template"] = self.contents.template(data.template)
-        about = self._of_problems(self.forbidden_sets)
-        sources, needs = {"base": self.base}, about.pop("needs")
+        contents = {f"problems {label}": self._cleaned_of(label) for label in self.forbidden_sets}
+        files = {
+            "problems": [name for name in data.decontaminate_against if name not in NAMED_SETS]
+        }
+        sources, needs = {"base": self.base}, {}
         if Path(self.config.base.model).is_dir():  # then its tokenizer's files are known
-            needs |= {"base": sources.pop("base")}
-            about["contents"] |= self._tokenizer_contents()
+            needs["base"] = sources.pop("base")
+            contents |= self._tokenizer_contents()
         if self.fetched_rows:
             sources["data"] = self.fetched_rows
         else:
-            about["contents"]["data"] = self.contents.of_file(data.train)
-            about["files"]["data"] = [data.train]
+            contents["data"] = self.contents.of_file(data.train)
+            files["data"] = [data.train]
         flags = {"template": data.template, "data": self.rows_file}
-        flags["problems"] = self.problem_files(self.forbidden_sets)
-        return self._wanted("tokens", None, options, sources, needs=needs, flags=flags, **about)
+        flags["problems"] = data.decontaminate_against or [""]
+        about = {"needs": needs, "files": files, "flags": flags}
+        return self._wanted("tokens", None, options, sources, contents, **about)
+
+    def _cleaned_of(self, label: str) -> str:
+        """The hash of a set of problems that rows are cleaned of."""
+        name = self.forbidden_sets[label]
+        return NAMED_SETS[name].sha256 if name in NAMED_SETS else self.contents.of_problems(name)
 
     def _tokenizer_contents(self) -> dict[str, str]:
         place = Path(self.config.base.model)
@@ -205,25 +212,10 @@ class Wants:
             if file.is_file()
         }
 
-    def _of_problems(self, sets: Mapping[str, str]) -> dict[str, dict]:
-        """The contents of sets of problems for a recipe, and the files and jobs that give them."""
-        contents = {f"problems {label}": self.contents.of_problems(sets[label]) for label in sets}
-        needs = {f"problems {label}": self.problems(label) for label in sets if label in NAMED_SETS}
-        own = [sets[label] for label in sets if label not in NAMED_SETS]
-        return {"contents": contents, "needs": needs, "files": {"problem_files": own}}
-
-    def problem_files(self, sets: Mapping[str, str]) -> list[str]:
-        """The files of sets of problems."""
-        return [
-            str(self.problems(label).place) if label in NAMED_SETS else name
-            for label, name in sets.items()
-        ]
-
     @cached_property
     def forbidden_sets(self) -> dict[str, str]:
         """The problem sets that no row may give away, by label: names or files."""
-        named = self.config.data.decontaminate_against
-        return _by_label(self.shared.forbidden if named is None else named)
+        return _by_label(self.config.data.decontaminate_against)
 
     @cached_property
     def problem_sets(self) -> dict[str, str]:
@@ -366,10 +358,13 @@ class Wants:
         return self._wanted("ground_truth", f"ground_truth/{label}", options, **about)
 
     def _of_dataset(self, label: str) -> dict[str, dict]:
-        chosen = {label: self.problem_sets[label]}
-        about = self._of_problems(chosen)
-        [content], [file] = about["contents"].values(), self.problem_files(chosen)
-        return about | {"contents": {"dataset": content}, "flags": {"dataset": file}}
+        """What the recipe and the command of a job on a set of problems hold."""
+        name = self.problem_sets[label]
+        about = {"contents": {"dataset": self.contents.of_problems(name)}}
+        if label not in NAMED_SETS:
+            return about | {"files": {"problems": [name]}, "flags": {"dataset": name}}
+        fetched = self.problems(label)
+        return about | {"needs": {"problems": fetched}, "flags": {"dataset": fetched.place}}
 
     def evaluation(self, model: str, label: str) -> Wanted:
         options = options_of_step("eval", self.config)

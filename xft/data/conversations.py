@@ -38,51 +38,39 @@ class Conversation:
         return [place for place, turn in enumerate(self.turns) if turn.role == "assistant"]
 
 
-@dataclass(frozen=True)
-class Form:
-    """The keys of a turn in a file, and the role for each value of the key `role`."""
-
-    role: str
-    content: str
-    roles: dict[str, str]
-
-
-# By the column that holds the turns.
+ROLES = ("system", "user", "assistant")
+# By the column that holds the turns: the keys of a turn's role and text, and the names of ROLES.
 FORMS = {
-    "messages": Form("role", "content", {name: name for name in ("system", "user", "assistant")}),
-    "conversations": Form(
-        "from", "value", {"system": "system", "human": "user", "gpt": "assistant"}
-    ),
+    "messages": ("role", "content", ROLES),
+    "conversations": ("from", "value", ("system", "human", "gpt")),
 }
 
 
 def read_conversation(value: object, column: str, number: int) -> Conversation | str:
     """The conversation that a value of this column holds, or the fault of the value."""
-    form = FORMS[column]
     if not isinstance(value, list):
         return "not a list of turns"
-    faults = (_fault(turn, place, form) for place, turn in enumerate(value, 1))
-    if fault := next(filter(None, faults), None):
-        return fault
-    turns = tuple(Turn(form.roles[turn[form.role]], turn[form.content]) for turn in value)
-    roles = [turn.role for turn in turns]
-    if "assistant" not in roles:
+    role, content, names = FORMS[column]
+    turns = []
+    for place, turn in enumerate(value, 1):
+        if fault := _fault(turn, role, content, names):
+            return f"turn {place} {fault}"
+        turns.append(Turn(ROLES[names.index(turn[role])], turn[content]))
+    if "assistant" not in [turn.role for turn in turns]:
         return "no turn of the assistant"
-    if roles[0] == "assistant":
+    if turns[0].role == "assistant":
         return "the assistant has the first turn, and nothing is asked before it"
-    return Conversation(turns, number)
+    return Conversation(tuple(turns), number)
 
 
-def _fault(turn: object, place: int, form: Form) -> str | None:
+def _fault(turn: object, role: str, content: str, names: tuple[str, ...]) -> str | None:
     if not isinstance(turn, dict):
-        return f"turn {place} is not an object"
-    for key in (form.role, form.content):
+        return "is not an object"
+    for key in (role, content):
         if key not in turn:
-            return f"turn {place} has no key {key!r} (keys: {', '.join(sorted(turn)) or 'none'})"
-    role = turn[form.role]
-    if not isinstance(role, str) or role not in form.roles:
-        allowed = ", ".join(form.roles)
-        shown = repr(role[:99]) if isinstance(role, str) else "a value that is no text"
-        return f"turn {place} has {form.role!r} = {shown}. Allowed: {allowed}"
-    fault = fault_of_text(turn[form.content])
-    return f"{form.content!r} of turn {place} {fault}" if fault else None
+            return f"has no key {key!r} (keys: {', '.join(sorted(turn)) or 'none'})"
+    if turn[role] not in names:
+        shown = repr(turn[role][:99]) if isinstance(turn[role], str) else "a value that is no text"
+        return f"has {role!r} = {shown}. Allowed: {', '.join(names)}"
+    fault = fault_of_text(turn[content])
+    return f"has a {content!r} that {fault}" if fault else None

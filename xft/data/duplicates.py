@@ -5,8 +5,7 @@ import re
 import numpy as np
 
 from xft.common.progress import progress
-from xft.data.conversations import Conversation
-from xft.data.instructions import Row
+from xft.data.instructions import AnyRow
 from xft.data.ngrams import ngrams
 
 # Near rows: their sets of n-grams of words and punctuation have a Jaccard similarity >= 4/5.
@@ -15,7 +14,7 @@ NGRAM = 5
 WORD = re.compile(r"\w+|[^\w\s]")
 
 
-def find_exact(rows: list[Row | Conversation]) -> dict[int, int]:
+def find_exact(rows: list[AnyRow]) -> dict[int, int]:
     """For each row that equals an earlier one except for whitespace: its number and the first's."""
     first, found = {}, {}
     for row in rows:
@@ -27,7 +26,7 @@ def find_exact(rows: list[Row | Conversation]) -> dict[int, int]:
     return found
 
 
-def find_near(rows: list[Row | Conversation]) -> dict[int, int]:
+def find_near(rows: list[AnyRow]) -> dict[int, int]:
     """For each row that is near to an earlier row that stays: its number and the earlier one's.
 
     The result is exact, not an estimate. Two near sets must share one of their rarest n-grams: for
@@ -55,7 +54,7 @@ def squeeze(text: str) -> str:
     return " ".join(text.split())
 
 
-def _ngram_set(row: Row | Conversation) -> np.ndarray:
+def _ngram_set(row: AnyRow) -> np.ndarray:
     """The sorted n-grams of a row. A row with fewer words is a single n-gram.
 
     System prompts do not count: rows may share a long one and have little else in common.

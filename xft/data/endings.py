@@ -3,14 +3,12 @@
 from pathlib import Path
 
 from xft.checkpoints.strict_json import read_json
-from xft.data.templates import ChatTemplate, TextTemplate
+from xft.data.templates import Template
 
 GENERATION_CONFIG = "generation_config.json"
 
 
-def end_tokens(
-    eos: int | list[int] | None, tokenizer, template: TextTemplate | ChatTemplate
-) -> list[int]:
+def end_tokens(eos: int | list[int] | None, tokenizer, template: Template) -> list[int]:
     """The ids of the tokens that end a response: EOS, then the template's end of a turn.
 
     eos: as the model's generation config states it; None: the tokenizer's.
@@ -22,7 +20,7 @@ def end_tokens(
 
 
 def tuned_generation_config(
-    folder: Path, config: dict, tokenizer, template: TextTemplate | ChatTemplate
+    folder: Path, config: dict, tokenizer, template: Template
 ) -> dict | None:
     """The generation config of a model, once it is tuned with a template that ends turns.
 

@@ -1,16 +1,16 @@
 """Turns instruction rows into tokens, the examples of a training."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
-from itertools import groupby, pairwise
+from dataclasses import dataclass
+from itertools import groupby
 
 import numpy as np
 
 from xft.common.errors import UserError
 from xft.common.progress import progress
 from xft.data.conversations import Conversation
-from xft.data.instructions import Row
-from xft.data.templates import ChatTemplate, TextTemplate, encode_literally
+from xft.data.instructions import AnyRow, Row
+from xft.data.templates import Template, encode_literally
 
 IGNORED = -100
 BATCH_ROWS = 1000
@@ -21,19 +21,29 @@ BATCH_CHARACTERS = 1_000_000  # a tokenizer takes 300 bytes of memory for each
 class Tokens:
     """Tokenised rows, one after the other: prompt, response, EOS; or the turns of a conversation.
 
-    input_ids: int32 [tokens]. offsets: int64 [rows + 1]; row i is input_ids[offsets[i] :
-    offsets[i + 1]]. prompt_lengths: int32 [rows], tokens of the prompt, which have no loss.
-    numbers: int64 [rows], the rows' numbers in their file. held_out: uint8 [rows], 1 for a row of
-    the validation split. later_prompts: int64 [parts, 2], begin and end in input_ids of what lies
-    between two responses of a conversation, which has no loss.
+    input_ids: int32 [tokens]. trained: uint8 [tokens], 1 for the tokens of responses, which have a
+    loss. offsets: int64 [rows + 1]; row i is input_ids[offsets[i] : offsets[i + 1]]. numbers: int64
+    [rows], the rows' numbers in their file. held_out: uint8 [rows], 1 for a row of the validation
+    split.
     """
 
     input_ids: np.ndarray
+    trained: np.ndarray
     offsets: np.ndarray
-    prompt_lengths: np.ndarray
     numbers: np.ndarray
     held_out: np.ndarray
-    later_prompts: np.ndarray = field(default_factory=lambda: np.empty((0, 2), np.int64))
+
+    @classmethod
+    def join(cls, rows: list[tuple[int, np.ndarray, np.ndarray]]) -> "Tokens":
+        """The tokens of rows: each the row's number, input_ids and trained. None is held out."""
+        numbers, ids, trained = zip(*rows, strict=True)
+        return cls(
+            input_ids=np.concatenate(ids, dtype=np.int32),
+            trained=np.concatenate(trained, dtype=np.uint8),
+            offsets=np.cumsum([0, *map(len, ids)], dtype=np.int64),
+            numbers=np.array(numbers, np.int64),
+            held_out=np.zeros(len(rows), np.uint8),
+        )
 
     @property
     def training(self) -> "Examples":
@@ -66,35 +76,14 @@ class Examples(Sequence):
     def __getitem__(self, index: int) -> dict:
         tokens, place = self.tokens, self.places[index]
         begin, end = tokens.offsets[place : place + 2]
-        ids = tokens.input_ids[begin:end].tolist()
-        prompt_length = int(tokens.prompt_lengths[place])
-        labels = [IGNORED] * prompt_length + ids[prompt_length:]
-        later = np.searchsorted(tokens.later_prompts[:, 0], (begin, end))
-        for first, last in (tokens.later_prompts[slice(*later)] - begin).tolist():
-            labels[first:last] = [IGNORED] * (last - first)
-        return {"input_ids": ids, "labels": labels, "row": int(tokens.numbers[place])}
-
-
-@dataclass(frozen=True)
-class _Row:
-    """A tokenised row. responses: the parts of `ids` with a loss, [begin, end), before any cut."""
-
-    number: int
-    ids: np.ndarray
-    responses: list[tuple[int, int]]
-
-    @property
-    def later_prompts(self) -> list[tuple[int, int]]:
-        length = len(self.ids)
-        gaps = [(begin, end) for (_, begin), (end, _) in pairwise(self.responses)]
-        return [(begin, min(end, length)) for begin, end in gaps if begin < length]
+        ids = tokens.input_ids[begin:end]
+        labels = np.where(tokens.trained[begin:end], ids, IGNORED)
+        row = int(tokens.numbers[place])
+        return {"input_ids": ids.tolist(), "labels": labels.tolist(), "row": row}
 
 
 def tokenize_rows(
-    rows: list[Row | Conversation],
-    tokenizer,
-    template: TextTemplate | ChatTemplate,
-    max_length: int,
+    rows: list[AnyRow], tokenizer, template: Template, max_length: int
 ) -> tuple[Tokens, int]:
     """The tokens of all rows, and how many rows were cut.
 
@@ -107,13 +96,18 @@ def tokenize_rows(
         for batch in batches(rows, lambda row: len(row.text)):
             encoded = _encode(batch, tokenizer, template, max_length)
             for row, (ids, responses) in zip(batch, encoded, strict=True):
-                if responses[0][0] < max_length:
+                trained = np.zeros(len(ids), np.uint8)
+                for begin, end in responses:
+                    trained[begin:end] = 1
+                if trained[:max_length].any():
                     cut += len(ids) > max_length
-                    kept.append(_Row(row.number, np.array(ids[:max_length], np.int32), responses))
+                    kept.append(
+                        (row.number, np.array(ids[:max_length], np.int32), trained[:max_length])
+                    )
             bar.update(len(batch))
     if not kept:
         raise UserError(f"no row has a response within max_length = {max_length} tokens")
-    return _join(kept), cut
+    return Tokens.join(kept), cut
 
 
 def batches(items: list, length: Callable) -> Iterator[list]:
@@ -130,10 +124,7 @@ def batches(items: list, length: Callable) -> Iterator[list]:
 
 
 def _encode(
-    rows: list[Row | Conversation],
-    tokenizer,
-    template: TextTemplate | ChatTemplate,
-    max_length: int,
+    rows: list[AnyRow], tokenizer, template: Template, max_length: int
 ) -> Iterator[tuple[list[int], list[tuple[int, int]]]]:
     """The token ids of each row, and the parts of them that are responses, [begin, end).
 
@@ -147,7 +138,7 @@ def _encode(
 
 
 def _encode_instructions(
-    rows: list[Row], tokenizer, template: TextTemplate | ChatTemplate
+    rows: list[Row], tokenizer, template: Template
 ) -> Iterator[tuple[list[int], list[tuple[int, int]]]]:
     """As `_encode`: prompt, response, EOS."""
     prompts = template.encode(tokenizer, [row.instruction for row in rows])
@@ -155,20 +146,3 @@ def _encode_instructions(
     for prompt, response in zip(prompts, responses, strict=True):
         ids = [*prompt, *response, tokenizer.eos_token_id]
         yield ids, [(len(prompt), len(ids))]
-
-
-def _join(rows: list[_Row]) -> Tokens:
-    offsets = np.cumsum([0, *(len(row.ids) for row in rows)], dtype=np.int64)
-    later = [
-        (offset + begin, offset + end)
-        for row, offset in zip(rows, offsets[:-1].tolist(), strict=True)
-        for begin, end in row.later_prompts
-    ]
-    return Tokens(
-        input_ids=np.concatenate([row.ids for row in rows]),
-        offsets=offsets,
-        prompt_lengths=np.array([row.responses[0][0] for row in rows], np.int32),
-        numbers=np.array([row.number for row in rows], np.int64),
-        held_out=np.zeros(len(rows), np.uint8),
-        later_prompts=np.array(later, np.int64).reshape(-1, 2),
-    )

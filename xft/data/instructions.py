@@ -2,7 +2,7 @@
 
 import re
 from codecs import BOM_UTF8
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -45,8 +45,9 @@ class Row:
         return Turn("user", self.instruction), Turn("assistant", self.response)
 
 
+AnyRow = Row | Conversation
 # What `read_rows` asks about each conversation. The answer is the row to use, or a fault.
-Accept = Callable[[Conversation], Row | Conversation | str]
+Accept = Callable[[Conversation], AnyRow | str]
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ def read_rows(
     response_column: str,
     limit: int | None = None,
     accept: Accept | None = None,
-) -> tuple[list[Row | Conversation], list[BadRow]]:
+) -> tuple[list[AnyRow], list[BadRow]]:
     """The first `limit` good rows of a file, and the bad ones among them.
 
     The file is JSONL, a JSON array of objects, or Parquet. A row that lacks one of the two columns
@@ -204,7 +205,7 @@ def _check_columns(path: Path, columns: dict[str, str], names: list[str]) -> Non
 
 def _row(
     value: object, number: int, columns: dict[str, str], accept: Accept | None
-) -> Row | Conversation | str:
+) -> AnyRow | str:
     """The row that a value holds, or the value's fault."""
     if fault := fault_of_object(value):
         return fault
@@ -233,7 +234,8 @@ def _conversation_column(value: dict, columns: dict[str, str]) -> str | None:
 def _fault(value: dict, columns: dict[str, str]) -> str | None:
     for key, column in columns.items():
         if column not in value:
-            return _no_column(key, column, value)
+            held = ", ".join(sorted(value)) or "none"
+            return f"no column {column!r} (columns: {held}; set data.{key})"
         if fault := fault_of_text(value[column]):
             return f"column {column!r} {fault}"
     more = value.get(INPUT)
@@ -245,13 +247,9 @@ def _fault(value: dict, columns: dict[str, str]) -> str | None:
     return None
 
 
-def _fault_of_size(row: Row | Conversation) -> str | None:
+def _fault_of_size(row: AnyRow) -> str | None:
     if len(row.turns) > MOST_TURNS:
         return f"more than {MOST_TURNS:,} turns"
     if sum(len(turn.content) for turn in row.turns) > LONGEST_ROW:
         return f"longer than {LONGEST_ROW:,} characters"
     return None
-
-
-def _no_column(key: str, column: str, names: Iterable[str]) -> str:
-    return f"no column {column!r} (columns: {', '.join(sorted(names)) or 'none'}; set data.{key})"

@@ -15,11 +15,12 @@ def ngrams(words: list[str], n: int) -> np.ndarray:
     """
     if len(words) < n:
         return np.zeros(0, np.uint64)
-    hashes = np.fromiter(map(_hash, words), np.uint64, len(words))
+    hashes = np.fromiter(map(hash_word, words), np.uint64, len(words))
     powers = FACTOR ** np.arange(n, dtype=np.uint64)
     return (np.lib.stride_tricks.sliding_window_view(hashes, n) * powers).sum(axis=1)
 
 
 @lru_cache(maxsize=2**20)
-def _hash(word: str) -> int:
+def hash_word(word: str) -> int:
+    """64 bits of a word's BLAKE2b."""
     return int.from_bytes(hashlib.blake2b(word.encode(), digest_size=8).digest(), "little")

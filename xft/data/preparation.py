@@ -2,8 +2,9 @@
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +13,9 @@ from xft.artifacts.manifest import hash_file
 from xft.common.errors import UserError
 from xft.common.progress import progress, say
 from xft.config.sections import TokensConfig
-from xft.data.conversations import Conversation
 from xft.data.duplicates import find_exact, find_near
 from xft.data.examples import Tokens, tokenize_rows
-from xft.data.instructions import BadRow, Row, describe, read_rows
+from xft.data.instructions import AnyRow, BadRow, describe, read_rows
 from xft.data.templates import make_template
 from xft.data.tokenizers import no_eos
 
@@ -69,7 +69,7 @@ def summary(file: Path, report: dict) -> str:
     )
 
 
-def _check_bad(bad: list[BadRow], rows: list[Row | Conversation], policy: str) -> None:
+def _check_bad(bad: list[BadRow], rows: list[AnyRow], policy: str) -> None:
     if bad and (policy == "stop" or not rows):
         hint = "\nCorrect them, or leave them out: data.bad_rows: skip" if rows else ""
         raise UserError(describe(bad) + hint)
@@ -77,14 +77,18 @@ def _check_bad(bad: list[BadRow], rows: list[Row | Conversation], policy: str) -
         say(f"left out {describe(bad)}")
 
 
-def _filters(deduplicate: str, find_trace: Callable | None) -> list[Callable]:
+def _filters(deduplicate: str, find_trace: Callable | None) -> Iterator[Callable]:
     """The filters for rows to leave out: functions from rows to entries of the report."""
-    chosen = {"none": [], "exact": [_duplicates], "near": [_duplicates, _near_duplicates]}
-    traces = [] if find_trace is None else [lambda rows: _contaminated(rows, find_trace)]
-    return [_unanswered] + chosen[deduplicate] + traces
+    yield _unanswered
+    if deduplicate != "none":
+        yield partial(_repeated, "duplicate", find_exact)
+    if deduplicate == "near":
+        yield partial(_repeated, "near duplicate", find_near)
+    if find_trace is not None:
+        yield partial(_contaminated, find_trace)
 
 
-def _unanswered(rows: list[Row | Conversation]) -> list[dict]:
+def _unanswered(rows: list[AnyRow]) -> list[dict]:
     return [
         {"row": row.number, "reason": "ends without a response"}
         for row in rows
@@ -92,20 +96,11 @@ def _unanswered(rows: list[Row | Conversation]) -> list[dict]:
     ]
 
 
-def _duplicates(rows: list[Row | Conversation]) -> list[dict]:
-    return [
-        {"row": row, "reason": "duplicate", "of": first} for row, first in find_exact(rows).items()
-    ]
+def _repeated(reason: str, find: Callable, rows: list[AnyRow]) -> list[dict]:
+    return [{"row": row, "reason": reason, "of": first} for row, first in find(rows).items()]
 
 
-def _near_duplicates(rows: list[Row | Conversation]) -> list[dict]:
-    return [
-        {"row": row, "reason": "near duplicate", "of": first}
-        for row, first in find_near(rows).items()
-    ]
-
-
-def _contaminated(rows: list[Row | Conversation], find_trace: Callable) -> list[dict]:
+def _contaminated(find_trace: Callable, rows: list[AnyRow]) -> list[dict]:
     found = []
     for row in progress(rows, desc="look for evaluation problems", unit="row"):
         if trace := find_trace(row.text):
@@ -113,11 +108,11 @@ def _contaminated(rows: list[Row | Conversation], find_trace: Callable) -> list[
     return found
 
 
-def _without(rows: list[Row | Conversation], numbers: set[int]) -> list[Row | Conversation]:
+def _without(rows: list[AnyRow], numbers: set[int]) -> list[AnyRow]:
     return [row for row in rows if row.number not in numbers]
 
 
-def _hold_out(tokens: Tokens, rows: list[Row | Conversation], count: int) -> Tokens:
+def _hold_out(tokens: Tokens, rows: list[AnyRow], count: int) -> Tokens:
     """The tokens with `count` rows held out: the rows with the smallest SHA-256 of their text.
 
     They do not depend on the seed. Most stay the same if rows are added to the file or removed.

@@ -5,8 +5,6 @@ the identity: a path would not show what the template was.
 """
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, partial
 from itertools import pairwise
@@ -47,16 +45,10 @@ FIXED_DATE = "{% macro strftime_now(format) %}26 Jul 2024{% endmacro %}{{ '' }}"
 def read_template(name_or_file: str, names: tuple[str, ...] = NAMES) -> str:
     """The identity of a template. names: templates that are not files.
 
-    Raises UserError if it is the text of a template, or if a file is missing, is not text, or does
-    not hold {instruction} exactly once.
+    Raises UserError if a file is missing, is not text, or does not hold {instruction} exactly once.
     """
     if name_or_file in names:
         return name_or_file
-    if SLOT in name_or_file:
-        raise UserError(
-            f"{json.dumps(name_or_file)} is the text of a template. Write it to a file, and give "
-            "the file's name"
-        )
     file = Path(name_or_file)
     if not file.is_file():
         raise UserError(
@@ -150,8 +142,7 @@ class ChatTemplate:
 
     def render(self, instruction: str) -> str:
         """The text in front of the response."""
-        with _naming_instructions(self.tokenizer):
-            return _render(self.tokenizer, self._jinja, _chat(instruction))
+        return _render(self.tokenizer, self._jinja, _chat(instruction))
 
     def encode(self, tokenizer, instructions: list[str]) -> list[list[int]]:
         """Token ids of each prompt. Special tokens in the chat template stay special."""
@@ -164,11 +155,16 @@ class ChatTemplate:
         Raises UserError if the chat template cannot mark turns: the text up to a response, and up
         to its end, must be the beginning of the whole text.
         """
+        messages = conversation.messages
+        texts = (
+            _render(self.tokenizer, self._jinja, messages[:end], end == place)
+            for place in conversation.responses
+            for end in (place, place + 1)
+        )
         try:
-            texts = pairwise(self._growing_texts(conversation))
-            are_growing = all(later.startswith(earlier) for earlier, later in texts)
+            are_growing = all(later.startswith(earlier) for earlier, later in pairwise(texts))
         except TemplateFault as fault:
-            return f"the chat template refuses it: {fault}"
+            return str(fault)
         if not are_growing:
             self._cannot_mark("it writes earlier turns in another way when later ones follow")
         return conversation
@@ -206,13 +202,6 @@ class ChatTemplate:
             return None
         return self.tokenizer.convert_ids_to_tokens(ids[-1])
 
-    def _growing_texts(self, conversation: Conversation) -> Iterator[str]:
-        """For each response in turn: the text in front of it, and the text up to its end."""
-        messages = conversation.messages
-        for place in conversation.responses:
-            for end in (place, place + 1):
-                yield _render(self.tokenizer, self._jinja, messages[:end], end == place)
-
     def _part(self, prompt: list[int], whole: list[int]) -> tuple[int, int]:
         """The part of `whole` that is a response. prompt: the token ids of the text in front."""
         pairs = zip(prompt, whole, strict=False)
@@ -241,6 +230,9 @@ class ChatTemplate:
         return FIXED_DATE + jinja if "strftime_now" in jinja else jinja
 
 
+Template = TextTemplate | ChatTemplate
+
+
 def encode_literally(tokenizer, texts: list[str]) -> list[list[int]]:
     """Token ids of texts. Names of special tokens in them are plain text."""
     options = {"add_special_tokens": False, "split_special_tokens": True, "verbose": False}
@@ -254,7 +246,7 @@ def has_special(tokenizer, text: str) -> bool:
 
 
 class TemplateFault(UserError):
-    """What keeps a chat template from writing a conversation, in its own or Python's words."""
+    """A chat template does not write a conversation, for a reason in its own or Python's words."""
 
 
 def _encode_chats(
@@ -264,23 +256,12 @@ def _encode_chats(
 
     Raises UserError if the template fails, or goes beyond a limit of `_render`.
     """
-    with _naming_instructions(tokenizer):
-        texts = [
-            _render(tokenizer, jinja, chat, add_generation_prompt, is_marked=True) for chat in chats
-        ]
+    texts = [
+        _render(tokenizer, jinja, chat, add_generation_prompt, is_marked=True) for chat in chats
+    ]
     options = {"add_special_tokens": False, "sanitize_control_tokens": True, "verbose": False}
     batches = (texts[start : start + BATCH] for start in range(0, len(texts), BATCH))
     return [ids for batch in batches for ids in tokenizer(batch, **options)["input_ids"]]
-
-
-@contextmanager
-def _naming_instructions(tokenizer) -> Iterator[None]:
-    try:
-        yield
-    except TemplateFault as fault:
-        raise UserError(
-            f"the chat template of {tokenizer.name_or_path} fails on an instruction: {fault}"
-        ) from None
 
 
 def _render(
@@ -314,7 +295,9 @@ def _render(
     except MemoryError:
         fault = f"takes more than {MOST_MEMORY} MiB of memory"
     except Exception as error:
-        raise TemplateFault(str(error)) from None
+        raise TemplateFault(
+            f"the chat template of {tokenizer.name_or_path} refuses a row: {error}"
+        ) from None
     else:
         if len(text) > MOST_ADDED + 4 * len(str(chat)):
             fault = f"writes {len(text):,} characters"

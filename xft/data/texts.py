@@ -11,7 +11,7 @@ from xft.common.files import read_bytes
 from xft.common.progress import progress
 from xft.data.examples import Tokens, batches
 from xft.data.faults import fault_of_object, fault_of_text
-from xft.data.instructions import BadRow, describe, json_values
+from xft.data.instructions import json_values
 from xft.data.templates import encode_literally
 
 COLUMN = "text"
@@ -23,17 +23,17 @@ def read_texts(path: Path) -> list[str]:
     Raises UserError if the file is missing, is not UTF-8, holds no text or too much, or if one of
     its lines is wrong.
     """
-    if not path.exists():
-        raise UserError(f"text = {path}: there is no such file")
     with naming("text"):
-        is_one = path.suffix == ".txt"
-        values = [(1, str(path), _whole(path))] if is_one else list(json_values(path))
+        if path.suffix == ".txt":
+            values = [(str(path), _whole(path))]
+        else:
+            values = [(place, value) for _, place, value in json_values(path)]
     if not values:
         raise UserError(f"text = {path}: the file holds no texts")
-    faults = [(number, place, _fault(value)) for number, place, value in values]
-    if bad := [BadRow(*fault) for fault in faults if fault[-1]]:
-        raise UserError(f'text = {path}: each line must be {{"text": ...}}. {describe(bad)}')
-    return [value[COLUMN] for _, _, value in values]
+    for place, value in values:
+        if fault := _fault(value):
+            raise UserError(f'text: {place}: {fault}. Each line must be {{"text": ...}}')
+    return [value[COLUMN] for _, value in values]
 
 
 def window_texts(texts: list[str], tokenizer, max_length: int) -> Tokens:
@@ -44,23 +44,16 @@ def window_texts(texts: list[str], tokenizer, max_length: int) -> Tokens:
     window without another token is left out. `numbers` are those of the texts, from 1.
     """
     front = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
-    windows, numbers, places = [], [], count(1)
+    windows, numbers = [], count(1)
     with progress(desc="tokenize", total=len(texts), unit="text") as bar:
         for batch in batches(texts, len):
-            for ids, number in zip(encode_literally(tokenizer, batch), places, strict=False):
-                whole = np.array([*front, *ids, tokenizer.eos_token_id], np.int32)
-                cuts = range(max_length, len(whole), max_length)
-                found = [window for window in np.split(whole, cuts) if len(window) > 1]
-                windows += found
-                numbers += [number] * len(found)
+            for ids, number in zip(encode_literally(tokenizer, batch), numbers, strict=False):
+                whole = np.array([*front, *ids, tokenizer.eos_token_id])
+                for window in np.split(whole, range(max_length, len(whole), max_length)):
+                    if len(window) > 1:
+                        windows.append((number, window, np.arange(len(window)) > 0))
             bar.update(len(batch))
-    return Tokens(
-        input_ids=np.concatenate(windows),
-        offsets=np.cumsum([0, *map(len, windows)], dtype=np.int64),
-        prompt_lengths=np.ones(len(windows), np.int32),
-        numbers=np.array(numbers, np.int64),
-        held_out=np.zeros(len(windows), np.uint8),
-    )
+    return Tokens.join(windows)
 
 
 def _whole(path: Path) -> dict:

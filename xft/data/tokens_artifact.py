@@ -1,6 +1,6 @@
 """Writes tokenised rows as an artifact, and opens it for trainings through memory maps."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 
 from xft.artifacts.artifact import (
@@ -22,14 +22,8 @@ from xft.config.sections import TokensConfig
 from xft.data.examples import Tokens
 
 KIND = "tokens"
-DTYPES = {
-    "input_ids": "I32",
-    "offsets": "I64",
-    "prompt_lengths": "I32",
-    "numbers": "I64",
-    "held_out": "U8",
-    "later_prompts": "I64",
-}
+# The tensors of an artifact, as in `Tokens`, and their dtypes.
+DTYPES = {"input_ids": "I32", "trained": "U8", "offsets": "I64", "numbers": "I64", "held_out": "U8"}
 
 
 @dataclass(frozen=True)
@@ -59,7 +53,6 @@ def write_tokens(
         TensorPlan(name, dtype, array.shape, lambda array=array: [torch.from_numpy(array)])
         for name, dtype in DTYPES.items()
         for array in [getattr(tokens, name)]
-        if array.size  # instruction rows have no later prompts
     ]
     parameters = options.model_dump() | {"tokenizer": tokenizer_hashes(model)}
     with create_artifact(out, KIND, parameters, {"data": data_hash}) as draft:
@@ -78,9 +71,11 @@ def open_tokens(path: Path, model: Path, full: bool = False) -> TokensArtifact:
             f"differs. Make it again: python -m workflow_scripts.tokens --model {model}"
         )
     checkpoint = artifact.checkpoint
-    names = [field.name for field in fields(Tokens) if field.name in checkpoint]
-    arrays = {name: checkpoint.get(name).numpy() for name in names}
-    return TokensArtifact(artifact, Tokens(**arrays))
+    if "trained" not in checkpoint:
+        raise UserError(f"{path} is of an earlier version. Make it again")
+    return TokensArtifact(
+        artifact, Tokens(**{name: checkpoint.get(name).numpy() for name in DTYPES})
+    )
 
 
 def read_options(path: Path) -> TokensConfig:

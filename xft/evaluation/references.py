@@ -1,35 +1,38 @@
-"""Collects the texts of evaluation problems that no training row may hold."""
+"""Collects the hashes of evaluation problems that no training row may hold."""
 
 import ast
 
-from xft.common.errors import UserError
-from xft.data.contamination import Reference
+from xft.data.contamination import Fingerprint, read_shipped
 from xft.evaluation.problems import Problem, ProblemSet, load_problems, split_mbpp
+from xft.hub.named_sets import NAMED_SETS
 
 
-def load_references(names_or_files: list[str]) -> tuple[list[Reference], dict[str, str]]:
-    """The texts of all problems of some sets, and each set's SHA-256 by its label.
+def load_references(names_or_files: list[str]) -> tuple[list[Fingerprint], dict[str, str]]:
+    """The fingerprints of some sets of problems, and each set's SHA-256 by its label.
 
-    Raises UserError if a set is not on this machine.
+    Those of humaneval and mbpp come with the package. Raises UserError if a file is wrong.
     """
-    try:
-        sets = [load_problems(name) for name in names_or_files]
-    except UserError as error:
-        raise UserError(
-            f"{error}. The rows are cleaned of these problems. To clean them of other sets, or of "
-            "none, set data.decontaminate_against"
-        ) from None
-    found = [_reference(problem, chosen) for chosen in sets for problem in chosen.problems]
-    return found, {chosen.name: chosen.sha256 for chosen in sets}
+    found, hashes = [], {}
+    for name in names_or_files:
+        if chosen := NAMED_SETS.get(name):
+            found += read_shipped(name)
+            hashes[name] = chosen.sha256
+        else:
+            problems = load_problems(name)
+            found += fingerprints(problems)
+            hashes[problems.name] = problems.sha256
+    return found, hashes
 
 
-def _reference(problem: Problem, problem_set: ProblemSet) -> Reference:
-    if problem_set.form == "mbpp":
-        docstring = split_mbpp(problem)[0].removesuffix(".")
-    else:
-        docstring = _docstring(problem)
-    texts = {"docstring": docstring, "solution": problem.canonical_solution}
-    return Reference(problem.task_id, texts)
+def fingerprints(problems: ProblemSet) -> list[Fingerprint]:
+    """The fingerprints of the docstring and the canonical solution of each problem."""
+    found = []
+    for problem in problems.problems:
+        is_mbpp = problems.form == "mbpp"
+        docstring = split_mbpp(problem)[0].removesuffix(".") if is_mbpp else _docstring(problem)
+        found.append(Fingerprint.of(problem.task_id, "docstring", docstring))
+        found.append(Fingerprint.of(problem.task_id, "solution", problem.canonical_solution))
+    return found
 
 
 def _docstring(problem: Problem) -> str:

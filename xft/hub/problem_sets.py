@@ -11,11 +11,9 @@ from xft.artifacts.files import write_manifest, write_whole
 from xft.common.errors import UserError
 from xft.common.progress import say
 from xft.hub.named_sets import NamedSet, unpacked
+from xft.hub.repository import hub_errors
 
-RETRIES = 3
-BACKOFF = 2  # seconds; the waits are 0, 4 and 8 if the server asks for no other
-BUSY = {429, *range(500, 600)}  # HTTP statuses that may pass
-TIMEOUT = 30  # seconds without a connection or another byte; the longest wait for a busy server
+TIMEOUT = 30  # seconds without a connection or another byte
 MAX_BYTES = 2**26  # packed or unpacked; what is longer is something else
 CHUNK_BYTES = 2**16
 
@@ -45,22 +43,15 @@ def fetch(chosen: NamedSet, out: Path) -> None:
 
 def _download(chosen: NamedSet) -> bytes:
     """The unpacked release. Raises UserError where it cannot be had, or is not the pinned one."""
-    from requests import RequestException
-
-    try:
-        content = _unpack(_get(chosen.url))
-    except RequestException as error:
-        fault = str(error)
-    else:
-        if hashlib.sha256(content).hexdigest() == chosen.sha256:
-            return content
-        fault = "the fetched file is not that release (its SHA-256 differs)"
-    raise UserError(
-        f"{chosen} could not be fetched from {chosen.url}: {fault}. Fetch the file on another "
-        f"machine and copy it here. Then set {chosen.variable} to its path, or unpack it to "
-        f"{chosen.cached}. If only the rows are cleaned of it, leave it out with "
-        "data.decontaminate_against"
+    advice = (
+        "Fetch the file on another machine and copy it here. Then set "
+        f"{chosen.variable} to its path, or unpack it to {chosen.cached}"
     )
+    with hub_errors(f"{chosen} could not be fetched from {chosen.url}", advice):
+        content = _unpack(_get(chosen.url))
+        if hashlib.sha256(content).hexdigest() != chosen.sha256:
+            raise ValueError("the fetched file is not that release (its SHA-256 differs)")
+    return content
 
 
 def _unpack(packed: bytes) -> bytes:
@@ -72,25 +63,11 @@ def _unpack(packed: bytes) -> bytes:
 
 
 def _get(url: str) -> bytes:
-    """The bytes at a URL, up to a limit. A busy server is asked again.
+    """The bytes at a URL, up to a limit. A busy server is asked again. Raises httpx2.HTTPError."""
+    from huggingface_hub.utils import http_stream_backoff
 
-    Raises requests' RequestException.
-    """
-    import requests
-    from urllib3.util import Retry
-
-    retry = Retry(
-        RETRIES,
-        backoff_factor=BACKOFF,
-        retry_after_max=TIMEOUT,
-        status_forcelist=BUSY,
-        raise_on_status=False,
-    )
     # The file is already packed: a server must not pack or unpack it.
-    options = {"headers": {"Accept-Encoding": "identity"}, "timeout": TIMEOUT, "stream": True}
-    with requests.Session() as session:
-        for scheme in ("http://", "https://"):
-            session.mount(scheme, requests.adapters.HTTPAdapter(max_retries=retry))
-        with session.get(url, **options) as response:
-            response.raise_for_status()
-            return b"".join(islice(response.iter_content(CHUNK_BYTES), MAX_BYTES // CHUNK_BYTES))
+    options = {"headers": {"Accept-Encoding": "identity"}, "timeout": TIMEOUT}
+    with http_stream_backoff("GET", url, retry_on_exceptions=(), **options) as response:
+        response.raise_for_status()
+        return b"".join(islice(response.iter_raw(CHUNK_BYTES), MAX_BYTES // CHUNK_BYTES))

@@ -55,17 +55,6 @@ def find_cached(repository: str, revision: str, patterns: Iterable[str]) -> Path
         return None
 
 
-def known_names(repository: str, revision: str) -> list[str]:
-    """The names of all files of a model's commit, if the cache knows them; else none."""
-    from huggingface_hub import get_cached_repo_tree
-    from huggingface_hub.errors import CachedRepoTreeNotFoundError
-
-    try:
-        return sorted(file.path for file in get_cached_repo_tree(repository, revision=revision))
-    except CachedRepoTreeNotFoundError:
-        return []
-
-
 @contextmanager
 def hub_errors(failure: str, advice: str) -> Iterator[None]:
     """Turn huggingface_hub's errors into a UserError: `failure`, its own words, and `advice`."""

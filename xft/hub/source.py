@@ -25,7 +25,6 @@ from xft.common.errors import UserError
 from xft.hub import repository as hub
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
-PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 # Formats of row files in data sets on the hub, packed or not, and the card that describes them.
 ROW_FORMATS = ("json", "jsonl", "ndjson", "csv", "tsv", "parquet", "arrow", "txt")
 ROW_PATTERNS = [
@@ -36,35 +35,29 @@ ROW_PATTERNS = [
         for packing in ("", ".gz", ".zst", ".bz2", ".xz")
     ),
 ]
+# Paths that lead out of a data set: absolute ones, those through .., URLs.
+ELSEWHERE = re.compile(r"^[/\\~]|(^|[/\\])\.\.($|[/\\])|://|::")
 HUB_ID = re.compile(r"\w[\w.-]*/[\w.-]+")
 
 
 def check_source(model: str, revision: str | None) -> None:
     """Raise UserError unless `model` is a folder without, or a hub id with a revision."""
-    is_id = HUB_ID.fullmatch(model)
     if Path(model).is_dir():
         if revision is not None:
-            hub_way = ". To use the model on the hub, rename this folder, or run elsewhere"
             raise UserError(
-                f"base.revision: {model} is a folder here, and a folder has no revisions. To use "
-                f"it, leave out base.revision{hub_way if is_id else ''}"
+                f"base.revision: {model} is a folder here, and a folder has no revisions. Leave "
+                "out base.revision, or rename the folder to use the model on the hub"
             )
-        return
-    if Path(model).exists():
+    elif Path(model).exists():
         raise UserError(
             f"base.model: {model} is a file. Name the folder that holds config.json, the weights "
             "and the tokenizer"
         )
-    if not is_id:
-        hub_way = (
-            ". A model on the hub is named organisation/name, such as openai-community/gpt2, and "
-            "needs base.revision, the hash of a commit"
-        )
-        raise UserError(f"base.model: there is no folder {model}{'' if '/' in model else hub_way}")
-    if revision is None:
+    elif revision is None or not HUB_ID.fullmatch(model):
         raise UserError(
-            f"base.model: there is no folder {model}. If it is a model on the hub, pin it: "
-            "base.revision must be a commit hash of 40 hexadecimal digits"
+            f"base.model: there is no folder {model}. A model on the hub is named "
+            "organisation/name, such as openai-community/gpt2, and pinned by base.revision, a "
+            "commit hash of 40 hexadecimal digits"
         )
 
 
@@ -82,21 +75,14 @@ def find_model(model: str, revision: str | None) -> Path:
     weights = weight_files(folder)
     hub.fetch_files(model, revision, map(glob.escape, weights))
     if weights == [SINGLE_FILE] and not (folder / SINGLE_FILE).exists():
-        raise UserError(f"{model} at {revision} has {_instead_of_safetensors(model, revision)}")
+        raise UserError(
+            f"{model} at {revision} has no {SINGLE_FILE} and no {INDEX_FILE}: only safetensors are "
+            "read. Other weights are pickles, and loading a pickle may run any program that its "
+            "author put in it. Use a revision with safetensors: the hub's converter "
+            "(huggingface.co/spaces/safetensors/convert) opens a pull request with one. Or convert "
+            "the model yourself as docs/hub.md says, and name the folder as base.model"
+        )
     return folder
-
-
-def _instead_of_safetensors(model: str, revision: str) -> str:
-    """The weights of a repository without safetensors, and what to do."""
-    names = [name for name in hub.known_names(model, revision) if name.endswith(PICKLES)]
-    if not names:
-        return f"no {SINGLE_FILE} and no {INDEX_FILE}: only safetensors are read"
-    return (
-        f"its weights only as {names[0]}, a pickle. Loading a pickle may run any program that its "
-        "author put in it, so this project loads none. Use a revision with safetensors: the hub's "
-        "converter (huggingface.co/spaces/safetensors/convert) opens a pull request with one. Or "
-        "convert the model yourself as docs/hub.md says, and name the folder as base.model"
-    )
 
 
 def find_config(model: str, revision: str | None) -> Path:
@@ -188,30 +174,25 @@ def _check_card(source: DatasetSource, card: Path) -> None:
     if not card.is_file():
         return
     try:
-        configs = DatasetCard.load(card).data.to_dict().get("configs")
-        paths = [text for key in ("data_files", "data_dir") for text in _texts_of(configs, key)]
+        texts = list(_texts_of(DatasetCard.load(card).data.to_dict().get("configs")))
     except (ValueError, RecursionError, yaml.YAMLError) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"{source}: its README.md cannot be read: {reason}") from None
-    for path in paths:
-        parts = re.split(r"[/\\]", path)
-        if ".." in parts or parts[0] in ("", "~") or ":" in path:
+    for text in texts:
+        if ELSEWHERE.search(text):
             raise UserError(
-                f"{source}: its README.md names {path!r} as rows, which is not in the data set. "
+                f"{source}: its README.md names {text!r} as rows, which is not in the data set. "
                 "Name one of its files: organisation/name/file"
             )
 
 
-def _texts_of(value: object, key: str, found: bool = False) -> Iterator[str]:
-    """The texts under a key, at any depth of nested lists and objects."""
-    if isinstance(value, dict):
-        for name, item in value.items():
-            yield from _texts_of(item, key, found or name == key)
-    elif isinstance(value, list):
-        for item in value:
-            yield from _texts_of(item, key, found)
-    elif found and isinstance(value, str) and value:
+def _texts_of(value: object) -> Iterator[str]:
+    """The texts in nested lists and objects, at any depth."""
+    if isinstance(value, str):
         yield value
+    elif isinstance(value, dict | list):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from _texts_of(item)
 
 
 def find_cached_dataset_file(source: DatasetSource) -> Path | None:

@@ -1,0 +1,34 @@
+"""Write the hashes of HumanEval+ and MBPP+ that training rows are compared with.
+
+python -m tools.write_fingerprints HumanEvalPlus.jsonl.gz MbppPlus.jsonl.gz
+"""
+
+import json
+import sys
+from base64 import b64encode
+
+from xft.data.contamination import SHIPPED, Fingerprint
+from xft.evaluation.problems import load_problems
+from xft.evaluation.references import fingerprints
+from xft.hub.named_sets import NAMED_SETS
+
+
+def content(files: list[str]) -> str:
+    """The whole JSON. files: the pinned releases, in the order of NAMED_SETS."""
+    sets = []
+    for chosen, file in zip(NAMED_SETS.values(), files, strict=True):
+        problems = load_problems(file)
+        if problems.sha256 != chosen.sha256:
+            raise SystemExit(f"{file} is not {chosen}")
+        lines = ",\n".join(map(_line, fingerprints(problems)))
+        sets.append(f'"{chosen.name}": [\n{lines}\n]')
+    return "{" + ",\n".join(sets) + "}\n"
+
+
+def _line(own: Fingerprint) -> str:
+    encoded = b64encode(own.ngrams.astype("<u8").tobytes()).decode()
+    return json.dumps(list((vars(own) | {"ngrams": encoded}).values()))
+
+
+if __name__ == "__main__":
+    SHIPPED.write_text(content(sys.argv[1:]))
