@@ -94,7 +94,7 @@ def test_one_rule_fetches_problems_and_the_others_are_given_the_files(recipe):
     fetched = re.search(r"--out (\S+)", fetch)[1].replace(".partial", "")
     assert fetched.endswith("/mbpp.jsonl")
     (tokens,) = commands(recipe, "tokens").values()
-    assert f"--problems {fetched} {SETS[1]} " in tokens
+    assert f"--problems {' '.join(SETS)} " in tokens
     for rule in ("ground_truth", "eval"):
         for name, command in commands(recipe, rule).items():
             assert f"--dataset={fetched if 'mbpp' in name else SETS[1]} " in command

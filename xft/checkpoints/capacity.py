@@ -85,16 +85,27 @@ def highest_token(folder: Path) -> tuple[str, int] | None:
     """
     from tokenizers import Tokenizer
 
-    file, settings = folder / "tokenizer.json", folder / "tokenizer_config.json"
+    file = folder / "tokenizer.json"
     if not file.is_file():
         return None
     try:
         tokens = Tokenizer.from_buffer(read_bytes(file)).get_vocab()
     except Exception as error:  # the library has no class of its own
         raise UserError(f"{file} cannot be read: {error}") from None
-    for token in _media_tokens(read_json(settings) if settings.is_file() else {}):
+    settings = _read(folder / "tokenizer_config.json")
+    try:  # transformers adds the tokens of these files, too
+        decoder = settings.get("added_tokens_decoder", {})
+        tokens |= _read(folder / "added_tokens.json")
+        tokens |= {token["content"]: int(number) for number, token in decoder.items()}
+    except (AttributeError, KeyError, TypeError, ValueError):
+        return None
+    for token in _media_tokens(settings):
         tokens.pop(token, None)
     return max(tokens.items(), key=lambda item: item[1], default=None)
+
+
+def _read(file: Path) -> dict:
+    return read_json(file) if file.is_file() else {}
 
 
 def _media_tokens(settings: dict) -> list[str]:

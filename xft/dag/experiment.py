@@ -126,12 +126,11 @@ class Experiment:
             **{step: part.place for step, part in files.items() if part in self.shown},
         )
 
-    @cached_property
-    def table(self) -> str:
-        """The table of runs as CSV, with paths as seen from an entry."""
-        entry, rows = self.store.entry("summary", "digest"), []
+    def table(self, folder: Path) -> str:
+        """The table of runs as CSV, with paths as seen from a folder."""
+        rows = []
         for row in self.rows:
-            files = {step: Path(os.path.relpath(file, entry)) for step, file in row.files.items()}
+            files = {step: Path(os.path.relpath(file, folder)) for step, file in row.files.items()}
             rows.append(row.model_copy(update=files))
         return write_runs(rows)
 

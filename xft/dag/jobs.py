@@ -16,7 +16,7 @@ BESIDE = {
     **{training: {"metrics/{name}.jsonl": METRICS} for training in TRAININGS},
     "eval": {"{stem}.generations.jsonl": GENERATIONS},
     "tokens": {"{prefix}data/report.json": "report.json"},
-    "summary": {name: name for name in ("summary.md", "comparisons.csv", RUNS_TABLE)},
+    "summary": {name: name for name in ("summary.md", "comparisons.csv")},
     "report": {name: name for name in (FIGURES, f"{FIGURES}.manifest.json")},
 }
 
@@ -28,7 +28,7 @@ def find_jobs(experiment: Experiment) -> dict[str, Job]:
 
 def _job(part: Wanted, experiment: Experiment) -> Job:
     results, log = experiment.config.results_dir, experiment.store.log(part.rule, part.digest)
-    texts = {RUNS_TABLE: experiment.table} if part.rule == "summary" else {}
+    texts = {RUNS_TABLE: experiment.table(part.entry)} if part.rule == "summary" else {}
     logs = {}
     for name in map(_stem, [part] * len(part.names), part.names):
         logs[f"{results}/logs/{name}.log"] = str(log)

@@ -18,7 +18,7 @@ from xft.common.optional import require
 from xft.config.recorded import CONFIG_FILE, CONFIG_HEAD, is_results_folder
 from xft.config.runs import find_runs
 from xft.config.validation import complete
-from xft.dag.experiment import Experiment
+from xft.dag.experiment import RUNS_TABLE, Experiment
 from xft.dag.input_checks import check_all_files
 from xft.dag.jobs import find_jobs
 from xft.dag.wanted import FileContents, Wanted
@@ -104,12 +104,12 @@ class WorkflowRun:
                 )
         links = [name for job in self.jobs.values() for name in (job.links | job.logs)]
         names.check_free(self.results, links)
-        own = self.results / CONFIG_FILE
-        if own.exists() and not is_results_folder(self.results):
-            raise UserError(
-                f"{own} is where the workflow writes, but the workflow did not make it. Move it "
-                "away, or choose another results_dir"
-            )
+        for own in (self.results / CONFIG_FILE, self.results / RUNS_TABLE):
+            if own.exists() and not is_results_folder(self.results):
+                raise UserError(
+                    f"{own} is where the workflow writes, but the workflow did not make it. Move it "
+                    "away, or choose another results_dir"
+                )
 
     def user_files(self) -> list[tuple[str, Path]]:
         """The files and folders that the configuration names, with their keys."""
@@ -139,6 +139,7 @@ class WorkflowRun:
         self.memory.save()
         text = yaml.safe_dump(self.config.model_dump(), sort_keys=False, allow_unicode=True)
         write_whole(self.results / CONFIG_FILE, CONFIG_HEAD + _commit() + text)
+        write_whole(self.results / RUNS_TABLE, self.experiment.table(self.results))
         self.lay_names()
 
     def close(self) -> None:

@@ -135,7 +135,6 @@ def read_runs(file: Path) -> list[Row]:
 
 def _values(line: dict[str, str], table: Path) -> dict[str, object]:
     """The values of a row, with paths as seen from here. Empty cells are left out."""
-    place = table.parent / table.readlink() if table.is_symlink() else table
     known = {name: value for name, value in line.items() if value}
     files = {step: known[step] for step in MEASURED if step in known}
-    return known | {step: Path(os.path.normpath(place.parent / files[step])) for step in files}
+    return known | {step: Path(os.path.normpath(table.parent / files[step])) for step in files}
