@@ -1,11 +1,13 @@
 """Finds out which merges are the best ones, and which scores may be too high."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+from xft.reporting.choice import best_merge
 from xft.reporting.runs import Result
 
-CHOICES = ("validation", "benchmark")
+# What a merge is chosen by, and the step whose result says it.
+CHOICES = {"validation": "validation_loss", "benchmark": "eval"}
 
 
 def uncleaned(results: Iterable[Result]) -> dict[str, list[str]]:
@@ -18,28 +20,25 @@ def uncleaned(results: Iterable[Result]) -> dict[str, list[str]]:
 
 
 def best_merges(
-    chosen_by: str, results: Mapping[Result, dict], losses: Mapping[Path, Mapping]
+    chosen_by: str, results: Sequence[Result], losses: Mapping[Path, Mapping]
 ) -> list[str]:
     """The best of the merges of each mixture that has several, in words.
 
-    chosen_by: one of `CHOICES`. results: contents of the evaluations. losses: contents of the files
-    of losses.
+    chosen_by: one of `CHOICES`. losses: contents of the files of losses.
     """
     groups: dict[Path, list[Result]] = {}
-    first = next(iter(results)).row.dataset
+    first = results[0].row.dataset
     for result in results:
         row = result.row
         if row.model.startswith("dense/") and row.dataset == first and row.diversity:
             groups.setdefault(row.diversity, []).append(result)
     lines = []
     for merges in groups.values():
-        loss = {m: losses[m.row.validation_loss]["loss"] for m in merges if m.row.validation_loss}
-        scores = {merge: results[merge]["pass@1"]["plus"] for merge in merges}
-        if chosen_by == "validation":
-            scores = {merge: -value for merge, value in loss.items()}
-        if len(scores) == len(merges) > 1:
-            best = max(scores, key=scores.get)
-            words = f" (loss {loss[best]:.4f})" if best in loss else ""
+        files = [merge.row.files.get(CHOICES[chosen_by]) for merge in merges]
+        if len(merges) > 1 and all(files):
+            best = merges[best_merge(files, chosen_by)]
+            loss = losses.get(best.row.validation_loss)
+            words = f" (loss {loss['loss']:.4f})" if loss else ""
             about = best.subject.variation(best.seed)
             name = f"{best.row.model} ({about})" if about else best.row.model
             lines.append(f"{name}{words}, of {len(merges)}")
