@@ -1,14 +1,14 @@
 """Step 0: check a dense model and make it an artifact.
 
-The artifact holds links to the model's files, or copies with --copy. A model on the hub is first
-fetched at a pinned revision into the hub's own cache.
+The artifact holds links to the model's files. A model on the hub is first fetched at a pinned
+revision into the hub's own cache.
 """
 
 import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from xft.artifacts.artifact import copy_files, create_artifact
+from xft.artifacts.artifact import create_artifact
 from xft.artifacts.manifest import hash_files
 from xft.cli import running
 from xft.cli.step import Step
@@ -19,11 +19,6 @@ from xft.hub.source import check_model, find_model
 def main(argv: list[str] | None = None) -> None:
     step = Step("base", __doc__)
     step.path("--out", "DIR", "The artifact.")
-    step.add_argument(
-        "--copy",
-        action="store_true",
-        help="Copy the files, so that the artifact does not need the model any more.",
-    )
     args = step.parse_args(argv)
     base = step.options(BaseConfig)
 
@@ -32,12 +27,9 @@ def main(argv: list[str] | None = None) -> None:
     on_hub = not Path(base.model).is_dir()
     parameters = base.model_dump() if on_hub else {}
     with create_artifact(args.out, "base", parameters) as draft:
-        if args.copy:
-            copy_files(files, source, draft.path)
-        else:
-            names = {file.relative_to(source).as_posix(): file for file in files}
-            draft.known_files = hash_files(names)
-            link_files(names, draft.path, args.out)
+        names = {file.relative_to(source).as_posix(): file for file in files}
+        draft.known_files = hash_files(names)
+        link_files(names, draft.path, args.out)
 
 
 def link_files(files: Mapping[str, Path], folder: Path, out: Path) -> None:

@@ -126,18 +126,6 @@ def test_a_model_that_is_not_there_is_refused(project, arguments, message):
         run(name, "results/base", *more)
 
 
-def test_a_copy_is_the_same_artifact_and_needs_the_model_no_longer(model):
-    templates = model / "additional_chat_templates"
-    templates.mkdir()
-    (templates / "tools.jinja").write_text("{{ messages }}")
-    linked, copied = run(model, "results/linked"), run(model, "results/copied", "--copy")
-    assert open_artifact(linked, "base").id == open_artifact(copied, "base").id
-    shutil.rmtree(model)
-    assert not any(path.is_symlink() for path in copied.rglob("*"))
-    open_artifact(copied, "base", full=True)
-    AutoModelForCausalLM.from_pretrained(copied)
-
-
 def test_verify_notices_other_weights_behind_the_links(model, project, call_step, monkeypatch):
     """Of the same size and header: the time of the file says that it was changed."""
     monkeypatch.setattr(manifest, "SMALL_BYTES", 0)

@@ -107,8 +107,8 @@ class WorkflowRun:
         for own in (self.results / CONFIG_FILE, self.results / RUNS_TABLE):
             if own.exists() and not is_results_folder(self.results):
                 raise UserError(
-                    f"{own} is where the workflow writes, but the workflow did not make it. Move it "
-                    "away, or choose another results_dir"
+                    f"{own} is where the workflow writes, but the workflow did not make it. Move "
+                    "it away, or choose another results_dir"
                 )
 
     def user_files(self) -> list[tuple[str, Path]]:
