@@ -58,7 +58,7 @@ def prepare_inputs(dataset: Path, folder: Path, workers: int) -> None:
     """Write the canonical solutions for EvalPlus, and this project's ground truth."""
     found = problems.load_problems(str(dataset))
     rows = (
-        json.dumps({"task_id": p.task_id, "solution": p.prompt + p.canonical_solution}) + "\n"
+        json.dumps({"task_id": p.task_id, "solution": p.canonical_program}) + "\n"
         for p in found.problems
     )
     (folder / "samples.jsonl").write_text("".join(rows))
@@ -70,7 +70,7 @@ def ours(dataset: Path, folder: Path, workers: int) -> Callable[[], None]:
     def work() -> None:
         found = problems.load_problems(str(dataset))
         truth = ground_truth.read(folder, found)
-        solutions = [(p, p.prompt + p.canonical_solution) for p in found.problems]
+        solutions = [(p, p.canonical_program) for p in found.problems]
         verdicts = scoring.score(
             found, truth, solutions, sandbox=find_bubblewrap(), workers=workers
         )

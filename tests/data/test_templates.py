@@ -201,7 +201,11 @@ def test_rows_bring_no_special_tokens(chatty, name):
 def test_evaluation_gives_the_tokens_of_training(chatty, identity):
     template = make_template(identity, chatty)
     code = 'def last(xs):\n    """Last."""'
-    prompt = task_prompt(Problem("T/0", code + "\n", "last", ""), "humaneval", template)
+    prompt = task_prompt(
+        Problem.model_construct(task_id="T/0", prompt=code + "\n", entry_point="last"),
+        "humaneval",
+        template,
+    )
     instruction = f"Write a solution to the following problem:\n```python\n{code}\n```"
     (trained,) = template.encode(chatty, [instruction])
     (response,) = encode_literally(chatty, [f"```python\n{code}"])
@@ -210,5 +214,9 @@ def test_evaluation_gives_the_tokens_of_training(chatty, identity):
 
 
 def test_completion_is_bos_and_the_problem(tokenizer):
-    prompt = task_prompt(Problem("T/0", "def f():\n", "f", ""), "humaneval", COMPLETION)
+    prompt = task_prompt(
+        Problem.model_construct(task_id="T/0", prompt="def f():\n", entry_point="f"),
+        "humaneval",
+        COMPLETION,
+    )
     assert prompt.encode(tokenizer) == [0, *tokenizer("def f():\n")["input_ids"]]

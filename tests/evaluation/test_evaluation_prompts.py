@@ -12,7 +12,8 @@ DOCSTRING = '"""\nWrite a function to find the last item\nassert last([1]) == 1\
 
 def mbpp_prompt(text: str):
     template = make_template("magicoder", None)
-    return task_prompt(Problem("Task/0", text, "last", ""), "mbpp", template)
+    problem = Problem.model_construct(task_id="Task/0", prompt=text, entry_point="last")
+    return task_prompt(problem, "mbpp", template)
 
 
 @pytest.mark.parametrize("full_stop", ["", "."])

@@ -51,10 +51,12 @@ def evalplus_verdict(tests: ProblemTests, code: str) -> list[str]:
     statuses = []
     for calls in tests.sets:
         not_none = tests.form == "mbpp" and name in MBPP_OUTPUT_NOT_NONE_TASKS
-        expected = trusted_exec(tests.canonical, calls, name, output_not_none=not_none)
+        expected = trusted_exec(
+            tests.problem.canonical_program, calls, name, output_not_none=not_none
+        )
         times = [1.0] * len(calls)
         status, _ = untrusted_check(
-            tests.form, code, calls, name, expected, tests.atol, times, fast_check=True
+            tests.form, code, calls, name, expected, tests.problem.atol, times, fast_check=True
         )
         statuses.append(status)
         if status != "pass":
@@ -70,7 +72,7 @@ def test_verdicts_are_evalplus_s(name, monkeypatch):
     problem_set = load_problems(str(FILES[name]))
     sandbox, workers = find_bubblewrap(), len(os.sched_getaffinity(0))
     truth = ground_truth.compute(problem_set, sandbox=sandbox, workers=workers)
-    right = [(p, ProblemTests(p, problem_set.form).canonical) for p in problem_set.problems]
+    right = [(p, p.canonical_program) for p in problem_set.problems]
     passed = scoring.score(problem_set, truth, right, sandbox=sandbox, workers=workers)
     failed = {p.task_id for (p, _), v in zip(right, passed, strict=True) if v.plus != "passed"}
     assert failed == (FAILS_ITSELF if name == "humaneval" else set())

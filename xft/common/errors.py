@@ -38,3 +38,10 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     """The end of a message about an unknown word: a similar known word, if there is one."""
     near = difflib.get_close_matches(word.lower(), known, n=1, cutoff=0.7)
     return f": did you mean {near[0]}?" if near else ""
+
+
+def described(error, most: int = 3) -> str:
+    """The first faults in a pydantic ValidationError, each with its place."""
+    faults = error.errors(include_url=False)[:most]
+    words = [[".".join(map(str, fault["loc"])), fault["msg"]] for fault in faults]
+    return "; ".join(": ".join(filter(None, pair)) for pair in words)

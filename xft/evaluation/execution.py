@@ -1,6 +1,5 @@
 """Runs programs on inputs, each in its own sandbox, and yields what they return as plain data."""
 
-import fcntl
 import json
 import os
 import select
@@ -10,11 +9,10 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import BinaryIO
 
 from xft.common.errors import UserError
 from xft.evaluation.plain_data import dumps, encode
@@ -93,15 +91,15 @@ def execute(
     *,
     sandbox: Bubblewrap | None,
     limits: Limits,
-    stop: Stop | None = None,
+    stop: Stop,
 ) -> Iterator[bytes]:
     """Run a program in a sandbox (None: with the user's rights). Yield the runner's messages as
     they come. Each is a line of JSON for `parse`.
 
     The program ends when the caller closes the iterator, and in any case within `limits.loading`
     plus `limits.calls` for each set. If the program dies, the messages end. Raises TimedOut;
-    Stopped once `stop` is set; Garbled if a line is too long; UserError if the program does not
-    start on this machine.
+    Stopped once `stop` is readable; Garbled if a line is too long; UserError if the program does
+    not start on this machine.
     """
     confined = sandbox is not None
     program = {"code": code, "entry_point": entry_point, "memory": limits.memory_bytes}
@@ -123,40 +121,26 @@ def execute(
     )
 
 
-def _run(command: list[str], request: str, limits: Limits, stop: Stop | None) -> Iterator[bytes]:
-    with _readable(request) as descriptor, tempfile.TemporaryFile() as errors:
+def _run(command: list[str], request: str, limits: Limits, stop: Stop) -> Iterator[bytes]:
+    with tempfile.TemporaryFile() as asked, tempfile.TemporaryFile() as errors:
+        asked.write(request.encode())
+        asked.seek(0)
         child = subprocess.Popen(
             command,
-            stdin=descriptor,
+            stdin=asked,
             stdout=subprocess.PIPE,
             stderr=errors,
             env=CLEAN_ENVIRONMENT,
             start_new_session=True,
         )
-        try:
-            lines = _lines(child.stdout.fileno(), limits, stop)
-            _wait_until_ready(lines, errors)
-            yield from lines
-        finally:
-            _end(child)
-
-
-@contextmanager
-def _readable(content: str) -> Iterator[int]:
-    """A descriptor to read `content` from. On Linux no process can write to it."""
-    sealable = hasattr(os, "memfd_create")
-    with _file_in_memory() if sealable else tempfile.TemporaryFile() as file:
-        file.write(content.encode())
-        file.flush()
-        file.seek(0)
-        if sealable:
-            seals = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK
-            fcntl.fcntl(file, fcntl.F_ADD_SEALS, seals | fcntl.F_SEAL_SEAL)
-        yield file.fileno()
-
-
-def _file_in_memory() -> BinaryIO:
-    return os.fdopen(os.memfd_create("request", os.MFD_ALLOW_SEALING), "w+b")
+        with child:
+            try:
+                lines = _lines(child.stdout.fileno(), limits, stop)
+                _wait_until_ready(lines, errors)
+                yield from lines
+            finally:
+                with suppress(ProcessLookupError):
+                    os.killpg(child.pid, signal.SIGKILL)
 
 
 def _wait_until_ready(lines: Iterator[bytes], errors) -> None:
@@ -171,12 +155,11 @@ def _wait_until_ready(lines: Iterator[bytes], errors) -> None:
     raise _NotStarted(said or "it ended without a message")
 
 
-def _lines(descriptor: int, limits: Limits, stop: Stop | None) -> Iterator[bytes]:
+def _lines(descriptor: int, limits: Limits, stop: Stop) -> Iterator[bytes]:
     """All lines. Raises TimedOut if the next line does not come in time."""
     clock = _Clock(limits)
     rest = b""
-    watched = [descriptor, *([stop] if stop else [])]
-    while readable := select.select(watched, [], [], clock.seconds_left)[0]:
+    while readable := select.select([descriptor, stop], [], [], clock.seconds_left)[0]:
         if stop in readable:
             raise Stopped
         chunk = os.read(descriptor, CHUNK_BYTES)
@@ -226,10 +209,3 @@ def parse(line: bytes) -> dict:
     if not isinstance(message, dict):
         raise Garbled
     return message
-
-
-def _end(child: subprocess.Popen) -> None:
-    with suppress(ProcessLookupError):
-        os.killpg(child.pid, signal.SIGKILL)
-    child.wait()
-    child.stdout.close()

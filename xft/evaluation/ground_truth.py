@@ -32,8 +32,8 @@ class ProblemTests:
 
     def __init__(self, problem: Problem, form: str):
         self.problem = problem
-        fields = json.loads(problem.row)
-        self.sets = [fields[f"{name}_input"] or [] for name in TEST_SETS]
+        self.form = form
+        self.sets = [problem.base_input, problem.plus_input]
         if form == "mbpp":
             from evalplus.data.mbpp import mbpp_deserialize_inputs
 
@@ -46,9 +46,6 @@ class ProblemTests:
                     f"those in base_input and plus_input are of another form: {error}. Give a "
                     "problem of your own a task_id that does not begin with Mbpp/"
                 ) from None
-        self.form = form
-        self.atol = fields["atol"]
-        self.canonical = fields["prompt"] + fields["canonical_solution"]
         self.encoded = encode_inputs(self.sets)
 
 
@@ -62,14 +59,7 @@ def compute(problem_set: ProblemSet, *, sandbox: Bubblewrap | None, workers: int
         return dumps(_returned(ProblemTests(problem, problem_set.form), sandbox, stop))
 
     problems = problem_set.problems
-    lines = work_on(
-        problems,
-        line,
-        lambda problem: problem.task_id,
-        workers=workers,
-        desc="ground truth",
-        unit="problem",
-    )
+    lines = work_on(problems, line, workers=workers, desc="ground truth", unit="problem")
     return {problem.task_id: line for problem, line in zip(problems, lines, strict=True)}
 
 
@@ -97,12 +87,10 @@ def _returned(tests: ProblemTests, sandbox: Bubblewrap | None, stop: Stop) -> di
     raise UserError(f"the canonical solution of {name} {fault}; arguments: {arguments}")
 
 
-def run_canonical(
-    tests: ProblemTests, sandbox: Bubblewrap | None, stop: Stop | None = None
-) -> Iterator[dict]:
+def run_canonical(tests: ProblemTests, sandbox: Bubblewrap | None, stop: Stop) -> Iterator[dict]:
     """The messages of a problem's canonical solution."""
     lines = execute(
-        tests.canonical,
+        tests.problem.canonical_program,
         tests.problem.entry_point,
         tests.encoded,
         sandbox=sandbox,

@@ -50,16 +50,16 @@ class Judges:
         self._server.kill()
         self._server.wait()
 
-    def outcome(self, trial: BinaryIO, stop: Stop | None = None) -> Outcome | None:
+    def outcome(self, trial: BinaryIO, stop: Stop) -> Outcome | None:
         """Judge a file of `trial`, from its beginning; None if that takes more than the limits.
 
-        Raises Stopped once `stop` is set, and UserError if the server has ended.
+        Raises Stopped once `stop` is readable, and UserError if the server has ended.
         """
         trial.seek(0)
         reader, writer = os.pipe()
         try:
             self._send(trial.fileno(), writer)
-            if stop in select.select([reader, *([stop] if stop else [])], [], [])[0]:
+            if stop in select.select([reader, stop], [], [])[0]:
                 raise Stopped
             reply = os.read(reader, REPLY_BYTES)
         finally:

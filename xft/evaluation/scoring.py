@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from tempfile import TemporaryFile
 
-from xft.common.progress import progress
 from xft.evaluation.execution import TEST_SETS, Garbled, Limits, TimedOut, execute
 from xft.evaluation.ground_truth import ProblemTests, run_canonical, shown
 from xft.evaluation.judges import Judges
@@ -53,33 +52,26 @@ def score(
         if code is None:
             return Verdict(NO_CODE, NO_CODE)
         tests = ProblemTests(problem, problem_set.form)
-        found, timed_out = _verdict(tests, truth, code, sandbox, judges, Limits(), stop)
+        limits = _limits_here(tests, sandbox, stop) if number in late else Limits()
+        found, timed_out = _verdict(tests, truth, code, sandbox, judges, limits, stop)
         if timed_out:
             late.add(number)
         return found
 
+    numbers = range(len(solutions))
     with Judges(confined=sandbox is not None) as judges:
-        verdicts = work_on(
-            range(len(solutions)),
-            verdict,
-            lambda number: solutions[number][0].task_id,
-            workers=workers,
-            desc="score",
-            unit="solution",
-        )
-        for number in progress(sorted(late), desc="score again, alone", unit="solution"):
-            problem, code = solutions[number]
-            tests = ProblemTests(problem, problem_set.form)
-            limits = _limits_here(tests, sandbox)
-            verdicts[number], _ = _verdict(tests, truth, code, sandbox, judges, limits)
-    return verdicts
+        verdicts = work_on(numbers, verdict, workers=workers, desc="score", unit="solution")
+        again = sorted(late)
+        found = work_on(again, verdict, workers=1, desc="score again, alone", unit="solution")
+    final = dict(zip(again, found, strict=True))
+    return [final.get(number, verdict) for number, verdict in enumerate(verdicts)]
 
 
-def _limits_here(tests: ProblemTests, sandbox: Bubblewrap | None) -> Limits:
+def _limits_here(tests: ProblemTests, sandbox: Bubblewrap | None, stop: Stop) -> Limits:
     """Limits from the time that the canonical solution takes now."""
     start = last = time.monotonic()
     longest = 0.0
-    for _ in run_canonical(tests, sandbox):
+    for _ in run_canonical(tests, sandbox, stop):
         now = time.monotonic()
         longest, last = max(longest, now - last), now
     usual = Limits()
@@ -97,7 +89,7 @@ def _verdict(
     sandbox: Bubblewrap | None,
     judges: Judges,
     limits: Limits,
-    stop: Stop | None = None,
+    stop: Stop,
 ) -> tuple[Verdict, bool]:
     """Run a program on all calls, and have it judged after it has ended. Also whether it was late.
 
@@ -107,7 +99,7 @@ def _verdict(
     late = False
     with TemporaryFile() as trial:
         expected = truth[tests.problem.task_id]
-        write_trial(trial, tests.form, name, tests.atol, inputs, expected)
+        write_trial(trial, tests.form, name, tests.problem.atol, inputs, expected)
         try:
             for line in execute(code, name, inputs, sandbox=sandbox, limits=limits, stop=stop):
                 trial.write(line + b"\n")
