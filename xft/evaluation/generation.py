@@ -1,7 +1,9 @@
 """Generates completions in batches. A row leaves its batch soon after its solution is complete."""
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 from xft.common.devices import advice_on_nan
 from xft.common.errors import UserError
@@ -90,40 +92,26 @@ class Row:
 def make_rows(
     config, tokenizer, prompts: Sequence[TaskPrompt], max_new_tokens: int, token_healing: bool
 ) -> list[Row]:
-    """A row for each prompt, in order. Raises UserError as `_encode_prompts`."""
-    token_ids = _encode_prompts(config, tokenizer, prompts, max_new_tokens)
-    vocabulary = Vocabulary(tokenizer) if token_healing else None
-    rows = []
-    for number, (ids, prompt) in enumerate(zip(token_ids, prompts, strict=True)):
-        is_healed = vocabulary is not None and len(ids) > 1
-        first_ids = vocabulary.replacements(ids[-1]) if is_healed else []
-        rows.append(Row(number, ids, prompt.stops, first_ids))
-    return rows
-
-
-def _encode_prompts(
-    config, tokenizer, prompts: Sequence[TaskPrompt], max_new_tokens: int
-) -> list[list[int]]:
-    """The token ids of each prompt.
+    """A row for each prompt, in order.
 
     config: of the model. Raises UserError if a prompt plus `max_new_tokens` does not fit into its
     window.
     """
-    token_ids = [prompt.encode(tokenizer) for prompt in prompts]
-    window = getattr(config.get_text_config(), "max_position_embeddings", None)
-    if window is None:
-        return token_ids
-    too_long = [
-        f"{prompt.task_id} ({len(ids)} tokens)"
-        for prompt, ids in zip(prompts, token_ids, strict=True)
-        if len(ids) + max_new_tokens > window
-    ]
+    window = getattr(config.get_text_config(), "max_position_embeddings", None) or math.inf
+    replacements = cache(Vocabulary(tokenizer).replacements)
+    rows, too_long = [], []
+    for number, prompt in enumerate(prompts):
+        ids = prompt.encode(tokenizer)
+        if len(ids) + max_new_tokens > window:
+            too_long.append(f"{prompt.task_id} ({len(ids)} tokens)")
+        first_ids = replacements(ids[-1]) if token_healing and len(ids) > 1 else []
+        rows.append(Row(number, ids, prompt.stops, first_ids))
     if too_long:
         raise UserError(
             f"{len(too_long)} prompts and max_new_tokens = {max_new_tokens} do not fit into the "
             f"model's window of {window} tokens: {', '.join(too_long[:5])}. Lower max_new_tokens"
         )
-    return token_ids
+    return rows
 
 
 def write_rows(

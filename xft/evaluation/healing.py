@@ -7,13 +7,12 @@ back, and the first new token may be any that begins with its text.
 """
 
 import re
-from bisect import bisect_left, bisect_right
 
 SINGLE_BYTE = re.compile("<0x[0-9A-F]{2}>")
 
 
 class Vocabulary:
-    """The tokens of a tokenizer, sorted by text. Special tokens and single bytes are left out.
+    """The tokens of a tokenizer. Special tokens and single bytes are left out.
 
     The texts are the tokenizer's own, with `Ġ` or `▁` for a blank. There each token is whole, and
     the text of several tokens is the sum of their texts.
@@ -22,26 +21,22 @@ class Vocabulary:
     def __init__(self, tokenizer):
         added = tokenizer.added_tokens_decoder.items()
         special = {*tokenizer.all_special_ids, *(number for number, one in added if one.special)}
-        tokens = sorted(
-            (text, number)
+        self._texts = {
+            number: text
             for text, number in tokenizer.get_vocab().items()
             if number not in special and not SINGLE_BYTE.fullmatch(text)
-        )
-        self._texts = [text for text, _ in tokens]
-        self._ids = [number for _, number in tokens]
-        self._text_of = dict(zip(self._ids, self._texts, strict=True))
+        }
 
     def replacements(self, token_id: int) -> list[int]:
         """The ids of the tokens that begin with the text of this one, and its own.
 
         Empty if there is no other one, or if this one is special or a single byte.
         """
-        text = self._text_of.get(token_id)
+        text = self._texts.get(token_id)
         if text is None:
             return []
-        start = bisect_left(self._texts, text)
-        end = bisect_right(self._texts, text, key=lambda other: other[: len(text)])
-        return self._ids[start:end] if end - start > 1 else []
+        found = [number for number, other in self._texts.items() if other.startswith(text)]
+        return found if len(found) > 1 else []
 
 
 class FirstTokens:

@@ -17,10 +17,10 @@ from xft.evaluation.prompts import TaskPrompt
 from xft.evaluation.result import package_versions
 from xft.evaluation.samples import Sample
 
-# The functions of each backend that load a model folder, and that generate with it.
+# The functions of each backend that load a model folder, and that write rows of tokens with it.
 BACKENDS = {
-    "transformers": (loading.load_model, generation.generate),
-    "vllm": (vllm_backend.load_model, vllm_backend.generate),
+    "transformers": (loading.load_model, generation.write_rows),
+    "vllm": (vllm_backend.load_model, vllm_backend.write_rows),
 }
 
 
@@ -55,7 +55,7 @@ def sample(
     Raises UserError where the model does not fit its manifest, or cannot be loaded.
     """
     identity = artifact_id(Path(model_folder), full=verify_all)
-    load, generate = BACKENDS[options.generation.backend]
+    load, write = BACKENDS[options.generation.backend]
     model, tokenizer = load(Path(model_folder), options.threads, options.generation.precision)
     origin = {
         "model": {"path": model_folder, "id": identity},
@@ -69,7 +69,7 @@ def sample(
         (prompt, number) for prompt in prompts for number in range(options.generation.samples)
     ]
     journal = Journal(journal_file, origin | _content(model_folder, identity, prompts))
-    generate = partial(generate, model, tokenizer)
+    generate = partial(generation.generate, model, tokenizer, write=write)
     completions = _complete(generate, requests, options, journal)
     samples = [
         Sample(

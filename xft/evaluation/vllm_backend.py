@@ -4,7 +4,7 @@ Written for vLLM 0.33.0.
 """
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,10 +14,8 @@ from xft.common.errors import UserError
 from xft.common.optional import require
 from xft.data.endings import GENERATION_CONFIG
 from xft.data.tokenizers import load_tokenizer
-from xft.evaluation import generation
 from xft.evaluation.generation import Row, Sampling
 from xft.evaluation.loading import computing_dtype
-from xft.evaluation.prompts import TaskPrompt
 
 ENVIRONMENT = {
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # otherwise equal runs may batch differently
@@ -30,7 +28,7 @@ MOST_ALLOWED = 1024
 
 @dataclass(frozen=True)
 class VllmModel:
-    """A model for vLLM. `generate` loads it, because vLLM needs the length of the sequences.
+    """A model for vLLM. `write_rows` loads it, because vLLM needs the length of the sequences.
 
     config, generation_config: transformers'. device and dtype: torch's, of the weights.
     """
@@ -43,7 +41,7 @@ class VllmModel:
 
 
 def load_model(folder: Path, threads: int | None, precision: str = "auto"):
-    """The model and the tokenizer of a folder, for `generate`.
+    """The model and the tokenizer of a folder, for `write_rows`.
 
     threads: not used, because vLLM chooses the number. precision: as for `computing_dtype`. Raises
     UserError if vLLM is not installed, if the folder is missing or broken, or if it is a mixture,
@@ -78,19 +76,7 @@ def load_model(folder: Path, threads: int | None, precision: str = "auto"):
     return VllmModel(str(folder), config, generation_config, device, dtype), tokenizer
 
 
-def generate(
-    model: VllmModel, tokenizer, prompts: Sequence[TaskPrompt], **options
-) -> list[generation.Completion]:
-    """A completion for each prompt, as from `generation.generate` with the same options.
-
-    batch_size: the number of sequences at a time. The next one starts as soon as one is done.
-    token_healing: a prompt stays as it is if too many tokens begin with the text of its last one. A
-    text may go on after a stop sequence that begins in its first token.
-    """
-    return generation.generate(model, tokenizer, prompts, write=_write_rows, **options)
-
-
-def _write_rows(
+def write_rows(
     model: VllmModel,
     tokenizer,
     rows: list[Row],
@@ -99,6 +85,12 @@ def _write_rows(
     batch_size: int,
     sampling: Sampling | None,
 ) -> Iterator[tuple[Row, list[int]]]:
+    """Each row with its new token ids, as soon as it is done, as from `generation.write_rows`.
+
+    batch_size: the number of sequences at a time. The next one starts as soon as one is done.
+    A prompt stays as it is if too many tokens begin with the text of its last one. A text may go on
+    after a stop sequence that begins in its first token.
+    """
     rows = [
         row if len(row.first_ids) <= MOST_ALLOWED else replace(row, first_ids=[]) for row in rows
     ]
