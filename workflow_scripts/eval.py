@@ -157,7 +157,7 @@ def _report(result: dict) -> None:
         shares = [f"{measure} {result[measure][tests]:.1%}" for measure in measures(result)]
         parts.append(f"{name}: {', '.join(shares)}, {result['passed'][tests]} of {count} pass")
     print(f"{result['model']['path']} on {result['dataset']['name']}, {'; '.join(parts)}")
-    for caveat in caveats(result):
+    for caveat in caveats([result]):
         print(caveat)
 
 

@@ -117,7 +117,7 @@ def test_the_files_and_the_terminal_hold_the_scores(runs, capsys):
     assert "In brackets: the 95% interval (Wilson's), and the number of passed samples." in text
     assert "- base: `own/42/base`, evaluated in `results/eval/own/42/base/humaneval.json`" in text
     assert "- dense/lam~0.75: `own/42/dense/lam~0.75` (not kept), evaluated in" in text
-    note = "own/42/base on humaneval: EvalPlus itself would count 109 as passed on base tests"
+    note = "EvalPlus itself fails every solution of HumanEval/32. 1 of these results count"
     assert text.count(note) == 1
     assert capsys.readouterr().out == text
     before = Path("results/comparisons.csv").read_bytes()

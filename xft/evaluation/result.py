@@ -1,17 +1,17 @@
 """Builds, reads and writes the result of an evaluation. Equal runs write equal bytes."""
 
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
 from xft.artifacts.manifest import Recipe
 from xft.artifacts.results import ResultFormat
 from xft.evaluation.ground_truth import TEST_SETS
+from xft.evaluation.judging import PASSED
 from xft.evaluation.problems import ProblemSet
 from xft.evaluation.samples import Sample, samples_path
 from xft.evaluation.scoring import Verdict
-from xft.evaluation.trial import PASSED
 
 RESULT = ResultFormat("eval", "eval", 2, "pass@1")
 TEST_NAMES = {"base": "base tests", "plus": "base + extra tests"}  # EvalPlus's words
@@ -32,16 +32,10 @@ def build_result(
 
     pass@k is the unbiased estimate of the share of problems with a passing sample among k samples.
     With one sample each, pass@1 is the share of problems that pass. passed: the number of samples.
-    evalplus: passing problems that EvalPlus itself counts as failed, and its number of passed ones.
     """
-    origin = samples[0].origin
+    origin = samples[0].origin.model_dump()
     scoring_versions = {"python": platform.python_version()} | package_versions("evalplus", "numpy")
     passed = {name: [getattr(v, name) for v in verdicts].count(PASSED) for name in TEST_SETS}
-    failed_by_evalplus = [
-        sample.task_id
-        for sample, verdict in zip(samples, verdicts, strict=True)
-        if sample.task_id == FAILED_BY_EVALPLUS and verdict.base == PASSED
-    ]
     return {
         "model": origin["model"],
         "dataset": {
@@ -54,10 +48,6 @@ def build_result(
         "versions": origin["versions"] | scoring_versions,
         **_pass_at_k(samples, verdicts),
         "passed": passed,
-        "evalplus": {
-            "failed": failed_by_evalplus,
-            "passed": {name: count - len(failed_by_evalplus) for name, count in passed.items()},
-        },
         "problems": [
             {
                 "task_id": sample.task_id,
@@ -109,21 +99,12 @@ def measures(result: dict) -> list[str]:
     return [f"pass@{k}" for k in SAMPLES_OF if f"pass@{k}" in result]
 
 
-def caveats(result: dict) -> list[str]:
+def caveats(results: Iterable[dict]) -> list[str]:
     """Remarks that a reader of the scores must know, one sentence each."""
-    if not result["evalplus"]["failed"]:
-        return []
-    base, plus = (result["evalplus"]["passed"][tests] for tests in TEST_SETS)
-    return [
-        f"{result['model']['path']} on {result['dataset']['name']}: EvalPlus itself would count "
-        f"{base} as passed on {TEST_NAMES['base']}, {plus} on {TEST_NAMES['plus']}. It fails every "
-        f"solution of {FAILED_BY_EVALPLUS}."
-    ]
-
-
-def common_caveats(results: Sequence[dict]) -> list[str]:
-    """The remarks of `caveats` for many results, in one sentence."""
-    count = sum(bool(result["evalplus"]["failed"]) for result in results)
+    count = sum(
+        any(row["task_id"] == FAILED_BY_EVALPLUS and row["base"] == PASSED for row in rows)
+        for rows in (result["problems"] for result in results)
+    )
     if not count:
         return []
     return [

@@ -5,24 +5,40 @@ The rows have the keys that EvalPlus needs (`task_id`, `solution`), so EvalPlus 
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from itertools import zip_longest
 from pathlib import Path
 
+from pydantic import BaseModel, ConfigDict, ValidationError
+
 from xft.artifacts.files import write_whole
-from xft.common.errors import UserError
+from xft.common.errors import UserError, described
 from xft.common.json_lines import read_json_lines
 from xft.evaluation.prompts import TaskPrompt
 
-ORIGIN = ("model", "settings", "versions")
+
+class ModelId(BaseModel):
+    """Where a model was, and the id in its manifest, if it has one."""
+
+    path: str
+    id: str | None
 
 
-@dataclass(frozen=True)
-class Sample:
+class Origin(BaseModel):
+    """The run that generated a sample."""
+
+    model: ModelId
+    settings: dict
+    versions: dict
+
+
+class Sample(BaseModel):
     """A generation.
 
     number: counts the samples of a problem from 0. completion: the raw text. solution: the program
-    in it. origin: model, settings and versions of the run that generated it.
+    in it.
     """
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
 
     task_id: str
     number: int
@@ -30,7 +46,7 @@ class Sample:
     completion: str
     solution: str
     finish: str
-    origin: dict
+    origin: Origin
 
     @property
     def code(self) -> str | None:
@@ -45,7 +61,7 @@ def samples_path(result: Path) -> Path:
 
 def write_samples(path: Path, samples: Sequence[Sample]) -> None:
     """Write the rows whole or not at all."""
-    write_whole(path, "".join(json.dumps(asdict(s), sort_keys=True) + "\n" for s in samples))
+    write_whole(path, "".join(json.dumps(s.model_dump(), sort_keys=True) + "\n" for s in samples))
 
 
 def journal_path(result: Path) -> Path:
@@ -58,46 +74,25 @@ def read_samples(path: Path, prompts: Sequence[TaskPrompt], count: int) -> list[
 
     Raises UserError if the file is missing or broken, or was made for other prompts.
     """
-    if not path.is_file():
-        raise UserError(f"there are no generations to score: {path} does not exist")
     samples = [_sample(value, f"{path}, line {n}") for n, value in read_json_lines(path)]
-    wanted = [prompt for prompt in prompts for _ in range(count)]
-    if len(samples) != len(wanted):
-        raise UserError(
-            f"{path} holds {len(samples)} generations for {len(prompts)} problems: "
-            "was it made with another data set, limit or number of samples?"
-        )
-    for index, (sample, prompt) in enumerate(zip(samples, wanted, strict=True)):
-        where = f"{path}, line {index + 1}"
-        if (sample.task_id, sample.prompt_sha256) != (prompt.task_id, prompt.sha256):
+    wanted = [(p.task_id, number, p.sha256) for p in prompts for number in range(count)]
+    found = [(sample.task_id, sample.number, sample.prompt_sha256) for sample in samples]
+    for line, (one, other) in enumerate(zip_longest(found, wanted), 1):
+        if one != other:
             raise UserError(
-                f"{where}: {sample.task_id} was not generated from the prompt of "
-                f"{prompt.task_id}: was it made with another data set or prompt?"
+                f"{path}, line {line}: these are not {count} generations for each of the "
+                f"{len(prompts)} problems. Were they made with another data set, prompt, limit or "
+                "number of samples?"
             )
-        if sample.number != index % count:
-            raise UserError(f"{where}: number = {sample.number}, but it should be {index % count}")
     if any(sample.origin != samples[0].origin for sample in samples):
         raise UserError(f"{path} holds generations of more than one run")
     return samples
 
 
 def _sample(value: object, where: str) -> Sample:
+    if isinstance(value, ValueError):
+        raise UserError(f"{where}: not a generation: {value}")
     try:
-        if isinstance(value, ValueError):
-            raise value
-        sample = Sample(**value)
-    except (ValueError, TypeError) as error:
-        raise UserError(f"{where}: not a generation: {error}") from None
-    for field in fields(Sample):
-        value = getattr(sample, field.name)
-        if type(value) is not field.type:
-            kind = field.type.__name__
-            fault = f"{field.name} = {value!r:.99} is not of type {kind}"
-            raise UserError(f"{where}: not a generation: {fault}")
-    parts = [sample.origin.get(key) for key in ORIGIN]
-    if not all(isinstance(part, dict) for part in parts) or not parts[0].keys() >= {"path", "id"}:
-        raise UserError(
-            f"{where}: not a generation: origin must hold {', '.join(ORIGIN)}, and model its path "
-            "and id"
-        )
-    return sample
+        return Sample.model_validate(value)
+    except ValidationError as error:
+        raise UserError(f"{where}: not a generation: {described(error)}") from None

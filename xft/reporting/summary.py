@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from xft.evaluation import lm_eval_result
-from xft.evaluation.result import backends_note, caveats, common_caveats, read_result
+from xft.evaluation.result import backends_note, caveats, read_result
 from xft.reporting import notes, tables
 from xft.reporting.comparisons import (
     comparison_table,
@@ -74,14 +74,9 @@ def _scores(table, results: dict[Result, dict]) -> list[str]:
 
 
 def _remarks(results: dict[Result, dict]) -> Iterable[str]:
-    """What a reader of the scores must know, each once."""
-    contents = list(results.values())
-    if _has_seeds(results):
-        remarks = common_caveats(contents)
-    else:
-        remarks = [note for content in contents for note in caveats(content)]
+    """What a reader of the scores must know."""
     backends = {
         found.subject.label: content["settings"].get("backend", "transformers")
         for found, content in results.items()
     }
-    return dict.fromkeys([*remarks, *backends_note(backends)])
+    return [*caveats(results.values()), *backends_note(backends)]
