@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import ExitStack, suppress
 
 import psutil
 import pytest
@@ -18,11 +19,9 @@ from xft.common.errors import UserError
 from xft.evaluation import ground_truth
 from xft.evaluation.execution import Limits
 from xft.evaluation.problems import load_problems
-from xft.evaluation.sandbox import find_bubblewrap
 from xft.evaluation.workers import work_on
 
 ENDLESS = "    while True: pass\n"
-HANGS = 300  # seconds; what does not end by then never will
 # Steps without time limits, and a model that writes endless loops.
 STEP = """
 import sys
@@ -39,64 +38,38 @@ running.run("{step}", lambda _: step.main(sys.argv[1:]))
 """
 
 
-@pytest.fixture(scope="module", params=["bubblewrap", "none"])
-def sandbox(request):
-    if request.param == "bubblewrap":
-        request.getfixturevalue("bubblewrap")
-    return request.param
-
-
 @pytest.fixture
 def start(repository):
-    """Callable (step, arguments): a step that never ends by itself, in a process of its own."""
-    started = []
+    """Callable (step, arguments): a step that never ends by itself, and the programs that it runs,
+    the runner and its child.
+    """
+    with ExitStack() as stack:
 
-    def start(name, arguments):
-        environment = os.environ | {"PYTHONPATH": str(repository)}
-        process = subprocess.Popen(
-            [sys.executable, "-c", STEP.format(step=name), *map(str, arguments)],
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        started.append(process)
-        return process
+        def start(name, *arguments):
+            process = subprocess.Popen(
+                [sys.executable, "-c", STEP.format(step=name), *map(str, arguments)],
+                env=os.environ | {"PYTHONPATH": str(repository)},
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+            stack.enter_context(process)
+            stack.callback(process.kill)
+            programs = []
+            while len(programs) < 2:
+                assert process.poll() is None
+                time.sleep(0.02)
+                with suppress(psutil.Error):  # one has ended meanwhile
+                    children = psutil.Process(process.pid).children(recursive=True)
+                    programs = [c for c in children if "runner.py" in " ".join(c.cmdline())]
+            return process, programs
 
-    yield start
-    for process in started:
-        process.kill()
-        process.communicate()
-
-
-def runners(process) -> list[psutil.Process]:
-    """The processes below this one that run a solution."""
-    found = []
-    for child in psutil.Process(process.pid).children(recursive=True):
-        try:
-            found += [child] if "runner.py" in " ".join(child.cmdline()) else []
-        except psutil.Error:  # it has ended meanwhile
-            continue
-    return found
+        yield start
 
 
-def wait_for(condition):
-    """What `condition` gives once it holds."""
-    deadline = time.monotonic() + HANGS
-    while not (found := condition()):
-        assert time.monotonic() < deadline
+def wait_for_the_end(programs) -> None:
+    while programs := [program for program in programs if is_alive(program)]:
         time.sleep(0.02)
-    return found
-
-
-def assert_ends(process, number) -> None:
-    """A signal ends the step, with its exit status, no trace, and nothing left running."""
-    programs = wait_for(lambda: runners(process))
-    process.send_signal(number)
-    _, errors = process.communicate(timeout=HANGS)
-    assert process.returncode == 128 + number
-    assert "Traceback" not in errors and "Exception" not in errors
-    wait_for(lambda: not any(map(is_alive, programs)))
 
 
 def is_alive(program: psutil.Process) -> bool:
@@ -106,28 +79,15 @@ def is_alive(program: psutil.Process) -> bool:
         return False
 
 
-def endless_problems(folder):
+@pytest.mark.parametrize("sandbox", ["bubblewrap", "none"])
+def test_no_program_outlives_a_killed_step(start, tmp_path, sandbox, bubblewrap):
     rows = three_problems()
     rows[1]["canonical_solution"] = ENDLESS
-    return write_problems(folder / "sums.jsonl", rows)
-
-
-@pytest.fixture
-def ground_truths(start, tmp_path, sandbox):
-    """The step while it runs a canonical solution that does not end."""
-    flags = ["--dataset", endless_problems(tmp_path), "--sandbox", sandbox]
-    return start("ground_truth", [*flags, "--out", tmp_path / "truth"])
-
-
-def test_a_signal_ends_the_ground_truth_at_once(ground_truths, tmp_path, sandbox):
-    assert_ends(ground_truths, signal.SIGINT if sandbox == "none" else signal.SIGTERM)
-    assert [path.name for path in tmp_path.iterdir()] == ["sums.jsonl"]
-
-
-def test_no_program_outlives_a_killed_step(ground_truths):
-    programs = wait_for(lambda: both if len(both := runners(ground_truths)) > 1 else None)
-    ground_truths.kill()
-    wait_for(lambda: not any(map(is_alive, programs)))
+    problems = write_problems(tmp_path / "sums.jsonl", rows)
+    flags = ["--dataset", problems, "--sandbox", sandbox, "--out", tmp_path / "truth"]
+    process, programs = start("ground_truth", *flags)
+    process.kill()
+    wait_for_the_end(programs)
 
 
 def test_a_signal_ends_the_scoring_and_the_generations_are_kept(
@@ -141,7 +101,12 @@ def test_a_signal_ends_the_scoring_and_the_generations_are_kept(
     step.main(["--dataset", str(problems), "--out", str(truth)])
     flags += ["--ground-truth", truth]
 
-    assert_ends(start("eval", flags), signal.SIGTERM)
+    process, programs = start("eval", *flags)
+    process.terminate()
+    _, errors = process.communicate()
+    assert process.returncode == 128 + signal.SIGTERM
+    assert "Traceback" not in errors and "Exception" not in errors
+    wait_for_the_end(programs)
     names = {path.name for path in out.parent.iterdir()}
     assert names == {".r.generations.jsonl.part", "r.generations.jsonl"}
 
@@ -153,21 +118,18 @@ def test_a_signal_ends_the_scoring_and_the_generations_are_kept(
     assert not list(out.parent.glob(".*.part"))
 
 
-def test_a_canonical_solution_that_does_not_end_is_refused(tmp_path, monkeypatch, sandbox):
+def test_a_canonical_solution_that_does_not_end_is_refused(tmp_path, monkeypatch, bubblewrap):
     """At once: the others are not waited for."""
     rows = three_problems()
     rows[0]["canonical_solution"] = "    raise KeyError\n"
     rows[2]["canonical_solution"] = rows[1]["canonical_solution"] = ENDLESS
-    problems = load_problems(str(write_problems(tmp_path / "sums.jsonl", rows)))
-    bubblewrap = find_bubblewrap() if sandbox == "bubblewrap" else None
-    with pytest.raises(UserError, match="Arithmetic/0 raises KeyError"):
-        ground_truth.compute(problems, sandbox=bubblewrap, workers=2)
-    monkeypatch.setattr(ground_truth, "REFERENCE_LIMITS", Limits(call=1))
-    fault = r"Arithmetic/[12] does not end within its limits, 1 s for a call and .*; arguments: \[2"
-    rows[0]["canonical_solution"] = "    return a + b\n"
-    problems = load_problems(str(write_problems(tmp_path / "sums.jsonl", rows)))
-    with pytest.raises(UserError, match=fault):
-        ground_truth.compute(problems, sandbox=bubblewrap, workers=2)
+    late = r"Arithmetic/[12] does not end within its limits, 1 s for a call and .*; arguments: \[2"
+    for fault in ("Arithmetic/0 raises KeyError", late):
+        problems = load_problems(str(write_problems(tmp_path / "sums.jsonl", rows)))
+        with pytest.raises(UserError, match=fault):
+            ground_truth.compute(problems, sandbox=bubblewrap, workers=2)
+        monkeypatch.setattr(ground_truth, "REFERENCE_LIMITS", Limits(call=1))
+        rows[0]["canonical_solution"] = "    return a + b\n"
 
 
 def test_results_come_in_order_and_the_first_error_ends_the_rest():

@@ -16,16 +16,13 @@ def mbpp_prompt(text: str):
     return task_prompt(problem, "mbpp", template)
 
 
-@pytest.mark.parametrize("full_stop", ["", "."])
-def test_an_mbpp_request_ends_with_one_full_stop(full_stop):
-    prompt = mbpp_prompt(DOCSTRING.replace("item", "item" + full_stop))
-    assert "Write a function to find the last item. Your code should satisfy the" in prompt.text
-
-
-@pytest.mark.parametrize("text", ["def last(xs):\n", '"""\nWrite a function.\n"""\n', '"""assert'])
-def test_an_mbpp_prompt_without_an_assertion_is_refused(text):
-    with pytest.raises(UserError, match="Task/0"):
-        mbpp_prompt(text)
+def test_an_mbpp_prompt_is_a_request_with_one_full_stop_and_an_assertion():
+    for docstring in (DOCSTRING, DOCSTRING.replace("item", "item.")):
+        text = mbpp_prompt(docstring).text
+        assert "Write a function to find the last item. Your code should satisfy the" in text
+    for docstring in ("def last(xs):\n", '"""\nWrite a function.\n"""\n', '"""assert'):
+        with pytest.raises(UserError, match="Task/0"):
+            mbpp_prompt(docstring)
 
 
 BODY = "    # a comment\n    if xs:\n        print(xs)\n\n    return xs[-1]"
@@ -41,21 +38,14 @@ def test_a_humaneval_completion_ends_at_the_next_top_level_statement():
     for rest in ENDS:
         assert cut(BODY + rest, COMPLETION_STOPS["humaneval"]).rstrip("\n") == BODY
     assert cut("a\nprint(1)\ndef f", ("\ndef ", "\nprint(")) == "a"  # the earliest
-
-
-@pytest.mark.parametrize(
-    "body",
-    [
-        BODY,
-        "    return [\n        i\n    for i in xs]",
-        "    def inner():\n        return 1\n\n    return inner()",
-        "    x = 'print(1)'  # def f\n    return x",
-        "    iffy = 1\n    return iffy",
-        "",
-    ],
-)
-def test_an_indented_body_is_kept_whole(body):
-    assert cut(body, COMPLETION_STOPS["humaneval"]) == body
+    for body in (
+        *("    return [\n        i\n    for i in xs]", "    iffy = 1\n    return iffy", ""),
+        *(
+            "    def inner():\n        return 1\n\n    return inner()",
+            "    x = 'print(1)'  # def f",
+        ),
+    ):
+        assert cut(body, COMPLETION_STOPS["humaneval"]) == body
 
 
 def test_an_mbpp_completion_keeps_imports_and_helpers():

@@ -69,11 +69,21 @@ def task_prompts(
 
 def task_prompt(problem: Problem, form: str, template: TextTemplate | ChatTemplate) -> TaskPrompt:
     """The prompt for a problem of a set of this form."""
+    task_id, code = problem.task_id, problem.prompt
     if template is COMPLETION:
-        text = problem.prompt
-        return TaskPrompt(problem.task_id, text, text, COMPLETION_STOPS[form], template)
-    build = _mbpp_instruction if form == "mbpp" else _humaneval_instruction
-    return build(problem, template)
+        return TaskPrompt(task_id, code, code, COMPLETION_STOPS[form], template)
+    stops = _closing(template)
+    if form == "mbpp":
+        request, assertion = split_mbpp(problem)
+        lines = f"{request} Your code should satisfy the following assertion:", assertion
+        return TaskPrompt(task_id, _with_code(*lines), "", stops, template, start="```python")
+    code = code.strip()
+    instruction = _with_code("Write a solution to the following problem:", code)
+    return TaskPrompt(task_id, instruction, code, stops, template, start=f"```python\n{code}")
+
+
+def _with_code(request: str, code: str) -> str:
+    return f"{request}\n```python\n{code}\n```"
 
 
 def _closing(template: TextTemplate | ChatTemplate) -> tuple[str, ...]:
@@ -83,31 +93,3 @@ def _closing(template: TextTemplate | ChatTemplate) -> tuple[str, ...]:
     EvalPlus, because docstrings and strings may hold other fences.
     """
     return ("\n" + FENCE,) if isinstance(template, ChatTemplate) else (FENCE,)
-
-
-def _humaneval_instruction(problem: Problem, template: TextTemplate | ChatTemplate) -> TaskPrompt:
-    code = problem.prompt.strip()
-    instruction = f"Write a solution to the following problem:\n```python\n{code}\n```"
-    return TaskPrompt(
-        problem.task_id,
-        instruction,
-        head=code,
-        stops=_closing(template),
-        template=template,
-        start=f"```python\n{code}",
-    )
-
-
-def _mbpp_instruction(problem: Problem, template: TextTemplate | ChatTemplate) -> TaskPrompt:
-    request, assertion = split_mbpp(problem)
-    instruction = (
-        f"{request} Your code should satisfy the following assertion:\n```python\n{assertion}\n```"
-    )
-    return TaskPrompt(
-        problem.task_id,
-        instruction,
-        head="",
-        stops=_closing(template),
-        template=template,
-        start="```python",
-    )
