@@ -2,12 +2,11 @@
 
 import hashlib
 import json
-import signal
+import shutil
 from pathlib import Path
 
 import pytest
 import yaml
-from endings import end_by
 
 from workflow_scripts import lm_eval as step
 from workflow_scripts import moe
@@ -16,7 +15,6 @@ from xft.artifacts.manifest import manifest_path, read_manifest
 from xft.common import optional
 from xft.common.errors import UserError
 from xft.evaluation import lm_eval_result
-from xft.tools import verify
 
 BASE = Path(__file__).parents[2] / "resources" / "base"
 needs_lm_eval = pytest.mark.skipif(
@@ -63,80 +61,37 @@ def run(task, out, *flags, model=BASE):
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory) -> Path:
-    """A folder with the task and the base model's result, lm_eval/base/tasks.json. Read only."""
+    """A folder with the task, the base model and its result, lm_eval/base/tasks.json. Read only."""
     folder = tmp_path_factory.mktemp("results")
-    run(write_task(folder), folder / "lm_eval" / "base" / "tasks.json", "--batch-size", 5)
+    with create_artifact(folder / "base", "base", {}) as draft:
+        shutil.copytree(BASE, draft.path, dirs_exist_ok=True)
+    out = folder / "lm_eval" / "base" / "tasks.json"
+    run(write_task(folder), out, "--batch-size", 5, model=folder / "base")
     return folder
 
 
-def accuracy(model, tokenizer, rows) -> float:
-    """The share of rows whose right choice has the highest probability."""
-    import torch
-
-    def log_probability(question: str, choice: str) -> float:
-        start = tokenizer(question)["input_ids"]
-        ids = tokenizer(f"{question} {choice}")["input_ids"]
-        with torch.no_grad():
-            scores = model(torch.tensor([ids])).logits[0].log_softmax(-1)
-        return sum(scores[i - 1, ids[i]].item() for i in range(len(start), len(ids)))
-
-    right = [
-        max(range(3), key=lambda i: log_probability(row["question"], row["choices"][i]))
-        == row["label"]
-        for row in rows
-    ]
-    return sum(right) / len(right)
-
-
 @needs_lm_eval
-def test_it_measures_what_plain_transformers_gives(results):
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    model, tokenizer = (
-        kind.from_pretrained(BASE) for kind in (AutoModelForCausalLM, AutoTokenizer)
-    )
-    expected = accuracy(model.float(), tokenizer, ROWS)
-    assert 0 < expected < 1
-
-    result = json.loads((results / "lm_eval" / "base" / "tasks.json").read_text())
-    task = result["tasks"]["signs"]
-    assert task["metrics"]["acc"]["value"] == pytest.approx(expected)
-    spread = (expected * (1 - expected) / (len(ROWS) - 1)) ** 0.5
-    assert task["metrics"]["acc"]["stderr"] == pytest.approx(spread)
-    assert task["metrics"].keys() == {"acc", "acc_norm"}
-    assert (task["version"], task["few_shot"], task["examples"]) == (3.0, 0, len(ROWS))
-
-
-@needs_lm_eval
-def test_the_result_says_what_was_done_and_not_where_or_when(results, tmp_path):
-    first = results / "lm_eval" / "base" / "tasks.json"
-    again = tmp_path / "again.json"
-    result = run(results / "signs.yaml", again, "--batch-size", 5)
-
+def test_result_and_manifest_say_what_was_done_and_not_where_or_when(results, tmp_path):
+    first, again = results / "lm_eval" / "base" / "tasks.json", tmp_path / "again.json"
+    task = results / "signs.yaml"
+    result = run(task, again, "--batch-size", 5, model=results / "base")
     assert again.read_bytes() == first.read_bytes()
-    assert result["settings"]["tasks"] == ["signs.yaml"]
-    assert result["settings"]["batch_size"] == 5
     assert result["versions"].keys() == {"torch", "transformers", "datasets", "lm_eval"}
-    assert str(results) not in again.read_text()
-    assert verify.main([str(tmp_path), "--full"]) is None
+    found = result["tasks"]["signs"]
+    assert (found["version"], found["few_shot"], found["examples"]) == (3.0, 0, len(ROWS))
+    share = found["metrics"]["acc"]["value"]
+    spread = (share * (1 - share) / (len(ROWS) - 1)) ** 0.5
+    assert 0 < share < 1 and found["metrics"]["acc"]["stderr"] == pytest.approx(spread)
+    assert str(results) not in again.read_text().replace(str(results / "base"), "")
 
-
-@needs_lm_eval
-def test_the_manifest_says_what_the_result_was_made_from(results, tmp_path):
-    with create_artifact(tmp_path / "base", "base", {}) as draft:
-        for file in BASE.iterdir():
-            (draft.path / file.name).write_bytes(file.read_bytes())
-    task, out = results / "signs.yaml", tmp_path / "r.json"
-    run(task, out, "--batch-size", 5, "--limit", 2, model=tmp_path / "base")
-
-    manifest = read_manifest(manifest_path(out))
+    manifest = read_manifest(manifest_path(again))
+    settings = {"batch_size": 5, "limit": None, "threads": 1, "tasks": ["signs.yaml"]}
     assert manifest.kind == "lm_eval"
-    settings = {"batch_size": 5, "limit": 2, "threads": 1, "tasks": ["signs.yaml"]}
+    assert manifest.parameters == result["settings"]
     assert manifest.parameters.items() >= settings.items()
-    assert manifest.inputs == {
-        "model": read_manifest(manifest_path(tmp_path / "base")).id,
-        "signs.yaml": hashlib.sha256(task.read_bytes()).hexdigest(),
-    }
+    identity = read_manifest(manifest_path(results / "base")).id
+    sha256 = hashlib.sha256(task.read_bytes()).hexdigest()
+    assert manifest.inputs == {"model": identity, "signs.yaml": sha256}
 
 
 def test_two_files_of_tasks_with_one_name_are_refused(tmp_path):
@@ -153,29 +108,11 @@ def test_two_files_of_tasks_with_one_name_are_refused(tmp_path):
 @needs_lm_eval
 def test_a_mixture_is_measured_too(results, tmp_path):
     """Upcycled and not yet trained it computes what its base computes."""
-    with create_artifact(tmp_path / "base", "base", {}) as draft:
-        for file in BASE.iterdir():
-            (draft.path / file.name).write_bytes(file.read_bytes())
-    moe.main(["--base", str(tmp_path / "base"), "--out", str(tmp_path / "moe")])
-    result = run(results / "signs.yaml", tmp_path / "moe.json", model=tmp_path / "moe")
-
+    moe.main(["--base", str(results / "base"), "--out", str(tmp_path / "moe")])
+    flags = ["--limit", len(ROWS)]
+    result = run(results / "signs.yaml", tmp_path / "moe.json", *flags, model=tmp_path / "moe")
     of_base = json.loads((results / "lm_eval" / "base" / "tasks.json").read_text())
     assert result["tasks"] == of_base["tasks"]
-    assert result["model"]["id"]
-
-
-@needs_lm_eval
-def test_sigterm_ends_the_measurement_without_a_result(results, tmp_path, fork_server):
-    out = tmp_path / "lm_eval" / "base" / "tasks.json"
-    words = ["--model", BASE, "--tasks", results / "signs.yaml", "--out", out, "--threads", 1]
-    end_by(signal.SIGTERM, "lm_eval", "lm_eval.simple_evaluate", words)
-    assert not out.parent.exists()
-
-
-@needs_lm_eval
-def test_limit_takes_the_first_examples(results, tmp_path):
-    result = run(results / "signs.yaml", tmp_path / "r.json", "--limit", 4)
-    assert result["tasks"]["signs"]["examples"] == 4
 
 
 @needs_lm_eval
@@ -184,18 +121,11 @@ def test_limit_takes_the_first_examples(results, tmp_path):
     [
         ({"dataset_path": "nobody/no-such-data"}, r"nobody/no-such-data.* Nothing is fetched here"),
         ({"unsafe_code": True}, r"signs.* unsafe.* nothing that a model writes is run"),
-        ({"no_such_key": 1}, r"no_such_key"),
     ],
 )
 def test_a_task_that_cannot_be_measured_is_refused(tmp_path, changes, message):
     with pytest.raises(UserError, match=rf"lm_eval cannot measure \S+signs.yaml: .*{message}"):
         run(write_task(tmp_path, **changes), tmp_path / "r.json")
-
-
-@needs_lm_eval
-def test_an_unknown_task_is_refused(tmp_path):
-    with pytest.raises(UserError, match=r"cannot measure no_such_task: .*`lm_eval ls tasks` lists"):
-        run("no_such_task", tmp_path / "r.json")
 
 
 def test_without_lm_eval_it_is_refused_first(tmp_path, monkeypatch):

@@ -5,8 +5,7 @@ Written for lm_eval 0.4.13.
 
 import logging
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -45,10 +44,11 @@ def measure(
 
     from lm_eval import simple_evaluate
     from lm_eval.models.huggingface import HFLM
+    from yaml import YAMLError
 
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
     seeds = ("random_seed", "numpy_random_seed", "torch_random_seed", "fewshot_random_seed")
-    with _task_errors(names):
+    try:
         measured = simple_evaluate(
             HFLM(pretrained=model, tokenizer=tokenizer, batch_size=options.batch_size),
             tasks=list(names),
@@ -56,6 +56,13 @@ def measure(
             log_samples=False,
             **dict.fromkeys(seeds, SEED),
         )
+    except (OSError, KeyError, TypeError, ValueError, YAMLError) as error:
+        # The task is unknown, broken, runs model-written code, or needs files that are not here.
+        raise UserError(
+            f"lm_eval cannot measure {', '.join(names)}: {error}. `lm_eval ls tasks` lists all "
+            "tasks. Nothing is fetched here, and nothing that a model writes is run: see section "
+            "General abilities of docs/evaluation.md"
+        ) from error
     settings = asdict(options) | {"tasks": [Path(name).name for name in names], "seed": SEED}
     settings |= {"device": model.device.type, "dtype": str(model.dtype).removeprefix("torch.")}
     return build_result(
@@ -78,21 +85,3 @@ def task_hashes(names: Sequence[str]) -> dict[str, str]:
             raise UserError(f"two tasks are files with the name {file.name}. Rename one of them")
         hashes[file.name] = hash_file(file)
     return hashes
-
-
-@contextmanager
-def _task_errors(names: Sequence[str]) -> Iterator[None]:
-    """Turn lm_eval's errors about tasks into UserError.
-
-    They are unknown, broken, run model-written code, or need files that are not on this machine.
-    """
-    from yaml import YAMLError
-
-    try:
-        yield
-    except (OSError, KeyError, TypeError, ValueError, YAMLError) as error:
-        raise UserError(
-            f"lm_eval cannot measure {', '.join(names)}: {error}. `lm_eval ls tasks` lists all "
-            "tasks. Nothing is fetched here, and nothing that a model writes is run: see section "
-            "General abilities of docs/evaluation.md"
-        ) from error

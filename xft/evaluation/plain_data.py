@@ -18,7 +18,6 @@ SCALARS = {int, str, type(None)}
 SEQUENCES = {list, tuple}
 NUMBERS = (int, float, complex, Fraction, Decimal)
 PIECE_ITEMS = 2**14
-CONTAINERS = {"tuple": tuple, "set": set, "frozenset": frozenset}
 BUILT_IN = (bool, int, float, complex, str, bytes, list, tuple, dict, set, frozenset)
 SAFE_INT = 2**64  # larger ones are written in hexadecimal: Python limits decimal digits
 NUMPY_KINDS = set("?bhilqBHILQefdgFDGU")  # numpy's letters for numbers and text
@@ -46,23 +45,13 @@ def encode(value) -> object:
     kind = type(value)
     if value is None or kind in (bool, str, float):
         return value
-    if kind is int:
-        return value if -SAFE_INT < value < SAFE_INT else {"int": hex(value)}
+    if kind is int and -SAFE_INT < value < SAFE_INT:
+        return value
     if kind is list:
         return [encode(item) for item in value]
-    if kind is dict:
-        return {"dict": [[encode(key), encode(item)] for key, item in value.items()]}
-    for name, container in CONTAINERS.items():
-        if kind is container:
-            return {name: [encode(item) for item in value]}
-    if kind is complex:
-        return {"complex": [value.real, value.imag]}
-    if kind is bytes:
-        return {"bytes": value.hex()}
-    if kind is Fraction:
-        return {"fraction": [hex(value.numerator), hex(value.denominator)]}
-    if kind is Decimal:
-        return {"decimal": str(value)}
+    if kind in WRITERS:
+        name, write = WRITERS[kind]
+        return {name: write(value)}
     return _encode_other(value)
 
 
@@ -77,7 +66,7 @@ def _encode_other(value) -> dict:
     if isinstance(value, type({}.keys()) | type({}.items())):
         return {"like": encode(set(value))}
     if isinstance(value, Iterable):
-        return {"items": [encode(item) for item in value]}
+        return {"items": _encode_items(value)}
     return {"other": type(value).__name__}
 
 
@@ -91,43 +80,53 @@ def decode(encoded) -> object:
         return [decode(item) for item in encoded]
     if not isinstance(encoded, dict):
         return encoded
-    if len(encoded) != 1:
-        raise ValueError("an object that does not have exactly one key")
+    if len(encoded) != 1 or not encoded.keys() <= READERS.keys():
+        raise ValueError("an object that is not one value of a known kind")
     ((name, content),) = encoded.items()
-    if name in CONTAINERS:
-        return CONTAINERS[name](decode(item) for item in content)
-    match name:
-        case "like":
-            return decode(content)
-        case "dict":
-            return {decode(key): decode(item) for key, item in content}
-        case "int":
-            return int(content, 16)
-        case "complex":
-            return complex(*content)
-        case "bytes":
-            return bytes.fromhex(content)
-        case "fraction":
-            return Fraction(*(int(part, 16) for part in content))
-        case "decimal":
-            return Decimal(content)
-        case "items":
-            return Items(decode(item) for item in content)
-        case "other":
-            return object()  # it equals no other value
-        case "numpy":
-            return _decode_numpy(*content)
-    raise ValueError(f"unknown kind {name!r}")
+    return READERS[name](content)
 
 
-def _decode_numpy(kind: str, dimensions: int, content):
+def _decode_numpy(content: list):
     """Only used outside the sandbox: a program's inputs hold no numpy values."""
     import numpy
 
-    item = decode(content)
+    kind, dimensions, encoded = content
+    item = decode(encoded)
     if kind not in NUMPY_KINDS or not isinstance(item, int | float | complex | str):
         raise ValueError(f"not a value of numpy: {kind!r}")
     return numpy.array(item, kind).reshape((1,) * dimensions)[()]
+
+
+def _encode_items(items: Iterable) -> list:
+    return [encode(item) for item in items]
+
+
+WRITERS = {
+    int: ("int", hex),
+    tuple: ("tuple", _encode_items),
+    set: ("set", _encode_items),
+    frozenset: ("frozenset", _encode_items),
+    dict: ("dict", lambda value: [_encode_items(pair) for pair in value.items()]),
+    complex: ("complex", lambda value: [value.real, value.imag]),
+    bytes: ("bytes", bytes.hex),
+    Fraction: ("fraction", lambda value: [hex(part) for part in value.as_integer_ratio()]),
+    Decimal: ("decimal", str),
+}
+READERS = {
+    "int": lambda content: int(content, 16),
+    "tuple": lambda content: tuple(map(decode, content)),
+    "set": lambda content: set(map(decode, content)),
+    "frozenset": lambda content: frozenset(map(decode, content)),
+    "dict": lambda content: {decode(key): decode(item) for key, item in content},
+    "complex": lambda content: complex(*content),
+    "bytes": bytes.fromhex,
+    "fraction": lambda content: Fraction(*(int(part, 16) for part in content)),
+    "decimal": Decimal,
+    "like": decode,
+    "items": lambda content: Items(map(decode, content)),
+    "other": lambda _: object(),  # it equals no other value
+    "numpy": _decode_numpy,
+}
 
 
 def is_large(value, limit: int) -> bool:

