@@ -17,11 +17,6 @@ PASS = Verdict("passed", "passed")
 FAIL = Verdict("failed", "failed", "[2, 2]")
 
 
-@pytest.fixture(scope="module", params=["bubblewrap", "none"])
-def any_sandbox(request):
-    return None if request.param == "none" else request.getfixturevalue("bubblewrap")
-
-
 @pytest.fixture
 def make(tmp_path):
     """A set of problems of these rows."""
@@ -45,13 +40,15 @@ def short_limits(monkeypatch):
     monkeypatch.setattr(scoring, "Limits", lambda **_: Limits(call=1))
 
 
-def test_right_wrong_and_nearly_right(sums, any_sandbox):
+@pytest.mark.parametrize("confined", [True, False])
+def test_right_wrong_and_nearly_right(sums, bubblewrap, confined):
+    sandbox = bubblewrap if confined else None
     right = right_solutions()
     nearly = [right[0].replace("a + b\n", "a * b\n"), right[2].replace("a * b\n", "a + b\n")]
     half = Verdict("passed", "failed", "[3, 5]")
 
-    assert verdicts(sums, right, any_sandbox) == [PASS] * 3
-    assert verdicts(sums, [nearly[0], right[1], nearly[1]], any_sandbox) == [half, PASS, half]
+    assert verdicts(sums, right, sandbox) == [PASS] * 3
+    assert verdicts(sums, [nearly[0], right[1], nearly[1]], sandbox) == [half, PASS, half]
 
 
 def test_code_that_raises_does_not_parse_or_is_not_there(sums, bubblewrap):
@@ -142,17 +139,10 @@ def test_calls_that_evalplus_cannot_turn_are_named(make):
         ground_truth.compute(make([problem("add", "+", "Mbpp/2")]), sandbox=None, workers=1)
 
 
-@pytest.mark.parametrize(
-    ("body", "fault"),
-    [
-        ("return undefined_name", r"Arithmetic/1 raises NameError; arguments: \[2, 2\]"),
-        ("import os; os._exit(0)", r"Arithmetic/1 ends its process; arguments: \[2, 2\]"),
-    ],
-)
-def test_a_canonical_solution_that_fails_is_named(make, bubblewrap, body, fault):
+def test_a_canonical_solution_that_ends_its_process_is_named(make, bubblewrap):
     rows = three_problems()
-    rows[1]["canonical_solution"] = f"    {body}\n"
-    with pytest.raises(UserError, match=fault):
+    rows[1]["canonical_solution"] = "    import os; os._exit(0)\n"
+    with pytest.raises(UserError, match=r"Arithmetic/1 ends its process; arguments: \[2, 2\]"):
         verdicts(make(rows), right_solutions(), bubblewrap)
 
 

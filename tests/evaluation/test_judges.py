@@ -1,6 +1,5 @@
 """Programs may answer anything: their answers are judged within limits."""
 
-import ast
 import socket
 import subprocess
 import sys
@@ -13,9 +12,8 @@ from xft.common.errors import UserError
 from xft.evaluation import judges
 from xft.evaluation.execution import encode_inputs
 from xft.evaluation.judges import Judges
-from xft.evaluation.judging import Judge, Returned
+from xft.evaluation.judging import FAILED, Judge, Outcome, Returned, read_returned, write_trial
 from xft.evaluation.plain_data import digest, dumps, encode
-from xft.evaluation.trial import FAILED, Outcome, write_trial
 
 NEVER = socket.socket(type=socket.SOCK_DGRAM)  # it never becomes readable
 MANY = 16_000
@@ -55,8 +53,11 @@ def test_an_answer_costs_little_or_its_own_trial(name, bubblewrap, monkeypatch):
 
 
 NUMBER = ("humaneval", "f", 0, [1])
+NUMPY_S = ("float32(0.1)", "array([0.1])", "float64(0.1000001)", "ones(2)")
 CALLS = [  # the form, the function, its tolerance and arguments; what it returns; what is right
     *[(*NUMBER, value, 1.0) for value in ("1.0000009", "1.00001", "1", "True", "'1'", "None")],
+    (*NUMBER, "type('Own', (float,), {})(1.0000009)", 1.0),
+    *[(*NUMBER, f"__import__('numpy').{value}", 0.1) for value in NUMPY_S],
     *[(*NUMBER, value, [1.0, 2.0]) for value in ("[1.0, 2.0000001]", "(1.0, 2.0)", "[1.0]")],
     *[(*NUMBER, value, [1, 2]) for value in ("[1.0, 2]", "(1, 2)", "[1, 2.0000001]")],
     *[("humaneval", "f", 0.1, [1], value, [1, 2]) for value in ("[1, 2.05]", "[1, 2.5]")],
@@ -74,8 +75,9 @@ def test_values_are_judged_as_by_evalplus(monkeypatch):
         code = f"def {name}(*_):\n    return {value}\n"
         status, _ = untrusted_check(form, code, [arguments], name, [right], atol, [60.0])
         judge = Judge(form, name, atol)
+        returned = read_returned({"value": encode(eval(value))})
         try:
-            accepts = judge.accepts(arguments, Returned(ast.literal_eval(value)), Returned(right))
+            accepts = judge.accepts(arguments, returned, Returned(right))
         except TypeError:  # they cannot be compared
             accepts = False
         assert accepts == (status == "pass"), (name, value, right)

@@ -1,5 +1,6 @@
 """The sandbox contains what runs in it, and its absence is refused, not worked around."""
 
+import json
 import re
 import socket
 import subprocess
@@ -36,15 +37,9 @@ def inside(bubblewrap):
 def test_a_readable_file_can_be_read_but_not_written_or_replaced(inside, tmp_path):
     file = tmp_path / "problems.jsonl"
     file.write_text("content")
-
     assert inside(f"print(open({str(file)!r}).read())", [tmp_path]) == "content"
-    for attack in (
-        f"open({str(file)!r}, 'w')",
-        f"__import__('os').remove({str(file)!r})",
-        f"open({str(tmp_path / 'new')!r}, 'w')",
-        f"__import__('os').chmod({str(file)!r}, 0)",
-    ):
-        assert "Read-only file system" in inside(attack, [tmp_path])
+    for attack in ("open({!r}, 'w')", "__import__('os').remove({!r})", "open({!r} + 'new', 'w')"):
+        assert "Read-only file system" in inside(attack.format(str(file)), [tmp_path])
     assert file.read_text() == "content"
 
 
@@ -58,25 +53,10 @@ def test_what_lies_among_other_packages_can_be_shown_alone(inside):
     assert printed == str([files[0].parent.name])
 
 
-def test_no_network_not_even_to_this_machine(inside):
+def test_there_is_no_network_and_the_code_has_no_rights(inside):
     with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]
-        socket.create_connection(("127.0.0.1", port), timeout=5).close()
-
-        printed = inside(f"import socket; socket.create_connection(('127.0.0.1', {port}), 5)")
-
+        printed = inside(f"import socket; socket.create_connection({server.getsockname()}, 5)")
     assert "Connection refused" in printed or "unreachable" in printed
-
-
-def test_the_environment_is_clean(inside, monkeypatch):
-    monkeypatch.setenv("HF_TOKEN", "secret")
-
-    printed = inside("import os; print(sorted(os.environ))")
-
-    assert printed == "['HOME', 'LANG', 'OMP_NUM_THREADS', 'PATH', 'PWD']"
-
-
-def test_it_is_the_first_process_without_rights(inside):
     code = "import ctypes, os; libc = ctypes.CDLL(None); print(os.getpid(), "
     code += "[libc.unshare(0x10000000), libc.sethostname(b'x', 1), libc.chroot(b'/')])"
     assert inside(code) == "1 [-1, -1, -1]"
@@ -116,7 +96,7 @@ def test_python_and_numpy_have_the_system_calls_that_they_need(bubblewrap):
     limits = execution.Limits()
     with socket.socket(type=socket.SOCK_DGRAM) as stop:
         lines = execution.execute(USES, "use", inputs, sandbox=bubblewrap, limits=limits, stop=stop)
-        message = execution.parse(next(lines))
+        message = json.loads(next(lines))
     assert read_returned(message).value == ([], 150.0, 7)
 
 

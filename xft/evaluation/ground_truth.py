@@ -11,7 +11,6 @@ from xft.evaluation.execution import (
     TimedOut,
     encode_inputs,
     execute,
-    parse,
 )
 from xft.evaluation.plain_data import dumps
 from xft.evaluation.problems import Problem, ProblemSet
@@ -97,7 +96,7 @@ def run_canonical(tests: ProblemTests, sandbox: Bubblewrap | None, stop: Stop) -
         limits=REFERENCE_LIMITS,
         stop=stop,
     )
-    return map(parse, lines)
+    return map(json.loads, lines)
 
 
 def _call(tests: ProblemTests, sets: Sequence[Sequence[dict]]) -> str:

@@ -27,7 +27,7 @@ from xft.evaluation.confinement import (
     forbid_system_calls,
     limit_memory,
 )
-from xft.evaluation.trial import judge
+from xft.evaluation.judging import judge
 
 PATIENCE = 4  # seconds on the clock for each second of processor time
 

@@ -11,7 +11,7 @@ from typing import BinaryIO
 
 from xft.common.errors import UserError
 from xft.evaluation.execution import Stopped
-from xft.evaluation.trial import Outcome
+from xft.evaluation.judging import Outcome
 from xft.evaluation.workers import Stop
 
 SERVER = Path(__file__).with_name("judge_server.py")

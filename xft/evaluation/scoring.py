@@ -8,9 +8,9 @@ from tempfile import TemporaryFile
 from xft.evaluation.execution import TEST_SETS, Garbled, Limits, TimedOut, execute
 from xft.evaluation.ground_truth import ProblemTests, run_canonical, shown
 from xft.evaluation.judges import Judges
+from xft.evaluation.judging import FAILED, PASSED, Outcome, write_trial
 from xft.evaluation.problems import Problem, ProblemSet
 from xft.evaluation.sandbox import Bubblewrap
-from xft.evaluation.trial import FAILED, PASSED, Outcome, write_trial
 from xft.evaluation.workers import Stop, work_on
 
 TIMED_OUT, NO_CODE = "timed out", "no code"
