@@ -146,12 +146,6 @@ def test_a_canonical_solution_that_ends_its_process_is_named(make, bubblewrap):
         verdicts(make(rows), right_solutions(), bubblewrap)
 
 
-def test_the_artifact_says_what_is_in_memory(sums, bubblewrap, tmp_path):
-    truth = ground_truth.compute(sums, sandbox=bubblewrap, workers=2)
-    ground_truth.write(tmp_path, truth)
-    assert ground_truth.read(tmp_path, sums) == truth
-
-
 ODD_MESSAGES = [
     *('{"value": {"fraction": ["0x1", "0x0"]}}', '{"value": {"decimal": "x"}}'),
     *('{"value": {"complex": [1, 2, 3]}}', '{"value": {"int": 5}}', '{"value": {"set": [[1]]}}'),

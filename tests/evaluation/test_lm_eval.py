@@ -151,9 +151,3 @@ def test_lm_eval_s_keys_become_metrics():
     }
     assert tasks["all"]["metrics"] == {"acc": {"value": 0.5, "stderr": 0.2}}
     assert tasks["all"]["examples"] is None
-
-
-def test_another_result_is_refused(tmp_path):
-    (tmp_path / "eval.json").write_text('{"format": 2, "pass@1": {}}')
-    with pytest.raises(UserError, match=r"eval\.json is no result of step lm_eval"):
-        lm_eval_result.read(tmp_path / "eval.json")
