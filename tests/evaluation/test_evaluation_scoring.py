@@ -104,14 +104,15 @@ def test_a_program_that_does_not_start_is_no_fault_of_the_model(sums, bubblewrap
 
 
 def test_nothing_prolongs_a_program(make, bubblewrap, monkeypatch):
-    """An answer every half second, for a thousand calls. tests/hostile has other lines."""
-    rows = [problem("add", "+", "Task/0") | {"plus_input": [[n, 1] for n in range(1000)]}]
-    drip = "import os, time\nwhile True:\n    time.sleep(0.5)\n    os.write(3, b'{\"value\":4}\\n')"
+    """An answer, or the end of a set, every half second, for a thousand calls."""
+    calls = {"plus_input": [[n, 1] for n in range(1000)]}
+    rows = [problem("add", "+", f"Task/{number}") | calls for number in range(2)]
+    drip = "import os, time\nwhile True:\n    time.sleep(0.5)\n    os.write(3, b'%s\\n')"
     monkeypatch.setattr(scoring, "Limits", lambda **_: Limits(call=1, calls=3))
     start = time.monotonic()
-    (verdict,) = verdicts(make(rows), [drip], bubblewrap)
-    assert verdict.plus in ("failed", "timed out")
-    assert time.monotonic() - start < 250  # by its lines it would have 500
+    found = verdicts(make(rows), [drip % line for line in ('{"value":4}', '{"set":0}')], bubblewrap)
+    assert {verdict.plus for verdict in found} <= {"failed", "timed out"}
+    assert time.monotonic() - start < 250  # by its lines each would have 500
 
 
 def test_what_is_slow_here_is_measured_against_the_reference_and_tried_again(make, bubblewrap):
