@@ -1,17 +1,11 @@
 """Computes what the calls of each problem must return, once, from the canonical solutions."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 from xft.common.errors import UserError
-from xft.evaluation.execution import (
-    TEST_SETS,
-    Limits,
-    TimedOut,
-    encode_inputs,
-    execute,
-)
+from xft.evaluation.execution import TEST_SETS, Limits, TimedOut, encode_inputs, execute
 from xft.evaluation.plain_data import dumps
 from xft.evaluation.problems import Problem, ProblemSet
 from xft.evaluation.sandbox import Bubblewrap
@@ -64,26 +58,30 @@ def compute(problem_set: ProblemSet, *, sandbox: Bubblewrap | None, workers: int
 
 def _returned(tests: ProblemTests, sandbox: Bubblewrap | None, stop: Stop) -> dict[str, list[dict]]:
     """The runner's messages of the canonical solution, by set."""
-    sets: list[list[dict]] = [[]]
+    base, plus = tests.sets
+    returned: list[dict] = []
     fault = "ends its process"
     try:
         for message in run_canonical(tests, sandbox, stop):
             if "raised" in message:
                 fault = f"raises {message['raised']}"
                 break
-            if "set" in message:
-                sets.append([])
-            else:
-                sets[-1].append(message)
+            if "set" not in message:
+                returned.append(message)
+            elif len(returned) < len(base):
+                break
     except TimedOut:
         fault = (
             f"does not end within its limits, {REFERENCE_LIMITS.call:g} s for a call and "
             f"{REFERENCE_LIMITS.calls:g} s for all calls of a set"
         )
-    if [len(calls) for calls in sets[:-1]] == [len(calls) for calls in tests.sets]:
-        return dict(zip(TEST_SETS, sets[:-1], strict=True))
-    name, arguments = tests.problem.task_id, _call(tests, sets)
-    raise UserError(f"the canonical solution of {name} {fault}; arguments: {arguments}")
+    calls = [*base, *plus]
+    if len(returned) < len(calls):
+        arguments = shown(calls[len(returned)])
+        raise UserError(
+            f"the canonical solution of {tests.problem.task_id} {fault}; arguments: {arguments}"
+        )
+    return dict(zip(TEST_SETS, (returned[: len(base)], returned[len(base) :]), strict=True))
 
 
 def run_canonical(tests: ProblemTests, sandbox: Bubblewrap | None, stop: Stop) -> Iterator[dict]:
@@ -97,14 +95,6 @@ def run_canonical(tests: ProblemTests, sandbox: Bubblewrap | None, stop: Stop) -
         stop=stop,
     )
     return map(json.loads, lines)
-
-
-def _call(tests: ProblemTests, sets: Sequence[Sequence[dict]]) -> str:
-    """The arguments of the first call that did not return."""
-    for calls, returned in zip(tests.sets, sets, strict=False):
-        if len(returned) < len(calls):
-            return shown(calls[len(returned)])
-    return "none"
 
 
 def shown(value, limit: int = 500) -> str:
