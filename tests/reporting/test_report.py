@@ -257,7 +257,7 @@ def test_nothing_outside_of_the_folder_is_shown(tmp_path, lead):
 
 def test_shared_results_are_read_from_the_cache_of_the_user(tmp_path, monkeypatch):
     write_results(tmp_path / "results", {"base": 3})
-    monkeypatch.setenv("SNAKEMAKE_OUTPUT_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "cache" / "xft-store.json").write_text("{}")
     (tmp_path / "cache").mkdir()
     (tmp_path / "cache" / "a").write_text('{"step": 1, "loss": 0.5}\n')
     (tmp_path / "results" / "metrics").mkdir()

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 
+from xft.evaluation.judging import PASSED
 from xft.evaluation.result import TEST_NAMES
-from xft.evaluation.trial import PASSED
 from xft.reporting.comparisons import LOSS
 from xft.reporting.page.charts import chart
 from xft.reporting.page.folder import Results, Solution
