@@ -112,7 +112,7 @@ def test_manifest_states_sizes_hashes_parameters_and_inputs(tmp_path):
     out = make(tmp_path / "moe", parameters={"seed": 1}, inputs={"base": ONE})
     stated = json.loads((tmp_path / "moe.manifest.json").read_text())
     assert {key: stated[key] for key in ("format", "kind", "parameters", "inputs")} == {
-        "format": 3,
+        "format": 4,
         "kind": "moe",
         "parameters": {"seed": 1},
         "inputs": {"base": ONE},
@@ -274,7 +274,7 @@ def test_a_folder_without_a_manifest_is_hashed(tmp_path, artifact):
         (lambda a: a.rename(a.with_name("x")), "moe is not a folder"),
         (lambda a: edit_manifest(a, parameters={"seed": 2}), "moe.manifest.json was edited"),
         (lambda a: rewrite(a / "a.txt", b"CONTENT"), "a.txt was altered: its SHA-256 is not"),
-        (lambda a: manifest_path(a).write_text("{}"), "format None is not 3"),
+        (lambda a: manifest_path(a).write_text("{}"), "format None is not 4"),
         (lambda a: manifest_path(a).write_text("{"), "moe.manifest.json is not valid JSON"),
     ],
 )

@@ -213,7 +213,7 @@ def test_the_best_model_is_merged_by_its_method(case, tmp_path):
         evaluation,
         "--out",
         tmp_path / "best",
-        f"--options={shlex.join(map(str, words))}",
+        f"--options={json.dumps([shlex.join(map(str, words))])}",
     ]
     best.main([*case.chain.words("dense"), *map(str, given)])
     again = load_file(tmp_path / "best" / SINGLE)

@@ -4,6 +4,7 @@ import codecs
 import gzip
 import hashlib
 from dataclasses import replace
+from functools import partial
 
 import pytest
 from problem_files import problem, three_problems, write_problems
@@ -12,6 +13,8 @@ from xft.common.errors import UserError
 from xft.evaluation.problems import load_problems
 from xft.hub import named_sets
 from xft.hub.named_sets import NAMED_SETS
+
+zipped = partial(gzip.compress, mtime=0)  # without the time, tests have the same names everywhere
 
 
 def test_a_set_has_the_rows_of_its_file_plain_or_compressed(tmp_path):

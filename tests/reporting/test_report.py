@@ -11,6 +11,7 @@ from problem_files import three_problems
 from report_folders import HOSTILE, write_results
 
 from xft.common.errors import UserError
+from xft.store.store import MARK
 from xft.tools import report
 
 
@@ -255,13 +256,15 @@ def test_nothing_outside_of_the_folder_is_shown(tmp_path, lead):
     assert SECRET not in page.text
 
 
-def test_shared_results_are_read_from_the_cache_of_the_user(tmp_path, monkeypatch):
+def test_links_into_a_store_are_followed_and_others_are_not(tmp_path):
     write_results(tmp_path / "results", {"base": 3})
-    (tmp_path / "cache" / "xft-store.json").write_text("{}")
-    (tmp_path / "cache").mkdir()
-    (tmp_path / "cache" / "a").write_text('{"step": 1, "loss": 0.5}\n')
+    entry = tmp_path / "store" / "sft" / ("0" * 16)
+    entry.mkdir(parents=True)
+    (entry / "metrics.jsonl").write_text('{"step": 1, "loss": 0.5}\n')
     (tmp_path / "results" / "metrics").mkdir()
-    (tmp_path / "results" / "metrics" / "sft.jsonl").symlink_to(tmp_path / "cache" / "a")
+    (tmp_path / "results" / "metrics" / "sft.jsonl").symlink_to(entry / "metrics.jsonl")
+    assert "Loss" not in write_report(tmp_path / "results").charts
+    (tmp_path / "store" / MARK).write_text("{}")
     assert "Loss" in write_report(tmp_path / "results").charts
 
 

@@ -1,7 +1,5 @@
 """The table of runs: what it says of each result, and which models are compared."""
 
-from pathlib import Path
-
 import pytest
 from evaluations import write_table
 
@@ -113,5 +111,5 @@ def test_paths_are_relative_to_the_table(tmp_path):
     file = tmp_path / "folder" / "runs.csv"
     write_table(file, [{"model": "b", "dataset": "d", "eval": "../x.json", "seed": 1}])
     (row,) = read_runs(file)
-    assert row.files == {"eval": Path(tmp_path, "folder", "../x.json")}
+    assert row.files == {"eval": tmp_path / "x.json"}
     assert (row.seed, row.uncleaned) == (1, False)

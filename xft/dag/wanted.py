@@ -121,6 +121,7 @@ class NoContents(FileContents):
     """Stands for contents that nobody reads: of files that may not be on this machine."""
 
     def __init__(self):
+        super().__init__()
         self.of_file = self.of_problems = self.template = lambda name: name
         self.of_model = lambda folder: {"": folder}
 
