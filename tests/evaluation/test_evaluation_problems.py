@@ -115,10 +115,10 @@ def test_an_entry_point_may_be_defined_in_any_way(tmp_path):
         ("a.jsonl", b"\xff\n", r"a\.jsonl is not UTF-8"),
         (
             "a.jsonl.gz",
-            gzip.compress(b"{}" * 999, mtime=0)[:-9],
+            zipped(b"{}" * 999)[:-9],
             r"a\.jsonl\.gz is not a whole gzip file",
         ),
-        ("a.jsonl.gz", gzip.compress(bytes(2**21), mtime=0), r"a\.jsonl\.gz holds more than 1 MiB"),
+        ("a.jsonl.gz", zipped(bytes(2**21)), r"a\.jsonl\.gz holds more than 1 MiB"),
         ("a.json", b"[]", r"ends in \.jsonl or \.jsonl\.gz"),
     ],
 )

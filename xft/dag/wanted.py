@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 
 from xft.artifacts.artifact import TOKENIZER_PATTERNS
@@ -98,6 +98,7 @@ class FileContents:
     def __init__(self, memory: Memory | None = None):
         self.memory = memory or Memory()
         self.template = read_template
+        self.of_model = cache(self.of_model)
 
     def of_file(self, path: str) -> str:
         return self.memory.of(Path(path), content_hash)
@@ -147,6 +148,10 @@ class Wants:
         self.name, self.changes = run.name, run.changes
         self.shared, self.contents = shared, shared.contents
         self.of_seeds = [self]
+        # Each is asked for again and again, by everything that is made from it.
+        self.model, self.shares, self.ground_truth, self.evaluation = map(
+            cache, (self.model, self.shares, self.ground_truth, self.evaluation)
+        )
 
     @cached_property
     def base(self) -> Wanted:

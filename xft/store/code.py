@@ -28,6 +28,7 @@ class Code:
         self.memory = memory or Memory()
         self.stated = json.loads(VERSIONS.read_text())
 
+    @cache  # noqa: B019 (an object for each process)
     def version_of(self, step: str) -> int | str:
         """The number of a step's version, or a hash of its code if somebody edited it."""
         if not self.edited(step):
@@ -40,7 +41,7 @@ class Code:
         known = self.stated["modules"]
         return [name for name, digest in self.hashes(step).items() if known.get(name) != digest]
 
-    @cache  # noqa: B019 (an object for each process)
+    @cache  # noqa: B019
     def hashes(self, step: str) -> dict[str, str]:
         """The hash of each file of this project that decides about the result of a step, by path.
 
