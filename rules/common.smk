@@ -8,6 +8,7 @@ from pathlib import Path
 
 from snakemake.settings.types import DeploymentMethod
 
+from xft.cli.running import explain
 from xft.common.errors import UserError
 from xft.common.optional import require
 from xft.config.text import read_config
@@ -91,8 +92,8 @@ def begin():
     if RUN and not workflow.dryrun:
         try:
             RUN.begin()
-        except UserError as error:
-            sys.exit(str(error))
+        except (UserError, OSError) as error:
+            sys.exit(explain(error) or str(error))
 
 
 def inputs(wildcards):

@@ -28,6 +28,7 @@ from xft.common.files import check_own
 from xft.config.models import MODELS, STEPS
 
 WORKSPACE_SUFFIX = ".tmp"
+ENTRY_FILE = "entry.json"  # in an entry of the store: its recipe and its size
 # Names in a workspace: the draft's manifest, and the manifest and folder that it replaces.
 NEW_MANIFEST, OLD_MANIFEST, OLD_FOLDER = "manifest.json", "replaced.json", "replaced"
 # transformers can load these kinds.
@@ -96,11 +97,19 @@ def check_artifact(path: Path, *kinds: str, full: bool = False) -> Manifest | No
     if not manifest_path(path).exists():
         check_own_files(path)
         return None
-    manifest = read_manifest(manifest_path(path))
+    entry = path.parent if (path.parent / ENTRY_FILE).is_file() else path
+    try:
+        manifest = read_manifest(manifest_path(path))
+        faults = find_faults(path, manifest, full)
+    except UserError as error:
+        raise UserError(f"{error}. Delete {entry}, and make it again") from None
     if manifest.kind not in kinds:
         raise UserError(f"{path} is of kind {manifest.kind}, not {' or '.join(kinds)}")
-    if faults := find_faults(path, manifest, full):
-        raise UserError(f"{path} does not fit its manifest: {'; '.join(faults)}. Make it again")
+    if faults:
+        raise UserError(
+            f"{path} does not fit its manifest: {'; '.join(faults)}. Delete {entry}, and make it "
+            "again"
+        )
     return manifest
 
 

@@ -71,7 +71,7 @@ def read_manifest(path: Path) -> Manifest:
     if content.get("format") != FORMAT:
         raise UserError(
             f"{path}: format {content.get('format')!r:.40} is not {FORMAT}, the one that this "
-            "version reads and writes. Make the artifact again"
+            "version reads and writes"
         )
     if fault := _structure_fault(content):
         raise UserError(f"{path} is not a manifest: {fault}")

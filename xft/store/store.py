@@ -12,14 +12,13 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
-from xft.artifacts.artifact import lock, sync, write_json
+from xft.artifacts.artifact import ENTRY_FILE, lock, sync, write_json
 from xft.artifacts.files import write_whole
 from xft.common.errors import UserError
 from xft.store.recipe import DIGITS, Recipe
 
 MARK = "xft-store.json"  # identifies a store
 FORMAT = 1
-ENTRY_FILE = "entry.json"  # in an entry: its recipe and its size
 PARTIAL = ".partial"
 OWNER = "owner"  # in an unfinished entry: the process that works on it
 LOGS, PLANS = "logs", "plans"
