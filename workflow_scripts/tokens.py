@@ -6,7 +6,6 @@ rows that were left out, with the reasons.
 """
 
 from xft.artifacts.artifact import MODEL_KINDS, write_json
-from xft.artifacts.manifest import manifest_path, read_manifest
 from xft.cli import running
 from xft.cli.step import Step
 from xft.common.progress import say
@@ -42,12 +41,11 @@ def main(argv: list[str] | None = None) -> None:
     fingerprints, problems = load_references([name for name in args.problems if name])
     find_trace = Detector(fingerprints).find if fingerprints else None
     tokens, report = prepare(args.data, load_tokenizer(args.model), options, find_trace)
+    if args.report:
+        args.report.parent.mkdir(parents=True, exist_ok=True)
+        write_json(args.report, report | {"problems": problems})
     write_tokens(args.out, tokens, options, args.model, report["data_sha256"])
     say(summary(args.data, report))
-    if args.report:
-        made = read_manifest(manifest_path(args.out)).id
-        args.report.parent.mkdir(parents=True, exist_ok=True)
-        write_json(args.report, report | {"problems": problems, "tokens": made})
 
 
 if __name__ == "__main__":

@@ -15,7 +15,6 @@ from safetensors.torch import save_file
 
 from xft.artifacts import manifest
 from xft.artifacts.artifact import (
-    clear_up_after_killed,
     create_artifact,
     open_artifact,
 )
@@ -56,28 +55,6 @@ def make(out, text="content", kind="moe", **options):
         (draft.path / "sub").mkdir()
         (draft.path / "sub" / "b.txt").write_text("other")
     return out
-
-
-def end_at_rename(out, last: int, kills: bool):
-    """Make an artifact, but end at the end of so many renames, by a signal or an exception."""
-    rename, done = Path.rename, []
-
-    def rename_and_end(path, target):
-        result = rename(path, target)
-        done.append(target)
-        if len(done) == last:
-            if kills:
-                os.kill(os.getpid(), signal.SIGKILL)
-            raise KeyboardInterrupt
-        return result
-
-    Path.rename = rename_and_end
-    try:
-        make(out, "new")
-    except KeyboardInterrupt:
-        os._exit(0)
-    finally:
-        os._exit(1)
 
 
 @pytest.fixture
@@ -138,45 +115,38 @@ def test_known_hashes_are_taken(tmp_path):
     assert read_manifest(tmp_path / "moe.manifest.json").files == {"a.txt": known}
 
 
-def test_an_artifact_is_replaced_whole(artifact):
-    with create_artifact(artifact, "ffn") as draft:
-        (draft.path / "c.txt").write_text("new")
-    assert open_artifact(artifact, "ffn").manifest.files.keys() == {"c.txt"}
-    assert content(artifact) == {"c.txt": b"new"}
-    assert len(list(artifact.parent.iterdir())) == 2
-
-
-@pytest.mark.parametrize("what", ["folder", "file"])
-def test_what_is_no_artifact_is_not_replaced(tmp_path, what):
-    precious = tmp_path / "precious"
-    if what == "folder":
-        precious.mkdir()
-        (precious / "thesis.txt").write_text("years")
-    else:
-        precious.write_text("years")
+@pytest.mark.parametrize("what", ["artifact", "folder", "file", "link"])
+def test_nothing_is_overwritten(tmp_path, what):
+    out = tmp_path / "moe"
+    match what:
+        case "artifact":
+            make(out)
+        case "folder":
+            (out / "thesis").mkdir(parents=True)
+        case "file":
+            out.write_text("years")
+        case "link":
+            out.symlink_to("nowhere")
     before = content(tmp_path)
-    with pytest.raises(UserError, match="precious is there but is no artifact"):
-        make(precious)
+    with pytest.raises(UserError, match=r"moe exists, and .* is never overwritten\. Delete"):
+        make(out)
     assert content(tmp_path) == before
 
 
-@pytest.mark.parametrize("old", [True, False], ids=["over an old one", "new"])
-def test_an_exception_changes_nothing(tmp_path, old):
+def test_an_exception_leaves_nothing(tmp_path):
     out = tmp_path / "moe"
-    if old:
-        make(out)
-    before = content(tmp_path)
+    out.mkdir()  # an empty folder is no loss
     with pytest.raises(SystemExit), create_artifact(out, "moe") as draft:
         (draft.path / "a.txt").write_text("half")
         raise SystemExit
-    assert content(tmp_path) == before
-    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+    assert list(tmp_path.iterdir()) == [out]
+    make(out)
+    open_artifact(out, "moe", full=True)
 
 
 @pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
-def test_a_killed_process_leaves_no_artifact_and_keeps_the_old_one(tmp_path, repository, sent):
-    out = make(tmp_path / "moe")
-    before = content(tmp_path)
+def test_a_killed_process_leaves_no_artifact(tmp_path, repository, sent):
+    out = tmp_path / "moe"
     with subprocess.Popen(
         [sys.executable, "-c", WRITER, str(out)],
         env=os.environ | {"PYTHONPATH": str(repository)},
@@ -187,68 +157,24 @@ def test_a_killed_process_leaves_no_artifact_and_keeps_the_old_one(tmp_path, rep
         assert process.stdout.readline() == "ready\n"
         process.send_signal(sent)
         _, errors = process.communicate(timeout=30)
-    hidden = [path for path in tmp_path.iterdir() if path.name.startswith(".")]
+    hidden = list(tmp_path.iterdir())
     if sent == signal.SIGKILL:
         assert process.returncode == -sent
-        assert len(hidden) == 1
+        assert [path.name[0] for path in hidden] == ["."]
     else:
         assert process.returncode == 128 + sent
         assert (hidden, errors) == ([], "")
-    visible = {name: data for name, data in content(tmp_path).items() if name[0] != "."}
-    assert visible == before
     make(out)
-    assert [path for path in tmp_path.iterdir() if path.name.startswith(".")] == []
-
-
-@pytest.mark.parametrize("kills", [False, True], ids=["stop", "kill"])
-@pytest.mark.parametrize(
-    ("old", "last"), [(False, 1), (False, 2), *((True, n) for n in range(1, 5))]
-)
-def test_an_end_between_the_renames_loses_nothing(tmp_path, old, last, kills):
-    """A process that ends after one of the renames that put an artifact at its place.
-
-    Stopped, it leaves what was there. Killed, it leaves the old or the new one, or one without a
-    manifest: never half, and never taken for the user's own.
-    """
-    out = tmp_path / "moe"
-    if old:
-        make(out)
-    before = content(tmp_path)
-    if (child := os.fork()) == 0:
-        end_at_rename(out, last, kills)
-    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    assert status == (-signal.SIGKILL if kills else 0)
-    if not kills:
-        assert content(tmp_path) == before
-        return
-    clear_up_after_killed(out)
-    if old:
-        kept = open_artifact(out, "moe", full=True)
-        assert (kept.path / "a.txt").read_text() in ("content", "new")
-    make(out, "newest")
-    open_artifact(out, "moe", full=True)
-    assert content(tmp_path).keys() == {"moe/a.txt", "moe/sub/b.txt", "moe.manifest.json"}
-    assert (out / "a.txt").read_text() == "newest"
-
-
-def test_what_replaced_a_killed_process_s_artifact_is_not_taken_for_it(tmp_path):
-    out = tmp_path / "moe"
-    if (child := os.fork()) == 0:
-        end_at_rename(out, 1, kills=True)
-    os.waitpid(child, 0)
-    rewrite(out / "a.txt", b"years of work")
-    with pytest.raises(UserError, match="moe is there but is no artifact"):
-        make(out)
-    assert content(tmp_path)["moe/a.txt"] == b"years of work"
+    assert {path.name for path in tmp_path.iterdir()} == {"moe", "moe.manifest.json"}
 
 
 def test_a_folder_in_which_another_process_works_is_left_alone(tmp_path):
     out = tmp_path / "moe"
-    with create_artifact(out, "moe") as draft:
+    with pytest.raises(UserError, match="moe exists"), create_artifact(out, "moe") as draft:
         (draft.path / "a.txt").write_text("slower")
         make(out, "faster")
         assert (draft.path / "a.txt").read_text() == "slower"
-    assert (out / "a.txt").read_text() == "slower"
+    assert (out / "a.txt").read_text() == "faster"
 
 
 # Opening
@@ -395,12 +321,11 @@ if os.geteuid() == 0:
     os.setgid(65534)
     os.setuid(65534)
 out = Path(sys.argv[1]) / "moe"
-for text in ("one", "two"):
-    with create_artifact(out, "moe") as draft:
-        (draft.path / "sub").mkdir()
-        (draft.path / "sub" / "a.txt").write_text(text)
-    (out / ".snakemake_timestamp").touch()
-    open_artifact(out, "moe", full=True)
+with create_artifact(out, "moe") as draft:
+    (draft.path / "sub").mkdir()
+    (draft.path / "sub" / "a.txt").write_text("one")
+(out / ".snakemake_timestamp").touch()
+open_artifact(out, "moe", full=True)
 try:
     (out / "sub" / "a.txt").write_text("by accident")
 except PermissionError:
@@ -410,7 +335,7 @@ shutil.rmtree(out)
 """
 
 
-def test_read_only_artifacts_are_replaced_and_removed_by_an_ordinary_user(repository):
+def test_read_only_artifacts_are_removed_by_an_ordinary_user(repository):
     with tempfile.TemporaryDirectory() as folder:  # tmp_path lies where only its owner may go
         Path(folder).chmod(0o777)
         done = subprocess.run(
@@ -419,7 +344,7 @@ def test_read_only_artifacts_are_replaced_and_removed_by_an_ordinary_user(reposi
             capture_output=True,
             text=True,
         )
-        assert (done.stdout, done.stderr) == ("refused\ntwo moe moe.manifest.json\n", "")
+        assert (done.stdout, done.stderr) == ("refused\none moe moe.manifest.json\n", "")
         assert not (Path(folder) / "moe").exists()
 
 

@@ -251,7 +251,7 @@ def test_an_output_that_is_an_input_is_refused(places, words, output, source):
     with pytest.raises(UserError) as caught:
         parser.parse_args(words.split())
     message = str(caught.value)
-    assert message.startswith(f"{output} is, holds or lies in {source}")
+    assert message.startswith(f"{output} overlaps {source}")
     assert message.endswith(", which the step reads. Choose another place")
 
 

@@ -231,14 +231,13 @@ def test_the_step_reports_rows_that_give_problems_away(tiny_llama, tmp_path, cap
     rows = write_rows(tmp_path / "rows.jsonl", [*ROWS[:2], leak])
     report = tmp_path / "reports" / "report.json"
     flags = ["--problems", problems, "--report", report]
-    out = make(tiny_llama, rows, tmp_path / "tokens", *flags)
+    make(tiny_llama, rows, tmp_path / "tokens", *flags)
     content = json.loads(report.read_text())
     assert content["removed_rows"] == [
         {"row": 3, "reason": "contaminated", "problem": problem["task_id"]}
         | {"match": "docstring", "text": leak["instruction"]}
     ]
     assert list(content["problems"]) == ["sums"]
-    assert content["tokens"] == read_manifest(manifest_path(out)).id
     line = f"3 rows of {rows}: 2 to train on; left out: 1 contaminated"
     assert line in capsys.readouterr().err
     without = make(tiny_llama, rows, tmp_path / "without")

@@ -41,7 +41,8 @@ def plan(*steps: str, results: str = "results") -> list[Path]:
         recipe = Recipe(step, 1, {}, {})
         entry = store.entry(step, recipe.digest)
         links = {f"{results}/{step}.txt": str(entry / "result.txt")}
-        jobs[recipe.digest] = Job(step, recipe, {}, "", {}, links, {}, {"read.txt": "given"})
+        file = {"file": "result.txt"}
+        jobs[recipe.digest] = Job(step, recipe, {}, "", file, links, {}, {"read.txt": "given"})
         entries.append(entry)
     write_plan(store, Path(results), jobs)
     return entries
@@ -83,6 +84,15 @@ def test_a_command_that_fails_leaves_what_it_can_go_on_from(environment):
     (other,) = plan("ffn")
     assert run(command(other, "raise SystemExit(4)")).returncode == 4
     assert not partial(other).exists()  # there is nothing to go on from
+
+
+def test_what_was_whole_when_its_parent_was_killed_is_not_made_again(environment):
+    (entry,) = plan("moe")
+    partial(entry).mkdir(parents=True)
+    (partial(entry) / "result.txt").write_text("whole")
+    (partial(entry) / "result.txt.manifest.json").touch()
+    assert run(command(entry)).returncode == 0
+    assert (entry / "result.txt").read_text() == "whole"
 
 
 def test_an_orphan_keeps_its_entry_to_itself(environment):

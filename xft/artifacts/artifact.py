@@ -17,7 +17,6 @@ from xft.artifacts.manifest import (
     Manifest,
     describe_files,
     find_faults,
-    find_foreign,
     manifest_path,
     read_manifest,
 )
@@ -29,8 +28,7 @@ from xft.config.models import MODELS, STEPS
 
 WORKSPACE_SUFFIX = ".tmp"
 ENTRY_FILE = "entry.json"  # in an entry of the store: its recipe and its size
-# Names in a workspace: the draft's manifest, and the manifest and folder that it replaces.
-NEW_MANIFEST, OLD_MANIFEST, OLD_FOLDER = "manifest.json", "replaced.json", "replaced"
+NEW_MANIFEST = "manifest.json"  # in a workspace
 # transformers can load these kinds.
 MODEL_KINDS = tuple(dict.fromkeys(STEPS.get(model, model) for model in MODELS))
 TOKENIZER_PATTERNS = (
@@ -157,13 +155,12 @@ def create_artifact(
 ) -> Iterator[Draft]:
     """Yield a draft to fill. Then move it to `out` and write its manifest last, beside it.
 
-    The files become read-only. An exception leaves nothing behind and keeps the artifact that was
-    at `out` before. Raises UserError if `out` holds anything else: it would be lost.
+    The files become read-only. An exception leaves nothing behind. Raises UserError if `out`
+    exists: an artifact is never overwritten.
     """
     out = Path(out)
-    clear_up_after_killed(out)
-    if fault := replacing_fault(out):
-        raise UserError(fault)
+    remove_abandoned(out)
+    check_free(out)
     out.parent.mkdir(parents=True, exist_ok=True)
     with _workspace(out) as folder:
         draft = Draft(folder / out.name, out)
@@ -172,33 +169,22 @@ def create_artifact(
         files = describe_files(draft.path, draft.known_files)
         _make_files_read_only(draft.path)
         sync(draft.path)
-        manifest = Manifest(kind, files, parameters or {}, inputs or {})
-        _write_manifest(folder / NEW_MANIFEST, manifest)
-        _put(folder, out)
-
-
-def replacing_fault(out: Path) -> str | None:
-    """Why a step must not put an artifact at `out`; None if the user would lose nothing.
-
-    The place must be free, or hold an artifact without additional or changed files.
-    """
-    if not manifest_path(out).exists():
-        if not (out.exists() or out.is_symlink()) or _is_empty_folder(out):
-            return None
-        return (
-            f"{out} is there but is no artifact: it has no manifest. Move it away, or choose "
-            "another path"
+        _write_manifest(
+            folder / NEW_MANIFEST, Manifest(kind, files, parameters or {}, inputs or {})
         )
-    try:
-        faults = find_foreign(out, read_manifest(manifest_path(out)))
-    except UserError as error:
-        faults = [str(error)]
-    if not faults:
-        return None
-    return (
-        f"{out} does not fit its manifest: {'; '.join(faults)}. The step would replace it. Move "
-        f"the files that you want to keep. Then delete {out} and {manifest_path(out).name}"
-    )
+        check_free(out)
+        draft.path.rename(out)
+        (folder / NEW_MANIFEST).rename(manifest_path(out))
+        _sync_path(out.parent)
+
+
+def check_free(out: Path) -> None:
+    """Raise UserError if something is at the place of an artifact. An empty folder may be."""
+    if os.path.lexists(out) and not _is_empty_folder(out):
+        raise UserError(
+            f"{out} exists, and an artifact is never overwritten. Delete it and "
+            f"{manifest_path(out).name}, or choose another path"
+        )
 
 
 def seal(folder: Path, kind: str) -> None:
@@ -265,48 +251,11 @@ def _make_files_read_only(folder: Path) -> None:
             path.chmod(0o444)
 
 
-def _put(workspace: Path, out: Path) -> None:
-    """Move an artifact to `out`. An older one is moved aside, and moved back on an exception."""
-    draft, manifest = workspace / out.name, manifest_path(out)
-    replaced = {manifest: workspace / OLD_MANIFEST, out: workspace / OLD_FOLDER}
-    try:
-        for place, aside in replaced.items():
-            if place.exists():
-                place.rename(aside)
-        draft.rename(out)
-        (workspace / NEW_MANIFEST).rename(manifest)
-    except BaseException:
-        if not draft.exists():
-            manifest.unlink(missing_ok=True)
-            out.rename(draft)
-        for place, aside in replaced.items():
-            if aside.exists():
-                aside.rename(place)
-        raise
-    _sync_path(out.parent)
-
-
-def clear_up_after_killed(out: Path) -> None:
-    """Remove the unlocked workspaces that killed processes left beside `out`.
-
-    If `out` held an artifact before the kill, it then holds that artifact or its successor.
-    """
+def remove_abandoned(out: Path) -> None:
+    """Remove the unlocked workspaces that killed processes left beside `out`."""
     for abandoned in out.parent.glob(f".{glob.escape(out.name)}.*{WORKSPACE_SUFFIX}"):
         with suppress(OSError), lock(abandoned):
-            _complete(abandoned, out)
             shutil.rmtree(abandoned)
-
-
-def _complete(workspace: Path, out: Path) -> None:
-    """Finish an interrupted `_put`, with the new artifact if the old one was moved aside."""
-    draft = workspace / out.name
-    if (workspace / OLD_FOLDER).exists() and draft.exists() and not out.exists():
-        draft.rename(out)
-    manifest = workspace / (OLD_MANIFEST if draft.exists() else NEW_MANIFEST)
-    if manifest_path(out).exists() or not (out.exists() and manifest.exists()):
-        return
-    if not find_faults(out, read_manifest(manifest)):  # `out` may hold something else by now
-        manifest.rename(manifest_path(out))
 
 
 @contextmanager

@@ -18,6 +18,7 @@ from xft.common.errors import UserError
 from xft.common.progress import progress
 
 FORMAT = 4
+MANIFEST_SUFFIX = ".manifest.json"
 # Snakemake puts this file into each folder that it made.
 NOT_CONTENT = {".snakemake_timestamp"}
 DIGEST = re.compile(r"[0-9a-f]{64}")
@@ -54,7 +55,7 @@ class Manifest:
 def manifest_path(artifact: Path) -> Path:
     """The path of an artifact's manifest, which is beside the artifact."""
     named = artifact if artifact.name else artifact.absolute()
-    return named.parent / f"{named.name}.manifest.json"
+    return named.parent / f"{named.name}{MANIFEST_SUFFIX}"
 
 
 def short(digest: str) -> str:
@@ -207,25 +208,6 @@ def find_faults(artifact: Path, manifest: Manifest, full: bool = False) -> list[
 def _time_of(path: Path) -> float:
     """When a file was written; infinity if it does not exist."""
     return path.stat().st_mtime if path.exists() else math.inf
-
-
-def find_foreign(artifact: Path, manifest: Manifest) -> list[str]:
-    """The files that would be lost if an artifact were removed, one sentence each.
-
-    These are altered files and files that are not in the manifest. The targets of links stay.
-    """
-    if artifact.is_symlink() or not artifact.is_dir():
-        return []
-    faults = []
-    for name in list_files(artifact):
-        path, entry = artifact / name, manifest.files.get(name)
-        if path.is_symlink():
-            continue
-        if entry is None:
-            faults.append(f"{path} is not in the manifest")
-        elif path.stat().st_size != entry["size"] or _content_fault(path, entry):
-            faults.append(f"{path} was altered")
-    return faults
 
 
 def _content_fault(

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pydantic.fields import FieldInfo
 
-from xft.artifacts.artifact import clear_up_after_killed, replacing_fault
+from xft.artifacts.artifact import check_free
 from xft.artifacts.overlap import overlap
 from xft.common import progress
 from xft.common.errors import UserError
@@ -87,22 +87,17 @@ def add_configs(parser, meaning: str, required: bool) -> None:
 
 
 def check_outputs(flags: dict) -> None:
-    """Raise UserError if an output is, holds or lies in an input, also through links.
-
-    Also raises it if the place of the output holds something that no step made.
-    """
+    """Raise UserError if an output overlaps an input, also through links, or an artifact exists."""
     for output in OUTPUT_FLAGS:
         for flag, source in _sources(flags):
             if flags.get(output) and overlap(flags[output], source):
                 raise UserError(
-                    f"{_flag(output)} {flags[output]} is, holds or lies in {_flag(flag)} {source}, "
-                    "which the step reads. Choose another place"
+                    f"{_flag(output)} {flags[output]} overlaps {_flag(flag)} {source}, which the "
+                    "step reads. Choose another place"
                 )
     out = flags.get("out")
     if out is not None and out.is_dir():
-        clear_up_after_killed(out)
-        if fault := replacing_fault(out):
-            raise UserError(fault)
+        check_free(out)
 
 
 def _sources(flags: dict) -> Iterator[tuple[str, Path]]:

@@ -15,6 +15,7 @@ import sys
 from pathlib import Path
 
 from xft.artifacts.files import write_whole
+from xft.artifacts.manifest import manifest_path
 from xft.common.errors import UserError
 from xft.common.progress import JOB
 from xft.store import names
@@ -30,12 +31,25 @@ def make(entry: Path, command: list[str]) -> int:
         if is_whole(entry):  # by a process of an earlier run
             partial(entry).joinpath(OWNER).unlink()
             partial(entry).rmdir()
-        elif status := _run(entry, command, job, lock):
-            return status
         else:
+            is_finished = _is_finished(partial(entry) / job.resources["file"])
+            if not is_finished and (status := _run(entry, command, job, lock)):
+                return status
             publish(entry, job.recipe)
     names.lay(job.links | job.logs)
     return 0
+
+
+def _is_finished(artifact: Path) -> bool:
+    """Whether an earlier attempt was killed when its command had ended. The manifest comes last.
+
+    A folder without a manifest is removed.
+    """
+    if manifest_path(artifact).is_file():
+        return True
+    if artifact.is_dir():
+        shutil.rmtree(artifact)
+    return False
 
 
 def _run(entry: Path, command: list[str], job, lock: int) -> int:

@@ -4,11 +4,10 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
+from xft.artifacts.manifest import MANIFEST_SUFFIX
 from xft.common.errors import UserError
 from xft.config.recorded import is_results_folder
 from xft.store.store import ENTRY
-
-MANIFEST_SUFFIX = ".manifest.json"
 
 
 def lay(links: Mapping[str, str]) -> None:

@@ -3,10 +3,9 @@
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from xft.artifacts.manifest import find_faults, read_manifest
+from xft.artifacts.manifest import MANIFEST_SUFFIX, find_faults, read_manifest
 from xft.common.errors import UserError
 from xft.common.progress import say
-from xft.store.names import MANIFEST_SUFFIX
 from xft.store.store import is_whole
 
 

@@ -1,16 +1,21 @@
 """Check artifacts against their manifests, and show what they were made from.
 
 The check compares names, sizes, the hashes of files up to 64 MiB and the headers of larger
-safetensors; with --full, the hashes of all files. Artifacts that others were made from are found by
-their ids, in PATH... and in the folders above it up to this one. `xft status` shows what was made
-from another input than the current one.
+safetensors; with --full, the hashes of all files. Inputs are found by their ids among the artifacts
+that are checked.
 """
 
 import sys
 from pathlib import Path
 
-from xft.artifacts.lineage import Catalogue, absolute, find_artifacts, find_orphans
-from xft.artifacts.manifest import find_faults, manifest_path, read_manifest, short
+from xft.artifacts.manifest import (
+    MANIFEST_SUFFIX,
+    Manifest,
+    find_faults,
+    manifest_path,
+    read_manifest,
+    short,
+)
 from xft.cli import flags, running
 from xft.common.errors import UserError
 
@@ -22,61 +27,51 @@ def main(argv: list[str] | None = None) -> None:
         type=Path,
         nargs="+",
         metavar="PATH",
-        help="An artifact, or a folder with artifacts.",
+        help="An artifact, or a folder with artifacts, such as store.",
     )
     parser.add_argument("--full", action="store_true", help="Compare the hashes of all files.")
     args = parser.parse_args(argv)
-    artifacts, faults = _find_all(args.paths)
-    catalogue = Catalogue(artifacts)
-    for artifact in artifacts:
-        faults += _check(artifact, catalogue, args.full)
+    faults, manifests = [], {}
+    for path in args.paths:
+        found = _find_artifacts(path)
+        faults += [] if found else [f"{path}: no manifest beside it and none below it"]
+        for artifact in found:
+            try:
+                manifests[artifact] = read_manifest(manifest_path(artifact))
+            except (UserError, OSError) as error:
+                told = error if isinstance(error, UserError) else f"{artifact}: {error.strerror}"
+                faults.append(str(told))
+    places = {manifest.id: artifact for artifact, manifest in manifests.items()}
+    for artifact, manifest in manifests.items():
+        faults += _check(artifact, manifest, places, args.full)
     if faults:
         raise UserError("; ".join(faults))
-    print(f"{len(artifacts)} of {len(artifacts)} artifacts fit their manifests", file=sys.stderr)
+    print(f"{len(manifests)} of {len(manifests)} artifacts fit their manifests", file=sys.stderr)
 
 
-def _find_all(paths: list[Path]) -> tuple[list[Path], list[str]]:
-    """All artifacts, each once, and the faults of the paths."""
-    artifacts, faults = {}, []
-    for path in paths:
-        try:
-            found = find_artifacts(path)
-        except UserError as error:
-            faults.append(str(error))
-            continue
-        artifacts |= {absolute(artifact): artifact for artifact in found}
-        if found != [path]:
-            for orphan in find_orphans(path, found):
-                faults.append(f"{orphan} has no manifest: nothing says what it is")
-                print(f"{orphan}: no manifest")
-    return list(artifacts.values()), faults
+def _find_artifacts(path: Path) -> list[Path]:
+    """The artifact at `path`, or all artifacts below it."""
+    if manifest_path(path).exists():
+        return [path]
+    found = sorted(path.rglob(f"*{MANIFEST_SUFFIX}"))
+    return [manifest.with_name(manifest.name.removesuffix(MANIFEST_SUFFIX)) for manifest in found]
 
 
-def _check(artifact: Path, catalogue: Catalogue, full: bool) -> list[str]:
-    """Print an artifact with its inputs. Returns its faults, one sentence for each."""
-    try:
-        manifest = read_manifest(manifest_path(artifact))
-        if artifact.exists():
-            faults = find_faults(artifact, manifest, full)
-        else:
-            faults = [f"{artifact} is missing, but its manifest is there"]
-    except (UserError, OSError) as error:
-        told = error if isinstance(error, UserError) else f"{error.filename}: {error.strerror}"
-        print(f"{artifact}: {told}")
-        return [str(told)]
+def _check(artifact: Path, manifest: Manifest, places: dict[str, Path], full: bool) -> list[str]:
+    """Print an artifact with its inputs. Returns its faults, one sentence for each.
+
+    places: artifacts by their ids.
+    """
+    if not artifact.exists():
+        return [f"{artifact} is missing, but its manifest is there"]
+    faults = find_faults(artifact, manifest, full)
     print(f"{artifact}: {manifest.kind} {short(manifest.id)}{'' if faults else ', fits'}")
     for name, identity in sorted(manifest.inputs.items()):
-        place = catalogue.find(identity, near=artifact)
-        print(f"    from {name} {short(identity)}{f', {_readable(place)}' if place else ''}")
+        place = f", {places[identity]}" if identity in places else ""
+        print(f"    from {name} {short(identity)}{place}")
     for fault in faults:
         print(f"    ! {fault}")
     return faults
-
-
-def _readable(place: Path) -> Path:
-    """An absolute path, relative to the working directory if it lies in it."""
-    here = Path.cwd()
-    return place.relative_to(here) if place.is_relative_to(here) else place
 
 
 if __name__ == "__main__":
