@@ -97,6 +97,29 @@ rule validation_loss:
         "--out {output:q}.partial/result.json" + LOGGED
 
 
+rule contamination:
+    input:
+        unpack(inputs),
+    output:
+        entry("contamination"),
+    log:
+        log_of("contamination"),
+    benchmark:
+        log_of("contamination", "jsonl")
+    conda:
+        "../envs/data.yaml"
+    resources:
+        **RESOURCES,
+    params:
+        options=options,
+    message:
+        MESSAGE
+    shell:
+        STORED
+        + "python -m workflow_scripts.contamination --tokens {input.tokens:q}/artifact "
+        "{params.options} --out {output:q}.partial/result.json" + LOGGED
+
+
 rule diversity:
     input:
         unpack(inputs),

@@ -294,6 +294,7 @@ def parser_of(words: str):
         "import_reference --model a --out a",
         "export_full --moe a --out a",
         "soup --models results a --out a",
+        "contamination --tokens a --data rows --dataset rows --out a/x.json",
         "diversity --base results --ffn a --out a/x.json",
         "summary --runs a/x --out a/x",
         "report --summary a/x --out a/x",

@@ -14,6 +14,7 @@ from workflow_scripts import summary
 from xft.artifacts.manifest import manifest_path, read_manifest
 from xft.common.errors import UserError
 from xft.evaluation import lm_eval_result
+from xft.reporting.contamination import CONTAMINATION
 from xft.reporting.validation_losses import LOSS
 from xft.tools import verify
 
@@ -30,7 +31,7 @@ class Runs:
         more: options of `write_evaluation`, losses of held-out rows and further columns.
         """
         place = f"{variant or 'own'}/{seed}/{model}"
-        columns = {k: more.pop(k) for k in ("lm_eval", "diversity", "uncleaned") if k in more}
+        columns = {k: more.pop(k) for k in ("lm_eval", "diversity", "contamination") if k in more}
         row = {"model": model, "variant": variant, "seed": seed, "dataset": dataset} | columns
         if "losses" in more:
             row["validation_loss"] = f"validation/{place}.json"
@@ -340,15 +341,25 @@ def test_general_abilities_have_a_row_for_each_metric_and_model(runs, seeds, exp
     assert f1[-1] == ("1.0000 ± 0.0000" if len(seeds) > 1 else "1.0000")
 
 
-def test_what_may_be_too_high_is_said(runs):
+@pytest.mark.parametrize(
+    ("count", "said"),
+    [
+        (12, "12 of the 1,200 rows that {} learned from contain a problem of mbpp: the scores of "),
+        (1, "1 of the 1,200 rows that {} learned from contains a problem of mbpp: the scores of "),
+        (0, "None of the 1,200 rows that {} learned from contains a problem of mbpp.\n"),
+    ],
+)
+def test_how_many_rows_contain_a_problem_is_said(runs, count, said):
     add_seeds(runs)
-    assert "not cleaned" not in runs.summarise()[0]
-    for row in runs.rows[1:3]:
-        row["uncleaned"] = True
-    assert (
-        "The rows that moe_sft learned from were not cleaned of the problems of mbpp. These scores "
-        "on mbpp may be too high." in runs.summarise()[0]
-    )
+    assert "contain a problem" not in runs.summarise()[0]
+    content = {"rows": 1200, "contaminated": count, "problems": "0" * 64}
+    CONTAMINATION.write(runs.root / "c.json", content)
+    for row in runs.rows[1:7]:
+        row["contamination"] = "c.json"
+    text = runs.summarise()[0]
+    assert text.count("learned from") == 1
+    assert said.format("moe_sft, moe_sft (vanilla)") in text
+    assert ("these models may be optimistically biased.\n" in text) == (count > 0)
 
 
 def test_the_best_of_several_merges_of_a_mixture_is_named(runs):

@@ -112,4 +112,4 @@ def test_paths_are_relative_to_the_table(tmp_path):
     write_table(file, [{"model": "b", "dataset": "d", "eval": "../x.json", "seed": 1}])
     (row,) = read_runs(file)
     assert row.files == {"eval": tmp_path / "x.json"}
-    assert (row.seed, row.uncleaned) == (1, False)
+    assert row.seed == 1

@@ -199,12 +199,28 @@ def test_a_new_set_of_problems_trains_nothing():
     assert made == {"ground_truth/more", "eval/base/more.json", *SHOWN}
 
 
-def test_evaluations_on_problems_that_rows_were_not_cleaned_of_are_named():
-    def uncleaned(**sections) -> list[str]:
-        return [row.model for row in wants(**sections).experiment.rows if row.uncleaned]
-
-    assert uncleaned() == []
-    assert uncleaned(data={"decontaminate_against": []}) == ["moe_sft", "dense/lam~0.75"]
+def test_rows_that_were_not_cleaned_of_a_set_are_searched_for_its_problems():
+    """Once for all models that learned from them, and for each of the sets."""
+    shutil.copy("problems.jsonl", "more.jsonl")
+    append("more.jsonl")
+    sets = {"datasets": ["problems.jsonl", "more.jsonl"]}
+    learned = {"moe_sft", "dense/lam~0.75"}
+    fill(wants())
+    made = new(wants(evaluation=sets))
+    models = {"base", *learned}
+    assert made == {
+        *(f"eval/{model}/more.json" for model in models),
+        *("ground_truth/more", "contamination/more.json", *SHOWN),
+    }
+    for cleaned, searched in (["problems.jsonl"], {"more"}), ([], {"problems", "more"}):
+        experiment = wants(evaluation=sets, data={"decontaminate_against": cleaned}).experiment
+        found = {(row.model, row.dataset): row.contamination for row in experiment.rows}
+        place = {name: part.place for name, part in experiment.by_name.items()}
+        assert {key: file for key, file in found.items() if file} == {
+            (model, label): place[f"contamination/{label}.json"]
+            for model in learned
+            for label in searched
+        }
 
 
 def test_the_table_has_a_row_for_each_model_of_each_run_with_the_shared_files():

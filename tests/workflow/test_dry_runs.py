@@ -15,9 +15,10 @@ STAND_INS = Path(__file__).parents[1] / "stand_ins"
 NEEDS_LM_EVAL = pytest.mark.skipif(not optional.installed("lm_eval"), reason="needs lm_eval")
 RECIPE = "recipes/deepseek-coder-1.3b.yaml"
 SETS = ["mbpp", "resources/problems.jsonl"]
+CLEANED = ["humaneval", "resources/problems.jsonl"]
 # Over the recipe as it was published.
 ASKED = {
-    "data": {"decontaminate_against": SETS},
+    "data": {"decontaminate_against": CLEANED},
     "evaluation": {
         "backend": "vllm",
         "models": ["base", "moe", "sft", "moe_sft", "uniform", "dense"],
@@ -62,7 +63,7 @@ def test_the_published_recipe_runs_the_published_steps(recipe, repository):
     assert rules == {
         *("all", "base", "fetch_data", "fetch_problems", "tokens", "moe", "moe_sft", "sft", "ffn"),
         *("weighted_init", "weighted_trained", "dense", "diversity", "ground_truth"),
-        *("eval", "summary", "report"),
+        *("contamination", "eval", "summary", "report"),
     }
     assert "base --model=deepseek-ai/deepseek-coder-1.3b-base --revision=c919139c" in recipe
     config = complete(read_config(repository / RECIPE))
@@ -94,7 +95,11 @@ def test_one_rule_fetches_problems_and_the_others_are_given_the_files(recipe):
     fetched = re.search(r"--out (\S+)", fetch)[1].replace(".partial", "")
     assert fetched.endswith("/mbpp.jsonl")
     (tokens,) = commands(recipe, "tokens").values()
-    assert f"--problems {' '.join(SETS)} " in tokens
+    assert f"--problems {' '.join(CLEANED)} " in tokens
+    (counting,) = commands(recipe, "contamination").items()
+    assert counting[0] == "contamination/mbpp.json"
+    rows = re.search(r"--data=\S+", tokens)[0]
+    assert f" --dataset={fetched} {rows} " in counting[1]
     for rule in ("ground_truth", "eval"):
         for name, command in commands(recipe, rule).items():
             assert f"--dataset={fetched if 'mbpp' in name else SETS[1]} " in command

@@ -17,7 +17,7 @@ from xft.config.validation import TYPE_NAMES
 # The flags of all steps that name inputs and outputs.
 INPUT_FLAGS = (
     *("base", "model", "models", "moe", "ffn", "weighted", "teacher", "data", "text", "runs"),
-    *("evals", "losses", "ground_truth", "summary", "match_flops"),
+    *("evals", "losses", "ground_truth", "summary", "match_flops", "tokens"),
 )
 NAME_OR_FILE_FLAGS = ("dataset", "problems", "prompt", "template", "tasks")
 OUTPUT_FLAGS = ("out", "metrics", "report")

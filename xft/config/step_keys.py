@@ -37,6 +37,7 @@ READS: dict[str, dict[str | None, tuple[str, ...]]] = {
     "sft": {None: TRAINED, "sft": keys(SftConfig)},
     "soup": {},
     "ffn": {},
+    "contamination": {},
     "diversity": {},
     "weighted_init": {
         None: COMPUTED,
@@ -67,6 +68,7 @@ NAMING: dict[str, tuple[str, ...]] = {
         *("data.train", "data.revision", "data.split"),
         "data.decontaminate_against",
     ),
+    "contamination": ("evaluation.datasets",),
     "ground_truth": ("evaluation.datasets",),
     "weighted_trained": ("mixing.text",),
     "eval": ("evaluation.datasets",),

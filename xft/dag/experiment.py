@@ -122,7 +122,6 @@ class Experiment:
             variant=(run.name or ", ".join(changes)) if changes else "",
             seed=run.config.seed,
             dataset=label,
-            uncleaned=_is_uncleaned(files["eval"]),
             **{step: part.place for step, part in files.items() if part in self.shown},
         )
 
@@ -197,10 +196,3 @@ def _best(name: str, choice: Choice) -> Wanted:
     entry = run.shared.store.entry("best", recipe.digest)
     keys = first.keys
     return Wanted(recipe, run, entry, first.file, keys, sources, flags=flags, names=[name])
-
-
-def _is_uncleaned(evaluation: Wanted) -> bool:
-    """Whether the evaluated model learned from rows that were not cleaned of the problems."""
-    problems = evaluation.recipe.inputs["dataset"]
-    tokens = (part for part in evaluation.chain() if part.rule == "tokens")
-    return any(problems not in part.recipe.inputs.values() for part in tokens)

@@ -20,6 +20,7 @@ FIXED = {
     "fetch_data": Needs(1000, 60),
     "fetch_problems": Needs(1000, 60),
     "tokens": Needs(8000, 120),
+    "contamination": Needs(8000, 120),
     "ground_truth": Needs(8000, 120),
     "summary": Needs(1000, 5),
     "report": Needs(1000, 5),

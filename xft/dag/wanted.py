@@ -149,8 +149,9 @@ class Wants:
         self.shared, self.contents = shared, shared.contents
         self.of_seeds = [self]
         # Each is asked for again and again, by everything that is made from it.
-        self.model, self.shares, self.ground_truth, self.evaluation = map(
-            cache, (self.model, self.shares, self.ground_truth, self.evaluation)
+        self.model, self.shares = cache(self.model), cache(self.shares)
+        self.ground_truth, self.evaluation, self.contamination = map(
+            cache, (self.ground_truth, self.evaluation, self.contamination)
         )
 
     @cached_property
@@ -372,6 +373,17 @@ class Wants:
         fetched = self.problems(label)
         return about | {"needs": {"problems": fetched}, "flags": {"dataset": fetched.place}}
 
+    def contamination(self, label: str) -> Wanted:
+        """The number of rows that the trainings learn from and that contain a problem of a set."""
+        about, sources = self._of_dataset(label), {"tokens": self.tokens}
+        if self.fetched_rows:
+            sources["data"] = self.fetched_rows
+        else:
+            about.setdefault("files", {})["data"] = [self.config.data.train]
+        about["flags"]["data"] = self.rows_file
+        name = f"contamination/{label}.json"
+        return self._wanted("contamination", name, sources=sources, file=RESULT, **about)
+
     def evaluation(self, model: str, label: str) -> Wanted:
         options = options_of_step("eval", self.config)
         options |= {"prompt": self.prompt_identity(model), "backend": self.backend(model)}
@@ -447,6 +459,8 @@ class Wants:
             found["validation_loss"] = self.validation_loss(model)
         if self.config.evaluation.lm_eval:
             found["lm_eval"] = self.lm_eval(model)
+        if _is_uncleaned(found["eval"]):
+            found["contamination"] = self.contamination(label)
         # Experts without a shared one cannot be taken out and compared.
         if model.partition("/")[0] in OF_MIXTURE and self.config.moe.shared_expert:
             found["diversity"] = self.diversity
@@ -498,6 +512,13 @@ class Wants:
         own values, as moe.num_experts_per_tok~2/seed~7/.
         """
         return "".join(f"{key}~{text}/" for key, text in self.changes.items() if key in keys)
+
+
+def _is_uncleaned(evaluation: Wanted) -> bool:
+    """Whether the evaluated model learned from rows that were not cleaned of the problems."""
+    problems = evaluation.recipe.inputs["dataset"]
+    tokens = (part for part in evaluation.chain() if part.rule == "tokens")
+    return any(problems not in part.recipe.inputs.values() for part in tokens)
 
 
 def _by_label(names: Collection[str]) -> dict[str, str]:

@@ -19,7 +19,9 @@ from xft.checkpoints.writer import TensorPlan
 from xft.common.errors import UserError
 from xft.config.section import keys
 from xft.config.sections import TokensConfig
+from xft.data.conversations import Conversation
 from xft.data.examples import Tokens
+from xft.data.instructions import AnyRow, read_rows
 
 KIND = "tokens"
 # The tensors of an artifact, as in `Tokens`, and their dtypes.
@@ -81,7 +83,7 @@ def open_tokens(path: Path, model: Path, full: bool = False) -> TokensArtifact:
 def read_options(path: Path) -> TokensConfig:
     """The options that tokens were made with. Raises UserError if `path` holds no tokens."""
     if not manifest_path(path).exists():
-        raise UserError(f"{_not_tokens(path)}, or a file of rows")
+        raise UserError(_not_tokens(path))
     manifest: Manifest = read_manifest(manifest_path(path))
     if manifest.kind != KIND:
         raise UserError(f"{path} is of kind {manifest.kind}, not {KIND}")
@@ -89,9 +91,27 @@ def read_options(path: Path) -> TokensConfig:
     return TokensConfig.model_construct(**held)
 
 
+def read_training_rows(file: Path, tokens: Artifact) -> list[AnyRow]:
+    """The rows that a training on these tokens learns from, without those that are held out.
+
+    file: that the tokens were made from. Raises UserError if it is another one.
+    """
+    options, checkpoint = read_options(tokens.path), tokens.checkpoint
+    if hash_file(file) != tokens.manifest.inputs["data"]:
+        raise UserError(f"{tokens.path} was not made from {file}. Name the file of its rows")
+    numbers = {*checkpoint.get("numbers")[checkpoint.get("held_out") == 0].tolist()}
+    columns = options.instruction_column, options.response_column
+
+    def accept(conversation: Conversation) -> Conversation | str:
+        return conversation if conversation.number in numbers else "not learned from"
+
+    rows, _ = read_rows(file, *columns, options.limit, accept)
+    return [row for row in rows if row.number in numbers]
+
+
 def _not_tokens(path: Path) -> str:
     return (
-        f"{path} is a folder without a manifest. --data takes a folder that "
+        f"{path} is a folder without a manifest. Name tokens that "
         "python -m workflow_scripts.tokens made"
     )
 

@@ -1,6 +1,6 @@
 """Finds out which merges are the best ones, and which scores may be too high."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from xft.reporting.choice import best_merge
@@ -10,13 +10,26 @@ from xft.reporting.runs import Result
 CHOICES = {"validation": "validation_loss", "benchmark": "eval"}
 
 
-def uncleaned(results: Iterable[Result]) -> dict[str, list[str]]:
-    """The models whose rows were not cleaned of the problems of a data set, by data set."""
-    models: dict[str, dict[str, None]] = {}
+def contaminated(results: Iterable[Result], counts: Mapping[Path, Mapping]) -> Iterator[str]:
+    """How many rows contain a problem of a data set, and which models learned from them, in words.
+
+    counts: contents of the files of step contamination.
+    """
+    learned: dict[tuple[str, Path], dict[str, None]] = {}
     for result in results:
-        if result.row.uncleaned:
-            models.setdefault(result.row.dataset, {})[result.subject.label] = None
-    return {dataset: list(named) for dataset, named in models.items()}
+        if file := result.row.contamination:
+            learned.setdefault((result.row.dataset, file), {})[result.subject.label] = None
+    for (dataset, file), models in learned.items():
+        count, rows = counts[file]["contaminated"], counts[file]["rows"]
+        about = f"of the {rows:,} rows that {', '.join(models)} learned from"
+        if count:
+            verb = "contains" if count == 1 else "contain"
+            yield (
+                f"{count:,} {about} {verb} a problem of {dataset}: the scores of these models may "
+                "be optimistically biased."
+            )
+        else:
+            yield f"None {about} contains a problem of {dataset}."
 
 
 def best_merges(

@@ -13,16 +13,16 @@ from xft.config.section import Section
 from xft.config.validation import validated
 
 # The steps whose files a row names.
-MEASURED = ("eval", "validation_loss", "lm_eval", "diversity")
+MEASURED = ("eval", "validation_loss", "lm_eval", "diversity", "contamination")
 
 
 class Row(Section, strict=False):
     """What was measured of a model in a run, on a set of problems.
 
     Runs that share a result name the same file. variant: empty for the configuration's own values.
-    eval, validation_loss, lm_eval, diversity: the files of these steps. diversity: of the tuned
-    mixture that the model is or comes from. uncleaned: whether the model learned from rows that
-    were not cleaned of the problems.
+    The columns of MEASURED are the files of these steps. diversity: of the tuned mixture that the
+    model is or comes from. contamination: of the rows that the model learned from, if they were not
+    cleaned of the problems.
     """
 
     model: str
@@ -33,7 +33,7 @@ class Row(Section, strict=False):
     validation_loss: Path | None = None
     lm_eval: Path | None = None
     diversity: Path | None = None
-    uncleaned: bool = False
+    contamination: Path | None = None
 
     @property
     def files(self) -> dict[str, Path]:

@@ -14,6 +14,7 @@ from xft.evaluation.result import (
 )
 from xft.reporting import notes, spreads, tables
 from xft.reporting.comparisons import comparison_table, loss_values, solved_values
+from xft.reporting.contamination import CONTAMINATION
 from xft.reporting.diversity import DIVERSITY
 from xft.reporting.lm_eval import lm_eval_table
 from xft.reporting.runs import Result, Row, results_of
@@ -42,6 +43,8 @@ def summarise(rows: Sequence[Row], chosen_by: str | None = None) -> Summary:
     evaluations = _read(rows, "eval", read_result)
     losses = _read(rows, "validation_loss", LOSS.read)
     by_file = {found.file: content for found, content in losses.items()}
+    contaminations = _read(rows, "contamination", CONTAMINATION.read)
+    counts = {found.file: content for found, content in contaminations.items()}
     table = tables.summary_table(evaluations, by_file)
     compared = comparison_table([*solved_values(evaluations), *loss_values(losses)])
     mixtures = {
@@ -68,8 +71,7 @@ def summarise(rows: Sequence[Row], chosen_by: str | None = None) -> Summary:
             near_zero=f"{spreads.NEAR_ZERO:.0%}",
             equal=spreads.nearly_equal(mixtures),
             abilities=abilities and tables.to_markdown(lm_eval_table(abilities)),
-            uncleaned=notes.uncleaned(evaluations),
-            remarks=_remarks(evaluations),
+            remarks=[*notes.contaminated(evaluations, counts), *_remarks(evaluations)],
         )
     )
     return Summary(table, compared, text)

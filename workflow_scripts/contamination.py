@@ -1,0 +1,37 @@
+"""Count the rows of a training that contain a problem of an evaluation set.
+
+The rows are those of the tokens, without the ones that were left out or held out.
+"""
+
+from xft.cli import running
+from xft.cli.step import Step
+from xft.common.progress import progress
+from xft.reporting.contamination import CONTAMINATION
+
+
+def main(argv: list[str] | None = None) -> None:
+    step = Step("contamination", __doc__)
+    step.artifact("--tokens", "The tokens of the training, from step tokens.")
+    step.path("--data", "FILE", "The rows that the tokens were made from.")
+    step.dataset()
+    step.path("--out", "FILE", "The count, JSON.")
+    args = step.parse_args(argv)
+    tokens = step.open("tokens", args.tokens, "tokens")
+
+    from xft.data.contamination import Detector, count_contaminated
+    from xft.data.tokens_artifact import read_training_rows
+    from xft.evaluation.references import load_references
+
+    rows = read_training_rows(args.data, tokens)
+    fingerprints, hashes = load_references([args.dataset])
+    (sha256,) = hashes.values()
+    step.inputs |= {"data": tokens.manifest.inputs["data"], "dataset": sha256}
+    shown = progress(rows, desc="look for evaluation problems", unit="row")
+    count = count_contaminated(shown, Detector(fingerprints))
+    content = {"rows": len(rows), "contaminated": count, "problems": sha256}
+    CONTAMINATION.write(args.out, content, inputs=step.ids)
+    print(f"{args.data}: {count:,} of {len(rows):,} rows contain a problem of {args.dataset}")
+
+
+if __name__ == "__main__":
+    running.run("contamination", main)
