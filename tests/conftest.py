@@ -123,28 +123,19 @@ def tokenizer():
 @pytest.fixture(scope="session")
 def tiny_llama(tmp_path_factory, tokenizer) -> Path:
     """A random Llama of two layers in float32, with tokenizer and generation config. Read only."""
-    import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
+    from backbones import ROPES, save_base
 
-    torch.manual_seed(0)
-    config = LlamaConfig(
+    folder = save_base(
+        "llama",
+        tmp_path_factory.mktemp("models") / "tiny_llama",
         vocab_size=len(tokenizer),
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
         max_position_embeddings=256,
-        tie_word_embeddings=False,
-        rope_parameters={"rope_type": "default", "rope_theta": 100000.0},
+        initializer_range=0.02,
+        rope_parameters=ROPES["default"],
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
-        dtype="float32",
     )
-    folder = tmp_path_factory.mktemp("models") / "tiny_llama"
-    model = LlamaForCausalLM(config)
-    model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
 

@@ -19,15 +19,17 @@ from xft.evaluation import lm_eval_result
 from xft.tools import verify
 
 BASE = Path(__file__).parents[2] / "resources" / "base"
-needs_lm_eval = pytest.mark.skipif(
-    not optional.installed("lm_eval"), reason="needs the package lm_eval"
-)
 # Which goes on better: what follows a question, and the answer that is right.
 ROWS = [
     {"question": f"def {name}_{number}(x):\n    return x", "choices": signs, "label": label}
     for number, (name, label) in enumerate([("add", 0), ("subtract", 1), ("double", 2)] * 4)
     for signs in [["+ 2", "- 3", "* 2"], ["* 7", "+ 1", "// 5"]]
 ]
+
+
+def needs_lm_eval(test):
+    missing = not optional.installed("lm_eval")
+    return pytest.mark.ci(pytest.mark.skipif(missing, reason="needs the package lm_eval")(test))
 
 
 def write_task(folder: Path, **changes) -> Path:

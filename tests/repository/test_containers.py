@@ -37,6 +37,7 @@ def test_what_a_recipe_runs_is_there(recipe):
     assert len([line for line in lines if re.match(pattern, line)]) == 1
 
 
+@pytest.mark.ci
 def test_the_image_can_run_the_workflow(new_project, tmp_path):
     """Of a checkout, only what .dockerignore lets through."""
     project = new_project("image")

@@ -15,7 +15,7 @@ from documents import CODE, DOCUMENTS, NEEDS, ROOT, RUN, anchors, blocks, links,
 
 from xft.config.validation import complete
 
-LANGUAGES = {"sh", "yaml", "python", "text", "json", "snakemake"}
+LANGUAGES = {"sh", "text", "json", "snakemake"}
 TROUBLES = ROOT / "docs" / "troubleshooting.md"
 # What no file of this machine need hold: messages of CUDA and of Slurm.
 ELSEWHERE = {"CUDA out of memory", "oom_kill"}
@@ -39,43 +39,35 @@ def test_links_lead_to_files_and_headings(document):
             assert anchor in anchors(target), f"{document}: {link}: no such heading"
 
 
-def test_the_readme_leads_to_every_document():
-    named = {(ROOT / link.partition("#")[0]).resolve() for link in links(ROOT / "README.md")}
-    assert set(DOCUMENTS) - {ROOT / "README.md"} <= named
+def test_the_readme_and_the_site_lead_to_every_document():
+    """`make docs` checks the site's own links."""
+    readme = {(ROOT / link.partition("#")[0]).resolve() for link in links(ROOT / "README.md")}
+    assert set(DOCUMENTS) - {ROOT / "README.md"} <= readme
+    pages = re.findall(r"\S+\.md$", (ROOT / "mkdocs.yml").read_text(), re.MULTILINE)
+    assert sorted(ROOT / page for page in pages) == sorted([*DOCUMENTS, ROOT / "CHANGELOG.md"])
 
 
 @every_document
-def test_marks_say_what_is_so(document):
+def test_blocks_are_run_or_marked_and_are_what_they_say(document):
+    needed = {"base": {"model": "a"}, "data": {"train": "b"}}  # all that has no default
+    runs = str(document.relative_to(ROOT)) in RUN
     for block in blocks(document):
-        assert block.language in LANGUAGES, f"{block.where}: no language, or another one"
         match block.mark:
             case ("needs", need):
                 assert need in NEEDS, f"{block.where}: {need}"
             case ("tested by", test):
                 assert (ROOT / test).is_file(), f"{block.where}: there is no {test}"
-
-
-@every_document
-def test_every_command_is_run_or_marked(document):
-    if str(document.relative_to(ROOT)) not in RUN:
-        unmarked = [b.where for b in blocks(document) if b.language == "sh" and not b.mark]
-        assert not unmarked, "mark these (tests/documents.py), or add the document to RUN"
-
-
-@every_document
-def test_python_blocks_compile(document):
-    for block in blocks(document):
-        if block.language == "python":
-            compile(block.text, block.where, "exec")
-
-
-@every_document
-def test_yaml_blocks_are_valid_configurations(document):
-    needed = {"base": {"model": "a"}, "data": {"train": "b"}}  # all that has no default
-    for block in blocks(document):
-        if block.language == "yaml":
-            config = yaml.safe_load(block.text.replace("<commit hash>", 40 * "a"))
-            complete(needed | config, block.where)
+            case None:
+                marked = runs or block.language != "sh"
+                assert marked, f"{block.where}: mark it (tests/documents.py), or add it to RUN"
+        match block.language:
+            case "python":
+                compile(block.text, block.where, "exec")
+            case "yaml":
+                config = yaml.safe_load(block.text.replace("<commit hash>", 40 * "a"))
+                complete(needed | config, block.where)
+            case language:
+                assert language in LANGUAGES, f"{block.where}: no language, or another one"
 
 
 def messages(source: str) -> list[str]:

@@ -1,23 +1,36 @@
-"""Model folders of others: what is not the model's own file, what contradicts the weights, NaN."""
+"""Model folders of others: what cannot be upcycled, what is not the model's own file, what
+contradicts the weights, and NaN.
+"""
 
 import json
 import os
 import shutil
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from workflow_scripts import base, moe, soup
 from xft.artifacts.artifact import open_artifact
 from xft.common.errors import UserError
+from xft.data.tokenizers import load_tokenizer
 from xft.estimates.tensors import compute_table
 from xft.evaluation.loading import load_model
 from xft.modeling.loading import load_whole
 
 SINGLE = "model.safetensors"
+SMALL = {
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "vocab_size": 64,
+    "pad_token_id": 0,
+}
 
 
 @pytest.fixture
@@ -25,17 +38,6 @@ def model(tmp_path, tiny_llama) -> Path:
     """A copy of the model, beside a file that is private."""
     (tmp_path / "token").write_text("secret")
     return shutil.copytree(tiny_llama, tmp_path / "model")
-
-
-def set_config(model: Path, **changes) -> None:
-    config = json.loads((model / "config.json").read_text())
-    (model / "config.json").write_text(json.dumps(config | changes))
-
-
-def change_weights(model: Path, change) -> None:
-    tensors = load_file(model / SINGLE)
-    change(tensors)
-    save_file(tensors, model / SINGLE, metadata={"format": "pt"})
 
 
 def run_base(model: Path) -> None:
@@ -57,6 +59,57 @@ def evaluate(model: Path) -> None:
 
 def read_config_alone(model: Path) -> None:
     compute_table(model / "config.json")
+
+
+def edit(name: str, **changes):
+    def change(model: Path) -> None:
+        content = json.loads((model / name).read_text())
+        (model / name).write_text(json.dumps(content | changes))
+
+    return change
+
+
+def configured(**changes):
+    return edit("config.json", **changes)
+
+
+def weights(change):
+    """`change(tensors)` gives the tensors that take the place of the model's."""
+
+    def replace(model: Path) -> None:
+        save_file(change(load_file(model / SINGLE)), model / SINGLE, metadata={"format": "pt"})
+
+    return replace
+
+
+def without(part: str):
+    return weights(lambda tensors: {n: tensor for n, tensor in tensors.items() if part not in n})
+
+
+def of_type(model_type: str, **changes):
+    """A random model of another architecture in the folder."""
+
+    def put(model: Path) -> None:
+        config = AutoConfig.for_model(model_type, **SMALL | changes)
+        AutoModelForCausalLM.from_config(config).save_pretrained(model)
+
+    return put
+
+
+def lose_bias(model: Path) -> None:
+    of_type("llama", mlp_bias=True)(model)
+    without("layers.0.mlp.up_proj.bias")(model)
+
+
+def need_code(model: Path) -> None:
+    """A model that transformers loads by code of its folder alone, after it was allowed to."""
+    for name, kind in (("config", "AutoConfig"), ("tokenizer_config", "AutoTokenizer")):
+        edit(f"{name}.json", model_type="evil", auto_map={kind: "evil.Evil"})(model)
+    (model / "evil.py").write_text("open('evil_ran', 'w')\n")
+
+
+def lose(name: str):
+    return lambda model: (model / name).unlink()
 
 
 def pipe(name: str):
@@ -81,17 +134,13 @@ def link_folder(model: Path) -> None:
     (model / "additional_chat_templates").symlink_to("../elsewhere")
 
 
-def configured(**changes):
-    return lambda model: set_config(model, **changes)
+def mark_byte_order(model: Path) -> None:
+    content = (model / "config.json").read_bytes()
+    (model / "config.json").write_bytes(b"\xef\xbb\xbf" + content)
 
 
 def weights_as(name: str):
-    def put(model: Path) -> None:
-        weights = load_file(model / SINGLE)
-        (model / SINGLE).unlink()
-        torch.save(weights, model / name)
-
-    return put
+    return lambda model: (model / SINGLE).rename(model / name)
 
 
 ANY = (run_base, run_moe, run_soup, evaluate)
@@ -105,6 +154,26 @@ IMPLEMENTATIONS = {
 }
 # Which steps refuse a folder, what is wrong with it, and how it is told.
 REFUSED = [
+    # what cannot be upcycled
+    ((run_base,), lose("config.json"), r"config\.json is missing"),
+    ((run_base,), lose("tokenizer.json"), r"has no tokenizer \(tokenizer\.json"),
+    ((run_base,), configured(quantization_config={"bits": 4}), "is quantised"),
+    ((run_base,), need_code, "needs its own Python code"),
+    ((run_base,), without("layers.1.mlp"), "LlamaForCausalLM: 1 of 2 layers have an MLP"),
+    ((run_base,), lose_bias, "MLP of layer 0 holds .*It can be upcycled if"),
+    ((run_base,), of_type("bitnet"), r"MLP of layer 0 holds down_proj\.weight, ffn_sub_norm"),
+    ((run_base,), of_type("gpt2"), "none of its layers have an MLP named"),
+    (
+        (run_base,),
+        of_type("qwen2_moe", num_experts=2, decoder_sparse_step=2, num_hidden_layers=2),
+        "is a mixture of experts already",
+    ),
+    (
+        (run_base,),
+        configured(vision_config={}, text_config={}),
+        "holds more than a language model",
+    ),
+    # what is not the model's own file
     (ANY, link("LICENSE", "../token"), "LICENSE leads to .*token, out of the model folder"),
     (ANY, link_folder, "x.jinja leads to .*, out of the model"),
     (ANY, link(SINGLE, "../token"), "model.safetensors leads to .*token, out of the model folder"),
@@ -116,11 +185,13 @@ REFUSED = [
         (ANY, pipe(name), f"{name} is a named pipe, not a file")
         for name in ("config.json", "tokenizer.json", "chat_template.jinja", SINGLE)
     ),
-    # what a folder holds instead of a model
+    # what a folder holds instead of a model, or beside it
+    ((evaluate,), link("adapter_config.json", "config.json"), "holds a LoRA adapter .* beside a"),
     (ANY, weights_as("adapter_config.json"), "holds a LoRA adapter .*merge_and_unload"),
     (ANY, weights_as("model-q4.gguf"), r"holds model-q4\.gguf\. GGUF is not read.*gguf_file"),
     (ANY, weights_as("pytorch_model.bin"), "Only safetensors are read"),
     # configs that must not reach transformers
+    (READERS, mark_byte_order, r"config\.json begins with a byte order mark"),
     (READERS, configured(num_hidden_layers=10**9), "num_hidden_layers = .*: at most 1000 layers"),
     (READERS, configured(deep=[{"n_layer": 10**9}]), "n_layer = 1000000000: at most 1000 layers"),
     (READERS, configured(transformers_weights="a.bin"), "only the usual weight files are read"),
@@ -189,27 +260,21 @@ def test_links_of_a_base_are_trusted_by_its_manifest(model):
         run_moe(artifact)
 
 
-def test_an_adapter_beside_the_weights_is_not_loaded(model):
-    (model / "adapter_config.json").write_text("{}")
-    with pytest.raises(UserError, match=r"holds a LoRA adapter .* beside a model"):
-        evaluate(model)
+def test_code_of_a_folder_does_not_run_and_nobody_is_asked(model, monkeypatch):
+    need_code(model)
+    asked = []
+    monkeypatch.chdir(model.parent)
+    monkeypatch.setattr("builtins.input", lambda *text: asked.append(text) or "y")
+    with suppress(UserError):
+        load_tokenizer(model)
+    assert asked == []
+    assert not Path("evil_ran").exists()
 
 
 @pytest.mark.parametrize("name", ["eager", "sdpa", None])
 def test_transformers_own_implementations_are_used(model, name):
-    set_config(model, _attn_implementation=name)
+    configured(_attn_implementation=name)(model)
     evaluate(model)
-
-
-def test_a_byte_order_mark_is_named(model):
-    """transformers does not read such a config either."""
-    content = (model / "config.json").read_bytes()
-    (model / "config.json").write_bytes(b"\xef\xbb\xbf" + content)
-    for step in (run_base, evaluate):
-        with pytest.raises(UserError, match=r"config\.json begins with a byte order mark"):
-            step(model)
-    with pytest.raises(OSError, match="not a valid JSON"):
-        AutoModelForCausalLM.from_pretrained(model)
 
 
 # Values
@@ -218,7 +283,12 @@ def test_a_byte_order_mark_is_named(model):
 @pytest.mark.parametrize("value", [float("nan"), float("-inf")])
 @pytest.mark.parametrize("name", ["model.embed_tokens.weight", "model.layers.1.mlp.up_proj.weight"])
 def test_weights_that_are_not_finite_are_refused(model, name, value):
-    change_weights(model, lambda tensors: tensors[name].view(-1)[7].fill_(value))
+
+    def spoil(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        tensors[name].view(-1)[7] = value
+        return tensors
+
+    weights(spoil)(model)
     fault = f"{model}: {name} holds NaN or infinity"
     noise = ["--init", "noise", "--init-noise", "0.1", "--no-shared-expert"]
     for flags in ([], ["--experts", "lora"], noise):

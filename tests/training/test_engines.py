@@ -113,6 +113,7 @@ TorchCheckpointEngine().load(sys.argv[1])
 """
 
 
+@pytest.mark.ci
 def test_deepspeed_runs_no_code_of_a_checkpoint(repository, tmp_path):
     done = subprocess.run(
         [sys.executable, "-c", EVIL, str(tmp_path / "states.pt")],

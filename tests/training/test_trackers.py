@@ -15,6 +15,7 @@ from workflow_scripts import moe_sft
 from xft.common import optional
 from xft.common.errors import UserError
 
+pytestmark = pytest.mark.ci
 LENGTH = 4
 SECRETS = {
     "WANDB_API_KEY": "0123456789abcdef0123456789abcdef01234567",
