@@ -217,13 +217,15 @@ def bubblewrap():
 
 @pytest.fixture(scope="session")
 def file_hashes():
-    """Callable (folder): SHA-256 of each file below it, by relative path."""
+    """Callable (folder): SHA-256 of each file below it, also through links, by relative path."""
 
     def hashes(folder: Path) -> dict[str, str]:
+        paths = (
+            Path(p, name) for p, _, names in os.walk(folder, followlinks=True) for name in names
+        )
         return {
             path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
-            for path in sorted(folder.rglob("*"))
-            if path.is_file()
+            for path in sorted(paths)
         }
 
     return hashes

@@ -10,7 +10,17 @@ from pathlib import Path
 
 from fork_server import PYTHON
 
-NOT_COPIED = (".git", ".venv", ".snakemake", "results", "tests", "docs", "__pycache__", "*cache")
+NOT_COPIED = (
+    ".git",
+    ".venv",
+    ".snakemake",
+    "results",
+    "store",
+    "tests",
+    "docs",
+    "__pycache__",
+    "*cache",
+)
 QUICK = {
     "moe": {"num_experts": 4, "num_experts_per_tok": 3},
     "data": {"limit": 64, "validation_rows": 0},
@@ -20,6 +30,7 @@ QUICK = {
 }
 # A job of a dry run, and a job that begins.
 RULE = re.compile(r"^(?:(?:local)?rule|Job \d+:) (\w+):", re.MULTILINE)
+NAMING = ("all", "by_name", "file_by_name")
 
 
 @dataclass
@@ -69,8 +80,9 @@ class Project:
         return self.rules(done)
 
     def rules(self, done: subprocess.CompletedProcess) -> list[str]:
-        """The rules whose jobs ran, or would run, sorted, without `all`."""
-        return sorted(rule for rule in RULE.findall(done.stdout + done.stderr) if rule != "all")
+        """The rules whose jobs ran, or would run, sorted, without those that only lay names."""
+        found = RULE.findall(done.stdout + done.stderr)
+        return sorted(rule for rule in found if rule not in NAMING)
 
 
 def copy_project(repository: Path, folder: Path) -> Project:
