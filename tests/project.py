@@ -10,17 +10,7 @@ from pathlib import Path
 
 from fork_server import PYTHON
 
-NOT_COPIED = (
-    ".git",
-    ".venv",
-    ".snakemake",
-    "results",
-    "store",
-    "tests",
-    "docs",
-    "__pycache__",
-    "*cache",
-)
+NOT_COPIED = (".git", ".venv", ".snakemake", "results", "tests", "docs", "__pycache__", "*cache")
 QUICK = {
     "moe": {"num_experts": 4, "num_experts_per_tok": 3},
     "data": {"limit": 64, "validation_rows": 0},
@@ -86,6 +76,12 @@ class Project:
 
 
 def copy_project(repository: Path, folder: Path) -> Project:
-    """A copy of the project, without results, at `folder`."""
-    shutil.copytree(repository, folder, ignore=shutil.ignore_patterns(*NOT_COPIED))
+    """A copy of the project, without results and store, at `folder`."""
+    by_name = shutil.ignore_patterns(*NOT_COPIED)
+
+    def ignore(place: str, names: list[str]) -> set[str]:
+        own = {"store"} if Path(place) == repository else set()
+        return by_name(place, names) | own
+
+    shutil.copytree(repository, folder, ignore=ignore)
     return Project(folder, QUICK)
