@@ -87,9 +87,9 @@ class Store:
         return descriptor
 
 
-def this_process() -> str:
-    """This process in words."""
-    return f"process {os.getpid()} of {getpass.getuser()} on {platform.node()}"
+def this_process(number: int | None = None) -> str:
+    """This process, or its child with a number, in words."""
+    return f"process {number or os.getpid()} of {getpass.getuser()} on {platform.node()}"
 
 
 def partial(entry: Path) -> Path:
