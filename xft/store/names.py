@@ -32,6 +32,11 @@ def lay(links: Mapping[str, str]) -> None:
         new.replace(link)
 
 
+def place_of(path: Path) -> Path:
+    """Where a name in a results folder leads; another path itself."""
+    return path.parent / path.readlink() if _is_link(path) else path
+
+
 def take_away(results: Path, kept: Iterable[str]) -> None:
     """Remove the links of a results folder that are not among `kept`, and folders that are empty.
 

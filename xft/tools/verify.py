@@ -13,6 +13,7 @@ from xft.artifacts.lineage import Catalogue, absolute, find_artifacts, find_orph
 from xft.artifacts.manifest import find_faults, manifest_path, read_manifest, short
 from xft.cli import flags, running
 from xft.common.errors import UserError
+from xft.store.names import place_of
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -57,7 +58,7 @@ def _check(artifact: Path, catalogue: Catalogue, full: bool) -> list[str]:
     try:
         manifest = read_manifest(manifest_path(artifact))
         if artifact.exists():
-            faults = find_faults(artifact, manifest, full)
+            faults = find_faults(place_of(artifact), manifest, full)
         else:
             faults = [f"{artifact} is missing, but its manifest is there"]
     except (UserError, OSError) as error:
