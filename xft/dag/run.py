@@ -1,5 +1,6 @@
 """A run of the workflow: its plan, and what it does before its first job."""
 
+import os
 import subprocess
 import sys
 import time
@@ -139,6 +140,10 @@ class WorkflowRun:
         text = yaml.safe_dump(self.config.model_dump(), sort_keys=False, allow_unicode=True)
         write_whole(self.results / CONFIG_FILE, CONFIG_HEAD + _commit() + text)
         self.lay_names()
+
+    def close(self) -> None:
+        """Give the store to other runs. The end of the process does the same."""
+        os.close(self._lock)
 
     def lay_names(self) -> None:
         """Let the results folder show what the store holds of this configuration, and no more."""

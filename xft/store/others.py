@@ -38,5 +38,7 @@ def _link(found: Path, entry: Path, name: str) -> None:
         say(f"{name} is not taken from {found}: {'; '.join(faults)}")
         return
     entry.parent.mkdir(parents=True, exist_ok=True)
+    if entry.is_symlink():  # to what is gone
+        entry.unlink()
     entry.symlink_to(found.absolute())
     say(f"{name} is taken from {found}")
