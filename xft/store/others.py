@@ -19,10 +19,15 @@ def take(stores: Sequence[str], parts: Iterable) -> None:
         if not Path(store).is_dir():
             raise UserError(f"config: stores: there is no folder {store}")
     for part in parts:
-        for store in stores:
-            found = Path(store, part.rule, part.digest)
-            if is_whole(found) and not is_whole(part.entry):
+        for found in find(stores, part):
+            if not is_whole(part.entry):
                 _link(found, part.entry, part.name)
+
+
+def find(stores: Sequence[str], part) -> list[Path]:
+    """The entries of an artifact in these stores."""
+    entries = [Path(store, part.rule, part.digest) for store in stores]
+    return [entry for entry in entries if is_whole(entry)]
 
 
 def _link(found: Path, entry: Path, name: str) -> None:
