@@ -82,10 +82,11 @@ def test_edited_code_is_not_served_what_the_old_code_made(finished, new_project)
     project.overlay = project.overlay | {"stores": [str(finished.folder / "store")]}
     module = project.folder / "xft" / "conversions" / "upcycle.py"
     module.write_text(module.read_text() + "\nEDITED = True\n")
-    assert project.run("results/tokens") == []  # tokens know nothing of that module
     planned = project.snakemake("--dry-run")
-    assert "moe" in project.rules(planned) and "base" not in project.rules(planned)
     assert "The modules: xft/conversions/upcycle.py" in planned.stderr
+    assert "4 of these 15 artifacts lie in the stores of others" in planned.stderr
+    assert project.run("results/tokens") == []  # tokens know nothing of that module
+    assert "moe" in project.run("--dry-run")
 
 
 def test_a_damaged_entry_is_told_and_made_instead(mine, theirs, capsys):
@@ -105,14 +106,18 @@ def test_a_damaged_entry_is_told_and_made_instead(mine, theirs, capsys):
 
 def test_an_entry_that_appears_or_vanishes(mine, theirs, tmp_path):
     (late,) = theirs.glob("moe_sft/*")
-    aside = late.rename(tmp_path / "aside")
+    late.rename(tmp_path / "aside")
     run = mine()
-    aside.rename(late)
+    (tmp_path / "aside").rename(late)
     run.begin()
     assert run.missing == []
-    (late,) = theirs.glob("moe_sft/*")
-    late.rename(aside)
+    run.close()
+
+    late.rename(tmp_path / "aside")
     assert names(run.missing) == ["moe_sft"]
+    again = mine(stores=[str(theirs.rename(tmp_path / "moved"))])
+    again.begin()
+    assert names(again.missing) == ["moe_sft"]
 
 
 @pytest.fixture
