@@ -15,10 +15,11 @@ import sys
 from pathlib import Path
 
 from xft.artifacts.files import write_whole
+from xft.artifacts.manifest import find_faults, manifest_path, read_manifest
 from xft.common.errors import UserError
 from xft.common.progress import JOB
 from xft.store import names
-from xft.store.plan import read_plan
+from xft.store.plan import Job, read_plan
 from xft.store.store import OWNER, claimed, is_whole, partial, publish, this_process
 
 
@@ -30,7 +31,7 @@ def make(entry: Path, command: list[str]) -> int:
         if is_whole(entry):  # by a process of an earlier run
             partial(entry).joinpath(OWNER).unlink()
             partial(entry).rmdir()
-        elif status := _run(entry, command, job, lock):
+        elif not _is_made(entry, job) and (status := _run(entry, command, job, lock)):
             return status
         else:
             publish(entry, job.recipe)
@@ -38,7 +39,17 @@ def make(entry: Path, command: list[str]) -> int:
     return 0
 
 
-def _run(entry: Path, command: list[str], job, lock: int) -> int:
+def _is_made(entry: Path, job: Job) -> bool:
+    """Whether an earlier training or evaluation has ended well, and only was not published."""
+    folder = partial(entry)
+    manifest = manifest_path(folder / job.resources["file"])
+    goes_on = any(folder.glob(".*.*"))  # from checkpoints or a journal
+    if goes_on or not job.resources["continues"] or not manifest.exists():
+        return False
+    return not find_faults(folder / job.resources["file"], read_manifest(manifest), full=True)
+
+
+def _run(entry: Path, command: list[str], job: Job, lock: int) -> int:
     """Run the command. It inherits the lock, and so keeps it if this process is killed."""
     for name, text in job.texts.items():
         write_whole(partial(entry) / name, text)
