@@ -41,7 +41,7 @@ def mixture_and_varied_experts(base: Path, root: Path) -> None:
 
 def varied_mixture(base: Path, root: Path) -> None:
     """Make root/moe_sft, a mixture of 4 experts that differ by noise. It has no manifest."""
-    model = AutoModelForCausalLM.from_pretrained(Chain(root, base=base)["moe"])
+    model = AutoModelForCausalLM.from_pretrained(Chain(root / "alike", base=base)["moe"])
     generator = torch.Generator().manual_seed(1)
     for block in model.moe_blocks:
         for weight in (block.experts.gate_up_proj, block.experts.down_proj):

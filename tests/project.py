@@ -21,6 +21,7 @@ QUICK = {
 }
 # A job of a dry run, and a job that begins.
 RULE = re.compile(r"^(?:(?:local)?rule|Job \d+:) (\w+):", re.MULTILINE)
+NAMING = ("all", "by_name", "file_by_name")
 
 
 @dataclass
@@ -72,7 +73,7 @@ class Project:
     def rules(self, done: subprocess.CompletedProcess) -> list[str]:
         """The rules whose jobs ran, or would run, sorted, without those that make nothing."""
         found = RULE.findall(done.stdout + done.stderr)
-        return sorted(rule for rule in found if rule not in ("all", "by_name", "file_by_name"))
+        return sorted(rule for rule in found if rule not in NAMING)
 
 
 def copy_project(repository: Path, folder: Path) -> Project:

@@ -10,6 +10,7 @@ import os
 import sys
 import time
 from contextlib import suppress
+from itertools import pairwise
 from pathlib import Path
 
 
@@ -52,6 +53,7 @@ def pause_evaluation() -> None:
 
 
 PAUSES = {"moe": pause_conversion, "moe_sft": pause_training, "eval": pause_evaluation}
-STEP = next((w for w in sys.orig_argv if w.startswith("workflow_scripts.")), "").partition(".")[2]
+MODULE = next((word for flag, word in pairwise(sys.orig_argv) if flag == "-m"), "")
+STEP = MODULE.removeprefix("workflow_scripts.")
 if "PAUSE" in os.environ and STEP in PAUSES:
     PAUSES[STEP]()

@@ -96,7 +96,7 @@ def test_a_deployment_can_be_planned_as_it_is(deployed, packages):
 
 def test_a_deployment_makes_what_a_clone_makes(deployed, packages, repository):
     configure(deployed, repository / "resources")
-    wanted = ["results/base.manifest.json", "results/tokens.manifest.json"]
+    wanted = ["results/base", "results/tokens"]
     done = snakemake(deployed, packages, *wanted)
     assert done.returncode == 0, done.stdout + done.stderr
     for package in ("workflow_scripts", "xft"):

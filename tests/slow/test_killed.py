@@ -1,6 +1,6 @@
 """A conversion, a training and an evaluation that are stopped in the middle go on.
 
-Snakemake is killed with all its jobs, or gets a Ctrl-C with them, as from a terminal.
+Snakemake is killed with all its jobs or alone, or gets a Ctrl-C with them, as from a terminal.
 """
 
 import os
@@ -9,11 +9,14 @@ import shutil
 import signal
 import subprocess
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from project import Project
 
+from xft.store.make import make
+from xft.store.store import is_whole, partial
 from xft.tools import status
 
 pytestmark = pytest.mark.ci
@@ -21,7 +24,7 @@ PAUSE = Path(__file__).parents[1] / "pause" / "sitecustomize.py"
 
 
 @pytest.fixture
-def project(new_project, monkeypatch) -> Project:
+def project(new_project, monkeypatch) -> Iterator[Project]:
     """A project whose trainings save often, which changes none of their bytes."""
     project = new_project("killed")
     project.overlay = project.overlay | {
@@ -29,7 +32,8 @@ def project(new_project, monkeypatch) -> Project:
     }
     shutil.copy(PAUSE, project.folder)
     monkeypatch.setenv("PAUSE", str(project.folder / "pause"))
-    return project
+    yield project
+    go_on(project)
 
 
 def start(project: Project, target: str, moment: str) -> subprocess.Popen:
@@ -52,11 +56,20 @@ def start(project: Project, target: str, moment: str) -> subprocess.Popen:
 
 
 def kill(running: subprocess.Popen, project: Project) -> None:
+    """Kill snakemake with its jobs."""
     os.killpg(running.pid, signal.SIGKILL)
     running.wait()
-    (project.folder / "pause").unlink()
+    unlock(project)
+
+
+def unlock(project: Project) -> None:
     assert "LockException" in project.snakemake().stderr
     assert project.snakemake("--unlock").returncode == 0
+
+
+def go_on(project: Project) -> None:
+    """Let the step that waits go on, if it still runs, and later steps not wait."""
+    (project.folder / "pause").unlink(missing_ok=True)
 
 
 def log_of(project: Project, name: str) -> str:
@@ -67,22 +80,24 @@ def test_a_stopped_step_of_each_kind_goes_on(
     project, finished, artifact_hashes, monkeypatch, capsys
 ):
     monkeypatch.chdir(project.folder)
+    store = project.folder / "store"
 
     def told() -> str:
         capsys.readouterr()
         status.main(["results"])
         return capsys.readouterr().out
 
-    kill(start(project, "results/moe.manifest.json", "moe 1"), project)
-    assert not (project.results / "moe").exists()
+    kill(start(project, "results/moe", "moe 1"), project)
+    (made,) = (store / "moe").iterdir()
+    assert made.suffix == ".partial" and not os.path.lexists(project.results / "moe")
 
-    target = "results/moe_sft.manifest.json"
+    target = "results/moe_sft"
     running = start(project, target, "moe_sft 2")
-    assert re.search(r"^running: 1\n  results/moe_sft ", told(), re.MULTILINE)
+    assert re.search(r"^running: 1\n  moe_sft ", told(), re.MULTILINE)
     os.killpg(running.pid, signal.SIGINT)
     while "Ctrl-C: the training stops" not in log_of(project, "moe_sft"):
         time.sleep(0.05)
-    (project.folder / "pause").unlink()
+    go_on(project)
     assert running.wait() == 1
     said = log_of(project, "moe_sft")
     assert "moe_sft: stopped. Run the same command again to continue from step 2" in said
@@ -90,17 +105,52 @@ def test_a_stopped_step_of_each_kind_goes_on(
 
     kill(start(project, target, "moe_sft 3"), project)
     assert "continuing from" in log_of(project, "moe_sft")
-    assert not (project.results / "moe_sft").exists()
+    assert not os.path.lexists(project.results / "moe_sft")
     lines = told()
-    assert re.search(r"^cut off: 1\n  results/moe_sft .*checkpoint of step 2$", lines, re.MULTILINE)
+    assert re.search(r"^cut off: 1\n  moe_sft .*checkpoint of step 2$", lines, re.MULTILINE)
     assert lines.endswith(": run `snakemake --unlock` first.\n")
     planned = project.run("--dry-run")
     assert int(re.search(r"^next run: (\d+)$", lines, re.MULTILINE)[1]) == len(planned)
 
+    running = start(project, target, "moe_sft 3")
+    running.kill()  # alone
+    running.wait()
+    begun = log_of(project, "moe_sft")
+    refused = project.snakemake(target)
+    assert refused.returncode == 1
+    (worker,) = re.findall(r"moe_sft is still being made by process (\d+) ", refused.stderr)
+    words = Path(f"/proc/{worker}/cmdline").read_text().split("\0")
+    assert words[1:3] == ["-m", "workflow_scripts.moe_sft"]
+    assert "Traceback" not in refused.stderr and log_of(project, "moe_sft") == begun
+    assert re.search(r"^running: 1\n  moe_sft ", told(), re.MULTILINE)
+    go_on(project)
+    while Path(f"/proc/{worker}").exists() or list((store / "moe_sft").glob("*.partial")):
+        time.sleep(0.05)
+    unlock(project)
+    assert project.run(target) == []
+
     kill(start(project, "results/eval/base/problems.json", "eval 2"), project)
+    go_on(project)
     ran = project.run()
-    assert set(ran) < set(planned) and "eval" in ran
+    assert set(ran) < set(planned) - {"moe_sft"} and "eval" in ran
     assert "continuing: 2 of 4 are written" in log_of(project, "eval/base/problems")
     assert "All is finished." in told()
     assert artifact_hashes(project) == artifact_hashes(finished)
-    assert not list(project.results.rglob(".*.t*"))
+    assert not list(store.glob("*/*.partial"))
+
+
+@pytest.mark.parametrize(("rest", "code"), [((), 0), ((".artifact.training",), 1)])
+def test_a_training_that_ended_without_its_starter_is_not_repeated(
+    finished_copy, monkeypatch, rest, code
+):
+    """One with checkpoints had not ended: the same command must go on."""
+    monkeypatch.chdir(finished_copy.folder)
+    (plan,) = Path("store/plans").iterdir()
+    monkeypatch.setenv("XFT_PLAN", str(plan))
+    (entry,) = Path("store/moe_sft").iterdir()
+    unfinished = entry.rename(partial(entry))
+    (unfinished / "entry.json").unlink()
+    for name in rest:
+        (unfinished / name).mkdir()
+    assert make(entry, ["false"]) == code
+    assert is_whole(entry) == (code == 0)

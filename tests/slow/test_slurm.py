@@ -16,6 +16,8 @@ import pytest
 from processes import free_port
 from project import Project
 
+from xft.store.plan import jobs_of
+
 pytestmark = pytest.mark.slow
 LOCAL_SLURM = Path(__file__).parents[3] / "shared" / "tools" / "local-slurm.sh"
 SECOND = "localhost"  # the other node: a name that leads to this machine
@@ -56,21 +58,21 @@ class Slurm:
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 
-    def jobs(self, project: Project, rule: str) -> list[Job]:
-        """A project's jobs of a rule in order. rule: with _wildcards_ and their values."""
-        found = []
+    def jobs(self, project: Project, name: str) -> list[Job]:
+        """A project's jobs, in order, that make the artifact with a name."""
+        comment, found = comment_of(project, name), []
         for text in self.call("scontrol", "show", "job", "--oneliner").splitlines():
             fields = dict(re.findall(r"(\w+)=(\S+)", text))
             whose = fields.get("WorkDir"), fields.get("Comment")
-            if whose == (str(project.folder), f"rule_{rule}"):
+            if whose == (str(project.folder), comment):
                 memory = int(fields["MinMemoryNode"].removesuffix("M"))
                 restarts = int(fields["Restarts"])
                 found.append(Job(fields["JobId"], fields["JobState"], memory, restarts))
         return sorted(found, key=lambda job: int(job.number))
 
-    def running(self, project: Project, rule: str) -> str | None:
-        """The number of a job of the rule that runs."""
-        running = (job.number for job in self.jobs(project, rule) if job.state == "RUNNING")
+    def running(self, project: Project, name: str) -> str | None:
+        """The number of the running job that makes the artifact with a name."""
+        running = (job.number for job in self.jobs(project, name) if job.state == "RUNNING")
         return next(running, None)
 
     def restart_controller(self) -> None:
@@ -98,6 +100,16 @@ class Slurm:
         subprocess.run([LOCAL_SLURM, "stop", self.folder], check=True, capture_output=True)
         if self.second_node.exists():
             stop(self.second_node)
+
+
+def comment_of(project: Project, name: str) -> str | None:
+    """What Snakemake notes at the jobs that make the artifact with a name, by the run's plan."""
+    jobs = (
+        job for plan in project.folder.glob("store/plans/*.json") for job in jobs_of(plan).items()
+    )
+    return next(
+        (f"rule_{j.recipe.step}_wildcards_{digest}" for digest, j in jobs if j.name == name), None
+    )
 
 
 @pytest.fixture(scope="module")
@@ -173,25 +185,30 @@ def start(tmp_path):
 
 
 def process(project: Project, module: str) -> int | None:
-    """The number of the process in which a step of the project runs."""
+    """The number of the process in which a step of the project runs by itself."""
     for folder in Path("/proc").glob("[0-9]*"):
         try:
             words = (folder / "cmdline").read_bytes().split(b"\0")
-            if module.encode() in words and (folder / "cwd").resolve() == project.folder:
+            if (
+                words[1:3] == [b"-m", module.encode()]
+                and (folder / "cwd").resolve() == project.folder
+            ):
                 return int(folder.name)
         except OSError:
             continue  # it has ended
     return None
 
 
-def lines(file: Path) -> int:
-    return len(file.read_text().splitlines()) if file.exists() else 0
+def steps_of(project: Project, step: str) -> int:
+    """How many optimiser steps the one unfinished training of a step has done."""
+    files = project.folder.glob(f"store/{step}/*.partial/metrics.jsonl")
+    return sum(len(file.read_text().splitlines()) for file in files)
 
 
-def stopped_training(project: Project, name: str) -> int:
+def stopped_training(project: Project, step: str) -> int:
     """The process of a training, which waits after some steps for a signal to go on."""
-    wait_for(lambda: lines(project.results / "metrics" / f"{name}.jsonl") >= 3)
-    number = process(project, f"workflow_scripts.{name.split('/')[0]}")
+    wait_for(lambda: steps_of(project, step) >= 3)
+    number = process(project, f"workflow_scripts.{step}")
     os.kill(number, signal.SIGSTOP)
     return number
 
@@ -205,8 +222,8 @@ def test_killed_jobs_end_in_the_bytes_of_a_local_run(slurm, new_project, artifac
         step.write_text(step.read_text().replace("\ndef main(", BALLAST, 1))
     running, log = start(project, *PROFILE)
     alone, local_log = start(local)
-    mixing, truth = "weighted_trained_wildcards__0.75", "ground_truth_wildcards__problems"
-    stock = "dense_wildcards_merge.method~model_stock__0.75"
+    mixing, truth = "weighted_trained/lam~0.75", "ground_truth/problems"
+    stock = "merge.method~model_stock/dense/lam~0.75"
 
     slurm.call("scancel", wait_for(lambda: slurm.running(project, "moe")))
     number = stopped_training(project, "moe_sft")
@@ -217,7 +234,7 @@ def test_killed_jobs_end_in_the_bytes_of_a_local_run(slurm, new_project, artifac
     wait_for(lambda: has_ended(number))
 
     # As Slurm does where a node fails, or is needed for another job.
-    stopped_training(project, "weighted_trained/lam~0.75")
+    stopped_training(project, "weighted_trained")
     job = slurm.running(project, mixing)
     slurm.call("scontrol", "requeue", job)
     wait_for(lambda: slurm.jobs(project, mixing)[0].state == "PENDING")
@@ -230,13 +247,13 @@ def test_killed_jobs_end_in_the_bytes_of_a_local_run(slurm, new_project, artifac
     logs = project.folder / ".snakemake" / "slurm_logs"  # of failed jobs
     (killed,) = logs.glob("rule_ground_truth/**/*.log")
     assert "exceeded memory limit" in killed.read_text()
-    (stopped,) = logs.glob("rule_moe_sft/*.log")
+    (stopped,) = logs.glob("rule_moe_sft/**/*.log")
     assert "SIGTERM: the training stops after this step" in stopped.read_text()
-    for name in ("moe_sft", "weighted_trained/lam~0.75"):
+    for name in ("moe_sft", mixing):
         assert "continuing from" in (project.results / "logs" / f"{name}.log").read_text(), name
     assert {
-        rule: [job.state for job in slurm.jobs(project, rule)]
-        for rule in (truth, "moe", "moe_sft", mixing, stock)
+        name: [job.state for job in slurm.jobs(project, name)]
+        for name in (truth, "moe", "moe_sft", mixing, stock)
     } == {
         truth: ["FAILED", "COMPLETED"],
         "moe": ["CANCELLED", "COMPLETED"],
@@ -260,9 +277,9 @@ def test_a_training_on_two_nodes_goes_on_to_the_bytes_of_one_with_two_processes(
     for copy, launch in ((project, {"nodes": 2}), (local, {"processes": 2})):
         ddp = {"launch": "ddp", "per_device_train_batch_size": 2} | launch
         copy.overlay = copy.overlay | {"moe_sft": TRAINING | ddp}
-    target = "results/moe_sft.manifest.json"
+    target = "results/moe_sft"
     running, log = start(project, target, *PROFILE)
-    wait_for(lambda: lines(project.results / "metrics" / "moe_sft.jsonl") >= 3)
+    wait_for(lambda: steps_of(project, "moe_sft") >= 3)
     slurm.call("scancel", "--signal=TERM", slurm.running(project, "moe_sft"))
     assert running.wait() == 0, log.read_text()
     assert [job.state for job in slurm.jobs(project, "moe_sft")] == ["FAILED", "COMPLETED"]

@@ -54,6 +54,7 @@ def follow(tmp_path, monkeypatch):
             path.append({key: value.clone() for key, value in model.state_dict().items()})
 
         monkeypatch.setattr(ProgressCallback, "on_optimizer_step", on_optimizer_step)
+        shutil.rmtree(tmp_path / "out", ignore_errors=True)
         learn(step, tmp_path / "out", *words, *FLAGS)
         model = AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype="auto")
         assert len(path) == STEPS

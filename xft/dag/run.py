@@ -157,7 +157,15 @@ class WorkflowRun:
 
     def tell(self) -> None:
         """Print what edited code and the stores of others mean for this run."""
-        rules = dict.fromkeys(part.rule for part in self.to_make)
+        to_make = self.to_make
+        held = [part for part in to_make if others.find(self.config.stores, part)]
+        if held and not self.begun:
+            print(
+                f"{len(held)} of these {len(to_make)} artifacts lie in the stores of others: a run "
+                "takes them from there if their bytes are intact",
+                file=sys.stderr,
+            )
+        rules = dict.fromkeys(part.rule for part in to_make)
         edited = {rule: found for rule in rules if (found := self.experiment.code.edited(rule))}
         if edited:
             modules = dict.fromkeys(name for found in edited.values() for name in found)

@@ -19,8 +19,8 @@ from xft.artifacts.manifest import manifest_path
 from xft.common.errors import UserError
 from xft.common.progress import JOB
 from xft.store import names
-from xft.store.plan import read_plan
-from xft.store.store import OWNER, claimed, is_whole, partial, publish
+from xft.store.plan import Job, read_plan
+from xft.store.store import OWNER, claimed, is_whole, partial, publish, this_process
 
 
 def make(entry: Path, command: list[str]) -> int:
@@ -52,14 +52,16 @@ def _is_finished(artifact: Path) -> bool:
     return False
 
 
-def _run(entry: Path, command: list[str], job, lock: int) -> int:
+def _run(entry: Path, command: list[str], job: Job, lock: int) -> int:
     """Run the command. It inherits the lock, and so keeps it if this process is killed."""
     for name, text in job.texts.items():
         write_whole(partial(entry) / name, text)
     # The command gets the same signals from the terminal, and ends first.
     signal.signal(signal.SIGINT, lambda *_: None)
     environment = os.environ | {JOB: job.name}
-    status = subprocess.run(command, env=environment, pass_fds=[lock], check=False).returncode
+    with subprocess.Popen(command, env=environment, pass_fds=[lock]) as process:
+        write_whole(partial(entry) / OWNER, this_process(process.pid))
+    status = process.returncode
     nothing_kept = {OWNER, *job.texts}
     if status and {path.name for path in partial(entry).iterdir()} <= nothing_kept:
         shutil.rmtree(partial(entry))

@@ -18,10 +18,15 @@ def take(stores: Sequence[str], parts: Iterable) -> None:
         if not Path(store).is_dir():
             raise UserError(f"config: stores: there is no folder {store}")
     for part in parts:
-        for store in stores:
-            found = Path(store, part.rule, part.digest)
-            if is_whole(found) and not is_whole(part.entry):
+        for found in find(stores, part):
+            if not is_whole(part.entry):
                 _link(found, part.entry, part.name)
+
+
+def find(stores: Sequence[str], part) -> list[Path]:
+    """The entries of an artifact in these stores."""
+    entries = [Path(store, part.rule, part.digest) for store in stores]
+    return [entry for entry in entries if is_whole(entry)]
 
 
 def _link(found: Path, entry: Path, name: str) -> None:
@@ -37,6 +42,7 @@ def _link(found: Path, entry: Path, name: str) -> None:
         say(f"{name} is not taken from {found}: {'; '.join(faults)}")
         return
     entry.parent.mkdir(parents=True, exist_ok=True)
-    entry.unlink(missing_ok=True)  # a link to what is gone
+    if entry.is_symlink():  # to what is gone
+        entry.unlink()
     entry.symlink_to(found.absolute())
     say(f"{name} is taken from {found}")

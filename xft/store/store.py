@@ -86,9 +86,9 @@ class Store:
         return descriptor
 
 
-def this_process() -> str:
-    """This process in words."""
-    return f"process {os.getpid()} of {getpass.getuser()} on {platform.node()}"
+def this_process(number: int | None = None) -> str:
+    """This process, or its child with a number, in words."""
+    return f"process {number or os.getpid()} of {getpass.getuser()} on {platform.node()}"
 
 
 def partial(entry: Path) -> Path:
@@ -127,12 +127,13 @@ def worker(entry: Path) -> str | None:
 
 
 def publish(entry: Path, recipe: Recipe) -> None:
-    """Make an unfinished entry whole, by one rename.
+    """Make an unfinished entry whole, by one rename. What only another attempt needs is removed.
 
     If the entry has been made in the meantime, the unfinished one is removed.
     """
     folder = partial(entry)
-    (folder / OWNER).unlink(missing_ok=True)
+    for path in (folder / OWNER, *folder.glob(".*")):
+        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
     files = [path for path in folder.rglob("*") if path.is_file() and not path.is_symlink()]
     size = sum(path.stat().st_size for path in files)
     write_json(folder / ENTRY_FILE, {"recipe": asdict(recipe), "bytes": size})

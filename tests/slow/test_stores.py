@@ -1,0 +1,151 @@
+"""Stores of others, which are only read: what is linked, what is made, what is noticed."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from xft.config.runs import overlaid, read_overlaid
+from xft.dag.run import WorkflowRun
+
+pytestmark = pytest.mark.ci
+NOBODY = 65534
+CHAIN = ["weighted_init", "weighted_trained"]
+BEGIN_AS_NOBODY = """
+import json, os, sys
+from xft.dag.run import WorkflowRun
+run = WorkflowRun(json.loads(sys.argv[1]))
+os.setgroups([])
+os.setgid(65534)
+os.setuid(65534)
+run.begin()
+print(*(part.name for part in run.missing))
+"""
+
+
+@pytest.fixture
+def theirs(finished, tmp_path) -> Path:
+    """A copy of the store of `finished`, which a test may change."""
+    return shutil.copytree(finished.folder / "store", tmp_path / "theirs")
+
+
+@pytest.fixture
+def mine(finished, theirs, tmp_path, monkeypatch):
+    """Callable (**config): a run of the same configuration that reads their store.
+
+    It lies in a folder of its own, where paths begin.
+    """
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "resources").symlink_to(finished.folder / "resources")
+    values, _ = read_overlaid([finished.folder / "config.yaml"])
+
+    def run(**config) -> WorkflowRun:
+        own = finished.overlay | {"stores": [str(theirs)]} | config
+        return WorkflowRun(overlaid(values, own))
+
+    return run
+
+
+def names(parts) -> list[str]:
+    return [part.name for part in parts]
+
+
+def test_another_project_runs_only_what_is_new_and_nothing_when_it_goes_back(
+    finished, new_project, artifact_hashes
+):
+    project = new_project("second")
+    project.overlay = project.overlay | {"stores": [str(finished.folder / "store")]}
+    before = artifact_hashes(finished)
+    target = "results/weighted_trained/lam~0.85"
+    assert project.run(target, merge={"lambdas": [0.85]}) == CHAIN
+    own = project.results / "weighted_trained" / "lam~0.85"
+    assert own.resolve().is_relative_to(project.folder)
+
+    assert project.run() == []
+    assert artifact_hashes(project) == before
+    assert not os.path.lexists(own)
+    taken = project.results / "moe_sft" / "model.safetensors"
+    assert taken.resolve().is_relative_to(finished.folder)
+
+    assert project.run(target, merge={"lambdas": [0.85]}) == []
+    assert any(own.iterdir())
+
+
+def test_edited_code_is_not_served_what_the_old_code_made(finished, new_project):
+    project = new_project("edited")
+    project.overlay = project.overlay | {"stores": [str(finished.folder / "store")]}
+    module = project.folder / "xft" / "conversions" / "upcycle.py"
+    module.write_text(module.read_text() + "\nEDITED = True\n")
+    planned = project.snakemake("--dry-run")
+    assert "The modules: xft/conversions/upcycle.py" in planned.stderr
+    assert "4 of these 15 artifacts lie in the stores of others" in planned.stderr
+    assert project.run("results/tokens") == []  # tokens know nothing of that module
+    assert "moe" in project.run("--dry-run")
+
+
+def test_a_damaged_entry_is_told_and_made_instead(mine, theirs, capsys):
+    for file in ("moe_sft/*/artifact/model.safetensors", "ffn/*/artifact.manifest.json"):
+        (path,) = theirs.glob(file)
+        content = bytearray(path.read_bytes())
+        content[-1] ^= 1
+        path.write_bytes(content)
+    run = mine(merge={"lambdas": [0.85]})
+    run.begin()
+    assert {"moe_sft", "ffn"} < set(names(run.missing)) < set(names(run.experiment.wanted))
+    assert names(run.to_make)[:2] == ["moe_sft", "ffn"]
+    said = capsys.readouterr().err
+    assert "moe_sft is not taken from" in said and "model.safetensors was altered" in said
+    assert "ffn is not taken from" in said
+
+
+def test_an_entry_that_appears_or_vanishes(mine, theirs, tmp_path):
+    (late,) = theirs.glob("moe_sft/*")
+    late.rename(tmp_path / "aside")
+    run = mine()
+    (tmp_path / "aside").rename(late)
+    run.begin()
+    assert run.missing == []
+    run.close()
+
+    late.rename(tmp_path / "aside")
+    assert names(run.missing) == ["moe_sft"]
+    again = mine(stores=[str(theirs.rename(tmp_path / "moved"))])
+    again.begin()
+    assert names(again.missing) == ["moe_sft"]
+
+
+@pytest.fixture
+def public() -> Iterator[Path]:
+    """A folder that all users may read."""
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        yield Path(folder)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+def test_another_user_takes_from_a_store_that_he_cannot_write(finished, theirs, public):
+    """He becomes that user before his run begins."""
+    readable = shutil.copytree(theirs, public / "theirs", copy_function=shutil.copy)
+    for path in (readable, *readable.rglob("*")):
+        path.chmod(0o555 if path.is_dir() else 0o444)
+    own = shutil.copytree(
+        finished.folder,
+        public / "own",
+        ignore=shutil.ignore_patterns("store", "results", ".snakemake"),
+    )
+    for path in (own, *own.rglob("*")):
+        os.chown(path, NOBODY, NOBODY)
+    values, _ = read_overlaid([own / "config.yaml"])
+    config = overlaid(values, finished.overlay | {"stores": [str(readable)]})
+    words = [sys.executable, "-c", BEGIN_AS_NOBODY, json.dumps(config)]
+    done = subprocess.run(words, cwd=own, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "\n"), done.stderr
+    link = own / "results" / "moe_sft"
+    assert link.resolve().is_relative_to(readable)
+    assert link.lstat().st_uid == NOBODY
