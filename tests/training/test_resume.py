@@ -145,6 +145,7 @@ def test_another_learning_rate_starts_from_its_beginning_and_leaves_the_checkpoi
     assert re.search(kept, said)
     learn("moe_sft", tmp_path / "fresh", *other)
     assert identity(stopped) == identity(tmp_path / "fresh")
+    shutil.rmtree(stopped)
     learn("moe_sft", stopped, *words)  # the old settings come back
     assert "continuing from" in capfd.readouterr().err
     assert_same(stopped, whole)
