@@ -7,7 +7,7 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 WORKERS = 3
 SPREAD = -p no:randomly --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 
-.PHONY: run test test-numeric test-ci test-slow lint generated docs clean
+.PHONY: run test test-numeric test-ci test-slow lint generated docs
 
 run: .venv/installed
 	snakemake --cores all
@@ -64,6 +64,3 @@ docs: .venv/installed-docs
 .venv/installed-docs: requirements-docs.txt .venv/bin/python
 	pip install --disable-pip-version-check -r requirements-docs.txt
 	touch $@
-
-clean:
-	rm -rf results store .snakemake
