@@ -77,6 +77,7 @@ def test_a_job_asks_for_what_it_uses(jobs, name, asked):
 
 
 TORCHRUN = """\
+terminate called without an active exception
 E1128 23:22:26.369000 21486 torch/distributed/elastic/multiprocessing/api.py:1002] failed
 Traceback (most recent call last):
   File "/bin/torchrun", line 8, in <module>

@@ -28,7 +28,7 @@ USER_ERRORS = {
 }
 # What torchrun says of processes that end: its log, and its own stack trace, which comes last.
 TORCHRUN = re.compile(
-    r"^[WE]\d{4} \S+ \d+ .*torch/distributed/.*\n"
+    r"^[WE]\d{4} \S+ \d+ .*torch/distributed/.*\n|^terminate called .*\n"
     r'|^Traceback .*\n(?:  .*\n)+?  File ".*torch/distributed/(?:run|elastic/agent)(?s:.*)',
     re.MULTILINE,
 )
