@@ -178,6 +178,10 @@ def test_garbage_is_what_no_results_folder_wants(monkeypatch, capsys):
     assert old.exists() and "Nothing to remove" in capsys.readouterr().out
     with pytest.raises(UserError, match="--yes"):
         gc.main(["store"])
+    Path("results").rename("moved")
+    with pytest.raises(UserError, match="the workflow once before"):
+        gc.main(["store", "--yes"])
+    Path("moved").rename("results")
     gc.main(["store", "--yes"])
     assert not old.exists() and not half.exists() and not log.exists() and both.exists()
 

@@ -43,8 +43,13 @@ def main(argv: list[str] | None = None) -> None:
 
 def _collect(store: Store, keep_days: float, agreed: bool) -> None:
     """Remove what nobody wants, if the user agrees, and plans that no job reads any more."""
-    now = time.time()
-    for plan in set(store.root.glob(f"{PLANS}/*.json")) - {*newest_plans(store)}:
+    now, newest = time.time(), newest_plans(store)
+    if not newest:
+        raise UserError(
+            f"no results folder that {store.root} served exists. After a project was moved, run "
+            "the workflow once before"
+        )
+    for plan in set(store.root.glob(f"{PLANS}/*.json")) - {*newest}:
         if now - plan.stat().st_mtime > PLAN_DAYS * SECONDS_PER_DAY:
             plan.unlink()
     oldest = now - keep_days * SECONDS_PER_DAY
