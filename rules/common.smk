@@ -186,6 +186,7 @@ onsuccess:
     table = Path(RESULTS) / "summary.md"
     if table.exists():
         print(head(table.read_text()))
+    if Path(RESULTS, "report.html").exists():
         print(f"Charts and solutions, for a browser: {RESULTS}/report.html")
     print(store_line(RUN))
 

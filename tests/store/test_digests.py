@@ -333,6 +333,7 @@ def test_a_run_shows_what_the_store_holds_of_its_configuration_and_no_more(place
     other.begin()
     assert not Path("results/dense/lam~0.75").is_symlink()
     assert not Path("results/report.html").is_symlink()
+    assert "\n- dense/lam~0.85\n" in Path("results/summary.md").read_text()
     assert Path("results/moe_sft").resolve() == first.experiment.by_name["moe_sft"].place.resolve()
     assert "0.85" in Path("results", CONFIG_FILE).read_text()
     other.close()

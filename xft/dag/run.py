@@ -135,7 +135,7 @@ class WorkflowRun:
                     f"{self.store.log(part.rule, part.digest)}. Wait until it has ended, or stop it"
                 )
         others.take(self.config.stores, self.missing)
-        write_plan(self.store, self.results, self.jobs)
+        self._plan = write_plan(self.store, self.results, self.jobs)
         self.memory.save()
         text = yaml.safe_dump(self.config.model_dump(), sort_keys=False, allow_unicode=True)
         write_whole(self.results / CONFIG_FILE, CONFIG_HEAD + _commit() + text)
@@ -152,8 +152,22 @@ class WorkflowRun:
         for part in self.experiment.known:
             job = self.jobs[part.digest]
             links |= job.logs | (job.links if is_whole(part.entry) else {})
+        if not is_whole(self.experiment.summary.entry):
+            links[os.path.normpath(f"{self.results}/summary.md")] = self._write_unfinished()
         names.take_away(self.results, links)
         names.lay(links)
+
+    def _write_unfinished(self) -> str:
+        """Write what is missing, to stand in for the summary. Returns the file."""
+        missing = [part.name for part in self.to_make]
+        lines = [
+            f"{len(missing)} of {len(self.experiment.wanted)} results are missing, so there are no "
+            "tables yet. The same snakemake command goes on.",
+            "\n".join(f"- {name}" for name in missing),
+        ]
+        file = self._plan.with_suffix(".md")
+        write_whole(file, "\n\n".join(lines) + "\n")
+        return str(file)
 
     def tell(self) -> None:
         """Print what edited code and the stores of others mean for this run."""

@@ -38,8 +38,8 @@ class Job:
     texts: dict[str, str] = field(default_factory=dict)
 
 
-def write_plan(store: Store, results: Path, jobs: Mapping[str, Job]) -> None:
-    """Write the plan into the store, and name it in the environment."""
+def write_plan(store: Store, results: Path, jobs: Mapping[str, Job]) -> Path:
+    """Write the plan into the store, and name it in the environment. Returns its file."""
     content = {
         "results": str(results.absolute()),
         "jobs": {digest: asdict(job) for digest, job in jobs.items()},
@@ -49,6 +49,7 @@ def write_plan(store: Store, results: Path, jobs: Mapping[str, Job]) -> None:
     file = store.root / PLANS / f"{name}.json"
     write_whole(file, text)
     os.environ[PLAN] = str(file.absolute())
+    return file
 
 
 def read_plan() -> dict[str, Job]:

@@ -49,8 +49,10 @@ def _collect(store: Store, keep_days: float, agreed: bool) -> None:
             f"no results folder that {store.root} served exists. After a project was moved, run "
             "the workflow once before"
         )
-    for plan in set(store.root.glob(f"{PLANS}/*.json")) - {*newest}:
-        if now - plan.stat().st_mtime > PLAN_DAYS * SECONDS_PER_DAY:
+    kept = {plan.stem for plan in newest}
+    for plan in store.root.glob(f"{PLANS}/*"):
+        age = now - plan.stat().st_mtime
+        if plan.stem not in kept and age > PLAN_DAYS * SECONDS_PER_DAY:
             plan.unlink()
     oldest = now - keep_days * SECONDS_PER_DAY
     found = [each for each in find_unwanted(store) if each.seconds <= oldest]
