@@ -49,6 +49,8 @@ rule by_name:
         f"{STORE}/logs/by_name/{{name}}.log",
     wildcard_constraints:
         name=rf"(?!{FILE_NAME}$).+",
+    conda:
+        "envs/conversion.yaml"
     resources:
         target=target_of,
     shell:

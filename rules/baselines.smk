@@ -21,11 +21,9 @@ rule sft:
     message:
         MESSAGE
     shell:
-        STORED
-        + "{resources.start} -m workflow_scripts.sft --base {input.base:q}/artifact "
+        "stored {output:q} {resources.start} -m workflow_scripts.sft --base {input.base:q}/artifact "
         "--data {input.tokens:q}/artifact {params.options} {resources.besides} "
-        "--metrics {output:q}.partial/metrics.jsonl --out {output:q}.partial/artifact"
-        + LOGGED
+        "--metrics {output:q}.partial/metrics.jsonl --out {output:q}.partial/artifact 2>&1 | tee -i {log:q}"
 
 
 rule soup:
@@ -46,5 +44,5 @@ rule soup:
     message:
         MESSAGE
     shell:
-        STORED + "python -m workflow_scripts.soup {params.options} "
-        "--out {output:q}.partial/artifact" + LOGGED
+        "stored {output:q} python -m workflow_scripts.soup {params.options} "
+        "--out {output:q}.partial/artifact 2>&1 | tee -i {log:q}"

@@ -64,12 +64,11 @@ shell.prefix(
     + (f'PATH={shlex.quote(str(PYTHON_PATH))}:"$PATH"; ' if PYTHON_PATH else "; ")
     + 'users_offline="${{HF_HUB_OFFLINE:-}}"; export HF_HUB_OFFLINE=1; '
     + 'online() {{ HF_HUB_OFFLINE="$users_offline" "$@"; }}; '
+    # The command after `stored ENTRY` writes into ENTRY.partial, which then becomes the entry.
+    + 'stored() {{ python -m xft.store.make "$@"; }}; '
 )
 
 STORE, RESULTS = CONFIG.store, CONFIG.results_dir
-# In front of a step's command: it writes into DIGEST.partial, which then becomes the entry.
-STORED = "python -m xft.store.make {output:q} "
-LOGGED = " 2>&1 | tee -i {log:q}"
 MESSAGE = "{rule}: {resources.label} ({output})"
 
 

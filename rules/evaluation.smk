@@ -19,10 +19,8 @@ rule fetch_problems:
     message:
         MESSAGE
     shell:
-        "online "
-        + STORED
-        + "python -m workflow_scripts.fetch_problems {params.options} "
-        "--out {output:q}.partial/{resources.file:q}" + LOGGED
+        "online stored {output:q} python -m workflow_scripts.fetch_problems {params.options} "
+        "--out {output:q}.partial/{resources.file:q} 2>&1 | tee -i {log:q}"
 
 
 rule ground_truth:
@@ -44,8 +42,8 @@ rule ground_truth:
     message:
         MESSAGE
     shell:
-        STORED + "python -m workflow_scripts.ground_truth {params.options} "
-        "--out {output:q}.partial/artifact" + LOGGED
+        "stored {output:q} python -m workflow_scripts.ground_truth {params.options} "
+        "--out {output:q}.partial/artifact 2>&1 | tee -i {log:q}"
 
 
 rule eval:
@@ -67,9 +65,9 @@ rule eval:
     message:
         MESSAGE
     shell:
-        STORED + "python -m workflow_scripts.eval --model {input.model:q}/artifact "
+        "stored {output:q} python -m workflow_scripts.eval --model {input.model:q}/artifact "
         "--ground-truth {input.ground_truth:q}/artifact {params.options} {resources.besides} "
-        "--out {output:q}.partial/result.json" + LOGGED
+        "--out {output:q}.partial/result.json 2>&1 | tee -i {log:q}"
 
 
 rule validation_loss:
@@ -91,10 +89,9 @@ rule validation_loss:
     message:
         MESSAGE
     shell:
-        STORED
-        + "python -m workflow_scripts.validation_loss --model {input.model:q}/artifact "
+        "stored {output:q} python -m workflow_scripts.validation_loss --model {input.model:q}/artifact "
         "--data {input.tokens:q}/artifact {params.options} {resources.besides} "
-        "--out {output:q}.partial/result.json" + LOGGED
+        "--out {output:q}.partial/result.json 2>&1 | tee -i {log:q}"
 
 
 rule contamination:
@@ -115,9 +112,8 @@ rule contamination:
     message:
         MESSAGE
     shell:
-        STORED
-        + "python -m workflow_scripts.contamination --tokens {input.tokens:q}/artifact "
-        "{params.options} --out {output:q}.partial/result.json" + LOGGED
+        "stored {output:q} python -m workflow_scripts.contamination --tokens {input.tokens:q}/artifact "
+        "{params.options} --out {output:q}.partial/result.json 2>&1 | tee -i {log:q}"
 
 
 rule diversity:
@@ -136,9 +132,9 @@ rule diversity:
     message:
         MESSAGE
     shell:
-        STORED + "python -m workflow_scripts.diversity --base {input.base:q}/artifact "
+        "stored {output:q} python -m workflow_scripts.diversity --base {input.base:q}/artifact "
         "--ffn {input.ffn:q}/artifact --metrics {input.moe:q}/metrics.jsonl "
-        "--out {output:q}.partial/result.json" + LOGGED
+        "--out {output:q}.partial/result.json 2>&1 | tee -i {log:q}"
 
 
 rule lm_eval:
@@ -160,9 +156,8 @@ rule lm_eval:
     message:
         MESSAGE
     shell:
-        STORED + "python -m workflow_scripts.lm_eval --model {input.model:q}/artifact "
-        "{params.options} {resources.besides} --out {output:q}.partial/result.json"
-        + LOGGED
+        "stored {output:q} python -m workflow_scripts.lm_eval --model {input.model:q}/artifact "
+        "{params.options} {resources.besides} --out {output:q}.partial/result.json 2>&1 | tee -i {log:q}"
 
 
 rule summary:
@@ -189,8 +184,7 @@ rule summary:
     message:
         MESSAGE
     shell:
-        STORED
-        + "python -m workflow_scripts.summary --runs {output:q}.partial/runs.csv "
+        "stored {output:q} python -m workflow_scripts.summary --runs {output:q}.partial/runs.csv "
         "{params.options} --out {output:q}.partial/summary.csv > {log:q} 2>&1"
 
 
@@ -217,6 +211,5 @@ rule report:
     message:
         MESSAGE
     shell:
-        STORED
-        + "python -m workflow_scripts.report --summary {resources.results:q}/summary.csv "
+        "stored {output:q} python -m workflow_scripts.report --summary {resources.results:q}/summary.csv "
         "--out {output:q}.partial/report.html > {log:q} 2>&1"

@@ -20,10 +20,9 @@ rule weighted_init:
     message:
         MESSAGE
     shell:
-        STORED
-        + "python -m workflow_scripts.weighted_init --moe {input.moe:q}/artifact "
+        "stored {output:q} python -m workflow_scripts.weighted_init --moe {input.moe:q}/artifact "
         "--ffn {input.ffn:q}/artifact {params.options} {resources.besides} "
-        "--out {output:q}.partial/artifact" + LOGGED
+        "--out {output:q}.partial/artifact 2>&1 | tee -i {log:q}"
 
 
 rule weighted_trained:
@@ -46,12 +45,11 @@ rule weighted_trained:
     message:
         MESSAGE
     shell:
-        STORED + "{resources.start} -m workflow_scripts.weighted_trained "
+        "stored {output:q} {resources.start} -m workflow_scripts.weighted_trained "
         "--weighted {input.weighted:q}/artifact --moe {input.moe:q}/artifact "
         "--ffn {input.ffn:q}/artifact --data {input.tokens:q}/artifact "
         "{params.options} {resources.besides} "
-        "--metrics {output:q}.partial/metrics.jsonl --out {output:q}.partial/artifact"
-        + LOGGED
+        "--metrics {output:q}.partial/metrics.jsonl --out {output:q}.partial/artifact 2>&1 | tee -i {log:q}"
 
 
 rule heal:
@@ -74,11 +72,9 @@ rule heal:
     message:
         MESSAGE
     shell:
-        STORED
-        + "{resources.start} -m workflow_scripts.heal --model {input.dense:q}/artifact "
+        "stored {output:q} {resources.start} -m workflow_scripts.heal --model {input.dense:q}/artifact "
         "--data {input.tokens:q}/artifact {params.options} {resources.besides} "
-        "--metrics {output:q}.partial/metrics.jsonl --out {output:q}.partial/artifact"
-        + LOGGED
+        "--metrics {output:q}.partial/metrics.jsonl --out {output:q}.partial/artifact 2>&1 | tee -i {log:q}"
 
 
 rule dense:
@@ -99,10 +95,9 @@ rule dense:
     message:
         MESSAGE
     shell:
-        STORED
-        + "python -m workflow_scripts.dense --weighted {input.weighted:q}/artifact "
+        "stored {output:q} python -m workflow_scripts.dense --weighted {input.weighted:q}/artifact "
         "--moe {input.moe:q}/artifact --ffn {input.ffn:q}/artifact {params.options} "
-        "--out {output:q}.partial/artifact" + LOGGED
+        "--out {output:q}.partial/artifact 2>&1 | tee -i {log:q}"
 
 
 rule best:
@@ -123,6 +118,6 @@ rule best:
     message:
         MESSAGE
     shell:
-        STORED + "python -m workflow_scripts.best --moe {input.moe:q}/artifact "
+        "stored {output:q} python -m workflow_scripts.best --moe {input.moe:q}/artifact "
         "--ffn {input.ffn:q}/artifact {params.options} "
-        "--out {output:q}.partial/artifact" + LOGGED
+        "--out {output:q}.partial/artifact 2>&1 | tee -i {log:q}"

@@ -20,8 +20,8 @@ rule base:
     message:
         MESSAGE
     shell:
-        "online " + STORED + "python -m workflow_scripts.base {params.options} "
-        "--out {output:q}.partial/artifact" + LOGGED
+        "online stored {output:q} python -m workflow_scripts.base {params.options} "
+        "--out {output:q}.partial/artifact 2>&1 | tee -i {log:q}"
 
 
 rule moe:
@@ -43,9 +43,8 @@ rule moe:
     message:
         MESSAGE
     shell:
-        STORED
-        + "python -m workflow_scripts.moe --base {input.base:q}/artifact {params.options} "
-        "--out {output:q}.partial/artifact" + LOGGED
+        "stored {output:q} python -m workflow_scripts.moe --base {input.base:q}/artifact {params.options} "
+        "--out {output:q}.partial/artifact 2>&1 | tee -i {log:q}"
 
 
 rule fetch_data:
@@ -66,8 +65,8 @@ rule fetch_data:
     message:
         MESSAGE
     shell:
-        "online " + STORED + "python -m workflow_scripts.fetch_data {params.options} "
-        "--out {output:q}.partial/{resources.file:q}" + LOGGED
+        "online stored {output:q} python -m workflow_scripts.fetch_data {params.options} "
+        "--out {output:q}.partial/{resources.file:q} 2>&1 | tee -i {log:q}"
 
 
 rule tokens:
@@ -88,10 +87,8 @@ rule tokens:
     message:
         MESSAGE
     shell:
-        STORED
-        + "python -m workflow_scripts.tokens --model {input.base:q}/artifact {params.options} "
-        "--report {output:q}.partial/report.json --out {output:q}.partial/artifact"
-        + LOGGED
+        "stored {output:q} python -m workflow_scripts.tokens --model {input.base:q}/artifact {params.options} "
+        "--report {output:q}.partial/report.json --out {output:q}.partial/artifact 2>&1 | tee -i {log:q}"
 
 
 rule moe_sft:
@@ -115,11 +112,9 @@ rule moe_sft:
     message:
         MESSAGE
     shell:
-        STORED
-        + "{resources.start} -m workflow_scripts.moe_sft --moe {input.moe:q}/artifact "
+        "stored {output:q} {resources.start} -m workflow_scripts.moe_sft --moe {input.moe:q}/artifact "
         "--data {input.tokens:q}/artifact {params.options} {resources.besides} "
-        "--metrics {output:q}.partial/metrics.jsonl --out {output:q}.partial/artifact"
-        + LOGGED
+        "--metrics {output:q}.partial/metrics.jsonl --out {output:q}.partial/artifact 2>&1 | tee -i {log:q}"
 
 
 rule ffn:
@@ -138,5 +133,5 @@ rule ffn:
     message:
         MESSAGE
     shell:
-        STORED + "python -m workflow_scripts.ffn --moe {input.moe:q}/artifact "
-        "--out {output:q}.partial/artifact" + LOGGED
+        "stored {output:q} python -m workflow_scripts.ffn --moe {input.moe:q}/artifact "
+        "--out {output:q}.partial/artifact 2>&1 | tee -i {log:q}"

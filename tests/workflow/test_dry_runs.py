@@ -120,7 +120,7 @@ def test_a_launch_starts_torchrun_for_the_nodes_gpus(show):
     shown = show("--cores", "8", "--resources", "gpu=8", **launches)
     command = commands(shown, "moe_sft")["moe_sft"]
     start = "python -m xft.common.gpus 4 torchrun --standalone --nproc-per-node 4 "
-    assert start in command and command.index(start) > command.index("xft.store.make")
+    assert start in command and command.startswith("stored store/moe_sft/")
 
 
 def test_the_slurm_profile_caps_no_gpus_and_warns_trainings(repository):

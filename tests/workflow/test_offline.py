@@ -59,9 +59,7 @@ def test_the_hub_is_offline_but_for_the_rules_that_fetch(new_project, monkeypatc
 def test_rules_with_network_run_where_snakemake_runs(repository):
     """The machines of a cluster's jobs may have no network."""
     text = "".join(path.read_text() for path in (repository / "rules").glob("*.smk"))
-    online = set(
-        re.findall(r'"online "\s*\+ STORED\s*\+ "python -m workflow_scripts\.(\w+) ', text)
-    )
+    online = set(re.findall(r'"online stored {output:q} python -m workflow_scripts\.(\w+) ', text))
     local = re.search(r"localrules:\n((?:    \w+,\n)+)", (repository / "Snakefile").read_text())
     assert online == ONLINE
     assert online <= set(re.findall(r"\w+", local[1]))
