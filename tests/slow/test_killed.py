@@ -15,8 +15,6 @@ from pathlib import Path
 import pytest
 from project import Project
 
-from xft.store.make import make
-from xft.store.store import is_whole, partial
 from xft.tools import status
 
 pytestmark = pytest.mark.ci
@@ -137,20 +135,3 @@ def test_a_stopped_step_of_each_kind_goes_on(
     assert "All is finished." in told()
     assert artifact_hashes(project) == artifact_hashes(finished)
     assert not list(store.glob("*/*.partial"))
-
-
-@pytest.mark.parametrize(("rest", "code"), [((), 0), ((".artifact.training",), 1)])
-def test_a_training_that_ended_without_its_starter_is_not_repeated(
-    finished_copy, monkeypatch, rest, code
-):
-    """One with checkpoints had not ended: the same command must go on."""
-    monkeypatch.chdir(finished_copy.folder)
-    (plan,) = Path("store/plans").iterdir()
-    monkeypatch.setenv("XFT_PLAN", str(plan))
-    (entry,) = Path("store/moe_sft").iterdir()
-    unfinished = entry.rename(partial(entry))
-    (unfinished / "entry.json").unlink()
-    for name in rest:
-        (unfinished / name).mkdir()
-    assert make(entry, ["false"]) == code
-    assert is_whole(entry) == (code == 0)

@@ -91,8 +91,10 @@ def test_what_was_whole_when_its_parent_was_killed_is_not_made_again(environment
     partial(entry).mkdir(parents=True)
     (partial(entry) / "result.txt").write_text("whole")
     (partial(entry) / "result.txt.manifest.json").touch()
+    (partial(entry) / ".result.txt.training" / "checkpoint-1").mkdir(parents=True)
     assert run(command(entry)).returncode == 0
     assert (entry / "result.txt").read_text() == "whole"
+    assert not list(entry.glob(".*"))
 
 
 def test_an_orphan_keeps_its_entry_to_itself(environment):
