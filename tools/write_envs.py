@@ -17,7 +17,7 @@ PYTHON = "3.11"
 STEPS = ["pydantic", "tqdm", "wrapt"]
 TENSORS = [*STEPS, "numpy", "safetensors", "torch"]
 ENVIRONMENTS = {
-    "conversion": [*TENSORS, "huggingface_hub", "jinja2", "transformers"],
+    "conversion": [*TENSORS, "accelerate", "huggingface_hub", "jinja2", "transformers"],
     "data": [
         *TENSORS,
         "appdirs",
