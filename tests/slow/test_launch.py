@@ -180,7 +180,7 @@ def wait_for(happens, running: subprocess.Popen) -> None:
 
 
 def test_stopped_and_killed_it_goes_on_to_the_same_bytes(inputs, tiny_llama, repository, tmp_path):
-    """Low-rank experts, of which checkpoints hold only what learns, and the frozen rest."""
+    """A mixture with low-rank experts. Its checkpoints hold only the trainable weights."""
     log, out, whole, pause = (tmp_path / name for name in ("log", "out", "whole", "pause"))
     mixture = low_rank_mixture(tiny_llama, tmp_path / "moe", train_rest="lora")
     words = ["--moe", str(mixture), *inputs[2:], *MEAN, "--launch", "zero3", "--processes", "2"]

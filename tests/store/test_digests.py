@@ -63,7 +63,7 @@ def new(run: WorkflowRun) -> set[str]:
     ],
 )
 def test_a_changed_value_makes_what_depends_on_it(changed, expected):
-    """A path to the same content makes the report anew, which shows it, and a default nothing."""
+    """The report shows paths, so it alone is made again for another path to the same content."""
     shutil.copytree("model", "same")
     shutil.copytree("model", "tuned")
     with Path("tuned/model.safetensors").open("r+b") as weights:

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -196,13 +197,17 @@ class Part:
 
 
 def test_another_store_gives_what_is_undamaged(capsys):
-    theirs, ours = (Store(Path(name)).entry("moe", "0" * 16) for name in ("theirs", "ours"))
+    recipe = Recipe("moe", 1, {}, {})
+    theirs, ours = (Store(Path(name)).entry("moe", recipe.digest) for name in ("theirs", "ours"))
     with create_artifact(theirs / "artifact", "moe") as draft:
         (draft.path / "a.txt").write_text("content")
     part = Part(ours)
     others.take(["theirs"], [part])
     assert not ours.exists()  # it is not whole
-    (theirs / ENTRY_FILE).write_text("{}")
+    (theirs / ENTRY_FILE).write_text(json.dumps({"recipe": asdict(Recipe("moe", 2, {}, {}))}))
+    others.take(["theirs"], [part])
+    assert not ours.is_symlink() and "another recipe than its name" in capsys.readouterr().err
+    (theirs / ENTRY_FILE).write_text(json.dumps({"recipe": asdict(recipe)}))
     others.take(["theirs"], [part])
     assert ours.is_symlink() and (ours / "artifact/a.txt").read_text() == "content"
     ours.unlink()

@@ -18,7 +18,7 @@ LENGTHS = (24, 1, 9, 17, 2)  # longer and shorter than the sliding windows of BA
 
 
 def batch(collate) -> dict:
-    """Of random rows, all of which is trained on."""
+    """Examples with random tokens. The loss counts all tokens."""
     rows = random_rows(LENGTHS, prompt=0, kinds=97)
     return {key: value for key, value in collate(rows).items() if key != "row"}
 

@@ -74,7 +74,7 @@ def test_each_process_has_a_gpu_or_none_has():
     ("changes", "message"),
     [
         ({"processes": 2}, "command line: launch = single: it runs one process"),
-        (FSDP, "fsdp: it needs GPUs, and there are none"),
+        (FSDP, "fsdp: it needs GPUs, and this machine has none"),
         (
             {"launch": "zero3"},
             r"Begin the command with: torchrun --standalone --nproc-per-node 1 "

@@ -306,8 +306,8 @@ def fault_of_devices(options: TrainingConfig, gpus: int) -> str | None:
     """The fault if a machine has too few GPUs. Without any GPU a training runs on the CPU."""
     if options.launch == "fsdp" and gpus == 0:
         return (
-            "launch = fsdp: it needs GPUs, and there are none. On a CPU accelerate would silently "
-            "train with plain DDP. Choose ddp, zero2 or zero3"
+            "launch = fsdp: it needs GPUs, and this machine has none. On a CPU accelerate would "
+            "silently train with plain DDP. Choose ddp, zero2 or zero3"
         )
     if gpus and options.processes > gpus:
         return f"processes = {options.processes}: each process needs a GPU, and there are {gpus}"

@@ -30,7 +30,7 @@ def _job(part: Wanted, experiment: Experiment) -> Job:
     results, log = experiment.config.results_dir, experiment.store.log(part.rule, part.digest)
     texts = {RUNS_TABLE: experiment.table(part.entry)} if part.rule == "summary" else {}
     logs = {}
-    for name in map(_stem, [part] * len(part.names), part.names):
+    for name in (_stem(part, name) for name in part.names):
         logs[f"{results}/logs/{name}.log"] = str(log)
         logs[f"{results}/benchmarks/{name}.jsonl"] = str(log.with_suffix(".jsonl"))
     return Job(

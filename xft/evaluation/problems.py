@@ -127,7 +127,7 @@ def _locate_file(name: str) -> Path:
 
 
 def _parse(fields: object, where: str) -> Problem:
-    """The problem of a row. fields: its value, or a ValueError that says why there is none."""
+    """The problem of a row. fields: the values of the row, or the ValueError of a bad line."""
     if isinstance(fields, ValueError):
         raise UserError(f"{where}: not JSON: {fields}")
     if isinstance(fields, dict) and "test" in fields and "base_input" not in fields:

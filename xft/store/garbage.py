@@ -1,10 +1,10 @@
 """Finds what no configuration wants any more."""
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from xft.checkpoints.strict_json import read_json
 from xft.store.plan import jobs_of
 from xft.store.store import PARTIAL, PLANS, Store, size_of, worker
 
@@ -37,5 +37,5 @@ def newest_plans(store: Store) -> list[Path]:
     """The newest plan for each results folder that exists."""
     found = {}
     for plan in sorted(store.root.glob(f"{PLANS}/*.json"), key=lambda file: file.stat().st_mtime):
-        found[json.loads(plan.read_text())["results"]] = plan
+        found[read_json(plan)["results"]] = plan
     return [plan for results, plan in found.items() if Path(results).is_dir()]

@@ -3,9 +3,12 @@
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from xft.artifacts.artifact import ENTRY_FILE
 from xft.artifacts.manifest import MANIFEST_SUFFIX, find_faults, read_manifest
+from xft.checkpoints.strict_json import read_json
 from xft.common.errors import UserError
 from xft.common.progress import say
+from xft.store.recipe import Recipe
 from xft.store.store import is_whole
 
 
@@ -33,10 +36,12 @@ def _link(found: Path, entry: Path, name: str) -> None:
     try:
         manifests = sorted(found.glob(f"*{MANIFEST_SUFFIX}"))
         faults = [] if manifests else [f"{found} has no manifest"]
+        if Recipe(**read_json(found / ENTRY_FILE)["recipe"]).digest != found.name:
+            faults.append(f"{found} holds another recipe than its name says")
         for manifest in manifests:
             artifact = manifest.with_name(manifest.name.removesuffix(MANIFEST_SUFFIX))
             faults += find_faults(artifact, read_manifest(manifest), full=True)
-    except (UserError, OSError) as error:
+    except (UserError, OSError, KeyError, TypeError) as error:
         faults = [str(error)]
     if faults:
         say(f"{name} is not taken from {found}: {'; '.join(faults)}")

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from xft.artifacts.files import write_whole
+from xft.checkpoints.strict_json import read_json
 from xft.common.errors import UserError
 from xft.store.recipe import Recipe
 from xft.store.store import PLANS, Store
@@ -61,7 +62,7 @@ def read_plan() -> dict[str, Job]:
 
 def jobs_of(file: Path) -> dict[str, Job]:
     """The jobs of a plan, by digest."""
-    jobs = json.loads(file.read_text())["jobs"]
+    jobs = read_json(file)["jobs"]
     return {
         digest: Job(**job | {"recipe": Recipe(**job["recipe"])}) for digest, job in jobs.items()
     }

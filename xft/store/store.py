@@ -2,18 +2,18 @@
 
 import fcntl
 import getpass
-import json
 import os
 import platform
 import re
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 
 from xft.artifacts.artifact import ENTRY_FILE, lock, sync, write_json
 from xft.artifacts.files import write_whole
+from xft.checkpoints.strict_json import read_json
 from xft.common.errors import UserError
 from xft.store.recipe import DIGITS, Recipe
 
@@ -26,7 +26,7 @@ ENTRY = re.compile(rf"/\w+/[0-9a-f]{{{DIGITS}}}(?=[/.]|$)")  # in the path of an
 
 
 class Store:
-    """The store at a folder, which need not exist yet."""
+    """The store at a folder. The folder may not exist yet."""
 
     def __init__(self, root: Path):
         self.root = root
@@ -55,7 +55,7 @@ class Store:
                 f"config: store = {self.root}: it is there but is no store: it has no {MARK}. Move "
                 "it away, or name another folder"
             )
-        if mark.is_file() and json.loads(mark.read_text()) != {"format": FORMAT}:
+        if mark.is_file() and read_json(mark) != {"format": FORMAT}:
             raise UserError(
                 f"config: store = {self.root}: another version of this project made it. Name "
                 "another folder"
@@ -114,7 +114,7 @@ def claimed(entry: Path) -> Iterator[int]:
 
 
 def worker(entry: Path) -> str | None:
-    """The process that works on an unfinished entry; None if there is none."""
+    """The process that works on an unfinished entry, in words. None if no process does."""
     folder = partial(entry)
     if not folder.is_dir():
         return None
@@ -160,6 +160,6 @@ def is_whole(entry: Path) -> bool:
 
 def size_of(entry: Path) -> int:
     """Bytes of an entry, whole or not."""
-    if is_whole(entry):
-        return json.loads((entry / ENTRY_FILE).read_text())["bytes"]
+    with suppress(UserError, KeyError):  # missing or damaged
+        return read_json(entry / ENTRY_FILE)["bytes"]
     return sum(path.lstat().st_size for path in entry.rglob("*") if path.is_file())
