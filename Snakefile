@@ -37,6 +37,8 @@ rule all:
     default_target: True
     input:
         targets,
+    message:
+        f"{RESULTS} is complete"
 
 
 # snakemake results/moe_sft: an artifact by its name, a folder or a file.

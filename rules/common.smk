@@ -17,6 +17,7 @@ from xft.dag.announcements import beginning, failures, store_line
 from xft.dag.containers import IMAGE, bind_folders, check_image
 from xft.dag.job_resources import memory, minutes, nodes
 from xft.dag.run import WorkflowRun
+from xft.dag.screen import shorten
 from xft.dag.totals import warn_of_full_disk
 from xft.reporting.summary import head
 from xft.store.plan import read_plan
@@ -25,6 +26,7 @@ IN_CONTAINERS = (
     DeploymentMethod.APPTAINER in workflow.deployment_settings.deployment_method
 )
 RUN = None  # in the processes of jobs, which read the plan of the main process
+shorten(workflow.output_settings.dryrun)
 
 try:
     for file in workflow.configfiles if workflow.is_main_process else ():
@@ -76,9 +78,13 @@ wildcard_constraints:
     digest="[0-9a-f]{16}",
 
 
-def entry(step, output=directory):
-    """The folder of an artifact in the store. output: how Snakemake treats it, such as `temp`."""
-    return output(f"{STORE}/{step}/{{digest}}")
+def entry(step):
+    """The folder of an artifact in the store.
+
+    Snakemake does not delete what is declared as `update` before a job. So a job that starts
+    though its entry is whole, by --forcerun or for a changed rule, ends at once and keeps it.
+    """
+    return update(directory(f"{STORE}/{step}/{{digest}}"))
 
 
 def log_of(step, suffix="log"):
@@ -134,9 +140,9 @@ def evaluation_environment(wildcards):
     return "../envs/vllm.yaml" if is_vllm else "../envs/evaluation.yaml"
 
 
-def merged(path):
+def merged(entry):
     """The entry of a merged model, removed after the evaluation unless all models are kept."""
-    return directory(path) if CONFIG.merge.keep == "all" else temp(directory(path))
+    return entry if CONFIG.merge.keep == "all" else temp(entry)
 
 
 def targets(wildcards):

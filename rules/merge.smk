@@ -81,7 +81,7 @@ rule dense:
     input:
         unpack(inputs),
     output:
-        entry("dense", merged),
+        merged(entry("dense")),
     log:
         log_of("dense"),
     benchmark:

@@ -20,8 +20,7 @@ QUICK = {
     "evaluation": {"models": ["base", "moe_sft", "dense"], "limit": 4, "max_new_tokens": 16},
 }
 # A job of a dry run, and a job that begins.
-RULE = re.compile(r"^(?:(?:local)?rule|Job \d+:) (\w+):", re.MULTILINE)
-NAMING = ("all", "by_name", "file_by_name")
+RULE = re.compile(r"^(?:\[[\d:]+\] )?(\w+): .*/[0-9a-f]{16}\)$", re.MULTILINE)
 
 
 @dataclass
@@ -65,15 +64,14 @@ class Project:
         )
 
     def run(self, *arguments: str, **config) -> list[str]:
-        """Run snakemake, which must succeed. The rules whose jobs ran, sorted, without `all`."""
+        """Run snakemake, which must succeed. The rules whose jobs ran, sorted."""
         done = self.snakemake(*arguments, **config)
         assert done.returncode == 0, done.stdout + done.stderr
         return self.rules(done)
 
     def rules(self, done: subprocess.CompletedProcess) -> list[str]:
         """The rules whose jobs ran, or would run, sorted, without those that make nothing."""
-        found = RULE.findall(done.stdout + done.stderr)
-        return sorted(rule for rule in found if rule not in NAMING)
+        return sorted(RULE.findall(done.stdout + done.stderr))
 
 
 def copy_project(repository: Path, folder: Path) -> Project:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from project import RULE
 
 from xft.common import optional
 from xft.config.text import read_config
@@ -54,14 +55,13 @@ def recipe(show) -> str:
 
 def commands(shown: str, rule: str) -> dict[str, str]:
     """The commands of a rule's jobs, by the name of what they make."""
-    return dict(re.findall(rf"Job \d+: {rule}: (\S+) .*\nShell command: (.*)", shown))
+    return dict(re.findall(rf"^{rule}: (\S+) .*\nShell command: (.*)", shown, re.MULTILINE))
 
 
 def test_the_published_recipe_runs_the_published_steps(recipe, repository):
     """The defaults complete the file, and not config.yaml, which is of the demonstration."""
-    rules = set(re.findall(r"^(?:local)?(?:rule|Job \d+:) (\w+):", recipe, re.MULTILINE))
-    assert rules == {
-        *("all", "base", "fetch_data", "fetch_problems", "tokens", "moe", "moe_sft", "sft", "ffn"),
+    assert set(RULE.findall(recipe)) == {
+        *("base", "fetch_data", "fetch_problems", "tokens", "moe", "moe_sft", "sft", "ffn"),
         *("weighted_init", "weighted_trained", "dense", "diversity", "ground_truth"),
         *("contamination", "eval", "summary", "report"),
     }
