@@ -4,8 +4,11 @@ After `import xft`, transformers' Auto classes load mixtures. The model type is 
 as they are imported, so that what needs no transformers does not import it.
 """
 
+from importlib import import_module
+
 import wrapt
 
 wrapt.register_post_import_hook(
-    "xft.modeling.configuration:register", "transformers.models.auto.configuration_auto"
+    lambda _: import_module("xft.modeling.configuration"),
+    "transformers.models.auto.configuration_auto",
 )

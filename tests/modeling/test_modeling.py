@@ -3,6 +3,8 @@
 import math
 import shlex
 import shutil
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import pytest
@@ -40,6 +42,11 @@ def trained(tiny_moe):
         for weight in block.experts.parameters():
             weight.data += 0.1 * torch.randn(weight.shape, generator=generator)
     return model
+
+
+def test_transformers_knows_mixtures_whatever_is_imported_first(repository):
+    program = "import xft.modeling.configuration, transformers as t; t.AutoConfig.for_model('xft')"
+    subprocess.run([sys.executable, "-c", program], cwd=repository, check=True)
 
 
 def tokens(batch=2, length=24):

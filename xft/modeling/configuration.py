@@ -69,6 +69,4 @@ def upcycled_config_class(base_type: str) -> type[PreTrainedConfig]:
     return config_class
 
 
-def register(_) -> None:
-    """Make upcycled models known to transformers' Auto classes."""
-    AutoConfig.register(MODEL_TYPE, XftConfig)
+AutoConfig.register(MODEL_TYPE, XftConfig, exist_ok=True)
