@@ -15,7 +15,6 @@ from xft.config.step_keys import UNRECORDED
 from xft.dag.wanted import FileContents, Shared, Wanted, Wants
 from xft.reporting.runs import MEASURED, Row, write_runs
 from xft.store.code import Code
-from xft.store.recipe import Recipe
 from xft.store.store import Store
 
 RUNS_TABLE = "runs.csv"
@@ -143,8 +142,9 @@ class Experiment:
         select = self.config.merge.select
         options = {"rows": shown, "chosen_by": None if select == "auto" else select}
         sources = {f"results {number}": part for number, part in enumerate(self.shown)}
-        flags = {"chosen_by": options["chosen_by"]}
-        return self._own_artifact("summary", "summary.csv", options, sources, flags)
+        flags, file = {"chosen_by": options["chosen_by"]}, "summary.csv"
+        about = {"flags": flags, "file": file, "names": [file]}
+        return self.shared.artifact(self._own, "summary", options, sources, **about)
 
     @cached_property
     def report(self) -> Wanted:
@@ -152,15 +152,9 @@ class Experiment:
         chosen = chosen_values(self.config)
         unread = (*PLACES, *UNRECORDED)
         shown = {key: chosen[key] for key in chosen if key.rpartition(".")[2] not in unread}
-        options = {"config": shown}
-        sources = {"summary": self.summary}
-        return self._own_artifact("report", "report.html", options, sources, {})
-
-    def _own_artifact(self, step, file, options, sources, flags) -> Wanted:
-        inputs = {name: source.digest for name, source in sources.items()}
-        recipe = Recipe(step, self.code.version_of(step), options, inputs)
-        entry = self.store.entry(step, recipe.digest)
-        return Wanted(recipe, self._own, entry, file, sources=sources, flags=flags, names=[file])
+        options, sources, file = {"config": shown}, {"summary": self.summary}, "report.html"
+        about = {"file": file, "names": [file]}
+        return self.shared.artifact(self._own, "report", options, sources, **about)
 
     @cached_property
     def best(self) -> list[Wanted]:
@@ -191,8 +185,5 @@ def _best(name: str, choice: Choice) -> Wanted:
     }
     run = first.run
     options = {"by": choice.by, "merges": [merge.recipe.options for merge in choice.merges]}
-    inputs = {key: source.digest for key, source in sources.items()}
-    recipe = Recipe("best", run.shared.version_of("best"), options, inputs)
-    entry = run.shared.store.entry("best", recipe.digest)
-    keys = first.keys
-    return Wanted(recipe, run, entry, first.file, keys, sources, flags=flags, names=[name])
+    about = {"file": first.file, "keys": first.keys, "flags": flags, "names": [name]}
+    return run.shared.artifact(run, "best", options, sources, **about)

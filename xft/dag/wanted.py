@@ -139,6 +139,25 @@ class Shared:
     version_of: Callable[[str], int | str]
     found: dict[str, Wanted] = field(default_factory=dict)
 
+    def artifact(
+        self,
+        run: "Wants",
+        step: str,
+        options: dict[str, object],
+        sources: dict[str, Wanted],
+        contents: Mapping[str, str] = {},
+        **about,
+    ) -> Wanted:
+        """The artifact of a recipe, the same one whoever asks.
+
+        options, sources and contents: what the recipe holds. about: the other fields of `Wanted`.
+        """
+        inputs = {name: source.digest for name, source in sources.items()} | contents
+        recipe = Recipe(step, self.version_of(step), options, inputs)
+        entry = self.store.entry(step, recipe.digest)
+        made = Wanted(recipe, run, entry, sources=sources, **about)
+        return self.found.setdefault(recipe.digest, made)
+
 
 class Wants:
     """The artifacts that one run wants. of_seeds: the runs that differ in their seed alone."""
@@ -496,11 +515,8 @@ class Wants:
             for flag, value in (options or {}).items()
             if value != default_of(read[flag])
         }
-        inputs = {part: source.digest for part, source in sources.items()}
-        recipe = Recipe(step, self.shared.version_of(step), named, inputs | (contents or {}))
-        entry = self.shared.store.entry(step, recipe.digest)
-        made = Wanted(recipe, self, entry, file, keys, sources, **about)
-        found = self.shared.found.setdefault(recipe.digest, made)
+        about |= {"file": file, "keys": keys}
+        found = self.shared.artifact(self, step, named, sources, contents or {}, **about)
         if (full := self.prefix(keys) + name) not in found.names:
             found.names.append(full)
         return found
