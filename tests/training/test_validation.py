@@ -9,7 +9,7 @@ import torch
 from mixtures import mixture_and_varied_experts
 from safetensors.torch import load_file, save_file
 from trainings import random_rows, stop_in, train_model
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, TrainerState
 
 from xft.checkpoints.reader import Checkpoint
 from xft.common.errors import UserError
@@ -19,6 +19,7 @@ from xft.conversions.merge import initial_logits
 from xft.modeling.mixing import Mixing, MixingLogits
 from xft.training.callbacks import ProgressCallback
 from xft.training.checkpoints import Checkpoints
+from xft.training.validation import VALIDATION_LOSS, validations_since_best
 
 LENGTH = 8
 # Learns fast on few rows, so that the validation loss rises again.
@@ -115,6 +116,11 @@ def test_early_stop_comes_after_so_many_losses_that_are_no_lower(learn):
     assert best <= LENGTH - 3
     _, lines, _ = learn("stopped", early_stopping_patience=2)
     assert lines == whole[: 2 * (best + 2)]
+
+
+def test_of_equal_losses_the_first_is_the_best():
+    history = [{"loss": 1.0}, *({VALIDATION_LOSS: loss} for loss in (2.0, 1.0, 1.0, 3.0))]
+    assert validations_since_best(TrainerState(log_history=history)) == 2
 
 
 class Cut(Exception):

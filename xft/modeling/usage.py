@@ -15,10 +15,9 @@ def gate_shares(model, rows: Sequence[Sequence[int]]) -> Tensor:
     u_i = sum_x g_i(x) / sum_j sum_x g_j(x), over all tokens x of all rows. g_i(x) is the gate s_i
     of `Router.route` if expert i is chosen for x, else 0.
 
-    model: an upcycled model, computed in evaluation mode, so without noise in its routers. rows:
+    model: an upcycled model in evaluation mode, so without noise in its routers. rows:
     token ids. Each is a batch of its own, so nothing is padded.
     """
-    model.eval()
     sums = torch.zeros(())
     for row in progress(rows, desc="measure", unit="row"):
         ids = torch.tensor([row], device=model.device)
