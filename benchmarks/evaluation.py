@@ -1,11 +1,12 @@
-"""Compares this project's generation for an evaluation with the published way.
+"""Compares generation for an evaluation with the published way and with a plain one.
 
     python -m benchmarks.evaluation --model DIR --dataset HumanEvalPlus.jsonl.gz
 
 The published way takes batches in the file's order. Each batch runs until its last row has ended or
-has all new tokens. Both ways are greedy, with the same model and prompts, without token healing.
+has all new tokens. The plain way takes batches by length, and a row ends at transformers' own
+`stop_strings`. All ways are greedy, with the same model and prompts, without token healing.
 
-It prints the problems per second of both ways, and how many solutions differ. Rows in different
+It prints the problems per second of each way, and how many solutions differ. Rows in different
 batches are rounded differently, so another token may win if two are about equally likely. With
 --alone each problem is also generated alone, which shows which of the two ways differs.
 """
@@ -38,7 +39,7 @@ def main() -> None:
     parser.add_argument("--limit", type=int, default=48)
     parser.add_argument("--max-new-tokens", type=int, default=512)
     parser.add_argument(
-        "--batch-size", type=int, default=PUBLISHED_BATCH, help="Only for this project's way."
+        "--batch-size", type=int, default=PUBLISHED_BATCH, help="Not for the published way."
     )
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
     parser.add_argument("--threads", type=int, default=2)
@@ -49,7 +50,7 @@ def main() -> None:
     prompts = task_prompts(
         load_problems(args.dataset).first(args.limit), make_template("magicoder", None)
     )
-    ways = {"published": published, "ours": ours}
+    ways = {"published": published, "plain": plain, "ours": ours}
     if args.alone:
         ways["alone"] = partial(ours, batch_size=1)
     solutions, seconds = {}, {}
@@ -63,16 +64,33 @@ def main() -> None:
 
 
 def published(model, tokenizer, prompts: list[TaskPrompt], args) -> list[str]:
-    """Batches of 16 in order, without stop sequences. Rows that have ended are padded."""
+    """Batches of 16 in order, without stop sequences."""
+    return in_batches(model, tokenizer, prompts, PUBLISHED_BATCH, args)
+
+
+def plain(model, tokenizer, prompts: list[TaskPrompt], args) -> list[str]:
+    """Batches by length, longest first, with stop sequences."""
+    lengths = [len(prompt.encode(tokenizer)) for prompt in prompts]
+    order = sorted(range(len(prompts)), key=lambda number: -lengths[number])
+    chosen = [prompts[number] for number in order]
+    solutions = in_batches(
+        model, tokenizer, chosen, args.batch_size, args, stop_strings=list(prompts[0].stops)
+    )
+    return [solution for _, solution in sorted(zip(order, solutions, strict=True))]
+
+
+def in_batches(model, tokenizer, prompts, batch_size: int, args, **options) -> list[str]:
+    """transformers' `generate` for one batch after the other. Rows that have ended are padded."""
     model.generation_config.pad_token_id = tokenizer.pad_token_id or tokenizer.eos_token_id
     tokenizer.padding_side = "left"
     solutions = []
-    for start in progress(range(0, len(prompts), PUBLISHED_BATCH), desc="published", unit="batch"):
-        batch = prompts[start : start + PUBLISHED_BATCH]
+    options = {"max_new_tokens": args.max_new_tokens, "do_sample": False, **options}
+    for start in progress(range(0, len(prompts), batch_size), desc="batches", unit="batch"):
+        batch = prompts[start : start + batch_size]
         encoded = {"input_ids": [prompt.encode(tokenizer) for prompt in batch]}
         inputs = tokenizer.pad(encoded, return_tensors="pt")
         with torch.inference_mode():
-            output = model.generate(**inputs, max_new_tokens=args.max_new_tokens, do_sample=False)
+            output = model.generate(**inputs, tokenizer=tokenizer, **options)
         new = output[:, inputs["input_ids"].shape[1] :]
         texts = tokenizer.batch_decode(new, skip_special_tokens=True)
         solutions += [prompt.solution(text) for prompt, text in zip(batch, texts, strict=True)]
