@@ -284,7 +284,7 @@ def test_a_training_on_two_nodes_goes_on_to_the_bytes_of_one_with_two_processes(
     assert running.wait() == 0, log.read_text()
     assert [job.state for job in slurm.jobs(project, "moe_sft")] == ["FAILED", "COMPLETED"]
     told = (project.results / "logs" / "moe_sft.log").read_text()
-    assert "1 accumulated x 2 processes" in told
+    assert "; global batch 4" in told
     assert "continuing from" in told
     local.run(target)
     weights = [copy.results / "moe_sft" / "model.safetensors" for copy in (project, local)]
