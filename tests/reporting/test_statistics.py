@@ -1,22 +1,18 @@
-"""Intervals of scores and Holm's correction against closed forms and scipy."""
-
-import math
+"""Intervals of scores against scipy, and Holm's correction."""
 
 import numpy as np
 import pytest
-from scipy.stats import bootstrap
+from scipy.stats import binomtest, bootstrap
 
 from xft.reporting.statistics import holm, interval, wilson
 
 
 @pytest.mark.parametrize(("passed", "count"), [(0, 10), (3, 10), (94, 164), (164, 164)])
 def test_wilson(passed, count):
-    """(p + z^2/2n +- z sqrt(p(1-p)/n + z^2/4n^2)) / (1 + z^2/n)"""
-    z, share = 1.959963984540054, passed / count
-    middle = share + z * z / (2 * count)
-    spread = z * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
-    expected = [(middle + sign * spread) / (1 + z * z / count) for sign in (-1, 1)]
-    assert wilson(passed, count) == pytest.approx(expected, abs=1e-9)
+    expected = binomtest(passed, count).proportion_ci(method="wilson")
+    low, high = wilson(passed, count)
+    assert (low, high) == pytest.approx((expected.low, expected.high), abs=1e-12)
+    assert 0 <= low < high <= 1
     assert interval([1.0] * passed + [0.0] * (count - passed)) == wilson(passed, count)
 
 
@@ -33,3 +29,5 @@ def test_holm():
     """The smallest of three p-values counts three times, the next one twice, and none less."""
     assert holm([0.03, 0.01, 0.5]) == pytest.approx([0.06, 0.03, 0.5])
     assert holm([0.02, 0.021, 0.021]) == pytest.approx([0.06, 0.06, 0.06])
+    assert holm([0.4, 0.6]) == [0.8, 0.8]
+    assert holm([0.5, 0.6]) == [1, 1]

@@ -2,6 +2,7 @@
 
 import os
 import re
+import tomllib
 
 import pytest
 
@@ -30,6 +31,11 @@ def test_both_recipes_take_the_same_files_and_those_exist():
 
 @pytest.mark.parametrize("recipe", [DOCKERFILE, APPTAINER], ids=["docker", "apptainer"])
 def test_what_a_recipe_runs_is_there(recipe):
+    """With the extras that the trainings have in conda's environments."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    trained = project["optional-dependencies"].keys() & set(write_envs.ENVIRONMENTS["training"])
+    (extras,) = re.findall(r"--editable \"\.\[(.*?)\]\"", recipe)
+    assert trained == set(extras.split(",")) != set()
     for name in re.findall(r"/opt/xft/(containers/\S+\.sh)", recipe):
         assert os.access(ROOT / name, os.X_OK)
     (pattern,) = re.findall(r"\$\(grep '(.*?)' requirements.txt\)", recipe)

@@ -109,9 +109,9 @@ def assert_same(out: Path, expected: Path, tolerance: float = 1e-6) -> None:
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_two_processes_learn_what_one_learns(inputs, alone, tmp_path, strategy):
     """Also where a killed build has left torch's lock in the folder of DeepSpeed's extensions."""
-    lock = extensions.BUILDS / "deepspeed_shm_comm" / "lock"
+    lock = extensions.builds() / "deepspeed_shm_comm" / "lock"
     lock.parent.mkdir(parents=True, exist_ok=True)
-    with (extensions.BUILDS / "building").open("w") as building:
+    with (extensions.builds() / "building").open("w") as building:
         fcntl.flock(building, fcntl.LOCK_EX)
         lock.touch()
     flags, tolerance = STRATEGIES[strategy]

@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -37,9 +36,6 @@ moe_sft.main(sys.argv[1:])
 @pytest.fixture(scope="module")
 def results(tiny_llama, tmp_path_factory, repository) -> Path:
     """What a training with all trackers leaves that was stopped in step 2 and went on."""
-    for tracker in TRACKERS:
-        if not find_spec(tracker):
-            pytest.skip(f"{tracker} is not installed")
     root = tmp_path_factory.mktemp("trackers")
     rows = [{"instruction": f"Add {n} to x.", "response": f"return x + {n}"} for n in range(8)]
     (root / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))

@@ -31,6 +31,7 @@ class Evil:
         return Path.touch, (self.file,)
 
 
+@pytest.mark.ci
 def test_deepspeed_runs_no_code_of_a_checkpoint(tmp_path, monkeypatch):
     from deepspeed.runtime.checkpoint_engine import TorchCheckpointEngine
 

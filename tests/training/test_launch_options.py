@@ -5,6 +5,7 @@ import subprocess
 import pytest
 
 from workflow_scripts import moe_sft
+from xft.common import optional
 from xft.common.errors import UserError
 from xft.config.sections import MoeSftConfig
 from xft.config.training import fault_of_devices, precision_of
@@ -84,6 +85,7 @@ def test_each_process_has_a_gpu_or_none_has():
 )
 def test_a_step_refuses_before_it_reads_anything(monkeypatch, changes, message):
     monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    monkeypatch.setattr(optional, "is_installed", lambda package: True)
     flags = [f"--{name}={value}" for name, value in changes.items()]
     with pytest.raises(UserError, match=message):
         moe_sft.main(["--moe", "moe", "--data", "rows", "--out", "out", *flags])

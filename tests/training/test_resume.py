@@ -101,9 +101,10 @@ WAYS = {
     "all at once": (
         "moe_sft",
         f"--batching packed --balance-loss-batch global --gradient-accumulation-steps 2 {MEAN} "
-        "--expert-averaging 0.1 --optim adamw_8bit",
+        "--expert-averaging 0.1",
         5,
     ),
+    "8 bits": ("moe_sft", "--optim adamw_8bit", 5),
     "by length": (
         "moe_sft",
         "--batching by_length --per-device-train-batch-size 1 --max-steps 16 --ema-decay 0.9 "
@@ -116,7 +117,9 @@ WAYS = {
 }
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize(
+    "way", [pytest.param(way, marks=[pytest.mark.ci] if way == "8 bits" else []) for way in WAYS]
+)
 def test_so_does_one_in_another_way(way, chain, tiny_llama, tmp_path, monkeypatch):
     step, flags, number = WAYS[way]
     words = [*chain.words(step), *FLAGS, *flags.split()]

@@ -1,7 +1,6 @@
 """Training: the loss of a step, its parts, and that the same seed gives the same bytes."""
 
 import math
-import sys
 
 import pytest
 import torch
@@ -9,7 +8,6 @@ from chains import Chain
 from trainings import identity, learn, lines_of, random_rows, train_model, write_rows
 from transformers import AutoModelForCausalLM
 
-from xft.common import optional
 from xft.common.errors import UserError
 from xft.config.sections import MoeSftConfig
 
@@ -103,22 +101,15 @@ def test_mixing_learns_its_coefficients_and_nothing_else(upcycled, data, tmp_pat
     assert (shares - 1 / 3).abs().max() > 1e-3
 
 
-def test_other_forms_of_adamw_learn_what_the_fused_one_learns(upcycled, data, tmp_path):
-    fused, plain, eight_bits = (
+@pytest.mark.parametrize("optim", ["adamw_torch", pytest.param("adamw_8bit", marks=pytest.mark.ci)])
+def test_other_forms_of_adamw_learn_what_the_fused_one_learns(upcycled, data, tmp_path, optim):
+    fused, other = (
         tune(upcycled, data, tmp_path / name, "--optim", name, "--learning-rate", 1e-3)
-        for name in ("adamw_torch_fused", "adamw_torch", "adamw_8bit")
+        for name in ("adamw_torch_fused", optim)
     )
-    assert plain == pytest.approx(fused, rel=1e-4)
-    assert eight_bits == pytest.approx(fused, rel=1e-4)
-    assert eight_bits != fused  # 8 bits round
-
-
-@pytest.mark.parametrize(("flag", "name"), [("--optim", "adamw_8bit"), ("--report-to", "mlflow")])
-def test_a_package_that_is_not_installed_is_named_first(tmp_path, monkeypatch, flag, name):
-    monkeypatch.setitem(optional.PACKAGES, name, ("no-such-package", "nor-this-one"))
-    command = f"{sys.executable} -m pip install no-such-package"
-    with pytest.raises(UserError, match=f"^{name} needs the package .*{command}$"):
-        tune("nowhere", "nothing", tmp_path / "out", flag, name)
+    assert other == pytest.approx(fused, rel=1e-4)
+    if optim == "adamw_8bit":
+        assert other != fused  # 8 bits round
 
 
 def test_wsd_is_constant_and_falls_in_the_last_tenth(upcycled, data, tmp_path):

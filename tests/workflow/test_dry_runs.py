@@ -13,7 +13,6 @@ from xft.config.text import read_config
 from xft.config.validation import complete
 
 STAND_INS = Path(__file__).parents[1] / "stand_ins"
-NEEDS_LM_EVAL = pytest.mark.skipif(not optional.installed("lm_eval"), reason="needs lm_eval")
 RECIPE = "recipes/deepseek-coder-1.3b.yaml"
 SETS = ["mbpp", "resources/problems.jsonl"]
 CLEANED = ["humaneval", "resources/problems.jsonl"]
@@ -105,7 +104,7 @@ def test_one_rule_fetches_problems_and_the_others_are_given_the_files(recipe):
             assert f"--dataset={fetched if 'mbpp' in name else SETS[1]} " in command
 
 
-@NEEDS_LM_EVAL
+@pytest.mark.ci
 def test_every_evaluated_model_is_measured_by_lm_eval(show):
     tasks = {"lm_eval": ["arc_easy", "my tasks.yaml"], "limit": 3}
     found = commands(show("--cores", "8", evaluation=tasks), "lm_eval")
@@ -116,7 +115,7 @@ def test_every_evaluated_model_is_measured_by_lm_eval(show):
 
 
 def test_a_launch_starts_torchrun_for_the_nodes_gpus(show):
-    launches = {"moe_sft": {"launch": "zero3", "processes": 4}, "gpus": 1}
+    launches = {"moe_sft": {"launch": "fsdp", "processes": 4}, "gpus": 1}
     shown = show("--cores", "8", "--resources", "gpu=8", **launches)
     command = commands(shown, "moe_sft")["moe_sft"]
     start = "python -m xft.common.gpus 4 torchrun --standalone --nproc-per-node 4 "

@@ -46,15 +46,15 @@ class TrainingStep(Step):
     def request(self, training: type[TrainingConfig]) -> TrainingRequest:
         """The request in the parsed flags.
 
-        Raises UserError if a value is wrong, an optimiser or a tracker is not installed, a GPU is
-        missing, or torchrun has not started the step.
+        Raises UserError if a value is wrong, a package that an option needs is not installed, a GPU
+        is missing, or torchrun has not started the step.
         """
         args, run, options = self.args, self.options(RunConfig), self.options(training)
+        for choice in (*options.choices, *run.report_to):
+            require(choice)
         claim_gpus(run.gpus)
         tokens = _tokens_options(args)
         options = on_this_machine(options, self.name)
-        for package in (options.optim, *run.report_to):
-            require(package)
         return TrainingRequest(
             step=self.name,
             data=args.data,

@@ -1,12 +1,18 @@
 """Checks for packages that only some options need."""
 
 import sys
-from importlib.metadata import PackageNotFoundError, version
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, requires, version
 
 from xft.common.errors import UserError
 
-# For each option: packages that it can use. One is enough; the first is the one to install.
+# For each option: packages that it can use. One is enough; the first is the one to install, and
+# the extra of its name in pyproject.toml has its version.
 PACKAGES = {
+    "zero2": ("deepspeed",),
+    "zero3": ("deepspeed",),
+    "lora_rank": ("peft",),
+    "train_rest = lora": ("peft",),
     "adamw_8bit": ("bitsandbytes",),
     "tensorboard": ("tensorboard",),
     "wandb": ("wandb",),
@@ -26,17 +32,29 @@ def require(option: str) -> None:
     missing = f"{option} needs the package {names[0]}, which is not installed."
     if option in APART:
         raise UserError(f"{missing} It needs an environment of its own: see {APART[option]}")
-    raise UserError(f"{missing} Install it: {sys.executable} -m pip install {names[0]}")
+    command = f"{sys.executable} -m pip install {_pin(names[0])}"
+    raise UserError(f"{missing} Install this extra: {command}")
 
 
 def installed(option: str) -> list[str]:
     """The installed packages of an option; empty for an option that needs none."""
-    return [name for name in PACKAGES.get(option, ()) if _is_installed(name)]
+    return [name for name in PACKAGES.get(option, ()) if is_installed(name)]
 
 
-def _is_installed(package: str) -> bool:
+def is_installed(package: str) -> bool:
+    """Whether a package is installed, without importing it."""
     try:
         version(package)
     except PackageNotFoundError:
         return False
     return True
+
+
+def _pin(package: str) -> str:
+    """The package with the version of its extra; without one where only the sources are."""
+    with suppress(PackageNotFoundError):
+        for line in requires("xft-pipeline") or ():
+            requirement = line.partition(";")[0].strip()
+            if requirement.startswith(f"{package}=="):
+                return requirement
+    return package

@@ -312,6 +312,10 @@ class SftConfig(TuningConfig):
     lora_alpha: Annotated[float, Needs("lora_rank")] = Field(64.0, gt=0)
     """The products are scaled by lora_alpha / lora_rank."""
 
+    @property
+    def choices(self) -> list[str]:
+        return super().choices + ([] if self.lora_rank is None else ["lora_rank"])
+
 
 def fault_of_low_rank(options: MoeSftConfig) -> str | None:
     """The fault of a tuning of low-rank experts, or None."""

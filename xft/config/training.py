@@ -107,6 +107,11 @@ class TrainingConfig(Section):
         batch = self.per_device_train_batch_size * self.gradient_accumulation_steps
         return batch * self.world_size
 
+    @property
+    def choices(self) -> list[str]:
+        """The values for which a package may have to be installed: `common.optional.PACKAGES`."""
+        return [self.optim, self.launch]
+
     @model_validator(mode="after")
     def _settings_fit(self):
         if fault := self.fault_of_steps(self.max_steps):

@@ -4,7 +4,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
@@ -22,6 +22,7 @@ from xft.dag.experiment import RUNS_TABLE, Experiment
 from xft.dag.input_checks import check_all_files
 from xft.dag.jobs import find_jobs
 from xft.dag.wanted import FileContents, Wanted
+from xft.estimates.jobs import SECTIONS
 from xft.store import names, others
 from xft.store.code import ROOT
 from xft.store.memory import Memory
@@ -82,11 +83,9 @@ class WorkflowRun:
         return [part for part in self.experiment.wanted if part in needed]
 
     def require_packages(self) -> None:
-        """Raise UserError if a package that an evaluation needs is not installed."""
-        for evaluation in (run.config.evaluation for run in self.runs):
-            require(evaluation.backend)
-            if evaluation.lm_eval:
-                require("lm_eval")
+        """Raise UserError if a package that a job needs is not installed."""
+        for choice in dict.fromkeys(choice for part in self.to_make for choice in _choices(part)):
+            require(choice)
 
     def folders(self) -> list[Path]:
         """The files and folders that jobs read and write, also through links."""
@@ -188,6 +187,19 @@ class WorkflowRun:
                 f"{', '.join(modules)}. If results stay the same: make generated",
                 file=sys.stderr,
             )
+
+
+def _choices(part: Wanted) -> Iterator[str]:
+    """The values of a job's options for which a package may have to be installed."""
+    config = part.run.config
+    if part.rule in SECTIONS:
+        yield from (*getattr(config, SECTIONS[part.rule]).choices, *config.report_to)
+    if part.rule == "moe_sft":
+        yield f"train_rest = {config.moe.train_rest}"
+    if part.rule == "eval" and "backend" in part.options:
+        yield part.options["backend"]
+    if part.rule == "lm_eval":
+        yield "lm_eval"
 
 
 def _commit() -> str:

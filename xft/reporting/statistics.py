@@ -1,6 +1,9 @@
-"""Intervals for scores, and Holm's correction, with statsmodels."""
+"""Intervals for scores, and Holm's correction."""
 
+import math
 from collections.abc import Sequence
+from itertools import accumulate
+from statistics import NormalDist
 
 from xft.reporting.bootstrap import CONFIDENCE, measure, quantiles
 
@@ -19,14 +22,18 @@ def interval(shares: Sequence[float]) -> tuple[float, float]:
 
 def wilson(passed: float, count: int) -> tuple[float, float]:
     """The Wilson 95% interval of a share."""
-    from statsmodels.stats.proportion import proportion_confint
-
-    low, high = proportion_confint(passed, count, alpha=1 - CONFIDENCE, method="wilson")
-    return float(low), float(high)
+    share, z2 = passed / count, NormalDist().inv_cdf((1 + CONFIDENCE) / 2) ** 2
+    middle = share + z2 / (2 * count)
+    half = math.sqrt(z2 / count * (share * (1 - share) + z2 / (4 * count)))
+    low, high = ((middle + side) / (1 + z2 / count) for side in (-half, half))
+    return max(low, 0.0), min(high, 1.0)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
     """The p-values after Holm's correction: the chance of any false finding is at most 5%."""
-    from statsmodels.stats.multitest import multipletests
-
-    return [float(value) for value in multipletests(p_values, method="holm")[1]]
+    values = list(p_values)
+    order = sorted(range(len(values)), key=values.__getitem__)
+    factors = range(len(values), 0, -1)
+    products = (factor * values[place] for factor, place in zip(factors, order, strict=True))
+    raised = accumulate((min(product, 1.0) for product in products), max)
+    return [value for _, value in sorted(zip(order, raised, strict=True))]

@@ -10,6 +10,7 @@ import fcntl
 import hashlib
 import os
 import sys
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 
@@ -18,13 +19,17 @@ import torch
 from xft.common.errors import UserError
 from xft.common.progress import say
 
-# Builds contain the path of the environment. For another path torch builds again.
-ENVIRONMENT = hashlib.sha256(sys.prefix.encode()).hexdigest()[:8]
-BUILDS = (
-    Path(os.environ.get("TORCH_EXTENSIONS_DIR", Path.home() / ".cache" / "torch_extensions"))
-    / "xft"
-    / f"torch-{version('torch')}_deepspeed-{version('deepspeed')}_{ENVIRONMENT}"
-)
+
+@cache
+def builds() -> Path:
+    """The folder of the builds, which contain the path of the environment.
+
+    For another path torch builds again.
+    """
+    default = Path.home() / ".cache" / "torch_extensions"
+    environment = hashlib.sha256(sys.prefix.encode()).hexdigest()[:8]
+    name = f"torch-{version('torch')}_deepspeed-{version('deepspeed')}_{environment}"
+    return Path(os.environ.get("TORCH_EXTENSIONS_DIR", default)) / "xft" / name
 
 
 def load_extensions(offload: bool) -> None:
@@ -36,9 +41,9 @@ def load_extensions(offload: bool) -> None:
     names += ["cpu_adam"] if offload else []
     if not names:
         return
-    os.environ["TORCH_EXTENSIONS_DIR"] = str(BUILDS)
-    BUILDS.mkdir(parents=True, exist_ok=True)
-    with (BUILDS / "building").open("w") as building:
+    builds().mkdir(parents=True, exist_ok=True)
+    os.environ["TORCH_EXTENSIONS_DIR"] = str(builds())
+    with (builds() / "building").open("w") as building:
         fcntl.flock(building, fcntl.LOCK_EX)
         for name in names:
             _load(name)
@@ -46,10 +51,10 @@ def load_extensions(offload: bool) -> None:
 
 def _load(name: str) -> None:
     """Build and load one extension. DeepSpeed does not load it a second time."""
-    for left in BUILDS.rglob(f"{name}/lock"):
+    for left in builds().rglob(f"{name}/lock"):
         left.unlink()
-    if not list(BUILDS.rglob(f"{name}.so")):
-        say(f"compiling DeepSpeed's {name} into {BUILDS}. This takes a minute, only once")
+    if not list(builds().rglob(f"{name}.so")):
+        say(f"compiling DeepSpeed's {name} into {builds()}. This takes a minute, only once")
     from deepspeed.ops.op_builder.all_ops import ALL_OPS
 
     try:

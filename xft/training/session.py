@@ -10,6 +10,7 @@ from pathlib import Path
 
 from xft.common.devices import describe_device
 from xft.common.errors import UserError
+from xft.common.optional import is_installed
 from xft.common.progress import job_name, say
 from xft.config.sections import TokensConfig
 from xft.config.step_keys import UNRECORDED
@@ -132,7 +133,7 @@ class Session:
         key = fingerprint(
             parameters=parameters,
             inputs=inputs,
-            packages={name: version(name) for name in PACKAGES},
+            packages={name: version(name) for name in PACKAGES if is_installed(name)},
             processes=request.options.world_size,
         )
         seconds = 60 * request.options.save_minutes

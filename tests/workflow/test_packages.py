@@ -1,0 +1,97 @@
+"""Packages that only some options need: a run and a step by hand name them before all else."""
+
+import importlib
+import tomllib
+from pathlib import Path
+
+import pytest
+from mixtures import low_rank_mixture
+from working_folder import fill, wants, write_inputs
+
+from tools.write_envs import ROOT
+from xft.common import optional
+from xft.common.errors import UserError
+
+EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+TRAINED = ["--data", "none", "--out", "out"]
+MOE, SFT = ["--moe", "none", *TRAINED], ["--base", "none", *TRAINED]
+MEASURED = ["--model", "none", "--out", "out.json"]
+# The configuration, the step with its flags, the option, and the package.
+CASES = [
+    (
+        {"moe_sft": {"launch": "zero3", "processes": 2}},
+        ["moe_sft", *MOE, "--launch", "zero3", "--processes", "2"],
+        *("zero3", "deepspeed"),
+    ),
+    (
+        {"heal": {"optim": "adamw_8bit"}, "evaluation": {"models": ["heal"]}},
+        ["heal", *MEASURED, "--data", "none", "--optim", "adamw_8bit"],
+        *("adamw_8bit", "bitsandbytes"),
+    ),
+    (
+        {"sft": {"lora_rank": 4}, "evaluation": {"models": ["sft"]}},
+        ["sft", *SFT, "--lora-rank", "4"],
+        *("lora_rank", "peft"),
+    ),
+    (
+        {"moe": {"experts": "lora", "rank": 4, "train_rest": "lora"}},
+        ["moe_sft", "--moe", "mixture", *TRAINED],
+        *("train_rest = lora", "peft"),
+    ),
+    *(
+        ({"report_to": [name]}, ["sft", *SFT, "--report-to", name], name, package)
+        for name, package in (
+            ("tensorboard", "tensorboard"),
+            ("wandb", "wandb"),
+            ("mlflow", "mlflow-skinny"),
+        )
+    ),
+    (
+        {"evaluation": {"lm_eval": ["arc_easy"]}},
+        ["lm_eval", *MEASURED, "--tasks", "arc_easy"],
+        *("lm_eval", "lm_eval"),
+    ),
+]
+
+
+@pytest.fixture(autouse=True)
+def without_extras(tiny_llama, tmp_path, monkeypatch):
+    """A working folder, and an environment in which no extra is installed."""
+    monkeypatch.chdir(tmp_path)
+    write_inputs(tiny_llama)
+    lines = [f'{pin}; extra == "{name}"' for name, pins in EXTRAS.items() for pin in pins]
+    monkeypatch.setattr(optional, "requires", lambda name: lines)
+    monkeypatch.setattr(optional, "is_installed", lambda package: False)
+
+
+@pytest.mark.parametrize(
+    ("config", "step", "option", "package"), CASES, ids=[case[2] for case in CASES]
+)
+def test_a_missing_package_is_named_with_its_command(config, step, option, package, tiny_llama):
+    (pin,) = EXTRAS[package]
+    message = rf"^{option} needs the package {package}, .* -m pip install {package}==[\d.]+$"
+    run = wants(**config)
+    with pytest.raises(UserError, match=message) as told:
+        run.require_packages()
+    assert str(told.value).endswith(pin)
+    fill(run)
+    run.require_packages()  # nothing is left to make
+    if "mixture" in step:
+        low_rank_mixture(tiny_llama, Path("mixture"), train_rest="lora")
+    with pytest.raises(UserError, match=message):
+        importlib.import_module(f"workflow_scripts.{step[0]}").main(step[1:])
+
+
+def test_what_no_job_uses_needs_no_package():
+    wants(sft={"lora_rank": 4, "launch": "zero3", "processes": 2}).require_packages()
+
+
+def test_vllm_needs_an_environment_of_its_own():
+    with pytest.raises(UserError, match=r"^vllm needs the package vllm, .* environment of its own"):
+        wants(evaluation={"backend": "vllm"}).require_packages()
+
+
+def test_each_package_is_the_extra_of_its_name():
+    """But for those with an environment of their own."""
+    options = optional.PACKAGES.keys() - optional.APART.keys()
+    assert EXTRAS.keys() - {"all"} == {optional.PACKAGES[option][0] for option in options}
