@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import yaml
 from documents import ROOT, RUN, Block, blocks
+from problem_files import problem
 from project import QUICK
 
 pytestmark = pytest.mark.slow
@@ -27,18 +28,11 @@ def first(file: Path, count: int) -> list[dict]:
         return [json.loads(line) for line in islice(lines, count)]
 
 
-def mbpp_problem() -> dict:
-    return {
-        "task_id": "Mbpp/1",
-        "prompt": '"""\nWrite a function to add two numbers.\nassert add(1, 2) == 3\n"""\n',
-        "entry_point": "add",
-        "canonical_solution": "def add(a, b):\n    return a + b\n",
-        "contract": "",
-        "base_input": [[1, 2]],
-        "plus_input": [[3, 4]],
-        "atol": 0,
-        "assertion": "assert add(1, 2) == 3",
-    }
+MBPP = problem("add", "+", "Mbpp/1") | {
+    "prompt": '"""\nWrite a function to add two numbers.\nassert add(1, 2) == 3\n"""\n',
+    "canonical_solution": "def add(a, b):\n    return a + b\n",
+    "assertion": "assert add(1, 2) == 3",
+}
 
 
 @pytest.fixture
@@ -57,7 +51,7 @@ def reader(new_project):
     shutil.copytree(folder / "resources" / "base", folder / "given")
     problems = {
         "HUMANEVAL_OVERRIDE_PATH": first(folder / "resources" / "problems.jsonl", 4),
-        "MBPP_OVERRIDE_PATH": [mbpp_problem()],
+        "MBPP_OVERRIDE_PATH": [MBPP],
     }
     for variable, content in problems.items():
         environment[variable] = str(folder / f"{variable}.jsonl")

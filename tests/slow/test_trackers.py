@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from chains import Chain
+from trainings import write_rows
 
 pytestmark = pytest.mark.ci
 LENGTH = 4
@@ -41,10 +42,8 @@ def results(tiny_llama, tmp_path_factory, repository) -> Path:
         if not find_spec(tracker):
             pytest.skip(f"{tracker} is not installed")
     root = tmp_path_factory.mktemp("trackers")
-    rows = [{"instruction": f"Add {n} to x.", "response": f"return x + {n}"} for n in range(8)]
-    (root / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     moe = Chain(root, base=tiny_llama)["moe"]
-    words = ["--moe", str(moe), "--data", "rows.jsonl", "--out", "results/moe_sft"]
+    words = ["--moe", str(moe), "--data", str(write_rows(root)), "--out", "results/moe_sft"]
     words += ["--metrics", "results/metrics/moe_sft.jsonl", "--max-steps", str(LENGTH)]
     words += ["--per-device-train-batch-size", "4", "--report-to", *TRACKERS]
     known = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
