@@ -6,7 +6,7 @@ import sys
 import pytest
 import torch
 from chains import Chain
-from trainings import identity, learn, lines_of, random_rows, train_model, write_rows
+from trainings import identity, learn, lines_of, random_rows, train_model
 from transformers import AutoModelForCausalLM
 
 from xft.common import optional
@@ -20,11 +20,6 @@ ROWS = random_rows([9, 17, 12, 7, 21, 14, 8, 19])
 @pytest.fixture(scope="module")
 def upcycled(tiny_llama, tmp_path_factory):
     return Chain(tmp_path_factory.mktemp("training"), base=tiny_llama)["moe"]
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    return write_rows(tmp_path_factory.mktemp("data"))
 
 
 def tune(upcycled, data, out, *flags) -> list[float]:
@@ -101,16 +96,6 @@ def test_mixing_learns_its_coefficients_and_nothing_else(upcycled, data, tmp_pat
     assert shares.shape == (2, 1, 3)
     torch.testing.assert_close(shares.sum(-1), torch.ones(2, 1))
     assert (shares - 1 / 3).abs().max() > 1e-3
-
-
-def test_other_forms_of_adamw_learn_what_the_fused_one_learns(upcycled, data, tmp_path):
-    fused, plain, eight_bits = (
-        tune(upcycled, data, tmp_path / name, "--optim", name, "--learning-rate", 1e-3)
-        for name in ("adamw_torch_fused", "adamw_torch", "adamw_8bit")
-    )
-    assert plain == pytest.approx(fused, rel=1e-4)
-    assert eight_bits == pytest.approx(fused, rel=1e-4)
-    assert eight_bits != fused  # 8 bits round
 
 
 @pytest.mark.parametrize(("flag", "name"), [("--optim", "adamw_8bit"), ("--report-to", "mlflow")])
