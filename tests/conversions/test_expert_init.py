@@ -1,5 +1,6 @@
 """Experts that do not begin as copies: which values change, how they are distributed, and when."""
 
+import json
 import re
 from functools import cache
 from pathlib import Path
@@ -193,11 +194,13 @@ def test_the_distance_is_that_of_the_loaded_models(bases, tmp_path, name, shared
         assert 0.1 < distance.outputs < 2
 
 
-def test_the_step_prints_the_distances(bases, tmp_path, capsys):
+def test_the_step_prints_distances_and_writes_none(bases, tmp_path, capsys):
     flags = ["--num-experts", "3", "--num-experts-per-tok", "2", *NOISE]
-    assert Chain(tmp_path, {"moe": flags}, base=bases("llama"))["moe"]
+    folder = Chain(tmp_path, {"moe": flags}, base=bases("llama"))["moe"]
     said = capsys.readouterr().err
     found = re.findall(r"layer \d: weights (.*)%, outputs (.*)%\n", said)
     assert len(found) == 2
     for weights, outputs in found:  # sigma, as the weights' mean is near zero
         assert float(weights) == pytest.approx(10, abs=0.5) and 1 < float(outputs) < 30
+    config = json.loads((folder / "config.json").read_text())
+    assert not [key for key in config if key.startswith("init")]
