@@ -59,7 +59,6 @@ def test_chosen_values_are_those_that_are_no_defaults():
     [
         ("moe.num_experts", "7", 7),
         ("moe.shared_expert", "True", True),
-        ("moe.router_noise", "false", False),
         ("moe_sft.learning_rate", "5e-5", 5e-5),
         ("moe.upcycled_layers", ["2", "0"], [0, 2]),
         ("moe_sft.max_steps", "null", None),

@@ -123,7 +123,7 @@ def test_a_ground_truth_of_the_first_problems_serves_no_others(copy, tmp_path):
         evaluate("no-such-model", problems, out, *other)
 
 
-def test_rescoring_judges_the_saved_solutions_without_the_model(copy, capsys):
+def test_rescoring_judges_the_saved_solutions_without_the_model(copy):
     rows = rows_of(copy / "r.generations.jsonl")
     rows[0]["solution"] = "def add(a, b):\n    return a + b\n"
     rows[2]["solution"] = "def multiply(a, b):\n    return a + b\n"
@@ -136,11 +136,6 @@ def test_rescoring_judges_the_saved_solutions_without_the_model(copy, capsys):
     assert [row["plus"] for row in result["problems"]] == ["passed", "failed", "failed"]
     assert result["passed"] == {"base": 2, "plus": 1}
     assert result["pass@1"] == {"base": 2 / 3, "plus": 1 / 3}
-    printed = capsys.readouterr().out
-    assert (
-        "on sums, original tests: pass@1 66.7%, 2 of 3 pass; original + extra tests: pass@1"
-        in printed
-    )
 
 
 def test_rescoring_needs_no_torch(copy, repository):

@@ -85,7 +85,6 @@ def test_dense_loads_without_this_package_and_is_the_bases_kin(tiny_llama, tmp_p
     assert run_python(code).startswith("LlamaForCausalLM [")
     for file in ("tokenizer.json", "generation_config.json"):
         assert (out / file).read_bytes() == (tiny_llama / file).read_bytes()
-    assert "lambda, the shared expert's weight: 0.6" in (out / "README.md").read_text()
 
 
 def test_lambda_1_is_the_shared_expert_bit_for_bit(mixture, tiny_llama, tmp_path):
@@ -214,9 +213,7 @@ def test_a_learned_lambda_starts_where_it_was_set_and_reaches_the_dense_model(
     expected += (1 - lam) * state[f"{prefix}.experts.down_proj"].mean(0)
     ours = load_file(out / "model.safetensors")[f"{prefix}.down_proj.weight"]
     torch.testing.assert_close(ours, expected, atol=1e-6, rtol=1e-6)
-    card = (out / "README.md").read_text()
-    assert "0.6 at the start, then learned" in card
-    assert "| layer 1 | 0.8808 | 0.3333 |" in card
+    assert "| layer 1 | 0.8808 | 0.3333 |" in (out / "README.md").read_text()
 
 
 @pytest.mark.parametrize("lam", [0, 1])

@@ -84,7 +84,6 @@ def test_the_mean_of_tunings_says_what_it_was_made_from(tmp_path, seeds):
     shared = {key: tunings[0].parameters[key] for key in ("base", "template")}
     assert manifest.parameters == shared
     card = (out / "README.md").read_text()
-    assert "# A mean of 2 dense models\n" in card
     assert f"- models: the artifacts {short(ids[0])}, {short(ids[1])}\n" in card
     assert "max_steps 2" in card and "seed" not in card.partition("tuning of each")[2]
     assert type(AutoModelForCausalLM.from_pretrained(out)).__name__ == "LlamaForCausalLM"

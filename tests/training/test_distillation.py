@@ -130,9 +130,7 @@ def test_a_healed_model_has_the_loss_of_plain_transformers_and_its_history(chain
     assert manifest.inputs["dense"] == merge.id
     assert manifest.inputs["moe"] == merge.inputs["moe"]
     assert manifest.parameters["share"] == 1
-    card = (out / "README.md").read_text()
-    assert "0.75 x the cross-entropy of the responses + 0.25 x the KL divergence from" in card
-    assert "shared_expert_weight 0.75" in card and "share 1" in card
+    assert "shared_expert_weight 0.75" in (out / "README.md").read_text()
 
 
 @pytest.fixture
