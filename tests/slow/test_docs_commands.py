@@ -13,14 +13,10 @@ from pathlib import Path
 import pytest
 import yaml
 from documents import ROOT, RUN, Block, blocks
-from problem_files import problem
+from problem_files import problem, write_problems
 from project import QUICK
 
 pytestmark = pytest.mark.slow
-
-
-def write_lines(file: Path, objects: list[dict]) -> None:
-    file.write_text("".join(json.dumps(value) + "\n" for value in objects))
 
 
 def first(file: Path, count: int) -> list[dict]:
@@ -47,7 +43,7 @@ def reader(new_project):
     (folder / ".venv").symlink_to(sys.prefix)
 
     rows = first(folder / "resources" / "instructions.jsonl", 48)
-    write_lines(folder / "rows.jsonl", rows)
+    write_problems(folder / "rows.jsonl", rows)
     shutil.copytree(folder / "resources" / "base", folder / "given")
     problems = {
         "HUMANEVAL_OVERRIDE_PATH": first(folder / "resources" / "problems.jsonl", 4),
@@ -55,7 +51,7 @@ def reader(new_project):
     }
     for variable, content in problems.items():
         environment[variable] = str(folder / f"{variable}.jsonl")
-        write_lines(Path(environment[variable]), content)
+        write_problems(Path(environment[variable]), content)
 
     def handle(block: Block) -> None:
         match block:
