@@ -90,7 +90,10 @@ def run_for(client: socket.socket) -> None:
 def become(
     files: list[int], words: list[str], folder: str, environment: dict[str, str], python: str
 ) -> None:
-    """Do in this process what `cd folder; python words...` does, and end."""
+    """Do in this process what `cd folder; python -m module ...` does, and end.
+
+    words: -m, the module, and its arguments.
+    """
     os.setsid()
     for number, file in enumerate(files):
         os.dup2(file, number)
@@ -100,11 +103,11 @@ def become(
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment)
-    flag, what, *arguments = words
-    if what == "snakemake":
+    _, module, *arguments = words
+    if module == "snakemake":
         sys.executable = python  # its jobs ask for forks too
     sys.orig_argv = [sys.executable, *words]
-    sys.argv = [what if flag == "-m" else "-c", *arguments]
+    sys.argv = [module, *arguments]
     sys.path[:1] = [folder, *filter(None, environment.get("PYTHONPATH", "").split(":"))]
     random.seed()
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -113,10 +116,7 @@ def become(
         importlib.import_module("sitecustomize")
     code = 1
     try:
-        if flag == "-m":
-            runpy.run_module(what, run_name="__main__", alter_sys=True)
-        else:
-            exec(what, {"__name__": "__main__"})
+        runpy.run_module(module, run_name="__main__", alter_sys=True)
         code = 0
     except SystemExit as end:
         if isinstance(end.code, str):

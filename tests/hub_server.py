@@ -28,15 +28,11 @@ def sha256(content: bytes) -> str:
 
 @dataclass
 class Repository:
-    """kind: models or datasets. readers: the tokens that may read it, or None for all the world.
-
-    gated: the tokens whose accounts have accepted its terms, or None where it has no terms.
-    """
+    """kind: models or datasets. readers: the tokens that may read it, or None for all the world."""
 
     kind: str = "models"
     commits: dict[str, dict[str, bytes]] = field(default_factory=dict)
     readers: set[str] | None = None
-    gated: set[str] | None = None
 
     @property
     def head(self) -> str | None:
@@ -52,24 +48,11 @@ class Request:
     token: str | None
 
 
-@dataclass
-class Faults:
-    """What goes wrong, by the name of a file; what is done once is taken out again.
-
-    cut: end the body after so many bytes, once. stall: stop sending after so many bytes, once.
-    status: answer (method, name) with a status, once. lossy: what is uploaded loses its last byte.
-    """
-
-    cut: dict[str, int] = field(default_factory=dict)
-    stall: dict[str, int] = field(default_factory=dict)
-    status: dict[tuple[str, str], int] = field(default_factory=dict)
-    lossy: bool = False
-
-
 class Hub:
     """The state of the hub, and its server while `running`.
 
-    tokens: those that the hub knows, writers among them. requests: all that were made.
+    tokens: those that the hub knows, writers among them. requests: all that were made. lossy: what
+    is uploaded loses its last byte.
     """
 
     def __init__(self):
@@ -78,8 +61,7 @@ class Hub:
         self.writers: set[str] = set()
         self.uploads: dict[str, bytes] = {}
         self.requests: list[Request] = []
-        self.faults = Faults()
-        self.stopped = threading.Event()
+        self.lossy = False
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), type("", (_Hub,), {"hub": self}))
         self.cdn = ThreadingHTTPServer(("127.0.0.1", 0), type("", (_Cdn,), {"hub": self}))
 
@@ -118,7 +100,6 @@ class Hub:
         try:
             yield self
         finally:
-            self.stopped.set()
             for server in (self.server, self.cdn):
                 server.shutdown()
                 server.server_close()
@@ -167,40 +148,20 @@ class _Handler(BaseHTTPRequestHandler):
         headers = {"X_Error_Message": message} | ({"X_Error_Code": code} if code else {})
         self.answer(status, json.dumps({"error": message}).encode(), **headers)
 
-    def send_file(self, name: str, content: bytes, etag: str, **headers: str) -> None:
-        """A file, or what is left of it from the start of a range, with the faults of its name."""
-        start = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range") or "")
-        rest = content[int(start[1]) :] if start else content
-        if start:
-            end = len(content) - 1
-            headers["Content_Range"] = f"bytes {start[1]}-{end}/{len(content)}"
-        headers |= {"ETag": f'"{etag}"', "Accept_Ranges": "bytes"}
-        cut = self.hub.faults.cut.pop(name, None) if self.command == "GET" else None
-        stall = self.hub.faults.stall.pop(name, None) if self.command == "GET" else None
-        if cut is stall is None:
-            self.answer(206 if start else 200, rest, **headers)
-            return
-        sent = rest[: stall if cut is None else cut]
-        self.answer(206 if start else 200, sent, Content_Length=str(len(rest)), **headers)
-        self.wfile.flush()
-        if stall is not None:
-            self.hub.stopped.wait(60)
-        self.close_connection = True
-
 
 class _Cdn(_Handler):
     """Where LFS files lie, and where they are put."""
 
     def do_GET(self):
-        _, _, oid, name = self.note().split("/")
+        _, _, oid, _ = self.note().split("/")
         commits = [c for r in self.hub.repositories.values() for c in r.commits.values()]
         contents = {sha256(content): content for files in commits for content in files.values()}
-        self.send_file(name, contents[oid], oid)
+        self.answer(200, contents[oid], ETag=f'"{oid}"')
 
     def do_PUT(self):
         _, _, oid = self.note().split("/")
         body = self.body()
-        self.hub.uploads[oid] = body[:-1] if self.hub.faults.lossy else body
+        self.hub.uploads[oid] = body[:-1] if self.hub.lossy else body
         self.answer(200)
 
 
@@ -266,25 +227,19 @@ class _Hub(_Handler):
         return repository.readers is None or self.token in repository.readers
 
     def tree(self, kind: str, name: str, revision: str) -> None:
-        if self.fails_once("tree") or not (found := self.find(kind, name, revision)):
-            return
-        repository, commit = found
-        self.answer_json([_entry(*item) for item in sorted(repository.commits[commit].items())])
+        if found := self.find(kind, name, revision):
+            repository, commit = found
+            self.answer_json([_entry(*item) for item in sorted(repository.commits[commit].items())])
 
     def info(self, kind: str, name: str, revision: str | None) -> None:
         if found := self.find(kind, name, revision):
             self.answer_json({"id": name, "sha": found[1], "private": found[0].readers is not None})
 
     def resolve(self, kind: str | None, name: str, revision: str, file: str) -> None:
-        if self.fails_once(file):
-            return
         if not (found := self.find("datasets" if kind else "models", name, revision)):
             return
         repository, commit = found
-        if repository.gated is not None and self.token not in repository.gated:
-            words = f"Access to model {name} is restricted. Visit {self.hub.url}/{name} to ask."
-            self.fail(403 if self.token else 401, words, "GatedRepo")
-        elif (content := repository.commits[commit].get(file)) is None:
+        if (content := repository.commits[commit].get(file)) is None:
             self.fail(404, "Entry not found", "EntryNotFound")
         elif LFS_NAMES.fullmatch(file):
             oid = sha256(content)
@@ -296,15 +251,7 @@ class _Hub(_Handler):
                 X_Linked_Size=str(len(content)),
             )
         else:
-            name = file.split("/")[-1]
-            self.send_file(name, content, git_hash(content), X_Repo_Commit=commit)
-
-    def fails_once(self, name: str) -> bool:
-        status = self.hub.faults.status.pop((self.command, name), None)
-        if status:
-            headers = {"Retry_After": "0"} if status == 429 else {}
-            self.answer(status, b"{}", **headers)
-        return status is not None
+            self.answer(200, content, ETag=f'"{git_hash(content)}"', X_Repo_Commit=commit)
 
     # Writing
 

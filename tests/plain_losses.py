@@ -6,19 +6,14 @@ import torch
 from trainings import ROWS
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from xft.config.sections import TokensConfig
-from xft.data.preparation import prepare
 from xft.data.templates import make_template
 
 
-def labelled_rows(model: Path, rows: Path) -> list[tuple[list[int], int]]:
-    """The rows of a file: token ids, and how many of them have no label."""
-    tokens, _ = prepare(rows, AutoTokenizer.from_pretrained(model), TokensConfig())
-    return [(row["input_ids"], row["labels"].count(-100)) for row in tokens.training]
-
-
 def plain_parts(teacher: Path, model: Path, rows: list[tuple[list[int], int]]) -> list[float]:
-    """The mean cross-entropy and KL over the labelled tokens of `labelled_rows`, in float64."""
+    """The mean cross-entropy and KL over the tokens of rows that follow a prompt, in float64.
+
+    rows: the token ids of each, and the number of those of its prompt.
+    """
     models = [AutoModelForCausalLM.from_pretrained(path).eval() for path in (teacher, model)]
     sums, count = torch.zeros(2, dtype=torch.float64), 0
     for ids, prompt in rows:

@@ -5,21 +5,13 @@ import os
 import shutil
 from pathlib import Path
 
+from problem_files import problem, write_problems
+
 from xft.config.runs import overlaid
 from xft.dag.run import WorkflowRun
 from xft.store.store import ENTRY_FILE
 
 ROW = {"instruction": "Add.", "response": "a + b"}
-PROBLEM = {
-    "task_id": "Own/0",
-    "prompt": "def f(x):\n",
-    "entry_point": "f",
-    "canonical_solution": "    return x\n",
-    "contract": "",
-    "base_input": [[1]],
-    "plus_input": [[2]],
-    "atol": 0,
-}
 CONFIG = {
     "base": {"model": "model"},
     "data": {
@@ -40,7 +32,7 @@ def write_inputs(model: Path) -> None:
     shutil.copytree(model, "model")
     Path("rows.jsonl").write_text(json.dumps(ROW) + "\n")
     Path("texts.jsonl").write_text('{"text": "a"}\n')
-    Path("problems.jsonl").write_text(json.dumps(PROBLEM) + "\n")
+    write_problems(Path("problems.jsonl"), [problem("add", "+", "Own/0")])
 
 
 def wants(**sections) -> WorkflowRun:

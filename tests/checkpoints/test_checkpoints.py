@@ -139,6 +139,8 @@ def index(weight_map):
         (index(["x"]), "has no weight_map"),
         (index({"w": "../x"}), "names '../x', which is not inside its folder"),
         (index({"w": ["x"]}), r"names \['x'\], which is not inside its folder"),
+        (index({"w": "\0"}), "which is not inside its folder"),
+        (index({"w": "\ud800"}), "is missing"),
         (index({"w": "model-1.safetensors"}), "model-1.safetensors is missing"),
     ],
 )

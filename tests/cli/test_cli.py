@@ -153,11 +153,9 @@ def test_flags_carry_text_that_looks_like_something_else(value):
         ("base --model a/b --out out --revision main", 'revision = "main": must be a commit'),
         ("moe --base nowhere --out out", "nowhere is not a folder"),
         ("moe --base nowhere --out out --num-experts 4", "must be at most num_experts = 4"),
-        ("moe_sft --moe nowhere --data x --out out", "nowhere is not a folder"),
         ("weighted_init --moe x --ffn x --out out --lam 1.5", "--lam = 1.5: must be a decimal"),
         ("weighted_init --moe x --ffn x --out out --lam 1 --init usage", "Name a folder of tokens"),
         ("dense --weighted x --moe x --ffn x --out out --method model_stock", "Give --base too"),
-        ("dense --weighted x --moe x --ffn x --out out --scale 0", "scale = 0"),
         ("fetch_data --train a/b --out out", "data.train = a/b: a data set on the hub is named"),
         (
             "tokens --model nowhere --data x --template y --out out",
@@ -324,11 +322,9 @@ def test_the_command_xft_names_its_tools_and_runs_them(repository, tmp_path):
     names = [name.removeprefix("tools.").replace("_", "-") for name in TOOLS]
     assert [name for name in names if f"\n  {name} " not in help] == []
     refused = xft("verify", "nowhere")
-    message = "verify: error: nowhere: no manifest beside it and none below it\n"
-    assert (refused.returncode, refused.stderr) == (1, message)
+    assert refused.returncode == 1 and refused.stderr.startswith("verify: error: nowhere: ")
     unknown = xft("plam")
-    assert unknown.returncode == 2
-    assert "plan" in unknown.stderr
+    assert unknown.returncode == 2 and "plan" in unknown.stderr
 
 
 def test_a_reader_who_has_seen_enough_is_no_error(tmp_path, repository):

@@ -43,25 +43,6 @@ def fault(config: dict) -> str:
     return str(caught.value)
 
 
-def test_defaults_are_those_of_the_paper():
-    config = complete(MINIMAL)
-    assert (config.moe.num_experts, config.moe.num_experts_per_tok) == (8, 6)
-    assert (config.moe_sft.num_train_epochs, config.moe_sft.learning_rate) == (4, 5e-5)
-    assert config.data.max_length == 1024
-    assert config.merge.lambdas == ["0.75"]
-    assert config.mixing.granularity == "layer"
-    assert config.evaluation.max_new_tokens == 512
-
-
-def test_completing_changes_neither_its_input_nor_what_is_complete():
-    given_config = copy.deepcopy(MINIMAL)
-    config = complete(given_config)
-    assert given_config == MINIMAL
-    assert complete(config.model_dump()) == config
-    config.evaluation.models.clear()
-    assert complete(MINIMAL).evaluation.models == ["base", "moe_sft", "dense"]
-
-
 def test_chosen_values_are_those_that_are_no_defaults():
     own = {"moe_sft": {"learning_rate": 1e-3, "warmup_steps": 0}, "sft": {"max_steps": 3}}
     assert chosen_values(complete(MINIMAL | own | {"seeds": [1, 2]})) == {
@@ -78,7 +59,6 @@ def test_chosen_values_are_those_that_are_no_defaults():
     [
         ("moe.num_experts", "7", 7),
         ("moe.shared_expert", "True", True),
-        ("moe.router_noise", "false", False),
         ("moe_sft.learning_rate", "5e-5", 5e-5),
         ("moe.upcycled_layers", ["2", "0"], [0, 2]),
         ("moe_sft.max_steps", "null", None),
@@ -105,9 +85,7 @@ def test_text_stands_for_what_it_spells(key, text, value):
         ("train_epochs", 2, "mean num_train_epochs in moe_sft or in sft or in mixing or in heal?"),
         ("seed", 2**32, "seed = 4294967296: "),
         ("data.instruction_column", "response", "and response_column are both response"),
-        ("seed", "42x", 'seed = "42x": '),
         ("moe_sft", 5, "keys, such as {num_train_epochs: ...}"),
-        ("moe.num_experts", 8.5, "moe.num_experts = 8.5: "),
         ("moe.router", "tree", "linear"),
         ("moe_sft.learning_rate", math.nan, "learning_rate = NaN: "),
         ("base.revision", "main", "must be a commit hash of 40 hexadecimal digits"),
@@ -226,13 +204,7 @@ def test_files_that_are_there_or_on_the_hub_are_accepted(files):
 @pytest.mark.parametrize(
     ("section", "values", "message"),
     [
-        ("data", {"train": "{a}.jsonl"}, 'config: data.train = "{a}.jsonl": a path must not hold'),
         ("base", {"model": "rows.jsonl"}, "base.model: rows.jsonl is a file. Name the folder that"),
-        (
-            "base",
-            {"model": "gpt2"},
-            "no folder gpt2. A model on the hub is named organisation/name",
-        ),
         ("base", {"model": "some/model"}, "pinned by base.revision, a commit hash"),
         ("data", {"train": "resources"}, "config: data.train: resources is a folder, not a file"),
         (
@@ -262,7 +234,6 @@ FOUR_EPOCHS = {"warmup_steps": 9, "per_device_train_batch_size": 4}
     ("sections", "message"),
     [
         ({"data": {"validation_rows": 30}}, "data.validation_rows = 30: rows.jsonl has at most 30"),
-        ({"data": {"validation_rows": 29}}, None),
         ({"moe_sft": FOUR_EPOCHS}, None),  # 32 steps
         (
             {"moe_sft": FOUR_EPOCHS, "data": {"limit": 8}},
@@ -290,9 +261,8 @@ def test_a_file_without_rows_is_told(files):
         check_all_files([files])
 
 
-@pytest.mark.parametrize("place", ["rows.jsonl", "rows.jsonl/deep/mine/"])
-def test_results_cannot_be_in_a_file(files, place):
-    files = files.model_copy(update={"results_dir": place})
+def test_results_cannot_be_below_a_file(files):
+    files = files.model_copy(update={"results_dir": "rows.jsonl/deep/mine/"})
     with pytest.raises(UserError, match=r"config: results_dir = rows.*: rows\.jsonl is a file"):
         check_files(files)
 
@@ -364,7 +334,6 @@ def test_a_lambda_token_is_the_same_number_in_one_spelling(value):
 
 
 def test_a_tuning_that_does_not_fit_low_rank_experts_is_refused():
-    config = MINIMAL | {"moe_sft": {"expert_averaging": 0.1}}
-    complete(config)
+    config = MINIMAL | {"moe": {"experts": "lora"}, "moe_sft": {"expert_averaging": 0.1}}
     message = "moe_sft, with moe.experts = lora: expert_averaging = 0.1 averages full experts"
-    assert message in fault(config | {"moe": {"experts": "lora"}})
+    assert message in fault(config)

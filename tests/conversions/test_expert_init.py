@@ -13,7 +13,6 @@ from safetensors.torch import load_file
 from scipy.stats import kstest
 from transformers import AutoModelForCausalLM
 
-from xft.artifacts.manifest import manifest_path, read_manifest
 from xft.checkpoints.reader import Checkpoint
 from xft.config.sections import MoeConfig
 from xft.conversions.common import seeded_generator
@@ -199,12 +198,9 @@ def test_the_step_prints_distances_and_writes_none(bases, tmp_path, capsys):
     flags = ["--num-experts", "3", "--num-experts-per-tok", "2", *NOISE]
     folder = Chain(tmp_path, {"moe": flags}, base=bases("llama"))["moe"]
     said = capsys.readouterr().err
-    found = re.findall(r"layer (\d): weights (.*)%, outputs (.*)%\n", said)
-    assert [int(layer) for layer, _, _ in found] == [0, 1]
-    for _, weights, outputs in found:  # sigma, as the weights' mean is near zero
-        assert float(weights) == pytest.approx(10, abs=0.5)
-        assert 1 < float(outputs) < 30
-    parameters = read_manifest(manifest_path(folder)).parameters
-    assert parameters.items() >= {"init": "noise", "init_noise": 0.1}.items()
+    found = re.findall(r"layer \d: weights (.*)%, outputs (.*)%\n", said)
+    assert len(found) == 2
+    for weights, outputs in found:  # sigma, as the weights' mean is near zero
+        assert float(weights) == pytest.approx(10, abs=0.5) and 1 < float(outputs) < 30
     config = json.loads((folder / "config.json").read_text())
     assert not [key for key in config if key.startswith("init")]

@@ -186,23 +186,6 @@ def test_mixing_and_merging_give_the_same(chain, full, tmp_path, granularity):
         torch.testing.assert_close(ours[name], tensor, rtol=1e-5, atol=2e-6)
 
 
-@pytest.mark.parametrize(
-    "words", [["--method", "task_arithmetic", "--scale", 1.5], ["--method", "model_stock"]]
-)
-def test_other_merges_give_the_same(chain, full, tmp_path, words):
-    one, other = (
-        learned(own, tmp_path / name, "layer") for name, own in {"low": chain, "full": full}.items()
-    )
-    words = [*words, "--base", chain["base"]]
-    ours, expected = merged(one, tmp_path / "low", *words), merged(other, tmp_path / "full", *words)
-    (tmp_path / "plain").mkdir()
-    plain = merged(one, tmp_path / "plain")
-    for name, tensor in expected.items():
-        torch.testing.assert_close(ours[name], tensor, rtol=1e-5, atol=2e-6)
-        is_merged = ".mlp." in name and name.endswith("weight")
-        assert not is_merged or not torch.allclose(ours[name], plain[name], rtol=1e-3)
-
-
 def test_an_untrained_mixture_merges_to_its_base(llama, tmp_path):
     made = load_file(Chain(tmp_path, moe=llama["moe"])["dense"] / SINGLE)
     for name, tensor in load_file(llama["base"] / SINGLE).items():

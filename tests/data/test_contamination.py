@@ -17,7 +17,7 @@ from xft.data.contamination import (
     count_contaminated,
     read_shipped,
 )
-from xft.data.instructions import Row, read_rows
+from xft.data.instructions import read_rows
 from xft.evaluation.problems import load_problems
 from xft.evaluation.references import fingerprints, load_references
 from xft.hub.named_sets import NAMED_SETS
@@ -73,12 +73,6 @@ def test_short_texts_are_no_trace(length):
     assert len(text) == length
     found = detector(solution=text).find(f"def f():\n  {text}\n")
     assert (found is not None) == (length >= SHORTEST)
-
-
-def test_contaminated_rows_are_counted():
-    rows = [Row("Sum?", SOLUTION, 1), Row("Sum?", "a + b", 2), Row(DOCSTRING, "a + b", 3)]
-    assert count_contaminated(rows, BOTH) == 2
-    assert count_contaminated(rows, detector(docstring=DOCSTRING)) == 1
 
 
 # Problems

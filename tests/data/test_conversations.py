@@ -1,18 +1,15 @@
 """Rows that are conversations: what is trained on, token by token, and what is wrong with them."""
 
 import json
-import shutil
 
 import pyarrow
 import pytest
 from pyarrow import parquet
 
-from workflow_scripts import tokens
 from xft.common.errors import UserError
 from xft.config.sections import DataConfig, TokensConfig
 from xft.data.contamination import Detector, Fingerprint
 from xft.data.preparation import prepare
-from xft.data.tokens_artifact import open_tokens
 from xft.estimates.rows import count_rows
 
 # As Llama 2's: the system prompt in the first question, no header for the assistant, strict roles.
@@ -253,20 +250,3 @@ def test_a_shared_system_prompt_makes_no_near_duplicates(chatty, prepared):
 
 
 # The artifact
-
-
-def test_tokens_hold_conversations(tiny_llama, chatty, tmp_path):
-    """Held-out rows too."""
-    model = shutil.copytree(tiny_llama, tmp_path / "model")
-    (model / "chat_template.jinja").write_text(chatty.chat_template)
-    rows = [{"messages": TURNS[: 3 + 2 * n] + [ASKED, ANSWERED]} for n in range(3)]
-    rows += [{"instruction": f"Add {n}.", "response": "x"} for n in range(3)]
-    file, out = tmp_path / "rows.jsonl", tmp_path / "out"
-    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    words = ["--model", model, "--data", file, "--out", out, "--template", "chat"]
-    tokens.main([str(word) for word in [*words, "--validation-rows", 2]])
-    opened = open_tokens(out, model).tokens
-    in_memory, _ = prepare(file, chatty, TokensConfig(template="chat", validation_rows=2))
-    assert list(opened.training) == list(in_memory.training)
-    assert list(opened.validation) == list(in_memory.validation)
-    assert (len(opened.training), len(opened.validation)) == (4, 2)

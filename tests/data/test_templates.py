@@ -6,7 +6,6 @@ import pytest
 
 from xft.common.errors import UserError
 from xft.data.templates import (
-    COMPLETION,
     SAMPLE,
     SLOT,
     encode_literally,
@@ -191,12 +190,3 @@ def test_evaluation_gives_the_tokens_of_training(chatty, identity):
     (response,) = encode_literally(chatty, [f"```python\n{code}"])
     assert prompt.encode(chatty) == trained + response
     assert prompt.text == template.render(instruction) + f"```python\n{code}"
-
-
-def test_completion_is_bos_and_the_problem(tokenizer):
-    prompt = task_prompt(
-        Problem.model_construct(task_id="T/0", prompt="def f():\n", entry_point="f"),
-        "humaneval",
-        COMPLETION,
-    )
-    assert prompt.encode(tokenizer) == [0, *tokenizer("def f():\n")["input_ids"]]

@@ -6,7 +6,8 @@ import shutil
 import numpy as np
 import pytest
 from chains import Chain
-from problem_files import three_problems
+from problem_files import three_problems, write_problems
+from trainings import write_rows
 
 from workflow_scripts import moe_sft, tokens
 from xft.artifacts.manifest import manifest_path, read_manifest
@@ -27,14 +28,9 @@ ROWS = [
 TRAINING = ["--max-steps", "2", "--per-device-train-batch-size", "4", "--learning-rate", "0.01"]
 
 
-def write_rows(path, rows):
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return path
-
-
 @pytest.fixture(scope="module")
 def rows(tmp_path_factory):
-    return write_rows(tmp_path_factory.mktemp("rows") / "rows.jsonl", ROWS)
+    return write_rows(tmp_path_factory.mktemp("rows"), ROWS)
 
 
 def make(model, rows, out, *flags):
@@ -100,7 +96,7 @@ def test_everything_that_is_left_out_is_reported(tokenizer, tmp_path):
         *(("How?", solution), ("long " * 400, "r"), ("Add 1 to x.", "x + 1")),
     ]
     rows = [dict(zip(("instruction", "response"), text, strict=True)) for text in texts]
-    file = write_rows(tmp_path / "rows.jsonl", rows)
+    file = write_rows(tmp_path, rows)
     options = TokensConfig(bad_rows="skip", deduplicate="near", max_length=300)
     find = Detector([Fingerprint.of("T/9", "solution", solution)]).find
     made, report = prepare(file, tokenizer, options, find)
@@ -129,7 +125,7 @@ def test_cut_rows_are_counted_and_lengths_not_warned_of(tiny_llama, tmp_path, ru
     settings |= {"model_max_length": 8, "chat_template": "{{ messages[0].content }}\n"}
     (model / "tokenizer_config.json").write_text(json.dumps(settings))
     rows = [{"instruction": f"Say {n}.", "response": "y" * n} for n in (1, 400, 2, 300)]
-    file, report = write_rows(tmp_path / "rows.jsonl", rows), tmp_path / "report.json"
+    file, report = write_rows(tmp_path, rows), tmp_path / "report.json"
     words = ["--model", model, "--data", file, "--out", tmp_path / "tokens", "--report", report]
     done = run_step("tokens", *words, "--max-length", "290", "--template", "chat")
     assert done.returncode == 0, done.stderr
@@ -141,7 +137,7 @@ BAD = [{"instruction": "i"}] * 12 + ROWS[:2]
 
 
 def test_bad_rows_are_told_with_the_first_ten(tokenizer, tmp_path, capsys):
-    file = write_rows(tmp_path / "rows.jsonl", BAD)
+    file = write_rows(tmp_path, BAD)
     with pytest.raises(UserError) as caught:
         prepare(file, tokenizer, TokensConfig())
     lines = str(caught.value).splitlines()
@@ -168,7 +164,7 @@ def test_nothing_left_is_told_with_the_reasons(tokenizer, rows):
 
 def test_rows_are_held_out_by_their_text_whatever_the_order(tokenizer, tmp_path):
     def held_out(rows, count):
-        file = write_rows(tmp_path / "rows.jsonl", rows)
+        file = write_rows(tmp_path, rows)
         made, _ = prepare(file, tokenizer, TokensConfig(validation_rows=count))
         chosen = {rows[example["row"] - 1]["instruction"] for example in made.validation}
         others = {rows[example["row"] - 1]["instruction"] for example in made.training}
@@ -226,9 +222,9 @@ def test_the_step_reports_rows_that_give_problems_away(tiny_llama, tmp_path, cap
         "prompt": 'def f(a, b):\n    """Give back the larger one of two numbers."""\n',
         "entry_point": "f",
     }
-    problems = write_rows(tmp_path / "sums.jsonl", [problem])
+    problems = write_problems(tmp_path / "sums.jsonl", [problem])
     leak = {"instruction": "Give back the larger one of two numbers.", "response": "max"}
-    rows = write_rows(tmp_path / "rows.jsonl", [*ROWS[:2], leak])
+    rows = write_rows(tmp_path, [*ROWS[:2], leak])
     report = tmp_path / "reports" / "report.json"
     flags = ["--problems", problems, "--report", report]
     make(tiny_llama, rows, tmp_path / "tokens", *flags)

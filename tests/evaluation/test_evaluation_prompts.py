@@ -46,9 +46,3 @@ def test_a_humaneval_completion_ends_at_the_next_top_level_statement():
         ),
     ):
         assert cut(body, COMPLETION_STOPS["humaneval"]) == body
-
-
-def test_an_mbpp_completion_keeps_imports_and_helpers():
-    code = "import re\n# help\nclass A:\n    pass\n\ndef f():\n    pass\n\n@cache\ndef g(): pass"
-    for rest in ("\nassert g()", '\n"""\nWrite', "\nprint(g())", "\nif __name__", "\n```"):
-        assert cut(code + rest, COMPLETION_STOPS["mbpp"]).rstrip("\n") == code

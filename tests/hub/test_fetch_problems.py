@@ -209,25 +209,23 @@ def test_the_manifest_tells_what_it_is(server, out, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("answer", "fault", "tries"),
+    ("answer", "fault"),
     [
-        (sends(PACKED[:50], length=len(PACKED)), "", 1),
-        (sends(PACKED[:50]), "the fetched file is not that release", 1),
-        (sends(gzip.compress(OTHER)), "the fetched file is not that release", 1),
-        (sends(b"<html>Log in</html>"), "the fetched file is not that release", 1),
-        (sends(b"gone", 404), "Client error '404 Not Found' for url ", 1),
-        (sends(b"", 503), "Server error '503 Service Unavailable' for url ", 6),
+        (sends(PACKED[:50], length=len(PACKED)), ""),
+        (sends(PACKED[:50]), "the fetched file is not that release"),
+        (sends(gzip.compress(OTHER)), "the fetched file is not that release"),
+        (sends(b"<html>Log in</html>"), "the fetched file is not that release"),
+        (sends(b"gone", 404), "Client error '404 Not Found' for url "),
     ],
-    ids=["broken off", "truncated", "other", "page", "404", "503"],
+    ids=["broken off", "truncated", "other", "page", "404"],
 )
-def test_a_fault_is_named_with_what_to_do(server, out, tmp_path, answer, fault, tries):
+def test_a_fault_is_named_with_what_to_do(server, out, tmp_path, answer, fault):
     server.answers = [answer]
     message = refusal(out)
     start = f"HumanEval+ v0.1.10 could not be fetched from {server.url}{RELEASE}: {fault}"
     assert message.startswith(start)
     assert "set HUMANEVAL_OVERRIDE_PATH to its path, or unpack it to" in message
     assert str(tmp_path / "cache" / "evalplus" / "HumanEvalPlus-v0.1.10.jsonl") in message
-    assert len(server.paths) == tries
 
 
 def test_what_is_far_too_long_is_not_read_to_its_end(server, out, monkeypatch):

@@ -1,12 +1,10 @@
 """Routed experts against a plain loop over tokens, in all forms and all implementations."""
 
 import itertools
-from functools import partial
 from types import SimpleNamespace
 
 import pytest
 import torch
-from torch.utils.checkpoint import checkpoint
 
 from xft.modeling import experts as module
 from xft.modeling.experts import Experts
@@ -143,16 +141,6 @@ def test_the_sum_over_experts_is_fp32_and_rounded_once(way, force):
     assert output.dtype == torch.bfloat16
     half_ulp = torch.exp2(exact.abs().log2().floor() - 8)
     assert ((output.double() - exact).abs() <= 1.001 * half_ulp).all()
-
-
-@pytest.mark.parametrize("way", OURS)
-def test_checkpointing_and_repetition_give_the_same_bytes(way, force):
-    force(way)
-    experts = make(bias=True)
-    recompute = partial(checkpoint, experts, use_reentrant=False)
-    once, *others = (gradients(experts, routed(), each) for each in (experts, experts, recompute))
-    for other in others:
-        assert all(torch.equal(a, b) for a, b in zip(once, other, strict=True))
 
 
 @pytest.mark.parametrize("frozen", ["experts", "gate_up_proj", "down_proj", "hidden", "weights"])

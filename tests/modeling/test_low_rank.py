@@ -5,29 +5,23 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from backbones import small_config
 from torch.func import functional_call
 from torch.utils.checkpoint import checkpoint
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoModelForCausalLM
 
 from xft.modeling import low_rank
 from xft.modeling.low_rank import LowRankBlock
 from xft.modeling.moe import TokenMask
 
 H, INNER, T, EXPERTS, RANK, ALPHA = 16, 40, 13, 8, 3, 5.0
-SIZES = {"vocab_size": 11, "hidden_size": H, "intermediate_size": INNER, "num_hidden_layers": 1}
-SIZES |= {"num_attention_heads": 2, "num_key_value_heads": 2}
-FORMS = {
-    "llama": {},
-    "llama-biases": {"mlp_bias": True},
-    "phi3": {"pad_token_id": 0},
-    "starcoder2": {"residual_dropout": 0.0},
-}
+FORMS = ("llama", "llama-biases", "phi3", "starcoder2")
 
 
 def make_block(form="llama", dtype=torch.float64, **changes):
     """A block whose every weight is random, in training mode."""
     torch.manual_seed(0)
-    config = AutoConfig.for_model(form.split("-")[0], **SIZES | FORMS[form])
+    config = small_config(form, hidden_size=H, intermediate_size=INNER, num_hidden_layers=1)
     mlp = AutoModelForCausalLM.from_config(config).get_decoder().layers[0].mlp
     settings = {
         "num_experts": EXPERTS,

@@ -5,8 +5,6 @@ from pathlib import Path
 import pytest
 import torch
 from chains import Chain
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from mixtures import varied_mixture
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
@@ -14,8 +12,7 @@ from transformers import AutoModelForCausalLM
 from xft.common.errors import UserError
 from xft.config.sections import learns
 from xft.conversions import mixing_artifact
-from xft.conversions.merge import ALPHA, mixing_coefficients
-from xft.conversions.merged_tensors import merge
+from xft.conversions.merge import ALPHA
 from xft.modeling.mixing import Mixing, MixingLogits
 
 LAMBDA = 0.6
@@ -88,7 +85,6 @@ def test_dense_loads_without_this_package_and_is_the_bases_kin(tiny_llama, tmp_p
     assert run_python(code).startswith("LlamaForCausalLM [")
     for file in ("tokenizer.json", "generation_config.json"):
         assert (out / file).read_bytes() == (tiny_llama / file).read_bytes()
-    assert "lambda, the shared expert's weight: 0.6" in (out / "README.md").read_text()
 
 
 def test_lambda_1_is_the_shared_expert_bit_for_bit(mixture, tiny_llama, tmp_path):
@@ -217,27 +213,10 @@ def test_a_learned_lambda_starts_where_it_was_set_and_reaches_the_dense_model(
     expected += (1 - lam) * state[f"{prefix}.experts.down_proj"].mean(0)
     ours = load_file(out / "model.safetensors")[f"{prefix}.down_proj.weight"]
     torch.testing.assert_close(ours, expected, atol=1e-6, rtol=1e-6)
-    card = (out / "README.md").read_text()
-    assert "0.6 at the start, then learned" in card
-    assert "| layer 1 | 0.8808 | 0.3333 |" in card
+    assert "| layer 1 | 0.8808 | 0.3333 |" in (out / "README.md").read_text()
 
 
 @pytest.mark.parametrize("lam", [0, 1])
 def test_a_lambda_without_a_logit_cannot_be_learned(mixture, tmp_path, lam):
     with pytest.raises(UserError, match=f"--lam = {lam}: with learn_lambda it must be greater"):
         _ = start_of(mixture, tmp_path, "--learn-lambda", lam=lam)["weighted_init"]
-
-
-@settings(max_examples=30, deadline=None)
-@given(lam=st.floats(0, 1), seed=st.integers(0, 2**31), count=st.integers(1, 8))
-def test_merge_is_the_formula(lam, seed, count):
-    generator = torch.Generator().manual_seed(seed)
-    shared = torch.randn(3, 4, generator=generator, dtype=torch.float64)
-    experts = torch.randn(count, 3, 4, generator=generator, dtype=torch.float64)
-    alpha = torch.randn(count, generator=generator)
-    exact = lam * shared + (1 - lam) * torch.einsum("i,ioh->oh", alpha.double().softmax(0), experts)
-    ours = merge([shared, *experts], mixing_coefficients(alpha, None, lam))
-    torch.testing.assert_close(ours.double(), exact, atol=1e-5, rtol=1e-5)
-    order = torch.randperm(count, generator=generator)
-    permuted = merge([shared, *experts[order]], mixing_coefficients(alpha[order], None, lam))
-    torch.testing.assert_close(permuted, ours, atol=1e-6, rtol=1e-5)

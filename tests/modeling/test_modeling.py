@@ -10,9 +10,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 from chains import Chain
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from safetensors.torch import load_file, save_file
+from mixtures import random_mixture
+from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.models.llama.modeling_llama import LlamaMLP
 from transformers.models.starcoder2.modeling_starcoder2 import Starcoder2MLP
@@ -21,27 +20,8 @@ import xft  # noqa: F401
 from workflow_scripts import moe
 from xft.cli import flags
 from xft.common.errors import UserError
-from xft.modeling.loading import load_whole
 from xft.modeling.mlp import read_mlp
 from xft.modeling.router import NOISE_EPSILON, Router
-
-
-@pytest.fixture(scope="module")
-def tiny_moe(tiny_llama, tmp_path_factory):
-    out = tmp_path_factory.mktemp("moe") / "moe"
-    moe.main(["--base", str(tiny_llama), "--out", str(out)])
-    return out
-
-
-@pytest.fixture(scope="module")
-def trained(tiny_moe):
-    """A mixture whose experts differ. Read only."""
-    model = AutoModelForCausalLM.from_pretrained(tiny_moe).eval()
-    generator = torch.Generator().manual_seed(7)
-    for block in model.moe_blocks:
-        for weight in block.experts.parameters():
-            weight.data += 0.1 * torch.randn(weight.shape, generator=generator)
-    return model
 
 
 def test_transformers_knows_mixtures_whatever_is_imported_first(repository):
@@ -63,56 +43,11 @@ def test_a_mixture_ends_texts_as_its_base_does(tiny_llama, tmp_path):
     assert ends is not None and mixture.generation_config.eos_token_id == ends
 
 
-def make_router(hidden_size=4, **changes):
-    defaults = {
-        "num_experts": 8,
-        "num_experts_per_tok": 6,
-        "shared_expert": True,
-        "normalize_routing": True,
-        "router": "mlp",
-        "router_noise": True,
-    }
-    return Router(SimpleNamespace(**defaults | changes), hidden_size)
-
-
-@settings(max_examples=50, deadline=None)
-@given(
-    experts=st.integers(2, 9),
-    chosen=st.integers(2, 9),
-    scale=st.floats(0.01, 50),
-    seed=st.integers(0, 2**31),
-)
-def test_routing_weights_sum_to_one_and_experts_are_distinct(experts, chosen, scale, seed):
-    chosen = min(chosen, experts)
-    router = make_router(num_experts=experts, num_experts_per_tok=chosen)
-    logits = torch.randn(11, experts - 1, generator=torch.Generator().manual_seed(seed)) * scale
-    routing = router.route(logits)
-    torch.testing.assert_close(routing.weights.sum(1) + routing.shared_weight, torch.ones(11))
-    assert all(len(set(row)) == chosen - 1 for row in routing.indices.tolist())
-    assert routing.load.sum() == 11 * (chosen - 1)
-
-
-def test_without_normalisation_the_weights_are_the_probabilities():
-    router = make_router(normalize_routing=False)
-    logits = torch.randn(5, 7)
-    routing = router.route(logits)
-    probabilities = logits.softmax(1)
-    torch.testing.assert_close(routing.weights, probabilities.gather(1, routing.indices))
-    torch.testing.assert_close(routing.shared_weight, 1 - probabilities.max(1).values)
-
-
-def test_vanilla_upcycling_has_no_shared_expert():
-    router = make_router(shared_expert=False)
-    logits = torch.randn(5, 8)
-    routing = router.route(logits)
-    assert routing.shared_weight is None
-    expected = logits.gather(1, routing.indices).softmax(1)
-    torch.testing.assert_close(routing.weights, expected)
-
-
 def test_routing_statistics_by_hand():
     probabilities = torch.tensor([[0.5, 0.3, 0.2], [0.6, 0.1, 0.3]])
-    router = make_router(5, num_experts=4, num_experts_per_tok=3, router="linear")
+    settings = {"num_experts": 4, "num_experts_per_tok": 3, "shared_expert": True}
+    settings |= {"normalize_routing": True, "router": "linear", "router_noise": True}
+    router = Router(SimpleNamespace(**settings), hidden_size=5)
     statistics = router.eval().route(probabilities.log()).statistics()
     assert statistics.keys() == {"load", "importance", "entropy"}
     assert statistics["load"].tolist() == [0.5, 0.25, 0.25]
@@ -210,29 +145,21 @@ def test_an_mlp_of_another_form_is_refused(mlp, message):
         read_mlp(mlp(config))
 
 
-def test_a_missing_weight_is_refused_not_drawn_at_random(tiny_moe, tmp_path):
-    broken = shutil.copytree(tiny_moe, tmp_path / "broken")
-    tensors = load_file(broken / "model.safetensors")
-    del tensors["model.layers.1.mlp.router.input.weight"]
-    save_file(tensors, broken / "model.safetensors", {"format": "pt"})
-    with pytest.raises(UserError, match=r"has no weights for model\.layers\.1\.mlp\.router\.input"):
-        load_whole(AutoModelForCausalLM, broken)
-
-
 @pytest.mark.parametrize("cache", ["dynamic", "static"])
-def test_generation_with_every_cache_is_generation_without(trained, cache):
-    ids = tokens()
+def test_generation_with_every_cache_is_generation_without(cache):
+    model, ids = random_mixture("llama").eval(), tokens()
     options = {"max_new_tokens": 10, "do_sample": False, "attention_mask": torch.ones_like(ids)}
-    expected = trained.generate(ids, use_cache=False, **options)
-    assert torch.equal(trained.generate(ids, cache_implementation=cache, **options), expected)
+    expected = model.generate(ids, use_cache=False, **options)
+    assert torch.equal(model.generate(ids, cache_implementation=cache, **options), expected)
 
 
-def test_a_device_map_offloads_a_layer_to_a_disk(tiny_moe, tmp_path):
+def test_a_device_map_offloads_a_layer_to_a_disk(tiny_llama, tmp_path):
+    mixture = Chain(tmp_path, base=tiny_llama)["moe"]
     kept = ["model.embed_tokens", "model.norm", "model.rotary_emb", "lm_head", "model.layers.0"]
     device_map = dict.fromkeys(kept, "cpu") | {"model.layers.1": "disk"}
     model, offloaded = (
-        AutoModelForCausalLM.from_pretrained(tiny_moe, **options)
-        for options in ({}, {"device_map": device_map, "offload_folder": tmp_path})
+        AutoModelForCausalLM.from_pretrained(mixture, **options)
+        for options in ({}, {"device_map": device_map, "offload_folder": tmp_path / "disk"})
     )
     assert all(parameter.is_meta for parameter in offloaded.model.layers[1].parameters())
     with torch.no_grad():

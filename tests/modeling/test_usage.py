@@ -1,11 +1,10 @@
 """The start of the mixing by the use of the experts, against the gates of the routers' inputs."""
 
-import json
-
 import pytest
 import torch
 from chains import Chain
 from safetensors.torch import load_file
+from trainings import ROWS, write_rows
 from transformers import AutoModelForCausalLM
 
 from workflow_scripts import tokens
@@ -14,10 +13,6 @@ from xft.common.errors import UserError
 from xft.conversions.merge import SMALLEST_SHARE, logits_of_shares
 from xft.data.tokens_artifact import open_tokens
 
-ROWS = [
-    {"instruction": f"Add {n} to x.", "response": f"def add(x):\n    return x + {n}" * (1 + n % 3)}
-    for n in range(12)
-]
 MEASURED = 5
 TOKENIZER = ("tokenizer.json", "tokenizer_config.json")
 EXPERTS = ["--num-experts", "5", "--num-experts-per-tok", "3"]
@@ -37,8 +32,7 @@ def folder(tiny_llama, tmp_path_factory):
     for file in TOKENIZER:
         (root / "moe_sft" / file).write_bytes((upcycled / file).read_bytes())
     assert Chain(root, moe_sft=root / "moe_sft")["ffn"]
-    (root / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
-    words = ["--model", root / "moe_sft", "--data", root / "rows.jsonl", "--out", root / "tokens"]
+    words = ["--model", root / "moe_sft", "--data", write_rows(root), "--out", root / "tokens"]
     tokens.main([*map(str, words), "--validation-rows", "4"])
     return root
 
@@ -110,13 +104,6 @@ def test_projections_share_their_layers_use_and_a_model_has_the_mean(folder, exp
     layers = alpha_of(by_usage(folder, tmp_path / "layer"))
     assert torch.equal(each["alpha"], layers.expand(2, 3, 4))
     torch.testing.assert_close(each["lambda_logit"].sigmoid(), torch.full((2, 3), 0.75))
-
-
-def test_without_it_the_shares_are_equal(folder, tmp_path):
-    plain = weighted_init(folder, tmp_path)
-    assert not alpha_of(plain).any()
-    assert json.loads((plain / "config.json").read_text()) == UNIFORM
-    assert read_manifest(manifest_path(plain)).inputs.keys() == {"moe", "ffn"}
 
 
 def test_an_expert_without_use_has_a_finite_logit():

@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 
 import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
-from report_folders import write_results
 
 from xft.tools import report
 
@@ -21,6 +20,8 @@ class Opened:
     """A report that a browser has opened. requests: of all files and addresses."""
 
     page: Page
+    scheme: str
+    width: int
     errors: list[str] = field(default_factory=list)
     requests: list[str] = field(default_factory=list)
 
@@ -34,50 +35,33 @@ def browser() -> Iterator[Browser]:
 
 
 @pytest.fixture(scope="module")
-def reports(finished, tmp_path_factory) -> dict:
-    """The files of two reports: of a run of the workflow, and of hostile solutions."""
-    folder = tmp_path_factory.mktemp("reports")
-    write_results(folder / "hostile", {"base": 3, "dense/lam~0.75": 9})
-    results = {"finished": finished.results, "hostile": folder / "hostile"}
-    files = {name: folder / f"{name}.html" for name in results}
-    for name, place in results.items():
-        report.main([str(place), "--out", str(files[name])])
-    return files
+def address(finished, tmp_path_factory) -> str:
+    """The address of the report of a run of the workflow."""
+    file = tmp_path_factory.mktemp("report") / "report.html"
+    report.main([str(finished.results), "--out", str(file)])
+    return file.as_uri()
 
 
-@pytest.fixture
-def open_report(browser, reports):
-    """Callable (name, options of the browser's context): the report, when its charts are drawn."""
-    contexts = []
-
-    def open_one(name: str, **options) -> Opened:
-        contexts.append(browser.new_context(**options))
-        opened = Opened(contexts[-1].new_page())
-        opened.page.on("pageerror", lambda error: opened.errors.append(str(error)))
-        opened.page.on(
-            "console",
-            lambda said: opened.errors.append(said.text) if said.type != "log" else None,
-        )
-        opened.page.on("request", lambda request: opened.requests.append(request.url))
-        opened.page.goto(reports[name].as_uri())
-        opened.page.wait_for_function(
-            "[...document.querySelectorAll('.chart')].every((chart) => chart.querySelector('svg'))"
-        )
-        return opened
-
-    yield open_one
-    for context in contexts:
-        context.close()
+@pytest.fixture(params=[("light", 1200), ("dark", NARROW)], ids=["light", "dark"])
+def opened(request, browser, address) -> Iterator[Opened]:
+    """The report, when its charts are drawn."""
+    scheme, width = request.param
+    page = browser.new_page(color_scheme=scheme, viewport={"width": width, "height": 900})
+    opened = Opened(page, scheme, width)
+    page.on("pageerror", lambda error: opened.errors.append(str(error)))
+    page.on("console", lambda said: said.type == "log" or opened.errors.append(said.text))
+    page.on("request", lambda request: opened.requests.append(request.url))
+    page.goto(address)
+    page.wait_for_function(
+        "[...document.querySelectorAll('.chart')].every((chart) => chart.querySelector('svg'))"
+    )
+    yield opened
+    page.close()
 
 
-@pytest.mark.parametrize(("scheme", "width"), [("light", 1200), ("dark", NARROW)])
-def test_all_charts_are_drawn_without_errors_or_requests(
-    open_report, reports, repository, scheme, width
-):
-    size = {"width": width, "height": 900}
-    opened = open_report("finished", color_scheme=scheme, viewport=size)
+def test_all_charts_are_drawn_without_errors_or_requests(opened, address, repository):
     assert opened.errors == []
-    assert opened.requests == [reports["finished"].as_uri()]
+    assert opened.requests == [address]
     charts = opened.page.locator(".chart")
     assert charts.count() > 6
     for chart in charts.all():
@@ -86,25 +70,15 @@ def test_all_charts_are_drawn_without_errors_or_requests(
         ).count()
         drawn = chart.locator("svg").first.bounding_box()["width"]
         assert drawn == pytest.approx(chart.bounding_box()["width"], abs=1)
-    assert opened.page.evaluate("document.documentElement.scrollWidth") <= width
+    assert opened.page.evaluate("document.documentElement.scrollWidth") <= opened.width
     background = opened.page.evaluate("getComputedStyle(document.body).backgroundColor")
-    assert (background == "rgb(255, 255, 255)") == (scheme == "light")
-    picture = repository / "build" / "screenshots" / f"report-{scheme}-{width}.png"
+    assert (background == "rgb(255, 255, 255)") == (opened.scheme == "light")
+    picture = repository / "build" / "screenshots" / f"report-{opened.scheme}-{opened.width}.png"
     opened.page.screenshot(path=picture, full_page=True)
 
 
-def test_no_solution_runs(open_report):
-    opened = open_report("hostile")
-    for unfolded in opened.page.locator("details").all():
-        unfolded.evaluate("(element) => { element.open = true; }")
-    assert opened.errors == [] and len(opened.requests) == 1
-    assert opened.page.title().startswith("XFT: ")
-    assert opened.page.locator("main script, main img, main svg[onload]").count() == 0
-
-
-def test_a_table_is_sorted_by_mouse_and_by_keys(open_report):
-    page = open_report("finished").page
-    table = page.locator("table.sortable").first
+def test_a_table_is_sorted_by_mouse_and_by_keys(opened):
+    table = opened.page.locator("table.sortable").first
     heading = table.get_by_role("button", name="pass@1, %")
 
     def shares() -> list[float]:

@@ -1,4 +1,4 @@
-"""Files that are written from others, the pins, and the configurations that come along."""
+"""Files that are written from others, and the pins."""
 
 import json
 import re
@@ -8,7 +8,6 @@ import pytest
 import yaml
 
 from tools import write_caching_table, write_config_docs, write_envs
-from xft.config.runs import find_runs, overlaid
 
 ROOT = write_envs.ROOT
 
@@ -46,13 +45,3 @@ def test_each_package_but_torch_has_one_exact_version():
     assert loose == ["torch>=2.9,<2.14"]
     names = [re.split("[=<>]", line)[0] for line in packages]
     assert len(names) == len(set(names))
-
-
-@pytest.mark.parametrize(
-    "path",
-    [ROOT / "config" / "config.yaml", *sorted((ROOT / "recipes").glob("*.yaml"))],
-    ids=lambda path: path.stem,
-)
-def test_configurations_are_valid(path):
-    under = {} if "base" in load(path) else load(ROOT / "recipes" / "embedded.yaml")
-    assert find_runs(overlaid(under, load(path)), str(path))

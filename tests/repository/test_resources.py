@@ -39,27 +39,6 @@ def test_files_are_made_again_to_the_byte(part, files, tmp_path):
         assert (tmp_path / name).read_bytes() == (RESOURCES / name).read_bytes(), name
 
 
-def test_each_step_of_a_problem_matters(problems):
-    """Without any one of its lines, a solution is wrong or no program."""
-    for problem in problems:
-        lines = problem["canonical_solution"].splitlines()
-        right = results(problem, lines)
-        for number in range(len(lines) - 1):
-            shortened = lines[:number] + lines[number + 1 :]
-            assert results(problem, shortened) != right, problem["task_id"]
-
-
-def results(problem: dict, lines: list[str]) -> list | None:
-    """What a function with these lines gives for all inputs; None if it fails."""
-    namespace = {}
-    try:
-        exec("\n".join([problem["prompt"], *lines]), namespace)
-        function = namespace[problem["entry_point"]]
-        return [function(*x) for x in problem["base_input"] + problem["plus_input"]]
-    except (SyntaxError, NameError, TypeError, AttributeError):
-        return None
-
-
 def functions(code: str) -> list[ast.FunctionDef]:
     return [node for node in ast.parse(code).body if isinstance(node, ast.FunctionDef)]
 

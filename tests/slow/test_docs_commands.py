@@ -13,13 +13,10 @@ from pathlib import Path
 import pytest
 import yaml
 from documents import ROOT, RUN, Block, blocks
+from problem_files import problem, write_problems
 from project import QUICK
 
 pytestmark = pytest.mark.slow
-
-
-def write_lines(file: Path, objects: list[dict]) -> None:
-    file.write_text("".join(json.dumps(value) + "\n" for value in objects))
 
 
 def first(file: Path, count: int) -> list[dict]:
@@ -27,18 +24,11 @@ def first(file: Path, count: int) -> list[dict]:
         return [json.loads(line) for line in islice(lines, count)]
 
 
-def mbpp_problem() -> dict:
-    return {
-        "task_id": "Mbpp/1",
-        "prompt": '"""\nWrite a function to add two numbers.\nassert add(1, 2) == 3\n"""\n',
-        "entry_point": "add",
-        "canonical_solution": "def add(a, b):\n    return a + b\n",
-        "contract": "",
-        "base_input": [[1, 2]],
-        "plus_input": [[3, 4]],
-        "atol": 0,
-        "assertion": "assert add(1, 2) == 3",
-    }
+MBPP = problem("add", "+", "Mbpp/1") | {
+    "prompt": '"""\nWrite a function to add two numbers.\nassert add(1, 2) == 3\n"""\n',
+    "canonical_solution": "def add(a, b):\n    return a + b\n",
+    "assertion": "assert add(1, 2) == 3",
+}
 
 
 @pytest.fixture
@@ -53,15 +43,15 @@ def reader(new_project):
     (folder / ".venv").symlink_to(sys.prefix)
 
     rows = first(folder / "resources" / "instructions.jsonl", 48)
-    write_lines(folder / "rows.jsonl", rows)
+    write_problems(folder / "rows.jsonl", rows)
     shutil.copytree(folder / "resources" / "base", folder / "given")
     problems = {
         "HUMANEVAL_OVERRIDE_PATH": first(folder / "resources" / "problems.jsonl", 4),
-        "MBPP_OVERRIDE_PATH": [mbpp_problem()],
+        "MBPP_OVERRIDE_PATH": [MBPP],
     }
     for variable, content in problems.items():
         environment[variable] = str(folder / f"{variable}.jsonl")
-        write_lines(Path(environment[variable]), content)
+        write_problems(Path(environment[variable]), content)
 
     def handle(block: Block) -> None:
         match block:

@@ -6,10 +6,7 @@ import subprocess
 import sys
 
 import pytest
-from transformers import AutoModelForCausalLM, AutoTokenizer
-
-from xft.config.sections import TokensConfig
-from xft.data.preparation import prepare
+from transformers import AutoModelForCausalLM
 
 pytestmark = pytest.mark.slow
 
@@ -37,11 +34,11 @@ def project(repository, new_project):
     (project.folder / "data").mkdir()
     rows = shared / "data" / "evol-codealpaca-2k-1.json"
     shutil.copy(rows, project.folder / "data" / "evol-codealpaca.json")
-    return project, shared / "data"
+    return project
 
 
-def test_the_recipe_runs_through(project, monkeypatch):
-    project, data = project
+def test_the_recipe_runs_through(project, repository, monkeypatch):
+    data = repository.parent / "shared" / "data"
     for name, file in (("HUMANEVAL", "HumanEvalPlus"), ("MBPP", "MbppPlus")):
         monkeypatch.setenv(f"{name}_OVERRIDE_PATH", str(data / f"{file}.jsonl.gz"))
     rules = project.run("--configfile", "recipes/smollm2-135m.yaml")
@@ -56,31 +53,3 @@ def test_the_recipe_runs_through(project, monkeypatch):
     assert sum(p.numel() for p in model.parameters()) == 134_515_008
     score = json.loads((results / "eval" / "dense" / "lam~0.75" / "humaneval.json").read_text())
     assert score["dataset"]["problems"] == 2
-
-
-def test_conversations_are_marked_as_their_prefixes_are_tokenised(project, tmp_path):
-    """The template has no generation marks. Its turns end with <|im_end|> and a line break."""
-    project, data = project
-    tokenizer = AutoTokenizer.from_pretrained(project.folder / "models" / "smollm2-135m")
-    turns = [
-        {"role": role, "content": row[column]}
-        for row in json.loads((data / "evol-codealpaca-2k-1.json").read_text())[:160]
-        for role, column in (("user", "instruction"), ("assistant", "output"))
-    ]
-    chats = [turns[start : start + 8] for start in range(0, len(turns), 8)]
-    file = tmp_path / "rows.jsonl"
-    file.write_text("".join(json.dumps({"messages": chat}) + "\n" for chat in chats))
-    options = TokensConfig(template="chat", max_length=8192)
-    examples = prepare(file, tokenizer, options)[0].training
-    for example, chat in zip(examples, chats, strict=True):
-        ids = tokenizer.apply_chat_template(chat, return_dict=False)
-        labels = [-100] * len(ids)
-        for place in range(1, len(chat), 2):
-            prompt = tokenizer.apply_chat_template(
-                chat[:place], add_generation_prompt=True, return_dict=False
-            )
-            whole = tokenizer.apply_chat_template(chat[: place + 1], return_dict=False)
-            assert whole[: len(prompt)] == prompt and ids[: len(whole)] == whole
-            assert tokenizer.decode(whole[-2:]) == "<|im_end|>\n"
-            labels[len(prompt) : len(whole) - 1] = ids[len(prompt) : len(whole) - 1]
-        assert (example["input_ids"], example["labels"]) == (ids[:-1], labels[:-1])

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from chains import Chain
+from trainings import write_rows
 
 pytestmark = pytest.mark.ci
 LENGTH = 4
@@ -37,10 +38,8 @@ moe_sft.main(sys.argv[1:])
 def results(tiny_llama, tmp_path_factory, repository) -> Path:
     """What a training with all trackers leaves that was stopped in step 2 and went on."""
     root = tmp_path_factory.mktemp("trackers")
-    rows = [{"instruction": f"Add {n} to x.", "response": f"return x + {n}"} for n in range(8)]
-    (root / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     moe = Chain(root, base=tiny_llama)["moe"]
-    words = ["--moe", str(moe), "--data", "rows.jsonl", "--out", "results/moe_sft"]
+    words = ["--moe", str(moe), "--data", str(write_rows(root)), "--out", "results/moe_sft"]
     words += ["--metrics", "results/metrics/moe_sft.jsonl", "--max-steps", str(LENGTH)]
     words += ["--per-device-train-batch-size", "4", "--report-to", *TRACKERS]
     known = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}

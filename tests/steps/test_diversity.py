@@ -1,7 +1,6 @@
 """How far experts have moved apart: against fp64, in plain torch."""
 
 import json
-import math
 import shutil
 from pathlib import Path
 
@@ -102,9 +101,6 @@ def test_the_file_says_what_was_measured(untrained, tmp_path):
     assert manifest.kind == "diversity"
     assert manifest.inputs == ids | {"metrics": hash_file(metrics)}
     assert DIVERSITY.read(out) == result
-    before = out.read_bytes()
-    measure(untrained, out, "--metrics", metrics)
-    assert out.read_bytes() == before
     verify.main([str(out), "--full"])
 
 
@@ -129,18 +125,6 @@ def test_the_routers_are_those_of_the_last_steps(untrained, tmp_path):
         assert result["routing"] == expected
 
 
-def test_the_metrics_of_a_tuning_say_it(untrained, tmp_path):
-    (tmp_path / "rows").write_text('{"instruction": "add", "response": "a + b"}\n')
-    metrics = tmp_path / "metrics.jsonl"
-    options = ["--max-steps", 2, "--learning-rate", 0.01, "--metrics", metrics]
-    given = {name: untrained[name] for name in ("base", "moe")}
-    chain = Chain(tmp_path, {"moe_sft": options}, data=tmp_path / "rows", **given)
-    result = measure(chain, tmp_path / "out.json", "--metrics", metrics)  # makes the mixture first
-    assert result["routing"]["steps"] == 2
-    assert 0 < result["routing"]["entropy"] <= math.log(3) + 1e-4
-    assert result["shift"] > 0
-
-
 def test_files_of_another_form_are_refused(untrained, tmp_path):
     file = tmp_path / "file"
     file.write_text("loss 2.0\n")
@@ -149,13 +133,3 @@ def test_files_of_another_form_are_refused(untrained, tmp_path):
     file.write_text('{"format": 1}')
     with pytest.raises(UserError, match="is no result of step diversity"):
         DIVERSITY.read(file)
-
-
-def test_another_base_is_refused(untrained, tmp_path, tiny_llama):
-    other = shutil.copytree(tiny_llama, tmp_path / "other")
-    tensors = load_file(other / SINGLE)
-    name = "model.layers.1.mlp.up_proj.weight"
-    save_file(tensors | {name: tensors[name][1:].clone()}, other / SINGLE)
-    with pytest.raises(UserError, match=f"has no floating-point tensor {name} of the shape"):
-        words = ["--base", other, "--ffn", untrained["ffn"], "--out", tmp_path / "out.json"]
-        diversity.main([str(word) for word in words])

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from backbones import SIZES
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -22,15 +23,6 @@ from xft.evaluation.loading import load_model
 from xft.modeling.loading import load_whole
 
 SINGLE = "model.safetensors"
-SMALL = {
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 1,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "vocab_size": 64,
-    "pad_token_id": 0,
-}
 
 
 @pytest.fixture
@@ -90,7 +82,7 @@ def of_type(model_type: str, **changes):
     """A random model of another architecture in the folder."""
 
     def put(model: Path) -> None:
-        config = AutoConfig.for_model(model_type, **SMALL | changes)
+        config = AutoConfig.for_model(model_type, **SIZES | changes)
         AutoModelForCausalLM.from_config(config).save_pretrained(model)
 
     return put

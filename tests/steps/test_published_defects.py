@@ -1,37 +1,27 @@
-"""The 13 defects of the published code: each test fails where our code has the defect it names.
+"""Defects of the published code: each test fails where our code has the defect it names.
+
+They have the numbers of docs/method.md. What is not here is shown by other tests: 2, 3, 7 and 8 by
+those of the mixing and of the backbones, 9 by those of the artifacts, 12 by those of the experts
+and of the tokens.
 
 The models are tiny and random. What they give is compared with plain transformers models, with slow
 direct computations and with closed forms. The docstrings say what the published code does.
 """
 
 import json
-from pathlib import Path
 
 import pytest
 import torch
-import transformers
 from backbones import ROPES, save_base
 from chains import Chain
-from safetensors.torch import load_file
+from trainings import write_rows
 from transformers import (
-    AttentionInterface,
-    AttentionMaskInterface,
     AutoModelForCausalLM,
-    AutoTokenizer,
     LlamaForCausalLM,
 )
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.masking_utils import sdpa_mask
 
-from workflow_scripts import dense
-from workflow_scripts import weighted_trained as trained
-from xft.checkpoints.reader import Checkpoint
-from xft.common.errors import UserError
 from xft.conversions.merged_tensors import merge
 from xft.conversions.mixing_artifact import open_mixing, open_sources
-from xft.data.examples import tokenize_rows
-from xft.data.instructions import Row
-from xft.data.templates import make_template
 from xft.modeling.mixing import Mixing, MixingLogits
 from xft.training.trainer import train
 
@@ -39,14 +29,10 @@ EXACT = 1e-5  # in logits: what rounding in fp32 makes of the same computation
 LAMBDA = 0.6
 TOP_2 = ["--num-experts", 4, "--num-experts-per-tok", 2]
 INIT = {"weighted_init": ["--lam", LAMBDA]}
-ROWS = [
-    {"instruction": f"Add {n} to x.", "response": f"def add(x):\n    return x + {n}"}
-    for n in range(16)
-]
 
 
-def open_mixing_model(chain: Chain, mixture: str = "moe_sft") -> Mixing:
-    sources = open_sources(chain[mixture], chain["ffn"])
+def open_mixing_model(chain: Chain) -> Mixing:
+    sources = open_sources(chain["moe"], chain["ffn"])
     start = open_mixing(chain["weighted_init"], sources)
     logits = MixingLogits(start.alpha, start.lambda_logit, start.shared_expert_weight)
     return Mixing(sources.moe.checkpoint, sources.ffn.checkpoint, logits)
@@ -70,7 +56,7 @@ def assert_all_compute_the_base(chain: Chain, ids) -> torch.Tensor:
     expected = logits_of(LlamaForCausalLM.from_pretrained(chain["base"]), ids)
     ours = {
         "moe": AutoModelForCausalLM.from_pretrained(chain["moe"]),
-        "mixing": open_mixing_model(chain, "moe").model,
+        "mixing": open_mixing_model(chain).model,
         "dense": LlamaForCausalLM.from_pretrained(chain["dense"]),
     }
     for name, model in ours.items():
@@ -79,38 +65,20 @@ def assert_all_compute_the_base(chain: Chain, ids) -> torch.Tensor:
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory) -> Path:
-    file = tmp_path_factory.mktemp("data") / "rows.jsonl"
-    file.write_text("".join(json.dumps(row) + "\n" for row in ROWS))
-    return file
-
-
-@pytest.fixture(scope="module")
-def chain(tiny_llama, data, tmp_path_factory) -> Chain:
-    """A whole run, 4 experts, top 2. Read only.
-
-    The mixture's routers choose clearly. Its first routed expert is the base's MLP; noise spoils
-    the other two.
-    """
-    folder = tmp_path_factory.mktemp("chain")
-    upcycled = Chain(folder, {"moe": TOP_2}, base=tiny_llama)["moe"]
-    model = AutoModelForCausalLM.from_pretrained(upcycled)
-    for block in model.moe_blocks:
-        for weight in block.router.parameters():
-            torch.nn.init.normal_(weight)
-        for weight in block.experts.parameters():
-            weight.data[1:] += 0.3 * torch.randn(weight[1:].shape)
-    model.save_pretrained(folder / "moe_sft")
-    AutoTokenizer.from_pretrained(tiny_llama).save_pretrained(folder / "moe_sft")
-    given = {"base": tiny_llama, "moe": upcycled, "moe_sft": folder / "moe_sft", "data": data}
-    learning = ["--max-steps", 20, "--per-device-train-batch-size", 4]
-    learning += ["--metrics", folder / "metrics.jsonl"]
-    return Chain(folder, INIT | {"weighted_trained": learning}, **given)
+def chain(tiny_llama, tmp_path_factory) -> Chain:
+    return Chain(tmp_path_factory.mktemp("chain"), INIT | {"moe": TOP_2}, base=tiny_llama)
 
 
 @pytest.fixture
 def mixture(chain):
-    return AutoModelForCausalLM.from_pretrained(chain["moe_sft"])
+    """A mixture whose routers choose clearly, and whose experts differ."""
+    model = AutoModelForCausalLM.from_pretrained(chain["moe"])
+    for block in model.moe_blocks:
+        for weight in block.router.parameters():
+            torch.nn.init.normal_(weight)
+        for weight in block.experts.parameters():
+            weight.data += 0.3 * torch.randn(weight.shape)
+    return model
 
 
 @pytest.mark.parametrize("kind", [*ROPES, "deepseek"])
@@ -134,38 +102,6 @@ def test_defect_01_rope_of_the_base_is_kept(kind, tmp_path):
         other = {"rope_type": "default", "rope_theta": theta}
         control = LlamaForCausalLM.from_pretrained(base, rope_parameters=other)
         assert distance(logits_of(control, ids), expected) > 0.1
-
-
-@pytest.mark.parametrize("attention", ["eager", "sdpa"])
-def test_defect_02_mixing_is_causal(chain, attention):
-    """Without padding, under SDPA, earlier tokens see later ones."""
-    model = open_mixing_model(chain).model
-    model.set_attn_implementation(attention)
-    ids = tokens(length=16)
-    changed = ids.clone()
-    changed[:, -1] += 1
-    one, other = (logits_of(model, given) for given in (ids, changed))
-    assert torch.equal(one[:, :-1], other[:, :-1])
-    assert distance(one[:, -1], other[:, -1]) > 1e-3
-
-
-def test_defect_03_the_coefficients_learn_and_are_logged(chain, tmp_path):
-    """Adafactor at 1e-5 hardly moves the shares: "learned" is uniform."""
-    words = chain.words("weighted_trained")
-    file = tmp_path / "metrics.jsonl"
-    published = ["--optim", "adafactor", "--learning-rate", "1e-5", "--metrics", str(file)]
-    trained.main([*words, *published, "--out", str(tmp_path / "out")])
-    assert chain["weighted_trained"]
-    shares, losses = [], []
-    for metrics in (chain.folder / "metrics.jsonl", file):
-        lines = [json.loads(line) for line in metrics.read_text().splitlines()]
-        shares.append(torch.tensor([line["shares"] for line in lines])[:, :, 0] - 1 / 3)
-        losses.append([line["loss"] for line in lines])
-    ours, published = (each.abs().amax(-1) for each in shares)
-    assert ours.shape == published.shape == (20, 2)
-    assert (ours[5::5] > ours[:-5:5]).all()
-    assert ours[-1].min() > 100 * published.max()
-    assert sum(losses[0][-4:]) < sum(losses[1][-4:])  # of the same rows
 
 
 def counted_load(router, x, noisy, draws=20000) -> torch.Tensor:
@@ -256,96 +192,14 @@ def test_defect_06_padding_is_neither_routed_nor_counted(mixture, side, training
     assert together.aux_loss.item() == pytest.approx(0.01 * balance, rel=1e-4)
 
 
-@pytest.mark.parametrize(
-    ("experts", "backbone", "changes"),
-    [
-        ((4, 2), "llama", {"hidden_size": 24, "num_attention_heads": 3, "num_key_value_heads": 1}),
-        ((3, 3), "llama", {"num_hidden_layers": 3, "intermediate_size": 20, "pad_token_id": 96}),
-        ((11, 6), "llama-biases", {"vocab_size": 53, "pad_token_id": None}),
-        (
-            (2, 2),
-            "llama-tied",
-            {"rope_parameters": ROPES["llama3"], "head_dim": 16, "eos_token_id": [5, 6]},
-        ),
-    ],
-    ids=["sizes", "pad id", "biases", "Llama 3.2"],
-)
-def test_defect_07_nothing_is_fixed_to_one_model(experts, backbone, changes, tmp_path):
-    """Sizes, pad id, 8 experts and top 6 are hard-coded; other vocabularies and RoPEs crash."""
-    base = save_base(backbone, tmp_path / "base", **changes)
-    flags = ["--num-experts", experts[0], "--num-experts-per-tok", experts[1]]
-    chain = Chain(tmp_path, INIT | {"moe": flags}, base=base)
-    ids = tokens(length=96, vocabulary=53)
-    assert_all_compute_the_base(chain, ids)
-    model = AutoModelForCausalLM.from_pretrained(chain["moe"])
-    assert model.config.pad_token_id == changes.get("pad_token_id", 0)
-    assert model(ids).routing[0].indices.shape == (192, experts[1] - 1)
-
-
-def test_defect_08_lambda_comes_from_the_artifact(chain, tmp_path):
-    """lambda is given in a config and on the command line; they may differ."""
-    with pytest.raises(SystemExit):
-        dense.main([*chain.words("dense"), "--lam", "0.5", "--out", str(tmp_path / "out")])
-    alpha = load_file(chain["weighted_trained"] / "model.safetensors")["alpha"].double()
-    experts = load_file(chain["ffn"] / "model.safetensors")
-    merged = load_file(chain["dense"] / "model.safetensors")
-    for layer in range(2):
-        prefix = f"model.layers.{layer}.mlp"
-        shared = experts[f"{prefix}.shared_expert.down_proj.weight"].double()
-        routed = experts[f"{prefix}.experts.down_proj"].double()
-        mixed = torch.einsum("i,ioh->oh", alpha[layer, 0].softmax(0), routed)
-        ours = merged[f"{prefix}.down_proj.weight"]
-        assert distance(ours, LAMBDA * shared + (1 - LAMBDA) * mixed) < 1e-6
-
-
-def test_defect_09_artifacts_hold_what_is_needed_and_no_pickles(chain):
-    """Experts are pickled, unused tensors saved; no tokenizer is; the dense config is a mixture's.
-
-    tests/modeling/test_memory.py tests what conversions and mixing hold in memory.
-    """
-    names = ("base", "moe", "moe_sft", "ffn", "weighted_init", "weighted_trained", "dense")
-    checkpoints = {name: Checkpoint(chain[name]) for name in names}
-    shapes = {n: {t: tuple(c.shape(t)) for t in c.names} for n, c in checkpoints.items()}
-    experts = {name: shape for name, shape in shapes["moe"].items() if "expert" in name}
-    routers = {name for name in shapes["moe"] if ".router." in name}
-    rest = {name: shape for name, shape in shapes["base"].items() if ".mlp." not in name}
-    assert shapes["moe"] == shapes["moe_sft"]
-    assert shapes["moe"].keys() == rest.keys() | experts.keys() | routers
-    assert shapes["ffn"] == experts
-    assert shapes["weighted_init"] == shapes["weighted_trained"] == {"alpha": (2, 1, 3)}
-    assert shapes["dense"] == shapes["base"]
-    files = {file for name in names for file in chain[name].iterdir()}
-    assert {file.suffix for file in files} == {".safetensors", ".json", ".md"}
-    assert checkpoints["dense"].config == checkpoints["base"].config
-    expected, *others = (
-        AutoTokenizer.from_pretrained(chain[name])("def f(): pass").input_ids
-        for name in ("base", "moe", "dense")
-    )
-    assert others == [expected, expected]
-
-
-def test_defect_10_attention_is_chosen_and_weights_are_merged_once(chain, mixture, monkeypatch):
-    """Attentions of users are ignored; each micro-batch merges the weights."""
-    calls, merged = [], []
-
-    def attention(module, *args, **kwargs):
-        calls.append(module.layer_idx)
-        return sdpa_attention_forward(module, *args, **kwargs)
-
-    AttentionInterface.register("counted", attention)
-    AttentionMaskInterface.register("counted", sdpa_mask)
+def test_defect_10_weights_are_merged_once_an_optimiser_step(chain, monkeypatch):
+    """Each micro-batch merges the weights."""
+    merged = []
     monkeypatch.setattr(
         "xft.conversions.merged_tensors.merge",
         lambda *given: merged.append(given) or merge(*given),
     )
-    mixing = open_mixing_model(chain)
-    ids = tokens()
-    for model in (mixture, mixing.model):
-        plain = logits_of(model, ids)
-        model.set_attn_implementation("counted")
-        assert distance(logits_of(model, ids), plain) < EXACT
-    assert calls == [0, 1] * 2
-
+    mixing, ids = open_mixing_model(chain), tokens()
     optimizer = mixing.build_optimizer(torch.optim.SGD, {"lr": 1.0}, None)
     for _ in range(4):
         mixing.model(ids, labels=ids).loss.backward()
@@ -353,7 +207,7 @@ def test_defect_10_attention_is_chosen_and_weights_are_merged_once(chain, mixtur
     assert len(merged) == (1 + 1) * 2 * 3  # at the start and after the step: layers, projections
 
 
-def test_defect_11_bf16_has_fp32_master_weights(tiny_llama, tokenizer, data, tmp_path, monkeypatch):
+def test_defect_11_bf16_has_fp32_master_weights(tiny_llama, tokenizer, tmp_path, monkeypatch):
     """Pure bf16 weights: at the peak rate about half of them do not change in a step."""
     base = tmp_path / "base"
     LlamaForCausalLM.from_pretrained(tiny_llama, dtype="bfloat16").save_pretrained(base)
@@ -368,42 +222,8 @@ def test_defect_11_bf16_has_fp32_master_weights(tiny_llama, tokenizer, data, tmp
 
     monkeypatch.setattr("xft.training.trainer.train", watched)
     rate = ["--learning-rate", 5e-5, "--max-steps", 1, "--precision", "bf16"]
-    assert Chain(tmp_path, {"moe": TOP_2, "moe_sft": rate}, base=base, data=data)["moe_sft"]
+    given = {"base": base, "data": write_rows(tmp_path)}
+    assert Chain(tmp_path, {"moe": TOP_2, "moe_sft": rate}, **given)["moe_sft"]
     assert {after.dtype for after, _ in weights} == {torch.float32}
     changed = sum((after != before).sum().item() for after, before in weights)
     assert changed > 0.99 * sum(before.numel() for _, before in weights)
-
-
-@pytest.mark.parametrize("implementation", ["eager", "batched_mm", "grouped_mm"])
-def test_defect_12_an_expert_without_tokens_has_a_zero_gradient(chain, implementation):
-    """An expert that gets no token gets no gradient: a hang or an error under DDP."""
-    model = AutoModelForCausalLM.from_pretrained(
-        chain["moe_sft"], experts_implementation=implementation
-    )
-    ids = tokens(batch=1, length=2)
-    output = model.train()(ids, labels=ids)
-    output.loss.backward()
-    assert [name for name, parameter in model.named_parameters() if parameter.grad is None] == []
-    for block, routing in zip(model.moe_blocks, output.routing, strict=True):
-        met = set(routing.indices.flatten().tolist())
-        assert 0 < len(met) < 3
-        for weight in block.experts.parameters():
-            assert {expert for expert, gradient in enumerate(weight.grad) if gradient.any()} <= met
-
-
-def test_defect_12_a_row_whose_prompt_fills_the_window_is_left_out(tokenizer):
-    """Such a row trains on nothing: the loss is NaN."""
-    template = make_template("magicoder", tokenizer)
-    row = Row("Add 1. " * 60, "return 1", number=1)
-    with pytest.raises(UserError, match="no row has a response within max_length = 200"):
-        tokenize_rows([row], tokenizer, template, max_length=200)
-
-
-def test_defect_13_runs_on_transformers_5(mixture):
-    """Nothing works with transformers 5."""
-    assert int(transformers.__version__.split(".")[0]) >= 5
-    ids = tokens(length=10, vocabulary=290)
-    generated = mixture.generate(ids, max_new_tokens=12, min_new_tokens=12, do_sample=False)
-    whole = logits_of(mixture, generated)[:, 9:-1]
-    whole[..., mixture.config.eos_token_id] = -torch.inf
-    assert torch.equal(generated[:, 10:], whole.argmax(-1))

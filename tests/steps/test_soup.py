@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from trainings import learn, write_rows
 from transformers import AutoModelForCausalLM
 
-from workflow_scripts import sft, soup
+from workflow_scripts import soup
 from xft.artifacts.artifact import create_artifact
 from xft.artifacts.manifest import manifest_path, read_manifest, short
 from xft.checkpoints.reader import Checkpoint
@@ -65,14 +66,11 @@ def test_the_mean_of_equal_models_is_the_model_bit_for_bit(tmp_path, tiny_llama)
 def seeds(tiny_llama, tmp_path_factory) -> list[Path]:
     """Two tunings of one base that differ in the seed."""
     folder = tmp_path_factory.mktemp("seeds")
-    rows = [{"instruction": f"add {n}", "response": f"x + {n}"} for n in range(6)]
-    (folder / "rows").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    places = [folder / "sft" / f"seed~{seed}" for seed in (1, 2)]
-    for place in places:
-        words = ["--base", tiny_llama, "--data", folder / "rows", "--out", place]
-        words += ["--seed", place.name[-1], "--max-steps", 2, "--per-device-train-batch-size", 2]
-        sft.main([str(word) for word in [*words, "--learning-rate", 0.01]])
-    return places
+    words = ["--base", tiny_llama, "--data", write_rows(folder), "--max-steps", 2]
+    words += ["--per-device-train-batch-size", 2, "--learning-rate", 0.01]
+    for seed in (1, 2):
+        learn("sft", folder / f"seed~{seed}", *words, "--seed", seed)
+    return [folder / f"seed~{seed}" for seed in (1, 2)]
 
 
 def test_the_mean_of_tunings_says_what_it_was_made_from(tmp_path, seeds):
@@ -86,7 +84,6 @@ def test_the_mean_of_tunings_says_what_it_was_made_from(tmp_path, seeds):
     shared = {key: tunings[0].parameters[key] for key in ("base", "template")}
     assert manifest.parameters == shared
     card = (out / "README.md").read_text()
-    assert "# A mean of 2 dense models\n" in card
     assert f"- models: the artifacts {short(ids[0])}, {short(ids[1])}\n" in card
     assert "max_steps 2" in card and "seed" not in card.partition("tuning of each")[2]
     assert type(AutoModelForCausalLM.from_pretrained(out)).__name__ == "LlamaForCausalLM"

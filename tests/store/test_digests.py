@@ -34,10 +34,6 @@ def place(tmp_path, tiny_llama, monkeypatch) -> Path:
     return tmp_path
 
 
-def digests(run: WorkflowRun) -> dict[str, str]:
-    return {name: part.digest for name, part in run.experiment.by_name.items()}
-
-
 def new(run: WorkflowRun) -> set[str]:
     """The names of what a run would make."""
     return {name for part in run.to_make for name in part.names}
@@ -119,26 +115,6 @@ def test_a_changed_default_raises_the_version_of_the_steps_that_read_it(monkeypa
     assert raised == {"moe_sft", "heal"}
 
 
-def test_edited_code_stands_in_for_the_version_and_is_named(monkeypatch, capsys):
-    run = wants()
-    fill(run)
-    run.tell()
-    assert capsys.readouterr().err == ""
-    edited = wants()
-    hashes = edited.experiment.code.hashes
-    other = {"xft/training/trainer.py": "0" * 16}
-    monkeypatch.setattr(
-        type(edited.experiment.code),
-        "hashes",
-        lambda self, step: hashes(step) | (other if step == "moe_sft" else {}),
-    )
-    edited = wants()
-    assert new(edited) == TUNED
-    edited.tell()
-    told = capsys.readouterr().err
-    assert "Edited code" in told and "moe_sft. The modules: xft/training/trainer.py." in told
-
-
 # Runs that share
 
 
@@ -177,26 +153,11 @@ def test_only_what_is_not_shared_is_made(config, folders, added):
     assert made == {f"{folder}/{name}" for folder in folders for name in added}
 
 
-def test_a_seed_of_many_is_the_one_of_another_config():
-    ours, theirs = digests(wants(seeds=[42, 43])), digests(wants(seed=43))
-    for name in OF_SEED:
-        assert ours[f"seed~43/{name}"] == theirs[name]
-
-
 def test_two_names_may_stand_for_one_artifact():
     """At lambda 1 nothing is learned: the merge with learned shares is that with equal ones."""
     models = {"models": ["base", "uniform", "dense"]}
     run = wants(merge={"lambdas": [1]}, evaluation=models)
     assert run.experiment.by_name["dense/lam~1"] is run.experiment.by_name["uniform/lam~1"]
-
-
-def test_a_new_set_of_problems_trains_nothing():
-    shutil.copy("problems.jsonl", "more.jsonl")
-    append("more.jsonl")
-    fill(wants(data={"decontaminate_against": ["mbpp"]}))
-    more = {"models": ["base"], "datasets": ["problems.jsonl", "more.jsonl"]}
-    made = new(wants(data={"decontaminate_against": ["mbpp"]}, evaluation=more))
-    assert made == {"ground_truth/more", "eval/base/more.json", *SHOWN}
 
 
 def test_rows_that_were_not_cleaned_of_a_set_are_searched_for_its_problems():
@@ -322,28 +283,6 @@ def test_a_disk_that_may_be_too_small_is_told(monkeypatch):
 
 
 # What a run does first
-
-
-def test_a_run_shows_what_the_store_holds_of_its_configuration_and_no_more(place):
-    first = wants()
-    fill(first)
-    first.begin()
-    other = wants(merge={"lambdas": [0.85]})
-    first.close()
-    other.begin()
-    assert not Path("results/dense/lam~0.75").is_symlink()
-    assert not Path("results/report.html").is_symlink()
-    assert "\n- dense/lam~0.85\n" in Path("results/summary.md").read_text()
-    assert Path("results/moe_sft").resolve() == first.experiment.by_name["moe_sft"].place.resolve()
-    assert "0.85" in Path("results", CONFIG_FILE).read_text()
-    other.close()
-    again = wants()
-    again.begin()
-    assert Path("results/dense/lam~0.75").exists()
-    again.close()
-    wants(results_dir="results/within").begin()
-    again.lay_names()
-    assert Path("results/within/moe_sft").exists()
 
 
 def test_a_store_has_one_run_at_a_time(place):

@@ -1,11 +1,11 @@
 """The step `publish` as a process of its own, against a hub on this machine."""
 
-import os
 import shlex
 import shutil
 from pathlib import Path
 
 import pytest
+from damage import flip_a_bit
 from hub_server import Hub
 
 from xft.artifacts.artifact import create_artifact
@@ -86,7 +86,7 @@ def test_a_public_repository_is_not_taken_for_a_private_one(hub: Hub, publish, d
 
 
 def test_what_arrives_otherwise_is_noticed(hub: Hub, publish, dense):
-    hub.faults.lossy = True
+    hub.lossy = True
     done = publish(dense, "--yes")
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1].endswith(" holds other content in model.safetensors")
@@ -109,19 +109,15 @@ def test_a_token_that_may_not_write_is_told(hub: Hub, publish, dense, monkeypatc
     assert hub.repositories == {}
 
 
-def alter(model: Path) -> None:
-    """A byte of the weights, which no quick check sees."""
-    weights = model / "model.safetensors"
-    content = bytearray(weights.read_bytes())
-    content[-1] ^= 1
-    os.chmod(weights, 0o644)  # noqa: PTH101
-    weights.write_bytes(content)
-
-
 @pytest.mark.parametrize(
     ("damage", "kind", "card", "message"),
     [
-        (alter, "dense", CARD, "model.safetensors was altered: its SHA-256 is not the manifest's"),
+        (
+            lambda m: flip_a_bit(m / "model.safetensors"),
+            "dense",
+            CARD,
+            "model.safetensors was altered: its SHA-256 is not the manifest's",
+        ),
         (lambda m: (m / "README.md").unlink(), "dense", CARD, "README.md is missing"),
         (lambda m: Path(f"{m}.manifest.json").unlink(), "dense", CARD, "has no manifest"),
         (lambda m: None, "moe", CARD, "is of kind moe, not dense or heal or sft"),

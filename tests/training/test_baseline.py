@@ -7,13 +7,12 @@ import pytest
 import torch
 from plain_losses import encoded, plain_loss
 from safetensors.torch import load_file, save_file
-from trainings import ROWS, learn, lines_of, write_rows
+from trainings import ROWS, learn, lines_of
 from transformers import AutoModelForCausalLM
 
 from workflow_scripts import moe, tokens, validation_loss
 from xft.artifacts.artifact import create_artifact
 from xft.artifacts.manifest import manifest_path, read_manifest
-from xft.checkpoints.reader import Checkpoint
 from xft.common.errors import UserError
 from xft.config.sections import SftConfig
 from xft.data.tokens_artifact import open_tokens
@@ -23,11 +22,6 @@ STEPS, RATE = 4, 0.01
 FLAGS = ["--max-steps", STEPS, "--per-device-train-batch-size", len(ROWS), "--learning-rate", RATE]
 FLAGS += ["--lr-scheduler-type", "constant_with_warmup"]
 BATCHES = ["--per-device-train-batch-size", 5, "--learning-rate", RATE]
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    return write_rows(tmp_path_factory.mktemp("data"))
 
 
 def run(step, *arguments):
@@ -56,18 +50,6 @@ def test_the_baseline_learns_what_a_plain_loop_learns(tuned, tiny_llama):
         torch.testing.assert_close(learned.get_parameter(name), expected, atol=2e-5, rtol=1e-4)
     assert [line["loss"] for line in lines_of(tuned)] == pytest.approx(losses, rel=1e-5)
     assert losses[-1] < losses[0] - 0.5
-
-
-def test_the_baseline_is_a_model_of_the_bases_form(tuned, tiny_llama):
-    before, after = Checkpoint(tiny_llama), Checkpoint(tuned)
-    assert after.config == before.config
-    assert [(name, after.dtype(name)) for name in after.names] == [
-        (name, before.dtype(name)) for name in before.names
-    ]
-    manifest = read_manifest(manifest_path(tuned))
-    assert (manifest.kind, manifest.parameters["template"]) == ("sft", "magicoder")
-    assert "balance_loss_batch" not in manifest.parameters
-    assert "learning_rate 0.01" in (tuned / "README.md").read_text()
 
 
 def test_at_equal_flops_the_baseline_takes_more_steps(tiny_llama, data, tmp_path):

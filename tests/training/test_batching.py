@@ -98,20 +98,14 @@ def test_a_step_learns_the_same_from_packed_batches(tiny_llama, tmp_path, capsys
         {"instruction": f"Add {n} to x.", "response": f"return x + {n}" * (1 + n % 4)}
         for n in range(24)
     ]
-    data = write_rows(tmp_path, rows)
-    words = Chain(tmp_path, base=tiny_llama, data=data).words("moe_sft")
+    words = Chain(tmp_path, base=tiny_llama, data=write_rows(tmp_path, rows)).words("moe_sft")
     words += ["--max-length", "300", "--max-steps", "6", "--per-device-train-batch-size", "2"]
-    losses, said = {}, {}
-    for batching in ("padded", "packed", "by_length"):
-        lines = learn("moe_sft", tmp_path / batching, *words, "--batching", batching)
-        losses[batching] = [line["loss"] for line in lines]
-        said[batching] = capsys.readouterr().err
-    assert losses["packed"] == pytest.approx(losses["padded"], rel=1e-6)
-    assert losses["by_length"] != pytest.approx(losses["padded"], rel=1e-5)
-    line = r"(\d+) tokens, \d+ a second, ([\d.]+)% of the batches is padding"
-    tokens, padding = {}, {}
-    for batching, text in said.items():
-        tokens[batching], padding[batching] = map(float, re.search(line, text).groups())
-    assert tokens["padded"] == tokens["packed"]
-    assert padding["packed"] == 0 < padding["by_length"] < padding["padded"]
-    assert ("packed rows" in said["packed"]) and ("packed rows" not in said["padded"])
+    losses = [
+        [line["loss"] for line in learn("moe_sft", tmp_path / way, *words, "--batching", way)]
+        for way in ("padded", "packed", "by_length")
+    ]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-6)
+    assert losses[2] != pytest.approx(losses[0], rel=1e-5)
+    said = re.findall(r"([\d.]+)% of the batches is padding", capsys.readouterr().err)
+    padded, packed, by_length = map(float, said)
+    assert packed == 0 < by_length < padded

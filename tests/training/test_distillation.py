@@ -8,10 +8,8 @@ import shutil
 from pathlib import Path
 
 import pytest
-from chains import Chain
-from mixtures import varied_mixture
-from plain_losses import labelled_rows, plain_parts
-from trainings import learn, write_rows
+from plain_losses import encoded, plain_parts
+from trainings import learn
 from transformers import AutoTokenizer
 
 from xft.artifacts.manifest import hash_file, manifest_path, read_manifest
@@ -25,14 +23,6 @@ WHOLE = ["--per-device-train-batch-size", 12]  # of the rows
 HALF = ["--per-device-train-batch-size", 4, "--gradient-accumulation-steps", 3]
 TEXTS = ["def double(x):\n    return 2 * x\n" * 15, "one", "x = 1\n" * 60]
 WINDOW = 200
-
-
-@pytest.fixture(scope="module")
-def chain(tiny_llama, tmp_path_factory) -> Chain:
-    """A mixture whose experts differ, and what is made from it."""
-    root = tmp_path_factory.mktemp("chain")
-    varied_mixture(tiny_llama, root)
-    return Chain(root, base=tiny_llama, moe_sft=root / "moe_sft", data=write_rows(root))
 
 
 def mix(chain, out: Path, *flags) -> list[dict]:
@@ -62,8 +52,7 @@ def test_the_loss_holds_the_divergence_of_plain_transformers(chain, tmp_path, fl
 
 def parts(chain) -> tuple[float, float]:
     """CE and KL of the merged model, from which both steps start."""
-    rows = labelled_rows(chain["base"], chain["data"])
-    ce, kl = plain_parts(chain["moe_sft"], chain["dense"], rows)
+    ce, kl = plain_parts(chain["moe_sft"], chain["dense"], encoded(chain["base"]))
     assert kl > 1e-3
     return ce, kl
 
@@ -141,9 +130,7 @@ def test_a_healed_model_has_the_loss_of_plain_transformers_and_its_history(chain
     assert manifest.inputs["dense"] == merge.id
     assert manifest.inputs["moe"] == merge.inputs["moe"]
     assert manifest.parameters["share"] == 1
-    card = (out / "README.md").read_text()
-    assert "0.75 x the cross-entropy of the responses + 0.25 x the KL divergence from" in card
-    assert "shared_expert_weight 0.75" in card and "share 1" in card
+    assert "shared_expert_weight 0.75" in (out / "README.md").read_text()
 
 
 @pytest.fixture

@@ -41,12 +41,6 @@ def chat_base(tiny_llama: Path, folder: Path) -> Path:
     return folder
 
 
-def tuned_chain(folder: Path, base: Path) -> Chain:
-    (folder / "rows.jsonl").write_text(json.dumps({"messages": TURNS}) + "\n")
-    options = dict.fromkeys(["sft", "moe_sft", "heal"], TUNING)
-    return Chain(folder, options, base=base, data=folder / "rows.jsonl")
-
-
 def plainly_written(folder: Path) -> str:
     """What plain transformers writes after the question."""
     tokenizer = AutoTokenizer.from_pretrained(folder)
@@ -61,7 +55,10 @@ def plainly_written(folder: Path) -> str:
 @pytest.fixture(scope="module")
 def chain(tiny_llama, tmp_path_factory) -> Chain:
     root = tmp_path_factory.mktemp("chain")
-    return tuned_chain(root, chat_base(tiny_llama, root / "base"))
+    (root / "rows.jsonl").write_text(json.dumps({"messages": TURNS}) + "\n")
+    options = dict.fromkeys(["sft", "moe_sft", "heal"], TUNING)
+    base = chat_base(tiny_llama, root / "base")
+    return Chain(root, options, base=base, data=root / "rows.jsonl")
 
 
 @pytest.mark.parametrize("name", ["dense", "heal", "soup"])
@@ -80,17 +77,15 @@ def test_a_tuned_model_stops_at_the_end_of_a_turn(chain, tmp_path, name):
     assert settings.items() <= base.items()
 
 
-def test_the_config_states_eos_where_a_base_has_no_generation_config(tiny_llama, tmp_path):
-    base = chat_base(tiny_llama, tmp_path / "base")
-    (base / GENERATION_CONFIG).unlink()
-    chain = tuned_chain(tmp_path, base)
-    assert plainly_written(chain["dense"]) == ANSWER + END
-    settings = json.loads((chain["dense"] / GENERATION_CONFIG).read_text())
-    assert settings["eos_token_id"] == [EOS, END_ID]
-    assert (settings["bos_token_id"], settings["pad_token_id"]) == (0, 2)
-    assert json.loads((chain["dense"] / "config.json").read_text()) == json.loads(
-        (base / "config.json").read_text()
-    )
+def test_the_config_states_eos_where_a_base_has_no_generation_config(chain, tmp_path):
+    """In its config.json, or in what a mixture keeps of it."""
+    tokenizer = AutoTokenizer.from_pretrained(chain["base"])
+    template = make_template("chat", tokenizer)
+    config = json.loads((chain["base"] / "config.json").read_text())
+    expected = {"bos_token_id": 0, "pad_token_id": 2, "eos_token_id": [EOS, END_ID]}
+    for stated in (config, {"base_config": config}):
+        made = tuned_generation_config(tmp_path, stated, tokenizer, template)
+        assert expected.items() <= made.items()
 
 
 @pytest.mark.parametrize(

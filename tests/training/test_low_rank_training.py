@@ -6,7 +6,7 @@ from mixtures import low_rank_mixture
 from peft import LoraConfig, get_peft_model
 from plain_losses import encoded, plain_loss
 from safetensors.torch import load_file
-from trainings import learn, write_rows
+from trainings import learn
 from transformers import AutoModelForCausalLM
 
 from xft.checkpoints.reader import Checkpoint
@@ -17,11 +17,6 @@ FLAGS = ["--max-steps", STEPS, "--learning-rate", RATE, "--per-device-train-batc
 FLAGS += ["--lr-scheduler-type", "constant_with_warmup", "--optim", "adamw_torch"]
 LORA = ["--lora-rank", RANK, "--lora-alpha", ALPHA]
 PLAIN = {"router_noise": False, "balance_loss_coef": 0.0, "lora_alpha": ALPHA}
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    return write_rows(tmp_path_factory.mktemp("data"))
 
 
 def plain_loop(model, parameters, folder):

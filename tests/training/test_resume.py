@@ -5,15 +5,13 @@ import re
 import shutil
 import signal
 import subprocess
-import time
 from pathlib import Path
 
 import pytest
-from chains import Chain
-from fork_server import PYTHON
-from mixtures import low_rank_mixture, varied_mixture
+from damage import flip_a_bit
+from mixtures import low_rank_mixture
 from safetensors.torch import load_file
-from trainings import identity, learn, lines_of, outputs, stop_in, write_rows
+from trainings import identity, learn, lines_of, outputs, stop_in
 
 from xft.artifacts import artifact
 from xft.artifacts.artifact import lock
@@ -24,14 +22,6 @@ from xft.training.callbacks import ProgressCallback
 
 LENGTH = 8
 FLAGS = ["--max-steps", LENGTH, "--per-device-train-batch-size", 4, "--learning-rate", 0.01]
-
-
-@pytest.fixture(scope="module")
-def chain(tiny_llama, tmp_path_factory) -> Chain:
-    """A mixture whose experts differ, and what is made from it."""
-    root = tmp_path_factory.mktemp("inputs")
-    varied_mixture(tiny_llama, root)
-    return Chain(root, base=tiny_llama, moe_sft=root / "moe_sft", data=write_rows(root))
 
 
 @pytest.fixture(scope="module")
@@ -154,15 +144,8 @@ def test_another_learning_rate_starts_from_its_beginning_and_leaves_the_checkpoi
     assert_same(stopped, whole)
 
 
-def flip_a_byte(folder: Path) -> None:
-    file = folder / "learned.safetensors"
-    content = bytearray(file.read_bytes())
-    content[-1] ^= 1
-    file.write_bytes(content)
-
-
 DAMAGE = {
-    "a flipped byte": flip_a_byte,
+    "a flipped bit": lambda folder: flip_a_bit(folder / "learned.safetensors"),
     "a missing file": lambda folder: (folder / "rng_state.pth").unlink(),
     "no manifest": lambda folder: manifest_path(folder).unlink(),
 }
@@ -180,7 +163,7 @@ def test_a_damaged_checkpoint_is_passed_over(words, stopped, whole, damage, capf
 
 def test_without_a_whole_checkpoint_it_starts_again(words, stopped, whole, capfd):
     for number in (3, 5):
-        flip_a_byte(checkpoint(stopped, number))
+        flip_a_bit(checkpoint(stopped, number) / "learned.safetensors")
     learn("moe_sft", stopped, *words)
     assert "continuing from /" not in capfd.readouterr().err
     assert_same(stopped, whole)
@@ -263,27 +246,3 @@ def test_a_loss_that_is_not_finite_stops_with_the_rows(words, tmp_path, monkeypa
     assert sorted(map(int, rows.split(", "))) == list(range(1, 13))
     assert f"Last good checkpoint: {checkpoint(tmp_path / 'out', 2)}. " in fault
     assert not (tmp_path / "out").exists()
-
-
-def test_sigterm_for_the_whole_pipeline_saves_a_checkpoint(
-    words, tmp_path, repository, fork_server
-):
-    """As a cluster sends it: to the shell and to `tee` too, which then read nothing more."""
-    longer = [*map(str, words), *outputs(tmp_path / "out"), "--max-steps", "2000"]
-    running = subprocess.Popen(
-        ["bash", "-c", f"{PYTHON} -m workflow_scripts.moe_sft {' '.join(longer)} 2>&1 | tee log"],
-        cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": str(repository)},
-        stdout=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    metrics = tmp_path / "out.jsonl"
-    while not (metrics.exists() and len(metrics.read_text().splitlines()) >= 3):
-        assert running.poll() is None
-        time.sleep(0.05)
-    os.killpg(running.pid, signal.SIGTERM)
-    running.wait()
-    deadline = time.monotonic() + 600
-    while not list(tmp_path.glob(".out.training/*/checkpoint-*.manifest.json")):
-        assert time.monotonic() < deadline
-        time.sleep(0.05)

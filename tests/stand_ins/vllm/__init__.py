@@ -4,10 +4,11 @@ Tests run on it where vLLM is not installed. It computes each sequence alone, wi
 """
 
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 
 from vllm.sampling_params import RequestOutputKind, SamplingParams
 
-__all__ = ["EngineArgs", "LLMEngine", "RequestOutput", "SamplingParams"]
+__all__ = ["EngineArgs", "LLMEngine", "SamplingParams"]
 __version__ = "0.33.0"
 
 
@@ -20,23 +21,6 @@ class EngineArgs:
     max_num_seqs: int | None = None
     generation_config: str = "auto"
     disable_log_stats: bool = False
-
-
-@dataclass
-class CompletionOutput:
-    index: int
-    text: str
-    token_ids: list[int]
-    finish_reason: str | None = None
-    stop_reason: int | str | None = None
-
-
-@dataclass
-class RequestOutput:
-    request_id: str
-    prompt_token_ids: list[int]
-    outputs: list[CompletionOutput]
-    finished: bool
 
 
 @dataclass
@@ -69,6 +53,7 @@ class LLMEngine:
         if not isinstance(request_id, str):
             raise TypeError(f"request_id must be a string, got {type(request_id)}")
         assert prompt["type"] == "token"
+        assert params.output_kind is RequestOutputKind.FINAL_ONLY  # no other is here
         if len(prompt["prompt_token_ids"]) >= self.args.max_model_len:
             raise ValueError("the prompt is longer than the maximum model length")
         request = Request(request_id, prompt["prompt_token_ids"], params)
@@ -80,17 +65,16 @@ class LLMEngine:
     def has_unfinished_requests(self) -> bool:
         return bool(self.requests)
 
-    def step(self) -> list[RequestOutput]:
-        """One more token for each sequence of the batch."""
-        outputs = []
+    def step(self) -> list[SimpleNamespace]:
+        """One more token for each sequence of the batch. The sequences that have ended."""
+        ended = []
         for request in self.requests[: self.args.max_num_seqs]:
             request.written.append(self._next_token(request))
-            output = self._output(request)
-            if output.finished:
+            if self._has_ended(request):
                 self.requests.remove(request)
-            if output.finished or request.params.output_kind is not RequestOutputKind.FINAL_ONLY:
-                outputs.append(output)
-        return outputs
+                output = SimpleNamespace(token_ids=list(request.written))
+                ended.append(SimpleNamespace(request_id=request.request_id, outputs=[output]))
+        return ended
 
     def _next_token(self, request: Request) -> int:
         import torch
@@ -109,22 +93,13 @@ class LLMEngine:
         place = torch.multinomial(shares, 1, generator=request.generator)
         return int(ordered.indices[place])
 
-    def _output(self, request: Request) -> RequestOutput:
+    def _has_ended(self, request: Request) -> bool:
         params, written = request.params, request.written
         text = self.tokenizer.decode(written, skip_special_tokens=True)
-        found = next((stop for stop in params.stop if stop in text), None)
-        reason, cause = None, None
-        if not params.ignore_eos and written[-1] == self.tokenizer.eos_token_id:
-            reason = "stop"
-        elif written[-1] in params.stop_token_ids:
-            reason, cause = "stop", written[-1]
-        elif found is not None:
-            reason, cause = "stop", found
-            text = text[: text.index(found)]
-        elif (
-            len(written) >= params.max_tokens
+        return (
+            (not params.ignore_eos and written[-1] == self.tokenizer.eos_token_id)
+            or written[-1] in params.stop_token_ids
+            or any(stop in text for stop in params.stop)
+            or len(written) >= params.max_tokens
             or len(request.prompt) + len(written) >= self.args.max_model_len
-        ):
-            reason = "length"
-        completion = CompletionOutput(0, text, list(written), reason, cause)
-        return RequestOutput(request.request_id, request.prompt, [completion], reason is not None)
+        )
