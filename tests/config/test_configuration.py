@@ -290,13 +290,6 @@ def test_a_file_without_rows_is_told(files):
         check_all_files([files])
 
 
-@pytest.mark.parametrize("place", ["rows.jsonl", "rows.jsonl/deep/mine/"])
-def test_results_cannot_be_in_a_file(files, place):
-    files = files.model_copy(update={"results_dir": place})
-    with pytest.raises(UserError, match=r"config: results_dir = rows.*: rows\.jsonl is a file"):
-        check_files(files)
-
-
 def test_the_baseline_is_trained_as_the_mixture_where_nothing_else_is_said():
     tuning = {"max_steps": 7, "learning_rate": "1e-3", "balance_loss_batch": "global"}
     own = {"max_steps": None, "num_train_epochs": 5}

@@ -11,8 +11,7 @@ from xft.artifacts.artifact import check_free
 from xft.artifacts.overlap import overlap
 from xft.common import progress
 from xft.common.errors import UserError
-from xft.config.section import Section, choices_of, item_of, keys, meaning, types_of
-from xft.config.validation import TYPE_NAMES
+from xft.config.section import Section, keys, meaning, schemas
 
 # The flags of all steps that name inputs and outputs.
 INPUT_FLAGS = (
@@ -22,6 +21,7 @@ INPUT_FLAGS = (
 NAME_OR_FILE_FLAGS = ("dataset", "problems", "prompt", "template", "tasks")
 OUTPUT_FLAGS = ("out", "metrics", "report")
 OPTIONS = "options of the configuration"
+TYPES = {"string": str, "integer": int, "number": float}  # by their names in JSON schema
 
 
 class StepParser(argparse.ArgumentParser):
@@ -124,20 +124,18 @@ def add_options(parser, section: type[Section], names: Iterable[str] | None = No
 
 def _add_option(group, section: type[Section], name: str) -> None:
     field = section.model_fields[name]
-    annotation, is_required = field.annotation, field.is_required()
+    schema, is_required = schemas(section, name)[0], field.is_required()
     settings = {"help": _help(field, meaning(section, name)), "required": is_required}
     if not is_required:
         settings["default"] = field.get_default()
-    kind = types_of(annotation)[0]
-    if kind is bool:
+    if schema["type"] == "boolean":
         settings["action"] = argparse.BooleanOptionalAction
     else:
-        if kind is list:
-            settings["nargs"] = "+"
-            annotation = item_of(annotation)
-            kind = types_of(annotation)[0]
-        settings |= {"type": kind, "choices": choices_of(annotation) or None}
-        settings["metavar"] = None if settings["choices"] else TYPE_NAMES[kind].upper()
+        if schema["type"] == "array":
+            settings["nargs"], schema = "+", schema["items"]
+        kind, choices = schema["type"], schema.get("enum")
+        settings |= {"type": TYPES[kind], "choices": choices}
+        settings["metavar"] = None if choices else kind.upper()
     group.add_argument(_flag(name), **settings)
 
 
