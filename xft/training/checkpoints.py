@@ -7,8 +7,6 @@ with another parameter or input never uses these checkpoints. They stay, and the
 continues if its settings come back.
 """
 
-import hashlib
-import json
 import os
 import platform
 import re
@@ -27,12 +25,6 @@ BEST_FILE = "best.safetensors"
 OWNER_FILE = "owner"
 KEPT = 2  # a second one, because the newest may be damaged
 NAME = re.compile(r"checkpoint-(\d+)")
-
-
-def fingerprint(**dependencies) -> str:
-    """The SHA-256 of JSON values."""
-    content = json.dumps(dependencies, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(content.encode()).hexdigest()
 
 
 class Checkpoints:

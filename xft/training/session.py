@@ -8,13 +8,14 @@ from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 
+from xft.artifacts.manifest import json_sha256
 from xft.common.devices import describe_device
 from xft.common.errors import UserError
 from xft.common.progress import job_name, say
 from xft.config.sections import TokensConfig
 from xft.config.step_keys import UNRECORDED
 from xft.config.training import TrainingConfig, fault_of_devices, precision_of
-from xft.training.checkpoints import Checkpoints, fingerprint
+from xft.training.checkpoints import Checkpoints
 from xft.training.launch import torchrun
 from xft.training.steps import with_steps_times
 
@@ -129,11 +130,13 @@ class Session:
         from xft.training.trainer import Training, train
 
         request = self.request
-        key = fingerprint(
-            parameters=parameters,
-            inputs=inputs,
-            packages={name: version(name) for name in PACKAGES},
-            processes=request.options.world_size,
+        key = json_sha256(
+            {
+                "parameters": parameters,
+                "inputs": inputs,
+                "packages": {name: version(name) for name in PACKAGES},
+                "processes": request.options.world_size,
+            }
         )
         seconds = 60 * request.options.save_minutes
         checkpoints = Checkpoints(request.out, key, seconds, is_main_process())
