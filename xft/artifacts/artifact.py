@@ -1,7 +1,6 @@
 """Opens artifacts only if they match their manifest, and writes them whole or not at all."""
 
 import errno
-import fcntl
 import glob
 import json
 import os
@@ -13,6 +12,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from xft.artifacts.claims import lock
 from xft.artifacts.manifest import (
     Manifest,
     describe_files,
@@ -268,20 +268,6 @@ def _workspace(out: Path) -> Iterator[Path]:
             yield folder
         finally:
             shutil.rmtree(folder, ignore_errors=True)
-
-
-@contextmanager
-def lock(folder: Path) -> Iterator[int]:
-    """Hold the lock of a folder, and yield its descriptor.
-
-    Raises BlockingIOError if another process holds it.
-    """
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield descriptor
-    finally:
-        os.close(descriptor)
 
 
 def sync(folder: Path) -> None:
