@@ -5,7 +5,6 @@ prints. A second CSV file holds the comparisons.
 """
 
 import os
-from argparse import SUPPRESS, ArgumentTypeError
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,8 +18,6 @@ from xft.reporting.summary import head, summarise
 
 KIND = "summary"
 COMPARISONS_FILE = "comparisons.csv"
-# Flags of earlier versions, whose values stand in the table of runs.
-GONE = ("--evals", "--losses", "--lm-eval", "--diversity", "--own-seed", "--variant", "--uncleaned")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -43,7 +40,6 @@ def main(argv: Sequence[str] | None = None) -> None:
         "FILE",
         "The table as CSV. The Markdown file and comparisons.csv are written beside it.",
     )
-    step.add_argument(*GONE, type=_refuse, help=SUPPRESS)
     args = step.parse_args(argv)
 
     if args.out.suffix == ".md":
@@ -62,10 +58,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     beside = [comparisons_file, text_file]
     write_manifest(args.out, KIND, inputs=inputs, beside=beside)
     print(head(made.text))
-
-
-def _refuse(value: str) -> None:
-    raise ArgumentTypeError("write the results into a table, and name it with --runs")
 
 
 def _csv(table, number: str) -> str:

@@ -12,7 +12,7 @@ from working_folder import ROW, fill, wants, write_inputs
 
 from tools import write_versions
 from xft.common.errors import UserError
-from xft.config.recorded import CONFIG_FILE, CONFIG_HEAD
+from xft.config.recorded import CONFIG_FILE
 from xft.dag import run as module
 from xft.dag.run import WorkflowRun
 from xft.dag.totals import warn_of_full_disk
@@ -269,14 +269,6 @@ def test_what_is_not_the_workflows_own_stops_it(path, message):
     with pytest.raises(UserError, match=f"(?s){message}.* Move it"):
         wants().check()
     assert file.read_text() == "years of work"
-
-
-def test_a_results_folder_of_an_earlier_version_is_left_alone():
-    Path("results/moe").mkdir(parents=True)
-    Path("results", CONFIG_FILE).write_text(CONFIG_HEAD)
-    Path("results/moe.manifest.json").write_text("{}")
-    with pytest.raises(UserError, match="artifacts of an earlier version, which had no store"):
-        wants().check()
 
 
 @pytest.mark.parametrize(

@@ -128,7 +128,4 @@ def _check_file(key: str, path: str, hint: str = "") -> None:
     if not Path(path).exists():
         raise UserError(f"config: {key}: there is no file {path}{hint}")
     with naming(f"config: {key}"):
-        try:
-            open_regular(Path(path)).close()
-        except OSError as error:
-            raise UserError(f"{path} cannot be opened: {error.strerror}") from None
+        open_regular(Path(path)).close()

@@ -103,7 +103,7 @@ class WorkflowRun:
                     "name another results_dir"
                 )
         links = [name for job in self.jobs.values() for name in (job.links | job.logs)]
-        names.check_free(self.results, links)
+        names.check_free(links)
         for own in (self.results / CONFIG_FILE, self.results / RUNS_TABLE):
             if own.exists() and not is_results_folder(self.results):
                 raise UserError(
