@@ -16,7 +16,11 @@ def main(argv: list[str] | None = None) -> None:
     request = step.request(MoeSftConfig)
     moe = step.open("moe", args.moe, "moe")
 
-    check_low_rank(moe.checkpoint.config, request.options)
+    is_low_rank = moe.checkpoint.config.get("experts") == "lora"
+    if is_low_rank and (fault := fault_of_low_rank(request.options)):
+        raise UserError(
+            f"command line: the mixture has low-rank experts (moe.experts = lora): {fault}"
+        )
 
     from xft.reporting.cards import init_settings, moe_sft_card
     from xft.training.low_rank import adapt_mixture
@@ -26,16 +30,6 @@ def main(argv: list[str] | None = None) -> None:
     make_card = partial(moe_sft_card, init=init_settings(known))
     session, base = Session(request, moe.path), known.get("base", {})
     tune(session, moe, step.inputs, base, make_card, adapt=adapt_mixture)
-
-
-def check_low_rank(config: dict, options: MoeSftConfig) -> None:
-    """Raise UserError if the mixture has low-rank experts and the options do not fit them."""
-    if config.get("experts") != "lora":
-        return
-    if fault := fault_of_low_rank(options):
-        raise UserError(
-            f"command line: the mixture has low-rank experts (moe.experts = lora): {fault}"
-        )
 
 
 if __name__ == "__main__":

@@ -27,7 +27,11 @@ def main(argv: list[str] | None = None) -> None:
     run, shape, start = map(step.options, (RunConfig, MixingShape, MixingStart))
     lam = check_lambda(args.lam, shape, "--lam")
     by_usage = start.init == "usage"
-    _check_data(args.data, by_usage)
+    if by_usage != (args.data is not None):
+        raise UserError(
+            "--data holds the rows on which init = usage measures the use of the experts. Give "
+            "both of them, or neither"
+        )
 
     from xft.conversions.merge import initial_logits
 
@@ -45,18 +49,6 @@ def main(argv: list[str] | None = None) -> None:
     if by_usage:
         config |= start.model_dump()
     mixing_artifact.write(args.out, "weighted_init", logits, config, sources, **more)
-
-
-def _check_data(data: Path | None, by_usage: bool) -> None:
-    if by_usage and data is None:
-        raise UserError(
-            "init = usage: the use of the experts is measured on rows. Name a folder of tokens, "
-            "from step tokens, with --data"
-        )
-    if data is not None and not by_usage:
-        raise UserError(
-            f"--data {data}: init = uniform needs no rows. Add --init usage, or leave it out"
-        )
 
 
 def _gate_shares(moe: Path, examples, number: int, threads: int):

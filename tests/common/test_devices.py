@@ -12,7 +12,7 @@ from xft.common.devices import advice_on_nan, describe_device
     [
         ("fp32", 2, "device cpu, 2 threads, fp32 weights"),
         ("bf16", 1, "device cpu, 1 thread, bf16 over fp32 weights"),
-        ("torch.bfloat16", None, "device cpu, bf16 weights"),
+        ("torch.bfloat16", None, "device cpu, bfloat16 weights"),
     ],
 )
 def test_a_cpu_is_told_with_its_threads(precision, threads, line):

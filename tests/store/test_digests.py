@@ -1,5 +1,6 @@
 """What a configuration wants: the digest of a recipe decides what is made and what is shared."""
 
+import gzip
 import json
 import re
 import shutil
@@ -96,6 +97,22 @@ def test_other_content_makes_what_is_made_from_it(happens, expected):
     fill(run)
     happens(run)
     assert new(wants(mixing=mixing)) == expected
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"evaluation": {"datasets": ["problems.jsonl", "more/problems.jsonl.gz"]}},
+        {"data": {"decontaminate_against": ["more/problems.jsonl.gz"]}},
+        {"variants": {"xft": {}, "a": {"evaluation": {"datasets": ["more/problems.jsonl.gz"]}}}},
+    ],
+    ids=["datasets", "decontaminate_against", "variants"],
+)
+def test_two_sets_of_problems_cannot_have_one_name(changes):
+    Path("more").mkdir()
+    Path("more/problems.jsonl.gz").write_bytes(gzip.compress(Path("problems.jsonl").read_bytes()))
+    with pytest.raises(UserError, match="would both have the name problems in the results"):
+        wants(**changes)
 
 
 def test_a_recipe_holds_no_defaults(place):

@@ -180,7 +180,8 @@ def create_artifact(
 
 def check_free(out: Path) -> None:
     """Raise UserError if something is at the place of an artifact. An empty folder may be."""
-    if os.path.lexists(out) and not _is_empty_folder(out):
+    is_empty = out.is_dir() and not any(out.iterdir())
+    if os.path.lexists(out) and not is_empty:
         raise UserError(
             f"{out} exists, and an artifact is never overwritten. Delete it and "
             f"{manifest_path(out).name}, or choose another path"
@@ -235,10 +236,6 @@ def _companion_places(model: Path) -> list[Path]:
 def _write_manifest(path: Path, manifest: Manifest) -> None:
     path.write_text(manifest.to_json(), encoding="utf-8")
     _sync_path(path)
-
-
-def _is_empty_folder(path: Path) -> bool:
-    return path.is_dir() and not any(path.iterdir())
 
 
 def _make_files_read_only(folder: Path) -> None:

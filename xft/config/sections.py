@@ -564,17 +564,6 @@ class XftConfig(ManyRuns, RunConfig):
         for lam in self.merge.lambdas if self.mixing.learn_lambda else ():
             if fault := fault_of_learned(lam):
                 return f"merge.lambdas = {lam}: {fault}"
-        return self._fault_of_labels()
-
-    def _fault_of_labels(self) -> str | None:
-        """The fault if two different sets of problems have the same name in the results."""
-        seen: dict[str, str] = {}
-        for name in [*self.evaluation.datasets, *self.data.decontaminate_against]:
-            if seen.setdefault(problem_label(name), name) != name:
-                return (
-                    "evaluation.datasets: two data sets have the name "
-                    f"{problem_label(name)} in the results. Rename a file"
-                )
         return None
 
     def _fault_of_trainings(self) -> str | None:
