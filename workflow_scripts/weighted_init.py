@@ -37,18 +37,21 @@ def main(argv: list[str] | None = None) -> None:
 
     sources = mixing_artifact.open_sources(args.moe, args.ffn, step.full)
     config = {"shared_expert_weight": lam, **shape.model_dump()}
-    shares, more = None, {}
+    step.inputs |= sources.artifacts
+    shares, parameters = None, {}
     if by_usage:
         from xft.data.tokens_artifact import open_tokens
 
         claim_gpus(run.gpus)
         tokens = open_tokens(args.data, args.moe, step.full)
         shares = _gate_shares(args.moe, tokens.tokens.training, start.init_rows, run.threads)
-        more = {"parameters": {"threads": run.threads}, "inputs": tokens.inputs}
+        parameters = {"threads": run.threads}
+        step.inputs |= tokens.inputs
     logits = initial_logits(sources.ffn.checkpoint, **config, shares=shares)
     if by_usage:
         config |= start.model_dump()
-    mixing_artifact.write(args.out, "weighted_init", logits, config, sources, **more)
+    with step.draft(config | parameters) as draft:
+        mixing_artifact.write(draft, logits, config)
 
 
 def _gate_shares(moe: Path, examples, number: int, threads: int):

@@ -171,8 +171,21 @@ class TuningConfig(TrainingConfig):
 
     @model_validator(mode="after")
     def _average_fits(self):
-        if fault := self._fault_of_average():
-            raise ValueError(fault)
+        key = self.average
+        if key is None:
+            return self
+        given = f"{key} = {getattr(self, key)}"
+        if key != "ema_decay" and self.ema_decay is not None:
+            raise ValueError(
+                f"{given}, ema_decay = {self.ema_decay}: an artifact holds one average. Set one of "
+                "the two to null"
+            )
+        for other, allowed in (("keep", "last"), ("early_stopping_patience", None)):
+            if (value := getattr(self, other)) != allowed:
+                raise ValueError(
+                    f"{given}, {other} = {value}: the average goes up to the last step. Set "
+                    f"{other} to {allowed or 'null'}, or {key} to null"
+                )
         return self
 
     def averaged_steps(self, steps: int) -> range:
@@ -198,24 +211,6 @@ class TuningConfig(TrainingConfig):
             f"point is {before} steps before the end, but the training has {steps} steps. Set "
             f"(average_last - 1) x average_every to at most {steps - 1}"
         )
-
-    def _fault_of_average(self) -> str | None:
-        key = self.average
-        if key is None:
-            return None
-        given = f"{key} = {getattr(self, key)}"
-        if key != "ema_decay" and self.ema_decay is not None:
-            return (
-                f"{given}, ema_decay = {self.ema_decay}: an artifact holds one average. Set one of "
-                "the two to null"
-            )
-        for other, allowed in (("keep", "last"), ("early_stopping_patience", None)):
-            if (value := getattr(self, other)) != allowed:
-                return (
-                    f"{given}, {other} = {value}: the average goes up to the last step. Set "
-                    f"{other} to {allowed or 'null'}, or {key} to null"
-                )
-        return None
 
 
 class DistillationConfig(Section):
