@@ -36,7 +36,7 @@ def main(argv: list[str] | None = None) -> None:
 
     options, base, distillation = request.options, {}, None
     session = Session(request, model.path)
-    session.examples = session.examples.drawn(options.share, request.seed)
+    session.examples = session.examples.drawn(options.share, request.run.seed)
     if is_main_process():
         say(f"{len(session.examples)} of these rows are trained on")
     if args.teacher is not None:

@@ -29,8 +29,8 @@ def main(argv: list[str] | None = None) -> None:
     by_usage = start.init == "usage"
     if by_usage != (args.data is not None):
         raise UserError(
-            "--data holds the rows on which init = usage measures the use of the experts. Give "
-            "both of them, or neither"
+            "--data names a folder of tokens, from step tokens, on which init = usage measures the "
+            "use of the experts. Give both of them, or neither"
         )
 
     from xft.conversions.merge import initial_logits

@@ -13,6 +13,7 @@ from functools import cached_property
 from pathlib import Path
 
 from xft.artifacts.claims import lock
+from xft.artifacts.files import write_whole
 from xft.artifacts.manifest import (
     Manifest,
     describe_files,
@@ -169,9 +170,8 @@ def create_artifact(
         files = describe_files(draft.path, draft.known_files)
         _make_files_read_only(draft.path)
         sync(draft.path)
-        _write_manifest(
-            folder / NEW_MANIFEST, Manifest(kind, files, parameters or {}, inputs or {})
-        )
+        manifest = Manifest(kind, files, parameters or {}, inputs or {})
+        write_whole(folder / NEW_MANIFEST, manifest.to_json())
         check_free(out)
         draft.path.rename(out)
         (folder / NEW_MANIFEST).rename(manifest_path(out))
@@ -192,9 +192,7 @@ def seal(folder: Path, kind: str) -> None:
     """Sync a folder that other code wrote to the disk, and write a manifest beside it."""
     manifest = Manifest(kind, describe_files(folder))
     sync(folder)
-    unfinished = folder.with_name(f".{folder.name}.manifest{WORKSPACE_SUFFIX}")
-    _write_manifest(unfinished, manifest)
-    unfinished.rename(manifest_path(folder))
+    write_whole(manifest_path(folder), manifest.to_json())
     _sync_path(folder.parent)
 
 
@@ -231,11 +229,6 @@ def check_own_files(model: Path) -> None:
 def _companion_places(model: Path) -> list[Path]:
     found = {path for pattern in COMPANION_PATTERNS for path in model.glob(pattern)}
     return sorted(path for path in found if not path.is_dir())
-
-
-def _write_manifest(path: Path, manifest: Manifest) -> None:
-    path.write_text(manifest.to_json(), encoding="utf-8")
-    _sync_path(path)
 
 
 def _make_files_read_only(folder: Path) -> None:

@@ -106,6 +106,11 @@ class FfnLayer:
         """The fused output projection of the routed experts."""
         return self._experts("down_proj", part)
 
+    def fused(self, part: str = "weight") -> list[tuple[str, tuple[str, ...]]]:
+        """The fused tensors of the routed experts, each with the projections that it holds."""
+        inputs, output = self.form.inputs, (self.form.output,)
+        return [(self.experts_in(part), inputs), (self.experts_out(part), output)]
+
     def router(self, part: str) -> str:
         return f"{self.prefix}.router.{part}.weight"
 

@@ -9,7 +9,6 @@ from pydantic.fields import FieldInfo
 
 from xft.artifacts.artifact import check_free
 from xft.artifacts.overlap import overlap
-from xft.common import progress
 from xft.common.errors import UserError
 from xft.config.section import Section, keys, meaning, schemas
 
@@ -35,8 +34,6 @@ class StepParser(argparse.ArgumentParser):
         """Parse the arguments. Raises UserError as `check_outputs` does."""
         parsed = super().parse_args(args, namespace)
         check_outputs(vars(parsed))
-        if out := vars(parsed).get("out"):
-            progress.name_output(Path(out))
         return parsed
 
     def path(self, flag: str, kind: str, meaning: str, required: bool = True, **settings) -> None:
