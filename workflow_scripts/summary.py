@@ -48,16 +48,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     rows = read_runs(args.runs)
     files = list(dict.fromkeys(file for row in rows for file in row.files.values()))
     flags.check_outputs({"out": args.out, "runs": files})
-    made = summarise(rows, args.chosen_by)
+    table, comparisons, text = summarise(rows, args.chosen_by)
     comparisons_file, text_file = args.out.with_name(COMPARISONS_FILE), args.out.with_suffix(".md")
-    write_whole(args.out, _csv(made.table, "%.1f"))
-    write_whole(comparisons_file, _csv(made.comparisons, "%.6g"))
-    write_whole(text_file, made.text)
+    write_whole(args.out, _csv(table, "%.1f"))
+    write_whole(comparisons_file, _csv(comparisons, "%.6g"))
+    write_whole(text_file, text)
     read = {Path(os.path.relpath(file, args.out.parent)).as_posix(): file for file in files}
     inputs = {name: hash_file(file) for name, file in read.items()}
     beside = [comparisons_file, text_file]
     write_manifest(args.out, KIND, inputs=inputs, beside=beside)
-    print(head(made.text))
+    print(head(text))
 
 
 def _csv(table, number: str) -> str:

@@ -158,7 +158,6 @@ def test_what_is_no_result_is_named(runs, content):
     [
         (["--out", "results/x.md"], SystemExit, "--out must name the CSV file"),
         (["--out", "results/eval/own/42/base/mbpp.json"], UserError, "which the step reads"),
-        (["--out", "o.csv", "--evals", "a.json"], SystemExit, "write the results into a table"),
     ],
 )
 def test_wrong_arguments_are_named(runs, capsys, words, error, message):

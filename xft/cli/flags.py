@@ -65,11 +65,6 @@ class StepParser(argparse.ArgumentParser):
         )
 
 
-def tool_parser(name: str, description: str) -> StepParser:
-    """The parser of `xft <name>`."""
-    return StepParser(f"xft {name}", description)
-
-
 def add_configs(parser, meaning: str, required: bool) -> None:
     """Add --config: files that `config.runs.read_overlaid` takes."""
     parser.add_argument(

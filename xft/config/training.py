@@ -7,6 +7,7 @@ from pydantic import Field, model_validator
 from xft.config.section import Needs, PathText, Section
 
 ZERO_STAGES = {"zero2": 2, "zero3": 3}
+SHARDED = ("fsdp", *ZERO_STAGES)  # launches that share tensors among the processes
 CHUNK_TOKENS = 512  # A training computes the logits of as many tokens at a time.
 # And the softmax of as many logits, on a CPU and (True) on a GPU.
 BLOCK_LOGITS = {False: 2**20, True: 2**24}
@@ -272,7 +273,7 @@ def fault_of_shards(
 
     average: the key that asks for an average of the weights, or None. Returns None without a fault.
     """
-    is_sharded = launch == "fsdp" or launch in ZERO_STAGES
+    is_sharded = launch in SHARDED
     if offload and not is_sharded:
         return "offload_optimizer needs zero2, zero3 or fsdp. Choose one of these, or leave it out"
     if is_sharded and optim not in SHARDED_OPTIMIZERS:

@@ -21,7 +21,7 @@ from xft.common.errors import UserError
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = flags.tool_parser("verify", __doc__)
+    parser = flags.StepParser("xft verify", __doc__)
     parser.add_argument(
         "paths",
         type=Path,
