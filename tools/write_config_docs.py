@@ -3,14 +3,11 @@
 import json
 import textwrap
 from pathlib import Path
-from typing import Any
 
-from pydantic.fields import FieldInfo
-
-from xft.config.section import Section, choices_of, item_of, meaning, types_of
-from xft.config.sections import TRAININGS, Lambda, SftConfig, XftConfig
+from xft.config.section import Section, meaning, schemas
+from xft.config.sections import TRAININGS, SftConfig, XftConfig
 from xft.config.training import TrainingConfig
-from xft.config.validation import is_section, sections, type_names
+from xft.config.validation import is_section, sections
 
 ROOT = Path(__file__).parents[1]
 DOCUMENT = ROOT / "docs" / "configuration.md"
@@ -18,11 +15,12 @@ SCHEMA = ROOT / "config" / "config.schema.json"
 WIDTH = 100
 TOP = "## Top level\n"
 BOUNDS = {
-    "ge": "at least {}",
-    "gt": "greater than {}",
-    "le": "at most {}",
-    "lt": "less than {}",
-    "min_length": "not empty",
+    "minimum": "at least {}",
+    "exclusiveMinimum": "greater than {}",
+    "maximum": "at most {}",
+    "exclusiveMaximum": "less than {}",
+    "minItems": "not empty",
+    "minLength": "not empty",
 }
 
 
@@ -68,8 +66,9 @@ def _keys(section: type[Section], names: list[str]) -> str:
 
 def _key(section: type[Section], name: str) -> str:
     field = section.model_fields[name]
-    facts = [_types(field.annotation)]
-    if limits := _limits(field):
+    found = schemas(section, name)
+    facts = [_types(found)]
+    if limits := _limits(found[0]):
         facts.append(limits)
     facts.append("required" if field.is_required() else f"default `{_yaml(field.get_default())}`")
     if section is SftConfig:
@@ -78,24 +77,19 @@ def _key(section: type[Section], name: str) -> str:
     return textwrap.fill(text, WIDTH, subsequent_indent="  ", break_long_words=False)
 
 
-def _types(annotation: Any) -> str:
-    types = " or ".join(type_names(annotation))
-    item = item_of(annotation) if list in types_of(annotation) else None
-    if item is Lambda:
+def _types(found: list[dict]) -> str:
+    types = " or ".join(schema["type"] for schema in found)
+    kind = found[0].get("items", {}).get("type")
+    if isinstance(kind, list):  # of lambdas
         return f"{types} of numbers from 0 to 1"
-    return f"{types} of {type_names(item)[0]}s" if item else types
+    return f"{types} of {kind}s" if kind else types
 
 
-def _limits(field: FieldInfo) -> str:
-    choices = choices_of(field.annotation) or choices_of(item_of(field.annotation))
+def _limits(schema: dict) -> str:
+    choices = (schema | schema.get("items", {})).get("enum")
     if choices:
         return f"one of {', '.join(f'`{choice}`' for choice in choices)}"
-    return ", ".join(
-        text.format(getattr(limit, key))
-        for limit in field.metadata
-        for key, text in BOUNDS.items()
-        if getattr(limit, key, None) is not None
-    )
+    return ", ".join(BOUNDS[key].format(schema[key]) for key in BOUNDS if key in schema)
 
 
 def _yaml(value: object) -> str:

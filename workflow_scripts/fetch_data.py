@@ -9,7 +9,8 @@ from xft.artifacts.files import write_manifest
 from xft.cli import running
 from xft.cli.step import Step
 from xft.config.sections import RowsSource
-from xft.hub.source import dataset_source, fetch_dataset, fetch_dataset_file
+from xft.hub.repository import fetch_file
+from xft.hub.source import dataset_source, fetch_dataset
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -23,7 +24,8 @@ def main(argv: list[str] | None = None) -> None:
     temporary = args.out.with_name(f".{args.out.name}.tmp")
     temporary.unlink(missing_ok=True)
     if source.file:
-        temporary.symlink_to(fetch_dataset_file(source).resolve())
+        file = fetch_file(source.repository, source.revision, source.file, "dataset")
+        temporary.symlink_to(file.resolve())
     else:
         fetch_dataset(source, rows.split, temporary)
     temporary.replace(args.out)

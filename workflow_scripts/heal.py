@@ -3,7 +3,6 @@
 With objective kl it learns the distribution of the tuned mixture, --teacher, too.
 """
 
-import argparse
 from functools import partial
 
 from xft.artifacts.artifact import Artifact
@@ -21,7 +20,11 @@ def main(argv: list[str] | None = None) -> None:
     step.path("--out", "DIR", "The tuned merged model.")
     args = step.parse_args(argv)
     request = step.request(HealConfig)
-    _check_teacher(args, request.options)
+    if (request.options.objective == "kl") != (args.teacher is not None):
+        raise UserError(
+            "--teacher is the tuned mixture, from which the model learns with objective = kl. Give "
+            "both of them, or neither"
+        )
     model = step.open("dense", args.model, "dense")
     if args.teacher is not None:
         teacher = step.open("moe", args.teacher, "moe", "moe_sft")
@@ -33,7 +36,7 @@ def main(argv: list[str] | None = None) -> None:
 
     options, base, distillation = request.options, {}, None
     session = Session(request, model.path)
-    session.examples = session.examples.drawn(options.share, request.seed)
+    session.examples = session.examples.drawn(options.share, request.run.seed)
     if is_main_process():
         say(f"{len(session.examples)} of these rows are trained on")
     if args.teacher is not None:
@@ -42,19 +45,6 @@ def main(argv: list[str] | None = None) -> None:
             args.teacher, options.kl_weight, options.precision, device()
         )
     tune(session, model, step.inputs, base, partial(heal_card, model), distillation)
-
-
-def _check_teacher(args: argparse.Namespace, options: HealConfig) -> None:
-    """Raise UserError unless there is a teacher for objective kl, and only for it."""
-    if options.objective == "kl" and args.teacher is None:
-        raise UserError(
-            "objective = kl: the model learns from the tuned mixture. Name its folder in --teacher"
-        )
-    if options.objective == "ce" and args.teacher is not None:
-        raise UserError(
-            f"--teacher {args.teacher}: with objective = ce nothing is learned from it. Set "
-            "objective = kl, or leave out --teacher"
-        )
 
 
 def _check_origin(teacher: Artifact, model: Artifact) -> None:

@@ -11,7 +11,7 @@ from xft.cli.step import Step
 from xft.common.devices import claim_gpus
 from xft.config.sections import EvaluationConfig, RunConfig
 from xft.evaluation import lm_eval_result
-from xft.evaluation.lm_eval_tasks import LmEvalOptions, measure, task_hashes
+from xft.evaluation.lm_eval_tasks import measure, task_hashes
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -28,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     step.path("--out", "FILE", "The result, JSON.")
     args = step.parse_args(argv)
     evaluation, run = step.options(EvaluationConfig), step.options(RunConfig)
-    options = LmEvalOptions(evaluation.batch_size, evaluation.limit, run.threads)
+    options = evaluation.model_dump(include={"batch_size", "limit"}) | {"threads": run.threads}
     hashes = task_hashes(args.tasks)
     claim_gpus(run.gpus)
     result = measure(str(args.model), args.tasks, options, step.full)

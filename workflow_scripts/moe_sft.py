@@ -17,7 +17,12 @@ def main(argv: list[str] | None = None) -> None:
     request = step.request(MoeSftConfig)
     moe = step.open("moe", args.moe, "moe")
 
-    check_low_rank(moe.checkpoint.config, request.options)
+    if moe.checkpoint.config.get("experts") == "lora":
+        require(f"train_rest = {moe.checkpoint.config['train_rest']}")
+        if fault := fault_of_low_rank(request.options):
+            raise UserError(
+                f"command line: the mixture has low-rank experts (moe.experts = lora): {fault}"
+            )
 
     from xft.reporting.cards import init_settings, moe_sft_card
     from xft.training.low_rank import adapt_mixture
@@ -27,19 +32,6 @@ def main(argv: list[str] | None = None) -> None:
     make_card = partial(moe_sft_card, init=init_settings(known))
     session, base = Session(request, moe.path), known.get("base", {})
     tune(session, moe, step.inputs, base, make_card, adapt=adapt_mixture)
-
-
-def check_low_rank(config: dict, options: MoeSftConfig) -> None:
-    """Raise UserError if the mixture has low-rank experts and the options do not fit them, or if
-    a package that they need is not installed.
-    """
-    if config.get("experts") != "lora":
-        return
-    require(f"train_rest = {config['train_rest']}")
-    if fault := fault_of_low_rank(options):
-        raise UserError(
-            f"command line: the mixture has low-rank experts (moe.experts = lora): {fault}"
-        )
 
 
 if __name__ == "__main__":

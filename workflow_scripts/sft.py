@@ -37,10 +37,10 @@ def main(argv: list[str] | None = None) -> None:
         request = replace(request, flops_ratio=_flops_ratio(base, moe, request))
 
     from xft.reporting.cards import origin, sft_card
-    from xft.training.low_rank import adapt_all, all_weights
+    from xft.training.low_rank import adapt_all
     from xft.training.tuning import tune
 
-    options, adapt = request.options, all_weights
+    options, adapt = request.options, None
     if options.lora_rank is not None:
         adapt = partial(adapt_all, rank=options.lora_rank, alpha=options.lora_alpha)
     session = Session(request, base.path)

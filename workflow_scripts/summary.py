@@ -5,7 +5,6 @@ prints. A second CSV file holds the comparisons.
 """
 
 import os
-from argparse import SUPPRESS, ArgumentTypeError
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,8 +18,6 @@ from xft.reporting.summary import head, summarise
 
 KIND = "summary"
 COMPARISONS_FILE = "comparisons.csv"
-# Flags of earlier versions, whose values stand in the table of runs.
-GONE = ("--evals", "--losses", "--lm-eval", "--diversity", "--own-seed", "--variant", "--uncleaned")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -43,7 +40,6 @@ def main(argv: Sequence[str] | None = None) -> None:
         "FILE",
         "The table as CSV. The Markdown file and comparisons.csv are written beside it.",
     )
-    step.add_argument(*GONE, type=_refuse, help=SUPPRESS)
     args = step.parse_args(argv)
 
     if args.out.suffix == ".md":
@@ -52,20 +48,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     rows = read_runs(args.runs)
     files = list(dict.fromkeys(file for row in rows for file in row.files.values()))
     flags.check_outputs({"out": args.out, "runs": files})
-    made = summarise(rows, args.chosen_by)
+    table, comparisons, text = summarise(rows, args.chosen_by)
     comparisons_file, text_file = args.out.with_name(COMPARISONS_FILE), args.out.with_suffix(".md")
-    write_whole(args.out, _csv(made.table, "%.1f"))
-    write_whole(comparisons_file, _csv(made.comparisons, "%.6g"))
-    write_whole(text_file, made.text)
+    write_whole(args.out, _csv(table, "%.1f"))
+    write_whole(comparisons_file, _csv(comparisons, "%.6g"))
+    write_whole(text_file, text)
     read = {Path(os.path.relpath(file, args.out.parent)).as_posix(): file for file in files}
     inputs = {name: hash_file(file) for name, file in read.items()}
     beside = [comparisons_file, text_file]
     write_manifest(args.out, KIND, inputs=inputs, beside=beside)
-    print(head(made.text))
-
-
-def _refuse(value: str) -> None:
-    raise ArgumentTypeError("write the results into a table, and name it with --runs")
+    print(head(text))
 
 
 def _csv(table, number: str) -> str:

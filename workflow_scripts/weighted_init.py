@@ -27,36 +27,31 @@ def main(argv: list[str] | None = None) -> None:
     run, shape, start = map(step.options, (RunConfig, MixingShape, MixingStart))
     lam = check_lambda(args.lam, shape, "--lam")
     by_usage = start.init == "usage"
-    _check_data(args.data, by_usage)
+    if by_usage != (args.data is not None):
+        raise UserError(
+            "--data names a folder of tokens, from step tokens, on which init = usage measures the "
+            "use of the experts. Give both of them, or neither"
+        )
 
     from xft.conversions.merge import initial_logits
 
     sources = mixing_artifact.open_sources(args.moe, args.ffn, step.full)
     config = {"shared_expert_weight": lam, **shape.model_dump()}
-    shares, more = None, {}
+    step.inputs |= sources.artifacts
+    shares, parameters = None, {}
     if by_usage:
         from xft.data.tokens_artifact import open_tokens
 
         claim_gpus(run.gpus)
         tokens = open_tokens(args.data, args.moe, step.full)
         shares = _gate_shares(args.moe, tokens.tokens.training, start.init_rows, run.threads)
-        more = {"parameters": {"threads": run.threads}, "inputs": tokens.inputs}
+        parameters = {"threads": run.threads}
+        step.inputs |= tokens.inputs
     logits = initial_logits(sources.ffn.checkpoint, **config, shares=shares)
     if by_usage:
         config |= start.model_dump()
-    mixing_artifact.write(args.out, "weighted_init", logits, config, sources, **more)
-
-
-def _check_data(data: Path | None, by_usage: bool) -> None:
-    if by_usage and data is None:
-        raise UserError(
-            "init = usage: the use of the experts is measured on rows. Name a folder of tokens, "
-            "from step tokens, with --data"
-        )
-    if data is not None and not by_usage:
-        raise UserError(
-            f"--data {data}: init = uniform needs no rows. Add --init usage, or leave it out"
-        )
+    with step.draft(config | parameters) as draft:
+        mixing_artifact.write(draft, logits, config)
 
 
 def _gate_shares(moe: Path, examples, number: int, threads: int):

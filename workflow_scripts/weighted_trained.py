@@ -38,16 +38,11 @@ def main(argv: list[str] | None = None) -> None:
     moe, ffn = sources.moe.checkpoint, sources.ffn.checkpoint
     mixing = Mixing(moe, ffn, logits, device(), session.weight_dtype)
     with session.trained(mixing.model, request.parameters, inputs, mixing, distillation) as learned:
-        if learned is not None:
-            mixing_artifact.write(
-                args.out,
-                request.step,
-                logits.tensors(),
-                initial.config,
-                sources,
-                request.parameters,
-                inputs,
-            )
+        if learned is None:
+            return
+        step.inputs |= sources.artifacts | inputs
+        with step.draft(initial.config | request.parameters) as draft:
+            mixing_artifact.write(draft, logits.tensors(), initial.config)
 
 
 def _train_on_text(session: Session, file: Path) -> None:

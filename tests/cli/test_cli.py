@@ -8,16 +8,14 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
-from types import NoneType
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pydantic.fields import FieldInfo
 
 from xft.cli import flags, running
 from xft.common.errors import UserError
-from xft.config.section import Section, choices_of, types_of
+from xft.config.section import Section, keys, schemas
 from xft.config.sections import (
     HealConfig,
     MixingConfig,
@@ -97,23 +95,23 @@ def test_flags_have_the_defaults_of_the_config(section):
     assert default | parse(section, []).model_dump() == default
 
 
-def values(field: FieldInfo):
+def values(section: type[Section], key: str):
     """Values that a key may have."""
-    if choices := choices_of(field.annotation):
+    first, *_ = found = schemas(section, key)
+    if choices := first.get("enum"):
         return st.sampled_from(choices)
-    low = next((limit.ge for limit in field.metadata if hasattr(limit, "ge")), None)
-    above = next((limit.gt for limit in field.metadata if hasattr(limit, "gt")), None)
+    low, above = first.get("minimum"), first.get("exclusiveMinimum")
     strategies = {
-        bool: st.booleans(),
-        int: st.integers(low),
-        float: st.floats(
+        "boolean": st.booleans(),
+        "integer": st.integers(low),
+        "number": st.floats(
             above if low is None else low, exclude_min=low is None, allow_infinity=False
         ),
-        str: TEXT,
-        NoneType: st.none(),
-        list: st.lists(st.integers(0), min_size=1, unique=True).map(sorted),
+        "string": TEXT,
+        "null": st.none(),
+        "array": st.lists(st.integers(0), min_size=1, unique=True).map(sorted),
     }
-    return st.one_of([strategies[kind] for kind in types_of(field.annotation)])
+    return st.one_of([strategies[schema["type"]] for schema in found])
 
 
 # argparse drops the value --, which the configuration refuses.
@@ -127,8 +125,8 @@ TEXT = st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1
 @given(data=st.data())
 def test_flags_carry_every_value(section, data):
     """Flags accept and refuse the same values as the configuration."""
-    fields = SECTIONS[section].model_fields
-    given_values = {name: data.draw(values(field), name) for name, field in fields.items()}
+    owner = SECTIONS[section]
+    given_values = {name: data.draw(values(owner, name), name) for name in keys(owner)}
     words = shlex.split(flags.to_flags(given_values))
     try:
         expected = validated(SECTIONS[section], given_values, "command line")
@@ -154,7 +152,7 @@ def test_flags_carry_text_that_looks_like_something_else(value):
         ("moe --base nowhere --out out", "nowhere is not a folder"),
         ("moe --base nowhere --out out --num-experts 4", "must be at most num_experts = 4"),
         ("weighted_init --moe x --ffn x --out out --lam 1.5", "--lam = 1.5: must be a decimal"),
-        ("weighted_init --moe x --ffn x --out out --lam 1 --init usage", "Name a folder of tokens"),
+        ("weighted_init --moe x --ffn x --out out --lam 1 --init usage", "--data names a folder"),
         ("dense --weighted x --moe x --ffn x --out out --method model_stock", "Give --base too"),
         ("fetch_data --train a/b --out out", "data.train = a/b: a data set on the hub is named"),
         (

@@ -3,7 +3,6 @@
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -38,18 +37,13 @@ def test_a_log_gets_whole_lines_with_the_time_left(capsys, impatient):
     assert lines[-1].endswith(", loss=3")
 
 
-@pytest.mark.parametrize(
-    ("step", "out", "job"),
-    [
-        ("weighted_trained", "results/weighted_trained/lam~0.75", "weighted_trained lam~0.75"),
-        ("eval", "results/eval/base/humaneval.json", "eval humaneval"),
-    ],
-)
-def test_lines_name_the_job(capsys, impatient, monkeypatch, step, out, job):
-    monkeypatch.setattr(module, "_step", "")
+@pytest.mark.parametrize("job", [None, "weighted_trained/lam~0.75"])
+def test_lines_name_the_job_and_by_hand_the_step(capsys, impatient, monkeypatch, job):
     monkeypatch.setattr(module, "_job", "")
-    module.name_job(step)
-    module.name_output(Path(out))
+    if job:
+        monkeypatch.setenv(module.JOB, job)
+    module.name_job("weighted_trained")
+    job = job or "weighted_trained"
     module.say("going on")
     list(progress(range(2), desc="work"))
     lines = capsys.readouterr().err.splitlines()

@@ -10,6 +10,7 @@ from backbones import save_base
 from chains import Chain
 from safetensors.torch import load_file, save_file
 
+from xft.artifacts.artifact import create_artifact
 from xft.artifacts.manifest import manifest_path, read_manifest
 from xft.checkpoints.reader import Checkpoint
 from xft.common.errors import UserError
@@ -82,7 +83,9 @@ def learned(chain: Chain, out: Path, granularity: str) -> dict[str, Path]:
     generator = torch.Generator().manual_seed(3)
     values = {LOGITS: torch.randn(start.alpha.shape, generator=generator)}
     values[LAMBDA_LOGIT] = torch.randn(start.lambda_logit.shape, generator=generator)
-    mixing_artifact.write(out / "learned", "weighted_trained", values, start.config, sources)
+    made = create_artifact(out / "learned", "weighted_trained", start.config, sources.ids)
+    with made as draft:
+        mixing_artifact.write(draft, values, start.config)
     return given | {"weighted_trained": out / "learned"}
 
 

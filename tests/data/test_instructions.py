@@ -123,7 +123,7 @@ def test_a_file_without_rows_is_refused(tmp_path, content, message):
 @pytest.mark.timeout(60)
 def test_what_is_no_file_is_refused_at_once(tmp_path):
     os.mkfifo(tmp_path / "rows.parquet")
-    assert refusal(tmp_path / "rows.parquet") == "FILE is a named pipe, not a file"
+    assert refusal(tmp_path / "rows.parquet") == "FILE is a pipe or a device, not a file"
 
 
 def test_packed_rows_are_read_as_unpacked_ones(tmp_path):

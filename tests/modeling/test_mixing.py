@@ -9,6 +9,7 @@ from mixtures import varied_mixture
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
+from xft.artifacts.artifact import create_artifact
 from xft.common.errors import UserError
 from xft.config.sections import learns
 from xft.conversions import mixing_artifact
@@ -47,7 +48,8 @@ def learned(mixture, sources, out: Path, *flags: object, **values) -> Chain:
     assert not start.alpha.any()
     weighted = out / "learned"
     values = {ALPHA: start.alpha} | values
-    mixing_artifact.write(weighted, "weighted_trained", values, start.config, sources)
+    with create_artifact(weighted, "weighted_trained", start.config, sources.ids) as draft:
+        mixing_artifact.write(draft, values, start.config)
     return Chain(out, weighted_trained=weighted, **mixture)
 
 

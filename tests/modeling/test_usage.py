@@ -117,7 +117,8 @@ def test_an_expert_without_use_has_a_finite_logit():
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--data", "tokens"], "--data .*tokens: init = uniform needs no rows"),
+        (["--data", "tokens"], "--data .* init = usage .* Give both of them, or neither"),
+        (["--init", "usage"], "--data .* init = usage .* Give both of them, or neither"),
         (["--init", "usage", "--data", "moe_sft"], "is a folder without a manifest"),
     ],
 )

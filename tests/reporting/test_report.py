@@ -298,7 +298,7 @@ def write_metrics(folder, line):
             (lambda folder, line=line: write_metrics(folder, line), f"sft.jsonl is not .*{message}")
             for line, message in [
                 ("[" * 100_000, "line 1: it is nested too deeply"),
-                (f'{{"loss": {"9" * 5000}}}', "line 1: a number has too many digits"),
+                (f'{{"loss": {"9" * 5000}}}', "line 1: Exceeds the limit"),
                 (f'{{"step": 1, "loss": {"9" * 4000}}}', "as step sft writes it"),
                 ('{"step": 1, "loss": "low"}', "as step sft writes it"),
                 ('{"loss": 1}', "as step sft writes it"),

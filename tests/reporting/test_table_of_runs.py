@@ -87,7 +87,7 @@ def test_without_the_configurations_own_values_the_first_variant_counts(tmp_path
             "line 2: lambda is not a known key",
         ),
         ('model,dataset,eval\n"b,d,x.json\n', "is not a CSV file"),
-        (b"model,dataset,eval\n\xff,d,x.json\n", "is not a CSV file"),
+        (b"model,dataset,eval\n\xff,d,x.json\n", "is not UTF-8 text"),
         (
             "model,dataset,eval\nb,d,x.json\nb,d,y.json\n",
             "names two results of b on d: .*x.json and .*y.json. Give them different variants or ",

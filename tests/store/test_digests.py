@@ -1,5 +1,6 @@
 """What a configuration wants: the digest of a recipe decides what is made and what is shared."""
 
+import gzip
 import json
 import re
 import shutil
@@ -12,7 +13,7 @@ from working_folder import ROW, fill, wants, write_inputs
 
 from tools import write_versions
 from xft.common.errors import UserError
-from xft.config.recorded import CONFIG_FILE, CONFIG_HEAD
+from xft.config.recorded import CONFIG_FILE
 from xft.dag import run as module
 from xft.dag.run import WorkflowRun
 from xft.dag.totals import warn_of_full_disk
@@ -92,6 +93,22 @@ def test_other_content_makes_what_is_made_from_it(happens, expected):
     fill(run)
     happens(run)
     assert new(wants(mixing=mixing)) == expected
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"evaluation": {"datasets": ["problems.jsonl", "more/problems.jsonl.gz"]}},
+        {"data": {"decontaminate_against": ["more/problems.jsonl.gz"]}},
+        {"variants": {"xft": {}, "a": {"evaluation": {"datasets": ["more/problems.jsonl.gz"]}}}},
+    ],
+    ids=["datasets", "decontaminate_against", "variants"],
+)
+def test_two_sets_of_problems_cannot_have_one_name(changes):
+    Path("more").mkdir()
+    Path("more/problems.jsonl.gz").write_bytes(gzip.compress(Path("problems.jsonl").read_bytes()))
+    with pytest.raises(UserError, match="would both have the name problems in the results"):
+        wants(**changes)
 
 
 def test_a_recipe_holds_no_defaults(place):
@@ -220,6 +237,7 @@ def test_the_table_has_a_row_for_each_model_of_each_run_with_the_shared_files():
         ("results/config.yaml", "results/config.yaml is where the workflow writes"),
         ("store/thesis.txt", "store: it is there but is no store"),
         ("store", "store: it is there but is no store"),
+        ("results", "results is where the workflow makes a link"),
     ],
 )
 def test_what_is_not_the_workflows_own_stops_it(path, message):
@@ -229,14 +247,6 @@ def test_what_is_not_the_workflows_own_stops_it(path, message):
     with pytest.raises(UserError, match=f"(?s){message}.* Move it"):
         wants().check()
     assert file.read_text() == "years of work"
-
-
-def test_a_results_folder_of_an_earlier_version_is_left_alone():
-    Path("results/moe").mkdir(parents=True)
-    Path("results", CONFIG_FILE).write_text(CONFIG_HEAD)
-    Path("results/moe.manifest.json").write_text("{}")
-    with pytest.raises(UserError, match="artifacts of an earlier version, which had no store"):
-        wants().check()
 
 
 @pytest.mark.parametrize(

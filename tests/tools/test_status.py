@@ -11,12 +11,13 @@ import yaml
 from working_folder import CONFIG, fill, wants, write_inputs
 
 from xft.artifacts.artifact import seal
+from xft.artifacts.claims import OWNER
 from xft.common.errors import UserError
 from xft.common.progress import LINE_FORMAT
 from xft.config.runs import overlaid
 from xft.dag.wanted import Wanted
 from xft.evaluation.samples import journal_path
-from xft.store.store import OWNER, claimed, partial
+from xft.store.store import claimed, partial
 from xft.tools import status
 
 

@@ -1,7 +1,6 @@
 """Opens artifacts only if they match their manifest, and writes them whole or not at all."""
 
 import errno
-import fcntl
 import glob
 import json
 import os
@@ -13,6 +12,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from xft.artifacts.claims import lock
+from xft.artifacts.files import write_whole
 from xft.artifacts.manifest import (
     Manifest,
     describe_files,
@@ -169,9 +170,8 @@ def create_artifact(
         files = describe_files(draft.path, draft.known_files)
         _make_files_read_only(draft.path)
         sync(draft.path)
-        _write_manifest(
-            folder / NEW_MANIFEST, Manifest(kind, files, parameters or {}, inputs or {})
-        )
+        manifest = Manifest(kind, files, parameters or {}, inputs or {})
+        write_whole(folder / NEW_MANIFEST, manifest.to_json())
         check_free(out)
         draft.path.rename(out)
         (folder / NEW_MANIFEST).rename(manifest_path(out))
@@ -180,7 +180,8 @@ def create_artifact(
 
 def check_free(out: Path) -> None:
     """Raise UserError if something is at the place of an artifact. An empty folder may be."""
-    if os.path.lexists(out) and not _is_empty_folder(out):
+    is_empty = out.is_dir() and not any(out.iterdir())
+    if os.path.lexists(out) and not is_empty:
         raise UserError(
             f"{out} exists, and an artifact is never overwritten. Delete it and "
             f"{manifest_path(out).name}, or choose another path"
@@ -191,9 +192,7 @@ def seal(folder: Path, kind: str) -> None:
     """Sync a folder that other code wrote to the disk, and write a manifest beside it."""
     manifest = Manifest(kind, describe_files(folder))
     sync(folder)
-    unfinished = folder.with_name(f".{folder.name}.manifest{WORKSPACE_SUFFIX}")
-    _write_manifest(unfinished, manifest)
-    unfinished.rename(manifest_path(folder))
+    write_whole(manifest_path(folder), manifest.to_json())
     _sync_path(folder.parent)
 
 
@@ -232,15 +231,6 @@ def _companion_places(model: Path) -> list[Path]:
     return sorted(path for path in found if not path.is_dir())
 
 
-def _write_manifest(path: Path, manifest: Manifest) -> None:
-    path.write_text(manifest.to_json(), encoding="utf-8")
-    _sync_path(path)
-
-
-def _is_empty_folder(path: Path) -> bool:
-    return path.is_dir() and not any(path.iterdir())
-
-
 def _make_files_read_only(folder: Path) -> None:
     """Protect an artifact's own files from accidents. Linked files belong to the user.
 
@@ -268,20 +258,6 @@ def _workspace(out: Path) -> Iterator[Path]:
             yield folder
         finally:
             shutil.rmtree(folder, ignore_errors=True)
-
-
-@contextmanager
-def lock(folder: Path) -> Iterator[int]:
-    """Hold the lock of a folder, and yield its descriptor.
-
-    Raises BlockingIOError if another process holds it.
-    """
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield descriptor
-    finally:
-        os.close(descriptor)
 
 
 def sync(folder: Path) -> None:

@@ -6,50 +6,79 @@ and parameters give the same bytes.
 
 import hashlib
 import json
-import math
-import re
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, field
 from pathlib import Path
+from typing import Annotated, Literal, NotRequired
+
+from pydantic import AfterValidator, ConfigDict, Field, NonNegativeInt, ValidationError
+from pydantic.dataclasses import dataclass
+from typing_extensions import TypedDict  # pydantic takes typing's own from Python 3.12 on
 
 from xft.checkpoints.header import hash_header
 from xft.checkpoints.strict_json import read_json
-from xft.common.errors import UserError
+from xft.common.errors import UserError, described
 from xft.common.progress import progress
 
 FORMAT = 4
 MANIFEST_SUFFIX = ".manifest.json"
 # Snakemake puts this file into each folder that it made.
 NOT_CONTENT = {".snakemake_timestamp"}
-DIGEST = re.compile(r"[0-9a-f]{64}")
 SAFETENSORS = ".safetensors"
 SMALL_BYTES = 2**26  # files up to this size are hashed whenever an artifact is opened
 BLOCK_BYTES = 2**20
 
 
-@dataclass(frozen=True)
-class Manifest:
-    """The content of a manifest file.
+def _inside(name: str) -> str:
+    if "\0" in name or {"", ".", ".."} & set(name.split("/")):
+        raise ValueError("it is not the path of a file inside the artifact")
+    return name
 
-    files: by path relative to the artifact, {"size": bytes, "sha256": hexadecimal digest}. A
-    safetensors file also has "header_sha256", the digest of its length prefix and header.
-    inputs: ids of the artifacts and SHA-256 of the files that this artifact was made from.
+
+Digest = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+FileName = Annotated[str, AfterValidator(_inside)]
+
+
+class Entry(TypedDict):
+    """A file: its bytes and its SHA-256, as hexadecimal digits.
+
+    header_sha256: of the length prefix and the header of a safetensors file.
+    """
+
+    __pydantic_config__ = ConfigDict(strict=True, extra="forbid")
+
+    size: NonNegativeInt
+    sha256: Digest
+    header_sha256: NotRequired[Digest]
+
+
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class Manifest:
+    """The content of a manifest file. Raises pydantic's ValidationError if a value is wrong.
+
+    files: by path relative to the artifact. inputs: ids of the artifacts and SHA-256 of the files
+    that this artifact was made from.
     """
 
     kind: str
-    files: dict[str, dict]
+    files: dict[FileName, Entry]
     parameters: dict = field(default_factory=dict)
-    inputs: dict[str, str] = field(default_factory=dict)
-    format: int = FORMAT
+    inputs: dict[str, Digest] = field(default_factory=dict)
+    format: Literal[FORMAT] = FORMAT
 
     @property
     def id(self) -> str:
         """SHA-256 over the manifest. Equal ids mean equal artifacts."""
-        content = json.dumps(asdict(self), sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(content.encode()).hexdigest()
+        return json_sha256(asdict(self))
 
     def to_json(self) -> str:
         return json.dumps(asdict(self) | {"id": self.id}, indent=2, sort_keys=True) + "\n"
+
+
+def json_sha256(value: object) -> str:
+    """The SHA-256 of a JSON value, as hexadecimal digits."""
+    content = json.dumps(value, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(content.encode()).hexdigest()
 
 
 def manifest_path(artifact: Path) -> Path:
@@ -74,56 +103,14 @@ def read_manifest(path: Path) -> Manifest:
             f"{path}: format {content.get('format')!r:.40} is not {FORMAT}, the one that this "
             "version reads and writes"
         )
-    if fault := _structure_fault(content):
-        raise UserError(f"{path} is not a manifest: {fault}")
-    stated_id = content.pop("id")
-    manifest = Manifest(**content)
+    stated_id = content.pop("id", None)
+    try:
+        manifest = Manifest(**content)
+    except ValidationError as error:
+        raise UserError(f"{path} is not a manifest: {described(error):.500}") from None
     if manifest.id != stated_id:
         raise UserError(f"{path} was edited: its id does not fit its content")
     return manifest
-
-
-def _structure_fault(content: dict) -> str | None:
-    """The first fault in a manifest's keys and types; None if there is none."""
-    expected = {*Manifest.__dataclass_fields__, "id"}
-    if content.keys() != expected:
-        return f"it does not have the keys {', '.join(sorted(expected))} and no others"
-    if not isinstance(content["kind"], str):
-        return "its kind is not text"
-    if not isinstance(content["parameters"], dict):
-        return "its parameters are not an object"
-    if not _is_digest(content["id"]):
-        return "its id is not a SHA-256"
-    inputs = content["inputs"]
-    if not isinstance(inputs, dict) or not all(map(_is_digest, inputs.values())):
-        return "its inputs do not have a SHA-256 for each name"
-    if not isinstance(content["files"], dict):
-        return "its files are not an object"
-    for name, entry in content["files"].items():
-        if not _is_inside(name):
-            return f"it names a file {name[:80]!r}, which is not inside the artifact"
-        if not _is_file_entry(name, entry):
-            return f"its entry of {name[:80]!r} does not hold a size and a SHA-256"
-    return None
-
-
-def _is_digest(value: object) -> bool:
-    return isinstance(value, str) and DIGEST.fullmatch(value) is not None
-
-
-def _is_inside(name: str) -> bool:
-    return "\0" not in name and not {"", ".", ".."} & set(name.split("/"))
-
-
-def _is_file_entry(name: str, entry: object) -> bool:
-    digests = {"sha256", "header_sha256"} if name.endswith(SAFETENSORS) else {"sha256"}
-    return (
-        isinstance(entry, dict)
-        and entry.keys() == {"size", *digests}
-        and type(entry["size"]) is int
-        and entry["size"] >= 0
-        and all(_is_digest(entry[key]) for key in digests)
-    )
 
 
 def describe_files(artifact: Path, known: dict[str, dict] | None = None) -> dict[str, dict]:
@@ -180,7 +167,7 @@ def find_faults(artifact: Path, manifest: Manifest, full: bool = False) -> list[
     files and the headers of larger safetensors are compared; with `full`, the content of all files.
     The content of a linked file is always compared if it is newer than the manifest.
     """
-    made = _time_of(manifest_path(artifact))
+    made = manifest_path(artifact).stat().st_mtime
     if artifact.is_dir():
         present = set(list_files(artifact))
     else:
@@ -203,11 +190,6 @@ def find_faults(artifact: Path, manifest: Manifest, full: bool = False) -> list[
             if fault := _content_fault(path, manifest.files[name], whole, bar.update):
                 faults.append(f"{path} was altered: {fault}")
     return sorted(faults)
-
-
-def _time_of(path: Path) -> float:
-    """When a file was written; infinity if it does not exist."""
-    return path.stat().st_mtime if path.exists() else math.inf
 
 
 def _content_fault(

@@ -12,7 +12,7 @@ def overlap(written: Path, read: Path) -> bool:
 
 def overlapping(written: Iterable[Path], read: Path) -> list[Path]:
     """Those of the paths `written` that equal the path `read`, contain it or lie in it."""
-    links = [entry for entry in _entries(read) if entry.is_symlink()]
+    links = filter(Path.is_symlink, read.iterdir() if read.is_dir() else ())
     targets = [Path(os.path.realpath(link)) for link in links]  # resolve may raise at a loop
     sources = dict.fromkeys([*_places(read), *targets])
     return [
@@ -24,10 +24,6 @@ def overlapping(written: Iterable[Path], read: Path) -> list[Path]:
             for source in sources
         )
     ]
-
-
-def _entries(path: Path) -> list[Path]:
-    return list(path.iterdir()) if path.is_dir() else []
 
 
 def _places(path: Path) -> list[Path]:

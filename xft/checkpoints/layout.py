@@ -106,6 +106,11 @@ class FfnLayer:
         """The fused output projection of the routed experts."""
         return self._experts("down_proj", part)
 
+    def fused(self, part: str = "weight") -> list[tuple[str, tuple[str, ...]]]:
+        """The fused tensors of the routed experts, each with the projections that it holds."""
+        inputs, output = self.form.inputs, (self.form.output,)
+        return [(self.experts_in(part), inputs), (self.experts_out(part), output)]
+
     def router(self, part: str) -> str:
         return f"{self.prefix}.router.{part}.weight"
 
@@ -139,7 +144,7 @@ def dense_layers(names: Iterable[str], config: dict) -> list[FfnLayer]:
         found = f"{len(layers)} of {expected}" if layers else "none of its"
         raise UserError(
             f"{model}: {found} layers have an MLP named `layers.<n>.mlp`. "
-            f"Models whose MLPs hold one of these can be upcycled: {_forms()}"
+            f"Models whose MLPs hold one of these can be upcycled: {forms()}"
         )
     return layers
 
@@ -176,7 +181,7 @@ def _dense_layer(prefix: str, index: int, held: set[str], model: str) -> FfnLaye
         return FfnLayer(prefix, index, form, linear[form.output])
     raise UserError(
         f"{model}: the MLP of layer {index} holds {', '.join(sorted(held))}. It can be upcycled if "
-        f"it holds the weights, and perhaps all biases, of one of these: {_forms()}"
+        f"it holds the weights, and perhaps all biases, of one of these: {forms()}"
     )
 
 
@@ -214,7 +219,8 @@ def _by_layer(names: Iterable[str]) -> dict[tuple[str, int], set[str]]:
     return dict(sorted(found.items(), key=lambda item: item[0][1]))
 
 
-def _forms() -> str:
+def forms() -> str:
+    """The linear layers of each form, for messages."""
     return "; ".join(", ".join(form.projections) for form in MLP_FORMS)
 
 

@@ -1,11 +1,11 @@
 """Parses JSON files strictly. Error messages name the file."""
 
-import json
 from codecs import BOM_UTF8
 from pathlib import Path
 
 from xft.common.errors import UserError
 from xft.common.files import read_bytes
+from xft.common.json_lines import parse_json
 
 MAX_BYTES = 100_000_000
 
@@ -20,9 +20,7 @@ def read_json(path: Path) -> dict:
     if content.startswith(BOM_UTF8):  # transformers does not read such a file either
         raise UserError(f"{path} begins with a byte order mark (BOM). Save it as UTF-8 without BOM")
     try:
-        value = json.loads(content.decode("utf-8"), object_pairs_hook=_unique)
-    except RecursionError:
-        raise UserError(f"{path} is not valid JSON: it is nested too deeply") from None
+        value = parse_json(content.decode("utf-8"), _unique)
     except ValueError as error:
         raise UserError(f"{path} is not valid JSON: {error}") from None
     if not isinstance(value, dict):

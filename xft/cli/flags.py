@@ -9,10 +9,8 @@ from pydantic.fields import FieldInfo
 
 from xft.artifacts.artifact import check_free
 from xft.artifacts.overlap import overlap
-from xft.common import progress
 from xft.common.errors import UserError
-from xft.config.section import Section, choices_of, item_of, keys, meaning, types_of
-from xft.config.validation import TYPE_NAMES
+from xft.config.section import Section, keys, meaning, schemas
 
 # The flags of all steps that name inputs and outputs.
 INPUT_FLAGS = (
@@ -22,6 +20,7 @@ INPUT_FLAGS = (
 NAME_OR_FILE_FLAGS = ("dataset", "problems", "prompt", "template", "tasks")
 OUTPUT_FLAGS = ("out", "metrics", "report")
 OPTIONS = "options of the configuration"
+TYPES = {"string": str, "integer": int, "number": float}  # by their names in JSON schema
 
 
 class StepParser(argparse.ArgumentParser):
@@ -35,8 +34,6 @@ class StepParser(argparse.ArgumentParser):
         """Parse the arguments. Raises UserError as `check_outputs` does."""
         parsed = super().parse_args(args, namespace)
         check_outputs(vars(parsed))
-        if out := vars(parsed).get("out"):
-            progress.name_output(Path(out))
         return parsed
 
     def path(self, flag: str, kind: str, meaning: str, required: bool = True, **settings) -> None:
@@ -66,11 +63,6 @@ class StepParser(argparse.ArgumentParser):
             help="The problems: humaneval, mbpp, or a file in HumanEval+ form (.jsonl or "
             ".jsonl.gz).",
         )
-
-
-def tool_parser(name: str, description: str) -> StepParser:
-    """The parser of `xft <name>`."""
-    return StepParser(f"xft {name}", description)
 
 
 def add_configs(parser, meaning: str, required: bool) -> None:
@@ -124,20 +116,18 @@ def add_options(parser, section: type[Section], names: Iterable[str] | None = No
 
 def _add_option(group, section: type[Section], name: str) -> None:
     field = section.model_fields[name]
-    annotation, is_required = field.annotation, field.is_required()
+    schema, is_required = schemas(section, name)[0], field.is_required()
     settings = {"help": _help(field, meaning(section, name)), "required": is_required}
     if not is_required:
         settings["default"] = field.get_default()
-    kind = types_of(annotation)[0]
-    if kind is bool:
+    if schema["type"] == "boolean":
         settings["action"] = argparse.BooleanOptionalAction
     else:
-        if kind is list:
-            settings["nargs"] = "+"
-            annotation = item_of(annotation)
-            kind = types_of(annotation)[0]
-        settings |= {"type": kind, "choices": choices_of(annotation) or None}
-        settings["metavar"] = None if settings["choices"] else TYPE_NAMES[kind].upper()
+        if schema["type"] == "array":
+            settings["nargs"], schema = "+", schema["items"]
+        kind, choices = schema["type"], schema.get("enum")
+        settings |= {"type": TYPES[kind], "choices": choices}
+        settings["metavar"] = None if choices else kind.upper()
     group.add_argument(_flag(name), **settings)
 
 

@@ -64,9 +64,7 @@ class TrainingStep(Step):
             full=self.full,
             options=options,
             tokens=tokens,
-            seed=run.seed,
-            threads=run.threads,
-            report_to=run.report_to,
+            run=run,
         )
 
 

@@ -7,15 +7,6 @@ from xft.common.errors import UserError
 from xft.common.gpus import take_gpus
 
 CPU_INFO = Path("/proc/cpuinfo")  # on Linux
-# Words for a training's precision, or for torch's name of a dtype.
-WEIGHTS = {
-    "fp32": "fp32 weights",
-    "bf16": "bf16 over fp32 weights",
-    "bf16_pure": "bf16 weights",
-    "torch.float32": "fp32 weights",
-    "torch.bfloat16": "bf16 weights",
-    "torch.float16": "fp16 weights",
-}
 
 
 def claim_gpus(asked: int) -> None:
@@ -43,15 +34,15 @@ def claim_gpus(asked: int) -> None:
 def describe_device(device: str, precision: str, threads: int | None) -> str:
     """One line for a log: the device, its threads, and the dtype of the weights.
 
-    device: torch's name, such as "cpu" or "cuda:0". precision: a key of WEIGHTS.
+    device: torch's name, such as "cpu" or "cuda:0". precision: of a training, or torch's dtype.
     """
     import torch
 
-    weights = WEIGHTS.get(precision, f"{precision} weights")
+    dtype = "bf16 over fp32" if precision == "bf16" else precision.removeprefix("torch.")
     if device.startswith("cuda"):
-        return f"device {device} ({torch.cuda.get_device_name(device)}), {weights}"
+        return f"device {device} ({torch.cuda.get_device_name(device)}), {dtype} weights"
     of_threads = f", {threads} thread{'s' * (threads > 1)}" if threads else ""
-    return f"device {device}{of_threads}, {weights}"
+    return f"device {device}{of_threads}, {dtype} weights"
 
 
 def advice_on_nan() -> str:

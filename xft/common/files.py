@@ -1,6 +1,5 @@
 """Opens files that a user or a hub names: regular files, with a bound on what they hold."""
 
-import errno
 import gzip
 import os
 import stat
@@ -13,23 +12,13 @@ from typing import BinaryIO
 from xft.common.errors import UserError
 
 MAX_BYTES = 4 * 2**30  # of a file that is read whole, unpacked
-KINDS = {
-    stat.S_IFDIR: "a folder",
-    stat.S_IFIFO: "a named pipe",
-    stat.S_IFSOCK: "a socket",
-    stat.S_IFCHR: "a device",
-    stat.S_IFBLK: "a device",
-}
-# The system's errors for a path that leads to no regular file: a socket, a device without a driver,
-# a link that leads to itself.
-FAULTS = {errno.ENXIO: "a socket", errno.ENODEV: "a device", errno.ELOOP: "a link to itself"}
 
 
 def open_regular(path: Path) -> BinaryIO:
     """Open a regular file, or a link to one, for reading.
 
     A pipe would stop the reader, and a device never ends. Raises UserError if the path leads to
-    anything else or to nothing.
+    anything else or to nothing, or if the file cannot be opened.
     """
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -38,13 +27,12 @@ def open_regular(path: Path) -> BinaryIO:
             raise UserError(f"{path} links to {path.readlink()}, which is missing") from None
         raise UserError(f"{path} is missing") from None
     except OSError as error:
-        if error.errno in FAULTS:
-            raise UserError(f"{path} is {FAULTS[error.errno]}, not a file") from None
-        raise
+        raise UserError(f"{path} cannot be opened: {error.strerror}") from None
     mode = os.fstat(descriptor).st_mode
     if not stat.S_ISREG(mode):
         os.close(descriptor)
-        raise UserError(f"{path} is {KINDS.get(stat.S_IFMT(mode), 'special')}, not a file")
+        kind = "a folder" if stat.S_ISDIR(mode) else "a pipe or a device"
+        raise UserError(f"{path} is {kind}, not a file")
     return os.fdopen(descriptor, "rb")
 
 
@@ -95,6 +83,17 @@ def read_bytes(path: Path, limit: int = MAX_BYTES) -> bytes:
         content = file.read(limit + 1)
     check_size(path, len(content), limit)
     return content
+
+
+def read_text(path: Path, limit: int = MAX_BYTES) -> str:
+    """The text of a regular file as `read_bytes` reads it, without a BOM in front.
+
+    Raises UserError also if it is not UTF-8.
+    """
+    try:
+        return read_bytes(path, limit).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not UTF-8 text: {error}") from None
 
 
 def read_lines(path: Path, longest: int) -> Iterator[bytes | None]:

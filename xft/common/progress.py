@@ -6,7 +6,6 @@ Progress is a bar on a terminal. In a log file it is an occasional line with the
 import os
 import re
 import sys
-from pathlib import Path
 
 from tqdm import tqdm
 
@@ -24,22 +23,13 @@ LINE = re.compile(
     re.MULTILINE,
 )
 
-_step = _job = ""  # set by `cli.running.run` in a process that works for one job
+_job = ""  # set by `cli.running.run` in a process that works for one job
 
 
 def name_job(step: str) -> None:
     """Put the name of the step, or of the workflow's job, in front of all later lines."""
-    global _step, _job
-    _step, _job = step, job_name() or step
-
-
-def name_output(out: Path) -> None:
-    """Add the output's name after the step's name, if a step is set and the names differ."""
     global _job
-    if job_name():
-        return
-    name = re.sub(r"\.(json|jsonl|csv)$", "", out.name)
-    _job = f"{_step} {name}" if _step and name != _step else _step
+    _job = job_name() or step
 
 
 def job_name() -> str | None:

@@ -6,8 +6,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
-from types import NoneType, UnionType
-from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
+from typing import Annotated, Any, TypeVar
 
 from pydantic import (
     AfterValidator,
@@ -67,7 +66,7 @@ class Section(BaseModel):
     @field_validator("*", mode="before")
     @classmethod
     def _null_is_none(cls, value: Any, info) -> Any:
-        is_optional = NoneType in types_of(cls.model_fields[info.field_name].annotation)
+        is_optional = cls.model_fields[info.field_name].default is None
         return None if value == "null" and is_optional else value
 
     @model_validator(mode="after")
@@ -85,34 +84,6 @@ class Section(BaseModel):
             f"{_equation(need.key, values[need.key])}. Leave out {' and '.join(names)}, or set "
             f"{need} too. If only some runs have it, set all of this in variants"
         )
-
-
-def types_of(annotation: Any) -> tuple[type, ...]:
-    """The types that an annotation allows. A Literal of texts allows str."""
-    origin = get_origin(annotation)
-    if origin in (Union, UnionType):
-        return tuple(kind for part in get_args(annotation) for kind in types_of(part))
-    if origin is Literal:
-        return (str,)
-    if origin is Annotated:
-        return types_of(get_args(annotation)[0])
-    return (origin or annotation,)
-
-
-def item_of(annotation: Any) -> Any:
-    """The annotation of a list's items. The list may be optional or annotated."""
-    if get_origin(annotation) is list:
-        return get_args(annotation)[0]
-    return next((item for part in get_args(annotation) if (item := item_of(part))), None)
-
-
-def choices_of(annotation: Any) -> tuple[str, ...]:
-    """The texts of a Literal, which may be optional or annotated; empty for other types."""
-    if get_origin(annotation) is Literal:
-        return get_args(annotation)
-    if get_origin(annotation) is list:
-        return ()
-    return next((found for part in get_args(annotation) if (found := choices_of(part))), ())
 
 
 def _unique(values: list) -> list:
@@ -151,6 +122,17 @@ Commit = Annotated[str, Field(pattern="^[0-9a-f]{40}$")] | None
 def keys(section: type[Section]) -> tuple[str, ...]:
     """The keys of a section, in order."""
     return tuple(section.model_fields)
+
+
+@cache
+def _properties(section: type[Section]) -> dict[str, dict]:
+    return section.model_json_schema()["properties"]
+
+
+def schemas(section: type[Section], key: str) -> list[dict]:
+    """The JSON schema of each type that a key may have, null last."""
+    schema = _properties(section)[key]
+    return schema.get("anyOf", [schema])
 
 
 @cache

@@ -534,12 +534,6 @@ class XftConfig(ManyRuns, RunConfig):
         idle = without_effect(SftConfig, shared | own)
         return config | {"sft": {key: shared[key] for key in shared if key not in idle} | own}
 
-    @model_validator(mode="after")
-    def _sections_fit(self):
-        if fault := self._fault_of_models() or self._fault_of_trainings():
-            raise ValueError(fault)
-        return self
-
     def paths(self) -> list[tuple[str, str]]:
         """The files and folders that are read, by key. Some are names, such as humaneval."""
         base, data, evaluation = self.base, self.data, self.evaluation
@@ -555,42 +549,35 @@ class XftConfig(ManyRuns, RunConfig):
         }
         return [(key, path) for key, paths in named.items() for path in paths]
 
-    def _fault_of_models(self) -> str | None:
+    @model_validator(mode="after")
+    def _models_fit(self):
         merged = [model for model in self.evaluation.models if model in MERGED]
         if merged and not self.moe.shared_expert:
             names = " and ".join(merged)
-            return (
+            raise ValueError(
                 f"evaluation.models names {names}, but without moe.shared_expert there is no "
                 f"merge. Leave out {names}"
             )
         if self.merge.select == "validation" and not self.data.validation_rows:
-            return "merge.select = validation: there are no held-out rows. Set data.validation_rows"
+            raise ValueError(
+                "merge.select = validation: there are no held-out rows. Set data.validation_rows"
+            )
         for lam in self.merge.lambdas if self.mixing.learn_lambda else ():
             if fault := fault_of_learned(lam):
-                return f"merge.lambdas = {lam}: {fault}"
-        return self._fault_of_labels()
+                raise ValueError(f"merge.lambdas = {lam}: {fault}")
+        return self
 
-    def _fault_of_labels(self) -> str | None:
-        """The fault if two different sets of problems have the same name in the results."""
-        seen: dict[str, str] = {}
-        for name in [*self.evaluation.datasets, *self.data.decontaminate_against]:
-            if seen.setdefault(problem_label(name), name) != name:
-                return (
-                    "evaluation.datasets: two data sets have the name "
-                    f"{problem_label(name)} in the results. Rename a file"
-                )
-        return None
-
-    def _fault_of_trainings(self) -> str | None:
+    @model_validator(mode="after")
+    def _trainings_fit(self):
         if self.moe.experts == "lora" and (fault := fault_of_low_rank(self.moe_sft)):
-            return f"moe_sft, with moe.experts = lora: {fault}"
+            raise ValueError(f"moe_sft, with moe.experts = lora: {fault}")
         for name in TRAININGS:
             section = getattr(self, name)
             if fault := section.fault_of_validation(self.data.validation_rows):
-                return f"{name}: {fault}"
+                raise ValueError(f"{name}: {fault}")
             if fault := fault_of_devices(section, self.gpus * section.processes):
-                return f"{name}, gpus = {self.gpus}: {fault}"
-        return None
+                raise ValueError(f"{name}, gpus = {self.gpus}: {fault}")
+        return self
 
 
 TRAININGS = ("moe_sft", "sft", "mixing", "heal")  # sections, one for each training

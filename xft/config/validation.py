@@ -4,28 +4,18 @@ import difflib
 import json
 from collections.abc import Iterator, Mapping
 from functools import cache
-from types import NoneType
 from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
 from xft.common.errors import UserError, did_you_mean
-from xft.config.section import Section, keys, types_of
+from xft.config.section import Section, keys
 from xft.config.sections import (
     MixingShape,
     XftConfig,
     fault_of_learned,
     lambda_token,
 )
-
-TYPE_NAMES = {
-    bool: "boolean",
-    int: "integer",
-    float: "number",
-    str: "string",
-    list: "array",
-    NoneType: "null",
-}
 
 SectionType = TypeVar("SectionType", bound=Section)
 
@@ -63,11 +53,6 @@ def sections(owner: type[Section] = XftConfig) -> Iterator[tuple[str, type[Secti
 def is_section(annotation: Any) -> bool:
     """Whether a key's annotation is that of a section."""
     return isinstance(annotation, type) and issubclass(annotation, Section)
-
-
-def type_names(annotation: Any) -> list[str]:
-    """The names in JSON schema of the types that a key may have."""
-    return [TYPE_NAMES.get(kind, "object") for kind in types_of(annotation)]
 
 
 def _explain(section: type[Section], fault: dict) -> str:

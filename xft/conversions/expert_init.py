@@ -31,10 +31,7 @@ def varied_plans(
     """
     routed = moe.num_experts - moe.shared_expert
     inputs = ("gate", "up") if layer.form.gated else ("up",)
-    for name, projections, roles in (
-        (layer.experts_in(), layer.form.inputs, inputs),
-        (layer.experts_out(), (layer.form.output,), ("down",)),
-    ):
+    for (name, projections), roles in zip(layer.fused(), (inputs, ("down",)), strict=True):
         names = [layer.dense(projection) for projection in projections]
         rows = sum(base.shape(weight)[0] for weight in names)
         shape = routed, rows, base.shape(names[0])[1]

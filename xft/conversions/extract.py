@@ -45,7 +45,4 @@ def _names(layer: FfnLayer) -> list[str]:
     if layer.low_rank:
         return [layer.factor(name, letter) for name in layer.form.projections for letter in "AB"]
     shared = [layer.shared(projection, part) for projection, part in layer.tensors]
-    fused = [
-        name for part in layer.parts for name in (layer.experts_in(part), layer.experts_out(part))
-    ]
-    return [*shared, *fused]
+    return [*shared, *(name for part in layer.parts for name, _ in layer.fused(part))]

@@ -50,14 +50,11 @@ def _weight_plans(
     for name, tensor in tensors.items() if shared else ():
         chunks = partial(_rounded, [tensor], slice(1))
         yield TensorPlan(layer.shared(name), tensor.dtype, tensor.shape, chunks)
-    output = tensors[layer.form.output]
-    for name, parts in (
-        (layer.experts_in(), [tensors[name] for name in layer.form.inputs]),
-        (layer.experts_out(), [output]),
-    ):
-        rows = sum(tensor.shape[0] for tensor in parts)
-        shape = routed, rows, parts[0].shape[1]
-        yield TensorPlan(name, output.dtype, shape, partial(_rounded, parts, slice(shared, None)))
+    for name, projections in layer.fused():
+        parts = [tensors[projection] for projection in projections]
+        shape = routed, sum(tensor.shape[0] for tensor in parts), parts[0].shape[1]
+        chunks = partial(_rounded, parts, slice(shared, None))
+        yield TensorPlan(name, parts[0].dtype, shape, chunks)
 
 
 def _rounded(tensors: list[LowRankTensor], chosen: slice) -> Iterator:
@@ -73,7 +70,6 @@ def _bias_plans(moe: Checkpoint, layer: FfnLayer) -> Iterable[TensorPlan]:
     routed = moe.config["num_experts"] - shared
     for name in layer.form.projections if shared else ():
         yield copy_plan(moe, layer.frozen(name, "bias"), layer.shared(name, "bias"))
-    inputs = [layer.frozen(name, "bias") for name in layer.form.inputs]
-    output = [layer.frozen(layer.form.output, "bias")]
-    yield fused_plan(moe, layer.experts_in("bias"), inputs * routed, routed)
-    yield fused_plan(moe, layer.experts_out("bias"), output * routed, routed)
+    for name, projections in layer.fused("bias"):
+        frozen = [layer.frozen(projection, "bias") for projection in projections]
+        yield fused_plan(moe, name, frozen * routed, routed)

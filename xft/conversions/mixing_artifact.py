@@ -3,12 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from xft.artifacts.artifact import (
-    Artifact,
-    create_artifact,
-    open_artifact,
-    write_json,
-)
+from xft.artifacts.artifact import Artifact, Draft, open_artifact, write_json
 from xft.checkpoints.writer import TensorPlan
 from xft.common.errors import UserError
 from xft.conversions.merge import ALPHA, LAMBDA_LOGIT, mixing_coefficients
@@ -76,25 +71,14 @@ def open_mixing(path: Path, sources: MixingSources, full: bool = False) -> Mixin
     return MixingArtifact(artifact, checkpoint.get(ALPHA).clone(), lambda_logit, checkpoint.config)
 
 
-def write(
-    out: Path,
-    kind: str,
-    logits: dict,
-    config: dict,
-    sources: MixingSources,
-    parameters: dict | None = None,
-    inputs: dict[str, str] | None = None,
-) -> None:
-    """Write coefficients as an artifact of `kind`.
+def write(draft: Draft, logits: dict, config: dict) -> None:
+    """Fill an artifact with coefficients.
 
     logits: fp32 tensors by name: alpha, and lambda_logit if lambda is learned.
     """
-    parameters = config | (parameters or {})
     plans = [
         TensorPlan(name, "F32", tuple(tensor.shape), lambda tensor=tensor: [tensor])
         for name, tensor in sorted(logits.items())
     ]
-    inputs = sources.ids | (inputs or {})
-    with create_artifact(out, kind, parameters, inputs) as draft:
-        draft.write_tensors(plans)
-        write_json(draft.path / "config.json", config)
+    draft.write_tensors(plans)
+    write_json(draft.path / "config.json", config)

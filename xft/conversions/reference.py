@@ -95,16 +95,14 @@ def _expert_plans(
     published: Checkpoint, layer: FfnLayer, moe: MixtureConfig
 ) -> Iterable[TensorPlan]:
     experts = range(moe.num_experts)
-    form = layer.form
     if moe.shared_expert:
-        for projection in form.projections:
+        for projection in layer.form.projections:
             name = _expert_name(layer, projection, 0)
             yield copy_plan(published, name, layer.shared(projection))
         experts = experts[1:]
-    inputs = [_expert_name(layer, name, expert) for expert in experts for name in form.inputs]
-    outputs = [_expert_name(layer, form.output, expert) for expert in experts]
-    yield fused_plan(published, layer.experts_in(), inputs, len(experts))
-    yield fused_plan(published, layer.experts_out(), outputs, len(experts))
+    for name, projections in layer.fused():
+        parts = [_expert_name(layer, one, expert) for expert in experts for one in projections]
+        yield fused_plan(published, name, parts, len(experts))
 
 
 def _router_plans(

@@ -104,10 +104,9 @@ def _expert_plans(
         yield from varied_plans(base, layer, moe, seed)
         parts = [part for part in parts if part == "bias"]
     for part in parts:
-        inputs = [layer.dense(projection, part) for projection in layer.form.inputs]
-        output = [layer.dense(layer.form.output, part)]
-        yield fused_plan(base, layer.experts_in(part), inputs * routed, routed)
-        yield fused_plan(base, layer.experts_out(part), output * routed, routed)
+        for name, projections in layer.fused(part):
+            dense = [layer.dense(projection, part) for projection in projections]
+            yield fused_plan(base, name, dense * routed, routed)
 
 
 def _router_plans(

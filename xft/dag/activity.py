@@ -13,12 +13,13 @@ from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 
+from xft.artifacts.claims import OWNER
 from xft.artifacts.manifest import manifest_path
 from xft.cli.running import failure, without_torchrun
 from xft.common.progress import last_progress
 from xft.dag.wanted import RESULT, Wanted
 from xft.evaluation.samples import journal_path
-from xft.store.store import OWNER, Store, partial, worker
+from xft.store.store import Store, partial, worker
 from xft.training.checkpoints import step_of
 
 FRESH_SECONDS = 300  # a job of another machine is over if its log has not changed for longer

@@ -39,7 +39,7 @@ def bound_folders(places: Iterable[Path]) -> list[str]:
     UserError if the name of a folder cannot stand in APPTAINER_BIND.
     """
     targets = [file.resolve() for place in places if place.is_dir() for file in place.glob("*")]
-    folders = dict.fromkeys(map(_nearest_folder, [*places, *targets]))
+    folders = dict.fromkeys(map(nearest_folder, [*places, *targets]))
     outside = [str(f) for f in folders if not f.is_relative_to(Path.cwd())]
     for folder in outside:
         if {",", ":"} & set(folder):
@@ -47,6 +47,7 @@ def bound_folders(places: Iterable[Path]) -> list[str]:
     return outside
 
 
-def _nearest_folder(place: Path) -> Path:
+def nearest_folder(place: Path) -> Path:
+    """A folder, or the nearest one above it that exists."""
     place = place.absolute()
     return next(path for path in (place, *place.parents) if path.is_dir())

@@ -10,7 +10,7 @@ from xft.cli.flags import to_flags
 from xft.common.errors import UserError
 from xft.config.recorded import chosen_values
 from xft.config.runs import Run
-from xft.config.sections import XftConfig
+from xft.config.sections import XftConfig, problem_label
 from xft.config.step_keys import UNRECORDED
 from xft.dag.wanted import FileContents, Shared, Wanted, Wants
 from xft.reporting.runs import MEASURED, Row, write_runs
@@ -57,8 +57,9 @@ class Experiment:
 
     def _check_problem_sets(self) -> None:
         found: dict[str, str] = {}
-        for run in (*self.runs, self._own):
-            for label, name in (run.problem_sets | run.forbidden_sets).items():
+        for config in (self.config, *(run.config for run in self.runs)):
+            for name in [*config.evaluation.datasets, *config.data.decontaminate_against]:
+                label = problem_label(name)
                 if found.setdefault(label, name) != name:
                     raise UserError(
                         f"config: the problems {found[label]} and {name} would both have the name "

@@ -27,7 +27,7 @@ from xft.store import names, others
 from xft.store.code import ROOT
 from xft.store.memory import Memory
 from xft.store.plan import Job, write_plan
-from xft.store.store import Store, is_whole, worker
+from xft.store.store import is_whole, worker
 
 MEMORY_FILE = ".memory.json"  # in the store
 
@@ -46,15 +46,8 @@ class WorkflowRun:
         self.memory = Memory(Path(self.config.store) / MEMORY_FILE)
         contents = FileContents(self.memory)
         self.experiment = Experiment(self.config, self.runs, contents)
+        self.store, self.results = self.experiment.store, self.experiment.results
         self.begun, self.began = False, time.time()
-
-    @property
-    def store(self) -> Store:
-        return self.experiment.store
-
-    @property
-    def results(self) -> Path:
-        return self.experiment.results
 
     @cached_property
     def jobs(self) -> dict[str, Job]:
@@ -102,7 +95,7 @@ class WorkflowRun:
                     "name another results_dir"
                 )
         links = [name for job in self.jobs.values() for name in (job.links | job.logs)]
-        names.check_free(self.results, links)
+        names.check_free(links)
         for own in (self.results / CONFIG_FILE, self.results / RUNS_TABLE):
             if own.exists() and not is_results_folder(self.results):
                 raise UserError(

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 
 from xft.config.models import MODELS
 from xft.config.sections import XftConfig
+from xft.dag.containers import nearest_folder
 from xft.dag.experiment import Experiment
 from xft.dag.job_resources import requests
 from xft.dag.run import WorkflowRun
@@ -59,8 +60,7 @@ def warn_of_full_disk(run: WorkflowRun) -> str | None:
     if None in made.values():
         return None
     store = run.store.root
-    place = next(place for place in (store, *store.absolute().parents) if place.exists())
-    needed, free = _space(made).total(), shutil.disk_usage(place).free
+    needed, free = _space(made).total(), shutil.disk_usage(nearest_folder(store)).free
     if needed <= free:
         return None
     return (

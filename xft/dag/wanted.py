@@ -406,7 +406,7 @@ class Wants:
     def evaluation(self, model: str, label: str) -> Wanted:
         options = options_of_step("eval", self.config)
         options |= {"prompt": self.prompt_identity(model), "backend": self.backend(model)}
-        unread = {"data.template" if self.is_untuned(model) else "evaluation.base_prompt"}
+        unread = {"data.template" if model in UNTUNED else "evaluation.base_prompt"}
         if not options["temperature"]:
             unread.add("seed")
         if options["backend"] == "vllm":
@@ -419,15 +419,10 @@ class Wants:
         name = f"eval/{model}/{label}.json"
         return self._wanted("eval", name, options, sources, unread=unread, file=RESULT, **about)
 
-    def is_untuned(self, model: str) -> bool:
-        """Whether a model has seen no instructions."""
-        return model in UNTUNED
-
     def prompt(self, model: str) -> str:
         """The prompt for a model's evaluation: for a tuned model, the prompt of its tuning."""
         config = self.config
-        untuned = self.is_untuned(model)
-        return config.evaluation.base_prompt if untuned else config.data.template
+        return config.evaluation.base_prompt if model in UNTUNED else config.data.template
 
     def prompt_identity(self, model: str) -> str:
         prompt = self.prompt(model)

@@ -8,7 +8,7 @@ from itertools import count
 from pathlib import Path
 
 from xft.common.errors import UserError
-from xft.common.files import check_size, open_unpacked, read_bytes
+from xft.common.files import check_size, open_unpacked, read_text
 from xft.common.json_lines import parse_json, read_json_lines
 from xft.data.conversations import FORMS, Conversation, Turn, read_conversation
 from xft.data.faults import fault_of_object, fault_of_text
@@ -181,9 +181,7 @@ def json_values(path: Path) -> Iterator[tuple[int, str, object]]:
             yield number, f"{path}, line {number}", value
         return
     try:
-        values = parse_json(read_bytes(path, LARGEST_ARRAY).decode("utf-8-sig"))
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not UTF-8 text: {error}") from None
+        values = parse_json(read_text(path, LARGEST_ARRAY))
     except ValueError as error:
         raise UserError(f"{path} is not valid JSON: {error}") from None
     for number, value in enumerate(values, 1):

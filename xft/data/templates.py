@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from xft.common.errors import UserError, did_you_mean
-from xft.common.files import read_bytes
+from xft.common.files import read_text
 from xft.common.limits import limited
 from xft.config.sections import TokensConfig
 from xft.data.conversations import Conversation, Turn
@@ -55,10 +55,7 @@ def read_template(name_or_file: str, names: tuple[str, ...] = NAMES) -> str:
             f"{file} is neither a template ({', '.join(names)}) nor a file"
             f"{did_you_mean(name_or_file, names)}"
         )
-    try:
-        text = read_bytes(file, MOST_BYTES).decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{file} is not UTF-8 text: {error}") from None
+    text = read_text(file, MOST_BYTES)
     if text.count(SLOT) != 1:
         raise UserError(
             f"{file} holds {SLOT} {text.count(SLOT)} times; a template holds it exactly once"

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from xft.common.errors import UserError, naming
-from xft.common.files import read_bytes
+from xft.common.files import read_text
 from xft.common.progress import progress
 from xft.data.examples import Tokens, batches
 from xft.data.faults import fault_of_object, fault_of_text
@@ -25,7 +25,8 @@ def read_texts(path: Path) -> list[str]:
     """
     with naming("text"):
         if path.suffix == ".txt":
-            values = [(str(path), _whole(path))]
+            text = io.StringIO(read_text(path), newline=None).read()  # with one kind of line end
+            values = [(str(path), {COLUMN: text})]
         else:
             values = [(place, value) for _, place, value in json_values(path)]
     if not values:
@@ -54,14 +55,6 @@ def window_texts(texts: list[str], tokenizer, max_length: int) -> Tokens:
                         windows.append((number, window, np.arange(len(window)) > 0))
             bar.update(len(batch))
     return Tokens.join(windows)
-
-
-def _whole(path: Path) -> dict:
-    try:
-        text = read_bytes(path).decode("utf-8-sig")
-        return {COLUMN: io.StringIO(text, newline=None).read()}  # with one kind of line end
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not UTF-8 text: {error}") from None
 
 
 def _fault(value: object) -> str | None:

@@ -73,8 +73,6 @@ def open_tokens(path: Path, model: Path, full: bool = False) -> TokensArtifact:
             f"differs. Make it again: python -m workflow_scripts.tokens --model {model}"
         )
     checkpoint = artifact.checkpoint
-    if "trained" not in checkpoint:
-        raise UserError(f"{path} is of an earlier version. Make it again")
     return TokensArtifact(
         artifact, Tokens(**{name: checkpoint.get(name).numpy() for name in DTYPES})
     )

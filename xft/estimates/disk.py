@@ -3,7 +3,8 @@
 from xft.checkpoints.dtypes import DTYPE_BYTES
 from xft.config.models import MERGED, MIXTURES, MODELS
 from xft.config.sections import XftConfig
-from xft.estimates.jobs import SHARDED, Job, configured_job
+from xft.config.training import SHARDED
+from xft.estimates.jobs import Job, configured_job
 from xft.estimates.memory import average_bytes, optimizer_bytes
 from xft.estimates.parameters import Models
 from xft.training.checkpoints import KEPT

@@ -3,10 +3,15 @@
 from dataclasses import dataclass
 
 from xft.config.sections import XftConfig
-from xft.config.training import TrainingConfig, fault_of_shards, precision_of
+from xft.config.training import (
+    SHARDED,
+    ZERO_STAGES,
+    TrainingConfig,
+    fault_of_shards,
+    precision_of,
+)
 
-LAUNCHES = ("single", "ddp", "fsdp", "zero2", "zero3")
-SHARDED = ("fsdp", "zero2", "zero3")
+LAUNCHES = ("single", "ddp", *SHARDED)
 # The steps that train, each with its section of the configuration.
 SECTIONS = {"moe_sft": "moe_sft", "sft": "sft", "heal": "heal", "weighted_trained": "mixing"}
 FP32, BF16 = 4, 2  # bytes of a value
@@ -54,7 +59,7 @@ class Job:
 
     @property
     def zero(self) -> bool:
-        return self.launch in ("zero2", "zero3")
+        return self.launch in ZERO_STAGES
 
     @property
     def learns_from_mixture(self) -> bool:

@@ -14,8 +14,9 @@ from pathlib import Path
 
 from xft.common.errors import UserError
 from xft.config.sections import DataConfig, XftConfig
+from xft.config.training import SHARDED
 from xft.estimates.disk import expert_bytes
-from xft.estimates.jobs import FP32, SHARDED, configured_job
+from xft.estimates.jobs import FP32, configured_job
 from xft.estimates.memory import average_bytes, teacher_bytes, training_memory
 from xft.estimates.parameters import Models
 from xft.estimates.processors import DEFAULT_UTILISATION, Processor

@@ -43,11 +43,11 @@ def _metrics(row: dict) -> dict[str, dict]:
         if comma and not metric.endswith("_stderr"):
             name = metric if chosen == "none" else f"{metric} ({chosen})"
             stderr = row.get(f"{metric}_stderr,{chosen}")
-            found[name] = {"value": _number(value), "stderr": _number(stderr)}
+            found[name] = {"value": finite(value), "stderr": finite(stderr)}
     return found
 
 
-def _number(value: object) -> float | None:
+def finite(value: object) -> float | None:
     """A finite number; None for any other value, such as "N/A"."""
     is_number = isinstance(value, int | float) and math.isfinite(value)
     return float(value) if is_number else None

@@ -6,7 +6,6 @@ Written for lm_eval 0.4.13.
 import logging
 import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from xft.artifacts.manifest import hash_file
@@ -20,27 +19,17 @@ SEED = 1234  # lm_eval's default, for few-shot examples and bootstraps
 OFFLINE = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
 
 
-@dataclass(frozen=True)
-class LmEvalOptions:
-    """How tasks are measured. limit: examples of each task (None: all)."""
-
-    batch_size: int
-    limit: int | None
-    threads: int
-
-
-def measure(
-    model_folder: str, names: Sequence[str], options: LmEvalOptions, verify_all: bool
-) -> dict:
+def measure(model_folder: str, names: Sequence[str], options: dict, verify_all: bool) -> dict:
     """The result of a model on the tasks, groups of tasks, and files of tasks with these names.
 
-    verify_all: whether to hash the whole model. Nothing is fetched. Raises UserError if lm_eval, a
-    task or its data is missing, or if the model does not match its manifest or cannot be loaded.
+    options: batch_size; limit, the examples of each task (None: all); threads. verify_all: whether
+    to hash the whole model. Nothing is fetched. Raises UserError if lm_eval, a task or its data is
+    missing, or if the model does not match its manifest or cannot be loaded.
     """
     require("lm_eval")
     identity = artifact_id(Path(model_folder), full=verify_all)
     os.environ |= OFFLINE
-    model, tokenizer = load_model(Path(model_folder), options.threads)
+    model, tokenizer = load_model(Path(model_folder), options["threads"])
 
     from lm_eval import simple_evaluate
     from lm_eval.models.huggingface import HFLM
@@ -50,9 +39,9 @@ def measure(
     seeds = ("random_seed", "numpy_random_seed", "torch_random_seed", "fewshot_random_seed")
     try:
         measured = simple_evaluate(
-            HFLM(pretrained=model, tokenizer=tokenizer, batch_size=options.batch_size),
+            HFLM(pretrained=model, tokenizer=tokenizer, batch_size=options["batch_size"]),
             tasks=list(names),
-            limit=options.limit,
+            limit=options["limit"],
             log_samples=False,
             **dict.fromkeys(seeds, SEED),
         )
@@ -63,7 +52,7 @@ def measure(
             "tasks. Nothing is fetched here, and nothing that a model writes is run: see section "
             "General abilities of docs/evaluation.md"
         ) from error
-    settings = asdict(options) | {"tasks": [Path(name).name for name in names], "seed": SEED}
+    settings = options | {"tasks": [Path(name).name for name in names], "seed": SEED}
     settings |= {"device": model.device.type, "dtype": str(model.dtype).removeprefix("torch.")}
     return build_result(
         measured,

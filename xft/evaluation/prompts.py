@@ -3,12 +3,7 @@
 import hashlib
 from dataclasses import dataclass
 
-from xft.data.templates import (
-    COMPLETION,
-    ChatTemplate,
-    TextTemplate,
-    encode_literally,
-)
+from xft.data.templates import COMPLETION, ChatTemplate, Template, encode_literally
 from xft.evaluation.problems import Problem, ProblemSet, split_mbpp
 
 FENCE = "```"
@@ -34,7 +29,7 @@ class TaskPrompt:
     instruction: str
     head: str
     stops: tuple[str, ...]
-    template: TextTemplate | ChatTemplate = COMPLETION
+    template: Template = COMPLETION
     start: str = ""
 
     @property
@@ -60,14 +55,12 @@ def cut(text: str, stops: tuple[str, ...]) -> str:
     return text[: min((i for stop in stops if (i := text.find(stop)) >= 0), default=len(text))]
 
 
-def task_prompts(
-    problem_set: ProblemSet, template: TextTemplate | ChatTemplate
-) -> list[TaskPrompt]:
+def task_prompts(problem_set: ProblemSet, template: Template) -> list[TaskPrompt]:
     """A prompt for each problem, in order."""
     return [task_prompt(p, problem_set.form, template) for p in problem_set.problems]
 
 
-def task_prompt(problem: Problem, form: str, template: TextTemplate | ChatTemplate) -> TaskPrompt:
+def task_prompt(problem: Problem, form: str, template: Template) -> TaskPrompt:
     """The prompt for a problem of a set of this form."""
     task_id, code = problem.task_id, problem.prompt
     if template is COMPLETION:
@@ -86,7 +79,7 @@ def _with_code(request: str, code: str) -> str:
     return f"{request}\n```python\n{code}\n```"
 
 
-def _closing(template: TextTemplate | ChatTemplate) -> tuple[str, ...]:
+def _closing(template: Template) -> tuple[str, ...]:
     """The end of a response's code block. It is the first fence, as in the published evaluation.
 
     No evaluation with chats is published. There it is the first fence at the start of a line, as in

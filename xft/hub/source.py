@@ -142,11 +142,6 @@ def dataset_source(source: str, revision: str | None) -> DatasetSource:
     return DatasetSource(f"{organisation}/{name}", file or None, revision)
 
 
-def fetch_dataset_file(source: DatasetSource) -> Path:
-    """The file of a data set, in the hub's cache. Raises UserError."""
-    return hub.fetch_file(source.repository, source.revision, source.file, "dataset")
-
-
 def fetch_dataset(source: DatasetSource, split: str, out: Path) -> None:
     """Write a split of a data set as Parquet, as `datasets` reads it. Raises UserError.
 

@@ -8,7 +8,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from xft.checkpoints.layout import MLP_FORMS, MlpForm, find_form
+from xft.checkpoints.layout import MlpForm, find_form, forms
 from xft.common.errors import UserError
 
 ACTIVATION_NAMES = ("act_fn", "activation_fn", "act")
@@ -36,10 +36,9 @@ def read_mlp(mlp: nn.Module | None) -> MlpShape:
     act_fn = next((getattr(mlp, name) for name in ACTIVATION_NAMES if hasattr(mlp, name)), None)
     biases = {layer.bias is not None for layer in linear.values()}
     if form is None or act_fn is None or len(biases) > 1:
-        forms = "; ".join(", ".join(form.projections) for form in MLP_FORMS)
         raise UserError(
             f"an MLP of class {type(mlp).__name__} cannot be upcycled. It must have an activation "
-            f"and one of these sets of linear layers, all with biases or all without: {forms}"
+            f"and one of these sets of linear layers, all with biases or all without: {forms()}"
         )
     output = linear[form.output]
     shape = MlpShape(form, output.out_features, output.in_features, act_fn, biases.pop())

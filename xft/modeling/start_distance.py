@@ -76,12 +76,8 @@ def _loaded(model: nn.Module, checkpoint: Checkpoint, layer: FfnLayer) -> nn.Mod
 def _of_weights(mlp: nn.Module, block: nn.Module, layer: FfnLayer) -> float:
     moved = size = 0.0
     for part in layer.parts:
-        inputs = [mlp.get_parameter(f"{name}.{part}") for name in layer.form.inputs]
-        output = mlp.get_parameter(f"{layer.form.output}.{part}")
-        for name, weight in (
-            (layer.experts_in(part), torch.cat(inputs)),
-            (layer.experts_out(part), output),
-        ):
+        for name, projections in layer.fused(part):
+            weight = torch.cat([mlp.get_parameter(f"{one}.{part}") for one in projections])
             experts = block.get_parameter(name.removeprefix(f"{layer.prefix}."))
             moved += (experts - weight).norm().item() ** 2 / len(experts)
             size += weight.norm().item() ** 2

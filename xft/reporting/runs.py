@@ -8,7 +8,7 @@ from io import StringIO
 from pathlib import Path
 
 from xft.common.errors import UserError
-from xft.common.files import read_bytes
+from xft.common.files import read_text
 from xft.config.section import Section
 from xft.config.validation import validated
 
@@ -114,11 +114,11 @@ def read_runs(file: Path) -> list[Row]:
     Raises UserError if it is no such table, has no rows, or names two results of a model.
     """
     try:
-        table = csv.DictReader(StringIO(read_bytes(file).decode("utf-8")), strict=True)
+        table = csv.DictReader(StringIO(read_text(file)), strict=True)
         rows = [
             validated(Row, _values(line, file), f"{file}, line {table.line_num}") for line in table
         ]
-    except (UnicodeDecodeError, csv.Error) as error:
+    except csv.Error as error:
         raise UserError(f"{file} is not a CSV file: {error}") from None
     if not rows:
         raise UserError(f"{file} names no results. Write a row for each")

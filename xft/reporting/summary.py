@@ -1,7 +1,6 @@
 """Makes the tables of a summary and their explanation, from a table of runs."""
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from xft.evaluation import lm_eval_result
@@ -25,17 +24,8 @@ from xft.reporting.verdict import quantities, readable, verdict
 MOST_LINES = 19  # of the head
 
 
-@dataclass(frozen=True)
-class Summary:
-    """table, comparisons: pandas data frames. text: Markdown."""
-
-    table: object
-    comparisons: object
-    text: str
-
-
-def summarise(rows: Sequence[Row], chosen_by: str | None = None) -> Summary:
-    """The summary of what a table of runs names.
+def summarise(rows: Sequence[Row], chosen_by: str | None = None) -> tuple:
+    """The summary of what a table of runs names: table, comparisons (pandas data frames), Markdown.
 
     chosen_by: one of `notes.CHOICES`; None for the loss on held-out rows if there is one. Raises
     UserError if a file is missing or is no result of its step.
@@ -74,7 +64,7 @@ def summarise(rows: Sequence[Row], chosen_by: str | None = None) -> Summary:
             remarks=[*notes.contaminated(evaluations, counts), *_remarks(evaluations)],
         )
     )
-    return Summary(table, compared, text)
+    return table, compared, text
 
 
 def head(text: str) -> str:

@@ -54,13 +54,9 @@ class Code:
         while waiting:
             name = waiting.pop()
             if name not in found:
-                found[name], used = self._module(name)
+                found[name], used = self.memory.of(ROOT / name, read_module)
                 waiting += used
         return dict(sorted(found.items()))
-
-    @cache  # noqa: B019
-    def _module(self, name: str) -> list:
-        return self.memory.of(ROOT / name, read_module)
 
 
 @cache

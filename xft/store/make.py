@@ -14,13 +14,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+from xft.artifacts.claims import OWNER, this_process
 from xft.artifacts.files import write_whole
 from xft.artifacts.manifest import manifest_path
 from xft.common.errors import UserError
 from xft.common.progress import JOB
 from xft.store import names
 from xft.store.plan import Job, read_plan
-from xft.store.store import OWNER, claimed, is_whole, partial, publish, this_process
+from xft.store.store import claimed, is_whole, partial, publish
 
 
 def make(entry: Path, command: list[str]) -> int:

@@ -4,7 +4,6 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
-from xft.artifacts.manifest import MANIFEST_SUFFIX
 from xft.common.errors import UserError
 from xft.config.recorded import is_results_folder
 from xft.store.store import ENTRY
@@ -46,13 +45,8 @@ def take_away(results: Path, kept: Iterable[str]) -> None:
                 folder.rmdir()
 
 
-def check_free(results: Path, names: Iterable[str]) -> None:
+def check_free(names: Iterable[str]) -> None:
     """Raise UserError if a results folder holds something of the user's where a link would be."""
-    if is_results_folder(results) and _is_old(results):
-        raise UserError(
-            f"{results} holds artifacts of an earlier version, which had no store. They stay as "
-            "they are. Set results_dir to another folder"
-        )
     faults = [fault for name in names if (fault := fault_of(Path(name)))]
     if faults:
         raise UserError("\n".join([*faults[:3], "Nothing was changed."]))
@@ -83,8 +77,3 @@ def _links(folder: Path) -> Iterator[Path]:
                 yield path
         elif entry.is_dir() and not is_results_folder(path):
             yield from _links(path)
-
-
-def _is_old(results: Path) -> bool:
-    found = results.glob(f"*{MANIFEST_SUFFIX}")
-    return any(not file.is_symlink() for file in found)

@@ -1,9 +1,9 @@
 """The recipe of an artifact: everything that determines its content."""
 
-import hashlib
-import json
 from dataclasses import asdict, dataclass
 from functools import cached_property
+
+from xft.artifacts.manifest import json_sha256
 
 DIGITS = 16
 
@@ -25,5 +25,4 @@ class Recipe:
     @cached_property
     def digest(self) -> str:
         """The first 16 digits of SHA-256 over the recipe, and so over the recipes of its inputs."""
-        content = json.dumps(asdict(self), sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(content.encode()).hexdigest()[:DIGITS]
+        return json_sha256(asdict(self))[:DIGITS]

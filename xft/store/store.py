@@ -1,18 +1,17 @@
 """A store: `<step>/<digest>/` for each artifact, made elsewhere and renamed when it is whole."""
 
 import fcntl
-import getpass
 import os
-import platform
 import re
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import asdict
 from pathlib import Path
 
-from xft.artifacts.artifact import ENTRY_FILE, lock, sync, write_json
-from xft.artifacts.files import write_whole
+from xft.artifacts import claims
+from xft.artifacts.artifact import ENTRY_FILE, sync, write_json
+from xft.artifacts.claims import OWNER, this_process
 from xft.checkpoints.strict_json import read_json
 from xft.common.errors import UserError
 from xft.store.recipe import DIGITS, Recipe
@@ -20,7 +19,6 @@ from xft.store.recipe import DIGITS, Recipe
 MARK = "xft-store.json"  # identifies a store
 FORMAT = 1
 PARTIAL = ".partial"
-OWNER = "owner"  # in an unfinished entry: the process that works on it
 LOGS, PLANS = "logs", "plans"
 ENTRY = re.compile(rf"/\w+/[0-9a-f]{{{DIGITS}}}(?=[/.]|$)")  # in the path of an entry or its log
 
@@ -86,44 +84,19 @@ class Store:
         return descriptor
 
 
-def this_process(number: int | None = None) -> str:
-    """This process, or its child with a number, in words."""
-    return f"process {number or os.getpid()} of {getpass.getuser()} on {platform.node()}"
-
-
 def partial(entry: Path) -> Path:
     """Where an entry is made."""
     return entry.with_name(entry.name + PARTIAL)
 
 
-@contextmanager
-def claimed(entry: Path) -> Iterator[int]:
-    """The folder of an unfinished entry, locked. Yields the lock's descriptor.
-
-    A child process that inherits the descriptor keeps the lock. Raises UserError if another process
-    works on the entry.
-    """
-    folder = partial(entry)
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        with lock(folder) as descriptor:
-            write_whole(folder / OWNER, this_process())
-            yield descriptor
-    except BlockingIOError:
-        raise UserError(f"{worker(entry)} is making {entry}. Wait until it has ended") from None
+def claimed(entry: Path) -> AbstractContextManager[int]:
+    """The folder of an unfinished entry, as `claims.claimed` locks it."""
+    return claims.claimed(partial(entry), f"is making {entry}")
 
 
 def worker(entry: Path) -> str | None:
     """The process that works on an unfinished entry, in words. None if no process does."""
-    folder = partial(entry)
-    if not folder.is_dir():
-        return None
-    try:
-        with lock(folder):
-            return None
-    except BlockingIOError:
-        owner = folder / OWNER
-        return owner.read_text() if owner.is_file() else "another process"
+    return claims.worker(partial(entry))
 
 
 def publish(entry: Path, recipe: Recipe) -> None:

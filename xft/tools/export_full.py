@@ -9,7 +9,7 @@ from xft.cli import flags, running
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = flags.tool_parser("export-full", __doc__)
+    parser = flags.StepParser("xft export-full", __doc__)
     parser.artifact("--moe", "The mixture with low-rank experts.")
     parser.path("--out", "DIR", "The mixture with full experts.")
     args = parser.parse_args(argv)

@@ -20,7 +20,7 @@ PLAN_DAYS = 7  # a job in a queue may still read the plan of an earlier run
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = flags.tool_parser("gc", __doc__)
+    parser = flags.StepParser("xft gc", __doc__)
     parser.add_argument(
         "store",
         type=Path,

@@ -9,7 +9,7 @@ from xft.cli import flags, running
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = flags.tool_parser("import-reference", __doc__)
+    parser = flags.StepParser("xft import-reference", __doc__)
     parser.artifact("--model", "The published checkpoint.")
     parser.path("--out", "DIR", "The imported model.")
     args = parser.parse_args(argv)

@@ -39,7 +39,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = flags.tool_parser("plan", __doc__)
+    parser = flags.StepParser("xft plan", __doc__)
     flags.add_configs(parser, "The configuration", required=True)
     parser.add_argument(
         "--gpu",

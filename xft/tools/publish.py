@@ -16,7 +16,7 @@ CARD_LINES = 12
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = flags.tool_parser("publish", __doc__)
+    parser = flags.StepParser("xft publish", __doc__)
     parser.path("--model", "DIR", "The artifact.")
     parser.add_argument(
         "--to", required=True, metavar="ORG/NAME", help="The repository on the hub."

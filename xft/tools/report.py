@@ -11,7 +11,7 @@ from xft.reporting.page.html import GENERATOR, build_page
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = flags.tool_parser("report", __doc__)
+    parser = flags.StepParser("xft report", __doc__)
     parser.add_argument(
         "folders", nargs="+", type=Path, metavar="RESULTS", help="The results_dir of a run."
     )

@@ -21,7 +21,7 @@ from xft.common.errors import UserError
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = flags.tool_parser("verify", __doc__)
+    parser = flags.StepParser("xft verify", __doc__)
     parser.add_argument(
         "paths",
         type=Path,
@@ -38,9 +38,8 @@ def main(argv: list[str] | None = None) -> None:
         for artifact in found:
             try:
                 manifests[artifact] = read_manifest(manifest_path(artifact))
-            except (UserError, OSError) as error:
-                told = error if isinstance(error, UserError) else f"{artifact}: {error.strerror}"
-                faults.append(str(told))
+            except UserError as error:
+                faults.append(str(error))
     places = {manifest.id: artifact for artifact, manifest in manifests.items()}
     for artifact, manifest in manifests.items():
         faults += _check(artifact, manifest, places, args.full)

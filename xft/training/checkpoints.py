@@ -7,10 +7,6 @@ with another parameter or input never uses these checkpoints. They stay, and the
 continues if its settings come back.
 """
 
-import hashlib
-import json
-import os
-import platform
 import re
 import shutil
 import sys
@@ -18,21 +14,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from xft.artifacts.artifact import check_artifact, lock, seal
+from xft.artifacts.artifact import check_artifact, seal
+from xft.artifacts.claims import OWNER, claimed
 from xft.artifacts.manifest import manifest_path
 from xft.common.errors import UserError
 
 KIND = "checkpoint"
 BEST_FILE = "best.safetensors"
-OWNER_FILE = "owner"
 KEPT = 2  # a second one, because the newest may be damaged
 NAME = re.compile(r"checkpoint-(\d+)")
-
-
-def fingerprint(**dependencies) -> str:
-    """The SHA-256 of JSON values."""
-    content = json.dumps(dependencies, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(content.encode()).hexdigest()
 
 
 class Checkpoints:
@@ -58,21 +48,13 @@ class Checkpoints:
         if not self.is_main_process:
             yield
             return
-        self.folder.mkdir(parents=True, exist_ok=True)
-        try:
-            with lock(self.root):
-                self._owner.write_text(f"process {os.getpid()} on {platform.node()}")
-                self._tell_of_others()
-                self._drop_damaged()
-                self._restore_best()
-                yield
-                self._remove_own()
-        except BlockingIOError:
-            owner = self._owner.read_text() if self._owner.exists() else "another process"
-            raise UserError(
-                f"{self.root} is in use: {owner} trains for it now. Wait until it has ended, or "
-                "stop it. Then run the same command again"
-            ) from None
+        with claimed(self.root, f"trains in {self.root}"):
+            self.folder.mkdir(exist_ok=True)
+            self._tell_of_others()
+            self._drop_damaged()
+            self._restore_best()
+            yield
+            self._remove_own()
 
     def newest(self) -> Path | None:
         """The newest complete checkpoint, or None. `claimed` has checked its content."""
@@ -96,11 +78,6 @@ class Checkpoints:
     def _all(self) -> list[Path]:
         return [path for path in self.folder.glob("*") if NAME.fullmatch(path.name)]
 
-    @property
-    def _owner(self) -> Path:
-        """The file that names the process with the lock."""
-        return self.root / OWNER_FILE
-
     def _tell_of_others(self) -> None:
         """Report the checkpoints of other trainings. Their empty folders are removed."""
         for folder in sorted(path for path in self.root.iterdir() if path.is_dir()):
@@ -120,7 +97,7 @@ class Checkpoints:
     def _remove_own(self) -> None:
         """Remove the checkpoints of this training, and the common folder if it is then empty."""
         shutil.rmtree(self.folder)
-        self._owner.unlink()
+        (self.root / OWNER).unlink()
         with suppress(OSError):
             self.root.rmdir()
 

@@ -12,7 +12,7 @@ import torch
 import torch.distributed
 from torch import Tensor, nn
 
-from xft.config.training import ZERO_STAGES, TrainingConfig
+from xft.config.training import SHARDED, ZERO_STAGES, TrainingConfig
 from xft.training.extensions import load_extensions
 
 REDUCE_BUCKET = 50_000_000  # gradients that ZeRO averages together
@@ -20,7 +20,7 @@ REDUCE_BUCKET = 50_000_000  # gradients that ZeRO averages together
 
 def shards_weights(options: TrainingConfig) -> bool:
     """Whether the engine saves and loads the weights itself, with the optimiser's state."""
-    return options.launch == "fsdp" or options.launch in ZERO_STAGES
+    return options.launch in SHARDED
 
 
 def prepare_engine(options: TrainingConfig) -> None:

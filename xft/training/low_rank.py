@@ -47,10 +47,6 @@ class Adapters:
         return others | merged
 
 
-def all_weights(model: PreTrainedModel) -> None:
-    """Let all weights learn, as they do in a new model."""
-
-
 def adapt_all(model: PreTrainedModel, rank: int, alpha: float) -> Adapters:
     """Let low-rank products of all linear layers learn, apart from the output embeddings."""
     return Adapters(model, _linear_layers(model, without=[]), rank, alpha)

@@ -8,14 +8,15 @@ from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 
+from xft.artifacts.manifest import json_sha256
 from xft.common.devices import describe_device
 from xft.common.errors import UserError
 from xft.common.optional import is_installed
 from xft.common.progress import job_name, say
-from xft.config.sections import TokensConfig
+from xft.config.sections import RunConfig, TokensConfig
 from xft.config.step_keys import UNRECORDED
 from xft.config.training import TrainingConfig, fault_of_devices, precision_of
-from xft.training.checkpoints import Checkpoints, fingerprint
+from xft.training.checkpoints import Checkpoints
 from xft.training.launch import torchrun
 from xft.training.steps import with_steps_times
 
@@ -40,9 +41,7 @@ class TrainingRequest:
     full: bool
     options: TrainingConfig
     tokens: TokensConfig
-    seed: int
-    threads: int
-    report_to: list[str]
+    run: RunConfig
     flops_ratio: float | None = None
 
     @property
@@ -51,7 +50,8 @@ class TrainingRequest:
         training = self.options.model_dump(exclude=set(UNRECORDED))
         if self.flops_ratio is not None:
             training["flops_ratio"] = self.flops_ratio
-        return {"seed": self.seed, "threads": self.threads, **self.tokens.model_dump(), **training}
+        run = self.run.model_dump(include={"seed", "threads"})
+        return run | self.tokens.model_dump() | training
 
 
 class Session:
@@ -76,12 +76,12 @@ class Session:
         import torch
         from transformers import logging, set_seed
 
-        request = self.request
-        torch.set_num_threads(request.threads)
-        set_seed(request.seed)
+        run, precision = self.request.run, self.request.options.precision
+        torch.set_num_threads(run.threads)
+        set_seed(run.seed)
         logging.disable_progress_bar()
         if is_main_process():
-            say(describe_device(device(), request.options.precision, request.threads))
+            say(describe_device(device(), precision, run.threads))
         atexit.register(leave_group)
 
     def _read_examples(self, model_folder: Path) -> None:
@@ -130,11 +130,13 @@ class Session:
         from xft.training.trainer import Training, train
 
         request = self.request
-        key = fingerprint(
-            parameters=parameters,
-            inputs=inputs,
-            packages={name: version(name) for name in PACKAGES if is_installed(name)},
-            processes=request.options.world_size,
+        key = json_sha256(
+            {
+                "parameters": parameters,
+                "inputs": inputs,
+                "packages": {name: version(name) for name in PACKAGES if is_installed(name)},
+                "processes": request.options.world_size,
+            }
         )
         seconds = 60 * request.options.save_minutes
         checkpoints = Checkpoints(request.out, key, seconds, is_main_process())
@@ -146,7 +148,7 @@ class Session:
                     validation=self.validation,
                     tokenizer=self.tokenizer,
                     options=request.options,
-                    seed=request.seed,
+                    seed=request.run.seed,
                     checkpoints=checkpoints,
                     metrics_file=request.metrics,
                     mixing=mixing,
@@ -159,14 +161,13 @@ class Session:
     def _tracking(self):
         """The trackers of the metrics; None without any."""
         request = self.request
-        if not request.report_to:
+        if not request.run.report_to:
             return None
         from xft.training.trackers import Tracking
 
         name = request.out.name
         own = request.step if name == request.step else f"{request.step}/{name}"
-        run = job_name() or own
-        return Tracking(request.report_to, request.tracker_dir, run)
+        return Tracking(request.run.report_to, request.tracker_dir, job_name() or own)
 
 
 def on_this_machine(options: TrainingConfig, step: str) -> TrainingConfig:

@@ -10,7 +10,7 @@ from xft.conversions.common import trained_plans
 from xft.data.endings import GENERATION_CONFIG, tuned_generation_config
 from xft.data.templates import make_template
 from xft.modeling.loading import load_whole
-from xft.training.low_rank import Adapters, all_weights
+from xft.training.low_rank import Adapters
 from xft.training.session import Session
 
 
@@ -21,19 +21,19 @@ def tune(
     base: dict,
     make_card: Callable[[dict, dict, str], str],
     distillation=None,
-    adapt: Callable[[PreTrainedModel], Adapters | None] = all_weights,
+    adapt: Callable[[PreTrainedModel], Adapters | None] | None = None,
 ) -> None:
     """Train the model of `source`, and write it as an artifact with the same names and dtypes.
 
     sources: the artifacts that it is made from, `source` and others, by their names in the
     manifest. base: the manifest's entry about the base model. make_card: gives the README for a
     config, the manifest's parameters and the SHA-256 of the rows. distillation: as for
-    `Session.trained`. adapt: freezes what must not learn, and adds what learns in its place.
-    Raises UserError.
+    `Session.trained`. adapt: freezes what must not learn, and adds what learns in its place; None:
+    all weights learn. Raises UserError.
     """
     request = session.request
     model = load_whole(AutoModelForCausalLM, source.path, dtype=session.weight_dtype)
-    adapters = adapt(model)
+    adapters = adapt(model) if adapt else None
     checkpoint, kind = source.checkpoint, request.step
     template = make_template(request.tokens.template, session.tokenizer)
     generation = tuned_generation_config(

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from importlib import resources
 from string import Template
 
-WIDTH, ROW = 520, 20  # pixels, of a chart that stands alone, and of a row
+ROW = 20  # pixels
 LOOK = {
     "background": "transparent",
     "axis": {"labelFontSize": 12, "titleFontSize": 12, "titleFontWeight": "normal"},
@@ -34,11 +34,6 @@ def chart(name: str, rows: Iterable[dict], **words: str) -> dict:
         "height": ROW * len({value[row] for value in values}),
         "data": {"values": values},
     } | spec
-
-
-def alone(spec: dict) -> dict:
-    """A chart as it stands outside of the page."""
-    return spec | {"width": WIDTH, "autosize": "pad"}
 
 
 def _finite(value: object) -> object:

@@ -4,12 +4,12 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from xft.reporting.page import charts
 from xft.reporting.page.folder import Results
 from xft.reporting.page.sections import find_parts
 
 SECTIONS = ("scores", "differences", "training")
 LONGEST_NAME = 100
+WIDTH = 520  # pixels
 # The left side has room for fonts that are wider than the one that the chart was measured with.
 PADDING = {"left": 48, "right": 14, "top": 14, "bottom": 14}
 
@@ -30,4 +30,4 @@ def _svg(chart: dict, title: str) -> str:
     import vl_convert
 
     shown = {"title": title, "background": "white", "padding": PADDING}
-    return vl_convert.vegalite_to_svg(charts.alone(chart) | shown)
+    return vl_convert.vegalite_to_svg(chart | shown | {"width": WIDTH, "autosize": "pad"})

@@ -1,9 +1,9 @@
 """Reads what the jobs of a run took."""
 
-import math
 from pathlib import Path
 
 from xft.checkpoints.strict_json import read_json
+from xft.evaluation.lm_eval_result import finite
 from xft.reporting.page.files import own_files
 
 FIGURES = "figures"  # the folder that step report writes beside the page
@@ -24,11 +24,7 @@ def read_jobs(folder: Path) -> list[dict]:
         name = file.relative_to(place).with_suffix("").as_posix()
         jobs.append(
             {"job": name, "seconds": measured["s"]}
-            | {"memory": _number(measured["max_rss"]), "asked": _number(planned.get("mem_mb"))}
-            | {"minutes": _number(planned.get("runtime")), "load": _number(measured["mean_load"])}
+            | {"memory": finite(measured["max_rss"]), "asked": finite(planned.get("mem_mb"))}
+            | {"minutes": finite(planned.get("runtime")), "load": finite(measured["mean_load"])}
         )
     return sorted(jobs, key=lambda job: -job["seconds"])
-
-
-def _number(value: object) -> float | None:
-    return value if isinstance(value, int | float) and math.isfinite(value) else None

@@ -1,0 +1,61 @@
+"""Locks of folders, each with a file that names the process that works in the folder."""
+
+import fcntl
+import getpass
+import os
+import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from xft.artifacts.files import write_whole
+from xft.common.errors import UserError
+
+OWNER = "owner"  # the file, in the folder
+
+
+@contextmanager
+def lock(folder: Path) -> Iterator[int]:
+    """Hold the lock of a folder, and yield its descriptor.
+
+    Raises BlockingIOError if another process holds it.
+    """
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def claimed(folder: Path, work: str) -> Iterator[int]:
+    """The lock of a folder, which is made if it is missing. Yields the lock's descriptor.
+
+    A child process that inherits the descriptor keeps the lock. Raises UserError if another process
+    works in the folder. work: what it then does, such as "is making results/moe".
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with lock(folder) as descriptor:
+            write_whole(folder / OWNER, this_process())
+            yield descriptor
+    except BlockingIOError:
+        raise UserError(f"{worker(folder)} {work}. Wait until it has ended, or stop it") from None
+
+
+def worker(folder: Path) -> str | None:
+    """The process that works in a folder, in words. None if no process does."""
+    if not folder.is_dir():
+        return None
+    try:
+        with lock(folder):
+            return None
+    except BlockingIOError:
+        owner = folder / OWNER
+        return owner.read_text() if owner.is_file() else "another process"
+
+
+def this_process(number: int | None = None) -> str:
+    """This process, or its child with a number, in words."""
+    return f"process {number or os.getpid()} of {getpass.getuser()} on {platform.node()}"
