@@ -1,6 +1,5 @@
 """Tokenised rows: what they hold, what was left out, and the trainings that read them."""
 
-import copy
 import json
 import shutil
 
@@ -153,13 +152,6 @@ def test_bad_rows_are_told_with_the_first_ten(tokenizer, tmp_path, capsys):
     made, _ = prepare(file, tokenizer, TokensConfig(bad_rows="skip"))
     assert made.numbers.tolist() == [13, 14]
     assert len(capsys.readouterr().err.splitlines()) == 12
-
-
-def test_a_tokenizer_needs_an_eos_token(tokenizer, rows):
-    endless = copy.deepcopy(tokenizer)
-    endless.eos_token = None
-    with pytest.raises(UserError, match=r"the tokenizer of .* has no EOS token"):
-        prepare(rows, endless, TokensConfig())
 
 
 def test_nothing_left_is_told_with_the_reasons(tokenizer, rows):

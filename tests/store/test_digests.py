@@ -237,7 +237,6 @@ def test_the_table_has_a_row_for_each_model_of_each_run_with_the_shared_files():
         ("results/config.yaml", "results/config.yaml is where the workflow writes"),
         ("store/thesis.txt", "store: it is there but is no store"),
         ("store", "store: it is there but is no store"),
-        ("results", "results is where the workflow makes a link"),
     ],
 )
 def test_what_is_not_the_workflows_own_stops_it(path, message):

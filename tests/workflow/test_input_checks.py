@@ -64,6 +64,7 @@ LOW_RANK = {"experts": "lora", "rank": 33}
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
+        ({"results_dir": "rows.jsonl"}, "config: results_dir = rows.jsonl: rows.jsonl is a file"),
         ({"results_dir": "my{a}"}, 'config: results_dir = "my{a}": a path must not hold braces'),
         ({"results_dir": "-x"}, 'results_dir = "-x": a path must not begin with -'),
         ({"results_dir": "a/$NOWHERE"}, "the variable NOWHERE, which is not set. Set it with"),
@@ -78,6 +79,7 @@ LOW_RANK = {"experts": "lora", "rank": 33}
         ({"evaluation": {"max_new_tokens": 256}}, "max_new_tokens = 256: base takes texts of at"),
         ({"data": {"template": "chat"}}, "config: data.template = chat: base has no chat template"),
         ({"evaluation": {"base_prompt": "chat"}}, "base_prompt = chat: base has no chat template"),
+        ({"moe": {"upcycled_layers": [1, 2, 5]}}, "upcycled_layers names 2, 5: base has layers 0"),
         ({"moe": LOW_RANK}, "config: moe.rank = 33: a matrix of base has at most rank 32"),
         ({"sft": {"lora_rank": 33}}, "sft.lora_rank = 33: a matrix of base has at most rank"),
     ],
@@ -95,6 +97,17 @@ def test_a_base_that_supports_more_is_asked_for_more(config):
     Path("base/chat_template.jinja").write_text("{{ messages[0].content }}")
     low_rank = {"moe": LOW_RANK | {"rank": 32, "upcycled_layers": [0, 1]}, "sft": {"lora_rank": 32}}
     check(config, data={"max_length": 512, "template": "chat"}, **low_rank)
+
+
+def test_the_tokens_of_the_base_must_fit_its_model(config):
+    change_base("tokenizer_config.json", eos_token=None)
+    with pytest.raises(UserError, match="the tokenizer of base has no EOS token"):
+        check(config)
+    Path("base/special_tokens_map.json").write_text('{"eos_token": "</s>"}')
+    check(config)
+    Path("base/added_tokens.json").write_text('{"<new>": 300}')
+    with pytest.raises(UserError, match="base: the token '<new>' has the id 300, but"):
+        check(config)
 
 
 def test_an_override_variable_that_names_no_file_is_told(config, monkeypatch):

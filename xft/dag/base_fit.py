@@ -1,46 +1,55 @@
 """Checks by its files whether the base model supports what a config asks for."""
 
+from pathlib import Path
+
 from xft.artifacts.artifact import TOKENIZER_PATTERNS
-from xft.checkpoints.capacity import check_rank, window
+from xft.checkpoints.capacity import check_rank, check_vocabulary, window
 from xft.checkpoints.model_config import read_config
-from xft.common.errors import UserError
-from xft.config.sections import XftConfig
+from xft.common.errors import UserError, naming
 from xft.data.templates import CHAT
-from xft.data.tokenizers import has_chat_template
+from xft.data.tokenizers import check_eos, has_chat_template
 from xft.hub.source import find_local
 
 
-def check_base(config: XftConfig) -> None:
+def check_base(
+    model: str,
+    revision: str | None,
+    *,
+    max_length: int,
+    max_new_tokens: int,
+    template: str,
+    base_prompt: str,
+    ranks: dict[str, int | None],
+    upcycled_layers: list[int] | None,
+) -> None:
     """Raise UserError with the key of an option that the base does not support.
 
-    The length of texts, chat templates and the ranks of low-rank products are checked. The rest is
-    left to the steps that read the base first. Nothing is fetched: files that are not on this
-    machine are not checked.
+    The length of texts, chat templates, the EOS token, the vocabulary, the numbers of layers and
+    the ranks of low-rank products are checked. model, revision: as in the config. ranks: by their
+    keys, None if there are no products. Nothing is fetched: files that are not on this machine are
+    not checked.
     """
-    base, data, evaluation = config.base, config.data, config.evaluation
-    folder = find_local(base.model, base.revision, ["config.json"])
-    stated = read_config(folder / "config.json") if folder else {}
-    sizes = [stated.get(name) for name in ("hidden_size", "intermediate_size")]
-    known = [size for size in sizes if isinstance(size, int)]
-    smaller = {f"a matrix of {base.model}": min(known)} if known else {}
-    ranks = {"moe.rank": config.moe.rank} if config.moe.experts == "lora" else {}
-    if config.sft.lora_rank is not None:
-        ranks["sft.lora_rank"] = config.sft.lora_rank
+    folder = find_local(model, revision, ["config.json"])
+    config = read_config(folder / "config.json") if folder else {}
+    stated = [config.get(name) for name in ("hidden_size", "intermediate_size")]
+    known = [size for size in stated if isinstance(size, int)]
+    sizes = {f"a matrix of {model}": min(known)} if known else {}
     for key, rank in ranks.items():
-        check_rank(key, rank, smaller)
-    tokens = window(stated)
+        if rank is not None:
+            check_rank(key, rank, sizes)
+    _check_layers(upcycled_layers or [], model, config)
+    tokens = window(config)
     if tokens is not None:
-        new = evaluation.max_new_tokens
-        _check_length("data.max_length", data.max_length, base.model, tokens, most=tokens)
-        _check_length("evaluation.max_new_tokens", new, base.model, tokens, most=tokens - 1)
-    folder = find_local(base.model, base.revision, TOKENIZER_PATTERNS)
-    templates = {"data.template": data.template, "evaluation.base_prompt": evaluation.base_prompt}
-    asking = [key for key, name in templates.items() if name == CHAT]
-    if folder and asking and not has_chat_template(folder):
-        raise UserError(
-            f"{asking[0]} = {CHAT}: {base.model} has no chat template: neither chat_template.jinja "
-            "nor chat_template in tokenizer_config.json. Use the template magicoder, or a file"
-        )
+        _check_length("data.max_length", max_length, model, tokens, most=tokens)
+        _check_length("evaluation.max_new_tokens", max_new_tokens, model, tokens, most=tokens - 1)
+    folder = find_local(model, revision, TOKENIZER_PATTERNS)
+    if folder:
+        for key, name in {"data.template": template, "evaluation.base_prompt": base_prompt}.items():
+            if name == CHAT:
+                _check_chat(key, model, folder)
+        with naming("base.model"):
+            check_vocabulary(folder)
+            check_eos(folder)
 
 
 def _check_length(key: str, value: int, model: str, window: int, most: int) -> None:
@@ -49,4 +58,22 @@ def _check_length(key: str, value: int, model: str, window: int, most: int) -> N
         raise UserError(
             f"{key} = {value}: {model} takes texts of at most {window} tokens, by its "
             f"config.json{room}. Set at most {most}"
+        )
+
+
+def _check_layers(layers: list[int], model: str, config: dict) -> None:
+    number = config.get("num_hidden_layers")
+    beyond = [layer for layer in layers if isinstance(number, int) and layer >= number]
+    if beyond:
+        raise UserError(
+            f"moe.upcycled_layers names {', '.join(map(str, beyond))}: {model} has layers 0 to "
+            f"{number - 1}, by its config.json"
+        )
+
+
+def _check_chat(key: str, model: str, folder: Path) -> None:
+    if not has_chat_template(folder):
+        raise UserError(
+            f"{key} = {CHAT}: {model} has no chat template: neither chat_template.jinja nor "
+            "chat_template in tokenizer_config.json. Use the template magicoder, or a file"
         )

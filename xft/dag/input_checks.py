@@ -39,17 +39,31 @@ def check_files(config: XftConfig) -> None:
 
     Snakemake itself does not notice a missing input while the outputs made from it exist.
     """
-    data, evaluation = config.data, config.evaluation
+    base, data, evaluation = config.base, config.data, config.evaluation
     with naming("config: data.template"):
         read_template(data.template)
     with naming("config: evaluation.base_prompt"):
         read_template(evaluation.base_prompt, PROMPT_NAMES)
     for key, path in [("results_dir", config.results_dir), *config.paths()]:
         _check_path(key, path)
+    _check_results(config.results_dir)
+    with naming("config"):
+        check_source(base.model, base.revision)
     _check_rows(data)
     with naming("config"):
-        check_source(config.base.model, config.base.revision)
-        check_base(config)
+        check_base(
+            base.model,
+            base.revision,
+            max_length=data.max_length,
+            max_new_tokens=evaluation.max_new_tokens,
+            template=data.template,
+            base_prompt=evaluation.base_prompt,
+            ranks={
+                "moe.rank": config.moe.rank if config.moe.experts == "lora" else None,
+                "sft.lora_rank": config.sft.lora_rank,
+            },
+            upcycled_layers=config.moe.upcycled_layers,
+        )
     if config.mixing.text:
         _check_file("mixing.text", config.mixing.text)
     for dataset in data.decontaminate_against or ():
@@ -68,6 +82,14 @@ def _check_path(key: str, path: str) -> None:
     else:
         return
     raise UserError(f"config: {key} = {json.dumps(path)}: {fault}. Rename it, or give a link to it")
+
+
+def _check_results(folder: str) -> None:
+    for place in (Path(folder), *Path(folder).parents):
+        if place.exists() and not place.is_dir():
+            raise UserError(
+                f"config: results_dir = {folder}: {place} is a file, not a folder. Name another"
+            )
 
 
 def _check_rows(data: DataConfig) -> None:

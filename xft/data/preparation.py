@@ -17,6 +17,7 @@ from xft.data.duplicates import find_exact, find_near
 from xft.data.examples import Tokens, tokenize_rows
 from xft.data.instructions import AnyRow, BadRow, describe, read_rows
 from xft.data.templates import make_template
+from xft.data.tokenizers import no_eos
 
 
 def prepare(
@@ -29,10 +30,7 @@ def prepare(
     Raises UserError where a row is bad and none may be, or too few rows are left.
     """
     if tokenizer.eos_token_id is None:
-        raise UserError(
-            f"the tokenizer of {tokenizer.name_or_path} has no EOS token. Each response must end "
-            "with it: set eos_token in its tokenizer_config.json"
-        )
+        raise UserError(no_eos(tokenizer.name_or_path))
     template = make_template(options.template, tokenizer)
     columns = options.instruction_column, options.response_column
     good, bad = read_rows(file, *columns, options.limit, template.accept)

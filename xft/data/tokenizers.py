@@ -6,6 +6,8 @@ from xft.checkpoints.model_config import read_config
 from xft.checkpoints.strict_json import read_json
 from xft.common.errors import UserError
 
+PLAIN_CLASSES = ("TokenizersBackend", "PreTrainedTokenizerFast")  # others may have an own EOS
+
 
 def load_tokenizer(folder: Path):
     """The tokenizer of a model folder. Raises UserError if it cannot be loaded.
@@ -26,6 +28,24 @@ def load_tokenizer(folder: Path):
         raise UserError(f"{folder}: the tokenizer cannot be loaded: {error}") from error
 
 
+def check_eos(folder: Path) -> None:
+    """Raise UserError if the tokenizer of a folder surely has no EOS token, by its files."""
+    settings, named = (
+        _settings(folder / name) for name in ("tokenizer_config.json", "special_tokens_map.json")
+    )
+    is_plain = settings.get("tokenizer_class") in PLAIN_CLASSES
+    if is_plain and not settings.get("eos_token") and not named.get("eos_token"):
+        raise UserError(no_eos(folder))
+
+
+def no_eos(name: str | Path) -> str:
+    """The message about a tokenizer without an EOS token."""
+    return (
+        f"the tokenizer of {name} has no EOS token. Each response must end with it: set eos_token "
+        "in its tokenizer_config.json"
+    )
+
+
 def has_chat_template(folder: Path) -> bool:
     """Whether the tokenizer files of a folder hold a default chat template.
 
@@ -34,8 +54,11 @@ def has_chat_template(folder: Path) -> bool:
     files = ("chat_template.jinja", "additional_chat_templates/default.jinja")
     if any((folder / name).is_file() for name in files):
         return True
-    file = folder / "tokenizer_config.json"
-    stated = read_json(file).get("chat_template") if file.is_file() else None
+    stated = _settings(folder / "tokenizer_config.json").get("chat_template")
     if isinstance(stated, list):
         return any(isinstance(one, dict) and one.get("name") == "default" for one in stated)
     return bool(stated)
+
+
+def _settings(file: Path) -> dict:
+    return read_json(file) if file.is_file() else {}
