@@ -6,9 +6,9 @@ library only: the runner imports this file in the sandbox.
 
 import hashlib
 import json
+from collections import namedtuple
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from decimal import Decimal
 from fractions import Fraction
 from itertools import chain
@@ -141,11 +141,8 @@ def is_large(value, limit: int) -> bool:
     return False
 
 
-@dataclass(frozen=True)
-class Digest:
+class Digest(namedtuple("Digest", ["sha256"])):
     """The digest of a large value. It equals only the digests of equal values."""
-
-    sha256: str
 
 
 def digest(value) -> Digest:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from xft.artifacts.manifest import MANIFEST_SUFFIX
 from xft.common.errors import UserError
-from xft.config.recorded import is_results_folder
+from xft.config.results_folder import is_results_folder
 from xft.store.store import ENTRY
 
 
