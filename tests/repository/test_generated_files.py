@@ -56,5 +56,5 @@ def test_each_package_but_torch_has_one_exact_version():
     ids=lambda path: path.stem,
 )
 def test_configurations_are_valid(path):
-    under = {} if "base" in load(path) else load(ROOT / "recipes" / "embedded.yaml")
+    under = {} if "base" in load(path) else load(ROOT / "recipes" / "embedded-large.yaml")
     assert find_runs(overlaid(under, load(path)), str(path))

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-# All but the demonstration, which other tests run, and what lies over other configs.
-OTHERS = ("embedded", "ablations", "regimes", "little_data", "low_rank")
+# All but the two demonstrations, one of which other tests run, and what lies over other configs.
+OTHERS = ("embedded", "embedded-large", "ablations", "regimes", "little_data", "low_rank")
 FILES = (Path(__file__).parents[2] / "recipes").glob("*.yaml")
 RECIPES = sorted(file.name for file in FILES if file.stem not in OTHERS)
 
@@ -70,7 +70,7 @@ def test_a_recipe_goes_with_ones_own_file(project):
     ],
 )
 def test_a_recipe_lies_over_any_config(project, name, jobs):
-    embedded = (project.folder / "recipes" / "embedded.yaml").read_text()
+    embedded = (project.folder / "recipes" / "embedded-large.yaml").read_text()
     (project.folder / "mine.yaml").write_text(embedded)
     files = ["mine.yaml", f"recipes/{name}.yaml"]
     done = project.snakemake("--dry-run", "--configfile", *files)
