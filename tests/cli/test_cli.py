@@ -94,7 +94,7 @@ def test_help_imports_nothing_heavy(repository):
     ("flags", "folder", "module", "heavy"),
     [
         ("-B", ".", "xft.store.make", {"pydantic"}),
-        ("-IS", "xft/evaluation", "runner", {"dataclasses", "inspect", "pathlib"}),
+        ("-IS", "xft/evaluation", "runner", {"dataclasses", "hashlib", "pathlib"}),
         ("-B", ".", "xft.training.validation", {"peft"}),
     ],
 )

@@ -4,7 +4,6 @@ Reading JSON creates only plain data, never an object of a class that the JSON n
 library only: the runner imports this file in the sandbox.
 """
 
-import hashlib
 import json
 from collections import namedtuple
 from collections.abc import Iterable, Iterator, Mapping
@@ -147,6 +146,8 @@ class Digest(namedtuple("Digest", ["sha256"])):
 
 def digest(value) -> Digest:
     """A SHA-256 that equal values share (except NaN), for example 1, 1.0 and True."""
+    import hashlib  # here, since few programs return a large value
+
     sha256 = hashlib.sha256()
     for piece in _pieces(value):
         sha256.update(_spelled(piece).encode("utf-8", "surrogatepass"))
