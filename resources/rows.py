@@ -46,14 +46,20 @@ GROUPS = {"int": ("int", "pair"), "list": ("list",), "text": ("str", "strs")}
 
 
 def problems(per_group: int, seed: int) -> list[dict]:
-    """Held-out tasks in the form of HumanEval+: so many for each kind of argument and length."""
+    """Held-out tasks in the form of HumanEval+: so many for each kind of argument and length.
+
+    The groups take turns, so that the first problems of the file hold all groups equally often.
+    """
     rng = random.Random(seed)
-    return [
-        _problem(f"{group.title()}{length}/{number}", task)
+    groups = [
+        [
+            _problem(f"{group.title()}{length}/{number}", task)
+            for number, task in enumerate(_held_out_tasks(kinds, length, per_group, rng))
+        ]
         for length in LENGTHS
         for group, kinds in GROUPS.items()
-        for number, task in enumerate(_held_out_tasks(kinds, length, per_group, rng))
     ]
+    return [problem for turn in zip(*groups, strict=True) for problem in turn]
 
 
 def _held_out_tasks(

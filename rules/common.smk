@@ -13,12 +13,11 @@ from xft.common.errors import UserError
 from xft.common.optional import require
 from xft.config.text import read_config
 from xft.config.validation import complete
-from xft.dag.announcements import beginning, failures, store_line
+from xft.dag.announcements import beginning, failures, store_line, warnings
 from xft.dag.containers import IMAGE, bind_folders, check_image
 from xft.dag.job_resources import memory, minutes, nodes
 from xft.dag.run import WorkflowRun
 from xft.dag.screen import shorten
-from xft.dag.totals import warn_of_full_disk
 from xft.reporting.summary import head
 from xft.store.plan import read_plan
 
@@ -182,7 +181,7 @@ def target_of(wildcards):
 
 onstart:
     print(beginning(CONFIG), flush=True)
-    if RUN and (warning := warn_of_full_disk(RUN)):
+    for warning in warnings(RUN) if RUN else ():
         print(warning, file=sys.stderr, flush=True)
 
 

@@ -10,6 +10,7 @@ rule weighted_init:
         log_of("weighted_init"),
     benchmark:
         log_of("weighted_init", "jsonl")
+    priority: 1
     conda:
         "../envs/conversion.yaml"
     threads: threads_of
@@ -34,6 +35,7 @@ rule weighted_trained:
         log_of("weighted_trained"),
     benchmark:
         log_of("weighted_trained", "jsonl")
+    priority: 1
     conda:
         "../envs/training.yaml"
     threads: threads_of
@@ -86,6 +88,7 @@ rule dense:
         log_of("dense"),
     benchmark:
         log_of("dense", "jsonl")
+    priority: 1
     conda:
         "../envs/conversion.yaml"
     resources:

@@ -78,6 +78,7 @@ rule tokens:
         log_of("tokens"),
     benchmark:
         log_of("tokens", "jsonl")
+    priority: 1
     conda:
         "../envs/data.yaml"
     resources:
@@ -126,6 +127,7 @@ rule ffn:
         log_of("ffn"),
     benchmark:
         log_of("ffn", "jsonl")
+    priority: 1
     conda:
         "../envs/conversion.yaml"
     resources:

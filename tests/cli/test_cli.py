@@ -88,6 +88,22 @@ def test_help_imports_nothing_heavy(repository):
         assert (step, HEAVY & set(modules)) == (step, set())
 
 
+@pytest.mark.parametrize(
+    ("flags", "folder", "module", "heavy"),
+    [
+        ("-B", ".", "xft.store.make", {"pydantic"}),
+        ("-IS", "xft/evaluation", "runner", {"dataclasses", "hashlib", "pathlib"}),
+        ("-B", ".", "xft.training.validation", {"peft"}),
+    ],
+)
+def test_what_starts_often_loads_little(flags, folder, module, heavy):
+    """The first with each job, the second with each program, the third with each loss."""
+    code = f"import sys; sys.path.insert(0, {str(ROOT / folder)!r}); import {module}"
+    command = [sys.executable, flags, "-c", f"{code}; print(*sys.modules)"]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    assert not heavy & set(done.stdout.split())
+
+
 @pytest.mark.parametrize("section", SECTIONS)
 def test_flags_have_the_defaults_of_the_config(section):
     config = complete({"base": {"model": "x"}, "data": {"train": "x"}})

@@ -485,7 +485,7 @@ BASES = {
         268_098_176,
     ),
 }
-OTHERS = {"embedded", "ablations", "regimes", "little_data", "low_rank"}
+OTHERS = {"embedded", "embedded-large", "ablations", "regimes", "little_data", "low_rank"}
 
 
 def recipes() -> list[str]:
@@ -495,7 +495,7 @@ def recipes() -> list[str]:
 
 @pytest.mark.parametrize("name", recipes())
 def test_recipes_headers_hold_the_plans_figures(name, repository, tmp_path, monkeypatch):
-    """But the demonstration, whose model comes along, and what lies over other configs."""
+    """But the demonstrations, whose model comes along, and what lies over other configs."""
     sizes, others, parameters = BASES[name.removesuffix("-lora").removesuffix("-cpu")]
     file = repository / "recipes" / f"{name}.yaml"
     words = re.search(r"What it needs \(xft plan --config FILE(.*)\)", file.read_text())[1].split()

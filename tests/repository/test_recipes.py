@@ -13,7 +13,7 @@ from xft.dag.run import WorkflowRun
 
 ROOT = Path(__file__).parents[2]
 CONFIGURATIONS = [ROOT / "config" / "config.yaml", *sorted((ROOT / "recipes").glob("*.yaml"))]
-EMBEDDED = ROOT / "recipes" / "embedded.yaml"
+EMBEDDED = ROOT / "recipes" / "embedded-large.yaml"
 
 
 @pytest.fixture(autouse=True)

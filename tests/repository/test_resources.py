@@ -5,6 +5,7 @@ import json
 import re
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -37,6 +38,11 @@ def test_files_are_made_again_to_the_byte(part, files, tmp_path):
     subprocess.run(command, check=True)
     for name in files:
         assert (tmp_path / name).read_bytes() == (RESOURCES / name).read_bytes(), name
+
+
+def test_the_first_problems_hold_all_families_equally_often(problems):
+    families = [problem["task_id"].partition("/")[0] for problem in problems[:18]]
+    assert list(Counter(families).values()) == [2] * 9
 
 
 def functions(code: str) -> list[ast.FunctionDef]:

@@ -13,7 +13,7 @@ from working_folder import ROW, fill, wants, write_inputs
 
 from tools import write_versions
 from xft.common.errors import UserError
-from xft.config.recorded import CONFIG_FILE
+from xft.config.results_folder import CONFIG_FILE
 from xft.dag import run as module
 from xft.dag.run import WorkflowRun
 from xft.dag.totals import warn_of_full_disk

@@ -7,12 +7,13 @@ from pathlib import Path
 import pytest
 
 from xft.config.validation import complete
-from xft.dag.announcements import beginning, failures
+from xft.dag.announcements import beginning, failures, warnings
 from xft.dag.job_resources import memory, minutes, nodes
 from xft.dag.run import WorkflowRun
 from xft.store.plan import Job
 
 SECTIONS = {"base": {"model": "x"}, "data": {"train": "y"}}
+SHORT = {"evaluation": {"max_new_tokens": 16}}
 
 
 @pytest.fixture
@@ -117,3 +118,26 @@ def test_the_beginning_names_what_is_not_a_default():
     assert "  seed: 7" in lines and "  base.model: x" in lines
     assert "All of it: out/config.yaml" in lines
     assert "step 6 has nothing to learn" in lines[-1]
+
+
+@pytest.mark.parametrize(("seeds", "told"), [([43, 44], True), ([42, 43], False), ([], False)])
+def test_the_beginning_names_a_seed_that_no_run_has(seeds, told):
+    lines = beginning(complete(SECTIONS | {"seeds": seeds})).splitlines()
+    assert (f"seed = 42 is not one of seeds = {seeds}" in lines[-1]) == told
+
+
+@pytest.mark.parametrize(
+    ("keys", "warned"),
+    [
+        ({"data": {"validation_rows": 1}}, ["data.validation_rows = 1"]),
+        ({"moe_sft": {"learning_rate": 1000}}, ["moe_sft.learning_rate = 1000.0"]),
+        ({"sweep": {"mixing.learning_rate": [0.1, 1]}}, ["mixing.learning_rate = 1.0"]),
+        ({"data": {"validation_rows": 2}, "moe_sft": {"learning_rate": 0.9}}, []),
+    ],
+)
+def test_a_run_warns_of_odd_values_in_one_line_each(jobs, keys, warned):
+    data = {"train": "y", "max_length": 64} | keys.get("data", {})
+    jobs()
+    lines = list(warnings(WorkflowRun(SECTIONS | keys | {"data": data, **SHORT})))
+    assert [line.split(": ")[:2] for line in lines] == [["WARNING", odd] for odd in warned]
+    assert all("Usual are" in line for line in lines)

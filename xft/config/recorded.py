@@ -2,16 +2,12 @@
 
 from pathlib import Path
 
+from xft.config.results_folder import CONFIG_FILE
 from xft.config.section import Section
 from xft.config.sections import XftConfig
 from xft.config.text import read_config
 from xft.config.validation import validated
 
-# This file, with this first line, identifies a results folder.
-CONFIG_FILE = "config.yaml"
-CONFIG_HEAD = (
-    "# The completed configuration of these results. Each run of the workflow writes it.\n"
-)
 _OWN = object()  # in place of the value of a key that only section sft has
 
 
@@ -29,15 +25,6 @@ def recorded_values(results: Path) -> dict:
     """
     config = recorded_config(results)
     return config.model_dump() | {"sft": _own_of_sft(config)}
-
-
-def is_results_folder(results: Path) -> bool:
-    """Whether a run of the workflow has written to this folder before."""
-    try:
-        with (results / CONFIG_FILE).open(encoding="utf-8") as file:
-            return file.readline() == CONFIG_HEAD
-    except (OSError, UnicodeDecodeError):
-        return False
 
 
 def chosen_values(config: XftConfig) -> dict[str, object]:

@@ -1,12 +1,15 @@
 """What a run says at its start and at its end."""
 
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 
 from xft.cli.running import failure
-from xft.config.recorded import CONFIG_FILE, chosen_values
+from xft.config.recorded import chosen_values
+from xft.config.results_folder import CONFIG_FILE
 from xft.config.sections import XftConfig, learns
 from xft.dag.run import WorkflowRun
+from xft.dag.totals import warn_of_full_disk
 from xft.estimates.report import disk_text
 from xft.store.garbage import find_unwanted
 from xft.store.store import size_of
@@ -22,7 +25,34 @@ def beginning(config: XftConfig) -> str:
             "With lambda 1 the routed experts have no weight, and step 6 has nothing to learn: it "
             "is left out for this lambda."
         )
+    if config.seeds and config.seed not in config.seeds:
+        lines.append(
+            f"seed = {config.seed} is not one of seeds = {config.seeds}: no run has it, and the "
+            "tables do not show it."
+        )
     return "\n".join(lines)
+
+
+def warnings(run: WorkflowRun) -> Iterator[str]:
+    """Lines about values that are allowed but odd, and about a disk that is too small."""
+    chosen = (chosen_values(each.config).items() for each in run.runs)
+    odd = (
+        f"WARNING: {key} = {value}: {why}"
+        for key, value in chain(*chosen)
+        if (why := _odd(key, value))
+    )
+    yield from dict.fromkeys(odd)
+    if full := warn_of_full_disk(run):
+        yield full
+
+
+def _odd(key: str, value: object) -> str | None:
+    """What is odd about a value, and what is usual; None if nothing is."""
+    if key == "data.validation_rows" and value == 1:
+        return "a loss on one held-out row says little, and has no interval. Usual are 100 or more"
+    if key.endswith(".learning_rate") and value >= 1:
+        return "with such a rate a training usually diverges. Usual are 1e-5 to 1e-1"
+    return None
 
 
 def failures(run: WorkflowRun) -> Iterator[str]:

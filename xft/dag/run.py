@@ -15,7 +15,7 @@ from xft.artifacts.files import write_whole
 from xft.artifacts.overlap import overlapping
 from xft.common.errors import UserError
 from xft.common.optional import require
-from xft.config.recorded import CONFIG_FILE, CONFIG_HEAD, is_results_folder
+from xft.config.results_folder import CONFIG_FILE, CONFIG_HEAD, is_results_folder
 from xft.config.runs import find_runs
 from xft.config.validation import complete
 from xft.dag.experiment import RUNS_TABLE, Experiment

@@ -10,7 +10,6 @@ in the sandbox.
 import ctypes
 import errno
 import os
-import platform
 import resource
 import signal
 import struct
@@ -85,7 +84,7 @@ def withdraw() -> None:
     """
     libc = ctypes.CDLL(None)
     libc.prctl(PR_SET_DUMPABLE, 0)
-    _, _, keyctl = ARCHITECTURES[platform.machine()]
+    _, _, keyctl = ARCHITECTURES[os.uname().machine]
     libc.syscall(keyctl, KEYCTL_JOIN_SESSION_KEYRING, None)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_NOFILE, (OPEN_FILES, OPEN_FILES))
@@ -96,7 +95,7 @@ def forbid_system_calls() -> None:
 
     Raises OSError if the kernel accepts no filter. Linux on one of `ARCHITECTURES`.
     """
-    architecture, column, _ = ARCHITECTURES[platform.machine()]
+    architecture, column, _ = ARCHITECTURES[os.uname().machine]
     instructions = _filter(architecture, column)
     program = ctypes.create_string_buffer(b"".join(instructions))
     header = struct.pack("@HP", len(instructions), ctypes.addressof(program))

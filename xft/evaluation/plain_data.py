@@ -4,11 +4,10 @@ Reading JSON creates only plain data, never an object of a class that the JSON n
 library only: the runner imports this file in the sandbox.
 """
 
-import hashlib
 import json
+from collections import namedtuple
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from decimal import Decimal
 from fractions import Fraction
 from itertools import chain
@@ -141,15 +140,14 @@ def is_large(value, limit: int) -> bool:
     return False
 
 
-@dataclass(frozen=True)
-class Digest:
+class Digest(namedtuple("Digest", ["sha256"])):
     """The digest of a large value. It equals only the digests of equal values."""
-
-    sha256: str
 
 
 def digest(value) -> Digest:
     """A SHA-256 that equal values share (except NaN), for example 1, 1.0 and True."""
+    import hashlib  # here, since few programs return a large value
+
     sha256 = hashlib.sha256()
     for piece in _pieces(value):
         sha256.update(_spelled(piece).encode("utf-8", "surrogatepass"))

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from xft.cli import flags, running
 from xft.common.errors import UserError
-from xft.config.recorded import CONFIG_FILE, is_results_folder, recorded_values
+from xft.config.recorded import recorded_values
+from xft.config.results_folder import CONFIG_FILE, is_results_folder
 from xft.config.runs import read_overlaid
 from xft.dag.activity import Activity, Phase, find_activities
 from xft.dag.run import WorkflowRun

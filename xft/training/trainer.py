@@ -304,7 +304,7 @@ class ResumingTrainer(Trainer):
         self.control = self.callback_handler.on_evaluate(
             self.args, self.state, self.control, metrics
         )
-        since_best = validations_since_best(self.state)
+        since_best = validations_since_best(self.state.log_history)
         if self.options.keep == "best" and since_best == 0:
             self.keep_as_best()
         self.stopped_early = since_best == self.options.early_stopping_patience

@@ -5,7 +5,6 @@ from collections.abc import Callable
 import torch
 import torch.distributed
 from torch import Tensor
-from transformers import TrainerState
 
 from xft.common.progress import progress
 from xft.data.examples import IGNORED
@@ -57,9 +56,12 @@ def row_losses(
     return torch.empty_like(sums).index_copy_(0, torch.tensor(order, device=sums.device), sums)
 
 
-def validations_since_best(state: TrainerState) -> int:
-    """The number of validation losses after the lowest one (the first of equal ones)."""
-    losses = [entry[VALIDATION_LOSS] for entry in state.log_history if VALIDATION_LOSS in entry]
+def validations_since_best(history: list[dict]) -> int:
+    """The number of validation losses after the lowest one (the first of equal ones).
+
+    history: what the Trainer has logged.
+    """
+    losses = [entry[VALIDATION_LOSS] for entry in history if VALIDATION_LOSS in entry]
     return len(losses) - 1 - losses.index(min(losses))
 
 

@@ -9,7 +9,8 @@ from statistics import mean
 from xft.checkpoints.strict_json import read_json
 from xft.common.errors import UserError
 from xft.common.json_lines import read_json_objects
-from xft.config.recorded import CONFIG_FILE, chosen_values, recorded_config
+from xft.config.recorded import chosen_values, recorded_config
+from xft.config.results_folder import CONFIG_FILE
 from xft.config.sections import XftConfig, problem_label
 from xft.evaluation.ground_truth import TEST_SETS
 from xft.evaluation.problems import load_problems
