@@ -9,7 +9,7 @@ import torch
 from chains import Chain
 from safetensors.torch import load_file, save_file
 from trainings import random_rows, stop_in, train_model
-from transformers import AutoModelForCausalLM, TrainerState
+from transformers import AutoModelForCausalLM
 
 from xft.checkpoints.reader import Checkpoint
 from xft.common.errors import UserError
@@ -96,7 +96,7 @@ def test_early_stop_comes_after_so_many_losses_that_are_no_lower(learn):
 
 def test_of_equal_losses_the_first_is_the_best():
     history = [{"loss": 1.0}, *({VALIDATION_LOSS: loss} for loss in (2.0, 1.0, 1.0, 3.0))]
-    assert validations_since_best(TrainerState(log_history=history)) == 2
+    assert validations_since_best(history) == 2
 
 
 class Cut(Exception):
