@@ -212,7 +212,7 @@ def test_what_does_not_fit_its_manifest_is_refused(artifact, damage, message):
 @pytest.mark.parametrize(
     ("changes", "fault"),
     [
-        ({"author": "me"}, "author: Unexpected keyword argument"),
+        ({"author": "me"}, "author: Extra inputs are not permitted"),
         ({"inputs": {"base": ONE + "\n"}}, "inputs.base: String should match pattern"),
         *(
             ({"files": {name: ENTRY}}, f"files.{name}.[key]: Value error, it is not the path")

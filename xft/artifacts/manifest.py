@@ -7,17 +7,12 @@ and parameters give the same bytes.
 import hashlib
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal, NotRequired
-
-from pydantic import AfterValidator, ConfigDict, Field, NonNegativeInt, ValidationError
-from pydantic.dataclasses import dataclass
-from typing_extensions import TypedDict  # pydantic takes typing's own from Python 3.12 on
 
 from xft.checkpoints.header import hash_header
 from xft.checkpoints.strict_json import read_json
-from xft.common.errors import UserError, described
+from xft.common.errors import UserError
 from xft.common.progress import progress
 
 FORMAT = 4
@@ -29,42 +24,20 @@ SMALL_BYTES = 2**26  # files up to this size are hashed whenever an artifact is 
 BLOCK_BYTES = 2**20
 
 
-def _inside(name: str) -> str:
-    if "\0" in name or {"", ".", ".."} & set(name.split("/")):
-        raise ValueError("it is not the path of a file inside the artifact")
-    return name
-
-
-Digest = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
-FileName = Annotated[str, AfterValidator(_inside)]
-
-
-class Entry(TypedDict):
-    """A file: its bytes and its SHA-256, as hexadecimal digits.
-
-    header_sha256: of the length prefix and the header of a safetensors file.
-    """
-
-    __pydantic_config__ = ConfigDict(strict=True, extra="forbid")
-
-    size: NonNegativeInt
-    sha256: Digest
-    header_sha256: NotRequired[Digest]
-
-
-@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+@dataclass(frozen=True)
 class Manifest:
-    """The content of a manifest file. Raises pydantic's ValidationError if a value is wrong.
+    """The content of a manifest file.
 
-    files: by path relative to the artifact. inputs: ids of the artifacts and SHA-256 of the files
-    that this artifact was made from.
+    files: by path relative to the artifact, {"size": bytes, "sha256": hexadecimal digits}. A
+    safetensors file also has "header_sha256", the digest of its length prefix and header.
+    inputs: ids of the artifacts and SHA-256 of the files that this artifact was made from.
     """
 
     kind: str
-    files: dict[FileName, Entry]
+    files: dict[str, dict]
     parameters: dict = field(default_factory=dict)
-    inputs: dict[str, Digest] = field(default_factory=dict)
-    format: Literal[FORMAT] = FORMAT
+    inputs: dict[str, str] = field(default_factory=dict)
+    format: int = FORMAT
 
     @property
     def id(self) -> str:
@@ -103,11 +76,12 @@ def read_manifest(path: Path) -> Manifest:
             f"{path}: format {content.get('format')!r:.40} is not {FORMAT}, the one that this "
             "version reads and writes"
         )
+    from xft.artifacts.manifest_form import fault_of
+
     stated_id = content.pop("id", None)
-    try:
-        manifest = Manifest(**content)
-    except ValidationError as error:
-        raise UserError(f"{path} is not a manifest: {described(error):.500}") from None
+    if fault := fault_of(content):
+        raise UserError(f"{path} is not a manifest: {fault}")
+    manifest = Manifest(**content)
     if manifest.id != stated_id:
         raise UserError(f"{path} was edited: its id does not fit its content")
     return manifest
