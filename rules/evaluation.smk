@@ -79,6 +79,7 @@ rule validation_loss:
         log_of("validation_loss"),
     benchmark:
         log_of("validation_loss", "jsonl")
+    priority: -1  # it is short, and fills the gaps between evaluations
     conda:
         "../envs/evaluation.yaml"
     threads: threads_of

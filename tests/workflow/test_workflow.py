@@ -112,6 +112,13 @@ def test_a_result_is_made_by_its_name(finished_copy):
     assert "\n  dense/lam~0.75\n" in done.stderr
 
 
+def test_a_dry_run_has_one_line_for_each_job(finished_copy):
+    shutil.rmtree(finished_copy.folder / "store")
+    done = finished_copy.snakemake("--dry-run")
+    assert finished_copy.rules(done) == sorted(ALL)
+    assert len((done.stdout + done.stderr).splitlines()) <= len(ALL) + 6
+
+
 def test_a_job_that_starts_for_a_whole_entry_keeps_it(finished_copy):
     """By force, or because a later version has another command for the rule."""
 
