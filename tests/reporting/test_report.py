@@ -77,7 +77,7 @@ def test_the_differences_are_those_of_the_table(page, finished):
     with (finished.results / "comparisons.csv").open(newline="") as file:
         rows = [row for row in csv.DictReader(file) if row["tests"] == "plus"]
     assert {row["pair"]: row["difference"] for row in page.charts[SOLVED]} == {
-        f"{row['second']} against {row['first']}": pytest.approx(100 * float(row["difference"]))
+        f"{row['second']} vs {row['first']}": pytest.approx(100 * float(row["difference"]))
         for row in rows
     }
 

@@ -78,7 +78,7 @@ def test_all_charts_are_drawn_without_errors_or_requests(opened, address, reposi
 
 
 def test_a_table_is_sorted_by_mouse_and_by_keys(opened):
-    table = opened.page.locator("table.sortable").first
+    table = opened.page.locator("#differences table.sortable")
     heading = table.get_by_role("button", name="pass@1, %")
 
     def shares() -> list[float]:

@@ -26,7 +26,7 @@ def build_page(runs: Sequence[Results]) -> str:
     template = templates(__package__, is_html=True).get_template("report.html.jinja")
     return template.render(
         generator=GENERATOR,
-        title="XFT: " + ", ".join(str(run.folder) for run in runs),
+        title="XFT: " + ", ".join(map(_subject, runs)),
         policy=_policy(scripts.values()),
         style=Markup(_file("report.css")),
         charts=Markup(json.dumps(drawn, allow_nan=False).replace("<", "\\u003c")),
@@ -34,6 +34,12 @@ def build_page(runs: Sequence[Results]) -> str:
         tests=TEST_NAMES["plus"],
         **{name: Markup(text) for name, text in scripts.items()},
     )
+
+
+def _subject(run: Results) -> str:
+    """The base model and its data; the folder if it does not say them."""
+    model, rows = run.chosen.get("base.model"), run.chosen.get("data.train")
+    return f"{model} tuned on {rows}" if model and rows else str(run.folder)
 
 
 def _file(name: str) -> str:

@@ -9,7 +9,7 @@ const options = {
 };
 document.querySelectorAll(".chart").forEach((place, number) => {
   const spec = charts[number];
-  spec.config.axisY.labelLimit = Math.min(spec.config.axisY.labelLimit, 0.4 * place.clientWidth);
+  spec.config.axisY.labelLimit = Math.min(spec.config.axisY.labelLimit, 0.5 * place.clientWidth);
   vegaEmbed(place, spec, options).catch((error) => {
     place.textContent = `This chart could not be drawn: ${error.message}`;
   });

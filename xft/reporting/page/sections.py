@@ -13,6 +13,7 @@ from xft.reporting.page.charts import chart
 from xft.reporting.page.folder import Results, Solution
 from xft.reporting.verdict import BASE, verdict
 
+MIXING = "weighted_trained"
 NOT_EVALUATED = Solution("not evaluated", "", None)
 LAMBDA = re.compile(r"/lam~([\d.]+)")
 NUMBER = re.compile(r"([-+]?\d[\d,]*(\.\d+)?)?")
@@ -53,8 +54,15 @@ def find_parts(results: Sequence[Results]) -> dict[str, list[Part]]:
 
     return {
         "verdict": [part for front, run in runs for part in _verdict(front, run)],
-        "scores": list(_scores(collected("scores", "label"))),
-        "differences": list(_differences(collected("comparisons", "second"))),
+        "scores": [
+            *_scores(collected("scores", "label")),
+            *_losses(collected("comparisons", "second")),
+            *(part for front, run in runs for part in _costs(front, run)),
+        ],
+        "differences": [
+            *_differences(collected("comparisons", "second")),
+            *_all_scores(collected("scores", "label")),
+        ],
         "training": list(_trainings(collected("curves", "training"))),
         "routing": list(_experts(collected)),
         "problems": [part for front, run in runs for part in _problems(front, run)],
@@ -72,18 +80,43 @@ def _verdict(front: str, run: Results) -> Iterator[Part]:
 
 
 def _scores(scores: list[dict]) -> Iterator[Part]:
-    for (dataset, tests), rows in _grouped(scores, "dataset", "tests"):
-        title = f"{dataset}, {TEST_NAMES[tests]}, {rows[0]['problems']} problems"
+    """Charts of pass@1. The scores by the original tests stand in the table."""
+    scores = [row for row in scores if row["tests"] == "plus"]
+    for (dataset,), rows in _grouped(scores, "dataset"):
+        title = f"{dataset}, {TEST_NAMES['plus']}, {rows[0]['problems']} problems"
         yield Part(title, chart=chart("scores", rows))
     merges = [
         row | {"lam": float(found[1]), "merge": LAMBDA.sub("", row["label"])}
         for row in scores
-        if row["tests"] == "plus" and (found := LAMBDA.search(row["label"]))
+        if (found := LAMBDA.search(row["label"]))
     ]
     for (dataset,), rows in _grouped(merges, "dataset"):
         if len({row["lam"] for row in rows}) > 1:
             title = f"{dataset}, {TEST_NAMES['plus']}, over lambda"
             yield Part(title, chart=chart("lambda", rows))
+
+
+def _losses(comparisons: list[dict]) -> Iterator[Part]:
+    """A chart of tuned models: the loss of the base is too far away."""
+    losses = [row for row in comparisons if row["tests"] == LOSS and row["first"] != BASE]
+    if losses:
+        drawn = _difference_chart(losses, 1, "nats a token")
+        yield Part("Differences of the held-out loss between tuned models", chart=drawn)
+
+
+def _costs(front: str, run: Results) -> Iterator[Part]:
+    trainings = {point["training"] for point in run.curves}
+    rows = [
+        (job["job"], f"{job['seconds'] / 60:,.1f}", _rounded(job["memory"]))
+        for job in run.jobs
+        if job["job"] in trainings
+    ]
+    if rows:
+        heads = ("training", "minutes", "memory, MB")
+        yield Part(f"{front}Cost of the trainings", table=[heads, *rows])
+
+
+def _all_scores(scores: list[dict]) -> Iterator[Part]:
     columns = {
         "model": [row["label"] for row in scores],
         "seed": [row["seed"] for row in scores],
@@ -110,20 +143,15 @@ def _grouped(rows: Iterable[dict], *keys: str) -> Iterator[tuple[list, list[dict
 
 
 def _differences(comparisons: list[dict]) -> Iterator[Part]:
-    """Charts of the differences. Losses are of tuned models: that of the base is too far away."""
     scores = [row for row in comparisons if row["tests"] == "plus"]
     for (dataset,), rows in _grouped(scores, "dataset"):
         title = f"{dataset}, {TEST_NAMES['plus']}"
         yield Part(title, chart=_difference_chart(rows, 100, "percentage points"))
-    losses = [row for row in comparisons if row["tests"] == LOSS and row["first"] != BASE]
-    if losses:
-        drawn = _difference_chart(losses, 1, "nats a token")
-        yield Part("Held-out loss of tuned models", chart=drawn)
 
 
 def _difference_chart(rows: list[dict], scale: int, unit: str) -> dict:
     drawn = [
-        {"pair": f"{row['second']} against {row['first']}", "p_value": row["p_value"]}
+        {"pair": f"{row['second']} vs {row['first']}", "p_value": row["p_value"]}
         | {key: scale * row[key] for key in ("difference", "low", "high")}
         for row in rows
     ]
@@ -131,9 +159,12 @@ def _difference_chart(rows: list[dict], scale: int, unit: str) -> dict:
 
 
 def _trainings(curves: list[dict]) -> Iterator[Part]:
-    rates = [point for point in curves if point["learning_rate"] is not None]
-    yield from _curves("Loss", curves, "smoothed", "loss, nats a token", raw="loss")
-    yield from _curves("Learning rate", rates, "learning_rate", "learning rate")
+    """Charts of the tunings, and of the mixings, whose rates and steps are others."""
+    for about, is_mixing in (("", False), (" of the mixing", True)):
+        points = [p for p in curves if (MIXING in p["training"]) == is_mixing]
+        rates = [point for point in points if point["learning_rate"] is not None]
+        yield from _curves(f"Loss{about}", points, "smoothed", "loss, nats a token", raw="loss")
+        yield from _curves(f"Learning rate{about}", rates, "learning_rate", "learning rate")
 
 
 def _curves(
