@@ -38,7 +38,7 @@ rule all:
     input:
         targets,
     message:
-        f"{RESULTS} is complete"
+        f"all: {RESULTS}"
 
 
 # snakemake results/moe_sft: an artifact by its name, a folder or a file.

@@ -149,6 +149,8 @@ def targets(wildcards):
     begin()
     if RUN:
         RUN.tell()
+        for warning in warnings(RUN):
+            print(warning, file=sys.stderr)
     return [ancient(str(part.entry)) for part in RUN.experiment.targets]
 
 
@@ -181,16 +183,12 @@ def target_of(wildcards):
 
 onstart:
     print(beginning(CONFIG), flush=True)
-    for warning in warnings(RUN) if RUN else ():
-        print(warning, file=sys.stderr, flush=True)
 
 
 onsuccess:
     RUN.lay_names()
-    table = Path(RESULTS) / "summary.md"
-    if table.exists():
-        print(head(table.read_text()))
     if Path(RESULTS, "report.html").exists():
+        print(head(Path(RESULTS, "summary.md").read_text()))
         print(f"Charts and solutions, for a browser: {RESULTS}/report.html")
     print(store_line(RUN))
 

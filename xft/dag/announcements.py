@@ -34,7 +34,12 @@ def beginning(config: XftConfig) -> str:
 
 
 def warnings(run: WorkflowRun) -> Iterator[str]:
-    """Lines about values that are allowed but odd, and about a disk that is too small."""
+    """Lines about values that are allowed but odd, and about a disk that is too small.
+
+    None if there is nothing to make.
+    """
+    if not run.to_make:
+        return
     chosen = (chosen_values(each.config).items() for each in run.runs)
     odd = (
         f"WARNING: {key} = {value}: {why}"

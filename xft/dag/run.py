@@ -154,7 +154,7 @@ class WorkflowRun:
         missing = [part.name for part in self.to_make]
         lines = [
             f"{len(missing)} of {len(self.experiment.wanted)} results are missing, so there are no "
-            "tables yet. The same snakemake command goes on.",
+            "tables yet. Run snakemake without a target to make them.",
             "\n".join(f"- {name}" for name in missing),
         ]
         file = self._plan.with_suffix(".md")
