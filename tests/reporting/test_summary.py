@@ -237,7 +237,7 @@ def test_no_more_than_19_lines_are_printed(runs, capsys):
     ("count", "words"),
     [
         (8, "a true difference of 75.0 percentage points is significant in at most half of the"),
-        (5, "With 5 problems no difference can be significant."),
+        (5, "With 5 problems and 1 pair of models, no difference in pass@1 can be significant."),
     ],
 )
 def test_few_problems_can_show_little(runs, count, words):

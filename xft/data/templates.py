@@ -207,7 +207,9 @@ class ChatTemplate:
         while end > begin and whole[end - 1] not in self._special:
             end -= 1
         if end == begin or self.tokenizer.decode(whole[end:]).strip():
-            self._cannot_mark("it ends the assistant's turns with no special token")
+            self._cannot_mark(
+                "it ends the assistant's turns with no special token, such as {{ eos_token }}"
+            )
         return begin, end
 
     def _cannot_mark(self, reason: str) -> NoReturn:

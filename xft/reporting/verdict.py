@@ -1,5 +1,6 @@
 """Says which models differ significantly: in sentences, and in tables."""
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -9,7 +10,6 @@ from xft.reporting.statistics import holm
 
 BASE = "base"
 NAMED = 4  # models at most in a sentence
-FEWEST = 6  # units on which two models differ: p is at least 2 / 2^k, and 2 / 2^6 < 0.05 < 2 / 2^5
 
 
 @dataclass(frozen=True)
@@ -93,8 +93,7 @@ def _sentences(quantity: Quantity, rows) -> Iterator[str]:
         is_all = len(others) == (rows["first"] != BASE).sum()
         models = "The tuned models" if is_all else f"{len(others)} other pairs of tuned models"
         yield f"{models} do not differ significantly {end}"
-    if quantity is SCORES:
-        yield _power(rows)
+    yield from _power(quantity, rows)
 
 
 def _differences(quantity: Quantity, rows) -> str:
@@ -122,19 +121,24 @@ def _listed(names: Sequence[str]) -> str:
     return f"{', '.join(others)} and {last}" if others else last
 
 
-def _power(rows) -> str:
-    """What the number of problems can show.
+def _power(quantity: Quantity, rows) -> Iterator[str]:
+    """What the number of problems or rows can show.
 
-    A true difference as large as half of its interval is found in half of the cases.
+    A true difference as large as half of its interval is found in half of the cases. If two models
+    differ on k problems, p is at least 2 / 2^k. The correction asks for 5% / pairs.
     """
     count = int(rows["problems"].max())
-    if count < FEWEST:
-        return f"With {count} problems no difference can be significant."
-    points = 100 * max(FEWEST / count, float((rows["high"] - rows["low"]).median()) / 2)
-    return (
-        f"With {count} problems, a true difference of {points:.1f} percentage points is "
-        "significant in at most half of the cases."
-    )
+    fewest = math.floor(math.log2(2 * len(rows) / (1 - CONFIDENCE))) + 1
+    if count < fewest:
+        pairs = "1 pair" if len(rows) == 1 else f"{len(rows)} pairs"
+        about = f"{count} {quantity.units} and {pairs} of models"
+        yield f"With {about}, no difference in {quantity.name} can be significant."
+    elif quantity is SCORES:
+        points = 100 * max(fewest / count, float((rows["high"] - rows["low"]).median()) / 2)
+        yield (
+            f"With {count} problems, a true difference of {points:.1f} percentage points is "
+            "significant in at most half of the cases."
+        )
 
 
 def readable(quantity: Quantity, rows):
