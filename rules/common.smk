@@ -9,7 +9,7 @@ from pathlib import Path
 from snakemake.settings.types import DeploymentMethod
 
 from xft.cli.running import explain
-from xft.common.errors import UserError
+from xft.common.errors import UserError, did_you_mean
 from xft.common.optional import require
 from xft.config.text import read_config
 from xft.config.validation import complete
@@ -163,9 +163,11 @@ def named(wildcards):
     begin()
     part = RUN.experiment.by_name.get(wildcards.name)
     if part is None:
-        known = "\n  ".join(RUN.experiment.by_name)
+        known = RUN.experiment.by_name
         sys.exit(
-            f"{RESULTS}/{wildcards.name} is no result of this configuration. Its results:\n  {known}"
+            f"{RESULTS}/{wildcards.name} is no result of this configuration"
+            f"{did_you_mean(wildcards.name, known)}\nIts results:"
+            + "".join(f"\n  {RESULTS}/{name}" for name in known)
         )
     link = Path(RESULTS, wildcards.name)
     if workflow.dryrun and link.is_symlink() and link.resolve() != part.place.resolve():

@@ -109,7 +109,7 @@ def test_a_result_is_made_by_its_name(finished_copy):
     done = finished_copy.snakemake("results/none/of/it")
     assert done.returncode == 1
     assert "results/none/of/it is no result of this configuration" in done.stderr
-    assert "\n  dense/lam~0.75\n" in done.stderr
+    assert "\n  results/dense/lam~0.75\n" in done.stderr
 
 
 def test_a_dry_run_has_one_line_for_each_job(finished_copy):
