@@ -10,7 +10,6 @@ from snakemake.settings.types import DeploymentMethod
 
 from xft.cli.running import explain
 from xft.common.errors import UserError, did_you_mean
-from xft.common.optional import require
 from xft.config.text import read_config
 from xft.config.validation import complete
 from xft.dag.announcements import beginning, failures, store_line, warnings

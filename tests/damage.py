@@ -1,10 +1,10 @@
-"""Files that are no longer what they were."""
+"""Damages files."""
 
 from pathlib import Path
 
 
 def flip_a_bit(file: Path, position: int = -1) -> None:
-    """Change a byte of a file, be it read-only."""
+    """Change a byte of a file, even if it is read-only."""
     content = bytearray(file.read_bytes())
     content[position] ^= 1
     file.unlink()

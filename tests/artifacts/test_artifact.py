@@ -71,7 +71,7 @@ def content(folder) -> dict[str, bytes]:
 
 
 def rewrite(path, data: bytes):
-    """Put other bytes in a file's place, be it read-only."""
+    """Replace the bytes of a file, even if it is read-only."""
     path.unlink()
     path.write_bytes(data)
 
