@@ -70,14 +70,14 @@ def read_manifest(path: Path) -> Manifest:
 
     Raises UserError if it is missing, was edited, or is not a manifest of this version.
     """
+    from xft.artifacts.manifest_form import fault_of
+
     content = read_json(path)
     if content.get("format") != FORMAT:
         raise UserError(
             f"{path}: format {content.get('format')!r:.40} is not {FORMAT}, the one that this "
             "version reads and writes"
         )
-    from xft.artifacts.manifest_form import fault_of
-
     stated_id = content.pop("id", None)
     if fault := fault_of(content):
         raise UserError(f"{path} is not a manifest: {fault}")
