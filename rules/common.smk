@@ -34,6 +34,7 @@ try:
         RUN = WorkflowRun(config)
         if not workflow.deployment_settings.deployment_method:
             RUN.require_packages()
+            RUN.check_templates()
         RUN.check(workflow.configfiles)
     JOBS = RUN.jobs if RUN else read_plan()
     if IN_CONTAINERS:

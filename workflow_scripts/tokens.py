@@ -5,7 +5,7 @@ away evaluation problems (--problems), and rows whose prompt fills the window. -
 rows that were left out, with the reasons.
 """
 
-from xft.artifacts.artifact import MODEL_KINDS, write_json
+from xft.artifacts.artifact import MODEL_KINDS, Artifact, write_json
 from xft.cli import running
 from xft.cli.step import Step
 from xft.common.progress import say
@@ -30,7 +30,7 @@ def main(argv: list[str] | None = None) -> None:
     step.path("--report", "FILE", "The rows that were left out, JSON.", required=False)
     args = step.parse_args(argv)
     options = with_template_read(step.options(TokensConfig))
-    step.open("base", args.model, *MODEL_KINDS)
+    base = step.open("base", args.model, *MODEL_KINDS)
 
     from xft.data.contamination import Detector
     from xft.data.preparation import prepare, summary
@@ -40,12 +40,20 @@ def main(argv: list[str] | None = None) -> None:
 
     fingerprints, problems = load_references([name for name in args.problems if name])
     find_trace = Detector(fingerprints).find if fingerprints else None
-    tokens, report = prepare(args.data, load_tokenizer(args.model), options, find_trace)
+    tokenizer = load_tokenizer(args.model)
+    tokenizer.name_or_path = _name(base)
+    tokens, report = prepare(args.data, tokenizer, options, find_trace)
     if args.report:
         args.report.parent.mkdir(parents=True, exist_ok=True)
         write_json(args.report, report | {"problems": problems})
     write_tokens(args.out, tokens, options, args.model, report["data_sha256"])
     say(summary(args.data, report))
+
+
+def _name(base: Artifact) -> str:
+    """The model as messages name it: its id on the hub, or the folder to which `base` links."""
+    stated = base.known_manifest.parameters if base.known_manifest else {}
+    return stated.get("model") or str((base.path / "config.json").resolve().parent)
 
 
 if __name__ == "__main__":

@@ -162,6 +162,11 @@ def test_every_fault_is_named():
 
 def test_missing_and_strange_keys():
     assert "data.train is missing" in fault({**MINIMAL, "data": {}})
+    assert fault({"merge": {"lambdas": [0.5]}}).splitlines() == [
+        "config.yaml: base is missing. To change the demonstration, lay your file over it: "
+        "--configfile config.yaml mine.yaml (of xft: --config)",
+        "config.yaml: data is missing",
+    ]
     assert "moe[8] = 8: Keys should be strings" in fault({**MINIMAL, "moe": {8: 3}})
 
 

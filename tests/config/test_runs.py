@@ -69,10 +69,17 @@ def test_values_have_texts_of_their_own_that_are_names_of_folders(key, values):
             {"variants": {"a": {"results_dir": "x"}}},
             "variants.a: results_dir cannot vary: all runs have the same",
         ),
-        (
-            {"sweep": {"moe.num_expert": [4]}},
-            "sweep with moe.num_expert = 4: moe.num_expert is not a known key: did you mean "
-            "num_experts?",
+        *(
+            ({"sweep": {key: [4]}}, f"sweep: {key} is not a known key{hint}")
+            for key, hint in {
+                "moe.num_expert": ": did you mean moe.num_experts?",
+                "mode.num_experts": ": did you mean moe.num_experts?",
+                "lambdas": ": did you mean merge.lambdas?",
+                "mixing.rate": ": did you mean mixing.learning_rate?",
+                "rate": ": did you mean moe_sft.learning_rate or sft.learning_rate or mixing.",
+                "sede": ": did you mean seed?",
+                "moe.zzz": ". docs/configuration.md lists all keys",
+            }.items()
         ),
         ({"variants": {"a/b": {}}}, 'variants: "a/b" is not a name. Use letters, digits'),
         (

@@ -80,7 +80,7 @@ def test_a_limit_takes_the_first_rows_and_reads_no_further(tmp_path):
 @pytest.mark.parametrize(
     ("row", "fault"),
     [
-        ("{", "not valid JSON (Expecting property name"),
+        ('{"a": tru}', "not valid JSON (Expecting value, column 7)"),
         ('{"b": 1, "a": 1, "instruction": "i"}', "no column 'response' (columns: a, b, instruct"),
         ('{"instruction": "i", "response": ""}', "column 'response' is empty"),
         ('{"instruction": "i", "response": null}', "column 'response' is not a string"),

@@ -10,6 +10,7 @@ from problem_files import three_problems, write_problems
 from trainings import write_rows
 
 from workflow_scripts import moe_sft, tokens
+from xft.artifacts.artifact import create_artifact
 from xft.artifacts.manifest import manifest_path, read_manifest
 from xft.common.errors import UserError
 from xft.config.sections import TokensConfig
@@ -204,6 +205,21 @@ def test_the_artifact_holds_what_is_prepared_in_memory(tiny_llama, tokenizer, ro
     assert list(opened.training) == list(in_memory.training)
     assert len(opened.validation) == 3
     assert not opened.input_ids.flags.owndata  # a memory map's
+
+
+@pytest.mark.parametrize(
+    ("parameters", "name"), [({}, "/model"), ({"model": "org/name"}, "org/name")]
+)
+def test_a_message_names_the_model_of_the_user(tiny_llama, tmp_path, parameters, name):
+    model = shutil.copytree(tiny_llama, tmp_path / "model")
+    (model / "chat_template.jinja").write_text("{% for m in messages %}{{ m.content }}{% endfor %}")
+    with create_artifact(tmp_path / "base", "base", parameters) as draft:
+        for file in model.iterdir():
+            (draft.path / file.name).symlink_to(file)
+    turns = [{"role": role, "content": "a"} for role in ("user", "assistant")]
+    file = write_rows(tmp_path, [{"messages": turns}])
+    with pytest.raises(UserError, match=rf"the tokenizer of \S*{name} has a chat"):
+        make(tmp_path / "base", file, tmp_path / "tokens", "--template", "chat")
 
 
 def test_the_manifest_holds_the_options_and_a_templates_text(tiny_llama, rows, tmp_path):

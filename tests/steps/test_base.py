@@ -115,4 +115,4 @@ def test_verify_notices_other_weights_behind_the_links(model, project, call_step
     os.utime(weights, ns=(sealed.st_mtime_ns + 10**9,) * 2)
     done = call_step("verify", "results", cwd=project)
     assert done.returncode == 1
-    assert "model.safetensors was altered: its SHA-256 is not the manifest's" in done.stderr
+    assert "model.safetensors, which was altered: its SHA-256 is not the manifest's" in done.stderr

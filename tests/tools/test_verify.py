@@ -145,6 +145,27 @@ def test_every_fault_of_every_artifact_is_reported(made, capsys):
     assert blocks["results/soup"][0].endswith(", fits")
 
 
+@pytest.mark.parametrize(
+    ("parameters", "is_local"), [({}, True), ({"model": "org/name"}, False)], ids=["local", "hub"]
+)
+def test_a_change_of_the_users_model_is_told_as_such(made, capsys, parameters, is_local):
+    model, linked = Path("model").absolute(), Path("results/linked")
+    model.mkdir()
+    for name in ("a.json", "b.json"):
+        (model / name).write_text("{}")
+    with create_artifact(linked, "base", parameters) as draft:
+        for file in model.iterdir():
+            (draft.path / file.name).symlink_to(file)
+    assert run(capsys, linked)[1] == "1 of 1 artifacts fit their manifests"
+    (model / "a.json").write_text("[0]")
+    _, message = run(capsys, linked)
+    assert message.startswith(f"{linked}/a.json links to {model}/a.json, which has 3 bytes, not 2")
+    advice = f"; {linked} links to your own model. If you changed it, the next snakemake run makes"
+    assert (advice in message) == is_local
+    (model / "b.json").unlink()
+    assert f"{linked}/b.json links to {model}/b.json, which is missing" in run(capsys, linked)[1]
+
+
 @pytest.mark.parametrize("name", ["moe", "eval"])
 def test_a_manifest_without_its_artifact_is_a_fault(made, capsys, name):
     made[name].rename("elsewhere")

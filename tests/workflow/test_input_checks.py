@@ -14,6 +14,7 @@ from xft.common.errors import UserError
 from xft.config.runs import find_runs
 from xft.config.validation import complete
 from xft.dag.input_checks import check_all_files
+from xft.dag.run import WorkflowRun
 
 # What the Snakefile does when it is read: a config as JSON, then what it must not have imported.
 PARSE = """
@@ -114,6 +115,43 @@ def test_an_override_variable_that_names_no_file_is_told(config, monkeypatch):
     monkeypatch.setenv("HUMANEVAL_OVERRIDE_PATH", "gone.jsonl")
     with pytest.raises(UserError, match=r"HUMANEVAL_OVERRIDE_PATH names .*gone\.jsonl"):
         check(config, evaluation={"datasets": ["humaneval"]})
+
+
+ASKED, ANSWERED = {"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}
+TURNS = json.dumps({"messages": [ASKED, ANSWERED]}) + "\n"
+MANY_TURNS = json.dumps({"messages": [ASKED, ANSWERED] * 2}) + "\n"
+PLAIN = "{% for m in messages %}{{ m.content }}{% endfor %}"
+ENDED = "{% for m in messages %}{{ m.content + eos_token }}{% endfor %}"
+CHANGING = "{{ messages | length }}" + ENDED
+REFUSING = "{{ raise_exception('no') }}"
+ANOTHER = r"Put another one into chat_template\.jinja in the model's folder: docs/data\.md shows"
+
+
+@pytest.mark.parametrize(
+    ("jinja", "rows", "fault"),
+    [
+        (PLAIN, ROW, None),
+        (PLAIN, "{\n" + TURNS, "has a chat template that cannot mark turns: it ends the assist"),
+        (ENDED, MANY_TURNS, None),
+        (CHANGING, TURNS, "has a chat template that cannot mark turns: it writes earlier turns"),
+        (REFUSING, ROW, "refuses a row: no"),
+    ],
+    ids=["plain row", "plain turns", "ended", "changing", "refused"],
+)
+def test_a_chat_template_is_tried_before_the_rows_are_tokenised(config, jinja, rows, fault):
+    Path("base/chat_template.jinja").write_text(jinja)
+    Path("rows.jsonl").write_text(rows * 64)
+    config["data"] |= {"template": "chat"}
+    run = WorkflowRun(config)
+    if fault is None:
+        run.check_templates()
+    else:
+        with pytest.raises(UserError, match=f"^config: the .* of base {fault}.*{ANOTHER}"):
+            run.check_templates()
+    Path("base/chat_template.jinja").write_text(REFUSING)
+    Path("rows.jsonl").write_text(TURNS)
+    with pytest.raises(UserError, match=r"1 bad row:\nrows\.jsonl, line 1: .* of base refuses"):
+        run.check_templates()
 
 
 def test_a_folder_that_is_no_model_is_left_to_its_step(config):

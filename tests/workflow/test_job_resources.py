@@ -141,3 +141,25 @@ def test_a_run_warns_of_odd_values_in_one_line_each(jobs, keys, warned):
     lines = list(warnings(WorkflowRun(SECTIONS | keys | {"data": data, **SHORT})))
     assert [line.split(": ")[:2] for line in lines] == [["WARNING", odd] for odd in warned]
     assert all("Usual are" in line for line in lines)
+
+
+SET = {"moe": {"num_experts": 6}, "sft": {"max_steps": 5}, "heal": {"max_steps": 2}}
+DEFAULTS = {"sft": {"num_train_epochs": 4}, "heal": {"share": 0.1}}
+
+
+@pytest.mark.parametrize(
+    ("keys", "idle"),
+    [
+        (SET, ["sft", "heal"]),
+        (SET | {"evaluation": {"models": ["base", "sft_flops"]}}, ["heal"]),
+        (SET | {"evaluation": {"models": ["base", "sft"]}}, ["moe", "heal"]),
+        (SET | {"variants": {"a": {"evaluation": {"models": ["sft", "heal"]}}, "b": {}}}, []),
+        (DEFAULTS, []),
+    ],
+)
+def test_a_run_warns_of_a_section_that_no_model_needs(jobs, keys, idle):
+    jobs()
+    data = {"data": {"train": "y", "max_length": 64}}
+    evaluation = SHORT["evaluation"] | keys.get("evaluation", {})
+    lines = list(warnings(WorkflowRun(SECTIONS | data | keys | {"evaluation": evaluation})))
+    assert [line.split(": ")[:2] for line in lines] == [["WARNING", name] for name in idle]

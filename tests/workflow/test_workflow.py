@@ -156,17 +156,23 @@ def test_a_failed_job_shows_its_message_and_leaves_what_was_there(finished_copy)
         (["--configfile", "twice.yaml"], {}, "twice.yaml, line 3"),
         (["--dry-run"], {"data": {"max_length": 2000}}, "config: data.max_length = 2000: resour"),
         (
+            ["--dry-run"],
+            {"base": {"model": "P/base"}, "data": {"template": "chat"}},
+            "config: the chat template of P/base refuses a row: no. Put another one into",
+        ),
+        (
             [],
             {"base": {"model": "P/base"}, "results_dir": "P"},
             "config: base.model: P/base overlaps results_dir = P",
         ),
     ],
-    ids=["key twice", "base", "place"],
+    ids=["key twice", "base", "chat template", "place"],
 )
 def test_a_mistake_is_one_message_and_nothing_changes(new_project, arguments, config, message):
     project = new_project("mine")
     (project.folder / "twice.yaml").write_text("seed: 1\nbase: {model: x}\nseed: 2\n")
     shutil.copytree(project.folder / "resources" / "base", project.folder / "P" / "base")
+    (project.folder / "P/base/chat_template.jinja").write_text("{{ raise_exception('no') }}")
     before = everything(project.folder)
     done = project.snakemake(*arguments, **config)
     shown = done.stdout + done.stderr

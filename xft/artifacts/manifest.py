@@ -70,14 +70,14 @@ def read_manifest(path: Path) -> Manifest:
 
     Raises UserError if it is missing, was edited, or is not a manifest of this version.
     """
+    from xft.artifacts.manifest_form import fault_of
+
     content = read_json(path)
     if content.get("format") != FORMAT:
         raise UserError(
             f"{path}: format {content.get('format')!r:.40} is not {FORMAT}, the one that this "
             "version reads and writes"
         )
-    from xft.artifacts.manifest_form import fault_of
-
     stated_id = content.pop("id", None)
     if fault := fault_of(content):
         raise UserError(f"{path} is not a manifest: {fault}")
@@ -152,9 +152,9 @@ def find_faults(artifact: Path, manifest: Manifest, full: bool = False) -> list[
     for name, entry in manifest.files.items():
         path = artifact / name
         if name not in present:
-            faults.append(f"{path} is missing")
+            faults.append(f"{_named(path)} is missing")
         elif path.stat().st_size != entry["size"]:
-            faults.append(f"{path} has {path.stat().st_size} bytes, not {entry['size']}")
+            faults.append(f"{_named(path)} has {path.stat().st_size} bytes, not {entry['size']}")
         else:
             sizes[name] = entry["size"]
     with progress(desc="verify", total=sum(sizes.values()), unit="B", unit_scale=True) as bar:
@@ -162,8 +162,13 @@ def find_faults(artifact: Path, manifest: Manifest, full: bool = False) -> list[
             path = artifact / name
             whole = full or (path.is_symlink() and path.stat().st_mtime > made)
             if fault := _content_fault(path, manifest.files[name], whole, bar.update):
-                faults.append(f"{path} was altered: {fault}")
+                faults.append(f"{_named(path)} was altered: {fault}")
     return sorted(faults)
+
+
+def _named(path: Path) -> str:
+    """A file of an artifact as the subject of a fault, with the file to which it links."""
+    return f"{path} links to {path.resolve()}, which" if path.is_symlink() else str(path)
 
 
 def _content_fault(

@@ -13,22 +13,22 @@ def _inside(name: str) -> str:
     return name
 
 
-class Form(BaseModel):
+class _Form(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid")
 
 
 Digest = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
 
-class FileForm(Form):
+class _FileForm(_Form):
     size: NonNegativeInt
     sha256: Digest
     header_sha256: Digest = ""
 
 
-class ManifestForm(Form):
+class _ManifestForm(_Form):
     kind: str
-    files: dict[Annotated[str, AfterValidator(_inside)], FileForm]
+    files: dict[Annotated[str, AfterValidator(_inside)], _FileForm]
     parameters: dict
     inputs: dict[str, Digest]
     format: int
@@ -37,7 +37,7 @@ class ManifestForm(Form):
 def fault_of(content: dict) -> str | None:
     """What is wrong with the content of a manifest file, without its id; None if nothing is."""
     try:
-        ManifestForm(**content)
+        _ManifestForm(**content)
     except ValidationError as error:
         return described(error)[:500]
     return None

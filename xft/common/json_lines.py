@@ -41,6 +41,8 @@ def read_json_lines(path: Path, growing: bool = False) -> Iterator[tuple[int, ob
         if text.strip():
             try:
                 value = parse_json(text)
+            except json.JSONDecodeError as error:
+                value = ValueError(f"{error.msg}, column {error.colno}")
             except ValueError as error:
                 value = error
             yield number, value

@@ -1,5 +1,6 @@
 """The runs of a configuration: one for each variant, each point of the sweep and each seed."""
 
+import difflib
 import hashlib
 import json
 import re
@@ -58,6 +59,7 @@ def find_runs(config: Mapping, where: str = "config") -> list[Run]:
     _check_count(whole, where)
     _check_variants(whole, where)
     _check_keys(f"{where}: sweep", whole.sweep)
+    _check_swept(f"{where}: sweep", whole)
     own = {key: value for key, value in config.items() if key not in RUN_KEYS}
     values = leaves(complete(own, where))
     runs, seen = [], {}
@@ -118,6 +120,22 @@ def _check_keys(where: str, names: Iterable[str]) -> None:
             )
         if name in dict(sections()):
             raise UserError(f"{where}: {name} is a section. Name one of its keys, as {name}.KEY")
+
+
+def _check_swept(where: str, whole: XftConfig) -> None:
+    """Raise UserError if a key is unknown, with keys that can stand in its place."""
+    known = leaves(whole)
+    for name in [key for key in whole.sweep if key not in known]:
+        section, _, key = name.rpartition(".")
+        ends = dict.fromkeys(one.rpartition(".")[2] for one in known)
+        near = difflib.get_close_matches(key, ends, n=1, cutoff=0.7)
+        near = [*near, *(end for end in ends if key in end)][:1]
+        meant = [one for one in known if one.rpartition(".")[2] in near]
+        meant = [one for one in meant if one.startswith(f"{section}.")] or meant
+        hint = f": did you mean {' or '.join(meant)}?" if meant else ""
+        raise UserError(
+            f"{where}: {name} is not a known key{hint or '. docs/configuration.md lists all keys'}"
+        )
 
 
 def _completed(

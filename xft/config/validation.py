@@ -17,6 +17,11 @@ from xft.config.sections import (
     lambda_token,
 )
 
+# Added to the message if `base` is missing.
+OVER_THE_DEMONSTRATION = (
+    ". To change the demonstration, lay your file over it: --configfile config.yaml mine.yaml "
+    "(of xft: --config)"
+)
 SectionType = TypeVar("SectionType", bound=Section)
 
 
@@ -59,7 +64,7 @@ def _explain(section: type[Section], fault: dict) -> str:
     place, kind = fault["loc"], fault["type"]
     name = _name(place)
     if kind == "missing":
-        return f"{name} is missing"
+        return f"{name} is missing{OVER_THE_DEMONSTRATION if name == 'base' else ''}"
     if kind == "extra_forbidden":
         return f"{name} is not a known key{_hint(section, place)}"
     if kind == "value_error":

@@ -7,7 +7,7 @@ from pathlib import Path
 from xft.cli.running import failure
 from xft.config.recorded import chosen_values
 from xft.config.results_folder import CONFIG_FILE
-from xft.config.sections import XftConfig, learns
+from xft.config.sections import TRAININGS, XftConfig, learns
 from xft.dag.run import WorkflowRun
 from xft.dag.totals import warn_of_full_disk
 from xft.estimates.report import disk_text
@@ -47,8 +47,21 @@ def warnings(run: WorkflowRun) -> Iterator[str]:
         if (why := _odd(key, value))
     )
     yield from dict.fromkeys(odd)
+    for name in _idle_sections(run):
+        yield (
+            f"WARNING: {name}: this section has no effect, because no model in evaluation.models "
+            "needs it. Add such a model, or leave the section out"
+        )
     if full := warn_of_full_disk(run):
         yield full
+
+
+def _idle_sections(run: WorkflowRun) -> list[str]:
+    """The sections with values of the user's on which no wanted artifact depends."""
+    read = {key for part in run.experiment.wanted for key in part.keys}
+    chosen = {key for each in run.runs for key in chosen_values(each.config)}
+    idle = {key.partition(".")[0] for key in chosen} - {key.partition(".")[0] for key in read}
+    return [name for name in ("moe", *TRAININGS, "merge") if name in idle]
 
 
 def _odd(key: str, value: object) -> str | None:

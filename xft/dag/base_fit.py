@@ -6,8 +6,11 @@ from xft.artifacts.artifact import TOKENIZER_PATTERNS
 from xft.checkpoints.capacity import check_rank, check_vocabulary, window
 from xft.checkpoints.model_config import read_config
 from xft.common.errors import UserError, naming
-from xft.data.templates import CHAT
-from xft.data.tokenizers import check_eos, has_chat_template
+from xft.config.sections import DataConfig
+from xft.data.conversations import Conversation
+from xft.data.instructions import describe, read_rows
+from xft.data.templates import ANOTHER, CHAT, ChatTemplate, TemplateFault
+from xft.data.tokenizers import check_eos, has_chat_template, load_tokenizer
 from xft.hub.source import find_local
 
 
@@ -50,6 +53,27 @@ def check_base(
         with naming("base.model"):
             check_vocabulary(folder)
             check_eos(folder)
+
+
+def check_chat_template(model: Path, data: DataConfig) -> None:
+    """Raise UserError if no row is good, or if the chat template cannot write the first good one.
+
+    The turns of a conversation must be marked.
+    """
+    with naming("config"):
+        template = ChatTemplate(load_tokenizer(model))
+        columns = data.instruction_column, data.response_column
+        rows, bad = read_rows(Path(data.train), *columns, limit=1, accept=template.accept)
+        if not rows:
+            raise UserError(describe(bad))
+        (row,) = rows
+        try:
+            if isinstance(row, Conversation):
+                template.encode_conversation(row, data.max_length)
+            else:
+                template.render(row.instruction)
+        except TemplateFault as fault:
+            raise UserError(f"{fault}. {ANOTHER}") from None
 
 
 def _check_length(key: str, value: int, model: str, window: int, most: int) -> None:

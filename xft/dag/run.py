@@ -18,10 +18,12 @@ from xft.common.optional import require
 from xft.config.results_folder import CONFIG_FILE, CONFIG_HEAD, is_results_folder
 from xft.config.runs import find_runs
 from xft.config.validation import complete
+from xft.dag.base_fit import check_chat_template
 from xft.dag.experiment import RUNS_TABLE, Experiment
 from xft.dag.input_checks import check_all_files
 from xft.dag.jobs import find_jobs
 from xft.dag.wanted import FileContents, Wanted
+from xft.data.templates import CHAT
 from xft.estimates.jobs import SECTIONS
 from xft.store import names, others
 from xft.store.code import ROOT
@@ -79,6 +81,14 @@ class WorkflowRun:
         """Raise UserError if a package that a job needs is not installed."""
         for choice in dict.fromkeys(choice for part in self.to_make for choice in _choices(part)):
             require(choice)
+
+    def check_templates(self) -> None:
+        """Raise UserError if rows cannot be tokenised with the chat template of a local model."""
+        for part in self.to_make:
+            base, data = part.run.config.base, part.run.config.data
+            is_here = Path(base.model).is_dir() and not data.revision
+            if part.rule == "tokens" and data.template == CHAT and is_here:
+                check_chat_template(Path(base.model), data)
 
     def folders(self) -> list[Path]:
         """The files and folders that jobs read and write, also through links."""

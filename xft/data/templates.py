@@ -38,6 +38,8 @@ SAMPLE = Conversation((Turn("user", "Hello."), Turn("assistant", "Hello.")), 0)
 MOST_SECONDS, MOST_MEMORY = 10, 1024
 MOST_ADDED = 2**16  # characters, besides four times those of the conversation
 BATCH = 100  # texts that are tokenised at a time; a token takes up to 250 bytes meanwhile
+# What to do about a chat template that cannot be used.
+ANOTHER = "Put another one into chat_template.jinja in the model's folder: docs/data.md shows one"
 # Goes before a chat template that uses today's date, so that tokens are the same every day.
 FIXED_DATE = "{% macro strftime_now(format) %}26 Jul 2024{% endmacro %}{{ '' }}"
 
@@ -215,7 +217,7 @@ class ChatTemplate:
     def _cannot_mark(self, reason: str) -> NoReturn:
         raise UserError(
             f"the tokenizer of {self.tokenizer.name_or_path} has a chat template that cannot mark "
-            f"turns: {reason}. For conversations, give the tokenizer another chat template"
+            f"turns: {reason}, and the rows are conversations. {ANOTHER}"
         )
 
     @cached_property
@@ -302,8 +304,7 @@ def _render(
             fault = f"writes {len(text):,} characters"
     if fault:
         raise UserError(
-            f"the chat template of {tokenizer.name_or_path} {fault} for one conversation. Give the "
-            "tokenizer another chat template"
+            f"the chat template of {tokenizer.name_or_path} {fault} for one conversation. {ANOTHER}"
         )
     return text
 

@@ -68,6 +68,11 @@ def _check(artifact: Path, manifest: Manifest, places: dict[str, Path], full: bo
     for name, identity in sorted(manifest.inputs.items()):
         place = f", {places[identity]}" if identity in places else ""
         print(f"    from {name} {short(identity)}{place}")
+    if faults and manifest.kind == "base" and not manifest.parameters:  # of a local model
+        faults.append(
+            f"{artifact} links to your own model. If you changed it, the next snakemake run makes "
+            "a new base of it by itself, and xft gc then removes this one"
+        )
     for fault in faults:
         print(f"    ! {fault}")
     return faults
