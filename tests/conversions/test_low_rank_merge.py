@@ -154,7 +154,7 @@ def test_written_out_they_are_their_equation(tmp_path, dtype):
     for tensor in merged_tensors(mixture, Checkpoint(chain["ffn"]), (1, 1, EXPERTS)):
         experts = equation(low, tensor.name)
         if tensor.projection == "down_proj":
-            shared, routed = tensor.layer.shared("down_proj"), tensor.layer.experts_out()
+            shared, (_, (routed, _)) = tensor.layer.shared("down_proj"), tensor.layer.fused()
             ours = torch.stack([full[shared], *full[routed]])
             rounding = 2**-8 if dtype == torch.bfloat16 else 1e-5
             assert ours.dtype == dtype

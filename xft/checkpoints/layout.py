@@ -98,24 +98,15 @@ class FfnLayer:
         """The factor "A" or "B" of all low-rank experts."""
         return f"{self.prefix}.experts.{projection}.lora_{letter}"
 
-    def experts_in(self, part: str = "weight") -> str:
-        """The fused input projections of the routed experts."""
-        return self._experts("gate_up_proj" if self.form.gated else "up_proj", part)
-
-    def experts_out(self, part: str = "weight") -> str:
-        """The fused output projection of the routed experts."""
-        return self._experts("down_proj", part)
-
     def fused(self, part: str = "weight") -> list[tuple[str, tuple[str, ...]]]:
         """The fused tensors of the routed experts, each with the projections that it holds."""
-        inputs, output = self.form.inputs, (self.form.output,)
-        return [(self.experts_in(part), inputs), (self.experts_out(part), output)]
+        held = {"gate_up_proj" if self.form.gated else "up_proj": self.form.inputs}
+        held |= {"down_proj": (self.form.output,)}
+        end = "_bias" if part == "bias" else ""
+        return [(f"{self.prefix}.experts.{name}{end}", own) for name, own in held.items()]
 
     def router(self, part: str) -> str:
         return f"{self.prefix}.router.{part}.weight"
-
-    def _experts(self, name: str, part: str) -> str:
-        return f"{self.prefix}.experts.{name}" + ("_bias" if part == "bias" else "")
 
 
 def dense_layers(names: Iterable[str], config: dict) -> list[FfnLayer]:

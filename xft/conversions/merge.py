@@ -48,7 +48,8 @@ def alpha_shape(granularity: str, ffn: Checkpoint) -> tuple[int, int, int]:
 def _routed_experts(ffn: Checkpoint, layer: FfnLayer) -> int:
     if layer.low_rank:
         return ffn.shape(layer.factor(layer.form.output, "A"))[0] - 1
-    return ffn.shape(layer.experts_out())[0]
+    (name, _), *_ = layer.fused()
+    return ffn.shape(name)[0]
 
 
 def initial_logits(

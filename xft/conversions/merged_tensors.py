@@ -65,12 +65,10 @@ class FullTensor(MergedTensor):
     def experts(self) -> Iterator:
         """The shared expert's tensor, then each routed expert's, memory-mapped."""
         yield self.ffn.get(self._shared)
-        form = self.layer.form
-        if self.projection == form.output:
-            yield from self.ffn.get(self.layer.experts_out(self.part))
-        else:
-            fused = self.ffn.get(self.layer.experts_in(self.part))
-            yield from fused.chunk(len(form.inputs), dim=1)[form.inputs.index(self.projection)]
+        for name, held in self.layer.fused(self.part):
+            if self.projection in held:
+                pieces = self.ffn.get(name).chunk(len(held), dim=1)
+                yield from pieces[held.index(self.projection)]
 
     def merged(self, coefficients):
         """The sum in fp32, on the device of `coefficients` [1 + R], which are this tensor's own."""
