@@ -105,7 +105,7 @@ def _python() -> tuple[list[str], list[str]]:
     libraries = list(dict.fromkeys(libraries))
     compiled = Path(sysconfig.get_config_var("DESTSHARED"))
     standard = list(dict.fromkeys([sysconfig.get_path("stdlib"), str(compiled.parent)]))
-    covered = [path for path in (Path(sys.prefix), PROJECT) if _is_in(path, libraries)]
+    covered = [p for p in (Path(sys.prefix), PROJECT) if any(map(p.is_relative_to, libraries))]
     for folder in libraries:
         covered += filter(Path.is_dir, folder.glob("py*" if folder in system else "*"))
     packages = [found for folder in standard for found in Path(folder).glob("*-packages")]
@@ -135,10 +135,6 @@ def _links() -> list[str]:
         elif path.is_dir():
             words += _bind([path])
     return words
-
-
-def _is_in(path: Path, folders: Iterable[Path]) -> bool:
-    return any(path.is_relative_to(folder) for folder in folders)
 
 
 def _packages() -> list[Path]:

@@ -87,12 +87,8 @@ def _plain(node: object) -> object:
 
 def _is_silent(node: object) -> bool:
     """Whether a statement is a docstring or prints a message."""
-    if not isinstance(node, ast.Expr):
-        return False
-    match node.value:
-        case ast.Constant(value=str()):
-            return True
-        case ast.Call(func=ast.Name(id="print" | "say")):
+    match node:
+        case ast.Expr(ast.Constant(str()) | ast.Call(ast.Name("print" | "say"))):
             return True
     return False
 
