@@ -140,13 +140,21 @@ def tiny_llama(tmp_path_factory, tokenizer) -> Path:
     return folder
 
 
+def is_step(name: str) -> bool:
+    return (REPOSITORY / "workflow_scripts" / f"{name}.py").exists()
+
+
 @pytest.fixture
 def run_step(fork_server):
-    """Callable (step, *arguments): run a step in a process of its own, a fork of the server."""
+    """Callable (step, *arguments): run a step or tool in a process of its own.
+
+    The process is a fork of the server.
+    """
 
     def run(step: str, *arguments, cwd: Path | None = None) -> subprocess.CompletedProcess:
+        words = [f"workflow_scripts.{step}"] if is_step(step) else ["xft.tools.xft", step]
         return subprocess.run(
-            [PYTHON, "-m", f"workflow_scripts.{step}", *map(str, arguments)],
+            [PYTHON, "-m", *words, *map(str, arguments)],
             cwd=cwd,
             env=os.environ | {"PYTHONPATH": str(REPOSITORY)},
             capture_output=True,
@@ -158,7 +166,7 @@ def run_step(fork_server):
 
 @pytest.fixture
 def call_step(monkeypatch):
-    """Callable (step, *arguments): run a step in this process; what `run_step` gives.
+    """Callable (step, *arguments): run a step or tool in this process; what `run_step` gives.
 
     Seconds faster. Not for steps whose packages read the environment as they are imported.
     """
@@ -166,7 +174,8 @@ def call_step(monkeypatch):
     def call(step: str, *arguments, cwd: Path | None = None) -> subprocess.CompletedProcess:
         from xft.cli import running
 
-        words = [f"workflow_scripts.{step}", *map(str, arguments)]
+        package = "workflow_scripts" if is_step(step) else "xft.tools"
+        words = [f"{package}.{step}", *map(str, arguments)]
         main = importlib.import_module(words[0]).main
         out, error = (io.TextIOWrapper(io.BytesIO(), write_through=True) for _ in range(2))
         code, on_term = None, signal.getsignal(signal.SIGTERM)

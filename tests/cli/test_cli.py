@@ -27,7 +27,7 @@ from xft.config.validation import complete, validated
 
 ROOT = Path(__file__).parents[2]
 STEPS = sorted(file.stem for file in (ROOT / "workflow_scripts").glob("[a-z]*.py"))
-TOOLS = ["plan", "tools.report", "status", "verify", "publish", "import_reference", "export_full"]
+TOOLS = ["plan", "report", "status", "verify", "publish", "import-reference", "export-full"]
 HEAVY = {"torch", "transformers", "datasets", "pandas", "evalplus", "deepspeed", "accelerate"}
 SECTIONS = {
     "moe": MoeConfig,
@@ -57,35 +57,35 @@ HELP = """
 import contextlib, io, json, runpy, sys
 
 help = {}
-for step in sys.argv[1:]:
-    sys.argv = [step, "--help"]
+for words in sys.argv[1:]:
+    module, *arguments = words.split()
+    sys.argv = [module, *arguments, "--help"]
     with contextlib.redirect_stdout(io.TextIOWrapper(io.BytesIO(), write_through=True)) as out:
         try:
-            package = "xft" if step.startswith("tools.") else "workflow_scripts"
-            runpy.run_module(f"{package}.{step}", run_name="__main__")
+            runpy.run_module(module, run_name="__main__")
         except SystemExit as end:
-            help[step] = [end.code, out.buffer.getvalue().decode(), list(sys.modules)]
+            help[words] = [end.code, out.buffer.getvalue().decode(), list(sys.modules)]
 json.dump(help, sys.stdout)
 """
 
 
 def test_help_imports_nothing_heavy(repository):
     """In one process, one after the other."""
+    usages = {f"workflow_scripts.{step}": f"python -m workflow_scripts.{step}" for step in STEPS}
+    usages |= {f"xft.tools.xft {tool}": f"xft {tool}" for tool in TOOLS}
     done = subprocess.run(
-        [sys.executable, "-c", HELP, *STEPS, *TOOLS],
+        [sys.executable, "-c", HELP, *usages],
         env=os.environ | {"PYTHONPATH": str(repository)},
         capture_output=True,
         text=True,
     )
     assert done.returncode == 0, done.stderr
     shown = json.loads(done.stdout)
-    assert list(shown) == STEPS + TOOLS
-    for step, (code, text, modules) in shown.items():
+    assert list(shown) == list(usages)
+    for words, (code, text, modules) in shown.items():
         assert code == 0
-        name = step.removeprefix("tools.").replace("_", "-")
-        usage = f"xft {name}" if step in TOOLS else f"python -m workflow_scripts.{step}"
-        assert f"usage: {usage} " in text
-        assert (step, HEAVY & set(modules)) == (step, set())
+        assert f"usage: {usages[words]} " in text
+        assert (words, HEAVY & set(modules)) == (words, set())
 
 
 @pytest.mark.parametrize(
@@ -333,8 +333,7 @@ def test_the_command_xft_names_its_tools_and_runs_them(repository, tmp_path):
         )
 
     help = xft("--help").stdout
-    names = [name.removeprefix("tools.").replace("_", "-") for name in TOOLS]
-    assert [name for name in names if f"\n  {name} " not in help] == []
+    assert [name for name in TOOLS if f"\n  {name} " not in help] == []
     refused = xft("verify", "nowhere")
     assert refused.returncode == 1 and refused.stderr.startswith("verify: error: nowhere: ")
     unknown = xft("plam")
@@ -342,7 +341,7 @@ def test_the_command_xft_names_its_tools_and_runs_them(repository, tmp_path):
 
 
 def test_a_reader_who_has_seen_enough_is_no_error(tmp_path, repository):
-    pipeline = f"{sys.executable} -m workflow_scripts.verify --help | head -c 1"
+    pipeline = f"{sys.executable} -m workflow_scripts.eval --help | head -c 1"
     done = subprocess.run(
         ["bash", "-o", "pipefail", "-c", pipeline], cwd=repository, capture_output=True, text=True
     )

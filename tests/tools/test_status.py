@@ -121,7 +121,7 @@ def test_a_job_that_was_cut_off_is_told_with_what_is_kept(told):
 def test_nothing_is_changed_and_nothing_heavy_imported(place, repository):
     begun("moe_sft")
     before = contents(place)
-    command = [sys.executable, "-X", "importtime", "-m", "xft.tools.status", "results"]
+    command = [sys.executable, "-X", "importtime", "-m", "xft.tools.xft", "status", "results"]
     environment = os.environ | {"PYTHONPATH": str(repository)}
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

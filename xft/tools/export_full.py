@@ -5,7 +5,7 @@ their weights can go on from it, and tools that know only full experts can read 
 """
 
 from xft.artifacts.artifact import create_artifact, open_artifact
-from xft.cli import flags, running
+from xft.cli import flags
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -24,7 +24,3 @@ def main(argv: list[str] | None = None) -> None:
     card = exported_card(config, parameters, moe.id)
     with create_artifact(args.out, kind, parameters, {"moe": moe.id}) as draft:
         draft.write_model(full_plans(moe.checkpoint), config, like=moe.path, card=card)
-
-
-if __name__ == "__main__":
-    running.run("export-full", main)

@@ -10,7 +10,7 @@ import sys
 import time
 from pathlib import Path
 
-from xft.cli import flags, running
+from xft.cli import flags
 from xft.common.errors import UserError
 from xft.estimates.report import disk_text
 from xft.store.garbage import SECONDS_PER_DAY, find_unwanted, newest_plans
@@ -85,7 +85,3 @@ def _remove(entry: Path, store: Store) -> None:
     aside = entry.with_name(f".{entry.name}.removed")
     entry.rename(aside)
     shutil.rmtree(aside)
-
-
-if __name__ == "__main__":
-    running.run("gc", main)

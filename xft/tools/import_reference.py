@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from xft.artifacts.artifact import create_artifact, open_artifact
 from xft.checkpoints.dtypes import FLOAT_NAMES
-from xft.cli import flags, running
+from xft.cli import flags
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -39,7 +39,3 @@ def main(argv: list[str] | None = None) -> None:
         published_id = beside.submit(lambda: published.id)  # reads the same files at the same time
         draft.write_model(plans, config, like=published.path, card=imported_card(config))
         inputs["published"] = published_id.result()
-
-
-if __name__ == "__main__":
-    running.run("import-reference", main)

@@ -11,7 +11,7 @@ from functools import partial
 from math import inf
 from pathlib import Path
 
-from xft.cli import flags, running
+from xft.cli import flags
 from xft.common.errors import UserError
 from xft.config.runs import find_runs, read_overlaid
 from xft.config.section import Section
@@ -130,7 +130,3 @@ def _find_base(base: BaseConfig, model_config: Path | None):
             "--model-config"
         ) from None
     return read_table(found.parent) if has_weights(found.parent) else compute_table(found)
-
-
-if __name__ == "__main__":
-    running.run("plan", main)

@@ -9,7 +9,7 @@ import shlex
 
 from xft.artifacts.artifact import Artifact
 from xft.artifacts.manifest import short
-from xft.cli import flags, running
+from xft.cli import flags
 from xft.hub.publishing import CARD, open_publishable, publish
 
 CARD_LINES = 12
@@ -57,7 +57,3 @@ def describe(artifact: Artifact, repository: str, private: bool) -> str:
             *(f"  {line}".rstrip() for line in card.splitlines()[:CARD_LINES]),
         ]
     )
-
-
-if __name__ == "__main__":
-    running.run("publish", main)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from xft.artifacts.files import write_whole
 from xft.artifacts.manifest import manifest_path
-from xft.cli import flags, running
+from xft.cli import flags
 from xft.common.errors import UserError
 from xft.reporting.page.folder import read_results
 from xft.reporting.page.html import GENERATOR, build_page
@@ -35,7 +35,3 @@ def _check_replaceable(out: Path) -> None:
         raise UserError(f"{out} is the workflow's own report. Name another file with --out")
     if out.is_dir() or (out.exists() and GENERATOR.encode() not in out.read_bytes()[:400]):
         raise UserError(f"{out} is no report. Name another file with --out")
-
-
-if __name__ == "__main__":
-    running.run("report", main)

@@ -8,7 +8,7 @@ import argparse
 from collections import Counter
 from pathlib import Path
 
-from xft.cli import flags, running
+from xft.cli import flags
 from xft.common.errors import UserError
 from xft.config.recorded import recorded_values
 from xft.config.results_folder import CONFIG_FILE, is_results_folder
@@ -84,7 +84,3 @@ def _show(title: str, pairs: list[tuple[str, str]]) -> None:
     margin = "\n" + " " * (width + 4)
     for first, second in pairs:
         print(f"  {first:{width}}  {margin.join(second.splitlines())}".rstrip())
-
-
-if __name__ == "__main__":
-    running.run("status", main)

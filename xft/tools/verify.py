@@ -16,7 +16,7 @@ from xft.artifacts.manifest import (
     read_manifest,
     short,
 )
-from xft.cli import flags, running
+from xft.cli import flags
 from xft.common.errors import UserError
 
 
@@ -76,7 +76,3 @@ def _check(artifact: Path, manifest: Manifest, places: dict[str, Path], full: bo
     for fault in faults:
         print(f"    ! {fault}")
     return faults
-
-
-if __name__ == "__main__":
-    running.run("verify", main)
