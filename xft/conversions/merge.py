@@ -53,11 +53,7 @@ def _routed_experts(ffn: Checkpoint, layer: FfnLayer) -> int:
 
 
 def initial_logits(
-    ffn: Checkpoint,
-    granularity: str,
-    shared_expert_weight: float,
-    learn_lambda: bool,
-    shares=None,
+    ffn: Checkpoint, granularity: str, shared_expert_weight: float, learn_lambda: bool, shares=None
 ) -> dict:
     """The logits for the experts of an FFN artifact at the start, and lambda's if it is learned.
 

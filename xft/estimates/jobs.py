@@ -3,13 +3,7 @@
 from dataclasses import dataclass
 
 from xft.config.sections import XftConfig
-from xft.config.training import (
-    SHARDED,
-    ZERO_STAGES,
-    TrainingConfig,
-    fault_of_shards,
-    precision_of,
-)
+from xft.config.training import SHARDED, ZERO_STAGES, TrainingConfig, fault_of_shards, precision_of
 
 LAUNCHES = ("single", "ddp", *SHARDED)
 # The steps that train, each with its section of the configuration.

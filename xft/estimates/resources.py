@@ -21,12 +21,7 @@ from xft.estimates.memory import average_bytes, teacher_bytes, training_memory
 from xft.estimates.parameters import Models
 from xft.estimates.processors import DEFAULT_UTILISATION, Processor
 from xft.estimates.tensors import check_sizes, has_weights, read_table
-from xft.estimates.work import (
-    PROMPT_TOKENS,
-    generation_bytes,
-    generation_seconds,
-    training_work,
-)
+from xft.estimates.work import PROMPT_TOKENS, generation_bytes, generation_seconds, training_work
 
 MB = 10**6
 MINUTES, MOST_MINUTES = 60, 24 * 60  # limits; the second if the next attempt continues the work

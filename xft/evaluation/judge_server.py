@@ -22,11 +22,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 import evalplus.eval  # noqa: F401 (judging needs it, and a trial's process can import nothing)
 
-from xft.evaluation.confinement import (
-    end_with_parent,
-    forbid_system_calls,
-    limit_memory,
-)
+from xft.evaluation.confinement import end_with_parent, forbid_system_calls, limit_memory
 from xft.evaluation.judging import judge
 
 PATIENCE = 4  # seconds on the clock for each second of processor time

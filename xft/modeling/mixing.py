@@ -13,12 +13,7 @@ from torch import Tensor, nn
 from transformers import CONFIG_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING, PreTrainedModel
 
 from xft.checkpoints.reader import Checkpoint
-from xft.conversions.merge import (
-    ALPHA,
-    LAMBDA_LOGIT,
-    mixing_coefficients,
-    unmerged,
-)
+from xft.conversions.merge import ALPHA, LAMBDA_LOGIT, mixing_coefficients, unmerged
 from xft.conversions.merged_tensors import MergedTensor, merged_tensors
 from xft.modeling.loading import load_whole
 

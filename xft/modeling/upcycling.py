@@ -39,11 +39,7 @@ def model_class(config_class: type, base_config_class: type) -> type[nn.Module]:
     names = names or get_checkpoint_conversion_mapping(base_config_class.model_type)
     if names:  # the checkpoint's names differ from the modules'
         register_checkpoint_conversion_mapping(f"Xft{base.__name__}", names)
-    members = {
-        "config_class": config_class,
-        "forward": _forward_over(base),
-        "__module__": __name__,
-    }
+    members = {"config_class": config_class, "forward": _forward_over(base), "__module__": __name__}
     return type(f"Xft{base.__name__}", (UpcycledModel, base), members)
 
 

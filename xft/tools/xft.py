@@ -4,16 +4,7 @@ import argparse
 import sys
 
 from xft.cli import running
-from xft.tools import (
-    export_full,
-    gc,
-    import_reference,
-    plan,
-    publish,
-    report,
-    status,
-    verify,
-)
+from xft.tools import export_full, gc, import_reference, plan, publish, report, status, verify
 
 TOOLS = {
     "plan": plan,

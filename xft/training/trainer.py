@@ -21,18 +21,8 @@ from xft.config.training import TrainingConfig
 from xft.modeling.packed_attention import FLASH, use_packed_attention
 from xft.training.averaging import WeightAverage
 from xft.training.balance import GlobalCounts
-from xft.training.batches import (
-    LengthSampler,
-    RowCollator,
-    packed,
-    padded,
-)
-from xft.training.callbacks import (
-    MetricsCallback,
-    ProgressCallback,
-    SaveCallback,
-    StopRequest,
-)
+from xft.training.batches import LengthSampler, RowCollator, packed, padded
+from xft.training.callbacks import MetricsCallback, ProgressCallback, SaveCallback, StopRequest
 from xft.training.checkpoints import Checkpoints, remove
 from xft.training.engines import (
     by_all_names,
@@ -48,11 +38,7 @@ from xft.training.expert_averaging import ExpertAveraging
 from xft.training.losses import LabelledLoss
 from xft.training.throughput import Throughput
 from xft.training.trackers import Tracking
-from xft.training.validation import (
-    VALIDATION_LOSS,
-    validation_loss,
-    validations_since_best,
-)
+from xft.training.validation import VALIDATION_LOSS, validation_loss, validations_since_best
 
 DECAY_SHARE = 0.1  # of the steps of warmup_stable_decay
 LEARNED_FILE = "learned.safetensors"
