@@ -32,13 +32,12 @@ def main(argv: list[str] | None = None) -> None:
     if not rows:
         raise UserError(f"{args.data} holds no validation rows. Set data.validation_rows")
     model, tokenizer = load_model(args.model, run.threads)
-    losses = row_losses(
-        model,
-        rows,
-        padded(tokenizer),
-        BATCH_ROWS,
-        lambda batch: {key: value.to(model.device) for key, value in batch.items()},
-    )
+    collate = padded(tokenizer)
+
+    def batch_of(rows: list[dict]) -> dict:
+        return {key: value.to(model.device) for key, value in collate(rows).items()}
+
+    losses = row_losses(model, rows, batch_of, BATCH_ROWS)
     total, tokens = losses.sum(dim=0).tolist()
     loss = total / tokens
     if not math.isfinite(loss):

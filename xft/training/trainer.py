@@ -277,9 +277,8 @@ class ResumingTrainer(Trainer):
             self.model,
             self.loss,
             self.eval_dataset,
-            self.data_collator,
+            lambda rows: self._prepare_inputs(self.data_collator(rows)),
             self.args.per_device_train_batch_size,
-            self._prepare_inputs,
             silent=self.args.process_index != 0,
         )
         step = self.state.global_step

@@ -12,47 +12,35 @@ from xft.training.losses import LabelledLoss
 from xft.training.processes import over_processes
 
 VALIDATION_LOSS = "validation_loss"
+MakeBatch = Callable[[list[dict]], dict]  # the model's inputs, on its device, from some rows
 
 
 @torch.no_grad()
 def validation_loss(
-    model,
-    loss: LabelledLoss,
-    rows: list[dict],
-    collate: Callable[[list[dict]], dict],
-    batch_size: int,
-    prepare: Callable[[dict], dict],
-    silent: bool = False,
+    model, loss: LabelledLoss, rows: list[dict], make: MakeBatch, batch_size: int, silent: bool
 ) -> float:
     """The mean cross-entropy over the response tokens of all rows, the same in each process.
 
     The model is in evaluation mode. The balance loss is left out, and no random number is drawn.
     Each process takes its share of the rows, in the same number of batches as the others, because
-    all processes of a sharded model compute together. loss: the model's. prepare: moves a batch to
-    the device. silent: show no progress.
+    all processes of a sharded model compute together. loss: the model's. silent: show no progress.
     """
-    sums = _losses_and_tokens(model, loss, _share(rows), collate, batch_size, prepare, silent)
+    sums = _losses_and_tokens(model, loss, _share(rows), make, batch_size, silent)
     lost, tokens = over_processes(sums.sum(dim=0)).tolist()
     return lost / tokens
 
 
 @torch.no_grad()
-def row_losses(
-    model,
-    rows: list[dict],
-    collate: Callable[[list[dict]], dict],
-    batch_size: int,
-    prepare: Callable[[dict], dict],
-) -> Tensor:
+def row_losses(model, rows: list[dict], make: MakeBatch, batch_size: int) -> Tensor:
     """For each row, in order: the sum of its losses, and its response tokens, fp64 [rows, 2].
 
-    As `validation_loss`, but in one process. collate: must keep each row a row of the batch.
+    As `validation_loss`, but in one process. make: must keep each row a row of the batch.
     """
     lengths = [len(row["input_ids"]) for row in rows]
     order = sorted(range(len(rows)), key=lengths.__getitem__, reverse=True)
     ordered = [rows[number] for number in order]
     loss = LabelledLoss(model)
-    sums = _losses_and_tokens(model, loss, ordered, collate, batch_size, prepare, silent=False)
+    sums = _losses_and_tokens(model, loss, ordered, make, batch_size, silent=False)
     return torch.empty_like(sums).index_copy_(0, torch.tensor(order, device=sums.device), sums)
 
 
@@ -66,13 +54,7 @@ def validations_since_best(history: list[dict]) -> int:
 
 
 def _losses_and_tokens(
-    model,
-    loss: LabelledLoss,
-    rows: list[dict],
-    collate: Callable[[list[dict]], dict],
-    batch_size: int,
-    prepare: Callable[[dict], dict],
-    silent: bool,
+    model, loss: LabelledLoss, rows: list[dict], make: MakeBatch, batch_size: int, silent: bool
 ) -> Tensor:
     """The sum of losses and the number of response tokens of each row of the batches, fp64 [n, 2].
 
@@ -81,7 +63,7 @@ def _losses_and_tokens(
     model.eval()
     batches = [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]
     sums = [
-        _loss_and_tokens(model, loss, prepare(collate(batch)))
+        _loss_and_tokens(model, loss, make(batch))
         for batch in progress(batches, desc="validate", unit="batch", disable=silent)
     ]
     return torch.cat(sums)
