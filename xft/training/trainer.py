@@ -26,6 +26,7 @@ from xft.training.batches import (
     RowCollator,
     packed,
     padded,
+    without_repeats,
 )
 from xft.training.callbacks import (
     MetricsCallback,
@@ -205,7 +206,12 @@ class ResumingTrainer(Trainer):
         return LengthSampler(self.train_dataset, rows, seed, epoch)
 
     def get_batch_samples(self, epoch_iterator, num_batches, device):
-        self.batches, num_items = super().get_batch_samples(epoch_iterator, num_batches, device)
+        size, world = self.args.train_batch_size, self.args.world_size
+        rows, parts = len(self.train_dataset), self.args.gradient_accumulation_steps
+        done = self.state.global_step % math.ceil(rows / (size * world * parts)) * parts
+        place = (done * world + self.args.process_index) * size
+        batches = without_repeats(epoch_iterator, rows, place, size * world)
+        self.batches, num_items = super().get_batch_samples(batches, num_batches, device)
         self.throughput.count(self.batches)
         self.rows = [batch.pop("row") for batch in self.batches]
         return self.batches, num_items
