@@ -15,6 +15,7 @@ from xft.artifacts.manifest import manifest_path, read_manifest
 from xft.checkpoints.reader import Checkpoint
 from xft.common.errors import UserError
 from xft.conversions import mixing_artifact
+from xft.conversions.diversity import diversity
 from xft.conversions.merge import ALPHA as LOGITS
 from xft.conversions.merge import LAMBDA_LOGIT
 from xft.conversions.merged_tensors import merged_tensors
@@ -187,6 +188,13 @@ def test_mixing_and_merging_give_the_same(chain, full, tmp_path, granularity):
     assert ours.keys() == expected.keys() == load_file(chain["base"] / SINGLE).keys()
     for name, tensor in expected.items():
         torch.testing.assert_close(ours[name], tensor, rtol=1e-5, atol=2e-6)
+
+
+def test_they_are_as_diverse(chain, full):
+    base = Checkpoint(chain["base"])
+    found, expected = (diversity(Checkpoint(own["ffn"]), base) for own in (chain, full))
+    assert found.pop("layers") == [pytest.approx(row, rel=1e-5) for row in expected.pop("layers")]
+    assert found == pytest.approx(expected, rel=1e-5)
 
 
 def test_an_untrained_mixture_merges_to_its_base(llama, tmp_path):

@@ -10,7 +10,7 @@ from chains import Chain
 from mixtures import low_rank_mixture, varied_mixture
 from processes import run_for
 from safetensors.torch import load_file
-from trainings import learn, lines_of, outputs, write_rows
+from trainings import ROWS, learn, lines_of, outputs, write_rows
 
 pytestmark = pytest.mark.ci
 FLAGS = ["--max-steps", 6, "--per-device-train-batch-size", 8]
@@ -39,9 +39,12 @@ def assert_same(step: str, words: list, halved: list, folder: Path, tolerance: f
 
 
 def test_mixing(tiny_llama, tmp_path):
-    """With gradients that are clipped, and four held-out rows."""
+    """With gradients that are clipped, four held-out rows, and one row in each epoch's last batch,
+    which one of the processes does not have.
+    """
     varied_mixture(tiny_llama, tmp_path)
-    given = {"moe_sft": tmp_path / "moe_sft", "data": write_rows(tmp_path)}
+    rows = [*ROWS, {"instruction": "Double x.", "response": "return 2 * x"}]
+    given = {"moe_sft": tmp_path / "moe_sft", "data": write_rows(tmp_path, rows)}
     chain = Chain(tmp_path, base=tiny_llama, **given)
     words = [*chain.words("weighted_trained"), *BEST, "--objective", "kl", "--learning-rate", 0.1]
     words += ["--max-grad-norm", 1e-3, "--activation-checkpointing"]

@@ -88,17 +88,24 @@ def test_steps_and_warm_up_are_multiplied(options, steps, warmup):
     assert (multiplied.max_steps, multiplied.warmup_steps) == (steps, warmup)
 
 
-def test_what_is_no_weight_of_the_model_stays_as_it_is(tiny_llama, data, tmp_path):
-    """Llama 2 and its kin keep the frequencies of their rotary embeddings in the checkpoint."""
+@pytest.mark.parametrize("prefix", ["model.", ""])
+def test_all_weights_learn_and_what_is_none_stays_as_it_is(prefix, tiny_llama, data, tmp_path):
+    """Llama 2 and its kin keep the frequencies of their rotary embeddings in the checkpoint.
+
+    A model that was saved without its class for language has names without the prefix.
+    """
     old = tmp_path / "old"
     shutil.copytree(tiny_llama, old)
-    frequencies = "model.layers.0.self_attn.rotary_emb.inv_freq"
-    weights = load_file(old / "model.safetensors") | {frequencies: torch.arange(4.0)}
+    weights = load_file(old / "model.safetensors")
+    weights = {prefix + name.removeprefix("model."): weights[name] for name in weights}
+    weights["lm_head.weight"] = weights.pop(f"{prefix}lm_head.weight")
+    frequencies = f"{prefix}layers.0.self_attn.rotary_emb.inv_freq"
+    weights[frequencies] = torch.arange(4.0)
     save_file(weights, old / "model.safetensors", metadata={"format": "pt"})
     learn("sft", tmp_path / "sft", "--base", old, "--data", data, *FLAGS)
     tuned = load_file(tmp_path / "sft" / "model.safetensors")
-    assert tuned[frequencies].equal(torch.arange(4.0))
-    assert not tuned["lm_head.weight"].equal(weights["lm_head.weight"])
+    assert tuned.keys() == weights.keys()
+    assert [name for name in tuned if tuned[name].equal(weights[name])] == [frequencies]
 
 
 @pytest.fixture(scope="module")

@@ -4,15 +4,17 @@ import re
 
 import pytest
 import torch
+from accelerate.data_loader import BatchSamplerShard
 from backbones import FORMS
 from chains import Chain
 from mixtures import random_mixture
+from torch.utils.data import BatchSampler
 from trainings import learn, random_rows, write_rows
 from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from xft.modeling.packed_attention import PACKED, use_packed_attention
-from xft.training.batches import LengthSampler, packed, padded
+from xft.training.batches import LengthSampler, packed, padded, without_repeats
 
 LENGTHS = (24, 1, 9, 17, 2)  # longer and shorter than the sliding windows of BACKBONES
 
@@ -109,3 +111,18 @@ def test_a_step_learns_the_same_from_packed_batches(tiny_llama, tmp_path, capsys
     said = re.findall(r"([\d.]+)% of the batches is padding", capsys.readouterr().err)
     padded, packed, by_length = map(float, said)
     assert packed == 0 < by_length < padded
+
+
+@pytest.mark.parametrize("rows", [1, 5, 8, 13])
+def test_each_row_counts_once_in_an_epoch_of_several_processes(rows, tokenizer):
+    """accelerate gives rows twice if they do not fill the last batch of each process."""
+    examples, size, world = random_rows([5 + n % 3 for n in range(rows)]), 2, 3
+    for collate in (padded(tokenizer), packed(row_bounds=False)):
+        counted = []
+        for rank in range(world):
+            batches = BatchSamplerShard(BatchSampler(range(rows), size, False), world, rank)
+            given = (collate([examples[i] for i in numbers]) for numbers in batches)
+            for own in without_repeats(given, rows, rank * size, world * size):
+                counted += own["labels"][own["labels"] != -100].tolist()
+        expected = [label for row in examples for label in row["labels"] if label != -100]
+        assert sorted(counted) == sorted(expected)

@@ -40,15 +40,17 @@ def seeded_generator(seed: int, name: str):
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
 
 
-def trained_plans(before: Checkpoint, state: dict) -> list[TensorPlan]:
+def trained_plans(before: Checkpoint, state: dict, prefix: str) -> list[TensorPlan]:
     """Plan trained weights with the names and dtypes of the checkpoint before training.
 
-    state: what has learned, by name. Other tensors of the checkpoint, such as frozen weights and
+    state: what has learned, by name. prefix: of these names; the checkpoint's may lack it, since
+    transformers loads such weights too. Other tensors of the checkpoint, such as frozen weights and
     the rotary frequencies of older models, are copied unchanged.
     """
+    learned = {name.removeprefix(f"{prefix}."): value for name, value in state.items()} | state
     return [
-        computed_plan(name, before.dtype(name), before.shape(name), state[name].cpu)
-        if name in state
+        computed_plan(name, before.dtype(name), before.shape(name), learned[name].cpu)
+        if name in learned
         else copy_plan(before, name)
         for name in before.names
     ]

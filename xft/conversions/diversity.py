@@ -2,7 +2,7 @@
 
 W_i is the vector of all MLP weights of expert i in a layer, and W_B that of the base; i counts all
 E experts, the shared one included. M is the mean of the W_i. Low-rank experts count as W_i = W_B +
-s B_i A_i, without biases.
+s B_i A_i, with the base's biases.
 
 - deviation = sqrt(mean_i |W_i - M|^2) / |W_B|
 - shift = |M - W_B| / |W_B|
@@ -17,7 +17,7 @@ from xft.checkpoints.reader import Checkpoint
 from xft.common.progress import progress
 from xft.conversions.merge import alpha_shape
 from xft.conversions.merge_methods import name_in_base
-from xft.conversions.merged_tensors import merged_tensors
+from xft.conversions.merged_tensors import merged_tensors, square
 
 DIGITS = 6  # significant ones. The last digits of a sum in fp64 depend on the number of threads
 
@@ -36,6 +36,9 @@ def diversity(ffn: Checkpoint, base: Checkpoint) -> dict:
         sums = layers.setdefault(tensor.layer.index, [0.0, 0.0, 0.0])
         squares = tensor.squares(base.get(name)).tolist()
         layers[tensor.layer.index] = [old + new for old, new in zip(sums, squares, strict=True)]
+    for layer in {tensor.layer for tensor in tensors if tensor.layer.low_rank}:
+        biases = [layer.dense(projection, "bias") for projection in layer.form.projections]
+        layers[layer.index][2] += sum(square(base.get(n)).item() for n in biases if n in base)
     total = [math.fsum(values) for values in zip(*layers.values(), strict=True)]
     return _values(*total) | {
         "experts": 1 + shape[-1],

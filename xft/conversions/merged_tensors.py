@@ -44,7 +44,7 @@ class MergedTensor:
         products = self.task_products(base)
         moved = products.mean()
         apart = (products.diagonal().mean() - moved).clamp(min=0)
-        return torch.stack([apart, moved, _square(base)])
+        return torch.stack([apart, moved, square(base)])
 
 
 @dataclass(frozen=True)
@@ -166,7 +166,7 @@ class LowRankTensor(MergedTensor):
         products = products.unflatten(0, sizes).unflatten(2, sizes).sum((1, 3))
         moved = self.weight.float() - base.float()  # zero, unless B is not W
         across = self.inner_products(moved, 0)
-        return self.scale**2 * products + across + across[:, None] + _square(moved)
+        return self.scale**2 * products + across + across[:, None] + square(moved)
 
     def _factor(self, letter: str):
         """A [E, r, K] or B [E, N, r], memory-mapped."""
@@ -204,7 +204,7 @@ def _merged_tensor(
     return LowRankTensor(layer, projection, part, *place, ffn, source, weight_name)
 
 
-def _square(tensor):
+def square(tensor):
     """The sum of the squares in fp64."""
     import torch
 

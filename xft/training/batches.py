@@ -1,6 +1,7 @@
 """Makes batches of rows: their order, and their padding or packing."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from itertools import count
 
 import torch
 from transformers import DataCollatorForSeq2Seq, DataCollatorWithFlattening
@@ -39,6 +40,23 @@ def packed(row_bounds: bool) -> RowCollator:
         separator_id=IGNORED, return_flash_attn_kwargs=row_bounds, return_tensors="pt"
     )
     return RowCollator(lambda rows: flatten(rows) | {"use_cache": False})
+
+
+def without_repeats(batches: Iterable[dict], rows: int, begin: int, step: int) -> Iterator[dict]:
+    """The batches, without the labels of rows that come a second time in an epoch of `rows` rows.
+
+    If the rows do not fill the last batch of each process, accelerate adds rows of the epoch's
+    beginning. begin: the place in the epoch of the first batch's first row. step: from there to
+    that of the next batch.
+    """
+    for place, batch in zip(count(begin, step), batches, strict=False):
+        new, labels = max(rows - place, 0), batch["labels"]
+        if new < len(batch["row"]):
+            if "position_ids" in batch:  # packed
+                labels[:, (batch["position_ids"][0] == 0).nonzero()[new, 0] :] = IGNORED
+            else:
+                labels[new:] = IGNORED
+        yield batch
 
 
 class LengthSampler(LengthGroupedSampler):

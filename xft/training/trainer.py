@@ -21,7 +21,7 @@ from xft.config.training import TrainingConfig
 from xft.modeling.packed_attention import FLASH, use_packed_attention
 from xft.training.averaging import WeightAverage
 from xft.training.balance import GlobalCounts
-from xft.training.batches import LengthSampler, RowCollator, packed, padded
+from xft.training.batches import LengthSampler, RowCollator, packed, padded, without_repeats
 from xft.training.callbacks import MetricsCallback, ProgressCallback, SaveCallback, StopRequest
 from xft.training.checkpoints import Checkpoints, remove
 from xft.training.engines import (
@@ -191,7 +191,12 @@ class ResumingTrainer(Trainer):
         return LengthSampler(self.train_dataset, rows, seed, epoch)
 
     def get_batch_samples(self, epoch_iterator, num_batches, device):
-        self.batches, num_items = super().get_batch_samples(epoch_iterator, num_batches, device)
+        size, world = self.args.train_batch_size, self.args.world_size
+        rows, parts = len(self.train_dataset), self.args.gradient_accumulation_steps
+        done = self.state.global_step % math.ceil(rows / (size * world * parts)) * parts
+        place = (done * world + self.args.process_index) * size
+        batches = without_repeats(epoch_iterator, rows, place, size * world)
+        self.batches, num_items = super().get_batch_samples(batches, num_batches, device)
         self.throughput.count(self.batches)
         self.rows = [batch.pop("row") for batch in self.batches]
         return self.batches, num_items

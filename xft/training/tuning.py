@@ -49,7 +49,8 @@ def tune(
         if adapters is not None:
             learned = adapters.merged(learned)
         with create_artifact(request.out, kind, parameters, inputs) as draft:
-            plans = trained_plans(checkpoint, revert_weight_conversion(model, learned))
+            state = revert_weight_conversion(model, learned)
+            plans = trained_plans(checkpoint, state, model.base_model_prefix)
             card = make_card(checkpoint.config, parameters, session.data_ids["data"])
             draft.write_model(plans, checkpoint.config, like=source.path, card=card)
             if generation is not None:
