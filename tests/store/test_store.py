@@ -14,6 +14,7 @@ import pytest
 
 from xft.artifacts.artifact import create_artifact
 from xft.common.errors import UserError
+from xft.config.results_folder import CONFIG_FILE, CONFIG_HEAD
 from xft.store import names, others
 from xft.store.garbage import find_unwanted
 from xft.store.memory import Memory, content_hash
@@ -187,6 +188,30 @@ def test_garbage_is_what_no_results_folder_wants(monkeypatch, capsys):
     Path("moved").rename("results")
     gc.main(["store", "--yes"])
     assert not old.exists() and not half.exists() and not log.exists() and both.exists()
+
+
+def test_garbage_is_nothing_that_a_moved_project_or_a_renamed_results_folder_shows(capsys):
+    entries = [*plan("kept", results="paper"), *plan("seed_1")]
+    for entry in entries:
+        entry.mkdir(parents=True)
+        (entry / ENTRY_FILE).write_text('{"bytes": 1}')
+        (entry / "result.txt").touch()
+    names.lay({"results/seed_1.txt": f"{entries[1]}/result.txt"})
+    Path("results", CONFIG_FILE).write_text(CONFIG_HEAD)
+    project = Path("project")
+    project.mkdir()
+    for folder in ("store", "results", "paper"):
+        Path(folder).rename(project / folder)
+    os.chdir(project)
+    store = Store(Path("store"))
+    assert list(find_unwanted(store)) == []  # the whole project was moved
+    Path("results").rename("seed_1")
+    plan("other")  # the next configuration takes the name
+    assert list(find_unwanted(store)) == []
+    shutil.rmtree("seed_1")
+    gc.main(["store", "--yes"])
+    assert not entries[1].exists() and entries[0].exists()
+    assert f"{entries[1]}  seed_1, 0 KB" in capsys.readouterr().out
 
 
 class Part:
