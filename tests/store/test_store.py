@@ -20,7 +20,7 @@ from xft.store.garbage import find_unwanted
 from xft.store.memory import Memory, content_hash
 from xft.store.plan import Job, read_plan, write_plan
 from xft.store.recipe import Recipe
-from xft.store.store import ENTRY_FILE, Store, claimed, is_whole, partial, worker
+from xft.store.store import ENTRY_FILE, MARK, Store, claimed, is_whole, partial, worker
 from xft.tools import gc
 
 WRITES = "import pathlib, sys; pathlib.Path(sys.argv[1]).write_text('made')"
@@ -227,6 +227,7 @@ def test_another_store_gives_what_is_undamaged(capsys):
     with create_artifact(theirs / "artifact", "moe") as draft:
         (draft.path / "a.txt").write_text("content")
     part = Part(ours)
+    (Path("theirs") / MARK).touch()
     others.take(["theirs"], [part])
     assert not ours.exists()  # it is not whole
     (theirs / ENTRY_FILE).write_text(json.dumps({"recipe": asdict(Recipe("moe", 2, {}, {}))}))
@@ -241,8 +242,8 @@ def test_another_store_gives_what_is_undamaged(capsys):
     others.take(["theirs"], [part])
     assert not ours.is_symlink()
     assert "moe is not taken from" in (told := capsys.readouterr().err) and "was altered" in told
-    with pytest.raises(UserError, match="config: stores: there is no folder nowhere"):
-        others.take(["nowhere"], [part])
+    with pytest.raises(UserError, match="config: stores: theirs/moe is no store"):
+        others.take(["theirs/moe"], [part])
 
 
 def test_what_is_remembered_of_a_file_holds_until_it_changes(place):
