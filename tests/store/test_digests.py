@@ -301,6 +301,17 @@ def test_a_store_has_one_run_at_a_time(place):
         wants(seed=1).begin()
 
 
+def test_merged_models_of_another_results_folder_stay(place):
+    mine, best = wants(), wants(merge={"keep": "best"}, results_dir="best")
+    mine.begin()
+    mine.close()
+    assert mine.keeps_merges and not best.keeps_merges
+    fill(mine)
+    assert best.keeps_merges
+    shutil.rmtree("results")
+    assert not best.keeps_merges
+
+
 def test_a_run_does_not_begin_with_an_entry_that_is_gone_or_damaged(place):
     """Snakemake would take a part of an entry for the artifact, and fail at a link to nothing."""
     run = wants()

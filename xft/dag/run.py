@@ -25,6 +25,7 @@ from xft.dag.wanted import FileContents, Wanted
 from xft.estimates.jobs import SECTIONS
 from xft.store import names, others
 from xft.store.code import ROOT
+from xft.store.garbage import wanted_digests
 from xft.store.memory import Memory
 from xft.store.plan import Job, write_plan
 from xft.store.store import ENTRY_FILE, is_whole, worker
@@ -74,6 +75,16 @@ class WorkflowRun:
                 needed.add(part)
                 waiting += (part.sources | part.needs).values()
         return [part for part in self.experiment.wanted if part in needed]
+
+    @property
+    def keeps_merges(self) -> bool:
+        """Whether merged models stay after their evaluation: if the configuration says so, or if
+        another results folder has one of them.
+        """
+        merges = [part for part in self.experiment.known if part.rule == "dense"]
+        whole = {part.digest for part in merges if is_whole(part.entry)}
+        others = wanted_digests(self.store, but=self.results.resolve()) if whole else ()
+        return self.config.merge.keep == "all" or not whole.isdisjoint(others)
 
     def require_packages(self) -> None:
         """Raise UserError if a package that a job needs is not installed."""

@@ -23,21 +23,28 @@ class Unwanted:
 
 
 def find_unwanted(store: Store) -> Iterator[Unwanted]:
-    """The entries that no results folder wants, apart from running jobs'.
-
-    A results folder wants what its newest plan holds. One that was renamed, and stayed beside
-    others, wants what its links show. One that is gone wants nothing.
-    """
-    plans = newest_plans(store)
-    wanted = {digest for plan in plans.values() for digest in jobs_of(plan)}
-    beside = {file.parent for each in plans for file in each.parent.glob(f"*/{CONFIG_FILE}")}
-    for folder in filter(is_results_folder, beside - plans.keys()):
-        wanted |= {ENTRY.search(f"/{link.readlink()}")[1] for link in links_in(folder)}
+    """The entries that no results folder wants, apart from running jobs'."""
+    wanted = wanted_digests(store)
     for entry in store.entries():
         digest = entry.name.removesuffix(PARTIAL)
         if digest not in wanted and not worker(entry.with_name(digest)):
             nbytes = 0 if entry.is_symlink() else size_of(entry)
             yield Unwanted(entry, nbytes, entry.lstat().st_mtime)
+
+
+def wanted_digests(store: Store, but: Path | None = None) -> set[str]:
+    """The digests of what results folders want, but for one folder.
+
+    A results folder wants what its newest plan holds. One that was renamed, and stayed beside
+    others, wants what its links show. One that is gone wants nothing.
+    """
+    plans = newest_plans(store)
+    beside = {file.parent for each in plans for file in each.parent.glob(f"*/{CONFIG_FILE}")}
+    renamed = filter(is_results_folder, beside - plans.keys())
+    plans = {results: plan for results, plan in plans.items() if results != but}
+    wanted = {digest for plan in plans.values() for digest in jobs_of(plan)}
+    links = (link for folder in renamed for link in links_in(folder))
+    return wanted | {ENTRY.search(f"/{link.readlink()}")[1] for link in links}
 
 
 def newest_plans(store: Store) -> dict[Path, Path]:
