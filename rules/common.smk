@@ -141,7 +141,7 @@ def evaluation_environment(wildcards):
 
 def merged(entry):
     """The entry of a merged model, removed after the evaluation unless all models are kept."""
-    return entry if CONFIG.merge.keep == "all" else temp(entry)
+    return temp(entry) if RUN and not RUN.keeps_merges else entry
 
 
 def targets(wildcards):

@@ -301,6 +301,34 @@ def test_a_store_has_one_run_at_a_time(place):
         wants(seed=1).begin()
 
 
+def test_merged_models_of_another_results_folder_stay(place):
+    mine, best = wants(), wants(merge={"keep": "best"}, results_dir="best")
+    mine.begin()
+    mine.close()
+    assert mine.keeps_merges and not best.keeps_merges
+    fill(mine)
+    assert best.keeps_merges
+    shutil.rmtree("results")
+    assert not best.keeps_merges
+
+
+def test_a_run_does_not_begin_with_an_entry_that_is_gone_or_damaged(place):
+    """Snakemake would take a part of an entry for the artifact, and fail at a link to nothing."""
+    run = wants()
+    run.begin()
+    run.close()
+    entry = run.experiment.by_name["moe_sft"].entry
+    (entry / "artifact").mkdir(parents=True)
+    with pytest.raises(UserError, match=f"{entry} is no whole entry"):
+        run.check()
+    shutil.rmtree(entry)
+    entry.symlink_to(place / "theirs")
+    with pytest.raises(UserError, match=f"{entry} leads to {place}/theirs, which is not there"):
+        run.check()
+    entry.unlink()
+    run.check()
+
+
 @pytest.mark.skipif(not shutil.which("git"), reason="needs git")
 def test_the_commit_of_the_workflow_is_kept_with_the_configuration(place, monkeypatch):
     def git(*words: str) -> str:

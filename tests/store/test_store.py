@@ -14,12 +14,13 @@ import pytest
 
 from xft.artifacts.artifact import create_artifact
 from xft.common.errors import UserError
+from xft.config.results_folder import CONFIG_FILE, CONFIG_HEAD
 from xft.store import names, others
 from xft.store.garbage import find_unwanted
 from xft.store.memory import Memory, content_hash
 from xft.store.plan import Job, read_plan, write_plan
 from xft.store.recipe import Recipe
-from xft.store.store import ENTRY_FILE, Store, claimed, is_whole, partial, worker
+from xft.store.store import ENTRY_FILE, MARK, Store, claimed, is_whole, partial, worker
 from xft.tools import gc
 
 WRITES = "import pathlib, sys; pathlib.Path(sys.argv[1]).write_text('made')"
@@ -189,6 +190,30 @@ def test_garbage_is_what_no_results_folder_wants(monkeypatch, capsys):
     assert not old.exists() and not half.exists() and not log.exists() and both.exists()
 
 
+def test_garbage_is_nothing_that_a_moved_project_or_a_renamed_results_folder_shows(capsys):
+    entries = [*plan("kept", results="paper"), *plan("seed_1")]
+    for entry in entries:
+        entry.mkdir(parents=True)
+        (entry / ENTRY_FILE).write_text('{"bytes": 1}')
+        (entry / "result.txt").touch()
+    names.lay({"results/seed_1.txt": f"{entries[1]}/result.txt"})
+    Path("results", CONFIG_FILE).write_text(CONFIG_HEAD)
+    project = Path("project")
+    project.mkdir()
+    for folder in ("store", "results", "paper"):
+        Path(folder).rename(project / folder)
+    os.chdir(project)
+    store = Store(Path("store"))
+    assert list(find_unwanted(store)) == []  # the whole project was moved
+    Path("results").rename("seed_1")
+    plan("other")  # the next configuration takes the name
+    assert list(find_unwanted(store)) == []
+    shutil.rmtree("seed_1")
+    gc.main(["store", "--yes"])
+    assert not entries[1].exists() and entries[0].exists()
+    assert f"{entries[1]}  seed_1, 0 KB" in capsys.readouterr().out
+
+
 class Part:
     """An artifact that a run wants."""
 
@@ -202,6 +227,7 @@ def test_another_store_gives_what_is_undamaged(capsys):
     with create_artifact(theirs / "artifact", "moe") as draft:
         (draft.path / "a.txt").write_text("content")
     part = Part(ours)
+    (Path("theirs") / MARK).touch()
     others.take(["theirs"], [part])
     assert not ours.exists()  # it is not whole
     (theirs / ENTRY_FILE).write_text(json.dumps({"recipe": asdict(Recipe("moe", 2, {}, {}))}))
@@ -216,8 +242,8 @@ def test_another_store_gives_what_is_undamaged(capsys):
     others.take(["theirs"], [part])
     assert not ours.is_symlink()
     assert "moe is not taken from" in (told := capsys.readouterr().err) and "was altered" in told
-    with pytest.raises(UserError, match="config: stores: there is no folder nowhere"):
-        others.take(["nowhere"], [part])
+    with pytest.raises(UserError, match="config: stores: theirs/moe is no store"):
+        others.take(["theirs/moe"], [part])
 
 
 def test_what_is_remembered_of_a_file_holds_until_it_changes(place):

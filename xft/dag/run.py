@@ -27,9 +27,10 @@ from xft.data.templates import CHAT
 from xft.estimates.jobs import SECTIONS
 from xft.store import names, others
 from xft.store.code import ROOT
+from xft.store.garbage import wanted_digests
 from xft.store.memory import Memory
 from xft.store.plan import Job, write_plan
-from xft.store.store import is_whole, worker
+from xft.store.store import ENTRY_FILE, is_whole, worker
 
 MEMORY_FILE = ".memory.json"  # in the store
 
@@ -77,6 +78,16 @@ class WorkflowRun:
                 waiting += (part.sources | part.needs).values()
         return [part for part in self.experiment.wanted if part in needed]
 
+    @property
+    def keeps_merges(self) -> bool:
+        """Whether merged models stay after their evaluation: if the configuration says so, or if
+        another results folder has one of them.
+        """
+        merges = [part for part in self.experiment.known if part.rule == "dense"]
+        whole = {part.digest for part in merges if is_whole(part.entry)}
+        others = wanted_digests(self.store, but=self.results.resolve()) if whole else ()
+        return self.config.merge.keep == "all" or not whole.isdisjoint(others)
+
     def require_packages(self) -> None:
         """Raise UserError if a package that a job needs is not installed."""
         for choice in dict.fromkeys(choice for part in self.to_make for choice in _choices(part)):
@@ -95,8 +106,12 @@ class WorkflowRun:
         return [self.store.root, self.results, *(path for _, path in self.user_files())]
 
     def check(self, config_files: Collection[str] = ()) -> None:
-        """Raise UserError if the run would overwrite something of the user's."""
+        """Raise UserError if the run would overwrite something of the user's, or if the store holds
+        a part of an artifact, or a link to nothing, where it should hold the artifact.
+        """
         self.store.check()
+        for part in self.missing:
+            self._check_absent(part)
         others = [("store", self.store.root), *(("this file", Path(file)) for file in config_files)]
         for key, path in [*self.user_files(), *others]:
             if overlapping([self.results], path):
@@ -112,6 +127,19 @@ class WorkflowRun:
                     f"{own} is where the workflow writes, but the workflow did not make it. Move "
                     "it away, or choose another results_dir"
                 )
+
+    def _check_absent(self, part: Wanted) -> None:
+        entry = part.entry
+        if entry.is_symlink() and not others.find(self.config.stores, part):
+            raise UserError(
+                f"{entry} leads to {entry.readlink()}, which is not there. Bring it back, or "
+                f"remove all such links to make it here: find {self.store.root} -xtype l -delete"
+            )
+        if entry.is_dir():
+            raise UserError(
+                f"{entry} is no whole entry: it has no {ENTRY_FILE}. Delete it, so that "
+                f"{part.name} is made again where it is needed"
+            )
 
     def user_files(self) -> list[tuple[str, Path]]:
         """The files and folders that the configuration names, with their keys."""

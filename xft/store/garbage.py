@@ -5,8 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from xft.checkpoints.strict_json import read_json
+from xft.config.results_folder import CONFIG_FILE, is_results_folder
+from xft.store.names import links_in
 from xft.store.plan import jobs_of
-from xft.store.store import PARTIAL, PLANS, Store, size_of, worker
+from xft.store.store import ENTRY, PARTIAL, PLANS, Store, size_of, worker
 
 SECONDS_PER_DAY = 24 * 3600
 
@@ -21,11 +23,8 @@ class Unwanted:
 
 
 def find_unwanted(store: Store) -> Iterator[Unwanted]:
-    """The entries that the newest plan of no results folder holds, apart from running jobs'.
-
-    A results folder that is gone wants nothing.
-    """
-    wanted = {digest for plan in newest_plans(store) for digest in jobs_of(plan)}
+    """The entries that no results folder wants, apart from running jobs'."""
+    wanted = wanted_digests(store)
     for entry in store.entries():
         digest = entry.name.removesuffix(PARTIAL)
         if digest not in wanted and not worker(entry.with_name(digest)):
@@ -33,9 +32,28 @@ def find_unwanted(store: Store) -> Iterator[Unwanted]:
             yield Unwanted(entry, nbytes, entry.lstat().st_mtime)
 
 
-def newest_plans(store: Store) -> list[Path]:
-    """The newest plan for each results folder that exists."""
+def wanted_digests(store: Store, but: Path | None = None) -> set[str]:
+    """The digests of what results folders want, but for one folder.
+
+    A results folder wants what its newest plan holds. One that was renamed, and stayed beside
+    others, wants what its links show. One that is gone wants nothing.
+    """
+    plans = newest_plans(store)
+    beside = {file.parent for each in plans for file in each.parent.glob(f"*/{CONFIG_FILE}")}
+    renamed = filter(is_results_folder, beside - plans.keys())
+    plans = {results: plan for results, plan in plans.items() if results != but}
+    wanted = {digest for plan in plans.values() for digest in jobs_of(plan)}
+    links = (link for folder in renamed for link in links_in(folder))
+    return wanted | {ENTRY.search(f"/{link.readlink()}")[1] for link in links}
+
+
+def newest_plans(store: Store) -> dict[Path, Path]:
+    """The newest plan for each results folder that exists, by the folder."""
     found = {}
     for plan in sorted(store.root.glob(f"{PLANS}/*.json"), key=lambda file: file.stat().st_mtime):
-        found[read_json(plan)["results"]] = plan
-    return [plan for results, plan in found.items() if Path(results).is_dir()]
+        content = read_json(plan)
+        # The store and its results may have been moved together, or the store alone.
+        moved = store.root.resolve() / content.get("from_store", content["results"])
+        places = [place for place in (moved, Path(content["results"])) if place.is_dir()]
+        found |= {place.resolve(): plan for place in places[:1]}
+    return found

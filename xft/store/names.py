@@ -36,7 +36,7 @@ def take_away(results: Path, kept: Iterable[str]) -> None:
     Only links into a store are removed. What they lead to stays.
     """
     wanted = {os.path.abspath(name) for name in kept}  # noqa: PTH100 (links are not followed)
-    for link in list(_links(results)):
+    for link in list(links_in(results)):
         if os.path.abspath(link) not in wanted or not link.exists():  # noqa: PTH100
             link.unlink()
             for folder in link.parents:
@@ -68,7 +68,7 @@ def _is_link(path: Path) -> bool:
     return path.is_symlink() and ENTRY.search(f"/{path.readlink()}") is not None
 
 
-def _links(folder: Path) -> Iterator[Path]:
+def links_in(folder: Path) -> Iterator[Path]:
     """The links into a store, at any depth, but for those of results folders within this one."""
     for entry in os.scandir(folder):
         path = Path(entry.path)
@@ -76,4 +76,4 @@ def _links(folder: Path) -> Iterator[Path]:
             if _is_link(path):
                 yield path
         elif entry.is_dir() and not is_results_folder(path):
-            yield from _links(path)
+            yield from links_in(path)

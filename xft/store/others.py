@@ -9,17 +9,17 @@ from xft.checkpoints.strict_json import read_json
 from xft.common.errors import UserError
 from xft.common.progress import say
 from xft.store.recipe import Recipe
-from xft.store.store import is_whole
+from xft.store.store import MARK, is_whole
 
 
 def take(stores: Sequence[str], parts: Iterable) -> None:
     """Link each missing artifact that one of the stores holds, after a check of all its bytes.
 
-    A damaged one is told and not taken. Raises UserError if a store does not exist.
+    A damaged one is told and not taken. Raises UserError if one of them is no store.
     """
     for store in stores:
-        if not Path(store).is_dir():
-            raise UserError(f"config: stores: there is no folder {store}")
+        if not Path(store, MARK).is_file():
+            raise UserError(f"config: stores: {store} is no store: it has no {MARK}")
     for part in parts:
         for found in find(stores, part):
             if not is_whole(part.entry):

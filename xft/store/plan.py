@@ -43,6 +43,7 @@ def write_plan(store: Store, results: Path, jobs: Mapping[str, Job]) -> Path:
     """Write the plan into the store, and name it in the environment. Returns its file."""
     content = {
         "results": str(results.absolute()),
+        "from_store": os.path.relpath(results.resolve(), store.root.resolve()),
         "jobs": {digest: asdict(job) for digest, job in jobs.items()},
     }
     text = json.dumps(content, indent=1)

@@ -20,7 +20,7 @@ MARK = "xft-store.json"  # identifies a store
 FORMAT = 1
 PARTIAL = ".partial"
 LOGS, PLANS = "logs", "plans"
-ENTRY = re.compile(rf"/\w+/[0-9a-f]{{{DIGITS}}}(?=[/.]|$)")  # in the path of an entry or its log
+ENTRY = re.compile(rf"/\w+/([0-9a-f]{{{DIGITS}}})(?=[/.]|$)")  # in the path of an entry or its log
 
 
 class Store:

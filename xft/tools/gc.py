@@ -1,7 +1,8 @@
 """Remove what no configuration wants any more from a store.
 
 A configuration wants what the last run into its results folder wanted. A results folder that was
-deleted wants nothing. What a running job uses is never removed.
+renamed wants what it shows, if it stands beside other results folders. One that was deleted wants
+nothing. What a running job uses is never removed.
 """
 
 import os
@@ -14,6 +15,7 @@ from xft.cli import flags
 from xft.common.errors import UserError
 from xft.estimates.report import disk_text
 from xft.store.garbage import SECONDS_PER_DAY, find_unwanted, newest_plans
+from xft.store.plan import jobs_of
 from xft.store.store import MARK, PARTIAL, PLANS, Store
 
 PLAN_DAYS = 7  # a job in a queue may still read the plan of an earlier run
@@ -49,7 +51,9 @@ def _collect(store: Store, keep_days: float, agreed: bool) -> None:
             f"no results folder that {store.root} served exists. After a project was moved, run "
             "the workflow once before"
         )
-    kept = {plan.stem for plan in newest}
+    plans = store.root.glob(f"{PLANS}/*.json")
+    names = {digest: job.name for plan in plans for digest, job in jobs_of(plan).items()}
+    kept = {plan.stem for plan in newest.values()}
     for plan in store.root.glob(f"{PLANS}/*"):
         age = now - plan.stat().st_mtime
         if plan.stem not in kept and age > PLAN_DAYS * SECONDS_PER_DAY:
@@ -58,7 +62,8 @@ def _collect(store: Store, keep_days: float, agreed: bool) -> None:
     found = [each for each in find_unwanted(store) if each.seconds <= oldest]
     for each in sorted(found, key=lambda each: -each.nbytes):
         days = (now - each.seconds) / SECONDS_PER_DAY
-        print(f"{each.entry}  {disk_text(each.nbytes)}, {days:.0f} days old")
+        name = names.get(each.entry.name.removesuffix(PARTIAL), each.entry.parent.name)
+        print(f"{each.entry}  {name}, {disk_text(each.nbytes)}, {days:.0f} days old")
     total = disk_text(sum(each.nbytes for each in found))
     if not found:
         print("Nothing to remove: the configurations want all that the store holds.")
