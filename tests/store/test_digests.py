@@ -19,6 +19,7 @@ from xft.dag.run import WorkflowRun
 from xft.dag.totals import warn_of_full_disk
 from xft.estimates.disk import disk_space
 from xft.estimates.resources import Requests
+from xft.store.store import ENTRY_FILE
 
 TRAINED = {"moe_sft", "ffn", "weighted_init/lam~0.75", "weighted_trained/lam~0.75"}
 SHOWN = {"summary.csv", "report.html"}
@@ -326,6 +327,13 @@ def test_a_run_does_not_begin_with_an_entry_that_is_gone_or_damaged(place):
     with pytest.raises(UserError, match=f"{entry} leads to {place}/theirs, which is not there"):
         run.check()
     entry.unlink()
+    base = run.experiment.by_name["base"]
+    base.place.mkdir(parents=True)
+    (base.entry / ENTRY_FILE).touch()
+    (base.place / "config.json").symlink_to(place / "moved" / "config.json")
+    with pytest.raises(UserError, match=f"is not there. Delete {base.entry}, so that it leads to"):
+        run.check()
+    shutil.rmtree(base.entry)
     run.check()
 
 

@@ -34,8 +34,8 @@ def place(tmp_path, monkeypatch) -> Path:
     return tmp_path
 
 
-def plan(*steps: str, results: str = "results") -> list[Path]:
-    """The entries of a plan with a job for each step."""
+def plan(*steps: str, results: str = "results", **about) -> list[Path]:
+    """The entries of a plan with a job for each step. about: more fields of the jobs."""
     Path(results).mkdir(exist_ok=True)
     store, jobs, entries = Store(Path("store")), {}, []
     os.close(store.open())
@@ -44,7 +44,8 @@ def plan(*steps: str, results: str = "results") -> list[Path]:
         entry = store.entry(step, recipe.digest)
         links = {f"{results}/{step}.txt": str(entry / "result.txt")}
         file = {"file": "result.txt"}
-        jobs[recipe.digest] = Job(step, recipe, {}, "", file, links, {}, {"read.txt": "given"})
+        texts = {"read.txt": "given"}
+        jobs[recipe.digest] = Job(step, recipe, {}, "", file, links, {}, texts, **about)
         entries.append(entry)
     write_plan(store, Path(results), jobs)
     return entries
@@ -156,6 +157,20 @@ def test_names_replace_and_remove_nothing_but_links_into_a_store(place):
     for path in ("results/mine.txt", "results/link", "results/mine.txt/moe"):
         with pytest.raises(UserError, match="the workflow did not make it"):
             names.lay({path: str(entry)})
+
+
+def test_nothing_is_kept_that_was_made_while_a_file_of_the_users_changed(environment):
+    rows = Path("rows.jsonl")
+    rows.write_text("ten rows")
+    (entry,) = plan("tokens", contents={"rows.jsonl": content_hash(rows)})
+    changes = "open('rows.jsonl', 'w').write('three rows'); " + WRITES
+    during = run(command(entry, changes))
+    before = run(command(entry, "raise SystemExit('was started')"))
+    for done in (during, before):
+        assert done.returncode and "error: rows.jsonl was changed while" in done.stderr
+    assert not entry.exists() and not partial(entry).exists()
+    rows.write_text("ten rows")
+    assert not run(command(entry)).returncode and is_whole(entry)
 
 
 def test_garbage_is_what_no_results_folder_wants(monkeypatch, capsys):

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator
+from itertools import chain
 
 from xft.cli.flags import to_flags
 from xft.dag.experiment import RUNS_TABLE, Experiment
@@ -42,6 +43,7 @@ def _job(part: Wanted, experiment: Experiment) -> Job:
         links={os.path.normpath(f"{results}/{name}"): place for name, place in _links(part)},
         logs={os.path.normpath(name): target for name, target in logs.items()},
         texts=texts,
+        contents={file: part.run.contents.of_file(file) for file in chain(*part.files.values())},
     )
 
 

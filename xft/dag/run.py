@@ -112,6 +112,7 @@ class WorkflowRun:
         self.store.check()
         for part in self.missing:
             self._check_absent(part)
+        self._check_linked_bases()
         others = [("store", self.store.root), *(("this file", Path(file)) for file in config_files)]
         for key, path in [*self.user_files(), *others]:
             if overlapping([self.results], path):
@@ -140,6 +141,15 @@ class WorkflowRun:
                 f"{entry} is no whole entry: it has no {ENTRY_FILE}. Delete it, so that "
                 f"{part.name} is made again where it is needed"
             )
+
+    def _check_linked_bases(self) -> None:
+        for base in dict.fromkeys(run.base for run in self.experiment.runs):
+            gone = [path for path in base.place.glob("*") if not path.exists()]
+            if is_whole(base.entry) and gone:
+                raise UserError(
+                    f"{gone[0]} leads to {gone[0].readlink()}, which is not there. Delete "
+                    f"{base.entry}, so that it leads to base.model = {base.run.config.base.model}"
+                )
 
     def user_files(self) -> list[tuple[str, Path]]:
         """The files and folders that the configuration names, with their keys."""

@@ -10,7 +10,7 @@ from xft.config.models import MERGED, MIXTURES, OF_MIXTURE, UNTUNED
 from xft.config.runs import LISTS, Run
 from xft.config.sections import learns, problem_label
 from xft.config.step_keys import default_of, keys_behind, keys_of_step, options_of_step
-from xft.data.templates import COMPLETION, read_template
+from xft.data.templates import COMPLETION, PROMPT_NAMES, read_template
 from xft.hub.named_sets import NAMED_SETS, unpacked_sha256
 from xft.hub.source import check_model, dataset_source
 from xft.store.memory import Memory, content_hash
@@ -209,7 +209,7 @@ class Wants:
         contents = {f"problems {label}": self._cleaned_of(label) for label in self.forbidden_sets}
         files = {
             "problems": [name for name in data.decontaminate_against if name not in NAMED_SETS]
-        }
+        } | _template_file(data.template)
         sources, needs = {"base": self.base}, {}
         if Path(self.config.base.model).is_dir():  # then its tokenizer's files are known
             needs["base"] = sources.pop("base")
@@ -414,8 +414,9 @@ class Wants:
         for key in unread & options.keys():
             del options[key]
         sources = {"model": self.model(model), "ground_truth": self.ground_truth(label)}
-        about = self._of_dataset(label)
-        about["flags"]["prompt"] = self.prompt(model)
+        about, prompt = self._of_dataset(label), self.prompt(model)
+        about["flags"]["prompt"] = prompt
+        about["files"] = about.get("files", {}) | _template_file(prompt)
         name = f"eval/{model}/{label}.json"
         return self._wanted("eval", name, options, sources, unread=unread, file=RESULT, **about)
 
@@ -534,3 +535,8 @@ def _is_uncleaned(evaluation: Wanted) -> bool:
 
 def _by_label(names: Collection[str]) -> dict[str, str]:
     return {problem_label(name): name for name in names}
+
+
+def _template_file(name: str) -> dict[str, list[str]]:
+    """The file of a template, as an input of a rule, if it is a file."""
+    return {} if name in PROMPT_NAMES else {"template": [name]}

@@ -20,6 +20,7 @@ from xft.artifacts.manifest import manifest_path
 from xft.common.errors import UserError
 from xft.common.progress import JOB
 from xft.store import names
+from xft.store.memory import content_hash
 from xft.store.plan import Job, read_plan
 from xft.store.store import claimed, is_whole, partial, publish
 
@@ -28,6 +29,8 @@ def make(entry: Path, command: list[str]) -> int:
     """Run a command and put what it makes into the store. Returns the command's exit status."""
     job = read_plan()[entry.name]
     names.lay(job.logs)
+    if not is_whole(entry):
+        _check_unchanged(job)
     with claimed(entry) as lock:
         if is_whole(entry):  # by a process of an earlier run
             partial(entry).joinpath(OWNER).unlink()
@@ -36,9 +39,24 @@ def make(entry: Path, command: list[str]) -> int:
             is_finished = _is_finished(partial(entry) / job.resources["file"])
             if not is_finished and (status := _run(entry, command, job, lock)):
                 return status
+            try:
+                _check_unchanged(job)
+            except UserError:
+                shutil.rmtree(partial(entry))
+                raise
             publish(entry, job.recipe)
     names.lay(job.links | job.logs)
     return 0
+
+
+def _check_unchanged(job: Job) -> None:
+    """Raise UserError if a file of the user's is no more as it was when the run began."""
+    for file, known in job.contents.items():
+        if not Path(file).is_file() or content_hash(Path(file)) != known:
+            raise UserError(
+                f"{file} was changed while the workflow ran, so {job.name} would not be what its "
+                "recipe says, and is not kept. Run the same command again"
+            )
 
 
 def _is_finished(artifact: Path) -> bool:

@@ -26,7 +26,8 @@ class Job:
     name: of the artifact, in the results folder. inputs: the folders and files that it reads, by
     the names in its rule. options: flags of the step. resources: what it asks a scheduler for.
     links, logs: paths in the results folder, each with its target in the store. texts: files that
-    the step reads, by their name in the unfinished entry.
+    the step reads, by their name in the unfinished entry. contents: the hashes of the user's files
+    that it reads, by path.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Job:
     links: dict[str, str]
     logs: dict[str, str]
     texts: dict[str, str] = field(default_factory=dict)
+    contents: dict[str, str] = field(default_factory=dict)
 
 
 def write_plan(store: Store, results: Path, jobs: Mapping[str, Job]) -> Path:
