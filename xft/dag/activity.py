@@ -16,6 +16,7 @@ from pathlib import Path
 from xft.artifacts.claims import OWNER
 from xft.artifacts.manifest import manifest_path
 from xft.cli.running import failure, without_torchrun
+from xft.common.errors import counted
 from xft.common.progress import last_progress
 from xft.dag.wanted import RESULT, Wanted
 from xft.evaluation.samples import journal_path
@@ -71,7 +72,7 @@ def _kept(folder: Path) -> str | None:
         return f"checkpoint of step {step_of(max(found, key=lambda path: path.stat().st_mtime))}"
     if journal_path(folder / RESULT).is_file():
         count = _read(journal_path(folder / RESULT)).count("\n") - 1  # the first line names the run
-        return f"{max(count, 0)} solutions are kept"
+        return f"{counted(max(count, 0), 'solution')} kept"
     return "no checkpoint" if folder.is_dir() else None
 
 

@@ -48,6 +48,7 @@ def totals(experiment: Experiment, plan_of: FindPlan) -> list[str]:
         ),
         "  hours: trainings and evaluations, one after the other",
         "  disk: with the checkpoints of one training",
+        "  jobs: snakemake counts one more, all, which makes nothing",
     ]
 
 
