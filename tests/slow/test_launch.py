@@ -168,7 +168,7 @@ def test_an_error_is_told_once(inputs, repository, tmp_path):
     log = tmp_path / "log"
     assert start(repository, [*inputs, *outputs(tmp_path / "out"), *flags], log).wait() == 1
     (fault,) = [line for line in log.read_text().splitlines() if "error: " in line]
-    assert failure(log.read_text()) == fault
+    assert f"moe_sft: error: {failure(log.read_text())}" == fault
     assert re.match(r"moe_sft: error: step \d+: loss \S+, gradient norm (nan|inf)\. ", fault)
     assert len(re.search(r"counted from 1: ([\d, ]+)\.", fault)[1].split(",")) == 4
 

@@ -56,11 +56,11 @@ def _find_activity(job: Wanted, log: Path) -> Activity | None:
     age = time.time() - log.stat().st_mtime if log.is_file() else FRESH_SECONDS
     machine = _read(folder / OWNER).rpartition(" on ")[2]
     is_elsewhere = machine not in ("", platform.node()) and age < FRESH_SECONDS
-    if worker(job.entry) or is_elsewhere:
-        where = f" on {machine}" if is_elsewhere else ""
-        return Activity(job, Phase.RUNNING, f"{progress} ({max(age, 0):.0f} s ago{where})")
+    if (process := worker(job.entry)) or is_elsewhere:
+        where = process or f"on {machine}"
+        return Activity(job, Phase.RUNNING, f"{progress} ({max(age, 0):.0f} s ago; {where})")
     if message := failure(text) or _exception(text):
-        return Activity(job, Phase.FAILED, f"{message} (log: {log})")
+        return Activity(job, Phase.FAILED, f"{message}\n(log: {log})")
     kept = _kept(folder)
     return Activity(job, Phase.CUT_OFF, f"{progress}; {kept}") if kept else None
 
