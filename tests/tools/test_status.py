@@ -84,8 +84,8 @@ def test_a_job_that_runs_is_told_with_its_progress(told):
     )
     assert re.search(r"\nSnakemake is running \(process \d+ .*What is listed under .*\n$", lines)
     assert orphaned.endswith(
-        "\nSnakemake does not run on this machine.\nTo go on: wait until the jobs above have ended, "
-        "or stop their processes, then run the same snakemake command again.\n"
+        "\nSnakemake does not run on this machine.\nTo go on: wait until the jobs above have "
+        "ended, or stop their processes, then run the same snakemake command again.\n"
     )
 
 
