@@ -68,8 +68,9 @@ shell.prefix(
     # The command after `stored ENTRY` writes into ENTRY.partial, which then becomes the entry.
     + 'stored() {{ python -m xft.store.make "$@"; }}; '
     # What a command prints goes into its log. The screen gets it up to the error, which the end
-    # of the run tells.
-    + "logged() {{ trap '' INT; tee \"$1\" | sed -u '/^[a-z_]*: error: /,$d'; }}; "
+    # of the run tells. A cluster's log of the job gets all of it.
+    + "logged() {{ trap '' INT; tee \"$1\" | "
+    + ("sed -u '/^[a-z_]*: error: /,$d'; }}; " if RUN else "cat; }}; ")
 )
 
 STORE, RESULTS = CONFIG.store, CONFIG.results_dir

@@ -10,7 +10,7 @@ HIDDEN_EVENTS = {LogEvent.JOB_STARTED, LogEvent.JOB_FINISHED, LogEvent.RESOURCES
 HIDDEN = re.compile(
     "Select jobs to execute|Building DAG|Using shell|Assuming unrestricted|Conda environments: ign|"
     # A rule's output is declared as `update`: an attempt that failed has nothing to restore.
-    "Reasons:|Cannot restore|"
+    "Reasons:|Cannot restore|Warning: the following output files of rule (file_)?by_name|"
     # The end of the run tells what failed.
     "RuleException:\nCalledProcessError|Shutting down|Exiting because a job|"
     "WorkflowError:\nAt least one job did|"
