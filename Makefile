@@ -3,6 +3,8 @@
 
 PYTHON ?= python3
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
+# The first installation shows its downloads. A later one, which may change one package, only errors.
+PIP_INSTALL = pip install --disable-pip-version-check $(if $(wildcard .venv/installed*),--quiet)
 # A file's tests share costly fixtures, so they stay in one process. Those that last longest are first.
 WORKERS = 3
 SPREAD = -p no:randomly --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
@@ -54,17 +56,17 @@ docs: .venv/installed-docs
 	$(PYTHON) -m venv .venv
 
 .venv/installed: requirements.txt pyproject.toml .venv/bin/python
-	pip install --disable-pip-version-check -r requirements.txt --editable .
+	$(PIP_INSTALL) -r requirements.txt --editable .
 	touch $@
 
 .venv/installed-dev: requirements.txt pyproject.toml requirements-dev.txt .venv/bin/python
-	pip install --disable-pip-version-check -r requirements-dev.txt --editable ".[peft]"
+	$(PIP_INSTALL) -r requirements-dev.txt --editable ".[peft]"
 	touch $@ .venv/installed
 
 .venv/installed-slow: .venv/installed-dev requirements-slurm.txt requirements-slow.txt
-	pip install --disable-pip-version-check -r requirements-slow.txt --editable ".[all]"
+	$(PIP_INSTALL) -r requirements-slow.txt --editable ".[all]"
 	touch $@
 
 .venv/installed-docs: requirements-docs.txt .venv/bin/python
-	pip install --disable-pip-version-check -r requirements-docs.txt
+	$(PIP_INSTALL) -r requirements-docs.txt
 	touch $@

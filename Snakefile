@@ -55,6 +55,8 @@ rule by_name:
         "envs/conversion.yaml"
     resources:
         target=target_of,
+    message:
+        "by_name: {output}"
     shell:
         "ln -sfn {resources.target:q} {output:q} > {log:q} 2>&1"
 

@@ -23,7 +23,7 @@ rule sft:
     shell:
         "stored {output:q} {resources.start} -m workflow_scripts.sft --base {input.base:q}/artifact "
         "--data {input.tokens:q}/artifact {params.options} {resources.besides} "
-        "--metrics {output:q}.partial/metrics.jsonl --out {output:q}.partial/artifact 2>&1 | tee -i {log:q}"
+        "--metrics {output:q}.partial/metrics.jsonl --out {output:q}.partial/artifact 2>&1 | logged {log:q}"
 
 
 rule soup:
@@ -45,4 +45,4 @@ rule soup:
         MESSAGE
     shell:
         "stored {output:q} python -m workflow_scripts.soup {params.options} "
-        "--out {output:q}.partial/artifact 2>&1 | tee -i {log:q}"
+        "--out {output:q}.partial/artifact 2>&1 | logged {log:q}"

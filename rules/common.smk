@@ -4,6 +4,7 @@
 import os
 import shlex
 import sys
+from functools import cache
 from pathlib import Path
 
 from snakemake.settings.types import DeploymentMethod
@@ -67,6 +68,10 @@ shell.prefix(
     + 'online() {{ HF_HUB_OFFLINE="$users_offline" "$@"; }}; '
     # The command after `stored ENTRY` writes into ENTRY.partial, which then becomes the entry.
     + 'stored() {{ python -m xft.store.make "$@"; }}; '
+    # What a command prints goes into its log. The screen gets it up to the error, which the end
+    # of the run tells. A cluster's log of the job gets all of it.
+    + "logged() {{ trap '' INT; tee \"$1\" | "
+    + ("sed -u '/^[a-z_]*: error: /,$d'; }}; " if RUN else "cat; }}; ")
 )
 
 STORE, RESULTS = CONFIG.store, CONFIG.results_dir
@@ -144,13 +149,22 @@ def merged(entry):
     return temp(entry) if RUN and not RUN.keeps_merges else entry
 
 
+@cache
+def warn(line):
+    """Print a line on stderr, once."""
+    print(line, file=sys.stderr)
+
+
+def announce(parts):
+    """Begin a run that makes these artifacts, with warnings."""
+    begin()
+    for line in warnings(RUN, RUN.needed(parts)):
+        warn(line)
+
+
 def targets(wildcards):
     """The entries of what a run makes in the end."""
-    begin()
-    if RUN:
-        RUN.tell()
-        for warning in warnings(RUN):
-            print(warning, file=sys.stderr)
+    announce(RUN.experiment.targets)
     return [ancient(str(part.entry)) for part in RUN.experiment.targets]
 
 
@@ -160,7 +174,6 @@ FILE_NAME = r"(?!(.*/)?ground_truth/).+\.[a-z]+"
 
 def named(wildcards):
     """The entry of an artifact by its name in the results folder."""
-    begin()
     part = RUN.experiment.by_name.get(wildcards.name)
     if part is None:
         known = RUN.experiment.by_name
@@ -169,6 +182,7 @@ def named(wildcards):
             f"{did_you_mean(wildcards.name, known)}\nIts results:"
             + "".join(f"\n  {RESULTS}/{name}" for name in known)
         )
+    announce([part])
     link = Path(RESULTS, wildcards.name)
     if workflow.dryrun and link.is_symlink() and link.resolve() != part.place.resolve():
         # Snakemake takes the link, which a run would replace, for the result.
@@ -199,3 +213,4 @@ onerror:
     RUN.lay_names()
     for message in failures(RUN):
         print(f"\n{message}", file=sys.stderr)
+    print("To go on: run the same command again.", file=sys.stderr)

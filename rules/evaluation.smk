@@ -20,7 +20,7 @@ rule fetch_problems:
         MESSAGE
     shell:
         "online stored {output:q} python -m workflow_scripts.fetch_problems {params.options} "
-        "--out {output:q}.partial/{resources.file:q} 2>&1 | tee -i {log:q}"
+        "--out {output:q}.partial/{resources.file:q} 2>&1 | logged {log:q}"
 
 
 rule ground_truth:
@@ -43,7 +43,7 @@ rule ground_truth:
         MESSAGE
     shell:
         "stored {output:q} python -m workflow_scripts.ground_truth {params.options} "
-        "--out {output:q}.partial/artifact 2>&1 | tee -i {log:q}"
+        "--out {output:q}.partial/artifact 2>&1 | logged {log:q}"
 
 
 rule eval:
@@ -67,7 +67,7 @@ rule eval:
     shell:
         "stored {output:q} python -m workflow_scripts.eval --model {input.model:q}/artifact "
         "--ground-truth {input.ground_truth:q}/artifact {params.options} {resources.besides} "
-        "--out {output:q}.partial/result.json 2>&1 | tee -i {log:q}"
+        "--out {output:q}.partial/result.json 2>&1 | logged {log:q}"
 
 
 rule validation_loss:
@@ -92,7 +92,7 @@ rule validation_loss:
     shell:
         "stored {output:q} python -m workflow_scripts.validation_loss --model {input.model:q}/artifact "
         "--data {input.tokens:q}/artifact {params.options} {resources.besides} "
-        "--out {output:q}.partial/result.json 2>&1 | tee -i {log:q}"
+        "--out {output:q}.partial/result.json 2>&1 | logged {log:q}"
 
 
 rule contamination:
@@ -114,7 +114,7 @@ rule contamination:
         MESSAGE
     shell:
         "stored {output:q} python -m workflow_scripts.contamination --tokens {input.tokens:q}/artifact "
-        "{params.options} --out {output:q}.partial/result.json 2>&1 | tee -i {log:q}"
+        "{params.options} --out {output:q}.partial/result.json 2>&1 | logged {log:q}"
 
 
 rule diversity:
@@ -135,7 +135,7 @@ rule diversity:
     shell:
         "stored {output:q} python -m workflow_scripts.diversity --base {input.base:q}/artifact "
         "--ffn {input.ffn:q}/artifact --metrics {input.moe:q}/metrics.jsonl "
-        "--out {output:q}.partial/result.json 2>&1 | tee -i {log:q}"
+        "--out {output:q}.partial/result.json 2>&1 | logged {log:q}"
 
 
 rule lm_eval:
@@ -158,7 +158,7 @@ rule lm_eval:
         MESSAGE
     shell:
         "stored {output:q} python -m workflow_scripts.lm_eval --model {input.model:q}/artifact "
-        "{params.options} {resources.besides} --out {output:q}.partial/result.json 2>&1 | tee -i {log:q}"
+        "{params.options} {resources.besides} --out {output:q}.partial/result.json 2>&1 | logged {log:q}"
 
 
 rule summary:

@@ -23,7 +23,7 @@ rule weighted_init:
     shell:
         "stored {output:q} python -m workflow_scripts.weighted_init --moe {input.moe:q}/artifact "
         "--ffn {input.ffn:q}/artifact {params.options} {resources.besides} "
-        "--out {output:q}.partial/artifact 2>&1 | tee -i {log:q}"
+        "--out {output:q}.partial/artifact 2>&1 | logged {log:q}"
 
 
 rule weighted_trained:
@@ -51,7 +51,7 @@ rule weighted_trained:
         "--weighted {input.weighted:q}/artifact --moe {input.moe:q}/artifact "
         "--ffn {input.ffn:q}/artifact --data {input.tokens:q}/artifact "
         "{params.options} {resources.besides} "
-        "--metrics {output:q}.partial/metrics.jsonl --out {output:q}.partial/artifact 2>&1 | tee -i {log:q}"
+        "--metrics {output:q}.partial/metrics.jsonl --out {output:q}.partial/artifact 2>&1 | logged {log:q}"
 
 
 rule heal:
@@ -76,7 +76,7 @@ rule heal:
     shell:
         "stored {output:q} {resources.start} -m workflow_scripts.heal --model {input.dense:q}/artifact "
         "--data {input.tokens:q}/artifact {params.options} {resources.besides} "
-        "--metrics {output:q}.partial/metrics.jsonl --out {output:q}.partial/artifact 2>&1 | tee -i {log:q}"
+        "--metrics {output:q}.partial/metrics.jsonl --out {output:q}.partial/artifact 2>&1 | logged {log:q}"
 
 
 rule dense:
@@ -100,7 +100,7 @@ rule dense:
     shell:
         "stored {output:q} python -m workflow_scripts.dense --weighted {input.weighted:q}/artifact "
         "--moe {input.moe:q}/artifact --ffn {input.ffn:q}/artifact {params.options} "
-        "--out {output:q}.partial/artifact 2>&1 | tee -i {log:q}"
+        "--out {output:q}.partial/artifact 2>&1 | logged {log:q}"
 
 
 rule best:
@@ -123,4 +123,4 @@ rule best:
     shell:
         "stored {output:q} python -m workflow_scripts.best --moe {input.moe:q}/artifact "
         "--ffn {input.ffn:q}/artifact {params.options} "
-        "--out {output:q}.partial/artifact 2>&1 | tee -i {log:q}"
+        "--out {output:q}.partial/artifact 2>&1 | logged {log:q}"

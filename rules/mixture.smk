@@ -21,7 +21,7 @@ rule base:
         MESSAGE
     shell:
         "online stored {output:q} python -m workflow_scripts.base {params.options} "
-        "--out {output:q}.partial/artifact 2>&1 | tee -i {log:q}"
+        "--out {output:q}.partial/artifact 2>&1 | logged {log:q}"
 
 
 rule moe:
@@ -44,7 +44,7 @@ rule moe:
         MESSAGE
     shell:
         "stored {output:q} python -m workflow_scripts.moe --base {input.base:q}/artifact {params.options} "
-        "--out {output:q}.partial/artifact 2>&1 | tee -i {log:q}"
+        "--out {output:q}.partial/artifact 2>&1 | logged {log:q}"
 
 
 rule fetch_data:
@@ -66,7 +66,7 @@ rule fetch_data:
         MESSAGE
     shell:
         "online stored {output:q} python -m workflow_scripts.fetch_data {params.options} "
-        "--out {output:q}.partial/{resources.file:q} 2>&1 | tee -i {log:q}"
+        "--out {output:q}.partial/{resources.file:q} 2>&1 | logged {log:q}"
 
 
 rule tokens:
@@ -89,7 +89,7 @@ rule tokens:
         MESSAGE
     shell:
         "stored {output:q} python -m workflow_scripts.tokens --model {input.base:q}/artifact {params.options} "
-        "--report {output:q}.partial/report.json --out {output:q}.partial/artifact 2>&1 | tee -i {log:q}"
+        "--report {output:q}.partial/report.json --out {output:q}.partial/artifact 2>&1 | logged {log:q}"
 
 
 rule moe_sft:
@@ -115,7 +115,7 @@ rule moe_sft:
     shell:
         "stored {output:q} {resources.start} -m workflow_scripts.moe_sft --moe {input.moe:q}/artifact "
         "--data {input.tokens:q}/artifact {params.options} {resources.besides} "
-        "--metrics {output:q}.partial/metrics.jsonl --out {output:q}.partial/artifact 2>&1 | tee -i {log:q}"
+        "--metrics {output:q}.partial/metrics.jsonl --out {output:q}.partial/artifact 2>&1 | logged {log:q}"
 
 
 rule ffn:
@@ -136,4 +136,4 @@ rule ffn:
         MESSAGE
     shell:
         "stored {output:q} python -m workflow_scripts.ffn --moe {input.moe:q}/artifact "
-        "--out {output:q}.partial/artifact 2>&1 | tee -i {log:q}"
+        "--out {output:q}.partial/artifact 2>&1 | logged {log:q}"

@@ -5,7 +5,7 @@ The rows are those of the tokens, without the ones that were left out or held ou
 
 from xft.cli import running
 from xft.cli.step import Step
-from xft.common.progress import progress
+from xft.common.progress import progress, say
 from xft.reporting.contamination import CONTAMINATION
 
 
@@ -30,7 +30,7 @@ def main(argv: list[str] | None = None) -> None:
     count = count_contaminated(shown, Detector(fingerprints))
     content = {"rows": len(rows), "contaminated": count, "problems": sha256}
     CONTAMINATION.write(args.out, content, inputs=step.ids)
-    print(f"{args.data}: {count:,} of {len(rows):,} rows contain a problem of {args.dataset}")
+    say(f"{count:,} of {len(rows):,} rows contain a problem of {args.dataset}")
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from xft.artifacts.overlap import overlap
 from xft.cli import running
 from xft.cli.step import Step
 from xft.common.errors import UserError
+from xft.common.progress import say
 from xft.reporting.diversity import DIVERSITY, routing_at_end
 
 
@@ -42,9 +43,9 @@ def main(argv: list[str] | None = None) -> None:
     }
     metrics = {"metrics": hash_file(args.metrics)} if args.metrics else {}
     DIVERSITY.write(args.out, description, inputs=step.ids | metrics)
-    print(f"{args.ffn}: spread of the experts {_shown(measured['spread'])}")
+    say(f"spread of the experts {_shown(measured['spread'])}")
     for layer in measured["layers"]:
-        print(f"layer {layer['layer']}: {_shown(layer['spread'])}")
+        say(f"layer {layer['layer']}: {_shown(layer['spread'])}")
 
 
 def _shown(spread: float | None) -> str:

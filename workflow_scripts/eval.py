@@ -11,6 +11,7 @@ from xft.cli import running
 from xft.cli.step import Step
 from xft.common.devices import claim_gpus
 from xft.common.errors import UserError
+from xft.common.progress import say
 from xft.config.sections import GenerationConfig, RunConfig, ScoringConfig
 from xft.data.templates import CHAT, COMPLETION, make_template, read_template
 from xft.data.tokenizers import load_tokenizer
@@ -76,7 +77,6 @@ def main(argv: Sequence[str] | None = None) -> None:
         model = str(args.model)
         samples, journal = sample(model, prompts, options, journal_path(args.out), step.full)
         write_samples(saved, samples)
-        print(f"generations: {saved} (--rescore judges them again)")
     problems = {problem.task_id: problem for problem in problem_set.problems}
     solutions = [(problems[written.task_id], written.code) for written in samples]
     workers = usable_cpus()
@@ -154,9 +154,9 @@ def _report(result: dict) -> None:
     for tests, name in TEST_NAMES.items():
         shares = [f"{measure} {result[measure][tests]:.1%}" for measure in measures(result)]
         parts.append(f"{name}: {', '.join(shares)}, {result['passed'][tests]} of {count} pass")
-    print(f"{result['model']['path']} on {result['dataset']['name']}, {'; '.join(parts)}")
+    say("; ".join(parts))
     for caveat in caveats([result]):
-        print(caveat)
+        say(caveat)
 
 
 if __name__ == "__main__":

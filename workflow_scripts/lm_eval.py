@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from xft.cli import running
 from xft.cli.step import Step
 from xft.common.devices import claim_gpus
+from xft.common.progress import say
 from xft.config.sections import EvaluationConfig, RunConfig
 from xft.evaluation import lm_eval_result
 from xft.evaluation.lm_eval_tasks import measure, task_hashes
@@ -35,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     lm_eval_result.write(args.out, result, hashes)
     for name, task in result["tasks"].items():
         for metric, measured in task["metrics"].items():
-            print(f"{args.model}: {name} {metric} {measured['value']}, {task['examples']} examples")
+            say(f"{name} {metric} {measured['value']}, {task['examples']} examples")
 
 
 if __name__ == "__main__":

@@ -5,7 +5,8 @@ import math
 from xft.cli import running
 from xft.cli.step import Step
 from xft.common.devices import advice_on_nan, claim_gpus
-from xft.common.errors import UserError
+from xft.common.errors import UserError, counted
+from xft.common.progress import say
 from xft.config.sections import RunConfig
 from xft.evaluation.loading import artifact_id, load_model
 from xft.reporting.validation_losses import LOSS
@@ -55,7 +56,7 @@ def main(argv: list[str] | None = None) -> None:
     }
     ids, options = {"model": identity, "tokens": opened.artifact.id}, {"threads": run.threads}
     LOSS.write(args.out, description, parameters=options, inputs=ids)
-    print(f"{args.model}: loss {loss:.4f} on {len(rows)} held-out rows")
+    say(f"loss {loss:.4f} on {counted(len(rows), 'held-out row')}")
 
 
 if __name__ == "__main__":

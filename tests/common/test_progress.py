@@ -37,6 +37,14 @@ def test_a_log_gets_whole_lines_with_the_time_left(capsys, impatient):
     assert lines[-1].endswith(", loss=3")
 
 
+def test_the_time_left_is_told_when_more_are_done_than_are_made_at_once(capsys, impatient):
+    list(progress(range(9), desc="work", at_once=4))
+    lines = capsys.readouterr().err.splitlines()
+    assert {line[:9]: ", ? left, " in line for line in lines} == {
+        f"work: {n}/9": n < 5 for n in range(10)
+    }
+
+
 @pytest.mark.parametrize("job", [None, "weighted_trained/lam~0.75"])
 def test_lines_name_the_job_and_by_hand_the_step(capsys, impatient, monkeypatch, job):
     monkeypatch.setattr(module, "_job", "")

@@ -106,7 +106,7 @@ def test_a_stopped_step_of_each_kind_goes_on(
     assert not os.path.lexists(project.results / "moe_sft")
     lines = told()
     assert re.search(r"^cut off: 1\n  moe_sft .*checkpoint of step 2$", lines, re.MULTILINE)
-    assert lines.endswith(": run `snakemake --unlock` first.\n")
+    assert lines.endswith("To go on: run the same snakemake command again.\n")  # it is unlocked
     planned = project.run("--dry-run")
     assert int(re.search(r"^next run: (\d+)$", lines, re.MULTILINE)[1]) == len(planned)
 

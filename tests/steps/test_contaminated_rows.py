@@ -60,7 +60,7 @@ def test_the_rows_that_a_training_learns_from_are_counted(made, tmp_path, capsys
     }
     counted = {"rows": 3, "contaminated": 2, "problems": sha256["larger.jsonl"]}
     assert CONTAMINATION.read(out) == {"format": 1} | counted
-    assert f"2 of 3 rows contain a problem of {made / 'larger.jsonl'}\n" in capsys.readouterr().out
+    assert f"2 of 3 rows contain a problem of {made / 'larger.jsonl'}\n" in capsys.readouterr().err
     manifest = read_manifest(manifest_path(out))
     assert manifest.inputs == {
         "tokens": read_manifest(manifest_path(made / "tokens")).id,

@@ -86,7 +86,7 @@ def test_in_an_untrained_mixture_nothing_has_a_spread(untrained, tmp_path, capsy
     result = measure(untrained, tmp_path / "out.json")
     for values in (result, *result["layers"]):
         assert (values["spread"], values["deviation"], values["shift"]) == (None, 0, 0)
-    assert "spread of the experts none, as they did not move\n" in capsys.readouterr().out
+    assert "spread of the experts none, as they did not move\n" in capsys.readouterr().err
 
 
 def test_the_file_says_what_was_measured(untrained, tmp_path):

@@ -276,7 +276,7 @@ def test_a_results_folder_that_overlaps_an_input_stops_the_run(changed, key):
 def test_a_disk_that_may_be_too_small_is_told(monkeypatch):
     def warning(free: int) -> str | None:
         monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=free))
-        return warn_of_full_disk(run)
+        return warn_of_full_disk(run, run.to_make)
 
     run = wants()
     request = Requests(run.config, Path("model"))

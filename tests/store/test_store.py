@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from xft.artifacts.artifact import create_artifact
+from xft.cli.running import failure
 from xft.common.errors import UserError
 from xft.config.results_folder import CONFIG_FILE, CONFIG_HEAD
 from xft.store import names, others
@@ -86,6 +87,9 @@ def test_a_command_that_fails_leaves_what_it_can_go_on_from(environment):
     assert run(command(entry)).returncode == 0
     (other,) = plan("ffn")
     assert run(command(other, "raise SystemExit(4)")).returncode == 4
+    killed = run(command(other, "import os; os.kill(os.getpid(), 9)"))
+    assert killed.returncode == 128 + signal.SIGKILL
+    assert failure(killed.stderr).startswith("the step was killed by SIGKILL")
     assert not partial(other).exists()  # there is nothing to go on from
 
 

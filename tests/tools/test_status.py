@@ -71,10 +71,22 @@ def test_what_is_finished_is_counted_and_what_is_not_is_listed(told):
 
 def test_a_job_that_runs_is_told_with_its_progress(told):
     part = begun("moe_sft")
+    run = wants()
+    run.begin()
     with claimed(part.entry):
         lines = told()
-    assert re.search(r"^running: 1\n  moe_sft  step 3 of 40, .* left \(\d+ s ago\)$", lines, re.M)
-    assert lines.endswith("What is listed under `next run` is still to do.\n")
+        run.close()
+        orphaned = told()
+    assert re.search(
+        r"^running: 1\n  moe_sft  step 3 of 40, .* left \(\d+ s ago; process \d+ of .*\)$",
+        lines,
+        re.M,
+    )
+    assert re.search(r"\nSnakemake is running \(process \d+ .*What is listed under .*\n$", lines)
+    assert orphaned.endswith(
+        "\nSnakemake does not run on this machine.\nTo go on: wait until the jobs above have "
+        "ended, or stop their processes, then run the same snakemake command again.\n"
+    )
 
 
 def test_a_job_of_another_machine_runs_while_its_log_changes(told):
@@ -90,8 +102,8 @@ def test_a_job_of_another_machine_runs_while_its_log_changes(told):
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
-        ("moe_sft", "moe_sft: error: the disk\nis full\n", "moe_sft: error: the disk\n"),
-        ("ffn", "Traceback (most recent call last):\n  File\nKeyError: 1\n", "KeyError: 1 (log: "),
+        ("moe_sft", "moe_sft: error: the disk\nis full\n", "the disk\n           is full\n"),
+        ("ffn", "Traceback (most recent call last):\n  File\nKeyError: 1\n", "KeyError: 1\n"),
     ],
 )
 def test_a_job_that_failed_is_told_with_its_message(told, name, text, message):
@@ -99,6 +111,9 @@ def test_a_job_that_failed_is_told_with_its_message(told, name, text, message):
     Path("store/logs", name, f"{part.digest}.log").write_text(text)
     assert f"failed: 1\n  {name}  {message}" in told()
     assert f"(log: store/logs/{name}/{part.digest}.log)" in told()
+    assert told().endswith(
+        "To go on: correct what failed, then run the same snakemake command again.\n"
+    )
 
 
 def test_a_job_that_was_cut_off_is_told_with_what_is_kept(told):
@@ -111,11 +126,16 @@ def test_a_job_that_was_cut_off_is_told_with_what_is_kept(told):
     evaluation = wants().experiment.by_name["eval/base/problems.json"]
     partial(evaluation.entry).mkdir(parents=True)
     journal_path(partial(evaluation.entry) / "result.json").write_text("run\n1\n2\n")
+    lock = Path(".snakemake/locks/0.output.lock")
+    lock.parent.mkdir(parents=True)
+    lock.touch()
     lines = told()
     assert "cut off: 2\n" in lines
     assert re.search(r"^  moe_sft .*; checkpoint of step 2$", lines, re.M)
-    assert re.search(r"^  eval/base/problems.json .*; 2 solutions are kept$", lines, re.M)
-    assert lines.endswith(": run `snakemake --unlock` first.\n")
+    assert re.search(r"^  eval/base/problems.json .*; 2 solutions kept$", lines, re.M)
+    assert lines.endswith(
+        ": run `snakemake --unlock`, then run the same snakemake command again.\n"
+    )
 
 
 def test_nothing_is_changed_and_nothing_heavy_imported(place, repository):

@@ -108,8 +108,10 @@ def test_a_step_learns_the_same_from_packed_batches(tiny_llama, tmp_path, capsys
     ]
     assert losses[1] == pytest.approx(losses[0], rel=1e-6)
     assert losses[2] != pytest.approx(losses[0], rel=1e-5)
-    said = re.findall(r"([\d.]+)% of the batches is padding", capsys.readouterr().err)
-    padded, packed, by_length = map(float, said)
+    end = r"step 6, loss (\S+), \d+ tokens in \d+ s, \d+ a second, ([\d.]+)% of the batches is pad"
+    last, padding = zip(*re.findall(end, capsys.readouterr().err), strict=True)
+    assert list(last) == [f"{found[-1]:.4f}" for found in losses]
+    padded, packed, by_length = map(float, padding)
     assert packed == 0 < by_length < padded
 
 

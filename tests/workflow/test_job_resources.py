@@ -109,7 +109,7 @@ def test_the_messages_of_this_runs_failures_are_shown(jobs):
     (message,) = failures(run)
     part = run.experiment.by_name["moe_sft"]
     log = run.store.log("moe_sft", part.digest)
-    assert message == f"moe_sft: error: two\nlines\n(the whole log: {log})"
+    assert message == f"moe_sft failed: two\nlines\n(log: {log})"
 
 
 def test_the_beginning_names_what_is_not_a_default():
@@ -138,7 +138,8 @@ def test_the_beginning_names_a_seed_that_no_run_has(seeds, told):
 def test_a_run_warns_of_odd_values_in_one_line_each(jobs, keys, warned):
     data = {"train": "y", "max_length": 64} | keys.get("data", {})
     jobs()
-    lines = list(warnings(WorkflowRun(SECTIONS | keys | {"data": data, **SHORT})))
+    run = WorkflowRun(SECTIONS | keys | {"data": data, **SHORT})
+    lines = list(warnings(run, run.to_make))
     assert [line.split(": ")[:2] for line in lines] == [["WARNING", odd] for odd in warned]
     assert all("Usual are" in line for line in lines)
 

@@ -119,6 +119,21 @@ def test_a_dry_run_has_one_line_for_each_job(finished_copy):
     assert len((done.stdout + done.stderr).splitlines()) <= len(ALL) + 6
 
 
+def test_a_dry_run_of_one_result_warns_and_works_beside_a_run(finished_copy):
+    lock = finished_copy.folder / ".snakemake" / "locks" / "0.output.lock"
+    lock.parent.mkdir(parents=True)
+    lock.write_text("results/moe_sft\n")
+    (finished_copy.results / "moe_sft").unlink()
+    rate = {"learning_rate": 1.5}
+    done = finished_copy.snakemake("-n", "results/moe_sft", moe_sft=rate)
+    assert done.returncode == 0
+    assert done.stderr.count("WARNING: moe_sft.learning_rate = 1.5: with such a rate") == 1
+    assert "\nby_name: results/moe_sft\n" in done.stdout
+    assert "lock" not in done.stdout + done.stderr
+    refused = finished_copy.snakemake("results/moe_sft", moe_sft=rate)
+    assert refused.returncode == 1 and "Directory cannot be locked" in refused.stderr
+
+
 def test_a_job_that_starts_for_a_whole_entry_keeps_it(finished_copy):
     """By force, or because a later version has another command for the rule."""
 
@@ -135,16 +150,25 @@ def test_a_job_that_starts_for_a_whole_entry_keeps_it(finished_copy):
     assert entries() == before
 
 
-def test_a_failed_job_shows_its_message_and_leaves_what_was_there(finished_copy):
+def test_a_failed_job_shows_its_message_once_and_leaves_what_was_there(finished_copy):
     store = finished_copy.folder / "store"
     before = everything(store)
     rows = finished_copy.folder / "resources" / "instructions.jsonl"
     rows.write_text(rows.read_text() + '{"instruction": "a"}\n')
     done = finished_copy.snakemake(data={"limit": 4000})
     assert done.returncode != 0
-    message = "line 2601: no column 'response'"
-    assert done.stderr.rindex(message) > done.stderr.rindex("Exiting because a job")
-    assert "Cannot restore" not in done.stderr
+    shown = (done.stdout + done.stderr).partition("tokens failed (log: store/logs/tokens/")[2]
+    lines = re.findall(r"^(?!Complete log|Elapsed time).+", shown, re.MULTILINE)[1:]
+    assert lines[:2] == [
+        "tokens failed: 1 bad row:",
+        "resources/instructions.jsonl, line 2601: no column 'response' (columns: instruction; "
+        "set data.response_column)",
+    ]
+    assert re.fullmatch(r"\(log: store/logs/tokens/\w+\.log\)", lines[-2])
+    assert lines[-1] == "To go on: run the same command again." and len(lines) == 5
+    assert (done.stdout + done.stderr).count("no column 'response'") == 1
+    (*_, log) = sorted((finished_copy.folder / ".snakemake" / "log").iterdir())
+    assert "Error in rule tokens:" in log.read_text()
     after = everything(store)
     for name, content in before.items():
         assert after[name] == content or name in (".owner", ".memory.json")

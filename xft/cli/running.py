@@ -68,8 +68,8 @@ def without_torchrun(log: str) -> str:
 def failure(log: str) -> str | None:
     """The error message at the end of a step's log; None if there is no such message."""
     log = without_torchrun(log)
-    found = list(re.finditer(r"^\w+: error: .*", log, re.MULTILINE | re.DOTALL))
-    return found[-1][0].rstrip() if found else None
+    found = list(re.finditer(r"^\w+: error: (.*)", log, re.MULTILINE | re.DOTALL))
+    return found[-1][1].rstrip() if found else None
 
 
 def explain(error: Exception) -> str | None:

@@ -14,6 +14,11 @@ def printable(text: str) -> str:
     return CONTROL.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
 
 
+def counted(number: int, noun: str, ending: str = "s") -> str:
+    """A number with its noun, which has the ending unless the number is 1."""
+    return f"{number:,} {noun}{'' if number == 1 else ending}"
+
+
 class UserError(Exception):
     """An error that the user can correct. The message says what is wrong, where, and what to do.
 

@@ -81,10 +81,12 @@ class LineStream:
 class Bar(tqdm):
     """A bar on a terminal. If stderr is no terminal, lines at least ten seconds apart.
 
-    Nothing is shown in the first five seconds.
+    Nothing is shown in the first five seconds, and no time left before `at_once` items are done,
+    the number that is worked on at the same time.
     """
 
-    def __init__(self, iterable=None, **options):
+    def __init__(self, iterable=None, at_once: int = 1, **options):
+        self.at_once = at_once
         if sys.stderr.isatty():
             look = {"dynamic_ncols": True}
         else:
@@ -95,7 +97,14 @@ class Bar(tqdm):
                 "bar_format": LINE_FORMAT,
                 "position": 0,  # otherwise tqdm moves the cursor for a second bar
             }
-        super().__init__(iterable, delay=SECONDS_BEFORE_FIRST, **look, **options)
+        super().__init__(iterable, delay=SECONDS_BEFORE_FIRST, smoothing=0, **look, **options)
+
+    @property
+    def format_dict(self):
+        found = super().format_dict
+        if found["bar_format"] and self.n - self.initial <= self.at_once:
+            found["bar_format"] = found["bar_format"].replace("{remaining}", "?")
+        return found
 
     def display(self, *args, **options):
         if self.delay <= 0 or self._time() >= self.start_t + self.delay:

@@ -16,6 +16,7 @@ from pathlib import Path
 from xft.artifacts.claims import OWNER
 from xft.artifacts.manifest import manifest_path
 from xft.cli.running import failure, without_torchrun
+from xft.common.errors import counted
 from xft.common.progress import last_progress
 from xft.dag.wanted import RESULT, Wanted
 from xft.evaluation.samples import journal_path
@@ -55,11 +56,11 @@ def _find_activity(job: Wanted, log: Path) -> Activity | None:
     age = time.time() - log.stat().st_mtime if log.is_file() else FRESH_SECONDS
     machine = _read(folder / OWNER).rpartition(" on ")[2]
     is_elsewhere = machine not in ("", platform.node()) and age < FRESH_SECONDS
-    if worker(job.entry) or is_elsewhere:
-        where = f" on {machine}" if is_elsewhere else ""
-        return Activity(job, Phase.RUNNING, f"{progress} ({max(age, 0):.0f} s ago{where})")
+    if (process := worker(job.entry)) or is_elsewhere:
+        where = process or f"on {machine}"
+        return Activity(job, Phase.RUNNING, f"{progress} ({max(age, 0):.0f} s ago; {where})")
     if message := failure(text) or _exception(text):
-        return Activity(job, Phase.FAILED, f"{message} (log: {log})")
+        return Activity(job, Phase.FAILED, f"{message}\n(log: {log})")
     kept = _kept(folder)
     return Activity(job, Phase.CUT_OFF, f"{progress}; {kept}") if kept else None
 
@@ -71,7 +72,7 @@ def _kept(folder: Path) -> str | None:
         return f"checkpoint of step {step_of(max(found, key=lambda path: path.stat().st_mtime))}"
     if journal_path(folder / RESULT).is_file():
         count = _read(journal_path(folder / RESULT)).count("\n") - 1  # the first line names the run
-        return f"{max(count, 0)} solutions are kept"
+        return f"{counted(max(count, 0), 'solution')} kept"
     return "no checkpoint" if folder.is_dir() else None
 
 

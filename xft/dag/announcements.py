@@ -4,13 +4,15 @@ from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
 
-from xft.cli.running import failure
 from xft.config.recorded import chosen_values
 from xft.config.results_folder import CONFIG_FILE
 from xft.config.sections import TRAININGS, XftConfig, learns
+from xft.dag.activity import find_activities
 from xft.dag.run import WorkflowRun
 from xft.dag.totals import warn_of_full_disk
+from xft.dag.wanted import Wanted
 from xft.estimates.report import disk_text
+from xft.store import others
 from xft.store.garbage import find_unwanted
 from xft.store.store import size_of
 
@@ -33,13 +35,27 @@ def beginning(config: XftConfig) -> str:
     return "\n".join(lines)
 
 
-def warnings(run: WorkflowRun) -> Iterator[str]:
-    """Lines about values that are allowed but odd, and about a disk that is too small.
+def warnings(run: WorkflowRun, to_make: list[Wanted]) -> Iterator[str]:
+    """Lines about the stores of others, edited code, odd values, and a disk that is too small.
 
     None if there is nothing to make.
     """
-    if not run.to_make:
+    if not to_make:
         return
+    held = [part for part in to_make if others.find(run.config.stores, part)]
+    if held and not run.begun:
+        yield (
+            f"{len(held)} of these {len(to_make)} artifacts lie in the stores of others: a run "
+            "takes them from there if their bytes are intact"
+        )
+    rules = dict.fromkeys(part.rule for part in to_make)
+    edited = {rule: found for rule in rules if (found := run.experiment.code.edited(rule))}
+    if edited:
+        modules = dict.fromkeys(name for found in edited.values() for name in found)
+        yield (
+            f"Edited code makes these steps run again: {', '.join(edited)}. The modules: "
+            f"{', '.join(modules)}. If results stay the same: make generated"
+        )
     chosen = (chosen_values(each.config).items() for each in run.runs)
     odd = (
         f"WARNING: {key} = {value}: {why}"
@@ -47,18 +63,18 @@ def warnings(run: WorkflowRun) -> Iterator[str]:
         if (why := _odd(key, value))
     )
     yield from dict.fromkeys(odd)
-    for name in _idle_sections(run):
+    for name in _idle_sections(run, to_make):
         yield (
             f"WARNING: {name}: this section has no effect, because no model in evaluation.models "
             "needs it. Add such a model, or leave the section out"
         )
-    if full := warn_of_full_disk(run):
+    if full := warn_of_full_disk(run, to_make):
         yield full
 
 
-def _idle_sections(run: WorkflowRun) -> list[str]:
+def _idle_sections(run: WorkflowRun, to_make: list[Wanted]) -> list[str]:
     """The sections with values of the user's on which no wanted artifact depends."""
-    read = {key for part in run.experiment.wanted for key in part.keys}
+    read = {key for part in (*run.experiment.wanted, *to_make) for key in part.keys}
     chosen = {key for each in run.runs for key in chosen_values(each.config)}
     idle = {key.partition(".")[0] for key in chosen} - {key.partition(".")[0] for key in read}
     return [name for name in ("moe", *TRAININGS, "merge") if name in idle]
@@ -74,12 +90,11 @@ def _odd(key: str, value: object) -> str | None:
 
 
 def failures(run: WorkflowRun) -> Iterator[str]:
-    """The message of each step that failed in this run, from its log."""
-    for part in run.to_make:
-        log = run.store.log(part.rule, part.digest)
-        is_of_run = log.is_file() and log.stat().st_mtime >= run.began
-        if is_of_run and (message := failure(log.read_text(errors="replace"))):
-            yield f"{message}\n(the whole log: {log})"
+    """What became of each job that failed or was cut off in this run, by its log."""
+    for found in find_activities(run.to_make, run.store):
+        log = run.store.log(found.job.rule, found.job.digest)
+        if log.is_file() and log.stat().st_mtime >= run.began:
+            yield f"{found.job.name} {found.phase.value}: {found.text}"
 
 
 def store_line(run: WorkflowRun) -> str:

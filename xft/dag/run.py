@@ -2,7 +2,6 @@
 
 import os
 import subprocess
-import sys
 import time
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import suppress
@@ -208,26 +207,6 @@ class WorkflowRun:
         file = self._plan.with_suffix(".md")
         write_whole(file, "\n\n".join(lines) + "\n")
         return str(file)
-
-    def tell(self) -> None:
-        """Print what edited code and the stores of others mean for this run."""
-        to_make = self.to_make
-        held = [part for part in to_make if others.find(self.config.stores, part)]
-        if held and not self.begun:
-            print(
-                f"{len(held)} of these {len(to_make)} artifacts lie in the stores of others: a run "
-                "takes them from there if their bytes are intact",
-                file=sys.stderr,
-            )
-        rules = dict.fromkeys(part.rule for part in to_make)
-        edited = {rule: found for rule in rules if (found := self.experiment.code.edited(rule))}
-        if edited:
-            modules = dict.fromkeys(name for found in edited.values() for name in found)
-            print(
-                f"Edited code makes these steps run again: {', '.join(edited)}. The modules: "
-                f"{', '.join(modules)}. If results stay the same: make generated",
-                file=sys.stderr,
-            )
 
 
 def _choices(part: Wanted) -> Iterator[str]:

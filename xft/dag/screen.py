@@ -2,6 +2,7 @@
 
 import logging
 import re
+import time
 
 from snakemake_interface_logger_plugins.common import LogEvent
 
@@ -9,8 +10,14 @@ HIDDEN_EVENTS = {LogEvent.JOB_STARTED, LogEvent.JOB_FINISHED, LogEvent.RESOURCES
 HIDDEN = re.compile(
     "Select jobs to execute|Building DAG|Using shell|Assuming unrestricted|Conda environments: ign|"
     # A rule's output is declared as `update`: an attempt that failed has nothing to restore.
-    "Reasons:|Cannot restore"
+    "Reasons:|Cannot restore|Warning: the following output files of rule (file_)?by_name|"
+    # The end of the run tells what failed.
+    "RuleException:\nCalledProcessError|Shutting down|Exiting because a job|"
+    "WorkflowError:\nAt least one job did|"
+    # A dry run beside another run, which it does not disturb. Other runs raise a LockException.
+    "Error: Directory cannot be locked"
 )
+INTERRUPTED = "Terminating processes on user request"
 TIME = re.compile(r"^( *)\[.* (\d\d:\d\d:\d\d) \d{4}\]\n *(?:Job \d+: )?", re.MULTILINE)
 
 
@@ -36,11 +43,19 @@ class _Short(logging.Formatter):
     def __init__(self, formatter: logging.Formatter, is_dry_run: bool):
         super().__init__()
         self.formatter, self.time = formatter, "" if is_dry_run else r"[\2] "
-        self.counts = ""
+        self.counts, self.names, self.is_interrupted = "", {}, False
 
     def format(self, record: logging.LogRecord) -> str:
-        if getattr(record, "event", None) == LogEvent.RUN_INFO:
+        event = getattr(record, "event", None)
+        if event == LogEvent.RUN_INFO:
             return self._counts(record.stats)
+        if event == LogEvent.JOB_INFO:
+            self.names[record.jobid] = getattr(record.resources, "label", record.rule_name)
+        if event == LogEvent.JOB_ERROR:
+            return self._failed(record)
+        if record.getMessage().startswith(INTERRUPTED):
+            self.is_interrupted = True
+            return "Interrupted: the jobs that run are stopped."
         return TIME.sub(r"\1" + self.time, self.formatter.format(record))
 
     def _counts(self, stats: dict[str, int]) -> str:
@@ -48,3 +63,14 @@ class _Short(logging.Formatter):
         jobs = ", ".join(f"{rule} {n}" for rule, n in stats.items() if rule != "total")
         before, self.counts = self.counts, f"Jobs: {stats['total']} ({jobs})"
         return "" if before == self.counts else self.counts
+
+    def _failed(self, record: logging.LogRecord) -> str:
+        """The result, a scheduler's message if there is one, and the logs.
+
+        Empty after a Ctrl-C, which fails all jobs that run.
+        """
+        if self.is_interrupted:
+            return ""
+        name = self.names.get(record.jobid, record.rule_name)
+        cause = f": {record.rule_msg}" if record.rule_msg else ""
+        return f"{time.strftime('[%H:%M:%S]')} {name} failed{cause} (log: {', '.join(record.log)})"

@@ -48,15 +48,16 @@ def totals(experiment: Experiment, plan_of: FindPlan) -> list[str]:
         ),
         "  hours: trainings and evaluations, one after the other",
         "  disk: with the checkpoints of one training",
+        "  jobs: snakemake counts one more, all, which makes nothing",
     ]
 
 
-def warn_of_full_disk(run: WorkflowRun) -> str | None:
+def warn_of_full_disk(run: WorkflowRun, to_make: Iterable[Wanted]) -> str | None:
     """A line with both numbers if a run may need more disk space than is free, or None.
 
     None also while the size of the base is unknown.
     """
-    made = {part: requests(part).models for part in run.to_make if part.rule in STORED}
+    made = {part: requests(part).models for part in to_make if part.rule in STORED}
     if None in made.values():
         return None
     store = run.store.root

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 
-from xft.common.errors import UserError
+from xft.common.errors import UserError, counted
 from xft.common.files import check_size, open_unpacked, read_text
 from xft.common.json_lines import parse_json, read_json_lines
 from xft.data.conversations import FORMS, Conversation, Turn, read_conversation
@@ -96,7 +96,7 @@ def describe(bad: list[BadRow]) -> str:
     """The number of bad rows, and the first of them with their faults, one per line."""
     lines = [f"{row.place}: {row.fault}" for row in bad[:FAULTS_SHOWN]]
     more = [f"... and {len(bad) - FAULTS_SHOWN} more"] if len(bad) > FAULTS_SHOWN else []
-    return "\n".join([f"{len(bad)} bad {'row' if len(bad) == 1 else 'rows'}:", *lines, *more])
+    return "\n".join([f"{counted(len(bad), 'bad row')}:", *lines, *more])
 
 
 def check_format(name: str) -> None:

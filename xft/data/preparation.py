@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from xft.artifacts.manifest import hash_file
-from xft.common.errors import UserError
+from xft.common.errors import UserError, counted
 from xft.common.progress import progress, say
 from xft.config.sections import TokensConfig
 from xft.data.duplicates import find_exact, find_near
@@ -63,7 +63,7 @@ def summary(file: Path, report: dict) -> str:
     held_out = f", {report['validation']} held out" if report["validation"] else ""
     left_out = _counts(report["removed_rows"])
     return (
-        f"{report['rows']} rows of {file}: {report['training']} to train on{held_out}"
+        f"{counted(report['rows'], 'row')} of {file}: {report['training']} to train on{held_out}"
         + (f"; cut at max_length: {report['cut']}" if report["cut"] else "")
         + (f"; left out: {left_out}" if left_out else "")
     )

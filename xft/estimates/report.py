@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
+from xft.common.errors import counted
 from xft.config.models import MIXTURES
 from xft.config.sections import XftConfig
 from xft.estimates.disk import disk_space
@@ -134,7 +135,7 @@ def _memory(plan: Plan) -> list[str]:
     ]
     lines = [
         f"Memory of a process, within 25% (moe_sft: {tuning.precision}, {tuning.options.optim}, "
-        f"{tuning.processes} processes)",
+        f"{counted(tuning.processes, 'process', 'es')})",
         *table([("", *shown), *rows]),
         "  the peak is less than the sum: the parts are largest at different times",
         *(f"  {name}: {job.fault}" for name, job in jobs.items() if job.fault),

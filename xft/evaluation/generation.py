@@ -60,7 +60,7 @@ def generate(
     eos_ids = end_tokens(model.generation_config.eos_token_id, tokenizer, prompts[0].template)
     completions = [None] * len(prompts)
     write = write or write_rows
-    with progress(desc=f"generate {model.name_or_path}", total=len(prompts), unit="problem") as bar:
+    with progress(desc="generate", total=len(prompts), unit="problem", at_once=batch_size) as bar:
         for row, ids in write(
             model, tokenizer, rows, eos_ids, max_new_tokens, batch_size, sampling
         ):

@@ -28,7 +28,10 @@ def work_on(
     with stop, end, ThreadPoolExecutor(workers) as pool:
         try:
             futures = [pool.submit(work, item, stop) for item in items]
-            for future in progress(as_completed(futures), desc=desc, total=len(items), unit=unit):
+            shown = progress(
+                as_completed(futures), desc=desc, total=len(items), unit=unit, at_once=workers
+            )
+            for future in shown:
                 future.result()
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)  # before stop, or threads start more

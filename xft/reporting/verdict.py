@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from xft.common.errors import counted
 from xft.reporting.bootstrap import CONFIDENCE
 from xft.reporting.comparisons import LOSS, POOLED
 from xft.reporting.statistics import holm
@@ -17,7 +18,7 @@ class Quantity:
     """What is compared, in words.
 
     tests: of its rows in the table. factor: from the table's unit to the shown one. higher, lower:
-    the unit, with the direction of a difference. units: what it is measured on.
+    the unit, with the direction of a difference. measured_on: one of what it is measured on.
     """
 
     tests: str
@@ -27,7 +28,7 @@ class Quantity:
     digits: int
     higher: str
     lower: str
-    units: str
+    measured_on: str
 
     def number(self, value: float, sign: str = "") -> str:
         return f"{self.factor * value:{sign}.{self.digits}f}"
@@ -41,7 +42,7 @@ SCORES = Quantity(
     digits=1,
     higher="percentage points more",
     lower="percentage points less",
-    units="problems",
+    measured_on="problem",
 )
 LOSSES = Quantity(
     tests=LOSS,
@@ -51,7 +52,7 @@ LOSSES = Quantity(
     digits=4,
     higher="nats a token higher",
     lower="nats a token lower",
-    units="rows",
+    measured_on="row",
 )
 
 
@@ -106,7 +107,7 @@ def _differences(quantity: Quantity, rows) -> str:
         verb, interval = ("", "") if parts else (f" {quantity.verb}", "95% interval ")
         parts.append(f"{row.second}{verb} {size} ({interval}{low} to {high})")
     seeds = max(row.seeds_first, row.seeds_second)
-    units = f"{row.problems} {quantity.units}" + (f", {seeds} seeds" if seeds > 1 else "")
+    units = counted(row.problems, quantity.measured_on) + (f", {seeds} seeds" if seeds > 1 else "")
     dataset = "all data sets" if row.dataset == POOLED else row.dataset
     place = f"on {dataset} ({units})" if quantity is SCORES else f"({units})"
     others = f", and {len(rows) - NAMED} other models differ less" if len(rows) > NAMED else ""
@@ -130,8 +131,7 @@ def _power(quantity: Quantity, rows) -> Iterator[str]:
     count = int(rows["problems"].max())
     fewest = math.floor(math.log2(2 * len(rows) / (1 - CONFIDENCE))) + 1
     if count < fewest:
-        pairs = "1 pair" if len(rows) == 1 else f"{len(rows)} pairs"
-        about = f"{count} {quantity.units} and {pairs} of models"
+        about = f"{counted(count, quantity.measured_on)} and {counted(len(rows), 'pair')} of models"
         yield f"With {about}, no difference in {quantity.name} can be significant."
     elif quantity is SCORES:
         points = 100 * max(fewest / count, float((rows["high"] - rows["low"]).median()) / 2)

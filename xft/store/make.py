@@ -81,6 +81,12 @@ def _run(entry: Path, command: list[str], job: Job, lock: int) -> int:
     with subprocess.Popen(command, env=environment, pass_fds=[lock]) as process:
         write_whole(partial(entry) / OWNER, this_process(process.pid))
     status = process.returncode
+    if status == -signal.SIGKILL:
+        print(
+            "store: error: the step was killed by SIGKILL, as when memory runs out. "
+            "docs/troubleshooting.md says what to do",
+            file=sys.stderr,
+        )
     nothing_kept = {OWNER, *job.texts}
     if status and {path.name for path in partial(entry).iterdir()} <= nothing_kept:
         shutil.rmtree(partial(entry))

@@ -76,12 +76,23 @@ class Store:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise UserError(
-                f"{self.root} is in use by {owner.read_text() or 'another process'}. Wait until it "
-                "has ended. Or use a store of your own, and name this one in `stores`"
+                f"{self.root} is in use by {self.user()}. Wait until it has ended. Or use a store "
+                "of your own, and name this one in `stores`"
             ) from None
         os.ftruncate(descriptor, 0)
         os.write(descriptor, this_process().encode())
         return descriptor
+
+    def user(self) -> str | None:
+        """The process that has the store, in words. None if no process of this machine has it."""
+        owner = self.root / f".{OWNER}"
+        if not owner.is_file():
+            return None
+        try:
+            with claims.lock(owner):
+                return None
+        except BlockingIOError:
+            return owner.read_text() or "another process"
 
 
 def partial(entry: Path) -> Path:

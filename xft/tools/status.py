@@ -16,6 +16,7 @@ from xft.config.runs import read_overlaid
 from xft.dag.activity import Activity, Phase, find_activities
 from xft.dag.run import WorkflowRun
 
+LOCKS = Path(".snakemake/locks")
 MOST_LINES = 40  # of one kind. More are counted by rule
 
 
@@ -67,14 +68,19 @@ def _run(args: argparse.Namespace) -> WorkflowRun:
 
 
 def _advice(run: WorkflowRun, activities: list[Activity]) -> str:
-    if any(activity.phase is Phase.RUNNING for activity in activities):
-        return "Jobs are running. What is listed under `next run` is still to do."
+    if user := run.store.user():
+        return f"Snakemake is running ({user}). What is listed under `next run` is still to do."
     if not run.to_make:
         return "All is finished."
-    return (
-        "To go on: run the same snakemake command again.\n"
-        "If snakemake itself was killed: run `snakemake --unlock` first."
-    )
+    phases = {activity.phase for activity in activities}
+    steps = ["run the same snakemake command again."]
+    if any(LOCKS.glob("*")):
+        steps.insert(0, "run `snakemake --unlock`")
+    if Phase.FAILED in phases:
+        steps.insert(0, "correct what failed")
+    if Phase.RUNNING in phases:
+        steps.insert(0, "wait until the jobs above have ended, or stop their processes")
+    return f"Snakemake does not run on this machine.\nTo go on: {', then '.join(steps)}"
 
 
 def _show(title: str, pairs: list[tuple[str, str]]) -> None:

@@ -17,6 +17,7 @@ from xft.training.processes import over_processes
 from xft.training.throughput import Throughput
 from xft.training.validation import VALIDATION_LOSS
 
+LOSSES = "loss", VALIDATION_LOSS
 STOP_MESSAGES = {
     signal.SIGTERM: "SIGTERM: the training stops after this step",
     signal.SIGINT: "Ctrl-C: the training stops after this step. A second Ctrl-C ends it at once",
@@ -39,13 +40,14 @@ class ProgressCallback(TrainerCallback):
         self.bar.update()
 
     def on_log(self, args, state, control, logs=None, **kwargs):
-        new = {key: f"{logs[key]:.4f}" for key in ("loss", VALIDATION_LOSS) if key in logs}
+        new = {key: f"{logs[key]:.4f}" for key in LOSSES if key in logs}
         self.shown |= new | {"tokens": f"{self.throughput.tokens_per_second:.0f}/s"}
         self.bar.set_postfix(self.shown, refresh=False)
 
     def on_train_end(self, args, state, control, **kwargs):
         self.bar.close()
-        say(self.throughput.summary())
+        losses = [f"{name} {self.shown[name]}" for name in LOSSES if name in self.shown]
+        say(", ".join([f"step {state.global_step}", *losses, self.throughput.summary()]))
 
 
 class MetricsCallback(TrainerCallback):

@@ -9,7 +9,6 @@ continues if its settings come back.
 
 import re
 import shutil
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -18,6 +17,7 @@ from xft.artifacts.artifact import check_artifact, seal
 from xft.artifacts.claims import OWNER, claimed
 from xft.artifacts.manifest import manifest_path
 from xft.common.errors import UserError
+from xft.common.progress import say
 
 KIND = "checkpoint"
 BEST_FILE = "best.safetensors"
@@ -87,11 +87,10 @@ class Checkpoints:
             if not sizes:
                 shutil.rmtree(folder)
                 continue
-            print(
+            say(
                 f"{folder} holds checkpoints of a training with other settings, "
                 f"{sum(sizes) / 1e6:,.1f} MB. It continues if its settings come back. Delete the "
-                "folder if you do not need it any more",
-                file=sys.stderr,
+                "folder if you do not need it any more"
             )
 
     def _remove_own(self) -> None:
@@ -109,7 +108,7 @@ class Checkpoints:
                     check_artifact(checkpoint, KIND, full=True)
                     return
                 except UserError as error:
-                    print(f"{error}. Continuing from the one before", file=sys.stderr)
+                    say(f"{error}. Continuing from the one before")
             remove(checkpoint)
 
     def _restore_best(self) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from xft.artifacts.manifest import json_sha256
 from xft.common.devices import describe_device
-from xft.common.errors import UserError
+from xft.common.errors import UserError, counted
 from xft.common.optional import is_installed
 from xft.common.progress import job_name, say
 from xft.config.sections import RunConfig, TokensConfig
@@ -94,7 +94,7 @@ class Session:
         if request.data.is_dir():
             opened = open_tokens(request.data, model_folder, request.full)
             tokens, self.data_ids = opened.tokens, opened.inputs
-            text = f"{len(tokens.training)} rows of {request.data}"
+            text = counted(len(tokens.training), "row")
         else:
             tokens, report = prepare(request.data, self.tokenizer, request.tokens)
             self.data_ids = {"data": report["data_sha256"]}

@@ -31,12 +31,16 @@ class Throughput:
         return 1 - self.tokens / int(self._counts[1])
 
     @property
+    def seconds(self) -> float:
+        return time.perf_counter() - self._began
+
+    @property
     def tokens_per_second(self) -> float:
-        return self.tokens / (time.perf_counter() - self._began)
+        return self.tokens / self.seconds
 
     def summary(self) -> str:
         return (
-            f"{self.tokens} tokens, {self.tokens_per_second:.0f} a second, "
+            f"{self.tokens} tokens in {self.seconds:.0f} s, {self.tokens_per_second:.0f} a second, "
             f"{self.padding:.1%} of the batches is padding"
         )
 

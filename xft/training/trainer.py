@@ -23,7 +23,7 @@ from xft.training.averaging import WeightAverage
 from xft.training.balance import GlobalCounts
 from xft.training.batches import LengthSampler, RowCollator, packed, padded, without_repeats
 from xft.training.callbacks import MetricsCallback, ProgressCallback, SaveCallback, StopRequest
-from xft.training.checkpoints import Checkpoints, remove
+from xft.training.checkpoints import Checkpoints, remove, step_of
 from xft.training.engines import (
     by_all_names,
     engine_arguments,
@@ -173,7 +173,7 @@ class ResumingTrainer(Trainer):
         if self.options.batching == "packed":
             say(f"packed rows, with attention by {self.model.config._attn_implementation}")
         if newest is not None:
-            say(f"continuing from {newest}")
+            say(f"continuing from step {step_of(newest)}")
         extra = self.routing_metrics if self.mixing is None else self.mixing.metrics
         if self.metrics_file is not None:
             before = newest / METRICS_FILE if newest else None
