@@ -13,16 +13,8 @@ from damage import flip_a_bit
 from safetensors.torch import save_file
 
 from xft.artifacts import manifest
-from xft.artifacts.artifact import (
-    create_artifact,
-    open_artifact,
-)
-from xft.artifacts.manifest import (
-    Manifest,
-    hash_files,
-    manifest_path,
-    read_manifest,
-)
+from xft.artifacts.artifact import create_artifact, open_artifact
+from xft.artifacts.manifest import Manifest, hash_files, manifest_path, read_manifest
 from xft.checkpoints.writer import TensorPlan
 from xft.common.errors import UserError
 

@@ -57,12 +57,7 @@ for name, read in zip(sys.argv[2:], (read_tensors, read_json, read_manifest), st
 
 @pytest.mark.parametrize(
     ("length", "size"),
-    [
-        (90_000_000, 100),
-        (2**63, 100),
-        (10**8 + 1, 10**8 + 9),
-        (2 * 10**9, 2 * 10**9 + 8),
-    ],
+    [(90_000_000, 100), (2**63, 100), (10**8 + 1, 10**8 + 9), (2 * 10**9, 2 * 10**9 + 8)],
 )
 def test_huge_lengths_cost_no_memory(tmp_path, repository, length, size):
     """The larger files are holes: they take no place on the disk."""

@@ -16,13 +16,7 @@ from hypothesis import strategies as st
 from xft.cli import flags, running
 from xft.common.errors import UserError
 from xft.config.section import Section, keys, schemas
-from xft.config.sections import (
-    HealConfig,
-    MixingConfig,
-    MoeConfig,
-    MoeSftConfig,
-    TokensConfig,
-)
+from xft.config.sections import HealConfig, MixingConfig, MoeConfig, MoeSftConfig, TokensConfig
 from xft.config.validation import complete, validated
 
 ROOT = Path(__file__).parents[2]

@@ -160,11 +160,7 @@ REFUSED = [
         of_type("qwen2_moe", num_experts=2, decoder_sparse_step=2, num_hidden_layers=2),
         "is a mixture of experts already",
     ),
-    (
-        (run_base,),
-        configured(vision_config={}, text_config={}),
-        "holds more than a language model",
-    ),
+    ((run_base,), configured(vision_config={}, text_config={}), "holds more than a language model"),
     # what is not the model's own file
     (ANY, link("LICENSE", "../token"), "LICENSE leads to .*token, out of the model folder"),
     (ANY, link_folder, "x.jinja leads to .*, out of the model"),

@@ -15,10 +15,7 @@ import torch
 from backbones import ROPES, save_base
 from chains import Chain
 from trainings import write_rows
-from transformers import (
-    AutoModelForCausalLM,
-    LlamaForCausalLM,
-)
+from transformers import AutoModelForCausalLM, LlamaForCausalLM
 
 from xft.conversions.merged_tensors import merge
 from xft.conversions.mixing_artifact import open_mixing, open_sources
@@ -196,8 +193,7 @@ def test_defect_10_weights_are_merged_once_an_optimiser_step(chain, monkeypatch)
     """Each micro-batch merges the weights."""
     merged = []
     monkeypatch.setattr(
-        "xft.conversions.merged_tensors.merge",
-        lambda *given: merged.append(given) or merge(*given),
+        "xft.conversions.merged_tensors.merge", lambda *given: merged.append(given) or merge(*given)
     )
     mixing, ids = open_mixing_model(chain), tokens()
     optimizer = mixing.build_optimizer(torch.optim.SGD, {"lr": 1.0}, None)

@@ -7,13 +7,7 @@ import pytest
 
 from xft.artifacts import manifest
 from xft.artifacts.artifact import create_artifact
-from xft.artifacts.manifest import (
-    Manifest,
-    hash_files,
-    manifest_path,
-    read_manifest,
-    short,
-)
+from xft.artifacts.manifest import Manifest, hash_files, manifest_path, read_manifest, short
 from xft.common.errors import UserError
 from xft.tools import verify
 
