@@ -188,21 +188,6 @@ def call_step(monkeypatch):
     return call
 
 
-@pytest.fixture
-def run_python():
-    """Callable (code): what a new interpreter, outside this repository, prints."""
-
-    def run(code: str) -> str:
-        environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-        done = subprocess.run(
-            [sys.executable, "-c", code], cwd="/", env=environment, capture_output=True, text=True
-        )
-        assert done.returncode == 0, done.stderr
-        return done.stdout
-
-    return run
-
-
 @pytest.fixture(scope="session")
 def bubblewrap():
     """The sandbox of this machine."""

@@ -3,13 +3,12 @@
 import math
 import shlex
 import shutil
-import subprocess
-import sys
 from types import SimpleNamespace
 
 import pytest
 import torch
 from chains import Chain
+from interpreter import python
 from mixtures import random_mixture
 from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForCausalLM
@@ -24,9 +23,9 @@ from xft.modeling.mlp import read_mlp
 from xft.modeling.router import NOISE_EPSILON, Router
 
 
-def test_transformers_knows_mixtures_whatever_is_imported_first(repository):
+def test_transformers_knows_mixtures_whatever_is_imported_first():
     program = "import xft.modeling.configuration, transformers as t; t.AutoConfig.for_model('xft')"
-    subprocess.run([sys.executable, "-c", program], cwd=repository, check=True)
+    python("-c", program)
 
 
 def tokens(batch=2, length=24):

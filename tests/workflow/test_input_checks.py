@@ -1,13 +1,12 @@
 """What a config asks of its files and its base model, told before anything runs."""
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from damage import change_json
+from interpreter import python
 from problem_files import three_problems, write_problems
 
 from xft.common.errors import UserError
@@ -53,11 +52,6 @@ def check(config: dict, **changes) -> None:
     check_all_files([complete(config), *(run.config for run in find_runs(config))])
 
 
-def change_base(file: str, **changes) -> None:
-    path = Path("base", file)
-    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
-
-
 LOW_RANK = {"experts": "lora", "rank": 33}
 
 
@@ -67,10 +61,8 @@ LOW_RANK = {"experts": "lora", "rank": 33}
         ({"results_dir": "rows.jsonl"}, "config: results_dir = rows.jsonl: rows.jsonl is a file"),
         ({"results_dir": "my{a}"}, 'config: results_dir = "my{a}": a path must not hold braces'),
         ({"results_dir": "-x"}, 'results_dir = "-x": a path must not begin with -'),
-        ({"results_dir": "a/$NOWHERE"}, "the variable NOWHERE, which is not set. Set it with"),
         ({"data": {"train": "a\nb"}}, r'data.train = "a\nb": a path must not hold line breaks'),
         ({"data": {"train": "no.jsonl"}}, "config: data.train: there is no file no.jsonl"),
-        ({"data": {"validation_rows": 99}}, "rows.jsonl has at most 64 rows"),
         ({"evaluation": {"datasets": ["humanevl"]}}, "no file humanevl: did you mean humaneval?"),
         ({"evaluation": {"lm_eval": ["a.yaml"]}}, "evaluation.lm_eval: there is no file a.yaml"),
         ({"evaluation": {"lm_eval": ["--out=x"]}}, '.lm_eval = "--out=x": a path must not begin'),
@@ -93,14 +85,14 @@ def test_a_mistake_is_named_with_its_key(config, changes, message):
 
 
 def test_a_base_that_supports_more_is_asked_for_more(config):
-    change_base("config.json", max_position_embeddings=512, sliding_window=64)
+    change_json(Path("base/config.json"), max_position_embeddings=512, sliding_window=64)
     Path("base/chat_template.jinja").write_text("{{ messages[0].content }}")
     low_rank = {"moe": LOW_RANK | {"rank": 32, "upcycled_layers": [0, 1]}, "sft": {"lora_rank": 32}}
     check(config, data={"max_length": 512, "template": "chat"}, **low_rank)
 
 
 def test_the_tokens_of_the_base_must_fit_its_model(config):
-    change_base("tokenizer_config.json", eos_token=None)
+    change_json(Path("base/tokenizer_config.json"), eos_token=None)
     with pytest.raises(UserError, match="the tokenizer of base has no EOS token"):
         check(config)
     Path("base/special_tokens_map.json").write_text('{"eos_token": "</s>"}')
@@ -122,30 +114,20 @@ def test_a_folder_that_is_no_model_is_left_to_its_step(config):
     check(config)
 
 
-def parse(config: dict, repository: Path) -> str:
-    """What a new process says of a config."""
-    return subprocess.run(
-        [sys.executable, "-c", PARSE, json.dumps(config)],
-        env=os.environ | {"PYTHONPATH": str(repository)},
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout
-
-
 def test_a_model_in_the_hubs_cache_is_looked_at_without_network_and_heavy_imports(
-    config, hub, run_step, repository, tmp_path
+    config, hub, run_step, tmp_path
 ):
     files = {path.name: path.read_bytes() for path in Path("base").iterdir()}
     revision = hub.add("org/name", files)
     config["base"] = {"model": "org/name", "revision": revision}
     config["data"] |= {"template": "chat"}
-    assert parse(config, repository) == "[]\n"  # nothing is known of it yet
+    words = ["-c", PARSE, json.dumps(config)]
+    assert python(*words).stdout == "[]\n"  # nothing is known of it yet
     assert not hub.requests
-    words = ["--model", "org/name", "--revision", revision, "--out", tmp_path / "out"]
-    assert run_step("base", *words).returncode == 0
+    fetched = ["--model", "org/name", "--revision", revision, "--out", tmp_path / "out"]
+    assert run_step("base", *fetched).returncode == 0
     hub.requests.clear()
-    told, imported = parse(config, repository).splitlines()
+    told, imported = python(*words).stdout.splitlines()
     assert "config: data.template = chat: org/name has no chat template" in told
     assert imported == "[]" and not hub.requests
     shutil.rmtree(tmp_path / "out")
