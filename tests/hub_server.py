@@ -211,10 +211,7 @@ class _Hub(_Handler):
         if self.token and self.token not in self.hub.tokens | self.hub.writers:
             self.fail(401, "Invalid credentials in Authorization header")
         elif repository is None or repository.kind != kind or not self.may_read(repository):
-            if self.token:
-                self.fail(404, "Repository not found", "RepoNotFound")
-            else:
-                self.fail(401, "Invalid username or password.", "RepoNotFound")
+            self.fail(404, "Repository not found", "RepoNotFound")
         elif (commit := repository.head if revision in (None, "main") else revision) not in (
             repository.commits
         ):
@@ -278,10 +275,8 @@ class _Hub(_Handler):
         self.answer_json({"url": f"{self.hub.url}/{name}"})
 
     def preupload(self, name: str, wish: dict) -> None:
-        if not self.may_write(name):
-            return
-        files = self.hub.repositories[name].commits[self.hub.repositories[name].head]
-        self.answer_json({"files": [_upload_mode(file, files) for file in wish["files"]]})
+        if self.may_write(name):
+            self.answer_json({"files": [_upload_mode(file["path"]) for file in wish["files"]]})
 
     def lfs_batch(self, name: str, wish: dict) -> None:
         if self.may_write(name):
@@ -308,18 +303,12 @@ class _Hub(_Handler):
 def _entry(path: str, content: bytes) -> dict:
     """A file in the hub's list."""
     size = len(content)
-    if not LFS_NAMES.fullmatch(path):
-        return {"type": "file", "path": path, "size": size, "oid": git_hash(content)}
-    oid = sha256(content)
-    pointer = (
-        f"version https://git-lfs.github.com/spec/v1\noid sha256:{oid}\nsize {size}\n".encode()
-    )
-    lfs = {"oid": oid, "size": size, "pointerSize": len(pointer)}
-    return {"type": "file", "path": path, "size": size, "oid": git_hash(pointer), "lfs": lfs}
+    entry = {"type": "file", "path": path, "size": size, "oid": git_hash(content)}
+    if LFS_NAMES.fullmatch(path):
+        entry["lfs"] = {"oid": sha256(content), "size": size, "pointerSize": 130}
+    return entry
 
 
-def _upload_mode(file: dict, files: dict[str, bytes]) -> dict:
-    name = file["path"]
-    mode = "lfs" if LFS_NAMES.fullmatch(name) else "regular"
-    oid = git_hash(files[name]) if name in files and mode == "regular" else None
-    return {"path": name, "uploadMode": mode, "shouldIgnore": False, "oid": oid}
+def _upload_mode(path: str) -> dict:
+    mode = "lfs" if LFS_NAMES.fullmatch(path) else "regular"
+    return {"path": path, "uploadMode": mode, "shouldIgnore": False, "oid": None}

@@ -1,11 +1,11 @@
 """What a model's files say: its window, its tokens against its embedding, its chat template."""
 
-import json
 import shutil
 from pathlib import Path
 
 import pytest
 import torch
+from damage import change_json
 from tokenizers import AddedToken, Tokenizer, models
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
@@ -21,10 +21,6 @@ LONG_ROPE = {"rope_type": "yarn", "factor": 4.0}
 @pytest.fixture
 def model(tiny_llama, tmp_path) -> Path:
     return Path(shutil.copytree(tiny_llama, tmp_path / "model"))
-
-
-def change_json(file: Path, **changes) -> None:
-    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
 
 
 @pytest.mark.parametrize(

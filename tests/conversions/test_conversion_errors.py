@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from chains import Chain
-from damage import flip_a_bit
-from safetensors.torch import load_file, save_file
+from damage import change_tensors, flip_a_bit
 
 from workflow_scripts import dense, ffn, moe, weighted_init
 from xft.artifacts.manifest import manifest_path
@@ -88,15 +87,11 @@ def test_a_lambda_that_is_none_is_refused(tmp_path, chain, lam):
 def with_dtypes(**dtypes):
     """Store projections of a model in other dtypes."""
 
-    def change(model: Path) -> None:
-        tensors = load_file(model / SINGLE)
-        for name, tensor in tensors.items():
-            for projection, dtype in dtypes.items():
-                if f".{projection}." in name:
-                    tensors[name] = tensor.to(dtype)
-        save_file(tensors, model / SINGLE)
+    def change(tensors: dict) -> dict:
+        of = {name: dtypes.get(name.split(".")[-2]) for name in tensors}
+        return {name: tensor.to(of[name] or tensor.dtype) for name, tensor in tensors.items()}
 
-    return change
+    return lambda model: change_tensors(model, change)
 
 
 INTEGERS = dict.fromkeys(("gate_proj", "up_proj", "down_proj"), torch.int8)

@@ -2,7 +2,6 @@
 contradicts the weights, and NaN.
 """
 
-import json
 import os
 import shutil
 from contextlib import suppress
@@ -11,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from backbones import SIZES
-from safetensors.torch import load_file, save_file
+from damage import change_json, change_tensors
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from workflow_scripts import base, moe, soup
@@ -54,11 +53,7 @@ def read_config_alone(model: Path) -> None:
 
 
 def edit(name: str, **changes):
-    def change(model: Path) -> None:
-        content = json.loads((model / name).read_text())
-        (model / name).write_text(json.dumps(content | changes))
-
-    return change
+    return lambda model: change_json(model / name, **changes)
 
 
 def configured(**changes):
@@ -67,11 +62,7 @@ def configured(**changes):
 
 def weights(change):
     """`change(tensors)` gives the tensors that take the place of the model's."""
-
-    def replace(model: Path) -> None:
-        save_file(change(load_file(model / SINGLE)), model / SINGLE, metadata={"format": "pt"})
-
-    return replace
+    return lambda model: change_tensors(model, change)
 
 
 def without(part: str):
