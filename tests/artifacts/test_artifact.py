@@ -91,14 +91,6 @@ def test_manifest_states_sizes_hashes_parameters_and_inputs(tmp_path):
     }
 
 
-def test_known_hashes_are_taken(tmp_path):
-    known = {"size": 3, "sha256": ONE}
-    with create_artifact(tmp_path / "moe", "moe") as draft:
-        (draft.path / "a.txt").write_text("abc")
-        draft.known_files["a.txt"] = known
-    assert read_manifest(tmp_path / "moe.manifest.json").files == {"a.txt": known}
-
-
 THERE = {
     "artifact": make,
     "folder": lambda out: (out / "thesis").mkdir(parents=True),

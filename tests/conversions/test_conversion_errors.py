@@ -73,14 +73,6 @@ def test_artifacts_that_do_not_belong_together_are_refused(tmp_path, chain, step
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("lam", ["abc", "1.5", "nan"])
-def test_a_lambda_that_is_none_is_refused(tmp_path, chain, lam):
-    words = ["--moe", chain["moe"], "--ffn", chain["ffn"], f"--lam={lam}"]
-    with pytest.raises(UserError, match=f"^--lam = {lam}: must be a decimal number from 0 to 1$"):
-        weighted_init.main([str(word) for word in [*words, "--out", tmp_path / "out"]])
-    assert list(tmp_path.iterdir()) == []
-
-
 # Models that do not fit
 
 

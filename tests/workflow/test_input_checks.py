@@ -53,6 +53,7 @@ def check(config: dict, **changes) -> None:
 
 
 LOW_RANK = {"experts": "lora", "rank": 33}
+PINNED = {"revision": "0" * 40}
 
 
 @pytest.mark.parametrize(
@@ -66,7 +67,17 @@ LOW_RANK = {"experts": "lora", "rank": 33}
         ({"evaluation": {"datasets": ["humanevl"]}}, "no file humanevl: did you mean humaneval?"),
         ({"evaluation": {"lm_eval": ["a.yaml"]}}, "evaluation.lm_eval: there is no file a.yaml"),
         ({"evaluation": {"lm_eval": ["--out=x"]}}, '.lm_eval = "--out=x": a path must not begin'),
+        ({"data": {"train": "base"}}, "config: data.train: base is a folder, not a file"),
+        ({"data": {"train": "a/b"}}, "a/b. If it is on the hub, set data.revision to"),
+        (
+            {"data": {"train": "a/b/rows.jsonl", "split": "test"} | PINNED},
+            "config: data.split = test: data.train names a file, which has no splits. Leave out",
+        ),
+        ({"data": {"template": "x"}}, "config: data.template: x is neither a template (magicoder"),
+        ({"evaluation": {"datasets": ["base/config.json"]}}, "json: the name of a file of prob"),
         ({"base": {"model": "no/such/one"}}, "base.model: there is no folder no/such/one"),
+        ({"base": {"model": "rows.jsonl"}}, "base.model: rows.jsonl is a file. Name the folder"),
+        ({"base": {"model": "some/model"}}, "pinned by base.revision, a commit hash"),
         ({"seeds": [1, 2], "data": {"max_length": 257}}, "base takes texts of at most 256 tokens"),
         ({"evaluation": {"max_new_tokens": 256}}, "max_new_tokens = 256: base takes texts of at"),
         ({"data": {"template": "chat"}}, "config: data.template = chat: base has no chat template"),
@@ -82,6 +93,45 @@ def test_a_mistake_is_named_with_its_key(config, changes, message):
     with pytest.raises(UserError) as caught:
         check(config, **changes)
     assert message in str(caught.value)
+
+
+def test_files_on_the_hub_and_templates_are_accepted(config):
+    base, sets = {"model": "some/model"} | PINNED, {"datasets": ["humaneval", "problems.jsonl"]}
+    for source in ("org/name/rows.jsonl", "org/name"):
+        check(config, base=base, data={"train": source} | PINNED, evaluation=sets)
+    Path("template.txt").write_text("Do this: {instruction}\n")
+    check(config, data={"template": "template.txt"}, evaluation={"base_prompt": "template.txt"})
+
+
+FOUR_EPOCHS = {"warmup_steps": 9, "per_device_train_batch_size": 4}
+DISTILLED = {"objective": "kl", "kl_weight": 1, "text": "rows.jsonl"}
+
+
+@pytest.mark.parametrize(
+    ("sections", "message"),
+    [
+        ({"data": {"validation_rows": 30}}, "data.validation_rows = 30: rows.jsonl has at most 30"),
+        ({"moe_sft": FOUR_EPOCHS}, None),  # 32 steps
+        (
+            {"moe_sft": FOUR_EPOCHS, "data": {"limit": 8}},
+            "config: moe_sft, with at most 8 rows: warmup_steps = 9: the training has 8 steps",
+        ),
+        ({"mixing": FOUR_EPOCHS | DISTILLED}, None),
+    ],
+)
+def test_too_few_rows_are_told_before_anything_runs(config, sections, message):
+    Path("rows.jsonl").write_text(30 * f"{ROW}\n")
+    if message is None:
+        check(config, **sections)
+    else:
+        with pytest.raises(UserError) as caught:
+            check(config, **sections)
+        assert message in str(caught.value)
+    Path("rows.jsonl").write_text(f"\ufeff\n [{ROW}]")
+    check(config, **sections)  # the number of rows in an array is unknown
+    Path("rows.jsonl").write_text("\n")
+    with pytest.raises(UserError, match=r"config: data\.train: rows\.jsonl holds no rows"):
+        check(config)
 
 
 def test_a_base_that_supports_more_is_asked_for_more(config):
