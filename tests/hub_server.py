@@ -15,7 +15,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import unquote, urlsplit
 
 LFS_NAMES = re.compile(r".*\.(safetensors|bin|parquet)")
-REPOSITORY = r"(?P<id>[^/]+/[^/]+)"
+KIND, REPOSITORY = "(models|datasets)", "([^/]+/[^/]+)"
 
 
 def git_hash(content: bytes) -> str:
@@ -175,16 +175,12 @@ class _Hub(_Handler):
         path = self.note()
         if path == "/api/agent-harnesses":  # a list that huggingface_hub gets once a day
             self.answer_json({"standardEnvVars": [], "harnesses": {}})
-        elif match := re.fullmatch(rf"/api/(?P<kind>models|datasets)/{REPOSITORY}/tree/(.+)", path):
-            self.tree(match["kind"], match["id"], match[3])
-        elif match := re.fullmatch(
-            rf"/api/(?P<kind>models|datasets)/{REPOSITORY}(?:/revision/(.+))?", path
-        ):
-            self.info(match["kind"], match["id"], match[3])
-        elif match := re.fullmatch(
-            rf"/(?P<kind>datasets/)?{REPOSITORY}/resolve/([^/]+)/(.+)", path
-        ):
-            self.resolve(match["kind"], match["id"], match[3], match[4])
+        elif match := re.fullmatch(rf"/api/{KIND}/{REPOSITORY}/tree/(.+)", path):
+            self.tree(*match.groups())
+        elif match := re.fullmatch(rf"/api/{KIND}/{REPOSITORY}(?:/revision/(.+))?", path):
+            self.info(*match.groups())
+        elif match := re.fullmatch(rf"/(datasets/)?{REPOSITORY}/resolve/([^/]+)/(.+)", path):
+            self.resolve(*match.groups())
         else:
             self.fail(404, f"the tests' hub does not know {self.command} {path}")
 
@@ -195,11 +191,11 @@ class _Hub(_Handler):
         elif path == "/api/validate-yaml":
             self.answer_json({"errors": [], "warnings": []})
         elif match := re.fullmatch(rf"/api/models/{REPOSITORY}/preupload/main", path):
-            self.preupload(match["id"], json.loads(body))
+            self.preupload(match[1], json.loads(body))
         elif match := re.fullmatch(rf"/{REPOSITORY}.git/info/lfs/objects/batch", path):
-            self.lfs_batch(match["id"], json.loads(body))
+            self.lfs_batch(match[1], json.loads(body))
         elif match := re.fullmatch(rf"/api/models/{REPOSITORY}/commit/main", path):
-            self.commit(match["id"], [json.loads(line) for line in body.splitlines()])
+            self.commit(match[1], [json.loads(line) for line in body.splitlines()])
         else:
             self.fail(404, f"the tests' hub does not know POST {path}")
 
@@ -280,10 +276,10 @@ class _Hub(_Handler):
 
     def lfs_batch(self, name: str, wish: dict) -> None:
         if self.may_write(name):
-            self.answer_json({"objects": [self.upload(o) for o in wish["objects"]]})
-
-    def upload(self, wish: dict) -> dict:
-        return wish | {"actions": {"upload": {"href": f"{self.hub.cdn_url}/lfs/{wish['oid']}"}}}
+            for one in wish["objects"]:
+                href = f"{self.hub.cdn_url}/lfs/{one['oid']}"
+                one["actions"] = {"upload": {"href": href}}
+            self.answer_json({"objects": wish["objects"]})
 
     def commit(self, name: str, lines: list[dict]) -> None:
         if not self.may_write(name):

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 import torch
-from damage import flip_a_bit
+from damage import change_json, flip_a_bit
 from safetensors.torch import save_file
 
 from xft.artifacts import manifest
@@ -66,11 +66,6 @@ def rewrite(path, data: bytes):
     """Replace the bytes of a file, even if it is read-only."""
     path.unlink()
     path.write_bytes(data)
-
-
-def edit_manifest(artifact, **changes):
-    path = manifest_path(artifact)
-    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
 
 # Writing
@@ -174,7 +169,10 @@ def test_a_folder_without_a_manifest_is_hashed(tmp_path, artifact):
         (lambda a: rewrite(a / "a.txt", b"short"), "a.txt has 5 bytes, not 7"),
         (lambda a: (a / "c.txt").touch(), "c.txt is not in the manifest"),
         (lambda a: a.rename(a.with_name("x")), "moe is not a folder"),
-        (lambda a: edit_manifest(a, parameters={"seed": 2}), "moe.manifest.json was edited"),
+        (
+            lambda a: change_json(manifest_path(a), parameters={"seed": 2}),
+            "moe.manifest.json was edited",
+        ),
         (lambda a: rewrite(a / "a.txt", b"CONTENT"), "a.txt was altered: its SHA-256 is not"),
         (lambda a: manifest_path(a).write_text("{}"), "format None is not 4"),
         (lambda a: manifest_path(a).write_text("{"), "moe.manifest.json is not valid JSON"),
@@ -199,7 +197,7 @@ def test_what_does_not_fit_its_manifest_is_refused(artifact, damage, message):
     ],
 )
 def test_a_manifest_of_another_form_is_refused(artifact, changes, fault):
-    edit_manifest(artifact, **changes)
+    change_json(manifest_path(artifact), **changes)
     with pytest.raises(UserError) as caught:
         open_artifact(artifact, "moe")
     assert str(caught.value).startswith(f"{manifest_path(artifact)} is not a manifest: {fault}")

@@ -156,13 +156,7 @@ def test_flags_carry_text_that_looks_like_something_else(value):
         ("moe --base nowhere --out out", "nowhere is not a folder"),
         ("moe --base nowhere --out out --num-experts 4", "must be at most num_experts = 4"),
         ("weighted_init --moe x --ffn x --out out --lam 1.5", "--lam = 1.5: must be a decimal"),
-        ("weighted_init --moe x --ffn x --out out --lam 1 --init usage", "--data names a folder"),
-        ("dense --weighted x --moe x --ffn x --out out --method model_stock", "Give --base too"),
         ("fetch_data --train a/b --out out", "data.train = a/b: a data set on the hub is named"),
-        (
-            "tokens --model nowhere --data x --template y --out out",
-            "y is neither a template (magicoder",
-        ),
         ("verify nowhere", "nowhere: no manifest beside it and none below it"),
     ],
 )

@@ -9,7 +9,7 @@ import pytest
 import torch
 from chains import Chain
 from interpreter import python
-from mixtures import random_mixture
+from mixtures import random_mixture, squared_variation
 from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.models.llama.modeling_llama import LlamaMLP
@@ -85,7 +85,7 @@ def test_every_switch_reaches_the_model_and_trains(tiny_llama, tmp_path, changes
     output = model.train()(tokens(), labels=tokens())
     output.loss.backward()
     assert [name for name, p in model.named_parameters() if p.grad is None] == []
-    balances = sum(squared_variation(routing) for routing in output.routing)
+    balances = sum(balance(routing) for routing in output.routing)
     torch.testing.assert_close(output.aux_loss, model.config.balance_loss_coef * balances)
 
     dense = AutoModelForCausalLM.from_pretrained(tiny_llama)
@@ -94,11 +94,10 @@ def test_every_switch_reaches_the_model_and_trains(tiny_llama, tmp_path, changes
     assert (difference <= 1e-5) == changes.get("normalize_routing", True)
 
 
-def squared_variation(routing) -> torch.Tensor:
+def balance(routing) -> torch.Tensor:
     """CV^2 of importance and load; a single expert has none."""
     pairs = routing.importance, routing.load
-    parts = [v.var() / v.mean().square() for v in pairs if len(v) > 1]
-    return sum(parts, torch.tensor(0.0))
+    return sum((squared_variation(v) for v in pairs if len(v) > 1), torch.tensor(0.0))
 
 
 def test_a_layer_that_is_not_upcycled_stays_as_it_is(tiny_llama, tmp_path):

@@ -14,6 +14,7 @@ import pytest
 import torch
 from backbones import ROPES, save_base
 from chains import Chain
+from mixtures import squared_variation
 from trainings import write_rows
 from transformers import AutoModelForCausalLM, LlamaForCausalLM
 
@@ -147,10 +148,6 @@ def test_defect_05_noise_weights_start_at_zero_and_stay_there(chain):
     assert distance(router.input.weight, before) > 0.01
 
 
-def squared_variation(values: torch.Tensor) -> float:
-    return (values.var(unbiased=True) / (values.mean() ** 2 + 1e-10)).item()
-
-
 @pytest.mark.parametrize("training", [False, True])
 @pytest.mark.parametrize("side", ["left", "right"])
 @torch.no_grad()
@@ -185,7 +182,7 @@ def test_defect_06_padding_is_neither_routed_nor_counted(mixture, side, training
         for name in ("load", "importance"):
             total = sum(getattr(part, name) for part in own)
             torch.testing.assert_close(getattr(routing, name), total, atol=1e-4, rtol=0)
-            balance += squared_variation(total)
+            balance += squared_variation(total).item()
     assert together.aux_loss.item() == pytest.approx(0.01 * balance, rel=1e-4)
 
 

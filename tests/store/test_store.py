@@ -9,6 +9,7 @@ import sys
 import time
 from dataclasses import asdict
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -189,19 +190,12 @@ def test_garbage_is_what_no_results_folder_wants(monkeypatch, capsys):
     assert not old.exists() and not half.exists() and not log.exists() and both.exists()
 
 
-class Part:
-    """An artifact that a run wants."""
-
-    def __init__(self, entry: Path):
-        self.entry, self.rule, self.digest, self.name = entry, "moe", entry.name, "moe"
-
-
 def test_another_store_gives_what_is_undamaged(capsys):
     recipe = Recipe("moe", 1, {}, {})
     theirs, ours = (Store(Path(name)).entry("moe", recipe.digest) for name in ("theirs", "ours"))
     with create_artifact(theirs / "artifact", "moe") as draft:
         (draft.path / "a.txt").write_text("content")
-    part = Part(ours)
+    part = SimpleNamespace(entry=ours, rule="moe", digest=ours.name, name="moe")
     others.take(["theirs"], [part])
     assert not ours.exists()  # it is not whole
     (theirs / ENTRY_FILE).write_text(json.dumps({"recipe": asdict(Recipe("moe", 2, {}, {}))}))
