@@ -277,8 +277,7 @@ class _Hub(_Handler):
     def lfs_batch(self, name: str, wish: dict) -> None:
         if self.may_write(name):
             for one in wish["objects"]:
-                href = f"{self.hub.cdn_url}/lfs/{one['oid']}"
-                one["actions"] = {"upload": {"href": href}}
+                one["actions"] = {"upload": {"href": f"{self.hub.cdn_url}/lfs/{one['oid']}"}}
             self.answer_json({"objects": wish["objects"]})
 
     def commit(self, name: str, lines: list[dict]) -> None:

@@ -171,10 +171,9 @@ def test_only_what_is_not_shared_is_made(config, folders, added):
 
 
 def test_a_further_seed_makes_another_soup():
-    seeds = [42, 43]
     soup = {"evaluation": {"models": ["soup"]}}
-    fill(wants(seeds=seeds, **soup))
-    made = new(wants(seeds=[*seeds, 44], **soup)) - SHOWN
+    fill(wants(seeds=[42, 43], **soup))
+    made = new(wants(seeds=[42, 43, 44], **soup)) - SHOWN
     assert made == {"soup", "seed~44/sft", "eval/soup/problems.json"}
 
 
