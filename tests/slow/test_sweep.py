@@ -15,7 +15,10 @@ MODELS = ["base", "sft", "sft_flops", "soup", "moe_sft", "experts_only", "dense"
 VARIANTS = {
     "xft": {},
     "vanilla": {"moe": {"shared_expert": False}, "evaluation": {"models": ["base", "moe_sft"]}},
-    "usage": {"mixing": {"init": "usage", "init_rows": 4, "objective": "kl"}},
+    "usage": {
+        "mixing": {"init": "usage", "init_rows": 4, "objective": "kl"},
+        "evaluation": {"models": ["base", "dense"]},
+    },
 }
 USAGE = "mixing.init~usage/mixing.init_rows~4/mixing.objective~kl"
 
@@ -39,9 +42,9 @@ def project(new_project):
 
 def test_runs_share_each_stage_whose_settings_are_equal(project):
     expected = dict.fromkeys(["base", "tokens", "ground_truth", "soup", "summary", "report"], 1)
-    expected |= dict.fromkeys(["ffn", "diversity", "best"], 2)
+    expected |= dict.fromkeys(["ffn", "diversity", "best", "heal"], 2)
     expected |= dict.fromkeys(["moe", "moe_sft"], 4)  # with and without a shared expert
-    expected |= dict.fromkeys(["sft", "weighted_init", "weighted_trained", "heal"], 4)
+    expected |= dict.fromkeys(["sft", "weighted_init", "weighted_trained"], 4)
     expected["dense"] = 4 + 4  # learned shares, and each of two routed experts
     assert {rule: project.first[rule] for rule in expected} == expected
     assert project.run() == []
@@ -73,16 +76,10 @@ def test_the_best_merge_of_each_mixture_stays_and_others_are_made_again_if_asked
 
 
 def test_a_variant_alone_has_the_same_bytes(project, new_project, file_hashes):
-    alone = new_project("alone")
+    alone, name = new_project("alone"), "weighted_trained/lam~0.75"
     keys = overlaid(project.overlay, VARIANTS["usage"]) | {"seed": 43}
     alone.overlay = {key: keys[key] for key in keys.keys() - {"seeds", "variants"}}
-    models = [model for model in MODELS if model != "soup"]
-    alone.overlay["evaluation"] = keys["evaluation"] | {"models": models}
-    alone.run("results/heal/lam~0.75")
-    for name in ("weighted_trained/lam~0.75", "heal/lam~0.75"):
-        swept = project.results / USAGE / "seed~43" / name
-        own = alone.results / name
-        assert own.resolve().relative_to(alone.folder) == swept.resolve().relative_to(
-            project.folder
-        )
-        assert file_hashes(own.resolve().parent) == file_hashes(swept.resolve().parent)
+    alone.run(f"results/{name}")
+    swept, own = project.results / USAGE / "seed~43" / name, alone.results / name
+    assert own.resolve().relative_to(alone.folder) == swept.resolve().relative_to(project.folder)
+    assert file_hashes(own.resolve().parent) == file_hashes(swept.resolve().parent)
