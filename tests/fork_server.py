@@ -148,6 +148,9 @@ def import_all() -> None:
     import snakemake.cli  # noqa: F401
     from transformers import AutoModelForCausalLM, AutoTokenizer, Trainer  # noqa: F401
 
+    with suppress(ImportError):  # where it is installed, accelerate imports it in each training
+        import deepspeed  # noqa: F401
+
 
 if __name__ == "__main__":
     serve(sys.argv[1], int(sys.argv[2]))

@@ -15,7 +15,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import unquote, urlsplit
 
 LFS_NAMES = re.compile(r".*\.(safetensors|bin|parquet)")
-REPOSITORY = r"(?P<id>[^/]+/[^/]+)"
+KIND, REPOSITORY = "(models|datasets)", "([^/]+/[^/]+)"
 
 
 def git_hash(content: bytes) -> str:
@@ -175,16 +175,12 @@ class _Hub(_Handler):
         path = self.note()
         if path == "/api/agent-harnesses":  # a list that huggingface_hub gets once a day
             self.answer_json({"standardEnvVars": [], "harnesses": {}})
-        elif match := re.fullmatch(rf"/api/(?P<kind>models|datasets)/{REPOSITORY}/tree/(.+)", path):
-            self.tree(match["kind"], match["id"], match[3])
-        elif match := re.fullmatch(
-            rf"/api/(?P<kind>models|datasets)/{REPOSITORY}(?:/revision/(.+))?", path
-        ):
-            self.info(match["kind"], match["id"], match[3])
-        elif match := re.fullmatch(
-            rf"/(?P<kind>datasets/)?{REPOSITORY}/resolve/([^/]+)/(.+)", path
-        ):
-            self.resolve(match["kind"], match["id"], match[3], match[4])
+        elif match := re.fullmatch(rf"/api/{KIND}/{REPOSITORY}/tree/(.+)", path):
+            self.tree(*match.groups())
+        elif match := re.fullmatch(rf"/api/{KIND}/{REPOSITORY}(?:/revision/(.+))?", path):
+            self.info(*match.groups())
+        elif match := re.fullmatch(rf"/(datasets/)?{REPOSITORY}/resolve/([^/]+)/(.+)", path):
+            self.resolve(*match.groups())
         else:
             self.fail(404, f"the tests' hub does not know {self.command} {path}")
 
@@ -195,11 +191,11 @@ class _Hub(_Handler):
         elif path == "/api/validate-yaml":
             self.answer_json({"errors": [], "warnings": []})
         elif match := re.fullmatch(rf"/api/models/{REPOSITORY}/preupload/main", path):
-            self.preupload(match["id"], json.loads(body))
+            self.preupload(match[1], json.loads(body))
         elif match := re.fullmatch(rf"/{REPOSITORY}.git/info/lfs/objects/batch", path):
-            self.lfs_batch(match["id"], json.loads(body))
+            self.lfs_batch(match[1], json.loads(body))
         elif match := re.fullmatch(rf"/api/models/{REPOSITORY}/commit/main", path):
-            self.commit(match["id"], [json.loads(line) for line in body.splitlines()])
+            self.commit(match[1], [json.loads(line) for line in body.splitlines()])
         else:
             self.fail(404, f"the tests' hub does not know POST {path}")
 
@@ -211,10 +207,7 @@ class _Hub(_Handler):
         if self.token and self.token not in self.hub.tokens | self.hub.writers:
             self.fail(401, "Invalid credentials in Authorization header")
         elif repository is None or repository.kind != kind or not self.may_read(repository):
-            if self.token:
-                self.fail(404, "Repository not found", "RepoNotFound")
-            else:
-                self.fail(401, "Invalid username or password.", "RepoNotFound")
+            self.fail(404, "Repository not found", "RepoNotFound")
         elif (commit := repository.head if revision in (None, "main") else revision) not in (
             repository.commits
         ):
@@ -278,17 +271,14 @@ class _Hub(_Handler):
         self.answer_json({"url": f"{self.hub.url}/{name}"})
 
     def preupload(self, name: str, wish: dict) -> None:
-        if not self.may_write(name):
-            return
-        files = self.hub.repositories[name].commits[self.hub.repositories[name].head]
-        self.answer_json({"files": [_upload_mode(file, files) for file in wish["files"]]})
+        if self.may_write(name):
+            self.answer_json({"files": [_upload_mode(file["path"]) for file in wish["files"]]})
 
     def lfs_batch(self, name: str, wish: dict) -> None:
         if self.may_write(name):
-            self.answer_json({"objects": [self.upload(o) for o in wish["objects"]]})
-
-    def upload(self, wish: dict) -> dict:
-        return wish | {"actions": {"upload": {"href": f"{self.hub.cdn_url}/lfs/{wish['oid']}"}}}
+            for one in wish["objects"]:
+                one["actions"] = {"upload": {"href": f"{self.hub.cdn_url}/lfs/{one['oid']}"}}
+            self.answer_json({"objects": wish["objects"]})
 
     def commit(self, name: str, lines: list[dict]) -> None:
         if not self.may_write(name):
@@ -308,18 +298,12 @@ class _Hub(_Handler):
 def _entry(path: str, content: bytes) -> dict:
     """A file in the hub's list."""
     size = len(content)
-    if not LFS_NAMES.fullmatch(path):
-        return {"type": "file", "path": path, "size": size, "oid": git_hash(content)}
-    oid = sha256(content)
-    pointer = (
-        f"version https://git-lfs.github.com/spec/v1\noid sha256:{oid}\nsize {size}\n".encode()
-    )
-    lfs = {"oid": oid, "size": size, "pointerSize": len(pointer)}
-    return {"type": "file", "path": path, "size": size, "oid": git_hash(pointer), "lfs": lfs}
+    entry = {"type": "file", "path": path, "size": size, "oid": git_hash(content)}
+    if LFS_NAMES.fullmatch(path):
+        entry["lfs"] = {"oid": sha256(content), "size": size, "pointerSize": 130}
+    return entry
 
 
-def _upload_mode(file: dict, files: dict[str, bytes]) -> dict:
-    name = file["path"]
-    mode = "lfs" if LFS_NAMES.fullmatch(name) else "regular"
-    oid = git_hash(files[name]) if name in files and mode == "regular" else None
-    return {"path": name, "uploadMode": mode, "shouldIgnore": False, "oid": oid}
+def _upload_mode(path: str) -> dict:
+    mode = "lfs" if LFS_NAMES.fullmatch(path) else "regular"
+    return {"path": path, "uploadMode": mode, "shouldIgnore": False, "oid": None}

@@ -24,6 +24,12 @@ MOE = {
 }
 
 
+def squared_variation(values: torch.Tensor) -> torch.Tensor:
+    """CV^2, what the balance loss is of."""
+    mean = values.sum() / len(values)
+    return ((values - mean) ** 2).sum() / (len(values) - 1) / mean**2
+
+
 def varied_mixture(base: Path, root: Path) -> None:
     """Make root/moe_sft, a mixture of 4 experts that differ by noise. It has no manifest."""
     model = AutoModelForCausalLM.from_pretrained(Chain(root / "alike", base=base)["moe"])

@@ -8,6 +8,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from xft.data.templates import make_template
 
+STEPS, RATE = 4, 0.01
+
 
 def plain_parts(teacher: Path, model: Path, rows: list[tuple[list[int], int]]) -> list[float]:
     """The mean cross-entropy and KL over the tokens of rows that follow a prompt, in float64.
@@ -48,3 +50,16 @@ def plain_loss(model, rows) -> torch.Tensor:
         targets = torch.tensor(ids[prompt:])
         losses.append(torch.nn.functional.cross_entropy(logits, targets, reduction="none"))
     return torch.cat(losses).mean()
+
+
+def plain_loop(model, parameters, folder: Path) -> list[float]:
+    """Train on ROWS, all of them in each of STEPS steps, by AdamW at RATE. The losses."""
+    optimizer = torch.optim.AdamW(parameters, lr=RATE, weight_decay=0)
+    rows, losses = encoded(folder), []
+    for _ in range(STEPS):
+        loss = plain_loss(model, rows)
+        losses.append(loss.item())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return losses

@@ -13,7 +13,7 @@ import torch
 # that earlier tests left in it, may wait for ever for a lock that none of its threads holds.
 PROCESSES = multiprocessing.get_context("forkserver")
 PROCESSES.set_forkserver_preload(
-    ["transformers.models.llama.modeling_llama", "xft.training.trainer"]
+    ["transformers.models.llama.modeling_llama", "xft.training.trainer", "deepspeed"]
 )
 
 

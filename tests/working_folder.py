@@ -14,11 +14,7 @@ from xft.store.store import ENTRY_FILE
 ROW = {"instruction": "Add.", "response": "a + b"}
 CONFIG = {
     "base": {"model": "model"},
-    "data": {
-        "train": "rows.jsonl",
-        "decontaminate_against": ["problems.jsonl"],
-        "max_length": 64,
-    },
+    "data": {"train": "rows.jsonl", "decontaminate_against": ["problems.jsonl"], "max_length": 64},
     "evaluation": {
         "models": ["base", "moe_sft", "dense"],
         "datasets": ["problems.jsonl"],

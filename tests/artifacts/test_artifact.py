@@ -9,20 +9,12 @@ import sys
 
 import pytest
 import torch
-from damage import flip_a_bit
+from damage import change_json, flip_a_bit
 from safetensors.torch import save_file
 
 from xft.artifacts import manifest
-from xft.artifacts.artifact import (
-    create_artifact,
-    open_artifact,
-)
-from xft.artifacts.manifest import (
-    Manifest,
-    hash_files,
-    manifest_path,
-    read_manifest,
-)
+from xft.artifacts.artifact import create_artifact, open_artifact
+from xft.artifacts.manifest import Manifest, hash_files, manifest_path, read_manifest
 from xft.checkpoints.writer import TensorPlan
 from xft.common.errors import UserError
 
@@ -43,7 +35,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job ign
 running.run("writer", main)
 """
 
-ONE, TWO = "1" * 64, "2" * 64
+ONE = "1" * 64
 ENTRY = {"size": 1, "sha256": ONE}
 TENSORS = {"w": torch.arange(6.0).reshape(2, 3)}
 
@@ -76,11 +68,6 @@ def rewrite(path, data: bytes):
     path.write_bytes(data)
 
 
-def edit_manifest(artifact, **changes):
-    path = manifest_path(artifact)
-    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
-
-
 # Writing
 
 
@@ -99,33 +86,18 @@ def test_manifest_states_sizes_hashes_parameters_and_inputs(tmp_path):
     }
 
 
-def test_equal_content_gives_an_equal_manifest(tmp_path):
-    first = make(tmp_path / "one" / "moe", parameters={"b": 1, "a": 2}, inputs={"y": ONE, "x": TWO})
-    again = make(tmp_path / "two" / "moe", parameters={"a": 2, "b": 1}, inputs={"x": TWO, "y": ONE})
-    assert manifest_path(first).read_bytes() == manifest_path(again).read_bytes()
-    assert content(first.parent) == content(again.parent)
+THERE = {
+    "artifact": make,
+    "folder": lambda out: (out / "thesis").mkdir(parents=True),
+    "file": lambda out: out.write_text("years"),
+    "link": lambda out: out.symlink_to("nowhere"),
+}
 
 
-def test_known_hashes_are_taken(tmp_path):
-    known = {"size": 3, "sha256": ONE}
-    with create_artifact(tmp_path / "moe", "moe") as draft:
-        (draft.path / "a.txt").write_text("abc")
-        draft.known_files["a.txt"] = known
-    assert read_manifest(tmp_path / "moe.manifest.json").files == {"a.txt": known}
-
-
-@pytest.mark.parametrize("what", ["artifact", "folder", "file", "link"])
+@pytest.mark.parametrize("what", THERE)
 def test_nothing_is_overwritten(tmp_path, what):
     out = tmp_path / "moe"
-    match what:
-        case "artifact":
-            make(out)
-        case "folder":
-            (out / "thesis").mkdir(parents=True)
-        case "file":
-            out.write_text("years")
-        case "link":
-            out.symlink_to("nowhere")
+    THERE[what](out)
     before = content(tmp_path)
     with pytest.raises(UserError, match=r"moe exists, and .* is never overwritten\. Delete"):
         make(out)
@@ -197,7 +169,7 @@ def test_a_folder_without_a_manifest_is_hashed(tmp_path, artifact):
         (lambda a: rewrite(a / "a.txt", b"short"), "a.txt has 5 bytes, not 7"),
         (lambda a: (a / "c.txt").touch(), "c.txt is not in the manifest"),
         (lambda a: a.rename(a.with_name("x")), "moe is not a folder"),
-        (lambda a: edit_manifest(a, parameters={"seed": 2}), "moe.manifest.json was edited"),
+        (lambda a: change_json(manifest_path(a), parameters={"a": 2}), "manifest.json was edited"),
         (lambda a: rewrite(a / "a.txt", b"CONTENT"), "a.txt was altered: its SHA-256 is not"),
         (lambda a: manifest_path(a).write_text("{}"), "format None is not 4"),
         (lambda a: manifest_path(a).write_text("{"), "moe.manifest.json is not valid JSON"),
@@ -218,13 +190,11 @@ def test_what_does_not_fit_its_manifest_is_refused(artifact, damage, message):
             ({"files": {name: ENTRY}}, f"files.{name}.[key]: Value error, it is not the path")
             for name in ("/etc/passwd", "a/../../x", "", "a//b")
         ),
-        ({"files": {"a": ENTRY | {"size": True}}}, "files.a.size: Input should be a valid integer"),
         ({"files": {"a": ENTRY | {"sha256": "f" * 63}}}, "files.a.sha256: String should match"),
-        ({"files": {"a": ENTRY | {"mode": 1}}}, "files.a.mode: Extra inputs are not permitted"),
     ],
 )
 def test_a_manifest_of_another_form_is_refused(artifact, changes, fault):
-    edit_manifest(artifact, **changes)
+    change_json(manifest_path(artifact), **changes)
     with pytest.raises(UserError) as caught:
         open_artifact(artifact, "moe")
     assert str(caught.value).startswith(f"{manifest_path(artifact)} is not a manifest: {fault}")
@@ -278,13 +248,10 @@ def test_only_a_full_check_reads_large_files(weights, file):
 # Protection
 
 
-def modes(folder) -> set[str]:
-    return {oct(path.stat().st_mode & 0o777) for path in folder.rglob("*") if path.is_file()}
-
-
 def test_files_are_read_only_and_folders_are_not(artifact):
     """An ordinary user can remove them, and Snakemake writes its timestamp into a folder."""
-    assert modes(artifact) == {"0o444"}
+    files = [path for path in artifact.rglob("*") if path.is_file()]
+    assert {oct(path.stat().st_mode & 0o777) for path in files} == {"0o444"}
     assert os.access(artifact, os.W_OK)
     assert all(path.stat().st_mode & 0o200 for path in (artifact / "sub", manifest_path(artifact)))
     (artifact / ".snakemake_timestamp").touch()

@@ -1,21 +1,16 @@
 """What a model's files say: its window, its tokens against its embedding, its chat template."""
 
-import json
 import shutil
 from pathlib import Path
 
 import pytest
 import torch
+from damage import change_json
 from tokenizers import AddedToken, Tokenizer, models
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
 from workflow_scripts import base
-from xft.checkpoints.capacity import (
-    check_vocabulary,
-    embedding_rows,
-    highest_token,
-    window,
-)
+from xft.checkpoints.capacity import check_vocabulary, embedding_rows, highest_token, window
 from xft.common.errors import UserError
 from xft.data.tokenizers import has_chat_template
 
@@ -26,10 +21,6 @@ LONG_ROPE = {"rope_type": "yarn", "factor": 4.0}
 @pytest.fixture
 def model(tiny_llama, tmp_path) -> Path:
     return Path(shutil.copytree(tiny_llama, tmp_path / "model"))
-
-
-def change_json(file: Path, **changes) -> None:
-    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,9 @@
 """Files that were written to deceive: refused with a UserError that names them."""
 
 import json
-import subprocess
-import sys
 
 import pytest
+from interpreter import python
 
 from xft.artifacts.manifest import read_manifest
 from xft.checkpoints.header import read_tensors
@@ -57,25 +56,14 @@ for name, read in zip(sys.argv[2:], (read_tensors, read_json, read_manifest), st
 
 @pytest.mark.parametrize(
     ("length", "size"),
-    [
-        (90_000_000, 100),
-        (2**63, 100),
-        (10**8 + 1, 10**8 + 9),
-        (2 * 10**9, 2 * 10**9 + 8),
-    ],
+    [(90_000_000, 100), (2**63, 100), (10**8 + 1, 10**8 + 9), (2 * 10**9, 2 * 10**9 + 8)],
 )
-def test_huge_lengths_cost_no_memory(tmp_path, repository, length, size):
+def test_huge_lengths_cost_no_memory(tmp_path, length, size):
     """The larger files are holes: they take no place on the disk."""
     names = ("model.safetensors", "index.json", "x.manifest.json")
     for name in names:
         with (tmp_path / name).open("wb") as file:
             file.write(length.to_bytes(8, "little"))
             file.truncate(size)
-    done = subprocess.run(
-        [sys.executable, "-c", FRUGAL, str(tmp_path), *names],
-        cwd=repository,
-        capture_output=True,
-        text=True,
-        timeout=20,
-    )
+    done = python("-c", FRUGAL, tmp_path, *names, timeout=20)
     assert (done.stdout, done.stderr) == ("refused\n" * 3, "")

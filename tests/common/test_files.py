@@ -19,37 +19,21 @@ def test_a_regular_file_is_read_also_through_a_link(tmp_path):
         assert file.read() == b"content"
 
 
-def no_file(folder: Path, kind: str) -> Path:
-    """A path at which there is something else than a file."""
-    path = folder / "odd"
-    match kind:
-        case "a named pipe":
-            os.mkfifo(path)
-        case "a device":
-            return Path("/dev/zero")
-        case "a folder":
-            path.mkdir()
-        case "a link to itself":
-            path.symlink_to(path)
-        case "dangling":
-            path.symlink_to("nowhere")
-    return path
-
-
 @pytest.mark.timeout(60)
 @pytest.mark.parametrize(
-    ("kind", "fault"),
+    ("make", "fault"),
     [
-        ("a named pipe", "is a pipe or a device, not a file"),
-        ("a device", "is a pipe or a device, not a file"),
-        ("a folder", "is a folder, not a file"),
-        ("a link to itself", "cannot be opened: Too many levels"),
-        ("dangling", "links to nowhere, which is missing"),
-        ("nothing", "is missing"),
+        (os.mkfifo, "is a pipe or a device, not a file"),
+        (lambda path: path.symlink_to("/dev/zero"), "is a pipe or a device, not a file"),
+        (Path.mkdir, "is a folder, not a file"),
+        (lambda path: path.symlink_to(path), "cannot be opened: Too many levels"),
+        (lambda path: path.symlink_to("nowhere"), "links to nowhere, which is missing"),
+        (lambda path: None, "is missing"),
     ],
+    ids=["a named pipe", "a device", "a folder", "a link to itself", "dangling", "nothing"],
 )
-def test_anything_else_is_refused_at_once(tmp_path, kind, fault):
-    path = no_file(tmp_path, kind)
+def test_anything_else_is_refused_at_once(tmp_path, make, fault):
+    make(path := tmp_path / "odd")
     with pytest.raises(UserError, match=f"{path} {fault}"):
         open_regular(path)
 

@@ -4,6 +4,7 @@ import resource
 import signal
 
 import pytest
+from interpreter import python
 
 from xft.common.limits import limited
 
@@ -36,10 +37,9 @@ def test_a_block_ends_with_an_error_and_leaves_no_limit(code, error):
     assert state() == before
 
 
-def test_what_python_cannot_stop_ends_the_process(run_python, repository):
+def test_what_python_cannot_stop_ends_the_process():
     code = f"""
-import os, sys
-sys.path.insert(0, {str(repository)!r})
+import os
 from xft.common.limits import limited
 child = os.fork()
 if not child:
@@ -47,4 +47,4 @@ if not child:
         exec({UNSTOPPABLE!r})
 print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 """
-    assert int(run_python(code)) == -signal.SIGVTALRM
+    assert int(python("-c", code).stdout) == -signal.SIGVTALRM

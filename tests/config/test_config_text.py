@@ -32,10 +32,7 @@ def test_a_config_is_read(tmp_path):
         ),
         ('{\n "seed": 1,\n "seed": 2\n}', "line 3, column 2: the key seed is set twice"),
         ("seed: 1\n\tbase: a\n", "line 2, column 1, is not valid YAML: found character '\\t'"),
-        (
-            "a: !!python/name:os.system\n",
-            "line 1, column 4, is not valid YAML: could not determ",
-        ),
+        ("a: !!python/name:os.system\n", "line 1, column 4, is not valid YAML: could not determ"),
         ("seed: 1\n---\nseed: 2\n", "is not valid YAML: "),
         ("[" * 2_000, "is not valid YAML: it is nested too deeply"),
         ("- seed\n", "holds no configuration: it must be a mapping of keys"),

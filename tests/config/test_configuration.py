@@ -2,13 +2,11 @@
 
 import copy
 import math
-from pathlib import Path
 
 import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
-from problem_files import three_problems, write_problems
 
 from xft.common.errors import UserError
 from xft.config.recorded import chosen_values
@@ -21,7 +19,6 @@ from xft.config.sections import (
     learns,
 )
 from xft.config.validation import check_lambda, complete
-from xft.dag.input_checks import check_all_files, check_files
 
 MINIMAL = {"base": {"model": "resources/base"}, "data": {"train": "rows.jsonl"}}
 
@@ -176,93 +173,6 @@ def test_vllm_takes_temperatures_in_its_range():
     config = MINIMAL | {"evaluation": {"backend": "vllm", "temperature": 2.1}}
     assert "evaluation: temperature = 2.1: with backend vllm it must be 0, or from" in fault(config)
     complete(MINIMAL | {"evaluation": {"temperature": 2.1}})
-
-
-@pytest.fixture
-def files(tmp_path, monkeypatch) -> XftConfig:
-    """A config, complete, in a working directory that has all that it names."""
-    monkeypatch.chdir(tmp_path)
-    for name in ("rows.jsonl", "rows.json"):
-        Path(name).touch()
-    write_problems(Path("problems.jsonl"), three_problems())
-    Path("resources/base").mkdir(parents=True)
-    return complete(MINIMAL | {"evaluation": {"datasets": ["humaneval", "problems.jsonl"]}})
-
-
-def changed(config: XftConfig, **sections: dict) -> XftConfig:
-    """The config with other values of some sections, completed again."""
-    values = config.model_dump()
-    return complete(values | {name: values[name] | keys for name, keys in sections.items()})
-
-
-def test_files_that_are_there_or_on_the_hub_are_accepted(files):
-    check_files(files)
-    base = {"model": "some/model", "revision": "0" * 40}
-    for source in ("org/name/rows.jsonl", "org/name"):
-        check_files(changed(files, base=base, data={"train": source, "revision": "0" * 40}))
-    Path("template.txt").write_text("Do this: {instruction}\n")
-    template, prompt = {"template": "template.txt"}, {"base_prompt": "template.txt"}
-    check_files(changed(files, data=template, evaluation=prompt))
-
-
-@pytest.mark.parametrize(
-    ("section", "values", "message"),
-    [
-        ("base", {"model": "rows.jsonl"}, "base.model: rows.jsonl is a file. Name the folder that"),
-        ("base", {"model": "some/model"}, "pinned by base.revision, a commit hash"),
-        ("data", {"train": "resources"}, "config: data.train: resources is a folder, not a file"),
-        (
-            "data",
-            {"train": "org/name/rows.jsonl", "revision": "0" * 40, "split": "test"},
-            "config: data.split = test: data.train names a file, which has no splits. Leave out",
-        ),
-        ("data", {"train": "org/alpaca"}, "org/alpaca. If it is on the hub, set data.revision to"),
-        (
-            "data",
-            {"template": "nowhere"},
-            "config: data.template: nowhere is neither a template (magicoder, chat) nor a file",
-        ),
-        ("evaluation", {"datasets": ["rows.json"]}, "rows.json: the name of a file of problems"),
-    ],
-)
-def test_files_that_are_not_there_are_named(files, section, values, message):
-    with pytest.raises(UserError) as caught:
-        check_files(changed(files, **{section: values}))
-    assert message in str(caught.value)
-
-
-FOUR_EPOCHS = {"warmup_steps": 9, "per_device_train_batch_size": 4}
-
-
-@pytest.mark.parametrize(
-    ("sections", "message"),
-    [
-        ({"data": {"validation_rows": 30}}, "data.validation_rows = 30: rows.jsonl has at most 30"),
-        ({"moe_sft": FOUR_EPOCHS}, None),  # 32 steps
-        (
-            {"moe_sft": FOUR_EPOCHS, "data": {"limit": 8}},
-            "config: moe_sft, with at most 8 rows: warmup_steps = 9: the training has 8 steps",
-        ),
-        ({"mixing": FOUR_EPOCHS | {"objective": "kl", "kl_weight": 1, "text": "rows.jsonl"}}, None),
-    ],
-)
-def test_too_few_rows_are_told_before_anything_runs(files, sections, message):
-    Path("rows.jsonl").write_text('{"instruction": "a", "response": "b"}\n\n' * 30)
-    config = changed(files, **sections)
-    if message is None:
-        check_all_files([config])
-    else:
-        with pytest.raises(UserError) as caught:
-            check_all_files([files, config])
-        assert message in str(caught.value)
-    Path("rows.jsonl").write_text('\ufeff\n [{"instruction": "a", "response": "b"}]')
-    check_all_files([config])  # the number of rows in an array is unknown
-
-
-def test_a_file_without_rows_is_told(files):
-    Path("rows.jsonl").write_text("\n")
-    with pytest.raises(UserError, match=r"config: data\.train: rows\.jsonl holds no rows"):
-        check_all_files([files])
 
 
 def test_the_baseline_is_trained_as_the_mixture_where_nothing_else_is_said():

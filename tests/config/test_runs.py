@@ -87,10 +87,7 @@ def test_values_have_texts_of_their_own_that_are_names_of_folders(key, values):
             "variants.b: it is the same as config: variants.a. Leave one of them out",
         ),
         (
-            {
-                "variants": {"a": {"moe": {"num_experts": 4}}},
-                "sweep": {"moe.num_experts": [6, 7]},
-            },
+            {"variants": {"a": {"moe": {"num_experts": 4}}}, "sweep": {"moe.num_experts": [6, 7]}},
             "variants.a: moe.num_experts is in sweep too. Leave it out of one of them",
         ),
         (

@@ -8,7 +8,8 @@ import pytest
 import torch
 from backbones import save_base
 from chains import Chain
-from safetensors.torch import load_file, save_file
+from damage import change_tensors
+from safetensors.torch import load_file
 
 from xft.artifacts.artifact import create_artifact
 from xft.artifacts.manifest import manifest_path, read_manifest
@@ -33,14 +34,12 @@ def chain_of(base: Path, folder: Path) -> Chain:
     """The artifacts of a mixture with random factors and routers, which has no manifest."""
     folder.mkdir(exist_ok=True)
     upcycled = Chain(folder, {"moe": [*SIZES_OF_MIXTURE, *FLAGS]}, base=base)["moe"]
-    tensors = load_file(upcycled / SINGLE)
-    for name, tensor in tensors.items():
-        if ".lora_" in name or ".router." in name:
-            tensors[name] = (0.3 * torch.randn(tensor.shape)).to(tensor.dtype)
-    tuned = folder / "tuned"
-    tuned.mkdir()
-    shutil.copy(upcycled / "config.json", tuned)
-    save_file(tensors, tuned / SINGLE)
+
+    def tune(tensors: dict) -> dict:
+        learned = [name for name in tensors if ".lora_" in name or ".router." in name]
+        return tensors | {n: 0.3 * torch.randn_like(tensors[n]) for n in learned}
+
+    tuned = change_tensors(shutil.copytree(upcycled, folder / "tuned"), tune)
     return Chain(folder, base=base, moe=upcycled, moe_sft=tuned)
 
 

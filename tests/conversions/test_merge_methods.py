@@ -11,8 +11,9 @@ import pytest
 import torch
 from backbones import BACKBONES, save_base
 from chains import Chain
+from damage import change_tensors
 from evaluations import write_evaluation
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from workflow_scripts import best, dense
 from xft.artifacts.manifest import manifest_path, read_manifest
@@ -74,18 +75,16 @@ def case(request, tmp_path_factory) -> Case:
     name = request.param if request.param in BACKBONES else backbone
     save_base(name, folder / "base", tie_word_embeddings=variant == "head")
     upcycled = Chain(folder, base=folder / "base")["moe"]
-    tensors = load_file(upcycled / SINGLE)
-    if variant == "head":
-        tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"].clone()
-    for name, tensor in tensors.items():
-        noise = 0.05 * torch.randn(tensor.shape)
-        tensors[name] = (tensor + noise).to(torch.bfloat16 if variant == "bf16" else tensor.dtype)
-    tuned = folder / "tuned"
-    tuned.mkdir()
-    shutil.copy(upcycled / "config.json", tuned)
-    save_file(tensors, tuned / SINGLE)
+    dtype = torch.bfloat16 if variant == "bf16" else torch.float32
+
+    def tune(tensors: dict) -> dict:
+        if variant == "head":
+            tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"]
+        return {n: (t + 0.05 * torch.randn(t.shape)).to(dtype) for n, t in tensors.items()}
+
+    tuned = change_tensors(shutil.copytree(upcycled, folder / "tuned"), tune)
     chain = Chain(folder, {"weighted_init": ["--lam", LAMBDA]}, moe_sft=tuned)
-    return Case(folder, chain, load_file(folder / "base" / SINGLE), tensors)
+    return Case(folder, chain, *(load_file(p / SINGLE) for p in (folder / "base", tuned)))
 
 
 def assert_near(made: dict, expected: dict) -> None:
@@ -237,19 +236,25 @@ def test_a_mistake_of_the_user_is_refused(plain, tmp_path, words, message):
 
 
 def test_another_base_is_refused(plain, tmp_path, tiny_llama):
-    other = tmp_path / "other"
-    shutil.copytree(tiny_llama, other)
-    tensors = load_file(other / SINGLE)
-    save_file({name: tensor + 1 for name, tensor in tensors.items()}, other / SINGLE)
+    other = shutil.copytree(tiny_llama, tmp_path / "other")
+    change_tensors(other, lambda tensors: {name: t + 1 for name, t in tensors.items()})
     words = ["--method", "model_stock", "--base", other]
     with pytest.raises(UserError, match=r"was not made from .*other but from another base"):
         merged(plain, tmp_path / "out", *words)
 
 
+def test_integers_stay_as_they_are(plain, tmp_path):
+    """As the positions that older models hold. The base need not have them."""
+    tuned = shutil.copytree(plain["moe"], tmp_path / "tuned")
+    change_tensors(tuned, lambda tensors: tensors | {"model.positions": torch.arange(5)})
+    chain = Chain(tmp_path, moe_sft=tuned)
+    out = merged(chain, tmp_path / "out", *ARITHMETIC, "--base", plain["base"])
+    assert torch.equal(load_file(out / SINGLE)["model.positions"], torch.arange(5))
+
+
 def test_a_base_of_another_shape_is_refused(case, tmp_path):
     smaller = shutil.copytree(case.folder / "base", tmp_path / "smaller")
     name = next(name for name in case.base if ".mlp." in name)
-    tensors = case.base | {name: case.base[name][1:].clone()}
-    save_file(tensors, smaller / SINGLE)
+    change_tensors(smaller, lambda tensors: tensors | {name: tensors[name][1:].clone()})
     with pytest.raises(UserError, match=f"has no floating-point tensor {name} of the shape"):
         case.merge(tmp_path / "out", "--method", "model_stock", "--base", smaller)

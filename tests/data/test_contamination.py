@@ -1,23 +1,12 @@
 """Decontamination: what gives a problem away, and what does not."""
 
-import json
 from pathlib import Path
 
 import pytest
 from problem_files import three_problems, write_problems
 
 from tools.write_fingerprints import content
-from xft.data.contamination import (
-    NGRAM,
-    SHIPPED,
-    SHORTEST,
-    WORD,
-    Detector,
-    Fingerprint,
-    count_contaminated,
-    read_shipped,
-)
-from xft.data.instructions import read_rows
+from xft.data.contamination import NGRAM, SHIPPED, SHORTEST, Detector, Fingerprint, read_shipped
 from xft.evaluation.problems import load_problems
 from xft.evaluation.references import fingerprints, load_references
 from xft.hub.named_sets import NAMED_SETS
@@ -123,44 +112,3 @@ def test_what_comes_along_is_made_from_the_real_sets(real):
     for one, other in zip(made, shipped, strict=True):
         assert one.ngrams.tolist() == other.ngrams.tolist()
         assert vars(one) | {"ngrams": ()} == vars(other) | {"ngrams": ()}
-
-
-def plain(texts: list[str]):
-    """Whether a text holds one of these texts or 13 words of one, without any hash."""
-    squeezed = [" ".join(text.split()) for text in texts]
-    whole = [t for t in squeezed if len(t) >= SHORTEST and len(WORD.findall(t)) > 2]
-
-    def grams(text: str) -> set[tuple]:
-        words = [word.lower() for word in WORD.findall(text)]
-        return set(zip(*(words[i:] for i in range(NGRAM)), strict=False))
-
-    known = set().union(*map(grams, squeezed))
-
-    def holds(text: str) -> bool:
-        text = " ".join(text.split())
-        return any(one in text for one in whole) or not known.isdisjoint(grams(text))
-
-    return holds
-
-
-def test_hashes_find_the_rows_that_the_texts_find(real, tmp_path, monkeypatch):
-    """Among rows of others: tests for primes (Mbpp/605) and counts of inversions (Mbpp/296)."""
-    texts = []
-    monkeypatch.setattr(Fingerprint, "of", lambda problem, kind, text: texts.append(text))
-    for file in real:
-        fingerprints(load_problems(str(file)))
-    holds, shipped = plain(texts), Detector([*read_shipped("humaneval"), *read_shipped("mbpp")])
-    rows = [
-        row | {"instruction": f"{row['instruction']}\n{row.pop('input', '')}"}
-        for row in json.loads((SHARED / "evol-codealpaca-2k-1.json").read_text())
-    ]
-    (tmp_path / "rows.json").write_text(json.dumps(rows))
-    good, _ = read_rows(tmp_path / "rows.json", "instruction", "output")
-    found = [trace for row in good if (trace := shipped.find(row.text))]
-    assert (len(good), len(found)) == (1966, 11)
-    assert {trace.problem for trace in found} == {"Mbpp/605", "Mbpp/296"}
-    few = good[:300]
-    assert count_contaminated(few, shipped) == sum(holds(row.text) for row in few)
-    around = [f"class A:\n    {text}\nx" for text in texts]
-    for text in [*around, *(text[: len(text) // 2] for text in around)]:
-        assert (shipped.find(text) is not None) == holds(text)

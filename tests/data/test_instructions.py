@@ -3,12 +3,11 @@
 import gzip
 import json
 import os
-import subprocess
-import sys
 
 import datasets
 import pyarrow
 import pytest
+from interpreter import python
 from pyarrow import parquet
 
 from xft.common.errors import UserError
@@ -170,9 +169,7 @@ def test_a_small_file_that_unpacks_to_much_is_refused(tmp_path, bomb):
     else:
         parquet.write_table(BOMBS[bomb], path, store_schema=False)
     assert path.stat().st_size < 2**20
-    words = [sys.executable, "-c", READING, path]
-    done = subprocess.run(words, capture_output=True, text=True, check=True)
-    message, peak = done.stdout.splitlines()
+    message, peak = python("-c", READING, path).stdout.splitlines()
     assert message == f"{path} holds more than 64 MiB, too much to read"
     assert int(peak) < 300 * 2**10
 

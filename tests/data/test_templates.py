@@ -5,13 +5,7 @@ import copy
 import pytest
 
 from xft.common.errors import UserError
-from xft.data.templates import (
-    SAMPLE,
-    SLOT,
-    encode_literally,
-    make_template,
-    read_template,
-)
+from xft.data.templates import SAMPLE, SLOT, encode_literally, make_template, read_template
 from xft.evaluation.problems import Problem
 from xft.evaluation.prompts import task_prompt
 

@@ -146,10 +146,7 @@ def test_bad_rows_are_told_with_the_first_ten(tokenizer, tmp_path, capsys):
     assert [line.split(":")[0] for line in lines[1:11]] == [
         f"{file}, line {i}" for i in range(1, 11)
     ]
-    assert lines[11:] == [
-        "... and 2 more",
-        "Correct them, or leave them out: data.bad_rows: skip",
-    ]
+    assert lines[11:] == ["... and 2 more", "Correct them, or leave them out: data.bad_rows: skip"]
     made, _ = prepare(file, tokenizer, TokensConfig(bad_rows="skip"))
     assert made.numbers.tolist() == [13, 14]
     assert len(capsys.readouterr().err.splitlines()) == 12

@@ -11,6 +11,7 @@ import torch
 import yaml
 from backbones import BACKBONES, SIZES, save_base
 from chains import Chain
+from interpreter import python
 from published import DEEPSEEK
 from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -363,10 +364,9 @@ def planned(*words: str):
     return plan.planner(args)(complete(yaml.safe_load(Path("mine.yaml").read_text())))
 
 
-def test_plans_and_rules_need_neither_torch_nor_transformers(project, repository, run_python):
+def test_plans_and_rules_need_neither_torch_nor_transformers(project):
     code = (
-        "import os, sys\n"
-        f"sys.path.insert(0, {str(repository)!r}); os.chdir({str(project)!r})\n"
+        "import sys\n"
         "from xft.tools import plan\n"
         "from pathlib import Path\n"
         "from xft.estimates.resources import Requests\n"
@@ -376,7 +376,7 @@ def test_plans_and_rules_need_neither_torch_nor_transformers(project, repository
         "assert asked.models and asked.training('moe_sft') and asked.evaluation('base')\n"
         "print('MODULES', *sys.modules)\n"
     )
-    text, _, modules = run_python(code).partition("MODULES")
+    text, _, modules = python("-c", code).stdout.partition("MODULES")
     assert {"torch", "transformers", "accelerate"} & set(modules.split()) == set()
     for part in ("dense ", "Work", "evaluation of base", "Memory", "Disk", "an h100 has 79.6 GiB"):
         assert part in text
@@ -469,11 +469,7 @@ TIED, QWEN = {"tie_word_embeddings": True}, {"model_type": "qwen2", "tie_word_em
 BASES = {
     "deepseek-coder-1.3b": ((2048, 5504, 24, 16, 16, 32256), {}, 1_346_471_936),
     "deepseek-coder-6.7b": ((4096, 11008, 32, 32, 32, 32256), {}, 6_740_512_768),
-    "stable-code-3b": (
-        (2560, 6912, 32, 32, 32, 50304),
-        {"model_type": "stablelm"},
-        2_795_443_200,
-    ),
+    "stable-code-3b": ((2560, 6912, 32, 32, 32, 50304), {"model_type": "stablelm"}, 2_795_443_200),
     "tinyllama-1.1b": ((2048, 5632, 22, 32, 4, 32000), {}, 1_100_048_384),
     "llama-3.2-1b": ((2048, 8192, 16, 32, 8, 128256), TIED, 1_235_814_400),
     "qwen2.5-coder-0.5b": ((896, 4864, 24, 14, 2, 151936), QWEN, 494_032_768),

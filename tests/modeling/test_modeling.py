@@ -3,14 +3,13 @@
 import math
 import shlex
 import shutil
-import subprocess
-import sys
 from types import SimpleNamespace
 
 import pytest
 import torch
 from chains import Chain
-from mixtures import random_mixture
+from interpreter import python
+from mixtures import random_mixture, squared_variation
 from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.models.llama.modeling_llama import LlamaMLP
@@ -24,9 +23,9 @@ from xft.modeling.mlp import read_mlp
 from xft.modeling.router import NOISE_EPSILON, Router
 
 
-def test_transformers_knows_mixtures_whatever_is_imported_first(repository):
+def test_transformers_knows_mixtures_whatever_is_imported_first():
     program = "import xft.modeling.configuration, transformers as t; t.AutoConfig.for_model('xft')"
-    subprocess.run([sys.executable, "-c", program], cwd=repository, check=True)
+    python("-c", program)
 
 
 def tokens(batch=2, length=24):
@@ -86,7 +85,7 @@ def test_every_switch_reaches_the_model_and_trains(tiny_llama, tmp_path, changes
     output = model.train()(tokens(), labels=tokens())
     output.loss.backward()
     assert [name for name, p in model.named_parameters() if p.grad is None] == []
-    balances = sum(squared_variation(routing) for routing in output.routing)
+    balances = sum(balance(routing) for routing in output.routing)
     torch.testing.assert_close(output.aux_loss, model.config.balance_loss_coef * balances)
 
     dense = AutoModelForCausalLM.from_pretrained(tiny_llama)
@@ -95,11 +94,10 @@ def test_every_switch_reaches_the_model_and_trains(tiny_llama, tmp_path, changes
     assert (difference <= 1e-5) == changes.get("normalize_routing", True)
 
 
-def squared_variation(routing) -> torch.Tensor:
+def balance(routing) -> torch.Tensor:
     """CV^2 of importance and load; a single expert has none."""
     pairs = routing.importance, routing.load
-    parts = [v.var() / v.mean().square() for v in pairs if len(v) > 1]
-    return sum(parts, torch.tensor(0.0))
+    return sum((squared_variation(v) for v in pairs if len(v) > 1), torch.tensor(0.0))
 
 
 def test_a_layer_that_is_not_upcycled_stays_as_it_is(tiny_llama, tmp_path):

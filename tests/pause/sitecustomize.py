@@ -1,9 +1,8 @@
 """Lets a step wait, so that a test can stop it there at any pace of the machine.
 
 Python imports this first where its folder is on PYTHONPATH. The file that PAUSE names holds the
-name of a step and a number: as long as it does, that step waits before it trains on that number,
-after it has written the weights of an artifact, or after it has written that many solutions. It
-makes the file's sibling `waits` first.
+name of a step and a number: as long as it does, that step waits before it trains on that number, or
+after it has written that many solutions. It makes the file's sibling `waits` first.
 """
 
 import os
@@ -31,17 +30,6 @@ def pause_training() -> None:
     ProgressCallback.on_step_begin = on_step_begin
 
 
-def pause_conversion() -> None:
-    from xft.artifacts import artifact
-
-    def write(*arguments):
-        files = whole(*arguments)
-        wait_at(1)
-        return files
-
-    whole, artifact.write_checkpoint = artifact.write_checkpoint, write
-
-
 def pause_evaluation() -> None:
     from xft.evaluation.journal import Journal
 
@@ -52,7 +40,7 @@ def pause_evaluation() -> None:
     whole, Journal.add = Journal.add, add
 
 
-PAUSES = {"moe": pause_conversion, "moe_sft": pause_training, "eval": pause_evaluation}
+PAUSES = {"moe_sft": pause_training, "eval": pause_evaluation}
 MODULE = next((word for flag, word in pairwise(sys.orig_argv) if flag == "-m"), "")
 STEP = MODULE.removeprefix("workflow_scripts.")
 if "PAUSE" in os.environ and STEP in PAUSES:

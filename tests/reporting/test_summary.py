@@ -208,7 +208,7 @@ def test_models_are_compared_with_those_that_they_come_from(runs):
             {"base": 40} | {f"dense/lam~{lam}": 60 + lam for lam in range(6)},
             [
                 r"dense/lam~5 solves 17.9 \(.*\), dense/lam~4 17.1 \(.*\), dense/lam~3 .* and "
-                r"dense/lam~2 .* than base on mbpp \(140 problems\), and 2 other models differ ",
+                r"dense/lam~2 .* than base on mbpp \(140 problems\), and 2 other models differ "
             ],
         ),
     ],

@@ -82,10 +82,7 @@ def test_without_the_configurations_own_values_the_first_variant_counts(tmp_path
     [
         ("model,dataset,eval\n", "runs.csv names no results"),
         ("model,dataset,eval\nbase,mbpp,\n", "runs.csv, line 2: eval is missing"),
-        (
-            "model,dataset,eval,lambda\nb,d,x.json,1\n",
-            "line 2: lambda is not a known key",
-        ),
+        ("model,dataset,eval,lambda\nb,d,x.json,1\n", "line 2: lambda is not a known key"),
         ('model,dataset,eval\n"b,d,x.json\n', "is not a CSV file"),
         (b"model,dataset,eval\n\xff,d,x.json\n", "is not UTF-8 text"),
         (

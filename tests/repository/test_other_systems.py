@@ -1,10 +1,8 @@
 """macOS, as far as Linux can tell: without Linux's own calls all is imported, and the sandbox is
 refused by its name."""
 
-import subprocess
-import sys
-
 import pytest
+from interpreter import python
 
 from xft.common.errors import UserError
 from xft.evaluation import ground_truth
@@ -14,7 +12,6 @@ from xft.evaluation.sandbox import find_bubblewrap
 
 AS_MACOS = """
 import ctypes, os, sys
-sys.path.insert(0, ".")
 {before}
 sys.platform = "darwin"
 del os.sched_getaffinity
@@ -33,10 +30,7 @@ def test_every_module_is_imported(repository):
     program = AS_MACOS.format(
         before=f"{load}\nfor name in {names}: del sys.modules[name]", code=load
     )
-    done = subprocess.run(
-        [sys.executable, "-c", program], cwd=repository, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
+    python("-c", program)
 
 
 def test_programs_run_without_the_calls_of_linux(monkeypatch, repository):

@@ -3,12 +3,11 @@
 import ast
 import json
 import re
-import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 
 import pytest
+from interpreter import python
 
 RESOURCES = Path(__file__).parents[2] / "resources"
 FENCED = re.compile(r"```python\n(.*?)\n```", re.DOTALL)
@@ -34,8 +33,7 @@ def problems() -> list[dict]:
     ],
 )
 def test_files_are_made_again_to_the_byte(part, files, tmp_path):
-    command = [sys.executable, RESOURCES / "generate.py", part, "--out", tmp_path]
-    subprocess.run(command, check=True)
+    python(RESOURCES / "generate.py", part, "--out", tmp_path)
     for name in files:
         assert (tmp_path / name).read_bytes() == (RESOURCES / name).read_bytes(), name
 
@@ -63,9 +61,7 @@ def test_no_problem_and_no_solution_is_in_a_row_or_in_the_pretraining_texts(prob
         "texts = itertools.islice(rows.raw_texts(generate.SEED), 5000)\n"
         "print(json.dumps(list(texts)))"
     )
-    command = [sys.executable, "-c", code]
-    done = subprocess.run(command, cwd=RESOURCES, check=True, capture_output=True, text=True)
-    texts = json.loads(done.stdout)
+    texts = json.loads(python("-c", code, cwd=RESOURCES).stdout)
     texts += [text for row in read_rows("instructions.jsonl") for text in row.values()]
     names = set(re.findall(r"\w+", "\n".join(texts)))
     words = " ".join(" ".join(texts).split())

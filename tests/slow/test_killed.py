@@ -1,4 +1,4 @@
-"""A conversion, a training and an evaluation that are stopped in the middle go on.
+"""A training and an evaluation that are stopped in the middle go on.
 
 Snakemake is killed with all its jobs or alone, or gets a Ctrl-C with them, as from a terminal.
 """
@@ -79,19 +79,8 @@ def test_a_stopped_step_of_each_kind_goes_on(
 ):
     monkeypatch.chdir(project.folder)
     store = project.folder / "store"
-
-    def told() -> str:
-        capsys.readouterr()
-        status.main(["results"])
-        return capsys.readouterr().out
-
-    kill(start(project, "results/moe", "moe 1"), project)
-    (made,) = (store / "moe").iterdir()
-    assert made.suffix == ".partial" and not os.path.lexists(project.results / "moe")
-
     target = "results/moe_sft"
     running = start(project, target, "moe_sft 2")
-    assert re.search(r"^running: 1\n  moe_sft ", told(), re.MULTILINE)
     os.killpg(running.pid, signal.SIGINT)
     while "Ctrl-C: the training stops" not in log_of(project, "moe_sft"):
         time.sleep(0.05)
@@ -104,7 +93,8 @@ def test_a_stopped_step_of_each_kind_goes_on(
     kill(start(project, target, "moe_sft 3"), project)
     assert "continuing from" in log_of(project, "moe_sft")
     assert not os.path.lexists(project.results / "moe_sft")
-    lines = told()
+    status.main(["results"])
+    lines = capsys.readouterr().out
     assert re.search(r"^cut off: 1\n  moe_sft .*checkpoint of step 2$", lines, re.MULTILINE)
     assert lines.endswith("To go on: run the same snakemake command again.\n")  # it is unlocked
     planned = project.run("--dry-run")
@@ -120,7 +110,6 @@ def test_a_stopped_step_of_each_kind_goes_on(
     words = Path(f"/proc/{worker}/cmdline").read_text().split("\0")
     assert words[1:3] == ["-m", "workflow_scripts.moe_sft"]
     assert "Traceback" not in refused.stderr and log_of(project, "moe_sft") == begun
-    assert re.search(r"^running: 1\n  moe_sft ", told(), re.MULTILINE)
     go_on(project)
     while Path(f"/proc/{worker}").exists() or list((store / "moe_sft").glob("*.partial")):
         time.sleep(0.05)
@@ -132,6 +121,5 @@ def test_a_stopped_step_of_each_kind_goes_on(
     ran = project.run()
     assert set(ran) < set(planned) - {"moe_sft"} and "eval" in ran
     assert "continuing: 2 of 4 are written" in log_of(project, "eval/base/problems")
-    assert "All is finished." in told()
     assert artifact_hashes(project) == artifact_hashes(finished)
     assert not list(store.glob("*/*.partial"))

@@ -89,21 +89,6 @@ def test_edited_code_is_not_served_what_the_old_code_made(finished, new_project)
     assert "moe" in project.run("--dry-run")
 
 
-def test_a_damaged_entry_is_told_and_made_instead(mine, theirs, capsys):
-    for file in ("moe_sft/*/artifact/model.safetensors", "ffn/*/artifact.manifest.json"):
-        (path,) = theirs.glob(file)
-        content = bytearray(path.read_bytes())
-        content[-1] ^= 1
-        path.write_bytes(content)
-    run = mine(merge={"lambdas": [0.85]})
-    run.begin()
-    assert {"moe_sft", "ffn"} < set(names(run.missing)) < set(names(run.experiment.wanted))
-    assert names(run.to_make)[:2] == ["moe_sft", "ffn"]
-    said = capsys.readouterr().err
-    assert "moe_sft is not taken from" in said and "model.safetensors was altered" in said
-    assert "ffn is not taken from" in said
-
-
 def test_an_entry_that_appears_or_vanishes(mine, theirs, tmp_path):
     (late,) = theirs.glob("moe_sft/*")
     late.rename(tmp_path / "aside")

@@ -5,18 +5,20 @@ import json
 from collections import Counter
 
 import pytest
-from project import Project
 
 from xft.artifacts.manifest import manifest_path, read_manifest
 from xft.config.runs import overlaid
 from xft.tools import verify
 
 pytestmark = pytest.mark.ci
-MODELS = ["base", "sft", "sft_flops", "soup", "moe_sft", "uniform", "experts_only", "dense", "heal"]
+MODELS = ["base", "sft", "sft_flops", "soup", "moe_sft", "experts_only", "dense", "heal"]
 VARIANTS = {
     "xft": {},
     "vanilla": {"moe": {"shared_expert": False}, "evaluation": {"models": ["base", "moe_sft"]}},
-    "usage": {"mixing": {"init": "usage", "init_rows": 4, "objective": "kl"}},
+    "usage": {
+        "mixing": {"init": "usage", "init_rows": 4, "objective": "kl"},
+        "evaluation": {"models": ["base", "dense"]},
+    },
 }
 USAGE = "mixing.init~usage/mixing.init_rows~4/mixing.objective~kl"
 
@@ -40,10 +42,10 @@ def project(new_project):
 
 def test_runs_share_each_stage_whose_settings_are_equal(project):
     expected = dict.fromkeys(["base", "tokens", "ground_truth", "soup", "summary", "report"], 1)
-    expected |= dict.fromkeys(["ffn", "diversity", "best"], 2)
+    expected |= dict.fromkeys(["ffn", "diversity", "best", "heal"], 2)
     expected |= dict.fromkeys(["moe", "moe_sft"], 4)  # with and without a shared expert
-    expected |= dict.fromkeys(["sft", "weighted_init", "weighted_trained", "heal"], 4)
-    expected["dense"] = 4 + 2 + 4  # learned shares, equal ones, and each of two routed experts
+    expected |= dict.fromkeys(["sft", "weighted_init", "weighted_trained"], 4)
+    expected["dense"] = 4 + 4  # learned shares, and each of two routed experts
     assert {rule: project.first[rule] for rule in expected} == expected
     assert project.run() == []
     verify.main([str(project.results), "--full"])
@@ -73,42 +75,11 @@ def test_the_best_merge_of_each_mixture_stays_and_others_are_made_again_if_asked
     assert (project.results / "dense" / "lam~0.75" / "model.safetensors").is_file()
 
 
-@pytest.mark.parametrize(
-    ("changed", "rules"),
-    [
-        (
-            {"variants": VARIANTS | {"stock": {"merge": {"method": "model_stock"}}}},
-            {"dense": 2 + 2 + 4, "heal": 2, "weighted_init": 0},
-        ),
-        (
-            {"seeds": [42, 43, 44]},
-            {"sft": 2, "moe": 2, "moe_sft": 2, "dense": 2 + 1 + 2, "soup": 1},
-        ),
-        ({"seeds": [42, 43], "variants": {}}, {}),
-    ],
-    ids=["a variant more", "a seed more", "no variants"],
-)
-def test_only_what_is_new_runs(project, changed, rules):
-    ran = Counter(Project(project.folder, project.overlay | changed).run("--dry-run"))
-    assert {rule: ran[rule] for rule in ["base", "tokens", "summary", *rules]} == {
-        **{"base": 0, "tokens": 0, "summary": 1},
-        **rules,
-    }
-    if not rules:
-        assert ran.keys() <= {"summary", "report", "best", "dense"}
-
-
 def test_a_variant_alone_has_the_same_bytes(project, new_project, file_hashes):
-    alone = new_project("alone")
+    alone, name = new_project("alone"), "weighted_trained/lam~0.75"
     keys = overlaid(project.overlay, VARIANTS["usage"]) | {"seed": 43}
     alone.overlay = {key: keys[key] for key in keys.keys() - {"seeds", "variants"}}
-    models = [model for model in MODELS if model != "soup"]
-    alone.overlay["evaluation"] = keys["evaluation"] | {"models": models}
-    alone.run("results/heal/lam~0.75")
-    for name in ("weighted_trained/lam~0.75", "heal/lam~0.75"):
-        swept = project.results / USAGE / "seed~43" / name
-        own = alone.results / name
-        assert own.resolve().relative_to(alone.folder) == swept.resolve().relative_to(
-            project.folder
-        )
-        assert file_hashes(own.resolve().parent) == file_hashes(swept.resolve().parent)
+    alone.run(f"results/{name}")
+    swept, own = project.results / USAGE / "seed~43" / name, alone.results / name
+    assert own.resolve().relative_to(alone.folder) == swept.resolve().relative_to(project.folder)
+    assert file_hashes(own.resolve().parent) == file_hashes(swept.resolve().parent)

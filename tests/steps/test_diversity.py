@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 from chains import Chain
-from safetensors.torch import load_file, save_file
+from damage import change_tensors
+from safetensors.torch import load_file
 
 from workflow_scripts import diversity
 from xft.artifacts.manifest import hash_file, manifest_path, read_manifest
@@ -27,12 +28,9 @@ def untrained(tiny_llama, tmp_path_factory) -> Chain:
 
 def tune(untrained: Chain, folder: Path, change) -> Chain:
     """A chain whose mixture's experts are changed: `change(tensor)` for each of their tensors."""
-    mixture = shutil.copytree(untrained["moe"], folder / "tuned")
-    tensors = load_file(mixture / SINGLE)
-    changed = {n: change(t) if "expert" in n else t for n, t in tensors.items()}
-    (mixture / SINGLE).unlink()
-    save_file(changed, mixture / SINGLE)
-    return Chain(folder, moe_sft=mixture, base=untrained["base"])
+    copy = shutil.copytree(untrained["moe"], folder / "tuned")
+    change_tensors(copy, lambda ts: {n: change(t) if "expert" in n else t for n, t in ts.items()})
+    return Chain(folder, moe_sft=copy, base=untrained["base"])
 
 
 def measure(chain: Chain, out: Path, *words: object) -> dict:

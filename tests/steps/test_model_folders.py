@@ -2,7 +2,6 @@
 contradicts the weights, and NaN.
 """
 
-import json
 import os
 import shutil
 from contextlib import suppress
@@ -11,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from backbones import SIZES
-from safetensors.torch import load_file, save_file
+from damage import change_json, change_tensors
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from workflow_scripts import base, moe, soup
@@ -54,11 +53,7 @@ def read_config_alone(model: Path) -> None:
 
 
 def edit(name: str, **changes):
-    def change(model: Path) -> None:
-        content = json.loads((model / name).read_text())
-        (model / name).write_text(json.dumps(content | changes))
-
-    return change
+    return lambda model: change_json(model / name, **changes)
 
 
 def configured(**changes):
@@ -67,11 +62,7 @@ def configured(**changes):
 
 def weights(change):
     """`change(tensors)` gives the tensors that take the place of the model's."""
-
-    def replace(model: Path) -> None:
-        save_file(change(load_file(model / SINGLE)), model / SINGLE, metadata={"format": "pt"})
-
-    return replace
+    return lambda model: change_tensors(model, change)
 
 
 def without(part: str):
@@ -160,11 +151,7 @@ REFUSED = [
         of_type("qwen2_moe", num_experts=2, decoder_sparse_step=2, num_hidden_layers=2),
         "is a mixture of experts already",
     ),
-    (
-        (run_base,),
-        configured(vision_config={}, text_config={}),
-        "holds more than a language model",
-    ),
+    ((run_base,), configured(vision_config={}, text_config={}), "holds more than a language model"),
     # what is not the model's own file
     (ANY, link("LICENSE", "../token"), "LICENSE leads to .*token, out of the model folder"),
     (ANY, link_folder, "x.jinja leads to .*, out of the model"),

@@ -14,11 +14,9 @@ import pytest
 import torch
 from backbones import ROPES, save_base
 from chains import Chain
+from mixtures import squared_variation
 from trainings import write_rows
-from transformers import (
-    AutoModelForCausalLM,
-    LlamaForCausalLM,
-)
+from transformers import AutoModelForCausalLM, LlamaForCausalLM
 
 from xft.conversions.merged_tensors import merge
 from xft.conversions.mixing_artifact import open_mixing, open_sources
@@ -150,10 +148,6 @@ def test_defect_05_noise_weights_start_at_zero_and_stay_there(chain):
     assert distance(router.input.weight, before) > 0.01
 
 
-def squared_variation(values: torch.Tensor) -> float:
-    return (values.var(unbiased=True) / (values.mean() ** 2 + 1e-10)).item()
-
-
 @pytest.mark.parametrize("training", [False, True])
 @pytest.mark.parametrize("side", ["left", "right"])
 @torch.no_grad()
@@ -188,7 +182,7 @@ def test_defect_06_padding_is_neither_routed_nor_counted(mixture, side, training
         for name in ("load", "importance"):
             total = sum(getattr(part, name) for part in own)
             torch.testing.assert_close(getattr(routing, name), total, atol=1e-4, rtol=0)
-            balance += squared_variation(total)
+            balance += squared_variation(total).item()
     assert together.aux_loss.item() == pytest.approx(0.01 * balance, rel=1e-4)
 
 
@@ -196,8 +190,7 @@ def test_defect_10_weights_are_merged_once_an_optimiser_step(chain, monkeypatch)
     """Each micro-batch merges the weights."""
     merged = []
     monkeypatch.setattr(
-        "xft.conversions.merged_tensors.merge",
-        lambda *given: merged.append(given) or merge(*given),
+        "xft.conversions.merged_tensors.merge", lambda *given: merged.append(given) or merge(*given)
     )
     mixing, ids = open_mixing_model(chain), tokens()
     optimizer = mixing.build_optimizer(torch.optim.SGD, {"lr": 1.0}, None)

@@ -1,12 +1,12 @@
 """The mean of dense models: against fp64, and what it says of itself."""
 
-import json
 import shutil
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from damage import change_json, change_tensors
+from safetensors.torch import load_file
 from trainings import learn, write_rows
 from transformers import AutoModelForCausalLM
 
@@ -23,9 +23,7 @@ POSITIONS = "model.positions"  # older models hold integers, too
 
 def variant(source: Path, folder: Path, change) -> Path:
     """A copy of a model whose tensors are those that `change` returns, by name."""
-    shutil.copytree(source, folder)
-    save_file(change(load_file(source / SINGLE)), folder / SINGLE)
-    return folder
+    return change_tensors(shutil.copytree(source, folder), change)
 
 
 def average(out: Path, *models: Path) -> dict[str, torch.Tensor]:
@@ -93,18 +91,12 @@ def test_the_mean_of_tunings_says_what_it_was_made_from(tmp_path, seeds):
 
 
 def other_config(folder: Path) -> None:
-    config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps(config | {"rms_norm_eps": 0.1, "new": None}))
+    change_json(folder / "config.json", rms_norm_eps=0.1, new=None)
 
 
 def head(change):
     """Change the tensors of a model; change(lm_head) gives its other tensors."""
-
-    def replace(folder: Path) -> None:
-        tensors = load_file(folder / SINGLE)
-        save_file(tensors | change(tensors.pop("lm_head.weight")), folder / SINGLE)
-
-    return replace
+    return lambda folder: change_tensors(folder, lambda t: t | change(t.pop("lm_head.weight")))
 
 
 @pytest.mark.parametrize(

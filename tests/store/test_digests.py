@@ -171,6 +171,13 @@ def test_only_what_is_not_shared_is_made(config, folders, added):
     assert made == {f"{folder}/{name}" for folder in folders for name in added}
 
 
+def test_a_further_seed_makes_another_soup():
+    soup = {"evaluation": {"models": ["soup"]}}
+    fill(wants(seeds=[42, 43], **soup))
+    made = new(wants(seeds=[42, 43, 44], **soup)) - SHOWN
+    assert made == {"soup", "seed~44/sft", "eval/soup/problems.json"}
+
+
 def test_two_names_may_stand_for_one_artifact():
     """At lambda 1 nothing is learned: the merge with learned shares is that with equal ones."""
     models = {"models": ["base", "uniform", "dense"]}

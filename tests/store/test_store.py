@@ -9,6 +9,7 @@ import sys
 import time
 from dataclasses import asdict
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -233,19 +234,12 @@ def test_garbage_is_nothing_that_a_moved_project_or_a_renamed_results_folder_sho
     assert f"{entries[1]}  seed_1, 0 KB" in capsys.readouterr().out
 
 
-class Part:
-    """An artifact that a run wants."""
-
-    def __init__(self, entry: Path):
-        self.entry, self.rule, self.digest, self.name = entry, "moe", entry.name, "moe"
-
-
 def test_another_store_gives_what_is_undamaged(capsys):
     recipe = Recipe("moe", 1, {}, {})
     theirs, ours = (Store(Path(name)).entry("moe", recipe.digest) for name in ("theirs", "ours"))
     with create_artifact(theirs / "artifact", "moe") as draft:
         (draft.path / "a.txt").write_text("content")
-    part = Part(ours)
+    part = SimpleNamespace(entry=ours, rule="moe", digest=ours.name, name="moe")
     (Path("theirs") / MARK).touch()
     others.take(["theirs"], [part])
     assert not ours.exists()  # it is not whole

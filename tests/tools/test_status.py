@@ -2,12 +2,11 @@
 
 import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import yaml
+from interpreter import python
 from working_folder import CONFIG, fill, wants, write_inputs
 
 from xft.artifacts.artifact import seal
@@ -138,13 +137,10 @@ def test_a_job_that_was_cut_off_is_told_with_what_is_kept(told):
     )
 
 
-def test_nothing_is_changed_and_nothing_heavy_imported(place, repository):
+def test_nothing_is_changed_and_nothing_heavy_imported(place):
     begun("moe_sft")
     before = contents(place)
-    command = [sys.executable, "-X", "importtime", "-m", "xft.tools.xft", "status", "results"]
-    environment = os.environ | {"PYTHONPATH": str(repository)}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    done = python("-X", "importtime", "-m", "xft.tools.xft", "status", "results")
     assert not re.search(r"\| +(torch|transformers|pandas)$", done.stderr, re.MULTILINE)
     assert contents(place) == before
 

@@ -1,19 +1,13 @@
 """The step `verify`: what it reports of artifacts, of their lineage, and of what is amiss."""
 
-import json
 from pathlib import Path
 
 import pytest
+from damage import change_json
 
 from xft.artifacts import manifest
 from xft.artifacts.artifact import create_artifact
-from xft.artifacts.manifest import (
-    Manifest,
-    hash_files,
-    manifest_path,
-    read_manifest,
-    short,
-)
+from xft.artifacts.manifest import Manifest, hash_files, manifest_path, read_manifest, short
 from xft.common.errors import UserError
 from xft.tools import verify
 
@@ -127,8 +121,7 @@ def test_every_fault_of_every_artifact_is_reported(made, capsys):
     rewrite(manifest_path(made["base"]), "{")
     manifest_path(made["eval"]).unlink()
     manifest_path(made["eval"]).mkdir()
-    edited = json.loads(manifest_path(made["dense"]).read_text()) | {"kind": "moe"}
-    rewrite(manifest_path(made["dense"]), json.dumps(edited))
+    change_json(manifest_path(made["dense"]), kind="moe")
     blocks, message = run(capsys, "nowhere", "results")
     for fault in (
         "nowhere: no manifest beside it and none below it",

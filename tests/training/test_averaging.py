@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from chains import Chain
-from safetensors.torch import load_file, save_file
+from damage import change_json, change_tensors
 from trainings import learn, lines_of, write_rows
 from transformers import AutoModelForCausalLM
 
@@ -33,14 +33,13 @@ def chain(tiny_llama, tmp_path_factory) -> Chain:
 def tied(tiny_llama, tmp_path_factory) -> Path:
     """A base in bf16 whose tied head is stored too."""
     folder = shutil.copytree(tiny_llama, tmp_path_factory.mktemp("tied") / "base")
-    config = json.loads((folder / "config.json").read_text())
-    config |= {"tie_word_embeddings": True, "dtype": "bfloat16"}
-    (folder / "config.json").write_text(json.dumps(config))
-    file = folder / "model.safetensors"
-    weights = {name: tensor.bfloat16() for name, tensor in load_file(file).items()}
-    weights["lm_head.weight"] = weights["model.embed_tokens.weight"].clone()
-    save_file(weights, file)
-    return folder
+    change_json(folder / "config.json", tie_word_embeddings=True, dtype="bfloat16")
+
+    def stored(tensors: dict) -> dict:
+        head = {"lm_head.weight": tensors["model.embed_tokens.weight"].clone()}
+        return {name: tensor.bfloat16() for name, tensor in (tensors | head).items()}
+
+    return change_tensors(folder, stored)
 
 
 @pytest.fixture

@@ -5,8 +5,9 @@ import shutil
 
 import pytest
 import torch
-from plain_losses import encoded, plain_loss
-from safetensors.torch import load_file, save_file
+from damage import change_json, change_tensors
+from plain_losses import RATE, STEPS, encoded, plain_loop, plain_loss
+from safetensors.torch import load_file
 from trainings import ROWS, learn, lines_of
 from transformers import AutoModelForCausalLM
 
@@ -18,7 +19,6 @@ from xft.config.sections import SftConfig
 from xft.data.tokens_artifact import open_tokens
 from xft.training.steps import with_steps_times
 
-STEPS, RATE = 4, 0.01
 FLAGS = ["--max-steps", STEPS, "--per-device-train-batch-size", len(ROWS), "--learning-rate", RATE]
 FLAGS += ["--lr-scheduler-type", "constant_with_warmup"]
 BATCHES = ["--per-device-train-batch-size", 5, "--learning-rate", RATE]
@@ -37,14 +37,7 @@ def tuned(request, tiny_llama, data, tmp_path_factory):
 
 def test_the_baseline_learns_what_a_plain_loop_learns(tuned, tiny_llama):
     model = AutoModelForCausalLM.from_pretrained(tiny_llama)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=RATE, weight_decay=0)
-    rows, losses = encoded(tiny_llama), []
-    for _ in range(STEPS):
-        loss = plain_loss(model, rows)
-        losses.append(loss.item())
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
+    losses = plain_loop(model, model.parameters(), tiny_llama)
     learned = AutoModelForCausalLM.from_pretrained(tuned)
     for name, expected in model.named_parameters():
         torch.testing.assert_close(learned.get_parameter(name), expected, atol=2e-5, rtol=1e-4)
@@ -69,8 +62,7 @@ def test_at_equal_flops_the_baseline_takes_more_steps(tiny_llama, data, tmp_path
     assert f"- equal FLOPs: {ratio:.4g} times" in (out / "README.md").read_text()
 
     other = shutil.copytree(tiny_llama, tmp_path / "other")
-    config = json.loads((other / "config.json").read_text()) | {"rms_norm_eps": 1e-3}
-    (other / "config.json").write_text(json.dumps(config))
+    change_json(other / "config.json", rms_norm_eps=1e-3)
     with pytest.raises(UserError, match=r"--match-flops .* was made from another base"):
         learn("sft", tmp_path / "out", "--base", other, *flags)
 
@@ -94,16 +86,17 @@ def test_all_weights_learn_and_what_is_none_stays_as_it_is(prefix, tiny_llama, d
 
     A model that was saved without its class for language has names without the prefix.
     """
-    old = tmp_path / "old"
-    shutil.copytree(tiny_llama, old)
-    weights = load_file(old / "model.safetensors")
-    weights = {prefix + name.removeprefix("model."): weights[name] for name in weights}
-    weights["lm_head.weight"] = weights.pop(f"{prefix}lm_head.weight")
     frequencies = f"{prefix}layers.0.self_attn.rotary_emb.inv_freq"
-    weights[frequencies] = torch.arange(4.0)
-    save_file(weights, old / "model.safetensors", metadata={"format": "pt"})
+    old = shutil.copytree(tiny_llama, tmp_path / "old")
+    change_tensors(
+        old,
+        lambda tensors: (
+            {name.replace("model.", prefix, 1): tensor for name, tensor in tensors.items()}
+            | {frequencies: torch.arange(4.0)}
+        ),
+    )
     learn("sft", tmp_path / "sft", "--base", old, "--data", data, *FLAGS)
-    tuned = load_file(tmp_path / "sft" / "model.safetensors")
+    tuned, weights = (load_file(p / "model.safetensors") for p in (tmp_path / "sft", old))
     assert tuned.keys() == weights.keys()
     assert [name for name in tuned if tuned[name].equal(weights[name])] == [frequencies]
 
@@ -145,9 +138,7 @@ def test_the_loss_on_held_out_rows_is_that_of_plain_transformers(held_out, tiny_
 
 def test_a_loss_that_is_nan_is_refused(held_out, tiny_llama, tmp_path):
     diverged = shutil.copytree(tiny_llama, tmp_path / "diverged")
-    weights = load_file(diverged / "model.safetensors")
-    weights["model.norm.weight"].fill_(3e38)
-    save_file(weights, diverged / "model.safetensors", metadata={"format": "pt"})
+    change_tensors(diverged, lambda t: t | {"model.norm.weight": torch.full((32,), 3e38)})
     flags = ["--data", held_out / "tokens", "--out", tmp_path / "loss.json"]
     with pytest.raises(UserError, match=r"diverged: the loss is nan\."):
         run(validation_loss, "--model", diverged, *flags)

@@ -42,8 +42,7 @@ def averaged(model) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize(
-    ("shared", "precision"),
-    [("--shared-expert", "bf16"), ("--no-shared-expert", "bf16_pure")],
+    ("shared", "precision"), [("--shared-expert", "bf16"), ("--no-shared-expert", "bf16_pure")]
 )
 def test_a_step_averages_what_the_optimiser_made(
     tiny_llama, tokenizer, tmp_path, shared, precision

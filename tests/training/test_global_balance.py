@@ -3,6 +3,7 @@
 import pytest
 import torch
 from chains import Chain
+from mixtures import squared_variation
 from trainings import random_rows, train_model
 from transformers import AutoModelForCausalLM
 
@@ -30,11 +31,6 @@ def model(tiny_llama, tmp_path):
         for weight in [*block.experts.parameters(), *block.router.parameters()]:
             weight.data += 0.1 * torch.randn(weight.shape, generator=generator)
     return model
-
-
-def squared_variation(values: torch.Tensor) -> torch.Tensor:
-    mean = values.sum() / len(values)
-    return ((values - mean) ** 2).sum() / (len(values) - 1) / mean**2
 
 
 def test_parts_have_the_gradient_of_the_whole(model):

@@ -4,7 +4,7 @@ import pytest
 import torch
 from mixtures import low_rank_mixture
 from peft import LoraConfig, get_peft_model
-from plain_losses import encoded, plain_loss
+from plain_losses import RATE, STEPS, encoded, plain_loop, plain_loss
 from safetensors.torch import load_file
 from trainings import learn
 from transformers import AutoModelForCausalLM
@@ -12,20 +12,11 @@ from transformers import AutoModelForCausalLM
 from xft.checkpoints.reader import Checkpoint
 from xft.common.errors import UserError
 
-STEPS, RATE, RANK, ALPHA = 4, 0.01, 4, 6.0
+RANK, ALPHA = 4, 6.0
 FLAGS = ["--max-steps", STEPS, "--learning-rate", RATE, "--per-device-train-batch-size", 12]
 FLAGS += ["--lr-scheduler-type", "constant_with_warmup", "--optim", "adamw_torch"]
 LORA = ["--lora-rank", RANK, "--lora-alpha", ALPHA]
 PLAIN = {"router_noise": False, "balance_loss_coef": 0.0, "lora_alpha": ALPHA}
-
-
-def plain_loop(model, parameters, folder):
-    optimizer = torch.optim.AdamW(parameters, lr=RATE, weight_decay=0)
-    rows = encoded(folder)
-    for _ in range(STEPS):
-        optimizer.zero_grad()
-        plain_loss(model, rows).backward()
-        optimizer.step()
 
 
 def assert_learned(after, expected, before) -> None:

@@ -99,10 +99,6 @@ def test_of_equal_losses_the_first_is_the_best():
     assert validations_since_best(history) == 2
 
 
-class Cut(Exception):
-    """A training that ends at once, without a checkpoint."""
-
-
 def test_an_early_stop_comes_at_the_same_step_after_a_cut(learn, monkeypatch):
     """Also if a SIGTERM comes in that very step."""
     settings = {"keep": "best", "early_stopping_patience": 2}
@@ -122,7 +118,7 @@ def test_an_early_stop_comes_at_the_same_step_after_a_cut(learn, monkeypatch):
 def sealed(tmp_path) -> Checkpoints:
     """Checkpoints of steps 1 and 2 with other best weights, and still others since then."""
     checkpoints = Checkpoints(tmp_path / "out", "a", math.inf)
-    with suppress(Cut), checkpoints.claimed():
+    with suppress(SystemExit), checkpoints.claimed():
         for step in (1, 2, 3):
             new = checkpoints.folder / "new"
             save_file({"step": torch.tensor(step)}, new)
@@ -130,7 +126,7 @@ def sealed(tmp_path) -> Checkpoints:
             if step < 3:
                 (checkpoints.folder / f"checkpoint-{step}").mkdir()
                 checkpoints.seal(step)
-        raise Cut
+        raise SystemExit
     return checkpoints
 
 

@@ -1,13 +1,12 @@
 """What a config asks of its files and its base model, told before anything runs."""
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from damage import change_json
+from interpreter import python
 from problem_files import three_problems, write_problems
 
 from xft.common.errors import UserError
@@ -54,12 +53,8 @@ def check(config: dict, **changes) -> None:
     check_all_files([complete(config), *(run.config for run in find_runs(config))])
 
 
-def change_base(file: str, **changes) -> None:
-    path = Path("base", file)
-    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
-
-
 LOW_RANK = {"experts": "lora", "rank": 33}
+PINNED = {"revision": "0" * 40}
 
 
 @pytest.mark.parametrize(
@@ -68,14 +63,22 @@ LOW_RANK = {"experts": "lora", "rank": 33}
         ({"results_dir": "rows.jsonl"}, "config: results_dir = rows.jsonl: rows.jsonl is a file"),
         ({"results_dir": "my{a}"}, 'config: results_dir = "my{a}": a path must not hold braces'),
         ({"results_dir": "-x"}, 'results_dir = "-x": a path must not begin with -'),
-        ({"results_dir": "a/$NOWHERE"}, "the variable NOWHERE, which is not set. Set it with"),
         ({"data": {"train": "a\nb"}}, r'data.train = "a\nb": a path must not hold line breaks'),
         ({"data": {"train": "no.jsonl"}}, "config: data.train: there is no file no.jsonl"),
-        ({"data": {"validation_rows": 99}}, "rows.jsonl has at most 64 rows"),
         ({"evaluation": {"datasets": ["humanevl"]}}, "no file humanevl: did you mean humaneval?"),
         ({"evaluation": {"lm_eval": ["a.yaml"]}}, "evaluation.lm_eval: there is no file a.yaml"),
         ({"evaluation": {"lm_eval": ["--out=x"]}}, '.lm_eval = "--out=x": a path must not begin'),
+        ({"data": {"train": "base"}}, "config: data.train: base is a folder, not a file"),
+        ({"data": {"train": "a/b"}}, "a/b. If it is on the hub, set data.revision to"),
+        (
+            {"data": {"train": "a/b/rows.jsonl", "split": "test"} | PINNED},
+            "config: data.split = test: data.train names a file, which has no splits. Leave out",
+        ),
+        ({"data": {"template": "x"}}, "config: data.template: x is neither a template (magicoder"),
+        ({"evaluation": {"datasets": ["base/config.json"]}}, "json: the name of a file of prob"),
         ({"base": {"model": "no/such/one"}}, "base.model: there is no folder no/such/one"),
+        ({"base": {"model": "rows.jsonl"}}, "base.model: rows.jsonl is a file. Name the folder"),
+        ({"base": {"model": "some/model"}}, "pinned by base.revision, a commit hash"),
         ({"seeds": [1, 2], "data": {"max_length": 257}}, "base takes texts of at most 256 tokens"),
         ({"evaluation": {"max_new_tokens": 256}}, "max_new_tokens = 256: base takes texts of at"),
         ({"data": {"template": "chat"}}, "config: data.template = chat: base has no chat template"),
@@ -93,15 +96,54 @@ def test_a_mistake_is_named_with_its_key(config, changes, message):
     assert message in str(caught.value)
 
 
+def test_files_on_the_hub_and_templates_are_accepted(config):
+    base, sets = {"model": "some/model"} | PINNED, {"datasets": ["humaneval", "problems.jsonl"]}
+    for source in ("org/name/rows.jsonl", "org/name"):
+        check(config, base=base, data={"train": source} | PINNED, evaluation=sets)
+    Path("template.txt").write_text("Do this: {instruction}\n")
+    check(config, data={"template": "template.txt"}, evaluation={"base_prompt": "template.txt"})
+
+
+FOUR_EPOCHS = {"warmup_steps": 9, "per_device_train_batch_size": 4}
+DISTILLED = {"objective": "kl", "kl_weight": 1, "text": "rows.jsonl"}
+
+
+@pytest.mark.parametrize(
+    ("sections", "message"),
+    [
+        ({"data": {"validation_rows": 30}}, "data.validation_rows = 30: rows.jsonl has at most 30"),
+        ({"moe_sft": FOUR_EPOCHS}, None),  # 32 steps
+        (
+            {"moe_sft": FOUR_EPOCHS, "data": {"limit": 8}},
+            "config: moe_sft, with at most 8 rows: warmup_steps = 9: the training has 8 steps",
+        ),
+        ({"mixing": FOUR_EPOCHS | DISTILLED}, None),
+    ],
+)
+def test_too_few_rows_are_told_before_anything_runs(config, sections, message):
+    Path("rows.jsonl").write_text(30 * f"{ROW}\n")
+    if message is None:
+        check(config, **sections)
+    else:
+        with pytest.raises(UserError) as caught:
+            check(config, **sections)
+        assert message in str(caught.value)
+    Path("rows.jsonl").write_text(f"\ufeff\n [{ROW}]")
+    check(config, **sections)  # the number of rows in an array is unknown
+    Path("rows.jsonl").write_text("\n")
+    with pytest.raises(UserError, match=r"config: data\.train: rows\.jsonl holds no rows"):
+        check(config)
+
+
 def test_a_base_that_supports_more_is_asked_for_more(config):
-    change_base("config.json", max_position_embeddings=512, sliding_window=64)
+    change_json(Path("base/config.json"), max_position_embeddings=512, sliding_window=64)
     Path("base/chat_template.jinja").write_text("{{ messages[0].content }}")
     low_rank = {"moe": LOW_RANK | {"rank": 32, "upcycled_layers": [0, 1]}, "sft": {"lora_rank": 32}}
     check(config, data={"max_length": 512, "template": "chat"}, **low_rank)
 
 
 def test_the_tokens_of_the_base_must_fit_its_model(config):
-    change_base("tokenizer_config.json", eos_token=None)
+    change_json(Path("base/tokenizer_config.json"), eos_token=None)
     with pytest.raises(UserError, match="the tokenizer of base has no EOS token"):
         check(config)
     Path("base/special_tokens_map.json").write_text('{"eos_token": "</s>"}')
@@ -160,30 +202,20 @@ def test_a_folder_that_is_no_model_is_left_to_its_step(config):
     check(config)
 
 
-def parse(config: dict, repository: Path) -> str:
-    """What a new process says of a config."""
-    return subprocess.run(
-        [sys.executable, "-c", PARSE, json.dumps(config)],
-        env=os.environ | {"PYTHONPATH": str(repository)},
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout
-
-
 def test_a_model_in_the_hubs_cache_is_looked_at_without_network_and_heavy_imports(
-    config, hub, run_step, repository, tmp_path
+    config, hub, run_step, tmp_path
 ):
     files = {path.name: path.read_bytes() for path in Path("base").iterdir()}
     revision = hub.add("org/name", files)
     config["base"] = {"model": "org/name", "revision": revision}
     config["data"] |= {"template": "chat"}
-    assert parse(config, repository) == "[]\n"  # nothing is known of it yet
+    words = ["-c", PARSE, json.dumps(config)]
+    assert python(*words).stdout == "[]\n"  # nothing is known of it yet
     assert not hub.requests
-    words = ["--model", "org/name", "--revision", revision, "--out", tmp_path / "out"]
-    assert run_step("base", *words).returncode == 0
+    fetched = ["--model", "org/name", "--revision", revision, "--out", tmp_path / "out"]
+    assert run_step("base", *fetched).returncode == 0
     hub.requests.clear()
-    told, imported = parse(config, repository).splitlines()
+    told, imported = python(*words).stdout.splitlines()
     assert "config: data.template = chat: org/name has no chat template" in told
     assert imported == "[]" and not hub.requests
     shutil.rmtree(tmp_path / "out")
