@@ -247,6 +247,16 @@ def test_few_problems_can_show_little(runs, count, words):
     assert words in runs.summarise()[0]
 
 
+def test_one_held_out_row_gives_no_interval(runs):
+    for model, loss in {"sft": 1.5, "moe_sft": 1.2}.items():
+        runs.add(model, 40, losses=[loss])
+    text, _, compared = runs.summarise()
+    (row,) = [row for row in compared if row["tests"] == "loss"]
+    assert (row["low"], row["high"]) == ("", "")
+    shown = ["moe_sft", "sft", "1", "-0.3000", "–", "1.000", "no"]
+    assert cells(text, "model", "against", "rows") == [shown]
+
+
 def test_different_backends_are_told(runs):
     for model, backend in {"base": "vllm", "moe_sft": "transformers", "sft": "vllm"}.items():
         runs.add(model, 9, backend=backend)

@@ -152,7 +152,7 @@ def _read_summary(results: Results) -> None:
         return
     results.summary = text.read_text(encoding="utf-8")
     with _written_by("summary", comparisons):
-        pairs = pd.read_csv(comparisons)[COLUMNS].dropna()
+        pairs = pd.read_csv(comparisons)[COLUMNS].dropna(subset=[*{*COLUMNS} - {"low", "high"}])
         pairs[COLUMNS[4:]] = pairs[COLUMNS[4:]].apply(pd.to_numeric)
         results.comparisons.extend(pairs.to_dict("records"))
 
