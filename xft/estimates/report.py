@@ -118,7 +118,11 @@ def _work(plan: Plan) -> list[str]:
     if plan.rows is None:
         lines.append("  the rows are not on this machine: give their number with --rows")
     if plan.processor is None:
-        lines.append("  hours: give the FLOPs a second that a process reaches with --flops")
+        lines += [
+            "  hours: ? without the speed of this CPU. Measure it in a training of a few steps:",
+            "  tokens a second (end of its log) x FLOPs / tokens (above), and give it with --flops",
+            "  docs/planning.md has an example",
+        ]
     return lines
 
 
