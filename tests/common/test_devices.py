@@ -19,7 +19,12 @@ def test_nan_on_a_processor_with_amx_comes_with_advice(tmp_path, monkeypatch, fl
 
 @pytest.mark.parametrize(
     ("precision", "dtype"),
-    [("fp32", "fp32"), ("torch.float32", "fp32"), ("torch.bfloat16", "bf16"), ("bf16", "bf16 over")],
+    [
+        ("fp32", "fp32"),
+        ("torch.float32", "fp32"),
+        ("torch.bfloat16", "bf16"),
+        ("bf16", "bf16 over"),
+    ],
 )
 def test_number_types_have_one_name_in_the_log(precision, dtype):
     assert describe_device("cpu", precision, 2).startswith(f"device cpu, 2 threads, {dtype}")

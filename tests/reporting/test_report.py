@@ -309,7 +309,7 @@ def write_metrics(folder, line):
         ),
         (
             lambda folder: (folder / "diversity.json").write_text('{"layers": [1]}'),
-            "diversity.json is not as step diversity writes it",
+            "diversity.json is not what step diversity writes",
         ),
         (lambda folder: shutil.rmtree(folder), "there is no folder"),
         (lambda folder: (folder / "report.html").write_text("mine"), "is no report"),
@@ -317,7 +317,7 @@ def write_metrics(folder, line):
         (lambda folder: (folder / "runs.csv").write_text(""), "names no results"),
         (
             lambda folder: (folder / "comparisons.csv").write_text("first,second\na,b\n"),
-            "comparisons.csv is not as step summary writes it",
+            "comparisons.csv is not what step summary writes",
         ),
         (
             lambda folder: (folder / "eval/base/own.generations.jsonl").write_text("{\n"),

@@ -110,18 +110,17 @@ def _work(plan: Plan) -> list[str]:
     lines = [
         "Work at most: every row fills the window, and every solution has max_new_tokens",
         *table(rows),
-        "  hours of what depends on lambda are for one; evaluations without judging",
+        "  hours of mixing, heal and dense: for one lambda; of evaluations: without the tests",
         f"  a token of moe_sft takes {ratio:.2f} times the FLOPs of one of sft",
     ]
     if plan.models.is_low_rank:
-        lines.append("  low-rank experts have small products: expect more hours than these")
+        lines.append("  low-rank experts have small matrix products: expect more hours than these")
     if plan.rows is None:
-        lines.append("  the rows are not on this machine: give their number with --rows")
+        lines.append("  ?: the rows are not on this machine. Give their number with --rows")
     if plan.processor is None:
         lines += [
-            "  hours: ? without the speed of this CPU. Measure it in a training of a few steps:",
-            "  tokens a second (end of its log) x FLOPs / tokens (above), and give it with --flops",
-            "  docs/planning.md has an example",
+            "  ?: the speed of this CPU is unknown. Measure it in a short training, and give --flops:",
+            "  FLOPs / tokens (above) x tokens a second (end of the log); see docs/planning.md",
         ]
     return lines
 
@@ -138,13 +137,15 @@ def _memory(plan: Plan) -> list[str]:
     ]
     lines = [
         f"Memory of a process, within 25% (moe_sft: {tuning.precision}, {tuning.options.optim}, "
-        f"{tuning.processes} processes)",
+        f"{tuning.processes} process{'es' * (tuning.processes > 1)})",
         *table([("", *shown), *rows]),
-        "  the peak is less than the sum: the parts are largest at different times",
+        "  the peak is less than the sum of the columns, whose maxima are at different times",
         *(f"  {name}: {job.fault}" for name, job in jobs.items() if job.fault),
     ]
     if plan.gpu:
-        lines.append(f"  an {plan.gpu} has {GPUS[plan.gpu].memory:g} GiB; leave 5% of it for gaps")
+        lines.append(
+            f"  an {plan.gpu} has {GPUS[plan.gpu].memory:g} GiB; leave 5% of it free for gaps"
+        )
     return lines
 
 

@@ -81,7 +81,7 @@ def measure(
 
 
 def compare(pairs: Sequence[tuple[Measured, Measured]], most: float = inf) -> Difference:
-    """Compare two models. pairs: their measures on each set of units. most: no difference is larger.
+    """Compare two models. pairs: their measures on each set of units. most: the largest difference.
 
     The two-way (pigeonhole) bootstrap of Owen, arXiv 0712.1111: it draws seeds and units
     independently, the same units for both models, and takes the 2.5% and 97.5% quantiles of the

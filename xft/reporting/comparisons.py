@@ -46,7 +46,7 @@ def solved_values(results: Mapping[Result, dict]) -> Iterator[Values]:
 
 
 def loss_values(losses: Mapping[Result, dict]) -> Iterator[Values]:
-    """The losses of the held-out rows, in nats a token. losses: contents of the files."""
+    """The losses of the held-out rows, in nats per token. losses: contents of the files."""
     for found, content in losses.items():
         tokens = tuple(row["tokens"] for row in content["rows"])
         rows = content.get("tokens"), *tokens

@@ -49,8 +49,8 @@ LOSSES = Quantity(
     verb="has a held-out loss",
     factor=1,
     digits=4,
-    higher="nats a token higher",
-    lower="nats a token lower",
+    higher="nats per token higher",
+    lower="nats per token lower",
     units="rows",
 )
 
@@ -151,7 +151,7 @@ def readable(quantity: Quantity, rows):
         texts["seeds"] = [f"{model}, {against}" for model, against in seeds]
     texts["difference"] = [quantity.number(value, "+") for value in rows["difference"]]
     texts["95% interval"] = [
-        "–" if math.isnan(low) else f"{quantity.number(low, '+')} to {quantity.number(high, '+')}"
+        "-" if math.isnan(low) else f"{quantity.number(low, '+')} to {quantity.number(high, '+')}"
         for low, high in zip(rows["low"], rows["high"], strict=True)
     ]
     texts["p"] = [p_text(value).removeprefix("= ") for value in rows["p_value"]]

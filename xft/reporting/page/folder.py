@@ -101,7 +101,7 @@ def _written_by(step: str, file: Path) -> Iterator[None]:
     try:
         yield
     except (LookupError, TypeError, ValueError, ArithmeticError, AttributeError) as error:
-        raise UserError(f"{file} is not as step {step} writes it: {error!r:.200}") from None
+        raise UserError(f"{file} is not what step {step} writes: {error!r:.200}") from None
 
 
 def _read_config(results: Results) -> XftConfig | None:
