@@ -119,8 +119,8 @@ def _work(plan: Plan) -> list[str]:
         lines.append("  ?: the rows are not on this machine. Give their number with --rows")
     if plan.processor is None:
         lines += [
-            "  ?: the speed of this CPU is unknown. Measure it in a short training, and give --flops:",
-            "  FLOPs / tokens (above) x tokens a second (end of the log); see docs/planning.md",
+            "  ?: the speed of this CPU is unknown. A short training shows it: give with --flops",
+            "  FLOPs / tokens (above) x tokens a second (end of its log); see docs/planning.md",
         ]
     return lines
 

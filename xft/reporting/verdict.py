@@ -84,7 +84,8 @@ def _sentences(quantity: Quantity, rows) -> Iterator[str]:
     alike = list(same[same["first"] == BASE]["second"])
     if alike:
         do = "do" if len(alike) > 1 else "does"
-        yield f"{_listed(alike)} {do} not differ significantly from base {end}"
+        models = _listed(alike) if len(alike) <= NAMED else f"{len(alike)} models"
+        yield f"{models} {do} not differ significantly from base {end}"
     others = same[same["first"] != BASE]
     if len(others) == 1:
         (pair,) = others.itertuples()

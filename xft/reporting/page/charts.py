@@ -11,8 +11,8 @@ ROW = 20  # pixels
 LOOK = {
     "background": "transparent",
     "axis": {"labelFontSize": 12, "titleFontSize": 12, "titleFontWeight": "normal"},
-    "axisY": {"labelLimit": 380},
-    "legend": {"labelFontSize": 12, "titleFontSize": 12, "labelLimit": 300, "symbolLimit": 120}
+    "axisY": {"labelLimit": 600},
+    "legend": {"labelFontSize": 12, "titleFontSize": 12, "labelLimit": 900, "symbolLimit": 120}
     | {"orient": "bottom", "columns": 1, "symbolStrokeWidth": 3, "symbolOpacity": 1},
 }
 

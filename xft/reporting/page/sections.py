@@ -184,7 +184,7 @@ def _experts(collected) -> Iterator[Part]:
     noisy = [point for point in routers if point["noise_changed"] is not None]
     heading = "Choices that the routers' noise changed"
     yield from _curves("Entropy of the routers", routers, "entropy", "entropy, nats")
-    yield from _curves(heading, noisy, "noise_changed", "part of the choices")
+    yield from _curves(heading, noisy, "noise_changed", "share of the choices")
     for (name,), cells in _grouped(collected("shares", "merge"), "merge"):
         drawn = chart("map", cells, row="set", value="share")
         yield Part(f"Learned shares of the experts: {name}", chart=drawn)
