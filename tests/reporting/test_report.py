@@ -302,9 +302,9 @@ def write_metrics(folder, line):
             for line, message in [
                 ("[" * 100_000, "line 1: it is nested too deeply"),
                 (f'{{"loss": {"9" * 5000}}}', "line 1: Exceeds the limit"),
-                (f'{{"step": 1, "loss": {"9" * 4000}}}', "as step sft writes it"),
-                ('{"step": 1, "loss": "low"}', "as step sft writes it"),
-                ('{"loss": 1}', "as step sft writes it"),
+                (f'{{"step": 1, "loss": {"9" * 4000}}}', "what step sft writes"),
+                ('{"step": 1, "loss": "low"}', "what step sft writes"),
+                ('{"loss": 1}', "what step sft writes"),
             ]
         ),
         (
