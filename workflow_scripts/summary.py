@@ -1,7 +1,7 @@
 """Put the results of all evaluations into one table, and compare the models with each other.
 
-The step writes the table as CSV, and as Markdown with the verdict in words, whose beginning it
-prints. A second CSV file holds the comparisons.
+The step writes the table as CSV, and as Markdown with the verdict in words. It prints the first
+lines of the Markdown file. A second CSV file contains the comparisons.
 """
 
 import os

@@ -1,9 +1,9 @@
-"""What a step says of NaN on a processor whose products were wrong."""
+"""What a step says of its device, and of NaN on a processor whose products were wrong."""
 
 import pytest
 
 from xft.common import devices
-from xft.common.devices import advice_on_nan
+from xft.common.devices import advice_on_nan, describe_device
 
 
 @pytest.mark.parametrize(
@@ -15,3 +15,16 @@ def test_nan_on_a_processor_with_amx_comes_with_advice(tmp_path, monkeypatch, fl
     assert ("ONEDNN_MAX_CPU_ISA=AVX512_CORE_BF16" in advice_on_nan()) == advises
     monkeypatch.setattr(devices, "CPU_INFO", tmp_path / "none")
     assert advice_on_nan() == ""
+
+
+@pytest.mark.parametrize(
+    ("precision", "dtype"),
+    [
+        ("fp32", "fp32"),
+        ("torch.float32", "fp32"),
+        ("torch.bfloat16", "bf16"),
+        ("bf16", "bf16 over"),
+    ],
+)
+def test_number_types_have_one_name_in_the_log(precision, dtype):
+    assert describe_device("cpu", precision, 2).startswith(f"device cpu, 2 threads, {dtype}")

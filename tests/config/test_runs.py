@@ -8,39 +8,47 @@ from xft.config.runs import find_runs
 OWN = {"base": {"model": "x"}, "data": {"train": "y"}}
 
 
-def paths(**keys) -> list[tuple[str | None, str]]:
+def paths(**keys) -> list[tuple[str, str]]:
     """The name of each run, and what its paths carry."""
     runs = find_runs(OWN | keys)
     return [(run.name, "/".join("~".join(pair) for pair in run.changes.items())) for run in runs]
 
 
 def test_without_further_keys_there_is_one_run_as_it_is():
-    assert paths() == [(None, "")]
+    assert paths() == [("", "")]
 
 
 def test_the_configs_own_values_are_not_in_the_paths():
-    assert paths(seed=7, seeds=[7, 8]) == [(None, ""), (None, "seed~8")]
+    assert paths(seed=7, seeds=[7, 8]) == [("", ""), ("", "seed~8")]
+
+
+def test_each_value_of_a_sweep_is_named_also_the_configs_own():
+    own = {"moe": {"num_experts": 4, "num_experts_per_tok": 2}}
+    assert paths(**own, sweep={"moe.num_experts": [3, 4]}) == [
+        ("num_experts=3", "moe.num_experts~3"),
+        ("num_experts=4", ""),
+    ]
 
 
 def test_variants_sweep_and_seeds_are_multiplied():
     vanilla = {"moe": {"shared_expert": False}, "evaluation": {"models": ["moe_sft"]}}
     variants = {"xft": {}, "vanilla": vanilla}
-    sweep = {"moe_sft.learning_rate": [5e-5, "2e-5"], "mixing.granularity": ["model"]}
+    sweep = {"moe_sft.learning_rate": [5e-5, "2e-5"], "mixing.learning_rate": [0.1]}
     found = paths(variants=variants, sweep=sweep, seeds=[42, 1])
     assert len(found) == 8
-    own = "moe_sft.learning_rate~5e-05, mixing.granularity~model"
-    assert found[0] == (f"xft, {own}", "mixing.granularity~model")
+    own = "moe_sft.learning_rate=5e-05, mixing.learning_rate=0.1"
+    assert found[0] == (f"xft, {own}", "mixing.learning_rate~0.1")
     # Section sft has the values of moe_sft that it does not set itself.
     rate = "moe_sft.learning_rate~2e-05/sft.learning_rate~2e-05"
     assert found[-1] == (
         f"vanilla, {own.replace('5e', '2e')}",
-        f"moe.shared_expert~false/{rate}/mixing.granularity~model/seed~1",
+        f"moe.shared_expert~false/{rate}/mixing.learning_rate~0.1/seed~1",
     )
 
 
 def test_what_has_results_of_its_own_is_in_no_path():
     models = {"evaluation": {"models": ["base"]}, "merge": {"lambdas": [0.5]}}
-    assert paths(variants={"few": models}) == [("few", "")]
+    assert paths(variants={"few": models}) == [("", "")]
 
 
 @pytest.mark.parametrize(

@@ -387,7 +387,9 @@ def test_plans_and_rules_need_neither_torch_nor_transformers(project):
 
 def test_hours_on_a_cpu_need_a_speed(project, capsys):
     plan.main(["--config", "mine.yaml"])
-    assert re.search(r"moe_sft .* \?\n(.*\n)*.* with --flops\n", capsys.readouterr().out)
+    assert re.search(
+        r"moe_sft .* \?\n(.*\n)*.*: the speed .* give with --flops\n", capsys.readouterr().out
+    )
     made = planned("--flops", "1e6")
     work = made.work("moe_sft")
     assert made.training_hours("moe_sft") == work.flops / 1e6 / 3600

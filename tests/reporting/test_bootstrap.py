@@ -10,11 +10,11 @@ from xft.reporting.bootstrap import compare, measure
 Z = 1.959963984540054
 
 
-def compared(first, second, seeds=None, weights=None):
+def compared(first, second, seeds=None, weights=None, **most):
     """The comparison of values [seeds, units]. seeds: of both models; by default the first ones."""
     seeds = seeds or (range(len(first)), range(len(second)))
     models = [dict(zip(*both, strict=True)) for both in zip(seeds, (first, second), strict=True)]
-    return compare([tuple(measure(models, weights))])
+    return compare([tuple(measure(models, weights))], **most)
 
 
 def test_a_mean_over_tokens_has_the_variance_of_a_ratio():
@@ -89,6 +89,22 @@ def test_few_problems_that_differ_show_nothing(differing, p_value):
     found = compared(np.zeros((3, 8)), second)
     assert found.p_value == p_value
     assert found.difference == differing / 8
+
+
+def test_an_interval_stays_within_the_range_of_the_difference():
+    """With one seed of two that solves all, the scaled deviations reach beyond 100%."""
+    first, second = np.zeros((2, 4)), np.array([[0] * 4, [1] * 4])
+    assert compared(first, second).high > 1
+    assert compared(first, second, most=1).high == 1
+    assert compared(second, first, most=1).low == -1
+
+
+def test_one_unit_gives_no_interval():
+    """Neither one alone, nor one of each data set: resamples are all the same."""
+    one = tuple(measure([{0: [0.3]}, {0: [0.5]}]))
+    for found in compare([one]), compare([one, one]):
+        assert found.difference == pytest.approx(0.2)
+        assert np.isnan([found.low, found.high]).all()
 
 
 def test_nineteen_intervals_in_twenty_hold_the_difference():

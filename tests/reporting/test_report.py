@@ -302,14 +302,14 @@ def write_metrics(folder, line):
             for line, message in [
                 ("[" * 100_000, "line 1: it is nested too deeply"),
                 (f'{{"loss": {"9" * 5000}}}', "line 1: Exceeds the limit"),
-                (f'{{"step": 1, "loss": {"9" * 4000}}}', "as step sft writes it"),
-                ('{"step": 1, "loss": "low"}', "as step sft writes it"),
-                ('{"loss": 1}', "as step sft writes it"),
+                (f'{{"step": 1, "loss": {"9" * 4000}}}', "what step sft writes"),
+                ('{"step": 1, "loss": "low"}', "what step sft writes"),
+                ('{"loss": 1}', "what step sft writes"),
             ]
         ),
         (
             lambda folder: (folder / "diversity.json").write_text('{"layers": [1]}'),
-            "diversity.json is not as step diversity writes it",
+            "diversity.json is not what step diversity writes",
         ),
         (lambda folder: shutil.rmtree(folder), "there is no folder"),
         (lambda folder: (folder / "report.html").write_text("mine"), "is no report"),
@@ -317,7 +317,7 @@ def write_metrics(folder, line):
         (lambda folder: (folder / "runs.csv").write_text(""), "names no results"),
         (
             lambda folder: (folder / "comparisons.csv").write_text("first,second\na,b\n"),
-            "comparisons.csv is not as step summary writes it",
+            "comparisons.csv is not what step summary writes",
         ),
         (
             lambda folder: (folder / "eval/base/own.generations.jsonl").write_text("{\n"),

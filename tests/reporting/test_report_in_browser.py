@@ -70,6 +70,7 @@ def test_all_charts_are_drawn_without_errors_or_requests(opened, address, reposi
         ).count()
         drawn = chart.locator("svg").first.bounding_box()["width"]
         assert drawn == pytest.approx(chart.bounding_box()["width"], abs=1)
+        assert "…" not in chart.text_content()
     assert opened.page.evaluate("document.documentElement.scrollWidth") <= opened.width
     background = opened.page.evaluate("getComputedStyle(document.body).backgroundColor")
     assert (background == "rgb(255, 255, 255)") == (opened.scheme == "light")

@@ -247,6 +247,16 @@ def test_few_problems_can_show_little(runs, count, words):
     assert words in runs.summarise()[0]
 
 
+def test_one_held_out_row_gives_no_interval(runs):
+    for model, loss in {"sft": 1.5, "moe_sft": 1.2}.items():
+        runs.add(model, 40, losses=[loss])
+    text, _, compared = runs.summarise()
+    (row,) = [row for row in compared if row["tests"] == "loss"]
+    assert (row["low"], row["high"]) == ("", "")
+    shown = ["moe_sft", "sft", "1", "-0.3000", "-", "1.000", "no"]
+    assert cells(text, "model", "against", "rows") == [shown]
+
+
 def test_different_backends_are_told(runs):
     for model, backend in {"base": "vllm", "moe_sft": "transformers", "sft": "vllm"}.items():
         runs.add(model, 9, backend=backend)
@@ -300,7 +310,9 @@ def test_losses_are_compared_row_by_row(runs):
     shown = re.search(r"^\| dense/lam~0.75 \| moe_sft \| 50 .*$", text, re.MULTILINE)[0]
     assert f"| {difference:+.4f} " in shown and shown.endswith("| yes         |")
     sentence = f"- dense/lam~0.75 has a held-out loss {-difference:.4f} (95% interval "
-    assert sentence in text and " nats a token lower than moe_sft (50 rows): significant, " in text
+    assert (
+        sentence in text and " nats per token lower than moe_sft (50 rows): significant, " in text
+    )
     assert [row["validation loss"] for row in rows[1:]] == [f"{weights @ after:.4f}"] * 2
 
 
@@ -385,7 +397,9 @@ def test_experts_that_are_nearly_equal_are_named(runs):
         ["vanilla, seed 42", "0.1 %", "0.1 %", "0.3 %", "", ""],
         ["seed 43", "20.0 %", "20.0 %", "40.0 %", "", ""],
     ]
-    heading = "The experts are nearly equal, and no mixing can matter there:\n\n"
+    heading = (
+        "The experts of these are nearly equal, so the mixing coefficients have no effect:\n\n"
+    )
     assert f"{heading}- seed 42: layers 1\n- vanilla, seed 42: all layers together\n" in text
     (runs.root / "42.json").write_text("{}")
     with pytest.raises(UserError, match=r"42\.json is no result of step diversity"):

@@ -233,6 +233,15 @@ def test_the_table_has_a_row_for_each_model_of_each_run_with_the_shared_files():
     assert {named[row.eval] for row in rows[::2]} == {"eval/base/problems.json"}
 
 
+def test_the_configs_own_value_comes_first_in_the_table_of_a_sweep():
+    """The others are compared with it."""
+    sweep = {"moe_sft.max_steps": [2, 3, 4]}
+    rows = wants(moe_sft={"max_steps": 3}, sweep=sweep).experiment.rows
+    assert [row.variant for row in rows if row.model == "moe_sft"] == [
+        f"max_steps={steps}" for steps in (3, 2, 4)
+    ]
+
+
 # What stands where the workflow writes
 
 

@@ -39,6 +39,7 @@ def describe_device(device: str, precision: str, threads: int | None) -> str:
     import torch
 
     dtype = "bf16 over fp32" if precision == "bf16" else precision.removeprefix("torch.")
+    dtype = dtype.replace("bfloat", "bf").replace("float", "fp")
     if device.startswith("cuda"):
         return f"device {device} ({torch.cuda.get_device_name(device)}), {dtype} weights"
     of_threads = f", {threads} thread{'s' * (threads > 1)}" if threads else ""

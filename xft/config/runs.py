@@ -40,12 +40,13 @@ PLAIN_TEXT = re.compile(r"(?!(true|false|null)$)[A-Za-z][A-Za-z0-9_-]{,39}")
 class Run:
     """One run: its configuration, and how it differs from the file's own values.
 
-    name: of its variant, with its values of the sweep; None if there are no variants. changes: the
-    keys with other values, each with the text that stands for its value in paths, the seed last.
+    name: of its variant, with its values of the sweep; empty if it has the file's own values and
+    sweeps none. changes: the keys with other values, each with the text that stands for its value
+    in paths, the seed last.
     """
 
     config: XftConfig
-    name: str | None = None
+    name: str = ""
     changes: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -68,7 +69,9 @@ def find_runs(config: Mapping, where: str = "config") -> list[Run]:
         if content in seen:
             raise UserError(f"{place}: it is the same as {seen[content]}. Leave one of them out")
         seen[content] = place
-        runs.append(Run(made, _name(variant, point, made), _changes(values, made)))
+        changes = _changes(values, made)
+        is_own = not point and changes.keys() <= {"seed"}
+        runs.append(Run(made, "" if is_own else _name(variant, point, made), changes))
     _check_models(whole, runs, where)
     return runs
 
@@ -153,10 +156,12 @@ def _completed(
                 yield name, point, complete(seeded, _described(where, name, point))
 
 
-def _name(variant: str | None, point: dict, config: XftConfig) -> str | None:
-    values = leaves(config)
-    swept = [f"{key}~{_text(values[key])}" for key in point]
-    return ", ".join([variant, *swept]) if variant else None
+def _name(variant: str | None, point: dict, config: XftConfig) -> str:
+    """Such as `vanilla, learning_rate=2e-05`. Keys have their section if they need it."""
+    values, short = leaves(config), [key.rpartition(".")[2] for key in point]
+    names = [key if short.count(last) > 1 else last for key, last in zip(point, short, strict=True)]
+    swept = [f"{name}={_text(values[key])}" for name, key in zip(names, point, strict=True)]
+    return ", ".join([*filter(None, [variant]), *swept])
 
 
 def _described(where: str, variant: str | None, point: dict) -> str:

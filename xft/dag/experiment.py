@@ -104,22 +104,22 @@ class Experiment:
     def rows(self) -> list[Row]:
         """The rows of the table of runs, which name the files of the store.
 
-        A run has a row for each model that it shares with another run which evaluates it, too.
+        A run has a row for each model that it shares with another run which evaluates it, too. The
+        run with the configuration's own values comes first: the others are compared with it.
         """
         models = dict.fromkeys(model for run in self.runs for model in run.model_names())
         return [
             self._row(run, model, label, files)
-            for run in self.runs
+            for run in sorted(self.runs, key=lambda run: not run.changes.keys() <= {"seed"})
             for label in run.problem_sets
             for model in models
             if (files := run.measured(model, label))["eval"] in self.shown
         ]
 
     def _row(self, run: Wants, model: str, label: str, files: dict[str, Wanted]) -> Row:
-        changes = [f"{key}~{text}" for key, text in run.changes.items() if key != "seed"]
         return Row(
             model=model,
-            variant=(run.name or ", ".join(changes)) if changes else "",
+            variant=run.name,
             seed=run.config.seed,
             dataset=label,
             **{step: part.place for step, part in files.items() if part in self.shown},

@@ -111,15 +111,18 @@ def _work(plan: Plan) -> list[str]:
     lines = [
         "Work at most: every row fills the window, and every solution has max_new_tokens",
         *table(rows),
-        "  hours of what depends on lambda are for one; evaluations without judging",
+        "  hours of mixing, heal and dense: for one lambda; of evaluations: without the tests",
         f"  a token of moe_sft takes {ratio:.2f} times the FLOPs of one of sft",
     ]
     if plan.models.is_low_rank:
-        lines.append("  low-rank experts have small products: expect more hours than these")
+        lines.append("  low-rank experts have small matrix products: expect more hours than these")
     if plan.rows is None:
-        lines.append("  the rows are not on this machine: give their number with --rows")
+        lines.append("  ?: the rows are not on this machine. Give their number with --rows")
     if plan.processor is None:
-        lines.append("  hours: give the FLOPs a second that a process reaches with --flops")
+        lines += [
+            "  ?: the speed of this CPU is unknown. A short training shows it: give with --flops",
+            "  FLOPs / tokens (above) x tokens a second (end of its log); see docs/planning.md",
+        ]
     return lines
 
 
@@ -137,11 +140,13 @@ def _memory(plan: Plan) -> list[str]:
         f"Memory of a process, within 25% (moe_sft: {tuning.precision}, {tuning.options.optim}, "
         f"{counted(tuning.processes, 'process', 'es')})",
         *table([("", *shown), *rows]),
-        "  the peak is less than the sum: the parts are largest at different times",
+        "  the peak is less than the sum of the columns, whose maxima are at different times",
         *(f"  {name}: {job.fault}" for name, job in jobs.items() if job.fault),
     ]
     if plan.gpu:
-        lines.append(f"  an {plan.gpu} has {GPUS[plan.gpu].memory:g} GiB; leave 5% of it for gaps")
+        lines.append(
+            f"  an {plan.gpu} has {GPUS[plan.gpu].memory:g} GiB; leave 5% of it free for gaps"
+        )
     return lines
 
 

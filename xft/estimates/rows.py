@@ -30,7 +30,7 @@ def count_rows(data: DataConfig, stated: int | None) -> int | None:
     accept = None if identity == CHAT else make_template(identity, tokenizer=None).accept
     rows, bad = read_rows(file, *columns, data.limit, accept)
     if not rows:
-        raise UserError(f"{file}: none of {len(bad)} rows is sound")
+        raise UserError(f"{file}: none of its {len(bad)} rows can be used")
     return len(rows)
 
 

@@ -1,10 +1,10 @@
 """Reads and writes the result of a model on tasks of lm_eval. Equal runs write equal bytes."""
 
-import math
 from collections.abc import Mapping
 from pathlib import Path
 
 from xft.artifacts.results import ResultFormat
+from xft.common.numbers import finite
 
 KIND = "lm_eval"
 RESULT = ResultFormat(KIND, "lm_eval", 1, "tasks")
@@ -45,12 +45,6 @@ def _metrics(row: dict) -> dict[str, dict]:
             stderr = row.get(f"{metric}_stderr,{chosen}")
             found[name] = {"value": finite(value), "stderr": finite(stderr)}
     return found
-
-
-def finite(value: object) -> float | None:
-    """A finite number; None for any other value, such as "N/A"."""
-    is_number = isinstance(value, int | float) and math.isfinite(value)
-    return float(value) if is_number else None
 
 
 def write(path: Path, result: dict, task_hashes: Mapping[str, str]) -> None:

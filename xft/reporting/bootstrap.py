@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from math import inf, nan
 
 CONFIDENCE = 0.95
 RESAMPLES = 19_999  # p-values from 1e-4 on, enough for Holm's correction for 500 comparisons
@@ -16,7 +17,7 @@ class Difference:
     """The second model's mean minus the first's, over seeds and units.
 
     problems: the number of units. seeds_first, seeds_second: the numbers of seeds. low, high: the
-    95% interval. p_value: two-sided, for no difference.
+    95% interval; NaN if no set has more than one unit. p_value: two-sided, for no difference.
     """
 
     problems: int
@@ -79,15 +80,16 @@ def measure(
     ]
 
 
-def compare(pairs: Sequence[tuple[Measured, Measured]]) -> Difference:
-    """Compare two models. pairs: their measures on each set of units.
+def compare(pairs: Sequence[tuple[Measured, Measured]], most: float = inf) -> Difference:
+    """Compare two models. pairs: their measures on each set of units. most: the largest difference.
 
     The two-way (pigeonhole) bootstrap of Owen, arXiv 0712.1111: it draws seeds and units
     independently, the same units for both models, and takes the 2.5% and 97.5% quantiles of the
     resampled differences. Sets of units are strata. If both models have the same seeds, the same
     ones are drawn for both. The deviations of S seeds are scaled by sqrt(S / (S - 1)) (Rao and Wu,
     JASA 83 (1988) 231-241), since a plain bootstrap makes the variance of S values too small by
-    (S - 1) / S. With one seed, only units are drawn.
+    (S - 1) / S. The scaled deviations can exceed `most`: there the interval is cut off. With one
+    seed, only units are drawn.
 
     p: 2 (1 + b) / (1 + R), where b of R resamples lie on the rarer side of 0 or at 0; and at least
     2 / 2^k if the models differ on k units, since no test that exchanges the models on each unit
@@ -103,7 +105,7 @@ def compare(pairs: Sequence[tuple[Measured, Measured]]) -> Difference:
         difference += share * float(by_unit @ first.shares)
         differing += int(np.count_nonzero(~np.isclose(by_unit, 0)))
     drawn = drawn.round(DIGITS)
-    low, high = quantiles(drawn)
+    low, high = np.clip(quantiles(drawn), -most, most).tolist() if sizes.max() > 1 else (nan, nan)
     rarer = min(np.count_nonzero(drawn <= 0), np.count_nonzero(drawn >= 0))
     p_value = max(2 * (1 + rarer) / (1 + RESAMPLES), 2.0 ** (1 - differing))
     first, second = pairs[0]

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass, fields
+from math import inf
 
 from xft.config.models import MODELS
 from xft.evaluation.ground_truth import TEST_SETS
@@ -45,7 +46,7 @@ def solved_values(results: Mapping[Result, dict]) -> Iterator[Values]:
 
 
 def loss_values(losses: Mapping[Result, dict]) -> Iterator[Values]:
-    """The losses of the held-out rows, in nats a token. losses: contents of the files."""
+    """The losses of the held-out rows, in nats per token. losses: contents of the files."""
     for found, content in losses.items():
         tokens = tuple(row["tokens"] for row in content["rows"])
         rows = content.get("tokens"), *tokens
@@ -63,6 +64,7 @@ def comparison_table(values: Sequence[Values]):
 
     rows = []
     for tests in dict.fromkeys(one.tests for one in values):
+        most = inf if tests == LOSS else 1.0
         here = [one for one in values if one.tests == tests]
         datasets = dict.fromkeys(one.dataset for one in here)
         measured = {name: _measured([v for v in here if v.dataset == name]) for name in datasets}
@@ -76,7 +78,7 @@ def comparison_table(values: Sequence[Values]):
             if len(sets) > 1:
                 sets[POOLED] = [both for found in sets.values() for both in found]
             rows += [
-                (first.label, second.label, name, tests, *astuple(compare(found)))
+                (first.label, second.label, name, tests, *astuple(compare(found, most)))
                 for name, found in sets.items()
             ]
     return pd.DataFrame(rows, columns=COLUMNS)

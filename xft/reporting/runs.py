@@ -121,7 +121,7 @@ def read_runs(file: Path) -> list[Row]:
     except csv.Error as error:
         raise UserError(f"{file} is not a CSV file: {error}") from None
     if not rows:
-        raise UserError(f"{file} names no results. Write a row for each")
+        raise UserError(f"{file} names no results. Add a row for each result")
     seen: dict[tuple, Path] = {}
     for row in rows:
         about = row.model, row.variant, row.seed, row.dataset

@@ -50,8 +50,8 @@ LOSSES = Quantity(
     verb="has a held-out loss",
     factor=1,
     digits=4,
-    higher="nats a token higher",
-    lower="nats a token lower",
+    higher="nats per token higher",
+    lower="nats per token lower",
     measured_on="row",
 )
 
@@ -85,7 +85,8 @@ def _sentences(quantity: Quantity, rows) -> Iterator[str]:
     alike = list(same[same["first"] == BASE]["second"])
     if alike:
         do = "do" if len(alike) > 1 else "does"
-        yield f"{_listed(alike)} {do} not differ significantly from base {end}"
+        models = _listed(alike) if len(alike) <= NAMED else f"{len(alike)} models"
+        yield f"{models} {do} not differ significantly from base {end}"
     others = same[same["first"] != BASE]
     if len(others) == 1:
         (pair,) = others.itertuples()
@@ -151,7 +152,7 @@ def readable(quantity: Quantity, rows):
         texts["seeds"] = [f"{model}, {against}" for model, against in seeds]
     texts["difference"] = [quantity.number(value, "+") for value in rows["difference"]]
     texts["95% interval"] = [
-        f"{quantity.number(low, '+')} to {quantity.number(high, '+')}"
+        "-" if math.isnan(low) else f"{quantity.number(low, '+')} to {quantity.number(high, '+')}"
         for low, high in zip(rows["low"], rows["high"], strict=True)
     ]
     texts["p"] = [p_text(value).removeprefix("= ") for value in rows["p_value"]]

@@ -44,7 +44,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--gpu",
         choices=GPUS,
-        help=f"The type of GPU: for another one take the most similar, and give --flops. Default: "
+        help=f"The type of GPU: for another one name the most similar, and give --flops. Default: "
         f"{DEFAULT_GPU} if the config asks for GPUs, else the CPU.",
     )
     parser.add_argument(
@@ -55,15 +55,15 @@ def _parser() -> argparse.ArgumentParser:
         type=float,
         default=DEFAULT_UTILISATION,
         metavar="X",
-        help="The share of a GPU's FLOPs that a training reaches, an assumption. "
+        help="The share of a GPU's peak FLOPs that a training reaches, an assumption. "
         f"Default: {DEFAULT_UTILISATION}.",
     )
     parser.add_argument(
         "--flops",
         type=float,
         metavar="X",
-        help="FLOPs a second that a training reaches in each process, in place of --mfu. On a CPU "
-        "hours are unknown without it.",
+        help="FLOPs a second that a training reaches in each process, instead of --mfu. On a CPU "
+        "hours are unknown without it. docs/planning.md says how to measure it.",
     )
     parser.add_argument(
         "--model-config",

@@ -1,17 +1,18 @@
 """The charts of the report: Vega-Lite specifications in `vega/`, filled with rows."""
 
 import json
-import math
 from collections.abc import Iterable
 from importlib import resources
 from string import Template
+
+from xft.common.numbers import finite
 
 ROW = 20  # pixels
 LOOK = {
     "background": "transparent",
     "axis": {"labelFontSize": 12, "titleFontSize": 12, "titleFontWeight": "normal"},
-    "axisY": {"labelLimit": 380},
-    "legend": {"labelFontSize": 12, "titleFontSize": 12, "labelLimit": 300, "symbolLimit": 120}
+    "axisY": {"labelLimit": 600},
+    "legend": {"labelFontSize": 12, "titleFontSize": 12, "labelLimit": 900, "symbolLimit": 120}
     | {"orient": "bottom", "columns": 1, "symbolStrokeWidth": 3, "symbolOpacity": 1},
 }
 
@@ -23,7 +24,10 @@ def chart(name: str, rows: Iterable[dict], **words: str) -> dict:
     NaN and infinity become gaps: JSON has none, and a browser would draw no chart at all.
     """
     text = resources.files(__package__).joinpath("vega", f"{name}.json").read_text()
-    values = [{key: _finite(value) for key, value in row.items()} for row in rows]
+    values = [
+        {key: finite(value) if isinstance(value, float) else value for key, value in row.items()}
+        for row in rows
+    ]
     spec = json.loads(Template(text).substitute(words))
     row = spec["encoding"]["y"]["field"]
     return {
@@ -34,7 +38,3 @@ def chart(name: str, rows: Iterable[dict], **words: str) -> dict:
         "height": ROW * len({value[row] for value in values}),
         "data": {"values": values},
     } | spec
-
-
-def _finite(value: object) -> object:
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -101,7 +101,7 @@ def _written_by(step: str, file: Path) -> Iterator[None]:
     try:
         yield
     except (LookupError, TypeError, ValueError, ArithmeticError, AttributeError) as error:
-        raise UserError(f"{file} is not as step {step} writes it: {error!r:.200}") from None
+        raise UserError(f"{file} is not what step {step} writes: {error!r:.200}") from None
 
 
 def _read_config(results: Results) -> XftConfig | None:
@@ -152,7 +152,7 @@ def _read_summary(results: Results) -> None:
         return
     results.summary = text.read_text(encoding="utf-8")
     with _written_by("summary", comparisons):
-        pairs = pd.read_csv(comparisons)[COLUMNS].dropna()
+        pairs = pd.read_csv(comparisons)[COLUMNS].dropna(subset=[*{*COLUMNS} - {"low", "high"}])
         pairs[COLUMNS[4:]] = pairs[COLUMNS[4:]].apply(pd.to_numeric)
         results.comparisons.extend(pairs.to_dict("records"))
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from xft.checkpoints.strict_json import read_json
-from xft.evaluation.lm_eval_result import finite
+from xft.common.numbers import finite
 from xft.reporting.page.files import own_files
 
 FIGURES = "figures"  # the folder that step report writes beside the page

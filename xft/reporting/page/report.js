@@ -8,8 +8,17 @@ const options = {
   config: dark ? { background: null, axis: { labelColor: "#dde4ea", titleColor: "#dde4ea", gridColor: "#37414c" }, legend: { labelColor: "#dde4ea", titleColor: "#dde4ea" }, view: { stroke: "#37414c" }, rule: { color: "#dde4ea" } } : {},
 };
 document.querySelectorAll(".chart").forEach((place, number) => {
-  const spec = charts[number];
-  spec.config.axisY.labelLimit = Math.min(spec.config.axisY.labelLimit, 0.5 * place.clientWidth);
+  const spec = charts[number], { axisY, legend } = spec.config, y = spec.encoding.y;
+  axisY.labelLimit = Math.min(axisY.labelLimit, 0.5 * place.clientWidth);
+  legend.labelLimit = Math.min(legend.labelLimit, place.clientWidth - 60);
+  const names = y.type === "nominal" ? spec.data.values.map((value) => value[y.field]) : [];
+  if (Math.max(0, ...names.map((name) => name.length)) > axisY.labelLimit / 7) {
+    // A line for each part of a pair; in a narrow chart for each of `sft`, `(a,`, `rate=1)`, `vs base`.
+    const gaps = place.clientWidth > 600 ? " (?=vs )" : " (?=vs |[(])|(?<=,) ";
+    const lines = names.map((name) => name.split(new RegExp(gaps)).length);
+    y.axis = { labelExpr: `split(datum.label, regexp('${gaps}'))` };
+    spec.height = (8 + 14 * Math.max(...lines)) * new Set(names).size;
+  }
   vegaEmbed(place, spec, options).catch((error) => {
     place.textContent = `This chart could not be drawn: ${error.message}`;
   });

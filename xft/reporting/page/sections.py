@@ -100,7 +100,7 @@ def _losses(comparisons: list[dict]) -> Iterator[Part]:
     """A chart of tuned models: the loss of the base is too far away."""
     losses = [row for row in comparisons if row["tests"] == LOSS and row["first"] != BASE]
     if losses:
-        drawn = _difference_chart(losses, 1, "nats a token")
+        drawn = _difference_chart(losses, 1, "nats per token")
         yield Part("Differences of the held-out loss between tuned models", chart=drawn)
 
 
@@ -163,7 +163,7 @@ def _trainings(curves: list[dict]) -> Iterator[Part]:
     for about, is_mixing in (("", False), (" of the mixing", True)):
         points = [p for p in curves if (MIXING in p["training"]) == is_mixing]
         rates = [point for point in points if point["learning_rate"] is not None]
-        yield from _curves(f"Loss{about}", points, "smoothed", "loss, nats a token", raw="loss")
+        yield from _curves(f"Loss{about}", points, "smoothed", "loss, nats per token", raw="loss")
         yield from _curves(f"Learning rate{about}", rates, "learning_rate", "learning rate")
 
 
@@ -184,7 +184,7 @@ def _experts(collected) -> Iterator[Part]:
     noisy = [point for point in routers if point["noise_changed"] is not None]
     heading = "Choices that the routers' noise changed"
     yield from _curves("Entropy of the routers", routers, "entropy", "entropy, nats")
-    yield from _curves(heading, noisy, "noise_changed", "part of the choices")
+    yield from _curves(heading, noisy, "noise_changed", "share of the choices")
     for (name,), cells in _grouped(collected("shares", "merge"), "merge"):
         drawn = chart("map", cells, row="set", value="share")
         yield Part(f"Learned shares of the experts: {name}", chart=drawn)
@@ -226,7 +226,7 @@ def _count_solved(solutions: Iterable[Solution]) -> int:
 def _facts(front: str, run: Results) -> Iterator[Part]:
     jobs = ("seconds", "memory", "asked", "minutes", "load")
     tables = {
-        "missing": (["what is missing"], [[sentence] for sentence in run.missing]),
+        "missing": (["missing"], [[sentence] for sentence in run.missing]),
         "chosen values": (["key", "value"], [[k, json.dumps(v)] for k, v in run.chosen.items()]),
         "rows": (
             ["rows of", "used", "held out", "left out"],
@@ -234,7 +234,7 @@ def _facts(front: str, run: Results) -> Iterator[Part]:
         ),
         "versions": (["package", "version"], list(run.versions.items())),
         "jobs": (
-            ["job", "seconds", "memory, MB", "asked, MB", "at most, minutes", "load, %"],
+            ["job", "seconds", "memory, MB", "requested, MB", "time limit, minutes", "CPU load, %"],
             [[job["job"], *(_rounded(job[key]) for key in jobs)] for job in run.jobs],
         ),
     }
