@@ -157,10 +157,12 @@ def _completed(
 
 
 def _name(variant: str | None, point: dict, config: XftConfig) -> str:
-    """Such as `vanilla, learning_rate=2e-05`. Keys have their section if they need it."""
-    values, short = leaves(config), [key.rpartition(".")[2] for key in point]
-    names = [key if short.count(last) > 1 else last for key, last in zip(point, short, strict=True)]
-    swept = [f"{name}={_text(values[key])}" for name, key in zip(names, point, strict=True)]
+    """Such as `vanilla, num_experts=4`. A key that several sections have is named with its own."""
+    values = leaves(config)
+    ends = [key.rpartition(".")[2] for key in values]
+    names = {key: key.rpartition(".")[2] for key in point}
+    names = {key: key if ends.count(end) > 1 else end for key, end in names.items()}
+    swept = [f"{name}={_text(values[key])}" for key, name in names.items()]
     return ", ".join([*filter(None, [variant]), *swept])
 
 
