@@ -71,7 +71,7 @@ shell.prefix(
     # What a command prints goes into its log. The screen gets it up to the error, which the end
     # of the run tells. A cluster's log of the job gets all of it.
     + "logged() {{ trap '' INT; tee \"$1\" | "
-    + ("sed -u '/^[a-z_]*: error: /,$d'; }}; " if RUN else "cat; }}; ")
+    + ("sed -u '\\%^[a-z_]*: error: %,$d'; }}; " if RUN else "cat; }}; ")
 )
 
 STORE, RESULTS = CONFIG.store, CONFIG.results_dir

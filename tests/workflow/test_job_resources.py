@@ -162,5 +162,6 @@ def test_a_run_warns_of_a_section_that_no_model_needs(jobs, keys, idle):
     jobs()
     data = {"data": {"train": "y", "max_length": 64}}
     evaluation = SHORT["evaluation"] | keys.get("evaluation", {})
-    lines = list(warnings(WorkflowRun(SECTIONS | data | keys | {"evaluation": evaluation})))
+    run = WorkflowRun(SECTIONS | data | keys | {"evaluation": evaluation})
+    lines = list(warnings(run, run.to_make))
     assert [line.split(": ")[:2] for line in lines] == [["WARNING", name] for name in idle]
