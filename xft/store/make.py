@@ -50,7 +50,7 @@ def make(entry: Path, command: list[str]) -> int:
 
 
 def _check_unchanged(job: Job) -> None:
-    """Raise UserError if a file of the user's is no more as it was when the run began."""
+    """Raise UserError if a file of the user's has changed since the run began."""
     for file, known in job.contents.items():
         if not Path(file).is_file() or content_hash(Path(file)) != known:
             raise UserError(

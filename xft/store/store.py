@@ -76,7 +76,7 @@ class Store:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise UserError(
-                f"{self.root} is in use by {self.user()}. Wait until it has ended. Or use a store "
+                f"{self.root} is in use by {self.user() or 'a process'}. Wait until it has ended. Or use a store "
                 "of your own, and name this one in `stores`"
             ) from None
         os.ftruncate(descriptor, 0)
