@@ -238,7 +238,7 @@ def test_the_configs_own_value_comes_first_in_the_table_of_a_sweep():
     sweep = {"moe_sft.max_steps": [2, 3, 4]}
     rows = wants(moe_sft={"max_steps": 3}, sweep=sweep).experiment.rows
     assert [row.variant for row in rows if row.model == "moe_sft"] == [
-        f"max_steps={steps}" for steps in (3, 2, 4)
+        f"moe_sft.max_steps={steps}" for steps in (3, 2, 4)
     ]
 
 

@@ -256,7 +256,7 @@ def test_another_store_gives_what_is_undamaged(capsys):
     assert not ours.is_symlink()
     assert "moe is not taken from" in (told := capsys.readouterr().err) and "was altered" in told
     with pytest.raises(UserError, match="config: stores: theirs/moe is no store"):
-        others.take(["theirs/moe"], [part])
+        others.check(["theirs", "theirs/moe"])
 
 
 def test_what_is_remembered_of_a_file_holds_until_it_changes(place):

@@ -84,8 +84,8 @@ class WorkflowRun:
         """
         merges = [part for part in self.experiment.known if part.rule == "dense"]
         whole = {part.digest for part in merges if is_whole(part.entry)}
-        others = wanted_digests(self.store, but=self.results.resolve()) if whole else ()
-        return self.config.merge.keep == "all" or not whole.isdisjoint(others)
+        theirs = wanted_digests(self.store, but=self.results.resolve()) if whole else ()
+        return self.config.merge.keep == "all" or not whole.isdisjoint(theirs)
 
     def require_packages(self) -> None:
         """Raise UserError if a package that a job needs is not installed."""
@@ -109,11 +109,12 @@ class WorkflowRun:
         a part of an artifact, or a link to nothing, where it should hold the artifact.
         """
         self.store.check()
+        others.check(self.config.stores)
         for part in self.missing:
             self._check_absent(part)
         self._check_linked_bases()
-        others = [("store", self.store.root), *(("this file", Path(file)) for file in config_files)]
-        for key, path in [*self.user_files(), *others]:
+        stated = [("this file", Path(file)) for file in config_files]
+        for key, path in [*self.user_files(), ("store", self.store.root), *stated]:
             if overlapping([self.results], path):
                 raise UserError(
                     f"config: {key}: {path} overlaps results_dir = {self.results}. Move it, or "

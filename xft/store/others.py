@@ -15,15 +15,19 @@ from xft.store.store import MARK, is_whole
 def take(stores: Sequence[str], parts: Iterable) -> None:
     """Link each missing artifact that one of the stores holds, after a check of all its bytes.
 
-    A damaged one is told and not taken. Raises UserError if one of them is no store.
+    A damaged one is told and not taken.
     """
-    for store in stores:
-        if not Path(store, MARK).is_file():
-            raise UserError(f"config: stores: {store} is no store: it has no {MARK}")
     for part in parts:
         for found in find(stores, part):
             if not is_whole(part.entry):
                 _link(found, part.entry, part.name)
+
+
+def check(stores: Sequence[str]) -> None:
+    """Raise UserError if one of the folders is no store."""
+    for store in stores:
+        if not Path(store, MARK).is_file():
+            raise UserError(f"config: stores: {store} is no store: it has no {MARK}")
 
 
 def find(stores: Sequence[str], part) -> list[Path]:

@@ -76,8 +76,8 @@ class Store:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise UserError(
-                f"{self.root} is in use by {self.user() or 'a process'}. Wait until it has ended. Or use a store "
-                "of your own, and name this one in `stores`"
+                f"{self.root} is in use by {self.user() or 'a process'}. Wait until it has ended. "
+                "Or use a store of your own, and name this one in `stores`"
             ) from None
         os.ftruncate(descriptor, 0)
         os.write(descriptor, this_process().encode())
