@@ -191,8 +191,7 @@ ASKED, ANSWERED = TURNS[1:3]
         ({"messages": [ASKED, ANSWERED] * 501}, "more than 1,000 turns"),
     ],
 )
-def test_a_bad_conversation_is_named_with_its_line_and_fault(with_template, prepared, row, fault):
-    chatty = with_template(STRICT)
+def test_a_bad_conversation_is_named_with_its_line_and_fault(chatty, prepared, row, fault):
     with pytest.raises(UserError) as caught:
         prepared([{"messages": TURNS}, row], chatty)
     line = str(caught.value).splitlines()[1]
