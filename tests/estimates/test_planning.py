@@ -430,7 +430,6 @@ OFFLINE = {"base": {"model": "org/name", "revision": "0" * 40}, "data": {"train"
     ("words", "message"),
     [
         ("", "name the model's config.json, a small file, with"),
-        ("--model-config nowhere", "nowhere is missing"),
         ("--model-config empty.json", "has no whole number for hidden"),
         ("--model-config new.json", "Unrecognized model identifier: new"),
         ("--model-config bad.json", "cannot build the model: KeyError"),
