@@ -17,8 +17,8 @@ V = {"dtype": "U8", "shape": [4], "data_offsets": [8, 12]}
 
 
 def write(path, header, values=bytes(12)):
-    """A safetensors file with any header: an object, or text as it is."""
-    text = header if isinstance(header, bytes) else json.dumps(header).encode()
+    """A safetensors file with any header."""
+    text = json.dumps(header).encode()
     path.write_bytes(len(text).to_bytes(8, "little") + text + values)
     return path
 
@@ -35,7 +35,6 @@ def file(tmp_path):
         ({"v": V, "w": W | {"shape": [10**4000] * 1000}}, "number out of range"),
         ({"v": V, "w": W | {"data_offsets": [1, 9]}}, "invalid offset for tensor `w`"),
         ({"w": W}, "file not fully covered"),
-        (b'{"w": ' * 10**5, "recursion limit exceeded"),
     ],
 )
 def test_a_wrong_header_is_refused(file, header, fault):

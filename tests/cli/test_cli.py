@@ -157,7 +157,6 @@ def test_flags_carry_text_that_looks_like_something_else(value):
         ("moe --base nowhere --out out --num-experts 4", "must be at most num_experts = 4"),
         ("weighted_init --moe x --ffn x --out out --lam 1.5", "--lam = 1.5: must be a decimal"),
         ("fetch_data --train a/b --out out", "data.train = a/b: a data set on the hub is named"),
-        ("verify nowhere", "nowhere: no manifest beside it and none below it"),
     ],
 )
 def test_a_users_mistake_ends_in_one_message(arguments, message, call_step, tmp_path):

@@ -105,10 +105,7 @@ def test_a_model_of_an_unfit_form_is_refused(tmp_path, tiny_llama, change, messa
     assert not (tmp_path / "out").exists()
 
 
-def test_what_cannot_be_upcycled_or_extracted_is_refused(tmp_path, chain, tiny_llama):
-    bare = shutil.copytree(chain["moe"], tmp_path / "bare")
-    with pytest.raises(UserError, match="XftLlamaForCausalLM is a mixture of experts already"):
-        run("moe", tmp_path / "out", base=bare)
+def test_what_cannot_be_extracted_is_refused(tmp_path, chain, tiny_llama):
     with pytest.raises(UserError, match="no layer holds experts: not an upcycled model"):
         run("ffn", tmp_path / "out", moe=tiny_llama)
     vanilla = Chain(tmp_path, {"moe": ["--no-shared-expert"]}, base=chain["base"])["moe"]

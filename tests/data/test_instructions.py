@@ -31,14 +31,6 @@ def read(tmp_path, content: str | bytes, **options) -> list[Row]:
     return rows
 
 
-def faults(tmp_path, content: str) -> list[str]:
-    """The lines of the message about bad rows, without the file's path."""
-    path = tmp_path / "rows.jsonl"
-    path.write_text(content)
-    _, bad = read_rows(path, "instruction", "response")
-    return describe(bad).replace(str(path), "FILE").splitlines()
-
-
 def refusal(path) -> str:
     """The message that a file as a whole is refused with, without its path."""
     with pytest.raises(UserError) as caught:
@@ -91,10 +83,10 @@ def test_a_limit_takes_the_first_rows_and_reads_no_further(tmp_path):
     ],
 )
 def test_a_bad_row_is_named_with_its_line_and_fault(tmp_path, row, fault):
-    content = jsonl(ROWS) + "\n" + row + "\n" + jsonl(ROWS)
-    head, line = faults(tmp_path, content)
-    assert head == "1 bad row:"
-    assert line.startswith(f"FILE, line 4: {fault}")
+    path = tmp_path / "rows.jsonl"
+    path.write_text(jsonl(ROWS) + "\n" + row + "\n" + jsonl(ROWS))
+    _, bad = read_rows(path, "instruction", "response")
+    assert describe(bad).startswith(f"1 bad row:\n{path}, line 4: {fault}")
 
 
 def test_an_input_is_no_fault_where_it_is_empty_or_read(tmp_path):

@@ -66,26 +66,6 @@ def test_a_row_is_prompt_response_eos_and_only_the_prompt_is_masked(tokenizer, r
     assert example["row"] == row.number
 
 
-def test_long_rows_are_cut_and_rows_without_a_trained_token_dropped(tokenizer):
-    template = make_template("magicoder", tokenizer)
-
-    def examples(rows, length):
-        return list(tokenize_rows(rows, tokenizer, template, length)[0].training)
-
-    row = Row("Add two numbers.", "response " * 9, 1)
-    (whole,) = examples([row], 1024)
-    prompt_length = whole["labels"].count(-100)
-    for length in (prompt_length + 1, len(whole["labels"]) - 1, len(whole["labels"])):
-        (cut,) = examples([row], length)
-        assert cut["input_ids"] == whole["input_ids"][:length]
-        assert cut["labels"] == whole["labels"][:length]
-    longer = Row("Add two numbers. " * 9, "response", 1)
-    short = examples([row], prompt_length + 1)
-    assert examples([longer, row, longer], prompt_length + 1) == short
-    with pytest.raises(UserError, match=f"within max_length = {prompt_length} tokens"):
-        examples([row], prompt_length)
-
-
 # What is left out
 
 
@@ -249,8 +229,6 @@ def test_the_step_reports_rows_that_give_problems_away(tiny_llama, tmp_path, cap
     assert list(content["problems"]) == ["sums"]
     line = f"3 rows of {rows}: 2 to train on; left out: 1 contaminated"
     assert line in capsys.readouterr().err
-    without = make(tiny_llama, rows, tmp_path / "without")
-    assert len(open_tokens(without, tiny_llama).tokens.numbers) == 3
 
 
 # Trainings

@@ -285,7 +285,6 @@ def test_activations_are_about_those_that_autograd_keeps(settings, dtype, tmp_pa
 @pytest.mark.parametrize(
     ("launch", "processes", "options", "bytes_a_parameter"),
     [
-        ("zero2", 1, {}, 16),
         ("zero2", 4, {}, 2 + 14 / 4),
         ("zero3", 4, {}, 16 / 4),
         ("fsdp", 2, {}, 16 / 2),
@@ -314,17 +313,6 @@ def test_only_what_learns_has_gradients_and_an_optimiser(tmp_path):
     for launch, of_frozen, of_learned in (("zero2", 4, 14), ("zero3", 2, 14), ("fsdp", 4, 12)):
         written = disk.checkpoint_bytes(models, job("moe_sft", launch, 4))
         assert written == 3 * (of_frozen * frozen + of_learned * learned)
-
-
-@pytest.mark.parametrize("section", ["moe_sft", "mixing", "sft"])
-def test_what_saves_memory_lowers_the_peak(deepseek, section):
-    peak = training_memory(deepseek, job(section)).peak
-    for changes in (
-        {"activation_checkpointing": True},
-        {"per_device_train_batch_size": 1},
-        {"precision": "bf16_pure"},
-    ):
-        assert training_memory(deepseek, job(section, **changes)).peak < peak
 
 
 def test_what_the_host_holds_is_not_on_the_gpu(deepseek):
@@ -442,14 +430,11 @@ OFFLINE = {"base": {"model": "org/name", "revision": "0" * 40}, "data": {"train"
     ("words", "message"),
     [
         ("", "name the model's config.json, a small file, with"),
-        ("--model-config nowhere", "nowhere is missing"),
         ("--model-config empty.json", "has no whole number for hidden"),
         ("--model-config new.json", "Unrecognized model identifier: new"),
         ("--model-config bad.json", "cannot build the model: KeyError"),
         ("--mfu 3", "--mfu = 3: must be greater than 0"),
         ("--flops nan", "--flops = nan: must be greater than 0"),
-        ("--gpus 0", "--gpus = 0: must be greater than 0"),
-        ("--gpu rtx4090", "invalid choice: 'rtx4090' (choose from"),
     ],
 )
 def test_a_users_mistake_ends_in_one_message(project, words, message, call_step):

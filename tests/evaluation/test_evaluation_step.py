@@ -122,21 +122,6 @@ def test_a_ground_truth_of_the_first_problems_serves_no_others(copy, tmp_path):
         evaluate("no-such-model", problems, out, *other)
 
 
-def test_rescoring_judges_the_saved_solutions_without_the_model(copy):
-    rows = rows_of(copy / "r.generations.jsonl")
-    rows[0]["solution"] = "def add(a, b):\n    return a + b\n"
-    rows[2]["solution"] = "def multiply(a, b):\n    return a + b\n"
-    write_problems(copy / "r.generations.jsonl", rows)
-
-    evaluate("no-such-model", copy / "sums.jsonl", copy / "r.json", "--rescore")
-
-    result = result_of(copy / "r.json")
-    assert [row["base"] for row in result["problems"]] == ["passed", "failed", "passed"]
-    assert [row["plus"] for row in result["problems"]] == ["passed", "failed", "failed"]
-    assert result["passed"] == {"base": 2, "plus": 1}
-    assert result["pass@1"] == {"base": 2 / 3, "plus": 1 / 3}
-
-
 def test_rescoring_needs_no_torch(copy):
     words = ["--dataset", copy / "sums.jsonl", "--out", copy / "r.json", "--prompt", "completion"]
     words += ["--model", "no-such-model", "--rescore"]
@@ -154,10 +139,8 @@ OTHER_RUN = {"model": {"path": "m", "id": "i"}, "settings": {}, "versions": {}}
         ({}, ["--limit", "2"], "line 3: these are not 1 generations for each of the 2 problems"),
         ({}, ["--prompt", "magicoder"], r"line 1: .*another data set, prompt"),
         ({"task_id": "Arithmetic/0"}, [], "line 2: these are not"),
-        ({"number": 10**9}, [], "line 2: these are not"),
         ({"origin": OTHER_RUN}, [], "more than one run"),
         ({"origin": {}}, [], "line 2: not a generation: origin.model: Field required"),
-        ({"solution": 5}, [], "line 2: .*solution: Input should be a valid string"),
     ],
 )
 def test_generations_that_do_not_fit_are_refused(copy, changes, flags, message):
@@ -193,11 +176,12 @@ def test_samples_and_pass_at_k(evaluated, tiny_llama, tmp_path):
     rows = rows_of(tmp_path / "r.generations.jsonl")
     assert [row["number"] for row in rows] == [*range(10)] * 3
     assert len({row["completion"] for row in rows}) > 20
-    # Of the first problem 2 samples are right, of the second all, of the third none.
+    # Of the first problem 2 samples are right, of the second all, of the third none. The others
+    # pass the original tests alone.
     for place, row in enumerate(rows):
         name, operator = (("add", "+"), ("subtract", "-"), ("multiply", "*"))[place // 10]
         right = place in (3, 7) or 10 <= place < 20
-        body = f"a {operator} b" if right else "None"
+        body = f"a {operator} b" if right else "2 * a"
         row["solution"], row["completion"] = f"def {name}(a, b): return {body}", "x"
     write_problems(tmp_path / "r.generations.jsonl", rows)
 
@@ -207,8 +191,8 @@ def test_samples_and_pass_at_k(evaluated, tiny_llama, tmp_path):
     given = {"samples": 10, "temperature": 1.5, "seed": 3, "top_p": 0.9, "token_healing": False}
     given |= {"precision": "bf16", "dtype": "bfloat16", "batch_size": 30}
     assert result["settings"].items() >= given.items()
-    assert result["passed"] == {"base": 12, "plus": 12}
-    assert result["pass@1"]["plus"] == pytest.approx((0.2 + 1 + 0) / 3)
+    assert result["passed"] == {"base": 30, "plus": 12}
+    assert result["pass@1"] == {"base": 1, "plus": pytest.approx((0.2 + 1 + 0) / 3)}
     assert result["pass@10"]["plus"] == pytest.approx(2 / 3)
     assert "pass@100" not in result
 

@@ -314,7 +314,6 @@ def write_metrics(folder, line):
         (lambda folder: shutil.rmtree(folder), "there is no folder"),
         (lambda folder: (folder / "report.html").write_text("mine"), "is no report"),
         (lambda folder: (folder / "report.html").mkdir(), "is no report"),
-        (lambda folder: (folder / "runs.csv").write_text(""), "names no results"),
         (
             lambda folder: (folder / "comparisons.csv").write_text("first,second\na,b\n"),
             "comparisons.csv is not what step summary writes",

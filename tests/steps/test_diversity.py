@@ -123,11 +123,8 @@ def test_the_routers_are_those_of_the_last_steps(untrained, tmp_path):
         assert result["routing"] == expected
 
 
-def test_files_of_another_form_are_refused(untrained, tmp_path):
+def test_a_file_of_no_metrics_is_refused(untrained, tmp_path):
     file = tmp_path / "file"
     file.write_text("loss 2.0\n")
     with pytest.raises(UserError, match=r"file is not a file of metrics"):
         measure(untrained, tmp_path / "out.json", "--metrics", file)
-    file.write_text('{"format": 1}')
-    with pytest.raises(UserError, match="is no result of step diversity"):
-        DIVERSITY.read(file)

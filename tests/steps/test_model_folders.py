@@ -156,7 +156,6 @@ REFUSED = [
     (ANY, link("LICENSE", "../token"), "LICENSE leads to .*token, out of the model folder"),
     (ANY, link_folder, "x.jinja leads to .*, out of the model"),
     (ANY, link(SINGLE, "../token"), "model.safetensors leads to .*token, out of the model folder"),
-    (ANY, link("NOTICE", "nowhere"), "NOTICE links to nowhere, which is missing"),
     (ANY, link(SINGLE, "nowhere"), "model.safetensors links to nowhere, which is missing"),
     (ANY, link("config.json", "config.json"), "config.json cannot be opened: Too many levels"),
     (ANY, link("config.json", "/dev/zero"), "config.json is a pipe or a device, not a file"),

@@ -112,14 +112,6 @@ def test_two_sets_of_problems_cannot_have_one_name(changes):
         wants(**changes)
 
 
-def test_a_recipe_holds_no_defaults(place):
-    recipe = wants().experiment.by_name["moe_sft"].recipe
-    assert recipe.options == {}
-    assert recipe.inputs.keys() == {"moe", "tokens"}
-    given = wants(moe_sft={"warmup_steps": 0, "max_steps": 600}).experiment
-    assert given.by_name["moe_sft"].recipe.options == {"moe_sft.max_steps": 600}
-
-
 def test_a_changed_default_raises_the_version_of_the_steps_that_read_it(monkeypatch):
     """Otherwise an artifact of the old default would be taken for one of the new."""
     stated = json.loads(write_versions.VERSIONS.read_text())

@@ -95,12 +95,6 @@ def test_a_sound_results_folder_is_told_with_its_lineage(made, capsys):
     ]
 
 
-def test_one_artifact_is_checked_alone(made, capsys):
-    blocks, message = run(capsys, made["eval"])
-    assert message == "1 of 1 artifacts fit their manifests"
-    assert f"from model {short(identity(made['dense']))}" in blocks[str(made["eval"])]
-
-
 # What is amiss
 
 

@@ -53,8 +53,7 @@ def test_what_excludes_each_other_is_refused_with_the_reason(changes, reason):
 @pytest.mark.parametrize(
     ("section", "changes", "fault"),
     [
-        ("moe_sft", {"processes": 2}, "config: moe_sft: launch = single"),
-        ("moe_sft", FSDP, "moe_sft, gpus = 0: launch = fsdp: it needs GPUs"),
+        ("moe_sft", FSDP, "config: moe_sft, gpus = 0: launch = fsdp: it needs GPUs"),
         ("mixing", {"launch": "zero3"}, r"mixing\.launch"),
     ],
 )
