@@ -72,6 +72,7 @@ def test_a_limit_takes_the_first_rows_and_reads_no_further(tmp_path):
     ("row", "fault"),
     [
         ('{"a": tru}', "not valid JSON (Expecting value, column 7)"),
+        ('{"a": [', "not valid JSON (Expecting value, column 8)"),
         ('{"b": 1, "a": 1, "instruction": "i"}', "no column 'response' (columns: a, b, instruct"),
         ('{"instruction": "i", "response": ""}', "column 'response' is empty"),
         ('{"instruction": "i", "response": null}', "column 'response' is not a string"),

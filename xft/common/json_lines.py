@@ -38,7 +38,7 @@ def read_json_lines(path: Path, growing: bool = False) -> Iterator[tuple[int, ob
             text = line.decode("utf-8-sig" if number == 1 else "utf-8")
         except UnicodeDecodeError as error:
             raise UserError(f"{path} is not UTF-8 text: {error}, in line {number}") from None
-        if text.strip():
+        if text := text.rstrip():
             try:
                 value = parse_json(text)
             except json.JSONDecodeError as error:
