@@ -244,7 +244,7 @@ def test_another_base_is_refused(plain, tmp_path, tiny_llama):
 
 
 def test_integers_stay_as_they_are(plain, tmp_path):
-    """As the positions that older models hold. The base need not have them."""
+    """Older models hold positions as integers. The base may lack them."""
     tuned = shutil.copytree(plain["moe"], tmp_path / "tuned")
     change_tensors(tuned, lambda tensors: tensors | {"model.positions": torch.arange(5)})
     chain = Chain(tmp_path, moe_sft=tuned)
