@@ -82,6 +82,19 @@ def test_the_differences_are_those_of_the_table(page, finished):
     }
 
 
+def test_the_significant_differences_are_those_of_the_verdict(tmp_path):
+    """Six problems solved by one model alone: the interval excludes 0, and p times 3 is 0.09."""
+    for solved in (8, 18):
+        folder = tmp_path / str(solved)
+        write_results(folder, {"base": 2, "sft": solved, "moe_sft": solved})
+        page = write_report(folder)
+        rows = {row["pair"]: row for row in page.charts["own, original + extra tests"]}
+        assert all(rows[f"{model} vs base"]["low"] > 0 for model in ("sft", "moe_sft"))
+        found = {pair for pair, row in rows.items() if row["significant"]}
+        assert found == ({"sft vs base", "moe_sft vs base"} if solved == 18 else set())
+        assert ("do not differ significantly from base" in page.text) == (solved == 8)
+
+
 def test_the_curves_are_those_of_the_metrics(page, finished):
     lines = (finished.results / "metrics" / "moe_sft.jsonl").read_text().splitlines()
     lines = [line for line in map(json.loads, lines) if "loss" in line]

@@ -37,3 +37,8 @@ def holm(p_values: Sequence[float]) -> list[float]:
     products = (factor * values[place] for factor, place in zip(factors, order, strict=True))
     raised = accumulate((min(product, 1.0) for product in products), max)
     return [value for _, value in sorted(zip(order, raised, strict=True))]
+
+
+def significant(p_values: Sequence[float]) -> list[bool]:
+    """Which differences are significant: those below 5% after Holm's correction for all of them."""
+    return [p_value < 1 - CONFIDENCE for p_value in holm(p_values)]

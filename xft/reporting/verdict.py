@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from xft.common.errors import counted
 from xft.reporting.bootstrap import CONFIDENCE
 from xft.reporting.comparisons import LOSS, POOLED
-from xft.reporting.statistics import holm
+from xft.reporting.statistics import significant
 
 BASE = "base"
 NAMED = 4  # models at most in a sentence
@@ -71,8 +71,7 @@ def quantities(table) -> Iterator[tuple[Quantity, object]]:
         rows = table[table["tests"] == quantity.tests]
         rows = rows.drop_duplicates(["first", "second"], keep="last")
         if len(rows):
-            significant = [p_value < 1 - CONFIDENCE for p_value in holm(rows["p_value"])]
-            yield quantity, rows.assign(significant=significant)
+            yield quantity, rows.assign(significant=significant(rows["p_value"]))
 
 
 def _sentences(quantity: Quantity, rows) -> Iterator[str]:

@@ -21,6 +21,7 @@ from xft.reporting.comparisons import COLUMNS
 from xft.reporting.page.files import is_own, own_files
 from xft.reporting.page.jobs import read_jobs
 from xft.reporting.runs import Result, Row, read_runs, results_of
+from xft.reporting.statistics import significant
 from xft.reporting.tables import score
 from xft.reporting.validation_losses import LOSS
 
@@ -43,14 +44,14 @@ class Results:
     """The contents of a results folder. A part that the folder does not have is empty.
 
     scores: a row for each evaluation and set of tests: label, seed, dataset, problems, tests, share
-    with its interval, low to high (percent), loss. comparisons: as in comparisons.csv. summary: the
-    text of summary.md. curves: training, step, loss, smoothed, learning_rate. routers: training,
-    step, entropy, noise_changed. loads: training, layer, expert, load (1: an equal part). shares:
-    merge, set, expert, share (1: an equal one). spreads: mixture, layer, spread. All are lists of
-    dictionaries. solutions: by data set, problem and model. rows: the reports of the rows, by name.
-    versions: of packages. config: the text of config.yaml. prompts: by data set and problem.
-    chosen: the values of the configuration that are not the defaults. jobs: as `read_jobs` reads
-    them. missing: sentences.
+    with its interval, low to high (percent), loss. comparisons: as in comparisons.csv, and
+    significant. summary: the text of summary.md. curves: training, step, loss, smoothed,
+    learning_rate. routers: training, step, entropy, noise_changed. loads: training, layer, expert,
+    load (1: an equal part). shares: merge, set, expert, share (1: an equal one). spreads: mixture,
+    layer, spread. All are lists of dictionaries. solutions: by data set, problem and model. rows:
+    the reports of the rows, by name. versions: of packages. config: the text of config.yaml.
+    prompts: by data set and problem. chosen: the values of the configuration that are not the
+    defaults. jobs: as `read_jobs` reads them. missing: sentences.
     """
 
     folder: Path
@@ -154,6 +155,8 @@ def _read_summary(results: Results) -> None:
     with _written_by("summary", comparisons):
         pairs = pd.read_csv(comparisons)[COLUMNS].dropna(subset=[*{*COLUMNS} - {"low", "high"}])
         pairs[COLUMNS[4:]] = pairs[COLUMNS[4:]].apply(pd.to_numeric)
+        families = pairs.groupby(["tests", "dataset"])["p_value"]
+        pairs["significant"] = families.transform(significant)
         results.comparisons.extend(pairs.to_dict("records"))
 
 

@@ -151,7 +151,8 @@ def _differences(comparisons: list[dict]) -> Iterator[Part]:
 
 def _difference_chart(rows: list[dict], scale: int, unit: str) -> dict:
     drawn = [
-        {"pair": f"{row['second']} vs {row['first']}", "p_value": row["p_value"]}
+        {"pair": f"{row['second']} vs {row['first']}"}
+        | {key: row[key] for key in ("p_value", "significant")}
         | {key: scale * row[key] for key in ("difference", "low", "high")}
         for row in rows
     ]
