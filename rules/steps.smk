@@ -6,8 +6,6 @@ from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
 
-from snakemake.sourcecache import HostingProviderFile
-
 DISTRIBUTION = "xft-pipeline"
 
 
@@ -22,7 +20,7 @@ def installed_steps(version, source):
     found = next((d.version for d in metadata.distributions(name=DISTRIBUTION)), "none")
     if found != version:
         repository = "<repository>@<tag>"
-        if isinstance(source, HostingProviderFile):
+        if hasattr(source, "repo"):  # from github() or gitlab()
             repository = f"https://{source.host}/{source.repo}@{source.ref}"
         sys.exit(
             f"the rules come from a repository, and need their steps: {DISTRIBUTION} {version} in "
