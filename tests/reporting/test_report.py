@@ -115,6 +115,13 @@ def test_the_mean_load_and_share_are_1(page):
             assert sum(found) / len(found) == pytest.approx(1, abs=1e-3)
 
 
+def test_layers_have_their_numbers_in_the_model(page, finished):
+    (loads,) = [rows for title, rows in page.charts.items() if title.startswith("Load of")]
+    upcycled = json.loads((finished.results / "moe" / "config.json").read_text())["upcycled_layers"]
+    assert {cell["layer"] for cell in loads} == {*upcycled} == {3}
+    assert {bar["layer"] for bar in page.charts["Spread of the experts"]} == {*upcycled}
+
+
 def test_the_verdict_is_that_of_the_summary(page, finished):
     """Of four problems, which no model solves with 16 tokens."""
     summary = (finished.results / "summary.md").read_text()

@@ -257,10 +257,12 @@ def _read_routers(results: Results, name: str, lines: Sequence[dict]) -> None:
         point = {"training": name, "step": line["step"], "entropy": mean(line["entropy"])}
         changed = line.get("noise_changed")
         results.routers.append(point | {"noise_changed": mean(changed) if changed else None})
-    if lines:
+    config = results.folder / name / "config.json"
+    if lines and is_own(results.folder, config):  # the tuning has ended
         loads = np.mean([line["load"] for line in lines[-LAST_STEPS:]], axis=0)
-        for (layer, expert), load in np.ndenumerate(loads * loads.shape[1]):
-            cell = {"layer": layer, "expert": expert + 1, "load": float(load)}
+        layers = read_json(config)["upcycled_layers"] or range(len(loads))
+        for (place, expert), load in np.ndenumerate(loads * loads.shape[1]):
+            cell = {"layer": layers[place], "expert": expert + 1, "load": float(load)}
             results.loads.append({"training": name} | cell)
 
 
