@@ -51,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     table, comparisons, text = summarise(rows, args.chosen_by)
     comparisons_file, text_file = args.out.with_name(COMPARISONS_FILE), args.out.with_suffix(".md")
     write_whole(args.out, _csv(table, "%.1f"))
-    write_whole(comparisons_file, _csv(comparisons, "%.6g"))
+    write_whole(comparisons_file, _csv(comparisons, "%.10g"))
     write_whole(text_file, text)
     read = {Path(os.path.relpath(file, args.out.parent)).as_posix(): file for file in files}
     inputs = {name: hash_file(file) for name, file in read.items()}
