@@ -114,10 +114,11 @@ def measured(folder: Path, batch: Batch, section: str, keys: dict, steps: int = 
     """The peak of a training's process, in bytes."""
     step, inputs = STEP_OF[section]
     flags = {name: folder / name for name in inputs} | keys
-    flags |= {"data": folder / "rows.jsonl", "out": folder / step, "max_steps": steps}
+    flags |= {"data": folder / "rows.jsonl", "max_steps": steps, "deduplicate": "none"}
     flags |= {"max_length": batch.length, "per_device_train_batch_size": batch.rows}
-    words = shlex.split(to_flags(flags | {"deduplicate": "none"}))
-    return observe(partial(prepared_training, step, words)).whole
+    with tempfile.TemporaryDirectory(dir=folder) as out:
+        words = shlex.split(to_flags(flags | {"out": Path(out, step)}))
+        return observe(partial(prepared_training, step, words)).whole
 
 
 def write_rows(file: Path, model: Path, batch: Batch) -> None:
