@@ -18,20 +18,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeats", type=int, default=5)
     repeats = parser.parse_args().repeats
-    with tempfile.TemporaryDirectory() as folder:
-        commands = {
-            "moe --help": ["-m", "workflow_scripts.moe", "--help"],
-            "import torch": ["-c", "import torch"],
-            "moe": ["-m", "workflow_scripts.moe", "--base", str(BASE), "--out", f"{folder}/moe"],
-        }
-        for name, words in commands.items():
-            print(f"{name}: {min(seconds(words) for _ in range(repeats)):.2f} s")
+    commands = {
+        "moe --help": ["-m", "workflow_scripts.moe", "--help"],
+        "import torch": ["-c", "import torch"],
+        "moe": ["-m", "workflow_scripts.moe", "--base", str(BASE), "--out", "moe"],
+    }
+    for name, words in commands.items():
+        print(f"{name}: {min(seconds(words) for _ in range(repeats)):.2f} s")
 
 
 def seconds(words: list[str]) -> float:
-    start = time.perf_counter()
-    subprocess.run([sys.executable, *words], check=True, capture_output=True)
-    return time.perf_counter() - start
+    """The time of a command in an empty folder."""
+    with tempfile.TemporaryDirectory() as folder:
+        start = time.perf_counter()
+        subprocess.run([sys.executable, *words], cwd=folder, check=True, capture_output=True)
+        return time.perf_counter() - start
 
 
 if __name__ == "__main__":
