@@ -128,7 +128,7 @@ def test_the_files_and_the_terminal_hold_the_scores(runs, capsys):
 
 
 def test_the_verdict_follows_from_the_file_of_comparisons(runs):
-    """Also for a loss that is lower by 1.1458496. Rounded to six digits first it would be 1.1459."""
+    """Also for a loss that is lower by 1.1458496, of which six digits round to 1.1459."""
     runs.add("base", 9, losses=[3.0] * 40)
     runs.add("sft", 9, losses=[3.0 - 1.1458496] * 40)
     text, _, _ = runs.summarise()

@@ -139,7 +139,8 @@ def find_faults(artifact: Path, manifest: Manifest, full: bool = False) -> list[
 
     The artifact is a folder, or a file with others beside it. Names, sizes, the content of small
     files and the headers of larger safetensors are compared; with `full`, the content of all files.
-    The content of a linked file is always compared if it is newer than the manifest.
+    The content of a linked file is always compared if the file was changed or moved there after the
+    manifest was written.
     """
     made = manifest_path(artifact).stat().st_mtime
     if artifact.is_dir():
@@ -160,7 +161,7 @@ def find_faults(artifact: Path, manifest: Manifest, full: bool = False) -> list[
     with progress(desc="verify", total=sum(sizes.values()), unit="B", unit_scale=True) as bar:
         for name in sizes:
             path = artifact / name
-            whole = full or (path.is_symlink() and path.stat().st_mtime > made)
+            whole = full or (path.is_symlink() and path.stat().st_ctime > made)
             if fault := _content_fault(path, manifest.files[name], whole, bar.update):
                 faults.append(f"{_named(path)} was altered: {fault}")
     return sorted(faults)

@@ -16,7 +16,9 @@ SETTLED_SECONDS = 2  # a file that changed later may change again within one tic
 
 
 class Memory:
-    """Values by file. A file's size, time and inode tell whether its value still holds.
+    """Values by file. A file's size, times and inode tell whether its value still holds.
+
+    One of the times is that of its last change of status: `cp -p` and `tar` set only the other.
 
     file: where the values are kept between runs; None to keep them in this process only.
     """
@@ -31,12 +33,12 @@ class Memory:
         """The JSON value that `compute` gives for a file. Its name tells kinds of values apart."""
         key = f"{compute.__name__} {os.path.abspath(path)}"  # noqa: PTH100 (links are not followed)
         status = path.stat()
-        state = [status.st_size, status.st_mtime_ns, status.st_ino]
+        state = [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
         known = self._values.get(key)
         if known and known[0] == state:
             return known[1]
         value = compute(path)
-        if time.time() - status.st_mtime > SETTLED_SECONDS:
+        if time.time() - max(status.st_mtime, status.st_ctime) > SETTLED_SECONDS:
             self._values[key] = [state, value]
         return value
 
