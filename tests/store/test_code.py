@@ -8,6 +8,7 @@ import pytest
 from xft.config.step_keys import READS
 from xft.store import code
 from xft.store.code import LIBRARY, ROOT, STEPS, Code, read_module
+from xft.store.memory import Memory
 
 SOURCE = '''
 """What it is."""
@@ -69,9 +70,27 @@ def test_each_step_has_its_code_and_not_that_of_the_store():
     assert "xft/modeling/router.py" in of_steps.hashes("eval")
 
 
+def test_a_module_may_become_a_package(tmp_path, monkeypatch):
+    """Though what the module that imports it uses was remembered before."""
+    monkeypatch.setattr("xft.store.memory.SETTLED_SECONDS", -1)
+    monkeypatch.setattr(code, "ROOT", tmp_path)
+    for package in (STEPS, LIBRARY):
+        shutil.copytree(ROOT / package, tmp_path / package)
+    memory = Memory(tmp_path / "memory.json")
+    assert "xft/data/ngrams.py" in Code(memory).hashes("tokens")
+    memory.save()
+    code.read_module.cache_clear()
+    module = tmp_path / "xft" / "data" / "ngrams.py"
+    module.with_suffix("").mkdir()
+    module.rename(module.with_suffix("") / "__init__.py")
+    found = Code(Memory(tmp_path / "memory.json")).hashes("tokens")
+    assert "xft/data/ngrams/__init__.py" in found and "xft/data/ngrams.py" not in found
+
+
 def test_the_files_that_modules_read_count_as_code(tmp_path, monkeypatch):
     """A changed style changes the code of the report, and of no other step."""
-    data = (ROOT / LIBRARY / "reporting" / "page").glob("report.*")
+    page = ROOT / LIBRARY / "reporting" / "page"
+    data = [*page.glob("report.*"), *page.glob("vega/*.json")]
     names = {path.relative_to(ROOT).as_posix() for path in data}
     before = Code()
     assert names and names <= before.hashes("report").keys()

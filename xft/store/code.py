@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[2]
 STEPS, LIBRARY = "workflow_scripts", "xft"
 VERSIONS = Path(__file__).with_name("versions.json")
 DIGITS = 16  # of a hash: enough to tell versions apart
-FILE_NAME = re.compile(r"\w+(\.\w+)+")
+NAME = re.compile(r"\w+(\.\w+)*")  # of a file or a folder
 
 
 class Code:
@@ -47,7 +47,7 @@ class Code:
 
         These are `workflow_scripts.<step>`, the modules that it imports (directly or not, also
         within functions), and files in a module's folder that the module names, such as a script or
-        a template.
+        a template, or the files of a folder there. The wording of model cards does not count.
         """
         found: dict[str, str] = {}
         waiting = [f"{STEPS}/{step}.py"]
@@ -55,6 +55,8 @@ class Code:
             name = waiting.pop()
             if name not in found:
                 found[name], used = self.memory.of(ROOT / name, read_module)
+                if not all((ROOT / file).is_file() for file in used):  # a module is a package now
+                    found[name], used = read_module(ROOT / name)
                 waiting += used
         return dict(sorted(found.items()))
 
@@ -102,8 +104,10 @@ def _used(path: Path, tree: ast.Module) -> list[Path]:
                 names = [alias.name for alias in node.names]
             case ast.ImportFrom(level=0):
                 names = [f"{node.module}.{alias.name}" for alias in node.names]
-            case ast.Constant(value=str(value)) if FILE_NAME.fullmatch(value):
-                files += [file for file in [path.with_name(value)] if file.is_file()]
+            case ast.Constant(value=str(value)) if NAME.fullmatch(value):
+                place = path.with_name(value)
+                inner = [] if (place / "__init__.py").exists() else place.glob("*.*")
+                files += [file for file in (place, *inner) if file.is_file()]
                 continue
             case _:
                 continue
