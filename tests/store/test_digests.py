@@ -170,6 +170,29 @@ def test_a_further_seed_makes_another_soup():
     assert made == {"soup", "seed~44/sft", "eval/soup/problems.json"}
 
 
+@pytest.mark.parametrize(
+    ("sft", "steps"),
+    [
+        ({"max_steps": 30, "warmup_steps": 9}, {"max_steps": 6, "warmup_steps": 6}),
+        ({"per_device_train_batch_size": 4}, {"max_steps": 3, "warmup_steps": 2}),
+    ],
+    ids=["steps", "batch"],
+)
+def test_sft_flops_has_the_rows_of_the_mixtures_tuning(sft, steps):
+    """Also if section sft has more steps, or a larger batch, than section moe_sft."""
+    tuning = {"max_steps": 6, "warmup_steps": 2, "per_device_train_batch_size": 2}
+    run = wants(
+        moe_sft=tuning,
+        sft=sft,
+        sweep={"moe_sft.max_steps": [6, 8]},
+        evaluation={"models": ["sft", "sft_flops"]},
+    )
+    found = run.experiment.by_name
+    recipe = found["sft_flops"].recipe.options
+    assert {key: recipe[f"sft.{key}"] for key in steps} == steps
+    assert "moe_sft.max_steps~8/sft_flops" in found
+
+
 def test_two_names_may_stand_for_one_artifact():
     """At lambda 1 nothing is learned: the merge with learned shares is that with equal ones."""
     models = {"models": ["base", "uniform", "dense"]}

@@ -534,6 +534,18 @@ class XftConfig(ManyRuns, RunConfig):
         idle = without_effect(SftConfig, shared | own)
         return config | {"sft": {key: shared[key] for key in shared if key not in idle} | own}
 
+    @property
+    def sft_flops(self) -> SftConfig:
+        """Section sft with as many rows as moe_sft has. FLOPS_KEYS decide."""
+        tuning, own = self.moe_sft, self.sft
+        steps = tuning.max_steps
+        if steps is not None:
+            steps = max(round(steps * tuning.global_batch / own.global_batch), 1)
+        changes = {"num_train_epochs": tuning.num_train_epochs, "max_steps": steps}
+        if steps is not None:
+            changes["warmup_steps"] = min(own.warmup_steps, steps)
+        return own.model_copy(update=changes)
+
     def paths(self) -> list[tuple[str, str]]:
         """The files and folders that are read, by key. Some are names, such as humaneval."""
         base, data, evaluation = self.base, self.data, self.evaluation
@@ -580,6 +592,14 @@ class XftConfig(ManyRuns, RunConfig):
         return self
 
 
+# Keys of moe_sft that decide on how many rows sft_flops is tuned.
+FLOPS_KEYS = tuple(
+    f"moe_sft.{key}"
+    for key in (
+        *("num_train_epochs", "max_steps", "per_device_train_batch_size"),
+        *("gradient_accumulation_steps", "processes", "nodes"),
+    )
+)
 TRAININGS = ("moe_sft", "sft", "mixing", "heal")  # sections, one for each training
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from xft.artifacts.artifact import TOKENIZER_PATTERNS
 from xft.config.models import MERGED, MIXTURES, OF_MIXTURE, UNTUNED
 from xft.config.runs import LISTS, Run
-from xft.config.sections import learns, problem_label
+from xft.config.sections import FLOPS_KEYS, learns, problem_label
 from xft.config.step_keys import default_of, keys_behind, keys_of_step, options_of_step
 from xft.data.templates import COMPLETION, PROMPT_NAMES, read_template
 from xft.hub.named_sets import NAMED_SETS, unpacked_sha256
@@ -268,8 +268,11 @@ class Wants:
     def sft_flops(self) -> Wanted:
         """The tuned base at as many FLOPs as the mixture's tuning."""
         sources = {"base": self.base, "tokens": self.tokens, "flops_of": self.moe}
-        options, flags = options_of_step("sft", self.config), {"match_flops": self.moe.place}
-        return self._wanted("sft", "sft_flops", options, sources, flags=flags)
+        config = self.config.model_copy(update={"sft": self.config.sft_flops})
+        options, flags = options_of_step("sft", config), {"match_flops": self.moe.place}
+        unread = ["sft.max_steps", "sft.num_train_epochs"]
+        about = {"read": FLOPS_KEYS, "unread": unread, "flags": flags}
+        return self._wanted("sft", "sft_flops", options, sources, **about)
 
     def weighted_init(self, lam: str) -> Wanted:
         """The coefficients from which step 6 learns."""
@@ -492,6 +495,7 @@ class Wants:
         sources: dict[str, Wanted] | None = None,
         contents: dict[str, str] | None = None,
         unread: Collection[str] = (),
+        read: Collection[str] = (),
         pooled: Collection[str] = (),
         file: str = ARTIFACT,
         **about: dict,
@@ -499,17 +503,18 @@ class Wants:
         """The artifact with a name. All runs whose recipes are equal share it.
 
         contents: the hashes of files, for the recipe. unread: keys that the step reads in other
-        cases only. pooled: keys whose values are all among the sources. about: needs, files, flags.
+        cases only. read: those that it reads in this case only. pooled: keys whose values are all
+        among the sources. about: needs, files, flags.
         """
         name, sources = name or step, sources or {}
-        keys = keys_behind(step) - {*unread, *LISTS}
+        keys = (keys_behind(step) | {*read}) - {*unread, *LISTS}
         behind = [*sources.values(), *about.get("needs", {}).values()]
         keys = keys.union(*(source.keys for source in behind)) - {*pooled}
-        read = keys_of_step(step)
+        key_of = keys_of_step(step)
         named = {
-            read[flag]: value
+            key_of[flag]: value
             for flag, value in (options or {}).items()
-            if value != default_of(read[flag])
+            if value != default_of(key_of[flag])
         }
         about |= {"file": file, "keys": keys}
         found = self.shared.artifact(self, step, named, sources, contents or {}, **about)

@@ -16,7 +16,7 @@ from xft.common.errors import UserError
 from xft.config.sections import DataConfig, XftConfig
 from xft.config.training import SHARDED
 from xft.estimates.disk import expert_bytes
-from xft.estimates.jobs import FP32, configured_job
+from xft.estimates.jobs import FP32, Job, configured_job
 from xft.estimates.memory import average_bytes, teacher_bytes, training_memory
 from xft.estimates.parameters import Models
 from xft.estimates.processors import DEFAULT_UTILISATION, Processor
@@ -114,9 +114,12 @@ class Requests:
         return processes * loaded + gathered + average + files
 
     def _training_minutes(self, section: str) -> int:
-        job = configured_job(self.config, section)
+        jobs = [configured_job(self.config, section)]
         if section == "sft":  # sft_flops asks for the same as sft, and takes moe_sft's FLOPs
-            job = replace(job, section="moe_sft")
+            jobs.append(replace(jobs[0], section="moe_sft", options=self.config.sft_flops))
+        return max(map(self._job_minutes, jobs))
+
+    def _job_minutes(self, job: Job) -> int:
         work = training_work(self.models, job, _rows_at_most(self.config.data))
         return MOST_MINUTES if work is None else _limit(3600 * work.hours(job, self._processor))
 
