@@ -168,6 +168,7 @@ def test_a_further_seed_makes_another_soup():
     fill(wants(seeds=[42, 43], **soup))
     made = new(wants(seeds=[42, 43, 44], **soup)) - SHOWN
     assert made == {"soup", "seed~44/sft", "eval/soup/problems.json"}
+    assert new(wants(seeds=[43, 42], **soup)) <= SHOWN
 
 
 @pytest.mark.parametrize(

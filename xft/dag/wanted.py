@@ -329,8 +329,9 @@ class Wants:
 
     @cached_property
     def soup(self) -> Wanted:
-        """The mean of the sft models of all seeds."""
-        sources = {f"model {number}": run.sft for number, run in enumerate(self.of_seeds, 1)}
+        """The mean of the sft models of all seeds. Their order in the configuration is the same."""
+        runs = sorted(self.of_seeds, key=lambda run: run.config.seed)
+        sources = {f"model {number}": run.sft for number, run in enumerate(runs, 1)}
         flags = {"models": [str(model.place) for model in sources.values()]}
         return self._wanted("soup", sources=sources, pooled={"seed"}, flags=flags)
 

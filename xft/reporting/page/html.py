@@ -26,7 +26,7 @@ def build_page(runs: Sequence[Results]) -> str:
     template = templates(__package__, is_html=True).get_template("report.html.jinja")
     return template.render(
         generator=GENERATOR,
-        title="XFT: " + ", ".join(map(_subject, runs)),
+        title="XFT: " + ", ".join(dict.fromkeys(map(_subject, runs))),
         policy=_policy(scripts.values()),
         style=Markup(_file("report.css")),
         charts=Markup(json.dumps(drawn, allow_nan=False).replace("<", "\\u003c")),
