@@ -195,8 +195,10 @@ def test_garbage_is_what_no_results_folder_wants(monkeypatch, capsys):
     assert [each.entry for each in find_unwanted(store)] == [old]
     half = partial(store.entry("moe_sft", "0" * 16))
     half.mkdir(parents=True)
-    with claimed(store.entry("moe_sft", "0" * 16)):  # of a running job
-        assert [each.entry for each in find_unwanted(store)] == [old]
+    with claimed(store.entry("moe_sft", "0" * 16)):  # of a job that outlived its run
+        with pytest.raises(UserError, match=f"moe_sft is still .* {os.getpid()} .*{half}"):
+            gc.main(["store", "--yes"])
+        assert old.exists() and half.exists()
     assert {each.entry for each in find_unwanted(store)} == {old, half}
     gc.main(["store", "--yes", "--keep-days", "1"])
     assert old.exists() and "Nothing to remove" in capsys.readouterr().out

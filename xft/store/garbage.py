@@ -8,7 +8,7 @@ from xft.checkpoints.strict_json import read_json
 from xft.config.results_folder import CONFIG_FILE, is_results_folder
 from xft.store.names import links_in
 from xft.store.plan import jobs_of
-from xft.store.store import ENTRY, PARTIAL, PLANS, Store, size_of, worker
+from xft.store.store import ENTRY, PARTIAL, PLANS, Store, size_of
 
 SECONDS_PER_DAY = 24 * 3600
 
@@ -23,11 +23,10 @@ class Unwanted:
 
 
 def find_unwanted(store: Store) -> Iterator[Unwanted]:
-    """The entries that no results folder wants, apart from running jobs'."""
+    """The entries that no results folder wants."""
     wanted = wanted_digests(store)
     for entry in store.entries():
-        digest = entry.name.removesuffix(PARTIAL)
-        if digest not in wanted and not worker(entry.with_name(digest)):
+        if entry.name.removesuffix(PARTIAL) not in wanted:
             nbytes = 0 if entry.is_symlink() else size_of(entry)
             yield Unwanted(entry, nbytes, entry.lstat().st_mtime)
 
