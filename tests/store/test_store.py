@@ -236,6 +236,20 @@ def test_garbage_is_nothing_that_a_moved_project_or_a_renamed_results_folder_sho
     assert f"{entries[1]}  seed_1, 0 KB" in capsys.readouterr().out
 
 
+def test_garbage_is_no_model_that_a_wanted_base_links_to():
+    (dense,) = plan("dense", results="round_1")
+    (base,) = plan("base", results="round_2")
+    for entry in (dense, base):
+        (entry / "artifact").mkdir(parents=True)
+    (dense / "artifact/model.safetensors").touch()
+    link = base / "artifact/model.safetensors"
+    link.symlink_to(os.path.relpath(dense / "artifact/model.safetensors", link.parent))
+    plan("moe", results="round_1")  # of another value
+    assert list(find_unwanted(Store(Path("store")))) == []
+    shutil.rmtree("round_2")
+    assert {each.entry for each in find_unwanted(Store(Path("store")))} == {dense, base}
+
+
 def test_another_store_gives_what_is_undamaged(capsys):
     recipe = Recipe("moe", 1, {}, {})
     theirs, ours = (Store(Path(name)).entry("moe", recipe.digest) for name in ("theirs", "ours"))
