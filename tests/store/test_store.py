@@ -152,14 +152,16 @@ def test_names_replace_and_remove_nothing_but_links_into_a_store(place):
     (entry / "result.txt").touch()
     links = {"results/dense/lam~0.75": str(entry / "result.txt")}
     names.lay(links | {"results/gone": str(entry / "nothing")})
-    kept = [Path("results/mine.txt"), Path("results/link"), Path("results/dense/notes.txt")]
-    kept[0].touch(), kept[2].touch(), kept[1].symlink_to("/etc/hosts")
+    named_so = place / "elsewhere" / "0123456789abcdef.txt"  # as an entry is, but in no store
+    named_so.parent.mkdir(), named_so.touch()
+    kept = [Path("results", name) for name in ("mine.txt", "dense/notes.txt", "link", "notes")]
+    kept[0].touch(), kept[1].touch(), kept[2].symlink_to("/etc/hosts"), kept[3].symlink_to(named_so)
     names.take_away(Path("results"), links)
     assert Path("results/dense/lam~0.75").exists() and not Path("results/gone").is_symlink()
     names.take_away(Path("results"), [])
     assert not Path("results/dense/lam~0.75").is_symlink()
     assert all(path.exists() for path in kept) and entry.exists()
-    for path in ("results/mine.txt", "results/link", "results/mine.txt/moe"):
+    for path in ("results/mine.txt", "results/link", "results/notes", "results/mine.txt/moe"):
         with pytest.raises(UserError, match="the workflow did not make it"):
             names.lay({path: str(entry)})
 
@@ -213,12 +215,12 @@ def test_garbage_is_what_no_results_folder_wants(monkeypatch, capsys):
 
 
 def test_garbage_is_nothing_that_a_moved_project_or_a_renamed_results_folder_shows(capsys):
-    entries = [*plan("kept", results="paper"), *plan("seed_1")]
+    entries = [*plan("kept", results="paper"), *plan("sft")]
     for entry in entries:
         entry.mkdir(parents=True)
         (entry / ENTRY_FILE).write_text('{"bytes": 1}')
         (entry / "result.txt").touch()
-    names.lay({"results/seed_1.txt": f"{entries[1]}/result.txt"})
+    names.lay({"results/sft.txt": f"{entries[1]}/result.txt"})
     Path("results", CONFIG_FILE).write_text(CONFIG_HEAD)
     project = Path("project")
     project.mkdir()
@@ -233,7 +235,7 @@ def test_garbage_is_nothing_that_a_moved_project_or_a_renamed_results_folder_sho
     shutil.rmtree("seed_1")
     gc.main(["store", "--yes"])
     assert not entries[1].exists() and entries[0].exists()
-    assert f"{entries[1]}  seed_1, 0 KB" in capsys.readouterr().out
+    assert f"{entries[1]}  sft, 0 KB" in capsys.readouterr().out
 
 
 def test_garbage_is_no_model_that_a_wanted_base_links_to():

@@ -45,7 +45,7 @@ def wanted_digests(store: Store, but: Path | None = None) -> set[str]:
     plans = {results: plan for results, plan in plans.items() if results != but}
     wanted = {digest for plan in plans.values() for digest in jobs_of(plan)}
     links = (link for folder in renamed for link in links_in(folder))
-    wanted |= {ENTRY.search(f"/{link.readlink()}")[1] for link in links}
+    wanted = wanted.union(*(ENTRY.findall(f"/{link.readlink()}") for link in links))
     bases = (base for base in store.root.glob("base/*") if base.name in wanted)
     models = (os.path.realpath(file) for base in bases for file in base.glob("artifact/*"))
     return wanted.union(*map(ENTRY.findall, models))
