@@ -22,7 +22,16 @@ from xft.store.garbage import find_unwanted
 from xft.store.memory import Memory, content_hash
 from xft.store.plan import Job, read_plan, write_plan
 from xft.store.recipe import Recipe
-from xft.store.store import ENTRY_FILE, MARK, Store, claimed, is_whole, partial, worker
+from xft.store.store import (
+    ENTRY_FILE,
+    MARK,
+    Store,
+    claimed,
+    hashes_beside,
+    is_whole,
+    partial,
+    worker,
+)
 from xft.tools import gc
 
 WRITES = "import pathlib, sys; pathlib.Path(sys.argv[1]).write_text('made')"
@@ -75,6 +84,7 @@ def test_what_a_command_makes_becomes_an_entry_with_a_name(environment):
     stated = json.loads((entry / ENTRY_FILE).read_text())
     assert stated["recipe"] == {"step": "moe", "version": 1, "options": {}, "inputs": {}}
     assert stated["bytes"] == len("made") + len("given")
+    assert stated["files"] == hashes_beside(entry) and "result.txt" in stated["files"]
     link = Path("results/moe.txt")
     assert link.is_symlink() and not link.readlink().is_absolute() and link.read_text() == "made"
     assert not partial(entry).exists()
@@ -268,6 +278,18 @@ def test_another_store_gives_what_is_undamaged(capsys):
     others.take(["theirs"], [part])
     assert ours.is_symlink() and (ours / "artifact/a.txt").read_text() == "content"
     ours.unlink()
+    metrics = theirs / "metrics.jsonl"  # in no manifest
+    metrics.write_text("{}")
+    files = hashes_beside(theirs)
+    (theirs / ENTRY_FILE).write_text(json.dumps({"recipe": asdict(recipe), "files": files}))
+    for change in (lambda: metrics.write_text("[]"), metrics.unlink):
+        others.take(["theirs"], [part])
+        assert ours.is_symlink()
+        ours.unlink()
+        change()
+        others.take(["theirs"], [part])
+        assert not ours.is_symlink() and f"{metrics} was altered" in capsys.readouterr().err
+        metrics.write_text("{}")
     (theirs / "artifact/a.txt").chmod(0o644)
     (theirs / "artifact/a.txt").write_text("CONTENT")
     others.take(["theirs"], [part])
