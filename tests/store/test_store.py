@@ -22,7 +22,16 @@ from xft.store.garbage import find_unwanted
 from xft.store.memory import Memory, content_hash
 from xft.store.plan import Job, read_plan, write_plan
 from xft.store.recipe import Recipe
-from xft.store.store import ENTRY_FILE, MARK, Store, claimed, is_whole, partial, worker
+from xft.store.store import (
+    ENTRY_FILE,
+    MARK,
+    Store,
+    claimed,
+    hashes_beside,
+    is_whole,
+    partial,
+    worker,
+)
 from xft.tools import gc
 
 WRITES = "import pathlib, sys; pathlib.Path(sys.argv[1]).write_text('made')"
@@ -75,6 +84,7 @@ def test_what_a_command_makes_becomes_an_entry_with_a_name(environment):
     stated = json.loads((entry / ENTRY_FILE).read_text())
     assert stated["recipe"] == {"step": "moe", "version": 1, "options": {}, "inputs": {}}
     assert stated["bytes"] == len("made") + len("given")
+    assert stated["files"] == hashes_beside(entry) and "result.txt" in stated["files"]
     link = Path("results/moe.txt")
     assert link.is_symlink() and not link.readlink().is_absolute() and link.read_text() == "made"
     assert not partial(entry).exists()
@@ -152,14 +162,16 @@ def test_names_replace_and_remove_nothing_but_links_into_a_store(place):
     (entry / "result.txt").touch()
     links = {"results/dense/lam~0.75": str(entry / "result.txt")}
     names.lay(links | {"results/gone": str(entry / "nothing")})
-    kept = [Path("results/mine.txt"), Path("results/link"), Path("results/dense/notes.txt")]
-    kept[0].touch(), kept[2].touch(), kept[1].symlink_to("/etc/hosts")
+    named_so = place / "elsewhere" / "0123456789abcdef.txt"  # as an entry is, but in no store
+    named_so.parent.mkdir(), named_so.touch()
+    kept = [Path("results", name) for name in ("mine.txt", "dense/notes.txt", "link", "notes")]
+    kept[0].touch(), kept[1].touch(), kept[2].symlink_to("/etc/hosts"), kept[3].symlink_to(named_so)
     names.take_away(Path("results"), links)
     assert Path("results/dense/lam~0.75").exists() and not Path("results/gone").is_symlink()
     names.take_away(Path("results"), [])
     assert not Path("results/dense/lam~0.75").is_symlink()
     assert all(path.exists() for path in kept) and entry.exists()
-    for path in ("results/mine.txt", "results/link", "results/mine.txt/moe"):
+    for path in ("results/mine.txt", "results/link", "results/notes", "results/mine.txt/moe"):
         with pytest.raises(UserError, match="the workflow did not make it"):
             names.lay({path: str(entry)})
 
@@ -195,8 +207,10 @@ def test_garbage_is_what_no_results_folder_wants(monkeypatch, capsys):
     assert [each.entry for each in find_unwanted(store)] == [old]
     half = partial(store.entry("moe_sft", "0" * 16))
     half.mkdir(parents=True)
-    with claimed(store.entry("moe_sft", "0" * 16)):  # of a running job
-        assert [each.entry for each in find_unwanted(store)] == [old]
+    with claimed(store.entry("moe_sft", "0" * 16)):  # of a job that outlived its run
+        with pytest.raises(UserError, match=f"moe_sft is still .* {os.getpid()} .*{half}"):
+            gc.main(["store", "--yes"])
+        assert old.exists() and half.exists()
     assert {each.entry for each in find_unwanted(store)} == {old, half}
     gc.main(["store", "--yes", "--keep-days", "1"])
     assert old.exists() and "Nothing to remove" in capsys.readouterr().out
@@ -211,12 +225,12 @@ def test_garbage_is_what_no_results_folder_wants(monkeypatch, capsys):
 
 
 def test_garbage_is_nothing_that_a_moved_project_or_a_renamed_results_folder_shows(capsys):
-    entries = [*plan("kept", results="paper"), *plan("seed_1")]
+    entries = [*plan("kept", results="paper"), *plan("sft")]
     for entry in entries:
         entry.mkdir(parents=True)
         (entry / ENTRY_FILE).write_text('{"bytes": 1}')
         (entry / "result.txt").touch()
-    names.lay({"results/seed_1.txt": f"{entries[1]}/result.txt"})
+    names.lay({"results/sft.txt": f"{entries[1]}/result.txt"})
     Path("results", CONFIG_FILE).write_text(CONFIG_HEAD)
     project = Path("project")
     project.mkdir()
@@ -231,7 +245,21 @@ def test_garbage_is_nothing_that_a_moved_project_or_a_renamed_results_folder_sho
     shutil.rmtree("seed_1")
     gc.main(["store", "--yes"])
     assert not entries[1].exists() and entries[0].exists()
-    assert f"{entries[1]}  seed_1, 0 KB" in capsys.readouterr().out
+    assert f"{entries[1]}  sft, 0 KB" in capsys.readouterr().out
+
+
+def test_garbage_is_no_model_that_a_wanted_base_links_to():
+    (dense,) = plan("dense", results="round_1")
+    (base,) = plan("base", results="round_2")
+    for entry in (dense, base):
+        (entry / "artifact").mkdir(parents=True)
+    (dense / "artifact/model.safetensors").touch()
+    link = base / "artifact/model.safetensors"
+    link.symlink_to(os.path.relpath(dense / "artifact/model.safetensors", link.parent))
+    plan("moe", results="round_1")  # of another value
+    assert list(find_unwanted(Store(Path("store")))) == []
+    shutil.rmtree("round_2")
+    assert {each.entry for each in find_unwanted(Store(Path("store")))} == {dense, base}
 
 
 def test_another_store_gives_what_is_undamaged(capsys):
@@ -250,6 +278,18 @@ def test_another_store_gives_what_is_undamaged(capsys):
     others.take(["theirs"], [part])
     assert ours.is_symlink() and (ours / "artifact/a.txt").read_text() == "content"
     ours.unlink()
+    metrics = theirs / "metrics.jsonl"  # in no manifest
+    metrics.write_text("{}")
+    files = hashes_beside(theirs)
+    (theirs / ENTRY_FILE).write_text(json.dumps({"recipe": asdict(recipe), "files": files}))
+    for change in (lambda: metrics.write_text("[]"), metrics.unlink):
+        others.take(["theirs"], [part])
+        assert ours.is_symlink()
+        ours.unlink()
+        change()
+        others.take(["theirs"], [part])
+        assert not ours.is_symlink() and f"{metrics} was altered" in capsys.readouterr().err
+        metrics.write_text("{}")
     (theirs / "artifact/a.txt").chmod(0o644)
     (theirs / "artifact/a.txt").write_text("CONTENT")
     others.take(["theirs"], [part])

@@ -9,6 +9,7 @@ from xft.artifacts import manifest
 from xft.artifacts.artifact import create_artifact
 from xft.artifacts.manifest import Manifest, hash_files, manifest_path, read_manifest, short
 from xft.common.errors import UserError
+from xft.store.store import MARK
 from xft.tools import verify
 
 DATA = "d" * 64
@@ -93,6 +94,20 @@ def test_a_sound_results_folder_is_told_with_its_lineage(made, capsys):
         "from dataset dddddddd",
         f"from model {ids['dense']}, results/dense/lam~0.5",
     ]
+
+
+def test_a_store_is_told_with_what_it_has_from_other_stores(made, capsys):
+    place = Path("store/moe")
+    own, linked, gone = (place / (digit * 16) for digit in "012")
+    (place / f"{'3' * 16}.partial").mkdir(parents=True)  # by a job that runs
+    Path("store", MARK).touch()
+    make(own / "artifact", "moe")
+    linked.symlink_to(make(Path("theirs/artifact"), "moe").parent.absolute())
+    blocks, message = run(capsys, "store")
+    assert blocks.keys() == {f"{entry}/artifact" for entry in (own, linked)}
+    assert message == "2 of 2 artifacts fit their manifests"
+    gone.symlink_to("nowhere")
+    assert run(capsys, "store")[1] == f"{gone}: no manifest beside it and none below it"
 
 
 # What is amiss

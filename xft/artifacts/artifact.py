@@ -28,7 +28,7 @@ from xft.common.files import check_own
 from xft.config.models import MODELS, STEPS
 
 WORKSPACE_SUFFIX = ".tmp"
-ENTRY_FILE = "entry.json"  # in an entry of the store: its recipe and its size
+ENTRY_FILE = "entry.json"  # in an entry of the store: its recipe, size and hashes
 NEW_MANIFEST = "manifest.json"  # in a workspace
 # transformers can load these kinds.
 MODEL_KINDS = tuple(dict.fromkeys(STEPS.get(model, model) for model in MODELS))

@@ -11,6 +11,7 @@ from pathlib import Path
 import yaml
 
 from xft.artifacts.files import write_whole
+from xft.artifacts.manifest import manifest_path, read_manifest
 from xft.artifacts.overlap import overlapping
 from xft.common.errors import UserError
 from xft.common.optional import require
@@ -133,8 +134,8 @@ class WorkflowRun:
         entry = part.entry
         if entry.is_symlink() and not others.find(self.config.stores, part):
             raise UserError(
-                f"{entry} leads to {entry.readlink()}, which is not there. Bring it back, or "
-                f"remove all such links to make it here: find {self.store.root} -xtype l -delete"
+                f"{entry} leads to {entry.readlink()}, which is not there. Bring it back, or make "
+                f"it here: find {self.store.root} -maxdepth 2 -xtype l -delete removes such links"
             )
         if entry.is_dir():
             raise UserError(
@@ -143,12 +144,14 @@ class WorkflowRun:
             )
 
     def _check_linked_bases(self) -> None:
-        for base in dict.fromkeys(run.base for run in self.experiment.runs):
-            gone = [path for path in base.place.glob("*") if not path.exists()]
-            if is_whole(base.entry) and gone:
+        bases = dict.fromkeys(run.base for run in self.experiment.runs)
+        for base in (base for base in bases if is_whole(base.entry)):
+            files = [base.place / name for name in read_manifest(manifest_path(base.place)).files]
+            if gone := [file for file in files if not file.exists()]:
+                to = f", which leads to {gone[0].readlink()}," if gone[0].is_symlink() else ""
                 raise UserError(
-                    f"{gone[0]} leads to {gone[0].readlink()}, which is not there. Delete "
-                    f"{base.entry}, so that it leads to base.model = {base.run.config.base.model}"
+                    f"{gone[0]}{to} is not there. Delete {base.entry}, so that it leads to "
+                    f"base.model = {base.run.config.base.model}"
                 )
 
     def user_files(self) -> list[tuple[str, Path]]:

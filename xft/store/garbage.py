@@ -1,5 +1,6 @@
 """Finds what no configuration wants any more."""
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,7 +9,7 @@ from xft.checkpoints.strict_json import read_json
 from xft.config.results_folder import CONFIG_FILE, is_results_folder
 from xft.store.names import links_in
 from xft.store.plan import jobs_of
-from xft.store.store import ENTRY, PARTIAL, PLANS, Store, size_of, worker
+from xft.store.store import ENTRY, PARTIAL, PLANS, Store, size_of
 
 SECONDS_PER_DAY = 24 * 3600
 
@@ -23,11 +24,10 @@ class Unwanted:
 
 
 def find_unwanted(store: Store) -> Iterator[Unwanted]:
-    """The entries that no results folder wants, apart from running jobs'."""
+    """The entries that no results folder wants."""
     wanted = wanted_digests(store)
     for entry in store.entries():
-        digest = entry.name.removesuffix(PARTIAL)
-        if digest not in wanted and not worker(entry.with_name(digest)):
+        if entry.name.removesuffix(PARTIAL) not in wanted:
             nbytes = 0 if entry.is_symlink() else size_of(entry)
             yield Unwanted(entry, nbytes, entry.lstat().st_mtime)
 
@@ -35,8 +35,9 @@ def find_unwanted(store: Store) -> Iterator[Unwanted]:
 def wanted_digests(store: Store, but: Path | None = None) -> set[str]:
     """The digests of what results folders want, but for one folder.
 
-    A results folder wants what its newest plan holds. One that was renamed, and stayed beside
-    others, wants what its links show. One that is gone wants nothing.
+    A results folder wants what its newest plan holds, and the models that its bases link to. One
+    that was renamed, and stayed beside others, wants what its links show. One that is gone wants
+    nothing.
     """
     plans = newest_plans(store)
     beside = {file.parent for each in plans for file in each.parent.glob(f"*/{CONFIG_FILE}")}
@@ -44,7 +45,10 @@ def wanted_digests(store: Store, but: Path | None = None) -> set[str]:
     plans = {results: plan for results, plan in plans.items() if results != but}
     wanted = {digest for plan in plans.values() for digest in jobs_of(plan)}
     links = (link for folder in renamed for link in links_in(folder))
-    return wanted | {ENTRY.search(f"/{link.readlink()}")[1] for link in links}
+    wanted = wanted.union(*(ENTRY.findall(f"/{link.readlink()}") for link in links))
+    bases = (base for base in store.root.glob("base/*") if base.name in wanted)
+    models = (os.path.realpath(file) for base in bases for file in base.glob("artifact/*"))
+    return wanted.union(*map(ENTRY.findall, models))
 
 
 def newest_plans(store: Store) -> dict[Path, Path]:

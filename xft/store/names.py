@@ -6,7 +6,11 @@ from pathlib import Path
 
 from xft.common.errors import UserError
 from xft.config.results_folder import is_results_folder
-from xft.store.store import ENTRY
+from xft.store.code import ROOT, STEPS
+from xft.store.store import ENTRY, PLANS
+
+# Those of a store in which links end. Logs are in folders of the same names.
+FOLDERS = {PLANS, *(file.stem for file in (ROOT / STEPS).glob("*.py"))}
 
 
 def lay(links: Mapping[str, str]) -> None:
@@ -65,7 +69,9 @@ def fault_of(path: Path) -> str | None:
 
 
 def _is_link(path: Path) -> bool:
-    return path.is_symlink() and ENTRY.search(f"/{path.readlink()}") is not None
+    """Whether a path is a link into a store, by its target's folders: the store may be gone."""
+    found = ENTRY.finditer(f"/{path.readlink()}") if path.is_symlink() else ()
+    return any(Path(each[0]).parent.name in FOLDERS for each in found)
 
 
 def links_in(folder: Path) -> Iterator[Path]:

@@ -12,6 +12,7 @@ from pathlib import Path
 from xft.artifacts import claims
 from xft.artifacts.artifact import ENTRY_FILE, sync, write_json
 from xft.artifacts.claims import OWNER, this_process
+from xft.artifacts.manifest import hash_file
 from xft.checkpoints.strict_json import read_json
 from xft.common.errors import UserError
 from xft.store.recipe import DIGITS, Recipe
@@ -120,7 +121,8 @@ def publish(entry: Path, recipe: Recipe) -> None:
         shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
     files = [path for path in folder.rglob("*") if path.is_file() and not path.is_symlink()]
     size = sum(path.stat().st_size for path in files)
-    write_json(folder / ENTRY_FILE, {"recipe": asdict(recipe), "bytes": size})
+    stated = {"recipe": asdict(recipe), "bytes": size, "files": hashes_beside(folder)}
+    write_json(folder / ENTRY_FILE, stated)
     sync(folder)
     try:
         folder.rename(entry)
@@ -128,6 +130,12 @@ def publish(entry: Path, recipe: Recipe) -> None:
         if not is_whole(entry):
             raise
         shutil.rmtree(folder)
+
+
+def hashes_beside(entry: Path) -> dict[str, str]:
+    """The SHA-256 of each file right in an entry, by name. Some of them are in no manifest."""
+    files = (path for path in entry.glob("[!.]*") if path.is_file() and path.name != ENTRY_FILE)
+    return {file.name: hash_file(file) for file in files}
 
 
 def in_store(path: Path) -> bool:

@@ -6,6 +6,7 @@ that are checked.
 """
 
 import sys
+from itertools import chain
 from pathlib import Path
 
 from xft.artifacts.manifest import (
@@ -18,6 +19,7 @@ from xft.artifacts.manifest import (
 )
 from xft.cli import flags
 from xft.common.errors import UserError
+from xft.store.store import MARK, PARTIAL, Store
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -32,7 +34,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--full", action="store_true", help="Compare the hashes of all files.")
     args = parser.parse_args(argv)
     faults, manifests = [], {}
-    for path in args.paths:
+    for path in chain.from_iterable(map(_find_places, args.paths)):
         found = _find_artifacts(path)
         faults += [] if found else [f"{path}: no manifest beside it and none below it"]
         for artifact in found:
@@ -46,6 +48,13 @@ def main(argv: list[str] | None = None) -> None:
     if faults:
         raise UserError("; ".join(faults))
     print(f"{len(manifests)} of {len(manifests)} artifacts fit their manifests", file=sys.stderr)
+
+
+def _find_places(path: Path) -> list[Path]:
+    """The whole entries of a store, some of which are links to other stores; else the path."""
+    is_store = (path / MARK).is_file()
+    entries = [each for each in Store(path).entries() if each.suffix != PARTIAL] if is_store else []
+    return entries or [path]
 
 
 def _find_artifacts(path: Path) -> list[Path]:
