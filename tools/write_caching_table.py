@@ -16,8 +16,8 @@ HEAD = "| a change of | runs |\n|---|---|\n"
 MODELS = ["base", "sft", "moe_sft", "dense", "heal"]
 # What no step reads.
 SPECIAL = {
-    "merge.keep": "best, if it is asked for",
-    "merge.select": "best, if it is asked for",
+    "merge.keep": "best, if merge.keep is best",
+    "merge.select": "best, if merge.keep is best",
     "seeds": "what a new run does not share with the others, summary",
     "variants": "what a new run does not share with the others, summary",
     "sweep": "what a new run does not share with the others, summary",
