@@ -197,6 +197,23 @@ def test_models_are_compared_with_those_that_they_come_from(runs):
     assert "more than moe_sft on all data sets (364 problems): significant, p < 0.001." in text
 
 
+def test_a_variant_with_fewer_data_sets_splits_no_model(runs):
+    """Both sets together show 20 - 50 and 0 - 10 less of 100 each, whatever the variant shares."""
+    for dataset, base, dense in (("p1", 50, 20), ("p2", 0, 10)):
+        for model, solved in {"base": base, "dense/lam~0": dense}.items():
+            runs.add(model, solved, dataset=dataset)
+    runs.rows.append(runs.rows[0] | {"variant": "other"})
+    text, rows, compared = runs.summarise()
+    assert [row["model"] for row in rows] == ["base", "dense/lam~0"] * 2
+    shown = [row for row in compared if row["tests"] == "plus"]
+    assert {row["dataset"]: float(row["difference"]) for row in shown} == {
+        "p1": -0.3,
+        "p2": 0.1,
+        "all": pytest.approx(-0.1),
+    }
+    assert [row[2:4] for row in cells(text, "model", "against")] == [["all", "-10.0"]]
+
+
 @pytest.mark.parametrize(
     ("solved", "sentences"),
     [
