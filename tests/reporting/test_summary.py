@@ -30,24 +30,26 @@ class Runs:
     def add(self, model, passed, *, variant="", seed=42, dataset="mbpp", count=100, **more) -> None:
         """Add an evaluation. A path carries the model, the variant and the seed.
 
-        more: options of `write_evaluation`, losses of held-out rows and further columns.
+        more: options of `write_evaluation`, losses of held-out rows and further columns; path: that
+        of a model that variants share.
         """
         place = f"{variant or 'own'}/{seed}/{model}"
+        path = more.pop("path", place)
         columns = {k: more.pop(k) for k in ("lm_eval", "diversity", "contamination") if k in more}
         row = {"model": model, "variant": variant, "seed": seed, "dataset": dataset} | columns
         if "losses" in more:
-            row["validation_loss"] = f"validation/{place}.json"
-            self.write_loss(row["validation_loss"], more.pop("losses"), more.pop("tokens", "t"))
+            row["validation_loss"] = file = f"validation/{path}.json"
+            self.write_loss(file, path, more.pop("losses"), more.pop("tokens", "t"))
         row["eval"] = f"eval/{place}/{dataset}.json"
-        options = {"model": place, "dataset": dataset, "count": count} | more
+        options = {"model": path, "dataset": dataset, "count": count} | more
         write_evaluation(self.root / row["eval"], base=passed, plus=passed, **options)
         self.rows.append(row)
 
-    def write_loss(self, file: str, losses, tokens: str) -> None:
+    def write_loss(self, file: str, model: str, losses, tokens: str) -> None:
         """Losses of rows. All rows have 3 tokens but the first, which has 6."""
         counts = [6, *[3] * (len(losses) - 1)]
         rows = [{"loss": v, "tokens": n} for v, n in zip(losses, counts, strict=True)]
-        content = {"model": {"path": "m", "id": None}, "tokens": tokens, "rows": rows}
+        content = {"model": {"path": model, "id": None}, "tokens": tokens, "rows": rows}
         content["loss"] = float(np.average(losses, weights=counts))
         LOSS.write(self.root / file, content, parameters={}, inputs={})
 
@@ -401,6 +403,26 @@ def test_the_best_of_several_merges_of_a_mixture_is_named(runs):
     text = runs.summarise("--chosen-by", "benchmark")[0]
     assert f"{head} the benchmark itself. Its score is" in text
     assert "- dense/lam~0.5 (usage) (loss 2.0000), of 2\n" in text
+
+
+@pytest.mark.parametrize(
+    ("chosen_by", "best"),
+    [
+        ("benchmark", "dense/lam~1 (t=0.6) (loss 2.0000)"),
+        ("validation", "dense/lam~0.5 (loss 1.0000)"),
+    ],
+)
+def test_a_merge_counts_once_by_its_first_result(runs, chosen_by, best):
+    """Its second run solves more. Its model with equal shares is the same if nothing is learned."""
+    write_diversity(runs, "d.json", [0.2, 0.3])
+    for variant, solved in (("t=0.6", (40, 30)), ("t=1.1", (10, 50))):
+        for lam, count in zip(("1", "0.5"), solved, strict=True):
+            about = {"variant": variant, "path": lam, "diversity": "d.json"}
+            runs.add(f"dense/lam~{lam}", count, losses=[2 * float(lam)] * 2, **about)
+    runs.add("dense/lam~0.5", 60, variant="t=0.6", path="0.5", dataset="p2", diversity="d.json")
+    same = [row | {"model": "uniform/lam~1"} for row in runs.rows if "lam~1" in row["model"]]
+    runs.rows = same + runs.rows
+    assert f":\n\n- {best}, of 2\n" in runs.summarise("--chosen-by", chosen_by)[0]
 
 
 def write_diversity(runs: Runs, file: str, spreads: list, routing=None) -> None:

@@ -43,6 +43,7 @@ def summarise(rows: Sequence[Row], chosen_by: str | None = None) -> tuple:
     }
     abilities = _read(rows, "lm_eval", lm_eval_result.read)
     chosen_by = chosen_by or ("validation" if losses else "benchmark")
+    measured = losses if chosen_by == "validation" else evaluations
     text = (
         templates(__package__)
         .get_template("summary.md.jinja")
@@ -56,7 +57,7 @@ def summarise(rows: Sequence[Row], chosen_by: str | None = None) -> tuple:
             has_samples=any(map(has_several_samples, evaluations.values())),
             differences=list(quantities(compared)),
             chosen_by=chosen_by,
-            merges=notes.best_merges(chosen_by, list(evaluations), by_file),
+            merges=notes.best_merges(chosen_by, rows, measured, by_file),
             spreads=mixtures and tables.to_markdown(spreads.spreads_table(mixtures)),
             near_zero=f"{spreads.NEAR_ZERO:.0%}",
             equal=spreads.nearly_equal(mixtures),
