@@ -324,6 +324,15 @@ def test_the_seeds_of_a_model_are_one_row(runs):
     assert [row[3] for row in cells(text, "model", "against")] == ["3, 1", "3, 1", "3, 3"]
 
 
+def test_a_loss_that_all_seeds_share_has_no_deviation(runs):
+    for seed, passed in ((42, 9), (43, 11)):
+        for dataset in ("mbpp", "humaneval"):
+            runs.add("base", passed, seed=seed, dataset=dataset, losses=[0.8] * 2)
+            runs.rows[-1]["validation_loss"] = runs.rows[0]["validation_loss"]
+    row = ["100", "2", *["10.0 ± 1.4 %"] * 2, "0.8000"]
+    assert cells(runs.summarise()[0], "model") == [["base", d, *row] for d in ("mbpp", "humaneval")]
+
+
 def test_losses_are_compared_row_by_row(runs):
     rng = np.random.default_rng(0)
     before = rng.gamma(2, 0.5, 50)

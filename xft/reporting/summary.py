@@ -87,6 +87,7 @@ def _has_seeds(results: Iterable[Result]) -> bool:
 def _scores(table, results: dict[Result, dict]) -> str:
     """The table of scores, with one row for all seeds of a model."""
     table = table.assign(model=[found.subject.label for found in results])
+    table["loss_file"] = [found.row.validation_loss for found in results]
     shown = tables.over_seeds if _has_seeds(results) else tables.readable
     return tables.to_markdown(shown(table))
 
