@@ -356,6 +356,22 @@ def test_losses_are_compared_row_by_row(runs):
     assert [row["validation loss"] for row in rows[1:]] == [f"{weights @ after:.4f}"] * 2
 
 
+def test_losses_of_different_held_out_rows_are_told_apart(runs):
+    """Both variants share the base's evaluation, but not its loss."""
+    for variant in ("", "few"):
+        about = {"variant": variant, "tokens": variant, "losses": [1.0 + len(variant)] * 2}
+        runs.add("base", 9, **about)
+        runs.add("sft", 20, **about)
+    runs.rows[2]["eval"] = runs.rows[0]["eval"]
+    text, rows, _ = runs.summarise()
+    assert [row["validation loss"] for row in rows] == ["", "1.0000", "4.0000"]
+    sentence = "Not all validation losses are of the same held-out rows, and a model with several losses shows none."
+    assert sentence in text
+    runs.rows = [row for row in runs.rows if row["variant"] == ""]
+    text, rows, _ = runs.summarise()
+    assert rows[0]["validation loss"] == "1.0000" and sentence not in text
+
+
 @pytest.mark.parametrize(
     ("seeds", "expected"),
     [

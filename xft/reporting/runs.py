@@ -70,7 +70,7 @@ class Subject:
 
 @dataclass(frozen=True)
 class Result:
-    """A file with a result. row: the first one that names it.
+    """A file with a result. row: the first one that names it; no loss if the rows name several.
 
     seed: None if the result does not depend on it, or if there is one seed in the table.
     """
@@ -96,7 +96,10 @@ def results_of(rows: Sequence[Row], step: str) -> list[Result]:
         subject = Subject(first[0], own, "" if {*own} == variants else _in_words(own))
         of_seeds = {row.seed for row in shared}
         seed = of_seeds.pop() if len(of_seeds) == 1 < len(seeds) else None
-        results.append(Result(subject, seed, file, shared[0]))
+        losses = {row.validation_loss for row in shared} - {None}
+        loss = losses.pop() if len(losses) == 1 else None
+        row = shared[0].model_copy(update={"validation_loss": loss})
+        results.append(Result(subject, seed, file, row))
     return results
 
 

@@ -54,6 +54,7 @@ def summarise(rows: Sequence[Row], chosen_by: str | None = None) -> tuple:
             verdict=verdict(compared),
             scores=_scores(table, evaluations),
             has_seeds=_has_seeds(evaluations),
+            differs=len({content.get("tokens") for content in losses.values()}) > 1,
             has_samples=any(map(has_several_samples, evaluations.values())),
             differences=list(quantities(compared)),
             chosen_by=chosen_by,
