@@ -30,24 +30,26 @@ class Runs:
     def add(self, model, passed, *, variant="", seed=42, dataset="mbpp", count=100, **more) -> None:
         """Add an evaluation. A path carries the model, the variant and the seed.
 
-        more: options of `write_evaluation`, losses of held-out rows and further columns.
+        more: options of `write_evaluation`, losses of held-out rows and further columns; path: that
+        of a model that variants share.
         """
         place = f"{variant or 'own'}/{seed}/{model}"
+        path = more.pop("path", place)
         columns = {k: more.pop(k) for k in ("lm_eval", "diversity", "contamination") if k in more}
         row = {"model": model, "variant": variant, "seed": seed, "dataset": dataset} | columns
         if "losses" in more:
-            row["validation_loss"] = f"validation/{place}.json"
-            self.write_loss(row["validation_loss"], more.pop("losses"), more.pop("tokens", "t"))
+            row["validation_loss"] = file = f"validation/{path}.json"
+            self.write_loss(file, path, more.pop("losses"), more.pop("tokens", "t"))
         row["eval"] = f"eval/{place}/{dataset}.json"
-        options = {"model": place, "dataset": dataset, "count": count} | more
+        options = {"model": path, "dataset": dataset, "count": count} | more
         write_evaluation(self.root / row["eval"], base=passed, plus=passed, **options)
         self.rows.append(row)
 
-    def write_loss(self, file: str, losses, tokens: str) -> None:
+    def write_loss(self, file: str, model: str, losses, tokens: str) -> None:
         """Losses of rows. All rows have 3 tokens but the first, which has 6."""
         counts = [6, *[3] * (len(losses) - 1)]
         rows = [{"loss": v, "tokens": n} for v, n in zip(losses, counts, strict=True)]
-        content = {"model": {"path": "m", "id": None}, "tokens": tokens, "rows": rows}
+        content = {"model": {"path": model, "id": None}, "tokens": tokens, "rows": rows}
         content["loss"] = float(np.average(losses, weights=counts))
         LOSS.write(self.root / file, content, parameters={}, inputs={})
 
@@ -197,6 +199,23 @@ def test_models_are_compared_with_those_that_they_come_from(runs):
     assert "more than moe_sft on all data sets (364 problems): significant, p < 0.001." in text
 
 
+def test_a_variant_with_fewer_data_sets_splits_no_model(runs):
+    """Both sets together show 20 - 50 and 0 - 10 less of 100 each, whatever the variant shares."""
+    for dataset, base, dense in (("p1", 50, 20), ("p2", 0, 10)):
+        for model, solved in {"base": base, "dense/lam~0": dense}.items():
+            runs.add(model, solved, dataset=dataset)
+    runs.rows.append(runs.rows[0] | {"variant": "other"})
+    text, rows, compared = runs.summarise()
+    assert [row["model"] for row in rows] == ["base", "dense/lam~0"] * 2
+    shown = [row for row in compared if row["tests"] == "plus"]
+    assert {row["dataset"]: float(row["difference"]) for row in shown} == {
+        "p1": -0.3,
+        "p2": 0.1,
+        "all": pytest.approx(-0.1),
+    }
+    assert [row[2:4] for row in cells(text, "model", "against")] == [["all", "-10.0"]]
+
+
 @pytest.mark.parametrize(
     ("solved", "sentences"),
     [
@@ -305,6 +324,15 @@ def test_the_seeds_of_a_model_are_one_row(runs):
     assert [row[3] for row in cells(text, "model", "against")] == ["3, 1", "3, 1", "3, 3"]
 
 
+def test_a_loss_that_all_seeds_share_has_no_deviation(runs):
+    for seed, passed in ((42, 9), (43, 11)):
+        for dataset in ("mbpp", "humaneval"):
+            runs.add("base", passed, seed=seed, dataset=dataset, losses=[0.8] * 2)
+            runs.rows[-1]["validation_loss"] = runs.rows[0]["validation_loss"]
+    row = ["100", "2", *["10.0 ± 1.4 %"] * 2, "0.8000"]
+    assert cells(runs.summarise()[0], "model") == [["base", d, *row] for d in ("mbpp", "humaneval")]
+
+
 def test_losses_are_compared_row_by_row(runs):
     rng = np.random.default_rng(0)
     before = rng.gamma(2, 0.5, 50)
@@ -326,6 +354,22 @@ def test_losses_are_compared_row_by_row(runs):
         sentence in text and " nats per token lower than moe_sft (50 rows): significant, " in text
     )
     assert [row["validation loss"] for row in rows[1:]] == [f"{weights @ after:.4f}"] * 2
+
+
+def test_losses_of_different_held_out_rows_are_told_apart(runs):
+    """Both variants share the base's evaluation, but not its loss."""
+    for variant in ("", "few"):
+        about = {"variant": variant, "tokens": variant, "losses": [1.0 + len(variant)] * 2}
+        runs.add("base", 9, **about)
+        runs.add("sft", 20, **about)
+    runs.rows[2]["eval"] = runs.rows[0]["eval"]
+    text, rows, _ = runs.summarise()
+    assert [row["validation loss"] for row in rows] == ["", "1.0000", "4.0000"]
+    sentence = "Not all validation losses are of the same held-out rows, and a model with several losses shows none."
+    assert sentence in text
+    runs.rows = [row for row in runs.rows if row["variant"] == ""]
+    text, rows, _ = runs.summarise()
+    assert rows[0]["validation loss"] == "1.0000" and sentence not in text
 
 
 @pytest.mark.parametrize(
@@ -384,6 +428,26 @@ def test_the_best_of_several_merges_of_a_mixture_is_named(runs):
     text = runs.summarise("--chosen-by", "benchmark")[0]
     assert f"{head} the benchmark itself. Its score is" in text
     assert "- dense/lam~0.5 (usage) (loss 2.0000), of 2\n" in text
+
+
+@pytest.mark.parametrize(
+    ("chosen_by", "best"),
+    [
+        ("benchmark", "dense/lam~1 (t=0.6) (loss 2.0000)"),
+        ("validation", "dense/lam~0.5 (loss 1.0000)"),
+    ],
+)
+def test_a_merge_counts_once_by_its_first_result(runs, chosen_by, best):
+    """Its second run solves more. Its model with equal shares is the same if nothing is learned."""
+    write_diversity(runs, "d.json", [0.2, 0.3])
+    for variant, solved in (("t=0.6", (40, 30)), ("t=1.1", (10, 50))):
+        for lam, count in zip(("1", "0.5"), solved, strict=True):
+            about = {"variant": variant, "path": lam, "diversity": "d.json"}
+            runs.add(f"dense/lam~{lam}", count, losses=[2 * float(lam)] * 2, **about)
+    runs.add("dense/lam~0.5", 60, variant="t=0.6", path="0.5", dataset="p2", diversity="d.json")
+    same = [row | {"model": "uniform/lam~1"} for row in runs.rows if "lam~1" in row["model"]]
+    runs.rows = same + runs.rows
+    assert f":\n\n- {best}, of 2\n" in runs.summarise("--chosen-by", chosen_by)[0]
 
 
 def write_diversity(runs: Runs, file: str, spreads: list, routing=None) -> None:

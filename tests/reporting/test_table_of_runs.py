@@ -52,6 +52,18 @@ def test_with_one_run_nothing_is_said_of_variant_and_seed(tmp_path):
     assert [(one.subject, one.seed) for one in found] == [(Subject("sft"), None)] * 2
 
 
+def test_variants_that_share_a_result_share_the_model_on_all_data_sets(tmp_path):
+    """c shares none with a, but with b, which shares one with a; d shares none."""
+    shared = {"p1": "ab", "p2": "bc", "p3": "c", "p4": "d"}
+    rows = [
+        {"model": "sft", "variant": v, "dataset": name, "eval": name}
+        for name, variants in shared.items()
+        for v in variants
+    ]
+    found = results_of(read_runs(write_table(tmp_path / "runs.csv", rows)), "eval")
+    assert [one.subject.label for one in found] == [*["sft (a and 2 others)"] * 3, "sft (d)"]
+
+
 def test_a_variant_is_compared_with_its_own_references_and_with_the_configuration(tmp_path):
     """The second variant shares its mixture with the first, and base and sft with all."""
     base = [("base", variant, "base") for variant in (RATE, VANILLA, OWN)]
@@ -91,6 +103,10 @@ def test_without_the_configurations_own_values_the_first_variant_counts(tmp_path
         (
             "model,dataset,eval\nb,d,x.json\nb,d,y.json\n",
             "names two results of b on d: .*x.json and .*y.json. Give them different variants or ",
+        ),
+        (
+            "model,variant,dataset,eval\nb,,d,x\nb,v,d,x\nb,,e,y\nb,v,e,z\n",
+            "names two results of b on e: .*y and .*z. Give them .* or seeds that share no file",
         ),
     ],
 )

@@ -9,6 +9,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from problem_files import problem, write_problems
 from working_folder import ROW, fill, wants, write_inputs
 
 from tools import write_versions
@@ -257,6 +258,23 @@ def test_the_configs_own_value_comes_first_in_the_table_of_a_sweep():
     assert [row.variant for row in rows if row.model == "moe_sft"] == [
         f"moe_sft.max_steps={steps}" for steps in (3, 2, 4)
     ]
+
+
+def test_the_first_run_that_measures_a_merge_decides_about_the_best():
+    """The configuration's own values come first. A second data set does not count."""
+    write_problems(Path("more.jsonl"), [problem("add", "+", "More/0")])
+    merge = {"keep": "best", "select": "benchmark", "lambdas": [1, 0.75]}
+    sampling = {"samples": 2, "temperature": 0.6, "datasets": ["problems.jsonl", "more.jsonl"]}
+    sweep = {"evaluation.temperature": [1.1, 0.6, 0.9]}
+    (best,) = wants(merge=merge, evaluation=sampling, sweep=sweep).experiment.best
+    measured = [part.name for name, part in best.sources.items() if name.startswith("measured")]
+    assert measured == [f"eval/dense/lam~{lam}/problems.json" for lam in ("1", "0.75")]
+    variants = {"xft": {}, "a": {"evaluation": {"datasets": ["more.jsonl"]}}}
+    with pytest.raises(UserError, match="chosen by one set of problems, not by problems and more"):
+        wants(merge=merge, variants=variants).experiment.best  # noqa: B018
+    Path("rows.jsonl").write_text(4 * (json.dumps(ROW) + "\n"))
+    by_loss = {"merge": merge | {"select": "auto"}, "data": {"validation_rows": 1}}
+    assert wants(variants=variants, **by_loss).experiment.best
 
 
 # What stands where the workflow writes

@@ -26,9 +26,11 @@ class Choice:
     """The merges of one tuned mixture, each with the result that it is chosen by.
 
     by: validation, for the loss on held-out rows, or benchmark, for the problems that are solved.
+    problems: the set of these problems.
     """
 
     by: str
+    problems: str
     merges: dict[Wanted, Wanted] = field(default_factory=dict)
 
 
@@ -100,17 +102,21 @@ class Experiment:
             for part in run.measured(model, label).values()
         }
 
+    @property
+    def _in_order(self) -> list[Wants]:
+        """The runs, first those with the configuration's own values: references of the others."""
+        return sorted(self.runs, key=lambda run: not run.changes.keys() <= {"seed"})
+
     @cached_property
     def rows(self) -> list[Row]:
         """The rows of the table of runs, which name the files of the store.
 
-        A run has a row for each model that it shares with another run which evaluates it, too. The
-        run with the configuration's own values comes first: the others are compared with it.
+        A run has a row for each model that it shares with another run which evaluates it, too.
         """
         models = dict.fromkeys(model for run in self.runs for model in run.model_names())
         return [
             self._row(run, model, label, files)
-            for run in sorted(self.runs, key=lambda run: not run.changes.keys() <= {"seed"})
+            for run in self._in_order
             for label in run.problem_sets
             for model in models
             if (files := run.measured(model, label))["eval"] in self.shown
@@ -159,14 +165,25 @@ class Experiment:
 
     @cached_property
     def best(self) -> list[Wanted]:
-        """The best merge of each tuned mixture, if no other merges are kept."""
+        """The best merge of each tuned mixture, if no other merges are kept.
+
+        The first run that measures a merge decides about it. Raises UserError if the runs of a
+        mixture would choose by different problems.
+        """
         if self.config.merge.keep != "best":
             return []
         choices: dict[str, Choice] = {}
-        for run in self.runs:
-            name = run.prefix(run.moe_sft.keys) + "best"
-            choice = choices.setdefault(name, Choice(run.chosen_by))
-            choice.merges |= run.measured_merges()
+        for run in self._in_order:
+            name, problems = run.prefix(run.moe_sft.keys) + "best", next(iter(run.problem_sets))
+            choice = choices.setdefault(name, Choice(run.chosen_by, problems))
+            if choice.by == "benchmark" and choice.problems != problems:
+                raise UserError(
+                    "config: merge.keep = best: the best merge of a mixture is chosen by one set "
+                    f"of problems, not by {choice.problems} and {problems}. Put the same one first "
+                    "in evaluation.datasets of all variants"
+                )
+            for merge, measured in run.measured_merges().items():
+                choice.merges.setdefault(merge, measured)
         return [_best(name, choice) for name, choice in choices.items() if choice.merges]
 
 

@@ -1,10 +1,10 @@
 """Finds out which merges are the best ones, and which scores may be too high."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from xft.reporting.choice import best_merge
-from xft.reporting.runs import Result
+from xft.reporting.runs import Result, Row
 
 # What a merge is chosen by, and the step whose result says it.
 CHOICES = {"validation": "validation_loss", "benchmark": "eval"}
@@ -33,26 +33,33 @@ def contaminated(results: Iterable[Result], counts: Mapping[Path, Mapping]) -> I
 
 
 def best_merges(
-    chosen_by: str, results: Sequence[Result], losses: Mapping[Path, Mapping]
+    chosen_by: str,
+    rows: Iterable[Row],
+    measured: Mapping[Result, Mapping],
+    losses: Mapping[Path, Mapping],
 ) -> list[str]:
     """The best of the merges of each mixture that has several, in words.
 
-    chosen_by: one of `CHOICES`. losses: contents of the files of losses.
+    A merge counts once, by its first result; on a benchmark, by that on the first data set.
+    chosen_by: one of `CHOICES`. measured: contents of the results of its step. losses: contents of
+    the files of losses.
     """
-    groups: dict[Path, list[Result]] = {}
-    first = results[0].row.dataset
-    for result in results:
-        row = result.row
-        if row.model.startswith("dense/") and row.dataset == first and row.diversity:
-            groups.setdefault(row.diversity, []).append(result)
+    step, found = CHOICES[chosen_by], {result.file: result for result in measured}
+    groups: dict[Path, dict[str, Row]] = {}
+    for row in rows:
+        if step in row.files and row.diversity and row.model.startswith("dense/"):
+            merges = groups.setdefault(row.diversity, {})
+            first = next(iter(merges.values()), row)
+            if chosen_by == "validation" or row.dataset == first.dataset:
+                model = measured[found[row.files[step]]]["model"]
+                merges.setdefault(model["id"] or model["path"], row)
     lines = []
-    for merges in groups.values():
-        files = [merge.row.files.get(CHOICES[chosen_by]) for merge in merges]
-        if len(merges) > 1 and all(files):
-            best = merges[best_merge(files, chosen_by)]
-            loss = losses.get(best.row.validation_loss)
-            words = f" (loss {loss['loss']:.4f})" if loss else ""
-            about = best.subject.variation(best.seed)
-            name = f"{best.row.model} ({about})" if about else best.row.model
-            lines.append(f"{name}{words}, of {len(merges)}")
+    for merges in (list(group.values()) for group in groups.values() if len(group) > 1):
+        best = merges[best_merge([merge.files[step] for merge in merges], chosen_by)]
+        loss = losses.get(best.validation_loss)
+        words = f" (loss {loss['loss']:.4f})" if loss else ""
+        result = found[best.files[step]]
+        about = result.subject.variation(result.seed)
+        name = f"{best.model} ({about})" if about else best.model
+        lines.append(f"{name}{words}, of {len(merges)}")
     return lines

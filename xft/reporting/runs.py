@@ -36,6 +36,11 @@ class Row(Section, strict=False):
     contamination: Path | None = None
 
     @property
+    def about(self) -> tuple[str, str]:
+        """The model and the variant."""
+        return self.model, self.variant
+
+    @property
     def files(self) -> dict[str, Path]:
         """The files by step."""
         return {step: file for step in MEASURED if (file := getattr(self, step))}
@@ -43,9 +48,10 @@ class Row(Section, strict=False):
 
 @dataclass(frozen=True)
 class Subject:
-    """A model with all its seeds. variants: those that share it, the configuration's own first.
+    """A model with all its seeds, on all sets of problems.
 
-    variant: in words; empty if all variants share the model, and for the configuration's own.
+    variants: those that share one of its files, the configuration's own first. variant: in words;
+    empty if all variants share the model, and for the configuration's own.
     """
 
     model: str
@@ -64,7 +70,7 @@ class Subject:
 
 @dataclass(frozen=True)
 class Result:
-    """A file with a result. row: the first one that names it.
+    """A file with a result. row: the first one that names it; no loss if the rows name several.
 
     seed: None if the result does not depend on it, or if there is one seed in the table.
     """
@@ -76,21 +82,36 @@ class Result:
 
 
 def results_of(rows: Sequence[Row], step: str) -> list[Result]:
-    """The files of a step, each once, in order."""
+    """The files of a step, each once, in order. Variants that share a file share the model."""
     variants, seeds = {row.variant for row in rows}, {row.seed for row in rows} - {None}
     found: dict[Path, list[Row]] = {}
     for row in rows:
         if step in row.files:
             found.setdefault(row.files[step], []).append(row)
-    results = []
+    results, groups = [], _sharing(found.values())
     for file, shared in found.items():
         shared.sort(key=lambda row: row.variant != "")
-        own = tuple(dict.fromkeys(row.variant for row in shared))
-        subject = Subject(shared[0].model, own, "" if {*own} == variants else _in_words(own))
+        first, *_ = alike = sorted(groups[shared[0].about], key=lambda about: about[1] != "")
+        own = tuple(dict.fromkeys(variant for _, variant in alike))
+        subject = Subject(first[0], own, "" if {*own} == variants else _in_words(own))
         of_seeds = {row.seed for row in shared}
         seed = of_seeds.pop() if len(of_seeds) == 1 < len(seeds) else None
-        results.append(Result(subject, seed, file, shared[0]))
+        losses = {row.validation_loss for row in shared} - {None}
+        loss = losses.pop() if len(losses) == 1 else None
+        row = shared[0].model_copy(update={"validation_loss": loss})
+        results.append(Result(subject, seed, file, row))
     return results
+
+
+def _sharing(files: Iterable[Iterable[Row]]) -> dict[tuple[str, str], dict[tuple[str, str], None]]:
+    """What shares a file with a model of a variant, directly or indirectly. files: rows of each."""
+    groups = {}
+    for rows in files:
+        group = {}
+        for row in rows:
+            group |= groups.get(row.about, {row.about: None})
+        groups |= dict.fromkeys(group, group)
+    return groups
 
 
 def _in_words(variants: Sequence[str]) -> str:
@@ -123,12 +144,14 @@ def read_runs(file: Path) -> list[Row]:
     if not rows:
         raise UserError(f"{file} names no results. Add a row for each result")
     seen: dict[tuple, Path] = {}
+    subjects = {result.file: result.subject for result in results_of(rows, "eval")}
     for row in rows:
-        about = row.model, row.variant, row.seed, row.dataset
+        about = subjects[row.eval], row.seed, row.dataset
         if seen.setdefault(about, row.eval) != row.eval:
             raise UserError(
                 f"{file} names two results of {row.model} on {row.dataset}: {seen[about]} and "
-                f"{row.eval}. Give them different variants or seeds, or leave one of them out"
+                f"{row.eval}. Give them different variants or seeds that share no file, or leave "
+                "one of them out"
             )
     return rows
 

@@ -43,6 +43,7 @@ def summarise(rows: Sequence[Row], chosen_by: str | None = None) -> tuple:
     }
     abilities = _read(rows, "lm_eval", lm_eval_result.read)
     chosen_by = chosen_by or ("validation" if losses else "benchmark")
+    measured = losses if chosen_by == "validation" else evaluations
     text = (
         templates(__package__)
         .get_template("summary.md.jinja")
@@ -53,10 +54,11 @@ def summarise(rows: Sequence[Row], chosen_by: str | None = None) -> tuple:
             verdict=verdict(compared),
             scores=_scores(table, evaluations),
             has_seeds=_has_seeds(evaluations),
+            differs=len({content.get("tokens") for content in losses.values()}) > 1,
             has_samples=any(map(has_several_samples, evaluations.values())),
             differences=list(quantities(compared)),
             chosen_by=chosen_by,
-            merges=notes.best_merges(chosen_by, list(evaluations), by_file),
+            merges=notes.best_merges(chosen_by, rows, measured, by_file),
             spreads=mixtures and tables.to_markdown(spreads.spreads_table(mixtures)),
             near_zero=f"{spreads.NEAR_ZERO:.0%}",
             equal=spreads.nearly_equal(mixtures),
@@ -86,6 +88,7 @@ def _has_seeds(results: Iterable[Result]) -> bool:
 def _scores(table, results: dict[Result, dict]) -> str:
     """The table of scores, with one row for all seeds of a model."""
     table = table.assign(model=[found.subject.label for found in results])
+    table["loss_file"] = [found.row.validation_loss for found in results]
     shown = tables.over_seeds if _has_seeds(results) else tables.readable
     return tables.to_markdown(shown(table))
 

@@ -72,7 +72,8 @@ def readable(table):
 def over_seeds(table):
     """The means over the seeds as texts, one row for each model and data set.
 
-    table: from `summary_table`, with a name in the column `model` that all seeds share.
+    table: from `summary_table`, with a name in the column `model` that all seeds share, and the
+    file of the loss in the column `loss_file`.
     """
     import pandas as pd
 
@@ -83,7 +84,8 @@ def over_seeds(table):
         for tests in TEST_SETS:
             row[f"pass@1, {TEST_NAMES[tests]}"] = mean_text(group[f"pass@1 {tests}"], 1, " %")
         if LOSS in group:
-            row[LOSS] = mean_text(pd.to_numeric(group[LOSS]).dropna(), 4)
+            losses = group.drop_duplicates("loss_file")[LOSS]
+            row[LOSS] = mean_text(pd.to_numeric(losses).dropna(), 4)
         rows.append(row)
     return pd.DataFrame(rows)
 
