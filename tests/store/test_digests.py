@@ -9,6 +9,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from damage import change_json
 from working_folder import ROW, fill, wants, write_inputs
 
 from tools import write_versions
@@ -58,12 +59,18 @@ def new(run: WorkflowRun) -> set[str]:
         ({"results_dir": "other", "store": "store"}, set()),
         ({"base": {"model": "same"}}, {"report.html"}),
         ({"base": {"model": "tuned"}}, ALL - {"tokens", "ground_truth/problems"}),
+        ({"base": {"model": "typed"}}, ALL - {"ground_truth/problems"}),
     ],
 )
 def test_a_changed_value_makes_what_depends_on_it(changed, expected):
-    """The report shows paths, so it alone is made again for another path to the same content."""
-    shutil.copytree("model", "same")
-    shutil.copytree("model", "tuned")
+    """The report shows paths, so it alone is made again for another path to the same content.
+
+    Of the base's config.json, tokens depend on the type of the model alone.
+    """
+    for name in ("same", "tuned", "typed"):
+        shutil.copytree("model", name)
+    change_json(Path("tuned/config.json"), torch_dtype="float16")
+    change_json(Path("typed/config.json"), model_type="mistral")
     with Path("tuned/model.safetensors").open("r+b") as weights:
         weights.seek(-1, 2)
         weights.write(b"\1")

@@ -11,6 +11,7 @@ from xft.config.runs import LISTS, Run
 from xft.config.sections import learns, problem_label
 from xft.config.step_keys import default_of, keys_behind, keys_of_step, options_of_step
 from xft.data.templates import COMPLETION, PROMPT_NAMES, read_template
+from xft.data.tokenizers import class_choice
 from xft.hub.named_sets import NAMED_SETS, unpacked_sha256
 from xft.hub.source import check_model, dataset_source
 from xft.store.memory import Memory, content_hash
@@ -232,11 +233,12 @@ class Wants:
     def _tokenizer_contents(self) -> dict[str, str]:
         place = Path(self.config.base.model)
         files = {path for pattern in TOKENIZER_PATTERNS for path in place.glob(pattern)}
-        return {
-            f"base {file.relative_to(place).as_posix()}": self.contents.of_file(str(file))
+        found = {
+            file.relative_to(place).as_posix(): self.contents.of_file(str(file))
             for file in files
             if file.is_file()
         }
+        return {f"base {name}": value for name, value in (found | class_choice(place)).items()}
 
     @cached_property
     def forbidden_sets(self) -> dict[str, str]:
