@@ -20,6 +20,7 @@ from xft.dag.run import WorkflowRun
 from xft.dag.totals import warn_of_full_disk
 from xft.estimates.disk import disk_space
 from xft.estimates.resources import Requests
+from xft.store.memory import content_hash
 from xft.store.store import ENTRY_FILE
 
 TRAINED = {"moe_sft", "ffn", "weighted_init/lam~0.75", "weighted_trained/lam~0.75"}
@@ -101,6 +102,15 @@ def test_other_content_makes_what_is_made_from_it(happens, expected):
     fill(run)
     happens(run)
     assert new(wants(mixing=mixing)) == expected
+
+
+def test_a_job_knows_the_file_that_an_override_variable_names(monkeypatch):
+    """Its result is not kept if the file changes after the run began."""
+    monkeypatch.setenv("HUMANEVAL_OVERRIDE_PATH", "problems.jsonl")
+    run = wants(evaluation={"datasets": ["humaneval"]})
+    job = run.jobs[run.experiment.by_name["problems/humaneval.jsonl"].digest]
+    assert job.contents == {"problems.jsonl": content_hash(Path("problems.jsonl"))}
+    assert job.options == "--dataset=humaneval"
 
 
 @pytest.mark.parametrize(

@@ -375,10 +375,10 @@ class Wants:
     def problems(self, label: str) -> Wanted:
         """The file of a named problem set."""
         contents, name = {"content": self.contents.of_problems(label)}, f"{label}.jsonl"
-        flags = {"dataset": label}
-        return self._wanted(
-            "fetch_problems", f"problems/{name}", contents=contents, file=name, flags=flags
-        )
+        about = {"file": name, "flags": {"dataset": label}}
+        if override := NAMED_SETS[label].override:
+            about["files"] = {"override": [str(override)]}
+        return self._wanted("fetch_problems", f"problems/{name}", contents=contents, **about)
 
     def ground_truth(self, label: str) -> Wanted:
         options = options_of_step("ground_truth", self.config)
