@@ -5,6 +5,7 @@ import json
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -21,7 +22,7 @@ from xft.dag.totals import warn_of_full_disk
 from xft.estimates.disk import disk_space
 from xft.estimates.resources import Requests
 from xft.store.memory import content_hash
-from xft.store.store import ENTRY_FILE
+from xft.store.store import ENTRY_FILE, partial
 
 TRAINED = {"moe_sft", "ffn", "weighted_init/lam~0.75", "weighted_trained/lam~0.75"}
 SHOWN = {"summary.csv", "report.html"}
@@ -360,6 +361,22 @@ def test_a_run_does_not_begin_with_an_entry_that_is_gone_or_damaged(place):
         run.check()
     shutil.rmtree(base.entry)
     run.check()
+
+
+def test_a_base_that_gets_a_file_after_the_run_began_is_not_kept(repository, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(repository))
+    run = wants()
+    run.begin()
+    base, new_file = run.experiment.by_name["base"], Path("model/added_tokens.json")
+    step = ["workflow_scripts.base", "--model=model", f"--out={partial(base.entry)}/artifact"]
+    start = [sys.executable, "-m"]
+    command = [*start, "xft.store.make", str(base.entry), *start, *step]
+    new_file.write_text("{}")
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert "error: added_tokens.json was added to the model while" in done.stderr
+    assert not base.entry.exists() and not partial(base.entry).exists()
+    new_file.unlink()
+    assert not subprocess.run(command).returncode and base.place.is_dir()
 
 
 @pytest.mark.skipif(not shutil.which("git"), reason="needs git")
