@@ -12,6 +12,7 @@ from xft.config.sections import learns, problem_label
 from xft.config.step_keys import default_of, keys_behind, keys_of_step, options_of_step
 from xft.data.templates import COMPLETION, PROMPT_NAMES, read_template
 from xft.data.tokenizers import class_choice
+from xft.evaluation.lm_eval_tasks import task_files
 from xft.hub.named_sets import NAMED_SETS, unpacked_sha256
 from xft.hub.source import check_model, dataset_source
 from xft.store.memory import Memory, content_hash
@@ -440,13 +441,21 @@ class Wants:
         options, name = options_of_step("validation_loss", self.config), f"validation/{model}.json"
         return self._wanted("validation_loss", name, options, sources, file=RESULT)
 
+    @cached_property
+    def task_files(self) -> dict[str, str]:
+        """The files of lm_eval's tasks, by name."""
+        files = task_files(self.config.evaluation.lm_eval)
+        return {name: str(file) for name, file in files.items()}
+
     def lm_eval(self, model: str) -> Wanted:
         tasks = self.config.evaluation.lm_eval
-        options = options_of_step("lm_eval", self.config) | {"tasks": tasks}
-        files = [task for task in tasks if task.endswith(".yaml")]
-        contents = {Path(file).name: self.contents.of_file(file) for file in files}
+        options = options_of_step("lm_eval", self.config)
+        options["tasks"] = [Path(task).name for task in tasks]
+        files = self.task_files
+        contents = {name: self.contents.of_file(file) for name, file in files.items()}
         sources, name = {"model": self.model(model)}, f"lm_eval/{model}/tasks.json"
-        about = {"contents": contents, "files": {"task_files": files}, "file": RESULT}
+        about = {"contents": contents, "files": {"task_files": [*files.values()]}, "file": RESULT}
+        about["flags"] = {"tasks": tasks}
         return self._wanted("lm_eval", name, options, sources, **about)
 
     @property
