@@ -49,11 +49,11 @@ def main(argv: list[str] | None = None) -> None:
 
 def _check_origin(teacher: Artifact, model: Artifact) -> None:
     """Raise UserError if the model was not merged from the mixture."""
-    from xft.data.tokens_artifact import tokenizer_hashes
+    from xft.data.tokens_artifact import tokenizer_identity
 
     if model.manifest.inputs.get("moe", teacher.id) != teacher.id:
         raise UserError(f"{model.path} was not merged from {teacher.path} but from another mixture")
-    if tokenizer_hashes(teacher.path) != tokenizer_hashes(model.path):
+    if tokenizer_identity(teacher.path) != tokenizer_identity(model.path):
         raise UserError(
             f"{teacher.path} has another tokenizer than {model.path}, so its distribution is over "
             "other tokens. Name the mixture that the model was merged from"

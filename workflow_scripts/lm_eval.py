@@ -6,13 +6,14 @@ machine. It writes a result (JSON).
 
 from collections.abc import Sequence
 
+from xft.artifacts.manifest import hash_file
 from xft.cli import running
 from xft.cli.step import Step
 from xft.common.devices import claim_gpus
 from xft.common.progress import say
 from xft.config.sections import EvaluationConfig, RunConfig
 from xft.evaluation import lm_eval_result
-from xft.evaluation.lm_eval_tasks import measure, task_hashes
+from xft.evaluation.lm_eval_tasks import measure, task_files
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -30,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = step.parse_args(argv)
     evaluation, run = step.options(EvaluationConfig), step.options(RunConfig)
     options = evaluation.model_dump(include={"batch_size", "limit"}) | {"threads": run.threads}
-    hashes = task_hashes(args.tasks)
+    hashes = {name: hash_file(file) for name, file in task_files(args.tasks).items()}
     claim_gpus(run.gpus)
     result = measure(str(args.model), args.tasks, options, step.full)
     lm_eval_result.write(args.out, result, hashes)

@@ -203,11 +203,11 @@ def test_the_manifest_holds_the_options_and_a_templates_text(tiny_llama, rows, t
     (tmp_path / "template.txt").write_text("Do: {instruction}\n")
     flags = ["--template", tmp_path / "template.txt", "--limit", "9"]
     manifest = read_manifest(manifest_path(make(tiny_llama, rows, tmp_path / "tokens", *flags)))
-    tokenizer_files = manifest.parameters.pop("tokenizer")
+    tokenizer = manifest.parameters.pop("tokenizer")
     assert manifest.parameters == TokensConfig(limit=9).model_dump() | {
         "template": "Do: {instruction}\n"
     }
-    assert sorted(tokenizer_files) == ["tokenizer.json", "tokenizer_config.json"]
+    assert sorted(tokenizer) == ["model_type", "tokenizer.json", "tokenizer_config.json"]
 
 
 def test_the_step_reports_rows_that_give_problems_away(tiny_llama, tmp_path, capsys):
@@ -282,16 +282,24 @@ def test_an_upcycled_model_has_the_tokenizer_of_its_base(tiny_llama, tmp_path):
     assert base.backend_tokenizer.to_str() == upcycled.backend_tokenizer.to_str()
 
 
-def test_tokens_of_another_tokenizer_are_refused(upcycled, tiny_llama, rows, tmp_path):
+@pytest.mark.parametrize(
+    ("file", "edit", "differs"),
+    [
+        ("tokenizer_config.json", ("</s>", "<pad>"), "tokenizer_config.json"),
+        ("config.json", ('"llama"', '"mistral"'), "model_type"),
+    ],
+)
+def test_tokens_of_another_tokenizer_are_refused(
+    upcycled, tiny_llama, rows, tmp_path, file, edit, differs
+):
+    """transformers chooses the tokenizer's class by the type of the model."""
     other = shutil.copytree(tiny_llama, tmp_path / "other")
-    (other / "tokenizer_config.json").write_text(
-        (other / "tokenizer_config.json").read_text().replace("</s>", "<pad>")
-    )
+    (other / file).write_text((other / file).read_text().replace(*edit))
     made = make(other, rows, tmp_path / "tokens")
     with pytest.raises(UserError) as caught:
         run(moe_sft, moe=upcycled, data=made, out=tmp_path / "out")
     assert str(caught.value) == (
-        f"{made} was made with another tokenizer than that of {upcycled}: tokenizer_config.json "
+        f"{made} was made with another tokenizer than that of {upcycled}: {differs} "
         f"differs. Make it again: python -m workflow_scripts.tokens --model {upcycled}"
     )
     assert not (tmp_path / "out").exists()

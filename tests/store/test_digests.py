@@ -5,10 +5,12 @@ import json
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from damage import change_json
 from problem_files import problem, write_problems
 from working_folder import ROW, fill, wants, write_inputs
 
@@ -21,7 +23,8 @@ from xft.dag.run import WorkflowRun
 from xft.dag.totals import warn_of_full_disk
 from xft.estimates.disk import disk_space
 from xft.estimates.resources import Requests
-from xft.store.store import ENTRY_FILE
+from xft.store.memory import content_hash
+from xft.store.store import ENTRY_FILE, partial
 
 TRAINED = {"moe_sft", "ffn", "weighted_init/lam~0.75", "weighted_trained/lam~0.75"}
 SHOWN = {"summary.csv", "report.html"}
@@ -60,12 +63,18 @@ def new(run: WorkflowRun) -> set[str]:
         ({"results_dir": "other", "store": "store"}, set()),
         ({"base": {"model": "same"}}, {"report.html"}),
         ({"base": {"model": "tuned"}}, ALL - {"tokens", "ground_truth/problems"}),
+        ({"base": {"model": "typed"}}, ALL - {"ground_truth/problems"}),
     ],
 )
 def test_a_changed_value_makes_what_depends_on_it(changed, expected):
-    """The report shows paths, so it alone is made again for another path to the same content."""
-    shutil.copytree("model", "same")
-    shutil.copytree("model", "tuned")
+    """The report shows paths, so it alone is made again for another path to the same content.
+
+    Of the base's config.json, tokens depend on the type of the model alone.
+    """
+    for name in ("same", "tuned", "typed"):
+        shutil.copytree("model", name)
+    change_json(Path("tuned/config.json"), torch_dtype="float16")
+    change_json(Path("typed/config.json"), model_type="mistral")
     with Path("tuned/model.safetensors").open("r+b") as weights:
         weights.seek(-1, 2)
         weights.write(b"\1")
@@ -96,6 +105,40 @@ def test_other_content_makes_what_is_made_from_it(happens, expected):
     fill(run)
     happens(run)
     assert new(wants(mixing=mixing)) == expected
+
+
+def test_a_task_of_lm_eval_depends_on_all_its_files_and_not_on_their_place():
+    texts = {
+        "signs.yaml": "include: more/own.yaml\ntask: signs\n",
+        "more/own.yaml": "include: [rest.yaml]\ndoc_to_text: !function my.functions.text\n",
+        "more/rest.yaml": "description: a\n",
+        "more/my/functions.py": "def text(doc): ...\n",
+    }
+
+    def digest(folder: str, **changed: str) -> str:
+        for name, text in texts.items():
+            Path(folder, name).parent.mkdir(parents=True, exist_ok=True)
+            Path(folder, name).write_text(text + changed.get(Path(name).stem, ""))
+        run = wants(evaluation={"lm_eval": [f"{folder}/signs.yaml", "arc_easy"]})
+        job = run.jobs[run.experiment.by_name["lm_eval/base/tasks.json"].digest]
+        assert job.options.endswith(f"--tasks {folder}/signs.yaml arc_easy")
+        assert {Path(file).resolve() for file in job.contents} == {
+            Path(folder, name).resolve() for name in texts
+        }
+        return job.recipe.digest
+
+    assert digest("a") == digest("b")
+    stems = [Path(name).stem for name in texts]
+    assert len({digest("a"), *(digest("a", **{stem: "# new\n"}) for stem in stems)}) == 5
+
+
+def test_a_job_knows_the_file_that_an_override_variable_names(monkeypatch):
+    """Its result is not kept if the file changes after the run began."""
+    monkeypatch.setenv("HUMANEVAL_OVERRIDE_PATH", "problems.jsonl")
+    run = wants(evaluation={"datasets": ["humaneval"]})
+    job = run.jobs[run.experiment.by_name["problems/humaneval.jsonl"].digest]
+    assert job.contents == {"problems.jsonl": content_hash(Path("problems.jsonl"))}
+    assert job.options == "--dataset=humaneval"
 
 
 @pytest.mark.parametrize(
@@ -392,6 +435,22 @@ def test_a_run_does_not_begin_with_an_entry_that_is_gone_or_damaged(place):
         run.check()
     shutil.rmtree(base.entry)
     run.check()
+
+
+def test_a_base_that_gets_a_file_after_the_run_began_is_not_kept(repository, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(repository))
+    run = wants()
+    run.begin()
+    base, new_file = run.experiment.by_name["base"], Path("model/added_tokens.json")
+    step = ["workflow_scripts.base", "--model=model", f"--out={partial(base.entry)}/artifact"]
+    start = [sys.executable, "-m"]
+    command = [*start, "xft.store.make", str(base.entry), *start, *step]
+    new_file.write_text("{}")
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert "error: added_tokens.json was added to the model while" in done.stderr
+    assert not base.entry.exists() and not partial(base.entry).exists()
+    new_file.unlink()
+    assert not subprocess.run(command).returncode and base.place.is_dir()
 
 
 @pytest.mark.skipif(not shutil.which("git"), reason="needs git")

@@ -55,6 +55,7 @@ def check(config: dict, **changes) -> None:
 
 LOW_RANK = {"experts": "lora", "rank": 33}
 PINNED = {"revision": "0" * 40}
+TASKS = {"a/t.yaml": "", "b/t.yaml": "", "a/u.yaml": "include: gone.yaml", "b/u.yaml": "a: [b"}
 
 
 @pytest.mark.parametrize(
@@ -67,6 +68,15 @@ PINNED = {"revision": "0" * 40}
         ({"data": {"train": "no.jsonl"}}, "config: data.train: there is no file no.jsonl"),
         ({"evaluation": {"datasets": ["humanevl"]}}, "no file humanevl: did you mean humaneval?"),
         ({"evaluation": {"lm_eval": ["a.yaml"]}}, "evaluation.lm_eval: there is no file a.yaml"),
+        (
+            {"evaluation": {"lm_eval": ["a/t.yaml", "b/t.yaml"]}},
+            "lm_eval: two tasks are files with",
+        ),
+        (
+            {"evaluation": {"lm_eval": ["b/u.yaml"]}},
+            "evaluation.lm_eval: b/u.yaml is not a task of",
+        ),
+        ({"evaluation": {"lm_eval": ["a/u.yaml"]}}, "/a/gone.yaml is missing"),
         ({"evaluation": {"lm_eval": ["--out=x"]}}, '.lm_eval = "--out=x": a path must not begin'),
         ({"data": {"train": "base"}}, "config: data.train: base is a folder, not a file"),
         ({"data": {"train": "a/b"}}, "a/b. If it is on the hub, set data.revision to"),
@@ -91,6 +101,9 @@ PINNED = {"revision": "0" * 40}
 )
 def test_a_mistake_is_named_with_its_key(config, changes, message):
     check(config)
+    for file, text in TASKS.items():
+        Path(file).parent.mkdir(exist_ok=True)
+        Path(file).write_text(text)
     with pytest.raises(UserError) as caught:
         check(config, **changes)
     assert message in str(caught.value)

@@ -5,9 +5,12 @@ from pathlib import Path
 from xft.config.results_folder import CONFIG_FILE
 from xft.config.section import Section
 from xft.config.sections import XftConfig
+from xft.config.step_keys import UNRECORDED
 from xft.config.text import read_config
 from xft.config.validation import validated
 
+# Keys that a report does not show, as another results folder may have the same report.
+UNSHOWN = {"store", "stores", "results_dir", *UNRECORDED}
 _OWN = object()  # in place of the value of a key that only section sft has
 
 
@@ -40,6 +43,18 @@ def chosen_values(config: XftConfig) -> dict[str, object]:
         else:
             chosen[name] = value
     return chosen
+
+
+def shown_choices(config: XftConfig) -> dict[str, object]:
+    """The chosen values that a report shows. Its recipe holds them."""
+    chosen = chosen_values(config).items()
+    return {key: value for key, value in chosen if key.rpartition(".")[2] not in UNSHOWN}
+
+
+def shown_values(config: XftConfig) -> dict:
+    """The values that a report shows, by section."""
+    sections = {name: UNSHOWN for name, value in config if isinstance(value, Section)}
+    return config.model_dump(exclude=dict.fromkeys(UNSHOWN, True) | sections)
 
 
 def _own_of_sft(config: XftConfig) -> dict[str, object]:

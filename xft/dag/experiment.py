@@ -8,17 +8,15 @@ from pathlib import Path
 
 from xft.cli.flags import to_flags
 from xft.common.errors import UserError
-from xft.config.recorded import chosen_values
+from xft.config.recorded import shown_choices
 from xft.config.runs import Run
 from xft.config.sections import XftConfig, problem_label
-from xft.config.step_keys import UNRECORDED
 from xft.dag.wanted import FileContents, Shared, Wanted, Wants
 from xft.reporting.runs import MEASURED, Row, write_runs
 from xft.store.code import Code
 from xft.store.store import Store
 
 RUNS_TABLE = "runs.csv"
-PLACES = ("store", "stores", "results_dir")  # keys that the report does not depend on
 
 
 @dataclass
@@ -156,10 +154,8 @@ class Experiment:
     @cached_property
     def report(self) -> Wanted:
         """The page about the results. Its recipe holds the configuration that it shows."""
-        chosen = chosen_values(self.config)
-        unread = (*PLACES, *UNRECORDED)
-        shown = {key: chosen[key] for key in chosen if key.rpartition(".")[2] not in unread}
-        options, sources, file = {"config": shown}, {"summary": self.summary}, "report.html"
+        options, sources = {"config": shown_choices(self.config)}, {"summary": self.summary}
+        file = "report.html"
         about = {"file": file, "names": [file]}
         return self.shared.artifact(self._own, "report", options, sources, **about)
 

@@ -12,6 +12,7 @@ from xft.dag.base_fit import check_base
 from xft.data.instructions import check_format
 from xft.data.templates import PROMPT_NAMES, read_template
 from xft.estimates.rows import count_lines
+from xft.evaluation.lm_eval_tasks import task_files
 from xft.evaluation.problems import load_problems
 from xft.hub.named_sets import NAMED_SETS
 from xft.hub.source import HUB_ID, check_source, dataset_source
@@ -133,6 +134,8 @@ def _check_evaluated(evaluation: EvaluationConfig) -> None:
     for task in evaluation.lm_eval:
         if task.endswith(".yaml"):
             _check_file("evaluation.lm_eval", task)
+    with naming("config: evaluation.lm_eval"):
+        task_files(evaluation.lm_eval)
 
 
 def _check_problems(key: str, dataset: str) -> None:

@@ -11,6 +11,8 @@ from xft.config.runs import LISTS, Run
 from xft.config.sections import FLOPS_KEYS, learns, problem_label
 from xft.config.step_keys import default_of, keys_behind, keys_of_step, options_of_step
 from xft.data.templates import COMPLETION, PROMPT_NAMES, read_template
+from xft.data.tokenizers import class_choice
+from xft.evaluation.lm_eval_tasks import task_files
 from xft.hub.named_sets import NAMED_SETS, unpacked_sha256
 from xft.hub.source import check_model, dataset_source
 from xft.store.memory import Memory, content_hash
@@ -232,11 +234,12 @@ class Wants:
     def _tokenizer_contents(self) -> dict[str, str]:
         place = Path(self.config.base.model)
         files = {path for pattern in TOKENIZER_PATTERNS for path in place.glob(pattern)}
-        return {
-            f"base {file.relative_to(place).as_posix()}": self.contents.of_file(str(file))
+        found = {
+            file.relative_to(place).as_posix(): self.contents.of_file(str(file))
             for file in files
             if file.is_file()
         }
+        return {f"base {name}": value for name, value in (found | class_choice(place)).items()}
 
     @cached_property
     def forbidden_sets(self) -> dict[str, str]:
@@ -377,10 +380,10 @@ class Wants:
     def problems(self, label: str) -> Wanted:
         """The file of a named problem set."""
         contents, name = {"content": self.contents.of_problems(label)}, f"{label}.jsonl"
-        flags = {"dataset": label}
-        return self._wanted(
-            "fetch_problems", f"problems/{name}", contents=contents, file=name, flags=flags
-        )
+        about = {"file": name, "flags": {"dataset": label}}
+        if override := NAMED_SETS[label].override:
+            about["files"] = {"override": [str(override)]}
+        return self._wanted("fetch_problems", f"problems/{name}", contents=contents, **about)
 
     def ground_truth(self, label: str) -> Wanted:
         options = options_of_step("ground_truth", self.config)
@@ -442,13 +445,21 @@ class Wants:
         options, name = options_of_step("validation_loss", self.config), f"validation/{model}.json"
         return self._wanted("validation_loss", name, options, sources, file=RESULT)
 
+    @cached_property
+    def task_files(self) -> dict[str, str]:
+        """The files of lm_eval's tasks, by name."""
+        files = task_files(self.config.evaluation.lm_eval)
+        return {name: str(file) for name, file in files.items()}
+
     def lm_eval(self, model: str) -> Wanted:
         tasks = self.config.evaluation.lm_eval
-        options = options_of_step("lm_eval", self.config) | {"tasks": tasks}
-        files = [task for task in tasks if task.endswith(".yaml")]
-        contents = {Path(file).name: self.contents.of_file(file) for file in files}
+        options = options_of_step("lm_eval", self.config)
+        options["tasks"] = [Path(task).name for task in tasks]
+        files = self.task_files
+        contents = {name: self.contents.of_file(file) for name, file in files.items()}
         sources, name = {"model": self.model(model)}, f"lm_eval/{model}/tasks.json"
-        about = {"contents": contents, "files": {"task_files": files}, "file": RESULT}
+        about = {"contents": contents, "files": {"task_files": [*files.values()]}, "file": RESULT}
+        about["flags"] = {"tasks": tasks}
         return self._wanted("lm_eval", name, options, sources, **about)
 
     @property

@@ -17,8 +17,7 @@ def load_tokenizer(folder: Path):
     """
     from transformers import AutoConfig, AutoTokenizer
 
-    file = Path(folder) / "config.json"
-    base = read_config(file).get("base_config") if file.is_file() else None
+    base = _config(Path(folder)).get("base_config")
     try:
         options = {"config": AutoConfig.for_model(**base)} if base else {}
         return AutoTokenizer.from_pretrained(
@@ -26,6 +25,13 @@ def load_tokenizer(folder: Path):
         )
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise UserError(f"{folder}: the tokenizer cannot be loaded: {error}") from error
+
+
+def class_choice(folder: Path) -> dict[str, str]:
+    """The values of config.json that decide on the tokenizer's class, as for `load_tokenizer`."""
+    config = _config(folder)
+    config = config.get("base_config", config)
+    return {key: config[key] for key in ("model_type", "tokenizer_class") if config.get(key)}
 
 
 def check_eos(folder: Path) -> None:
@@ -58,6 +64,11 @@ def has_chat_template(folder: Path) -> bool:
     if isinstance(stated, list):
         return any(isinstance(one, dict) and one.get("name") == "default" for one in stated)
     return bool(stated)
+
+
+def _config(folder: Path) -> dict:
+    file = folder / "config.json"
+    return read_config(file) if file.is_file() else {}
 
 
 def _settings(file: Path) -> dict:

@@ -22,6 +22,7 @@ from xft.config.sections import TokensConfig
 from xft.data.conversations import Conversation
 from xft.data.examples import Tokens
 from xft.data.instructions import AnyRow, read_rows
+from xft.data.tokenizers import class_choice
 
 KIND = "tokens"
 # The tensors of an artifact, as in `Tokens`, and their dtypes.
@@ -56,7 +57,7 @@ def write_tokens(
         for name, dtype in DTYPES.items()
         for array in [getattr(tokens, name)]
     ]
-    parameters = options.model_dump() | {"tokenizer": tokenizer_hashes(model)}
+    parameters = options.model_dump() | {"tokenizer": tokenizer_identity(model)}
     with create_artifact(out, KIND, parameters, {"data": data_hash}) as draft:
         draft.write_tensors(plans)
 
@@ -66,7 +67,7 @@ def open_tokens(path: Path, model: Path, full: bool = False) -> TokensArtifact:
     artifact = open_artifact(path, KIND, full=full)
     if artifact.known_manifest is None:
         raise UserError(_not_tokens(path))
-    theirs, own = artifact.manifest.parameters["tokenizer"], tokenizer_hashes(model)
+    theirs, own = artifact.manifest.parameters["tokenizer"], tokenizer_identity(model)
     if different := sorted(n for n in theirs | own if theirs.get(n) != own.get(n)):
         raise UserError(
             f"{path} was made with another tokenizer than that of {model}: {', '.join(different)} "
@@ -114,7 +115,10 @@ def _not_tokens(path: Path) -> str:
     )
 
 
-def tokenizer_hashes(model: Path) -> dict[str, str]:
-    """The SHA-256 of each file of the tokenizer in a model folder."""
+def tokenizer_identity(model: Path) -> dict[str, str]:
+    """What a model folder's tokenizer is loaded from: the SHA-256 of its files and the values that
+    decide on its class, by name.
+    """
     files = {file for pattern in TOKENIZER_PATTERNS for file in Path(model).glob(pattern)}
-    return {file.relative_to(model).as_posix(): hash_file(file) for file in sorted(files)}
+    hashes = {file.relative_to(model).as_posix(): hash_file(file) for file in sorted(files)}
+    return hashes | class_choice(Path(model))

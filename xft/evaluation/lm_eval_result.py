@@ -50,7 +50,7 @@ def _metrics(row: dict) -> dict[str, dict]:
 def write(path: Path, result: dict, task_hashes: Mapping[str, str]) -> None:
     """Write a result, and its manifest beside it.
 
-    task_hashes: SHA-256 of each task that is a file, by the file's name.
+    task_hashes: SHA-256 of each file of the tasks, by name.
     """
     inputs = {"model": result["model"]["id"]} | task_hashes
     RESULT.write(path, result, parameters=result["settings"], inputs=inputs)

@@ -5,11 +5,14 @@ Written for lm_eval 0.4.13.
 
 import logging
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from xft.artifacts.manifest import hash_file
+import yaml
+
 from xft.common.errors import UserError
+from xft.common.files import read_text
 from xft.common.optional import require
 from xft.evaluation.lm_eval_result import build_result
 from xft.evaluation.loading import artifact_id, load_model
@@ -17,6 +20,14 @@ from xft.evaluation.result import package_versions
 
 SEED = 1234  # lm_eval's default, for few-shot examples and bootstraps
 OFFLINE = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
+FUNCTION = re.compile(r"!function\s+[\"']?([\w.]+)\.\w+")  # of a module
+
+
+class TaskLoader(yaml.SafeLoader):
+    """Reads a file of tasks. Functions stay names: nothing is imported."""
+
+
+TaskLoader.add_constructor("!function", yaml.SafeLoader.construct_yaml_str)
 
 
 def measure(model_folder: str, names: Sequence[str], options: dict, verify_all: bool) -> dict:
@@ -33,7 +44,6 @@ def measure(model_folder: str, names: Sequence[str], options: dict, verify_all: 
 
     from lm_eval import simple_evaluate
     from lm_eval.models.huggingface import HFLM
-    from yaml import YAMLError
 
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
     seeds = ("random_seed", "numpy_random_seed", "torch_random_seed", "fewshot_random_seed")
@@ -45,7 +55,7 @@ def measure(model_folder: str, names: Sequence[str], options: dict, verify_all: 
             log_samples=False,
             **dict.fromkeys(seeds, SEED),
         )
-    except (OSError, KeyError, TypeError, ValueError, YAMLError) as error:
+    except (OSError, KeyError, TypeError, ValueError, yaml.YAMLError) as error:
         # The task is unknown, broken, runs model-written code, or needs files that are not here.
         raise UserError(
             f"lm_eval cannot measure {', '.join(names)}: {error}. `lm_eval ls tasks` lists all "
@@ -62,15 +72,34 @@ def measure(model_folder: str, names: Sequence[str], options: dict, verify_all: 
     )
 
 
-def task_hashes(names: Sequence[str]) -> dict[str, str]:
-    """The SHA-256 of each task that is a file, by file name.
+def task_files(names: Sequence[str]) -> dict[str, Path]:
+    """The files of those tasks that are files, by name.
 
-    Raises UserError if two files have the same name: results show only the name.
+    signs.yaml includes, or takes functions from, signs.yaml 1, signs.yaml 2, and so on. Raises
+    UserError if one cannot be read, or if two tasks have one name: results show only the name.
     """
-    files = [Path(name) for name in names if name.endswith(".yaml") and Path(name).is_file()]
-    hashes = {}
-    for file in files:
-        if file.name in hashes:
-            raise UserError(f"two tasks are files with the name {file.name}. Rename one of them")
-        hashes[file.name] = hash_file(file)
-    return hashes
+    found = {}
+    for task in (Path(name) for name in names if name.endswith(".yaml") and Path(name).is_file()):
+        if task.name in found:
+            raise UserError(f"two tasks are files with the name {task.name}. Rename one of them")
+        parts = [task]
+        for part in parts:
+            parts += [file for file in _used_by(part) if file not in parts]
+        found |= {f"{task.name} {n}" if n else task.name: part for n, part in enumerate(parts)}
+    return found
+
+
+def _used_by(file: Path) -> list[Path]:
+    """The files that a task's file includes, and the modules beside it with its functions."""
+    if file.suffix == ".py":
+        return []
+    text, folder = read_text(file), file.resolve().parent
+    try:
+        content = yaml.load(text, TaskLoader)  # noqa: S506 (a safe loader)
+    except (yaml.YAMLError, RecursionError) as error:
+        raise UserError(f"{file} is not a task of lm_eval: {error}") from None
+    included = content.get("include", []) if isinstance(content, dict) else []
+    included = included if isinstance(included, list) else [included]
+    modules = [folder / f"{name.replace('.', '/')}.py" for name in FUNCTION.findall(text)]
+    used = [*(folder / str(name) for name in included), *filter(Path.is_file, modules)]
+    return list(dict.fromkeys(path.resolve() for path in used))

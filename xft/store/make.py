@@ -16,7 +16,7 @@ from pathlib import Path
 
 from xft.artifacts.claims import OWNER, this_process
 from xft.artifacts.files import write_whole
-from xft.artifacts.manifest import manifest_path
+from xft.artifacts.manifest import manifest_path, read_manifest
 from xft.common.errors import UserError
 from xft.common.progress import JOB
 from xft.store import names
@@ -36,11 +36,11 @@ def make(entry: Path, command: list[str]) -> int:
             partial(entry).joinpath(OWNER).unlink()
             partial(entry).rmdir()
         else:
-            is_finished = _is_finished(partial(entry) / job.resources["file"])
-            if not is_finished and (status := _run(entry, command, job, lock)):
+            made = partial(entry) / job.resources["file"]
+            if not _is_finished(made) and (status := _run(entry, command, job, lock)):
                 return status
             try:
-                _check_unchanged(job)
+                _check_unchanged(job, made)
             except UserError:
                 shutil.rmtree(partial(entry))
                 raise
@@ -49,14 +49,24 @@ def make(entry: Path, command: list[str]) -> int:
     return 0
 
 
-def _check_unchanged(job: Job) -> None:
-    """Raise UserError if a file of the user's has changed since the run began."""
-    for file, known in job.contents.items():
-        if not Path(file).is_file() or content_hash(Path(file)) != known:
-            raise UserError(
-                f"{file} was changed while the workflow ran, so {job.name} would not be what its "
-                "recipe says, and is not kept. Run the same command again"
-            )
+def _check_unchanged(job: Job, made: Path | None = None) -> None:
+    """Raise UserError if a file of the user's has changed since the run began.
+
+    made: by the job. A base must hold no other files than its recipe.
+    """
+    faults = [
+        f"{file} was changed"
+        for file, known in job.contents.items()
+        if not Path(file).is_file() or content_hash(Path(file)) != known
+    ]
+    if made and job.contents and job.recipe.step == "base":
+        added = read_manifest(manifest_path(made)).files.keys() - job.recipe.inputs.keys()
+        faults += [f"{file} was added to the model" for file in sorted(added)]
+    if faults:
+        raise UserError(
+            f"{faults[0]} while the workflow ran, so {job.name} would not be what its recipe says, "
+            "and is not kept. Run the same command again"
+        )
 
 
 def _is_finished(artifact: Path) -> bool:

@@ -6,10 +6,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import mean
 
+import yaml
+
 from xft.checkpoints.strict_json import read_json
 from xft.common.errors import UserError
 from xft.common.json_lines import read_json_objects
-from xft.config.recorded import chosen_values, recorded_config
+from xft.config.recorded import recorded_config, shown_choices, shown_values
 from xft.config.results_folder import CONFIG_FILE
 from xft.config.sections import XftConfig, problem_label
 from xft.evaluation.ground_truth import TEST_SETS
@@ -49,9 +51,9 @@ class Results:
     learning_rate. routers: training, step, entropy, noise_changed. loads: training, layer, expert,
     load (1: an equal part). shares: merge, set, expert, share (1: an equal one). spreads: mixture,
     layer, spread. All are lists of dictionaries. solutions: by data set, problem and model. rows:
-    the reports of the rows, by name. versions: of packages. config: the text of config.yaml.
-    prompts: by data set and problem. chosen: the values of the configuration that are not the
-    defaults. jobs: as `read_jobs` reads them. missing: sentences.
+    the reports of the rows, by name. versions: of packages. config: the configuration as YAML,
+    without places and keys that change no result. prompts: by data set and problem. chosen: its
+    values that are not the defaults. jobs: as `read_jobs` reads them. missing: sentences.
     """
 
     folder: Path
@@ -115,8 +117,9 @@ def _read_config(results: Results) -> XftConfig | None:
     except UserError as error:
         results.missing.append(str(error))
         return None
-    results.config = file.read_text(encoding="utf-8")
-    results.chosen.update(chosen_values(config))
+    values = shown_values(config)
+    results.config = yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
+    results.chosen.update(shown_choices(config))
     return config
 
 
