@@ -23,6 +23,7 @@ from transformers.models.llama.modeling_llama import LlamaMLP
 
 from benchmarks.timing import interleaved, markdown_table, relative_speed
 from xft.modeling.moe import MoeBlock, TokenMask
+from xft.modeling.router import squared_variation
 
 LAYERS, NUM_EXPERTS, ACTIVE_EXPERTS = 4, 8, 6  # the shared expert counts
 BALANCE_LOSS_COEF = 0.01
@@ -124,13 +125,13 @@ def make_cases(
 
 def forward(layers: nn.ModuleList, hidden: Tensor) -> Tensor:
     """A loss over the layers, each with a residual connection, plus the routers' balance loss."""
-    balance = []
+    balance = hidden.new_zeros(())
     for layer in layers:
         hidden = hidden + layer(hidden)
         if isinstance(layer, MoeBlock):
-            balance.append(layer.routing.balance_loss)
+            balance = balance + squared_variation(layer.routing.counts).sum()
     loss = hidden.float().square().mean()
-    return loss + BALANCE_LOSS_COEF * sum(balance)
+    return loss + BALANCE_LOSS_COEF * balance
 
 
 def mlp(shape: Shape, width: int = 1) -> LlamaMLP:
