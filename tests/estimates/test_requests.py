@@ -130,7 +130,7 @@ def test_time_follows_the_work_up_to_a_day(deepseek, tmp_path):
     once = minutes(num_train_epochs=1)
     # 6 FLOPs for each active parameter and token, and the attention's, on 0.3 of an A10.
     assert once * 60 == pytest.approx(6 * 20_000 * 1024 * 5.4e9 / (0.3 * 125e12), rel=0.1)
-    # sft_flops takes as many FLOPs, whatever the epochs of section sft.
+    # sft_flops takes as many FLOPs. The epochs of section sft do not matter.
     tunings = {"moe_sft": {"num_train_epochs": 1}, "sft": {"num_train_epochs": 0.1}}
     assert requests(deepseek, **data, **tunings).training("sft").minutes == once
     sped = minutes(num_train_epochs=1, launch="ddp", processes=4)

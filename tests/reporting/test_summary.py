@@ -130,7 +130,7 @@ def test_the_files_and_the_terminal_hold_the_scores(runs, capsys):
 
 
 def test_the_verdict_follows_from_the_file_of_comparisons(runs):
-    """Also for a loss that is lower by 1.1458496, of which six digits round to 1.1459."""
+    """A loss is lower by 1.1458496. Rounded to six digits and then to four, it is 1.1459."""
     runs.add("base", 9, losses=[3.0] * 40)
     runs.add("sft", 9, losses=[3.0 - 1.1458496] * 40)
     text, _, _ = runs.summarise()
@@ -200,7 +200,7 @@ def test_models_are_compared_with_those_that_they_come_from(runs):
 
 
 def test_a_variant_with_fewer_data_sets_splits_no_model(runs):
-    """Both sets together show 20 - 50 and 0 - 10 less of 100 each, whatever the variant shares."""
+    """The merge solves 30 fewer of 100 problems on one set, and 10 more on the other."""
     for dataset, base, dense in (("p1", 50, 20), ("p2", 0, 10)):
         for model, solved in {"base": base, "dense/lam~0": dense}.items():
             runs.add(model, solved, dataset=dataset)

@@ -95,7 +95,7 @@ def _used_by(file: Path) -> list[Path]:
         return []
     text, folder = read_text(file), file.resolve().parent
     try:
-        content = yaml.load(text, TaskLoader)  # noqa: S506 (a safe loader)
+        content = TaskLoader(text).get_single_data()
     except (yaml.YAMLError, RecursionError) as error:
         raise UserError(f"{file} is not a task of lm_eval: {error}") from None
     included = content.get("include", []) if isinstance(content, dict) else []

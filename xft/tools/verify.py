@@ -51,7 +51,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def _find_places(path: Path) -> list[Path]:
-    """The whole entries of a store, some of which are links to other stores; else the path."""
+    """The finished entries of a store, also links to other stores. If it is no store, the path."""
     is_store = (path / MARK).is_file()
     entries = [each for each in Store(path).entries() if each.suffix != PARTIAL] if is_store else []
     return entries or [path]
