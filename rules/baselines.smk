@@ -8,8 +8,6 @@ rule sft:
         entry("sft"),
     log:
         log_of("sft"),
-    benchmark:
-        log_of("sft", "jsonl")
     conda:
         "../envs/training.yaml"
     threads: threads_of
@@ -33,8 +31,6 @@ rule soup:
         entry("soup"),
     log:
         log_of("soup"),
-    benchmark:
-        log_of("soup", "jsonl")
     conda:
         "../envs/conversion.yaml"
     resources:

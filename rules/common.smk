@@ -68,9 +68,11 @@ shell.prefix(
     + 'online() {{ HF_HUB_OFFLINE="$users_offline" "$@"; }}; '
     # The command after `stored ENTRY` writes into ENTRY.partial, which then becomes the entry.
     + 'stored() {{ python -m xft.store.make "$@"; }}; '
-    # What a command prints goes into its log. The screen gets it up to the error, which the end
-    # of the run tells. A cluster's log of the job gets all of it.
-    + "logged() {{ trap '' INT; tee \"$1\" | "
+    # What a command prints goes into its log, after what is there: a job that has nothing to make
+    # keeps it. The screen gets it up to the error, which the end of the run tells. A cluster's log
+    # of the job gets all of it.
+    + "logged() {{ trap '' INT; log=\"${{1%.job.log}}.log\"; "
+    + 'ln -sfn "${{log##*/}}" "$1"; tee -a "$log" | '
     + ("sed -u '\\%^[a-z_]*: error: %,$d'; }}; " if RUN else "cat; }}; ")
 )
 
@@ -91,9 +93,9 @@ def entry(step):
     return update(directory(f"{STORE}/{step}/{{digest}}"))
 
 
-def log_of(step, suffix="log"):
-    """The log of a job, or with another suffix the file of its benchmark."""
-    return f"{STORE}/logs/{step}/{{digest}}.{suffix}"
+def log_of(step):
+    """A link to the log of a job. Snakemake removes what is declared as a log before a job."""
+    return f"{STORE}/logs/{step}/{{digest}}.job.log"
 
 
 def begin():

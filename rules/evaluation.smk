@@ -8,8 +8,6 @@ rule fetch_problems:
         entry("fetch_problems"),
     log:
         log_of("fetch_problems"),
-    benchmark:
-        log_of("fetch_problems", "jsonl")
     conda:
         "../envs/data.yaml"
     resources:
@@ -30,8 +28,6 @@ rule ground_truth:
         entry("ground_truth"),
     log:
         log_of("ground_truth"),
-    benchmark:
-        log_of("ground_truth", "jsonl")
     conda:
         "../envs/evaluation.yaml"
     threads: threads_of
@@ -53,8 +49,6 @@ rule eval:
         entry("eval"),
     log:
         log_of("eval"),
-    benchmark:
-        log_of("eval", "jsonl")
     conda:
         evaluation_environment
     threads: threads_of
@@ -77,8 +71,6 @@ rule validation_loss:
         entry("validation_loss"),
     log:
         log_of("validation_loss"),
-    benchmark:
-        log_of("validation_loss", "jsonl")
     priority: -1  # it is short, and fills the gaps between evaluations
     conda:
         "../envs/evaluation.yaml"
@@ -102,8 +94,6 @@ rule contamination:
         entry("contamination"),
     log:
         log_of("contamination"),
-    benchmark:
-        log_of("contamination", "jsonl")
     conda:
         "../envs/data.yaml"
     resources:
@@ -124,8 +114,6 @@ rule diversity:
         entry("diversity"),
     log:
         log_of("diversity"),
-    benchmark:
-        log_of("diversity", "jsonl")
     conda:
         "../envs/conversion.yaml"
     resources:
@@ -145,8 +133,6 @@ rule lm_eval:
         entry("lm_eval"),
     log:
         log_of("lm_eval"),
-    benchmark:
-        log_of("lm_eval", "jsonl")
     conda:
         "../envs/lm_eval.yaml"
     threads: threads_of
@@ -174,8 +160,6 @@ rule summary:
         ),
     log:
         log_of("summary"),
-    benchmark:
-        log_of("summary", "jsonl")
     conda:
         "../envs/summary.yaml"
     resources:
@@ -186,7 +170,7 @@ rule summary:
         MESSAGE
     shell:
         "stored {output:q} python -m workflow_scripts.summary --runs {output:q}.partial/runs.csv "
-        "{params.options} --out {output:q}.partial/summary.csv > {log:q} 2>&1"
+        "{params.options} --out {output:q}.partial/summary.csv 2>&1 | logged {log:q} > /dev/null"
 
 
 rule report:
@@ -202,8 +186,6 @@ rule report:
         ),
     log:
         log_of("report"),
-    benchmark:
-        log_of("report", "jsonl")
     conda:
         "../envs/report.yaml"
     resources:
@@ -213,4 +195,4 @@ rule report:
         MESSAGE
     shell:
         "stored {output:q} python -m workflow_scripts.report --summary {resources.results:q}/summary.csv "
-        "--out {output:q}.partial/report.html > {log:q} 2>&1"
+        "--out {output:q}.partial/report.html 2>&1 | logged {log:q} > /dev/null"

@@ -8,8 +8,6 @@ rule weighted_init:
         entry("weighted_init"),
     log:
         log_of("weighted_init"),
-    benchmark:
-        log_of("weighted_init", "jsonl")
     priority: 1
     conda:
         "../envs/conversion.yaml"
@@ -33,8 +31,6 @@ rule weighted_trained:
         entry("weighted_trained"),
     log:
         log_of("weighted_trained"),
-    benchmark:
-        log_of("weighted_trained", "jsonl")
     priority: 1
     conda:
         "../envs/training.yaml"
@@ -61,8 +57,6 @@ rule heal:
         entry("heal"),
     log:
         log_of("heal"),
-    benchmark:
-        log_of("heal", "jsonl")
     conda:
         "../envs/training.yaml"
     threads: threads_of
@@ -86,8 +80,6 @@ rule dense:
         merged(entry("dense")),
     log:
         log_of("dense"),
-    benchmark:
-        log_of("dense", "jsonl")
     priority: 1
     conda:
         "../envs/conversion.yaml"
@@ -110,8 +102,6 @@ rule best:
         entry("best"),
     log:
         log_of("best"),
-    benchmark:
-        log_of("best", "jsonl")
     conda:
         "../envs/conversion.yaml"
     resources:

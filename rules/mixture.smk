@@ -9,8 +9,6 @@ rule base:
         entry("base"),
     log:
         log_of("base"),
-    benchmark:
-        log_of("base", "jsonl")
     conda:
         "../envs/conversion.yaml"
     resources:
@@ -31,8 +29,6 @@ rule moe:
         entry("moe"),
     log:
         log_of("moe"),
-    benchmark:
-        log_of("moe", "jsonl")
     priority: 1  # the longest chain begins first
     conda:
         "../envs/conversion.yaml"
@@ -54,8 +50,6 @@ rule fetch_data:
         entry("fetch_data"),
     log:
         log_of("fetch_data"),
-    benchmark:
-        log_of("fetch_data", "jsonl")
     conda:
         "../envs/data.yaml"
     resources:
@@ -76,8 +70,6 @@ rule tokens:
         entry("tokens"),
     log:
         log_of("tokens"),
-    benchmark:
-        log_of("tokens", "jsonl")
     priority: 1
     conda:
         "../envs/data.yaml"
@@ -99,8 +91,6 @@ rule moe_sft:
         entry("moe_sft"),
     log:
         log_of("moe_sft"),
-    benchmark:
-        log_of("moe_sft", "jsonl")
     priority: 1
     conda:
         "../envs/training.yaml"
@@ -125,8 +115,6 @@ rule ffn:
         entry("ffn"),
     log:
         log_of("ffn"),
-    benchmark:
-        log_of("ffn", "jsonl")
     priority: 1
     conda:
         "../envs/conversion.yaml"

@@ -135,15 +135,41 @@ def test_the_verdict_is_that_of_the_summary(page, finished):
         assert page.text.count(line) == 2  # and in the summary as text
 
 
-def test_the_times_and_the_memory_are_those_that_snakemake_measured(page, finished):
-    place = finished.results / "benchmarks"
-    names = {file.relative_to(place).with_suffix("").as_posix() for file in place.rglob("*.jsonl")}
-    assert names >= {"moe_sft", "dense/lam~0.75", "eval/base/problems", "eval/moe_sft/problems"}
-    measured = json.loads((place / "moe_sft.jsonl").read_text())
-    asked = measured["resources"]
-    cells = [f"{measured['s']:,.0f}", f"{measured['max_rss']:,.0f}"]
-    cells += [f"{asked['mem_mb']:,}", f"{asked['runtime']:,}", f"{measured['mean_load']:,.0f}"]
-    assert "".join(["moe_sft", *cells]) in page.text
+def test_a_run_shows_in_its_own_report_what_its_jobs_cost(finished):
+    page = Page((finished.results / "report.html").read_text())
+    place = finished.results / "costs"
+    files = {
+        str(file.relative_to(place)).removesuffix(".costs.json"): file
+        for file in place.rglob("*.json")
+    }
+    assert files.keys() >= {
+        "moe_sft",
+        "dense/lam~0.75",
+        "eval/base/problems",
+        "eval/moe_sft/problems",
+    }
+    assert "Cost of the trainings" in page.text
+    for name in files.keys() - {"report"}:
+        costs = json.loads(files[name].read_text())
+        (one,), asked = costs["attempts"], costs["asked"]
+        load = 100 * one["processor_seconds"] / one["seconds"]
+        numbers = one["seconds"], one["memory_mb"], asked["mem_mb"], asked["minutes"], load
+        assert "".join([name, *(f"{number:,.0f}" for number in numbers)]) in page.text
+
+
+def test_the_cost_of_a_job_is_that_of_all_its_attempts(tmp_path):
+    write_results(tmp_path, {"base": 2, "sft": 8})
+    attempts = [(100, 50, 300), (20, None, None), (60, 110, 200)]
+    names = "seconds", "processor_seconds", "memory_mb"
+    costs = {"asked": {"mem_mb": 400, "minutes": 10}}
+    costs["attempts"] = [dict(zip(names, attempt, strict=True)) for attempt in attempts]
+    (tmp_path / "costs").mkdir()
+    (tmp_path / "costs" / "sft.costs.json").write_text(json.dumps(costs))
+    cells = "sft (in 3 parts)", 180, 300, 400, 10, 100
+    assert "".join(map(str, cells)) in write_report(tmp_path).text
+    (tmp_path / "costs" / "sft.costs.json").write_text('{"attempts": []}')
+    with pytest.raises(UserError, match=r"costs/sft.costs.json is not what step store.make writes"):
+        write_report(tmp_path)
 
 
 def test_scores_are_drawn_over_lambda_and_counted_by_family(tmp_path):

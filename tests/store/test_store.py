@@ -1,13 +1,14 @@
 """The store: entries are whole or absent, names are links, garbage is what nobody wants."""
 
+import hashlib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
-from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -18,6 +19,7 @@ from xft.cli.running import failure
 from xft.common.errors import UserError
 from xft.config.results_folder import CONFIG_FILE, CONFIG_HEAD
 from xft.store import names, others
+from xft.store.costs import COSTS_FILE
 from xft.store.garbage import find_unwanted
 from xft.store.memory import Memory, content_hash
 from xft.store.plan import Job, read_plan, write_plan
@@ -27,9 +29,9 @@ from xft.store.store import (
     MARK,
     Store,
     claimed,
-    hashes_beside,
     is_whole,
     partial,
+    publish,
     worker,
 )
 from xft.tools import gc
@@ -80,11 +82,13 @@ def environment(repository, monkeypatch) -> None:
 def test_what_a_command_makes_becomes_an_entry_with_a_name(environment):
     (entry,) = plan("moe")
     assert run(command(entry)).returncode == 0
-    assert {path.name for path in entry.iterdir()} == {"read.txt", "result.txt", ENTRY_FILE}
+    beside = {path.name for path in entry.iterdir()} - {ENTRY_FILE}
+    assert beside == {"read.txt", "result.txt", COSTS_FILE}
     stated = json.loads((entry / ENTRY_FILE).read_text())
     assert stated["recipe"] == {"step": "moe", "version": 1, "options": {}, "inputs": {}}
-    assert stated["bytes"] == len("made") + len("given")
-    assert stated["files"] == hashes_beside(entry) and "result.txt" in stated["files"]
+    assert stated["bytes"] == sum((entry / name).stat().st_size for name in beside)
+    hashes = {name: hashlib.sha256((entry / name).read_bytes()).hexdigest() for name in beside}
+    assert stated["files"] == hashes
     link = Path("results/moe.txt")
     assert link.is_symlink() and not link.readlink().is_absolute() and link.read_text() == "made"
     assert not partial(entry).exists()
@@ -102,6 +106,34 @@ def test_a_command_that_fails_leaves_what_it_can_go_on_from(environment):
     assert killed.returncode == 128 + signal.SIGKILL
     assert failure(killed.stderr).startswith("the step was killed by SIGKILL")
     assert not partial(other).exists()  # there is nothing to go on from
+
+
+def test_all_attempts_of_a_job_are_measured_until_it_is_made(environment):
+    """One that fails, one that is killed with the process that measures, and the last one."""
+    (entry,) = plan("moe")
+    log = Store(Path("store")).log("moe", entry.name)
+    log.parent.mkdir(parents=True)
+    log.write_text("of an earlier attempt")
+    busy = "import time\nwhile time.process_time() < 0.3: pass\nheld = bytearray(10**8)\n"
+    assert run(command(entry, f"{busy}{WRITES}; sys.exit(3)")).returncode == 3
+    started = subprocess.Popen(command(entry, WAITS), start_new_session=True)
+    while (partial(entry) / "result.txt").read_text() != "half":
+        time.sleep(0.01)
+    os.killpg(started.pid, signal.SIGKILL)
+    started.wait()
+    while worker(entry):
+        time.sleep(0.01)
+    assert run(command(entry)).returncode == 0
+    failed, killed, last = json.loads((entry / COSTS_FILE).read_text())["attempts"]
+    assert failed["seconds"] >= 0.3 <= failed["processor_seconds"] and failed["memory_mb"] > 95
+    assert last["memory_mb"] < 95 and last["processor_seconds"] < failed["processor_seconds"]
+    assert killed["processor_seconds"] is None is killed["memory_mb"] and killed["seconds"] >= 0
+
+    assert log.read_text() == ""
+    log.write_text("of the entry")
+    assert run(command(entry)).returncode == 0  # nothing is to be made
+    assert len(json.loads((entry / COSTS_FILE).read_text())["attempts"]) == 3
+    assert log.read_text() == "of the entry"
 
 
 def test_what_was_whole_when_its_parent_was_killed_is_not_made_again(environment):
@@ -265,36 +297,37 @@ def test_garbage_is_no_model_that_a_wanted_base_links_to():
 def test_another_store_gives_what_is_undamaged(capsys):
     recipe = Recipe("moe", 1, {}, {})
     theirs, ours = (Store(Path(name)).entry("moe", recipe.digest) for name in ("theirs", "ours"))
-    with create_artifact(theirs / "artifact", "moe") as draft:
+    with create_artifact(partial(theirs) / "artifact", "moe") as draft:
         (draft.path / "a.txt").write_text("content")
+    metrics = partial(theirs) / "metrics.jsonl"  # in no manifest
+    metrics.write_text("a loss")
     part = SimpleNamespace(entry=ours, rule="moe", digest=ours.name, name="moe")
     (Path("theirs") / MARK).touch()
-    others.take(["theirs"], [part])
-    assert not ours.exists()  # it is not whole
-    (theirs / ENTRY_FILE).write_text(json.dumps({"recipe": asdict(Recipe("moe", 2, {}, {}))}))
-    others.take(["theirs"], [part])
-    assert not ours.is_symlink() and "another recipe than its name" in capsys.readouterr().err
-    (theirs / ENTRY_FILE).write_text(json.dumps({"recipe": asdict(recipe)}))
-    others.take(["theirs"], [part])
-    assert ours.is_symlink() and (ours / "artifact/a.txt").read_text() == "content"
-    ours.unlink()
-    metrics = theirs / "metrics.jsonl"  # in no manifest
-    metrics.write_text("{}")
-    files = hashes_beside(theirs)
-    (theirs / ENTRY_FILE).write_text(json.dumps({"recipe": asdict(recipe), "files": files}))
-    for change in (lambda: metrics.write_text("[]"), metrics.unlink):
+
+    def taken() -> str | None:
+        """Why the artifact is not taken; None if it is."""
         others.take(["theirs"], [part])
-        assert ours.is_symlink()
-        ours.unlink()
-        change()
-        others.take(["theirs"], [part])
-        assert not ours.is_symlink() and f"{metrics} was altered" in capsys.readouterr().err
-        metrics.write_text("{}")
-    (theirs / "artifact/a.txt").chmod(0o644)
-    (theirs / "artifact/a.txt").write_text("CONTENT")
-    others.take(["theirs"], [part])
-    assert not ours.is_symlink()
-    assert "moe is not taken from" in (told := capsys.readouterr().err) and "was altered" in told
+        if ours.is_symlink():
+            assert (ours / "artifact/a.txt").read_text() == "content"
+            ours.unlink()
+            return None
+        return capsys.readouterr().err
+
+    assert taken() == ""  # it is not whole
+    publish(theirs, Recipe("moe", 2, {}, {}))
+    assert "another recipe than its name" in taken()
+    theirs.rename(partial(theirs))
+    publish(theirs, recipe)
+    assert taken() is None
+    for file in (theirs / "artifact/a.txt", theirs / "metrics.jsonl"):
+        content = file.read_text()
+        file.chmod(0o644)
+        file.write_text(content.upper())
+        assert re.search(f"moe is not taken from {theirs}: .*{file} was altered", taken())
+        file.write_text(content)
+    assert taken() is None
+    file.unlink()
+    assert f"{file} was altered" in taken()
     with pytest.raises(UserError, match="config: stores: theirs/moe is no store"):
         others.check(["theirs", "theirs/moe"])
 

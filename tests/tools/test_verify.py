@@ -9,7 +9,8 @@ from xft.artifacts import manifest
 from xft.artifacts.artifact import create_artifact
 from xft.artifacts.manifest import Manifest, hash_files, manifest_path, read_manifest, short
 from xft.common.errors import UserError
-from xft.store.store import MARK
+from xft.store.recipe import Recipe
+from xft.store.store import MARK, partial, publish
 from xft.tools import verify
 
 DATA = "d" * 64
@@ -121,6 +122,26 @@ def test_only_full_reads_large_files(made, capsys, monkeypatch):
     fault = "results/large/large was altered: its SHA-256 is not the manifest's"
     assert fault not in run(capsys, "results")[1]
     assert fault in run(capsys, "results", "--full")[1]
+
+
+def test_full_compares_every_byte_of_an_entry(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    recipe = Recipe("moe", 1, {}, {})
+    entry = Path("store/moe") / recipe.digest
+    make(partial(entry) / "artifact", "moe")
+    (partial(entry) / "metrics.jsonl").write_text("a loss")
+    publish(entry, recipe)
+    Path("store", MARK).touch()
+    sound = "1 of 1 artifacts fit their manifests"
+    assert run(capsys, "store", "--full")[1] == sound
+    for file in (path for path in entry.rglob("*") if path.is_file()):
+        content = file.read_bytes()
+        for change in (content.swapcase(), content.replace(b"1", b"2"), content + b" "):
+            rewrite(file, change.decode())
+            told = run(capsys, "store", "--full")[1]
+            assert (told == sound) == (change == content) and (told == sound or str(entry) in told)
+        rewrite(file, content.decode())
+    assert run(capsys, "store", "--full")[1] == sound
 
 
 def test_every_fault_of_every_artifact_is_reported(made, capsys):

@@ -197,8 +197,13 @@ def seal(folder: Path, kind: str) -> None:
 
 
 def write_json(path: Path, value: dict) -> None:
-    """Write a JSON object with sorted keys and indentation: equal objects give equal bytes."""
-    path.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    """Write a JSON object as `as_json` gives it."""
+    path.write_text(as_json(value), encoding="utf-8")
+
+
+def as_json(value: dict) -> str:
+    """A JSON object with sorted keys and indentation: equal objects give equal texts."""
+    return json.dumps(value, indent=2, sort_keys=True) + "\n"
 
 
 def copy_files(paths: Iterable[Path], source: Path, target: Path) -> None:

@@ -8,7 +8,8 @@ from xft.cli.flags import to_flags
 from xft.dag.experiment import RUNS_TABLE, Experiment
 from xft.dag.job_resources import resources
 from xft.dag.wanted import ARTIFACT, GENERATIONS, METRICS, TRAININGS, Wanted
-from xft.reporting.page.jobs import FIGURES
+from xft.reporting.page.jobs import COSTS, FIGURES
+from xft.store.costs import COSTS_FILE
 from xft.store.plan import Job
 
 # Files of an entry that have a name beside the artifact's own, by rule. {prefix}: the folders of a
@@ -30,10 +31,7 @@ def find_jobs(experiment: Experiment) -> dict[str, Job]:
 def _job(part: Wanted, experiment: Experiment) -> Job:
     results, log = experiment.config.results_dir, experiment.store.log(part.rule, part.digest)
     texts = {RUNS_TABLE: experiment.table(part.entry)} if part.rule == "summary" else {}
-    logs = {}
-    for name in (_stem(part, name) for name in part.names):
-        logs[f"{results}/logs/{name}.log"] = str(log)
-        logs[f"{results}/benchmarks/{name}.jsonl"] = str(log.with_suffix(".jsonl"))
+    logs = {f"{results}/logs/{_stem(part, name)}.log": str(log) for name in part.names}
     return Job(
         name=part.name,
         recipe=part.recipe,
@@ -52,6 +50,7 @@ def _links(part: Wanted) -> Iterator[tuple[str, str]]:
     for name in part.names:
         yield name, str(part.place)
         yield f"{name}.manifest.json", f"{part.place}.manifest.json"
+        yield f"{COSTS}/{_stem(part, name)}.{COSTS_FILE}", str(part.entry / COSTS_FILE)
         prefix = name.removesuffix(part.rule)
         for pattern, file in BESIDE.get(part.rule, {}).items():
             found = pattern.format(name=name, prefix=prefix, stem=_stem(part, name))

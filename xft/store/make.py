@@ -5,6 +5,7 @@
 The command writes into STORE/STEP/DIGEST.partial. If it succeeds, this folder becomes the entry. If
 it fails, the folder stays, so that the next attempt can continue. The plan of the run, which
 XFT_PLAN names, holds the entry's recipe and names. XFT_JOB names the job in the command's lines.
+What each attempt costs is measured, and stays with the entry.
 """
 
 import os
@@ -20,9 +21,10 @@ from xft.artifacts.manifest import manifest_path, read_manifest
 from xft.common.errors import UserError
 from xft.common.progress import JOB
 from xft.store import names
+from xft.store.costs import COSTS_FILE, Costs
 from xft.store.memory import content_hash
 from xft.store.plan import Job, read_plan
-from xft.store.store import claimed, is_whole, partial, publish
+from xft.store.store import Store, claimed, is_whole, partial, publish
 
 
 def make(entry: Path, command: list[str]) -> int:
@@ -82,14 +84,21 @@ def _is_finished(artifact: Path) -> bool:
 
 
 def _run(entry: Path, command: list[str], job: Job, lock: int) -> int:
-    """Run the command. It inherits the lock, and so keeps it if this process is killed."""
+    """Run the command. It inherits the lock, and so keeps it if this process is killed.
+
+    Its log begins anew.
+    """
     for name, text in job.texts.items():
         write_whole(partial(entry) / name, text)
+    log = Store(entry.parents[1]).log(job.recipe.step, entry.name)
+    if log.exists():
+        os.truncate(log, 0)
     # The command gets the same signals from the terminal, and ends first.
     signal.signal(signal.SIGINT, lambda *_: None)
     environment = os.environ | {JOB: job.name}
     with subprocess.Popen(command, env=environment, pass_fds=[lock]) as process:
         write_whole(partial(entry) / OWNER, this_process(process.pid))
+        Costs(partial(entry), job.resources).measure(process)
     status = process.returncode
     if status == -signal.SIGKILL:
         print(
@@ -97,7 +106,7 @@ def _run(entry: Path, command: list[str], job: Job, lock: int) -> int:
             "docs/troubleshooting.md says what to do",
             file=sys.stderr,
         )
-    nothing_kept = {OWNER, *job.texts}
+    nothing_kept = {OWNER, COSTS_FILE, *job.texts}
     if status and {path.name for path in partial(entry).iterdir()} <= nothing_kept:
         shutil.rmtree(partial(entry))
     return status if status >= 0 else 128 - status

@@ -3,13 +3,10 @@
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from xft.artifacts.artifact import ENTRY_FILE
 from xft.artifacts.manifest import MANIFEST_SUFFIX, find_faults, read_manifest
-from xft.checkpoints.strict_json import read_json
 from xft.common.errors import UserError
 from xft.common.progress import say
-from xft.store.recipe import Recipe
-from xft.store.store import MARK, hashes_beside, is_whole
+from xft.store.store import MARK, entry_faults, is_whole
 
 
 def take(stores: Sequence[str], parts: Iterable) -> None:
@@ -39,17 +36,11 @@ def find(stores: Sequence[str], part) -> list[Path]:
 def _link(found: Path, entry: Path, name: str) -> None:
     try:
         manifests = sorted(found.glob(f"*{MANIFEST_SUFFIX}"))
-        faults = [] if manifests else [f"{found} has no manifest"]
-        stated = read_json(found / ENTRY_FILE)
-        if Recipe(**stated["recipe"]).digest != found.name:
-            faults.append(f"{found} holds another recipe than its name says")
+        faults = entry_faults(found) if manifests else [f"{found} has no manifest"]
         for manifest in manifests:
             artifact = manifest.with_name(manifest.name.removesuffix(MANIFEST_SUFFIX))
             faults += find_faults(artifact, read_manifest(manifest), full=True)
-        if "files" in stated:  # entries of earlier versions state none
-            altered = dict(stated["files"].items() ^ hashes_beside(found).items())
-            faults += [f"{found / name} was altered" for name in sorted(altered)]
-    except (UserError, OSError, AttributeError, KeyError, TypeError) as error:
+    except (UserError, OSError) as error:
         faults = [str(error)]
     if faults:
         say(f"{name} is not taken from {found}: {'; '.join(faults)}")

@@ -10,7 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from xft.artifacts import claims
-from xft.artifacts.artifact import ENTRY_FILE, sync, write_json
+from xft.artifacts.artifact import ENTRY_FILE, as_json, sync, write_json
 from xft.artifacts.claims import OWNER, this_process
 from xft.artifacts.manifest import hash_file
 from xft.checkpoints.strict_json import read_json
@@ -119,10 +119,7 @@ def publish(entry: Path, recipe: Recipe) -> None:
     folder = partial(entry)
     for path in (folder / OWNER, *folder.glob(".*")):
         shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
-    files = [path for path in folder.rglob("*") if path.is_file() and not path.is_symlink()]
-    size = sum(path.stat().st_size for path in files)
-    stated = {"recipe": asdict(recipe), "bytes": size, "files": hashes_beside(folder)}
-    write_json(folder / ENTRY_FILE, stated)
+    write_json(folder / ENTRY_FILE, _describe(folder, recipe))
     sync(folder)
     try:
         folder.rename(entry)
@@ -132,10 +129,34 @@ def publish(entry: Path, recipe: Recipe) -> None:
         shutil.rmtree(folder)
 
 
-def hashes_beside(entry: Path) -> dict[str, str]:
-    """The SHA-256 of each file right in an entry, by name. Some of them are in no manifest."""
-    files = (path for path in entry.glob("[!.]*") if path.is_file() and path.name != ENTRY_FILE)
-    return {file.name: hash_file(file) for file in files}
+def _describe(entry: Path, recipe: Recipe) -> dict[str, object]:
+    """What ENTRY_FILE states: the recipe, the bytes of all other files, and the SHA-256 of those
+    right in the entry, by name. Some of them are in no manifest.
+    """
+    files = {path for path in entry.rglob("*") if path.is_file()} - {entry / ENTRY_FILE}
+    size = sum(path.stat().st_size for path in files if not path.is_symlink())
+    beside = {file.name: hash_file(file) for file in files if file.parent == entry}
+    return {"recipe": asdict(recipe), "bytes": size, "files": beside}
+
+
+def entry_faults(entry: Path) -> list[str]:
+    """The differences between an entry and its ENTRY_FILE, one sentence each.
+
+    Manifests tell those of the files in folders. Raises UserError if ENTRY_FILE is no JSON object.
+    """
+    file = entry / ENTRY_FILE
+    stated = read_json(file)
+    try:
+        recipe = Recipe(**stated["recipe"])
+        found = _describe(entry, recipe)
+        altered = dict(stated["files"].items() ^ found["files"].items())
+    except (AttributeError, KeyError, TypeError):
+        return [f"{file} is not what a store holds"]
+    if altered:
+        return [f"{entry / name} was altered" for name in sorted(altered)]
+    if recipe.digest != entry.name:
+        return [f"{entry} holds another recipe than its name says"]
+    return [] if as_json(found) == file.read_text("utf-8") else [f"{file} was edited"]
 
 
 def in_store(path: Path) -> bool:

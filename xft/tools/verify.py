@@ -1,8 +1,8 @@
 """Check artifacts against their manifests, and show what they were made from.
 
 The check compares names, sizes, the hashes of files up to 64 MiB and the headers of larger
-safetensors; with --full, the hashes of all files. Inputs are found by their ids among the artifacts
-that are checked.
+safetensors; with --full, the hashes of all files, also of those beside the artifacts of a store.
+Inputs are found by their ids among the artifacts that are checked.
 """
 
 import sys
@@ -19,7 +19,7 @@ from xft.artifacts.manifest import (
 )
 from xft.cli import flags
 from xft.common.errors import UserError
-from xft.store.store import MARK, PARTIAL, Store
+from xft.store.store import MARK, PARTIAL, Store, entry_faults, is_whole
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -42,6 +42,9 @@ def main(argv: list[str] | None = None) -> None:
                 manifests[artifact] = read_manifest(manifest_path(artifact))
             except UserError as error:
                 faults.append(str(error))
+    if args.full:
+        entries = {artifact.parent for artifact in manifests}
+        faults += chain.from_iterable(map(_entry_faults, sorted(entries)))
     places = {manifest.id: artifact for artifact, manifest in manifests.items()}
     for artifact, manifest in manifests.items():
         faults += _check(artifact, manifest, places, args.full)
@@ -63,6 +66,14 @@ def _find_artifacts(path: Path) -> list[Path]:
         return [path]
     found = sorted(path.rglob(f"*{MANIFEST_SUFFIX}"))
     return [manifest.with_name(manifest.name.removesuffix(MANIFEST_SUFFIX)) for manifest in found]
+
+
+def _entry_faults(entry: Path) -> list[str]:
+    """The faults of what an entry of a store holds beside its artifact; none of other folders."""
+    try:
+        return entry_faults(entry) if is_whole(entry) else []
+    except UserError as error:
+        return [str(error)]
 
 
 def _check(artifact: Path, manifest: Manifest, places: dict[str, Path], full: bool) -> list[str]:

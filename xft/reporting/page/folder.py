@@ -21,11 +21,12 @@ from xft.evaluation.samples import samples_path
 from xft.hub.named_sets import NAMED_SETS
 from xft.reporting.comparisons import COLUMNS
 from xft.reporting.page.files import is_own, own_files
-from xft.reporting.page.jobs import read_jobs
+from xft.reporting.page.jobs import COSTS, read_job
 from xft.reporting.runs import Result, Row, read_runs, results_of
 from xft.reporting.statistics import significant
 from xft.reporting.tables import score
 from xft.reporting.validation_losses import LOSS
+from xft.store.costs import COSTS_FILE
 
 POINTS = 300  # about, of a training's curve: more are not seen in a chart
 SMOOTHING = 0.05  # of the smoothed loss: the weight of the newest step
@@ -53,7 +54,7 @@ class Results:
     layer, spread. All are lists of dictionaries. solutions: by data set, problem and model. rows:
     the reports of the rows, by name. versions: of packages. config: the configuration as YAML,
     without places and keys that change no result. prompts: by data set and problem. chosen: its
-    values that are not the defaults. jobs: as `read_jobs` reads them. missing: sentences.
+    values that are not the defaults. jobs: job, and as `read_job` reads them. missing: sentences.
     """
 
     folder: Path
@@ -83,7 +84,7 @@ def read_results(folder: Path) -> Results:
     """
     if not folder.is_dir():
         raise UserError(f"there is no folder {folder}. Name the results_dir of a run")
-    results = Results(folder, jobs=read_jobs(folder))
+    results = Results(folder)
     config = _read_config(results)
     _read_summary(results)
     evaluated = _read_evaluations(results)
@@ -91,6 +92,7 @@ def read_results(folder: Path) -> Results:
         _read_prompts(results, config, evaluated)
     _read_metrics(results)
     _read_diversity(results)
+    _read_jobs(results)
     for file in own_files(folder, "**/data/report.json"):
         results.rows[_variation(file.parent.parent, folder)] = read_json(file)
     if not results.rows:
@@ -277,6 +279,16 @@ def _shares(layers: list) -> Iterator[dict]:
     for number, shares in enumerate(shares for layer in layers for shares in layer):
         for expert, share in enumerate(shares, start=1):
             yield {"set": number, "expert": expert, "share": share * len(shares)}
+
+
+def _read_jobs(results: Results) -> None:
+    """Take what the jobs cost: the longest job first."""
+    for file in own_files(results.folder, f"{COSTS}/**/*.{COSTS_FILE}"):
+        with _written_by("store.make", file):
+            stem = file.with_name(file.name.removesuffix(f".{COSTS_FILE}"))
+            name = stem.relative_to(results.folder / COSTS).as_posix()
+            results.jobs.append({"job": name} | read_job(file))
+    results.jobs.sort(key=lambda job: -job["seconds"])
 
 
 def _read_diversity(results: Results) -> None:

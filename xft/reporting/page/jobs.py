@@ -1,30 +1,29 @@
-"""Reads what the jobs of a run took."""
+"""Reads what the jobs of a run cost."""
 
 from pathlib import Path
 
 from xft.checkpoints.strict_json import read_json
-from xft.common.numbers import finite
-from xft.reporting.page.files import own_files
 
+COSTS = "costs"  # the folder, in a results folder, with links to what was measured
 FIGURES = "figures"  # the folder that step report writes beside the page
 
 
-def read_jobs(folder: Path) -> list[dict]:
-    """What each job took, by Snakemake's benchmarks: the longest job first.
+def read_job(file: Path) -> dict:
+    """What a job cost in all its attempts, by its `Costs`.
 
-    job, seconds; memory and asked, MB at most measured and planned; minutes, planned at most; load,
-    percent of one core. A value that was not measured is None. A job that went on after a kill has
-    the values of its last part.
+    parts: the number of attempts. seconds. memory and asked, MB at most measured and planned.
+    minutes, planned at most. load, percent of one core. A value that was not measured is None.
+    Raises an exception like KeyError if the file is not such a file.
     """
-    jobs = []
-    place = folder / "benchmarks"
-    for file in own_files(folder, "benchmarks/**/*.jsonl"):
-        measured = read_json(file)
-        planned = measured.get("resources") or {}
-        name = file.relative_to(place).with_suffix("").as_posix()
-        jobs.append(
-            {"job": name, "seconds": measured["s"]}
-            | {"memory": finite(measured["max_rss"]), "asked": finite(planned.get("mem_mb"))}
-            | {"minutes": finite(planned.get("runtime")), "load": finite(measured["mean_load"])}
-        )
-    return sorted(jobs, key=lambda job: -job["seconds"])
+    costs = read_json(file)
+    attempts, asked = costs["attempts"], costs["asked"]
+    whole = [one for one in attempts if one["processor_seconds"] is not None]
+    busy = sum(one["processor_seconds"] for one in whole)
+    return {
+        "parts": len(attempts),
+        "seconds": sum(one["seconds"] for one in attempts),
+        "memory": max((one["memory_mb"] for one in whole), default=None),
+        "asked": asked["mem_mb"],
+        "minutes": asked["minutes"],
+        "load": 100 * busy / sum(one["seconds"] for one in whole) if whole else None,
+    }

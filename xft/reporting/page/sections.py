@@ -107,7 +107,7 @@ def _losses(comparisons: list[dict]) -> Iterator[Part]:
 def _costs(front: str, run: Results) -> Iterator[Part]:
     trainings = {point["training"] for point in run.curves}
     rows = [
-        (job["job"], f"{job['seconds'] / 60:,.1f}", _rounded(job["memory"]))
+        (_in_parts(job), f"{job['seconds'] / 60:,.1f}", _rounded(job["memory"]))
         for job in run.jobs
         if job["job"] in trainings
     ]
@@ -236,7 +236,7 @@ def _facts(front: str, run: Results) -> Iterator[Part]:
         "versions": (["package", "version"], list(run.versions.items())),
         "jobs": (
             ["job", "seconds", "memory, MB", "requested, MB", "time limit, minutes", "CPU load, %"],
-            [[job["job"], *(_rounded(job[key]) for key in jobs)] for job in run.jobs],
+            [[_in_parts(job), *(_rounded(job[key]) for key in jobs)] for job in run.jobs],
         ),
     }
     for title, (heads, rows) in tables.items():
@@ -244,6 +244,11 @@ def _facts(front: str, run: Results) -> Iterator[Part]:
             yield Part(front + title, table=[heads, *rows])
     if run.config:
         yield Part(f"{front}the complete configuration", text=run.config)
+
+
+def _in_parts(job: dict) -> str:
+    """The name of a job, with the number of its attempts if there were several."""
+    return job["job"] + f" (in {job['parts']} parts)" * (job["parts"] > 1)
 
 
 def _rounded(value: float | None) -> str:
