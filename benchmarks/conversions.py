@@ -5,8 +5,8 @@ and a dense model for moe, ffn, weighted_init and dense. Each step runs as a use
 its own process, with start-up and hashing. After each run, `cp` copies the same number of bytes to
 another place on the same disk, followed by `sync`. The table shows medians.
 
-- The same bytes: the step's output. dense writes an eighth of what it reads, so for dense they are
-  the FFN weights that it merges.
+- The same bytes: the step's output. dense writes an eighth of what it reads, and ffn makes links:
+  for these they are the mixture.
 - Before each run and each cp, the benchmark writes to all free memory and reads the input files
   once. A virtual machine may have given free memory back to its host. The next process that writes
   to that memory waits. This made either the step or cp twice as slow as the other.
@@ -116,9 +116,9 @@ class Step:
 IMPORT = Step("import_reference", ("model",), "import_reference")
 STEPS = (
     Step("moe", ("base",), "moe", flags=(f"--num-experts={NUM_EXPERTS}",)),
-    Step("ffn", ("moe",), "ffn"),
+    Step("ffn", ("moe",), "moe"),
     Step("weighted_init", ("moe", "ffn"), "weighted_init", flags=("--lam=0.75",)),
-    Step("dense", ("weighted_init", "moe", "ffn"), "ffn"),
+    Step("dense", ("weighted_init", "moe", "ffn"), "moe"),
 )
 
 

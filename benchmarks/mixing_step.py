@@ -32,7 +32,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, logging
 from benchmarks.peak import peak_memory
 from benchmarks.timing import interleaved, speed_table
 from workflow_scripts import ffn, moe
-from xft.checkpoints.reader import SINGLE_FILE, Checkpoint
+from xft.checkpoints.reader import Checkpoint
 from xft.conversions.merge import (
     ALPHA,
     initial_logits,
@@ -158,7 +158,8 @@ def report_times(folder: Path, repeats: int) -> bool:
 def report_memory(folder: Path, threads: int) -> bool:
     """Print the peak memory of each way. Returns whether the memory of mixing is low enough."""
     peaks = {name: peak_memory(partial(prepared_way, name, folder, threads)) for name in WAYS}
-    layer = (folder / "ffn" / SINGLE_FILE).stat().st_size / LAYERS_WEIGHED
+    experts = Checkpoint(folder / "ffn")
+    layer = sum(experts.get(name).nbytes for name in experts.names) / LAYERS_WEIGHED
     print(f"{LAYERS_WEIGHED} layers, one layer's experts take {layer / MIB:.0f} MiB")
     print("| way | peak, MiB |\n| :-- | --: |")
     for name, value in peaks.items():

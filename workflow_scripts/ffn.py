@@ -1,6 +1,8 @@
 """Step 3: extract the FFN weights of all experts of a tuned mixture.
 
-Of low-rank experts these are the factors. The base's MLP stays in the mixture alone.
+Of low-rank experts these are the factors. No weight is written: the artifact is an index over hard
+links to the mixture's files, and stays whole without the mixture. On another file system the files
+are copied.
 """
 
 from xft.artifacts.artifact import write_json
@@ -14,13 +16,13 @@ def main(argv: list[str] | None = None) -> None:
     step.path("--out", "DIR", "The FFN weights.")
     args = step.parse_args(argv)
 
-    from xft.conversions.extract import extract_ffn, factor_config
+    from xft.conversions.extract import factor_config, ffn_names
 
     moe = step.open("moe", args.moe, "moe", "moe_sft")
-    plans = extract_ffn(moe.checkpoint)
+    names = ffn_names(moe.checkpoint)
     config = factor_config(moe.checkpoint.config)
     with step.draft() as draft:
-        draft.write_tensors(plans)
+        draft.link_tensors(moe, names)
         if config is not None:
             write_json(draft.path / "config.json", config)
 

@@ -86,7 +86,6 @@ def test_what_a_command_makes_becomes_an_entry_with_a_name(environment):
     assert beside == {"read.txt", "result.txt", COSTS_FILE}
     stated = json.loads((entry / ENTRY_FILE).read_text())
     assert stated["recipe"] == {"step": "moe", "version": 1, "options": {}, "inputs": {}}
-    assert stated["bytes"] == sum((entry / name).stat().st_size for name in beside)
     hashes = {name: hashlib.sha256((entry / name).read_bytes()).hexdigest() for name in beside}
     assert stated["files"] == hashes
     link = Path("results/moe.txt")
@@ -226,7 +225,7 @@ def test_garbage_is_what_no_results_folder_wants(monkeypatch, capsys):
     old, both = plan("old", "both")
     for entry in (old, both):
         entry.mkdir(parents=True)
-        (entry / ENTRY_FILE).write_text('{"bytes": 1}')
+        (entry / ENTRY_FILE).write_text("{}")
     log = Store(Path("store")).log("old", old.name)
     log.parent.mkdir(parents=True)
     log.touch()
@@ -260,7 +259,7 @@ def test_garbage_is_nothing_that_a_moved_project_or_a_renamed_results_folder_sho
     entries = [*plan("kept", results="paper"), *plan("sft")]
     for entry in entries:
         entry.mkdir(parents=True)
-        (entry / ENTRY_FILE).write_text('{"bytes": 1}')
+        (entry / ENTRY_FILE).write_text("{}")
         (entry / "result.txt").touch()
     names.lay({"results/sft.txt": f"{entries[1]}/result.txt"})
     Path("results", CONFIG_FILE).write_text(CONFIG_HEAD)

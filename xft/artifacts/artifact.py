@@ -22,7 +22,7 @@ from xft.artifacts.manifest import (
     read_manifest,
 )
 from xft.checkpoints.reader import INDEX_FILE, Checkpoint, weight_files
-from xft.checkpoints.writer import TensorPlan, write_checkpoint
+from xft.checkpoints.writer import TensorPlan, link_checkpoint, write_checkpoint
 from xft.common.errors import UserError
 from xft.common.files import check_own
 from xft.config.models import MODELS, STEPS
@@ -134,6 +134,12 @@ class Draft:
             raise UserError(
                 f"{error.strerror}: {self.out} needs {megabytes:,.1f} MB. Nothing was changed."
             ) from None
+
+    def link_tensors(self, source: Artifact, names: list[str]) -> None:
+        """Make a checkpoint of some tensors of another artifact, as `link_checkpoint` does."""
+        known = source.manifest.files
+        linked = link_checkpoint(self.path, source.checkpoint, names)
+        self.known_files |= {file: known[file] for file in linked}
 
     def write_model(self, plans: list[TensorPlan], config: dict, like: Path, card: str) -> None:
         """Write a model: tensors, config, and the companion files of the model at `like`.

@@ -13,6 +13,8 @@ from xft.common.errors import UserError
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
 ADAPTER_FILE = "adapter_config.json"
+# In the metadata of an index: its files hold other tensors too, which are not the checkpoint's.
+SELECTION = "is_selection"
 
 
 class CheckpointHeaders:
@@ -40,6 +42,10 @@ class CheckpointHeaders:
     def __contains__(self, name: str) -> bool:
         return name in self._files
 
+    def file(self, name: str) -> str:
+        """The name of the safetensors file that holds a tensor."""
+        return self._files[name]
+
     def shape(self, name: str) -> tuple[int, ...]:
         """The tensor's shape, from the header alone."""
         return self._header(name).shape
@@ -60,15 +66,15 @@ class CheckpointHeaders:
         """The file of each tensor. Reads, and so checks, all headers."""
         index_file, single_file = self.folder / INDEX_FILE, self.folder / SINGLE_FILE
         if os.path.lexists(index_file):
-            return self._check_index(read_json(index_file).get("weight_map"))
+            return self._check_index(read_json(index_file))
         if not self.folder.is_dir():
             raise UserError(f"{self.folder} is not a folder")
         if not os.path.lexists(single_file):
             raise UserError(f"{self.folder} {_instead_of_weights(self.folder)}")
         return dict.fromkeys(self._read(SINGLE_FILE), SINGLE_FILE)
 
-    def _check_index(self, weight_map: object) -> dict[str, str]:
-        index_file = self.folder / INDEX_FILE
+    def _check_index(self, index: dict) -> dict[str, str]:
+        index_file, weight_map = self.folder / INDEX_FILE, index.get("weight_map")
         if not weight_map or not isinstance(weight_map, dict):
             raise UserError(f"{index_file} has no weight_map")
         planned = {}
@@ -82,7 +88,8 @@ class CheckpointHeaders:
                 raise UserError(
                     f"{self.folder / file} lacks {min(lost)}, which the index puts there"
                 )
-            if foreign := held - names:
+            is_selection = (index.get("metadata") or {}).get(SELECTION)
+            if (foreign := held - names) and not is_selection:
                 name = min(foreign)
                 raise UserError(
                     f"{self.folder / file} holds {name}, which {index_file} puts in "

@@ -4,6 +4,7 @@ import hashlib
 import json
 import math
 import os
+import shutil
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from itertools import chain
 from pathlib import Path
 
 from xft.checkpoints.dtypes import DTYPE_BYTES
-from xft.checkpoints.reader import INDEX_FILE, SINGLE_FILE
+from xft.checkpoints.reader import INDEX_FILE, SELECTION, SINGLE_FILE, Checkpoint
 from xft.common.progress import progress
 
 MAX_SHARD_BYTES = 5 * 10**9
@@ -46,10 +47,11 @@ def write_checkpoint(
     """
     shards = _split(plans, max_shard_bytes)
     names = [SINGLE_FILE]
+    total = sum(plan.nbytes for plan in plans)
     if len(shards) > 1:
         names = [f"model-{i:05}-of-{len(shards):05}.safetensors" for i in range(1, len(shards) + 1)]
-        _write_index(folder / INDEX_FILE, dict(zip(names, shards, strict=True)))
-    total = sum(plan.nbytes for plan in plans)
+        files = {p.name: file for file, shard in zip(names, shards, strict=True) for p in shard}
+        _write_index(folder, files, {"total_size": total})
     with progress(desc="write", total=total, unit="B", unit_scale=True) as bar:
         return {
             name: _write_file(folder / name, shard, bar)
@@ -68,12 +70,30 @@ def _split(plans: list[TensorPlan], max_shard_bytes: int) -> list[list[TensorPla
     return shards
 
 
-def _write_index(path: Path, shards: dict[str, list[TensorPlan]]) -> None:
-    index = {
-        "metadata": {"total_size": sum(p.nbytes for shard in shards.values() for p in shard)},
-        "weight_map": {p.name: file for file, shard in shards.items() for p in shard},
-    }
-    path.write_text(json.dumps(index, indent=2, sort_keys=True) + "\n")
+def link_checkpoint(folder: Path, source: Checkpoint, names: Iterable[str]) -> list[str]:
+    """Make a checkpoint of some tensors of another one, whose files are linked or else copied.
+
+    Hard links need one file system. A file that somebody may still change is copied too. Returns
+    the names of the files.
+    """
+    files = {name: source.file(name) for name in names}
+    linked = sorted(set(files.values()))
+    for file in linked:
+        place = (source.folder / file).resolve()
+        try:
+            if place.stat().st_mode & 0o222:
+                raise PermissionError
+            (folder / file).hardlink_to(place)
+        except OSError:
+            shutil.copyfile(place, folder / file)
+    _write_index(folder, files, {SELECTION: True})
+    return linked
+
+
+def _write_index(folder: Path, files: dict[str, str], metadata: dict) -> None:
+    """files: of each tensor, by name."""
+    index = {"metadata": metadata, "weight_map": files}
+    (folder / INDEX_FILE).write_text(json.dumps(index, indent=2, sort_keys=True) + "\n")
 
 
 def _write_file(path: Path, plans: list[TensorPlan], bar) -> dict:

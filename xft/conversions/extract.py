@@ -1,26 +1,21 @@
-"""Step 3: copies the experts' FFN weights of an upcycled model to a checkpoint of their own.
-
-Of low-rank experts these are the factors. The base's MLP stays in the mixture alone.
-"""
+"""Step 3: finds the experts' FFN weights in an upcycled model."""
 
 from xft.checkpoints.layout import FfnLayer, moe_layers, no_shared_expert
 from xft.checkpoints.reader import Checkpoint
-from xft.checkpoints.writer import TensorPlan
 from xft.common.errors import UserError
-from xft.conversions.common import copy_plan
 
 FACTOR_SETTINGS = ("experts", "rank", "lora_alpha")
 
 
-def extract_ffn(moe: Checkpoint) -> list[TensorPlan]:
-    """Plan the FFN tensors of all experts, with their names in the model.
+def ffn_names(moe: Checkpoint) -> list[str]:
+    """The names of the FFN tensors of all experts; of low-rank experts, of their factors.
 
     Raises UserError if the model has no shared expert: the merge needs one.
     """
     layers = moe_layers(moe.names)
     for layer in layers:
         _check_shared(moe, layer)
-    return [copy_plan(moe, name) for layer in layers for name in _names(layer)]
+    return [name for layer in layers for name in _names(layer)]
 
 
 def factor_config(config: dict) -> dict | None:

@@ -64,10 +64,10 @@ class FullTensor(MergedTensor):
 
     def experts(self) -> Iterator:
         """The shared expert's tensor, then each routed expert's, memory-mapped."""
-        yield self.ffn.get(self._shared)
+        yield self.ffn.get_finite(self._shared)
         for name, held in self.layer.fused(self.part):
             if self.projection in held:
-                pieces = self.ffn.get(name).chunk(len(held), dim=1)
+                pieces = self.ffn.get_finite(name).chunk(len(held), dim=1)
                 yield from pieces[held.index(self.projection)]
 
     def merged(self, coefficients):
@@ -170,7 +170,7 @@ class LowRankTensor(MergedTensor):
 
     def _factor(self, letter: str):
         """A [E, r, K] or B [E, N, r], memory-mapped."""
-        return self.ffn.get(self.layer.factor(self.projection, letter))
+        return self.ffn.get_finite(self.layer.factor(self.projection, letter))
 
 
 def merged_tensors(source: Checkpoint, ffn: Checkpoint, shape: tuple[int, ...]) -> list:

@@ -14,7 +14,7 @@ from xft.dag.wanted import Wanted
 from xft.estimates.report import disk_text
 from xft.store import others
 from xft.store.garbage import find_unwanted
-from xft.store.store import size_of
+from xft.store.store import disk_bytes
 
 
 def beginning(config: XftConfig) -> str:
@@ -99,7 +99,7 @@ def failures(run: WorkflowRun) -> Iterator[str]:
 
 def store_line(run: WorkflowRun) -> str:
     """How much the store holds, and how much of it no configuration wants."""
-    held = sum(size_of(entry) for entry in run.store.entries() if not entry.is_symlink())
-    unwanted = sum(each.nbytes for each in find_unwanted(run.store))
+    held = disk_bytes(run.store.entries())
+    unwanted = disk_bytes(each.entry for each in find_unwanted(run.store))
     advice = f", {disk_text(unwanted)} of it for no configuration: xft gc" if unwanted else ""
     return f"{run.store.root} holds {disk_text(held)}{advice}"

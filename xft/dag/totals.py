@@ -18,7 +18,7 @@ from xft.estimates.parameters import Models
 from xft.estimates.report import Plan, disk_text, duration, table
 
 FindPlan = Callable[[XftConfig], Plan]
-STORED = (*MODELS[1:], "ffn")  # the steps whose artifacts take disk space
+STORED = MODELS[1:]  # the steps whose artifacts take disk space
 
 
 def totals(experiment: Experiment, plan_of: FindPlan) -> list[str]:

@@ -19,7 +19,7 @@ def disk_space(models: Models, config: XftConfig) -> dict[str, int]:
     evaluated = (name for name in MODELS[1:] if name in config.evaluation.models)
     names = ["moe", "moe_sft", *evaluated]
     if models.moe.shared_expert:
-        names += ["ffn", "dense"]
+        names.append("dense")
     for name in dict.fromkeys(names):
         if name in ("moe_sft", "sft"):
             job = configured_job(config, name)
@@ -30,12 +30,10 @@ def disk_space(models: Models, config: XftConfig) -> dict[str, int]:
 
 
 def artifact_bytes(models: Models, step: str) -> int:
-    """Bytes of an artifact by its step or model. The base is a folder of links: it counts as 0.
+    """Bytes of an artifact by its step or model. Links, as of base and ffn, count as 0.
 
     So do weighted_init and weighted_trained, which are small.
     """
-    if step == "ffn":
-        return ffn_bytes(models)
     if step in MIXTURES:
         return models.mixture.nbytes
     return models.base.nbytes if step in MODELS[1:] else 0
@@ -55,21 +53,12 @@ def checkpoint_bytes(models: Models, job: Job) -> int:
     return (KEPT + 1) * (job.weight_bytes * weights + state)
 
 
-def ffn_bytes(models: Models) -> int:
-    """Bytes of the experts' own FFN weights, the result of step 3."""
-    return _file_width(models) * models.expert * models.moe.num_experts
-
-
 def expert_bytes(models: Models) -> int:
     """Bytes of the FFN weights in the files that step 6 maps into memory.
 
     Low-rank experts also need the base's MLPs.
     """
     common = models.ffn if models.is_low_rank else 0
-    return _file_width(models) * common + ffn_bytes(models)
-
-
-def _file_width(models: Models) -> int:
-    """Bytes of a weight of the MLPs in the files."""
     layer = models.upcycled[0]
-    return DTYPE_BYTES[models.base.dtype(layer.dense(layer.form.output))]
+    width = DTYPE_BYTES[models.base.dtype(layer.dense(layer.form.output))]
+    return width * (common + models.expert * models.moe.num_experts)

@@ -9,7 +9,7 @@ from xft.checkpoints.strict_json import read_json
 from xft.config.results_folder import CONFIG_FILE, is_results_folder
 from xft.store.names import links_in
 from xft.store.plan import jobs_of
-from xft.store.store import ENTRY, PARTIAL, PLANS, Store, size_of
+from xft.store.store import ENTRY, PARTIAL, PLANS, Store, disk_bytes
 
 SECONDS_PER_DAY = 24 * 3600
 
@@ -28,8 +28,7 @@ def find_unwanted(store: Store) -> Iterator[Unwanted]:
     wanted = wanted_digests(store)
     for entry in store.entries():
         if entry.name.removesuffix(PARTIAL) not in wanted:
-            nbytes = 0 if entry.is_symlink() else size_of(entry)
-            yield Unwanted(entry, nbytes, entry.lstat().st_mtime)
+            yield Unwanted(entry, disk_bytes([entry]), entry.lstat().st_mtime)
 
 
 def wanted_digests(store: Store, but: Path | None = None) -> set[str]:

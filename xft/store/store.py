@@ -4,10 +4,12 @@ import fcntl
 import os
 import re
 import shutil
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, suppress
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import asdict
 from pathlib import Path
+from stat import S_ISREG
 
 from xft.artifacts import claims
 from xft.artifacts.artifact import ENTRY_FILE, as_json, sync, write_json
@@ -130,13 +132,11 @@ def publish(entry: Path, recipe: Recipe) -> None:
 
 
 def _describe(entry: Path, recipe: Recipe) -> dict[str, object]:
-    """What ENTRY_FILE states: the recipe, the bytes of all other files, and the SHA-256 of those
-    right in the entry, by name. Some of them are in no manifest.
+    """What ENTRY_FILE states: the recipe, and the SHA-256 of each other file right in the entry, by
+    name. Some of them are in no manifest.
     """
-    files = {path for path in entry.rglob("*") if path.is_file()} - {entry / ENTRY_FILE}
-    size = sum(path.stat().st_size for path in files if not path.is_symlink())
-    beside = {file.name: hash_file(file) for file in files if file.parent == entry}
-    return {"recipe": asdict(recipe), "bytes": size, "files": beside}
+    files = (path for path in entry.glob("[!.]*") if path.is_file() and path.name != ENTRY_FILE)
+    return {"recipe": asdict(recipe), "files": {file.name: hash_file(file) for file in files}}
 
 
 def entry_faults(entry: Path) -> list[str]:
@@ -171,8 +171,14 @@ def is_whole(entry: Path) -> bool:
     return (entry / ENTRY_FILE).is_file()
 
 
-def size_of(entry: Path) -> int:
-    """Bytes of an entry, whole or not."""
-    with suppress(UserError, KeyError):  # missing or damaged
-        return read_json(entry / ENTRY_FILE)["bytes"]
-    return sum(path.lstat().st_size for path in entry.rglob("*") if path.is_file())
+def disk_bytes(entries: Iterable[Path]) -> int:
+    """The bytes that a disk has more without some entries.
+
+    A file with several hard links counts once, and only if all of them are in these entries.
+    """
+    own = (entry for entry in entries if not entry.is_symlink())
+    status = (path.lstat() for entry in own for path in entry.rglob("*"))
+    links = Counter(
+        (each.st_ino, each.st_nlink, each.st_size) for each in status if S_ISREG(each.st_mode)
+    )
+    return sum(size for (_, number, size), found in links.items() if found == number)

@@ -17,7 +17,7 @@ from xft.common.errors import UserError
 from xft.estimates.report import disk_text
 from xft.store.garbage import SECONDS_PER_DAY, find_unwanted, newest_plans
 from xft.store.plan import jobs_of
-from xft.store.store import MARK, PARTIAL, PLANS, Store
+from xft.store.store import MARK, PARTIAL, PLANS, Store, disk_bytes
 
 PLAN_DAYS = 7  # a job in a queue may still read the plan of an earlier run
 
@@ -66,7 +66,7 @@ def _collect(store: Store, keep_days: float, agreed: bool) -> None:
         days = (now - each.seconds) / SECONDS_PER_DAY
         name = names.get(each.entry.name.removesuffix(PARTIAL), each.entry.parent.name)
         print(f"{each.entry}  {name}, {disk_text(each.nbytes)}, {days:.0f} days old")
-    total = disk_text(sum(each.nbytes for each in found))
+    total = disk_text(disk_bytes(each.entry for each in found))
     if not found:
         print("Nothing to remove: the configurations want all that the store holds.")
     elif agreed or _agrees(f"Remove these {len(found)} entries, {total}? [y/N] "):
