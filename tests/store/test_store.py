@@ -12,6 +12,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from damage import flip_a_bit
 
 from xft.artifacts.artifact import create_artifact
 from xft.cli.running import failure
@@ -266,7 +267,8 @@ def test_another_store_gives_what_is_undamaged(capsys):
     recipe = Recipe("moe", 1, {}, {})
     theirs, ours = (Store(Path(name)).entry("moe", recipe.digest) for name in ("theirs", "ours"))
     with create_artifact(theirs / "artifact", "moe") as draft:
-        (draft.path / "a.txt").write_text("content")
+        (draft.path / "a.bin").touch()
+        os.truncate(draft.path / "a.bin", 2**26 + 1)  # more than is hashed whenever one is opened
     part = SimpleNamespace(entry=ours, rule="moe", digest=ours.name, name="moe")
     (Path("theirs") / MARK).touch()
     others.take(["theirs"], [part])
@@ -276,7 +278,7 @@ def test_another_store_gives_what_is_undamaged(capsys):
     assert not ours.is_symlink() and "another recipe than its name" in capsys.readouterr().err
     (theirs / ENTRY_FILE).write_text(json.dumps({"recipe": asdict(recipe)}))
     others.take(["theirs"], [part])
-    assert ours.is_symlink() and (ours / "artifact/a.txt").read_text() == "content"
+    assert ours.is_symlink() and (ours / "artifact/a.bin").samefile(theirs / "artifact/a.bin")
     ours.unlink()
     metrics = theirs / "metrics.jsonl"  # in no manifest
     metrics.write_text("{}")
@@ -290,8 +292,7 @@ def test_another_store_gives_what_is_undamaged(capsys):
         others.take(["theirs"], [part])
         assert not ours.is_symlink() and f"{metrics} was altered" in capsys.readouterr().err
         metrics.write_text("{}")
-    (theirs / "artifact/a.txt").chmod(0o644)
-    (theirs / "artifact/a.txt").write_text("CONTENT")
+    flip_a_bit(theirs / "artifact/a.bin")
     others.take(["theirs"], [part])
     assert not ours.is_symlink()
     assert "moe is not taken from" in (told := capsys.readouterr().err) and "was altered" in told
