@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1]
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 DOCUMENTS += [ROOT / folder / "README.md" for folder in ("config", "recipes", "resources")]
 # Those whose blocks without a mark tests/slow/test_docs_commands.py runs, in this order.
-RUN = ["docs/own-model.md", "docs/planning.md", "docs/design.md", "docs/data.md", "docs/hub.md"]
+RUN = ["docs/own-model.md", "docs/by-hand.md", "docs/planning.md", "docs/design.md", "docs/hub.md"]
 NEEDS = {"a GPU", "a cluster", "the hub", "a second environment", "some minutes"}
 NEEDS |= {"Docker or Apptainer"}
 FENCE = re.compile(r"^```(\S*)$")

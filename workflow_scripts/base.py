@@ -43,8 +43,7 @@ def link_files(files: Mapping[str, Path], folder: Path, out: Path) -> None:
 def link_target(file: Path, link: Path) -> Path:
     """The target for `link`: a relative path if both are in the working directory, else absolute.
 
-    Relative links still work if the project moves with its model, absolute ones if only the
-    results move.
+    Relative links still work if the project moves with its model, absolute ones if it moves alone.
     """
     here = Path.cwd()
     file, folder = file.resolve(), link.parent

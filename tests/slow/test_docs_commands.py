@@ -42,8 +42,6 @@ def reader(new_project):
     (folder / "config.yaml").write_text(yaml.safe_dump(config))
     (folder / ".venv").symlink_to(sys.prefix)
 
-    rows = first(folder / "resources" / "instructions.jsonl", 48)
-    write_problems(folder / "rows.jsonl", rows)
     shutil.copytree(folder / "resources" / "base", folder / "given")
     problems = {
         "HUMANEVAL_OVERRIDE_PATH": first(folder / "resources" / "problems.jsonl", 4),

@@ -13,6 +13,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from damage import flip_a_bit
 
 from xft.artifacts.artifact import create_artifact
 from xft.cli.running import failure
@@ -297,7 +298,8 @@ def test_another_store_gives_what_is_undamaged(capsys):
     recipe = Recipe("moe", 1, {}, {})
     theirs, ours = (Store(Path(name)).entry("moe", recipe.digest) for name in ("theirs", "ours"))
     with create_artifact(partial(theirs) / "artifact", "moe") as draft:
-        (draft.path / "a.txt").write_text("content")
+        (draft.path / "a.bin").touch()
+        os.truncate(draft.path / "a.bin", 2**26 + 1)  # more than is hashed whenever one is opened
     metrics = partial(theirs) / "metrics.jsonl"  # in no manifest
     metrics.write_text("a loss")
     part = SimpleNamespace(entry=ours, rule="moe", digest=ours.name, name="moe")
@@ -307,7 +309,7 @@ def test_another_store_gives_what_is_undamaged(capsys):
         """Why the artifact is not taken; None if it is."""
         others.take(["theirs"], [part])
         if ours.is_symlink():
-            assert (ours / "artifact/a.txt").read_text() == "content"
+            assert (ours / "artifact/a.bin").samefile(theirs / "artifact/a.bin")
             ours.unlink()
             return None
         return capsys.readouterr().err
@@ -318,12 +320,10 @@ def test_another_store_gives_what_is_undamaged(capsys):
     theirs.rename(partial(theirs))
     publish(theirs, recipe)
     assert taken() is None
-    for file in (theirs / "artifact/a.txt", theirs / "metrics.jsonl"):
-        content = file.read_text()
-        file.chmod(0o644)
-        file.write_text(content.upper())
+    for file in (theirs / "artifact/a.bin", theirs / "metrics.jsonl"):
+        flip_a_bit(file)
         assert re.search(f"moe is not taken from {theirs}: .*{file} was altered", taken())
-        file.write_text(content)
+        flip_a_bit(file)
     assert taken() is None
     file.unlink()
     assert f"{file} was altered" in taken()

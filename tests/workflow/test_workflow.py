@@ -125,14 +125,19 @@ def test_a_job_that_starts_for_a_whole_entry_keeps_it(finished_copy):
     assert entries() == before
 
 
-def test_a_failed_job_shows_its_message_once_and_leaves_what_was_there(finished_copy):
+def test_a_failed_job_gets_more_shows_its_message_once_and_leaves_what_was_there(finished_copy):
     store = finished_copy.folder / "store"
     before = everything(store)
     rows = finished_copy.folder / "resources" / "instructions.jsonl"
     rows.write_text(rows.read_text() + '{"instruction": "a"}\n')
-    done = finished_copy.snakemake(data={"limit": 4000})
+    common = finished_copy.folder / "rules" / "common.smk"
+    asks = "{resources.label}, {resources.mem_mb} MB, {resources.runtime} min"
+    common.write_text(common.read_text().replace("{resources.label}", asks))
+    done = finished_copy.snakemake("--retries", "1", data={"limit": 4000})
     assert done.returncode != 0
-    shown = (done.stdout + done.stderr).partition("tokens failed (log: store/logs/tokens/")[2]
+    asked = re.findall(r"tokens: tokens, (\d+) MB, (\d+) min", done.stdout + done.stderr)
+    assert asked == [("8000", "120"), ("12000", "240")]
+    shown = (done.stdout + done.stderr).rpartition("tokens failed (log: store/logs/tokens/")[2]
     lines = re.findall(r"^(?!Complete log|Elapsed time).+", shown, re.MULTILINE)[1:]
     assert lines[:2] == [
         "tokens failed: 1 bad row:",
