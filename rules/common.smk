@@ -11,6 +11,7 @@ from snakemake.settings.types import DeploymentMethod
 
 from xft.cli.running import explain
 from xft.common.errors import UserError, did_you_mean
+from xft.config.steps import STEPS
 from xft.config.text import read_config
 from xft.config.validation import complete
 from xft.dag.announcements import beginning, failures, store_line, warnings
@@ -112,6 +113,20 @@ def inputs(wildcards):
     begin()
     found = JOBS[wildcards.digest].inputs
     return {name: [ancient(path) for path in found[name]] for name in found}
+
+
+def entry_of(name):
+    """The entries that a job reads as an input of this name."""
+    return lambda wildcards: inputs(wildcards)[name]
+
+
+def besides(step):
+    """The inputs of a job that only some configurations need: files, and further entries."""
+    return lambda wildcards: {
+        name: paths
+        for name, paths in inputs(wildcards).items()
+        if name not in STEPS[step].inputs
+    }
 
 
 def options(wildcards):

@@ -9,7 +9,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema, model_validator
 
-from xft.config.models import MERGED, MODELS
+from xft.config.models import DECLARED, MERGED, MODELS
 from xft.config.section import (
     Commit,
     Name,
@@ -23,6 +23,7 @@ from xft.config.section import (
 from xft.config.training import (
     DistillationConfig,
     MixingTraining,
+    TrainingConfig,
     TuningConfig,
     fault_of_devices,
 )
@@ -409,12 +410,15 @@ class HealConfig(DistillationConfig, TuningConfig):
 class EvaluatedConfig(Section):
     """The models to evaluate, and the problems."""
 
-    models: Annotated[UniqueList[Literal[MODELS]], NOT_EMPTY] = ["base", "moe_sft", "dense"]
-    """Models to evaluate. sft: the base tuned without experts, by section sft. sft_flops: the same
-    with as many FLOPs as the mixture's tuning. soup: the mean of the sft models of all seeds.
-    dense: the merged model of each lambda. uniform: the same with equal shares of the experts,
-    without step 6. experts_only: the same with each routed expert alone. heal: dense, tuned after
-    the merge by section heal."""
+    models: Annotated[UniqueList[Literal[MODELS]], NOT_EMPTY] = Field(
+        ["base", "moe_sft", "dense"],
+        description=" ".join(
+            [
+                "Models to evaluate.",
+                *(f"{model.name}: {model.meaning}." for model in DECLARED if model.meaning),
+            ]
+        ),
+    )
 
     datasets: Annotated[UniqueList[PathText], NOT_EMPTY] = ["humaneval"]
     """humaneval, mbpp, or a file of problems in HumanEval+ form (.jsonl or .jsonl.gz). The two
@@ -600,7 +604,12 @@ FLOPS_KEYS = tuple(
         *("gradient_accumulation_steps", "processes", "nodes"),
     )
 )
-TRAININGS = ("moe_sft", "sft", "mixing", "heal")  # sections, one for each training
+# The sections of the trainings.
+TRAININGS = tuple(
+    name
+    for name, field in XftConfig.model_fields.items()
+    if isinstance(field.annotation, type) and issubclass(field.annotation, TrainingConfig)
+)
 
 
 def fault_of_learned(lam: str) -> str | None:

@@ -54,3 +54,10 @@ def _loader(path: Path) -> type:
 
 def _place(path: Path, mark) -> str:
     return f"{path}, line {mark.line + 1}, column {mark.column + 1}"
+
+
+def as_yaml(values: dict) -> str:
+    """A configuration, or some of it, as YAML."""
+    import yaml
+
+    return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)

@@ -18,7 +18,8 @@ from xft.artifacts.manifest import manifest_path
 from xft.cli.running import failure, without_torchrun
 from xft.common.errors import counted
 from xft.common.progress import last_progress
-from xft.dag.wanted import RESULT, Wanted
+from xft.config.steps import RESULT
+from xft.dag.wanted import Wanted
 from xft.evaluation.samples import journal_path
 from xft.store.store import Store, partial, worker
 from xft.training.checkpoints import step_of

@@ -8,8 +8,6 @@ from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 
-import yaml
-
 from xft.artifacts.files import write_whole
 from xft.artifacts.manifest import manifest_path, read_manifest
 from xft.artifacts.overlap import overlapping
@@ -17,14 +15,16 @@ from xft.common.errors import UserError
 from xft.common.optional import require
 from xft.config.results_folder import CONFIG_FILE, CONFIG_HEAD, is_results_folder
 from xft.config.runs import find_runs
+from xft.config.steps import STEPS
+from xft.config.text import as_yaml
 from xft.config.validation import complete
 from xft.dag.base_fit import check_chat_template
+from xft.dag.contents import FileContents
 from xft.dag.experiment import RUNS_TABLE, Experiment
 from xft.dag.input_checks import check_all_files
 from xft.dag.jobs import find_jobs
-from xft.dag.wanted import FileContents, Wanted
+from xft.dag.wanted import Wanted
 from xft.data.templates import CHAT
-from xft.estimates.jobs import SECTIONS
 from xft.store import names, others
 from xft.store.code import ROOT
 from xft.store.garbage import wanted_digests
@@ -55,7 +55,7 @@ class WorkflowRun:
     @cached_property
     def jobs(self) -> dict[str, Job]:
         """The jobs by the digest of what they make."""
-        return find_jobs(self.experiment)
+        return find_jobs(self.experiment, {*self.to_make})
 
     @property
     def missing(self) -> list[Wanted]:
@@ -144,7 +144,7 @@ class WorkflowRun:
             )
 
     def _check_linked_bases(self) -> None:
-        bases = dict.fromkeys(run.base for run in self.experiment.runs)
+        bases = dict.fromkeys(run.of("base") for run in self.experiment.runs)
         for base in (base for base in bases if is_whole(base.entry)):
             files = [base.place / name for name in read_manifest(manifest_path(base.place)).files]
             if gone := [file for file in files if not file.exists()]:
@@ -180,8 +180,8 @@ class WorkflowRun:
         others.take(self.config.stores, self.missing)
         self._plan = write_plan(self.store, self.results, self.jobs)
         self.memory.save()
-        text = yaml.safe_dump(self.config.model_dump(), sort_keys=False, allow_unicode=True)
-        write_whole(self.results / CONFIG_FILE, CONFIG_HEAD + _commit() + text)
+        text = CONFIG_HEAD + _commit() + as_yaml(self.config.model_dump())
+        write_whole(self.results / CONFIG_FILE, text)
         write_whole(self.results / RUNS_TABLE, self.experiment.table(self.results))
         self.lay_names()
 
@@ -215,9 +215,9 @@ class WorkflowRun:
 
 def _choices(part: Wanted) -> Iterator[str]:
     """The values of a job's options for which a package may have to be installed."""
-    config = part.run.config
-    if part.rule in SECTIONS:
-        yield from (*getattr(config, SECTIONS[part.rule]).choices, *config.report_to)
+    config, section = part.run.config, STEPS[part.rule].section
+    if section:
+        yield from (*getattr(config, section).choices, *config.report_to)
     if part.rule == "moe_sft":
         yield f"train_rest = {config.moe.train_rest}"
     if part.rule == "eval" and "backend" in part.options:

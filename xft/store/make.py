@@ -13,6 +13,8 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Iterable
+from itertools import chain
 from pathlib import Path
 
 from xft.artifacts.claims import OWNER, this_process
@@ -23,13 +25,14 @@ from xft.common.progress import JOB
 from xft.store import names
 from xft.store.costs import COSTS_FILE, Costs
 from xft.store.memory import content_hash
-from xft.store.plan import Job, read_plan
+from xft.store.plan import VIEW, Job, read_plan
 from xft.store.store import Store, claimed, is_whole, partial, publish
 
 
 def make(entry: Path, command: list[str]) -> int:
     """Run a command and put what it makes into the store. Returns the command's exit status."""
-    job = read_plan()[entry.name]
+    jobs = read_plan()
+    job = jobs[entry.name]
     names.lay(job.logs)
     if not is_whole(entry):
         _check_unchanged(job)
@@ -39,6 +42,7 @@ def make(entry: Path, command: list[str]) -> int:
             partial(entry).rmdir()
         else:
             made = partial(entry) / job.resources["file"]
+            names.lay(_view(entry, job, jobs.values()))
             if not _is_finished(made) and (status := _run(entry, command, job, lock)):
                 return status
             try:
@@ -49,6 +53,19 @@ def make(entry: Path, command: list[str]) -> int:
             publish(entry, job.recipe)
     names.lay(job.links | job.logs)
     return 0
+
+
+def _view(entry: Path, job: Job, jobs: Iterable[Job]) -> dict[str, str]:
+    """Links to what the inputs of a job hold, by their names in the results folder."""
+    if not job.shows:
+        return {}
+    entries, folder = {*chain(*job.inputs.values())}, partial(entry) / VIEW
+    return {
+        str(folder / os.path.relpath(name, job.shows)): target
+        for each in jobs
+        for name, target in each.links.items()
+        if os.path.dirname(target) in entries  # noqa: PTH120 (there may be thousands)
+    }
 
 
 def _check_unchanged(job: Job, made: Path | None = None) -> None:
@@ -106,7 +123,7 @@ def _run(entry: Path, command: list[str], job: Job, lock: int) -> int:
             "docs/troubleshooting.md says what to do",
             file=sys.stderr,
         )
-    nothing_kept = {OWNER, COSTS_FILE, *job.texts}
+    nothing_kept = {OWNER, COSTS_FILE, *(Path(name).parts[0] for name in job.texts)}
     if status and {path.name for path in partial(entry).iterdir()} <= nothing_kept:
         shutil.rmtree(partial(entry))
     return status if status >= 0 else 128 - status

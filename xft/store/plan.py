@@ -16,6 +16,7 @@ from xft.common.errors import UserError
 from xft.store.recipe import Recipe
 from xft.store.store import PLANS, Store
 
+VIEW = ".results"
 PLAN = "XFT_PLAN"  # the environment variable with the plan's path
 
 
@@ -27,7 +28,8 @@ class Job:
     the names in its rule. options: flags of the step. resources: what it asks a scheduler for.
     links, logs: paths in the results folder, each with its target in the store. texts: files that
     the step reads, by their name in the unfinished entry. contents: the hashes of the user's files
-    that it reads, by path.
+    that it reads, by path. shows: the results folder, if the step reads what its inputs hold by
+    their names there: as links in the folder VIEW of the unfinished entry.
     """
 
     name: str
@@ -39,6 +41,7 @@ class Job:
     logs: dict[str, str]
     texts: dict[str, str] = field(default_factory=dict)
     contents: dict[str, str] = field(default_factory=dict)
+    shows: str | None = None
 
 
 def write_plan(store: Store, results: Path, jobs: Mapping[str, Job]) -> Path:

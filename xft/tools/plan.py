@@ -25,9 +25,9 @@ DEFAULT_GPU = "h100"
 def main(argv: list[str] | None = None) -> None:
     args = _parser().parse_args(argv)
 
+    from xft.dag.contents import NoContents
     from xft.dag.experiment import Experiment
     from xft.dag.totals import totals
-    from xft.dag.wanted import NoContents
     from xft.estimates.report import report
 
     values = read_overlaid(args.config)
