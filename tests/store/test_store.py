@@ -47,7 +47,7 @@ def place(tmp_path, monkeypatch) -> Path:
 
 def plan(*steps: str, results: str = "results", **about) -> list[Path]:
     """The entries of a plan with a job for each step. about: more fields of the jobs."""
-    Path(results).mkdir(exist_ok=True)
+    Path(results).mkdir(exist_ok=True, parents=True)
     store, jobs, entries = Store(Path("store")), {}, []
     os.close(store.open())
     for step in steps:
@@ -217,7 +217,7 @@ def test_garbage_is_what_no_results_folder_wants(monkeypatch, capsys):
     with pytest.raises(UserError, match="--yes"):
         gc.main(["store"])
     Path("results").rename("moved")
-    with pytest.raises(UserError, match="the workflow once before"):
+    with pytest.raises(UserError, match=r"store served is there, or beside .* into it"):
         gc.main(["store", "--yes"])
     Path("moved").rename("results")
     gc.main(["store", "--yes"])
@@ -246,6 +246,28 @@ def test_garbage_is_nothing_that_a_moved_project_or_a_renamed_results_folder_sho
     gc.main(["store", "--yes"])
     assert not entries[1].exists() and entries[0].exists()
     assert f"{entries[1]}  sft, 0 KB" in capsys.readouterr().out
+
+
+def test_garbage_is_nothing_that_a_renamed_results_folder_alone_shows_or_was_making(capsys):
+    made, half = plan("moe", "moe_sft", results="results/demo")
+    made.mkdir(parents=True)
+    (made / "result.txt").touch()
+    partial(half).mkdir(parents=True)
+    (file,) = Path("store/plans").iterdir()
+    file.with_suffix(".md").touch()
+    unfinished = {"results/demo/summary.md": str(file.with_suffix(".md"))}
+    names.lay({"results/demo/moe.txt": f"{made}/result.txt"} | unfinished)
+    Path("results/demo", CONFIG_FILE).write_text(CONFIG_HEAD)
+    Path("results/demo").rename("results/new")
+    for path in (file, file.with_suffix(".md")):
+        os.utime(path, (0, 0))
+    gc.main(["store", "--yes"])
+    assert "Nothing to remove" in capsys.readouterr().out
+    assert Path("results/new/summary.md").exists() and file.exists()
+    shutil.rmtree("results/new")
+    plan("other")
+    gc.main(["store", "--yes"])
+    assert not made.exists() and not partial(half).exists()
 
 
 def test_garbage_is_no_model_that_a_wanted_base_links_to():
