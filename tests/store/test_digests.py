@@ -24,7 +24,7 @@ from xft.dag.totals import warn_of_full_disk
 from xft.estimates.disk import disk_space
 from xft.estimates.resources import Requests
 from xft.store.memory import content_hash
-from xft.store.store import ENTRY_FILE, partial
+from xft.store.store import ENTRY_FILE, claimed, partial
 
 TRAINED = {"moe_sft", "ffn", "weighted_init/lam~0.75", "weighted_trained/lam~0.75"}
 SHOWN = {"summary.csv", "report.html"}
@@ -394,6 +394,12 @@ def test_a_store_has_one_run_at_a_time(place):
     first.begin()
     with pytest.raises(UserError, match=r"store is in use by process \d+ of .*`stores`"):
         wants(seed=1).begin()
+    first.close()
+    moe, sft = (first.experiment.by_name[name] for name in ("moe", "moe_sft"))
+    with claimed(moe.entry), claimed(sft.entry):  # of jobs that outlived their run
+        told = [rf"{job.name} is still .*{job.digest}\.log" for job in (moe, sft)]
+        with pytest.raises(UserError, match="\n".join([*told, "Wait "])):
+            wants().begin()
 
 
 def test_tables_stay_with_what_was_changed_until_there_are_new_ones():

@@ -205,13 +205,14 @@ def test_garbage_is_what_no_results_folder_wants(monkeypatch, capsys):
     assert list(find_unwanted(store)) == []
     shutil.rmtree("elsewhere")
     assert [each.entry for each in find_unwanted(store)] == [old]
-    half = partial(store.entry("moe_sft", "0" * 16))
-    half.mkdir(parents=True)
-    with claimed(store.entry("moe_sft", "0" * 16)):  # of a job that outlived its run
-        with pytest.raises(UserError, match=f"moe_sft is still .* {os.getpid()} .*{half}"):
+    first, second = (store.entry(step, "0" * 16) for step in ("moe_sft", "sft"))
+    with claimed(first), claimed(second):  # of jobs that outlived their run
+        told = rf"moe_sft is still .* {os.getpid()} .*\nsft is still .* {os.getpid()} .*\nWait "
+        with pytest.raises(UserError, match=told):
             gc.main(["store", "--yes"])
-        assert old.exists() and half.exists()
-    assert {each.entry for each in find_unwanted(store)} == {old, half}
+        assert old.exists()
+    halves = {partial(first), partial(second)}
+    assert {each.entry for each in find_unwanted(store)} == {old, *halves}
     gc.main(["store", "--yes", "--keep-days", "1"])
     assert old.exists() and "Nothing to remove" in capsys.readouterr().out
     with pytest.raises(UserError, match="--yes"):
@@ -221,7 +222,8 @@ def test_garbage_is_what_no_results_folder_wants(monkeypatch, capsys):
         gc.main(["store", "--yes"])
     Path("moved").rename("results")
     gc.main(["store", "--yes"])
-    assert not old.exists() and not half.exists() and not log.exists() and both.exists()
+    assert not old.exists() and not log.exists() and both.exists()
+    assert not any(half.exists() for half in halves)
 
 
 def test_garbage_is_nothing_that_a_moved_project_or_a_renamed_results_folder_shows(capsys):

@@ -31,7 +31,7 @@ from xft.store.code import ROOT
 from xft.store.garbage import wanted_digests
 from xft.store.memory import Memory
 from xft.store.plan import Job, write_plan
-from xft.store.store import ENTRY_FILE, is_whole, worker
+from xft.store.store import ENTRY_FILE, is_whole
 
 MEMORY_FILE = ".memory.json"  # in the store
 
@@ -172,12 +172,7 @@ class WorkflowRun:
             return
         self.begun, self.began = True, time.time()
         self._lock = self.store.open()
-        for part in self.to_make:
-            if busy := worker(part.entry):
-                raise UserError(
-                    f"{part.name} is still being made by {busy}, from an earlier run: "
-                    f"{self.store.log(part.rule, part.digest)}. Wait until it has ended, or stop it"
-                )
+        self.store.check_idle({part.entry: part.name for part in self.to_make})
         others.take(self.config.stores, self.missing)
         self._plan = write_plan(self.store, self.results, self.jobs)
         self.memory.save()

@@ -11,7 +11,6 @@ import sys
 import time
 from pathlib import Path
 
-from xft.artifacts.claims import worker
 from xft.cli import flags
 from xft.common.errors import UserError
 from xft.estimates.report import disk_text
@@ -54,7 +53,10 @@ def _collect(store: Store, keep_days: float, agreed: bool) -> None:
         )
     plans = store.root.glob(f"{PLANS}/*.json")
     names = {digest: job.name for plan in plans for digest, job in jobs_of(plan).items()}
-    _check_idle(store, names)
+    parts = [entry for entry in store.entries() if entry.suffix == PARTIAL]
+    store.check_idle(
+        {part.with_suffix(""): names.get(part.stem, part.parent.name) for part in parts}
+    )
     kept = wanted_digests(store) | {plan.stem for plan in served.values() if plan}
     for plan in store.root.glob(f"{PLANS}/*"):
         age = now - plan.stat().st_mtime
@@ -73,20 +75,6 @@ def _collect(store: Store, keep_days: float, agreed: bool) -> None:
         for each in found:
             _remove(each.entry, store)
         print(f"Removed: {total}")
-
-
-def _check_idle(store: Store, names: dict[str, str]) -> None:
-    """Raise UserError if a job outlived its run: it still reads its inputs.
-
-    names: of jobs, by digest.
-    """
-    for entry in store.entries():
-        if entry.name.endswith(PARTIAL) and (busy := worker(entry)):
-            name = names.get(entry.name.removesuffix(PARTIAL), entry.parent.name)
-            raise UserError(
-                f"{name} is still being made by {busy}, from an earlier run: {entry}. Wait until "
-                "it has ended, or stop it. Nothing was removed."
-            )
 
 
 def _agrees(question: str) -> bool:
