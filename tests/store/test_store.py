@@ -227,49 +227,34 @@ def test_garbage_is_what_no_results_folder_wants(monkeypatch, capsys):
 
 
 def test_garbage_is_nothing_that_a_moved_project_or_a_renamed_results_folder_shows(capsys):
-    entries = [*plan("kept", results="paper"), *plan("sft")]
-    for entry in entries:
-        entry.mkdir(parents=True)
-        (entry / ENTRY_FILE).write_text('{"bytes": 1}')
-        (entry / "result.txt").touch()
-    names.lay({"results/sft.txt": f"{entries[1]}/result.txt"})
+    """Nor what the unfinished run into a renamed one has made."""
+    whole, half = plan("sft", "moe_sft")
+    whole.mkdir(parents=True)
+    (whole / "result.txt").touch()
+    partial(half).mkdir(parents=True)
+    (file,) = Path("store/plans").iterdir()
+    unfinished = file.with_suffix(".md")
+    unfinished.touch()
+    names.lay({"results/sft.txt": f"{whole}/result.txt", "results/summary.md": str(unfinished)})
     Path("results", CONFIG_FILE).write_text(CONFIG_HEAD)
-    project = Path("project")
-    project.mkdir()
-    for folder in ("store", "results", "paper"):
-        Path(folder).rename(project / folder)
-    os.chdir(project)
+    Path("project").mkdir()
+    for path in (file, unfinished):
+        os.utime(path, (0, 0))
+    for folder in ("store", "results"):
+        Path(folder).rename(f"project/{folder}")
+    os.chdir("project")
     store = Store(Path("store"))
     assert list(find_unwanted(store)) == []  # the whole project was moved
     Path("results").rename("seed_1")
+    gc.main(["store", "--yes"])
+    assert "Nothing to remove" in capsys.readouterr().out
+    assert Path("seed_1/summary.md").exists()
     plan("other")  # the next configuration takes the name
     assert list(find_unwanted(store)) == []
     shutil.rmtree("seed_1")
     gc.main(["store", "--yes"])
-    assert not entries[1].exists() and entries[0].exists()
-    assert f"{entries[1]}  sft, 0 KB" in capsys.readouterr().out
-
-
-def test_garbage_is_nothing_that_a_renamed_results_folder_alone_shows_or_was_making(capsys):
-    made, half = plan("moe", "moe_sft", results="results/demo")
-    made.mkdir(parents=True)
-    (made / "result.txt").touch()
-    partial(half).mkdir(parents=True)
-    (file,) = Path("store/plans").iterdir()
-    file.with_suffix(".md").touch()
-    unfinished = {"results/demo/summary.md": str(file.with_suffix(".md"))}
-    names.lay({"results/demo/moe.txt": f"{made}/result.txt"} | unfinished)
-    Path("results/demo", CONFIG_FILE).write_text(CONFIG_HEAD)
-    Path("results/demo").rename("results/new")
-    for path in (file, file.with_suffix(".md")):
-        os.utime(path, (0, 0))
-    gc.main(["store", "--yes"])
-    assert "Nothing to remove" in capsys.readouterr().out
-    assert Path("results/new/summary.md").exists() and file.exists()
-    shutil.rmtree("results/new")
-    plan("other")
-    gc.main(["store", "--yes"])
-    assert not made.exists() and not partial(half).exists()
+    assert not whole.exists() and not partial(half).exists()
+    assert f"{whole}  sft, 0, " in capsys.readouterr().out
 
 
 def test_garbage_is_no_model_that_a_wanted_base_links_to():
