@@ -26,7 +26,7 @@ IN_CONTAINERS = (
     DeploymentMethod.APPTAINER in workflow.deployment_settings.deployment_method
 )
 RUN = None  # in the processes of jobs, which read the plan of the main process
-shorten(workflow.output_settings.dryrun)
+shorten(workflow)
 
 try:
     for file in workflow.configfiles if workflow.is_main_process else ():
@@ -100,8 +100,8 @@ def log_of(step):
 
 
 def begin():
-    """Lock the store and write the plan, unless this is a dry run or a job's own process."""
-    if RUN and not workflow.dryrun:
+    """Lock the store and write the plan, if this process is to run jobs: not for -n or --dag."""
+    if RUN and workflow.executor_plugin and not workflow.dryrun:
         try:
             RUN.begin()
         except (UserError, OSError) as error:
@@ -179,9 +179,19 @@ def announce(parts):
         warn(line)
 
 
+@cache
+def show_results():
+    """Print the verdict and the scores of a finished configuration, once."""
+    if Path(RESULTS, "report.html").exists():
+        print(head(Path(RESULTS, "summary.md").read_text()))
+        print(f"Charts and solutions, for a browser: {RESULTS}/report.html", flush=True)
+
+
 def targets(wildcards):
     """The entries of what a run makes in the end."""
     announce(RUN.experiment.targets)
+    if RUN.begun and not RUN.to_make:
+        show_results()  # Snakemake calls no onsuccess where nothing is to be done
     return [ancient(str(part.entry)) for part in RUN.experiment.targets]
 
 
@@ -220,9 +230,7 @@ onstart:
 
 onsuccess:
     RUN.lay_names()
-    if Path(RESULTS, "report.html").exists():
-        print(head(Path(RESULTS, "summary.md").read_text()))
-        print(f"Charts and solutions, for a browser: {RESULTS}/report.html")
+    show_results()
     print(store_line(RUN))
 
 

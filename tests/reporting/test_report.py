@@ -123,16 +123,21 @@ def test_layers_have_their_numbers_in_the_model(page, finished):
     assert {bar["layer"] for bar in page.charts["Spread of the experts"]} == {*upcycled}
 
 
-def test_the_verdict_is_that_of_the_summary(page, finished):
-    """Of four problems, which no model solves with 16 tokens."""
-    summary = (finished.results / "summary.md").read_text()
-    verdict = [line.removeprefix("- ") for line in summary.partition("\n\n")[0].splitlines()]
-    assert (
-        "With 4 problems and 3 pairs of models, no difference in pass@1 can be significant."
-        in verdict
-    )
-    for line in verdict:
-        assert page.text.count(line) == 2  # and in the summary as text
+def test_the_verdict_is_that_of_the_summary(page, finished, tmp_path):
+    """Of four problems, which no model solves with 16 tokens; and of a difference of 16.25 points,
+    which rounds up or down by its last bit.
+    """
+    few = "With 4 problems and 3 pairs of models, no difference in pass@1 can be significant."
+    write_results(tmp_path, {"base": 0, "sft": 13}, count=80)
+    for folder, shown, said in (
+        (finished.results, page, few),
+        (tmp_path, write_report(tmp_path), "than base on own (80 problems): significant, p < 0.00"),
+    ):
+        summary = (folder / "summary.md").read_text()
+        verdict = [line.removeprefix("- ") for line in summary.partition("\n\n")[0].splitlines()]
+        assert said in "\n".join(verdict)
+        for line in verdict:
+            assert shown.text.count(line) == 2  # and in the summary as text
 
 
 def test_a_run_shows_in_its_own_report_what_its_jobs_cost(finished):

@@ -7,7 +7,6 @@ import re
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
 from evaluations import write_evaluation, write_table
 
@@ -17,7 +16,6 @@ from xft.common.errors import UserError
 from xft.evaluation import lm_eval_result
 from xft.reporting.contamination import CONTAMINATION
 from xft.reporting.validation_losses import LOSS
-from xft.reporting.verdict import verdict
 from xft.tools import verify
 
 
@@ -127,16 +125,6 @@ def test_the_files_and_the_terminal_hold_the_scores(runs, capsys):
     assert text.startswith(printed) and "100.0 % (99.0 to 100.0; 378) " in printed
     before = Path("results/comparisons.csv").read_bytes()
     assert runs.summarise()[0] == text and Path("results/comparisons.csv").read_bytes() == before
-
-
-def test_the_verdict_follows_from_the_file_of_comparisons(runs):
-    """A loss is lower by 1.1458496. Rounded to six digits and then to four, it is 1.1459."""
-    runs.add("base", 9, losses=[3.0] * 40)
-    runs.add("sft", 9, losses=[3.0 - 1.1458496] * 40)
-    text, _, _ = runs.summarise()
-    lines = verdict(pd.read_csv("results/comparisons.csv"))
-    assert text.startswith("".join(f"- {line}\n" for line in lines))
-    assert any("1.1458 (" in line for line in lines)
 
 
 def test_the_manifest_names_the_files_that_were_read(runs):

@@ -24,7 +24,7 @@ from xft.dag.totals import warn_of_full_disk
 from xft.estimates.disk import disk_space
 from xft.estimates.resources import Requests
 from xft.store.memory import content_hash
-from xft.store.store import ENTRY_FILE, partial
+from xft.store.store import ENTRY_FILE, claimed, partial
 
 TRAINED = {"moe_sft", "ffn", "weighted_init/lam~0.75", "weighted_trained/lam~0.75"}
 SHOWN = {"summary.csv", "report.html"}
@@ -394,6 +394,39 @@ def test_a_store_has_one_run_at_a_time(place):
     first.begin()
     with pytest.raises(UserError, match=r"store is in use by process \d+ of .*`stores`"):
         wants(seed=1).begin()
+    first.close()
+    moe, sft = (first.experiment.by_name[name] for name in ("moe", "moe_sft"))
+    with claimed(moe.entry), claimed(sft.entry):  # of jobs that outlived their run
+        told = [rf"{job.name} is still .*{job.digest}\.log" for job in (moe, sft)]
+        with pytest.raises(UserError, match="\n".join([*told, "Wait "])):
+            wants().begin()
+
+
+def test_tables_stay_with_what_was_changed_until_there_are_new_ones():
+    def shown(**config) -> str:
+        run = wants(**config)
+        run.begin()
+        run.close()
+        return Path("results/summary.md").read_text()
+
+    assert shown().startswith("15 of 15 results are missing, so there are no tables yet.")
+    run, old = wants(), "- a verdict\n\n| a table |\n"
+    fill(run)
+    (run.experiment.summary.entry / "summary.md").write_text(old)
+    assert shown() == old
+    changed = {"mixing": {"max_steps": 3}}
+    for config, since in (
+        (changed, "mixing.max_steps: None -> 3"),
+        (changed, "mixing.max_steps: None -> 3"),
+        ({"seed": 7}, "mixing.max_steps: None -> 3; mixing.max_steps: 3 -> None; seed: 42 -> 7"),
+    ):
+        first, count, *rest = shown(**config).split("\n", 2)
+        assert first == f"These tables are of an earlier configuration. Changed since then: {since}"
+        assert re.match(r"\d+ of 15 results of the present one are missing\.", count)
+        assert rest == [f"\n{old}"]
+    assert shown(gpus=0) == old
+    Path("rows.jsonl").write_text(json.dumps(ROW | {"response": "b + a"}))
+    assert "Changed since then: a file or the code\n" in shown()
 
 
 def test_merged_models_of_another_results_folder_stay(place):

@@ -50,7 +50,7 @@ def place(tmp_path, monkeypatch) -> Path:
 
 def plan(*steps: str, results: str = "results", **about) -> list[Path]:
     """The entries of a plan with a job for each step. about: more fields of the jobs."""
-    Path(results).mkdir(exist_ok=True)
+    Path(results).mkdir(exist_ok=True, parents=True)
     store, jobs, entries = Store(Path("store")), {}, []
     os.close(store.open())
     for step in steps:
@@ -237,47 +237,56 @@ def test_garbage_is_what_no_results_folder_wants(monkeypatch, capsys):
     assert list(find_unwanted(store)) == []
     shutil.rmtree("elsewhere")
     assert [each.entry for each in find_unwanted(store)] == [old]
-    half = partial(store.entry("moe_sft", "0" * 16))
-    half.mkdir(parents=True)
-    with claimed(store.entry("moe_sft", "0" * 16)):  # of a job that outlived its run
-        with pytest.raises(UserError, match=f"moe_sft is still .* {os.getpid()} .*{half}"):
+    first, second = (store.entry(step, "0" * 16) for step in ("moe_sft", "sft"))
+    with claimed(first), claimed(second):  # of jobs that outlived their run
+        told = rf"moe_sft is still .* {os.getpid()} .*\nsft is still .* {os.getpid()} .*\nWait "
+        with pytest.raises(UserError, match=told):
             gc.main(["store", "--yes"])
-        assert old.exists() and half.exists()
-    assert {each.entry for each in find_unwanted(store)} == {old, half}
+        assert old.exists()
+    halves = {partial(first), partial(second)}
+    assert {each.entry for each in find_unwanted(store)} == {old, *halves}
     gc.main(["store", "--yes", "--keep-days", "1"])
     assert old.exists() and "Nothing to remove" in capsys.readouterr().out
     with pytest.raises(UserError, match="--yes"):
         gc.main(["store"])
     Path("results").rename("moved")
-    with pytest.raises(UserError, match="the workflow once before"):
+    with pytest.raises(UserError, match=r"store served is there, or beside .* into it"):
         gc.main(["store", "--yes"])
     Path("moved").rename("results")
     gc.main(["store", "--yes"])
-    assert not old.exists() and not half.exists() and not log.exists() and both.exists()
+    assert not old.exists() and not log.exists() and both.exists()
+    assert not any(half.exists() for half in halves)
 
 
 def test_garbage_is_nothing_that_a_moved_project_or_a_renamed_results_folder_shows(capsys):
-    entries = [*plan("kept", results="paper"), *plan("sft")]
-    for entry in entries:
-        entry.mkdir(parents=True)
-        (entry / ENTRY_FILE).write_text("{}")
-        (entry / "result.txt").touch()
-    names.lay({"results/sft.txt": f"{entries[1]}/result.txt"})
+    """Nor what the unfinished run into a renamed one has made."""
+    whole, half = plan("sft", "moe_sft")
+    whole.mkdir(parents=True)
+    (whole / "result.txt").touch()
+    partial(half).mkdir(parents=True)
+    (file,) = Path("store/plans").iterdir()
+    unfinished = file.with_suffix(".md")
+    unfinished.touch()
+    names.lay({"results/sft.txt": f"{whole}/result.txt", "results/summary.md": str(unfinished)})
     Path("results", CONFIG_FILE).write_text(CONFIG_HEAD)
-    project = Path("project")
-    project.mkdir()
-    for folder in ("store", "results", "paper"):
-        Path(folder).rename(project / folder)
-    os.chdir(project)
+    Path("project").mkdir()
+    for path in (file, unfinished):
+        os.utime(path, (0, 0))
+    for folder in ("store", "results"):
+        Path(folder).rename(f"project/{folder}")
+    os.chdir("project")
     store = Store(Path("store"))
     assert list(find_unwanted(store)) == []  # the whole project was moved
     Path("results").rename("seed_1")
+    gc.main(["store", "--yes"])
+    assert "Nothing to remove" in capsys.readouterr().out
+    assert Path("seed_1/summary.md").exists()
     plan("other")  # the next configuration takes the name
     assert list(find_unwanted(store)) == []
     shutil.rmtree("seed_1")
     gc.main(["store", "--yes"])
-    assert not entries[1].exists() and entries[0].exists()
-    assert f"{entries[1]}  sft, 0 KB" in capsys.readouterr().out
+    assert not whole.exists() and not partial(half).exists()
+    assert f"{whole}  sft, 0, " in capsys.readouterr().out
 
 
 def test_garbage_is_no_model_that_a_wanted_base_links_to():

@@ -65,6 +65,7 @@ def test_what_is_finished_is_counted_and_what_is_not_is_listed(told):
     jobs = [line.split() for line in lines[lines.index("next run: 5") + 1 :][:5]]
     made = wants(mixing={"max_steps": 3}).to_make
     assert jobs == [[part.name, str(part.entry)] for part in made]
+    assert lines[-1] == "To go on: run `snakemake --cores all --configfile mine.yaml`."
     assert lines[0] == "finished: 10 of 15" and "  eval              2 of 3" in lines
 
 
@@ -135,6 +136,18 @@ def test_a_job_that_was_cut_off_is_told_with_what_is_kept(told):
     assert lines.endswith(
         ": run `snakemake --unlock`, then run the same snakemake command again.\n"
     )
+
+
+def test_a_renamed_results_folder_goes_on_under_its_new_name(told):
+    begun("moe_sft")
+    Path("results").rename("new name")
+    assert told("new name").endswith(
+        "To go on: run the same snakemake command again with --config results_dir='new name'.\n"
+    )
+    Path("elsewhere").mkdir()
+    Path("new name").rename("elsewhere/results")
+    with pytest.raises(UserError, match="results_dir = results, not elsewhere/results"):
+        told("elsewhere/results")
 
 
 def test_nothing_is_changed_and_nothing_heavy_imported(place):

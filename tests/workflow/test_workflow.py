@@ -52,10 +52,21 @@ def test_another_lambda_runs_its_chain_alone_wherever_the_store_lies(
         if path.is_file():
             os.utime(path)
     project = Project(moved, finished_copy.overlay)
+    earlier = (project.results / "summary.md").read_text()
+    done = project.snakemake("--until", "weighted_trained", merge={"lambdas": [0.85]})
+    assert project.rules(done) == ["weighted_init", "weighted_trained"], done.stderr
+    assert re.findall(r"\d of \d steps \(\d+%\)", done.stderr) == [
+        *("1 of 2 steps (50%)", "2 of 2 steps (100%)")
+    ]
+    assert (project.results / "summary.md").read_text() == (
+        "These tables are of an earlier configuration. Changed since then: merge.lambdas: "
+        "['0.75'] -> ['0.85']\n4 of 15 results of the present one are missing. Run snakemake "
+        f"without a target to make them.\n\n{earlier}"
+    )
     done = project.snakemake(merge={"lambdas": [0.85]})
     shown = done.stdout + done.stderr
     assert done.returncode == 0, shown
-    assert project.rules(done) == LAMBDA_CHAIN
+    assert project.rules(done) == ["dense", "eval", "report", "summary"]
     after = artifact_hashes(project)
     tables = {"summary.csv", "summary.md", "comparisons.csv", "summary.csv.manifest.json"}
     tables.add("runs.csv")
@@ -69,8 +80,10 @@ def test_another_lambda_runs_its_chain_alone_wherever_the_store_lies(
     assert not re.search("Select|Execute|jobid|resources:", shown)
     assert head((project.results / "summary.md").read_text()) in done.stdout
 
-    assert project.run() == []  # back to the lambda before
+    done = project.snakemake()  # back to the lambda before
+    assert project.rules(done) == [] and done.stdout.startswith(f"{head(earlier)}\n")
     assert artifact_hashes(project) == before
+    assert "metadata" not in project.snakemake("--dry-run").stdout
 
 
 def test_a_result_is_made_by_its_name(finished_copy):
@@ -90,17 +103,20 @@ def test_a_dry_run_has_one_line_for_each_job(finished_copy):
     assert len((done.stdout + done.stderr).splitlines()) <= len(ALL) + 6
 
 
-def test_a_dry_run_of_one_result_warns_and_works_beside_a_run(finished_copy):
+def test_what_makes_nothing_changes_nothing_and_works_beside_a_run(finished_copy):
     lock = finished_copy.folder / ".snakemake" / "locks" / "0.output.lock"
     lock.parent.mkdir(parents=True)
     lock.write_text("results/moe_sft\n")
     (finished_copy.results / "moe_sft").unlink()
     rate = {"learning_rate": 1.5}
+    before = everything(finished_copy.results)
+    assert finished_copy.snakemake("--dag", moe_sft=rate).stdout.startswith("digraph")
     done = finished_copy.snakemake("-n", "results/moe_sft", moe_sft=rate)
     assert done.returncode == 0
     assert done.stderr.count("WARNING: moe_sft.learning_rate = 1.5: with such a rate") == 1
     assert "\nby_name: results/moe_sft\n" in done.stdout
     assert "lock" not in done.stdout + done.stderr
+    assert everything(finished_copy.results) == before
     refused = finished_copy.snakemake("results/moe_sft", moe_sft=rate)
     assert refused.returncode == 1 and "Directory cannot be locked" in refused.stderr
 

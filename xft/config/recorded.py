@@ -1,5 +1,7 @@
 """The completed configuration that each run writes into its results folder."""
 
+from collections.abc import Iterator
+from operator import attrgetter
 from pathlib import Path
 
 from xft.config.results_folder import CONFIG_FILE
@@ -49,6 +51,14 @@ def shown_choices(config: XftConfig) -> dict[str, object]:
     """The chosen values that a report shows. Its recipe holds them."""
     chosen = chosen_values(config).items()
     return {key: value for key, value in chosen if key.rpartition(".")[2] not in UNSHOWN}
+
+
+def changes(old: XftConfig, new: XftConfig) -> Iterator[str]:
+    """The values that a report shows and that differ, each with its key, as `key: old -> new`."""
+    for key in shown_choices(old) | shown_choices(new):
+        before, now = map(attrgetter(key), (old, new))
+        if before != now:
+            yield f"{key}: {before} -> {now}"
 
 
 def shown_values(config: XftConfig) -> dict:

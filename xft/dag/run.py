@@ -23,6 +23,7 @@ from xft.dag.contents import FileContents
 from xft.dag.experiment import RUNS_TABLE, Experiment
 from xft.dag.input_checks import check_all_files
 from xft.dag.jobs import find_jobs
+from xft.dag.unfinished import earlier_tables, unfinished
 from xft.dag.wanted import Wanted
 from xft.data.templates import CHAT
 from xft.store import names, others
@@ -30,7 +31,7 @@ from xft.store.code import ROOT
 from xft.store.garbage import wanted_digests
 from xft.store.memory import Memory
 from xft.store.plan import Job, write_plan
-from xft.store.store import ENTRY_FILE, is_whole, worker
+from xft.store.store import ENTRY_FILE, is_whole
 
 MEMORY_FILE = ".memory.json"  # in the store
 
@@ -171,15 +172,11 @@ class WorkflowRun:
             return
         self.begun, self.began = True, time.time()
         self._lock = self.store.open()
-        for part in self.to_make:
-            if busy := worker(part.entry):
-                raise UserError(
-                    f"{part.name} is still being made by {busy}, from an earlier run: "
-                    f"{self.store.log(part.rule, part.digest)}. Wait until it has ended, or stop it"
-                )
+        self.store.check_idle({part.entry: part.name for part in self.to_make})
         others.take(self.config.stores, self.missing)
         self._plan = write_plan(self.store, self.results, self.jobs)
         self.memory.save()
+        self._earlier = earlier_tables(self.results, self.config)
         text = CONFIG_HEAD + _commit() + as_yaml(self.config.model_dump())
         write_whole(self.results / CONFIG_FILE, text)
         write_whole(self.results / RUNS_TABLE, self.experiment.table(self.results))
@@ -201,15 +198,10 @@ class WorkflowRun:
         names.lay(links)
 
     def _write_unfinished(self) -> str:
-        """Write what is missing, to stand in for the summary. Returns the file."""
+        """Write what stands in for the summary. Returns the file."""
         missing = [part.name for part in self.to_make]
-        lines = [
-            f"{len(missing)} of {len(self.experiment.wanted)} results are missing, so there are no "
-            "tables yet. Run snakemake without a target to make them.",
-            "\n".join(f"- {name}" for name in missing),
-        ]
         file = self._plan.with_suffix(".md")
-        write_whole(file, "\n\n".join(lines) + "\n")
+        write_whole(file, unfinished(missing, len(self.experiment.wanted), *self._earlier))
         return str(file)
 
 

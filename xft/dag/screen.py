@@ -14,6 +14,8 @@ HIDDEN = re.compile(
     # The end of the run tells what failed.
     "RuleException:\nCalledProcessError|Shutting down|Exiting because a job|"
     "WorkflowError:\nAt least one job did|"
+    # Digests tell what is up to date, and need no records of Snakemake's.
+    r"\d+ jobs have (missing|outdated) provenance|"
     # A dry run beside another run, which it does not disturb. Other runs raise a LockException.
     "Error: Directory cannot be locked"
 )
@@ -21,7 +23,7 @@ INTERRUPTED = "Terminating processes on user request"
 TIME = re.compile(r"^( *)\[.* (\d\d:\d\d:\d\d) \d{4}\]\n *(?:Job \d+: )?", re.MULTILINE)
 
 
-def shorten(is_dry_run: bool) -> None:
+def shorten(workflow) -> None:
     """Let the screen show one line for each job that begins, and one for the share that is done.
 
     Handlers of the user's own logger plugins keep what they get.
@@ -29,7 +31,7 @@ def shorten(is_dry_run: bool) -> None:
     for handler in logging.getLogger("snakemake.logging").handlers:
         if handler.name == "DefaultStreamHandler":
             handler.addFilter(_is_shown)
-            handler.setFormatter(_Short(handler.formatter, is_dry_run))
+            handler.setFormatter(_Short(handler.formatter, workflow))
 
 
 def _is_shown(record: logging.LogRecord) -> bool:
@@ -40,15 +42,19 @@ def _is_shown(record: logging.LogRecord) -> bool:
 class _Short(logging.Formatter):
     """Shortens what another formatter writes."""
 
-    def __init__(self, formatter: logging.Formatter, is_dry_run: bool):
+    def __init__(self, formatter: logging.Formatter, workflow):
         super().__init__()
-        self.formatter, self.time = formatter, "" if is_dry_run else r"[\2] "
-        self.counts, self.names, self.is_interrupted = "", {}, False
+        self.formatter, self.workflow = formatter, workflow
+        self.time = "" if workflow.output_settings.dryrun else r"[\2] "
+        self.counts, self.total, self.names, self.is_interrupted = "", 0, {}, False
 
     def format(self, record: logging.LogRecord) -> str:
         event = getattr(record, "event", None)
         if event == LogEvent.RUN_INFO:
             return self._counts(record.stats)
+        if event == LogEvent.PROGRESS and self.workflow.dag_settings.until:
+            # Snakemake's total holds the jobs that are left out, too.
+            record = logging.makeLogRecord(record.__dict__ | {"total": self.total})
         if event == LogEvent.JOB_INFO:
             self.names[record.jobid] = getattr(record.resources, "label", record.rule_name)
         if event == LogEvent.JOB_ERROR:
@@ -61,7 +67,8 @@ class _Short(logging.Formatter):
     def _counts(self, stats: dict[str, int]) -> str:
         """The number of jobs of each rule, once. A dry run sends it twice."""
         jobs = ", ".join(f"{rule} {n}" for rule, n in stats.items() if rule != "total")
-        before, self.counts = self.counts, f"Jobs: {stats['total']} ({jobs})"
+        self.total = stats["total"]
+        before, self.counts = self.counts, f"Jobs: {self.total} ({jobs})"
         return "" if before == self.counts else self.counts
 
     def _failed(self, record: logging.LogRecord) -> str:

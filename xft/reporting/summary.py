@@ -69,6 +69,12 @@ def summarise(rows: Sequence[Row], chosen_by: str | None = None) -> tuple:
     return table, compared, text
 
 
+def verdict_in(text: str) -> list[str]:
+    """The sentences of the verdict in a summary's text."""
+    lines = text.partition("\n\n")[0].splitlines()
+    return [line.removeprefix("- ") for line in lines if line.startswith("- ")]
+
+
 def head(text: str) -> str:
     """The beginning of a summary's text, for a terminal: verdict and scores, as much as fits."""
     lines = "\n\n".join(text.split("\n\n")[:2]).splitlines()

@@ -35,28 +35,40 @@ def wanted_digests(store: Store, but: Path | None = None) -> set[str]:
     """The digests of what results folders want, but for one folder.
 
     A results folder wants what its newest plan holds, and the models that its bases link to. One
-    that was renamed, and stayed beside others, wants what its links show. One that is gone wants
-    nothing.
+    that was renamed wants what its links show, and what the plan of its unfinished run holds. One
+    that is gone wants nothing.
     """
-    plans = newest_plans(store)
-    beside = {file.parent for each in plans for file in each.parent.glob(f"*/{CONFIG_FILE}")}
-    renamed = filter(is_results_folder, beside - plans.keys())
-    plans = {results: plan for results, plan in plans.items() if results != but}
-    wanted = {digest for plan in plans.values() for digest in jobs_of(plan)}
-    links = (link for folder in renamed for link in links_in(folder))
-    wanted = wanted.union(*(ENTRY.findall(f"/{link.readlink()}") for link in links))
+    wanted: set[str] = set()
+    for results, plan in results_folders(store).items():
+        if results != but:
+            wanted |= jobs_of(plan).keys() if plan else _shown(results, store)
     bases = (base for base in store.root.glob("base/*") if base.name in wanted)
     models = (os.path.realpath(file) for base in bases for file in base.glob("artifact/*"))
     return wanted.union(*map(ENTRY.findall, models))
 
 
-def newest_plans(store: Store) -> dict[Path, Path]:
-    """The newest plan for each results folder that exists, by the folder."""
-    found = {}
+def results_folders(store: Store) -> dict[Path, Path | None]:
+    """The results folders that the store served, each with its newest plan.
+
+    None for one that was renamed: it stands beside the place of a plan, and no plan names it.
+    """
+    newest, parents = {}, set()
     for plan in sorted(store.root.glob(f"{PLANS}/*.json"), key=lambda file: file.stat().st_mtime):
         content = read_json(plan)
         # The store and its results may have been moved together, or the store alone.
         moved = store.root.resolve() / content.get("from_store", content["results"])
-        places = [place for place in (moved, Path(content["results"])) if place.is_dir()]
-        found |= {place.resolve(): plan for place in places[:1]}
-    return found
+        places = [moved, Path(content["results"])]
+        found = [place.resolve() for place in places if place.is_dir()][:1]
+        newest |= dict.fromkeys(found, plan)
+        parents |= {place.resolve().parent for place in found or places}
+    beside = {file.parent for parent in parents for file in parent.glob(f"*/{CONFIG_FILE}")}
+    return dict.fromkeys(filter(is_results_folder, beside)) | newest
+
+
+def _shown(results: Path, store: Store) -> set[str]:
+    """The digests in the links of a results folder, also of all jobs of a plan among them."""
+    digests = {
+        digest for link in links_in(results) for digest in ENTRY.findall(f"/{link.readlink()}")
+    }
+    plans = (store.root / PLANS / f"{digest}.json" for digest in digests)
+    return digests.union(*(jobs_of(plan) for plan in plans if plan.is_file()))

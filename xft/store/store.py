@@ -5,7 +5,7 @@ import os
 import re
 import shutil
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import asdict
 from pathlib import Path
@@ -85,6 +85,21 @@ class Store:
         os.ftruncate(descriptor, 0)
         os.write(descriptor, this_process().encode())
         return descriptor
+
+    def check_idle(self, names: Mapping[Path, str]) -> None:
+        """Raise UserError if jobs that outlived their run still make entries.
+
+        names: of what the entries hold.
+        """
+        busy = [
+            f"{name} is still being made by {process}, from an earlier run: "
+            f"{self.log(entry.parent.name, entry.name)}"
+            for entry, name in names.items()
+            if (process := worker(entry))
+        ]
+        if busy:
+            lines = [*busy, "Wait until this has ended, or stop it. Nothing was changed."]
+            raise UserError("\n".join(lines))
 
     def user(self) -> str | None:
         """The process that has the store, in words. None if no process of this machine has it."""

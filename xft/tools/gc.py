@@ -1,8 +1,8 @@
 """Remove what no configuration wants any more from a store.
 
 A configuration wants what the last run into its results folder wanted. A results folder that was
-renamed wants what it shows, if it stands beside other results folders. One that was deleted wants
-nothing. Nothing is removed while a job runs.
+renamed within its parent folder wants what it shows and what its unfinished run made. One that was
+deleted wants nothing. Nothing is removed while a job runs.
 """
 
 import os
@@ -11,11 +11,10 @@ import sys
 import time
 from pathlib import Path
 
-from xft.artifacts.claims import worker
 from xft.cli import flags
 from xft.common.errors import UserError
 from xft.estimates.report import disk_text
-from xft.store.garbage import SECONDS_PER_DAY, find_unwanted, newest_plans
+from xft.store.garbage import SECONDS_PER_DAY, find_unwanted, results_folders, wanted_digests
 from xft.store.plan import jobs_of
 from xft.store.store import MARK, PARTIAL, PLANS, Store, disk_bytes
 
@@ -46,16 +45,19 @@ def main(argv: list[str] | None = None) -> None:
 
 def _collect(store: Store, keep_days: float, agreed: bool) -> None:
     """Remove what nobody wants, if the user agrees, and plans that no job reads any more."""
-    now, newest = time.time(), newest_plans(store)
-    if not newest:
+    now, served = time.time(), results_folders(store)
+    if not served:
         raise UserError(
-            f"no results folder that {store.root} served exists. After a project was moved, run "
-            "the workflow once before"
+            f"no results folder that {store.root} served is there, or beside its place under "
+            "another name. Where one was moved elsewhere, run the workflow once into it"
         )
     plans = store.root.glob(f"{PLANS}/*.json")
     names = {digest: job.name for plan in plans for digest, job in jobs_of(plan).items()}
-    _check_idle(store, names)
-    kept = {plan.stem for plan in newest.values()}
+    parts = [entry for entry in store.entries() if entry.suffix == PARTIAL]
+    store.check_idle(
+        {part.with_suffix(""): names.get(part.stem, part.parent.name) for part in parts}
+    )
+    kept = wanted_digests(store) | {plan.stem for plan in served.values() if plan}
     for plan in store.root.glob(f"{PLANS}/*"):
         age = now - plan.stat().st_mtime
         if plan.stem not in kept and age > PLAN_DAYS * SECONDS_PER_DAY:
@@ -73,20 +75,6 @@ def _collect(store: Store, keep_days: float, agreed: bool) -> None:
         for each in found:
             _remove(each.entry, store)
         print(f"Removed: {total}")
-
-
-def _check_idle(store: Store, names: dict[str, str]) -> None:
-    """Raise UserError if a job outlived its run: it still reads its inputs.
-
-    names: of jobs, by digest.
-    """
-    for entry in store.entries():
-        if entry.name.endswith(PARTIAL) and (busy := worker(entry)):
-            name = names.get(entry.name.removesuffix(PARTIAL), entry.parent.name)
-            raise UserError(
-                f"{name} is still being made by {busy}, from an earlier run: {entry}. Wait until "
-                "it has ended, or stop it. Nothing was removed."
-            )
 
 
 def _agrees(question: str) -> bool:

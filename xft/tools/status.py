@@ -5,6 +5,7 @@ docs/caching.md explains the lines.
 """
 
 import argparse
+import shlex
 from collections import Counter
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from xft.common.errors import UserError
 from xft.config.recorded import recorded_values
 from xft.config.results_folder import CONFIG_FILE, is_results_folder
 from xft.config.runs import read_overlaid
+from xft.config.validation import complete
 from xft.dag.activity import Activity, Phase, find_activities
 from xft.dag.run import WorkflowRun
 
@@ -22,7 +24,7 @@ MOST_LINES = 40  # of one kind. More are counted by rule
 
 def main(argv: list[str] | None = None) -> None:
     args = _parser().parse_args(argv)
-    run = _run(args)
+    run, start = _run(args)
     wanted, jobs = run.experiment.wanted, run.to_make
     activities = find_activities(jobs, run.store)
     counts, left = (Counter(part.rule for part in parts) for parts in (wanted, jobs))
@@ -37,7 +39,7 @@ def main(argv: list[str] | None = None) -> None:
     by_rule = [(rule, str(count)) for rule, count in left.items() if count]
     is_long = len(named) > MOST_LINES
     _show(f"next run: {len(jobs) or 'nothing to do'}", by_rule if is_long else named)
-    print(_advice(run, activities))
+    print(_advice(run, activities, start))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -48,32 +50,43 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _run(args: argparse.Namespace) -> WorkflowRun:
-    """What the configuration wants. Raises UserError if it is wrong, or of another folder."""
-    if not args.config and not is_results_folder(args.results):
+def _run(args: argparse.Namespace) -> tuple[WorkflowRun, str]:
+    """What the configuration wants, and how its run is started.
+
+    A folder that was renamed within its parent folder has its new name as results_dir. Raises
+    UserError if the configuration is wrong, or of another folder.
+    """
+    if args.config:
+        values, where = read_overlaid(args.config)
+        start = f"run `snakemake --cores all --configfile {shlex.join(map(str, args.config))}`"
+    elif is_results_folder(args.results):
+        values, where = recorded_values(args.results), str(args.results / CONFIG_FILE)
+        start = "run the same snakemake command again"
+    else:
         raise UserError(
             f"{args.results} is no results folder: it has no {CONFIG_FILE} that a run of the "
             "workflow wrote. Name the results_dir of a run"
         )
-    if args.config:
-        run = WorkflowRun(*read_overlaid(args.config))
-    else:
-        run = WorkflowRun(recorded_values(args.results), str(args.results / CONFIG_FILE))
-    if run.results.resolve() != args.results.resolve():
-        raise UserError(
-            f"results_dir = {run.results}, not {args.results}. Start this in the folder where "
-            "snakemake starts, and name the same folder"
-        )
-    return run
+    stated = Path(complete(values, where).results_dir)
+    if stated.resolve() != args.results.resolve():
+        if args.config or stated.parent.resolve() != args.results.parent.resolve():
+            raise UserError(
+                f"results_dir = {stated}, not {args.results}. Start this in the folder where "
+                "snakemake starts, and name the same folder"
+            )
+        values["results_dir"] = str(args.results)
+        start += f" with --config results_dir={shlex.quote(str(args.results))}"
+    return WorkflowRun(values, where), start
 
 
-def _advice(run: WorkflowRun, activities: list[Activity]) -> str:
+def _advice(run: WorkflowRun, activities: list[Activity], start: str) -> str:
+    """How to go on. start: how a run is started."""
     if user := run.store.user():
         return f"Snakemake is running ({user}). What is listed under `next run` is still to do."
     if not run.to_make:
         return "All is finished."
     phases = {activity.phase for activity in activities}
-    steps = ["run the same snakemake command again."]
+    steps = [f"{start}."]
     if any(LOCKS.glob("*")):
         steps.insert(0, "run `snakemake --unlock`")
     if Phase.FAILED in phases:

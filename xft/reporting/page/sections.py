@@ -11,7 +11,8 @@ from xft.evaluation.result import TEST_NAMES
 from xft.reporting.comparisons import LOSS
 from xft.reporting.page.charts import chart
 from xft.reporting.page.folder import Results, Solution
-from xft.reporting.verdict import BASE, verdict
+from xft.reporting.summary import verdict_in
+from xft.reporting.verdict import BASE
 
 MIXING = "weighted_trained"
 NOT_EVALUATED = Solution("not evaluated", "", None)
@@ -71,10 +72,8 @@ def find_parts(results: Sequence[Results]) -> dict[str, list[Part]]:
 
 
 def _verdict(front: str, run: Results) -> Iterator[Part]:
-    import pandas as pd
-
-    if run.comparisons:
-        yield Part(front.strip(": "), lines=verdict(pd.DataFrame(run.comparisons)))
+    if lines := verdict_in(run.summary):
+        yield Part(front.strip(": "), lines=lines)
     if run.summary:
         yield Part(f"{front}the summary as text", text=run.summary)
 
