@@ -240,8 +240,9 @@ def test_another_run_begins_again(tmp_path):
 
 
 def test_a_model_is_asked_in_the_template_that_it_was_tuned_with(
-    evaluated, tiny_llama, tmp_path, bubblewrap
+    evaluated, tiny_llama, tmp_path, bubblewrap, capsys
 ):
+    """Other models are asked as the workflow asks the base. The log names the prompt."""
     identity, model = "Q: {instruction}\nA: ", tmp_path / "tuned"
     (tmp_path / "template.txt").write_text(identity)
     with create_artifact(model, "moe_sft", {"template": identity}) as draft:
@@ -258,3 +259,9 @@ def test_a_model_is_asked_in_the_template_that_it_was_tuned_with(
     for other in ("magicoder", "completion"):
         with pytest.raises(UserError, match=f"--prompt {other} is not the template that .*tuned"):
             step.main([*flags, str(tmp_path / "other.json"), "--prompt", other])
+
+    capsys.readouterr()
+    flags[1] = str(evaluated / "model")
+    step.main([*flags, str(tmp_path / "base.json")])
+    assert result_of(tmp_path / "base.json")["settings"]["prompt"] == "completion"
+    assert capsys.readouterr().err.startswith("the prompt is 'completion'\n")
