@@ -7,11 +7,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from xft.common.errors import UserError, described, did_you_mean
 from xft.common.json_lines import read_json_lines
 from xft.config.sections import problem_label
+from xft.data.faults import HALF_PAIR, SURROGATE
 from xft.hub.named_sets import NAMED_SETS, NamedSet, unpacked_sha256
 
 SUFFIXES = (".jsonl", ".jsonl.gz")
@@ -42,7 +43,7 @@ class Problem(BaseModel):
     contract: str
     base_input: Calls
     plus_input: Calls
-    atol: float
+    atol: Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
     @property
     def canonical_program(self) -> str:
@@ -138,6 +139,9 @@ def _parse(fields: object, where: str) -> Problem:
         fault = described(error)
         hint = f". {CALLS}" if "_input" in fault else ""
         raise UserError(f"{where}: {fault}{hint}") from None
+    for key, value in problem:
+        if isinstance(value, str) and SURROGATE.search(value):
+            raise UserError(f"{where}: {key} {HALF_PAIR}")
     if not problem.base_input and not problem.plus_input:
         raise UserError(
             f"{where}: base_input and plus_input hold no call, so any solution would pass"
