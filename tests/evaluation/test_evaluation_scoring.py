@@ -1,5 +1,7 @@
 """Verdicts through the sandbox."""
 
+import json
+import socket
 import time
 from pathlib import Path
 
@@ -10,6 +12,7 @@ from problem_files import problem, right_solutions, three_problems, write_proble
 from xft.common.errors import UserError
 from xft.evaluation import execution, ground_truth, scoring
 from xft.evaluation.execution import Limits
+from xft.evaluation.judging import read_returned
 from xft.evaluation.problems import load_problems
 from xft.evaluation.scoring import Verdict
 
@@ -49,6 +52,33 @@ def test_right_wrong_and_nearly_right(sums, bubblewrap, confined):
 
     assert verdicts(sums, right, sandbox) == [PASS] * 3
     assert verdicts(sums, [nearly[0], right[1], nearly[1]], sandbox) == [half, PASS, half]
+
+
+ORDER = """
+import os, sys
+def order():
+    python = [name for name in os.environ if name.startswith("PYTHON")]
+    return list({str(n) for n in range(99)}), sys.flags.safe_path, sys.path, python
+"""
+
+
+@pytest.mark.parametrize("confined", [True, False])
+def test_a_program_answers_the_same_each_time(bubblewrap, confined, monkeypatch, tmp_path):
+    """Sets have the same order, which is another one where the seed is. Nothing else comes in."""
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+
+    def answer(**seed):
+        sandbox, limits = bubblewrap if confined else None, Limits()
+        inputs = execution.encode_inputs([[[]], []])
+        with socket.socket(type=socket.SOCK_DGRAM) as stop:
+            options = {"sandbox": sandbox, "limits": limits, "stop": stop} | seed
+            return next(execution.execute(ORDER, "order", inputs, **options))
+
+    first = answer()
+    assert answer() == first != answer(hash_seed=1)
+    (_, safe, path, variables) = read_returned(json.loads(first)).value
+    assert safe and variables == ["PYTHONHASHSEED"]
+    assert not {str(tmp_path), str(execution.RUNNER.parent)} & set(path)
 
 
 def test_code_that_raises_does_not_parse_or_is_not_there(sums, bubblewrap):
