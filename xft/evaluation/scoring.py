@@ -99,7 +99,7 @@ def _verdict(
     late = False
     with TemporaryFile() as trial:
         expected = truth[tests.problem.task_id]
-        write_trial(trial, tests.form, name, tests.problem.atol, inputs, expected)
+        write_trial(trial, tests.problem.task_id, name, tests.problem.atol, inputs, expected)
         try:
             for line in execute(code, name, inputs, sandbox=sandbox, limits=limits, stop=stop):
                 trial.write(line + b"\n")
