@@ -55,7 +55,8 @@ class ProblemSet:
     """The problems of a file.
 
     name: the label in results. form: "humaneval" or "mbpp"; it decides how EvalPlus reads and
-    judges the problems. sha256: of the unpacked content.
+    judges the problems. sha256: of the unpacked content. lines: the number of each problem's line,
+    by its task id.
     """
 
     name: str
@@ -63,6 +64,7 @@ class ProblemSet:
     file: Path
     sha256: str
     problems: tuple[Problem, ...]
+    lines: dict[str, int]
 
     def first(self, limit: int | None) -> "ProblemSet":
         """The set with only its first `limit` problems (None: all)."""
@@ -77,9 +79,11 @@ def load_problems(name_or_file: str) -> ProblemSet:
     """
     file = _locate(name_or_file)
     sha256 = unpacked_sha256(file)  # first: it bounds what is read
-    rows = read_json_lines(file)
-    problems = tuple(_parse(fields, f"{file}, line {number}") for number, fields in rows)
-    return ProblemSet(problem_label(name_or_file), _form(problems, file), file, sha256, problems)
+    rows = [(n, _parse(fields, f"{file}, line {n}")) for n, fields in read_json_lines(file)]
+    problems = tuple(problem for _, problem in rows)
+    lines = {problem.task_id: number for number, problem in rows}
+    form = _form(problems, file)
+    return ProblemSet(problem_label(name_or_file), form, file, sha256, problems, lines)
 
 
 def split_mbpp(problem: Problem) -> tuple[str, str]:
