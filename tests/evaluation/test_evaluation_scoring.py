@@ -2,6 +2,7 @@
 
 import json
 import re
+import resource
 import socket
 import time
 from dataclasses import replace
@@ -118,6 +119,23 @@ def test_what_no_solution_can_repeat_is_no_ground_truth(make, bubblewrap, monkey
     monkeypatch.setitem(NAMED_SETS, "mbpp", release)
     assert len(ground_truth.compute(problem_set, sandbox=bubblewrap, workers=2)) == len(rows)
     assert re.search(message, capsys.readouterr().err)
+
+
+def test_a_program_that_floods_answers_loses_its_own_problem_only(make, bubblewrap):
+    """Though no file can grow far, as on a small disk."""
+    rows = [problem("add", "+", f"Task/{number}") for number in range(3)]
+    for row in rows:
+        row["plus_input"] = [[n, n] for n in range(500)]
+    flood = "def add(a, b):\n    return 'x' * 30_000\n"
+    problem_set, (right, *_) = make(rows), right_solutions()
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4 * 2**20, before[1]))
+    try:
+        found = verdicts(problem_set, [right, flood, right], bubblewrap)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    costly = "too costly to judge"
+    assert found == [PASS, Verdict(costly, costly), PASS]
 
 
 def test_code_that_raises_does_not_parse_or_is_not_there(sums, bubblewrap):

@@ -5,6 +5,7 @@ from tempfile import TemporaryFile
 from xft.common.errors import UserError
 from xft.evaluation.execution import (
     HASH_SEED,
+    MAX_LINE_BYTES,
     Garbled,
     Limits,
     TimedOut,
@@ -16,6 +17,8 @@ from xft.evaluation.judging import Outcome, write_trial
 from xft.evaluation.problems import Problem
 from xft.evaluation.sandbox import Bubblewrap
 from xft.evaluation.workers import Stop
+
+LONGEST_SPELLING = 16  # equal values differ in their number of bytes by less than this factor
 
 
 class ProblemTests:
@@ -60,19 +63,29 @@ def run_and_judge(
 ) -> tuple[Outcome | None, bool]:
     """How far a program is right, and whether it was late. None: it is too costly to judge.
 
-    expected: the problem's line of the ground truth. The program is judged after it has ended, so
-    it cannot learn which values are right.
+    expected: the problem's line of the ground truth. The program is judged after it has ended, and
+    ends no earlier if it answers too much. So it cannot learn which values are right.
     """
     problem, inputs = tests.problem, tests.encoded
-    name, late = problem.entry_point, False
+    name, late, room = problem.entry_point, False, _most_bytes(expected)
     given = {"sandbox": sandbox, "limits": limits, "stop": stop, "hash_seed": hash_seed}
     with TemporaryFile() as trial:
         write_trial(trial, problem.task_id, name, problem.atol, inputs, expected)
         try:
             for line in execute(code, name, inputs, **given):
-                trial.write(line + b"\n")
+                room -= len(line)
+                if room >= 0:
+                    trial.write(line + b"\n")
         except TimedOut:
             late = True
         except Garbled:
             pass
-        return judges.outcome(trial, stop), late
+        return (judges.outcome(trial, stop) if room >= 0 else None), late
+
+
+def _most_bytes(expected: str) -> int:
+    """More than the answers of a right program take.
+
+    Where a large value is expected as a digest, an equal one may still be small enough to be sent.
+    """
+    return LONGEST_SPELLING * len(expected) + MAX_LINE_BYTES * (8 + expected.count('"digest"'))
