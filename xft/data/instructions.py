@@ -7,13 +7,12 @@ from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 
-from xft.common.errors import UserError, counted
+from xft.common.errors import UserError, counted, listed
 from xft.common.files import check_size, open_unpacked, read_text
 from xft.common.json_lines import parse_json, read_json_lines
 from xft.data.conversations import FORMS, Conversation, Turn, read_conversation
 from xft.data.faults import fault_of_object, fault_of_text
 
-FAULTS_SHOWN = 10
 LONGEST_FAULT = 300  # characters: a fault may quote the row
 LONGEST_ROW = 1_000_000  # characters: a tokenizer takes 300 bytes of memory for each
 MOST_TURNS = 1_000  # a chat template writes all earlier turns again for each response
@@ -94,9 +93,7 @@ def read_rows(
 
 def describe(bad: list[BadRow]) -> str:
     """The number of bad rows, and the first of them with their faults, one per line."""
-    lines = [f"{row.place}: {row.fault}" for row in bad[:FAULTS_SHOWN]]
-    more = [f"... and {len(bad) - FAULTS_SHOWN} more"] if len(bad) > FAULTS_SHOWN else []
-    return "\n".join([f"{counted(len(bad), 'bad row')}:", *lines, *more])
+    return f"{counted(len(bad), 'bad row')}:\n{listed([f'{b.place}: {b.fault}' for b in bad])}"
 
 
 def check_format(name: str) -> None:
