@@ -242,8 +242,9 @@ class TokensConfig(Section):
     conversations need. A file: its text, with {instruction} once."""
 
     bad_rows: Literal["stop", "skip"] = "stop"
-    """What to do with a row that is not an object, lacks one of the two texts, or holds a
-    conversation with a fault. stop: stop with an error. skip: leave it out and report it."""
+    """What to do with a row that is not an object, lacks one of the two texts, holds a key twice,
+    or holds a conversation with a fault. stop: stop with an error. skip: leave it out and report
+    it."""
 
     deduplicate: Literal["none", "exact", "near"] = "exact"
     """Rows to leave out because an earlier row has the same text. exact: whitespace is ignored.
