@@ -109,7 +109,7 @@ class BaseConfig(Section):
 class MixtureConfig(Section):
     """The settings that the config.json of a mixture holds."""
 
-    num_experts: int = Field(8, ge=2)
+    num_experts: int = Field(8, ge=2, le=10_000)
     """Experts in each layer, including the shared one."""
 
     num_experts_per_tok: int = Field(6, ge=1)
