@@ -30,13 +30,13 @@ shorten(workflow.output_settings.dryrun)
 try:
     for file in workflow.configfiles if workflow.is_main_process else ():
         read_config(Path(file))  # two equal keys are refused
-    CONFIG = complete(config)
     if workflow.is_main_process:
         RUN = WorkflowRun(config)
         if not workflow.deployment_settings.deployment_method:
             RUN.require_packages()
             RUN.check_templates()
         RUN.check(workflow.configfiles)
+    CONFIG = RUN.config if RUN else complete(config)
     JOBS = RUN.jobs if RUN else read_plan()
     if IN_CONTAINERS:
         check_image()

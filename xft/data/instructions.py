@@ -99,6 +99,13 @@ def describe(bad: list[BadRow]) -> str:
     return "\n".join([f"{counted(len(bad), 'bad row')}:", *lines, *more])
 
 
+def check_bad(bad: list[BadRow], rows: list[AnyRow], policy: str) -> None:
+    """Raise UserError if bad rows stop the step, or if no row is good."""
+    if bad and (policy == "stop" or not rows):
+        hint = "\nCorrect them, or leave them out: data.bad_rows: skip" if rows else ""
+        raise UserError(describe(bad) + hint)
+
+
 def check_format(name: str) -> None:
     """Raise UserError if a file's name ends as one of a format that is not read."""
     if ending := NOT_READ.search(name):
@@ -120,6 +127,11 @@ def _values(path: Path, columns: dict[str, str]) -> Iterator[tuple[int, str, obj
 def _head(path: Path) -> bytes:
     with open_unpacked(path) as file:
         return file.read(HEAD)
+
+
+def is_array(path: Path) -> bool:
+    """Whether a file of rows holds a JSON array, by its first bytes."""
+    return _head(path).removeprefix(BOM_UTF8).lstrip().startswith(b"[")
 
 
 def _parquet_values(path: Path, columns: dict[str, str]) -> Iterator[tuple[int, str, object]]:
@@ -178,7 +190,7 @@ def json_values(path: Path) -> Iterator[tuple[int, str, object]]:
     UserError if the file is missing, is no regular file, holds too much or is not UTF-8, or is an
     array that is not valid JSON.
     """
-    if not _head(path).removeprefix(BOM_UTF8).lstrip().startswith(b"["):
+    if not is_array(path):
         for number, value in read_json_lines(path):
             yield number, f"{path}, line {number}", value
         return
