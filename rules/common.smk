@@ -24,7 +24,8 @@ from xft.store.plan import read_plan
 IN_CONTAINERS = (
     DeploymentMethod.APPTAINER in workflow.deployment_settings.deployment_method
 )
-RUN = None  # in the processes of jobs, which read the plan of the main process
+# In the processes of jobs, which read the plan of the main process.
+RUN, KEEPS_MERGES = None, True
 shorten(workflow.output_settings.dryrun)
 
 try:
@@ -36,6 +37,7 @@ try:
             RUN.require_packages()
             RUN.check_templates()
         RUN.check(workflow.configfiles)
+        KEEPS_MERGES = RUN.keeps_merges
     CONFIG = RUN.config if RUN else complete(config)
     JOBS = RUN.jobs if RUN else read_plan()
     if IN_CONTAINERS:
@@ -146,7 +148,7 @@ def evaluation_environment(wildcards):
 
 def merged(entry):
     """The entry of a merged model, removed after the evaluation unless all models are kept."""
-    return temp(entry) if RUN and not RUN.keeps_merges else entry
+    return entry if KEEPS_MERGES else temp(entry)
 
 
 @cache

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
 
+from xft.common.errors import UserError
 from xft.config.recorded import chosen_values
 from xft.config.results_folder import CONFIG_FILE
 from xft.config.sections import TRAININGS, XftConfig, learns
@@ -100,6 +101,9 @@ def failures(run: WorkflowRun) -> Iterator[str]:
 def store_line(run: WorkflowRun) -> str:
     """How much the store holds, and how much of it no configuration wants."""
     held = sum(size_of(entry) for entry in run.store.entries() if not entry.is_symlink())
-    unwanted = sum(each.nbytes for each in find_unwanted(run.store))
-    advice = f", {disk_text(unwanted)} of it for no configuration: xft gc" if unwanted else ""
+    try:
+        unwanted = sum(each.nbytes for each in find_unwanted(run.store))
+        advice = f", {disk_text(unwanted)} of it for no configuration: xft gc" if unwanted else ""
+    except UserError as error:
+        advice = f". {error}"
     return f"{run.store.root} holds {disk_text(held)}{advice}"

@@ -5,10 +5,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from xft.checkpoints.strict_json import read_json
 from xft.config.results_folder import CONFIG_FILE, is_results_folder
 from xft.store.names import links_in
-from xft.store.plan import jobs_of
+from xft.store.plan import jobs_of, reading
 from xft.store.store import ENTRY, PARTIAL, PLANS, Store, size_of
 
 SECONDS_PER_DAY = 24 * 3600
@@ -55,9 +54,9 @@ def newest_plans(store: Store) -> dict[Path, Path]:
     """The newest plan for each results folder that exists, by the folder."""
     found = {}
     for plan in sorted(store.root.glob(f"{PLANS}/*.json"), key=lambda file: file.stat().st_mtime):
-        content = read_json(plan)
-        # The store and its results may have been moved together, or the store alone.
-        moved = store.root.resolve() / content.get("from_store", content["results"])
-        places = [place for place in (moved, Path(content["results"])) if place.is_dir()]
+        with reading(plan) as content:
+            # The store and its results may have been moved together, or the store alone.
+            moved = store.root.resolve() / content.get("from_store", content["results"])
+            places = [place for place in (moved, Path(content["results"])) if place.is_dir()]
         found |= {place.resolve(): plan for place in places[:1]}
     return found
