@@ -10,6 +10,7 @@ from pathlib import Path
 from snakemake.settings.types import DeploymentMethod
 
 from xft.cli.running import explain
+from xft.common.devices import check_gpus
 from xft.common.errors import UserError, did_you_mean
 from xft.config.text import read_config
 from xft.config.validation import complete
@@ -157,8 +158,19 @@ def warn(line):
     print(line, file=sys.stderr)
 
 
+def check_rule_names():
+    """End the run if an option names no rule. Snakemake would look for such a file, or do nothing."""
+    asked, rules = workflow.dag_settings, [rule.name for rule in workflow.rules]
+    for option in ("until", "omit-from", "forcerun"):
+        for name in getattr(asked, option.replace("-", "_")):
+            if "/" not in name and name not in rules:
+                hint = did_you_mean(name, rules) or f". The rules: {', '.join(rules)}"
+                sys.exit(f"--{option} {name}: there is no such rule{hint}")
+
+
 def announce(parts):
     """Begin a run that makes these artifacts, with warnings."""
+    check_rule_names()
     begin()
     for line in warnings(RUN, RUN.needed(parts)):
         warn(line)
@@ -199,7 +211,18 @@ def target_of(wildcards):
     return os.path.relpath(part.place, Path(RESULTS, wildcards.name).parent)
 
 
+def check_machine():
+    """End the run if a job of this machine asks for a GPU that torch cannot use."""
+    is_here = workflow.local_exec and not workflow.deployment_settings.deployment_method
+    if is_here and any(job.resources.get("gpu") for job in workflow.dag.needrun_jobs()):
+        try:
+            check_gpus(CONFIG.gpus)
+        except UserError as error:
+            sys.exit(str(error))
+
+
 onstart:
+    check_machine()
     print(beginning(CONFIG), flush=True)
 
 

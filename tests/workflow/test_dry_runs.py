@@ -136,6 +136,12 @@ def test_a_config_file_that_cannot_be_read_is_one_message(show, file, message):
     assert told.startswith(message)
 
 
+@pytest.mark.parametrize("option", ["--until", "--omit-from"])
+def test_a_rule_that_does_not_exist_is_told_with_a_similar_one(show, option):
+    told = show(option, "dens", code=1)
+    assert told.splitlines()[-1] == f"{option} dens: there is no such rule: did you mean dense?"
+
+
 def test_the_slurm_profile_caps_no_gpus_and_warns_trainings(repository):
     profile = yaml.safe_load((repository / "profiles/slurm/config.yaml").read_text())
     assert profile["default-resources"]["slurm_extra"] == "'--signal=TERM@300'"
