@@ -45,8 +45,8 @@ try:
         check_image()
         if RUN:
             bind_folders([ROOT, *RUN.folders()])
-except UserError as error:
-    sys.exit(str(error))
+except (UserError, OSError) as error:
+    sys.exit(explain(error) or str(error))
 
 if IN_CONTAINERS:
 

@@ -72,7 +72,10 @@ def _check_named(key: str, path: str, sections: Mapping[str, Any]) -> None:
         case "results_dir":
             _check_results(path)
         case "base.model":
-            _check_base(sections)
+            with naming("config"):
+                check_source(path, sections["base"].revision)
+                if XftConfig.model_fields.keys() <= sections.keys():
+                    check_base(sections)
         case "data.train":
             _check_rows(sections["data"])
         case "data.template" | "evaluation.base_prompt":
@@ -84,28 +87,6 @@ def _check_named(key: str, path: str, sections: Mapping[str, Any]) -> None:
             pass
         case "evaluation.lm_eval" | "mixing.text":
             _check_file(key, path)
-
-
-def _check_base(sections: Mapping[str, Any]) -> None:
-    base = sections["base"]
-    with naming("config"):
-        check_source(base.model, base.revision)
-        if not sections.keys() >= XftConfig.model_fields.keys():
-            return
-        data, moe, evaluation = (sections[name] for name in ("data", "moe", "evaluation"))
-        check_base(
-            base.model,
-            base.revision,
-            max_length=data.max_length,
-            max_new_tokens=evaluation.max_new_tokens,
-            template=data.template,
-            base_prompt=evaluation.base_prompt,
-            ranks={
-                "moe.rank": moe.rank if moe.experts == "lora" else None,
-                "sft.lora_rank": sections["sft"].lora_rank,
-            },
-            upcycled_layers=moe.upcycled_layers,
-        )
 
 
 def _check_path(key: str, path: str) -> None:

@@ -38,21 +38,18 @@ def check_first_row(data: DataConfig) -> None:
     The step alone looks at rows that are elsewhere, or in a large array, which is read whole.
     """
     file = Path(data.train)
-    if data.revision or (is_array(file) and file.stat().st_size > LARGEST_ARRAY):
-        return
     with naming("config: data.train"):
+        if data.revision or (is_array(file) and file.stat().st_size > LARGEST_ARRAY):
+            return
         rows, bad = _read(file, data, limit=1)
         check_bad(bad, rows, data.bad_rows)
 
 
 def _read(file: Path, data: DataConfig, limit: int | None) -> tuple[list[AnyRow], list[BadRow]]:
     """The first good rows, and the bad ones among them. A chat template takes all conversations."""
-    columns, identity = (
-        (data.instruction_column, data.response_column),
-        read_template(data.template),
-    )
+    identity = read_template(data.template)
     accept = None if identity == CHAT else make_template(identity, tokenizer=None).accept
-    return read_rows(file, *columns, limit, accept)
+    return read_rows(file, data.instruction_column, data.response_column, limit, accept)
 
 
 def count_lines(data: DataConfig) -> int | None:
@@ -61,9 +58,7 @@ def count_lines(data: DataConfig) -> int | None:
     None if they are more than 20,000, elsewhere, or in another format.
     """
     file = Path(data.train)
-    if data.revision or file.suffix != ".jsonl" or not file.is_file():
-        return None
-    if is_array(file):
+    if data.revision or file.suffix != ".jsonl" or not file.is_file() or is_array(file):
         return None
     with open_regular(file) as lines:
         number = sum(1 for line in islice(lines, MOST_COUNTED + 1) if line.strip())
