@@ -301,9 +301,9 @@ class Wants:
     def weighted_trained(self, lam: str) -> Wanted:
         sources = {"weighted": self.weighted_init(lam), "tokens": self.tokens}
         options = options_of_step("weighted_trained", self.config)
-        text, about = self.config.mixing.text, {}
-        if text:
-            about["contents"] = {"text": self.contents.of_file(text)}
+        mixing, about = self.config.mixing, {}
+        if text := mixing.text:
+            about["contents"] = {mixing.text_form: self.contents.of_file(text)}
             about |= {"files": {"text": [text]}, "flags": {"text": text}}
         name, sources = f"weighted_trained/lam~{lam}", sources | self._experts()
         return self._wanted("weighted_trained", name, options, sources, **about)
