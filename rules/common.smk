@@ -10,6 +10,7 @@ from pathlib import Path
 from snakemake.settings.types import DeploymentMethod
 
 from xft.cli.running import explain
+from xft.common.devices import check_gpus
 from xft.common.errors import UserError, did_you_mean
 from xft.config.steps import STEPS
 from xft.config.text import read_config
@@ -25,26 +26,28 @@ from xft.store.plan import read_plan
 IN_CONTAINERS = (
     DeploymentMethod.APPTAINER in workflow.deployment_settings.deployment_method
 )
-RUN = None  # in the processes of jobs, which read the plan of the main process
+# In the processes of jobs, which read the plan of the main process.
+RUN, KEEPS_MERGES = None, True
 shorten(workflow)
 
 try:
     for file in workflow.configfiles if workflow.is_main_process else ():
         read_config(Path(file))  # two equal keys are refused
-    CONFIG = complete(config)
     if workflow.is_main_process:
         RUN = WorkflowRun(config)
         if not workflow.deployment_settings.deployment_method:
             RUN.require_packages()
             RUN.check_templates()
         RUN.check(workflow.configfiles)
+        KEEPS_MERGES = RUN.keeps_merges
+    CONFIG = RUN.config if RUN else complete(config)
     JOBS = RUN.jobs if RUN else read_plan()
     if IN_CONTAINERS:
         check_image()
         if RUN:
             bind_folders([ROOT, *RUN.folders()])
-except UserError as error:
-    sys.exit(str(error))
+except (UserError, OSError) as error:
+    sys.exit(explain(error) or str(error))
 
 if IN_CONTAINERS:
 
@@ -163,7 +166,7 @@ def evaluation_environment(wildcards):
 
 def merged(entry):
     """The entry of a merged model, removed after the evaluation unless all models are kept."""
-    return temp(entry) if RUN and not RUN.keeps_merges else entry
+    return entry if KEEPS_MERGES else temp(entry)
 
 
 @cache
@@ -172,8 +175,19 @@ def warn(line):
     print(line, file=sys.stderr)
 
 
+def check_rule_names():
+    """End the run if an option names no rule. Snakemake would look for such a file, or do nothing."""
+    asked, rules = workflow.dag_settings, [rule.name for rule in workflow.rules]
+    for option in ("until", "omit-from", "forcerun"):
+        for name in getattr(asked, option.replace("-", "_")):
+            if "/" not in name and name not in rules:
+                hint = did_you_mean(name, rules) or f". The rules: {', '.join(rules)}"
+                sys.exit(f"--{option} {name}: there is no such rule{hint}")
+
+
 def announce(parts):
     """Begin a run that makes these artifacts, with warnings."""
+    check_rule_names()
     begin()
     for line in warnings(RUN, RUN.needed(parts)):
         warn(line)
@@ -224,7 +238,18 @@ def target_of(wildcards):
     return os.path.relpath(part.place, Path(RESULTS, wildcards.name).parent)
 
 
+def check_machine():
+    """End the run if a job of this machine asks for a GPU that torch cannot use."""
+    is_here = workflow.local_exec and not workflow.deployment_settings.deployment_method
+    if is_here and any(job.resources.get("gpu") for job in workflow.dag.needrun_jobs()):
+        try:
+            check_gpus(CONFIG.gpus)
+        except UserError as error:
+            sys.exit(str(error))
+
+
 onstart:
+    check_machine()
     print(beginning(CONFIG), flush=True)
 
 

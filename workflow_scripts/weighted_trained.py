@@ -30,7 +30,7 @@ def main(argv: list[str] | None = None) -> None:
     if options.text is not None:
         file = Path(options.text)
         _train_on_text(session, file)
-        inputs["text"] = hash_file(file)
+        inputs[options.text_form] = hash_file(file)
     distillation = None
     if options.objective == "kl":
         distillation = load_distillation(args.moe, options.kl_weight, options.precision, device())

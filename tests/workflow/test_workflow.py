@@ -121,6 +121,13 @@ def test_what_makes_nothing_changes_nothing_and_works_beside_a_run(finished_copy
     assert refused.returncode == 1 and "Directory cannot be locked" in refused.stderr
 
 
+def test_no_job_begins_where_one_asks_for_a_gpu_and_there_is_none(finished_copy, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    done = finished_copy.snakemake(gpus=1, seed=7)
+    assert done.returncode == 1 and finished_copy.rules(done) == []
+    assert done.stderr.splitlines()[-1].startswith("gpus = 1: ")
+
+
 def test_a_job_that_starts_for_a_whole_entry_keeps_it(finished_copy):
     """By force, or because a later version has another command for the rule."""
 

@@ -45,6 +45,15 @@ def naming(place: str) -> Iterator[None]:
         raise UserError(f"{place}: {error}") from None
 
 
+@contextmanager
+def noted(messages: list[str]) -> Iterator[None]:
+    """Add the message of a UserError to others, to tell them together."""
+    try:
+        yield
+    except UserError as error:
+        messages.append(str(error))
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """The end of a message about an unknown word: a similar known word, if there is one."""
     near = difflib.get_close_matches(word.lower(), known, n=1, cutoff=0.7)

@@ -17,6 +17,7 @@ from pydantic import (
     model_validator,
 )
 
+LARGEST = 1e12  # number: what is estimated from several of them is still finite
 VARIABLE = re.compile(r"\$(?:(\w+)|\{([^}]*)\})", re.ASCII)  # as os.path.expandvars finds it
 
 
@@ -68,6 +69,13 @@ class Section(BaseModel):
     def _null_is_none(cls, value: Any, info) -> Any:
         is_optional = cls.model_fields[info.field_name].default is None
         return None if value == "null" and is_optional else value
+
+    @field_validator("*")
+    @classmethod
+    def _numbers_are_not_huge(cls, value: Any) -> Any:
+        if isinstance(value, int | float) and value > LARGEST:
+            raise ValueError(f"must be at most {LARGEST:g}")
+        return value
 
     @model_validator(mode="after")
     def _each_key_has_an_effect(self):

@@ -3,6 +3,7 @@
 A class holds the keys that one step reads. A section consists of one or more such classes.
 """
 
+from collections.abc import Iterator, Mapping
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
@@ -110,7 +111,7 @@ class BaseConfig(Section):
 class MixtureConfig(Section):
     """The settings that the config.json of a mixture holds."""
 
-    num_experts: int = Field(8, ge=2)
+    num_experts: int = Field(8, ge=2, le=10_000)
     """Experts in each layer, including the shared one."""
 
     num_experts_per_tok: int = Field(6, ge=1)
@@ -243,8 +244,9 @@ class TokensConfig(Section):
     conversations need. A file: its text, with {instruction} once."""
 
     bad_rows: Literal["stop", "skip"] = "stop"
-    """What to do with a row that is not an object, lacks one of the two texts, or holds a
-    conversation with a fault. stop: stop with an error. skip: leave it out and report it."""
+    """What to do with a row that is not an object, lacks one of the two texts, holds a key twice,
+    or holds a conversation with a fault. stop: stop with an error. skip: leave it out and report
+    it."""
 
     deduplicate: Literal["none", "exact", "near"] = "exact"
     """Rows to leave out because an earlier row has the same text. exact: whitespace is ignored.
@@ -550,21 +552,6 @@ class XftConfig(ManyRuns, RunConfig):
             changes["warmup_steps"] = min(own.warmup_steps, steps)
         return own.model_copy(update=changes)
 
-    def paths(self) -> list[tuple[str, str]]:
-        """The files and folders that are read, by key. Some are names, such as humaneval."""
-        base, data, evaluation = self.base, self.data, self.evaluation
-        named = {
-            "base.model": [base.model],
-            "data.train": [data.train],
-            "data.template": [data.template],
-            "data.decontaminate_against": data.decontaminate_against,
-            "mixing.text": [self.mixing.text] if self.mixing.text else [],
-            "evaluation.base_prompt": [evaluation.base_prompt],
-            "evaluation.datasets": evaluation.datasets,
-            "evaluation.lm_eval": evaluation.lm_eval,
-        }
-        return [(key, path) for key, paths in named.items() for path in paths]
-
     @model_validator(mode="after")
     def _models_fit(self):
         merged = [model for model in self.evaluation.models if model in MERGED]
@@ -610,6 +597,23 @@ TRAININGS = tuple(
     for name, field in XftConfig.model_fields.items()
     if isinstance(field.annotation, type) and issubclass(field.annotation, TrainingConfig)
 )
+# Keys with files and folders that are read.
+PATHS = (
+    *("base.model", "data.train", "data.template", "data.decontaminate_against", "mixing.text"),
+    *("evaluation.base_prompt", "evaluation.datasets", "evaluation.lm_eval"),
+)
+
+
+def named_paths(sections: Mapping[str, Section]) -> Iterator[tuple[str, str]]:
+    """The files and folders that sections of a configuration name, by key.
+
+    Some are names, such as humaneval.
+    """
+    for key in PATHS:
+        section, _, name = key.partition(".")
+        value = getattr(sections[section], name) if section in sections else None
+        for path in [value] if isinstance(value, str) else value or ():
+            yield key, path
 
 
 def fault_of_learned(lam: str) -> str | None:

@@ -84,7 +84,7 @@ def _exception(log: str) -> str | None:
 
 
 def _read(file: Path) -> str:
-    """The text of a file. It is empty if the file does not exist."""
-    with suppress(FileNotFoundError):
+    """The text of a file. It is empty if there is no such file."""
+    with suppress(FileNotFoundError, IsADirectoryError):
         return file.read_text(encoding="utf-8", errors="replace")
     return ""

@@ -117,9 +117,9 @@ class Models(Declared):
         return self._wanted("weighted_init", f"{folder}/lam~{lam}", **about)
 
     def _make_weighted_trained(self, lam: str) -> Wanted:
-        text, about = self.config.mixing.text, {}
-        if text:
-            about["contents"] = {"text": self.contents.of_file(text)}
+        mixing, about = self.config.mixing, {}
+        if text := mixing.text:
+            about["contents"] = {mixing.text_form: self.contents.of_file(text)}
             about |= {"files": {"text": [text]}, "flags": {"text": text}}
         return self._wanted("weighted_trained", lam=lam, **about)
 

@@ -15,13 +15,14 @@ from xft.common.errors import UserError
 from xft.common.optional import require
 from xft.config.results_folder import CONFIG_FILE, CONFIG_HEAD, is_results_folder
 from xft.config.runs import find_runs
+from xft.config.sections import named_paths
 from xft.config.steps import STEPS
 from xft.config.text import as_yaml
-from xft.config.validation import complete
+from xft.config.validation import complete, valid_sections
 from xft.dag.base_fit import check_chat_template
 from xft.dag.contents import FileContents
 from xft.dag.experiment import RUNS_TABLE, Experiment
-from xft.dag.input_checks import check_all_files
+from xft.dag.input_checks import check_all_files, faults_of_files
 from xft.dag.jobs import find_jobs
 from xft.dag.unfinished import earlier_tables, unfinished
 from xft.dag.wanted import Wanted
@@ -44,8 +45,12 @@ class WorkflowRun:
 
     def __init__(self, values: dict, where: str = "config"):
         """Raises UserError if the configuration or a file that it names is wrong."""
-        self.config = complete(values, where)
-        self.runs = find_runs(values, where)
+        try:
+            self.config = complete(values, where)
+            self.runs = find_runs(values, where)
+        except UserError as error:
+            faults = faults_of_files(valid_sections(values))
+            raise UserError("\n".join([str(error), *faults])) from None
         check_all_files([self.config, *(run.config for run in self.runs)])
         self.memory = Memory(Path(self.config.store) / MEMORY_FILE)
         contents = FileContents(self.memory)
@@ -159,7 +164,7 @@ class WorkflowRun:
         """The files and folders that the configuration names, with their keys."""
         configs = [self.config, *(run.config for run in self.runs)]
         paths = dict.fromkeys(
-            (key, Path(path)) for config in configs for key, path in config.paths()
+            (key, Path(path)) for config in configs for key, path in named_paths(dict(config))
         )
         return [(key, path) for key, path in paths if path.exists()]
 

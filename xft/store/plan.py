@@ -6,7 +6,8 @@ Jobs on other machines, and the command that puts artifacts into the store, read
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -68,7 +69,18 @@ def read_plan() -> dict[str, Job]:
 
 def jobs_of(file: Path) -> dict[str, Job]:
     """The jobs of a plan, by digest."""
-    jobs = read_json(file)["jobs"]
-    return {
-        digest: Job(**job | {"recipe": Recipe(**job["recipe"])}) for digest, job in jobs.items()
-    }
+    with reading(file) as plan:
+        jobs = plan["jobs"].items()
+        return {digest: Job(**job | {"recipe": Recipe(**job["recipe"])}) for digest, job in jobs}
+
+
+@contextmanager
+def reading(file: Path) -> Iterator[dict]:
+    """The content of a plan. Raises UserError if it is damaged, also while its values are used."""
+    try:
+        yield read_json(file)
+    except (UserError, LookupError, TypeError, AttributeError):
+        raise UserError(
+            f"{file} is no whole plan of a run. Delete it, and run the workflow again into each "
+            "results folder of this store"
+        ) from None
