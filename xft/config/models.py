@@ -1,6 +1,7 @@
 """The models that a run can make and evaluate. Each is declared once."""
 
 from dataclasses import dataclass
+from functools import partial
 
 
 @dataclass(frozen=True)
@@ -31,40 +32,19 @@ class Model:
         return self.step or self.name
 
 
+_merge = partial(Model, per_lambda=True)
 # In the order of the tables: from the base to the merged models.
 DECLARED = (
     Model("base", is_untuned=True, is_reference=True),
     Model("moe", is_untuned=True, has_experts=True),
     Model("sft", "the base tuned without experts, by section sft", is_reference=True),
-    Model(
-        "sft_flops",
-        "the same with as many FLOPs as the mixture's tuning",
-        step="sft",
-        is_reference=True,
-    ),
+    Model("sft_flops", "sft with as many FLOPs as the mixture's tuning", "sft", is_reference=True),
     Model("soup", "the mean of the sft models of all seeds", over_seeds=True, is_reference=True),
     Model("moe_sft", has_experts=True, is_reference=True),
-    Model(
-        "uniform",
-        "the merged model of each lambda with equal shares of the experts, without step 6",
-        step="dense",
-        per_lambda=True,
-        is_aside=True,
-    ),
-    Model(
-        "experts_only",
-        "the same with each routed expert alone",
-        step="dense",
-        per_lambda=True,
-        is_aside=True,
-    ),
-    Model("dense", "the merged model of each lambda", per_lambda=True, counterpart="uniform"),
-    Model(
-        "heal",
-        "dense, tuned after the merge by section heal",
-        per_lambda=True,
-        counterpart="dense",
-    ),
+    _merge("uniform", "dense with equal shares, without step 6", "dense", is_aside=True),
+    _merge("experts_only", "uniform with each routed expert alone", "dense", is_aside=True),
+    _merge("dense", "the merged model of each lambda", counterpart="uniform"),
+    _merge("heal", "dense, tuned after the merge by section heal", counterpart="dense"),
 )
 MODEL = {model.name: model for model in DECLARED}
 MODELS = tuple(MODEL)

@@ -32,9 +32,6 @@ METRICS, GENERATIONS = "metrics.jsonl", "result.generations.jsonl"
 # Flags that change no result, or that name a file, whose content decides.
 UNRECORDED = ("gpus", "report_to", "save_minutes", "text")
 COMPUTED = ("threads", "gpus")
-# What a job costs follows from the size of the model.
-CONVERSION, TRAINING, GENERATION = "conversion", "training", "generation"
-
 Condition = Callable[[XftConfig], bool]
 
 
@@ -59,8 +56,9 @@ class Step:
     configuration, if it is a training. file: of the artifact, in its entry. beside: further files
     of the entry that have a name in the results folder, by the form of this name: {name} is the
     artifact's, {stem} the same without a suffix, {prefix} the folders of a run's own values. cost:
-    of a job; it does not depend on the model if it is a `Request`. minutes: of a generation, if
-    they do not. continues: whether a second attempt goes on where the first one ended.
+    of a job; None if it follows from the size of the model. generates: whether a job loads a model
+    to evaluate it; minutes: of this, if they do not follow from its size. continues: whether a
+    second attempt goes on where the first one ended.
     """
 
     reads: Mapping[str | None, tuple[str, ...]] = field(default_factory=dict)
@@ -74,7 +72,8 @@ class Step:
     section: str | None = None
     file: str = ARTIFACT
     beside: Mapping[str, str] = field(default_factory=dict)
-    cost: Request | str = CONVERSION
+    cost: Request | None = None
+    generates: bool = False
     minutes: int | None = None
     continues: bool = False
 
@@ -117,7 +116,7 @@ def _training(section: str, options: type[TrainingConfig], *inputs: str, **about
     """A training with the keys of a class of the configuration."""
     reads = {None: ("seed", *COMPUTED, "report_to"), section: keys(options)}
     beside = {"metrics/{name}.jsonl": METRICS}
-    about |= {"beside": beside, "cost": TRAINING, "section": section, "continues": True}
+    about |= {"beside": beside, "section": section, "continues": True}
     return Step(reads, inputs=(*inputs, "tokens"), **about)
 
 
@@ -192,18 +191,18 @@ STEPS = {
         },
         file=RESULT,
         beside={"{stem}.generations.jsonl": GENERATIONS},
-        cost=GENERATION,
+        generates=True,
         continues=True,
     ),
     "validation_loss": Step(
-        {None: COMPUTED}, inputs=("model", "tokens"), file=RESULT, cost=GENERATION, minutes=60
+        {None: COMPUTED}, inputs=("model", "tokens"), file=RESULT, generates=True, minutes=60
     ),
     "lm_eval": Step(
         {None: COMPUTED, "evaluation": ("batch_size", "limit")},
         derived={"tasks": ("evaluation.lm_eval",)},
         inputs=("model",),
         file=RESULT,
-        cost=GENERATION,
+        generates=True,
         minutes=720,
     ),
     "summary": Step(

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from xft.cli.flags import to_flags
 from xft.config.sections import XftConfig
-from xft.config.steps import GENERATION, STEPS, Request
+from xft.config.steps import STEPS, Request
 from xft.config.training import TrainingConfig
 from xft.dag.wanted import Wanted
 from xft.estimates.resources import Requests
@@ -54,15 +54,15 @@ def _request(part: Wanted) -> Request:
         model = part.sources.get("model") or part.sources["moe_sft"]
         found = asked.evaluation(model.rule)
         return replace(found, minutes=step.minutes or found.minutes)
-    if isinstance(step.cost, Request):
-        return step.cost
-    return asked.training(step.section) if step.section else asked.conversion()
+    if step.section:
+        return asked.training(step.section)
+    return step.cost or asked.conversion()
 
 
 def _generates(part: Wanted) -> bool:
     """Whether the job loads a model. The first coefficients may follow the mixture's use."""
     is_usage = part.rule == "weighted_init" and "tokens" in part.sources
-    return is_usage or STEPS[part.rule].cost == GENERATION
+    return is_usage or STEPS[part.rule].generates
 
 
 def nodes(options: TrainingConfig) -> dict[str, object]:
