@@ -186,7 +186,7 @@ STOCK, ARITHMETIC = ["--method", "model_stock"], ["--method", "task_arithmetic",
         (
             ARITHMETIC,
             {"method": "task_arithmetic", "scale": 1.5},
-            "(arXiv 2212.04089), scale 1.5: ",
+            '- method "task_arithmetic", scale 1.5: the base\'s weights, and scale times',
         ),
         (["--expert", "3"], {"expert": 3}, "| layer 0 | 0.7500 | 0.0000 | 0.0000 | 1.0000 |"),
     ],

@@ -57,6 +57,11 @@ def problem_label(name_or_file: str) -> str:
     return Path(name_or_file).name.removesuffix(".gz").removesuffix(".jsonl")
 
 
+def _described(meanings: Mapping[str, str]) -> str:
+    """The description of a key by the meanings of its values."""
+    return " ".join(f"{value}: {meaning}." for value, meaning in meanings.items())
+
+
 def _sorted(layers: list[int] | None) -> list[int] | None:
     return layers and sorted(layers)
 
@@ -358,14 +363,19 @@ class MixingConfig(MixingTraining, MixingStart, MixingShape):
     """Steps 5 and 6: the mixing coefficients and their training."""
 
 
+MERGE_METHODS = {
+    "xft": "the weighted mean C of a projection's experts, as in the paper",
+    "model_stock": "a point between C and the base's weights, nearer to C if the experts agree "
+    "(arXiv 2403.19522)",
+    "task_arithmetic": "the base's weights, and scale times the difference of the whole merged "
+    "model from them (arXiv 2212.04089)",
+}
+
+
 class MergeMethod(Section):
     """The computation of the dense model's weights."""
 
-    method: Literal["xft", "model_stock", "task_arithmetic"] = "xft"
-    """xft: the weighted mean C of a projection's experts, as in the paper. model_stock: a point
-    between C and the base's weights, nearer to C if the experts agree (arXiv 2403.19522).
-    task_arithmetic: the base's weights, and scale times the difference of the whole merged model
-    from them (arXiv 2212.04089)."""
+    method: Literal[tuple(MERGE_METHODS)] = Field("xft", description=_described(MERGE_METHODS))
 
     scale: Annotated[float, Needs("method", "task_arithmetic")] = Field(1.0, gt=0)
     """1 gives the model of method xft, more goes beyond it."""
@@ -374,6 +384,11 @@ class MergeMethod(Section):
     def needs_base(self) -> bool:
         """Whether the merge depends on the base's weights."""
         return self.method != "xft"
+
+    @property
+    def meaning(self) -> str:
+        """The method in words. C: the weighted mean of a projection's experts."""
+        return MERGE_METHODS[self.method]
 
 
 class MergeConfig(MergeMethod):
@@ -414,12 +429,8 @@ class EvaluatedConfig(Section):
 
     models: Annotated[UniqueList[Literal[MODELS]], NOT_EMPTY] = Field(
         ["base", "moe_sft", "dense"],
-        description=" ".join(
-            [
-                "Models to evaluate.",
-                *(f"{model.name}: {model.meaning}." for model in DECLARED if model.meaning),
-            ]
-        ),
+        description="Models to evaluate. "
+        + _described({model.name: model.meaning for model in DECLARED if model.meaning}),
     )
 
     datasets: Annotated[UniqueList[PathText], NOT_EMPTY] = ["humaneval"]
