@@ -90,9 +90,9 @@ class RunConfig(Section):
     """Folder of links to the artifacts, metrics, evaluations and logs of this configuration, and of
     its tables and its report. It is relative to the working directory."""
 
-    report_to: UniqueList[Literal["tensorboard", "wandb", "mlflow"]] = []
+    report_to: UniqueList[Literal["tensorboard", "wandb"]] = []
     """Trackers that get the metrics of the trainings in addition to the JSONL files: TensorBoard,
-    Weights & Biases, MLflow. Each must be installed. A change makes no step run again."""
+    Weights & Biases. Each must be installed. A change makes no step run again."""
 
 
 class BaseConfig(Section):
