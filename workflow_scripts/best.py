@@ -2,7 +2,6 @@
 
 import json
 import shlex
-from pathlib import Path
 
 from workflow_scripts import dense
 from xft.cli import running
@@ -15,25 +14,16 @@ from xft.reporting.choice import best_merge
 def main(argv: list[str] | None = None) -> None:
     step = Step("best", __doc__)
     measured = step.add_mutually_exclusive_group(required=True)
-    measured.add_argument(
-        "--losses",
-        nargs="+",
-        type=Path,
-        metavar="FILE",
-        help="The loss of each model on held-out rows. The lowest is the best.",
-    )
-    measured.add_argument(
-        "--evals",
-        nargs="+",
-        type=Path,
-        metavar="FILE",
-        help="The evaluation of each model. The most solved problems are the best.",
-    )
+    several = {"required": False, "nargs": "+", "group": measured}
+    losses = "The loss of each model on held-out rows. The lowest is the best."
+    step.path("--losses", "FILE", losses, **several)
+    evals = "The evaluation of each model. The most solved problems are the best."
+    step.path("--evals", "FILE", evals, **several)
     coefficients = "The mixing coefficients of each model, in the same order."
     step.path("--weighted", "DIR", coefficients, nargs="+")
     step.path("--moe", "DIR", "The tuned mixture.")
     step.path("--ffn", "DIR", "The FFN weights of its experts.")
-    step.path("--out", "DIR", "The dense model.")
+    step.output("--out", "DIR", "The dense model.")
     step.add_argument(
         "--options",
         type=json.loads,

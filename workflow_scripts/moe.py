@@ -14,7 +14,7 @@ from xft.config.sections import MoeConfig, RunConfig
 def main(argv: list[str] | None = None) -> None:
     step = Step("moe", __doc__)
     step.artifact("--base", "The dense model.")
-    step.path("--out", "DIR", "The upcycled model.")
+    step.output("--out", "DIR", "The upcycled model.")
     args = step.parse_args(argv)
     seed, moe = step.options(RunConfig).seed, step.options(MoeConfig)
 

@@ -22,7 +22,7 @@ def main(argv: list[str] | None = None) -> None:
         "--lam", required=True, metavar="X", help="Lambda, the weight of the shared expert, 0 to 1."
     )
     step.artifact("--data", "Tokens from step tokens. Only for --init usage.", required=False)
-    step.path("--out", "DIR", "The coefficients.")
+    step.output("--out", "DIR", "The coefficients.")
     args = step.parse_args(argv)
     run, shape, start = map(step.options, (RunConfig, MixingShape, MixingStart))
     lam = check_lambda(args.lam, shape, "--lam")

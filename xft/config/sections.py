@@ -13,6 +13,7 @@ from xft.config.models import MERGED, MODELS
 from xft.config.section import (
     Commit,
     Name,
+    NameOrFile,
     Needs,
     PathText,
     Section,
@@ -236,7 +237,7 @@ class TokensConfig(Section):
     limit: int | None = Field(None, ge=1)
     """Use only this number of rows, from the start of the file. Bad rows do not count."""
 
-    template: PathText = "magicoder"
+    template: NameOrFile = "magicoder"
     """Prompt around an instruction, in training and in the evaluation of tuned models. magicoder:
     the paper's. chat: the tokenizer's chat template, which the base must have, and which
     conversations need. A file: its text, with {instruction} once."""
@@ -267,7 +268,7 @@ class TokensConfig(Section):
 class DataConfig(TokensConfig, RowsSource):
     """Instruction rows of steps 2 and 6."""
 
-    decontaminate_against: UniqueList[PathText] = ["humaneval", "mbpp"]
+    decontaminate_against: UniqueList[NameOrFile] = ["humaneval", "mbpp"]
     """Sets of problems that no row may give away: humaneval, mbpp, whose hashes come with this
     project, or files of problems. A row is left out if it holds the docstring or the solution of a
     problem, or shares 13 consecutive words with one. Files in evaluation.datasets count only if
@@ -416,13 +417,13 @@ class EvaluatedConfig(Section):
     without step 6. experts_only: the same with each routed expert alone. heal: dense, tuned after
     the merge by section heal."""
 
-    datasets: Annotated[UniqueList[PathText], NOT_EMPTY] = ["humaneval"]
+    datasets: Annotated[UniqueList[NameOrFile], NOT_EMPTY] = ["humaneval"]
     """humaneval, mbpp, or a file of problems in HumanEval+ form (.jsonl or .jsonl.gz). The two
     names are HumanEval+ v0.1.10 and MBPP+ v0.2.0. The rule fetch_problems gets them from the files
     in HUMANEVAL_OVERRIDE_PATH and MBPP_OVERRIDE_PATH, from EvalPlus's cache, or from its
     release."""
 
-    base_prompt: PathText = "completion"
+    base_prompt: NameOrFile = "completion"
     """The prompt for the base model and the untuned mixture, which have seen no instructions.
     completion: the problem's own text. Or a template, as in data.template. Tuned models always get
     data.template."""
@@ -491,7 +492,7 @@ class EvalConfig(ScoringConfig, GenerationConfig):
 class EvaluationConfig(EvalConfig, EvaluatedConfig):
     """Evaluation with EvalPlus."""
 
-    lm_eval: UniqueList[PathText] = []
+    lm_eval: UniqueList[NameOrFile] = []
     """Tasks of lm-evaluation-harness for the same models: names, or files (.yaml). They need the
     package lm_eval, and the tasks' data on this machine."""
 
