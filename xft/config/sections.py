@@ -153,6 +153,10 @@ class MixtureConfig(Section):
     which are part of the weights at the end. frozen: nothing. Full experts are always tuned with
     all other weights."""
 
+    @property
+    def num_routed_experts(self) -> int:
+        return self.num_experts - self.shared_expert
+
     @model_validator(mode="after")
     def _numbers_fit(self):
         total, chosen = self.num_experts, self.num_experts_per_tok
