@@ -55,10 +55,10 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def _gate_shares(moe: Path, examples, number: int, threads: int):
-    """`modeling.usage.gate_shares` of a mixture on the first `number` examples."""
+    """`evaluation.usage.gate_shares` of a mixture on the first `number` examples."""
     from xft.common.progress import say
     from xft.evaluation.loading import load_model
-    from xft.modeling.usage import gate_shares
+    from xft.evaluation.usage import gate_shares
 
     model, _ = load_model(moe, threads)
     rows = [examples[place]["input_ids"] for place in range(min(number, len(examples)))]
