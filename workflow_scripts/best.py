@@ -1,7 +1,5 @@
 """Keep the best of some merged models, by links to its files."""
 
-from pathlib import Path
-
 from xft.artifacts.artifact import create_artifact
 from xft.cli import running
 from xft.cli.step import Step
@@ -13,22 +11,13 @@ from xft.reporting.choice import best_merge
 def main(argv: list[str] | None = None) -> None:
     step = Step("best", __doc__)
     measured = step.add_mutually_exclusive_group(required=True)
-    measured.add_argument(
-        "--losses",
-        nargs="+",
-        type=Path,
-        metavar="FILE",
-        help="The loss of each model on held-out rows. The lowest is the best.",
-    )
-    measured.add_argument(
-        "--evals",
-        nargs="+",
-        type=Path,
-        metavar="FILE",
-        help="The evaluation of each model. The most solved problems are the best.",
-    )
+    several = {"required": False, "nargs": "+", "group": measured}
+    losses = "The loss of each model on held-out rows. The lowest is the best."
+    step.path("--losses", "FILE", losses, **several)
+    evals = "The evaluation of each model. The most solved problems are the best."
+    step.path("--evals", "FILE", evals, **several)
     step.artifact("--models", "The merged models, in the same order.", nargs="+")
-    step.path("--out", "DIR", "The best of them.")
+    step.output("--out", "DIR", "The best of them.")
     args = step.parse_args(argv)
     files, by = (args.losses, "validation") if args.losses else (args.evals, "benchmark")
     if len(files) != len(args.models):

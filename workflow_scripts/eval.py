@@ -44,16 +44,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     step = Step("eval", __doc__)
     step.artifact("--model", "The model folder.")
     step.dataset()
-    step.path("--out", "FILE", "The result, JSON.")
+    step.output("--out", "FILE", "The result, JSON.")
     step.add_argument(
         "--rescore",
         action="store_true",
         help="Judge the generations of an earlier run again. No model is loaded.",
     )
-    step.add_argument(
+    step.name_or_file(
         "--prompt",
-        metavar="NAME_OR_FILE",
-        help="The prompt. magicoder: the paper's instruction prompt. chat: the tokenizer's chat "
+        "The prompt. magicoder: the paper's instruction prompt. chat: the tokenizer's chat "
         "template. A file: its text, with {instruction} once. completion: the problem's own text. "
         "Default: the template in the manifest of a tuned model; for other models the default of "
         f"evaluation.base_prompt, {EvaluatedConfig().base_prompt}.",

@@ -17,7 +17,7 @@ from xft.checkpoints.reader import Checkpoint
 from xft.config.sections import MoeConfig
 from xft.conversions.common import seeded_generator
 from xft.conversions.expert_init import mean_and_std
-from xft.modeling.start_distance import TOKENS, distances
+from xft.evaluation.start_distance import TOKENS, distances
 
 NOISE = ["--init", "noise", "--init-noise", "0.1"]
 DROP = ["--init", "drop", "--init-drop", "0.4"]

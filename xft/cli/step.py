@@ -24,10 +24,10 @@ class Step(flags.StepParser):
         self.args = argparse.Namespace()
         self.inputs: dict[str, Artifact | str] = {}
         for section, names in STEPS[name].sections:
-            flags.add_options(self, section, names)
+            self.add_options(section, names)
 
     def parse_args(self, args=None, namespace=None):
-        """Parse the arguments. Raises UserError as `flags.check_outputs` does."""
+        """Parse the arguments. Raises UserError as `StepParser` does."""
         self.args = super().parse_args(args, namespace)
         return self.args
 

@@ -122,7 +122,11 @@ UniqueList = Annotated[
     list[Item], AfterValidator(_unique), Field(json_schema_extra={"uniqueItems": True})
 ]
 Name = Annotated[str, Field(min_length=1)]
-PathText = Annotated[Name, AfterValidator(_path)]
+PathText = Annotated[Name, AfterValidator(_path), Field(json_schema_extra={"format": "path"})]
+# The name of something that is no file, such as humaneval, or the path of a file.
+NameOrFile = Annotated[
+    Name, AfterValidator(_path), Field(json_schema_extra={"format": "file-path"})
+]
 Commit = Annotated[str, Field(pattern="^[0-9a-f]{40}$")] | None
 
 

@@ -14,6 +14,7 @@ from xft.config.models import DECLARED, MERGED, MODELS
 from xft.config.section import (
     Commit,
     Name,
+    NameOrFile,
     Needs,
     PathText,
     Section,
@@ -97,9 +98,9 @@ class RunConfig(Section):
     """Folder of links to the artifacts, metrics, evaluations and logs of this configuration, and of
     its tables and its report. It is relative to the working directory."""
 
-    report_to: UniqueList[Literal["tensorboard", "wandb", "mlflow"]] = []
+    report_to: UniqueList[Literal["tensorboard", "wandb"]] = []
     """Trackers that get the metrics of the trainings in addition to the JSONL files: TensorBoard,
-    Weights & Biases, MLflow. Each must be installed. A change makes no step run again."""
+    Weights & Biases. Each must be installed. A change makes no step run again."""
 
 
 class BaseConfig(Section):
@@ -158,6 +159,10 @@ class MixtureConfig(Section):
     embeddings and norms too. lora: it adds low-rank products of the same rank and scale to them,
     which are part of the weights at the end. frozen: nothing. Full experts are always tuned with
     all other weights."""
+
+    @property
+    def num_routed_experts(self) -> int:
+        return self.num_experts - self.shared_expert
 
     @model_validator(mode="after")
     def _numbers_fit(self):
@@ -243,7 +248,7 @@ class TokensConfig(Section):
     limit: int | None = Field(None, ge=1)
     """Use only this number of rows, from the start of the file. Bad rows do not count."""
 
-    template: PathText = "magicoder"
+    template: NameOrFile = "magicoder"
     """Prompt around an instruction, in training and in the evaluation of tuned models. magicoder:
     the paper's. chat: the tokenizer's chat template, which the base must have, and which
     conversations need. A file: its text, with {instruction} once."""
@@ -275,7 +280,7 @@ class TokensConfig(Section):
 class DataConfig(TokensConfig, RowsSource):
     """Instruction rows of steps 2 and 6."""
 
-    decontaminate_against: UniqueList[PathText] = ["humaneval", "mbpp"]
+    decontaminate_against: UniqueList[NameOrFile] = ["humaneval", "mbpp"]
     """Sets of problems that no row may give away: humaneval, mbpp, whose hashes come with this
     project, or files of problems. A row is left out if it holds the docstring or the solution of a
     problem, or shares 13 consecutive words with one. Files in evaluation.datasets count only if
@@ -433,13 +438,13 @@ class EvaluatedConfig(Section):
         + _described({model.name: model.meaning for model in DECLARED if model.meaning}),
     )
 
-    datasets: Annotated[UniqueList[PathText], NOT_EMPTY] = ["humaneval"]
+    datasets: Annotated[UniqueList[NameOrFile], NOT_EMPTY] = ["humaneval"]
     """humaneval, mbpp, or a file of problems in HumanEval+ form (.jsonl or .jsonl.gz). The two
     names are HumanEval+ v0.1.10 and MBPP+ v0.2.0. The rule fetch_problems gets them from the files
     in HUMANEVAL_OVERRIDE_PATH and MBPP_OVERRIDE_PATH, from EvalPlus's cache, or from its
     release."""
 
-    base_prompt: PathText = "completion"
+    base_prompt: NameOrFile = "completion"
     """The prompt for the base model and the untuned mixture, which have seen no instructions.
     completion: the problem's own text. Or a template, as in data.template. Tuned models always get
     data.template."""
@@ -508,7 +513,7 @@ class EvalConfig(ScoringConfig, GenerationConfig):
 class EvaluationConfig(EvalConfig, EvaluatedConfig):
     """Evaluation with EvalPlus."""
 
-    lm_eval: UniqueList[PathText] = []
+    lm_eval: UniqueList[NameOrFile] = []
     """Tasks of lm-evaluation-harness for the same models: names, or files (.yaml). They need the
     package lm_eval, and the tasks' data on this machine."""
 

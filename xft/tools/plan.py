@@ -40,7 +40,7 @@ def main(argv: list[str] | None = None) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = flags.StepParser("xft plan", __doc__)
-    flags.add_configs(parser, "The configuration", required=True)
+    parser.configs("The configuration", required=True)
     parser.add_argument(
         "--gpu",
         choices=GPUS,
@@ -65,12 +65,8 @@ def _parser() -> argparse.ArgumentParser:
         help="FLOPs a second that a training reaches in each process, instead of --mfu. On a CPU "
         "hours are unknown without it. docs/planning.md says how to measure it.",
     )
-    parser.add_argument(
-        "--model-config",
-        type=Path,
-        metavar="FILE",
-        help="The base's config.json, if this machine cannot reach the model.",
-    )
+    model_config = "The base's config.json, if this machine cannot reach the model."
+    parser.path("--model-config", "FILE", model_config, required=False)
     parser.add_argument(
         "--rows", type=int, metavar="N", help="Number of rows, if they are not on this machine."
     )
