@@ -18,8 +18,6 @@ rule sft:
         **nodes(CONFIG.sft),
     params:
         options=options,
-    message:
-        MESSAGE
     shell:
         "stored {output:q} {resources.start} -m workflow_scripts.sft --base {input.base:q}/artifact "
         "--data {input.tokens:q}/artifact {params.options} {resources.besides} "
@@ -39,8 +37,6 @@ rule soup:
         **RESOURCES,
     params:
         options=options,
-    message:
-        MESSAGE
     shell:
         "stored {output:q} python -m workflow_scripts.soup {params.options} "
         "--out {output:q}.partial/artifact 2>&1 | logged {log:q}"

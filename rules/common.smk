@@ -81,7 +81,6 @@ shell.prefix(
 )
 
 STORE, RESULTS = CONFIG.store, CONFIG.results_dir
-MESSAGE = "{rule}: {resources.label} ({output})"
 
 
 wildcard_constraints:

@@ -14,8 +14,6 @@ rule fetch_problems:
         **RESOURCES,
     params:
         options=options,
-    message:
-        MESSAGE
     shell:
         "online stored {output:q} python -m workflow_scripts.fetch_problems {params.options} "
         "--out {output:q}.partial/{resources.file:q} 2>&1 | logged {log:q}"
@@ -35,8 +33,6 @@ rule ground_truth:
         **RESOURCES,
     params:
         options=options,
-    message:
-        MESSAGE
     shell:
         "stored {output:q} python -m workflow_scripts.ground_truth {params.options} "
         "--out {output:q}.partial/artifact 2>&1 | logged {log:q}"
@@ -58,8 +54,6 @@ rule eval:
         **RESOURCES,
     params:
         options=options,
-    message:
-        MESSAGE
     shell:
         "stored {output:q} python -m workflow_scripts.eval --model {input.model:q}/artifact "
         "--ground-truth {input.ground_truth:q}/artifact {params.options} {resources.besides} "
@@ -82,8 +76,6 @@ rule validation_loss:
         **RESOURCES,
     params:
         options=options,
-    message:
-        MESSAGE
     shell:
         "stored {output:q} python -m workflow_scripts.validation_loss --model {input.model:q}/artifact "
         "--data {input.tokens:q}/artifact {params.options} {resources.besides} "
@@ -104,8 +96,6 @@ rule contamination:
         **RESOURCES,
     params:
         options=options,
-    message:
-        MESSAGE
     shell:
         "stored {output:q} python -m workflow_scripts.contamination --tokens {input.tokens:q}/artifact "
         "{params.options} --out {output:q}.partial/result.json 2>&1 | logged {log:q}"
@@ -124,8 +114,6 @@ rule diversity:
         "../envs/conversion.yaml"
     resources:
         **RESOURCES,
-    message:
-        MESSAGE
     shell:
         "stored {output:q} python -m workflow_scripts.diversity --base {input.base:q}/artifact "
         "--ffn {input.ffn:q}/artifact --metrics {input.moe_sft:q}/metrics.jsonl "
@@ -147,8 +135,6 @@ rule lm_eval:
         **RESOURCES,
     params:
         options=options,
-    message:
-        MESSAGE
     shell:
         "stored {output:q} python -m workflow_scripts.lm_eval --model {input.model:q}/artifact "
         "{params.options} {resources.besides} --out {output:q}.partial/result.json 2>&1 | logged {log:q}"
@@ -173,8 +159,6 @@ rule summary:
         **RESOURCES,
     params:
         options=options,
-    message:
-        MESSAGE
     shell:
         "stored {output:q} python -m workflow_scripts.summary --runs {output:q}.partial/runs.csv "
         "{params.options} --out {output:q}.partial/summary.csv 2>&1 | logged {log:q} > /dev/null"
@@ -198,8 +182,6 @@ rule report:
         "../envs/report.yaml"
     resources:
         **RESOURCES,
-    message:
-        MESSAGE
     shell:
         "stored {output:q} python -m workflow_scripts.report --summary {output:q}.partial/.results/summary.csv "
         "--out {output:q}.partial/report.html 2>&1 | logged {log:q} > /dev/null"

@@ -18,8 +18,6 @@ rule weighted_init:
         **RESOURCES,
     params:
         options=options,
-    message:
-        MESSAGE
     shell:
         "stored {output:q} python -m workflow_scripts.weighted_init --moe {input.moe_sft:q}/artifact "
         "--ffn {input.ffn:q}/artifact {params.options} {resources.besides} "
@@ -46,8 +44,6 @@ rule weighted_trained:
         **nodes(CONFIG.mixing),
     params:
         options=options,
-    message:
-        MESSAGE
     shell:
         "stored {output:q} {resources.start} -m workflow_scripts.weighted_trained "
         "--weighted {input.weighted_init:q}/artifact --moe {input.moe_sft:q}/artifact "
@@ -73,8 +69,6 @@ rule heal:
         **nodes(CONFIG.heal),
     params:
         options=options,
-    message:
-        MESSAGE
     shell:
         "stored {output:q} {resources.start} -m workflow_scripts.heal --model {input.dense:q}/artifact "
         "--data {input.tokens:q}/artifact {params.options} {resources.besides} "
@@ -98,8 +92,6 @@ rule dense:
         **RESOURCES,
     params:
         options=options,
-    message:
-        MESSAGE
     shell:
         "stored {output:q} python -m workflow_scripts.dense --weighted {input.weighted:q}/artifact "
         "--moe {input.moe_sft:q}/artifact --ffn {input.ffn:q}/artifact {params.options} "
@@ -120,8 +112,6 @@ rule best:
         **RESOURCES,
     params:
         options=options,
-    message:
-        MESSAGE
     shell:
         "stored {output:q} python -m workflow_scripts.best {params.options} "
         "--out {output:q}.partial/artifact 2>&1 | logged {log:q}"

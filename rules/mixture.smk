@@ -15,8 +15,6 @@ rule base:
         **RESOURCES,
     params:
         options=options,
-    message:
-        MESSAGE
     shell:
         "online stored {output:q} python -m workflow_scripts.base {params.options} "
         "--out {output:q}.partial/artifact 2>&1 | logged {log:q}"
@@ -36,8 +34,6 @@ rule moe:
         **RESOURCES,
     params:
         options=options,
-    message:
-        MESSAGE
     shell:
         "stored {output:q} python -m workflow_scripts.moe --base {input.base:q}/artifact {params.options} "
         "--out {output:q}.partial/artifact 2>&1 | logged {log:q}"
@@ -56,8 +52,6 @@ rule fetch_data:
         **RESOURCES,
     params:
         options=options,
-    message:
-        MESSAGE
     shell:
         "online stored {output:q} python -m workflow_scripts.fetch_data {params.options} "
         "--out {output:q}.partial/{resources.file:q} 2>&1 | logged {log:q}"
@@ -78,8 +72,6 @@ rule tokens:
         **RESOURCES,
     params:
         options=options,
-    message:
-        MESSAGE
     shell:
         "stored {output:q} python -m workflow_scripts.tokens --model {input.base:q}/artifact {params.options} "
         "--report {output:q}.partial/report.json --out {output:q}.partial/artifact 2>&1 | logged {log:q}"
@@ -102,8 +94,6 @@ rule moe_sft:
         **nodes(CONFIG.moe_sft),
     params:
         options=options,
-    message:
-        MESSAGE
     shell:
         "stored {output:q} {resources.start} -m workflow_scripts.moe_sft --moe {input.moe:q}/artifact "
         "--data {input.tokens:q}/artifact {params.options} {resources.besides} "
@@ -122,8 +112,6 @@ rule ffn:
         "../envs/conversion.yaml"
     resources:
         **RESOURCES,
-    message:
-        MESSAGE
     shell:
         "stored {output:q} python -m workflow_scripts.ffn --moe {input.moe_sft:q}/artifact "
         "--out {output:q}.partial/artifact 2>&1 | logged {log:q}"
