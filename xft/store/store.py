@@ -22,6 +22,7 @@ from xft.store.recipe import DIGITS, Recipe
 MARK = "xft-store.json"  # identifies a store
 FORMAT = 1
 PARTIAL = ".partial"
+AGAIN = ".again"
 LOGS, PLANS = "logs", "plans"
 ENTRY = re.compile(rf"/\w+/([0-9a-f]{{{DIGITS}}})(?=[/.]|$)")  # in the path of an entry or its log
 
@@ -116,6 +117,11 @@ class Store:
 def partial(entry: Path) -> Path:
     """Where an entry is made."""
     return entry.with_name(entry.name + PARTIAL)
+
+
+def again(entry: Path) -> Path:
+    """Where a whole entry is made again, to be compared with it."""
+    return entry.with_name(entry.name + AGAIN)
 
 
 def claimed(entry: Path) -> AbstractContextManager[int]:

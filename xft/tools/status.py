@@ -17,6 +17,8 @@ from xft.config.runs import read_overlaid
 from xft.config.validation import complete
 from xft.dag.activity import Activity, Phase, find_activities
 from xft.dag.run import WorkflowRun
+from xft.dag.snakemake_options import copy_of
+from xft.store.store import partial
 
 LOCKS = Path(".snakemake/locks")
 MOST_LINES = 40  # of one kind. More are counted by rule
@@ -26,7 +28,8 @@ def main(argv: list[str] | None = None) -> None:
     args = _parser().parse_args(argv)
     run, start = _run(args)
     wanted, jobs = run.experiment.wanted, run.to_make
-    activities = find_activities(jobs, run.store)
+    copies = [copy for copy in map(copy_of, wanted) if partial(copy.entry).exists()]
+    activities = find_activities([*jobs, *copies], run.store)
     counts, left = (Counter(part.rule for part in parts) for parts in (wanted, jobs))
     done = [(rule, f"{count - left[rule]} of {count}") for rule, count in counts.items()]
     _show(f"finished: {len(wanted) - len(jobs)} of {len(wanted)}", done)

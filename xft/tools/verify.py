@@ -19,7 +19,7 @@ from xft.artifacts.manifest import (
 )
 from xft.cli import flags
 from xft.common.errors import UserError
-from xft.store.store import MARK, PARTIAL, Store, entry_faults, is_whole
+from xft.store.store import MARK, Store, entry_faults, is_whole
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -56,7 +56,7 @@ def main(argv: list[str] | None = None) -> None:
 def _find_places(path: Path) -> list[Path]:
     """The finished entries of a store, also links to other stores. If it is no store, the path."""
     is_store = (path / MARK).is_file()
-    entries = [each for each in Store(path).entries() if each.suffix != PARTIAL] if is_store else []
+    entries = [each for each in Store(path).entries() if not each.suffix] if is_store else []
     return entries or [path]
 
 
