@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -67,6 +68,23 @@ def test_what_is_finished_is_counted_and_what_is_not_is_listed(told):
     assert jobs == [[part.name, str(part.entry)] for part in made]
     assert lines[-1] == "To go on: run `snakemake --cores all --configfile mine.yaml`."
     assert lines[0] == "finished: 10 of 15" and "  eval              2 of 3" in lines
+
+
+def test_what_was_deleted_and_is_not_needed_is_told_unless_runs_remove_it(told):
+    run = wants()
+    fill(run)
+    moe, dense = (run.experiment.by_name[name] for name in ("moe", "dense/lam~0.75"))
+    run.begin()
+    run.close()
+    for part in (moe, dense):
+        shutil.rmtree(part.entry)
+    title = "no longer in the store, and not needed:"
+    both = (
+        f"{title} 2\n  moe             {moe.entry}\n  dense/lam~0.75  {dense.entry}\nnext run: noth"
+    )
+    assert both in told()
+    Path("mine.yaml").write_text(yaml.safe_dump(overlaid(CONFIG, {"merge": {"keep": "none"}})))
+    assert f"{title} 1\n  moe  {moe.entry}\nnext run: " in told("results", "--config", "mine.yaml")
 
 
 def test_a_job_that_runs_is_told_with_its_progress(told):
