@@ -38,6 +38,7 @@ SHAPES = {
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "bf16 autocast over fp32": None}
 CONFIG = SimpleNamespace(
     num_experts=8,
+    num_routed_experts=7,
     num_experts_per_tok=6,
     shared_expert=True,
     normalize_routing=True,

@@ -91,6 +91,7 @@ def make_cases(
     config = SimpleNamespace(
         num_experts=NUM_EXPERTS,
         num_experts_per_tok=ACTIVE_EXPERTS,
+        num_routed_experts=NUM_EXPERTS - 1,
         shared_expert=True,
         normalize_routing=True,
         router="mlp",

@@ -3,7 +3,9 @@
 
 rule sft:
     input:
-        unpack(inputs),
+        unpack(besides("sft")),
+        base=entry_of("base"),
+        tokens=entry_of("tokens"),
     output:
         entry("sft"),
     log:
@@ -26,7 +28,7 @@ rule sft:
 
 rule soup:
     input:
-        unpack(inputs),
+        model=entry_of("model"),
     output:
         entry("soup"),
     log:

@@ -10,7 +10,9 @@ from pathlib import Path
 from snakemake.settings.types import DeploymentMethod
 
 from xft.cli.running import explain
+from xft.common.devices import check_gpus
 from xft.common.errors import UserError, did_you_mean
+from xft.config.steps import STEPS
 from xft.config.text import read_config
 from xft.config.validation import complete
 from xft.dag.announcements import beginning, failures, store_line, warnings
@@ -26,13 +28,13 @@ from xft.store.store import AGAIN
 IN_CONTAINERS = (
     DeploymentMethod.APPTAINER in workflow.deployment_settings.deployment_method
 )
-RUN = None  # in the processes of jobs, which read the plan of the main process
+# In the processes of jobs, which read the plan of the main process.
+RUN, KEEPS_MERGES = None, True
 shorten(workflow)
 
 try:
     for file in workflow.configfiles if workflow.is_main_process else ():
         read_config(Path(file))  # two equal keys are refused
-    CONFIG = complete(config)
     if workflow.is_main_process:
         RUN = WorkflowRun(config)
         check_options(sys.argv, RUN)
@@ -40,13 +42,15 @@ try:
             RUN.require_packages()
             RUN.check_templates()
         RUN.check(workflow.configfiles)
+        KEEPS_MERGES = RUN.keeps_merges
+    CONFIG = RUN.config if RUN else complete(config)
     JOBS = RUN.jobs if RUN else read_plan()
     if IN_CONTAINERS:
         check_image()
         if RUN:
             bind_folders([ROOT, *RUN.folders()])
-except UserError as error:
-    sys.exit(str(error))
+except (UserError, OSError) as error:
+    sys.exit(explain(error) or str(error))
 
 if IN_CONTAINERS:
 
@@ -120,6 +124,20 @@ def inputs(wildcards):
     return {name: [ancient(path) for path in found[name]] for name in found}
 
 
+def entry_of(name):
+    """The entries that a job reads as an input of this name."""
+    return lambda wildcards: inputs(wildcards)[name]
+
+
+def besides(step):
+    """The inputs of a job that only some configurations need: files, and further entries."""
+    return lambda wildcards: {
+        name: paths
+        for name, paths in inputs(wildcards).items()
+        if name not in STEPS[step].inputs
+    }
+
+
 def options(wildcards):
     """The flags of a job's command for what is not an input of every job of the rule."""
     return JOBS[wildcards.digest].options
@@ -154,7 +172,7 @@ def evaluation_environment(wildcards):
 
 def merged(entry):
     """The entry of a merged model, removed after the evaluation unless all models are kept."""
-    return temp(entry) if RUN and not RUN.keeps_merges else entry
+    return entry if KEEPS_MERGES else temp(entry)
 
 
 @cache
@@ -163,8 +181,19 @@ def warn(line):
     print(line, file=sys.stderr)
 
 
+def check_rule_names():
+    """End the run if an option names no rule. Snakemake would look for such a file, or do nothing."""
+    asked, rules = workflow.dag_settings, [rule.name for rule in workflow.rules]
+    for option in ("until", "omit-from", "forcerun"):
+        for name in getattr(asked, option.replace("-", "_")):
+            if "/" not in name and name not in rules:
+                hint = did_you_mean(name, rules) or f". The rules: {', '.join(rules)}"
+                sys.exit(f"--{option} {name}: there is no such rule{hint}")
+
+
 def announce(parts):
     """Begin a run that makes these artifacts, with warnings."""
+    check_rule_names()
     begin()
     for line in warnings(RUN, RUN.needed(parts)):
         warn(line)
@@ -236,7 +265,18 @@ def target_of(wildcards):
     return os.path.relpath(part.place, Path(RESULTS, wildcards.name).parent)
 
 
+def check_machine():
+    """End the run if a job of this machine asks for a GPU that torch cannot use."""
+    is_here = workflow.local_exec and not workflow.deployment_settings.deployment_method
+    if is_here and any(job.resources.get("gpu") for job in workflow.dag.needrun_jobs()):
+        try:
+            check_gpus(CONFIG.gpus)
+        except UserError as error:
+            sys.exit(str(error))
+
+
 onstart:
+    check_machine()
     print(beginning(CONFIG), flush=True)
 
 

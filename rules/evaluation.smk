@@ -3,7 +3,7 @@
 
 rule fetch_problems:
     input:
-        unpack(inputs),
+        unpack(besides("fetch_problems")),
     output:
         entry("fetch_problems"),
     log:
@@ -23,7 +23,7 @@ rule fetch_problems:
 
 rule ground_truth:
     input:
-        unpack(inputs),
+        unpack(besides("ground_truth")),
     output:
         entry("ground_truth"),
     log:
@@ -44,7 +44,9 @@ rule ground_truth:
 
 rule eval:
     input:
-        unpack(inputs),
+        unpack(besides("eval")),
+        model=entry_of("model"),
+        ground_truth=entry_of("ground_truth"),
     output:
         entry("eval"),
     log:
@@ -66,7 +68,8 @@ rule eval:
 
 rule validation_loss:
     input:
-        unpack(inputs),
+        model=entry_of("model"),
+        tokens=entry_of("tokens"),
     output:
         entry("validation_loss"),
     log:
@@ -89,7 +92,8 @@ rule validation_loss:
 
 rule contamination:
     input:
-        unpack(inputs),
+        unpack(besides("contamination")),
+        tokens=entry_of("tokens"),
     output:
         entry("contamination"),
     log:
@@ -109,7 +113,9 @@ rule contamination:
 
 rule diversity:
     input:
-        unpack(inputs),
+        base=entry_of("base"),
+        moe_sft=entry_of("moe_sft"),
+        ffn=entry_of("ffn"),
     output:
         entry("diversity"),
     log:
@@ -122,13 +128,14 @@ rule diversity:
         MESSAGE
     shell:
         "stored {output:q} python -m workflow_scripts.diversity --base {input.base:q}/artifact "
-        "--ffn {input.ffn:q}/artifact --metrics {input.moe:q}/metrics.jsonl "
+        "--ffn {input.ffn:q}/artifact --metrics {input.moe_sft:q}/metrics.jsonl "
         "--out {output:q}.partial/result.json 2>&1 | logged {log:q}"
 
 
 rule lm_eval:
     input:
-        unpack(inputs),
+        unpack(besides("lm_eval")),
+        model=entry_of("model"),
     output:
         entry("lm_eval"),
     log:
@@ -149,7 +156,7 @@ rule lm_eval:
 
 rule summary:
     input:
-        unpack(inputs),
+        results=entry_of("results"),
     output:
         report(
             entry("summary"),
@@ -175,7 +182,8 @@ rule summary:
 
 rule report:
     input:
-        unpack(inputs),
+        unpack(besides("report")),
+        summary=entry_of("summary"),
     output:
         report(
             entry("report"),
@@ -190,9 +198,8 @@ rule report:
         "../envs/report.yaml"
     resources:
         **RESOURCES,
-        results=RESULTS,
     message:
         MESSAGE
     shell:
-        "stored {output:q} python -m workflow_scripts.report --summary {resources.results:q}/summary.csv "
+        "stored {output:q} python -m workflow_scripts.report --summary {output:q}.partial/.results/summary.csv "
         "--out {output:q}.partial/report.html 2>&1 | logged {log:q} > /dev/null"

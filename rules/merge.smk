@@ -3,7 +3,9 @@
 
 rule weighted_init:
     input:
-        unpack(inputs),
+        unpack(besides("weighted_init")),
+        moe_sft=entry_of("moe_sft"),
+        ffn=entry_of("ffn"),
     output:
         entry("weighted_init"),
     log:
@@ -19,14 +21,18 @@ rule weighted_init:
     message:
         MESSAGE
     shell:
-        "stored {output:q} python -m workflow_scripts.weighted_init --moe {input.moe:q}/artifact "
+        "stored {output:q} python -m workflow_scripts.weighted_init --moe {input.moe_sft:q}/artifact "
         "--ffn {input.ffn:q}/artifact {params.options} {resources.besides} "
         "--out {output:q}.partial/artifact 2>&1 | logged {log:q}"
 
 
 rule weighted_trained:
     input:
-        unpack(inputs),
+        unpack(besides("weighted_trained")),
+        weighted_init=entry_of("weighted_init"),
+        moe_sft=entry_of("moe_sft"),
+        ffn=entry_of("ffn"),
+        tokens=entry_of("tokens"),
     output:
         entry("weighted_trained"),
     log:
@@ -44,7 +50,7 @@ rule weighted_trained:
         MESSAGE
     shell:
         "stored {output:q} {resources.start} -m workflow_scripts.weighted_trained "
-        "--weighted {input.weighted:q}/artifact --moe {input.moe:q}/artifact "
+        "--weighted {input.weighted_init:q}/artifact --moe {input.moe_sft:q}/artifact "
         "--ffn {input.ffn:q}/artifact --data {input.tokens:q}/artifact "
         "{params.options} {resources.besides} "
         "--metrics {output:q}.partial/metrics.jsonl --out {output:q}.partial/artifact 2>&1 | logged {log:q}"
@@ -52,7 +58,9 @@ rule weighted_trained:
 
 rule heal:
     input:
-        unpack(inputs),
+        unpack(besides("heal")),
+        dense=entry_of("dense"),
+        tokens=entry_of("tokens"),
     output:
         entry("heal"),
     log:
@@ -75,7 +83,10 @@ rule heal:
 
 rule dense:
     input:
-        unpack(inputs),
+        unpack(besides("dense")),
+        weighted=entry_of("weighted"),
+        moe_sft=entry_of("moe_sft"),
+        ffn=entry_of("ffn"),
     output:
         merged(entry("dense")),
     log:
@@ -91,13 +102,14 @@ rule dense:
         MESSAGE
     shell:
         "stored {output:q} python -m workflow_scripts.dense --weighted {input.weighted:q}/artifact "
-        "--moe {input.moe:q}/artifact --ffn {input.ffn:q}/artifact {params.options} "
+        "--moe {input.moe_sft:q}/artifact --ffn {input.ffn:q}/artifact {params.options} "
         "--out {output:q}.partial/artifact 2>&1 | logged {log:q}"
 
 
 rule best:
     input:
-        unpack(inputs),
+        model=entry_of("model"),
+        measured=entry_of("measured"),
     output:
         entry("best"),
     log:
@@ -111,6 +123,5 @@ rule best:
     message:
         MESSAGE
     shell:
-        "stored {output:q} python -m workflow_scripts.best --moe {input.moe:q}/artifact "
-        "--ffn {input.ffn:q}/artifact {params.options} "
+        "stored {output:q} python -m workflow_scripts.best {params.options} "
         "--out {output:q}.partial/artifact 2>&1 | logged {log:q}"

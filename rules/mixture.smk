@@ -4,7 +4,7 @@
 
 rule base:
     input:
-        unpack(inputs),
+        unpack(besides("base")),
     output:
         entry("base"),
     log:
@@ -24,7 +24,7 @@ rule base:
 
 rule moe:
     input:
-        unpack(inputs),
+        base=entry_of("base"),
     output:
         entry("moe"),
     log:
@@ -45,7 +45,7 @@ rule moe:
 
 rule fetch_data:
     input:
-        unpack(inputs),
+        unpack(besides("fetch_data")),
     output:
         entry("fetch_data"),
     log:
@@ -65,7 +65,8 @@ rule fetch_data:
 
 rule tokens:
     input:
-        unpack(inputs),
+        unpack(besides("tokens")),
+        base=entry_of("base"),
     output:
         entry("tokens"),
     log:
@@ -86,7 +87,8 @@ rule tokens:
 
 rule moe_sft:
     input:
-        unpack(inputs),
+        moe=entry_of("moe"),
+        tokens=entry_of("tokens"),
     output:
         entry("moe_sft"),
     log:
@@ -110,7 +112,7 @@ rule moe_sft:
 
 rule ffn:
     input:
-        unpack(inputs),
+        moe_sft=entry_of("moe_sft"),
     output:
         entry("ffn"),
     log:
@@ -123,5 +125,5 @@ rule ffn:
     message:
         MESSAGE
     shell:
-        "stored {output:q} python -m workflow_scripts.ffn --moe {input.moe:q}/artifact "
+        "stored {output:q} python -m workflow_scripts.ffn --moe {input.moe_sft:q}/artifact "
         "--out {output:q}.partial/artifact 2>&1 | logged {log:q}"

@@ -6,7 +6,7 @@ from collections import Counter
 from pathlib import Path
 
 from xft.config.runs import RUN_KEYS, find_runs, leaves, overlaid
-from xft.config.step_keys import READS, steps_of_key
+from xft.config.steps import STEPS, steps_of_key
 from xft.config.text import read_config
 from xft.dag.experiment import Experiment
 
@@ -60,7 +60,7 @@ def runs_by_key() -> dict[str, str]:
     for key in [*leaves(runs[0].config), *RUN_KEYS]:
         reading = set(steps_of_key(key))
         running = {rule for rule, steps in behind if reading & steps}
-        rules = [rule for rule in READS if rule in running]
+        rules = [rule for rule in STEPS if rule in running]
         found[key] = SPECIAL.get(key) or ", ".join(rules) or "nothing"
     return found
 

@@ -8,14 +8,14 @@ STEP...
 import json
 import sys
 
-from xft.config.step_keys import READS, default_of, keys_of_step
+from xft.config.steps import STEPS, default_of
 from xft.store.code import VERSIONS, Code
 
 
 def contents(stated: dict, raised: list[str] = ()) -> dict:
     """The content of the file, from its present one. raised: steps that get the next version."""
     code, steps, modules = Code(), {}, {}
-    for step in READS:
+    for step in STEPS:
         modules |= code.hashes(step)
         defaults = _defaults(step)
         before = stated["steps"].get(step, {"version": 1, "defaults": defaults})
@@ -28,7 +28,7 @@ def contents(stated: dict, raised: list[str] = ()) -> dict:
 
 def _defaults(step: str) -> dict[str, object]:
     """The defaults of the keys that a step reads."""
-    found = {key: default_of(key) for key in sorted(keys_of_step(step).values())}
+    found = {key: default_of(key) for key in sorted(STEPS[step].recorded.values())}
     return {key: value for key, value in found.items() if type(value) is not object}
 
 

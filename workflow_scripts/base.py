@@ -18,7 +18,7 @@ from xft.hub.source import check_model, find_model
 
 def main(argv: list[str] | None = None) -> None:
     step = Step("base", __doc__)
-    step.path("--out", "DIR", "The artifact.")
+    step.output("--out", "DIR", "The artifact.")
     args = step.parse_args(argv)
     base = step.options(BaseConfig)
 

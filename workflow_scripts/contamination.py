@@ -14,7 +14,7 @@ def main(argv: list[str] | None = None) -> None:
     step.artifact("--tokens", "The tokens of the training, from step tokens.")
     step.path("--data", "FILE", "The rows that the tokens were made from.")
     step.dataset()
-    step.path("--out", "FILE", "The count, JSON.")
+    step.output("--out", "FILE", "The count, JSON.")
     args = step.parse_args(argv)
     tokens = step.open("tokens", args.tokens, "tokens")
 

@@ -13,7 +13,7 @@ def main(argv: list[str] | None = None) -> None:
     step.artifact("--weighted", "The mixing coefficients.")
     step.artifact("--moe", "The tuned mixture.")
     step.artifact("--ffn", "The FFN weights of its experts.")
-    step.path("--out", "DIR", "The dense model.")
+    step.output("--out", "DIR", "The dense model.")
     help_of_base = "The dense base. All methods but xft need it; xft does not read it."
     step.artifact("--base", help_of_base, required=False)
     step.add_argument(

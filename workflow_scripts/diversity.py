@@ -5,10 +5,8 @@ base. It is 0 if all experts are the same, and large if they differ more than th
 """
 
 from xft.artifacts.manifest import hash_file
-from xft.artifacts.overlap import overlap
 from xft.cli import running
 from xft.cli.step import Step
-from xft.common.errors import UserError
 from xft.common.progress import say
 from xft.reporting.diversity import DIVERSITY, routing_at_end
 
@@ -17,7 +15,7 @@ def main(argv: list[str] | None = None) -> None:
     step = Step("diversity", __doc__)
     step.artifact("--base", "The dense base of the mixture.")
     step.artifact("--ffn", "The FFN weights of the mixture's experts.")
-    step.path("--out", "FILE", "The values, JSON.")
+    step.output("--out", "FILE", "The values, JSON.")
     step.path(
         "--metrics",
         "FILE",
@@ -25,10 +23,6 @@ def main(argv: list[str] | None = None) -> None:
         required=False,
     )
     args = step.parse_args(argv)
-    if args.metrics and overlap(args.out, args.metrics):
-        raise UserError(
-            f"--out {args.out} is --metrics, which the step reads. Choose another place"
-        )
 
     from xft.conversions.diversity import diversity
 

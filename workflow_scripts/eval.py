@@ -12,8 +12,8 @@ from xft.cli.step import Step
 from xft.common.devices import claim_gpus
 from xft.common.errors import UserError
 from xft.common.progress import say
-from xft.config.sections import GenerationConfig, RunConfig, ScoringConfig
-from xft.data.templates import CHAT, COMPLETION, make_template, read_template
+from xft.config.sections import EvaluatedConfig, GenerationConfig, RunConfig, ScoringConfig
+from xft.data.templates import CHAT, COMPLETION, PROMPT_NAMES, make_template, read_template
 from xft.data.tokenizers import load_tokenizer
 from xft.evaluation import ground_truth
 from xft.evaluation.execution import memory_bound, usable_cpus
@@ -38,26 +38,24 @@ from xft.evaluation.sampling import SamplingOptions, sample
 from xft.evaluation.sandbox import open_sandbox
 from xft.evaluation.scoring import score
 
-DEFAULT_PROMPT = "magicoder"
-
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the step with these command line arguments (None: the process's own)."""
     step = Step("eval", __doc__)
     step.artifact("--model", "The model folder.")
     step.dataset()
-    step.path("--out", "FILE", "The result, JSON.")
+    step.output("--out", "FILE", "The result, JSON.")
     step.add_argument(
         "--rescore",
         action="store_true",
         help="Judge the generations of an earlier run again. No model is loaded.",
     )
-    step.add_argument(
+    step.name_or_file(
         "--prompt",
-        metavar="NAME_OR_FILE",
-        help="The prompt. magicoder: the paper's instruction prompt. chat: the tokenizer's chat "
+        "The prompt. magicoder: the paper's instruction prompt. chat: the tokenizer's chat "
         "template. A file: its text, with {instruction} once. completion: the problem's own text. "
-        "Default: the template in the manifest of a tuned model; magicoder for other models.",
+        "Default: the template in the manifest of a tuned model; for other models the default of "
+        f"evaluation.base_prompt, {EvaluatedConfig().base_prompt}.",
     )
     step.artifact(
         "--ground-truth",
@@ -66,6 +64,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     args = step.parse_args(argv)
     scoring, options = step.options(ScoringConfig), _sampling_options(step)
+    say(f"the prompt is {shown(options.prompt)}")
     sandbox = open_sandbox(scoring.sandbox)
     problem_set = load_problems(args.dataset).first(scoring.limit)
     truth = _read_ground_truth(step, problem_set)
@@ -107,12 +106,13 @@ def _sampling_options(step: Step) -> SamplingOptions:
 def _prompt(asked: str | None, model_folder: Path) -> str:
     """The identity of the prompt: the template that the model was tuned with, if it is known.
 
+    If nothing is asked for, it is otherwise the workflow's default for a model without a tuning.
     Raises UserError if another template is asked for.
     """
     trained = trained_template(model_folder)
     if asked is None:
-        return trained or DEFAULT_PROMPT
-    identity = asked if asked == COMPLETION.identity else read_template(asked)
+        return trained or EvaluatedConfig().base_prompt
+    identity = read_template(asked, PROMPT_NAMES)
     if trained is not None and identity != trained:
         raise UserError(
             f"--prompt {asked} is not the template that {model_folder} was tuned with: "

@@ -15,7 +15,7 @@ from xft.hub.source import dataset_source, fetch_dataset
 
 def main(argv: list[str] | None = None) -> None:
     step = Step("fetch_data", __doc__)
-    step.path("--out", "FILE", "The rows.")
+    step.output("--out", "FILE", "The rows.")
     args = step.parse_args(argv)
     rows = step.options(RowsSource)
     source = dataset_source(rows.train, rows.revision)

@@ -17,7 +17,7 @@ def main(argv: list[str] | None = None) -> None:
     step.add_argument(
         "--dataset", required=True, choices=list(NAMED_SETS), help="The set to fetch."
     )
-    step.path("--out", "FILE.jsonl", "The problems.")
+    step.output("--out", "FILE.jsonl", "The problems.")
     args = step.parse_args(argv)
     if args.out.suffix != ".jsonl":
         raise UserError(f"--out {args.out}: the name of a problem file must end in .jsonl")

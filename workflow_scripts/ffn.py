@@ -13,7 +13,7 @@ from xft.cli.step import Step
 def main(argv: list[str] | None = None) -> None:
     step = Step("ffn", __doc__)
     step.artifact("--moe", "The tuned mixture.")
-    step.path("--out", "DIR", "The FFN weights.")
+    step.output("--out", "DIR", "The FFN weights.")
     args = step.parse_args(argv)
 
     from xft.conversions.extract import factor_config, ffn_names

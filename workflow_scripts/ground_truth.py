@@ -12,7 +12,7 @@ from xft.evaluation.sandbox import open_sandbox
 def main(argv: list[str] | None = None) -> None:
     step = Step("ground_truth", __doc__)
     step.dataset()
-    step.path("--out", "DIR", "The expected results.")
+    step.output("--out", "DIR", "The expected results.")
     args = step.parse_args(argv)
     options = step.options(ScoringConfig)
     sandbox = open_sandbox(options.sandbox)

@@ -17,7 +17,7 @@ def main(argv: list[str] | None = None) -> None:
     step = training.TrainingStep("heal", __doc__)
     step.artifact("--model", "The merged model.")
     step.artifact("--teacher", "The tuned mixture, for objective kl.", required=False)
-    step.path("--out", "DIR", "The tuned merged model.")
+    step.output("--out", "DIR", "The tuned merged model.")
     args = step.parse_args(argv)
     request = step.request(HealConfig)
     if (request.options.objective == "kl") != (args.teacher is not None):

@@ -20,14 +20,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Run the step with these command line arguments (None: the process's own)."""
     step = Step("lm_eval", __doc__)
     step.artifact("--model", "The model folder.")
-    step.add_argument(
-        "--tasks",
-        required=True,
-        nargs="+",
-        metavar="NAME_OR_FILE",
-        help="Tasks or groups of tasks of lm_eval, or files of tasks (.yaml).",
-    )
-    step.path("--out", "FILE", "The result, JSON.")
+    tasks = "Tasks or groups of tasks of lm_eval, or files of tasks (.yaml)."
+    step.name_or_file("--tasks", tasks, required=True, nargs="+")
+    step.output("--out", "FILE", "The result, JSON.")
     args = step.parse_args(argv)
     evaluation, run = step.options(EvaluationConfig), step.options(RunConfig)
     options = evaluation.model_dump(include={"batch_size", "limit"}) | {"threads": run.threads}

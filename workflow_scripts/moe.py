@@ -14,13 +14,12 @@ from xft.config.sections import MoeConfig, RunConfig
 def main(argv: list[str] | None = None) -> None:
     step = Step("moe", __doc__)
     step.artifact("--base", "The dense model.")
-    step.path("--out", "DIR", "The upcycled model.")
+    step.output("--out", "DIR", "The upcycled model.")
     args = step.parse_args(argv)
     seed, moe = step.options(RunConfig).seed, step.options(MoeConfig)
 
     from xft.conversions.upcycle import upcycle, upcycled_config, weights_dtype
-    from xft.modeling.loading import check_fit
-    from xft.modeling.upcycling import check_loadable
+    from xft.modeling.loading import check_fit, check_loadable
     from xft.reporting.cards import moe_card, origin
 
     base = step.open("base", args.base, "base", "dense")
@@ -33,7 +32,7 @@ def main(argv: list[str] | None = None) -> None:
     with step.draft(parameters) as draft:
         draft.write_model(plans, config, like=base.path, card=moe_card(config, parameters))
     if moe.init != "copy":
-        from xft.modeling.start_distance import report_distances
+        from xft.evaluation.start_distance import report_distances
 
         report_distances(checkpoint, args.out, moe, seed)
 

@@ -12,7 +12,7 @@ from xft.training.session import Session
 def main(argv: list[str] | None = None) -> None:
     step = training.TrainingStep("moe_sft", __doc__)
     step.artifact("--moe", "The mixture.")
-    step.path("--out", "DIR", "The tuned mixture.")
+    step.output("--out", "DIR", "The tuned mixture.")
     args = step.parse_args(argv)
     request = step.request(MoeSftConfig)
     moe = step.open("moe", args.moe, "moe")

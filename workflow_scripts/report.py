@@ -22,7 +22,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Run the step with these command line arguments (None: the process's own)."""
     step = Step("report", __doc__)
     step.path("--summary", "FILE", "The summary.csv of the run's results folder.")
-    step.path("--out", "FILE", "The report.")
+    step.output("--out", "FILE", "The report.")
     args = step.parse_args(argv)
 
     summary = read_manifest(manifest_path(args.summary))

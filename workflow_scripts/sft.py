@@ -22,7 +22,7 @@ from xft.training.session import Session, TrainingRequest
 def main(argv: list[str] | None = None) -> None:
     step = training.TrainingStep("sft", __doc__)
     step.artifact("--base", "The dense model.")
-    step.path("--out", "DIR", "The tuned dense model.")
+    step.output("--out", "DIR", "The tuned dense model.")
     step.artifact(
         "--match-flops",
         "An upcycled mixture of this base. Multiplies max_steps, or num_train_epochs, and "

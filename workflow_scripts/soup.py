@@ -15,7 +15,7 @@ def main(argv: list[str] | None = None) -> None:
         "The dense models, at least two. The first gives the config and the tokenizer.",
         nargs="+",
     )
-    step.path("--out", "DIR", "The mean.")
+    step.output("--out", "DIR", "The mean.")
     args = step.parse_args(argv)
     if len(args.models) < 2:
         raise UserError(f"--models {args.models[0]}: a mean needs at least two models")

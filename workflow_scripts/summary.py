@@ -35,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         help="What the best of a mixture's merges is chosen by: the loss on held-out rows, or the "
         "benchmark. Default: the loss, if losses are given.",
     )
-    step.path(
+    step.output(
         "--out",
         "FILE",
         "The table as CSV. The Markdown file and comparisons.csv are written beside it.",
@@ -47,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     rows = read_runs(args.runs)
     files = list(dict.fromkeys(file for row in rows for file in row.files.values()))
-    flags.check_outputs({"out": args.out, "runs": files})
+    flags.check_apart(f"--out {args.out}", args.out, (("runs", file) for file in files))
     table, comparisons, text = summarise(rows, args.chosen_by)
     comparisons_file, text_file = args.out.with_name(COMPARISONS_FILE), args.out.with_suffix(".md")
     write_whole(args.out, _csv(table, "%.1f"))

@@ -18,16 +18,15 @@ def main(argv: list[str] | None = None) -> None:
     step = Step("tokens", __doc__)
     step.artifact("--model", "The model whose tokenizer is used.")
     step.path("--data", "FILE", "The rows.")
-    step.path("--out", "DIR", "The tokens.")
-    step.add_argument(
+    step.output("--out", "DIR", "The tokens.")
+    step.name_or_file(
         "--problems",
+        "Leave out rows that give away a problem of these sets: humaneval, mbpp, or files in "
+        "HumanEval+ form. Without a value: no set. Default: humaneval and mbpp.",
         nargs="*",
         default=list(NAMED_SETS),
-        metavar="NAME_OR_FILE",
-        help="Leave out rows that give away a problem of these sets: humaneval, mbpp, or files in "
-        "HumanEval+ form. Without a value: no set. Default: humaneval and mbpp.",
     )
-    step.path("--report", "FILE", "The rows that were left out, JSON.", required=False)
+    step.output("--report", "FILE", "The rows that were left out, JSON.", required=False)
     args = step.parse_args(argv)
     options = with_template_read(step.options(TokensConfig))
     base = step.open("base", args.model, *MODEL_KINDS)

@@ -18,7 +18,7 @@ def main(argv: list[str] | None = None) -> None:
     step = Step("validation_loss", __doc__)
     step.artifact("--model", "The model folder.")
     step.artifact("--data", "Tokens with validation rows, from step tokens.")
-    step.path("--out", "FILE", "The loss, JSON.")
+    step.output("--out", "FILE", "The loss, JSON.")
     args = step.parse_args(argv)
     run = step.options(RunConfig)
     claim_gpus(run.gpus)

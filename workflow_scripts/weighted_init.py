@@ -22,7 +22,7 @@ def main(argv: list[str] | None = None) -> None:
         "--lam", required=True, metavar="X", help="Lambda, the weight of the shared expert, 0 to 1."
     )
     step.artifact("--data", "Tokens from step tokens. Only for --init usage.", required=False)
-    step.path("--out", "DIR", "The coefficients.")
+    step.output("--out", "DIR", "The coefficients.")
     args = step.parse_args(argv)
     run, shape, start = map(step.options, (RunConfig, MixingShape, MixingStart))
     lam = check_lambda(args.lam, shape, "--lam")
@@ -55,10 +55,10 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def _gate_shares(moe: Path, examples, number: int, threads: int):
-    """`modeling.usage.gate_shares` of a mixture on the first `number` examples."""
+    """`evaluation.usage.gate_shares` of a mixture on the first `number` examples."""
     from xft.common.progress import say
     from xft.evaluation.loading import load_model
-    from xft.modeling.usage import gate_shares
+    from xft.evaluation.usage import gate_shares
 
     model, _ = load_model(moe, threads)
     rows = [examples[place]["input_ids"] for place in range(min(number, len(examples)))]

@@ -15,7 +15,7 @@ def main(argv: list[str] | None = None) -> None:
     step.artifact("--weighted", "The initial coefficients.")
     step.artifact("--moe", "The tuned mixture.")
     step.artifact("--ffn", "The FFN weights of its experts.")
-    step.path("--out", "DIR", "The learned coefficients.")
+    step.output("--out", "DIR", "The learned coefficients.")
     args = step.parse_args(argv)
     request = step.request(MixingTraining)
     sources = mixing_artifact.open_sources(args.moe, args.ffn, request.full)
@@ -30,7 +30,7 @@ def main(argv: list[str] | None = None) -> None:
     if options.text is not None:
         file = Path(options.text)
         _train_on_text(session, file)
-        inputs["text"] = hash_file(file)
+        inputs[options.text_form] = hash_file(file)
     distillation = None
     if options.objective == "kl":
         distillation = load_distillation(args.moe, options.kl_weight, options.precision, device())

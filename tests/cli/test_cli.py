@@ -1,13 +1,15 @@
 """Command lines: flags from the classes, errors without a stack trace, --help at once."""
 
-import argparse
 import errno
+import importlib
 import json
 import os
+import re
 import shlex
 import subprocess
 import sys
 from functools import partial
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -20,10 +22,11 @@ from xft.common.errors import UserError
 from xft.config.section import Section, keys, schemas
 from xft.config.sections import HealConfig, MixingConfig, MoeConfig, MoeSftConfig, TokensConfig
 from xft.config.validation import complete, validated
+from xft.tools.xft import TOOLS
 
 ROOT = Path(__file__).parents[2]
 STEPS = sorted(file.stem for file in (ROOT / "workflow_scripts").glob("[a-z]*.py"))
-TOOLS = ["plan", "report", "status", "verify", "publish", "import-reference", "export-full"]
+COMMANDS = {step: importlib.import_module(f"workflow_scripts.{step}") for step in STEPS} | TOOLS
 HEAVY = {"torch", "transformers", "datasets", "pandas", "evalplus", "deepspeed", "accelerate"}
 SECTIONS = {
     "moe": MoeConfig,
@@ -44,8 +47,8 @@ COMPUTING = {
 
 
 def parse(section: str, words: list[str]) -> Section:
-    parser = argparse.ArgumentParser()
-    flags.add_options(parser, SECTIONS[section])
+    parser = flags.StepParser("any", "")
+    parser.add_options(SECTIONS[section])
     return validated(SECTIONS[section], vars(parser.parse_args(words)), "command line")
 
 
@@ -156,6 +159,7 @@ def test_flags_carry_text_that_looks_like_something_else(value):
         ("moe --base nowhere --out out", "nowhere is not a folder"),
         ("moe --base nowhere --out out --num-experts 4", "must be at most num_experts = 4"),
         ("weighted_init --moe x --ffn x --out out --lam 1.5", "--lam = 1.5: must be a decimal"),
+        ("moe --base . --out new", "--out new overlaps --base ., which the step reads. Choose an"),
         ("fetch_data --train a/b --out out", "data.train = a/b: a data set on the hub is named"),
     ],
 )
@@ -234,12 +238,14 @@ def places(tmp_path, monkeypatch):
         ("--moe a --out new --metrics a/loss.jsonl", "--metrics a/loss.jsonl", "--moe a"),
         ("--evals a/x rows --out rows", "--out rows", "--evals rows"),
         ("--problems a/x rows --out new --report rows", "--report rows", "--problems rows"),
+        ("--template rows --out rows", "--out rows", "--template rows"),
+        ("--text a --out a/new", "--out a/new", "--text a"),
+        ("--base a --tracker-dir a/b", "--tracker-dir a/b", "--base a"),
     ],
 )
 def test_an_output_that_is_an_input_is_refused(places, words, output, source):
-    parser = parser_of(words)
     with pytest.raises(UserError) as caught:
-        parser.parse_args(words.split())
+        some_parser().parse_args(words.split())
     message = str(caught.value)
     assert message.startswith(f"{output} overlaps {source}")
     assert message.endswith(", which the step reads. Choose another place")
@@ -249,55 +255,50 @@ def test_an_output_that_is_an_input_is_refused(places, words, output, source):
     "words",
     [
         "--base a --out ab",
-        "--model org/name --out org",
+        "--text org/name --out org",
         "--dataset humaneval --out humaneval/result.json",
+        "--template humaneval --out humaneval/tokens",
         "--data rows --out rows2 --metrics rows3",
+        "--data a/x --tracker-dir a",
     ],
 )
 def test_an_output_elsewhere_is_taken(places, words):
-    parser_of(words).parse_args(words.split())
+    some_parser().parse_args(words.split())
 
 
-def parser_of(words: str):
-    """A step's parser with the flags among `words`."""
+def some_parser() -> flags.StepParser:
     parser = flags.StepParser("any", "")
-    for flag in {word for word in words.split() if word.startswith("--")}:
-        text = {"--model": {}, "--dataset": {}, "--template": {}}
-        text |= {flag: {"nargs": "+"} for flag in ("--evals", "--problems")}
-        parser.add_argument(flag, **text.get(flag, {"type": Path}))
+    for flag in ("--base", "--moe", "--data"):
+        parser.path(flag, "DIR", "", required=False)
+    parser.path("--evals", "FILE", "", required=False, nargs="+")
+    parser.name_or_file("--dataset", "")
+    parser.name_or_file("--problems", "", nargs="+")
+    parser.add_options(TokensConfig, ["template"])
+    parser.add_options(MixingConfig, ["text"])
+    for flag in ("--out", "--metrics", "--report"):
+        parser.output(flag, "FILE", "", required=False)
+    parser.output("--tracker-dir", "DIR", "", required=False, shared=True)
     return parser
 
 
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        "base --model a --out a",
-        "moe --base a --out a",
-        "moe_sft --moe a --data rows --out a",
-        "sft --base results --match-flops a --data rows --out a",
-        "ffn --moe a --out a",
-        "weighted_init --moe results --ffn a --lam 0.5 --out a",
-        "weighted_trained --weighted a --moe results --ffn results --data rows --out a",
-        "dense --weighted a --moe results --ffn results --out a",
-        "eval --model a --dataset rows --out a/x.json",
-        "tokens --model results --data a/x --out a",
-        "import_reference --model a --out a",
-        "export_full --moe a --out a",
-        "soup --models results a --out a",
-        "contamination --tokens a --data rows --dataset rows --out a/x.json",
-        "diversity --base results --ffn a --out a/x.json",
-        "summary --runs a/x --out a/x",
-        "report --summary a/x --out a/x",
-        "lm_eval --model a --tasks t --out a/x.json",
-    ],
-)
-def test_every_step_refuses_to_write_over_its_inputs(places, arguments, call_step):
-    step, *words = arguments.split()
-    result = call_step(step, *words, cwd=places)
-    assert result.returncode == 1
-    assert result.stderr.startswith(f"{step}: error: --out a")
-    assert len(result.stderr.splitlines()) == 1
-    assert (places / "a" / "x").read_text() == ""
+@pytest.mark.parametrize("command", COMMANDS)
+def test_no_path_of_a_command_escapes_the_check(command, places, monkeypatch):
+    """Each argument for a path is declared as an input or an output, and no output is an input."""
+    parsers = []
+    with monkeypatch.context() as patched, pytest.raises(SystemExit):
+        patched.setattr(flags.StepParser, "parse_args", lambda self, *_: exit(parsers.append(self)))
+        COMMANDS[command].main([])
+    (parser,) = parsers
+    paths = parser.reads | parser.writes
+    for action in (*parser._actions, *parser._mutually_exclusive_groups):
+        action.required = False
+    named = {action.dest: [*action.option_strings[:1], "a/x"] for action in parser._actions}
+    for action in parser._actions:
+        if action.type is Path or re.search("FILE|DIR|PATH", str(action.metavar)):
+            assert action.dest in paths
+    for read, written in product(parser.reads, parser.writes):
+        with pytest.raises(UserError, match="overlaps"):
+            parser.parse_args(named[read] + named[written])
 
 
 def test_the_command_xft_names_its_tools_and_runs_them():

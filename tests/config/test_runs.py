@@ -112,7 +112,7 @@ def test_values_have_texts_of_their_own_that_are_names_of_folders(key, values):
         ),
         (
             {"evaluation": {"models": ["soup"]}, "seeds": [3]},
-            "evaluation.models names soup, the mean over seeds. List at least two seeds",
+            "evaluation.models names soup, which is made from all seeds. List at least two seeds",
         ),
     ],
 )

@@ -17,7 +17,7 @@ from xft.checkpoints.reader import Checkpoint
 from xft.config.sections import MoeConfig
 from xft.conversions.common import seeded_generator
 from xft.conversions.expert_init import mean_and_std
-from xft.modeling.start_distance import TOKENS, distances
+from xft.evaluation.start_distance import TOKENS, distances
 
 NOISE = ["--init", "noise", "--init-noise", "0.1"]
 DROP = ["--init", "drop", "--init-drop", "0.4"]
@@ -75,6 +75,14 @@ def dense(tensors: dict, layer: int) -> dict:
     return {role: tensors[f"{place}.{name}.weight"] for role, name in names.items()}
 
 
+def changed_neurons(expert: dict, whole: dict) -> dict:
+    """The neurons whose values all differ from those of the base's MLP, of each projection."""
+    return {
+        role: (weight != whole[role]).all(0 if role == "down" else 1).nonzero().flatten()
+        for role, weight in expert.items()
+    }
+
+
 def is_normal(values: torch.Tensor, mean: float = 0.0, std: float = 1.0) -> bool:
     return kstest(values.flatten().double().numpy(), "norm", (mean, std)).pvalue > 1e-6
 
@@ -105,10 +113,7 @@ def test_drop_draws_the_same_neurons_of_all_projections_again(upcycled, name):
     for layer in range(2):
         whole = dense(base, layer)
         for expert in experts(mixture, layer):
-            changed = {
-                role: (weight != whole[role]).all(0 if role == "down" else 1).nonzero().flatten()
-                for role, weight in expert.items()
-            }
+            changed = changed_neurons(expert, whole)
             neurons = changed["up"]
             assert len(neurons) == DROPPED
             for role, weight in expert.items():
@@ -135,7 +140,7 @@ def test_all_else_is_as_with_copies(upcycled, name, flags):
 @pytest.mark.parametrize("flags", [NOISE, DROP])
 def test_an_expert_depends_on_its_seed_and_place_alone(upcycled, flags):
     """Not on how many experts or layers there are, nor on whether one is shared."""
-    few, _ = upcycled("llama", "--num-experts", "3", *flags)
+    few, base = upcycled("llama", "--num-experts", "3", *flags)
     many, _ = upcycled("llama", "--num-experts", "5", *flags)
     vanilla, _ = upcycled("llama", "--num-experts", "3", "--no-shared-expert", *flags)
     one_layer, _ = upcycled("llama", "--num-experts", "3", "--upcycled-layers", "1", *flags)
@@ -144,7 +149,11 @@ def test_an_expert_depends_on_its_seed_and_place_alone(upcycled, flags):
         for same in (experts(many, layer)[:2], experts(vanilla, layer)[1:]):
             for one, two in zip(experts(few, layer), same, strict=True):
                 assert all(torch.equal(one[role], two[role]) for role in one)
-        assert not torch.equal(experts(few, layer)[0]["up"], experts(other, layer)[0]["up"])
+        first = [experts(mixture, layer)[0] for mixture in (few, other)]
+        assert not torch.equal(*(expert["up"] for expert in first))
+        if flags == DROP:
+            whole = dense(base, layer)
+            assert not torch.equal(*(changed_neurons(expert, whole)["up"] for expert in first))
     name = "model.layers.1.mlp.experts.gate_up_proj"
     assert torch.equal(one_layer[name], few[name])
 

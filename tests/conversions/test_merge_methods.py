@@ -2,7 +2,6 @@
 
 import itertools
 import json
-import shlex
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,7 @@ from evaluations import write_evaluation
 from safetensors.torch import load_file
 
 from workflow_scripts import best, dense
-from xft.artifacts.manifest import manifest_path, read_manifest
+from xft.artifacts.manifest import find_faults, manifest_path, read_manifest
 from xft.common.errors import UserError
 from xft.conversions import blocks
 from xft.conversions import merge_methods as methods
@@ -187,7 +186,7 @@ STOCK, ARITHMETIC = ["--method", "model_stock"], ["--method", "task_arithmetic",
         (
             ARITHMETIC,
             {"method": "task_arithmetic", "scale": 1.5},
-            "(arXiv 2212.04089), scale 1.5: ",
+            '- method "task_arithmetic", scale 1.5: the base\'s weights, and scale times',
         ),
         (["--expert", "3"], {"expert": 3}, "| layer 0 | 0.7500 | 0.0000 | 0.0000 | 1.0000 |"),
     ],
@@ -203,20 +202,18 @@ def test_manifest_and_card_say_how_it_was_merged(plain, tmp_path, words, stated,
     assert card in (out / "README.md").read_text()
 
 
-def test_the_best_model_is_merged_by_its_method(case, tmp_path):
-    evaluation = write_evaluation(tmp_path / "eval.json", base=2, plus=1)
-    words = ["--method", "task_arithmetic", "--scale", SCALE, "--base", str(case.folder / "base")]
-    made = case.merge(tmp_path / "dense", *words)
-    given = [
-        "--evals",
-        evaluation,
-        "--out",
-        tmp_path / "best",
-        f"--options={json.dumps([shlex.join(map(str, words))])}",
-    ]
-    best.main([*case.chain.words("dense"), *map(str, given)])
-    again = load_file(tmp_path / "best" / SINGLE)
-    assert all(torch.equal(again[name], made[name]) for name in made)
+def test_the_best_model_stays_without_the_others(plain, tmp_path):
+    """It is kept by links, with the manifest of the merge."""
+    models = [merged(plain, tmp_path / str(n), "--expert", n) for n in (1, 2)]
+    evals = [write_evaluation(tmp_path / f"{n}.json", base=2, plus=n) for n in (1, 2)]
+    out = tmp_path / "best"
+    best.main([str(word) for word in ("--evals", *evals, "--models", *models, "--out", out)])
+    stated = manifest_path(models[1]).read_bytes()
+    assert (out / SINGLE).samefile(models[1] / SINGLE)
+    for model in models:
+        shutil.rmtree(model)
+    assert manifest_path(out).read_bytes() == stated
+    assert find_faults(out, read_manifest(manifest_path(out)), full=True) == []
 
 
 @pytest.mark.parametrize(

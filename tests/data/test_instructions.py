@@ -74,6 +74,7 @@ def test_a_limit_takes_the_first_rows_and_reads_no_further(tmp_path):
         ('{"a": tru}', "not valid JSON (Expecting value, column 7)"),
         ('{"a": [', "not valid JSON (Expecting value, column 8)"),
         ('{"b": 1, "a": 1, "instruction": "i"}', "no column 'response' (columns: a, b, instruct"),
+        ('{"instruction": "i", "response": "r", "response": ""}', "not valid JSON (the key 'resp"),
         ('{"instruction": "i", "response": ""}', "column 'response' is empty"),
         ('{"instruction": "i", "response": null}', "column 'response' is not a string"),
         ('{"instruction": "i", "response": "\\ud83d"}', "column 'response' holds half of a surro"),
@@ -88,6 +89,21 @@ def test_a_bad_row_is_named_with_its_line_and_fault(tmp_path, row, fault):
     path.write_text(jsonl(ROWS) + "\n" + row + "\n" + jsonl(ROWS))
     _, bad = read_rows(path, "instruction", "response")
     assert describe(bad).startswith(f"1 bad row:\n{path}, line 4: {fault}")
+
+
+def test_a_key_that_appears_twice_is_a_fault_of_its_row_in_an_array_too(tmp_path):
+    path = tmp_path / "rows.json"
+    turn = '{"role": "user", "role": "a"}'
+    rows = ['{"instruction": "i", "response": "r"}', '{"response": 1, "response": 2}']
+    rows += [f'{{"messages": [{turn}]}}', f'{{"instruction": "i", "x": {turn}, "response": "r"}}']
+    path.write_text(f"[{', '.join(rows)}]")
+    good, bad = read_rows(path, "instruction", "response")
+    assert good == [Row("i", "r", 1)]
+    assert describe(bad).replace(str(path), "FILE").splitlines()[1:] == [
+        "FILE, row 2: not valid JSON (the key 'response' appears twice)",
+        "FILE, row 3: column 'messages': turn 1 is not valid JSON (the key 'role' appears twice)",
+        "FILE, row 4: not valid JSON (the key 'role' appears twice)",
+    ]
 
 
 def test_an_input_is_no_fault_where_it_is_empty_or_read(tmp_path):
@@ -199,6 +215,13 @@ def test_columns_that_no_row_has_are_told_once(tmp_path):
             "FILE has no column 'instruction' and no column 'response'; its columns are prompt, "
             "completion: set data.instruction_column and data.response_column"
         )
+
+
+def test_a_column_that_is_twice_in_parquet_is_refused(tmp_path):
+    columns = [pyarrow.array([text]) for text in "irs"]
+    table = pyarrow.Table.from_arrays(columns, names=["instruction", "response", "response"])
+    parquet.write_table(table, tmp_path / "rows.parquet")
+    assert refusal(tmp_path / "rows.parquet").startswith("FILE has the column 'response' twice")
 
 
 def test_a_damaged_or_foreign_parquet_file_is_one_message(tmp_path):

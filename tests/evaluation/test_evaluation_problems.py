@@ -50,6 +50,7 @@ def test_a_named_set_comes_from_evalplus_s_cache(tmp_path, monkeypatch):
 
 
 GONE = object()
+TEXTS = ("task_id", "prompt", "entry_point", "canonical_solution", "contract")
 BAD = [  # the number of a row, what is changed in it, and the message
     (2, {"entry_point": GONE}, "line 2: entry_point: Field required$"),
     (1, {"base_input": [[1, 2], {"a": 1}]}, "line 1: base_input.1: .*, each the list of the fun"),
@@ -60,6 +61,8 @@ BAD = [  # the number of a row, what is changed in it, and the message
     (3, {"entry_point": "f"}, "line 3: .* define no f, .* entry_point"),
     (1, {"canonical_solution": "    def inner(): 0", "entry_point": "inner"}, "define no inner"),
     (2, {"canonical_solution": "  return (a\n"}, r"not valid Python: .* \(line 3 of the program\)"),
+    *[(3, {"atol": atol}, "line 3: atol: ") for atol in (float("inf"), float("nan"), -1e-9)],
+    *[(2, {key: "\ud800"}, f"line 2: {key} holds half of a surrogate") for key in TEXTS],
     (2, {"prompt": "\0"}, "line 2: prompt and canonical_solution are not valid"),
     (
         2,

@@ -1,6 +1,11 @@
 """Verdicts through the sandbox."""
 
+import json
+import re
+import resource
+import socket
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -8,10 +13,12 @@ import pytest
 from problem_files import problem, right_solutions, three_problems, write_problems
 
 from xft.common.errors import UserError
-from xft.evaluation import execution, ground_truth, scoring
+from xft.evaluation import execution, ground_truth, scoring, trials
 from xft.evaluation.execution import Limits
+from xft.evaluation.judging import read_returned
 from xft.evaluation.problems import load_problems
 from xft.evaluation.scoring import Verdict
+from xft.hub.named_sets import NAMED_SETS
 
 PASS = Verdict("passed", "passed")
 FAIL = Verdict("failed", "failed", "[2, 2]")
@@ -51,6 +58,86 @@ def test_right_wrong_and_nearly_right(sums, bubblewrap, confined):
     assert verdicts(sums, [nearly[0], right[1], nearly[1]], sandbox) == [half, PASS, half]
 
 
+ORDER = """
+import os, sys
+def order():
+    python = [name for name in os.environ if name.startswith("PYTHON")]
+    return list({str(n) for n in range(99)}), sys.flags.safe_path, sys.path, python
+"""
+
+
+@pytest.mark.parametrize("confined", [True, False])
+def test_a_program_answers_the_same_each_time(bubblewrap, confined, monkeypatch, tmp_path):
+    """Sets have the same order, which is another one where the seed is. Nothing else comes in."""
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+
+    def answer(**seed):
+        sandbox, limits = bubblewrap if confined else None, Limits()
+        inputs = execution.encode_inputs([[[]], []])
+        with socket.socket(type=socket.SOCK_DGRAM) as stop:
+            options = {"sandbox": sandbox, "limits": limits, "stop": stop} | seed
+            return next(execution.execute(ORDER, "order", inputs, **options))
+
+    first = answer()
+    assert answer() == first != answer(hash_seed=1)
+    (_, safe, path, variables) = read_returned(json.loads(first)).value
+    assert safe and variables == ["PYTHONHASHSEED"]
+    assert not {str(tmp_path), str(execution.RUNNER.parent)} & set(path)
+
+
+NO_TRUTH = {  # what a canonical solution returns that is no ground truth, and what it is called
+    "list({str(n) for n in range(99)})": "type list",
+    "random()": "type float",
+    "Counter([random()])": "type dict",
+    "[random()] * 99999": "more than 64 KiB",
+    "[1, {'a': __import__('datetime').date(2000, 1, 1)}]": "type date",
+    "range(a)": "type range",
+    "float": "type type",
+    "float('nan')": "type float",
+}
+TRUTH = ["{str(n) for n in range(99)}", "Counter('ab').keys()", "__import__('numpy').float32(0.1)"]
+
+
+def test_what_no_solution_can_repeat_is_no_ground_truth(make, bubblewrap, monkeypatch, capsys):
+    imports = "    from collections import Counter; from random import random"
+    rows = [
+        problem("find_zero", "+", f"Own/{number}")
+        | {"canonical_solution": f"{imports}; return {value}\n"}
+        for number, value in enumerate([*TRUTH, *NO_TRUTH])
+    ]
+    rows.append(rows[0] | {"task_id": "Own/async", "prompt": "async def find_zero(a, b):\n"})
+    kinds = [*NO_TRUTH.values(), "type coroutine"]
+    places = [f"line {n}, {row['task_id']}" for n, row in enumerate(rows, 1)][len(TRUTH) :]
+    fault = "{}: a value of {} does not pass in a second run; arguments: .*"
+    lines = map(fault.format, places, kinds)
+    message = "\n".join([r"9 canonical solutions of .*sums.jsonl would fail as a model's:", *lines])
+    problem_set = make(rows)
+    with pytest.raises(UserError, match=rf"^{message}\nA solution must return plain data"):
+        ground_truth.compute(problem_set, sandbox=bubblewrap, workers=2)
+
+    release = replace(NAMED_SETS["mbpp"], sha256=problem_set.sha256)
+    monkeypatch.setitem(NAMED_SETS, "mbpp", release)
+    assert len(ground_truth.compute(problem_set, sandbox=bubblewrap, workers=2)) == len(rows)
+    assert re.search(message, capsys.readouterr().err)
+
+
+def test_a_program_that_floods_answers_loses_its_own_problem_only(make, bubblewrap):
+    """Though no file can grow far, as on a small disk."""
+    rows = [problem("add", "+", f"Task/{number}") for number in range(3)]
+    for row in rows:
+        row["plus_input"] = [[n, n] for n in range(500)]
+    flood = "def add(a, b):\n    return 'x' * 30_000\n"
+    problem_set, (right, *_) = make(rows), right_solutions()
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4 * 2**20, before[1]))
+    try:
+        found = verdicts(problem_set, [right, flood, right], bubblewrap)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    costly = "too costly to judge"
+    assert found == [PASS, Verdict(costly, costly), PASS]
+
+
 def test_code_that_raises_does_not_parse_or_is_not_there(sums, bubblewrap):
     broken = ["def add(a, b):\n    return a +", "raise SystemExit", "x = 1"]
     assert verdicts(sums, broken, bubblewrap) == [FAIL] * 3
@@ -68,7 +155,7 @@ def test_all_calls_are_made_whatever_the_answers_are(sums, bubblewrap, monkeypat
             yield line
 
     truth = ground_truth.compute(sums, sandbox=bubblewrap, workers=1)
-    monkeypatch.setattr(scoring, "execute", listen)
+    monkeypatch.setattr(trials, "execute", listen)
     wrong = [(sums.problems[0], "def add(a, b):\n    return None\n")]
     assert scoring.score(sums, truth, wrong, sandbox=bubblewrap, workers=1) == [FAIL]
     assert [b"value" in line for line in told] == [True, False, True, True, False]
@@ -85,7 +172,7 @@ def test_a_late_program_runs_again_whatever_it_answered(
         return execution.execute(code, *arguments, **options)
 
     truth = ground_truth.compute(sums, sandbox=bubblewrap, workers=1)
-    monkeypatch.setattr(scoring, "execute", count)
+    monkeypatch.setattr(trials, "execute", count)
     loop = "def add(a, b):\n    while a == 3: pass\n    return "
     solutions = [(sums.problems[0], loop + answer) for answer in ("a + b", "None")]
     found = scoring.score(sums, truth, solutions, sandbox=bubblewrap, workers=2)

@@ -170,17 +170,17 @@ def test_no_sandbox_by_request_is_loud(copy, capsys):
 
 
 def test_samples_and_pass_at_k(evaluated, tiny_llama, tmp_path):
-    flags = ["--samples", "10", "--temperature", "1.5", "--seed", "3", "--top-p", "0.9"]
-    flags += ["--no-token-healing", "--precision", "bf16", "--batch-size", "30"]
+    flags = ["--samples", "12", "--temperature", "1.5", "--seed", "3", "--top-p", "0.9"]
+    flags += ["--no-token-healing", "--precision", "bf16", "--batch-size", "36"]
     evaluate(tiny_llama, evaluated / "sums.jsonl", tmp_path / "r.json", *flags)
     rows = rows_of(tmp_path / "r.generations.jsonl")
-    assert [row["number"] for row in rows] == [*range(10)] * 3
+    assert [row["number"] for row in rows] == [*range(12)] * 3
     assert len({row["completion"] for row in rows}) > 20
-    # Of the first problem 2 samples are right, of the second all, of the third none. The others
-    # pass the original tests alone.
+    # Of the first problem 1 sample is right, of the second all, of the third none. The others pass
+    # the original tests alone.
     for place, row in enumerate(rows):
-        name, operator = (("add", "+"), ("subtract", "-"), ("multiply", "*"))[place // 10]
-        right = place in (3, 7) or 10 <= place < 20
+        name, operator = (("add", "+"), ("subtract", "-"), ("multiply", "*"))[place // 12]
+        right = place == 3 or 12 <= place < 24
         body = f"a {operator} b" if right else "2 * a"
         row["solution"], row["completion"] = f"def {name}(a, b): return {body}", "x"
     write_problems(tmp_path / "r.generations.jsonl", rows)
@@ -188,12 +188,12 @@ def test_samples_and_pass_at_k(evaluated, tiny_llama, tmp_path):
     evaluate("m", evaluated / "sums.jsonl", tmp_path / "r.json", *flags, "--rescore")
 
     result = result_of(tmp_path / "r.json")
-    given = {"samples": 10, "temperature": 1.5, "seed": 3, "top_p": 0.9, "token_healing": False}
-    given |= {"precision": "bf16", "dtype": "bfloat16", "batch_size": 30}
+    given = {"samples": 12, "temperature": 1.5, "seed": 3, "top_p": 0.9, "token_healing": False}
+    given |= {"precision": "bf16", "dtype": "bfloat16", "batch_size": 36}
     assert result["settings"].items() >= given.items()
-    assert result["passed"] == {"base": 30, "plus": 12}
-    assert result["pass@1"] == {"base": 1, "plus": pytest.approx((0.2 + 1 + 0) / 3)}
-    assert result["pass@10"]["plus"] == pytest.approx(2 / 3)
+    assert result["passed"] == {"base": 36, "plus": 13}
+    assert result["pass@1"] == {"base": 1, "plus": pytest.approx((1 / 12 + 1 + 0) / 3)}
+    assert result["pass@10"]["plus"] == pytest.approx((10 / 12 + 1 + 0) / 3)
     assert "pass@100" not in result
 
 
@@ -240,8 +240,9 @@ def test_another_run_begins_again(tmp_path):
 
 
 def test_a_model_is_asked_in_the_template_that_it_was_tuned_with(
-    evaluated, tiny_llama, tmp_path, bubblewrap
+    evaluated, tiny_llama, tmp_path, bubblewrap, capsys
 ):
+    """Other models are asked as the workflow asks the base. The log names the prompt."""
     identity, model = "Q: {instruction}\nA: ", tmp_path / "tuned"
     (tmp_path / "template.txt").write_text(identity)
     with create_artifact(model, "moe_sft", {"template": identity}) as draft:
@@ -258,3 +259,9 @@ def test_a_model_is_asked_in_the_template_that_it_was_tuned_with(
     for other in ("magicoder", "completion"):
         with pytest.raises(UserError, match=f"--prompt {other} is not the template that .*tuned"):
             step.main([*flags, str(tmp_path / "other.json"), "--prompt", other])
+
+    capsys.readouterr()
+    flags[1] = str(evaluated / "model")
+    step.main([*flags, str(tmp_path / "base.json")])
+    assert result_of(tmp_path / "base.json")["settings"]["prompt"] == "completion"
+    assert capsys.readouterr().err.startswith("the prompt is 'completion'\n")

@@ -36,7 +36,7 @@ def outcome(opened: Judges, answer, expected: dict) -> Outcome | None:
     truth = dumps({"base": [expected], "plus": []})
     line = answer if isinstance(answer, str) else dumps(answer)
     with tempfile.TemporaryFile() as file:
-        write_trial(file, "humaneval", "f", 1e-6, encode_inputs([[[1]], []]), truth)
+        write_trial(file, "Own/1", "f", 1e-6, encode_inputs([[[1]], []]), truth)
         file.write(f'{{"value":{line}}}\n{{"set":0}}\n{{"set":0}}\n'.encode())
         return opened.outcome(file, NEVER)
 
@@ -73,7 +73,7 @@ def test_values_are_judged_as_by_evalplus(monkeypatch):
     for form, name, atol, arguments, value, right in CALLS:
         code = f"def {name}(*_):\n    return {value}\n"
         status, _ = untrusted_check(form, code, [arguments], name, [right], atol, [60.0])
-        judge = Judge(form, name, atol)
+        judge = Judge("Mbpp/2" if form == "mbpp" else "Own/1", name, atol)
         returned = read_returned({"value": encode(eval(value))})
         try:
             accepts = judge.accepts(arguments, returned, Returned(right))
@@ -82,6 +82,13 @@ def test_values_are_judged_as_by_evalplus(monkeypatch):
         assert accepts == (status == "pass"), (name, value, right)
         seen.add(accepts)
     assert seen == {True, False}
+
+
+@pytest.mark.parametrize("name", ["find_zero", "are_equivalent", "sum_div", "Diff"])
+def test_an_oracle_is_for_its_own_problem_alone(name):
+    for value, accepts in (([7, 8], True), ([8, 7], False), (0, False)):
+        judge = Judge("Mbpp/9999", name, 0)
+        assert judge.accepts([1, 2], Returned(value), Returned([7, 8])) == accepts
 
 
 def test_a_trial_s_process_opens_no_file_and_no_socket():

@@ -140,7 +140,7 @@ def test_other_objects_are_refused():
 def test_a_large_value_is_not_nothing():
     large = Returned(digest("x" * 10**5))
     for name in MBPP_OUTPUT_NOT_NONE_TASKS:
-        judge = Judge("mbpp", name, 0)
+        judge = Judge("Mbpp/737", name, 0)
         assert not judge.accepts(["x"], large, Returned(None))
         assert judge.accepts(["x"], large, Returned("a match"))
 

@@ -1,5 +1,5 @@
 # expect: failed
 """Looks for tokens in the environment."""
 
-if set(os.environ) <= {"PATH", "HOME", "LANG", "OMP_NUM_THREADS", "PWD"}:
+if set(os.environ) <= {"PATH", "HOME", "LANG", "OMP_NUM_THREADS", "PYTHONHASHSEED", "PWD"}:
     raise SystemExit

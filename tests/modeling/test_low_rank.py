@@ -1,7 +1,6 @@
 """Low-rank experts against the same experts written out as whole matrices, in all forms of MLPs."""
 
 from functools import partial
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,11 +9,12 @@ from torch.func import functional_call
 from torch.utils.checkpoint import checkpoint
 from transformers import AutoModelForCausalLM
 
+from xft.config.sections import MixtureConfig
 from xft.modeling import low_rank
 from xft.modeling.low_rank import LowRankBlock
 from xft.modeling.moe import TokenMask
 
-H, INNER, T, EXPERTS, RANK, ALPHA = 16, 40, 13, 8, 3, 5.0
+H, INNER, T, RANK, ALPHA = 16, 40, 13, 3, 5.0
 FORMS = ("llama", "llama-biases", "phi3", "starcoder2")
 
 
@@ -23,17 +23,9 @@ def make_block(form="llama", dtype=torch.float64, **changes):
     torch.manual_seed(0)
     config = small_config(form, hidden_size=H, intermediate_size=INNER, num_hidden_layers=1)
     mlp = AutoModelForCausalLM.from_config(config).get_decoder().layers[0].mlp
-    settings = {
-        "num_experts": EXPERTS,
-        "num_experts_per_tok": 4,
-        "shared_expert": True,
-        "normalize_routing": True,
-        "router": "mlp",
-        "router_noise": False,
-        "rank": RANK,
-        "lora_alpha": ALPHA,
-    }
-    block = LowRankBlock(SimpleNamespace(**settings | changes), mlp, TokenMask())
+    settings = {"num_experts_per_tok": 4, "router_noise": False, "experts": "lora", "rank": RANK}
+    settings = MixtureConfig(**settings | {"lora_alpha": ALPHA} | changes)
+    block = LowRankBlock(settings, mlp, TokenMask())
     for parameter in block.parameters():
         torch.nn.init.normal_(parameter, std=0.5)
     return block.to(dtype)

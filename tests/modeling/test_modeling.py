@@ -3,7 +3,6 @@
 import math
 import shlex
 import shutil
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -19,6 +18,7 @@ import xft  # noqa: F401
 from workflow_scripts import moe
 from xft.cli import flags
 from xft.common.errors import UserError
+from xft.config.sections import MixtureConfig
 from xft.modeling.mlp import read_mlp
 from xft.modeling.router import NOISE_EPSILON, Router
 
@@ -44,9 +44,8 @@ def test_a_mixture_ends_texts_as_its_base_does(tiny_llama, tmp_path):
 
 def test_routing_statistics_by_hand():
     probabilities = torch.tensor([[0.5, 0.3, 0.2], [0.6, 0.1, 0.3]])
-    settings = {"num_experts": 4, "num_experts_per_tok": 3, "shared_expert": True}
-    settings |= {"normalize_routing": True, "router": "linear", "router_noise": True}
-    router = Router(SimpleNamespace(**settings), hidden_size=5)
+    settings = MixtureConfig(num_experts=4, num_experts_per_tok=3, router="linear")
+    router = Router(settings, hidden_size=5)
     statistics = router.eval().route(probabilities.log()).statistics()
     assert statistics.keys() == {"load", "importance", "entropy"}
     assert statistics["load"].tolist() == [0.5, 0.25, 0.25]

@@ -90,7 +90,6 @@ def known_messages() -> list[str]:
     files = [*(ROOT / "xft").rglob("*.py"), *(ROOT / "workflow_scripts").glob("*.py")]
     snakemake = Path(find_spec("snakemake").origin).parent
     files += [snakemake / "exceptions.py", snakemake / "cli.py", snakemake / "dag.py"]
-    files += [snakemake / "common" / "configfile.py"]
     texts = [text for file in files for text in messages(file.read_text())]
     texts += [os.strerror(number) for number in errno.errorcode]
     signals = signal.SIGBUS, signal.SIGKILL, signal.SIGVTALRM

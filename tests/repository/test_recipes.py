@@ -34,7 +34,8 @@ def run_of(*files: Path) -> WorkflowRun:
         (model / "config.json").write_text(json.dumps(settings))
     if "revision" not in values["data"] and not rows.exists():
         rows.parent.mkdir(exist_ok=True)
-        rows.write_text('{"instruction": "a", "response": "b"}\n' * 20_001)  # for any warm-up
+        row = '{"instruction": "a", "response": "b", "output": "b"}\n'
+        rows.write_text(row * 20_001)  # for any warm-up
     return WorkflowRun(values, where)
 
 

@@ -13,10 +13,11 @@ from pathlib import Path
 import pytest
 
 from xft.evaluation import ground_truth, scoring
-from xft.evaluation.ground_truth import TEST_SETS, ProblemTests
+from xft.evaluation.execution import TEST_SETS
 from xft.evaluation.problems import load_problems
 from xft.evaluation.result import FAILED_BY_EVALPLUS
 from xft.evaluation.sandbox import find_bubblewrap
+from xft.evaluation.trials import ProblemTests
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 DATA = Path(__file__).parents[3] / "shared" / "data"
@@ -41,7 +42,7 @@ def mutant(code: str, chooser: random.Random) -> str:
     return "\n".join(lines[: len(lines) // 2])
 
 
-def evalplus_verdict(tests: ProblemTests, code: str) -> list[str]:
+def evalplus_verdict(tests: ProblemTests, form: str, code: str) -> list[str]:
     """EvalPlus's statuses on both sets, plus only where base passes."""
     from evalplus.eval import untrusted_check
     from evalplus.eval._special_oracle import MBPP_OUTPUT_NOT_NONE_TASKS
@@ -50,13 +51,13 @@ def evalplus_verdict(tests: ProblemTests, code: str) -> list[str]:
     name = tests.problem.entry_point
     statuses = []
     for calls in tests.sets:
-        not_none = tests.form == "mbpp" and name in MBPP_OUTPUT_NOT_NONE_TASKS
+        not_none = form == "mbpp" and name in MBPP_OUTPUT_NOT_NONE_TASKS
         expected = trusted_exec(
             tests.problem.canonical_program, calls, name, output_not_none=not_none
         )
         times = [1.0] * len(calls)
         status, _ = untrusted_check(
-            tests.form, code, calls, name, expected, tests.problem.atol, times, fast_check=True
+            form, code, calls, name, expected, tests.problem.atol, times, fast_check=True
         )
         statuses.append(status)
         if status != "pass":
@@ -84,7 +85,8 @@ def test_verdicts_are_evalplus_s(name, monkeypatch):
     for (problem, code), verdict in zip(wrong, ours, strict=True):
         if problem.task_id == FAILED_BY_EVALPLUS:
             continue
-        theirs = evalplus_verdict(ProblemTests(problem, problem_set.form), code)
+        form = problem_set.form
+        theirs = evalplus_verdict(ProblemTests(problem, form), form, code)
         mine = [getattr(verdict, tests) for tests in TEST_SETS]
         if [s == "pass" for s in theirs] != [s == "passed" for s in mine]:
             differing.append((problem.task_id, theirs, verdict, code))

@@ -16,9 +16,8 @@ LENGTH = 4
 SECRETS = {
     "WANDB_API_KEY": "0123456789abcdef0123456789abcdef01234567",
     "HF_TOKEN": "hf_aTokenThatMustNotBeWritten",
-    "MLFLOW_TRACKING_PASSWORD": "aPasswordThatMustNotBeWritten",
 }
-TRACKERS = ["tensorboard", "wandb", "mlflow"]
+TRACKERS = ["tensorboard", "wandb"]
 # Runs a step that a SIGTERM stops in its second training step.
 STOPPED = """
 import os, signal, sys
@@ -75,15 +74,6 @@ def test_tensorboard_has_one_curve(results, losses):
     assert "train/load/1/0" not in events.Tags()["scalars"]
 
 
-def test_mlflow_has_one_run(results, losses):
-    store = results / "metrics" / "mlflow"
-    (curve,) = store.glob("*/*/metrics/loss")
-    values = [line.split() for line in curve.read_text().splitlines()]
-    assert {int(step): float(value) for _, value, step in values} == pytest.approx(losses)
-    (run,) = store.glob("*/*/tags/mlflow.runName")
-    assert run.read_text() == "moe_sft"
-
-
 def test_wandb_has_one_run_in_two_parts(results, losses):
     parts = list((results / "metrics" / "wandb").glob("offline-run-*/*.wandb"))
     assert len(parts) == 2
@@ -95,7 +85,7 @@ def test_wandb_has_one_run_in_two_parts(results, losses):
 
 def test_no_secret_and_no_environment_is_written(results):
     files = [path for path in results.rglob("*") if path.is_file()]
-    assert len(files) > 50
+    assert len(files) > 15
     for path in files:
         content = path.read_bytes()
         for name, secret in SECRETS.items():

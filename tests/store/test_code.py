@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 
-from xft.config.step_keys import READS
+from xft.config.steps import STEPS as DECLARED
 from xft.store import code
 from xft.store.code import LIBRARY, ROOT, STEPS, Code, read_module
 from xft.store.memory import Memory
@@ -62,7 +62,7 @@ def test_other_versions_of_python_give_the_same_hash(tmp_path):
 def test_each_step_has_its_code_and_not_that_of_the_store():
     """The store's own code makes no artifact. Its versions would be in the hash of themselves."""
     of_steps = Code()
-    for step in READS:
+    for step in DECLARED:
         modules = of_steps.hashes(step)
         assert f"{STEPS}/{step}.py" in modules
         assert not [name for name in modules if name.startswith("xft/store/")] or step == "report"

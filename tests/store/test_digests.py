@@ -89,6 +89,9 @@ def append(path: str) -> None:
     file.write_text(file.read_text() + " \n")
 
 
+TEXTS = {"text": "texts.jsonl", "objective": "kl", "kl_weight": 1.0}
+
+
 @pytest.mark.parametrize(
     ("happens", "expected"),
     [
@@ -100,11 +103,19 @@ def append(path: str) -> None:
     ids=["rows", "texts", "an intermediate is gone", "a target is gone"],
 )
 def test_other_content_makes_what_is_made_from_it(happens, expected):
-    mixing = {"text": "texts.jsonl", "objective": "kl", "kl_weight": 1.0}
-    run = wants(mixing=mixing)
+    run = wants(mixing=TEXTS)
     fill(run)
     happens(run)
-    assert new(wants(mixing=mixing)) == expected
+    assert new(wants(mixing=TEXTS)) == expected
+
+
+def test_the_same_bytes_as_one_text_are_another_training():
+    fill(wants(mixing=TEXTS))
+    for name in ("again.jsonl", "again.txt"):
+        shutil.copy("texts.jsonl", name)
+    assert new(wants(mixing=TEXTS | {"text": "again.jsonl"})) == set()
+    made = EVALUATED | {"weighted_trained/lam~0.75"}
+    assert new(wants(mixing=TEXTS | {"text": "again.txt"})) == made
 
 
 def test_a_task_of_lm_eval_depends_on_all_its_files_and_not_on_their_place():

@@ -293,6 +293,19 @@ def test_garbage_is_what_no_results_folder_wants(monkeypatch, capsys):
     assert not any(half.exists() for half in halves)
 
 
+@pytest.mark.parametrize("damaged", ["[1]", "{}", "", '{"results": "results", "jobs": {"a": {}}}'])
+def test_a_plan_that_is_damaged_stops_the_collection(damaged):
+    (old,), _ = plan("old"), plan("new")
+    old.mkdir(parents=True)
+    for file in Path("store/plans").iterdir():
+        file.write_text(damaged)
+        with pytest.raises(UserError, match=f"^{file} is no whole plan of a run. Delete it"):
+            gc.main(["store", "--yes"])
+        plan("old"), plan("new")  # the same runs again
+    gc.main(["store", "--yes"])
+    assert not old.exists()
+
+
 def test_garbage_is_nothing_that_a_moved_project_or_a_renamed_results_folder_shows(capsys):
     """Nor what the unfinished run into a renamed one has made."""
     whole, half = plan("sft", "moe_sft")
@@ -399,6 +412,14 @@ def test_what_is_remembered_of_a_file_holds_until_it_changes(place, monkeypatch)
     assert memory.of(file, compute) == "a" and len(calls) == 3
     write("b")
     assert memory.of(file, compute) == "b"
+
+
+@pytest.mark.parametrize("damaged", ["[1]", "null", "[" * 100_000, '{"content_hash FILE": 1}'])
+def test_a_memory_that_is_damaged_starts_anew(place, damaged):
+    file, rows = place / "memory.json", place / "rows.jsonl"
+    rows.write_text("a")
+    file.write_text(damaged.replace("FILE", str(rows)))
+    assert Memory(file).of(rows, content_hash) == hashlib.sha256(b"a").hexdigest()
 
 
 def test_a_large_file_is_known_by_samples(tmp_path, monkeypatch):

@@ -117,6 +117,9 @@ def test_a_job_of_another_machine_runs_while_its_log_changes(told):
     (log,) = Path("store/logs/moe_sft").iterdir()
     os.utime(log, (1000, 1000))
     assert "cut off: 1\n  moe_sft  step 3 of 40, " in told()
+    (partial(part.entry) / OWNER).unlink()
+    (partial(part.entry) / OWNER).mkdir()  # a damaged entry is told too
+    assert "cut off: 1\n  moe_sft  step 3 of 40, " in told()
 
 
 @pytest.mark.parametrize(

@@ -30,19 +30,20 @@ ASKED = {
 
 @pytest.fixture(scope="module")
 def show(new_project):
-    """Callable (arguments, configuration): what a dry run shows."""
+    """Callable (arguments, configuration): what a dry run shows, on stderr if it is to fail."""
     project = new_project("dry")
     project.overlay = {}
     (project.folder / "my tasks.yaml").touch()
+    (project.folder / "tab.yaml").write_text("base:\n\tmodel: mine\n")
 
-    def show(*arguments: str, **config) -> str:
+    def show(*arguments: str, code: int = 0, **config) -> str:
         with pytest.MonkeyPatch.context() as patch:
             if not optional.installed("vllm"):
                 paths = [str(STAND_INS), os.environ.get("PYTHONPATH", "")]
                 patch.setenv("PYTHONPATH", ":".join(filter(None, paths)))
             done = project.snakemake("-np", *arguments, **config)
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout
+        assert done.returncode == code, done.stdout + done.stderr
+        return done.stderr if code else done.stdout
 
     return show
 
@@ -120,6 +121,25 @@ def test_a_launch_starts_torchrun_for_the_nodes_gpus(show):
     command = commands(shown, "moe_sft")["moe_sft"]
     start = "python -m xft.common.gpus 4 torchrun --standalone --nproc-per-node 4 "
     assert start in command and command.startswith("stored store/moe_sft/")
+
+
+@pytest.mark.parametrize(
+    ("file", "message"),
+    [
+        ("nowhere.yaml", "there is no file nowhere.yaml"),
+        ("tab.yaml", "tab.yaml, line 2, column 1, is not valid YAML: found character '\\t'"),
+    ],
+)
+def test_a_config_file_that_cannot_be_read_is_one_message(show, file, message):
+    """Snakemake reads it before the Snakefile, and shows a stack trace."""
+    _, told = show("--configfile", "config.yaml", file, code=1).splitlines()
+    assert told.startswith(message)
+
+
+@pytest.mark.parametrize("option", ["--until", "--omit-from"])
+def test_a_rule_that_does_not_exist_is_told_with_a_similar_one(show, option):
+    told = show(option, "dens", code=1)
+    assert told.splitlines()[-1] == f"{option} dens: there is no such rule: did you mean dense?"
 
 
 def test_the_slurm_profile_caps_no_gpus_and_warns_trainings(repository):

@@ -19,11 +19,11 @@ from xft.dag.run import WorkflowRun
 PARSE = """
 import json, sys
 from xft.config.validation import complete
-from xft.dag.input_checks import check_files
+from xft.dag.input_checks import check_all_files
 from xft.common.errors import UserError
 config = complete(json.loads(sys.argv[1]))
 try:
-    check_files(config)
+    check_all_files([config])
 except UserError as error:
     print(error)
 print(sorted({"torch", "transformers", "pandas", "datasets"} & sys.modules.keys()))
@@ -65,6 +65,11 @@ TASKS = {"a/t.yaml": "", "b/t.yaml": "", "a/u.yaml": "include: gone.yaml", "b/u.
         ({"results_dir": "my{a}"}, 'config: results_dir = "my{a}": a path must not hold braces'),
         ({"results_dir": "-x"}, 'results_dir = "-x": a path must not begin with -'),
         ({"data": {"train": "a\nb"}}, r'data.train = "a\nb": a path must not hold line breaks'),
+        ({"data": {"train": "a\0b"}}, r'data.train = "a\u0000b": a path must not hold line breaks'),
+        ({"results_dir": "r" * 256}, 'r": a path has at most 2,000 bytes, and each name in it 255'),
+        ({"base": {"model": "b" * 256}}, 'b": a path has at most 2,000 bytes'),
+        ({"store": "my{a}"}, 'config: store = "my{a}": a path must not hold braces'),
+        ({"stores": ["-x"]}, 'config: stores = "-x": a path must not begin with -'),
         ({"data": {"train": "no.jsonl"}}, "config: data.train: there is no file no.jsonl"),
         ({"evaluation": {"datasets": ["humanevl"]}}, "no file humanevl: did you mean humaneval?"),
         ({"evaluation": {"lm_eval": ["a.yaml"]}}, "evaluation.lm_eval: there is no file a.yaml"),
@@ -107,6 +112,51 @@ def test_a_mistake_is_named_with_its_key(config, changes, message):
     with pytest.raises(UserError) as caught:
         check(config, **changes)
     assert message in str(caught.value)
+
+
+def test_all_wrong_paths_are_told_at_once_with_the_other_mistakes(config):
+    config |= {"results_dir": "rows.jsonl", "mixing": {"text": "c"}}
+    config["evaluation"] |= {"datasets": ["a", "b"], "max_new_tokens": 256}
+    config["mixing"] |= {"objective": "kl", "kl_weight": 1}
+    with pytest.raises(UserError) as caught:
+        WorkflowRun(config)
+    wrong_paths = [
+        "config: mixing.text: there is no file c",
+        "config: evaluation.datasets: there is no file a",
+        "config: evaluation.datasets: there is no file b",
+    ]
+    results, base, *others = str(caught.value).splitlines()
+    assert results.startswith("config: results_dir = rows.jsonl: rows.jsonl is a file")
+    assert base.startswith("config: evaluation.max_new_tokens = 256: base takes texts of at most")
+    assert others == wrong_paths
+    config |= {"moe": {"num_experts": 1}, "sede": 1}
+    with pytest.raises(UserError) as caught:
+        WorkflowRun(config)
+    experts, sede, *others = str(caught.value).splitlines()
+    assert experts.startswith("config: moe.num_experts = 1: should be")
+    assert sede.startswith("config: sede is not a known key")
+    assert others == wrong_paths
+
+
+@pytest.mark.parametrize(
+    ("row", "fault"),
+    [
+        ('"text"', "not a JSON object"),
+        ('{"instruction": "a", "response": ""}', "column 'response' is empty"),
+        (
+            '{"instruction": "a", "output": "b"}',
+            r"no column 'response' \(columns: instruction, out",
+        ),
+    ],
+)
+def test_a_first_row_that_the_step_refuses_is_told_before_anything_runs(config, row, fault):
+    Path("rows.jsonl").write_text(f"{row}\n{64 * ROW}")
+    with pytest.raises(UserError, match=rf"^config: data.train: 1 bad row:\n.*, line 1: {fault}"):
+        check(config)
+    check(config, data={"bad_rows": "skip"})
+    Path("rows.jsonl").write_text(f"[{row}]")
+    with pytest.raises(UserError, match=r"^config: data.train: (1 bad row|.* has no column 'resp)"):
+        check(config, data={"bad_rows": "skip"})
 
 
 def test_files_on_the_hub_and_templates_are_accepted(config):
@@ -196,7 +246,7 @@ ANOTHER = r"Put another one into chat_template\.jinja in the model's folder: doc
 def test_a_chat_template_is_tried_before_the_rows_are_tokenised(config, jinja, rows, fault):
     Path("base/chat_template.jinja").write_text(jinja)
     Path("rows.jsonl").write_text(rows * 64)
-    config["data"] |= {"template": "chat"}
+    config["data"] |= {"template": "chat", "bad_rows": "skip"}
     run = WorkflowRun(config)
     if fault is None:
         run.check_templates()

@@ -126,6 +126,9 @@ def test_the_beginning_names_a_seed_that_no_run_has(seeds, told):
     assert (f"seed = 42 is not one of seeds = {seeds}" in lines[-1]) == told
 
 
+TWO_EXPERTS = {"num_experts": 2, "num_experts_per_tok": 2}
+
+
 @pytest.mark.parametrize(
     ("keys", "warned"),
     [
@@ -133,6 +136,8 @@ def test_the_beginning_names_a_seed_that_no_run_has(seeds, told):
         ({"moe_sft": {"learning_rate": 1000}}, ["moe_sft.learning_rate = 1000.0"]),
         ({"sweep": {"mixing.learning_rate": [0.1, 1]}}, ["mixing.learning_rate = 1.0"]),
         ({"data": {"validation_rows": 2}, "moe_sft": {"learning_rate": 0.9}}, []),
+        ({"moe": TWO_EXPERTS}, ["moe.num_experts = 2"]),
+        ({"moe": TWO_EXPERTS, "mixing": {"learn_lambda": True}}, []),
     ],
 )
 def test_a_run_warns_of_odd_values_in_one_line_each(jobs, keys, warned):

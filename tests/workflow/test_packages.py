@@ -39,12 +39,8 @@ CASES = [
         *("train_rest = lora", "peft"),
     ),
     *(
-        ({"report_to": [name]}, ["sft", *SFT, "--report-to", name], name, package)
-        for name, package in (
-            ("tensorboard", "tensorboard"),
-            ("wandb", "wandb"),
-            ("mlflow", "mlflow-skinny"),
-        )
+        ({"report_to": [name]}, ["sft", *SFT, "--report-to", name], name, name)
+        for name in ("tensorboard", "wandb")
     ),
     (
         {"evaluation": {"lm_eval": ["arc_easy"]}},

@@ -124,6 +124,13 @@ def test_what_makes_nothing_changes_nothing_and_works_beside_a_run(finished_copy
     assert refused.returncode == 1 and "Directory cannot be locked" in refused.stderr
 
 
+def test_no_job_begins_where_one_asks_for_a_gpu_and_there_is_none(finished_copy, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    done = finished_copy.snakemake(gpus=1, seed=7)
+    assert done.returncode == 1 and finished_copy.rules(done) == []
+    assert done.stderr.splitlines()[-1].startswith("gpus = 1: ")
+
+
 def entries(project: Project) -> dict[str, tuple[int, bytes]]:
     """All entries of the store with their logs, but for the links that Snakemake knows as logs."""
     return {
@@ -174,7 +181,7 @@ IN_CI = {"marks": pytest.mark.ci}
 @pytest.mark.parametrize(
     ("words", "lam", "rules", "told"),
     [
-        ("-n -F", 0.75, sorted(set(ALL) - {"report"}), r"\(store/dense/\w+\.again\)"),
+        ("-n -F", 0.75, sorted(set(ALL)), r"\(store/dense/\w+\.again\)"),
         ("-n -f results/dense/lam~0.75", 0.75, ["dense"], "by_name: results/dense/lam~0.75"),
         ("--touch", 0.85, [], "--touch does nothing here"),
         ("-n --delete-all-output", 0.75, [], "--delete-all-output: other configurations may need"),

@@ -24,14 +24,14 @@ from xft.artifacts.manifest import (
 from xft.checkpoints.reader import INDEX_FILE, Checkpoint, weight_files
 from xft.checkpoints.writer import TensorPlan, link_checkpoint, write_checkpoint
 from xft.common.errors import UserError
-from xft.common.files import check_own
-from xft.config.models import MODELS, STEPS
+from xft.common.files import check_own, link_or_copy
+from xft.config.models import MODEL_STEPS
 
 WORKSPACE_SUFFIX = ".tmp"
 ENTRY_FILE = "entry.json"  # in an entry of the store: its recipe, size and hashes
 NEW_MANIFEST = "manifest.json"  # in a workspace
 # transformers can load these kinds.
-MODEL_KINDS = tuple(dict.fromkeys(STEPS.get(model, model) for model in MODELS))
+MODEL_KINDS = MODEL_STEPS
 TOKENIZER_PATTERNS = (
     "tokenizer*",
     "special_tokens_map.json",
@@ -140,6 +140,14 @@ class Draft:
         known = source.manifest.files
         linked = link_checkpoint(self.path, source.checkpoint, names)
         self.known_files |= {file: known[file] for file in linked}
+
+    def link_files(self, source: Artifact) -> None:
+        """Make all files of another artifact those of this one too, by `link_or_copy`."""
+        self.known_files |= source.manifest.files
+        for name in source.manifest.files:
+            place = self.path / name
+            place.parent.mkdir(exist_ok=True)
+            link_or_copy(source.path / name, place)
 
     def write_model(self, plans: list[TensorPlan], config: dict, like: Path, card: str) -> None:
         """Write a model: tensors, config, and the companion files of the model at `like`.

@@ -20,18 +20,9 @@ def read_json(path: Path) -> dict:
     if content.startswith(BOM_UTF8):  # transformers does not read such a file either
         raise UserError(f"{path} begins with a byte order mark (BOM). Save it as UTF-8 without BOM")
     try:
-        value = parse_json(content.decode("utf-8"), _unique)
+        value = parse_json(content.decode("utf-8"))
     except ValueError as error:
         raise UserError(f"{path} is not valid JSON: {error}") from None
     if not isinstance(value, dict):
         raise UserError(f"{path} does not hold a JSON object")
-    return value
-
-
-def _unique(pairs: list[tuple[str, object]]) -> dict:
-    value = {}
-    for key, item in pairs:
-        if key in value:
-            raise ValueError(f"the key {key[:80]!r} appears twice")
-        value[key] = item
     return value

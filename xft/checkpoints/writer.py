@@ -4,7 +4,6 @@ import hashlib
 import json
 import math
 import os
-import shutil
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from pathlib import Path
 
 from xft.checkpoints.dtypes import DTYPE_BYTES
 from xft.checkpoints.reader import INDEX_FILE, SELECTION, SINGLE_FILE, Checkpoint
+from xft.common.files import link_or_copy
 from xft.common.progress import progress
 
 MAX_SHARD_BYTES = 5 * 10**9
@@ -71,21 +71,14 @@ def _split(plans: list[TensorPlan], max_shard_bytes: int) -> list[list[TensorPla
 
 
 def link_checkpoint(folder: Path, source: Checkpoint, names: Iterable[str]) -> list[str]:
-    """Make a checkpoint of some tensors of another one, whose files are linked or else copied.
+    """Make a checkpoint of some tensors of another one, by `link_or_copy` of its files.
 
-    Hard links need one file system. A file that somebody may still change is copied too. Returns
-    the names of the files.
+    Returns the names of the files.
     """
     files = {name: source.file(name) for name in names}
     linked = sorted(set(files.values()))
     for file in linked:
-        place = (source.folder / file).resolve()
-        try:
-            if place.stat().st_mode & 0o222:
-                raise PermissionError
-            (folder / file).hardlink_to(place)
-        except OSError:
-            shutil.copyfile(place, folder / file)
+        link_or_copy(source.folder / file, folder / file)
     _write_index(folder, files, {SELECTION: True})
     return linked
 

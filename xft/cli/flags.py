@@ -12,34 +12,79 @@ from xft.artifacts.overlap import overlap
 from xft.common.errors import UserError
 from xft.config.section import Section, keys, meaning, schemas
 
-# The flags of all steps that name inputs and outputs.
-INPUT_FLAGS = (
-    *("base", "model", "models", "moe", "ffn", "weighted", "teacher", "data", "text", "runs"),
-    *("evals", "losses", "ground_truth", "summary", "match_flops", "tokens"),
-)
-NAME_OR_FILE_FLAGS = ("dataset", "problems", "prompt", "template", "tasks")
-OUTPUT_FLAGS = ("out", "metrics", "report")
 OPTIONS = "options of the configuration"
 TYPES = {"string": str, "integer": int, "number": float}  # by their names in JSON schema
+PATHS = {"path": False, "file-path": True}  # formats of strings: whether a folder is not meant
 
 
 class StepParser(argparse.ArgumentParser):
-    """A parser that refuses outputs that would overwrite inputs."""
+    """A parser that refuses outputs that would overwrite inputs.
+
+    reads, writes: the flags of paths. Each has whether a folder there is shared: it may hold inputs
+    and outputs, and only what the step itself reads or writes in it counts.
+    """
 
     def __init__(self, prog: str, description: str):
         form = argparse.RawDescriptionHelpFormatter
         super().__init__(prog=prog, description=description, formatter_class=form)
+        self.reads: dict[str, bool] = {}
+        self.writes: dict[str, bool] = {}
 
     def parse_args(self, args=None, namespace=None):
-        """Parse the arguments. Raises UserError as `check_outputs` does."""
+        """Parse the arguments. Raises UserError as `check_apart` does, or if --out exists."""
         parsed = super().parse_args(args, namespace)
-        check_outputs(vars(parsed))
+        given = vars(parsed)
+        for name in filter(given.get, self.writes):
+            # A new file in a shared folder has a name of its own.
+            written = given[name] / name if self.writes[name] else given[name]
+            check_apart(f"{_flag(name)} {given[name]}", written, self._sources(given))
+        out = given.get("out")
+        if out is not None and out.is_dir():
+            check_free(out)
         return parsed
 
-    def path(self, flag: str, kind: str, meaning: str, required: bool = True, **settings) -> None:
-        """Add a flag that takes a path. kind: DIR or FILE. settings: of `add_argument`."""
+    def _sources(self, given: dict) -> Iterator[tuple[str, Path]]:
+        """The inputs that exist on this disk, each with the key of its flag."""
+        for name, is_shared in self.reads.items():
+            values = given[name] or []
+            for value in values if isinstance(values, list) else [values]:
+                path = Path(value)
+                if path.is_file() or (path.is_dir() and not is_shared):
+                    yield name, path
+
+    def path(
+        self,
+        name: str,
+        kind: str,
+        meaning: str,
+        required: bool = True,
+        *,
+        shared: bool = False,
+        group: argparse._ArgumentGroup | None = None,
+        **settings,
+    ) -> None:
+        """Add an argument for a path that is read.
+
+        name: of the flag, or of an argument without one. kind: DIR or FILE. shared: for a folder
+        that may hold outputs. group: of the parser. settings: of `add_argument`.
+        """
+        settings |= {"required": required} if name.startswith("-") else {}
+        settings |= {"type": Path, "metavar": kind, "help": meaning}
+        self.reads[(group or self).add_argument(name, **settings).dest] = shared
+
+    def output(
+        self,
+        flag: str,
+        kind: str,
+        meaning: str,
+        required: bool = True,
+        *,
+        shared: bool = False,
+        **settings,
+    ) -> None:
+        """Add a flag for a path that is written. shared: for a folder that may hold inputs."""
         settings |= {"type": Path, "required": required, "metavar": kind, "help": meaning}
-        self.add_argument(flag, **settings)
+        self.writes[self.add_argument(flag, **settings).dest] = shared
 
     def artifact(self, flag: str, meaning: str, required: bool = True, **settings) -> None:
         """Add a flag for the folder of an input, and --verify: how thoroughly it is checked."""
@@ -54,67 +99,49 @@ class StepParser(argparse.ArgumentParser):
                 "quick.",
             )
 
+    def name_or_file(self, flag: str, meaning: str, **settings) -> None:
+        """Add a flag for a name or a file. A folder with the name is not meant."""
+        settings |= {"metavar": "NAME_OR_FILE", "help": meaning}
+        self.reads[self.add_argument(flag, **settings).dest] = True
+
     def dataset(self) -> None:
         """Add --dataset: a set of evaluation problems."""
-        self.add_argument(
-            "--dataset",
-            required=True,
-            metavar="NAME_OR_FILE",
-            help="The problems: humaneval, mbpp, or a file in HumanEval+ form (.jsonl or "
-            ".jsonl.gz).",
-        )
+        problems = "humaneval, mbpp, or a file in HumanEval+ form (.jsonl or .jsonl.gz)"
+        self.name_or_file("--dataset", f"The problems: {problems}.", required=True)
+
+    def configs(self, meaning: str, required: bool) -> None:
+        """Add --config: files that `config.runs.read_overlaid` takes."""
+        overlaid = "YAML files, each laid over the one before, as for snakemake's --configfile."
+        self.path("--config", "FILE", f"{meaning}: {overlaid}", required, nargs="+")
+
+    def add_options(self, section: type[Section], names: Iterable[str] | None = None) -> None:
+        """Add a flag for each named key (default: all) of a class of the configuration.
+
+        The class gives the flag its type, its default, its choices and its help.
+        """
+        groups = {group.title: group for group in self._action_groups}
+        group = groups.get(OPTIONS) or self.add_argument_group(OPTIONS)
+        for name in names or keys(section):
+            schema = _add_option(group, section, name)
+            if schema.get("format") in PATHS:
+                self.reads[name] = PATHS[schema["format"]]
 
 
-def add_configs(parser, meaning: str, required: bool) -> None:
-    """Add --config: files that `config.runs.read_overlaid` takes."""
-    parser.add_argument(
-        "--config",
-        nargs="+",
-        type=Path,
-        required=required,
-        metavar="FILE",
-        help=f"{meaning}: YAML files, each laid over the one before, as for snakemake's "
-        "--configfile.",
-    )
+def check_apart(output: str, written: Path, read: Iterable[tuple[str, Path]]) -> None:
+    """Raise UserError if the path `written` overlaps an input, also through links.
 
-
-def check_outputs(flags: dict) -> None:
-    """Raise UserError if an output overlaps an input, also through links, or an artifact exists."""
-    for output in OUTPUT_FLAGS:
-        for flag, source in _sources(flags):
-            if flags.get(output) and overlap(flags[output], source):
-                raise UserError(
-                    f"{_flag(output)} {flags[output]} overlaps {_flag(flag)} {source}, which the "
-                    "step reads. Choose another place"
-                )
-    out = flags.get("out")
-    if out is not None and out.is_dir():
-        check_free(out)
-
-
-def _sources(flags: dict) -> Iterator[tuple[str, Path]]:
-    """The inputs that exist on this disk, each with the key of its flag."""
-    for flag in (*INPUT_FLAGS, *NAME_OR_FILE_FLAGS):
-        values = flags.get(flag) or []
-        for value in values if isinstance(values, list) else [values]:
-            path = Path(value)
-            # --dataset humaneval does not mean a folder of this name.
-            if path.is_file() or (path.is_dir() and flag not in NAME_OR_FILE_FLAGS):
-                yield flag, path
-
-
-def add_options(parser, section: type[Section], names: Iterable[str] | None = None) -> None:
-    """Add a flag for each named key (default: all) of a class of the configuration.
-
-    The class gives the flag its type, its default, its choices and its help.
+    output: its flag with its value. read: keys of the flags of inputs, each with a path.
     """
-    groups = {group.title: group for group in parser._action_groups}
-    group = groups.get(OPTIONS) or parser.add_argument_group(OPTIONS)
-    for name in names or keys(section):
-        _add_option(group, section, name)
+    for name, source in read:
+        if overlap(written, source):
+            raise UserError(
+                f"{output} overlaps {_flag(name)} {source}, which the step reads. Choose another "
+                "place"
+            )
 
 
-def _add_option(group, section: type[Section], name: str) -> None:
+def _add_option(group, section: type[Section], name: str) -> dict:
+    """Add the flag of a key. Returns the JSON schema of its values."""
     field = section.model_fields[name]
     schema, is_required = schemas(section, name)[0], field.is_required()
     settings = {"help": _help(field, meaning(section, name)), "required": is_required}
@@ -129,6 +156,7 @@ def _add_option(group, section: type[Section], name: str) -> None:
         settings |= {"type": TYPES[kind], "choices": choices}
         settings["metavar"] = None if choices else kind.upper()
     group.add_argument(_flag(name), **settings)
+    return schema
 
 
 def _help(field: FieldInfo, text: str) -> str:

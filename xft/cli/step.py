@@ -7,14 +7,14 @@ from pathlib import Path
 from xft.artifacts.artifact import Artifact, Draft, create_artifact, open_artifact
 from xft.cli import flags
 from xft.config.section import keys
-from xft.config.step_keys import sections_of_step
+from xft.config.steps import STEPS
 from xft.config.validation import SectionType, validated
 
 
 class Step(flags.StepParser):
     """The parser of `python -m workflow_scripts.<name>`, and what the parsed flags stand for.
 
-    The keys that `config.step_keys` names for the step are flags from the beginning. inputs: what
+    The keys that `config.steps` names for the step are flags from the beginning. inputs: what
     the artifact is made from, by the names in its manifest: artifacts, or hashes of files.
     """
 
@@ -23,11 +23,11 @@ class Step(flags.StepParser):
         self.name = name
         self.args = argparse.Namespace()
         self.inputs: dict[str, Artifact | str] = {}
-        for section, names in sections_of_step(name):
-            flags.add_options(self, section, names)
+        for section, names in STEPS[name].sections:
+            self.add_options(section, names)
 
     def parse_args(self, args=None, namespace=None):
-        """Parse the arguments. Raises UserError as `flags.check_outputs` does."""
+        """Parse the arguments. Raises UserError as `StepParser` does."""
         self.args = super().parse_args(args, namespace)
         return self.args
 

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 
-from xft.cli import flags, running
+from xft.cli import running
 from xft.cli.step import Step
 from xft.common.devices import claim_gpus
 from xft.common.errors import UserError
@@ -28,14 +28,15 @@ class TrainingStep(Step):
     def __init__(self, name: str, description: str):
         super().__init__(name, description)
         self.path("--data", "FILE_OR_DIR", "The rows, or tokens from step tokens.")
-        self.path("--metrics", "FILE", "File for each step's loss, JSONL.", required=False)
-        self.path(
+        self.output("--metrics", "FILE", "File for each step's loss, JSONL.", required=False)
+        self.output(
             "--tracker-dir",
             "DIR",
             "Folder for the trackers. Default: the folder metrics beside --out.",
             required=False,
+            shared=True,
         )
-        flags.add_options(self, TokensConfig)
+        self.add_options(TokensConfig)
         self.set_defaults(**dict.fromkeys(keys(TokensConfig)))  # a folder of tokens has its own
 
     @property

@@ -18,6 +18,11 @@ def claim_gpus(asked: int) -> None:
         return
     if "RANK" not in os.environ:
         take_gpus(asked)
+    check_gpus(asked)
+
+
+def check_gpus(asked: int) -> None:
+    """Raise UserError if torch can use no GPU. asked: as in the config."""
     import torch
 
     if torch.cuda.is_available():

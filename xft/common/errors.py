@@ -2,7 +2,7 @@
 
 import difflib
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 # Characters that a terminal obeys instead of showing them, apart from tab and line feed.
@@ -17,6 +17,12 @@ def printable(text: str) -> str:
 def counted(number: int, noun: str, ending: str = "s") -> str:
     """A number with its noun, which has the ending unless the number is 1."""
     return f"{number:,} {noun}{'' if number == 1 else ending}"
+
+
+def listed(lines: Sequence[str], most: int = 10) -> str:
+    """The first lines, and how many more there are."""
+    more = [f"... and {len(lines) - most} more"] if len(lines) > most else []
+    return "\n".join([*lines[:most], *more])
 
 
 class UserError(Exception):
@@ -37,6 +43,15 @@ def naming(place: str) -> Iterator[None]:
         yield
     except UserError as error:
         raise UserError(f"{place}: {error}") from None
+
+
+@contextmanager
+def noted(messages: list[str]) -> Iterator[None]:
+    """Add the message of a UserError to others, to tell them together."""
+    try:
+        yield
+    except UserError as error:
+        messages.append(str(error))
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

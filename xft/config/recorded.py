@@ -7,7 +7,7 @@ from pathlib import Path
 from xft.config.results_folder import CONFIG_FILE
 from xft.config.section import Section
 from xft.config.sections import XftConfig
-from xft.config.step_keys import UNRECORDED
+from xft.config.steps import UNRECORDED
 from xft.config.text import read_config
 from xft.config.validation import validated
 

@@ -12,8 +12,9 @@ from math import prod
 from pathlib import Path
 
 from xft.common.errors import UserError
+from xft.config.models import MODEL
 from xft.config.section import Section
-from xft.config.sections import XftConfig
+from xft.config.sections import TRAININGS, XftConfig
 from xft.config.text import read_config
 from xft.config.validation import complete, sections
 
@@ -26,7 +27,7 @@ FIXED = (
     *("merge.keep", "merge.select", "evaluation.sandbox"),
     *(
         f"{section}.{key}"
-        for section in ("moe_sft", "sft", "mixing", "heal")
+        for section in TRAININGS
         for key in ("launch", "processes", "nodes", "save_minutes")
     ),
 )
@@ -78,10 +79,11 @@ def find_runs(config: Mapping, where: str = "config") -> list[Run]:
 
 def _check_models(whole: XftConfig, runs: list[Run], where: str) -> None:
     models = {model for run in runs for model in run.config.evaluation.models}
-    if "soup" in models and len(whole.seeds) < 2:
+    pooled = [model for model in models if MODEL[model].over_seeds]
+    if pooled and len(whole.seeds) < 2:
         raise UserError(
-            f"{where}: evaluation.models names soup, the mean over seeds. List at least two seeds "
-            "in `seeds`, or leave it out"
+            f"{where}: evaluation.models names {pooled[0]}, which is made from all seeds. List at "
+            "least two seeds in `seeds`, or leave it out"
         )
     if whole.merge.keep == "best" and "dense" not in models:
         raise UserError(

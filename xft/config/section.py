@@ -17,6 +17,7 @@ from pydantic import (
     model_validator,
 )
 
+LARGEST = 1e12  # number: what is estimated from several of them is still finite
 VARIABLE = re.compile(r"\$(?:(\w+)|\{([^}]*)\})", re.ASCII)  # as os.path.expandvars finds it
 
 
@@ -69,6 +70,13 @@ class Section(BaseModel):
         is_optional = cls.model_fields[info.field_name].default is None
         return None if value == "null" and is_optional else value
 
+    @field_validator("*")
+    @classmethod
+    def _numbers_are_not_huge(cls, value: Any) -> Any:
+        if isinstance(value, int | float) and value > LARGEST:
+            raise ValueError(f"must be at most {LARGEST:g}")
+        return value
+
     @model_validator(mode="after")
     def _each_key_has_an_effect(self):
         """A key may have its default without an effect, so that a complete configuration is one."""
@@ -114,7 +122,11 @@ UniqueList = Annotated[
     list[Item], AfterValidator(_unique), Field(json_schema_extra={"uniqueItems": True})
 ]
 Name = Annotated[str, Field(min_length=1)]
-PathText = Annotated[Name, AfterValidator(_path)]
+PathText = Annotated[Name, AfterValidator(_path), Field(json_schema_extra={"format": "path"})]
+# The name of something that is no file, such as humaneval, or the path of a file.
+NameOrFile = Annotated[
+    Name, AfterValidator(_path), Field(json_schema_extra={"format": "file-path"})
+]
 Commit = Annotated[str, Field(pattern="^[0-9a-f]{40}$")] | None
 
 

@@ -3,16 +3,18 @@
 A class holds the keys that one step reads. A section consists of one or more such classes.
 """
 
+from collections.abc import Iterator, Mapping
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema, model_validator
 
-from xft.config.models import MERGED, MODELS
+from xft.config.models import DECLARED, MERGED, MODELS
 from xft.config.section import (
     Commit,
     Name,
+    NameOrFile,
     Needs,
     PathText,
     Section,
@@ -23,6 +25,7 @@ from xft.config.section import (
 from xft.config.training import (
     DistillationConfig,
     MixingTraining,
+    TrainingConfig,
     TuningConfig,
     fault_of_devices,
 )
@@ -53,6 +56,11 @@ def learns(lam: str) -> bool:
 def problem_label(name_or_file: str) -> str:
     """The label of a problem set in results: its name, or its file's name without the ending."""
     return Path(name_or_file).name.removesuffix(".gz").removesuffix(".jsonl")
+
+
+def _described(meanings: Mapping[str, str]) -> str:
+    """The description of a key by the meanings of its values."""
+    return " ".join(f"{value}: {meaning}." for value, meaning in meanings.items())
 
 
 def _sorted(layers: list[int] | None) -> list[int] | None:
@@ -90,9 +98,9 @@ class RunConfig(Section):
     """Folder of links to the artifacts, metrics, evaluations and logs of this configuration, and of
     its tables and its report. It is relative to the working directory."""
 
-    report_to: UniqueList[Literal["tensorboard", "wandb", "mlflow"]] = []
+    report_to: UniqueList[Literal["tensorboard", "wandb"]] = []
     """Trackers that get the metrics of the trainings in addition to the JSONL files: TensorBoard,
-    Weights & Biases, MLflow. Each must be installed. A change makes no step run again."""
+    Weights & Biases. Each must be installed. A change makes no step run again."""
 
 
 class BaseConfig(Section):
@@ -109,7 +117,7 @@ class BaseConfig(Section):
 class MixtureConfig(Section):
     """The settings that the config.json of a mixture holds."""
 
-    num_experts: int = Field(8, ge=2)
+    num_experts: int = Field(8, ge=2, le=10_000)
     """Experts in each layer, including the shared one."""
 
     num_experts_per_tok: int = Field(6, ge=1)
@@ -151,6 +159,10 @@ class MixtureConfig(Section):
     embeddings and norms too. lora: it adds low-rank products of the same rank and scale to them,
     which are part of the weights at the end. frozen: nothing. Full experts are always tuned with
     all other weights."""
+
+    @property
+    def num_routed_experts(self) -> int:
+        return self.num_experts - self.shared_expert
 
     @model_validator(mode="after")
     def _numbers_fit(self):
@@ -236,14 +248,15 @@ class TokensConfig(Section):
     limit: int | None = Field(None, ge=1)
     """Use only this number of rows, from the start of the file. Bad rows do not count."""
 
-    template: PathText = "magicoder"
+    template: NameOrFile = "magicoder"
     """Prompt around an instruction, in training and in the evaluation of tuned models. magicoder:
     the paper's. chat: the tokenizer's chat template, which the base must have, and which
     conversations need. A file: its text, with {instruction} once."""
 
     bad_rows: Literal["stop", "skip"] = "stop"
-    """What to do with a row that is not an object, lacks one of the two texts, or holds a
-    conversation with a fault. stop: stop with an error. skip: leave it out and report it."""
+    """What to do with a row that is not an object, lacks one of the two texts, holds a key twice,
+    or holds a conversation with a fault. stop: stop with an error. skip: leave it out and report
+    it."""
 
     deduplicate: Literal["none", "exact", "near"] = "exact"
     """Rows to leave out because an earlier row has the same text. exact: whitespace is ignored.
@@ -267,7 +280,7 @@ class TokensConfig(Section):
 class DataConfig(TokensConfig, RowsSource):
     """Instruction rows of steps 2 and 6."""
 
-    decontaminate_against: UniqueList[PathText] = ["humaneval", "mbpp"]
+    decontaminate_against: UniqueList[NameOrFile] = ["humaneval", "mbpp"]
     """Sets of problems that no row may give away: humaneval, mbpp, whose hashes come with this
     project, or files of problems. A row is left out if it holds the docstring or the solution of a
     problem, or shares 13 consecutive words with one. Files in evaluation.datasets count only if
@@ -355,14 +368,19 @@ class MixingConfig(MixingTraining, MixingStart, MixingShape):
     """Steps 5 and 6: the mixing coefficients and their training."""
 
 
+MERGE_METHODS = {
+    "xft": "the weighted mean C of a projection's experts, as in the paper",
+    "model_stock": "a point between C and the base's weights, nearer to C if the experts agree "
+    "(arXiv 2403.19522)",
+    "task_arithmetic": "the base's weights, and scale times the difference of the whole merged "
+    "model from them (arXiv 2212.04089)",
+}
+
+
 class MergeMethod(Section):
     """The computation of the dense model's weights."""
 
-    method: Literal["xft", "model_stock", "task_arithmetic"] = "xft"
-    """xft: the weighted mean C of a projection's experts, as in the paper. model_stock: a point
-    between C and the base's weights, nearer to C if the experts agree (arXiv 2403.19522).
-    task_arithmetic: the base's weights, and scale times the difference of the whole merged model
-    from them (arXiv 2212.04089)."""
+    method: Literal[tuple(MERGE_METHODS)] = Field("xft", description=_described(MERGE_METHODS))
 
     scale: Annotated[float, Needs("method", "task_arithmetic")] = Field(1.0, gt=0)
     """1 gives the model of method xft, more goes beyond it."""
@@ -371,6 +389,11 @@ class MergeMethod(Section):
     def needs_base(self) -> bool:
         """Whether the merge depends on the base's weights."""
         return self.method != "xft"
+
+    @property
+    def meaning(self) -> str:
+        """The method in words. C: the weighted mean of a projection's experts."""
+        return MERGE_METHODS[self.method]
 
 
 class MergeConfig(MergeMethod):
@@ -409,20 +432,19 @@ class HealConfig(DistillationConfig, TuningConfig):
 class EvaluatedConfig(Section):
     """The models to evaluate, and the problems."""
 
-    models: Annotated[UniqueList[Literal[MODELS]], NOT_EMPTY] = ["base", "moe_sft", "dense"]
-    """Models to evaluate. sft: the base tuned without experts, by section sft. sft_flops: the same
-    with as many FLOPs as the mixture's tuning. soup: the mean of the sft models of all seeds.
-    dense: the merged model of each lambda. uniform: the same with equal shares of the experts,
-    without step 6. experts_only: the same with each routed expert alone. heal: dense, tuned after
-    the merge by section heal."""
+    models: Annotated[UniqueList[Literal[MODELS]], NOT_EMPTY] = Field(
+        ["base", "moe_sft", "dense"],
+        description="Models to evaluate. "
+        + _described({model.name: model.meaning for model in DECLARED if model.meaning}),
+    )
 
-    datasets: Annotated[UniqueList[PathText], NOT_EMPTY] = ["humaneval"]
+    datasets: Annotated[UniqueList[NameOrFile], NOT_EMPTY] = ["humaneval"]
     """humaneval, mbpp, or a file of problems in HumanEval+ form (.jsonl or .jsonl.gz). The two
     names are HumanEval+ v0.1.10 and MBPP+ v0.2.0. The rule fetch_problems gets them from the files
     in HUMANEVAL_OVERRIDE_PATH and MBPP_OVERRIDE_PATH, from EvalPlus's cache, or from its
     release."""
 
-    base_prompt: PathText = "completion"
+    base_prompt: NameOrFile = "completion"
     """The prompt for the base model and the untuned mixture, which have seen no instructions.
     completion: the problem's own text. Or a template, as in data.template. Tuned models always get
     data.template."""
@@ -491,7 +513,7 @@ class EvalConfig(ScoringConfig, GenerationConfig):
 class EvaluationConfig(EvalConfig, EvaluatedConfig):
     """Evaluation with EvalPlus."""
 
-    lm_eval: UniqueList[PathText] = []
+    lm_eval: UniqueList[NameOrFile] = []
     """Tasks of lm-evaluation-harness for the same models: names, or files (.yaml). They need the
     package lm_eval, and the tasks' data on this machine."""
 
@@ -546,21 +568,6 @@ class XftConfig(ManyRuns, RunConfig):
             changes["warmup_steps"] = min(own.warmup_steps, steps)
         return own.model_copy(update=changes)
 
-    def paths(self) -> list[tuple[str, str]]:
-        """The files and folders that are read, by key. Some are names, such as humaneval."""
-        base, data, evaluation = self.base, self.data, self.evaluation
-        named = {
-            "base.model": [base.model],
-            "data.train": [data.train],
-            "data.template": [data.template],
-            "data.decontaminate_against": data.decontaminate_against,
-            "mixing.text": [self.mixing.text] if self.mixing.text else [],
-            "evaluation.base_prompt": [evaluation.base_prompt],
-            "evaluation.datasets": evaluation.datasets,
-            "evaluation.lm_eval": evaluation.lm_eval,
-        }
-        return [(key, path) for key, paths in named.items() for path in paths]
-
     @model_validator(mode="after")
     def _models_fit(self):
         merged = [model for model in self.evaluation.models if model in MERGED]
@@ -600,7 +607,29 @@ FLOPS_KEYS = tuple(
         *("gradient_accumulation_steps", "processes", "nodes"),
     )
 )
-TRAININGS = ("moe_sft", "sft", "mixing", "heal")  # sections, one for each training
+# The sections of the trainings.
+TRAININGS = tuple(
+    name
+    for name, field in XftConfig.model_fields.items()
+    if isinstance(field.annotation, type) and issubclass(field.annotation, TrainingConfig)
+)
+# Keys with files and folders that are read.
+PATHS = (
+    *("base.model", "data.train", "data.template", "data.decontaminate_against", "mixing.text"),
+    *("evaluation.base_prompt", "evaluation.datasets", "evaluation.lm_eval"),
+)
+
+
+def named_paths(sections: Mapping[str, Section]) -> Iterator[tuple[str, str]]:
+    """The files and folders that sections of a configuration name, by key.
+
+    Some are names, such as humaneval.
+    """
+    for key in PATHS:
+        section, _, name = key.partition(".")
+        value = getattr(sections[section], name) if section in sections else None
+        for path in [value] if isinstance(value, str) else value or ():
+            yield key, path
 
 
 def fault_of_learned(lam: str) -> str | None:

@@ -34,10 +34,22 @@ def read_config(path: Path) -> dict:
 
 
 def _loader(path: Path) -> type:
-    """PyYAML's safe loader, which raises UserError if a mapping has two equal keys."""
+    """PyYAML's safe loader, which raises UserError if a mapping has two equal keys.
+
+    It says the place of each value that cannot be read.
+    """
     import yaml
 
     class Loader(yaml.SafeLoader):
+        def construct_object(self, node, deep=False):
+            fault = "the anchor holds itself"
+            try:
+                if node not in self.recursive_objects:
+                    return super().construct_object(node, deep=True)
+            except (ValueError, LookupError, AttributeError) as error:  # of PyYAML's constructors
+                fault = f"the {node.tag.rpartition(':')[2]} cannot be read: {error}"
+            raise yaml.constructor.ConstructorError(None, None, fault, node.start_mark)
+
         def construct_mapping(self, node, deep=False):
             marks = {}
             for key, _ in node.value:
@@ -54,3 +66,10 @@ def _loader(path: Path) -> type:
 
 def _place(path: Path, mark) -> str:
     return f"{path}, line {mark.line + 1}, column {mark.column + 1}"
+
+
+def as_yaml(values: dict) -> str:
+    """A configuration, or some of it, as YAML."""
+    import yaml
+
+    return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)

@@ -11,6 +11,7 @@ SHARDED = ("fsdp", *ZERO_STAGES)  # launches that share tensors among the proces
 CHUNK_TOKENS = 512  # A training computes the logits of as many tokens at a time.
 # And the softmax of as many logits, on a CPU and (True) on a GPU.
 BLOCK_LOGITS = {False: 2**20, True: 2**24}
+ONE_TEXT = ".txt"  # the ending of a file that is one text
 # Optimisers for launches that shard their state. They give the same result on shards of any form.
 SHARDED_OPTIMIZERS = ("adamw_torch_fused", "adamw_torch")
 
@@ -253,6 +254,13 @@ class MixingTraining(DistillationConfig, TrainingConfig):
     """A file of texts to train on in place of the rows: JSONL with {"text": ...} in each line, or
     one text (.txt). A text is cut into windows of data.max_length tokens, and KL over all of them
     is the loss. It needs objective = kl and kl_weight = 1."""
+
+    @property
+    def text_form(self) -> str:
+        """The name of the file of texts among the inputs of a training. Its form is a part of it:
+        the same bytes are other texts as JSONL.
+        """
+        return "one text" if self.text.endswith(ONE_TEXT) else "text"
 
     @model_validator(mode="after")
     def _text_has_no_labels(self):

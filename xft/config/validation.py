@@ -3,6 +3,7 @@
 import difflib
 import json
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from functools import cache
 from typing import Any, TypeVar
 
@@ -53,6 +54,15 @@ def sections(owner: type[Section] = XftConfig) -> Iterator[tuple[str, type[Secti
     for name, field in owner.model_fields.items():
         if is_section(field.annotation):
             yield name, field.annotation
+
+
+def valid_sections(config: Mapping) -> dict[str, Section]:
+    """The sections of a configuration that are valid by themselves, by name."""
+    found = {}
+    for name, section in sections():
+        with suppress(ValidationError):
+            found[name] = section.model_validate(config.get(name, {}))
+    return found
 
 
 def is_section(annotation: Any) -> bool:

@@ -29,12 +29,11 @@ def varied_plans(
     An expert's draws depend on the seed, the layer, the expert and the projection, and on nothing
     else.
     """
-    routed = moe.num_experts - moe.shared_expert
     inputs = ("gate", "up") if layer.form.gated else ("up",)
     for (name, projections), roles in zip(layer.fused(), (inputs, ("down",)), strict=True):
         names = [layer.dense(projection) for projection in projections]
         rows = sum(base.shape(weight)[0] for weight in names)
-        shape = routed, rows, base.shape(names[0])[1]
+        shape = moe.num_routed_experts, rows, base.shape(names[0])[1]
         chunks = partial(_weights, base, names, roles, f"{layer.prefix}.expert", moe, seed)
         yield TensorPlan(name, base.dtype(names[0]), shape, chunks)
 

@@ -95,7 +95,7 @@ def weights_dtype(base: Checkpoint) -> str:
 def _expert_plans(
     base: Checkpoint, layer: FfnLayer, moe: MoeConfig, seed: int
 ) -> Iterable[TensorPlan]:
-    routed = moe.num_experts - moe.shared_expert
+    routed = moe.num_routed_experts
     if moe.shared_expert:
         for tensor in layer.tensors:
             yield copy_plan(base, layer.dense(*tensor), layer.shared(*tensor))
@@ -112,7 +112,7 @@ def _expert_plans(
 def _router_plans(
     base: Checkpoint, layer: FfnLayer, moe: MoeConfig, seed: int
 ) -> Iterable[TensorPlan]:
-    routed = moe.num_experts - moe.shared_expert
+    routed = moe.num_routed_experts
     first = layer.dense(layer.form.inputs[0])
     hidden, dtype = base.shape(first)[1], base.dtype(first)
     std = base.config.get("initializer_range") or DEFAULT_INITIALIZER_RANGE

@@ -18,7 +18,8 @@ from xft.artifacts.manifest import manifest_path
 from xft.cli.running import failure, without_torchrun
 from xft.common.errors import counted
 from xft.common.progress import last_progress
-from xft.dag.wanted import RESULT, Wanted
+from xft.config.steps import RESULT
+from xft.dag.wanted import Wanted
 from xft.evaluation.samples import journal_path
 from xft.store.store import Store, partial, worker
 from xft.training.checkpoints import step_of
@@ -83,7 +84,7 @@ def _exception(log: str) -> str | None:
 
 
 def _read(file: Path) -> str:
-    """The text of a file. It is empty if the file does not exist."""
-    with suppress(FileNotFoundError):
+    """The text of a file. It is empty if there is no such file."""
+    with suppress(FileNotFoundError, IsADirectoryError):
         return file.read_text(encoding="utf-8", errors="replace")
     return ""

@@ -1,9 +1,9 @@
 """What a run says at its start and at its end."""
 
 from collections.abc import Iterable, Iterator
-from itertools import chain
 from pathlib import Path
 
+from xft.common.errors import UserError
 from xft.config.recorded import chosen_values
 from xft.config.results_folder import CONFIG_FILE
 from xft.config.sections import TRAININGS, XftConfig, learns
@@ -56,11 +56,11 @@ def warnings(run: WorkflowRun, to_make: list[Wanted]) -> Iterator[str]:
             f"Edited code makes these steps run again: {', '.join(edited)}. The modules: "
             f"{', '.join(modules)}. If results stay the same: make generated"
         )
-    chosen = (chosen_values(each.config).items() for each in run.runs)
     odd = (
         f"WARNING: {key} = {value}: {why}"
-        for key, value in chain(*chosen)
-        if (why := _odd(key, value))
+        for each in run.runs
+        for key, value in chosen_values(each.config).items()
+        if (why := _odd(key, value, each.config))
     )
     yield from dict.fromkeys(odd)
     for name in _idle_sections(run, to_make):
@@ -80,8 +80,14 @@ def _idle_sections(run: WorkflowRun, to_make: list[Wanted]) -> list[str]:
     return [name for name in ("moe", *TRAININGS, "merge") if name in idle]
 
 
-def _odd(key: str, value: object) -> str | None:
+def _odd(key: str, value: object, config: XftConfig) -> str | None:
     """What is odd about a value, and what is usual; None if nothing is."""
+    learns_nothing = config.moe.shared_expert and not config.mixing.learn_lambda
+    if key == "moe.num_experts" and value == 2 and learns_nothing:
+        return (
+            "one routed expert stands beside the shared one. Its share is always 1, so step 6 "
+            "learns nothing. Usual are 4 or more"
+        )
     if key == "data.validation_rows" and value == 1:
         return "a loss on one held-out row says little, and has no interval. Usual are 100 or more"
     if key.endswith(".learning_rate") and value >= 1:
@@ -103,6 +109,9 @@ def failures(run: WorkflowRun, copies: Iterable[Wanted]) -> Iterator[str]:
 def store_line(run: WorkflowRun) -> str:
     """How much the store holds, and how much of it no configuration wants."""
     held = disk_bytes(run.store.entries())
-    unwanted = disk_bytes(each.entry for each in find_unwanted(run.store))
-    advice = f", {disk_text(unwanted)} of it for no configuration: xft gc" if unwanted else ""
+    try:
+        unwanted = disk_bytes(each.entry for each in find_unwanted(run.store))
+        advice = f", {disk_text(unwanted)} of it for no configuration: xft gc" if unwanted else ""
+    except UserError as error:
+        advice = f". {error}"
     return f"{run.store.root} holds {disk_text(held)}{advice}"

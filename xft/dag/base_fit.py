@@ -1,6 +1,8 @@
 """Checks by its files whether the base model supports what a config asks for."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from xft.artifacts.artifact import TOKENIZER_PATTERNS
 from xft.checkpoints.capacity import check_rank, check_vocabulary, window
@@ -14,42 +16,36 @@ from xft.data.tokenizers import check_eos, has_chat_template, load_tokenizer
 from xft.hub.source import find_local
 
 
-def check_base(
-    model: str,
-    revision: str | None,
-    *,
-    max_length: int,
-    max_new_tokens: int,
-    template: str,
-    base_prompt: str,
-    ranks: dict[str, int | None],
-    upcycled_layers: list[int] | None,
-) -> None:
+def check_base(sections: Mapping[str, Any]) -> None:
     """Raise UserError with the key of an option that the base does not support.
 
     The length of texts, chat templates, the EOS token, the vocabulary, the numbers of layers and
-    the ranks of low-rank products are checked. model, revision: as in the config. ranks: by their
-    keys, None if there are no products. Nothing is fetched: files that are not on this machine are
-    not checked.
+    the ranks of low-rank products are checked. sections: of the config, by name. Nothing is
+    fetched: files that are not on this machine are not checked.
     """
+    base, moe, data, evaluation = (sections[n] for n in ("base", "moe", "data", "evaluation"))
+    model, revision = base.model, base.revision
     folder = find_local(model, revision, ["config.json"])
     config = read_config(folder / "config.json") if folder else {}
     stated = [config.get(name) for name in ("hidden_size", "intermediate_size")]
     known = [size for size in stated if isinstance(size, int)]
     sizes = {f"a matrix of {model}": min(known)} if known else {}
-    for key, rank in ranks.items():
-        if rank is not None:
-            check_rank(key, rank, sizes)
-    _check_layers(upcycled_layers or [], model, config)
+    if moe.experts == "lora":
+        check_rank("moe.rank", moe.rank, sizes)
+    if rank := sections["sft"].lora_rank:
+        check_rank("sft.lora_rank", rank, sizes)
+    _check_layers(moe.upcycled_layers or [], model, config)
     tokens = window(config)
     if tokens is not None:
-        _check_length("data.max_length", max_length, model, tokens, most=tokens)
-        _check_length("evaluation.max_new_tokens", max_new_tokens, model, tokens, most=tokens - 1)
+        _check_length("data.max_length", data.max_length, model, tokens, most=tokens)
+        most = tokens - 1
+        _check_length("evaluation.max_new_tokens", evaluation.max_new_tokens, model, tokens, most)
     folder = find_local(model, revision, TOKENIZER_PATTERNS)
     if folder:
-        for key, name in {"data.template": template, "evaluation.base_prompt": base_prompt}.items():
-            if name == CHAT:
-                _check_chat(key, model, folder)
+        if data.template == CHAT:
+            _check_chat("data.template", model, folder)
+        if evaluation.base_prompt == CHAT:
+            _check_chat("evaluation.base_prompt", model, folder)
         with naming("base.model"):
             check_vocabulary(folder)
             check_eos(folder)

@@ -1,17 +1,18 @@
 """All runs of a configuration, and the artifacts that they share."""
 
-import json
 import os
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
-from xft.cli.flags import to_flags
 from xft.common.errors import UserError
 from xft.config.recorded import shown_choices
 from xft.config.runs import Run
 from xft.config.sections import XftConfig, problem_label
-from xft.dag.wanted import FileContents, Shared, Wanted, Wants
+from xft.config.steps import STEPS
+from xft.dag.contents import FileContents
+from xft.dag.wanted import Shared, Wanted
+from xft.dag.wants import Wants
 from xft.reporting.runs import MEASURED, Row, write_runs
 from xft.store.code import Code
 from xft.store.store import Store
@@ -147,7 +148,7 @@ class Experiment:
         select = self.config.merge.select
         options = {"rows": shown, "chosen_by": None if select == "auto" else select}
         sources = {f"results {number}": part for number, part in enumerate(self.shown)}
-        flags, file = {"chosen_by": options["chosen_by"]}, "summary.csv"
+        flags, file = {"chosen_by": options["chosen_by"]}, STEPS["summary"].file
         about = {"flags": flags, "file": file, "names": [file]}
         return self.shared.artifact(self._own, "summary", options, sources, **about)
 
@@ -155,7 +156,7 @@ class Experiment:
     def report(self) -> Wanted:
         """The page about the results. Its recipe holds the configuration that it shows."""
         options, sources = {"config": shown_choices(self.config)}, {"summary": self.summary}
-        file = "report.html"
+        file = STEPS["report"].file
         about = {"file": file, "names": [file]}
         return self.shared.artifact(self._own, "report", options, sources, **about)
 
@@ -170,7 +171,10 @@ class Experiment:
             return []
         choices: dict[str, Choice] = {}
         for run in self._in_order:
-            name, problems = run.prefix(run.moe_sft.keys) + "best", next(iter(run.problem_sets))
+            name, problems = (
+                run.prefix(run.of("moe_sft").keys) + "best",
+                next(iter(run.problem_sets)),
+            )
             choice = choices.setdefault(name, Choice(run.chosen_by, problems))
             if choice.by == "benchmark" and choice.problems != problems:
                 raise UserError(
@@ -185,19 +189,12 @@ class Experiment:
 
 def _best(name: str, choice: Choice) -> Wanted:
     """The artifact of the best of some merges. It is made from all that decides about it."""
-    first = next(iter(choice.merges))
-    sources = {key: source for key, source in first.sources.items() if key != "weighted"}
-    for number, (merge, measured) in enumerate(choice.merges.items()):
-        sources |= {f"weighted {number}": merge.sources["weighted"]}
-        sources |= {f"measured {number}": measured}
+    first, measured = next(iter(choice.merges)), choice.merges.values()
+    sources = {f"model {number}": merge for number, merge in enumerate(choice.merges)}
+    sources |= {f"measured {number}": one for number, one in enumerate(measured)}
     flags = {
-        "losses" if choice.by == "validation" else "evals": [
-            str(measured.place) for measured in choice.merges.values()
-        ],
-        "weighted": [str(merge.sources["weighted"].place) for merge in choice.merges],
-        "options": json.dumps([to_flags(merge.options) for merge in choice.merges]),
+        "losses" if choice.by == "validation" else "evals": [str(one.place) for one in measured],
+        "models": [str(merge.place) for merge in choice.merges],
     }
-    run = first.run
-    options = {"by": choice.by, "merges": [merge.recipe.options for merge in choice.merges]}
     about = {"file": first.file, "keys": first.keys, "flags": flags, "names": [name]}
-    return run.shared.artifact(run, "best", options, sources, **about)
+    return first.run.shared.artifact(first.run, "best", {"by": choice.by}, sources, **about)

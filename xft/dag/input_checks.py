@@ -2,84 +2,104 @@
 
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
-from xft.common.errors import UserError, did_you_mean, naming
+from xft.common.errors import UserError, did_you_mean, naming, noted
 from xft.common.files import open_regular
-from xft.config.sections import TRAININGS, DataConfig, EvaluationConfig, XftConfig
+from xft.config.sections import TRAININGS, DataConfig, XftConfig, named_paths
 from xft.dag.base_fit import check_base
 from xft.data.instructions import check_format
-from xft.data.templates import PROMPT_NAMES, read_template
-from xft.estimates.rows import count_lines
+from xft.data.templates import NAMES, PROMPT_NAMES, read_template
+from xft.estimates.rows import check_first_row, count_lines
 from xft.evaluation.lm_eval_tasks import task_files
 from xft.evaluation.problems import load_problems
 from xft.hub.named_sets import NAMED_SETS
 from xft.hub.source import HUB_ID, check_source, dataset_source
 from xft.training.steps import optimizer_steps
 
+LONGEST, LONGEST_NAME = 2_000, 255  # bytes; Linux takes longer paths, as those of results are
+
 
 def check_all_files(configs: Iterable[XftConfig]) -> None:
-    """Raise UserError if a file or folder that one of these configurations names cannot be used."""
+    """Raise UserError with the faults of the files and folders that a configuration names.
+
+    They are those of the first of these configurations that has some. Snakemake itself does not
+    notice a missing input while the outputs made from it exist.
+    """
     checked, rows = [], {}
     for config in configs:
         sections = config.base, config.moe, config.sft.lora_rank, config.data, config.evaluation
         sections += (config.mixing.text,)
+        faults = []
         if sections not in checked:
-            check_files(config)
             checked.append(sections)
+            faults = faults_of_files(dict(config))
         data = config.data.model_dump_json()
-        if data not in rows:
-            rows[data] = count_lines(config.data)
-        if rows[data] is not None:
-            check_number_of_rows(config, rows[data])
+        with noted(faults):
+            if not faults and data not in rows:
+                check_first_row(config.data)
+                rows[data] = count_lines(config.data)
+            if rows.get(data) is not None:
+                check_number_of_rows(config, rows[data])
+        if faults:
+            raise UserError("\n".join(dict.fromkeys(faults)))
 
 
-def check_files(config: XftConfig) -> None:
-    """Raise UserError if a file or folder that the configuration names cannot be used.
+def faults_of_files(sections: Mapping[str, Any]) -> list[str]:
+    """The faults of the files and folders that sections of a configuration name.
 
-    Snakemake itself does not notice a missing input while the outputs made from it exist.
+    sections: by name. With all of them, and the keys of the top level, it is also checked whether
+    the base supports what they ask for.
     """
-    base, data, evaluation = config.base, config.data, config.evaluation
-    with naming("config: data.template"):
-        read_template(data.template)
-    with naming("config: evaluation.base_prompt"):
-        read_template(evaluation.base_prompt, PROMPT_NAMES)
-    for key, path in [("results_dir", config.results_dir), *config.paths()]:
-        _check_path(key, path)
-    _check_results(config.results_dir)
-    with naming("config"):
-        check_source(base.model, base.revision)
-    _check_rows(data)
-    with naming("config"):
-        check_base(
-            base.model,
-            base.revision,
-            max_length=data.max_length,
-            max_new_tokens=evaluation.max_new_tokens,
-            template=data.template,
-            base_prompt=evaluation.base_prompt,
-            ranks={
-                "moe.rank": config.moe.rank if config.moe.experts == "lora" else None,
-                "sft.lora_rank": config.sft.lora_rank,
-            },
-            upcycled_layers=config.moe.upcycled_layers,
-        )
-    if config.mixing.text:
-        _check_file("mixing.text", config.mixing.text)
-    for dataset in data.decontaminate_against or ():
-        _check_problems("data.decontaminate_against", dataset)
-    _check_evaluated(evaluation)
+    faults = []
+    own = [(key, sections[key]) for key in ("results_dir", "store") if key in sections]
+    own += [("stores", path) for path in sections.get("stores", ())]
+    for key, path in [*own, *named_paths(sections)]:
+        with noted(faults):
+            _check_path(key, path)
+            _check_named(key, path, sections)
+    if "evaluation" in sections and not faults:
+        with noted(faults), naming("config: evaluation.lm_eval"):
+            task_files(sections["evaluation"].lm_eval)
+    return faults
+
+
+def _check_named(key: str, path: str, sections: Mapping[str, Any]) -> None:
+    """Raise UserError if a file or folder is not what its key needs."""
+    match key:
+        case "results_dir":
+            _check_results(path)
+        case "base.model":
+            with naming("config"):
+                check_source(path, sections["base"].revision)
+                if XftConfig.model_fields.keys() <= sections.keys():
+                    check_base(sections)
+        case "data.train":
+            _check_rows(sections["data"])
+        case "data.template" | "evaluation.base_prompt":
+            with naming(f"config: {key}"):
+                read_template(path, NAMES if key == "data.template" else PROMPT_NAMES)
+        case "data.decontaminate_against" | "evaluation.datasets":
+            _check_problems(key, path)
+        case "evaluation.lm_eval" if not path.endswith(".yaml"):
+            pass
+        case "evaluation.lm_eval" | "mixing.text":
+            _check_file(key, path)
 
 
 def _check_path(key: str, path: str) -> None:
-    """Raise UserError if Snakemake or a step would read a path as something else."""
+    """Raise UserError if Snakemake, a step or the system would not take a path as it is."""
+    encoded = path.encode(errors="replace")
     if set(path) & set("{}"):
         fault = "a path must not hold braces: Snakemake would read them as wildcards"
     elif path.startswith("-"):
         fault = "a path must not begin with -: it would be read as a flag"
     elif not path.isprintable():
         fault = "a path must not hold line breaks or other characters that cannot be printed"
+    elif len(encoded) > LONGEST or max(map(len, encoded.split(b"/"))) > LONGEST_NAME:
+        fault = f"a path has at most {LONGEST:,} bytes, and each name in it {LONGEST_NAME}"
     else:
         return
     raise UserError(f"config: {key} = {json.dumps(path)}: {fault}. Rename it, or give a link to it")
@@ -112,8 +132,6 @@ def _check_rows(data: DataConfig) -> None:
 def check_number_of_rows(config: XftConfig, number: int) -> None:
     """Raise UserError if so many rows, at most, are too few for the configuration."""
     data = config.data
-    if not number:
-        raise UserError(f"config: data.train: {data.train} holds no rows")
     if data.validation_rows and data.validation_rows >= number:
         raise UserError(
             f"config: data.validation_rows = {data.validation_rows}: {data.train} has at most "
@@ -126,16 +144,6 @@ def check_number_of_rows(config: XftConfig, number: int) -> None:
         learns_rows = getattr(options, "text", None) is None
         if learns_rows and (fault := options.fault_of_steps(steps)):
             raise UserError(f"config: {name}, with at most {number} rows: {fault}")
-
-
-def _check_evaluated(evaluation: EvaluationConfig) -> None:
-    for dataset in evaluation.datasets:
-        _check_problems("evaluation.datasets", dataset)
-    for task in evaluation.lm_eval:
-        if task.endswith(".yaml"):
-            _check_file("evaluation.lm_eval", task)
-    with naming("config: evaluation.lm_eval"):
-        task_files(evaluation.lm_eval)
 
 
 def _check_problems(key: str, dataset: str) -> None:

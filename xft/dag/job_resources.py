@@ -7,24 +7,11 @@ from pathlib import Path
 
 from xft.cli.flags import to_flags
 from xft.config.sections import XftConfig
+from xft.config.steps import STEPS, Request
 from xft.config.training import TrainingConfig
-from xft.dag.wanted import TRAININGS, Wanted
-from xft.estimates.jobs import SECTIONS
-from xft.estimates.resources import Needs, Requests
+from xft.dag.wanted import Wanted
+from xft.estimates.resources import Requests
 from xft.training.launch import torchrun
-
-MEASUREMENT_MINUTES = {"validation_loss": 60, "lm_eval": 720}
-# Needs that do not depend on the model.
-FIXED = {
-    "base": Needs(4000, 120),
-    "fetch_data": Needs(1000, 60),
-    "fetch_problems": Needs(1000, 60),
-    "tokens": Needs(8000, 120),
-    "contamination": Needs(8000, 120),
-    "ground_truth": Needs(8000, 120),
-    "summary": Needs(1000, 5),
-    "report": Needs(1000, 5),
-}
 
 
 def resources(part: Wanted) -> dict[str, object]:
@@ -33,13 +20,12 @@ def resources(part: Wanted) -> dict[str, object]:
     mem_mb, minutes, threads, gpu. continues: whether a later attempt goes on, or begins again.
     start: the program that starts the step. besides: flags that do not change the result.
     """
-    config, step = part.run.config, part.rule
-    needs = _needs(part)
-    found = {"mem_mb": needs.mem_mb, "minutes": needs.minutes, "threads": 1, "gpu": 0}
-    found |= {"continues": step in (*TRAININGS, "eval"), "start": "python", "besides": ""}
-    found["file"] = part.file
-    if step in TRAININGS:
-        options = getattr(config, SECTIONS[step])
+    config, step = part.run.config, STEPS[part.rule]
+    asked = _request(part)
+    found = {"mem_mb": asked.mem_mb, "minutes": asked.minutes, "threads": 1, "gpu": 0}
+    found |= {"continues": step.continues, "start": "python", "besides": "", "file": part.file}
+    if step.section:
+        options = getattr(config, step.section)
         found["threads"] = config.threads * options.processes
         found["gpu"] = config.gpus * options.world_size
         found |= {"start": _start(config, options), "besides": _besides(part, options)}
@@ -47,7 +33,7 @@ def resources(part: Wanted) -> dict[str, object]:
         found |= {"threads": config.threads, "gpu": config.gpus}
         found["besides"] = to_flags({"gpus": config.gpus})
         found["environment"] = part.recipe.options.get("evaluation.backend", "evaluation")
-    elif step == "ground_truth":
+    elif part.rule == "ground_truth":
         found["threads"] = config.threads
     return found
 
@@ -62,24 +48,21 @@ def minutes(asked: dict, attempt: int) -> int:
     return asked["minutes"] * (1 if asked["continues"] else attempt)
 
 
-def _needs(part: Wanted) -> Needs:
-    step, asked = part.rule, requests(part)
-    if step in FIXED:
-        return FIXED[step]
-    if step in TRAININGS:
-        return asked.training(SECTIONS[step])
-    if step == "weighted_init":
-        return asked.evaluation("moe_sft") if _generates(part) else Needs(3000, 10)
-    if not _generates(part):
-        return asked.conversion()
-    needs = asked.evaluation(part.sources["model"].rule)
-    return replace(needs, minutes=MEASUREMENT_MINUTES.get(step, needs.minutes))
+def _request(part: Wanted) -> Request:
+    step, asked = STEPS[part.rule], requests(part)
+    if _generates(part):
+        model = part.sources.get("model") or part.sources["moe_sft"]
+        found = asked.evaluation(model.rule)
+        return replace(found, minutes=step.minutes or found.minutes)
+    if step.section:
+        return asked.training(step.section)
+    return step.cost or asked.conversion()
 
 
 def _generates(part: Wanted) -> bool:
     """Whether the job loads a model. The first coefficients may follow the mixture's use."""
     is_usage = part.rule == "weighted_init" and "tokens" in part.sources
-    return is_usage or part.rule in ("eval", "validation_loss", "lm_eval")
+    return is_usage or STEPS[part.rule].generates
 
 
 def nodes(options: TrainingConfig) -> dict[str, object]:
@@ -122,7 +105,7 @@ def requests(part: Wanted) -> Requests:
     """The requests of an artifact's job. A base on the hub has no size until it is fetched."""
     config = part.run.config
     model = Path(config.base.model)
-    return _requests(part.run, model if model.is_dir() else part.run.base.place)
+    return _requests(part.run, model if model.is_dir() else part.run.of("base").place)
 
 
 @cache

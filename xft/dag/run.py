@@ -8,8 +8,6 @@ from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 
-import yaml
-
 from xft.artifacts.files import write_whole
 from xft.artifacts.manifest import manifest_path, read_manifest
 from xft.artifacts.overlap import overlapping
@@ -17,15 +15,18 @@ from xft.common.errors import UserError
 from xft.common.optional import require
 from xft.config.results_folder import CONFIG_FILE, CONFIG_HEAD, is_results_folder
 from xft.config.runs import find_runs
-from xft.config.validation import complete
+from xft.config.sections import named_paths
+from xft.config.steps import STEPS
+from xft.config.text import as_yaml
+from xft.config.validation import complete, valid_sections
 from xft.dag.base_fit import check_chat_template
+from xft.dag.contents import FileContents
 from xft.dag.experiment import RUNS_TABLE, Experiment
-from xft.dag.input_checks import check_all_files
+from xft.dag.input_checks import check_all_files, faults_of_files
 from xft.dag.jobs import find_jobs
 from xft.dag.unfinished import earlier_tables, unfinished
-from xft.dag.wanted import FileContents, Wanted
+from xft.dag.wanted import Wanted
 from xft.data.templates import CHAT
-from xft.estimates.jobs import SECTIONS
 from xft.store import names, others
 from xft.store.code import ROOT
 from xft.store.garbage import wanted_digests
@@ -44,8 +45,12 @@ class WorkflowRun:
 
     def __init__(self, values: dict, where: str = "config"):
         """Raises UserError if the configuration or a file that it names is wrong."""
-        self.config = complete(values, where)
-        self.runs = find_runs(values, where)
+        try:
+            self.config = complete(values, where)
+            self.runs = find_runs(values, where)
+        except UserError as error:
+            faults = faults_of_files(valid_sections(values))
+            raise UserError("\n".join([str(error), *faults])) from None
         check_all_files([self.config, *(run.config for run in self.runs)])
         self.memory = Memory(Path(self.config.store) / MEMORY_FILE)
         contents = FileContents(self.memory)
@@ -56,7 +61,7 @@ class WorkflowRun:
     @cached_property
     def jobs(self) -> Jobs:
         """The jobs by the digest of what they make."""
-        return Jobs(find_jobs(self.experiment))
+        return Jobs(find_jobs(self.experiment, {*self.to_make}))
 
     @property
     def missing(self) -> list[Wanted]:
@@ -145,7 +150,7 @@ class WorkflowRun:
             )
 
     def _check_linked_bases(self) -> None:
-        bases = dict.fromkeys(run.base for run in self.experiment.runs)
+        bases = dict.fromkeys(run.of("base") for run in self.experiment.runs)
         for base in (base for base in bases if is_whole(base.entry)):
             files = [base.place / name for name in read_manifest(manifest_path(base.place)).files]
             if gone := [file for file in files if not file.exists()]:
@@ -159,7 +164,7 @@ class WorkflowRun:
         """The files and folders that the configuration names, with their keys."""
         configs = [self.config, *(run.config for run in self.runs)]
         paths = dict.fromkeys(
-            (key, Path(path)) for config in configs for key, path in config.paths()
+            (key, Path(path)) for config in configs for key, path in named_paths(dict(config))
         )
         return [(key, path) for key, path in paths if path.exists()]
 
@@ -177,8 +182,8 @@ class WorkflowRun:
         self._plan = write_plan(self.store, self.results, self.jobs)
         self.memory.save()
         self._earlier = earlier_tables(self.results, self.config)
-        text = yaml.safe_dump(self.config.model_dump(), sort_keys=False, allow_unicode=True)
-        write_whole(self.results / CONFIG_FILE, CONFIG_HEAD + _commit() + text)
+        text = CONFIG_HEAD + _commit() + as_yaml(self.config.model_dump())
+        write_whole(self.results / CONFIG_FILE, text)
         write_whole(self.results / RUNS_TABLE, self.experiment.table(self.results))
         self.lay_names()
 
@@ -207,9 +212,9 @@ class WorkflowRun:
 
 def _choices(part: Wanted) -> Iterator[str]:
     """The values of a job's options for which a package may have to be installed."""
-    config = part.run.config
-    if part.rule in SECTIONS:
-        yield from (*getattr(config, SECTIONS[part.rule]).choices, *config.report_to)
+    config, section = part.run.config, STEPS[part.rule].section
+    if section:
+        yield from (*getattr(config, section).choices, *config.report_to)
     if part.rule == "moe_sft":
         yield f"train_rest = {config.moe.train_rest}"
     if part.rule == "eval" and "backend" in part.options:

@@ -15,10 +15,7 @@ from xft.dag.wanted import Wanted
 from xft.store.plan import Jobs
 from xft.store.store import again, is_whole, partial
 
-NOT_FORCED = (
-    "Nothing is made again: the store holds none of the results that are forced (the report, which "
-    "shows times, is not made again)."
-)
+NOT_FORCED = "Nothing is made again: the store holds none of the results that are forced."
 NODE = re.compile(r"(\w+)(\\n| - )digest: ([0-9a-f]+)")  # of a graph in dot, or in mermaid
 
 
@@ -81,9 +78,8 @@ class Forced:
             shutil.rmtree(entry, ignore_errors=True)
 
     def _is_forced(self, part: Wanted) -> bool:
-        """The report shows times, so it never has the same bytes again."""
         is_named = part.rule in self.steps or self._is_named(part, self.files)
-        return is_named and part.rule != "report" and is_whole(part.entry)
+        return is_named and is_whole(part.entry)
 
     def _is_named(self, part: Wanted, words: set[str]) -> bool:
         """Whether a command line names an artifact: by its entry, or in the results folder."""

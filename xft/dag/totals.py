@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 
 from xft.config.models import MODELS
 from xft.config.sections import XftConfig
+from xft.config.steps import TRAINING_SECTIONS
 from xft.dag.containers import nearest_folder
 from xft.dag.experiment import Experiment
 from xft.dag.job_resources import requests
@@ -13,7 +14,7 @@ from xft.dag.run import WorkflowRun
 from xft.dag.wanted import Wanted
 from xft.estimates.disk import artifact_bytes, checkpoint_bytes
 from xft.estimates.flops import tuning_ratio
-from xft.estimates.jobs import SECTIONS, configured_job
+from xft.estimates.jobs import configured_job
 from xft.estimates.parameters import Models
 from xft.estimates.report import Plan, disk_text, duration, table
 
@@ -90,10 +91,13 @@ def _space(parts: dict[Wanted, Models]) -> Counter:
 
 
 def _nbytes(part: Wanted, models: Models) -> int:
-    """Bytes of an artifact. A merge that is not kept takes none in the end."""
-    if part.rule == "dense" and part.run.config.merge.keep != "all":
+    """Bytes of an artifact. A merge that is not kept takes none in the end.
+
+    The best one is kept, and until it is known all of them are.
+    """
+    if part.rule == "dense" and part.run.config.merge.keep == "none":
         return 0
-    return artifact_bytes(models, "dense" if part.rule == "best" else part.rule)
+    return artifact_bytes(models, part.rule)
 
 
 def _hours(part: Wanted, plan: Plan) -> float | None:
@@ -101,9 +105,9 @@ def _hours(part: Wanted, plan: Plan) -> float | None:
     if part.rule == "eval":  # an equal part of those on all data sets
         hours = plan.evaluation_hours(part.sources["model"].rule)
         return hours and hours / len(plan.config.evaluation.datasets)
-    if part.rule not in SECTIONS:
+    if part.rule not in TRAINING_SECTIONS:
         return 0
-    hours = plan.training_hours(SECTIONS[part.rule])
+    hours = plan.training_hours(TRAINING_SECTIONS[part.rule])
     if hours is None or "flops_of" not in part.sources:
         return hours
     options = plan.config

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from xft.data.faults import fault_of_text
+from xft.data.faults import fault_of_object, fault_of_text
 
 
 @dataclass(frozen=True)
@@ -64,8 +64,8 @@ def read_conversation(value: object, column: str, number: int) -> Conversation |
 
 
 def _fault(turn: object, role: str, content: str, names: tuple[str, ...]) -> str | None:
-    if not isinstance(turn, dict):
-        return "is not an object"
+    if fault := fault_of_object(turn):
+        return f"is {fault}"
     for key in (role, content):
         if key not in turn:
             return f"has no key {key!r} (keys: {', '.join(sorted(turn)) or 'none'})"

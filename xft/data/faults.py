@@ -3,6 +3,7 @@
 import re
 
 SURROGATE = re.compile("[\ud800-\udfff]")
+HALF_PAIR = "holds half of a surrogate pair, which is not a character"
 
 
 def fault_of_object(value: object) -> str | None:
@@ -19,5 +20,5 @@ def fault_of_text(value: object) -> str | None:
     if not value.strip():
         return "is empty"
     if SURROGATE.search(value):
-        return "holds half of a surrogate pair, which is not a character"
+        return HALF_PAIR
     return None

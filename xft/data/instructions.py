@@ -7,13 +7,12 @@ from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 
-from xft.common.errors import UserError, counted
+from xft.common.errors import UserError, counted, listed
 from xft.common.files import check_size, open_unpacked, read_text
-from xft.common.json_lines import parse_json, read_json_lines
+from xft.common.json_lines import parse_json, read_json_lines, unique
 from xft.data.conversations import FORMS, Conversation, Turn, read_conversation
 from xft.data.faults import fault_of_object, fault_of_text
 
-FAULTS_SHOWN = 10
 LONGEST_FAULT = 300  # characters: a fault may quote the row
 LONGEST_ROW = 1_000_000  # characters: a tokenizer takes 300 bytes of memory for each
 MOST_TURNS = 1_000  # a chat template writes all earlier turns again for each response
@@ -94,9 +93,14 @@ def read_rows(
 
 def describe(bad: list[BadRow]) -> str:
     """The number of bad rows, and the first of them with their faults, one per line."""
-    lines = [f"{row.place}: {row.fault}" for row in bad[:FAULTS_SHOWN]]
-    more = [f"... and {len(bad) - FAULTS_SHOWN} more"] if len(bad) > FAULTS_SHOWN else []
-    return "\n".join([f"{counted(len(bad), 'bad row')}:", *lines, *more])
+    return f"{counted(len(bad), 'bad row')}:\n{listed([f'{b.place}: {b.fault}' for b in bad])}"
+
+
+def check_bad(bad: list[BadRow], rows: list[AnyRow], policy: str) -> None:
+    """Raise UserError if bad rows stop the step, or if no row is good."""
+    if bad and (policy == "stop" or not rows):
+        hint = "\nCorrect them, or leave them out: data.bad_rows: skip" if rows else ""
+        raise UserError(describe(bad) + hint)
 
 
 def check_format(name: str) -> None:
@@ -122,6 +126,11 @@ def _head(path: Path) -> bytes:
         return file.read(HEAD)
 
 
+def is_array(path: Path) -> bool:
+    """Whether a file of rows holds a JSON array, by its first bytes."""
+    return _head(path).removeprefix(BOM_UTF8).lstrip().startswith(b"[")
+
+
 def _parquet_values(path: Path, columns: dict[str, str]) -> Iterator[tuple[int, str, object]]:
     """As `_values`. A small file may unpack to much: sizes are checked before that is in memory."""
     import pyarrow
@@ -133,6 +142,8 @@ def _parquet_values(path: Path, columns: dict[str, str]) -> Iterator[tuple[int, 
         _check_columns(path, columns, names)
         wanted = dict.fromkeys([*columns.values(), *FORMS, INPUT])
         read = [column for column in wanted if column in names]
+        if twice := [column for column in read if names.count(column) > 1]:
+            raise UserError(f"{path} has the column {twice[0]!r} twice. Remove one of them")
         chunks = [
             chunk
             for group in map(metadata.row_group, range(metadata.num_row_groups))
@@ -172,20 +183,28 @@ def _text_bytes(array) -> int:
 def json_values(path: Path) -> Iterator[tuple[int, str, object]]:
     """Each value of a JSONL file or a JSON array: its number, its place (for messages), the value.
 
-    For a line that is not valid JSON, the error is the value. Raises UserError if the file is
-    missing, is no regular file, holds too much or is not UTF-8, or is an array that is not valid
-    JSON.
+    For a line that is not valid JSON, or an object with a key twice, the error is the value. Raises
+    UserError if the file is missing, is no regular file, holds too much or is not UTF-8, or is an
+    array that is not valid JSON.
     """
-    if not _head(path).removeprefix(BOM_UTF8).lstrip().startswith(b"["):
+    if not is_array(path):
         for number, value in read_json_lines(path):
             yield number, f"{path}, line {number}", value
         return
     try:
-        values = parse_json(read_text(path, LARGEST_ARRAY))
+        values = parse_json(read_text(path, LARGEST_ARRAY), _object_or_fault)
     except ValueError as error:
         raise UserError(f"{path} is not valid JSON: {error}") from None
     for number, value in enumerate(values, 1):
         yield number, f"{path}, row {number}", value
+
+
+def _object_or_fault(pairs: list[tuple[str, object]]) -> dict | ValueError:
+    """An object, or the fault if it, or an object that is a value of it, holds a key twice."""
+    try:
+        return next((value for _, value in pairs if isinstance(value, ValueError)), unique(pairs))
+    except ValueError as error:
+        return error
 
 
 def _check_columns(path: Path, columns: dict[str, str], names: list[str]) -> None:

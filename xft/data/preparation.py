@@ -15,7 +15,7 @@ from xft.common.progress import progress, say
 from xft.config.sections import TokensConfig
 from xft.data.duplicates import find_exact, find_near
 from xft.data.examples import Tokens, tokenize_rows
-from xft.data.instructions import AnyRow, BadRow, describe, read_rows
+from xft.data.instructions import AnyRow, check_bad, describe, read_rows
 from xft.data.templates import make_template
 from xft.data.tokenizers import no_eos
 
@@ -34,7 +34,9 @@ def prepare(
     template = make_template(options.template, tokenizer)
     columns = options.instruction_column, options.response_column
     good, bad = read_rows(file, *columns, options.limit, template.accept)
-    _check_bad(bad, good, options.bad_rows)
+    check_bad(bad, good, options.bad_rows)
+    if bad:
+        say(f"left out {describe(bad)}")
     removed = [{"row": row.number, "reason": "bad", "fault": row.fault} for row in bad]
     rows = good
     for find in _filters(options.deduplicate, find_trace):
@@ -67,14 +69,6 @@ def summary(file: Path, report: dict) -> str:
         + (f"; cut at max_length: {report['cut']}" if report["cut"] else "")
         + (f"; left out: {left_out}" if left_out else "")
     )
-
-
-def _check_bad(bad: list[BadRow], rows: list[AnyRow], policy: str) -> None:
-    if bad and (policy == "stop" or not rows):
-        hint = "\nCorrect them, or leave them out: data.bad_rows: skip" if rows else ""
-        raise UserError(describe(bad) + hint)
-    if bad:
-        say(f"left out {describe(bad)}")
 
 
 def _filters(deduplicate: str, find_trace: Callable | None) -> Iterator[Callable]:

@@ -9,6 +9,7 @@ import numpy as np
 from xft.common.errors import UserError, naming
 from xft.common.files import read_text
 from xft.common.progress import progress
+from xft.config.training import ONE_TEXT
 from xft.data.examples import Tokens, batches
 from xft.data.faults import fault_of_object, fault_of_text
 from xft.data.instructions import json_values
@@ -24,7 +25,7 @@ def read_texts(path: Path) -> list[str]:
     its lines is wrong.
     """
     with naming("text"):
-        if path.suffix == ".txt":
+        if path.name.endswith(ONE_TEXT):
             text = io.StringIO(read_text(path), newline=None).read()  # with one kind of line end
             values = [(str(path), {COLUMN: text})]
         else:

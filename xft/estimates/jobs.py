@@ -6,8 +6,6 @@ from xft.config.sections import XftConfig
 from xft.config.training import SHARDED, ZERO_STAGES, TrainingConfig, fault_of_shards, precision_of
 
 LAUNCHES = ("single", "ddp", *SHARDED)
-# The steps that train, each with its section of the configuration.
-SECTIONS = {"moe_sft": "moe_sft", "sft": "sft", "heal": "heal", "weighted_trained": "mixing"}
 FP32, BF16 = 4, 2  # bytes of a value
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from xft.common.errors import UserError
 from xft.config.sections import DataConfig, XftConfig
+from xft.config.steps import Request
 from xft.config.training import SHARDED
 from xft.estimates.disk import expert_bytes
 from xft.estimates.jobs import FP32, Job, configured_job
@@ -35,14 +36,6 @@ THREAD_FLOPS = 30e9  # of one CPU thread, in a second
 ROW_BYTES = 500  # of a row in a file
 PROBLEMS = 500  # of an evaluation
 SLOWER = 3  # factor of time for a generation
-
-
-@dataclass(frozen=True)
-class Needs:
-    """The request of a step's first attempt. mem_mb: 10^6 bytes on one node."""
-
-    mem_mb: int
-    minutes: int
 
 
 @dataclass(frozen=True)
@@ -78,22 +71,22 @@ class Requests:
         models = Models(table, self.config.moe)
         return models if models.mixture else None
 
-    def conversion(self) -> Needs:
+    def conversion(self) -> Request:
         """The request of a step that holds a few tensors at a time, and writes all of them."""
         if self.models is None:
-            return Needs(4000, MINUTES)
+            return Request(4000, MINUTES)
         table = self.models.mixture
         largest = FP32 * max(map(table.size, table.names))
         minutes = math.ceil(table.nbytes / DISK_SPEED / 60)
-        return Needs(_mb(LIBRARIES + 4 * largest), max(minutes, MINUTES))
+        return Request(_mb(LIBRARIES + 4 * largest), max(minutes, MINUTES))
 
-    def training(self, section: str) -> Needs:
+    def training(self, section: str) -> Request:
         """The request of the training with a config's section, such as `moe_sft` or `mixing`."""
         processes = getattr(self.config, section).processes
         if self.models is None:
-            return Needs(16000 * processes, MOST_MINUTES)
+            return Request(16000 * processes, MOST_MINUTES)
         nbytes = self._host(section) + processes * self.libraries
-        return Needs(_mb(nbytes), self._training_minutes(section))
+        return Request(_mb(nbytes), self._training_minutes(section))
 
     def _host(self, section: str) -> int:
         """Bytes of a node's memory for the processes of a training.
@@ -128,10 +121,10 @@ class Requests:
         speed = THREAD_FLOPS * self.config.threads
         return (SLOW_GPU if self.on_gpu else Processor(speed, speed)).reached(DEFAULT_UTILISATION)
 
-    def evaluation(self, model: str) -> Needs:
+    def evaluation(self, model: str) -> Request:
         """The request of a model's evaluation or loss. model: its name in the results."""
         if self.models is None:
-            return Needs(8000, MOST_MINUTES // 2)
+            return Request(8000, MOST_MINUTES // 2)
         is_mixture, options = model.startswith("moe"), self.config.evaluation
         table = self.models.mixture if is_mixture else self.models.base
         length = PROMPT_TOKENS + options.max_new_tokens
@@ -142,7 +135,7 @@ class Requests:
         seconds = SLOWER * generation_seconds(
             self.models, is_mixture, PROBLEMS, options, self._processor
         )
-        return Needs(_mb(nbytes + JUDGING + self.libraries), _limit(seconds))
+        return Request(_mb(nbytes + JUDGING + self.libraries), _limit(seconds))
 
 
 def _rows_at_most(data: DataConfig) -> int | None:

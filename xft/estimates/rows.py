@@ -3,15 +3,16 @@
 from itertools import islice
 from pathlib import Path
 
-from xft.common.errors import UserError
+from xft.common.errors import UserError, naming
 from xft.common.files import open_regular
 from xft.config.sections import DataConfig, EvaluationConfig
-from xft.data.instructions import read_rows
+from xft.data.instructions import AnyRow, BadRow, check_bad, is_array, read_rows
 from xft.data.templates import CHAT, make_template, read_template
 from xft.hub.named_sets import unpacked
 from xft.hub.source import dataset_source, find_cached_dataset_file
 
 MOST_COUNTED = 20_000  # lines of a file of rows
+LARGEST_ARRAY = 2**26  # bytes of a JSON array whose first row a dry run looks at
 NAMED_PROBLEMS = {"humaneval": 164, "mbpp": 378}
 
 
@@ -25,13 +26,30 @@ def count_rows(data: DataConfig, stated: int | None) -> int | None:
         file = find_cached_dataset_file(dataset_source(data.train, data.revision))
     if file is None or not file.exists():
         return stated
-    columns = data.instruction_column, data.response_column
-    identity = read_template(data.template)
-    accept = None if identity == CHAT else make_template(identity, tokenizer=None).accept
-    rows, bad = read_rows(file, *columns, data.limit, accept)
+    rows, bad = _read(file, data, data.limit)
     if not rows:
         raise UserError(f"{file}: none of its {len(bad)} rows can be used")
     return len(rows)
+
+
+def check_first_row(data: DataConfig) -> None:
+    """Raise UserError if the first row of a local file is bad, as the step does.
+
+    The step alone looks at rows that are elsewhere, or in a large array, which is read whole.
+    """
+    file = Path(data.train)
+    with naming("config: data.train"):
+        if data.revision or (is_array(file) and file.stat().st_size > LARGEST_ARRAY):
+            return
+        rows, bad = _read(file, data, limit=1)
+        check_bad(bad, rows, data.bad_rows)
+
+
+def _read(file: Path, data: DataConfig, limit: int | None) -> tuple[list[AnyRow], list[BadRow]]:
+    """The first good rows, and the bad ones among them. A chat template takes all conversations."""
+    identity = read_template(data.template)
+    accept = None if identity == CHAT else make_template(identity, tokenizer=None).accept
+    return read_rows(file, data.instruction_column, data.response_column, limit, accept)
 
 
 def count_lines(data: DataConfig) -> int | None:
@@ -40,12 +58,9 @@ def count_lines(data: DataConfig) -> int | None:
     None if they are more than 20,000, elsewhere, or in another format.
     """
     file = Path(data.train)
-    if data.revision or file.suffix != ".jsonl" or not file.is_file():
+    if data.revision or file.suffix != ".jsonl" or not file.is_file() or is_array(file):
         return None
     with open_regular(file) as lines:
-        if lines.read(64).lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"["):
-            return None  # a JSON array
-        lines.seek(0)
         number = sum(1 for line in islice(lines, MOST_COUNTED + 1) if line.strip())
     number = min(number, data.limit or number)
     return None if number > MOST_COUNTED else number

@@ -26,6 +26,7 @@ TEST_SETS = ("base", "plus")  # a program runs on the calls of both, in this ord
 MAX_LINE_BYTES = 2**17
 CHUNK_BYTES = 2**16
 STARTS = 3  # attempts to start a sandbox
+HASH_SEED = 0  # the order of a set of texts depends on it
 
 
 @dataclass(frozen=True)
@@ -91,6 +92,7 @@ def execute(
     sandbox: Bubblewrap | None,
     limits: Limits,
     stop: Stop,
+    hash_seed: int = HASH_SEED,
 ) -> Iterator[bytes]:
     """Run a program in a sandbox (None: with the user's rights). Yield the runner's messages as
     they come. Each is a line of JSON, or anything else that the program wrote.
@@ -103,14 +105,15 @@ def execute(
     confined = sandbox is not None
     program = {"code": code, "entry_point": entry_point, "memory": limits.memory_bytes}
     program |= {"packages": package_folders() if confined else [], "confined": confined}
-    command = [sys.executable, "-I", "-B", str(RUNNER)]
+    command = [sys.executable, "-s", "-P", "-B", str(RUNNER)]
     if sandbox:
         command = sandbox.wrap([str(RUNNER)], readable=RUNNER_FILES)
+    environment = CLEAN_ENVIRONMENT | {"PYTHONHASHSEED": str(hash_seed)}
     request = f"{dumps(program)}\n{inputs.encoded}\n"
     lines = inputs.calls + len(TEST_SETS)  # the program itself wrote any further lines
     for _ in range(STARTS):
         try:
-            yield from islice(_run(command, request, limits, stop), lines)
+            yield from islice(_run(command, environment, request, limits, stop), lines)
             return
         except _NotStarted as error:
             reason = error
@@ -120,7 +123,9 @@ def execute(
     )
 
 
-def _run(command: list[str], request: str, limits: Limits, stop: Stop) -> Iterator[bytes]:
+def _run(
+    command: list[str], environment: dict[str, str], request: str, limits: Limits, stop: Stop
+) -> Iterator[bytes]:
     with tempfile.TemporaryFile() as asked, tempfile.TemporaryFile() as errors:
         asked.write(request.encode())
         asked.seek(0)
@@ -129,7 +134,7 @@ def _run(command: list[str], request: str, limits: Limits, stop: Stop) -> Iterat
             stdin=asked,
             stdout=subprocess.PIPE,
             stderr=errors,
-            env=CLEAN_ENVIRONMENT,
+            env=environment,
             start_new_session=True,
         )
         with child:

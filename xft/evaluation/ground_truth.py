@@ -4,60 +4,75 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-from xft.common.errors import UserError
-from xft.evaluation.execution import TEST_SETS, Limits, TimedOut, encode_inputs, execute
-from xft.evaluation.plain_data import dumps
+from xft.common.errors import UserError, counted, listed
+from xft.common.progress import say
+from xft.evaluation.execution import TEST_SETS, Limits, TimedOut, execute
+from xft.evaluation.judges import Judges
+from xft.evaluation.judging import Outcome
+from xft.evaluation.plain_data import dumps, type_name
 from xft.evaluation.problems import Problem, ProblemSet
 from xft.evaluation.sandbox import Bubblewrap
+from xft.evaluation.trials import ProblemTests, run_and_judge
 from xft.evaluation.workers import Stop, work_on
+from xft.hub.named_sets import NAMED_SETS
 
 KIND = "ground_truth"
 EXPECTED_FILE = "expected.jsonl"
 # Canonical solutions are correct, but the machine may be slow or busy.
 REFERENCE_LIMITS = Limits(loading=120, call=300, calls=1200)
-
-
-class ProblemTests:
-    """The calls of a problem: a list of argument lists for each of `TEST_SETS`.
-
-    Raises UserError if the task id is one of MBPP's, and the calls are not of its form.
-    """
-
-    def __init__(self, problem: Problem, form: str):
-        self.problem = problem
-        self.form = form
-        self.sets = [problem.base_input, problem.plus_input]
-        if form == "mbpp":
-            from evalplus.data.mbpp import mbpp_deserialize_inputs
-
-            name = problem.task_id
-            try:
-                self.sets = [mbpp_deserialize_inputs(name, calls) for calls in self.sets]
-            except (LookupError, TypeError, ValueError) as error:
-                raise UserError(
-                    f"EvalPlus turns some arguments of {name} into tuples, sets or numbers, and "
-                    f"those in base_input and plus_input are of another form: {error}. Give a "
-                    "problem of your own a task_id that does not begin with Mbpp/"
-                ) from None
-        self.encoded = encode_inputs(self.sets)
+OTHER_HASH_SEED = 1
+REPEATABLE = (
+    "A solution must return plain data (text, numbers, lists, tuples, sets, dictionaries) and no "
+    "NaN, and the same in each run: not in the order of a set, no random numbers and no times"
+)
 
 
 def compute(problem_set: ProblemSet, *, sandbox: Bubblewrap | None, workers: int) -> dict[str, str]:
     """The expected results of each problem by its task id, as a line of JSON.
 
-    Runs the canonical solutions. Raises UserError for one that raises or does not end.
+    Runs the canonical solutions, and then has each of them judged like a model's, with another
+    order of sets. Raises UserError for one that raises or does not end, and for those that do not
+    pass. Of EvalPlus's releases, it only tells which do not pass.
     """
 
-    def line(problem: Problem, stop: Stop) -> str:
-        return dumps(_returned(ProblemTests(problem, problem_set.form), sandbox, stop))
+    def run(problem: Problem, stop: Stop) -> tuple[str, str | None]:
+        place = f"line {problem_set.lines[problem.task_id]}"
+        tests = ProblemTests(problem, problem_set.form)
+        line = dumps(_returned(tests, f"{problem_set.file}, {place}", sandbox, stop))
+        given = {"sandbox": sandbox, "judges": judges, "limits": REFERENCE_LIMITS, "stop": stop}
+        program = problem.canonical_program
+        outcome, _ = run_and_judge(tests, program, line, hash_seed=OTHER_HASH_SEED, **given)
+        fault = _fault(tests, line, outcome)
+        return line, fault and f"{place}, {problem.task_id}: {fault}"
 
     problems = problem_set.problems
-    lines = work_on(problems, line, workers=workers, desc="ground truth", unit="problem")
-    return {problem.task_id: line for problem, line in zip(problems, lines, strict=True)}
+    with Judges(confined=sandbox is not None) as judges:
+        found = work_on(problems, run, workers=workers, desc="ground truth", unit="problem")
+    if faults := [fault for _, fault in found if fault]:
+        solutions = counted(len(faults), "canonical solution")
+        message = f"{solutions} of {problem_set.file} would fail as a model's:\n{listed(faults)}"
+        if problem_set.sha256 not in {known.sha256 for known in NAMED_SETS.values()}:
+            raise UserError(f"{message}\n{REPEATABLE}")
+        say(message)
+    return {problem.task_id: line for problem, (line, _) in zip(problems, found, strict=True)}
 
 
-def _returned(tests: ProblemTests, sandbox: Bubblewrap | None, stop: Stop) -> dict[str, list[dict]]:
-    """The runner's messages of the canonical solution, by set."""
+def _fault(tests: ProblemTests, line: str, outcome: Outcome | None) -> str | None:
+    """Why a canonical solution does not pass; None if it does. line: what it returned before."""
+    if outcome and outcome.passed_sets == len(TEST_SETS):
+        return None
+    failed = outcome and tests.failed_call(outcome)
+    if failed is None:
+        return "in a second run it returns too much to be judged, or not all"
+    message = json.loads(line)[TEST_SETS[outcome.passed_sets]][outcome.call]
+    kind = f"type {type_name(message['value'])}" if "value" in message else "more than 64 KiB"
+    return f"a value of {kind} does not pass in a second run; arguments: {shown(failed, 200)}"
+
+
+def _returned(
+    tests: ProblemTests, place: str, sandbox: Bubblewrap | None, stop: Stop
+) -> dict[str, list[dict]]:
+    """The runner's messages of the canonical solution, by set. place: the problem's, in words."""
     base, plus = tests.sets
     returned: list[dict] = []
     fault = "ends its process"
@@ -78,8 +93,9 @@ def _returned(tests: ProblemTests, sandbox: Bubblewrap | None, stop: Stop) -> di
     calls = [*base, *plus]
     if len(returned) < len(calls):
         arguments = shown(calls[len(returned)])
+        name = tests.problem.task_id
         raise UserError(
-            f"the canonical solution of {tests.problem.task_id} {fault}; arguments: {arguments}"
+            f"{place}: the canonical solution of {name} {fault}; arguments: {arguments}"
         )
     return dict(zip(TEST_SETS, (returned[: len(base)], returned[len(base) :]), strict=True))
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from xft.common.errors import UserError
-from xft.evaluation.execution import Stopped
+from xft.evaluation.execution import HASH_SEED, Stopped
 from xft.evaluation.judging import Outcome
 from xft.evaluation.workers import Stop
 
@@ -18,6 +18,8 @@ SERVER = Path(__file__).with_name("judge_server.py")
 MEMORY_BYTES = 2 * 2**30  # of address space, for one trial
 SECONDS = 30  # of processor time, for one trial; EvalPlus's problems need less than 0.1
 REPLY_BYTES = 2**10
+# Threads do not survive a fork.
+ENVIRONMENT = {"OMP_NUM_THREADS": "1", "PYTHONHASHSEED": str(HASH_SEED)}
 ENDED = (
     "the process that judges solutions has ended. Free memory and processes, and run the same "
     "command again: the solutions are saved"
@@ -40,7 +42,7 @@ class Judges:
             self._server = subprocess.Popen(
                 [sys.executable, "-P", "-B", "-W", "ignore", SERVER, *limits],
                 stdin=theirs,
-                env=os.environ | {"OMP_NUM_THREADS": "1"},  # threads do not survive a fork
+                env=os.environ | ENVIRONMENT,
                 start_new_session=True,
             )
         return self

@@ -2,9 +2,8 @@
 
 The rules are those of `evalplus.eval.unsafe_execute` of EvalPlus 0.3.1, with its special oracles.
 They are applied to the messages that the runner sent about a program, outside the process that ran
-it. The messages may hold anything. One problem differs:
-EvalPlus always counts `find_zero` (HumanEval/32) as failed. Here it passes if EvalPlus's oracle
-holds.
+it. The messages may hold anything. EvalPlus always counts HumanEval/32 as failed. Here it passes
+if EvalPlus's oracle holds.
 """
 
 import errno
@@ -22,6 +21,9 @@ REFUSALS = {"PermissionError", "ConnectionRefusedError", "gaierror"}
 REFUSAL_NUMBERS = {errno.EPERM, errno.EACCES, errno.EROFS, errno.ENETUNREACH}
 FLOAT_ATOL = 1e-6  # if the expected value is a float and the problem has no tolerance
 RTOL = 1e-7
+# The problems whose oracles EvalPlus finds by the names of their functions.
+OF_MBPP = (2, 7, 111, 140, 164, 232, 249, 295, 558, 579, 581, 737, 769, 787, 794)
+WITH_ORACLE = {"HumanEval/32", *(f"Mbpp/{number}" for number in OF_MBPP)}
 
 
 @dataclass(frozen=True)
@@ -58,12 +60,11 @@ def read_returned(message: dict) -> Returned:
 class Judge:
     """Judges a set of calls in order. A tolerance that one call needs holds for all later calls.
 
-    form: "humaneval" or "mbpp". atol: the problem's absolute tolerance.
+    task_id, entry_point, atol: the problem's.
     """
 
-    def __init__(self, form: str, entry_point: str, atol: float):
-        self.form = form
-        self.entry_point = entry_point
+    def __init__(self, task_id: str, entry_point: str, atol: float):
+        self.oracle = entry_point if task_id in WITH_ORACLE else None
         self.atol = atol
 
     def accepts(self, arguments: list, returned: Returned, expected: Returned) -> bool:
@@ -74,7 +75,7 @@ class Judge:
         """
         from evalplus.eval import is_floats
 
-        if self.form == "humaneval" and self.entry_point == "find_zero":
+        if self.oracle == "find_zero":
             from evalplus.eval._special_oracle import _poly
 
             return abs(_poly(*arguments, returned.value)) <= self.atol
@@ -86,23 +87,22 @@ class Judge:
     def _is_equal(self, arguments, returned: Returned, expected: Returned) -> bool:
         from evalplus.eval import _special_oracle as oracles
 
-        if self.form == "mbpp":
-            value = returned.value
-            match self.entry_point:
-                case "are_equivalent":
-                    return True
-                case "sum_div" if value == 0:
-                    return True
-                case "surface_Area":
-                    near = abs(value - oracles._surface_Area(*arguments)) <= self.atol
-                    return near or returned.equals(expected)
-                case "digit_distance_nums" if value == oracles._digit_distance_nums(*arguments):
-                    return True
-                case name if name in oracles.MBPP_OUTPUT_SET_EQ_TASKS:
-                    return set(value) == set(expected.value)
-                case name if name in oracles.MBPP_OUTPUT_NOT_NONE_TASKS:
-                    truth = value if isinstance(value, bool) else value is not None
-                    return truth == (expected.value is not None)
+        value = returned.value
+        match self.oracle:
+            case "are_equivalent":
+                return True
+            case "sum_div" if value == 0:
+                return True
+            case "surface_Area":
+                near = abs(value - oracles._surface_Area(*arguments)) <= self.atol
+                return near or returned.equals(expected)
+            case "digit_distance_nums" if value == oracles._digit_distance_nums(*arguments):
+                return True
+            case name if name in oracles.MBPP_OUTPUT_SET_EQ_TASKS:
+                return set(value) == set(expected.value)
+            case name if name in oracles.MBPP_OUTPUT_NOT_NONE_TASKS:
+                truth = value if isinstance(value, bool) else value is not None
+                return truth == (expected.value is not None)
         return returned.equals(expected)
 
 
@@ -144,13 +144,13 @@ class Outcome:
 
 
 def write_trial(
-    file: BinaryIO, form: str, entry_point: str, atol: float, inputs: Inputs, expected: str
+    file: BinaryIO, task_id: str, entry_point: str, atol: float, inputs: Inputs, expected: str
 ) -> None:
     """Write what `judge` needs beside the messages, which follow in the file.
 
-    form, entry_point, atol: see `Judge`. expected: the problem's line of the ground truth.
+    task_id, entry_point, atol: see `Judge`. expected: the problem's line of the ground truth.
     """
-    about = {"form": form, "entry_point": entry_point, "atol": atol}
+    about = {"task_id": task_id, "entry_point": entry_point, "atol": atol}
     file.write(f"{dumps(about)}\n{inputs.encoded}\n{expected}\n".encode())
 
 

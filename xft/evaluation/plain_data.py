@@ -38,8 +38,8 @@ class Items(list):
 def encode(value) -> object:
     """A value as objects that `json` can write.
 
-    Other values than plain data become {"other": type name}. An instance of a subclass becomes
-    {"like": value of the built-in type}.
+    Other values than plain data become {"other": [type name]}, iterators {"items": [type name,
+    items]}. An instance of a subclass becomes {"like": value of the built-in type}.
     """
     kind = type(value)
     if value is None or kind in (bool, str, float):
@@ -65,8 +65,26 @@ def _encode_other(value) -> dict:
     if isinstance(value, type({}.keys()) | type({}.items())):
         return {"like": encode(set(value))}
     if isinstance(value, Iterable):
-        return {"items": _encode_items(value)}
-    return {"other": type(value).__name__}
+        return {"items": [type(value).__name__, _encode_items(value)]}
+    return {"other": [type(value).__name__]}
+
+
+def type_name(encoded) -> str:
+    """The name of an encoded value's type, or of one in it whose values equal no others."""
+    names, parts = [], [encoded]
+    while parts:
+        part = parts.pop()
+        name, content = type(part).__name__, part
+        if isinstance(part, dict):
+            ((name, content),) = part.items()
+        if name in ("items", "other"):
+            return content[0]
+        if name == "like":
+            parts.append(content)
+        else:
+            names.append(name)
+            parts += content if isinstance(content, list) else []
+    return names[0]
 
 
 def _is_numpy(value) -> bool:
@@ -122,7 +140,7 @@ READERS = {
     "fraction": lambda content: Fraction(*(int(part, 16) for part in content)),
     "decimal": Decimal,
     "like": decode,
-    "items": lambda content: Items(map(decode, content)),
+    "items": lambda content: Items(map(decode, content[1])),
     "other": lambda _: object(),  # it equals no other value
     "numpy": _decode_numpy,
 }

@@ -7,11 +7,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from xft.common.errors import UserError, described, did_you_mean
 from xft.common.json_lines import read_json_lines
 from xft.config.sections import problem_label
+from xft.data.faults import HALF_PAIR, SURROGATE
 from xft.hub.named_sets import NAMED_SETS, NamedSet, unpacked_sha256
 
 SUFFIXES = (".jsonl", ".jsonl.gz")
@@ -42,7 +43,7 @@ class Problem(BaseModel):
     contract: str
     base_input: Calls
     plus_input: Calls
-    atol: float
+    atol: Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
     @property
     def canonical_program(self) -> str:
@@ -54,7 +55,8 @@ class ProblemSet:
     """The problems of a file.
 
     name: the label in results. form: "humaneval" or "mbpp"; it decides how EvalPlus reads and
-    judges the problems. sha256: of the unpacked content.
+    judges the problems. sha256: of the unpacked content. lines: the number of each problem's line,
+    by its task id.
     """
 
     name: str
@@ -62,6 +64,7 @@ class ProblemSet:
     file: Path
     sha256: str
     problems: tuple[Problem, ...]
+    lines: dict[str, int]
 
     def first(self, limit: int | None) -> "ProblemSet":
         """The set with only its first `limit` problems (None: all)."""
@@ -76,9 +79,11 @@ def load_problems(name_or_file: str) -> ProblemSet:
     """
     file = _locate(name_or_file)
     sha256 = unpacked_sha256(file)  # first: it bounds what is read
-    rows = read_json_lines(file)
-    problems = tuple(_parse(fields, f"{file}, line {number}") for number, fields in rows)
-    return ProblemSet(problem_label(name_or_file), _form(problems, file), file, sha256, problems)
+    rows = [(n, _parse(fields, f"{file}, line {n}")) for n, fields in read_json_lines(file)]
+    problems = tuple(problem for _, problem in rows)
+    lines = {problem.task_id: number for number, problem in rows}
+    form = _form(problems, file)
+    return ProblemSet(problem_label(name_or_file), form, file, sha256, problems, lines)
 
 
 def split_mbpp(problem: Problem) -> tuple[str, str]:
@@ -138,6 +143,9 @@ def _parse(fields: object, where: str) -> Problem:
         fault = described(error)
         hint = f". {CALLS}" if "_input" in fault else ""
         raise UserError(f"{where}: {fault}{hint}") from None
+    for key, value in problem:
+        if isinstance(value, str) and SURROGATE.search(value):
+            raise UserError(f"{where}: {key} {HALF_PAIR}")
     if not problem.base_input and not problem.plus_input:
         raise UserError(
             f"{where}: base_input and plus_input hold no call, so any solution would pass"

@@ -1,6 +1,6 @@
 """Runs a program on inputs, in a sandbox, and reports what each call returned.
 
-    python -I runner.py < REQUEST
+    python -P runner.py < REQUEST
 
 REQUEST is two lines of JSON: {"code", "entry_point", "memory", "packages", "confined"}, and a list
 of sets of inputs. Each set is a list of argument lists (`plain_data.encode`) and gets its own

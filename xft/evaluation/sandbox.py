@@ -76,7 +76,7 @@ class Bubblewrap:
         shown, covered = _python()
         seals = [word for path in ("/dev", *covered, "/") for word in ("--remount-ro", path)]
         mounts = [*_devices(), *shown, *_bind(readable), *seals, "--chdir", "/"]
-        python = [_interpreter(), "-I", "-S", "-B", "-X", "utf8"]
+        python = [_interpreter(), "-P", "-S", "-B", "-X", "utf8"]
         return [self.program, *ISOLATION, *mounts, "--", *python, *script]
 
 

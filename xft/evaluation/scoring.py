@@ -3,14 +3,14 @@
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from tempfile import TemporaryFile
 
-from xft.evaluation.execution import TEST_SETS, Garbled, Limits, TimedOut, execute
-from xft.evaluation.ground_truth import ProblemTests, run_canonical, shown
+from xft.evaluation.execution import TEST_SETS, Limits
+from xft.evaluation.ground_truth import run_canonical, shown
 from xft.evaluation.judges import Judges
-from xft.evaluation.judging import FAILED, PASSED, Outcome, write_trial
+from xft.evaluation.judging import FAILED, PASSED, Outcome
 from xft.evaluation.problems import Problem, ProblemSet
 from xft.evaluation.sandbox import Bubblewrap
+from xft.evaluation.trials import ProblemTests, run_and_judge
 from xft.evaluation.workers import Stop, work_on
 
 TIMED_OUT, NO_CODE = "timed out", "no code"
@@ -53,10 +53,13 @@ def score(
             return Verdict(NO_CODE, NO_CODE)
         tests = ProblemTests(problem, problem_set.form)
         limits = _limits_here(tests, sandbox, stop) if number in late else Limits()
-        found, timed_out = _verdict(tests, truth, code, sandbox, judges, limits, stop)
+        expected = truth[problem.task_id]
+        outcome, timed_out = run_and_judge(
+            tests, code, expected, sandbox=sandbox, judges=judges, limits=limits, stop=stop
+        )
         if timed_out:
             late.add(number)
-        return found
+        return _verdict(tests, outcome, TIMED_OUT if timed_out else FAILED)
 
     numbers = range(len(solutions))
     with Judges(confined=sandbox is not None) as judges:
@@ -82,41 +85,10 @@ def _limits_here(tests: ProblemTests, sandbox: Bubblewrap | None, stop: Stop) ->
     )
 
 
-def _verdict(
-    tests: ProblemTests,
-    truth: dict[str, str],
-    code: str,
-    sandbox: Bubblewrap | None,
-    judges: Judges,
-    limits: Limits,
-    stop: Stop,
-) -> tuple[Verdict, bool]:
-    """Run a program on all calls, and have it judged after it has ended. Also whether it was late.
-
-    While it runs, it can thus not learn which values are right.
-    """
-    name, inputs = tests.problem.entry_point, tests.encoded
-    late = False
-    with TemporaryFile() as trial:
-        expected = truth[tests.problem.task_id]
-        write_trial(trial, tests.form, name, tests.problem.atol, inputs, expected)
-        try:
-            for line in execute(code, name, inputs, sandbox=sandbox, limits=limits, stop=stop):
-                trial.write(line + b"\n")
-        except TimedOut:
-            late = True
-        except Garbled:
-            pass
-        outcome = judges.outcome(trial, stop)
-    if outcome is None:
-        return Verdict(TOO_COSTLY, TOO_COSTLY), late
-    return _named(outcome, tests, TIMED_OUT if late else FAILED), late
-
-
-def _named(outcome: Outcome, tests: ProblemTests, end: str) -> Verdict:
+def _verdict(tests: ProblemTests, outcome: Outcome | None, end: str) -> Verdict:
     """The verdict. end: the status if no message is wrong but some are missing."""
-    passed = outcome.passed_sets
-    statuses = [PASSED] * passed + [outcome.status or end] * len(TEST_SETS)
-    calls = tests.sets[passed] if passed < len(TEST_SETS) else []
-    failed_call = shown(calls[outcome.call]) if outcome.call < len(calls) else None
-    return Verdict(statuses[0], statuses[1], failed_call)
+    if outcome is None:
+        return Verdict(TOO_COSTLY, TOO_COSTLY)
+    statuses = [PASSED] * outcome.passed_sets + [outcome.status or end] * len(TEST_SETS)
+    failed = tests.failed_call(outcome)
+    return Verdict(statuses[0], statuses[1], None if failed is None else shown(failed))

@@ -7,13 +7,14 @@ from xft.artifacts.artifact import Artifact, open_artifact
 from xft.artifacts.manifest import SAFETENSORS, short
 from xft.checkpoints.reader import INDEX_FILE
 from xft.common.errors import UserError
+from xft.config.models import MIXTURES, MODEL_STEPS, UNTUNED
 from xft.hub.repository import hub_errors
 from xft.hub.source import HUB_ID
 
 CARD = "README.md"
 NEEDS_TOKEN = "An upload needs a token that may write: set HF_TOKEN, or run `hf auth login`"
 # Made by this workflow, and plain transformers can load them.
-KINDS = ("dense", "heal", "sft", "soup")
+KINDS = sorted({*MODEL_STEPS} - {*UNTUNED, *MIXTURES})
 
 
 def open_publishable(model: Path, repository: str) -> Artifact:

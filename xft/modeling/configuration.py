@@ -31,6 +31,8 @@ class XftConfig(PreTrainedConfig):
 class UpcycledConfig:
     """Mixin over the backbone's config class. It adds MOE_SETTINGS to the base's attributes."""
 
+    num_routed_experts = MixtureConfig.num_routed_experts
+
     @classmethod
     def from_dict(cls, config_dict: dict, **kwargs):
         if "base_config" in config_dict and config_dict.get("model_type") == MODEL_TYPE:

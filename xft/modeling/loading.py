@@ -4,13 +4,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.utils import logging
 
-import xft.modeling.upcycling  # noqa: F401 (a mixture's classes are part of what a step does)
 from xft.checkpoints.layout import LAYER
 from xft.checkpoints.reader import ADAPTER_FILE, CheckpointHeaders, check_finite
 from xft.common.errors import UserError
+from xft.modeling.configuration import XftConfig
 
 
 def load_whole(model_class: type, folder: Path | None, **options) -> PreTrainedModel:
@@ -45,6 +46,15 @@ def load_whole(model_class: type, folder: Path | None, **options) -> PreTrainedM
 def check_fit(folder: Path) -> None:
     """Raise UserError if a model's config.json contradicts its weights. No values are read."""
     load_whole(AutoModelForCausalLM, folder, device_map="meta")
+
+
+def check_loadable(config: dict) -> None:
+    """Build a model from a mixture's config.json, without values, on the meta device.
+
+    Raises UserError if loading the model would, for example for an MLP with dropout.
+    """
+    with torch.device("meta"):
+        AutoModelForCausalLM.from_config(XftConfig.from_dict(config))
 
 
 @contextmanager

@@ -80,7 +80,7 @@ class MoeBlock(RoutedBlock):
         super().__init__(Router(config, shape.hidden_size), token_mask)
         self.experts = Experts(
             config,
-            config.num_experts - config.shared_expert,
+            config.num_routed_experts,
             shape.hidden_size,
             shape.intermediate_size,
             shape.act_fn,

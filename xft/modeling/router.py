@@ -101,7 +101,7 @@ class Router(nn.Module):
         self.top_k = config.num_experts_per_tok - config.shared_expert
         self.has_shared_expert = config.shared_expert
         self.normalize = config.normalize_routing
-        routed = config.num_experts - config.shared_expert
+        routed = config.num_routed_experts
         self.input = nn.Linear(hidden_size, routed, bias=False)
         self.output = nn.Linear(routed, routed, bias=False) if config.router == "mlp" else None
         self.noise = None

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
-from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoModelForCausalLM
+from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
 from transformers import initialization as init
 from transformers.conversion_mapping import (
     get_checkpoint_conversion_mapping,
@@ -18,7 +18,6 @@ from transformers.conversion_mapping import (
 from transformers.modeling_outputs import MoeCausalLMOutputWithPast
 
 from xft.common.errors import UserError
-from xft.modeling.configuration import XftConfig
 from xft.modeling.experts import Experts
 from xft.modeling.low_rank import Factors, LowRankBlock
 from xft.modeling.moe import MoeBlock, RoutedBlock, TokenMask
@@ -178,15 +177,6 @@ class UpcycledModel:
 def has_low_rank_experts(config) -> bool:
     """Whether the experts of a mixture with this config are low-rank. Older configs do not say."""
     return getattr(config, "experts", "full") == "lora"
-
-
-def check_loadable(config: dict) -> None:
-    """Build a model from an upcycled model's config.json, without values, on the meta device.
-
-    Raises UserError if loading the model would, for example for an MLP with dropout.
-    """
-    with torch.device("meta"):
-        AutoModelForCausalLM.from_config(XftConfig.from_dict(config))
 
 
 def upcycled_layers(model: nn.Module, indices: list[int] | None) -> list[nn.Module]:

@@ -4,16 +4,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass, fields
 from math import inf
 
-from xft.config.models import MODELS
+from xft.config.models import MODEL, MODELS, Model, family
 from xft.evaluation.ground_truth import TEST_SETS
 from xft.evaluation.result import solved_shares
 from xft.reporting.bootstrap import Difference, Measured, compare, measure
 from xft.reporting.runs import Result, Subject
 
-# Later models are compared with each of these.
-REFERENCES = ("base", "sft", "sft_flops", "soup", "moe_sft")
-# Merges that are not compared with these.
-BESIDE = ("uniform", "experts_only")
 POOLED = "all"
 ROWS, LOSS = "held-out rows", "loss"  # dataset and tests of a comparison of losses
 COLUMNS = ["first", "second", "dataset", "tests", *(field.name for field in fields(Difference))]
@@ -125,23 +121,14 @@ def pairs(subjects: Sequence[Subject]) -> list[tuple[Subject, Subject]]:
 
 def _rank(model: str) -> int:
     """The place of a model in the tables, from the base to the merged models."""
-    family = _family(model)
-    return MODELS.index(family) if family in MODELS else len(MODELS)
-
-
-def _family(model: str) -> str:
-    return model.partition("/")[0]
+    name = family(model)
+    return MODELS.index(name) if name in MODEL else len(MODELS)
 
 
 def _is_compared(first: str, second: str) -> bool:
-    """Whether to compare a pair: a model and a reference, or two merges with the same lambda.
-
-    Of merges, learned shares are compared with equal ones, and a model that was tuned after the
-    merge with the merged one.
-    """
-    merges = {"uniform": "dense", "dense": "heal"}
-    family, _, lam = first.partition("/")
-    if family in merges:
-        return second == f"{merges[family]}/{lam}"
+    """Whether to compare a pair: a model and a reference, or two merges with the same lambda."""
+    of_first, of_second = (MODEL.get(family(name), Model(name)) for name in (first, second))
+    if of_second.counterpart == of_first.name:
+        return first.partition("/")[2] == second.partition("/")[2]
     later = _rank(first) < _rank(second)
-    return later and first in REFERENCES and _family(second) not in BESIDE
+    return later and of_first.is_reference and not of_second.is_aside

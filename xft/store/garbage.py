@@ -5,10 +5,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from xft.checkpoints.strict_json import read_json
 from xft.config.results_folder import CONFIG_FILE, is_results_folder
 from xft.store.names import links_in
-from xft.store.plan import jobs_of
+from xft.store.plan import jobs_of, reading
 from xft.store.store import ENTRY, PARTIAL, PLANS, Store, disk_bytes
 
 SECONDS_PER_DAY = 24 * 3600
@@ -54,10 +53,10 @@ def results_folders(store: Store) -> dict[Path, Path | None]:
     """
     newest, parents = {}, set()
     for plan in sorted(store.root.glob(f"{PLANS}/*.json"), key=lambda file: file.stat().st_mtime):
-        content = read_json(plan)
-        # The store and its results may have been moved together, or the store alone.
-        moved = store.root.resolve() / content.get("from_store", content["results"])
-        places = [moved, Path(content["results"])]
+        with reading(plan) as content:
+            # The store and its results may have been moved together, or the store alone.
+            moved = store.root.resolve() / content.get("from_store", content["results"])
+            places = [moved, Path(content["results"])]
         found = [place.resolve() for place in places if place.is_dir()][:1]
         newest |= dict.fromkeys(found, plan)
         parents |= {place.resolve().parent for place in found or places}

@@ -16,6 +16,8 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Iterable
+from itertools import chain
 from pathlib import Path
 
 from xft.artifacts.claims import OWNER, this_process
@@ -26,7 +28,7 @@ from xft.common.progress import JOB
 from xft.store import names
 from xft.store.costs import COSTS_FILE, Costs
 from xft.store.memory import content_hash
-from xft.store.plan import Job, read_plan
+from xft.store.plan import VIEW, Job, Jobs, read_plan
 from xft.store.store import AGAIN, ENTRY_FILE, Store, claimed, is_whole, partial, publish
 
 # Files right in an entry that tell of the attempts to make it: times, memory, processes, and the
@@ -36,9 +38,10 @@ OF_ATTEMPTS = {OWNER, COSTS_FILE, ENTRY_FILE}
 
 def make(entry: Path, command: list[str]) -> int:
     """Run a command and put what it makes into the store. Returns the command's exit status."""
-    job = read_plan()[entry.name]
+    jobs = read_plan()
+    job = jobs[entry.name]
     if entry.suffix == AGAIN:
-        return _make_again(entry, command, job)
+        return _make_again(entry, command, jobs)
     names.lay(job.logs)
     if not is_whole(entry):
         _check_unchanged(job)
@@ -46,7 +49,7 @@ def make(entry: Path, command: list[str]) -> int:
         if is_whole(entry):  # by a process of an earlier run
             partial(entry).joinpath(OWNER).unlink()
             partial(entry).rmdir()
-        elif status := _make_partial(entry, command, job, lock):
+        elif status := _make_partial(entry, command, jobs, lock):
             return status
         else:
             publish(entry, job.recipe)
@@ -54,17 +57,17 @@ def make(entry: Path, command: list[str]) -> int:
     return 0
 
 
-def _make_again(copy: Path, command: list[str], job: Job) -> int:
+def _make_again(copy: Path, command: list[str], jobs: Jobs) -> int:
     """Make the artifact of a whole entry again beside it, compare the two, and keep the entry.
 
     Raises UserError if files differ. They then stay, for the user.
     """
-    entry = copy.with_suffix("")
+    entry, job = copy.with_suffix(""), jobs[copy.name]
     if not is_whole(entry):
         raise UserError(f"{entry} is not there: nothing can be compared with it")
     _check_unchanged(job)
     with claimed(copy) as lock:
-        if status := _make_partial(copy, command, job, lock):
+        if status := _make_partial(copy, command, jobs, lock):
             return status
         if differ := _differences(entry, partial(copy)):
             raise UserError(
@@ -90,9 +93,11 @@ def _differences(entry: Path, other: Path) -> list[str]:
     return sorted(differ + absent)
 
 
-def _make_partial(entry: Path, command: list[str], job: Job, lock: int) -> int:
+def _make_partial(entry: Path, command: list[str], jobs: Jobs, lock: int) -> int:
     """Let the command make an unfinished entry. Returns its exit status."""
+    job = jobs[entry.name]
     made = partial(entry) / job.resources["file"]
+    names.lay(_view(entry, job, jobs.values()))
     if not _is_finished(made) and (status := _run(entry, command, job, lock)):
         return status
     try:
@@ -101,6 +106,19 @@ def _make_partial(entry: Path, command: list[str], job: Job, lock: int) -> int:
         shutil.rmtree(partial(entry))
         raise
     return 0
+
+
+def _view(entry: Path, job: Job, jobs: Iterable[Job]) -> dict[str, str]:
+    """Links to what the inputs of a job hold, by their names in the results folder."""
+    if not job.shows:
+        return {}
+    entries, folder = {*chain(*job.inputs.values())}, partial(entry) / VIEW
+    return {
+        str(folder / os.path.relpath(name, job.shows)): target
+        for each in jobs
+        for name, target in each.links.items()
+        if os.path.dirname(target) in entries  # noqa: PTH120 (there may be thousands)
+    }
 
 
 def _check_unchanged(job: Job, made: Path | None = None) -> None:
@@ -158,7 +176,7 @@ def _run(entry: Path, command: list[str], job: Job, lock: int) -> int:
             "docs/troubleshooting.md says what to do",
             file=sys.stderr,
         )
-    nothing_kept = {OWNER, COSTS_FILE, *job.texts}
+    nothing_kept = {OWNER, COSTS_FILE, *(Path(name).parts[0] for name in job.texts)}
     if status and {path.name for path in partial(entry).iterdir()} <= nothing_kept:
         shutil.rmtree(partial(entry))
     return status if status >= 0 else 128 - status

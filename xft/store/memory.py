@@ -9,6 +9,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from xft.artifacts.files import write_whole
+from xft.checkpoints.strict_json import read_json
+from xft.common.errors import UserError
 
 HASHED_WHOLE = 2**28
 SAMPLES, SAMPLE_BYTES = 256, 2**16
@@ -26,17 +28,17 @@ class Memory:
     def __init__(self, file: Path | None = None):
         self.file = file
         self._values: dict[str, list] = {}
-        with suppress(OSError, ValueError):
-            self._values = json.loads(file.read_text()) if file else {}
+        with suppress(UserError):  # missing or damaged
+            self._values = read_json(file) if file else {}
 
     def of(self, path: Path, compute: Callable[[Path], object]) -> object:
         """The JSON value that `compute` gives for a file. Its name tells kinds of values apart."""
         key = f"{compute.__name__} {os.path.abspath(path)}"  # noqa: PTH100 (links are not followed)
         status = path.stat()
         state = [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
-        known = self._values.get(key)
-        if known and known[0] == state:
-            return known[1]
+        match self._values.get(key):
+            case [known, value] if known == state:
+                return value
         value = compute(path)
         if time.time() - max(status.st_mtime, status.st_ctime) > SETTLED_SECONDS:
             self._values[key] = [state, value]

@@ -6,7 +6,8 @@ Jobs on other machines, and the command that puts artifacts into the store, read
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from xft.common.errors import UserError
 from xft.store.recipe import Recipe
 from xft.store.store import AGAIN, PLANS, Store
 
+VIEW = ".results"
 PLAN = "XFT_PLAN"  # the environment variable with the plan's path
 
 
@@ -27,7 +29,8 @@ class Job:
     the names in its rule. options: flags of the step. resources: what it asks a scheduler for.
     links, logs: paths in the results folder, each with its target in the store. texts: files that
     the step reads, by their name in the unfinished entry. contents: the hashes of the user's files
-    that it reads, by path.
+    that it reads, by path. shows: the results folder, if the step reads what its inputs hold by
+    their names there: as links in the folder VIEW of the unfinished entry.
     """
 
     name: str
@@ -39,6 +42,7 @@ class Job:
     logs: dict[str, str]
     texts: dict[str, str] = field(default_factory=dict)
     contents: dict[str, str] = field(default_factory=dict)
+    shows: str | None = None
 
 
 class Jobs(dict[str, Job]):
@@ -75,7 +79,18 @@ def read_plan() -> Jobs:
 
 def jobs_of(file: Path) -> Jobs:
     """The jobs of a plan, by digest."""
-    jobs = read_json(file)["jobs"]
-    return Jobs(
-        {digest: Job(**job | {"recipe": Recipe(**job["recipe"])}) for digest, job in jobs.items()}
-    )
+    with reading(file) as plan:
+        jobs = plan["jobs"].items()
+        return Jobs({name: Job(**job | {"recipe": Recipe(**job["recipe"])}) for name, job in jobs})
+
+
+@contextmanager
+def reading(file: Path) -> Iterator[dict]:
+    """The content of a plan. Raises UserError if it is damaged, also while its values are used."""
+    try:
+        yield read_json(file)
+    except (UserError, LookupError, TypeError, AttributeError):
+        raise UserError(
+            f"{file} is no whole plan of a run. Delete it, and run the workflow again into each "
+            "results folder of this store"
+        ) from None

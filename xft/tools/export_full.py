@@ -11,7 +11,7 @@ from xft.cli import flags
 def main(argv: list[str] | None = None) -> None:
     parser = flags.StepParser("xft export-full", __doc__)
     parser.artifact("--moe", "The mixture with low-rank experts.")
-    parser.path("--out", "DIR", "The mixture with full experts.")
+    parser.output("--out", "DIR", "The mixture with full experts.")
     args = parser.parse_args(argv)
 
     from xft.conversions.full_experts import full_config, full_plans

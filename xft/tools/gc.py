@@ -23,14 +23,7 @@ PLAN_DAYS = 7  # a job in a queue may still read the plan of an earlier run
 
 def main(argv: list[str] | None = None) -> None:
     parser = flags.StepParser("xft gc", __doc__)
-    parser.add_argument(
-        "store",
-        type=Path,
-        nargs="?",
-        default=Path("store"),
-        metavar="STORE",
-        help="Default: store.",
-    )
+    parser.path("store", "STORE", "Default: store.", nargs="?", default=Path("store"))
     parser.add_argument(
         "--keep-days", type=float, default=0, metavar="N", help="Keep what is younger. Default: 0."
     )

@@ -11,7 +11,7 @@ from xft.cli import flags
 def main(argv: list[str] | None = None) -> None:
     parser = flags.StepParser("xft import-reference", __doc__)
     parser.artifact("--model", "The published checkpoint.")
-    parser.path("--out", "DIR", "The imported model.")
+    parser.output("--out", "DIR", "The imported model.")
     args = parser.parse_args(argv)
 
     from xft.conversions import reference

@@ -25,9 +25,9 @@ DEFAULT_GPU = "h100"
 def main(argv: list[str] | None = None) -> None:
     args = _parser().parse_args(argv)
 
+    from xft.dag.contents import NoContents
     from xft.dag.experiment import Experiment
     from xft.dag.totals import totals
-    from xft.dag.wanted import NoContents
     from xft.estimates.report import report
 
     values = read_overlaid(args.config)
@@ -40,7 +40,7 @@ def main(argv: list[str] | None = None) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = flags.StepParser("xft plan", __doc__)
-    flags.add_configs(parser, "The configuration", required=True)
+    parser.configs("The configuration", required=True)
     parser.add_argument(
         "--gpu",
         choices=GPUS,
@@ -65,12 +65,8 @@ def _parser() -> argparse.ArgumentParser:
         help="FLOPs a second that a training reaches in each process, instead of --mfu. On a CPU "
         "hours are unknown without it. docs/planning.md says how to measure it.",
     )
-    parser.add_argument(
-        "--model-config",
-        type=Path,
-        metavar="FILE",
-        help="The base's config.json, if this machine cannot reach the model.",
-    )
+    model_config = "The base's config.json, if this machine cannot reach the model."
+    parser.path("--model-config", "FILE", model_config, required=False)
     parser.add_argument(
         "--rows", type=int, metavar="N", help="Number of rows, if they are not on this machine."
     )

@@ -12,16 +12,9 @@ from xft.reporting.page.html import GENERATOR, build_page
 
 def main(argv: list[str] | None = None) -> None:
     parser = flags.StepParser("xft report", __doc__)
-    parser.add_argument(
-        "folders", nargs="+", type=Path, metavar="RESULTS", help="The results_dir of a run."
-    )
-    parser.add_argument(
-        "--out",
-        type=Path,
-        default="report.html",
-        metavar="FILE",
-        help="The report. Default: report.html in the current folder.",
-    )
+    parser.path("folders", "RESULTS", "The results_dir of a run.", shared=True, nargs="+")
+    out = "The report. Default: report.html in the current folder."
+    parser.output("--out", "FILE", out, required=False, default=Path("report.html"))
     args = parser.parse_args(argv)
     _check_replaceable(args.out)
     runs = [read_results(folder) for folder in args.folders]

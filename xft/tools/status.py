@@ -47,9 +47,9 @@ def main(argv: list[str] | None = None) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = flags.StepParser("xft status", __doc__)
-    parser.add_argument("results", type=Path, metavar="RESULTS", help="The results_dir of a run.")
+    parser.path("results", "RESULTS", "The results_dir of a run.")
     meaning = f"The configuration of the next run, by default RESULTS/{CONFIG_FILE}"
-    flags.add_configs(parser, meaning, required=False)
+    parser.configs(meaning, required=False)
     return parser
 
 

@@ -25,13 +25,8 @@ from xft.store.store import MARK, Store, entry_faults, is_whole, lost_inputs
 
 def main(argv: list[str] | None = None) -> None:
     parser = flags.StepParser("xft verify", __doc__)
-    parser.add_argument(
-        "paths",
-        type=Path,
-        nargs="+",
-        metavar="PATH",
-        help="An artifact, or a folder with artifacts, such as store.",
-    )
+    paths = "An artifact, or a folder with artifacts, such as store."
+    parser.path("paths", "PATH", paths, nargs="+")
     parser.add_argument("--full", action="store_true", help="Compare the hashes of all files.")
     args = parser.parse_args(argv)
     faults, manifests = [], {}

@@ -14,7 +14,7 @@ from xft.common.errors import UserError, counted
 from xft.common.optional import is_installed
 from xft.common.progress import job_name, say
 from xft.config.sections import RunConfig, TokensConfig
-from xft.config.step_keys import UNRECORDED
+from xft.config.steps import UNRECORDED
 from xft.config.training import TrainingConfig, fault_of_devices, precision_of
 from xft.training.checkpoints import Checkpoints
 from xft.training.launch import torchrun

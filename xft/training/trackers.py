@@ -1,4 +1,4 @@
-"""Trackers that get metrics too, by transformers' own callbacks: TensorBoard, wandb, MLflow.
+"""Trackers that get metrics too, by transformers' own callbacks: TensorBoard and wandb.
 
 This module sets the environment variables that they read: the place and the name of the run, and
 that a training which continues from a checkpoint continues its run. No tracker gets the
@@ -13,8 +13,6 @@ from pathlib import Path
 from transformers import TrainerCallback
 from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 
-PROJECT = "xft"
-TRAINING_TAG = "training"  # tag of an MLflow run with the training that it belongs to
 PER_EXPERT = {"load", "importance", "shares"}  # these have too many values to draw a curve for each
 
 
@@ -46,14 +44,9 @@ class Tracking:
         defaults = {
             "TENSORBOARD_LOGGING_DIR": str(folder / "tensorboard" / self.run),
             "WANDB_MODE": "offline",
-            "WANDB_PROJECT": PROJECT,
+            "WANDB_PROJECT": "xft",
             "WANDB_DIR": str(folder),
-            "MLFLOW_EXPERIMENT_NAME": PROJECT,
-            "MLFLOW_DISABLE_TELEMETRY": "true",
         }
-        if "MLFLOW_TRACKING_URI" not in os.environ:
-            defaults["MLFLOW_TRACKING_URI"] = (folder / "mlflow").as_uri()
-            defaults["MLFLOW_ALLOW_FILE_STORE"] = "true"
         for name, value in defaults.items():
             os.environ.setdefault(name, value)
         os.environ |= {
@@ -68,21 +61,6 @@ class Tracking:
             "WANDB_X_DISABLE_STATS": "true",
         }
         folder.mkdir(parents=True, exist_ok=True)
-        if "mlflow" in self.trackers:
-            os.environ["MLFLOW_RUN_ID"] = self._mlflow_run(training)
-
-    def _mlflow_run(self, training: str) -> str:
-        """The id of a training's run. A run is created if the training has none yet."""
-        import mlflow
-
-        experiment = mlflow.set_experiment(os.environ["MLFLOW_EXPERIMENT_NAME"]).experiment_id
-        client = mlflow.MlflowClient()
-        same = f"tags.{TRAINING_TAG} = '{training}'"
-        runs = client.search_runs([experiment], same, max_results=1)
-        if not runs:
-            tags = {TRAINING_TAG: training}
-            runs = [client.create_run(experiment, tags=tags, run_name=self.run)]
-        return runs[0].info.run_id
 
 
 class StatisticsCallback(TrainerCallback):

@@ -1,17 +1,13 @@
-"""The training loop of steps 2 and 6: transformers' Trainer with our options and checkpoints."""
+"""The training loop of steps 2 and 6: transformers' Trainer with our options and losses."""
 
 import math
-import shutil
 import sys
 from collections.abc import Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from transformers import PrinterCallback, Trainer, TrainingArguments
 
 from xft.common.devices import advice_on_nan
@@ -23,27 +19,22 @@ from xft.training.averaging import WeightAverage
 from xft.training.balance import GlobalCounts
 from xft.training.batches import LengthSampler, RowCollator, packed, padded, without_repeats
 from xft.training.callbacks import MetricsCallback, ProgressCallback, SaveCallback, StopRequest
-from xft.training.checkpoints import Checkpoints, remove, step_of
+from xft.training.checkpoints import Checkpoints, step_of
 from xft.training.engines import (
-    by_all_names,
     engine_arguments,
     inexact_in_bf16,
-    learned_parameters,
     prepare_engine,
     set_masters,
     shards_weights,
-    whole_parameters,
 )
 from xft.training.expert_averaging import ExpertAveraging
 from xft.training.losses import LabelledLoss
+from xft.training.saving import METRICS_FILE, SavingTrainer
 from xft.training.throughput import Throughput
 from xft.training.trackers import Tracking
 from xft.training.validation import VALIDATION_LOSS, validation_loss, validations_since_best
 
 DECAY_SHARE = 0.1  # of the steps of warmup_stable_decay
-LEARNED_FILE = "learned.safetensors"
-METRICS_FILE = "metrics.jsonl"
-TORCH_WRITER = "inline_container"  # the file in torch.save's RuntimeError if the disk is full
 
 
 @dataclass(frozen=True)
@@ -95,12 +86,8 @@ def train(training: Training) -> dict[str, torch.Tensor]:
     return trainer.result()
 
 
-class ResumingTrainer(Trainer):
-    """A Trainer that never leaves a partial checkpoint, and that stops at the first NaN.
-
-    learned: the module that learns. A checkpoint holds no other weights, and no frozen ones but
-    those of an engine that shards the weights.
-    """
+class ResumingTrainer(SavingTrainer):
+    """A Trainer that goes on from a checkpoint to the same bytes, and stops at the first NaN."""
 
     def __init__(self, training: Training):
         options, mixing, checkpoints = training.options, training.mixing, training.checkpoints
@@ -307,84 +294,6 @@ class ResumingTrainer(Trainer):
                     "lowest before. The training ends"
                 )
         return metrics
-
-    def keep_as_best(self) -> None:
-        """Save the present weights as the best ones."""
-        best = self.checkpoints.best
-        with self._writing(f"the weights of step {self.state.global_step}", best):
-            self._save_learned(best)
-
-    def result(self) -> dict[str, torch.Tensor]:
-        """The weights to keep, by name. The model gets them too, unless the engine shards them."""
-        if self.eval_dataset and self.options.keep == "best":
-            self.accelerator.wait_for_everyone()
-            learned = load_file(self.checkpoints.best)
-            if not shards_weights(self.options):
-                self._set_learned(learned)
-        elif self.average is not None:
-            learned = self.average.tensors
-        else:
-            learned = self._whole_learned()
-        return by_all_names(self.learned, learned) if self.args.process_index == 0 else {}
-
-    def _whole_learned(self) -> dict[str, torch.Tensor]:
-        """What has been learned so far, in the CPU's memory of the main process."""
-        whole = whole_parameters(self.learned, self.options)
-        return {name: value.cpu() for name, value in whole if self.args.process_index == 0}
-
-    def _save_checkpoint(self, model, trial):
-        step = self.state.global_step
-        folder = self.checkpoints.folder / f"checkpoint-{step}"
-        with self._writing(f"the checkpoint of step {step}", folder):
-            super()._save_checkpoint(model, trial)
-            self.accelerator.wait_for_everyone()
-            if self.args.should_save:
-                if self.average is not None:
-                    self.average.save(folder)
-                if self.metrics_file is not None:
-                    shutil.copyfile(self.metrics_file, folder / METRICS_FILE)
-                self.checkpoints.seal(step)
-            self.accelerator.wait_for_everyone()  # a process that ends early may end the others
-
-    @contextmanager
-    def _writing(self, what: str, folder: Path):
-        """If the folder cannot be written, remove its remains and raise UserError."""
-        try:
-            yield
-        except (OSError, SafetensorError, RuntimeError) as error:
-            if isinstance(error, RuntimeError) and TORCH_WRITER not in str(error):
-                raise
-            remove(folder)
-            free = shutil.disk_usage(folder.parent).free
-            raise UserError(
-                f"{what} could not be written to {folder.parent}, where {free / 1e6:.0f} MB are "
-                f"free: {error}. Free some space, and run the same command again. It continues "
-                "from the checkpoint before"
-            ) from None
-
-    def save_model(self, output_dir=None, _internal_call=False):
-        """Write what has been learned, unless the engine writes it with the optimiser's state."""
-        if not shards_weights(self.options):
-            self._save_learned(Path(output_dir) / LEARNED_FILE)
-
-    def _save_learned(self, file: Path) -> None:
-        learned = self._whole_learned()
-        if self.args.should_save:
-            file.parent.mkdir(parents=True, exist_ok=True)
-            save_file(learned, file)
-
-    def _load_from_checkpoint(self, resume_from_checkpoint, model=None):
-        if shards_weights(self.options):
-            super()._load_from_checkpoint(resume_from_checkpoint, model)
-        else:
-            self._set_learned(load_file(Path(resume_from_checkpoint) / LEARNED_FILE))
-
-    @torch.no_grad()
-    def _set_learned(self, learned: dict[str, torch.Tensor]) -> None:
-        for name, parameter in learned_parameters(self.learned):
-            parameter.copy_(learned[name])
-        if self.mixing is not None:
-            self.mixing.merge()
 
 
 def rounded(values: torch.Tensor) -> list | float:

@@ -6,14 +6,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import mean
 
-import yaml
-
 from xft.checkpoints.strict_json import read_json
 from xft.common.errors import UserError
 from xft.common.json_lines import read_json_objects
 from xft.config.recorded import recorded_config, shown_choices, shown_values
 from xft.config.results_folder import CONFIG_FILE
 from xft.config.sections import XftConfig, problem_label
+from xft.config.text import as_yaml
 from xft.evaluation.ground_truth import TEST_SETS
 from xft.evaluation.problems import load_problems
 from xft.evaluation.result import read_result
@@ -120,7 +119,7 @@ def _read_config(results: Results) -> XftConfig | None:
         results.missing.append(str(error))
         return None
     values = shown_values(config)
-    results.config = yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
+    results.config = as_yaml(values)
     results.chosen.update(shown_choices(config))
     return config
 

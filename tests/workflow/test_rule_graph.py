@@ -1,0 +1,75 @@
+"""The rules depend on each other as the picture of README shows."""
+
+import re
+from itertools import pairwise
+from pathlib import Path
+from xml.etree import ElementTree
+
+import networkx
+
+SVG = "{http://www.w3.org/2000/svg}"
+
+
+class Picture:
+    """The boxes of the picture by their names, and its arrows as lines."""
+
+    def __init__(self, file: Path):
+        nodes = list(ElementTree.parse(file).getroot().iter())
+        self.places = {}
+        for node in (node for node in nodes if node.get("class") == "rule"):
+            width = 90 if "," in node.text else 75  # half of a text without a box, or of a wide box
+            self.places[node.text] = float(node.get("x")), float(node.get("y")), width
+        for node in (node for node in nodes if node.tag == f"{SVG}rect"):
+            x, y, width, height = (float(node.get(key)) for key in ("x", "y", "width", "height"))
+            for name, (middle, line, _) in self.places.items():
+                if height < 30 and x < middle < x + width and y < line < y + height:
+                    self.places[name] = middle, line, width / 2
+        arrows = (node.get("d") for node in nodes if node.get("class") == "arrow")
+        self.lines = [list(corners(path)) for path in arrows]
+
+    def at(self, point: tuple[float, float]) -> list[str]:
+        """The rules at the end of an arrow. A text of several names stands for all of them."""
+        x, y = point
+        for name, (middle, line, half) in self.places.items():
+            if abs(x - middle) <= half + 2 and abs(y - line) <= 15:
+                return name.split(", ")
+        return []
+
+    def sources(self, line: list[tuple[float, float]]) -> list[str]:
+        """Where an arrow comes from: a box, or another arrow that it leaves on its way."""
+        (x, y), others = line[0], [other for other in self.lines if other is not line]
+        on = [
+            other
+            for other in others
+            for (x1, y1), (x2, y2) in pairwise(other)
+            if min(x1, x2) <= x <= max(x1, x2) and min(y1, y2) <= y <= max(y1, y2)
+        ]
+        return self.at(line[0]) or (self.sources(on[0]) if on else [])
+
+    def graph(self) -> networkx.DiGraph:
+        edges = (
+            (a, b) for line in self.lines for a in self.sources(line) for b in self.at(line[-1])
+        )
+        return networkx.DiGraph(edges)
+
+
+def corners(path: str):
+    """The points of a path of horizontal and vertical lines."""
+    x = y = 0.0
+    for kind, numbers in re.findall(r"([MHV])([\d. ]+)", path):
+        given = [float(number) for number in numbers.split()]
+        x = given[0] if kind in "MH" else x
+        y = given[-1] if kind in "MV" else y
+        yield x, y
+
+
+def test_the_rule_graph_is_the_picture_of_readme(new_project, repository):
+    """But for rules that the picture leaves out, and for arrows that follow from others."""
+    dot = new_project("graph").snakemake("--rulegraph").stdout
+    names = dict(re.findall(r'(\d+)\[label = "(\w+)"', dot))
+    whole = networkx.DiGraph((names[a], names[b]) for a, b in re.findall(r"(\d+) -> (\d+)", dot))
+    shown = Picture(repository / "docs" / "images" / "workflow.svg").graph()
+    behind = networkx.transitive_closure(whole).subgraph(shown)
+    assert set(shown) == set(behind)
+    reduced = (set(networkx.transitive_reduction(graph).edges) for graph in (shown, behind))
+    assert next(reduced) == next(reduced)

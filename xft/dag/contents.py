@@ -1,0 +1,44 @@
+"""The contents of the files that configurations name, by their hashes."""
+
+from functools import cache
+from pathlib import Path
+
+from xft.data.templates import read_template
+from xft.hub.named_sets import NAMED_SETS, unpacked_sha256
+from xft.hub.source import check_model
+from xft.store.memory import Memory, content_hash
+
+
+class FileContents:
+    """The hashes of files that configurations name. memory: where they are remembered."""
+
+    def __init__(self, memory: Memory | None = None):
+        self.memory = memory or Memory()
+        self.template = read_template
+        self.of_model = cache(self.of_model)
+
+    def of_file(self, path: str) -> str:
+        return self.memory.of(Path(path), content_hash)
+
+    def of_model(self, folder: str) -> dict[str, str]:
+        """The hash of each file of a dense model, by name."""
+        place = Path(folder)
+        return {
+            file.relative_to(place).as_posix(): self.of_file(str(file))
+            for file in check_model(place)
+        }
+
+    def of_problems(self, name: str) -> str:
+        """The SHA-256 of a set of problems: humaneval, mbpp, or a file."""
+        if name in NAMED_SETS:
+            return NAMED_SETS[name].wanted_sha256
+        return self.memory.of(Path(name), unpacked_sha256)
+
+
+class NoContents(FileContents):
+    """Stands for contents that nobody reads: of files that may not be on this machine."""
+
+    def __init__(self):
+        super().__init__()
+        self.of_file = self.of_problems = self.template = lambda name: name
+        self.of_model = lambda folder: {"": folder}

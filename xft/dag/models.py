@@ -1,0 +1,173 @@
+"""The models that a run wants, and what they are made from."""
+
+from functools import cache, cached_property
+from pathlib import Path
+
+from xft.artifacts.artifact import TOKENIZER_PATTERNS
+from xft.config.models import MERGED
+from xft.config.runs import Run
+from xft.config.sections import FLOPS_KEYS, learns, problem_label
+from xft.config.steps import STEPS
+from xft.dag.declared import Declared, changed
+from xft.dag.wanted import Shared, Wanted
+from xft.data.templates import PROMPT_NAMES
+from xft.data.tokenizers import class_choice
+from xft.hub.named_sets import NAMED_SETS
+from xft.hub.source import dataset_source
+
+
+class Models(Declared):
+    """The models of a run, from the base to the merged ones."""
+
+    def __init__(self, run: Run, shared: Shared):
+        super().__init__(run, shared)
+        self.model = cache(self.model)
+
+    def _make_base(self, _) -> Wanted:
+        source = self.config.base
+        if not Path(source.model).is_dir():
+            return self._wanted("base")
+        contents = self.contents.of_model(source.model)
+        files = {"files": [str(Path(source.model, name)) for name in contents]}
+        about = {"contents": contents, "files": files, "flags": {"model": source.model}}
+        return self._wanted("base", options={}, **about)
+
+    @cached_property
+    def fetched_rows(self) -> Wanted | None:
+        """The rows from the hub; None if the rows are a local file."""
+        data = self.config.data
+        if not data.revision:
+            return None
+        options = STEPS["fetch_data"].options(self.config)
+        source = dataset_source(data.train, data.revision)
+        if source.file:
+            del options["split"]
+        name = f"data/fetched/{source.file_name}"
+        return self._wanted("fetch_data", name, options, file=source.file_name)
+
+    def _rows(self) -> dict[str, dict]:
+        """What a step that reads the rows has as inputs and flags."""
+        if fetched := self.fetched_rows:
+            return {"sources": {"data": fetched}, "flags": {"data": str(fetched.place)}}
+        file = self.config.data.train
+        about = {"contents": {"data": self.contents.of_file(file)}, "files": {"data": [file]}}
+        return about | {"flags": {"data": file}}
+
+    def _make_tokens(self, _) -> Wanted:
+        data, about = self.config.data, self._rows()
+        options = STEPS["tokens"].options(self.config)
+        options["template"] = self.contents.template(data.template)
+        contents = {f"problems {label}": self._cleaned_of(label) for label in self.forbidden_sets}
+        files = {
+            "problems": [name for name in data.decontaminate_against if name not in NAMED_SETS]
+        } | template_file(data.template)
+        if Path(self.config.base.model).is_dir():  # then its tokenizer's files are known
+            about["needs"] = {"base": self.of("base")}
+            contents |= self._tokenizer_contents()
+        about["contents"] = about.get("contents", {}) | contents
+        about["files"] = about.get("files", {}) | files
+        about["flags"] |= {
+            "template": data.template,
+            "problems": data.decontaminate_against or [""],
+        }
+        return self._wanted("tokens", options=options, **about)
+
+    def _cleaned_of(self, label: str) -> str:
+        """The hash of a set of problems that rows are cleaned of."""
+        name = self.forbidden_sets[label]
+        return NAMED_SETS[name].sha256 if name in NAMED_SETS else self.contents.of_problems(name)
+
+    def _tokenizer_contents(self) -> dict[str, str]:
+        place = Path(self.config.base.model)
+        files = {path for pattern in TOKENIZER_PATTERNS for path in place.glob(pattern)}
+        found = {
+            file.relative_to(place).as_posix(): self.contents.of_file(str(file))
+            for file in files
+            if file.is_file()
+        }
+        return {f"base {name}": value for name, value in (found | class_choice(place)).items()}
+
+    @cached_property
+    def forbidden_sets(self) -> dict[str, str]:
+        """The problem sets that no row may give away, by label: names or files."""
+        return by_label(self.config.data.decontaminate_against)
+
+    def _make_sft_flops(self, _) -> Wanted:
+        """The tuned base at as many FLOPs as the mixture's tuning."""
+        config = self.config.model_copy(update={"sft": self.config.sft_flops})
+        mixture = self.of("moe")
+        about = {"sources": {"flops_of": mixture}, "flags": {"match_flops": mixture.place}}
+        about |= {"read": FLOPS_KEYS, "unread": ["sft.max_steps", "sft.num_train_epochs"]}
+        return self._wanted("sft", "sft_flops", config=config, **about)
+
+    def _make_weighted_init(self, lam: str) -> Wanted:
+        """The coefficients from which step 6 learns."""
+        if self.config.mixing.init == "uniform":
+            return self._equal_shares("weighted_init", lam)
+        return self._wanted("weighted_init", lam=lam)
+
+    def equal_shares(self, lam: str) -> Wanted:
+        """Coefficients with equal shares of the routed experts."""
+        is_start = self.config.mixing.init == "uniform"
+        return self._equal_shares("weighted_init" if is_start else "uniform_init", lam)
+
+    def _equal_shares(self, folder: str, lam: str) -> Wanted:
+        config = changed(self.config, "mixing", init="uniform")
+        about = {"config": config, "lam": lam, "unread": ["mixing.init"]}
+        return self._wanted("weighted_init", f"{folder}/lam~{lam}", **about)
+
+    def _make_weighted_trained(self, lam: str) -> Wanted:
+        mixing, about = self.config.mixing, {}
+        if text := mixing.text:
+            about["contents"] = {mixing.text_form: self.contents.of_file(text)}
+            about |= {"files": {"text": [text]}, "flags": {"text": text}}
+        return self._wanted("weighted_trained", lam=lam, **about)
+
+    def _make_dense(self, lam: str) -> Wanted:
+        return self._merged(f"dense/lam~{lam}", lam)
+
+    def _merged(self, name: str, lam: str, equal: bool = False, **options: int) -> Wanted:
+        """A merge with learned shares if there is something to learn, or with equal ones."""
+        is_learned = learns(lam) and not equal
+        weighted = self.of("weighted_trained", lam) if is_learned else self.equal_shares(lam)
+        options = STEPS["dense"].options(self.config) | options
+        return self._wanted("dense", name, options, lam=lam, sources={"weighted": weighted})
+
+    def model(self, name: str) -> Wanted:
+        """The model with this name in the evaluations, such as base or dense/lam~0.75."""
+        kind, _, lam = name.partition("/lam~")
+        kind, _, expert = kind.partition("/expert~")
+        if kind == "uniform":
+            return self._merged(name, lam, equal=True)
+        if kind == "experts_only":
+            return self._merged(name, lam, equal=True, expert=int(expert))
+        return self.of(kind, lam or None)
+
+    def main_models(self) -> list[Wanted]:
+        """The models of the paper's steps and its baseline, whether or not they are evaluated."""
+        merged = [self.of("dense", lam) for lam in self.config.merge.lambdas]
+        return [self.of("sft"), self.of("moe_sft"), *merged]
+
+    def model_names(self) -> list[str]:
+        """The names of the models to evaluate, in the order of the tables."""
+        names = []
+        for model in self.config.evaluation.models:
+            kinds = [model]
+            if model == "experts_only":
+                routed = range(1, self.config.moe.num_experts)
+                kinds = [f"{model}/expert~{expert}" for expert in routed]
+            lambdas = [f"/lam~{lam}" for lam in self.config.merge.lambdas]
+            names += [
+                kind + lam for kind in kinds for lam in (lambdas if model in MERGED else [""])
+            ]
+        return names
+
+
+def by_label(names: list[str]) -> dict[str, str]:
+    """Sets of problems by their labels: names or files."""
+    return {problem_label(name): name for name in names}
+
+
+def template_file(name: str) -> dict[str, list[str]]:
+    """The file of a template, as an input of a rule, if it is a file."""
+    return {} if name in PROMPT_NAMES else {"template": [name]}
