@@ -20,8 +20,10 @@ from xft.dag.containers import IMAGE, bind_folders, check_image
 from xft.dag.job_resources import memory, minutes, nodes
 from xft.dag.run import WorkflowRun
 from xft.dag.screen import shorten
+from xft.dag.snakemake_options import Forced, check_options, name_nodes
 from xft.reporting.summary import head
 from xft.store.plan import read_plan
+from xft.store.store import AGAIN
 
 IN_CONTAINERS = (
     DeploymentMethod.APPTAINER in workflow.deployment_settings.deployment_method
@@ -35,6 +37,7 @@ try:
         read_config(Path(file))  # two equal keys are refused
     if workflow.is_main_process:
         RUN = WorkflowRun(config)
+        check_options(sys.argv, RUN)
         if not workflow.deployment_settings.deployment_method:
             RUN.require_packages()
             RUN.check_templates()
@@ -84,14 +87,14 @@ STORE, RESULTS = CONFIG.store, CONFIG.results_dir
 
 
 wildcard_constraints:
-    digest="[0-9a-f]{16}",
+    digest=rf"[0-9a-f]{{16}}(?:\{AGAIN})?",
 
 
 def entry(step):
     """The folder of an artifact in the store.
 
     Snakemake does not delete what is declared as `update` before a job. So a job that starts
-    though its entry is whole, by --forcerun or for a changed rule, ends at once and keeps it.
+    though its entry is whole, as for a changed rule, ends at once and keeps it.
     """
     return update(directory(f"{STORE}/{step}/{{digest}}"))
 
@@ -104,6 +107,9 @@ def log_of(step):
 def begin():
     """Lock the store and write the plan, if this process is to run jobs: not for -n or --dag."""
     if RUN and workflow.executor_plugin and not workflow.dryrun:
+        if workflow.touch:
+            print("--touch does nothing here: the times of artifacts do not matter")
+            sys.exit()
         try:
             RUN.begin()
         except (UserError, OSError) as error:
@@ -200,12 +206,30 @@ def show_results():
         print(f"Charts and solutions, for a browser: {RESULTS}/report.html", flush=True)
 
 
+@cache
+def forced():
+    """What the user forces."""
+    if workflow.dag_settings.print_dag_as:
+        name_nodes(sys.stdout, JOBS)
+    return Forced(RUN, workflow.dag)
+
+
+def copies_of(parts):
+    """Copies of what is forced of some artifacts, in the store beside them."""
+    try:
+        return forced().copies_of(parts)
+    except UserError as error:
+        sys.exit(str(error))
+
+
 def targets(wildcards):
-    """The entries of what a run makes in the end."""
+    """The entries of what a run makes in the end, and copies of what is forced."""
     announce(RUN.experiment.targets)
-    if RUN.begun and not RUN.to_make:
+    entries = [ancient(str(part.entry)) for part in RUN.experiment.targets]
+    copies = copies_of(RUN.experiment.wanted)
+    if RUN.begun and not RUN.to_make and not copies:
         show_results()  # Snakemake calls no onsuccess where nothing is to be done
-    return [ancient(str(part.entry)) for part in RUN.experiment.targets]
+    return entries + copies
 
 
 # The name of a result that is a file, not a folder such as dense/lam~0.75.
@@ -228,7 +252,10 @@ def named(wildcards):
         # Snakemake takes the link, which a run would replace, for the result.
         made = "\n  ".join(job.name for job in RUN.needed([part])) or "nothing"
         print(f"{link} is of another configuration. A run makes:\n  {made}")
-    return ancient(str(part.entry))
+    copies = copies_of(part.chain())
+    if copies:
+        workflow.dag.forcefiles.add(f"{RESULTS}/{wildcards.name}")
+    return [ancient(str(part.entry)), *copies]
 
 
 def target_of(wildcards):
@@ -253,13 +280,15 @@ onstart:
 
 
 onsuccess:
+    forced().end()
     RUN.lay_names()
     show_results()
     print(store_line(RUN))
 
 
 onerror:
+    forced().end()
     RUN.lay_names()
-    for message in failures(RUN):
+    for message in failures(RUN, forced().copies.values()):
         print(f"\n{message}", file=sys.stderr)
     print("To go on: run the same command again.", file=sys.stderr)

@@ -29,6 +29,7 @@ from xft.store.store import (
     ENTRY_FILE,
     MARK,
     Store,
+    again,
     claimed,
     is_whole,
     partial,
@@ -186,6 +187,40 @@ def test_an_entry_that_was_made_meanwhile_is_kept(environment):
     made = (entry / "result.txt").stat().st_mtime_ns
     assert run(command(entry, WRITES.replace("made", "again"))).returncode == 0
     assert (entry / "result.txt").stat().st_mtime_ns == made and not partial(entry).exists()
+
+
+def test_what_is_made_again_is_compared_with_its_entry_which_stays(environment):
+    """In all files but for those that tell of the attempts to make it."""
+    (entry,) = plan("moe")
+    copy, code = again(entry), f"{WRITES}; f = pathlib.Path(sys.argv[1]).with_name('a'); f.mkdir();"
+    code += "(f / 'b').write_text('1')"
+    told = run(command(copy, code)).stderr
+    assert told == f"store: error: {entry} is not there: nothing can be compared with it\n"
+    assert run(command(entry, code)).returncode == 0
+    Path("results/moe.txt").unlink()
+
+    def state() -> dict[str, tuple[float, bytes]]:
+        files = (file for file in entry.rglob("*") if file.is_file())
+        return {str(file): (file.stat().st_mtime, file.read_bytes()) for file in files}
+
+    before = state()
+    done = run(command(copy, code))
+    assert (done.returncode, done.stdout) == (0, "moe: made again: the same bytes\n")
+    assert list(copy.iterdir()) == [] and not partial(copy).exists()
+    assert run(command(copy, "raise SystemExit(3)")).returncode == 3
+    for other, differ in (
+        (code.replace("'1'", "'2'"), "a/b"),
+        (WRITES.replace("made", "more"), "a/b, result.txt"),
+        (f"{code}; (f.parent / 'c').touch()", "c"),
+    ):
+        done = run(command(copy, other))
+        assert done.returncode == 1 and done.stderr == (
+            f"store: error: moe was made again, and is not the same as {entry}, which was kept. "
+            f"Compare with {partial(copy)}: {differ}\n"
+        )
+        assert (partial(copy) / "result.txt").exists()
+        shutil.rmtree(partial(copy))
+    assert state() == before and not Path("results/moe.txt").is_symlink()
 
 
 def test_names_replace_and_remove_nothing_but_links_into_a_store(place):

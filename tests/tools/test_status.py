@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from xft.common.progress import LINE_FORMAT
 from xft.config.runs import overlaid
 from xft.dag.wanted import Wanted
 from xft.evaluation.samples import journal_path
-from xft.store.store import claimed, partial
+from xft.store.store import again, claimed, partial
 from xft.tools import status
 
 
@@ -69,6 +70,23 @@ def test_what_is_finished_is_counted_and_what_is_not_is_listed(told):
     assert lines[0] == "finished: 10 of 15" and "  eval              2 of 3" in lines
 
 
+def test_what_was_deleted_and_is_not_needed_is_told_unless_runs_remove_it(told):
+    run = wants()
+    fill(run)
+    moe, dense = (run.experiment.by_name[name] for name in ("moe", "dense/lam~0.75"))
+    run.begin()
+    run.close()
+    for part in (moe, dense):
+        shutil.rmtree(part.entry)
+    title = "no longer in the store, and not needed:"
+    both = (
+        f"{title} 2\n  moe             {moe.entry}\n  dense/lam~0.75  {dense.entry}\nnext run: noth"
+    )
+    assert both in told()
+    Path("mine.yaml").write_text(yaml.safe_dump(overlaid(CONFIG, {"merge": {"keep": "none"}})))
+    assert f"{title} 1\n  moe  {moe.entry}\nnext run: " in told("results", "--config", "mine.yaml")
+
+
 def test_a_job_that_runs_is_told_with_its_progress(told):
     part = begun("moe_sft")
     run = wants()
@@ -77,6 +95,8 @@ def test_a_job_that_runs_is_told_with_its_progress(told):
         lines = told()
         run.close()
         orphaned = told()
+    with claimed(again(part.entry)):
+        assert "\nrunning: 1\n  moe_sft  no progress line yet (" in told()
     assert re.search(
         r"^running: 1\n  moe_sft  step 3 of 40, .* left \(\d+ s ago; process \d+ of .*\)$",
         lines,

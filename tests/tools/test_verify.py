@@ -1,5 +1,6 @@
 """The step `verify`: what it reports of artifacts, of their lineage, and of what is amiss."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from xft.artifacts.artifact import create_artifact
 from xft.artifacts.manifest import Manifest, hash_files, manifest_path, read_manifest, short
 from xft.common.errors import UserError
 from xft.store.recipe import Recipe
-from xft.store.store import MARK, partial, publish
+from xft.store.store import MARK, again, partial, publish
 from xft.tools import verify
 
 DATA = "d" * 64
@@ -122,6 +123,36 @@ def test_only_full_reads_large_files(made, capsys, monkeypatch):
     fault = "results/large/large was altered: its SHA-256 is not the manifest's"
     assert fault not in run(capsys, "results")[1]
     assert fault in run(capsys, "results", "--full")[1]
+
+
+def test_what_a_store_no_longer_holds_is_told_and_is_no_fault(tmp_path, monkeypatch, capsys):
+    """An artifact that is linked from another store may have its inputs there."""
+    monkeypatch.chdir(tmp_path)
+
+    def stored(store: str, step: str, **inputs) -> Path:
+        recipe = Recipe(step, 1, {}, inputs)
+        entry = Path(store, step, recipe.digest)
+        make(partial(entry) / "artifact", step)
+        publish(entry, recipe)
+        Path(store, MARK).touch()
+        return entry
+
+    def lost() -> list[str]:
+        verify.main(["store"])
+        return [line for line in capsys.readouterr().out.splitlines() if "no longer" in line]
+
+    base = stored("theirs", "base", model=DATA)
+    moe = stored("theirs", "moe", base=base.name)
+    first, _ = (stored("store", step, moe=moe.name) for step in ("ffn", "moe_sft"))
+    link = Path("store", *moe.parts[1:])
+    link.parent.mkdir()
+    link.symlink_to(moe.absolute())
+    again(first).mkdir()  # of a run that was killed
+    assert lost() == []
+    shutil.rmtree(base)
+    assert lost() == [f"{base.name}, the base of {link}, is no longer in the store"]
+    link.unlink()
+    assert lost() == [f"{moe.name}, the moe of {first} and 1 more, is no longer in the store"]
 
 
 def test_full_compares_every_byte_of_an_entry(tmp_path, monkeypatch, capsys):

@@ -13,6 +13,7 @@ from project import Project
 from xft.reporting.summary import head
 
 LAMBDA_CHAIN = ["dense", "eval", "report", "summary", "weighted_init", "weighted_trained"]
+BEFORE_DENSE = ["weighted_init", "weighted_trained"]
 ALL = [
     *("base", "tokens", "ground_truth", "moe", "moe_sft", "ffn", "diversity", *LAMBDA_CHAIN),
     *("eval", "eval"),
@@ -110,7 +111,9 @@ def test_what_makes_nothing_changes_nothing_and_works_beside_a_run(finished_copy
     (finished_copy.results / "moe_sft").unlink()
     rate = {"learning_rate": 1.5}
     before = everything(finished_copy.results)
-    assert finished_copy.snakemake("--dag", moe_sft=rate).stdout.startswith("digraph")
+    graph = finished_copy.snakemake("--dag", moe_sft=rate).stdout
+    assert r'[label = "eval\neval/dense/lam~0.75/problems.json"' in graph
+    assert '[label = "moe_sft"' in graph and "digest" not in graph
     done = finished_copy.snakemake("-n", "results/moe_sft", moe_sft=rate)
     assert done.returncode == 0
     assert done.stderr.count("WARNING: moe_sft.learning_rate = 1.5: with such a rate") == 1
@@ -128,24 +131,75 @@ def test_no_job_begins_where_one_asks_for_a_gpu_and_there_is_none(finished_copy,
     assert done.stderr.splitlines()[-1].startswith("gpus = 1: ")
 
 
+def entries(project: Project) -> dict[str, tuple[int, bytes]]:
+    """All entries of the store with their logs, but for the links that Snakemake knows as logs."""
+    return {
+        str(path): (path.stat().st_mtime_ns, path.read_bytes())
+        for path in project.folder.glob("store/[a-z]*/**/[!.]*")
+        if path.is_file() and not path.match("plans/*") and not path.match("*.job.log")
+    }
+
+
 def test_a_job_that_starts_for_a_whole_entry_keeps_it(finished_copy):
-    """By force, or because a later version has another command for the rule."""
-
-    def entries() -> dict[str, tuple[int, bytes]]:
-        """With their logs, but for the links that Snakemake knows as logs."""
-        return {
-            str(path): (path.stat().st_mtime_ns, path.read_bytes())
-            for path in finished_copy.folder.glob("store/[a-z]*/**/[!.]*")
-            if path.is_file() and not path.match("plans/*") and not path.match("*.job.log")
-        }
-
-    before = entries()
+    """As when a later version has another command for the rule."""
+    before = entries(finished_copy)
     rules = finished_copy.folder / "rules" / "mixture.smk"
     rules.write_text(rules.read_text().replace("workflow_scripts.moe ", "workflow_scripts.moe  "))
     triggers = "--rerun-triggers", "code", "params", "mtime", "input", "software-env"
     assert finished_copy.run(*triggers) == ["moe"]
-    assert finished_copy.run("--forcerun", "moe_sft") == ["moe_sft"]
-    assert entries() == before
+    assert entries(finished_copy) == before
+
+
+def test_what_is_forced_is_made_again_beside_its_entry_and_compared(finished_copy):
+    """Trainings and merges repeat to the byte. One entry was altered."""
+    altered = finished_copy.results / "dense/lam~0.75/generation_config.json"
+    altered.chmod(0o644)
+    altered.write_text(altered.read_text() + "\n")
+    before, shown = entries(finished_copy), everything(finished_copy.results)
+    words = "--keep-going", "--forcerun", "moe_sft", "results/weighted_trained/lam~0.75", "dense"
+    done = finished_copy.snakemake(*words)
+    assert done.returncode == 1
+    assert finished_copy.rules(done) == ["dense", "moe_sft", "weighted_trained"]
+    for name in ("moe_sft", "weighted_trained/lam~0.75"):
+        assert f"\n{name}: made again: the same bytes\n" in done.stdout + done.stderr
+    entry = altered.resolve().parents[1]
+    assert re.search(
+        rf"dense/lam~0.75 was made again, and is not the same as store/dense/{entry.name}, which "
+        rf"was kept. Compare with store/dense/{entry.name}.again.partial: "
+        r"artifact/generation_config.json\n\(log: store/logs/dense/\w+.again.log\)",
+        done.stderr,
+    )
+    assert before.items() <= entries(finished_copy).items()
+    assert everything(finished_copy.results) == shown
+    left = {path.name for path in finished_copy.folder.glob("store/*/*.again*")}
+    assert left == {f"{entry.name}.again.partial"}
+
+
+IN_CI = {"marks": pytest.mark.ci}
+
+
+@pytest.mark.parametrize(
+    ("words", "lam", "rules", "told"),
+    [
+        ("-n -F", 0.75, sorted(set(ALL)), r"\(store/dense/\w+\.again\)"),
+        ("-n -f results/dense/lam~0.75", 0.75, ["dense"], "by_name: results/dense/lam~0.75"),
+        ("--touch", 0.85, [], "--touch does nothing here"),
+        ("-n --delete-all-output", 0.75, [], "--delete-all-output: other configurations may need"),
+        ("-n dense", 0.75, [], "A rule makes several results, so its name is no target"),
+        pytest.param("-n -R heal", 0.75, [], "Nothing is made again", **IN_CI),
+        pytest.param("--rulegraph", 0.75, [], r'label = "dense"', **IN_CI),
+        pytest.param("-n --until weighted_init", 0.85, ["weighted_init"], "lam~0.85", **IN_CI),
+        pytest.param("-n --omit-from dense", 0.85, BEFORE_DENSE, "lam~0.85", **IN_CI),
+        pytest.param("-n --omit-from results/dense/lam~0.85", 0.85, BEFORE_DENSE, "", **IN_CI),
+    ],
+)
+def test_an_option_of_snakemakes_does_what_the_documents_say(finished, words, lam, rules, told):
+    before = entries(finished)
+    done = finished.snakemake(*words.split(), merge={"lambdas": [lam]})
+    assert sorted(set(finished.rules(done))) == rules
+    assert re.search(told, done.stdout + done.stderr) and "Traceback" not in done.stderr
+    assert done.returncode == (told.startswith(("--delete", "A rule")))
+    assert entries(finished) == before
 
 
 def test_a_failed_job_gets_more_shows_its_message_once_and_leaves_what_was_there(finished_copy):

@@ -47,7 +47,7 @@ class Activity:
 
 def find_activities(jobs: Iterable[Wanted], store: Store) -> list[Activity]:
     """The jobs that have begun. Those that left no sign of it are left out."""
-    found = (_find_activity(job, store.log(job.rule, job.digest)) for job in jobs)
+    found = (_find_activity(job, store.log(job.rule, job.entry.name)) for job in jobs)
     return [activity for activity in found if activity]
 
 

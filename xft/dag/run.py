@@ -31,7 +31,7 @@ from xft.store import names, others
 from xft.store.code import ROOT
 from xft.store.garbage import wanted_digests
 from xft.store.memory import Memory
-from xft.store.plan import Job, write_plan
+from xft.store.plan import Jobs, write_plan
 from xft.store.store import ENTRY_FILE, is_whole
 
 MEMORY_FILE = ".memory.json"  # in the store
@@ -59,9 +59,9 @@ class WorkflowRun:
         self.begun, self.began = False, time.time()
 
     @cached_property
-    def jobs(self) -> dict[str, Job]:
+    def jobs(self) -> Jobs:
         """The jobs by the digest of what they make."""
-        return find_jobs(self.experiment, {*self.to_make})
+        return Jobs(find_jobs(self.experiment, {*self.to_make}))
 
     @property
     def missing(self) -> list[Wanted]:

@@ -19,6 +19,7 @@ HIDDEN = re.compile(
     # A dry run beside another run, which it does not disturb. Other runs raise a LockException.
     "Error: Directory cannot be locked"
 )
+RULE_AS_TARGET = "WorkflowError:\nTarget rules may not contain wildcards"
 INTERRUPTED = "Terminating processes on user request"
 TIME = re.compile(r"^( *)\[.* (\d\d:\d\d:\d\d) \d{4}\]\n *(?:Job \d+: )?", re.MULTILINE)
 
@@ -63,6 +64,11 @@ class _Short(logging.Formatter):
                 record = logging.makeLogRecord(record.__dict__ | {"rule_msg": line})
         if event == LogEvent.JOB_ERROR:
             return self._failed(record)
+        if record.getMessage().startswith(RULE_AS_TARGET):
+            return (
+                "A rule makes several results, so its name is no target. --until RULE makes all of "
+                "them. To make one, write its name, such as results/dense/lam~0.75"
+            )
         if record.getMessage().startswith(INTERRUPTED):
             self.is_interrupted = True
             return "Interrupted: the jobs that run are stopped."

@@ -15,7 +15,7 @@ from xft.artifacts.files import write_whole
 from xft.checkpoints.strict_json import read_json
 from xft.common.errors import UserError
 from xft.store.recipe import Recipe
-from xft.store.store import PLANS, Store
+from xft.store.store import AGAIN, PLANS, Store
 
 VIEW = ".results"
 PLAN = "XFT_PLAN"  # the environment variable with the plan's path
@@ -45,6 +45,16 @@ class Job:
     shows: str | None = None
 
 
+class Jobs(dict[str, Job]):
+    """Jobs by digest. What is made again has the same job."""
+
+    def __missing__(self, name: str) -> Job:
+        digest = name.removesuffix(AGAIN)
+        if digest == name:
+            raise KeyError(name)
+        return self[digest]
+
+
 def write_plan(store: Store, results: Path, jobs: Mapping[str, Job]) -> Path:
     """Write the plan into the store, and name it in the environment. Returns its file."""
     content = {
@@ -60,18 +70,18 @@ def write_plan(store: Store, results: Path, jobs: Mapping[str, Job]) -> Path:
     return file
 
 
-def read_plan() -> dict[str, Job]:
+def read_plan() -> Jobs:
     """The jobs of the plan that the environment names, by digest. Raises UserError."""
     if PLAN not in os.environ:
         raise UserError(f"{PLAN} names no plan: this command is started by the workflow")
     return jobs_of(Path(os.environ[PLAN]))
 
 
-def jobs_of(file: Path) -> dict[str, Job]:
+def jobs_of(file: Path) -> Jobs:
     """The jobs of a plan, by digest."""
     with reading(file) as plan:
         jobs = plan["jobs"].items()
-        return {digest: Job(**job | {"recipe": Recipe(**job["recipe"])}) for digest, job in jobs}
+        return Jobs({name: Job(**job | {"recipe": Recipe(**job["recipe"])}) for name, job in jobs})
 
 
 @contextmanager

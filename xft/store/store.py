@@ -6,8 +6,9 @@ import re
 import shutil
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import asdict
+from functools import cache
 from pathlib import Path
 from stat import S_ISREG
 
@@ -22,8 +23,10 @@ from xft.store.recipe import DIGITS, Recipe
 MARK = "xft-store.json"  # identifies a store
 FORMAT = 1
 PARTIAL = ".partial"
+AGAIN = ".again"
 LOGS, PLANS = "logs", "plans"
-ENTRY = re.compile(rf"/\w+/([0-9a-f]{{{DIGITS}}})(?=[/.]|$)")  # in the path of an entry or its log
+DIGEST = re.compile(f"[0-9a-f]{{{DIGITS}}}")
+ENTRY = re.compile(rf"/\w+/({DIGEST.pattern})(?=[/.]|$)")  # in the path of an entry or its log
 
 
 class Store:
@@ -118,6 +121,11 @@ def partial(entry: Path) -> Path:
     return entry.with_name(entry.name + PARTIAL)
 
 
+def again(entry: Path) -> Path:
+    """Where a whole entry is made again, to be compared with it."""
+    return entry.with_name(entry.name + AGAIN)
+
+
 def claimed(entry: Path) -> AbstractContextManager[int]:
     """The folder of an unfinished entry, as `claims.claimed` locks it."""
     return claims.claimed(partial(entry), f"is making {entry}")
@@ -172,6 +180,26 @@ def entry_faults(entry: Path) -> list[str]:
     if recipe.digest != entry.name:
         return [f"{entry} holds another recipe than its name says"]
     return [] if as_json(found) == file.read_text("utf-8") else [f"{file} was edited"]
+
+
+def lost_inputs(entries: Iterable[Path]) -> dict[str, dict[Path, str]]:
+    """What entries were made from and no store holds any more.
+
+    For each digest: the entries that were made from it, each with the input's name. An entry that
+    links to another store may have its inputs in both.
+    """
+    digests = cache(lambda store: {each.name for each in Store(store).entries() if is_whole(each)})
+    lost: dict[str, dict[Path, str]] = {}
+    for entry in filter(is_whole, entries):
+        stores = {path.parents[1] for path in (entry.absolute(), entry.resolve())}
+        with suppress(UserError, LookupError, TypeError, AttributeError):  # entry_faults tells
+            inputs = read_json(entry / ENTRY_FILE)["recipe"]["inputs"].items()
+            if all((store / MARK).is_file() for store in stores):
+                held = set().union(*map(digests, stores))
+                for name, digest in inputs:
+                    if DIGEST.fullmatch(digest) and digest not in held:
+                        lost.setdefault(digest, {})[entry] = name
+    return lost
 
 
 def in_store(path: Path) -> bool:

@@ -17,6 +17,9 @@ from xft.config.runs import read_overlaid
 from xft.config.validation import complete
 from xft.dag.activity import Activity, Phase, find_activities
 from xft.dag.run import WorkflowRun
+from xft.dag.snakemake_options import copy_of
+from xft.dag.wanted import Wanted
+from xft.store.store import partial
 
 LOCKS = Path(".snakemake/locks")
 MOST_LINES = 40  # of one kind. More are counted by rule
@@ -26,7 +29,8 @@ def main(argv: list[str] | None = None) -> None:
     args = _parser().parse_args(argv)
     run, start = _run(args)
     wanted, jobs = run.experiment.wanted, run.to_make
-    activities = find_activities(jobs, run.store)
+    copies = [copy for copy in map(copy_of, wanted) if partial(copy.entry).exists()]
+    activities = find_activities([*jobs, *copies], run.store)
     counts, left = (Counter(part.rule for part in parts) for parts in (wanted, jobs))
     done = [(rule, f"{count - left[rule]} of {count}") for rule, count in counts.items()]
     _show(f"finished: {len(wanted) - len(jobs)} of {len(wanted)}", done)
@@ -35,10 +39,9 @@ def main(argv: list[str] | None = None) -> None:
         if found:
             more = [(f"and {len(found) - MOST_LINES} more", "")] if len(found) > MOST_LINES else []
             _show(f"{phase.value}: {len(found)}", found[:MOST_LINES] + more)
-    named = [(job.name, str(job.entry)) for job in jobs]
-    by_rule = [(rule, str(count)) for rule, count in left.items() if count]
-    is_long = len(named) > MOST_LINES
-    _show(f"next run: {len(jobs) or 'nothing to do'}", by_rule if is_long else named)
+    if gone := [part for part in run.missing if part not in jobs and not _is_removed(part)]:
+        _show(f"no longer in the store, and not needed: {len(gone)}", _listed(gone))
+    _show(f"next run: {len(jobs) or 'nothing to do'}", _listed(jobs))
     print(_advice(run, activities, start))
 
 
@@ -94,6 +97,18 @@ def _advice(run: WorkflowRun, activities: list[Activity], start: str) -> str:
     if Phase.RUNNING in phases:
         steps.insert(0, "wait until the jobs above have ended, or stop their processes")
     return f"Snakemake does not run on this machine.\nTo go on: {', then '.join(steps)}"
+
+
+def _is_removed(part: Wanted) -> bool:
+    """Whether a run itself removes an artifact at its end."""
+    return part.rule == "dense" and part.run.config.merge.keep != "all"
+
+
+def _listed(parts: list[Wanted]) -> list[tuple[str, str]]:
+    """Artifacts with their entries; many are counted by rule."""
+    if len(parts) > MOST_LINES:
+        return [(rule, str(count)) for rule, count in Counter(p.rule for p in parts).items()]
+    return [(part.name, str(part.entry)) for part in parts]
 
 
 def _show(title: str, pairs: list[tuple[str, str]]) -> None:

@@ -2,7 +2,8 @@
 
 The check compares names, sizes, the hashes of files up to 64 MiB and the headers of larger
 safetensors; with --full, the hashes of all files, also of those beside the artifacts of a store.
-Inputs are found by their ids among the artifacts that are checked.
+Inputs are found by their ids among the artifacts that are checked. What an artifact was made from
+and its store no longer holds is told, but is no fault: each artifact is complete by itself.
 """
 
 import sys
@@ -19,7 +20,7 @@ from xft.artifacts.manifest import (
 )
 from xft.cli import flags
 from xft.common.errors import UserError
-from xft.store.store import MARK, PARTIAL, Store, entry_faults, is_whole
+from xft.store.store import MARK, Store, entry_faults, is_whole, lost_inputs
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -43,6 +44,10 @@ def main(argv: list[str] | None = None) -> None:
     places = {manifest.id: artifact for artifact, manifest in manifests.items()}
     for artifact, manifest in manifests.items():
         faults += _check(artifact, manifest, places, args.full)
+    for digest, users in lost_inputs(artifact.parent for artifact in manifests).items():
+        (entry, name), *others = users.items()
+        more = f" and {len(others)} more" if others else ""
+        print(f"{digest}, the {name} of {entry}{more}, is no longer in the store")
     if faults:
         raise UserError("; ".join(faults))
     print(f"{len(manifests)} of {len(manifests)} artifacts fit their manifests", file=sys.stderr)
@@ -51,7 +56,7 @@ def main(argv: list[str] | None = None) -> None:
 def _find_places(path: Path) -> list[Path]:
     """The finished entries of a store, also links to other stores. If it is no store, the path."""
     is_store = (path / MARK).is_file()
-    entries = [each for each in Store(path).entries() if each.suffix != PARTIAL] if is_store else []
+    entries = [each for each in Store(path).entries() if not each.suffix] if is_store else []
     return entries or [path]
 
 
