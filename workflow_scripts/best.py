@@ -13,20 +13,11 @@ from xft.reporting.choice import best_merge
 def main(argv: list[str] | None = None) -> None:
     step = Step("best", __doc__)
     measured = step.add_mutually_exclusive_group(required=True)
-    measured.add_argument(
-        "--losses",
-        nargs="+",
-        type=Path,
-        metavar="FILE",
-        help="The loss of each model on held-out rows. The lowest is the best.",
-    )
-    measured.add_argument(
-        "--evals",
-        nargs="+",
-        type=Path,
-        metavar="FILE",
-        help="The evaluation of each model. The most solved problems are the best.",
-    )
+    for flag, meaning in (
+        ("--losses", "The loss of each model on held-out rows. The lowest is the best."),
+        ("--evals", "The evaluation of each model. The most solved problems are the best."),
+    ):
+        measured.add_argument(flag, nargs="+", type=Path, metavar="FILE", help=meaning)
     step.artifact("--models", "The merged models, in the same order.", nargs="+")
     step.path("--out", "DIR", "The best of them.")
     args = step.parse_args(argv)
