@@ -69,7 +69,7 @@ def prepare_inputs(dataset: Path, folder: Path, workers: int) -> None:
 def ours(dataset: Path, folder: Path, workers: int) -> Callable[[], None]:
     def work() -> None:
         found = problems.load_problems(str(dataset))
-        truth = ground_truth.read(folder, found)
+        truth = ground_truth.read(folder)
         solutions = [(p, p.canonical_program) for p in found.problems]
         verdicts = scoring.score(
             found, truth, solutions, sandbox=find_bubblewrap(), workers=workers

@@ -5,7 +5,6 @@ revision into the hub's own cache.
 """
 
 import os
-from collections.abc import Mapping
 from pathlib import Path
 
 from xft.artifacts.artifact import create_artifact
@@ -32,24 +31,20 @@ def main(argv: list[str] | None = None) -> None:
         link_files(names, draft.path, args.out)
 
 
-def link_files(files: Mapping[str, Path], folder: Path, out: Path) -> None:
-    """Fill `folder`, which will later be moved to `out`, with links to files, by name."""
-    for name, file in files.items():
-        link = folder / name
-        link.parent.mkdir(exist_ok=True)
-        link.symlink_to(link_target(file, out.parent.resolve() / out.name / name))
+def link_files(files: dict[str, Path], folder: Path, out: Path) -> None:
+    """Fill `folder`, which will later be moved to `out`, with links to files, by name.
 
-
-def link_target(file: Path, link: Path) -> Path:
-    """The target for `link`: a relative path if both are in the working directory, else absolute.
-
-    Relative links still work if the project moves with its model, absolute ones if it moves alone.
+    They are relative if both places are in the working directory, else absolute: relative links
+    still work if the project moves with its model, absolute ones if it moves alone.
     """
     here = Path.cwd()
-    file, folder = file.resolve(), link.parent
-    if file.is_relative_to(here) and folder.is_relative_to(here):
-        return Path(os.path.relpath(file, folder))
-    return file
+    for name, file in files.items():
+        link, target = folder / name, file.resolve()
+        place = (out.parent.resolve() / out.name / name).parent
+        if target.is_relative_to(here) and place.is_relative_to(here):
+            target = os.path.relpath(target, place)
+        link.parent.mkdir(exist_ok=True)
+        link.symlink_to(target)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ The rows are those of the tokens, without the ones that were left out or held ou
 
 from xft.cli import running
 from xft.cli.step import Step
-from xft.common.progress import progress, say
+from xft.common.progress import say
 from xft.reporting.contamination import CONTAMINATION
 
 
@@ -18,7 +18,8 @@ def main(argv: list[str] | None = None) -> None:
     args = step.parse_args(argv)
     tokens = step.open("tokens", args.tokens, "tokens")
 
-    from xft.data.contamination import Detector, count_contaminated
+    from xft.data.contamination import Detector
+    from xft.data.preparation import contaminated
     from xft.data.tokens_artifact import read_training_rows
     from xft.evaluation.references import load_references
 
@@ -26,8 +27,7 @@ def main(argv: list[str] | None = None) -> None:
     fingerprints, hashes = load_references([args.dataset])
     (sha256,) = hashes.values()
     step.inputs |= {"data": tokens.manifest.inputs["data"], "dataset": sha256}
-    shown = progress(rows, desc="look for evaluation problems", unit="row")
-    count = count_contaminated(shown, Detector(fingerprints))
+    count = len(contaminated(Detector(fingerprints).find, rows))
     content = {"rows": len(rows), "contaminated": count, "problems": sha256}
     CONTAMINATION.write(args.out, content, inputs=step.ids)
     say(f"{count:,} of {len(rows):,} rows contain a problem of {args.dataset}")

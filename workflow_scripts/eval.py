@@ -4,7 +4,6 @@ The step writes a result (JSON) and the generations beside it: x.generations.jso
 The model's code runs in a bubblewrap sandbox. The step tests the sandbox before all other work.
 """
 
-from collections.abc import Sequence
 from pathlib import Path
 
 from xft.cli import running
@@ -13,7 +12,7 @@ from xft.common.devices import claim_gpus
 from xft.common.errors import UserError
 from xft.common.progress import say
 from xft.config.sections import EvaluatedConfig, GenerationConfig, RunConfig, ScoringConfig
-from xft.data.templates import CHAT, COMPLETION, PROMPT_NAMES, make_template, read_template
+from xft.data.templates import CHAT, PROMPT_NAMES, make_template, read_template
 from xft.data.tokenizers import load_tokenizer
 from xft.evaluation import ground_truth
 from xft.evaluation.execution import memory_bound, usable_cpus
@@ -21,26 +20,14 @@ from xft.evaluation.ground_truth import shown
 from xft.evaluation.loading import trained_template
 from xft.evaluation.problems import ProblemSet, load_problems
 from xft.evaluation.prompts import task_prompts
-from xft.evaluation.result import (
-    TEST_NAMES,
-    build_result,
-    caveats,
-    measures,
-    write_result,
-)
-from xft.evaluation.samples import (
-    journal_path,
-    read_samples,
-    samples_path,
-    write_samples,
-)
-from xft.evaluation.sampling import SamplingOptions, sample
+from xft.evaluation.result import RESULT, TEST_NAMES, build_result, caveats, measures
+from xft.evaluation.samples import read_samples, samples_path, write_samples
+from xft.evaluation.sampling import sample
 from xft.evaluation.sandbox import open_sandbox
 from xft.evaluation.scoring import score
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Run the step with these command line arguments (None: the process's own)."""
+def main(argv: list[str] | None = None) -> None:
     step = Step("eval", __doc__)
     step.artifact("--model", "The model folder.")
     step.dataset()
@@ -63,44 +50,35 @@ def main(argv: Sequence[str] | None = None) -> None:
         required=False,
     )
     args = step.parse_args(argv)
-    scoring, options = step.options(ScoringConfig), _sampling_options(step)
-    say(f"the prompt is {shown(options.prompt)}")
+    scoring, generation, run = map(step.options, (ScoringConfig, GenerationConfig, RunConfig))
+    if not args.rescore:
+        claim_gpus(run.gpus)
+    prompt = _prompt(args.prompt, args.model)
+    say(f"the prompt is {shown(prompt)}")
     sandbox = open_sandbox(scoring.sandbox)
     problem_set = load_problems(args.dataset).first(scoring.limit)
     truth = _read_ground_truth(step, problem_set)
-    prompts = task_prompts(problem_set, _template(options.prompt, args.model))
+    tokenizer = load_tokenizer(args.model) if prompt == CHAT else None
+    prompts = task_prompts(problem_set, make_template(prompt, tokenizer))
     saved, journal = samples_path(args.out), None
     if args.rescore:
-        samples = read_samples(saved, prompts, options.generation.samples)
+        samples = read_samples(saved, prompts, generation.samples)
     else:
-        model = str(args.model)
-        samples, journal = sample(model, prompts, options, journal_path(args.out), step.full)
+        samples, journal = sample(args.model, prompts, generation, run, args.out, step.full)
         write_samples(saved, samples)
     problems = {problem.task_id: problem for problem in problem_set.problems}
     solutions = [(problems[written.task_id], written.code) for written in samples]
     workers = usable_cpus()
     truth = truth or ground_truth.compute(problem_set, sandbox=sandbox, workers=workers)
     verdicts = score(problem_set, truth, solutions, sandbox=sandbox, workers=workers)
-    judged = scoring.model_dump()
-    result = build_result(
-        problem_set, samples, verdicts, judged | {"memory_bound": memory_bound(sandbox)}
-    )
-    write_result(args.out, result, step.ids.get("ground_truth"))
+    judged = scoring.model_dump() | {"memory_bound": memory_bound(sandbox)}
+    result = build_result(problem_set, samples, verdicts, judged)
+    inputs = step.ids | {"model": result["model"]["id"], "dataset": problem_set.sha256}
+    about = {"parameters": result["settings"], "inputs": inputs, "beside": [saved]}
+    RESULT.write(args.out, result, **about)
     if journal is not None:
         journal.remove()
     _report(result)
-
-
-def _sampling_options(step: Step) -> SamplingOptions:
-    generation, run = step.options(GenerationConfig), step.options(RunConfig)
-    if not step.args.rescore:
-        claim_gpus(run.gpus)
-    return SamplingOptions(
-        generation,
-        _prompt(step.args.prompt, step.args.model),
-        seed=run.seed if generation.temperature else None,
-        threads=None if generation.backend == "vllm" else run.threads,
-    )
 
 
 def _prompt(asked: str | None, model_folder: Path) -> str:
@@ -121,13 +99,6 @@ def _prompt(asked: str | None, model_folder: Path) -> str:
     return identity
 
 
-def _template(identity: str, model_folder: Path):
-    """The template with an identity. Only a chat template needs the model's tokenizer."""
-    if identity == COMPLETION.identity:
-        return COMPLETION
-    return make_template(identity, load_tokenizer(model_folder) if identity == CHAT else None)
-
-
 def _read_ground_truth(step: Step, problem_set: ProblemSet) -> dict[str, str] | None:
     """The ground truth in --ground-truth, as an input of the step; None if it is not given.
 
@@ -145,7 +116,7 @@ def _read_ground_truth(step: Step, problem_set: ProblemSet) -> dict[str, str] | 
             f"{args.ground_truth} holds only the first {held} problems, but {wanted} must be "
             "judged. Make it again with the same --limit, or without a limit"
         )
-    return ground_truth.read(artifact.path, problem_set)
+    return ground_truth.read(artifact.path)
 
 
 def _report(result: dict) -> None:

@@ -29,10 +29,7 @@ def main(argv: list[str] | None = None) -> None:
     else:
         fetch_dataset(source, rows.split, temporary)
     temporary.replace(args.out)
-    parameters = rows.model_dump()
-    if source.file:
-        del parameters["split"]
-    write_manifest(args.out, "data", parameters)
+    write_manifest(args.out, "data", rows.model_dump(exclude={"split"} if source.file else None))
 
 
 if __name__ == "__main__":

@@ -8,9 +8,8 @@ from functools import partial
 from xft.artifacts.artifact import Artifact
 from xft.cli import training
 from xft.common.errors import UserError
-from xft.common.progress import say
 from xft.config.sections import HealConfig
-from xft.training.session import Session, device, is_main_process
+from xft.training.session import Session, device, say_once
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -37,8 +36,7 @@ def main(argv: list[str] | None = None) -> None:
     options, base, distillation = request.options, {}, None
     session = Session(request, model.path)
     session.examples = session.examples.drawn(options.share, request.run.seed)
-    if is_main_process():
-        say(f"{len(session.examples)} of these rows are trained on")
+    say_once(f"{len(session.examples)} of these rows are trained on")
     if args.teacher is not None:
         base = teacher.manifest.parameters.get("base", {})
         distillation = load_distillation(

@@ -4,8 +4,6 @@ The step needs the package lm_eval. It fetches nothing: the data of the tasks mu
 machine. It writes a result (JSON).
 """
 
-from collections.abc import Sequence
-
 from xft.artifacts.manifest import hash_file
 from xft.cli import running
 from xft.cli.step import Step
@@ -16,8 +14,7 @@ from xft.evaluation import lm_eval_result
 from xft.evaluation.lm_eval_tasks import measure, task_files
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Run the step with these command line arguments (None: the process's own)."""
+def main(argv: list[str] | None = None) -> None:
     step = Step("lm_eval", __doc__)
     step.artifact("--model", "The model folder.")
     tasks = "Tasks or groups of tasks of lm_eval, or files of tasks (.yaml)."
@@ -28,7 +25,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     options = evaluation.model_dump(include={"batch_size", "limit"}) | {"threads": run.threads}
     hashes = {name: hash_file(file) for name, file in task_files(args.tasks).items()}
     claim_gpus(run.gpus)
-    result = measure(str(args.model), args.tasks, options, step.full)
+    result = measure(args.model, args.tasks, options, step.full)
     lm_eval_result.write(args.out, result, hashes)
     for name, task in result["tasks"].items():
         for metric, measured in task["metrics"].items():

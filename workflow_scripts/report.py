@@ -3,8 +3,6 @@
 The step writes the main charts as SVG files into the folder `figures` beside it.
 """
 
-from collections.abc import Sequence
-
 from xft.artifacts.artifact import create_artifact
 from xft.artifacts.files import write_manifest, write_whole
 from xft.artifacts.manifest import manifest_path, read_manifest
@@ -15,11 +13,8 @@ from xft.reporting.page.folder import read_results
 from xft.reporting.page.html import build_page
 from xft.reporting.page.jobs import FIGURES
 
-KIND = "report"
 
-
-def main(argv: Sequence[str] | None = None) -> None:
-    """Run the step with these command line arguments (None: the process's own)."""
+def main(argv: list[str] | None = None) -> None:
     step = Step("report", __doc__)
     step.path("--summary", "FILE", "The summary.csv of the run's results folder.")
     step.output("--out", "FILE", "The report.")
@@ -31,7 +26,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     with create_artifact(args.out.with_name(FIGURES), FIGURES, **known) as draft:
         write_figures(runs, draft.path)
     write_whole(args.out, build_page(runs))
-    write_manifest(args.out, KIND, **known)
+    write_manifest(args.out, "report", **known)
 
 
 if __name__ == "__main__":

@@ -5,8 +5,6 @@ lines of the Markdown file. A second CSV file contains the comparisons.
 """
 
 import os
-from collections.abc import Sequence
-from pathlib import Path
 
 from xft.artifacts.files import write_manifest, write_whole
 from xft.artifacts.manifest import hash_file
@@ -16,12 +14,10 @@ from xft.reporting.notes import CHOICES
 from xft.reporting.runs import read_runs
 from xft.reporting.summary import head, summarise
 
-KIND = "summary"
 COMPARISONS_FILE = "comparisons.csv"
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Run the step with these command line arguments (None: the process's own)."""
+def main(argv: list[str] | None = None) -> None:
     step = Step("summary", __doc__)
     step.path(
         "--runs",
@@ -53,10 +49,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     write_whole(args.out, _csv(table, "%.1f"))
     write_whole(comparisons_file, _csv(comparisons, "%.10g"))
     write_whole(text_file, text)
-    read = {Path(os.path.relpath(file, args.out.parent)).as_posix(): file for file in files}
-    inputs = {name: hash_file(file) for name, file in read.items()}
+    inputs = {os.path.relpath(file, args.out.parent): hash_file(file) for file in files}
     beside = [comparisons_file, text_file]
-    write_manifest(args.out, KIND, inputs=inputs, beside=beside)
+    write_manifest(args.out, "summary", inputs=inputs, beside=beside)
     print(head(text))
 
 

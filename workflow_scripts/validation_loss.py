@@ -8,7 +8,7 @@ from xft.common.devices import advice_on_nan, claim_gpus
 from xft.common.errors import UserError, counted
 from xft.common.progress import say
 from xft.config.sections import RunConfig
-from xft.evaluation.loading import artifact_id, load_model
+from xft.evaluation.loading import artifact_id, computed_on, load_model
 from xft.reporting.validation_losses import LOSS
 
 BATCH_ROWS = 8
@@ -28,34 +28,29 @@ def main(argv: list[str] | None = None) -> None:
     from xft.training.batches import padded
     from xft.training.validation import row_losses
 
-    opened = open_tokens(args.data, args.model, step.full)
-    rows = list(opened.tokens.validation)
+    held, inputs = open_tokens(args.data, args.model, step.full)
+    rows = list(held.validation)
     if not rows:
         raise UserError(f"{args.data} holds no validation rows. Set data.validation_rows")
     model, tokenizer = load_model(args.model, run.threads)
     collate = padded(tokenizer)
-
-    def batch_of(rows: list[dict]) -> dict:
-        return {key: value.to(model.device) for key, value in collate(rows).items()}
-
-    losses = row_losses(model, rows, batch_of, BATCH_ROWS)
+    losses = row_losses(model, rows, lambda some: collate(some).to(model.device), BATCH_ROWS)
     total, tokens = losses.sum(dim=0).tolist()
     loss = total / tokens
     if not math.isfinite(loss):
         raise UserError(f"{args.model}: the loss is {loss}. Its training diverged{advice_on_nan()}")
     description = {
         "model": {"path": str(args.model), "id": identity},
-        "tokens": opened.artifact.id,
+        "tokens": inputs["tokens"],
         "rows": [
             {"loss": total / tokens, "tokens": int(tokens)} for total, tokens in losses.tolist()
         ],
         "loss": loss,
-        "device": model.device.type,
-        "dtype": str(model.dtype).removeprefix("torch."),
         "threads": run.threads,
+        **computed_on(model),
     }
-    ids, options = {"model": identity, "tokens": opened.artifact.id}, {"threads": run.threads}
-    LOSS.write(args.out, description, parameters=options, inputs=ids)
+    ids = {"model": identity, "tokens": inputs["tokens"]}
+    LOSS.write(args.out, description, parameters={"threads": run.threads}, inputs=ids)
     say(f"loss {loss:.4f} on {counted(len(rows), 'held-out row')}")
 
 

@@ -38,18 +38,17 @@ def main(argv: list[str] | None = None) -> None:
     sources = mixing_artifact.open_sources(args.moe, args.ffn, step.full)
     config = {"shared_expert_weight": lam, **shape.model_dump()}
     step.inputs |= sources.artifacts
-    shares, parameters = None, {}
+    shares, known, parameters = None, {}, {}
     if by_usage:
         from xft.data.tokens_artifact import open_tokens
 
         claim_gpus(run.gpus)
-        tokens = open_tokens(args.data, args.moe, step.full)
-        shares = _gate_shares(args.moe, tokens.tokens.training, start.init_rows, run.threads)
-        parameters = {"threads": run.threads}
-        step.inputs |= tokens.inputs
+        tokens, inputs = open_tokens(args.data, args.moe, step.full)
+        shares = _gate_shares(args.moe, tokens.training, start.init_rows, run.threads)
+        known, parameters = start.model_dump(), {"threads": run.threads}
+        step.inputs |= inputs
     logits = initial_logits(sources.ffn.checkpoint, **config, shares=shares)
-    if by_usage:
-        config |= start.model_dump()
+    config |= known
     with step.draft(config | parameters) as draft:
         mixing_artifact.write(draft, logits, config)
 

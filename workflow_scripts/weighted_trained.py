@@ -4,10 +4,9 @@ from pathlib import Path
 
 from xft.artifacts.manifest import hash_file
 from xft.cli import training
-from xft.common.progress import say
 from xft.config.training import MixingTraining
 from xft.conversions import mixing_artifact
-from xft.training.session import Session, device, is_main_process
+from xft.training.session import Session, device, say_once
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -38,7 +37,7 @@ def main(argv: list[str] | None = None) -> None:
     moe, ffn = sources.moe.checkpoint, sources.ffn.checkpoint
     mixing = Mixing(moe, ffn, logits, device(), session.weight_dtype)
     with session.trained(mixing.model, request.parameters, inputs, mixing, distillation) as learned:
-        if learned is None:
+        if not learned:
             return
         step.inputs |= sources.artifacts | inputs
         with step.draft(initial.config | request.parameters) as draft:
@@ -52,8 +51,7 @@ def _train_on_text(session: Session, file: Path) -> None:
     texts = read_texts(file)
     windows = window_texts(texts, session.tokenizer, session.request.tokens.max_length)
     session.examples = windows.training
-    if is_main_process():
-        say(f"{len(session.examples)} windows of {len(texts)} texts of {file}, not the rows")
+    say_once(f"{len(session.examples)} windows of {len(texts)} texts of {file}, not the rows")
 
 
 if __name__ == "__main__":

@@ -174,7 +174,7 @@ def test_the_artifact_holds_what_is_prepared_in_memory(tiny_llama, tokenizer, ro
     flags = ["--max-length", "220", "--validation-rows", "3"]
     out = make(tiny_llama, rows, tmp_path / "tokens", *flags)
     in_memory, _ = prepare(rows, tokenizer, TokensConfig(max_length=220, validation_rows=3))
-    opened = open_tokens(out, tiny_llama).tokens
+    opened, _ = open_tokens(out, tiny_llama)
     for name, array in vars(in_memory).items():
         stored = getattr(opened, name)
         assert stored.dtype == array.dtype and stored.tobytes() == array.tobytes(), name

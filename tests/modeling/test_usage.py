@@ -60,7 +60,7 @@ def expected(folder) -> torch.Tensor:
         block.router.register_forward_pre_hook(
             lambda _, args, inputs=inputs: inputs.append(args[0])
         )
-    training = open_tokens(folder / "tokens", folder / "moe_sft").tokens.training
+    training = open_tokens(folder / "tokens", folder / "moe_sft")[0].training
     assert len(training) == len(ROWS) - 4
     with torch.no_grad():
         for place in range(MEASURED):

@@ -117,7 +117,7 @@ def test_the_loss_on_held_out_rows_is_that_of_plain_transformers(held_out, tiny_
     flags = ["--data", held_out / "tokens", "--out", out, "--threads", 1]
     run(validation_loss, "--model", base, *flags)
     result = json.loads(out.read_text())
-    numbers = [row["row"] for row in open_tokens(held_out / "tokens", base).tokens.validation]
+    numbers = [row["row"] for row in open_tokens(held_out / "tokens", base)[0].validation]
     model, rows = AutoModelForCausalLM.from_pretrained(tiny_llama), encoded(tiny_llama)
     chosen = [rows[number - 1] for number in numbers]
     with torch.no_grad():

@@ -8,7 +8,6 @@ The hashes of HumanEval and MBPP are in a file beside this one, so that no netwo
 import json
 import re
 from base64 import b64decode
-from collections.abc import Iterable
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
@@ -16,7 +15,6 @@ from pathlib import Path
 import numpy as np
 
 from xft.data.duplicates import squeeze
-from xft.data.instructions import AnyRow
 from xft.data.ngrams import hash_word, ngrams
 
 # Shorter texts do not identify a problem: "return x + y", "return sorted(set(l))".
@@ -103,11 +101,6 @@ class Detector:
                 shared = " ".join(words[place : place + NGRAM])
                 return Trace(own.problem, f"{NGRAM} words of its {own.kind}", shared)
         return None
-
-
-def count_contaminated(rows: Iterable[AnyRow], detector: Detector) -> int:
-    """The number of rows that hold a trace of one of the detector's problems."""
-    return sum(detector.find(row.text) is not None for row in rows)
 
 
 def _ngrams(words: list[str]) -> np.ndarray:

@@ -19,10 +19,8 @@ def find_exact(rows: list[AnyRow]) -> dict[int, int]:
     first, found = {}, {}
     for row in rows:
         key = tuple((turn.role, squeeze(turn.content)) for turn in row.turns)
-        if key in first:
-            found[row.number] = first[key]
-        else:
-            first[key] = row.number
+        if (number := first.setdefault(key, row.number)) != row.number:
+            found[row.number] = number
     return found
 
 

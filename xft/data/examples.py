@@ -91,29 +91,28 @@ def tokenize_rows(
     out if the prompt of its first response has that length or more. Raises UserError if no row is
     left.
     """
-    kept, cut = [], 0
-    with progress(desc="tokenize", total=len(rows), unit="row") as bar:
-        for batch in batches(rows, lambda row: len(row.text)):
-            encoded = _encode(batch, tokenizer, template, max_length)
-            for row, (ids, responses) in zip(batch, encoded, strict=True):
-                trained = np.zeros(len(ids), np.uint8)
-                for begin, end in responses:
-                    trained[begin:end] = 1
-                if trained[:max_length].any():
-                    cut += len(ids) > max_length
-                    kept.append(
-                        (row.number, np.array(ids[:max_length], np.int32), trained[:max_length])
-                    )
-            bar.update(len(batch))
+    kept, cut, window = [], 0, slice(max_length)
+    for batch in batches(rows, lambda row: len(row.text), "row"):
+        encoded = _encode(batch, tokenizer, template, max_length)
+        for row, (ids, responses) in zip(batch, encoded, strict=True):
+            trained = np.zeros(len(ids), np.uint8)
+            for begin, end in responses:
+                trained[begin:end] = 1
+            if trained[window].any():
+                cut += len(ids) > max_length
+                kept.append((row.number, np.array(ids[window], np.int32), trained[window]))
     if not kept:
         raise UserError(f"no row has a response within max_length = {max_length} tokens")
     return Tokens.join(kept), cut
 
 
-def batches(items: list, length: Callable) -> Iterator[list]:
-    """The items in batches of a size that fits into memory. length: characters of an item."""
+def batches(items: list, length: Callable, unit: str) -> Iterator[list]:
+    """The items to tokenise in batches of a size that fits into memory, with a progress bar.
+
+    length: characters of an item. unit: what an item is.
+    """
     batch, characters = [], 0
-    for item in items:
+    for item in progress(items, desc="tokenize", unit=unit):
         characters += length(item)
         if batch and (len(batch) == BATCH_ROWS or characters > BATCH_CHARACTERS):
             yield batch

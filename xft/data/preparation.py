@@ -79,7 +79,7 @@ def _filters(deduplicate: str, find_trace: Callable | None) -> Iterator[Callable
     if deduplicate == "near":
         yield partial(_repeated, "near duplicate", find_near)
     if find_trace is not None:
-        yield partial(_contaminated, find_trace)
+        yield partial(contaminated, find_trace)
 
 
 def _unanswered(rows: list[AnyRow]) -> list[dict]:
@@ -94,12 +94,11 @@ def _repeated(reason: str, find: Callable, rows: list[AnyRow]) -> list[dict]:
     return [{"row": row, "reason": reason, "of": first} for row, first in find(rows).items()]
 
 
-def _contaminated(find_trace: Callable, rows: list[AnyRow]) -> list[dict]:
-    found = []
-    for row in progress(rows, desc="look for evaluation problems", unit="row"):
-        if trace := find_trace(row.text):
-            found.append({"row": row.number, "reason": "contaminated"} | vars(trace))
-    return found
+def contaminated(find_trace: Callable, rows: list[AnyRow]) -> list[dict]:
+    """The entries of rows that give away evaluation problems. find_trace: as for `prepare`."""
+    shown = progress(rows, desc="look for evaluation problems", unit="row")
+    traces = ((row, find_trace(row.text)) for row in shown)
+    return [{"row": row.number, "reason": "contaminated", **vars(t)} for row, t in traces if t]
 
 
 def _without(rows: list[AnyRow], numbers: set[int]) -> list[AnyRow]:

@@ -31,8 +31,10 @@ reliable responses to user instructions.
 @@ Response
 """
 CHAT = "chat"
-TEXTS = {"magicoder": MAGICODER}
-NAMES = (*TEXTS, CHAT)
+# With "completion" the prompt is the problem's own text, and the model completes it.
+TEXTS = {"completion": SLOT, "magicoder": MAGICODER}
+NAMES = ("magicoder", CHAT)
+PROMPT_NAMES = (*TEXTS, CHAT)
 SAMPLE = Conversation((Turn("user", "Hello."), Turn("assistant", "Hello.")), 0)
 # For one conversation by a chat template: seconds of the CPU, and MiB of memory.
 MOST_SECONDS, MOST_MEMORY = 10, 1024
@@ -95,7 +97,8 @@ class TextTemplate:
 
     def encode(self, tokenizer, instructions: list[str]) -> list[list[int]]:
         """Token ids of each prompt. Special tokens in the template's own text stay special."""
-        if has_special(tokenizer, self.head + self.tail):
+        added, own = tokenizer.added_tokens_decoder.values(), self.head + self.tail
+        if any(token.special and token.content in own for token in added):
             # JSON strings are valid Jinja strings, so Jinja runs no command in them.
             head, tail = (json.dumps(text, ensure_ascii=False) for text in (self.head, self.tail))
             jinja = f"{{{{ {head} }}}}{{{{ messages[0].content }}}}{{{{ {tail} }}}}"
@@ -117,9 +120,7 @@ class TextTemplate:
         return Row(*(turn.content for turn in conversation.turns), conversation.number)
 
 
-# The prompt is the problem's own text, and the model completes it.
 COMPLETION = TextTemplate("", "", "completion")
-PROMPT_NAMES = (COMPLETION.identity, *NAMES)
 
 
 @dataclass(frozen=True)
@@ -240,12 +241,6 @@ def encode_literally(tokenizer, texts: list[str]) -> list[list[int]]:
     return tokenizer(texts, **options)["input_ids"]
 
 
-def has_special(tokenizer, text: str) -> bool:
-    """Whether a text names special tokens of a tokenizer."""
-    added = tokenizer.added_tokens_decoder.values()
-    return any(token.special and token.content in text for token in added)
-
-
 class TemplateFault(UserError):
     """A chat template does not write a conversation, for a reason in its own or Python's words."""
 
@@ -278,7 +273,7 @@ def _render(
     Raises TemplateFault if the template fails, and UserError if it takes too much time or memory or
     writes too much.
     """
-    fault = None
+    name = tokenizer.name_or_path
     try:
         with limited(MOST_SECONDS, MOST_MEMORY * 2**20):
             if is_marked:  # by transformers' own function: it would tokenise within the limits too
@@ -296,17 +291,12 @@ def _render(
     except MemoryError:
         fault = f"takes more than {MOST_MEMORY} MiB of memory"
     except Exception as error:
-        raise TemplateFault(
-            f"the chat template of {tokenizer.name_or_path} refuses a row: {error}"
-        ) from None
+        raise TemplateFault(f"the chat template of {name} refuses a row: {error}") from None
     else:
-        if len(text) > MOST_ADDED + 4 * len(str(chat)):
-            fault = f"writes {len(text):,} characters"
-    if fault:
-        raise UserError(
-            f"the chat template of {tokenizer.name_or_path} {fault} for one conversation. {ANOTHER}"
-        )
-    return text
+        if len(text) <= MOST_ADDED + 4 * len(str(chat)):
+            return text
+        fault = f"writes {len(text):,} characters"
+    raise UserError(f"the chat template of {name} {fault} for one conversation. {ANOTHER}")
 
 
 def _chat(instruction: str) -> list[dict]:

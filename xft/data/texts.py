@@ -8,7 +8,6 @@ import numpy as np
 
 from xft.common.errors import UserError, naming
 from xft.common.files import read_text
-from xft.common.progress import progress
 from xft.config.training import ONE_TEXT
 from xft.data.examples import Tokens, batches
 from xft.data.faults import fault_of_object, fault_of_text
@@ -47,14 +46,12 @@ def window_texts(texts: list[str], tokenizer, max_length: int) -> Tokens:
     """
     front = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
     windows, numbers = [], count(1)
-    with progress(desc="tokenize", total=len(texts), unit="text") as bar:
-        for batch in batches(texts, len):
-            for ids, number in zip(encode_literally(tokenizer, batch), numbers, strict=False):
-                whole = np.array([*front, *ids, tokenizer.eos_token_id])
-                for window in np.split(whole, range(max_length, len(whole), max_length)):
-                    if len(window) > 1:
-                        windows.append((number, window, np.arange(len(window)) > 0))
-            bar.update(len(batch))
+    for batch in batches(texts, len, "text"):
+        for ids, number in zip(encode_literally(tokenizer, batch), numbers, strict=False):
+            whole = np.array([*front, *ids, tokenizer.eos_token_id])
+            for window in np.split(whole, range(max_length, len(whole), max_length)):
+                if len(window) > 1:
+                    windows.append((number, window, np.arange(len(window)) > 0))
     return Tokens.join(windows)
 
 

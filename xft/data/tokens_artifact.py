@@ -1,20 +1,9 @@
 """Writes tokenised rows as an artifact, and opens it for trainings through memory maps."""
 
-from dataclasses import dataclass
 from pathlib import Path
 
-from xft.artifacts.artifact import (
-    TOKENIZER_PATTERNS,
-    Artifact,
-    create_artifact,
-    open_artifact,
-)
-from xft.artifacts.manifest import (
-    Manifest,
-    hash_file,
-    manifest_path,
-    read_manifest,
-)
+from xft.artifacts.artifact import TOKENIZER_PATTERNS, Artifact, create_artifact, open_artifact
+from xft.artifacts.manifest import hash_file, manifest_path, read_manifest
 from xft.checkpoints.writer import TensorPlan
 from xft.common.errors import UserError
 from xft.config.section import keys
@@ -25,21 +14,11 @@ from xft.data.instructions import AnyRow, read_rows
 from xft.data.tokenizers import class_choice
 
 KIND = "tokens"
+NO_MANIFEST = (
+    "is a folder without a manifest. Name tokens that python -m workflow_scripts.tokens made"
+)
 # The tensors of an artifact, as in `Tokens`, and their dtypes.
 DTYPES = {"input_ids": "I32", "trained": "U8", "offsets": "I64", "numbers": "I64", "held_out": "U8"}
-
-
-@dataclass(frozen=True)
-class TokensArtifact:
-    """Opened tokens, memory-mapped."""
-
-    artifact: Artifact
-    tokens: Tokens
-
-    @property
-    def inputs(self) -> dict[str, str]:
-        """The inputs of a training on these tokens: the artifact and the file of rows."""
-        return {"tokens": self.artifact.id, "data": self.artifact.manifest.inputs["data"]}
 
 
 def write_tokens(
@@ -62,11 +41,15 @@ def write_tokens(
         draft.write_tensors(plans)
 
 
-def open_tokens(path: Path, model: Path, full: bool = False) -> TokensArtifact:
-    """Open tokens to train a model. Raises UserError if the model has another tokenizer."""
+def open_tokens(path: Path, model: Path, full: bool = False) -> tuple[Tokens, dict[str, str]]:
+    """Open tokens to train a model: memory-mapped, and the inputs of a training on them.
+
+    The inputs are the artifact and the file of rows. Raises UserError if the model has another
+    tokenizer.
+    """
     artifact = open_artifact(path, KIND, full=full)
     if artifact.known_manifest is None:
-        raise UserError(_not_tokens(path))
+        raise UserError(f"{path} {NO_MANIFEST}")
     theirs, own = artifact.manifest.parameters["tokenizer"], tokenizer_identity(model)
     if different := sorted(n for n in theirs | own if theirs.get(n) != own.get(n)):
         raise UserError(
@@ -74,16 +57,15 @@ def open_tokens(path: Path, model: Path, full: bool = False) -> TokensArtifact:
             f"differs. Make it again: python -m workflow_scripts.tokens --model {model}"
         )
     checkpoint = artifact.checkpoint
-    return TokensArtifact(
-        artifact, Tokens(**{name: checkpoint.get(name).numpy() for name in DTYPES})
-    )
+    tokens = Tokens(**{name: checkpoint.get(name).numpy() for name in DTYPES})
+    return tokens, {"tokens": artifact.id, "data": artifact.manifest.inputs["data"]}
 
 
 def read_options(path: Path) -> TokensConfig:
     """The options that tokens were made with. Raises UserError if `path` holds no tokens."""
     if not manifest_path(path).exists():
-        raise UserError(_not_tokens(path))
-    manifest: Manifest = read_manifest(manifest_path(path))
+        raise UserError(f"{path} {NO_MANIFEST}")
+    manifest = read_manifest(manifest_path(path))
     if manifest.kind != KIND:
         raise UserError(f"{path} is of kind {manifest.kind}, not {KIND}")
     held = {name: manifest.parameters[name] for name in keys(TokensConfig)}
@@ -106,13 +88,6 @@ def read_training_rows(file: Path, tokens: Artifact) -> list[AnyRow]:
 
     rows, _ = read_rows(file, *columns, options.limit, accept)
     return [row for row in rows if row.number in numbers]
-
-
-def _not_tokens(path: Path) -> str:
-    return (
-        f"{path} is a folder without a manifest. Name tokens that "
-        "python -m workflow_scripts.tokens made"
-    )
 
 
 def tokenizer_identity(model: Path) -> dict[str, str]:

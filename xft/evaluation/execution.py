@@ -47,10 +47,6 @@ class Stopped(Exception):
     """A program was ended because its result is no longer needed."""
 
 
-class Garbled(Exception):
-    """A program wrote a line that is too long for a message."""
-
-
 class _NotStarted(Exception):
     """The runner did not reach the program. The text is the system's message."""
 
@@ -98,9 +94,9 @@ def execute(
     they come. Each is a line of JSON, or anything else that the program wrote.
 
     The program ends when the caller closes the iterator, and in any case within `limits.loading`
-    plus `limits.calls` for each set. If the program dies, the messages end. Raises TimedOut;
-    Stopped once `stop` is readable; Garbled if a line is too long; UserError if the program does
-    not start on this machine.
+    plus `limits.calls` for each set. If it dies, or writes a line that is too long for a message,
+    the messages end. Raises TimedOut; Stopped once `stop` is readable; UserError if the program
+    does not start on this machine.
     """
     confined = sandbox is not None
     program = {"code": code, "entry_point": entry_point, "memory": limits.memory_bytes}
@@ -160,18 +156,16 @@ def _wait_until_ready(lines: Iterator[bytes], errors) -> None:
 
 
 def _lines(descriptor: int, limits: Limits, stop: Stop) -> Iterator[bytes]:
-    """All lines. Raises TimedOut if the next line does not come in time."""
+    """The lines up to one that is too long. Raises TimedOut if the next does not come in time."""
     clock = _Clock(limits)
     rest = b""
     while readable := select.select([descriptor, stop], [], [], clock.seconds_left)[0]:
         if stop in readable:
             raise Stopped
         chunk = os.read(descriptor, CHUNK_BYTES)
-        if not chunk:
-            return
         *lines, rest = (rest + chunk).split(b"\n")
-        if max(map(len, (*lines, rest))) > MAX_LINE_BYTES:
-            raise Garbled
+        if not chunk or max(map(len, (*lines, rest))) > MAX_LINE_BYTES:
+            return
         for line in lines:
             clock.hear(line)
             yield line
@@ -187,17 +181,16 @@ class _Clock:
 
     def __init__(self, limits: Limits):
         self.limits = limits
-        self.ready = False
-        self.sets_left = len(TEST_SETS)
+        self.sets_left = len(TEST_SETS)  # to begin, the first with the first line
         self.call_ends = self.calls_end = time.monotonic() + limits.loading
 
     def hear(self, line: bytes) -> None:
         now = time.monotonic()
         self.call_ends = now + self.limits.call
-        if not self.ready or (line.startswith(END_OF_SET) and self.sets_left > 1):
+        is_first = self.sets_left == len(TEST_SETS)
+        if is_first or (line.startswith(END_OF_SET) and self.sets_left):
             self.calls_end = now + self.limits.calls
-            self.sets_left -= self.ready
-            self.ready = True
+            self.sets_left -= 1
 
     @property
     def seconds_left(self) -> float:

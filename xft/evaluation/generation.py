@@ -3,13 +3,13 @@
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 
 from xft.common.devices import advice_on_nan
 from xft.common.errors import UserError
 from xft.common.progress import progress
 from xft.data.endings import end_tokens
-from xft.evaluation.healing import FirstTokens, Vocabulary
+from xft.evaluation.healing import Vocabulary, restrict_first
 from xft.evaluation.prompts import TaskPrompt
 
 
@@ -31,6 +31,16 @@ class Sampling:
     temperature: float
     top_p: float
     seeds: Sequence[int]
+
+
+@dataclass(frozen=True)
+class Writing:
+    """How a backend writes rows. batch_size: rows at a time. sampling: None for greedy."""
+
+    eos_ids: list[int]
+    max_new_tokens: int
+    batch_size: int
+    sampling: Sampling | None
 
 
 def generate(
@@ -60,13 +70,11 @@ def generate(
     eos_ids = end_tokens(model.generation_config.eos_token_id, tokenizer, prompts[0].template)
     completions = [None] * len(prompts)
     write = write or write_rows
-    with progress(desc="generate", total=len(prompts), unit="problem", at_once=batch_size) as bar:
-        for row, ids in write(
-            model, tokenizer, rows, eos_ids, max_new_tokens, batch_size, sampling
-        ):
-            completions[row.number] = completion_of(tokenizer, row, ids, eos_ids)
-            on_completion(row.number, completions[row.number])
-            bar.update()
+    how = Writing(eos_ids, max_new_tokens, batch_size, sampling)
+    look = {"desc": "generate", "total": len(rows), "unit": "problem", "at_once": batch_size}
+    for row, ids in progress(write(model, tokenizer, rows, how), **look):
+        completions[row.number] = completion_of(tokenizer, row, ids, eos_ids)
+        on_completion(row.number, completions[row.number])
     return completions
 
 
@@ -114,31 +122,23 @@ def make_rows(
     return rows
 
 
-def write_rows(
-    model,
-    tokenizer,
-    rows: list[Row],
-    eos_ids: list[int],
-    max_new_tokens: int,
-    batch_size: int,
-    sampling: Sampling | None,
-) -> Iterator[tuple[Row, list[int]]]:
+def write_rows(model, tokenizer, rows: list[Row], how: Writing) -> Iterator[tuple[Row, list[int]]]:
     """Each row with its new token ids, as soon as it is done."""
     from transformers import GenerationConfig
 
     pad = tokenizer.pad_token_id
     model.generation_config = GenerationConfig(
-        max_new_tokens=max_new_tokens,
+        max_new_tokens=how.max_new_tokens,
         do_sample=False,
-        eos_token_id=eos_ids or None,
-        pad_token_id=pad if pad is not None else (eos_ids or [0])[0],
+        eos_token_id=how.eos_ids or None,
+        pad_token_id=pad if pad is not None else (how.eos_ids or [0])[0],
     )
     # Longest first: padding stays small, and too little memory shows at once.
     rows = sorted(rows, key=lambda row: -len(row.prompt_ids))
-    for start in range(0, len(rows), batch_size):
-        batch = rows[start : start + batch_size]
-        draws = sampling and _Draws(sampling, [row.number for row in batch])
-        yield from _write_batch(model, tokenizer, batch, eos_ids, draws)
+    for start in range(0, len(rows), how.batch_size):
+        batch = rows[start : start + how.batch_size]
+        draws = how.sampling and _Draws(how.sampling, [row.number for row in batch])
+        yield from _write_batch(model, tokenizer, batch, how.eos_ids, draws)
 
 
 def _write_batch(
@@ -147,14 +147,16 @@ def _write_batch(
     """Continue `rows` until all are done. Whenever half of them are done, these leave the batch."""
     import torch
 
-    pad = model.generation_config.pad_token_id
-    width = max(len(row.kept_ids) for row in rows)
-    padding = [width - len(row.kept_ids) for row in rows]
-    ids = [[pad] * left + row.kept_ids for left, row in zip(padding, rows, strict=True)]
-    mask = [[0] * left + [1] * (width - left) for left in padding]
-    ids, mask = (torch.tensor(values, device=model.device) for values in (ids, mask))
+    kept = [torch.tensor(row.kept_ids, device=model.device, dtype=torch.long) for row in rows]
+    stack = partial(torch.nn.utils.rnn.pad_sequence, batch_first=True, padding_side="left")
+    ids = stack(kept, padding_value=model.generation_config.pad_token_id)
+    mask = stack([torch.ones_like(one) for one in kept])
+    width = ids.shape[1]
     limit = width + model.generation_config.max_new_tokens
-    processors = [_RefuseNan(model.name_or_path), FirstTokens(width, [r.first_ids for r in rows])]
+    processors = [
+        partial(_refuse_nan, model.name_or_path),
+        partial(restrict_first, width, [row.first_ids for row in rows]),
+    ]
     processors += [draws] if draws else []
     cache = None
     while rows:
@@ -184,22 +186,14 @@ def _write_batch(
                 draws.keep(left)
 
 
-class _RefuseNan:
+def _refuse_nan(place: str, input_ids, scores):
     """A logits processor that raises UserError at a NaN. As the largest score it would be chosen.
 
-    place: of the model.
+    place: of the model. scores [rows, vocabulary].
     """
-
-    def __init__(self, place: str):
-        self.place = place
-
-    def __call__(self, input_ids, scores):
-        """scores [rows, vocabulary]."""
-        if scores.isnan().any():
-            raise UserError(
-                f"{self.place}: the logits are NaN. Its training diverged{advice_on_nan()}"
-            )
-        return scores
+    if scores.isnan().any():
+        raise UserError(f"{place}: the logits are NaN. Its training diverged{advice_on_nan()}")
+    return scores
 
 
 class _Draws:

@@ -39,25 +39,19 @@ class Vocabulary:
         return found if len(found) > 1 else []
 
 
-class FirstTokens:
+def restrict_first(width: int, allowed: list[list[int]], input_ids, scores):
     """A logits processor: the first new token of each row is one of those that it may be.
 
-    width: tokens of the prompts. allowed: the ids for each row; if empty, any token.
+    width: tokens of the prompts. allowed: the ids for each row; if empty, any token. scores [rows,
+    vocabulary].
     """
+    import torch
 
-    def __init__(self, width: int, allowed: list[list[int]]):
-        self.width = width
-        self.allowed = allowed
-
-    def __call__(self, input_ids, scores):
-        """scores [rows, vocabulary]."""
-        import torch
-
-        if input_ids.shape[1] > self.width:
-            return scores
-        excluded = torch.zeros_like(scores, dtype=torch.bool)
-        for row, ids in enumerate(self.allowed):
-            if ids:
-                excluded[row] = True
-                excluded[row, ids] = False
-        return scores.masked_fill(excluded, -torch.inf)
+    if input_ids.shape[1] > width:
+        return scores
+    excluded = torch.zeros_like(scores, dtype=torch.bool)
+    for row, ids in enumerate(allowed):
+        if ids:
+            excluded[row] = True
+            excluded[row, ids] = False
+    return scores.masked_fill(excluded, -torch.inf)

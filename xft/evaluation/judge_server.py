@@ -52,11 +52,8 @@ def limit(confined: bool, memory: int, seconds: int) -> None:
     end_with_parent()
     signal.alarm(PATIENCE * seconds)
     limit_memory(memory)
-    for kind, most in (
-        (resource.RLIMIT_CPU, seconds),
-        (resource.RLIMIT_CORE, 0),
-        (resource.RLIMIT_NOFILE, 0),
-    ):
+    limits = {resource.RLIMIT_CPU: seconds, resource.RLIMIT_CORE: 0, resource.RLIMIT_NOFILE: 0}
+    for kind, most in limits.items():
         resource.setrlimit(kind, (most, most))
     if confined:
         forbid_system_calls()

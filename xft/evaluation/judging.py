@@ -114,9 +114,7 @@ def _is_close(returned: Returned, expected: Returned, atol: float) -> bool:
         return False
     if isinstance(wanted, list | tuple) and len(value) != len(wanted):
         return False
-    if not _is_numeric(value):
-        return False
-    return bool(np.allclose(value, wanted, rtol=RTOL, atol=atol))
+    return _is_numeric(value) and bool(np.allclose(value, wanted, rtol=RTOL, atol=atol))
 
 
 def _is_numeric(value) -> bool:

@@ -11,28 +11,21 @@ RESULT = ResultFormat(KIND, "lm_eval", 1, "tasks")
 
 
 def build_result(measured: dict, model: dict, settings: dict, versions: dict) -> dict:
-    """The content of the result file, from lm_eval's output without its times and paths."""
-    return {
-        "kind": KIND,
-        "model": model,
-        "settings": settings,
-        "versions": versions,
-        "tasks": _tasks(measured),
-    }
+    """The content of the result file, from lm_eval's output without its times and paths.
 
-
-def _tasks(measured: dict) -> dict[str, dict]:
-    """For each task and group: its version, examples in the prompt, examples, and metrics."""
-    rows = measured["results"] | measured.get("groups", {})
-    return {
+    For each task and group: its version, examples in the prompt, examples, and metrics.
+    """
+    tasks = {
         name: {
             "version": measured["versions"].get(name),
             "few_shot": measured["n-shot"].get(name),
             "examples": measured["n-samples"].get(name, {}).get("effective"),
             "metrics": _metrics(row),
         }
-        for name, row in rows.items()
+        for name, row in (measured["results"] | measured.get("groups", {})).items()
     }
+    about = {"kind": KIND, "model": model, "settings": settings, "versions": versions}
+    return about | {"tasks": tasks}
 
 
 def _metrics(row: dict) -> dict[str, dict]:

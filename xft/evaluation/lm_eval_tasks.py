@@ -15,7 +15,7 @@ from xft.common.errors import UserError
 from xft.common.files import read_text
 from xft.common.optional import require
 from xft.evaluation.lm_eval_result import build_result
-from xft.evaluation.loading import artifact_id, load_model
+from xft.evaluation.loading import artifact_id, computed_on, load_model
 from xft.evaluation.result import package_versions
 
 SEED = 1234  # lm_eval's default, for few-shot examples and bootstraps
@@ -30,7 +30,7 @@ class TaskLoader(yaml.SafeLoader):
 TaskLoader.add_constructor("!function", yaml.SafeLoader.construct_yaml_str)
 
 
-def measure(model_folder: str, names: Sequence[str], options: dict, verify_all: bool) -> dict:
+def measure(model_folder: Path, names: Sequence[str], options: dict, verify_all: bool) -> dict:
     """The result of a model on the tasks, groups of tasks, and files of tasks with these names.
 
     options: batch_size; limit, the examples of each task (None: all); threads. verify_all: whether
@@ -38,9 +38,9 @@ def measure(model_folder: str, names: Sequence[str], options: dict, verify_all: 
     missing, or if the model does not match its manifest or cannot be loaded.
     """
     require("lm_eval")
-    identity = artifact_id(Path(model_folder), full=verify_all)
+    identity = artifact_id(model_folder, full=verify_all)
     os.environ |= OFFLINE
-    model, tokenizer = load_model(Path(model_folder), options["threads"])
+    model, tokenizer = load_model(model_folder, options["threads"])
 
     from lm_eval import simple_evaluate
     from lm_eval.models.huggingface import HFLM
@@ -62,12 +62,11 @@ def measure(model_folder: str, names: Sequence[str], options: dict, verify_all: 
             "tasks. Nothing is fetched here, and nothing that a model writes is run: see section "
             "General abilities of docs/evaluation.md"
         ) from error
-    settings = options | {"tasks": [Path(name).name for name in names], "seed": SEED}
-    settings |= {"device": model.device.type, "dtype": str(model.dtype).removeprefix("torch.")}
+    own = {"tasks": [Path(name).name for name in names], "seed": SEED}
     return build_result(
         measured,
-        model={"path": model_folder, "id": identity},
-        settings=settings,
+        model={"path": str(model_folder), "id": identity},
+        settings=options | own | computed_on(model),
         versions=package_versions("torch", "transformers", "datasets", "lm_eval"),
     )
 

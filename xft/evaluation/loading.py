@@ -24,6 +24,11 @@ def trained_template(folder: Path) -> str | None:
     return read_manifest(file).parameters.get("template") if file.exists() else None
 
 
+def computed_on(model) -> dict[str, str]:
+    """The device and the dtype of a loaded model, for its results."""
+    return {"device": model.device.type, "dtype": str(model.dtype).removeprefix("torch.")}
+
+
 def load_model(folder: Path, threads: int, precision: str = "auto"):
     """The causal language model and the tokenizer of a folder, ready for generation.
 

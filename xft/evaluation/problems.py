@@ -77,7 +77,8 @@ def load_problems(name_or_file: str) -> ProblemSet:
     Raises UserError if there is no such set or file, or if a row is bad: it lacks a key, has no
     calls, or does not define its entry point. The message names the line and the key.
     """
-    file = _locate(name_or_file)
+    chosen = NAMED_SETS.get(name_or_file)
+    file = _locate_named(chosen) if chosen else _locate_file(name_or_file)
     sha256 = unpacked_sha256(file)  # first: it bounds what is read
     rows = [(n, _parse(fields, f"{file}, line {n}")) for n, fields in read_json_lines(file)]
     problems = tuple(problem for _, problem in rows)
@@ -98,11 +99,6 @@ def split_mbpp(problem: Problem) -> tuple[str, str]:
         raise UserError(f"{problem.task_id}: the prompt is not a docstring with an assertion")
     request = request.strip()
     return request if request.endswith(".") else request + ".", (keyword + rest).strip()
-
-
-def _locate(name_or_file: str) -> Path:
-    chosen = NAMED_SETS.get(name_or_file)
-    return _locate_named(chosen) if chosen else _locate_file(name_or_file)
 
 
 def _locate_named(chosen: NamedSet) -> Path:

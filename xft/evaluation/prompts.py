@@ -63,9 +63,12 @@ def task_prompts(problem_set: ProblemSet, template: Template) -> list[TaskPrompt
 def task_prompt(problem: Problem, form: str, template: Template) -> TaskPrompt:
     """The prompt for a problem of a set of this form."""
     task_id, code = problem.task_id, problem.prompt
-    if template is COMPLETION:
+    if template == COMPLETION:
         return TaskPrompt(task_id, code, code, COMPLETION_STOPS[form], template)
-    stops = _closing(template)
+    # The response ends at the first fence, as in the published evaluation. No evaluation with chats
+    # is published. There it ends at the first fence at the start of a line, as in EvalPlus, because
+    # docstrings and strings may hold other fences.
+    stops = ("\n" + FENCE,) if isinstance(template, ChatTemplate) else (FENCE,)
     if form == "mbpp":
         request, assertion = split_mbpp(problem)
         lines = f"{request} Your code should satisfy the following assertion:", assertion
@@ -77,12 +80,3 @@ def task_prompt(problem: Problem, form: str, template: Template) -> TaskPrompt:
 
 def _with_code(request: str, code: str) -> str:
     return f"{request}\n```python\n{code}\n```"
-
-
-def _closing(template: Template) -> tuple[str, ...]:
-    """The end of a response's code block. It is the first fence, as in the published evaluation.
-
-    No evaluation with chats is published. There it is the first fence at the start of a line, as in
-    EvalPlus, because docstrings and strings may hold other fences.
-    """
-    return ("\n" + FENCE,) if isinstance(template, ChatTemplate) else (FENCE,)

@@ -3,13 +3,12 @@
 import platform
 from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import version
-from pathlib import Path
 
 from xft.artifacts.results import ResultFormat
 from xft.evaluation.ground_truth import TEST_SETS
 from xft.evaluation.judging import PASSED
 from xft.evaluation.problems import ProblemSet
-from xft.evaluation.samples import Sample, samples_path
+from xft.evaluation.samples import Sample
 from xft.evaluation.scoring import Verdict
 
 RESULT = ResultFormat("eval", "eval", 2, "pass@1")
@@ -35,7 +34,7 @@ def build_result(
     """
     origin = samples[0].origin.model_dump()
     scoring_versions = {"python": platform.python_version()} | package_versions("evalplus", "numpy")
-    passed = {name: [getattr(v, name) for v in verdicts].count(PASSED) for name in TEST_SETS}
+    passed = {tests: sum(_passed(verdicts, tests)) for tests in TEST_SETS}
     return {
         "model": origin["model"],
         "dataset": {
@@ -49,15 +48,8 @@ def build_result(
         **_pass_at_k(samples, verdicts),
         "passed": passed,
         "problems": [
-            {
-                "task_id": sample.task_id,
-                "sample": sample.number,
-                "prompt_sha256": sample.prompt_sha256,
-                "base": verdict.base,
-                "plus": verdict.plus,
-                "finish": sample.finish,
-                "failed_call": verdict.failed_call,
-            }
+            sample.model_dump(include={"task_id", "prompt_sha256", "finish"})
+            | {"sample": sample.number, **vars(verdict)}
             for sample, verdict in zip(samples, verdicts, strict=True)
         ],
     }
@@ -65,20 +57,20 @@ def build_result(
 
 def _pass_at_k(samples: Sequence[Sample], verdicts: Sequence[Verdict]) -> dict[str, dict]:
     """pass@k for each k of `SAMPLES_OF` up to the number of samples of a problem."""
+    import numpy as np
     from evalplus.eval import estimate_pass_at_k
 
     count = samples[-1].number + 1
-    shares = {}
-    for k in (k for k in SAMPLES_OF if k <= count):
-        shares[f"pass@{k}"] = {}
-        for tests in TEST_SETS:
-            statuses = [getattr(verdict, tests) for verdict in verdicts]
-            passed = [
-                statuses[start : start + count].count(PASSED)
-                for start in range(0, len(statuses), count)
-            ]
-            shares[f"pass@{k}"][tests] = float(estimate_pass_at_k(count, passed, k).mean())
-    return shares
+    passed = {t: np.reshape(_passed(verdicts, t), (-1, count)).sum(axis=1) for t in TEST_SETS}
+    return {
+        f"pass@{k}": {t: float(estimate_pass_at_k(count, passed[t], k).mean()) for t in TEST_SETS}
+        for k in SAMPLES_OF
+        if k <= count
+    }
+
+
+def _passed(verdicts: Sequence[Verdict], tests: str) -> list[bool]:
+    return [getattr(verdict, tests) == PASSED for verdict in verdicts]
 
 
 def solved_shares(result: dict, tests: str) -> list[float]:
@@ -128,21 +120,6 @@ def backends_note(backends: Mapping[str, str]) -> list[str]:
         f"Generated {'; '.join(parts)}. The backends' logits differ in their last digits. In rare "
         "cases this changes a token."
     ]
-
-
-def write_result(path: Path, result: dict, ground_truth: str | None) -> None:
-    """Write a result file whole or not at all, then the manifest of the result and generations.
-
-    ground_truth: the artifact's id; None if the ground truth was computed in the same step.
-    """
-    inputs = {"model": result["model"]["id"], "dataset": result["dataset"]["sha256"]}
-    RESULT.write(
-        path,
-        result,
-        parameters=result["settings"],
-        inputs=inputs | {"ground_truth": ground_truth},
-        beside=[samples_path(path)],
-    )
 
 
 read_result = RESULT.read

@@ -90,9 +90,8 @@ def read_samples(path: Path, prompts: Sequence[TaskPrompt], count: int) -> list[
 
 
 def _sample(value: object, where: str) -> Sample:
-    if isinstance(value, ValueError):
-        raise UserError(f"{where}: not a generation: {value}")
     try:
         return Sample.model_validate(value)
     except ValidationError as error:
-        raise UserError(f"{where}: not a generation: {described(error)}") from None
+        fault = value if isinstance(value, ValueError) else described(error)
+        raise UserError(f"{where}: not a generation: {fault}") from None

@@ -33,7 +33,7 @@ ISOLATION = shlex.split("""
     --unshare-all --unshare-user --disable-userns --cap-drop ALL --as-pid-1
     --die-with-parent --new-session --hostname evalbox
 """)
-DEVICES = ("null", "zero", "full", "random", "urandom")
+DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom")
 # Root inside owns root's files outside. Only the filter stops it from changing devices' modes.
 CHANGE_A_DEVICE = f"""
 import os, sys
@@ -75,7 +75,8 @@ class Bubblewrap:
         """
         shown, covered = _python()
         seals = [word for path in ("/dev", *covered, "/") for word in ("--remount-ro", path)]
-        mounts = [*_devices(), *shown, *_bind(readable), *seals, "--chdir", "/"]
+        devices = [word for path in DEVICES for word in ("--dev-bind", path, path)]
+        mounts = [*_cover(["/dev"]), *devices, *shown, *_bind(readable), *seals, "--chdir", "/"]
         python = [_interpreter(), "-P", "-S", "-B", "-X", "utf8"]
         return [self.program, *ISOLATION, *mounts, "--", *python, *script]
 
@@ -87,11 +88,6 @@ def package_folders() -> list[str]:
 
 def _interpreter() -> str:
     return os.path.realpath(getattr(sys, "_base_executable", sys.executable))
-
-
-def _devices() -> list[str]:
-    paths = [f"/dev/{name}" for name in DEVICES]
-    return [*_cover(["/dev"]), *(word for path in paths for word in ("--dev-bind", path, path))]
 
 
 @cache

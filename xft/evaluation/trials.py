@@ -3,19 +3,10 @@
 from tempfile import TemporaryFile
 
 from xft.common.errors import UserError
-from xft.evaluation.execution import (
-    HASH_SEED,
-    MAX_LINE_BYTES,
-    Garbled,
-    Limits,
-    TimedOut,
-    encode_inputs,
-    execute,
-)
+from xft.evaluation.execution import MAX_LINE_BYTES, TimedOut, encode_inputs, execute
 from xft.evaluation.judges import Judges
 from xft.evaluation.judging import Outcome, write_trial
 from xft.evaluation.problems import Problem
-from xft.evaluation.sandbox import Bubblewrap
 from xft.evaluation.workers import Stop
 
 LONGEST_SPELLING = 16  # equal values differ in their number of bytes by less than this factor
@@ -51,35 +42,25 @@ class ProblemTests:
 
 
 def run_and_judge(
-    tests: ProblemTests,
-    code: str,
-    expected: str,
-    *,
-    sandbox: Bubblewrap | None,
-    judges: Judges,
-    limits: Limits,
-    stop: Stop,
-    hash_seed: int = HASH_SEED,
+    tests: ProblemTests, code: str, expected: str, *, judges: Judges, stop: Stop, **options
 ) -> tuple[Outcome | None, bool]:
     """How far a program is right, and whether it was late. None: it is too costly to judge.
 
-    expected: the problem's line of the ground truth. The program is judged after it has ended, and
-    ends no earlier if it answers too much. So it cannot learn which values are right.
+    expected: the problem's line of the ground truth. options: of `execute`. The program is judged
+    after it has ended, and ends no earlier if it answers too much. So it cannot learn which values
+    are right.
     """
     problem, inputs = tests.problem, tests.encoded
     name, late, room = problem.entry_point, False, _most_bytes(expected)
-    given = {"sandbox": sandbox, "limits": limits, "stop": stop, "hash_seed": hash_seed}
     with TemporaryFile() as trial:
         write_trial(trial, problem.task_id, name, problem.atol, inputs, expected)
         try:
-            for line in execute(code, name, inputs, **given):
+            for line in execute(code, name, inputs, stop=stop, **options):
                 room -= len(line)
                 if room >= 0:
                     trial.write(line + b"\n")
         except TimedOut:
             late = True
-        except Garbled:
-            pass
         return (judges.outcome(trial, stop) if room >= 0 else None), late
 
 

@@ -5,8 +5,9 @@ Written for vLLM 0.33.0.
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 from xft.checkpoints.dtypes import torch_dtype
 from xft.checkpoints.reader import CheckpointHeaders
@@ -14,7 +15,7 @@ from xft.common.errors import UserError
 from xft.common.optional import require
 from xft.data.endings import GENERATION_CONFIG
 from xft.data.tokenizers import load_tokenizer
-from xft.evaluation.generation import Row, Sampling
+from xft.evaluation.generation import Row, Sampling, Writing
 from xft.evaluation.loading import computing_dtype
 
 ENVIRONMENT = {
@@ -26,26 +27,14 @@ ENVIRONMENT = {
 MOST_ALLOWED = 1024
 
 
-@dataclass(frozen=True)
-class VllmModel:
-    """A model for vLLM. `write_rows` loads it, because vLLM needs the length of the sequences.
-
-    config, generation_config: transformers'. device and dtype: torch's, of the weights.
-    """
-
-    name_or_path: str
-    config: object
-    generation_config: object
-    device: object
-    dtype: object
-
-
 def load_model(folder: Path, threads: int | None, precision: str = "auto"):
     """The model and the tokenizer of a folder, for `write_rows`.
 
-    threads: not used, because vLLM chooses the number. precision: as for `computing_dtype`. Raises
-    UserError if vLLM is not installed, if the folder is missing or broken, or if it is a mixture,
-    which vLLM cannot load.
+    `write_rows` loads the weights, because vLLM needs the length of the sequences. The model is its
+    name_or_path, transformers' config and generation_config, and torch's device and dtype of the
+    weights. threads: not used, because vLLM chooses the number. precision: as for
+    `computing_dtype`. Raises UserError if vLLM is not installed, if the folder is missing or
+    broken, or if it is a mixture, which vLLM cannot load.
     """
     checkpoint = CheckpointHeaders(folder)
     if "base_config" in checkpoint.config:
@@ -73,45 +62,39 @@ def load_model(folder: Path, threads: int | None, precision: str = "auto"):
     device = torch.device(current_platform.device_type)
     stored = config.dtype or torch_dtype(checkpoint.dtype(checkpoint.names[0]))
     dtype = computing_dtype(precision, stored, on_gpu=device.type != "cpu")
-    return VllmModel(str(folder), config, generation_config, device, dtype), tokenizer
+    configs = {"config": config, "generation_config": generation_config}
+    model = SimpleNamespace(name_or_path=str(folder), device=device, dtype=dtype, **configs)
+    return model, tokenizer
 
 
-def write_rows(
-    model: VllmModel,
-    tokenizer,
-    rows: list[Row],
-    eos_ids: list[int],
-    max_new_tokens: int,
-    batch_size: int,
-    sampling: Sampling | None,
-) -> Iterator[tuple[Row, list[int]]]:
+def write_rows(model, tokenizer, rows: list[Row], how: Writing) -> Iterator[tuple[Row, list[int]]]:
     """Each row with its new token ids, as soon as it is done, as from `generation.write_rows`.
 
-    batch_size: the number of sequences at a time. The next one starts as soon as one is done.
-    A prompt stays as it is if too many tokens begin with the text of its last one. A text may go on
-    after a stop sequence that begins in its first token.
+    The next sequence starts as soon as one is done. A prompt stays as it is if too many tokens
+    begin with the text of its last one. A text may go on after a stop sequence that begins in its
+    first token.
     """
     rows = [
         row if len(row.first_ids) <= MOST_ALLOWED else replace(row, first_ids=[]) for row in rows
     ]
-    longest = max(len(row.prompt_ids) for row in rows) + max_new_tokens
-    engine = _start(model, longest, batch_size)
-    first = _first_tokens(engine, rows, sampling)
+    longest = max(len(row.prompt_ids) for row in rows) + how.max_new_tokens
+    engine = _start(model, longest, how.batch_size)
+    first = _first_tokens(engine, rows, how.sampling)
     for row in rows:
         _request(
             engine,
             row,
             row.kept_ids + first[row.number],
-            max_tokens=max_new_tokens,
+            max_tokens=how.max_new_tokens,
             stop=list(row.stops),
-            stop_token_ids=eos_ids,
-            **_draws(sampling, row.number),
+            stop_token_ids=how.eos_ids,
+            **_draws(how.sampling, row.number),
         )
     for number, token_ids in _finished(engine):
-        yield rows[number], (first[number] + token_ids)[:max_new_tokens]
+        yield rows[number], (first[number] + token_ids)[: how.max_new_tokens]
 
 
-def _start(model: VllmModel, longest: int, batch_size: int):
+def _start(model, longest: int, batch_size: int):
     """An engine with the loaded model. longest: the most tokens of a prompt and its completion.
 
     Raises UserError if vLLM cannot load it.

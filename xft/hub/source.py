@@ -17,14 +17,8 @@ from xft.hub import repository as hub
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
 # Formats of row files in data sets on the hub, packed or not, and the card that describes them.
 ROW_FORMATS = ("json", "jsonl", "ndjson", "csv", "tsv", "parquet", "arrow", "txt")
-ROW_PATTERNS = [
-    "README.md",
-    *(
-        f"*.{name}{packing}"
-        for name in ROW_FORMATS
-        for packing in ("", ".gz", ".zst", ".bz2", ".xz")
-    ),
-]
+PACKINGS = ("", ".gz", ".zst", ".bz2", ".xz")
+ROW_PATTERNS = ["README.md", *(f"*.{name}{end}" for name in ROW_FORMATS for end in PACKINGS)]
 # Paths that lead out of a data set: absolute ones, those through .., URLs.
 ELSEWHERE = re.compile(r"^[/\\~]|(^|[/\\])\.\.($|[/\\])|://|::")
 HUB_ID = re.compile(r"\w[\w.-]*/[\w.-]+")

@@ -1,6 +1,7 @@
 """Makes batches of rows: their order, and their padding or packing."""
 
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from itertools import count
 
 import torch
@@ -9,25 +10,20 @@ from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from xft.data.examples import IGNORED
 
+RowCollator = Callable[[list[dict]], dict]  # makes a batch of examples
 
-class RowCollator:
-    """Makes a batch of examples. Its key `row` [rows] holds the numbers of the rows."""
 
-    def __init__(self, collate: Callable[[list[dict]], dict]):
-        self.collate = collate
-
-    def __call__(self, examples: list[dict]) -> dict:
-        batch = self.collate(
-            [{key: example[key] for key in ("input_ids", "labels")} for example in examples]
-        )
-        return batch | {"row": torch.tensor([example["row"] for example in examples])}
+def with_numbers(collate: RowCollator, examples: list[dict]) -> dict:
+    """A batch of examples. Its key `row` [rows] holds the numbers of the rows."""
+    rows = [{key: example[key] for key in ("input_ids", "labels")} for example in examples]
+    return collate(rows) | {"row": torch.tensor([example["row"] for example in examples])}
 
 
 def padded(tokenizer) -> RowCollator:
     """Makes batches [rows, longest row]. A tokenizer without a padding token gets the EOS token."""
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
-    return RowCollator(DataCollatorForSeq2Seq(tokenizer, label_pad_token_id=IGNORED))
+    return partial(with_numbers, DataCollatorForSeq2Seq(tokenizer, label_pad_token_id=IGNORED))
 
 
 def packed(row_bounds: bool) -> RowCollator:
@@ -39,7 +35,7 @@ def packed(row_bounds: bool) -> RowCollator:
     flatten = DataCollatorWithFlattening(
         separator_id=IGNORED, return_flash_attn_kwargs=row_bounds, return_tensors="pt"
     )
-    return RowCollator(lambda rows: flatten(rows) | {"use_cache": False})
+    return partial(with_numbers, lambda rows: flatten(rows) | {"use_cache": False})
 
 
 def without_repeats(batches: Iterable[dict], rows: int, begin: int, step: int) -> Iterator[dict]:

@@ -80,18 +80,16 @@ class Checkpoints:
 
     def _tell_of_others(self) -> None:
         """Report the checkpoints of other trainings. Their empty folders are removed."""
-        for folder in sorted(path for path in self.root.iterdir() if path.is_dir()):
-            if folder == self.folder:
-                continue
-            sizes = [path.stat().st_size for path in folder.rglob("*") if path.is_file()]
-            if not sizes:
+        folders = {path for path in self.root.iterdir() if path.is_dir()}
+        for folder in sorted(folders - {self.folder}):
+            if sizes := [path.stat().st_size for path in folder.rglob("*") if path.is_file()]:
+                say(
+                    f"{folder} holds checkpoints of a training with other settings, "
+                    f"{sum(sizes) / 1e6:,.1f} MB. It continues if its settings come back. Delete "
+                    "the folder if you do not need it any more"
+                )
+            else:
                 shutil.rmtree(folder)
-                continue
-            say(
-                f"{folder} holds checkpoints of a training with other settings, "
-                f"{sum(sizes) / 1e6:,.1f} MB. It continues if its settings come back. Delete the "
-                "folder if you do not need it any more"
-            )
 
     def _remove_own(self) -> None:
         """Remove the checkpoints of this training, and the common folder if it is then empty."""

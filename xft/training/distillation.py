@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from xft.modeling.loading import load_whole
-from xft.training.losses import SplitModel
+from xft.training.losses import SplitModel, no_logits
 
 
 @dataclass(frozen=True)
@@ -27,8 +27,10 @@ class Distillation:
     @torch.no_grad()
     def states(self, inputs: dict[str, Tensor]) -> Tensor:
         """The teacher's hidden states [rows, T, H] of a batch."""
-        unlabelled = {key: value for key, value in inputs.items() if key != "labels"}
-        return self.teacher.states(unlabelled | {"use_cache": False})
+        options = {"labels": None, "use_cache": False}
+        options["logits_to_keep"] = no_logits(inputs["input_ids"])
+        self.teacher.model(**inputs | options)
+        return self.teacher.take_states()
 
     def divergence(self, logits: Tensor, logs: Tensor) -> Tensor:
         """KL of each token, fp32 [n].

@@ -57,15 +57,12 @@ def expert_tensors(block: MoeBlock) -> Iterator[list[Tensor]]:
     if block.shared_expert is None:
         yield from (list(tensor.unbind()) for tensor in fused.values())
         return
-    linear = {
-        name: module
-        for name, module in block.shared_expert.named_children()
-        if isinstance(module, nn.Linear)
-    }
-    form = find_form(linear)
+    children = block.shared_expert.named_children()
+    form = find_form(name for name, child in children if isinstance(child, nn.Linear))
     for name, tensor in fused.items():
         part = "bias" if name.endswith("_bias") else "weight"
         projections = (form.output,) if name.startswith("down_proj") else form.inputs
         pieces = tensor.chunk(len(projections), dim=1)
         for projection, piece in zip(projections, pieces, strict=True):
-            yield [getattr(linear[projection], part).detach(), *piece.unbind()]
+            own = block.shared_expert.get_parameter(f"{projection}.{part}")
+            yield [own.detach(), *piece.unbind()]

@@ -45,11 +45,6 @@ class SplitModel:
         """The parameters of the head that learn."""
         return [parameter for parameter in self._head.parameters() if parameter.requires_grad]
 
-    def states(self, inputs: dict[str, Tensor]) -> Tensor:
-        """The hidden states [rows, T, H] of a batch without labels."""
-        self.model(**inputs, logits_to_keep=no_logits(inputs["input_ids"]))
-        return self.take_states()
-
     def take_states(self) -> Tensor:
         """The hidden states [rows, T, H] of the last forward pass. They are then forgotten."""
         states, self._states = self._states, None

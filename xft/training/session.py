@@ -80,8 +80,7 @@ class Session:
         torch.set_num_threads(run.threads)
         set_seed(run.seed)
         logging.disable_progress_bar()
-        if is_main_process():
-            say(describe_device(device(), precision, run.threads))
+        say_once(describe_device(device(), precision, run.threads))
         atexit.register(leave_group)
 
     def _read_examples(self, model_folder: Path) -> None:
@@ -92,8 +91,7 @@ class Session:
         request = self.request
         self.tokenizer = load_tokenizer(model_folder)
         if request.data.is_dir():
-            opened = open_tokens(request.data, model_folder, request.full)
-            tokens, self.data_ids = opened.tokens, opened.inputs
+            tokens, self.data_ids = open_tokens(request.data, model_folder, request.full)
             text = counted(len(tokens.training), "row")
         else:
             tokens, report = prepare(request.data, self.tokenizer, request.tokens)
@@ -107,8 +105,7 @@ class Session:
             options = with_steps_times(request.options, ratio, len(self.examples))
             self.request = replace(request, options=options)
             text += f"; equal FLOPs: {ratio:.4g} times the optimiser steps, {options.max_steps}"
-        if is_main_process():
-            say(text)
+        say_once(text)
 
     @property
     def weight_dtype(self):
@@ -120,43 +117,39 @@ class Session:
     @contextmanager
     def trained(
         self, model, parameters: dict, inputs: dict[str, str], mixing=None, distillation=None
-    ) -> Iterator[dict | None]:
+    ) -> Iterator[dict]:
         """Train a model from its newest checkpoint on. The checkpoints are removed after the block.
 
         parameters, inputs: as in the manifest of the artifact that the block writes. mixing: the
         `modeling.mixing.Mixing` of the model. distillation: its `training.distillation`. Yields the
-        learned tensors by name in the main process, and None in all others. Raises UserError.
+        learned tensors by name in the main process, and nothing in the others. Raises UserError.
         """
         from xft.training.trainer import Training, train
 
         request = self.request
-        key = json_sha256(
-            {
-                "parameters": parameters,
-                "inputs": inputs,
-                "packages": {name: version(name) for name in PACKAGES if is_installed(name)},
-                "processes": request.options.world_size,
-            }
-        )
+        known = {
+            "parameters": parameters,
+            "inputs": inputs,
+            "packages": {name: version(name) for name in PACKAGES if is_installed(name)},
+            "processes": request.options.world_size,
+        }
         seconds = 60 * request.options.save_minutes
-        checkpoints = Checkpoints(request.out, key, seconds, is_main_process())
+        checkpoints = Checkpoints(request.out, json_sha256(known), seconds, is_main_process())
         with checkpoints.claimed():
-            learned = train(
-                Training(
-                    model=model,
-                    examples=self.examples,
-                    validation=self.validation,
-                    tokenizer=self.tokenizer,
-                    options=request.options,
-                    seed=request.run.seed,
-                    checkpoints=checkpoints,
-                    metrics_file=request.metrics,
-                    mixing=mixing,
-                    distillation=distillation,
-                    tracking=self._tracking(),
-                )
+            training = Training(
+                model=model,
+                examples=self.examples,
+                validation=self.validation,
+                tokenizer=self.tokenizer,
+                options=request.options,
+                seed=request.run.seed,
+                checkpoints=checkpoints,
+                metrics_file=request.metrics,
+                mixing=mixing,
+                distillation=distillation,
+                tracking=self._tracking(),
             )
-            yield learned if is_main_process() else None
+            yield train(training)
 
     def _tracking(self):
         """The trackers of the metrics; None without any."""
@@ -206,6 +199,12 @@ def leave_group() -> None:
 def is_main_process() -> bool:
     """Whether this process prints and writes for all processes of the training."""
     return os.environ.get("RANK", "0") == "0"
+
+
+def say_once(text: str) -> None:
+    """Print a line for all processes of the training."""
+    if is_main_process():
+        say(text)
 
 
 def device() -> str:

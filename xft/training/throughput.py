@@ -26,11 +26,6 @@ class Throughput:
         return int(self._counts[0])
 
     @property
-    def padding(self) -> float:
-        """The share of padding in all tokens."""
-        return 1 - self.tokens / int(self._counts[1])
-
-    @property
     def seconds(self) -> float:
         return time.perf_counter() - self._began
 
@@ -39,9 +34,10 @@ class Throughput:
         return self.tokens / self.seconds
 
     def summary(self) -> str:
+        padding = 1 - self.tokens / int(self._counts[1])
         return (
             f"{self.tokens} tokens in {self.seconds:.0f} s, {self.tokens_per_second:.0f} a second, "
-            f"{self.padding:.1%} of the batches is padding"
+            f"{padding:.1%} of the batches is padding"
         )
 
 

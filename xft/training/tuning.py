@@ -44,7 +44,7 @@ def tune(
         parameters["end_of_turn"] = template.end_of_turn
     inputs = {name: artifact.id for name, artifact in sources.items()} | session.data_ids
     with session.trained(model, parameters, inputs, distillation=distillation) as learned:
-        if learned is None:
+        if not learned:
             return
         if adapters is not None:
             learned = adapters.merged(learned)

@@ -36,12 +36,11 @@ def row_losses(model, rows: list[dict], make: MakeBatch, batch_size: int) -> Ten
 
     As `validation_loss`, but in one process. make: must keep each row a row of the batch.
     """
-    lengths = [len(row["input_ids"]) for row in rows]
-    order = sorted(range(len(rows)), key=lengths.__getitem__, reverse=True)
-    ordered = [rows[number] for number in order]
-    loss = LabelledLoss(model)
+    lengths = torch.tensor([len(row["input_ids"]) for row in rows])
+    order = lengths.argsort(descending=True, stable=True)
+    ordered, loss = [rows[number] for number in order], LabelledLoss(model)
     sums = _losses_and_tokens(model, loss, ordered, make, batch_size, silent=False)
-    return torch.empty_like(sums).index_copy_(0, torch.tensor(order, device=sums.device), sums)
+    return sums[order.argsort()]
 
 
 def validations_since_best(history: list[dict]) -> int:
