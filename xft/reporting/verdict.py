@@ -6,8 +6,7 @@ from dataclasses import dataclass
 
 from xft.common.errors import counted
 from xft.reporting.bootstrap import CONFIDENCE
-from xft.reporting.comparisons import LOSS, POOLED
-from xft.reporting.statistics import significant
+from xft.reporting.comparisons import LOSS, POOLED, last_rows
 
 BASE = "base"
 NAMED = 4  # models at most in a sentence
@@ -66,12 +65,11 @@ def verdict(table) -> list[str]:
 
 
 def quantities(table) -> Iterator[tuple[Quantity, object]]:
-    """What was compared, with a row for each pair of models, which says if it is significant."""
+    """What was compared, with the last row of each pair of models."""
     for quantity in (SCORES, LOSSES):
-        rows = table[table["tests"] == quantity.tests]
-        rows = rows.drop_duplicates(["first", "second"], keep="last")
+        rows = last_rows(table[table["tests"] == quantity.tests])
         if len(rows):
-            yield quantity, rows.assign(significant=significant(rows["p_value"]))
+            yield quantity, rows
 
 
 def _sentences(quantity: Quantity, rows) -> Iterator[str]:

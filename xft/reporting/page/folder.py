@@ -18,11 +18,10 @@ from xft.evaluation.problems import load_problems
 from xft.evaluation.result import read_result
 from xft.evaluation.samples import samples_path
 from xft.hub.named_sets import NAMED_SETS
-from xft.reporting.comparisons import COLUMNS
+from xft.reporting.comparisons import COLUMNS, COMPARED
 from xft.reporting.page.files import is_own, own_files
 from xft.reporting.page.jobs import COSTS, read_job
 from xft.reporting.runs import Result, Row, read_runs, results_of
-from xft.reporting.statistics import significant
 from xft.reporting.tables import score
 from xft.reporting.validation_losses import LOSS
 from xft.store.costs import COSTS_FILE
@@ -46,14 +45,14 @@ class Results:
     """The contents of a results folder. A part that the folder does not have is empty.
 
     scores: a row for each evaluation and set of tests: label, seed, dataset, problems, tests, share
-    with its interval, low to high (percent), loss. comparisons: as in comparisons.csv, and
-    significant. summary: the text of summary.md. curves: training, step, loss, smoothed,
-    learning_rate. routers: training, step, entropy, noise_changed. loads: training, layer, expert,
-    load (1: an equal part). shares: merge, set, expert, share (1: an equal one). spreads: mixture,
-    layer, spread. All are lists of dictionaries. solutions: by data set, problem and model. rows:
-    the reports of the rows, by name. versions: of packages. config: the configuration as YAML,
-    without places and keys that change no result. prompts: by data set and problem. chosen: its
-    values that are not the defaults. jobs: job, and as `read_job` reads them. missing: sentences.
+    with its interval, low to high (percent), loss. comparisons: as in comparisons.csv.
+    summary: the text of summary.md. curves: training, step, loss, smoothed, learning_rate. routers:
+    training, step, entropy, noise_changed. loads: training, layer, expert, load (1: an equal part).
+    shares: merge, set, expert, share (1: an equal one). spreads: mixture, layer, spread. All are
+    lists of dictionaries. solutions: by data set, problem and model. rows: the reports of the rows,
+    by name. versions: of packages. config: the configuration as YAML, without places and keys that
+    change no result. prompts: by data set and problem. chosen: its values that are not the
+    defaults. jobs: job, and as `read_job` reads them. missing: sentences.
     """
 
     folder: Path
@@ -158,9 +157,8 @@ def _read_summary(results: Results) -> None:
     results.summary = text.read_text(encoding="utf-8")
     with _written_by("summary", comparisons):
         pairs = pd.read_csv(comparisons)[COLUMNS].dropna(subset=[*{*COLUMNS} - {"low", "high"}])
-        pairs[COLUMNS[4:]] = pairs[COLUMNS[4:]].apply(pd.to_numeric)
-        families = pairs.groupby(["tests", "dataset"])["p_value"]
-        pairs["significant"] = families.transform(significant)
+        numbers = COLUMNS[len(COMPARED) :]
+        pairs[numbers] = pairs[numbers].apply(pd.to_numeric)
         results.comparisons.extend(pairs.to_dict("records"))
 
 
