@@ -9,7 +9,7 @@ from xft.estimates.flops import FORWARD, teacher_flops, training_flops
 from xft.estimates.jobs import FP32, Job
 from xft.estimates.parameters import Models
 from xft.estimates.processors import HOST_BANDWIDTH, Processor
-from xft.estimates.tensors import TensorTable
+from xft.estimates.tensors import ModelTable
 from xft.training.steps import optimizer_steps
 
 PROMPT_TOKENS = 512  # of each problem; assumed
@@ -58,7 +58,7 @@ def _flops(models: Models, job: Job) -> int:
     return own + (teacher_flops(models, job.length) if job.learns_from_mixture else 0)
 
 
-def generation_bytes(table: TensorTable, precision: str, on_gpu: bool) -> int:
+def generation_bytes(table: ModelTable, precision: str, on_gpu: bool) -> int:
     """Bytes at most of the weights of a model that generates.
 
     precision: `evaluation.precision`. On a CPU the weights count as fp32 in any case: the losses of
