@@ -144,7 +144,7 @@ def readable(quantity: Quantity, rows):
     texts = rows[["second", "first"]].set_axis(["model", "against"], axis=1)
     of_losses = quantity is LOSSES
     texts["rows" if of_losses else "dataset"] = rows["problems" if of_losses else "dataset"]
-    if _has_seeds(rows):
+    if (rows[["seeds_first", "seeds_second"]] > 1).any(axis=None):
         seeds = zip(rows["seeds_second"], rows["seeds_first"], strict=True)
         texts["seeds"] = [f"{model}, {against}" for model, against in seeds]
     texts["difference"] = [quantity.number(value, "+") for value in rows["difference"]]
@@ -155,10 +155,6 @@ def readable(quantity: Quantity, rows):
     texts["p"] = [p_text(value).removeprefix("= ") for value in rows["p_value"]]
     texts["significant"] = ["yes" if significant else "no" for significant in rows["significant"]]
     return texts
-
-
-def _has_seeds(rows) -> bool:
-    return bool((rows[["seeds_first", "seeds_second"]] > 1).any(axis=None))
 
 
 def p_text(p_value: float) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 from statistics import mean
 
 from xft.checkpoints.strict_json import read_json
-from xft.common.errors import UserError
+from xft.common.errors import UserError, naming, noted
 from xft.common.json_lines import read_json_objects
 from xft.config.recorded import recorded_config, shown_choices, shown_values
 from xft.config.results_folder import CONFIG_FILE
@@ -109,18 +109,13 @@ def _written_by(step: str, file: Path) -> Iterator[None]:
 
 def _read_config(results: Results) -> XftConfig | None:
     file = results.folder / CONFIG_FILE
-    if file.exists() and not is_own(results.folder, file):
-        results.missing.append(f"{CONFIG_FILE}: it leads out of the folder")
-        return None
-    try:
+    with noted(results.missing):
+        if file.exists() and not is_own(results.folder, file):
+            raise UserError(f"{CONFIG_FILE}: it leads out of the folder")
         config = recorded_config(results.folder)
-    except UserError as error:
-        results.missing.append(str(error))
-        return None
-    values = shown_values(config)
-    results.config = as_yaml(values)
-    results.chosen.update(shown_choices(config))
-    return config
+        results.config = as_yaml(shown_values(config))
+        results.chosen.update(shown_choices(config))
+        return config
 
 
 def _read_prompts(results: Results, config: XftConfig, evaluated: dict[str, str]) -> None:
@@ -133,16 +128,12 @@ def _read_prompts(results: Results, config: XftConfig, evaluated: dict[str, str]
         fetched = results.folder / "problems" / f"{label}.jsonl"
         if label not in evaluated:
             continue
-        try:
+        with noted(results.missing), naming(f"prompts of {label}"):
             found = load_problems(str(fetched if name in NAMED_SETS else name))
-        except UserError as error:
-            results.missing.append(f"prompts of {label}: {error}")
-            continue
-        if found.sha256 == evaluated[label]:
+            if found.sha256 != evaluated[label]:
+                raise UserError(f"{name} is not what was evaluated")
             prompts = {problem.task_id: problem.prompt for problem in found.problems}
             results.prompts[label] = prompts
-        else:
-            results.missing.append(f"prompts of {label}: {name} is not what was evaluated")
 
 
 def _read_summary(results: Results) -> None:
@@ -201,19 +192,15 @@ def _take_scores(results: Results, found: Result, result: dict, loss: float | No
 
 def _take_solutions(results: Results, found: Result, result: dict) -> None:
     name = ", ".join([found.subject.label, *[f"seed {found.seed}"] * (found.seed is not None)])
-    codes = _solutions(results.folder, samples_path(found.file))
+    file = samples_path(found.file)
+    samples = read_json_objects(file) if is_own(results.folder, file) else ()
+    codes = {line["task_id"]: line["solution"] for line in samples if line.get("number") == 0}
     problems = results.solutions.setdefault(found.row.dataset, {})
     for problem in result["problems"]:
         if problem["sample"] == 0:
             code = codes.get(problem["task_id"], "")
             solution = Solution(problem["plus"], code, problem["failed_call"])
             problems.setdefault(problem["task_id"], {})[name] = solution
-
-
-def _solutions(folder: Path, file: Path) -> dict[str, str]:
-    """The first solution of each problem, by its task id. Empty if the file is not there."""
-    lines = read_json_objects(file) if is_own(folder, file) else ()
-    return {line["task_id"]: line["solution"] for line in lines if line.get("number") == 0}
 
 
 def _read_metrics(results: Results) -> None:
@@ -292,10 +279,10 @@ def _read_diversity(results: Results) -> None:
     for file in own_files(results.folder, "**/diversity.json"):
         name = _variation(file.parent, results.folder)
         with _written_by("diversity", file):
-            moved = [one for one in read_json(file)["layers"] if one["spread"] is not None]
             results.spreads.extend(
                 {"mixture": name, "layer": one["layer"], "spread": 100 * one["spread"]}
-                for one in moved
+                for one in read_json(file)["layers"]
+                if one["spread"] is not None
             )
 
 
