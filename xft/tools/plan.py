@@ -65,12 +65,8 @@ def _parser() -> argparse.ArgumentParser:
         help="FLOPs a second that a training reaches in each process, instead of --mfu. On a CPU "
         "hours are unknown without it. docs/planning.md says how to measure it.",
     )
-    parser.add_argument(
-        "--model-config",
-        type=Path,
-        metavar="FILE",
-        help="The base's config.json, if this machine cannot reach the model.",
-    )
+    help_of_file = "The base's config.json, if this machine cannot reach the model."
+    parser.path("--model-config", "FILE", help_of_file, required=False)
     parser.add_argument(
         "--rows", type=int, metavar="N", help="Number of rows, if they are not on this machine."
     )

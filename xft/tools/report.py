@@ -15,13 +15,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument(
         "folders", nargs="+", type=Path, metavar="RESULTS", help="The results_dir of a run."
     )
-    parser.add_argument(
-        "--out",
-        type=Path,
-        default="report.html",
-        metavar="FILE",
-        help="The report. Default: report.html in the current folder.",
-    )
+    help_of_out = "The report. Default: report.html in the current folder."
+    parser.path("--out", "FILE", help_of_out, required=False, default=Path("report.html"))
     args = parser.parse_args(argv)
     _check_replaceable(args.out)
     runs = [read_results(folder) for folder in args.folders]

@@ -23,7 +23,11 @@ MOST_LINES = 40  # of one kind. More are counted by rule
 
 
 def main(argv: list[str] | None = None) -> None:
-    args = _parser().parse_args(argv)
+    parser = flags.StepParser("xft status", __doc__)
+    parser.add_argument("results", type=Path, metavar="RESULTS", help="The results_dir of a run.")
+    meaning = f"The configuration of the next run, by default RESULTS/{CONFIG_FILE}"
+    flags.add_configs(parser, meaning, required=False)
+    args = parser.parse_args(argv)
     run, start = _run(args)
     wanted, jobs = run.experiment.wanted, run.to_make
     activities = find_activities(jobs, run.store)
@@ -40,14 +44,6 @@ def main(argv: list[str] | None = None) -> None:
     is_long = len(named) > MOST_LINES
     _show(f"next run: {len(jobs) or 'nothing to do'}", by_rule if is_long else named)
     print(_advice(run, activities, start))
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = flags.StepParser("xft status", __doc__)
-    parser.add_argument("results", type=Path, metavar="RESULTS", help="The results_dir of a run.")
-    meaning = f"The configuration of the next run, by default RESULTS/{CONFIG_FILE}"
-    flags.add_configs(parser, meaning, required=False)
-    return parser
 
 
 def _run(args: argparse.Namespace) -> tuple[WorkflowRun, str]:
