@@ -5,7 +5,7 @@ from xft.cli import running
 from xft.cli.step import Step
 from xft.common.errors import UserError
 from xft.common.progress import say
-from xft.reporting.choice import best_merge
+from xft.reporting.notes import best_merge
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -5,7 +5,6 @@ from xft.cli import running
 from xft.cli.step import Step
 from xft.common.errors import UserError
 from xft.config.sections import MergeMethod
-from xft.conversions.mixing_artifact import open_mixing, open_sources
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -29,6 +28,7 @@ def main(argv: list[str] | None = None) -> None:
         raise UserError(f"method = {method.method} starts from the base's weights. Give --base too")
 
     from xft.conversions.merge_methods import dense_plans, one_expert, open_base
+    from xft.conversions.mixing_artifact import open_mixing, open_sources
     from xft.reporting.cards import dense_card
 
     sources = open_sources(args.moe, args.ffn, step.full)

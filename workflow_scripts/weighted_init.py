@@ -11,7 +11,6 @@ from xft.common.devices import claim_gpus
 from xft.common.errors import UserError
 from xft.config.sections import MixingShape, MixingStart, RunConfig
 from xft.config.validation import check_lambda
-from xft.conversions import mixing_artifact
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -33,6 +32,7 @@ def main(argv: list[str] | None = None) -> None:
             "use of the experts. Give both of them, or neither"
         )
 
+    from xft.conversions import mixing_artifact
     from xft.conversions.merge import initial_logits
 
     sources = mixing_artifact.open_sources(args.moe, args.ffn, step.full)

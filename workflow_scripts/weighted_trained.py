@@ -5,7 +5,6 @@ from pathlib import Path
 from xft.artifacts.manifest import hash_file
 from xft.cli import training
 from xft.config.training import MixingTraining
-from xft.conversions import mixing_artifact
 from xft.training.session import Session, device, say_once
 
 
@@ -17,12 +16,13 @@ def main(argv: list[str] | None = None) -> None:
     step.output("--out", "DIR", "The learned coefficients.")
     args = step.parse_args(argv)
     request = step.request(MixingTraining)
-    sources = mixing_artifact.open_sources(args.moe, args.ffn, request.full)
-    initial = mixing_artifact.open_mixing(args.weighted, sources, request.full)
 
+    from xft.conversions import mixing_artifact
     from xft.modeling.mixing import Mixing, MixingLogits
     from xft.training.distillation import load_distillation
 
+    sources = mixing_artifact.open_sources(args.moe, args.ffn, request.full)
+    initial = mixing_artifact.open_mixing(args.weighted, sources, request.full)
     options = request.options
     session = Session(request, args.moe)
     inputs = {"weighted": initial.artifact.id, **session.data_ids}

@@ -83,7 +83,8 @@ def learned(chain: Chain, out: Path, granularity: str) -> dict[str, Path]:
     generator = torch.Generator().manual_seed(3)
     values = {LOGITS: torch.randn(start.alpha.shape, generator=generator)}
     values[LAMBDA_LOGIT] = torch.randn(start.lambda_logit.shape, generator=generator)
-    made = create_artifact(out / "learned", "weighted_trained", start.config, sources.ids)
+    inputs = start.artifact.manifest.inputs
+    made = create_artifact(out / "learned", "weighted_trained", start.config, inputs)
     with made as draft:
         mixing_artifact.write(draft, values, start.config)
     return given | {"weighted_trained": out / "learned"}

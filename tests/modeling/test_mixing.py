@@ -48,8 +48,8 @@ def learned(mixture, sources, out: Path, *flags: object, **values) -> Chain:
     start = mixing_artifact.open_mixing(start_of(mixture, out, *flags)["weighted_init"], sources)
     assert not start.alpha.any()
     weighted = out / "learned"
-    values = {ALPHA: start.alpha} | values
-    with create_artifact(weighted, "weighted_trained", start.config, sources.ids) as draft:
+    values, inputs = {ALPHA: start.alpha} | values, start.artifact.manifest.inputs
+    with create_artifact(weighted, "weighted_trained", start.config, inputs) as draft:
         mixing_artifact.write(draft, values, start.config)
     return Chain(out, weighted_trained=weighted, **mixture)
 

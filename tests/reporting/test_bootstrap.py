@@ -91,6 +91,11 @@ def test_few_problems_that_differ_show_nothing(differing, p_value):
     assert found.difference == differing / 8
 
 
+def test_a_difference_is_exactly_a_share_of_the_problems():
+    """13 of 80 are 16.25%: its last bit decides whether a text says what a table of shares says."""
+    assert compared(np.zeros((1, 80)), np.arange(80)[None] < 13).difference == 13 / 80
+
+
 def test_an_interval_stays_within_the_range_of_the_difference():
     """With one seed of two that solves all, the scaled deviations reach beyond 100%."""
     first, second = np.zeros((2, 4)), np.array([[0] * 4, [1] * 4])

@@ -181,6 +181,7 @@ def test_models_are_compared_with_those_that_they_come_from(runs):
     assert [(row["first"], row["second"], row["dataset"]) for row in rows] == [
         (*pair, dataset) for pair in pairs for dataset in ("humaneval", "mbpp", "all")
     ]
+    assert {row["significant"] for row in rows} == {"True"}  # of 6 problems, p = 2 / 2^6
     ((model, against, dataset, *numbers, _, significant), *_) = cells(text, "model", "against")[-1:]
     assert (model, against, dataset) == ("dense/lam~0.75", "moe_sft", "all")
     assert (numbers[0], significant) == ("+3.3", "yes")

@@ -2,20 +2,20 @@
 
 import errno
 import glob
-import json
 import os
 import shutil
-import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from xft.artifacts.claims import lock
 from xft.artifacts.files import write_whole
 from xft.artifacts.manifest import (
     Manifest,
+    as_json,
     describe_files,
     find_faults,
     manifest_path,
@@ -144,10 +144,7 @@ class Draft:
     def link_files(self, source: Artifact) -> None:
         """Make all files of another artifact those of this one too, by `link_or_copy`."""
         self.known_files |= source.manifest.files
-        for name in source.manifest.files:
-            place = self.path / name
-            place.parent.mkdir(exist_ok=True)
-            link_or_copy(source.path / name, place)
+        _place(source.manifest.files, source.path, self.path, link_or_copy)
 
     def write_model(self, plans: list[TensorPlan], config: dict, like: Path, card: str) -> None:
         """Write a model: tensors, config, and the companion files of the model at `like`.
@@ -157,7 +154,7 @@ class Draft:
         travelling = companions(like)  # listed first: `like` may vanish during the writing
         self.write_tensors(plans)
         write_json(self.path / "config.json", config)
-        copy_files(travelling, like, self.path)
+        _place((path.relative_to(like) for path in travelling), like, self.path, shutil.copyfile)
         (self.path / "README.md").write_text(card, encoding="utf-8")
 
 
@@ -215,17 +212,11 @@ def write_json(path: Path, value: dict) -> None:
     path.write_text(as_json(value), encoding="utf-8")
 
 
-def as_json(value: dict) -> str:
-    """A JSON object with sorted keys and indentation: equal objects give equal texts."""
-    return json.dumps(value, indent=2, sort_keys=True) + "\n"
-
-
-def copy_files(paths: Iterable[Path], source: Path, target: Path) -> None:
-    """Copy files below `source` to the same relative paths below `target`."""
-    for path in paths:
-        copy = target / path.relative_to(source)
-        copy.parent.mkdir(exist_ok=True)
-        shutil.copyfile(path, copy)
+def _place(names: Iterable[str | Path], source: Path, target: Path, place: Callable) -> None:
+    """Place files below `source` at the same relative paths below `target`."""
+    for name in names:
+        (target / name).parent.mkdir(exist_ok=True)
+        place(source / name, target / name)
 
 
 def companions(source: Path) -> list[Path]:
@@ -270,13 +261,9 @@ def remove_abandoned(out: Path) -> None:
 @contextmanager
 def _workspace(out: Path) -> Iterator[Path]:
     """A locked, hidden folder beside `out`. It is removed at the end."""
-    prefix = f".{out.name}."
-    folder = Path(tempfile.mkdtemp(prefix=prefix, suffix=WORKSPACE_SUFFIX, dir=out.parent))
-    with lock(folder):
-        try:
-            yield folder
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
+    place = {"prefix": f".{out.name}.", "suffix": WORKSPACE_SUFFIX, "dir": out.parent}
+    with TemporaryDirectory(**place, ignore_cleanup_errors=True) as name, lock(Path(name)):
+        yield Path(name)
 
 
 def sync(folder: Path) -> None:

@@ -1,10 +1,10 @@
 """Files of results: JSON with a format inside, a manifest beside. Equal runs write equal bytes."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
 from xft.artifacts.files import write_manifest, write_whole
+from xft.artifacts.manifest import as_json
 from xft.checkpoints.strict_json import read_json
 from xft.common.errors import UserError
 
@@ -26,8 +26,7 @@ class ResultFormat:
 
         about: parameters, inputs and beside, for `write_manifest`.
         """
-        content = {"format": self.number} | content
-        write_whole(path, json.dumps(content, indent=2, sort_keys=True) + "\n")
+        write_whole(path, as_json({"format": self.number} | content))
         write_manifest(path, self.kind, **about)
 
     def read(self, path: Path) -> dict:

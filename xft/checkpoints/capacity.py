@@ -52,10 +52,8 @@ def check_rank(key: str, rank: int, sizes: Mapping[str, int]) -> None:
 def check_vocabulary(folder: Path) -> None:
     """Raise UserError if the tokenizer of a model folder has a token that the model lacks."""
     rows, highest = embedding_rows(folder), highest_token(folder)
-    if rows is None or highest is None:
-        return
-    token, number = highest
-    if number >= rows:
+    if rows is not None and highest is not None and highest[1] >= rows:
+        token, number = highest
         raise UserError(
             f"{folder}: the token {token!r:.80} has the id {number}, but the embedding has {rows} "
             f"rows, for ids up to {rows - 1}. Use the tokenizer that belongs to the model, or add "

@@ -50,7 +50,8 @@ def read_tensors(path: Path) -> dict[str, TensorInfo]:
     """
     _header_length(path)
     with open_safetensors(path, "numpy") as file:
-        tensors = {name: _describe(file.get_slice(name)) for name in file.offset_keys()}
+        found = {name: file.get_slice(name) for name in file.offset_keys()}
+        tensors = {n: TensorInfo(t.get_dtype(), tuple(t.get_shape())) for n, t in found.items()}
     for name, (dtype, _) in tensors.items():
         if dtype not in DTYPE_BYTES:
             raise UserError(
@@ -71,10 +72,6 @@ def open_safetensors(path: Path, framework: str):
         return safe_open(path, framework)
     except SafetensorError as error:
         raise _broken(path, f"safetensors says {str(error)[:200]!r}") from None
-
-
-def _describe(tensor) -> TensorInfo:
-    return TensorInfo(tensor.get_dtype(), tuple(tensor.get_shape()))
 
 
 def _header_length(path: Path) -> int:

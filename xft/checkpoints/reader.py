@@ -1,6 +1,7 @@
 """Reads a model folder's safetensors: only the headers, or memory-mapped tensors one at a time."""
 
 import os
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 
@@ -17,7 +18,29 @@ ADAPTER_FILE = "adapter_config.json"
 SELECTION = "is_selection"
 
 
-class CheckpointHeaders:
+class TensorTable:
+    """What is known of tensors without their values: `tensors`, by name."""
+
+    tensors: Mapping[str, TensorInfo]
+
+    @property
+    def names(self) -> list[str]:
+        """All tensor names, sorted."""
+        return sorted(self.tensors)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.tensors
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """The tensor's shape."""
+        return self.tensors[name].shape
+
+    def dtype(self, name: str) -> str:
+        """The tensor's dtype in safetensors' spelling ("F32", "BF16")."""
+        return self.tensors[name].dtype
+
+
+class CheckpointHeaders(TensorTable):
     """The headers of the safetensors files in a folder.
 
     The folder holds `model.safetensors`, or shards and their index.
@@ -28,39 +51,21 @@ class CheckpointHeaders:
         self.folder = Path(folder)
         self._headers: dict[str, dict[str, TensorInfo]] = {}
         self._files = self._locate()
-
-    @property
-    def names(self) -> list[str]:
-        """All tensor names, sorted."""
-        return sorted(self._files)
+        self.tensors = {name: self._headers[file][name] for name, file in self._files.items()}
 
     @property
     def files(self) -> list[str]:
         """Names of the safetensors files, sorted."""
         return sorted(set(self._files.values()))
 
-    def __contains__(self, name: str) -> bool:
-        return name in self._files
-
     def file(self, name: str) -> str:
         """The name of the safetensors file that holds a tensor."""
         return self._files[name]
-
-    def shape(self, name: str) -> tuple[int, ...]:
-        """The tensor's shape, from the header alone."""
-        return self._header(name).shape
-
-    def dtype(self, name: str) -> str:
-        """The tensor's dtype in safetensors' spelling ("F32", "BF16"), from the header alone."""
-        return self._header(name).dtype
 
     @cached_property
     def config(self) -> dict:
         """The folder's config.json. Raises UserError as `read_config` does."""
         return read_config(self.folder / "config.json")
-
-    def _header(self, name: str) -> TensorInfo:
-        return self._headers[self._files[name]][name]
 
     def _locate(self) -> dict[str, str]:
         """The file of each tensor. Reads, and so checks, all headers."""
@@ -123,18 +128,14 @@ class Checkpoint(CheckpointHeaders):
         """The tensor `name`, whose values are checked once. Raises UserError at NaN or infinity."""
         tensor = self.get(name)
         if self.dtype(name) in FLOAT_NAMES and name not in self._finite:
-            check_finite(tensor, name, self.folder)
+            # NaN wins in both ends.
+            if tensor.numel() and not all(end.isfinite() for end in tensor.aminmax()):
+                raise UserError(
+                    f"{self.folder}: {name} holds NaN or infinity. The file is damaged, or the "
+                    "model's training diverged: use another copy or checkpoint"
+                )
             self._finite.add(name)
         return tensor
-
-
-def check_finite(tensor, name: str, folder: Path) -> None:
-    """Raise UserError if a tensor of floating-point numbers holds NaN or infinity."""
-    if tensor.numel() and not all(end.isfinite() for end in tensor.aminmax()):  # NaN wins in both
-        raise UserError(
-            f"{folder}: {name} holds NaN or infinity. The file is damaged, or the model's training "
-            "diverged: use another copy or checkpoint"
-        )
 
 
 def _instead_of_weights(folder: Path) -> str:

@@ -54,8 +54,6 @@ class TrainingStep(Step):
         for choice in (*options.choices, *run.report_to):
             require(choice)
         claim_gpus(run.gpus)
-        tokens = _tokens_options(args)
-        options = on_this_machine(options, self.name)
         return TrainingRequest(
             step=self.name,
             data=args.data,
@@ -63,8 +61,8 @@ class TrainingStep(Step):
             metrics=args.metrics,
             tracker_dir=args.tracker_dir or args.out.parent / "metrics",
             full=self.full,
-            options=options,
-            tokens=tokens,
+            tokens=_tokens_options(args),
+            options=on_this_machine(options, self.name),
             run=run,
         )
 

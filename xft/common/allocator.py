@@ -17,10 +17,8 @@ def reuse_freed_memory() -> None:
     it gives memory back that the next tensors need again, and the system clears each of its pages.
     Another malloc, and one with variables such as MALLOC_TRIM_THRESHOLD_, stay as they are.
     """
-    if sys.platform != "linux" or platform.libc_ver()[0] != "glibc":
-        return
-    if any(name.startswith("MALLOC_") for name in os.environ):
-        return
-    mallopt = ctypes.CDLL(None).mallopt
-    mallopt(M_MMAP_THRESHOLD, LARGE)
-    mallopt(M_TRIM_THRESHOLD, 2 * LARGE)
+    is_glibc = sys.platform == "linux" and platform.libc_ver()[0] == "glibc"
+    if is_glibc and not any(name.startswith("MALLOC_") for name in os.environ):
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(M_MMAP_THRESHOLD, LARGE)
+        mallopt(M_TRIM_THRESHOLD, 2 * LARGE)

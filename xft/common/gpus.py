@@ -31,8 +31,7 @@ def take_gpus(count: int) -> None:
     gpus = _visible_gpus()
     if not 0 < count <= len(gpus):
         return
-    taken = _take(gpus, count)
-    if not taken:
+    if not (taken := _take(gpus, count)):
         say(f"waiting for {count} of {len(gpus)} GPUs: other steps have taken them")
     while not taken:
         time.sleep(SECONDS_BETWEEN_TRIES)

@@ -2,7 +2,7 @@
 
 import sys
 from contextlib import suppress
-from importlib.metadata import PackageNotFoundError, requires, version
+from importlib.metadata import PackageNotFoundError, distributions, requires
 
 from xft.common.errors import UserError
 
@@ -42,11 +42,7 @@ def installed(option: str) -> list[str]:
 
 def is_installed(package: str) -> bool:
     """Whether a package is installed, without importing it."""
-    try:
-        version(package)
-    except PackageNotFoundError:
-        return False
-    return True
+    return any(distributions(name=package))
 
 
 def _pin(package: str) -> str:

@@ -119,8 +119,9 @@ def last_progress(log: str) -> str | None:
     return "{unit} {n} of {total}, {left} left{postfix}".format(**found[-1].groupdict())
 
 
-def progress(
-    iterable=None, *, desc: str, total: int | None = None, unit: str = "it", **options
-) -> Bar:
-    """A bar on stderr. Use `set_postfix(..., refresh=False)`: other calls each print a line."""
-    return Bar(iterable, desc=_labelled(desc), total=total, unit=unit, **options)
+def progress(iterable=None, *, desc: str, **options) -> Bar:
+    """A bar on stderr. options: tqdm's, such as total and unit, and those of `Bar`.
+
+    Use `set_postfix(..., refresh=False)`: other calls each print a line.
+    """
+    return Bar(iterable, desc=_labelled(desc), **options)

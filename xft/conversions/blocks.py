@@ -2,6 +2,8 @@
 
 from collections.abc import Iterable, Iterator
 
+import torch
+
 BLOCK = 2**16  # values of each tensor; a block of nine tensors takes 5 MB
 
 
@@ -10,8 +12,6 @@ def stacked_blocks(tensors: Iterable) -> Iterator:
 
     tensors: of the same shape, of any floating-point dtype.
     """
-    import torch
-
     parts = [tensor.reshape(-1).split(BLOCK) for tensor in tensors]
     for own in zip(*parts, strict=True):
         yield torch.stack([part.double() for part in own])

@@ -31,15 +31,13 @@ def diversity(ffn: Checkpoint, base: Checkpoint) -> dict:
     shape = alpha_shape("model", ffn)
     tensors = merged_tensors(base, ffn, shape)
     names = [name_in_base(base, t.name, t.shape) for t in tensors]
-    layers: dict[int, list[float]] = {}
+    layers = dict.fromkeys((tensor.layer.index for tensor in tensors), 0)
     for tensor, name in zip(progress(tensors, desc="measure", unit="tensor"), names, strict=True):
-        sums = layers.setdefault(tensor.layer.index, [0.0, 0.0, 0.0])
-        squares = tensor.squares(base.get(name)).tolist()
-        layers[tensor.layer.index] = [old + new for old, new in zip(sums, squares, strict=True)]
+        layers[tensor.layer.index] += tensor.squares(base.get(name))
     for layer in {tensor.layer for tensor in tensors if tensor.layer.low_rank}:
         biases = [layer.dense(projection, "bias") for projection in layer.form.projections]
-        layers[layer.index][2] += sum(square(base.get(n)).item() for n in biases if n in base)
-    total = [math.fsum(values) for values in zip(*layers.values(), strict=True)]
+        layers[layer.index][2] += sum(square(base.get(name)) for name in biases if name in base)
+    total = map(math.fsum, zip(*layers.values(), strict=True))
     return _values(*total) | {
         "experts": 1 + shape[-1],
         "layers": [{"layer": index} | _values(*sums) for index, sums in layers.items()],

@@ -38,14 +38,6 @@ def varied_plans(
         yield TensorPlan(name, base.dtype(names[0]), shape, chunks)
 
 
-def noised(weight, scale: float, generator):
-    """weight + scale n, with n standard normal, in the dtype of `weight`."""
-    import torch
-
-    noise = torch.randn(weight.shape, generator=generator).mul_(scale)
-    return noise.add_(weight).to(weight.dtype)
-
-
 def redrawn(weight, neurons, axis: int, generator):
     """`weight` with new values at the indices `neurons` of an axis, as Drop-Upcycling draws them.
 
@@ -97,7 +89,8 @@ def _weights(
         for role, weight in matrices.items():
             generator = seeded_generator(seed, f"{place}.{expert}.{role}")
             if moe.init == "noise":
-                yield noised(weight, scales[role], generator)
+                noise = torch.randn(weight.shape, generator=generator).mul_(scales[role])
+                yield noise.add_(weight).to(weight.dtype)
             else:
                 axis = 1 if role == "down" else 0
                 drawer = seeded_generator(seed, f"{place}.{expert}.neurons")

@@ -12,10 +12,7 @@ def ffn_names(moe: Checkpoint) -> list[str]:
 
     Raises UserError if the model has no shared expert: the merge needs one.
     """
-    layers = moe_layers(moe.names)
-    for layer in layers:
-        _check_shared(moe, layer)
-    return [name for layer in layers for name in _names(layer)]
+    return [name for layer in moe_layers(moe.names) for name in _names(moe, layer)]
 
 
 def factor_config(config: dict) -> dict | None:
@@ -28,16 +25,11 @@ def factor_config(config: dict) -> dict | None:
     return {key: config[key] for key in FACTOR_SETTINGS}
 
 
-def _check_shared(moe: Checkpoint, layer: FfnLayer) -> None:
-    """Raise UserError if low-rank experts lack a shared one: then the router chooses among all."""
-    if layer.low_rank:
-        experts = moe.shape(layer.factor(layer.form.output, "A"))[0]
-        if moe.shape(layer.router("input"))[0] == experts:
-            raise UserError(no_shared_expert(layer.index))
-
-
-def _names(layer: FfnLayer) -> list[str]:
-    if layer.low_rank:
-        return [layer.factor(name, letter) for name in layer.form.projections for letter in "AB"]
-    shared = [layer.shared(projection, part) for projection, part in layer.tensors]
-    return [*shared, *(name for part in layer.parts for name, _ in layer.fused(part))]
+def _names(moe: Checkpoint, layer: FfnLayer) -> list[str]:
+    if not layer.low_rank:
+        shared = [layer.shared(projection, part) for projection, part in layer.tensors]
+        return [*shared, *(name for part in layer.parts for name, _ in layer.fused(part))]
+    experts = moe.shape(layer.factor(layer.form.output, "A"))[0]
+    if moe.shape(layer.router("input"))[0] == experts:  # the router chooses among all
+        raise UserError(no_shared_expert(layer.index))
+    return [layer.factor(name, letter) for name in layer.form.projections for letter in "AB"]

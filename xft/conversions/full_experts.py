@@ -33,20 +33,18 @@ def full_plans(moe: Checkpoint) -> list[TensorPlan]:
     plans = [copy_plan(moe, name) for name in outside(moe.names, layers)]
     for layer in layers:
         own = {name: tensors[layer.dense(name)] for name in layer.form.projections}
-        plans += _weight_plans(layer, own, moe.config)
-        if "bias" in layer.parts:
-            plans += _bias_plans(moe, layer)
+        plans += _expert_plans(moe, layer, own)
         routers = (name for name in moe.names if name.startswith(f"{layer.prefix}.router."))
         plans += [copy_plan(moe, name) for name in routers]
     return plans
 
 
-def _weight_plans(
-    layer: FfnLayer, tensors: dict[str, LowRankTensor], config: dict
+def _expert_plans(
+    moe: Checkpoint, layer: FfnLayer, tensors: dict[str, LowRankTensor]
 ) -> Iterable[TensorPlan]:
-    """The weights of a layer's experts. tensors: by projection."""
-    shared = int(config["shared_expert"])
-    routed = config["num_experts"] - shared
+    """The experts of a layer, with the base's biases, if it has any. tensors: by projection."""
+    shared = int(moe.config["shared_expert"])
+    routed = moe.config["num_experts"] - shared
     for name, tensor in tensors.items() if shared else ():
         chunks = partial(_rounded, [tensor], slice(1))
         yield TensorPlan(layer.shared(name), tensor.dtype, tensor.shape, chunks)
@@ -55,6 +53,12 @@ def _weight_plans(
         shape = routed, sum(tensor.shape[0] for tensor in parts), parts[0].shape[1]
         chunks = partial(_rounded, parts, slice(shared, None))
         yield TensorPlan(name, parts[0].dtype, shape, chunks)
+    if "bias" in layer.parts:
+        for name in tensors if shared else ():
+            yield copy_plan(moe, layer.frozen(name, "bias"), layer.shared(name, "bias"))
+        for name, projections in layer.fused("bias"):
+            frozen = [layer.frozen(projection, "bias") for projection in projections]
+            yield fused_plan(moe, name, frozen * routed, routed)
 
 
 def _rounded(tensors: list[LowRankTensor], chosen: slice) -> Iterator:
@@ -62,14 +66,3 @@ def _rounded(tensors: list[LowRankTensor], chosen: slice) -> Iterator:
     experts = zip(*(tensor.experts() for tensor in tensors), strict=True)
     for expert in chain.from_iterable(islice(experts, chosen.start, chosen.stop)):
         yield expert.to(torch_dtype(tensors[0].dtype))
-
-
-def _bias_plans(moe: Checkpoint, layer: FfnLayer) -> Iterable[TensorPlan]:
-    """The base's biases, which every expert has."""
-    shared = moe.config["shared_expert"]
-    routed = moe.config["num_experts"] - shared
-    for name in layer.form.projections if shared else ():
-        yield copy_plan(moe, layer.frozen(name, "bias"), layer.shared(name, "bias"))
-    for name, projections in layer.fused("bias"):
-        frozen = [layer.frozen(projection, "bias") for projection in projections]
-        yield fused_plan(moe, name, frozen * routed, routed)

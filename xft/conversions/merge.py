@@ -7,6 +7,8 @@ arXiv 2404.15247, section 3.2). If lambda is learned too, lambda = sigmoid(lambd
 
 from functools import partial
 
+import torch
+
 from xft.checkpoints.layout import FfnLayer, moe_layers, outside
 from xft.checkpoints.reader import Checkpoint
 from xft.checkpoints.writer import TensorPlan
@@ -23,8 +25,6 @@ def mixing_coefficients(alpha, lambda_logit, shared_expert_weight: float):
 
     alpha [..., R]; lambda_logit [...], or None for the fixed lambda `shared_expert_weight`.
     """
-    import torch
-
     if lambda_logit is None:
         share = alpha.new_full(alpha.shape[:-1], shared_expert_weight, dtype=torch.float32)
     else:
@@ -59,8 +59,6 @@ def initial_logits(
 
     shares [layers, R]: of the routed experts in each layer; None for equal ones.
     """
-    import torch
-
     shape = alpha_shape(granularity, ffn)
     alpha = torch.zeros(shape) if shares is None else logits_of_shares(shares, shape)
     logits = {ALPHA: alpha}

@@ -13,6 +13,8 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+import torch
+
 from xft.artifacts.artifact import Artifact, open_artifact
 from xft.checkpoints.capacity import EMBEDDINGS
 from xft.checkpoints.dtypes import FLOAT_NAMES
@@ -47,28 +49,18 @@ def dense_plans(
     if base is None:
         return merge_plans(moe, ffn, coefficients)
     plans, is_stock = [], method.method == "model_stock"
+    moved = partial(_moved_plan, base.checkpoint)
     for new_name, name in unmerged(moe).items():
         dtype, shape = moe.dtype(name), moe.shape(name)
         if is_stock or dtype not in FLOAT_NAMES:
             plans.append(copy_plan(moe, name, new_name))
         else:
-            tuned = partial(_precise, moe, name)
-            plans.append(_moved_plan(base.checkpoint, new_name, dtype, shape, tuned, method.scale))
+            plans.append(moved(new_name, dtype, shape, partial(moe.get, name), method.scale))
     for tensor in merged_tensors(moe, ffn, coefficients.shape):
         merged = partial(tensor.merged, tensor.own(coefficients))
         weight = tensor if is_stock else method.scale
-        plans.append(
-            _moved_plan(base.checkpoint, tensor.name, tensor.dtype, tensor.shape, merged, weight)
-        )
+        plans.append(moved(tensor.name, tensor.dtype, tensor.shape, merged, weight))
     return plans
-
-
-def _precise(moe: Checkpoint, name: str):
-    """A tensor of the mixture, in fp32 or better."""
-    import torch
-
-    tuned = moe.get(name)
-    return tuned.to(torch.promote_types(tuned.dtype, torch.float32))
 
 
 def _moved_plan(
@@ -79,16 +71,15 @@ def _moved_plan(
     tuned: Callable,
     weight: float | MergedTensor,
 ) -> TensorPlan:
-    """Plan B + w (T - B), exactly T if w = 1.
+    """Plan B + w (T - B), exactly T if w = 1, computed in fp32 or better.
 
-    tuned: gives T, in fp32 or better. weight: w, or the tensor whose experts give it.
+    tuned: gives T. weight: w, or the tensor whose experts give it.
     """
     base_name = name_in_base(base, name, shape)
 
     def compute():
-        import torch
-
         start, end = base.get(base_name), tuned()
+        end = end.to(torch.promote_types(end.dtype, torch.float32))
         share = weight if isinstance(weight, float) else stock_ratio(weight.task_products(start))
         return torch.lerp(start.to(end.dtype), end, share)
 
@@ -103,8 +94,6 @@ def stock_ratio(products) -> float:
 
     products: <W_i - B, W_j - B>, [E, E] in fp64.
     """
-    import torch
-
     norms = products.diagonal().sqrt()
     moved = norms > 0
     count = int(moved.sum())
@@ -122,8 +111,6 @@ def one_expert(mixing: MixingArtifact, expert: int) -> MixingArtifact:
 
     Raises UserError if there is no such expert.
     """
-    import torch
-
     last = mixing.alpha.shape[-1]
     if not 1 <= expert <= last:
         raise UserError(

@@ -9,6 +9,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 
+import torch
+
 from xft.checkpoints.layout import FfnLayer, moe_layers
 from xft.checkpoints.reader import Checkpoint
 from xft.conversions.blocks import stacked_blocks
@@ -20,7 +22,9 @@ MERGE_BLOCK = 2**19  # values; their sum (2 MB) stays in a CPU's cache while exp
 class MergedTensor:
     """One tensor of the merged model: its name, and the place of its coefficients.
 
-    row, column: the place in the coefficients [layers or 1, projections or 1, 1 + R].
+    row, column: the place in the coefficients [layers or 1, projections or 1, 1 + R]. ffn: the FFN
+    weights of the experts, or their factors. source: holds the shared expert's tensor, or the W
+    that low-rank experts change, under the name `weight_name`.
     """
 
     layer: FfnLayer
@@ -28,6 +32,18 @@ class MergedTensor:
     part: str
     row: int
     column: int
+    ffn: Checkpoint
+    source: Checkpoint
+    weight_name: str
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.source.shape(self.weight_name)
+
+    @property
+    def dtype(self) -> str:
+        """In safetensors' spelling."""
+        return self.source.dtype(self.weight_name)
 
     @property
     def name(self) -> str:
@@ -39,32 +55,18 @@ class MergedTensor:
 
     def squares(self, base):
         """mean_i |W_i - M|^2, |M - B|^2 and |B|^2, [3] in fp64, with the experts' mean M."""
-        import torch
-
         products = self.task_products(base)
         moved = products.mean()
         apart = (products.diagonal().mean() - moved).clamp(min=0)
         return torch.stack([apart, moved, square(base)])
 
 
-@dataclass(frozen=True)
 class FullTensor(MergedTensor):
-    """A tensor that each expert has for itself. ffn: the FFN weights."""
-
-    ffn: Checkpoint
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return self.ffn.shape(self._shared)
-
-    @property
-    def dtype(self) -> str:
-        """In safetensors' spelling."""
-        return self.ffn.dtype(self._shared)
+    """A tensor that each expert has for itself."""
 
     def experts(self) -> Iterator:
         """The shared expert's tensor, then each routed expert's, memory-mapped."""
-        yield self.ffn.get_finite(self._shared)
+        yield self.source.get_finite(self.weight_name)
         for name, held in self.layer.fused(self.part):
             if self.projection in held:
                 pieces = self.ffn.get_finite(name).chunk(len(held), dim=1)
@@ -76,8 +78,6 @@ class FullTensor(MergedTensor):
 
     def inner_products(self, gradient, first: int):
         """<G, W_i> of the experts from number `first` on, in fp64, for the gradient G of W."""
-        import torch
-
         gradient = gradient.float()
         return torch.stack(
             [
@@ -91,30 +91,9 @@ class FullTensor(MergedTensor):
         vectors = (block[1:] - block[0] for block in stacked_blocks([base, *self.experts()]))
         return sum(own @ own.T for own in vectors)
 
-    @property
-    def _shared(self) -> str:
-        return self.layer.shared(self.projection, self.part)
 
-
-@dataclass(frozen=True)
 class LowRankTensor(MergedTensor):
-    """The weight of a projection of low-rank experts, with the methods of FullTensor.
-
-    ffn: the factors. source: holds W under the name `weight_name`.
-    """
-
-    ffn: Checkpoint
-    source: Checkpoint
-    weight_name: str
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return self.source.shape(self.weight_name)
-
-    @property
-    def dtype(self) -> str:
-        """In safetensors' spelling."""
-        return self.source.dtype(self.weight_name)
+    """The weight of a projection of low-rank experts, with the methods of FullTensor."""
 
     @property
     def weight(self):
@@ -147,8 +126,6 @@ class LowRankTensor(MergedTensor):
         This is <G, W_i> without <G, W>, which all experts have in common. The coefficients sum to
         one, so that a common term has no effect on a logit, that of lambda included.
         """
-        import torch
-
         gradient = gradient.float()
         a, b = (self._factor(letter)[first:].to(gradient.device).float() for letter in ("A", "B"))
         through_a = (gradient @ a.flatten(0, 1).T).unflatten(1, a.shape[:2]).transpose(0, 1)
@@ -179,35 +156,22 @@ def merged_tensors(source: Checkpoint, ffn: Checkpoint, shape: tuple[int, ...]) 
     source: the mixture or its base. ffn: the FFN weights of its experts. shape: of the
     coefficients.
     """
-    return [
-        _merged_tensor(
-            source,
-            ffn,
-            layer,
-            projection,
-            part,
-            row if shape[0] > 1 else 0,
-            layer.form.projections.index(projection) if shape[1] > 1 else 0,
-        )
-        for row, layer in enumerate(moe_layers(ffn.names))
-        for projection, part in layer.merged
-    ]
-
-
-def _merged_tensor(
-    source: Checkpoint, ffn: Checkpoint, layer: FfnLayer, projection: str, part: str, *place: int
-) -> MergedTensor:
-    if not layer.low_rank:
-        return FullTensor(layer, projection, part, *place, ffn)
-    names = layer.frozen(projection, part), layer.dense(projection, part)
-    weight_name = names[0] if names[0] in source else names[1]
-    return LowRankTensor(layer, projection, part, *place, ffn, source, weight_name)
+    tensors = []
+    for row, layer in enumerate(moe_layers(ffn.names)):
+        for projection, part in layer.merged:
+            column = min(layer.form.projections.index(projection), shape[1] - 1)
+            about = layer, projection, part, min(row, shape[0] - 1), column, ffn
+            if layer.low_rank:
+                names = layer.frozen(projection, part), layer.dense(projection, part)
+                weight_name = names[0] if names[0] in source else names[1]
+                tensors.append(LowRankTensor(*about, source, weight_name))
+            else:
+                tensors.append(FullTensor(*about, ffn, layer.shared(projection, part)))
+    return tensors
 
 
 def square(tensor):
     """The sum of the squares in fp64."""
-    import torch
-
     return torch.linalg.vector_norm(tensor, dtype=torch.float64).square()
 
 
@@ -216,8 +180,6 @@ def merge(experts: Iterable, coefficients):
 
     experts: 1 + R tensors of the same shape, of any dtype; coefficients [1 + R].
     """
-    import torch
-
     device = coefficients.device
     experts, shares = list(experts), coefficients.tolist()
     merged = torch.empty(experts[0].shape, dtype=torch.float32, device=device)

@@ -20,10 +20,6 @@ class MixingSources:
     def artifacts(self) -> dict[str, Artifact]:
         return {"ffn": self.ffn, "moe": self.moe}
 
-    @property
-    def ids(self) -> dict[str, str]:
-        return {name: artifact.id for name, artifact in self.artifacts.items()}
-
 
 def open_sources(moe: Path, ffn: Path, full: bool = False) -> MixingSources:
     """Open both. Raises UserError if the FFN weights are from another mixture."""
@@ -63,9 +59,9 @@ class MixingArtifact:
 def open_mixing(path: Path, sources: MixingSources, full: bool = False) -> MixingArtifact:
     """Open coefficients. Raises UserError if they belong to other experts."""
     artifact = open_artifact(path, "weighted_init", "weighted_trained", full=full)
-    for name, source_id in sources.ids.items():
-        if artifact.manifest.inputs.get(name) != source_id:
-            raise UserError(f"{path} belongs to another {name} than {getattr(sources, name).path}")
+    for name, source in sources.artifacts.items():
+        if artifact.manifest.inputs.get(name) != source.id:
+            raise UserError(f"{path} belongs to another {name} than {source.path}")
     checkpoint = artifact.checkpoint
     lambda_logit = checkpoint.get(LAMBDA_LOGIT).clone() if LAMBDA_LOGIT in checkpoint else None
     return MixingArtifact(artifact, checkpoint.get(ALPHA).clone(), lambda_logit, checkpoint.config)

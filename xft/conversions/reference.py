@@ -108,11 +108,10 @@ def _expert_plans(
 def _router_plans(
     published: Checkpoint, layer: FfnLayer, moe: MixtureConfig
 ) -> Iterable[TensorPlan]:
-    gate = f"{layer.prefix}.gate"
+    parts = {"input": "gate_network"}
     if moe.router == "mlp":
-        yield copy_plan(published, f"{gate}.gate_network.0.weight", layer.router("input"))
-        yield copy_plan(published, f"{gate}.gate_network.2.weight", layer.router("output"))
-    else:
-        yield copy_plan(published, f"{gate}.gate_network.weight", layer.router("input"))
+        parts = {"input": "gate_network.0", "output": "gate_network.2"}
     if moe.router_noise:
-        yield copy_plan(published, f"{gate}.weight_noise.weight", layer.router("noise"))
+        parts["noise"] = "weight_noise"
+    for part, name in parts.items():
+        yield copy_plan(published, f"{layer.prefix}.gate.{name}.weight", layer.router(part))

@@ -2,6 +2,8 @@
 
 from collections.abc import Iterator
 
+import torch
+
 from xft.checkpoints.dtypes import FLOAT_NAMES, torch_dtype
 from xft.checkpoints.reader import Checkpoint
 from xft.checkpoints.writer import TensorPlan
@@ -19,7 +21,11 @@ def soup_plans(models: list[Checkpoint]) -> list[TensorPlan]:
     """
     first, *others = models
     for other in others:
-        _check_alike(first, other)
+        if fault := _config_fault(first.config, other.config) or _tensor_fault(first, other):
+            raise UserError(
+                f"{first.folder} and {other.folder} have no mean: {fault}. Give models that were "
+                "made from the same base"
+            )
     return [
         _mean_plan(models, name) if first.dtype(name) in FLOAT_NAMES else copy_plan(first, name)
         for name in first.names
@@ -36,14 +42,6 @@ def _mean_plan(models: list[Checkpoint], name: str) -> TensorPlan:
     return TensorPlan(name, dtype, shape, means)
 
 
-def _check_alike(first: Checkpoint, other: Checkpoint) -> None:
-    if fault := _config_fault(first.config, other.config) or _tensor_fault(first, other):
-        raise UserError(
-            f"{first.folder} and {other.folder} have no mean: {fault}. Give models that were made "
-            "from the same base"
-        )
-
-
 def _config_fault(first: dict, other: dict) -> str | None:
     keys = sorted(first.keys() | other.keys())
     differing = [key for key in keys if first.get(key, ...) != other.get(key, ...)]
@@ -51,8 +49,6 @@ def _config_fault(first: dict, other: dict) -> str | None:
 
 
 def _tensor_fault(first: Checkpoint, other: Checkpoint) -> str | None:
-    import torch
-
     if different := set(first.names) ^ set(other.names):
         return f"only one of them has the tensor {min(different)}"
     for name in first.names:

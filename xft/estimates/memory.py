@@ -72,7 +72,9 @@ def training_memory(models: Models, job: Job) -> Memory:
     last = gradients + max(
         layer + weight * _largest(models, job, learned), _update_bytes(models, job, learned)
     )
-    peak = weights + optimizer - host + always + max(first, last) + _libraries(job)
+    libraries = RUNTIME if job.processes == 1 else RUNTIME_OF_SEVERAL
+    libraries = libraries if job.on_gpu else RUNTIME_ON_CPU
+    peak = weights + optimizer - host + always + max(first, last) + libraries
     return Memory(weights, gradients, optimizer - host, always + copies, activations, host, peak)
 
 
@@ -210,9 +212,3 @@ def _largest(models: Models, job: Job, learned: int) -> int:
         return learned // len(models.upcycled)
     table = models.mixture if job.section == "moe_sft" else models.base
     return min(learned, max(map(table.size, table.names)))
-
-
-def _libraries(job: Job) -> int:
-    if not job.on_gpu:
-        return RUNTIME_ON_CPU
-    return RUNTIME if job.processes == 1 else RUNTIME_OF_SEVERAL

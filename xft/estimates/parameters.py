@@ -1,13 +1,14 @@
 """Numbers of parameters of the base and the mixture, and of those that compute a token or learn."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
-from xft.checkpoints.layout import FfnLayer, dense_layers
+from xft.checkpoints.header import TensorInfo
+from xft.checkpoints.layout import FfnLayer, dense_layers, outside
 from xft.config.sections import MoeConfig
 from xft.conversions.upcycle import chosen_layers, upcycle
-from xft.estimates.tensors import TensorTable, planned_table
+from xft.estimates.tensors import ModelTable
 
 
 @dataclass(frozen=True)
@@ -27,13 +28,15 @@ class Trained:
 class Models:
     """The base, and the mixture that step 1 makes of it. moe: the config's section."""
 
-    base: TensorTable
+    base: ModelTable
     moe: MoeConfig
 
     @cached_property
-    def mixture(self) -> TensorTable:
+    def mixture(self) -> ModelTable:
         """The tensors that step 1 would write. Raises UserError if step 1 would."""
-        return planned_table(upcycle(self.base, self.moe, seed=0), self.base)
+        plans = upcycle(self.base, self.moe, seed=0)
+        tensors = {plan.name: TensorInfo(plan.dtype, plan.shape) for plan in plans}
+        return replace(self.base, tensors=tensors)
 
     @cached_property
     def layers(self) -> list[FfnLayer]:
@@ -77,14 +80,10 @@ class Models:
         """The number of parameters of low-rank factors beside these matrices of the base."""
         return rank * sum(sum(self.base.shape(name)) for name in names)
 
-    def _factors_outside(self, prefixes: tuple[str, ...], rank: int) -> int:
-        """The same for all linear layers whose names do not begin with one of the prefixes."""
-        linear = (
-            name
-            for name in self.base.parameters
-            if ".layers." in name and len(self.base.shape(name)) == 2
-        )
-        return self._factors((name for name in linear if not name.startswith(prefixes)), rank)
+    def _factors_outside(self, mlps: list[FfnLayer], rank: int) -> int:
+        """The same for all linear layers that belong to none of these MLPs."""
+        names = [name for name in outside(self.base.parameters, mlps) if ".layers." in name]
+        return self._factors((name for name in names if len(self.base.shape(name)) == 2), rank)
 
     def trained(self, section: str, lora_rank: int | None = None) -> Trained:
         """What the training with a section of the configuration trains.
@@ -99,7 +98,7 @@ class Models:
             return Trained(dense, self.ffn, dense, whole=False)
         if lora_rank is None:
             return Trained(dense, dense, dense, whole=True)
-        learned = self._factors_outside((), lora_rank)
+        learned = self._factors_outside([], lora_rank)
         return Trained(dense + learned, learned, dense + learned, whole=False)
 
     @cached_property
@@ -109,9 +108,8 @@ class Models:
             return Trained(total, total, active, whole=True)
         if self.moe.train_rest == "full":
             return Trained(total, total - self.ffn, active, whole=True)
-        inside = tuple(f"{layer.prefix}." for layer in self.layers)
         is_added = self.moe.train_rest == "lora"
-        added = self._factors_outside(inside, self.moe.rank) if is_added else 0
+        added = self._factors_outside(self.layers, self.moe.rank) if is_added else 0
         learned = total - self.dense_total + added
         return Trained(total + added, learned, active + added, whole=False)
 

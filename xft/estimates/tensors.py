@@ -4,16 +4,16 @@ Conversions can plan from a table instead of a checkpoint. So the sizes of their
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from textwrap import shorten
 
 from xft.checkpoints.capacity import EMBEDDINGS
 from xft.checkpoints.dtypes import DTYPE_BYTES, FLOAT_NAMES
+from xft.checkpoints.header import TensorInfo
 from xft.checkpoints.model_config import read_config
-from xft.checkpoints.reader import INDEX_FILE, SINGLE_FILE, CheckpointHeaders
-from xft.checkpoints.writer import TensorPlan
+from xft.checkpoints.reader import INDEX_FILE, SINGLE_FILE, CheckpointHeaders, TensorTable
 from xft.common.errors import UserError
 
 NEEDED_KEYS = (
@@ -26,25 +26,15 @@ LONGEST_REASON = 300
 
 
 @dataclass(frozen=True)
-class TensorTable:
-    """Shape and dtype (safetensors' spelling) of each tensor of a model, and its config.json.
+class ModelTable(TensorTable):
+    """The tensors of a model without their values, and its config.json.
 
     folder: the name of the model in messages.
     """
 
-    tensors: dict[str, tuple[tuple[int, ...], str]]
+    tensors: Mapping[str, TensorInfo]
     config: dict
     folder: str
-
-    @property
-    def names(self) -> list[str]:
-        return sorted(self.tensors)
-
-    def shape(self, name: str) -> tuple[int, ...]:
-        return self.tensors[name][0]
-
-    def dtype(self, name: str) -> str:
-        return self.tensors[name][1]
 
     def size(self, name: str) -> int:
         """The number of values of a tensor."""
@@ -95,11 +85,10 @@ class TensorTable:
         return sum(self.size(name) for name in self.names if name.endswith(EMBEDDINGS))
 
 
-def read_table(folder: Path) -> TensorTable:
+def read_table(folder: Path) -> ModelTable:
     """The table of a model folder, from the headers of its safetensors files. Raises UserError."""
     headers = CheckpointHeaders(folder)
-    tensors = {name: (headers.shape(name), headers.dtype(name)) for name in headers.names}
-    return TensorTable(tensors, headers.config, str(folder))
+    return ModelTable(headers.tensors, headers.config, str(folder))
 
 
 def has_weights(folder: Path) -> bool:
@@ -107,18 +96,18 @@ def has_weights(folder: Path) -> bool:
     return (folder / SINGLE_FILE).exists() or (folder / INDEX_FILE).exists()
 
 
-def compute_table(config_file: Path) -> TensorTable:
+def compute_table(config_file: Path) -> ModelTable:
     """The table of a model from its config.json alone.
 
     Raises UserError if the file lacks a size, or if transformers cannot build the model.
     """
     config = read_config(config_file)
     check_sizes(config, config_file)
-    names = {name: short for short, name in FLOAT_NAMES.items()}
     stated = config.get("dtype") or config.get("torch_dtype")
-    dtype = names.get(stated, "F32")
-    tensors = {name: (shape, dtype) for name, shape in _shapes(config, config_file).items()}
-    return TensorTable(tensors, config, str(config_file))
+    dtype = next((short for short, name in FLOAT_NAMES.items() if name == stated), "F32")
+    parameters = _build(config, config_file).named_parameters()
+    tensors = {name: TensorInfo(dtype, tuple(values.shape)) for name, values in parameters}
+    return ModelTable(tensors, config, str(config_file))
 
 
 def check_sizes(config: dict, file: Path) -> None:
@@ -131,14 +120,14 @@ def check_sizes(config: dict, file: Path) -> None:
         )
 
 
-def _shapes(config: dict, config_file: Path) -> dict[str, tuple[int, ...]]:
-    """Name and shape of each parameter of transformers' model, which is built without values."""
+def _build(config: dict, config_file: Path):
+    """transformers' model without values."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
     try:
         with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(
+            return AutoModelForCausalLM.from_config(
                 AutoConfig.for_model(**config),
                 attn_implementation="eager",  # other implementations may be missing on this machine
                 trust_remote_code=False,
@@ -146,10 +135,3 @@ def _shapes(config: dict, config_file: Path) -> dict[str, tuple[int, ...]]:
     except Exception as error:  # each model type raises its own errors
         reason = shorten(f"{type(error).__name__}: {error}", LONGEST_REASON)
         raise UserError(f"{config_file}: transformers cannot build the model: {reason}") from error
-    return {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
-
-
-def planned_table(plans: Iterable[TensorPlan], like: TensorTable) -> TensorTable:
-    """The table of the tensors that a conversion of `like` would write."""
-    tensors = {plan.name: (plan.shape, plan.dtype) for plan in plans}
-    return TensorTable(tensors, like.config, like.folder)

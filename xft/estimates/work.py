@@ -9,7 +9,7 @@ from xft.estimates.flops import FORWARD, teacher_flops, training_flops
 from xft.estimates.jobs import FP32, Job
 from xft.estimates.parameters import Models
 from xft.estimates.processors import HOST_BANDWIDTH, Processor
-from xft.estimates.tensors import TensorTable
+from xft.estimates.tensors import ModelTable
 from xft.training.steps import optimizer_steps
 
 PROMPT_TOKENS = 512  # of each problem; assumed
@@ -48,17 +48,13 @@ def training_work(models: Models, job: Job, rows: int | None) -> Work | None:
         steps = optimizer_steps(options, rows, job.global_batch)
         tokens = round(rows * options.num_train_epochs) * job.length
     read_bytes = READS * expert_bytes(models) if job.is_mixing else 0
-    return Work(steps, tokens, tokens * _flops(models, job), read_bytes)
-
-
-def _flops(models: Models, job: Job) -> int:
-    """FLOPs of a token."""
     trained = models.trained(job.section, job.lora_rank)
-    own = training_flops(models, trained, job.length, job.options.activation_checkpointing)
-    return own + (teacher_flops(models, job.length) if job.learns_from_mixture else 0)
+    of_token = training_flops(models, trained, job.length, options.activation_checkpointing)
+    of_token += teacher_flops(models, job.length) if job.learns_from_mixture else 0
+    return Work(steps, tokens, tokens * of_token, read_bytes)
 
 
-def generation_bytes(table: TensorTable, precision: str, on_gpu: bool) -> int:
+def generation_bytes(table: ModelTable, precision: str, on_gpu: bool) -> int:
     """Bytes at most of the weights of a model that generates.
 
     precision: `evaluation.precision`. On a CPU the weights count as fp32 in any case: the losses of

@@ -8,7 +8,7 @@ from math import inf, nan
 
 CONFIDENCE = 0.95
 RESAMPLES = 19_999  # p-values from 1e-4 on, enough for Holm's correction for 500 comparisons
-DIGITS = 12  # of a resampled difference, since rounding errors would hide that it is 0
+DIGITS = 12  # of a difference: rounding errors would hide that it is 0, or round a text of it up
 MOST_NUMBERS = 4_000_000  # in memory at a time
 
 
@@ -110,15 +110,15 @@ def compare(pairs: Sequence[tuple[Measured, Measured]], most: float = inf) -> Di
     p_value = max(2 * (1 + rarer) / (1 + RESAMPLES), 2.0 ** (1 - differing))
     first, second = pairs[0]
     seeds = len(first.seeds), len(second.seeds)
-    return Difference(int(sizes.sum()), *seeds, difference, low, high, min(1.0, float(p_value)))
+    difference, p_value = round(difference, DIGITS), min(1.0, float(p_value))
+    return Difference(int(sizes.sum()), *seeds, difference, low, high, p_value)
 
 
 def quantiles(drawn) -> tuple[float, float]:
     """The ends of the 95% interval of resampled values."""
     import numpy as np
 
-    low, high = np.quantile(drawn, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
-    return float(low), float(high)
+    return tuple(np.quantile(drawn, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2]).tolist())
 
 
 def _over_seeds(measured: Measured, seeds: tuple):

@@ -9,10 +9,12 @@ from xft.evaluation.ground_truth import TEST_SETS
 from xft.evaluation.result import solved_shares
 from xft.reporting.bootstrap import Difference, Measured, compare, measure
 from xft.reporting.runs import Result, Subject
+from xft.reporting.statistics import significant
 
 POOLED = "all"
 ROWS, LOSS = "held-out rows", "loss"  # dataset and tests of a comparison of losses
-COLUMNS = ["first", "second", "dataset", "tests", *(field.name for field in fields(Difference))]
+COMPARED = ["first", "second", "dataset", "tests"]
+COLUMNS = [*COMPARED, *(field.name for field in fields(Difference)), "significant"]
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,9 @@ def comparison_table(values: Sequence[Values]):
 
     A pair is compared only on data sets with the same units for all seeds of both models. If there
     are several, there is a row for all of them together too.
+
+    significant: whether p is below 5% after Holm's correction. It is for all pairs on the data set,
+    but in the last row of a pair, which the verdict is about, for the last rows of all pairs.
     """
     import pandas as pd
 
@@ -77,7 +82,16 @@ def comparison_table(values: Sequence[Values]):
                 (first.label, second.label, name, tests, *astuple(compare(found, most)))
                 for name, found in sets.items()
             ]
-    return pd.DataFrame(rows, columns=COLUMNS)
+    table = pd.DataFrame(rows, columns=COLUMNS[:-1])
+    table["significant"] = table.groupby(["tests", "dataset"])["p_value"].transform(significant)
+    last = last_rows(table)
+    table.loc[last.index, "significant"] = last.groupby("tests")["p_value"].transform(significant)
+    return table
+
+
+def last_rows(table):
+    """The last row of each pair and set of tests: that of all data sets, if there are several."""
+    return table.drop_duplicates(["tests", "first", "second"], keep="last")
 
 
 def _measured(values: Sequence[Values]) -> dict[tuple[tuple, Subject], Measured]:

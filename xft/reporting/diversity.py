@@ -19,8 +19,7 @@ def routing_at_end(metrics: Path) -> dict[str, float] | None:
     JSON object.
     """
     lines = read_json_objects(metrics, "metrics")
-    lines = [line for line in lines if "entropy" in line and "load" in line]
-    last = lines[-LAST_STEPS:]
+    last = [line for line in lines if "entropy" in line and "load" in line][-LAST_STEPS:]
     if not last:
         return None
     entropies = [value for line in last for value in line["entropy"]]

@@ -1,6 +1,6 @@
 """Makes the table of general abilities: the metrics of each task for all models."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from xft.reporting.runs import Result
 from xft.reporting.tables import mean_text
@@ -24,7 +24,9 @@ def lm_eval_table(results: Mapping[Result, dict]):
     keys = sorted(found, key=lambda key: metrics.index(key[:2]))
     table = pd.DataFrame(keys, columns=["task", "metric", "model"])
     if any(len(seeds) > 1 for seeds in found.values()):
-        return table.assign(seeds=[len(found[key]) for key in keys], value=_means(found, keys))
+        values = ([measured["value"] for measured in found[key]] for key in keys)
+        means = [mean_text(pd.Series(seeds, dtype=float).dropna(), 4) for seeds in values]
+        return table.assign(seeds=[len(found[key]) for key in keys], value=means)
     return table.assign(value=[_single(*found[key]) for key in keys])
 
 
@@ -33,10 +35,3 @@ def _single(measured: dict) -> str:
         return ""
     error = "" if measured["stderr"] is None else f" ± {measured['stderr']:.4f}"
     return f"{measured['value']:.4f}{error}"
-
-
-def _means(found: Mapping[tuple, Sequence[dict]], keys: Sequence[tuple]) -> list[str]:
-    import pandas as pd
-
-    values = ([measured["value"] for measured in found[key]] for key in keys)
-    return [mean_text(pd.Series(seeds, dtype=float).dropna(), 4) for seeds in values]

@@ -1,13 +1,27 @@
 """Finds out which merges are the best ones, and which scores may be too high."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from xft.reporting.choice import best_merge
+from xft.evaluation.result import read_result
 from xft.reporting.runs import Result, Row
+from xft.reporting.validation_losses import LOSS
 
 # What a merge is chosen by, and the step whose result says it.
 CHOICES = {"validation": "validation_loss", "benchmark": "eval"}
+
+
+def best_merge(files: Sequence[Path], by: str) -> int:
+    """The number of the best result; the first one of equals.
+
+    files: losses on held-out rows if by is validation, and the lowest is the best; results of
+    evaluations if by is benchmark, and the one with the most solved problems is the best.
+    """
+    if by == "validation":
+        values = [-LOSS.read(file)["loss"] for file in files]
+    else:
+        values = [read_result(file)["pass@1"]["plus"] for file in files]
+    return values.index(max(values))
 
 
 def contaminated(results: Iterable[Result], counts: Mapping[Path, Mapping]) -> Iterator[str]:

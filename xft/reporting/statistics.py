@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Sequence
-from itertools import accumulate
 from statistics import NormalDist
 
 from xft.reporting.bootstrap import CONFIDENCE, measure, quantiles
@@ -31,12 +30,11 @@ def wilson(passed: float, count: int) -> tuple[float, float]:
 
 def holm(p_values: Sequence[float]) -> list[float]:
     """The p-values after Holm's correction: the chance of any false finding is at most 5%."""
-    values = list(p_values)
-    order = sorted(range(len(values)), key=values.__getitem__)
-    factors = range(len(values), 0, -1)
-    products = (factor * values[place] for factor, place in zip(factors, order, strict=True))
-    raised = accumulate((min(product, 1.0) for product in products), max)
-    return [value for _, value in sorted(zip(order, raised, strict=True))]
+    import pandas as pd
+
+    ordered = pd.Series([*p_values], dtype=float).sort_values()
+    factors = pd.Series(range(len(ordered), 0, -1), ordered.index)
+    return (factors * ordered).clip(upper=1).cummax().sort_index().tolist()
 
 
 def significant(p_values: Sequence[float]) -> list[bool]:

@@ -4,11 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from xft.evaluation.ground_truth import TEST_SETS
-from xft.evaluation.result import (
-    TEST_NAMES,
-    measures,
-    solved_shares,
-)
+from xft.evaluation.result import TEST_NAMES, measures, solved_shares
 from xft.reporting.runs import Result
 from xft.reporting.statistics import interval
 
@@ -25,9 +21,7 @@ def summary_table(results: Mapping[Result, dict], losses: Mapping[Path, Mapping]
     import pandas as pd
 
     varied = any(one.subject.variant or one.seed is not None for one in results)
-    return pd.DataFrame(
-        [_row(found, content, losses, varied) for found, content in results.items()]
-    )
+    return pd.DataFrame([_row(*result, losses, varied) for result in results.items()])
 
 
 def score(result: dict, tests: str) -> dict[str, float]:
@@ -57,12 +51,10 @@ def readable(table):
     """The table with one column for each set of tests: percent, its 95% interval, passed."""
     shown = table[["model", "dataset", "problems"]].copy()
     for tests in TEST_SETS:
+        values = table[[f"{name} {tests}" for name in ("pass@1", "low", "high", "passed")]]
         shown[f"pass@1, {TEST_NAMES[tests]}"] = [
             f"{share:.1f} % ({low:.1f} to {high:.1f}; {passed})"
-            for share, low, high, passed in zip(
-                *(table[f"{name} {tests}"] for name in ("pass@1", "low", "high", "passed")),
-                strict=True,
-            )
+            for share, low, high, passed in values.itertuples(index=False)
         ]
     if LOSS in table:
         shown[LOSS] = table[LOSS]

@@ -6,8 +6,7 @@ from dataclasses import dataclass
 
 from xft.common.errors import counted
 from xft.reporting.bootstrap import CONFIDENCE
-from xft.reporting.comparisons import LOSS, POOLED
-from xft.reporting.statistics import significant
+from xft.reporting.comparisons import LOSS, POOLED, last_rows
 
 BASE = "base"
 NAMED = 4  # models at most in a sentence
@@ -66,12 +65,11 @@ def verdict(table) -> list[str]:
 
 
 def quantities(table) -> Iterator[tuple[Quantity, object]]:
-    """What was compared, with a row for each pair of models, which says if it is significant."""
+    """What was compared, with the last row of each pair of models."""
     for quantity in (SCORES, LOSSES):
-        rows = table[table["tests"] == quantity.tests]
-        rows = rows.drop_duplicates(["first", "second"], keep="last")
+        rows = last_rows(table[table["tests"] == quantity.tests])
         if len(rows):
-            yield quantity, rows.assign(significant=significant(rows["p_value"]))
+            yield quantity, rows
 
 
 def _sentences(quantity: Quantity, rows) -> Iterator[str]:
@@ -146,7 +144,7 @@ def readable(quantity: Quantity, rows):
     texts = rows[["second", "first"]].set_axis(["model", "against"], axis=1)
     of_losses = quantity is LOSSES
     texts["rows" if of_losses else "dataset"] = rows["problems" if of_losses else "dataset"]
-    if _has_seeds(rows):
+    if (rows[["seeds_first", "seeds_second"]] > 1).any(axis=None):
         seeds = zip(rows["seeds_second"], rows["seeds_first"], strict=True)
         texts["seeds"] = [f"{model}, {against}" for model, against in seeds]
     texts["difference"] = [quantity.number(value, "+") for value in rows["difference"]]
@@ -157,10 +155,6 @@ def readable(quantity: Quantity, rows):
     texts["p"] = [p_text(value).removeprefix("= ") for value in rows["p_value"]]
     texts["significant"] = ["yes" if significant else "no" for significant in rows["significant"]]
     return texts
-
-
-def _has_seeds(rows) -> bool:
-    return bool((rows[["seeds_first", "seeds_second"]] > 1).any(axis=None))
 
 
 def p_text(p_value: float) -> str:

@@ -26,7 +26,11 @@ MOST_LINES = 40  # of one kind. More are counted by rule
 
 
 def main(argv: list[str] | None = None) -> None:
-    args = _parser().parse_args(argv)
+    parser = flags.StepParser("xft status", __doc__)
+    parser.path("results", "RESULTS", "The results_dir of a run.")
+    meaning = f"The configuration of the next run, by default RESULTS/{CONFIG_FILE}"
+    parser.configs(meaning, required=False)
+    args = parser.parse_args(argv)
     run, start = _run(args)
     wanted, jobs = run.experiment.wanted, run.to_make
     copies = [copy for copy in map(copy_of, wanted) if partial(copy.entry).exists()]
@@ -43,14 +47,6 @@ def main(argv: list[str] | None = None) -> None:
         _show(f"no longer in the store, and not needed: {len(gone)}", _listed(gone))
     _show(f"next run: {len(jobs) or 'nothing to do'}", _listed(jobs))
     print(_advice(run, activities, start))
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = flags.StepParser("xft status", __doc__)
-    parser.path("results", "RESULTS", "The results_dir of a run.")
-    meaning = f"The configuration of the next run, by default RESULTS/{CONFIG_FILE}"
-    parser.configs(meaning, required=False)
-    return parser
 
 
 def _run(args: argparse.Namespace) -> tuple[WorkflowRun, str]:

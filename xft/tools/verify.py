@@ -19,7 +19,7 @@ from xft.artifacts.manifest import (
     short,
 )
 from xft.cli import flags
-from xft.common.errors import UserError
+from xft.common.errors import UserError, noted
 from xft.store.store import MARK, Store, entry_faults, is_whole, lost_inputs
 
 
@@ -34,13 +34,12 @@ def main(argv: list[str] | None = None) -> None:
         found = _find_artifacts(path)
         faults += [] if found else [f"{path}: no manifest beside it and none below it"]
         for artifact in found:
-            try:
+            with noted(faults):
                 manifests[artifact] = read_manifest(manifest_path(artifact))
-            except UserError as error:
-                faults.append(str(error))
-    if args.full:
-        entries = {artifact.parent for artifact in manifests}
-        faults += chain.from_iterable(map(_entry_faults, sorted(entries)))
+    if args.full:  # what entries of a store hold beside their artifacts
+        for entry in filter(is_whole, sorted({artifact.parent for artifact in manifests})):
+            with noted(faults):
+                faults += entry_faults(entry)
     places = {manifest.id: artifact for artifact, manifest in manifests.items()}
     for artifact, manifest in manifests.items():
         faults += _check(artifact, manifest, places, args.full)
@@ -66,14 +65,6 @@ def _find_artifacts(path: Path) -> list[Path]:
         return [path]
     found = sorted(path.rglob(f"*{MANIFEST_SUFFIX}"))
     return [manifest.with_name(manifest.name.removesuffix(MANIFEST_SUFFIX)) for manifest in found]
-
-
-def _entry_faults(entry: Path) -> list[str]:
-    """The faults of what an entry of a store holds beside its artifact; none of other folders."""
-    try:
-        return entry_faults(entry) if is_whole(entry) else []
-    except UserError as error:
-        return [str(error)]
 
 
 def _check(artifact: Path, manifest: Manifest, places: dict[str, Path], full: bool) -> list[str]:

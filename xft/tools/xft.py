@@ -6,16 +6,8 @@ import sys
 from xft.cli import running
 from xft.tools import export_full, gc, import_reference, plan, publish, report, status, verify
 
-TOOLS = {
-    "plan": plan,
-    "status": status,
-    "report": report,
-    "gc": gc,
-    "verify": verify,
-    "publish": publish,
-    "import-reference": import_reference,
-    "export-full": export_full,
-}
+MODULES = (plan, status, report, gc, verify, publish, import_reference, export_full)
+TOOLS = {tool.__name__.rpartition(".")[2].replace("_", "-"): tool for tool in MODULES}
 
 
 def main() -> None:

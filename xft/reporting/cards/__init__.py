@@ -91,18 +91,9 @@ def dense_card(
         moe=moe.manifest,
         mixing=mixing,
         method=method,
-        architecture=model_name(moe.checkpoint.config["base_config"]),
-        origin=_origin_of_shares(mixing, expert),
+        expert=expert,
         rows=_shares(mixing, layers),
     )
-
-
-def _origin_of_shares(mixing: MixingArtifact, expert: int | None) -> str:
-    if expert is not None:
-        return f"but only expert {expert} of the routed ones"
-    if mixing.artifact.manifest.kind == "weighted_trained":
-        return "trained"
-    return "the mixture's use of its experts" if "init" in mixing.config else "equal shares"
 
 
 def _shares(mixing: MixingArtifact, layers: list[int]) -> list[tuple[str, list[float]]]:
@@ -128,17 +119,10 @@ def _card(name: str, config: dict, base: dict, **known) -> str:
     """A card from a template. base: as `origin` makes it, or empty."""
     low_rank = config.get("experts") == "lora"
     form = f", each the base's FFN plus products of rank {config['rank']}" if low_rank else ""
-    words = _base_words(config, base)
+    architecture = model_name(config["base_config"])
     template = templates(__name__).get_template(f"{name}.md.jinja", globals=HELPERS)
-    return template.render(config=config, base=base, base_words=words, form=form, **known)
-
-
-def _base_words(config: dict, base: dict) -> str:
-    """The base in words: its place on the hub, or its architecture and the artifact's short id."""
-    if "model" in base:
-        return f"[{base['model']}](https://huggingface.co/{base['model']}), {base['revision']}"
-    architecture = f"a {model_name(config['base_config'])}"
-    return f"{architecture}, artifact {short(base['id'])}" if "id" in base else architecture
+    about = {"config": config, "base": base, "architecture": architecture, "form": form}
+    return template.render(about | known)
 
 
 def _listed(parameters: dict) -> str:
@@ -147,4 +131,4 @@ def _listed(parameters: dict) -> str:
     return ", ".join(f"{key} {json.dumps(value)}" for key, value in sorted(set_ones.items()))
 
 
-HELPERS = {"xft": "[XFT](https://arxiv.org/abs/2404.15247)", "listed": _listed}
+HELPERS = {"xft": "[XFT](https://arxiv.org/abs/2404.15247)", "listed": _listed, "short": short}

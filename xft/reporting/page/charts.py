@@ -1,4 +1,7 @@
-"""The charts of the report: Vega-Lite specifications in `vega/`, filled with rows."""
+"""The charts of the report: Vega-Lite specifications in `vega/`, filled with rows.
+
+`vega/look.json` is common to all of them.
+"""
 
 import json
 from collections.abc import Iterable
@@ -8,13 +11,6 @@ from string import Template
 from xft.common.numbers import finite
 
 ROW = 20  # pixels
-LOOK = {
-    "background": "transparent",
-    "axis": {"labelFontSize": 12, "titleFontSize": 12, "titleFontWeight": "normal"},
-    "axisY": {"labelLimit": 600},
-    "legend": {"labelFontSize": 12, "titleFontSize": 12, "labelLimit": 900, "symbolLimit": 120}
-    | {"orient": "bottom", "columns": 1, "symbolStrokeWidth": 3, "symbolOpacity": 1},
-}
 
 
 def chart(name: str, rows: Iterable[dict], **words: str) -> dict:
@@ -23,18 +19,15 @@ def chart(name: str, rows: Iterable[dict], **words: str) -> dict:
     Without a height there, each value of the y-axis has a row. words: for the names with $ in it.
     NaN and infinity become gaps: JSON has none, and a browser would draw no chart at all.
     """
-    text = resources.files(__package__).joinpath("vega", f"{name}.json").read_text()
     values = [
         {key: finite(value) if isinstance(value, float) else value for key, value in row.items()}
         for row in rows
     ]
-    spec = json.loads(Template(text).substitute(words))
+    spec = json.loads(Template(_file(name)).substitute(words))
     row = spec["encoding"]["y"]["field"]
-    return {
-        "$schema": "https://vega.github.io/schema/vega-lite/v6.json",
-        "config": LOOK,
-        "autosize": {"type": "fit-x", "contains": "padding"},
-        "width": "container",
-        "height": ROW * len({value[row] for value in values}),
-        "data": {"values": values},
-    } | spec
+    height = ROW * len({value[row] for value in values})
+    return json.loads(_file("look")) | {"height": height, "data": {"values": values}} | spec
+
+
+def _file(name: str) -> str:
+    return resources.files(__package__).joinpath("vega", f"{name}.json").read_text()

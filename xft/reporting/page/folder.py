@@ -7,7 +7,7 @@ from pathlib import Path
 from statistics import mean
 
 from xft.checkpoints.strict_json import read_json
-from xft.common.errors import UserError
+from xft.common.errors import UserError, naming, noted
 from xft.common.json_lines import read_json_objects
 from xft.config.recorded import recorded_config, shown_choices, shown_values
 from xft.config.results_folder import CONFIG_FILE
@@ -18,11 +18,10 @@ from xft.evaluation.problems import load_problems
 from xft.evaluation.result import read_result
 from xft.evaluation.samples import samples_path
 from xft.hub.named_sets import NAMED_SETS
-from xft.reporting.comparisons import COLUMNS
+from xft.reporting.comparisons import COLUMNS, COMPARED
 from xft.reporting.page.files import is_own, own_files
 from xft.reporting.page.jobs import COSTS, read_job
 from xft.reporting.runs import Result, Row, read_runs, results_of
-from xft.reporting.statistics import significant
 from xft.reporting.tables import score
 from xft.reporting.validation_losses import LOSS
 from xft.store.costs import COSTS_FILE
@@ -46,14 +45,14 @@ class Results:
     """The contents of a results folder. A part that the folder does not have is empty.
 
     scores: a row for each evaluation and set of tests: label, seed, dataset, problems, tests, share
-    with its interval, low to high (percent), loss. comparisons: as in comparisons.csv, and
-    significant. summary: the text of summary.md. curves: training, step, loss, smoothed,
-    learning_rate. routers: training, step, entropy, noise_changed. loads: training, layer, expert,
-    load (1: an equal part). shares: merge, set, expert, share (1: an equal one). spreads: mixture,
-    layer, spread. All are lists of dictionaries. solutions: by data set, problem and model. rows:
-    the reports of the rows, by name. versions: of packages. config: the configuration as YAML,
-    without places and keys that change no result. prompts: by data set and problem. chosen: its
-    values that are not the defaults. jobs: job, and as `read_job` reads them. missing: sentences.
+    with its interval, low to high (percent), loss. comparisons: as in comparisons.csv.
+    summary: the text of summary.md. curves: training, step, loss, smoothed, learning_rate. routers:
+    training, step, entropy, noise_changed. loads: training, layer, expert, load (1: an equal part).
+    shares: merge, set, expert, share (1: an equal one). spreads: mixture, layer, spread. All are
+    lists of dictionaries. solutions: by data set, problem and model. rows: the reports of the rows,
+    by name. versions: of packages. config: the configuration as YAML, without places and keys that
+    change no result. prompts: by data set and problem. chosen: its values that are not the
+    defaults. jobs: job, and as `read_job` reads them. missing: sentences.
     """
 
     folder: Path
@@ -110,18 +109,13 @@ def _written_by(step: str, file: Path) -> Iterator[None]:
 
 def _read_config(results: Results) -> XftConfig | None:
     file = results.folder / CONFIG_FILE
-    if file.exists() and not is_own(results.folder, file):
-        results.missing.append(f"{CONFIG_FILE}: it leads out of the folder")
-        return None
-    try:
+    with noted(results.missing):
+        if file.exists() and not is_own(results.folder, file):
+            raise UserError(f"{CONFIG_FILE}: it leads out of the folder")
         config = recorded_config(results.folder)
-    except UserError as error:
-        results.missing.append(str(error))
-        return None
-    values = shown_values(config)
-    results.config = as_yaml(values)
-    results.chosen.update(shown_choices(config))
-    return config
+        results.config = as_yaml(shown_values(config))
+        results.chosen.update(shown_choices(config))
+        return config
 
 
 def _read_prompts(results: Results, config: XftConfig, evaluated: dict[str, str]) -> None:
@@ -134,16 +128,12 @@ def _read_prompts(results: Results, config: XftConfig, evaluated: dict[str, str]
         fetched = results.folder / "problems" / f"{label}.jsonl"
         if label not in evaluated:
             continue
-        try:
+        with noted(results.missing), naming(f"prompts of {label}"):
             found = load_problems(str(fetched if name in NAMED_SETS else name))
-        except UserError as error:
-            results.missing.append(f"prompts of {label}: {error}")
-            continue
-        if found.sha256 == evaluated[label]:
+            if found.sha256 != evaluated[label]:
+                raise UserError(f"{name} is not what was evaluated")
             prompts = {problem.task_id: problem.prompt for problem in found.problems}
             results.prompts[label] = prompts
-        else:
-            results.missing.append(f"prompts of {label}: {name} is not what was evaluated")
 
 
 def _read_summary(results: Results) -> None:
@@ -158,9 +148,8 @@ def _read_summary(results: Results) -> None:
     results.summary = text.read_text(encoding="utf-8")
     with _written_by("summary", comparisons):
         pairs = pd.read_csv(comparisons)[COLUMNS].dropna(subset=[*{*COLUMNS} - {"low", "high"}])
-        pairs[COLUMNS[4:]] = pairs[COLUMNS[4:]].apply(pd.to_numeric)
-        families = pairs.groupby(["tests", "dataset"])["p_value"]
-        pairs["significant"] = families.transform(significant)
+        numbers = COLUMNS[len(COMPARED) :]
+        pairs[numbers] = pairs[numbers].apply(pd.to_numeric)
         results.comparisons.extend(pairs.to_dict("records"))
 
 
@@ -203,19 +192,15 @@ def _take_scores(results: Results, found: Result, result: dict, loss: float | No
 
 def _take_solutions(results: Results, found: Result, result: dict) -> None:
     name = ", ".join([found.subject.label, *[f"seed {found.seed}"] * (found.seed is not None)])
-    codes = _solutions(results.folder, samples_path(found.file))
+    file = samples_path(found.file)
+    samples = read_json_objects(file) if is_own(results.folder, file) else ()
+    codes = {line["task_id"]: line["solution"] for line in samples if line.get("number") == 0}
     problems = results.solutions.setdefault(found.row.dataset, {})
     for problem in result["problems"]:
         if problem["sample"] == 0:
             code = codes.get(problem["task_id"], "")
             solution = Solution(problem["plus"], code, problem["failed_call"])
             problems.setdefault(problem["task_id"], {})[name] = solution
-
-
-def _solutions(folder: Path, file: Path) -> dict[str, str]:
-    """The first solution of each problem, by its task id. Empty if the file is not there."""
-    lines = read_json_objects(file) if is_own(folder, file) else ()
-    return {line["task_id"]: line["solution"] for line in lines if line.get("number") == 0}
 
 
 def _read_metrics(results: Results) -> None:
@@ -294,10 +279,10 @@ def _read_diversity(results: Results) -> None:
     for file in own_files(results.folder, "**/diversity.json"):
         name = _variation(file.parent, results.folder)
         with _written_by("diversity", file):
-            moved = [one for one in read_json(file)["layers"] if one["spread"] is not None]
             results.spreads.extend(
                 {"mixture": name, "layer": one["layer"], "spread": 100 * one["spread"]}
-                for one in moved
+                for one in read_json(file)["layers"]
+                if one["spread"] is not None
             )
 
 

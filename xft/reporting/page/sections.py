@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
+from operator import itemgetter
 
 from xft.evaluation.judging import PASSED
 from xft.evaluation.result import TEST_NAMES
@@ -81,7 +82,7 @@ def _verdict(front: str, run: Results) -> Iterator[Part]:
 def _scores(scores: list[dict]) -> Iterator[Part]:
     """Charts of pass@1. The scores by the original tests stand in the table."""
     scores = [row for row in scores if row["tests"] == "plus"]
-    for (dataset,), rows in _grouped(scores, "dataset"):
+    for dataset, rows in _grouped(scores, "dataset"):
         title = f"{dataset}, {TEST_NAMES['plus']}, {rows[0]['problems']} problems"
         yield Part(title, chart=chart("scores", rows))
     merges = [
@@ -89,7 +90,7 @@ def _scores(scores: list[dict]) -> Iterator[Part]:
         for row in scores
         if (found := LAMBDA.search(row["label"]))
     ]
-    for (dataset,), rows in _grouped(merges, "dataset"):
+    for dataset, rows in _grouped(merges, "dataset"):
         if len({row["lam"] for row in rows}) > 1:
             title = f"{dataset}, {TEST_NAMES['plus']}, over lambda"
             yield Part(title, chart=chart("lambda", rows))
@@ -131,19 +132,15 @@ def _all_scores(scores: list[dict]) -> Iterator[Part]:
         yield Part("All scores", table=[list(shown), *zip(*shown.values(), strict=True)])
 
 
-def _grouped(rows: Iterable[dict], *keys: str) -> Iterator[tuple[list, list[dict]]]:
-    """The rows with equal values of these keys, with the values."""
-
-    def values(row: dict) -> list:
-        return [row[key] for key in keys]
-
-    for found, group in groupby(sorted(rows, key=values), values):
-        yield found, list(group)
+def _grouped(rows: Iterable[dict], key: str) -> Iterator[tuple[str, list[dict]]]:
+    """The rows with equal values of a key, with the value."""
+    for value, group in groupby(sorted(rows, key=itemgetter(key)), itemgetter(key)):
+        yield value, list(group)
 
 
 def _differences(comparisons: list[dict]) -> Iterator[Part]:
     scores = [row for row in comparisons if row["tests"] == "plus"]
-    for (dataset,), rows in _grouped(scores, "dataset"):
+    for dataset, rows in _grouped(scores, "dataset"):
         title = f"{dataset}, {TEST_NAMES['plus']}"
         yield Part(title, chart=_difference_chart(rows, 100, "percentage points"))
 
@@ -177,7 +174,7 @@ def _curves(
 
 
 def _experts(collected) -> Iterator[Part]:
-    for (name,), cells in _grouped(collected("loads", "training"), "training"):
+    for name, cells in _grouped(collected("loads", "training"), "training"):
         drawn = chart("map", cells, row="layer", value="load")
         yield Part(f"Load of the experts: {name}", chart=drawn)
     routers = collected("routers", "training")
@@ -185,7 +182,7 @@ def _experts(collected) -> Iterator[Part]:
     heading = "Choices that the routers' noise changed"
     yield from _curves("Entropy of the routers", routers, "entropy", "entropy, nats")
     yield from _curves(heading, noisy, "noise_changed", "share of the choices")
-    for (name,), cells in _grouped(collected("shares", "merge"), "merge"):
+    for name, cells in _grouped(collected("shares", "merge"), "merge"):
         drawn = chart("map", cells, row="set", value="share")
         yield Part(f"Learned shares of the experts: {name}", chart=drawn)
     if spreads := collected("spreads", "mixture"):
