@@ -128,14 +128,18 @@ class Checkpoint(CheckpointHeaders):
         """The tensor `name`, whose values are checked once. Raises UserError at NaN or infinity."""
         tensor = self.get(name)
         if self.dtype(name) in FLOAT_NAMES and name not in self._finite:
-            # NaN wins in both ends.
-            if tensor.numel() and not all(end.isfinite() for end in tensor.aminmax()):
-                raise UserError(
-                    f"{self.folder}: {name} holds NaN or infinity. The file is damaged, or the "
-                    "model's training diverged: use another copy or checkpoint"
-                )
+            check_finite(tensor, name, self.folder)
             self._finite.add(name)
         return tensor
+
+
+def check_finite(tensor, name: str, folder: Path) -> None:
+    """Raise UserError if a tensor of floating-point numbers holds NaN or infinity."""
+    if tensor.numel() and not all(end.isfinite() for end in tensor.aminmax()):  # NaN wins in both
+        raise UserError(
+            f"{folder}: {name} holds NaN or infinity. The file is damaged, or the model's training "
+            "diverged: use another copy or checkpoint"
+        )
 
 
 def _instead_of_weights(folder: Path) -> str:
