@@ -26,7 +26,7 @@ def deepseek(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("deepseek")
     (folder / "config.json").write_text(json.dumps(DEEPSEEK))
     header, end = {}, 0
-    for name, (shape, dtype) in compute_table(folder / "config.json").tensors.items():
+    for name, (dtype, shape) in compute_table(folder / "config.json").tensors.items():
         start, end = end, end + math.prod(shape) * DTYPE_BYTES[dtype]
         header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [start, end]}
     text = json.dumps(header).encode()

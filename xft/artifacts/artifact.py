@@ -174,7 +174,10 @@ def create_artifact(
     remove_abandoned(out)
     check_free(out)
     out.parent.mkdir(parents=True, exist_ok=True)
-    with _workspace(out) as folder:
+    # A hidden folder beside `out`, locked while this process lives.
+    place = {"prefix": f".{out.name}.", "suffix": WORKSPACE_SUFFIX, "dir": out.parent}
+    with TemporaryDirectory(**place, ignore_cleanup_errors=True) as name, lock(Path(name)):
+        folder = Path(name)
         draft = Draft(folder / out.name, out)
         draft.path.mkdir()
         yield draft
@@ -256,14 +259,6 @@ def remove_abandoned(out: Path) -> None:
     for abandoned in out.parent.glob(f".{glob.escape(out.name)}.*{WORKSPACE_SUFFIX}"):
         with suppress(OSError), lock(abandoned):
             shutil.rmtree(abandoned)
-
-
-@contextmanager
-def _workspace(out: Path) -> Iterator[Path]:
-    """A locked, hidden folder beside `out`. It is removed at the end."""
-    place = {"prefix": f".{out.name}.", "suffix": WORKSPACE_SUFFIX, "dir": out.parent}
-    with TemporaryDirectory(**place, ignore_cleanup_errors=True) as name, lock(Path(name)):
-        yield Path(name)
 
 
 def sync(folder: Path) -> None:

@@ -49,9 +49,8 @@ class CheckpointHeaders(TensorTable):
     def __init__(self, folder: Path):
         """Raises UserError if the folder, a shard or the index is missing or broken."""
         self.folder = Path(folder)
-        self._headers: dict[str, dict[str, TensorInfo]] = {}
+        self.tensors = {}
         self._files = self._locate()
-        self.tensors = {name: self._headers[file][name] for name, file in self._files.items()}
 
     @property
     def files(self) -> list[str]:
@@ -68,7 +67,7 @@ class CheckpointHeaders(TensorTable):
         return read_config(self.folder / "config.json")
 
     def _locate(self) -> dict[str, str]:
-        """The file of each tensor. Reads, and so checks, all headers."""
+        """The file of each tensor. Reads, and so checks, the headers of all `tensors`."""
         index_file, single_file = self.folder / INDEX_FILE, self.folder / SINGLE_FILE
         if os.path.lexists(index_file):
             return self._check_index(read_json(index_file))
@@ -76,7 +75,8 @@ class CheckpointHeaders(TensorTable):
             raise UserError(f"{self.folder} is not a folder")
         if not os.path.lexists(single_file):
             raise UserError(f"{self.folder} {_instead_of_weights(self.folder)}")
-        return dict.fromkeys(self._read(SINGLE_FILE), SINGLE_FILE)
+        self.tensors = read_tensors(single_file)
+        return dict.fromkeys(self.tensors, SINGLE_FILE)
 
     def _check_index(self, index: dict) -> dict[str, str]:
         index_file, weight_map = self.folder / INDEX_FILE, index.get("weight_map")
@@ -88,24 +88,20 @@ class CheckpointHeaders(TensorTable):
                 raise UserError(f"{index_file} names {file!r:.80}, which is not inside its folder")
             planned.setdefault(file, set()).add(name)
         for file, names in sorted(planned.items()):
-            held = self._read(file)
-            if lost := names - held:
+            held = read_tensors(self.folder / file)
+            if lost := names - held.keys():
                 raise UserError(
                     f"{self.folder / file} lacks {min(lost)}, which the index puts there"
                 )
             is_selection = (index.get("metadata") or {}).get(SELECTION)
-            if (foreign := held - names) and not is_selection:
+            if (foreign := held.keys() - names) and not is_selection:
                 name = min(foreign)
                 raise UserError(
                     f"{self.folder / file} holds {name}, which {index_file} puts in "
                     f"{weight_map.get(name, 'no file')}"
                 )
+            self.tensors |= {name: held[name] for name in names}
         return weight_map
-
-    def _read(self, file: str) -> set[str]:
-        """Read and check a safetensors file's header; the names of its tensors."""
-        self._headers[file] = read_tensors(self.folder / file)
-        return set(self._headers[file])
 
 
 class Checkpoint(CheckpointHeaders):

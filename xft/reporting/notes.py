@@ -51,7 +51,7 @@ def best_merges(
     rows: Iterable[Row],
     measured: Mapping[Result, Mapping],
     losses: Mapping[Path, Mapping],
-) -> list[str]:
+) -> Iterator[str]:
     """The best of the merges of each mixture that has several, in words.
 
     A merge counts once, by its first result; on a benchmark, by that on the first data set.
@@ -67,7 +67,6 @@ def best_merges(
             if chosen_by == "validation" or row.dataset == first.dataset:
                 model = measured[found[row.files[step]]]["model"]
                 merges.setdefault(model["id"] or model["path"], row)
-    lines = []
     for merges in (list(group.values()) for group in groups.values() if len(group) > 1):
         best = merges[best_merge([merge.files[step] for merge in merges], chosen_by)]
         loss = losses.get(best.validation_loss)
@@ -75,5 +74,4 @@ def best_merges(
         result = found[best.files[step]]
         about = result.subject.variation(result.seed)
         name = f"{best.model} ({about})" if about else best.model
-        lines.append(f"{name}{words}, of {len(merges)}")
-    return lines
+        yield f"{name}{words}, of {len(merges)}"

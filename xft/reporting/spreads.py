@@ -1,6 +1,6 @@
 """Makes the table of how far the experts of the tuned mixtures lie apart."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 # No mix of E experts lies further from their mean than sqrt(E) x spread. With 8 experts, that is
 # less than 3% of what the tuning changed.
@@ -8,16 +8,14 @@ NEAR_ZERO = 0.01
 OWN = "own values"
 
 
-def nearly_equal(results: Mapping[str, dict]) -> list[str]:
+def nearly_equal(results: Mapping[str, dict]) -> Iterator[str]:
     """The mixtures whose experts are nearly equal, and layers of other ones. results: by name."""
-    lines = []
     for name, content in results.items():
         near = [row["layer"] for row in content["layers"] if _is_near_zero(row["spread"])]
         if _is_near_zero(content["spread"]):
-            lines.append(f"{name}: all layers together")
+            yield f"{name}: all layers together"
         elif near:
-            lines.append(f"{name}: layers {', '.join(map(str, near))}")
-    return lines
+            yield f"{name}: layers {', '.join(map(str, near))}"
 
 
 def spreads_table(results: Mapping[str, dict]):

@@ -58,10 +58,10 @@ def summarise(rows: Sequence[Row], chosen_by: str | None = None) -> tuple:
             has_samples=any(map(has_several_samples, evaluations.values())),
             differences=list(quantities(compared)),
             chosen_by=chosen_by,
-            merges=notes.best_merges(chosen_by, rows, measured, by_file),
+            merges=list(notes.best_merges(chosen_by, rows, measured, by_file)),
             spreads=mixtures and tables.to_markdown(spreads.spreads_table(mixtures)),
             near_zero=f"{spreads.NEAR_ZERO:.0%}",
-            equal=spreads.nearly_equal(mixtures),
+            equal=list(spreads.nearly_equal(mixtures)),
             abilities=abilities and tables.to_markdown(lm_eval_table(abilities)),
             remarks=[*notes.contaminated(evaluations, counts), *_remarks(evaluations)],
         )
