@@ -15,12 +15,11 @@ TOKEN = "hf_aTokenThatNobodyMayRead"
 CARD = "---\nlibrary_name: transformers\n---\n\n# A dense model made with XFT\n"
 
 
-def make(model: Path, out: Path, kind: str = "dense", card: str | None = CARD) -> Path:
+def make(model: Path, out: Path, kind: str = "dense") -> Path:
     """An artifact of a kind with the files of a model, and a card."""
     with create_artifact(out, kind) as draft:
         shutil.copytree(model, draft.path, dirs_exist_ok=True)
-        if card:
-            (draft.path / "README.md").write_text(card)
+        (draft.path / "README.md").write_text(CARD)
     return out
 
 
@@ -110,24 +109,22 @@ def test_a_token_that_may_not_write_is_told(hub: Hub, publish, dense, monkeypatc
 
 
 @pytest.mark.parametrize(
-    ("damage", "kind", "card", "message"),
+    ("damage", "kind", "message"),
     [
         (
             lambda m: flip_a_bit(m / "model.safetensors"),
             "dense",
-            CARD,
             "model.safetensors was altered: its SHA-256 is not the manifest's",
         ),
-        (lambda m: (m / "README.md").unlink(), "dense", CARD, "README.md is missing"),
-        (lambda m: Path(f"{m}.manifest.json").unlink(), "dense", CARD, "has no manifest"),
-        (lambda m: None, "moe", CARD, "is of kind moe, not dense or heal or sft"),
-        (lambda m: None, "dense", None, "has no card (README.md)"),
+        (lambda m: (m / "README.md").unlink(), "dense", "README.md is missing"),
+        (lambda m: Path(f"{m}.manifest.json").unlink(), "dense", "has no manifest"),
+        (lambda m: None, "moe", "is of kind moe, not dense or heal or sft"),
     ],
 )
 def test_what_is_no_whole_dense_model_is_refused(
-    hub, publish, tiny_llama, tmp_path, damage, kind, card, message
+    hub, publish, tiny_llama, tmp_path, damage, kind, message
 ):
-    model = make(tiny_llama, tmp_path / "other", kind, card)
+    model = make(tiny_llama, tmp_path / "other", kind)
     damage(model)
     done = publish(model, "--yes")
     assert done.returncode == 1 and message in done.stderr
