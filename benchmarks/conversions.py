@@ -1,6 +1,6 @@
 """Compares the conversions with `cp`: wall time and peak memory, with TinyLlama-1.1B's shape.
 
-It makes a mixture of random bf16 weights in the format of the published code, for import_reference,
+It makes a mixture of random bf16 weights in the format of the published code, for import-reference,
 and a dense model for moe, ffn, weighted_init and dense. Each step runs as a user would run it: in
 its own process, with start-up and hashing. After each run, `cp` copies the same number of bytes to
 another place on the same disk, followed by `sync`. The table shows medians.
@@ -31,6 +31,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
+from tokenizers import Tokenizer
+from tokenizers.models import BPE
 
 from benchmarks.timing import markdown_table
 from xft.checkpoints.writer import TensorPlan, write_checkpoint
@@ -113,7 +115,7 @@ class Step:
     flags: tuple[str, ...] = ()
 
 
-IMPORT = Step("import_reference", ("model",), "import_reference")
+IMPORT = Step("import-reference", ("model",), "import-reference")
 STEPS = (
     Step("moe", ("base",), "moe", flags=(f"--num-experts={NUM_EXPERTS}",)),
     Step("ffn", ("moe",), "moe"),
@@ -124,11 +126,11 @@ STEPS = (
 
 @dataclass
 class Times:
-    """Seconds of each run of a step and of cp; bytes written, and peak of memory in bytes."""
+    """Seconds of each run of a step and of cp; bytes of its output, and peak of memory."""
 
     step: list[float] = field(default_factory=list)
     copy: list[float] = field(default_factory=list)
-    written: int = 0
+    size: int = 0
     peak: int = 0
 
 
@@ -146,7 +148,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=args.folder) as place:
         rows = measure(Path(place), args.layers, args.repeats)
     print(f"\n{args.layers} layers, {NUM_EXPERTS} experts, medians of {args.repeats}\n")
-    header = ("step", "GB written", "seconds", "cp + sync", "ratio", "peak RssAnon, MB")
+    header = ("step", "GB of output", "seconds", "cp + sync", "ratio", "peak RssAnon, MB")
     print(markdown_table(header, rows))
 
 
@@ -202,7 +204,7 @@ def make_model(
     write_checkpoint(folder, plans)
     config = config | {"num_hidden_layers": layers}
     (folder / "config.json").write_text(json.dumps(config))
-    (folder / "tokenizer.json").write_text("{}")  # no step reads it
+    Tokenizer(BPE()).save(str(folder / "tokenizer.json"))
 
 
 def weights(shape: tuple[int, ...]) -> Callable[[], list[torch.Tensor]]:
@@ -223,7 +225,7 @@ def measure_step(step: Step, place: Path, repeats: int) -> Times:
         prepare([place / step.moved])
         times.copy.append(timed('cp -r "$0" "$1" && sync', place / step.moved, copy))
     remove(copy)
-    times.written = sum(path.stat().st_size for path in out.iterdir())
+    times.size = sum(path.stat().st_size for path in out.iterdir())
     return times
 
 
@@ -259,8 +261,9 @@ def timed(script: str, *arguments: Path) -> float:
 
 
 def run_step(name: str, out: Path, words: list[str]) -> tuple[float, int]:
-    """Run a step as a process. Returns its seconds and its peak of anonymous memory in bytes."""
-    command = [sys.executable, "-m", f"workflow_scripts.{name}", *words, "--out", str(out)]
+    """Run a step or tool as a process. Returns its seconds, and its peak of anonymous memory."""
+    program = ["xft.tools.xft", name] if name == IMPORT.name else [f"workflow_scripts.{name}"]
+    command = [sys.executable, "-m", *program, *words, "--out", str(out)]
     start, peak = time.perf_counter(), 0
     with subprocess.Popen(command) as process:
         while process.poll() is None:
@@ -279,15 +282,15 @@ def anonymous_memory(process_id: int) -> int:
 
 
 def row(step: Step, times: Times) -> tuple[str, ...]:
-    """The cells of a step's row. A step that writes less than a megabyte has no ratio."""
+    """The cells of a step's row. A step whose output is below a megabyte has no ratio."""
     rounds = zip(times.step, times.copy, strict=True)
     ratio = statistics.median(own / copy for own, copy in rounds)
     return (
         step.name,
-        f"{times.written / 1e9:.2f}",
+        f"{times.size / 1e9:.2f}",
         f"{statistics.median(times.step):.1f}",
         f"{statistics.median(times.copy):.1f}",
-        f"{ratio:.2f}" if times.written > 1e6 else "",
+        f"{ratio:.2f}" if times.size > 1e6 else "",
         f"{times.peak / 1e6:.0f}",
     )
 

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -60,6 +61,10 @@ def content(folder) -> dict[str, bytes]:
         for path in folder.rglob("*")
         if path.is_file()
     }
+
+
+def stating(**changes):
+    return lambda artifact: change_json(manifest_path(artifact), **changes)
 
 
 def rewrite(path, data: bytes):
@@ -169,35 +174,22 @@ def test_a_folder_without_a_manifest_is_hashed(tmp_path, artifact):
         (lambda a: rewrite(a / "a.txt", b"short"), "a.txt has 5 bytes, not 7"),
         (lambda a: (a / "c.txt").touch(), "c.txt is not in the manifest"),
         (lambda a: a.rename(a.with_name("x")), "moe is not a folder"),
-        (lambda a: change_json(manifest_path(a), parameters={"a": 2}), "manifest.json was edited"),
+        (stating(parameters={"a": 2}), "manifest.json was edited"),
         (lambda a: rewrite(a / "a.txt", b"CONTENT"), "a.txt was altered: its SHA-256 is not"),
         (lambda a: manifest_path(a).write_text("{}"), "format None is not 4"),
         (lambda a: manifest_path(a).write_text("{"), "moe.manifest.json is not valid JSON"),
+        (stating(author="me"), "json is not a manifest: author: Extra inputs are not permitted"),
+        (stating(inputs={"base": ONE + "\n"}), "inputs.base: String should match pattern"),
+        *(
+            (stating(files={name: ENTRY}), f"files.{name}.[key]: Value error, it is not the path")
+            for name in ("/etc/passwd", "a/../../x", "", "a//b")
+        ),
     ],
 )
 def test_what_does_not_fit_its_manifest_is_refused(artifact, damage, message):
     damage(artifact)
-    with pytest.raises(UserError, match=message):
+    with pytest.raises(UserError, match=re.escape(message)):
         open_artifact(artifact, "moe")
-
-
-@pytest.mark.parametrize(
-    ("changes", "fault"),
-    [
-        ({"author": "me"}, "author: Extra inputs are not permitted"),
-        ({"inputs": {"base": ONE + "\n"}}, "inputs.base: String should match pattern"),
-        *(
-            ({"files": {name: ENTRY}}, f"files.{name}.[key]: Value error, it is not the path")
-            for name in ("/etc/passwd", "a/../../x", "", "a//b")
-        ),
-        ({"files": {"a": ENTRY | {"sha256": "f" * 63}}}, "files.a.sha256: String should match"),
-    ],
-)
-def test_a_manifest_of_another_form_is_refused(artifact, changes, fault):
-    change_json(manifest_path(artifact), **changes)
-    with pytest.raises(UserError) as caught:
-        open_artifact(artifact, "moe")
-    assert str(caught.value).startswith(f"{manifest_path(artifact)} is not a manifest: {fault}")
 
 
 @pytest.fixture
@@ -211,22 +203,16 @@ def weights(tmp_path, monkeypatch):
     return out
 
 
-def test_manifest_states_the_hash_of_a_header(weights):
-    data = (weights / "model.safetensors").read_bytes()
-    header = data[: 8 + int.from_bytes(data[:8], "little")]
-    assert read_manifest(manifest_path(weights)).files["model.safetensors"] == {
-        "size": len(data),
-        "sha256": hashlib.sha256(data).hexdigest(),
-        "header_sha256": hashlib.sha256(header).hexdigest(),
-    }
-
-
-def test_a_header_is_hashed_where_the_writer_hashed_the_file(tmp_path, weights):
+def test_the_hash_of_a_header_is_stated_also_where_the_writer_hashed_the_file(tmp_path):
     with create_artifact(tmp_path / "moe", "moe") as draft:
         draft.write_tensors([TensorPlan("w", "F32", (2, 3), lambda: [TENSORS["w"]])])
-    written = read_manifest(tmp_path / "moe.manifest.json").files["model.safetensors"]
     path = tmp_path / "moe" / "model.safetensors"
-    assert hash_files({path.name: path}) == {path.name: written}
+    data = path.read_bytes()
+    header = data[: 8 + int.from_bytes(data[:8], "little")]
+    expected = {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+    expected |= {"header_sha256": hashlib.sha256(header).hexdigest()}
+    assert read_manifest(manifest_path(path.parent)).files == {path.name: expected}
+    assert hash_files({path.name: path}) == {path.name: expected}
 
 
 @pytest.mark.parametrize("position", [7, 40])

@@ -60,13 +60,6 @@ def sends(body: bytes, status: int = 200, length: int | None = None, **headers: 
     return answer
 
 
-def redirects(handler: Handler) -> None:
-    handler.send_response(302)
-    handler.send_header("Location", "/elsewhere")
-    handler.send_header("Content-Length", "0")
-    handler.end_headers()
-
-
 def stalls(handler: Handler) -> None:
     sends(PACKED[:50], length=len(PACKED))(handler)
     handler.server.released.wait()
@@ -148,7 +141,7 @@ def test_the_release_is_fetched_once_and_unpacked(server, out, capsys):
     """Over an earlier file, and where the server leads."""
     out.parent.mkdir(parents=True)
     out.write_text("older")
-    server.answers = [redirects, sends(PACKED)]
+    server.answers = [sends(b"", 302, Location="/elsewhere"), sends(PACKED)]
     fetch(out)
     assert out.read_bytes() == CONTENT
     assert set(out.parent.iterdir()) == {out, manifest_path(out)}

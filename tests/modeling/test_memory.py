@@ -1,4 +1,4 @@
-"""Memory of trainings and conversions. Less of it in a training gives the same result."""
+"""Memory of trainings and conversions."""
 
 from pathlib import Path
 
@@ -7,49 +7,15 @@ import torch
 from backbones import save_base
 from chains import Chain
 from torch.profiler import ProfilerActivity, profile
-from trainings import random_rows, train_model
 from transformers import AutoModelForCausalLM
 
 from xft.checkpoints.reader import Checkpoint
-from xft.config.sections import MoeSftConfig
 from xft.modeling.mixing import Mixing, MixingLogits
-
-OPTIONS = {
-    "max_steps": 4,
-    "per_device_train_batch_size": 2,
-    "gradient_accumulation_steps": 2,
-    "learning_rate": 0.01,
-}
 
 
 @pytest.fixture(scope="module")
 def mixture(tiny_llama, tmp_path_factory):
-    """A mixture with routing noise and balance loss."""
     return Chain(tmp_path_factory.mktemp("memory"), base=tiny_llama)["moe"]
-
-
-@pytest.fixture
-def learn(mixture, tokenizer, tmp_path):
-    """Callable (options): the metrics of a training, and the weights after it."""
-
-    def run(**options):
-        torch.manual_seed(0)
-        model = AutoModelForCausalLM.from_pretrained(mixture)
-        rows, chosen = random_rows([9, 17, 12, 7, 21, 14, 8, 19]), MoeSftConfig(**OPTIONS | options)
-        lines = train_model(model, rows, tokenizer, tmp_path / "out", chosen)
-        return lines, model.state_dict()
-
-    return run
-
-
-def test_activation_checkpointing_gives_the_same_bits(learn):
-    """The noise of the second computation is that of the first; the balance loss counts once."""
-    metrics, weights = learn()
-    assert "noise_scale" in metrics[0]
-    other_metrics, other_weights = learn(activation_checkpointing=True)
-    assert other_metrics == metrics
-    for name, weight in weights.items():
-        assert torch.equal(other_weights[name], weight), name
 
 
 def peak_memory(action, folder: Path | None = None) -> int:

@@ -39,15 +39,12 @@ REFUSED = [
 ]
 
 
-@pytest.mark.parametrize("changes", ALLOWED, ids=str)
-def test_what_goes_together_is_allowed(changes):
-    MoeSftConfig(**changes)
-
-
 @pytest.mark.parametrize(("changes", "reason"), REFUSED, ids=str)
 def test_what_excludes_each_other_is_refused_with_the_reason(changes, reason):
     with pytest.raises(UserError, match=rf"here: .*launch = \w+.*{reason}"):
         validated(MoeSftConfig, changes, "here")
+    for allowed in ALLOWED:
+        MoeSftConfig(**allowed)
 
 
 @pytest.mark.parametrize(
@@ -70,24 +67,12 @@ def test_each_process_has_a_gpu_or_none_has():
     assert fault_of_devices(two, 1).endswith("each process needs a GPU, and there are 1")
 
 
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"processes": 2}, "command line: launch = single: it runs one process"),
-        (FSDP, "fsdp: it needs GPUs, and this machine has none"),
-        (
-            {"launch": "zero3"},
-            r"Begin the command with: torchrun --standalone --nproc-per-node 1 "
-            r"--shutdown-timeout 3600 -m workflow_scripts\.moe_sft$",
-        ),
-    ],
-)
-def test_a_step_refuses_before_it_reads_anything(monkeypatch, changes, message):
+def test_a_step_that_torchrun_must_start_refuses_before_it_reads_anything(monkeypatch):
     monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
     monkeypatch.setattr(optional, "is_installed", lambda package: True)
-    flags = [f"--{name}={value}" for name, value in changes.items()]
-    with pytest.raises(UserError, match=message):
-        moe_sft.main(["--moe", "moe", "--data", "rows", "--out", "out", *flags])
+    command = r"torchrun --standalone --nproc-per-node 1 --shutdown-timeout 3600"
+    with pytest.raises(UserError, match=rf"Begin the .*: {command} -m workflow_scripts\.moe_sft$"):
+        moe_sft.main(["--moe", "moe", "--data", "rows", "--out", "out", "--launch", "zero3"])
 
 
 SLURM = {"SLURM_STEP_NODELIST": "n[7-8]", "SLURM_JOB_ID": "54321"}

@@ -25,6 +25,13 @@ def tune(upcycled, data, out, *flags) -> list[float]:
     return [line["loss"] for line in learn("moe_sft", out, *words)]
 
 
+def trained(model, tokenizer, out, **options) -> tuple[list[dict], dict]:
+    """The metrics of a training, and the weights after it."""
+    torch.manual_seed(0)
+    options = MoeSftConfig(**{"learning_rate": 1e-3, "max_steps": 3} | options)
+    return train_model(model, ROWS, tokenizer, out, options), model.state_dict()
+
+
 def test_accumulation_gives_the_same_losses_and_weights(upcycled, tokenizer, tmp_path):
     results = []
     for batch, accumulation in ((8, 1), (4, 2)):
@@ -32,14 +39,28 @@ def test_accumulation_gives_the_same_losses_and_weights(upcycled, tokenizer, tmp
         model.config.balance_loss_coef = 0.0  # otherwise one of each micro-batch
         for block in model.moe_blocks:
             block.router.noise = None
-        options = {"per_device_train_batch_size": batch, "learning_rate": 1e-3, "max_steps": 3}
-        options = MoeSftConfig(**options, gradient_accumulation_steps=accumulation)
-        lines = train_model(model, ROWS, tokenizer, tmp_path / "out", options)
-        losses = [line["loss"] for line in lines]
-        results.append((losses, model.model.embed_tokens.weight.detach()))
+        sizes = {"per_device_train_batch_size": batch, "gradient_accumulation_steps": accumulation}
+        lines, weights = trained(model, tokenizer, tmp_path / "out", **sizes)
+        results.append(([line["loss"] for line in lines], weights["model.embed_tokens.weight"]))
     (one, weights), (other, other_weights) = results
     assert one == pytest.approx(other, rel=1e-5)
     torch.testing.assert_close(weights, other_weights, atol=1e-5, rtol=1e-4)
+
+
+def test_activation_checkpointing_gives_the_same_bits(upcycled, tokenizer, tmp_path):
+    """The noise of the second computation is that of the first; the balance loss counts once."""
+    sizes = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 2}
+    (metrics, weights), (other_metrics, other_weights) = (
+        trained(
+            AutoModelForCausalLM.from_pretrained(upcycled),
+            *(tokenizer, tmp_path / "out"),
+            **sizes,
+            activation_checkpointing=checkpointing,
+        )
+        for checkpointing in (False, True)
+    )
+    assert "noise_scale" in metrics[0] and other_metrics == metrics
+    assert all(torch.equal(other_weights[name], weight) for name, weight in weights.items())
 
 
 def test_tuned_mixture_loads_and_has_learned(upcycled, data, tmp_path):
