@@ -222,10 +222,7 @@ def test_the_step_reports_rows_that_give_problems_away(tiny_llama, tmp_path, cap
     flags = ["--problems", problems, "--report", report]
     make(tiny_llama, rows, tmp_path / "tokens", *flags)
     content = json.loads(report.read_text())
-    assert content["removed_rows"] == [
-        {"row": 3, "reason": "contaminated", "problem": problem["task_id"]}
-        | {"match": "docstring", "text": leak["instruction"]}
-    ]
+    assert content["removed"] == {"contaminated": 1}
     assert list(content["problems"]) == ["sums"]
     line = f"3 rows of {rows}: 2 to train on; left out: 1 contaminated"
     assert line in capsys.readouterr().err
