@@ -180,14 +180,6 @@ def test_an_interrupt_ends_the_command_first(environment):
     assert told.count("KeyboardInterrupt") == 1 and "xft/store" not in told
 
 
-def test_an_entry_that_was_made_meanwhile_is_kept(environment):
-    (entry,) = plan("moe")
-    assert run(command(entry)).returncode == 0
-    made = (entry / "result.txt").stat().st_mtime_ns
-    assert run(command(entry, WRITES.replace("made", "again"))).returncode == 0
-    assert (entry / "result.txt").stat().st_mtime_ns == made and not partial(entry).exists()
-
-
 def test_names_replace_and_remove_nothing_but_links_into_a_store(place):
     (entry,) = plan("moe")
     entry.mkdir(parents=True)
