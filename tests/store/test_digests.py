@@ -305,6 +305,15 @@ def test_the_table_has_a_row_for_each_model_of_each_run_with_the_shared_files():
     assert {named[row.eval] for row in rows[::2]} == {"eval/base/problems.json"}
 
 
+def test_the_configs_own_value_comes_first_in_the_table_of_a_sweep():
+    """The others are compared with it."""
+    sweep = {"moe_sft.max_steps": [2, 3, 4]}
+    rows = wants(moe_sft={"max_steps": 3}, sweep=sweep).experiment.rows
+    assert [row.variant for row in rows if row.model == "moe_sft"] == [
+        f"moe_sft.max_steps={steps}" for steps in (3, 2, 4)
+    ]
+
+
 def test_the_first_run_that_measures_a_merge_decides_about_the_best():
     """The configuration's own values come first. A second data set does not count."""
     write_problems(Path("more.jsonl"), [problem("add", "+", "More/0")])
