@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from xft.common.errors import UserError
+from xft.common.errors import UserError, counted
 from xft.common.files import open_regular, read_bytes
 from xft.common.progress import say
 
@@ -55,3 +55,8 @@ def test_what_a_file_says_does_not_reach_the_terminal_as_commands(capsys):
     say(hostile)
     assert capsys.readouterr().err == f"{shown}\n"
     assert str(UserError(hostile)) == shown
+
+
+def test_a_noun_agrees_with_its_number():
+    texts = [counted(number, "process", "es") for number in (0, 1, 1200)]
+    assert texts == ["0 processes", "1 process", "1,200 processes"]

@@ -26,10 +26,7 @@ def test_a_config_is_read(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (
-            "training:\n  num_train_epochs: 1\n  max_steps: 3\n  num_train_epochs: 2\n",
-            "line 4, column 3: the key num_train_epochs is set twice, first in line 2",
-        ),
+        ("a:\n  b: 1\n  c: 3\n  b: 2\n", "line 4, column 3: the key b is set twice, first in line"),
         ('{\n "seed": 1,\n "seed": 2\n}', "line 3, column 2: the key seed is set twice"),
         ("seed: 1\n\tbase: a\n", "line 2, column 1, is not valid YAML: found character '\\t'"),
         ("a: !!python/name:os.system\n", "line 1, column 4, is not valid YAML: could not determ"),

@@ -21,6 +21,7 @@ from xft.config.sections import (
 from xft.config.validation import check_lambda, complete
 
 MINIMAL = {"base": {"model": "resources/base"}, "data": {"train": "rows.jsonl"}}
+KEEPS_BEST, VLLM = {"keep": "best", "eval_steps": 5}, {"backend": "vllm"}
 
 
 def with_value(key: str, value: object) -> dict:
@@ -107,13 +108,7 @@ def test_a_fault_is_explained(key, value, message):
         ("data", {"split": "test"}, {"train": "o/n", "revision": "0" * 40}, "revision = null"),
         ("sft", {"lora_alpha": 16}, {"lora_rank": 8}, "no effect with lora_rank = null"),
         ("evaluation", {"samples": 10}, {"temperature": 0.2}, "no effect with temperature = 0.0"),
-        (
-            "moe",
-            {"rank": 8, "lora_alpha": 16},
-            {"experts": "lora"},
-            "rank = 8, lora_alpha = 16.0: no effect with experts = full. Leave out rank and "
-            "lora_alpha, or set experts = lora too. If only some runs",
-        ),
+        ("moe", {"rank": 8, "lora_alpha": 1}, {"experts": "lora"}, "rank and lora_alpha, or set"),
     ],
 )
 def test_a_key_without_an_effect_is_refused(section, given, needed, message):
@@ -160,20 +155,10 @@ def test_every_fault_is_named():
 
 def test_missing_and_strange_keys():
     assert "data.train is missing" in fault({**MINIMAL, "data": {}})
-    assert fault({"merge": {"lambdas": [0.5]}}).splitlines() == [
-        "config.yaml: base is missing. To change the demonstration, lay your file over it: "
-        "--configfile config.yaml mine.yaml (of xft: --config)",
-        "config.yaml: data is missing",
-    ]
+    base, data = fault({"merge": {"lambdas": [0.5]}}).splitlines()
+    assert "base is missing. To change the demonstration, lay your file over it" in base
+    assert data == "config.yaml: data is missing"
     assert "moe[8] = 8: Keys should be strings" in fault({**MINIMAL, "moe": {8: 3}})
-
-
-def test_vllm_takes_temperatures_in_its_range():
-    for temperature in (0, 0.01, 2):
-        complete(MINIMAL | {"evaluation": {"backend": "vllm", "temperature": temperature}})
-    config = MINIMAL | {"evaluation": {"backend": "vllm", "temperature": 2.1}}
-    assert "evaluation: temperature = 2.1: with backend vllm it must be 0, or from" in fault(config)
-    complete(MINIMAL | {"evaluation": {"temperature": 2.1}})
 
 
 def test_the_baseline_is_trained_as_the_mixture_where_nothing_else_is_said():
@@ -190,40 +175,31 @@ def test_the_baseline_is_trained_as_the_mixture_where_nothing_else_is_said():
     assert complete(config.model_dump()) == config
 
 
-def test_a_warm_up_is_no_longer_than_its_training():
-    complete(MINIMAL | {"mixing": {"warmup_steps": 3, "max_steps": 3}})
-    complete(MINIMAL | {"mixing": {"warmup_steps": 4}})  # the rows will tell
-    assert fault(MINIMAL | {"mixing": {"warmup_steps": 4, "max_steps": 3}}) == (
-        "config.yaml: mixing: warmup_steps = 4: the training has 3 steps, and would never "
-        "reach its learning rate. Set warmup_steps to at most 3"
-    )
-
-
 @pytest.mark.parametrize(
-    ("options", "message"),
+    ("sections", "message"),
     [
+        ({"sft": {"average_last": 3, "ema_decay": 0.9}}, "average_last = 3, ema_decay = 0.9: an a"),
+        ({"sft": {"average_last": 3, **KEEPS_BEST}}, "average_last = 3, keep = best: the average"),
+        ({"sft": {"average_last": 2, "max_steps": 1}}, "x average_every to at most 0"),
+        ({"mixing": {"warmup_steps": 4, "max_steps": 3}}, "warmup_steps = 4: the training has 3"),
+        ({"mixing": {"learn_lambda": True}, "merge": {"lambdas": [1]}}, "merge.lambdas = 1: with"),
+        ({"evaluation": VLLM | {"temperature": 2.1}}, "with backend vllm it must be 0, or from"),
         (
-            {"average_last": 3, "ema_decay": 0.9},
-            "average_last = 3, ema_decay = 0.9: an artifact holds one average",
-        ),
-        (
-            {"average_last": 3, "keep": "best", "eval_steps": 5},
-            "average_last = 3, keep = best: the average goes up to the last step",
-        ),
-        (
-            {"average_last": 3, "average_every": 5, "max_steps": 10},
-            "the first point is 10 steps before the end, but the training has 10 steps. Set "
-            "(average_last - 1) x average_every to at most 9",
+            {"moe": {"experts": "lora"}, "moe_sft": {"expert_averaging": 0.1}},
+            "moe_sft, with moe.experts = lora: expert_averaging = 0.1 averages full experts",
         ),
     ],
 )
-def test_an_average_that_cannot_be_is_explained(options, message):
-    assert message in fault(MINIMAL | {"sft": options})
+def test_values_that_do_not_fit_together_are_named(sections, message):
+    assert message in fault(MINIMAL | sections)
 
 
-def test_a_lambda_to_be_learned_starts_between_0_and_1():
-    config = with_value("mixing.learn_lambda", True) | {"merge": {"lambdas": [0.5, 1]}}
-    assert "merge.lambdas = 1: with learn_lambda it must be" in fault(config)
+def test_values_that_just_fit_together_are_taken():
+    for temperature in (0, 0.01, 2):
+        complete(MINIMAL | {"evaluation": VLLM | {"temperature": temperature}})
+    complete(MINIMAL | {"evaluation": {"temperature": 2.1}})
+    complete(MINIMAL | {"mixing": {"warmup_steps": 3, "max_steps": 3}})
+    complete(MINIMAL | {"mixing": {"warmup_steps": 4}})  # the rows will tell
 
 
 def test_a_lambda_has_one_token():
@@ -240,9 +216,3 @@ def test_a_lambda_token_is_the_same_number_in_one_spelling(value):
     assert lambda_token(token) == token
     assert learns(token) is (value != 1)
     assert check_lambda(token, MixingShape(), "--lam") == value
-
-
-def test_a_tuning_that_does_not_fit_low_rank_experts_is_refused():
-    config = MINIMAL | {"moe": {"experts": "lora"}, "moe_sft": {"expert_averaging": 0.1}}
-    message = "moe_sft, with moe.experts = lora: expert_averaging = 0.1 averages full experts"
-    assert message in fault(config)

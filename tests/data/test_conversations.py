@@ -159,16 +159,11 @@ def test_other_templates_take_a_question_and_its_answer(tokenizer, prepared, tmp
     options = TokensConfig(deduplicate="none")
     one, other = prepared([as_row, as_turns], tokenizer, options)[0].training
     assert (one["input_ids"], one["labels"]) == (other["input_ids"], other["labels"])
-    fault = (
-        "column 'messages': this template takes one turn of the user and the assistant's answer, "
-        "and nothing else: set data.template: chat"
-    )
     options = TokensConfig(bad_rows="skip")
     _, report = prepared([as_turns, {"messages": TURNS}, as_row], tokenizer, options)
-    assert report["removed_rows"] == [
-        {"row": 2, "reason": "bad", "fault": fault},
-        {"row": 3, "reason": "duplicate", "of": 1},
-    ]
+    bad, duplicate = report["removed_rows"]
+    assert bad["row"] == 2 and "this template takes one turn of the user" in bad["fault"]
+    assert duplicate == {"row": 3, "reason": "duplicate", "of": 1}
     assert count_rows(DataConfig(train=str(tmp_path / "rows.jsonl")), None) == 2
 
 
@@ -184,10 +179,7 @@ ASKED, ANSWERED = TURNS[1:3]
         ({"messages": [ANSWERED, ASKED]}, "the assistant has the first turn, and nothing is asked"),
         ({"messages": [ASKED, {"role": "assistant"}]}, "turn 2 has no key 'content' (keys: role)"),
         ({"messages": [ASKED, ANSWERED | {"content": " \n"}]}, "turn 2 has a 'content' that is em"),
-        (
-            {"conversations": [{"from": "bing", "value": "3"}]},
-            "turn 1 has 'from' = 'bing'. Allowed: system, human, gpt",
-        ),
+        ({"conversations": [{"from": "a", "value": "3"}]}, "turn 1 has 'from' = 'a'. Allowed: sys"),
         ({"messages": [ASKED, ANSWERED] * 501}, "more than 1,000 turns"),
     ],
 )

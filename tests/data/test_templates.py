@@ -135,21 +135,12 @@ def test_a_chat_template_without_end_is_one_message(with_template, monkeypatch, 
             use()
 
 
-@pytest.mark.parametrize(
-    ("jinja", "reason"),
-    [
-        ("{{ raise_exception('no system\x1b[2J message') }}", r"no system\x1b[2J message"),
-        ("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", "maximum recursion depth exceeded"),
-    ],
-    ids=["its own words", "recursion"],
-)
-def test_a_chat_template_that_fails_is_one_message(with_template, jinja, reason):
-    refusing = with_template(jinja)
+def test_a_chat_template_that_fails_is_one_message(with_template):
+    refusing = with_template("{{ raise_exception('no system message') }}")
     template = make_template("chat", refusing)
-    with pytest.raises(UserError) as caught:
+    with pytest.raises(UserError, match="refuses a row: no system message"):
         template.encode(refusing, ["Add."])
-    assert f"refuses a row: {reason}" in str(caught.value)
-    assert f"refuses a row: {reason}" in str(template.accept(SAMPLE))
+    assert "refuses a row: no system message" in template.accept(SAMPLE)
 
 
 # What a row may not do

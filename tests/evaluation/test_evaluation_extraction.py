@@ -84,7 +84,6 @@ HELPED += "    return min(abs(a - b) for i, a in enumerate(numbers) for b in num
 FENCED_EXAMPLE = (
     '\n    """ Like this:\n\n    ```python\n    has_close_elements([1.0], 0.5)\n    ```\n    """'
 )
-FENCED_STRING = "\n    fence = '```'"
 PROSE = "\n\nHere is the solution:\n\n"
 PRIME = """
 def is_not_prime(n):
@@ -95,15 +94,6 @@ INSTRUCTED = ("magicoder", "chat")
 ALL = (*INSTRUCTED, *COMPLETED)
 
 
-def tabbed(code: str) -> str:
-    return code.replace("    ", "\t")
-
-
-def crlf(code: str) -> str:
-    return code.replace("\n", "\r\n")
-
-
-EXAMPLE_IN_PRIME = '(n):\n    """ So:\n    ```\n    is_not_prime(4)\n    ```\n    """\n'
 ROOT = "\nimport math\n\n\ndef root(n):\n    return math.isqrt(n)\n"
 
 # What is written for HumanEval/0, and with which prompts that passes; with the others it fails.
@@ -111,30 +101,22 @@ HUMANEVAL = {
     "fence and prose after it": (BODY + "```\n\nThis sorts the numbers.", ALL),
     "no closing fence": (BODY, ALL),
     "closing fence in the last line": (BODY.rstrip() + "```\n", ("magicoder", "completion")),
-    "cut off": (BODY[: BODY.rindex(" in zip")], NONE),
     "fences in a docstring": (FENCED_EXAMPLE + BODY + "```", CHAT),
-    "fence in a string": (FENCED_STRING + BODY + "```", CHAT),
     "prose before the code": (f"{PROSE}```python\n{WHOLE}```", NONE),
-    "code in a second block": (f"\n```{PROSE}```python\n{WHOLE}```", NONE),
     "function again": (f"\n{WHOLE}```", INSTRUCTED),
     "function again, in the same line": (f"{SIGNATURE}{BODY}", COMPLETED),
     "not indented": (BODY.replace("\n    ", "\n").lstrip(), NONE),
     "second function": (HELPED + "```", INSTRUCTED),
     "tests": (BODY + "\nassert not has_close_elements([1.0, 2.0], 0.5)\n```", ALL),
     "wrong tests": (BODY + "\nassert has_close_elements([1.0, 2.0], 0.5)\n```", COMPLETED),
-    "CRLF": (crlf(BODY + "```\n"), ALL),
-    "tabs after spaces": (tabbed(BODY) + "```", NONE),
+    "CRLF": ((BODY + "```\n").replace("\n", "\r\n"), ALL),
 }
 # The same of Mbpp/3, whose prompts begin no function.
 MBPP = {
     "fence and prose after it": (PRIME + "```\n\nIt divides.", ALL),
     "imports and helpers": (ROOT + PRIME.replace("int(n**0.5)", "root(n)"), ALL),
-    "fences in a docstring": (PRIME.replace("(n):\n", EXAMPLE_IN_PRIME) + "```", CHAT),
-    "prose before the code": (f"{PROSE}```python\n{PRIME}```", NONE),
     "no signature": (PRIME[PRIME.index("    ") :], NONE),
     "another name": (PRIME.replace("is_not_prime", "is_composite"), NONE),
-    "CRLF": (crlf(PRIME + "```\n"), ALL),
-    "tabs": (tabbed(PRIME) + "```", ALL),
 }
 
 

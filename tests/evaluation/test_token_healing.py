@@ -7,8 +7,9 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from backbones import small_config
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from xft.evaluation.generation import Completion, Sampling, generate
 from xft.evaluation.healing import Vocabulary
@@ -57,18 +58,8 @@ def qwen_like():
 
 
 def llama(tokenizer, hidden: int) -> LlamaForCausalLM:
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=hidden,
-        intermediate_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=8,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.eos_token_id,
-    )
+    ids = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.eos_token_id}
+    config = small_config("llama", vocab_size=len(tokenizer), hidden_size=hidden, head_dim=8, **ids)
     return LlamaForCausalLM(config).eval()
 
 

@@ -35,43 +35,27 @@ def model(tmp_path_factory, tiny_llama) -> Path:
     return folder
 
 
-def make(results: Path, source: list[str]) -> Path:
-    """All artifacts from the base to the dense model, after one step of tuning."""
+@pytest.fixture(scope="module")
+def made(tmp_path_factory, model) -> Path:
+    """All artifacts from a base on the hub to the dense model, after one step of tuning."""
+    results, cache = tmp_path_factory.mktemp("made"), tmp_path_factory.mktemp("hub")
     rows = results / "rows.jsonl"
     rows.write_text(json.dumps({"instruction": "add", "response": "a + b"}) + "\n")
+    shutil.copytree(model, cache / "models--org--name" / "snapshots" / REVISION)
     options = {
-        "base": source,
+        "base": ["--model", "org/name", "--revision", REVISION],
         "moe": ["--num-experts", "4", "--num-experts-per-tok", "2", "--seed", "5"],
         "moe_sft": ["--max-steps", "1", "--learning-rate", "0.001"],
         "weighted_init": ["--lam", "0.65"],
     }
-    return Chain(results, options, data=rows)["dense"].parent
-
-
-@pytest.fixture(scope="module")
-def local(tmp_path_factory, model) -> Path:
-    """Results from a model folder."""
-    return make(tmp_path_factory.mktemp("local"), ["--model", str(model)])
-
-
-@pytest.fixture(scope="module")
-def hub(tmp_path_factory, model) -> Path:
-    """Results from a model in the hub's cache."""
-    cache = tmp_path_factory.mktemp("hub")
-    shutil.copytree(model, cache / "models--org--name" / "snapshots" / REVISION)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(cache))
         patch.setattr("huggingface_hub._snapshot_download.constants.HF_HUB_CACHE", str(cache))
-        source = ["--model", "org/name", "--revision", REVISION]
-        return make(tmp_path_factory.mktemp("from_hub"), source)
+        return Chain(results, options, data=rows)["dense"].parent
 
 
 def card(results: Path, name: str) -> str:
     return (results / name / "README.md").read_text()
-
-
-def identity(artifact: Path) -> str:
-    return read_manifest(manifest_path(artifact)).id
 
 
 # Of each card what it says, as regular expressions; the file of rows is known only later.
@@ -93,42 +77,47 @@ CARDS = {
 }
 
 
+def without_places_and_times(text: str, *places: Path) -> bool:
+    found = re.search(r"20\d\d-\d\d|\d\d:\d\d", text)
+    return not found and not any(str(path) in text for path in (*places, Path.home()))
+
+
 @pytest.mark.parametrize("name", MODELS)
-def test_cards_licences_and_templates_travel(local, hub, model, name):
-    """A base on the hub is named with its revision, another one by its architecture and id."""
-    assert {file: (local / name / file).read_text() for file in TRAVELLERS} == TRAVELLERS
-    templates = AutoTokenizer.from_pretrained(local / name).chat_template
+def test_cards_licences_and_templates_travel(made, model, name):
+    """A base on the hub is named with its revision."""
+    assert {file: (made / name / file).read_text() for file in TRAVELLERS} == TRAVELLERS
+    templates = AutoTokenizer.from_pretrained(made / name).chat_template
     assert templates == {"default": "{{ messages }}", "tools": "{{ tools }}"}
-    text = card(local, name)
+    text = card(made, name)
     for said in CARDS[name]:
-        assert re.search(said.replace("{rows}", hash_file(local / "rows.jsonl")), text)
-    assert "base_model" not in text
-    assert f"- base: a LlamaForCausalLM, artifact {short(identity(local / 'base'))}\n" in text
-    on_hub = card(hub, name)
-    assert on_hub.startswith("---\nlibrary_name: transformers\nbase_model: org/name\ntags: [")
-    assert f"- base: [org/name](https://huggingface.co/org/name), {REVISION}\n" in on_hub
-    stated = manifest_path(local / "base").read_text()
-    for said in (text, on_hub, stated):  # no places and no times
-        assert not any(str(path) in said for path in (local, hub, model.parent, Path.home()))
-        assert not re.search(r"20\d\d-\d\d|\d\d:\d\d", said)
+        assert re.search(said.replace("{rows}", hash_file(made / "rows.jsonl")), text)
+    assert text.startswith("---\nlibrary_name: transformers\nbase_model: org/name\ntags: [")
+    assert f"- base: [org/name](https://huggingface.co/org/name), {REVISION}\n" in text
+    assert without_places_and_times(text, made, model.parent)
 
 
-def test_a_card_names_a_beginning_that_is_no_copy(tmp_path, local):
-    drop = ["--num-experts", "3", "--num-experts-per-tok", "2", "--init", "drop"]
-    text = (Chain(tmp_path, {"moe": drop}, base=local / "base")["moe"] / "README.md").read_text()
+def test_a_card_names_a_beginning_that_is_no_copy_and_a_base_by_its_id(tmp_path, model):
+    options = {"base": ["--model", str(model)]}
+    options["moe"] = ["--num-experts", "3", "--num-experts-per-tok", "2", "--init", "drop"]
+    text = card(Chain(tmp_path, options)["moe"].parent, "moe")
     upcycling = re.search("- upcycling: .*", text)[0]
     assert 'init "drop", init_drop 0.5, ' in upcycling and "init_noise" not in upcycling
     assert "It does not compute what the base computes" in text
+    manifest = manifest_path(tmp_path / "base")
+    identity = short(read_manifest(manifest).id)
+    assert "base_model" not in text and f"- base: a LlamaForCausalLM, artifact {identity}\n" in text
+    for said in (text, manifest.read_text()):
+        assert without_places_and_times(said, tmp_path, model.parent)
 
 
 @pytest.mark.parametrize("name", ["moe", "moe_sft"])
-def test_a_mixture_loads_as_its_card_says(local, name):
-    code = re.search(r"```python\n(.*?)```", card(local, name), re.DOTALL)[1]
+def test_a_mixture_loads_as_its_card_says(made, name):
+    code = re.search(r"```python\n(.*?)```", card(made, name), re.DOTALL)[1]
     known: dict = {}
-    exec(code.replace("this/folder", str(local / name)), known)
+    exec(code.replace("this/folder", str(made / name)), known)
     assert type(known["model"]).__name__ == "XftLlamaForCausalLM"
 
 
-def test_an_imported_mixture_has_a_card_of_what_is_known(local):
-    text = imported_card(json.loads((local / "moe" / "config.json").read_text()))
+def test_an_imported_mixture_has_a_card_of_what_is_known(made):
+    text = imported_card(json.loads((made / "moe" / "config.json").read_text()))
     assert "published code" in text and "- base: a LlamaForCausalLM\n" in text

@@ -8,7 +8,7 @@ from html.parser import HTMLParser
 
 import pytest
 import yaml
-from problem_files import three_problems
+from problem_files import three_problems, write_problems
 from report_folders import HOSTILE, write_results
 
 from xft.common.errors import UserError
@@ -143,23 +143,11 @@ def test_the_verdict_is_that_of_the_summary(page, finished, tmp_path):
 def test_a_run_shows_in_its_own_report_what_its_jobs_cost(finished):
     page = Page((finished.results / "report.html").read_text())
     place = finished.results / "costs"
-    files = {
-        str(file.relative_to(place)).removesuffix(".costs.json"): file
-        for file in place.rglob("*.json")
-    }
-    assert files.keys() >= {
-        "moe_sft",
-        "dense/lam~0.75",
-        "eval/base/problems",
-        "eval/moe_sft/problems",
-    }
+    files = {str(file.relative_to(place)): file for file in place.rglob("*.json")}
     assert "Cost of the trainings" in page.text
-    for name in files.keys() - {"report"}:
-        costs = json.loads(files[name].read_text())
-        (one,), asked = costs["attempts"], costs["asked"]
-        load = 100 * one["processor_seconds"] / one["seconds"]
-        numbers = one["seconds"], one["memory_mb"], asked["mem_mb"], asked["minutes"], load
-        assert "".join([name, *(f"{number:,.0f}" for number in numbers)]) in page.text
+    for name in ("moe_sft", "dense/lam~0.75", "eval/base/problems"):
+        (attempt,) = json.loads(files[f"{name}.costs.json"].read_text())["attempts"]
+        assert f"{name}{attempt['seconds']:,.0f}{attempt['memory_mb']:,.0f}" in page.text
 
 
 def test_the_cost_of_a_job_is_that_of_all_its_attempts(tmp_path):
@@ -274,56 +262,31 @@ def test_the_configuration_and_the_prompts_are_shown(page, finished, repository)
 SECRET = "what the reader keeps at home"
 
 
-def lead_out_by_a_link(folder, secret):
-    (folder / "summary.md").unlink()
-    (folder / "summary.md").symlink_to(secret)
-
-
-def lead_out_by_the_table(folder, secret):
-    secret.with_name("x.generations.jsonl").write_text(
-        json.dumps({"task_id": "T/0", "number": 0, "solution": SECRET}) + "\n"
-    )
-    own = folder / "eval" / "base" / "own.json"
-    secret.with_name("x.json").write_bytes(own.read_bytes())
-    table = (folder / "runs.csv").read_text()
-    out = secret.with_name("x.json")
-    (folder / "runs.csv").write_text(table.replace("eval/base/own.json", str(out)))
-
-
-def lead_out_by_the_solutions(folder, secret):
-    lead_out_by_the_table(folder, secret)
-    write_results(folder, {"base": 3})
-    solutions = folder / "eval" / "base" / "own.generations.jsonl"
-    solutions.unlink()
-    solutions.symlink_to(secret.with_name("x.generations.jsonl"))
-
-
-def lead_out_by_the_problems(folder, secret):
+def test_nothing_outside_of_the_folder_is_shown(tmp_path):
+    """By a link, the table of runs, a link to solutions, or the problems of the configuration."""
+    folder, home = tmp_path / "results", tmp_path / "home"
+    home.mkdir()
+    write_results(folder, {"base": 3, "sft": 3})
+    (home / "summary.md").write_text(SECRET)
+    solution = {"task_id": "T/0", "number": 0, "solution": SECRET}
+    (home / "own.generations.jsonl").write_text(json.dumps(solution) + "\n")
+    result = json.loads((folder / "eval/base/own.json").read_text())
+    result["problems"][0]["failed_call"] = SECRET
+    (home / "own.json").write_text(json.dumps(result))
     prompt = f'def add(a, b):\n    """{SECRET}"""\n'
-    problem = three_problems()[0] | {"task_id": "T/0", "prompt": prompt}
-    secret.with_name("own.jsonl").write_text(json.dumps(problem) + "\n")
+    write_problems(home / "own.jsonl", [three_problems()[0] | {"task_id": "T/0", "prompt": prompt}])
+
+    for link in (folder / "summary.md", folder / "eval/sft/own.generations.jsonl"):
+        link.unlink()
+        link.symlink_to(home / link.name)
+    table = (folder / "runs.csv").read_text()
+    (folder / "runs.csv").write_text(table.replace("eval/base/own.json", str(home / "own.json")))
     config = {"base": {"model": "m"}, "data": {"train": "t"}}
-    config["evaluation"] = {"datasets": [str(secret.with_name("own.jsonl"))]}
+    config["evaluation"] = {"datasets": [str(home / "own.jsonl")]}
     (folder / "config.yaml").write_text(json.dumps(config))
-
-
-@pytest.mark.parametrize(
-    "lead",
-    [
-        lead_out_by_a_link,
-        lead_out_by_the_table,
-        lead_out_by_the_solutions,
-        lead_out_by_the_problems,
-    ],
-)
-def test_nothing_outside_of_the_folder_is_shown(tmp_path, lead):
-    folder, secret = tmp_path / "results", tmp_path / "home" / "secret"
-    secret.parent.mkdir()
-    secret.write_text(SECRET)
-    write_results(folder, {"base": 3})
-    lead(folder, secret)
     page = write_report(folder)
     assert SECRET not in page.text
+    assert "sft" in page.text
 
 
 def test_links_into_a_store_are_followed_and_others_are_not(tmp_path):
@@ -356,6 +319,9 @@ def test_nan_is_a_gap(tmp_path):
     assert "Entropy of the routers" in charts
 
 
+BEYOND_FLOATS = f'{{"step": 1, "loss": {"9" * 4000}}}'
+
+
 def write_metrics(folder, line):
     (folder / "metrics").mkdir()
     (folder / "metrics" / "sft.jsonl").write_text(line + "\n")
@@ -365,26 +331,14 @@ def write_metrics(folder, line):
     ("prepare", "message"),
     [
         *(
-            (lambda folder, line=line: write_metrics(folder, line), f"sft.jsonl is not .*{message}")
-            for line, message in [
-                ("[" * 100_000, "line 1: it is nested too deeply"),
-                (f'{{"loss": {"9" * 5000}}}', "line 1: Exceeds the limit"),
-                (f'{{"step": 1, "loss": {"9" * 4000}}}', "what step sft writes"),
-                ('{"step": 1, "loss": "low"}', "what step sft writes"),
-                ('{"loss": 1}', "what step sft writes"),
-            ]
+            (lambda folder, line=line: write_metrics(folder, line), "what step sft writes")
+            for line in ('{"loss": 1}', '{"step": 1, "loss": "low"}', BEYOND_FLOATS)
         ),
-        (
-            lambda folder: (folder / "diversity.json").write_text('{"layers": [1]}'),
-            "diversity.json is not what step diversity writes",
-        ),
+        (lambda folder: (folder / "diversity.json").write_text('{"layers": [1]}'), "step divers"),
         (lambda folder: shutil.rmtree(folder), "there is no folder"),
         (lambda folder: (folder / "report.html").write_text("mine"), "is no report"),
         (lambda folder: (folder / "report.html").mkdir(), "is no report"),
-        (
-            lambda folder: (folder / "comparisons.csv").write_text("first,second\na,b\n"),
-            "comparisons.csv is not what step summary writes",
-        ),
+        (lambda folder: (folder / "comparisons.csv").write_text("a\n1\n"), "step summary writes"),
         (
             lambda folder: (folder / "eval/base/own.generations.jsonl").write_text("{\n"),
             "not a file of JSON objects",

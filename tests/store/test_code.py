@@ -70,12 +70,17 @@ def test_each_step_has_its_code_and_not_that_of_the_store():
     assert "xft/modeling/router.py" in of_steps.hashes("eval")
 
 
-def test_a_module_may_become_a_package(tmp_path, monkeypatch):
-    """Though what the module that imports it uses was remembered before."""
-    monkeypatch.setattr("xft.store.memory.SETTLED_SECONDS", -1)
-    monkeypatch.setattr(code, "ROOT", tmp_path)
+@pytest.fixture
+def copied(tmp_path, monkeypatch):
+    """The steps' code is a copy that a test may change."""
     for package in (STEPS, LIBRARY):
         shutil.copytree(ROOT / package, tmp_path / package)
+    monkeypatch.setattr(code, "ROOT", tmp_path)
+
+
+def test_a_module_may_become_a_package(copied, tmp_path, monkeypatch):
+    """Though what the module that imports it uses was remembered before."""
+    monkeypatch.setattr("xft.store.memory.SETTLED_SECONDS", -1)
     memory = Memory(tmp_path / "memory.json")
     assert "xft/data/ngrams.py" in Code(memory).hashes("tokens")
     memory.save()
@@ -87,18 +92,16 @@ def test_a_module_may_become_a_package(tmp_path, monkeypatch):
     assert "xft/data/ngrams/__init__.py" in found and "xft/data/ngrams.py" not in found
 
 
-def test_the_files_that_modules_read_count_as_code(tmp_path, monkeypatch):
+def test_the_files_that_modules_read_count_as_code(copied, tmp_path):
     """A changed style changes the code of the report, and of no other step."""
     page = ROOT / LIBRARY / "reporting" / "page"
     data = [*page.glob("report.*"), *page.glob("vega/*.json")]
     names = {path.relative_to(ROOT).as_posix() for path in data}
     before = Code()
     assert names and names <= before.hashes("report").keys()
-    for package in (STEPS, LIBRARY):
-        shutil.copytree(ROOT / package, tmp_path / package)
-    monkeypatch.setattr(code, "ROOT", tmp_path)
     with (tmp_path / "xft/reporting/page/report.css").open("a") as style:
         style.write("nav { color: red; }\n")
+    code.read_module.cache_clear()
     edited = Code()
     assert edited.edited("summary") == []
     assert edited.edited("report") == ["xft/reporting/page/report.css"]

@@ -181,14 +181,6 @@ def test_an_interrupt_ends_the_command_first(environment):
     assert told.count("KeyboardInterrupt") == 1 and "xft/store" not in told
 
 
-def test_an_entry_that_was_made_meanwhile_is_kept(environment):
-    (entry,) = plan("moe")
-    assert run(command(entry)).returncode == 0
-    made = (entry / "result.txt").stat().st_mtime_ns
-    assert run(command(entry, WRITES.replace("made", "again"))).returncode == 0
-    assert (entry / "result.txt").stat().st_mtime_ns == made and not partial(entry).exists()
-
-
 def test_what_is_made_again_is_compared_with_its_entry_which_stays(environment):
     """In all files but for those that tell of the attempts to make it."""
     (entry,) = plan("moe")

@@ -123,17 +123,10 @@ def test_a_launch_starts_torchrun_for_the_nodes_gpus(show):
     assert start in command and command.startswith("stored store/moe_sft/")
 
 
-@pytest.mark.parametrize(
-    ("file", "message"),
-    [
-        ("nowhere.yaml", "there is no file nowhere.yaml"),
-        ("tab.yaml", "tab.yaml, line 2, column 1, is not valid YAML: found character '\\t'"),
-    ],
-)
-def test_a_config_file_that_cannot_be_read_is_one_message(show, file, message):
+def test_a_config_file_that_cannot_be_read_is_one_message(show):
     """Snakemake reads it before the Snakefile, and shows a stack trace."""
-    _, told = show("--configfile", "config.yaml", file, code=1).splitlines()
-    assert told.startswith(message)
+    _, told = show("--configfile", "config.yaml", "tab.yaml", code=1).splitlines()
+    assert told.startswith("tab.yaml, line 2, column 1, is not valid YAML: found character '\\t'")
 
 
 @pytest.mark.parametrize("option", ["--until", "--omit-from"])

@@ -73,22 +73,13 @@ TASKS = {"a/t.yaml": "", "b/t.yaml": "", "a/u.yaml": "include: gone.yaml", "b/u.
         ({"data": {"train": "no.jsonl"}}, "config: data.train: there is no file no.jsonl"),
         ({"evaluation": {"datasets": ["humanevl"]}}, "no file humanevl: did you mean humaneval?"),
         ({"evaluation": {"lm_eval": ["a.yaml"]}}, "evaluation.lm_eval: there is no file a.yaml"),
-        (
-            {"evaluation": {"lm_eval": ["a/t.yaml", "b/t.yaml"]}},
-            "lm_eval: two tasks are files with",
-        ),
-        (
-            {"evaluation": {"lm_eval": ["b/u.yaml"]}},
-            "evaluation.lm_eval: b/u.yaml is not a task of",
-        ),
+        ({"evaluation": {"lm_eval": ["a/t.yaml", "b/t.yaml"]}}, "lm_eval: two tasks are files"),
+        ({"evaluation": {"lm_eval": ["b/u.yaml"]}}, "evaluation.lm_eval: b/u.yaml is not a task"),
         ({"evaluation": {"lm_eval": ["a/u.yaml"]}}, "/a/gone.yaml is missing"),
         ({"evaluation": {"lm_eval": ["--out=x"]}}, '.lm_eval = "--out=x": a path must not begin'),
         ({"data": {"train": "base"}}, "config: data.train: base is a folder, not a file"),
         ({"data": {"train": "a/b"}}, "a/b. If it is on the hub, set data.revision to"),
-        (
-            {"data": {"train": "a/b/rows.jsonl", "split": "test"} | PINNED},
-            "config: data.split = test: data.train names a file, which has no splits. Leave out",
-        ),
+        ({"data": {"train": "a/b/c", "split": "test"} | PINNED}, "data.split = test: data.train"),
         ({"data": {"template": "x"}}, "config: data.template: x is neither a template (magicoder"),
         ({"evaluation": {"datasets": ["base/config.json"]}}, "json: the name of a file of prob"),
         ({"base": {"model": "no/such/one"}}, "base.model: there is no folder no/such/one"),
@@ -143,10 +134,7 @@ def test_all_wrong_paths_are_told_at_once_with_the_other_mistakes(config):
     [
         ('"text"', "not a JSON object"),
         ('{"instruction": "a", "response": ""}', "column 'response' is empty"),
-        (
-            '{"instruction": "a", "output": "b"}',
-            r"no column 'response' \(columns: instruction, out",
-        ),
+        ('{"instruction": "a", "b": "c"}', r"no column 'response' \(columns: "),
     ],
 )
 def test_a_first_row_that_the_step_refuses_is_told_before_anything_runs(config, row, fault):
@@ -176,10 +164,7 @@ DISTILLED = {"objective": "kl", "kl_weight": 1, "text": "rows.jsonl"}
     [
         ({"data": {"validation_rows": 30}}, "data.validation_rows = 30: rows.jsonl has at most 30"),
         ({"moe_sft": FOUR_EPOCHS}, None),  # 32 steps
-        (
-            {"moe_sft": FOUR_EPOCHS, "data": {"limit": 8}},
-            "config: moe_sft, with at most 8 rows: warmup_steps = 9: the training has 8 steps",
-        ),
+        ({"moe_sft": FOUR_EPOCHS, "data": {"limit": 8}}, "moe_sft, with at most 8 rows: warmup_st"),
         ({"mixing": FOUR_EPOCHS | DISTILLED}, None),
     ],
 )

@@ -1,39 +1,33 @@
 """What jobs ask a scheduler for in each attempt, and what a run says of failures."""
 
+import json
 import os
-import shutil
 from pathlib import Path
 
 import pytest
+from working_folder import CONFIG, ROW, wants, write_inputs
 
 from xft.config.validation import complete
 from xft.dag.announcements import beginning, failures, warnings
 from xft.dag.job_resources import memory, minutes, nodes
-from xft.dag.run import WorkflowRun
 from xft.store.plan import Job
 
-SECTIONS = {"base": {"model": "x"}, "data": {"train": "y"}}
-SHORT = {"evaluation": {"max_new_tokens": 16}}
 
-
-@pytest.fixture
-def jobs(tmp_path, monkeypatch, tiny_llama):
-    """Callable (keys): the jobs of a configuration with these keys, by name."""
+@pytest.fixture(autouse=True)
+def place(tmp_path, monkeypatch, tiny_llama) -> None:
+    """A working folder with a model, nine rows and problems of the user's."""
     monkeypatch.chdir(tmp_path)
-    shutil.copytree(tiny_llama, "x")
-    Path("y").write_text('{"instruction": "a", "response": "b"}\n' * 9)
-
-    def jobs(**keys) -> dict[str, Job]:
-        limits = {"data": {"train": "y", "max_length": 64, "validation_rows": 1}}
-        limits["evaluation"] = {"max_new_tokens": 16, "lm_eval": []}
-        run = WorkflowRun(SECTIONS | limits | keys)
-        return {job.name: job for job in run.jobs.values()}
-
-    return jobs
+    write_inputs(tiny_llama)
+    Path("rows.jsonl").write_text(9 * (json.dumps(ROW) + "\n"))
 
 
-def test_each_attempt_gets_more_memory_and_more_time_unless_it_goes_on(jobs):
-    found = jobs()
+def jobs(**keys) -> dict[str, Job]:
+    """The jobs of a configuration with these keys, by name."""
+    return {job.name: job for job in wants(**keys).jobs.values()}
+
+
+def test_each_attempt_gets_more_memory_and_more_time_unless_it_goes_on():
+    found = jobs(data={"validation_rows": 1}, evaluation={"models": ["base", "sft", "dense"]})
     assert [memory({"mem_mb": 1000}, attempt) for attempt in (1, 2, 3, 4)] == [
         *(1000, 1500, 2000, 2000)
     ]
@@ -46,7 +40,7 @@ def test_each_attempt_gets_more_memory_and_more_time_unless_it_goes_on(jobs):
     assert minutes(found["validation/base.json"].resources, 3) == 180
 
 
-def test_several_nodes_have_a_task_each(jobs):
+def test_several_nodes_have_a_task_each():
     launch = {"launch": "ddp", "nodes": 2, "processes": 4, "save_minutes": 5}
     launched = {"gpus": 1, "threads": 3, "moe_sft": launch, "report_to": ["tensorboard"]}
     asked = jobs(**launched)["moe_sft"].resources
@@ -58,7 +52,7 @@ def test_several_nodes_have_a_task_each(jobs):
         "srun --nodes=2 --ntasks-per-node=1 --kill-on-bad-exit=1 --cpus-per-task=12 "
         "bash -c 'exec python -m xft.common.gpus 4 torchrun --nnodes 2 "
     )
-    config = complete(SECTIONS | launched)
+    config = complete(CONFIG | launched)
     assert nodes(config.moe_sft) == {"nodes": 2, "tasks": 2, "tasks_per_gpu": 0, "mpi": "srun"}
     assert nodes(config.mixing) == {}
 
@@ -67,12 +61,12 @@ def test_several_nodes_have_a_task_each(jobs):
     ("name", "asked"),
     [
         ("moe", {"threads": 1, "gpu": 0}),
-        ("ground_truth/humaneval", {"threads": 2, "gpu": 0}),
-        ("eval/base/humaneval.json", {"threads": 2, "gpu": 1, "besides": "--gpus=1"}),
+        ("ground_truth/problems", {"threads": 2, "gpu": 0}),
+        ("eval/base/problems.json", {"threads": 2, "gpu": 1, "besides": "--gpus=1"}),
         ("weighted_init/lam~0.75", {"threads": 2, "gpu": 1}),
     ],
 )
-def test_a_job_asks_for_what_it_uses(jobs, name, asked):
+def test_a_job_asks_for_what_it_uses(name, asked):
     found = jobs(gpus=1, threads=2, mixing={"init": "usage"})[name].resources
     assert {key: found[key] for key in asked} == asked
 
@@ -82,19 +76,14 @@ terminate called without an active exception
 E1128 23:22:26.369000 21486 torch/distributed/elastic/multiprocessing/api.py:1002] failed
 Traceback (most recent call last):
   File "/bin/torchrun", line 8, in <module>
-    sys.exit(main())
   File "/lib/torch/distributed/run.py", line 1028, in main
     run(args)
-torch.distributed.elastic.multiprocessing.errors.ChildFailedError:
-============================================================
+ChildFailedError:
 """
 
 
-def test_the_messages_of_this_runs_failures_are_shown(jobs):
-    jobs()
-    run = WorkflowRun(
-        SECTIONS | {"data": {"train": "y", "max_length": 64}, "evaluation": {"max_new_tokens": 9}}
-    )
+def test_the_messages_of_this_runs_failures_are_shown():
+    run = wants()
     run.began = 1000
     for name, text, age in (
         ("moe", "moe: error: long ago", -10),
@@ -113,20 +102,22 @@ def test_the_messages_of_this_runs_failures_are_shown(jobs):
 
 
 def test_the_beginning_names_what_is_not_a_default():
-    config = complete(SECTIONS | {"seed": 7, "merge": {"lambdas": [1]}, "results_dir": "out/"})
+    config = complete(CONFIG | {"seed": 7, "merge": {"lambdas": [1]}, "results_dir": "out/"})
     lines = beginning(config).splitlines()
-    assert "  seed: 7" in lines and "  base.model: x" in lines
+    assert "  seed: 7" in lines and "  base.model: model" in lines
     assert "All of it: out/config.yaml" in lines
     assert "step 6 has nothing to learn" in lines[-1]
 
 
 @pytest.mark.parametrize(("seeds", "told"), [([43, 44], True), ([42, 43], False), ([], False)])
 def test_the_beginning_names_a_seed_that_no_run_has(seeds, told):
-    lines = beginning(complete(SECTIONS | {"seeds": seeds})).splitlines()
+    lines = beginning(complete(CONFIG | {"seeds": seeds})).splitlines()
     assert (f"seed = 42 is not one of seeds = {seeds}" in lines[-1]) == told
 
 
 TWO_EXPERTS = {"num_experts": 2, "num_experts_per_tok": 2}
+SET = {"moe": {"num_experts": 6}, "sft": {"max_steps": 5}, "heal": {"max_steps": 2}}
+DEFAULTS = {"sft": {"num_train_epochs": 4}, "heal": {"share": 0.1}}
 
 
 @pytest.mark.parametrize(
@@ -138,24 +129,6 @@ TWO_EXPERTS = {"num_experts": 2, "num_experts_per_tok": 2}
         ({"data": {"validation_rows": 2}, "moe_sft": {"learning_rate": 0.9}}, []),
         ({"moe": TWO_EXPERTS}, ["moe.num_experts = 2"]),
         ({"moe": TWO_EXPERTS, "mixing": {"learn_lambda": True}}, []),
-    ],
-)
-def test_a_run_warns_of_odd_values_in_one_line_each(jobs, keys, warned):
-    data = {"train": "y", "max_length": 64} | keys.get("data", {})
-    jobs()
-    run = WorkflowRun(SECTIONS | keys | {"data": data, **SHORT})
-    lines = list(warnings(run, run.to_make))
-    assert [line.split(": ")[:2] for line in lines] == [["WARNING", odd] for odd in warned]
-    assert all("Usual are" in line for line in lines)
-
-
-SET = {"moe": {"num_experts": 6}, "sft": {"max_steps": 5}, "heal": {"max_steps": 2}}
-DEFAULTS = {"sft": {"num_train_epochs": 4}, "heal": {"share": 0.1}}
-
-
-@pytest.mark.parametrize(
-    ("keys", "idle"),
-    [
         (SET, ["sft", "heal"]),
         (SET | {"evaluation": {"models": ["base", "sft_flops"]}}, ["heal"]),
         (SET | {"evaluation": {"models": ["base", "sft"]}}, ["moe", "heal"]),
@@ -163,10 +136,8 @@ DEFAULTS = {"sft": {"num_train_epochs": 4}, "heal": {"share": 0.1}}
         (DEFAULTS, []),
     ],
 )
-def test_a_run_warns_of_a_section_that_no_model_needs(jobs, keys, idle):
-    jobs()
-    data = {"data": {"train": "y", "max_length": 64}}
-    evaluation = SHORT["evaluation"] | keys.get("evaluation", {})
-    run = WorkflowRun(SECTIONS | data | keys | {"evaluation": evaluation})
+def test_a_run_warns_of_odd_values_and_idle_sections_in_one_line_each(keys, warned):
+    run = wants(**keys)
     lines = list(warnings(run, run.to_make))
-    assert [line.split(": ")[:2] for line in lines] == [["WARNING", name] for name in idle]
+    assert [line.split(": ")[:2] for line in lines] == [["WARNING", odd] for odd in warned]
+    assert all("Usual are" in line for line in lines if " = " in line)

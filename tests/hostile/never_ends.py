@@ -1,3 +1,0 @@
-# expect: timed out
-while True:
-    pass
