@@ -4,6 +4,7 @@
 import os
 import shlex
 import sys
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
@@ -32,7 +33,17 @@ IN_CONTAINERS = (
 RUN, KEEPS_MERGES = None, True
 shorten(workflow)
 
-try:
+
+@contextmanager
+def told():
+    """End the run with the message of an error that the user can correct."""
+    try:
+        yield
+    except (UserError, OSError) as error:
+        sys.exit(explain(error) or str(error))
+
+
+with told():
     for file in workflow.configfiles if workflow.is_main_process else ():
         read_config(Path(file))  # two equal keys are refused
     if workflow.is_main_process:
@@ -49,8 +60,6 @@ try:
         check_image()
         if RUN:
             bind_folders([ROOT, *RUN.folders()])
-except (UserError, OSError) as error:
-    sys.exit(explain(error) or str(error))
 
 if IN_CONTAINERS:
 
@@ -110,10 +119,8 @@ def begin():
         if workflow.touch:
             print("--touch does nothing here: the times of artifacts do not matter")
             sys.exit()
-        try:
+        with told():
             RUN.begin()
-        except (UserError, OSError) as error:
-            sys.exit(explain(error) or str(error))
 
 
 def inputs(wildcards):
@@ -142,6 +149,11 @@ def options(wildcards):
     return JOBS[wildcards.digest].options
 
 
+def asked(what):
+    """A request of a job that grows with its attempts."""
+    return lambda wildcards, attempt: what(JOBS[wildcards.digest].resources, attempt)
+
+
 def resource(name):
     """A resource of a job. Resources, unlike params, may differ where the result does not."""
     return lambda wildcards: JOBS[wildcards.digest].resources.get(name)
@@ -149,12 +161,8 @@ def resource(name):
 
 threads_of = resource("threads")
 RESOURCES = {
-    "mem_mb": lambda wildcards, attempt: memory(
-        JOBS[wildcards.digest].resources, attempt
-    ),
-    "runtime": lambda wildcards, attempt: minutes(
-        JOBS[wildcards.digest].resources, attempt
-    ),
+    "mem_mb": asked(memory),
+    "runtime": asked(minutes),
     "gpu": resource("gpu"),
     "start": resource("start"),
     "besides": resource("besides"),
@@ -216,10 +224,8 @@ def forced():
 
 def copies_of(parts):
     """Copies of what is forced of some artifacts, in the store beside them."""
-    try:
+    with told():
         return forced().copies_of(parts)
-    except UserError as error:
-        sys.exit(str(error))
 
 
 def targets(wildcards):
@@ -268,10 +274,8 @@ def check_machine():
     """End the run if a job of this machine asks for a GPU that torch cannot use."""
     is_here = workflow.local_exec and not workflow.deployment_settings.deployment_method
     if is_here and any(job.resources.get("gpu") for job in workflow.dag.needrun_jobs()):
-        try:
+        with told():
             check_gpus(CONFIG.gpus)
-        except UserError as error:
-            sys.exit(str(error))
 
 
 onstart:

@@ -6,7 +6,7 @@ from collections import Counter
 from pathlib import Path
 
 from xft.config.runs import RUN_KEYS, find_runs, leaves, overlaid
-from xft.config.steps import STEPS, steps_of_key
+from xft.config.steps import STEPS
 from xft.config.text import read_config
 from xft.dag.experiment import Experiment
 
@@ -58,7 +58,7 @@ def runs_by_key() -> dict[str, str]:
         behind = [(wanted.rule, {part.rule for part in wanted.chain()}) for wanted in wants]
     found = {}
     for key in [*leaves(runs[0].config), *RUN_KEYS]:
-        reading = set(steps_of_key(key))
+        reading = {name for name, step in STEPS.items() if key in step.keys}
         running = {rule for rule, steps in behind if reading & steps}
         rules = [rule for rule in STEPS if rule in running]
         found[key] = SPECIAL.get(key) or ", ".join(rules) or "nothing"

@@ -9,8 +9,7 @@ from pathlib import Path
 
 from xft.artifacts.artifact import create_artifact
 from xft.artifacts.manifest import hash_files
-from xft.cli import running
-from xft.cli.step import Step
+from xft.cli.step import Step, run
 from xft.config.sections import BaseConfig
 from xft.hub.source import check_model, find_model
 
@@ -48,4 +47,4 @@ def link_files(files: dict[str, Path], folder: Path, out: Path) -> None:
 
 
 if __name__ == "__main__":
-    running.run("base", main)
+    run("base", main)

@@ -1,8 +1,7 @@
 """Keep the best of some merged models, by links to its files."""
 
 from xft.artifacts.artifact import create_artifact
-from xft.cli import running
-from xft.cli.step import Step
+from xft.cli.step import Step, run
 from xft.common.errors import UserError
 from xft.common.progress import say
 from xft.reporting.notes import best_merge
@@ -34,4 +33,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    running.run("best", main)
+    run("best", main)

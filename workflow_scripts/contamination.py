@@ -3,8 +3,7 @@
 The rows are those of the tokens, without the ones that were left out or held out.
 """
 
-from xft.cli import running
-from xft.cli.step import Step
+from xft.cli.step import Step, run
 from xft.common.progress import say
 from xft.reporting.contamination import CONTAMINATION
 
@@ -34,4 +33,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    running.run("contamination", main)
+    run("contamination", main)

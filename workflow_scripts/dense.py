@@ -1,8 +1,7 @@
 """Step 7: merge the experts into a dense model with the base's architecture."""
 
 from xft.checkpoints.layout import moe_layers
-from xft.cli import running
-from xft.cli.step import Step
+from xft.cli.step import Step, run
 from xft.common.errors import UserError
 from xft.config.sections import MergeMethod
 
@@ -51,4 +50,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    running.run("dense", main)
+    run("dense", main)

@@ -5,8 +5,7 @@ base. It is 0 if all experts are the same, and large if they differ more than th
 """
 
 from xft.artifacts.manifest import hash_file
-from xft.cli import running
-from xft.cli.step import Step
+from xft.cli.step import Step, run
 from xft.common.progress import say
 from xft.reporting.diversity import DIVERSITY, routing_at_end
 
@@ -47,4 +46,4 @@ def _shown(spread: float | None) -> str:
 
 
 if __name__ == "__main__":
-    running.run("diversity", main)
+    run("diversity", main)

@@ -6,8 +6,7 @@ The model's code runs in a bubblewrap sandbox. The step tests the sandbox before
 
 from pathlib import Path
 
-from xft.cli import running
-from xft.cli.step import Step
+from xft.cli.step import Step, run
 from xft.common.devices import claim_gpus
 from xft.common.errors import UserError
 from xft.common.progress import say
@@ -131,4 +130,4 @@ def _report(result: dict) -> None:
 
 
 if __name__ == "__main__":
-    running.run("eval", main)
+    run("eval", main)

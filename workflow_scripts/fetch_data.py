@@ -6,8 +6,7 @@ named without a file, `datasets` reads it, and --out is a Parquet file. A manife
 """
 
 from xft.artifacts.files import write_manifest
-from xft.cli import running
-from xft.cli.step import Step
+from xft.cli.step import Step, run
 from xft.config.sections import RowsSource
 from xft.hub.repository import fetch_file
 from xft.hub.source import dataset_source, fetch_dataset
@@ -33,4 +32,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    running.run("fetch_data", main)
+    run("fetch_data", main)

@@ -5,8 +5,7 @@ Otherwise the file comes from EvalPlus's cache or from its release on GitHub, an
 pinned SHA-256.
 """
 
-from xft.cli import running
-from xft.cli.step import Step
+from xft.cli.step import Step, run
 from xft.common.errors import UserError
 from xft.hub.named_sets import NAMED_SETS
 from xft.hub.problem_sets import fetch
@@ -25,4 +24,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    running.run("fetch_problems", main)
+    run("fetch_problems", main)

@@ -6,8 +6,7 @@ are copied.
 """
 
 from xft.artifacts.artifact import write_json
-from xft.cli import running
-from xft.cli.step import Step
+from xft.cli.step import Step, run
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -28,4 +27,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    running.run("ffn", main)
+    run("ffn", main)

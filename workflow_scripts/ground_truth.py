@@ -1,7 +1,6 @@
 """Compute the expected results of each problem's calls from its canonical solution."""
 
-from xft.cli import running
-from xft.cli.step import Step
+from xft.cli.step import Step, run
 from xft.config.sections import ScoringConfig
 from xft.evaluation import ground_truth
 from xft.evaluation.execution import usable_cpus
@@ -24,4 +23,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    running.run("ground_truth", main)
+    run("ground_truth", main)

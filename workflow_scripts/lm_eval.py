@@ -5,8 +5,7 @@ machine. It writes a result (JSON).
 """
 
 from xft.artifacts.manifest import hash_file
-from xft.cli import running
-from xft.cli.step import Step
+from xft.cli.step import Step, run
 from xft.common.devices import claim_gpus
 from xft.common.progress import say
 from xft.config.sections import EvaluationConfig, RunConfig
@@ -33,4 +32,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    running.run("lm_eval", main)
+    run("lm_eval", main)

@@ -6,8 +6,7 @@ same outputs as the dense model, for every choice of the router. With --init noi
 routed experts differ, and the step prints how far each layer is from the dense model's.
 """
 
-from xft.cli import running
-from xft.cli.step import Step
+from xft.cli.step import Step, run
 from xft.config.sections import MoeConfig, RunConfig
 
 
@@ -38,4 +37,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    running.run("moe", main)
+    run("moe", main)

@@ -6,12 +6,11 @@ The step writes the main charts as SVG files into the folder `figures` beside it
 from xft.artifacts.artifact import create_artifact
 from xft.artifacts.files import write_manifest, write_whole
 from xft.artifacts.manifest import manifest_path, read_manifest
-from xft.cli import running
-from xft.cli.step import Step
+from xft.cli.step import Step, run
+from xft.config.steps import FIGURES
 from xft.reporting.page.figures import write_figures
 from xft.reporting.page.folder import read_results
 from xft.reporting.page.html import build_page
-from xft.reporting.page.jobs import FIGURES
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -30,4 +29,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    running.run("report", main)
+    run("report", main)

@@ -1,8 +1,7 @@
 """Average the weights of dense models of one architecture, such as tunings with other seeds."""
 
 from xft.artifacts.artifact import Artifact
-from xft.cli import running
-from xft.cli.step import Step
+from xft.cli.step import Step, run
 from xft.common.errors import UserError
 
 KINDS = ("base", "sft", "dense", "soup")
@@ -46,4 +45,4 @@ def _common_parameters(models: list[Artifact]) -> dict:
 
 
 if __name__ == "__main__":
-    running.run("soup", main)
+    run("soup", main)

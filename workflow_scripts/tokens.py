@@ -6,8 +6,7 @@ rows that were left out, with the reasons.
 """
 
 from xft.artifacts.artifact import MODEL_KINDS, Artifact, write_json
-from xft.cli import running
-from xft.cli.step import Step
+from xft.cli.step import Step, run
 from xft.common.progress import say
 from xft.config.sections import TokensConfig
 from xft.data.templates import with_template_read
@@ -56,4 +55,4 @@ def _name(base: Artifact) -> str:
 
 
 if __name__ == "__main__":
-    running.run("tokens", main)
+    run("tokens", main)

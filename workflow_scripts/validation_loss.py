@@ -2,8 +2,7 @@
 
 import math
 
-from xft.cli import running
-from xft.cli.step import Step
+from xft.cli.step import Step, run
 from xft.common.devices import advice_on_nan, claim_gpus
 from xft.common.errors import UserError, counted
 from xft.common.progress import say
@@ -55,4 +54,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    running.run("validation_loss", main)
+    run("validation_loss", main)

@@ -5,8 +5,7 @@ The routed experts have equal shares, or with --init usage shares by their use i
 
 from pathlib import Path
 
-from xft.cli import running
-from xft.cli.step import Step
+from xft.cli.step import Step, run
 from xft.common.devices import claim_gpus
 from xft.common.errors import UserError
 from xft.config.sections import MixingShape, MixingStart, RunConfig
@@ -68,4 +67,4 @@ def _gate_shares(moe: Path, examples, number: int, threads: int):
 
 
 if __name__ == "__main__":
-    running.run("weighted_init", main)
+    run("weighted_init", main)

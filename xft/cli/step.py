@@ -6,6 +6,7 @@ from pathlib import Path
 
 from xft.artifacts.artifact import Artifact, Draft, create_artifact, open_artifact
 from xft.cli import flags
+from xft.cli.running import run as run
 from xft.config.section import keys
 from xft.config.steps import STEPS
 from xft.config.validation import SectionType, validated

@@ -6,7 +6,6 @@ documents follow from this.
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import cache
 
 from xft.config.section import Section, keys
 from xft.config.sections import (
@@ -28,6 +27,7 @@ from xft.config.sections import (
 from xft.config.training import MixingTraining, TrainingConfig
 
 ARTIFACT, RESULT = "artifact", "result.json"  # in an entry
+COSTS, FIGURES = "costs", "figures"  # folders in the results folder
 METRICS, GENERATIONS = "metrics.jsonl", "result.generations.jsonl"
 # Flags that change no result, or that name a file, whose content decides.
 UNRECORDED = ("gpus", "report_to", "save_minutes", "text")
@@ -215,7 +215,7 @@ STEPS = {
     "report": Step(
         inputs=("summary",),
         file="report.html",
-        beside={name: name for name in ("figures", "figures.manifest.json")},
+        beside={name: name for name in (FIGURES, f"{FIGURES}.manifest.json")},
         cost=Request(1000, 5),
     ),
 }
@@ -235,9 +235,3 @@ def default_of(key: str) -> object:
     owner = XftConfig.model_fields[section].annotation if section else XftConfig
     field = owner.model_fields.get(name)
     return object() if field is None or field.is_required() else field.get_default()
-
-
-@cache
-def steps_of_key(key: str) -> list[str]:
-    """The steps that read a key such as "moe.num_experts" themselves."""
-    return [name for name, step in STEPS.items() if key in step.keys]

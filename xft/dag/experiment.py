@@ -171,10 +171,8 @@ class Experiment:
             return []
         choices: dict[str, Choice] = {}
         for run in self._in_order:
-            name, problems = (
-                run.prefix(run.of("moe_sft").keys) + "best",
-                next(iter(run.problem_sets)),
-            )
+            name = run.prefix(run.of("moe_sft").keys) + "best"
+            problems = next(iter(run.problem_sets))
             choice = choices.setdefault(name, Choice(run.chosen_by, problems))
             if choice.by == "benchmark" and choice.problems != problems:
                 raise UserError(

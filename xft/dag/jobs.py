@@ -8,12 +8,11 @@ from pathlib import Path
 
 from xft.cli.flags import to_flags
 from xft.config.results_folder import CONFIG_FILE, CONFIG_HEAD
-from xft.config.steps import ARTIFACT, STEPS
+from xft.config.steps import ARTIFACT, COSTS, STEPS
 from xft.config.text import as_yaml
 from xft.dag.experiment import RUNS_TABLE, Experiment
 from xft.dag.job_resources import resources
 from xft.dag.wanted import Wanted
-from xft.reporting.page.jobs import COSTS
 from xft.store.costs import COSTS_FILE
 from xft.store.plan import VIEW, Job
 from xft.store.store import PARTIAL, is_whole

@@ -72,18 +72,12 @@ class NamedSet:
 
 
 HUMANEVAL = NamedSet(
-    name="humaneval",
-    title="HumanEval+",
-    release="HumanEvalPlus",
-    version="v0.1.10",
+    *("humaneval", "HumanEval+", "HumanEvalPlus", "v0.1.10"),
     sha256="42526ec0e7d5f3ee0b06d6ced98f8c8bae3d76519151bfb3d36f79010645bd7f",
     variable="HUMANEVAL_OVERRIDE_PATH",
 )
 MBPP = NamedSet(
-    name="mbpp",
-    title="MBPP+",
-    release="MbppPlus",
-    version="v0.2.0",
+    *("mbpp", "MBPP+", "MbppPlus", "v0.2.0"),
     sha256="b54e762755248ca411b523c917fa9f93c07b5ff2966bf60b3917b853926a3dad",
     variable="MBPP_OVERRIDE_PATH",
 )

@@ -31,6 +31,7 @@ class XftConfig(PreTrainedConfig):
 class UpcycledConfig:
     """Mixin over the backbone's config class. It adds MOE_SETTINGS to the base's attributes."""
 
+    experts = "full"
     num_routed_experts = MixtureConfig.num_routed_experts
 
     @classmethod

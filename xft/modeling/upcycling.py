@@ -108,7 +108,7 @@ class UpcycledModel:
         super().__init__(config)
         config._experts_implementation = self.get_correct_experts_implementation(requested)
         self.token_mask = TokenMask()
-        block_class = LowRankBlock if has_low_rank_experts(config) else MoeBlock
+        block_class = LowRankBlock if config.experts == "lora" else MoeBlock
         for layer in upcycled_layers(self, config.upcycled_layers):
             layer.mlp = block_class(config, layer.mlp, self.token_mask)
         self.post_init()
@@ -172,11 +172,6 @@ class UpcycledModel:
                 continue
             module._is_hf_initialized = True
         super().initialize_weights()
-
-
-def has_low_rank_experts(config) -> bool:
-    """Whether the experts of a mixture with this config are low-rank. Older configs do not say."""
-    return getattr(config, "experts", "full") == "lora"
 
 
 def upcycled_layers(model: nn.Module, indices: list[int] | None) -> list[nn.Module]:

@@ -49,3 +49,24 @@ class Costs:
             name: None if value is None else round(value, 2) for name, value in measured.items()
         }
         write_whole(self.file, json.dumps(self.content, indent=2) + "\n")
+
+
+def total_cost(file: Path) -> dict:
+    """What a job cost in all its attempts, by its file of `Costs`.
+
+    parts: the number of attempts. seconds. memory and asked, MB at most measured and planned.
+    minutes, planned at most. load, percent of one core. A value that was not measured is None.
+    Raises an exception like KeyError if the file is not such a file.
+    """
+    costs = read_json(file)
+    attempts, asked = costs["attempts"], costs["asked"]
+    whole = [one for one in attempts if one["processor_seconds"] is not None]
+    busy = sum(one["processor_seconds"] for one in whole)
+    return {
+        "parts": len(attempts),
+        "seconds": sum(one["seconds"] for one in attempts),
+        "memory": max((one["memory_mb"] for one in whole), default=None),
+        "asked": asked["mem_mb"],
+        "minutes": asked["minutes"],
+        "load": 100 * busy / sum(one["seconds"] for one in whole) if whole else None,
+    }

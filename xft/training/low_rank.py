@@ -6,7 +6,6 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from xft.checkpoints.capacity import check_rank
-from xft.modeling.upcycling import has_low_rank_experts
 from xft.training.session import is_main_process
 
 
@@ -60,7 +59,7 @@ def adapt_mixture(model: PreTrainedModel) -> Adapters | None:
     outside the MLPs. Raises UserError as `Adapters` does.
     """
     config, adapters = model.config, None
-    if not has_low_rank_experts(config):
+    if config.experts != "lora":
         return None
     if config.train_rest == "frozen":
         model.requires_grad_(False)

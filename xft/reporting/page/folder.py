@@ -12,6 +12,7 @@ from xft.common.json_lines import read_json_objects
 from xft.config.recorded import recorded_config, shown_choices, shown_values
 from xft.config.results_folder import CONFIG_FILE
 from xft.config.sections import XftConfig, problem_label
+from xft.config.steps import COSTS
 from xft.config.text import as_yaml
 from xft.evaluation.ground_truth import TEST_SETS
 from xft.evaluation.problems import load_problems
@@ -20,11 +21,10 @@ from xft.evaluation.samples import samples_path
 from xft.hub.named_sets import NAMED_SETS
 from xft.reporting.comparisons import COLUMNS, COMPARED
 from xft.reporting.page.files import is_own, own_files
-from xft.reporting.page.jobs import COSTS, read_job
 from xft.reporting.runs import Result, Row, read_runs, results_of
 from xft.reporting.tables import score
 from xft.reporting.validation_losses import LOSS
-from xft.store.costs import COSTS_FILE
+from xft.store.costs import COSTS_FILE, total_cost
 
 POINTS = 300  # about, of a training's curve: more are not seen in a chart
 SMOOTHING = 0.05  # of the smoothed loss: the weight of the newest step
@@ -52,7 +52,7 @@ class Results:
     lists of dictionaries. solutions: by data set, problem and model. rows: the reports of the rows,
     by name. versions: of packages. config: the configuration as YAML, without places and keys that
     change no result. prompts: by data set and problem. chosen: its values that are not the
-    defaults. jobs: job, and as `read_job` reads them. missing: sentences.
+    defaults. jobs: job, and as `total_cost` reads them. missing: sentences.
     """
 
     folder: Path
@@ -271,7 +271,7 @@ def _read_jobs(results: Results) -> None:
         with _written_by("store.make", file):
             stem = file.with_name(file.name.removesuffix(f".{COSTS_FILE}"))
             name = stem.relative_to(results.folder / COSTS).as_posix()
-            results.jobs.append({"job": name} | read_job(file))
+            results.jobs.append({"job": name} | total_cost(file))
     results.jobs.sort(key=lambda job: -job["seconds"])
 
 
