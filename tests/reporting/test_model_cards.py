@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 from chains import Chain
+from trainings import identity
 from transformers import AutoTokenizer
 
-from xft.artifacts.manifest import hash_file, manifest_path, read_manifest, short
+from xft.artifacts.manifest import hash_file, manifest_path, short
 from xft.reporting.cards import imported_card
 
 REVISION = "0123456789" * 4
@@ -68,10 +69,6 @@ def hub(tmp_path_factory, model) -> Path:
 
 def card(results: Path, name: str) -> str:
     return (results / name / "README.md").read_text()
-
-
-def identity(artifact: Path) -> str:
-    return read_manifest(manifest_path(artifact)).id
 
 
 # Of each card what it says, as regular expressions; the file of rows is known only later.
