@@ -21,7 +21,8 @@ class Chain:
     `Chain(folder, base=model)["dense"]` makes moe, ffn, weighted_init and dense. `given` are
     artifacts that are there already, and `data`, the rows. `options` are the flags of a step
     besides its inputs, in place of those in OPTIONS. The merged model is that of a training if the
-    training is given or has options. `run` runs a step with its words.
+    training is given or has options. `run` runs a step with its words. `mixture`, `weighted`: the
+    names of those that are merged.
     """
 
     def __init__(
@@ -36,8 +37,8 @@ class Chain:
         self._run = run
         self._made = dict(given)
         trained = self._options.keys() | given
-        self._mixture = "moe_sft" if "moe_sft" in trained else "moe"
-        self._weighted = "weighted_trained" if "weighted_trained" in trained else "weighted_init"
+        self.mixture = "moe_sft" if "moe_sft" in trained else "moe"
+        self.weighted = "weighted_trained" if "weighted_trained" in trained else "weighted_init"
 
     def __getitem__(self, name: str) -> Path:
         if name not in self._made:
@@ -54,15 +55,15 @@ class Chain:
 
     def _inputs(self, step: str) -> dict[str, str]:
         """The names of a step's inputs, by their flags."""
-        sources = {"--moe": self._mixture, "--ffn": "ffn"}
+        sources = {"--moe": self.mixture, "--ffn": "ffn"}
         return {
             "base": {},
             "sft": {"--base": "base", "--data": "data"},
             "moe": {"--base": "base"},
             "moe_sft": {"--moe": "moe", "--data": "data"},
-            "ffn": {"--moe": self._mixture},
+            "ffn": {"--moe": self.mixture},
             "weighted_init": sources,
             "weighted_trained": {"--weighted": "weighted_init", **sources, "--data": "data"},
-            "dense": {"--weighted": self._weighted, **sources},
+            "dense": {"--weighted": self.weighted, **sources},
             "heal": {"--model": "dense", "--data": "data"},
         }[step]

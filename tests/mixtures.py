@@ -1,6 +1,7 @@
 """Mixtures for tests."""
 
 import shlex
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -9,9 +10,13 @@ from chains import Chain
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from workflow_scripts import moe
+from xft.artifacts.artifact import create_artifact
 from xft.cli import flags
+from xft.conversions import mixing_artifact
 from xft.modeling.configuration import XftConfig
+from xft.modeling.mixing import Mixing, MixingLogits
 
+LAMBDA = 0.6
 MOE = {
     "num_experts": 4,
     "num_experts_per_tok": 3,
@@ -50,6 +55,27 @@ def random_mixture(backbone: str, **settings):
     for block in model.moe_blocks:
         torch.nn.init.normal_(block.router.input.weight)
     return model
+
+
+def mixing_of(chain: Chain, **options) -> Mixing:
+    """The mixing model of a chain's mixture and coefficients."""
+    sources = mixing_artifact.open_sources(chain[chain.mixture], chain["ffn"])
+    start = mixing_artifact.open_mixing(chain[chain.weighted], sources)
+    logits = MixingLogits(start.alpha, start.lambda_logit, start.shared_expert_weight)
+    return Mixing(sources.moe.checkpoint, sources.ffn.checkpoint, logits, **options)
+
+
+def learned(chain: Chain, out: Path, values: Callable[[object], dict], *flags: object) -> Chain:
+    """The artifacts from a training on that left `values(start)`. flags: of weighted_init."""
+    given = {name: chain[name] for name in (chain.mixture, "ffn")}
+    start = Chain(out, {"weighted_init": ["--lam", LAMBDA, *flags]}, **given)["weighted_init"]
+    sources = mixing_artifact.open_sources(*given.values())
+    start = mixing_artifact.open_mixing(start, sources)
+    inputs = start.artifact.manifest.inputs
+    made = create_artifact(out / "learned", "weighted_trained", start.config, inputs)
+    with made as draft:
+        mixing_artifact.write(draft, {"alpha": start.alpha} | values(start), start.config)
+    return Chain(out, weighted_trained=out / "learned", **given)
 
 
 def low_rank_mixture(base: Path, out: Path, **settings) -> Path:

@@ -9,21 +9,17 @@ import torch
 from backbones import save_base
 from chains import Chain
 from damage import change_tensors
+from mixtures import learned, mixing_of
 from safetensors.torch import load_file
 
-from xft.artifacts.artifact import create_artifact
 from xft.artifacts.manifest import manifest_path, read_manifest
 from xft.checkpoints.reader import Checkpoint
 from xft.common.errors import UserError
-from xft.conversions import mixing_artifact
 from xft.conversions.diversity import diversity
-from xft.conversions.merge import ALPHA as LOGITS
-from xft.conversions.merge import LAMBDA_LOGIT
 from xft.conversions.merged_tensors import merged_tensors
-from xft.modeling.mixing import Mixing, MixingLogits
 from xft.tools import export_full
 
-RANK, ALPHA, EXPERTS, LAMBDA = 4, 12.0, 4, 0.6
+RANK, ALPHA, EXPERTS = 4, 12.0, 4
 FLAGS = ["--experts", "lora", "--rank", RANK, "--lora-alpha", ALPHA]
 SIZES_OF_MIXTURE = ["--num-experts", EXPERTS, "--num-experts-per-tok", 3]
 SINGLE = "model.safetensors"
@@ -66,44 +62,20 @@ def full(chain) -> Chain:
     return Chain(folder, moe_sft=folder / "full", base=chain["base"])
 
 
-@pytest.fixture(scope="module")
-def llama(tmp_path_factory, tiny_llama) -> Chain:
-    folder = tmp_path_factory.mktemp("llama")
-    return chain_of(Chain(folder, {"base": ["--model", tiny_llama]})["base"], folder)
-
-
-def learned(chain: Chain, out: Path, granularity: str) -> dict[str, Path]:
-    """The inputs of a merge, with coefficients that are the same for each chain of one shape."""
-    given = {name: chain[name] for name in ("moe_sft", "ffn")}
-    options = {"weighted_init": ["--lam", LAMBDA, "--granularity", granularity, "--learn-lambda"]}
-    out.mkdir()
-    start = Chain(out, options, **given)["weighted_init"]
-    sources = mixing_artifact.open_sources(*given.values())
-    start = mixing_artifact.open_mixing(start, sources)
+def drawn(start) -> dict[str, torch.Tensor]:
+    """Logits that are the same for each chain of one shape."""
     generator = torch.Generator().manual_seed(3)
-    values = {LOGITS: torch.randn(start.alpha.shape, generator=generator)}
-    values[LAMBDA_LOGIT] = torch.randn(start.lambda_logit.shape, generator=generator)
-    inputs = start.artifact.manifest.inputs
-    made = create_artifact(out / "learned", "weighted_trained", start.config, inputs)
-    with made as draft:
-        mixing_artifact.write(draft, values, start.config)
-    return given | {"weighted_trained": out / "learned"}
+    shapes = {"alpha": start.alpha.shape, "lambda_logit": start.lambda_logit.shape}
+    return {name: torch.randn(shape, generator=generator) for name, shape in shapes.items()}
 
 
-def merged(given: dict[str, Path], out: Path, *words: object) -> dict:
-    """The tensors of the merged model."""
-    return load_file(Chain(out, {"dense": words}, **given)["dense"] / SINGLE)
-
-
-def gradients(given: dict[str, Path], ids) -> list[torch.Tensor]:
+def gradients(chain: Chain, ids) -> list[torch.Tensor]:
     """Those of all mixing logits."""
-    sources = mixing_artifact.open_sources(given["moe_sft"], given["ffn"])
-    start = mixing_artifact.open_mixing(given["weighted_trained"], sources)
-    values = MixingLogits(start.alpha, start.lambda_logit, LAMBDA)
-    mixing = Mixing(sources.moe.checkpoint, sources.ffn.checkpoint, values, dtype=torch.float64)
+    mixing = mixing_of(chain, dtype=torch.float64)
     mixing.model(ids, labels=ids).loss.backward()
     mixing.take_gradients()
-    return [torch.stack([p.grad for p in own]) for own in (values.alpha, values.lambda_logit)]
+    logits = mixing.logits.alpha, mixing.logits.lambda_logit
+    return [torch.stack([p.grad for p in own]) for own in logits]
 
 
 # The start
@@ -176,15 +148,16 @@ def test_written_out_they_are_their_equation(tmp_path, dtype):
 
 @pytest.mark.parametrize("granularity", ["layer", "projection", "model"])
 def test_mixing_and_merging_give_the_same(chain, full, tmp_path, granularity):
+    flags = ["--granularity", granularity, "--learn-lambda"]
     one, other = (
-        learned(own, tmp_path / name, granularity)
+        learned(own, tmp_path / name, drawn, *flags)
         for name, own in {"low": chain, "full": full}.items()
     )
     ids = torch.randint(3, 97, (2, 20))
     for ours, expected in zip(gradients(one, ids), gradients(other, ids), strict=True):
         # those of experts in fp32, whose common part has no effect but in rounding
         assert (ours - expected).abs().max() <= 1e-4 * expected.abs().max()
-    ours, expected = merged(one, tmp_path / "low"), merged(other, tmp_path / "full")
+    ours, expected = (load_file(made["dense"] / SINGLE) for made in (one, other))
     assert ours.keys() == expected.keys() == load_file(chain["base"] / SINGLE).keys()
     for name, tensor in expected.items():
         torch.testing.assert_close(ours[name], tensor, rtol=1e-5, atol=2e-6)
@@ -197,19 +170,13 @@ def test_they_are_as_diverse(chain, full):
     assert found == pytest.approx(expected, rel=1e-5)
 
 
-def test_an_untrained_mixture_merges_to_its_base(llama, tmp_path):
-    made = load_file(Chain(tmp_path, moe=llama["moe"])["dense"] / SINGLE)
-    for name, tensor in load_file(llama["base"] / SINGLE).items():
-        assert torch.equal(made[name], tensor)
-
-
 # What artifacts say, and refusals
 
 
-def test_the_ffn_weights_are_the_factors_alone(llama):
-    names = Checkpoint(llama["ffn"]).names
-    assert {*names} == {n for n in load_file(llama["moe_sft"] / SINGLE) if ".lora_" in n}
-    config = json.loads((llama["ffn"] / "config.json").read_text())
+def test_the_ffn_weights_are_the_factors_alone(chain):
+    names = Checkpoint(chain["ffn"]).names
+    assert {*names} == {n for n in load_file(chain["moe_sft"] / SINGLE) if ".lora_" in n}
+    config = json.loads((chain["ffn"] / "config.json").read_text())
     assert config == {"experts": "lora", "rank": RANK, "lora_alpha": ALPHA}
 
 

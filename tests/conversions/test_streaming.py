@@ -7,10 +7,8 @@ import threading
 
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from xft.checkpoints import writer
-from xft.checkpoints.reader import SINGLE_FILE
 from xft.checkpoints.writer import TensorPlan, write_checkpoint
 from xft.conversions import merged_tensors as merging
 from xft.conversions.merge import mixing_coefficients
@@ -31,34 +29,25 @@ def no_thread_left():
     assert not [thread for thread in threading.enumerate() if "Pool" in thread.name]
 
 
-def write(folder, values=VALUES):
-    return write_checkpoint(folder, [TensorPlan("w", "F32", (len(VALUES),), lambda: [values])])
+class Broken:
+    def update(self, piece):
+        raise MemoryError
 
 
-def test_pieces_change_neither_bytes_nor_hashes(tmp_path):
-    stated = write(tmp_path)[SINGLE_FILE]
-    content = (tmp_path / SINGLE_FILE).read_bytes()
-    assert stated == {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
-    assert torch.equal(load_file(tmp_path / SINGLE_FILE)["w"], VALUES)
+def full_disk(descriptor: int):
+    raise OSError(errno.ENOSPC, "No space left on device")
 
 
-def test_an_error_of_the_disk_is_raised(tmp_path, monkeypatch):
-    def fail(descriptor: int):
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(os, "fsync", fail)
-    with pytest.raises(OSError, match="No space left on device"):
-        write(tmp_path)
-
-
-def test_an_error_of_the_hash_is_raised(tmp_path, monkeypatch):
-    class Broken:
-        def update(self, piece):
-            raise MemoryError
-
-    monkeypatch.setattr(writer.hashlib, "sha256", Broken)
-    with pytest.raises(MemoryError):
-        write(tmp_path)
+@pytest.mark.parametrize(
+    ("module", "name", "broken", "error"),
+    [(os, "fsync", full_disk, OSError), (hashlib, "sha256", Broken, MemoryError)],
+)
+def test_an_error_of_the_disk_or_of_the_hash_is_raised(
+    tmp_path, monkeypatch, module, name, broken, error
+):
+    monkeypatch.setattr(module, name, broken)
+    with pytest.raises(error):
+        write_checkpoint(tmp_path, [TensorPlan("w", "F32", (1001,), lambda: [VALUES])])
 
 
 @pytest.mark.parametrize("stop", [KeyboardInterrupt, SystemExit])

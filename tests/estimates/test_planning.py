@@ -9,11 +9,11 @@ from weakref import WeakSet
 import pytest
 import torch
 import yaml
-from backbones import BACKBONES, SIZES, save_base
+from backbones import random_dense, save_base, small_config
 from chains import Chain
 from interpreter import python
 from published import DEEPSEEK
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoModelForCausalLM
 
 from xft.checkpoints.reader import Checkpoint
 from xft.config.sections import EvaluationConfig, HealConfig, MoeConfig, MoeSftConfig, SftConfig
@@ -30,7 +30,7 @@ from xft.estimates.report import summary
 from xft.estimates.rows import count_problems
 from xft.estimates.tensors import compute_table, read_table
 from xft.estimates.work import generation_seconds, training_work
-from xft.modeling.configuration import upcycled_config_class
+from xft.modeling.configuration import XftConfig
 from xft.tools import plan
 from xft.training.losses import LabelledLoss
 
@@ -57,11 +57,9 @@ def job(section="moe_sft", launch="single", processes=1, on_gpu=True, length=102
 
 def model_of(backbone: str, moe: MoeConfig, dtype=torch.float32, **sizes):
     """A random mixture, with its base's config."""
-    name = backbone.partition("-")[0]
-    base = AutoConfig.for_model(name, **SIZES | BACKBONES[backbone] | sizes).to_dict()
-    config = upcycled_config(base, moe, "float32")
-    made = upcycled_config_class(name).from_dict(config)
-    return AutoModelForCausalLM.from_config(made, dtype=dtype), base
+    base = small_config(backbone, **sizes).to_dict()
+    config = XftConfig.from_dict(upcycled_config(base, moe, "float32"))
+    return AutoModelForCausalLM.from_config(config, dtype=dtype), base
 
 
 # Parameters
@@ -72,10 +70,7 @@ def model_of(backbone: str, moe: MoeConfig, dtype=torch.float32, **sizes):
     [("llama", True), ("llama-biases", False), ("phi3", True), ("gpt_neox", False)],
 )
 def test_headers_and_config_agree(name, is_tied, tmp_path):
-    settings = SIZES | BACKBONES[name] | {"tie_word_embeddings": is_tied}
-    model = AutoModelForCausalLM.from_config(
-        AutoConfig.for_model(name.partition("-")[0], **settings)
-    )
+    model = random_dense(name, tie_word_embeddings=is_tied)
     model.save_pretrained(tmp_path)
     headers, computed = read_table(tmp_path), compute_table(tmp_path / "config.json")
     # The files of GPT-NeoX keep an old name of the output layer.

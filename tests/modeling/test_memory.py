@@ -6,11 +6,9 @@ import pytest
 import torch
 from backbones import save_base
 from chains import Chain
+from mixtures import mixing_of
 from torch.profiler import ProfilerActivity, profile
 from transformers import AutoModelForCausalLM
-
-from xft.checkpoints.reader import Checkpoint
-from xft.modeling.mixing import Mixing, MixingLogits
 
 
 @pytest.fixture(scope="module")
@@ -61,8 +59,7 @@ def test_conversions_hold_a_layer_at_most_and_mixing_no_expert(tmp_path):
         assert peak < dense_ffn / 2, step  # a layer of the mixture, and what threads still hold
 
     def mix() -> None:
-        checkpoints = (Checkpoint(chain[name]) for name in ("moe", "ffn"))
-        mixing = Mixing(*checkpoints, MixingLogits(torch.zeros(layers, 1, 7), None, 0.5))
+        mixing = mixing_of(chain)
         learn_once(mixing.model, torch.arange(8)[None])
         mixing.take_gradients()
 

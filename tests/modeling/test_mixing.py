@@ -6,31 +6,30 @@ import pytest
 import torch
 from chains import Chain
 from interpreter import python
-from mixtures import varied_mixture
+from mixtures import LAMBDA, learned, varied_mixture
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from xft.artifacts.artifact import create_artifact
 from xft.common.errors import UserError
 from xft.config.sections import learns
 from xft.conversions import mixing_artifact
-from xft.conversions.merge import ALPHA
+from xft.conversions.merge import ALPHA, LAMBDA_LOGIT
 from xft.modeling.mixing import Mixing, MixingLogits
 
-LAMBDA = 0.6
 GRANULARITIES = {"layer": (2, 1, 3), "projection": (2, 3, 3), "model": (1, 1, 3)}
 
 
 @pytest.fixture(scope="module")
-def mixture(tiny_llama, tmp_path_factory) -> dict[str, Path]:
+def mixture(tiny_llama, tmp_path_factory) -> Chain:
     """A mixture whose experts differ, and the FFN weights extracted from it."""
     root = tmp_path_factory.mktemp("mixing")
     varied_mixture(tiny_llama, root)
-    return {name: Chain(root, moe_sft=root / "moe_sft")[name] for name in ("moe_sft", "ffn")}
+    return Chain(root, moe_sft=root / "moe_sft")
 
 
-def start_of(mixture, out: Path, *flags: object, lam: float = LAMBDA) -> Chain:
-    return Chain(out, {"weighted_init": ["--lam", lam, *flags]}, **mixture)
+def start_of(mixture: Chain, out: Path, *flags: object, lam: float = LAMBDA) -> Chain:
+    given = {name: mixture[name] for name in ("moe_sft", "ffn")}
+    return Chain(out, {"weighted_init": ["--lam", lam, *flags]}, **given)
 
 
 def mixing_model(sources, alpha, lambda_logit=None, lam=LAMBDA):
@@ -40,18 +39,7 @@ def mixing_model(sources, alpha, lambda_logit=None, lam=LAMBDA):
 
 @pytest.fixture(scope="module")
 def sources(mixture):
-    return mixing_artifact.open_sources(*mixture.values())
-
-
-def learned(mixture, sources, out: Path, *flags: object, **values) -> Chain:
-    """The artifacts from a training on that left these logits."""
-    start = mixing_artifact.open_mixing(start_of(mixture, out, *flags)["weighted_init"], sources)
-    assert not start.alpha.any()
-    weighted = out / "learned"
-    values, inputs = {ALPHA: start.alpha} | values, start.artifact.manifest.inputs
-    with create_artifact(weighted, "weighted_trained", start.config, inputs) as draft:
-        mixing_artifact.write(draft, values, start.config)
-    return Chain(out, weighted_trained=weighted, **mixture)
+    return mixing_artifact.open_sources(mixture["moe_sft"], mixture["ffn"])
 
 
 def random_alpha(granularity: str) -> torch.Tensor:
@@ -63,8 +51,8 @@ def random_alpha(granularity: str) -> torch.Tensor:
 def test_dense_logits_are_the_mixing_models(mixture, sources, tmp_path, granularity):
     alpha = random_alpha(granularity)
     flags = ["--granularity", granularity]
-    dense = learned(mixture, sources, tmp_path, *flags, alpha=alpha)["dense"]
-    model = AutoModelForCausalLM.from_pretrained(dense)
+    chain = learned(mixture, tmp_path, lambda start: {ALPHA: alpha}, *flags)
+    model = AutoModelForCausalLM.from_pretrained(chain["dense"])
     mixing = mixing_model(sources, alpha)
     assert not any(parameter.requires_grad for parameter in mixing.model.parameters())
     ids = torch.randint(3, 290, (2, 20))
@@ -205,7 +193,7 @@ def test_a_learned_lambda_starts_where_it_was_set_and_reaches_the_dense_model(
     mixture, sources, tmp_path
 ):
     logit = torch.tensor([[-1.0], [2.0]])
-    chain = learned(mixture, sources, tmp_path, "--learn-lambda", lambda_logit=logit)
+    chain = learned(mixture, tmp_path, lambda start: {LAMBDA_LOGIT: logit}, "--learn-lambda")
     start = mixing_artifact.open_mixing(tmp_path / "weighted_init", sources)
     torch.testing.assert_close(start.coefficients[..., 0], torch.full((2, 1), LAMBDA))
     out = chain["dense"]

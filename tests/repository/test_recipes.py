@@ -61,11 +61,3 @@ def test_a_recipe_lies_over_another_config(name, jobs):
     run = run_of(EMBEDDED, ROOT / "recipes" / f"{name}.yaml")
     found = Counter(part.rule for part in run.to_make)
     assert {rule: found[rule] for rule in jobs} == jobs
-
-
-def test_ones_own_file_lies_over_a_recipe():
-    Path("mine.yaml").write_text("merge: {lambdas: [0.5]}\n")
-    names = run_of(
-        ROOT / "recipes" / "qwen2.5-coder-0.5b.yaml", Path("mine.yaml")
-    ).experiment.by_name
-    assert "dense/lam~0.5" in names and "dense/lam~0.75" not in names

@@ -14,26 +14,16 @@ import pytest
 import torch
 from backbones import ROPES, save_base
 from chains import Chain
-from mixtures import squared_variation
+from mixtures import LAMBDA, mixing_of, squared_variation
 from trainings import write_rows
 from transformers import AutoModelForCausalLM, LlamaForCausalLM
 
 from xft.conversions.merged_tensors import merge
-from xft.conversions.mixing_artifact import open_mixing, open_sources
-from xft.modeling.mixing import Mixing, MixingLogits
 from xft.training.trainer import train
 
 EXACT = 1e-5  # in logits: what rounding in fp32 makes of the same computation
-LAMBDA = 0.6
 TOP_2 = ["--num-experts", 4, "--num-experts-per-tok", 2]
 INIT = {"weighted_init": ["--lam", LAMBDA]}
-
-
-def open_mixing_model(chain: Chain) -> Mixing:
-    sources = open_sources(chain["moe"], chain["ffn"])
-    start = open_mixing(chain["weighted_init"], sources)
-    logits = MixingLogits(start.alpha, start.lambda_logit, start.shared_expert_weight)
-    return Mixing(sources.moe.checkpoint, sources.ffn.checkpoint, logits)
 
 
 def tokens(batch=2, length=24, vocabulary=97):
@@ -54,7 +44,7 @@ def assert_all_compute_the_base(chain: Chain, ids) -> torch.Tensor:
     expected = logits_of(LlamaForCausalLM.from_pretrained(chain["base"]), ids)
     ours = {
         "moe": AutoModelForCausalLM.from_pretrained(chain["moe"]),
-        "mixing": open_mixing_model(chain).model,
+        "mixing": mixing_of(chain).model,
         "dense": LlamaForCausalLM.from_pretrained(chain["dense"]),
     }
     for name, model in ours.items():
@@ -192,7 +182,7 @@ def test_defect_10_weights_are_merged_once_an_optimiser_step(chain, monkeypatch)
     monkeypatch.setattr(
         "xft.conversions.merged_tensors.merge", lambda *given: merged.append(given) or merge(*given)
     )
-    mixing, ids = open_mixing_model(chain), tokens()
+    mixing, ids = mixing_of(chain), tokens()
     optimizer = mixing.build_optimizer(torch.optim.SGD, {"lr": 1.0}, None)
     for _ in range(4):
         mixing.model(ids, labels=ids).loss.backward()

@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 from damage import change_json
+from trainings import identity
 
 from xft.artifacts.artifact import create_artifact
-from xft.artifacts.manifest import Manifest, hash_files, manifest_path, read_manifest, short
+from xft.artifacts.manifest import Manifest, hash_files, manifest_path, short
 from xft.common.errors import UserError
 from xft.store.recipe import Recipe
 from xft.store.store import MARK, again, partial, publish
@@ -33,10 +34,6 @@ def make_eval(out, model) -> Path:
     inputs = {"dataset": DATA, "model": identity(model)}
     manifest_path(out).write_text(Manifest("eval", files, {"limit": 4}, inputs).to_json())
     return out
-
-
-def identity(artifact) -> str:
-    return read_manifest(manifest_path(artifact)).id
 
 
 def rewrite(file, text):

@@ -7,16 +7,14 @@ from pathlib import Path
 import pytest
 import torch
 from chains import Chain
+from mixtures import mixing_of
 from safetensors.torch import load_file, save_file
 from trainings import random_rows, stop_in, train_model
 from transformers import AutoModelForCausalLM
 
-from xft.checkpoints.reader import Checkpoint
 from xft.common.errors import UserError
 from xft.config.sections import MoeSftConfig
 from xft.config.training import MixingTraining
-from xft.conversions.merge import initial_logits
-from xft.modeling.mixing import Mixing, MixingLogits
 from xft.training.callbacks import ProgressCallback
 from xft.training.checkpoints import Checkpoints
 from xft.training.validation import VALIDATION_LOSS, validations_since_best
@@ -29,8 +27,7 @@ OPTIONS = {
     "lr_scheduler_type": "constant_with_warmup",
     "eval_steps": 1,
 }
-
-
+LAMBDA_LEARNS = {"weighted_init": ["--lam", 0.6, "--learn-lambda"]}
 # Tokens of few kinds.
 TRAINING, VALIDATION = (
     random_rows([9 + 5 * number % 13 for number in range(count)], seed=seed, kinds=40)
@@ -44,7 +41,9 @@ def learn(chain, tokenizer, tmp_path):
 
     def run(name: str, validation=VALIDATION, mixing=False, **options):
         torch.manual_seed(0)
-        mixture = start_mixing(chain) if mixing else None
+        given = {part: chain[part] for part in ("moe_sft", "ffn")}
+        start = Chain(tmp_path / f"start of {name}", LAMBDA_LEARNS, **given)
+        mixture = mixing_of(start) if mixing else None
         model = mixture.model if mixing else AutoModelForCausalLM.from_pretrained(chain["moe_sft"])
         kind, rate = (MixingTraining, 0.3) if mixing else (MoeSftConfig, 0.03)
         chosen = kind(learning_rate=rate, **OPTIONS | options)
@@ -53,13 +52,6 @@ def learn(chain, tokenizer, tmp_path):
         return (mixture.logits if mixing else model).state_dict(), lines, model
 
     return run
-
-
-def start_mixing(chain: Chain) -> Mixing:
-    experts = Checkpoint(chain["ffn"])
-    start = initial_logits(experts, "layer", 0.6, learn_lambda=True)
-    logits = MixingLogits(start["alpha"], start["lambda_logit"], 0.6)
-    return Mixing(Checkpoint(chain["moe_sft"]), experts, logits)
 
 
 def validation_losses(lines: list[dict]) -> dict[int, float]:

@@ -69,6 +69,8 @@ def faults_of_files(sections: Mapping[str, Any]) -> list[str]:
 def _check_named(key: str, path: str, sections: Mapping[str, Any]) -> None:
     """Raise UserError if a file or folder is not what its key needs."""
     match key:
+        case "results_dir":
+            _check_results(path)
         case "base.model":
             with naming("config"):
                 check_source(path, sections["base"].revision)
@@ -101,6 +103,14 @@ def _check_path(key: str, path: str) -> None:
     else:
         return
     raise UserError(f"config: {key} = {json.dumps(path)}: {fault}. Rename it, or give a link to it")
+
+
+def _check_results(folder: str) -> None:
+    for place in (Path(folder), *Path(folder).parents):
+        if place.exists() and not place.is_dir():
+            raise UserError(
+                f"config: results_dir = {folder}: {place} is a file, not a folder. Name another"
+            )
 
 
 def _check_rows(data: DataConfig) -> None:
