@@ -37,6 +37,8 @@ class Case:
 def make_case(backbone: str, kind: str, folder: Path) -> Case:
     torch.manual_seed(0)
     base = save_base(backbone, folder / "base")
+    if backbone == "llama":
+        write_old_keys(base / "config.json")
     flags, noise = EXPERTS[kind]
     mixing = {"weighted_init": ["--lam", "0.6"]}
     untrained = Chain(folder, mixing | {"moe": flags}, base=base)
@@ -48,6 +50,15 @@ def make_case(backbone: str, kind: str, folder: Path) -> Case:
     trained.save_pretrained(folder / "trained")
     dense = AutoModelForCausalLM.from_pretrained(base).eval()
     return Case(dense, upcycled, trained, untrained, folder)
+
+
+def write_old_keys(file: Path) -> None:
+    """State the RoPE as transformers 4 did."""
+    config = json.loads(file.read_text())
+    rope = config.pop("rope_parameters")
+    config["rope_theta"] = rope["rope_theta"]
+    config["rope_scaling"] = {"type": rope["rope_type"], "factor": rope["factor"]}
+    file.write_text(json.dumps(config))
 
 
 @pytest.fixture(scope="module", params=[f"{form} {kind}" for form in FORMS for kind in EXPERTS])
