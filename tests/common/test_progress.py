@@ -67,13 +67,8 @@ def test_a_reader_that_has_gone_is_no_error(repository):
         "for _ in range(3): say('a line')\n"
         "print('the end')\n"
     )
-    running = subprocess.Popen(
-        [sys.executable, "-c", code],
-        cwd=repository,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    )
+    pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+    running = subprocess.Popen([sys.executable, "-c", code], cwd=repository, **pipes)
     running.stderr.close()
     assert running.communicate()[0] == b"the end\n"
     assert running.returncode == 0

@@ -9,7 +9,7 @@ import pytest
 import torch
 from backbones import BACKBONES, FORMS, save_base
 from chains import Chain
-from mixtures import mixing_of
+from mixtures import mixing_of, tokens
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
@@ -64,10 +64,6 @@ def write_old_keys(file: Path) -> None:
 @pytest.fixture(scope="module", params=[f"{form} {kind}" for form in FORMS for kind in EXPERTS])
 def case(request, tmp_path_factory) -> Case:
     return make_case(*request.param.split(), tmp_path_factory.mktemp("case"))
-
-
-def tokens(batch=2, length=24):
-    return torch.randint(3, 97, (batch, length), generator=torch.Generator().manual_seed(1))
 
 
 @torch.no_grad()

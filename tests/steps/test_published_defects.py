@@ -11,7 +11,7 @@ direct computations and with closed forms. The docstrings say what the published
 import pytest
 import torch
 from chains import Chain
-from mixtures import LAMBDA, squared_variation
+from mixtures import LAMBDA, squared_variation, tokens
 from trainings import write_rows
 from transformers import AutoModelForCausalLM, LlamaForCausalLM
 
@@ -20,10 +20,6 @@ from xft.training.trainer import train
 EXACT = 1e-5  # in logits: what rounding in fp32 makes of the same computation
 TOP_2 = ["--num-experts", 4, "--num-experts-per-tok", 2]
 INIT = {"weighted_init": ["--lam", LAMBDA]}
-
-
-def tokens(batch=2, length=24, vocabulary=97):
-    return torch.randint(3, vocabulary, (batch, length), generator=torch.Generator().manual_seed(1))
 
 
 def distance(one, other) -> float:
