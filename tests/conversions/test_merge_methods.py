@@ -184,11 +184,7 @@ STOCK, ARITHMETIC = ["--method", "model_stock"], ["--method", "task_arithmetic",
     ("words", "stated", "card"),
     [
         ([], {}, "one set per layer, equal shares\n- tuning"),
-        (
-            ARITHMETIC,
-            {"method": "task_arithmetic", "scale": 1.5},
-            "(arXiv 2212.04089), scale 1.5: ",
-        ),
+        (ARITHMETIC, {"method": "task_arithmetic", "scale": 1.5}, "2212.04089), scale 1.5: "),
         (["--expert", "3"], {"expert": 3}, "| layer 0 | 0.7500 | 0.0000 | 0.0000 | 1.0000 |"),
     ],
     ids=["xft", "task_arithmetic", "expert"],

@@ -99,12 +99,7 @@ def test_an_upload_that_fails_is_told(hub: Hub, publish, dense, prepare, words, 
 @pytest.mark.parametrize(
     ("damage", "kind", "card", "message"),
     [
-        (
-            lambda m: flip_a_bit(m / "model.safetensors"),
-            "dense",
-            CARD,
-            "model.safetensors was altered: its SHA-256 is not the manifest's",
-        ),
+        (lambda m: flip_a_bit(m / "model.safetensors"), "dense", CARD, "safetensors was altered"),
         (lambda m: Path(f"{m}.manifest.json").unlink(), "dense", CARD, "has no manifest"),
         (lambda m: None, "moe", CARD, "is of kind moe, not dense or heal or sft"),
         (lambda m: None, "dense", None, "has no card (README.md)"),
