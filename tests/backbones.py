@@ -29,7 +29,7 @@ HEAD = {"head_dim": 8}
 SLIDING = HEAD | {"query_pre_attn_scalar": 8, "sliding_window": 8}
 # "type-variant": what differs from SIZES. docs/backbones.md lists the types.
 BACKBONES = {
-    "llama": {},
+    "llama": {"rope_parameters": ROPES["linear"]},
     "llama-tied": {"tie_word_embeddings": True},
     "llama-biases": {"mlp_bias": True, "attention_bias": True},
     "llama-geglu": {"hidden_act": "gelu_pytorch_tanh"},

@@ -29,6 +29,10 @@ MOE = {
 }
 
 
+def tokens(batch=2, length=24, vocabulary=97) -> torch.Tensor:
+    return torch.randint(3, vocabulary, (batch, length), generator=torch.Generator().manual_seed(1))
+
+
 def squared_variation(values: torch.Tensor) -> torch.Tensor:
     """CV^2, what the balance loss is of."""
     mean = values.sum() / len(values)

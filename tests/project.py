@@ -63,6 +63,18 @@ class Project:
             text=True,
         )
 
+    def start(self, log: Path, *arguments: str) -> subprocess.Popen:
+        """Start snakemake, in a session of its own. It writes to the file `log`."""
+        with log.open("w") as file:
+            return subprocess.Popen(
+                self.command(*arguments),
+                cwd=self.folder,
+                env=self.environment,
+                stdout=file,
+                stderr=file,
+                start_new_session=True,
+            )
+
     def run(self, *arguments: str, **config) -> list[str]:
         """Run snakemake, which must succeed. The rules whose jobs ran, sorted."""
         done = self.snakemake(*arguments, **config)

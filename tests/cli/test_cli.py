@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shlex
+import signal
 import subprocess
 import sys
 from functools import partial
@@ -188,7 +189,7 @@ def assert_one_message(step: str, message: str, done: subprocess.CompletedProces
 
 
 def test_the_systems_refusals_are_messages_and_a_bug_keeps_its_stack_trace():
-    def run(error: Exception) -> None:
+    def run(error: BaseException) -> None:
         def main(argv):
             raise error
 
@@ -202,6 +203,8 @@ def test_the_systems_refusals_are_messages_and_a_bug_keeps_its_stack_trace():
     for error in (OSError(errno.EIO, "broken"), ValueError("a bug")):
         with pytest.raises(type(error)):
             run(error)
+    with pytest.raises(SystemExit, match=str(128 + signal.SIGINT)):
+        run(KeyboardInterrupt())
 
 
 # Outputs that are inputs

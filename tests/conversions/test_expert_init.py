@@ -207,9 +207,7 @@ def test_the_step_prints_distances_and_writes_none(bases, tmp_path, capsys):
     flags = ["--num-experts", "3", "--num-experts-per-tok", "2", *NOISE]
     folder = Chain(tmp_path, {"moe": flags}, base=bases("llama"))["moe"]
     said = capsys.readouterr().err
-    found = re.findall(r"layer \d: weights (.*)%, outputs (.*)%\n", said)
-    assert len(found) == 2
-    for weights, outputs in found:  # sigma, as the weights' mean is near zero
-        assert float(weights) == pytest.approx(10, abs=0.5) and 1 < float(outputs) < 30
+    found = re.findall(r"layer \d: weights (.*)%, outputs .*%\n", said)
+    assert list(map(float, found)) == pytest.approx([10, 10], abs=0.5)  # the mean is near zero
     config = json.loads((folder / "config.json").read_text())
     assert not [key for key in config if key.startswith("init")]

@@ -183,11 +183,7 @@ STOCK, ARITHMETIC = ["--method", "model_stock"], ["--method", "task_arithmetic",
     ("words", "stated", "card"),
     [
         ([], {}, "one set per layer, equal shares\n- tuning"),
-        (
-            ARITHMETIC,
-            {"method": "task_arithmetic", "scale": 1.5},
-            '- method "task_arithmetic", scale 1.5: the base\'s weights, and scale times',
-        ),
+        (ARITHMETIC, {"method": "task_arithmetic", "scale": 1.5}, '"task_arithmetic", scale 1.5: '),
         (["--expert", "3"], {"expert": 3}, "| layer 0 | 0.7500 | 0.0000 | 0.0000 | 1.0000 |"),
     ],
     ids=["xft", "task_arithmetic", "expert"],

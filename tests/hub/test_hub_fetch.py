@@ -106,23 +106,14 @@ def test_a_private_model_needs_a_token_that_nobody_sees(
     assert TOKEN.encode() not in contents(tmp_path)
 
 
-@pytest.mark.parametrize(
-    ("kind", "settings", "message"),
-    [("models", {"readers": set()}, "401"), ("datasets", {}, "Revision Not Found")],
-    ids=["wrong token", "revision"],
-)
-def test_what_the_hub_refuses_is_told(
-    hub: Hub, base, fetch_data, monkeypatch, kind, settings, message
-):
-    revision = hub.add(MODEL, NO_WEIGHTS | {"rows.jsonl": ROWS}, kind=kind, **settings)
-    if kind == "models":
-        monkeypatch.setenv("HF_TOKEN", TOKEN)
-        done = base(revision)
-    else:
-        revision = revision[::-1]
-        done = fetch_data(f"{MODEL}/rows.jsonl", revision)
-    assert_refused(done, f"at {revision} could not be fetched: ", message, "needs HF_TOKEN")
-    assert TOKEN not in done.stderr
+def test_what_the_hub_refuses_is_told(hub: Hub, base, fetch_data, monkeypatch):
+    unknown = hub.add("org/rows", {"rows.jsonl": ROWS}, kind="datasets")[::-1]
+    refused = fetch_data("org/rows/rows.jsonl", unknown), "Revision Not Found"
+    monkeypatch.setenv("HF_TOKEN", TOKEN)  # a wrong one
+    revision = hub.add(MODEL, NO_WEIGHTS, readers=set())
+    for (done, message), asked in ((refused, unknown), ((base(revision), "401"), revision)):
+        assert_refused(done, f"at {asked} could not be fetched: ", message, "needs HF_TOKEN")
+        assert TOKEN not in done.stderr
 
 
 @pytest.mark.parametrize("setting", ["HF_ENDPOINT", "HF_HUB_OFFLINE"])

@@ -9,7 +9,7 @@ import pytest
 import torch
 from backbones import BACKBONES, FORMS, save_base
 from chains import Chain
-from mixtures import mixing_of
+from mixtures import mixing_of, tokens
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
@@ -35,6 +35,8 @@ class Case:
 def make_case(backbone: str, kind: str, folder: Path) -> Case:
     torch.manual_seed(0)
     base = save_base(backbone, folder / "base")
+    if backbone == "llama":
+        write_old_keys(base / "config.json")
     flags, noise = EXPERTS[kind]
     mixing = {"weighted_init": ["--lam", "0.6"]}
     untrained = Chain(folder, mixing | {"moe": flags}, base=base)
@@ -48,13 +50,18 @@ def make_case(backbone: str, kind: str, folder: Path) -> Case:
     return Case(dense, upcycled, trained, untrained, folder)
 
 
+def write_old_keys(file: Path) -> None:
+    """State the RoPE as transformers 4 did."""
+    config = json.loads(file.read_text())
+    rope = config.pop("rope_parameters")
+    config["rope_theta"] = rope["rope_theta"]
+    config["rope_scaling"] = {"type": rope["rope_type"], "factor": rope["factor"]}
+    file.write_text(json.dumps(config))
+
+
 @pytest.fixture(scope="module", params=[f"{form} {kind}" for form in FORMS for kind in EXPERTS])
 def case(request, tmp_path_factory) -> Case:
     return make_case(*request.param.split(), tmp_path_factory.mktemp("case"))
-
-
-def tokens(batch=2, length=24):
-    return torch.randint(3, 97, (batch, length), generator=torch.Generator().manual_seed(1))
 
 
 @torch.no_grad()

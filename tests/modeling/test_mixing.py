@@ -14,6 +14,7 @@ from xft.common.errors import UserError
 from xft.config.sections import learns
 from xft.conversions import mixing_artifact
 from xft.conversions.merge import ALPHA, LAMBDA_LOGIT
+from xft.conversions.merged_tensors import merge
 from xft.modeling.mixing import Mixing, MixingLogits
 
 GRANULARITIES = {"layer": (2, 1, 3), "projection": (2, 3, 3), "model": (1, 1, 3)}
@@ -159,14 +160,20 @@ def assert_relative(ours, exact):
     assert (ours - exact).abs().max() <= 1e-5 * exact.abs().max()
 
 
-def test_an_optimiser_step_moves_the_logits_and_merges_again(sources):
+def test_an_optimiser_step_moves_the_logits_and_merges_once(sources, monkeypatch):
+    merged = []
+    monkeypatch.setattr(
+        "xft.conversions.merged_tensors.merge", lambda *given: merged.append(given) or merge(*given)
+    )
     alpha = random_alpha("projection")
     mixing = mixing_model(sources, alpha)
     optimizer = mixing.build_optimizer(torch.optim.SGD, {"lr": 1000.0}, max_norm=1e-4)
     ids = torch.randint(3, 290, (2, 20))
-    before = mixing.model(ids, labels=ids).loss
-    before.backward()
+    for _ in range(2):  # micro-batches
+        before = mixing.model(ids, labels=ids).loss
+        (before / 2).backward()
     optimizer.step()
+    assert len(merged) == (1 + 1) * 2 * 3  # at the start and after the step: layers, projections
     moved = mixing.logits.tensors()[ALPHA]
     assert mixing.gradient_norm > 1e-3
     assert (moved - alpha).norm() == pytest.approx(0.1, rel=0.01)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from chains import Chain
 from interpreter import python
-from mixtures import random_mixture, squared_variation
+from mixtures import random_mixture, squared_variation, tokens
 from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.models.llama.modeling_llama import LlamaMLP
@@ -26,10 +26,6 @@ from xft.modeling.router import NOISE_EPSILON, Router
 def test_transformers_knows_mixtures_whatever_is_imported_first():
     program = "import xft.modeling.configuration, transformers as t; t.AutoConfig.for_model('xft')"
     python("-c", program)
-
-
-def tokens(batch=2, length=24):
-    return torch.randint(3, 97, (batch, length), generator=torch.Generator().manual_seed(1))
 
 
 def test_a_mixture_ends_texts_as_its_base_does(tiny_llama, tmp_path):

@@ -38,15 +38,7 @@ def start(project: Project, target: str, moment: str) -> subprocess.Popen:
     """Snakemake, with a step that waits at a moment (tests/pause). It writes to the file `said`."""
     (project.folder / "pause").write_text(moment)
     (project.folder / "waits").unlink(missing_ok=True)
-    with (project.folder / "said").open("w") as said:
-        running = subprocess.Popen(
-            project.command(target),
-            cwd=project.folder,
-            env=project.environment,
-            stdout=said,
-            stderr=said,
-            start_new_session=True,
-        )
+    running = project.start(project.folder / "said", target)
     while not (project.folder / "waits").exists():
         assert running.poll() is None, (project.folder / "said").read_text()
         time.sleep(0.05)

@@ -167,16 +167,8 @@ def start(tmp_path):
 
     def start(project: Project, *arguments: str) -> tuple[subprocess.Popen, Path]:
         log = tmp_path / f"log{len(started)}"
-        with log.open("w") as file:
-            running = subprocess.Popen(
-                project.command(*arguments),
-                cwd=project.folder,
-                env=project.environment,
-                stdout=file,
-                stderr=file,
-            )
-        started.append(running)
-        return running, log
+        started.append(project.start(log, *arguments))
+        return started[-1], log
 
     yield start
     for running in started:

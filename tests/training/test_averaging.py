@@ -2,12 +2,10 @@
 
 import json
 import shutil
-from pathlib import Path
 
 import pytest
 import torch
 from chains import Chain
-from damage import change_json, change_tensors
 from trainings import learn, lines_of, write_rows
 from transformers import AutoModelForCausalLM
 
@@ -27,19 +25,6 @@ EMA = ["--ema-decay", DECAY]
 def chain(tiny_llama, tmp_path_factory) -> Chain:
     root = tmp_path_factory.mktemp("inputs")
     return Chain(root, base=tiny_llama, data=write_rows(root))
-
-
-@pytest.fixture(scope="module")
-def tied(tiny_llama, tmp_path_factory) -> Path:
-    """A base in bf16 whose tied head is stored too."""
-    folder = shutil.copytree(tiny_llama, tmp_path_factory.mktemp("tied") / "base")
-    change_json(folder / "config.json", tie_word_embeddings=True, dtype="bfloat16")
-
-    def stored(tensors: dict) -> dict:
-        head = {"lm_head.weight": tensors["model.embed_tokens.weight"].clone()}
-        return {name: tensor.bfloat16() for name, tensor in (tensors | head).items()}
-
-    return change_tensors(folder, stored)
 
 
 @pytest.fixture
@@ -76,10 +61,10 @@ def moving_average(path: list[dict], name: str) -> torch.Tensor:
 CASES = {"mixture": ("moe_sft", []), "bf16_pure": ("sft", ["--precision", "bf16_pure"])}
 
 
-@pytest.mark.parametrize("case", ["bf16_pure", "tied"])
-def test_the_artifact_is_the_mean_of_the_last_points(follow, chain, tied, case):
+@pytest.mark.parametrize("case", CASES)
+def test_the_artifact_is_the_mean_of_the_last_points(follow, chain, case):
     """To the last bit: a sum in fp32, divided once, and rounded once to the artifact's dtype."""
-    step, flags = CASES.get(case, ("sft", ["--base", tied]))
+    step, flags = CASES[case]
     learned, path = follow(step, *chain.words(step), *MEAN, *flags)
     for key, weight in learned.items():
         assert torch.equal(weight, mean(path, key).to(weight.dtype)), key

@@ -151,14 +151,11 @@ def test_the_seed_draws_the_share(chain, tmp_path, trained_on):
     assert drawn[1] != drawn[2]
 
 
-def test_the_teacher_must_be_there_exactly_if_it_is_learned_from(chain, tmp_path):
+def test_another_teacher_is_refused_and_one_that_is_not_learned_from(chain, tiny_llama, tmp_path):
+    """A model without a manifest says nothing about the mixture that it was merged from."""
     for flags in (KL, ["--teacher", chain["moe_sft"]]):
         with pytest.raises(UserError, match=r"--teacher .* objective = kl. Give both of them, or"):
             heal(chain, tmp_path / "out", *flags)
-
-
-def test_another_teacher_is_refused(chain, tiny_llama, tmp_path):
-    """A model without a manifest says nothing about the mixture that it was merged from."""
     with pytest.raises(UserError, match=r"was not merged from .*/moe but from another mixture"):
         heal(chain, tmp_path / "out", *KL, "--teacher", chain["moe"])
     copy = shutil.copytree(chain["dense"], tmp_path / "copy", copy_function=shutil.copyfile)
