@@ -6,17 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from xft.common.errors import UserError, counted
+from xft.common.errors import UserError
 from xft.common.files import open_regular, read_bytes
 from xft.common.progress import say
-
-
-def test_a_regular_file_is_read_also_through_a_link(tmp_path):
-    (tmp_path / "file").write_bytes(b"content")
-    (tmp_path / "link").symlink_to("file")
-    assert read_bytes(tmp_path / "link") == b"content"
-    with open_regular(tmp_path / "file") as file:
-        assert file.read() == b"content"
 
 
 @pytest.mark.timeout(60)
@@ -55,8 +47,3 @@ def test_what_a_file_says_does_not_reach_the_terminal_as_commands(capsys):
     say(hostile)
     assert capsys.readouterr().err == f"{shown}\n"
     assert str(UserError(hostile)) == shown
-
-
-def test_a_noun_agrees_with_its_number():
-    texts = [counted(number, "process", "es") for number in (0, 1, 1200)]
-    assert texts == ["0 processes", "1 process", "1,200 processes"]
