@@ -43,16 +43,8 @@ def test_programs_run_without_the_calls_of_linux(monkeypatch, repository):
 @pytest.mark.parametrize(
     ("name", "value", "fault"),
     [
-        (
-            "sys.platform",
-            "darwin",
-            r"needs Linux on x86_64 or aarch64, and this is darwin(?s:.*)--sandbox none",
-        ),
-        (
-            "platform.machine",
-            lambda: "riscv64",
-            r"nothing was run\.\n.* and this is linux on riscv64",
-        ),
+        ("sys.platform", "darwin", "and this is darwin(?s:.*)--sandbox none"),
+        ("platform.machine", lambda: "riscv64", "and this is linux on riscv64"),
     ],
 )
 def test_the_sandbox_is_refused(monkeypatch, name, value, fault):
