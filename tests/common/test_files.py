@@ -1,20 +1,33 @@
 """Files that a user or a hub names: what hangs or has no end is refused, and bounds hold."""
 
 import gzip
+import os
+from pathlib import Path
 
 import pytest
 
-from xft.common.errors import UserError, counted
+from xft.common.errors import UserError
 from xft.common.files import open_regular, read_bytes
 from xft.common.progress import say
 
 
-def test_a_regular_file_is_read_also_through_a_link(tmp_path):
-    (tmp_path / "file").write_bytes(b"content")
-    (tmp_path / "link").symlink_to("file")
-    assert read_bytes(tmp_path / "link") == b"content"
-    with open_regular(tmp_path / "file") as file:
-        assert file.read() == b"content"
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize(
+    ("make", "fault"),
+    [
+        (os.mkfifo, "is a pipe or a device, not a file"),
+        (lambda path: path.symlink_to("/dev/zero"), "is a pipe or a device, not a file"),
+        (Path.mkdir, "is a folder, not a file"),
+        (lambda path: path.symlink_to(path), "cannot be opened: Too many levels"),
+        (lambda path: path.symlink_to("nowhere"), "links to nowhere, which is missing"),
+        (lambda path: None, "is missing"),
+    ],
+    ids=["a named pipe", "a device", "a folder", "a link to itself", "dangling", "nothing"],
+)
+def test_anything_else_is_refused_at_once(tmp_path, make, fault):
+    make(path := tmp_path / "odd")
+    with pytest.raises(UserError, match=f"{path} {fault}"):
+        open_regular(path)
 
 
 def test_a_file_unpacks_to_a_bounded_size(tmp_path):
@@ -34,8 +47,3 @@ def test_what_a_file_says_does_not_reach_the_terminal_as_commands(capsys):
     say(hostile)
     assert capsys.readouterr().err == f"{shown}\n"
     assert str(UserError(hostile)) == shown
-
-
-def test_a_noun_agrees_with_its_number():
-    texts = [counted(number, "process", "es") for number in (0, 1, 1200)]
-    assert texts == ["0 processes", "1 process", "1,200 processes"]

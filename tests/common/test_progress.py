@@ -18,11 +18,6 @@ def impatient(monkeypatch):
     monkeypatch.setattr(module, "SECONDS_BETWEEN_LINES", 0)
 
 
-def test_short_work_shows_nothing(capsys):
-    assert list(progress(range(1000), desc="work")) == list(range(1000))
-    assert capsys.readouterr() == ("", "")
-
-
 def test_a_log_gets_whole_lines_with_the_time_left(capsys, impatient):
     with progress(desc="write", total=4, unit="B") as bar:
         for loss in range(4):

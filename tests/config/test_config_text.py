@@ -5,22 +5,11 @@ import pytest
 from xft.common.errors import UserError
 from xft.config.text import read_config
 
-MERGED = """\
-common: &common {num_train_epochs: 1, max_steps: 3}
-moe_sft:
-  <<: *common
-  num_train_epochs: 2
-mixing:
-  <<: *common
-"""
 
-
-def test_a_config_is_read(tmp_path):
+def test_a_merged_key_is_not_set_twice(tmp_path):
     file = tmp_path / "mine.yaml"
-    file.write_text(MERGED)
-    config = read_config(file)
-    assert config["moe_sft"] == {"num_train_epochs": 2, "max_steps": 3}
-    assert config["mixing"] == {"num_train_epochs": 1, "max_steps": 3}
+    file.write_text("common: &common {a: 1, b: 3}\nmoe_sft: {<<: *common, a: 2}\n")
+    assert read_config(file)["moe_sft"] == {"a": 2, "b": 3}
 
 
 @pytest.mark.parametrize(

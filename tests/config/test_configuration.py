@@ -79,15 +79,12 @@ def test_text_stands_for_what_it_spells(key, text, value):
         ("moe.upcycled_layers", [1, 1], "moe.upcycled_layers = [1, 1]: names 1 more than once"),
         ("data.qqq", 1, "data.qqq is not a known key: known keys are bad_rows, "),
         ("lambdas", [0.5], "lambdas is not a known key: did you mean lambdas in merge?"),
-        ("moe_sft.seed", 9, "did you mean seed at the top level?"),
         ("train_epochs", 2, "mean num_train_epochs in moe_sft or in sft or in mixing or in heal?"),
         ("seed", 2**32, "seed = 4294967296: "),
         ("data.instruction_column", "response", "and response_column are both response"),
         ("moe_sft", 5, "keys, such as {num_train_epochs: ...}"),
         ("moe_sft.learning_rate", math.nan, "learning_rate = NaN: "),
         ("moe_sft.num_train_epochs", 1e300, "num_train_epochs = 1e+300: must be at most 1e+12"),
-        ("threads", 10**13, "threads = 10000000000000: must be at most 1e+12"),
-        ("moe.num_experts", 10**12, "num_experts = 1000000000000: should be less than or equal"),
         ("base.revision", "main", "must be a commit hash of 40 hexadecimal digits"),
         ("merge.lambdas", ["a half"], "must be a decimal number from 0 to 1"),
         ("merge.lambdas", [0.75, "0.750"], "names 0.75 more than once"),
@@ -142,15 +139,6 @@ def test_variables_in_paths_are_expanded(monkeypatch):
     for text in ("a/$NOWHERE/x", "${NOWHERE}", "$PLACE/$NOWHERE"):
         message = f'results_dir = "{text}": names the variable NOWHERE, which is not set'
         assert message in fault(with_value("results_dir", text))
-
-
-def test_every_fault_is_named():
-    config = with_value("moe.num_experts", 0) | {"sede": 1, "gpus": -1}
-    config["moe_sft"] = {"optimiser": "sgd"}
-    text = fault(config)
-    assert len(text.splitlines()) == 4
-    for name in ("moe.num_experts = 0", "sede", "gpus = -1", "did you mean optim?"):
-        assert name in text
 
 
 def test_missing_and_strange_keys():

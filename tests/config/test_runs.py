@@ -72,10 +72,7 @@ def test_values_have_texts_of_their_own_that_are_names_of_folders(key, values):
             ({"sweep": {key: [4]}}, f"sweep: {key} is not a known key{hint}")
             for key, hint in {
                 "moe.num_expert": ": did you mean moe.num_experts?",
-                "mode.num_experts": ": did you mean moe.num_experts?",
-                "lambdas": ": did you mean merge.lambdas?",
                 "rate": ": did you mean moe_sft.learning_rate or sft.learning_rate or mixing.",
-                "sede": ": did you mean seed?",
                 "moe.zzz": ". docs/configuration.md lists all keys",
             }.items()
         ),

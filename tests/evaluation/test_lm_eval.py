@@ -90,17 +90,6 @@ def test_result_and_manifest_say_what_was_done_and_not_where_or_when(results, tm
     assert manifest.inputs == {"model": identity, "signs.yaml": sha256}
 
 
-def test_two_files_of_tasks_with_one_name_are_refused(tmp_path):
-    """The result and its manifest name a task's file without its folder."""
-    files = [tmp_path / folder / "signs.yaml" for folder in ("a", "b")]
-    for file in files:
-        file.parent.mkdir()
-        file.touch()
-    words = ["--model", "m", "--tasks", *files, "--out", tmp_path / "r.json"]
-    with pytest.raises(UserError, match=r"two tasks are files with the name signs\.yaml"):
-        step.main([str(word) for word in words])
-
-
 @pytest.mark.ci
 def test_a_mixture_is_measured_too(results, tmp_path):
     """Upcycled and not yet trained it computes what its base computes."""

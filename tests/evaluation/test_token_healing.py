@@ -100,17 +100,6 @@ def write(model, tokenizer, prompt: TaskPrompt, token_healing=True) -> Completio
     return generate(model, tokenizer, [prompt], **options)[0]
 
 
-def allowed_by_hand(tokenizer, token: int) -> list[int]:
-    """The ordinary tokens whose text begins with that of this one, by comparing all."""
-    text = tokenizer.convert_ids_to_tokens(token)
-    return [
-        other
-        for other in range(len(tokenizer))
-        if other not in tokenizer.all_special_ids
-        and tokenizer.convert_ids_to_tokens(other).startswith(text)
-    ]
-
-
 def test_a_prompt_that_ends_within_a_token_is_continued_as_in_training(qwen_like):
     model = taught(qwen_like, PROMPT + BODY)
     marks, joined = (qwen_like.convert_tokens_to_ids(text) for text in ('"""', '"""Ċ'))
@@ -136,17 +125,8 @@ def test_a_batch_equals_its_prompts_one_by_one(qwen_like, random_model, batch_si
         assert written == expected
 
 
-def test_replacements_are_all_ordinary_tokens_with_this_beginning(qwen_like):
-    vocabulary = Vocabulary(qwen_like)
-    for token in range(len(qwen_like)):
-        expected = allowed_by_hand(qwen_like, token)
-        found = vocabulary.replacements(token)
-        assert sorted(found) == (expected if len(expected) > 1 else [])
-    assert vocabulary.replacements(qwen_like.convert_tokens_to_ids('"""'))
-
-
 def test_special_tokens_and_single_bytes_are_left_out():
-    texts = ["<", "<s>", "<0x0A>", "<0x0", "<tool>", "<end>", "▁", "▁▁"]
+    texts = ["<", "<s>", "<0x0A>", "<0x0", "<tool>", "<end>", "▁", "▁▁", "x<"]
     added = {4: SimpleNamespace(special=False), 5: SimpleNamespace(special=True)}
     vocabulary = Vocabulary(
         SimpleNamespace(
@@ -156,7 +136,7 @@ def test_special_tokens_and_single_bytes_are_left_out():
         )
     )
     found = [sorted(vocabulary.replacements(number)) for number in range(len(texts))]
-    assert found == [[0, 3, 4], [], [], [], [], [], [6, 7], []]
+    assert found == [[0, 3, 4], [], [], [], [], [], [6, 7], [], []]
 
 
 @pytest.mark.parametrize("start", [["▁x"], ["<s>"]])

@@ -4,7 +4,6 @@ import gzip
 import hashlib
 import json
 import os
-import socket
 import threading
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -228,13 +227,6 @@ def test_a_server_that_says_nothing(server, out, monkeypatch):
     monkeypatch.setattr(problem_sets, "TIMEOUT", 0.1)
     server.answers = [stalls]
     assert "timed out" in refusal(out)
-
-
-def test_without_a_network_it_is_told_how_to_go_on(out, monkeypatch):
-    with socket.socket() as unused:
-        unused.bind(("127.0.0.1", 0))  # and does not listen
-        monkeypatch.setattr(named_sets, "RELEASES", f"http://127.0.0.1:{unused.getsockname()[1]}")
-        assert "Connection refused. Fetch the file on another machine and copy" in refusal(out)
 
 
 def test_a_full_disk(server, mount):

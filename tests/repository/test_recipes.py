@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -46,18 +45,3 @@ def test_a_configuration_is_a_whole_workflow(path):
     asked = {model for one in run.runs for model in one.config.evaluation.models}
     assert {row.model.partition("/")[0] for row in run.experiment.rows} == asked
     assert {part.digest for part in run.to_make} <= run.jobs.keys()
-
-
-@pytest.mark.parametrize(
-    ("name", "jobs"),
-    [
-        ("ablations", {"moe_sft": 22, "dense": 20, "sft": 2, "tokens": 1}),
-        ("regimes", {"moe_sft": 10, "dense": 20, "sft": 20, "tokens": 2}),
-        ("low_rank", {"moe_sft": 2, "dense": 4, "sft": 2, "eval": 9}),
-        ("little_data", {"moe_sft": 16, "sft": 6, "weighted_trained": 18, "dense": 22, "heal": 4}),
-    ],
-)
-def test_a_recipe_lies_over_another_config(name, jobs):
-    run = run_of(EMBEDDED, ROOT / "recipes" / f"{name}.yaml")
-    found = Counter(part.rule for part in run.to_make)
-    assert {rule: found[rule] for rule in jobs} == jobs

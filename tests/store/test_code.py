@@ -1,6 +1,5 @@
 """What decides about a step's result, and what does not."""
 
-import ast
 import shutil
 
 import pytest
@@ -38,25 +37,12 @@ def hash_of(source: str, folder) -> str:
         ('f"no {x}"', '"there is nothing to double"', True),
         ('print("doubling")', 'say("twice")', True),
         ("return 2 * x", "return x * 2", False),
-        ("2 * x", "'2.0' * x", False),
-        ("x is None", "x is not None", False),
         ("def double(x)", "def double(x=1)", False),
     ],
 )
 def test_the_hash_is_of_what_code_does(tmp_path, old, new, same):
     assert old in SOURCE
     assert (hash_of(SOURCE, tmp_path) == hash_of(SOURCE.replace(old, new), tmp_path)) is same
-
-
-def test_other_versions_of_python_give_the_same_hash(tmp_path):
-    """An empty list of type parameters, which Python 3.12 adds to functions, changes nothing."""
-    tree = ast.parse(SOURCE)
-    plain = code._plain(tree)
-    for node in ast.walk(tree):
-        if isinstance(node, ast.FunctionDef):
-            node.type_params = []
-            node._fields = (*ast.FunctionDef._fields, "type_params")
-    assert code._plain(tree) == plain
 
 
 def test_each_step_has_its_code_and_not_that_of_the_store():

@@ -98,8 +98,7 @@ def test_an_upload_that_fails_is_told(hub: Hub, publish, dense, prepare, words, 
 @pytest.mark.parametrize(
     ("damage", "kind", "message"),
     [
-        (lambda m: flip_a_bit(m / "model.safetensors"), "dense", "safetensors was altered"),
-        (lambda m: (m / "README.md").unlink(), "dense", "README.md is missing"),
+        (lambda m: flip_a_bit(m / "model.safetensors"), "dense", "model.safetensors was altered"),
         (lambda m: Path(f"{m}.manifest.json").unlink(), "dense", "has no manifest"),
         (lambda m: None, "moe", "is of kind moe, not dense or heal or sft"),
     ],

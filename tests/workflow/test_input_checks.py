@@ -62,12 +62,8 @@ TASKS = {"a/t.yaml": "", "b/t.yaml": "", "a/u.yaml": "include: gone.yaml", "b/u.
     ("changes", "message"),
     [
         ({"results_dir": "rows.jsonl"}, "config: results_dir = rows.jsonl: rows.jsonl is a file"),
-        ({"results_dir": "my{a}"}, 'config: results_dir = "my{a}": a path must not hold braces'),
-        ({"results_dir": "-x"}, 'results_dir = "-x": a path must not begin with -'),
         ({"data": {"train": "a\nb"}}, r'data.train = "a\nb": a path must not hold line breaks'),
-        ({"data": {"train": "a\0b"}}, r'data.train = "a\u0000b": a path must not hold line breaks'),
         ({"results_dir": "r" * 256}, 'r": a path has at most 2,000 bytes, and each name in it 255'),
-        ({"base": {"model": "b" * 256}}, 'b": a path has at most 2,000 bytes'),
         ({"store": "my{a}"}, 'config: store = "my{a}": a path must not hold braces'),
         ({"stores": ["-x"]}, 'config: stores = "-x": a path must not begin with -'),
         ({"data": {"train": "no.jsonl"}}, "config: data.train: there is no file no.jsonl"),
@@ -133,7 +129,6 @@ def test_all_wrong_paths_are_told_at_once_with_the_other_mistakes(config):
     ("row", "fault"),
     [
         ('"text"', "not a JSON object"),
-        ('{"instruction": "a", "response": ""}', "column 'response' is empty"),
         ('{"instruction": "a", "b": "c"}', r"no column 'response' \(columns: "),
     ],
 )
