@@ -52,39 +52,23 @@ class StepParser(argparse.ArgumentParser):
                 if path.is_file() or (path.is_dir() and not is_shared):
                     yield name, path
 
-    def path(
-        self,
-        name: str,
-        kind: str,
-        meaning: str,
-        required: bool = True,
-        *,
-        shared: bool = False,
-        group: argparse._ArgumentGroup | None = None,
-        **settings,
-    ) -> None:
-        """Add an argument for a path that is read.
+    def path(self, name: str, kind: str, meaning: str, required: bool = True, **about) -> None:
+        """Add an argument for a path that is read, as `_add_path` says."""
+        self.reads |= self._add_path(name, kind, meaning, required, **about)
+
+    def output(self, flag: str, kind: str, meaning: str, required: bool = True, **about) -> None:
+        """Add a flag for a path that is written, as `_add_path` says."""
+        self.writes |= self._add_path(flag, kind, meaning, required, **about)
+
+    def _add_path(self, name, kind, meaning, required, shared=False, group=None, **settings):
+        """Add an argument for a path. Returns whether a folder there is shared, by its key.
 
         name: of the flag, or of an argument without one. kind: DIR or FILE. shared: for a folder
-        that may hold outputs. group: of the parser. settings: of `add_argument`.
+        that may hold inputs and outputs. group: of the parser. settings: of `add_argument`.
         """
         settings |= {"required": required} if name.startswith("-") else {}
         settings |= {"type": Path, "metavar": kind, "help": meaning}
-        self.reads[(group or self).add_argument(name, **settings).dest] = shared
-
-    def output(
-        self,
-        flag: str,
-        kind: str,
-        meaning: str,
-        required: bool = True,
-        *,
-        shared: bool = False,
-        **settings,
-    ) -> None:
-        """Add a flag for a path that is written. shared: for a folder that may hold inputs."""
-        settings |= {"type": Path, "required": required, "metavar": kind, "help": meaning}
-        self.writes[self.add_argument(flag, **settings).dest] = shared
+        return {(group or self).add_argument(name, **settings).dest: shared}
 
     def artifact(self, flag: str, meaning: str, required: bool = True, **settings) -> None:
         """Add a flag for the folder of an input, and --verify: how thoroughly it is checked."""
