@@ -148,7 +148,6 @@ def test_flags_carry_every_value(section, data):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ("base --model a/b --out out --revision main", 'revision = "main": must be a commit'),
         ("moe --base nowhere --out out", "nowhere is not a folder"),
         ("moe --base nowhere --out out --num-experts 4", "must be at most num_experts = 4"),
         ("moe --base . --out new", "--out new overlaps --base ., which the step reads. Choose an"),
