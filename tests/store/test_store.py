@@ -43,8 +43,9 @@ WAITS = "import pathlib, sys, time; pathlib.Path(sys.argv[1]).write_text('half')
 
 
 @pytest.fixture(autouse=True)
-def place(tmp_path, monkeypatch) -> Path:
+def place(tmp_path, repository, monkeypatch) -> Path:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(repository))
     monkeypatch.setenv("XFT_PLAN", "")
     return tmp_path
 
@@ -76,12 +77,7 @@ def run(*words, **options) -> subprocess.CompletedProcess:
     return subprocess.run(*words, capture_output=True, text=True, **options)
 
 
-@pytest.fixture
-def environment(repository, monkeypatch) -> None:
-    monkeypatch.setenv("PYTHONPATH", str(repository))
-
-
-def test_what_a_command_makes_becomes_an_entry_with_a_name(environment):
+def test_what_a_command_makes_becomes_an_entry_with_a_name():
     (entry,) = plan("moe")
     assert run(command(entry)).returncode == 0
     beside = {path.name for path in entry.iterdir()} - {ENTRY_FILE}
@@ -95,7 +91,7 @@ def test_what_a_command_makes_becomes_an_entry_with_a_name(environment):
     assert not partial(entry).exists()
 
 
-def test_a_command_that_fails_leaves_what_it_can_go_on_from(environment):
+def test_a_command_that_fails_leaves_what_it_can_go_on_from():
     (entry,) = plan("moe")
     done = run(command(entry, f"{WRITES}; sys.exit(3)"))
     assert done.returncode == 3
@@ -109,7 +105,7 @@ def test_a_command_that_fails_leaves_what_it_can_go_on_from(environment):
     assert not partial(other).exists()  # there is nothing to go on from
 
 
-def test_all_attempts_of_a_job_are_measured_until_it_is_made(environment):
+def test_all_attempts_of_a_job_are_measured_until_it_is_made():
     """One that fails, one that is killed with the process that measures, and the last one."""
     (entry,) = plan("moe")
     log = Store(Path("store")).log("moe", entry.name)
@@ -137,7 +133,7 @@ def test_all_attempts_of_a_job_are_measured_until_it_is_made(environment):
     assert log.read_text() == "of the entry"
 
 
-def test_what_was_whole_when_its_parent_was_killed_is_not_made_again(environment):
+def test_what_was_whole_when_its_parent_was_killed_is_not_made_again():
     (entry,) = plan("moe")
     partial(entry).mkdir(parents=True)
     (partial(entry) / "result.txt").write_text("whole")
@@ -148,7 +144,7 @@ def test_what_was_whole_when_its_parent_was_killed_is_not_made_again(environment
     assert not list(entry.glob(".*"))
 
 
-def test_an_orphan_keeps_its_entry_to_itself(environment):
+def test_an_orphan_keeps_its_entry_to_itself():
     """Its parent was killed. The next start of the job refuses, and later takes what it made."""
     (entry,) = plan("moe")
     ends = Path("ends")
@@ -168,7 +164,7 @@ def test_an_orphan_keeps_its_entry_to_itself(environment):
     assert is_whole(entry) and worker(entry) is None
 
 
-def test_an_interrupt_ends_the_command_first(environment):
+def test_an_interrupt_ends_the_command_first():
     (entry,) = plan("moe")
     started = subprocess.Popen(
         command(entry, WAITS), start_new_session=True, stderr=subprocess.PIPE, text=True
@@ -181,7 +177,7 @@ def test_an_interrupt_ends_the_command_first(environment):
     assert told.count("KeyboardInterrupt") == 1 and "xft/store" not in told
 
 
-def test_what_is_made_again_is_compared_with_its_entry_which_stays(environment):
+def test_what_is_made_again_is_compared_with_its_entry_which_stays():
     """In all files but for those that tell of the attempts to make it."""
     (entry,) = plan("moe")
     copy, code = again(entry), f"{WRITES}; f = pathlib.Path(sys.argv[1]).with_name('a'); f.mkdir();"
@@ -235,7 +231,7 @@ def test_names_replace_and_remove_nothing_but_links_into_a_store(place):
             names.lay({path: str(entry)})
 
 
-def test_nothing_is_kept_that_was_made_while_a_file_of_the_users_changed(environment):
+def test_nothing_is_kept_that_was_made_while_a_file_of_the_users_changed():
     rows = Path("rows.jsonl")
     rows.write_text("ten rows")
     (entry,) = plan("tokens", contents={"rows.jsonl": content_hash(rows)})
