@@ -5,7 +5,7 @@ import os
 import shlex
 import sys
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 from snakemake.settings.types import DeploymentMethod
@@ -182,10 +182,7 @@ def merged(entry):
     return entry if KEEPS_MERGES else temp(entry)
 
 
-@cache
-def warn(line):
-    """Print a line on stderr, once."""
-    print(line, file=sys.stderr)
+warn = cache(partial(print, file=sys.stderr))  # a line, once
 
 
 def check_rule_names():

@@ -6,6 +6,7 @@ documents follow from this.
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from operator import attrgetter
 
 from xft.config.section import Section, keys
 from xft.config.sections import (
@@ -102,7 +103,7 @@ class Step:
     def options(self, config: XftConfig) -> dict[str, object]:
         """The values that the result depends on, by flag."""
         return {
-            flag: value_of(config, key)
+            flag: attrgetter(key)(config)
             for flag, key in self.recorded.items()
             if flag not in self.idle_flags(config)
         }
@@ -221,12 +222,6 @@ STEPS = {
 }
 # The sections of the trainings, by step.
 TRAINING_SECTIONS = {name: step.section for name, step in STEPS.items() if step.section}
-
-
-def value_of(config: XftConfig, key: str) -> object:
-    """The value of a key such as "moe.num_experts"."""
-    section, _, name = key.rpartition(".")
-    return getattr(getattr(config, section) if section else config, name)
 
 
 def default_of(key: str) -> object:

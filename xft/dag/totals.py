@@ -19,7 +19,6 @@ from xft.estimates.parameters import Models
 from xft.estimates.report import Plan, disk_text, duration, table
 
 FindPlan = Callable[[XftConfig], Plan]
-STORED = MODELS[1:]  # the steps whose artifacts take disk space
 
 
 def totals(experiment: Experiment, plan_of: FindPlan) -> list[str]:
@@ -58,7 +57,7 @@ def warn_of_full_disk(run: WorkflowRun, to_make: Iterable[Wanted]) -> str | None
 
     None also while the size of the base is unknown.
     """
-    made = {part: requests(part).models for part in to_make if part.rule in STORED}
+    made = {part: requests(part).models for part in to_make if part.rule in MODELS[1:]}
     if None in made.values():
         return None
     store = run.store.root

@@ -35,8 +35,7 @@ class Wants(Models):
         return self._wanted("fetch_problems", f"problems/{name}", **about)
 
     def _make_ground_truth(self, label: str) -> Wanted:
-        about = self._of_dataset(label)
-        return self._wanted("ground_truth", f"ground_truth/{label}", **about)
+        return self._wanted("ground_truth", f"ground_truth/{label}", **self._of_dataset(label))
 
     def _of_dataset(self, label: str) -> dict[str, dict]:
         """What the recipe and the command of a job on a set of problems hold."""
