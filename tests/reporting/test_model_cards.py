@@ -10,6 +10,7 @@ from chains import Chain
 from trainings import identity
 from transformers import AutoTokenizer
 
+from xft.artifacts.artifact import create_artifact
 from xft.artifacts.manifest import hash_file, manifest_path, short
 from xft.reporting.cards import imported_card
 
@@ -36,7 +37,7 @@ def model(tmp_path_factory, tiny_llama) -> Path:
     return folder
 
 
-def make(results: Path, source: list[str]) -> Path:
+def make(results: Path, source: tuple[str, ...] = (), **given: Path) -> Path:
     """All artifacts from the base to the dense model, after one step of tuning."""
     rows = results / "rows.jsonl"
     rows.write_text(json.dumps({"instruction": "add", "response": "a + b"}) + "\n")
@@ -46,7 +47,7 @@ def make(results: Path, source: list[str]) -> Path:
         "moe_sft": ["--max-steps", "1", "--learning-rate", "0.001"],
         "weighted_init": ["--lam", "0.65"],
     }
-    return Chain(results, options, data=rows)["dense"].parent
+    return Chain(results, options, data=rows, **given)["dense"].parent
 
 
 @pytest.fixture(scope="module")
@@ -57,14 +58,12 @@ def local(tmp_path_factory, model) -> Path:
 
 @pytest.fixture(scope="module")
 def hub(tmp_path_factory, model) -> Path:
-    """Results from a model in the hub's cache."""
-    cache = tmp_path_factory.mktemp("hub")
-    shutil.copytree(model, cache / "models--org--name" / "snapshots" / REVISION)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(cache))
-        patch.setattr("huggingface_hub._snapshot_download.constants.HF_HUB_CACHE", str(cache))
-        source = ["--model", "org/name", "--revision", REVISION]
-        return make(tmp_path_factory.mktemp("from_hub"), source)
+    """Results from a model on the hub, which its manifest names."""
+    folder = tmp_path_factory.mktemp("from_hub")
+    source = {"model": "org/name", "revision": REVISION}
+    with create_artifact(folder / "base", "base", source) as draft:
+        shutil.copytree(model, draft.path, dirs_exist_ok=True)
+    return make(folder, base=folder / "base")
 
 
 def card(results: Path, name: str) -> str:
