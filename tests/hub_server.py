@@ -105,7 +105,7 @@ class Hub:
                 server.server_close()
 
 
-class _Handler(BaseHTTPRequestHandler):
+class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     hub: Hub
 
@@ -149,7 +149,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.answer(status, json.dumps({"error": message}).encode(), **headers)
 
 
-class _Cdn(_Handler):
+class _Cdn(Handler):
     """Where LFS files lie, and where they are put."""
 
     def do_GET(self):
@@ -165,7 +165,7 @@ class _Cdn(_Handler):
         self.answer(200)
 
 
-class _Hub(_Handler):
+class _Hub(Handler):
     """The hub itself: lists, metadata, small files, redirects, commits."""
 
     def do_HEAD(self):

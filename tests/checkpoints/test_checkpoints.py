@@ -1,7 +1,10 @@
 """Our streaming writer and lazy reader against safetensors' and transformers' own."""
 
+import errno
 import hashlib
+import os
 import shutil
+import threading
 import weakref
 
 import pytest
@@ -31,6 +34,15 @@ TENSORS = {
     for dtype, kind in DTYPES.items()
     for name, shape in SHAPES.items()
 }
+
+
+@pytest.fixture(autouse=True)
+def small_pieces(monkeypatch):
+    """What a thread writes and hashes at once. No thread is left at the end."""
+    monkeypatch.setattr(writer, "PIECE_BYTES", 100)
+    monkeypatch.setattr(writer, "WRITE_BYTES", 30)
+    yield
+    assert not [thread for thread in threading.enumerate() if "Pool" in thread.name]
 
 
 def plan(name: str, tensor: torch.Tensor, dtype: str) -> TensorPlan:
@@ -68,9 +80,7 @@ def test_we_read_what_safetensors_writes(tmp_path):
         assert checkpoint.shape(name) == tuple(tensor.shape)
 
 
-def test_our_shards_load_in_transformers(tmp_path, tiny_llama, monkeypatch):
-    monkeypatch.setattr(writer, "PIECE_BYTES", 100)
-    monkeypatch.setattr(writer, "WRITE_BYTES", 30)
+def test_our_shards_load_in_transformers(tmp_path, tiny_llama):
     written = write_checkpoint(tmp_path, copy_plans(tiny_llama), max_shard_bytes=40_000)
     shutil.copy(tiny_llama / "config.json", tmp_path)
     for name in written:
@@ -115,3 +125,34 @@ def test_chunks_that_do_not_fill_the_tensor_are_refused(tmp_path, count):
     wrong = TensorPlan("w", "F32", (2, 4), lambda: [torch.zeros(4)] * count)
     with pytest.raises(ValueError, match=f"w: {16 * count} bytes for a tensor of 32"):
         write_checkpoint(tmp_path, [wrong])
+
+
+class Broken:
+    def update(self, piece):
+        raise MemoryError
+
+
+def full_disk(descriptor: int):
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "broken", "error"),
+    [(os, "fsync", full_disk, OSError), (hashlib, "sha256", Broken, MemoryError)],
+)
+def test_an_error_of_the_disk_or_of_the_hash_is_raised(
+    tmp_path, monkeypatch, module, name, broken, error
+):
+    monkeypatch.setattr(module, name, broken)
+    with pytest.raises(error):
+        write_checkpoint(tmp_path, [plan("w", torch.ones(1001), "F32")])
+
+
+@pytest.mark.parametrize("stop", [KeyboardInterrupt, SystemExit])
+def test_an_interruption_leaves_no_thread(tmp_path, stop):
+    def chunks():
+        yield torch.ones(500)
+        raise stop
+
+    with pytest.raises(stop):
+        write_checkpoint(tmp_path, [TensorPlan("w", "F32", (1001,), chunks)])

@@ -6,21 +6,19 @@ from pathlib import Path
 
 import pytest
 import torch
-from chains import Chain
+from chains import Chain, run_here
 from damage import change_tensors, flip_a_bit
 
-from workflow_scripts import dense, ffn, moe, weighted_init
 from xft.artifacts.manifest import manifest_path
 from xft.common.errors import UserError
 
-STEPS = {step.__name__.split(".")[-1]: step for step in (moe, ffn, weighted_init, dense)}
 SINGLE = "model.safetensors"
 
 
 def run(step: str, out: Path, **flags) -> Path:
     """Run a step in this process: run("ffn", out, moe=folder)."""
     words = [word for flag, value in flags.items() for word in (f"--{flag}", str(value))]
-    STEPS[step].main([*words, "--out", str(out)])
+    run_here(step, [*words, "--out", str(out)])
     return out
 
 

@@ -6,10 +6,11 @@ import json
 import os
 import threading
 from dataclasses import replace
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from hub_server import Handler
 from problem_files import three_problems
 
 from workflow_scripts import fetch_problems
@@ -30,33 +31,24 @@ class Server(ThreadingHTTPServer):
     """Answers the n-th request by the n-th of `answers`, and all after them by the last."""
 
     def __init__(self):
-        super().__init__(("127.0.0.1", 0), Handler)
+        super().__init__(("127.0.0.1", 0), GitHub)
         self.answers, self.paths = [sends(PACKED)], []
         self.url = f"http://127.0.0.1:{self.server_port}"
 
 
-class Handler(BaseHTTPRequestHandler):
+class GitHub(Handler):
+    protocol_version = "HTTP/1.0"  # a connection ends with its answer
+
     def do_GET(self):
         answers, paths = self.server.answers, self.server.paths
         paths.append(self.path)
         answers[min(len(paths), len(answers)) - 1](self)
 
-    def log_message(self, *_):
-        pass
-
 
 def sends(body: bytes, status: int = 200, length: int | None = None, **headers: str):
     """An answer whose header promises `length` bytes (None: as many as there are)."""
-
-    def answer(handler: Handler) -> None:
-        handler.send_response(status)
-        for name, value in headers.items():
-            handler.send_header(name.replace("_", "-"), value)
-        handler.send_header("Content-Length", str(length or len(body)))
-        handler.end_headers()
-        handler.wfile.write(body)
-
-    return answer
+    headers |= {"Content_Length": str(length)} if length else {}
+    return lambda handler: handler.answer(status, body, **headers)
 
 
 def stalls(handler: Handler) -> None:

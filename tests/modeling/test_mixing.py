@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM
 from xft.common.errors import UserError
 from xft.config.sections import learns
 from xft.conversions import mixing_artifact
-from xft.conversions.merge import ALPHA, LAMBDA_LOGIT
+from xft.conversions.merge import ALPHA, LAMBDA_LOGIT, mixing_coefficients
 from xft.conversions.merged_tensors import merge
 from xft.modeling.mixing import Mixing, MixingLogits
 
@@ -218,3 +218,16 @@ def test_a_learned_lambda_starts_where_it_was_set_and_reaches_the_dense_model(
 def test_a_lambda_without_a_logit_cannot_be_learned(mixture, tmp_path, lam):
     with pytest.raises(UserError, match=f"--lam = {lam}: with learn_lambda it must be greater"):
         _ = start_of(mixture, tmp_path, "--learn-lambda", lam=lam)["weighted_init"]
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("shape", [(1,), (33, 31), (4, 0)])
+def test_merging_in_blocks_changes_no_bit(monkeypatch, dtype, shape):
+    monkeypatch.setattr("xft.conversions.merged_tensors.MERGE_BLOCK", 50)
+    experts = [torch.randn(shape).to(dtype) for _ in range(4)]
+    coefficients = mixing_coefficients(torch.randn(3), None, LAMBDA)
+    expected = experts[0].float() * coefficients[0].item()
+    for expert, coefficient in zip(experts[1:], coefficients[1:].tolist(), strict=True):
+        expected.add_(expert, alpha=coefficient)
+    merged = merge(experts, coefficients)
+    assert torch.equal(merged.view(torch.int32), expected.view(torch.int32))

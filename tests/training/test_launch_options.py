@@ -93,9 +93,7 @@ def test_another_number_of_processes_than_asked_for_is_refused(monkeypatch):
         on_this_machine(MoeSftConfig(), "moe_sft")
 
 
-@pytest.mark.parametrize(
-    ("stated", "has_bf16", "expected"),
-    [("auto", True, "bf16"), ("auto", False, "fp32"), ("fp32", True, "fp32")],
-)
-def test_the_precision_is_the_gpus_unless_it_is_stated(stated, has_bf16, expected):
-    assert precision_of(MoeSftConfig(precision=stated), has_bf16) == expected
+def test_the_precision_is_the_gpus_unless_it_is_stated():
+    for stated, has_bf16, expected in (("auto", True, "bf16"), ("auto", False, "fp32")):
+        assert precision_of(MoeSftConfig(precision=stated), has_bf16) == expected
+    assert precision_of(MoeSftConfig(precision="fp32"), True) == "fp32"
