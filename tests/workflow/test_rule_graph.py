@@ -1,7 +1,6 @@
 """The rules depend on each other as the picture of README shows."""
 
 import re
-from itertools import pairwise
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -24,8 +23,7 @@ class Picture:
             for name, (middle, line, _) in self.places.items():
                 if height < 30 and x < middle < x + width and y < line < y + height:
                     self.places[name] = middle, line, width / 2
-        arrows = (node.get("d") for node in nodes if node.get("class") == "arrow")
-        self.lines = [list(corners(path)) for path in arrows]
+        self.lines = [[*corners(n.get("d"))] for n in nodes if n.get("class") == "arrow"]
 
     def at(self, point: tuple[float, float]) -> list[str]:
         """The rules at the end of an arrow. A text of several names stands for all of them."""
@@ -35,21 +33,8 @@ class Picture:
                 return name.split(", ")
         return []
 
-    def sources(self, line: list[tuple[float, float]]) -> list[str]:
-        """Where an arrow comes from: a box, or another arrow that it leaves on its way."""
-        (x, y), others = line[0], [other for other in self.lines if other is not line]
-        on = [
-            other
-            for other in others
-            for (x1, y1), (x2, y2) in pairwise(other)
-            if min(x1, x2) <= x <= max(x1, x2) and min(y1, y2) <= y <= max(y1, y2)
-        ]
-        return self.at(line[0]) or (self.sources(on[0]) if on else [])
-
     def graph(self) -> networkx.DiGraph:
-        edges = (
-            (a, b) for line in self.lines for a in self.sources(line) for b in self.at(line[-1])
-        )
+        edges = ((a, b) for line in self.lines for a in self.at(line[0]) for b in self.at(line[-1]))
         return networkx.DiGraph(edges)
 
 
