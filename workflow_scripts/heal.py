@@ -6,6 +6,7 @@ With objective kl it learns the distribution of the tuned mixture, --teacher, to
 from functools import partial
 
 from xft.artifacts.artifact import Artifact
+from xft.artifacts.manifest import short
 from xft.cli import training
 from xft.common.errors import UserError
 from xft.config.sections import HealConfig
@@ -29,7 +30,7 @@ def main(argv: list[str] | None = None) -> None:
         teacher = step.open("moe", args.teacher, "moe", "moe_sft")
         _check_origin(teacher, model)
 
-    from xft.reporting.cards import heal_card
+    from xft.reporting.cards import plain_card
     from xft.training.distillation import load_distillation
     from xft.training.tuning import tune
 
@@ -42,7 +43,8 @@ def main(argv: list[str] | None = None) -> None:
         distillation = load_distillation(
             args.teacher, options.kl_weight, options.precision, device()
         )
-    tune(session, model, step.inputs, base, partial(heal_card, model), distillation)
+    merged = {"merged": short(model.id), "merge": model.manifest.parameters}
+    tune(session, model, step.inputs, base, partial(plain_card, "heal", **merged), distillation)
 
 
 def _check_origin(teacher: Artifact, model: Artifact) -> None:

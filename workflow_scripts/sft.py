@@ -36,7 +36,7 @@ def main(argv: list[str] | None = None) -> None:
         moe = step.open("flops_of", args.match_flops, "moe")
         request = replace(request, flops_ratio=_flops_ratio(base, moe, request))
 
-    from xft.reporting.cards import origin, sft_card
+    from xft.reporting.cards import origin, plain_card
     from xft.training.low_rank import adapt_all
     from xft.training.tuning import tune
 
@@ -44,7 +44,7 @@ def main(argv: list[str] | None = None) -> None:
     if options.lora_rank is not None:
         adapt = partial(adapt_all, rank=options.lora_rank, alpha=options.lora_alpha)
     session = Session(request, base.path)
-    tune(session, base, step.inputs, origin(base), sft_card, adapt=adapt)
+    tune(session, base, step.inputs, origin(base), partial(plain_card, "sft"), adapt=adapt)
 
 
 def _flops_ratio(base: Artifact, moe: Artifact, request: TrainingRequest) -> float:

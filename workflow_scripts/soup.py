@@ -1,6 +1,7 @@
 """Average the weights of dense models of one architecture, such as tunings with other seeds."""
 
 from xft.artifacts.artifact import Artifact
+from xft.artifacts.manifest import short
 from xft.cli.step import Step, run
 from xft.common.errors import UserError
 
@@ -20,7 +21,7 @@ def main(argv: list[str] | None = None) -> None:
         raise UserError(f"--models {args.models[0]}: a mean needs at least two models")
 
     from xft.conversions.soup import soup_plans
-    from xft.reporting.cards import soup_card
+    from xft.reporting.cards import plain_card
 
     paths = enumerate(args.models, 1)
     models = [step.open(f"model {number}", path, *KINDS) for number, path in paths]
@@ -29,7 +30,7 @@ def main(argv: list[str] | None = None) -> None:
     parameters = {key: known[key] for key in ("base", "template", "end_of_turn") if key in known}
     config, ids = models[0].checkpoint.config, [model.id for model in models]
     with step.draft(parameters) as draft:
-        card = soup_card(config, known, ids)
+        card = plain_card("soup", config, known, ids=list(map(short, ids)))
         draft.write_model(plans, config, like=models[0].path, card=card)
 
 

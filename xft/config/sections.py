@@ -406,8 +406,8 @@ class MergeConfig(MergeMethod):
 
     keep: Literal["all", "best", "none"] = "all"
     """Dense models that stay after their evaluation. best: the best one of each tuned mixture, by
-    merge.select, as results/best. A model that was not kept is merged again if a later run needs
-    it."""
+    merge.select, as results/best; until it is known, all of them are on the disk. A model that was
+    not kept is merged again if a later run needs it."""
 
     select: Literal["auto", "validation", "benchmark"] = "auto"
     """What the best merge is chosen by, among the lambdas and all values of mixing and merge in

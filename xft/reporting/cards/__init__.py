@@ -42,23 +42,17 @@ def init_settings(parameters: dict) -> dict:
     return {name: parameters[name] for name in names}
 
 
-def sft_card(config: dict, parameters: dict, data_hash: str) -> str:
-    """The card of the tuned dense model, from its config and its manifest's parameters."""
-    tuning = {"parameters": parameters, "data_hash": data_hash}
-    return _card("sft", {"base_config": config}, parameters["base"], **tuning)
+def plain_card(
+    name: str, config: dict, parameters: dict, data_hash: str | None = None, **known
+) -> str:
+    """The card of a dense model of the base's architecture, from the template `name`.
 
-
-def soup_card(config: dict, common: dict, ids: list[str]) -> str:
-    """The card of a mean of models. common: the parameters that all their manifests state."""
-    known = {"ids": list(map(short, ids)), "parameters": common}
-    return _card("soup", {"base_config": config}, common.get("base", {}), **known)
-
-
-def heal_card(dense: Artifact, config: dict, parameters: dict, data_hash: str) -> str:
-    """The card of a merged model that was tuned. dense: the artifact before the tuning."""
-    merged = {"merged": short(dense.id), "merge": dense.manifest.parameters}
-    tuning = {"parameters": parameters, "data_hash": data_hash}
-    return _card("heal", {"base_config": config}, parameters["base"], **merged, **tuning)
+    parameters: of its manifest, or what those of several models have in common. known: what the
+    template asks for besides.
+    """
+    base = parameters.get("base", {})
+    known |= {"parameters": parameters, "data_hash": data_hash}
+    return _card(name, {"base_config": config}, base, **known)
 
 
 def imported_card(config: dict) -> str:
