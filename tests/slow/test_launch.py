@@ -161,7 +161,7 @@ def test_two_nodes_learn_what_one_process_learns(inputs, alone, repository, tmp_
 
 
 def test_an_error_is_told_once(inputs, repository, tmp_path):
-    flags = ["--launch", "ddp", "--processes", "2", "--learning-rate", "1e30"]
+    flags = ["--launch", "ddp", "--processes", "2", "--learning-rate", "1e12"]
     log = tmp_path / "log"
     assert start(repository, [*inputs, *outputs(tmp_path / "out"), *flags], log).wait() == 1
     (fault,) = [line for line in log.read_text().splitlines() if "error: " in line]
