@@ -403,7 +403,7 @@ def test_what_is_remembered_of_a_file_holds_until_it_changes(place, monkeypatch)
 
 
 @pytest.mark.parametrize("damaged", ["[1]", "null", "[" * 100_000, '{"content_hash FILE": 1}'])
-def test_a_memory_that_is_damaged_starts_anew(place, damaged):
+def test_a_memory_that_is_damaged_starts_empty(place, damaged):
     file, rows = place / "memory.json", place / "rows.jsonl"
     rows.write_text("a")
     file.write_text(damaged.replace("FILE", str(rows)))

@@ -156,7 +156,7 @@ def _is_finished(artifact: Path) -> bool:
 def _run(entry: Path, command: list[str], job: Job, lock: int) -> int:
     """Run the command. It inherits the lock, and so keeps it if this process is killed.
 
-    Its log begins anew.
+    It overwrites the log of an earlier run.
     """
     for name, text in job.texts.items():
         write_whole(partial(entry) / name, text)
