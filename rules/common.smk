@@ -124,21 +124,25 @@ def begin():
 
 
 def inputs(wildcards):
-    """The entries and files that a job reads. Their times do not matter: they are under digests."""
+    """The entries and files that a job reads, by name."""
     begin()
-    found = JOBS[wildcards.digest].inputs
-    return {name: [ancient(path) for path in found[name]] for name in found}
+    return JOBS[wildcards.digest].inputs
+
+
+def fixed(paths):
+    """Paths whose times do not matter, because they lie under digests."""
+    return [ancient(path) for path in paths]
 
 
 def entry_of(name):
     """The entries that a job reads as an input of this name."""
-    return lambda wildcards: inputs(wildcards)[name]
+    return lambda wildcards: fixed(inputs(wildcards)[name])
 
 
 def besides(step):
     """The inputs of a job that only some configurations need: files, and further entries."""
     return lambda wildcards: {
-        name: paths
+        name: fixed(paths)
         for name, paths in inputs(wildcards).items()
         if name not in STEPS[step].inputs
     }
