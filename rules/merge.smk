@@ -3,7 +3,6 @@
 
 rule weighted_init:
     input:
-        unpack(besides("weighted_init")),
         moe_sft=entry_of("moe_sft"),
         ffn=entry_of("ffn"),
     output:
@@ -13,14 +12,13 @@ rule weighted_init:
     priority: 1
     conda:
         "../envs/conversion.yaml"
-    threads: threads_of
     resources:
         **RESOURCES,
     params:
         options=options,
     shell:
         "stored {output:q} python -m workflow_scripts.weighted_init --moe {input.moe_sft:q}/artifact "
-        "--ffn {input.ffn:q}/artifact {params.options} {resources.besides} "
+        "--ffn {input.ffn:q}/artifact {params.options} "
         "--out {output:q}.partial/artifact 2>&1 | logged {log:q}"
 
 

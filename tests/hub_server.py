@@ -4,7 +4,6 @@ What it does was read off huggingface_hub's requests and checks, and the hub's d
 It has no Xet storage: a file is plain, or an LFS file behind a redirect to another address, a CDN.
 """
 
-import base64
 import hashlib
 import json
 import re
@@ -51,17 +50,13 @@ class Request:
 class Hub:
     """The state of the hub, and its server while `running`.
 
-    tokens: those that the hub knows, writers among them. requests: all that were made. lossy: what
-    is uploaded loses its last byte.
+    tokens: those that the hub knows. requests: all that were made.
     """
 
     def __init__(self):
         self.repositories: dict[str, Repository] = {}
         self.tokens: set[str] = set()
-        self.writers: set[str] = set()
-        self.uploads: dict[str, bytes] = {}
         self.requests: list[Request] = []
-        self.lossy = False
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), type("", (_Hub,), {"hub": self}))
         self.cdn = ThreadingHTTPServer(("127.0.0.1", 0), type("", (_Cdn,), {"hub": self}))
 
@@ -122,16 +117,6 @@ class Handler(BaseHTTPRequestHandler):
         self.hub.requests.append(Request(self.command, path, self.token))
         return path
 
-    def body(self) -> bytes:
-        if self.headers.get("Transfer-Encoding") != "chunked":
-            return self.rfile.read(int(self.headers.get("Content-Length") or 0))
-        content = b""
-        while size := int(self.rfile.readline(), 16):
-            content += self.rfile.read(size)
-            self.rfile.readline()
-        self.rfile.readline()
-        return content
-
     def answer(self, status: int, content: bytes = b"", **headers: str) -> None:
         self.send_response(status)
         headers.setdefault("Content_Length", str(len(content)))
@@ -150,7 +135,7 @@ class Handler(BaseHTTPRequestHandler):
 
 
 class _Cdn(Handler):
-    """Where LFS files lie, and where they are put."""
+    """Where LFS files lie."""
 
     def do_GET(self):
         _, _, oid, _ = self.note().split("/")
@@ -158,15 +143,9 @@ class _Cdn(Handler):
         contents = {sha256(content): content for files in commits for content in files.values()}
         self.answer(200, contents[oid], ETag=f'"{oid}"')
 
-    def do_PUT(self):
-        _, _, oid = self.note().split("/")
-        body = self.body()
-        self.hub.uploads[oid] = body[:-1] if self.hub.lossy else body
-        self.answer(200)
-
 
 class _Hub(Handler):
-    """The hub itself: lists, metadata, small files, redirects, commits."""
+    """The hub itself: lists, metadata, small files, redirects."""
 
     def do_HEAD(self):
         self.do_GET()
@@ -184,27 +163,12 @@ class _Hub(Handler):
         else:
             self.fail(404, f"the tests' hub does not know {self.command} {path}")
 
-    def do_POST(self):
-        path, body = self.note(), self.body()
-        if path == "/api/repos/create":
-            self.create(json.loads(body))
-        elif path == "/api/validate-yaml":
-            self.answer_json({"errors": [], "warnings": []})
-        elif match := re.fullmatch(rf"/api/models/{REPOSITORY}/preupload/main", path):
-            self.preupload(match[1], json.loads(body))
-        elif match := re.fullmatch(rf"/{REPOSITORY}.git/info/lfs/objects/batch", path):
-            self.lfs_batch(match[1], json.loads(body))
-        elif match := re.fullmatch(rf"/api/models/{REPOSITORY}/commit/main", path):
-            self.commit(match[1], [json.loads(line) for line in body.splitlines()])
-        else:
-            self.fail(404, f"the tests' hub does not know POST {path}")
-
     # Reading
 
     def find(self, kind: str, name: str, revision: str | None) -> tuple[Repository, str] | None:
         """A repository that the token may see, and the hash of a revision; else the hub's error."""
         repository = self.hub.repositories.get(name)
-        if self.token and self.token not in self.hub.tokens | self.hub.writers:
+        if self.token and self.token not in self.hub.tokens:
             self.fail(401, "Invalid credentials in Authorization header")
         elif repository is None or repository.kind != kind or not self.may_read(repository):
             self.fail(404, "Repository not found", "RepoNotFound")
@@ -246,54 +210,6 @@ class _Hub(Handler):
         else:
             self.answer(200, content, ETag=f'"{git_hash(content)}"', X_Repo_Commit=commit)
 
-    # Writing
-
-    def may_write(self, name: str) -> bool:
-        if self.token not in self.hub.tokens | self.hub.writers:
-            self.fail(401, "Invalid credentials in Authorization header")
-        elif self.token not in self.hub.writers:
-            self.fail(403, f"You do not have the rights to write to {name}")
-        else:
-            return True
-        return False
-
-    def create(self, wish: dict) -> None:
-        name = f"{wish['organization']}/{wish['name']}"
-        if not self.may_write(name):
-            return
-        if name in self.hub.repositories:
-            self.answer_json({"error": "exists", "url": f"{self.hub.url}/{name}"}, 409)
-            return
-        private = wish.get("visibility") == "private"
-        self.hub.add(
-            name, {".gitattributes": b""}, readers=set(self.hub.writers) if private else None
-        )
-        self.answer_json({"url": f"{self.hub.url}/{name}"})
-
-    def preupload(self, name: str, wish: dict) -> None:
-        if self.may_write(name):
-            self.answer_json({"files": [_upload_mode(file["path"]) for file in wish["files"]]})
-
-    def lfs_batch(self, name: str, wish: dict) -> None:
-        if self.may_write(name):
-            for one in wish["objects"]:
-                one["actions"] = {"upload": {"href": f"{self.hub.cdn_url}/lfs/{one['oid']}"}}
-            self.answer_json({"objects": wish["objects"]})
-
-    def commit(self, name: str, lines: list[dict]) -> None:
-        if not self.may_write(name):
-            return
-        files = dict(self.hub.repositories[name].commits[self.hub.repositories[name].head])
-        for line in lines[1:]:
-            value = line["value"]
-            if line["key"] == "file":
-                files[value["path"]] = base64.b64decode(value["content"])
-            else:
-                files[value["path"]] = self.hub.uploads[value["oid"]]
-        commit = self.hub.commit(name, files)
-        url = f"{self.hub.url}/{name}/commit/{commit}"
-        self.answer_json({"commitUrl": url, "commitOid": commit, "success": True})
-
 
 def _entry(path: str, content: bytes) -> dict:
     """A file in the hub's list."""
@@ -302,8 +218,3 @@ def _entry(path: str, content: bytes) -> dict:
     if LFS_NAMES.fullmatch(path):
         entry["lfs"] = {"oid": sha256(content), "size": size, "pointerSize": 130}
     return entry
-
-
-def _upload_mode(path: str) -> dict:
-    mode = "lfs" if LFS_NAMES.fullmatch(path) else "regular"
-    return {"path": path, "uploadMode": mode, "shouldIgnore": False, "oid": None}

@@ -27,7 +27,6 @@ def write_inputs(model: Path) -> None:
     """A model, rows, texts and problems in the current folder."""
     shutil.copytree(model, "model")
     Path("rows.jsonl").write_text(json.dumps(ROW) + "\n")
-    Path("texts.jsonl").write_text('{"text": "a"}\n')
     write_problems(Path("problems.jsonl"), [problem("add", "+", "Own/0")])
 
 

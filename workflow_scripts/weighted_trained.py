@@ -1,11 +1,8 @@
 """Step 6: learn the mixing coefficients. All other weights are frozen."""
 
-from pathlib import Path
-
-from xft.artifacts.manifest import hash_file
 from xft.cli import training
 from xft.config.training import MixingTraining
-from xft.training.session import Session, device, say_once
+from xft.training.session import Session, device
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -26,10 +23,6 @@ def main(argv: list[str] | None = None) -> None:
     options = request.options
     session = Session(request, args.moe)
     inputs = {"weighted": initial.artifact.id, **session.data_ids}
-    if options.text is not None:
-        file = Path(options.text)
-        _train_on_text(session, file)
-        inputs[options.text_form] = hash_file(file)
     distillation = None
     if options.objective == "kl":
         distillation = load_distillation(args.moe, options.kl_weight, options.precision, device())
@@ -42,16 +35,6 @@ def main(argv: list[str] | None = None) -> None:
         step.inputs |= sources.artifacts | inputs
         with step.draft(initial.config | request.parameters) as draft:
             mixing_artifact.write(draft, logits.tensors(), initial.config)
-
-
-def _train_on_text(session: Session, file: Path) -> None:
-    """Train on the windows of a file of texts in place of the rows. Held-out rows stay."""
-    from xft.data.texts import read_texts, window_texts
-
-    texts = read_texts(file)
-    windows = window_texts(texts, session.tokenizer, session.request.tokens.max_length)
-    session.examples = windows.training
-    say_once(f"{len(session.examples)} windows of {len(texts)} texts of {file}, not the rows")
 
 
 if __name__ == "__main__":

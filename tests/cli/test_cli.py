@@ -245,7 +245,6 @@ def test_an_output_that_is_an_input_is_refused(places, words, output, source):
     "words",
     [
         "--base a --out ab",
-        "--text org/name --out org",
         "--dataset humaneval --out humaneval/result.json",
         "--template humaneval --out humaneval/tokens",
         "--data rows --out rows2 --metrics rows3",
@@ -264,7 +263,6 @@ def some_parser() -> flags.StepParser:
     parser.name_or_file("--dataset", "")
     parser.name_or_file("--problems", "", nargs="+")
     parser.add_options(TokensConfig, ["template"])
-    parser.add_options(MixingConfig, ["text"])
     for flag in ("--out", "--metrics", "--report"):
         parser.output(flag, "FILE", "", required=False)
     parser.output("--tracker-dir", "DIR", "", required=False, shared=True)

@@ -166,9 +166,7 @@ def test_the_baseline_is_trained_as_the_mixture_where_nothing_else_is_said():
 @pytest.mark.parametrize(
     ("sections", "message"),
     [
-        ({"sft": {"average_last": 3, "ema_decay": 0.9}}, "average_last = 3, ema_decay = 0.9: an a"),
-        ({"sft": {"average_last": 3, **KEEPS_BEST}}, "average_last = 3, keep = best: the average"),
-        ({"sft": {"average_last": 2, "max_steps": 1}}, "x average_every to at most 0"),
+        ({"sft": {"ema_decay": 0.9, **KEEPS_BEST}}, "ema_decay = 0.9, keep = best: the average"),
         ({"mixing": {"warmup_steps": 4, "max_steps": 3}}, "warmup_steps = 4: the training has 3"),
         ({"mixing": {"learn_lambda": True}, "merge": {"lambdas": [1]}}, "merge.lambdas = 1: with"),
         ({"evaluation": VLLM | {"temperature": 2.1}}, "with backend vllm it must be 0, or from"),

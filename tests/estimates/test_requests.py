@@ -84,12 +84,8 @@ def test_a_training_on_a_cpu_is_all_in_the_hosts_memory(deepseek):
 def test_with_gpus_each_process_loads_the_model_and_one_gathers_it(deepseek):
     one = memory(deepseek, gpus=1, moe_sft=ON_GPUS)
     assert_about(one, 4 * (2 * MIXTURE + 6e9) + 4 * MIXTURE)
-    for options, nbytes in (
-        ({"offload_optimizer": True}, 12),  # the state of Adam and master weights, over all
-        ({"average_last": 2, "average_every": 1}, 4),  # of one process
-    ):
-        more = memory(deepseek, gpus=1, moe_sft=ON_GPUS | options) - one
-        assert more == pytest.approx(1.25 * nbytes * MIXTURE, rel=0.01)
+    more = memory(deepseek, gpus=1, moe_sft=ON_GPUS | {"offload_optimizer": True}) - one
+    assert more == pytest.approx(1.25 * 12 * MIXTURE, rel=0.01)  # Adam's state and master weights
     taught = memory(deepseek, "heal", gpus=1, heal={"objective": "kl"})
     plain = memory(deepseek, "heal", gpus=1)
     assert taught - plain == pytest.approx(1.25 * 2 * MIXTURE, rel=0.01)

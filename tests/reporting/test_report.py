@@ -252,7 +252,7 @@ def test_the_configuration_and_the_prompts_are_shown(page, finished, repository)
     values, shown = by_key(own), by_key(page.text[page.text.index("seed: 42\n") :])
     assert values | shown == values
     trainings = ("moe_sft", "sft", "mixing", "heal")
-    places = {"results_dir", "store", "stores", "mixing.text", "gpus", "report_to"}
+    places = {"results_dir", "store", "stores", "gpus", "report_to"}
     assert values.keys() - shown.keys() == places | {f"{name}.save_minutes" for name in trainings}
     with (repository / "resources" / "problems.jsonl").open() as file:
         prompts = [json.loads(next(file))["prompt"] for _ in range(4)]  # all that are evaluated

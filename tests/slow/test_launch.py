@@ -37,14 +37,13 @@ TRAINING = [
     *("--max-steps", "20", "--max-length", "300", "--learning-rate", "0.0002"),
     *("--per-device-train-batch-size", "2", "--validation-rows", "8"),
 ]
-MEAN = ["--average-last", "6", "--average-every", "3"]  # from step 5 on
 # How two processes of one node train, and how far they may end from one process.
 STRATEGIES = {
     "zero2": (["--launch", "zero2", "--offload-optimizer"], 1e-5),  # its Adam rounds differently
     "zero3": (
         [
             *("--launch", "zero3", "--per-device-train-batch-size", "1"),
-            *("--gradient-accumulation-steps", "2", *MEAN),
+            *("--gradient-accumulation-steps", "2"),
         ],
         1e-6,
     ),
@@ -75,18 +74,11 @@ def inputs(tiny_llama, tmp_path_factory) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def alone(inputs, tmp_path_factory):
-    """Callable (*flags): where one process ends with the whole batches."""
-    made = {}
-
-    def learn(*flags: str) -> Path:
-        if flags not in made:
-            out = made[flags] = tmp_path_factory.mktemp("alone") / "out"
-            whole = ["--per-device-train-batch-size", "4"]
-            assert run_for("moe_sft", [*inputs, *outputs(out), *whole, *flags])
-        return made[flags]
-
-    return learn
+def alone(inputs, tmp_path_factory) -> Path:
+    """Where one process ends with the whole batches."""
+    out = tmp_path_factory.mktemp("alone") / "out"
+    assert run_for("moe_sft", [*inputs, *outputs(out), "--per-device-train-batch-size", "4"])
+    return out
 
 
 def assert_same(out: Path, expected: Path, tolerance: float = 1e-6) -> None:
@@ -114,7 +106,7 @@ def test_two_processes_learn_what_one_learns(inputs, alone, tmp_path, strategy):
     flags, tolerance = STRATEGIES[strategy]
     out = tmp_path / "out"
     assert run_for("moe_sft", [*inputs, *outputs(out), *flags, "--processes", "2"], count=2)
-    assert_same(out, alone(*(MEAN if MEAN[0] in flags else [])), tolerance)
+    assert_same(out, alone, tolerance)
     loads = [load for line in lines_of(out) for layer in line.get("load", []) for load in layer]
     assert min(loads) == 0
     before, after = (load_file(Path(p) / "model.safetensors") for p in (inputs[1], out))
@@ -156,7 +148,7 @@ def test_two_nodes_learn_what_one_process_learns(inputs, alone, repository, tmp_
     first = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
     nodes = [start(repository, words, tmp_path / f"log{node}", 2, **first) for node in range(2)]
     assert [node.wait() for node in nodes] == [0, 0]
-    assert_same(out, alone())
+    assert_same(out, alone)
     assert len(list(tmp_path.rglob("events.out.tfevents.*"))) == 1
 
 
@@ -180,7 +172,7 @@ def test_stopped_and_killed_it_goes_on_to_the_same_bytes(inputs, tiny_llama, rep
     """A mixture with low-rank experts. Its checkpoints hold only the trainable weights."""
     log, out, whole, pause = (tmp_path / name for name in ("log", "out", "whole", "pause"))
     mixture = low_rank_mixture(tiny_llama, tmp_path / "moe", train_rest="lora")
-    words = ["--moe", str(mixture), *inputs[2:], *MEAN, "--launch", "zero3", "--processes", "2"]
+    words = ["--moe", str(mixture), *inputs[2:], "--launch", "zero3", "--processes", "2"]
     assert run_for("moe_sft", [*words, *outputs(whole)], count=2)
     words += outputs(out)
     paused = {"PYTHONPATH": f"{repository}:{PAUSE}", "PAUSE": str(pause)}

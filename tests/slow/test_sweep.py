@@ -11,12 +11,12 @@ MODELS = ["base", "sft", "sft_flops", "soup", "moe_sft", "experts_only", "dense"
 VARIANTS = {
     "xft": {},
     "vanilla": {"moe": {"shared_expert": False}, "evaluation": {"models": ["base", "moe_sft"]}},
-    "usage": {
-        "mixing": {"init": "usage", "init_rows": 4, "objective": "kl"},
+    "kl": {
+        "mixing": {"objective": "kl"},
         "evaluation": {"models": ["base", "dense"]},
     },
 }
-USAGE = "mixing.init~usage/mixing.init_rows~4/mixing.objective~kl"
+KL = "mixing.objective~kl"
 
 
 @pytest.fixture(scope="module")
@@ -55,10 +55,10 @@ def test_the_best_merge_of_each_mixture_stays_and_others_are_made_again_if_asked
 
 def test_a_variant_alone_has_the_same_bytes(project, new_project, file_hashes):
     alone, name = new_project("alone"), "weighted_trained/lam~0.75"
-    keys = overlaid(project.overlay, VARIANTS["usage"]) | {"seed": 43}
+    keys = overlaid(project.overlay, VARIANTS["kl"]) | {"seed": 43}
     alone.overlay = {key: keys[key] for key in keys.keys() - {"seeds", "variants"}}
     alone.run(f"results/{name}")
-    swept, own = project.results / USAGE / "seed~43" / name, alone.results / name
+    swept, own = project.results / KL / "seed~43" / name, alone.results / name
     assert own.resolve().relative_to(alone.folder) == swept.resolve().relative_to(project.folder)
     entries = [file_hashes(folder.resolve().parent) for folder in (own, swept)]
     for hashes in entries:

@@ -89,33 +89,20 @@ def append(path: str) -> None:
     file.write_text(file.read_text() + " \n")
 
 
-TEXTS = {"text": "texts.jsonl", "objective": "kl", "kl_weight": 1.0}
-
-
 @pytest.mark.parametrize(
     ("happens", "expected"),
     [
         (lambda run: append("rows.jsonl"), TUNED | {"tokens"}),
-        (lambda run: append("texts.jsonl"), EVALUATED | {"weighted_trained/lam~0.75"}),
         (lambda run: shutil.rmtree(run.experiment.by_name["moe_sft"].entry), set()),
         (lambda run: shutil.rmtree(run.experiment.report.entry), {"report.html"}),
     ],
-    ids=["rows", "texts", "an intermediate is gone", "a target is gone"],
+    ids=["rows", "an intermediate is gone", "a target is gone"],
 )
 def test_other_content_makes_what_is_made_from_it(happens, expected):
-    run = wants(mixing=TEXTS)
+    run = wants()
     fill(run)
     happens(run)
-    assert new(wants(mixing=TEXTS)) == expected
-
-
-def test_the_same_bytes_as_one_text_are_another_training():
-    fill(wants(mixing=TEXTS))
-    for name in ("again.jsonl", "again.txt"):
-        shutil.copy("texts.jsonl", name)
-    assert new(wants(mixing=TEXTS | {"text": "again.jsonl"})) == set()
-    made = EVALUATED | {"weighted_trained/lam~0.75"}
-    assert new(wants(mixing=TEXTS | {"text": "again.txt"})) == made
+    assert new(wants()) == expected
 
 
 def test_a_task_of_lm_eval_depends_on_all_its_files_and_not_on_their_place():

@@ -1,4 +1,4 @@
-"""Averages of the weights along a training, against the weights after each of its steps."""
+"""The moving average of the weights of a training, against the weights after each step."""
 
 import json
 import shutil
@@ -10,13 +10,10 @@ from trainings import learn, lines_of, write_rows
 from transformers import AutoModelForCausalLM
 
 from workflow_scripts import tokens, validation_loss
-from xft.common.errors import UserError
 from xft.training.callbacks import ProgressCallback
 
 STEPS = 8
 FLAGS = ["--max-steps", STEPS, "--per-device-train-batch-size", 4, "--learning-rate", 0.01]
-MEAN = ["--average-last", 3, "--average-every", 2]
-POINTS = (4, 6, 8)
 DECAY = 0.7
 EMA = ["--ema-decay", DECAY]
 
@@ -47,10 +44,6 @@ def follow(tmp_path, monkeypatch):
     return run
 
 
-def mean(path: list[dict], name: str) -> torch.Tensor:
-    return sum(path[step - 1][name].float() for step in POINTS) / len(POINTS)
-
-
 def moving_average(path: list[dict], name: str) -> torch.Tensor:
     first, *others = (weights[name].double() for weights in path)
     for weights in others:
@@ -59,15 +52,6 @@ def moving_average(path: list[dict], name: str) -> torch.Tensor:
 
 
 CASES = {"mixture": ("moe_sft", []), "bf16_pure": ("sft", ["--precision", "bf16_pure"])}
-
-
-@pytest.mark.parametrize("case", CASES)
-def test_the_artifact_is_the_mean_of_the_last_points(follow, chain, case):
-    """To the last bit: a sum in fp32, divided once, and rounded once to the artifact's dtype."""
-    step, flags = CASES[case]
-    learned, path = follow(step, *chain.words(step), *MEAN, *flags)
-    for key, weight in learned.items():
-        assert torch.equal(weight, mean(path, key).to(weight.dtype)), key
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -80,7 +64,7 @@ def test_the_artifact_is_the_moving_average(follow, chain, case):
 
 
 def test_an_average_changes_no_step_of_the_training(follow, chain, tmp_path):
-    averaged, path = follow("moe_sft", *chain.words("moe_sft"), *MEAN)
+    averaged, path = follow("moe_sft", *chain.words("moe_sft"), *EMA)
     lines = lines_of(tmp_path / "out")
     last, plain = follow("moe_sft", *chain.words("moe_sft"))
     assert lines_of(tmp_path / "out") == lines
@@ -90,13 +74,12 @@ def test_an_average_changes_no_step_of_the_training(follow, chain, tmp_path):
     assert not all(torch.equal(averaged[key], weight) for key, weight in last.items())
 
 
-@pytest.mark.parametrize("flags", [MEAN, EMA], ids=["mean", "ema"])
-def test_the_last_validation_loss_is_that_of_the_artifact(chain, tmp_path, flags):
+def test_the_last_validation_loss_is_that_of_the_artifact(chain, tmp_path):
     base, held_out, loss = str(chain["base"]), tmp_path / "tokens", tmp_path / "loss.json"
     report = ["--validation-rows", "3", "--report", str(tmp_path / "report.json")]
     words = ["--model", base, "--data", str(chain["data"]), *report, "--out", str(held_out)]
     tokens.main(words)
-    words = ["--base", base, "--data", held_out, *FLAGS, "--eval-steps", 5, *flags]
+    words = ["--base", base, "--data", held_out, *FLAGS, "--eval-steps", 5, *EMA]
     lines = learn("sft", tmp_path / "out", *words)
     out = str(tmp_path / "out")
     validation_loss.main(["--model", out, "--data", str(held_out), "--out", str(loss)])
@@ -104,10 +87,3 @@ def test_the_last_validation_loss_is_that_of_the_artifact(chain, tmp_path, flags
     assert lines[-1]["validation_loss"] == pytest.approx(
         json.loads(loss.read_text())["loss"], rel=1e-6
     )
-
-
-def test_points_before_the_first_step_stop_the_training_before_it(chain, tmp_path):
-    flags = ["--num-train-epochs", 1, "--average-last", 3]
-    with pytest.raises(UserError, match=r"average_last = 3, average_every = 10: .* has 2 steps"):
-        learn("sft", tmp_path / "out", *chain.words("sft"), *flags)
-    assert not (tmp_path / "out").exists()

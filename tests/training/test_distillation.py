@@ -3,7 +3,6 @@
 KL is that of plain transformers' logits.
 """
 
-import json
 import shutil
 from pathlib import Path
 
@@ -12,7 +11,7 @@ from plain_losses import encoded, plain_parts
 from trainings import learn
 from transformers import AutoTokenizer
 
-from xft.artifacts.manifest import hash_file, manifest_path, read_manifest
+from xft.artifacts.manifest import manifest_path, read_manifest
 from xft.common.errors import UserError
 from xft.data.examples import Examples
 
@@ -21,8 +20,6 @@ KL = ["--objective", "kl", "--kl-weight", WEIGHT]
 KL_ALONE = ["--objective", "kl", "--kl-weight", 1]
 WHOLE = ["--per-device-train-batch-size", 12]  # of the rows
 HALF = ["--per-device-train-batch-size", 4, "--gradient-accumulation-steps", 3]
-TEXTS = ["def double(x):\n    return 2 * x\n" * 15, "one", "x = 1\n" * 60]
-WINDOW = 200
 
 
 def mix(chain, out: Path, *flags) -> list[dict]:
@@ -53,54 +50,6 @@ def parts(chain) -> tuple[float, float]:
 
 def check_first(line: dict, ce: float, kl: float) -> None:
     assert [line["ce"], line["kl"]] == pytest.approx([ce, kl], rel=1e-5)
-
-
-def test_texts_are_distilled_on_all_their_tokens(chain, tmp_path):
-    texts = tmp_path / "texts.jsonl"
-    texts.write_text("".join(json.dumps({"text": text, "more": 1}) + "\n" for text in TEXTS))
-    tokenizer = AutoTokenizer.from_pretrained(chain["base"])
-    rows = []
-    for text in TEXTS:
-        ids = tokenizer(text, add_special_tokens=False).input_ids
-        ids = [tokenizer.bos_token_id, *ids, tokenizer.eos_token_id]
-        windows = [ids[begin : begin + WINDOW] for begin in range(0, len(ids), WINDOW)]
-        rows += [(window, 1) for window in windows if len(window) > 1]
-    _, kl = plain_parts(chain["moe_sft"], chain["dense"], rows)
-    flags = [*KL_ALONE, "--text", texts, "--max-length", WINDOW]
-    out = tmp_path / "out"
-    lines = mix(chain, out, *flags, "--per-device-train-batch-size", len(rows))
-    assert lines[0]["loss"] == pytest.approx(kl, rel=1e-5)
-    manifest = read_manifest(manifest_path(out))
-    assert manifest.inputs["text"] == hash_file(texts)
-    assert "text" not in manifest.parameters
-
-
-def test_a_text_file_is_one_text(chain, tmp_path):
-    (tmp_path / "one.txt").write_text(TEXTS[0])
-    (tmp_path / "one.jsonl").write_text(json.dumps({"text": TEXTS[0]}))
-    plain, rows = (
-        mix(chain, tmp_path / ending, *KL_ALONE, "--text", tmp_path / f"one.{ending}")
-        for ending in ("txt", "jsonl")
-    )
-    assert plain == rows
-
-
-@pytest.mark.parametrize(
-    ("content", "flags", "fault"),
-    [
-        ('{"text": "x"}', KL, r"objective = kl and kl_weight = 0\.25\. Set .* kl_weight = 1, or"),
-        (None, KL_ALONE, r"text: \S+ is missing"),
-        ("\n", KL_ALONE, "the file holds no texts"),
-        ('{"text": "x"}\n{"code": "x"}\n{"text": " "}', KL_ALONE, "line 2: no key"),
-    ],
-)
-def test_texts_that_cannot_be_used_are_refused(chain, tmp_path, content, flags, fault):
-    file = tmp_path / "texts.jsonl"
-    if content is not None:
-        file.write_text(content)
-    with pytest.raises(UserError, match=fault):
-        mix(chain, tmp_path / "out", *flags, "--text", file)
-    assert not (tmp_path / "out").exists()
 
 
 def test_heal_with_all_rows_is_the_baselines_training(chain, tmp_path):

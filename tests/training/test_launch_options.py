@@ -19,7 +19,6 @@ ALLOWED = [
     {"launch": "ddp", "nodes": 2},
     DDP | {"optim": "adafactor", "ema_decay": 0.9},
     DDP | {"precision": "bf16_pure", "expert_averaging": 0.1},
-    ZERO3 | {"average_last": 3},
     {"launch": "zero3", "offload_optimizer": True},
     FSDP | {"offload_optimizer": True},
 ]
@@ -32,8 +31,7 @@ REFUSED = [
     (FSDP | {"optim": "adafactor"}, "adafactor may fail on shards"),
     (ZERO2 | {"optim": "adafactor"}, "or change results"),
     (ZERO3 | {"optim": "adamw_8bit"}, "may fail .* adamw_torch_fused or adamw_torch, or ddp"),
-    (ZERO2 | {"ema_decay": 0.9}, "Choose average_last with zero2 or zero3"),
-    (FSDP | {"average_last": 3}, "average_last was not tried with FSDP's shards"),
+    (ZERO2 | {"ema_decay": 0.9}, "Choose single or ddp"),
     (ZERO3 | {"precision": "bf16_pure"}, "keeps fp32 master weights"),
     *((given | {"expert_averaging": 0.1}, "splits") for given in (FSDP, ZERO2, ZERO3)),
 ]

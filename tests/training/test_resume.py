@@ -86,22 +86,21 @@ def test_a_stopped_training_goes_on_to_the_same_bytes(words, stopped, whole, cap
 # The step, its flags, and the optimiser step in which a SIGTERM comes, in an epoch that is not the
 # first.
 KL = "--objective kl --batching packed --precision bf16_pure"
-MEAN = "--average-last 3 --average-every 2"
+EMA = "--ema-decay 0.9"
 WAYS = {
     "all at once": (
         "moe_sft",
-        f"--batching packed --balance-loss-batch global --gradient-accumulation-steps 2 {MEAN} "
+        f"--batching packed --balance-loss-batch global --gradient-accumulation-steps 2 {EMA} "
         "--expert-averaging 0.1",
         5,
     ),
     "8 bits": ("moe_sft", "--optim adamw_8bit", 5),
     "by length": (
         "moe_sft",
-        "--batching by_length --per-device-train-batch-size 1 --max-steps 16 --ema-decay 0.9 "
-        "--precision bf16_pure",
+        "--batching by_length --per-device-train-batch-size 1 --max-steps 16 --precision bf16_pure",
         14,
     ),
-    "low-rank experts": ("moe_sft", MEAN, 3),  # before the first point of the mean
+    "low-rank experts": ("moe_sft", EMA, 3),
     "adapters": ("sft", "--lora-rank 4 --validation-rows 2 --eval-steps 1 --keep best", 5),
     "mixing": ("weighted_trained", f"--gradient-accumulation-steps 2 {KL}", 5),
 }

@@ -102,13 +102,11 @@ def test_a_mistake_is_named_with_its_key(config, changes, message):
 
 
 def test_all_wrong_paths_are_told_at_once_with_the_other_mistakes(config):
-    config |= {"results_dir": "rows.jsonl", "mixing": {"text": "c"}}
+    config |= {"results_dir": "rows.jsonl"}
     config["evaluation"] |= {"datasets": ["a", "b"], "max_new_tokens": 256}
-    config["mixing"] |= {"objective": "kl", "kl_weight": 1}
     with pytest.raises(UserError) as caught:
         WorkflowRun(config)
     wrong_paths = [
-        "config: mixing.text: there is no file c",
         "config: evaluation.datasets: there is no file a",
         "config: evaluation.datasets: there is no file b",
     ]
@@ -151,7 +149,6 @@ def test_files_on_the_hub_and_templates_are_accepted(config):
 
 
 FOUR_EPOCHS = {"warmup_steps": 9, "per_device_train_batch_size": 4}
-DISTILLED = {"objective": "kl", "kl_weight": 1, "text": "rows.jsonl"}
 
 
 @pytest.mark.parametrize(
@@ -160,7 +157,6 @@ DISTILLED = {"objective": "kl", "kl_weight": 1, "text": "rows.jsonl"}
         ({"data": {"validation_rows": 30}}, "data.validation_rows = 30: rows.jsonl has at most 30"),
         ({"moe_sft": FOUR_EPOCHS}, None),  # 32 steps
         ({"moe_sft": FOUR_EPOCHS, "data": {"limit": 8}}, "moe_sft, with at most 8 rows: warmup_st"),
-        ({"mixing": FOUR_EPOCHS | DISTILLED}, None),
     ],
 )
 def test_too_few_rows_are_told_before_anything_runs(config, sections, message):

@@ -63,11 +63,10 @@ def test_several_nodes_have_a_task_each():
         ("moe", {"threads": 1, "gpu": 0}),
         ("ground_truth/problems", {"threads": 2, "gpu": 0}),
         ("eval/base/problems.json", {"threads": 2, "gpu": 1, "besides": "--gpus=1"}),
-        ("weighted_init/lam~0.75", {"threads": 2, "gpu": 1}),
     ],
 )
 def test_a_job_asks_for_what_it_uses(name, asked):
-    found = jobs(gpus=1, threads=2, mixing={"init": "usage"})[name].resources
+    found = jobs(gpus=1, threads=2)[name].resources
     assert {key: found[key] for key in asked} == asked
 
 

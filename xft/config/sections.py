@@ -352,19 +352,7 @@ class MixingShape(Section):
     and must be between 0 and 1."""
 
 
-class MixingStart(Section):
-    """The shares of the routed experts from which step 6 learns."""
-
-    init: Literal["uniform", "usage"] = "uniform"
-    """The shares at the start. uniform: equal ones, as published. usage: each expert's part of the
-    gate values that the tuned mixture's router gives in a layer."""
-
-    init_rows: Annotated[int, Needs("init", "usage")] = Field(256, ge=1)
-    """The number of training rows, from the first, on which the use is measured. All tokens count,
-    of prompts and responses."""
-
-
-class MixingConfig(MixingTraining, MixingStart, MixingShape):
+class MixingConfig(MixingTraining, MixingShape):
     """Steps 5 and 6: the mixing coefficients and their training."""
 
 
@@ -615,7 +603,7 @@ TRAININGS = tuple(
 )
 # Keys with files and folders that are read.
 PATHS = (
-    *("base.model", "data.train", "data.template", "data.decontaminate_against", "mixing.text"),
+    *("base.model", "data.train", "data.template", "data.decontaminate_against"),
     *("evaluation.base_prompt", "evaluation.datasets", "evaluation.lm_eval"),
 )
 

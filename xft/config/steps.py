@@ -15,7 +15,6 @@ from xft.config.sections import (
     HealConfig,
     MergeMethod,
     MixingShape,
-    MixingStart,
     MoeConfig,
     MoeSftConfig,
     RowsSource,
@@ -121,10 +120,6 @@ def _training(section: str, options: type[TrainingConfig], *inputs: str, **about
     return Step(reads, inputs=(*inputs, "tokens"), **about)
 
 
-def _starts_uniform(config: XftConfig) -> bool:
-    return config.mixing.init == "uniform"
-
-
 STEPS = {
     "base": Step({"base": keys(BaseConfig)}, cost=Request(4000, 120)),
     "moe": Step({None: ("seed",), "moe": keys(MoeConfig)}, inputs=("base",)),
@@ -146,11 +141,9 @@ STEPS = {
     ),
     "diversity": Step(inputs=("base", "moe_sft", "ffn"), file=RESULT),
     "weighted_init": Step(
-        {None: COMPUTED, "mixing": (*keys(MixingShape), *keys(MixingStart))},
+        {"mixing": keys(MixingShape)},
         derived={"lam": ("merge.lambdas",)},
         inputs=("moe_sft", "ffn"),
-        optional={"tokens": ("data", lambda config: not _starts_uniform(config))},
-        idle={"init_rows": _starts_uniform, "threads": _starts_uniform},
         per_lambda=True,
         cost=Request(3000, 10),
     ),
@@ -158,7 +151,6 @@ STEPS = {
         "mixing",
         MixingTraining,
         *("weighted_init", "moe_sft", "ffn"),
-        naming=("mixing.text",),
         per_lambda=True,
     ),
     "dense": Step(

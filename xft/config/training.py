@@ -4,14 +4,13 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from xft.config.section import Needs, PathText, Section
+from xft.config.section import Needs, Section
 
 ZERO_STAGES = {"zero2": 2, "zero3": 3}
 SHARDED = ("fsdp", *ZERO_STAGES)  # launches that share tensors among the processes
 CHUNK_TOKENS = 512  # A training computes the logits of as many tokens at a time.
 # And the softmax of as many logits, on a CPU and (True) on a GPU.
 BLOCK_LOGITS = {False: 2**20, True: 2**24}
-ONE_TEXT = ".txt"  # the ending of a file that is one text
 # Optimisers for launches that shard their state. They give the same result on shards of any form.
 SHARDED_OPTIMIZERS = ("adamw_torch_fused", "adamw_torch")
 
@@ -119,7 +118,7 @@ class TrainingConfig(Section):
         if fault := self.fault_of_steps(self.max_steps):
             raise ValueError(fault)
         if fault := self._fault_of_numbers() or fault_of_shards(
-            self.launch, self.optim, self.precision, self.offload_optimizer, self.average
+            self.launch, self.optim, self.precision, self.offload_optimizer, self.ema_decay
         ):
             raise ValueError(f"launch = {self.launch}: {fault}")
         return self
@@ -158,66 +157,23 @@ class TuningConfig(TrainingConfig):
     """Keep the optimiser's state in the CPU's memory. For zero2, zero3 and fsdp. fsdp moves the
     weights too."""
 
-    average_last: int | None = Field(None, ge=2)
-    """The artifact holds the mean of the weights at this number of points: after the last step, and
-    average_every, 2 x average_every, ... optimiser steps before it. It fits a constant rate, for
-    which it replaces the decay. Not with fsdp. null: the weights after the last step."""
-
-    average_every: Annotated[int, Needs("average_last")] = Field(10, ge=1)
-    """Optimiser steps between two points of average_last."""
-
     ema_decay: float | None = Field(None, gt=0, lt=1)
     """The artifact holds the exponential moving average of the weights: after each optimiser step
-    average = ema_decay x average + (1 - ema_decay) x weights. For single and ddp. null: none."""
-
-    @property
-    def average(self) -> str | None:
-        """The key that asks for an average of the weights, or None."""
-        keys = ("average_last", "ema_decay")
-        return next((key for key in keys if getattr(self, key) is not None), None)
+    average = ema_decay x average + (1 - ema_decay) x weights. For launch single and ddp. null: the
+    weights after the last step."""
 
     @model_validator(mode="after")
     def _average_fits(self):
-        key = self.average
-        if key is None:
+        if self.ema_decay is None:
             return self
-        given = f"{key} = {getattr(self, key)}"
-        if key != "ema_decay" and self.ema_decay is not None:
-            raise ValueError(
-                f"{given}, ema_decay = {self.ema_decay}: an artifact holds one average. Set one of "
-                "the two to null"
-            )
+        given = f"ema_decay = {self.ema_decay}"
         for other, allowed in (("keep", "last"), ("early_stopping_patience", None)):
             if (value := getattr(self, other)) != allowed:
                 raise ValueError(
                     f"{given}, {other} = {value}: the average goes up to the last step. Set "
-                    f"{other} to {allowed or 'null'}, or {key} to null"
+                    f"{other} to {allowed or 'null'}, or ema_decay to null"
                 )
         return self
-
-    def averaged_steps(self, steps: int) -> range:
-        """The optimiser steps, of a training of so many, after which the weights are averaged."""
-        if self.ema_decay is not None:
-            return range(1, steps + 1)
-        if self.average_last is None:
-            return range(0)
-        first = steps - (self.average_last - 1) * self.average_every
-        return range(first, steps + 1, self.average_every)
-
-    def fault_of_steps(self, steps: int | None) -> str | None:
-        return super().fault_of_steps(steps) or self._fault_of_points(steps)
-
-    def _fault_of_points(self, steps: int | None) -> str | None:
-        if steps is None or self.average_last is None:
-            return None
-        before = (self.average_last - 1) * self.average_every
-        if before < steps:
-            return None
-        return (
-            f"average_last = {self.average_last}, average_every = {self.average_every}: the first "
-            f"point is {before} steps before the end, but the training has {steps} steps. Set "
-            f"(average_last - 1) x average_every to at most {steps - 1}"
-        )
 
 
 class DistillationConfig(Section):
@@ -236,7 +192,7 @@ class MixingTraining(DistillationConfig, TrainingConfig):
     """The keys for the training of the mixing coefficients. All other weights are frozen."""
 
     offload_optimizer: ClassVar[bool] = False
-    average: ClassVar[None] = None
+    ema_decay: ClassVar[None] = None
     balance_loss_batch: ClassVar[str] = "micro"
     expert_averaging: ClassVar[float] = 0.0
 
@@ -250,28 +206,6 @@ class MixingTraining(DistillationConfig, TrainingConfig):
     """How processes train together. ddp: each has the whole model. There is nothing to shard,
     because only the coefficients learn."""
 
-    text: PathText | None = None
-    """A file of texts to train on in place of the rows: JSONL with {"text": ...} in each line, or
-    one text (.txt). A text is cut into windows of data.max_length tokens, and KL over all of them
-    is the loss. It needs objective = kl and kl_weight = 1."""
-
-    @property
-    def text_form(self) -> str:
-        """The name of the file of texts among the inputs of a training. Its form is a part of it:
-        the same bytes are other texts as JSONL.
-        """
-        return "one text" if self.text.endswith(ONE_TEXT) else "text"
-
-    @model_validator(mode="after")
-    def _text_has_no_labels(self):
-        if self.text is not None and (self.objective != "kl" or self.kl_weight != 1):
-            raise ValueError(
-                f"text = {self.text}: a text has no responses to learn, so the loss is KL alone, "
-                f"but objective = {self.objective} and kl_weight = {self.kl_weight:g}. Set "
-                "objective = kl and kl_weight = 1, or leave out text"
-            )
-        return self
-
 
 def precision_of(options: TrainingConfig, has_bf16: bool) -> str:
     """The precision of a training. has_bf16: whether a GPU can compute in bf16."""
@@ -280,11 +214,11 @@ def precision_of(options: TrainingConfig, has_bf16: bool) -> str:
 
 
 def fault_of_shards(
-    launch: str, optim: str, precision: str, offload: bool, average: str | None
+    launch: str, optim: str, precision: str, offload: bool, ema_decay: float | None
 ) -> str | None:
     """The fault if a launch excludes the optimiser, the precision, the offload or the average.
 
-    average: the key that asks for an average of the weights, or None. Returns None without a fault.
+    Returns None without a fault.
     """
     is_sharded = launch in SHARDED
     if offload and not is_sharded:
@@ -297,13 +231,11 @@ def fault_of_shards(
             "DeepSpeed cannot train with precision = bf16_pure: it keeps fp32 master weights. "
             "Choose bf16"
         )
-    if is_sharded and average == "ema_decay":
+    if is_sharded and ema_decay is not None:
         return (
             "ema_decay needs the whole weights after each optimiser step, and they are sharded. "
-            "Choose average_last with zero2 or zero3, or launch single or ddp"
+            "Choose single or ddp, or leave it out"
         )
-    if launch == "fsdp" and average:
-        return f"{average} was not tried with FSDP's shards. Choose ddp, zero2 or zero3"
     return None
 
 

@@ -17,7 +17,6 @@ from xft.conversions.merged_tensors import merged_tensors
 
 ALPHA = "alpha"
 LAMBDA_LOGIT = "lambda_logit"
-SMALLEST_SHARE = 1e-6  # at the start, so that the logit of an expert without use is finite
 
 
 def mixing_coefficients(alpha, lambda_logit, shared_expert_weight: float):
@@ -53,31 +52,18 @@ def _routed_experts(ffn: Checkpoint, layer: FfnLayer) -> int:
 
 
 def initial_logits(
-    ffn: Checkpoint, granularity: str, shared_expert_weight: float, learn_lambda: bool, shares=None
+    ffn: Checkpoint, granularity: str, shared_expert_weight: float, learn_lambda: bool
 ) -> dict:
     """The logits for the experts of an FFN artifact at the start, and lambda's if it is learned.
 
-    shares [layers, R]: of the routed experts in each layer; None for equal ones.
+    The routed experts have equal shares.
     """
     shape = alpha_shape(granularity, ffn)
-    alpha = torch.zeros(shape) if shares is None else logits_of_shares(shares, shape)
-    logits = {ALPHA: alpha}
+    logits = {ALPHA: torch.zeros(shape)}
     if learn_lambda:
         lambda_logit = torch.tensor(shared_expert_weight, dtype=torch.float64).logit()
         logits[LAMBDA_LOGIT] = lambda_logit.float().repeat(shape[:2])
     return logits
-
-
-def logits_of_shares(shares, shape: tuple[int, int, int]):
-    """alpha = log(max(share, SMALLEST_SHARE)) in fp32, of a shape of `alpha_shape`.
-
-    shares [layers, R]. The projections of a layer have the same logits. One set for the whole model
-    has the mean shares of the layers.
-    """
-    if shape[0] == 1:
-        shares = shares.mean(dim=0, keepdim=True)
-    alpha = shares.clamp(min=SMALLEST_SHARE).log().float()
-    return alpha[:, None].repeat(1, shape[1], 1)
 
 
 def unmerged(moe: Checkpoint) -> dict[str, str]:

@@ -31,7 +31,6 @@ def check_all_files(configs: Iterable[XftConfig]) -> None:
     checked, rows = [], {}
     for config in configs:
         sections = config.base, config.moe, config.sft.lora_rank, config.data, config.evaluation
-        sections += (config.mixing.text,)
         faults = []
         if sections not in checked:
             checked.append(sections)
@@ -85,7 +84,7 @@ def _check_named(key: str, path: str, sections: Mapping[str, Any]) -> None:
             _check_problems(key, path)
         case "evaluation.lm_eval" if not path.endswith(".yaml"):
             pass
-        case "evaluation.lm_eval" | "mixing.text":
+        case "evaluation.lm_eval":
             _check_file(key, path)
 
 
@@ -141,8 +140,7 @@ def check_number_of_rows(config: XftConfig, number: int) -> None:
         options = getattr(config, name)
         share = math.ceil((number - data.validation_rows) * getattr(options, "share", 1))
         steps = optimizer_steps(options, share, options.global_batch)
-        learns_rows = getattr(options, "text", None) is None
-        if learns_rows and (fault := options.fault_of_steps(steps)):
+        if fault := options.fault_of_steps(steps):
             raise UserError(f"config: {name}, with at most {number} rows: {fault}")
 
 

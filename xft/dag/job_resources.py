@@ -29,7 +29,7 @@ def resources(part: Wanted) -> dict[str, object]:
         found["threads"] = config.threads * options.processes
         found["gpu"] = config.gpus * options.world_size
         found |= {"start": _start(config, options), "besides": _besides(part, options)}
-    elif _generates(part):
+    elif step.generates:
         found |= {"threads": config.threads, "gpu": config.gpus}
         found["besides"] = to_flags({"gpus": config.gpus})
         found["environment"] = part.recipe.options.get("evaluation.backend", "evaluation")
@@ -50,19 +50,12 @@ def minutes(asked: dict, attempt: int) -> int:
 
 def _request(part: Wanted) -> Request:
     step, asked = STEPS[part.rule], requests(part)
-    if _generates(part):
-        model = part.sources.get("model") or part.sources["moe_sft"]
-        found = asked.evaluation(model.rule)
+    if step.generates:
+        found = asked.evaluation(part.sources["model"].rule)
         return replace(found, minutes=step.minutes or found.minutes)
     if step.section:
         return asked.training(step.section)
     return step.cost or asked.conversion()
-
-
-def _generates(part: Wanted) -> bool:
-    """Whether the job loads a model. The first coefficients may follow the mixture's use."""
-    is_usage = part.rule == "weighted_init" and "tokens" in part.sources
-    return is_usage or STEPS[part.rule].generates
 
 
 def nodes(options: TrainingConfig) -> dict[str, object]:

@@ -8,7 +8,7 @@ from xft.config.models import MERGED
 from xft.config.runs import Run
 from xft.config.sections import FLOPS_KEYS, learns, problem_label
 from xft.config.steps import STEPS
-from xft.dag.declared import Declared, changed
+from xft.dag.declared import Declared
 from xft.dag.wanted import Shared, Wanted
 from xft.data.templates import PROMPT_NAMES
 from xft.data.tokenizers import class_choice
@@ -100,36 +100,13 @@ class Models(Declared):
         about |= {"read": FLOPS_KEYS, "unread": ["sft.max_steps", "sft.num_train_epochs"]}
         return self._wanted("sft", "sft_flops", config=config, **about)
 
-    def _make_weighted_init(self, lam: str) -> Wanted:
-        """The coefficients from which step 6 learns."""
-        if self.config.mixing.init == "uniform":
-            return self._equal_shares("weighted_init", lam)
-        return self._wanted("weighted_init", lam=lam)
-
-    def equal_shares(self, lam: str) -> Wanted:
-        """Coefficients with equal shares of the routed experts."""
-        is_start = self.config.mixing.init == "uniform"
-        return self._equal_shares("weighted_init" if is_start else "uniform_init", lam)
-
-    def _equal_shares(self, folder: str, lam: str) -> Wanted:
-        config = changed(self.config, "mixing", init="uniform")
-        about = {"config": config, "lam": lam, "unread": ["mixing.init"]}
-        return self._wanted("weighted_init", f"{folder}/lam~{lam}", **about)
-
-    def _make_weighted_trained(self, lam: str) -> Wanted:
-        mixing, about = self.config.mixing, {}
-        if text := mixing.text:
-            about["contents"] = {mixing.text_form: self.contents.of_file(text)}
-            about |= {"files": {"text": [text]}, "flags": {"text": text}}
-        return self._wanted("weighted_trained", lam=lam, **about)
-
     def _make_dense(self, lam: str) -> Wanted:
         return self._merged(f"dense/lam~{lam}", lam)
 
     def _merged(self, name: str, lam: str, equal: bool = False, **options: int) -> Wanted:
         """A merge with learned shares if there is something to learn, or with equal ones."""
         is_learned = learns(lam) and not equal
-        weighted = self.of("weighted_trained", lam) if is_learned else self.equal_shares(lam)
+        weighted = self.of("weighted_trained" if is_learned else "weighted_init", lam)
         options = STEPS["dense"].options(self.config) | options
         return self._wanted("dense", name, options, lam=lam, sources={"weighted": weighted})
 

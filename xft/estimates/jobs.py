@@ -69,11 +69,6 @@ class Job:
         return self.options.offload_optimizer and self.launch in SHARDED
 
     @property
-    def averages_on_host(self) -> bool:
-        """Whether the average of the weights lies in the CPU's memory, and the weights do not."""
-        return self.on_gpu and self.options.average == "average_last"
-
-    @property
     def autocast(self) -> bool:
         """Whether products take bf16 copies of weights and residual stream in fp32."""
         return self.precision == "bf16" and self.launch in ("single", "ddp")
@@ -94,7 +89,7 @@ class Job:
         """The reason why the settings cannot be combined; None if they can."""
         options = self.options
         return fault_of_shards(
-            self.launch, options.optim, self.precision, options.offload_optimizer, options.average
+            self.launch, options.optim, self.precision, options.offload_optimizer, options.ema_decay
         )
 
 

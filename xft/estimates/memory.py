@@ -64,7 +64,7 @@ def training_memory(models: Models, job: Job) -> Memory:
     optimizer = optimizer_bytes(models, job) // job.share
     host = optimizer if job.offloads else 0
     always = gradients if job.launch == "ddp" and not job.is_mixing else 0
-    always += 0 if job.averages_on_host else average_bytes(models, job)
+    always += average_bytes(models, job)
     activations, layer = activation_bytes(models, job)
     copies = _copied_weights(models, job, total)
     accumulates = job.options.gradient_accumulation_steps > 1
@@ -98,9 +98,9 @@ def optimizer_bytes(models: Models, job: Job) -> int:
 
 
 def average_bytes(models: Models, job: Job) -> int:
-    """Bytes of the average of the weights that learn, in fp32. Only the main process has it."""
+    """Bytes of the average of the weights that learn, in fp32."""
     learned = models.trained(job.section, job.lora_rank).learned
-    return FP32 * learned if job.options.average else 0
+    return 0 if job.options.ema_decay is None else FP32 * learned
 
 
 def activation_bytes(models: Models, job: Job) -> tuple[int, int]:

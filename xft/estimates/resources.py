@@ -18,7 +18,7 @@ from xft.config.steps import Request
 from xft.config.training import SHARDED
 from xft.estimates.disk import expert_bytes
 from xft.estimates.jobs import FP32, Job, configured_job
-from xft.estimates.memory import average_bytes, teacher_bytes, training_memory
+from xft.estimates.memory import teacher_bytes, training_memory
 from xft.estimates.parameters import Models
 from xft.estimates.processors import DEFAULT_UTILISATION, Processor
 from xft.estimates.tensors import check_sizes, has_weights, read_table
@@ -92,8 +92,8 @@ class Requests:
         """Bytes of a node's memory for the processes of a training.
 
         On a CPU this is all of a process. With a GPU, each process first loads the whole model; if
-        it is sharded, one process gathers it again to write it. One process may hold an average,
-        too. Step 6 reads the experts from files in each step.
+        it is sharded, one process gathers it again to write it. Step 6 reads the experts from
+        files in each step.
         """
         models, job = self.models, configured_job(self.config, section)
         processes, memory = job.options.processes, training_memory(models, job)
@@ -103,8 +103,7 @@ class Requests:
         total = models.trained(job.section, job.lora_rank).total
         loaded = job.weight_bytes * total + teacher_bytes(models, job) + memory.host
         gathered = FP32 * total if job.launch in SHARDED else 0
-        average = average_bytes(models, job) if job.averages_on_host else 0
-        return processes * loaded + gathered + average + files
+        return processes * loaded + gathered + files
 
     def _training_minutes(self, section: str) -> int:
         jobs = [configured_job(self.config, section)]

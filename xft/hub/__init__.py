@@ -1,1 +1,1 @@
-"""Fetches models, rows and problems from the network, and publishes models."""
+"""Fetches models, rows and problems from the network."""

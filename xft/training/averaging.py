@@ -1,7 +1,6 @@
-"""The average of a training's weights: over its last points, or exponential over all steps.
+"""The exponential moving average of a training's weights.
 
-torch's AveragedModel is not used. It copies the whole model at the start in the model's dtype, its
-mean is a chain of rounded means, and it knows no shards.
+torch's AveragedModel is not used. It copies the whole model at the start, in the model's dtype.
 """
 
 from pathlib import Path
@@ -11,8 +10,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import TrainerCallback
 
-from xft.config.training import TuningConfig
-from xft.training.engines import set_weights, whole_parameters
+from xft.training.engines import learned_parameters
 
 AVERAGE_FILE = "average.safetensors"
 
@@ -20,54 +18,30 @@ AVERAGE_FILE = "average.safetensors"
 class WeightAverage(TrainerCallback):
     """Averages the parameters that learn in fp32, and sets them to the average after the last step.
 
-    average_last, n points (arXiv 2507.17634): mean = (W_T + W_(T-e) + ... + W_(T-(n-1)e)) / n. The
-    sum is in the CPU's memory, since it rarely changes.
-    ema_decay, d: average = d average + (1 - d) W after each optimiser step, from W_1 on. It is in
-    the memory of `device`, since it changes in each step.
-
-    The main process alone has `tensors`, the sum or the average by name.
+    average = decay average + (1 - decay) W after each optimiser step, from W_1 on. Every process
+    has the whole weights, and the same average. tensors: the average by name.
     """
 
-    def __init__(self, module: nn.Module, options: TuningConfig, device: torch.device):
+    def __init__(self, module: nn.Module, decay: float):
         self.module = module
-        self.options = options
-        self.device = torch.device("cpu") if options.average == "average_last" else device
+        self.decay = decay
         self.tensors: dict[str, Tensor] = {}
 
-    def on_step_end(self, args, state, control, **kwargs):
-        steps = self.options.averaged_steps(state.max_steps)
-        if state.global_step in steps:
-            self._take(keeps=args.process_index == 0)
-        if state.global_step == state.max_steps:
-            self._finish(len(steps))
-
     @torch.no_grad()
-    def _take(self, keeps: bool) -> None:
-        """Add the present weights to the average. All processes call this."""
-        for name, weight in whole_parameters(self.module, self.options):
-            if not keeps:
-                continue
-            value = weight.to(self.device, torch.float32, copy=name not in self.tensors)
-            if name not in self.tensors:
-                self.tensors[name] = value
-            elif self.options.average == "ema_decay":
-                self.tensors[name].lerp_(value, 1 - self.options.ema_decay)
+    def on_step_end(self, args, state, control, **kwargs):
+        for name, weight in learned_parameters(self.module):
+            if name in self.tensors:
+                self.tensors[name].lerp_(weight.float(), 1 - self.decay)
             else:
-                self.tensors[name].add_(value)
-
-    def _finish(self, points: int) -> None:
-        if self.options.average == "average_last":
-            for total in self.tensors.values():
-                total.div_(points)
-        set_weights(self.module, self.tensors, self.options)
+                self.tensors[name] = weight.to(torch.float32, copy=True)
+            if state.global_step == state.max_steps:
+                weight.copy_(self.tensors[name])
 
     def save(self, folder: Path) -> None:
-        """Write what has been averaged so far to a checkpoint."""
-        if self.tensors:
-            save_file(self.tensors, folder / AVERAGE_FILE)
+        """Write the average so far to a checkpoint."""
+        save_file(self.tensors, folder / AVERAGE_FILE)
 
-    def load(self, folder: Path) -> None:
-        """Read what a checkpoint holds. One from before the first point holds nothing."""
-        file = folder / AVERAGE_FILE
-        if file.exists():
-            self.tensors = {name: kept.to(self.device) for name, kept in load_file(file).items()}
+    def load(self, folder: Path, device: torch.device) -> None:
+        """Read the average that a checkpoint holds."""
+        kept = load_file(folder / AVERAGE_FILE)
+        self.tensors = {name: tensor.to(device) for name, tensor in kept.items()}

@@ -6,7 +6,6 @@ The engines are DistributedDataParallel, FSDP2 and DeepSpeed's ZeRO.
 import os
 import warnings
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, nullcontext
 
 import torch
 import torch.distributed
@@ -143,30 +142,6 @@ def _shard_again(module: nn.Module) -> None:
 def learned_parameters(module: nn.Module) -> list[tuple[str, nn.Parameter]]:
     """The parameters that learn, by name."""
     return [(name, one) for name, one in module.named_parameters() if one.requires_grad]
-
-
-@torch.no_grad()
-def set_weights(module: nn.Module, values: dict[str, Tensor], options: TrainingConfig) -> None:
-    """Set the parameters that learn to those of the main process, in their dtype.
-
-    values: all of them by name in the main process, none in the others. All processes call this.
-    The masters of ZeRO stay what they are, so the training must be over. Not for fsdp.
-    """
-    for name, parameter in learned_parameters(module):
-        with _gathered(parameter, options):
-            if name in values:
-                parameter.copy_(values[name])
-            if torch.distributed.is_initialized():
-                torch.distributed.broadcast(parameter.data, src=0)
-
-
-def _gathered(parameter: nn.Parameter, options: TrainingConfig) -> AbstractContextManager:
-    """A block in which a parameter is whole. The shards get the main process's values after it."""
-    if options.launch != "zero3":
-        return nullcontext()
-    from deepspeed.runtime.zero import GatheredParameters
-
-    return GatheredParameters([parameter], modifier_rank=0)
 
 
 def _read_by_weights_only_reader() -> None:

@@ -125,8 +125,8 @@ class ResumingTrainer(SavingTrainer):
         if options.expert_averaging:
             self.add_callback(ExpertAveraging(options.expert_averaging))
         self.average = None
-        if options.average is not None:
-            self.average = WeightAverage(model, options, arguments.device)
+        if options.ema_decay is not None:
+            self.average = WeightAverage(model, options.ema_decay)
             self.add_callback(self.average)
         self.batches, self.rows = [], []  # of this optimiser step
         self.routing = []  # statistics of each layer of a mixture in the last batch
@@ -148,8 +148,8 @@ class ResumingTrainer(SavingTrainer):
             max_steps, train_dataloader, resume_from_checkpoint
         )
         set_masters(self.model, exact)
-        if self.average is not None and not begins and self.args.process_index == 0:
-            self.average.load(Path(resume_from_checkpoint))
+        if self.average is not None and not begins:
+            self.average.load(Path(resume_from_checkpoint), self.args.device)
         return prepared
 
     def report(self, newest: Path | None) -> None:
