@@ -33,20 +33,22 @@ def main(argv: list[str] | None = None) -> None:
     sources = open_sources(args.moe, args.ffn, step.full)
     mixing = open_mixing(args.weighted, sources, step.full)
     step.inputs = sources.artifacts | {"weighted": mixing.artifact}
+    base = None
     if method.needs_base:
         step.inputs["base"] = open_base(args.base, sources.moe, step.full)
+        base = step.inputs["base"].checkpoint
     single = {} if args.expert is None else {"expert": args.expert}
     if single:
         mixing = one_expert(mixing, args.expert)
     parameters = mixing.config | (method.model_dump() if method.needs_base else {}) | single
     tuning = sources.moe.manifest.parameters
     kept = {key: tuning[key] for key in ("template", "end_of_turn") if key in tuning}
-    plans = dense_plans(sources, mixing.coefficients, method, step.inputs.get("base"))
-    layers = [layer.index for layer in moe_layers(sources.ffn.checkpoint.names)]
+    moe, ffn = sources.moe.checkpoint, sources.ffn.checkpoint
+    plans = dense_plans(moe, ffn, mixing.coefficients, method, base)
+    layers = [layer.index for layer in moe_layers(ffn.names)]
     card = dense_card(sources.moe, mixing, layers, method, args.expert)
     with step.draft(parameters | kept) as draft:
-        config = sources.moe.checkpoint.config["base_config"]
-        draft.write_model(plans, config, like=sources.moe.path, card=card)
+        draft.write_model(plans, moe.config["base_config"], like=sources.moe.path, card=card)
 
 
 if __name__ == "__main__":

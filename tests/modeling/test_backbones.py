@@ -13,9 +13,13 @@ from mixtures import mixing_of, tokens
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
+import xft
+
 SIZES = ["--num-experts", "4", "--num-experts-per-tok", "3"]
 # The flags of the experts, and the noise that stands for their tuning.
 EXPERTS = {"full": (SIZES, 0.1), "lora": ([*SIZES, "--experts", "lora", "--rank", "4"], 0.3)}
+FULL = {"num_experts": 4, "num_experts_per_tok": 3}
+OPTIONS = {"full": FULL, "lora": FULL | {"experts": "lora", "rank": 4}}  # the same, as keys
 
 
 @dataclass(frozen=True)
@@ -100,6 +104,32 @@ def check_merge(case, folder):
     assert {n: t.shape for n, t in made.items()} == {n: t.shape for n, t in before.items()}
 
 
+def check_in_memory(case, folder):
+    """A loaded model gives the same bytes as its files, and stays as it was."""
+    before = copy.deepcopy(case.dense.state_dict())
+    mixture = xft.upcycle(case.dense, **OPTIONS[case.trained.config.experts])
+    assert_same_files(mixture, case.untrained["moe"], folder / "mixture")
+    assert mixture.config.to_diff_dict().keys() == case.upcycled.config.to_diff_dict().keys()
+    assert distance(mixture, case.dense) <= 1e-5
+
+    merged = xft.merge(case.trained, lam=0.6)
+    assert type(merged) is type(case.dense)
+    chain = Chain(folder, {"weighted_init": ["--lam", "0.6"]}, moe_sft=case.folder / "trained")
+    assert_same_files(merged, chain["dense"], folder / "merged")
+    mixing = xft.Mixing(case.trained, lam=0.6)
+    assert distance(mixing.model.eval(), merged) <= 1e-5
+    torch.nn.init.zeros_(next(mixture.parameters()))
+    assert all(case.dense.state_dict()[name].equal(value) for name, value in before.items())
+
+
+def assert_same_files(model, expected: Path, folder: Path) -> None:
+    model.save_pretrained(folder)
+    own, others = (load_file(path / "model.safetensors") for path in (folder, expected))
+    assert own.keys() == others.keys()
+    for name, tensor in others.items():
+        assert own[name].dtype == tensor.dtype and own[name].equal(tensor), name
+
+
 def test_step_0(case):
     check_step_0(case)
 
@@ -108,14 +138,19 @@ def test_merge(case, tmp_path):
     check_merge(case, tmp_path)
 
 
+def test_in_memory(case, tmp_path):
+    check_in_memory(case, tmp_path)
+
+
 @pytest.mark.ci
 @pytest.mark.parametrize("kind", EXPERTS)
 @pytest.mark.parametrize("backbone", [name for name in BACKBONES if name not in FORMS])
 def test_step_0_and_merge_of_all_others(backbone, kind, tmp_path):
     case = make_case(backbone, kind, tmp_path)
     check_step_0(case)
-    (tmp_path / "merged").mkdir()
-    check_merge(case, tmp_path / "merged")
+    for check in (check_merge, check_in_memory):
+        (tmp_path / check.__name__).mkdir()
+        check(case, tmp_path / check.__name__)
 
 
 @torch.no_grad()

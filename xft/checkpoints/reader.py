@@ -40,6 +40,31 @@ class TensorTable:
         return self.tensors[name].dtype
 
 
+class TensorSource(TensorTable):
+    """Tensors with their values, and the config of their model: in files, or in memory.
+
+    folder: the place, for messages. config: as config.json has it.
+    """
+
+    folder: Path | str
+    config: dict
+
+    def __init__(self):
+        self._finite: set[str] = set()
+
+    def get(self, name: str):
+        """The tensor `name`, in torch."""
+        raise NotImplementedError
+
+    def get_finite(self, name: str):
+        """The tensor `name`, whose values are checked once. Raises UserError at NaN or infinity."""
+        tensor = self.get(name)
+        if self.dtype(name) in FLOAT_NAMES and name not in self._finite:
+            check_finite(tensor, name, self.folder)
+            self._finite.add(name)
+        return tensor
+
+
 class CheckpointHeaders(TensorTable):
     """The headers of the safetensors files in a folder.
 
@@ -104,7 +129,7 @@ class CheckpointHeaders(TensorTable):
         return weight_map
 
 
-class Checkpoint(CheckpointHeaders):
+class Checkpoint(CheckpointHeaders, TensorSource):
     """The headers and the tensors of a folder.
 
     Tensors are memory-mapped: `get` needs no memory until the values are used, and they stay
@@ -113,23 +138,15 @@ class Checkpoint(CheckpointHeaders):
 
     def __init__(self, folder: Path):
         super().__init__(folder)
+        TensorSource.__init__(self)
         self._mapped = {file: open_safetensors(self.folder / file, "pt") for file in self.files}
-        self._finite: set[str] = set()
 
     def get(self, name: str):
         """The tensor `name` as a memory-mapped torch tensor."""
         return self._mapped[self._files[name]].get_tensor(name)
 
-    def get_finite(self, name: str):
-        """The tensor `name`, whose values are checked once. Raises UserError at NaN or infinity."""
-        tensor = self.get(name)
-        if self.dtype(name) in FLOAT_NAMES and name not in self._finite:
-            check_finite(tensor, name, self.folder)
-            self._finite.add(name)
-        return tensor
 
-
-def check_finite(tensor, name: str, folder: Path) -> None:
+def check_finite(tensor, name: str, folder: Path | str) -> None:
     """Raise UserError if a tensor of floating-point numbers holds NaN or infinity."""
     if tensor.numel() and not all(end.isfinite() for end in tensor.aminmax()):  # NaN wins in both
         raise UserError(

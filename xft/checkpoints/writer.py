@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 
-from xft.checkpoints.dtypes import DTYPE_BYTES
+from xft.checkpoints.dtypes import DTYPE_BYTES, torch_dtype
 from xft.checkpoints.reader import INDEX_FILE, SELECTION, SINGLE_FILE, Checkpoint
 from xft.common.files import link_or_copy
 from xft.common.progress import progress
@@ -36,6 +36,17 @@ class TensorPlan:
     @property
     def nbytes(self) -> int:
         return math.prod(self.shape) * DTYPE_BYTES[self.dtype]
+
+    def tensor(self, device=None):
+        """The planned tensor in memory of its own, filled chunk by chunk."""
+        import torch
+
+        made = torch.empty(self.shape, dtype=torch_dtype(self.dtype), device=device)
+        rest = made.view(-1)
+        for chunk in self.chunks():
+            part, rest = rest[: chunk.numel()], rest[chunk.numel() :]
+            part.copy_(chunk.reshape(-1))
+        return made
 
 
 def write_checkpoint(

@@ -4,18 +4,18 @@ import hashlib
 from collections.abc import Callable
 
 from xft.checkpoints.dtypes import torch_dtype
-from xft.checkpoints.reader import Checkpoint
+from xft.checkpoints.reader import TensorSource
 from xft.checkpoints.writer import TensorPlan
 
 
-def copy_plan(source: Checkpoint, name: str, new_name: str | None = None) -> TensorPlan:
+def copy_plan(source: TensorSource, name: str, new_name: str | None = None) -> TensorPlan:
     """A tensor of `source`, unchanged, under its own or a new name. NaN is refused."""
     return TensorPlan(
         new_name or name, source.dtype(name), source.shape(name), lambda: [source.get_finite(name)]
     )
 
 
-def fused_plan(source: Checkpoint, name: str, parts: list[str], num_experts: int) -> TensorPlan:
+def fused_plan(source: TensorSource, name: str, parts: list[str], num_experts: int) -> TensorPlan:
     """Plan a fused tensor [num_experts, rows, ...] from the parts of all experts, in order."""
     first = source.shape(parts[0])
     rows = sum(source.shape(part)[0] for part in parts) // num_experts
@@ -40,7 +40,7 @@ def seeded_generator(seed: int, name: str):
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
 
 
-def trained_plans(before: Checkpoint, state: dict, prefix: str) -> list[TensorPlan]:
+def trained_plans(before: TensorSource, state: dict, prefix: str) -> list[TensorPlan]:
     """Plan trained weights with the names and dtypes of the checkpoint before training.
 
     state: what has learned, by name. prefix: of these names; the checkpoint's may lack it, since

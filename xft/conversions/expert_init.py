@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 
 from xft.checkpoints.layout import FfnLayer
-from xft.checkpoints.reader import Checkpoint
+from xft.checkpoints.reader import TensorSource
 from xft.checkpoints.writer import TensorPlan
 from xft.config.sections import MoeConfig
 from xft.conversions.common import seeded_generator
@@ -22,7 +22,7 @@ BLOCK_ROWS = 512  # of a matrix that are in memory in float64
 
 
 def varied_plans(
-    base: Checkpoint, layer: FfnLayer, moe: MoeConfig, seed: int
+    base: TensorSource, layer: FfnLayer, moe: MoeConfig, seed: int
 ) -> Iterable[TensorPlan]:
     """Plan the fused weights of a layer's routed experts, for init noise and drop.
 
@@ -67,7 +67,7 @@ def mean_and_std(matrix) -> tuple[float, float]:
 
 
 def _weights(
-    base: Checkpoint,
+    base: TensorSource,
     names: Sequence[str],
     roles: Sequence[str],
     place: str,

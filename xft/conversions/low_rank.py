@@ -10,14 +10,14 @@ from collections.abc import Iterable
 from functools import partial
 
 from xft.checkpoints.layout import FfnLayer
-from xft.checkpoints.reader import Checkpoint
+from xft.checkpoints.reader import TensorSource
 from xft.checkpoints.writer import TensorPlan
 from xft.config.sections import MoeConfig
 from xft.conversions.common import computed_plan, copy_plan, seeded_generator
 
 
 def low_rank_plans(
-    base: Checkpoint, layer: FfnLayer, moe: MoeConfig, seed: int
+    base: TensorSource, layer: FfnLayer, moe: MoeConfig, seed: int
 ) -> Iterable[TensorPlan]:
     """Plan the base's MLP and the factors of a layer's experts.
 

@@ -10,7 +10,7 @@ from functools import partial
 import torch
 
 from xft.checkpoints.layout import FfnLayer, moe_layers, outside
-from xft.checkpoints.reader import Checkpoint
+from xft.checkpoints.reader import TensorSource
 from xft.checkpoints.writer import TensorPlan
 from xft.conversions.common import computed_plan, copy_plan
 from xft.conversions.merged_tensors import merged_tensors
@@ -32,7 +32,7 @@ def mixing_coefficients(alpha, lambda_logit, shared_expert_weight: float):
     return torch.cat([share, (1 - share) * alpha.float().softmax(dim=-1)], dim=-1)
 
 
-def alpha_shape(granularity: str, ffn: Checkpoint) -> tuple[int, int, int]:
+def alpha_shape(granularity: str, ffn: TensorSource) -> tuple[int, int, int]:
     """The shape of the mixing logits: R logits per layer, per projection, or for the model."""
     layers = moe_layers(ffn.names)
     first = layers[0]
@@ -44,7 +44,7 @@ def alpha_shape(granularity: str, ffn: Checkpoint) -> tuple[int, int, int]:
     return (*sets[granularity], _routed_experts(ffn, first))
 
 
-def _routed_experts(ffn: Checkpoint, layer: FfnLayer) -> int:
+def _routed_experts(ffn: TensorSource, layer: FfnLayer) -> int:
     if layer.low_rank:
         return ffn.shape(layer.factor(layer.form.output, "A"))[0] - 1
     (name, _), *_ = layer.fused()
@@ -52,7 +52,7 @@ def _routed_experts(ffn: Checkpoint, layer: FfnLayer) -> int:
 
 
 def initial_logits(
-    ffn: Checkpoint, granularity: str, shared_expert_weight: float, learn_lambda: bool
+    ffn: TensorSource, granularity: str, shared_expert_weight: float, learn_lambda: bool
 ) -> dict:
     """The logits for the experts of an FFN artifact at the start, and lambda's if it is learned.
 
@@ -66,7 +66,7 @@ def initial_logits(
     return logits
 
 
-def unmerged(moe: Checkpoint) -> dict[str, str]:
+def unmerged(moe: TensorSource) -> dict[str, str]:
     """The tensors that the merged model takes unchanged from the mixture.
 
     Their names in the mixture, by their names in the merged model. Biases of low-rank experts are
@@ -81,7 +81,7 @@ def unmerged(moe: Checkpoint) -> dict[str, str]:
     }
 
 
-def merge_plans(moe: Checkpoint, ffn: Checkpoint, coefficients) -> list[TensorPlan]:
+def merge_plans(moe: TensorSource, ffn: TensorSource, coefficients) -> list[TensorPlan]:
     """Plan the dense model: merged MLPs, rounded once, and the mixture's other tensors.
 
     coefficients: from `mixing_coefficients`, [layers or 1, projections or 1, 1 + R].

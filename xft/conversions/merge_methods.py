@@ -18,14 +18,14 @@ import torch
 from xft.artifacts.artifact import Artifact, open_artifact
 from xft.checkpoints.capacity import EMBEDDINGS
 from xft.checkpoints.dtypes import FLOAT_NAMES
-from xft.checkpoints.reader import Checkpoint
+from xft.checkpoints.reader import TensorSource
 from xft.checkpoints.writer import TensorPlan
 from xft.common.errors import UserError
 from xft.config.sections import MergeMethod
 from xft.conversions.common import computed_plan, copy_plan
 from xft.conversions.merge import merge_plans, unmerged
 from xft.conversions.merged_tensors import MergedTensor, merged_tensors
-from xft.conversions.mixing_artifact import MixingArtifact, MixingSources
+from xft.conversions.mixing_artifact import MixingArtifact
 
 
 def open_base(path: Path, moe: Artifact, full: bool = False) -> Artifact:
@@ -38,18 +38,21 @@ def open_base(path: Path, moe: Artifact, full: bool = False) -> Artifact:
 
 
 def dense_plans(
-    sources: MixingSources, coefficients, method: MergeMethod, base: Artifact | None = None
+    moe: TensorSource,
+    ffn: TensorSource,
+    coefficients,
+    method: MergeMethod,
+    base: TensorSource | None = None,
 ) -> list[TensorPlan]:
     """Plan the dense model. Each tensor is computed in fp32 or better, and rounded once.
 
-    coefficients: as for `merge_plans`. base: None for xft, which does not depend on it. Raises
-    UserError if the base lacks a tensor, or has it in another shape.
+    moe, ffn, coefficients: as for `merge_plans`. base: None for xft, which does not depend on it.
+    Raises UserError if the base lacks a tensor, or has it in another shape.
     """
-    moe, ffn = sources.moe.checkpoint, sources.ffn.checkpoint
     if base is None:
         return merge_plans(moe, ffn, coefficients)
     plans, is_stock = [], method.method == "model_stock"
-    moved = partial(_moved_plan, base.checkpoint)
+    moved = partial(_moved_plan, base)
     for new_name, name in unmerged(moe).items():
         dtype, shape = moe.dtype(name), moe.shape(name)
         if is_stock or dtype not in FLOAT_NAMES:
@@ -64,7 +67,7 @@ def dense_plans(
 
 
 def _moved_plan(
-    base: Checkpoint,
+    base: TensorSource,
     name: str,
     dtype: str,
     shape: tuple[int, ...],
@@ -121,7 +124,7 @@ def one_expert(mixing: MixingArtifact, expert: int) -> MixingArtifact:
     return replace(mixing, alpha=alpha)
 
 
-def name_in_base(base: Checkpoint, name: str, shape: tuple[int, ...]) -> str:
+def name_in_base(base: TensorSource, name: str, shape: tuple[int, ...]) -> str:
     """The name in the base of a tensor of the mixture.
 
     A mixture's file may hold the head of tied embeddings. In the base that is the embedding.

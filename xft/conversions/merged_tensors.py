@@ -12,7 +12,7 @@ from itertools import islice
 import torch
 
 from xft.checkpoints.layout import FfnLayer, moe_layers
-from xft.checkpoints.reader import Checkpoint
+from xft.checkpoints.reader import TensorSource
 from xft.conversions.blocks import stacked_blocks
 
 MERGE_BLOCK = 2**19  # values; their sum (2 MB) stays in a CPU's cache while experts are added
@@ -32,8 +32,8 @@ class MergedTensor:
     part: str
     row: int
     column: int
-    ffn: Checkpoint
-    source: Checkpoint
+    ffn: TensorSource
+    source: TensorSource
     weight_name: str
 
     @property
@@ -150,7 +150,7 @@ class LowRankTensor(MergedTensor):
         return self.ffn.get_finite(self.layer.factor(self.projection, letter))
 
 
-def merged_tensors(source: Checkpoint, ffn: Checkpoint, shape: tuple[int, ...]) -> list:
+def merged_tensors(source: TensorSource, ffn: TensorSource, shape: tuple[int, ...]) -> list:
     """All tensors to merge, FullTensor or LowRankTensor, in layer order.
 
     source: the mixture or its base. ffn: the FFN weights of its experts. shape: of the

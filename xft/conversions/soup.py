@@ -5,14 +5,14 @@ from collections.abc import Iterator
 import torch
 
 from xft.checkpoints.dtypes import FLOAT_NAMES, torch_dtype
-from xft.checkpoints.reader import Checkpoint
+from xft.checkpoints.reader import TensorSource
 from xft.checkpoints.writer import TensorPlan
 from xft.common.errors import UserError
 from xft.conversions.blocks import stacked_blocks
 from xft.conversions.common import copy_plan
 
 
-def soup_plans(models: list[Checkpoint]) -> list[TensorPlan]:
+def soup_plans(models: list[TensorSource]) -> list[TensorPlan]:
     """Plan W = (W_1 + ... + W_n) / n for each tensor, computed in fp64 and rounded once.
 
     Tensors of other than floating-point numbers, such as positions, are copied. Raises UserError
@@ -32,7 +32,7 @@ def soup_plans(models: list[Checkpoint]) -> list[TensorPlan]:
     ]
 
 
-def _mean_plan(models: list[Checkpoint], name: str) -> TensorPlan:
+def _mean_plan(models: list[TensorSource], name: str) -> TensorPlan:
     dtype, shape = models[0].dtype(name), models[0].shape(name)
 
     def means() -> Iterator:
@@ -48,7 +48,7 @@ def _config_fault(first: dict, other: dict) -> str | None:
     return f"config.json differs in {', '.join(differing)}" if differing else None
 
 
-def _tensor_fault(first: Checkpoint, other: Checkpoint) -> str | None:
+def _tensor_fault(first: TensorSource, other: TensorSource) -> str | None:
     if different := set(first.names) ^ set(other.names):
         return f"only one of them has the tensor {min(different)}"
     for name in first.names:

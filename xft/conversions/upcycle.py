@@ -10,7 +10,7 @@ from functools import partial
 from xft.checkpoints.capacity import check_rank
 from xft.checkpoints.dtypes import FLOAT_NAMES
 from xft.checkpoints.layout import FfnLayer, dense_layers, outside
-from xft.checkpoints.reader import Checkpoint
+from xft.checkpoints.reader import TensorSource
 from xft.checkpoints.writer import TensorPlan
 from xft.common.errors import UserError, naming
 from xft.config.section import keys
@@ -22,7 +22,7 @@ from xft.conversions.low_rank import low_rank_plans
 DEFAULT_INITIALIZER_RANGE = 0.02
 
 
-def upcycle(base: Checkpoint, moe: MoeConfig, seed: int) -> list[TensorPlan]:
+def upcycle(base: TensorSource, moe: MoeConfig, seed: int) -> list[TensorPlan]:
     """Plan the tensors of the upcycled model.
 
     moe: the config's section `moe`. Router weights are normal with the base's
@@ -42,7 +42,7 @@ def upcycle(base: Checkpoint, moe: MoeConfig, seed: int) -> list[TensorPlan]:
     return plans
 
 
-def chosen_layers(base: Checkpoint, indices: list[int] | None) -> list[FfnLayer]:
+def chosen_layers(base: TensorSource, indices: list[int] | None) -> list[FfnLayer]:
     """The layers of a dense model with these indices; None means all layers.
 
     Raises UserError if there is no such layer, or a layer cannot be upcycled.
@@ -77,7 +77,7 @@ def upcycled_config(base_config: dict, moe: MixtureConfig, dtype: str) -> dict:
     }
 
 
-def weights_dtype(base: Checkpoint) -> str:
+def weights_dtype(base: TensorSource) -> str:
     """The dtype of a dense model's FFN weights, in torch's spelling.
 
     Raises UserError unless all have the same floating-point dtype.
@@ -93,7 +93,7 @@ def weights_dtype(base: Checkpoint) -> str:
 
 
 def _expert_plans(
-    base: Checkpoint, layer: FfnLayer, moe: MoeConfig, seed: int
+    base: TensorSource, layer: FfnLayer, moe: MoeConfig, seed: int
 ) -> Iterable[TensorPlan]:
     routed = moe.num_routed_experts
     if moe.shared_expert:
@@ -110,7 +110,7 @@ def _expert_plans(
 
 
 def _router_plans(
-    base: Checkpoint, layer: FfnLayer, moe: MoeConfig, seed: int
+    base: TensorSource, layer: FfnLayer, moe: MoeConfig, seed: int
 ) -> Iterable[TensorPlan]:
     routed = moe.num_routed_experts
     first = layer.dense(layer.form.inputs[0])

@@ -23,9 +23,7 @@ def load_whole(model_class: type, folder: Path | None, **options) -> PreTrainedM
     place = folder or "the model"
     if folder is not None:
         _check_files(Path(folder))
-    logging.disable_progress_bar()
-    logging.get_logger("transformers.modeling_utils").addFilter(_is_other_line)
-    with loading(place):
+    with loading(place), _without_report():
         model, report = model_class.from_pretrained(
             folder,
             local_files_only=True,
@@ -67,6 +65,21 @@ def loading(place: Path | str) -> Iterator[None]:
     except Exception as error:  # each model type raises its own errors
         reason = f"{type(error).__name__}: {error}"
         raise UserError(f"{place}: the model cannot be loaded: {reason}") from error
+
+
+@contextmanager
+def _without_report() -> Iterator[None]:
+    """Keep transformers' progress bar and its report of the weights from the screen."""
+    logger = logging.get_logger("transformers.modeling_utils")
+    shows_bars = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    logger.addFilter(_is_other_line)
+    try:
+        yield
+    finally:
+        logger.removeFilter(_is_other_line)
+        if shows_bars:
+            logging.enable_progress_bar()
 
 
 def _is_other_line(record) -> bool:

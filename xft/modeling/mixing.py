@@ -10,9 +10,14 @@ memory-mapped in their stored dtype, and are read layer by layer.
 import torch
 import torch.distributed
 from torch import Tensor, nn
-from transformers import CONFIG_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING, PreTrainedModel
+from transformers import (
+    CONFIG_MAPPING,
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    PretrainedConfig,
+    PreTrainedModel,
+)
 
-from xft.checkpoints.reader import Checkpoint
+from xft.checkpoints.reader import TensorSource
 from xft.conversions.merge import ALPHA, LAMBDA_LOGIT, mixing_coefficients, unmerged
 from xft.conversions.merged_tensors import MergedTensor, merged_tensors
 from xft.modeling.loading import load_whole
@@ -64,8 +69,8 @@ class Mixing:
 
     def __init__(
         self,
-        moe: Checkpoint,
-        ffn: Checkpoint,
+        moe: TensorSource,
+        ffn: TensorSource,
         logits: MixingLogits,
         device: str = "cpu",
         dtype: torch.dtype = torch.float32,
@@ -129,7 +134,10 @@ class Mixing:
         return metrics | {"grad_norm": self.gradient_norm}
 
     def build_optimizer(
-        self, optimizer_class: type[torch.optim.Optimizer], options: dict, max_norm: float | None
+        self,
+        optimizer_class: type[torch.optim.Optimizer],
+        options: dict,
+        max_norm: float | None = None,
     ) -> torch.optim.Optimizer:
         """An optimiser of the logits. It takes their gradients before a step and merges after."""
         optimizer = optimizer_class(self.logits.parameters(), **options)
@@ -158,13 +166,20 @@ class Mixing:
         return weight
 
 
-def _backbone(moe: Checkpoint, tensors: list[MergedTensor], dtype: torch.dtype) -> PreTrainedModel:
+def dense_config(moe: TensorSource) -> PretrainedConfig:
+    """The config of a mixture's base, of the base's own class."""
+    base_config = dict(moe.config["base_config"])
+    return CONFIG_MAPPING[base_config.pop("model_type")].from_dict(base_config)
+
+
+def _backbone(
+    moe: TensorSource, tensors: list[MergedTensor], dtype: torch.dtype
+) -> PreTrainedModel:
     """The mixture's dense backbone. The values of the merged tensors are not set yet.
 
     Other tensors may stay memory-mapped in the mixture's files if the dtype is the same.
     """
-    base_config = dict(moe.config["base_config"])
-    config = CONFIG_MAPPING[base_config.pop("model_type")].from_dict(base_config)
+    config = dense_config(moe)
     state = {new_name: moe.get(name) for new_name, name in unmerged(moe).items()}
     state |= {tensor.name: torch.empty(tensor.shape, dtype=dtype) for tensor in tensors}
     model_class = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]

@@ -118,6 +118,18 @@ class UpcycledModel:
         """The MoE blocks, first layer first."""
         return [module for module in self.modules() if isinstance(module, RoutedBlock)]
 
+    def choose_trainable(self, freeze_rest: bool) -> None:
+        """Let low-rank experts and their routers learn, and not the base's MLPs.
+
+        freeze_rest: nor anything else.
+        """
+        if freeze_rest:
+            self.requires_grad_(False)
+        for block in self.moe_blocks:
+            block.dense.requires_grad_(False)
+            block.experts.requires_grad_(True)
+            block.router.requires_grad_(True)
+
     def take_routings(self) -> list:
         """Take the routing of the last forward pass from each block."""
         routings = [block.routing for block in self.moe_blocks]

@@ -61,15 +61,10 @@ def adapt_mixture(model: PreTrainedModel) -> Adapters | None:
     config, adapters = model.config, None
     if config.experts != "lora":
         return None
-    if config.train_rest == "frozen":
-        model.requires_grad_(False)
     if config.train_rest == "lora":
         mlps = [layer.mlp for layer in model.get_decoder().layers]
         adapters = Adapters(model, _linear_layers(model, mlps), config.rank, config.lora_alpha)
-    for block in model.moe_blocks:
-        block.dense.requires_grad_(False)
-        block.experts.requires_grad_(True)
-        block.router.requires_grad_(True)
+    model.choose_trainable(freeze_rest=config.train_rest == "frozen")
     return adapters
 
 

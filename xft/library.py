@@ -1,0 +1,121 @@
+"""XFT around models in memory: upcycle a dense one, mix its experts, merge them back.
+
+Options have the names, defaults and meanings of the configuration's sections `moe`, `mixing` and
+`merge` (docs/configuration.md). What comes out has memory of its own, on the device and in the
+dtype of the model that it is made from. Wrong options and models raise `xft.UserError`.
+"""
+
+import copy
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor
+from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, PretrainedConfig, PreTrainedModel
+
+from xft.checkpoints.in_memory import LoadedModel
+from xft.checkpoints.writer import TensorPlan
+from xft.common.errors import UserError
+from xft.config.sections import MergeMethod, MixingShape, MoeConfig
+from xft.config.validation import check_lambda, validated
+from xft.conversions import upcycle as upcycling
+from xft.conversions.merge import ALPHA, LAMBDA_LOGIT, initial_logits
+from xft.conversions.merge_methods import dense_plans
+from xft.conversions.soup import soup_plans
+from xft.modeling import mixing
+from xft.modeling.configuration import MODEL_TYPE, XftConfig
+from xft.modeling.loading import load_whole
+
+
+def upcycle(model: PreTrainedModel, *, seed: int = 42, **options) -> PreTrainedModel:
+    """Step 1: a mixture of experts that equals the dense `model` until it is trained.
+
+    options: keys of section `moe`, such as num_experts and experts="lora". The mixture is of a
+    class over the model's own. Its loss, if it gets labels, includes the balance loss. Of low-rank
+    experts only what `train_rest` says learns; with "lora" the products outside of the MLPs are to
+    be added with PEFT.
+    """
+    settings = validated(MoeConfig, options, "upcycle")
+    dense = LoadedModel(model)
+    plans = upcycling.upcycle(dense, settings, seed)
+    dtype = upcycling.weights_dtype(dense)
+    config = upcycling.upcycled_config(dense.config, settings, dtype)
+    mixture = _built(XftConfig.from_dict(config), plans, model)
+    if settings.experts == "lora":
+        mixture.choose_trainable(freeze_rest=settings.train_rest != "full")
+    return mixture
+
+
+class Mixing(mixing.Mixing):
+    """Steps 4 to 6: mixing coefficients of a mixture's experts, which can learn.
+
+    model: the merged model at the present coefficients. Only the coefficients learn, by an
+    optimiser from `build_optimizer`. They start equal, and stay so if nothing trains them. The
+    mixture is not copied, and must not change meanwhile.
+    """
+
+    def __init__(self, mixture: PreTrainedModel, lam: float = 0.75, **options):
+        """options: keys of section `mixing`: granularity, learn_lambda."""
+        shape, source = validated(MixingShape, options, "Mixing"), _mixture(mixture)
+        lam = check_lambda(str(lam), shape, "lam")
+        start = initial_logits(source, shared_expert_weight=lam, **shape.model_dump())
+        logits = mixing.MixingLogits(start[ALPHA], start.get(LAMBDA_LOGIT), lam)
+        super().__init__(source, source, logits, mixture.device, mixture.dtype)
+
+    @property
+    def coefficients(self) -> Tensor:
+        """For `merge`, fp32 [layers or 1, projections or 1, experts]. The first is lambda."""
+        return self.logits.coefficients().detach()
+
+
+def merge(
+    mixture: PreTrainedModel,
+    lam: float | None = None,
+    *,
+    coefficients: Tensor | None = None,
+    base: PreTrainedModel | None = None,
+    **options,
+) -> PreTrainedModel:
+    """Step 7: the dense model of the base's own class, W = c_0 W_0 + sum_i c_i W_i for each tensor.
+
+    lam: c_0, the weight of the shared expert, 0.75 if nothing is given; the others have equal
+    shares of the rest. coefficients: `Mixing.coefficients`, in place of lam. options: keys of
+    section `merge`: method, scale. base: the dense model, for methods that need it.
+    """
+    method, source = validated(MergeMethod, options, "merge"), _mixture(mixture)
+    if lam is not None and coefficients is not None:
+        raise UserError("merge: lam and coefficients: coefficients hold lambda. Give one of them")
+    if method.needs_base != (base is not None):
+        raise UserError(f"merge: method = {method.method}, with base: give both, or none of them")
+    if coefficients is None:
+        coefficients = Mixing(mixture, 0.75 if lam is None else lam).coefficients
+    coefficients = coefficients.to(mixture.device)
+    plans = dense_plans(source, source, coefficients, method, base and LoadedModel(base, "base"))
+    return _built(mixing.dense_config(source), plans, mixture)
+
+
+def soup(models: Sequence[PreTrainedModel]) -> PreTrainedModel:
+    """The mean of dense models' weights (arXiv 2203.05482), computed in fp64 and rounded once."""
+    if len(models) < 2:
+        raise UserError("soup: a mean needs at least two models")
+    plans = soup_plans([LoadedModel(one, f"model {n}") for n, one in enumerate(models, 1)])
+    return _built(copy.deepcopy(models[0].config), plans, models[0])
+
+
+def _mixture(model: PreTrainedModel) -> LoadedModel:
+    source = LoadedModel(model)
+    if source.config["model_type"] != MODEL_TYPE:
+        raise UserError("the model is no mixture. Make one of it with xft.upcycle")
+    return source
+
+
+@torch.no_grad()
+def _built(
+    config: PretrainedConfig, plans: Iterable[TensorPlan], like: PreTrainedModel
+) -> PreTrainedModel:
+    """The model of planned tensors, with generation config, mode, device and dtype of `like`."""
+    state = {plan.name: plan.tensor(like.device) for plan in plans}
+    config._attn_implementation = like.config._attn_implementation
+    model_class = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+    model = load_whole(model_class, None, config=config, state_dict=state, dtype=like.dtype)
+    model.generation_config = copy.deepcopy(like.generation_config)
+    return model.train(like.training).to(like.device)
