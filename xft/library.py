@@ -84,12 +84,12 @@ def merge(
     method, source = validated(MergeMethod, options, "merge"), _mixture(mixture)
     if lam is not None and coefficients is not None:
         raise UserError("merge: lam and coefficients: coefficients hold lambda. Give one of them")
-    if method.needs_base != (base is not None):
-        raise UserError(f"merge: method = {method.method}, with base: give both, or none of them")
+    if method.needs_base and base is None:
+        raise UserError(f"merge: method = {method.method}: give the dense model as base, too")
     if coefficients is None:
         coefficients = Mixing(mixture, 0.75 if lam is None else lam).coefficients
-    coefficients = coefficients.to(mixture.device)
-    plans = dense_plans(source, source, coefficients, method, base and LoadedModel(base, "base"))
+    known = LoadedModel(base, "base") if method.needs_base else None
+    plans = dense_plans(source, source, coefficients.to(mixture.device), method, known)
     return _built(mixing.dense_config(source), plans, mixture)
 
 

@@ -8,16 +8,15 @@ import pytest
 import torch
 from backbones import save_base
 from chains import Chain
-from damage import change_tensors
+from damage import change_json, change_tensors
 from mixtures import learned, mixing_of
 from safetensors.torch import load_file
 
-from xft.artifacts.manifest import manifest_path, read_manifest
+from xft.checkpoints.layout import moe_layers
 from xft.checkpoints.reader import Checkpoint
 from xft.common.errors import UserError
 from xft.conversions.diversity import diversity
 from xft.conversions.merged_tensors import merged_tensors
-from xft.tools import export_full
 
 RANK, ALPHA, EXPERTS = 4, 12.0, 4
 FLAGS = ["--experts", "lora", "--rank", RANK, "--lora-alpha", ALPHA]
@@ -58,8 +57,31 @@ def chain(request, tmp_path_factory) -> Chain:
 def full(chain) -> Chain:
     """The artifacts of the same mixture with full experts. Read only."""
     folder = chain.folder / "written_out"
-    export_full.main(["--moe", str(chain["moe_sft"]), "--out", str(folder / "full")])
-    return Chain(folder, moe_sft=folder / "full", base=chain["base"])
+    moe = shutil.copytree(chain["moe_sft"], folder / "full")
+    change_json(moe / "config.json", experts="full")
+    return Chain(folder, moe_sft=change_tensors(moe, written_out), base=chain["base"])
+
+
+def written_out(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The tensors of a mixture with low-rank experts, with the same experts as full ones."""
+    inside = (".mlp.dense.", ".mlp.experts.")
+    made = {n: t for n, t in tensors.items() if not any(part in n for part in inside)}
+    for layer in moe_layers(tensors):
+        for part in layer.parts:
+            for name, projections in layer.fused(part):
+                own = [_experts(tensors, layer, projection, part) for projection in projections]
+                made[name] = torch.cat([experts[1:] for experts in own], dim=1)
+                shared = {layer.shared(p, part): e for p, e in zip(projections, own, strict=True)}
+                made |= {name: experts[0].clone() for name, experts in shared.items()}
+    return made
+
+
+def _experts(tensors, layer, projection: str, part: str) -> torch.Tensor:
+    """A tensor of all experts, the shared one first."""
+    if part == "bias":
+        bias = tensors[layer.frozen(projection, part)]
+        return bias.expand(EXPERTS, -1)
+    return equation(tensors, layer.dense(projection)).float()
 
 
 def drawn(start) -> dict[str, torch.Tensor]:
@@ -100,38 +122,17 @@ def test_the_start_is_the_base_and_factors_as_peft_draws_them(chain):
         assert len({expert.flatten()[0].item() for expert in made[name]}) == EXPERTS
 
 
-@pytest.mark.parametrize("flags", [[], ["--no-shared-expert"]], ids=["shared", "vanilla"])
-def test_the_untrained_mixture_written_out_is_that_of_full_experts(chain, tmp_path, flags):
-    moe = [*SIZES_OF_MIXTURE, *flags]
-    made = []
-    for name, form in (("full", []), ("low", FLAGS)):
-        (tmp_path / name).mkdir()
-        made.append(Chain(tmp_path / name, {"moe": [*moe, *form]}, base=chain["base"])["moe"])
-    export_full.main(["--moe", str(made[1]), "--out", str(tmp_path / "out")])
-    expected, ours = load_file(made[0] / SINGLE), load_file(tmp_path / "out" / SINGLE)
-    assert expected.keys() == ours.keys()
-    assert all(torch.equal(ours[name], expected[name]) for name in expected)
-    assert read_manifest(manifest_path(tmp_path / "out")).parameters["experts"] == "full"
-
-
 # The same experts written out
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_written_out_they_are_their_equation(tmp_path, dtype):
-    """So are the products and squares of the factors, also beside a base of other values."""
+def test_sums_products_and_squares_are_those_of_the_equation(tmp_path, dtype):
+    """Also beside a base of other values."""
     chain = chain_of(save_base("llama", tmp_path / "base", dtype), tmp_path / "chain")
-    export_full.main(["--moe", str(chain["moe_sft"]), "--out", str(tmp_path / "full")])
-    full, low = (load_file(folder / SINGLE) for folder in (tmp_path / "full", chain["moe_sft"]))
+    low = load_file(chain["moe_sft"] / SINGLE)
     mixture = Checkpoint(chain["moe_sft"])
     for tensor in merged_tensors(mixture, Checkpoint(chain["ffn"]), (1, 1, EXPERTS)):
         experts = equation(low, tensor.name)
-        if tensor.projection == "down_proj":
-            shared, (_, (routed, _)) = tensor.layer.shared("down_proj"), tensor.layer.fused()
-            ours = torch.stack([full[shared], *full[routed]])
-            rounding = 2**-8 if dtype == torch.bfloat16 else 1e-5
-            assert ours.dtype == dtype
-            torch.testing.assert_close(ours.double(), experts, rtol=rounding, atol=1e-6)
         shares = torch.rand(EXPERTS).softmax(0)
         mixed = torch.einsum("i,ioh->oh", shares.double(), experts)
         torch.testing.assert_close(tensor.merged(shares).double(), mixed, rtol=1e-5, atol=1e-5)
@@ -193,9 +194,3 @@ def test_what_low_rank_experts_cannot_be_is_refused(tmp_path, tiny_llama, made, 
     with pytest.raises(UserError, match=message):
         _ = chain[made]
     assert not (tmp_path / made).exists()
-
-
-def test_full_experts_are_written_out_already(tmp_path, tiny_llama):
-    upcycled = Chain(tmp_path, base=tiny_llama)["moe"]
-    with pytest.raises(UserError, match="its experts are full already"):
-        export_full.main(["--moe", str(upcycled), "--out", str(tmp_path / "out")])

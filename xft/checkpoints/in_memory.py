@@ -15,8 +15,9 @@ SPELLINGS = {f"torch.{name}": spelling for spelling, name in TORCH_NAMES.items()
 class LoadedModel(TensorSource):
     """A loaded model as a source of tensors. They are the model's own, not copies.
 
-    They have the names that the model's files would have. Tied weights are there once. Raises UserError if the model is not one of transformers', or if
-    its weights have a type that is not supported, as those of quantised models.
+    They have the names that the model's files would have. Tied weights are there once. Raises
+    UserError if the model is not one of transformers', or if its weights have a type that is not
+    supported, as those of quantised models.
     """
 
     def __init__(self, model: PreTrainedModel, name: str = "the model"):

@@ -105,12 +105,6 @@ class LowRankTensor(MergedTensor):
         """s = lora_alpha / rank."""
         return self.ffn.config["lora_alpha"] / self._factor("A").shape[1]
 
-    def experts(self) -> Iterator:
-        """W + s B_i A_i of each expert in fp32, the shared one first."""
-        weight = self.weight.float()
-        for a, b in zip(self._factor("A"), self._factor("B"), strict=True):
-            yield weight.addmm(b.float(), a.float(), alpha=self.scale)
-
     def merged(self, coefficients):
         """W + s [c_0 B_0 .. c_R B_R] [A_0; ..; A_R] in fp32, on the device of `coefficients`."""
         weight, a, b = (

@@ -4,9 +4,9 @@ import argparse
 import sys
 
 from xft.cli import running
-from xft.tools import export_full, gc, import_reference, plan, report, status, verify
+from xft.tools import gc, import_reference, plan, report, status, verify
 
-MODULES = (plan, status, report, gc, verify, import_reference, export_full)
+MODULES = (plan, status, report, gc, verify, import_reference)
 TOOLS = {tool.__name__.rpartition(".")[2].replace("_", "-"): tool for tool in MODULES}
 
 

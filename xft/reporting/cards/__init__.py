@@ -60,13 +60,6 @@ def imported_card(config: dict) -> str:
     return _mixture_card("imported", config, {}, {})
 
 
-def exported_card(config: dict, parameters: dict, low_rank: str) -> str:
-    """The card of a mixture whose experts were written out. low_rank: the id of its artifact."""
-    return _mixture_card(
-        "exported", config, parameters.get("base", {}), {}, low_rank=short(low_rank)
-    )
-
-
 def dense_card(
     moe: Artifact,
     mixing: MixingArtifact,

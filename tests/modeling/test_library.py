@@ -1,0 +1,106 @@
+"""The functions on models in memory. tests/modeling/test_backbones.py has every form of a model."""
+
+from itertools import chain
+from pathlib import Path
+
+import pytest
+import torch
+from backbones import random_dense
+from documents import ROOT, blocks
+from mixtures import random_mixture, tokens
+from peft import LoraConfig, get_peft_model
+from test_memory import peak_memory
+
+import xft
+
+SIZES = {"num_experts": 4, "num_experts_per_tok": 3}
+
+
+def test_the_page_runs_as_it_stands(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("resources").symlink_to(ROOT / "resources")
+    names = {}
+    for block in blocks(ROOT / "docs" / "library.md"):
+        if block.language == "python":
+            exec(compile(block.text, block.where, "exec"), names)
+    merged, learned = (xft.merge(names["mixture"], **keys) for keys in ({}, {"lam": 0.75}))
+    for name, value in merged.state_dict().items():
+        assert value.equal(learned.state_dict()[name])
+    assert not torch.allclose(names["mixing"].coefficients[..., 1:], torch.tensor(0.25 / 3))
+
+
+def test_coefficients_get_the_gradients_of_autograd():
+    """Of a merged model that is written out: W = sum_i c_i W_i."""
+    mixture = random_mixture("llama")
+    mixing = xft.Mixing(mixture, lam=0.6, granularity="model")
+    mixing.model(input_ids=tokens(), labels=tokens()).loss.backward()
+    mixing.take_gradients()
+
+    alpha = torch.zeros(3, requires_grad=True)
+    shares = torch.cat([torch.tensor([0.6]), 0.4 * alpha.softmax(0)])
+    weights = {}
+    for number, block in enumerate(mixture.moe_blocks):
+        gate, up = block.experts.gate_up_proj.chunk(2, dim=1)
+        routed = {"gate_proj": gate, "up_proj": up, "down_proj": block.experts.down_proj}
+        for name, own in routed.items():
+            shared = getattr(block.shared_expert, name).weight
+            stacked = torch.cat([shared[None], own]).detach()
+            weights[f"model.layers.{number}.mlp.{name}.weight"] = torch.einsum(
+                "e,eio->io", shares, stacked
+            )
+    dense = xft.merge(mixture, lam=0.6)
+    inputs = {"input_ids": tokens(), "labels": tokens()}
+    torch.func.functional_call(dense, weights, kwargs=inputs).loss.backward()
+    torch.testing.assert_close(mixing.logits.alpha[0].grad, alpha.grad, rtol=1e-4, atol=1e-7)
+
+
+def test_task_arithmetic_goes_beyond_the_merged_model():
+    base, mixture = random_dense("llama"), random_mixture("llama")
+    plain = xft.merge(mixture).state_dict()
+    beyond = xft.merge(mixture, base=base, method="task_arithmetic", scale=2.0).state_dict()
+    for name, start in base.state_dict().items():
+        torch.testing.assert_close(beyond[name], 2 * plain[name] - start)
+
+
+def test_dtype_mode_and_generation_stay_and_no_model_is_there_twice():
+    base = random_dense("llama", hidden_size=128, intermediate_size=512).to(torch.bfloat16).eval()
+    base.generation_config.eos_token_id = [2, 5]
+    made = []
+    peak = peak_memory(lambda: made.append(xft.upcycle(base, **SIZES)))
+    (mixture,) = made
+    assert (mixture.dtype, mixture.training) == (torch.bfloat16, False)
+    assert mixture.generation_config.eos_token_id == [2, 5]
+    own = sum(value.nbytes for value in chain(mixture.parameters(), mixture.buffers()))
+    assert peak < 1.25 * own
+
+
+def test_of_low_rank_experts_only_what_the_settings_say_learns():
+    for train_rest, others in (("frozen", False), ("lora", False), ("full", True)):
+        mixture = xft.upcycle(random_dense("llama"), experts="lora", train_rest=train_rest)
+        for name, parameter in mixture.named_parameters():
+            learns = others if ".mlp." not in name else ".mlp.dense." not in name
+            assert parameter.requires_grad == learns, (train_rest, name)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda dense: xft.upcycle(dense, num_expert=4), "did you mean num_experts"),
+        (lambda dense: xft.upcycle(xft.upcycle(dense)), "is a mixture of experts already"),
+        (lambda dense: xft.upcycle(get_peft_model(dense, LoraConfig())), r"merge_and_unload\(\)"),
+        (lambda dense: xft.upcycle(torch.nn.Linear(2, 2)), "is a Linear, not a model of transf"),
+        (lambda dense: xft.upcycle(dense.to(torch.float8_e5m2)), "Load the model without quantis"),
+        (lambda dense: xft.merge(dense), "no mixture. Make one of it with xft.upcycle"),
+        (lambda dense: xft.Mixing(xft.upcycle(dense), lam=2), "lam = 2: must be a decimal number"),
+        (lambda dense: xft.merge(xft.upcycle(dense, shared_expert=False)), "no shared expert"),
+        (
+            lambda dense: xft.merge(xft.upcycle(dense), method="model_stock"),
+            "method = model_stock: give the dense model as base",
+        ),
+        (lambda dense: xft.soup([dense]), "a mean needs at least two models"),
+    ],
+    ids=range(10),
+)
+def test_what_cannot_be_done_is_told(call, message):
+    with pytest.raises(xft.UserError, match=message):
+        call(random_dense("llama"))
