@@ -45,7 +45,6 @@ lint: .venv/installed-dev
 generated: .venv/installed-dev
 	python tools/write_envs.py
 	python -m tools.write_config_docs
-	python -m tools.write_caching_table
 	python -m tools.write_versions
 
 # The documents as a site in build/site. A link that leads nowhere is an error.

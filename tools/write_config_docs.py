@@ -6,6 +6,7 @@ from pathlib import Path
 
 from xft.config.section import Section, meaning, schemas
 from xft.config.sections import TRAININGS, SftConfig, XftConfig
+from xft.config.steps import STEPS
 from xft.config.training import TrainingConfig
 from xft.config.validation import is_section, sections
 
@@ -43,7 +44,7 @@ def document() -> str:
         if name in TRAININGS:
             keys = [key for key in keys if _is_own(section, key)]
         summary = " ".join(section.__doc__.split()).removesuffix(".")
-        parts += [f"## `{name}`: {summary[0].lower()}{summary[1:]}\n", _keys(section, keys)]
+        parts += [f"## `{name}`: {summary[0].lower()}{summary[1:]}\n", _keys(section, keys, name)]
     return "\n".join(parts)
 
 
@@ -60,11 +61,11 @@ def schema() -> str:
     return json.dumps(head | schema, indent=2) + "\n"
 
 
-def _keys(section: type[Section], names: list[str]) -> str:
-    return "\n".join(_key(section, name) for name in names) + "\n"
+def _keys(section: type[Section], names: list[str], place: str = "") -> str:
+    return "\n".join(_key(section, name, place) for name in names) + "\n"
 
 
-def _key(section: type[Section], name: str) -> str:
+def _key(section: type[Section], name: str, place: str) -> str:
     field = section.model_fields[name]
     found = schemas(section, name)
     facts = [_types(found)]
@@ -73,7 +74,10 @@ def _key(section: type[Section], name: str) -> str:
     facts.append("required" if field.is_required() else f"default `{_yaml(field.get_default())}`")
     if section is SftConfig:
         facts[-1] = "default as in `moe_sft`"
+    key = f"{place}.{name}".removeprefix(".")
+    readers = ", ".join(step for step, declared in STEPS.items() if key in declared.keys)
     text = f"- `{name}`: {', '.join(facts)}. {meaning(section, name)}"
+    text += f" Read by {readers}." * bool(readers)
     return textwrap.fill(text, WIDTH, subsequent_indent="  ", break_long_words=False)
 
 

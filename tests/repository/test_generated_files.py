@@ -7,7 +7,7 @@ import jsonschema
 import pytest
 import yaml
 
-from tools import write_caching_table, write_config_docs, write_envs
+from tools import write_config_docs, write_envs
 
 ROOT = write_envs.ROOT
 
@@ -19,7 +19,6 @@ def load(path) -> dict:
 def test_the_configurations_documentation_is_up_to_date():
     assert write_config_docs.DOCUMENT.read_text() == write_config_docs.document()
     assert write_config_docs.SCHEMA.read_text() == write_config_docs.schema()
-    assert write_caching_table.DOCUMENT.read_text() == write_caching_table.document()
 
 
 def test_the_json_schema_takes_what_the_classes_take():
