@@ -77,7 +77,7 @@ class Bench:
         if self.tokenizer.pad_token_id is None:
             self.tokenizer.pad_token = self.tokenizer.eos_token
         data = TokensConfig(limit=args.steps * args.batch, max_length=args.max_length)
-        self.examples = prepare(args.data, self.tokenizer, data)[0].training
+        self.examples = prepare([args.data], self.tokenizer, data)[0].training
         self.options = MoeSftConfig(
             learning_rate=1e-4,
             per_device_train_batch_size=args.batch,

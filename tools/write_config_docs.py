@@ -68,7 +68,7 @@ def _keys(section: type[Section], names: list[str], place: str = "") -> str:
 def _key(section: type[Section], name: str, place: str) -> str:
     field = section.model_fields[name]
     found = schemas(section, name)
-    facts = [_types(found)]
+    facts = [" or ".join(map(_type, found))]
     if limits := _limits(found[0]):
         facts.append(limits)
     facts.append("required" if field.is_required() else f"default `{_yaml(field.get_default())}`")
@@ -81,12 +81,11 @@ def _key(section: type[Section], name: str, place: str) -> str:
     return textwrap.fill(text, WIDTH, subsequent_indent="  ", break_long_words=False)
 
 
-def _types(found: list[dict]) -> str:
-    types = " or ".join(schema["type"] for schema in found)
-    kind = found[0].get("items", {}).get("type")
+def _type(schema: dict) -> str:
+    kind = schema.get("items", {}).get("type")
     if isinstance(kind, list):  # of lambdas
-        return f"{types} of numbers from 0 to 1"
-    return f"{types} of {kind}s" if kind else types
+        return f"{schema['type']} of numbers from 0 to 1"
+    return f"{schema['type']} of {kind}s" if kind else schema["type"]
 
 
 def _limits(schema: dict) -> str:

@@ -11,7 +11,7 @@ from xft.reporting.contamination import CONTAMINATION
 def main(argv: list[str] | None = None) -> None:
     step = Step("contamination", __doc__)
     step.artifact("--tokens", "The tokens of the training, from step tokens.")
-    step.path("--data", "FILE", "The rows that the tokens were made from.")
+    step.path("--data", "FILE", "The rows that the tokens were made from.", nargs="+")
     step.dataset()
     step.output("--out", "FILE", "The count, JSON.")
     args = step.parse_args(argv)

@@ -16,7 +16,7 @@ from xft.hub.named_sets import NAMED_SETS
 def main(argv: list[str] | None = None) -> None:
     step = Step("tokens", __doc__)
     step.artifact("--model", "The model whose tokenizer is used.")
-    step.path("--data", "FILE", "The rows.")
+    step.path("--data", "FILE", "The rows, in one or more files.", nargs="+")
     step.output("--out", "DIR", "The tokens.")
     step.name_or_file(
         "--problems",

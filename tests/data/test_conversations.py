@@ -53,7 +53,7 @@ def prepared(tmp_path):
     def prepared(rows, tokenizer, options=CHAT, find_trace=None):
         file = tmp_path / "rows.jsonl"
         file.write_text("".join(json.dumps(row) + "\n" for row in rows))
-        return prepare(file, tokenizer, options, find_trace)
+        return prepare([file], tokenizer, options, find_trace)
 
     return prepared
 
@@ -147,9 +147,9 @@ def test_all_forms_of_a_file_give_the_same_tokens(chatty, tmp_path):
         lines, table = tmp_path / f"{column}.jsonl", tmp_path / f"{column}.parquet"
         lines.write_text("".join(json.dumps(row) + "\n" for row in rows))
         parquet.write_table(pyarrow.Table.from_pylist([forms | rows[0], *rows[1:]]), table)
-        found += [list(prepare(file, chatty, CHAT)[0].training) for file in (lines, table)]
+        found += [list(prepare([file], chatty, CHAT)[0].training) for file in (lines, table)]
     assert found[1:] == found[:1] * 3
-    (alone, _) = prepare(lines, chatty, TokensConfig(template="chat", limit=2))
+    (alone, _) = prepare([lines], chatty, TokensConfig(template="chat", limit=2))
     assert list(alone.training) == found[0][:2]
 
 

@@ -5,13 +5,14 @@ import json
 import os
 
 import datasets
+import pandas
 import pyarrow
 import pytest
 from interpreter import python
 from pyarrow import parquet
 
 from xft.common.errors import UserError
-from xft.data.instructions import Row, describe, read_rows
+from xft.data.instructions import Row, check_bad, describe, read_rows
 
 ROWS = [
     {"instruction": "Add two numbers.", "response": "def add(a, b):\n    return a + b", "id": 7},
@@ -79,7 +80,7 @@ def test_a_limit_takes_the_first_rows_and_reads_no_further(tmp_path):
         ("[" * 100_000, "not valid JSON (it is nested too deeply)"),
         (f'{{"instruction": "i", "response": "{"r" * 10**6}"}}', "longer than 1,000,000 char"),
         (f'{{"x": "{"r" * 2**26}"}}', "not valid JSON (longer than 64 MiB)"),
-        ('{"instruction": "i", "input": "x", "response": "r"}', "column 'input' has text, which"),
+        ('{"instruction": "i", "input": [1], "response": "r"}', "column 'input' is not a string"),
     ],
 )
 def test_a_bad_row_is_named_with_its_line_and_fault(tmp_path, row, fault):
@@ -104,10 +105,14 @@ def test_a_key_that_appears_twice_is_a_fault_of_its_row_in_an_array_too(tmp_path
     ]
 
 
-def test_an_input_is_no_fault_where_it_is_empty_or_read(tmp_path):
-    row = {"instruction": "i", "input": " ", "response": "r"}
-    assert read(tmp_path, jsonl([row])) == [Row("i", "r", 1)]
+def test_the_input_of_alpaca_follows_the_instruction(tmp_path):
+    row = {"instruction": "i", "response": "r"}
+    inputs = ["x\n y ", " ", None]
+    expected = ["i\n\nx\n y ", "i", "i", "i"]
     path = tmp_path / "rows.jsonl"
+    path.write_text(jsonl([*(row | {"input": text} for text in inputs), row]))
+    rows, bad = read_rows(path, "instruction", "response")
+    assert ([one.instruction for one in rows], bad) == (expected, [])
     path.write_text(jsonl([row | {"input": "x"}]))
     assert read_rows(path, "input", "response") == ([Row("x", "r", 1)], [])
 
@@ -139,7 +144,7 @@ def test_packed_rows_are_read_as_unpacked_ones(tmp_path):
 
 
 def test_a_format_that_is_not_read_is_named_with_those_that_are(tmp_path):
-    assert "Parquet (.parquet), not from .CSV.gz." in refusal(tmp_path / "rows.CSV.gz")
+    assert "Parquet (.parquet), not from .TSV.gz." in refusal(tmp_path / "rows.TSV.gz")
 
 
 READING = """
@@ -174,6 +179,44 @@ def test_a_small_file_that_unpacks_to_much_is_refused(tmp_path, bomb):
     message, peak = python("-c", READING, path).stdout.splitlines()
     assert message == f"{path} holds more than 64 MiB, too much to read"
     assert int(peak) < 300 * 2**10
+
+
+# CSV
+
+
+@pytest.mark.parametrize("name", ["rows.csv", "rows.CSV.gz"])
+def test_csv_gives_the_rows_that_jsonl_gives(tmp_path, name):
+    """Written by pandas, with its index as a column without a name."""
+    texts = [*ROWS, {"instruction": '"NA", \'\n\n', "response": "NA"}]
+    content = "\ufeff" + pandas.DataFrame(texts).to_csv(lineterminator="\r\n")
+    packed = gzip.compress(content.encode()) if name.endswith("gz") else content.encode()
+    (tmp_path / name).write_bytes(packed)
+    rows, bad = read_rows(tmp_path / name, "instruction", "response")
+    assert (rows, bad) == (read(tmp_path, jsonl(texts)), [])
+
+
+HEAD = "instruction,response"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("", "FILE holds no rows"),
+        ("a;b\n1;2", "FILE has no column 'instruction' and no column 'response'; its columns"),
+        (f"{HEAD},response\na,b,c", "FILE has the column 'response' twice"),
+        (f"{HEAD}\na,b\nc,d,e", "FILE is not valid CSV: line 3: it has more values"),
+        (f'{HEAD}\na,"b\n', "FILE is not valid CSV: line 2: unexpected end of data"),
+        (f"{HEAD}\na,\xe9\n", "FILE is not UTF-8 text: 'utf-8' codec can't decode byte 0xe9"),
+        (f"{HEAD}\na,b\nc", "1 bad row:\nFILE, row 2: column 'response' is not a string"),
+        (f"{HEAD}\na,{'b' * 2**26}\n", "FILE, line 2: longer than 64 MiB"),
+    ],
+)
+def test_what_is_wrong_with_csv_is_named_with_its_line(tmp_path, content, message):
+    path = tmp_path / "rows.csv"
+    path.write_text(content, encoding="latin-1")
+    with pytest.raises(UserError) as caught:
+        check_bad(*reversed(read_rows(path, "instruction", "response")), policy="stop")
+    assert str(caught.value).replace(str(path), "FILE").startswith(message)
 
 
 # Parquet

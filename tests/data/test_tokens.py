@@ -79,7 +79,7 @@ def test_everything_that_is_left_out_is_reported(tokenizer, tmp_path):
     file = write_rows(tmp_path, rows)
     options = TokensConfig(bad_rows="skip", deduplicate="near", max_length=300)
     find = Detector([Fingerprint.of("T/9", "solution", solution)]).find
-    made, report = prepare(file, tokenizer, options, find)
+    made, report = prepare([file], tokenizer, options, find)
     assert made.numbers.tolist() == [1, 3, 8]
     assert report["removed_rows"] == [
         {"row": 2, "reason": "duplicate", "of": 1},
@@ -91,9 +91,9 @@ def test_everything_that_is_left_out_is_reported(tokenizer, tmp_path):
     ]
     assert report["removed"] == {entry["reason"]: 1 for entry in report["removed_rows"]}
     assert (report["rows"], report["training"], report["validation"]) == (8, 3, 0)
-    exact, _ = prepare(file, tokenizer, TokensConfig(bad_rows="skip", deduplicate="exact"))
+    exact, _ = prepare([file], tokenizer, TokensConfig(bad_rows="skip", deduplicate="exact"))
     assert exact.numbers.tolist() == [1, 3, 4, 6, 8]
-    every, _ = prepare(file, tokenizer, TokensConfig(bad_rows="skip", deduplicate="none"))
+    every, _ = prepare([file], tokenizer, TokensConfig(bad_rows="skip", deduplicate="none"))
     assert every.numbers.tolist() == [1, 2, 3, 4, 6, 8]
 
 
@@ -119,21 +119,21 @@ BAD = [{"instruction": "i"}] * 12 + ROWS[:2]
 def test_bad_rows_are_told_with_the_first_ten(tokenizer, tmp_path, capsys):
     file = write_rows(tmp_path, BAD)
     with pytest.raises(UserError) as caught:
-        prepare(file, tokenizer, TokensConfig())
+        prepare([file], tokenizer, TokensConfig())
     lines = str(caught.value).splitlines()
     assert lines[0] == "12 bad rows:"
     assert [line.split(":")[0] for line in lines[1:11]] == [
         f"{file}, line {i}" for i in range(1, 11)
     ]
     assert lines[11:] == ["... and 2 more", "Correct them, or leave them out: data.bad_rows: skip"]
-    made, _ = prepare(file, tokenizer, TokensConfig(bad_rows="skip"))
+    made, _ = prepare([file], tokenizer, TokensConfig(bad_rows="skip"))
     assert made.numbers.tolist() == [13, 14]
     assert len(capsys.readouterr().err.splitlines()) == 12
 
 
 def test_nothing_left_is_told_with_the_reasons(tokenizer, rows):
     with pytest.raises(UserError, match=r"no row of .*rows\.jsonl is left: 24 contaminated"):
-        prepare(rows, tokenizer, TokensConfig(), lambda text: Row("", "", 0))
+        prepare([rows], tokenizer, TokensConfig(), lambda text: Row("", "", 0))
 
 
 # Validation
@@ -142,7 +142,7 @@ def test_nothing_left_is_told_with_the_reasons(tokenizer, rows):
 def test_rows_are_held_out_by_their_text_whatever_the_order(tokenizer, tmp_path):
     def held_out(rows, count):
         file = write_rows(tmp_path, rows)
-        made, _ = prepare(file, tokenizer, TokensConfig(validation_rows=count))
+        made, _ = prepare([file], tokenizer, TokensConfig(validation_rows=count))
         chosen = {rows[example["row"] - 1]["instruction"] for example in made.validation}
         others = {rows[example["row"] - 1]["instruction"] for example in made.training}
         assert len(chosen) == count and not chosen & others
@@ -157,13 +157,13 @@ def test_rows_are_held_out_by_their_text_whatever_the_order(tokenizer, tmp_path)
 
 
 def test_few_rows_to_train_on_are_told(tokenizer, rows, capsys):
-    prepare(rows, tokenizer, TokensConfig(validation_rows=12))
+    prepare([rows], tokenizer, TokensConfig(validation_rows=12))
     assert "WARNING" not in capsys.readouterr().err
-    prepare(rows, tokenizer, TokensConfig(validation_rows=13))
+    prepare([rows], tokenizer, TokensConfig(validation_rows=13))
     told = "WARNING: 13 of 24 rows are held out, and the training has only the other 11"
     assert told in capsys.readouterr().err
     with pytest.raises(UserError, match="validation_rows = 24: only 24 rows are left"):
-        prepare(rows, tokenizer, TokensConfig(validation_rows=24))
+        prepare([rows], tokenizer, TokensConfig(validation_rows=24))
 
 
 # The artifact
@@ -172,7 +172,7 @@ def test_few_rows_to_train_on_are_told(tokenizer, rows, capsys):
 def test_the_artifact_holds_what_is_prepared_in_memory(tiny_llama, tokenizer, rows, tmp_path):
     flags = ["--max-length", "220", "--validation-rows", "3"]
     out = make(tiny_llama, rows, tmp_path / "tokens", *flags)
-    in_memory, _ = prepare(rows, tokenizer, TokensConfig(max_length=220, validation_rows=3))
+    in_memory, _ = prepare([rows], tokenizer, TokensConfig(max_length=220, validation_rows=3))
     opened, _ = open_tokens(out, tiny_llama)
     for name, array in vars(in_memory).items():
         stored = getattr(opened, name)

@@ -4,6 +4,7 @@ import hashlib
 import json
 from pathlib import Path
 
+import pandas
 import pytest
 from problem_files import three_problems, write_problems
 
@@ -46,8 +47,8 @@ def made(tiny_llama, tmp_path_factory) -> Path:
     return folder
 
 
-def count(made: Path, out: Path, data: str = "rows.jsonl") -> None:
-    words = ["--tokens", made / "tokens", "--data", made / data]
+def count(made: Path, out: Path, *data: str, of: str = "tokens") -> None:
+    words = ["--tokens", made / of, "--data", *(made / name for name in data or ["rows.jsonl"])]
     contamination.main(list(map(str, [*words, "--dataset", made / "larger.jsonl", "--out", out])))
 
 
@@ -70,5 +71,25 @@ def test_the_rows_that_a_training_learns_from_are_counted(made, tmp_path, capsys
 
 
 def test_other_rows_than_those_of_the_tokens_are_refused(made, tmp_path):
-    with pytest.raises(UserError, match=r"tokens was not made from \S+larger.jsonl. Name the file"):
-        count(made, tmp_path / "out.json", data="larger.jsonl")
+    with pytest.raises(UserError, match=r"tokens was not made from \S+larger.jsonl. Name the"):
+        count(made, tmp_path / "out.json", "larger.jsonl")
+
+
+def test_a_list_of_files_is_one_set_of_rows(made, tiny_llama, tmp_path):
+    more = [LINES[1], {"instruction": DOCSTRING, "response": "max()"}, {"instruction": "i"}]
+    pandas.DataFrame(more).to_csv(made / "more.csv", index=False)
+    files = [str(made / "more.csv"), str(made / "rows.jsonl")]
+    words = ["--model", str(tiny_llama), "--bad-rows", "skip", "--problems", "--data", *files]
+    words += ["--report", str(report := tmp_path / "report.json"), "--out", str(made / "both")]
+    with pytest.raises(UserError, match="limit has 3 numbers, for 2 files"):
+        tokens.main([*words, "--limit", "1", "2", "3"])
+    tokens.main([*words, "--limit", "9", "2"])
+    assert json.loads(report.read_text())["removed_rows"] == [
+        {"row": f"{files[0]}: 3", "reason": "bad", "fault": "column 'response' is empty"},
+        {"row": f"{files[1]}: 2", "reason": "duplicate", "of": f"{files[0]}: 1"},
+    ]
+    count(made, tmp_path / "out.json", "more.csv", "rows.jsonl", of="both")
+    counted = CONTAMINATION.read(tmp_path / "out.json")
+    assert (counted["rows"], counted["contaminated"]) == (3, 2)
+    with pytest.raises(UserError, match=r"both was not made from \S+rows.jsonl, \S+more.csv\."):
+        count(made, tmp_path / "out.json", "rows.jsonl", "more.csv", of="both")

@@ -53,6 +53,8 @@ def new(run: WorkflowRun) -> set[str]:
         ({"mixing": {"learning_rate": 0.02}}, EVALUATED | {"weighted_trained/lam~0.75"}),
         ({"seed": 7}, TUNED | {"moe"}),
         ({"data": {"max_length": 65}}, TUNED | {"tokens"}),
+        ({"data": {"train": ["rows.jsonl"]}}, set()),
+        ({"data": {"train": ["rows.jsonl", "rows.jsonl"]}}, TUNED | {"tokens"}),
         ({"evaluation": {"base_prompt": "magicoder"}}, {"eval/base/problems.json", *SHOWN}),
         (
             {"merge": {"lambdas": [0.85]}},

@@ -60,6 +60,11 @@ def json_sha256(value: object) -> str:
     return hashlib.sha256(content.encode()).hexdigest()
 
 
+def joint_sha256(hashes: list[str]) -> str:
+    """The hash of several files by their own: that of a single file is the file's."""
+    return hashes[0] if len(hashes) == 1 else json_sha256(hashes)
+
+
 def manifest_path(artifact: Path) -> Path:
     """The path of an artifact's manifest, which is beside the artifact."""
     named = artifact if artifact.name else artifact.absolute()

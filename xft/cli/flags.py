@@ -127,7 +127,8 @@ def check_apart(output: str, written: Path, read: Iterable[tuple[str, Path]]) ->
 def _add_option(group, section: type[Section], name: str) -> dict:
     """Add the flag of a key. Returns the JSON schema of its values."""
     field = section.model_fields[name]
-    schema, is_required = schemas(section, name)[0], field.is_required()
+    found, is_required = schemas(section, name), field.is_required()
+    schema = next((one for one in found if one["type"] == "array"), found[0])
     settings = {"help": _help(field, meaning(section, name)), "required": is_required}
     if not is_required:
         settings["default"] = field.get_default()

@@ -44,11 +44,7 @@ def read_json_lines(path: Path, growing: bool = False) -> Iterator[tuple[int, ob
             continue
         if growing and not line.endswith(b"\n"):
             return
-        try:
-            text = line.decode("utf-8-sig" if number == 1 else "utf-8")
-        except UnicodeDecodeError as error:
-            raise UserError(f"{path} is not UTF-8 text: {error}, in line {number}") from None
-        if text := text.rstrip():
+        if text := text_of_line(path, number, line).rstrip():
             try:
                 value = parse_json(text)
             except json.JSONDecodeError as error:
@@ -56,6 +52,14 @@ def read_json_lines(path: Path, growing: bool = False) -> Iterator[tuple[int, ob
             except ValueError as error:
                 value = error
             yield number, value
+
+
+def text_of_line(path: Path, number: int, line: bytes) -> str:
+    """The text of a line, without a BOM in front of the first. Raises UserError if not UTF-8."""
+    try:
+        return line.decode("utf-8-sig" if number == 1 else "utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not UTF-8 text: {error}, in line {number}") from None
 
 
 def read_json_objects(

@@ -11,13 +11,17 @@ from typing import Annotated, Any, TypeVar
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
+    Discriminator,
     Field,
+    Tag,
     field_validator,
     model_validator,
 )
 
 LARGEST = 1e12  # number: what is estimated from several of them is still finite
+ONE, SEVERAL = "one value", "a list"  # how a fault's place names the form of a `OneOrMore`
 VARIABLE = re.compile(r"\$(?:(\w+)|\{([^}]*)\})", re.ASCII)  # as os.path.expandvars finds it
 
 
@@ -121,6 +125,12 @@ Item = TypeVar("Item")
 UniqueList = Annotated[
     list[Item], AfterValidator(_unique), Field(json_schema_extra={"uniqueItems": True})
 ]
+# A value, or a list of several. A list of one is the same as its item.
+OneOrMore = Annotated[
+    Annotated[Item, Tag(ONE)] | Annotated[list[Item], Field(min_length=1), Tag(SEVERAL)],
+    Discriminator(lambda value: SEVERAL if isinstance(value, list) else ONE),
+    BeforeValidator(lambda v: v[0] if isinstance(v, list) and len(v) == 1 else v),
+]
 Name = Annotated[str, Field(min_length=1)]
 PathText = Annotated[Name, AfterValidator(_path), Field(json_schema_extra={"format": "path"})]
 # The name of something that is no file, such as humaneval, or the path of a file.
@@ -143,8 +153,12 @@ def _properties(section: type[Section]) -> dict[str, dict]:
 
 def schemas(section: type[Section], key: str) -> list[dict]:
     """The JSON schema of each type that a key may have, null last."""
-    schema = _properties(section)[key]
-    return schema.get("anyOf", [schema])
+    return _flat(_properties(section)[key])
+
+
+def _flat(schema: dict) -> list[dict]:
+    parts = schema.get("anyOf") or schema.get("oneOf")
+    return [one for part in parts for one in _flat(part)] if parts else [schema]
 
 
 @cache

@@ -10,12 +10,14 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema, model_validator
 
+from xft.common.errors import UserError, counted
 from xft.config.models import DECLARED, MERGED, MODELS
 from xft.config.section import (
     Commit,
     Name,
     NameOrFile,
     Needs,
+    OneOrMore,
     PathText,
     Section,
     UniqueList,
@@ -218,16 +220,21 @@ class MoeConfig(ExpertInit, MixtureConfig):
 class RowsSource(Section):
     """The source of the rows."""
 
-    train: PathText
-    """JSONL (one object in each line), JSON (an array of objects), both also as .gz, or Parquet
-    file. With revision: a data set on the hub (organisation/name), or one of its files
-    (organisation/name/file)."""
+    train: OneOrMore[PathText]
+    """JSONL (one object in each line), JSON (an array of objects), CSV, all also as .gz, or Parquet
+    file; or a list of such files, whose rows follow each other. With revision: a data set on the
+    hub (organisation/name), or one of its files (organisation/name/file)."""
 
     revision: Commit = None
     """Commit hash (40 hexadecimal digits) of a data set on the hub. A local file has none."""
 
     split: Annotated[Name, Needs("revision")] = "train"
     """Split of a hub data set, if train names no file."""
+
+    @property
+    def files(self) -> list[str]:
+        """The files, or the data set on the hub."""
+        return self.train if isinstance(self.train, list) else [self.train]
 
 
 class TokensConfig(Section):
@@ -245,8 +252,9 @@ class TokensConfig(Section):
     """Maximum tokens of an example. A longer row is cut. A row whose prompt fills this window is
     left out and counted. At most the base's window, if its config.json states one."""
 
-    limit: int | None = Field(None, ge=1)
-    """Use only this number of rows, from the start of the file. Bad rows do not count."""
+    limit: OneOrMore[Annotated[int, Field(ge=1)]] | None = None
+    """Use only this number of rows, from the start of each file. A list has one number for each
+    file. Bad rows do not count."""
 
     template: NameOrFile = "magicoder"
     """Prompt around an instruction, in training and in the evaluation of tuned models. magicoder:
@@ -275,6 +283,17 @@ class TokensConfig(Section):
                 "training would learn to repeat the instruction. Name two columns"
             )
         return self
+
+    def limits(self, files: int) -> list[int | None]:
+        """The limit of each of so many files. Raises UserError if `limit` has other numbers."""
+        if not isinstance(self.limit, list):
+            return [self.limit] * files
+        if len(self.limit) != files:
+            raise UserError(
+                f"data.limit has {len(self.limit)} numbers, for {counted(files, 'file')}. Give one "
+                "for each file, or a single one for all"
+            )
+        return self.limit
 
 
 class DataConfig(TokensConfig, RowsSource):

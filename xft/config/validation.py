@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 
 from xft.common.errors import UserError, did_you_mean
-from xft.config.section import Section, keys
+from xft.config.section import ONE, SEVERAL, Section, keys
 from xft.config.sections import (
     MixingShape,
     XftConfig,
@@ -102,7 +102,8 @@ def _owner(section: type[Section], place: tuple) -> type[Section]:
 
 def _name(place: tuple) -> str:
     """The name of a place: ("moe", "upcycled_layers", 0) is moe.upcycled_layers[0]."""
-    parts = [f"[{part}]" if isinstance(part, int) else f".{part}" for part in place]
+    named = [part for part in place if part not in (ONE, SEVERAL)]
+    parts = [f"[{part}]" if isinstance(part, int) else f".{part}" for part in named]
     return "".join(parts).removeprefix(".")
 
 

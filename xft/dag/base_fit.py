@@ -10,7 +10,7 @@ from xft.checkpoints.model_config import read_config
 from xft.common.errors import UserError, naming
 from xft.config.sections import DataConfig
 from xft.data.conversations import Conversation
-from xft.data.instructions import describe, read_rows
+from xft.data.instructions import describe, read_files
 from xft.data.templates import ANOTHER, CHAT, ChatTemplate, TemplateFault
 from xft.data.tokenizers import check_eos, has_chat_template, load_tokenizer
 from xft.hub.source import find_local
@@ -52,24 +52,24 @@ def check_base(sections: Mapping[str, Any]) -> None:
 
 
 def check_chat_template(model: Path, data: DataConfig) -> None:
-    """Raise UserError if no row is good, or if the chat template cannot write the first good one.
+    """Raise UserError if a file of rows has no good one, or if the chat template cannot write it.
 
-    The turns of a conversation must be marked.
+    Of each file the first good row is tried. The turns of a conversation must be marked.
     """
     with naming("config"):
         template = ChatTemplate(load_tokenizer(model))
-        columns = data.instruction_column, data.response_column
-        rows, bad = read_rows(Path(data.train), *columns, limit=1, accept=template.accept)
-        if not rows:
-            raise UserError(describe(bad))
-        (row,) = rows
-        try:
-            if isinstance(row, Conversation):
-                template.encode_conversation(row, data.max_length)
-            else:
-                template.render(row.instruction)
-        except TemplateFault as fault:
-            raise UserError(f"{fault}. {ANOTHER}") from None
+        first = data.model_copy(update={"limit": 1})
+        for file in data.files:
+            rows, bad = read_files([Path(file)], first, template.accept)
+            if not rows:
+                raise UserError(describe(bad))
+            try:
+                if isinstance(rows[0], Conversation):
+                    template.encode_conversation(rows[0], data.max_length)
+                else:
+                    template.render(rows[0].instruction)
+            except TemplateFault as fault:
+                raise UserError(f"{fault}. {ANOTHER}") from None
 
 
 def _check_length(key: str, value: int, model: str, window: int, most: int) -> None:

@@ -76,7 +76,7 @@ def _check_named(key: str, path: str, sections: Mapping[str, Any]) -> None:
                 if XftConfig.model_fields.keys() <= sections.keys():
                     check_base(sections)
         case "data.train":
-            _check_rows(sections["data"])
+            _check_rows(sections["data"], path)
         case "data.template" | "evaluation.base_prompt":
             with naming(f"config: {key}"):
                 read_template(path, NAMES if key == "data.template" else PROMPT_NAMES)
@@ -112,11 +112,11 @@ def _check_results(folder: str) -> None:
             )
 
 
-def _check_rows(data: DataConfig) -> None:
+def _check_rows(data: DataConfig, path: str) -> None:
     with naming("config"):
         source = dataset_source(data.train, data.revision) if data.revision else None
     with naming("config: data.train"):
-        check_format(source.file_name if source else data.train)
+        check_format(source.file_name if source else path)
     if source:
         if source.file and data.split != "train":
             raise UserError(
@@ -125,7 +125,7 @@ def _check_rows(data: DataConfig) -> None:
             )
         return
     hint = ". If it is on the hub, set data.revision to one of its commit hashes"
-    _check_file("data.train", data.train, hint if HUB_ID.match(data.train) else "")
+    _check_file("data.train", path, hint if HUB_ID.match(path) else "")
 
 
 def check_number_of_rows(config: XftConfig, number: int) -> None:
@@ -133,8 +133,8 @@ def check_number_of_rows(config: XftConfig, number: int) -> None:
     data = config.data
     if data.validation_rows and data.validation_rows >= number:
         raise UserError(
-            f"config: data.validation_rows = {data.validation_rows}: {data.train} has at most "
-            f"{number} rows, and a training needs some of them. Set fewer"
+            f"config: data.validation_rows = {data.validation_rows}: {', '.join(data.files)} "
+            f"has at most {number} rows, and a training needs some of them. Set fewer"
         )
     for name in TRAININGS:
         options = getattr(config, name)

@@ -4,6 +4,7 @@ from functools import cache, cached_property
 from pathlib import Path
 
 from xft.artifacts.artifact import TOKENIZER_PATTERNS
+from xft.artifacts.manifest import joint_sha256
 from xft.config.models import MERGED
 from xft.config.runs import Run
 from xft.config.sections import FLOPS_KEYS, learns, problem_label
@@ -49,9 +50,10 @@ class Models(Declared):
         """What a step that reads the rows has as inputs and flags."""
         if fetched := self.fetched_rows:
             return {"sources": {"data": fetched}, "flags": {"data": str(fetched.place)}}
-        file = self.config.data.train
-        about = {"contents": {"data": self.contents.of_file(file)}, "files": {"data": [file]}}
-        return about | {"flags": {"data": file}}
+        data = self.config.data
+        content = joint_sha256([self.contents.of_file(file) for file in data.files])
+        about = {"contents": {"data": content}, "files": {"data": data.files}}
+        return about | {"flags": {"data": data.train}}
 
     def _make_tokens(self, _) -> Wanted:
         data, about = self.config.data, self._rows()

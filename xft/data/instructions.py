@@ -1,34 +1,39 @@
-"""Reads rows from JSONL, JSON or Parquet files, and checks them."""
+"""Reads rows from JSONL, JSON, CSV or Parquet files, and checks them."""
 
+import csv
 import re
 from codecs import BOM_UTF8
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 
 from xft.common.errors import UserError, counted, listed
-from xft.common.files import check_size, open_unpacked, read_text
-from xft.common.json_lines import parse_json, read_json_lines, unique
+from xft.common.files import check_size, open_unpacked, read_lines, read_text
+from xft.common.json_lines import MAX_LINE, parse_json, read_json_lines, text_of_line, unique
+from xft.config.sections import TokensConfig
 from xft.data.conversations import FORMS, Conversation, Turn, read_conversation
 from xft.data.faults import fault_of_object, fault_of_text
 
 LONGEST_FAULT = 300  # characters: a fault may quote the row
 LONGEST_ROW = 1_000_000  # characters: a tokenizer takes 300 bytes of memory for each
 MOST_TURNS = 1_000  # a chat template writes all earlier turns again for each response
+FILE_ROWS = 2**32  # a file of `MAX_BYTES` holds fewer rows
 LARGEST_ARRAY = 2**30  # bytes of a JSON array, which is read whole
 VALUE_BYTES = 100  # of memory that a value of a Parquet file takes beside its text
 PARQUET_MAGIC = b"PAR1"
 HEAD = 4096  # bytes that show a file's format
 INPUT = "input"  # in the form of Alpaca, the text that an instruction is about
-NOT_READ = re.compile(r"\.(csv|tsv|xlsx?|arrow|feather|zip|zst|bz2|xz|parquet\.gz)(\.gz)?$", re.I)
+CSV = re.compile(r"\.csv(\.gz)?$", re.I)
+NOT_READ = re.compile(r"\.(tsv|xlsx?|arrow|feather|zip|zst|bz2|xz|parquet\.gz)(\.gz)?$", re.I)
 
 
 @dataclass(frozen=True)
 class Row:
     """An instruction and its response.
 
-    number: of the line in a JSONL file, or of the row in other files. The first is 1.
+    number: of the line in a JSONL file, or of the row in other files. The first is 1. Of several
+    files, those of file i (from 0) begin after i * FILE_ROWS.
     """
 
     instruction: str
@@ -58,23 +63,53 @@ class BadRow:
     fault: str
 
 
+def read_files(
+    files: Sequence[Path], options: TokensConfig, accept: Accept | None = None
+) -> tuple[list[AnyRow], list[BadRow]]:
+    """The rows of several files, one after the other, each as `read_rows` reads it.
+
+    Raises UserError also if `options.limit` is a list of another length.
+    """
+    limits = options.limits(len(files))
+    columns, rows, bad = (options.instruction_column, options.response_column), [], []
+    for place, (file, limit) in enumerate(zip(files, limits, strict=True)):
+        good, faulty = read_rows(file, *columns, limit, accept, place * FILE_ROWS)
+        rows += good
+        bad += faulty
+    return rows, bad
+
+
+def named(files: Sequence[Path]) -> str:
+    """The names of files, for messages."""
+    return ", ".join(map(str, files))
+
+
+def place_of(number: int, files: Sequence[Path]) -> int | str:
+    """The number of a row in its file, with the name of the file if there are several."""
+    place, own = divmod(number, FILE_ROWS)
+    return own if len(files) == 1 else f"{files[place]}: {own}"
+
+
 def read_rows(
     path: Path,
     instruction_column: str,
     response_column: str,
     limit: int | None = None,
     accept: Accept | None = None,
+    before: int = 0,
 ) -> tuple[list[AnyRow], list[BadRow]]:
     """The first `limit` good rows of a file, and the bad ones among them.
 
-    The file is JSONL, a JSON array of objects, or Parquet. A row that lacks one of the two columns
-    may hold a conversation, in a column of `conversations.FORMS`. accept: the template's answer to
-    a conversation; without it, all are good. Raises UserError if the file is in another format, is
-    damaged, too large or holds no row, or if no row has the columns.
+    The file is JSONL, a JSON array of objects, CSV, or Parquet. A row that lacks one of the two
+    columns may hold a conversation, in a column of `conversations.FORMS`. accept: the template's
+    answer to a conversation; without it, all are good. before: is added to the rows' numbers.
+    Raises UserError if the file is in another format, is damaged, too large or holds no row, or if
+    no row has the columns.
     """
     rows, bad, seen = [], [], {}
     columns = {"instruction_column": instruction_column, "response_column": response_column}
-    for number, place, value in _values(Path(path), columns):
+    for own_number, place, value in _values(Path(path), columns):
+        number = before + own_number
         if limit is not None and len(rows) == limit:
             break
         if isinstance(value, dict):
@@ -107,9 +142,9 @@ def check_format(name: str) -> None:
     """Raise UserError if a file's name ends as one of a format that is not read."""
     if ending := NOT_READ.search(name):
         raise UserError(
-            f"{name}: rows are read from JSON Lines (.jsonl), a JSON array (.json), both also as "
-            f".gz, and Parquet (.parquet), not from {ending[0]}. docs/data.md says how to convert "
-            "other formats"
+            f"{name}: rows are read from JSON Lines (.jsonl), a JSON array (.json) or CSV (.csv), "
+            f"each also as .gz, and from Parquet (.parquet), not from {ending[0]}. docs/data.md "
+            "says how to convert other formats"
         )
 
 
@@ -118,7 +153,7 @@ def _values(path: Path, columns: dict[str, str]) -> Iterator[tuple[int, str, obj
     check_format(str(path))
     if _head(path).startswith(PARQUET_MAGIC) or path.suffix == ".parquet":
         return _parquet_values(path, columns)
-    return json_values(path)
+    return _csv_values(path, columns) if CSV.search(path.name) else json_values(path)
 
 
 def _head(path: Path) -> bytes:
@@ -142,8 +177,7 @@ def _parquet_values(path: Path, columns: dict[str, str]) -> Iterator[tuple[int, 
         _check_columns(path, columns, names)
         wanted = dict.fromkeys([*columns.values(), *FORMS, INPUT])
         read = [column for column in wanted if column in names]
-        if twice := [column for column in read if names.count(column) > 1]:
-            raise UserError(f"{path} has the column {twice[0]!r} twice. Remove one of them")
+        _check_once(path, read, names)
         chunks = [
             chunk
             for group in map(metadata.row_group, range(metadata.num_row_groups))
@@ -163,6 +197,30 @@ def _parquet_values(path: Path, columns: dict[str, str]) -> Iterator[tuple[int, 
                     yield number, f"{path}, row {number}", value
     except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is not a whole Parquet file: {error}") from None
+
+
+def _csv_values(path: Path, columns: dict[str, str]) -> Iterator[tuple[int, str, object]]:
+    """As `_values`. The first line names the columns, and every value is a text."""
+    csv.field_size_limit(MAX_LINE)
+    reader = csv.DictReader(_lines(path), strict=True)
+    try:
+        if names := reader.fieldnames:
+            _check_columns(path, columns, names)
+            _check_once(path, names, names)
+        for number, value in enumerate(reader, 1):
+            if None in value:
+                raise csv.Error("it has more values than there are columns")
+            yield number, f"{path}, row {number}", value
+    except csv.Error as error:
+        line = reader.reader.line_num
+        raise UserError(f"{path} is not valid CSV: line {line}: {error}") from None
+
+
+def _lines(path: Path) -> Iterator[str]:
+    for number, line in enumerate(read_lines(path, MAX_LINE), 1):
+        if line is None:
+            raise UserError(f"{path}, line {number}: longer than {MAX_LINE / 2**20:,.0f} MiB")
+        yield text_of_line(path, number, line)
 
 
 def _text_bytes(array) -> int:
@@ -220,6 +278,12 @@ def _check_columns(path: Path, columns: dict[str, str], names: list[str]) -> Non
         )
 
 
+def _check_once(path: Path, read: list[str], names: list[str]) -> None:
+    """Raise UserError if a column that is read is twice among the columns of the file, `names`."""
+    if twice := [column for column in read if names.count(column) > 1]:
+        raise UserError(f"{path} has the column {twice[0]!r} twice. Remove one of them")
+
+
 def _row(
     value: object, number: int, columns: dict[str, str], accept: Accept | None
 ) -> AnyRow | str:
@@ -234,7 +298,10 @@ def _row(
         return f"column {column!r}: {row}" if isinstance(row, str) else row
     if fault := _fault(value, columns):
         return fault
-    row = Row(*(value[name] for name in columns.values()), number)
+    instruction, response = (value[name] for name in columns.values())
+    if more := _input(value, columns):
+        instruction = f"{instruction}\n\n{more}"
+    row = Row(instruction, response, number)
     return _fault_of_size(row) or row
 
 
@@ -255,13 +322,14 @@ def _fault(value: dict, columns: dict[str, str]) -> str | None:
             return f"no column {column!r} (columns: {held}; set data.{key})"
         if fault := fault_of_text(value[column]):
             return f"column {column!r} {fault}"
-    more = value.get(INPUT)
-    if INPUT not in columns.values() and isinstance(more, str) and more.strip():
-        return (
-            f"column {INPUT!r} has text, which is not read: join it to "
-            f"{columns['instruction_column']!r}, or remove it"
-        )
-    return None
+    fault = (more := _input(value, columns)) and fault_of_text(more)
+    return f"column {INPUT!r} {fault}" if fault else None
+
+
+def _input(value: dict, columns: dict[str, str]) -> object:
+    """What an instruction is about, in the form of Alpaca; None or "" if there is nothing."""
+    more = None if INPUT in columns.values() else value.get(INPUT)
+    return more.strip() and more if isinstance(more, str) else more
 
 
 def _fault_of_size(row: AnyRow) -> str | None:

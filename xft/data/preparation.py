@@ -2,28 +2,28 @@
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from xft.artifacts.manifest import hash_file
+from xft.artifacts.manifest import hash_file, joint_sha256
 from xft.common.errors import UserError, counted
 from xft.common.progress import progress, say
 from xft.config.sections import TokensConfig
 from xft.data.duplicates import find_exact, find_near
 from xft.data.examples import Tokens, tokenize_rows
-from xft.data.instructions import AnyRow, check_bad, describe, read_rows
+from xft.data.instructions import AnyRow, check_bad, describe, named, place_of, read_files
 from xft.data.templates import make_template
 from xft.data.tokenizers import no_eos
 
 
 def prepare(
-    file: Path, tokenizer, options: TokensConfig, find_trace: Callable | None = None
+    files: Sequence[Path], tokenizer, options: TokensConfig, find_trace: Callable | None = None
 ) -> tuple[Tokens, dict]:
-    """The tokens of a file of rows, and a report of what was left out.
+    """The tokens of files of rows, and a report of what was left out.
 
     options: with the template by its identity. find_trace:
     `contamination.Detector.find`, where rows that give away evaluation problems are to be left out.
@@ -32,8 +32,7 @@ def prepare(
     if tokenizer.eos_token_id is None:
         raise UserError(no_eos(tokenizer.name_or_path))
     template = make_template(options.template, tokenizer)
-    columns = options.instruction_column, options.response_column
-    good, bad = read_rows(file, *columns, options.limit, template.accept)
+    good, bad = read_files(files, options, template.accept)
     check_bad(bad, good, options.bad_rows)
     if bad:
         say(f"left out {describe(bad)}")
@@ -44,28 +43,32 @@ def prepare(
         removed += found
         rows = _without(rows, {entry["row"] for entry in found})
     if not rows:
-        raise UserError(f"no row of {file} is left: {_counts(removed)}")
+        raise UserError(f"no row of {named(files)} is left: {_counts(removed)}")
     tokens, cut = tokenize_rows(rows, tokenizer, template, options.max_length)
     too_long = _without(rows, set(tokens.numbers.tolist()))
     removed += [{"row": row.number, "reason": "prompt fills the window"} for row in too_long]
     tokens = _hold_out(tokens, rows, options.validation_rows)
     return tokens, {
-        "data_sha256": hash_file(file),
+        "data_sha256": joint_sha256([*map(hash_file, files)]),
         "rows": len(good) + len(bad),
         "training": len(tokens.training),
         "validation": len(tokens.validation),
         "cut": cut,
         "removed": dict(sorted(Counter(entry["reason"] for entry in removed).items())),
-        "removed_rows": sorted(removed, key=lambda entry: entry["row"]),
+        "removed_rows": [
+            entry | {key: place_of(entry[key], files) for key in ("row", "of") if key in entry}
+            for entry in sorted(removed, key=lambda entry: entry["row"])
+        ],
     }
 
 
-def summary(file: Path, report: dict) -> str:
+def summary(files: Sequence[Path], report: dict) -> str:
     """A report in one line."""
     held_out = f", {report['validation']} held out" if report["validation"] else ""
     left_out = _counts(report["removed_rows"])
     return (
-        f"{counted(report['rows'], 'row')} of {file}: {report['training']} to train on{held_out}"
+        f"{counted(report['rows'], 'row')} of {named(files)}: {report['training']} to train on"
+        + held_out
         + (f"; cut at max_length: {report['cut']}" if report["cut"] else "")
         + (f"; left out: {left_out}" if left_out else "")
     )

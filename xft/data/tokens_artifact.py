@@ -1,16 +1,17 @@
 """Writes tokenised rows as an artifact, and opens it for trainings through memory maps."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from xft.artifacts.artifact import TOKENIZER_PATTERNS, Artifact, create_artifact, open_artifact
-from xft.artifacts.manifest import hash_file, manifest_path, read_manifest
+from xft.artifacts.manifest import hash_file, joint_sha256, manifest_path, read_manifest
 from xft.checkpoints.writer import TensorPlan
 from xft.common.errors import UserError
 from xft.config.section import keys
 from xft.config.sections import TokensConfig
 from xft.data.conversations import Conversation
 from xft.data.examples import Tokens
-from xft.data.instructions import AnyRow, read_rows
+from xft.data.instructions import AnyRow, named, read_files
 from xft.data.tokenizers import class_choice
 
 KIND = "tokens"
@@ -26,8 +27,8 @@ def write_tokens(
 ) -> None:
     """Write tokens as an artifact.
 
-    options: as for `preparation.prepare`. model: the tokenizer's folder. data_hash: the SHA-256 of
-    the file of rows.
+    options: as for `preparation.prepare`. model: the tokenizer's folder. data_hash: the hash of
+    the files of rows.
     """
     import torch
 
@@ -72,21 +73,22 @@ def read_options(path: Path) -> TokensConfig:
     return TokensConfig.model_construct(**held)
 
 
-def read_training_rows(file: Path, tokens: Artifact) -> list[AnyRow]:
+def read_training_rows(files: Sequence[Path], tokens: Artifact) -> list[AnyRow]:
     """The rows that a training on these tokens learns from, without those that are held out.
 
-    file: that the tokens were made from. Raises UserError if it is another one.
+    files: that the tokens were made from, in order. Raises UserError if they are others.
     """
     options, checkpoint = read_options(tokens.path), tokens.checkpoint
-    if hash_file(file) != tokens.manifest.inputs["data"]:
-        raise UserError(f"{tokens.path} was not made from {file}. Name the file of its rows")
+    if joint_sha256([*map(hash_file, files)]) != tokens.manifest.inputs["data"]:
+        raise UserError(
+            f"{tokens.path} was not made from {named(files)}. Name the files of its rows"
+        )
     numbers = {*checkpoint.get("numbers")[checkpoint.get("held_out") == 0].tolist()}
-    columns = options.instruction_column, options.response_column
 
     def accept(conversation: Conversation) -> Conversation | str:
         return conversation if conversation.number in numbers else "not learned from"
 
-    rows, _ = read_rows(file, *columns, options.limit, accept)
+    rows, _ = read_files(files, options, accept)
     return [row for row in rows if row.number in numbers]
 
 

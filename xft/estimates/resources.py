@@ -138,12 +138,12 @@ class Requests:
 
 
 def _rows_at_most(data: DataConfig) -> int | None:
-    """The approximate number of rows in a file; None if it is not on this machine."""
-    file = Path(data.train)
-    if not file.is_file():
+    """The approximate number of rows in all files; None if one is not on this machine."""
+    files = [Path(file) for file in data.files]
+    if not all(file.is_file() for file in files):
         return None
-    number = math.ceil(file.stat().st_size / ROW_BYTES)
-    return min(number, data.limit or number)
+    numbers = [math.ceil(file.stat().st_size / ROW_BYTES) for file in files]
+    return sum(map(min, numbers, (n or math.inf for n in data.limits(len(files)))))
 
 
 def _mb(nbytes: float) -> int:

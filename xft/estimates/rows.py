@@ -6,7 +6,7 @@ from pathlib import Path
 from xft.common.errors import UserError, naming
 from xft.common.files import open_regular
 from xft.config.sections import DataConfig, EvaluationConfig
-from xft.data.instructions import AnyRow, BadRow, check_bad, is_array, read_rows
+from xft.data.instructions import AnyRow, BadRow, check_bad, is_array, named, read_files
 from xft.data.templates import CHAT, make_template, read_template
 from xft.hub.named_sets import unpacked
 from xft.hub.source import dataset_source, find_cached_dataset_file
@@ -21,14 +21,14 @@ def count_rows(data: DataConfig, stated: int | None) -> int | None:
 
     Raises UserError if rows on this machine cannot be read.
     """
-    file = Path(data.train)
+    files = [Path(file) for file in data.files]
     if data.revision:
-        file = find_cached_dataset_file(dataset_source(data.train, data.revision))
-    if file is None or not file.exists():
+        files = [find_cached_dataset_file(dataset_source(data.train, data.revision))]
+    if not all(file and file.exists() for file in files):
         return stated
-    rows, bad = _read(file, data, data.limit)
+    rows, bad = _read(files, data)
     if not rows:
-        raise UserError(f"{file}: none of its {len(bad)} rows can be used")
+        raise UserError(f"{named(files)}: none of {len(bad)} rows can be used")
     return len(rows)
 
 
@@ -37,33 +37,34 @@ def check_first_row(data: DataConfig) -> None:
 
     The step alone looks at rows that are elsewhere, or in a large array, which is read whole.
     """
-    file = Path(data.train)
+    first = data.model_copy(update={"limit": 1})
     with naming("config: data.train"):
-        if data.revision or (is_array(file) and file.stat().st_size > LARGEST_ARRAY):
-            return
-        rows, bad = _read(file, data, limit=1)
-        check_bad(bad, rows, data.bad_rows)
+        for file in map(Path, [] if data.revision else data.files):
+            if not is_array(file) or file.stat().st_size <= LARGEST_ARRAY:
+                rows, bad = _read([file], first)
+                check_bad(bad, rows, data.bad_rows)
 
 
-def _read(file: Path, data: DataConfig, limit: int | None) -> tuple[list[AnyRow], list[BadRow]]:
-    """The first good rows, and the bad ones among them. A chat template takes all conversations."""
+def _read(files: list[Path], data: DataConfig) -> tuple[list[AnyRow], list[BadRow]]:
+    """The good rows, and the bad ones among them. A chat template takes all conversations."""
     identity = read_template(data.template)
     accept = None if identity == CHAT else make_template(identity, tokenizer=None).accept
-    return read_rows(file, data.instruction_column, data.response_column, limit, accept)
+    return read_files(files, data, accept)
 
 
 def count_lines(data: DataConfig) -> int | None:
-    """The number of rows in a local JSONL file, up to data.limit. Rows that are left out count too.
+    """The number of rows in local JSONL files, up to data.limit. Rows that are left out count too.
 
-    None if they are more than 20,000, elsewhere, or in another format.
+    None if they are more than 20,000, or if a file is elsewhere or in another format.
     """
-    file = Path(data.train)
-    if data.revision or file.suffix != ".jsonl" or not file.is_file() or is_array(file):
-        return None
-    with open_regular(file) as lines:
-        number = sum(1 for line in islice(lines, MOST_COUNTED + 1) if line.strip())
-    number = min(number, data.limit or number)
-    return None if number > MOST_COUNTED else number
+    total = 0
+    for file, limit in zip(map(Path, data.files), data.limits(len(data.files)), strict=True):
+        if data.revision or file.suffix != ".jsonl" or not file.is_file() or is_array(file):
+            return None
+        with open_regular(file) as lines:
+            number = sum(1 for line in islice(lines, MOST_COUNTED + 1) if line.strip())
+        total += min(number, limit or number)
+    return None if total > MOST_COUNTED else total
 
 
 def count_problems(evaluation: EvaluationConfig) -> int | None:

@@ -111,19 +111,19 @@ class DatasetSource:
         return f"{self.repository}{f'/{self.file}' if self.file else ''} at {self.revision}"
 
 
-def dataset_source(source: str, revision: str | None) -> DatasetSource:
+def dataset_source(source: str | list[str], revision: str | None) -> DatasetSource:
     """The data set or file that organisation/name or organisation/name/file names.
 
     Raises UserError if `source` has another form, or is not pinned.
     """
-    organisation, _, rest = source.partition("/")
-    name, slash, file = rest.partition("/")
-    if not organisation or not name or (slash and not file) or revision is None:
+    parts = source.split("/", 2) if isinstance(source, str) else []
+    if len(parts) < 2 or not all(parts) or revision is None:
         raise UserError(
             f"data.train = {source}: a data set on the hub is named organisation/name, and one of "
-            "its files organisation/name/file. Set data.revision to the hash of a commit"
+            "its files organisation/name/file, and a list names local files. Set data.revision to "
+            "the hash of a commit, or leave it out for local files"
         )
-    return DatasetSource(f"{organisation}/{name}", file or None, revision)
+    return DatasetSource("/".join(parts[:2]), parts[2] if len(parts) > 2 else None, revision)
 
 
 def fetch_dataset(source: DatasetSource, split: str, out: Path) -> None:

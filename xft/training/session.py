@@ -94,9 +94,9 @@ class Session:
             tokens, self.data_ids = open_tokens(request.data, model_folder, request.full)
             text = counted(len(tokens.training), "row")
         else:
-            tokens, report = prepare(request.data, self.tokenizer, request.tokens)
+            tokens, report = prepare([request.data], self.tokenizer, request.tokens)
             self.data_ids = {"data": report["data_sha256"]}
-            text = summary(request.data, report)
+            text = summary([request.data], report)
         self.examples, self.validation = tokens.training, tokens.validation
         if fault := request.options.fault_of_validation(len(self.validation)):
             raise UserError(f"command line: {fault}")

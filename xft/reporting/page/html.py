@@ -39,6 +39,7 @@ def build_page(runs: Sequence[Results]) -> str:
 def _subject(run: Results) -> str:
     """The base model and its data; the folder if it does not say them."""
     model, rows = run.chosen.get("base.model"), run.chosen.get("data.train")
+    rows = " and ".join(rows) if isinstance(rows, list) else rows
     return f"{model} tuned on {rows}" if model and rows else str(run.folder)
 
 
