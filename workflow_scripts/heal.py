@@ -49,7 +49,7 @@ def main(argv: list[str] | None = None) -> None:
 
 def _check_origin(teacher: Artifact, model: Artifact) -> None:
     """Raise UserError if the model was not merged from the mixture."""
-    from xft.data.tokens_artifact import tokenizer_identity
+    from xft.data.tokenizers import tokenizer_identity
 
     if model.manifest.inputs.get("moe", teacher.id) != teacher.id:
         raise UserError(f"{model.path} was not merged from {teacher.path} but from another mixture")

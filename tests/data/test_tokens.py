@@ -206,7 +206,7 @@ def test_the_manifest_holds_the_options_and_a_templates_text(tiny_llama, rows, t
     assert manifest.parameters == TokensConfig(limit=9).model_dump() | {
         "template": "Do: {instruction}\n"
     }
-    assert sorted(tokenizer) == ["model_type", "tokenizer.json", "tokenizer_config.json"]
+    assert {"model", "normalizer", "added_tokens", "chat template"} < tokenizer.keys()
 
 
 def test_the_step_reports_rows_that_give_problems_away(tiny_llama, tmp_path, capsys):
@@ -278,24 +278,48 @@ def test_an_upcycled_model_has_the_tokenizer_of_its_base(tiny_llama, tmp_path):
     assert base.backend_tokenizer.to_str() == upcycled.backend_tokenizer.to_str()
 
 
+TOKENIZER, SETTINGS = "tokenizer.json", "tokenizer_config.json"
+ADDED = json.dumps(
+    {"id": 300, "content": "new"}
+    | dict.fromkeys(["single_word", "lstrip", "rstrip", "normalized", "special"], False)
+)
+
+
 @pytest.mark.parametrize(
     ("file", "edit", "differs"),
     [
-        ("tokenizer_config.json", ("</s>", "<pad>"), "tokenizer_config.json"),
-        ("config.json", ('"llama"', '"mistral"'), "model_type"),
+        (SETTINGS, ('"</s>"', '"<pad>"'), "special tokens"),
+        (SETTINGS, ("{", '{"chat_template": "{{ messages }}",'), "chat template"),
+        (TOKENIZER, ('"normalizer": null', '"normalizer": {"type": "Lowercase"}'), "normalizer"),
+        (TOKENIZER, ('"Z": ', '"ZZ": '), "model"),
+        (TOKENIZER, ('[\n        "n",\n        "s"\n      ],', ""), "model"),
+        (TOKENIZER, ('"added_tokens": [', f'"added_tokens": [{ADDED},'), "added_tokens"),
     ],
 )
 def test_tokens_of_another_tokenizer_are_refused(
     upcycled, tiny_llama, rows, tmp_path, file, edit, differs
 ):
-    """transformers chooses the tokenizer's class by the type of the model."""
     other = shutil.copytree(tiny_llama, tmp_path / "other")
-    (other / file).write_text((other / file).read_text().replace(*edit))
+    text = (other / file).read_text()
+    assert edit[0] in text
+    (other / file).write_text(text.replace(*edit))
     made = make(other, rows, tmp_path / "tokens")
     message = f"{made} was made with another tokenizer than that of {upcycled}: {differs} differs"
     with pytest.raises(UserError, match=message):
         run(moe_sft, moe=upcycled, data=made, out=tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_tokenizer_that_a_trainer_saved_is_the_same(tiny_llama, rows, tmp_path):
+    made, saved = make(tiny_llama, rows, tmp_path / "tokens"), tmp_path / "saved"
+    shutil.copytree(tiny_llama, saved)
+    tokenizer = load_tokenizer(tiny_llama)
+    tokenizer.pad_token, tokenizer.padding_side = tokenizer.eos_token, "right"
+    tokenizer(["a", "two words"], padding=True, truncation=True, max_length=3)
+    tokenizer.save_pretrained(saved)
+    for file in (TOKENIZER, SETTINGS):
+        assert (saved / file).read_bytes() != (tiny_llama / file).read_bytes()
+    open_tokens(made, saved)
 
 
 def test_options_that_tokens_have_are_not_asked_for_again(upcycled, tiny_llama, rows, tmp_path):

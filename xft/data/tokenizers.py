@@ -1,7 +1,9 @@
-"""Loads the tokenizer of a model folder, and looks for its chat template without loading it."""
+"""Loads and compares tokenizers of model folders, and looks for chat templates without loading."""
 
+import json
 from pathlib import Path
 
+from xft.artifacts.manifest import hash_file, json_sha256
 from xft.checkpoints.model_config import read_config
 from xft.checkpoints.strict_json import read_json
 from xft.common.errors import UserError
@@ -25,6 +27,27 @@ def load_tokenizer(folder: Path):
         )
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise UserError(f"{folder}: the tokenizer cannot be loaded: {error}") from error
+
+
+def tokenizer_identity(folder: Path) -> dict[str, str]:
+    """What the tokenizer of a model folder does with a text: the SHA-256 of each part, by name.
+
+    It is the same after `save_pretrained`, by which trainers write other files. Padding, its token
+    and truncation are not in it: trainers set them, and tokens hold no padding. Raises UserError as
+    `load_tokenizer`.
+    """
+    tokenizer = load_tokenizer(folder)
+    if hasattr(tokenizer, "backend_tokenizer"):
+        parts = json.loads(tokenizer.backend_tokenizer.to_str())
+        parts = {name: parts[name] for name in parts.keys() - {"version", "padding", "truncation"}}
+    else:  # one in Python: save_pretrained copies the files of its vocabulary
+        files = (Path(folder, name) for name in tokenizer.vocab_files_names.values())
+        parts = {file.name: hash_file(file) for file in files if file.is_file()}
+        parts["added_tokens"] = tokenizer.get_added_vocab()
+    special = {name: str(token) for name, token in tokenizer.special_tokens_map.items()}
+    special.pop("pad_token", None)
+    parts |= {"special tokens": special, "chat template": tokenizer.chat_template}
+    return {name: json_sha256(part) for name, part in sorted(parts.items())}
 
 
 def class_choice(folder: Path) -> dict[str, str]:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from xft.artifacts.artifact import TOKENIZER_PATTERNS, Artifact, create_artifact, open_artifact
+from xft.artifacts.artifact import Artifact, create_artifact, open_artifact
 from xft.artifacts.manifest import hash_file, joint_sha256, manifest_path, read_manifest
 from xft.checkpoints.writer import TensorPlan
 from xft.common.errors import UserError
@@ -12,7 +12,7 @@ from xft.config.sections import TokensConfig
 from xft.data.conversations import Conversation
 from xft.data.examples import Tokens
 from xft.data.instructions import AnyRow, named, read_files
-from xft.data.tokenizers import class_choice
+from xft.data.tokenizers import tokenizer_identity
 
 KIND = "tokens"
 NO_MANIFEST = (
@@ -55,7 +55,9 @@ def open_tokens(path: Path, model: Path, full: bool = False) -> tuple[Tokens, di
     if different := sorted(n for n in theirs | own if theirs.get(n) != own.get(n)):
         raise UserError(
             f"{path} was made with another tokenizer than that of {model}: {', '.join(different)} "
-            f"differs. Make it again: python -m workflow_scripts.tokens --model {model}"
+            f"differs. Give {model} the tokenizer that it was tuned with. If that is its own one, "
+            f"make new tokens: python -m workflow_scripts.tokens --model {model} --data ROWS --out "
+            "DIR, with the file of the rows and a new folder"
         )
     checkpoint = artifact.checkpoint
     tokens = Tokens(**{name: checkpoint.get(name).numpy() for name in DTYPES})
@@ -90,12 +92,3 @@ def read_training_rows(files: Sequence[Path], tokens: Artifact) -> list[AnyRow]:
 
     rows, _ = read_files(files, options, accept)
     return [row for row in rows if row.number in numbers]
-
-
-def tokenizer_identity(model: Path) -> dict[str, str]:
-    """What a model folder's tokenizer is loaded from: the SHA-256 of its files and the values that
-    decide on its class, by name.
-    """
-    files = {file for pattern in TOKENIZER_PATTERNS for file in Path(model).glob(pattern)}
-    hashes = {file.relative_to(model).as_posix(): hash_file(file) for file in sorted(files)}
-    return hashes | class_choice(Path(model))
