@@ -3,9 +3,8 @@
 from functools import partial
 
 from xft.cli import training
-from xft.common.errors import UserError
 from xft.common.optional import require
-from xft.config.sections import MoeSftConfig, fault_of_low_rank
+from xft.config.sections import MoeSftConfig
 from xft.training.session import Session
 
 
@@ -19,10 +18,6 @@ def main(argv: list[str] | None = None) -> None:
 
     if moe.checkpoint.config.get("experts") == "lora":
         require(f"train_rest = {moe.checkpoint.config['train_rest']}")
-        if fault := fault_of_low_rank(request.options):
-            raise UserError(
-                f"command line: the mixture has low-rank experts (moe.experts = lora): {fault}"
-            )
 
     from xft.reporting.cards import init_settings, moe_sft_card
     from xft.training.low_rank import adapt_mixture

@@ -173,10 +173,6 @@ def test_the_baseline_is_trained_as_the_mixture_where_nothing_else_is_said():
         ({"mixing": {"warmup_steps": 4, "max_steps": 3}}, "warmup_steps = 4: the training has 3"),
         ({"mixing": {"learn_lambda": True}, "merge": {"lambdas": [1]}}, "merge.lambdas = 1: with"),
         ({"evaluation": VLLM | {"temperature": 2.1}}, "with backend vllm it must be 0, or from"),
-        (
-            {"moe": {"experts": "lora"}, "moe_sft": {"expert_averaging": 0.1}},
-            "moe_sft, with moe.experts = lora: expert_averaging = 0.1 averages full experts",
-        ),
     ],
 )
 def test_values_that_do_not_fit_together_are_named(sections, message):

@@ -70,7 +70,7 @@ def test_low_rank_experts_in_shards(tiny_llama, tmp_path):
         assert torch.linalg.vector_norm(two - one) <= 0.01 * learned, name
 
 
-def test_a_balance_loss_over_the_global_batch_and_averages(tiny_llama, tmp_path):
+def test_a_balance_loss_over_the_global_batch_and_an_average(tiny_llama, tmp_path):
     """Without noise, which a part has of its own, and with experts that differ: equal ones would
     leave the router a gradient of rounding errors, and Adam makes whole steps of those.
     """
@@ -78,7 +78,7 @@ def test_a_balance_loss_over_the_global_batch_and_averages(tiny_llama, tmp_path)
     experts += ["--init", "noise", "--init-noise", 0.5, "--balance-loss-coef", 0.5]
     chain = Chain(tmp_path, {"moe": experts}, base=tiny_llama, data=write_rows(tmp_path))
     words = [*chain.words("moe_sft"), "--balance-loss-batch", "global", "--learning-rate", 0.001]
-    words += ["--ema-decay", 0.5, "--expert-averaging", 0.05]
+    words += ["--ema-decay", 0.5]
     ddp = ["--launch", "ddp", "--per-device-train-batch-size", 2]
     ddp += ["--gradient-accumulation-steps", 2]
     weights = assert_same("moe_sft", words, ddp, tmp_path, tolerance=2e-6)

@@ -18,7 +18,7 @@ FSDP, ZERO2, ZERO3 = (DDP | {"launch": name} for name in ("fsdp", "zero2", "zero
 ALLOWED = [
     {"launch": "ddp", "nodes": 2},
     DDP | {"optim": "adafactor", "ema_decay": 0.9},
-    DDP | {"precision": "bf16_pure", "expert_averaging": 0.1},
+    DDP | {"precision": "bf16_pure"},
     {"launch": "zero3", "offload_optimizer": True},
     FSDP | {"offload_optimizer": True},
 ]
@@ -33,7 +33,6 @@ REFUSED = [
     (ZERO3 | {"optim": "adamw_8bit"}, "may fail .* adamw_torch_fused or adamw_torch, or ddp"),
     (ZERO2 | {"ema_decay": 0.9}, "Choose single or ddp"),
     (ZERO3 | {"precision": "bf16_pure"}, "keeps fp32 master weights"),
-    *((given | {"expert_averaging": 0.1}, "splits") for given in (FSDP, ZERO2, ZERO3)),
 ]
 
 

@@ -90,8 +90,7 @@ EMA = "--ema-decay 0.9"
 WAYS = {
     "all at once": (
         "moe_sft",
-        f"--batching packed --balance-loss-batch global --gradient-accumulation-steps 2 {EMA} "
-        "--expert-averaging 0.1",
+        f"--batching packed --balance-loss-batch global --gradient-accumulation-steps 2 {EMA}",
         5,
     ),
     "8 bits": ("moe_sft", "--optim adamw_8bit", 5),

@@ -314,26 +314,11 @@ class MoeSftConfig(TuningConfig):
     global: the whole global batch. This needs one more forward pass if gradients are
     accumulated."""
 
-    expert_averaging: float = Field(0.0, ge=0, lt=1)
-    """After each optimiser step, move every expert of a layer towards the mean of the others by
-    this part of the distance (EWA, arXiv 2308.06093). 0: never. For launch single and ddp."""
-
-    @model_validator(mode="after")
-    def _experts_are_whole(self):
-        if self.expert_averaging and self.launch not in ("single", "ddp"):
-            raise ValueError(
-                f"expert_averaging = {self.expert_averaging:g}: launch = {self.launch} splits the "
-                "weights or their fp32 masters among the processes, and they cannot be averaged "
-                "there. Choose launch = single or ddp, or set expert_averaging to 0"
-            )
-        return self
-
 
 class SftConfig(TuningConfig):
     """Instruction tuning of the dense base, a baseline; shared keys default to those of moe_sft."""
 
     balance_loss_batch: ClassVar[str] = "micro"
-    expert_averaging: ClassVar[float] = 0.0
 
     lora_rank: int | None = Field(None, ge=1)
     """Tune low-rank products of this rank beside the linear layers (LoRA, arXiv 2106.09685), apart
@@ -347,16 +332,6 @@ class SftConfig(TuningConfig):
     @property
     def choices(self) -> list[str]:
         return super().choices + ([] if self.lora_rank is None else ["lora_rank"])
-
-
-def fault_of_low_rank(options: MoeSftConfig) -> str | None:
-    """The fault of a tuning of low-rank experts, or None."""
-    if options.expert_averaging:
-        return (
-            f"expert_averaging = {options.expert_averaging:g} averages full experts, and the mean "
-            "of low-rank products has a higher rank. Set expert_averaging to 0"
-        )
-    return None
 
 
 class MixingShape(Section):
@@ -427,7 +402,6 @@ class HealConfig(DistillationConfig, TuningConfig):
     """Tuning of the merged model itself, after the merge, on a share of the rows."""
 
     balance_loss_batch: ClassVar[str] = "micro"
-    expert_averaging: ClassVar[float] = 0.0
 
     num_train_epochs: float = Field(1.0, gt=0)
     """Passes over the share of the training rows."""
@@ -595,8 +569,6 @@ class XftConfig(ManyRuns, RunConfig):
 
     @model_validator(mode="after")
     def _trainings_fit(self):
-        if self.moe.experts == "lora" and (fault := fault_of_low_rank(self.moe_sft)):
-            raise ValueError(f"moe_sft, with moe.experts = lora: {fault}")
         for name in TRAININGS:
             section = getattr(self, name)
             if fault := section.fault_of_validation(self.data.validation_rows):

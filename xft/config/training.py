@@ -194,7 +194,6 @@ class MixingTraining(DistillationConfig, TrainingConfig):
     offload_optimizer: ClassVar[bool] = False
     ema_decay: ClassVar[None] = None
     balance_loss_batch: ClassVar[str] = "micro"
-    expert_averaging: ClassVar[float] = 0.0
 
     num_train_epochs: float = Field(1.0, gt=0)
     """Passes over the training rows."""

@@ -27,7 +27,6 @@ from xft.training.engines import (
     set_masters,
     shards_weights,
 )
-from xft.training.expert_averaging import ExpertAveraging
 from xft.training.losses import LabelledLoss
 from xft.training.saving import METRICS_FILE, SavingTrainer
 from xft.training.throughput import Throughput
@@ -122,8 +121,6 @@ class ResumingTrainer(SavingTrainer):
         self.counts = None
         if options.balance_loss_batch == "global":
             self.counts = model.complete_counts = GlobalCounts()
-        if options.expert_averaging:
-            self.add_callback(ExpertAveraging(options.expert_averaging))
         self.average = None
         if options.ema_decay is not None:
             self.average = WeightAverage(model, options.ema_decay)
