@@ -45,7 +45,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in a job in the back
 # Those that last longest come first, so that no process has one left at the end.
 LONG = {"test_conda", "test_docs_commands", "test_evalplus_agreement", "test_hostile"}
 LONG |= {"test_killed", "test_launch", "test_planned_memory", "test_real_model", "test_slurm"}
-LONG |= {"test_resume", "test_sweep", "test_trackers"}
+LONG |= {"test_resume", "test_serving", "test_sweep", "test_trackers"}
 
 
 def lasts_long(file: Path) -> bool:

