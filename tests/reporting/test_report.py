@@ -170,10 +170,9 @@ def test_scores_are_drawn_over_lambda_and_counted_by_family(tmp_path):
     write_results(tmp_path, models, families=2)
     page = write_report(tmp_path)
     drawn = page.charts["own, original + extra tests, over lambda"]
-    assert {(row["merge"], row["lam"], row["share"]) for row in drawn} == {
-        ("dense", 0.5, 25),
-        ("dense", 0.75, 45),
-    }
+    swept = {("dense", 0.5, 25), ("dense", 0.75, 45)}
+    level = {(model, lam, 5 * models[model]) for model in ("base", "sft") for lam in (0.5, 0.75)}
+    assert {(row["line"], row["x"], row["share"]) for row in drawn} == swept | level
     assert "\n".join(["familyproblems" + "".join(models), "F0101352F1101242\n"]) in page.text
     assert "seed" not in page.text.partition("All scores")[2].partition("base")[0]
     assert re.search(r"F\d/\d+", page.text)[0] == "F0/2"  # the first that not all models solve

@@ -198,10 +198,27 @@ def test_models_are_compared_with_those_that_they_come_from(runs):
                 "dense/lam~0.75 does not differ significantly from moe_sft in pass@1.",
             ],
         ),
-        ({"sft": 40, "moe_sft": 43, "dense/lam~0.75": 42}, ["The tuned models do not differ"]),
+        (
+            {"sft": 40, "moe_sft": 43, "dense/lam~0.75": 42},
+            [
+                r"Take plain tuning \(sft\): no model is significantly better. The best other one "
+                r"is moe_sft, \+2.1 percentage points \(95% interval \+0.0 to \+5.0\)\.",
+                "The tuned models do not differ",
+            ],
+        ),
+        (
+            {"sft": 20, "moe_sft": 43, "dense/lam~0.75": 42},
+            [
+                r"Take moe_sft: \+16.4 percentage points against plain tuning \(sft\). It is the "
+                "best of 2, so this is optimistic.",
+                r"moe_sft solves 16.4 \(95% .*\) and dense/lam~0.75 15.7 .* more than sft on mbpp",
+                "dense/lam~0.75 does not differ",
+            ],
+        ),
         (
             {"sft": 40, "moe_sft": 43, "dense/lam~0.75": 20},
             [
+                r"Take plain tuning \(sft\)",
                 r"dense/lam~0.75 solves 14.3 \(95% .*\) percentage points less than sft on mbpp",
                 r"dense/lam~0.75 solves 16.4 \(95% .*\) percentage points less than moe_sft",
                 "moe_sft does not differ significantly from sft in pass@1.",
@@ -241,7 +258,9 @@ def test_few_problems_can_show_little(runs):
     runs.add("base", 0, count=8)
     runs.add("moe_sft", 2, count=8)
     words = "a true difference of 75.0 percentage points is significant in at most half of the"
-    assert words in runs.summarise()[0]
+    text = runs.summarise()[0]
+    assert words in text
+    assert "One of 2 points needs about 11,200 problems." in text  # 8 (75 / 2)^2
 
 
 def test_one_held_out_row_gives_no_interval(runs):
@@ -429,3 +448,17 @@ def test_experts_that_are_nearly_equal_are_named(runs):
     (runs.root / "42.json").write_text("{}")
     with pytest.raises(UserError, match=r"42\.json is no result of step diversity"):
         runs.summarise()
+
+
+def test_of_many_pairs_those_with_the_base_and_plain_tuning_are_told(runs):
+    runs.add("base", 10)
+    runs.add("sft", 40)
+    shared = [*runs.rows]
+    for number in range(20):
+        variant = f"moe.rank {number + 1}"
+        runs.rows += [row | {"variant": variant} for row in shared]
+        runs.add("dense/lam~0.75", 60 + number, variant=variant)
+    lines = runs.summarise()[0].partition("\n\n")[0].splitlines()
+    assert lines[0].startswith("- Take dense/lam~0.75 (moe.rank 20): +39.0 percentage points")
+    assert re.match(r"- Of 19 pairs of variants, \d+ differ significantly in pass@1", lines[1])
+    assert len(lines) == 5 and "than base" in lines[2] and "than sft" in lines[3]

@@ -5,11 +5,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from xft.common.errors import counted
+from xft.config.models import family
 from xft.reporting.bootstrap import CONFIDENCE
 from xft.reporting.comparisons import LOSS, POOLED, last_rows
 
-BASE = "base"
+BASE, PLAIN = "base", "sft"
 NAMED = 4  # models at most in a sentence
+MOST_PAIRS = 40  # in sentences: of more, only those with the base and with plain tuning
+SMALL = 2  # percentage points
 
 
 @dataclass(frozen=True)
@@ -56,12 +59,38 @@ LOSSES = Quantity(
 
 
 def verdict(table) -> list[str]:
-    """Sentences: which models differ significantly, by how much, and what the problems can show.
+    """Sentences: which model to take, which differ significantly, and what the problems can show.
 
     table: from `comparison_table`. A difference is significant if its p-value is below 5% after
     Holm's correction for all pairs. Scores are by original + extra tests.
     """
-    return [line for quantity, rows in quantities(table) for line in _sentences(quantity, rows)]
+    found = list(quantities(table))
+    choice = [line for quantity, rows in found if quantity is SCORES for line in _choice(rows)]
+    return choice + [line for quantity, rows in found for line in _sentences(quantity, rows)]
+
+
+def _choice(rows) -> Iterator[str]:
+    """Which model to take: plain tuning, unless another one is significantly better."""
+    others = rows[rows["first"].map(_family) == PLAIN].sort_values("difference", kind="stable")
+    if others.empty:
+        return
+    best = list(others.itertuples())[-1]
+    difference = f"{SCORES.number(best.difference, '+')} percentage points"
+    if best.significant and best.difference > 0:
+        text = f"Take {best.second}: {difference} against plain tuning ({best.first})."
+        is_chosen = len(others) > 1
+        yield text + f" It is the best of {len(others)}, so this is optimistic." * is_chosen
+    else:
+        interval = f"{SCORES.number(best.low, '+')} to {SCORES.number(best.high, '+')}"
+        yield (
+            f"Take plain tuning ({best.first}): no model is significantly better. The best other "
+            f"one is {best.second}, {difference} (95% interval {interval})."
+        )
+
+
+def _family(label: str) -> str:
+    """`sft` of `sft (sft.learning_rate 2e-05)`."""
+    return family(label.partition(" ")[0])
 
 
 def quantities(table) -> Iterator[tuple[Quantity, object]]:
@@ -73,6 +102,14 @@ def quantities(table) -> Iterator[tuple[Quantity, object]]:
 
 
 def _sentences(quantity: Quantity, rows) -> Iterator[str]:
+    if len(rows) > MOST_PAIRS:
+        is_named = rows["first"].map(_family).isin((BASE, PLAIN))
+        found = int(rows[~is_named]["significant"].sum())
+        yield (
+            f"Of {(~is_named).sum()} pairs of variants, {found} differ significantly in "
+            f"{quantity.name}: comparisons.csv."
+        )
+        rows = rows[is_named]
     units = {True: quantity.higher, False: quantity.lower}
     rows = rows.assign(unit=(rows["difference"] > 0).map(units))
     where = ["first", "dataset", "problems", "unit"]
@@ -108,7 +145,9 @@ def _differences(quantity: Quantity, rows) -> str:
     units = counted(row.problems, quantity.measured_on) + (f", {seeds} seeds" if seeds > 1 else "")
     dataset = "all data sets" if row.dataset == POOLED else row.dataset
     place = f"on {dataset} ({units})" if quantity is SCORES else f"({units})"
-    others = f", and {len(rows) - NAMED} other models differ less" if len(rows) > NAMED else ""
+    more = max(len(rows) - NAMED, 0)
+    do = "differs" if more == 1 else "differ"
+    others = f", and {counted(more, 'other model')} {do} less" if more else ""
     p_value = p_text(rows["p_value"].max())
     return (
         f"{_listed(parts)} {row.unit} than {row.first} {place}{others}: significant, p {p_value}."
@@ -133,9 +172,11 @@ def _power(quantity: Quantity, rows) -> Iterator[str]:
         yield f"With {about}, no difference in {quantity.name} can be significant."
     elif quantity is SCORES:
         points = 100 * max(fewest / count, float((rows["high"] - rows["low"]).median()) / 2)
+        needed = round(count * (points / SMALL) ** 2, -2)
+        more = f". One of {SMALL} points needs about {needed:,.0f} problems" * (points > SMALL)
         yield (
             f"With {count} problems, a true difference of {points:.1f} percentage points is "
-            "significant in at most half of the cases."
+            f"significant in at most half of the cases{more}."
         )
 
 

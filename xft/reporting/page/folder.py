@@ -287,5 +287,5 @@ def _read_diversity(results: Results) -> None:
 
 
 def _variation(folder: Path, above: Path) -> str:
-    """The folders of a variant and seed, such as `moe.num_experts~4/seed~43`; else `own values`."""
-    return folder.relative_to(above).as_posix().removeprefix(".") or "own values"
+    """The folders of a variant and seed, such as `moe.num_experts~4/seed~43`."""
+    return folder.relative_to(above).as_posix().removeprefix(".") or "as configured"

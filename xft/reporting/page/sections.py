@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import groupby
 from operator import itemgetter
 
@@ -17,7 +18,11 @@ from xft.reporting.verdict import BASE
 
 MIXING = "weighted_trained"
 NOT_EVALUATED = Solution("not evaluated", "", None)
-LAMBDA = re.compile(r"/lam~([\d.]+)")
+# What a model's label says of swept values: `dense/lam~0.75 (moe_sft.learning_rate 2e-05)`.
+SWEPT = re.compile(r"(?P<key>/lam~|[\w.]+ )(?P<value>\d[\d.e+-]*)(?=[,) ]|$)")
+MOST_MODELS = 12  # whose solutions a page holds: those of 100 models with 5 seeds take 40 MB
+MOST_LINES = 12  # in a chart of trainings
+MOST_PAIRS = 40  # in a chart of differences
 NUMBER = re.compile(r"([-+]?\d[\d,]*(\.\d+)?)?")
 
 
@@ -36,7 +41,7 @@ class Part:
     problems: list[tuple[str, str, list[Solution]]] = field(default_factory=list)
     models: list[str] = field(default_factory=list)
 
-    @property
+    @cached_property
     def numeric(self) -> list[bool]:
         """Of each column of the table, whether it holds numbers."""
         columns = zip(*self.table[1:], strict=True)
@@ -84,16 +89,38 @@ def _scores(scores: list[dict]) -> Iterator[Part]:
     scores = [row for row in scores if row["tests"] == "plus"]
     for dataset, rows in _grouped(scores, "dataset"):
         title = f"{dataset}, {TEST_NAMES['plus']}, {rows[0]['problems']} problems"
+        for key, points in _swept(rows).items():
+            about = f"{dataset}, {TEST_NAMES['plus']}, over {key}"
+            yield Part(about, chart=chart("sweep", points, key=key))
         yield Part(title, chart=chart("scores", rows))
-    merges = [
-        row | {"lam": float(found[1]), "merge": LAMBDA.sub("", row["label"])}
-        for row in scores
-        if (found := LAMBDA.search(row["label"]))
-    ]
-    for dataset, rows in _grouped(merges, "dataset"):
-        if len({row["lam"] for row in rows}) > 1:
-            title = f"{dataset}, {TEST_NAMES['plus']}, over lambda"
-            yield Part(title, chart=chart("lambda", rows))
+
+
+def _swept(scores: list[dict]) -> dict[str, list[dict]]:
+    """By swept key: the scores with its value x and a name of their line, which has no value of it.
+
+    Each model that does not depend on the key is a line too, at all values. A key that never
+    changes a line's value gives no chart.
+    """
+    found: dict[str, list[dict]] = {}
+    for row in scores:
+        for match in SWEPT.finditer(row["label"]):
+            key = match["key"].strip() if match["key"] != "/lam~" else "lambda"
+            rest = row["label"].replace(match[0], "", 1).replace("()", "").strip()
+            found.setdefault(key, []).append(row | {"x": float(match["value"]), "line": rest})
+    charts = {}
+    for key, points in found.items():
+        values = sorted({point["x"] for point in points})
+        others = [row for row in scores if not SWEPT.search(row["label"])]
+        level = [row | {"x": x, "line": row["label"]} for row in others for x in values]
+        if len(values) > 1:
+            charts[key] = _first_lines([*level, *points], "line")
+    return charts
+
+
+def _first_lines(points: list[dict], key: str) -> list[dict]:
+    """The points of the first `MOST_LINES` lines, which have the same value of a key."""
+    kept = [*dict.fromkeys(point[key] for point in points)][:MOST_LINES]
+    return [point for point in points if point[key] in kept]
 
 
 def _losses(comparisons: list[dict]) -> Iterator[Part]:
@@ -146,11 +173,13 @@ def _differences(comparisons: list[dict]) -> Iterator[Part]:
 
 
 def _difference_chart(rows: list[dict], scale: int, unit: str) -> dict:
+    largest = sorted(rows, key=lambda row: abs(row["difference"]), reverse=True)[:MOST_PAIRS]
     drawn = [
         {"pair": f"{row['second']} vs {row['first']}"}
         | {key: row[key] for key in ("p_value", "significant")}
         | {key: scale * row[key] for key in ("difference", "low", "high")}
         for row in rows
+        if row in largest
     ]
     return chart("differences", drawn, unit=unit)
 
@@ -169,6 +198,8 @@ def _curves(
 ) -> Iterator[Part]:
     """A chart of a value over the optimiser steps, if there are points, and faintly of another."""
     if points:
+        own = sorted(points, key=lambda point: "seed~" in point["training"])
+        points = _first_lines(own, "training")
         drawn = [point | {"value": point[key], "raw": point[raw or key]} for point in points]
         yield Part(heading, chart=chart("curves", drawn, title=title))
 
@@ -191,7 +222,7 @@ def _experts(collected) -> Iterator[Part]:
 
 def _problems(front: str, run: Results) -> Iterator[Part]:
     for dataset, problems in run.solutions.items():
-        models = list(dict.fromkeys(model for found in problems.values() for model in found))
+        models = _chosen_models(problems.values())
         prompts = run.prompts.get(dataset, {})
         shown = [
             (name, prompts.get(name, ""), [found.get(m, NOT_EVALUATED) for m in models])
@@ -206,6 +237,16 @@ def _problems(front: str, run: Results) -> Iterator[Part]:
             yield Part(f"{front}{dataset}, solved of each family", table=[heads, *families])
         shown.sort(key=lambda problem: _count_solved(problem[2]) in (0, len(models)))
         yield Part(front + dataset, problems=shown, models=models)
+
+
+def _chosen_models(problems: Iterable[dict[str, Solution]]) -> list[str]:
+    """The base, and the models that solve most: `MOST_MODELS`, in the order of the results."""
+    solved: dict[str, int] = {}
+    for found in problems:
+        for model, solution in found.items():
+            solved[model] = solved.get(model, 0) + (solution.status == PASSED)
+    best = sorted(solved, key=lambda model: (model != BASE, -solved[model]))[:MOST_MODELS]
+    return [model for model in solved if model in best]
 
 
 def _families(problems: Iterable[tuple]) -> dict[str, list[list[Solution]]]:
@@ -226,7 +267,7 @@ def _facts(front: str, run: Results) -> Iterator[Part]:
         "missing": (["missing"], [[sentence] for sentence in run.missing]),
         "chosen values": (["key", "value"], [[k, json.dumps(v)] for k, v in run.chosen.items()]),
         "rows": (
-            ["rows of", "used", "held out", "left out"],
+            ["values", "used", "held out", "left out"],
             [[name, r["training"], r["validation"], _left_out(r)] for name, r in run.rows.items()],
         ),
         "versions": (["package", "version"], list(run.versions.items())),
