@@ -114,9 +114,11 @@ rule diversity:
         "../envs/conversion.yaml"
     resources:
         **RESOURCES,
+    params:
+        options=options,
     shell:
         "stored {output:q} python -m workflow_scripts.diversity --base {input.base:q}/artifact "
-        "--ffn {input.ffn:q}/artifact --metrics {input.moe_sft:q}/metrics.jsonl "
+        "--ffn {input.ffn:q}/artifact {params.options} "
         "--out {output:q}.partial/result.json 2>&1 | logged {log:q}"
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from xft.config.section import Section, meaning, schemas
 from xft.config.sections import TRAININGS, SftConfig, XftConfig
 from xft.config.steps import STEPS
-from xft.config.training import TrainingConfig
+from xft.config.training import TrainingConfig, TuningConfig
 from xft.config.validation import is_section, sections
 
 ROOT = Path(__file__).parents[1]
@@ -72,7 +72,7 @@ def _key(section: type[Section], name: str, place: str) -> str:
     if limits := _limits(found[0]):
         facts.append(limits)
     facts.append("required" if field.is_required() else f"default `{_yaml(field.get_default())}`")
-    if section is SftConfig:
+    if section is SftConfig and name in TuningConfig.model_fields:
         facts[-1] = "default as in `moe_sft`"
     key = f"{place}.{name}".removeprefix(".")
     readers = ", ".join(step for step, declared in STEPS.items() if key in declared.keys)

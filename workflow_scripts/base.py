@@ -2,6 +2,9 @@
 
 The artifact holds links to the model's files. A model on the hub is first fetched at a pinned
 revision into the hub's own cache.
+
+With --tuned-from the model is a mixture, or a dense model, that another trainer made of that base.
+It is compared with the base, and takes the place of the artifact moe_sft or sft.
 """
 
 import os
@@ -11,20 +14,29 @@ from xft.artifacts.artifact import create_artifact
 from xft.artifacts.manifest import hash_files
 from xft.cli.step import Step, run
 from xft.config.sections import BaseConfig
-from xft.hub.source import check_model, find_model
+from xft.hub.source import check_model, find_model, model_files
 
 
 def main(argv: list[str] | None = None) -> None:
     step = Step("base", __doc__)
     step.output("--out", "DIR", "The artifact.")
+    step.artifact("--tuned-from", "The base of a tuned model.", required=False)
     args = step.parse_args(argv)
     base = step.options(BaseConfig)
 
     source = find_model(base.model, base.revision)
-    files = check_model(source)
     on_hub = not Path(base.model).is_dir()
     parameters = base.model_dump() if on_hub else {}
-    with create_artifact(args.out, "base", parameters) as draft:
+    if args.tuned_from:
+        from xft.modeling.tuned_elsewhere import check_tuned
+        from xft.reporting.cards import origin
+
+        untuned = step.open("base", args.tuned_from, "base", "dense")
+        files, kind = model_files(source), check_tuned(source, untuned.checkpoint)
+        parameters |= {"base": origin(untuned)}
+    else:
+        files, kind = check_model(source), "base"
+    with create_artifact(args.out, kind, parameters, step.ids) as draft:
         names = {file.relative_to(source).as_posix(): file for file in files}
         draft.known_files = hash_files(names)
         link_files(names, draft.path, args.out)

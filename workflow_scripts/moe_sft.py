@@ -4,7 +4,7 @@ from functools import partial
 
 from xft.cli import training
 from xft.common.optional import require
-from xft.config.sections import MoeSftConfig
+from xft.config.sections import MoeSftTraining
 from xft.training.session import Session
 
 
@@ -13,7 +13,7 @@ def main(argv: list[str] | None = None) -> None:
     step.artifact("--moe", "The mixture.")
     step.output("--out", "DIR", "The tuned mixture.")
     args = step.parse_args(argv)
-    request = step.request(MoeSftConfig)
+    request = step.request(MoeSftTraining)
     moe = step.open("moe", args.moe, "moe")
 
     if moe.checkpoint.config.get("experts") == "lora":

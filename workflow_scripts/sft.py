@@ -14,8 +14,7 @@ from functools import partial
 from xft.artifacts.artifact import Artifact
 from xft.cli import training
 from xft.common.errors import UserError
-from xft.config.section import keys
-from xft.config.sections import MixtureConfig, MoeConfig, SftConfig, effective
+from xft.config.sections import MoeConfig, SftTraining, mixture_settings
 from xft.training.session import Session, TrainingRequest
 
 
@@ -30,7 +29,7 @@ def main(argv: list[str] | None = None) -> None:
         required=False,
     )
     args = step.parse_args(argv)
-    request = step.request(SftConfig)
+    request = step.request(SftTraining)
     base = step.open("base", args.base, "base", "dense")
     if args.match_flops:
         moe = step.open("flops_of", args.match_flops, "moe")
@@ -64,8 +63,7 @@ def _flops_ratio(base: Artifact, moe: Artifact, request: TrainingRequest) -> flo
             "mixture that step moe makes from this base"
         )
     check_sizes(table.config, base.path / "config.json")
-    stated = {key: config[key] for key in keys(MixtureConfig) if key in config}
-    settings = MoeConfig(**effective(stated))
+    settings = MoeConfig(**mixture_settings(config))
     length, lora_rank = request.tokens.max_length, request.options.lora_rank
     return tuning_ratio(Models(table, settings), length, lora_rank)
 

@@ -134,6 +134,21 @@ def test_the_baseline_takes_over_no_key_that_has_no_effect_on_it():
     assert "sft: keep = best: no effect" in fault(MINIMAL | rows | {"moe_sft": tuning} | own)
 
 
+def test_beside_a_tuned_model_no_key_of_the_training_has_an_effect():
+    tuned = {"model": "tuned", "max_steps": 3, "keep": "best"}
+    text = fault(MINIMAL | {"moe_sft": tuned})
+    assert "max_steps = 3, keep = best: no effect with model = tuned. Leave out max_s" in text
+    baseline = {"moe_sft": {"max_steps": 3}, "sft": {"model": "dense"}}
+    config = complete(MINIMAL | baseline)
+    assert (config.moe_sft.model, config.sft.model, config.sft.max_steps) == (None, "dense", None)
+    assert complete(config.model_dump()) == config
+    config = complete(MINIMAL | {"moe_sft": {"model": "tuned"}})
+    assert config.sft == complete(MINIMAL).sft
+    for name, section in (("sft_flops", "moe_sft"), ("sft_flops", "sft"), ("soup", "sft")):
+        models = {section: {"model": "tuned"}, "evaluation": {"models": [name]}}
+        assert f"{section}.model is no training, as {name} needs" in fault(MINIMAL | models)
+
+
 def test_variables_in_paths_are_expanded(monkeypatch):
     monkeypatch.setenv("PLACE", "/data")
     for text in ("$PLACE/x", "${PLACE}/x"):

@@ -92,11 +92,23 @@ TASKS = {"a/t.yaml": "", "b/t.yaml": "", "a/u.yaml": "include: gone.yaml", "b/u.
         ({"moe": {"upcycled_layers": [1, 2, 5]}}, "upcycled_layers names 2, 5: base has layers 0"),
         ({"moe": LOW_RANK}, "config: moe.rank = 33: a matrix of base has at most rank 32"),
         ({"sft": {"lora_rank": 33}}, "sft.lora_rank = 33: a matrix of base has at most rank"),
+        ({"sft": {"model": "gone"}}, "config: sft.model: gone is not a folder"),
+        ({"sft": {"model": "a"}}, "config: sft.model: a has no "),
+        (
+            {"moe_sft": {"model": "base"}},
+            "base is no mixture by section moe. Its config.json says {}",
+        ),
+        (
+            {"moe_sft": {"model": "mixture"}},
+            'by section moe. Its config.json says {"num_experts": 4}',
+        ),
     ],
     ids=lambda value: str(value)[:50],
 )
 def test_a_mistake_is_named_with_its_key(config, changes, message):
     check(config)
+    shutil.copytree("base", "mixture")
+    change_json(Path("mixture/config.json"), base_config={}, num_experts=4)
     for file, text in TASKS.items():
         Path(file).parent.mkdir(exist_ok=True)
         Path(file).write_text(text)

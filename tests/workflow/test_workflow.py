@@ -8,8 +8,11 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import yaml
 from project import Project
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
+import xft  # noqa: F401 (registers the model type)
 from xft.reporting.summary import head
 
 LAMBDA_CHAIN = ["dense", "eval", "report", "summary", "weighted_init", "weighted_trained"]
@@ -76,6 +79,26 @@ def test_another_lambda_runs_its_chain_alone_wherever_the_store_lies(
     assert project.rules(done) == [] and done.stdout.startswith(f"{head(earlier)}\n")
     assert artifact_hashes(project) == before
     assert "metadata" not in project.snakemake("--dry-run").stdout
+
+
+def test_a_mixture_that_was_tuned_elsewhere_stands_in_place_of_the_training(finished_copy):
+    """The same weights, as save_pretrained writes them, become the same merged model."""
+    folder, results = finished_copy.folder, finished_copy.results
+    model = AutoModelForCausalLM.from_pretrained(results / "moe_sft")
+    model.save_pretrained(folder / "mine")
+    AutoTokenizer.from_pretrained(results / "moe_sft").save_pretrained(folder / "mine")
+    merged = results / "dense/lam~0.75/model.safetensors"
+    before, trained_here = merged.read_bytes(), merged.resolve()
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    config["moe_sft"] = {"model": "mine"}
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    del finished_copy.overlay["moe_sft"]
+    ran = finished_copy.run("results/dense/lam~0.75")
+    assert ran == ["base", "dense", "ffn", "weighted_init", "weighted_trained"]
+    assert merged.read_bytes() == before and merged.resolve() != trained_here
+    assert (results / "moe_sft/model.safetensors").resolve() == folder / "mine/model.safetensors"
+    shown = finished_copy.snakemake("-np").stdout
+    assert "workflow_scripts.diversity" in shown and "/metrics.jsonl --out" not in shown
 
 
 def test_a_result_is_made_by_its_name(finished_copy):

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, ClassVar, TypeVar
 
 from pydantic import (
     AfterValidator,
@@ -57,7 +57,11 @@ class Section(BaseModel):
 
     Numbers and booleans may be texts such as "5e-5": YAML 1.1 reads 5e-5 as text, and
     `snakemake --config` passes every nested value as text.
+
+    instead: a key beside whose value no other key of the section has an effect.
     """
+
+    instead: ClassVar[str | None] = None
 
     model_config = ConfigDict(
         extra="forbid",
@@ -181,4 +185,7 @@ def meaning(section: type[Section], key: str) -> str:
 
 def without_effect(section: type[Section], values: Mapping[str, Any]) -> dict[str, Needs]:
     """The keys of a section that have no effect beside these values, with what they need."""
+    if section.instead and values.get(section.instead) not in (None, "null"):
+        need = Needs(section.instead, "null")
+        return {key: need for key in keys(section) if key != section.instead}
     return {key: need for key, need in needs(section).items() if not need.is_met(values)}

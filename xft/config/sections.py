@@ -181,8 +181,9 @@ class MixtureConfig(Section):
         return self
 
 
-def effective(settings: dict) -> dict:
-    """The settings of a mixture without the keys that have no effect."""
+def mixture_settings(config: Mapping[str, Any]) -> dict:
+    """The settings of a mixture, from its config.json or section moe, that have an effect."""
+    settings = {key: config[key] for key in keys(MixtureConfig) if key in config}
     idle = without_effect(MixtureConfig, settings)
     return {key: settings[key] for key in settings if key not in idle}
 
@@ -306,8 +307,18 @@ class DataConfig(TokensConfig, RowsSource):
     they are named here too. []: no set."""
 
 
-class MoeSftConfig(TuningConfig):
-    """Step 2, instruction tuning of the mixture."""
+class TunedElsewhere(Section):
+    """A model in place of a training."""
+
+    instead: ClassVar[str] = "model"
+
+    model: PathText | None = None
+    """Folder of a model that another trainer made of the base, in place of this training
+    (docs/trainers.md). The other keys of the section then have no effect. null: train."""
+
+
+class MoeSftTraining(TuningConfig):
+    """The tuning of the mixture."""
 
     balance_loss_batch: Literal["micro", "global"] = "micro"
     """The batch of the balance loss. micro: each forward pass of each process, as published.
@@ -315,8 +326,12 @@ class MoeSftConfig(TuningConfig):
     accumulated."""
 
 
-class SftConfig(TuningConfig):
-    """Instruction tuning of the dense base, a baseline; shared keys default to those of moe_sft."""
+class MoeSftConfig(TunedElsewhere, MoeSftTraining):
+    """Step 2, instruction tuning of the mixture."""
+
+
+class SftTraining(TuningConfig):
+    """The tuning of the dense base."""
 
     balance_loss_batch: ClassVar[str] = "micro"
 
@@ -332,6 +347,10 @@ class SftConfig(TuningConfig):
     @property
     def choices(self) -> list[str]:
         return super().choices + ([] if self.lora_rank is None else ["lora_rank"])
+
+
+class SftConfig(TunedElsewhere, SftTraining):
+    """Instruction tuning of the dense base, a baseline; shared keys default to those of moe_sft."""
 
 
 class MixingShape(Section):
@@ -533,7 +552,7 @@ class XftConfig(ManyRuns, RunConfig):
         tuning, own = config.get("moe_sft", {}), config.get("sft", {})
         if not isinstance(tuning, dict) or not isinstance(own, dict):
             return config
-        shared = {key: tuning[key] for key in keys(SftConfig) if key in tuning}
+        shared = {key: tuning[key] for key in keys(SftTraining) if key in tuning}
         idle = without_effect(SftConfig, shared | own)
         return config | {"sft": {key: shared[key] for key in shared if key not in idle} | own}
 
@@ -558,6 +577,11 @@ class XftConfig(ManyRuns, RunConfig):
                 f"evaluation.models names {names}, but without moe.shared_expert there is no "
                 f"merge. Leave out {names}"
             )
+        for name, needed in (("sft_flops", "moe_sft"), ("sft_flops", "sft"), ("soup", "sft")):
+            if name in self.evaluation.models and getattr(self, needed).model:
+                raise ValueError(
+                    f"{needed}.model is no training, as {name} needs. Leave out {name}"
+                )
         if self.merge.select == "validation" and not self.data.validation_rows:
             raise ValueError(
                 "merge.select = validation: there are no held-out rows. Set data.validation_rows"
@@ -594,7 +618,8 @@ TRAININGS = tuple(
 )
 # Keys with files and folders that are read.
 PATHS = (
-    *("base.model", "data.train", "data.template", "data.decontaminate_against"),
+    *("base.model", "moe_sft.model", "sft.model"),
+    *("data.train", "data.template", "data.decontaminate_against"),
     *("evaluation.base_prompt", "evaluation.datasets", "evaluation.lm_eval"),
 )
 

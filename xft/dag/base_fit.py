@@ -1,5 +1,6 @@
-"""Checks by its files whether the base model supports what a config asks for."""
+"""Checks by their files whether models support what a config asks for."""
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -8,12 +9,12 @@ from xft.artifacts.artifact import TOKENIZER_PATTERNS
 from xft.checkpoints.capacity import check_rank, check_vocabulary, window
 from xft.checkpoints.model_config import read_config
 from xft.common.errors import UserError, naming
-from xft.config.sections import DataConfig
+from xft.config.sections import DataConfig, MoeConfig, mixture_settings
 from xft.data.conversations import Conversation
 from xft.data.instructions import describe, read_files
 from xft.data.templates import ANOTHER, CHAT, ChatTemplate, TemplateFault
 from xft.data.tokenizers import check_eos, has_chat_template, load_tokenizer
-from xft.hub.source import find_local
+from xft.hub.source import check_model, find_local, model_files
 
 
 def check_base(sections: Mapping[str, Any]) -> None:
@@ -49,6 +50,22 @@ def check_base(sections: Mapping[str, Any]) -> None:
         with naming("base.model"):
             check_vocabulary(folder)
             check_eos(folder)
+
+
+def check_tuned(folder: Path, moe: MoeConfig | None) -> None:
+    """Raise UserError unless a folder holds a model that can stand in place of a training.
+
+    moe: the config's section, which the mixture must have been made with; None for a dense model.
+    """
+    if moe is None:
+        check_model(folder)
+        return
+    model_files(folder)
+    config = read_config(folder / "config.json")
+    held, asked = mixture_settings(config), mixture_settings(moe.model_dump())
+    if held != asked:
+        other = json.dumps({key: held[key] for key in held if held[key] != asked.get(key)})
+        raise UserError(f"{folder} is no mixture by section moe. Its config.json says {other}")
 
 
 def check_chat_template(model: Path, data: DataConfig) -> None:

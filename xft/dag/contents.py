@@ -1,11 +1,12 @@
 """The contents of the files that configurations name, by their hashes."""
 
+from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 
 from xft.data.templates import read_template
 from xft.hub.named_sets import NAMED_SETS, unpacked_sha256
-from xft.hub.source import check_model
+from xft.hub.source import check_model, model_files
 from xft.store.memory import Memory, content_hash
 
 
@@ -20,13 +21,14 @@ class FileContents:
     def of_file(self, path: str) -> str:
         return self.memory.of(Path(path), content_hash)
 
-    def of_model(self, folder: str) -> dict[str, str]:
-        """The hash of each file of a dense model, by name."""
-        place = Path(folder)
-        return {
-            file.relative_to(place).as_posix(): self.of_file(str(file))
-            for file in check_model(place)
-        }
+    def of_model(self, folder: str, is_tuned: bool = False) -> dict[str, str]:
+        """The hash of each file of a base, or of a model that was tuned elsewhere, by name."""
+        find = model_files if is_tuned else check_model
+        return self.of_files(Path(folder), find(Path(folder)))
+
+    def of_files(self, folder: Path, files: Iterable[Path]) -> dict[str, str]:
+        """The hash of each of some files below a folder, by name."""
+        return {file.relative_to(folder).as_posix(): self.of_file(str(file)) for file in files}
 
     def of_problems(self, name: str) -> str:
         """The SHA-256 of a set of problems: humaneval, mbpp, or a file."""
@@ -41,4 +43,4 @@ class NoContents(FileContents):
     def __init__(self):
         super().__init__()
         self.of_file = self.of_problems = self.template = lambda name: name
-        self.of_model = lambda folder: {"": folder}
+        self.of_model = lambda folder, is_tuned=False: {"": folder}

@@ -9,7 +9,7 @@ from typing import Any
 from xft.common.errors import UserError, did_you_mean, naming, noted
 from xft.common.files import open_regular
 from xft.config.sections import TRAININGS, DataConfig, XftConfig, named_paths
-from xft.dag.base_fit import check_base
+from xft.dag.base_fit import check_base, check_tuned
 from xft.data.instructions import check_format
 from xft.data.templates import NAMES, PROMPT_NAMES, read_template
 from xft.estimates.rows import check_first_row, count_lines
@@ -30,7 +30,8 @@ def check_all_files(configs: Iterable[XftConfig]) -> None:
     """
     checked, rows = [], {}
     for config in configs:
-        sections = config.base, config.moe, config.sft.lora_rank, config.data, config.evaluation
+        tunings = config.moe_sft.model, config.sft.model, config.sft.lora_rank
+        sections = config.base, config.moe, tunings, config.data, config.evaluation
         faults = []
         if sections not in checked:
             checked.append(sections)
@@ -75,6 +76,9 @@ def _check_named(key: str, path: str, sections: Mapping[str, Any]) -> None:
                 check_source(path, sections["base"].revision)
                 if XftConfig.model_fields.keys() <= sections.keys():
                     check_base(sections)
+        case "moe_sft.model" | "sft.model":
+            with naming(f"config: {key}"):
+                check_tuned(Path(path), sections.get("moe") if key == "moe_sft.model" else None)
         case "data.train":
             _check_rows(sections["data"], path)
         case "data.template" | "evaluation.base_prompt":
@@ -82,9 +86,7 @@ def _check_named(key: str, path: str, sections: Mapping[str, Any]) -> None:
                 read_template(path, NAMES if key == "data.template" else PROMPT_NAMES)
         case "data.decontaminate_against" | "evaluation.datasets":
             _check_problems(key, path)
-        case "evaluation.lm_eval" if not path.endswith(".yaml"):
-            pass
-        case "evaluation.lm_eval":
+        case "evaluation.lm_eval" if path.endswith(".yaml"):
             _check_file(key, path)
 
 

@@ -1,6 +1,6 @@
 """The models that a run wants, and what they are made from."""
 
-from functools import cache, cached_property
+from functools import cache, cached_property, partialmethod
 from pathlib import Path
 
 from xft.artifacts.artifact import TOKENIZER_PATTERNS
@@ -8,7 +8,7 @@ from xft.artifacts.manifest import joint_sha256
 from xft.config.models import MERGED
 from xft.config.runs import Run
 from xft.config.sections import FLOPS_KEYS, learns, problem_label
-from xft.config.steps import STEPS
+from xft.config.steps import METRICS, STEPS
 from xft.dag.declared import Declared
 from xft.dag.wanted import Shared, Wanted
 from xft.data.templates import PROMPT_NAMES
@@ -28,10 +28,29 @@ class Models(Declared):
         source = self.config.base
         if not Path(source.model).is_dir():
             return self._wanted("base")
-        contents = self.contents.of_model(source.model)
-        files = {"files": [str(Path(source.model, name)) for name in contents]}
-        about = {"contents": contents, "files": files, "flags": {"model": source.model}}
-        return self._wanted("base", options={}, **about)
+        return self._linked("base", source.model, flags={"model": source.model})
+
+    def _linked(self, name: str, model: str, **about) -> Wanted:
+        """Links to the files of a model: the base, or one that another trainer tuned."""
+        contents = self.contents.of_model(model, is_tuned=name != "base")
+        about |= {"files": {"files": [str(Path(model, file)) for file in contents]}}
+        return self._wanted("base", name, options={}, contents=contents, **about)
+
+    def _tuned(self, section: str, _) -> Wanted:
+        """The model of a training, or the one that stands in its place."""
+        model, base = getattr(self.config, section).model, self.of("base")
+        if model is None:
+            return self._wanted(section)
+        about = {"flags": {"model": model, "tuned_from": base.place}, "sources": {"base": base}}
+        return self._linked(section, model, read=[f"{section}.model"], **about)
+
+    _make_moe_sft = partialmethod(_tuned, "moe_sft")
+    _make_sft = partialmethod(_tuned, "sft")
+
+    def _make_diversity(self, _) -> Wanted:
+        tuned = self.of("moe_sft")
+        flags = {"metrics": tuned.entry / METRICS} if tuned.rule == "moe_sft" else {}
+        return self._wanted("diversity", flags=flags)
 
     @cached_property
     def fetched_rows(self) -> Wanted | None:
@@ -81,12 +100,8 @@ class Models(Declared):
 
     def _tokenizer_contents(self) -> dict[str, str]:
         place = Path(self.config.base.model)
-        files = {path for pattern in TOKENIZER_PATTERNS for path in place.glob(pattern)}
-        found = {
-            file.relative_to(place).as_posix(): self.contents.of_file(str(file))
-            for file in files
-            if file.is_file()
-        }
+        paths = {path for pattern in TOKENIZER_PATTERNS for path in place.glob(pattern)}
+        found = self.contents.of_files(place, filter(Path.is_file, paths))
         return {f"base {name}": value for name, value in (found | class_choice(place)).items()}
 
     @cached_property

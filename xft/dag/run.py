@@ -150,14 +150,14 @@ class WorkflowRun:
             )
 
     def _check_linked_bases(self) -> None:
-        bases = dict.fromkeys(run.of("base") for run in self.experiment.runs)
-        for base in (base for base in bases if is_whole(base.entry)):
+        linked = (part for part in self.experiment.known if part.rule == "base")
+        for base in (base for base in linked if is_whole(base.entry)):
             files = [base.place / name for name in read_manifest(manifest_path(base.place)).files]
             if gone := [file for file in files if not file.exists()]:
                 to = f", which leads to {gone[0].readlink()}," if gone[0].is_symlink() else ""
                 raise UserError(
                     f"{gone[0]}{to} is not there. Delete {base.entry}, so that it leads to "
-                    f"base.model = {base.run.config.base.model}"
+                    f"{base.name}.model = {base.flags.get('model', base.run.config.base.model)}"
                 )
 
     def user_files(self) -> list[tuple[str, Path]]:

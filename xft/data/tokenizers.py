@@ -37,6 +37,7 @@ def tokenizer_identity(folder: Path) -> dict[str, str]:
     `load_tokenizer`.
     """
     tokenizer = load_tokenizer(folder)
+    special = {n: str(t) for n, t in tokenizer.special_tokens_map.items() if n != "pad_token"}
     if hasattr(tokenizer, "backend_tokenizer"):
         parts = json.loads(tokenizer.backend_tokenizer.to_str())
         parts = {name: parts[name] for name in parts.keys() - {"version", "padding", "truncation"}}
@@ -44,8 +45,6 @@ def tokenizer_identity(folder: Path) -> dict[str, str]:
         files = (Path(folder, name) for name in tokenizer.vocab_files_names.values())
         parts = {file.name: hash_file(file) for file in files if file.is_file()}
         parts["added_tokens"] = tokenizer.get_added_vocab()
-    special = {name: str(token) for name, token in tokenizer.special_tokens_map.items()}
-    special.pop("pad_token", None)
     parts |= {"special tokens": special, "chat template": tokenizer.chat_template}
     return {name: json_sha256(part) for name, part in sorted(parts.items())}
 

@@ -17,10 +17,11 @@ def disk_space(models: Models, config: XftConfig) -> dict[str, int]:
     """
     spaces: dict[str, int] = {}
     evaluated = (name for name in MODELS[1:] if name in config.evaluation.models)
-    names = ["moe", "moe_sft", *evaluated]
+    linked = [name for name in ("moe_sft", "sft") if getattr(config, name).model]
+    names = [*(() if "moe_sft" in linked else ("moe", "moe_sft")), *evaluated]
     if models.moe.shared_expert:
         names.append("dense")
-    for name in dict.fromkeys(names):
+    for name in dict.fromkeys(name for name in names if name not in linked):
         if name in ("moe_sft", "sft"):
             job = configured_job(config, name)
             spaces[f"checkpoints of {name}"] = checkpoint_bytes(models, job)

@@ -37,7 +37,8 @@ class Plan:
     def trainings(self) -> list[str]:
         """The sections of the trainings of a run."""
         evaluated = self.config.evaluation.models
-        wanted = {"moe_sft": True, "sft": "sft" in evaluated}
+        wanted = {"moe_sft": not self.config.moe_sft.model}
+        wanted["sft"] = "sft" in evaluated and not self.config.sft.model
         wanted |= {"mixing": self.models.moe.shared_expert, "heal": "heal" in evaluated}
         return [section for section, is_wanted in wanted.items() if is_wanted]
 
@@ -128,8 +129,9 @@ def _work(plan: Plan) -> list[str]:
 
 def _memory(plan: Plan) -> list[str]:
     tuning = plan.job("moe_sft")
-    jobs = {f"moe_sft, {launch}": _launched(tuning, launch) for launch in LAUNCHES}
-    jobs |= {f"{name}, {plan.job(name).launch}": plan.job(name) for name in plan.trainings[1:]}
+    jobs = {f"{name}, {plan.job(name).launch}": plan.job(name) for name in plan.trainings}
+    if "moe_sft" in plan.trainings:
+        jobs = {f"moe_sft, {launch}": _launched(tuning, launch) for launch in LAUNCHES} | jobs
     memories = {n: training_memory(plan.models, job) for n, job in jobs.items() if not job.fault}
     shown = [name for name in COLUMNS if any(getattr(m, name) for m in memories.values())]
     rows = [

@@ -5,8 +5,7 @@ import json
 from xft.artifacts.artifact import Artifact
 from xft.artifacts.manifest import short
 from xft.checkpoints.layout import model_name
-from xft.config.section import keys
-from xft.config.sections import MergeMethod, MixtureConfig, effective
+from xft.config.sections import MergeMethod, mixture_settings
 from xft.conversions.mixing_artifact import MixingArtifact
 from xft.reporting.templates import templates
 
@@ -98,8 +97,8 @@ def _shares(mixing: MixingArtifact, layers: list[int]) -> list[tuple[str, list[f
 
 
 def _mixture_card(made: str, config: dict, base: dict, upcycling: dict, **known) -> str:
-    settings = effective({key: config.get(key) for key in keys(MixtureConfig)})
-    return _card("mixture", config, base, made=made, upcycling=settings | upcycling, **known)
+    upcycling = mixture_settings(config) | upcycling
+    return _card("mixture", config, base, made=made, upcycling=upcycling, **known)
 
 
 def _card(name: str, config: dict, base: dict, **known) -> str:

@@ -1,0 +1,115 @@
+"""Models that another trainer tuned: which are taken in place of a training, and what follows."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from chains import Chain
+from damage import change_json, change_tensors
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+import xft  # noqa: F401 (registers the model type)
+from xft.artifacts.artifact import open_artifact
+from xft.common.errors import UserError
+
+SINGLE = "model.safetensors"
+MIXING = ["--max-steps", "1", "--per-device-train-batch-size", "4"]
+
+
+def tuned(source: Path, out: Path) -> Path:
+    """What a trainer leaves that changed every weight, as `save_pretrained` writes it."""
+    model = AutoModelForCausalLM.from_pretrained(source)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += 0.02 * torch.randn_like(parameter)
+    model.config.use_cache, model.config.pad_token_id = False, 1
+    model.save_pretrained(out)
+    AutoTokenizer.from_pretrained(source, pad_token="</s>").save_pretrained(out)
+    return out
+
+
+@pytest.fixture(scope="module")
+def mixture(tiny_llama, tmp_path_factory) -> Path:
+    """A mixture that another trainer tuned. Read only."""
+    folder = tmp_path_factory.mktemp("elsewhere")
+    return tuned(Chain(folder, base=tiny_llama)["moe"], folder / "mixture")
+
+
+def take(call_step, model: Path, base: Path, out: Path) -> str:
+    """Take a tuned model. What the step tells."""
+    done = call_step("base", "--model", model, "--tuned-from", base, "--out", out)
+    if done.returncode:
+        raise UserError(done.stderr)
+    return done.stderr
+
+
+def test_a_mixture_without_a_manifest_is_mixed_and_merged(call_step, mixture, tiny_llama, tmp_path):
+    (tmp_path / "rows.jsonl").write_text('{"instruction": "add", "response": "a + b"}\n')
+    words = ["--model", tiny_llama, "--data", tmp_path / "rows.jsonl", "--out", tmp_path / "tokens"]
+    assert call_step("tokens", *words).returncode == 0
+    given = {"moe_sft": mixture, "data": tmp_path / "tokens"}
+    merged = Chain(tmp_path, {"weighted_trained": MIXING}, **given)["dense"]
+    name, own = "model.layers.1.self_attn.q_proj.weight", load_file(mixture / SINGLE)
+    assert torch.equal(load_file(merged / SINGLE)[name], own[name])
+    line = (
+        f"tuning of the mixture: elsewhere; the mixture has the id {open_artifact(mixture).id[:8]}"
+    )
+    assert line in (merged / "README.md").read_text()
+
+
+def test_a_tuned_model_is_linked_as_it_is(call_step, mixture, tiny_llama, tmp_path, file_hashes):
+    dense = tuned(tiny_llama, tmp_path / "dense")
+    for model, kind in ((mixture, "moe_sft"), (dense, "sft")):
+        before = file_hashes(model)
+        take(call_step, model, tiny_llama, tmp_path / kind)
+        assert file_hashes(model) == before == file_hashes(tmp_path / kind)
+        assert open_artifact(tmp_path / kind, kind).known_manifest.inputs.keys() == {"base"}
+
+
+def spoiled(tensors: dict) -> dict:
+    tensors["model.layers.0.mlp.experts.down_proj"][0, 0, 0] = torch.nan
+    return tensors
+
+
+def routerless(tensors: dict) -> dict:
+    return {name: tensor for name, tensor in tensors.items() if "router" not in name}
+
+
+@pytest.mark.parametrize(
+    ("change", "fault"),
+    [
+        (lambda model, _: change_json(model / "config.json", num_experts=3), "has the shape"),
+        (lambda model, _: change_tensors(model, spoiled), "down_proj holds NaN"),
+        (lambda model, _: change_tensors(model, routerless), "has no weights for .*router.input"),
+        (lambda model, _: (model / "tokenizer.json").unlink(), "has no tokenizer"),
+        (
+            lambda model, _: (model / "chat_template.jinja").write_text("{{ messages }}"),
+            r"not made of .*: tokenizer \(chat template\) differs",
+        ),
+        (
+            lambda _, base: change_json(base / "config.json", rms_norm_eps=1e-5),
+            "was not made of .*/base: rms_norm_eps differs",
+        ),
+    ],
+)
+def test_what_no_step_can_use_is_refused(call_step, mixture, tiny_llama, tmp_path, change, fault):
+    model = shutil.copytree(mixture, tmp_path / "model")
+    base = shutil.copytree(tiny_llama, tmp_path / "base")
+    change(model, base)
+    with pytest.raises(UserError, match=fault):
+        take(call_step, model, base, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_weights_beside_low_rank_experts_that_changed_are_told(call_step, tiny_llama, tmp_path):
+    low_rank = ["--num-experts", "4", "--num-experts-per-tok", "3", "--experts", "lora"]
+    moe = Chain(tmp_path, {"moe": [*low_rank, "--rank", "2"]}, base=tiny_llama)["moe"]
+    plain = shutil.copytree(moe, tmp_path / "plain", copy_function=shutil.copyfile)
+    # Only what a tuning changes, in its own dtype.
+    change_tensors(plain, lambda all: {n: t + 1 if "experts" in n else t for n, t in all.items()})
+    assert "should be the base's" not in take(call_step, plain, tiny_llama, tmp_path / "kept")
+    told = take(call_step, tuned(moe, tmp_path / "changed"), tiny_llama, tmp_path / "out")
+    weights = 2 * (4 + 3 + 2) + 3  # attention, MLP and norms of two layers; the others
+    assert f"{weights} weights that should be the base's differ: model.layers.0.mlp.dense." in told
