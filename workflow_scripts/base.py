@@ -14,7 +14,7 @@ from xft.artifacts.artifact import create_artifact
 from xft.artifacts.manifest import hash_files
 from xft.cli.step import Step, run
 from xft.config.sections import BaseConfig
-from xft.hub.source import check_model, find_model, model_files
+from xft.hub.source import check_model, find_model
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -25,17 +25,17 @@ def main(argv: list[str] | None = None) -> None:
     base = step.options(BaseConfig)
 
     source = find_model(base.model, base.revision)
+    files = check_model(source, is_base=not args.tuned_from)
     on_hub = not Path(base.model).is_dir()
     parameters = base.model_dump() if on_hub else {}
+    kind = "base"
     if args.tuned_from:
         from xft.modeling.tuned_elsewhere import check_tuned
         from xft.reporting.cards import origin
 
         untuned = step.open("base", args.tuned_from, "base", "dense")
-        files, kind = model_files(source), check_tuned(source, untuned.checkpoint)
+        kind = check_tuned(source, untuned.checkpoint)
         parameters |= {"base": origin(untuned)}
-    else:
-        files, kind = check_model(source), "base"
     with create_artifact(args.out, kind, parameters, step.ids) as draft:
         names = {file.relative_to(source).as_posix(): file for file in files}
         draft.known_files = hash_files(names)

@@ -14,7 +14,7 @@ from xft.data.conversations import Conversation
 from xft.data.instructions import describe, read_files
 from xft.data.templates import ANOTHER, CHAT, ChatTemplate, TemplateFault
 from xft.data.tokenizers import check_eos, has_chat_template, load_tokenizer
-from xft.hub.source import check_model, find_local, model_files
+from xft.hub.source import check_model, find_local
 
 
 def check_base(sections: Mapping[str, Any]) -> None:
@@ -60,7 +60,7 @@ def check_tuned(folder: Path, moe: MoeConfig | None) -> None:
     if moe is None:
         check_model(folder)
         return
-    model_files(folder)
+    check_model(folder, is_base=False)
     config = read_config(folder / "config.json")
     held, asked = mixture_settings(config), mixture_settings(moe.model_dump())
     if held != asked:

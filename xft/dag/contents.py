@@ -6,7 +6,7 @@ from pathlib import Path
 
 from xft.data.templates import read_template
 from xft.hub.named_sets import NAMED_SETS, unpacked_sha256
-from xft.hub.source import check_model, model_files
+from xft.hub.source import check_model
 from xft.store.memory import Memory, content_hash
 
 
@@ -23,8 +23,8 @@ class FileContents:
 
     def of_model(self, folder: str, is_tuned: bool = False) -> dict[str, str]:
         """The hash of each file of a base, or of a model that was tuned elsewhere, by name."""
-        find = model_files if is_tuned else check_model
-        return self.of_files(Path(folder), find(Path(folder)))
+        place = Path(folder)
+        return self.of_files(place, check_model(place, is_base=not is_tuned))
 
     def of_files(self, folder: Path, files: Iterable[Path]) -> dict[str, str]:
         """The hash of each of some files below a folder, by name."""

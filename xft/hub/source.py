@@ -186,21 +186,19 @@ def find_cached_dataset_file(source: DatasetSource) -> Path | None:
     return Path(found) if isinstance(found, str) else None
 
 
-def check_model(folder: Path) -> list[Path]:
-    """The files of a dense model. Raises UserError if the model cannot be upcycled."""
-    files, checkpoint = model_files(folder), CheckpointHeaders(folder)
-    dense_layers(checkpoint.names, checkpoint.config)
-    return files
+def check_model(folder: Path, is_base: bool = True) -> list[Path]:
+    """The files of a model. Raises UserError if they are not sound, or if some are missing.
 
-
-def model_files(folder: Path) -> list[Path]:
-    """The files of a model. Raises UserError if they are not sound, or if some are missing."""
+    is_base: it is also checked whether the model can be upcycled.
+    """
     check_artifact(folder, *MODEL_KINDS)
     checkpoint = CheckpointHeaders(folder)
     if checkpoint.config.get("quantization_config"):
         raise UserError(f"{folder} is quantised. Use the unquantised model")
     if "auto_map" in checkpoint.config:
         _check_known(folder, checkpoint.config)
+    if is_base:
+        dense_layers(checkpoint.names, checkpoint.config)
     if not any((folder / name).exists() for name in TOKENIZER_FILES):
         raise UserError(f"{folder} has no tokenizer ({', '.join(TOKENIZER_FILES)})")
     check_vocabulary(folder)
