@@ -92,6 +92,7 @@ rule contamination:
         log_of("contamination"),
     conda:
         "../envs/data.yaml"
+    threads: threads_of
     resources:
         **RESOURCES,
     params:

@@ -68,6 +68,7 @@ rule tokens:
     priority: 1
     conda:
         "../envs/data.yaml"
+    threads: threads_of
     resources:
         **RESOURCES,
     params:

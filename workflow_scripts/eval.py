@@ -9,12 +9,13 @@ from pathlib import Path
 from xft.cli.step import Step, run
 from xft.common.devices import claim_gpus
 from xft.common.errors import UserError
+from xft.common.processes import usable_cpus
 from xft.common.progress import say
 from xft.config.sections import EvaluatedConfig, GenerationConfig, RunConfig, ScoringConfig
 from xft.data.templates import CHAT, PROMPT_NAMES, make_template, read_template
 from xft.data.tokenizers import load_tokenizer
 from xft.evaluation import ground_truth
-from xft.evaluation.execution import memory_bound, usable_cpus
+from xft.evaluation.execution import memory_bound
 from xft.evaluation.ground_truth import shown
 from xft.evaluation.loading import trained_template
 from xft.evaluation.problems import ProblemSet, load_problems

@@ -1,9 +1,9 @@
 """Compute the expected results of each problem's calls from its canonical solution."""
 
 from xft.cli.step import Step, run
+from xft.common.processes import usable_cpus
 from xft.config.sections import ScoringConfig
 from xft.evaluation import ground_truth
-from xft.evaluation.execution import usable_cpus
 from xft.evaluation.problems import load_problems
 from xft.evaluation.sandbox import open_sandbox
 

@@ -1,5 +1,7 @@
 """Decontamination: what gives a problem away, and what does not."""
 
+import random
+import re
 from pathlib import Path
 
 import pytest
@@ -62,6 +64,51 @@ def test_short_texts_are_no_trace(length):
     assert len(text) == length
     found = detector(solution=text).find(f"def f():\n  {text}\n")
     assert (found is not None) == (length >= SHORTEST)
+
+
+def plain(texts: list[tuple[str, str, str]], row: str) -> tuple | None:
+    """Every word and every 13 words of a row against all texts of problems, without hashes."""
+    texts = [(problem, kind, " ".join(text.split())) for problem, kind, text in texts]
+    row = " ".join(row.split())
+    for match in re.finditer(r"\w+", row):
+        for problem, kind, text in texts:
+            inner = list(re.finditer(r"\w+", text))[1:-1]
+            longest = max(inner, key=lambda word: len(word[0]), default=None)
+            if longest and longest[0] == match[0] and len(text) >= SHORTEST:
+                begin = match.start() - longest.start()
+                if begin >= 0 and row[begin : begin + len(text)] == text:
+                    return problem, kind, text
+    words, bare = re.findall(r"\w+", row), [re.findall(r"\w+", text) for *_, text in texts]
+    for place in range(len(words) - NGRAM + 1):
+        shared = " ".join(words[place : place + NGRAM])
+        for (problem, kind, _), own in zip(texts, bare, strict=True):
+            if f" {shared} ".lower() in f" {' '.join(own)} ".lower():
+                return problem, f"{NGRAM} words of its {kind}", shared
+    return None
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_traces_are_those_of_the_plain_search(seed):
+    """Texts of few words, which lie in each other, overlap, and repeat. Rows of their parts."""
+    rng = random.Random(seed)
+    words = ["a", "of", "Sum", "sum", "list", "number", "numbers", "value", "İx", "x_1"]
+
+    def text(most: int) -> str:
+        chosen = rng.choices(words, k=rng.randint(1, most))
+        return "".join(word + rng.choice([" ", " ", "\n", " (", "), ", "."]) for word in chosen)
+
+    texts = [(f"T/{n}", rng.choice(["docstring", "solution"]), text(24)) for n in range(60)]
+    texts += [("U/1", "solution", texts[0][2]), ("U/2", "solution", texts[1][2] + texts[2][2])]
+    find = Detector([Fingerprint.of(*one) for one in texts]).find
+    found = set()
+    for _ in range(300):
+        parts = [text(5), *(one for _, _, one in rng.choices(texts, k=2)), text(5)]
+        row = rng.choice(["", " ", "\n"]).join(parts)[rng.randint(0, 60) :]
+        row = row.upper() if rng.random() < 0.2 else row
+        trace = find(row)
+        assert (trace and (trace.problem, trace.match, trace.text)) == plain(texts, row)
+        found.add(trace and trace.match)
+    assert len(found) == 5
 
 
 # Problems

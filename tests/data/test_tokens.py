@@ -12,6 +12,7 @@ from trainings import write_rows
 from workflow_scripts import moe_sft, tokens
 from xft.artifacts.artifact import create_artifact
 from xft.artifacts.manifest import manifest_path, read_manifest
+from xft.common import processes
 from xft.common.errors import UserError
 from xft.config.sections import TokensConfig
 from xft.data.contamination import Detector, Fingerprint
@@ -68,7 +69,7 @@ def test_a_row_is_prompt_response_eos_and_only_the_prompt_is_masked(tokenizer, r
 # What is left out
 
 
-def test_everything_that_is_left_out_is_reported(tokenizer, tmp_path):
+def test_everything_that_is_left_out_is_reported(tokenizer, tmp_path, monkeypatch):
     solution = "def f(a, b):\n    return sorted([a, b], reverse=True)[0]"
     near = "word " * 4 + " ".join(f"w{i}" for i in range(40))
     texts = [
@@ -91,6 +92,9 @@ def test_everything_that_is_left_out_is_reported(tokenizer, tmp_path):
     ]
     assert report["removed"] == {entry["reason"]: 1 for entry in report["removed_rows"]}
     assert (report["rows"], report["training"], report["validation"]) == (8, 3, 0)
+    monkeypatch.setattr(processes, "FEW", 0)
+    shared, same = prepare([file], tokenizer, options, find, workers=2)
+    assert (shared.input_ids.tolist(), same) == (made.input_ids.tolist(), report)
     exact, _ = prepare([file], tokenizer, TokensConfig(bad_rows="skip", deduplicate="exact"))
     assert exact.numbers.tolist() == [1, 3, 4, 6, 8]
     every, _ = prepare([file], tokenizer, TokensConfig(bad_rows="skip", deduplicate="none"))

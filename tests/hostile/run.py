@@ -18,8 +18,9 @@ sys.dont_write_bytecode = True
 
 from problem_files import problem, right_solutions, write_problems
 
+from xft.common.processes import usable_cpus
 from xft.evaluation import ground_truth, scoring
-from xft.evaluation.execution import Limits, usable_cpus
+from xft.evaluation.execution import Limits
 from xft.evaluation.problems import load_problems
 from xft.evaluation.sandbox import find_bubblewrap
 

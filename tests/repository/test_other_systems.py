@@ -5,8 +5,8 @@ import pytest
 from interpreter import python
 
 from xft.common.errors import UserError
+from xft.common.processes import usable_cpus
 from xft.evaluation import ground_truth
-from xft.evaluation.execution import usable_cpus
 from xft.evaluation.problems import load_problems
 from xft.evaluation.sandbox import find_bubblewrap
 

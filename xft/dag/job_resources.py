@@ -33,7 +33,7 @@ def resources(part: Wanted) -> dict[str, object]:
         found |= {"threads": config.threads, "gpu": config.gpus}
         found["besides"] = to_flags({"gpus": config.gpus})
         found["environment"] = part.recipe.options.get("evaluation.backend", "evaluation")
-    elif part.rule == "ground_truth":
+    elif part.rule in ("ground_truth", "tokens", "contamination"):
         found["threads"] = config.threads
     return found
 

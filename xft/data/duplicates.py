@@ -4,9 +4,10 @@ import re
 
 import numpy as np
 
+from xft.common.processes import spread
 from xft.common.progress import progress
 from xft.data.instructions import AnyRow
-from xft.data.ngrams import ngrams
+from xft.data.ngrams import hash_words, ngrams
 
 # Near rows: their sets of n-grams of words and punctuation have a Jaccard similarity >= 4/5.
 NEAR = (4, 5)
@@ -24,19 +25,22 @@ def find_exact(rows: list[AnyRow]) -> dict[int, int]:
     return found
 
 
-def find_near(rows: list[AnyRow]) -> dict[int, int]:
+def find_near(rows: list[AnyRow], workers: int = 1) -> dict[int, int]:
     """For each row that is near to an earlier row that stays: its number and the earlier one's.
 
     The result is exact, not an estimate. Two near sets must share one of their rarest n-grams: for
     a set of size s, one of the s - ceil(4/5 s) + 1 rarest (prefix filtering, Bayardo et al. 2007).
-    Only rows that share one of these are compared.
+    Only rows that share one of these are compared. workers: as for `spread`.
     """
-    sets = [_ngram_set(row) for row in rows]
+    sets = spread(_ngram_set, rows, workers, desc="read for near duplicates", unit="row")
     values, counts = np.unique(np.concatenate(sets), return_counts=True)
+    values, counts = values[counts > 1], counts[counts > 1]
+    if not len(values):
+        return {}
     holders: dict[int, list[int]] = {}
     found = {}
     for place, own in enumerate(progress(sets, desc="find near duplicates", unit="row")):
-        rarest = _rarest(own, counts[np.searchsorted(values, own)])
+        rarest = _rarest(own, values, counts)
         candidates = sorted({other for ngram in rarest for other in holders.get(ngram, ())})
         near = next((other for other in candidates if _are_near(own, sets[other])), None)
         if near is not None:
@@ -58,15 +62,23 @@ def _ngram_set(row: AnyRow) -> np.ndarray:
     System prompts do not count: rows may share a long one and have little else in common.
     """
     words = WORD.findall("\n".join(turn.content for turn in row.turns if turn.role != "system"))
-    return np.unique(ngrams(words, min(NGRAM, len(words))))
+    own = np.sort(ngrams(hash_words(words), min(NGRAM, len(words))))
+    return own[np.diff(own, prepend=~own[:1]) != 0]
 
 
-def _rarest(own: np.ndarray, counts: np.ndarray) -> list[int]:
-    """The rarest n-grams of a row: a near row shares at least one. Unique n-grams are left out."""
+def _rarest(own: np.ndarray, values: np.ndarray, counts: np.ndarray) -> list[int]:
+    """The rarest n-grams of a row: a near row shares at least one.
+
+    values, counts: the n-grams that several rows hold, sorted, and their numbers. The row's others
+    are rarer, but no other row shares them.
+    """
     part, whole = NEAR
     length = len(own) - -(-part * len(own) // whole) + 1
-    chosen = np.lexsort((own, counts))[:length]
-    return own[chosen[counts[chosen] > 1]].tolist()
+    places = np.searchsorted(values[:-1], own)
+    shared = values[places] == own
+    own, counts = own[shared], counts[places[shared]]
+    length -= len(shared) - len(own)
+    return own[np.lexsort((own, counts))[: max(length, 0)]].tolist()
 
 
 def _are_near(one: np.ndarray, other: np.ndarray) -> bool:

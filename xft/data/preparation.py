@@ -11,7 +11,8 @@ import numpy as np
 
 from xft.artifacts.manifest import hash_file, joint_sha256
 from xft.common.errors import UserError, counted
-from xft.common.progress import progress, say
+from xft.common.processes import spread
+from xft.common.progress import say
 from xft.config.sections import TokensConfig
 from xft.data.duplicates import find_exact, find_near
 from xft.data.examples import Tokens, tokenize_rows
@@ -21,12 +22,17 @@ from xft.data.tokenizers import no_eos
 
 
 def prepare(
-    files: Sequence[Path], tokenizer, options: TokensConfig, find_trace: Callable | None = None
+    files: Sequence[Path],
+    tokenizer,
+    options: TokensConfig,
+    find_trace: Callable | None = None,
+    workers: int = 1,
 ) -> tuple[Tokens, dict]:
     """The tokens of files of rows, and a report of what was left out.
 
     options: with the template by its identity. find_trace:
     `contamination.Detector.find`, where rows that give away evaluation problems are to be left out.
+    workers: processes that look for these and for near duplicates.
     Raises UserError where a row is bad and none may be, or too few rows are left.
     """
     if tokenizer.eos_token_id is None:
@@ -38,7 +44,7 @@ def prepare(
         say(f"left out {describe(bad)}")
     removed = [{"row": row.number, "reason": "bad", "fault": row.fault} for row in bad]
     rows = good
-    for find in _filters(options.deduplicate, find_trace):
+    for find in _filters(options.deduplicate, find_trace, workers):
         found = find(rows) if rows else []
         removed += found
         rows = _without(rows, {entry["row"] for entry in found})
@@ -74,15 +80,15 @@ def summary(files: Sequence[Path], report: dict) -> str:
     )
 
 
-def _filters(deduplicate: str, find_trace: Callable | None) -> Iterator[Callable]:
+def _filters(deduplicate: str, find_trace: Callable | None, workers: int) -> Iterator[Callable]:
     """The filters for rows to leave out: functions from rows to entries of the report."""
     yield _unanswered
     if deduplicate != "none":
         yield partial(_repeated, "duplicate", find_exact)
     if deduplicate == "near":
-        yield partial(_repeated, "near duplicate", find_near)
+        yield partial(_repeated, "near duplicate", partial(find_near, workers=workers))
     if find_trace is not None:
-        yield partial(contaminated, find_trace)
+        yield partial(contaminated, find_trace, workers=workers)
 
 
 def _unanswered(rows: list[AnyRow]) -> list[dict]:
@@ -97,11 +103,15 @@ def _repeated(reason: str, find: Callable, rows: list[AnyRow]) -> list[dict]:
     return [{"row": row, "reason": reason, "of": first} for row, first in find(rows).items()]
 
 
-def contaminated(find_trace: Callable, rows: list[AnyRow]) -> list[dict]:
-    """The entries of rows that give away evaluation problems. find_trace: as for `prepare`."""
-    shown = progress(rows, desc="look for evaluation problems", unit="row")
-    traces = ((row, find_trace(row.text)) for row in shown)
+def contaminated(find_trace: Callable, rows: list[AnyRow], workers: int) -> list[dict]:
+    """The entries of rows that give away problems. find_trace, workers: as for `prepare`."""
+    shown = {"desc": "look for evaluation problems", "unit": "row"}
+    traces = zip(rows, spread(partial(_trace, find_trace), rows, workers, **shown), strict=True)
     return [{"row": row.number, "reason": "contaminated", **vars(t)} for row, t in traces if t]
+
+
+def _trace(find_trace: Callable, row: AnyRow) -> object | None:
+    return find_trace(row.text)
 
 
 def _without(rows: list[AnyRow], numbers: set[int]) -> list[AnyRow]:

@@ -51,13 +51,6 @@ class _NotStarted(Exception):
     """The runner did not reach the program. The text is the system's message."""
 
 
-def usable_cpus() -> int:
-    """The CPUs that this process may use; all CPUs if the system does not say (macOS)."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
 @dataclass(frozen=True)
 class Inputs:
     """The argument lists of each of `TEST_SETS`, encoded for the runner, and their number."""
