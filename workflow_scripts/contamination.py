@@ -4,7 +4,6 @@ The rows are those of the tokens, without the ones that were left out or held ou
 """
 
 from xft.cli.step import Step, run
-from xft.common.processes import usable_cpus
 from xft.common.progress import say
 from xft.reporting.contamination import CONTAMINATION
 
@@ -27,7 +26,7 @@ def main(argv: list[str] | None = None) -> None:
     fingerprints, hashes = load_references([args.dataset])
     (sha256,) = hashes.values()
     step.inputs |= {"data": tokens.manifest.inputs["data"], "dataset": sha256}
-    count = len(contaminated(Detector(fingerprints).find, rows, usable_cpus()))
+    count = len(contaminated(Detector(fingerprints).find, rows))
     content = {"rows": len(rows), "contaminated": count, "problems": sha256}
     CONTAMINATION.write(args.out, content, inputs=step.ids)
     say(f"{count:,} of {len(rows):,} rows contain a problem of {args.dataset}")

@@ -7,7 +7,6 @@ rows that were left out, with the reasons.
 
 from xft.artifacts.artifact import MODEL_KINDS, Artifact, write_json
 from xft.cli.step import Step, run
-from xft.common.processes import usable_cpus
 from xft.common.progress import say
 from xft.config.sections import TokensConfig
 from xft.data.templates import with_template_read
@@ -41,7 +40,7 @@ def main(argv: list[str] | None = None) -> None:
     find_trace = Detector(fingerprints).find if fingerprints else None
     tokenizer = load_tokenizer(args.model)
     tokenizer.name_or_path = _name(base)
-    tokens, report = prepare(args.data, tokenizer, options, find_trace, usable_cpus())
+    tokens, report = prepare(args.data, tokenizer, options, find_trace)
     if args.report:
         args.report.parent.mkdir(parents=True, exist_ok=True)
         write_json(args.report, report | {"problems": problems})

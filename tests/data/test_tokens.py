@@ -93,7 +93,8 @@ def test_everything_that_is_left_out_is_reported(tokenizer, tmp_path, monkeypatc
     assert report["removed"] == {entry["reason"]: 1 for entry in report["removed_rows"]}
     assert (report["rows"], report["training"], report["validation"]) == (8, 3, 0)
     monkeypatch.setattr(processes, "FEW", 0)
-    shared, same = prepare([file], tokenizer, options, find, workers=2)
+    monkeypatch.setattr(processes, "usable_cpus", lambda: 3)
+    shared, same = prepare([file], tokenizer, options, find)
     assert (shared.input_ids.tolist(), same) == (made.input_ids.tolist(), report)
     exact, _ = prepare([file], tokenizer, TokensConfig(bad_rows="skip", deduplicate="exact"))
     assert exact.numbers.tolist() == [1, 3, 4, 6, 8]

@@ -10,10 +10,8 @@ from typing import TypeVar
 from xft.common.progress import progress
 
 FEW = 4_000  # items that take no longer than processes take to start
-CHUNK = 500  # items that a process gets at a time
+CHUNK = 2_000  # items that a process gets at a time
 Item, Result = TypeVar("Item"), TypeVar("Result")
-
-_work: Callable  # in a process of `spread`
 
 
 def usable_cpus() -> int:
@@ -23,26 +21,16 @@ def usable_cpus() -> int:
     return os.cpu_count() or 1
 
 
-def spread(
-    work: Callable[[Item], Result], items: Sequence[Item], workers: int, **shown: str
-) -> list[Result]:
-    """The results of `work` for all items, in order, from `workers` processes.
+def spread(work: Callable[[Item], Result], items: Sequence[Item], **shown: str) -> list[Result]:
+    """The results of `work` for all items, in order, from a process for each usable CPU.
 
-    `work`, the items and the results must be picklable. The results are the same for every number.
-    shown: `desc` and `unit`, as for `progress`.
+    `work`, the items and the results must be picklable. A process of torchrun, which has the CPUs
+    of others beside it, works alone. shown: `desc` and `unit`, as for `progress`.
     """
-    if workers == 1 or len(items) <= FEW:
+    workers = 1 if "RANK" in os.environ or len(items) <= FEW else usable_cpus()
+    if workers == 1:
         return list(map(work, progress(items, **shown)))
-    with ProcessPoolExecutor(workers, get_context("spawn"), _begin, (work,)) as pool:
-        done = pool.map(_call, items, chunksize=CHUNK)
+    ignore = signal.SIGINT, signal.SIG_IGN  # this process ends the others
+    with ProcessPoolExecutor(workers, get_context("spawn"), signal.signal, ignore) as pool:
+        done = pool.map(work, items, chunksize=CHUNK)
         return list(progress(done, total=len(items), **shown))
-
-
-def _begin(work: Callable) -> None:
-    global _work
-    _work = work
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the first process ends the others
-
-
-def _call(item: Item) -> Result:
-    return _work(item)

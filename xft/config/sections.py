@@ -10,7 +10,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema, model_validator
 
-from xft.common.errors import UserError, counted
+from xft.common.errors import UserError
 from xft.config.models import DECLARED, MERGED, MODELS
 from xft.config.section import (
     Commit,
@@ -287,14 +287,10 @@ class TokensConfig(Section):
 
     def limits(self, files: int) -> list[int | None]:
         """The limit of each of so many files. Raises UserError if `limit` has other numbers."""
-        if not isinstance(self.limit, list):
-            return [self.limit] * files
-        if len(self.limit) != files:
-            raise UserError(
-                f"data.limit has {len(self.limit)} numbers, for {counted(files, 'file')}. Give one "
-                "for each file, or a single one for all"
-            )
-        return self.limit
+        found = self.limit if isinstance(self.limit, list) else [self.limit] * files
+        if len(found) != files:
+            raise UserError(f"data.limit = {found}: give one number for each file, or one for all")
+        return found
 
 
 class DataConfig(TokensConfig, RowsSource):

@@ -8,25 +8,20 @@ The hashes of HumanEval and MBPP are in a file beside this one, so that no netwo
 import json
 import re
 from base64 import b64decode
-from collections import defaultdict
-from collections.abc import Iterator
 from dataclasses import dataclass
 from hashlib import blake2b
 from itertools import accumulate
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from xft.data.duplicates import squeeze
-from xft.data.ngrams import hash_lower, hash_words, ngrams
+from xft.data.ngrams import hash_words, ngrams
 
 # Shorter texts do not identify a problem: "return x + y", "return sorted(set(l))".
 SHORTEST = 30  # characters
 NGRAM = 13  # words, in lower case, without punctuation
 ANCHOR = 3  # words at most
-TABLE_BITS = 20
-REST_BITS = np.uint64(64 - TABLE_BITS)
 WORD = re.compile(r"(\w+)")
 SHIPPED = Path(__file__).with_name("humaneval_mbpp.json")  # by tools/write_fingerprints.py
 
@@ -35,11 +30,11 @@ SHIPPED = Path(__file__).with_name("humaneval_mbpp.json")  # by tools/write_fing
 class Fingerprint:
     """The hashes of a text of a problem that no training row may hold.
 
-    kind: such as "docstring". ngrams: uint64, of its n-grams in order. anchor: the hash of its
-    longest inner word and the inner words after it, `size` of them; size is 0 if the text is too
-    short to be searched for as a whole. start: where the anchor begins in the text. length: of the
-    text, in characters. digest: of the whole text. The text has one blank for each run of
-    whitespace.
+    kind: such as "docstring". ngrams: uint64, of its n-grams in order. anchor: the hash of `size`
+    inner words, among them the longest; size is 0 if the text is too short to be searched for as a
+    whole. before: the number of these words before the longest. start: where the longest begins in
+    the text. length: of the text, in characters. digest: of the whole text. The text has one blank
+    for each run of whitespace.
     """
 
     problem: str
@@ -47,6 +42,7 @@ class Fingerprint:
     ngrams: np.ndarray
     anchor: int
     size: int
+    before: int
     start: int
     length: int
     digest: str
@@ -56,12 +52,13 @@ class Fingerprint:
         text = squeeze(text)
         # An inner word stays a whole word in every text that holds this one. Outer words may not.
         inner = list(WORD.finditer(text))[1:-1] if len(text) >= SHORTEST else []
-        place = max(range(len(inner)), key=lambda place: len(inner[place][0]), default=0)
-        anchor = [match[0] for match in inner[place : place + ANCHOR]]
-        value = ngrams(hash_words(anchor), len(anchor)).sum()
-        start = inner[place].start() if inner else 0
+        longest = max(range(len(inner)), key=lambda place: len(inner[place][0]), default=0)
+        first = max(min(longest, len(inner) - ANCHOR), 0)
+        anchor = [match[0] for match in inner[first : first + ANCHOR]]
+        found = int(ngrams(hash_words(anchor), len(anchor)).sum()), len(anchor), longest - first
+        start = inner[longest].start() if inner else 0
         shared = _ngrams(WORD.findall(text))
-        return cls(problem, kind, shared, int(value), len(anchor), start, len(text), _hash(text))
+        return cls(problem, kind, shared, *found, start, len(text), _hash(text))
 
 
 def read_shipped(name: str) -> list[Fingerprint]:
@@ -85,69 +82,47 @@ class Trace:
     text: str
 
 
-class Lookup:
-    """What belongs to hashes, for many of which there is nothing.
-
-    A table of bits sorts out nearly all of those before Python looks at them.
-    """
-
-    def __init__(self, values: dict[int, Any]):
-        self.values = values
-        self.may_hold = np.zeros(2**TABLE_BITS, bool)
-        self.may_hold[np.array([*values], np.uint64) >> REST_BITS] = True
-
-    def find(self, hashes: np.ndarray) -> Iterator[tuple[int, Any]]:
-        """The places of known hashes, in order, with what belongs to them. hashes: uint64 [n]."""
-        for place in np.flatnonzero(self.may_hold[hashes >> REST_BITS]):
-            if (value := int(hashes[place])) in self.values:
-                yield int(place), self.values[value]
-
-
 class Detector:
     """Finds traces of problems in texts."""
 
     def __init__(self, fingerprints: list[Fingerprint]):
         self.fingerprints = fingerprints
-        self.sizes = sorted({own.size for own in fingerprints if own.size})
-        by_anchor, by_ngram = defaultdict(list), {}
+        self.sizes = {own.size for own in fingerprints} - {0}
+        self.by_anchor: dict[int, list[int]] = {}
+        self.by_ngram: dict[int, Fingerprint] = {}
         for number, own in enumerate(fingerprints):
             if own.size:
-                by_anchor[own.anchor].append(number)
+                self.by_anchor.setdefault(own.anchor, []).append(number)
             for value in own.ngrams.tolist():
-                by_ngram.setdefault(value, own)
-        self.by_anchor, self.by_ngram = Lookup(by_anchor), Lookup(by_ngram)
+                self.by_ngram.setdefault(value, own)
 
     def find(self, text: str) -> Trace | None:
         """The first trace of a problem in a text: a whole docstring or solution, else 13 words."""
         squeezed = squeeze(text)
         parts = WORD.split(squeezed)  # between the words and the words, in turn
         words = parts[1::2]
-        if candidates := self._candidates(words):
-            ends = list(accumulate(map(len, parts)))
-            for place, number in sorted(candidates):
-                own = self.fingerprints[number]
-                begin = ends[2 * place] - own.start
-                part = squeezed[begin : begin + own.length]
-                if begin >= 0 and len(part) == own.length and _hash(part) == own.digest:
-                    return Trace(own.problem, own.kind, part)
-        for place, own in self.by_ngram.find(_ngrams(words)):
-            shared = " ".join(words[place : place + NGRAM])
-            return Trace(own.problem, f"{NGRAM} words of its {own.kind}", shared)
-        return None
-
-    def _candidates(self, words: list[str]) -> list[tuple[int, int]]:
-        """Where the anchors of fingerprints are: the places of their first words, with numbers."""
-        hashes = hash_words(words)
-        return [
-            (place, number)
+        hashes, ends = hash_words(words), list(accumulate(map(len, parts)))
+        anchors = (
+            (place + self.fingerprints[number].before, number)
             for size in self.sizes
-            for place, numbers in self.by_anchor.find(ngrams(hashes, size))
-            for number in numbers
-        ]
+            for place, value in enumerate(ngrams(hashes, size).tolist())
+            for number in self.by_anchor.get(value, ())
+        )
+        for place, number in sorted(anchors):
+            own = self.fingerprints[number]
+            begin = ends[2 * place] - own.start
+            part = squeezed[begin : begin + own.length]
+            if begin >= 0 and len(part) == own.length and _hash(part) == own.digest:
+                return Trace(own.problem, own.kind, part)
+        for place, value in enumerate(_ngrams(words).tolist()):
+            if own := self.by_ngram.get(value):
+                shared = " ".join(words[place : place + NGRAM])
+                return Trace(own.problem, f"{NGRAM} words of its {own.kind}", shared)
+        return None
 
 
 def _ngrams(words: list[str]) -> np.ndarray:
-    return ngrams(hash_words(words, hash_lower), NGRAM)
+    return ngrams(hash_words([word.lower() for word in words]), NGRAM)
 
 
 def _hash(text: str) -> str:

@@ -25,14 +25,14 @@ def find_exact(rows: list[AnyRow]) -> dict[int, int]:
     return found
 
 
-def find_near(rows: list[AnyRow], workers: int = 1) -> dict[int, int]:
+def find_near(rows: list[AnyRow]) -> dict[int, int]:
     """For each row that is near to an earlier row that stays: its number and the earlier one's.
 
     The result is exact, not an estimate. Two near sets must share one of their rarest n-grams: for
     a set of size s, one of the s - ceil(4/5 s) + 1 rarest (prefix filtering, Bayardo et al. 2007).
-    Only rows that share one of these are compared. workers: as for `spread`.
+    Only rows that share one of these are compared.
     """
-    sets = spread(_ngram_set, rows, workers, desc="read for near duplicates", unit="row")
+    sets = spread(_ngram_set, rows, desc="read for near duplicates", unit="row")
     values, counts = np.unique(np.concatenate(sets), return_counts=True)
     values, counts = values[counts > 1], counts[counts > 1]
     if not len(values):

@@ -1,7 +1,6 @@
 """Hashes word n-grams: texts with a common number have a common n-gram."""
 
 import hashlib
-from collections.abc import Callable
 from functools import lru_cache
 
 import numpy as np
@@ -28,12 +27,6 @@ def hash_word(word: str) -> int:
     return int.from_bytes(hashlib.blake2b(word.encode(), digest_size=8).digest(), "little")
 
 
-@lru_cache(maxsize=2**20)
-def hash_lower(word: str) -> int:
-    """The hash of a word in lower case."""
-    return hash_word(word.lower())
-
-
-def hash_words(words: list[str], hash_one: Callable[[str], int] = hash_word) -> np.ndarray:
-    """The hash of each word, uint64 [words]. hash_one: of one word."""
-    return np.fromiter(map(hash_one, words), np.uint64, len(words))
+def hash_words(words: list[str]) -> np.ndarray:
+    """The hash of each word, uint64 [words]."""
+    return np.fromiter(map(hash_word, words), np.uint64, len(words))

@@ -22,17 +22,12 @@ from xft.data.tokenizers import no_eos
 
 
 def prepare(
-    files: Sequence[Path],
-    tokenizer,
-    options: TokensConfig,
-    find_trace: Callable | None = None,
-    workers: int = 1,
+    files: Sequence[Path], tokenizer, options: TokensConfig, find_trace: Callable | None = None
 ) -> tuple[Tokens, dict]:
     """The tokens of files of rows, and a report of what was left out.
 
     options: with the template by its identity. find_trace:
     `contamination.Detector.find`, where rows that give away evaluation problems are to be left out.
-    workers: processes that look for these and for near duplicates.
     Raises UserError where a row is bad and none may be, or too few rows are left.
     """
     if tokenizer.eos_token_id is None:
@@ -44,7 +39,7 @@ def prepare(
         say(f"left out {describe(bad)}")
     removed = [{"row": row.number, "reason": "bad", "fault": row.fault} for row in bad]
     rows = good
-    for find in _filters(options.deduplicate, find_trace, workers):
+    for find in _filters(options.deduplicate, find_trace):
         found = find(rows) if rows else []
         removed += found
         rows = _without(rows, {entry["row"] for entry in found})
@@ -80,15 +75,15 @@ def summary(files: Sequence[Path], report: dict) -> str:
     )
 
 
-def _filters(deduplicate: str, find_trace: Callable | None, workers: int) -> Iterator[Callable]:
+def _filters(deduplicate: str, find_trace: Callable | None) -> Iterator[Callable]:
     """The filters for rows to leave out: functions from rows to entries of the report."""
     yield _unanswered
     if deduplicate != "none":
         yield partial(_repeated, "duplicate", find_exact)
     if deduplicate == "near":
-        yield partial(_repeated, "near duplicate", partial(find_near, workers=workers))
+        yield partial(_repeated, "near duplicate", find_near)
     if find_trace is not None:
-        yield partial(contaminated, find_trace, workers=workers)
+        yield partial(contaminated, find_trace)
 
 
 def _unanswered(rows: list[AnyRow]) -> list[dict]:
@@ -103,11 +98,11 @@ def _repeated(reason: str, find: Callable, rows: list[AnyRow]) -> list[dict]:
     return [{"row": row, "reason": reason, "of": first} for row, first in find(rows).items()]
 
 
-def contaminated(find_trace: Callable, rows: list[AnyRow], workers: int) -> list[dict]:
-    """The entries of rows that give away problems. find_trace, workers: as for `prepare`."""
-    shown = {"desc": "look for evaluation problems", "unit": "row"}
-    traces = zip(rows, spread(partial(_trace, find_trace), rows, workers, **shown), strict=True)
-    return [{"row": row.number, "reason": "contaminated", **vars(t)} for row, t in traces if t]
+def contaminated(find_trace: Callable, rows: list[AnyRow]) -> list[dict]:
+    """The entries of rows that give away evaluation problems. find_trace: as for `prepare`."""
+    find = partial(_trace, find_trace)
+    found = zip(rows, spread(find, rows, desc="look for problems", unit="row"), strict=True)
+    return [{"row": row.number, "reason": "contaminated", **vars(t)} for row, t in found if t]
 
 
 def _trace(find_trace: Callable, row: AnyRow) -> object | None:

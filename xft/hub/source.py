@@ -120,8 +120,8 @@ def dataset_source(source: str | list[str], revision: str | None) -> DatasetSour
     if len(parts) < 2 or not all(parts) or revision is None:
         raise UserError(
             f"data.train = {source}: a data set on the hub is named organisation/name, and one of "
-            "its files organisation/name/file, and a list names local files. Set data.revision to "
-            "the hash of a commit, or leave it out for local files"
+            "its files organisation/name/file. Set data.revision to the hash of a commit. Files "
+            "of a list are local, and have none"
         )
     return DatasetSource("/".join(parts[:2]), parts[2] if len(parts) > 2 else None, revision)
 
