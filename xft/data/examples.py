@@ -64,6 +64,11 @@ class Examples(Sequence):
         self.tokens = tokens
         self.places = places
 
+    @property
+    def lengths(self) -> list[int]:
+        """The number of tokens of each row."""
+        return np.diff(self.tokens.offsets)[self.places].tolist()
+
     def drawn(self, share: float, seed: int) -> "Examples":
         """A share of the rows, at least one, drawn without replacement. They keep their order."""
         count = max(round(share * len(self)), 1)

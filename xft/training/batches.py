@@ -60,11 +60,11 @@ class LengthSampler(LengthGroupedSampler):
 
     So a training that continues from a checkpoint has the same order as one without a break.
     batch_size: rows of one process in an optimiser step; 50 times as many are sorted at a time.
-    epoch: gives the number of the epoch that begins.
+    lengths: of the rows, in tokens. epoch: gives the number of the epoch that begins.
     """
 
-    def __init__(self, examples: list[dict], batch_size: int, seed: int, epoch: Callable[[], int]):
-        super().__init__(batch_size, examples, generator=torch.Generator())
+    def __init__(self, lengths: list[int], batch_size: int, seed: int, epoch: Callable[[], int]):
+        super().__init__(batch_size, lengths=lengths, generator=torch.Generator())
         self.seed = seed
         self.epoch = epoch
 

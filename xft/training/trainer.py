@@ -172,7 +172,7 @@ class ResumingTrainer(SavingTrainer):
             return super()._get_train_sampler(train_dataset)
         rows = self.args.train_batch_size * self.args.gradient_accumulation_steps
         seed, epoch = self.args.data_seed, lambda: int(self.state.epoch)
-        return LengthSampler(self.train_dataset, rows, seed, epoch)
+        return LengthSampler(self.train_dataset.lengths, rows, seed, epoch)
 
     def get_batch_samples(self, epoch_iterator, num_batches, device):
         size, world = self.args.train_batch_size, self.args.world_size
