@@ -3,13 +3,18 @@
 
 PYTHON ?= python3
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
-# The first installation shows its downloads. A later one, which may change one package, only errors.
-PIP_INSTALL = pip install --disable-pip-version-check $(if $(wildcard .venv/installed*),--quiet)
+# uv reads no settings of pip.
+export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
+export UV_DEFAULT_INDEX ?= $(PIP_INDEX_URL)
+# The versions are those of the lock. uv also compares the hashes. pip, which installs where uv cannot,
+# would then ask for torch's hashes too, but the machine chooses its build.
+install = uv pip install --python .venv/bin/python --constraints requirements.lock $(1) || \
+	sed 's/ \\$$//; / --hash/d' requirements.lock | pip install --constraint /dev/stdin $(1)
 # A file's tests share costly fixtures, so they stay in one process. Those that last longest are first.
 WORKERS = 3
 SPREAD = -p no:randomly --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 
-.PHONY: run test test-numeric test-ci test-slow lint generated docs
+.PHONY: run test test-numeric test-ci test-slow lint generated lock docs
 
 run: .venv/installed
 	snakemake --cores all
@@ -47,25 +52,33 @@ generated: .venv/installed-dev
 	python -m tools.write_config_docs
 	python -m tools.write_versions
 
+# All packages with their hashes, but torch, what only torch needs, and setuptools, of which some
+# versions of torch need an old one. This asks the package index.
+lock: .venv/bin/python
+	printf 'torch\nsetuptools\n' | uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+		--custom-compile-command "make lock" --excludes /dev/stdin --all-extras \
+		--output-file requirements.lock pyproject.toml requirements-slow.txt requirements-docs.txt
+
 # The documents as a site in build/site. A link that leads nowhere is an error.
 docs: .venv/installed-docs
 	mkdocs build --strict
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv
+	-pip install --disable-pip-version-check --quiet uv==0.13.9
 
-.venv/installed: requirements.txt pyproject.toml .venv/bin/python
-	$(PIP_INSTALL) -r requirements.txt --editable .
+.venv/installed: requirements.txt requirements.lock pyproject.toml .venv/bin/python
+	$(call install,--requirement requirements.txt --editable .)
 	touch $@
 
-.venv/installed-dev: requirements.txt pyproject.toml requirements-dev.txt .venv/bin/python
-	$(PIP_INSTALL) -r requirements-dev.txt --editable ".[peft]"
+.venv/installed-dev: requirements.txt requirements.lock pyproject.toml requirements-dev.txt .venv/bin/python
+	$(call install,--requirement requirements-dev.txt --editable ".[peft]")
 	touch $@ .venv/installed
 
 .venv/installed-slow: .venv/installed-dev requirements-slurm.txt requirements-slow.txt
-	$(PIP_INSTALL) -r requirements-slow.txt --editable ".[all]"
+	$(call install,--requirement requirements-slow.txt --editable ".[all]")
 	touch $@
 
-.venv/installed-docs: requirements-docs.txt .venv/bin/python
-	$(PIP_INSTALL) -r requirements-docs.txt
+.venv/installed-docs: requirements-docs.txt requirements.lock .venv/bin/python
+	$(call install,--requirement requirements-docs.txt)
 	touch $@

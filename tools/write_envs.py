@@ -1,13 +1,14 @@
-"""Write envs/*.yaml, the conda environments of the rules, from the pins in requirements*.txt, and
-from those of the extras in pyproject.toml."""
+"""Write envs/*.yaml, the conda environments of the rules, from the pins in requirements*.txt, from
+those of the extras in pyproject.toml, and from requirements.lock, which has what these need."""
 
 import json
 import re
 import tomllib
-from collections.abc import Iterable
+from collections import defaultdict
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
+LOCK = ROOT / "requirements.lock"
 PINS = (
     "requirements.txt",
     "requirements-slurm.txt",
@@ -45,22 +46,40 @@ def pins() -> dict[str, str]:
     return {re.split(r"[=<>]", line)[0]: line for line in requirements()}
 
 
+def locked(packages: list[str]) -> set[str]:
+    """The requirements of these packages, and of all that they need, in the lock."""
+    lines, needed = defaultdict(set), defaultdict(set)
+    for line in LOCK.read_text().splitlines():
+        if "==" in line:
+            name = line.partition("==")[0]
+            lines[name].add(line.rstrip(" \\"))
+        elif by := re.fullmatch(r"    #(?: via|  ) ([\w.-]+)", line):
+            needed[by[1]].add(name)
+    found, new = set(), {package.replace("_", "-") for package in packages}
+    while new:
+        found |= new
+        new = set().union(*(needed[name] for name in new)) - found
+    return set().union(*(lines[name] for name in found))
+
+
 def environment(packages: list[str]) -> str:
-    """The text of an env file: python and pip from conda-forge, pinned packages from PyPI."""
+    """The text of an env file: python and pip from conda-forge, pinned packages from PyPI.
+
+    vLLM and torch choose the versions of what only they need.
+    """
     known = pins()
-    source = "tools/write_envs.py from requirements*.txt and pyproject.toml"
-    return env_file(source, [f"python ={PYTHON}", "pip"], map(known.__getitem__, packages))
-
-
-def env_file(source: str, conda: Iterable[str], pip: Iterable[str]) -> str:
-    """The text of an env file with these packages of conda-forge, and those of pip, sorted."""
+    if "vllm" in packages:
+        pip = {known[package] for package in packages}
+    else:
+        pip = locked(packages) | {known[package] for package in packages if package == "torch"}
     return "\n".join(
         [
-            f"# Written by {source}.",
+            "# Written by tools/write_envs.py from requirements* and pyproject.toml.",
             "channels:",
             "  - conda-forge",
             "dependencies:",
-            *(f"  - {package}" for package in conda),
+            f"  - python ={PYTHON}",
+            "  - pip",
             "  - pip:",
             *(f"      - {json.dumps(package)}" for package in sorted(pip)),
             "",

@@ -2,10 +2,13 @@
 
 import json
 import re
+from importlib.metadata import distributions
 
 import jsonschema
 import pytest
 import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from tools import write_config_docs, write_envs
 
@@ -44,3 +47,32 @@ def test_each_package_but_torch_has_one_exact_version():
     assert loose == ["torch>=2.9,<2.14"]
     names = [re.split("[=<>]", line)[0] for line in packages]
     assert len(names) == len(set(names))
+
+
+def exact(lines) -> set[tuple[str, str]]:
+    """Name and version of each requirement."""
+    found = map(Requirement, lines)
+    return {(canonicalize_name(each.name), str(each.specifier)) for each in found}
+
+
+def test_the_lock_has_each_pin_with_hashes_and_leaves_torch_to_the_machine():
+    text = write_envs.LOCK.read_text()
+    assert "://" not in text
+    hashes = r"(?: \\\n    --hash=sha256:[0-9a-f]{64})+$"
+    locked = exact(re.findall(rf"^(\w.*){hashes}", text, re.MULTILINE))
+    assert len(locked) == len(re.findall(r"^\w", text, re.MULTILINE)) > 200
+    wanted = exact(line for line in write_envs.requirements() if not line.startswith("vllm"))
+    assert {name for name, _ in wanted - locked} == {"torch"}
+    assert not {"torch", "setuptools", "sympy", "triton"} & {name for name, _ in locked}
+
+
+def test_an_environment_has_what_its_packages_need():
+    """By the metadata of those that are installed here, but for what torch needs."""
+    needs = {canonicalize_name(each.name): each.requires or [] for each in distributions()}
+    for name in write_envs.ENVIRONMENTS.keys() - {"vllm"}:
+        held = dict(exact(load(ROOT / "envs" / f"{name}.yaml")["dependencies"][-1]["pip"]))
+        lines = [line for package in held.keys() - {"torch"} for line in needs.get(package, [])]
+        here = [
+            line for line in lines if not (marker := Requirement(line).marker) or marker.evaluate()
+        ]
+        assert dict(exact(here)).keys() <= held.keys() | {"setuptools", "torch"}

@@ -5,6 +5,7 @@ The runtimes' own environments come from the package index.
 
 import ast
 import os
+import re
 import subprocess
 import sys
 
@@ -50,10 +51,11 @@ def tokens(folder, imported: str, python=sys.executable, **environment: str) -> 
     """The new tokens of the page's block that imports a package, for each prompt."""
     (text,) = [block.text for block in PAGE if imported in block.text.splitlines()]
     assert PROMPT in text
-    programs = [f"{text.replace(PROMPT, prompt)}\nprint(tokens)" for prompt in PROMPTS]
+    programs = [f"{text.replace(PROMPT, prompt)}\nprint('tokens', tokens)" for prompt in PROMPTS]
     done = [run(folder, python, "-c", program, **environment) for program in programs]
     assert all(each.returncode == 0 for each in done), done[0].stderr + done[1].stderr
-    return [ast.literal_eval(each.stdout.splitlines()[-1]) for each in done]
+    lines = [re.search(r"^tokens (.*)$", each.stdout, re.MULTILINE) for each in done]
+    return [ast.literal_eval(line[1]) for line in lines]
 
 
 @pytest.fixture(scope="module")
