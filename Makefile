@@ -17,7 +17,10 @@ SPREAD = -p no:randomly --numprocesses $(WORKERS) --dist loadfile --no-loadscope
 .PHONY: run test test-numeric test-ci test-slow lint generated lock docs
 
 run: .venv/installed
+	@echo "The demonstration takes about 3 minutes on two cores of an Intel Xeon; what is made stays."
 	snakemake --cores all
+	@echo "Next: write mine.yaml for your own model (README.md). Hours: xft plan --config mine.yaml"
+	@echo "    .venv/bin/snakemake --cores all --configfile mine.yaml"
 
 test: .venv/installed-dev lint
 	pytest -m "not ci and not slow" $(SPREAD)

@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import signal
+import subprocess
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -45,6 +46,13 @@ def test_the_readme_and_the_site_lead_to_every_document():
     assert set(DOCUMENTS) - {ROOT / "README.md"} <= readme
     pages = re.findall(r"\S+\.md$", (ROOT / "mkdocs.yml").read_text(), re.MULTILINE)
     assert sorted(ROOT / page for page in pages) == sorted([*DOCUMENTS, ROOT / "CHANGELOG.md"])
+
+
+def test_make_run_ends_with_the_readmes_command_for_an_own_file():
+    command = ["make", "--dry-run", "run"]
+    said = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    (last,) = re.findall(r'echo " *\S*bin/(.*)"', said.splitlines()[-1])
+    assert last in (ROOT / "README.md").read_text().splitlines()
 
 
 @every_document

@@ -88,9 +88,11 @@ def test_vllm_gives_the_same_tokens(reader, plain, vllm):
 
 def test_llama_cpp_gives_the_same_tokens_or_refuses_the_tokenizer(reader, plain):
     (block,) = [block for block in PAGE if block.language == "sh"]
-    made = run(reader, "bash", "-ec", block.text)
     if reader.name.startswith("embedded"):
+        only_converter = re.sub(r" llama-cpp-python\S+", "", block.text)
+        made = run(reader, "bash", "-ec", only_converter)
         assert "BPE pre-tokenizer was not recognized" in made.stderr
         return
+    made = run(reader, "bash", "-ec", block.text)
     assert made.returncode == 0, made.stderr
     assert tokens(reader, "from llama_cpp import Llama", reader / "gguf/bin/python") == plain
