@@ -70,12 +70,12 @@ docs: .venv/installed-docs
 	$(PYTHON) -m venv .venv
 	-pip install --disable-pip-version-check --quiet uv==0.13.9
 
-.venv/installed: requirements.txt requirements.lock pyproject.toml .venv/bin/python
-	$(call install,--requirement requirements.txt --editable .)
+.venv/installed: requirements.lock pyproject.toml .venv/bin/python
+	$(call install,--editable ".[workflow]")
 	touch $@
 
-.venv/installed-dev: requirements.txt requirements.lock pyproject.toml requirements-dev.txt .venv/bin/python
-	$(call install,--requirement requirements-dev.txt --editable ".[peft]")
+.venv/installed-dev: requirements.lock pyproject.toml requirements-dev.txt .venv/bin/python
+	$(call install,--requirement requirements-dev.txt --editable ".[workflow,peft]")
 	touch $@ .venv/installed
 
 .venv/installed-slow: .venv/installed-dev requirements-slurm.txt requirements-slow.txt

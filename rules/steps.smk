@@ -25,7 +25,7 @@ def installed_steps(version, source):
         sys.exit(
             f"the rules come from a repository, and need their steps: {DISTRIBUTION} {version} in "
             f"the environment of snakemake, which has {found}. Run there: "
-            f'pip install "git+{repository}"'
+            f'pip install "{DISTRIBUTION}[workflow] @ git+{repository}"'
         )
     folder = Path(".snakemake/xft-steps").absolute()
     folder.mkdir(parents=True, exist_ok=True)

@@ -10,7 +10,6 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 LOCK = ROOT / "requirements.lock"
 PINS = (
-    "requirements.txt",
     "requirements-slurm.txt",
     "requirements-vllm.txt",
     "requirements-docs.txt",
@@ -33,11 +32,12 @@ ENVIRONMENTS = {
 
 
 def requirements() -> list[str]:
-    """All requirements of the files and of the extras."""
+    """All requirements of the files and of the extras, and torch."""
     lines = [line for file in PINS for line in (ROOT / file).read_text().splitlines()]
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
     named = [line for line in lines if line and line[0] not in "#-"]
+    named += [line for line in project["dependencies"] if line.startswith("torch")]
     return named + [pin for extra in extras if extra != "all" for pin in extras[extra]]
 
 

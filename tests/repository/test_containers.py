@@ -35,12 +35,12 @@ def test_what_a_recipe_runs_is_there(recipe):
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     trained = project["optional-dependencies"].keys() & set(write_envs.ENVIRONMENTS["training"])
     (extras,) = re.findall(r"--editable \"\.\[(.*?)\]\"", recipe)
-    assert trained == set(extras.split(",")) != set()
+    assert trained | {"workflow"} == set(extras.split(",")) != {"workflow"}
     for name in re.findall(r"/opt/xft/(containers/\S+\.sh)", recipe):
         assert os.access(ROOT / name, os.X_OK)
-    (pattern,) = re.findall(r"\$\(grep '(.*?)' requirements.txt\)", recipe)
-    lines = (ROOT / "requirements.txt").read_text().splitlines()
-    assert len([line for line in lines if re.match(pattern, line)]) == 1
+    (pattern,) = re.findall(r"\$\(grep -o '(.*?)' pyproject.toml\)", recipe)
+    torch = re.findall(pattern, (ROOT / "pyproject.toml").read_text())
+    assert torch == [line for line in project["dependencies"] if line.startswith("torch")]
 
 
 @pytest.mark.ci

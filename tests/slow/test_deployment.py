@@ -111,5 +111,5 @@ def test_the_package_of_another_version_is_refused(deployed, packages, tmp_path)
     done = snakemake(deployed, older, "--dry-run")
     assert done.returncode == 1
     assert "which has 0.0.1" in done.stderr
-    assert f'pip install "git+{URL}@v1"' in done.stderr
+    assert f'pip install "xft-pipeline[workflow] @ git+{URL}@v1"' in done.stderr
     assert "Traceback" not in done.stderr
