@@ -62,6 +62,7 @@ def test_several_nodes_have_a_task_each():
     [
         ("moe", {"threads": 1, "gpu": 0}),
         ("ground_truth/problems", {"threads": 2, "gpu": 0}),
+        ("tokens", {"threads": 2, "gpu": 0}),
         ("eval/base/problems.json", {"threads": 2, "gpu": 1, "besides": "--gpus=1"}),
     ],
 )

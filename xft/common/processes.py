@@ -9,8 +9,8 @@ from typing import TypeVar
 
 from xft.common.progress import progress
 
-FEW = 4_000  # items that take no longer than processes take to start
-CHUNK = 2_000  # items that a process gets at a time
+FEW = 10_000  # items that take little longer than processes take to start
+CHUNK = 1_000  # items that a process gets at a time
 Item, Result = TypeVar("Item"), TypeVar("Result")
 
 
