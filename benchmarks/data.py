@@ -40,7 +40,10 @@ def main() -> None:
     )
     parser.add_argument("--rows", type=int, nargs="+", default=[1_000, 10_000, 100_000])
     args = parser.parse_args()
-    table = []
+    from benchmarks.timing import markdown_table  # imports torch, which the processes do not need
+
+    head = ("part", "rows", "seconds", "of the processor", "rows a second of it", "peak MiB")
+    print(markdown_table(head, []))
     with tempfile.TemporaryDirectory() as name:
         for count in args.rows:
             file = Path(name, f"{count}.jsonl")
@@ -48,11 +51,8 @@ def main() -> None:
             for part in PARTS:
                 with ProcessPoolExecutor(1, get_context("spawn")) as pool:
                     figures = pool.submit(measure, part, file).result()
-                table.append((part.__name__.replace("_", " "), f"{count:,}", *figures))
-    head = ("part", "rows", "seconds", "of the processor", "rows a second of it", "peak MiB")
-    from benchmarks.timing import markdown_table  # imports torch, which the processes do not need
-
-    print(markdown_table(head, table))
+                row = (part.__name__.replace("_", " "), f"{count:,}", *figures)
+                print(f"| {' | '.join(row)} |", flush=True)
 
 
 def measure(part, file: Path) -> list[str]:
