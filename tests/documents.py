@@ -16,6 +16,7 @@ DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs
 DOCUMENTS += [ROOT / folder / "README.md" for folder in ("config", "recipes", "resources")]
 # Those whose blocks without a mark tests/slow/test_docs_commands.py runs, in this order.
 RUN = ["docs/own-model.md", "docs/by-hand.md", "docs/planning.md", "docs/design.md", "docs/hub.md"]
+TRAINERS = "docs/trainers.md"  # tests/slow/test_trainers.py runs it
 NEEDS = {"a GPU", "a cluster", "the hub", "a second environment", "some minutes"}
 NEEDS |= {"Docker or Apptainer"}
 FENCE = re.compile(r"^```(\S*)$")

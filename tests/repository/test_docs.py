@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from documents import CODE, DOCUMENTS, NEEDS, ROOT, RUN, anchors, blocks, links, prose
+from documents import CODE, DOCUMENTS, NEEDS, ROOT, RUN, TRAINERS, anchors, blocks, links, prose
 
 from xft.config.validation import complete
 
@@ -58,7 +58,7 @@ def test_make_run_ends_with_the_readmes_command_for_an_own_file():
 @every_document
 def test_blocks_are_run_or_marked_and_are_what_they_say(document):
     needed = {"base": {"model": "a"}, "data": {"train": "b"}}  # all that has no default
-    runs = str(document.relative_to(ROOT)) in RUN
+    runs = str(document.relative_to(ROOT)) in [*RUN, TRAINERS]
     for block in blocks(document):
         match block.mark:
             case ("needs", need):
