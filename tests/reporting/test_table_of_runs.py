@@ -43,7 +43,7 @@ def test_a_result_that_runs_share_is_named_once(tmp_path):
         f"base ({variant})" for variant in "abc"
     ]
     assert found[1].subject.variation(43) == "a, seed 43"
-    assert results_of(table, "lm_eval") == []
+    assert results_of(table, "contamination") == []
 
 
 def test_variants_that_share_a_result_share_the_model_on_all_data_sets(tmp_path):

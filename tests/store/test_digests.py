@@ -107,31 +107,6 @@ def test_other_content_makes_what_is_made_from_it(happens, expected):
     assert new(wants()) == expected
 
 
-def test_a_task_of_lm_eval_depends_on_all_its_files_and_not_on_their_place():
-    texts = {
-        "signs.yaml": "include: more/own.yaml\ntask: signs\n",
-        "more/own.yaml": "include: [rest.yaml]\ndoc_to_text: !function my.functions.text\n",
-        "more/rest.yaml": "description: a\n",
-        "more/my/functions.py": "def text(doc): ...\n",
-    }
-
-    def digest(folder: str, **changed: str) -> str:
-        for name, text in texts.items():
-            Path(folder, name).parent.mkdir(parents=True, exist_ok=True)
-            Path(folder, name).write_text(text + changed.get(Path(name).stem, ""))
-        run = wants(evaluation={"lm_eval": [f"{folder}/signs.yaml", "arc_easy"]})
-        job = run.jobs[run.experiment.by_name["lm_eval/base/tasks.json"].digest]
-        assert job.options.endswith(f"--tasks {folder}/signs.yaml arc_easy")
-        assert {Path(file).resolve() for file in job.contents} == {
-            Path(folder, name).resolve() for name in texts
-        }
-        return job.recipe.digest
-
-    assert digest("a") == digest("b")
-    stems = [Path(name).stem for name in texts]
-    assert len({digest("a"), *(digest("a", **{stem: "# new\n"}) for stem in stems)}) == 5
-
-
 def test_a_job_knows_the_file_that_an_override_variable_names(monkeypatch):
     """Its result is not kept if the file changes after the run began."""
     monkeypatch.setenv("HUMANEVAL_OVERRIDE_PATH", "problems.jsonl")

@@ -105,16 +105,6 @@ def test_one_rule_fetches_problems_and_the_others_are_given_the_files(recipe):
             assert f"--dataset={fetched if 'mbpp' in name else SETS[1]} " in command
 
 
-@pytest.mark.ci
-def test_every_evaluated_model_is_measured_by_lm_eval(show):
-    tasks = {"lm_eval": ["arc_easy", "my tasks.yaml"], "limit": 3}
-    found = commands(show("--cores", "8", evaluation=tasks), "lm_eval")
-    models = {"base", "sft", "moe_sft", "dense/lam~0.75"}
-    assert found.keys() == {f"lm_eval/{model}/tasks.json" for model in models}
-    for command in found.values():
-        assert "arc_easy 'my tasks.yaml'" in command and "--limit=3" in command
-
-
 def test_a_launch_starts_torchrun_for_the_nodes_gpus(show):
     launches = {"moe_sft": {"launch": "fsdp", "processes": 4}, "gpus": 1}
     shown = show("--cores", "8", "--resources", "gpu=8", **launches)

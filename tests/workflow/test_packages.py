@@ -39,11 +39,6 @@ CASES = [
         *("train_rest = lora", "peft"),
     ),
     ({"report_to": ["wandb"]}, ["sft", *SFT, "--report-to", "wandb"], "wandb", "wandb"),
-    (
-        {"evaluation": {"lm_eval": ["arc_easy"]}},
-        ["lm_eval", *MEASURED, "--tasks", "arc_easy"],
-        *("lm_eval", "lm_eval"),
-    ),
 ]
 
 
@@ -87,4 +82,4 @@ def test_vllm_needs_an_environment_of_its_own():
 def test_each_package_is_the_extra_of_its_name():
     """But for those with an environment of their own."""
     options = optional.PACKAGES.keys() - optional.APART.keys()
-    assert EXTRAS.keys() - {"all"} == {optional.PACKAGES[option][0] for option in options}
+    assert EXTRAS.keys() - {"all", "workflow"} == {optional.PACKAGES[option][0] for option in options}

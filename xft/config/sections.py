@@ -477,7 +477,7 @@ class GenerationConfig(Section):
 
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """The number type in which a model generates. auto: fp32 on a CPU, and on a GPU the type that
-    the weights have in the model folder. Losses and lm_eval's tasks are always as with auto."""
+    the weights have in the model folder. Losses are always as with auto."""
 
     @model_validator(mode="after")
     def _vllm_takes_the_temperature(self):
@@ -508,10 +508,6 @@ class EvalConfig(ScoringConfig, GenerationConfig):
 
 class EvaluationConfig(EvalConfig, EvaluatedConfig):
     """Evaluation with EvalPlus."""
-
-    lm_eval: UniqueList[NameOrFile] = []
-    """Tasks of lm-evaluation-harness for the same models: names, or files (.yaml). They need the
-    package lm_eval, and the tasks' data on this machine."""
 
 
 class ManyRuns(Section):
@@ -616,7 +612,7 @@ TRAININGS = tuple(
 PATHS = (
     *("base.model", "moe_sft.model", "sft.model"),
     *("data.train", "data.template", "data.decontaminate_against"),
-    *("evaluation.base_prompt", "evaluation.datasets", "evaluation.lm_eval"),
+    *("evaluation.base_prompt", "evaluation.datasets"),
 )
 
 

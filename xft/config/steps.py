@@ -30,7 +30,7 @@ ARTIFACT, RESULT = "artifact", "result.json"  # in an entry
 COSTS, FIGURES = "costs", "figures"  # folders in the results folder
 METRICS, GENERATIONS = "metrics.jsonl", "result.generations.jsonl"
 # Flags that change no result, or that name a file, whose content decides.
-UNRECORDED = ("gpus", "report_to", "save_minutes", "text")
+UNRECORDED = ("gpus", "report_to", "save_minutes")
 COMPUTED = ("threads", "gpus")
 Condition = Callable[[XftConfig], bool]
 
@@ -189,14 +189,6 @@ STEPS = {
     ),
     "validation_loss": Step(
         {None: COMPUTED}, inputs=("model", "tokens"), file=RESULT, generates=True, minutes=60
-    ),
-    "lm_eval": Step(
-        {None: COMPUTED, "evaluation": ("batch_size", "limit")},
-        derived={"tasks": ("evaluation.lm_eval",)},
-        inputs=("model",),
-        file=RESULT,
-        generates=True,
-        minutes=720,
     ),
     "summary": Step(
         derived={"runs": (), "chosen_by": ()},

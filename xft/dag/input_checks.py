@@ -13,7 +13,6 @@ from xft.dag.base_fit import check_base, check_tuned
 from xft.data.instructions import check_format
 from xft.data.templates import NAMES, PROMPT_NAMES, read_template
 from xft.estimates.rows import check_first_row, count_lines
-from xft.evaluation.lm_eval_tasks import task_files
 from xft.evaluation.problems import load_problems
 from xft.hub.named_sets import NAMED_SETS
 from xft.hub.source import HUB_ID, check_source, dataset_source
@@ -60,9 +59,6 @@ def faults_of_files(sections: Mapping[str, Any]) -> list[str]:
         with noted(faults):
             _check_path(key, path)
             _check_named(key, path, sections)
-    if "evaluation" in sections and not faults:
-        with noted(faults), naming("config: evaluation.lm_eval"):
-            task_files(sections["evaluation"].lm_eval)
     return faults
 
 
@@ -86,8 +82,6 @@ def _check_named(key: str, path: str, sections: Mapping[str, Any]) -> None:
                 read_template(path, NAMES if key == "data.template" else PROMPT_NAMES)
         case "data.decontaminate_against" | "evaluation.datasets":
             _check_problems(key, path)
-        case "evaluation.lm_eval" if path.endswith(".yaml"):
-            _check_file(key, path)
 
 
 def _check_path(key: str, path: str) -> None:

@@ -219,8 +219,6 @@ def _choices(part: Wanted) -> Iterator[str]:
         yield f"train_rest = {config.moe.train_rest}"
     if part.rule == "eval" and "backend" in part.options:
         yield part.options["backend"]
-    if part.rule == "lm_eval":
-        yield "lm_eval"
 
 
 def _commit() -> str:

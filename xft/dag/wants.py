@@ -1,7 +1,6 @@
 """What a run wants: its models, and what is measured of them."""
 
 from functools import cache, cached_property
-from pathlib import Path
 
 from xft.config.models import MIXTURES, OF_MIXTURE, UNTUNED, family
 from xft.config.runs import Run
@@ -10,7 +9,6 @@ from xft.dag.declared import changed
 from xft.dag.models import Models, by_label, template_file
 from xft.dag.wanted import Shared, Wanted
 from xft.data.templates import COMPLETION
-from xft.evaluation.lm_eval_tasks import task_files
 from xft.hub.named_sets import NAMED_SETS
 
 
@@ -84,21 +82,6 @@ class Wants(Models):
         sources, name = {"model": self.model(model)}, f"validation/{model}.json"
         return self._wanted("validation_loss", name, sources=sources)
 
-    @cached_property
-    def task_files(self) -> dict[str, str]:
-        """The files of lm_eval's tasks, by name."""
-        files = task_files(self.config.evaluation.lm_eval)
-        return {name: str(file) for name, file in files.items()}
-
-    def lm_eval(self, model: str) -> Wanted:
-        tasks, files = self.config.evaluation.lm_eval, self.task_files
-        options = STEPS["lm_eval"].options(self.config)
-        options["tasks"] = [Path(task).name for task in tasks]
-        contents = {name: self.contents.of_file(file) for name, file in files.items()}
-        about = {"contents": contents, "files": {"task_files": [*files.values()]}}
-        about |= {"sources": {"model": self.model(model)}, "flags": {"tasks": tasks}}
-        return self._wanted("lm_eval", f"lm_eval/{model}/tasks.json", options, **about)
-
     @property
     def chosen_by(self) -> str:
         """What the best merge is chosen by: validation or benchmark."""
@@ -124,8 +107,6 @@ class Wants(Models):
         found = {"eval": self.evaluation(model, label)}
         if self.config.data.validation_rows:
             found["validation_loss"] = self.validation_loss(model)
-        if self.config.evaluation.lm_eval:
-            found["lm_eval"] = self.lm_eval(model)
         if _is_uncleaned(found["eval"]):
             found["contamination"] = self.of("contamination", label)
         # Experts without a shared one cannot be taken out and compared.

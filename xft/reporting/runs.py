@@ -13,7 +13,7 @@ from xft.config.section import Section
 from xft.config.validation import validated
 
 # The steps whose files a row names.
-MEASURED = ("eval", "validation_loss", "lm_eval", "diversity", "contamination")
+MEASURED = ("eval", "validation_loss", "diversity", "contamination")
 
 
 class Row(Section, strict=False):
@@ -31,7 +31,6 @@ class Row(Section, strict=False):
     dataset: str
     eval: Path
     validation_loss: Path | None = None
-    lm_eval: Path | None = None
     diversity: Path | None = None
     contamination: Path | None = None
 

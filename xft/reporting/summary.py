@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-from xft.evaluation import lm_eval_result
 from xft.evaluation.result import (
     TEST_NAMES,
     backends_note,
@@ -15,7 +14,6 @@ from xft.reporting import notes, spreads, tables
 from xft.reporting.comparisons import comparison_table, loss_values, solved_values
 from xft.reporting.contamination import CONTAMINATION
 from xft.reporting.diversity import DIVERSITY
-from xft.reporting.lm_eval import lm_eval_table
 from xft.reporting.runs import Result, Row, results_of
 from xft.reporting.templates import templates
 from xft.reporting.validation_losses import LOSS
@@ -41,7 +39,6 @@ def summarise(rows: Sequence[Row], chosen_by: str | None = None) -> tuple:
         found.subject.variation(found.seed) or spreads.OWN: content
         for found, content in _read(rows, "diversity", DIVERSITY.read).items()
     }
-    abilities = _read(rows, "lm_eval", lm_eval_result.read)
     chosen_by = chosen_by or ("validation" if losses else "benchmark")
     measured = losses if chosen_by == "validation" else evaluations
     text = (
@@ -62,7 +59,6 @@ def summarise(rows: Sequence[Row], chosen_by: str | None = None) -> tuple:
             spreads=mixtures and tables.to_markdown(spreads.spreads_table(mixtures)),
             near_zero=f"{spreads.NEAR_ZERO:.0%}",
             equal=list(spreads.nearly_equal(mixtures)),
-            abilities=abilities and tables.to_markdown(lm_eval_table(abilities)),
             remarks=[*notes.contaminated(evaluations, counts), *_remarks(evaluations)],
         )
     )
