@@ -11,6 +11,7 @@ from xft.cli.step import Step
 from xft.common.devices import claim_gpus
 from xft.common.errors import UserError
 from xft.common.optional import require
+from xft.common.processes import end_with_parent
 from xft.config.section import keys
 from xft.config.sections import RunConfig, TokensConfig
 from xft.config.training import TrainingConfig
@@ -70,7 +71,7 @@ class TrainingStep(Step):
 def run(step: str, main: Callable[[list[str] | None], None]) -> None:
     """Run a step's main, also as one of the processes of a training."""
     if "TORCHELASTIC_RUN_ID" in os.environ:
-        launch.end_with_launcher()
+        end_with_parent()
     running.run(step, main if is_main_process() else partial(_after_first, main))
     if "RANK" in os.environ:
         launch.end_process()

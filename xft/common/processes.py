@@ -1,7 +1,9 @@
 """Spreads work on many items over processes."""
 
+import ctypes
 import os
 import signal
+import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
@@ -9,6 +11,7 @@ from typing import TypeVar
 
 from xft.common.progress import progress
 
+PR_SET_PDEATHSIG = 1
 FEW = 10_000  # items that take little longer than processes take to start
 CHUNK = 1_000  # items that a process gets at a time
 Item, Result = TypeVar("Item"), TypeVar("Result")
@@ -30,7 +33,17 @@ def spread(work: Callable[[Item], Result], items: Sequence[Item], **shown: str) 
     workers = 1 if "RANK" in os.environ or len(items) <= FEW else usable_cpus()
     if workers == 1:
         return list(map(work, progress(items, **shown)))
-    ignore = signal.SIGINT, signal.SIG_IGN  # this process ends the others
-    with ProcessPoolExecutor(workers, get_context("spawn"), signal.signal, ignore) as pool:
+    with ProcessPoolExecutor(workers, get_context("spawn"), _begin) as pool:
         done = pool.map(work, items, chunksize=CHUNK)
         return list(progress(done, total=len(items), **shown))
+
+
+def _begin() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the first process ends the others
+    end_with_parent()
+
+
+def end_with_parent() -> None:
+    """Let the system kill this process if the process that started it is killed."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)

@@ -1,9 +1,7 @@
 """The command that starts the processes of a training, and how these processes end."""
 
 import atexit
-import ctypes
 import os
-import signal
 import sys
 from typing import NoReturn
 
@@ -15,7 +13,6 @@ FIRST_PORT, PORTS = 12000, 20000  # below the ports that systems give to clients
 NODES = "${SLURM_STEP_NODELIST:?is not set: several nodes need srun}"
 FIRST_NODE = f'${{MASTER_ADDR:-$(scontrol show hostnames "{NODES}" | head -n 1)}}'
 PORT = f"${{MASTER_PORT:-$(({FIRST_PORT} + ${{SLURM_JOB_ID:-0}} % {PORTS}))}}"
-PR_SET_PDEATHSIG = 1
 
 
 def torchrun(options: TrainingConfig) -> str:
@@ -31,12 +28,6 @@ def torchrun(options: TrainingConfig) -> str:
         )
     processes = f"--nproc-per-node {options.processes} --shutdown-timeout {SECONDS_TO_STOP}"
     return f"torchrun {nodes} {processes}"
-
-
-def end_with_launcher() -> None:
-    """Let the system kill this process if the process that started it is killed."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def end_process() -> NoReturn:
