@@ -61,11 +61,13 @@ def check_tuned(folder: Path, moe: MoeConfig | None) -> None:
         check_model(folder)
         return
     check_model(folder, is_base=False)
-    config = read_config(folder / "config.json")
-    held, asked = mixture_settings(config), mixture_settings(moe.model_dump())
-    if held != asked:
+    held = mixture_settings(read_config(folder / "config.json"))
+    if held != (asked := mixture_settings(dict(moe))):
         other = json.dumps({key: held[key] for key in held if held[key] != asked.get(key)})
-        raise UserError(f"{folder} is no mixture by section moe. Its config.json says {other}")
+        raise UserError(
+            f"{folder} is no mixture by section moe. Its config.json says {other}. Set this in "
+            "section moe, or name another folder"
+        )
 
 
 def check_chat_template(model: Path, data: DataConfig) -> None:

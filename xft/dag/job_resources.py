@@ -51,7 +51,7 @@ def minutes(asked: dict, attempt: int) -> int:
 def _request(part: Wanted) -> Request:
     step, asked = STEPS[part.rule], requests(part)
     if step.generates:
-        found = asked.evaluation(part.sources["model"].kind)
+        found = asked.evaluation(part.sources["model"].name.rpartition("/")[2])
         return replace(found, minutes=step.minutes or found.minutes)
     if step.section:
         return asked.training(step.section)

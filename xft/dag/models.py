@@ -38,9 +38,10 @@ class Models(Declared):
 
     def _tuned(self, section: str, _) -> Wanted:
         """The model of a training, or the one that stands in its place."""
-        model, base = getattr(self.config, section).model, self.of("base")
+        model = getattr(self.config, section).model
         if model is None:
             return self._wanted(section)
+        base = self.of("base")
         about = {"flags": {"model": model, "tuned_from": base.place}, "sources": {"base": base}}
         return self._linked(section, model, read=[f"{section}.model"], **about)
 

@@ -102,7 +102,7 @@ def _nbytes(part: Wanted, models: Models) -> int:
 def _hours(part: Wanted, plan: Plan) -> float | None:
     """Hours at most of a job; None if they are unknown, 0 if a job takes minutes."""
     if part.rule == "eval":  # an equal part of those on all data sets
-        hours = plan.evaluation_hours(part.sources["model"].kind)
+        hours = plan.evaluation_hours(part.sources["model"].name.rpartition("/")[2])
         return hours and hours / len(plan.config.evaluation.datasets)
     if part.rule not in TRAINING_SECTIONS:
         return 0

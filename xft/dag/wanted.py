@@ -44,11 +44,6 @@ class Wanted:
         return self.recipe.step
 
     @property
-    def kind(self) -> str:
-        """The step that makes such models: of a tuned one that is linked, its training."""
-        return self.name.rpartition("/")[2] if self.rule == "base" else self.rule
-
-    @property
     def digest(self) -> str:
         return self.recipe.digest
 
