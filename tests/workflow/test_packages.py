@@ -82,4 +82,5 @@ def test_vllm_needs_an_environment_of_its_own():
 def test_each_package_is_the_extra_of_its_name():
     """But for those with an environment of their own."""
     options = optional.PACKAGES.keys() - optional.APART.keys()
-    assert EXTRAS.keys() - {"all", "workflow"} == {optional.PACKAGES[option][0] for option in options}
+    named = {optional.PACKAGES[option][0] for option in options}
+    assert EXTRAS.keys() - {"all", "workflow"} == named
