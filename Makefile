@@ -8,8 +8,8 @@ export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
 export UV_DEFAULT_INDEX ?= $(PIP_INDEX_URL)
 # The versions are those of the lock. uv also compares the hashes. pip, which installs where uv cannot,
 # would then ask for torch's hashes too, but the machine chooses its build.
-install = uv pip install --python .venv/bin/python --constraints requirements.lock $(1) || \
-	sed 's/ \\$$//; / --hash/d' requirements.lock | pip install --constraint /dev/stdin $(1)
+install = uv pip install --python .venv/bin/python --constraints requirements.lock $(packages) || \
+	sed 's/ \\$$//; / --hash/d' requirements.lock | pip install --constraint /dev/stdin $(packages)
 # A file's tests share costly fixtures, so they stay in one process. Those that last longest are first.
 WORKERS = 3
 SPREAD = -p no:randomly --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
@@ -70,18 +70,22 @@ docs: .venv/installed-docs
 	$(PYTHON) -m venv .venv
 	-pip install --disable-pip-version-check --quiet uv==0.13.9
 
+.venv/installed: packages = --editable ".[workflow]"
 .venv/installed: requirements.lock pyproject.toml .venv/bin/python
-	$(call install,--editable ".[workflow]")
+	$(install)
 	touch $@
 
+.venv/installed-dev: packages = --requirement requirements-dev.txt --editable ".[workflow,peft]"
 .venv/installed-dev: requirements.lock pyproject.toml requirements-dev.txt .venv/bin/python
-	$(call install,--requirement requirements-dev.txt --editable ".[workflow,peft]")
+	$(install)
 	touch $@ .venv/installed
 
+.venv/installed-slow: packages = --requirement requirements-slow.txt --editable ".[all]"
 .venv/installed-slow: .venv/installed-dev requirements-slurm.txt requirements-slow.txt
-	$(call install,--requirement requirements-slow.txt --editable ".[all]")
+	$(install)
 	touch $@
 
+.venv/installed-docs: packages = --requirement requirements-docs.txt
 .venv/installed-docs: requirements-docs.txt requirements.lock .venv/bin/python
-	$(call install,--requirement requirements-docs.txt)
+	$(install)
 	touch $@
