@@ -17,8 +17,6 @@ def main(argv: list[str] | None = None) -> None:
     )
     step.output("--out", "DIR", "The mean.")
     args = step.parse_args(argv)
-    if len(args.models) < 2:
-        raise UserError(f"--models {args.models[0]}: a mean needs at least two models")
 
     from xft.conversions.soup import soup_plans
     from xft.reporting.cards import plain_card

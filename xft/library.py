@@ -37,8 +37,7 @@ def upcycle(model: PreTrainedModel, *, seed: int = 42, **options) -> PreTrainedM
     settings = validated(MoeConfig, options, "upcycle")
     dense = LoadedModel(model)
     plans = upcycling.upcycle(dense, settings, seed)
-    dtype = upcycling.weights_dtype(dense)
-    config = upcycling.upcycled_config(dense.config, settings, dtype)
+    config = upcycling.upcycled_config(dense.config, settings, upcycling.weights_dtype(dense))
     mixture = _built(XftConfig.from_dict(config), plans, model)
     if settings.experts == "lora":
         mixture.choose_trainable(freeze_rest=settings.train_rest != "full")
@@ -95,8 +94,6 @@ def merge(
 
 def soup(models: Sequence[PreTrainedModel]) -> PreTrainedModel:
     """The mean of dense models' weights (arXiv 2203.05482), computed in fp64 and rounded once."""
-    if len(models) < 2:
-        raise UserError("soup: a mean needs at least two models")
     plans = soup_plans([LoadedModel(one, f"model {n}") for n, one in enumerate(models, 1)])
     return _built(copy.deepcopy(models[0].config), plans, models[0])
 

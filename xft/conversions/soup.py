@@ -16,9 +16,11 @@ def soup_plans(models: list[TensorSource]) -> list[TensorPlan]:
     """Plan W = (W_1 + ... + W_n) / n for each tensor, computed in fp64 and rounded once.
 
     Tensors of other than floating-point numbers, such as positions, are copied. Raises UserError
-    unless all models have the same config, the same tensors with the same shapes and dtypes, and
-    equal values where these are copied.
+    unless there are two or more, and all have the same config, the same tensors with the same
+    shapes and dtypes, and equal values where these are copied.
     """
+    if len(models) < 2:
+        raise UserError("a mean needs at least two models. Name another one")
     first, *others = models
     for other in others:
         if fault := _config_fault(first.config, other.config) or _tensor_fault(first, other):

@@ -6,7 +6,7 @@ from pathlib import Path
 from xft.common.errors import UserError
 from xft.config.recorded import chosen_values
 from xft.config.results_folder import CONFIG_FILE
-from xft.config.sections import TRAININGS, XftConfig, learns
+from xft.config.sections import TRAININGS, XftConfig
 from xft.dag.activity import find_activities
 from xft.dag.run import WorkflowRun
 from xft.dag.totals import warn_of_full_disk
@@ -22,11 +22,6 @@ def beginning(config: XftConfig) -> str:
     lines = ["The values of the configuration that are not defaults:"]
     lines += [f"  {key}: {value}" for key, value in chosen_values(config).items()]
     lines.append(f"All of it: {Path(config.results_dir) / CONFIG_FILE}")
-    if not all(map(learns, config.merge.lambdas)):
-        lines.append(
-            "With lambda 1 the routed experts have no weight, and step 6 has nothing to learn: it "
-            "is left out for this lambda."
-        )
     if config.seeds and config.seed not in config.seeds:
         lines.append(
             f"seed = {config.seed} is not one of seeds = {config.seeds}: no run has it, and the "

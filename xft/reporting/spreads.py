@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 # No mix of E experts lies further from their mean than sqrt(E) x spread. With 8 experts, that is
 # less than 3% of what the tuning changed.
 NEAR_ZERO = 0.01
-OWN = "own values"
+OWN = "as configured"
 
 
 def nearly_equal(results: Mapping[str, dict]) -> Iterator[str]:

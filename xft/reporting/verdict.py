@@ -78,8 +78,8 @@ def _choice(rows) -> Iterator[str]:
     difference = f"{SCORES.number(best.difference, '+')} percentage points"
     if best.significant and best.difference > 0:
         text = f"Take {best.second}: {difference} against plain tuning ({best.first})."
-        is_chosen = len(others) > 1
-        yield text + f" It is the best of {len(others)}, so this is optimistic." * is_chosen
+        many = f" It is the best of {len(others)}, so this is optimistic."
+        yield text + many * (len(others) > 1)
     else:
         interval = f"{SCORES.number(best.low, '+')} to {SCORES.number(best.high, '+')}"
         yield (

@@ -20,8 +20,7 @@ MIXING = "weighted_trained"
 NOT_EVALUATED = Solution("not evaluated", "", None)
 # What a model's label says of swept values: `dense/lam~0.75 (moe_sft.learning_rate 2e-05)`.
 SWEPT = re.compile(r"(?P<key>/lam~|[\w.]+ )(?P<value>\d[\d.e+-]*)(?=[,) ]|$)")
-MOST_MODELS = 12  # whose solutions a page holds: those of 100 models with 5 seeds take 40 MB
-MOST_LINES = 12  # in a chart of trainings
+MOST = 12  # lines in a chart, and models with all solutions: those of 100 by 5 seeds take 40 MB
 MOST_PAIRS = 40  # in a chart of differences
 NUMBER = re.compile(r"([-+]?\d[\d,]*(\.\d+)?)?")
 
@@ -107,10 +106,9 @@ def _swept(scores: list[dict]) -> dict[str, list[dict]]:
             key = match["key"].strip() if match["key"] != "/lam~" else "lambda"
             rest = row["label"].replace(match[0], "", 1).replace("()", "").strip()
             found.setdefault(key, []).append(row | {"x": float(match["value"]), "line": rest})
-    charts = {}
+    others, charts = [row for row in scores if not SWEPT.search(row["label"])], {}
     for key, points in found.items():
         values = sorted({point["x"] for point in points})
-        others = [row for row in scores if not SWEPT.search(row["label"])]
         level = [row | {"x": x, "line": row["label"]} for row in others for x in values]
         if len(values) > 1:
             charts[key] = _first_lines([*level, *points], "line")
@@ -118,8 +116,8 @@ def _swept(scores: list[dict]) -> dict[str, list[dict]]:
 
 
 def _first_lines(points: list[dict], key: str) -> list[dict]:
-    """The points of the first `MOST_LINES` lines, which have the same value of a key."""
-    kept = [*dict.fromkeys(point[key] for point in points)][:MOST_LINES]
+    """The points of the first `MOST` lines, which have the same value of a key."""
+    kept = [*dict.fromkeys(point[key] for point in points)][:MOST]
     return [point for point in points if point[key] in kept]
 
 
@@ -198,8 +196,8 @@ def _curves(
 ) -> Iterator[Part]:
     """A chart of a value over the optimiser steps, if there are points, and faintly of another."""
     if points:
-        own = sorted(points, key=lambda point: "seed~" in point["training"])
-        points = _first_lines(own, "training")
+        points.sort(key=lambda point: "seed~" in point["training"])
+        points = _first_lines(points, "training")
         drawn = [point | {"value": point[key], "raw": point[raw or key]} for point in points]
         yield Part(heading, chart=chart("curves", drawn, title=title))
 
@@ -240,12 +238,12 @@ def _problems(front: str, run: Results) -> Iterator[Part]:
 
 
 def _chosen_models(problems: Iterable[dict[str, Solution]]) -> list[str]:
-    """The base, and the models that solve most: `MOST_MODELS`, in the order of the results."""
+    """The base, and the models that solve most: `MOST`, in the order of the results."""
     solved: dict[str, int] = {}
     for found in problems:
         for model, solution in found.items():
             solved[model] = solved.get(model, 0) + (solution.status == PASSED)
-    best = sorted(solved, key=lambda model: (model != BASE, -solved[model]))[:MOST_MODELS]
+    best = sorted(solved, key=lambda model: (model != BASE, -solved[model]))[:MOST]
     return [model for model in solved if model in best]
 
 
