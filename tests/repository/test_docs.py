@@ -49,7 +49,7 @@ def test_the_readme_and_the_site_lead_to_every_document():
 
 
 def test_make_run_ends_with_the_readmes_command_for_an_own_file():
-    command = ["make", "--dry-run", "run"]
+    command = ["make", "--no-print-directory", "--dry-run", "run"]
     said = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
     (last,) = re.findall(r'echo " *\S*bin/(.*)"', said.splitlines()[-1])
     assert last in (ROOT / "README.md").read_text().splitlines()

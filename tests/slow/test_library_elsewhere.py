@@ -3,8 +3,6 @@
 import subprocess
 import sys
 
-import nbclient
-import nbformat
 import pytest
 from documents import ROOT, blocks
 
@@ -13,6 +11,9 @@ HIDDEN = ("snakemake", "evalplus", "pandas", "datasets", "accelerate")
 
 
 def test_the_notebook_runs_and_draws_lambdas_curve():
+    import nbclient
+    import nbformat
+
     book = nbformat.read(ROOT / "examples" / "xft.ipynb", as_version=4)
     resources = {"metadata": {"path": ROOT / "examples"}}
     nbclient.NotebookClient(book, timeout=900, kernel_name="python3", resources=resources).execute()

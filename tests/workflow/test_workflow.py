@@ -92,7 +92,8 @@ def test_a_mixture_that_was_tuned_elsewhere_stands_in_place_of_the_training(fini
     config = yaml.safe_load((folder / "config.yaml").read_text())
     config["moe_sft"] = {"model": "mine"}
     (folder / "config.yaml").write_text(yaml.safe_dump(config))
-    del finished_copy.overlay["moe_sft"]
+    overlay = finished_copy.overlay
+    finished_copy.overlay = {key: overlay[key] for key in overlay.keys() - {"moe_sft"}}
     ran = finished_copy.run("results/dense/lam~0.75")
     assert ran == ["base", "dense", "ffn", "weighted_init", "weighted_trained"]
     assert merged.read_bytes() == before and merged.resolve() != trained_here
