@@ -36,9 +36,8 @@ def upcycle(model: PreTrainedModel, *, seed: int = 42, **options) -> PreTrainedM
     """
     settings = validated(MoeConfig, options, "upcycle")
     dense = LoadedModel(model)
-    plans = upcycling.upcycle(dense, settings, seed)
     config = upcycling.upcycled_config(dense.config, settings, upcycling.weights_dtype(dense))
-    mixture = _built(XftConfig.from_dict(config), plans, model)
+    mixture = _built(XftConfig.from_dict(config), upcycling.upcycle(dense, settings, seed), model)
     if settings.experts == "lora":
         mixture.choose_trainable(freeze_rest=settings.train_rest != "full")
     return mixture
@@ -54,10 +53,8 @@ class Mixing(mixing.Mixing):
 
     def __init__(self, mixture: PreTrainedModel, lam: float = 0.75, **options):
         """options: keys of section `mixing`: granularity, learn_lambda."""
-        shape, source = validated(MixingShape, options, "Mixing"), _mixture(mixture)
-        lam = check_lambda(str(lam), shape, "lam")
-        start = initial_logits(source, shared_expert_weight=lam, **shape.model_dump())
-        logits = mixing.MixingLogits(start[ALPHA], start.get(LAMBDA_LOGIT), lam)
+        source = _mixture(mixture)
+        logits = _logits(source, lam, **options)
         super().__init__(source, source, logits, mixture.device, mixture.dtype)
 
     @property
@@ -68,7 +65,7 @@ class Mixing(mixing.Mixing):
 
 def merge(
     mixture: PreTrainedModel,
-    lam: float | None = None,
+    lam: float = 0.75,
     *,
     coefficients: Tensor | None = None,
     base: PreTrainedModel | None = None,
@@ -76,17 +73,15 @@ def merge(
 ) -> PreTrainedModel:
     """Step 7: the dense model of the base's own class, W = c_0 W_0 + sum_i c_i W_i for each tensor.
 
-    lam: c_0, the weight of the shared expert, 0.75 if nothing is given; the others have equal
-    shares of the rest. coefficients: `Mixing.coefficients`, in place of lam. options: keys of
-    section `merge`: method, scale. base: the dense model, for methods that need it.
+    lam: c_0, the weight of the shared expert; the others have equal shares of the rest.
+    coefficients: `Mixing.coefficients`, in place of both. options: keys of section `merge`: method,
+    scale. base: the dense model, for methods that need it.
     """
     method, source = validated(MergeMethod, options, "merge"), _mixture(mixture)
-    if lam is not None and coefficients is not None:
-        raise UserError("merge: lam and coefficients: coefficients hold lambda. Give one of them")
     if method.needs_base and base is None:
         raise UserError(f"merge: method = {method.method}: give the dense model as base, too")
     if coefficients is None:
-        coefficients = Mixing(mixture, 0.75 if lam is None else lam).coefficients
+        coefficients = _logits(source, lam).coefficients().detach()
     known = LoadedModel(base, "base") if method.needs_base else None
     plans = dense_plans(source, source, coefficients.to(mixture.device), method, known)
     return _built(mixing.dense_config(source), plans, mixture)
@@ -96,6 +91,14 @@ def soup(models: Sequence[PreTrainedModel]) -> PreTrainedModel:
     """The mean of dense models' weights (arXiv 2203.05482), computed in fp64 and rounded once."""
     plans = soup_plans([LoadedModel(one, f"model {n}") for n, one in enumerate(models, 1)])
     return _built(copy.deepcopy(models[0].config), plans, models[0])
+
+
+def _logits(source: LoadedModel, lam: float, **options) -> mixing.MixingLogits:
+    """The logits at the start: equal shares. options: keys of section `mixing`."""
+    shape = validated(MixingShape, options, "Mixing")
+    lam = check_lambda(str(lam), shape, "lam")
+    start = initial_logits(source, shared_expert_weight=lam, **shape.model_dump())
+    return mixing.MixingLogits(start[ALPHA], start.get(LAMBDA_LOGIT), lam)
 
 
 def _mixture(model: PreTrainedModel) -> LoadedModel:

@@ -14,6 +14,7 @@ from test_memory import peak_memory
 import xft
 
 SIZES = {"num_experts": 4, "num_experts_per_tok": 3}
+LARGER = {"hidden_size": 128, "intermediate_size": 512, "num_hidden_layers": 8}
 
 
 def test_the_page_runs_as_it_stands(tmp_path, monkeypatch):
@@ -63,15 +64,20 @@ def test_task_arithmetic_goes_beyond_the_merged_model():
 
 
 def test_dtype_mode_and_generation_stay_and_no_model_is_there_twice():
-    base = random_dense("llama", hidden_size=128, intermediate_size=512).to(torch.bfloat16).eval()
+    base = random_dense("llama", **LARGER).to(torch.bfloat16).eval()
     base.generation_config.eos_token_id = [2, 5]
     made = []
     peak = peak_memory(lambda: made.append(xft.upcycle(base, **SIZES)))
     (mixture,) = made
     assert (mixture.dtype, mixture.training) == (torch.bfloat16, False)
     assert mixture.generation_config.eos_token_id == [2, 5]
-    own = sum(value.nbytes for value in chain(mixture.parameters(), mixture.buffers()))
-    assert peak < 1.25 * own
+    assert peak < 1.25 * nbytes(mixture)
+    peak = peak_memory(lambda: made.append(xft.merge(mixture)))
+    assert peak < 1.25 * nbytes(made[1])
+
+
+def nbytes(model) -> int:
+    return sum(value.nbytes for value in chain(model.parameters(), model.buffers()))
 
 
 def test_of_low_rank_experts_only_what_the_settings_say_learns():

@@ -21,7 +21,6 @@ class LoadedModel(TensorSource):
     """
 
     def __init__(self, model: PreTrainedModel, name: str = "the model"):
-        super().__init__()
         self.folder = name
         if not isinstance(model, PreTrainedModel):
             raise UserError(

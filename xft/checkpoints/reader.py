@@ -1,6 +1,7 @@
 """Reads a model folder's safetensors: only the headers, or memory-mapped tensors one at a time."""
 
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
@@ -40,7 +41,7 @@ class TensorTable:
         return self.tensors[name].dtype
 
 
-class TensorSource(TensorTable):
+class TensorSource(ABC, TensorTable):
     """Tensors with their values, and the config of their model: in files, or in memory.
 
     folder: the place, for messages. config: as config.json has it.
@@ -49,12 +50,14 @@ class TensorSource(TensorTable):
     folder: Path | str
     config: dict
 
-    def __init__(self):
-        self._finite: set[str] = set()
+    @cached_property
+    def _finite(self) -> set[str]:
+        """The tensors whose values have been checked."""
+        return set()
 
+    @abstractmethod
     def get(self, name: str):
         """The tensor `name`, in torch."""
-        raise NotImplementedError
 
     def get_finite(self, name: str):
         """The tensor `name`, whose values are checked once. Raises UserError at NaN or infinity."""
@@ -138,7 +141,6 @@ class Checkpoint(CheckpointHeaders, TensorSource):
 
     def __init__(self, folder: Path):
         super().__init__(folder)
-        TensorSource.__init__(self)
         self._mapped = {file: open_safetensors(self.folder / file, "pt") for file in self.files}
 
     def get(self, name: str):
