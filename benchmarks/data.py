@@ -1,8 +1,8 @@
 """Times each part of step `tokens`, and its memory, beside `datasets.map` with the same tokenizer.
 
 The rows are of about 2,000 characters, made of the embedded ones: no two are near duplicates. Each
-part runs in its own process, which has read the rows before. Processor time: with the processes
-that the part starts. Memory: the most that the process held at once.
+part runs in its own process, which has read the rows before, into a file. Processor time: with the
+processes that the part starts. Memory: the most that the process held at once.
 
     python -m benchmarks.data --rows 1000 10000
 """
@@ -22,8 +22,8 @@ from xft.config.sections import TokensConfig
 from xft.data.contamination import Detector, read_shipped
 from xft.data.duplicates import find_exact, find_near
 from xft.data.examples import tokenize_rows
-from xft.data.instructions import read_files
 from xft.data.preparation import contaminated, prepare
+from xft.data.row_files import read_files
 from xft.data.templates import encode_literally, make_template
 from xft.data.tokenizers import load_tokenizer
 from xft.data.tokens_artifact import open_tokens, write_tokens
@@ -39,6 +39,8 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--rows", type=int, nargs="+", default=[1_000, 10_000, 100_000])
+    names = [part.__name__ for part in PARTS]
+    parser.add_argument("--parts", nargs="+", choices=names, default=names)
     args = parser.parse_args()
     from benchmarks.timing import markdown_table  # imports torch, which the processes do not need
 
@@ -48,7 +50,7 @@ def main() -> None:
         for count in args.rows:
             file = Path(name, f"{count}.jsonl")
             write_rows(file, count)
-            for part in PARTS:
+            for part in [part for part in PARTS if part.__name__ in args.parts]:
                 with ProcessPoolExecutor(1, get_context("spawn")) as pool:
                     figures = pool.submit(measure, part, file).result()
                 row = (part.__name__.replace("_", " "), f"{count:,}", *figures)
@@ -95,7 +97,8 @@ def near_duplicates(file: Path):
 
 
 def problems(file: Path):
-    return partial(contaminated, detector().find, read(file)()[0])
+    find, rows = detector().find, read(file)()[0]
+    return lambda: list(contaminated(find, rows))
 
 
 def tokenise(file: Path):

@@ -26,7 +26,7 @@ def main(argv: list[str] | None = None) -> None:
     fingerprints, hashes = load_references([args.dataset])
     (sha256,) = hashes.values()
     step.inputs |= {"data": tokens.manifest.inputs["data"], "dataset": sha256}
-    count = len(contaminated(Detector(fingerprints).find, rows))
+    count = sum(1 for _ in contaminated(Detector(fingerprints).find, rows))
     content = {"rows": len(rows), "contaminated": count, "problems": sha256}
     CONTAMINATION.write(args.out, content, inputs=step.ids)
     say(f"{count:,} of {len(rows):,} rows contain a problem of {args.dataset}")

@@ -12,7 +12,8 @@ from interpreter import python
 from pyarrow import parquet
 
 from xft.common.errors import UserError
-from xft.data.instructions import Row, check_bad, describe, read_rows
+from xft.data import instructions
+from xft.data.instructions import BadRow, Row, check_bad, describe
 
 ROWS = [
     {"instruction": "Add two numbers.", "response": "def add(a, b):\n    return a + b", "id": 7},
@@ -22,6 +23,12 @@ ROWS = [
 
 def jsonl(rows, end="\n") -> str:
     return "".join(json.dumps(row, ensure_ascii=False) + end for row in rows)
+
+
+def read_rows(*arguments, **options) -> tuple[list[Row], list[BadRow]]:
+    found = list(instructions.read_rows(*arguments, **options))
+    bad = [row for row in found if isinstance(row, BadRow)]
+    return [row for row in found if row not in bad], bad
 
 
 def read(tmp_path, content: str | bytes, **options) -> list[Row]:
@@ -153,7 +160,7 @@ from xft.common import files
 from xft.data.instructions import read_rows
 files.MAX_BYTES = 2**26
 try:
-    read_rows(pathlib.Path(sys.argv[1]), "instruction", "response")
+    list(read_rows(pathlib.Path(sys.argv[1]), "instruction", "response"))
 except files.UserError as error:
     print(error)
 print(pathlib.Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0])
@@ -217,6 +224,34 @@ def test_what_is_wrong_with_csv_is_named_with_its_line(tmp_path, content, messag
     with pytest.raises(UserError) as caught:
         check_bad(*reversed(read_rows(path, "instruction", "response")), policy="stop")
     assert str(caught.value).replace(str(path), "FILE").startswith(message)
+
+
+# Many rows
+
+STREAMING = """
+import pathlib, resource, sys
+from xft.config.sections import TokensConfig
+from xft.data.duplicates import find_exact
+from xft.data.row_files import read_files
+peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+before = peak()
+rows, bad = read_files([pathlib.Path(sys.argv[1])], TokensConfig())
+even = rows.select(lambda number: number % 2 == 0)
+print(len(bad), len(rows), find_exact(rows), len(even), even[1].number, even[1].instruction)
+print(peak() - before)
+"""
+
+
+def test_many_rows_take_little_memory(tmp_path):
+    """64 MB of texts. The last row is the first one again."""
+    path, count = tmp_path / "rows.jsonl", 32_000
+    with path.open("w") as file:
+        for number in [*range(1, count), 1]:
+            row = {"instruction": f"Task {number}.", "response": "x" * 2_000}
+            file.write(json.dumps(row) + "\n")
+    found, memory = python("-c", STREAMING, path).stdout.splitlines()
+    assert found == f"0 {count} {{{count}: 1}} {count // 2} 4 Task 4."
+    assert int(memory) < 16 * 2**10
 
 
 # Parquet

@@ -4,8 +4,9 @@ import ctypes
 import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from itertools import islice
 from multiprocessing import get_context
 from typing import TypeVar
 
@@ -13,8 +14,10 @@ from xft.common.progress import progress
 
 PR_SET_PDEATHSIG = 1
 FEW = 10_000  # items that take little longer than processes take to start
-CHUNK = 1_000  # items that a process gets at a time
+CHUNK = 250  # items that a process gets at a time
+AHEAD = 32  # chunks for each process that are in memory
 Item, Result = TypeVar("Item"), TypeVar("Result")
+_work: Callable  # in a process of `spread`
 
 
 def usable_cpus() -> int:
@@ -24,23 +27,37 @@ def usable_cpus() -> int:
     return os.cpu_count() or 1
 
 
-def spread(work: Callable[[Item], Result], items: Sequence[Item], **shown: str) -> list[Result]:
+def spread(work: Callable[[Item], Result], items: Sequence[Item], **shown: str) -> Iterator[Result]:
     """The results of `work` for all items, in order, from a process for each usable CPU.
 
-    `work`, the items and the results must be picklable. A process of torchrun, which has the CPUs
-    of others beside it, works alone. shown: `desc` and `unit`, as for `progress`.
+    `work`, the items and the results must be picklable. Few of them are in memory at a time. A
+    process of torchrun, which has the CPUs of others beside it, works alone. shown: `desc` and
+    `unit`, as for `progress`.
     """
     workers = 1 if "RANK" in os.environ or len(items) <= FEW else usable_cpus()
     if workers == 1:
-        return list(map(work, progress(items, **shown)))
-    with ProcessPoolExecutor(workers, get_context("spawn"), _begin) as pool:
-        done = pool.map(work, items, chunksize=CHUNK)
-        return list(progress(done, total=len(items), **shown))
+        yield from map(work, progress(items, **shown))
+        return
+    rest = iter(items)
+    with (
+        ProcessPoolExecutor(workers, get_context("spawn"), _begin, (work,)) as pool,
+        progress(total=len(items), **shown) as bar,
+    ):
+        while some := list(islice(rest, AHEAD * workers * CHUNK)):
+            for result in pool.map(_do, some, chunksize=CHUNK):
+                bar.update()
+                yield result
 
 
-def _begin() -> None:
+def _begin(work: Callable[[Item], Result]) -> None:
+    global _work
+    _work = work
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the first process ends the others
     end_with_parent()
+
+
+def _do(item: Item) -> Result:
+    return _work(item)
 
 
 def end_with_parent() -> None:

@@ -11,7 +11,8 @@ from xft.checkpoints.model_config import read_config
 from xft.common.errors import UserError, naming
 from xft.config.sections import DataConfig, MoeConfig, mixture_settings
 from xft.data.conversations import Conversation
-from xft.data.instructions import describe, read_files
+from xft.data.instructions import describe
+from xft.data.row_files import read_files
 from xft.data.templates import ANOTHER, CHAT, ChatTemplate, TemplateFault
 from xft.data.tokenizers import check_eos, has_chat_template, load_tokenizer
 from xft.hub.source import check_model, find_local

@@ -1,54 +1,85 @@
 """Finds rows that repeat an earlier row, exactly or nearly."""
 
+import hashlib
+import json
 import re
+from collections.abc import Sequence
 
 import numpy as np
 
 from xft.common.processes import spread
 from xft.common.progress import progress
+from xft.data.disk_array import DiskArray, blocks
 from xft.data.instructions import AnyRow
 from xft.data.ngrams import hash_words, ngrams
 
 # Near rows: their sets of n-grams of words and punctuation have a Jaccard similarity >= 4/5.
 NEAR = (4, 5)
 NGRAM = 5
+COUNTED_AT_ONCE = 2**25  # n-grams: a GiB of memory
 WORD = re.compile(r"\w+|[^\w\s]")
 
 
-def find_exact(rows: list[AnyRow]) -> dict[int, int]:
+def find_exact(rows: Sequence[AnyRow]) -> dict[int, int]:
     """For each row that equals an earlier one except for whitespace: its number and the first's."""
     first, found = {}, {}
-    for row in rows:
-        key = tuple((turn.role, squeeze(turn.content)) for turn in row.turns)
+    for row in progress(rows, desc="find duplicates", unit="row"):
+        turns = [(turn.role, squeeze(turn.content)) for turn in row.turns]
+        key = hashlib.blake2b(json.dumps(turns).encode(), digest_size=16).digest()
         if (number := first.setdefault(key, row.number)) != row.number:
             found[row.number] = number
     return found
 
 
-def find_near(rows: list[AnyRow]) -> dict[int, int]:
+def find_near(rows: Sequence[AnyRow]) -> dict[int, int]:
     """For each row that is near to an earlier row that stays: its number and the earlier one's.
 
     The result is exact, not an estimate. Two near sets must share one of their rarest n-grams: for
     a set of size s, one of the s - ceil(4/5 s) + 1 rarest (prefix filtering, Bayardo et al. 2007).
     Only rows that share one of these are compared.
     """
-    sets = spread(_ngram_set, rows, desc="read for near duplicates", unit="row")
-    values, counts = np.unique(np.concatenate(sets), return_counts=True)
-    values, counts = values[counts > 1], counts[counts > 1]
+    sets, rarest = DiskArray(np.uint64), DiskArray(np.int64)
+    for own in spread(_ngram_set, rows, desc="read for near duplicates", unit="row"):
+        sets.append(own)
+    values, counts = _shared(sets)
     if not len(values):
         return {}
-    holders: dict[int, list[int]] = {}
+    sizes = np.zeros(len(values), np.int64)
+    for place in progress(range(len(rows)), desc="find rare words", unit="row"):
+        rare = _rarest(sets.part(place), values, counts)
+        rarest.append(rare)
+        sizes[rare] += 1
+    # The rows that stay and hold values[i] among their rarest: holders[begins[i] : ends[i]].
+    begins = np.cumsum(sizes) - sizes
+    ends, holders = begins.copy(), np.empty(sizes.sum(), np.int32)
     found = {}
-    for place, own in enumerate(progress(sets, desc="find near duplicates", unit="row")):
-        rarest = _rarest(own, values, counts)
-        candidates = sorted({other for ngram in rarest for other in holders.get(ngram, ())})
-        near = next((other for other in candidates if _are_near(own, sets[other])), None)
+    for place in progress(range(len(rows)), desc="find near duplicates", unit="row"):
+        own, words = rarest.part(place), sets.part(place)
+        parts = [holders[i:j] for i, j in zip(begins[own], ends[own], strict=True)]
+        candidates = np.unique(np.concatenate([holders[:0], *parts])).tolist()
+        near = next((other for other in candidates if _are_near(words, sets.part(other))), None)
         if near is not None:
             found[rows[place].number] = rows[near].number
-            continue
-        for ngram in rarest:
-            holders.setdefault(ngram, []).append(place)
+        else:
+            holders[ends[own]] = place
+            ends[own] += 1
     return found
+
+
+def _shared(ngrams: DiskArray) -> tuple[np.ndarray, np.ndarray]:
+    """The n-grams that several rows hold, uint64, sorted, and the numbers of these rows.
+
+    ngrams: of all rows. They are counted in parts, by their size.
+    """
+    parts, found = 1 + len(ngrams) // COUNTED_AT_ONCE, []
+    width = 2**64 // parts + 1
+    for low in range(0, 2**64, width):
+        high = min(low + width, 2**64) - 1
+        own = [block[(block >= low) & (block <= high)] for block in blocks(ngrams)]
+        values, counts = np.unique(np.concatenate(own), return_counts=True)
+        found.append((values[counts > 1], counts[counts > 1]))
+    values, counts = zip(*found, strict=True)
+    return np.concatenate(values), np.concatenate(counts)
 
 
 def squeeze(text: str) -> str:
@@ -66,19 +97,17 @@ def _ngram_set(row: AnyRow) -> np.ndarray:
     return own[np.diff(own, prepend=~own[:1]) != 0]
 
 
-def _rarest(own: np.ndarray, values: np.ndarray, counts: np.ndarray) -> list[int]:
-    """The rarest n-grams of a row: a near row shares at least one.
+def _rarest(own: np.ndarray, values: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """The places in `values` of the rarest n-grams of a row: a near row shares at least one.
 
-    values, counts: the n-grams that several rows hold, sorted, and their numbers. The row's others
-    are rarer, but no other row shares them.
+    values, counts: as of `_shared`. The row's others are rarer, but no other row shares them.
     """
     part, whole = NEAR
     length = len(own) - -(-part * len(own) // whole) + 1
     places = np.searchsorted(values[:-1], own)
-    shared = values[places] == own
-    own, counts = own[shared], counts[places[shared]]
-    length -= len(shared) - len(own)
-    return own[np.lexsort((own, counts))[: max(length, 0)]].tolist()
+    shared = places[values[places] == own]
+    length -= len(own) - len(shared)
+    return shared[np.lexsort((shared, counts[shared]))[: max(length, 0)]]
 
 
 def _are_near(one: np.ndarray, other: np.ndarray) -> bool:

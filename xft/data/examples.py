@@ -1,5 +1,6 @@
 """Turns instruction rows into tokens, the examples of a training."""
 
+from array import array
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -9,6 +10,7 @@ import numpy as np
 from xft.common.errors import UserError
 from xft.common.progress import progress
 from xft.data.conversations import Conversation
+from xft.data.disk_array import DiskArray
 from xft.data.instructions import AnyRow, Row
 from xft.data.templates import Template, encode_literally
 
@@ -27,23 +29,11 @@ class Tokens:
     split.
     """
 
-    input_ids: np.ndarray
-    trained: np.ndarray
+    input_ids: np.ndarray | DiskArray
+    trained: np.ndarray | DiskArray
     offsets: np.ndarray
     numbers: np.ndarray
     held_out: np.ndarray
-
-    @classmethod
-    def join(cls, rows: list[tuple[int, np.ndarray, np.ndarray]]) -> "Tokens":
-        """The tokens of rows: each the row's number, input_ids and trained. None is held out."""
-        numbers, ids, trained = zip(*rows, strict=True)
-        return cls(
-            input_ids=np.concatenate(ids, dtype=np.int32),
-            trained=np.concatenate(trained, dtype=np.uint8),
-            offsets=np.cumsum([0, *map(len, ids)], dtype=np.int64),
-            numbers=np.array(numbers, np.int64),
-            held_out=np.zeros(len(rows), np.uint8),
-        )
 
     @property
     def training(self) -> "Examples":
@@ -88,15 +78,16 @@ class Examples(Sequence):
 
 
 def tokenize_rows(
-    rows: list[AnyRow], tokenizer, template: Template, max_length: int
+    rows: Sequence[AnyRow], tokenizer, template: Template, max_length: int
 ) -> tuple[Tokens, int]:
-    """The tokens of all rows, and how many rows were cut.
+    """The tokens of all rows, in temporary files, and how many rows were cut.
 
     The names of special tokens in a row are plain text. A row is cut at `max_length`. A row is left
-    out if the prompt of its first response has that length or more. Raises UserError if no row is
-    left.
+    out if the prompt of its first response has that length or more. None is held out. Raises
+    UserError if no row is left.
     """
-    kept, cut, window = [], 0, slice(max_length)
+    input_ids, trained_ids = DiskArray(np.int32), DiskArray(np.uint8)
+    numbers, cut, window = array("q"), 0, slice(max_length)
     for batch in batches(rows, lambda row: len(row.text), "row"):
         encoded = _encode(batch, tokenizer, template, max_length)
         for row, (ids, responses) in zip(batch, encoded, strict=True):
@@ -105,13 +96,16 @@ def tokenize_rows(
                 trained[begin:end] = 1
             if trained[window].any():
                 cut += len(ids) > max_length
-                kept.append((row.number, np.array(ids[window], np.int32), trained[window]))
-    if not kept:
+                input_ids.append(np.array(ids[window], np.int32))
+                trained_ids.append(trained[window])
+                numbers.append(row.number)
+    if not numbers:
         raise UserError(f"no row has a response within max_length = {max_length} tokens")
-    return Tokens.join(kept), cut
+    offsets, held_out = np.array(input_ids.offsets), np.zeros(len(numbers), np.uint8)
+    return Tokens(input_ids, trained_ids, offsets, np.array(numbers), held_out), cut
 
 
-def batches(items: list, length: Callable, unit: str) -> Iterator[list]:
+def batches(items: Sequence, length: Callable, unit: str) -> Iterator[list]:
     """The items to tokenise in batches of a size that fits into memory, with a progress bar.
 
     length: characters of an item. unit: what an item is.

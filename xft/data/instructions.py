@@ -11,14 +11,12 @@ from pathlib import Path
 from xft.common.errors import UserError, counted, listed
 from xft.common.files import check_size, open_unpacked, read_lines, read_text
 from xft.common.json_lines import MAX_LINE, parse_json, read_json_lines, text_of_line, unique
-from xft.config.sections import TokensConfig
 from xft.data.conversations import FORMS, Conversation, Turn, read_conversation
 from xft.data.faults import fault_of_object, fault_of_text
 
 LONGEST_FAULT = 300  # characters: a fault may quote the row
 LONGEST_ROW = 1_000_000  # characters: a tokenizer takes 300 bytes of memory for each
 MOST_TURNS = 1_000  # a chat template writes all earlier turns again for each response
-FILE_ROWS = 2**32  # a file of `MAX_BYTES` holds fewer rows
 LARGEST_ARRAY = 2**30  # bytes of a JSON array, which is read whole
 VALUE_BYTES = 100  # of memory that a value of a Parquet file takes beside its text
 PARQUET_MAGIC = b"PAR1"
@@ -32,8 +30,7 @@ NOT_READ = re.compile(r"\.(tsv|xlsx?|arrow|feather|zip|zst|bz2|xz|parquet\.gz)(\
 class Row:
     """An instruction and its response.
 
-    number: of the line in a JSONL file, or of the row in other files. The first is 1. Of several
-    files, those of file i (from 0) begin after i * FILE_ROWS.
+    number: of the line in a JSONL file, or of the row in other files. The first is 1.
     """
 
     instruction: str
@@ -63,33 +60,6 @@ class BadRow:
     fault: str
 
 
-def read_files(
-    files: Sequence[Path], options: TokensConfig, accept: Accept | None = None
-) -> tuple[list[AnyRow], list[BadRow]]:
-    """The rows of several files, one after the other, each as `read_rows` reads it.
-
-    Raises UserError also if `options.limit` is a list of another length.
-    """
-    limits = options.limits(len(files))
-    columns, rows, bad = (options.instruction_column, options.response_column), [], []
-    for place, (file, limit) in enumerate(zip(files, limits, strict=True)):
-        good, faulty = read_rows(file, *columns, limit, accept, place * FILE_ROWS)
-        rows += good
-        bad += faulty
-    return rows, bad
-
-
-def named(files: Sequence[Path]) -> str:
-    """The names of files, for messages."""
-    return ", ".join(map(str, files))
-
-
-def place_of(number: int, files: Sequence[Path]) -> int | str:
-    """The number of a row in its file, with the name of the file if there are several."""
-    place, own = divmod(number, FILE_ROWS)
-    return own if len(files) == 1 else f"{files[place]}: {own}"
-
-
 def read_rows(
     path: Path,
     instruction_column: str,
@@ -97,8 +67,8 @@ def read_rows(
     limit: int | None = None,
     accept: Accept | None = None,
     before: int = 0,
-) -> tuple[list[AnyRow], list[BadRow]]:
-    """The first `limit` good rows of a file, and the bad ones among them.
+) -> Iterator[AnyRow | BadRow]:
+    """The rows of a file in order, until `limit` of them are good.
 
     The file is JSONL, a JSON array of objects, CSV, or Parquet. A row that lacks one of the two
     columns may hold a conversation, in a column of `conversations.FORMS`. accept: the template's
@@ -106,24 +76,25 @@ def read_rows(
     Raises UserError if the file is in another format, is damaged, too large or holds no row, or if
     no row has the columns.
     """
-    rows, bad, seen = [], [], {}
+    good, bad, seen = 0, 0, {}
     columns = {"instruction_column": instruction_column, "response_column": response_column}
     for own_number, place, value in _values(Path(path), columns):
         number = before + own_number
-        if limit is not None and len(rows) == limit:
+        if good == limit:
             break
         if isinstance(value, dict):
             seen |= dict.fromkeys(value)
         row = _row(value, number, columns, accept)
         if isinstance(row, str):
-            bad.append(BadRow(number, place, row[:LONGEST_FAULT]))
+            bad += 1
+            yield BadRow(number, place, row[:LONGEST_FAULT])
         else:
-            rows.append(row)
-    if not rows and not bad:
+            good += 1
+            yield row
+    if not good and not bad:
         raise UserError(f"{path} holds no rows")
-    if seen and not rows:
+    if seen and not good:
         _check_columns(path, columns, list(seen))
-    return rows, bad
 
 
 def describe(bad: list[BadRow]) -> str:
@@ -131,7 +102,7 @@ def describe(bad: list[BadRow]) -> str:
     return f"{counted(len(bad), 'bad row')}:\n{listed([f'{b.place}: {b.fault}' for b in bad])}"
 
 
-def check_bad(bad: list[BadRow], rows: list[AnyRow], policy: str) -> None:
+def check_bad(bad: list[BadRow], rows: Sequence[AnyRow], policy: str) -> None:
     """Raise UserError if bad rows stop the step, or if no row is good."""
     if bad and (policy == "stop" or not rows):
         hint = "\nCorrect them, or leave them out: data.bad_rows: skip" if rows else ""

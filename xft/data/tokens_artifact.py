@@ -1,6 +1,7 @@
 """Writes tokenised rows as an artifact, and opens it for trainings through memory maps."""
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from xft.artifacts.artifact import Artifact, create_artifact, open_artifact
@@ -10,8 +11,9 @@ from xft.common.errors import UserError
 from xft.config.section import keys
 from xft.config.sections import TokensConfig
 from xft.data.conversations import Conversation
+from xft.data.disk_array import blocks
 from xft.data.examples import Tokens
-from xft.data.instructions import AnyRow, named, read_files
+from xft.data.row_files import StoredRows, named, read_files
 from xft.data.tokenizers import tokenizer_identity
 
 KIND = "tokens"
@@ -33,7 +35,7 @@ def write_tokens(
     import torch
 
     plans = [
-        TensorPlan(name, dtype, array.shape, lambda array=array: [torch.from_numpy(array)])
+        TensorPlan(name, dtype, (len(array),), partial(map, torch.from_numpy, blocks(array)))
         for name, dtype in DTYPES.items()
         for array in [getattr(tokens, name)]
     ]
@@ -75,7 +77,7 @@ def read_options(path: Path) -> TokensConfig:
     return TokensConfig.model_construct(**held)
 
 
-def read_training_rows(files: Sequence[Path], tokens: Artifact) -> list[AnyRow]:
+def read_training_rows(files: Sequence[Path], tokens: Artifact) -> StoredRows:
     """The rows that a training on these tokens learns from, without those that are held out.
 
     files: that the tokens were made from, in order. Raises UserError if they are others.
@@ -91,4 +93,4 @@ def read_training_rows(files: Sequence[Path], tokens: Artifact) -> list[AnyRow]:
         return conversation if conversation.number in numbers else "not learned from"
 
     rows, _ = read_files(files, options, accept)
-    return [row for row in rows if row.number in numbers]
+    return rows.select(numbers.__contains__)

@@ -6,7 +6,8 @@ from pathlib import Path
 from xft.common.errors import UserError, naming
 from xft.common.files import open_regular
 from xft.config.sections import DataConfig, EvaluationConfig
-from xft.data.instructions import AnyRow, BadRow, check_bad, is_array, named, read_files
+from xft.data.instructions import BadRow, check_bad, is_array
+from xft.data.row_files import StoredRows, named, read_files
 from xft.data.templates import CHAT, make_template, read_template
 from xft.hub.named_sets import unpacked
 from xft.hub.source import dataset_source, find_cached_dataset_file
@@ -45,7 +46,7 @@ def check_first_row(data: DataConfig) -> None:
                 check_bad(bad, rows, data.bad_rows)
 
 
-def _read(files: list[Path], data: DataConfig) -> tuple[list[AnyRow], list[BadRow]]:
+def _read(files: list[Path], data: DataConfig) -> tuple[StoredRows, list[BadRow]]:
     """The good rows, and the bad ones among them. A chat template takes all conversations."""
     identity = read_template(data.template)
     accept = None if identity == CHAT else make_template(identity, tokenizer=None).accept
