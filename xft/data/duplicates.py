@@ -52,11 +52,12 @@ def find_near(rows: Sequence[AnyRow]) -> dict[int, int]:
     # The rows that stay and hold values[i] among their rarest: holders[begins[i] : ends[i]].
     begins = np.cumsum(sizes) - sizes
     ends, holders = begins.copy(), np.empty(sizes.sum(), np.int32)
-    found = {}
+    lengths, found = np.diff(sets.offsets), {}
     for place in progress(range(len(rows)), desc="find near duplicates", unit="row"):
         own, words = rarest.part(place), sets.part(place)
         parts = [holders[i:j] for i, j in zip(begins[own], ends[own], strict=True)]
-        candidates = np.unique(np.concatenate([holders[:0], *parts])).tolist()
+        others, shared = np.unique(np.concatenate([holders[:0], *parts]), return_counts=True)
+        candidates = others[_may_be_near(len(words), lengths[others], shared)].tolist()
         near = next((other for other in candidates if _are_near(words, sets.part(other))), None)
         if near is not None:
             found[rows[place].number] = rows[near].number
@@ -102,17 +103,31 @@ def _rarest(own: np.ndarray, values: np.ndarray, counts: np.ndarray) -> np.ndarr
 
     values, counts: as of `_shared`. The row's others are rarer, but no other row shares them.
     """
-    part, whole = NEAR
-    length = len(own) - -(-part * len(own) // whole) + 1
     places = np.searchsorted(values[:-1], own)
     shared = places[values[places] == own]
-    length -= len(own) - len(shared)
+    length = len(shared) - _least(len(own)) + 1
     return shared[np.lexsort((shared, counts[shared]))[: max(length, 0)]]
+
+
+def _least(length):
+    """The size of the smallest set that may be near to one of this length: ceil(4/5 length)."""
+    part, whole = NEAR
+    return -(-part * length // whole)
+
+
+def _may_be_near(own: int, others: np.ndarray, shared: np.ndarray) -> np.ndarray:
+    """Whether a row may be near to others, by the sizes of the sets.
+
+    shared: the numbers of n-grams that are among the rarest of both. Of one of the two rows, all
+    shared n-grams but these are among the ceil(4/5 s) - 1 that are not its rarest.
+    """
+    part, whole = NEAR
+    others_may = np.maximum(_least(own), _least(others)) - 1
+    are_long = (own >= _least(others)) & (others >= _least(own))
+    return are_long & ((part + whole) * (shared + others_may) >= part * (own + others))
 
 
 def _are_near(one: np.ndarray, other: np.ndarray) -> bool:
     part, whole = NEAR
-    if whole * min(len(one), len(other)) < part * max(len(one), len(other)):
-        return False
     shared = len(np.intersect1d(one, other, assume_unique=True))
     return whole * shared >= part * (len(one) + len(other) - shared)
