@@ -39,6 +39,8 @@ def test_the_time_left_is_told_when_more_are_done_than_are_made_at_once(capsys, 
     assert {line[:9]: ", ? left, " in line for line in lines} == {
         f"work: {n}/9": n < 5 for n in range(10)
     }
+    list(progress(iter(range(3)), desc="read"))  # nobody knows how many there are
+    assert ": 3/? it, 00:00 elapsed, ? left, " in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("job", [None, "weighted_trained/lam~0.75"])

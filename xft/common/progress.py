@@ -81,8 +81,8 @@ class LineStream:
 class Bar(tqdm):
     """A bar on a terminal. If stderr is no terminal, lines at least ten seconds apart.
 
-    Nothing is shown in the first five seconds, and no time left before `at_once` items are done,
-    the number that is worked on at the same time.
+    Nothing is shown in the first five seconds. No time left is shown without a total, or before
+    `at_once` items are done, the number that is worked on at the same time.
     """
 
     def __init__(self, iterable=None, at_once: int = 1, **options):
@@ -102,7 +102,8 @@ class Bar(tqdm):
     @property
     def format_dict(self):
         found = super().format_dict
-        if found["bar_format"] and self.n - self.initial <= self.at_once:
+        is_unknown = self.total is None or self.n - self.initial <= self.at_once
+        if found["bar_format"] and is_unknown:
             found["bar_format"] = found["bar_format"].replace("{remaining}", "?")
         return found
 

@@ -13,7 +13,7 @@ import numpy as np
 from xft.artifacts.manifest import hash_file, joint_sha256
 from xft.common.errors import UserError, counted
 from xft.common.processes import spread
-from xft.common.progress import say
+from xft.common.progress import progress, say
 from xft.config.sections import TokensConfig
 from xft.data.duplicates import find_exact, find_near
 from xft.data.examples import Tokens, tokenize_rows
@@ -89,7 +89,7 @@ def _filters(deduplicate: str, find_trace: Callable | None) -> Iterator[Callable
 
 
 def _unanswered(rows: StoredRows) -> Iterator[dict]:
-    for row in rows:
+    for row in progress(rows, desc="look for responses", unit="row"):
         if row.turns[-1].role != "assistant":
             yield {"row": row.number, "reason": "ends without a response"}
 
@@ -126,7 +126,8 @@ def _hold_out(tokens: Tokens, rows: StoredRows, count: int) -> Tokens:
             f"validation_rows = {count}: only {len(tokens.numbers)} rows are left, and the "
             "training needs at least one of them. Set fewer validation_rows"
         )
-    digests = ((hashlib.sha256(row.text.encode()).digest(), i) for i, row in enumerate(rows))
+    texts = enumerate(progress(rows, desc="choose rows to hold out", unit="row"))
+    digests = ((hashlib.sha256(row.text.encode()).digest(), place) for place, row in texts)
     held_out = np.zeros_like(tokens.held_out)
     held_out[[place for _, place in nsmallest(count, digests)]] = 1
     if (left := len(rows) - count) < count:

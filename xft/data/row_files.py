@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from xft.common.progress import progress
 from xft.config.sections import TokensConfig
 from xft.data.conversations import Conversation, Turn
 from xft.data.disk_array import DiskArray
@@ -62,7 +63,8 @@ def read_files(
     columns = (options.instruction_column, options.response_column)
     rows, bad = StoredRows(), []
     for place, (file, limit) in enumerate(zip(files, limits, strict=True)):
-        for row in read_rows(file, *columns, limit, accept, place * FILE_ROWS):
+        found = read_rows(file, *columns, limit, accept, place * FILE_ROWS)
+        for row in progress(found, desc=f"read {file}", unit="row"):
             (bad if isinstance(row, BadRow) else rows).append(row)
     return rows, bad
 
