@@ -50,14 +50,14 @@ def observe(prepare: Callable[[], Callable[[], object]], with_family: bool = Fal
         ours.recv()
     except EOFError:
         sys.exit("a process failed before its work began")
-    before = peak = _anonymous_memory(process.pid)
+    before = peak = anonymous_memory(process.pid)
     family = 0
     start = time.perf_counter()
     ours.send("go")
     while process.is_alive():
-        peak = max(peak, _anonymous_memory(process.pid))
+        peak = max(peak, anonymous_memory(process.pid))
         if with_family:
-            family = max(family, sum(map(_anonymous_memory, _family(process.pid))))
+            family = max(family, sum(map(anonymous_memory, _family(process.pid))))
         time.sleep(SECONDS_BETWEEN_SAMPLES)
     if process.exitcode != 0:
         sys.exit("a process failed during its work")
@@ -78,7 +78,7 @@ def _family(pid: int) -> list[int]:
     return []
 
 
-def _anonymous_memory(pid: int) -> int:
+def anonymous_memory(pid: int) -> int:
     """RssAnon of a process in bytes; 0 if it has ended."""
     try:
         found = re.search(r"RssAnon:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())

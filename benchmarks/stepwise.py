@@ -1,16 +1,27 @@
 """A training that a benchmark times step by step."""
 
 import math
+import os
 import sys
 import threading
+import time
+from collections.abc import Callable
+from multiprocessing import get_context
+from typing import NamedTuple
+from unittest.mock import patch
 
-from transformers import TrainerCallback
+import torch
+from transformers import Trainer, TrainerCallback
 
+from benchmarks.peak import anonymous_memory
+from benchmarks.timing import synchronize
 from xft.training.callbacks import SaveCallback, StopRequest
 from xft.training.checkpoints import Checkpoints
+from xft.training.throughput import Throughput
 from xft.training.trainer import ResumingTrainer, Training
 
 WARMUP = 2  # steps that do not count
+SECONDS_BETWEEN_SAMPLES = 0.005
 
 
 def make_trainer(model, examples, tokenizer, options, folder, mixing) -> ResumingTrainer:
@@ -73,3 +84,86 @@ class Stepwise(TrainerCallback):
             trainer.train()
         finally:
             self._done.release()
+
+
+class StepReport(NamedTuple):
+    """Of all steps so far: real tokens, processor time, peak memory of a GPU. loss: the last."""
+
+    tokens: int
+    processor: float
+    gpu: int
+    loss: float
+
+
+class StepwiseProcess:
+    """A training in its own process that advances by one optimiser step at a time.
+
+    make(*given) makes the trainer there, which logs each step. variables: of its environment. peak:
+    the most anonymous memory of the process in bytes; on a GPU, the most that torch allocated.
+    """
+
+    def __init__(self, make: Callable[..., Trainer], *given, variables: dict[str, str]):
+        context = get_context("spawn")
+        self._pipe, theirs = context.Pipe()
+        self._process = context.Process(target=_train, args=(theirs, make, *given), daemon=True)
+        with patch.dict(os.environ, variables):
+            self._process.start()
+        theirs.close()
+        self.peak = 0
+        self.reports: list[StepReport] = []
+        self._wait()
+
+    def step(self) -> None:
+        self._pipe.send("go")
+        self.reports.append(StepReport(*self._wait()))
+        self.peak = self.reports[-1].gpu or self.peak
+
+    def timed(self, name: str) -> float:
+        """The tokens or the processor seconds of the timed steps."""
+        return getattr(self.reports[-1], name) - getattr(self.reports[WARMUP - 1], name)
+
+    def finish(self) -> None:
+        self._pipe.send("go")
+        self._process.join()
+
+    def _wait(self):
+        while not self._pipe.poll(SECONDS_BETWEEN_SAMPLES):
+            self.peak = max(self.peak, anonymous_memory(self._process.pid))
+        try:
+            return self._pipe.recv()
+        except EOFError:
+            sys.exit("a training has failed")
+
+
+def _train(pipe, make: Callable[..., Trainer], *given) -> None:
+    trainer = make(*given)
+    turns = _Turns(pipe)
+    trainer.add_callback(turns)
+    trainer.training_step = turns.counting(trainer.training_step)
+    trainer.train()
+
+
+class _Turns(TrainerCallback):
+    """Waits for the other end of a pipe before each step, and reports after it."""
+
+    def __init__(self, pipe):
+        self.pipe = pipe
+        self.throughput = Throughput()
+
+    def counting(self, training_step: Callable) -> Callable:
+        def step(model, inputs, *rest):
+            self.throughput.count([inputs])
+            return training_step(model, inputs, *rest)
+
+        return step
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self.pipe.send("ready")
+        self.pipe.recv()
+
+    def on_step_end(self, args, state, control, **kwargs):
+        synchronize()
+        gpu = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0
+        loss = state.log_history[-1]["loss"] if state.log_history else math.nan
+        self.pipe.send((self.throughput.tokens, time.process_time(), gpu, loss))
+        self.pipe.recv()

@@ -5,9 +5,9 @@
 - bare: the same model, optimiser and batches as padded, with batches made beforehand: only forward
   pass, backward pass and optimiser step.
 
-All ways train alternately, one optimiser step at a time, in one process. On a GPU, the share of its
-peak that step 2 reaches at the size of DeepSeek-Coder-1.3B follows. The exit status is 1 if the
-speed of padded is below 0.95 of bare.
+All ways train alternately, one optimiser step at a time, in one process. `benchmarks.trainers` with
+the same rows follows. On a GPU, the share of its peak that step 2 reaches at the size of
+DeepSeek-Coder-1.3B follows. The exit status is 1 if the speed of padded is below 0.95 of bare.
 
 Usage: python -m benchmarks.training [--model DIR] [--data FILE] [--threads N] [--steps N]
 """
@@ -22,7 +22,7 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForCausalLM, logging
 
-from benchmarks import utilisation
+from benchmarks import trainers, utilisation
 from benchmarks.stepwise import WARMUP, Stepwise, make_trainer
 from benchmarks.timing import interleaved, markdown_table, relative_speed
 from workflow_scripts import ffn, moe
@@ -58,6 +58,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         bench = Bench(args, Path(folder))
         fast = [bench.report("step 2", bench.tuned), bench.report("step 6", bench.mixed)]
+    trainers.report(args)
     if torch.cuda.is_available():
         utilisation.report()
     else:
