@@ -16,11 +16,9 @@ rule sft:
     resources:
         **RESOURCES,
         **nodes(CONFIG.sft),
-    params:
-        options=options,
     shell:
         "stored {output:q} {resources.start} -m workflow_scripts.sft --base {input.base:q}/artifact "
-        "--data {input.tokens:q}/artifact {params.options} {resources.besides} "
+        "--data {input.tokens:q}/artifact {resources.options} {resources.besides} "
         "--metrics {output:q}.partial/metrics.jsonl --out {output:q}.partial/artifact 2>&1 | logged {log:q}"
 
 
@@ -35,8 +33,6 @@ rule soup:
         "../envs/conversion.yaml"
     resources:
         **RESOURCES,
-    params:
-        options=options,
     shell:
-        "stored {output:q} python -m workflow_scripts.soup {params.options} "
+        "stored {output:q} python -m workflow_scripts.soup {resources.options} "
         "--out {output:q}.partial/artifact 2>&1 | logged {log:q}"

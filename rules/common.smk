@@ -148,11 +148,6 @@ def besides(step):
     }
 
 
-def options(wildcards):
-    """The flags of a job's command for what is not an input of every job of the rule."""
-    return JOBS[wildcards.digest].options
-
-
 def asked(what):
     """A request of a job that grows with its attempts."""
     return lambda wildcards, attempt: what(JOBS[wildcards.digest].resources, attempt)
@@ -167,10 +162,9 @@ threads_of = resource("threads")
 RESOURCES = {
     "mem_mb": asked(memory),
     "runtime": asked(minutes),
-    "gpu": resource("gpu"),
-    "start": resource("start"),
-    "besides": resource("besides"),
-    "file": resource("file"),
+    **{name: resource(name) for name in ("gpu", "start", "besides", "file")},
+    # The flags of a job's command for what is not an input of every job of the rule.
+    "options": lambda wildcards: JOBS[wildcards.digest].options,
     "label": lambda wildcards: JOBS[wildcards.digest].name,
 }
 

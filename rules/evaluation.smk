@@ -12,10 +12,8 @@ rule fetch_problems:
         "../envs/data.yaml"
     resources:
         **RESOURCES,
-    params:
-        options=options,
     shell:
-        "online stored {output:q} python -m workflow_scripts.fetch_problems {params.options} "
+        "online stored {output:q} python -m workflow_scripts.fetch_problems {resources.options} "
         "--out {output:q}.partial/{resources.file:q} 2>&1 | logged {log:q}"
 
 
@@ -31,10 +29,8 @@ rule ground_truth:
     threads: threads_of
     resources:
         **RESOURCES,
-    params:
-        options=options,
     shell:
-        "stored {output:q} python -m workflow_scripts.ground_truth {params.options} "
+        "stored {output:q} python -m workflow_scripts.ground_truth {resources.options} "
         "--out {output:q}.partial/artifact 2>&1 | logged {log:q}"
 
 
@@ -52,11 +48,9 @@ rule eval:
     threads: threads_of
     resources:
         **RESOURCES,
-    params:
-        options=options,
     shell:
         "stored {output:q} python -m workflow_scripts.eval --model {input.model:q}/artifact "
-        "--ground-truth {input.ground_truth:q}/artifact {params.options} {resources.besides} "
+        "--ground-truth {input.ground_truth:q}/artifact {resources.options} {resources.besides} "
         "--out {output:q}.partial/result.json 2>&1 | logged {log:q}"
 
 
@@ -74,11 +68,9 @@ rule validation_loss:
     threads: threads_of
     resources:
         **RESOURCES,
-    params:
-        options=options,
     shell:
         "stored {output:q} python -m workflow_scripts.validation_loss --model {input.model:q}/artifact "
-        "--data {input.tokens:q}/artifact {params.options} {resources.besides} "
+        "--data {input.tokens:q}/artifact {resources.options} {resources.besides} "
         "--out {output:q}.partial/result.json 2>&1 | logged {log:q}"
 
 
@@ -95,11 +87,9 @@ rule contamination:
     threads: threads_of
     resources:
         **RESOURCES,
-    params:
-        options=options,
     shell:
         "stored {output:q} python -m workflow_scripts.contamination --tokens {input.tokens:q}/artifact "
-        "{params.options} --out {output:q}.partial/result.json 2>&1 | logged {log:q}"
+        "{resources.options} --out {output:q}.partial/result.json 2>&1 | logged {log:q}"
 
 
 rule diversity:
@@ -115,11 +105,9 @@ rule diversity:
         "../envs/conversion.yaml"
     resources:
         **RESOURCES,
-    params:
-        options=options,
     shell:
         "stored {output:q} python -m workflow_scripts.diversity --base {input.base:q}/artifact "
-        "--ffn {input.ffn:q}/artifact {params.options} "
+        "--ffn {input.ffn:q}/artifact {resources.options} "
         "--out {output:q}.partial/result.json 2>&1 | logged {log:q}"
 
 
@@ -140,11 +128,9 @@ rule summary:
         "../envs/summary.yaml"
     resources:
         **RESOURCES,
-    params:
-        options=options,
     shell:
         "stored {output:q} python -m workflow_scripts.summary --runs {output:q}.partial/runs.csv "
-        "{params.options} --out {output:q}.partial/summary.csv 2>&1 | logged {log:q} > /dev/null"
+        "{resources.options} --out {output:q}.partial/summary.csv 2>&1 | logged {log:q} > /dev/null"
 
 
 rule report:

@@ -14,11 +14,9 @@ rule weighted_init:
         "../envs/conversion.yaml"
     resources:
         **RESOURCES,
-    params:
-        options=options,
     shell:
         "stored {output:q} python -m workflow_scripts.weighted_init --moe {input.moe_sft:q}/artifact "
-        "--ffn {input.ffn:q}/artifact {params.options} "
+        "--ffn {input.ffn:q}/artifact {resources.options} "
         "--out {output:q}.partial/artifact 2>&1 | logged {log:q}"
 
 
@@ -40,13 +38,11 @@ rule weighted_trained:
     resources:
         **RESOURCES,
         **nodes(CONFIG.mixing),
-    params:
-        options=options,
     shell:
         "stored {output:q} {resources.start} -m workflow_scripts.weighted_trained "
         "--weighted {input.weighted_init:q}/artifact --moe {input.moe_sft:q}/artifact "
         "--ffn {input.ffn:q}/artifact --data {input.tokens:q}/artifact "
-        "{params.options} {resources.besides} "
+        "{resources.options} {resources.besides} "
         "--metrics {output:q}.partial/metrics.jsonl --out {output:q}.partial/artifact 2>&1 | logged {log:q}"
 
 
@@ -65,11 +61,9 @@ rule heal:
     resources:
         **RESOURCES,
         **nodes(CONFIG.heal),
-    params:
-        options=options,
     shell:
         "stored {output:q} {resources.start} -m workflow_scripts.heal --model {input.dense:q}/artifact "
-        "--data {input.tokens:q}/artifact {params.options} {resources.besides} "
+        "--data {input.tokens:q}/artifact {resources.options} {resources.besides} "
         "--metrics {output:q}.partial/metrics.jsonl --out {output:q}.partial/artifact 2>&1 | logged {log:q}"
 
 
@@ -88,11 +82,9 @@ rule dense:
         "../envs/conversion.yaml"
     resources:
         **RESOURCES,
-    params:
-        options=options,
     shell:
         "stored {output:q} python -m workflow_scripts.dense --weighted {input.weighted:q}/artifact "
-        "--moe {input.moe_sft:q}/artifact --ffn {input.ffn:q}/artifact {params.options} "
+        "--moe {input.moe_sft:q}/artifact --ffn {input.ffn:q}/artifact {resources.options} "
         "--out {output:q}.partial/artifact 2>&1 | logged {log:q}"
 
 
@@ -108,8 +100,6 @@ rule best:
         "../envs/conversion.yaml"
     resources:
         **RESOURCES,
-    params:
-        options=options,
     shell:
-        "stored {output:q} python -m workflow_scripts.best {params.options} "
+        "stored {output:q} python -m workflow_scripts.best {resources.options} "
         "--out {output:q}.partial/artifact 2>&1 | logged {log:q}"

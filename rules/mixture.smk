@@ -13,10 +13,8 @@ rule base:
         "../envs/conversion.yaml"
     resources:
         **RESOURCES,
-    params:
-        options=options,
     shell:
-        "online stored {output:q} python -m workflow_scripts.base {params.options} "
+        "online stored {output:q} python -m workflow_scripts.base {resources.options} "
         "--out {output:q}.partial/artifact 2>&1 | logged {log:q}"
 
 
@@ -32,10 +30,8 @@ rule moe:
         "../envs/conversion.yaml"
     resources:
         **RESOURCES,
-    params:
-        options=options,
     shell:
-        "stored {output:q} python -m workflow_scripts.moe --base {input.base:q}/artifact {params.options} "
+        "stored {output:q} python -m workflow_scripts.moe --base {input.base:q}/artifact {resources.options} "
         "--out {output:q}.partial/artifact 2>&1 | logged {log:q}"
 
 
@@ -50,10 +46,8 @@ rule fetch_data:
         "../envs/data.yaml"
     resources:
         **RESOURCES,
-    params:
-        options=options,
     shell:
-        "online stored {output:q} python -m workflow_scripts.fetch_data {params.options} "
+        "online stored {output:q} python -m workflow_scripts.fetch_data {resources.options} "
         "--out {output:q}.partial/{resources.file:q} 2>&1 | logged {log:q}"
 
 
@@ -71,10 +65,8 @@ rule tokens:
     threads: threads_of
     resources:
         **RESOURCES,
-    params:
-        options=options,
     shell:
-        "stored {output:q} python -m workflow_scripts.tokens --model {input.base:q}/artifact {params.options} "
+        "stored {output:q} python -m workflow_scripts.tokens --model {input.base:q}/artifact {resources.options} "
         "--report {output:q}.partial/report.json --out {output:q}.partial/artifact 2>&1 | logged {log:q}"
 
 
@@ -93,11 +85,9 @@ rule moe_sft:
     resources:
         **RESOURCES,
         **nodes(CONFIG.moe_sft),
-    params:
-        options=options,
     shell:
         "stored {output:q} {resources.start} -m workflow_scripts.moe_sft --moe {input.moe:q}/artifact "
-        "--data {input.tokens:q}/artifact {params.options} {resources.besides} "
+        "--data {input.tokens:q}/artifact {resources.options} {resources.besides} "
         "--metrics {output:q}.partial/metrics.jsonl --out {output:q}.partial/artifact 2>&1 | logged {log:q}"
 
 
