@@ -10,7 +10,7 @@ from pathlib import Path
 
 from xft.artifacts.files import write_whole
 from xft.artifacts.manifest import manifest_path, read_manifest
-from xft.artifacts.overlap import overlapping
+from xft.artifacts.overlap import overlap
 from xft.common.errors import UserError
 from xft.common.optional import require
 from xft.config.results_folder import CONFIG_FILE, CONFIG_HEAD, is_results_folder
@@ -122,7 +122,7 @@ class WorkflowRun:
         self._check_linked_bases()
         stated = [("this file", Path(file)) for file in config_files]
         for key, path in [*self.user_files(), ("store", self.store.root), *stated]:
-            if overlapping([self.results], path):
+            if overlap(self.results, path):
                 raise UserError(
                     f"config: {key}: {path} overlaps results_dir = {self.results}. Move it, or "
                     "name another results_dir"
