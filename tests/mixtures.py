@@ -66,7 +66,7 @@ def mixing_of(chain: Chain, **options) -> Mixing:
     sources = mixing_artifact.open_sources(chain[chain.mixture], chain["ffn"])
     start = mixing_artifact.open_mixing(chain[chain.weighted], sources)
     logits = MixingLogits(start.alpha, start.lambda_logit, start.shared_expert_weight)
-    return Mixing(sources.moe.checkpoint, sources.ffn.checkpoint, logits, **options)
+    return Mixing(sources["moe"].checkpoint, sources["ffn"].checkpoint, logits, **options)
 
 
 def learned(chain: Chain, out: Path, values: Callable[[object], dict], *flags: object) -> Chain:

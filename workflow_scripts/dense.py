@@ -32,23 +32,24 @@ def main(argv: list[str] | None = None) -> None:
 
     sources = open_sources(args.moe, args.ffn, step.full)
     mixing = open_mixing(args.weighted, sources, step.full)
-    step.inputs = sources.artifacts | {"weighted": mixing.artifact}
+    mixture, ffn = sources["moe"], sources["ffn"].checkpoint
+    step.inputs = sources | {"weighted": mixing.artifact}
     base = None
     if method.needs_base:
-        step.inputs["base"] = open_base(args.base, sources.moe, step.full)
+        step.inputs["base"] = open_base(args.base, mixture, step.full)
         base = step.inputs["base"].checkpoint
     single = {} if args.expert is None else {"expert": args.expert}
     if single:
         mixing = one_expert(mixing, args.expert)
     parameters = mixing.config | (method.model_dump() if method.needs_base else {}) | single
-    tuning = sources.moe.manifest.parameters
+    tuning = mixture.manifest.parameters
     kept = {key: tuning[key] for key in ("template", "end_of_turn") if key in tuning}
-    moe, ffn = sources.moe.checkpoint, sources.ffn.checkpoint
+    moe = mixture.checkpoint
     plans = dense_plans(moe, ffn, mixing.coefficients, method, base)
     layers = [layer.index for layer in moe_layers(ffn.names)]
-    card = dense_card(sources.moe, mixing, layers, method, args.expert)
+    card = dense_card(mixture, mixing, layers, method, args.expert)
     with step.draft(parameters | kept) as draft:
-        draft.write_model(plans, moe.config["base_config"], like=sources.moe.path, card=card)
+        draft.write_model(plans, moe.config["base_config"], like=mixture.path, card=card)
 
 
 if __name__ == "__main__":

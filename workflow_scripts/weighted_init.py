@@ -22,9 +22,9 @@ def main(argv: list[str] | None = None) -> None:
 
     sources = mixing_artifact.open_sources(args.moe, args.ffn, step.full)
     config = {"shared_expert_weight": lam, **shape.model_dump()}
-    step.inputs |= sources.artifacts
+    step.inputs |= sources
     with step.draft(config) as draft:
-        mixing_artifact.write(draft, initial_logits(sources.ffn.checkpoint, **config), config)
+        mixing_artifact.write(draft, initial_logits(sources["ffn"].checkpoint, **config), config)
 
 
 if __name__ == "__main__":

@@ -27,12 +27,12 @@ def main(argv: list[str] | None = None) -> None:
     if options.objective == "kl":
         distillation = load_distillation(args.moe, options.kl_weight, options.precision, device())
     logits = MixingLogits(initial.alpha, initial.lambda_logit, initial.shared_expert_weight)
-    moe, ffn = sources.moe.checkpoint, sources.ffn.checkpoint
+    moe, ffn = sources["moe"].checkpoint, sources["ffn"].checkpoint
     mixing = Mixing(moe, ffn, logits, device(), session.weight_dtype)
     with session.trained(mixing.model, request.parameters, inputs, mixing, distillation) as learned:
         if not learned:
             return
-        step.inputs |= sources.artifacts | inputs
+        step.inputs |= sources | inputs
         with step.draft(initial.config | request.parameters) as draft:
             mixing_artifact.write(draft, logits.tensors(), initial.config)
 

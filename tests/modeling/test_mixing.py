@@ -35,7 +35,7 @@ def start_of(mixture: Chain, out: Path, *flags: object, lam: float = LAMBDA) -> 
 
 def mixing_model(sources, alpha, lambda_logit=None, lam=LAMBDA):
     logits = MixingLogits(alpha, lambda_logit, lam)
-    return Mixing(sources.moe.checkpoint, sources.ffn.checkpoint, logits)
+    return Mixing(sources["moe"].checkpoint, sources["ffn"].checkpoint, logits)
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +99,7 @@ def plain_gradients(sources, alpha, lambda_logit, batches):
     dense_model = mixing_model(sources, alpha).model.requires_grad_(False).double()
     state = {
         name: tensor.double()
-        for name, tensor in load_file(sources.ffn.path / "model.safetensors").items()
+        for name, tensor in load_file(sources["ffn"].path / "model.safetensors").items()
     }
     alpha = alpha.double().requires_grad_()
     lambda_logit = None if lambda_logit is None else lambda_logit.double().requires_grad_()

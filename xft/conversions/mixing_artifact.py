@@ -9,27 +9,16 @@ from xft.common.errors import UserError
 from xft.conversions.merge import ALPHA, LAMBDA_LOGIT, mixing_coefficients
 
 
-@dataclass(frozen=True)
-class MixingSources:
-    """The tuned mixture and the FFN weights extracted from it."""
+def open_sources(moe: Path, ffn: Path, full: bool = False) -> dict[str, Artifact]:
+    """Open a mixture, `moe`, and the FFN weights of its experts, `ffn`.
 
-    moe: Artifact
-    ffn: Artifact
-
-    @property
-    def artifacts(self) -> dict[str, Artifact]:
-        return {"ffn": self.ffn, "moe": self.moe}
-
-
-def open_sources(moe: Path, ffn: Path, full: bool = False) -> MixingSources:
-    """Open both. Raises UserError if the FFN weights are from another mixture."""
-    sources = MixingSources(
-        open_artifact(moe, "moe", "moe_sft", full=full), open_artifact(ffn, "ffn", full=full)
-    )
-    origin = sources.ffn.manifest.inputs.get("moe")
-    if origin != sources.moe.id:
+    Raises UserError if the FFN weights are from another mixture.
+    """
+    mixture = open_artifact(moe, "moe", "moe_sft", full=full)
+    weights = open_artifact(ffn, "ffn", full=full)
+    if weights.manifest.inputs.get("moe") != mixture.id:
         raise UserError(f"{ffn} was not extracted from {moe} but from another mixture")
-    return sources
+    return {"ffn": weights, "moe": mixture}
 
 
 @dataclass(frozen=True)
@@ -56,10 +45,10 @@ class MixingArtifact:
         return mixing_coefficients(self.alpha, self.lambda_logit, self.shared_expert_weight)
 
 
-def open_mixing(path: Path, sources: MixingSources, full: bool = False) -> MixingArtifact:
+def open_mixing(path: Path, sources: dict[str, Artifact], full: bool = False) -> MixingArtifact:
     """Open coefficients. Raises UserError if they belong to other experts."""
     artifact = open_artifact(path, "weighted_init", "weighted_trained", full=full)
-    for name, source in sources.artifacts.items():
+    for name, source in sources.items():
         if artifact.manifest.inputs.get(name) != source.id:
             raise UserError(f"{path} belongs to another {name} than {source.path}")
     checkpoint = artifact.checkpoint
