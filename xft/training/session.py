@@ -5,6 +5,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
@@ -152,15 +153,16 @@ class Session:
             yield train(training)
 
     def _tracking(self):
-        """The trackers of the metrics; None without any."""
+        """The `tracker_callbacks` of this step; None without any."""
         request = self.request
         if not request.run.report_to:
             return None
-        from xft.training.trackers import Tracking
+        from xft.training.trackers import tracker_callbacks
 
         name = request.out.name
         own = request.step if name == request.step else f"{request.step}/{name}"
-        return Tracking(request.run.report_to, request.tracker_dir, job_name() or own)
+        known = request.run.report_to, request.tracker_dir, job_name() or own
+        return partial(tracker_callbacks, *known)
 
 
 def on_this_machine(options: TrainingConfig, step: str) -> TrainingConfig:

@@ -7,7 +7,6 @@ environment, the source code or the output.
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 from transformers import TrainerCallback
@@ -16,51 +15,36 @@ from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 PER_EXPERT = {"load", "importance", "shares"}  # these have too many values to draw a curve for each
 
 
-@dataclass(frozen=True)
-class Tracking:
-    """The trackers of a training.
+def tracker_callbacks(
+    trackers: list[str], folder: Path, run: str, training: str, statistics: Callable[[], dict]
+) -> list[TrainerCallback | type[TrainerCallback]]:
+    """The callbacks of some trackers, in their order.
 
-    trackers: their names. folder: where they write, unless the environment names another place.
-    run: the name of the run.
+    folder: where they write, unless the environment names another place. run: its name. training:
+    the identity of the training. statistics: gives more values to report with each loss.
     """
-
-    trackers: list[str]
-    folder: Path
-    run: str
-
-    def callbacks(
-        self, training: str, statistics: Callable[[], dict]
-    ) -> list[TrainerCallback | type[TrainerCallback]]:
-        """The callbacks for the training with this identity, in their order.
-
-        statistics: gives more values to report with each loss.
-        """
-        self._set_environment(training)
-        trackers = [INTEGRATION_TO_CALLBACK[tracker] for tracker in self.trackers]
-        return [StatisticsCallback(statistics), *trackers]
-
-    def _set_environment(self, training: str) -> None:
-        folder = self.folder.resolve()
-        defaults = {
-            "TENSORBOARD_LOGGING_DIR": str(folder / "tensorboard" / self.run),
-            "WANDB_MODE": "offline",
-            "WANDB_PROJECT": "xft",
-            "WANDB_DIR": str(folder),
-        }
-        for name, value in defaults.items():
-            os.environ.setdefault(name, value)
-        os.environ |= {
-            "WANDB_NAME": self.run,
-            "WANDB_RUN_ID": training,
-            "WANDB_RESUME": "allow",
-            "WANDB_SILENT": "true",
-            "WANDB_CONSOLE": "off",
-            "WANDB_DISABLE_CODE": "true",
-            "WANDB_DISABLE_GIT": "true",
-            "WANDB_X_DISABLE_META": "true",
-            "WANDB_X_DISABLE_STATS": "true",
-        }
-        folder.mkdir(parents=True, exist_ok=True)
+    folder = folder.resolve()
+    defaults = {
+        "TENSORBOARD_LOGGING_DIR": str(folder / "tensorboard" / run),
+        "WANDB_MODE": "offline",
+        "WANDB_PROJECT": "xft",
+        "WANDB_DIR": str(folder),
+    }
+    for name, value in defaults.items():
+        os.environ.setdefault(name, value)
+    os.environ |= {
+        "WANDB_NAME": run,
+        "WANDB_RUN_ID": training,
+        "WANDB_RESUME": "allow",
+        "WANDB_SILENT": "true",
+        "WANDB_CONSOLE": "off",
+        "WANDB_DISABLE_CODE": "true",
+        "WANDB_DISABLE_GIT": "true",
+        "WANDB_X_DISABLE_META": "true",
+        "WANDB_X_DISABLE_STATS": "true",
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    return [StatisticsCallback(statistics), *(INTEGRATION_TO_CALLBACK[name] for name in trackers)]
 
 
 class StatisticsCallback(TrainerCallback):

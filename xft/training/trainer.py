@@ -2,7 +2,7 @@
 
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
@@ -30,7 +30,6 @@ from xft.training.engines import (
 from xft.training.losses import LabelledLoss
 from xft.training.saving import METRICS_FILE, SavingTrainer
 from xft.training.throughput import Throughput
-from xft.training.trackers import Tracking
 from xft.training.validation import VALIDATION_LOSS, validation_loss, validations_since_best
 
 DECAY_SHARE = 0.1  # of the steps of warmup_stable_decay
@@ -44,8 +43,8 @@ class Training:
     configuration. metrics_file: gets a line for each step, with loss, learning rate, and routing or
     mixing statistics, and a line for each validation loss. mixing: the `modeling.mixing.Mixing` of
     `model`; its logits learn, and the model does not. distillation: the
-    `training.distillation.Distillation`; None if the labels alone are learned. tracking: the
-    trackers of the metrics.
+    `training.distillation.Distillation`; None if the labels alone are learned. tracking: gives
+    the callbacks of trackers for the identity of the training and what else to report.
     """
 
     model: torch.nn.Module
@@ -58,7 +57,7 @@ class Training:
     metrics_file: Path | None = None
     mixing: object = None
     distillation: object = None
-    tracking: Tracking | None = None
+    tracking: Callable | None = None
 
 
 def train(training: Training) -> dict[str, torch.Tensor]:
@@ -164,7 +163,7 @@ class ResumingTrainer(SavingTrainer):
             text = before.read_text(encoding="utf-8") if before and before.exists() else ""
             self.add_callback(MetricsCallback(self.metrics_file, extra, text))
         if self.tracking is not None:
-            for callback in self.tracking.callbacks(self.checkpoints.folder.name, extra):
+            for callback in self.tracking(self.checkpoints.folder.name, extra):
                 self.add_callback(callback)
 
     def _get_train_sampler(self, train_dataset=None):
