@@ -6,8 +6,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from xft.checkpoints.layout import MLP_FORMS
 from xft.modeling import experts as module
 from xft.modeling.experts import Experts
+from xft.modeling.mlp import MlpShape
 
 R, H, INNER, T, K = 5, 8, 16, 11, 3
 IDLE = 3  # the expert that gets no token from `routed`
@@ -28,7 +30,8 @@ def force(monkeypatch):
 def make(gated=True, bias=False, implementation="eager", dtype=torch.float32, act_fn=torch.tanh):
     torch.manual_seed(0)
     config = SimpleNamespace(_experts_implementation=implementation)
-    experts = Experts(config, R, H, INNER, act_fn, gated=gated, bias=bias)
+    form = next(form for form in MLP_FORMS if form.gated == gated)
+    experts = Experts(config, R, MlpShape(form, H, INNER, act_fn, bias))
     for parameter in experts.parameters():
         torch.nn.init.normal_(parameter, std=0.4)
     return experts.to(dtype)

@@ -3,13 +3,15 @@
 Symbols: T tokens, k experts per token, S = T k rows, R experts, H hidden and I intermediate size.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
+
+from xft.modeling.mlp import MlpShape
 
 
 class Experts(nn.Module):
@@ -26,28 +28,21 @@ class Experts(nn.Module):
     is_concatenated = True
     _is_expert_parallel = False
 
-    def __init__(
-        self,
-        config,
-        num_experts: int,
-        hidden_size: int,
-        intermediate_size: int,
-        act_fn: Callable[[Tensor], Tensor],
-        gated: bool = True,
-        bias: bool = False,
-    ):
+    def __init__(self, config, num_experts: int, shape: MlpShape):
+        """shape: of each expert."""
         super().__init__()
         self.config = config
         self.num_experts = num_experts
-        self.act_fn = act_fn
-        self.has_gate = gated
-        self.has_bias = bias
-        self.up_name = "gate_up_proj" if gated else "up_proj"
-        width = 2 * intermediate_size if gated else intermediate_size
-        sizes = {self.up_name: (width, hidden_size), "down_proj": (hidden_size, intermediate_size)}
+        self.act_fn = shape.act_fn
+        self.has_gate = shape.form.gated
+        self.has_bias = shape.bias
+        self.up_name = "gate_up_proj" if self.has_gate else "up_proj"
+        hidden, intermediate = shape.hidden_size, shape.intermediate_size
+        width = 2 * intermediate if self.has_gate else intermediate
+        sizes = {self.up_name: (width, hidden), "down_proj": (hidden, intermediate)}
         for name, size in sizes.items():
             self.register_parameter(name, nn.Parameter(torch.empty(num_experts, *size)))
-            if bias:
+            if self.has_bias:
                 empty_bias = nn.Parameter(torch.empty(num_experts, size[0]))
                 self.register_parameter(f"{name}_bias", empty_bias)
 

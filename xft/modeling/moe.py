@@ -78,15 +78,7 @@ class MoeBlock(RoutedBlock):
     def __init__(self, config, mlp: nn.Module, token_mask: TokenMask):
         shape = read_mlp(mlp)
         super().__init__(Router(config, shape.hidden_size), token_mask)
-        self.experts = Experts(
-            config,
-            config.num_routed_experts,
-            shape.hidden_size,
-            shape.intermediate_size,
-            shape.act_fn,
-            gated=shape.form.gated,
-            bias=shape.bias,
-        )
+        self.experts = Experts(config, config.num_routed_experts, shape)
         self.shared_expert = mlp if config.shared_expert else None
 
     def compute(self, tokens: Tensor, routing: Routing) -> Tensor:
