@@ -13,7 +13,6 @@ the outputs and inputs of a projection.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -68,7 +67,7 @@ class LowRankBlock(RoutedBlock):
         self.dense = mlp
         self.experts = LowRankExperts(shape, config.num_experts, config.rank)
         self.form = shape.form
-        self.activate = partial(activate, shape.act_fn, shape.form.gated)
+        self.act_fn = shape.act_fn
         self.scale = config.lora_alpha / config.rank
 
     def compute(self, tokens: Tensor, routing: Routing) -> Tensor:
@@ -85,26 +84,17 @@ class LowRankBlock(RoutedBlock):
             result = result + weights.sum(1, keepdim=True) * output.bias
         return result
 
+    def activate(self, *given: Sequence[Tensor]) -> Tensor:
+        """h of one expert, for t tokens: [t, I].
 
-def activate(
-    act_fn: Callable[[Tensor], Tensor],
-    gated: bool,
-    inner: Sequence[Tensor],
-    reduced: Sequence[Tensor],
-    expand: Sequence[Tensor],
-) -> Tensor:
-    """h of one expert, for t tokens: [t, I].
-
-    For each input projection, inner [t, N]: W x + b; reduced [t, r]: s A x; expand [N, r]: B.
-    """
-    sums = [
-        torch.addmm(wide, low, factor.t())
-        for wide, low, factor in zip(inner, reduced, expand, strict=True)
-    ]
-    if not gated:
-        return act_fn(*sums)
-    gate, up = sums if len(sums) == 2 else sums[0].chunk(2, dim=1)
-    return act_fn(gate) * up
+        given, for each input projection: W x + b [t, N]; s A x [t, r]; B [N, r].
+        """
+        parts = zip(*given, strict=True)
+        sums = [torch.addmm(wide, low, factor.t()) for wide, low, factor in parts]
+        if not self.form.gated:
+            return self.act_fn(*sums)
+        gate, up = sums if len(sums) == 2 else sums[0].chunk(2, dim=1)
+        return self.act_fn(gate) * up
 
 
 @torch.compiler.disable
@@ -117,7 +107,7 @@ def weighted_hidden(
 ) -> tuple[Tensor, Tensor]:
     """sum_i w_i h_i [T, I], and w_i A_d,i h_i of all experts [T, E, r], zero if i is not chosen.
 
-    activate: see above, without its first two arguments. chosen [T, E] bool. by_both: the weights
+    activate: `LowRankBlock.activate`. chosen [T, E] bool. by_both: the weights
     [T, E], and s A x [T, E, r] for each input projection. by_expert: A_d [E, r, I], and B [E, N, r]
     for each input projection. by_token: W x + b [T, N] for each input projection.
 
