@@ -76,12 +76,10 @@ def read_bytes(path: Path, limit: int = MAX_BYTES) -> bytes:
     limit: bytes of the content. Raises UserError if there are more, before they are in memory, or
     if the file is no whole gzip file.
     """
-    with open_regular(path) as file:
-        check_size(path, os.fstat(file.fileno()).st_size, limit)
-        if path.suffix != ".gz":
-            return file.read()  # read(limit) would reserve memory for the whole limit
     with open_unpacked(path) as file:
-        content = file.read(limit + 1)
+        check_size(path, os.fstat(file.fileno()).st_size, limit)
+        # Of a plain file read(limit) would reserve memory for the whole limit.
+        content = file.read(limit + 1 if path.suffix == ".gz" else -1)
     check_size(path, len(content), limit)
     return content
 
