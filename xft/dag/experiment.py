@@ -148,17 +148,18 @@ class Experiment:
         select = self.config.merge.select
         options = {"rows": shown, "chosen_by": None if select == "auto" else select}
         sources = {f"results {number}": part for number, part in enumerate(self.shown)}
-        flags, file = {"chosen_by": options["chosen_by"]}, STEPS["summary"].file
-        about = {"flags": flags, "file": file, "names": [file]}
-        return self.shared.artifact(self._own, "summary", options, sources, **about)
+        return self._of_all_runs("summary", options, sources, {"chosen_by": options["chosen_by"]})
 
     @cached_property
     def report(self) -> Wanted:
         """The page about the results. Its recipe holds the configuration that it shows."""
-        options, sources = {"config": shown_choices(self.config)}, {"summary": self.summary}
-        file = STEPS["report"].file
-        about = {"file": file, "names": [file]}
-        return self.shared.artifact(self._own, "report", options, sources, **about)
+        options = {"config": shown_choices(self.config)}
+        return self._of_all_runs("report", options, {"summary": self.summary}, {})
+
+    def _of_all_runs(self, step: str, options: dict, sources: dict, flags: dict) -> Wanted:
+        file = STEPS[step].file
+        about = {"file": file, "names": [file], "flags": flags}
+        return self.shared.artifact(self._own, step, options, sources, **about)
 
     @cached_property
     def best(self) -> list[Wanted]:
