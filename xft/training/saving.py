@@ -10,9 +10,7 @@ from safetensors.torch import load_file, save_file
 from transformers import Trainer
 
 from xft.common.errors import UserError
-from xft.config.training import TrainingConfig
-from xft.training.averaging import WeightAverage
-from xft.training.checkpoints import Checkpoints, remove
+from xft.training.checkpoints import remove
 from xft.training.engines import by_all_names, learned_parameters, shards_weights, whole_parameters
 
 LEARNED_FILE = "learned.safetensors"
@@ -23,16 +21,10 @@ TORCH_WRITER = "inline_container"  # the file in torch.save's RuntimeError if th
 class SavingTrainer(Trainer):
     """A Trainer that never leaves a partial checkpoint.
 
-    learned: the module that learns. A checkpoint holds no other weights, and no frozen ones but
-    those of an engine that shards the weights. mixing, average, metrics_file: None without.
+    A subclass sets options, checkpoints, and learned, the module that learns. A checkpoint holds no
+    other weights, and no frozen ones but those of an engine that shards the weights. It also sets
+    mixing, average and metrics_file, each None without one.
     """
-
-    options: TrainingConfig
-    learned: torch.nn.Module
-    checkpoints: Checkpoints
-    mixing: object | None
-    average: WeightAverage | None
-    metrics_file: Path | None
 
     def keep_as_best(self) -> None:
         """Save the present weights as the best ones."""

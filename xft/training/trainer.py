@@ -15,18 +15,12 @@ from xft.common.errors import UserError
 from xft.common.progress import say
 from xft.config.training import TrainingConfig
 from xft.modeling.packed_attention import FLASH, use_packed_attention
+from xft.training import engines
 from xft.training.averaging import WeightAverage
 from xft.training.balance import GlobalCounts
 from xft.training.batches import LengthSampler, RowCollator, packed, padded, without_repeats
 from xft.training.callbacks import MetricsCallback, ProgressCallback, SaveCallback, StopRequest
 from xft.training.checkpoints import Checkpoints, step_of
-from xft.training.engines import (
-    engine_arguments,
-    inexact_in_bf16,
-    prepare_engine,
-    set_masters,
-    shards_weights,
-)
 from xft.training.losses import LabelledLoss
 from xft.training.saving import METRICS_FILE, SavingTrainer
 from xft.training.throughput import Throughput
@@ -90,7 +84,7 @@ class ResumingTrainer(SavingTrainer):
     def __init__(self, training: Training):
         options, mixing, checkpoints = training.options, training.mixing, training.checkpoints
         model, validation = training.model, list(training.validation)
-        prepare_engine(options)
+        engines.prepare_engine(options)
         arguments = _arguments(options, training.seed, str(checkpoints.folder), bool(validation))
         optimizer = None
         if mixing is not None:
@@ -139,11 +133,11 @@ class ResumingTrainer(SavingTrainer):
         if fault := self.options.fault_of_steps(max_steps):
             raise UserError(f"command line: {fault}")
         begins = resume_from_checkpoint is None
-        exact = inexact_in_bf16(self.model, self.options) if begins else {}
+        exact = engines.inexact_in_bf16(self.model, self.options) if begins else {}
         prepared = super()._prepare_for_training(
             max_steps, train_dataloader, resume_from_checkpoint
         )
-        set_masters(self.model, exact)
+        engines.set_masters(self.model, exact)
         if self.average is not None and not begins:
             self.average.load(Path(resume_from_checkpoint), self.args.device)
         return prepared
@@ -218,7 +212,7 @@ class ResumingTrainer(SavingTrainer):
 
     def _get_grad_norm(self, model, grad_norm=None):
         """The norm of the gradient. The Trainer also multiplies all gradients by 1 for it."""
-        if grad_norm is not None or shards_weights(self.options):
+        if grad_norm is not None or engines.shards_weights(self.options):
             return super()._get_grad_norm(model, grad_norm)
         gradients = [value.grad for value in model.parameters() if value.grad is not None]
         return torch.nn.utils.get_total_norm(gradients)
@@ -311,16 +305,17 @@ def _collator(training: Training) -> RowCollator:
 def _arguments(
     options: TrainingConfig, seed: int, folder: str, validates: bool
 ) -> TrainingArguments:
-    """Keys of the same name are handed on as they are. None means the default, if not said here."""
+    """Keys of the same name are handed on as they are. None means the default, if not said here.
+
+    By default no weight decays, and nothing is reported.
+    """
     known = {field.name for field in fields(TrainingArguments)}
     same = options.model_dump(include=known - {"max_grad_norm", "eval_steps"}, exclude_none=True)
     arguments = TrainingArguments(
         output_dir=folder,
         **same,
-        weight_decay=0.0,
         max_grad_norm=options.max_grad_norm or 0.0,
         bf16=options.precision == "bf16",
-        activation_checkpointing_kwargs={"use_reentrant": False},
         seed=seed,
         data_seed=seed,
         use_cpu=not torch.cuda.is_available(),
@@ -331,10 +326,9 @@ def _arguments(
         save_strategy="no",
         eval_strategy="steps" if validates else "no",  # and after the last step
         eval_steps=options.eval_steps or sys.maxsize,
-        report_to="none",
         disable_tqdm=True,
         remove_unused_columns=False,
-        **engine_arguments(options),
+        **engines.engine_arguments(options),
     )
     # A process uses one GPU. If it sees more, the Trainer would split batches with DataParallel.
     arguments._n_gpu = min(arguments.n_gpu, 1)
