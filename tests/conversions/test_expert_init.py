@@ -189,18 +189,16 @@ def test_the_distance_is_that_of_the_loaded_models(bases, tmp_path, name, shared
     model = AutoModelForCausalLM.from_pretrained(folder).eval()
     settings = MoeConfig(num_experts=4, num_experts_per_tok=3, shared_expert=shared == flags[0])
     found = list(distances(Checkpoint(bases(name)), Checkpoint(folder), settings, seed=3))
-    assert [distance.layer for distance in found] == [0, 1]
-    for distance, mlp, block in zip(
-        found, [layer.mlp for layer in plain.model.layers], model.moe_blocks, strict=True
+    assert [layer for layer, *_ in found] == [0, 1]
+    for (index, _, distance), layer, block in zip(
+        found, plain.model.layers, model.moe_blocks, strict=True
     ):
-        generator = seeded_generator(3, f"model.layers.{distance.layer}.mlp")
+        generator = seeded_generator(3, f"model.layers.{index}.mlp")
         tokens = torch.nn.functional.normalize(torch.randn(TOKENS, HIDDEN, generator=generator))
         with torch.no_grad():
-            ours, whole = (module(tokens * HIDDEN**0.5) for module in (block, mlp))
-        assert distance.outputs == pytest.approx(
-            ((ours - whole).norm() / whole.norm()).item(), rel=1e-4
-        )
-        assert 0.1 < distance.outputs < 2
+            ours, whole = (module(tokens * HIDDEN**0.5) for module in (block, layer.mlp))
+        assert distance == pytest.approx(((ours - whole).norm() / whole.norm()).item(), rel=1e-4)
+        assert 0.1 < distance < 2
 
 
 def test_the_step_prints_distances_and_writes_none(bases, tmp_path, capsys):

@@ -2,7 +2,6 @@
 
 import copy
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -20,35 +19,24 @@ from xft.modeling.configuration import XftConfig
 TOKENS = 64
 
 
-@dataclass(frozen=True)
-class Distance:
-    """The distance of one layer's mixture from its dense MLP.
-
-    weights: sqrt(mean_i ||W_i - W||^2) / ||W|| over the routed experts i. outputs: ||y - y_dense||
-    / ||y_dense|| for random tokens.
-    """
-
-    layer: int
-    weights: float
-    outputs: float
-
-
 def report_distances(base: Checkpoint, mixture: Path, moe: MoeConfig, seed: int) -> None:
     """Print the distance of each layer."""
     say(
         f"init = {moe.init}: the mixture is not the dense model. The relative distance of its "
         f"routed experts' weights, and of the outputs for {TOKENS} random tokens:"
     )
-    for found in distances(base, Checkpoint(mixture), moe, seed):
-        say(f"layer {found.layer}: weights {found.weights:.2%}, outputs {found.outputs:.2%}")
+    for layer, weights, outputs in distances(base, Checkpoint(mixture), moe, seed):
+        say(f"layer {layer}: weights {weights:.2%}, outputs {outputs:.2%}")
 
 
 @torch.no_grad()
 def distances(
     base: Checkpoint, mixture: Checkpoint, moe: MoeConfig, seed: int
-) -> Iterator[Distance]:
-    """The distance of each upcycled layer, in fp32, with one layer of the mixture in memory.
+) -> Iterator[tuple[int, float, float]]:
+    """The index of each upcycled layer, and the distances of its weights and of its outputs.
 
+    weights: sqrt(mean_i ||W_i - W||^2) / ||W|| over the routed experts i. outputs: ||y - y_dense||
+    / ||y_dense|| for random tokens. In fp32, with one layer of the mixture in memory.
     The tokens are normal hidden states, each with a root mean square of 1, as a norm gives them.
     """
     with torch.device("meta"):
@@ -62,7 +50,7 @@ def distances(
         tokens /= tokens.square().mean(dim=1, keepdim=True).sqrt()
         expected = mlp(tokens)
         outputs = (block(tokens) - expected).norm() / expected.norm()
-        yield Distance(layer.index, _of_weights(mlp, block, layer), outputs.item())
+        yield layer.index, _of_weights(mlp, block, layer), outputs.item()
 
 
 def _loaded(model: nn.Module, checkpoint: Checkpoint, layer: FfnLayer) -> nn.Module:
