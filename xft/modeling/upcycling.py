@@ -109,8 +109,9 @@ class UpcycledModel:
         config._experts_implementation = self.get_correct_experts_implementation(requested)
         self.token_mask = TokenMask()
         block_class = LowRankBlock if config.experts == "lora" else MoeBlock
-        for layer in upcycled_layers(self, config.upcycled_layers):
-            layer.mlp = block_class(config, layer.mlp, self.token_mask)
+        layers, chosen = self.get_decoder().layers, config.upcycled_layers
+        for index in range(len(layers)) if chosen is None else chosen:
+            layers[index].mlp = block_class(config, layers[index].mlp, self.token_mask)
         self.post_init()
 
     @property
@@ -184,9 +185,3 @@ class UpcycledModel:
                 continue
             module._is_hf_initialized = True
         super().initialize_weights()
-
-
-def upcycled_layers(model: nn.Module, indices: list[int] | None) -> list[nn.Module]:
-    """The decoder layers of a backbone with these indices; None means all layers."""
-    layers = model.get_decoder().layers
-    return [layers[index] for index in (range(len(layers)) if indices is None else indices)]
