@@ -79,7 +79,8 @@ class Models(Declared):
         data, about = self.config.data, self._rows()
         options = STEPS["tokens"].options(self.config)
         options["template"] = self.contents.template(data.template)
-        contents = {f"problems {label}": self._cleaned_of(label) for label in self.forbidden_sets}
+        forbidden = by_label(data.decontaminate_against).items()
+        contents = {f"problems {label}": self._cleaned_of(name) for label, name in forbidden}
         files = {
             "problems": [name for name in data.decontaminate_against if name not in NAMED_SETS]
         } | template_file(data.template)
@@ -94,9 +95,8 @@ class Models(Declared):
         }
         return self._wanted("tokens", options=options, **about)
 
-    def _cleaned_of(self, label: str) -> str:
-        """The hash of a set of problems that rows are cleaned of."""
-        name = self.forbidden_sets[label]
+    def _cleaned_of(self, name: str) -> str:
+        """The hash of a set of problems that rows are cleaned of, by its name or file."""
         return NAMED_SETS[name].sha256 if name in NAMED_SETS else self.contents.of_problems(name)
 
     def _tokenizer_contents(self) -> dict[str, str]:
@@ -104,11 +104,6 @@ class Models(Declared):
         paths = {path for pattern in TOKENIZER_PATTERNS for path in place.glob(pattern)}
         found = self.contents.of_files(place, filter(Path.is_file, paths))
         return {f"base {name}": value for name, value in (found | class_choice(place)).items()}
-
-    @cached_property
-    def forbidden_sets(self) -> dict[str, str]:
-        """The problem sets that no row may give away, by label: names or files."""
-        return by_label(self.config.data.decontaminate_against)
 
     def _make_sft_flops(self, _) -> Wanted:
         """The tuned base at as many FLOPs as the mixture's tuning."""
