@@ -8,7 +8,6 @@ from itertools import islice
 from pathlib import Path
 
 from xft.artifacts.files import write_manifest, write_whole
-from xft.common.errors import UserError
 from xft.common.progress import say
 from xft.hub.named_sets import NamedSet, unpacked
 from xft.hub.repository import hub_errors
@@ -33,12 +32,9 @@ def fetch(chosen: NamedSet, out: Path) -> None:
         say(f"{chosen} from {found or chosen.url}")
     else:
         say(f"{found}, set by {chosen.variable}, is not {chosen}: scores are for other problems")
-    try:
-        write_whole(out, content)
-        parameters = {"dataset": chosen.name, "release": str(chosen) if is_release else None}
-        write_manifest(out, "problems", parameters)
-    except OSError as error:
-        raise UserError(f"{out} cannot be written: {error.strerror}") from None
+    write_whole(out, content)
+    parameters = {"dataset": chosen.name, "release": str(chosen) if is_release else None}
+    write_manifest(out, "problems", parameters)
 
 
 def _download(chosen: NamedSet) -> bytes:
