@@ -20,9 +20,9 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
 from xft.modeling.experts import as_autocast
-from xft.modeling.mlp import MlpShape, read_mlp
+from xft.modeling.mlp import MlpShape
 from xft.modeling.moe import RoutedBlock, TokenMask
-from xft.modeling.router import Router, Routing
+from xft.modeling.router import Routing
 
 # Of one intermediate tensor of a block of tokens. On a CPU a few of them stay in the cache.
 BLOCK_BYTES = {"cpu": 2**20}
@@ -62,21 +62,19 @@ class LowRankBlock(RoutedBlock):
     """An MLP whose experts, the shared one included, are low-rank changes of it."""
 
     def __init__(self, config, mlp: nn.Module, token_mask: TokenMask):
-        shape = read_mlp(mlp)
-        super().__init__(Router(config, shape.hidden_size), token_mask)
+        super().__init__(config, mlp, token_mask)
         self.dense = mlp
-        self.experts = LowRankExperts(shape, config.num_experts, config.rank)
-        self.form = shape.form
-        self.act_fn = shape.act_fn
+        self.experts = LowRankExperts(self.shape, config.num_experts, config.rank)
         self.scale = config.lora_alpha / config.rank
 
     def compute(self, tokens: Tensor, routing: Routing) -> Tensor:
         """The weighted sum of the chosen experts' outputs, for tokens [T, H]: [T, H]."""
         chosen, weights = routing.spread()
-        inner = [getattr(self.dense, name)(tokens) for name in self.form.inputs]
-        factors = [self.experts[name] for name in self.form.inputs]
+        form = self.shape.form
+        inner = [getattr(self.dense, name)(tokens) for name in form.inputs]
+        factors = [self.experts[name] for name in form.inputs]
         reduced = [self.scale * each.reduce(tokens) for each in factors]
-        output, last = getattr(self.dense, self.form.output), self.experts[self.form.output]
+        output, last = getattr(self.dense, form.output), self.experts[form.output]
         own = [as_autocast(tensor) for tensor in (last.lora_A, *(each.lora_B for each in factors))]
         hidden, left = weighted_hidden(self.activate, chosen, [weights, *reduced], own, inner)
         result = nn.functional.linear(hidden, output.weight) + self.scale * last.expand_sum(left)
@@ -91,10 +89,10 @@ class LowRankBlock(RoutedBlock):
         """
         parts = zip(*given, strict=True)
         sums = [torch.addmm(wide, low, factor.t()) for wide, low, factor in parts]
-        if not self.form.gated:
-            return self.act_fn(*sums)
+        if not self.shape.form.gated:
+            return self.shape.act_fn(*sums)
         gate, up = sums if len(sums) == 2 else sums[0].chunk(2, dim=1)
-        return self.act_fn(gate) * up
+        return self.shape.act_fn(gate) * up
 
 
 @torch.compiler.disable

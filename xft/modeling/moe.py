@@ -40,10 +40,11 @@ class RoutedBlock(ABC, nn.Module):
     in the last forward pass.
     """
 
-    def __init__(self, router: Router, token_mask: TokenMask):
+    def __init__(self, config, mlp: nn.Module, token_mask: TokenMask):
         super().__init__()
+        self.shape = read_mlp(mlp)
         self.token_mask = token_mask
-        self.router = router
+        self.router = Router(config, self.shape.hidden_size)
         self.routing: Routing | None = None
 
     def forward(self, hidden_states: Tensor) -> Tensor:
@@ -76,9 +77,8 @@ class MoeBlock(RoutedBlock):
     """
 
     def __init__(self, config, mlp: nn.Module, token_mask: TokenMask):
-        shape = read_mlp(mlp)
-        super().__init__(Router(config, shape.hidden_size), token_mask)
-        self.experts = Experts(config, config.num_routed_experts, shape)
+        super().__init__(config, mlp, token_mask)
+        self.experts = Experts(config, config.num_routed_experts, self.shape)
         self.shared_expert = mlp if config.shared_expert else None
 
     def compute(self, tokens: Tensor, routing: Routing) -> Tensor:
