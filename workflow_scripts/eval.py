@@ -16,7 +16,6 @@ from xft.data.templates import CHAT, PROMPT_NAMES, make_template, read_template
 from xft.data.tokenizers import load_tokenizer
 from xft.evaluation import ground_truth
 from xft.evaluation.execution import memory_bound
-from xft.evaluation.ground_truth import shown
 from xft.evaluation.loading import trained_template
 from xft.evaluation.problems import ProblemSet, load_problems
 from xft.evaluation.prompts import task_prompts
@@ -54,7 +53,7 @@ def main(argv: list[str] | None = None) -> None:
     if not args.rescore:
         claim_gpus(run.gpus)
     prompt = _prompt(args.prompt, args.model)
-    say(f"the prompt is {shown(prompt)}")
+    say(f"the prompt is {ground_truth.shown(prompt)}")
     sandbox = open_sandbox(scoring.sandbox)
     problem_set = load_problems(args.dataset).first(scoring.limit)
     truth = _read_ground_truth(step, problem_set)
@@ -94,7 +93,7 @@ def _prompt(asked: str | None, model_folder: Path) -> str:
     if trained is not None and identity != trained:
         raise UserError(
             f"--prompt {asked} is not the template that {model_folder} was tuned with: "
-            f"{shown(trained)}. Leave out --prompt to use that one"
+            f"{ground_truth.shown(trained)}. Leave out --prompt to use that one"
         )
     return identity
 

@@ -1,6 +1,5 @@
 """A step: its command line, the inputs that it opens, and the artifact that it makes."""
 
-import argparse
 from contextlib import AbstractContextManager
 from pathlib import Path
 
@@ -15,14 +14,14 @@ from xft.config.validation import SectionType, validated
 class Step(flags.StepParser):
     """The parser of `python -m workflow_scripts.<name>`, and what the parsed flags stand for.
 
-    The keys that `config.steps` names for the step are flags from the beginning. inputs: what
-    the artifact is made from, by the names in its manifest: artifacts, or hashes of files.
+    The keys that `config.steps` names for the step are flags from the beginning. args: the parsed
+    flags. inputs: what the artifact is made from, by the names in its manifest: artifacts, or
+    hashes of files.
     """
 
     def __init__(self, name: str, description: str):
         super().__init__(f"python -m workflow_scripts.{name}", description)
         self.name = name
-        self.args = argparse.Namespace()
         self.inputs: dict[str, Artifact | str] = {}
         for section, names in STEPS[name].sections:
             self.add_options(section, names)

@@ -93,7 +93,6 @@ def _start(config: XftConfig, options: TrainingConfig) -> str:
     )
 
 
-@cache
 def requests(part: Wanted) -> Requests:
     """The requests of an artifact's job. A base on the hub has no size until it is fetched."""
     config = part.run.config
