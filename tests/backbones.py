@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoConfig, AutoModelForCausalLM
 
 # A RoPE of each kind that is kept, none of them the default of transformers.
@@ -63,6 +64,16 @@ BACKBONES = {
 }
 # An MLP with a gate, one with a fused gate, one without a gate and with biases, and soft caps.
 FORMS = ("llama", "phi3", "starcoder2", "gemma2")
+
+
+def byte_level_bpe(pre_tokenizer, texts: list[str], **about) -> Tokenizer:
+    """A byte-level BPE that is trained on texts. about: vocab_size and special_tokens."""
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer, bpe.decoder = pre_tokenizer, decoders.ByteLevel()
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    trainer = trainers.BpeTrainer(initial_alphabet=alphabet, show_progress=False, **about)
+    bpe.train_from_iterator(texts, trainer)
+    return bpe
 
 
 def small_config(backbone: str, **settings):

@@ -98,21 +98,14 @@ def repository() -> Path:
 @pytest.fixture(scope="session")
 def tokenizer():
     """A byte-level BPE (<s> 0, </s> 1, <pad> 2) that gives back any text it encoded."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from backbones import byte_level_bpe
+    from tokenizers.pre_tokenizers import ByteLevel
     from transformers import PreTrainedTokenizerFast
 
-    bpe = Tokenizer(models.BPE())
-    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    bpe.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=300,
-        special_tokens=[BOS, EOS, PAD],
-        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
-        show_progress=False,
-    )
-    bpe.train_from_iterator(["def add(a, b): return a + b\n@@ Instruction\n@@ Response\n"], trainer)
+    texts = ["def add(a, b): return a + b\n@@ Instruction\n@@ Response\n"]
+    about = {"vocab_size": 300, "special_tokens": [BOS, EOS, PAD]}
     return PreTrainedTokenizerFast(
-        tokenizer_object=bpe,
+        tokenizer_object=byte_level_bpe(ByteLevel(add_prefix_space=False), texts, **about),
         bos_token=BOS,
         eos_token=EOS,
         pad_token=PAD,
@@ -138,6 +131,12 @@ def tiny_llama(tmp_path_factory, tokenizer) -> Path:
     )
     tokenizer.save_pretrained(folder)
     return folder
+
+
+@pytest.fixture
+def model(tiny_llama, tmp_path) -> Path:
+    """A copy of it that a test may change."""
+    return shutil.copytree(tiny_llama, tmp_path / "model")
 
 
 def is_step(name: str) -> bool:
@@ -222,6 +221,16 @@ def file_hashes():
         }
 
     return hashes
+
+
+@pytest.fixture
+def place(tmp_path, tiny_llama, monkeypatch) -> Path:
+    """A working folder with a model, rows and problems of the user's."""
+    from working_folder import write_inputs
+
+    monkeypatch.chdir(tmp_path)
+    write_inputs(tiny_llama)
+    return tmp_path
 
 
 @pytest.fixture(scope="session")

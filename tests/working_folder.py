@@ -35,6 +35,13 @@ def wants(**sections) -> WorkflowRun:
     return WorkflowRun(overlaid(CONFIG, sections))
 
 
+def begin(run: WorkflowRun) -> WorkflowRun:
+    """Begin a run, which then gives the store to others."""
+    run.begin()
+    run.close()
+    return run
+
+
 def fill(run: WorkflowRun) -> None:
     """Stand-ins for all entries that a configuration wants."""
     os.close(run.store.open())

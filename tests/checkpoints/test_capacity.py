@@ -1,8 +1,5 @@
 """What a model's files say: its window, its tokens against its embedding, its chat template."""
 
-import shutil
-from pathlib import Path
-
 import pytest
 import torch
 from damage import change_json
@@ -16,11 +13,6 @@ from xft.data.tokenizers import has_chat_template
 
 TALK = "{{ messages[0].content }}"
 LONG_ROPE = {"rope_type": "yarn", "factor": 4.0}
-
-
-@pytest.fixture
-def model(tiny_llama, tmp_path) -> Path:
-    return Path(shutil.copytree(tiny_llama, tmp_path / "model"))
 
 
 @pytest.mark.parametrize(

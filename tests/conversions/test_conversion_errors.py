@@ -95,8 +95,7 @@ INTEGERS = dict.fromkeys(("gate_proj", "up_proj", "down_proj"), torch.int8)
     ],
     ids=["integers", "mixed"],
 )
-def test_a_model_of_an_unfit_form_is_refused(tmp_path, tiny_llama, change, message):
-    model = shutil.copytree(tiny_llama, tmp_path / "model")
+def test_a_model_of_an_unfit_form_is_refused(tmp_path, model, change, message):
     change(model)
     with pytest.raises(UserError, match=message):
         run("moe", tmp_path / "out", base=model)
@@ -111,8 +110,7 @@ def test_what_cannot_be_extracted_is_refused(tmp_path, chain, tiny_llama):
         run("ffn", tmp_path / "out", moe=vanilla)
 
 
-def test_a_base_whose_config_names_no_class_goes_all_the_way(tmp_path, tiny_llama):
-    model = shutil.copytree(tiny_llama, tmp_path / "model")
+def test_a_base_whose_config_names_no_class_goes_all_the_way(tmp_path, model):
     config = json.loads((model / "config.json").read_text())
     del config["architectures"]
     (model / "config.json").write_text(json.dumps(config))

@@ -6,6 +6,7 @@ import shutil
 import numpy as np
 import pytest
 from chains import Chain
+from damage import change_json
 from problem_files import three_problems, write_problems
 from trainings import write_rows
 
@@ -102,13 +103,10 @@ def test_everything_that_is_left_out_is_reported(tokenizer, tmp_path, monkeypatc
     assert every.numbers.tolist() == [1, 2, 3, 4, 6, 8]
 
 
-def test_cut_rows_are_counted_and_lengths_not_warned_of(tiny_llama, tmp_path, run_step):
+def test_cut_rows_are_counted_and_lengths_not_warned_of(model, tmp_path, run_step):
     """The tokenizer's own limit, which transformers warns of, is shorter than the rows."""
-    model = tmp_path / "model"
-    shutil.copytree(tiny_llama, model)
-    settings = json.loads((model / "tokenizer_config.json").read_text())
-    settings |= {"model_max_length": 8, "chat_template": "{{ messages[0].content }}\n"}
-    (model / "tokenizer_config.json").write_text(json.dumps(settings))
+    settings = {"model_max_length": 8, "chat_template": "{{ messages[0].content }}\n"}
+    change_json(model / "tokenizer_config.json", **settings)
     rows = [{"instruction": f"Say {n}.", "response": "y" * n} for n in (1, 400, 2, 300)]
     file, report = write_rows(tmp_path, rows), tmp_path / "report.json"
     words = ["--model", model, "--data", file, "--out", tmp_path / "tokens", "--report", report]
@@ -191,8 +189,7 @@ def test_the_artifact_holds_what_is_prepared_in_memory(tiny_llama, tokenizer, ro
 @pytest.mark.parametrize(
     ("parameters", "name"), [({}, "/model"), ({"model": "org/name"}, "org/name")]
 )
-def test_a_message_names_the_model_of_the_user(tiny_llama, tmp_path, parameters, name):
-    model = shutil.copytree(tiny_llama, tmp_path / "model")
+def test_a_message_names_the_model_of_the_user(model, tmp_path, parameters, name):
     (model / "chat_template.jinja").write_text("{% for m in messages %}{{ m.content }}{% endfor %}")
     with create_artifact(tmp_path / "base", "base", parameters) as draft:
         for file in model.iterdir():
@@ -252,10 +249,7 @@ def test_a_training_on_tokens_is_the_training_on_their_rows(
 ):
     made = make(tiny_llama, rows, tmp_path / "tokens", "--max-length", "220")
     on_tokens = run(moe_sft, moe=upcycled, data=made, out=tmp_path / "a")
-    words = ["--max-length", "220", *TRAINING]
-    paths = ["--moe", str(upcycled), "--data", str(rows), "--out", str(tmp_path / "b")]
-    moe_sft.main(paths + words)
-    on_rows = read_manifest(manifest_path(tmp_path / "b"))
+    on_rows = run(moe_sft, moe=upcycled, data=rows, out=tmp_path / "b", **{"max-length": 220})
     assert on_tokens.files["model.safetensors"] == on_rows.files["model.safetensors"]
     assert on_tokens.parameters == on_rows.parameters
     assert on_tokens.parameters["template"] == "magicoder"
@@ -270,12 +264,10 @@ def test_a_training_on_tokens_is_the_training_on_their_rows(
 def test_an_upcycled_model_has_the_tokenizer_of_its_base(tiny_llama, tmp_path):
     """transformers chooses another class by the type of some models."""
     plain = {"model_type": "qwen2"}
-    settings = json.loads((tiny_llama / "tokenizer_config.json").read_text())
     found = []
     for config in (plain, {"model_type": "xft", "base_config": plain}):
         folder = shutil.copytree(tiny_llama, tmp_path / config["model_type"])
-        text = json.dumps(settings | {"tokenizer_class": "GPT2Tokenizer"})
-        (folder / "tokenizer_config.json").write_text(text)
+        change_json(folder / "tokenizer_config.json", tokenizer_class="GPT2Tokenizer")
         (folder / "config.json").write_text(json.dumps(config))
         found.append(load_tokenizer(folder))
     base, upcycled = found
@@ -329,11 +321,9 @@ def test_a_tokenizer_that_a_trainer_saved_is_the_same(tiny_llama, rows, tmp_path
 
 def test_options_that_tokens_have_are_not_asked_for_again(upcycled, tiny_llama, rows, tmp_path):
     made = make(tiny_llama, rows, tmp_path / "tokens")
-    words = ["--moe", str(upcycled), "--data", str(made), "--out", str(tmp_path / "out")]
-    with pytest.raises(
-        UserError, match="holds tokens, which were made with a fixed max_length, template"
-    ):
-        moe_sft.main([*words, "--max-length", "1024", "--template", "chat"])
+    given = {"moe": upcycled, "data": made, "out": tmp_path / "out", "max-length": 1024}
+    with pytest.raises(UserError, match="were made with a fixed max_length, template"):
+        run(moe_sft, **given, template="chat")
 
 
 def test_a_folder_of_something_else_is_refused(upcycled, tmp_path):

@@ -7,8 +7,8 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from backbones import small_config
-from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from backbones import byte_level_bpe, small_config
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from xft.evaluation.generation import Completion, Sampling, generate
@@ -41,19 +41,11 @@ def prompt_of(text, stops=NEVER):
 @pytest.fixture(scope="module")
 def qwen_like():
     """A byte-level BPE (<s> 0, </s> 1) in which three quotation marks and a newline are a token."""
-    bpe = Tokenizer(models.BPE())
     split = pre_tokenizers.Split(Regex(PIECES), "isolated")
     level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    bpe.pre_tokenizer = pre_tokenizers.Sequence([split, level])
-    bpe.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=320,
-        special_tokens=["<s>", "</s>"],
-        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
-        show_progress=False,
-    )
+    both = pre_tokenizers.Sequence([split, level])
     texts = [PROMPT + BODY + "\n\n", PROMPT + "\ndefine g\n\n", "x re rest do dot def default dim"]
-    bpe.train_from_iterator(texts * 9, trainer)
+    bpe = byte_level_bpe(both, texts * 9, vocab_size=320, special_tokens=["<s>", "</s>"])
     return PreTrainedTokenizerFast(tokenizer_object=bpe, bos_token="<s>", eos_token="</s>")
 
 

@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import pytest
 from damage import change_json
 from problem_files import problem, write_problems
-from working_folder import ROW, fill, wants, write_inputs
+from working_folder import ROW, begin, fill, wants
 
 from tools import write_versions
 from xft.artifacts.artifact import create_artifact
@@ -33,12 +33,7 @@ TUNED = TRAINED | EVALUATED | {"eval/moe_sft/problems.json", "diversity.json"}
 ALL = {"base", "moe", "tokens", "ground_truth/problems", "eval/base/problems.json", *TUNED}
 
 
-@pytest.fixture(autouse=True)
-def place(tmp_path, tiny_llama, monkeypatch) -> Path:
-    """A working folder with a model, rows and problems of the user's."""
-    monkeypatch.chdir(tmp_path)
-    write_inputs(tiny_llama)
-    return tmp_path
+pytestmark = pytest.mark.usefixtures("place")
 
 
 def new(run: WorkflowRun) -> set[str]:
@@ -364,7 +359,7 @@ def test_a_disk_that_may_be_too_small_is_told(monkeypatch):
 # What a run does first
 
 
-def test_a_store_has_one_run_at_a_time(place):
+def test_a_store_has_one_run_at_a_time():
     first = wants()
     first.begin()
     with pytest.raises(UserError, match=r"store is in use by process \d+ of .*`stores`"):
@@ -377,9 +372,7 @@ def test_a_store_has_one_run_at_a_time(place):
 
 def test_tables_stay_with_what_was_changed_until_there_are_new_ones():
     def shown(**config) -> str:
-        run = wants(**config)
-        run.begin()
-        run.close()
+        begin(wants(**config))
         return Path("results/summary.md").read_text()
 
     assert shown().startswith("15 of 15 results are missing, so there are no tables yet.")
@@ -402,10 +395,8 @@ def test_tables_stay_with_what_was_changed_until_there_are_new_ones():
     assert "Changed since then: a file or the code\n" in shown()
 
 
-def test_merged_models_of_another_results_folder_stay(place):
-    mine, best = wants(), wants(merge={"keep": "best"}, results_dir="best")
-    mine.begin()
-    mine.close()
+def test_merged_models_of_another_results_folder_stay():
+    mine, best = begin(wants()), wants(merge={"keep": "best"}, results_dir="best")
     assert mine.keeps_merges and not best.keeps_merges
     fill(mine)
     assert best.keeps_merges
@@ -415,9 +406,7 @@ def test_merged_models_of_another_results_folder_stay(place):
 
 def test_a_run_does_not_begin_with_an_entry_that_is_gone_or_damaged(place):
     """Snakemake would take a part of an entry for the artifact, and fail at a link to nothing."""
-    run = wants()
-    run.begin()
-    run.close()
+    run = begin(wants())
     entry = run.experiment.by_name["moe_sft"].entry
     (entry / "artifact").mkdir(parents=True)
     with pytest.raises(UserError, match=f"{entry} is no whole entry"):

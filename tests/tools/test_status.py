@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 from interpreter import python
-from working_folder import CONFIG, fill, wants, write_inputs
+from working_folder import CONFIG, begin, fill, wants
 
 from xft.artifacts.artifact import seal
 from xft.artifacts.claims import OWNER
@@ -20,12 +20,7 @@ from xft.evaluation.samples import journal_path
 from xft.store.store import again, claimed, partial
 from xft.tools import status
 
-
-@pytest.fixture(autouse=True)
-def place(tmp_path, tiny_llama, monkeypatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    write_inputs(tiny_llama)
-    return tmp_path
+pytestmark = pytest.mark.usefixtures("place")
 
 
 @pytest.fixture
@@ -41,9 +36,7 @@ def told(capsys):
 
 def begun(name: str) -> Wanted:
     """A job of a run that has begun, with a line of progress in its log."""
-    run = wants()
-    run.begin()
-    run.close()
+    run = begin(wants())
     part = run.experiment.by_name[name]
     log = run.store.log(part.rule, part.digest)
     log.parent.mkdir(parents=True, exist_ok=True)
@@ -56,8 +49,7 @@ def begun(name: str) -> Wanted:
 def test_what_is_finished_is_counted_and_what_is_not_is_listed(told):
     run = wants()
     fill(run)
-    run.begin()
-    run.close()
+    begin(run)
     assert re.search(r"^finished: 15 of 15\n  base +1 of 1$", told(), re.MULTILINE)
     assert told().endswith("next run: nothing to do\nAll is finished.\n")
     changed = overlaid(CONFIG, {"mixing": {"max_steps": 3}})
@@ -74,8 +66,7 @@ def test_what_was_deleted_and_is_not_needed_is_told_unless_runs_remove_it(told):
     run = wants()
     fill(run)
     moe, dense = (run.experiment.by_name[name] for name in ("moe", "dense/lam~0.75"))
-    run.begin()
-    run.close()
+    begin(run)
     for part in (moe, dense):
         shutil.rmtree(part.entry)
     title = "no longer in the store, and not needed:"

@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 
 import pytest
-from working_folder import CONFIG, ROW, wants, write_inputs
+from working_folder import CONFIG, ROW, wants
 
 from xft.config.validation import complete
 from xft.dag.announcements import beginning, failures, warnings
@@ -14,10 +14,7 @@ from xft.store.plan import Job
 
 
 @pytest.fixture(autouse=True)
-def place(tmp_path, monkeypatch, tiny_llama) -> None:
-    """A working folder with a model, nine rows and problems of the user's."""
-    monkeypatch.chdir(tmp_path)
-    write_inputs(tiny_llama)
+def nine_rows(place) -> None:
     Path("rows.jsonl").write_text(9 * (json.dumps(ROW) + "\n"))
 
 

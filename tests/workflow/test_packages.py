@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from mixtures import low_rank_mixture
-from working_folder import fill, wants, write_inputs
+from working_folder import fill, wants
 
 from tools.write_envs import ROOT
 from xft.common import optional
@@ -43,10 +43,8 @@ CASES = [
 
 
 @pytest.fixture(autouse=True)
-def without_extras(tiny_llama, tmp_path, monkeypatch):
+def without_extras(place, monkeypatch):
     """A working folder, and an environment in which no extra is installed."""
-    monkeypatch.chdir(tmp_path)
-    write_inputs(tiny_llama)
     lines = [f'{pin}; extra == "{name}"' for name, pins in EXTRAS.items() for pin in pins]
     monkeypatch.setattr(optional, "requires", lambda name: lines)
     monkeypatch.setattr(optional, "is_installed", lambda package: False)
