@@ -7,12 +7,17 @@ from pathlib import Path
 from safetensors.torch import load_file, save_file
 
 
+def rewrite(file: Path, content: bytes) -> None:
+    """Replace the bytes of a file."""
+    file.unlink()
+    file.write_bytes(content)
+
+
 def flip_a_bit(file: Path, position: int = -1) -> None:
     """Change a byte of a file."""
     content = bytearray(file.read_bytes())
     content[position] ^= 1
-    file.unlink()
-    file.write_bytes(content)
+    rewrite(file, content)
 
 
 def change_json(file: Path, **changes) -> None:

@@ -8,7 +8,7 @@ import signal
 
 import pytest
 import torch
-from damage import change_json, flip_a_bit
+from damage import change_json, flip_a_bit, rewrite
 from interpreter import python
 from safetensors.torch import save_file
 
@@ -58,12 +58,6 @@ def content(folder) -> dict[str, bytes]:
 
 def stating(**changes):
     return lambda artifact: change_json(manifest_path(artifact), **changes)
-
-
-def rewrite(path, data: bytes):
-    """Replace the bytes of a file, even if it is read-only."""
-    path.unlink()
-    path.write_bytes(data)
 
 
 # Writing

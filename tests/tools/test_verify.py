@@ -4,6 +4,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from damage import rewrite
 from trainings import identity
 
 from xft.artifacts.artifact import create_artifact
@@ -33,11 +34,6 @@ def make_eval(out, model) -> Path:
     inputs = {"dataset": DATA, "model": identity(model)}
     manifest_path(out).write_text(Manifest("eval", files, {"limit": 4}, inputs).to_json())
     return out
-
-
-def rewrite(file, text):
-    file.unlink()
-    file.write_text(text)
 
 
 @pytest.fixture
@@ -153,15 +149,15 @@ def test_full_compares_every_byte_of_an_entry(tmp_path, monkeypatch, capsys):
     for file in (path for path in entry.rglob("*") if path.is_file()):
         content = file.read_bytes()
         for change in (content.swapcase(), content.replace(b"1", b"2"), content + b" "):
-            rewrite(file, change.decode())
+            rewrite(file, change)
             told = run(capsys, "store", "--full")[1]
             assert (told == sound) == (change == content) and (told == sound or str(entry) in told)
-        rewrite(file, content.decode())
+        rewrite(file, content)
     assert run(capsys, "store", "--full")[1] == sound
 
 
 def test_every_fault_of_every_artifact_is_reported(made, capsys):
-    rewrite(made["moe"] / "a.txt", "longer content")
+    rewrite(made["moe"] / "a.txt", b"longer content")
     (made["moe"] / "c.txt").touch()
     manifest_path(made["eval"]).unlink()
     manifest_path(made["eval"]).mkdir()
