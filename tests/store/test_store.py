@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -77,6 +78,11 @@ def run(*words, **options) -> subprocess.CompletedProcess:
     return subprocess.run(*words, capture_output=True, text=True, **options)
 
 
+def wait_until(holds: Callable[[], bool]) -> None:
+    while not holds():
+        time.sleep(0.01)
+
+
 def test_what_a_command_makes_becomes_an_entry_with_a_name():
     (entry,) = plan("moe")
     assert run(command(entry)).returncode == 0
@@ -114,12 +120,10 @@ def test_all_attempts_of_a_job_are_measured_until_it_is_made():
     busy = "import time\nwhile time.process_time() < 0.3: pass\nheld = bytearray(10**8)\n"
     assert run(command(entry, f"{busy}{WRITES}; sys.exit(3)")).returncode == 3
     started = subprocess.Popen(command(entry, WAITS), start_new_session=True)
-    while (partial(entry) / "result.txt").read_text() != "half":
-        time.sleep(0.01)
+    wait_until(lambda: (partial(entry) / "result.txt").read_text() == "half")
     os.killpg(started.pid, signal.SIGKILL)
     started.wait()
-    while worker(entry):
-        time.sleep(0.01)
+    wait_until(lambda: not worker(entry))
     assert run(command(entry)).returncode == 0
     failed, killed, last = json.loads((entry / COSTS_FILE).read_text())["attempts"]
     assert failed["seconds"] >= 0.3 <= failed["processor_seconds"] and failed["memory_mb"] > 95
@@ -150,16 +154,14 @@ def test_an_orphan_keeps_its_entry_to_itself():
     ends = Path("ends")
     code = f"{WRITES}\nwhile not pathlib.Path({str(ends)!r}).exists(): pass"
     started = subprocess.Popen(command(entry, code), start_new_session=True)
-    while not (partial(entry) / "result.txt").exists():
-        time.sleep(0.01)
+    wait_until((partial(entry) / "result.txt").exists)
     started.kill()
     started.wait()
     assert "process" in worker(entry)
     done = run(command(entry))
     assert done.returncode == 1 and f"is making {entry}. Wait" in done.stderr
     ends.touch()
-    while worker(entry):
-        time.sleep(0.01)
+    wait_until(lambda: not worker(entry))
     assert run(command(entry)).returncode == 0  # its command goes on
     assert is_whole(entry) and worker(entry) is None
 
@@ -169,8 +171,7 @@ def test_an_interrupt_ends_the_command_first():
     started = subprocess.Popen(
         command(entry, WAITS), start_new_session=True, stderr=subprocess.PIPE, text=True
     )
-    while not (partial(entry) / "result.txt").exists():
-        time.sleep(0.01)
+    wait_until((partial(entry) / "result.txt").exists)
     os.killpg(started.pid, signal.SIGINT)
     told = started.communicate()[1]
     assert started.returncode == 128 + signal.SIGINT
