@@ -8,6 +8,7 @@ import torch
 from chains import Chain
 from damage import change_json, change_tensors
 from safetensors.torch import load_file
+from trainings import write_rows
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import xft  # noqa: F401 (registers the model type)
@@ -45,12 +46,9 @@ def take(call_step, model: Path, base: Path, out: Path) -> str:
     return done.stderr
 
 
-def test_a_mixture_without_a_manifest_is_mixed_and_merged(call_step, mixture, tiny_llama, tmp_path):
-    (tmp_path / "rows.jsonl").write_text('{"instruction": "add", "response": "a + b"}\n')
-    words = ["--model", tiny_llama, "--data", tmp_path / "rows.jsonl", "--out", tmp_path / "tokens"]
-    assert call_step("tokens", *words).returncode == 0
-    given = {"moe_sft": mixture, "data": tmp_path / "tokens"}
-    merged = Chain(tmp_path, {"weighted_trained": MIXING}, **given)["dense"]
+def test_a_mixture_without_a_manifest_is_mixed_and_merged(mixture, tiny_llama, tmp_path):
+    tokens = Chain(tmp_path, base=tiny_llama, data=write_rows(tmp_path))["tokens"]
+    merged = Chain(tmp_path, {"weighted_trained": MIXING}, moe_sft=mixture, data=tokens)["dense"]
     name, own = "model.layers.1.self_attn.q_proj.weight", load_file(mixture / SINGLE)
     assert torch.equal(load_file(merged / SINGLE)[name], own[name])
     line = (

@@ -9,7 +9,7 @@ from chains import Chain
 from trainings import learn, lines_of, write_rows
 from transformers import AutoModelForCausalLM
 
-from workflow_scripts import tokens, validation_loss
+from workflow_scripts import validation_loss
 from xft.training.callbacks import ProgressCallback
 
 STEPS = 8
@@ -75,10 +75,9 @@ def test_an_average_changes_no_step_of_the_training(follow, chain, tmp_path):
 
 
 def test_the_last_validation_loss_is_that_of_the_artifact(chain, tmp_path):
-    base, held_out, loss = str(chain["base"]), tmp_path / "tokens", tmp_path / "loss.json"
-    report = ["--validation-rows", "3", "--report", str(tmp_path / "report.json")]
-    words = ["--model", base, "--data", str(chain["data"]), *report, "--out", str(held_out)]
-    tokens.main(words)
+    base, loss = chain["base"], tmp_path / "loss.json"
+    options = {"tokens": ["--validation-rows", 3]}
+    held_out = Chain(tmp_path, options, base=base, data=chain["data"])["tokens"]
     words = ["--base", base, "--data", held_out, *FLAGS, "--eval-steps", 5, *EMA]
     lines = learn("sft", tmp_path / "out", *words)
     out = str(tmp_path / "out")

@@ -5,13 +5,14 @@ import shutil
 
 import pytest
 import torch
+from chains import Chain
 from damage import change_json, change_tensors
 from plain_losses import RATE, STEPS, encoded, plain_loop, plain_loss
 from safetensors.torch import load_file
 from trainings import ROWS, learn, lines_of
 from transformers import AutoModelForCausalLM
 
-from workflow_scripts import moe, tokens, validation_loss
+from workflow_scripts import moe, validation_loss
 from xft.artifacts.artifact import create_artifact
 from xft.artifacts.manifest import manifest_path, read_manifest
 from xft.common.errors import UserError
@@ -107,8 +108,8 @@ def held_out(tiny_llama, data, tmp_path_factory):
     folder = tmp_path_factory.mktemp("held_out")
     with create_artifact(folder / "base", "base") as draft:
         shutil.copytree(tiny_llama, draft.path, dirs_exist_ok=True)
-    flags = ["--validation-rows", 5, "--report", folder / "report.json"]
-    run(tokens, "--model", folder / "base", "--data", data, *flags, "--out", folder / "tokens")
+    options = {"tokens": ["--validation-rows", 5]}
+    assert Chain(folder, options, base=folder / "base", data=data)["tokens"].is_dir()
     return folder
 
 
@@ -146,8 +147,7 @@ def test_a_loss_that_is_nan_is_refused(held_out, tiny_llama, tmp_path):
 
 
 def test_without_held_out_rows_there_is_no_such_loss(tiny_llama, data, tmp_path):
-    report = ["--report", tmp_path / "report.json"]
-    run(tokens, "--model", tiny_llama, "--data", data, *report, "--out", tmp_path / "tokens")
-    flags = ["--model", tiny_llama, "--data", tmp_path / "tokens", "--out", tmp_path / "loss.json"]
+    tokens = Chain(tmp_path, base=tiny_llama, data=data)["tokens"]
+    flags = ["--model", tiny_llama, "--data", tokens, "--out", tmp_path / "loss.json"]
     with pytest.raises(UserError, match=r"holds no validation rows\. Set data\.validation_rows"):
         run(validation_loss, *flags)
