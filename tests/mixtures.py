@@ -69,6 +69,36 @@ def mixing_of(chain: Chain, **options) -> Mixing:
     return Mixing(sources["moe"].checkpoint, sources["ffn"].checkpoint, logits, **options)
 
 
+def plain_gradients(dense, state: dict, alpha, lambda_logit, batches: list[dict]) -> tuple:
+    """Loss and gradients of the logits in fp64, by autograd through a merge in each forward.
+
+    dense: a model of the merged one's class, which changes. state: the experts' tensors, by name.
+    """
+    dense.requires_grad_(False).double()
+    state = {name: tensor.double() for name, tensor in state.items()}
+    alpha = alpha.double().requires_grad_()
+    lambda_logit = None if lambda_logit is None else lambda_logit.double().requires_grad_()
+    total = 0
+    for batch in batches:
+        weights = {}
+        for layer in range(2):
+            prefix = f"model.layers.{layer}.mlp"
+            gate, up = state[f"{prefix}.experts.gate_up_proj"].chunk(2, dim=1)
+            experts = {"gate_proj": gate, "up_proj": up}
+            experts["down_proj"] = state[f"{prefix}.experts.down_proj"]
+            for number, (name, routed) in enumerate(experts.items()):
+                row = layer if alpha.shape[0] > 1 else 0
+                column = number if alpha.shape[1] > 1 else 0
+                lam = LAMBDA if lambda_logit is None else lambda_logit[row, column].sigmoid()
+                shared = state[f"{prefix}.shared_expert.{name}.weight"]
+                mixed = torch.einsum("i,ioh->oh", alpha[row, column].softmax(0), routed)
+                weights[f"{prefix}.{name}.weight"] = lam * shared + (1 - lam) * mixed
+        loss = torch.func.functional_call(dense, weights, (), batch).loss
+        (loss / len(batches)).backward()
+        total += loss.item() / len(batches)
+    return total, alpha.grad, None if lambda_logit is None else lambda_logit.grad
+
+
 def learned(chain: Chain, out: Path, values: Callable[[object], dict], *flags: object) -> Chain:
     """The artifacts from a training on that left `values(start)`. flags: of weighted_init."""
     given = {name: chain[name] for name in (chain.mixture, "ffn")}

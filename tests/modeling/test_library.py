@@ -7,7 +7,7 @@ import pytest
 import torch
 from backbones import random_dense
 from documents import ROOT, blocks
-from mixtures import random_mixture, tokens
+from mixtures import LAMBDA, plain_gradients, random_mixture, tokens
 from peft import LoraConfig, get_peft_model
 from test_memory import peak_memory
 
@@ -32,27 +32,14 @@ def test_the_page_runs_as_it_stands(tmp_path, monkeypatch):
 
 def test_coefficients_get_the_gradients_of_autograd():
     """Of a merged model that is written out: W = sum_i c_i W_i."""
-    mixture = random_mixture("llama")
-    mixing = xft.Mixing(mixture, lam=0.6, granularity="model")
-    mixing.model(input_ids=tokens(), labels=tokens()).loss.backward()
+    mixture, batch = random_mixture("llama"), {"input_ids": tokens(), "labels": tokens()}
+    mixing = xft.Mixing(mixture, lam=LAMBDA, granularity="model")
+    mixing.model(**batch).loss.backward()
     mixing.take_gradients()
-
-    alpha = torch.zeros(3, requires_grad=True)
-    shares = torch.cat([torch.tensor([0.6]), 0.4 * alpha.softmax(0)])
-    weights = {}
-    for number, block in enumerate(mixture.moe_blocks):
-        gate, up = block.experts.gate_up_proj.chunk(2, dim=1)
-        routed = {"gate_proj": gate, "up_proj": up, "down_proj": block.experts.down_proj}
-        for name, own in routed.items():
-            shared = getattr(block.shared_expert, name).weight
-            stacked = torch.cat([shared[None], own]).detach()
-            weights[f"model.layers.{number}.mlp.{name}.weight"] = torch.einsum(
-                "e,eio->io", shares, stacked
-            )
-    dense = xft.merge(mixture, lam=0.6)
-    inputs = {"input_ids": tokens(), "labels": tokens()}
-    torch.func.functional_call(dense, weights, kwargs=inputs).loss.backward()
-    torch.testing.assert_close(mixing.logits.alpha[0].grad, alpha.grad, rtol=1e-4, atol=1e-7)
+    given = xft.merge(mixture), mixture.state_dict(), torch.zeros(1, 1, 3), None, [batch]
+    _, expected, _ = plain_gradients(*given)
+    gradient = mixing.logits.alpha[0].grad.double()
+    torch.testing.assert_close(gradient, expected[0, 0], rtol=1e-4, atol=1e-7)
 
 
 def test_task_arithmetic_goes_beyond_the_merged_model():

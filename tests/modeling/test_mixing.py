@@ -6,7 +6,7 @@ import pytest
 import torch
 from chains import Chain
 from interpreter import python
-from mixtures import LAMBDA, learned, varied_mixture
+from mixtures import LAMBDA, learned, plain_gradients, varied_mixture
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
@@ -94,36 +94,6 @@ def test_step_6_learns_where_a_gradient_reaches_the_logits(sources, lam):
     assert any(bool(p.grad.any()) for p in mixing.logits.alpha) is learns(lam)
 
 
-def plain_gradients(sources, alpha, lambda_logit, batches):
-    """Loss and gradients of the logits in fp64, by autograd through a merge in each forward."""
-    dense_model = mixing_model(sources, alpha).model.requires_grad_(False).double()
-    state = {
-        name: tensor.double()
-        for name, tensor in load_file(sources["ffn"].path / "model.safetensors").items()
-    }
-    alpha = alpha.double().requires_grad_()
-    lambda_logit = None if lambda_logit is None else lambda_logit.double().requires_grad_()
-    total = 0
-    for batch in batches:
-        weights = {}
-        for layer in range(2):
-            prefix = f"model.layers.{layer}.mlp"
-            gate, up = state[f"{prefix}.experts.gate_up_proj"].chunk(2, dim=1)
-            experts = {"gate_proj": gate, "up_proj": up}
-            experts["down_proj"] = state[f"{prefix}.experts.down_proj"]
-            for number, (name, routed) in enumerate(experts.items()):
-                row = layer if alpha.shape[0] > 1 else 0
-                column = number if alpha.shape[1] > 1 else 0
-                lam = LAMBDA if lambda_logit is None else lambda_logit[row, column].sigmoid()
-                shared = state[f"{prefix}.shared_expert.{name}.weight"]
-                mixed = torch.einsum("i,ioh->oh", alpha[row, column].softmax(0), routed)
-                weights[f"{prefix}.{name}.weight"] = lam * shared + (1 - lam) * mixed
-        loss = torch.func.functional_call(dense_model, weights, (), batch).loss
-        (loss / len(batches)).backward()
-        total += loss.item() / len(batches)
-    return total, alpha.grad, None if lambda_logit is None else lambda_logit.grad
-
-
 @pytest.mark.parametrize("granularity", GRANULARITIES)
 @pytest.mark.parametrize("learn_lambda", [False, True])
 @pytest.mark.parametrize("checkpointing", [False, True])
@@ -135,7 +105,9 @@ def test_gradients_are_those_of_the_plain_form(sources, granularity, learn_lambd
     for length in (9, 21, 14):
         ids = torch.randint(3, 290, (2, length), generator=generator)
         batches.append({"input_ids": ids, "labels": ids})
-    loss, alpha_grad, lambda_grad = plain_gradients(sources, alpha, lambda_logit, batches)
+    dense, state = mixing_model(sources, alpha).model, sources["ffn"].path / "model.safetensors"
+    given = dense, load_file(state), alpha, lambda_logit, batches
+    loss, alpha_grad, lambda_grad = plain_gradients(*given)
 
     mixing = mixing_model(sources, alpha, lambda_logit)
     mixing.model.train()
