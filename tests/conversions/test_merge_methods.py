@@ -36,8 +36,7 @@ class Case:
 
     def merge(self, out: Path, *words: object) -> dict[str, torch.Tensor]:
         """The tensors that step dense makes with these flags."""
-        dense.main([*self.chain.words("dense"), *map(str, words), "--out", str(out)])
-        return load_file(out / SINGLE)
+        return load_file(merged(self.chain, out, *words) / SINGLE)
 
     def base_of(self, name: str) -> torch.Tensor:
         return self.base.get(name, self.base["model.embed_tokens.weight"]).double()

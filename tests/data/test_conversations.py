@@ -5,6 +5,7 @@ import json
 import pyarrow
 import pytest
 from pyarrow import parquet
+from trainings import write_rows
 
 from xft.common.errors import UserError
 from xft.config.sections import DataConfig, TokensConfig
@@ -51,9 +52,7 @@ def prepared(tmp_path):
     """Callable (rows, tokenizer, options): what `prepare` makes of a file of these rows."""
 
     def prepared(rows, tokenizer, options=CHAT, find_trace=None):
-        file = tmp_path / "rows.jsonl"
-        file.write_text("".join(json.dumps(row) + "\n" for row in rows))
-        return prepare([file], tokenizer, options, find_trace)
+        return prepare([write_rows(tmp_path, rows)], tokenizer, options, find_trace)
 
     return prepared
 

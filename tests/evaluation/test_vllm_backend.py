@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from damage import change_json
 
 from workflow_scripts import eval as step
 from xft.common import optional
@@ -152,8 +153,7 @@ def test_the_last_token_of_a_prompt_is_chosen_again(vllm, monkeypatch):
 )
 def test_a_model_that_cannot_be_loaded_is_named(vllm, tmp_path, changes, message):
     folder = shutil.copytree(BASE, tmp_path / "model")
-    config = json.loads((BASE / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps(config | changes))
+    change_json(folder / "config.json", **changes)
     with pytest.raises(UserError, match=message):
         evaluate_with_vllm(tmp_path / "r.json", model=folder)
 

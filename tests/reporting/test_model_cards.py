@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from chains import Chain
+from trainings import write_rows
 from transformers import AutoTokenizer
 
 from xft.artifacts.manifest import hash_file, manifest_path, read_manifest, short
@@ -39,8 +40,7 @@ def model(tmp_path_factory, tiny_llama) -> Path:
 def made(tmp_path_factory, model) -> Path:
     """All artifacts from a base on the hub to the dense model, after one step of tuning."""
     results, cache = tmp_path_factory.mktemp("made"), tmp_path_factory.mktemp("hub")
-    rows = results / "rows.jsonl"
-    rows.write_text(json.dumps({"instruction": "add", "response": "a + b"}) + "\n")
+    rows = write_rows(results, [{"instruction": "add", "response": "a + b"}])
     shutil.copytree(model, cache / "models--org--name" / "snapshots" / REVISION)
     options = {
         "base": ["--model", "org/name", "--revision", REVISION],

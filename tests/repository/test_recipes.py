@@ -1,10 +1,10 @@
 """Each configuration that comes along as a whole workflow, alone or over another one."""
 
-import json
 import shutil
 from pathlib import Path
 
 import pytest
+from damage import change_json
 
 from xft.config.runs import read_overlaid
 from xft.config.text import read_config
@@ -28,9 +28,7 @@ def run_of(*files: Path) -> WorkflowRun:
     model, rows = Path(values["base"]["model"]), Path(values["data"]["train"])
     if "revision" not in values["base"] and not model.exists():
         shutil.copytree("resources/base", model)
-        settings = json.loads((model / "config.json").read_text())
-        settings["max_position_embeddings"] = 2**14  # as real models have
-        (model / "config.json").write_text(json.dumps(settings))
+        change_json(model / "config.json", max_position_embeddings=2**14)  # as real models have
     if "revision" not in values["data"] and not rows.exists():
         rows.parent.mkdir(exist_ok=True)
         row = '{"instruction": "a", "response": "b", "output": "b"}\n'

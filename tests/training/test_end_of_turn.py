@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from chains import Chain
+from trainings import write_rows
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from workflow_scripts import soup
@@ -55,10 +56,9 @@ def plainly_written(folder: Path) -> str:
 @pytest.fixture(scope="module")
 def chain(tiny_llama, tmp_path_factory) -> Chain:
     root = tmp_path_factory.mktemp("chain")
-    (root / "rows.jsonl").write_text(json.dumps({"messages": TURNS}) + "\n")
     options = dict.fromkeys(["sft", "moe_sft", "heal"], TUNING)
     base = chat_base(tiny_llama, root / "base")
-    return Chain(root, options, base=base, data=root / "rows.jsonl")
+    return Chain(root, options, base=base, data=write_rows(root, [{"messages": TURNS}]))
 
 
 @pytest.mark.parametrize("name", ["dense", "heal", "soup"])
