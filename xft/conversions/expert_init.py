@@ -76,11 +76,12 @@ def _weights(
 ) -> Iterator:
     """The matrices of each routed expert that stand in the tensors `names`, split by their roles.
 
-    roles: "gate" and "up" [I, H], "up" without a gate, or "down" [H, I].
+    roles: "gate" and "up" [I, H], "up" without a gate, or "down" [H, I]. The matrices are on the
+    CPU, where random numbers are drawn.
     """
     import torch
 
-    pieces = torch.cat([base.get_finite(name) for name in names]).chunk(len(roles))
+    pieces = torch.cat([base.get_finite(name).cpu() for name in names]).chunk(len(roles))
     matrices = dict(zip(roles, pieces, strict=True))
     scales = {}
     if moe.init == "noise":
