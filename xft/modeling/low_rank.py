@@ -24,9 +24,9 @@ from xft.modeling.mlp import MlpShape
 from xft.modeling.moe import RoutedBlock, TokenMask
 from xft.modeling.router import Routing
 
-# Of one intermediate tensor of a block of tokens. On a CPU a few of them stay in the cache.
-BLOCK_BYTES = {"cpu": 2**20}
-BLOCK_BYTES_ELSEWHERE = 2**28
+# Of one intermediate tensor of a block of tokens, on a GPU and (True) on a CPU. On a CPU a few of
+# them stay in the cache.
+BLOCK_BYTES = {False: 2**28, True: 2**20}
 
 
 class Factors(nn.Module):
@@ -172,7 +172,7 @@ def _block_gradients(
 
 def _blocks(chosen: Tensor, like: Tensor) -> Iterator[tuple[int, Tensor]]:
     """Each expert with the numbers of some of its tokens; like [..., I] says how many at a time."""
-    limit = BLOCK_BYTES.get(like.device.type, BLOCK_BYTES_ELSEWHERE)
+    limit = BLOCK_BYTES[like.is_cpu]
     size = max(limit // (like.shape[-1] * like.element_size()), 1)
     by_expert = chosen.t().nonzero()[:, 1].split(chosen.sum(0).tolist())
     for expert, tokens in enumerate(by_expert):

@@ -13,8 +13,10 @@ from xft.modeling.router import Router, Routing
 class TokenMask:
     """Which tokens of the current forward pass are not padding. The model sets it for its blocks.
 
-    in_forward: whether blocks keep their routing for the model. It is false in a backward pass that
-    computes activations again: a kept routing would keep these activations in memory.
+    real [n]: the numbers of these tokens; None if no token is padding. On a GPU the host waits for
+    them once, not in each block. in_forward: whether blocks keep their routing for the model. It is
+    false in a backward pass that computes activations again: a kept routing would keep these
+    activations in memory.
     """
 
     def __init__(self):
@@ -29,8 +31,8 @@ class TokenMask:
         self.real = None
         self.in_forward = True
         if attention_mask is not None and attention_mask.dim() == 2:
-            real = attention_mask[:, -length:].bool()
-            self.real = None if real.all() else real.flatten()
+            real = attention_mask[:, -length:].flatten().nonzero()[:, 0]
+            self.real = real if len(real) < length * len(attention_mask) else None
 
 
 class RoutedBlock(ABC, nn.Module):

@@ -110,10 +110,12 @@ class LabelledLoss:
         states, parameters = logits, []
         if self.split is not None:
             states, parameters = self.split.take_states(), self.split.learning()
-        states = _labelled(states, following if shift_labels is None else shift_labels)
-        others, weights = [following[following != IGNORED]], [1.0]
+        places = _places(following)  # a GPU is waited for
+        own = places if shift_labels is None else _places(shift_labels)
+        states = states.flatten(0, 1).index_select(0, own)
+        others, weights = [following.flatten()[places]], [1.0]
         if self._taught is not None:
-            others.append(_labelled(self._taught, following))
+            others.append(self._taught.flatten(0, 1).index_select(0, places))
             weights = [1 - self.distillation.weight, self.distillation.weight]
             self._taught = None
         learns = torch.is_grad_enabled() and (states.requires_grad or bool(parameters))
@@ -174,10 +176,9 @@ def _following(labels: Tensor) -> Tensor:
     return nn.functional.pad(labels[:, 1:], (0, 1), value=IGNORED)
 
 
-def _labelled(values: Tensor, labels: Tensor) -> Tensor:
-    """The values [n, size] of [rows, T, size] at the labels [rows, T] that count."""
-    places = (labels != IGNORED).flatten().nonzero()[:, 0]
-    return values.flatten(0, 1).index_select(0, places)
+def _places(labels: Tensor) -> Tensor:
+    """The places [n] of the labels that count, in the flat [rows T] of labels [rows, T]."""
+    return (labels != IGNORED).flatten().nonzero()[:, 0]
 
 
 class _ChunkedSum(torch.autograd.Function):
