@@ -1,5 +1,6 @@
 """Token healing: the model chooses the last token of a prompt again, and nothing else changes."""
 
+import copy
 from dataclasses import dataclass
 from itertools import pairwise
 from operator import ne
@@ -8,6 +9,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from backbones import byte_level_bpe, small_config
+from pretended_device import GPU, pretended
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
@@ -106,7 +108,7 @@ def test_a_prompt_that_ends_within_a_token_is_continued_as_in_training(qwen_like
 
 @pytest.mark.parametrize("batch_size", [3, 16])
 def test_a_batch_equals_its_prompts_one_by_one(qwen_like, random_model, batch_size):
-    """As do draws from the likeliest of the tokens that are allowed."""
+    """As do draws from the likeliest of the tokens that are allowed, on a GPU too."""
     prompts = [prompt_of(text) for text in TEXTS]
     expected = [write(random_model, qwen_like, prompt) for prompt in prompts]
     plain = [write(random_model, qwen_like, prompt, token_healing=False) for prompt in prompts]
@@ -115,6 +117,9 @@ def test_a_batch_equals_its_prompts_one_by_one(qwen_like, random_model, batch_si
     for sampling in (None, Sampling(1.0, 1e-6, seeds=range(len(TEXTS)))):
         written = generate(random_model, qwen_like, prompts, **options, sampling=sampling)
         assert written == expected
+    with pretended():
+        there = copy.deepcopy(random_model).to(GPU)
+        assert generate(there, qwen_like, prompts, **options, sampling=sampling) == expected
 
 
 def test_special_tokens_and_single_bytes_are_left_out():

@@ -1,9 +1,12 @@
 """The loss of labelled tokens: plain transformers' loss and gradients, from fewer logits."""
 
+import copy
+
 import pytest
 import torch
 from backbones import FORMS, random_dense
 from mixtures import random_mixture
+from pretended_device import waits_of
 from trainings import random_rows
 
 from xft.modeling.packed_attention import use_packed_attention
@@ -42,7 +45,7 @@ def batch(request, tokenizer) -> dict:
 def small_chunks(monkeypatch):
     """And blocks of three tokens, with vocabularies of about 100."""
     monkeypatch.setattr(losses, "CHUNK_TOKENS", CHUNK)
-    monkeypatch.setattr(losses, "BLOCK_LOGITS", {False: 300})
+    monkeypatch.setattr(losses, "BLOCK_LOGITS", {False: 300, True: 300})
 
 
 def loss_and_gradients(model, batch: dict, **options) -> tuple[torch.Tensor, dict]:
@@ -95,15 +98,24 @@ def test_a_batch_without_labels_has_no_loss_and_gradients_of_zero(whole_head, to
     assert not any(weight.grad.any() for weight in model.parameters())
 
 
+@pytest.mark.numeric
 @pytest.mark.parametrize("whole_head", [True, False])
 @pytest.mark.parametrize("weight", [0.3, 1])
 def test_the_divergence_is_torchs_own_in_float64(weight, whole_head, batch):
     teacher = random_mixture("gemma2", **CAP).eval().requires_grad_(False)
     model = random_dense("llama")
     expected = loss_and_gradients_in_float64(model, teacher, batch, weight)
-    loss = LabelledLoss(model, whole_head, Distillation(SplitModel(teacher), weight))
-    loss.teach(batch)
-    assert_same(loss_and_gradients(model, batch, **loss.options(batch["labels"])), expected)
+
+    def distilled(model, teacher, batch):
+        loss = LabelledLoss(model, whole_head, Distillation(SplitModel(teacher), weight))
+        loss.teach(batch)
+        return loss_and_gradients(model, batch, **loss.options(batch["labels"]))
+
+    models = model, teacher
+    before = copy.deepcopy(models)
+    assert_same(distilled(*models, batch), expected)
+    waits = waits_of(distilled, *before, batch)
+    assert waits["nonzero"] == ("attention_mask" in batch) + (1 if whole_head else 3)
 
 
 def loss_and_gradients_in_float64(model, teacher, batch: dict, weight: float):
