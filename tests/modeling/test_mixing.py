@@ -10,6 +10,7 @@ from mixtures import LAMBDA, learned, plain_gradients, varied_mixture
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
+from xft.checkpoints.in_memory import LoadedModel
 from xft.common.errors import UserError
 from xft.config.sections import learns
 from xft.conversions import mixing_artifact
@@ -97,7 +98,10 @@ def test_step_6_learns_where_a_gradient_reaches_the_logits(sources, lam):
 @pytest.mark.parametrize("granularity", GRANULARITIES)
 @pytest.mark.parametrize("learn_lambda", [False, True])
 @pytest.mark.parametrize("checkpointing", [False, True])
-def test_gradients_are_those_of_the_plain_form(sources, granularity, learn_lambda, checkpointing):
+def test_gradients_are_those_of_the_plain_form(
+    mixture, sources, granularity, learn_lambda, checkpointing
+):
+    """From files, and with checkpointing from a mixture in memory."""
     alpha = random_alpha(granularity)
     lambda_logit = torch.full(alpha.shape[:2], LAMBDA).logit() if learn_lambda else None
     generator = torch.Generator().manual_seed(5)
@@ -109,7 +113,10 @@ def test_gradients_are_those_of_the_plain_form(sources, granularity, learn_lambd
     given = dense, load_file(state), alpha, lambda_logit, batches
     loss, alpha_grad, lambda_grad = plain_gradients(*given)
 
-    mixing = mixing_model(sources, alpha, lambda_logit)
+    moe, ffn = sources["moe"].checkpoint, sources["ffn"].checkpoint
+    if checkpointing:
+        moe = ffn = LoadedModel(AutoModelForCausalLM.from_pretrained(mixture["moe_sft"]))
+    mixing = Mixing(moe, ffn, MixingLogits(alpha, lambda_logit, LAMBDA))
     mixing.model.train()
     if checkpointing:
         mixing.model.activation_checkpointing_enable()
