@@ -1,6 +1,7 @@
 """Intervals over seeds and problems against scipy, closed forms and counting."""
 
 from itertools import product
+from statistics import NormalDist
 
 import numpy as np
 import pytest
@@ -89,6 +90,14 @@ def test_few_problems_that_differ_show_nothing(differing, p_value):
     found = compared(np.zeros((3, 8)), second)
     assert found.p_value == p_value
     assert found.difference == differing / 8
+
+
+def test_a_p_value_below_those_of_the_resamples_is_that_of_a_normal_distribution():
+    """Of 600 pairs none could be significant otherwise. Six standard errors, 400 problems."""
+    differences = np.random.default_rng(9).normal(size=400)
+    differences += 6 * differences.std() / 20 - differences.mean()
+    found = compared(np.zeros((1, 400)), differences[None])
+    assert np.log10(found.p_value) == pytest.approx(np.log10(2 * NormalDist().cdf(-6)), abs=0.3)
 
 
 def test_a_difference_is_exactly_a_share_of_the_problems():
