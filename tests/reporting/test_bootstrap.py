@@ -60,10 +60,11 @@ def test_equal_seeds_are_drawn_together():
     first, second = seeds + problems, seeds + problems + rng.normal(0.1, 1, (1, 100))
     paired = compared(first, second)
     error = (second - first).mean(axis=0).std() / 10
+    assert paired.error == pytest.approx(error)
     assert paired.high - paired.low == pytest.approx(2 * Z * error, rel=0.05)
     others = compared(first, second, (range(4), range(4, 8)))
     error = np.hypot(error, np.sqrt(2) * seeds.std(ddof=1) / 2)
-    assert others.difference == paired.difference
+    assert (others.difference, others.error) == (paired.difference, paired.error)
     assert others.high - others.low == pytest.approx(2 * Z * error, rel=0.1)
 
 

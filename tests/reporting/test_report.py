@@ -11,6 +11,7 @@ import yaml
 from problem_files import three_problems, write_problems
 from report_folders import HOSTILE, write_results
 
+from xft.artifacts.manifest import Manifest, manifest_path
 from xft.common.errors import UserError
 from xft.store.store import MARK
 from xft.tools import report
@@ -111,7 +112,7 @@ def test_the_mean_load_and_share_are_1(page):
         (cells,) = [rows for title, rows in page.charts.items() if title.startswith(start)]
         rows: dict = {}
         for cell in cells:
-            rows.setdefault(cell.get("layer", cell.get("set")), []).append(cell[key])
+            rows.setdefault(cell["layer"], []).append(cell[key])
         for found in rows.values():
             assert sum(found) / len(found) == pytest.approx(1, abs=1e-3)
 
@@ -120,6 +121,8 @@ def test_layers_have_their_numbers_in_the_model(page, finished):
     (loads,) = [rows for title, rows in page.charts.items() if title.startswith("Load of")]
     upcycled = json.loads((finished.results / "moe" / "config.json").read_text())["upcycled_layers"]
     assert {cell["layer"] for cell in loads} == {*upcycled} == {3}
+    (shares,) = [rows for title, rows in page.charts.items() if title.startswith("Learned shares")]
+    assert {cell["layer"] for cell in shares} == {"all upcycled layers"}
     assert {bar["layer"] for bar in page.charts["Spread of the experts"]} == {*upcycled}
 
 
@@ -144,7 +147,6 @@ def test_a_run_shows_in_its_own_report_what_its_jobs_cost(finished):
     page = Page((finished.results / "report.html").read_text())
     place = finished.results / "costs"
     files = {str(file.relative_to(place)): file for file in place.rglob("*.json")}
-    assert "Cost of the trainings" in page.text
     for name in ("moe_sft", "dense/lam~0.75", "eval/base/problems"):
         (attempt,) = json.loads(files[f"{name}.costs.json"].read_text())["attempts"]
         assert f"{name}{attempt['seconds']:,.0f}{attempt['memory_mb']:,.0f}" in page.text
@@ -165,6 +167,33 @@ def test_the_cost_of_a_job_is_that_of_all_its_attempts(tmp_path):
         write_report(tmp_path)
 
 
+def add_job(folder, name: str, seconds: int, kind="", **inputs: str) -> str:
+    """Write the manifest and the cost of a job. The id of its artifact."""
+    manifest = Manifest(kind or name, {"f": {"size": 0, "sha256": "0" * 64}}, inputs=inputs)
+    manifest_path(folder / name).write_text(manifest.to_json())
+    costs = {"seconds": seconds, "processor_seconds": None, "memory_mb": None}
+    file = folder / "costs" / f"{name.removesuffix('.json')}.costs.json"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps({"asked": {"mem_mb": 1, "minutes": 1}, "attempts": [costs]}))
+    return manifest.id
+
+
+def test_the_verdict_says_what_the_models_and_more_evidence_cost(tmp_path):
+    write_results(tmp_path, {"sft": 8, "moe_sft": 9})
+    base = add_job(tmp_path, "base", 60)
+    for model, seconds in (("sft", 600), ("moe_sft", 2340)):
+        file = tmp_path / "eval" / model / "own.json"
+        made = add_job(tmp_path, model, seconds, base=base)
+        file.write_text(
+            json.dumps(json.loads(file.read_text()) | {"model": {"path": "", "id": made}})
+        )
+        add_job(tmp_path, f"eval/{model}/own.json", 300, "eval", model=made)
+    text = write_report(tmp_path).text
+    assert "moe_sft took 40.0 minutes and plain tuning (sft) 11.0 minutes, each with all" in text
+    # (1.96 + 0.84)^2 x 0.05 x 0.95 / 0.02^2: one of 20 problems tells them apart.
+    assert "took 10.0 minutes. With 930 problems it would take about 7.8 hours." in text
+
+
 def test_scores_are_drawn_over_lambda_and_counted_by_family(tmp_path):
     models = {"base": 2, "dense/lam~0.5": 5, "dense/lam~0.75": 9, "sft": 4}
     write_results(tmp_path, models, families=2)
@@ -173,7 +202,7 @@ def test_scores_are_drawn_over_lambda_and_counted_by_family(tmp_path):
     swept = {("dense", 0.5, 25), ("dense", 0.75, 45)}
     level = {(model, lam, 5 * models[model]) for model in ("base", "sft") for lam in (0.5, 0.75)}
     assert {(row["line"], row["x"], row["share"]) for row in drawn} == swept | level
-    assert "\n".join(["familyproblems" + "".join(models), "F0101352F1101242\n"]) in page.text
+    assert "modelF0, of 10F1, of 10\nbase11dense/lam~0.532dense/lam~0.7554sft22\n" in page.text
     assert "seed" not in page.text.partition("All scores")[2].partition("base")[0]
     assert re.search(r"F\d/\d+", page.text)[0] == "F0/2"  # the first that not all models solve
 

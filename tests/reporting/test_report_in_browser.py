@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
+from report_folders import write_results
 
 from xft.tools import report
 
@@ -13,6 +14,7 @@ NAMES = ("chromium", "chromium-browser", "google-chrome")
 PROGRAM = next(filter(None, map(shutil.which, NAMES)), None)
 pytestmark = pytest.mark.skipif(PROGRAM is None, reason=f"needs a browser: {', '.join(NAMES)}")
 NARROW = 375  # pixels, as a phone
+DRAWN = "[...{}].every((chart) => chart.querySelector('svg'))"
 
 
 @dataclass
@@ -52,9 +54,7 @@ def opened(request, browser, address) -> Iterator[Opened]:
     page.on("console", lambda said: said.type == "log" or opened.errors.append(said.text))
     page.on("request", lambda request: opened.requests.append(request.url))
     page.goto(address)
-    page.wait_for_function(
-        "[...document.querySelectorAll('.chart')].every((chart) => chart.querySelector('svg'))"
-    )
+    page.wait_for_function(DRAWN.format("document.querySelectorAll('.chart')"))
     yield opened
     page.close()
 
@@ -76,6 +76,35 @@ def test_all_charts_are_drawn_without_errors_or_requests(opened, address, reposi
     assert (background == "rgb(255, 255, 255)") == (opened.scheme == "light")
     picture = repository / "build" / "screenshots" / f"report-{opened.scheme}-{opened.width}.png"
     opened.page.screenshot(path=picture, full_page=True)
+
+
+OVERLAPPING = """() => [...document.querySelectorAll("thead tr, .head")].flatMap(({children}) => {
+  const cells = [...children], boxes = cells.map((cell) => cell.getBoundingClientRect());
+  const meet = (a, b) => a.left < b.right - 1 && b.left < a.right - 1 && a.top < b.bottom - 1;
+  return cells.filter((cell, i) => cell.scrollWidth > cell.clientWidth + 1
+    || boxes.some((box, j) => i < j && meet(box, boxes[i]) && meet(boxes[i], box)));
+}).map((cell) => cell.textContent)"""
+OUTSIDE = """() => [...document.querySelectorAll("svg text, td, li, h3, summary")].filter((one) => {
+  const box = one.getBoundingClientRect();
+  return box.width && (box.left < 0 || box.right > innerWidth + 1);
+}).map((one) => one.textContent)"""
+
+
+@pytest.mark.parametrize("width", [1280, NARROW])
+def test_a_sweep_is_readable(browser, tmp_path, width):
+    """Of 42 models. Closed it is short. Open, its headings, labels and numbers can be read."""
+    models = {f"dense/lam~{number / 100:g}": number % 15 + 5 for number in range(10, 50)}
+    write_results(tmp_path, {"base": 2, "sft": 9} | models, families=5)
+    report.main([str(tmp_path), "--out", str(tmp_path / "report.html")])
+    page = browser.new_page(viewport={"width": width, "height": 900})
+    page.goto((tmp_path / "report.html").as_uri())
+    page.wait_for_function(DRAWN.format("document.querySelectorAll('.chart:not(details *)')"))
+    assert page.evaluate("document.documentElement.scrollHeight") < 10 * 900
+    page.evaluate("document.querySelectorAll('details.part').forEach((part) => part.open = true)")
+    page.wait_for_function(DRAWN.format("document.querySelectorAll('.chart')"))
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    assert page.evaluate(OVERLAPPING) == page.evaluate(OUTSIDE) == []
+    page.close()
 
 
 def test_a_table_is_sorted_by_mouse_and_by_keys(opened):

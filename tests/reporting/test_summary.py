@@ -9,12 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from evaluations import write_evaluation, write_table
+from scipy.stats import norm
 
 from workflow_scripts import summary
 from xft.artifacts.manifest import manifest_path, read_manifest
 from xft.common.errors import UserError
 from xft.reporting.contamination import CONTAMINATION
 from xft.reporting.validation_losses import LOSS
+from xft.reporting.verdict import problems_needed
 from xft.tools import verify
 
 
@@ -199,16 +201,19 @@ def test_models_are_compared_with_those_that_they_come_from(runs):
         (
             {"sft": 40, "moe_sft": 43, "dense/lam~0.75": 42},
             [
-                r"Take plain tuning \(sft\): no model is significantly better. The best other one "
-                r"is moe_sft, \+2.1 percentage points \(95% interval \+0.0 to \+5.0\)\.",
+                r"Take plain tuning \(sft\): no model is significantly better\.",
+                r"How sure: the best other model, moe_sft, may be better or worse: \+2.1 percent.* "
+                r"points \(95% interval \+0.0 to \+5.0\)\.",
+                "More evidence: about 550 problems, 4 times as many, would find a true difference ",
                 "The tuned models do not differ",
             ],
         ),
         (
             {"sft": 20, "moe_sft": 43, "dense/lam~0.75": 42},
             [
-                r"Take moe_sft: \+16.4 percentage points against plain tuning \(sft\). It is the "
-                "best of 2, so this is optimistic.",
+                r"Take moe_sft: \+16.4 percentage points against plain tuning \(sft\)\.",
+                r"How sure: .* \(p < 0.001, significant among 3 comparisons; 95% interval \+10.7 "
+                r"to \+22.9\)\. It is the best of 2, so the true difference is probably smaller\.",
                 r"moe_sft solves 16.4 \(95% .*\) and dense/lam~0.75 15.7 .* more than sft on mbpp",
                 "dense/lam~0.75 does not differ",
             ],
@@ -217,6 +222,8 @@ def test_models_are_compared_with_those_that_they_come_from(runs):
             {"sft": 40, "moe_sft": 43, "dense/lam~0.75": 20},
             [
                 r"Take plain tuning \(sft\)",
+                "How sure",
+                "More evidence",
                 r"dense/lam~0.75 solves 14.3 \(95% .*\) percentage points less than sft on mbpp",
                 r"dense/lam~0.75 solves 16.4 \(95% .*\) percentage points less than moe_sft",
                 "moe_sft does not differ significantly from sft in pass@1.",
@@ -235,11 +242,10 @@ def test_the_summary_begins_with_the_verdict(runs, solved, sentences):
     """The same problems are solved first by all, so a difference of 3 has p = 2 / 2^3."""
     for model, count in solved.items():
         runs.add(model, count, count=140)
-    lines = runs.summarise()[0].partition("\n\n")[0].splitlines()
-    assert len(lines) == len(sentences) + 1
-    for line, sentence in zip(lines, sentences, strict=False):
+    lines = [line for line in runs.summarise()[0].splitlines() if line.startswith("- ")]
+    power = "With 140 problems, a true difference of "
+    for line, sentence in zip(lines, [*sentences, power], strict=True):
         assert re.match(f"- {sentence}", line)
-    assert lines[-1].startswith("- With 140 problems, a true difference of ")
 
 
 def test_no_more_than_19_lines_are_printed(runs, capsys):
@@ -258,7 +264,19 @@ def test_few_problems_can_show_little(runs):
     words = "a true difference of 75.0 percentage points is significant in at most half of the"
     text = runs.summarise()[0]
     assert words in text
-    assert "One of 2 points needs about 11,200 problems." in text  # 8 (75 / 2)^2
+    # 8 ((1.96 + 0.84) x 15.3 / 2)^2: the standard error is sqrt(0.25 x 0.75 / 8).
+    assert "One of 2 points is in 80% of them with about 3,700 problems." in text
+
+
+def test_so_many_problems_find_a_difference_as_often_as_is_said():
+    """4,000 experiments with two models that differ by 2 points, and a correction for 8 pairs."""
+    shares = 0.10, 0.08  # of the problems that one model alone solves
+    count = problems_needed(100, ((sum(shares) - 0.02**2) / 100) ** 0.5, pairs=8)
+    drawn = np.random.default_rng(0).multinomial(count, [*shares, 1 - sum(shares)], size=4000)
+    first, second, _ = drawn.T / count
+    error = np.sqrt((first + second - (first - second) ** 2) / count)
+    p_values = 2 * norm.sf(np.abs(first - second) / error)
+    assert np.mean(p_values < 0.05 / 8) == pytest.approx(0.8, abs=0.03)
 
 
 def test_one_held_out_row_gives_no_interval(runs):
@@ -435,7 +453,7 @@ def test_of_many_pairs_those_with_the_base_and_plain_tuning_are_told(runs):
         variant = f"moe.rank {number + 1}"
         runs.rows += [row | {"variant": variant} for row in shared]
         runs.add("dense/lam~0.75", 60 + number, variant=variant)
-    lines = runs.summarise()[0].partition("\n\n")[0].splitlines()
+    lines = [line for line in runs.summarise()[0].splitlines() if line.startswith("- ")]
     assert lines[0].startswith("- Take dense/lam~0.75 (moe.rank 20): +39.0 percentage points")
-    assert re.match(r"- Of 19 pairs of variants, \d+ differ significantly in pass@1", lines[1])
-    assert len(lines) == 5 and "than base" in lines[2] and "than sft" in lines[3]
+    assert re.match(r"- Of 19 pairs of variants, \d+ differ significantly in pass@1", lines[2])
+    assert len(lines) == 6 and "than base" in lines[3] and "than sft" in lines[4]

@@ -19,6 +19,7 @@ class Difference:
 
     problems: the number of units. seeds_first, seeds_second: the numbers of seeds. low, high: the
     95% interval; NaN if no set has more than one unit. p_value: two-sided, for no difference.
+    error: the standard error over the units, for these seeds.
     """
 
     problems: int
@@ -28,6 +29,7 @@ class Difference:
     low: float
     high: float
     p_value: float
+    error: float
 
 
 @dataclass(frozen=True)
@@ -100,11 +102,13 @@ def compare(pairs: Sequence[tuple[Measured, Measured]], most: float = inf) -> Di
     import numpy as np
 
     sizes = np.array([first.values.shape[1] for first, _ in pairs])
-    drawn, difference, differing = np.zeros(RESAMPLES), 0.0, 0
+    drawn, difference, differing, variance = np.zeros(RESAMPLES), 0.0, 0, 0.0
     for share, (first, second) in zip(sizes / sizes.sum(), pairs, strict=True):
         drawn += share * (_over_seeds(second, first.seeds) - _over_seeds(first, first.seeds))
         by_unit = second.values.mean(axis=0) - first.values.mean(axis=0)
-        difference += share * float(by_unit @ first.shares)
+        mean = float(by_unit @ first.shares)
+        difference += share * mean
+        variance += share**2 * float(first.shares**2 @ (by_unit - mean) ** 2)
         differing += int(np.count_nonzero(~np.isclose(by_unit, 0)))
     drawn = drawn.round(DIGITS)
     low, high = np.clip(quantiles(drawn), -most, most).tolist() if sizes.max() > 1 else (nan, nan)
@@ -116,7 +120,7 @@ def compare(pairs: Sequence[tuple[Measured, Measured]], most: float = inf) -> Di
     first, second = pairs[0]
     seeds = len(first.seeds), len(second.seeds)
     difference, p_value = round(difference, DIGITS), min(1.0, max(p_value, 2.0 ** (1 - differing)))
-    return Difference(int(sizes.sum()), *seeds, difference, low, high, p_value)
+    return Difference(int(sizes.sum()), *seeds, difference, low, high, p_value, variance**0.5)
 
 
 def quantiles(drawn) -> tuple[float, float]:

@@ -24,26 +24,13 @@ def best_merge(files: Sequence[Path], by: str) -> int:
     return values.index(max(values))
 
 
-def contaminated(results: Iterable[Result], counts: Mapping[Path, Mapping]) -> Iterator[str]:
-    """How many rows contain a problem of a data set, and which models learned from them, in words.
-
-    counts: contents of the files of step contamination.
-    """
+def learned_from(results: Iterable[Result]) -> dict[tuple[str, Path], dict[str, None]]:
+    """The models that learned from rows which may contain a problem, by data set and count file."""
     learned: dict[tuple[str, Path], dict[str, None]] = {}
     for result in results:
         if file := result.row.contamination:
             learned.setdefault((result.row.dataset, file), {})[result.subject.label] = None
-    for (dataset, file), models in learned.items():
-        count, rows = counts[file]["contaminated"], counts[file]["rows"]
-        about = f"of the {rows:,} rows that {', '.join(models)} learned from"
-        if count:
-            verb = "contains" if count == 1 else "contain"
-            yield (
-                f"{count:,} {about} {verb} a problem of {dataset}: the scores of these models may "
-                "be optimistically biased."
-            )
-        else:
-            yield f"None {about} contains a problem of {dataset}."
+    return learned
 
 
 def best_merges(

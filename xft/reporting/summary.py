@@ -1,5 +1,6 @@
 """Makes the tables of a summary and their explanation, from a table of runs."""
 
+import re
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from xft.reporting.diversity import DIVERSITY
 from xft.reporting.runs import Result, Row, results_of
 from xft.reporting.templates import templates
 from xft.reporting.validation_losses import LOSS
-from xft.reporting.verdict import quantities, readable, verdict
+from xft.reporting.verdict import choose, p_text, problems_needed, quantities, readable, sentences
 
 MOST_LINES = 19  # of the head
 
@@ -41,6 +42,7 @@ def summarise(rows: Sequence[Row], chosen_by: str | None = None) -> tuple:
     }
     chosen_by = chosen_by or ("validation" if losses else "benchmark")
     measured = losses if chosen_by == "validation" else evaluations
+    has_seeds = any(found.seed is not None for found in evaluations)
     text = (
         templates(__package__)
         .get_template("summary.md.jinja")
@@ -48,32 +50,40 @@ def summarise(rows: Sequence[Row], chosen_by: str | None = None) -> tuple:
             table=tables.to_markdown,
             readable=readable,
             tests=TEST_NAMES["plus"],
-            verdict=verdict(compared),
-            scores=_scores(table, evaluations),
-            has_seeds=_has_seeds(evaluations),
+            best=choose(compared),
+            scores=_scores(table, evaluations, has_seeds),
+            has_seeds=has_seeds,
             differs=len({content.get("tokens") for content in losses.values()}) > 1,
             has_samples=any(map(has_several_samples, evaluations.values())),
             differences=list(quantities(compared)),
+            statistics=sentences,
+            needed=problems_needed,
+            p_text=p_text,
             chosen_by=chosen_by,
             merges=list(notes.best_merges(chosen_by, rows, measured, by_file)),
             spreads=mixtures and tables.to_markdown(spreads.spreads_table(mixtures)),
             near_zero=f"{spreads.NEAR_ZERO:.0%}",
             equal=list(spreads.nearly_equal(mixtures)),
-            remarks=[*notes.contaminated(evaluations, counts), *_remarks(evaluations)],
+            learned=notes.learned_from(evaluations),
+            counts=counts,
+            remarks=_remarks(evaluations),
         )
     )
     return table, compared, text
 
 
-def verdict_in(text: str) -> list[str]:
-    """The sentences of the verdict in a summary's text."""
-    lines = text.partition("\n\n")[0].splitlines()
-    return [line.removeprefix("- ") for line in lines if line.startswith("- ")]
+def verdict_in(text: str) -> tuple[list[str], list[str]]:
+    """The sentences of the decision and the statistics in a summary's text."""
+    first, second, *_ = [*text.split("\n\n"), "", ""]
+    blocks = (first, second) if first.startswith("- Take ") else ("", first)
+    return tuple(re.findall("^- (.*)", block, re.MULTILINE) for block in blocks)
 
 
 def head(text: str) -> str:
-    """The beginning of a summary's text, for a terminal: verdict and scores, as much as fits."""
-    lines = "\n\n".join(text.split("\n\n")[:2]).splitlines()
+    """The beginning of a summary's text, for a terminal: decision and scores, as much as fits."""
+    first, *blocks = text.split("\n\n")
+    table = [block for block in blocks if block.startswith("| ")][:1]
+    lines = "\n\n".join([first, *table]).splitlines()
     if (more := len(lines) - MOST_LINES) > 0:
         lines[MOST_LINES - 1 :] = [f"... and {more + 1} more lines in summary.md"]
     return "\n".join(lines)
@@ -83,15 +93,11 @@ def _read(rows: Sequence[Row], step: str, read: Callable[[Path], dict]) -> dict[
     return {found: read(found.file) for found in results_of(rows, step)}
 
 
-def _has_seeds(results: Iterable[Result]) -> bool:
-    return any(found.seed is not None for found in results)
-
-
-def _scores(table, results: dict[Result, dict]) -> str:
+def _scores(table, results: dict[Result, dict], has_seeds: bool) -> str:
     """The table of scores, with one row for all seeds of a model."""
     table = table.assign(model=[found.subject.label for found in results])
     table["loss_file"] = [found.row.validation_loss for found in results]
-    shown = tables.over_seeds if _has_seeds(results) else tables.readable
+    shown = tables.over_seeds if has_seeds else tables.readable
     return tables.to_markdown(shown(table))
 
 

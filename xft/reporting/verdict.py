@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 
 from xft.common.errors import counted
 from xft.config.models import family
@@ -13,6 +14,7 @@ BASE, PLAIN = "base", "sft"
 NAMED = 4  # models at most in a sentence
 MOST_PAIRS = 40  # in sentences: of more, only those with the base and with plain tuning
 SMALL = 2  # percentage points
+FOUND = 0.8  # of the cases in which evidence is to show a true difference
 
 
 @dataclass(frozen=True)
@@ -58,34 +60,32 @@ LOSSES = Quantity(
 )
 
 
-def verdict(table) -> list[str]:
-    """Sentences: which model to take, which differ significantly, and what the problems can show.
+def choose(table):
+    """The row, a named tuple, with the best score against plain tuning; None if there is none.
 
-    table: from `comparison_table`. A difference is significant if its p-value is below 5% after
-    Holm's correction for all pairs. Scores are by original + extra tests.
+    Take this model if it is significantly better, or else plain tuning. rivals: the number of such
+    rows. pairs: of all compared pairs.
     """
-    found = list(quantities(table))
-    choice = [line for quantity, rows in found if quantity is SCORES for line in _choice(rows)]
-    return choice + [line for quantity, rows in found for line in _sentences(quantity, rows)]
+    scores = last_rows(table[table["tests"] == SCORES.tests])
+    rivals = scores[scores["first"].map(_family) == PLAIN].sort_values("difference", kind="stable")
+    return next(rivals[-1:].assign(rivals=len(rivals), pairs=len(scores)).itertuples(), None)
 
 
-def _choice(rows) -> Iterator[str]:
-    """Which model to take: plain tuning, unless another one is significantly better."""
-    others = rows[rows["first"].map(_family) == PLAIN].sort_values("difference", kind="stable")
-    if others.empty:
-        return
-    best = list(others.itertuples())[-1]
-    difference = f"{SCORES.number(best.difference, '+')} percentage points"
-    if best.significant and best.difference > 0:
-        text = f"Take {best.second}: {difference} against plain tuning ({best.first})."
-        many = f" It is the best of {len(others)}, so this is optimistic."
-        yield text + many * (len(others) > 1)
-    else:
-        interval = f"{SCORES.number(best.low, '+')} to {SCORES.number(best.high, '+')}"
-        yield (
-            f"Take plain tuning ({best.first}): no model is significantly better. The best other "
-            f"one is {best.second}, {difference} (95% interval {interval})."
-        )
+def problems_needed(problems: int, error: float, pairs: int) -> float:
+    """How many problems find a true difference of `SMALL` points in `FOUND` of the cases.
+
+    error: the standard error of a difference with so many problems. The correction asks for
+    5% / pairs. If two models differ on k problems, p is at least 2 / 2^k.
+    """
+    size, normal = SMALL / SCORES.factor, NormalDist().inv_cdf
+    deviations = normal(1 - (1 - CONFIDENCE) / 2 / pairs) + normal(FOUND)
+    needed = max(problems * (deviations * error / size) ** 2, _fewest(pairs) / size)
+    return float(f"{needed:.2g}")
+
+
+def _fewest(pairs: int) -> int:
+    """On how many problems two models must differ, so that the difference can be significant."""
+    return math.floor(math.log2(2 * pairs / (1 - CONFIDENCE))) + 1
 
 
 def _family(label: str) -> str:
@@ -101,7 +101,12 @@ def quantities(table) -> Iterator[tuple[Quantity, object]]:
             yield quantity, rows
 
 
-def _sentences(quantity: Quantity, rows) -> Iterator[str]:
+def sentences(quantity: Quantity, rows) -> Iterator[str]:
+    """Which models differ significantly, and what the problems can show.
+
+    rows: from `quantities`. A difference is significant if its p-value is below 5% after Holm's
+    correction for all pairs. Scores are by original + extra tests.
+    """
     if len(rows) > MOST_PAIRS:
         is_named = rows["first"].map(_family).isin((BASE, PLAIN))
         found = int(rows[~is_named]["significant"].sum())
@@ -162,21 +167,20 @@ def _listed(names: Sequence[str]) -> str:
 def _power(quantity: Quantity, rows) -> Iterator[str]:
     """What the number of problems or rows can show.
 
-    A true difference as large as half of its interval is found in half of the cases. If two models
-    differ on k problems, p is at least 2 / 2^k. The correction asks for 5% / pairs.
+    A true difference as large as half of its interval is found in half of the cases.
     """
-    count = int(rows["problems"].max())
-    fewest = math.floor(math.log2(2 * len(rows) / (1 - CONFIDENCE))) + 1
+    count, fewest = int(rows["problems"].max()), _fewest(len(rows))
     if count < fewest:
         about = f"{counted(count, quantity.measured_on)} and {counted(len(rows), 'pair')} of models"
         yield f"With {about}, no difference in {quantity.name} can be significant."
     elif quantity is SCORES:
+        needed = problems_needed(count, float(rows["error"].median()), len(rows))
         points = 100 * max(fewest / count, float((rows["high"] - rows["low"]).median()) / 2)
-        needed = round(count * (points / SMALL) ** 2, -2)
-        more = f". One of {SMALL} points needs about {needed:,.0f} problems" * (points > SMALL)
         yield (
             f"With {count} problems, a true difference of {points:.1f} percentage points is "
-            f"significant in at most half of the cases{more}."
+            "significant in at most half of the cases."
+            + f" One of {SMALL} points is in {FOUND:.0%} of them with about {needed:,.0f} problems."
+            * (needed > count)
         )
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import mean
 
+from xft.checkpoints.layout import MLP_FORMS
 from xft.checkpoints.strict_json import read_json
 from xft.common.errors import UserError, naming, noted
 from xft.common.json_lines import read_json_objects
@@ -21,6 +22,7 @@ from xft.evaluation.samples import samples_path
 from xft.hub.named_sets import NAMED_SETS
 from xft.reporting.comparisons import COLUMNS, COMPARED
 from xft.reporting.page.files import is_own, own_files
+from xft.reporting.page.made import find_made
 from xft.reporting.runs import Result, Row, read_runs, results_of
 from xft.reporting.tables import score
 from xft.reporting.validation_losses import LOSS
@@ -28,6 +30,7 @@ from xft.store.costs import COSTS_FILE, total_cost
 
 POINTS = 300  # about, of a training's curve: more are not seen in a chart
 SMOOTHING = 0.05  # of the smoothed loss: the weight of the newest step
+PROJECTIONS = MLP_FORMS[0].projections  # of the only form with so many
 LAST_STEPS = 10  # of a tuning: over these, a router's load is averaged
 
 
@@ -48,11 +51,12 @@ class Results:
     with its interval, low to high (percent), loss. comparisons: as in comparisons.csv.
     summary: the text of summary.md. curves: training, step, loss, smoothed, learning_rate. routers:
     training, step, entropy, noise_changed. loads: training, layer, expert, load (1: an equal part).
-    shares: merge, set, expert, share (1: an equal one). spreads: mixture, layer, spread. All are
+    shares: merge, layer, expert, share (1: an equal one). spreads: mixture, layer, spread. All are
     lists of dictionaries. solutions: by data set, problem and model. rows: the reports of the rows,
     by name. versions: of packages. config: the configuration as YAML, without places and keys that
     change no result. prompts: by data set and problem. chosen: its values that are not the
-    defaults. jobs: job, and as `total_cost` reads them. missing: sentences.
+    defaults. jobs: job, and as `total_cost` reads them. made: see `find_made`. models: the ids of
+    the evaluated models, by label. missing: sentences.
     """
 
     folder: Path
@@ -71,6 +75,8 @@ class Results:
     prompts: dict[str, dict[str, str]] = field(default_factory=dict)
     chosen: dict[str, object] = field(default_factory=dict)
     jobs: list[dict] = field(default_factory=list)
+    made: dict[str, dict] = field(default_factory=dict)
+    models: dict[str, set[str]] = field(default_factory=dict)
     missing: list[str] = field(default_factory=list)
 
 
@@ -88,9 +94,9 @@ def read_results(folder: Path) -> Results:
     evaluated = _read_evaluations(results)
     if config:
         _read_prompts(results, config, evaluated)
+    _read_jobs(results)
     _read_metrics(results)
     _read_diversity(results)
-    _read_jobs(results)
     for file in own_files(folder, "**/data/report.json"):
         results.rows[_variation(file.parent.parent, folder)] = read_json(file)
     if not results.rows:
@@ -167,6 +173,7 @@ def _read_evaluations(results: Results) -> dict[str, str]:
             result = read_result(one.file)
             evaluated[one.row.dataset] = result["dataset"]["sha256"]
             results.versions.update(result["versions"])
+            results.models.setdefault(one.subject.label, set()).add(result["model"]["id"])
             _take_scores(results, one, result, losses.get(one.row.validation_loss))
             _take_solutions(results, one, result)
     return evaluated
@@ -214,8 +221,7 @@ def _read_metrics(results: Results) -> None:
             results.curves.extend({"training": name} | point for point in _thinned(_curve(lines)))
             _read_routers(results, name, lines)
             if lines and "shares" in lines[-1]:
-                shares = _shares(lines[-1]["shares"])
-                results.shares.extend({"merge": name} | share for share in shares)
+                _read_shares(results, name, lines[-1]["shares"])
 
 
 def _curve(lines: Sequence[dict]) -> list[dict]:
@@ -246,23 +252,37 @@ def _read_routers(results: Results, name: str, lines: Sequence[dict]) -> None:
         point = {"training": name, "step": line["step"], "entropy": mean(line["entropy"])}
         changed = line.get("noise_changed")
         results.routers.append(point | {"noise_changed": mean(changed) if changed else None})
-    config = results.folder / name / "config.json"
-    if lines and is_own(results.folder, config):  # the tuning has ended
+    if lines and (layers := _layers(results.folder, name, len(lines[0]["load"]))):
         loads = np.mean([line["load"] for line in lines[-LAST_STEPS:]], axis=0)
-        layers = read_json(config)["upcycled_layers"] or range(len(loads))
         for (place, expert), load in np.ndenumerate(loads * loads.shape[1]):
             cell = {"layer": layers[place], "expert": expert + 1, "load": float(load)}
             results.loads.append({"training": name} | cell)
 
 
-def _shares(layers: list) -> Iterator[dict]:
-    """The shares of the routed experts, relative to an equal one.
+def _layers(folder: Path, mixture: str, count: int) -> Sequence[int]:
+    """The numbers of the layers with experts; none if the mixture is not there, or not yet."""
+    config = folder / mixture / "config.json"
+    return (read_json(config)["upcycled_layers"] or range(count)) if is_own(folder, config) else ()
 
-    layers: of metrics, [layers, sets in a layer, experts].
+
+def _read_shares(results: Results, name: str, shares: list) -> None:
+    """Take the shares of the routed experts, relative to an equal one.
+
+    shares: [layers, sets, experts]. A layer has one set, or one for each projection. All layers may
+    have one set together.
     """
-    for number, shares in enumerate(shares for layer in layers for shares in layer):
-        for expert, share in enumerate(shares, start=1):
-            yield {"set": number, "expert": expert, "share": share * len(shares)}
+    made = results.made
+    mixtures = (made.get(one["inputs"]["moe"]) for one in made.values() if one["job"] == name)
+    mixture, count = next(mixtures, None), len(shares) if len(shares) > 1 else 0
+    layers = _layers(results.folder, mixture["job"], count) if mixture else ()
+    for place, sets in enumerate(shares):
+        layer = "all upcycled layers" if len(shares) == 1 else f"upcycled layer {place + 1}"
+        layer = f"layer {layers[place]}" if len(layers) == len(shares) else layer
+        parts = PROJECTIONS if len(sets) == len(PROJECTIONS) else range(1, len(sets) + 1)
+        for part, one in zip(parts, sets, strict=True):
+            cell = {"merge": name, "layer": f"{layer}, {part}" if len(sets) > 1 else layer}
+            for expert, share in enumerate(one, start=1):
+                results.shares.append(cell | {"expert": expert, "share": share * len(one)})
 
 
 def _read_jobs(results: Results) -> None:
@@ -273,6 +293,8 @@ def _read_jobs(results: Results) -> None:
             name = stem.relative_to(results.folder / COSTS).as_posix()
             results.jobs.append({"job": name} | total_cost(file))
     results.jobs.sort(key=lambda job: -job["seconds"])
+    with noted(results.missing):
+        results.made.update(find_made(results.folder, results.jobs))
 
 
 def _read_diversity(results: Results) -> None:

@@ -3,15 +3,18 @@
 import base64
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Sequence
 from importlib import resources
 
 from xft.evaluation.result import TEST_NAMES
 from xft.reporting.page.folder import Results
-from xft.reporting.page.sections import find_parts
+from xft.reporting.page.sections import MOST, find_parts
 from xft.reporting.templates import templates
+from xft.reporting.verdict import problems_needed
 
 GENERATOR = "xft report"
+NUMBER = re.compile(r"([-+]?\d[\d,]*(\.\d+)?)?")
 
 
 def build_page(runs: Sequence[Results]) -> str:
@@ -26,21 +29,18 @@ def build_page(runs: Sequence[Results]) -> str:
     template = templates(__package__, is_html=True).get_template("report.html.jinja")
     return template.render(
         generator=GENERATOR,
-        title="XFT: " + ", ".join(dict.fromkeys(map(_subject, runs))),
         policy=_policy(scripts.values()),
         style=Markup(_file("report.css")),
         charts=Markup(json.dumps(drawn, allow_nan=False).replace("<", "\\u003c")),
         parts=parts,
-        tests=TEST_NAMES["plus"],
+        test_names=TEST_NAMES,
+        most=MOST,
+        runs=runs,
+        dumps=json.dumps,
+        is_numeric=lambda cells: all(NUMBER.fullmatch(str(cell)) for cell in cells),
+        needed=problems_needed,
         **{name: Markup(text) for name, text in scripts.items()},
     )
-
-
-def _subject(run: Results) -> str:
-    """The base model and its data; the folder if it does not say them."""
-    model, rows = run.chosen.get("base.model"), run.chosen.get("data.train")
-    rows = " and ".join(rows) if isinstance(rows, list) else rows
-    return f"{model} tuned on {rows}" if model and rows else str(run.folder)
 
 
 def _file(name: str) -> str:

@@ -7,7 +7,7 @@ const options = {
   renderer: "svg",
   config: dark ? { background: null, axis: { labelColor: "#dde4ea", titleColor: "#dde4ea", gridColor: "#37414c" }, legend: { labelColor: "#dde4ea", titleColor: "#dde4ea" }, view: { stroke: "#37414c" }, rule: { color: "#dde4ea" } } : {},
 };
-document.querySelectorAll(".chart").forEach((place, number) => {
+const draw = (place, number) => {
   const spec = charts[number], { axisY, legend } = spec.config, y = spec.encoding.y;
   axisY.labelLimit = Math.min(axisY.labelLimit, 0.5 * place.clientWidth);
   legend.labelLimit = Math.min(legend.labelLimit, place.clientWidth - 60);
@@ -22,6 +22,12 @@ document.querySelectorAll(".chart").forEach((place, number) => {
   vegaEmbed(place, spec, options).catch((error) => {
     place.textContent = `This chart could not be drawn: ${error.message}`;
   });
+};
+// A folded chart has no width: it is drawn when it is opened.
+document.querySelectorAll(".chart").forEach((place, number) => {
+  const folded = place.closest("details");
+  if (folded) folded.addEventListener("toggle", () => draw(place, number), { once: true });
+  else draw(place, number);
 });
 const number = (text) => parseFloat(text.replace(/[^0-9.+-]/g, " "));
 for (const button of document.querySelectorAll("table.sortable th button")) {
