@@ -3,6 +3,7 @@
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
@@ -78,18 +79,6 @@ def test_all_charts_are_drawn_without_errors_or_requests(opened, address, reposi
     opened.page.screenshot(path=picture, full_page=True)
 
 
-OVERLAPPING = """() => [...document.querySelectorAll("thead tr, .head")].flatMap(({children}) => {
-  const cells = [...children], boxes = cells.map((cell) => cell.getBoundingClientRect());
-  const meet = (a, b) => a.left < b.right - 1 && b.left < a.right - 1 && a.top < b.bottom - 1;
-  return cells.filter((cell, i) => cell.scrollWidth > cell.clientWidth + 1
-    || boxes.some((box, j) => i < j && meet(box, boxes[i]) && meet(boxes[i], box)));
-}).map((cell) => cell.textContent)"""
-OUTSIDE = """() => [...document.querySelectorAll("svg text, td, li, h3, summary")].filter((one) => {
-  const box = one.getBoundingClientRect();
-  return box.width && (box.left < 0 || box.right > innerWidth + 1);
-}).map((one) => one.textContent)"""
-
-
 @pytest.mark.parametrize("width", [1280, NARROW])
 def test_a_sweep_is_readable(browser, tmp_path, width):
     """Of 42 models. Closed it is short. Open, its headings, labels and numbers can be read."""
@@ -103,7 +92,8 @@ def test_a_sweep_is_readable(browser, tmp_path, width):
     page.evaluate("document.querySelectorAll('details.part').forEach((part) => part.open = true)")
     page.wait_for_function(DRAWN.format("document.querySelectorAll('.chart')"))
     assert page.evaluate("document.documentElement.scrollWidth") <= width
-    assert page.evaluate(OVERLAPPING) == page.evaluate(OUTSIDE) == []
+    layout = Path(__file__).with_name("layout.js").read_text()
+    assert page.evaluate(layout) == {"overlapping": [], "outside": []}
     page.close()
 
 

@@ -253,7 +253,7 @@ def test_no_more_than_19_lines_are_printed(runs, capsys):
         runs.add(f"dense/lam~0.{number}", 50)
     text, _, _ = runs.summarise()
     printed = capsys.readouterr().out.splitlines()
-    assert len(printed) == 19 and printed[-1] == "... and 16 more lines in summary.md"
+    assert len(printed) == 19 and printed[-1] == "... and 14 more lines in summary.md"
     assert text.splitlines()[:18] == printed[:18]
 
 
