@@ -11,14 +11,13 @@ from xft.evaluation.result import (
     has_several_samples,
     read_result,
 )
-from xft.reporting import notes, spreads, tables
+from xft.reporting import notes, spreads, tables, verdict
 from xft.reporting.comparisons import comparison_table, loss_values, solved_values
 from xft.reporting.contamination import CONTAMINATION
 from xft.reporting.diversity import DIVERSITY
 from xft.reporting.runs import Result, Row, results_of
 from xft.reporting.templates import templates
 from xft.reporting.validation_losses import LOSS
-from xft.reporting.verdict import choose, p_text, problems_needed, quantities, readable, sentences
 
 MOST_LINES = 19  # of the head
 
@@ -48,17 +47,13 @@ def summarise(rows: Sequence[Row], chosen_by: str | None = None) -> tuple:
         .get_template("summary.md.jinja")
         .render(
             table=tables.to_markdown,
-            readable=readable,
+            verdict=verdict,
+            compared=compared,
             tests=TEST_NAMES["plus"],
-            best=choose(compared),
             scores=_scores(table, evaluations, has_seeds),
             has_seeds=has_seeds,
             differs=len({content.get("tokens") for content in losses.values()}) > 1,
             has_samples=any(map(has_several_samples, evaluations.values())),
-            differences=list(quantities(compared)),
-            statistics=sentences,
-            needed=problems_needed,
-            p_text=p_text,
             chosen_by=chosen_by,
             merges=list(notes.best_merges(chosen_by, rows, measured, by_file)),
             spreads=mixtures and tables.to_markdown(spreads.spreads_table(mixtures)),

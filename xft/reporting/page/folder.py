@@ -153,7 +153,9 @@ def _read_summary(results: Results) -> None:
         return
     results.summary = text.read_text(encoding="utf-8")
     with _written_by("summary", comparisons):
-        pairs = pd.read_csv(comparisons)[COLUMNS].dropna(subset=[*{*COLUMNS} - {"low", "high"}])
+        # The summary of an earlier version has no errors.
+        pairs = pd.DataFrame({"error": float("nan")} | dict(pd.read_csv(comparisons)))[COLUMNS]
+        pairs = pairs.dropna(subset=[*{*COLUMNS} - {"low", "high", "error"}])
         numbers = COLUMNS[len(COMPARED) :]
         pairs[numbers] = pairs[numbers].apply(pd.to_numeric)
         results.comparisons.extend(pairs.to_dict("records"))
