@@ -31,7 +31,7 @@ from xft.modeling.moe import MoeBlock, TokenMask
 RANK, ALPHA = 32, 64.0
 # Tokens, hidden size, intermediate size.
 SHAPES = {
-    "the embedded model": (1024, 64, 176),
+    "the embedded model": (1024, 128, 384),
     "SmolLM2-135M": (1024, 576, 1536),
     "Qwen2.5-Coder-0.5B": (512, 896, 4864),
 }

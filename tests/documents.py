@@ -13,7 +13,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
-DOCUMENTS += [ROOT / folder / "README.md" for folder in ("config", "recipes", "resources")]
+FOLDERS = ("benchmarks", "config", "recipes", "resources")
+DOCUMENTS += [ROOT / folder / "README.md" for folder in FOLDERS]
 # Those whose blocks without a mark tests/slow/test_docs_commands.py runs, in this order.
 RUN = ["docs/own-model.md", "docs/by-hand.md", "docs/planning.md", "docs/design.md", "docs/hub.md"]
 TRAINERS = "docs/trainers.md"  # tests/slow/test_trainers.py runs it

@@ -9,7 +9,7 @@ from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).parents[1]
-SHOWN = ["*.md", "docs/**/*.*", "config/*.md", "recipes/*", "resources/*.md"]
+SHOWN = ["*.md", "docs/**/*.*", "benchmarks/*.md", "config/*.md", "recipes/*", "resources/*.md"]
 SHOWN += ["CITATION.cff", "LICENSE", "tools/iframe-worker.js"]
 
 
