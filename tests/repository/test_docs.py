@@ -24,9 +24,7 @@ ELSEWHERE |= {"Signal 9 (SIGKILL) received by PID …", "Signal 7 (SIGBUS) recei
 ELSEWHERE |= {"RendezvousConnectionError", "RendezvousTimeoutError"}
 ELSEWHERE |= {"should be a valid list"}  # of pydantic, which is compiled; see test_configuration
 
-every_document = pytest.mark.parametrize(
-    "document", DOCUMENTS, ids=lambda document: str(document.relative_to(ROOT))
-)
+every_document = pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
 
 
 @every_document
@@ -65,6 +63,8 @@ def test_blocks_are_run_or_marked_and_are_what_they_say(document):
                 assert need in NEEDS, f"{block.where}: {need}"
             case ("tested by", test):
                 assert (ROOT / test).is_file(), f"{block.where}: there is no {test}"
+            case ("from", file):
+                assert block.text in (ROOT / file).read_text(), f"{block.where}: not in {file}"
             case None:
                 marked = runs or block.language != "sh"
                 assert marked, f"{block.where}: mark it (tests/documents.py), or add it to RUN"

@@ -15,6 +15,7 @@ from documents import ROOT, blocks
 
 pytestmark = pytest.mark.slow
 PAGE = blocks(ROOT / "docs" / "serving.md")
+PROGRAMS = [file.read_text() for file in (ROOT / "examples" / "serving").glob("*.py")]
 PROMPT = r"# The sum of a list\n"
 PROMPTS = [PROMPT, r"Write a function that reverses a string.\n"]
 SHARED = ROOT.parent / "shared"
@@ -48,8 +49,8 @@ def run(folder, *command: object, **environment: str) -> subprocess.CompletedPro
 
 
 def tokens(folder, imported: str, python=sys.executable, **environment: str) -> list[list[int]]:
-    """The new tokens of the page's block that imports a package, for each prompt."""
-    (text,) = [block.text for block in PAGE if imported in block.text.splitlines()]
+    """The new tokens of the program that imports a package, for each prompt."""
+    (text,) = [program for program in PROGRAMS if imported in program.splitlines()]
     assert PROMPT in text
     programs = [f"{text.replace(PROMPT, prompt)}\nprint('tokens', tokens)" for prompt in PROMPTS]
     done = [run(folder, python, "-c", program, **environment) for program in programs]

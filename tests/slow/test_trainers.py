@@ -20,9 +20,7 @@ def test_the_page_s_examples_come_back_into_the_workflow(tmp_path):
     project = copy_project(ROOT, tmp_path / "project")
     (project.folder / ".venv").symlink_to(sys.prefix)
     for block in blocks(ROOT / TRAINERS):
-        if block.mark:
-            (project.folder / block.mark[1]).write_text(block.text)
-        elif block.language == "sh":
+        if block.language == "sh":
             done = subprocess.run(
                 ["bash", "-euo", "pipefail", "-c", block.text],
                 cwd=project.folder,
