@@ -182,6 +182,25 @@ def test_the_baseline_is_trained_as_the_mixture_where_nothing_else_is_said():
 
 
 @pytest.mark.parametrize(
+    ("moe", "own", "rank", "alpha"),
+    [
+        ({"experts": "lora"}, {}, 32, 64),
+        ({"experts": "lora", "rank": 8, "lora_alpha": 4}, {}, 8, 4),
+        ({"experts": "lora", "rank": 8}, {"lora_rank": 2, "lora_alpha": 3}, 2, 3),
+        ({"experts": "lora"}, {"lora_rank": None}, None, 64),
+        ({"experts": "lora"}, {"model": "tuned"}, None, 64),
+        ({"experts": "lora", "train_rest": "full"}, {}, None, 64),
+        ({}, {}, None, 64),
+    ],
+)
+def test_the_baseline_of_low_rank_experts_is_low_rank(moe, own, rank, alpha):
+    config = complete(MINIMAL | {"moe": moe, "sft": own})
+    assert (config.sft.lora_rank, config.sft.lora_alpha) == (rank, alpha)
+    assert complete(config.model_dump()) == config
+    assert not [key for key in chosen_values(config) if key[4:] not in own and key[:4] == "sft."]
+
+
+@pytest.mark.parametrize(
     ("sections", "message"),
     [
         ({"sft": {"ema_decay": 0.9, **KEEPS_BEST}}, "ema_decay = 0.9, keep = best: the average"),

@@ -13,7 +13,6 @@ from xft.config.validation import validated
 
 # Keys that a report does not show, as another results folder may have the same report.
 UNSHOWN = {"store", "stores", "results_dir", *UNRECORDED}
-_OWN = object()  # in place of the value of a key that only section sft has
 
 
 def recorded_config(results: Path) -> XftConfig:
@@ -25,8 +24,8 @@ def recorded_config(results: Path) -> XftConfig:
 def recorded_values(results: Path) -> dict:
     """The configuration of the last run, such as `find_runs` takes it.
 
-    Values of section sft that are as in section moe_sft are left out: a variant that changes
-    moe_sft changes sft too. Raises UserError if it is not one of this version.
+    Values of section sft that follow from sections moe and moe_sft are left out: a variant that
+    changes these changes sft too. Raises UserError if it is not one of this version.
     """
     config = recorded_config(results)
     return config.model_dump() | {"sft": _own_of_sft(config)}
@@ -35,7 +34,7 @@ def recorded_values(results: Path) -> dict:
 def chosen_values(config: XftConfig) -> dict[str, object]:
     """The values that are not the documented defaults, by key.
 
-    Those of section sft are left out if they are as in section moe_sft.
+    Those of section sft are left out if they follow from sections moe and moe_sft.
     """
     chosen, own = {}, _own_of_sft(config)
     for name, value in config.model_dump(exclude_defaults=True).items():
@@ -68,5 +67,5 @@ def shown_values(config: XftConfig) -> dict:
 
 
 def _own_of_sft(config: XftConfig) -> dict[str, object]:
-    tuning = dict(config.moe_sft)
-    return {key: value for key, value in config.sft if value != tuning.get(key, _OWN)}
+    following = XftConfig.model_validate(config.model_dump(exclude={"sft"})).sft
+    return {key: value for key, value in config.sft if value != getattr(following, key)}

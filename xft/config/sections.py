@@ -333,16 +333,26 @@ class SftTraining(TuningConfig):
 
     lora_rank: int | None = Field(None, ge=1)
     """Tune low-rank products of this rank beside the linear layers (LoRA, arXiv 2106.09685), apart
-    from the output embeddings. They are part of the weights at the end. It is the baseline of
-    mixtures with low-rank experts. At most the smaller size of each matrix. null: tune all
-    weights."""
+    from the output embeddings. They are part of the weights at the end. At most the smaller size of
+    each matrix. null: tune all weights. If it is left out beside low-rank experts, it is moe.rank,
+    unless moe.train_rest is full."""
 
     lora_alpha: Annotated[float, Needs("lora_rank")] = Field(64.0, gt=0)
-    """The products are scaled by lora_alpha / lora_rank."""
+    """The products are scaled by lora_alpha / lora_rank. If it is left out beside low-rank experts,
+    it is moe.lora_alpha."""
 
     @property
     def choices(self) -> list[str]:
         return super().choices + ([] if self.lora_rank is None else ["lora_rank"])
+
+
+def _low_rank_baseline(moe: Any) -> dict:
+    """The keys of section sft for the baseline of a section moe with low-rank experts."""
+    if not isinstance(moe, dict) or moe.get("experts") != "lora" or moe.get("train_rest") == "full":
+        return {}
+    fields = MixtureConfig.model_fields
+    rank, alpha = (moe.get(key, fields[key].default) for key in ("rank", "lora_alpha"))
+    return {"lora_rank": rank, "lora_alpha": alpha}
 
 
 class SftConfig(TunedElsewhere, SftTraining):
@@ -429,7 +439,7 @@ class EvaluatedConfig(Section):
     """The models to evaluate, and the problems."""
 
     models: Annotated[UniqueList[Literal[MODELS]], NOT_EMPTY] = Field(
-        ["base", "moe_sft", "dense"],
+        ["base", "sft", "moe_sft", "dense"],
         description="Models to evaluate. "
         + _described({model.name: model.meaning for model in DECLARED if model.meaning}),
     )
@@ -545,6 +555,7 @@ class XftConfig(ManyRuns, RunConfig):
         if not isinstance(tuning, dict) or not isinstance(own, dict):
             return config
         shared = {key: tuning[key] for key in keys(SftTraining) if key in tuning}
+        shared |= _low_rank_baseline(config.get("moe", {}))
         idle = without_effect(SftConfig, shared | own)
         return config | {"sft": {key: shared[key] for key in shared if key not in idle} | own}
 
