@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import os
 import re
 from pathlib import Path
 from weakref import WeakSet
@@ -16,17 +17,19 @@ from published import DEEPSEEK
 from transformers import AutoModelForCausalLM
 
 from xft.checkpoints.reader import Checkpoint
+from xft.config.runs import overlaid
 from xft.config.sections import EvaluationConfig, HealConfig, MoeConfig, MoeSftConfig, SftConfig
 from xft.config.training import MixingTraining
 from xft.config.validation import complete
 from xft.conversions.upcycle import upcycled_config
 from xft.estimates import disk
+from xft.estimates.advice import advice, ways
 from xft.estimates.flops import tuning_ratio
 from xft.estimates.jobs import Job
 from xft.estimates.memory import RUNTIME, activation_bytes, training_memory
 from xft.estimates.parameters import Models
 from xft.estimates.processors import GPUS, Processor
-from xft.estimates.report import summary
+from xft.estimates.report import Plan, summary
 from xft.estimates.rows import count_problems
 from xft.estimates.tensors import compute_table, read_table
 from xft.estimates.work import generation_seconds, training_work
@@ -317,13 +320,44 @@ def test_what_the_host_holds_is_not_on_the_gpu(deepseek):
     assert peaks[1] - peaks[0] == 4 * deepseek.moe_total
 
 
+# Advice
+
+
+@pytest.mark.parametrize(
+    ("sections", "gpu", "told", "absent"),
+    [
+        ({}, "h100-80gb", ["43.1", "66.0", "59.3", "30.6"], "offload"),
+        ({}, "l40s", ["40.4", "32.3", "30.6"], "zero"),  # 40.4: pure bf16, checkpointing, 4 rows
+        ({"moe_sft": {"ema_decay": 0.9}}, "h200", [], "launch"),  # shards keep no average
+        ({"moe": {"init": "noise"}}, "h200", ["128.6", "129.7"], "experts"),  # not low-rank ones
+        ({}, None, [], "launch"),  # all processes of a machine share its memory
+    ],
+)
+def test_changes_make_a_model_of_1_5b_fit(tmp_path, sections, gpu, told, absent):
+    base = models_of(tmp_path, base_config("qwen2.5-coder-1.5b")).base
+    processor = GPUS.get(gpu, Processor(0, 0, memory=40))
+
+    def plan_of(sections: dict) -> Plan:
+        config = complete({"base": {"model": "x"}, "data": {"train": "x"}} | sections)
+        return Plan(config, Models(base, config.moe), None, gpu, processor)
+
+    found = list(ways(plan_of(sections), "moe_sft"))
+    assert found and absent not in str([changes for changes, _ in found])
+    assert all(f" {peak} GiB  {{" in "\n".join(advice(plan_of(sections))) for peak in told)
+    for changes, stated in found:  # the user lays them over the configuration
+        made = plan_of(overlaid(sections, changes))
+        assert made.peak("moe_sft") == stated.peak("moe_sft") < 0.95 * processor.memory * 2**30
+        assert made.job("moe_sft").global_batch == 8
+
+
 # The tool
 
 
 @pytest.fixture
 def project(tmp_path, tiny_llama, monkeypatch):
-    """A working folder with a configuration of the tiny model."""
+    """A working folder with a configuration of the tiny model, on a machine without a GPU."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     Path("rows.jsonl").write_text('{"instruction": "Add.", "response": "a + b"}\n' * 3)
     write_config({"base": {"model": str(tiny_llama)}, "data": {"train": "rows.jsonl"}})
     return tmp_path
@@ -361,6 +395,20 @@ def test_plans_and_rules_need_neither_torch_nor_transformers(project):
     assert max(map(len, text.splitlines())) <= 110
     assert re.search(r"moe_sft, zero3( +[1-9]\d* [KM]iB)+ +2.\d GiB\n", text)
     assert not re.search(r" 0(\.0)? [KMG]", text)
+
+
+NVIDIA_SMI = """#!/bin/sh
+case $1$3 in *uuid) echo GPU-a ;; *--id=GPU-a) echo "24576, NVIDIA GeForce RTX 4090" ;; esac
+"""
+
+
+def test_the_gpu_of_this_machine_is_found(project, monkeypatch):
+    Path("nvidia-smi").write_text(NVIDIA_SMI)
+    Path("nvidia-smi").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{project}:{os.environ['PATH']}")
+    assert planned().gpu is None  # none is visible
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    assert (planned().gpu, planned().processor.memory) == ("rtx4090", 24)
 
 
 def test_hours_on_a_cpu_need_a_speed(project, capsys):
@@ -457,6 +505,11 @@ BASES = {
     ),
 }
 OTHERS = {"embedded", "embedded-large", "ablations", "regimes", "little_data", "low_rank"}
+
+
+def base_config(name: str) -> dict:
+    sizes, others, _ = BASES[name]
+    return DEEPSEEK | dict(zip(SIZE_KEYS, sizes, strict=True)) | others
 
 
 def recipes() -> list[str]:

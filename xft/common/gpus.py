@@ -43,20 +43,33 @@ def take_gpus(count: int) -> None:
     say(f"GPU {os.environ[VISIBLE]} of this machine")
 
 
+def find_gpu() -> tuple[float, str] | None:
+    """The memory in GiB and the name of the smallest visible GPU; None if there is none."""
+    identities = ",".join(_visible_gpus().values())
+    rows = _ask("memory.total,name", f"--id={identities}") if identities else []
+    known = [row.split(", ", 1) for row in rows if row[:1].isdigit()]  # some GPUs do not say
+    return min(((float(memory) / 1024, name) for memory, name in known), default=None)
+
+
 def _visible_gpus() -> dict[str, str]:
     """The identity of each visible GPU, by its name in CUDA_VISIBLE_DEVICES."""
-    try:
-        command = ["nvidia-smi", "--query-gpu=uuid", "--format=csv,noheader"]
-        found = subprocess.run(
-            command, capture_output=True, text=True, check=True, timeout=SECONDS_TO_LIST
-        )
-    except (OSError, subprocess.SubprocessError):
-        return {}
-    by_number = {str(number): uuid for number, uuid in enumerate(found.stdout.split())}
+    by_number = {str(number): uuid for number, uuid in enumerate(_ask("uuid"))}
     if VISIBLE not in os.environ:
         return by_number
     names = [name.strip() for name in os.environ[VISIBLE].split(",") if name.strip()]
     return {name: by_number.get(name, name) for name in names}
+
+
+def _ask(fields: str, *options: str) -> list[str]:
+    """nvidia-smi's line about each GPU; none if there is no nvidia-smi, or if it fails."""
+    command = ["nvidia-smi", f"--query-gpu={fields}", "--format=csv,noheader,nounits", *options]
+    try:
+        found = subprocess.run(
+            command, capture_output=True, text=True, check=True, timeout=SECONDS_TO_LIST
+        )
+    except (OSError, subprocess.SubprocessError):
+        return []
+    return found.stdout.splitlines()
 
 
 def _take(gpus: dict[str, str], count: int) -> dict[str, socket.socket]:

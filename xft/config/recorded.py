@@ -21,13 +21,12 @@ def recorded_config(results: Path) -> XftConfig:
     return validated(XftConfig, read_config(file), str(file))
 
 
-def recorded_values(results: Path) -> dict:
-    """The configuration of the last run, such as `find_runs` takes it.
+def values_to_change(config: XftConfig) -> dict:
+    """A configuration such as `find_runs` takes it.
 
     Values of section sft that follow from sections moe and moe_sft are left out: a variant that
-    changes these changes sft too. Raises UserError if it is not one of this version.
+    changes these changes sft too.
     """
-    config = recorded_config(results)
     return config.model_dump() | {"sft": _own_of_sft(config)}
 
 

@@ -188,10 +188,10 @@ def mixture_settings(config: Mapping[str, Any]) -> dict:
     return {key: settings[key] for key in settings if key not in idle}
 
 
-class ExpertInit(Section):
-    """Initialisation of the routed experts."""
+class MoeConfig(MixtureConfig):
+    """Step 1, upcycling: the mixture of experts."""
 
-    init: Literal["copy", "noise", "drop"] = "copy"
+    init: Annotated[Literal["copy", "noise", "drop"], Needs("experts", "full")] = "copy"
     """The routed experts before the tuning. copy: the base's MLP, as in the paper. noise: the same
     with normal noise on every weight. drop: the same with a part of its neurons re-initialised
     (Drop-Upcycling, arXiv 2502.19261). The shared expert is always a copy. With noise and drop the
@@ -203,19 +203,6 @@ class ExpertInit(Section):
 
     init_drop: Annotated[float, Needs("init", "drop")] = Field(0.5, gt=0, le=1)
     """The part of the intermediate neurons that each routed expert re-initialises."""
-
-
-class MoeConfig(ExpertInit, MixtureConfig):
-    """Step 1, upcycling: the mixture of experts."""
-
-    @model_validator(mode="after")
-    def _init_concerns_full_experts(self):
-        if self.experts == "lora" and self.init != "copy":
-            raise ValueError(
-                f"init = {self.init}: it changes the matrices of full experts, and low-rank "
-                "experts have none of their own. Set init to copy, or experts to full"
-            )
-        return self
 
 
 class RowsSource(Section):
@@ -346,9 +333,9 @@ class SftTraining(TuningConfig):
         return super().choices + ([] if self.lora_rank is None else ["lora_rank"])
 
 
-def _low_rank_baseline(moe: Any) -> dict:
+def _low_rank_baseline(moe: dict) -> dict:
     """The keys of section sft for the baseline of a section moe with low-rank experts."""
-    if not isinstance(moe, dict) or moe.get("experts") != "lora" or moe.get("train_rest") == "full":
+    if moe.get("experts") != "lora" or moe.get("train_rest") == "full":
         return {}
     fields = MixtureConfig.model_fields
     rank, alpha = (moe.get(key, fields[key].default) for key in ("rank", "lora_alpha"))
@@ -551,11 +538,11 @@ class XftConfig(ManyRuns, RunConfig):
     @model_validator(mode="before")
     @classmethod
     def _sft_is_as_moe_sft(cls, config: dict) -> dict:
-        tuning, own = config.get("moe_sft", {}), config.get("sft", {})
-        if not isinstance(tuning, dict) or not isinstance(own, dict):
+        moe, tuning, own = (config.get(name, {}) for name in ("moe", "moe_sft", "sft"))
+        if not all(isinstance(section, dict) for section in (moe, tuning, own)):
             return config
         shared = {key: tuning[key] for key in keys(SftTraining) if key in tuning}
-        shared |= _low_rank_baseline(config.get("moe", {}))
+        shared |= _low_rank_baseline(moe)
         idle = without_effect(SftConfig, shared | own)
         return config | {"sft": {key: shared[key] for key in shared if key not in idle} | own}
 

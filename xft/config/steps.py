@@ -148,10 +148,7 @@ STEPS = {
         cost=Request(3000, 10),
     ),
     "weighted_trained": _training(
-        "mixing",
-        MixingTraining,
-        *("weighted_init", "moe_sft", "ffn"),
-        per_lambda=True,
+        "mixing", MixingTraining, *("weighted_init", "moe_sft", "ffn"), per_lambda=True
     ),
     "dense": Step(
         {"merge": keys(MergeMethod)},

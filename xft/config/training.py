@@ -117,9 +117,7 @@ class TrainingConfig(Section):
     def _settings_fit(self):
         if fault := self.fault_of_steps(self.max_steps):
             raise ValueError(fault)
-        if fault := self._fault_of_numbers() or fault_of_shards(
-            self.launch, self.optim, self.precision, self.offload_optimizer, self.ema_decay
-        ):
+        if fault := self._fault_of_numbers() or self.fault_of_shards():
             raise ValueError(f"launch = {self.launch}: {fault}")
         return self
 
@@ -138,6 +136,28 @@ class TrainingConfig(Section):
             return None
         given = f"eval_steps = {self.eval_steps}"
         return f"{given}: there are no validation rows. Set data.validation_rows"
+
+    def fault_of_shards(self) -> str | None:
+        """The fault if the launch excludes the optimiser, the offload, the precision or average."""
+        if self.launch not in SHARDED:
+            needed = "offload_optimizer needs zero2, zero3 or fsdp. Choose one, or leave it out"
+            return needed if self.offload_optimizer else None
+        if self.optim not in SHARDED_OPTIMIZERS:
+            return (
+                f"optim = {self.optim} may fail on shards, or change results. Choose "
+                f"{' or '.join(SHARDED_OPTIMIZERS)}, or ddp"
+            )
+        if self.launch in ZERO_STAGES and self.precision == "bf16_pure":
+            return (
+                "DeepSpeed cannot train with precision = bf16_pure: it keeps fp32 master weights. "
+                "Choose bf16"
+            )
+        if self.ema_decay is not None:
+            return (
+                "ema_decay needs the whole weights after each optimiser step, and they are "
+                "sharded. Choose single or ddp, or leave it out"
+            )
+        return None
 
     def _fault_of_numbers(self) -> str | None:
         if self.launch == "single" and self.world_size > 1:
@@ -210,32 +230,6 @@ def precision_of(options: TrainingConfig, has_bf16: bool) -> str:
     """The precision of a training. has_bf16: whether a GPU can compute in bf16."""
     automatic = "bf16" if has_bf16 else "fp32"
     return automatic if options.precision == "auto" else options.precision
-
-
-def fault_of_shards(
-    launch: str, optim: str, precision: str, offload: bool, ema_decay: float | None
-) -> str | None:
-    """The fault if a launch excludes the optimiser, the precision, the offload or the average.
-
-    Returns None without a fault.
-    """
-    is_sharded = launch in SHARDED
-    if offload and not is_sharded:
-        return "offload_optimizer needs zero2, zero3 or fsdp. Choose one of these, or leave it out"
-    if is_sharded and optim not in SHARDED_OPTIMIZERS:
-        choices = " or ".join(SHARDED_OPTIMIZERS)
-        return f"optim = {optim} may fail on shards, or change results. Choose {choices}, or ddp"
-    if launch in ZERO_STAGES and precision == "bf16_pure":
-        return (
-            "DeepSpeed cannot train with precision = bf16_pure: it keeps fp32 master weights. "
-            "Choose bf16"
-        )
-    if is_sharded and ema_decay is not None:
-        return (
-            "ema_decay needs the whole weights after each optimiser step, and they are sharded. "
-            "Choose single or ddp, or leave it out"
-        )
-    return None
 
 
 def fault_of_devices(options: TrainingConfig, gpus: int) -> str | None:

@@ -11,12 +11,7 @@ from pydantic import ValidationError
 
 from xft.common.errors import UserError, did_you_mean
 from xft.config.section import ONE, SEVERAL, Section, keys
-from xft.config.sections import (
-    MixingShape,
-    XftConfig,
-    fault_of_learned,
-    lambda_token,
-)
+from xft.config.sections import MixingShape, XftConfig, fault_of_learned, lambda_token
 
 # Added to the message if `base` is missing.
 OVER_THE_DEMONSTRATION = (

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from xft.config.sections import XftConfig
-from xft.config.training import SHARDED, ZERO_STAGES, TrainingConfig, fault_of_shards, precision_of
+from xft.config.training import SHARDED, ZERO_STAGES, TrainingConfig, precision_of
 
 LAUNCHES = ("single", "ddp", *SHARDED)
 FP32, BF16 = 4, 2  # bytes of a value
@@ -87,10 +87,7 @@ class Job:
     @property
     def fault(self) -> str | None:
         """The reason why the settings cannot be combined; None if they can."""
-        options = self.options
-        return fault_of_shards(
-            self.launch, options.optim, self.precision, options.offload_optimizer, options.ema_decay
-        )
+        return self.options.model_copy(update={"launch": self.launch}).fault_of_shards()
 
 
 def configured_job(config: XftConfig, section: str, on_gpu: bool | None = None) -> Job:

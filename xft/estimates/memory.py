@@ -24,9 +24,9 @@ from xft.estimates.jobs import BF16, FP32, Job
 from xft.estimates.parameters import Models
 from xft.estimates.processors import GIB
 
-# CUDA's context, cuBLAS's workspaces and kernels; with several GPUs also NCCL's and the buckets'
-# buffers. Assumed, not measured.
-RUNTIME, RUNTIME_OF_SEVERAL = GIB, 2 * GIB
+# CUDA's context, cuBLAS's workspaces and kernels; with several GPUs as much again, for the buffers
+# of NCCL and of the buckets. Assumed, not measured.
+RUNTIME = GIB
 # A process on a CPU: imports (390 MiB with Python 3.11, 520 with 3.13), the losses of malloc, the
 # tokenizer, oneDNN's kernels.
 RUNTIME_ON_CPU = 576 * 2**20
@@ -72,8 +72,7 @@ def training_memory(models: Models, job: Job) -> Memory:
     last = gradients + max(
         layer + weight * _largest(models, job, learned), _update_bytes(models, job, learned)
     )
-    libraries = RUNTIME if job.processes == 1 else RUNTIME_OF_SEVERAL
-    libraries = libraries if job.on_gpu else RUNTIME_ON_CPU
+    libraries = RUNTIME * min(job.processes, 2) if job.on_gpu else RUNTIME_ON_CPU
     peak = weights + optimizer - host + always + max(first, last) + libraries
     return Memory(weights, gradients, optimizer - host, always + copies, activations, host, peak)
 

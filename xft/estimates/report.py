@@ -11,7 +11,7 @@ from xft.estimates.flops import tuning_ratio
 from xft.estimates.jobs import LAUNCHES, Job, configured_job
 from xft.estimates.memory import training_memory
 from xft.estimates.parameters import Models
-from xft.estimates.processors import GPUS, Processor
+from xft.estimates.processors import Processor
 from xft.estimates.rows import count_problems
 from xft.estimates.work import Work, generation_seconds, training_work
 
@@ -22,15 +22,15 @@ COLUMNS = ("weights", "gradients", "optimizer", "extra", "activations", "host", 
 class Plan:
     """The figures of a plan for a complete configuration.
 
-    gpu: its type; None for a CPU. processor: with the FLOPs that a process reaches; None if its
-    speed is unknown. processes: that train together; as configured if None.
+    gpu: its type; None for a CPU. processor: with the FLOPs that a process reaches. processes:
+    that train together; as configured if None.
     """
 
     config: XftConfig
     models: Models
     rows: int | None
     gpu: str | None
-    processor: Processor | None
+    processor: Processor
     processes: int | None = None
 
     @property
@@ -50,6 +50,10 @@ class Plan:
         is_alone = job.launch == "single" and self.processes > 1
         return replace(job, processes=self.processes, launch="ddp" if is_alone else job.launch)
 
+    def peak(self, section: str) -> int:
+        """The bytes that a process of a training needs."""
+        return training_memory(self.models, self.job(section)).peak
+
     def work(self, section: str) -> Work | None:
         """The work of a training, for one lambda; None if it is unknown."""
         return training_work(self.models, self.job(section), self.rows)
@@ -57,12 +61,13 @@ class Plan:
     def training_hours(self, section: str) -> float | None:
         """Hours at most of a training, for one lambda; None if they are unknown."""
         work = self.work(section)
-        return work and self.processor and work.hours(self.job(section), self.processor)
+        is_known = work and self.processor.bf16
+        return work.hours(self.job(section), self.processor) if is_known else None
 
     def evaluation_hours(self, model: str) -> float | None:
         """Hours at most of a model on all problems, on one processor; None if they are unknown."""
         options, problems = self.config.evaluation, count_problems(self.config.evaluation)
-        if problems is None or self.processor is None:
+        if problems is None or not self.processor.bf16:
             return None
         is_mixture = model in MIXTURES
         return generation_seconds(self.models, is_mixture, problems, options, self.processor) / 3600
@@ -82,8 +87,7 @@ def summary(plan: Plan) -> list[str]:
     for section in plan.trainings:
         job, hours = plan.job(section), plan.training_hours(section)
         place = f"{job.processes} x {plan.gpu}" if plan.gpu else "the CPU"
-        peak = training_memory(models, job).peak
-        line = f"{section} on {place}: {job.launch}, {memory_text(peak)}"
+        line = f"{section} on {place}: {job.launch}, {memory_text(plan.peak(section))}"
         if hours is not None:
             is_limit = section != "moe_sft" or not models.is_low_rank
             line += f", {duration(hours)} hours {'at most' if is_limit else 'by its FLOPs alone'}"
@@ -119,9 +123,9 @@ def _work(plan: Plan) -> list[str]:
         lines.append("  low-rank experts have small matrix products: expect more hours than these")
     if plan.rows is None:
         lines.append("  ?: the rows are not on this machine. Give their number with --rows")
-    if plan.processor is None:
+    if not plan.processor.bf16:
         lines += [
-            "  ?: the speed of this CPU is unknown. A short training shows it: give with --flops",
+            "  ?: the speed of the device is unknown. A short training shows it: give with --flops",
             "  FLOPs / tokens (above) x tokens a second (end of its log); see docs/planning.md",
         ]
     return lines
@@ -138,18 +142,13 @@ def _memory(plan: Plan) -> list[str]:
         (name, *(memory_text(getattr(memory, column)) for column in shown))
         for name, memory in memories.items()
     ]
-    lines = [
+    return [
         f"Memory of a process, within 25% (moe_sft: {tuning.precision}, {tuning.options.optim}, "
         f"{counted(tuning.processes, 'process', 'es')})",
         *table([("", *shown), *rows]),
         "  the peak is less than the sum of the columns, whose maxima are at different times",
         *(f"  {name}: {job.fault}" for name, job in jobs.items() if job.fault),
     ]
-    if plan.gpu:
-        lines.append(
-            f"  an {plan.gpu} has {GPUS[plan.gpu].memory:g} GiB; leave 5% of it free for gaps"
-        )
-    return lines
 
 
 def _launched(job: Job, launch: str) -> Job:

@@ -20,7 +20,7 @@ from xft.estimates.disk import expert_bytes
 from xft.estimates.jobs import FP32, Job, configured_job
 from xft.estimates.memory import teacher_bytes, training_memory
 from xft.estimates.parameters import Models
-from xft.estimates.processors import DEFAULT_UTILISATION, Processor
+from xft.estimates.processors import DEFAULT_UTILISATION, GPUS, Processor
 from xft.estimates.tensors import check_sizes, has_weights, read_table
 from xft.estimates.work import PROMPT_TOKENS, generation_bytes, generation_seconds, training_work
 
@@ -31,7 +31,6 @@ MARGIN = 1.25  # factor of memory, for the allocator's losses and the pages of m
 LIBRARIES, LIBRARIES_ON_GPU = 2 * 10**9, 6 * 10**9
 JUDGING = 2 * 10**9  # the programs that an evaluation runs
 DISK_SPEED = 20e6  # bytes a second that a conversion writes to a busy disk
-SLOW_GPU = Processor(125e12, 31.2e12, 600e9, memory=22.5, layer_seconds=1e-3)  # an A10
 THREAD_FLOPS = 30e9  # of one CPU thread, in a second
 ROW_BYTES = 500  # of a row in a file
 PROBLEMS = 500  # of an evaluation
@@ -118,7 +117,8 @@ class Requests:
     @property
     def _processor(self) -> Processor:
         speed = THREAD_FLOPS * self.config.threads
-        return (SLOW_GPU if self.on_gpu else Processor(speed, speed)).reached(DEFAULT_UTILISATION)
+        processor = GPUS["a10"] if self.on_gpu else Processor(speed, speed)
+        return processor.reached(DEFAULT_UTILISATION)
 
     def evaluation(self, model: str) -> Request:
         """The request of a model's evaluation or loss. model: its name in the results."""

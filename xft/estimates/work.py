@@ -78,7 +78,7 @@ def generation_seconds(
     steps = math.ceil(samples / options.batch_size) * options.max_new_tokens
     tokens = samples * (PROMPT_TOKENS + options.max_new_tokens)
     active = models.moe_active if mixture else models.dense_total
-    on_gpu = processor.memory is not None
+    on_gpu = processor.layer_seconds > 0
     weights = generation_bytes(
         models.mixture if mixture else models.base, options.precision, on_gpu
     )

@@ -17,9 +17,11 @@ from xft.config.runs import find_runs, read_overlaid
 from xft.config.section import Section
 from xft.config.sections import BaseConfig, XftConfig
 from xft.config.validation import complete
-from xft.estimates.processors import CPU, DEFAULT_UTILISATION, GPUS, Processor
+from xft.estimates.processors import CPU, DEFAULT_UTILISATION, GPUS, Processor, this_gpu
 
 DEFAULT_GPU = "h100"
+ASSUMED = f"Default: {DEFAULT_UTILISATION}, an assumption."
+MEASURED = "On a CPU hours are unknown without it. docs/planning.md says how to measure it."
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -28,11 +30,13 @@ def main(argv: list[str] | None = None) -> None:
     from xft.dag.contents import NoContents
     from xft.dag.experiment import Experiment
     from xft.dag.totals import totals
+    from xft.estimates.advice import advice
     from xft.estimates.report import report
 
     values = read_overlaid(args.config)
     runs, config, plan = find_runs(*values), complete(*values), planner(args)
     print(report(plan(config)))
+    print("\n".join(advice(plan(config))) + "\n")
     if len(runs) > 1:
         experiment = Experiment(config, runs, NoContents())
         print("\n".join(totals(experiment, plan)) + "\n")
@@ -42,34 +46,21 @@ def _parser() -> argparse.ArgumentParser:
     parser = flags.StepParser("xft plan", __doc__)
     parser.configs("The configuration", required=True)
     parser.add_argument(
-        "--gpu",
+        *("--gpu", "--device"),
         choices=GPUS,
-        help=f"The type of GPU: for another one name the most similar, and give --flops. Default: "
-        f"{DEFAULT_GPU} if the config asks for GPUs, else the CPU.",
+        help="The type of GPU: for another one name the most similar, and give --flops. Default: "
+        f"this machine's; without one {DEFAULT_GPU} if the config asks for GPUs, else the CPU.",
     )
-    parser.add_argument(
-        "--gpus", type=int, metavar="N", help="Number of GPUs. Default: as in the config."
-    )
-    parser.add_argument(
-        "--mfu",
-        type=float,
-        default=DEFAULT_UTILISATION,
-        metavar="X",
-        help="The share of a GPU's peak FLOPs that a training reaches, an assumption. "
-        f"Default: {DEFAULT_UTILISATION}.",
-    )
-    parser.add_argument(
-        "--flops",
-        type=float,
-        metavar="X",
-        help="FLOPs a second that a training reaches in each process, instead of --mfu. On a CPU "
-        "hours are unknown without it. docs/planning.md says how to measure it.",
-    )
+    for flag, kind, meaning in (
+        ("--gpus", int, "Number of GPUs. Default: as in the config."),
+        ("--mfu", float, f"The share of a GPU's peak FLOPs that a training reaches. {ASSUMED}"),
+        ("--flops", float, f"FLOPs that each process reaches, instead of --mfu. {MEASURED}"),
+        ("--rows", int, "Number of rows, if they are not on this machine."),
+    ):
+        parser.add_argument(flag, type=kind, help=meaning, metavar="N" if kind is int else "X")
+    parser.set_defaults(mfu=DEFAULT_UTILISATION)
     model_config = "The base's config.json, if this machine cannot reach the model."
     parser.path("--model-config", "FILE", model_config, required=False)
-    parser.add_argument(
-        "--rows", type=int, metavar="N", help="Number of rows, if they are not on this machine."
-    )
     return parser
 
 
@@ -89,6 +80,7 @@ def planner(args: argparse.Namespace):
             raise UserError(f"--{name} = {value:g}: must be greater than 0{limit}")
 
     known: dict[str, object] = {}
+    found = None if args.gpu else this_gpu()
 
     def once(make, section: Section, *given):
         key = repr(section)
@@ -97,18 +89,21 @@ def planner(args: argparse.Namespace):
     def make(config: XftConfig) -> Plan:
         models = Models(once(_find_base, config.base, args.model_config), config.moe)
         rows = once(count_rows, config.data, args.rows)
-        on_gpu = args.gpu or args.gpus or config.gpus
-        gpu = (args.gpu or DEFAULT_GPU) if on_gpu else None
-        return Plan(config, models, rows, gpu, _processor(args, gpu), args.gpus)
+        return Plan(config, models, rows, *_device(args, config, found), args.gpus)
 
     return partial(once, make)
 
 
-def _processor(args: argparse.Namespace, gpu: str | None) -> Processor | None:
-    """The processor with the FLOPs that a process reaches; None for a CPU of unknown speed."""
-    if args.flops is None:
-        return gpu and GPUS[gpu].reached(args.mfu)
-    return replace(GPUS[gpu] if gpu else CPU, bf16=args.flops, fp32=args.flops)
+def _device(args, config: XftConfig, found) -> tuple[str | None, Processor]:
+    """The type of GPU, None for the CPU, and the processor as a training uses it.
+
+    found: the same for the GPU of this machine.
+    """
+    name = args.gpu or (DEFAULT_GPU if args.gpus or config.gpus else None)
+    name, processor = found or (name, GPUS.get(name, CPU))
+    if args.flops:
+        return name, replace(processor, bf16=args.flops, fp32=args.flops)
+    return name, processor.reached(args.mfu)
 
 
 def _find_base(base: BaseConfig, model_config: Path | None):

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from xft.cli import flags
 from xft.common.errors import UserError
-from xft.config.recorded import recorded_values
+from xft.config.recorded import recorded_config, values_to_change
 from xft.config.results_folder import CONFIG_FILE, is_results_folder
 from xft.config.runs import read_overlaid
 from xft.config.validation import complete
@@ -59,7 +59,8 @@ def _run(args: argparse.Namespace) -> tuple[WorkflowRun, str]:
         values, where = read_overlaid(args.config)
         start = f"run `snakemake --cores all --configfile {shlex.join(map(str, args.config))}`"
     elif is_results_folder(args.results):
-        values, where = recorded_values(args.results), str(args.results / CONFIG_FILE)
+        where = str(args.results / CONFIG_FILE)
+        values = values_to_change(recorded_config(args.results))
         start = "run the same snakemake command again"
     else:
         raise UserError(

@@ -1,0 +1,101 @@
+"""Changes of a configuration that make its trainings fit the memory of a device."""
+
+import json
+import textwrap
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import replace
+from itertools import product
+from operator import ge
+
+from xft.common.errors import UserError
+from xft.config.recorded import values_to_change
+from xft.config.runs import overlaid
+from xft.config.validation import complete
+from xft.estimates.parameters import Models
+from xft.estimates.processors import GIB
+from xft.estimates.report import Plan, memory_text
+
+GAPS = 0.05  # the part of the memory that is lost between tensors; assumed
+SHARDING = ("zero2", "fsdp", "zero3")  # launches, from the one that exchanges the least
+PROCESSES = (2, 4, 8)  # in place of one
+NO_CHANGE = "no other precision, batch or launch, and not with low-rank experts"
+WIDTH = 110
+
+
+def advice(plan: Plan) -> list[str]:
+    """Which trainings fit the device, and changes with which the others do."""
+    device = f"an {plan.gpu}" if plan.gpu else "this machine"
+    large = [section for section in plan.trainings if not fits(plan, section)]
+    fitting = ", ".join(section for section in plan.trainings if section not in large)
+    lines = [
+        f"Fit: {device} has {plan.processor.memory:.1f} GiB; leave {GAPS:.0%} of it free for gaps."
+        f" It fits: {fitting or 'none'}. Too large: {', '.join(large) or 'none'}"
+    ]
+    for section in large:
+        found = [_described(section, *way) for way in ways(plan, section)]
+        end = "each of these, laid over the config, the fastest first" if found else NO_CHANGE
+        lines += [f"  {section} fits with {end}", *found]
+    return lines
+
+
+def fits(plan: Plan, section: str) -> bool:
+    """Whether a training fits: on a GPU for each process, or with all processes on this machine."""
+    together = 1 if plan.gpu else plan.job(section).processes
+    return together * plan.peak(section) <= (1 - GAPS) * plan.processor.memory * GIB
+
+
+def ways(plan: Plan, section: str) -> Iterator[tuple[dict, Plan]]:
+    """Changed keys with which a training fits, and the plan with them, the fastest first.
+
+    Each needs all of its kinds of changes. The global batch stays the same.
+    """
+    values, found = values_to_change(plan.config), []
+    for kinds in product((False, True), repeat=5):
+        if not any(all(map(ge, kinds, fewer)) for fewer in found):
+            for changes in _changes(plan, section, *kinds):
+                changed = _changed(plan, values, changes)
+                if changed and fits(changed, section):
+                    found.append(kinds)
+                    yield changes, changed
+                    break
+
+
+def _changes(
+    plan: Plan, section: str, low_rank: bool, shards: bool, fewer: bool, again: bool, pure: bool
+) -> Iterator[dict]:
+    """Changed keys of these kinds, the fastest first. The kinds stand from the slowest on.
+
+    fewer: rows in a forward pass. again: the computation of activations. pure: bf16.
+    """
+    job, options = plan.job(section), dict(getattr(plan.config, section))
+    others = {"moe": {"experts": "lora"}} if low_rank else {}
+    others |= {"gpus": 1} if shards and not plan.config.gpus else {}
+    keys = {"precision": "bf16_pure", "optim": "adafactor"} if pure else {}
+    keys |= {"activation_checkpointing": True} if again else {}
+    counts = PROCESSES if job.processes == 1 and shards else (job.processes,)
+    launches = (SHARDING if plan.gpu else ()) if shards else (job.launch,)
+    for count, launch in product(counts, launches):
+        keys |= {"launch": launch, "processes": count // options["nodes"]}
+        most = options["per_device_train_batch_size"]
+        sizes = [n for n in range(most, 0, -1) if job.global_batch % (n * count) == 0]
+        for size in sizes[1:] if fewer else sizes[:1]:
+            keys["per_device_train_batch_size"] = size
+            keys["gradient_accumulation_steps"] = job.global_batch // (size * count)
+            new = {key: value for key, value in keys.items() if value != options[key]}
+            yield ({section: new} if new else {}) | others
+
+
+def _changed(plan: Plan, values: dict, changes: dict) -> Plan | None:
+    """The plan of a changed configuration; None if it is not allowed."""
+    with suppress(UserError):
+        config = complete(overlaid(values, changes))
+        models = Models(plan.models.base, config.moe)
+        return replace(plan, config=config, models=models, processes=None)
+
+
+def _described(section: str, changes: dict, plan: Plan) -> str:
+    """Changed keys as YAML, and the memory with them of each process."""
+    lead = f"{f'{plan.job(section).processes} x {memory_text(plan.peak(section))}':>15}  "
+    text = json.dumps(changes).replace('"', "")  # no value needs quotes
+    return textwrap.fill(lead + text, WIDTH, subsequent_indent=" " * len(lead))
