@@ -23,7 +23,7 @@ from xft.config.training import MixingTraining
 from xft.config.validation import complete
 from xft.conversions.upcycle import upcycled_config
 from xft.estimates import disk
-from xft.estimates.advice import advice, ways
+from xft.estimates.advice import advice, fits, ways
 from xft.estimates.flops import tuning_ratio
 from xft.estimates.jobs import Job
 from xft.estimates.memory import RUNTIME, activation_bytes, training_memory
@@ -520,14 +520,24 @@ def recipes() -> list[str]:
 @pytest.mark.parametrize("name", recipes())
 def test_recipes_headers_hold_the_plans_figures(name, repository, tmp_path, monkeypatch):
     """But the demonstrations, whose model comes along, and what lies over other configs."""
-    sizes, others, parameters = BASES[name.removesuffix("-lora").removesuffix("-cpu")]
-    file = repository / "recipes" / f"{name}.yaml"
-    words = re.search(r"What it needs \(xft plan --config FILE(.*)\)", file.read_text())[1].split()
+    base = max(filter(name.startswith, BASES), key=len)
+    text = (repository / "recipes" / f"{name}.yaml").read_text()
+    files = re.search(r"--configfile (.+)", text)[1].split()
+    words = re.search(r"What it needs \(xft plan --config FILES?(.*)\)", text)[1].split()
     monkeypatch.chdir(repository)
-    config = DEEPSEEK | dict(zip(SIZE_KEYS, sizes, strict=True)) | others
-    (tmp_path / "config.json").write_text(json.dumps(config))
-    words += [f"--config={file}", f"--model-config={tmp_path / 'config.json'}"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    (tmp_path / "config.json").write_text(json.dumps(base_config(base)))
+    words += [f"--model-config={tmp_path / 'config.json'}", "--config", *files]
     args = plan._parser().parse_args(words)
-    lines = summary(plan.planner(args)(complete(yaml.safe_load(file.read_text()))))
-    assert lines[0] == f"dense {parameters:,} parameters"
-    assert "".join(f"#   {line}\n" for line in lines) in file.read_text()
+    made = plan.planner(args)(complete(*plan.read_overlaid(args.config)))
+    lines = summary(made)
+    assert lines[0] == f"dense {BASES[base][2]:,} parameters"
+    assert "".join(f"#   {line}\n" for line in lines) in text
+    assert not made.gpu or all(fits(made, section) for section in made.trainings)
+    by_hardware = Path("recipes/README.md").read_text().partition("## All files")[0]
+    if f"[{name}]" in by_hardware:
+        count, peak = made.job("moe_sft").processes, max(map(made.peak, made.trainings)) / 2**30
+        device = f"{f'{count} x ' if count > 1 else ''}{made.processor.memory:.0f} GB"
+        row = f"{peak:.1f} | {sum(map(made.training_hours, made.trainings)):.1f}"
+        row = f"| {device} | [{name}]({name}.yaml) | {row} | {lines[2].split()[1]} |"
+        assert row in by_hardware

@@ -1,5 +1,6 @@
 """Each configuration that comes along as a whole workflow, alone or over another one."""
 
+import re
 import shutil
 from pathlib import Path
 
@@ -7,12 +8,11 @@ import pytest
 from damage import change_json
 
 from xft.config.runs import read_overlaid
-from xft.config.text import read_config
 from xft.dag.run import WorkflowRun
 
 ROOT = Path(__file__).parents[2]
 CONFIGURATIONS = [ROOT / "config" / "config.yaml", *sorted((ROOT / "recipes").glob("*.yaml"))]
-EMBEDDED = ROOT / "recipes" / "embedded-large.yaml"
+OVER = re.compile(r"--configfile (recipes/.+)")  # of the command in a file's head
 
 
 @pytest.fixture(autouse=True)
@@ -38,8 +38,8 @@ def run_of(*files: Path) -> WorkflowRun:
 
 @pytest.mark.parametrize("path", CONFIGURATIONS, ids=lambda path: path.stem)
 def test_a_configuration_is_a_whole_workflow(path):
-    under = [] if "base" in read_config(path) else [EMBEDDED]
-    run = run_of(*under, path)
+    command = OVER.search(path.read_text())
+    run = run_of(*(map(ROOT.joinpath, command[1].split()) if command else [path]))
     asked = {model for one in run.runs for model in one.config.evaluation.models}
     assert {row.model.partition("/")[0] for row in run.experiment.rows} == asked
     assert {part.digest for part in run.to_make} <= run.jobs.keys()
