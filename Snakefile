@@ -1,5 +1,5 @@
 # XFT: upcycle a dense code LLM, tune the experts, merge them back, evaluate.
-# rules/steps.smk finds the steps, workflow_scripts/<rule>.py. rules/common.smk makes the plan.
+# rules/find_steps.smk finds the steps, workflow_scripts/<rule>.py. rules/common.smk makes the plan.
 
 from snakemake.utils import min_version
 
@@ -12,7 +12,7 @@ if not workflow.overwrite_configfiles:
     configfile: "config.yaml"
 
 
-include: "rules/steps.smk"
+include: "rules/find_steps.smk"
 include: "rules/common.smk"
 include: "rules/mixture.smk"
 include: "rules/merge.smk"
@@ -34,6 +34,7 @@ localrules:
 
 
 rule all:
+    """All results of the configuration: models, evaluations, tables, the report."""
     default_target: True
     input:
         targets,
@@ -41,8 +42,8 @@ rule all:
         f"all: {RESULTS}"
 
 
-# snakemake results/moe_sft: an artifact by its name, a folder or a file.
 rule by_name:
+    """One result by its name: snakemake --cores all results/moe_sft."""
     input:
         named,
     output:

@@ -1,7 +1,9 @@
 # Baselines for the merged models: the dense base tuned without experts, and the mean of such models.
+# `stored`, `online` and `logged` are shell functions of common.smk.
 
 
 rule sft:
+    """Baselines: the base, fine-tuned without experts (sft, sft_flops)."""
     input:
         unpack(besides("sft")),
         base=entry_of("base"),
@@ -23,6 +25,7 @@ rule sft:
 
 
 rule soup:
+    """A baseline: the mean of the fine-tuned base models of all seeds."""
     input:
         model=entry_of("model"),
     output:

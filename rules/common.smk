@@ -66,14 +66,28 @@ if IN_CONTAINERS:
     container: IMAGE
 
 
-# Steps import xft from ROOT, and nothing from the user's own site-packages. Without
-# conda they run in the environment of snakemake. HF_HUB_OFFLINE is 1, except for commands that begin
-# with `online`: these have the user's value.
+# The environment of each step. Steps import xft from ROOT, and nothing from the user's own
+# site-packages. Without conda and containers they run in the environment of snakemake.
 PYTHON_PATH = (
     ""
     if workflow.deployment_settings.deployment_method
     else Path(sys.executable).parent
 )
+# What stands before each shell command. These are the environment and three shell functions.
+#
+#   online COMMAND
+#       runs a command with the user's own HF_HUB_OFFLINE. For all others it is 1, so that only the
+#       rules base, fetch_data and fetch_problems use the network.
+#   stored ENTRY COMMAND
+#       makes an entry of the store (xft/store/make.py): it locks ENTRY.partial, runs the command,
+#       which writes into that folder, and renames the folder to ENTRY. If the entry is complete
+#       already, it runs nothing.
+#   COMMAND 2>&1 | logged LOG
+#       appends what a command prints to its log, and shows it on the screen, up to an error: the end
+#       of the run shows all errors. A job on a cluster shows errors too. LOG is the declared log,
+#       `<digest>.job.log`, which becomes a link to `<digest>.log`: Snakemake deletes what is declared
+#       as a log when a job starts, and the real one must stay.
+#
 # At the end of a job a cluster sends SIGTERM to all its processes. Only the step handles it: the
 # shell and `tee` ignore it, so the log has the step's last lines.
 shell.prefix(
@@ -82,11 +96,7 @@ shell.prefix(
     + (f'PATH={shlex.quote(str(PYTHON_PATH))}:"$PATH"; ' if PYTHON_PATH else "; ")
     + 'users_offline="${{HF_HUB_OFFLINE:-}}"; export HF_HUB_OFFLINE=1; '
     + 'online() {{ HF_HUB_OFFLINE="$users_offline" "$@"; }}; '
-    # The command after `stored ENTRY` writes into ENTRY.partial, which then becomes the entry.
     + 'stored() {{ python -m xft.store.make "$@"; }}; '
-    # What a command prints goes into its log, after what is there: a job that has nothing to make
-    # keeps it. The screen gets it up to the error, which the end of the run tells. A cluster's log
-    # of the job gets all of it.
     + "logged() {{ trap '' INT; log=\"${{1%.job.log}}.log\"; "
     + 'ln -sfn "${{log##*/}}" "$1"; tee -a "$log" | '
     + ("sed -u '\\%^[a-z_]*: error: %,$d'; }}; " if RUN else "cat; }}; ")

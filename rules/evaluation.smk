@@ -1,7 +1,9 @@
 # The problems with their expected results, the evaluation and loss of each model, and the tables.
+# `stored`, `online` and `logged` are shell functions of common.smk.
 
 
 rule fetch_problems:
+    """HumanEval+ or MBPP+."""
     input:
         unpack(besides("fetch_problems")),
     output:
@@ -18,6 +20,7 @@ rule fetch_problems:
 
 
 rule ground_truth:
+    """The expected results of the problems, from their canonical solutions."""
     input:
         unpack(besides("ground_truth")),
     output:
@@ -35,6 +38,7 @@ rule ground_truth:
 
 
 rule eval:
+    """A model's solutions of the problems, and its pass@1."""
     input:
         unpack(besides("eval")),
         model=entry_of("model"),
@@ -55,6 +59,7 @@ rule eval:
 
 
 rule validation_loss:
+    """A model's loss on the held-out rows."""
     input:
         model=entry_of("model"),
         tokens=entry_of("tokens"),
@@ -75,6 +80,7 @@ rule validation_loss:
 
 
 rule contamination:
+    """The number of training rows that contain a problem."""
     input:
         unpack(besides("contamination")),
         tokens=entry_of("tokens"),
@@ -93,6 +99,7 @@ rule contamination:
 
 
 rule diversity:
+    """How much the tuned experts differ."""
     input:
         base=entry_of("base"),
         moe_sft=entry_of("moe_sft"),
@@ -112,6 +119,7 @@ rule diversity:
 
 
 rule summary:
+    """The tables: scores with intervals, differences between models, runs."""
     input:
         results=entry_of("results"),
     output:
@@ -134,6 +142,7 @@ rule summary:
 
 
 rule report:
+    """The page with charts, losses and solutions."""
     input:
         unpack(besides("report")),
         summary=entry_of("summary"),

@@ -1,7 +1,9 @@
 # Steps 4 to 7, once for each lambda: the mixing coefficients, their training, the dense model.
+# `stored`, `online` and `logged` are shell functions of common.smk.
 
 
 rule weighted_init:
+    """Steps 4 and 5: lambda, and equal shares of the routed experts."""
     input:
         moe_sft=entry_of("moe_sft"),
         ffn=entry_of("ffn"),
@@ -21,6 +23,7 @@ rule weighted_init:
 
 
 rule weighted_trained:
+    """Step 6: the mixing coefficients, trained on the rows."""
     input:
         unpack(besides("weighted_trained")),
         weighted_init=entry_of("weighted_init"),
@@ -47,6 +50,7 @@ rule weighted_trained:
 
 
 rule heal:
+    """The merged model, fine-tuned after the merge on a share of the rows."""
     input:
         unpack(besides("heal")),
         dense=entry_of("dense"),
@@ -68,6 +72,7 @@ rule heal:
 
 
 rule dense:
+    """Step 7: the merged model; also the baselines uniform and experts_only."""
     input:
         unpack(besides("dense")),
         weighted=entry_of("weighted"),
@@ -89,6 +94,7 @@ rule dense:
 
 
 rule best:
+    """A link to the best merged model, where the configuration keeps only that one."""
     input:
         model=entry_of("model"),
         measured=entry_of("measured"),

@@ -1,8 +1,10 @@
 # Steps 0 to 3: the base, its upcycled mixture, the tokens, the tuned mixture, the experts' FFN
 # weights.
+# `stored`, `online` and `logged` are shell functions of common.smk.
 
 
 rule base:
+    """Links to the files of the base model, which is downloaded if it is on the hub."""
     input:
         unpack(besides("base")),
     output:
@@ -19,6 +21,7 @@ rule base:
 
 
 rule moe:
+    """Step 1: the mixture of experts, upcycled from the base."""
     input:
         base=entry_of("base"),
     output:
@@ -36,6 +39,7 @@ rule moe:
 
 
 rule fetch_data:
+    """A data set of instruction rows from the hub."""
     input:
         unpack(besides("fetch_data")),
     output:
@@ -52,6 +56,7 @@ rule fetch_data:
 
 
 rule tokens:
+    """The rows, cleaned and tokenised."""
     input:
         unpack(besides("tokens")),
         base=entry_of("base"),
@@ -71,6 +76,7 @@ rule tokens:
 
 
 rule moe_sft:
+    """Step 2: the mixture, fine-tuned on the rows."""
     input:
         moe=entry_of("moe"),
         tokens=entry_of("tokens"),
@@ -92,6 +98,7 @@ rule moe_sft:
 
 
 rule ffn:
+    """Step 3: the weights of the experts' MLPs, as links into the tuned mixture."""
     input:
         moe_sft=entry_of("moe_sft"),
     output:

@@ -32,8 +32,10 @@ def test_the_json_schema_takes_what_the_classes_take():
         jsonschema.validate(load(ROOT / "config.yaml") | {"moe": {"num_expert": 3}}, schema)
 
 
-def test_each_rule_has_an_environment_and_all_are_up_to_date():
+def test_each_rule_has_a_summary_and_an_environment_and_all_are_up_to_date():
     rules = "".join(path.read_text() for path in (ROOT / "rules").glob("*.smk"))
+    told = re.findall(r'^rule \w+:\n    """[A-Z].*\."""$', rules, re.MULTILINE)
+    assert len(told) == rules.count("\nrule ")
     assert {path.stem: path.read_text() for path in (ROOT / "envs").iterdir()} == {
         name: write_envs.environment(write_envs.ENVIRONMENTS[name])
         for name in re.findall(r'"\.\./envs/(\w+)\.yaml"', rules)

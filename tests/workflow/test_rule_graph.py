@@ -50,7 +50,7 @@ def corners(path: str):
 
 def test_the_rule_graph_is_the_picture_of_readme(new_project, repository):
     """But for rules that the picture leaves out, and for arrows that follow from others."""
-    dot = new_project("graph").snakemake("--rulegraph").stdout
+    dot = new_project("graph").snakemake("--directory", ".test", "--rulegraph").stdout
     names = dict(re.findall(r'(\d+)\[label = "(\w+)"', dot))
     whole = networkx.DiGraph((names[a], names[b]) for a, b in re.findall(r"(\d+) -> (\d+)", dot))
     shown = Picture(repository / "docs" / "images" / "workflow.svg").graph()
