@@ -26,9 +26,8 @@ from xft.reporting.summary import head
 from xft.store.plan import read_plan
 from xft.store.store import AGAIN
 
-IN_CONTAINERS = (
-    DeploymentMethod.APPTAINER in workflow.deployment_settings.deployment_method
-)
+DEPLOYMENT = workflow.deployment_settings.deployment_method
+IN_CONTAINERS = DeploymentMethod.APPTAINER in DEPLOYMENT
 # In the processes of jobs, which read the plan of the main process.
 RUN, KEEPS_MERGES = None, True
 shorten(workflow)
@@ -49,7 +48,7 @@ with told():
     if workflow.is_main_process:
         RUN = WorkflowRun(config)
         check_options(sys.argv, RUN)
-        if not workflow.deployment_settings.deployment_method:
+        if not DEPLOYMENT:
             RUN.require_packages()
             RUN.check_templates()
         RUN.check(workflow.configfiles)
@@ -68,11 +67,7 @@ if IN_CONTAINERS:
 
 # The environment of each step. Steps import xft from ROOT, and nothing from the user's own
 # site-packages. Without conda and containers they run in the environment of snakemake.
-PYTHON_PATH = (
-    ""
-    if workflow.deployment_settings.deployment_method
-    else Path(sys.executable).parent
-)
+PYTHON_PATH = "" if DEPLOYMENT else Path(sys.executable).parent
 # What stands before each shell command. These are the environment and three shell functions.
 #
 #   online COMMAND
@@ -277,7 +272,7 @@ def target_of(wildcards):
 
 def check_machine():
     """End the run if a job of this machine asks for a GPU that torch cannot use."""
-    is_here = workflow.local_exec and not workflow.deployment_settings.deployment_method
+    is_here = workflow.local_exec and not DEPLOYMENT
     if is_here and any(job.resources.get("gpu") for job in workflow.dag.needrun_jobs()):
         with told():
             check_gpus(CONFIG.gpus)

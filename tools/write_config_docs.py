@@ -1,20 +1,31 @@
-"""Write the keys in docs/configuration.md, and their JSON schema, from the classes."""
+"""Write the documents' lists of keys and of commands, and the keys' JSON schema, from the code."""
 
+import io
 import json
+import re
 import textwrap
+from contextlib import redirect_stdout, suppress
 from pathlib import Path
 
 from xft.config.section import Section, meaning, schemas
-from xft.config.sections import TRAININGS, SftConfig, XftConfig
+from xft.config.sections import TRAININGS, TunedElsewhere, XftConfig
 from xft.config.steps import STEPS
-from xft.config.training import TrainingConfig, TuningConfig
+from xft.config.training import DistillationConfig, TrainingConfig, TuningConfig
 from xft.config.validation import is_section, sections
+from xft.tools.xft import TOOLS
 
 ROOT = Path(__file__).parents[1]
 DOCUMENT = ROOT / "docs" / "configuration.md"
+REFERENCE = ROOT / "docs" / "reference.md"
 SCHEMA = ROOT / "config" / "config.schema.json"
 WIDTH = 100
 TOP = "## Top level\n"
+COMMANDS = "## Commands\n"
+# An argument in the output of --help, and the lines that explain it.
+ARGUMENT = re.compile(r"^  (?!-h)(\S.*?)(?:  +|\n {24})(\S.*(?:\n {10,}.*)*)", re.MULTILINE)
+# The step that reads a section's keys, if nothing else is said and none has the section's name.
+READERS = {"data": "tokens", "mixing": "weighted_trained", "evaluation": "eval"}
+SHARED = (TrainingConfig, TuningConfig, DistillationConfig, TunedElsewhere)  # by several sections
 BOUNDS = {
     "minimum": "at least {}",
     "exclusiveMinimum": "greater than {}",
@@ -26,32 +37,49 @@ BOUNDS = {
 
 
 def document() -> str:
-    """The whole text: the document's own introduction, and all keys as the classes have them.
+    """docs/configuration.md: its own introduction, and all keys as the classes have them.
 
-    Keys that all trainings share stand there once.
+    Keys that several trainings share stand there once.
     """
     fields = XftConfig.model_fields
     plain = [name for name, field in fields.items() if not is_section(field.annotation)]
     introduction = DOCUMENT.read_text(encoding="utf-8").partition(TOP)[0]
     parts = [introduction + TOP, _keys(XftConfig, plain)]
     for name, section in sections():
-        keys = list(section.model_fields)
         if name == TRAININGS[0]:
-            parts.append(
-                "## Keys of all trainings: sections `moe_sft`, `sft`, `mixing` and `heal`\n"
-            )
-            parts.append(_keys(TrainingConfig, list(TrainingConfig.model_fields)))
-        if name in TRAININGS:
-            keys = [key for key in keys if _is_own(section, key)]
+            parts += map(_shared, SHARED)
+        keys = [key for key in section.model_fields if _is_own(section, key)]
         summary = " ".join(section.__doc__.split()).removesuffix(".")
         parts += [f"## `{name}`: {summary[0].lower()}{summary[1:]}\n", _keys(section, keys, name)]
     return "\n".join(parts)
 
 
+def _shared(group: type[Section]) -> str:
+    """The keys that several sections have from a class."""
+    owners = [f"`{name}`" for name, section in sections() if issubclass(section, group)]
+    keys = _keys(group, [key for key in group.model_fields if _is_own(group, key)])
+    return f"## Keys of the sections {', '.join(owners[:-1])} and {owners[-1]}\n\n{keys}"
+
+
 def _is_own(section: type[Section], key: str) -> bool:
-    """Whether a section's key is not as all trainings have it."""
-    shared, field = TrainingConfig.model_fields.get(key), section.model_fields[key]
-    return shared is None or repr(shared) != repr(field)
+    """Whether a section's key is not as a class of `SHARED` above it has it."""
+    above = [group for group in SHARED if issubclass(section, group) and group is not section]
+    shared = (group.model_fields.get(key) for group in above)
+    return all(repr(field) != repr(section.model_fields[key]) for field in shared)
+
+
+def commands() -> str:
+    """docs/reference.md: its own introduction, and the arguments of each command of `xft`."""
+    parts = [REFERENCE.read_text(encoding="utf-8").partition(COMMANDS)[0] + COMMANDS]
+    for name, tool in TOOLS.items():
+        help_text = io.StringIO()
+        with suppress(SystemExit), redirect_stdout(help_text):
+            tool.main(["--help"])
+        paragraphs = (textwrap.fill(_linked(text), WIDTH) for text in tool.__doc__.split("\n\n"))
+        found = ARGUMENT.findall(help_text.getvalue())
+        arguments = [_item(f"`{flag}`: {' '.join(text.split())}") for flag, text in found]
+        parts.append("\n\n".join([f"### `xft {name}`", *paragraphs, "\n".join(arguments)]) + "\n")
+    return "\n".join(parts)
 
 
 def schema() -> str:
@@ -72,13 +100,21 @@ def _key(section: type[Section], name: str, place: str) -> str:
     if limits := _limits(found[0]):
         facts.append(limits)
     facts.append("required" if field.is_required() else f"default `{_yaml(field.get_default())}`")
-    if section is SftConfig and name in TuningConfig.model_fields:
-        facts[-1] = "default as in `moe_sft`"
     key = f"{place}.{name}".removeprefix(".")
     readers = ", ".join(step for step, declared in STEPS.items() if key in declared.keys)
-    text = f"- `{name}`: {', '.join(facts)}. {meaning(section, name)}"
-    text += f" Read by {readers}." * bool(readers)
+    text = f"`{name}`: {', '.join(facts)}. {meaning(section, name)}"
+    return _item(text + f" Read by {readers}." * (readers not in ("", READERS.get(place, place))))
+
+
+def _item(text: str) -> str:
+    """An item of a list."""
+    text = f"- {_linked(text)}"
     return textwrap.fill(text, WIDTH, subsequent_indent="  ", break_long_words=False)
+
+
+def _linked(text: str) -> str:
+    """A text with links to the documents that it names."""
+    return re.sub(r"docs/(\w+\.md)", r"[\1](\1)", text)
 
 
 def _type(schema: dict) -> str:
@@ -101,6 +137,7 @@ def _yaml(value: object) -> str:
 
 def main() -> None:
     DOCUMENT.write_text(document(), encoding="utf-8")
+    REFERENCE.write_text(commands(), encoding="utf-8")
     SCHEMA.write_text(schema(), encoding="utf-8")
 
 

@@ -19,8 +19,9 @@ def load(path) -> dict:
     return yaml.safe_load(path.read_text())
 
 
-def test_the_configurations_documentation_is_up_to_date():
+def test_the_lists_of_keys_and_commands_are_up_to_date():
     assert write_config_docs.DOCUMENT.read_text() == write_config_docs.document()
+    assert write_config_docs.REFERENCE.read_text() == write_config_docs.commands()
     assert write_config_docs.SCHEMA.read_text() == write_config_docs.schema()
 
 
