@@ -7,6 +7,7 @@ import re
 import shutil
 import signal
 import subprocess
+import tomllib
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -15,6 +16,7 @@ import yaml
 from documents import CODE, DOCUMENTS, NEEDS, ROOT, RUN, TRAINERS, anchors, blocks, links, prose
 
 from xft.config.validation import complete
+from xft.tools import plan
 
 LANGUAGES = {"sh", "text", "json", "snakemake"}
 TROUBLES = ROOT / "docs" / "troubleshooting.md"
@@ -51,6 +53,20 @@ def test_make_run_ends_with_the_readmes_command_for_an_own_file():
     said = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
     (last,) = re.findall(r'echo " *\S*bin/(.*)"', said.splitlines()[-1])
     assert last in (ROOT / "README.md").read_text().splitlines()
+
+
+def test_documents_say_what_the_package_and_the_plan_say(monkeypatch, capsys):
+    package = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert f"\nversion: {package['version']}\n" in (ROOT / "CITATION.cff").read_text()
+    catalogue = ROOT / "config" / "README.md"
+    assert links(catalogue) == []  # the catalogue of workflows shows this page without the others
+    pins = {pin.partition("==")[0] for pin in package["optional-dependencies"]["workflow"]}
+    assert pins <= set(re.findall(r"[\w-]+", catalogue.read_text()))
+    monkeypatch.chdir(ROOT)
+    plan.main(["--config", "config.yaml"])
+    tokens, flops = re.search(r"moe_sft +4 +\S+ +(\S+) +(\S+)", capsys.readouterr().out).groups()
+    planning = (ROOT / "docs" / "planning.md").read_text().split()
+    assert f" {flops} / {tokens} = " in " ".join(planning)
 
 
 @every_document
