@@ -60,8 +60,11 @@ def test_documents_say_what_the_package_and_the_plan_say(monkeypatch, capsys):
     assert f"\nversion: {package['version']}\n" in (ROOT / "CITATION.cff").read_text()
     catalogue = ROOT / "config" / "README.md"
     assert links(catalogue) == []  # the catalogue of workflows shows this page without the others
-    pins = {pin.partition("==")[0] for pin in package["optional-dependencies"]["workflow"]}
-    assert pins <= set(re.findall(r"[\w-]+", catalogue.read_text()))
+    needed = package["optional-dependencies"]["workflow"]
+    pins = dict(pin.split(";")[0].split("==") for pin in needed)
+    assert pins.keys() <= set(re.findall(r"[\w-]+", catalogue.read_text()))
+    installation = (ROOT / "docs" / "environments.md").read_text()
+    assert f"Snakemake {pins['snakemake']} is installed" in installation
     monkeypatch.chdir(ROOT)
     plan.main(["--config", "config.yaml"])
     tokens, flops = re.search(r"moe_sft +4 +\S+ +(\S+) +(\S+)", capsys.readouterr().out).groups()
