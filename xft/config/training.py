@@ -53,7 +53,7 @@ class TrainingConfig(Section):
     it needs bitsandbytes. adafactor: at the given rate, as published."""
 
     max_grad_norm: float | None = Field(None, gt=0)
-    """Clip the gradient at this norm. The published recipe does not clip."""
+    """Clip the gradient at this norm. The published settings do not clip."""
 
     precision: Literal["auto", "fp32", "bf16", "bf16_pure"] = "auto"
     """auto: bf16 on a GPU that supports it, otherwise fp32. bf16: computation in bf16 with fp32
