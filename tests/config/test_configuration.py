@@ -162,7 +162,7 @@ def test_variables_in_paths_are_expanded(monkeypatch):
 def test_missing_and_strange_keys():
     assert "data.train is missing" in fault({**MINIMAL, "data": {}})
     base, data = fault({"merge": {"lambdas": [0.5]}}).splitlines()
-    assert "base is missing. To change the demonstration, lay your file over it" in base
+    assert "base is missing. To change the demonstration, merge your file on top of it" in base
     assert data == "config.yaml: data is missing"
     assert "moe[8] = 8: Keys should be strings" in fault({**MINIMAL, "moe": {8: 3}})
 

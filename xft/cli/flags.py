@@ -95,7 +95,7 @@ class StepParser(argparse.ArgumentParser):
 
     def configs(self, meaning: str, required: bool) -> None:
         """Add --config: files that `config.runs.read_overlaid` takes."""
-        overlaid = "YAML files, each laid over the one before, as for snakemake's --configfile."
+        overlaid = "YAML files, each merged on top of those before, as for snakemake."
         self.path("--config", "FILE", f"{meaning}: {overlaid}", required, nargs="+")
 
     def add_options(self, section: type[Section], names: Iterable[str] | None = None) -> None:

@@ -175,7 +175,7 @@ def _described(where: str, variant: str | None, point: dict) -> str:
 
 
 def read_overlaid(files: Sequence[Path]) -> tuple[dict, str]:
-    """The configuration in files, each laid over the one before, and its place for messages.
+    """The configuration in files, each merged on top of those before, and its place for messages.
 
     Raises UserError as `read_config` does.
     """

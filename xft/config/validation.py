@@ -15,8 +15,8 @@ from xft.config.sections import MixingShape, XftConfig, fault_of_learned, lambda
 
 # Added to the message if `base` is missing.
 OVER_THE_DEMONSTRATION = (
-    ". To change the demonstration, lay your file over it: --configfile config.yaml mine.yaml "
-    "(of xft: --config)"
+    ". To change the demonstration, merge your file on top of it: --configfile config.yaml "
+    "mine.yaml (of xft: --config)"
 )
 SectionType = TypeVar("SectionType", bound=Section)
 
