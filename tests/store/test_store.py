@@ -255,12 +255,12 @@ def test_garbage_is_what_no_results_folder_wants(monkeypatch, capsys):
     log.parent.mkdir(parents=True)
     log.touch()
     store = Store(Path("store"))
-    assert list(find_unwanted(store)) == []
+    assert find_unwanted(store) == []
     plan("both")  # the newest plan of this results folder
     plan("old", results="elsewhere")
-    assert list(find_unwanted(store)) == []
+    assert find_unwanted(store) == []
     shutil.rmtree("elsewhere")
-    assert [each.entry for each in find_unwanted(store)] == [old]
+    assert find_unwanted(store) == [old]
     first, second = (store.entry(step, "0" * 16) for step in ("moe_sft", "sft"))
     with claimed(first), claimed(second):  # of jobs that outlived their run
         told = rf"moe_sft is still .* {os.getpid()} .*\nsft is still .* {os.getpid()} .*\nWait "
@@ -268,7 +268,7 @@ def test_garbage_is_what_no_results_folder_wants(monkeypatch, capsys):
             gc.main(["store", "--yes"])
         assert old.exists()
     halves = {partial(first), partial(second)}
-    assert {each.entry for each in find_unwanted(store)} == {old, *halves}
+    assert set(find_unwanted(store)) == {old, *halves}
     gc.main(["store", "--yes", "--keep-days", "1"])
     assert old.exists() and "Nothing to remove" in capsys.readouterr().out
     with pytest.raises(UserError, match="--yes"):
@@ -313,13 +313,13 @@ def test_garbage_is_nothing_that_a_moved_project_or_a_renamed_results_folder_sho
         Path(folder).rename(f"project/{folder}")
     os.chdir("project")
     store = Store(Path("store"))
-    assert list(find_unwanted(store)) == []  # the whole project was moved
+    assert find_unwanted(store) == []  # the whole project was moved
     Path("results").rename("seed_1")
     gc.main(["store", "--yes"])
     assert "Nothing to remove" in capsys.readouterr().out
     assert Path("seed_1/summary.md").exists()
     plan("other")  # the next configuration takes the name
-    assert list(find_unwanted(store)) == []
+    assert find_unwanted(store) == []
     shutil.rmtree("seed_1")
     gc.main(["store", "--yes"])
     assert not whole.exists() and not partial(half).exists()
@@ -335,9 +335,9 @@ def test_garbage_is_no_model_that_a_wanted_base_links_to():
     link = base / "artifact/model.safetensors"
     link.symlink_to(os.path.relpath(dense / "artifact/model.safetensors", link.parent))
     plan("moe", results="round_1")  # of another value
-    assert list(find_unwanted(Store(Path("store")))) == []
+    assert find_unwanted(Store(Path("store"))) == []
     shutil.rmtree("round_2")
-    assert {each.entry for each in find_unwanted(Store(Path("store")))} == {dense, base}
+    assert set(find_unwanted(Store(Path("store")))) == {dense, base}
 
 
 def test_another_store_gives_what_is_undamaged(capsys):

@@ -105,7 +105,7 @@ def store_line(run: WorkflowRun) -> str:
     """How much the store holds, and how much of it no configuration wants."""
     held = disk_bytes(run.store.entries())
     try:
-        unwanted = disk_bytes(each.entry for each in find_unwanted(run.store))
+        unwanted = disk_bytes(find_unwanted(run.store))
         advice = f", {disk_text(unwanted)} of it for no configuration: xft gc" if unwanted else ""
     except UserError as error:
         advice = f". {error}"

@@ -1,33 +1,20 @@
 """Finds what no configuration wants any more."""
 
 import os
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 from xft.config.results_folder import CONFIG_FILE, is_results_folder
 from xft.store.names import links_in
 from xft.store.plan import jobs_of, reading
-from xft.store.store import ENTRY, PARTIAL, PLANS, Store, disk_bytes
+from xft.store.store import ENTRY, PARTIAL, PLANS, Store
 
 SECONDS_PER_DAY = 24 * 3600
 
 
-@dataclass(frozen=True)
-class Unwanted:
-    """An entry that no configuration wants, whole or not. seconds: when it was made."""
-
-    entry: Path
-    nbytes: int
-    seconds: float
-
-
-def find_unwanted(store: Store) -> Iterator[Unwanted]:
-    """The entries that no results folder wants."""
+def find_unwanted(store: Store) -> list[Path]:
+    """The entries, whole or not, that no results folder wants."""
     wanted = wanted_digests(store)
-    for entry in store.entries():
-        if entry.name.removesuffix(PARTIAL) not in wanted:
-            yield Unwanted(entry, disk_bytes([entry]), entry.lstat().st_mtime)
+    return [entry for entry in store.entries() if entry.name.removesuffix(PARTIAL) not in wanted]
 
 
 def wanted_digests(store: Store, but: Path | None = None) -> set[str]:

@@ -56,17 +56,18 @@ def _collect(store: Store, keep_days: float, agreed: bool) -> None:
         if plan.stem not in kept and age > PLAN_DAYS * SECONDS_PER_DAY:
             plan.unlink()
     oldest = now - keep_days * SECONDS_PER_DAY
-    found = [each for each in find_unwanted(store) if each.seconds <= oldest]
-    for each in sorted(found, key=lambda each: -each.nbytes):
-        days = (now - each.seconds) / SECONDS_PER_DAY
-        name = names.get(each.entry.name.removesuffix(PARTIAL), each.entry.parent.name)
-        print(f"{each.entry}  {name}, {disk_text(each.nbytes)}, {days:.0f} days old")
-    total = disk_text(disk_bytes(each.entry for each in found))
+    found = [entry for entry in find_unwanted(store) if entry.lstat().st_mtime <= oldest]
+    sizes = {entry: disk_bytes([entry]) for entry in found}
+    for entry in sorted(found, key=sizes.get, reverse=True):
+        days = (now - entry.lstat().st_mtime) / SECONDS_PER_DAY
+        name = names.get(entry.name.removesuffix(PARTIAL), entry.parent.name)
+        print(f"{entry}  {name}, {disk_text(sizes[entry])}, {days:.0f} days old")
+    total = disk_text(disk_bytes(found))
     if not found:
         print("Nothing to remove: the configurations want all that the store holds.")
     elif agreed or _agrees(f"Remove these {len(found)} entries, {total}? [y/N] "):
-        for each in found:
-            _remove(each.entry, store)
+        for entry in found:
+            _remove(entry, store)
         print(f"Removed: {total}")
 
 
