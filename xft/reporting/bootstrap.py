@@ -7,6 +7,8 @@ from functools import cache
 from math import inf, nan
 from statistics import NormalDist
 
+import numpy as np
+
 CONFIDENCE = 0.95
 RESAMPLES = 19_999  # p-values from 1e-4 on; smaller ones by a normal distribution
 DIGITS = 12  # of a difference: rounding errors would hide that it is 0, or round a text of it up
@@ -41,9 +43,9 @@ class Measured:
     """
 
     seeds: tuple[int | None, ...]
-    values: object
-    shares: object
-    means: object
+    values: np.ndarray
+    shares: np.ndarray
+    means: np.ndarray
 
 
 def measure(
@@ -57,8 +59,6 @@ def measure(
     such as the tokens of rows; None: all are equal. units: what identifies them; other units are
     drawn by other random numbers. A resample has as many units as there are, with replacement.
     """
-    import numpy as np
-
     seeds = [sorted(values, key=lambda seed: -1 if seed is None else seed) for values in models]
     values = [
         np.array([of_one[seed] for seed in order], dtype=float)
@@ -99,8 +99,6 @@ def compare(pairs: Sequence[tuple[Measured, Measured]], most: float = inf) -> Di
     correction for hundreds of pairs needs it. It is at least 2 / 2^k if the models differ on k
     units, since no test that exchanges the models on each unit gives less.
     """
-    import numpy as np
-
     sizes = np.array([first.values.shape[1] for first, _ in pairs])
     drawn, difference, differing, variance = np.zeros(RESAMPLES), 0.0, 0, 0.0
     for share, (first, second) in zip(sizes / sizes.sum(), pairs, strict=True):
@@ -123,14 +121,12 @@ def compare(pairs: Sequence[tuple[Measured, Measured]], most: float = inf) -> Di
     return Difference(int(sizes.sum()), *seeds, difference, low, high, p_value, variance**0.5)
 
 
-def quantiles(drawn) -> tuple[float, float]:
+def quantiles(drawn: np.ndarray) -> tuple[float, float]:
     """The ends of the 95% interval of resampled values."""
-    import numpy as np
-
     return tuple(np.quantile(drawn, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2]).tolist())
 
 
-def _over_seeds(measured: Measured, seeds: tuple):
+def _over_seeds(measured: Measured, seeds: tuple) -> np.ndarray:
     """The means over resampled seeds and units [RESAMPLES]. Other seeds are drawn independently.
 
     seeds: those of the first model of a pair.
@@ -140,10 +136,8 @@ def _over_seeds(measured: Measured, seeds: tuple):
 
 
 @cache
-def _seed_weights(count: int, stream: int):
+def _seed_weights(count: int, stream: int) -> np.ndarray:
     """The weights of the seeds in each resample, [RESAMPLES, count]. Each row has the sum 1."""
-    import numpy as np
-
     if count == 1:
         return np.ones((RESAMPLES, 1))
     rng = np.random.default_rng([1, stream])

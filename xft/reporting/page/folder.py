@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import mean
 
+import numpy as np
+
 from xft.checkpoints.layout import MLP_FORMS
 from xft.checkpoints.strict_json import read_json
 from xft.common.errors import UserError, naming, noted
@@ -228,7 +230,6 @@ def _read_metrics(results: Results) -> None:
 
 def _curve(lines: Sequence[dict]) -> list[dict]:
     """The points of a training's curve, one for each step. A loss of NaN is a gap in it."""
-    import numpy as np
     import pandas as pd
 
     losses = pd.Series([float(line["loss"]) for line in lines], dtype=float)
@@ -247,8 +248,6 @@ def _thinned(points: Sequence[dict]) -> Sequence[dict]:
 
 
 def _read_routers(results: Results, name: str, lines: Sequence[dict]) -> None:
-    import numpy as np
-
     lines = [line for line in lines if "load" in line and "entropy" in line]
     for line in _thinned(lines):
         point = {"training": name, "step": line["step"], "entropy": mean(line["entropy"])}
