@@ -81,11 +81,6 @@ def solved_shares(result: dict, tests: str) -> list[float]:
     return [sum(passed) / len(passed) for passed in by_problem.values()]
 
 
-def has_several_samples(result: dict) -> bool:
-    """Whether a model wrote several solutions for each problem."""
-    return result["settings"].get("samples", 1) > 1
-
-
 def measures(result: dict) -> list[str]:
     """The names of the scores in a result: pass@1 and so on."""
     return [f"pass@{k}" for k in SAMPLES_OF if f"pass@{k}" in result]
@@ -105,13 +100,14 @@ def caveats(results: Iterable[dict]) -> list[str]:
     ]
 
 
-def backends_note(backends: Mapping[str, str]) -> list[str]:
+def backends_note(results: Mapping[str, dict]) -> list[str]:
     """A remark for the reader if different backends generated the solutions.
 
-    backends: by model.
+    results: by model.
     """
     models: dict[str, list[str]] = {}
-    for model, backend in backends.items():
+    for model, result in results.items():
+        backend = result["settings"].get("backend", "transformers")
         models.setdefault(backend, []).append(model)
     if len(models) < 2:
         return []

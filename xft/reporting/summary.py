@@ -1,16 +1,10 @@
 """Makes the tables of a summary and their explanation, from a table of runs."""
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from xft.evaluation.result import (
-    TEST_NAMES,
-    backends_note,
-    caveats,
-    has_several_samples,
-    read_result,
-)
+from xft.evaluation.result import TEST_NAMES, backends_note, caveats, read_result
 from xft.reporting import notes, spreads, tables, verdict
 from xft.reporting.comparisons import comparison_table, loss_values, solved_values
 from xft.reporting.contamination import CONTAMINATION
@@ -31,6 +25,7 @@ def summarise(rows: Sequence[Row], chosen_by: str | None = None) -> tuple:
     evaluations = _read(rows, "eval", read_result)
     losses = _read(rows, "validation_loss", LOSS.read)
     by_file = {found.file: content for found, content in losses.items()}
+    by_label = {found.subject.label: content for found, content in evaluations.items()}
     contaminations = _read(rows, "contamination", CONTAMINATION.read)
     counts = {found.file: content for found, content in contaminations.items()}
     table = tables.summary_table(evaluations, by_file)
@@ -42,27 +37,24 @@ def summarise(rows: Sequence[Row], chosen_by: str | None = None) -> tuple:
     chosen_by = chosen_by or ("validation" if losses else "benchmark")
     measured = losses if chosen_by == "validation" else evaluations
     has_seeds = any(found.seed is not None for found in evaluations)
-    text = (
-        templates(__package__)
-        .get_template("summary.md.jinja")
-        .render(
-            table=tables.to_markdown,
-            verdict=verdict,
-            compared=compared,
-            tests=TEST_NAMES["plus"],
-            scores=_scores(table, evaluations, has_seeds),
-            has_seeds=has_seeds,
-            differs=len({content.get("tokens") for content in losses.values()}) > 1,
-            has_samples=any(map(has_several_samples, evaluations.values())),
-            chosen_by=chosen_by,
-            merges=list(notes.best_merges(chosen_by, rows, measured, by_file)),
-            spreads=mixtures and tables.to_markdown(spreads.spreads_table(mixtures)),
-            near_zero=f"{spreads.NEAR_ZERO:.0%}",
-            equal=list(spreads.nearly_equal(mixtures)),
-            learned=notes.learned_from(evaluations),
-            counts=counts,
-            remarks=_remarks(evaluations),
-        )
+    template = templates(__package__).get_template("summary.md.jinja")
+    text = template.render(
+        table=tables.to_markdown,
+        verdict=verdict,
+        compared=compared,
+        tests=TEST_NAMES["plus"],
+        scores=_scores(table, evaluations, has_seeds),
+        has_seeds=has_seeds,
+        differs=len({content.get("tokens") for content in losses.values()}) > 1,
+        has_samples=any(one["settings"].get("samples", 1) > 1 for one in evaluations.values()),
+        chosen_by=chosen_by,
+        merges=list(notes.best_merges(chosen_by, rows, measured, by_file)),
+        spreads=mixtures and tables.to_markdown(spreads.spreads_table(mixtures)),
+        near_zero=f"{spreads.NEAR_ZERO:.0%}",
+        equal=list(spreads.nearly_equal(mixtures)),
+        learned=notes.learned_from(evaluations),
+        counts=counts,
+        remarks=[*caveats(evaluations.values()), *backends_note(by_label)],
     )
     return table, compared, text
 
@@ -94,12 +86,3 @@ def _scores(table, results: dict[Result, dict], has_seeds: bool) -> str:
     table["loss_file"] = [found.row.validation_loss for found in results]
     shown = tables.over_seeds if has_seeds else tables.readable
     return tables.to_markdown(shown(table))
-
-
-def _remarks(results: dict[Result, dict]) -> Iterable[str]:
-    """What a reader of the scores must know."""
-    backends = {
-        found.subject.label: content["settings"].get("backend", "transformers")
-        for found, content in results.items()
-    }
-    return [*caveats(results.values()), *backends_note(backends)]
