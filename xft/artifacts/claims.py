@@ -15,12 +15,12 @@ OWNER = "owner"  # the file, in the folder
 
 
 @contextmanager
-def lock(folder: Path) -> Iterator[int]:
-    """Hold the lock of a folder, and yield its descriptor.
+def lock(path: Path) -> Iterator[int]:
+    """Hold the lock of a folder or file, and yield its descriptor.
 
     Raises BlockingIOError if another process holds it.
     """
-    descriptor = os.open(folder, os.O_RDONLY)
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield descriptor
@@ -46,14 +46,17 @@ def claimed(folder: Path, work: str) -> Iterator[int]:
 
 def worker(folder: Path) -> str | None:
     """The process that works in a folder, in words. None if no process does."""
-    if not folder.is_dir():
-        return None
+    return holder(folder, folder / OWNER) if folder.is_dir() else None
+
+
+def holder(locked: Path, owner: Path) -> str | None:
+    """The process that holds the lock of a path, as a file names it. None if no process does."""
     try:
-        with lock(folder):
+        with lock(locked):
             return None
     except BlockingIOError:
-        owner = folder / OWNER
-        return owner.read_text() if owner.is_file() else "another process"
+        text = owner.read_text() if owner.is_file() else ""
+        return text or "another process"
 
 
 def this_process(number: int | None = None) -> str:

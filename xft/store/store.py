@@ -85,8 +85,7 @@ class Store:
                 f"{self.root} is in use by {self.user() or 'a process'}. Wait until it has ended. "
                 "Or use a store of your own, and name this one in `stores`"
             ) from None
-        os.ftruncate(descriptor, 0)
-        os.write(descriptor, this_process().encode())
+        owner.write_text(this_process())
         return descriptor
 
     def check_idle(self, names: Mapping[Path, str]) -> None:
@@ -107,13 +106,7 @@ class Store:
     def user(self) -> str | None:
         """The process that has the store, in words. None if no process of this machine has it."""
         owner = self.root / f".{OWNER}"
-        if not owner.is_file():
-            return None
-        try:
-            with claims.lock(owner):
-                return None
-        except BlockingIOError:
-            return owner.read_text() or "another process"
+        return claims.holder(owner, owner) if owner.is_file() else None
 
 
 def partial(entry: Path) -> Path:
