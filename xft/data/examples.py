@@ -12,7 +12,7 @@ from xft.common.progress import progress
 from xft.data.conversations import Conversation
 from xft.data.disk_array import DiskArray
 from xft.data.instructions import AnyRow, Row
-from xft.data.templates import Template, encode_literally
+from xft.data.templates import Encoded, Template, encode_literally
 
 IGNORED = -100
 BATCH_ROWS = 1000
@@ -123,8 +123,8 @@ def batches(items: Sequence, length: Callable, unit: str) -> Iterator[list]:
 
 def _encode(
     rows: list[AnyRow], tokenizer, template: Template, max_length: int
-) -> Iterator[tuple[list[int], list[tuple[int, int]]]]:
-    """The token ids of each row, and the parts of them that are responses, [begin, end).
+) -> Iterator[Encoded]:
+    """Each row as tokens.
 
     Of a conversation, what follows the response that exceeds `max_length` may be missing.
     """
@@ -135,9 +135,7 @@ def _encode(
             yield from _encode_instructions(list(group), tokenizer, template)
 
 
-def _encode_instructions(
-    rows: list[Row], tokenizer, template: Template
-) -> Iterator[tuple[list[int], list[tuple[int, int]]]]:
+def _encode_instructions(rows: list[Row], tokenizer, template: Template) -> Iterator[Encoded]:
     """As `_encode`: prompt, response, EOS."""
     prompts = template.encode(tokenizer, [row.instruction for row in rows])
     responses = encode_literally(tokenizer, [row.response for row in rows])

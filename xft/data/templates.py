@@ -42,6 +42,8 @@ MOST_ADDED = 2**16  # characters, besides four times those of the conversation
 BATCH = 100  # texts that are tokenised at a time; a token takes up to 250 bytes meanwhile
 # What to do about a chat template that cannot be used.
 ANOTHER = "Put another one into chat_template.jinja in the model's folder: docs/data.md shows one"
+# The token ids of a row, and the parts of them that are responses, each [begin, end).
+Encoded = tuple[list[int], list[tuple[int, int]]]
 # Goes before a chat template that uses today's date, so that tokens are the same every day.
 FIXED_DATE = "{% macro strftime_now(format) %}26 Jul 2024{% endmacro %}{{ '' }}"
 
@@ -169,17 +171,15 @@ class ChatTemplate:
             self._cannot_mark("it writes earlier turns in another way when later ones follow")
         return conversation
 
-    def encode_conversation(
-        self, conversation: Conversation, max_length: int
-    ) -> tuple[list[int], list[tuple[int, int]]]:
+    def encode_conversation(self, conversation: Conversation, max_length: int) -> Encoded:
         """Token ids up to the end of the last response, and the parts that are responses.
 
         What follows the first response that ends beyond `max_length` tokens is left out.
 
-        A part, [begin, end), is a turn of the assistant with its end-of-turn token: the last
-        special token that the template writes for the turn. The ids are those of the whole
-        conversation, so a token that a response shares with the text in front of it is in the part.
-        Raises UserError if the template ends such a turn with no special token.
+        A part is a turn of the assistant with its end-of-turn token: the last special token that
+        the template writes for the turn. The ids are those of the whole conversation, so a token
+        that a response shares with the text in front of it is in the part. Raises UserError if the
+        template ends such a turn with no special token.
         """
         messages, parts, ids = conversation.messages, [], []
         encode = partial(_encode_chats, self.tokenizer, self._jinja)
