@@ -29,7 +29,7 @@ def tuned_generation_config(
     """
     if template.end_of_turn is None:
         return None
-    settings = _generation_config(folder, config)
+    settings = generation_settings(folder, config.get("base_config", config))
     stated = settings.get("eos_token_id")
     ends = end_tokens(stated, tokenizer, template)
     if ends == _listed(stated):
@@ -38,14 +38,17 @@ def tuned_generation_config(
     return settings | {"eos_token_id": ends}
 
 
-def _generation_config(folder: Path, config: dict) -> dict:
-    """As plain transformers reads it. Without a file it is that of the base's config.json."""
+def generation_settings(folder: Path, config: dict) -> dict:
+    """The generation config of a model as plain transformers reads it.
+
+    config: of a dense model, for a folder without such a file.
+    """
     from transformers import GenerationConfig
 
     file = folder / GENERATION_CONFIG
     if file.is_file():
         return read_json(file)
-    return GenerationConfig.from_model_config(config.get("base_config", config)).to_diff_dict()
+    return GenerationConfig.from_model_config(config).to_diff_dict()
 
 
 def _listed(ids: int | list[int] | None) -> list[int]:

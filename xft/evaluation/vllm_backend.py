@@ -13,7 +13,7 @@ from xft.checkpoints.dtypes import torch_dtype
 from xft.checkpoints.reader import CheckpointHeaders
 from xft.common.errors import UserError
 from xft.common.optional import require
-from xft.data.endings import GENERATION_CONFIG
+from xft.data.endings import generation_settings
 from xft.data.tokenizers import load_tokenizer
 from xft.evaluation.generation import Row, Sampling, Writing
 from xft.evaluation.loading import computing_dtype
@@ -55,14 +55,11 @@ def load_model(folder: Path, threads: int | None, precision: str = "auto"):
     tokenizer = load_tokenizer(folder)
     with loading(folder):
         config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-        if (folder / GENERATION_CONFIG).is_file():
-            generation_config = GenerationConfig.from_pretrained(folder, local_files_only=True)
-        else:
-            generation_config = GenerationConfig.from_model_config(config)
+        generation = GenerationConfig(**generation_settings(folder, config.to_dict()))
     device = torch.device(current_platform.device_type)
     stored = config.dtype or torch_dtype(checkpoint.dtype(checkpoint.names[0]))
     dtype = computing_dtype(precision, stored, on_gpu=device.type != "cpu")
-    configs = {"config": config, "generation_config": generation_config}
+    configs = {"config": config, "generation_config": generation}
     model = SimpleNamespace(name_or_path=str(folder), device=device, dtype=dtype, **configs)
     return model, tokenizer
 
