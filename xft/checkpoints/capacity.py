@@ -7,7 +7,7 @@ from pathlib import Path
 from xft.checkpoints.header import read_tensors
 from xft.checkpoints.model_config import read_config
 from xft.checkpoints.reader import weight_files
-from xft.checkpoints.strict_json import read_json
+from xft.checkpoints.strict_json import read_if_there
 from xft.common.errors import UserError
 from xft.common.files import read_bytes
 
@@ -90,20 +90,16 @@ def highest_token(folder: Path) -> tuple[str, int] | None:
         tokens = Tokenizer.from_buffer(read_bytes(file)).get_vocab()
     except Exception as error:  # the library has no class of its own
         raise UserError(f"{file} cannot be read: {error}") from None
-    settings = _read(folder / "tokenizer_config.json")
+    settings = read_if_there(folder / "tokenizer_config.json")
     try:  # transformers adds the tokens of these files, too
         decoder = settings.get("added_tokens_decoder", {})
-        tokens |= _read(folder / "added_tokens.json")
+        tokens |= read_if_there(folder / "added_tokens.json")
         tokens |= {token["content"]: int(number) for number, token in decoder.items()}
     except (AttributeError, KeyError, TypeError, ValueError):
         return None
     for token in _media_tokens(settings):
         tokens.pop(token, None)
     return max(tokens.items(), key=lambda item: item[1], default=None)
-
-
-def _read(file: Path) -> dict:
-    return read_json(file) if file.is_file() else {}
 
 
 def _media_tokens(settings: dict) -> list[str]:

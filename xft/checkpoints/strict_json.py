@@ -26,3 +26,8 @@ def read_json(path: Path) -> dict:
     if not isinstance(value, dict):
         raise UserError(f"{path} does not hold a JSON object")
     return value
+
+
+def read_if_there(path: Path) -> dict:
+    """As `read_json`; empty if there is no such file."""
+    return read_json(path) if path.is_file() else {}

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from xft.artifacts.manifest import hash_file, json_sha256
 from xft.checkpoints.model_config import read_config
-from xft.checkpoints.strict_json import read_json
+from xft.checkpoints.strict_json import read_if_there
 from xft.common.errors import UserError
 
 PLAIN_CLASSES = ("TokenizersBackend", "PreTrainedTokenizerFast")  # others may have an own EOS
@@ -58,9 +58,8 @@ def class_choice(folder: Path) -> dict[str, str]:
 
 def check_eos(folder: Path) -> None:
     """Raise UserError if the tokenizer of a folder surely has no EOS token, by its files."""
-    settings, named = (
-        _settings(folder / name) for name in ("tokenizer_config.json", "special_tokens_map.json")
-    )
+    names = ("tokenizer_config.json", "special_tokens_map.json")
+    settings, named = (read_if_there(folder / name) for name in names)
     is_plain = settings.get("tokenizer_class") in PLAIN_CLASSES
     if is_plain and not settings.get("eos_token") and not named.get("eos_token"):
         raise UserError(no_eos(folder))
@@ -82,7 +81,7 @@ def has_chat_template(folder: Path) -> bool:
     files = ("chat_template.jinja", "additional_chat_templates/default.jinja")
     if any((folder / name).is_file() for name in files):
         return True
-    stated = _settings(folder / "tokenizer_config.json").get("chat_template")
+    stated = read_if_there(folder / "tokenizer_config.json").get("chat_template")
     if isinstance(stated, list):
         return any(isinstance(one, dict) and one.get("name") == "default" for one in stated)
     return bool(stated)
@@ -91,7 +90,3 @@ def has_chat_template(folder: Path) -> bool:
 def _config(folder: Path) -> dict:
     file = folder / "config.json"
     return read_config(file) if file.is_file() else {}
-
-
-def _settings(file: Path) -> dict:
-    return read_json(file) if file.is_file() else {}
