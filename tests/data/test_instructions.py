@@ -1,8 +1,10 @@
 """Instruction rows: read from every format, and what is wrong with them."""
 
 import gzip
+import io
 import json
 import os
+from pathlib import Path
 
 import datasets
 import pandas
@@ -18,11 +20,17 @@ from xft.data.instructions import BadRow, Row, check_bad, describe
 ROWS = [
     {"instruction": "Add two numbers.", "response": "def add(a, b):\n    return a + b", "id": 7},
     {"instruction": "Line\u2028separators\x85 and é中🙂", "response": "a\u2029b\r\nc\x0b"},
+    {"instruction": '"NA", \'\n\n', "response": "NA"},
 ]
 
 
 def jsonl(rows, end="\n") -> str:
     return "".join(json.dumps(row, ensure_ascii=False) + end for row in rows)
+
+
+def write(path: Path, content: str | bytes) -> Path:
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return path
 
 
 def read_rows(*arguments, **options) -> tuple[list[Row], list[BadRow]]:
@@ -31,47 +39,52 @@ def read_rows(*arguments, **options) -> tuple[list[Row], list[BadRow]]:
     return [row for row in found if row not in bad], bad
 
 
-def read(tmp_path, content: str | bytes, **options) -> list[Row]:
-    path = tmp_path / "rows.jsonl"
-    path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    rows, bad = read_rows(path, "instruction", "response", **options)
-    assert bad == []
-    return rows
-
-
 def refusal(path) -> str:
-    """The message that a file as a whole is refused with, without its path."""
+    """The message that a file is refused with, for a bad row too, without its path."""
     with pytest.raises(UserError) as caught:
-        read_rows(path, "instruction", "response")
+        check_bad(*reversed(read_rows(path, "instruction", "response")), policy="stop")
     return str(caught.value).replace(str(path), "FILE")
 
 
 # Reading
 
 
+CSV = pandas.DataFrame(ROWS).to_csv(lineterminator="\r\n")  # its index has no name
+PARQUET = io.BytesIO()
+datasets.Dataset.from_list(ROWS).to_parquet(PARQUET)
 FORMS = {
-    "jsonl": jsonl(ROWS),
-    "CRLF": jsonl(ROWS, end="\r\n"),
-    "blank lines": jsonl(ROWS, end="\n\n  \n"),
-    "BOM": "\ufeff" + jsonl(ROWS),
-    "array": json.dumps(ROWS),
-    "array after blanks": "\n " + json.dumps(ROWS),
+    "jsonl": ("rows.jsonl", jsonl(ROWS)),
+    "CRLF": ("rows.jsonl", jsonl(ROWS, end="\r\n")),
+    "blank lines": ("rows.jsonl", jsonl(ROWS, end="\n\n  \n")),
+    "BOM": ("rows.jsonl", "\ufeff" + jsonl(ROWS)),
+    "array": ("rows.jsonl", json.dumps(ROWS)),
+    "array after blanks": ("rows.jsonl", "\n " + json.dumps(ROWS)),
+    "packed array": ("rows.json.gz", gzip.compress(json.dumps(ROWS).encode())),
+    "CSV": ("rows.csv", "\ufeff" + CSV),
+    "packed CSV": ("rows.CSV.gz", gzip.compress(CSV.encode())),
+    "Parquet": ("rows.parquet", PARQUET.getvalue()),
+    "Parquet without a suffix": ("rows", PARQUET.getvalue()),
 }
 
 
 @pytest.mark.parametrize("form", FORMS)
 def test_rows_in_every_form(tmp_path, form):
-    numbers = [1, 4] if form == "blank lines" else [1, 2]
-    assert read(tmp_path, FORMS[form]) == [
-        Row(row["instruction"], row["response"], number)
-        for row, number in zip(ROWS, numbers, strict=True)
-    ]
+    name, content = FORMS[form]
+    numbers = [1, 4, 7] if form == "blank lines" else [1, 2, 3]
+    assert read_rows(write(tmp_path / name, content), "instruction", "response") == (
+        [
+            Row(row["instruction"], row["response"], number)
+            for row, number in zip(ROWS, numbers, strict=True)
+        ],
+        [],
+    )
 
 
 def test_a_limit_takes_the_first_rows_and_reads_no_further(tmp_path):
-    for limit in (1, 2):
-        assert len(read(tmp_path, jsonl(ROWS) + "broken", limit=limit)) == limit
-    assert len(read(tmp_path, jsonl(ROWS), limit=9)) == 2
+    path = write(tmp_path / "rows.jsonl", jsonl(ROWS) + "broken")
+    for limit in (1, 2, 3):
+        rows, bad = read_rows(path, "instruction", "response", limit=limit)
+        assert (len(rows), bad) == (limit, [])
 
 
 @pytest.mark.parametrize(
@@ -91,10 +104,8 @@ def test_a_limit_takes_the_first_rows_and_reads_no_further(tmp_path):
     ],
 )
 def test_a_bad_row_is_named_with_its_line_and_fault(tmp_path, row, fault):
-    path = tmp_path / "rows.jsonl"
-    path.write_text(jsonl(ROWS) + "\n" + row + "\n" + jsonl(ROWS))
-    _, bad = read_rows(path, "instruction", "response")
-    assert describe(bad).startswith(f"1 bad row:\n{path}, line 4: {fault}")
+    path = write(tmp_path / "rows.jsonl", jsonl(ROWS) + "\n" + row + "\n" + jsonl(ROWS))
+    assert refusal(path).startswith(f"1 bad row:\nFILE, line 5: {fault}")
 
 
 def test_a_key_that_appears_twice_is_a_fault_of_its_row_in_an_array_too(tmp_path):
@@ -124,30 +135,10 @@ def test_the_input_of_alpaca_follows_the_instruction(tmp_path):
     assert read_rows(path, "input", "response") == ([Row("x", "r", 1)], [])
 
 
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        ("", "FILE holds no rows"),
-        ("[1,", "FILE is not valid JSON: Expecting value"),
-        (b"\xff\xfe{}", "FILE is not UTF-8 text: 'utf-8' codec can't decode byte 0xff"),
-    ],
-)
-def test_a_file_without_rows_is_refused(tmp_path, content, message):
-    path = tmp_path / "rows.jsonl"
-    path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    assert refusal(path).startswith(message)
-
-
 @pytest.mark.timeout(60)
 def test_what_is_no_file_is_refused_at_once(tmp_path):
     os.mkfifo(tmp_path / "rows.parquet")
     assert refusal(tmp_path / "rows.parquet") == "FILE is a pipe or a device, not a file"
-
-
-def test_packed_rows_are_read_as_unpacked_ones(tmp_path):
-    path = tmp_path / "rows.json.gz"
-    path.write_bytes(gzip.compress(FORMS["array"].encode()))
-    assert read_rows(path, "instruction", "response") == (read(tmp_path, jsonl(ROWS)), [])
 
 
 def test_a_format_that_is_not_read_is_named_with_those_that_are(tmp_path):
@@ -188,44 +179,6 @@ def test_a_small_file_that_unpacks_to_much_is_refused(tmp_path, bomb):
     assert int(peak) < 300 * 2**10
 
 
-# CSV
-
-
-@pytest.mark.parametrize("name", ["rows.csv", "rows.CSV.gz"])
-def test_csv_gives_the_rows_that_jsonl_gives(tmp_path, name):
-    """Written by pandas, with its index as a column without a name."""
-    texts = [*ROWS, {"instruction": '"NA", \'\n\n', "response": "NA"}]
-    content = "\ufeff" + pandas.DataFrame(texts).to_csv(lineterminator="\r\n")
-    packed = gzip.compress(content.encode()) if name.endswith("gz") else content.encode()
-    (tmp_path / name).write_bytes(packed)
-    rows, bad = read_rows(tmp_path / name, "instruction", "response")
-    assert (rows, bad) == (read(tmp_path, jsonl(texts)), [])
-
-
-HEAD = "instruction,response"
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        ("", "FILE holds no rows"),
-        ("a;b\n1;2", "FILE has no column 'instruction' and no column 'response'; its columns"),
-        (f"{HEAD},response\na,b,c", "FILE has the column 'response' twice"),
-        (f"{HEAD}\na,b\nc,d,e", "FILE is not valid CSV: line 3: it has more values"),
-        (f'{HEAD}\na,"b\n', "FILE is not valid CSV: line 2: unexpected end of data"),
-        (f"{HEAD}\na,\xe9\n", "FILE is not UTF-8 text: 'utf-8' codec can't decode byte 0xe9"),
-        (f"{HEAD}\na,b\nc", "1 bad row:\nFILE, row 2: column 'response' is not a string"),
-        (f"{HEAD}\na,{'b' * 2**26}\n", "FILE, line 2: longer than 64 MiB"),
-    ],
-)
-def test_what_is_wrong_with_csv_is_named_with_its_line(tmp_path, content, message):
-    path = tmp_path / "rows.csv"
-    path.write_text(content, encoding="latin-1")
-    with pytest.raises(UserError) as caught:
-        check_bad(*reversed(read_rows(path, "instruction", "response")), policy="stop")
-    assert str(caught.value).replace(str(path), "FILE").startswith(message)
-
-
 # Many rows
 
 STREAMING = """
@@ -254,52 +207,52 @@ def test_many_rows_take_little_memory(tmp_path):
     assert int(memory) < 16 * 2**10
 
 
-# Parquet
+# What is wrong with a file
 
 
-@pytest.mark.parametrize("name", ["rows.parquet", "rows"])
-def test_parquet_gives_the_rows_that_jsonl_gives(tmp_path, name):
-    datasets.Dataset.from_list(ROWS).to_parquet(tmp_path / name)
-    rows, bad = read_rows(tmp_path / name, "instruction", "response")
-    assert (rows, bad) == (read(tmp_path, jsonl(ROWS)), [])
+def table(columns: list[str], *rows: tuple) -> bytes:
+    """A Parquet file, which may have a column twice."""
+    content = io.BytesIO()
+    values = map(pyarrow.array, zip(*rows, strict=True))
+    parquet.write_table(pyarrow.Table.from_arrays([*values], names=columns), content)
+    return content.getvalue()
 
 
-def test_bad_rows_of_parquet_are_named_with_their_number(tmp_path):
-    path = tmp_path / "rows.parquet"
-    responses = ["r", None, " ", "s"]
-    rows = [{"instruction": "i", "response": response} for response in responses]
-    parquet.write_table(pyarrow.Table.from_pylist(rows), path)
-    good, bad = read_rows(path, "instruction", "response")
-    assert [row.number for row in good] == [1, 4]
-    assert describe(bad).replace(str(path), "FILE").splitlines()[1:] == [
-        "FILE, row 2: column 'response' is not a string",
-        "FILE, row 3: column 'response' is empty",
-    ]
+COLUMNS = ["instruction", "response"]
+HEAD = ",".join(COLUMNS)
+DAMAGED = table(COLUMNS, *((f"i{i}", f"r{i}" * 40) for i in range(500)))
+DAMAGED = DAMAGED[:40] + bytes(200) + DAMAGED[240:]
+OTHERS = ["prompt", "completion"]
+NEITHER = (
+    "FILE has no column 'instruction' and no column 'response'; its columns are prompt, "
+    "completion: set data.instruction_column and data.response_column"
+)
+BAD_TABLE = table(COLUMNS, ("i", "r"), ("i", None), ("i", " "), ("i", "s"))
+BAD_ROWS = "FILE, row 2: column 'response' is not a string\nFILE, row 3: column 'response' is empty"
 
 
-def test_columns_that_no_row_has_are_told_once(tmp_path):
-    rows = [{"prompt": "i", "completion": "o"}] * 9
-    parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "rows.parquet")
-    (tmp_path / "rows.jsonl").write_text(jsonl(rows))
-    for path in tmp_path.iterdir():
-        assert refusal(path) == (
-            "FILE has no column 'instruction' and no column 'response'; its columns are prompt, "
-            "completion: set data.instruction_column and data.response_column"
-        )
-
-
-def test_a_column_that_is_twice_in_parquet_is_refused(tmp_path):
-    columns = [pyarrow.array([text]) for text in "irs"]
-    table = pyarrow.Table.from_arrays(columns, names=["instruction", "response", "response"])
-    parquet.write_table(table, tmp_path / "rows.parquet")
-    assert refusal(tmp_path / "rows.parquet").startswith("FILE has the column 'response' twice")
-
-
-def test_a_damaged_or_foreign_parquet_file_is_one_message(tmp_path):
-    path = tmp_path / "rows.parquet"
-    rows = [{"instruction": f"i{i}", "response": f"r{i}" * 40} for i in range(500)]
-    parquet.write_table(pyarrow.Table.from_pylist(rows), path)
-    content = path.read_bytes()
-    for damaged in (content[:40] + bytes(200) + content[240:], jsonl(ROWS).encode()):
-        path.write_bytes(damaged)
-        assert refusal(path).startswith("FILE is not a whole Parquet file: ")
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("rows.jsonl", "", "FILE holds no rows"),
+        ("rows.jsonl", "[1,", "FILE is not valid JSON: Expecting value"),
+        ("rows.jsonl", b"\xff\xfe{}", "FILE is not UTF-8 text: 'utf-8' codec can't decode byte 0"),
+        ("rows.jsonl", jsonl([{"prompt": "i", "completion": "o"}] * 9), NEITHER),
+        ("rows.csv", "", "FILE holds no rows"),
+        ("rows.csv", "prompt,completion\n1,2", NEITHER),
+        ("rows.csv", f"{HEAD},response\na,b,c", "FILE has the column 'response' twice"),
+        ("rows.csv", f"{HEAD}\na,b\nc,d,e", "FILE is not valid CSV: line 3: it has more values"),
+        ("rows.csv", f'{HEAD}\na,"b\n', "FILE is not valid CSV: line 2: unexpected end of data"),
+        ("rows.csv", f"{HEAD}\na,".encode() + b"\xe9\n", "FILE is not UTF-8 text: 'utf-8' codec"),
+        ("rows.csv", f"{HEAD}\na,b\nc", "1 bad row:\nFILE, row 2: column 'response' is not a str"),
+        ("rows.csv", f"{HEAD}\na,{'b' * 2**26}\n", "FILE, line 2: longer than 64 MiB"),
+        ("rows.parquet", table(OTHERS, *[("i", "o")] * 9), NEITHER),
+        ("rows.parquet", table([*COLUMNS, "response"], "irs"), "FILE has the column 'response' tw"),
+        ("rows.parquet", BAD_TABLE, f"2 bad rows:\n{BAD_ROWS}"),
+        ("rows.parquet", DAMAGED, "FILE is not a whole Parquet file: "),
+        ("rows.parquet", jsonl(ROWS), "FILE is not a whole Parquet file: "),
+    ],
+    ids=range(17),
+)
+def test_what_is_wrong_with_a_file_is_told_with_its_place(tmp_path, name, content, message):
+    assert refusal(write(tmp_path / name, content)).startswith(message)
