@@ -8,13 +8,14 @@ import pytest
 from problem_files import three_problems, write_problems
 
 from tools.write_fingerprints import content
-from xft.data.contamination import NGRAM, SHIPPED, SHORTEST, Detector, Fingerprint, read_shipped
+from xft.data.contamination import SHIPPED, Detector, Fingerprint, read_shipped
 from xft.evaluation.problems import load_problems
 from xft.evaluation.references import fingerprints, load_references
 from xft.hub.named_sets import NAMED_SETS
 
 DOCSTRING = "Return the sum of the two largest of three numbers.\n    >>> f(1, 2, 3)\n    5"
 SOLUTION = "    largest = sorted((a, b, c))[1:]\n    return sum(largest)\n"
+NGRAM, SHORTEST = 13, 30  # words that are a trace, and characters of a text that is one
 SHARED = Path(__file__).parents[2].parent / "shared" / "data"
 
 
@@ -43,27 +44,6 @@ def test_a_whole_docstring_or_solution_is_found_whatever_the_whitespace(text, ma
     assert (trace and (trace.problem, trace.match)) == (match and ("T/0", match))
     if trace:
         assert trace.text == " ".join({"docstring": DOCSTRING, "solution": SOLUTION}[match].split())
-
-
-WORDS = [f"Word{i}" for i in range(40)]
-
-
-@pytest.mark.parametrize("count", [NGRAM - 1, NGRAM, NGRAM + 5])
-def test_thirteen_words_in_a_row_are_found(count):
-    text = f"before {' ( '.join(WORDS[7 : 7 + count]).lower()}, after"
-    trace = detector(solution=" ".join(WORDS)).find(text)
-    assert (trace is not None) == (count >= NGRAM)
-    if trace:
-        assert (trace.problem, trace.match) == ("T/0", "13 words of its solution")
-        assert trace.text == " ".join(WORDS[7 : 7 + NGRAM]).lower()
-
-
-@pytest.mark.parametrize("length", [SHORTEST - 1, SHORTEST])
-def test_short_texts_are_no_trace(length):
-    text = "return a + " + "b" * (length - 15) + " + c"
-    assert len(text) == length
-    found = detector(solution=text).find(f"def f():\n  {text}\n")
-    assert (found is not None) == (length >= SHORTEST)
 
 
 def plain(texts: list[tuple[str, str, str]], row: str) -> tuple | None:
@@ -108,7 +88,8 @@ def test_traces_are_those_of_the_plain_search(seed):
         trace = find(row)
         assert (trace and (trace.problem, trace.match, trace.text)) == plain(texts, row)
         found.add(trace and trace.match)
-    assert len(found) == 5
+    kinds = {"docstring", "solution"}
+    assert found == {None, *kinds, *(f"{NGRAM} words of its {kind}" for kind in kinds)}
 
 
 # Problems
