@@ -190,7 +190,9 @@ def test_a_learned_lambda_starts_where_it_was_set_and_reaches_the_dense_model(
     expected += (1 - lam) * state[f"{prefix}.experts.down_proj"].mean(0)
     ours = load_file(out / "model.safetensors")[f"{prefix}.down_proj.weight"]
     torch.testing.assert_close(ours, expected, atol=1e-6, rtol=1e-6)
-    assert "| layer 1 | 0.8808 | 0.3333 |" in (out / "README.md").read_text()
+    card = (out / "README.md").read_text()
+    assert "| layer 1 | 0.8808 | 0.3333 |" in card
+    assert f"elsewhere; the mixture has the id {sources['moe'].id[:8]}" in card
 
 
 @pytest.mark.parametrize("lam", [0, 1])

@@ -130,7 +130,6 @@ def test_what_has_no_mean_is_refused(tmp_path, tiny_llama):
     ]
     for models, fault in (
         (integers, f"{POSITIONS} of type I64 has other values"),
-        ([tiny_llama], "a mean needs at least two models"),
         ([sealed("one", "sft"), sealed("two", "sft")], "tuned with different templates"),
         ([tiny_llama, sealed("moe", "moe")], "is of kind moe, not base or sft or dense or soup"),
     ):

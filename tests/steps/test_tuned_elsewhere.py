@@ -7,16 +7,11 @@ import pytest
 import torch
 from chains import Chain
 from damage import change_json, change_tensors
-from safetensors.torch import load_file
-from trainings import write_rows
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import xft  # noqa: F401 (registers the model type)
 from xft.artifacts.artifact import open_artifact
 from xft.common.errors import UserError
-
-SINGLE = "model.safetensors"
-MIXING = ["--max-steps", "1", "--per-device-train-batch-size", "4"]
 
 
 def tuned(source: Path, out: Path) -> Path:
@@ -44,17 +39,6 @@ def take(call_step, model: Path, base: Path, out: Path) -> str:
     if done.returncode:
         raise UserError(done.stderr)
     return done.stderr
-
-
-def test_a_mixture_without_a_manifest_is_mixed_and_merged(mixture, tiny_llama, tmp_path):
-    tokens = Chain(tmp_path, base=tiny_llama, data=write_rows(tmp_path))["tokens"]
-    merged = Chain(tmp_path, {"weighted_trained": MIXING}, moe_sft=mixture, data=tokens)["dense"]
-    name, own = "model.layers.1.self_attn.q_proj.weight", load_file(mixture / SINGLE)
-    assert torch.equal(load_file(merged / SINGLE)[name], own[name])
-    line = (
-        f"tuning of the mixture: elsewhere; the mixture has the id {open_artifact(mixture).id[:8]}"
-    )
-    assert line in (merged / "README.md").read_text()
 
 
 def test_a_tuned_model_is_linked_as_it_is(call_step, mixture, tiny_llama, tmp_path, file_hashes):

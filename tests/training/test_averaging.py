@@ -6,7 +6,7 @@ import shutil
 import pytest
 import torch
 from chains import Chain
-from trainings import learn, lines_of, write_rows
+from trainings import learn, lines_of
 from transformers import AutoModelForCausalLM
 
 from workflow_scripts import validation_loss
@@ -16,12 +16,6 @@ STEPS = 8
 FLAGS = ["--max-steps", STEPS, "--per-device-train-batch-size", 4, "--learning-rate", 0.01]
 DECAY = 0.7
 EMA = ["--ema-decay", DECAY]
-
-
-@pytest.fixture(scope="module")
-def chain(tiny_llama, tmp_path_factory) -> Chain:
-    root = tmp_path_factory.mktemp("inputs")
-    return Chain(root, base=tiny_llama, data=write_rows(root))
 
 
 @pytest.fixture

@@ -86,22 +86,6 @@ def test_tuned_mixture_loads_and_has_learned(upcycled, data, tmp_path):
     assert changed == {name for name, _ in model.named_parameters()}
 
 
-def test_mixing_learns_its_coefficients_and_nothing_else(upcycled, data, tmp_path, file_hashes):
-    options = {"moe_sft": [*FLAGS, "--max-steps", 6], "weighted_trained": FLAGS}
-    words = Chain(tmp_path, options, moe=upcycled, data=data).words("weighted_trained")
-    before = file_hashes(tmp_path)
-    for out in ("one", "two"):
-        lines = learn("weighted_trained", tmp_path / out, *words)
-    after = file_hashes(tmp_path)
-    assert {name: after[name] for name in before} == before
-    assert after["one/model.safetensors"] == after["two/model.safetensors"]
-    assert after["one.manifest.json"] == after["two.manifest.json"]
-    shares = torch.tensor(lines[-1]["shares"])
-    assert shares.shape == (2, 1, 3)
-    torch.testing.assert_close(shares.sum(-1), torch.ones(2, 1))
-    assert (shares - 1 / 3).abs().max() > 1e-3
-
-
 @pytest.mark.ci
 def test_adamw_in_8_bits_learns_what_the_fused_one_learns(upcycled, data, tmp_path):
     fused, other = (
