@@ -8,9 +8,9 @@ import pytest
 from chains import Chain
 from damage import change_json
 from problem_files import three_problems, write_problems
-from trainings import write_rows
+from trainings import ROWS, write_rows
 
-from workflow_scripts import moe_sft, tokens
+from workflow_scripts import tokens
 from xft.artifacts.artifact import create_artifact
 from xft.artifacts.manifest import manifest_path, read_manifest
 from xft.common import processes
@@ -24,10 +24,6 @@ from xft.data.templates import make_template
 from xft.data.tokenizers import load_tokenizer
 from xft.data.tokens_artifact import open_tokens
 
-ROWS = [
-    {"instruction": f"Add {n} to x.", "response": f"def add(x):\n    return x + {n}" * (1 + n % 3)}
-    for n in range(24)
-]
 TRAINING = ["--max-steps", "2", "--per-device-train-batch-size", "4", "--learning-rate", "0.01"]
 
 
@@ -45,15 +41,8 @@ def make(model, rows, out, *flags):
 # One row
 
 
-@pytest.mark.parametrize(
-    "row",
-    [
-        Row("Add two numbers.", "def add(a, b):\n    return a + b", 7),
-        Row("Line\u2028separators\x85 and é中🙂", "a\u2029b\r\nc\x0b", 1),
-    ],
-    ids=["ascii", "unicode"],
-)
-def test_a_row_is_prompt_response_eos_and_only_the_prompt_is_masked(tokenizer, row):
+def test_a_row_is_prompt_response_eos_and_only_the_prompt_is_masked(tokenizer):
+    row = Row("Line\u2028separators\x85 and é中🙂", "a\u2029b\r\nc\x0b", 7)
     template = make_template("magicoder", tokenizer)
     (example,) = tokenize_rows([row], tokenizer, template, max_length=1024)[0].training
     ids, labels = example["input_ids"], example["labels"]
@@ -135,7 +124,7 @@ def test_bad_rows_are_told_with_the_first_ten(tokenizer, tmp_path, capsys):
 
 
 def test_nothing_left_is_told_with_the_reasons(tokenizer, rows):
-    with pytest.raises(UserError, match=r"no row of .*rows\.jsonl is left: 24 contaminated"):
+    with pytest.raises(UserError, match=r"no row of .*rows\.jsonl is left: 12 contaminated"):
         prepare([rows], tokenizer, TokensConfig(), lambda text: Row("", "", 0))
 
 
@@ -160,13 +149,13 @@ def test_rows_are_held_out_by_their_text_whatever_the_order(tokenizer, tmp_path)
 
 
 def test_few_rows_to_train_on_are_told(tokenizer, rows, capsys):
-    prepare([rows], tokenizer, TokensConfig(validation_rows=12))
+    prepare([rows], tokenizer, TokensConfig(validation_rows=6))
     assert "WARNING" not in capsys.readouterr().err
-    prepare([rows], tokenizer, TokensConfig(validation_rows=13))
-    told = "WARNING: 13 of 24 rows are held out, and the training has only the other 11"
+    prepare([rows], tokenizer, TokensConfig(validation_rows=7))
+    told = "WARNING: 7 of 12 rows are held out, and the training has only the other 5"
     assert told in capsys.readouterr().err
-    with pytest.raises(UserError, match="validation_rows = 24: only 24 rows are left"):
-        prepare([rows], tokenizer, TokensConfig(validation_rows=24))
+    with pytest.raises(UserError, match="validation_rows = 12: only 12 rows are left"):
+        prepare([rows], tokenizer, TokensConfig(validation_rows=12))
 
 
 # The artifact
@@ -237,25 +226,26 @@ def upcycled(tiny_llama, tmp_path_factory):
     return Chain(tmp_path_factory.mktemp("upcycled"), base=tiny_llama)["moe"]
 
 
-def run(step, **flags):
-    """Run a step; its manifest."""
-    words = [word for key, value in flags.items() for word in (f"--{key}", str(value))]
-    step.main(words + (TRAINING if "data" in flags else []))
-    return read_manifest(manifest_path(flags["out"]))
+def train(moe, data, out, *flags):
+    """Tune a mixture; the manifest."""
+    chain = Chain(out, {"moe_sft": [*TRAINING, *flags]}, moe=moe, data=data)
+    return read_manifest(manifest_path(chain["moe_sft"]))
 
 
 def test_a_training_on_tokens_is_the_training_on_their_rows(
     upcycled, tiny_llama, rows, tmp_path, capsys
 ):
     made = make(tiny_llama, rows, tmp_path / "tokens", "--max-length", "220")
-    on_tokens = run(moe_sft, moe=upcycled, data=made, out=tmp_path / "a")
-    on_rows = run(moe_sft, moe=upcycled, data=rows, out=tmp_path / "b", **{"max-length": 220})
+    on_tokens = train(upcycled, made, tmp_path / "a")
+    on_rows = train(upcycled, rows, tmp_path / "b", "--max-length", 220)
     assert on_tokens.files["model.safetensors"] == on_rows.files["model.safetensors"]
     assert on_tokens.parameters == on_rows.parameters
     assert on_tokens.parameters["template"] == "magicoder"
     assert on_tokens.inputs == on_rows.inputs | {"tokens": read_manifest(manifest_path(made)).id}
 
-    chain = Chain(tmp_path, {"weighted_trained": TRAINING}, moe_sft=tmp_path / "a", data=made)
+    chain = Chain(
+        tmp_path, {"weighted_trained": TRAINING}, moe_sft=tmp_path / "a" / "moe_sft", data=made
+    )
     trained = read_manifest(manifest_path(chain["weighted_trained"]))
     assert trained.inputs["tokens"] == on_tokens.inputs["tokens"]
     assert trained.parameters["template"] == "magicoder"
@@ -303,7 +293,7 @@ def test_tokens_of_another_tokenizer_are_refused(
     made = make(other, rows, tmp_path / "tokens")
     message = f"{made} was made with another tokenizer than that of {upcycled}: {differs} differs"
     with pytest.raises(UserError, match=message):
-        run(moe_sft, moe=upcycled, data=made, out=tmp_path / "out")
+        train(upcycled, made, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
@@ -321,12 +311,11 @@ def test_a_tokenizer_that_a_trainer_saved_is_the_same(tiny_llama, rows, tmp_path
 
 def test_options_that_tokens_have_are_not_asked_for_again(upcycled, tiny_llama, rows, tmp_path):
     made = make(tiny_llama, rows, tmp_path / "tokens")
-    given = {"moe": upcycled, "data": made, "out": tmp_path / "out", "max-length": 1024}
     with pytest.raises(UserError, match="were made with a fixed max_length, template"):
-        run(moe_sft, **given, template="chat")
+        train(upcycled, made, tmp_path / "out", "--max-length", 1024, "--template", "chat")
 
 
 def test_a_folder_of_something_else_is_refused(upcycled, tmp_path):
     for folder, fault in {upcycled: "is of kind moe, not", upcycled.parent: "without a m"}.items():
         with pytest.raises(UserError, match=fault):
-            run(moe_sft, moe=upcycled, data=folder, out=tmp_path / "out")
+            train(upcycled, folder, tmp_path / "out")
