@@ -12,8 +12,7 @@ from safetensors.torch import load_file
 from trainings import ROWS, learn, lines_of
 from transformers import AutoModelForCausalLM
 
-from workflow_scripts import moe, validation_loss
-from xft.artifacts.artifact import create_artifact
+from workflow_scripts import validation_loss
 from xft.artifacts.manifest import manifest_path, read_manifest
 from xft.common.errors import UserError
 from xft.config.sections import SftConfig
@@ -48,12 +47,12 @@ def test_the_baseline_learns_what_a_plain_loop_learns(tuned, tiny_llama):
 
 def test_at_equal_flops_the_baseline_takes_more_steps(tiny_llama, data, tmp_path):
     """Those of two epochs of a mixture's tuning, three steps each. Another base is refused."""
-    experts = ["--num-experts", 4, "--num-experts-per-tok", 2]
-    run(moe, "--base", tiny_llama, "--out", tmp_path / "moe", *experts)
-    flags = ["--data", data, "--match-flops", tmp_path / "moe", "--num-train-epochs", 2, *BATCHES]
+    options = {"moe": ["--num-experts", 4, "--num-experts-per-tok", 2]}
+    mixture = Chain(tmp_path, options, base=tiny_llama)["moe"]
+    flags = ["--data", data, "--match-flops", mixture, "--num-train-epochs", 2, *BATCHES]
     out = tmp_path / "sft"
     steps = len(learn("sft", out, "--base", tiny_llama, *flags, "--warmup-steps", 3))
-    manifest, upcycled = (read_manifest(manifest_path(path)) for path in (out, tmp_path / "moe"))
+    manifest, upcycled = (read_manifest(manifest_path(path)) for path in (out, mixture))
     stated = manifest.parameters
     ratio = stated["flops_ratio"]
     assert 1 < ratio < 2
@@ -106,10 +105,8 @@ def test_all_weights_learn_and_what_is_none_stays_as_it_is(prefix, tiny_llama, d
 def held_out(tiny_llama, data, tmp_path_factory):
     """A base with a manifest, and tokens with five rows held out."""
     folder = tmp_path_factory.mktemp("held_out")
-    with create_artifact(folder / "base", "base") as draft:
-        shutil.copytree(tiny_llama, draft.path, dirs_exist_ok=True)
-    options = {"tokens": ["--validation-rows", 5]}
-    assert Chain(folder, options, base=folder / "base", data=data)["tokens"].is_dir()
+    options = {"base": ["--model", tiny_llama], "tokens": ["--validation-rows", 5]}
+    assert Chain(folder, options, data=data)["tokens"].is_dir()
     return folder
 
 

@@ -17,15 +17,8 @@ from xft.data.examples import Examples
 
 WEIGHT = 0.25
 KL = ["--objective", "kl", "--kl-weight", WEIGHT]
-KL_ALONE = ["--objective", "kl", "--kl-weight", 1]
 WHOLE = ["--per-device-train-batch-size", 12]  # of the rows
 HALF = ["--per-device-train-batch-size", 4, "--gradient-accumulation-steps", 3]
-
-
-def mix(chain, out: Path, *flags) -> list[dict]:
-    """The metrics of step 6."""
-    options = ["--max-steps", 2, "--learning-rate", 0.1, *flags]
-    return learn("weighted_trained", out, *chain.words("weighted_trained"), *options)
 
 
 def heal(chain, out: Path, *flags) -> list[dict]:
@@ -34,7 +27,9 @@ def heal(chain, out: Path, *flags) -> list[dict]:
 
 
 def test_the_loss_holds_the_divergence_of_plain_transformers(chain, tmp_path):
-    lines = mix(chain, tmp_path / "out", *KL, *HALF, "--batching", "packed")
+    options = ["--max-steps", 2, "--learning-rate", 0.1, *KL, *HALF, "--batching", "packed"]
+    words = chain.words("weighted_trained")
+    lines = learn("weighted_trained", tmp_path / "out", *words, *options)
     check_first(lines[0], *parts(chain))
     for line in lines:
         loss = (1 - WEIGHT) * line["ce"] + WEIGHT * line["kl"]
