@@ -6,10 +6,8 @@ import time
 from pathlib import Path
 
 import pytest
-import torch
 from damage import flip_a_bit
-from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM
 
 from workflow_scripts import base
 from xft.artifacts import manifest
@@ -43,11 +41,6 @@ def hashes(folder: Path) -> dict[str, str]:
     return {path.name: hash_file(path) for path in folder.iterdir()}
 
 
-def targets(artifact: Path) -> list[Path]:
-    assert all(path.is_symlink() for path in artifact.iterdir())
-    return [path.readlink() for path in artifact.iterdir()]
-
-
 def test_the_artifact_is_the_model(model):
     before = hashes(model)
     (model / "README.md").write_text("not part of the model")
@@ -58,9 +51,6 @@ def test_the_artifact_is_the_model(model):
     written = open_artifact(out, "base").manifest
     assert {name: file["sha256"] for name, file in written.files.items()} == hashes(out)
     assert find_faults(out, written, full=True) == []
-    loaded = AutoModelForCausalLM.from_pretrained(out)
-    assert torch.equal(loaded.lm_head.weight, load_file(model / SINGLE)["lm_head.weight"])
-    assert AutoTokenizer.from_pretrained(out).eos_token == "</s>"
 
 
 def test_shards_and_their_index_are_linked(model, project):
@@ -78,8 +68,8 @@ def test_links_survive_a_move_of_the_working_directory(model, project, tmp_path,
     """To a model that moves with it, or to one elsewhere that stays."""
     model.rename(project / name)
     before = hashes(project / name)
-    run(name)
-    assert {target.is_absolute() for target in targets(Path("results/base"))} == {".." in name}
+    links = run(name).iterdir()
+    assert {link.readlink().is_absolute() for link in links} == {".." in name}
     monkeypatch.chdir(project.rename(tmp_path / "moved"))
     out = Path("results/base")
     assert find_faults(out, open_artifact(out, "base").manifest) == []

@@ -65,7 +65,6 @@ def routerless(tensors: dict) -> dict:
         (lambda model, _: change_json(model / "config.json", num_experts=3), "has the shape"),
         (lambda model, _: change_tensors(model, spoiled), "down_proj holds NaN"),
         (lambda model, _: change_tensors(model, routerless), "has no weights for .*router.input"),
-        (lambda model, _: (model / "tokenizer.json").unlink(), "has no tokenizer"),
         (
             lambda model, _: (model / "chat_template.jinja").write_text("{{ messages }}"),
             r"not made of .*: tokenizer \(chat template\) differs",
