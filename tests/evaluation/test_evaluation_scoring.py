@@ -42,12 +42,6 @@ def verdicts(problem_set, codes, sandbox, workers=2):
     return scoring.score(problem_set, truth, solutions, sandbox=sandbox, workers=workers)
 
 
-@pytest.fixture
-def short_limits(monkeypatch):
-    """A second for each call."""
-    monkeypatch.setattr(scoring, "Limits", lambda **_: Limits(call=1))
-
-
 @pytest.mark.parametrize("confined", [True, False])
 def test_right_wrong_and_nearly_right(sums, bubblewrap, confined):
     sandbox = bubblewrap if confined else None
@@ -162,9 +156,7 @@ def test_all_calls_are_made_whatever_the_answers_are(sums, bubblewrap, monkeypat
     assert [b"value" in line for line in told] == [True, False, True, True, False]
 
 
-def test_a_late_program_runs_again_whatever_it_answered(
-    sums, bubblewrap, monkeypatch, short_limits
-):
+def test_a_late_program_runs_again_whatever_it_answered(sums, bubblewrap, monkeypatch):
     """A program that only ran again after right answers knew which answers are right."""
     runs = []
 
@@ -174,6 +166,7 @@ def test_a_late_program_runs_again_whatever_it_answered(
 
     truth = ground_truth.compute(sums, sandbox=bubblewrap, workers=1)
     monkeypatch.setattr(trials, "execute", count)
+    monkeypatch.setattr(scoring, "Limits", lambda **_: Limits(call=1))
     loop = "def add(a, b):\n    while a == 3: pass\n    return "
     solutions = [(sums.problems[0], loop + answer) for answer in ("a + b", "None")]
     found = scoring.score(sums, truth, solutions, sandbox=bubblewrap, workers=2)
