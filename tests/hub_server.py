@@ -9,7 +9,7 @@ import json
 import re
 import threading
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import unquote, urlsplit
 
@@ -27,15 +27,18 @@ def sha256(content: bytes) -> str:
 
 @dataclass
 class Repository:
-    """kind: models or datasets. readers: the tokens that may read it, or None for all the world."""
+    """It has one commit. files: their content by path. kind: models or datasets. readers: the
+    tokens that may read it, or None for all the world.
+    """
 
+    files: dict[str, bytes]
     kind: str = "models"
-    commits: dict[str, dict[str, bytes]] = field(default_factory=dict)
     readers: set[str] | None = None
 
     @property
-    def head(self) -> str | None:
-        return next(reversed(self.commits), None)
+    def revision(self) -> str:
+        """The hash of the commit."""
+        return hashlib.sha1(repr(sorted(self.files.items())).encode()).hexdigest()
 
 
 @dataclass
@@ -70,17 +73,9 @@ class Hub:
         return f"http://127.0.0.1:{self.cdn.server_port}"
 
     def add(self, name: str, files: dict[str, bytes], **settings) -> str:
-        """A repository of one commit with these files. Its hash."""
-        self.repositories[name] = Repository(**settings)
-        return self.commit(name, files)
-
-    def commit(self, name: str, files: dict[str, bytes]) -> str:
-        """Add a commit that holds these files alone. Its hash."""
-        commits = self.repositories[name].commits
-        content = repr((len(commits), sorted(files.items()))).encode()
-        revision = hashlib.sha1(content).hexdigest()
-        commits[revision] = dict(files)
-        return revision
+        """Add a repository with these files. The hash of its commit."""
+        self.repositories[name] = Repository(files, **settings)
+        return self.repositories[name].revision
 
     def fetched(self) -> list[str]:
         """The files of which content was asked for, sorted."""
@@ -139,8 +134,8 @@ class _Cdn(Handler):
 
     def do_GET(self):
         _, _, oid, _ = self.note().split("/")
-        commits = [c for r in self.hub.repositories.values() for c in r.commits.values()]
-        contents = {sha256(content): content for files in commits for content in files.values()}
+        files = [r.files for r in self.hub.repositories.values()]
+        contents = {sha256(content): content for each in files for content in each.values()}
         self.answer(200, contents[oid], ETag=f'"{oid}"')
 
 
@@ -165,50 +160,49 @@ class _Hub(Handler):
 
     # Reading
 
-    def find(self, kind: str, name: str, revision: str | None) -> tuple[Repository, str] | None:
-        """A repository that the token may see, and the hash of a revision; else the hub's error."""
+    def find(self, kind: str, name: str, revision: str | None) -> Repository | None:
+        """A repository that the token may see at a revision; else the hub's error."""
         repository = self.hub.repositories.get(name)
         if self.token and self.token not in self.hub.tokens:
             self.fail(401, "Invalid credentials in Authorization header")
         elif repository is None or repository.kind != kind or not self.may_read(repository):
             self.fail(404, "Repository not found", "RepoNotFound")
-        elif (commit := repository.head if revision in (None, "main") else revision) not in (
-            repository.commits
-        ):
+        elif revision not in (None, "main", repository.revision):
             self.fail(404, f"Invalid rev id: {revision}", "RevisionNotFound")
         else:
-            return repository, commit
+            return repository
         return None
 
     def may_read(self, repository: Repository) -> bool:
         return repository.readers is None or self.token in repository.readers
 
     def tree(self, kind: str, name: str, revision: str) -> None:
-        if found := self.find(kind, name, revision):
-            repository, commit = found
-            self.answer_json([_entry(*item) for item in sorted(repository.commits[commit].items())])
+        if repository := self.find(kind, name, revision):
+            self.answer_json([_entry(*item) for item in sorted(repository.files.items())])
 
     def info(self, kind: str, name: str, revision: str | None) -> None:
-        if found := self.find(kind, name, revision):
-            self.answer_json({"id": name, "sha": found[1], "private": found[0].readers is not None})
+        if repository := self.find(kind, name, revision):
+            is_private = repository.readers is not None
+            self.answer_json({"id": name, "sha": repository.revision, "private": is_private})
 
     def resolve(self, kind: str | None, name: str, revision: str, file: str) -> None:
-        if not (found := self.find("datasets" if kind else "models", name, revision)):
+        if not (repository := self.find("datasets" if kind else "models", name, revision)):
             return
-        repository, commit = found
-        if (content := repository.commits[commit].get(file)) is None:
+        if (content := repository.files.get(file)) is None:
             self.fail(404, "Entry not found", "EntryNotFound")
         elif LFS_NAMES.fullmatch(file):
             oid = sha256(content)
             self.answer(
                 302,
                 Location=f"{self.hub.cdn_url}/lfs/{oid}/{file.split('/')[-1]}",
-                X_Repo_Commit=commit,
+                X_Repo_Commit=repository.revision,
                 X_Linked_Etag=f'"{oid}"',
                 X_Linked_Size=str(len(content)),
             )
         else:
-            self.answer(200, content, ETag=f'"{git_hash(content)}"', X_Repo_Commit=commit)
+            self.answer(
+                200, content, ETag=f'"{git_hash(content)}"', X_Repo_Commit=repository.revision
+            )
 
 
 def _entry(path: str, content: bytes) -> dict:
