@@ -1,6 +1,7 @@
 """Results folders with solutions that try to run in the reader's browser."""
 
 import json
+from itertools import cycle
 
 from evaluations import write_evaluation, write_table
 
@@ -15,7 +16,7 @@ HOSTILE = [
 ]
 
 
-def write_results(folder, models: dict[str, int], count=20, seeds=(), families=1) -> None:
+def write_results(folder, models: dict[str, int], count=20, seeds=(), families=("T",)) -> None:
     """A results folder with its summary.
 
     models: the problems that each solves, and one more with each further seed. families: of the
@@ -27,22 +28,15 @@ def write_results(folder, models: dict[str, int], count=20, seeds=(), families=1
             solved = first + number
             prefix = f"seed~{seed}/" if number else ""
             place = f"{prefix}eval/{model}/own.json"
-            file = folder / place
-            write_evaluation(
-                file, base=solved, plus=solved, count=count, dataset="own", model=f"{prefix}{model}"
-            )
-            result = json.loads(file.read_text())
-            result["versions"] = {"torch": "2.0"}
-            lines = []
-            for problem in result["problems"]:
-                family, _, index = problem["task_id"].partition("/")
-                task = f"{family}/{index}" if families == 1 else f"F{int(index) % families}/{index}"
-                problem |= {"task_id": task, "sample": 0, "failed_call": None}
-                code = HOSTILE[len(lines) % len(HOSTILE)]
-                row = {"task_id": problem["task_id"], "number": 0, "solution": code}
-                lines.append(json.dumps(row) + "\n")
-            file.write_text(json.dumps(result))
-            file.with_name("own.generations.jsonl").write_text("".join(lines))
+            about = {"dataset": "own", "model": f"{prefix}{model}", "families": families}
+            file = write_evaluation(folder / place, base=solved, plus=solved, count=count, **about)
+            problems = json.loads(file.read_text())["problems"]
+            solutions = [
+                {"task_id": problem["task_id"], "number": 0, "solution": code}
+                for problem, code in zip(problems, cycle(HOSTILE), strict=False)
+            ]
+            lines = "".join(json.dumps(row) + "\n" for row in solutions)
+            file.with_name("own.generations.jsonl").write_text(lines)
             rows.append({"model": model, "dataset": "own", "seed": seed, "eval": place})
     table = write_table(folder / "runs.csv", rows)
     summary.main(["--runs", str(table), "--out", str(folder / "summary.csv")])

@@ -50,7 +50,6 @@ def made(tmp_path_factory, model) -> Path:
     }
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(cache))
-        patch.setattr("huggingface_hub._snapshot_download.constants.HF_HUB_CACHE", str(cache))
         return Chain(results, options, data=rows)["dense"].parent
 
 

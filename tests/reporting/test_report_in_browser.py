@@ -2,7 +2,6 @@
 
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
@@ -15,18 +14,6 @@ NAMES = ("chromium", "chromium-browser", "google-chrome")
 PROGRAM = next(filter(None, map(shutil.which, NAMES)), None)
 pytestmark = pytest.mark.skipif(PROGRAM is None, reason=f"needs a browser: {', '.join(NAMES)}")
 NARROW = 375  # pixels, as a phone
-DRAWN = "[...{}].every((chart) => chart.querySelector('svg'))"
-
-
-@dataclass
-class Opened:
-    """A report that a browser has opened. requests: of all files and addresses."""
-
-    page: Page
-    scheme: str
-    width: int
-    errors: list[str] = field(default_factory=list)
-    requests: list[str] = field(default_factory=list)
 
 
 @pytest.fixture(scope="module")
@@ -45,25 +32,25 @@ def address(finished, tmp_path_factory) -> str:
     return file.as_uri()
 
 
-@pytest.fixture(params=[("light", 1200), ("dark", NARROW)], ids=["light", "dark"])
-def opened(request, browser, address) -> Iterator[Opened]:
-    """The report, when its charts are drawn."""
-    scheme, width = request.param
+def wait_for(page: Page, charts: str = ".chart") -> None:
+    """Wait until the charts with this selector are drawn."""
+    drawn = "[...document.querySelectorAll('{}')].every((chart) => chart.querySelector('svg'))"
+    page.wait_for_function(drawn.format(charts))
+
+
+@pytest.mark.parametrize(("scheme", "width"), [("light", 1200), ("dark", NARROW)])
+def test_all_charts_are_drawn_without_errors_or_requests(
+    browser, address, repository, scheme, width
+):
     page = browser.new_page(color_scheme=scheme, viewport={"width": width, "height": 900})
-    opened = Opened(page, scheme, width)
-    page.on("pageerror", lambda error: opened.errors.append(str(error)))
-    page.on("console", lambda said: said.type == "log" or opened.errors.append(said.text))
-    page.on("request", lambda request: opened.requests.append(request.url))
+    errors, requests = [], []  # requests: of all files and addresses
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.on("console", lambda said: said.type == "log" or errors.append(said.text))
+    page.on("request", lambda request: requests.append(request.url))
     page.goto(address)
-    page.wait_for_function(DRAWN.format("document.querySelectorAll('.chart')"))
-    yield opened
-    page.close()
-
-
-def test_all_charts_are_drawn_without_errors_or_requests(opened, address, repository):
-    assert opened.errors == []
-    assert opened.requests == [address]
-    charts = opened.page.locator(".chart")
+    wait_for(page)
+    assert (errors, requests) == ([], [address])
+    charts = page.locator(".chart")
     assert charts.count() > 6
     for chart in charts.all():
         assert chart.locator(
@@ -72,33 +59,34 @@ def test_all_charts_are_drawn_without_errors_or_requests(opened, address, reposi
         drawn = chart.locator("svg").first.bounding_box()["width"]
         assert drawn == pytest.approx(chart.bounding_box()["width"], abs=1)
         assert "…" not in chart.text_content()
-    assert opened.page.evaluate("document.documentElement.scrollWidth") <= opened.width
-    background = opened.page.evaluate("getComputedStyle(document.body).backgroundColor")
-    assert (background == "rgb(255, 255, 255)") == (opened.scheme == "light")
-    picture = repository / "build" / "screenshots" / f"report-{opened.scheme}-{opened.width}.png"
-    opened.page.screenshot(path=picture, full_page=True)
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    background = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    assert (background == "rgb(255, 255, 255)") == (scheme == "light")
+    picture = repository / "build" / "screenshots" / f"report-{scheme}-{width}.png"
+    page.screenshot(path=picture, full_page=True)
 
 
 @pytest.mark.parametrize("width", [1280, NARROW])
 def test_a_sweep_is_readable(browser, tmp_path, width):
     """Of 42 models. Closed it is short. Open, its headings, labels and numbers can be read."""
     models = {f"dense/lam~{number / 100:g}": number % 15 + 5 for number in range(10, 50)}
-    write_results(tmp_path, {"base": 2, "sft": 9} | models, families=5)
+    write_results(tmp_path, {"base": 2, "sft": 9} | models, families=["A", "B", "C", "D", "E"])
     report.main([str(tmp_path), "--out", str(tmp_path / "report.html")])
     page = browser.new_page(viewport={"width": width, "height": 900})
     page.goto((tmp_path / "report.html").as_uri())
-    page.wait_for_function(DRAWN.format("document.querySelectorAll('.chart:not(details *)')"))
+    wait_for(page, ".chart:not(details *)")
     assert page.evaluate("document.documentElement.scrollHeight") < 10 * 900
     page.evaluate("document.querySelectorAll('details.part').forEach((part) => part.open = true)")
-    page.wait_for_function(DRAWN.format("document.querySelectorAll('.chart')"))
+    wait_for(page)
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     layout = Path(__file__).with_name("layout.js").read_text()
     assert page.evaluate(layout) == {"overlapping": [], "outside": []}
-    page.close()
 
 
-def test_a_table_is_sorted_by_mouse_and_by_keys(opened):
-    table = opened.page.locator("#differences table.sortable")
+def test_a_table_is_sorted_by_mouse_and_by_keys(browser, address):
+    page = browser.new_page()
+    page.goto(address)
+    table = page.locator("#differences table.sortable")
     heading = table.get_by_role("button", name="pass@1, %")
 
     def shares() -> list[float]:

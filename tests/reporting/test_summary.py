@@ -96,7 +96,7 @@ def add_seeds(runs: Runs) -> None:
 
 def test_the_files_and_the_terminal_hold_the_scores(runs, capsys):
     """Intervals are Wilson's."""
-    runs.add("base", 110, dataset="humaneval", count=164, task="HumanEval")
+    runs.add("base", 110, dataset="humaneval", count=164, families=["HumanEval"])
     runs.add("dense/lam~0.75", 378, count=378)
     text, rows, _ = runs.summarise()
     assert rows[0] == {
