@@ -1,7 +1,9 @@
 """What a config asks of its files and its base model, told before anything runs."""
 
 import json
+import re
 import shutil
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -100,10 +102,9 @@ def test_a_mistake_is_named_with_its_key(config, changes, message):
     shutil.copytree("base", "mixture")
     change_json(Path("mixture/config.json"), base_config={}, num_experts=4)
     Path("a").mkdir()
-    Path("no_row.jsonl").touch()
-    with pytest.raises(UserError) as caught:
+    Path("no_row.jsonl").write_text("\n")
+    with pytest.raises(UserError, match=re.escape(message)):
         check(config, **changes)
-    assert message in str(caught.value)
 
 
 def test_all_wrong_paths_are_told_at_once_with_the_other_mistakes(config):
@@ -166,17 +167,10 @@ FOUR_EPOCHS = {"warmup_steps": 9, "per_device_train_batch_size": 4}
 )
 def test_too_few_rows_are_told_before_anything_runs(config, sections, message):
     Path("rows.jsonl").write_text(30 * f"{ROW}\n")
-    if message is None:
+    with pytest.raises(UserError, match=re.escape(message)) if message else nullcontext():
         check(config, **sections)
-    else:
-        with pytest.raises(UserError) as caught:
-            check(config, **sections)
-        assert message in str(caught.value)
     Path("rows.jsonl").write_text(f"\ufeff\n [{ROW}]")
     check(config, **sections)  # the number of rows in an array is unknown
-    Path("rows.jsonl").write_text("\n")
-    with pytest.raises(UserError, match=r"config: data\.train: rows\.jsonl holds no rows"):
-        check(config)
 
 
 def test_a_base_that_supports_more_is_asked_for_more(config):
@@ -228,12 +222,9 @@ def test_a_chat_template_is_tried_before_the_rows_are_tokenised(config, jinja, r
     Path("base/chat_template.jinja").write_text(jinja)
     Path("rows.jsonl").write_text(rows * 64)
     config["data"] |= {"template": "chat", "bad_rows": "skip"}
-    run = WorkflowRun(config)
-    if fault is None:
+    run, message = WorkflowRun(config), f"^config: the .* of base {fault}.*{ANOTHER}"
+    with pytest.raises(UserError, match=message) if fault else nullcontext():
         run.check_templates()
-    else:
-        with pytest.raises(UserError, match=f"^config: the .* of base {fault}.*{ANOTHER}"):
-            run.check_templates()
     Path("base/chat_template.jinja").write_text(REFUSING)
     Path("rows.jsonl").write_text(TURNS)
     with pytest.raises(UserError, match=r"1 bad row:\nrows\.jsonl, line 1: .* of base refuses"):

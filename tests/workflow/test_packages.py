@@ -15,7 +15,6 @@ from xft.common.errors import UserError
 EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
 TRAINED = ["--data", "none", "--out", "out"]
 MOE, SFT = ["--moe", "none", *TRAINED], ["--base", "none", *TRAINED]
-MEASURED = ["--model", "none", "--out", "out.json"]
 # The configuration, the step with its flags, the option, and the package.
 CASES = [
     (
@@ -25,7 +24,7 @@ CASES = [
     ),
     (
         {"heal": {"optim": "adamw_8bit"}, "evaluation": {"models": ["heal"]}},
-        ["heal", *MEASURED, "--data", "none", "--optim", "adamw_8bit"],
+        ["heal", "--model", "none", *TRAINED, "--optim", "adamw_8bit"],
         *("adamw_8bit", "bitsandbytes"),
     ),
     (

@@ -1,12 +1,11 @@
 """The rules depend on each other as the picture of README shows."""
 
 import re
+from itertools import pairwise
 from pathlib import Path
 from xml.etree import ElementTree
 
 import networkx
-
-SVG = "{http://www.w3.org/2000/svg}"
 
 
 class Picture:
@@ -15,14 +14,10 @@ class Picture:
     def __init__(self, file: Path):
         nodes = list(ElementTree.parse(file).getroot().iter())
         self.places = {}
-        for node in (node for node in nodes if node.get("class") == "rule"):
-            width = 90 if "," in node.text else 75  # half of a text without a box, or of a wide box
-            self.places[node.text] = float(node.get("x")), float(node.get("y")), width
-        for node in (node for node in nodes if node.tag == f"{SVG}rect"):
-            x, y, width, height = (float(node.get(key)) for key in ("x", "y", "width", "height"))
-            for name, (middle, line, _) in self.places.items():
-                if height < 30 and x < middle < x + width and y < line < y + height:
-                    self.places[name] = middle, line, width / 2
+        for box, node in pairwise(nodes):
+            if node.get("class") == "rule":
+                width = float(box.get("width", 180))  # 180: of the text without a box
+                self.places[node.text] = float(node.get("x")), float(node.get("y")), width / 2
         self.lines = [[*corners(n.get("d"))] for n in nodes if n.get("class") == "arrow"]
 
     def at(self, point: tuple[float, float]) -> list[str]:
