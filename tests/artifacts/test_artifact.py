@@ -142,7 +142,6 @@ def test_a_folder_without_a_manifest_is_hashed(tmp_path, artifact):
     [
         (lambda a: (a / "a.txt").unlink(), "a.txt is missing"),
         (lambda a: rewrite(a / "a.txt", b"longer content"), "a.txt has 14 bytes, not 7"),
-        (lambda a: rewrite(a / "a.txt", b"short"), "a.txt has 5 bytes, not 7"),
         (lambda a: (a / "c.txt").touch(), "c.txt is not in the manifest"),
         (lambda a: a.rename(a.with_name("x")), "moe is not a folder"),
         (stating(parameters={"a": 2}), "manifest.json was edited"),

@@ -15,26 +15,23 @@ sys.stdin.read()
 
 
 @pytest.fixture
-def step(tmp_path, repository):
+def step(tmp_path, repository, monkeypatch):
     """Starts a command with GPUs of a machine with three. It then goes on."""
     identities = [f"GPU-{uuid.uuid4()}" for _ in range(3)]
     smi = tmp_path / "nvidia-smi"
     smi.write_text("#!/bin/sh\n" + "".join(f"echo {identity}\n" for identity in identities))
     smi.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     started = []
 
     def start(count: int, visible: str | None = None) -> subprocess.Popen:
-        environment = os.environ | {
-            "PATH": f"{tmp_path}:{os.environ['PATH']}",
-            "PYTHONPATH": str(repository),
-        }
-        environment.pop("CUDA_VISIBLE_DEVICES", None)
         if visible is not None:
-            environment["CUDA_VISIBLE_DEVICES"] = visible.format(*identities)
+            monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible.format(*identities))
         pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
         taking = [sys.executable, "-m", "xft.common.gpus", str(count)]
         command = [*taking, sys.executable, "-c", SHOW]
-        started.append(subprocess.Popen(command, env=environment, text=True, **pipes))
+        started.append(subprocess.Popen(command, cwd=repository, text=True, **pipes))
         return started[-1]
 
     yield start

@@ -79,8 +79,7 @@ def written_out(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 def _experts(tensors, layer, projection: str, part: str) -> torch.Tensor:
     """A tensor of all experts, the shared one first."""
     if part == "bias":
-        bias = tensors[layer.frozen(projection, part)]
-        return bias.expand(EXPERTS, -1)
+        return tensors[layer.frozen(projection, part)].expand(EXPERTS, -1)
     return equation(tensors, layer.dense(projection)).float()
 
 

@@ -175,7 +175,7 @@ def merged(chain: Chain, out: Path, *words: object) -> Path:
     return out
 
 
-STOCK, ARITHMETIC = ["--method", "model_stock"], ["--method", "task_arithmetic", "--scale", "1.5"]
+ARITHMETIC = ["--method", "task_arithmetic", "--scale", "1.5"]
 
 
 @pytest.mark.parametrize(

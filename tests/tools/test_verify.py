@@ -106,17 +106,20 @@ def test_a_store_is_told_with_what_it_has_from_other_stores(made, capsys):
 # What is amiss
 
 
+def stored(store: str, step: str, metrics: str = "", **inputs) -> Path:
+    """The entry of an artifact, with metrics beside it, whose inputs have these digests."""
+    recipe = Recipe(step, 1, {}, inputs)
+    entry = Path(store, step, recipe.digest)
+    make(partial(entry) / "artifact", step)
+    (partial(entry) / "metrics.jsonl").write_text(metrics)
+    publish(entry, recipe)
+    Path(store, MARK).touch()
+    return entry
+
+
 def test_what_a_store_no_longer_holds_is_told_and_is_no_fault(tmp_path, monkeypatch, capsys):
     """An artifact that is linked from another store may have its inputs there."""
     monkeypatch.chdir(tmp_path)
-
-    def stored(store: str, step: str, **inputs) -> Path:
-        recipe = Recipe(step, 1, {}, inputs)
-        entry = Path(store, step, recipe.digest)
-        make(partial(entry) / "artifact", step)
-        publish(entry, recipe)
-        Path(store, MARK).touch()
-        return entry
 
     def lost() -> list[str]:
         verify.main(["store"])
@@ -138,12 +141,7 @@ def test_what_a_store_no_longer_holds_is_told_and_is_no_fault(tmp_path, monkeypa
 
 def test_full_compares_every_byte_of_an_entry(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    recipe = Recipe("moe", 1, {}, {})
-    entry = Path("store/moe") / recipe.digest
-    make(partial(entry) / "artifact", "moe")
-    (partial(entry) / "metrics.jsonl").write_text("a loss")
-    publish(entry, recipe)
-    Path("store", MARK).touch()
+    entry = stored("store", "moe", metrics="a loss")
     sound = "1 of 1 artifacts fit their manifests"
     assert run(capsys, "store", "--full")[1] == sound
     for file in (path for path in entry.rglob("*") if path.is_file()):
