@@ -202,18 +202,14 @@ def test_the_systems_refusals_are_messages_and_a_bug_keeps_its_stack_trace():
 
 @pytest.fixture
 def places(tmp_path, monkeypatch):
-    """Folders a/ and results/, a file rows, and links to a and rows, where one stands."""
+    """Folders, the files rows and a/x, and links to them, where one stands."""
     monkeypatch.chdir(tmp_path)
-    for folder in ("a/b", "results", "humaneval"):
+    for folder in ("a/b", "links", "humaneval"):
         Path(folder).mkdir(parents=True)
     Path("rows").touch()
-    Path("link").symlink_to("a")
-    Path("results/linked").symlink_to("../a")
-    Path("rows_link").symlink_to("rows")
-    Path("links").mkdir()
-    Path("links/rows").symlink_to("../a/x")
     Path("a/x").touch()
-    return tmp_path
+    for link, target in (("link", "a"), ("rows_link", "rows"), ("links/rows", "../a/x")):
+        Path(link).symlink_to(target)
 
 
 @pytest.mark.parametrize(
@@ -225,9 +221,7 @@ def places(tmp_path, monkeypatch):
         ("--base a --out link/new", "--out link/new", "--base a"),
         ("--base links --out a", "--out a", "--base links"),
         ("--data rows_link --out rows", "--out rows", "--data rows_link"),
-        ("--moe a --out new --metrics a/loss.jsonl", "--metrics a/loss.jsonl", "--moe a"),
         ("--evals a/x rows --out rows", "--out rows", "--evals rows"),
-        ("--problems a/x rows --out new --report rows", "--report rows", "--problems rows"),
         ("--template rows --out rows", "--out rows", "--template rows"),
         ("--base a --tracker-dir a/b", "--tracker-dir a/b", "--base a"),
     ],
@@ -256,13 +250,12 @@ def test_an_output_elsewhere_is_taken(places, words):
 
 def some_parser() -> flags.StepParser:
     parser = flags.StepParser("any", "")
-    for flag in ("--base", "--moe", "--data"):
+    for flag in ("--base", "--data"):
         parser.path(flag, "DIR", "", required=False)
     parser.path("--evals", "FILE", "", required=False, nargs="+")
     parser.name_or_file("--dataset", "")
-    parser.name_or_file("--problems", "", nargs="+")
     parser.add_options(TokensConfig, ["template"])
-    for flag in ("--out", "--metrics", "--report"):
+    for flag in ("--out", "--metrics"):
         parser.output(flag, "FILE", "", required=False)
     parser.output("--tracker-dir", "DIR", "", required=False, shared=True)
     return parser
