@@ -10,10 +10,7 @@ ROOT = Path(__file__).parents[1]
 
 def python(*words, status: int = 0, **options) -> subprocess.CompletedProcess:
     """Run it with these words. It must end with this status. options: of subprocess.run."""
-    command, environment = (
-        [sys.executable, *map(str, words)],
-        os.environ | {"PYTHONPATH": str(ROOT)},
-    )
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, **options)
+    options |= {"env": os.environ | {"PYTHONPATH": str(ROOT)}, "capture_output": True}
+    done = subprocess.run([sys.executable, *map(str, words)], text=True, **options)
     assert done.returncode == status, done.stderr
     return done

@@ -12,21 +12,12 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from workflow_scripts import moe
 from xft.artifacts.artifact import create_artifact
 from xft.cli import flags
+from xft.config.sections import MixtureConfig
 from xft.conversions import mixing_artifact
 from xft.modeling.configuration import XftConfig
 from xft.modeling.mixing import Mixing, MixingLogits
 
 LAMBDA = 0.6
-MOE = {
-    "num_experts": 4,
-    "num_experts_per_tok": 3,
-    "shared_expert": True,
-    "normalize_routing": True,
-    "router": "mlp",
-    "router_noise": False,
-    "balance_loss_coef": 0.01,
-    "upcycled_layers": None,
-}
 
 
 def tokens(batch=2, length=24, vocabulary=97) -> torch.Tensor:
@@ -54,7 +45,8 @@ def random_mixture(backbone: str, **settings):
     """An upcycled model whose weights are all random. settings: of its base's config."""
     torch.manual_seed(0)
     base = small_config(backbone, **settings).to_dict()
-    config = XftConfig.from_dict({"model_type": "xft", "base_config": base, **MOE})
+    moe = MixtureConfig(num_experts=4, num_experts_per_tok=3, router_noise=False).model_dump()
+    config = XftConfig.from_dict({"model_type": "xft", "base_config": base, **moe})
     model = AutoModelForCausalLM.from_config(config)
     for block in model.moe_blocks:
         torch.nn.init.normal_(block.router.input.weight)

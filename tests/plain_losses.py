@@ -17,16 +17,18 @@ def plain_parts(teacher: Path, model: Path, rows: list[tuple[list[int], int]]) -
     rows: the token ids of each, and the number of those of its prompt.
     """
     models = [AutoModelForCausalLM.from_pretrained(path).eval() for path in (teacher, model)]
-    sums, count = torch.zeros(2, dtype=torch.float64), 0
-    for ids, prompt in rows:
-        with torch.no_grad():
-            logits = [model(torch.tensor([ids])).logits[0, prompt - 1 : -1] for model in models]
-        wanted, own = (values.double().log_softmax(-1) for values in logits)
-        targets = torch.tensor(ids[prompt:])
-        sums[0] += torch.nn.functional.nll_loss(own, targets, reduction="sum")
-        sums[1] += torch.nn.functional.kl_div(own, wanted, reduction="sum", log_target=True)
-        count += len(targets)
-    return (sums / count).tolist()
+    with torch.no_grad():
+        (wanted, targets), (own, _) = (responses(model, rows) for model in models)
+    wanted, own = (logits.double().log_softmax(-1) for logits in (wanted, own))
+    entropy = torch.nn.functional.nll_loss(own, targets)
+    divergence = torch.nn.functional.kl_div(own, wanted, reduction="batchmean", log_target=True)
+    return [entropy.item(), divergence.item()]
+
+
+def responses(model, rows) -> tuple[torch.Tensor, torch.Tensor]:
+    """The logits and the ids of all tokens that follow a prompt, computed one row at a time."""
+    logits = [model(torch.tensor([ids])).logits[0, prompt - 1 : -1] for ids, prompt in rows]
+    return torch.cat(logits), torch.cat([torch.tensor(ids[prompt:]) for ids, prompt in rows])
 
 
 def encoded(folder) -> list[tuple[list[int], int]]:
@@ -44,12 +46,7 @@ def encoded(folder) -> list[tuple[list[int], int]]:
 
 def plain_loss(model, rows) -> torch.Tensor:
     """The mean over the response tokens of all rows, one row at a time."""
-    losses = []
-    for ids, prompt in rows:
-        logits = model(torch.tensor([ids])).logits[0, prompt - 1 : -1]
-        targets = torch.tensor(ids[prompt:])
-        losses.append(torch.nn.functional.cross_entropy(logits, targets, reduction="none"))
-    return torch.cat(losses).mean()
+    return torch.nn.functional.cross_entropy(*responses(model, rows))
 
 
 def plain_loop(model, parameters, folder: Path) -> list[float]:

@@ -45,8 +45,7 @@ class Project:
             is_section = isinstance(value, dict)
             sections[name] = sections.get(name, {}) | value if is_section else value
         settings = [f"{name}={section!r}" for name, section in sections.items()]
-        cores = ["--cores", "2"]
-        return [*cores, *arguments, "--config", *settings]
+        return ["--cores", "2", *arguments, "--config", *settings]
 
     def command(self, *arguments: str, **config: dict) -> list[str]:
         """The same as a command line."""

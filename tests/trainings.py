@@ -1,6 +1,5 @@
 """What tests of trainings share: rows, a training in this process, and signals in its midst."""
 
-import importlib
 import json
 import math
 import os
@@ -8,6 +7,7 @@ import signal
 from pathlib import Path
 
 import torch
+from chains import run_here
 
 from xft.artifacts.manifest import manifest_path, read_manifest
 from xft.config.training import TrainingConfig
@@ -39,8 +39,7 @@ def random_rows(lengths: list[int], prompt: int = 4, seed: int = 0, kinds: int =
 
 def learn(step: str, out: Path, *words) -> list[dict]:
     """Run a training step in this process. The lines of its metrics, `out` with `.jsonl`."""
-    main = importlib.import_module(f"workflow_scripts.{step}").main
-    main([*map(str, words), *outputs(out)])
+    run_here(step, [*map(str, words), *outputs(out)])
     return lines_of(out)
 
 
