@@ -202,12 +202,12 @@ IN_CI = {"marks": pytest.mark.ci}
     ],
 )
 def test_an_option_of_snakemakes_does_what_the_documents_say(finished, words, lam, rules, told):
-    """A dry run has one line for each job."""
+    """A dry run of all jobs has one line for each."""
     before = entries(finished)
     done = finished.snakemake(*words.split(), merge={"lambdas": [lam]})
     shown = done.stdout + done.stderr
     assert finished.rules(done) == rules
-    assert len(shown.splitlines()) <= len(rules) + 6 or words == "--rulegraph"
+    assert len(shown.splitlines()) <= len(rules) + 6 or words != "-n -F"
     assert re.search(told, shown) and "Traceback" not in shown
     assert done.returncode == (told.startswith(("--delete", "A rule")))
     assert entries(finished) == before
