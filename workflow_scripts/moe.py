@@ -3,7 +3,7 @@
 The experts are copies of the dense model's MLP. With --experts lora they share that MLP, and each
 adds products of low rank to its matrices, which are zero at the start. The mixture then gives the
 same outputs as the dense model, for every choice of the router. With --init noise or drop the
-routed experts differ, and the step prints how far each layer is from the dense model's.
+routed experts differ, and so do the outputs.
 """
 
 from xft.cli.step import Step, run
@@ -30,10 +30,6 @@ def main(argv: list[str] | None = None) -> None:
     parameters = moe.model_dump() | {"seed": seed, "base": origin(base)}
     with step.draft(parameters) as draft:
         draft.write_model(plans, config, like=base.path, card=moe_card(config, parameters))
-    if moe.init != "copy":
-        from xft.evaluation.start_distance import report_distances
-
-        report_distances(checkpoint, args.out, moe, seed)
 
 
 if __name__ == "__main__":
