@@ -34,7 +34,7 @@ def advice(plan: Plan) -> list[str]:
     ]
     for section in large:
         found = [_described(section, *way) for way in ways(plan, section)]
-        end = "each of these, laid over the config, the fastest first" if found else NO_CHANGE
+        end = "each of these on top of the config, the fastest first" if found else NO_CHANGE
         lines += [f"  {section} fits with {end}", *found]
     return lines
 
