@@ -44,7 +44,7 @@ def take_gpus(count: int) -> None:
 
 
 def find_gpu() -> tuple[float, str] | None:
-    """The memory in GiB and the name of the smallest visible GPU; None if there is none."""
+    """The memory in GiB and the name of the smallest visible GPU; None without a GPU."""
     identities = ",".join(_visible_gpus().values())
     rows = _ask("memory.total,name", f"--id={identities}") if identities else []
     known = [row.split(", ", 1) for row in rows if row[:1].isdigit()]  # some GPUs do not say

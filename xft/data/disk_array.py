@@ -13,7 +13,7 @@ BLOCK = 2**21  # values that are read at a time
 class DiskArray:
     """A one-dimensional array in a temporary file. A slice of it is a numpy array.
 
-    It grows by parts, each of which takes eight bytes of memory. offsets: part i is
+    Parts are appended to it. A part takes eight bytes of memory. offsets: part i is
     [offsets[i] : offsets[i + 1]].
     """
 

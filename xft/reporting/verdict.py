@@ -61,7 +61,7 @@ LOSSES = Quantity(
 
 
 def choose(table):
-    """The row, a named tuple, with the best score against plain tuning; None if there is none.
+    """The row of the best score against plain tuning, a named tuple; None without such a row.
 
     Take this model if it is significantly better, or else plain tuning. rivals: the number of such
     rows. pairs: of all compared pairs.
