@@ -1,6 +1,6 @@
-"""Compares forward and backward passes of low-rank experts, full experts and dense FFNs.
+"""Compares forward and backward passes of LoRA experts, full experts and dense FFNs.
 
-- low rank: this project's block with low-rank experts; its factors and its router learn;
+- low rank: this project's block with LoRA experts; its factors and its router learn;
 - full: this project's block with full experts; all of it learns;
 - dense: the base's FFN; all of it learns;
 - dense, LoRA: the same with PEFT's products of the same rank, which alone learn.
@@ -68,7 +68,7 @@ def main() -> None:
 
 
 def report(cases: dict[str, Callable], sizes: tuple, precision: str, repeats: int) -> str:
-    """Markdown: median times, the speed of low-rank experts relative to each, peak memory."""
+    """Markdown: median times, the speed of LoRA experts relative to each, peak memory."""
     times: dict[str, list[tuple[float, float]]] = {way: [] for way in cases}
     for number in range(repeats + 1):
         for way, step in cases.items():

@@ -59,7 +59,7 @@ rule eval:
 
 
 rule validation_loss:
-    """A model's loss on the held-out rows."""
+    """A model's validation loss."""
     input:
         model=entry_of("model"),
         tokens=entry_of("tokens"),

@@ -105,7 +105,7 @@ def learned(chain: Chain, out: Path, values: Callable[[object], dict], *flags: o
 
 
 def low_rank_mixture(base: Path, out: Path, **settings) -> Path:
-    """Make `out`, a mixture of 4 low-rank experts; 3 of them compute a token.
+    """Make `out`, a mixture of 4 LoRA experts; 3 of them compute a token.
 
     A is random, B is zero. settings: other keys of the section moe.
     """

@@ -11,7 +11,7 @@ def main(argv: list[str] | None = None) -> None:
     step = Step("best", __doc__)
     measured = step.add_mutually_exclusive_group(required=True)
     several = {"required": False, "nargs": "+", "group": measured}
-    losses = "The loss of each model on held-out rows. The lowest is the best."
+    losses = "The loss of each model on validation rows. The lowest is the best."
     step.path("--losses", "FILE", losses, **several)
     evals = "The evaluation of each model. The most solved problems are the best."
     step.path("--evals", "FILE", evals, **several)

@@ -1,6 +1,6 @@
 """Step 3: extract the FFN weights of all experts of a tuned mixture.
 
-Of low-rank experts these are the factors. No weight is written: the artifact is an index over hard
+Of LoRA experts these are the factors. No weight is written: the artifact is an index over hard
 links to the mixture's files, and stays whole without the mixture. On another file system the files
 are copied.
 """

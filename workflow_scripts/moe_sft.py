@@ -1,4 +1,4 @@
-"""Step 2: tune the mixture on instructions: all parameters, or those of low-rank experts."""
+"""Step 2: tune the mixture on instructions: all parameters, or those of LoRA experts."""
 
 from functools import partial
 

@@ -28,7 +28,7 @@ def main(argv: list[str] | None = None) -> None:
     step.add_argument(
         "--chosen-by",
         choices=CHOICES,
-        help="What the best of a mixture's merges is chosen by: the loss on held-out rows, or the "
+        help="What the best of a mixture's merges is chosen by: the validation loss, or the "
         "benchmark. Default: the loss, if losses are given.",
     )
     step.output(

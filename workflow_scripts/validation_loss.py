@@ -50,7 +50,7 @@ def main(argv: list[str] | None = None) -> None:
     }
     ids = {"model": identity, "tokens": inputs["tokens"]}
     LOSS.write(args.out, description, parameters={"threads": run.threads}, inputs=ids)
-    say(f"loss {loss:.4f} on {counted(len(rows), 'held-out row')}")
+    say(f"loss {loss:.4f} on {counted(len(rows), 'validation row')}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Low-rank experts: their start, and that all is as with the same experts written out in full."""
+"""LoRA experts: their start, and that all is as with the same experts written out in full."""
 
 import json
 import shutil
@@ -63,7 +63,7 @@ def full(chain) -> Chain:
 
 
 def written_out(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The tensors of a mixture with low-rank experts, with the same experts as full ones."""
+    """The tensors of a mixture with LoRA experts, with the same experts as full ones."""
     inside = (".mlp.dense.", ".mlp.experts.")
     made = {n: t for n, t in tensors.items() if not any(part in n for part in inside)}
     for layer in moe_layers(tensors):

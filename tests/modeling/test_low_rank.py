@@ -1,4 +1,4 @@
-"""Low-rank experts against the same experts written out as whole matrices, in all forms of MLPs."""
+"""LoRA experts against the same experts written out as whole matrices, in all forms of MLPs."""
 
 from functools import partial
 

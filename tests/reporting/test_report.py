@@ -177,7 +177,7 @@ def test_costs_are_those_of_all_attempts_and_of_all_jobs_before(tmp_path):
     text = write_report(tmp_path).text
     cells = "sft (in 3 parts)", 180, 300, 400, 10, 100
     assert "".join(map(str, cells)) in text
-    assert "moe_sft took 45.0 minutes and plain tuning (sft) 10.0 minutes, each with all" in text
+    assert "moe_sft took 45.0 minutes and plain fine-tuning (sft) 10.0 minutes, each" in text
     assert "took 10.0 minutes. With 930 problems it would take about 7.8 hours." in text
     (tmp_path / "costs" / "sft.costs.json").write_text('{"attempts": []}')
     with pytest.raises(UserError, match=r"costs/sft.costs.json is not what step store.make writes"):

@@ -29,8 +29,8 @@ class Runs:
     def add(self, model, passed, *, variant="", seed=42, dataset="mbpp", count=100, **more) -> None:
         """Add an evaluation. A path carries the model, the variant and the seed.
 
-        more: options of `write_evaluation`, losses of held-out rows and further columns; path: that
-        of a model that variants share.
+        more: options of `write_evaluation`, validation losses and further columns; path: that of a
+        model that variants share.
         """
         place = f"{variant or 'own'}/{seed}/{model}"
         path = more.pop("path", place)
@@ -83,7 +83,7 @@ SEEDS = {"base": [20], "moe_sft": [60, 63, 69], "moe_sft vanilla": [40, 44, 42]}
 def add_seeds(runs: Runs) -> None:
     """A variant and the configuration's own values, with three seeds and one base for all.
 
-    All held-out rows have one loss in a seed: a nat, and less by what the model solves.
+    All validation rows have one loss in a seed: a nat, and less by what the model solves.
     """
     for name, numbers in SEEDS.items():
         model, _, variant = name.partition(" ")
@@ -201,7 +201,7 @@ def test_models_are_compared_with_those_that_they_come_from(runs):
         (
             {"sft": 40, "moe_sft": 43, "dense/lam~0.75": 42},
             [
-                r"Take plain tuning \(sft\): no model is significantly better\.",
+                r"Take plain fine-tuning \(sft\): no model is significantly better\.",
                 r"How sure: the best other model, moe_sft, may be better or worse: \+2.1 percent.* "
                 r"points \(95% interval \+0.0 to \+5.0\)\.",
                 "More evidence: about 550 problems, 4 times as many, would find a true difference ",
@@ -211,7 +211,7 @@ def test_models_are_compared_with_those_that_they_come_from(runs):
         (
             {"sft": 20, "moe_sft": 43, "dense/lam~0.75": 42},
             [
-                r"Take moe_sft: \+16.4 percentage points against plain tuning \(sft\)\.",
+                r"Take moe_sft: \+16.4 percentage points against plain fine-tuning \(sft\)\.",
                 r"How sure: .* \(p < 0.001, significant among 3 comparisons; 95% interval \+10.7 "
                 r"to \+22.9\)\. It is the best of 2, so the true difference is probably smaller\.",
                 r"moe_sft solves 16.4 \(95% .*\) and dense/lam~0.75 15.7 .* more than sft on mbpp",
@@ -221,7 +221,7 @@ def test_models_are_compared_with_those_that_they_come_from(runs):
         (
             {"sft": 40, "moe_sft": 43, "dense/lam~0.75": 20},
             [
-                r"Take plain tuning \(sft\)",
+                r"Take plain fine-tuning \(sft\)",
                 "How sure",
                 "More evidence",
                 r"dense/lam~0.75 solves 14.3 \(95% .*\) percentage points less than sft on mbpp",
@@ -347,10 +347,10 @@ def test_losses_are_compared_row_by_row(runs):
     difference = weights @ (after - before)
     assert float(row["difference"]) == pytest.approx(difference, abs=1e-6)
     assert (row["first"], row["second"]) == ("moe_sft", "dense/lam~0.75")
-    assert (row["dataset"], row["problems"]) == ("held-out rows", "50")
+    assert (row["dataset"], row["problems"]) == ("validation rows", "50")
     shown = re.search(r"^\| dense/lam~0.75 \| moe_sft \| 50 .*$", text, re.MULTILINE)[0]
     assert f"| {difference:+.4f} " in shown and shown.endswith("| yes         |")
-    sentence = f"- dense/lam~0.75 has a held-out loss {-difference:.4f} (95% interval "
+    sentence = f"- dense/lam~0.75 has a validation loss {-difference:.4f} (95% interval "
     assert sentence in text and " lower than moe_sft (50 rows): significant, " in text
     assert [row["validation loss"] for row in rows[1:]] == [f"{weights @ after:.4f}"] * 2
 
@@ -364,7 +364,7 @@ def test_losses_of_different_held_out_rows_are_told_apart(runs):
     runs.rows[2]["eval"] = runs.rows[0]["eval"]
     text, rows, _ = runs.summarise()
     assert [row["validation loss"] for row in rows] == ["", "1.0000", "4.0000"]
-    sentence = "Not all validation losses are of the same held-out rows"
+    sentence = "Not all validation losses are of the same validation rows"
     assert sentence in text
     runs.rows = [row for row in runs.rows if row["variant"] == ""]
     text, rows, _ = runs.summarise()
@@ -395,7 +395,7 @@ def test_how_many_rows_contain_a_problem_is_said(runs, count, said):
     ("words", "chosen_by", "best"),
     [
         (["--chosen-by", "benchmark"], "benchmark itself", "dense/lam~1 (t=0.6) (loss 2.0000)"),
-        ([], "lowest loss", "dense/lam~0.5 (t=0.6 and 1 other) (loss 1.0000)"),
+        ([], "lowest validation loss", "dense/lam~0.5 (t=0.6 and 1 other) (loss 1.0000)"),
     ],
 )
 def test_the_best_merge_of_each_mixture_is_named_by_its_first_result(runs, words, chosen_by, best):

@@ -1,7 +1,7 @@
 """Trainings in several processes: what they learn, what ends them, how they go on.
 
 All have the global batches of one process, so that each must end where that one ends.
-test_processes.py has mixing, low-rank experts, and what balances and averages.
+test_processes.py has mixing, LoRA experts, and what balances and averages.
 """
 
 import fcntl
@@ -82,7 +82,7 @@ def alone(inputs, tmp_path_factory) -> Path:
 
 
 def assert_same(out: Path, expected: Path, tolerance: float = 1e-6) -> None:
-    """The same losses, of the held-out rows too, and the same weights."""
+    """The same losses, of the validation rows too, and the same weights."""
     measured = "loss", "validation_loss"
     for line, other in zip(lines_of(out), lines_of(expected), strict=True):
         losses, others = ([each[key] for key in measured if key in each] for each in (line, other))
@@ -169,7 +169,7 @@ def wait_for(happens, running: subprocess.Popen) -> None:
 
 
 def test_stopped_and_killed_it_goes_on_to_the_same_bytes(inputs, tiny_llama, repository, tmp_path):
-    """A mixture with low-rank experts. Its checkpoints hold only the trainable weights."""
+    """A mixture with LoRA experts. Its checkpoints hold only the trainable weights."""
     log, out, whole, pause = (tmp_path / name for name in ("log", "out", "whole", "pause"))
     mixture = low_rank_mixture(tiny_llama, tmp_path / "moe", train_rest="lora")
     words = ["--moe", str(mixture), *inputs[2:], "--launch", "zero3", "--processes", "2"]

@@ -1,4 +1,4 @@
-"""Two processes learn what one learns from the same global batch: mixing, low-rank experts, and a
+"""Two processes learn what one learns from the same global batch: mixing, LoRA experts, and a
 balance loss over the global batch. test_launch.py has the full experts.
 """
 
@@ -39,8 +39,8 @@ def assert_same(step: str, words: list, halved: list, folder: Path, tolerance: f
 
 
 def test_mixing(tiny_llama, tmp_path):
-    """With gradients that are clipped, four held-out rows, and one row in each epoch's last batch,
-    which one of the processes does not have.
+    """With gradients that are clipped, four validation rows, and one row in each epoch's last
+    batch, which one of the processes does not have.
     """
     varied_mixture(tiny_llama, tmp_path)
     rows = [*ROWS, {"instruction": "Double x.", "response": "return 2 * x"}]

@@ -241,7 +241,7 @@ def test_rows_that_were_not_cleaned_of_a_set_are_searched_for_its_problems():
 
 
 def test_the_table_has_a_row_for_each_model_of_each_run_with_the_shared_files():
-    """vanilla does not name base, but has the same one. Its held-out rows are those of all."""
+    """vanilla does not name base, but has the same one. Its validation rows are those of all."""
     Path("rows.jsonl").write_text(4 * (json.dumps(ROW) + "\n"))
     vanilla = {"moe": {"shared_expert": False}, "evaluation": {"models": ["moe_sft"]}}
     experiment = wants(

@@ -1,4 +1,4 @@
-"""The dense baseline, and the loss on held-out rows: both against plain transformers."""
+"""The dense baseline, and the validation loss: both against plain transformers."""
 
 import json
 import shutil

@@ -99,7 +99,7 @@ WAYS = {
         "--batching by_length --per-device-train-batch-size 1 --max-steps 16 --precision bf16_pure",
         14,
     ),
-    "low-rank experts": ("moe_sft", EMA, 3),
+    "LoRA experts": ("moe_sft", EMA, 3),
     "adapters": ("sft", "--lora-rank 4 --validation-rows 2 --eval-steps 1 --keep best", 5),
     "mixing": ("weighted_trained", f"--gradient-accumulation-steps 2 {KL}", 5),
 }
@@ -111,7 +111,7 @@ WAYS = {
 def test_so_does_one_in_another_way(way, chain, tiny_llama, tmp_path, monkeypatch):
     step, flags, number = WAYS[way]
     words = [*chain.words(step), *FLAGS, *flags.split()]
-    if way == "low-rank experts":
+    if way == "LoRA experts":
         words[1] = low_rank_mixture(tiny_llama, tmp_path / "moe", train_rest="lora")
     learn(step, tmp_path / "whole", *words)
     with monkeypatch.context() as patch:
@@ -119,7 +119,7 @@ def test_so_does_one_in_another_way(way, chain, tiny_llama, tmp_path, monkeypatc
         with pytest.raises(SystemExit):
             learn(step, tmp_path / "out", *words)
     kept = load_file(checkpoint(tmp_path / "out", number) / "learned.safetensors")
-    if way in ("low-rank experts", "adapters"):
+    if way in ("LoRA experts", "adapters"):
         assert all(".lora_" in name or ".router." in name for name in kept)
     learn(step, tmp_path / "out", *words)
     assert_same(tmp_path / "out", tmp_path / "whole")

@@ -10,7 +10,7 @@ a projection, r for the rank.
   fused under `P.experts`, and the router is under `P.router`. Fused weights: `gate_up_proj`
   [R, 2I, H], or `up_proj` [R, I, H] if the MLP has no gate, and `down_proj` [R, H, I]. Fused
   biases: the same names with `_bias`, without the last axis.
-- Upcycled with low-rank experts: the base's MLP is under `P.dense`, which no expert changes. The
+- Upcycled with LoRA experts: the base's MLP is under `P.dense`, which no expert changes. The
   factors of all experts, the shared one first, are `P.experts.<projection>.lora_A` [E, r, K] and
   `lora_B` [E, N, r]. The router has the same names.
 """
@@ -91,11 +91,11 @@ class FfnLayer:
         return f"{self.prefix}.shared_expert.{projection}.{part}"
 
     def frozen(self, projection: str, part: str = "weight") -> str:
-        """A tensor of the base's MLP in a mixture with low-rank experts."""
+        """A tensor of the base's MLP in a mixture with LoRA experts."""
         return f"{self.prefix}.dense.{projection}.{part}"
 
     def factor(self, projection: str, letter: str) -> str:
-        """The factor "A" or "B" of all low-rank experts."""
+        """The factor "A" or "B" of all LoRA experts."""
         return f"{self.prefix}.experts.{projection}.lora_{letter}"
 
     def fused(self, part: str = "weight") -> list[tuple[str, tuple[str, ...]]]:
@@ -143,7 +143,7 @@ def dense_layers(names: Iterable[str], config: dict) -> list[FfnLayer]:
 def moe_layers(names: Iterable[str]) -> list[FfnLayer]:
     """The upcycled layers of a mixture with shared experts, or of its FFN weights, in order.
 
-    FFN weights of low-rank experts do not say whether the MLP has biases; `parts` is then without
+    FFN weights of LoRA experts do not say whether the MLP has biases; `parts` is then without
     them. Raises UserError if there are no such layers, or if full experts lack a shared one.
     """
     layers = _by_layer(names).items()
@@ -188,7 +188,7 @@ def _moe_layer(prefix: str, index: int, held: set[str]) -> FfnLayer:
 
 
 def _factored(held: set[str]) -> set[str]:
-    """The projections that have factors of low-rank experts."""
+    """The projections that have factors of LoRA experts."""
     return {match["projection"] for name in held if (match := FACTOR.fullmatch(name))}
 
 

@@ -321,11 +321,11 @@ class SftTraining(TuningConfig):
     lora_rank: int | None = Field(None, ge=1)
     """Tune low-rank products of this rank beside the linear layers (LoRA, arXiv 2106.09685), apart
     from the output embeddings. They are part of the weights at the end. At most the smaller size of
-    each matrix. null: tune all weights. If it is left out beside low-rank experts, it is moe.rank,
+    each matrix. null: tune all weights. If it is left out beside LoRA experts, it is moe.rank,
     unless moe.train_rest is full."""
 
     lora_alpha: Annotated[float, Needs("lora_rank")] = Field(64.0, gt=0)
-    """The products are scaled by lora_alpha / lora_rank. If it is left out beside low-rank experts,
+    """The products are scaled by lora_alpha / lora_rank. If it is left out beside LoRA experts,
     it is moe.lora_alpha."""
 
     @property
@@ -334,7 +334,7 @@ class SftTraining(TuningConfig):
 
 
 def _low_rank_baseline(moe: dict) -> dict:
-    """The keys of section sft for the baseline of a section moe with low-rank experts."""
+    """The keys of section sft for the baseline of a section moe with LoRA experts."""
     if moe.get("experts") != "lora" or moe.get("train_rest") == "full":
         return {}
     fields = MixtureConfig.model_fields
@@ -405,9 +405,9 @@ class MergeConfig(MergeMethod):
 
     select: Literal["auto", "validation", "benchmark"] = "auto"
     """What the best merge is chosen by, among the lambdas and all values of mixing and merge in
-    variants and sweep. validation: the lowest loss on held-out rows. benchmark: the highest pass@1
+    variants and sweep. validation: the lowest validation loss. benchmark: the highest pass@1
     (plus tests) on the first data set; the score there is then optimistically biased. auto:
-    validation if there are held-out rows."""
+    validation if there are validation rows."""
 
 
 class HealConfig(DistillationConfig, TuningConfig):
@@ -574,7 +574,7 @@ class XftConfig(ManyRuns, RunConfig):
                 )
         if self.merge.select == "validation" and not self.data.validation_rows:
             raise ValueError(
-                "merge.select = validation: there are no held-out rows. Set data.validation_rows"
+                "merge.select = validation: there are no validation rows. Set data.validation_rows"
             )
         for lam in self.merge.lambdas if self.mixing.learn_lambda else ():
             if fault := fault_of_learned(lam):

@@ -1,7 +1,7 @@
 """Measures how far the experts of a mixture have moved apart, compared with how far they moved.
 
 W_i is the vector of all MLP weights of expert i in a layer, and W_B that of the base; i counts all
-E experts, the shared one included. M is the mean of the W_i. Low-rank experts count as W_i = W_B +
+E experts, the shared one included. M is the mean of the W_i. LoRA experts count as W_i = W_B +
 s B_i A_i, with the base's biases.
 
 - deviation = sqrt(mean_i |W_i - M|^2) / |W_B|

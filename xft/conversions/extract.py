@@ -8,7 +8,7 @@ FACTOR_SETTINGS = ("experts", "rank", "lora_alpha")
 
 
 def ffn_names(moe: Checkpoint) -> list[str]:
-    """The names of the FFN tensors of all experts; of low-rank experts, of their factors.
+    """The names of the FFN tensors of all experts; of LoRA experts, of their factors.
 
     Raises UserError if the model has no shared expert: the merge needs one.
     """
@@ -16,7 +16,7 @@ def ffn_names(moe: Checkpoint) -> list[str]:
 
 
 def factor_config(config: dict) -> dict | None:
-    """What a reader of low-rank experts' factors needs of the mixture's config.
+    """What a reader of LoRA experts' factors needs of the mixture's config.
 
     None for full experts, which need no config.
     """

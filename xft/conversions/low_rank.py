@@ -1,4 +1,4 @@
-"""Low-rank experts in step 1.
+"""LoRA experts in step 1.
 
 Expert i of a projection is W_i = W + s B_i A_i, with the base's W [N, K] and s = lora_alpha / rank
 (LoRA, arXiv 2106.09685; of experts: MixLoRA, arXiv 2404.15159). At the start B_i = 0, and A_i is

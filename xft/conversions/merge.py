@@ -69,7 +69,7 @@ def initial_logits(
 def unmerged(moe: TensorSource) -> dict[str, str]:
     """The tensors that the merged model takes unchanged from the mixture.
 
-    Their names in the mixture, by their names in the merged model. Biases of low-rank experts are
+    Their names in the mixture, by their names in the merged model. Biases of LoRA experts are
     the base's, and so are not merged.
     """
     layers = moe_layers(moe.names)

@@ -1,6 +1,6 @@
 """The tensors of the merged model that are sums over experts: W = sum_i c_i W_i with sum_i c_i = 1.
 
-Full experts have tensors W_i of their own. Low-rank experts have W_i = W + s B_i A_i with the
+Full experts have tensors W_i of their own. LoRA experts have W_i = W + s B_i A_i with the
 base's W and s = lora_alpha / rank, so that their sum is W + s sum_i c_i B_i A_i. That is one
 product of all factors, and no expert is ever written out.
 """
@@ -24,7 +24,7 @@ class MergedTensor:
 
     row, column: the place in the coefficients [layers or 1, projections or 1, 1 + R]. ffn: the FFN
     weights of the experts, or their factors. source: holds the shared expert's tensor, or the W
-    that low-rank experts change, under the name `weight_name`.
+    that LoRA experts change, under the name `weight_name`.
     """
 
     layer: FfnLayer
@@ -93,7 +93,7 @@ class FullTensor(MergedTensor):
 
 
 class LowRankTensor(MergedTensor):
-    """The weight of a projection of low-rank experts, with the methods of FullTensor."""
+    """The weight of a projection of LoRA experts, with the methods of FullTensor."""
 
     @property
     def weight(self):

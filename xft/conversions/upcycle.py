@@ -1,6 +1,6 @@
 """Step 1: replaces every FFN of a dense model by experts made of it and a new router.
 
-Full experts are copies of the FFN. Low-rank experts are the FFN, which they share, and products
+Full experts are copies of the FFN. LoRA experts are the FFN, which they share, and products
 B_i A_i: B_i is zero, and A_i is uniform between +-1/sqrt(K) for K inputs, as in PEFT.
 """
 

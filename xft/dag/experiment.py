@@ -24,7 +24,7 @@ RUNS_TABLE = "runs.csv"
 class Choice:
     """The merges of one tuned mixture, each with the result that it is chosen by.
 
-    by: validation, for the loss on held-out rows, or benchmark, for the problems that are solved.
+    by: validation, for the validation loss, or benchmark, for the problems that are solved.
     problems: the set of these problems.
     """
 

@@ -19,7 +19,7 @@ from xft.estimates.report import Plan, memory_text
 GAPS = 0.05  # the part of the memory that is lost between tensors; assumed
 SHARDING = ("zero2", "fsdp", "zero3")  # launches, from the one that exchanges the least
 PROCESSES = (2, 4, 8)  # in place of one
-NO_CHANGE = "no other precision, batch or launch, and not with low-rank experts"
+NO_CHANGE = "no other precision, batch or launch, and not with LoRA experts"
 WIDTH = 110
 
 

@@ -57,7 +57,7 @@ def checkpoint_bytes(models: Models, job: Job) -> int:
 def expert_bytes(models: Models) -> int:
     """Bytes of the FFN weights in the files that step 6 maps into memory.
 
-    Low-rank experts also need the base's MLPs.
+    LoRA experts also need the base's MLPs.
     """
     common = models.ffn if models.is_low_rank else 0
     layer = models.upcycled[0]

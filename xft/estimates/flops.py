@@ -4,7 +4,7 @@ For each token, each parameter that computes it takes 2 FLOPs in the forward pas
 backward pass if it learns, else 2. The attention takes 2 L Q in each layer, with rows of L tokens
 and queries of width Q (two matrix products, half of them masked), and twice that in the backward
 pass (Kaplan et al. 2020, arXiv 2001.08361, section 2.1). Activation checkpointing computes the
-forward pass of the layers twice. Of low-rank experts, the base's MLP counts once for a token, and
+forward pass of the layers twice. Of LoRA experts, the base's MLP counts once for a token, and
 the factors for each expert that computes it. Every token counts as one with a label.
 """
 

@@ -135,7 +135,7 @@ def _learned_rest(models: Models, job: Job) -> bool:
 def _mlp_values(models: Models, job: Job) -> tuple[int, int]:
     """Values of a token in the MLP of a layer: those that autograd keeps, and gradients of them.
 
-    Low-rank experts keep their inputs, the base's inner values, and A x of every expert. The
+    LoRA experts keep their inputs, the base's inner values, and A x of every expert. The
     backward pass of one, which may compute all tokens, computes its inner values again.
     """
     if job.section != "moe_sft":

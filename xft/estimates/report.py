@@ -120,7 +120,7 @@ def _work(plan: Plan) -> list[str]:
         f"  a token of moe_sft takes {ratio:.2f} times the FLOPs of one of sft",
     ]
     if plan.models.is_low_rank:
-        lines.append("  low-rank experts have small matrix products: expect more hours than these")
+        lines.append("  LoRA experts have small matrix products: expect more hours than these")
     if plan.rows is None:
         lines.append("  ?: the rows are not on this machine. Give their number with --rows")
     if not plan.processor.bf16:

@@ -1,4 +1,4 @@
-"""Low-rank experts: the base's MLP, which no expert changes, with a low-rank change of its own for
+"""LoRA experts: the base's MLP, which no expert changes, with a low-rank change of its own for
 each of them.
 
 Expert i has W_i = W + s B_i A_i for each projection, with s = lora_alpha / rank (LoRA, arXiv

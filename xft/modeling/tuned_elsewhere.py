@@ -20,7 +20,7 @@ def check_tuned(folder: Path, base: Checkpoint) -> str:
     """The kind of a tuned model, moe_sft or sft. Raises UserError unless it was made of the base.
 
     The architecture and the tokenizer must be the base's, and the weights whole and finite. Weights
-    beside low-rank experts that are not the base's are told if no tuning should have changed them.
+    beside LoRA experts that are not the base's are told if no tuning should have changed them.
     """
     model = Checkpoint(folder)
     own, theirs = _described(model), _described(base)
@@ -48,12 +48,12 @@ def _described(checkpoint: Checkpoint) -> dict:
 
 
 def _changed(model: Checkpoint, base: Checkpoint) -> list[str]:
-    """The weights that no tuning of low-rank experts changes, and that are not the base's.
+    """The weights that no tuning of LoRA experts changes, and that are not the base's.
 
     They are compared in the model's dtype.
     """
     kept = {name.replace(".mlp.", ".mlp.dense."): name for name in base.names if ".mlp." in name}
-    if mixture_settings(model.config).get("train_rest") == "frozen":  # with low-rank experts alone
+    if mixture_settings(model.config).get("train_rest") == "frozen":  # with LoRA experts alone
         kept |= {name: name for name in base.names}
     return [
         own

@@ -120,7 +120,7 @@ class UpcycledModel:
         return [module for module in self.modules() if isinstance(module, RoutedBlock)]
 
     def choose_trainable(self, freeze_rest: bool) -> None:
-        """Let low-rank experts and their routers learn, and not the base's MLPs.
+        """Let LoRA experts and their routers learn, and not the base's MLPs.
 
         freeze_rest: nor anything else.
         """

@@ -1,4 +1,4 @@
-"""Compares pairs of models on each data set, on all data sets together, and on held-out rows."""
+"""Compares pairs of models on each data set, on all data sets together, and on validation rows."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass, fields
@@ -12,7 +12,7 @@ from xft.reporting.runs import Result, Subject
 from xft.reporting.statistics import significant
 
 POOLED = "all"
-ROWS, LOSS = "held-out rows", "loss"  # dataset and tests of a comparison of losses
+ROWS, LOSS = "validation rows", "loss"  # dataset and tests of a comparison of losses
 COMPARED = ["first", "second", "dataset", "tests"]
 COLUMNS = [*COMPARED, *(field.name for field in fields(Difference)), "significant"]
 
@@ -44,7 +44,7 @@ def solved_values(results: Mapping[Result, dict]) -> Iterator[Values]:
 
 
 def loss_values(losses: Mapping[Result, dict]) -> Iterator[Values]:
-    """The losses of the held-out rows, in nats per token. losses: contents of the files."""
+    """The losses of the validation rows, in nats per token. losses: contents of the files."""
     for found, content in losses.items():
         tokens = tuple(row["tokens"] for row in content["rows"])
         rows = content.get("tokens"), *tokens

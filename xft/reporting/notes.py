@@ -14,7 +14,7 @@ CHOICES = {"validation": "validation_loss", "benchmark": "eval"}
 def best_merge(files: Sequence[Path], by: str) -> int:
     """The number of the best result; the first one of equals.
 
-    files: losses on held-out rows if by is validation, and the lowest is the best; results of
+    files: losses on validation rows if by is validation, and the lowest is the best; results of
     evaluations if by is benchmark, and the one with the most solved problems is the best.
     """
     if by == "validation":

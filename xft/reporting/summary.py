@@ -19,7 +19,7 @@ MOST_LINES = 19  # of the head
 def summarise(rows: Sequence[Row], chosen_by: str | None = None) -> tuple:
     """The summary of what a table of runs names: table, comparisons (pandas data frames), Markdown.
 
-    chosen_by: one of `notes.CHOICES`; None for the loss on held-out rows if there is one. Raises
+    chosen_by: one of `notes.CHOICES`; None for the validation loss if there is one. Raises
     UserError if a file is missing or is no result of its step.
     """
     evaluations = _read(rows, "eval", read_result)

@@ -1,4 +1,4 @@
-"""Files with a model's loss on held-out rows."""
+"""Files with a model's validation loss."""
 
 from xft.artifacts.results import ResultFormat
 

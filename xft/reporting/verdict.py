@@ -12,7 +12,7 @@ from xft.reporting.comparisons import LOSS, POOLED, last_rows
 
 BASE, PLAIN = "base", "sft"
 NAMED = 4  # models at most in a sentence
-MOST_PAIRS = 40  # in sentences: of more, only those with the base and with plain tuning
+MOST_PAIRS = 40  # in sentences: of more, only those with the base and with plain fine-tuning
 SMALL = 2  # percentage points
 FOUND = 0.8  # of the cases in which evidence is to show a true difference
 
@@ -50,8 +50,8 @@ SCORES = Quantity(
 )
 LOSSES = Quantity(
     tests=LOSS,
-    name="held-out loss",
-    verb="has a held-out loss",
+    name="validation loss",
+    verb="has a validation loss",
     factor=1,
     digits=4,
     higher="nats per token higher",
@@ -61,10 +61,10 @@ LOSSES = Quantity(
 
 
 def choose(table):
-    """The row of the best score against plain tuning, a named tuple; None without such a row.
+    """The row of the best score against plain fine-tuning, a named tuple; None without such a row.
 
-    Take this model if it is significantly better, or else plain tuning. rivals: the number of such
-    rows. pairs: of all compared pairs.
+    Take this model if it is significantly better, or else plain fine-tuning. rivals: the number of
+    such rows. pairs: of all compared pairs.
     """
     scores = last_rows(table[table["tests"] == SCORES.tests])
     rivals = scores[scores["first"].map(_family) == PLAIN].sort_values("difference", kind="stable")

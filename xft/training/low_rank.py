@@ -54,7 +54,7 @@ def adapt_all(model: PreTrainedModel, rank: int, alpha: float) -> Adapters:
 def adapt_mixture(model: PreTrainedModel) -> Adapters | None:
     """Let learn what the config of a mixture says.
 
-    Full experts: all weights. Low-rank experts: their factors and the routers, and by `train_rest`
+    Full experts: all weights. LoRA experts: their factors and the routers, and by `train_rest`
     nothing else, all other weights but the base's MLPs, or low-rank products of the linear layers
     outside the MLPs. Raises UserError as `Adapters` does.
     """

@@ -1,4 +1,4 @@
-"""Computes the loss on held-out rows, and the number of losses since the best one."""
+"""Computes the validation loss, and the number of losses since the best one."""
 
 from collections.abc import Callable
 

@@ -30,8 +30,8 @@ class Part:
     """A part of a section: sentences, a chart, a text, or problems.
 
     problems: name, prompt (may be unknown) and solutions of all models, in their order. solved: a
-    table of these models and the families of problems. spent: the best rival of plain tuning, and
-    the seconds that both models and their evaluations took. is_folded: shown by a click alone.
+    table of these models and the families of problems. spent: the best rival of plain fine-tuning,
+    and the seconds that both models and their evaluations took. is_folded: shown by a click alone.
     """
 
     title: str = ""
@@ -90,7 +90,7 @@ def _verdict(front: str, run: Results) -> Iterator[Part]:
 
 
 def _spent(run: Results) -> dict:
-    """What plain tuning and its best rival took; nothing if the folder does not hold it."""
+    """What plain fine-tuning and its best rival took; nothing if the folder does not hold it."""
     import pandas as pd
 
     best = choose(pd.DataFrame(run.comparisons, columns=COLUMNS))
