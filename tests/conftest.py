@@ -69,7 +69,7 @@ def start_afresh(name: str) -> None:
         torch.manual_seed(number)
         torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     if progress := sys.modules.get("xft.common.progress"):
-        progress._step = progress._job = ""
+        progress._job = ""
 
 
 @pytest.hookimpl(wrapper=True)

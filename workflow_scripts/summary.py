@@ -43,9 +43,11 @@ def main(argv: list[str] | None = None) -> None:
 
     rows = read_runs(args.runs)
     files = list(dict.fromkeys(file for row in rows for file in row.files.values()))
-    flags.check_apart(f"--out {args.out}", args.out, (("runs", file) for file in files))
-    table, comparisons, text = summarise(rows, args.chosen_by)
     comparisons_file, text_file = args.out.with_name(COMPARISONS_FILE), args.out.with_suffix(".md")
+    read = [("runs", file) for file in (args.runs, *files)]
+    for path in (args.out, comparisons_file, text_file):
+        flags.check_apart(f"--out {args.out}: {path}", path, read)
+    table, comparisons, text = summarise(rows, args.chosen_by)
     write_whole(args.out, _csv(table, "%.1f"))
     write_whole(comparisons_file, _csv(comparisons, "%.10g"))
     write_whole(text_file, text)

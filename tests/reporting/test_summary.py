@@ -160,14 +160,17 @@ def test_what_is_no_result_is_named(runs, content):
     [
         (["--out", "results/x.md"], SystemExit, "--out must name the CSV file"),
         (["--out", "results/eval/own/42/base/mbpp.json"], UserError, "which the step reads"),
+        (["--out", "results/x.csv"], UserError, "results/comparisons.csv overlaps --runs"),
     ],
 )
 def test_wrong_arguments_are_named(runs, capsys, words, error, message):
     runs.add("base", 9)
-    table = write_table(runs.root / "runs.csv", runs.rows)
+    table = write_table(runs.root / "comparisons.csv", runs.rows)
+    before = table.read_bytes()
     with pytest.raises(error) as caught:
         summary.main(["--runs", str(table), *words])
     assert message in capsys.readouterr().err + str(caught.value)
+    assert table.read_bytes() == before
 
 
 def test_models_are_compared_with_those_that_they_come_from(runs):
