@@ -77,7 +77,7 @@ def commands() -> str:
             tool.main(["--help"])
         paragraphs = (textwrap.fill(_linked(text), WIDTH) for text in tool.__doc__.split("\n\n"))
         found = ARGUMENT.findall(help_text.getvalue())
-        arguments = [_item(f"`{flag}`: {' '.join(text.split())}") for flag, text in found]
+        arguments = [_item(_linked(f"`{flag}`: {' '.join(text.split())}")) for flag, text in found]
         parts.append("\n\n".join([f"### `xft {name}`", *paragraphs, "\n".join(arguments)]) + "\n")
     return "\n".join(parts)
 
@@ -90,26 +90,25 @@ def schema() -> str:
 
 
 def _keys(section: type[Section], names: list[str], place: str = "") -> str:
-    return "\n".join(_key(section, name, place) for name in names) + "\n"
+    head = ["| key | value | default | meaning |", "|---|---|---|---|"]
+    return "\n".join(head + [_key(section, name, place) for name in names]) + "\n"
 
 
 def _key(section: type[Section], name: str, place: str) -> str:
     field = section.model_fields[name]
     found = schemas(section, name)
-    facts = [" or ".join(map(_type, found))]
-    if limits := _limits(found[0]):
-        facts.append(limits)
-    facts.append("required" if field.is_required() else f"default `{_yaml(field.get_default())}`")
+    value = ", ".join(filter(None, (" or ".join(map(_type, found)), _limits(found[0]))))
+    default = "required" if field.is_required() else f"`{_yaml(field.get_default())}`"
     key = f"{place}.{name}".removeprefix(".")
     readers = ", ".join(step for step, declared in STEPS.items() if key in declared.keys)
-    text = f"`{name}`: {', '.join(facts)}. {meaning(section, name)}"
-    return _item(text + f" Read by {readers}." * (readers not in ("", READERS.get(place, place))))
+    text = _linked(meaning(section, name))
+    text += f" Read by {readers}." * (readers not in ("", READERS.get(place, place)))
+    return f"| `{name}` | {value} | {default} | {text} |"
 
 
 def _item(text: str) -> str:
     """An item of a list."""
-    text = f"- {_linked(text)}"
-    return textwrap.fill(text, WIDTH, subsequent_indent="  ", break_long_words=False)
+    return textwrap.fill(f"- {text}", WIDTH, subsequent_indent="  ", break_long_words=False)
 
 
 def _linked(text: str) -> str:
